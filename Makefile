@@ -1,0 +1,36 @@
+GO ?= go
+TESTFLAGS ?=
+FUZZTIME ?= 10s
+BENCH ?= .
+# The dev tools are a module of their own, so importers do not get them.
+TOOL = $(GO) tool -modfile=internal/tools/go.mod
+
+.PHONY: test fmt vet lint vuln bench fuzz
+
+test: fmt vet lint
+	$(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+
+fmt:
+	@files=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$files" ]; then echo "gofmt would change:"; echo "$$files"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+lint:
+	$(TOOL) staticcheck ./...
+
+# Needs the Go vulnerability database (network, or GOVULNDB=file:///…).
+vuln:
+	$(TOOL) govulncheck ./...
+
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
+
+fuzz:
+	@$(GO) list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go 2>/dev/null | cut -c6-); do \
+			echo "== $$pkg $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$pkg" || exit 1; \
+		done; \
+	done

@@ -1,0 +1,21 @@
+// Package tykupgrade is the root of an SDK that automates upgrading a
+// self-managed Tyk API gateway with custom Go plugins on Debian and Ubuntu. It
+// holds no code; each package below wraps one concern and can be used alone:
+//
+//   - [example.com/tykupgrade/pluginbuild]: the recipe that a gateway version
+//     needs, preparing the plugin module, compiling it in the official image
+//   - [example.com/tykupgrade/pluginbuild/preflight]: will this .so load in
+//     that gateway, on that distribution
+//   - [example.com/tykupgrade/bundle]: manifest, zip, checksum and signature,
+//     and which file a gateway will load from a bundle
+//   - [example.com/tykupgrade/debpkg]: one Debian or Ubuntu host, local or over
+//     SSH: facts, plan, apply, revert
+//   - [example.com/tykupgrade/debpkg/rollout]: rolling and blue-green upgrades
+//     over many hosts
+//   - [example.com/tykupgrade/backup]: configuration files, Redis and MongoDB
+//     in one verified set, and its restore
+//   - [example.com/tykupgrade/health]: probes of dashboard, gateway and pump
+//
+// The commands below examples show the packages at work and are starting
+// points for an in-house tool.
+package tykupgrade

@@ -1,0 +1,57 @@
+package term
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestPlainOutputHasNoEscapes(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	o := New(&b)
+	o.Redraw(Bar("x", 1, 2))
+	o.Printf("%s\n%s", o.Paint(Bad, "failed"), o.Table([][]string{{"a", "b"}, {"long cell", ""}}))
+	o.Clear()
+	if want := "failed\na          b\nlong cell\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
+func TestLiveRegionStaysBelowTheLog(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	o := &Out{w: &b, live: true, color: true, width: func() int { return 10 }}
+	o.Redraw("one", "two is too long")
+	o.Printf("log\n")
+	o.Clear()
+	want := "one\ntwo is to\n" + "\x1b[2A\r\x1b[J" + "log\n" + "one\ntwo is to\n" + "\x1b[2A\r\x1b[J"
+	if b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
+func TestBarAndBytes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		done, total int64
+		want        string
+	}{
+		{512, 1024, " 50%  512 B of 1.0 KiB"},
+		{5 << 30, 5 << 30, "100%  5.0 GiB of 5.0 GiB"},
+		{9, 3, "100%  3 B of 3 B"},
+		{7, 0, "7 B"},
+	} {
+		if got := Bar("pull", c.done, c.total); !strings.HasPrefix(got, "pull ") || !strings.HasSuffix(got, c.want) {
+			t.Errorf("Bar(%d, %d) = %q", c.done, c.total, got)
+		}
+	}
+}
+
+func TestTableIgnoresColour(t *testing.T) {
+	t.Parallel()
+	o := &Out{color: true}
+	got := o.Table([][]string{{"h", "i"}, {o.Paint(Good, "ok"), "x"}})
+	if want := "\x1b[1mh\x1b[0m   \x1b[1mi\x1b[0m\n\x1b[32mok\x1b[0m  x\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,110 @@
+package deptest_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.com/tykupgrade/internal/deptest"
+)
+
+// rules holds every public package to an allow-list of what it links. The five
+// public packages never reach each other.
+var rules = map[string]deptest.Rule{}
+
+// internalRules does the same for the internal packages that public ones use.
+var internalRules = map[string]deptest.Rule{
+	"internal/run":        {},
+	"internal/atomicfile": {},
+}
+
+func TestArrows(t *testing.T) {
+	t.Parallel()
+	all, err := deptest.List("../..", "./...")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, pkg := range all {
+		rel, ok := strings.CutPrefix(path, deptest.Module+"/")
+		if !ok || pkg.Module == nil {
+			continue
+		}
+		top, _, _ := strings.Cut(rel, "/")
+		switch rule, known := rules[rel]; {
+		case known:
+			for _, f := range deptest.Check(all, path, rule) {
+				t.Error(f)
+			}
+		case top == "internal":
+			if rule, ok := internalRules[rel]; ok {
+				for _, f := range deptest.Check(all, path, rule) {
+					t.Error(f)
+				}
+			}
+		case top != "examples":
+			t.Errorf("package %s has no rule: add one to rules", rel)
+		}
+		for _, i := range pkg.Imports {
+			to, ok := strings.CutPrefix(i, deptest.Module+"/")
+			if !ok {
+				continue
+			}
+			if top != "examples" && strings.HasPrefix(to, "examples") {
+				t.Errorf("%s imports %s: nothing imports the examples", rel, to)
+			}
+			if strings.HasPrefix(to, "internal/lab") && !strings.HasPrefix(rel, "internal/lab") && rel != "examples/rehearse" {
+				t.Errorf("%s imports %s: only tests and examples/rehearse use the stand-ins", rel, to)
+			}
+		}
+	}
+	for rel := range rules {
+		if _, ok := all[deptest.Module+"/"+rel]; !ok {
+			t.Errorf("rules name %s, which does not exist", rel)
+		}
+	}
+}
+
+// The guard fails when somebody adds an import: shown by laying a file with
+// one over internal/run.
+func TestGuardSeesAnAddedImport(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	src := filepath.Join(dir, "added.go")
+	code := "package run\n\nimport _ \"example.com/tykupgrade/internal/atomicfile\"\nimport _ \"github.com/Masterminds/semver/v3\"\n"
+	if err := os.WriteFile(src, []byte(code), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	added, err := filepath.Abs("../run/added.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{added: src}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, err := deptest.List("../..", "-overlay", file, "./internal/run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings := strings.Join(deptest.Check(all, deptest.Module+"/internal/run", internalRules["internal/run"]), "\n")
+	for _, want := range []string{"links package internal/atomicfile", "links module github.com/Masterminds/semver/v3"} {
+		if !strings.Contains(findings, want) {
+			t.Errorf("no finding %q in:\n%s", want, findings)
+		}
+	}
+}
+
+func TestCheckSeesAStaleEntry(t *testing.T) {
+	t.Parallel()
+	all := map[string]deptest.Package{deptest.Module + "/p": {}}
+	findings := deptest.Check(all, deptest.Module+"/p", deptest.Rule{Modules: map[string]string{"example.org/gone": "was needed"}})
+	if len(findings) != 1 || !strings.Contains(findings[0], "no longer links module example.org/gone") {
+		t.Errorf("findings %q", findings)
+	}
+}

@@ -1,0 +1,188 @@
+// Package run executes commands on this machine for the packages that drive
+// outside programs. It knows how to start, stop and describe a command, and
+// nothing about any particular program.
+package run
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DefaultGrace is how long a cancelled command has between the polite signal
+// and the kill.
+const DefaultGrace = 5 * time.Second
+
+// TailSize is how many bytes of each output stream an [Error] keeps.
+const TailSize = 8 << 10
+
+// Options changes how Local runs commands. The zero value is useful.
+type Options struct {
+	Dir   string         // working directory; empty: the caller's
+	Env   []string       // KEY=value pairs added to the caller's environment; later ones win
+	Grace time.Duration  // between Stop and SIGKILL once the context ends; 0: DefaultGrace
+	Stop  syscall.Signal // the polite signal; 0: SIGTERM
+}
+
+// Local returns a runner that executes argv on this machine in a process group
+// of its own, so that an interrupt typed at the terminal reaches the caller
+// alone and the caller decides. When ctx ends the whole group gets o.Stop and,
+// after o.Grace, SIGKILL; the call returns once the command has gone.
+//
+// The streams may be nil: an absent stdin reads as empty, absent outputs are
+// dropped. What is written to stdout and stderr is the whole output; an [Error]
+// holds a bounded tail of it. The runner may be used by several goroutines.
+func Local(o Options) func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		return o.run(ctx, argv, stdin, stdout, stderr)
+	}
+}
+
+func (o Options) run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	if len(argv) == 0 || argv[0] == "" {
+		return errors.New("run: no command given")
+	}
+	if err := ctx.Err(); err != nil {
+		return &Error{Argv: argv, Code: -1, Err: err, cause: context.Cause(ctx)}
+	}
+	grace, stop := o.Grace, o.Stop
+	if grace == 0 {
+		grace = DefaultGrace
+	}
+	if stop == 0 {
+		stop = syscall.SIGTERM
+	}
+	var outTail, errTail Tail
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = o.Dir
+	if len(o.Env) > 0 {
+		cmd.Env = append(os.Environ(), o.Env...)
+	}
+	cmd.Stdin = stdin
+	cmd.Stdout = tee(stdout, &outTail)
+	cmd.Stderr = tee(stderr, &errTail)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, stop) }
+	cmd.WaitDelay = grace
+	err := cmd.Run()
+	if ctx.Err() != nil && cmd.Process != nil {
+		// Children that outlived the leader hold locks and ports; the group's
+		// number cannot have been reused while any of them lives.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	// A daemon started by the command may keep its output open for ever; the
+	// command itself is done.
+	if err == nil || (errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil) {
+		return nil
+	}
+	e := &Error{Argv: argv, Code: -1, Stdout: outTail.String(), Stderr: errTail.String(), Err: err}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		e.Code = exit.ExitCode()
+	}
+	if ctx.Err() != nil {
+		e.Err, e.cause = ctx.Err(), context.Cause(ctx)
+	}
+	return e
+}
+
+func tee(w io.Writer, t *Tail) io.Writer {
+	if w == nil {
+		return t
+	}
+	return io.MultiWriter(w, t)
+}
+
+// Error is a command that could not be started, failed, or was stopped.
+type Error struct {
+	Argv           []string
+	Code           int    // exit code; -1 when it did not start, was killed by a signal or was stopped
+	Stdout, Stderr string // the last TailSize bytes of each
+	Err            error  // *exec.Error, *exec.ExitError, or the context's error
+
+	cause error
+}
+
+// ExitCode returns the command's exit code, or -1 when it has none.
+func (e *Error) ExitCode() int { return e.Code }
+
+// Unwrap lets errors.Is find the context's error and its cause.
+func (e *Error) Unwrap() []error {
+	if e.cause == nil || e.cause == e.Err {
+		return []error{e.Err}
+	}
+	return []error{e.Err, e.cause}
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "run %s: ", strings.Join(e.Argv, " "))
+	switch {
+	case e.cause != nil && e.cause != e.Err:
+		fmt.Fprintf(&b, "stopped: %v", e.cause)
+	case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
+		fmt.Fprintf(&b, "stopped: %v", e.Err)
+	default:
+		fmt.Fprint(&b, e.Err)
+	}
+	text := strings.TrimSpace(e.Stderr)
+	if text == "" {
+		text = strings.TrimSpace(e.Stdout)
+	}
+	if text != "" {
+		fmt.Fprintf(&b, ": %s", lastLines(text, 5))
+	}
+	return b.String()
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(s, "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Tail is a writer that keeps the last TailSize bytes written to it. The zero
+// value is ready; it is not for concurrent use.
+type Tail struct {
+	buf []byte
+	cut bool
+}
+
+// Write never fails.
+func (t *Tail) Write(p []byte) (int, error) {
+	n := len(p)
+	if n > TailSize {
+		p, t.cut = p[n-TailSize:], true
+	}
+	t.buf = append(t.buf, p...)
+	// Trimming at twice the size keeps the copying linear in what is written.
+	if len(t.buf) > 2*TailSize {
+		t.cut = true
+		t.buf = t.buf[:copy(t.buf, t.buf[len(t.buf)-TailSize:])]
+	}
+	return n, nil
+}
+
+// String returns the tail, beginning at a line start where something was cut.
+func (t *Tail) String() string {
+	b, cut := t.buf, t.cut
+	if len(b) > TailSize {
+		b, cut = b[len(b)-TailSize:], true
+	}
+	if !cut {
+		return string(b)
+	}
+	if i := bytes.IndexByte(b, '\n'); i >= 0 && i+1 < len(b) {
+		b = b[i+1:]
+	}
+	return "…" + string(b)
+}
