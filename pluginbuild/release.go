@@ -1,0 +1,200 @@
+package pluginbuild
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Module is the gateway's module path. It has no /vN suffix, so no tag from
+// v2.0.0 on can be asked for by name; only commits work.
+const Module = "github.com/TykTechnologies/tyk"
+
+// Release is what is known of one gateway release, as far as building a plugin
+// for it goes. The zero value of a field means "no" or "not known".
+type Release struct {
+	Version   *semver.Version `json:"version"`
+	Commit    string          `json:"commit"`              // 40 hex digits
+	Date      time.Time       `json:"date,omitzero"`       // of the commit
+	Go        string          `json:"go,omitempty"`        // go directive of the release's go.mod: "1.16", "1.25.0"
+	Toolchain string          `json:"toolchain,omitempty"` // its toolchain directive
+	Replaces  []Replace       `json:"replaces,omitempty"`  // its replace directives, in order
+	Compiler  Compiler        `json:"compiler"`
+	Broken    bool            `json:"broken,omitempty"` // the compiler image cannot be used; Notes say why
+	Notes     []string        `json:"notes,omitempty"`  // what is odd about the release
+}
+
+// Replace is one replace directive. It does not pass on to modules that
+// require the gateway, so a plugin module needs a copy.
+type Replace struct {
+	Old        string `json:"old"`
+	OldVersion string `json:"old_version,omitempty"` // empty: any version
+	New        string `json:"new"`
+	NewVersion string `json:"new_version"`
+}
+
+// String returns the directive in the form that `go mod edit -replace` takes.
+func (r Replace) String() string {
+	return at(r.Old, r.OldVersion) + "=" + at(r.New, r.NewVersion)
+}
+
+func at(path, version string) string {
+	if version == "" {
+		return path
+	}
+	return path + "@" + version
+}
+
+// Compiler is the release's plugin compiler image and what its script can do.
+// All images are for linux/amd64, run as root and expect the plugin's source in
+// /plugin-source.
+type Compiler struct {
+	Go                string    `json:"go,omitempty"`                   // Go minor version: "1.19". The patch level floats
+	Base              string    `json:"base,omitempty"`                 // image that it was built from
+	Mode              Mode      `json:"mode"`                           // how it builds
+	Editions          []Edition `json:"editions,omitempty"`             // empty: Standard alone
+	EL7               bool      `json:"el7,omitempty"`                  // there is a tag with the suffix -el7
+	EL7Distros        []string  `json:"el7_distros,omitempty"`          // "ubuntu/xenial": gateway packages from the -el7 build alone
+	EL7OrPlainDistros []string  `json:"el7_or_plain_distros,omitempty"` // packages came from both builds: look at the installed binary
+	Suffix            bool      `json:"suffix,omitempty"`               // output is <name>_vX.Y.Z_<os>_<arch>.so, else the name as given
+	PluginID          bool      `json:"plugin_id,omitempty"`            // takes argument 2, the plugin id
+	PlatformArgs      bool      `json:"platform_args,omitempty"`        // takes arguments 3 and 4, GOOS and GOARCH
+	CrossARM64        bool      `json:"cross_arm64,omitempty"`          // sets a C compiler for arm64; for s390x none ever does
+	Env               []string  `json:"env,omitempty"`                  // switches it reads: GO_GET, GO_TIDY, DEBUG, BUILD_TAG
+	Trimpath          bool      `json:"trimpath,omitempty"`             // compiler and gateway build with -trimpath
+	GopluginTag       bool      `json:"goplugin_tag,omitempty"`         // builds with -tags=goplugin
+	RenamesModule     bool      `json:"renames_module,omitempty"`       // a plugin id renames the module; a missing go.mod is created
+	FetchesModules    bool      `json:"fetches_modules,omitempty"`      // the image holds no modules: needs a proxy, or a filled module cache
+	Gateway           bool      `json:"gateway,omitempty"`              // the image carries /usr/local/bin/tyk
+}
+
+// Mode is how a compiler image builds a plugin.
+type Mode string
+
+// The ways in which compiler images have built plugins, oldest first.
+const (
+	// Vendor: the plugin's vendor directory is copied into GOPATH.
+	Vendor Mode = "vendor"
+	// GOPATH: the plugin's go.mod is deleted and the gateway's vendored
+	// packages win over the plugin's.
+	GOPATH Mode = "gopath"
+	// Modules: neither vendoring nor a workspace; 5.0.2 alone, by mistake.
+	Modules Mode = "modules"
+	// Workspace: a go.work of the gateway and the plugin.
+	Workspace Mode = "workspace"
+)
+
+// Edition tells the variants of one gateway release apart. A plugin loads into
+// the edition that it was compiled for and into no other.
+type Edition string
+
+// The editions of compiler images.
+const (
+	Standard   Edition = "std"
+	Enterprise Edition = "ee"   // from 5.7.0
+	FIPS       Edition = "fips" // 5.8.14 and 5.8.15, and from 5.13.0
+)
+
+// Image returns the reference of the official compiler image, or an error
+// when that release has no such edition or no -el7 variant.
+func (r Release) Image(e Edition, el7 bool) (string, error) {
+	name, tag := "tykio/tyk-plugin-compiler", "v"+r.Version.String()
+	if e == "" {
+		e = Standard
+	}
+	if e != Standard {
+		name += "-" + string(e)
+	}
+	if e != Standard && !slices.Contains(r.Compiler.Editions, e) {
+		return "", fmt.Errorf("compiler image of %s: there is no edition %q, only %v", r.Version, e, r.editions())
+	}
+	if el7 {
+		tag += "-el7"
+		if !r.Compiler.EL7 {
+			return "", fmt.Errorf("compiler image of %s: there is no -el7 variant", r.Version)
+		}
+	}
+	return name + ":" + tag, nil
+}
+
+func (r Release) editions() []Edition {
+	if len(r.Compiler.Editions) == 0 {
+		return []Edition{Standard}
+	}
+	return r.Compiler.Editions
+}
+
+// Output returns the name of the file that the compiler writes when it is
+// asked for name. Pre-release parts never reach the suffix: the script cuts
+// v<major>.<minor>.<patch> out of the tag. It strips the last extension
+// whatever that is.
+func (r Release) Output(name, goos, goarch string) string {
+	if !r.Compiler.Suffix {
+		return name
+	}
+	return fmt.Sprintf("%s_v%d.%d.%d_%s_%s.so", strings.TrimSuffix(name, path.Ext(name)),
+		r.Version.Major(), r.Version.Minor(), r.Version.Patch(), goos, goarch)
+}
+
+//go:embed releases.json
+var embedded []byte
+
+var table = sync.OnceValues(func() (Table, error) { return ReadTable(bytes.NewReader(embedded)) })
+
+// Table is a list of releases. Append to it, or read one with [ReadTable], to
+// use releases that this package does not know yet.
+type Table []Release
+
+// Releases returns the table that comes with this package, oldest version
+// first: every general release from 3.0.0 to 5.14.0.
+func Releases() Table {
+	t, err := table()
+	if err != nil {
+		panic("pluginbuild: embedded release table: " + err.Error()) // a test reads it
+	}
+	return slices.Clone(t)
+}
+
+// Lookup finds a release in the table that comes with this package.
+func Lookup(v *semver.Version) (Release, error) { return Releases().Lookup(v) }
+
+// Lookup finds a release by its version; later entries win. The error is an
+// [UnknownReleaseError].
+func (t Table) Lookup(v *semver.Version) (Release, error) {
+	for _, r := range slices.Backward(t) {
+		if r.Version.Equal(v) {
+			return r, nil
+		}
+	}
+	return Release{}, &UnknownReleaseError{Version: v}
+}
+
+// ReadTable reads releases in the form in which [Release] marshals: a JSON
+// array.
+func ReadTable(r io.Reader) (Table, error) {
+	var t Table
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&t); err != nil {
+		return nil, fmt.Errorf("read release table: %w", err)
+	}
+	return t, nil
+}
+
+// UnknownReleaseError says that a table lacks a release.
+type UnknownReleaseError struct {
+	Version *semver.Version
+}
+
+func (e *UnknownReleaseError) Error() string {
+	return fmt.Sprintf("look up gateway release %s: not in the release table", e.Version)
+}
