@@ -1,0 +1,130 @@
+package backup
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Schema is the version of the manifest that this package writes. It reads
+// this one and older ones.
+const Schema = 1
+
+// Names of the two files that make a directory a set.
+const (
+	manifestName = "manifest.json"
+	checksumName = "manifest.sha256"
+)
+
+// Manifest describes a set. Paths have slashes and are relative to the set.
+type Manifest struct {
+	Schema     int               `json:"schema"`
+	ID         string            `json:"id"`
+	Tool       string            `json:"tool"` // name and version of what took it
+	Label      string            `json:"label,omitempty"`
+	Packages   map[string]string `json:"packages,omitempty"` // installed versions that the set belongs to
+	Start      time.Time         `json:"start"`
+	End        time.Time         `json:"end"`
+	Components []Component       `json:"components"`
+	Files      []File            `json:"files"`
+}
+
+// Component is what one source put into the set.
+type Component struct {
+	Name        string          `json:"name"` // and its directory
+	Kind        string          `json:"kind"` // "files", "redis", "mongo"; empty: no structure of its own
+	Origin      string          `json:"origin,omitempty"`
+	Server      string          `json:"server,omitempty"`      // product and version
+	Topology    string          `json:"topology,omitempty"`    // "standalone", "sentinel", "cluster", "replica set", …
+	Consistency Consistency     `json:"consistency,omitempty"` // what the copy promises
+	Method      string          `json:"method,omitempty"`      // how it was read
+	Start       time.Time       `json:"start"`
+	End         time.Time       `json:"end"`
+	Items       int64           `json:"items"` // keys, documents or files
+	Bytes       int64           `json:"bytes"` // in the set
+	Warnings    []string        `json:"warnings,omitempty"`
+	Details     json.RawMessage `json:"details,omitempty"` // typed by kind
+}
+
+// Consistency is what a copy promises.
+type Consistency string
+
+// What a copy promises.
+const (
+	ConsistencySnapshot Consistency = "snapshot" // everything at one moment
+	ConsistencyPerNode  Consistency = "per node" // each node at one moment of its own
+	ConsistencyPerItem  Consistency = "per item" // each key, document or file is whole
+	ConsistencyNone     Consistency = "none"
+)
+
+// File is one file of a set, or a symbolic link where Link is set. Mode, owner
+// and time are those of its origin.
+type File struct {
+	Path   string    `json:"path"`
+	Size   int64     `json:"size"`
+	SHA256 string    `json:"sha256,omitempty"`
+	Link   string    `json:"link,omitempty"`
+	Mode   string    `json:"mode,omitempty"` // octal: permission, set-id and sticky bits
+	UID    int       `json:"uid"`
+	GID    int       `json:"gid"`
+	User   string    `json:"user,omitempty"`
+	Group  string    `json:"group,omitempty"`
+	MTime  time.Time `json:"mtime"`
+}
+
+func (f *File) setMeta(m Meta) {
+	f.Mode = fmt.Sprintf("%04o", unixMode(m.Mode))
+	f.UID, f.GID, f.User, f.Group = m.UID, m.GID, m.User, m.Group
+	f.MTime = m.ModTime.UTC()
+}
+
+// Perm returns the mode of the file's origin.
+func (f File) Perm() (fs.FileMode, error) {
+	n, err := strconv.ParseUint(f.Mode, 8, 12)
+	if err != nil {
+		return 0, fmt.Errorf("mode %q is not an octal number up to 7777", f.Mode)
+	}
+	return fileMode(uint32(n)), nil
+}
+
+// specialBits are the three that Go keeps elsewhere.
+var specialBits = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky}
+
+func unixMode(m fs.FileMode) uint32 {
+	u := uint32(m.Perm())
+	for bit, flag := range specialBits {
+		if m&flag != 0 {
+			u |= bit
+		}
+	}
+	return u
+}
+
+func fileMode(u uint32) fs.FileMode {
+	m := fs.FileMode(u & 0o777)
+	for bit, flag := range specialBits {
+		if u&bit != 0 {
+			m |= flag
+		}
+	}
+	return m
+}
+
+// checkName accepts clean relative paths that stay inside, and nothing that a
+// tool reading line by line could misread.
+func checkName(name string) error {
+	switch {
+	case name == "" || name == ".":
+		return errors.New("empty name")
+	case path.Clean(name) != name || path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../"):
+		return fmt.Errorf("name %q is not a clean relative path", name)
+	case strings.ContainsRune(name, 0):
+		return fmt.Errorf("name %q holds a zero byte", name)
+	}
+	return nil
+}
