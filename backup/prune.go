@@ -1,0 +1,112 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"example.com/tykupgrade/internal/atomicfile"
+)
+
+// Policy says which sets may go: those beyond the Keep newest, and those older
+// than MaxAge. A zero field does not count; at least one must be set.
+type Policy struct {
+	Keep   int
+	MaxAge time.Duration
+	DryRun bool             // report only
+	Now    func() time.Time // nil: time.Now
+}
+
+// Pruned is what [Prune] decided, by set id and newest first.
+type Pruned struct {
+	Kept     []string `json:"kept"`
+	Removed  []string `json:"removed"`  // with a dry run: would be
+	Verified string   `json:"verified"` // the newest set that passes verification, never removed
+}
+
+// Prune removes sets below dir by p. The newest set that passes
+// [LevelStructure] stays whatever p says, and where none passes nothing is
+// removed. Directories that do not open as a set are left alone and reported in
+// the error, as are sets that a restore is using. A set disappears at once: it
+// is renamed first, and a killed run is finished by the next.
+func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
+	var out Pruned
+	if p.Keep < 0 || p.MaxAge < 0 || (p.Keep == 0 && p.MaxAge == 0) {
+		return out, fail("prune", dir, errors.New("give a number of sets to keep or a maximum age, or both"))
+	}
+	if p.Now == nil {
+		p.Now = time.Now
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return out, fail("prune", dir, err)
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return out, fail("prune", dir, err)
+	}
+	defer unlock()
+	sets, bad := List(dir)
+	findings := []error{bad}
+	if len(sets) == 0 {
+		return out, bad
+	}
+	if !p.DryRun {
+		if err := sweep(dir); err != nil {
+			return out, fail("remove leftovers in", dir, err)
+		}
+	}
+	for _, s := range sets {
+		err := s.Verify(ctx, VerifyOptions{})
+		if err == nil {
+			out.Verified = s.ID
+			break
+		}
+		if e := ended(ctx); e != nil {
+			return out, fail("prune", dir, e)
+		}
+		findings = append(findings, err)
+	}
+	if out.Verified == "" {
+		return out, fmt.Errorf("prune %s: no set passes verification, nothing was removed: %w", dir, errors.Join(findings...))
+	}
+	for i, s := range sets {
+		tooMany := p.Keep > 0 && i >= p.Keep
+		tooOld := p.MaxAge > 0 && p.Now().Sub(s.Start) > p.MaxAge
+		if s.ID == out.Verified || (!tooMany && !tooOld) {
+			out.Kept = append(out.Kept, s.ID)
+			continue
+		}
+		if err := ended(ctx); err != nil {
+			return out, fail("prune", dir, err)
+		}
+		if !p.DryRun {
+			if err := s.remove(dir); err != nil {
+				findings = append(findings, err)
+				out.Kept = append(out.Kept, s.ID)
+				continue
+			}
+		}
+		out.Removed = append(out.Removed, s.ID)
+	}
+	return out, errors.Join(findings...)
+}
+
+func (s *Set) remove(dir string) error {
+	f, err := os.Open(filepath.Join(s.Dir, manifestName))
+	if err != nil {
+		return fail("remove", s.Dir, err)
+	}
+	defer f.Close()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return &Error{Op: "remove", Object: s.Dir, Err: ErrLocked, Next: "a restore is using it", Retry: true}
+	}
+	gone := filepath.Join(dir, "."+filepath.Base(s.Dir)+removedSuffix)
+	if err := os.Rename(s.Dir, gone); err != nil {
+		return fail("remove", s.Dir, err)
+	}
+	return errors.Join(atomicfile.SyncDir(dir), os.RemoveAll(gone))
+}

@@ -1,0 +1,359 @@
+package backup
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"example.com/tykupgrade/internal/atomicfile"
+)
+
+// Options changes how a set is taken. The zero value is useful.
+type Options struct {
+	Label    string            // free text for the manifest: "before 5.3.0"
+	Packages map[string]string // installed package versions that the set belongs to
+	Tool     string            // what takes the set; empty: this module and its version
+	Reserve  int64             // bytes that must stay free on the file system; 0: 64 MiB, negative: none
+	Log      *slog.Logger      // nil: silent
+	Progress func(Event)       // called for one event at a time, from any goroutine
+}
+
+const defaultReserve = 64 << 20
+
+// Take reads all sources side by side into a new set below dir, verifies it up
+// to [LevelStructure] and only then gives it its name: either a complete set is
+// there or, after any failure or the end of ctx, nothing. dir is created 0700
+// where it is missing. One run at a time writes to dir ([ErrLocked]); what a
+// killed run left behind is removed first.
+//
+// [ErrNoSpace] says that the estimates of the sources do not fit. An error of a
+// source stops the other sources.
+func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, error) {
+	if err := checkSources(sources); err != nil {
+		return nil, fail("take", dir, err)
+	}
+	if err := ended(ctx); err != nil {
+		return nil, fail("take", dir, err)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fail("take", dir, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fail("take", dir, err)
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, fail("take", dir, err)
+	}
+	defer unlock()
+	if err := sweep(dir); err != nil {
+		return nil, fail("remove leftovers in", dir, err)
+	}
+	t := &taking{o: o, log: logger(o.Log), progress: serial(o.Progress), dir: dir, start: time.Now().UTC()}
+	set, err := t.run(ctx, sources)
+	if err != nil {
+		return nil, err
+	}
+	t.log.Info("backup set complete", "dir", set.Dir, "bytes", set.Bytes())
+	return set, nil
+}
+
+type taking struct {
+	o        Options
+	log      *slog.Logger
+	progress func(Event)
+	dir      string
+	start    time.Time
+}
+
+func (t *taking) run(ctx context.Context, sources []Source) (_ *Set, err error) {
+	estimates, err := t.plan(ctx, sources)
+	if err != nil {
+		return nil, err
+	}
+	id := newID(t.start)
+	partial := partialDir(t.dir, id)
+	if err := os.Mkdir(partial, 0o700); err != nil {
+		return nil, fail("take", t.dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(partial))
+		}
+	}()
+	components, files, err := t.read(ctx, partial, sources, estimates)
+	if err != nil {
+		return nil, err
+	}
+	m := Manifest{Schema: Schema, ID: id, Tool: t.o.Tool, Label: t.o.Label, Packages: t.o.Packages,
+		Start: t.start, End: time.Now().UTC(), Components: components, Files: files}
+	if m.Tool == "" {
+		m.Tool = thisModule()
+	}
+	if err := m.write(ctx, partial); err != nil {
+		return nil, fail("write the manifest of", t.dir, err)
+	}
+	return publish(ctx, t.dir, id, t.progress)
+}
+
+// publish verifies the set under its temporary name and gives it its own.
+func publish(ctx context.Context, dir, id string, progress func(Event)) (*Set, error) {
+	partial := partialDir(dir, id)
+	set, err := open(partial)
+	if err != nil {
+		return nil, err
+	}
+	if err := set.Verify(ctx, VerifyOptions{Progress: progress}); err != nil {
+		return nil, err
+	}
+	if err := syncTree(partial); err != nil {
+		return nil, fail("sync", partial, err)
+	}
+	if err := ended(ctx); err != nil {
+		return nil, fail("take", dir, err)
+	}
+	final := filepath.Join(dir, id)
+	if _, err := os.Lstat(final); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fail("publish", final, fs.ErrExist)
+	}
+	if err := os.Rename(partial, final); err != nil {
+		return nil, fail("publish", final, err)
+	}
+	set.Dir = final
+	if err := atomicfile.SyncDir(dir); err != nil {
+		return nil, errors.Join(fail("publish", final, err), os.RemoveAll(final))
+	}
+	return set, nil
+}
+
+func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error) {
+	estimates := make([]Estimate, len(sources))
+	err := together(ctx, len(sources), func(ctx context.Context, i int) error {
+		t.progress(Event{Component: sources[i].Name(), Phase: PhasePlan})
+		var err error
+		if estimates[i], err = sources[i].Plan(ctx); err != nil {
+			return fail("back up", sources[i].Name(), err)
+		}
+		t.progress(Event{Component: sources[i].Name(), Phase: PhasePlan, TotalBytes: estimates[i].Bytes, TotalItems: estimates[i].Items, Done: true})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	need := max(t.o.Reserve, 0)
+	if t.o.Reserve == 0 {
+		need = defaultReserve
+	}
+	for _, e := range estimates {
+		need += max(e.Bytes, 0)
+	}
+	return estimates, checkSpace(t.dir, need)
+}
+
+func (t *taking) read(ctx context.Context, partial string, sources []Source, estimates []Estimate) ([]Component, []File, error) {
+	components := make([]Component, len(sources))
+	writers := make([]*Writer, len(sources))
+	err := together(ctx, len(sources), func(ctx context.Context, i int) error {
+		name := sources[i].Name()
+		w := &Writer{component: name, dir: filepath.Join(partial, filepath.FromSlash(name)), report: t.progress, estimate: estimates[i]}
+		writers[i] = w
+		if err := os.MkdirAll(w.dir, 0o700); err != nil {
+			return fail("back up", name, err)
+		}
+		t.log.Info("backup started", "component", name)
+		start := time.Now().UTC()
+		c, err := sources[i].Backup(ctx, w)
+		if err != nil {
+			return fail("back up", name, err)
+		}
+		c.Name, c.Start, c.End = name, start, time.Now().UTC()
+		for _, f := range w.files {
+			c.Bytes += f.Size
+		}
+		components[i] = c
+		for _, warning := range c.Warnings {
+			t.log.Warn("backup", "component", name, "warning", warning)
+		}
+		t.log.Info("backup finished", "component", name, "bytes", c.Bytes, "items", c.Items)
+		t.progress(Event{Component: name, Phase: PhaseBackup, Bytes: c.Bytes, TotalBytes: c.Bytes, Items: c.Items, TotalItems: c.Items, Done: true})
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	var files []File
+	for _, w := range writers {
+		files = append(files, w.files...)
+	}
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	return components, files, nil
+}
+
+// together runs f for 0…n-1 side by side. The first error stops the others and
+// is returned alone: theirs would only repeat it.
+func together(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var first error
+	var once sync.Once
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			if err := f(ctx, i); err != nil {
+				once.Do(func() { first = err; cancel() })
+			}
+		})
+	}
+	wg.Wait()
+	return first
+}
+
+func checkSources(sources []Source) error {
+	if len(sources) == 0 {
+		return errors.New("no sources given")
+	}
+	var names []string
+	for _, s := range sources {
+		names = append(names, s.Name())
+	}
+	return checkComponents(names)
+}
+
+// checkComponents refuses names that would share a directory.
+func checkComponents(names []string) error {
+	for i, name := range names {
+		if err := checkName(name); err != nil {
+			return err
+		}
+		if name == manifestName || name == checksumName || strings.HasPrefix(name, ".") {
+			return fmt.Errorf("component name %q is reserved", name)
+		}
+		for _, other := range names[:i] {
+			if name == other || strings.HasPrefix(name, other+"/") || strings.HasPrefix(other, name+"/") {
+				return fmt.Errorf("components %q and %q would share a directory; give each a name of its own", other, name)
+			}
+		}
+	}
+	return nil
+}
+
+var idForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$`)
+
+func newID(start time.Time) string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	return start.UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+}
+
+const (
+	lockName      = ".lock"
+	partialSuffix = ".partial" // being built
+	removedSuffix = ".removed" // being removed
+)
+
+func partialDir(dir, id string) string { return filepath.Join(dir, "."+id+partialSuffix) }
+
+// lock keeps other runs away from dir. The kernel releases it when the process
+// dies, however it dies.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, &Error{Op: "lock", Object: dir, Err: ErrLocked, Next: "wait until the other run is done", Retry: true}
+		}
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// sweep removes what killed runs left. The caller holds the lock.
+func sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, hidden := strings.CutPrefix(e.Name(), ".")
+		id, suffix := name[:max(0, len(name)-len(filepath.Ext(name)))], filepath.Ext(name)
+		if hidden && idForm.MatchString(id) && (suffix == partialSuffix || suffix == removedSuffix) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkSpace(dir string, need int64) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return fail("measure free space of", dir, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < need {
+		return &Error{Op: "check free space of", Object: dir, Err: fmt.Errorf("%w: %d bytes free, %d needed", ErrNoSpace, free, need),
+			Next: "free some space, prune old sets or choose another directory", Retry: true}
+	}
+	return nil
+}
+
+// syncTree makes all directories below dir durable; the files are already.
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return atomicfile.SyncDir(p)
+	})
+}
+
+func thisModule() string {
+	const path = "example.com/tykupgrade"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return path
+	}
+	for _, m := range append([]*debug.Module{&info.Main}, info.Deps...) {
+		if m.Path == path && m.Version != "" {
+			return path + " " + m.Version
+		}
+	}
+	return path
+}
+
+func logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}
+
+// serial lets callers use a Progress function without locks of their own.
+func serial(f func(Event)) func(Event) {
+	if f == nil {
+		return func(Event) {}
+	}
+	var mu sync.Mutex
+	return func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		f(e)
+	}
+}
