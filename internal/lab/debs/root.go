@@ -1,0 +1,60 @@
+package debs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Root is a private root for apt and dpkg: commands that have APT_CONFIG set
+// to AptConfig work in Dir only, as whatever user they run.
+type Root struct {
+	Dir       string
+	AptConfig string
+}
+
+// NewRoot creates a private root in dir, which must be empty or absent, with
+// the given repositories as its only sources.
+func NewRoot(dir string, repos ...*Repo) (*Root, error) {
+	for _, d := range []string{
+		"etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/sources.list.d", "etc/apt/trusted.gpg.d",
+		"var/lib/dpkg/updates", "var/lib/dpkg/info", "var/lib/dpkg/triggers", "var/lib/dpkg/parts",
+		"var/lib/apt/lists/partial", "var/lib/apt/periodic", "var/cache/apt/archives/partial", "var/log/apt", "tmp",
+	} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	r := &Root{Dir: dir, AptConfig: filepath.Join(dir, "etc/apt/private.conf")}
+	conf := fmt.Sprintf(`Dir "%[1]s/";
+Dir::State::status "%[1]s/var/lib/dpkg/status";
+Dir::Bin::dpkg "/usr/bin/dpkg";
+Dir::Bin::methods "/usr/lib/apt/methods";
+Dir::Bin::solvers:: "/usr/lib/apt/solvers";
+Dir::Bin::planners:: "/usr/lib/apt/planners";
+APT::Architecture "%[2]s";
+APT::Architectures { "%[2]s"; };
+APT::Sandbox::User "";
+Acquire::Languages "none";
+Acquire::Retries "0";
+#clear DPkg::Post-Invoke;
+#clear DPkg::Pre-Install-Pkgs;
+#clear APT::Update::Post-Invoke-Success;
+DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless"; "--log=%[1]s/var/log/dpkg.log"; };
+`, dir, Arch())
+	files := map[string]string{
+		"etc/apt/private.conf": conf,
+		"etc/debian_version":   "12.0\n",
+		"etc/os-release":       "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n",
+		"var/lib/dpkg/status":  "",
+	}
+	for i, repo := range repos {
+		files[fmt.Sprintf("etc/apt/sources.list.d/lab%d.list", i)] = repo.List("file:"+repo.Dir, repo.KeyFile)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
