@@ -29,6 +29,10 @@ type Options struct {
 	Owner    *Owner      // nil: the calling user
 	Follow   bool        // a symbolic link stays and the file that it names is replaced
 	NoDigest bool        // leave Sum.SHA256 empty
+
+	// Check looks at the whole temporary file before it takes the name; its
+	// error is as one of fill.
+	Check func(*os.File) error
 }
 
 // Owner is a numeric user and group.
@@ -84,6 +88,11 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	}
 	if err := fill(w); err != nil {
 		return Sum{}, err
+	}
+	if o.Check != nil {
+		if err := o.Check(f); err != nil {
+			return Sum{}, err
+		}
 	}
 	// Owner first: chown clears set-id bits, and 0600 is safe until then.
 	if o.Owner != nil {

@@ -69,6 +69,32 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
+// What Check refuses never takes the name; it sees the whole file.
+func TestWriteChecked(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "f")
+	old(t, path)
+	bad := errors.New("not good")
+	write := func(verdict error) error {
+		_, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{Mode: 0o640, Check: func(f *os.File) error {
+			data, err := io.ReadAll(io.NewSectionReader(f, 0, 100))
+			if string(data) != "new" {
+				t.Errorf("checked %q, %v", data, err)
+			}
+			return verdict
+		}}, []byte("new"))
+		return err
+	}
+	if err := write(bad); !errors.Is(err, bad) {
+		t.Errorf("refused: %v", err)
+	}
+	check(t, path, "old", 0o640)
+	if err := write(nil); err != nil {
+		t.Error(err)
+	}
+	check(t, path, "new", 0o640)
+}
+
 func TestWriteContextAlreadyEnded(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("operator pressed stop")
