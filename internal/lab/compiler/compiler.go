@@ -1,0 +1,237 @@
+// Package compiler makes stand-ins for Tyk's plugin compiler image, which the
+// registries here do not serve. The image holds a static entry point that keeps
+// the contract of Tyk's script ([example.com/tykupgrade/internal/lab/compiler/standin]),
+// a module named as the gateway's, and on demand a gateway that can load
+// plugins. It has no toolchain: a container needs this machine's, mounted
+// read-only at the same paths ([Mounts]), so it works with a local engine only.
+package compiler
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"embed"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/client"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// Config describes one image.
+type Config struct {
+	Version string            // of the gateway: "5.2.5"; it decides how the script behaves
+	Script  []string          // what the entry point does instead of compiling: see the command standin
+	Arch    string            // what the image says of itself; "": amd64
+	Gateway bool              // with /usr/local/bin/tyk
+	Files   map[string]string // more files, by absolute path
+	Labels  map[string]string
+}
+
+//go:embed gateway
+var gatewaySource embed.FS
+
+const gatewayDir = "go/src/github.com/TykTechnologies/tyk"
+
+// gatewayFiles is the module in the image, by file name.
+func gatewayFiles() (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for from, to := range map[string]string{"go.mod.txt": "go.mod", "main.go.txt": "main.go", "log.go.txt": "log/log.go"} {
+		data, err := gatewaySource.ReadFile("gateway/" + from)
+		if err != nil {
+			return nil, err
+		}
+		files[to] = data
+	}
+	return files, nil
+}
+
+// Image makes the image. Equal configurations give equal images.
+func Image(c Config) (v1.Image, error) {
+	entry, err := entryPoint()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{"build.sh": entry}
+	source, err := gatewayFiles()
+	if err != nil {
+		return nil, err
+	}
+	for name, data := range source {
+		files[gatewayDir+"/"+name] = data
+	}
+	if c.Gateway {
+		if files["usr/local/bin/tyk"], err = gateway(); err != nil {
+			return nil, err
+		}
+	}
+	for name, text := range c.Files {
+		files[strings.TrimPrefix(name, "/")] = []byte(text)
+	}
+	layer, err := layerOf(files)
+	if err != nil {
+		return nil, err
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return nil, err
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", c.Arch
+	if c.Arch == "" {
+		config.Architecture = "amd64"
+	}
+	config.Config = v1.Config{
+		Entrypoint: []string{"/build.sh"},
+		WorkingDir: "/",
+		Labels:     c.Labels,
+		Env: []string{
+			"PATH=" + runtimeGOROOT() + "/bin:/usr/bin:/bin", "HOME=/root", "GOPATH=/go", "GOTOOLCHAIN=local",
+			"GOFLAGS=-buildvcs=false", "GITHUB_TAG=v" + c.Version, "GITHUB_SHA=" + strings.Repeat("0", 40),
+		},
+	}
+	if len(c.Script) > 0 {
+		config.Config.Env = append(config.Config.Env, "STANDIN_SCRIPT="+strings.Join(c.Script, "\n"))
+	}
+	return mutate.ConfigFile(img, config)
+}
+
+// Save writes an image as `docker save` does.
+func Save(w io.Writer, ref string, img v1.Image) error {
+	tag, err := name.NewTag(ref)
+	if err != nil {
+		return err
+	}
+	return tarball.Write(tag, img, w)
+}
+
+// Loader is what Load needs of an engine.
+type Loader interface {
+	ImageLoad(context.Context, io.Reader, ...client.ImageLoadOption) (image.LoadResponse, error)
+}
+
+// Load puts an image into an engine under a name.
+func Load(ctx context.Context, engine Loader, ref string, img v1.Image) error {
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(Save(w, ref, img)) }()
+	defer r.Close()
+	res, err := engine.ImageLoad(ctx, r)
+	if err != nil {
+		return fmt.Errorf("load %s: %w", ref, err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err == nil && bytes.Contains(answer, []byte(`"error"`)) {
+		err = fmt.Errorf("%s", answer)
+	}
+	return err
+}
+
+// Mounts returns the directories of this machine that a container must see
+// read-only at the same path: the Go toolchain, the C compiler and its
+// libraries.
+func Mounts() []string {
+	// Not /usr as a whole: the image has files of its own in /usr/local.
+	dirs := []string{"/usr/bin", "/usr/lib", "/usr/include", "/usr/libexec", "/usr/lib64", "/bin", "/lib", "/lib64", runtimeGOROOT()}
+	return slices.DeleteFunc(dirs, func(dir string) bool {
+		info, err := os.Stat(dir)
+		return err != nil || !info.IsDir()
+	})
+}
+
+var runtimeGOROOT = sync.OnceValue(func() string {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return runtime.GOROOT() //nolint:staticcheck // the last resort
+	}
+	return strings.TrimSpace(string(out))
+})
+
+var entryPoint = sync.OnceValues(func() ([]byte, error) {
+	return goBuild("", []string{"CGO_ENABLED=0"}, "-trimpath", "-ldflags=-s -w", "example.com/tykupgrade/internal/lab/compiler/standin")
+})
+
+// gateway is compiled as the real one is: trimmed, with cgo.
+var gateway = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "standin-gateway-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	files, err := gatewayFiles()
+	if err != nil {
+		return nil, err
+	}
+	for name, data := range files {
+		to := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(to, data, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return goBuild(dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath", "-tags=goplugin", ".")
+})
+
+func goBuild(dir string, env []string, args ...string) ([]byte, error) {
+	tmp, err := os.MkdirTemp("", "standin-build-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	out := filepath.Join(tmp, "out")
+	cmd := exec.Command("go", append([]string{"build", "-buildvcs=false", "-o", out}, args...)...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build a part of the stand-in compiler: %w: %s", err, text)
+	}
+	return os.ReadFile(out)
+}
+
+func layerOf(files map[string][]byte) (v1.Layer, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	dirs := map[string]bool{"/": true, ".": true}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		var parents []string
+		for dir := path.Dir(name); !dirs[dir]; dir = path.Dir(dir) {
+			dirs[dir] = true
+			parents = append(parents, dir)
+		}
+		for _, dir := range slices.Backward(parents) {
+			if err := w.WriteHeader(&tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
+				return nil, err
+			}
+		}
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(files[name]))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(files[name]); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+}
