@@ -1,0 +1,77 @@
+package rollout
+
+import (
+	"context"
+	"sync"
+)
+
+// Control pauses, continues and stops a run between targets: targets that have
+// begun are finished. The zero value is ready; its methods may be called from
+// any goroutine, before and during a run.
+type Control struct {
+	mu      sync.Mutex
+	paused  chan struct{} // closed when the pause ends; nil: not paused
+	stopped bool
+}
+
+// Pause keeps further targets from beginning until Continue or Stop.
+func (c *Control) Pause() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.paused == nil && !c.stopped {
+		c.paused = make(chan struct{})
+	}
+}
+
+// Continue ends a pause.
+func (c *Control) Continue() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.release()
+}
+
+// Stop ends the run before the next target. The run can be resumed later.
+func (c *Control) Stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = true
+	c.release()
+}
+
+func (c *Control) release() {
+	if c.paused != nil {
+		close(c.paused)
+		c.paused = nil
+	}
+}
+
+// wait returns once a target may begin, or why none may.
+func (c *Control) wait(ctx context.Context, onPause func(bool)) error {
+	if c == nil {
+		return ctx.Err()
+	}
+	for said := false; ; {
+		c.mu.Lock()
+		paused, stopped := c.paused, c.stopped
+		c.mu.Unlock()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case stopped:
+			return ErrStopped
+		case paused == nil:
+			if said {
+				onPause(false)
+			}
+			return nil
+		}
+		if !said {
+			onPause(true)
+			said = true
+		}
+		select {
+		case <-paused:
+		case <-ctx.Done():
+		}
+	}
+}

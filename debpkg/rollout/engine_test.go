@@ -1,0 +1,675 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+// fleet is a set of hosts with a version each, changed by steps and logged.
+type fleet struct {
+	mu   sync.Mutex
+	log  []string
+	at   map[string]string // version by host
+	fail map[string]error  // by "host step" or "host undo step"
+	hook func(ctx context.Context, what string) error
+}
+
+func newFleet() *fleet { return &fleet{at: map[string]string{}, fail: map[string]error{}} }
+
+func (f *fleet) did(ctx context.Context, what string) error {
+	f.mu.Lock()
+	f.log = append(f.log, what)
+	err, hook := f.fail[what], f.hook
+	f.mu.Unlock()
+	if hook != nil {
+		if herr := hook(ctx, what); herr != nil {
+			return herr
+		}
+	}
+	return err
+}
+
+// host drains, upgrades with a saved record of the old version, and readies.
+func (f *fleet) host(name string) rollout.Target {
+	act := func(what string) func(context.Context) error {
+		return func(ctx context.Context) error { return f.did(ctx, name+" "+what) }
+	}
+	return rollout.Target{Name: name, Steps: []rollout.Step{
+		{Name: "drain", Do: act("drain"), Undo: act("undo drain")},
+		{
+			Name: "upgrade",
+			Done: func(context.Context) (bool, error) {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				return f.at[name] == "new", nil
+			},
+			Do: func(ctx context.Context) error {
+				if err := rollout.Save(ctx, map[string]string{"was": "old"}); err != nil {
+					return err
+				}
+				f.mu.Lock()
+				f.at[name] = "new"
+				f.mu.Unlock()
+				return f.did(ctx, name+" upgrade")
+			},
+			Undo: func(ctx context.Context) error {
+				var saved map[string]string
+				if ok, err := rollout.Saved(ctx, &saved); err != nil || !ok || saved["was"] != "old" {
+					return fmt.Errorf("saved record is missing: %v %v", saved, err)
+				}
+				f.mu.Lock()
+				f.at[name] = "old"
+				f.mu.Unlock()
+				return f.did(ctx, name+" undo upgrade")
+			},
+		},
+		{Name: "ready", Do: act("ready"), Undo: act("undo ready")},
+	}}
+}
+
+func (f *fleet) wave(name string, hosts ...string) rollout.Wave {
+	w := rollout.Wave{Name: name}
+	for _, h := range hosts {
+		w.Targets = append(w.Targets, f.host(h))
+	}
+	return w
+}
+
+func (f *fleet) said() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Join(f.log, ", ")
+}
+
+func statuses(r *rollout.Report) string {
+	var s []string
+	for _, t := range r.Targets {
+		s = append(s, t.Name+" "+string(t.Status))
+	}
+	return strings.Join(s, ", ")
+}
+
+func want(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s:\n got %s\nwant %s", what, got, want)
+	}
+}
+
+func TestRunInOrder(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("dashboards", "d"), f.wave("gateways", "a", "b")}, rollout.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "steps", f.said(), "d drain, d upgrade, d ready, a drain, a upgrade, a ready, b drain, b upgrade, b ready")
+	want(t, "statuses", statuses(rep), "d done, a done, b done")
+	if rep.Outcome != rollout.OutcomeDone {
+		t.Errorf("outcome %q", rep.Outcome)
+	}
+}
+
+func TestFailureWithinTheBudgetUndoesThatHostAndGoesOn(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	f.fail["a ready"] = errors.New("not healthy")
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Budget: rollout.Share{Percent: 34}})
+	var e *rollout.Error
+	if !errors.As(err, &e) || e.Outcome != rollout.OutcomePartial || e.Targets["a"] != "ready: not healthy" {
+		t.Fatalf("error %v", err)
+	}
+	want(t, "steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade, a undo drain, b drain, b upgrade, b ready, c drain, c upgrade, c ready")
+	want(t, "statuses", statuses(rep), "a undone, b done, c done")
+}
+
+func TestBeyondTheBudget(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		beyond          rollout.Beyond
+		outcome         rollout.Outcome
+		statuses, steps string
+	}{
+		{rollout.Hold, rollout.OutcomeHeld, "a done, b undone, c pending", "b drain, b upgrade, b undo upgrade, b undo drain"},
+		{rollout.UndoRun, rollout.OutcomeUndone, "a undone, b undone, c pending", "b drain, b upgrade, b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain"},
+	} {
+		f := newFleet()
+		f.fail["b upgrade"] = errors.New("boom")
+		rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Beyond: c.beyond})
+		var e *rollout.Error
+		if !errors.As(err, &e) || e.Outcome != c.outcome {
+			t.Fatalf("error %v", err)
+		}
+		want(t, "statuses", statuses(rep), c.statuses)
+		want(t, "steps", f.said(), "a drain, a upgrade, a ready, "+c.steps)
+	}
+}
+
+// A host that cannot be undone is left out of service and ends the run, even
+// inside the budget.
+func TestUndoFails(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	f.fail["a ready"] = errors.New("boom")
+	f.fail["a undo upgrade"] = errors.New("no such version")
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b")}, rollout.Options{Budget: rollout.Share{Count: 2}, Beyond: rollout.UndoRun})
+	var e *rollout.Error
+	if !errors.As(err, &e) || e.Outcome != rollout.OutcomeFailed || e.Hint() == "" {
+		t.Fatalf("error %v", err)
+	}
+	want(t, "steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade")
+	want(t, "statuses", statuses(rep), "a failed, b pending")
+	if !strings.Contains(rep.Targets[0].Error, "boom") || !strings.Contains(rep.Targets[0].Error, "undo upgrade: no such version") {
+		t.Errorf("error %q", rep.Targets[0].Error)
+	}
+}
+
+func TestCanary(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet()
+		w := f.wave("w", "a", "b", "c", "d")
+		w.Parallel = rollout.Share{Count: 3}
+		w.Canary = rollout.Canary{Count: 1, Soak: time.Hour}
+		var rest time.Time
+		f.hook = func(_ context.Context, what string) error {
+			if what == "b drain" {
+				rest = time.Now()
+			}
+			return nil
+		}
+		start := time.Now()
+		if _, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if rest.Sub(start) != time.Hour {
+			t.Errorf("the rest began after %v", rest.Sub(start))
+		}
+	})
+}
+
+func TestCanaryThatFailsStopsTheRunWhateverTheBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, watch := range map[string]func(context.Context) error{
+			"soak": func(ctx context.Context) error {
+				select {
+				case <-time.After(time.Minute):
+					return errors.New("went bad")
+				case <-ctx.Done():
+					return nil
+				}
+			},
+			"step": nil,
+		} {
+			f := newFleet()
+			w := f.wave("w", "a", "b")
+			w.Canary = rollout.Canary{Count: 1, Soak: time.Hour, Watch: watch}
+			if name == "step" {
+				f.fail["a ready"] = errors.New("went bad")
+			}
+			rep, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{Budget: rollout.Share{Count: 2}})
+			var e *rollout.Error
+			if !errors.As(err, &e) || !strings.Contains(e.Halt, "canary a failed") {
+				t.Fatalf("%s: error %v", name, err)
+			}
+			want(t, name+" statuses", statuses(rep), "a undone, b pending")
+			want(t, name+" steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade, a undo drain")
+		}
+	})
+}
+
+func TestRetryAndDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		start := time.Now()
+		step := rollout.Step{Name: "s", Timeout: time.Second, Retry: rollout.Retry{Attempts: 5, Wait: 10 * time.Second, MaxWait: 30 * time.Second},
+			Do: func(ctx context.Context) error {
+				at = append(at, time.Since(start))
+				if len(at) == 4 {
+					return nil
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			}}
+		rep, err := rollout.Run(t.Context(), one(step), rollout.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []time.Duration{0, 11 * time.Second, 32 * time.Second, 63 * time.Second}; !slices.Equal(at, want) {
+			t.Errorf("tried at %v, want %v", at, want)
+		}
+		if s := rep.Targets[0].Steps[0]; s.Attempts != 4 || s.Took != 63*time.Second || !s.OK {
+			t.Errorf("step %+v", s)
+		}
+	})
+}
+
+type final struct{ error }
+
+func (final) Retryable() bool { return false }
+
+func TestStepFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		for name, c := range map[string]struct {
+			step  rollout.Step
+			tries int
+			want  string
+		}{
+			"not retryable": {rollout.Step{Do: func(context.Context) error { tries++; return fmt.Errorf("wrapped: %w", final{errors.New("no")}) }}, 1, "wrapped: no"},
+			"retries used":  {rollout.Step{Do: func(context.Context) error { tries++; return errors.New("busy") }}, 3, "busy"},
+			"deadline": {rollout.Step{Timeout: time.Second, Do: func(ctx context.Context) error {
+				tries++
+				<-ctx.Done()
+				return ctx.Err()
+			}}, 3, rollout.ErrDeadline.Error()},
+			"panic": {rollout.Step{Do: func(context.Context) error { tries++; panic("oops") }}, 3, "panic: oops"},
+			"check": {rollout.Step{Do: func(context.Context) error { tries++; return nil }, Check: func(context.Context) error { return errors.New("not there") }}, 3, "not there"},
+			"done cannot be told, so Do decides": {rollout.Step{
+				Done: func(context.Context) (bool, error) { return false, errors.New("ssh lost") },
+				Do:   func(context.Context) error { tries++; return errors.New("really") }}, 3, "really"},
+		} {
+			tries = 0
+			c.step.Name, c.step.Retry = "s", rollout.Retry{Attempts: 3}
+			rep, err := rollout.Run(t.Context(), one(c.step), rollout.Options{})
+			if err == nil || tries != c.tries || !strings.Contains(rep.Targets[0].Error, c.want) {
+				t.Errorf("%s: %d tries, error %v", name, tries, err)
+			}
+		}
+	})
+}
+
+func one(steps ...rollout.Step) []rollout.Wave {
+	return []rollout.Wave{{Name: "w", Targets: []rollout.Target{{Name: "t", Steps: steps}}}}
+}
+
+// What was done before the run is skipped, and not undone by it.
+func TestSkipWhatIsDone(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	f.at["a"] = "new"
+	f.fail["a ready"] = errors.New("boom")
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a")}, rollout.Options{})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	want(t, "steps", f.said(), "a drain, a ready, a undo ready, a undo drain")
+	if s := rep.Targets[0].Steps[1]; !s.Skipped || s.Attempts != 0 {
+		t.Errorf("upgrade %+v", s)
+	}
+}
+
+func TestContextEnds(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	cause := errors.New("operator pressed stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	f.hook = func(ctx context.Context, what string) error {
+		switch what {
+		case "b upgrade":
+			cancel(cause)
+			<-ctx.Done()
+			return ctx.Err()
+		case "b undo upgrade", "b undo drain":
+			if ctx.Err() != nil {
+				t.Errorf("%s: context has ended", what)
+			}
+			if _, ok := ctx.Deadline(); !ok {
+				t.Errorf("%s: no deadline", what)
+			}
+		}
+		return nil
+	}
+	// Even with UndoRun, stopping is not a failure: what is done stays.
+	rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Beyond: rollout.UndoRun})
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) {
+		t.Errorf("error %v", err)
+	}
+	want(t, "statuses", statuses(rep), "a done, b undone, c pending")
+	if rep.Outcome != rollout.OutcomeStopped {
+		t.Errorf("outcome %q", rep.Outcome)
+	}
+}
+
+func TestPauseContinueStop(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	var c rollout.Control
+	var kinds []rollout.Kind
+	f.hook = func(_ context.Context, what string) error {
+		switch what {
+		case "a upgrade":
+			c.Pause()
+		case "b upgrade":
+			c.Stop()
+		}
+		return nil
+	}
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Control: &c, Event: func(r rollout.Record) {
+		kinds = append(kinds, r.Kind)
+		if r.Kind == rollout.KindPause {
+			go c.Continue()
+		}
+	}})
+	if !errors.Is(err, rollout.ErrStopped) {
+		t.Errorf("error %v", err)
+	}
+	want(t, "statuses", statuses(rep), "a done, b done, c pending")
+	if !slices.Contains(kinds, rollout.KindPause) || !slices.Contains(kinds, rollout.KindContinue) {
+		t.Errorf("kinds %v", kinds)
+	}
+}
+
+func TestValidation(t *testing.T) {
+	t.Parallel()
+	do := func(context.Context) error { t.Error("something ran"); return nil }
+	step := rollout.Step{Name: "s", Do: do}
+	waves := []rollout.Wave{
+		{Name: "w", Parallel: rollout.Share{Count: 1, Percent: 5}, Targets: []rollout.Target{{Name: "t", Steps: []rollout.Step{step, step}}, {Name: "t", Steps: []rollout.Step{{Name: "x"}}}}},
+		{Name: "w", Canary: rollout.Canary{Count: -1}, Targets: []rollout.Target{{Name: "u"}, {Steps: []rollout.Step{{Name: "s", Do: do, Timeout: -1}}}}},
+	}
+	_, err := rollout.Run(t.Context(), waves, rollout.Options{Budget: rollout.Share{Percent: 101}, StepTimeout: -1, Beyond: 7})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{`step "s": the name`, `target "t" in wave`, `step "x" has no Do`, `wave "w": the name`, "canary count -1", `target "u": no steps`, `target "" in wave`, "timeout and retry", "1 targets and 5 %", "step timeout -1ns"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+	if _, err := rollout.Run(t.Context(), nil, rollout.Options{}); err == nil {
+		t.Error("no targets were accepted")
+	}
+}
+
+func TestShareAndBatches(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		share rollout.Share
+		n     int
+		want  int
+	}{{rollout.Share{Percent: 25}, 10, 2}, {rollout.Share{Percent: 25}, 3, 0}, {rollout.Share{Count: 5}, 3, 3}, {rollout.Share{}, 9, 0}, {rollout.Share{Percent: 100}, 7, 7}} {
+		if got := c.share.Of(c.n); got != c.want {
+			t.Errorf("%+v of %d = %d, want %d", c.share, c.n, got, c.want)
+		}
+	}
+	f := newFleet()
+	waves, err := rollout.Batches("g", f.wave("", "a", "b", "c", "d", "e", "f").Targets, 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range waves {
+		got = append(got, fmt.Sprintf("%s:%d/%d", w.Name, len(w.Targets), w.Parallel.Count))
+	}
+	want(t, "batches", strings.Join(got, " "), "g 1:1/1 g 2:2/2 g 3:2/2 g 4:1/1")
+	for _, sizes := range [][]int{nil, {0}} {
+		if _, err := rollout.Batches("g", waves[0].Targets, sizes...); err == nil {
+			t.Errorf("sizes %v were accepted", sizes)
+		}
+	}
+}
+
+func TestResume(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	path := filepath.Join(t.TempDir(), "journal")
+	waves := []rollout.Wave{f.wave("w", "a", "b", "c", "d")}
+	f.fail["c ready"] = errors.New("boom")
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); err == nil {
+		t.Fatal("no error")
+	}
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); !errors.Is(err, rollout.ErrUnfinished) {
+		t.Errorf("a second run on the journal: %v", err)
+	}
+	if _, err := rollout.Resume(t.Context(), waves[:1:1], rollout.Options{}); !errors.Is(err, rollout.ErrNoRun) {
+		t.Errorf("resume without a journal: %v", err)
+	}
+	other := []rollout.Wave{f.wave("w", "a", "b", "c")}
+	if _, err := rollout.Resume(t.Context(), other, rollout.Options{Journal: path}); !errors.Is(err, rollout.ErrPlanChanged) {
+		t.Errorf("resume of other waves: %v", err)
+	}
+	// Somebody put b back meanwhile: the journal alone is not believed.
+	f.at["b"], f.log = "old", nil
+	delete(f.fail, "c ready")
+	rep, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, "steps", f.said(), "b drain, b upgrade, b ready, c drain, c upgrade, c ready, d drain, d upgrade, d ready")
+	want(t, "statuses", statuses(rep), "a done, b done, c done, d done")
+	f.log = nil
+	if rep, err = rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
+		t.Fatal(err)
+	}
+	if rep.Outcome != rollout.OutcomeUndone || len(rep.Who) != 3 {
+		t.Errorf("outcome %q by %v", rep.Outcome, rep.Who)
+	}
+	want(t, "steps", f.said(), "d undo ready, d undo upgrade, d undo drain, c undo ready, c undo upgrade, c undo drain, b undo ready, b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain")
+	for host, version := range f.at {
+		if version != "old" {
+			t.Errorf("%s is at %s", host, version)
+		}
+	}
+	// Nothing is left to undo.
+	f.log = nil
+	if _, err := rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil || f.said() != "" {
+		t.Errorf("second undo: %v, %s", err, f.said())
+	}
+}
+
+func TestUndoStopsAtATargetThatIsStuck(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	path := filepath.Join(t.TempDir(), "journal")
+	waves := []rollout.Wave{f.wave("w", "a", "b", "c")}
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
+		t.Fatal(err)
+	}
+	f.fail["b undo upgrade"] = errors.New("no such version")
+	rep, err := rollout.Undo(t.Context(), waves, rollout.Options{Journal: path})
+	var e *rollout.Error
+	if !errors.As(err, &e) || e.Outcome != rollout.OutcomeFailed {
+		t.Fatalf("error %v", err)
+	}
+	want(t, "statuses", statuses(rep), "a done, b failed, c undone")
+	delete(f.fail, "b undo upgrade")
+	if rep, err = rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "statuses", statuses(rep), "a undone, b undone, c undone")
+}
+
+// Cut after every byte, a journal still resumes to a finished run in which
+// every change is known.
+func TestResumeFromEveryPrefix(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "journal")
+	waves := []rollout.Wave{f.wave("w", "a", "b")}
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := 1; cut < len(whole); cut += 37 {
+		cutPath := filepath.Join(dir, "cut")
+		if err := os.WriteFile(cutPath, whole[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		rep, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: cutPath})
+		if errors.Is(err, rollout.ErrNoRun) && !strings.Contains(string(whole[:cut]), "\n") {
+			continue
+		}
+		if err != nil || rep.Count(rollout.StatusDone) != 2 {
+			t.Fatalf("cut at %d of %d: %v", cut, len(whole), err)
+		}
+		recs, err := readFile(cutPath)
+		if err != nil || len(recs) == 0 {
+			t.Fatalf("cut at %d: the resumed journal cannot be read: %v", cut, err)
+		}
+	}
+}
+
+func readFile(path string) ([]rollout.Record, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	return rollout.ReadJournal(file)
+}
+
+func TestJournalIsPrivateRedactedAndTellsTheSame(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	path := filepath.Join(t.TempDir(), "journal")
+	f.fail["a upgrade"] = errors.New(`login with hunter2"x failed`)
+	var events []rollout.Record
+	rep, _ := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a")}, rollout.Options{
+		Journal: path, Secrets: []string{`hunter2"x`, ""}, Event: func(r rollout.Record) { events = append(events, r) }})
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(data), "hunter2") || !strings.Contains(string(data), "login with [redacted] failed") {
+		t.Errorf("journal %s", data)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	recs, err := readFile(path)
+	if err != nil || len(recs) != len(events) {
+		t.Fatalf("%d records, %d events, %v", len(recs), len(events), err)
+	}
+	for _, r := range []*rollout.Report{rep, rollout.BuildReport(recs)} {
+		want(t, "statuses", statuses(r), "a undone")
+	}
+	var texts []string
+	for _, r := range []*rollout.Report{rep, rollout.BuildReport(recs)} {
+		var b strings.Builder
+		if err := r.WriteText(&b); err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, b.String())
+	}
+	want(t, "text of the journal's report", texts[1], texts[0])
+	if _, err := os.Stat(path + ".lock"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the lock is left: %v", err)
+	}
+}
+
+func TestJournalThatCannotBeWrittenBeginsNothing(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	waves := []rollout.Wave{f.wave("w", "a")}
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: filepath.Join(t.TempDir(), "no", "journal")}); err == nil {
+		t.Error("no error")
+	}
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: "/dev/full"}); err == nil {
+		t.Error("no error")
+	}
+	want(t, "steps", f.said(), "")
+}
+
+func TestDamagedJournal(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	path := filepath.Join(t.TempDir(), "journal")
+	waves := []rollout.Wave{f.wave("w", "a")}
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(whole), "\n")
+	for name, data := range map[string]string{
+		"a line is missing": strings.Join(slices.Concat(lines[:2], lines[3:]), ""),
+		"not JSON":          strings.Join(lines[:2], "") + "x\n",
+		"newer format":      strings.Replace(string(whole), `"v":1`, `"v":2`, 1),
+		"not a journal":     "{}\n",
+	} {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
+		var je *rollout.JournalError
+		if !errors.As(err, &je) || je.Path != path || je.Hint() == "" {
+			t.Errorf("%s: %v", name, err)
+		}
+		if now, _ := os.ReadFile(path); string(now) != data {
+			t.Errorf("%s: the damaged file was changed", name)
+		}
+	}
+}
+
+func TestLock(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	path := filepath.Join(t.TempDir(), "journal")
+	waves := []rollout.Wave{f.wave("w", "a")}
+	f.hook = func(_ context.Context, what string) error {
+		if what == "a upgrade" {
+			_, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
+			var le *rollout.LockedError
+			if !errors.As(err, &le) || le.Owner.PID != os.Getpid() || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+				t.Errorf("error %v", err)
+			}
+		}
+		return nil
+	}
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
+		t.Fatal(err)
+	}
+	host, _ := os.Hostname()
+	// A dead process of this machine gives way, aloud; one of another does not.
+	dead := fmt.Sprintf(`{"user":"u","host":%q,"pid":%d,"since":"2026-01-01T00:00:00Z","start":"1"}`, host, os.Getpid())
+	if err := os.WriteFile(path+".lock", []byte(dead), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(rep.Events, func(n rollout.Note) bool { return strings.Contains(n.Text, "took over the lock of u@") }) {
+		t.Errorf("events %v", rep.Events)
+	}
+	for _, other := range []string{strings.Replace(dead, host, host+"-other", 1), "garbage"} {
+		if err := os.WriteFile(path+".lock", []byte(other), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path}); err == nil {
+			t.Errorf("lock %q was ignored", other)
+		}
+	}
+}
+
+// In virtual time, 10,000 targets with random failures and latencies: the
+// invariants hold whatever happens.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(3) {
+			simulate(t, seed)
+		}
+	})
+}

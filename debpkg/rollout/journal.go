@@ -1,0 +1,278 @@
+package rollout
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// journalVersion is written into each record. A reader refuses a newer one.
+const journalVersion = 1
+
+// maxRecord bounds one line of a journal, for reading and writing.
+const maxRecord = 1 << 20
+
+// Kind says what a record is about.
+type Kind string
+
+// The kinds of records, in the order in which a run writes them.
+const (
+	KindRun      Kind = "run"      // a run, resumption or undo begins: Who, Plan, Mode
+	KindPlan     Kind = "plan"     // Names of targets of a wave, before the first begins
+	KindTakeover Kind = "takeover" // the lock of a dead process was taken: Error names it
+	KindWave     Kind = "wave"     // a wave begins
+	KindSoak     Kind = "soak"     // a canary's soak begins (no OK) or has ended
+	KindTarget   Kind = "target"   // a target begins
+	KindVerify   Kind = "verify"   // a resumed run looked at a target that the journal calls done
+	KindStart    Kind = "start"    // an attempt of a step, or of its undo, begins
+	KindNote     Kind = "note"     // a step has something to remember
+	KindStep     Kind = "step"     // the attempt ended
+	KindSkip     Kind = "skip"     // Done said that the step's effect holds
+	KindEnd      Kind = "end"      // a target ended: Status
+	KindPause    Kind = "pause"    // no further target begins
+	KindContinue Kind = "continue" // the pause ended
+	KindHalt     Kind = "halt"     // no further target begins in this run: Error says why
+	KindDone     Kind = "done"     // the run ended: Outcome
+)
+
+// Record is one line of the journal and one event of a run. The fields beside
+// Version, Seq, Time and Kind are set where they apply.
+type Record struct {
+	Version int             `json:"v"`
+	Seq     int64           `json:"seq"`
+	Time    time.Time       `json:"time"`
+	Kind    Kind            `json:"kind"`
+	Mode    Mode            `json:"mode,omitempty"`
+	Who     *Owner          `json:"who,omitempty"`
+	Plan    string          `json:"plan,omitempty"` // digest of the names of waves, targets and steps
+	Wave    string          `json:"wave,omitempty"`
+	Target  string          `json:"target,omitempty"`
+	Step    string          `json:"step,omitempty"`
+	Undo    bool            `json:"undo,omitempty"` // the record is about the step's Undo
+	Attempt int             `json:"attempt,omitempty"`
+	OK      bool            `json:"ok,omitempty"`
+	Status  Status          `json:"status,omitempty"`
+	Outcome Outcome         `json:"outcome,omitempty"`
+	Took    time.Duration   `json:"took_ns,omitempty"`
+	Error   string          `json:"error,omitempty"`
+	Note    json.RawMessage `json:"note,omitempty"`
+	Names   []string        `json:"names,omitempty"`
+}
+
+// JournalError says which line of a journal cannot be used and why. Trying
+// again does not help.
+type JournalError struct {
+	Path string
+	Line int
+	Err  error
+}
+
+func (e *JournalError) Error() string {
+	where := e.Path
+	if where == "" {
+		where = "journal"
+	}
+	return fmt.Sprintf("read %s: line %d: %v; %s", where, e.Line, e.Err, e.Hint())
+}
+
+func (e *JournalError) Unwrap() error { return e.Err }
+
+// Hint says what to do next.
+func (e *JournalError) Hint() string {
+	return "the file was changed or damaged after it was written; restore it, or look at each host and begin with a new journal"
+}
+
+// Retryable is false.
+func (e *JournalError) Retryable() bool { return false }
+
+// ReadJournal reads the records of a journal. A last line without its line end
+// is what a crash leaves and is dropped; anything else that is not a record in
+// sequence is a [JournalError].
+func ReadJournal(r io.Reader) ([]Record, error) {
+	recs, _, err := readJournal(r)
+	return recs, err
+}
+
+// readJournal also returns how many bytes the whole records take.
+func readJournal(r io.Reader) (recs []Record, size int64, err error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	for line := 1; ; line++ {
+		data, err := readLine(br)
+		if errors.Is(err, io.EOF) {
+			return recs, size, nil
+		}
+		if err != nil {
+			return nil, 0, &JournalError{Line: line, Err: err}
+		}
+		var rec Record
+		dec := json.NewDecoder(bytes.NewReader(data))
+		if err := dec.Decode(&rec); err != nil {
+			return nil, 0, &JournalError{Line: line, Err: err}
+		}
+		switch {
+		case rec.Version > journalVersion:
+			err = fmt.Errorf("format %d is newer than this program's %d: use the program that wrote it", rec.Version, journalVersion)
+		case rec.Version < 1 || rec.Kind == "":
+			err = errors.New("not a journal record")
+		case rec.Seq != int64(line):
+			err = fmt.Errorf("record %d stands where record %d belongs", rec.Seq, line)
+		}
+		if err != nil {
+			return nil, 0, &JournalError{Line: line, Err: err}
+		}
+		recs = append(recs, rec)
+		size += int64(len(data))
+	}
+}
+
+// readLine returns a line with its line end; a last line without one is EOF.
+func readLine(br *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := br.ReadSlice('\n')
+		line = append(line, part...)
+		if len(line) > maxRecord {
+			return nil, fmt.Errorf("longer than %d bytes", maxRecord)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
+		}
+	}
+}
+
+// journal appends records durably and hands them on as events. Without a path
+// it only hands them on.
+type journal struct {
+	path    string
+	secrets []string
+	event   func(Record)
+	now     func() time.Time
+
+	mu  sync.Mutex
+	f   *os.File
+	seq int64
+	rep *Report
+	bad error // the first write that failed
+}
+
+// openJournal opens or creates path, drops what a crash left half-written, and
+// returns the records that are there.
+func openJournal(path string) (*os.File, []Record, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open journal: %w", err)
+	}
+	recs, size, err := readJournal(f)
+	if err != nil {
+		if je := (*JournalError)(nil); errors.As(err, &je) {
+			je.Path = path
+		}
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	err = f.Truncate(size)
+	if err == nil {
+		_, err = f.Seek(size, io.SeekStart)
+	}
+	if err == nil && size == 0 {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), f.Close())
+	}
+	return f, recs, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// add makes a record durable and then known. Its error means that nothing more
+// may be begun: what is not journalled could not be undone after a crash.
+func (j *journal) add(rec Record) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.bad != nil && rec.Kind == KindStart && !rec.Undo {
+		return j.bad
+	}
+	rec.Version, rec.Seq, rec.Time = journalVersion, j.seq+1, j.now().UTC()
+	rec.Error = j.redact(rec.Error)
+	if rec.Note != nil {
+		rec.Note = json.RawMessage(j.redact(string(rec.Note)))
+	}
+	err := j.write(rec)
+	if err != nil {
+		err = fmt.Errorf("write journal %s: %w; nothing further is begun, what is undone now is reported but not recorded", j.path, err)
+		if j.bad == nil {
+			j.bad = err
+		}
+	}
+	j.seq++
+	j.rep.apply(rec)
+	if j.event != nil {
+		j.event(rec)
+	}
+	return err
+}
+
+// broken returns the first failure to write, after which nothing may begin.
+func (j *journal) broken() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.bad
+}
+
+func (j *journal) write(rec Record) error {
+	if j.f == nil {
+		return nil
+	}
+	if j.bad != nil {
+		return j.bad
+	}
+	line, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	if len(line) >= maxRecord {
+		return fmt.Errorf("a record of %d bytes is over the limit of %d", len(line), maxRecord)
+	}
+	if _, err := j.f.Write(append(line, '\n')); err != nil {
+		return err
+	}
+	return j.f.Sync()
+}
+
+// redact also finds a secret as it looks inside a JSON string.
+func (j *journal) redact(s string) string {
+	for _, secret := range j.secrets {
+		if secret == "" {
+			continue
+		}
+		s = strings.ReplaceAll(s, secret, "[redacted]")
+		if quoted, err := json.Marshal(secret); err == nil {
+			s = strings.ReplaceAll(s, string(quoted[1:len(quoted)-1]), "[redacted]")
+		}
+	}
+	return s
+}
+
+// exists says whether a journal with records stands at path.
+func exists(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.Size() > 0, err
+}

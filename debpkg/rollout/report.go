@@ -1,0 +1,325 @@
+package rollout
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Status is where a target stands.
+type Status string
+
+// The statuses of a target. After a crash a target can be found Running.
+const (
+	StatusPending Status = "pending" // not begun
+	StatusRunning Status = "running" // begun and not ended
+	StatusDone    Status = "done"    // every step succeeded
+	StatusUndone  Status = "undone"  // what was done was undone
+	StatusFailed  Status = "failed"  // it could not be undone: a person has to look
+)
+
+// Outcome is how a run ended.
+type Outcome string
+
+// The outcomes of a run; Unfinished is what a crash leaves.
+const (
+	OutcomeUnfinished Outcome = ""
+	OutcomeDone       Outcome = "done"         // every target is done
+	OutcomePartial    Outcome = "partial"      // failures within the budget; the rest is done
+	OutcomeStopped    Outcome = "stopped"      // ended between targets; can be resumed
+	OutcomeHeld       Outcome = "held"         // failures beyond the budget; what is done stays
+	OutcomeUndone     Outcome = "undone"       // everything that the run changed was undone
+	OutcomeFailed     Outcome = "needs a look" // something could not be undone
+)
+
+// Report is what a run did, whoever ran it and however often it was resumed.
+// It is built from the records alone, so the journal of a run gives the same.
+type Report struct {
+	Who     []Owner        `json:"who"` // who ran it, resumed it, undid it
+	Plan    string         `json:"plan"`
+	Started time.Time      `json:"started"`
+	Ended   time.Time      `json:"ended,omitzero"` // of the last record
+	Outcome Outcome        `json:"outcome"`
+	Halt    string         `json:"halt,omitempty"` // why no further target was begun
+	Events  []Note         `json:"events,omitempty"`
+	Targets []TargetReport `json:"targets"`
+
+	index map[string]int
+}
+
+// Note is something that happened to the run as a whole.
+type Note struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// TargetReport is what happened to one target.
+type TargetReport struct {
+	Name    string       `json:"name"`
+	Wave    string       `json:"wave"`
+	Status  Status       `json:"status"`
+	Started time.Time    `json:"started,omitzero"`
+	Ended   time.Time    `json:"ended,omitzero"`
+	Error   string       `json:"error,omitempty"` // why it failed, or why it could not be undone
+	Steps   []StepReport `json:"steps,omitempty"`
+}
+
+// StepReport is one step, or the undoing of one, of a target.
+type StepReport struct {
+	Name     string          `json:"name"`
+	Undo     bool            `json:"undo,omitempty"`
+	OK       bool            `json:"ok"`
+	Skipped  bool            `json:"skipped,omitempty"` // the effect was there already
+	Attempts int             `json:"attempts,omitempty"`
+	Started  time.Time       `json:"started"`
+	Took     time.Duration   `json:"took_ns"` // of all attempts with the waits between
+	Error    string          `json:"error,omitempty"`
+	Note     json.RawMessage `json:"note,omitempty"` // what the step saved
+
+	began bool // changed by this run and not undone
+}
+
+// BuildReport reduces the records of a journal.
+func BuildReport(recs []Record) *Report {
+	r := &Report{}
+	for _, rec := range recs {
+		r.apply(rec)
+	}
+	return r
+}
+
+// Count returns how many targets have the status.
+func (r *Report) Count(s Status) int {
+	n := 0
+	for i := range r.Targets {
+		if r.Targets[i].Status == s {
+			n++
+		}
+	}
+	return n
+}
+
+func (r *Report) target(name string) *TargetReport {
+	if i, ok := r.index[name]; ok {
+		return &r.Targets[i]
+	}
+	return nil
+}
+
+// step returns the newest entry for a step, or nil.
+func (t *TargetReport) step(name string, undo bool) *StepReport {
+	for i := len(t.Steps) - 1; i >= 0; i-- {
+		if t.Steps[i].Name == name && t.Steps[i].Undo == undo {
+			return &t.Steps[i]
+		}
+	}
+	return nil
+}
+
+// changed says whether the run began the step and has not undone it, and
+// returns what the step saved last.
+func (t *TargetReport) changed(name string) (bool, json.RawMessage) {
+	began, note := false, json.RawMessage(nil)
+	for i := range t.Steps {
+		s := &t.Steps[i]
+		if s.Name != name {
+			continue
+		}
+		if s.Undo {
+			if s.OK {
+				began, note = false, nil
+			}
+			continue
+		}
+		began = began || s.began
+		if s.Note != nil {
+			note = s.Note
+		}
+	}
+	return began, note
+}
+
+func (r *Report) apply(rec Record) {
+	r.Ended = rec.Time
+	switch rec.Kind {
+	case KindRun:
+		if r.Started.IsZero() {
+			r.Started = rec.Time
+			r.Plan = rec.Plan
+		}
+		if rec.Who != nil {
+			r.Who = append(r.Who, *rec.Who)
+			r.say(rec, fmt.Sprintf("%s by %s", rec.Mode, rec.Who))
+		}
+		r.Outcome, r.Halt = OutcomeUnfinished, ""
+		return
+	case KindPlan:
+		if r.index == nil {
+			r.index = map[string]int{}
+		}
+		for _, name := range rec.Names {
+			if _, ok := r.index[name]; !ok {
+				r.index[name] = len(r.Targets)
+				r.Targets = append(r.Targets, TargetReport{Name: name, Wave: rec.Wave, Status: StatusPending})
+			}
+		}
+		return
+	case KindTakeover:
+		r.say(rec, rec.Error)
+		return
+	case KindHalt:
+		r.Halt = rec.Error
+		r.say(rec, "no further target: "+rec.Error)
+		return
+	case KindPause:
+		r.say(rec, "paused")
+		return
+	case KindContinue:
+		r.say(rec, "continued")
+		return
+	case KindSoak:
+		switch {
+		case rec.Error != "":
+			r.say(rec, "soak of the canary failed: "+rec.Error)
+		case rec.OK:
+			r.say(rec, "canary soaked")
+		default:
+			r.say(rec, "canary soaks")
+		}
+		return
+	case KindDone:
+		r.Outcome = rec.Outcome
+		return
+	}
+	t := r.target(rec.Target)
+	if t == nil {
+		return
+	}
+	switch rec.Kind {
+	case KindTarget:
+		t.Status, t.Error = StatusRunning, ""
+		if t.Started.IsZero() {
+			t.Started = rec.Time
+		}
+	case KindEnd:
+		t.Status, t.Ended = rec.Status, rec.Time
+		if rec.Error != "" || rec.Status == StatusDone {
+			t.Error = rec.Error
+		}
+	case KindSkip:
+		t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, OK: true, Skipped: true, Started: rec.Time, Took: rec.Took})
+	case KindStart:
+		if rec.Attempt <= 1 {
+			t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, Started: rec.Time, began: !rec.Undo})
+		}
+		if s := t.step(rec.Step, rec.Undo); s != nil {
+			s.Attempts = rec.Attempt
+		}
+	case KindNote:
+		if s := t.step(rec.Step, false); s != nil {
+			s.Note = rec.Note
+		}
+	case KindStep:
+		if s := t.step(rec.Step, rec.Undo); s != nil {
+			s.OK, s.Error, s.Took = rec.OK, rec.Error, rec.Time.Sub(s.Started)
+		}
+	}
+}
+
+// say keeps the newest of a bounded number of events.
+func (r *Report) say(rec Record, text string) {
+	const most = 1000
+	if len(r.Events) == most {
+		r.Events = append(r.Events[:0], r.Events[1:]...)
+	}
+	r.Events = append(r.Events, Note{rec.Time, text})
+}
+
+// WriteText writes the report for a terminal or a ticket: a summary, then a
+// line for each target that is begun, with what went wrong below it.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "outcome   %s\n", r.outcome())
+	if r.Halt != "" {
+		fmt.Fprintf(&b, "halted    %s\n", r.Halt)
+	}
+	for _, o := range r.Who {
+		fmt.Fprintf(&b, "by        %s\n", o)
+	}
+	fmt.Fprintf(&b, "time      %s to %s (%s)\n", stamp(r.Started), stamp(r.Ended), r.Ended.Sub(r.Started).Round(time.Second))
+	fmt.Fprintf(&b, "targets   %s\n", r.counts())
+	for _, e := range r.Events {
+		fmt.Fprintf(&b, "%s  %s\n", stamp(e.Time), e.Text)
+	}
+	b.WriteByte('\n')
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(tw, "TARGET\tWAVE\tSTATUS\tTOOK\tSTEPS")
+	for i := range r.Targets {
+		t := &r.Targets[i]
+		if t.Status == StatusPending {
+			continue
+		}
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Wave, t.Status, t.took(r.Ended).Round(100*time.Millisecond), t.steps())
+	}
+	_ = tw.Flush()
+	for i := range r.Targets {
+		if t := &r.Targets[i]; t.Error != "" {
+			fmt.Fprintf(&b, "\n%s: %s\n", t.Name, t.Error)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (r *Report) outcome() string {
+	if r.Outcome == OutcomeUnfinished {
+		return "unfinished"
+	}
+	return string(r.Outcome)
+}
+
+func (r *Report) counts() string {
+	parts := []string{fmt.Sprintf("%d in all", len(r.Targets))}
+	for _, s := range []Status{StatusDone, StatusUndone, StatusFailed, StatusRunning, StatusPending} {
+		if n := r.Count(s); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (t *TargetReport) took(now time.Time) time.Duration {
+	if t.Started.IsZero() {
+		return 0
+	}
+	if t.Ended.IsZero() {
+		return now.Sub(t.Started)
+	}
+	return t.Ended.Sub(t.Started)
+}
+
+func (t *TargetReport) steps() string {
+	var parts []string
+	for _, s := range t.Steps {
+		name := s.Name
+		if s.Undo {
+			name = "undo " + name
+		}
+		switch {
+		case s.Skipped:
+			name += " (was done)"
+		case !s.OK:
+			name += " FAILED"
+		}
+		if s.Attempts > 1 {
+			name += fmt.Sprintf(" ×%d", s.Attempts)
+		}
+		parts = append(parts, name)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
