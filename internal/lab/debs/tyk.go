@@ -49,14 +49,13 @@ After=network.target
 [Service]
 Type=simple
 EnvironmentFile=-/etc/default/%[1]s
-Environment=TYKD_VERSION=%[4]s
 WorkingDirectory=%[2]s
 ExecStart=%[3]s
 Restart=always
 
 [Install]
 WantedBy=multi-user.target
-`, base, dir, strings.TrimSpace(binary+" "+o.Args), version)
+`, base, dir, strings.TrimSpace(binary+" "+o.Args))
 	p := Package{
 		Name: name, Version: version, Fields: o.Fields,
 		Files: map[string]File{
@@ -70,6 +69,9 @@ WantedBy=multi-user.target
 			"postinst": o.Postinst + strings.ReplaceAll(postinst, "UNIT", base+".service"),
 			"prerm":    strings.ReplaceAll(prerm, "UNIT", base+".service"),
 		},
+	}
+	if o.Binary != "" {
+		p.Files[binary+".version"] = File{Content: version + "\n"} // where tykd looks
 	}
 	// The dashboard is closed source: that its configuration is a conffile like
 	// the gateway's and the pump's is assumed.

@@ -1,0 +1,59 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"example.com/tykupgrade/internal/lab/debs"
+)
+
+//go:embed image.sh
+var recipe string
+
+// Image returns the name of the image of a suite, and makes it where docker
+// does not have it. Several processes may call it at once: one makes it, the
+// others wait. That needs root, for debootstrap.
+func Image(ctx context.Context, suite string) (string, error) {
+	if suite == "" {
+		suite = "bookworm"
+	}
+	sum := sha256.Sum256([]byte(suite + debs.Arch() + recipe))
+	image := "tykupgrade-lab-host:" + suite + "-" + hex.EncodeToString(sum[:6])
+	if have(ctx, image) {
+		return image, nil
+	}
+	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "tykupgrade-lab-host.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = lock.Close() }()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	if have(ctx, image) {
+		return image, nil
+	}
+	if _, err := exec.LookPath("/usr/sbin/debootstrap"); err != nil {
+		return "", fmt.Errorf("make the host image: /usr/sbin/debootstrap is missing (Debian package debootstrap)")
+	}
+	dir, err := os.MkdirTemp("", "lab-host-image-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	_, err = run(ctx, strings.NewReader(recipe), "sh", "-s", suite, dir, image)
+	return image, err
+}
+
+func have(ctx context.Context, image string) bool {
+	_, err := output(ctx, "docker", "image", "inspect", image)
+	return err == nil
+}

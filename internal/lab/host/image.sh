@@ -1,0 +1,25 @@
+# usage: sh image.sh SUITE WORKDIR IMAGE
+# Makes a root file system with systemd and sshd and imports it into docker.
+set -eu
+suite=$1 root=$2/root image=$3
+mirror= components=main script=
+case $suite in
+focal | jammy) mirror=http://archive.ubuntu.com/ubuntu components=main,universe ;;
+noble) mirror=http://archive.ubuntu.com/ubuntu components=main,universe script=/usr/share/debootstrap/scripts/jammy ;;
+esac
+debootstrap --variant=minbase --components=$components \
+	--include=systemd,systemd-sysv,dbus,ca-certificates,curl,procps,iproute2,apt-utils,openssh-server,sudo,gpg,gpgv \
+	"$suite" "$root" $mirror $script >&2
+chroot "$root" systemctl mask systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket \
+	systemd-udev-trigger.service getty@tty1.service getty.target console-getty.service \
+	apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
+	fstrim.timer e2scrub_all.timer e2scrub_reap.service motd-news.timer \
+	systemd-logind.service systemd-timesyncd.service systemd-resolved.service systemd-networkd.service >&2
+chroot "$root" useradd -m -s /bin/bash deploy
+echo 'deploy ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/deploy"
+chmod 440 "$root/etc/sudoers.d/deploy"
+# The stand-in repositories are the only sources.
+rm -rf "$root/etc/apt/sources.list" "$root/etc/apt/sources.list.d/"* "$root/var/lib/apt/lists/"* "$root/var/cache/apt/archives/"*.deb "$root/var/cache/apt/"*.bin
+# Many short connections at once are a test's usual load.
+printf 'MaxStartups 200\nMaxSessions 200\nUseDNS no\n' >"$root/etc/ssh/sshd_config.d/lab.conf"
+tar -C "$root" -c . | docker import -c 'ENV container=docker' -c 'CMD ["/lib/systemd/systemd"]' - "$image" >&2
