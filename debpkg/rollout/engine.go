@@ -412,18 +412,7 @@ func (r *runner) soak(ctx context.Context, w Wave, canary int) bool {
 		r.halt(err)
 		return false
 	}
-	soak, cancel := context.WithTimeout(ctx, w.Canary.Soak)
-	defer cancel()
-	var err error
-	if w.Canary.Watch != nil {
-		err = guard(func() error { return w.Canary.Watch(soak) })
-		if soak.Err() != nil && ctx.Err() == nil && errors.Is(err, soak.Err()) {
-			err = nil // a watch that ran to the end of the soak
-		}
-	}
-	if err == nil {
-		<-soak.Done()
-	}
+	err := soak(ctx, w.Canary.Soak, w.Canary.Watch)
 	switch {
 	case ctx.Err() != nil:
 		r.halt(fmt.Errorf("the context has ended while the canary soaked: %w", context.Cause(ctx)))

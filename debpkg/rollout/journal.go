@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"example.com/tykupgrade/internal/atomicfile"
 )
 
 // journalVersion is written into each record. A reader refuses a newer one.
@@ -183,20 +185,12 @@ func openJournal(path string) (*os.File, []Record, error) {
 		_, err = f.Seek(size, io.SeekStart)
 	}
 	if err == nil && size == 0 {
-		err = syncDir(filepath.Dir(path))
+		err = atomicfile.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), f.Close())
 	}
 	return f, recs, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // add makes a record durable and then known. Its error means that nothing more
