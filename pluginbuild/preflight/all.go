@@ -1,0 +1,264 @@
+package preflight
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Target is where the plugins are to run. The zero value checks nothing beyond
+// [Compare] and what plugins do to each other.
+type Target struct {
+	Distro  string          // "debian/11", "ubuntu/22.04": see [Distros]; empty: glibc is not checked
+	Arch    string          // Go's name of the architecture; empty: that of the gateway
+	GOAMD64 string          // highest CPU level of the hosts, "v1" to "v4"; empty: a plugin above the gateway's gets a warning
+	Gateway *semver.Version // release of the gateway, to name the compiler image; nil: not named
+	Symbols []Symbol        // what the manifest names
+}
+
+// Symbol is a function that a bundle's manifest names.
+type Symbol struct {
+	File string // of the plugin, as the manifest spells it; the file may carry the suffix of a release, "_v5.2.5_linux_amd64"
+	Name string
+	Hook Hook // what the manifest uses it for; empty: only its presence is checked
+}
+
+// Report is the judgement of several plugins in one gateway.
+type Report struct {
+	Verdict  Verdict   `json:"verdict"` // the worst of all
+	Gateway  *Binary   `json:"gateway"`
+	Plugins  []Result  `json:"plugins"`            // in the order given
+	Findings []Finding `json:"findings,omitempty"` // about no single plugin
+}
+
+// glibcs is the C library that each distribution came with.
+var glibcs = map[string]string{
+	"ubuntu/16.04": "2.23",
+	"ubuntu/18.04": "2.27",
+	"ubuntu/20.04": "2.31",
+	"ubuntu/22.04": "2.35",
+	"ubuntu/24.04": "2.39",
+	"debian/11":    "2.31",
+	"debian/12":    "2.36",
+	"debian/13":    "2.41",
+}
+
+// Distros returns the distributions that a [Target] may name.
+func Distros() []string { return slices.Sorted(maps.Keys(glibcs)) }
+
+func (t Target) check() error {
+	bad := func(format string, a ...any) error {
+		return &Error{Op: "check", Name: "target", Err: fmt.Errorf("%w: "+format, append([]any{ErrTarget}, a...)...)}
+	}
+	if t.Distro != "" && glibcs[t.Distro] == "" {
+		return bad("unknown distribution %q; known are %s", t.Distro, strings.Join(Distros(), ", "))
+	}
+	if t.GOAMD64 != "" && !slices.Contains([]string{"v1", "v2", "v3", "v4"}, t.GOAMD64) {
+		return bad("unknown CPU level %q; known are v1 to v4", t.GOAMD64)
+	}
+	if t.Arch != "" && !slices.Contains(slices.Collect(maps.Values(arches)), t.Arch) {
+		return bad("unknown architecture %q; known are %s", t.Arch, strings.Join(slices.Sorted(maps.Values(arches)), ", "))
+	}
+	for _, s := range t.Symbols {
+		if s.Name == "" || s.File == "" {
+			return bad("a symbol without name or file: %+v", s)
+		}
+		if !slices.Contains([]Hook{"", HookRequest, HookResponse, HookAnalytics}, s.Hook) {
+			return bad("symbol %s: unknown hook %q", s.Name, s.Hook)
+		}
+	}
+	return nil
+}
+
+// CompareAll judges plugins that one gateway loads, in this order, on a target.
+// Beside what [Compare] says it looks at what plugins do to each other, at the
+// target's architecture, CPU level and glibc, and at the symbols that a
+// manifest names. It fails only if the target is invalid or nothing is given.
+func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
+	if err := t.check(); err != nil {
+		return Report{}, err
+	}
+	if len(plugins) == 0 || gateway == nil || slices.Contains(plugins, nil) {
+		return Report{}, &Error{Op: "compare", Name: "plugins", Err: fmt.Errorf("%w: no plugin or no gateway given", ErrTarget)}
+	}
+	r := Report{Verdict: Loads, Gateway: gateway}
+	for _, p := range plugins {
+		r.Plugins = append(r.Plugins, compare(p, gateway, image{release: t.Gateway}))
+	}
+	among(r.Plugins, gateway)
+	for i := range r.Plugins {
+		r.Plugins[i].target(gateway, t)
+	}
+	r.symbols(t.Symbols)
+	r.gateway(t)
+	for _, p := range r.Plugins {
+		r.Verdict = r.Verdict.worse(p.Verdict)
+	}
+	return r, nil
+}
+
+// among judges what plugins do to each other: a path can be loaded once, and
+// packages that only plugins hold must agree among them as well, because the
+// dynamic linker binds the hashes of the later one to those of the earlier.
+func among(results []Result, gateway *Binary) {
+	paths, modules := map[string]*Binary{}, map[string]*Binary{}
+	first := map[string]*Binary{} // who brought a package that the gateway lacks
+	for i := range results {
+		r := &results[i]
+		p := r.Plugin
+		if !r.mapped || !p.Plugin {
+			continue
+		}
+		if other := paths[p.PluginPath]; other != nil && p.PluginPath != "" && !sameFile(p, other) {
+			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: p.PluginPath, Detail: "plugin already loaded: " + other.Name + " has the same plugin path",
+				Remedy: "give one of them another module path, or an id when compiling"})
+			continue
+		}
+		paths[p.PluginPath] = p
+		if other := modules[p.Main.Path]; other != nil && p.Main.Path != "" && !sameFile(p, other) {
+			r.add(Finding{Verdict: Loads, Kind: KindDuplicate, Subject: p.Main.Path, Detail: "module of " + other.Name + " as well",
+				Remedy: "compile both from the same source, so that the packages they share stay equal"})
+		}
+		modules[p.Main.Path] = p
+		var differ []string
+		var owner *Binary
+		for _, pkg := range slices.Sorted(maps.Keys(p.Packages)) {
+			if _, ok := gateway.Packages[pkg]; ok {
+				continue
+			}
+			if other := first[pkg]; other == nil {
+				first[pkg] = p
+			} else if other.Packages[pkg] != p.Packages[pkg] {
+				differ, owner = append(differ, pkg), other
+			}
+		}
+		if len(differ) > 0 {
+			r.Mismatched = append(r.Mismatched, differ...)
+			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: sample(differ), Detail: "differs from the one in " + owner.Name + ", which is loaded first",
+				Remedy: "compile both with the same version of it", Packages: differ})
+		}
+	}
+}
+
+// sameFile is one file given twice, which the runtime loads once.
+func sameFile(a, b *Binary) bool { return a.SHA256 == b.SHA256 && a.Name == b.Name }
+
+// target judges one plugin by the machines it is to run on.
+func (r *Result) target(g *Binary, t Target) {
+	p := r.Plugin
+	if t.Arch != "" && p.Arch != t.Arch {
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "architecture", Detail: "target " + t.Arch + ", plugin " + machine(p),
+			Remedy: "compile the plugin for " + t.Arch})
+	}
+	switch {
+	case t.GOAMD64 != "" && p.GOAMD64 > t.GOAMD64:
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "GOAMD64", Detail: "target " + t.GOAMD64 + ", plugin " + p.GOAMD64 +
+			": it loads, and crashes the gateway at the first instruction that the CPU lacks", Remedy: "compile the plugin with GOAMD64=" + t.GOAMD64})
+	case t.GOAMD64 == "" && g.GOAMD64 != "" && p.GOAMD64 > g.GOAMD64:
+		r.add(Finding{Verdict: Loads, Kind: KindCPU, Subject: "GOAMD64", Detail: versions(g.GOAMD64, p.GOAMD64) + ": it crashes the gateway on a lesser CPU",
+			Remedy: "compile the plugin with GOAMD64=" + g.GOAMD64})
+	}
+	for _, f := range glibcFindings(p, t, "recompile in an image no newer than the target, such as the -el7 one of releases that have it") {
+		r.add(f)
+	}
+}
+
+func glibcFindings(b *Binary, t Target, remedy string) []Finding {
+	has := glibcs[t.Distro]
+	if has == "" {
+		return nil
+	}
+	var found []Finding
+	for _, n := range b.Needs {
+		if compareDotted(n.Glibc, has) > 0 {
+			found = append(found, Finding{Verdict: Fails, Kind: KindLibrary, Subject: n.Library,
+				Detail: fmt.Sprintf("%s has glibc %s, %s needs %s", t.Distro, has, name(b), n.Glibc), Remedy: remedy})
+		}
+	}
+	return found
+}
+
+// gateway judges the gateway itself by the target.
+func (r *Report) gateway(t Target) {
+	g := r.Gateway
+	if t.Arch != "" && g.Arch != t.Arch {
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "architecture", Detail: "target " + t.Arch + ", gateway " + machine(g),
+			Remedy: "compare with the gateway of the target's architecture"})
+	}
+	for _, f := range glibcFindings(g, t, "compare with the gateway package of that distribution") {
+		r.add(f)
+	}
+}
+
+func (r *Report) add(f Finding) {
+	r.Findings = append(r.Findings, f)
+	r.Verdict = r.Verdict.worse(f.Verdict)
+}
+
+// releaseSuffix is what compilers append from 4.1.0 on; gateways look for it
+// with and without the v.
+var releaseSuffix = regexp.MustCompile(`_v?\d+\.\d+\.\d+_[a-z0-9]+_[a-z0-9]+$`)
+
+// is says whether a plugin is the file that a manifest means.
+func (s Symbol) is(b *Binary) bool {
+	want, got := strings.TrimSuffix(path.Base(s.File), ".so"), strings.TrimSuffix(path.Base(b.Name), ".so")
+	return got == want || releaseSuffix.ReplaceAllString(got, "") == want
+}
+
+// symbols looks for what a manifest names.
+func (r *Report) symbols(symbols []Symbol) {
+	for _, s := range symbols {
+		given := false
+		for i := range r.Plugins {
+			if p := &r.Plugins[i]; s.is(p.Plugin) {
+				given = true
+				p.symbol(s)
+			}
+		}
+		if !given {
+			r.add(Finding{Verdict: Unknown, Kind: KindSymbol, Subject: s.Name, Detail: "the manifest takes it from " + s.File + ", which was not given",
+				Remedy: "check that file as well"})
+		}
+	}
+}
+
+func (r *Result) symbol(s Symbol) {
+	p := r.Plugin
+	add := func(v Verdict, detail, remedy string) {
+		r.add(Finding{Verdict: v, Kind: KindSymbol, Subject: s.Name, Detail: detail, Remedy: remedy})
+	}
+	if !p.Plugin || p.PluginPath == "" {
+		return // said already
+	}
+	i := slices.IndexFunc(p.Exports, func(f Func) bool { return f.Name == s.Name })
+	if i < 0 {
+		if slices.Contains(p.Variables, s.Name) {
+			add(Fails, "a variable, not a function", "declare it with func")
+			return
+		}
+		names := make([]string, len(p.Exports))
+		for i, f := range p.Exports {
+			names[i] = f.Name
+		}
+		add(Fails, "the plugin has no such function; it exports "+orNone(sample(names)), "correct the name in the manifest or in the plugin; it must begin with a capital letter")
+		return
+	}
+	switch f := p.Exports[i]; {
+	case s.Hook == "" || f.Hook == s.Hook:
+	case f.Hook == HookUnknown:
+		add(Loads, "its signature cannot be read, as the file has no debug information", "compile without -ldflags=-s -w to have it checked")
+	default:
+		add(Fails, fmt.Sprintf("its signature is %s; a %s hook needs %s", f.Signature, s.Hook, wants[s.Hook]), "change the function, or use it for another hook")
+	}
+}
+
+var wants = map[Hook]string{
+	HookRequest:   "func(http.ResponseWriter, *http.Request)",
+	HookResponse:  "func(http.ResponseWriter, *http.Response, *http.Request)",
+	HookAnalytics: "func(*analytics.AnalyticsRecord)",
+}

@@ -1,0 +1,258 @@
+package preflight
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Verdict is whether a plugin will load. The zero value is no verdict.
+type Verdict string
+
+// Unknown is never a quiet yes: something that decides could not be read.
+const (
+	Loads   Verdict = "loads"
+	Fails   Verdict = "fails"
+	Unknown Verdict = "unknown"
+)
+
+// worse returns the verdict that decides when both hold.
+func (v Verdict) worse(w Verdict) Verdict {
+	rank := map[Verdict]int{Loads: 1, Unknown: 2, Fails: 3}
+	if rank[w] > rank[v] {
+		return w
+	}
+	return v
+}
+
+// Kind says what a [Finding] is about.
+type Kind string
+
+// The kinds of finding.
+const (
+	KindFile      Kind = "file"      // no Go plugin, another machine, hashes that cannot be read
+	KindGo        Kind = "go"        // the Go version
+	KindFlag      Kind = "flag"      // a build flag or setting
+	KindModule    Kind = "module"    // a module's version or content
+	KindPackage   Kind = "package"   // a package of the standard library
+	KindDuplicate Kind = "duplicate" // two plugins that exclude each other
+	KindSymbol    Kind = "symbol"    // a function that the manifest names
+	KindLibrary   Kind = "library"   // glibc or another shared library
+	KindCPU       Kind = "cpu"       // architecture or CPU level
+)
+
+// Finding is one reason, or a warning.
+type Finding struct {
+	Verdict  Verdict  `json:"verdict"` // what it makes of the plugin; Loads marks a warning
+	Kind     Kind     `json:"kind"`
+	Subject  string   `json:"subject"`            // "github.com/google/uuid", "-trimpath"
+	Detail   string   `json:"detail"`             // "gateway v1.6.0, plugin v1.5.0"
+	Remedy   string   `json:"remedy,omitempty"`   // what to do
+	Packages []string `json:"packages,omitempty"` // the packages that differ because of it; none: whatever differs
+}
+
+func (f Finding) String() string {
+	s := f.Subject + ": " + f.Detail
+	if f.Remedy != "" {
+		s += "; " + f.Remedy
+	}
+	return s
+}
+
+// Result is the judgement of one plugin.
+type Result struct {
+	Plugin     *Binary   `json:"plugin"`
+	Verdict    Verdict   `json:"verdict"`
+	Common     int       `json:"common"`               // packages that both files hold and whose hashes were compared
+	Mismatched []string  `json:"mismatched,omitempty"` // those that differ
+	Findings   []Finding `json:"findings,omitempty"`   // the decisive ones first
+
+	mapped bool // the dynamic linker takes the file in, whatever Go says later
+}
+
+func (r *Result) add(f Finding) {
+	r.Findings = append(r.Findings, f)
+	r.Verdict = r.Verdict.worse(f.Verdict)
+}
+
+// Compare gives the verdict of plugin.Open in that gateway, on a machine whose
+// libraries satisfy both files, and explains it. It compares what the runtime
+// compares: the hash of every package that both files hold. Flags, versions and
+// modules only explain a difference; they never decide.
+func Compare(plugin, gateway *Binary) Result {
+	return compare(plugin, gateway, image{})
+}
+
+func compare(p, g *Binary, img image) Result {
+	r := Result{Plugin: p, Verdict: Loads}
+	file := func(v Verdict, subject, detail, remedy string) {
+		r.add(Finding{Verdict: v, Kind: KindFile, Subject: subject, Detail: detail, Remedy: remedy})
+	}
+	if p.Machine != g.Machine {
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "machine", Detail: "gateway " + machine(g) + ", plugin " + machine(p),
+			Remedy: "compile the plugin for " + machine(g)})
+		return r
+	}
+	if !p.Shared {
+		file(Fails, name(p), "an executable, not a shared object", "compile it with -buildmode=plugin")
+		return r
+	}
+	r.mapped = true
+	switch {
+	case !p.Go && !p.dynamic:
+		file(Unknown, name(p), "nothing says whether Go compiled it: its dynamic symbol table was removed", "compare the file that the compiler wrote")
+		return r
+	case !p.Go:
+		file(Fails, name(p), "a shared object that Go did not compile", "compile the plugin with Go and -buildmode=plugin")
+		return r
+	case !p.Plugin:
+		file(Fails, name(p), "compiled by Go, but not as a plugin"+mode(p), "compile it with -buildmode=plugin")
+		return r
+	}
+	switch {
+	case g.Settings["CGO_ENABLED"] == "0":
+		file(Fails, name(g), "compiled with CGO_ENABLED=0, so it cannot load any plugin", "use the gateway's official build")
+		return r
+	case g.Shared:
+		file(Unknown, name(g), "a shared object, not a gateway binary", "name the gateway's own binary, such as /opt/tyk-gateway/tyk")
+	case len(g.Packages) == 0:
+		file(Unknown, name(g), "it has no package hashes: not a Go program that can load plugins, or its dynamic symbol table was removed",
+			"name the gateway's own binary as it was released, such as /opt/tyk-gateway/tyk")
+	}
+	if len(p.Packages) == 0 {
+		file(Unknown, name(p), "it has no package hashes: its dynamic symbol table was removed", "compare the file that the compiler wrote")
+	}
+	r.hashes(p, g, img)
+	r.libraries(p, g)
+	if p.PluginPath == "" {
+		// Seen with Go 1.26: plugin.Open fails with "could not find symbol" if the
+		// plugin exports anything at all.
+		file(Unknown, name(p), "the package that holds its functions cannot be found, as after -ldflags=-pluginpath", "compile it without -ldflags=-pluginpath")
+	}
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		switch {
+		case a.Verdict == b.Verdict:
+			return 0
+		case a.Verdict.worse(b.Verdict) == a.Verdict:
+			return -1
+		}
+		return 1
+	})
+	return r
+}
+
+// hashes does what the runtime does in plugin_lastmoduleinit.
+func (r *Result) hashes(p, g *Binary, img image) {
+	var unreadable []string
+	for _, pkg := range slices.Sorted(maps.Keys(p.Packages)) {
+		h, ok := g.Packages[pkg]
+		switch {
+		case ok:
+			r.Common++
+			if h != p.Packages[pkg] {
+				r.Mismatched = append(r.Mismatched, pkg)
+			}
+		case slices.Contains(g.Unreadable, pkg):
+			unreadable = append(unreadable, pkg)
+		}
+	}
+	for _, pkg := range p.Unreadable {
+		if _, ok := g.Packages[pkg]; ok || slices.Contains(g.Unreadable, pkg) {
+			unreadable = append(unreadable, pkg)
+		}
+	}
+	slices.Sort(unreadable)
+	if len(unreadable) > 0 {
+		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: "package hashes", Packages: unreadable,
+			Detail: fmt.Sprintf("%s cannot be read", count(len(unreadable), "hash", "hashes")), Remedy: "compare the files as the compiler wrote them"})
+	}
+	if len(r.Mismatched) > 0 {
+		for _, f := range explain(p, g, r.Mismatched, img) {
+			r.add(f)
+		}
+		return
+	}
+	// Every Go program holds the runtime.
+	if _, ok := p.Packages["runtime"]; !ok && len(p.Packages) > 0 || r.Common == 0 && r.Verdict == Loads {
+		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: "package hashes", Detail: "the runtime's is not among them, so the list is not whole",
+			Remedy: "compare the files as the compiler wrote them"})
+	}
+	// No release pair is known to differ in version alone and agree in all
+	// hashes, and a runtime that does not fit would crash the gateway.
+	if r.Verdict == Loads && p.GoVersion != g.GoVersion && p.GoVersion != "" && g.GoVersion != "" {
+		r.add(Finding{Verdict: Unknown, Kind: KindGo, Subject: "Go", Detail: versions(g.GoVersion, p.GoVersion) + ", although all hashes agree",
+			Remedy: img.recompile()})
+	}
+}
+
+// glibcParts are the libraries that one glibc release brings together, and
+// which therefore are where the gateway runs.
+var glibcParts = []string{"libc.so.6", "libpthread.so.0", "libdl.so.2", "libm.so.6", "librt.so.1", "libresolv.so.2",
+	"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "ld64.so.2"}
+
+func (r *Result) libraries(p, g *Binary) {
+	var foreign []string
+	for _, lib := range p.Libraries {
+		if !slices.Contains(glibcParts, lib) && !slices.Contains(g.Libraries, lib) {
+			foreign = append(foreign, lib)
+		}
+	}
+	if len(foreign) > 0 {
+		r.add(Finding{Verdict: Unknown, Kind: KindLibrary, Subject: strings.Join(foreign, ", "),
+			Detail: "needed by the plugin, not by the gateway", Remedy: "make sure that it is installed on every gateway host"})
+	}
+	if len(p.Undefined) > 0 {
+		r.add(Finding{Verdict: Unknown, Kind: KindLibrary, Subject: sample(p.Undefined),
+			Detail: "used by the plugin's C code, and promised by no library with a version", Remedy: "link the library that has it"})
+	}
+}
+
+func name(b *Binary) string {
+	if b.Name == "" {
+		return "file"
+	}
+	return path.Base(b.Name)
+}
+
+func machine(b *Binary) string {
+	if b.Arch != "" {
+		return b.Arch
+	}
+	return b.Machine
+}
+
+func mode(b *Binary) string {
+	if m := b.Settings["-buildmode"]; m != "" {
+		return " (-buildmode=" + m + ")"
+	}
+	return ""
+}
+
+func versions(gateway, plugin string) string {
+	return "gateway " + orNone(gateway) + ", plugin " + orNone(plugin)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// sample names the first few of a list.
+func sample(all []string) string {
+	const few = 3
+	if len(all) <= few {
+		return strings.Join(all, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(all[:few], ", "), len(all)-few)
+}

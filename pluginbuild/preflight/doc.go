@@ -1,0 +1,28 @@
+// Package preflight says whether a compiled Go plugin will load in a gateway
+// binary, by reading both files: nothing is loaded or executed, and neither
+// Docker nor a Go toolchain is needed.
+//
+// [Inspect] reads a file, also out of a bundle, an image's tar or a Debian
+// package; [Compare] and [CompareAll] judge what was read. The verdict rests on
+// what plugin.Open itself compares: the hash of every package that the plugin
+// and its host both hold, which the Go linker leaves in both dynamic symbol
+// tables, stripped or not. Build information only explains a difference: which
+// module, flag or Go version it comes from, and what to change.
+//
+// # Limits
+//
+// The verdict is of loading, not of working: code of the gateway that changed
+// without changing what other packages see of it loads with an old plugin. A
+// plugin's init functions may still panic, and the gateway's configuration may
+// name another file.
+//
+// Linux, ELF, 64-bit, little-endian: gateways for s390x cannot be checked.
+// Libraries of the host other than glibc are not looked at; a plugin that needs
+// one which the gateway does not need is [Unknown].
+//
+// Plugins of Go 1.19 and older carry neither a Go version nor a module list, and
+// those of GOPATH mode (gateways before 5.1) no module list, so that their
+// differences are told but hardly explained. Signatures of hooks come from
+// debug information and are unknown in stripped files; where that is too large
+// to read within bounds they are unknown too.
+package preflight

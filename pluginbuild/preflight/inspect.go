@@ -1,0 +1,220 @@
+package preflight
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"debug/buildinfo"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+)
+
+// Binary is what a plugin or a gateway binary says about itself.
+type Binary struct {
+	Name   string `json:"name"` // as the caller named it
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"` // lower-case hex
+
+	Class   string `json:"class"`   // "ELF64"; other classes are refused
+	Machine string `json:"machine"` // "EM_X86_64"
+	Arch    string `json:"arch"`    // the same in Go's words, "amd64"; empty for others
+	Shared  bool   `json:"shared"`  // a shared object, not an executable
+
+	Go         bool     `json:"go"`                   // compiled by Go
+	Plugin     bool     `json:"plugin"`               // a Go plugin (-buildmode=plugin)
+	PluginPath string   `json:"pluginPath,omitempty"` // two plugins of one path cannot both be loaded; empty if unknown
+	Exports    []Func   `json:"exports,omitempty"`    // what a manifest may name
+	Variables  []string `json:"variables,omitempty"`  // exported, but no hooks
+
+	GoVersion string            `json:"goVersion,omitempty"` // "go1.25.4"; empty before Go 1.13
+	Main      Module            `json:"main,omitzero"`
+	Modules   []Module          `json:"modules,omitempty"`  // sorted by path; empty for builds in GOPATH mode
+	Settings  map[string]string `json:"settings,omitempty"` // "-trimpath": "true"; empty before Go 1.18
+	GOAMD64   string            `json:"goamd64,omitempty"`  // "v1" to "v4"; empty if unknown or another machine
+
+	Libraries []string `json:"libraries,omitempty"` // shared libraries that must be there
+	Needs     []Need   `json:"needs,omitempty"`     // glibc versions, the highest for each library
+	Undefined []string `json:"undefined,omitempty"` // symbols of a shared object that no versioned library promises
+
+	// Packages holds the hash of every package linked, in hex, as plugin.Open
+	// compares it. Unreadable names those whose hash could not be read.
+	Packages   map[string]string `json:"-"`
+	Unreadable []string          `json:"unreadable,omitempty"`
+
+	path    string // of the main package, as the Go command recorded it
+	dynamic bool   // there is a dynamic symbol table, empty or not
+}
+
+// Module is a Go module that was linked.
+type Module struct {
+	Path    string  `json:"path"`
+	Version string  `json:"version,omitempty"` // "(devel)" for the main module and those of a workspace
+	Replace *Module `json:"replace,omitempty"` // what was compiled in its place
+}
+
+// Inspect reads a plugin or a gateway binary without loading or executing it;
+// for a running gateway, path is /proc/PID/exe. A file of 500 MB takes less
+// than a second and 64 MiB. A file that is no Go plugin is not an error: see
+// [Binary.Plugin]. Errors are of type [*Error].
+func Inspect(path string) (*Binary, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fail("inspect", path, bare(err))
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fail("inspect", path, bare(err))
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fail("inspect", path, fmt.Errorf("%w: it is not a regular file", ErrNotELF))
+	}
+	return InspectReaderAt(f, info.Size(), path)
+}
+
+// InspectReaderAt is [Inspect] for a file that is open or in memory. The name
+// is used for messages and to find the file that a manifest means.
+func InspectReaderAt(r io.ReaderAt, size int64, name string) (b *Binary, err error) {
+	// The debug packages of the standard library say that they are not hardened
+	// against hostile input.
+	defer func() {
+		if p := recover(); p != nil {
+			b, err = nil, fail("inspect", name, malformed("%v", p))
+		}
+	}()
+	o, err := openELF(r, size)
+	if err == nil {
+		b, err = o.inspect()
+	}
+	if err != nil {
+		// Within bounds that were checked, only a file that shrinks ends early.
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = malformed("it ends too early: %v", err)
+		}
+		return nil, fail("inspect", name, err)
+	}
+	b.Name, b.Size = name, size
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte, chunk)); err != nil {
+		return nil, fail("inspect", name, err)
+	}
+	b.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	return b, nil
+}
+
+func (o *object) inspect() (*Binary, error) {
+	b := &Binary{
+		Class:   "ELF64",
+		Machine: o.Machine.String(),
+		Arch:    arches[o.Machine],
+		Shared:  o.shared(),
+	}
+	b.buildInfo(&limited{o.r, maxHeaders})
+	var err error
+	if b.Libraries, err = o.needed(); err != nil {
+		return nil, err
+	}
+	if b.Needs, err = o.needs(); err != nil {
+		return nil, err
+	}
+	if tab, _, _ := o.table(elf.SHT_DYNSYM); tab != nil {
+		b.dynamic = true
+	}
+	if b.Packages, b.Unreadable, err = o.hashes(); err != nil {
+		return nil, err
+	}
+	b.Go = b.GoVersion != "" || len(b.Packages)+len(b.Unreadable) > 0
+	if b.Shared && b.Go {
+		err = o.plugin(b)
+	}
+	return b, err
+}
+
+var arches = map[elf.Machine]string{
+	elf.EM_X86_64:    "amd64",
+	elf.EM_AARCH64:   "arm64",
+	elf.EM_PPC64:     "ppc64le",
+	elf.EM_RISCV:     "riscv64",
+	elf.EM_LOONGARCH: "loong64",
+}
+
+// buildInfo fills in what the Go command recorded. Files without it remain to
+// be judged by their hashes: Go before 1.13 wrote none, and other compilers.
+func (b *Binary) buildInfo(r io.ReaderAt) {
+	info, err := buildinfo.Read(r)
+	if err != nil {
+		return
+	}
+	b.GoVersion = info.GoVersion
+	b.Main = *module(&info.Main)
+	for _, m := range info.Deps {
+		b.Modules = append(b.Modules, *module(m))
+	}
+	slices.SortFunc(b.Modules, func(x, y Module) int { return cmp.Compare(x.Path, y.Path) })
+	b.Settings = make(map[string]string, len(info.Settings))
+	for _, s := range info.Settings {
+		b.Settings[s.Key] = s.Value
+	}
+	b.GOAMD64 = b.Settings["GOAMD64"]
+	b.path = info.Path
+}
+
+func module(m *debug.Module) *Module {
+	out := &Module{Path: m.Path, Version: m.Version}
+	if m.Replace != nil {
+		out.Replace = module(m.Replace)
+	}
+	return out
+}
+
+// plugin finds out whether a shared object is a Go plugin, and what it offers.
+func (o *object) plugin(b *Binary) error {
+	mains, err := o.mainPackages(b.Packages)
+	if err != nil {
+		return err
+	}
+	b.PluginPath = pluginPath(mains, b.path)
+	// Builds of Go before 1.18 do not record their mode; there, as in c-shared
+	// libraries, a package named main says that it is none.
+	mode, known := b.Settings["-buildmode"]
+	b.Plugin = mode == "plugin" || (!known && b.PluginPath != "")
+	if !b.Plugin {
+		b.PluginPath = ""
+		return nil
+	}
+	var funcs []string
+	if funcs, b.Variables, b.Undefined, err = o.exports(b.PluginPath); err != nil {
+		return err
+	}
+	var compiler string
+	b.Exports, compiler = o.signatures(b.PluginPath, funcs)
+	b.GoVersion = cmp.Or(b.GoVersion, compiler)
+	return nil
+}
+
+// pluginPath picks the plugin's own package from those with a function main,
+// which others may have too: a plain func main outside package main is legal.
+func pluginPath(mains []string, built string) string {
+	mains = slices.DeleteFunc(slices.Clone(mains), func(p string) bool { return p == "main" || p == "runtime" })
+	for _, p := range mains {
+		// Files on the command line get the path plugin/unnamed-HASH.
+		if p == built || len(mains) == 1 || (built == "command-line-arguments" && strings.HasPrefix(p, "plugin/unnamed-")) {
+			return p
+		}
+	}
+	return ""
+}
+
+// bare takes the path out of an error whose message names it anyway.
+func bare(err error) error {
+	if e, ok := errors.AsType[*os.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}

@@ -1,0 +1,161 @@
+package preflight
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bufio"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxSpool is how much an archive member may grow to in the temporary
+// directory; gateways of 2026 have 545 MB.
+const maxSpool = 4 << 30
+
+// InspectZip inspects members of a bundle, or all that end in .so if none is
+// named. Each is copied to a file in the temporary directory that is gone when
+// the call returns. The names of the result are those of the members.
+func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error) {
+	const op, archive = "read", "bundle"
+	z, err := zip.NewReader(r, size)
+	if err != nil {
+		return nil, fail(op, archive, malformed("%v", err))
+	}
+	var found []*Binary
+	for _, f := range z.File {
+		if f.FileInfo().IsDir() || len(members) == 0 && !strings.HasSuffix(f.Name, ".so") || len(members) > 0 && !slices.Contains(members, f.Name) {
+			continue
+		}
+		if f.UncompressedSize64 > maxSpool {
+			return nil, fail(op, f.Name, malformed("it claims %d bytes", f.UncompressedSize64))
+		}
+		m, err := f.Open()
+		if err != nil {
+			return nil, fail(op, f.Name, malformed("%v", err))
+		}
+		b, err := spool(m, f.Name)
+		_ = m.Close()
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, b)
+	}
+	for _, m := range members {
+		if !slices.ContainsFunc(found, func(b *Binary) bool { return b.Name == m }) {
+			return nil, fail(op, archive, fmt.Errorf("%w: %s", ErrNoMember, m))
+		}
+	}
+	if len(found) == 0 {
+		return nil, fail(op, archive, fmt.Errorf("%w: none ends in .so", ErrNoMember))
+	}
+	return found, nil
+}
+
+// InspectTar inspects one member of a tar: what docker cp writes, or
+// dpkg-deb --fsys-tarfile. An empty member stands for the first regular file. It
+// reads up to the end of that member, and copies it as [InspectZip] does.
+func InspectTar(r io.Reader, member string) (*Binary, error) {
+	const op = "read tar"
+	want := clean(member)
+	for t := tar.NewReader(r); ; {
+		h, err := t.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, fail(op, member, ErrNoMember)
+		case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum):
+			return nil, fail(op, member, malformed("%v", err))
+		case err != nil:
+			return nil, fail(op, member, err)
+		case member != "" && clean(h.Name) != want:
+			continue
+		case h.Typeflag == tar.TypeReg:
+			return spool(t, h.Name)
+		case member != "" && h.Linkname != "":
+			return nil, fail(op, member, fmt.Errorf("%w: it is a link; ask for %s", ErrNoMember, h.Linkname))
+		case member != "":
+			return nil, fail(op, member, fmt.Errorf("%w: it is not a regular file", ErrNoMember))
+		}
+	}
+}
+
+// clean makes "./opt/tyk" and "/opt/tyk" the same.
+func clean(name string) string { return path.Clean("/" + name) }
+
+// InspectDeb inspects one file of a Debian package, such as
+// /opt/tyk-gateway/tyk. Its data may be a plain tar or, as in Tyk's packages,
+// compressed with gzip; for others pass dpkg-deb --fsys-tarfile to [InspectTar].
+func InspectDeb(r io.Reader, member string) (*Binary, error) {
+	const op, archive = "read", "Debian package"
+	in := bufio.NewReader(r)
+	magic := make([]byte, 8)
+	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != "!<arch>\n" {
+		return nil, fail(op, archive, malformed("it does not begin with the mark of one"))
+	}
+	for {
+		// Name, time, owner, group, mode, size: see ar(5).
+		h := make([]byte, 60)
+		if _, err := io.ReadFull(in, h); errors.Is(err, io.EOF) {
+			return nil, fail(op, archive, malformed("it has no data member"))
+		} else if err != nil {
+			return nil, fail(op, archive, malformed("%v", err))
+		}
+		name := strings.TrimSuffix(strings.TrimSpace(string(h[:16])), "/")
+		size, err := strconv.ParseInt(strings.TrimSpace(string(h[48:58])), 10, 64)
+		if err != nil || size < 0 || string(h[58:]) != "`\n" {
+			return nil, fail(op, archive, malformed("member %q has a damaged header", name))
+		}
+		data := io.LimitReader(in, size)
+		switch {
+		case name == "data.tar":
+			return InspectTar(data, member)
+		case name == "data.tar.gz":
+			z, err := gzip.NewReader(data)
+			if err != nil {
+				return nil, fail(op, archive, malformed("%v", err))
+			}
+			return InspectTar(z, member)
+		case strings.HasPrefix(name, "data.tar"):
+			return nil, fail(op, archive, fmt.Errorf("%w: %s", ErrCompression, name))
+		}
+		// Members begin at even offsets.
+		if _, err := io.CopyN(io.Discard, in, size+size%2); err != nil {
+			return nil, fail(op, archive, malformed("member %q is cut off", name))
+		}
+	}
+}
+
+// spool copies a stream to a file without a name, as inspecting needs to seek.
+func spool(r io.Reader, name string) (*Binary, error) {
+	f, err := os.CreateTemp("", "preflight-*")
+	if err != nil {
+		return nil, fail("inspect", name, err)
+	}
+	defer func() { _ = f.Close() }()
+	// Removed while open, so that not even a kill leaves it behind.
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, fail("inspect", name, err)
+	}
+	n, err := io.Copy(f, io.LimitReader(r, maxSpool+1))
+	switch {
+	case err != nil && isWrite(err):
+		return nil, fail("inspect", name, fmt.Errorf("copy to %s: %w", os.TempDir(), err))
+	case err != nil:
+		return nil, fail("inspect", name, malformed("%v", err))
+	case n > maxSpool:
+		return nil, fail("inspect", name, malformed("it is larger than %d GiB", maxSpool>>30))
+	}
+	return InspectReaderAt(f, n, name)
+}
+
+// isWrite tells a failure of our copy from one of the archive.
+func isWrite(err error) bool {
+	e, ok := errors.AsType[*os.PathError](err)
+	return ok && e.Op == "write"
+}

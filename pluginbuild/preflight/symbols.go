@@ -1,0 +1,251 @@
+package preflight
+
+import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	chunk       = 1 << 20
+	symSize     = 24
+	maxPackages = 1 << 17
+	maxNames    = 16 << 20 // bytes of all package names together
+	maxHash     = 128
+	maxExports  = 1 << 16
+)
+
+// hashMark begins the names of the symbols that plugin.Open compares, after
+// "go:" (Go 1.20 and newer) or "go." (up to 1.19).
+var hashMark = []byte("link.pkghashbytes.")
+
+// hashes returns the hash of every package that the linker left in the dynamic
+// symbol table, in hex, and those packages whose hash could not be read. Names
+// are found by one pass over the string table, which finds 3,816 of 857,032
+// without holding the rest, and values by one pass over the symbols.
+func (o *object) hashes() (hash map[string]string, unreadable []string, err error) {
+	tab, names, err := o.table(elf.SHT_DYNSYM)
+	if tab == nil || err != nil {
+		return nil, nil, err
+	}
+	at := map[uint32]string{}
+	total := 0
+	err = scan(io.NewSectionReader(o.r, int64(names.Offset), int64(names.FileSize)), func(off uint32, pkg string) error {
+		if total += len(pkg); len(at) == maxPackages || total > maxNames {
+			return malformed("more package names than any Go program has")
+		}
+		at[off] = pkg
+		return nil
+	})
+	if err != nil || len(at) == 0 {
+		return nil, nil, err
+	}
+	hash = make(map[string]string, len(at))
+	err = o.symbols(tab, func(_ int, s symbol) error {
+		pkg, ok := at[s.name]
+		if !ok || s.undefined() {
+			return nil
+		}
+		if s.size == 0 || s.size > maxHash {
+			unreadable = append(unreadable, pkg)
+			return nil
+		}
+		b, err := o.loaded(s.value, s.size)
+		if err != nil {
+			unreadable = append(unreadable, pkg)
+			return nil
+		}
+		// A second definition is never written by a linker, so neither is right.
+		if _, twice := hash[pkg]; twice {
+			unreadable = append(unreadable, pkg)
+		}
+		hash[pkg] = hex.EncodeToString(b)
+		return nil
+	})
+	if len(unreadable) > maxPackages {
+		return nil, nil, malformed("more package hashes than any Go program has")
+	}
+	for _, pkg := range unreadable {
+		delete(hash, pkg)
+	}
+	slices.Sort(unreadable)
+	return hash, slices.Compact(unreadable), err
+}
+
+// scan calls found for every name of a package hash in a string table. Linkers
+// may store a name as the tail of another one, so a match need not follow a NUL.
+func scan(r *io.SectionReader, found func(off uint32, pkg string) error) error {
+	const lead = len("go:")
+	buf := make([]byte, chunk+lead+len(hashMark)+maxName)
+	for pos := int64(0); pos < r.Size(); pos += chunk {
+		n, err := r.ReadAt(buf[:min(int64(len(buf)), r.Size()-pos)], pos)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		for i := lead; i < n; {
+			j := bytes.Index(buf[i:n], hashMark)
+			if j < 0 {
+				break
+			}
+			start := i + j - lead
+			if start >= chunk {
+				break // the next round sees it in full
+			}
+			i += j + len(hashMark)
+			if p := string(buf[start : start+lead]); p != "go:" && p != "go." {
+				continue
+			}
+			end := bytes.IndexByte(buf[i:min(n, i+maxName)], 0)
+			if end < 0 {
+				return malformed("a package name of more than %d bytes, or cut off", maxName)
+			}
+			if err := found(uint32(pos)+uint32(start), string(buf[i:i+end])); err != nil {
+				return err
+			}
+			i += end
+		}
+	}
+	return nil
+}
+
+// symbol is one entry of a symbol table, its name still an offset.
+type symbol struct {
+	name        uint32
+	info        byte
+	section     uint16
+	value, size uint64
+}
+
+func (s symbol) undefined() bool   { return elf.SectionIndex(s.section) == elf.SHN_UNDEF }
+func (s symbol) kind() elf.SymType { return elf.ST_TYPE(s.info) }
+
+// symbols calls each for every symbol of a table, reading it in chunks.
+func (o *object) symbols(tab *elf.Section, each func(i int, s symbol) error) error {
+	if tab.Entsize != symSize || tab.FileSize%symSize != 0 {
+		return malformed("section %s has entries of %d bytes", tab.Name, tab.Entsize)
+	}
+	le := binary.LittleEndian
+	buf := make([]byte, min(chunk/symSize*symSize, tab.FileSize))
+	i := 0
+	for pos := uint64(0); pos < tab.FileSize; pos += uint64(len(buf)) {
+		p := buf[:min(uint64(len(buf)), tab.FileSize-pos)]
+		if _, err := o.r.ReadAt(p, int64(tab.Offset+pos)); err != nil {
+			return fmt.Errorf("read symbols: %w", err)
+		}
+		for ; len(p) > 0; p = p[symSize:] {
+			s := symbol{name: le.Uint32(p), info: p[4], section: le.Uint16(p[6:]), value: le.Uint64(p[8:]), size: le.Uint64(p[16:])}
+			if err := each(i, s); err != nil {
+				return err
+			}
+			i++
+		}
+	}
+	return nil
+}
+
+// mainPackages returns those packages that have a function main: the plugin's
+// path is among them, and nearly always alone.
+func (o *object) mainPackages(packages map[string]string) ([]string, error) {
+	symbolOf := make(map[string]string, len(packages))
+	for pkg := range packages {
+		symbolOf[escape(pkg)+".main"] = pkg
+	}
+	var mains []string
+	err := o.names(func(name string, s symbol, _ bool) error {
+		if pkg, ok := symbolOf[name]; ok && !s.undefined() && s.kind() == elf.STT_FUNC && len(mains) < maxPackages {
+			mains = append(mains, pkg)
+		}
+		return nil
+	})
+	return mains, err
+}
+
+// exports returns the exported functions and variables of the plugin's own
+// package, and those undefined symbols that no versioned library promises.
+func (o *object) exports(pluginPath string) (funcs, vars, undefined []string, err error) {
+	prefix := escape(pluginPath) + "."
+	err = o.names(func(name string, s symbol, versioned bool) error {
+		if len(funcs)+len(vars)+len(undefined) >= maxExports {
+			return malformed("more exported symbols than any plugin has")
+		}
+		if s.undefined() {
+			if elf.ST_BIND(s.info) == elf.STB_GLOBAL && !versioned && name != "" {
+				undefined = append(undefined, name)
+			}
+			return nil
+		}
+		ident, ok := strings.CutPrefix(name, prefix)
+		if !ok || pluginPath == "" || !exported(ident) {
+			return nil
+		}
+		if s.kind() == elf.STT_FUNC {
+			funcs = append(funcs, ident)
+		} else {
+			vars = append(vars, ident)
+		}
+		return nil
+	})
+	slices.Sort(funcs)
+	slices.Sort(vars)
+	slices.Sort(undefined)
+	return funcs, vars, undefined, err
+}
+
+// names calls each for every dynamic symbol with its name, and with whether it
+// is bound to a version of a library, which is looked up for undefined ones.
+func (o *object) names(each func(name string, s symbol, versioned bool) error) error {
+	tab, names, err := o.table(elf.SHT_DYNSYM)
+	if tab == nil || err != nil {
+		return err
+	}
+	str := &strtab{r: o.r, sec: names}
+	return o.symbols(tab, func(i int, s symbol) error {
+		name, err := str.at(uint64(s.name))
+		if err != nil {
+			return err
+		}
+		return each(name, s, s.undefined() && o.versioned(i))
+	})
+}
+
+// versioned says whether symbol i is bound to a version; 0 and 1 stand for
+// local and for any.
+func (o *object) versioned(i int) bool {
+	var v [2]byte
+	for _, s := range o.Sections {
+		if s.Type == elf.SHT_GNU_VERSYM && uint64(i) < s.FileSize/2 {
+			_, err := o.r.ReadAt(v[:], int64(s.Offset)+2*int64(i))
+			return err == nil && binary.LittleEndian.Uint16(v[:])&0x7fff > 1
+		}
+	}
+	return false
+}
+
+func exported(ident string) bool {
+	first, _ := utf8.DecodeRuneInString(ident)
+	return unicode.IsUpper(first) && !strings.ContainsFunc(ident, func(r rune) bool {
+		return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	})
+}
+
+// escape spells an import path as the linker does in symbol names: dots of the
+// last element, quotes, percent signs and what is not printable ASCII in hex.
+func escape(path string) string {
+	var b strings.Builder
+	last := strings.LastIndexByte(path, '/')
+	for i := range len(path) {
+		if c := path[i]; c <= ' ' || c == '%' || c == '"' || c >= 0x7f || (c == '.' && i > last) {
+			fmt.Fprintf(&b, "%%%02x", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
