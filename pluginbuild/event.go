@@ -7,7 +7,7 @@ import "time"
 type Event struct {
 	Stage   string        // what is going on: "go mod tidy", "pull", "compile"
 	Kind    EventKind     // says which of the fields below mean something
-	Line    string        // Output: one line without its end
+	Line    string        // Output: one line without its end. Progress: what is done to Part, such as "Downloading"
 	Stderr  bool          // Output: where the line was written
 	Part    string        // Progress: which part of the stage, such as an image layer
 	Current int64         // Progress: bytes so far

@@ -9,6 +9,8 @@
 //	err N TEXT     the same to standard error
 //	write TEXT     leave a file of that content under the expected name
 //	touch NAME     leave an empty file of that name in the plugin's source
+//	cat PATH       print a file or its error
+//	env NAME       print a variable
 //	deaf           ignore SIGTERM from here on
 //	memory         allocate until something stops it
 //	sleep          wait for ever
@@ -295,6 +297,14 @@ func (b *build) script(lines []string) error {
 			if err := os.WriteFile(filepath.Join(source, arg), nil, 0o755); err != nil {
 				return err
 			}
+		case "cat":
+			data, err := os.ReadFile(arg)
+			if err != nil {
+				data = []byte(err.Error() + "\n")
+			}
+			_, _ = os.Stdout.Write(data)
+		case "env":
+			fmt.Println(arg + "=" + os.Getenv(arg))
 		case "deaf":
 			signal.Ignore(syscall.SIGTERM)
 		case "memory":

@@ -1,0 +1,126 @@
+package pluginbuild
+
+import (
+	"archive/tar"
+	"context"
+	"debug/buildinfo"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"example.com/tykupgrade/internal/atomicfile"
+)
+
+// Artifact is a compiled plugin.
+type Artifact struct {
+	Path        string          `json:"path"`
+	Size        int64           `json:"size"`
+	SHA256      string          `json:"sha256"`
+	Release     string          `json:"release"`
+	GOOS        string          `json:"goos"`
+	GOARCH      string          `json:"goarch"`
+	Image       string          `json:"image"`                  // reference
+	ImageID     string          `json:"image_id"`               // digest of the image's configuration
+	ImageDigest string          `json:"image_digest,omitempty"` // of the registry's manifest; none for images that came from a file
+	GoVersion   string          `json:"go_version,omitempty"`   // as the file says: "go1.19.13"; Go 1.12 left nothing
+	ModulePath  string          `json:"module_path,omitempty"`  // the plugin's; none where it was built without modules
+	Modules     []ModuleVersion `json:"modules,omitempty"`      // linked into the plugin, as the file says
+}
+
+// ModuleVersion is one module in a plugin.
+type ModuleVersion struct {
+	Path    string `json:"path"`
+	Version string `json:"version,omitempty"` // "(devel)" for those of the compiler's workspace
+	Replace string `json:"replace,omitempty"` // path@version that took its place
+}
+
+// machines are the processors that gateways are packaged for.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "s390x": elf.EM_S390}
+
+// collect fetches the plugin, under the one name that the release's compiler
+// gives it: the script moves other .so files too.
+func (b *Builder) collect(ctx context.Context, id string, q *Request, img found) (Artifact, error) {
+	name := q.output()
+	object := filepath.Join(q.OutputDir, name)
+	a := Artifact{
+		Path: object, Release: q.Release.Version.String(), GOOS: q.GOOS, GOARCH: q.GOARCH,
+		Image: img.ref, ImageID: img.id, ImageDigest: img.digest,
+	}
+	body, _, err := b.docker.CopyFromContainer(ctx, id, "/"+sourceDir+"/"+name)
+	if err != nil {
+		e := fail(ctx, StageCollect, object, err)
+		if errdefs.IsNotFound(err) {
+			e.hint = "the compiler ended well but left no file of the name that this release gives it; is the image that of the release?"
+		}
+		return a, e
+	}
+	defer body.Close()
+	var bad error // of the check, to tell it from a full disk
+	sum, err := atomicfile.Write(ctx, object, atomicfile.Options{Mode: 0o644, Check: func(f *os.File) error {
+		bad = inspect(f, &a, q.Release.Compiler.Mode == Workspace)
+		return bad
+	}}, func(w io.Writer) error {
+		t := tar.NewReader(body)
+		h, err := t.Next()
+		if err != nil {
+			return fmt.Errorf("read the engine's answer: %w", err)
+		}
+		if h.Typeflag != tar.TypeReg {
+			return fmt.Errorf("%s in the container is not a regular file", name)
+		}
+		_, err = io.Copy(w, t)
+		return err
+	})
+	if err != nil {
+		e := fail(ctx, StageCollect, object, err)
+		if bad != nil {
+			e.hint = "the image does not do what the release's official compiler does; nothing was put in place"
+		}
+		return a, e
+	}
+	a.Size, a.SHA256 = sum.Size, sum.SHA256
+	return a, nil
+}
+
+// inspect checks that f is a plugin for the architecture asked for, and reads
+// what Go left in it.
+func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
+	e, err := elf.NewFile(f)
+	if err != nil {
+		return fmt.Errorf("the compiler's result is no ELF file: %w", err)
+	}
+	switch {
+	case e.Type != elf.ET_DYN:
+		return fmt.Errorf("the compiler's result is not a shared object but %s", e.Type)
+	case e.Machine != machines[a.GOARCH]:
+		return fmt.Errorf("the compiler's result is for %s, not for %s", strings.TrimPrefix(e.Machine.String(), "EM_"), a.GOARCH)
+	}
+	info, err := buildinfo.Read(f)
+	if err != nil {
+		// Outside of module mode Go 1.12 left no build information.
+		if modules {
+			return fmt.Errorf("the compiler's result is not from Go: %w", err)
+		}
+		return nil
+	}
+	a.GoVersion, a.ModulePath = info.GoVersion, info.Main.Path
+	for _, s := range info.Settings {
+		if s.Key == "-buildmode" && s.Value != "plugin" {
+			return errors.New("the compiler's result was built with -buildmode=" + s.Value + ", not as a plugin")
+		}
+	}
+	for _, m := range info.Deps {
+		v := ModuleVersion{Path: m.Path, Version: m.Version}
+		if m.Replace != nil {
+			v.Replace = at(m.Replace.Path, m.Replace.Version)
+		}
+		a.Modules = append(a.Modules, v)
+	}
+	return nil
+}

@@ -1,0 +1,231 @@
+package pluginbuild
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	cliconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/connhelper"
+	"github.com/docker/cli/cli/context/store"
+	"github.com/docker/docker/api/types"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/registry"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/docker/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Docker is what this package calls of an engine. *client.Client of
+// github.com/docker/docker/client has it, best as [Connect] returns it.
+type Docker interface {
+	Ping(ctx context.Context) (types.Ping, error)
+
+	ImageInspect(ctx context.Context, ref string, o ...client.ImageInspectOption) (image.InspectResponse, error)
+	ImagePull(ctx context.Context, ref string, o image.PullOptions) (io.ReadCloser, error)
+	ImageLoad(ctx context.Context, tar io.Reader, o ...client.ImageLoadOption) (image.LoadResponse, error)
+	ImageRemove(ctx context.Context, ref string, o image.RemoveOptions) ([]image.DeleteResponse, error)
+
+	ContainerCreate(ctx context.Context, c *container.Config, h *container.HostConfig, n *network.NetworkingConfig, p *ocispec.Platform, name string) (container.CreateResponse, error)
+	ContainerAttach(ctx context.Context, id string, o container.AttachOptions) (types.HijackedResponse, error)
+	ContainerWait(ctx context.Context, id string, c container.WaitCondition) (<-chan container.WaitResponse, <-chan error)
+	ContainerStart(ctx context.Context, id string, o container.StartOptions) error
+	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
+	ContainerRemove(ctx context.Context, id string, o container.RemoveOptions) error
+	ContainerList(ctx context.Context, o container.ListOptions) ([]container.Summary, error)
+	CopyToContainer(ctx context.Context, id, dir string, tar io.Reader, o container.CopyToContainerOptions) error
+	CopyFromContainer(ctx context.Context, id, path string) (io.ReadCloser, container.PathStat, error)
+
+	VolumeCreate(ctx context.Context, o volume.CreateOptions) (volume.Volume, error)
+	VolumeList(ctx context.Context, o volume.ListOptions) (volume.ListResponse, error)
+	VolumeRemove(ctx context.Context, name string, force bool) error
+}
+
+var _ Docker = (*client.Client)(nil)
+
+// ConnectOptions says which engine to use. The zero value finds it as the
+// docker command does: DOCKER_HOST, DOCKER_CONTEXT, the current context of
+// config.json, the local socket.
+type ConnectOptions struct {
+	Host      string // unix:///run/docker.sock, tcp://host:2376, ssh://user@host
+	Context   string // name of a docker context; not together with Host
+	ConfigDir string // "": $DOCKER_CONFIG, else ~/.docker
+}
+
+// Connect returns a client for an engine, with version negotiation. It reads
+// configuration files and dials nothing; the first call of a [Builder] does.
+// TLS comes from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, or from the context.
+// For ssh:// hosts the system's ssh runs `docker system dial-stdio` there, so
+// its keys, agent and configuration count; each API call is one ssh process.
+//
+// Errors are an [Error] of [StageConnect]; no retry helps. Close the client
+// after use.
+func Connect(o ConnectOptions) (*client.Client, error) {
+	c, err := connect(o)
+	if err != nil {
+		object := o.Host
+		if object == "" && o.Context != "" {
+			object = "context " + o.Context
+		}
+		if object == "" {
+			object = "the Docker engine"
+		}
+		return nil, &Error{Stage: StageConnect, Object: object, Err: err}
+	}
+	return c, nil
+}
+
+func connect(o ConnectOptions) (*client.Client, error) {
+	if o.Host != "" && o.Context != "" {
+		return nil, errors.New("both a host and a context are given; choose one")
+	}
+	opts := []client.Opt{client.WithAPIVersionNegotiation(), client.WithVersionFromEnv()}
+	host, name := o.Host, o.Context
+	if host == "" && name == "" {
+		host = os.Getenv("DOCKER_HOST")
+	}
+	if host == "" && name == "" {
+		if name = os.Getenv("DOCKER_CONTEXT"); name == "" {
+			config, err := cliconfig.Load(configDir(o.ConfigDir))
+			if err != nil {
+				return nil, err
+			}
+			name = config.CurrentContext
+		}
+	}
+	if name != "" && name != "default" {
+		endpoint, transport, err := readContext(configDir(o.ConfigDir), name)
+		if err != nil {
+			return nil, err
+		}
+		host = endpoint
+		if transport != nil {
+			opts = append(opts, client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}))
+		}
+	} else {
+		opts = append(opts, client.WithTLSClientConfigFromEnv())
+	}
+	if host == "" {
+		return client.NewClientWithOpts(opts...)
+	}
+	helper, err := connhelper.GetConnectionHelper(host)
+	if err != nil {
+		return nil, err
+	}
+	if helper != nil {
+		opts = append(opts,
+			client.WithHTTPClient(&http.Client{Transport: &http.Transport{DialContext: helper.Dialer}}),
+			client.WithHost(helper.Host), client.WithDialContext(helper.Dialer))
+	} else {
+		opts = append(opts, client.WithHost(host))
+	}
+	return client.NewClientWithOpts(opts...)
+}
+
+func configDir(dir string) string {
+	if dir == "" {
+		dir = os.Getenv("DOCKER_CONFIG")
+	}
+	if dir == "" {
+		if home, err := os.UserHomeDir(); err == nil {
+			dir = filepath.Join(home, ".docker")
+		}
+	}
+	return dir
+}
+
+// readContext returns the address of a docker context, and a transport where
+// the context has TLS settings.
+func readContext(configDir, name string) (string, *http.Transport, error) {
+	const endpoint = "docker"
+	type meta struct {
+		Host          string
+		SkipTLSVerify bool
+	}
+	s := store.New(filepath.Join(configDir, "contexts"), store.NewConfig(
+		func() any { return &map[string]any{} },
+		store.EndpointTypeGetter(endpoint, func() any { return &meta{} })))
+	data, err := s.GetMetadata(name)
+	if err != nil {
+		return "", nil, fmt.Errorf("docker context %q: %w", name, err)
+	}
+	m, ok := data.Endpoints[endpoint].(meta)
+	if !ok || m.Host == "" {
+		return "", nil, fmt.Errorf("docker context %q names no Docker engine", name)
+	}
+	files, err := s.ListTLSFiles(name)
+	if err != nil {
+		return "", nil, fmt.Errorf("docker context %q: TLS files: %w", name, err)
+	}
+	if len(files[endpoint]) == 0 && !m.SkipTLSVerify {
+		return m.Host, nil, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: m.SkipTLSVerify}
+	pem := map[string][]byte{}
+	for _, file := range files[endpoint] {
+		if pem[file], err = s.GetTLSData(name, endpoint, file); err != nil {
+			return "", nil, fmt.Errorf("docker context %q: %w", name, err)
+		}
+	}
+	if ca := pem["ca.pem"]; ca != nil {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(ca) {
+			return "", nil, fmt.Errorf("docker context %q: no certificate in its ca.pem", name)
+		}
+	}
+	if pem["cert.pem"] != nil {
+		pair, err := tls.X509KeyPair(pem["cert.pem"], pem["key.pem"])
+		if err != nil {
+			return "", nil, fmt.Errorf("docker context %q: client certificate: %w", name, err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return m.Host, &http.Transport{TLSClientConfig: config}, nil
+}
+
+// AuthFunc finds the credentials for a registry, named as config.json names
+// it: "https://index.docker.io/v1/" for Docker Hub, else host[:port]. Empty
+// credentials mean anonymous access.
+type AuthFunc func(ctx context.Context, registry string) (registry.AuthConfig, error)
+
+// ConfigAuth reads credentials from config.json of a directory ("" as in
+// [ConnectOptions]), through credential helpers where it names some.
+func ConfigAuth(dir string) AuthFunc {
+	return func(ctx context.Context, host string) (registry.AuthConfig, error) {
+		type answer struct {
+			auth registry.AuthConfig
+			err  error
+		}
+		// Helpers cannot be cancelled, and may wait for a person.
+		got := make(chan answer, 1)
+		go func() {
+			config, err := cliconfig.Load(configDir(dir))
+			if err != nil {
+				got <- answer{err: err}
+				return
+			}
+			a, err := config.GetAuthConfig(host)
+			if err != nil {
+				err = fmt.Errorf("credentials for %s from %s: %w", host, config.Filename, err)
+			}
+			got <- answer{registry.AuthConfig{
+				Username: a.Username, Password: a.Password, Auth: a.Auth, ServerAddress: a.ServerAddress,
+				IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
+			}, err}
+		}()
+		select {
+		case a := <-got:
+			return a.auth, a.err
+		case <-ctx.Done():
+			return registry.AuthConfig{}, ended(ctx)
+		}
+	}
+}

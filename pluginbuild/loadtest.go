@@ -1,0 +1,120 @@
+package pluginbuild
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/docker/docker/api/types/container"
+)
+
+// Verdict is what a gateway said of a plugin.
+type Verdict struct {
+	Loads  bool   `json:"loads"`
+	Reason string `json:"reason,omitempty"` // in the gateway's words, when it does not load
+	Output string `json:"output,omitempty"` // the end of what the gateway printed
+}
+
+var symbolRule = regexp.MustCompile(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
+
+// LoadTest lets the gateway in the compiler image load a plugin and look up a
+// hook: `tyk plugin load`. The plugin's own init code runs there, in a container
+// without network. Releases whose image has no gateway (before 5.2.3), and
+// plugins for other processors than amd64, match [ErrUnsupported].
+//
+// A plugin that does not load is a verdict and no error; errors are about the
+// test itself.
+func (b *Builder) LoadTest(ctx context.Context, r Release, i Image, plugin, symbol string) (Verdict, error) {
+	if r.Version == nil {
+		return Verdict{}, refuse("load test", "no release given; Lookup finds one")
+	}
+	object := filepath.Base(plugin) + " in " + r.Version.String()
+	if !r.Compiler.Gateway {
+		return Verdict{}, fmt.Errorf("load test %s: %w: its compiler image carries no gateway; package preflight compares plugin and gateway without running either", object, ErrUnsupported)
+	}
+	if !symbolRule.MatchString(symbol) {
+		return Verdict{}, refuse("load test "+object, "symbol %q is not an exported Go name", symbol)
+	}
+	if err := b.checkOptions("load test " + object); err != nil {
+		return Verdict{}, err
+	}
+	f, err := os.Open(plugin)
+	if err != nil {
+		return Verdict{}, refuse("load test "+object, "%w", err)
+	}
+	defer f.Close()
+	if err := inspect(f, &Artifact{GOARCH: "amd64"}, false); err != nil {
+		return Verdict{}, fmt.Errorf("load test %s: %w: %w", object, ErrUnsupported, err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return Verdict{}, refuse("load test "+object, "%w", err)
+	}
+	if err := b.stage(StageConnect, func() error { return b.connect(ctx) }); err != nil {
+		return Verdict{}, err
+	}
+	var img found
+	if err := b.stage(StagePull, func() error {
+		img, err = b.ensureImage(ctx, &Request{Release: r, Image: i})
+		return err
+	}); err != nil {
+		return Verdict{}, err
+	}
+	h := b.hostConfig(nil)
+	h.NetworkMode = "none"
+	name := filepath.Base(plugin)
+	res, err := b.runJob(ctx, job{
+		kind: "loadtest", stage: StageLoad, name: object, release: &r,
+		config: &container.Config{
+			Image: img.id, Entrypoint: []string{"/usr/local/bin/tyk"},
+			Cmd: []string{"plugin", "load", "-f", "/" + sourceDir + "/" + name, "-s", symbol},
+		},
+		host: h,
+		upload: func(w io.Writer) error {
+			t := tar.NewWriter(w)
+			hdr := header(sourceDir+"/"+name, tar.TypeReg, 0o644)
+			hdr.Size = info.Size()
+			if err := t.WriteHeader(hdr); err != nil {
+				return err
+			}
+			if _, err := io.Copy(t, io.NewSectionReader(f, 0, info.Size())); err != nil {
+				return err
+			}
+			return t.Close()
+		},
+	})
+	v := Verdict{Loads: err == nil, Output: strings.TrimSpace(res.stdout + res.stderr)}
+	var e *Error
+	// A gateway that crashes while loading, as for a plugin of another Go
+	// release, has judged it too; one that was killed or is missing has not.
+	if errors.As(err, &e) && e.Stage == StageLoad && e.ExitCode > 0 && e.ExitCode < 126 && !e.OOMKilled {
+		v.Reason = loadReason(e.Output)
+		return v, nil
+	}
+	return v, err
+}
+
+// loadReason picks the gateway's own words: the line of its error, or the first
+// of a crash.
+func loadReason(output string) string {
+	first := ""
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if _, reason, ok := strings.Cut(line, "unexpected error: "); ok {
+			return reason
+		}
+		if strings.HasPrefix(line, "fatal error: ") || strings.HasPrefix(line, "panic: ") {
+			return line
+		}
+		if first == "" {
+			first = line
+		}
+	}
+	return first
+}
