@@ -14,7 +14,7 @@ import (
 // public packages never reach each other.
 var rules = map[string]deptest.Rule{
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
-	"debpkg/rollout": {Own: map[string]string{"internal/atomicfile": "stores the map file of a blue-green switch durably"}},
+	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "stores the map file of a blue-green switch durably"}},
 }
 
 // internalRules does the same for the internal packages that public ones use.
