@@ -1,18 +1,14 @@
 package pluginbuild
 
 import (
-	"bytes"
-	_ "embed"
-	"encoding/json"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+	"golang.org/x/mod/module"
 )
 
 // Module is the gateway's module path. It has no /vN suffix, so no tag from
@@ -145,56 +141,15 @@ func (r Release) Output(name, goos, goarch string) string {
 		r.Version.Major(), r.Version.Minor(), r.Version.Patch(), goos, goarch)
 }
 
-//go:embed releases.json
-var embedded []byte
+// Tag returns the release's git tag.
+func (r Release) Tag() string { return "v" + r.Version.String() }
 
-var table = sync.OnceValues(func() (Table, error) { return ReadTable(bytes.NewReader(embedded)) })
-
-// Table is a list of releases. Append to it, or read one with [ReadTable], to
-// use releases that this package does not know yet.
-type Table []Release
-
-// Releases returns the table that comes with this package, oldest version
-// first: every general release from 3.0.0 to 5.14.0.
-func Releases() Table {
-	t, err := table()
-	if err != nil {
-		panic("pluginbuild: embedded release table: " + err.Error()) // a test reads it
+// PseudoVersion returns the version under which a go.mod requires the release,
+// or "" when the commit's date is not known. Every commit of 3.x to 5.x
+// descends from tag v1.9.1, hence v1.9.2-0.
+func (r Release) PseudoVersion() string {
+	if r.Date.IsZero() || len(r.Commit) < 12 {
+		return ""
 	}
-	return slices.Clone(t)
-}
-
-// Lookup finds a release in the table that comes with this package.
-func Lookup(v *semver.Version) (Release, error) { return Releases().Lookup(v) }
-
-// Lookup finds a release by its version; later entries win. The error is an
-// [UnknownReleaseError].
-func (t Table) Lookup(v *semver.Version) (Release, error) {
-	for _, r := range slices.Backward(t) {
-		if r.Version.Equal(v) {
-			return r, nil
-		}
-	}
-	return Release{}, &UnknownReleaseError{Version: v}
-}
-
-// ReadTable reads releases in the form in which [Release] marshals: a JSON
-// array.
-func ReadTable(r io.Reader) (Table, error) {
-	var t Table
-	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&t); err != nil {
-		return nil, fmt.Errorf("read release table: %w", err)
-	}
-	return t, nil
-}
-
-// UnknownReleaseError says that a table lacks a release.
-type UnknownReleaseError struct {
-	Version *semver.Version
-}
-
-func (e *UnknownReleaseError) Error() string {
-	return fmt.Sprintf("look up gateway release %s: not in the release table", e.Version)
+	return module.PseudoVersion("v1", "v1.9.1", r.Date, r.Commit[:12])
 }

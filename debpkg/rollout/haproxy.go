@@ -54,7 +54,7 @@ func (e *HAProxyError) Hint() string {
 		return "check that HAProxy runs and that its stats socket is there and may be used"
 	case strings.Contains(e.Answer, "ermission denied"):
 		return `the socket needs "level admin"`
-	case strings.Contains(e.Answer, "No such"):
+	case strings.Contains(strings.ToLower(e.Answer), "no such"):
 		return "check the names of backend and server against haproxy.cfg"
 	}
 	return "see the Runtime API in HAProxy's management guide"
@@ -237,7 +237,7 @@ func parseStat(r io.Reader, backend, server string) (State, error) {
 	for {
 		row, err := c.Read()
 		if errors.Is(err, io.EOF) {
-			return State{}, fmt.Errorf("No such server: %s/%s", backend, server) //nolint:staticcheck // HAProxy's words
+			return State{}, fmt.Errorf("no such server: %s/%s", backend, server)
 		}
 		if err != nil {
 			return State{}, err

@@ -154,7 +154,7 @@ func TestHAProxy(t *testing.T) {
 		want   string
 		retry  bool
 	}{
-		"no such server":   {p.api(), "h9", "No such server", false},
+		"no such server":   {p.api(), "h9", "o such server", false},
 		"no such backend":  {rollout.HAProxy{Network: "unix", Address: p.sock("admin"), Backends: []string{"nope"}}, "h1", "No such", false},
 		"not an admin":     {rollout.HAProxy{Network: "unix", Address: p.sock("operator"), Backends: []string{"api"}}, "h1", `level admin`, false},
 		"no socket":        {rollout.HAProxy{Network: "unix", Address: p.sock("gone"), Backends: []string{"api"}}, "h1", "check that HAProxy runs", true},

@@ -1,0 +1,234 @@
+package backup
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math/bits"
+)
+
+// What mongod 7.0 keeps: 16 MiB for a user's document and 16 KiB more for its
+// own additions; 200 levels of nesting on the wire.
+const (
+	maxBSON      = 16<<20 + 16<<10
+	maxBSONDepth = 200
+)
+
+var errBSON = errors.New("malformed BSON")
+
+// bsonReader reads documents that stand back to back, as in a .bson file.
+type bsonReader struct {
+	r   *bufio.Reader
+	buf []byte
+	off int64 // where the next document begins
+}
+
+func newBSONReader(r io.Reader) *bsonReader {
+	return &bsonReader{r: bufio.NewReaderSize(r, 256<<10)}
+}
+
+// next returns the next document, unchecked but for its length and its last
+// byte; it is valid until the call after. io.EOF means that the input ended
+// between two documents.
+func (b *bsonReader) next() ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(b.r, head[:1]); err != nil {
+		return nil, err // io.EOF: the regular end
+	}
+	if _, err := io.ReadFull(b.r, head[1:]); err != nil {
+		return nil, b.cut(err)
+	}
+	return b.rest(binary.LittleEndian.Uint32(head[:]))
+}
+
+// rest reads the document whose length field has been read already.
+func (b *bsonReader) rest(size uint32) ([]byte, error) {
+	if size < 5 || size > maxBSON {
+		return nil, fmt.Errorf("%w at offset %d: length %d", errBSON, b.off, size)
+	}
+	if uint32(cap(b.buf)) < size {
+		b.buf = make([]byte, max(size, min(2*uint32(cap(b.buf)), maxBSON)))
+	}
+	doc := b.buf[:size]
+	binary.LittleEndian.PutUint32(doc, size)
+	if _, err := io.ReadFull(b.r, doc[4:]); err != nil {
+		return nil, b.cut(err)
+	}
+	if doc[size-1] != 0 {
+		return nil, fmt.Errorf("%w at offset %d: no zero at the end", errBSON, b.off)
+	}
+	b.off += int64(size)
+	return doc, nil
+}
+
+func (b *bsonReader) cut(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: the document at offset %d is cut off", errBSON, b.off)
+	}
+	return err
+}
+
+// checkBSON walks a document and everything in it: lengths, types, terminators.
+// The text of strings is not looked at, because servers hold invalid UTF-8 too.
+func checkBSON(doc []byte) error { return walkBSON(doc, 0) }
+
+func walkBSON(doc []byte, depth int) error {
+	if depth > maxBSONDepth {
+		return fmt.Errorf("%w: nested deeper than %d levels", errBSON, maxBSONDepth)
+	}
+	if len(doc) < 5 || binary.LittleEndian.Uint32(doc) != uint32(len(doc)) || doc[len(doc)-1] != 0 {
+		return fmt.Errorf("%w: length or end of a document", errBSON)
+	}
+	rest := doc[4 : len(doc)-1]
+	for len(rest) > 0 {
+		kind := rest[0]
+		key := bytes.IndexByte(rest[1:], 0)
+		if key < 0 {
+			return fmt.Errorf("%w: field name without end", errBSON)
+		}
+		name := rest[1 : 1+key]
+		rest = rest[2+key:]
+		n, err := bsonValueSize(kind, rest)
+		if err != nil {
+			return fmt.Errorf("field %q: %w", name, err)
+		}
+		switch kind {
+		case 0x03, 0x04:
+			err = walkBSON(rest[:n], depth+1)
+		case 0x0F:
+			code := 8 + int(binary.LittleEndian.Uint32(rest[4:]))
+			err = walkBSON(rest[code:n], depth+1)
+		}
+		if err != nil {
+			return fmt.Errorf("field %q: %w", name, err)
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// fixedBSON is the size of the types that always have the same one.
+var fixedBSON = map[byte]int{
+	0x01: 8, 0x06: 0, 0x07: 12, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0,
+}
+
+// bsonValueSize returns how many bytes of b the value at its beginning takes.
+func bsonValueSize(kind byte, b []byte) (n int, err error) {
+	short := fmt.Errorf("%w: value of type %#02x reaches beyond its document", errBSON, kind)
+	if fixed, ok := fixedBSON[kind]; ok {
+		if fixed > len(b) {
+			return 0, short
+		}
+		return fixed, nil
+	}
+	switch kind {
+	case 0x08:
+		if len(b) < 1 {
+			return 0, short
+		}
+		if b[0] > 1 {
+			return 0, fmt.Errorf("%w: boolean %d", errBSON, b[0])
+		}
+		return 1, nil
+	case 0x0B: // two C strings
+		for range 2 {
+			i := bytes.IndexByte(b[n:], 0)
+			if i < 0 {
+				return 0, short
+			}
+			n += i + 1
+		}
+		return n, nil
+	}
+	if len(b) < 4 {
+		return 0, short
+	}
+	size := int64(binary.LittleEndian.Uint32(b))
+	var total int64
+	switch kind {
+	case 0x02, 0x0D, 0x0E:
+		total = 4 + size
+	case 0x0C:
+		total = 4 + size + 12
+	case 0x05:
+		total = 5 + size
+	case 0x03, 0x04, 0x0F:
+		total = size
+	default:
+		return 0, fmt.Errorf("%w: unknown type %#02x", errBSON, kind)
+	}
+	if total > int64(len(b)) {
+		return 0, short
+	}
+	text := b[4:]
+	switch kind {
+	case 0x03, 0x04:
+		if size < 5 {
+			return 0, fmt.Errorf("%w: length %d", errBSON, size)
+		}
+		return int(total), nil
+	case 0x05:
+		return int(total), nil
+	case 0x0F: // total, string, document
+		if size < 14 {
+			return 0, fmt.Errorf("%w: code with scope of %d bytes", errBSON, size)
+		}
+		size, text = int64(binary.LittleEndian.Uint32(b[4:])), b[8:total]
+		if size > total-8-5 {
+			return 0, short
+		}
+	}
+	if size < 1 || text[size-1] != 0 {
+		return 0, fmt.Errorf("%w: string without its zero", errBSON)
+	}
+	return int(total), nil
+}
+
+// tally is what is known of a sequence of documents: enough to prove that two
+// collections hold the same, in the same order or not.
+type tally struct {
+	count, bytes int64
+	sum          docSum
+	whole        hash.Hash // SHA-256 of the documents back to back; nil: not wanted
+}
+
+func newTally() *tally { return &tally{whole: sha256.New()} }
+
+// add takes one document.
+func (t *tally) add(doc []byte) {
+	t.count++
+	t.bytes += int64(len(doc))
+	t.sum.add(sha256.Sum256(doc))
+	if t.whole != nil {
+		_, _ = t.whole.Write(doc)
+	}
+}
+
+func (t *tally) sha256() string { return hex.EncodeToString(t.whole.Sum(nil)) }
+
+// docSum adds up the SHA-256 of documents modulo 2^256. The order does not
+// matter, repetitions do, and one changed bit of one document changes it.
+type docSum [4]uint64
+
+func (s *docSum) add(h [sha256.Size]byte) {
+	var carry uint64
+	for i := range s {
+		s[i], carry = bits.Add64(s[i], binary.LittleEndian.Uint64(h[8*i:]), carry)
+	}
+}
+
+func (s docSum) String() string {
+	var b [sha256.Size]byte
+	for i, w := range s {
+		binary.BigEndian.PutUint64(b[8*(3-i):], w)
+	}
+	return hex.EncodeToString(b[:])
+}
+
+func putLength(doc []byte) { binary.LittleEndian.PutUint32(doc, uint32(len(doc))) }

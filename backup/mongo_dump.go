@@ -1,0 +1,516 @@
+package backup
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/bson/primitive"
+	"go.mongodb.org/mongo-driver/mongo/readpref"
+)
+
+// DefaultDatabase is what Tyk's dashboard and pump use.
+const DefaultDatabase = "tyk_analytics"
+
+// Mongo is a [Source]: one or more databases of a MongoDB deployment. The files
+// are those of mongodump --out, byte for byte, so that mongorestore reads them;
+// the manifest says in addition what each collection must hold.
+//
+// The user needs the role "read" on the databases, for UsersAndRoles "backup".
+type Mongo struct {
+	Component      string // name within the set; empty: "mongo"
+	Server         MongoServer
+	Databases      []string           // empty: DefaultDatabase
+	Include        []string           // patterns of database.collection with * and ?; empty: everything
+	Exclude        []string           // likewise; wins over Include
+	ReadPreference *readpref.ReadPref // nil: primary
+	Snapshot       SnapshotMode
+	Plain          bool         // no gzip
+	UsersAndRoles  bool         // the users and roles defined in the databases, too
+	Parallel       int          // collections at a time; 0: 4
+	Log            *slog.Logger // nil: silent
+
+	refresh time.Duration // of sessions; 0: sessionRefresh
+}
+
+// SnapshotMode says whether all collections are read at one cluster time, which
+// replica sets and sharded clusters can do from MongoDB 5.0 on, for five minutes
+// unless minSnapshotHistoryWindowInSeconds says otherwise.
+type SnapshotMode int
+
+// The snapshot modes.
+const (
+	SnapshotIfPossible SnapshotMode = iota // otherwise each collection as it is while it is read, and the manifest says so
+	SnapshotRequired                       // an error where it is not possible
+	SnapshotNever
+)
+
+// MongoDetails is what the manifest says of a component of kind "mongo".
+type MongoDetails struct {
+	Gzip        bool              `json:"gzip"`
+	ClusterTime string            `json:"cluster_time,omitempty"` // seconds.increment that everything was read at
+	Databases   []string          `json:"databases"`
+	Users       bool              `json:"users_and_roles,omitempty"`
+	Collections []MongoCollection `json:"collections"` // sorted by namespace
+}
+
+// MongoCollection is one collection, view or time series of a set. Count,
+// bytes and digests are of the documents as the server sends them.
+type MongoCollection struct {
+	DB       string   `json:"db"`
+	Name     string   `json:"name"`
+	Type     string   `json:"type"` // collection, view, timeseries
+	UUID     string   `json:"uuid,omitempty"`
+	Indexes  []string `json:"indexes,omitempty"`
+	Count    int64    `json:"count"`            // for a time series: of its buckets
+	Bytes    int64    `json:"bytes"`            // uncompressed
+	SHA256   string   `json:"sha256,omitempty"` // of the documents in the file's order
+	Digest   string   `json:"digest,omitempty"` // the sum of the documents' SHA-256 modulo 2^256: any order
+	Metadata string   `json:"metadata,omitempty"`
+	Data     string   `json:"data,omitempty"` // files below the component's directory
+}
+
+var _ Source = (*Mongo)(nil)
+
+// Name implements [Source].
+func (m *Mongo) Name() string { return cmp.Or(m.Component, "mongo") }
+
+func (m *Mongo) databases() []string {
+	if len(m.Databases) == 0 {
+		return []string{DefaultDatabase}
+	}
+	return m.Databases
+}
+
+func (m *Mongo) check() error {
+	if m.Parallel < 0 || m.Parallel > 64 {
+		return fmt.Errorf("Parallel is %d; 1 to 64 make sense", m.Parallel)
+	}
+	seen := map[string]bool{}
+	for _, db := range m.databases() {
+		if err := checkDatabase(db); err != nil {
+			return err
+		}
+		if seen[db] {
+			return fmt.Errorf("database %q is named twice", db)
+		}
+		seen[db] = true
+	}
+	return m.patterns().check()
+}
+
+func (m *Mongo) patterns() patterns { return patterns{m.Include, m.Exclude} }
+
+func checkDatabase(db string) error {
+	switch {
+	case db == "" || len(db) > 63 || strings.ContainsAny(db, "/\\. \"$*<>:|?\x00"):
+		return fmt.Errorf("database name %q is not one that MongoDB takes", db)
+	case db == "admin" || db == "config" || db == "local":
+		return fmt.Errorf("database %q belongs to the server; for users and roles set UsersAndRoles", db)
+	}
+	return nil
+}
+
+// Plan implements [Source]. A database that does not exist or holds nothing, an
+// include pattern that matches nothing and a server that cannot be asked are
+// errors; mongodump calls all but the last success.
+func (m *Mongo) Plan(ctx context.Context) (Estimate, error) {
+	if err := m.check(); err != nil {
+		return Estimate{}, err
+	}
+	d, err := m.open(ctx)
+	if err != nil {
+		return Estimate{}, err
+	}
+	defer d.conn.close(ctx)
+	var e Estimate
+	for _, s := range d.spaces {
+		e.Bytes += s.size
+		e.Items += s.count
+	}
+	if !m.Plain {
+		e.Bytes /= 2 // JSON-like data shrinks to a quarter; half is on the safe side
+	}
+	return e, nil
+}
+
+// Backup implements [Source].
+func (m *Mongo) Backup(ctx context.Context, w *Writer) (Component, error) {
+	if err := m.check(); err != nil {
+		return Component{}, err
+	}
+	d, err := m.open(ctx)
+	if err != nil {
+		return Component{}, err
+	}
+	defer d.conn.close(ctx)
+	d.w = w
+	c, err := d.run(ctx)
+	if err != nil {
+		if e := ended(ctx); e != nil {
+			return Component{}, fail("dump", d.conn.at, e)
+		}
+		return Component{}, d.conn.fail("dump", d.conn.at, err)
+	}
+	return c, nil
+}
+
+// dumping is one backup in progress.
+type dumping struct {
+	m      *Mongo
+	conn   *mongoConn
+	reader *mongoReader
+	log    *slog.Logger
+	w      *Writer
+	spaces []*dumpSpace
+
+	lost atomic.Bool // a snapshot was begun and could not be held
+}
+
+type dumpSpace struct {
+	*mongoSpace
+	size, count int64 // estimates
+	out         MongoCollection
+}
+
+// open connects and lists what is to be dumped.
+func (m *Mongo) open(ctx context.Context) (*dumping, error) {
+	conn, err := m.Server.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := &dumping{m: m, conn: conn, log: logger(m.Log)}
+	d.reader = &mongoReader{conn: conn, pref: m.ReadPreference, refresh: m.refresh, log: d.log}
+	spaces, err := d.list(ctx)
+	if err == nil {
+		for _, s := range spaces {
+			d.spaces = append(d.spaces, d.measure(ctx, s))
+		}
+		err = ctx.Err()
+	}
+	if err != nil {
+		conn.close(ctx)
+		if e := ended(ctx); e != nil {
+			err = e
+		}
+		return nil, conn.fail("list the collections of", conn.at, err)
+	}
+	slices.SortStableFunc(d.spaces, func(a, b *dumpSpace) int { return cmp.Compare(b.size, a.size) })
+	return d, nil
+}
+
+func (d *dumping) list(ctx context.Context) ([]*mongoSpace, error) {
+	var chosen []*mongoSpace
+	p := d.m.patterns()
+	unused := slices.Clone(p.include)
+	for _, db := range d.m.databases() {
+		var all []*mongoSpace
+		err := d.reader.persist(ctx, "list "+db, func() (err error) {
+			all, err = d.conn.spaces(ctx, db)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(all) == 0 {
+			return nil, &Error{Op: "dump", Object: db, Err: errors.New("the database does not exist or has no collections"), Next: "check the name and the server: " + d.conn.at}
+		}
+		for _, s := range all {
+			if p.match(s.namespace()) {
+				chosen = append(chosen, s)
+			}
+			unused = slices.DeleteFunc(unused, func(one string) bool { return matchPattern(one, s.namespace()) })
+		}
+	}
+	if len(unused) > 0 {
+		return nil, &Error{Op: "dump", Object: strings.Join(unused, ", "), Err: errors.New("no collection has such a name"), Next: "check the names and the server: " + d.conn.at}
+	}
+	if len(chosen) == 0 {
+		return nil, &Error{Op: "dump", Object: strings.Join(d.m.databases(), ", "), Err: errors.New("every collection is excluded"), Next: "correct the patterns"}
+	}
+	return chosen, nil
+}
+
+// measure asks for estimates; a server that gives none costs the progress bar
+// its total and nothing else.
+func (d *dumping) measure(ctx context.Context, s *mongoSpace) *dumpSpace {
+	ds := &dumpSpace{mongoSpace: s}
+	if s.Type == typeView {
+		return ds
+	}
+	stats, err := d.conn.Database(s.DB).RunCommand(ctx, bson.D{{Key: "collStats", Value: s.dataName()}}).Raw()
+	if err == nil {
+		ds.size, _ = asInt64(stats.Lookup("size"))
+		ds.count, _ = asInt64(stats.Lookup("count"))
+	}
+	return ds
+}
+
+func asInt64(v bson.RawValue) (int64, bool) {
+	if f, ok := v.DoubleOK(); ok {
+		return int64(f), true
+	}
+	return v.AsInt64OK()
+}
+
+func (d *dumping) run(ctx context.Context) (Component, error) {
+	c := Component{Kind: "mongo", Origin: d.conn.at, Server: "MongoDB " + d.conn.version, Topology: d.conn.topology, Method: "find", Consistency: ConsistencyNone}
+	if err := d.snapshot(ctx); err != nil {
+		return c, err
+	}
+	if err := d.dumpAll(ctx); err != nil {
+		return c, err
+	}
+	details := MongoDetails{Gzip: !d.m.Plain, Databases: d.m.databases(), Users: d.m.UsersAndRoles}
+	if d.m.UsersAndRoles {
+		for _, db := range details.Databases {
+			if err := d.dumpUsers(ctx, db); err != nil {
+				return c, err
+			}
+		}
+	}
+	if err := d.compare(ctx); err != nil {
+		return c, err
+	}
+	if err := d.prelude(ctx, details.Databases); err != nil {
+		return c, err
+	}
+	switch at := d.reader.at; {
+	case d.lost.Load():
+		c.Warnings = append(c.Warnings, "the snapshot could not be held to the end (see minSnapshotHistoryWindowInSeconds); the collections are of different moments")
+	case at != nil:
+		c.Consistency = ConsistencySnapshot
+		details.ClusterTime = fmt.Sprintf("%d.%d", at.T, at.I)
+	case d.m.Snapshot != SnapshotNever:
+		c.Warnings = append(c.Warnings, "the server did not prove that it reads snapshots; the collections are of different moments")
+	}
+	for _, s := range d.spaces {
+		details.Collections = append(details.Collections, s.out)
+		c.Items += s.out.Count
+	}
+	slices.SortFunc(details.Collections, func(a, b MongoCollection) int {
+		return cmp.Or(strings.Compare(a.DB, b.DB), strings.Compare(a.Name, b.Name))
+	})
+	return c, c.SetDetails(details)
+}
+
+// snapshot fixes the cluster time to read at, where the server proves that it
+// will: it has to name the time, and the same one again when asked for it.
+func (d *dumping) snapshot(ctx context.Context) error {
+	if d.m.Snapshot == SnapshotNever {
+		return nil
+	}
+	refuse := func(err error) error {
+		if d.m.Snapshot == SnapshotIfPossible && ctx.Err() == nil && !mongoTransient(err) {
+			d.log.Info("no snapshot", "reason", d.conn.scrub(err))
+			return nil
+		}
+		return &Error{Op: "read a snapshot of", Object: d.conn.at, Err: d.conn.scrub(err), Next: "back up without a snapshot, or from a replica set of MongoDB 5.0 or newer", Retry: mongoTransient(err)}
+	}
+	if !d.conn.replica || !d.conn.atLeast(5, 0) {
+		return refuse(fmt.Errorf("a %s of version %s has none", d.conn.topology, d.conn.version))
+	}
+	data := slices.DeleteFunc(slices.Clone(d.spaces), func(s *dumpSpace) bool { return s.Type == typeView })
+	for i, s := range data {
+		var got *primitive.Timestamp
+		ask := &mongoReader{conn: d.conn, pref: d.m.ReadPreference, at: d.reader.at}
+		if i == 0 {
+			ask.at = &primitive.Timestamp{}
+		}
+		err := d.reader.persist(ctx, "snapshot probe", func() (err error) {
+			got, err = ask.probe(ctx, s.DB, s.dataName())
+			return err
+		})
+		if err == nil && got == nil {
+			err = errors.New("the server does not name the cluster time it read at")
+		}
+		if err == nil && i > 0 && !got.Equal(*d.reader.at) {
+			err = fmt.Errorf("the server read %s at another time than it was asked to", s.namespace())
+		}
+		if err != nil {
+			d.reader.at = nil
+			return refuse(err)
+		}
+		d.reader.at = got
+	}
+	return nil
+}
+
+// dumpAll reads the collections, the largest first, a few at a time.
+func (d *dumping) dumpAll(ctx context.Context) error {
+	queue := make(chan *dumpSpace, len(d.spaces))
+	for _, s := range d.spaces {
+		queue <- s
+	}
+	close(queue)
+	return together(ctx, min(cmp.Or(d.m.Parallel, 4), len(d.spaces)), func(ctx context.Context, _ int) error {
+		var packer *gzip.Writer
+		if !d.m.Plain {
+			packer, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed)
+		}
+		for s := range queue {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := d.dump(ctx, s, packer); err != nil {
+				return d.conn.fail("dump", s.namespace(), err)
+			}
+		}
+		return nil
+	})
+}
+
+func (d *dumping) dump(ctx context.Context, s *dumpSpace, packer *gzip.Writer) error {
+	s.out = MongoCollection{DB: s.DB, Name: s.Name, Type: s.Type, UUID: s.UUID, Indexes: s.indexNames()}
+	text, err := s.metadata()
+	if err != nil {
+		return err
+	}
+	s.out.Metadata = path.Join(s.DB, mongoFile(s.Name)+metadataSuffix)
+	if packer != nil {
+		s.out.Metadata += gzipSuffix
+	}
+	if _, err := d.w.Create(ctx, s.out.Metadata, nil, func(w io.Writer) error { return pack(w, packer, text) }); err != nil {
+		return err
+	}
+	if s.Type == typeView {
+		return nil
+	}
+	var t *tally
+	s.out.Data, t, err = d.dumpDocuments(ctx, s.namespace(), s.DB, s.dataName(), path.Join(s.DB, mongoFile(s.dataName())), s.size/max(s.count, 1), nil, packer)
+	if err != nil {
+		return err
+	}
+	s.out.Count, s.out.Bytes, s.out.SHA256, s.out.Digest = t.count, t.bytes, t.sha256(), t.sum.String()
+	return nil
+}
+
+// dumpDocuments writes one .bson file, beginning anew when reading has to.
+func (d *dumping) dumpDocuments(ctx context.Context, label, db, coll, file string, mean int64, filter bson.D, packer *gzip.Writer) (string, *tally, error) {
+	file += bsonSuffix
+	if packer != nil {
+		file += gzipSuffix
+	}
+	reader := *d.reader
+	var t *tally
+	read := func() error {
+		t = newTally()
+		told := int64(0)
+		f, err := d.w.Create(ctx, file, nil, func(w io.Writer) error {
+			if packer != nil {
+				packer.Reset(w)
+				w = packer
+			}
+			err := reader.each(ctx, db, coll, filter, mean, func(doc []byte) error {
+				t.add(doc)
+				if t.count%4096 == 0 {
+					d.w.Progress(label, 0, t.count-told)
+					told = t.count
+				}
+				_, err := w.Write(doc)
+				return err
+			})
+			if err == nil && packer != nil {
+				err = packer.Close()
+			}
+			return err
+		})
+		d.w.Progress(label, 0, t.count-told)
+		if err != nil {
+			d.w.Progress(label, -f.Size, -t.count)
+		}
+		return err
+	}
+	err := d.reader.persist(ctx, label, read)
+	if code := mongoCode(err); reader.at != nil && d.m.Snapshot == SnapshotIfPossible && (code == codeSnapshotTooOld || code == codeSnapshotUnavailable) {
+		d.log.Warn("the snapshot is gone, reading without", "collection", label, "error", d.conn.scrub(err))
+		d.lost.Store(true)
+		reader.at = nil
+		err = d.reader.persist(ctx, label, read)
+	}
+	if code := mongoCode(err); code == codeQueryPlanKilled || code == codeNamespaceNotFound {
+		return "", nil, &Error{Op: "dump", Object: label, Err: fmt.Errorf("%w: %w", ErrChanged, d.conn.scrub(err)), Next: "back up again while no collection is dropped or renamed", Retry: true}
+	}
+	return file, t, err
+}
+
+// pack writes data, compressed where a packer is given.
+func pack(w io.Writer, packer *gzip.Writer, data []byte) error {
+	if packer == nil {
+		_, err := w.Write(data)
+		return err
+	}
+	packer.Reset(w)
+	if _, err := packer.Write(data); err != nil {
+		return err
+	}
+	return packer.Close()
+}
+
+// compare lists the collections again: what was created, dropped, renamed or
+// given other options or indexes meanwhile would be in the dump in parts only.
+func (d *dumping) compare(ctx context.Context) error {
+	again, err := d.list(ctx)
+	if err != nil {
+		return err
+	}
+	after := map[string]*mongoSpace{}
+	for _, s := range again {
+		after[s.namespace()] = s
+	}
+	var changes []string
+	for _, s := range d.spaces {
+		now := after[s.namespace()]
+		delete(after, s.namespace())
+		switch {
+		case now == nil:
+			changes = append(changes, s.namespace()+" is gone")
+		case now.UUID != s.UUID || now.Type != s.Type:
+			changes = append(changes, s.namespace()+" is another collection now")
+		case !bytes.Equal(now.Options, s.Options):
+			changes = append(changes, s.namespace()+" has other options")
+		case !slices.EqualFunc(now.Indexes, s.Indexes, func(a, b bson.Raw) bool { return bytes.Equal(a, b) }):
+			changes = append(changes, s.namespace()+" has other indexes")
+		}
+	}
+	for ns := range after {
+		changes = append(changes, ns+" is new")
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	slices.Sort(changes)
+	return &Error{Op: "dump", Object: d.conn.at, Err: fmt.Errorf("%w: %s", ErrChanged, strings.Join(changes, ", ")),
+		Next: "back up again while no collection or index is created or dropped", Retry: true}
+}
+
+// prelude is what mongodump 100.x writes last. It stands beside the databases,
+// or with a single one in its directory, as after mongodump --db.
+func (d *dumping) prelude(ctx context.Context, databases []string) error {
+	data, err := json.Marshal(struct{ ServerVersion, ToolVersion string }{d.conn.version, thisModule()})
+	if err != nil {
+		return err
+	}
+	name := preludeName
+	if len(databases) == 1 {
+		name = path.Join(databases[0], name)
+	}
+	var packer *gzip.Writer
+	if !d.m.Plain {
+		packer, name = gzip.NewWriter(nil), name+gzipSuffix
+	}
+	_, err = d.w.Create(ctx, name, nil, func(w io.Writer) error { return pack(w, packer, data) })
+	return err
+}

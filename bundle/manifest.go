@@ -1,0 +1,173 @@
+package bundle
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ManifestName is the name of the manifest inside a bundle.
+const ManifestName = "manifest.json"
+
+// Manifest is a bundle's manifest.json. Order and tags of the fields are those
+// of the gateway's own type, stable from 3.0.0 to 5.14.0 but for the two
+// "disabled", which came in 5.0.0: marshalling one gives the bytes that
+// "tyk bundle build" 5.14 gives.
+type Manifest struct {
+	FileList   []string   `json:"file_list"`
+	Middleware Middleware `json:"custom_middleware"`
+	Checksum   string     `json:"checksum"`  // lower-case hex MD5 over the files in list order
+	Signature  string     `json:"signature"` // base64 RSA PKCS#1 v1.5 over SHA-256 of the same bytes
+
+	// Unknown holds the fields that [Parse] met and the gateway 5.14 does not
+	// know, by JSON path. They are reported by Validate and not written.
+	Unknown map[string]json.RawMessage `json:"-"`
+}
+
+// Middleware says which functions the gateway calls, and when.
+type Middleware struct {
+	Pre         []Hook      `json:"pre"`
+	Post        []Hook      `json:"post"`
+	PostKeyAuth []Hook      `json:"post_key_auth"`
+	AuthCheck   Hook        `json:"auth_check"`
+	Response    []Hook      `json:"response"`
+	Driver      string      `json:"driver"` // otto, python, lua, grpc or goplugin
+	IDExtractor IDExtractor `json:"id_extractor"`
+}
+
+// Hook is one function. With the goplugin driver Name is the exported symbol
+// and Path the file, from which gateways derive versioned names: see [Resolve].
+type Hook struct {
+	Disabled       bool   `json:"disabled"` // ignored by gateways before 5.0.0
+	Name           string `json:"name"`
+	Path           string `json:"path"`
+	RequireSession bool   `json:"require_session"`
+	RawBodyOnly    bool   `json:"raw_body_only"`
+}
+
+// IDExtractor lets the gateway cache what a custom authentication returned.
+type IDExtractor struct {
+	Disabled        bool           `json:"disabled"`
+	ExtractFrom     string         `json:"extract_from"` // body, header, querystring or form
+	ExtractWith     string         `json:"extract_with"` // value, xpath or regex
+	ExtractorConfig map[string]any `json:"extractor_config"`
+}
+
+// Parse reads a manifest.json. It accepts what the gateway accepts, but nothing
+// after the object; whether the content makes sense is for [Manifest.Validate].
+func Parse(data []byte) (*Manifest, error) {
+	m := &Manifest{Unknown: map[string]json.RawMessage{}}
+	if err := json.Unmarshal(data, m); err != nil {
+		return nil, &Error{Op: "parse manifest", Object: position(data, err), Err: err, hint: "correct the JSON"}
+	}
+	if first := bytes.TrimLeft(data, " \t\r\n"); first[0] != '{' {
+		return nil, &Error{Op: "parse manifest", Err: fmt.Errorf("%w: it is not a JSON object", ErrStructure), hint: "correct the JSON"}
+	}
+	m.collect("", data, reflect.TypeFor[Manifest]())
+	return m, nil
+}
+
+// position gives line and column of a JSON error, as an editor counts them.
+func position(data []byte, err error) string {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	var at int64
+	switch {
+	case errors.As(err, &syntax):
+		at = syntax.Offset
+	case errors.As(err, &kind):
+		at = kind.Offset
+	default:
+		return ""
+	}
+	before := data[:min(max(at-1, 0), int64(len(data)))]
+	return fmt.Sprintf("line %d column %d", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'))
+}
+
+// collect walks raw along t and keeps what t has no field for.
+func (m *Manifest) collect(at string, raw json.RawMessage, t reflect.Type) {
+	switch {
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+		var items []json.RawMessage
+		if json.Unmarshal(raw, &items) == nil {
+			for i, item := range items {
+				m.collect(at+"["+strconv.Itoa(i)+"]", item, t.Elem())
+			}
+		}
+	case t.Kind() == reflect.Struct:
+		var fields map[string]json.RawMessage
+		if json.Unmarshal(raw, &fields) != nil {
+			return
+		}
+		for name, value := range fields {
+			path := strings.TrimPrefix(at+"."+name, ".")
+			if f, ok := fieldByTag(t, name); ok {
+				m.collect(path, value, f.Type)
+			} else {
+				m.Unknown[path] = value
+			}
+		}
+	}
+}
+
+// fieldByTag matches like encoding/json, and so like the gateway: whatever the case.
+func fieldByTag(t reflect.Type, name string) (reflect.StructField, bool) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if tag := f.Tag.Get("json"); tag != "-" && strings.EqualFold(tag, name) {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
+}
+
+// WriteTo writes the manifest as it stands in a bundle: compact JSON.
+func (m *Manifest) WriteTo(w io.Writer) (int64, error) {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return 0, &Error{Op: "encode manifest", Err: err, hint: "put only JSON values into extractor_config"}
+	}
+	n, err := w.Write(data)
+	return int64(n), err
+}
+
+// placed is a hook with its place in the manifest.
+type placed struct {
+	*Hook
+	at       string // JSON path
+	response bool
+}
+
+// hooks lists every hook in the gateway's order; auth_check only when it is set.
+func (m *Manifest) hooks() []placed {
+	var all []placed
+	add := func(name string, list []Hook, response bool) {
+		for i := range list {
+			all = append(all, placed{&list[i], "custom_middleware." + name + "[" + strconv.Itoa(i) + "]", response})
+		}
+	}
+	add("pre", m.Middleware.Pre, false)
+	if h := &m.Middleware.AuthCheck; h.Name != "" || h.Path != "" {
+		all = append(all, placed{h, "custom_middleware.auth_check", false})
+	}
+	add("post_key_auth", m.Middleware.PostKeyAuth, false)
+	add("post", m.Middleware.Post, false)
+	add("response", m.Middleware.Response, true)
+	return all
+}
+
+// clone copies m so far that hooks, file list and sums can be changed.
+func (m *Manifest) clone() *Manifest {
+	c := *m
+	c.FileList = slices.Clone(m.FileList)
+	for _, list := range []*[]Hook{&c.Middleware.Pre, &c.Middleware.Post, &c.Middleware.PostKeyAuth, &c.Middleware.Response} {
+		*list = slices.Clone(*list)
+	}
+	return &c
+}

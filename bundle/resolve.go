@@ -1,0 +1,156 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Resolution is what one gateway version does for one hook.
+type Resolution struct {
+	Hook    string   `json:"hook,omitempty"` // JSON path of the hook; set by Manifest.Resolve
+	Path    string   `json:"path"`           // as written in the hook
+	Gateway string   `json:"gateway"`
+	Tried   []string `json:"tried"` // the names it tries, in order
+	File    string   `json:"file"`  // the first of them that is in the bundle; empty: the plugin is not loaded
+}
+
+// form is one way in which a gateway derives a file name from a hook path.
+type form int
+
+const (
+	exact    form = iota // plugin.so
+	bare                 // plugin_5.2.5_linux_amd64.so
+	prefixed             // plugin_v5.2.5_linux_amd64.so, what the compiler writes from 4.1.0 on
+)
+
+// eras is the loader's history. tyk-docs still describe the order of 4.3.0 for
+// all later versions.
+var eras = []struct {
+	from              *semver.Version
+	request, response []form
+}{
+	{semver.New(0, 0, 0, "", ""), []form{exact}, []form{exact}},
+	// The release build sets VERSION without v, so the compiler's name is never tried.
+	{semver.New(4, 1, 0, "", ""), []form{exact, bare}, []form{exact}},
+	{semver.New(4, 3, 0, "", ""), []form{exact, bare, prefixed}, []form{exact}},
+	// Response plugins take part from here on.
+	{semver.New(4, 3, 2, "", ""), []form{prefixed, bare, exact}, []form{prefixed, bare, exact}},
+}
+
+// Resolve returns which of files a gateway of this version loads for a pre,
+// auth_check, post_key_auth or post hook of the goplugin driver, and the names
+// it tries in order. goos and goarch are the gateway's; empty ones are linux
+// and amd64. A pre-release counts as its release, as it does in the loader.
+//
+// Where no name fits, the error matches [ErrNotFound] and the Resolution still
+// has the names.
+func Resolve(hook string, gateway *semver.Version, goos, goarch string, files []string) (Resolution, error) {
+	return resolve(hook, gateway, goos, goarch, files, false)
+}
+
+// ResolveResponse is [Resolve] for a response hook: gateways before 4.3.2 load
+// those by their exact name only.
+func ResolveResponse(hook string, gateway *semver.Version, goos, goarch string, files []string) (Resolution, error) {
+	return resolve(hook, gateway, goos, goarch, files, true)
+}
+
+// Resolve resolves every hook of a goplugin manifest against its file_list.
+// Hooks that are disabled are left out where the gateway knows of that (5.0.0).
+// The error joins those of the hooks that load nothing.
+func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Resolution, error) {
+	if m.Middleware.Driver != driverGo {
+		return nil, &Error{Op: "resolve hooks", Object: "custom_middleware.driver", Err: fmt.Errorf("the driver is %q; only goplugin has versioned files", m.Middleware.Driver)}
+	}
+	var all []Resolution
+	var failed []error
+	for _, h := range m.hooks() {
+		if h.Disabled && gateway != nil && gateway.Major() >= 5 {
+			continue
+		}
+		r, err := resolve(h.Path, gateway, goos, goarch, m.FileList, h.response)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", h.at, err))
+		}
+		r.Hook = h.at
+		all = append(all, r)
+	}
+	return all, errors.Join(failed...)
+}
+
+func resolve(hook string, gateway *semver.Version, goos, goarch string, files []string, response bool) (Resolution, error) {
+	r := Resolution{Path: hook}
+	fail := func(err error, hint string) (Resolution, error) {
+		return r, &Error{Op: "resolve hook", Object: hook, Err: err, hint: hint}
+	}
+	if gateway == nil {
+		return fail(errors.New("no gateway version given"), "give the version that the gateway's /hello reports")
+	}
+	r.Gateway = gateway.String()
+	if r.Tried = candidates(hook, gateway, goos, goarch, response); r.Tried == nil {
+		return fail(errors.New("the path names no file"), "set the hook's path to the plugin file")
+	}
+	for _, name := range r.Tried {
+		if slices.ContainsFunc(files, func(f string) bool { return path.Clean(f) == name }) {
+			r.File = name
+			return r, nil
+		}
+	}
+	return fail(fmt.Errorf("gateway %s: %w: tried %s", r.Gateway, ErrNotFound, strings.Join(r.Tried, ", ")),
+		"add a file of one of these names to file_list")
+}
+
+// candidates lists the names that a gateway tries, relative to the bundle's
+// directory; nil when hook names no file.
+func candidates(hook string, gateway *semver.Version, goos, goarch string, response bool) []string {
+	// The gateway joins the path to the bundle's directory, so leading slashes vanish.
+	name := path.Clean(strings.TrimLeft(hook, "/"))
+	if name == "." || name == ".." || strings.HasSuffix(name, "/..") {
+		return nil
+	}
+	version := release(gateway)
+	var forms []form
+	for _, era := range eras {
+		if !version.LessThan(era.from) {
+			forms = era.request
+			if response {
+				forms = era.response
+			}
+		}
+	}
+	var names []string
+	for _, f := range forms {
+		names = append(names, f.name(name, version, goos, goarch))
+	}
+	return names
+}
+
+func (f form) name(file string, v *semver.Version, goos, goarch string) string {
+	if f == exact {
+		return file
+	}
+	if goos == "" {
+		goos = "linux"
+	}
+	if goarch == "" {
+		goarch = "amd64"
+	}
+	version := v.String()
+	if f == prefixed {
+		version = "v" + version
+	}
+	return strings.TrimSuffix(file, ".so") + "_" + version + "_" + goos + "_" + goarch + ".so"
+}
+
+// versioned matches a name that the compiler or a gateway derived from a base.
+var versioned = regexp.MustCompile(`^(.+)_v?(\d+\.\d+\.\d+)_([a-z0-9]+)_([a-z0-9]+)\.so$`)
+
+// release drops what follows the patch level.
+func release(v *semver.Version) *semver.Version {
+	return semver.New(v.Major(), v.Minor(), v.Patch(), "", "")
+}

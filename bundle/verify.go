@@ -1,0 +1,250 @@
+package bundle
+
+import (
+	"archive/zip"
+	"compress/flate"
+	"context"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Limits of [VerifyOptions] where none are given.
+const (
+	DefaultMaxSize  = 2 << 30 // bytes of all files together, unpacked
+	DefaultMaxFiles = 1000
+	DefaultMaxRatio = 200 // unpacked to packed size of one file
+)
+
+const (
+	maxManifest = 1 << 20
+	// Files below this size are no bombs whatever their ratio: a text of
+	// blanks, say.
+	ratioFloor = 1 << 20
+)
+
+// VerifyOptions changes what a bundle must meet. The zero value checks
+// structure and checksum within the default limits.
+type VerifyOptions struct {
+	// Key is the public key that the bundle must be signed with; an unsigned
+	// bundle is then refused. nil: signatures are not looked at.
+	Key *rsa.PublicKey
+
+	MaxSize  int64 // 0: DefaultMaxSize
+	MaxFiles int   // manifest.json not counted; 0: DefaultMaxFiles
+	MaxRatio int64 // 0: DefaultMaxRatio
+
+	// Progress is called after each piece that was read. nil: not at all.
+	Progress func(Event)
+}
+
+// Verify reads the bundle of size bytes at r in full and returns its manifest
+// when everything holds: a flat zip of exactly the regular files in file_list
+// and a manifest.json, each once, within the limits; a matching checksum; a
+// valid signature where o has a key.
+//
+// What is wrong can be told apart with errors.Is: [ErrStructure] (this includes
+// broken and truncated archives), [ErrLimit], [ErrChecksum], [ErrUnsigned],
+// [ErrSignature]. Gateways before 5.0.12 and 5.3.1 load a bundle even when its
+// checksum or signature is wrong, so verify before publishing.
+func Verify(r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
+	const op = "verify bundle"
+	a, err := open(op, r, size, o)
+	if err != nil {
+		return nil, err
+	}
+	return a.manifest, a.stream(context.Background(), op, func(string) (io.WriteCloser, error) { return discard{}, nil })
+}
+
+type discard struct{ io.Writer }
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func (discard) Close() error                { return nil }
+
+// archive is a bundle whose structure is sound; its content is unread.
+type archive struct {
+	o        VerifyOptions
+	entries  map[string]*zip.File
+	manifest *Manifest
+	raw      []byte // manifest.json as it is in the bundle
+	total    int64
+}
+
+// open checks everything that can be seen without unpacking the files.
+func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, error) {
+	if o.MaxSize < 0 || o.MaxFiles < 0 || o.MaxRatio < 0 {
+		return nil, &Error{Op: op, Err: errors.New("a limit is negative"), hint: "use 0 for the default"}
+	}
+	a := &archive{o: o, entries: map[string]*zip.File{}}
+	if o.MaxSize == 0 {
+		a.o.MaxSize = DefaultMaxSize
+	}
+	if o.MaxFiles == 0 {
+		a.o.MaxFiles = DefaultMaxFiles
+	}
+	if o.MaxRatio == 0 {
+		a.o.MaxRatio = DefaultMaxRatio
+	}
+	z, err := zip.NewReader(r, size)
+	// ErrInsecurePath comes with a usable reader, and only where GODEBUG asks
+	// for it; the names are checked below.
+	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
+		return nil, failure(op, "", err)
+	}
+	if len(z.File) > a.o.MaxFiles+1 {
+		return nil, failure(op, "", fmt.Errorf("%w: %d files, at most %d", ErrLimit, len(z.File), a.o.MaxFiles))
+	}
+	var packed uint64
+	for _, f := range z.File {
+		if err := a.entry(f); err != nil {
+			return nil, failure(op, fmt.Sprintf("%q", f.Name), err)
+		}
+		packed += f.CompressedSize64
+	}
+	if packed > uint64(size) {
+		return nil, failure(op, "", fmt.Errorf("%w: its entries overlap", ErrStructure))
+	}
+	if a.total > a.o.MaxSize {
+		return nil, failure(op, "", fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, a.total, a.o.MaxSize))
+	}
+	if err := a.readManifest(op); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *archive) entry(f *zip.File) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrStructure, fmt.Sprintf(format, args...))
+	}
+	if f.Name != ManifestName {
+		if problem, _ := nameProblem(f.Name); problem != "" {
+			return bad("the name %s", problem)
+		}
+	}
+	switch {
+	case a.entries[f.Name] != nil:
+		return bad("two entries have this name")
+	case !f.Mode().IsRegular():
+		return bad("the entry is %s", kind(f.Mode()))
+	case f.Flags&(1<<0|1<<6|1<<13) != 0:
+		return bad("the entry is encrypted")
+	case f.Method != zip.Deflate && f.Method != zip.Store:
+		return bad("gateways cannot unpack compression method %d", f.Method)
+	case f.UncompressedSize64 > uint64(a.o.MaxSize):
+		return fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, f.UncompressedSize64, a.o.MaxSize)
+	case f.UncompressedSize64 > ratioFloor && f.UncompressedSize64/uint64(a.o.MaxRatio) > f.CompressedSize64:
+		return fmt.Errorf("%w: %d bytes unpack to %d, more than %d times as many", ErrLimit, f.CompressedSize64, f.UncompressedSize64, a.o.MaxRatio)
+	}
+	a.entries[f.Name] = f
+	if f.Name != ManifestName {
+		a.total += int64(f.UncompressedSize64)
+	}
+	return nil
+}
+
+func (a *archive) readManifest(op string) error {
+	f := a.entries[ManifestName]
+	if f == nil {
+		return failure(op, "", fmt.Errorf("%w: there is no %s in it", ErrStructure, ManifestName))
+	}
+	if f.UncompressedSize64 > maxManifest {
+		return failure(op, ManifestName, fmt.Errorf("%w: %d bytes, at most %d", ErrLimit, f.UncompressedSize64, maxManifest))
+	}
+	in, err := f.Open()
+	if err == nil {
+		// The size is a claim until it has been read; zip.File holds entries to it.
+		a.raw, err = io.ReadAll(in)
+	}
+	if err != nil {
+		return failure(op, ManifestName, err)
+	}
+	if a.manifest, err = Parse(a.raw); err != nil {
+		return failure(op, ManifestName, fmt.Errorf("%w: %w", ErrStructure, err))
+	}
+	list := map[string]bool{}
+	for _, name := range a.manifest.FileList {
+		switch {
+		case list[name]:
+			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: file_list has it twice", ErrStructure))
+		case name == ManifestName || a.entries[name] == nil:
+			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: file_list has it, the zip does not", ErrStructure))
+		}
+		list[name] = true
+	}
+	for name := range a.entries {
+		if name != ManifestName && !list[name] {
+			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: the zip has it, file_list does not", ErrStructure))
+		}
+	}
+	if a.o.Key != nil && a.manifest.Signature == "" {
+		return failure(op, "", ErrUnsigned)
+	}
+	return nil
+}
+
+// stream unpacks every file into what create returns for it, in list order, and
+// compares the sums.
+func (a *archive) stream(ctx context.Context, op string, create func(name string) (io.WriteCloser, error)) error {
+	s := newSums(a.o.Key != nil)
+	c := copier{ctx: ctx, total: a.total, progress: a.o.Progress}
+	for _, name := range a.manifest.FileList {
+		if err := a.unpack(name, s, &c, create); err != nil {
+			return failure(op, name, err)
+		}
+	}
+	if err := s.check(a.manifest, a.o.Key); err != nil {
+		return failure(op, "", err)
+	}
+	return nil
+}
+
+func (a *archive) unpack(name string, s *sums, c *copier, create func(string) (io.WriteCloser, error)) (err error) {
+	in, err := a.entries[name].Open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := create(name)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := out.Close(); err == nil {
+			err = e
+		}
+	}()
+	return c.copy(io.MultiWriter(out, s), in, name)
+}
+
+// failure makes an [Error] of what went wrong with a bundle: bad content, for
+// which there is a sentinel, or reading and writing.
+func failure(op, object string, err error) error {
+	if own := new(Error); errors.As(err, &own) && own.Op == op {
+		return err
+	}
+	for _, corrupt := range []error{zip.ErrFormat, zip.ErrChecksum, zip.ErrAlgorithm, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, corrupt) {
+			err = fmt.Errorf("%w, or cut short: %w", ErrStructure, err)
+			break
+		}
+	}
+	if deflate := flate.CorruptInputError(0); errors.As(err, &deflate) {
+		err = fmt.Errorf("%w, or cut short: %w", ErrStructure, err)
+	}
+	e := &Error{Op: op, Object: object, Err: err}
+	switch {
+	case errors.Is(err, ErrLimit):
+		e.hint = "raise the limit if you trust the bundle"
+	case errors.Is(err, ErrUnsigned):
+		e.hint = "build it with the private key, or leave the key out to check the rest"
+	case errors.Is(err, ErrSignature):
+		e.hint = "check that the key is the signer's; if it is, do not use the bundle"
+	case errors.Is(err, ErrStructure), errors.Is(err, ErrChecksum):
+		e.hint = "do not use the bundle: build or fetch it again"
+	default:
+		e.retry = true
+	}
+	return e
+}

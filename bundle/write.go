@@ -1,0 +1,192 @@
+package bundle
+
+import (
+	"archive/zip"
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+
+	"example.com/tykupgrade/internal/atomicfile"
+)
+
+// Options changes how a bundle is written. The zero value writes an unsigned one.
+type Options struct {
+	// Signer signs the bundle; its key must be RSA. [ParsePrivateKey] gives
+	// one, key services and hardware modules fit as well. nil: unsigned.
+	Signer crypto.Signer
+	// Progress is called after each piece that was read, by the calling
+	// goroutine. nil: not at all.
+	Progress func(Event)
+}
+
+// Event is how far writing or extracting has come.
+type Event struct {
+	File  string // the file being read
+	Done  int64  // bytes, over all files
+	Total int64
+}
+
+// Result describes the bundle that was written.
+type Result struct {
+	Manifest *Manifest // as written: with checksum and signature
+	Size     int64     // bytes
+	SHA256   string    // of the zip, lower-case hex
+}
+
+// Name returns a file name for the bundle that changes with its content:
+// "<stem>-<12 digits of SHA256>.zip". A gateway that has a bundle of the same
+// name on its disk uses that and does not look for a newer one.
+func (r Result) Name(stem string) string {
+	return stem + "-" + r.SHA256[:min(12, len(r.SHA256))] + ".zip"
+}
+
+// Write writes the bundle of m and its files, which src holds, to w: the files
+// in the order of file_list, then manifest.json. m is left as it is; checksum
+// and signature are in the result's. Equal input gives equal bytes on every
+// machine, of any size in the same 20 MiB or so of memory.
+//
+// Findings of severity [Refused] are a [*ManifestError]; then nothing was
+// written. After any other error what w received is no bundle.
+func Write(w io.Writer, src fs.FS, m *Manifest, o Options) (Result, error) {
+	return write(context.Background(), w, src, m, o)
+}
+
+// WriteFile writes the bundle to a file with mode 0644. The file appears when
+// it is complete and on disk; when writing fails or ctx ends, an earlier file
+// of that name is what it was, and nothing is left beside it. A path that is a
+// directory or a symbolic link is refused.
+func WriteFile(ctx context.Context, path string, src fs.FS, m *Manifest, o Options) (Result, error) {
+	var result Result
+	var failed error
+	_, err := atomicfile.Write(ctx, path, atomicfile.Options{Mode: 0o644, NoDigest: true}, func(w io.Writer) error {
+		result, failed = write(ctx, w, src, m, o)
+		return failed
+	})
+	switch {
+	case failed != nil:
+		return Result{}, failed
+	case err != nil:
+		return Result{}, &Error{Op: "write bundle", Err: err, retry: !errors.Is(err, atomicfile.ErrNotRegular)}
+	}
+	return result, nil
+}
+
+func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) (Result, error) {
+	if m == nil || src == nil {
+		return Result{}, &Error{Op: "write bundle", Err: errors.New("no manifest or no files given")}
+	}
+	v := &validation{m: m, src: src}
+	if refused := v.refused(); len(refused) > 0 {
+		return Result{}, &ManifestError{refused}
+	}
+	var public *rsa.PublicKey
+	if o.Signer != nil {
+		var err error
+		if public, err = checkSigner(o.Signer); err != nil {
+			return Result{}, err
+		}
+	}
+
+	var d deflater
+	defer d.wait()
+	out := &counter{w: w, hash: sha256.New()}
+	z := zip.NewWriter(out)
+	z.RegisterCompressor(zip.Deflate, d.open)
+	s := newSums(o.Signer != nil)
+	c := copier{ctx: ctx, total: v.total, progress: o.Progress}
+	for _, name := range m.FileList {
+		if err := addFile(z, s, &c, src, name); err != nil {
+			return Result{}, &Error{Op: "write bundle", Object: name, Err: err, retry: true}
+		}
+	}
+	done := m.clone()
+	done.Checksum, done.Signature = s.checksum(), ""
+	if o.Signer != nil {
+		var err error
+		if done.Signature, err = s.sign(o.Signer, public); err != nil {
+			return Result{}, err
+		}
+	}
+	entry, err := z.Create(ManifestName)
+	if err == nil {
+		_, err = done.WriteTo(entry)
+	}
+	if err == nil {
+		err = z.Close()
+	}
+	if err != nil {
+		return Result{}, &Error{Op: "write bundle", Object: ManifestName, Err: err, retry: true}
+	}
+	return Result{Manifest: done, Size: out.n, SHA256: hex.EncodeToString(out.hash.Sum(nil))}, nil
+}
+
+func addFile(z *zip.Writer, s *sums, c *copier, src fs.FS, name string) error {
+	f, err := src.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// No time and no mode, as tyk bundle build does it: they would differ from
+	// machine to machine.
+	entry, err := z.Create(name)
+	if err != nil {
+		return err
+	}
+	return c.copy(io.MultiWriter(s, entry), f, name)
+}
+
+// copier copies several files, reporting progress over all of them.
+type copier struct {
+	ctx         context.Context
+	done, total int64
+	progress    func(Event)
+	buf         []byte
+}
+
+func (c *copier) copy(dst io.Writer, src io.Reader, name string) error {
+	if c.buf == nil {
+		c.buf = make([]byte, 256<<10)
+	}
+	for {
+		if err := c.ctx.Err(); err != nil {
+			if cause := context.Cause(c.ctx); cause != err {
+				err = fmt.Errorf("%w: %w", err, cause)
+			}
+			return err
+		}
+		n, err := src.Read(c.buf)
+		if _, err := dst.Write(c.buf[:n]); err != nil {
+			return err
+		}
+		if c.done += int64(n); c.progress != nil && n > 0 {
+			c.progress(Event{File: name, Done: c.done, Total: c.total})
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// counter counts and digests what passes through.
+type counter struct {
+	w    io.Writer
+	hash hash.Hash
+	n    int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	_, _ = c.hash.Write(p[:n])
+	return n, err
+}

@@ -1,0 +1,131 @@
+package debpkg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Lock is a lock of apt or dpkg that a process holds.
+type Lock struct {
+	Path    string
+	PID     int
+	Command string // the process's name, not its arguments
+}
+
+func (l Lock) String() string {
+	return fmt.Sprintf("%s (process %d) holds %s", l.Command, l.PID, l.Path)
+}
+
+// The four locks. DPkg::Lock::Timeout covers the first two only (apt 2.6).
+var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"}
+
+// Every holder of a record lock on the files "$@": inode numbers alone may
+// coincide between file systems, so the process must have the file open where
+// that can be seen. Lines of waiters start with "->".
+const lockScript = `for f; do
+	[ -e "$f" ] || continue
+	i=$(stat -c %i "$f")
+	while read -r n kind adv mode pid id rest; do
+		case $kind in POSIX | FLOCK | OFDLCK) ;; *) continue ;; esac
+		case $id in *:"$i") ;; *) continue ;; esac
+		if [ -r "/proc/$pid/fd" ] && ! ls -l "/proc/$pid/fd" 2>/dev/null | grep -qF -- " -> $f"; then continue; fi
+		read -r comm <"/proc/$pid/comm" || continue
+		printf '%s\t%s\t%s\n' "$f" "$pid" "$comm"
+	done </proc/locks 2>/dev/null
+done
+true`
+
+// Locks lists which of apt's and dpkg's four locks are held, and by whom.
+func (h *Host) Locks(ctx context.Context) ([]Lock, error) {
+	var args []string
+	for _, p := range lockPaths {
+		args = append(args, h.path(p))
+	}
+	out, err := h.script(ctx, nil, lockScript, args...)
+	if err != nil {
+		return nil, fmt.Errorf("look for other package managers: %w", err)
+	}
+	var locks []Lock
+	for _, f := range fields(out, 3) {
+		pid, err := strconv.Atoi(f[1])
+		if err != nil {
+			continue
+		}
+		locks = append(locks, Lock{Path: f[0], PID: pid, Command: f[2]})
+	}
+	return locks, nil
+}
+
+// waitLocks returns once nobody holds a lock, or an [ErrLocked] that names the
+// holder. Between this and apt's start somebody may come first, so callers go
+// on waiting when apt reports a lock.
+func (h *Host) waitLocks(ctx context.Context, op string, deadline time.Time) error {
+	told := ""
+	for {
+		locks, err := h.Locks(ctx)
+		if err != nil || len(locks) == 0 {
+			return err
+		}
+		if now := describe(locks); now != told {
+			told = now
+			h.event(Event{Kind: EventWait, Text: now})
+			h.o.Log.InfoContext(ctx, "waiting for locks", "held", now)
+		}
+		if !time.Now().Before(deadline) {
+			return &Error{Op: op, Kind: ErrLocked, Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
+				Next: "wait for it to end, or look at what it is waiting for; never delete the lock file"}
+		}
+		if err := pause(ctx, 250*time.Millisecond); err != nil {
+			return fmt.Errorf("%s: wait for %s: %w", op, told, err)
+		}
+	}
+}
+
+func describe(locks []Lock) string {
+	var parts []string
+	for _, l := range locks {
+		parts = append(parts, l.String())
+	}
+	return strings.Join(parts, ", ")
+}
+
+// retryLocked calls f until it fails for another reason than a lock.
+func (h *Host) retryLocked(ctx context.Context, op string, f func() error) error {
+	deadline := time.Now().Add(h.o.LockWait)
+	for {
+		if err := h.waitLocks(ctx, op, deadline); err != nil {
+			return err
+		}
+		err := f()
+		if !errors.Is(err, ErrLocked) || !time.Now().Before(deadline) {
+			return err
+		}
+		if err := pause(ctx, 250*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits, or returns the context's error and cause.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ended(ctx)
+	}
+}
+
+func ended(ctx context.Context) error {
+	err := ctx.Err()
+	if cause := context.Cause(ctx); err != nil && cause != err {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}

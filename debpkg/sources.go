@@ -1,0 +1,195 @@
+package debpkg
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Source is one entry of apt's sources: a line of a .list file or a stanza of
+// a .sources file.
+type Source struct {
+	File       string
+	Line       int // where the entry starts
+	Types      []string
+	URIs       []string // credentials removed
+	Suites     []string
+	Components []string `json:",omitempty"`
+	SignedBy   string   `json:",omitempty"` // key files or fingerprints; "inline" for a key in the file itself
+	Trusted    bool     `json:",omitempty"` // [trusted=yes]: signatures are not checked
+	Disabled   bool     `json:",omitempty"`
+	Serves     []string `json:",omitempty"` // which Tyk packages it offers, by the package lists
+}
+
+// Tyk says whether the entry is meant for Tyk packages or offers some: by what
+// it serves, by the file name that packagecloud's script chooses
+// (tyk_tyk-gateway.list), or by its address.
+func (s Source) Tyk() bool {
+	if len(s.Serves) > 0 || strings.Contains(s.File, "/tyk_tyk-") {
+		return true
+	}
+	for _, u := range s.URIs {
+		if strings.Contains(u, "packagecloud.io/tyk/") {
+			return true
+		}
+	}
+	return false
+}
+
+var userinfo = regexp.MustCompile(`://[^/@\s]+@`)
+
+// redact removes credentials from addresses: private repositories of
+// packagecloud carry a token as the user name.
+func redact(s string) string { return userinfo.ReplaceAllString(s, "://***@") }
+
+// Sources lists the entries in the files that apt reads.
+func (h *Host) Sources(ctx context.Context) ([]Source, error) {
+	dir := h.path("/etc/apt")
+	out, err := h.script(ctx, nil, `for f in "$1/sources.list" "$1/sources.list.d/"*.list "$1/sources.list.d/"*.sources; do
+	if [ -f "$f" ]; then printf '\034%s\n' "$f"; cat "$f"; echo; fi
+done`, dir)
+	if err != nil {
+		return nil, fmt.Errorf("read apt's sources: %w", err)
+	}
+	var list []Source
+	for _, part := range strings.Split(out, "\x1c") {
+		file, text, ok := strings.Cut(part, "\n")
+		if !ok {
+			continue
+		}
+		if strings.HasSuffix(file, ".sources") {
+			list = append(list, parseDeb822(file, text)...)
+		} else {
+			list = append(list, parseList(file, text)...)
+		}
+	}
+	return list, nil
+}
+
+// parseList reads the one-line format of sources.list(5). Lines that apt would
+// refuse are left out: apt itself reports them.
+func parseList(file, text string) []Source {
+	var list []Source
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		line, _, _ = strings.Cut(line, "#")
+		line = strings.TrimSpace(line)
+		kind, rest, ok := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
+		if !ok || kind != "deb" && kind != "deb-src" {
+			continue
+		}
+		s := Source{File: file, Line: n, Types: []string{kind}}
+		rest = strings.TrimSpace(rest)
+		if strings.HasPrefix(rest, "[") {
+			options, after, ok := strings.Cut(rest[1:], "]")
+			if !ok {
+				continue
+			}
+			for _, o := range strings.Fields(options) {
+				key, value, _ := strings.Cut(o, "=")
+				s.option(key, value)
+			}
+			rest = after
+		}
+		words := strings.Fields(rest)
+		if len(words) < 2 {
+			continue
+		}
+		s.URIs, s.Suites = []string{redact(words[0])}, words[1:2]
+		if len(words) > 2 {
+			s.Components = words[2:]
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func (s *Source) option(key, value string) {
+	switch strings.ToLower(strings.TrimRight(key, "+-")) {
+	case "signed-by":
+		s.SignedBy = value
+	case "trusted":
+		s.Trusted = yes(value)
+	}
+}
+
+func yes(s string) bool {
+	switch strings.ToLower(s) {
+	case "yes", "true", "with", "on", "enable", "1":
+		return true
+	}
+	return false
+}
+
+// parseDeb822 reads the stanzas of sources.list(5).
+func parseDeb822(file, text string) []Source {
+	var list []Source
+	for _, st := range stanzas(text) {
+		s := Source{File: file, Line: st.line, Types: strings.Fields(st.fields["types"]), Suites: strings.Fields(st.fields["suites"]),
+			Components: strings.Fields(st.fields["components"])}
+		for _, u := range strings.Fields(st.fields["uris"]) {
+			s.URIs = append(s.URIs, redact(u))
+		}
+		if len(s.Types) == 0 || len(s.URIs) == 0 {
+			continue
+		}
+		key := strings.TrimSpace(st.fields["signed-by"])
+		if strings.Contains(key, "BEGIN PGP PUBLIC KEY") { // apt 2.3.10 and newer
+			key = "inline"
+		}
+		s.SignedBy = strings.Join(strings.Fields(key), " ")
+		s.Trusted = yes(st.fields["trusted"])
+		if e, ok := st.fields["enabled"]; ok {
+			s.Disabled = !yes(strings.TrimSpace(e))
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+type stanza struct {
+	line   int
+	fields map[string]string // keys in lower case; continuation lines joined with newlines
+}
+
+// stanzas reads RFC 822 style paragraphs, as in Packages, status and .sources.
+func stanzas(text string) []stanza {
+	var list []stanza
+	var cur stanza
+	var key string
+	flush := func() {
+		if len(cur.fields) > 0 {
+			list = append(list, cur)
+		}
+		cur, key = stanza{}, ""
+	}
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		line = strings.TrimRight(line, "\r\n")
+		switch {
+		case strings.HasPrefix(line, "#"):
+		case strings.TrimSpace(line) == "":
+			flush()
+		case line[0] == ' ' || line[0] == '\t':
+			if key != "" {
+				cur.fields[key] += "\n" + strings.TrimSpace(line)
+			}
+		default:
+			k, v, ok := strings.Cut(line, ":")
+			if !ok {
+				key = ""
+				continue
+			}
+			if cur.fields == nil {
+				cur = stanza{line: n, fields: map[string]string{}}
+			}
+			key = strings.ToLower(strings.TrimSpace(k))
+			cur.fields[key] = strings.TrimSpace(v)
+		}
+	}
+	flush()
+	return list
+}

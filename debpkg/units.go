@@ -1,0 +1,200 @@
+package debpkg
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Unit is a systemd unit's state.
+type Unit struct {
+	Name             string
+	LoadState        string // loaded, not-found, masked
+	ActiveState      string // active, activating, inactive, failed
+	SubState         string
+	Result           string // success, exit-code, start-limit-hit, …
+	FileState        string // enabled, disabled, …
+	MainPID          int64
+	NRestarts        int64
+	ExecMainStatus   int64
+	InvocationID     string
+	NeedDaemonReload bool
+}
+
+var unitProperties = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,MainPID,NRestarts,ExecMainStatus,InvocationID,NeedDaemonReload"
+
+// Active says whether the unit runs at this moment.
+func (u Unit) Active() bool { return u.ActiveState == "active" }
+
+func (u Unit) String() string {
+	text := fmt.Sprintf("%s is %s (%s)", u.Name, u.ActiveState, u.SubState)
+	if u.Result != "" && u.Result != "success" {
+		text += fmt.Sprintf(", result %s, exit status %d", u.Result, u.ExecMainStatus)
+	}
+	if u.NRestarts > 0 {
+		text += fmt.Sprintf(", %d restarts", u.NRestarts)
+	}
+	return text
+}
+
+// Units returns the states of the named units, in their order. A unit that
+// does not exist has the LoadState not-found.
+func (h *Host) Units(ctx context.Context, names ...string) ([]Unit, error) {
+	if len(names) == 0 || h.o.Root != "" {
+		return nil, nil
+	}
+	// One unit per call would be slow over SSH. show prints blocks in order and
+	// exits 0 for unknown units.
+	out, err := h.output(ctx, append([]string{"systemctl", "show", "-p", unitProperties, "--"}, names...)...)
+	if err != nil {
+		return nil, fmt.Errorf("read the state of %s: %w", strings.Join(names, ", "), err)
+	}
+	units := parseUnits(out)
+	if len(units) != len(names) {
+		return nil, fmt.Errorf("read the state of %s: systemctl described %d units", strings.Join(names, ", "), len(units))
+	}
+	return units, nil
+}
+
+func parseUnits(text string) []Unit {
+	var units []Unit
+	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		var u Unit
+		seen := false
+		for line := range strings.Lines(block) {
+			key, value, ok := strings.Cut(strings.TrimRight(line, "\n"), "=")
+			if !ok {
+				continue
+			}
+			seen = true
+			switch key {
+			case "Id":
+				u.Name = value
+			case "LoadState":
+				u.LoadState = value
+			case "ActiveState":
+				u.ActiveState = value
+			case "SubState":
+				u.SubState = value
+			case "Result":
+				u.Result = value
+			case "UnitFileState":
+				u.FileState = value
+			case "MainPID":
+				u.MainPID = number64(value)
+			case "NRestarts":
+				u.NRestarts = number64(value)
+			case "ExecMainStatus":
+				u.ExecMainStatus = number64(value)
+			case "InvocationID":
+				u.InvocationID = value
+			case "NeedDaemonReload":
+				u.NeedDaemonReload = value == "yes"
+			}
+		}
+		if seen {
+			units = append(units, u)
+		}
+	}
+	return units
+}
+
+// Restart makes systemd forget earlier failures (after its start limit it
+// refuses to start a unit for ten seconds), reads changed unit files, restarts
+// the units, and waits until they are stable.
+func (h *Host) Restart(ctx context.Context, names ...string) error {
+	if len(names) == 0 || h.o.Root != "" {
+		return nil
+	}
+	op := "restart " + strings.Join(names, ", ")
+	h.event(Event{Kind: EventStep, Text: op})
+	out, err := h.script(ctx, nil, `systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`, names...)
+	if err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		return h.unitError(ctx, op, strings.TrimSpace(out), err, names)
+	}
+	return h.WaitStable(ctx, names...)
+}
+
+// WaitStable returns nil once every unit has been active with the same main
+// process and without a new restart for [Options].Settle: `systemctl restart`
+// succeeds for a program that exits at once (systemd 252, Type=simple), and a
+// crash loop looks active about half of the time. It returns an [ErrUnit] with
+// the last lines of the journal when a unit fails, restarts again and again, or
+// is not stable within SettleLimit.
+func (h *Host) WaitStable(ctx context.Context, names ...string) error {
+	if len(names) == 0 || h.o.Root != "" {
+		return nil
+	}
+	op := "wait for " + strings.Join(names, ", ")
+	h.event(Event{Kind: EventStep, Text: op})
+	type mark struct {
+		invocation    string
+		pid, restarts int64
+	}
+	key := func(us []Unit) (all []mark, active bool) {
+		active = true
+		for _, u := range us {
+			all = append(all, mark{u.InvocationID, u.MainPID, u.NRestarts})
+			active = active && u.Active()
+		}
+		return all, active
+	}
+	start := time.Now()
+	var first, last []mark
+	var since time.Time
+	for {
+		units, err := h.Units(ctx, names...)
+		if err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		marks, active := key(units)
+		if first == nil {
+			first = marks
+		}
+		for i, u := range units {
+			switch {
+			case u.LoadState != "loaded":
+				return h.unitError(ctx, op, fmt.Sprintf("%s is %s", u.Name, u.LoadState), nil, names[i:i+1])
+			case u.ActiveState == "failed", u.ActiveState == "inactive":
+				return h.unitError(ctx, op, u.String(), nil, names[i:i+1])
+			case marks[i].restarts-first[i].restarts >= 2:
+				return h.unitError(ctx, op, "crash loop: "+u.String(), nil, names[i:i+1])
+			}
+		}
+		if !active || !slices.Equal(marks, last) {
+			since, last = time.Now(), marks
+		}
+		if active && time.Since(since) >= h.o.Settle {
+			return nil
+		}
+		if time.Since(start) > h.o.SettleLimit+h.o.Settle {
+			return h.unitError(ctx, op, fmt.Sprintf("not stable after %s", h.o.SettleLimit), nil, names)
+		}
+		if err := pause(ctx, min(200*time.Millisecond, h.o.Settle)); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+	}
+}
+
+// unitError adds the last lines of the units' journal.
+func (h *Host) unitError(ctx context.Context, op, detail string, cause error, names []string) error {
+	argv := []string{"journalctl", "--no-pager", "-q", "-n", "15", "-o", "cat"}
+	for _, n := range names {
+		argv = append(argv, "-u", n)
+	}
+	journal, err := h.output(ctx, argv...)
+	if err != nil {
+		journal = "the journal cannot be read: " + err.Error()
+	}
+	if detail == "" && cause != nil {
+		detail = cause.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(journal), "\n")
+	return &Error{Op: op, Kind: ErrUnit, Detail: redact(detail + "; its journal ends with:\n" + strings.Join(lines[max(0, len(lines)-6):], "\n")),
+		Output: journal, Next: "read the journal, correct the configuration and Restart, or Revert", Cause: cause}
+}

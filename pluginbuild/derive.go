@@ -1,0 +1,102 @@
+package pluginbuild
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Derive makes a Release for a version that the table lacks: what its compiler
+// can do follows from the version, and the Go version, replaces and base image
+// are those of the nearest known release, which is a guess that Notes admits.
+// Use [Release.WithGoMod] to replace the guess by the release's own go.mod.
+func Derive(v *semver.Version, commit string) (Release, error) {
+	r, err := Releases().Lookup(v)
+	if err == nil {
+		if r.Commit != commit {
+			r.Commit, r.Date = commit, time.Time{}
+		}
+		return r, r.Validate()
+	}
+	unknown, ok := err.(*UnknownReleaseError)
+	if !ok {
+		return Release{}, err
+	}
+	near := unknown.Nearest
+	r = Release{Version: v, Commit: commit, Go: near.Go, Replaces: near.Replaces, Compiler: era(core(v))}
+	r.Compiler.Go, r.Compiler.Base = near.Compiler.Go, near.Compiler.Base
+	r.Notes = []string{fmt.Sprintf("not in the release table: Go version and replaces are those of %s and may be wrong; compare them with the release's own go.mod", near.Version)}
+	return r, r.Validate()
+}
+
+// WithGoMod returns the release with the Go version and the replaces that its
+// own go.mod names.
+func (r Release) WithGoMod(mod io.Reader) (Release, error) {
+	f, err := readGoMod(mod)
+	if err != nil {
+		return Release{}, fmt.Errorf("go.mod of release %s: %w", r.Version, err)
+	}
+	if f.Module == nil || f.Module.Mod.Path != Module {
+		return Release{}, fmt.Errorf("go.mod of release %s: it is not the go.mod of %s", r.Version, Module)
+	}
+	r.Go, r.Toolchain, r.Replaces = directive(f), "", nil
+	if f.Toolchain != nil {
+		r.Toolchain = f.Toolchain.Name
+	}
+	for _, p := range f.Replace {
+		// A directory beside the gateway's sources means nothing to a plugin.
+		if p.New.Version != "" {
+			r.Replaces = append(r.Replaces, Replace{p.Old.Path, p.Old.Version, p.New.Path, p.New.Version})
+		}
+	}
+	r.Notes = nil
+	return r, r.Validate()
+}
+
+// era is what follows from the version alone, read from the compiler's
+// Dockerfile and script of every tag from 3.0.0 to 5.14.0.
+func era(v *semver.Version) Compiler {
+	from := func(s string) bool { return !v.LessThan(semver.MustParse(s)) }
+	line := func(lo, below string) bool { return from(lo) && !from(below) }
+	only502 := v.Equal(semver.New(5, 0, 2, "", ""))
+	c := Compiler{
+		Mode:           Vendor,
+		EL7:            line("3.2.3", "5.1.0"),
+		Suffix:         from("4.1.0"),
+		PluginID:       line("3.0.10", "3.1.0") || from("3.2.3"),
+		PlatformArgs:   line("3.2.3", "4.0.0") || from("4.1.0"),
+		CrossARM64:     from("5.0.3"),
+		Trimpath:       from("5.1.0"),
+		GopluginTag:    line("5.8.14", "5.9.0") || from("5.12.1"),
+		RenamesModule:  from("5.2.4"),
+		FetchesModules: only502 || from("5.1.1"),
+		Gateway:        from("5.2.3"),
+	}
+	switch {
+	case from("5.1.0"):
+		c.Mode = Workspace
+	case only502:
+		c.Mode = Modules
+	case from("3.2.3") || line("3.0.10", "3.1.0"):
+		c.Mode = GOPATH
+	}
+	if from("5.7.0") {
+		c.Env = append(c.Env, "BUILD_TAG")
+		c.Editions = []Edition{Standard, Enterprise}
+	}
+	if line("5.8.14", "5.9.0") || from("5.13.0") {
+		c.Editions = append(c.Editions, FIPS)
+	}
+	if from("5.2.4") {
+		c.Env = append(c.Env, "DEBUG")
+	}
+	if from("5.2.3") {
+		c.Env = append(c.Env, "GO_GET")
+	}
+	if from("5.2.4") {
+		c.Env = append(c.Env, "GO_TIDY")
+	}
+	return c
+}

@@ -1,0 +1,107 @@
+package pluginbuild
+
+import (
+	"fmt"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Path is one of the three ways in which a plugin module is brought to a
+// release.
+//
+// The upgrade procedure names them three times, each time differently:
+//
+//	        its table (current → target)   its headings              here, by target alone
+//	Path 1  < 4.1.0  →  < 4.1.0            earlier than 4.2.0         before 4.2.0
+//	Path 2  < 4.1.0  →  >= 5.1.0           "between 4.2.0 to 5.1.0"   from 4.2.0, before 5.1.0
+//	Path 3  >= 4.1.0 →  >= 5.2.5           5.1 and above              from 5.1.0
+//
+// The table has no row for a target from 4.1.0 to 5.0.x, nor for 4.1.0 or newer
+// to 5.1.0–5.2.4, and sends 4.0.8 → 5.2.5 to path 2, whose commit is that of
+// 5.0.3 and which vendors; a 5.2.5 compiler uses neither. The release that runs
+// now does not matter to the module. 5.1.0, which the headings put into two
+// paths, is the first release with a workspace compiler, so it is path 3. A
+// pre-release is built like the release that it leads to.
+type Path int
+
+// The three paths.
+const (
+	Path1 Path = 1 // before 4.2.0: get, tidy, vendor, with the graphql replace where the release has one
+	Path2 Path = 2 // from 4.2.0 and before 5.1.0: get, tidy, vendor
+	Path3 Path = 3 // from 5.1.0: get, tidy; no vendor directory
+)
+
+var (
+	v4_1_0 = semver.New(4, 1, 0, "", "")
+	v4_2_0 = semver.New(4, 2, 0, "", "")
+	v5_1_0 = semver.New(5, 1, 0, "", "")
+	v5_2_5 = semver.New(5, 2, 5, "", "")
+)
+
+// PathTo returns the path to a target version.
+func PathTo(target *semver.Version) Path {
+	switch v := core(target); {
+	case v.LessThan(v4_2_0):
+		return Path1
+	case v.LessThan(v5_1_0):
+		return Path2
+	default:
+		return Path3
+	}
+}
+
+// Path returns the path to the release.
+func (r Release) Path() Path { return PathTo(r.Version) }
+
+func (p Path) String() string { return fmt.Sprintf("path %d", int(p)) }
+
+// vendors says whether the path ends with `go mod vendor`.
+func (p Path) vendors() bool { return p < Path3 }
+
+// Row is how the procedure's table, read to the letter, places an upgrade, and
+// what is right.
+type Row struct {
+	Current *semver.Version `json:"current"`
+	Target  *semver.Version `json:"target"`
+	Table   int             `json:"table"` // row of the procedure's table, 0: none fits
+	Path    Path            `json:"path"`  // the right path
+	Why     string          `json:"why"`   // for people
+}
+
+// Explain places the upgrade from current to target in the procedure and says
+// why the path to take is the one it is.
+func Explain(current, target *semver.Version) Row {
+	r := Row{Current: current, Target: target, Path: PathTo(target)}
+	from, to := core(current), core(target)
+	switch {
+	case from.LessThan(v4_1_0) && to.LessThan(v4_1_0):
+		r.Table = 1
+	case from.LessThan(v4_1_0) && !to.LessThan(v5_1_0):
+		r.Table = 2
+	case !from.LessThan(v4_1_0) && !to.LessThan(v5_2_5):
+		r.Table = 3
+	}
+	kind := "upgrade"
+	switch c := target.Compare(current); {
+	case c < 0:
+		kind = "downgrade"
+	case c == 0:
+		kind = "rebuild"
+	}
+	r.Why = fmt.Sprintf("%s %s → %s takes %s, because %s. ", kind, current, target, r.Path, because[r.Path])
+	switch {
+	case r.Table == 0:
+		r.Why += "No row of the procedure's table fits this pair; the target alone decides."
+	case r.Table == int(r.Path):
+		r.Why += fmt.Sprintf("Row %d of the procedure's table says so too; its commit is right for one release only.", r.Table)
+	default:
+		r.Why += fmt.Sprintf("The procedure's table would send it to row %d, which is wrong for this target: the release that runs now does not change how a plugin is built.", r.Table)
+	}
+	return r
+}
+
+var because = map[Path]string{
+	Path1: "targets before 4.2.0 are compiled from a vendor directory and need the replaces of the release's own go.mod",
+	Path2: "targets from 4.2.0 and before 5.1.0 are compiled from a vendor directory",
+	Path3: "from 5.1.0 on the compiler builds gateway and plugin in one Go workspace, without vendor directory",
+}

@@ -1,0 +1,293 @@
+package pluginbuild
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/modfile"
+
+	"example.com/tykupgrade/internal/run"
+)
+
+// PrepareOptions changes how a module is prepared. The zero value is useful.
+type PrepareOptions struct {
+	NoGet   bool         // as in [CommandOptions]
+	Go      string       // the go program; empty: "go" from PATH
+	Env     []string     // KEY=value pairs for the commands, on top of this process's environment
+	OnEvent func(Event)  // called for every step's start, output lines and end
+	Log     *slog.Logger // nil: silent
+}
+
+// Prepared is what a Prepare did.
+type Prepared struct {
+	Commands  []Command `json:"commands"`
+	Changed   []string  `json:"changed"`             // files and directories of the module with other content than before
+	Recovered bool      `json:"recovered,omitempty"` // an interrupted Prepare was undone first
+}
+
+// Prepare brings the plugin module in dir to the release by running its
+// [Release.Commands] there. The caller's environment holds, so GOPROXY,
+// GOPRIVATE, GONOSUMDB, netrc and the SSH agent work as on the command line;
+// only GOWORK is set to off, because a workspace around the plugin is not the
+// compiler's.
+//
+// It is a transaction: when a step fails, the result does not fit the release,
+// or ctx ends, go.mod, go.sum, go.work, go.work.sum and the vendor directory
+// are put back byte for byte. What is needed for that lives in the module's
+// directory .tykupgrade-prepare, so that after a kill or a power cut the next
+// Prepare or [Recover] puts things back. The file system of dir must know
+// locks and renames of directories.
+//
+// A failed step is a [StepError]. Of two calls for one dir at a time the second
+// fails with [ErrBusy].
+func Prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (Prepared, error) {
+	p, err := prepare(ctx, dir, r, o)
+	if err != nil {
+		return Prepared{Recovered: p.Recovered}, fmt.Errorf("prepare %s for %s: %w", dir, r.name(), err)
+	}
+	return p, nil
+}
+
+// name is for messages about releases that may be invalid.
+func (r Release) name() string {
+	if r.Version == nil {
+		return "a release without version"
+	}
+	return r.Version.String()
+}
+
+func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Prepared, err error) {
+	if _, err := r.Commands(CommandOptions{NoGet: o.NoGet}); err != nil {
+		return p, err
+	}
+	if err := ended(ctx); err != nil {
+		return p, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return p, err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "go.mod")); errors.Is(err, fs.ErrNotExist) {
+		return p, fmt.Errorf("%w; run `go mod init` with the plugin's module path there first", errNoGoMod)
+	} else if err != nil {
+		return p, err
+	}
+	vendored := r.Path().vendors()
+	t, recovered, err := begin(dir, r.name(), vendored)
+	p.Recovered = recovered
+	if err != nil {
+		return p, err
+	}
+	defer t.release()
+	if recovered {
+		o.log().Warn("undid an interrupted prepare", "dir", dir)
+	}
+	for _, n := range r.Notes {
+		o.log().Warn("release", "version", r.name(), "note", n)
+	}
+	if p.Commands, err = o.steps(ctx, t, r); err == nil {
+		p.Changed, err = t.changed(vendored)
+	}
+	if err == nil {
+		err = t.commit()
+	}
+	if err != nil {
+		// Also after ctx ended: nothing may stay half done.
+		if back := t.rollback(); back != nil {
+			return p, errors.Join(err, back)
+		}
+		return p, fmt.Errorf("%w (the module is as it was)", err)
+	}
+	return p, nil
+}
+
+// Recover undoes an interrupted [Prepare] of the module in dir and says whether
+// there was one. [Prepare] does so by itself.
+func Recover(dir string) (bool, error) {
+	found, err := recoverDir(dir)
+	if err != nil {
+		return false, fmt.Errorf("recover %s: %w", dir, err)
+	}
+	return found, nil
+}
+
+func recoverDir(dir string) (bool, error) {
+	if _, err := os.Lstat(filepath.Join(dir, backupDir)); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	t := &transaction{dir: dir}
+	if err := t.acquire(); err != nil {
+		return false, err
+	}
+	defer t.release()
+	return t.recover()
+}
+
+// steps runs the commands and checks what they left.
+func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release) ([]Command, error) {
+	data, err := readFile(filepath.Join(t.dir, "go.mod"))
+	if err != nil {
+		return nil, err
+	}
+	commands, err := r.Commands(CommandOptions{GoMod: data, NoGet: o.NoGet})
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range commands {
+		if err := o.step(ctx, t, c); err != nil {
+			return nil, err
+		}
+	}
+	return commands, r.fits(t.dir, o.NoGet)
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return readBounded(f, maxGoMod)
+}
+
+func (o PrepareOptions) log() *slog.Logger {
+	if o.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Log
+}
+
+// step runs one command and reports it.
+func (o PrepareOptions) step(ctx context.Context, t *transaction, c Command) error {
+	emit := o.OnEvent
+	if emit == nil {
+		emit = func(Event) {}
+	}
+	name := stepName(c.Argv)
+	argv := c.Argv
+	if o.Go != "" {
+		argv = append([]string{o.Go}, argv[1:]...)
+	}
+	runner := run.Local(run.Options{Dir: t.dir, Env: append(append([]string{}, o.Env...), "GOWORK=off")})
+	o.log().Info("run", "dir", t.dir, "argv", argv)
+	emit(Event{Stage: name, Kind: Started})
+	start := time.Now()
+	var mu sync.Mutex
+	var tail run.Tail
+	out := &lineWriter{mu: &mu, tail: &tail, emit: func(l string) { emit(Event{Stage: name, Kind: Output, Line: l}) }}
+	errs := &lineWriter{mu: &mu, tail: &tail, emit: func(l string) { emit(Event{Stage: name, Kind: Output, Line: l, Stderr: true}) }}
+	err := runner(ctx, argv, t.lock, out, errs)
+	out.flush()
+	errs.flush()
+	if err != nil {
+		err = stepError(ctx, name, argv, tail.String(), err)
+	}
+	emit(Event{Stage: name, Kind: Done, Elapsed: time.Since(start), Err: err})
+	return err
+}
+
+// stepName is what a command is called in events and errors: "go mod tidy".
+func stepName(argv []string) string {
+	n := 2
+	if len(argv) > 2 && argv[1] == "mod" {
+		n = 3
+	}
+	return strings.Join(argv[:min(n, len(argv))], " ")
+}
+
+// fits checks go.mod after the commands: they can succeed and yet leave a module
+// that the release's compiler refuses, because a dependency asked for more.
+func (r Release) fits(dir string, noGet bool) error {
+	data, err := readFile(filepath.Join(dir, "go.mod"))
+	if err != nil {
+		return err
+	}
+	mod, err := modfile.Parse("go.mod", data, nil)
+	if err != nil {
+		return err
+	}
+	bad := func(hint, format string, a ...any) error {
+		return &StepError{Step: "check go.mod", Code: -1, Err: fmt.Errorf(format, a...), hint: hint}
+	}
+	if d := directive(mod); r.Go != "" && !r.accepts(d) {
+		return bad("find it with `go list -m -f '{{.GoVersion}} {{.Path}}' all`, and require an older version of it",
+			"a dependency raised the go directive to %s, and the compiler of %s has %s", d, r.Version, r.goLimit())
+	}
+	want := r.PseudoVersion()
+	for _, q := range mod.Require {
+		if q.Mod.Path == Module && !noGet && want != "" && q.Mod.Version != want {
+			return bad("find it with `go mod graph`, and require a version of it made for this release",
+				"a dependency raised the gateway's module to %s instead of %s", q.Mod.Version, want)
+		}
+	}
+	return nil
+}
+
+// changed names what differs from the state that was saved.
+func (t *transaction) changed(vendored bool) ([]string, error) {
+	names := []string{}
+	for _, s := range t.Files {
+		now, err := digest(filepath.Join(t.dir, s.Name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if now != s.SHA256 {
+			names = append(names, s.Name)
+		}
+	}
+	if vendored {
+		names = append(names, vendorName)
+	}
+	return names, nil
+}
+
+// lineWriter cuts a stream into lines. The writers of one command share mu and
+// the tail, so lines of both streams stay whole and in order.
+type lineWriter struct {
+	mu   *sync.Mutex
+	tail io.Writer
+	emit func(line string)
+	buf  []byte
+}
+
+// maxLine is where a line without an end is cut.
+const maxLine = 64 << 10
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf = append(w.buf, p...)
+	for {
+		end, skip := bytes.IndexByte(w.buf, '\n'), 1
+		if end < 0 && len(w.buf) > maxLine {
+			end, skip = maxLine, 0
+		}
+		if end < 0 {
+			return len(p), nil
+		}
+		w.line(w.buf[:end])
+		w.buf = w.buf[end+skip:]
+	}
+}
+
+func (w *lineWriter) line(b []byte) {
+	text := redact(strings.TrimRight(string(b), "\r"))
+	_, _ = io.WriteString(w.tail, text+"\n")
+	w.emit(text)
+}
+
+func (w *lineWriter) flush() {
+	if len(w.buf) > 0 {
+		w.line(w.buf)
+		w.buf = nil
+	}
+}

@@ -1,0 +1,211 @@
+package pluginbuild
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/version"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/Masterminds/semver/v3"
+	"golang.org/x/mod/module"
+)
+
+//go:embed releases.json
+var embedded []byte
+
+var table = sync.OnceValues(func() (Table, error) { return ReadTable(bytes.NewReader(embedded)) })
+
+// Table is a list of releases. Append to it, or read one with [ReadTable], to
+// use releases that this package does not know yet.
+type Table []Release
+
+// Releases returns the table that comes with this package, oldest version
+// first: every general release from 3.0.0 to 5.14.0. The caller may append to
+// it; the slices inside the releases are shared and only for reading.
+func Releases() Table {
+	t, err := table()
+	if err != nil {
+		panic("pluginbuild: embedded release table: " + err.Error()) // a test reads it
+	}
+	return slices.Clone(t)
+}
+
+// Lookup finds a release in the table that comes with this package. The error
+// is an [UnknownReleaseError].
+func Lookup(v *semver.Version) (Release, error) { return Releases().Lookup(v) }
+
+// Lookup finds a release by its version, the build metadata aside. Of two
+// entries for one version the later wins. The error is an
+// [UnknownReleaseError].
+func (t Table) Lookup(v *semver.Version) (Release, error) {
+	if v == nil {
+		return Release{}, errors.New("look up gateway release: no version given")
+	}
+	var nearest *Release
+	for i := len(t) - 1; i >= 0; i-- {
+		r := &t[i]
+		if r.Version.Equal(v) {
+			return *r, nil
+		}
+		if nearest == nil || nearer(v, r.Version, nearest.Version) {
+			nearest = r
+		}
+	}
+	return Release{}, &UnknownReleaseError{Version: v, Nearest: nearest}
+}
+
+// nearer says whether a is nearer to v than b is: the same numbers first (v is
+// a pre-release), then the newest that is older, then the oldest that is newer.
+func nearer(v, a, b *semver.Version) bool {
+	rank := func(x *semver.Version) int {
+		switch {
+		case core(x).Equal(core(v)):
+			return 0
+		case x.LessThan(v):
+			return 1
+		default:
+			return 2
+		}
+	}
+	if ra, rb := rank(a), rank(b); ra != rb {
+		return ra < rb
+	} else if ra == 1 {
+		return a.GreaterThan(b)
+	}
+	return a.LessThan(b)
+}
+
+// core is a version without its pre-release and build parts: what a release
+// candidate of a boundary release is built like.
+func core(v *semver.Version) *semver.Version {
+	return semver.New(v.Major(), v.Minor(), v.Patch(), "", "")
+}
+
+// UnknownReleaseError says that a table lacks a release.
+type UnknownReleaseError struct {
+	Version *semver.Version
+	Nearest *Release // by version; nil when the table is empty
+}
+
+func (e *UnknownReleaseError) Error() string {
+	return fmt.Sprintf("look up gateway release %s: not in the release table; %s", e.Version, e.Hint())
+}
+
+// Retryable is false: the table does not change by itself.
+func (e *UnknownReleaseError) Retryable() bool { return false }
+
+// Hint names the nearest known release and the ways on.
+func (e *UnknownReleaseError) Hint() string {
+	var b strings.Builder
+	if e.Nearest != nil {
+		fmt.Fprintf(&b, "the nearest known release is %s; ", e.Nearest.Version)
+	}
+	b.WriteString("if the version is right, give a Release of your own, or take its commit from a repository with ResolveCommit and the rest from Derive")
+	return b.String()
+}
+
+// maxTable bounds what ReadTable reads: the embedded table is 65 kB.
+const maxTable = 8 << 20
+
+// ReadTable reads releases in the form in which [Release] marshals, as a JSON
+// array, and validates each.
+func ReadTable(r io.Reader) (Table, error) {
+	data, err := readBounded(r, maxTable)
+	if err != nil {
+		return nil, fmt.Errorf("read release table: %w", err)
+	}
+	var t Table
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&t); err != nil {
+		return nil, fmt.Errorf("read release table: %w", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("read release table: something follows the array")
+	}
+	for i, r := range t {
+		if err := r.Validate(); err != nil {
+			return nil, fmt.Errorf("read release table, entry %d: %w", i+1, err)
+		}
+	}
+	return t, nil
+}
+
+func readBounded(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		return nil, fmt.Errorf("larger than %d bytes", limit)
+	}
+	return data, err
+}
+
+var (
+	commitForm    = regexp.MustCompile(`^[0-9a-f]{40}$`)
+	goForm        = regexp.MustCompile(`^[1-9][0-9]*\.(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)|(rc|beta)[1-9][0-9]*)?$`)
+	toolchainForm = regexp.MustCompile(`^go[1-9][0-9.]*(rc[0-9]+|beta[0-9]+)?(-[A-Za-z0-9.+-]+)?$`)
+)
+
+// Validate reports what is missing or malformed in a release, so that one made
+// by hand fails before anything is done with it.
+func (r Release) Validate() error {
+	if r.Version == nil {
+		return errors.New("release: no version")
+	}
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("release %s: %s", r.Version, fmt.Sprintf(format, a...))
+	}
+	switch {
+	case !commitForm.MatchString(r.Commit):
+		return bad("commit %q is not 40 lower-case hex digits", r.Commit)
+	case r.Go != "" && !goForm.MatchString(r.Go):
+		return bad("go directive %q is no Go version such as 1.16 or 1.25.0", r.Go)
+	case r.Compiler.Go != "" && !version.IsValid("go"+r.Compiler.Go):
+		return bad("the compiler's Go version %q is not one", r.Compiler.Go)
+	case r.Toolchain != "" && !toolchainForm.MatchString(r.Toolchain):
+		return bad("toolchain directive %q is no toolchain name such as go1.21.4", r.Toolchain)
+	case !slices.Contains([]Mode{Vendor, GOPATH, Modules, Workspace}, r.Compiler.Mode):
+		return bad("compiler mode %q is not one of vendor, gopath, modules, workspace", r.Compiler.Mode)
+	}
+	for _, e := range r.Compiler.Editions {
+		if !slices.Contains([]Edition{Standard, Enterprise, FIPS}, e) {
+			return bad("edition %q is not one of std, ee, fips", e)
+		}
+	}
+	for _, p := range r.Replaces {
+		if err := p.validate(); err != nil {
+			return bad("replace %s: %v", p, err)
+		}
+	}
+	return nil
+}
+
+func (r Replace) validate() error {
+	if err := module.CheckPath(r.Old); err != nil {
+		return err
+	}
+	if r.OldVersion != "" && module.CanonicalVersion(r.OldVersion) != r.OldVersion {
+		return fmt.Errorf("version %q is not canonical", r.OldVersion)
+	}
+	return module.Check(r.New, r.NewVersion)
+}
+
+// ParseVersion reads a gateway version: three numbers, with or without a
+// leading v, and a pre-release part in the semantic or the Debian spelling
+// ("5.3.0-rc1", "5.3.0~rc1").
+func ParseVersion(s string) (*semver.Version, error) {
+	if len(s) > 64 {
+		return nil, fmt.Errorf("gateway version %.20q…: longer than 64 characters", s)
+	}
+	v, err := semver.StrictNewVersion(strings.Replace(strings.TrimPrefix(s, "v"), "~", "-", 1))
+	if err != nil {
+		return nil, fmt.Errorf("gateway version %q: %w; write it like 5.2.5", s, err)
+	}
+	return v, nil
+}
