@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -238,7 +239,7 @@ func redisWarnings(n *redisNode, info redisInfo, out RedisNode, m RedisMethod) (
 type redisNodes struct {
 	kind  string
 	nodes []*redisNode
-	map_  string // of a cluster: who has which slots
+	owner string // of a cluster: who has which slots
 }
 
 // redisNode is one server that holds data of its own.
@@ -323,14 +324,28 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient) (*redisNodes, 
 			n.slots += ","
 		}
 		n.slots += fmt.Sprintf("%d-%d", s.Start, s.End)
-		t.map_ += fmt.Sprintf("%d-%d %s\n", s.Start, s.End, m.ID)
+		t.owner += fmt.Sprintf("%d-%d %s\n", s.Start, s.End, m.ID)
 	}
 	if next != redisSlots {
 		return nil, fmt.Errorf("read the topology of redis cluster: no node serves slot %d; repair the cluster first", next)
 	}
+	// The client may know a node by another address than the cluster does.
+	var mu sync.Mutex
+	err = c.ForEachMaster(ctx, func(ctx context.Context, m *redis.Client) error {
+		id, err := m.Do(ctx, "CLUSTER", "MYID").Text()
+		mu.Lock()
+		defer mu.Unlock()
+		if n := byID[id]; n != nil {
+			n.client = m
+		}
+		return err
+	})
+	if err != nil {
+		return nil, redisError("connect to the masters of", "redis cluster", err)
+	}
 	for _, n := range t.nodes {
-		if n.client, err = c.MasterForKey(ctx, slotKey(n.slots)); err != nil {
-			return nil, redisError("connect to", "redis "+n.addr, err)
+		if n.client == nil {
+			return nil, &Error{Op: "connect to", Object: "redis " + n.addr, Err: errors.New("the client knows no such master"), Next: "wait until the failover is done", Retry: true}
 		}
 	}
 	return t, nil
@@ -349,7 +364,7 @@ func (t *redisNodes) unchanged(ctx context.Context, c redis.UniversalClient) err
 	if err != nil {
 		return err
 	}
-	if now.map_ != t.map_ {
+	if now.owner != t.owner {
 		return &Error{Op: "back up", Object: "redis cluster", Err: fmt.Errorf("its slots moved: %w", ErrChanged), Next: "wait until resharding is done", Retry: true}
 	}
 	return nil
@@ -506,11 +521,9 @@ func readStoredRDB(ctx context.Context, s *Stored, name string, v rdbVisit) (RDB
 	return info, nil
 }
 
-// Compile-time proof of what a Redis is.
 var (
 	_ Source = (*Redis)(nil)
 	_ Prover = (*Redis)(nil)
-	_ error  = redis.Nil
 )
 
 // readFile is the default of Redis.Open.

@@ -24,8 +24,8 @@ type redisConn struct {
 	stop func() bool
 }
 
-// idleLimit is twice the interval at which a master sends keepalives while it
-// prepares a snapshot, times three (repl-ping-replica-period, 10 s).
+// idleLimit is the default of Redis' own repl-timeout. While it prepares a
+// snapshot a master sends a newline every repl-ping-replica-period (10 s).
 const idleLimit = 60 * time.Second
 
 // dial connects and logs in with what the client was given. The end of ctx
@@ -80,8 +80,8 @@ func (c *redisConn) close() {
 
 func (c *redisConn) addr() string { return c.RemoteAddr().String() }
 
-// Read is what the buffered reader reads through.
-func (c *redisConn) read(p []byte) (int, error) {
+// Read continues after the last line.
+func (c *redisConn) Read(p []byte) (int, error) {
 	c.deadline()
 	return c.r.Read(p)
 }
@@ -118,9 +118,6 @@ func (c *redisConn) line() (string, error) {
 		}
 		if s = strings.TrimRight(s, "\r\n"); s != "" {
 			return s, nil
-		}
-		if len(s) > 64<<10 {
-			return "", errors.New("a reply line without end")
 		}
 	}
 }
@@ -191,7 +188,7 @@ func isReply(err error) bool {
 
 // sizedReader is a snapshot that the server had on disk.
 type sizedReader struct {
-	r    *redisConn
+	r    io.Reader
 	left int64
 }
 
@@ -199,7 +196,7 @@ func (s *sizedReader) Read(p []byte) (int, error) {
 	if s.left == 0 {
 		return 0, io.EOF
 	}
-	n, err := s.r.read(p[:min(int64(len(p)), s.left)])
+	n, err := s.r.Read(p[:min(int64(len(p)), s.left)])
 	s.left -= int64(n)
 	if errors.Is(err, io.EOF) && s.left > 0 {
 		err = io.ErrUnexpectedEOF
@@ -209,42 +206,40 @@ func (s *sizedReader) Read(p []byte) (int, error) {
 
 // markedReader is a snapshot that the server streams: it ends with a mark, and
 // nothing follows before we answer. So the end is known when the last bytes
-// received are the mark; they are held back until then.
+// received are the mark; that many are held back until then.
 type markedReader struct {
-	r    *redisConn
+	r    io.Reader
 	mark string
-	tail []byte // received, not handed out
+	held []byte
 	done bool
 }
 
 func (m *markedReader) Read(p []byte) (int, error) {
-	for !m.done {
-		if len(m.tail) > len(m.mark) {
-			n := copy(p, m.tail[:len(m.tail)-len(m.mark)])
-			m.tail = m.tail[:copy(m.tail, m.tail[n:])]
-			return n, nil
-		}
-		buf := make([]byte, 0)
-		_ = buf
-		chunk := make([]byte, max(len(p), 64<<10))
-		n, err := m.r.read(chunk)
-		m.tail = append(m.tail, chunk[:n]...)
-		if len(m.tail) >= len(m.mark) && string(m.tail[len(m.tail)-len(m.mark):]) == m.mark {
-			m.done = true
-			m.tail = m.tail[:len(m.tail)-len(m.mark)]
-			break
-		}
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	if len(m.tail) == 0 {
+	if m.done {
 		return 0, io.EOF
 	}
-	n := copy(p, m.tail)
-	m.tail = m.tail[n:]
-	return n, nil
+	if len(p) <= len(m.mark) {
+		return 0, io.ErrShortBuffer
+	}
+	n := copy(p, m.held)
+	for {
+		got, err := m.r.Read(p[n:])
+		n += got
+		last := p[max(0, n-len(m.mark)):n]
+		switch {
+		case string(last) == m.mark:
+			m.done = true
+			if n == len(m.mark) {
+				return 0, io.EOF
+			}
+			return n - len(m.mark), nil
+		case errors.Is(err, io.EOF):
+			return 0, io.ErrUnexpectedEOF
+		case err != nil:
+			return 0, err
+		case n > len(m.mark):
+			m.held = append(m.held[:0], last...)
+			return n - len(m.mark), nil
+		}
+	}
 }

@@ -212,7 +212,9 @@ func (s *Stored) Open(name string) (*os.File, error) {
 
 // structures says how the files of each kind are checked without a server, for
 // LevelStructure. A component of kind "" has no structure of its own.
-var structures = map[string]func(ctx context.Context, s *Stored) error{}
+var structures = map[string]func(ctx context.Context, s *Stored) error{
+	KindRedis: redisStructure,
+}
 
 // SetDetails stores what only sources of this kind know.
 func (c *Component) SetDetails(v any) error {
