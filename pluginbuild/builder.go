@@ -303,4 +303,3 @@ func (b *Builder) labels(kind string, r *Release) map[string]string {
 	}
 	return l
 }
-

@@ -40,6 +40,8 @@ type Config struct {
 	Gateway bool              // with /usr/local/bin/tyk
 	Files   map[string]string // more files, by absolute path
 	Labels  map[string]string
+
+	Entrypoint string // "": the script
 }
 
 //go:embed gateway
@@ -99,8 +101,11 @@ func Image(c Config) (v1.Image, error) {
 	if c.Arch == "" {
 		config.Architecture = "amd64"
 	}
+	if c.Entrypoint == "" {
+		c.Entrypoint = "/build.sh"
+	}
 	config.Config = v1.Config{
-		Entrypoint: []string{"/build.sh"},
+		Entrypoint: []string{c.Entrypoint},
 		WorkingDir: "/",
 		Labels:     c.Labels,
 		Env: []string{

@@ -1,0 +1,506 @@
+package pluginbuild_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/docker/docker/api/types/container"
+
+	"example.com/tykupgrade/internal/lab/compiler"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// TestEngine is everything that a real engine must show, with one set of images
+// and caches.
+func TestEngine(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for name, test := range map[string]func(*testing.T, *bench){
+		"Compile":       testCompile,
+		"Eras":          testEras,
+		"CompileError":  testCompileError,
+		"ManyBuilds":    testManyBuilds,
+		"Cancel":        testCancel,
+		"OutOfMemory":   testOutOfMemory,
+		"BadResults":    testBadResults,
+		"Settings":      testSettings,
+		"Bind":          testBind,
+		"LoadTest":      testLoadTest,
+		"Sweep":         testSweep,
+		"Caches":        testCaches,
+		"BadConnection": testBadConnection,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, b)
+		})
+	}
+}
+
+func testCompile(t *testing.T, b *bench) {
+	// What a user's directory may hold besides: none of it may change.
+	dir := plugin(t, fooBar, map[string]string{
+		".env": "SECRET=1", ".git/config": "x", "old.so": "not ours", "vendorless/doc.txt": "x",
+		"plugin_v5.2.5_linux_amd64.so": "an older build",
+	})
+	if err := os.Chown(filepath.Join(dir, "plugin.go"), 1234, 1234); err != nil && os.Geteuid() == 0 {
+		t.Fatal(err)
+	}
+	before := snapshot(t, dir)
+	var stdout, stderr buffer
+	var events []pluginbuild.Event
+	out := t.TempDir()
+	q := pluginbuild.Request{Dir: dir, OutputDir: out, Stdout: &stdout, Stderr: &stderr}
+	a, err := b.build(t, q, func(o *pluginbuild.Options) { o.Progress = func(e pluginbuild.Event) { events = append(events, e) } })
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, stdout.String(), stderr.String())
+	}
+	if after := snapshot(t, dir); after != before {
+		t.Errorf("the source changed from\n%s\nto\n%s", before, after)
+	}
+	info, err := os.Stat(a.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := filepath.Join(out, "plugin_v5.2.5_linux_amd64.so"); a.Path != want || info.Size() != a.Size || info.Mode() != 0o644 {
+		t.Errorf("%s with mode %v, %d bytes, reported %s, %d", want, info.Mode(), info.Size(), a.Path, a.Size)
+	}
+	if len(a.SHA256) != 64 || !strings.HasPrefix(a.ImageID, "sha256:") || !strings.HasPrefix(a.GoVersion, "go1.") ||
+		a.ModulePath != "example.org/foobar" || len(a.Modules) != 1 || a.Modules[0].Path != pluginbuild.Module {
+		t.Errorf("artifact %+v", a)
+	}
+	if !strings.Contains(stdout.String(), "PLUGIN_BUILD_PATH: /go/src/") {
+		t.Errorf("stdout %q", stdout.String())
+	}
+	only(t, out, filepath.Base(a.Path))
+	var stages []string
+	for _, e := range events {
+		if e.Kind == pluginbuild.Done {
+			stages = append(stages, e.Stage)
+			if e.Err != nil || e.Elapsed <= 0 {
+				t.Errorf("event %+v", e)
+			}
+		}
+	}
+	if got := strings.Join(stages, " "); got != "connect pull create upload compile collect" {
+		t.Errorf("stages %s", got)
+	}
+
+	// The same input gives the same bytes, from another directory too, and with
+	// the id the plugin is another module.
+	again, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.SHA256 != a.SHA256 || again.Size != a.Size {
+		t.Errorf("second build %+v, first %+v", again, a)
+	}
+	unique, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar), ID: "x7"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unique.ModulePath != "tyk.internal/tyk_pluginx7" || unique.SHA256 == a.SHA256 {
+		t.Errorf("with an id: %+v", unique)
+	}
+}
+
+func testEras(t *testing.T, b *bench) {
+	for version, want := range map[string]string{
+		"4.0.8":  "plugin.so",
+		"5.0.15": "plugin_v5.0.15_linux_amd64.so",
+		"5.2.3":  "plugin_v5.2.3_linux_amd64.so",
+		"5.14.0": "plugin_v5.14.0_linux_amd64.so",
+	} {
+		a, err := b.build(t, pluginbuild.Request{Release: release(t, version)}, nil)
+		if err != nil {
+			t.Errorf("%s: %v", version, err)
+			continue
+		}
+		if filepath.Base(a.Path) != want || a.Release != version {
+			t.Errorf("%s: %+v", version, a)
+		}
+	}
+	// A pre-release: its tag never reaches the file name.
+	rc := release(t, "5.3.0")
+	rc.Version, rc.Broken = semver.MustParse("5.3.0-rc2"), false
+	a, err := b.build(t, pluginbuild.Request{Release: rc, Image: pluginbuild.Image{Ref: b.image(t, compiler.Config{Version: "5.3.0-rc2"})}}, nil)
+	if err != nil || filepath.Base(a.Path) != "plugin_v5.3.0_linux_amd64.so" {
+		t.Errorf("%+v, %v", a, err)
+	}
+	// From 5.2.4 the script makes the go.mod that is missing.
+	if _, err := b.build(t, pluginbuild.Request{Dir: plugin(t, map[string]string{"plugin.go": tiny["plugin.go"]})}, nil); err != nil {
+		t.Errorf("without go.mod: %v", err)
+	}
+	// The switches reach the script.
+	var stdout buffer
+	if _, err := b.build(t, pluginbuild.Request{GoTidy: true, Debug: true, Stdout: &stdout}, nil); err != nil {
+		t.Error(err)
+	}
+	if got := stdout.String(); !strings.Contains(got, "INFO: go mod tidy") || !strings.Contains(got, "GOARCH=") {
+		t.Errorf("with GO_TIDY and DEBUG: %s", got)
+	}
+}
+
+func testCompileError(t *testing.T, b *bench) {
+	for version, more := range map[string]string{"5.2.5": "", "4.0.8": "+ go build"} {
+		out := t.TempDir()
+		r := release(t, version)
+		name := r.Output("plugin.so", "linux", "amd64")
+		if err := os.WriteFile(filepath.Join(out, name), []byte("earlier"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var stderr buffer
+		_, err := b.build(t, pluginbuild.Request{
+			Release: r, OutputDir: out, Stderr: &stderr,
+			Dir: plugin(t, tiny, map[string]string{"bad.go": "package main\n\nvar x int = nope\n"}),
+		}, nil)
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) || e.Stage != pluginbuild.StageCompile || e.ExitCode != 1 || e.OOMKilled || e.Retryable() {
+			t.Fatalf("%s: %#v", version, err)
+		}
+		if e.Message != "./bad.go:3:13: undefined: nope" {
+			t.Errorf("%s: message %q of %s", version, e.Message, e.Output)
+		}
+		if !strings.Contains(stderr.String(), more) || !strings.Contains(err.Error(), "exit code 1: ./bad.go:3:13: undefined: nope") {
+			t.Errorf("%s: %v\n%s", version, err, stderr.String())
+		}
+		if data, err := os.ReadFile(filepath.Join(out, name)); err != nil || string(data) != "earlier" {
+			t.Errorf("the earlier plugin is %q, %v", data, err)
+		}
+		only(t, out, name)
+	}
+}
+
+// Every byte of both streams, and the exit code, of each of many builds.
+func testManyBuilds(t *testing.T, b *bench) {
+	const builds, count = 25, 2001
+	img := b.script(t, fmt.Sprintf("out %d one", count), fmt.Sprintf("err %d two", count), "exit 7")
+	want := func(text string) string {
+		var s strings.Builder
+		for i := range count {
+			fmt.Fprintf(&s, "%s %d\n", text, i)
+		}
+		return s.String()
+	}
+	dir := plugin(t, tiny)
+	builder := pluginbuild.New(b.docker, b.options())
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for range builds {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			var stdout, stderr strings.Builder
+			_, err := builder.Build(t.Context(), pluginbuild.Request{
+				Release: release(t, "5.2.5"), Dir: dir, OutputDir: t.TempDir(), Image: img, Stdout: &stdout, Stderr: &stderr,
+			})
+			var e *pluginbuild.Error
+			if !errors.As(err, &e) || e.ExitCode != 7 {
+				t.Errorf("%v", err)
+			}
+			if stdout.String() != want("one") || stderr.String() != want("two") {
+				t.Errorf("%d and %d bytes of output", stdout.Len(), stderr.Len())
+			}
+		})
+	}
+	wg.Wait()
+	if n := b.running(t, pluginbuild.LabelRun, builder.Run()); n != 0 {
+		t.Errorf("%d containers left", n)
+	}
+}
+
+// Cancelled at any moment nothing is left, and the error says that it was.
+func testCancel(t *testing.T, b *bench) {
+	images := []pluginbuild.Image{
+		b.script(t, "deaf", "out 1 sleeping", "sleep"), b.script(t, "write x", "exit 0"),
+		{Ref: b.image(t, compiler.Config{})},
+	}
+	stages := []string{"connect", "pull", "create", "upload", "compile", "collect"}
+	dir, out := plugin(t, tiny), t.TempDir()
+	if err := os.WriteFile(filepath.Join(out, "plugin_v5.2.5_linux_amd64.so"), []byte("earlier"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	builder := pluginbuild.New(b.docker, b.options())
+	why := errors.New("the operator pressed Ctrl-C")
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for i := range 50 {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			o := b.options()
+			img := images[i%len(images)]
+			stage := ""
+			if i%2 == 0 {
+				stage = stages[i/2%len(stages)]
+			}
+			if stage == "" || stage == "collect" {
+				img = images[0] // the one that never ends by itself
+			}
+			if stage == "collect" {
+				img = images[1]
+			}
+			o.Progress = func(e pluginbuild.Event) {
+				if e.Kind == pluginbuild.Started && e.Stage == stage {
+					cancel(why)
+				}
+			}
+			if stage == "" {
+				time.AfterFunc(time.Duration(rand.Int64N(int64(600*time.Millisecond))), func() { cancel(why) })
+			}
+			one := pluginbuild.New(b.docker, o)
+			_, err := one.Build(ctx, pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, OutputDir: out, Image: img})
+			var e *pluginbuild.Error
+			if !errors.Is(err, context.Canceled) || !errors.Is(err, why) || !errors.As(err, &e) || e.Retryable() {
+				t.Errorf("cancelled in %q: %v", stage, err)
+			}
+			if n := b.running(t, pluginbuild.LabelRun, one.Run()); n != 0 {
+				t.Errorf("cancelled in %q: %d containers left", stage, n)
+			}
+		})
+	}
+	wg.Wait()
+	if n := b.running(t, pluginbuild.LabelRun, builder.Run()); n != 0 {
+		t.Errorf("%d containers left", n)
+	}
+	only(t, out, "plugin_v5.2.5_linux_amd64.so")
+	if data, err := os.ReadFile(filepath.Join(out, "plugin_v5.2.5_linux_amd64.so")); err != nil || string(data) != "earlier" {
+		t.Errorf("the earlier plugin is %q, %v", data, err)
+	}
+	only(t, dir, "go.mod", "plugin.go")
+}
+
+func testOutOfMemory(t *testing.T, b *bench) {
+	_, err := b.build(t, pluginbuild.Request{Image: b.script(t, "memory")}, func(o *pluginbuild.Options) { o.Limits.Memory = 48 << 20 })
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || !e.OOMKilled || e.ExitCode == 0 || !strings.Contains(e.Hint(), "Limits.Memory") || e.Retryable() {
+		t.Errorf("%#v: %v", e, err)
+	}
+}
+
+func testBadResults(t *testing.T, b *bench) {
+	for name, c := range map[string]struct {
+		script []string
+		stage  pluginbuild.Stage
+		want   string
+	}{
+		"no file":    {[]string{"exit 0"}, pluginbuild.StageCollect, "left no file of the name"},
+		"other name": {[]string{"touch plugin.so", "exit 0"}, pluginbuild.StageCollect, "left no file of the name"},
+		"not ELF":    {[]string{"write garbage", "exit 0"}, pluginbuild.StageCollect, "no ELF file"},
+	} {
+		out := t.TempDir()
+		_, err := b.build(t, pluginbuild.Request{Image: b.script(t, c.script...), OutputDir: out}, nil)
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) || e.Stage != c.stage || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		only(t, out)
+	}
+	// An image whose entry point is missing.
+	_, err := b.build(t, pluginbuild.Request{Image: pluginbuild.Image{Ref: b.image(t, compiler.Config{Entrypoint: "/gone.sh"})}}, nil)
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageCompile || !strings.Contains(err.Error(), "start: ") {
+		t.Errorf("missing entry point: %v", err)
+	}
+}
+
+// Environment, netrc, network and limits as the container sees them.
+func testSettings(t *testing.T, b *bench) {
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	if err := os.WriteFile(netrc, []byte("machine git.example.org login me password hunter2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	img := b.script(t, "env GOPROXY", "env GOPRIVATE", "env NETRC", "env GOCACHE", "env GOMODCACHE", "cat /root/.netrc", "cat /proc/net/dev", "cat /mnt/ca/ca.pem", "exit 3")
+	extra := plugin(t, map[string]string{"ca.pem": "certificate"})
+	var stdout buffer
+	_, err := b.build(t, pluginbuild.Request{Image: img, Stdout: &stdout}, func(o *pluginbuild.Options) {
+		o.Env = map[string]string{"GOPROXY": "https://proxy.example.org", "GOPRIVATE": "git.example.org"}
+		o.Netrc = netrc
+		o.Limits = pluginbuild.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 200, Network: "none"}
+		o.Mounts = append(o.Mounts, extra+":/mnt/ca")
+	})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.ExitCode != 3 || strings.Contains(fmt.Sprintf("%+v", e.Err), "hunter2") {
+		t.Fatal(err)
+	}
+	got := stdout.String()
+	for _, want := range []string{
+		"GOPROXY=https://proxy.example.org\n", "GOPRIVATE=git.example.org\n", "NETRC=/root/.netrc\n",
+		"GOCACHE=/root/.cache/go-build\n", "GOMODCACHE=/go/pkg/mod\n", "password hunter2\n", "lo:", "certificate",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in %s", want, got)
+		}
+	}
+	if strings.Contains(got, "eth0") {
+		t.Errorf("the network is on: %s", got)
+	}
+	// A mount whose source is missing must not be created.
+	_, err = b.build(t, pluginbuild.Request{Image: img}, func(o *pluginbuild.Options) { o.Mounts = []string{extra + "/gone"} })
+	if _, statErr := os.Stat(extra + "/gone"); err == nil || statErr == nil {
+		t.Errorf("missing mount: %v; %v", err, statErr)
+	}
+}
+
+func testBind(t *testing.T, b *bench) {
+	dir := plugin(t, tiny)
+	for range 2 { // the second build replaces the first one's result
+		a, err := b.build(t, pluginbuild.Request{Dir: dir, OutputDir: dir, Bind: true}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		only(t, dir, "go.mod", "plugin.go", "plugin_v5.2.5_linux_amd64.so")
+		if a.Size == 0 {
+			t.Errorf("%+v", a)
+		}
+	}
+	_, err := b.build(t, pluginbuild.Request{Dir: plugin(t, tiny, map[string]string{"mine.so": "x"}), Bind: true}, nil)
+	if !errors.Is(err, pluginbuild.ErrRequest) {
+		t.Errorf("with a .so in the way: %v", err)
+	}
+}
+
+func testLoadTest(t *testing.T, b *bench) {
+	r := release(t, "5.2.5")
+	img := pluginbuild.Image{Ref: b.image(t, compiler.Config{Gateway: true})}
+	builder := pluginbuild.New(b.docker, b.options())
+	good, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar), Image: img}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Not trimmed, so its packages are others than the gateway's.
+	untrimmed, err := b.build(t, pluginbuild.Request{Release: release(t, "5.0.15")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		plugin, symbol, reason string
+	}{
+		{good.Path, "AddFooBarHeader", ""},
+		{good.Path, "Missing", "symbol Missing not found"},
+		{untrimmed.Path, "Add", "different version of package"},
+	} {
+		v, err := builder.LoadTest(t.Context(), r, img, c.plugin, c.symbol)
+		if err != nil || v.Loads != (c.reason == "") || !strings.Contains(v.Reason, c.reason) {
+			t.Errorf("%s %s: %+v, %v", c.plugin, c.symbol, v, err)
+		}
+	}
+	// An image without the gateway is a failed test, not a verdict.
+	_, err = builder.LoadTest(t.Context(), r, pluginbuild.Image{Ref: b.image(t, compiler.Config{})}, good.Path, "AddFooBarHeader")
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageLoad {
+		t.Errorf("without gateway: %v", err)
+	}
+	if _, err := builder.LoadTest(t.Context(), release(t, "5.2.2"), img, good.Path, "AddFooBarHeader"); !errors.Is(err, pluginbuild.ErrUnsupported) {
+		t.Errorf("5.2.2: %v", err)
+	}
+}
+
+func testSweep(t *testing.T, b *bench) {
+	o := b.options()
+	o.Labels = map[string]string{testLabel: b.id, "sweep": b.id}
+	// As a crash leaves it: labelled, with no Builder to remove it.
+	labels := map[string]string{pluginbuild.LabelRun: "gone", testLabel: b.id, "sweep": b.id}
+	create := func(labels map[string]string) string {
+		t.Helper()
+		c, err := b.docker.ContainerCreate(t.Context(), &container.Config{Image: b.script(t, "sleep").Ref, Labels: labels}, nil, nil, nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = b.docker.ContainerRemove(context.WithoutCancel(t.Context()), c.ID, container.RemoveOptions{Force: true})
+		})
+		return c.ID
+	}
+	create(labels)
+	foreign := create(map[string]string{"sweep": b.id, testLabel: b.id})
+	builder := pluginbuild.New(b.docker, o)
+	if _, err := builder.Sweep(t.Context(), 0); !errors.Is(err, pluginbuild.ErrRequest) {
+		t.Errorf("age 0: %v", err)
+	}
+	if got, err := builder.Sweep(t.Context(), time.Hour); err != nil || len(got) != 0 {
+		t.Errorf("younger than an hour: %v, %v", got, err)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) { // the engine's times are in seconds
+		got, err := builder.Sweep(t.Context(), time.Second)
+		if err != nil || len(got) > 1 || time.Now().After(end) {
+			t.Fatalf("%v, %v", got, err)
+		}
+		if len(got) == 1 {
+			break
+		}
+	}
+	if _, err := b.docker.ContainerInspect(t.Context(), foreign); err != nil {
+		t.Errorf("a container without our label: %v", err)
+	}
+}
+
+func testCaches(t *testing.T, b *bench) {
+	o := b.options()
+	o.Labels = map[string]string{testLabel: b.id, "caches": b.id}
+	o.Caches += "-own"
+	img := b.script(t, "exit 5")
+	builder := pluginbuild.New(b.docker, o)
+	build := func() {
+		t.Helper()
+		var e *pluginbuild.Error
+		if _, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img}); !errors.As(err, &e) || e.ExitCode != 5 {
+			t.Fatal(err)
+		}
+	}
+	build()
+	list, err := builder.ListCaches(t.Context())
+	if err != nil || len(list) != 2 || list[0].Kind != "build-cache" || list[1].Kind != "module-cache" || list[1].Image == "" {
+		t.Errorf("%+v, %v", list, err)
+	}
+	removed, err := builder.RemoveCaches(t.Context())
+	if err != nil || len(removed) != 2 {
+		t.Errorf("%v, %v", removed, err)
+	}
+	o.Caches = "none"
+	builder = pluginbuild.New(b.docker, o)
+	build()
+	if list, err := builder.ListCaches(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+func testBadConnection(t *testing.T, _ *bench) {
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "unix://" + t.TempDir() + "/none.sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer docker.Close()
+	_, err = pluginbuild.New(docker, pluginbuild.Options{}).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny)})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !e.Retryable() || !strings.Contains(e.Hint(), "DOCKER_HOST") {
+		t.Errorf("%v", err)
+	}
+}
+
+// only checks what a directory holds.
+func only(t testing.TB, dir string, names ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	if strings.Join(got, " ") != strings.Join(names, " ") {
+		t.Errorf("%s holds %v, want %v", dir, got, names)
+	}
+}
