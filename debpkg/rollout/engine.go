@@ -99,7 +99,7 @@ func (e *Error) Error() string {
 		text += ": " + e.Halt
 	}
 	if n := len(e.Targets); n > 0 {
-		text += fmt.Sprintf("; %d targets failed", n)
+		text += fmt.Sprintf("; failed: %d", n)
 		for name, why := range e.Targets {
 			if n == 1 {
 				text += fmt.Sprintf(" (%s: %s)", name, why)
@@ -444,7 +444,7 @@ func (r *runner) failed(name string, why error, canary bool) {
 	case canary:
 		r.halt(fmt.Errorf("canary %s failed (%w)", name, errBeyond))
 	case n > r.budget:
-		r.halt(fmt.Errorf("%d targets failed where %d may (%w)", n, r.budget, errBeyond))
+		r.halt(fmt.Errorf("failed targets: %d, allowed: %d (%w)", n, r.budget, errBeyond))
 	}
 }
 

@@ -311,6 +311,8 @@ func (t *TargetReport) steps() string {
 		switch {
 		case s.Skipped:
 			name += " (was done)"
+		case !s.OK && s.Error == "":
+			name += " (not ended)"
 		case !s.OK:
 			name += " FAILED"
 		}

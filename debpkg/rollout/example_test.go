@@ -1,0 +1,346 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+// installer stands for debpkg: it brings a version to a host and takes it back.
+func installer(host string) rollout.Step {
+	return rollout.Step{
+		Do:   func(context.Context) error { fmt.Println(host, "install"); return nil },
+		Undo: func(context.Context) error { fmt.Println(host, "revert"); return nil },
+	}
+}
+
+// serves stands for a health gate.
+func serves(host string) func(context.Context) error {
+	return func(context.Context) error { fmt.Println(host, "serves"); return nil }
+}
+
+// memory is a load balancer that believes what it is told.
+type memory map[string]rollout.State
+
+func (m memory) Drain(_ context.Context, server string) error {
+	fmt.Println(server, "drain")
+	m[server] = rollout.State{Drained: true}
+	return nil
+}
+
+func (m memory) Ready(_ context.Context, server string) error {
+	fmt.Println(server, "ready")
+	m[server] = rollout.State{Up: true}
+	return nil
+}
+
+func (m memory) State(_ context.Context, server string) (rollout.State, error) {
+	return m[server], nil
+}
+
+func gateways() []rollout.Host {
+	return []rollout.Host{
+		{Name: "gw1", Server: "gw1", Install: installer("gw1"), Healthy: serves("gw1")},
+		{Name: "gw2", Server: "gw2", Install: installer("gw2"), Healthy: serves("gw2")},
+	}
+}
+
+func ExampleRolling() {
+	lb := memory{"gw1": {Up: true}, "gw2": {Up: true}} // in production: rollout.HAProxy{…}
+	wave, err := rollout.Rolling("gateways", gateways(), rollout.RollingOptions{
+		Balancer: lb,
+		Drain:    rollout.DrainOptions{Interval: time.Millisecond},
+		Up:       rollout.UpOptions{Interval: time.Millisecond},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	report, err := rollout.Run(context.Background(), []rollout.Wave{wave}, rollout.Options{Beyond: rollout.UndoRun})
+	fmt.Println(report.Outcome, err)
+	// Output:
+	// gw1 drain
+	// gw1 install
+	// gw1 serves
+	// gw1 ready
+	// gw2 drain
+	// gw2 install
+	// gw2 serves
+	// gw2 ready
+	// done <nil>
+}
+
+// twoColours is a switch in memory; in production it is a MapSwitch.
+type twoColours struct{ now string }
+
+func (c *twoColours) Active(context.Context) (string, error) { return c.now, nil }
+
+func (c *twoColours) Set(_ context.Context, colour string) error {
+	fmt.Println("traffic to", colour)
+	c.now = colour
+	return nil
+}
+
+func ExampleBlueGreen() {
+	waves, err := rollout.BlueGreen(gateways()[:1], rollout.BlueGreenOptions{
+		Switch: &twoColours{"blue"}, Active: "blue", Idle: "green",
+		Soak:  time.Minute,
+		Watch: func(context.Context) error { return errors.New("5 % of requests fail") },
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = rollout.Run(context.Background(), waves, rollout.Options{})
+	fmt.Println(err)
+	// Output:
+	// gw1 install
+	// gw1 serves
+	// gw1 serves
+	// traffic to green
+	// traffic to blue
+	// roll out: held: failed targets: 1, allowed: 0 (beyond the failure budget); failed: 1 (switch: soak: 5 % of requests fail); mend the cause, then resume or undo the run
+}
+
+func step(name string, do func(context.Context) error) rollout.Step {
+	return rollout.Step{Name: name, Do: do}
+}
+
+func ok(context.Context) error { return nil }
+
+func ExampleRun() {
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{
+		{Name: "a", Steps: []rollout.Step{step("check", ok)}},
+		{Name: "b", Steps: []rollout.Step{step("check", func(context.Context) error { return errors.New("disk is full") })}},
+		{Name: "c", Steps: []rollout.Step{step("check", ok)}},
+	}}}
+	report, err := rollout.Run(context.Background(), waves, rollout.Options{Budget: rollout.Share{Count: 1}})
+	for _, t := range report.Targets {
+		fmt.Printf("%s: %s %q\n", t.Name, t.Status, t.Error)
+	}
+	fmt.Println(err)
+	// Output:
+	// a: done ""
+	// b: undone "check: disk is full"
+	// c: done ""
+	// roll out: partial; failed: 1 (b: check: disk is full); mend the cause, then resume or undo the run
+}
+
+func ExampleResume() {
+	dir, _ := os.MkdirTemp("", "rollout")
+	defer func() { _ = os.RemoveAll(dir) }()
+	o := rollout.Options{Journal: filepath.Join(dir, "gateways.journal")}
+	full := true
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "a", Steps: []rollout.Step{
+		step("check", func(context.Context) error {
+			if full {
+				return errors.New("disk is full")
+			}
+			return nil
+		}),
+	}}}}}
+	report, _ := rollout.Run(context.Background(), waves, o)
+	fmt.Println(report.Outcome)
+	full = false
+	report, err := rollout.Resume(context.Background(), waves, o)
+	fmt.Println(report.Outcome, err)
+	// Output:
+	// held
+	// done <nil>
+}
+
+func ExampleUndo() {
+	dir, _ := os.MkdirTemp("", "rollout")
+	defer func() { _ = os.RemoveAll(dir) }()
+	o := rollout.Options{Journal: filepath.Join(dir, "gateways.journal")}
+	install := installer("gw1")
+	install.Name = "install"
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "gw1", Steps: []rollout.Step{install}}}}}
+	_, _ = rollout.Run(context.Background(), waves, o)
+	report, err := rollout.Undo(context.Background(), waves, o)
+	fmt.Println(report.Outcome, err)
+	// Output:
+	// gw1 install
+	// gw1 revert
+	// undone <nil>
+}
+
+func ExampleSave() {
+	install := rollout.Step{
+		Name: "install",
+		Do: func(ctx context.Context) error {
+			if err := rollout.Save(ctx, "4.0.8"); err != nil { // durable before anything changes
+				return err
+			}
+			return errors.New("unmet dependency")
+		},
+		Undo: func(ctx context.Context) error {
+			var was string
+			_, err := rollout.Saved(ctx, &was)
+			fmt.Println("back to", was)
+			return err
+		},
+	}
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "gw1", Steps: []rollout.Step{install}}}}}
+	report, _ := rollout.Run(context.Background(), waves, rollout.Options{})
+	fmt.Println(report.Targets[0].Status)
+	// Output:
+	// back to 4.0.8
+	// undone
+}
+
+func ExampleSaved() {
+	var was string
+	_, err := rollout.Saved(context.Background(), &was)
+	fmt.Println(err)
+	// Output: read what a step saved: the context is not one that a step was called with
+}
+
+func ExampleControl() {
+	var c rollout.Control
+	stop := step("check", func(context.Context) error { c.Stop(); return nil })
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "a", Steps: []rollout.Step{stop}}, {Name: "b", Steps: []rollout.Step{stop}}}}}
+	report, err := rollout.Run(context.Background(), waves, rollout.Options{Control: &c})
+	fmt.Println(report.Count(rollout.StatusDone), report.Count(rollout.StatusPending), errors.Is(err, rollout.ErrStopped))
+	// Output: 1 1 true
+}
+
+func ExampleBatches() {
+	var targets []rollout.Target
+	for _, name := range strings.Split("abcdefg", "") {
+		targets = append(targets, rollout.Target{Name: name})
+	}
+	waves, _ := rollout.Batches("gateways", targets, 1, 2, 3)
+	for _, w := range waves {
+		fmt.Println(w.Name, len(w.Targets))
+	}
+	// Output:
+	// gateways 1 1
+	// gateways 2 2
+	// gateways 3 3
+	// gateways 4 1
+}
+
+func ExampleInOrder() {
+	waves, _ := rollout.InOrder(rollout.StandardOrder(), map[string][]rollout.Wave{
+		"pump": {{Name: "pumps"}}, "dashboard": {{Name: "dashboards"}}, "gateway": {{Name: "gateways"}},
+	})
+	for _, w := range waves {
+		fmt.Println(w.Name)
+	}
+	// Output:
+	// dashboards
+	// gateways
+	// pumps
+}
+
+func ExampleMDCBOrder() {
+	fmt.Println(strings.Join(rollout.MDCBOrder(), ", "))
+	// Output: mdcb, pump, dashboard, gateway, data-plane-pump, data-plane-gateway
+}
+
+func ExampleSelect() {
+	lb := memory{}
+	wave, _ := rollout.Rolling("gateways", gateways(), rollout.RollingOptions{Balancer: lb})
+	only, _ := rollout.Select([]rollout.Wave{wave}, "gw2", "install")
+	_, err := rollout.Run(context.Background(), only, rollout.Options{})
+	fmt.Println(err)
+	// Output:
+	// gw2 install
+	// <nil>
+}
+
+func ExampleWaitDrained() {
+	lb := memory{"gw1": {Drained: true, Sessions: 1, Detail: "DRAIN"}}
+	err := rollout.WaitDrained(context.Background(), lb, "gw1", rollout.DrainOptions{Interval: time.Millisecond, Deadline: 5 * time.Millisecond})
+	fmt.Println(err)
+	// Output: wait until gw1 is drained: not within 5ms: up false, drained true, 1 sessions, 0 queued (DRAIN); end the long-lived sessions, allow more time, or choose to force
+}
+
+func ExampleWaitUp() {
+	lb := memory{"gw1": {Up: true}}
+	fmt.Println(rollout.WaitUp(context.Background(), lb, "gw1", rollout.UpOptions{Interval: time.Millisecond}))
+	// Output: <nil>
+}
+
+func ExampleAll() {
+	east, west := memory{"gw1": {Up: true, Sessions: 2}}, memory{"gw1": {Drained: true, Sessions: 1}}
+	state, err := rollout.All(east, west).State(context.Background(), "gw1")
+	fmt.Printf("%+v %v\n", state, err)
+	// Output: {Up:false Drained:false Sessions:3 Queue:0 Detail:} <nil>
+}
+
+func ExampleHAProxy() {
+	lb := rollout.HAProxy{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
+	err := lb.Drain(context.Background(), "gw1; disable frontend web")
+	fmt.Println(err)
+	// Output: haproxy at /run/haproxy/admin.sock: "gw1; disable frontend web" is no name of a backend or server
+}
+
+func ExampleMapSwitch() {
+	sw := rollout.MapSwitch{File: "/etc/haproxy/active.map"}
+	_, err := sw.Active(context.Background())
+	fmt.Println(err)
+	// Output: switch: no HAProxy named
+}
+
+func ExampleExec() {
+	lb := rollout.Exec{
+		Run: func(_ context.Context, argv []string, _ io.Reader, stdout, _ io.Writer) error {
+			fmt.Println(strings.Join(argv, " "))
+			_, err := io.WriteString(stdout, `{"drained":true}`)
+			return err
+		},
+		StateCommand: []string{"lbctl", "state", "{server}"},
+	}
+	state, err := lb.State(context.Background(), "gw1")
+	fmt.Println(state.Drained, err)
+	// Output:
+	// lbctl state gw1
+	// true <nil>
+}
+
+func ExampleMarker() {
+	dir, _ := os.MkdirTemp("", "marks")
+	defer func() { _ = os.RemoveAll(dir) }()
+	lb := rollout.Marker{Dir: dir}
+	_ = lb.Drain(context.Background(), "gw1")
+	_, err := os.Stat(filepath.Join(dir, "gw1.drain"))
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func ExampleReadJournal() {
+	journal := `{"v":1,"seq":1,"time":"2026-11-23T02:00:00Z","kind":"run","mode":"run","who":{"user":"ops","host":"bastion","pid":7,"since":"2026-11-23T02:00:00Z"}}
+{"v":1,"seq":2,"time":"2026-11-23T02:00:00Z","kind":"plan","wave":"gateways","names":["gw1","gw2"]}
+{"v":1,"seq":3,"time":"2026-11-23T02:00:01Z","kind":"target","wave":"gateways","target":"gw1"}
+{"v":1,"seq":4,"time":"2026-11-23T02:00:01Z","kind":"start","target":"gw1","step":"drain","attempt":1}
+{"v":1,"seq":5,"time":"2026-11-23T02:00:03Z","kind":"st` // the machine lost its power here
+	records, err := rollout.ReadJournal(strings.NewReader(journal))
+	fmt.Println(len(records), err)
+	_ = rollout.BuildReport(records).WriteText(os.Stdout)
+	// Output:
+	// 4 <nil>
+	// outcome   unfinished
+	// by        ops@bastion (process 7, since 2026-11-23T02:00:00Z)
+	// time      2026-11-23 02:00:00Z to 2026-11-23 02:00:01Z (1s)
+	// targets   2 in all, 1 running, 1 pending
+	// 2026-11-23 02:00:00Z  run by ops@bastion (process 7, since 2026-11-23T02:00:00Z)
+	//
+	// TARGET  WAVE      STATUS   TOOK  STEPS
+	// gw1     gateways  running  0s    drain (not ended)
+}
+
+func ExampleReport_WriteHTML() {
+	var page strings.Builder
+	err := rollout.BuildReport(nil).WriteHTML(&page)
+	fmt.Println(strings.Contains(page.String(), "<script"), err)
+	// Output: false <nil>
+}
