@@ -18,8 +18,9 @@ import (
 //
 // The table has no row for a target from 4.1.0 to 5.0.x, nor for 4.1.0 or newer
 // to 5.1.0–5.2.4, and sends 4.0.8 → 5.2.5 to path 2, whose commit is that of
-// 5.0.3 and which vendors; a 5.2.5 compiler uses neither. The release that runs
-// now does not matter to the module. 5.1.0, which the headings put into two
+// 5.0.3 and which vendors; a 5.2.5 compiler uses neither. (The text refers that
+// pair to a row "C", which does not exist.) The release that runs now does not
+// matter to the module. 5.1.0, which the headings put into two
 // paths, is the first release with a workspace compiler, so it is path 3. A
 // pre-release is built like the release that it leads to.
 type Path int
