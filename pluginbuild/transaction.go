@@ -79,8 +79,8 @@ const (
 // begin locks the module, puts back what an interrupted transaction left, and
 // saves what the commands may change. moveVendor says that they write a vendor
 // directory.
-func begin(dir string, release string, moveVendor bool) (t *transaction, recovered bool, err error) {
-	t = &transaction{dir: dir}
+func begin(dir string, release string, moveVendor bool) (_ *transaction, recovered bool, err error) {
+	t := &transaction{dir: dir}
 	if err := t.acquire(); err != nil {
 		return nil, false, err
 	}
@@ -147,6 +147,13 @@ func (t *transaction) release() {
 		_ = os.Remove(t.backup(lockName))
 		_ = os.Remove(t.backup())
 	}
+	t.unlock()
+}
+
+// unlock does not rely on closing: a process that is just being started
+// elsewhere in this program holds a copy of every open file for a moment.
+func (t *transaction) unlock() {
+	_ = syscall.Flock(int(t.lock.Fd()), syscall.LOCK_UN)
 	_ = t.lock.Close()
 }
 
