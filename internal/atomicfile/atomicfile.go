@@ -45,7 +45,8 @@ type Sum struct {
 }
 
 // Write creates or replaces path with what fill writes. The bytes go to a
-// temporary file in the same directory, named ".<name>.tmp-*", which is synced,
+// temporary file in the same directory, named ".<name>.tmp-*" (a long name is
+// shortened to fit), which is synced,
 // given its mode and owner, renamed over path, and the directory synced. When
 // fill fails, the disk is full or ctx ends, the temporary file is removed and
 // path is what it was before.
@@ -72,7 +73,9 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	if mode == 0 {
 		mode = 0o600
 	}
-	f, err := os.CreateTemp(filepath.Dir(target), "."+filepath.Base(target)+".tmp-*")
+	// 255 bytes are what file systems take; CreateTemp adds up to ten.
+	base := filepath.Base(target)
+	f, err := os.CreateTemp(filepath.Dir(target), "."+base[:min(len(base), 238)]+".tmp-*")
 	if err != nil {
 		return Sum{}, err
 	}

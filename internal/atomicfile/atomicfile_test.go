@@ -236,3 +236,11 @@ func only(t *testing.T, dir string, names ...string) {
 		t.Errorf("%s holds %q, want %q", dir, got, names)
 	}
 }
+
+func TestLongestName(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
+	if _, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{}, []byte("x")); err != nil {
+		t.Error(err)
+	}
+}
