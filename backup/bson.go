@@ -232,3 +232,17 @@ func (s docSum) String() string {
 }
 
 func putLength(doc []byte) { binary.LittleEndian.PutUint32(doc, uint32(len(doc))) }
+
+func parseDocSum(text string) (s docSum, err error) {
+	b, err := hex.DecodeString(text)
+	if err == nil && len(b) != sha256.Size {
+		err = fmt.Errorf("%d bytes", len(b))
+	}
+	if err != nil {
+		return s, err
+	}
+	for i := range s {
+		s[i] = binary.BigEndian.Uint64(b[8*(3-i):])
+	}
+	return s, nil
+}

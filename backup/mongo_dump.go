@@ -21,6 +21,9 @@ import (
 	"go.mongodb.org/mongo-driver/mongo/readpref"
 )
 
+// KindMongo is the kind of a component that a [Mongo] source wrote.
+const KindMongo = "mongo"
+
 // DefaultDatabase is what Tyk's dashboard and pump use.
 const DefaultDatabase = "tyk_analytics"
 
@@ -57,7 +60,7 @@ const (
 	SnapshotNever
 )
 
-// MongoDetails is what the manifest says of a component of kind "mongo".
+// MongoDetails is what the manifest says of a component of kind [KindMongo].
 type MongoDetails struct {
 	Gzip        bool              `json:"gzip"`
 	ClusterTime string            `json:"cluster_time,omitempty"` // seconds.increment that everything was read at
@@ -266,7 +269,7 @@ func asInt64(v bson.RawValue) (int64, bool) {
 }
 
 func (d *dumping) run(ctx context.Context) (Component, error) {
-	c := Component{Kind: "mongo", Origin: d.conn.at, Server: "MongoDB " + d.conn.version, Topology: d.conn.topology, Method: "find", Consistency: ConsistencyNone}
+	c := Component{Kind: KindMongo, Origin: d.conn.at, Server: "MongoDB " + d.conn.version, Topology: d.conn.topology, Method: "find", Consistency: ConsistencyNone}
 	if err := d.snapshot(ctx); err != nil {
 		return c, err
 	}

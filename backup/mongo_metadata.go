@@ -285,3 +285,12 @@ func join(elems []bson.RawElement) bson.Raw {
 	putLength(out)
 	return out
 }
+
+// unescapeCollection is the reverse of mongoFile for names that were not
+// shortened.
+func unescapeCollection(stem string) (string, error) {
+	if len(stem) > 208 && strings.Contains(stem[208:], "%24") {
+		return "", errors.New("the name is shortened and the metadata does not tell the full one")
+	}
+	return url.QueryUnescape(stem)
+}

@@ -214,6 +214,7 @@ func (s *Stored) Open(name string) (*os.File, error) {
 // LevelStructure. A component of kind "" has no structure of its own.
 var structures = map[string]func(ctx context.Context, s *Stored) error{
 	KindRedis: redisStructure,
+	KindMongo: mongoStructure,
 }
 
 // SetDetails stores what only sources of this kind know.

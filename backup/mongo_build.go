@@ -1,0 +1,275 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.mongodb.org/mongo-driver/bson"
+)
+
+// create makes the collection that documents go to: beside the live one, or in
+// place of it.
+func (r *restoring) create(ctx context.Context, j *job) error {
+	if j.live != nil && r.m.Mode == MongoMerge {
+		return nil
+	}
+	if j.live != nil && j.temp == "" {
+		j.item.Detail = "dropped, not restored yet"
+		if err := r.drop(ctx, j.db, j.name); err != nil {
+			return err
+		}
+	}
+	command := bson.D{{Key: "create", Value: cmp.Or(j.temp, j.name)}}
+	elems, err := createOptions(j.mongoSpace)
+	if err != nil {
+		return err
+	}
+	for _, e := range elems {
+		command = append(command, bson.E{Key: e.Key(), Value: e.Value()})
+	}
+	if id := j.idIndex(); id != nil {
+		command = append(command, bson.E{Key: "idIndex", Value: without(id, "ns")})
+	}
+	j.made = true // even where the answer is lost
+	return r.conn.Database(j.db).RunCommand(ctx, append(command, majority)).Err()
+}
+
+// createOptions are the options as create takes them today: autoIndexId is
+// gone in 8.2 and has meant nothing since 4.0.
+func createOptions(s *mongoSpace) ([]bson.RawElement, error) {
+	options := without(s.Options, "autoIndexId", "recordIdsReplicated", "uuid")
+	if options == nil {
+		return nil, nil
+	}
+	return options.Elements()
+}
+
+// idIndex is the index on _id of a regular collection.
+func (s *mongoSpace) idIndex() bson.Raw {
+	for _, x := range s.Indexes {
+		if isID(x) && s.Type == typeCollection {
+			return x
+		}
+	}
+	return nil
+}
+
+func isID(x bson.Raw) bool {
+	elems, err := x.Lookup("key").Document().Elements()
+	if err != nil || len(elems) != 1 || elems[0].Key() != "_id" {
+		return false
+	}
+	n, ok := asInt64(elems[0].Value())
+	return ok && n == 1
+}
+
+// buildIndexes creates all but the one on _id with one command. Old index
+// documents name their namespace in "ns", which servers refuse since 4.4.
+func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
+	list := bson.A{}
+	for _, x := range j.Indexes {
+		if clustered, _ := x.Lookup("clustered").BooleanOK(); isID(x) || clustered {
+			continue
+		}
+		drop := []string{"ns"}
+		if !r.m.KeepIndexVersion {
+			drop = append(drop, "v")
+		}
+		x = without(x, drop...)
+		if _, err := x.LookupErr("collation"); err != nil && !emptyDoc(j.collation()) {
+			// Left out it would become the collection's, which the index did not have.
+			elems, err := x.Elements()
+			if err != nil {
+				return err
+			}
+			simple, err := bson.Marshal(bson.D{{Key: "collation", Value: bson.D{{Key: "locale", Value: "simple"}}}})
+			if err != nil {
+				return err
+			}
+			x = join(append(elems, bson.Raw(simple).Index(0)))
+		}
+		list = append(list, x)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	err := r.reader.persist(ctx, "indexes of "+j.to(), func() error {
+		return r.conn.Database(j.db).RunCommand(ctx, bson.D{{Key: "createIndexes", Value: cmp.Or(j.temp, j.name)}, {Key: "indexes", Value: list}, majority}).Err()
+	})
+	if err != nil {
+		return fmt.Errorf("create %d indexes: %w", len(list), err)
+	}
+	return nil
+}
+
+// swap gives a collection its name; the live one goes in the same step.
+func (r *restoring) swap(ctx context.Context, j *job) error {
+	if j.temp == "" {
+		if j.Type != typeView && r.m.Mode != MongoMerge {
+			j.item.Detail = strings.TrimSuffix(j.item.Detail, "dropped, not restored yet")
+		}
+		return nil
+	}
+	if err := ended(ctx); err != nil {
+		return err
+	}
+	uuid, err := r.uuid(ctx, j.db, j.temp)
+	if err != nil {
+		return err
+	}
+	err = r.reader.persist(ctx, "rename of "+j.to(), func() error {
+		_, err := r.conn.admin(ctx, bson.D{{Key: "renameCollection", Value: j.db + "." + j.temp}, {Key: "to", Value: j.to()},
+			{Key: "dropTarget", Value: j.live != nil}, majority})
+		if err != nil {
+			// The answer may be lost while the rename was done.
+			if now, lookup := r.uuid(ctx, j.db, j.name); lookup == nil && now != "" && now == uuid {
+				return nil
+			}
+		}
+		return err
+	})
+	if err == nil {
+		j.temp, j.made = "", false
+	}
+	return err
+}
+
+// uuid is a collection's identity, empty where there is no such collection.
+func (r *restoring) uuid(ctx context.Context, db, name string) (string, error) {
+	list, err := r.conn.Database(db).ListCollectionSpecifications(ctx, bson.D{{Key: "name", Value: name}})
+	if err != nil || len(list) == 0 || list[0].UUID == nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x", list[0].UUID.Data), nil
+}
+
+func (r *restoring) drop(ctx context.Context, db, name string) error {
+	err := r.conn.Database(db).RunCommand(ctx, bson.D{{Key: "drop", Value: name}, majority}).Err()
+	if mongoCode(err) == codeNamespaceNotFound {
+		return nil
+	}
+	return err
+}
+
+// viewsInOrder lists views so that what a view reads comes before it.
+func (r *restoring) viewsInOrder() []*job {
+	var views []*job
+	for _, j := range r.jobs {
+		if j.Type == typeView {
+			views = append(views, j)
+		}
+	}
+	depth := func(j *job) int {
+		n := 0
+		for on := j.viewOn(); n <= len(views); n++ {
+			i := slices.IndexFunc(views, func(o *job) bool { return o.DB == j.DB && o.Name == on })
+			if i < 0 {
+				break
+			}
+			on = views[i].viewOn()
+		}
+		return n
+	}
+	slices.SortStableFunc(views, func(a, b *job) int { return depth(a) - depth(b) })
+	return views
+}
+
+// view creates a view, in place of the one that is there. Where that fails the
+// old one comes back.
+func (r *restoring) view(ctx context.Context, j *job) error {
+	if j.live != nil {
+		want, err := j.comparable()
+		if err != nil {
+			return err
+		}
+		if have, err := j.live.comparable(); err == nil && slices.Equal(want, have) {
+			j.item.Action = ActionSame
+			return nil
+		}
+		if r.m.Mode == MongoMerge {
+			return fmt.Errorf("%w: the view is defined otherwise", ErrDiffers)
+		}
+		if err := r.drop(ctx, j.db, j.name); err != nil {
+			return err
+		}
+	}
+	err := r.createView(ctx, j.db, j.name, j.mongoSpace, true)
+	if err == nil {
+		return nil
+	}
+	if j.live != nil {
+		ctx, cancel := aside(ctx)
+		defer cancel()
+		if again := r.createView(ctx, j.db, j.name, j.live, false); again != nil {
+			err = errors.Join(err, fmt.Errorf("and the view that was there could not be put back: %w", r.conn.scrub(again)))
+		}
+	}
+	return err
+}
+
+func (r *restoring) createView(ctx context.Context, db, name string, s *mongoSpace, renamed bool) error {
+	elems, err := createOptions(s)
+	if err != nil {
+		return err
+	}
+	command := bson.D{{Key: "create", Value: name}}
+	for _, e := range elems {
+		value := any(e.Value())
+		if e.Key() == "viewOn" && renamed {
+			to, err := r.m.target(s.DB + "." + s.viewOn())
+			if err != nil {
+				return err
+			}
+			toDB, base, _ := strings.Cut(to, ".")
+			if toDB != db {
+				return fmt.Errorf("the view reads %s, which is renamed into another database", s.viewOn())
+			}
+			value = base
+		}
+		command = append(command, bson.E{Key: e.Key(), Value: value})
+	}
+	return r.conn.Database(db).RunCommand(ctx, append(command, majority)).Err()
+}
+
+// undo drops what was created and is not in place: a failed restore leaves what
+// was there before.
+func (r *restoring) undo(ctx context.Context) error {
+	ctx, cancel := aside(ctx)
+	defer cancel()
+	var left []string
+	placed, lost := 0, 0
+	for _, j := range r.jobs {
+		switch {
+		case j.made && j.temp != "":
+			if err := r.drop(ctx, j.db, j.temp); err != nil {
+				left = append(left, j.db+"."+j.temp)
+			}
+			j.item.Action, j.item.Detail = ActionSkip, "not restored"
+		case j.made && j.live == nil: // in place, of a name that was free
+			if err := r.drop(ctx, j.db, j.name); err != nil {
+				left = append(left, j.to())
+			}
+			j.item.Action, j.item.Detail = ActionSkip, "not restored"
+		case j.made:
+			lost++
+			j.item.Detail = "dropped and not restored: the dump is the only copy"
+		case j.Type == typeCollection && r.m.Mode < MongoDrop && j.item.Action != ActionSkip && j.temp == "":
+			placed++
+		}
+	}
+	var notes []error
+	if len(left) > 0 {
+		notes = append(notes, fmt.Errorf("these collections are left over and can be dropped: %s", strings.Join(left, ", ")))
+	}
+	if placed > 0 {
+		notes = append(notes, fmt.Errorf("%d of %d collections were put in place before the error", placed, len(r.jobs)))
+	}
+	if lost > 0 {
+		notes = append(notes, fmt.Errorf("%d collections were dropped before the error, as MongoDrop says: restore again", lost))
+	}
+	return errors.Join(notes...)
+}

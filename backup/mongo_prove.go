@@ -1,0 +1,243 @@
+package backup
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"go.mongodb.org/mongo-driver/bson"
+)
+
+// ttlMargin is how far ahead a document's removal may lie for it to be left out
+// of a comparison: longer than any comparison takes.
+const ttlMargin = 24 * time.Hour
+
+// ttlRule is one TTL index: documents go once the date in the field is this
+// many seconds old.
+type ttlRule struct {
+	field   []string
+	seconds int64
+}
+
+// expires says whether the server removes a document before a moment. An array
+// counts by its earliest date.
+func (t ttlRule) expires(doc []byte, before time.Time) bool {
+	v := bson.Raw(doc).Lookup(t.field...)
+	earliest, found := int64(0), false
+	see := func(v bson.RawValue) {
+		if ms, ok := v.DateTimeOK(); ok && (!found || ms < earliest) {
+			earliest, found = ms, true
+		}
+	}
+	see(v)
+	if list, ok := v.ArrayOK(); ok {
+		values, _ := list.Values()
+		for _, v := range values {
+			see(v)
+		}
+	}
+	return found && time.UnixMilli(earliest).Add(time.Duration(t.seconds)*time.Second).Before(before)
+}
+
+// prove compares the chosen collections of a dump with the server.
+func (m *MongoRestore) prove(ctx context.Context, data dumpData) error {
+	r, err := m.begin(ctx, data)
+	if err != nil {
+		return err
+	}
+	defer r.conn.close(ctx)
+	var filled []*dumped
+	byData := map[*dumped]*job{}
+	var findings []error
+	for _, j := range r.jobs {
+		if err := r.sameDefinition(j); err != nil {
+			findings = append(findings, fail("compare", j.to(), err))
+			continue
+		}
+		if j.Type != typeView {
+			filled = append(filled, j.dumped)
+			byData[j.dumped] = j
+		}
+	}
+	var mu sync.Mutex
+	err = r.data.feed(ctx, cmp.Or(m.Parallel, 4), filled, func(ctx context.Context, d *dumped, read readDocs) error {
+		j := byData[d]
+		var err error
+		if m.Mode == MongoMerge {
+			err = r.contains(ctx, j, read)
+		} else {
+			err = r.sameDocuments(ctx, j, j.into(), read)
+		}
+		if e := ended(ctx); e != nil {
+			return e
+		}
+		if err != nil && !errors.Is(err, ErrDiffers) {
+			return r.conn.fail("compare", j.to(), err)
+		}
+		if err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			findings = append(findings, fail("compare", j.to(), err))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if m.UsersAndRoles {
+		for _, db := range data.auth() {
+			if err := r.sameUsers(ctx, db); err != nil {
+				findings = append(findings, fail("compare", "users and roles of "+db, err))
+			}
+		}
+	}
+	return errors.Join(findings...)
+}
+
+// sameDefinition compares type, options and indexes.
+func (r *restoring) sameDefinition(j *job) error {
+	if j.live == nil {
+		return fmt.Errorf("%w: it does not exist", ErrDiffers)
+	}
+	s := *j.mongoSpace
+	if j.Type == typeView && len(r.m.Rename) > 0 {
+		to, err := r.m.target(s.DB + "." + s.viewOn())
+		if err != nil {
+			return err
+		}
+		_, base, _ := strings.Cut(to, ".")
+		s.Options = replaceString(s.Options, "viewOn", base)
+	}
+	want, err := s.comparable()
+	if err != nil {
+		return err
+	}
+	have, err := j.live.comparable()
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(want, have) {
+		return nil
+	}
+	return fmt.Errorf("%w: type, options or indexes: it is %s, the dump has %s", ErrDiffers, bson.Raw(have), bson.Raw(want))
+}
+
+func replaceString(d bson.Raw, field, value string) bson.Raw {
+	elems, err := d.Elements()
+	if err != nil {
+		return d
+	}
+	for i, e := range elems {
+		if e.Key() == field {
+			with, err := bson.Marshal(bson.D{{Key: field, Value: value}})
+			if err == nil {
+				elems[i] = bson.Raw(with).Index(0)
+			}
+		}
+	}
+	return join(elems)
+}
+
+// sameDocuments reads a collection and compares it with the dump. With a TTL
+// index on the live collection both sides are counted without what is about to
+// be removed; read gives the dump's documents for that.
+func (r *restoring) sameDocuments(ctx context.Context, j *job, coll string, read readDocs) error {
+	var rules []ttlRule
+	if read != nil {
+		rules = j.ttl()
+		if t, ok := asInt64(j.Options.Lookup("expireAfterSeconds")); ok && j.Type == typeTimeseries {
+			rules = append(rules, ttlRule{[]string{"control", "max", timeField(j.mongoSpace)}, t})
+		}
+	}
+	before := time.Now().Add(ttlMargin)
+	stays := func(doc []byte) bool {
+		for _, rule := range rules {
+			if rule.expires(doc, before) {
+				return false
+			}
+		}
+		return true
+	}
+	want := &tally{count: j.count, bytes: j.bytes, sum: j.sum}
+	if len(rules) > 0 {
+		want = &tally{}
+		if err := read(func(doc []byte) error {
+			if stays(doc) {
+				want.add(doc)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	var have *tally
+	err := r.reader.persist(ctx, "read "+j.to(), func() error {
+		have = &tally{}
+		return r.reader.each(ctx, j.db, coll, nil, j.bytes/max(j.count, 1), func(doc []byte) error {
+			if stays(doc) {
+				have.add(doc)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if have.count != want.count || have.bytes != want.bytes || have.sum != want.sum {
+		return fmt.Errorf("%w: %d documents of %d bytes with digest %s, the dump has %d of %d with %s", ErrDiffers,
+			have.count, have.bytes, have.sum, want.count, want.bytes, want.sum)
+	}
+	return nil
+}
+
+func timeField(s *mongoSpace) string {
+	f, _ := s.Options.Lookup("timeseries", "timeField").StringValueOK()
+	return f
+}
+
+// contains looks every document of the dump up by its _id.
+func (r *restoring) contains(ctx context.Context, j *job, read readDocs) error {
+	missing := int64(0)
+	ids := bson.A{}
+	want := &tally{}
+	ask := func() error {
+		if len(ids) == 0 {
+			return nil
+		}
+		have := &tally{}
+		err := r.reader.each(ctx, j.db, j.into(), bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}}, 0, func(doc []byte) error {
+			have.add(doc)
+			return nil
+		})
+		if err == nil && (have.sum != want.sum || have.count != want.count) {
+			missing += max(want.count-have.count, 1)
+		}
+		ids, want = bson.A{}, &tally{}
+		return err
+	}
+	err := read(func(doc []byte) error {
+		want.add(doc)
+		id := bson.Raw(doc).Lookup("_id")
+		id.Value = bytes.Clone(id.Value)
+		ids = append(ids, id)
+		if len(ids) == batchDocs {
+			return ask()
+		}
+		return nil
+	})
+	if err == nil {
+		err = ask()
+	}
+	if err != nil {
+		return err
+	}
+	if missing > 0 {
+		return fmt.Errorf("%w: at least %d documents of the dump are missing or different", ErrDiffers, missing)
+	}
+	return nil
+}
