@@ -117,7 +117,8 @@ func (b *Builder) Run() string { return b.run }
 // the script would make them root's.
 //
 // What cannot work matches [ErrRequest] and is found before anything is done.
-// Other errors are an [Error] with its stage. When ctx ends, the container is
+// Other errors are an [Error] with its stage; with one of [StageRemove] the
+// plugin is in place and only its container could not be removed. When ctx ends, the container is
 // removed before Build returns, which takes up to half a minute where the
 // engine does not answer; the caches stay.
 func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
@@ -134,7 +135,7 @@ func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
 	}
 	a, err := b.compile(ctx, &q, img)
 	if err != nil {
-		return Artifact{}, err
+		return a, err
 	}
 	b.log(ctx, "compiled", "path", a.Path, "size", a.Size, "sha256", a.SHA256, "image", a.ImageID)
 	return a, nil

@@ -121,7 +121,10 @@ func writeEntry(t *tar.Writer, fsys fs.FS, name string, d fs.DirEntry, left *[]s
 	if err != nil {
 		return err
 	}
-	h := header(to, tar.TypeReg, 0o644|int64(info.Mode().Perm()&0o111))
+	h := header(to, tar.TypeReg, 0o644)
+	if info.Mode().Perm()&0o111 != 0 {
+		h.Mode = 0o755
+	}
 	h.Size = info.Size()
 	if err := t.WriteHeader(h); err != nil {
 		return err

@@ -79,10 +79,12 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 	if b.o.Limits.Network == "none" && q.Release.Compiler.FetchesModules {
 		b.log(ctx, "the compiler image holds no modules and the network is off: only what the module cache has can be used")
 	}
-	if _, err := b.runJob(ctx, j); err != nil {
+	_, err = b.runJob(ctx, j)
+	var e *Error
+	if errors.As(err, &e) && e.Stage != StageRemove {
 		return Artifact{}, err
 	}
-	return a, nil
+	return a, err
 }
 
 // compilerArgs are the arguments of the compiler's script. Trailing ones are
@@ -250,14 +252,11 @@ func createError(e *Error) *Error {
 // lasting returns a context that outlives ctx by d.
 func lasting(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	long, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var timer *time.Timer
-	stop := context.AfterFunc(ctx, func() { timer = time.AfterFunc(d, cancel) })
-	return long, func() {
-		if !stop() && timer != nil {
-			timer.Stop()
-		}
-		cancel()
-	}
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(d, cancel)
+		context.AfterFunc(long, func() { timer.Stop() })
+	})
+	return long, func() { stop(); cancel() }
 }
 
 func (b *Builder) upload(ctx context.Context, id string, j job) error {

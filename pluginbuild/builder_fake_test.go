@@ -1,0 +1,725 @@
+package pluginbuild_test
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/docker/client"
+	"github.com/docker/docker/pkg/stdcopy"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// fake is an engine of closures; calling one that a test did not script fails
+// the test.
+type fake struct {
+	t *testing.T
+
+	mu    sync.Mutex
+	calls []string
+
+	ping            func() error
+	imageInspect    func(ref string) (image.InspectResponse, error)
+	imagePull       func(ref string, o image.PullOptions) (io.ReadCloser, error)
+	imageLoad       func(tar io.Reader) (io.ReadCloser, error)
+	imageRemove     func(ref string) error
+	containerCreate func(ctx context.Context, c *container.Config, h *container.HostConfig, p *ocispec.Platform, name string) (string, error)
+	containerAttach func() (types.HijackedResponse, error)
+	containerWait   func(ctx context.Context) (<-chan container.WaitResponse, <-chan error)
+	containerStart  func() error
+	containerState  func() (*container.State, error)
+	containerRemove func(ctx context.Context, id string) error
+	containerList   func(f filters.Args) ([]container.Summary, error)
+	copyTo          func(dir string, tar io.Reader) error
+	copyFrom        func(path string) (io.ReadCloser, error)
+	volumeCreate    func(o volume.CreateOptions) error
+}
+
+func (f *fake) called(name string, scripted bool) error {
+	f.mu.Lock()
+	f.calls = append(f.calls, name)
+	f.mu.Unlock()
+	if !scripted {
+		f.t.Errorf("the engine got a call that nobody scripted: %s", name)
+		return fmt.Errorf("unscripted call %s", name)
+	}
+	return nil
+}
+
+func (f *fake) Ping(context.Context) (types.Ping, error) {
+	if err := f.called("Ping", f.ping != nil); err != nil {
+		return types.Ping{}, err
+	}
+	return types.Ping{}, f.ping()
+}
+
+func (f *fake) ImageInspect(_ context.Context, ref string, _ ...client.ImageInspectOption) (image.InspectResponse, error) {
+	if err := f.called("ImageInspect", f.imageInspect != nil); err != nil {
+		return image.InspectResponse{}, err
+	}
+	return f.imageInspect(ref)
+}
+
+func (f *fake) ImagePull(_ context.Context, ref string, o image.PullOptions) (io.ReadCloser, error) {
+	if err := f.called("ImagePull", f.imagePull != nil); err != nil {
+		return nil, err
+	}
+	return f.imagePull(ref, o)
+}
+
+func (f *fake) ImageLoad(_ context.Context, tar io.Reader, _ ...client.ImageLoadOption) (image.LoadResponse, error) {
+	if err := f.called("ImageLoad", f.imageLoad != nil); err != nil {
+		return image.LoadResponse{}, err
+	}
+	body, err := f.imageLoad(tar)
+	return image.LoadResponse{Body: body}, err
+}
+
+func (f *fake) ImageRemove(_ context.Context, ref string, _ image.RemoveOptions) ([]image.DeleteResponse, error) {
+	if err := f.called("ImageRemove", f.imageRemove != nil); err != nil {
+		return nil, err
+	}
+	return nil, f.imageRemove(ref)
+}
+
+func (f *fake) ContainerCreate(ctx context.Context, c *container.Config, h *container.HostConfig, _ *network.NetworkingConfig, p *ocispec.Platform, name string) (container.CreateResponse, error) {
+	if err := f.called("ContainerCreate", f.containerCreate != nil); err != nil {
+		return container.CreateResponse{}, err
+	}
+	id, err := f.containerCreate(ctx, c, h, p, name)
+	return container.CreateResponse{ID: id}, err
+}
+
+func (f *fake) ContainerAttach(context.Context, string, container.AttachOptions) (types.HijackedResponse, error) {
+	if err := f.called("ContainerAttach", f.containerAttach != nil); err != nil {
+		return types.HijackedResponse{}, err
+	}
+	return f.containerAttach()
+}
+
+func (f *fake) ContainerWait(ctx context.Context, _ string, c container.WaitCondition) (<-chan container.WaitResponse, <-chan error) {
+	if err := f.called("ContainerWait "+string(c), f.containerWait != nil); err != nil {
+		errs := make(chan error, 1)
+		errs <- err
+		return nil, errs
+	}
+	return f.containerWait(ctx)
+}
+
+func (f *fake) ContainerStart(context.Context, string, container.StartOptions) error {
+	if err := f.called("ContainerStart", f.containerStart != nil); err != nil {
+		return err
+	}
+	return f.containerStart()
+}
+
+func (f *fake) ContainerInspect(context.Context, string) (container.InspectResponse, error) {
+	if err := f.called("ContainerInspect", f.containerState != nil); err != nil {
+		return container.InspectResponse{}, err
+	}
+	s, err := f.containerState()
+	return container.InspectResponse{ContainerJSONBase: &container.ContainerJSONBase{State: s}}, err
+}
+
+func (f *fake) ContainerRemove(ctx context.Context, id string, o container.RemoveOptions) error {
+	if err := f.called("ContainerRemove", f.containerRemove != nil); err != nil {
+		return err
+	}
+	if !o.Force || !o.RemoveVolumes || o.RemoveLinks {
+		f.t.Errorf("removed with %+v", o)
+	}
+	return f.containerRemove(ctx, id)
+}
+
+func (f *fake) ContainerList(_ context.Context, o container.ListOptions) ([]container.Summary, error) {
+	if err := f.called("ContainerList", f.containerList != nil); err != nil {
+		return nil, err
+	}
+	return f.containerList(o.Filters)
+}
+
+func (f *fake) CopyToContainer(_ context.Context, _, dir string, tar io.Reader, _ container.CopyToContainerOptions) error {
+	if err := f.called("CopyToContainer", f.copyTo != nil); err != nil {
+		return err
+	}
+	return f.copyTo(dir, tar)
+}
+
+func (f *fake) CopyFromContainer(_ context.Context, _, path string) (io.ReadCloser, container.PathStat, error) {
+	if err := f.called("CopyFromContainer", f.copyFrom != nil); err != nil {
+		return nil, container.PathStat{}, err
+	}
+	body, err := f.copyFrom(path)
+	return body, container.PathStat{}, err
+}
+
+func (f *fake) VolumeCreate(_ context.Context, o volume.CreateOptions) (volume.Volume, error) {
+	if err := f.called("VolumeCreate", f.volumeCreate != nil); err != nil {
+		return volume.Volume{}, err
+	}
+	return volume.Volume{Name: o.Name}, f.volumeCreate(o)
+}
+
+func (f *fake) VolumeList(context.Context, volume.ListOptions) (volume.ListResponse, error) {
+	return volume.ListResponse{}, f.called("VolumeList", false)
+}
+
+func (f *fake) VolumeRemove(context.Context, string, bool) error {
+	return f.called("VolumeRemove", false)
+}
+
+const fakeID = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// newFake scripts a compile that ends with an exit code and leaves file; tests
+// change what they are about.
+func newFake(t *testing.T, code int, stderr string, file []byte) *fake {
+	f := &fake{t: t}
+	f.ping = func() error { return nil }
+	f.imageInspect = func(string) (image.InspectResponse, error) {
+		return image.InspectResponse{ID: fakeID, Os: "linux", Architecture: "amd64", RepoDigests: []string{"x@sha256:aa"}}, nil
+	}
+	f.volumeCreate = func(volume.CreateOptions) error { return nil }
+	f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
+		return "c0ffee", nil
+	}
+	f.copyTo = func(_ string, r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }
+	f.containerAttach = func() (types.HijackedResponse, error) {
+		var b bytes.Buffer
+		_, err := stdcopy.NewStdWriter(&b, stdcopy.Stderr).Write([]byte(stderr))
+		here, there := net.Pipe()
+		_ = there.Close()
+		return types.HijackedResponse{Conn: here, Reader: bufio.NewReader(&b)}, err
+	}
+	f.containerWait = func(context.Context) (<-chan container.WaitResponse, <-chan error) {
+		c := make(chan container.WaitResponse, 1)
+		c <- container.WaitResponse{StatusCode: 0} // what counts is the state
+		return c, nil
+	}
+	f.containerStart = func() error { return nil }
+	f.containerState = func() (*container.State, error) { return &container.State{ExitCode: code}, nil }
+	f.containerRemove = func(context.Context, string) error { return nil }
+	f.copyFrom = func(path string) (io.ReadCloser, error) {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		err := w.WriteHeader(&tar.Header{Name: filepath.Base(path), Typeflag: tar.TypeReg, Size: int64(len(file))})
+		_, err2 := w.Write(file)
+		return io.NopCloser(&b), errors.Join(err, err2, w.Close())
+	}
+	return f
+}
+
+// sharedObject returns the smallest file that passes for a plugin of the
+// releases before Go left build information.
+func sharedObject(machine byte) []byte {
+	b := make([]byte, 64)
+	copy(b, "\x7fELF\x02\x01\x01")
+	b[16], b[18], b[20], b[52] = 3, machine, 1, 64
+	return b
+}
+
+func buildFake(t *testing.T, f pluginbuild.Docker, o pluginbuild.Options, q pluginbuild.Request) (pluginbuild.Artifact, error) {
+	t.Helper()
+	if q.Release.Version == nil {
+		q.Release = release(t, "4.0.8")
+	}
+	if q.Dir == "" {
+		q.Dir = plugin(t, tiny)
+	}
+	if q.OutputDir == "" {
+		q.OutputDir = t.TempDir()
+	}
+	return pluginbuild.New(f, o).Build(t.Context(), q)
+}
+
+// The order of calls is what makes exit codes and output reliable.
+func TestBuildCalls(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 0, "", sharedObject(62))
+	a, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "Ping, ImageInspect, ImageInspect, VolumeCreate, VolumeCreate, ContainerCreate, CopyToContainer, ContainerAttach, " +
+		"ContainerWait next-exit, ContainerStart, ContainerInspect, CopyFromContainer, ContainerRemove"
+	if got := strings.Join(f.calls, ", "); got != want {
+		t.Errorf("calls\n%s, want\n%s", got, want)
+	}
+	if a.ImageDigest != "sha256:aa" || a.ImageID != fakeID || a.Image != "docker.io/tykio/tyk-plugin-compiler:v4.0.8" {
+		t.Errorf("%+v", a)
+	}
+}
+
+// What the engine is asked to create, for each kind of request.
+func TestBuildCreates(t *testing.T) {
+	t.Parallel()
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	if err := os.WriteFile(netrc, []byte("machine x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		version, args string
+		env           []string
+		q             pluginbuild.Request
+		o             pluginbuild.Options
+	}{
+		"plain":      {version: "4.0.8", args: "plugin.so"},
+		"with id":    {version: "5.2.5", args: "my.so a1", q: pluginbuild.Request{Name: "my.so", ID: "a1"}},
+		"arm64":      {version: "5.2.5", args: "plugin.so  linux arm64", q: pluginbuild.Request{GOARCH: "arm64"}},
+		"arm64, id":  {version: "5.2.5", args: "plugin.so a1 linux arm64", q: pluginbuild.Request{GOARCH: "arm64", ID: "a1"}},
+		"s390x, CC":  {version: "5.3.0", args: "plugin.so  linux s390x", q: pluginbuild.Request{GOARCH: "s390x", Image: pluginbuild.Image{Ref: "x"}}, o: pluginbuild.Options{Env: map[string]string{"CC": "s390x-linux-gnu-gcc"}}, env: []string{"CC=s390x-linux-gnu-gcc"}},
+		"switches":   {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{GoGet: true, GoTidy: true, Debug: true}, env: []string{"DEBUG=1", "GO_GET=1", "GO_TIDY=1"}},
+		"get only":   {version: "5.2.3", args: "plugin.so", q: pluginbuild.Request{GoGet: true}, env: []string{"GO_GET=1"}},
+		"settings":   {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Env: map[string]string{"GOPROXY": "https://p"}, Netrc: netrc}, env: []string{"GOPROXY=https://p", "NETRC=/root/.netrc"}},
+		"limits":     {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Limits: pluginbuild.Limits{Memory: 1 << 30, CPUs: 1.5, PIDs: 99, Network: "none"}}},
+		"bind":       {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{Bind: true}},
+		"no caches":  {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Caches: "none"}},
+		"own labels": {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Labels: map[string]string{"team": "x"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFake(t, 1, "", nil)
+			seen := false
+			c.q.Dir, c.q.Release = plugin(t, tiny), release(t, c.version)
+			c.q.Release.Broken = false
+			f.containerCreate = func(_ context.Context, got *container.Config, h *container.HostConfig, p *ocispec.Platform, name string) (string, error) {
+				seen = true
+				if text := strings.Join(got.Cmd, " "); text != c.args {
+					t.Errorf("arguments %q, want %q", text, c.args)
+				}
+				env, mounts := c.env, 2
+				if c.o.Caches == "none" {
+					mounts = 0
+				} else {
+					env = append([]string{"GOCACHE=/root/.cache/go-build", "GOMODCACHE=/go/pkg/mod"}, env...)
+				}
+				slices.Sort(env)
+				if !slices.Equal(got.Env, env) {
+					t.Errorf("environment %q, want %q", got.Env, env)
+				}
+				if c.q.Bind {
+					mounts++
+					if m := h.Mounts[len(h.Mounts)-1]; m.Source != c.q.Dir || m.Target != "/plugin-source" || m.ReadOnly {
+						t.Errorf("mount %+v", m)
+					}
+				}
+				if len(h.Mounts) != mounts || len(h.Binds) != 0 {
+					t.Errorf("mounts %+v, %v", h.Mounts, h.Binds)
+				}
+				if got.Image != fakeID || got.Tty || h.AutoRemove || h.Privileged || p.OS != "linux" || p.Architecture != "amd64" || !strings.HasPrefix(name, "tykupgrade-compile-") {
+					t.Errorf("%+v %+v %+v %s", got, h, p, name)
+				}
+				l := c.o.Limits
+				if h.Memory != l.Memory || h.NanoCPUs != int64(l.CPUs*1e9) || (h.PidsLimit == nil) != (l.PIDs == 0) || string(h.NetworkMode) != l.Network {
+					t.Errorf("limits %+v", h.Resources)
+				}
+				if got.Labels[pluginbuild.LabelRun] == "" || got.Labels[pluginbuild.LabelKind] != "compile" || got.Labels[pluginbuild.LabelRelease] != c.version || got.Labels["team"] != c.o.Labels["team"] {
+					t.Errorf("labels %v", got.Labels)
+				}
+				return "c0ffee", nil
+			}
+			if c.q.Bind {
+				f.copyTo = nil
+			}
+			if c.o.Caches == "none" {
+				f.volumeCreate = nil
+			}
+			if _, err := buildFake(t, f, c.o, c.q); err == nil || !seen {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// What is uploaded: everything the compiler would copy, but nothing it would
+// damage, for root, in a fixed order.
+func TestBuildUploads(t *testing.T) {
+	t.Parallel()
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	if err := os.WriteFile(netrc, []byte("machine x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := plugin(t, tiny, map[string]string{
+		"sub/deep/a.go": "package deep", "sub/.hidden": "kept: cp -r copies it", "sub/lib.so": "kept", "sub/.git/x": "",
+		".env": "", ".git/config": "", "old.so": "", "testdata/big.bin": "", "testdata/keep.txt": "", "run.sh": "#!",
+	})
+	if err := errors.Join(os.Chmod(filepath.Join(dir, "run.sh"), 0o700), os.Symlink("sub/deep", filepath.Join(dir, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	f := newFake(t, 1, "", nil)
+	var got []string
+	f.copyTo = func(to string, r io.Reader) error {
+		if to != "/" {
+			t.Errorf("uploaded to %s", to)
+		}
+		for tr := tar.NewReader(r); ; {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if h.Uid != 0 || h.Gid != 0 {
+				t.Errorf("%s belongs to %d:%d", h.Name, h.Uid, h.Gid)
+			}
+			got = append(got, fmt.Sprintf("%s %o %s", h.Name, h.Mode, h.Linkname))
+		}
+	}
+	_, err := buildFake(t, f, pluginbuild.Options{Netrc: netrc}, pluginbuild.Request{Dir: dir, Exclude: []string{"testdata", "!testdata/keep.txt"}})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageCompile {
+		t.Fatal(err)
+	}
+	want := `root/.netrc 600 
+plugin-source/ 755 
+plugin-source/go.mod 644 
+plugin-source/link 777 sub/deep
+plugin-source/plugin.go 644 
+plugin-source/run.sh 755 
+plugin-source/sub/ 755 
+plugin-source/sub/.hidden 644 
+plugin-source/sub/deep/ 755 
+plugin-source/sub/deep/a.go 644 
+plugin-source/sub/lib.so 644 
+plugin-source/testdata/ 755 
+plugin-source/testdata/keep.txt 644 `
+	if text := strings.Join(got, "\n"); text != want {
+		t.Errorf("uploaded\n%s\nwant\n%s", text, want)
+	}
+
+	// A link out of the module, and an engine that stops reading.
+	if err := os.Symlink("../../etc", filepath.Join(dir, "sub", "out")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{Dir: dir})
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageUpload || !strings.Contains(err.Error(), "sub/out is a symbolic link out of the module") {
+		t.Errorf("%v", err)
+	}
+	f.copyTo = func(string, io.Reader) error { return fmt.Errorf("no space left on device: %w", errdefs.ErrInternal) }
+	_, err = buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{Dir: dir, Exclude: []string{"sub/out"}})
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageUpload || !strings.Contains(err.Error(), "no space left") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What cannot work is refused before the engine gets a single call.
+func TestBuildRefuses(t *testing.T) {
+	t.Parallel()
+	dir := plugin(t, tiny)
+	none := plugin(t, map[string]string{"README": ""})
+	noModule := plugin(t, map[string]string{"plugin.go": "package main"})
+	for name, c := range map[string]struct {
+		version     string
+		q           pluginbuild.Request
+		o           pluginbuild.Options
+		unsupported bool
+		want        string
+	}{
+		"name with a path":      {q: pluginbuild.Request{Name: "../x.so"}, want: "plain file name"},
+		"name, no extension":    {q: pluginbuild.Request{Name: "x"}, want: "ends in .so"},
+		"name as a flag":        {q: pluginbuild.Request{Name: "-x.so"}, want: "plain file name"},
+		"id":                    {q: pluginbuild.Request{ID: "a/b"}, want: "plugin id"},
+		"id of 3.0.0":           {version: "3.0.0", q: pluginbuild.Request{ID: "a"}, unsupported: true, want: "takes no plugin id"},
+		"arm64 for 4.0.8":       {version: "4.0.8", q: pluginbuild.Request{GOARCH: "arm64"}, unsupported: true, want: "linux/amd64 alone"},
+		"arm64 for 4.1.0":       {version: "4.1.0", q: pluginbuild.Request{GOARCH: "arm64"}, unsupported: true, want: "no C compiler"},
+		"s390x":                 {q: pluginbuild.Request{GOARCH: "s390x"}, unsupported: true, want: "no C compiler"},
+		"unknown GOARCH":        {q: pluginbuild.Request{GOARCH: "mips"}, o: pluginbuild.Options{Env: map[string]string{"CC": "x"}}, want: "amd64, arm64, s390x"},
+		"darwin":                {q: pluginbuild.Request{GOOS: "darwin"}, unsupported: true, want: "linux"},
+		"GO_GET for 5.2.2":      {version: "5.2.2", q: pluginbuild.Request{GoGet: true}, unsupported: true, want: "does not know GO_GET"},
+		"GO_TIDY for 5.2.3":     {version: "5.2.3", q: pluginbuild.Request{GoTidy: true}, unsupported: true, want: "does not know GO_TIDY"},
+		"DEBUG for 5.2.3":       {version: "5.2.3", q: pluginbuild.Request{Debug: true}, unsupported: true, want: "does not know DEBUG"},
+		"broken release":        {version: "5.0.2", unsupported: true, want: "broken"},
+		"edition":               {q: pluginbuild.Request{Image: pluginbuild.Image{Edition: pluginbuild.Enterprise}}, unsupported: true, want: "edition"},
+		"el7":                   {q: pluginbuild.Request{Image: pluginbuild.Image{EL7: true}}, unsupported: true, want: "el7"},
+		"image name":            {q: pluginbuild.Request{Image: pluginbuild.Image{Ref: "A B"}}, want: "image A B"},
+		"digest":                {q: pluginbuild.Request{Image: pluginbuild.Image{Digest: "sha256:1"}}, want: "64 hex digits"},
+		"no directory":          {q: pluginbuild.Request{Dir: dir + "/none"}, want: "no such file"},
+		"no source":             {q: pluginbuild.Request{Dir: none}, want: "no Go source"},
+		"no go.mod for 5.1.0":   {version: "5.1.0", q: pluginbuild.Request{Dir: noModule}, want: "no go.mod"},
+		"output is a file":      {q: pluginbuild.Request{OutputDir: filepath.Join(dir, "go.mod")}, want: "not a directory"},
+		"output is missing":     {q: pluginbuild.Request{OutputDir: dir + "/none"}, want: "output directory"},
+		"exclude":               {q: pluginbuild.Request{Exclude: []string{"[x"}}, want: "exclude"},
+		"exclude with bind":     {q: pluginbuild.Request{Exclude: []string{"x"}, Bind: true}, want: "Exclude has no effect"},
+		"reserved variable":     {o: pluginbuild.Options{Env: map[string]string{"GITHUB_TAG": "v9"}}, want: "GITHUB_TAG is set by"},
+		"variable without name": {o: pluginbuild.Options{Env: map[string]string{"": "x"}}, want: "environment variable"},
+		"negative limit":        {o: pluginbuild.Options{Limits: pluginbuild.Limits{Memory: -1}}, want: "negative"},
+		"relative mount":        {o: pluginbuild.Options{Mounts: []string{"certs"}}, want: "both absolute"},
+		"netrc":                 {o: pluginbuild.Options{Netrc: dir}, want: "not a regular file"},
+		"pull policy":           {o: pluginbuild.Options{Pull: "sometimes"}, want: "pull policy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if c.version == "" {
+				c.version = "5.2.5"
+			}
+			c.q.Release = release(t, c.version)
+			if c.q.Dir == "" {
+				c.q.Dir = dir
+			}
+			_, err := pluginbuild.New(&fake{t: t}, c.o).Build(t.Context(), c.q)
+			if !errors.Is(err, pluginbuild.ErrRequest) || errors.Is(err, pluginbuild.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	if _, err := pluginbuild.New(&fake{t: t}, pluginbuild.Options{}).Build(t.Context(), pluginbuild.Request{}); !errors.Is(err, pluginbuild.ErrRequest) {
+		t.Errorf("nothing at all: %v", err)
+	}
+}
+
+func stream(lines ...string) func(string, image.PullOptions) (io.ReadCloser, error) {
+	return func(string, image.PullOptions) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(strings.Join(lines, "\n"))), nil
+	}
+}
+
+// What engines say when a pull fails, each in its own way.
+func TestPullErrors(t *testing.T) {
+	t.Parallel()
+	answer := func(err error) func(string, image.PullOptions) (io.ReadCloser, error) {
+		return func(string, image.PullOptions) (io.ReadCloser, error) { return nil, err }
+	}
+	for name, c := range map[string]struct {
+		pull  func(string, image.PullOptions) (io.ReadCloser, error)
+		want  string
+		is    error
+		retry bool
+	}{
+		"20.10, no credentials":       {answer(fmt.Errorf("Head \"https://x/v2/\": no basic auth credentials: %w", errdefs.ErrInternal)), "there were no credentials", nil, false},
+		"Podman, error in the stream": {stream(`{"status":"Trying to pull"}`, `{"error":"unable to retrieve auth token: invalid username/password: unauthorized","errorDetail":{"message":"unable to retrieve auth token: invalid username/password: unauthorized"}}`), "there were no credentials", nil, false},
+		"Podman, unknown tag":         {stream(`{"error":"initializing source: reading manifest v9: manifest unknown"}`), "no such tag", pluginbuild.ErrNoImage, false},
+		"not found":                   {answer(fmt.Errorf("manifest for x not found: %w", errdefs.ErrNotFound)), "no such tag", pluginbuild.ErrNoImage, false},
+		"no route":                    {answer(fmt.Errorf("Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host: %w", errdefs.ErrInternal)), "airgapped", nil, true},
+		"rate limit":                  {stream(`{"errorDetail":{"message":"toomanyrequests: You have reached your pull rate limit"}}`), "limits pulls", nil, true},
+		"stream breaks":               {stream(`{"status":"Downloading","id":"a","progressDetail":{"current":1,"total":2}}`, `{"status":`), "unexpected EOF", nil, true},
+		"not JSON":                    {stream("<html>proxy error</html>"), "read the engine's progress", nil, false},
+		"engine is gone":              {answer(fmt.Errorf("503: %w", errdefs.ErrUnavailable)), "503", nil, true},
+		"disk full":                   {stream(`{"error":"write /var/lib/docker/tmp/x: no space left on device"}`), "no space left", nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := &fake{t: t, ping: func() error { return nil }, imagePull: c.pull}
+			f.imageInspect = func(string) (image.InspectResponse, error) {
+				return image.InspectResponse{}, fmt.Errorf("no: %w", errdefs.ErrNotFound)
+			}
+			_, err := buildFake(t, f, pluginbuild.Options{Auth: auth("", "")}, pluginbuild.Request{})
+			var e *pluginbuild.Error
+			if !errors.As(err, &e) || e.Stage != pluginbuild.StagePull || !strings.Contains(err.Error(), c.want) || e.Retryable() != c.retry || c.is != nil && !errors.Is(err, c.is) {
+				t.Errorf("retryable %v: %v", e.Retryable(), err)
+			}
+		})
+	}
+}
+
+// An engine that reports the pull of an absent platform as done (20.10) is
+// asked once, not for ever.
+func TestWrongPlatformAfterPull(t *testing.T) {
+	t.Parallel()
+	f := &fake{t: t, ping: func() error { return nil }}
+	f.imageInspect = func(string) (image.InspectResponse, error) {
+		return image.InspectResponse{ID: fakeID, Os: "linux", Architecture: "arm64"}, nil
+	}
+	var asked image.PullOptions
+	f.imagePull = func(ref string, o image.PullOptions) (io.ReadCloser, error) {
+		asked = o
+		return stream(`{"status":"Status: Image is up to date"}`)(ref, o)
+	}
+	_, err := buildFake(t, f, pluginbuild.Options{Auth: auth("", "")}, pluginbuild.Request{})
+	if !errors.Is(err, pluginbuild.ErrPlatform) || asked.Platform != "linux/amd64" {
+		t.Errorf("asked %+v: %v", asked, err)
+	}
+	if got := strings.Join(f.calls, ", "); got != "Ping, ImageInspect, ImagePull, ImageInspect" {
+		t.Errorf("calls %s", got)
+	}
+}
+
+// Failures of the engine, stage by stage; none leaves a container.
+func TestEngineFailures(t *testing.T) {
+	t.Parallel()
+	down := fmt.Errorf("500: %w", errdefs.ErrInternal)
+	for name, c := range map[string]struct {
+		change  func(*fake)
+		stage   pluginbuild.Stage
+		removes string // the container that must be removed; "name": by the name that we chose
+		retry   bool
+		want    string
+	}{
+		"ping": {func(f *fake) { f.ping = func() error { return down } }, pluginbuild.StageConnect, "", true, "500"},
+		"inspect image": {func(f *fake) {
+			f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, down }
+		}, pluginbuild.StagePull, "", false, "inspect"},
+		"volume": {func(f *fake) { f.volumeCreate = func(volume.CreateOptions) error { return down } }, pluginbuild.StageCreate, "", true, "volume"},
+		"create": {func(f *fake) {
+			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
+				return "", down
+			}
+		}, pluginbuild.StageCreate, "name", true, "500"},
+		"create, image gone": {func(f *fake) {
+			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
+				return "", fmt.Errorf("No such image: %w", errdefs.ErrNotFound)
+			}
+		}, pluginbuild.StageCreate, "name", true, "removed meanwhile"},
+		"upload": {func(f *fake) { f.copyTo = func(string, io.Reader) error { return down } }, pluginbuild.StageUpload, "c0ffee", true, "500"},
+		"attach": {func(f *fake) {
+			f.containerAttach = func() (types.HijackedResponse, error) { return types.HijackedResponse{}, down }
+		}, pluginbuild.StageCompile, "c0ffee", true, "attach"},
+		"start": {func(f *fake) { f.containerStart = func() error { return down } }, pluginbuild.StageCompile, "c0ffee", true, "start"},
+		"wait": {func(f *fake) {
+			f.containerWait = func(context.Context) (<-chan container.WaitResponse, <-chan error) {
+				errs := make(chan error, 1)
+				errs <- down
+				return nil, errs
+			}
+		}, pluginbuild.StageCompile, "c0ffee", true, "wait"},
+		"still running": {func(f *fake) {
+			f.containerState = func() (*container.State, error) { return &container.State{Running: true}, nil }
+		}, pluginbuild.StageCompile, "c0ffee", false, "has none"},
+		"collect": {func(f *fake) {
+			f.copyFrom = func(string) (io.ReadCloser, error) { return nil, down }
+		}, pluginbuild.StageCollect, "c0ffee", true, "500"},
+		"collect, cut short": {func(f *fake) {
+			whole := f.copyFrom
+			f.copyFrom = func(path string) (io.ReadCloser, error) {
+				r, err := whole(path)
+				return io.NopCloser(io.LimitReader(r, 520)), err
+			}
+		}, pluginbuild.StageCollect, "c0ffee", false, "unexpected EOF"},
+		"collect, another machine": {func(f *fake) {
+			f.copyFrom = newFake(f.t, 0, "", sharedObject(183)).copyFrom
+		}, pluginbuild.StageCollect, "c0ffee", false, "for AARCH64, not for amd64"},
+		"remove": {func(f *fake) {
+			f.containerRemove = func(context.Context, string) error { return down }
+		}, pluginbuild.StageRemove, "", true, "Sweep"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFake(t, 0, "", sharedObject(62))
+			removed := ""
+			f.containerRemove = func(_ context.Context, id string) error {
+				removed = id
+				return fmt.Errorf("gone: %w", errdefs.ErrNotFound)
+			}
+			c.change(f)
+			out := t.TempDir()
+			a, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{OutputDir: out})
+			var e *pluginbuild.Error
+			if !errors.As(err, &e) || e.Stage != c.stage || e.Retryable() != c.retry || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("%#v: %v", e, err)
+			}
+			if c.removes == "name" && !strings.HasPrefix(removed, "tykupgrade-compile-") || c.removes != "name" && removed != c.removes {
+				t.Errorf("removed %q", removed)
+			}
+			if (a.Size > 0) != (c.stage == pluginbuild.StageRemove) {
+				t.Errorf("artifact %+v", a)
+			}
+			if c.stage != pluginbuild.StageRemove {
+				only(t, out)
+			}
+		})
+	}
+}
+
+// Exit code 1 and out of memory: only the container's state tells it from a
+// compile error.
+func TestOutOfMemoryWithExitCode1(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 1, "# example.org/tiny\n/usr/local/go/pkg/tool/linux_amd64/compile: signal: killed\n", nil)
+	f.containerState = func() (*container.State, error) { return &container.State{ExitCode: 1, OOMKilled: true}, nil }
+	_, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || !e.OOMKilled || e.ExitCode != 1 || !strings.Contains(e.Hint(), "memory") {
+		t.Errorf("%v", err)
+	}
+}
+
+// An engine that never answers a creation: Build gives up half a minute after
+// the context's end and still tries to remove the container, by its name.
+func TestCancelDuringCreate(t *testing.T) {
+	t.Parallel()
+	dir, out := plugin(t, tiny), t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t, 0, "", nil)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		why := errors.New("Ctrl-C")
+		name, removed := "", ""
+		f.containerCreate = func(ctx context.Context, _ *container.Config, _ *container.HostConfig, _ *ocispec.Platform, n string) (string, error) {
+			name = n
+			cancel(why)
+			<-ctx.Done()
+			return "", ctx.Err()
+		}
+		f.containerRemove = func(ctx context.Context, id string) error { removed = id; return ctx.Err() }
+		_, err := pluginbuild.New(f, pluginbuild.Options{}).Build(ctx, pluginbuild.Request{Release: release(t, "4.0.8"), Dir: dir, OutputDir: out})
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, why) || removed == "" || removed != name {
+			t.Errorf("created %q, removed %q: %v", name, removed, err)
+		}
+	})
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+// A caller's writer that fails must not stop the reading.
+func TestBrokenOutput(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 0, strings.Repeat("line\n", 1000), sharedObject(62))
+	if _, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{Stderr: brokenPipe{}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// References of official and other images.
+func TestImageReference(t *testing.T) {
+	t.Parallel()
+	digest := "sha256:" + strings.Repeat("ab", 32)
+	for _, c := range []struct {
+		version string
+		image   pluginbuild.Image
+		want    string
+	}{
+		{"5.2.5", pluginbuild.Image{}, "docker.io/tykio/tyk-plugin-compiler:v5.2.5"},
+		{"5.8.14", pluginbuild.Image{Edition: pluginbuild.Enterprise}, "docker.io/tykio/tyk-plugin-compiler-ee:v5.8.14"},
+		{"5.8.14", pluginbuild.Image{Edition: pluginbuild.FIPS}, "docker.io/tykio/tyk-plugin-compiler-fips:v5.8.14"},
+		{"4.0.8", pluginbuild.Image{Distro: "ubuntu/xenial"}, "docker.io/tykio/tyk-plugin-compiler:v4.0.8-el7"},
+		{"4.0.8", pluginbuild.Image{Distro: "ubuntu/focal"}, "docker.io/tykio/tyk-plugin-compiler:v4.0.8"},
+		{"4.0.8", pluginbuild.Image{Distro: "ubuntu/xenial", Plain: true}, "docker.io/tykio/tyk-plugin-compiler:v4.0.8"},
+		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic", EL7: true}, "docker.io/tykio/tyk-plugin-compiler:v5.0.5-el7"},
+		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic"}, "set EL7 or Plain"},
+		{"5.2.5", pluginbuild.Image{Distro: "ubuntu/bionic"}, "docker.io/tykio/tyk-plugin-compiler:v5.2.5"},
+		{"5.2.5", pluginbuild.Image{Digest: digest}, "docker.io/tykio/tyk-plugin-compiler@" + digest},
+		{"5.2.5", pluginbuild.Image{Ref: "mirror.example.org:5000/tyk:v5.2.5", Digest: digest}, "mirror.example.org:5000/tyk@" + digest},
+		{"5.2.5", pluginbuild.Image{Ref: "mirror.example.org/tyk"}, "mirror.example.org/tyk:latest"},
+		{"5.2.5", pluginbuild.Image{Ref: "x", EL7: true}, "leave Edition, EL7 and Plain empty"},
+		{"5.2.5", pluginbuild.Image{EL7: true, Plain: true}, "choose one"},
+	} {
+		got, err := c.image.Reference(release(t, c.version))
+		if err != nil {
+			got = err.Error()
+		}
+		if got != c.want && (err == nil || !errors.Is(err, pluginbuild.ErrRequest) || !strings.Contains(got, c.want)) {
+			t.Errorf("%s %+v: %s, want %s", c.version, c.image, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,287 @@
+package pluginbuild_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/registry"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"example.com/tykupgrade/internal/lab/compiler"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// registryAddrEnv fixes the registry's address, for engines that must be told
+// beforehand that it has no TLS.
+const registryAddrEnv = "TYKUPGRADE_TEST_REGISTRY"
+
+// hub is a registry on loopback that wants credentials.
+type hub struct {
+	addr      string
+	manifests atomic.Int64 // manifests asked for
+}
+
+const hubUser, hubPassword = "builder", "s3cret"
+
+func newHub(t *testing.T) *hub {
+	t.Helper()
+	h := &hub{}
+	inner := ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != hubUser || p != hubPassword {
+			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`, http.StatusUnauthorized)
+			return
+		}
+		if strings.Contains(r.URL.Path, "/manifests/") {
+			h.manifests.Add(1)
+		}
+		inner.ServeHTTP(w, r)
+	})
+	s := httptest.NewUnstartedServer(handler)
+	if addr := os.Getenv(registryAddrEnv); addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Listener.Close()
+		s.Listener = l
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	h.addr = s.Listener.Addr().String()
+	return h
+}
+
+// push puts an image into the registry and returns its reference and digest.
+func (h *hub) push(t *testing.T, path string, img v1.Image) (ref, digest string) {
+	t.Helper()
+	ref = h.addr + "/" + path
+	tag, err := name.NewTag(ref, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, img, remote.WithAuth(&authn.Basic{Username: hubUser, Password: hubPassword}), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	d, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref, d.String()
+}
+
+func auth(user, password string) pluginbuild.AuthFunc {
+	return func(context.Context, string) (registry.AuthConfig, error) {
+		return registry.AuthConfig{Username: user, Password: password}, nil
+	}
+}
+
+// TestRegistry pulls from a real registry with a real engine.
+func TestRegistry(t *testing.T) {
+	t.Parallel()
+	b, h := newBench(t), newHub(t)
+	// Contents of this run alone, so that the engine has none of it yet.
+	img := func(c compiler.Config) v1.Image {
+		t.Helper()
+		if c.Version == "" {
+			c.Version = "5.2.5"
+		}
+		c.Labels = map[string]string{"run": b.id}
+		i, err := compiler.Image(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	main := img(compiler.Config{Script: []string{"exit 9"}, Files: map[string]string{"/layer": strings.Repeat(b.id, 100_000)}})
+	ref, digest := h.push(t, b.id+"/compiler:v5.2.5", main)
+	id, err := main.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := plugin(t, tiny)
+	var mu sync.Mutex
+	var events []pluginbuild.Event
+	builder := func(a pluginbuild.AuthFunc, policy pluginbuild.PullPolicy) *pluginbuild.Builder {
+		o := b.options()
+		o.Pull, o.Auth, o.Caches = policy, a, "none"
+		o.Progress = func(e pluginbuild.Event) { mu.Lock(); events = append(events, e); mu.Unlock() }
+		return pluginbuild.New(b.docker, o)
+	}
+	try := func(b *pluginbuild.Builder, i pluginbuild.Image) *pluginbuild.Error {
+		t.Helper()
+		_, err := b.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: i})
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) {
+			t.Fatalf("%+v: %v", i, err)
+		}
+		return e
+	}
+	pulled := func(e *pluginbuild.Error) bool { return e.Stage == pluginbuild.StageCompile && e.ExitCode == 9 }
+	good := auth(hubUser, hubPassword)
+
+	e := try(builder(auth("", ""), ""), pluginbuild.Image{Ref: ref})
+	if e.Stage != pluginbuild.StagePull || !strings.Contains(e.Hint(), "no credentials for "+h.addr) || e.Retryable() {
+		t.Errorf("no credentials: %v", e)
+	}
+	e = try(builder(auth(hubUser, "wrong-one"), ""), pluginbuild.Image{Ref: ref})
+	if e.Stage != pluginbuild.StagePull || !strings.Contains(e.Hint(), "refused the credentials") || strings.Contains(e.Error(), "wrong-one") {
+		t.Errorf("wrong credentials: %v", e)
+	}
+	e = try(builder(good, ""), pluginbuild.Image{Ref: h.addr + "/" + b.id + "/compiler:v9"})
+	if !errors.Is(e, pluginbuild.ErrNoImage) || e.Retryable() {
+		t.Errorf("unknown tag: %v", e)
+	}
+	e = try(builder(good, ""), pluginbuild.Image{Ref: ref, Digest: "sha256:" + strings.Repeat("0", 64)})
+	if !errors.Is(e, pluginbuild.ErrNoImage) {
+		t.Errorf("unknown digest: %v", e)
+	}
+	if e = try(builder(good, pluginbuild.PullNever), pluginbuild.Image{Ref: ref}); !errors.Is(e, pluginbuild.ErrNoImage) || e.Hint() == "" {
+		t.Errorf("never: %v", e)
+	}
+
+	// As a user's config.json holds them.
+	config := t.TempDir()
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"auths":{"`+h.addr+`":{"auth":"`+
+		base64.StdEncoding.EncodeToString([]byte(hubUser+":"+hubPassword))+`"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	events = nil
+	first := builder(pluginbuild.ConfigAuth(config), "")
+	if e = try(first, pluginbuild.Image{Ref: ref}); !pulled(e) {
+		t.Fatalf("good credentials: %v", e)
+	}
+	var progress bool
+	for _, e := range events {
+		progress = progress || e.Stage == "pull" && e.Kind == pluginbuild.Progress && e.Part != ""
+	}
+	if !progress {
+		t.Errorf("no progress in %+v", events)
+	}
+	asked := h.manifests.Load()
+	if e = try(builder(good, ""), pluginbuild.Image{Ref: ref}); !pulled(e) || h.manifests.Load() != asked {
+		t.Errorf("present, %d manifests asked for: %v", h.manifests.Load()-asked, e)
+	}
+	always := builder(good, pluginbuild.PullAlways)
+	if e = try(always, pluginbuild.Image{Ref: ref}); !pulled(e) || h.manifests.Load() == asked {
+		t.Errorf("always: %v", e)
+	}
+	pinned := builder(good, "")
+	if e = try(pinned, pluginbuild.Image{Ref: ref, Digest: digest}); !pulled(e) {
+		t.Errorf("pinned: %v", e)
+	}
+
+	// Only who brought the image removes it.
+	if removed, err := always.RemoveImages(t.Context()); err != nil || len(removed) != 0 {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	if _, err := pinned.RemoveImages(t.Context()); err != nil {
+		t.Error(err)
+	}
+	// Not while another's container uses it.
+	c, err := b.docker.ContainerCreate(t.Context(), &container.Config{Image: ref, Labels: map[string]string{testLabel: b.id}}, nil, nil, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed, err := first.RemoveImages(t.Context())
+	if err == nil || len(removed) != 0 || !strings.Contains(err.Error(), "a container that this run did not make") {
+		t.Errorf("in use: removed %v, %v", removed, err)
+	}
+	if err := b.docker.ContainerRemove(t.Context(), c.ID, container.RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	removed, err = first.RemoveImages(t.Context())
+	if err != nil || len(removed) != 1 || removed[0] != ref {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	if _, err := b.docker.ImageInspect(t.Context(), id.String()); err == nil {
+		t.Error("the image is still there")
+	}
+
+	// An image for another platform is refused after one look, not asked for
+	// again and again.
+	foreign, _ := h.push(t, b.id+"/compiler:arm64", img(compiler.Config{Arch: "arm64"}))
+	asked = h.manifests.Load()
+	third := builder(good, "")
+	e = try(third, pluginbuild.Image{Ref: foreign})
+	if e.Stage != pluginbuild.StagePull || !errors.Is(e, pluginbuild.ErrPlatform) && !errors.Is(e, pluginbuild.ErrNoImage) || h.manifests.Load()-asked > 4 {
+		t.Errorf("another platform, %d manifests: %v", h.manifests.Load()-asked, e)
+	}
+	if _, err := third.RemoveImages(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAirgap takes the image from a file; no registry is asked.
+func TestAirgap(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	img, err := compiler.Image(compiler.Config{Version: "5.2.5", Script: []string{"exit 9"}, Labels: map[string]string{"run": b.id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := "airgap.test/" + b.id + "/compiler:v5.2.5"
+	id, err := img.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "compiler.tar")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(compiler.Save(f, ref, img), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	o := b.options()
+	o.Pull, o.Caches = "", "none"
+	builder := pluginbuild.New(b.docker, o)
+	dir := plugin(t, tiny)
+	try := func(i pluginbuild.Image) *pluginbuild.Error {
+		t.Helper()
+		_, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: i})
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) {
+			t.Fatal(err)
+		}
+		return e
+	}
+	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: id.String()}); e.ExitCode != 9 {
+		t.Errorf("%v", e)
+	}
+	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: "sha256:" + strings.Repeat("1", 64)}); e.Stage != pluginbuild.StagePull || !strings.Contains(e.Error(), "not the pinned") {
+		t.Errorf("another pin: %v", e)
+	}
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); !errors.Is(e, pluginbuild.ErrNoImage) || !strings.Contains(e.Hint(), "manifest.json") {
+		t.Errorf("another image: %v", e)
+	}
+	if err := os.WriteFile(path, []byte("not a tar"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); e.Stage != pluginbuild.StagePull {
+		t.Errorf("broken file: %v", e)
+	}
+	if removed, err := builder.RemoveImages(t.Context()); err != nil || len(removed) != 1 {
+		t.Errorf("removed %v, %v", removed, err)
+		_, _ = b.docker.ImageRemove(t.Context(), ref, image.RemoveOptions{Force: true})
+	}
+}
