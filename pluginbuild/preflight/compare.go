@@ -86,6 +86,7 @@ func Compare(plugin, gateway *Binary) Result {
 }
 
 func compare(p, g *Binary, img image) Result {
+	img.fips = g.fips()
 	r := Result{Plugin: p, Verdict: Loads}
 	file := func(v Verdict, subject, detail, remedy string) {
 		r.add(Finding{Verdict: v, Kind: KindFile, Subject: subject, Detail: detail, Remedy: remedy})
@@ -179,10 +180,13 @@ func (r *Result) hashes(p, g *Binary, img image) {
 		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: "package hashes", Detail: "the runtime's is not among them, so the list is not whole",
 			Remedy: "compare the files as the compiler wrote them"})
 	}
-	// No release pair is known to differ in version alone and agree in all
-	// hashes, and a runtime that does not fit would crash the gateway.
-	if r.Verdict == Loads && p.GoVersion != g.GoVersion && p.GoVersion != "" && g.GoVersion != "" {
-		r.add(Finding{Verdict: Unknown, Kind: KindGo, Subject: "Go", Detail: versions(g.GoVersion, p.GoVersion) + ", although all hashes agree",
+	// Seen with Go 1.26.7 and 1.26.8: fixes inside packages change no hash.
+	if gv, pv := g.release(), p.release(); gv != pv && gv != "" && pv != "" {
+		r.add(Finding{Verdict: Loads, Kind: KindGo, Subject: "Go", Detail: versions(gv, pv) + ", although all hashes agree",
+			Remedy: img.recompile() + " to run the code that was tested"})
+	}
+	if gf, pf := setting(g, "GOFIPS140"), setting(p, "GOFIPS140"); gf != pf && len(g.Settings) > 0 && len(p.Settings) > 0 {
+		r.add(Finding{Verdict: Loads, Kind: KindFlag, Subject: "GOFIPS140", Detail: versions(gf, pf) + ", although all hashes agree",
 			Remedy: img.recompile()})
 	}
 }

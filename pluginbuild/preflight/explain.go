@@ -41,15 +41,16 @@ func (b *Binary) experiments() []string {
 	return slices.DeleteFunc(slices.Compact(list), func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
+// release is the Go version without its experiments, "go1.23.1 X:boringcrypto"
+// or, since 1.26, "go1.26.1-X:jsonv2".
 func (b *Binary) release() string {
-	v, _, _ := strings.Cut(b.GoVersion, " ")
-	return v
+	v, _, _ := strings.Cut(b.GoVersion, "X:")
+	return strings.TrimRight(v, " -")
 }
 
 // explain says why packages differ, the causes that touch most of them first.
 // There is always at least one finding, and every one decides.
 func explain(p, g *Binary, mismatched []string, img image) []Finding {
-	img.fips = img.fips || g.fips()
 	var std []string
 	byModule := map[string][]string{}
 	for _, pkg := range mismatched {
@@ -159,6 +160,8 @@ func setting(b *Binary, key string) string {
 	case "-tags":
 		tags := strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 		slices.Sort(tags)
+		// Go adds these for GOFIPS140, which is told by its own name.
+		tags = slices.DeleteFunc(tags, func(t string) bool { return strings.HasPrefix(t, "fips140") })
 		return strings.Join(slices.Compact(tags), ",")
 	case "-gcflags", "-asmflags":
 		// Without a pattern ("all=-N") the flags reach the main package alone,
@@ -214,7 +217,10 @@ func newer(a, b string) bool {
 	return errX == nil && errY == nil && x.GreaterThan(y)
 }
 
-func (m Module) spec() string { return strings.TrimSpace(m.Path + " " + m.Version) }
+// spec spells a module as go.mod does; a directory has no version.
+func (m Module) spec() string {
+	return strings.TrimSpace(m.Path + " " + strings.TrimPrefix(m.Version, "(devel)"))
+}
 
 // String returns the version, and what replaces it.
 func (m Module) String() string {
