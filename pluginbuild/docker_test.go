@@ -1,0 +1,310 @@
+package pluginbuild_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/volume"
+
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// These tests set environment variables, as a user's shell does, so they are
+// not parallel.
+
+// writeContext writes a docker context as `docker context create` does.
+func writeContext(t *testing.T, config, name, endpoint string, pems map[string][]byte) {
+	t.Helper()
+	sum := sha256.Sum256([]byte(name))
+	id := hex.EncodeToString(sum[:])
+	files := map[string][]byte{
+		filepath.Join("contexts/meta", id, "meta.json"): fmt.Appendf(nil, `{"Name":%q,"Metadata":{},"Endpoints":{"docker":%s}}`, name, endpoint),
+	}
+	for file, data := range pems {
+		files[filepath.Join("contexts/tls", id, "docker", file)] = data
+	}
+	for path, data := range files {
+		path = filepath.Join(config, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func cleanDockerEnv(t *testing.T) (config string) {
+	t.Helper()
+	for _, v := range []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION"} {
+		t.Setenv(v, "")
+	}
+	config = t.TempDir()
+	t.Setenv("DOCKER_CONFIG", config)
+	return config
+}
+
+// Which engine is used: option, DOCKER_HOST, DOCKER_CONTEXT, config.json, the
+// default, in this order.
+func TestConnectFinds(t *testing.T) {
+	config := cleanDockerEnv(t)
+	writeContext(t, config, "current", `{"Host":"tcp://current:1"}`, nil)
+	writeContext(t, config, "other", `{"Host":"tcp://other:1"}`, nil)
+	host := func(want string, o pluginbuild.ConnectOptions) {
+		t.Helper()
+		c, err := pluginbuild.Connect(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if got := c.DaemonHost(); got != want {
+			t.Errorf("host %s, want %s", got, want)
+		}
+	}
+	const local = "unix:///var/run/docker.sock"
+	host(local, pluginbuild.ConnectOptions{})
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"currentContext":"current"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	host("tcp://current:1", pluginbuild.ConnectOptions{})
+	host(local, pluginbuild.ConnectOptions{ConfigDir: t.TempDir()})
+	t.Setenv("DOCKER_CONTEXT", "other")
+	host("tcp://other:1", pluginbuild.ConnectOptions{})
+	t.Setenv("DOCKER_HOST", "tcp://env:1")
+	host("tcp://env:1", pluginbuild.ConnectOptions{})
+	host("tcp://current:1", pluginbuild.ConnectOptions{Context: "current"})
+	host("tcp://option:1", pluginbuild.ConnectOptions{Host: "tcp://option:1"})
+	t.Setenv("DOCKER_HOST", "")
+	t.Setenv("DOCKER_CONTEXT", "default")
+	host(local, pluginbuild.ConnectOptions{})
+
+	writeContext(t, config, "empty", `{}`, nil)
+	writeContext(t, config, "bad-tls", `{"Host":"tcp://x:1"}`, map[string][]byte{"ca.pem": []byte("no")})
+	for want, o := range map[string]pluginbuild.ConnectOptions{
+		`docker context "missing"`: {Context: "missing"},
+		"names no Docker engine":   {Context: "empty"},
+		"no certificate":           {Context: "bad-tls"},
+		"choose one":               {Context: "current", Host: "tcp://x:1"},
+		"unable to parse":          {Host: "nonsense"},
+		"ssh":                      {Host: "ssh://host/path?x=y"},
+	} {
+		var e *pluginbuild.Error
+		if _, err := pluginbuild.Connect(o); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || e.Retryable() || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", o, err, want)
+		}
+	}
+	t.Setenv("DOCKER_CONTEXT", "")
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pluginbuild.Connect(pluginbuild.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "config.json") {
+		t.Errorf("broken config.json: %v", err)
+	}
+}
+
+// A certificate authority with one certificate for both sides.
+func newTLS(t *testing.T) (pems map[string][]byte, server *tls.Config) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "lab"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	pems = map[string][]byte{"ca.pem": cert, "cert.pem": cert, "key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})}
+	pair, err := tls.X509KeyPair(pems["cert.pem"], pems["key.pem"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(cert)
+	return pems, &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}
+}
+
+// An engine behind mutual TLS, through a context and through the environment;
+// and that it is refused without the certificates.
+func TestConnectTLS(t *testing.T) {
+	config := cleanDockerEnv(t)
+	pems, serverTLS := newTLS(t)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("API-Version", "1.41")
+		switch r.URL.Path {
+		case "/_ping":
+		case "/v1.41/volumes": // the version that both sides know
+			_, _ = io.WriteString(w, `{"Volumes":[]}`)
+		default:
+			t.Errorf("asked for %s", r.URL.Path)
+			http.NotFound(w, r)
+		}
+	}))
+	s.TLS = serverTLS
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	host := "tcp://" + s.Listener.Addr().String()
+	ping := func(o pluginbuild.ConnectOptions) error {
+		t.Helper()
+		c, err := pluginbuild.Connect(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, err = c.VolumeList(t.Context(), volume.ListOptions{})
+		return err
+	}
+	writeContext(t, config, "tls", fmt.Sprintf(`{"Host":%q}`, host), pems)
+	if err := ping(pluginbuild.ConnectOptions{Context: "tls"}); err != nil {
+		t.Errorf("context: %v", err)
+	}
+	writeContext(t, config, "no-client", fmt.Sprintf(`{"Host":%q}`, host), map[string][]byte{"ca.pem": pems["ca.pem"]})
+	if err := ping(pluginbuild.ConnectOptions{Context: "no-client"}); err == nil {
+		t.Error("a context without client certificate")
+	}
+	certs := t.TempDir()
+	for name, data := range pems {
+		if err := os.WriteFile(filepath.Join(certs, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("DOCKER_HOST", host)
+	if err := ping(pluginbuild.ConnectOptions{}); err == nil {
+		t.Error("environment without certificates")
+	}
+	t.Setenv("DOCKER_CERT_PATH", certs)
+	t.Setenv("DOCKER_TLS_VERIFY", "1")
+	if err := ping(pluginbuild.ConnectOptions{}); err != nil {
+		t.Errorf("environment: %v", err)
+	}
+}
+
+// ssh:// hosts go through the ssh command and the docker command of the other
+// side. Here ssh is a script that stays on this machine.
+func TestConnectSSH(t *testing.T) {
+	b := newBench(t)
+	lab.Program(t, "docker", "docker-cli")
+	host := b.docker.DaemonHost()
+	cleanDockerEnv(t)
+	bin := t.TempDir()
+	script := "#!/bin/sh\n" + `echo "$@" >>"` + bin + `/log"
+for command; do :; done
+exec env DOCKER_HOST=` + host + ` sh -c "$command"
+`
+	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", bin+":"+path)
+	c, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "ssh://me@build.example.org:2222"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	o := b.options()
+	o.Caches = "none"
+	var stdout buffer
+	img := b.script(t, "out 3 over-ssh", "exit 6")
+	_, err = pluginbuild.New(c, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img, Stdout: &stdout})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.ExitCode != 6 || stdout.String() != "over-ssh 0\nover-ssh 1\nover-ssh 2\n" {
+		t.Errorf("%v\n%s", err, stdout.String())
+	}
+	log, err := os.ReadFile(bin + "/log")
+	if err != nil || !strings.Contains(string(log), "-l me -p 2222") || !strings.Contains(string(log), "-- build.example.org docker system dial-stdio") {
+		t.Errorf("%s %v", log, err)
+	}
+
+	// What ssh says reaches the error.
+	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c2, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "ssh://me@build.example.org"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c2.Close()
+	_, err = pluginbuild.New(c2, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img})
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey)") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Credentials come from config.json: plain, from a helper of one registry, from
+// the store, and none.
+func TestConfigAuth(t *testing.T) {
+	config := cleanDockerEnv(t)
+	bin := t.TempDir()
+	helper := `#!/bin/sh
+read host
+case "$1 $host" in
+"get helped.example.org") echo '{"ServerURL":"helped.example.org","Username":"u","Secret":"from-helper"}' ;;
+"get token.example.org") echo '{"ServerURL":"token.example.org","Username":"<token>","Secret":"identity"}' ;;
+"get broken.example.org") echo "the keyring is locked"; exit 1 ;;
+*) echo "credentials not found in native keychain"; exit 1 ;;
+esac
+`
+	if err := os.WriteFile(filepath.Join(bin, "docker-credential-lab"), []byte(helper), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	if _, err := exec.LookPath("docker-credential-lab"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{
+		"auths": {"plain.example.org": {"auth": "dTpwYXNz"}, "https://index.docker.io/v1/": {"auth": "aHViOnBhc3M="}},
+		"credHelpers": {"helped.example.org": "lab", "token.example.org": "lab", "broken.example.org": "lab", "gone.example.org": "not-installed"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string][3]string{
+		"plain.example.org":           {"u", "pass", ""},
+		"https://index.docker.io/v1/": {"hub", "pass", ""},
+		"helped.example.org":          {"u", "from-helper", ""},
+		"token.example.org":           {"", "", "identity"},
+		"unknown.example.org":         {},
+	} {
+		a, err := pluginbuild.ConfigAuth("")(t.Context(), host)
+		if err != nil || [3]string{a.Username, a.Password, a.IdentityToken} != want {
+			t.Errorf("%s: %+v, %v", host, a, err)
+		}
+	}
+	for host, want := range map[string]string{"broken.example.org": "the keyring is locked", "gone.example.org": "docker-credential-not-installed"} {
+		if _, err := pluginbuild.ConfigAuth("")(t.Context(), host); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+	if a, err := pluginbuild.ConfigAuth(t.TempDir())(t.Context(), "plain.example.org"); err != nil || a.Username != "" {
+		t.Errorf("no config.json: %+v, %v", a, err)
+	}
+}
