@@ -7,7 +7,6 @@ import (
 	"crypto/md5"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -146,5 +145,3 @@ func fillFile(tb testing.TB, path string, content []byte, size int) {
 		tb.Fatal(err)
 	}
 }
-
-var _ = fmt.Sprint

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	chunkSize  = 512 << 10
+	chunkSize  = 256 << 10
 	windowSize = 32 << 10 // how far back Deflate can refer
 )
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,6 +91,9 @@ func position(data []byte, err error) string {
 	return fmt.Sprintf("line %d column %d", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'))
 }
 
+// plainName is a name that needs no quotes in a JSON path.
+var plainName = regexp.MustCompile(`^\w+$`)
+
 // collect walks raw along t and keeps what t has no field for.
 func (m *Manifest) collect(at string, raw json.RawMessage, t reflect.Type) {
 	switch {
@@ -107,6 +111,9 @@ func (m *Manifest) collect(at string, raw json.RawMessage, t reflect.Type) {
 		}
 		for name, value := range fields {
 			path := strings.TrimPrefix(at+"."+name, ".")
+			if !plainName.MatchString(name) {
+				path = at + "[" + strconv.Quote(name) + "]"
+			}
 			if f, ok := fieldByTag(t, name); ok {
 				m.collect(path, value, f.Type)
 			} else {

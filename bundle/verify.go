@@ -132,6 +132,7 @@ func (a *archive) entry(f *zip.File) error {
 		return bad("the entry is encrypted")
 	case f.Method != zip.Deflate && f.Method != zip.Store:
 		return bad("gateways cannot unpack compression method %d", f.Method)
+	case f.Name == ManifestName: // has a limit of its own
 	case f.UncompressedSize64 > uint64(a.o.MaxSize):
 		return fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, f.UncompressedSize64, a.o.MaxSize)
 	case f.UncompressedSize64 > ratioFloor && f.UncompressedSize64/uint64(a.o.MaxRatio) > f.CompressedSize64:

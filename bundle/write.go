@@ -50,7 +50,7 @@ func (r Result) Name(stem string) string {
 // Write writes the bundle of m and its files, which src holds, to w: the files
 // in the order of file_list, then manifest.json. m is left as it is; checksum
 // and signature are in the result's. Equal input gives equal bytes on every
-// machine, of any size in the same 20 MiB or so of memory.
+// machine, in some 12 MiB of memory whatever the size.
 //
 // Findings of severity [Refused] are a [*ManifestError]; then nothing was
 // written. After any other error what w received is no bundle.
