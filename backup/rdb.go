@@ -26,7 +26,7 @@ type RDBInfo struct {
 	Functions int64             `json:"functions,omitempty"`  // function libraries
 	Checksum  bool              `json:"checksum"`             // false: the server has rdbchecksum off, so the file carries none
 	NotWalked string            `json:"not_walked,omitempty"` // why keys were not counted; checksums hold all the same
-	Aux       map[string]string `json:"aux,omitempty"`
+	Aux       map[string]string `json:"-"`                    // what else the server noted
 }
 
 // maxWalked is the newest RDB version whose values this package can read (12

@@ -1,0 +1,216 @@
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup"
+	redislab "example.com/tykupgrade/internal/lab/redis"
+)
+
+// takeRedis backs up what the client leads to.
+func takeRedis(t *testing.T, c redis.UniversalClient) *backup.Set {
+	t.Helper()
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Redis{Client: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func filled(t *testing.T, args ...string) (*redislab.Server, *backup.Set) {
+	t.Helper()
+	s := redislab.Start(t, args...)
+	s.Fill()
+	return s, takeRedis(t, s.Client())
+}
+
+func offline(s *redislab.Server) backup.RedisServer {
+	return backup.RedisServer{Client: s.Client(),
+		Stop:  func(context.Context) error { s.Stop(); return nil },
+		Start: func(context.Context) error { return s.StartE() }}
+}
+
+func TestRedisOfflineRestore(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	for name, args := range map[string][]string{
+		"plain":         nil,
+		"save points":   {"--save", "1 1"},
+		"AOF":           {"--appendonly", "yes"},
+		"AOF elsewhere": {"--appendonly", "yes", "--appenddirname", "other", "--appendfilename", "odd name"},
+		"password":      {"--requirepass", "hunter2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := redislab.Start(t, args...)
+			r := &backup.RedisOffline{Servers: []backup.RedisServer{offline(target)}}
+			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
+			if err != nil || report.Components[0].State != backup.StateProven {
+				t.Fatalf("%+v %v", report, err)
+			}
+			// The data survives one more restart, with what is written after.
+			target.Do("SET", "written later", "1")
+			if name != "plain" && name != "password" {
+				target.Stop()
+				target.Start()
+				if n := target.Do("GET", "written later"); n != "1" {
+					t.Errorf("a key written after the restore is lost: %v", n)
+				}
+			}
+			target.Do("DEL", "written later")
+			if err := (&backup.Redis{Client: target.Client()}).Prove(t.Context(), stored(t, set)); err != nil {
+				t.Error(err)
+			}
+			if left, _ := filepath.Glob(filepath.Join(target.Dir, "temp-*")); len(left) > 0 {
+				t.Errorf("left over: %v", left)
+			}
+		})
+	}
+}
+
+func stored(t *testing.T, set *backup.Set) *backup.Stored {
+	t.Helper()
+	st, ok := set.Component("redis")
+	if !ok {
+		t.Fatal("no component redis")
+	}
+	return st
+}
+
+// What a server had comes back when its start with the new data fails.
+func TestRedisOfflineRollback(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	for _, aof := range []string{"no", "yes"} {
+		t.Run("appendonly "+aof, func(t *testing.T) {
+			t.Parallel()
+			target := redislab.Start(t, "--save", "1 1", "--appendonly", aof)
+			target.Do("SET", "mine", "1")
+			before := takeRedis(t, target.Client())
+			server := offline(target)
+			r := &backup.RedisOffline{Servers: []backup.RedisServer{server}}
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrNotEmpty) {
+				t.Fatalf("a server with keys was accepted: %v", err)
+			}
+			r.Replace = true
+			starts := 0
+			r.Servers[0].Start = func(ctx context.Context) error {
+				if starts++; starts == 1 {
+					return errors.New("the unit is masked")
+				}
+				return server.Start(ctx)
+			}
+			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
+			if err == nil || !strings.Contains(err.Error(), "the unit is masked") || report.Components[0].State != backup.StateFailed {
+				t.Fatalf("%+v %v", report, err)
+			}
+			if err := (&backup.Redis{Client: target.Client()}).Prove(t.Context(), stored(t, before)); err != nil {
+				t.Error(err)
+			}
+			if left, _ := filepath.Glob(filepath.Join(target.Dir, "*restore*")); len(left) > 0 {
+				t.Errorf("left over: %v", left)
+			}
+			// And told to replace, it keeps what was there beside.
+			r.Servers[0].Start = server.Start
+			report, err = set.Restore(t.Context(), backup.RestoreOptions{}, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left, _ := filepath.Glob(filepath.Join(target.Dir, "*before-restore*"))
+			if len(left) == 0 || !strings.Contains(report.Components[0].Items[0].Detail, left[0]) {
+				t.Errorf("report %+v does not tell of %v", report, left)
+			}
+		})
+	}
+}
+
+func TestRedisOfflineCluster(t *testing.T) {
+	t.Parallel()
+	servers, c := redislab.Cluster(t, 3)
+	if err := redislab.Fill(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	set := takeRedis(t, c)
+	var d backup.RedisDetails
+	if err := stored(t, set).DecodeDetails(&d); err != nil {
+		t.Fatal(err)
+	}
+	r := &backup.RedisOffline{Replace: true}
+	for _, s := range servers {
+		s.Do("FLUSHALL")
+		o := offline(s)
+		for _, n := range d.Nodes {
+			if n.Addr == s.Addr {
+				o.File = n.File
+			}
+		}
+		r.Servers = append(r.Servers, o)
+	}
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRedisLiveRestore(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	for _, way := range []backup.RedisWay{backup.RedisReplicate, backup.RedisRestore} {
+		t.Run(string(way), func(t *testing.T) {
+			t.Parallel()
+			target := redislab.Start(t, "--appendonly", "yes")
+			r := &backup.RedisLive{Client: target.Client(), Way: way}
+			dry, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r)
+			if err != nil || dry.Components[0].State != backup.StatePlanned || target.Do("DBSIZE") != int64(0) {
+				t.Fatalf("%+v %v", dry, err)
+			}
+			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
+			if err != nil || report.Components[0].State != backup.StateProven {
+				t.Fatalf("%+v %v", report, err)
+			}
+			if target.Do("ROLE").([]any)[0] != "master" {
+				t.Error("the target is not a master any more")
+			}
+			// Once more: refused, unless told; then what was there is kept.
+			target.Do("SET", "mine", "1")
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrNotEmpty) {
+				t.Fatalf("a target with keys was accepted: %v", err)
+			}
+			r.Replace, r.Rescue = true, t.TempDir()
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
+				t.Fatal(err)
+			}
+			kept, err := backup.List(r.Rescue)
+			if err != nil || len(kept) != 1 || kept[0].Components[0].Items != set.Components[0].Items+1 {
+				t.Errorf("rescued: %+v %v", kept, err)
+			}
+		})
+	}
+}
+
+// A cluster's set goes into one server and back into a cluster of another
+// size, key by key.
+func TestRedisLiveCluster(t *testing.T) {
+	t.Parallel()
+	_, c := redislab.Cluster(t, 3)
+	if err := redislab.Fill(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	set := takeRedis(t, c)
+	single := redislab.Start(t)
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.RedisLive{Client: single.Client()}); err != nil {
+		t.Fatal(err)
+	}
+	set = takeRedis(t, single.Client())
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.RedisLive{Client: c, Replace: true, Rescue: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMain(m *testing.M) { os.Exit(m.Run()) }
