@@ -16,8 +16,8 @@ const maxGoMod = 1 << 20
 
 var errNoGoMod = fmt.Errorf("there is no go.mod: %w", fs.ErrNotExist)
 
-// openGoMod reads a module's go.mod.
-func openGoMod(src fs.FS) (*modfile.File, error) {
+// readModuleFile returns a module's go.mod.
+func readModuleFile(src fs.FS) ([]byte, error) {
 	f, err := src.Open("go.mod")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoGoMod
@@ -26,7 +26,16 @@ func openGoMod(src fs.FS) (*modfile.File, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	return readGoMod(f)
+	return readBounded(f, maxGoMod)
+}
+
+// openGoMod reads a module's go.mod.
+func openGoMod(src fs.FS) (*modfile.File, error) {
+	data, err := readModuleFile(src)
+	if err != nil {
+		return nil, err
+	}
+	return modfile.Parse("go.mod", data, nil)
 }
 
 func readGoMod(r io.Reader) (*modfile.File, error) {

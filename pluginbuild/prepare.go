@@ -134,7 +134,7 @@ func recoverDir(dir string) (bool, error) {
 
 // steps runs the commands and checks what they left.
 func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release) ([]Command, error) {
-	data, err := readFile(filepath.Join(t.dir, "go.mod"))
+	data, err := readModuleFile(os.DirFS(t.dir))
 	if err != nil {
 		return nil, err
 	}
@@ -148,15 +148,6 @@ func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release) ([
 		}
 	}
 	return commands, r.fits(t.dir, o.NoGet)
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return readBounded(f, maxGoMod)
 }
 
 func (o PrepareOptions) log() *slog.Logger {
@@ -207,7 +198,7 @@ func stepName(argv []string) string {
 // fits checks go.mod after the commands: they can succeed and yet leave a module
 // that the release's compiler refuses, because a dependency asked for more.
 func (r Release) fits(dir string, noGet bool) error {
-	data, err := readFile(filepath.Join(dir, "go.mod"))
+	data, err := readModuleFile(os.DirFS(dir))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,257 @@
+package pluginbuild
+
+import (
+	"fmt"
+	"go/ast"
+	"go/build"
+	"go/parser"
+	"go/token"
+	"go/version"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// packages looks at the Go source.
+func (c *checker) packages() {
+	for _, pkg := range c.dirs {
+		if len(pkg.CgoFiles) > 0 {
+			c.add(SeverityWarning, "cgo", path.Join(pkg.Dir, pkg.CgoFiles[0]),
+				"make sure that the compiler image has the C libraries that it needs, for the target's architecture", "package %s uses cgo", pkg.Name)
+		}
+		c.embeds(pkg)
+		c.standard(pkg)
+	}
+	if len(c.dirs) == 0 || c.dirs[0].Dir != "." {
+		return // the walk has said what is wrong with the source root
+	}
+	root := c.dirs[0]
+	if root.Name != "main" {
+		c.add(SeverityError, "not-main", where(root), "write `package main`; a plugin is one, with or without a func main", "the source root holds package %s", root.Name)
+	}
+	c.hooks(root)
+}
+
+// where names the first file of a package.
+func where(pkg *build.Package) string {
+	if files := slices.Concat(pkg.GoFiles, pkg.CgoFiles); len(files) > 0 {
+		return path.Join(pkg.Dir, files[0])
+	}
+	return pkg.Dir
+}
+
+// embeds finds //go:embed targets that do not reach the compiler: its script
+// copies src/*, which leaves out what begins with a dot in the source root.
+func (c *checker) embeds(pkg *build.Package) {
+	for _, pattern := range pkg.EmbedPatterns {
+		target := path.Join(pkg.Dir, strings.TrimPrefix(pattern, "all:"))
+		in := where(pkg)
+		if pos := pkg.EmbedPatternPos[pattern]; len(pos) > 0 {
+			in = fmt.Sprintf("%s:%d", pos[0].Filename, pos[0].Line)
+		}
+		matches, err := fs.Glob(c.src, target)
+		if err != nil || len(matches) == 0 {
+			c.add(SeverityError, "embed", in, "", "//go:embed %s matches nothing", pattern)
+			continue
+		}
+		for _, m := range matches {
+			if strings.HasPrefix(m, ".") && m != "." {
+				c.add(SeverityError, "embed", in, "give it a name without a leading dot, or put it into a directory",
+					"//go:embed %s takes %s, which the compiler does not get: its script leaves out what begins with a dot", pattern, m)
+				break
+			}
+		}
+	}
+}
+
+// newPackages are packages of the standard library by the Go that brought
+// them, as far as plugins are likely to use them.
+var newPackages = map[string]string{
+	"embed": "go1.16", "io/fs": "go1.16", "net/netip": "go1.18",
+	"slices": "go1.21", "maps": "go1.21", "cmp": "go1.21", "log/slog": "go1.21",
+	"math/rand/v2": "go1.22", "iter": "go1.23", "unique": "go1.23", "weak": "go1.24",
+}
+
+// standard finds imports of packages that the compiler's Go does not have yet.
+func (c *checker) standard(pkg *build.Package) {
+	limit := version.Lang(c.r.goLimit())
+	for _, i := range pkg.Imports {
+		if since := newPackages[i]; since != "" && version.Compare(limit, since) < 0 {
+			pos := pkg.ImportPos[i][0]
+			c.add(SeverityError, "new-package", fmt.Sprintf("%s:%d", pos.Filename, pos.Line), "use something else for this release",
+				"package %s came with %s, and the compiler has %s", i, since, limit)
+		}
+	}
+}
+
+// The signatures that the gateway casts a plugin's symbol to, by kind. Another
+// one, a method or a variable is refused when the plugin is loaded.
+var hookKinds = map[string]string{
+	"(net/http.ResponseWriter, *net/http.Request)":                     "request",
+	"(net/http.ResponseWriter, *net/http.Response, *net/http.Request)": "response",
+	"(*github.com/TykTechnologies/tyk-pump/analytics.AnalyticsRecord)": "analytics",
+}
+
+// hooks lists the exported functions that the gateway can call.
+func (c *checker) hooks(root *build.Package) {
+	scan := &hookScan{aliases: map[string]aliasOf{}}
+	for _, name := range slices.Concat(root.GoFiles, root.CgoFiles) {
+		data, err := c.readGo(name)
+		if err != nil {
+			continue // the walk has said so
+		}
+		if f, err := parser.ParseFile(scan.fset(), name, data, parser.SkipObjectResolution); err == nil {
+			scan.add(f)
+		}
+	}
+	found, unsure := scan.hooks()
+	for _, h := range found {
+		c.add(SeverityInfo, "hook", h.where, "", "%s can be a %s hook", h.name, h.kind)
+	}
+	switch {
+	case len(found) > 0:
+	case len(unsure) > 0:
+		c.add(SeverityWarning, "no-hook", unsure[0].where, "compare it with the signatures of request, response and analytics hooks",
+			"no exported function has a hook's signature as written; %s could, through types of other packages", unsure[0].name)
+	default:
+		c.add(SeverityError, "no-hook", where(root), "export func Name(http.ResponseWriter, *http.Request), or a response or analytics hook's signature",
+			"no exported function has a signature that the gateway can call")
+	}
+}
+
+func (c *checker) readGo(name string) ([]byte, error) {
+	f, err := c.src.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return readBounded(f, maxGoFile)
+}
+
+// hookScan reads signatures as they are written, without type information: the
+// gateway's packages need not be there.
+type hookScan struct {
+	set     *token.FileSet
+	funcs   []scanned
+	aliases map[string]aliasOf // of this package
+}
+
+type scanned struct {
+	decl    *ast.FuncDecl
+	imports map[string]string // local name to path
+}
+
+type aliasOf struct {
+	typ     ast.Expr
+	imports map[string]string
+}
+
+type hook struct{ name, kind, where string }
+
+func (s *hookScan) fset() *token.FileSet {
+	if s.set == nil {
+		s.set = token.NewFileSet()
+	}
+	return s.set
+}
+
+func (s *hookScan) add(f *ast.File) {
+	imports := map[string]string{}
+	for _, i := range f.Imports {
+		p, err := strconv.Unquote(i.Path.Value)
+		if err != nil {
+			continue
+		}
+		name := path.Base(p)
+		if i.Name != nil {
+			name = i.Name.Name
+		}
+		imports[name] = p
+	}
+	for _, d := range f.Decls {
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			if d.Recv == nil && d.Name.IsExported() {
+				s.funcs = append(s.funcs, scanned{d, imports})
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				if t, ok := spec.(*ast.TypeSpec); ok && t.Assign.IsValid() && t.TypeParams == nil {
+					s.aliases[t.Name.Name] = aliasOf{t.Type, imports}
+				}
+			}
+		}
+	}
+}
+
+// hooks returns the functions that fit a kind, and those which might because a
+// type is only known to the compiler.
+func (s *hookScan) hooks() (found, unsure []hook) {
+	for _, f := range s.funcs {
+		t := f.decl.Type
+		if t.TypeParams != nil || t.Results.NumFields() > 0 || t.Params.NumFields() == 0 || t.Params.NumFields() > 3 {
+			continue
+		}
+		var params []string
+		for _, p := range t.Params.List {
+			name := s.typeName(p.Type, f.imports, 0)
+			for range max(1, len(p.Names)) {
+				params = append(params, name)
+			}
+		}
+		h := hook{name: f.decl.Name.Name, where: s.position(f.decl)}
+		if h.kind = hookKinds["("+strings.Join(params, ", ")+")"]; h.kind != "" {
+			found = append(found, h)
+		} else if slices.ContainsFunc(params, func(p string) bool { return strings.Contains(p, "?") }) {
+			unsure = append(unsure, h)
+		}
+	}
+	return found, unsure
+}
+
+func (s *hookScan) position(n ast.Node) string {
+	p := s.fset().Position(n.Pos())
+	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
+}
+
+// wellKnown are the packages whose exported types are no aliases of a hook's
+// types, so that what is written is what it is.
+var wellKnown = []string{"net/http", "github.com/TykTechnologies/tyk-pump/analytics"}
+
+// typeName writes a type with full import paths. A name that may stand for
+// another type has a question mark.
+func (s *hookScan) typeName(e ast.Expr, imports map[string]string, depth int) string {
+	if depth > 10 {
+		return "?" // aliases in a circle
+	}
+	switch e := e.(type) {
+	case *ast.StarExpr:
+		return "*" + s.typeName(e.X, imports, depth+1)
+	case *ast.ParenExpr:
+		return s.typeName(e.X, imports, depth+1)
+	case *ast.SelectorExpr:
+		pkg, ok := e.X.(*ast.Ident)
+		if !ok {
+			return "?"
+		}
+		p := imports[pkg.Name]
+		if !slices.Contains(wellKnown, p) {
+			if first, _, _ := strings.Cut(p, "/"); p != "" && !strings.Contains(first, ".") {
+				return p + "." + e.Sel.Name // the standard library
+			}
+			return "?" + p + "." + e.Sel.Name
+		}
+		return p + "." + e.Sel.Name
+	case *ast.Ident:
+		if a, ok := s.aliases[e.Name]; ok {
+			return s.typeName(a.typ, a.imports, depth+1)
+		}
+		if dot := imports["."]; dot != "" && e.IsExported() {
+			return dot + "." + e.Name
+		}
+		return e.Name
+	}
+	return "other" // slices, maps, functions: no hook has them
+}

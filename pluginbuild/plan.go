@@ -1,0 +1,111 @@
+package pluginbuild
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// PlanOptions says more about what is planned. The zero value plans plugin.so
+// of the standard edition for linux/amd64.
+type PlanOptions struct {
+	CheckOptions
+	Current *semver.Version // the release that runs now, for the explanation
+	NoGet   bool            // as in [CommandOptions]
+	Name    string          // what the plugin is called; empty: "plugin.so"
+	GOOS    string          // of the gateway's host; empty: linux
+	GOARCH  string          // empty: amd64
+	Edition Edition         // empty: Standard
+	EL7     bool            // take the image with the suffix -el7
+}
+
+// Plan is everything that bringing a plugin to a release means, before any of
+// it is done. It marshals to JSON.
+type Plan struct {
+	Version       *semver.Version `json:"version"`
+	Commit        string          `json:"commit"`
+	ModuleVersion string          `json:"module_version,omitempty"` // how go.mod names the commit
+	Path          Path            `json:"path"`
+	Why           string          `json:"why"`
+	Row           *Row            `json:"row,omitempty"` // in the procedure's table, when the current release is known
+	Commands      []Command       `json:"commands"`
+	Image         string          `json:"image"`
+	CompilerGo    string          `json:"compiler_go,omitempty"`
+	Output        string          `json:"output"` // name of the file that the compiler writes
+	Findings      []Finding       `json:"findings"`
+}
+
+// NewPlan plans how the plugin module in src gets to the release. It reads src
+// and changes nothing.
+func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
+	findings, err := CheckModule(src, r, o.CheckOptions)
+	if err != nil {
+		return Plan{}, fmt.Errorf("plan for %s: %w", r.name(), err)
+	}
+	image, err := r.Image(o.Edition, o.EL7)
+	if err != nil {
+		return Plan{}, fmt.Errorf("plan for %s: %w", r.Version, err)
+	}
+	mod, err := readModuleFile(src)
+	if err != nil {
+		mod = nil // a finding says what is wrong with it
+	}
+	commands, err := r.Commands(CommandOptions{GoMod: mod, NoGet: o.NoGet})
+	if err != nil && mod != nil && !errors.Is(err, ErrNeedsGet) {
+		commands, err = r.Commands(CommandOptions{NoGet: o.NoGet})
+	}
+	if err != nil {
+		return Plan{}, fmt.Errorf("plan: %w", err)
+	}
+	goos, goarch := cmp.Or(o.GOOS, "linux"), cmp.Or(o.GOARCH, "amd64")
+	findings = append(findings, r.platform(goos, goarch)...)
+	p := Plan{
+		Version: r.Version, Commit: r.Commit, ModuleVersion: r.PseudoVersion(),
+		Path: r.Path(), Why: because[r.Path()],
+		Commands: commands, Image: image, CompilerGo: r.Compiler.Go,
+		Output:   r.Output(cmp.Or(o.Name, "plugin.so"), goos, goarch),
+		Findings: findings,
+	}
+	if o.Current != nil {
+		row := Explain(o.Current, r.Version)
+		p.Row, p.Why = &row, row.Why
+	}
+	return p, nil
+}
+
+// platform says what the release's compiler cannot do for a target.
+func (r Release) platform(goos, goarch string) []Finding {
+	var f []Finding
+	switch {
+	case goos == "linux" && goarch == "amd64":
+	case !r.Compiler.PlatformArgs:
+		f = append(f, Finding{SeverityError, "platform", r.Tag(), fmt.Sprintf("the compiler of %s builds for linux/amd64 alone, not for %s/%s", r.Version, goos, goarch), "choose 4.1.0 or newer", false})
+	case goarch == "arm64" && r.Compiler.CrossARM64:
+	default:
+		f = append(f, Finding{SeverityWarning, "platform", r.Tag(), fmt.Sprintf("the compiler of %s has no C compiler set up for %s/%s, and plugins need one", r.Version, goos, goarch), "use an image of your own that has one", false})
+	}
+	return f
+}
+
+// Blocked says whether a finding stops the plugin from building or loading.
+func (p Plan) Blocked() bool { return slices.ContainsFunc(p.Findings, Finding.Blocks) }
+
+// Shell returns the commands as lines for a POSIX shell, to be run in the
+// module's directory, each under a comment that says why.
+func (p Plan) Shell() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# gateway %s, %s: %s\n", p.Version, p.Path, oneLine(p.Why))
+	b.WriteString("export GOWORK=off\n")
+	for _, c := range p.Commands {
+		fmt.Fprintf(&b, "# %s\n%s\n", oneLine(c.Why), c.Shell())
+	}
+	return b.String()
+}
+
+// oneLine keeps text from a release made elsewhere inside its comment.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
