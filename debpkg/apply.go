@@ -1,0 +1,401 @@
+package debpkg
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Change is what an Apply did, and all that a Revert needs. It can be
+// marshalled and read back, on another machine as well; what it refers to is on
+// the host, below Dir.
+type Change struct {
+	Plan        Plan
+	Dir         string // on the host; empty for a change from apt's history
+	Started     time.Time
+	Ended       time.Time `json:",omitzero"`
+	Staged      bool      // installed, the units not restarted
+	Before      []Package // of the packages in the plan
+	After       []Package
+	UnitsBefore []Unit
+	UnitsAfter  []Unit
+	Units       map[string][]string // units by package
+	Saved       []Saved             // .deb files of the versions before
+	Files       []string            // configuration and other files in the archive of them
+	ExitCode    int                 // apt's
+	Note        string              `json:",omitempty"` // what apt complained of though the packages are as planned
+}
+
+// ServiceNames returns the units of the changed packages, for
+// [Host.Restart] and [Host.WaitStable].
+func (c Change) ServiceNames() []string {
+	var names []string
+	for _, u := range c.Units {
+		names = append(names, u...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Apply carries out a plan. It refuses a plan with refusals, and with
+// [ErrChanged] one that no longer describes the host. Before anything is
+// changed it waits for other package managers, keeps the .deb of each
+// installed version and the configuration, and downloads all it needs.
+//
+// apt then runs detached: it finishes when the connection is lost or the
+// program ends, and Apply attaches to it again, be it by itself or when it is
+// called anew with the same plan. Applying a plan that has been carried out
+// returns the same Change. When ctx ends before dpkg has begun, nothing is
+// changed; after that Apply waits for dpkg, up to two minutes.
+//
+// What counts is the state of the packages and that the units which ran before
+// are stable, not apt's exit code. A Change with an error, such as [ErrScript],
+// [ErrOutcome] or [ErrUnit], says how far it came; it can be reverted when its
+// Started is not zero.
+func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {
+	return h.apply(ctx, p, false)
+}
+
+// Stage is Apply for hosts that must choose the moment of the restart: it
+// keeps the packages' scripts from restarting the units (by masking them until
+// the end of the run), so that the old processes go on serving until
+// [Host.Restart] of the Change's ServiceNames. A unit that dies meanwhile starts
+// anew with the new version. It takes plans of upgrades and downgrades only:
+// the scripts of a first installation would unmask.
+func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
+	for _, a := range p.Actions {
+		if a.Kind == Install || a.Kind == Remove {
+			return Change{}, &Error{Op: "stage " + join(p.Requests), Kind: ErrRefused, Detail: fmt.Sprintf("%s would be %sd or is not installed yet", a.Package, strings.TrimSuffix(string(a.Kind), "e")), Next: "use Apply"}
+		}
+	}
+	return h.apply(ctx, p, true)
+}
+
+func (h *Host) apply(ctx context.Context, p Plan, stage bool) (c Change, err error) {
+	if h.err != nil {
+		return Change{}, h.err
+	}
+	if p.digest() != p.Digest || p.Digest == "" {
+		return Change{}, &Error{Op: "apply the plan", Kind: ErrRefused, Detail: "its digest does not fit its content", Next: "make the plan anew"}
+	}
+	if err := p.Refused(); err != nil {
+		return Change{}, err
+	}
+	if p.Empty() {
+		return Change{Plan: p}, nil
+	}
+	op := "apply " + join(p.Requests)
+	dir := path.Join(h.o.StateDir, "runs", p.Digest[:16])
+	// An earlier call may have got further than its caller knows.
+	c, done, err := h.resume(ctx, op, dir)
+	if done || err != nil {
+		return c, err
+	}
+	deadline := time.Now().Add(h.o.LockWait)
+	for {
+		if err := h.waitLocks(ctx, op, deadline); err != nil {
+			return Change{}, err
+		}
+		c, err := h.applyOnce(ctx, op, dir, p, stage)
+		// Another package manager came first: nothing has changed.
+		if errors.Is(err, ErrLocked) && time.Now().Before(deadline) {
+			continue
+		}
+		return c, err
+	}
+}
+
+// resume attaches to a run of the same plan that goes on, or gives back the
+// result of one that the host still shows. A run whose effects are gone, by a
+// revert perhaps, does not count.
+func (h *Host) resume(ctx context.Context, op, dir string) (Change, bool, error) {
+	s, err := h.jobState(ctx, dir)
+	if err != nil {
+		return Change{}, false, fmt.Errorf("%s: %w", op, err)
+	}
+	if s.name == "none" {
+		return Change{}, false, nil
+	}
+	var c Change
+	data, err := h.readFile(ctx, path.Join(dir, "change.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil {
+		return Change{}, false, fmt.Errorf("%s: read what an earlier run recorded: %w", op, err)
+	}
+	if s.name != "running" {
+		now, err := h.dpkgQuery(ctx, names(c.Plan.Actions)...)
+		if err != nil {
+			return Change{}, false, fmt.Errorf("%s: %w", op, err)
+		}
+		// Reverted since, or changed again.
+		if samePackages(now, c.Before) || len(c.After) > 0 && !samePackages(now, c.After) {
+			return Change{}, false, nil
+		}
+	}
+	h.event(Event{Kind: EventStep, Text: "attach to the run of this plan in " + dir})
+	c, err = h.conclude(ctx, op, c)
+	return c, true, err
+}
+
+// samePackages says whether every package is as it was, holds aside.
+func samePackages(a, b []Package) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, p := range a {
+		q, ok := find(b, p.Name)
+		if !ok || p.Version != q.Version || p.Status != q.Status {
+			return false
+		}
+	}
+	return true
+}
+
+func names(actions []Action) []string {
+	var list []string
+	for _, a := range actions {
+		list = append(list, a.Package)
+	}
+	return list
+}
+
+func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool) (_ Change, err error) {
+	h.event(Event{Kind: EventStep, Text: "compare the plan with the host"})
+	now, err := h.plan(ctx, p.Requests, p.Fetched)
+	if err != nil {
+		return Change{}, err
+	}
+	if err := now.Refused(); err != nil {
+		return Change{}, err
+	}
+	if now.Digest != p.Digest {
+		return Change{}, &Error{Op: op, Kind: ErrChanged, Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan and have it approved"}
+	}
+	if err := h.prepare(ctx, dir); err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	started := false
+	defer func() {
+		if !started {
+			h.discard(ctx, dir)
+		}
+	}()
+	c := Change{Plan: p, Dir: dir, Started: time.Now().UTC(), Staged: stage}
+	if err := h.record(ctx, &c); err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	if c.Saved, err = h.saveDebs(ctx, p.Actions, dir+".new", dir); err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	if c.Files, err = h.saveFiles(ctx, p, dir+".new"); err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	in := p.install()
+	h.event(Event{Kind: EventStep, Text: "download"})
+	if _, err := h.apt(ctx, op, in, "--download-only"); err != nil {
+		return Change{}, err
+	}
+	j := job{dir: dir, argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds()))), change: c}
+	for _, a := range p.Actions {
+		if a.Held && a.Kind != Remove {
+			j.hold = append(j.hold, a.Package)
+		}
+	}
+	if stage {
+		for _, u := range c.UnitsBefore {
+			if u.LoadState == "loaded" {
+				j.mask = append(j.mask, u.Name)
+			}
+		}
+	}
+	h.event(Event{Kind: EventStep, Text: join(p.Requests)})
+	if err := h.start(ctx, j); err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	started = true
+	return h.conclude(ctx, op, c)
+}
+
+// record notes how the packages and units are before the change.
+func (h *Host) record(ctx context.Context, c *Change) (err error) {
+	if c.Before, err = h.Packages(ctx, names(c.Plan.Actions)...); err != nil {
+		return err
+	}
+	var installed []string
+	for _, b := range c.Before {
+		installed = append(installed, b.Name)
+	}
+	if c.Units, err = h.unitsOf(ctx, installed); err != nil {
+		return err
+	}
+	c.UnitsBefore, err = h.Units(ctx, c.ServiceNames()...)
+	return err
+}
+
+// install is the command line that carries the plan out.
+func (p Plan) install() install {
+	debs := map[string]Deb{}
+	for _, a := range p.Actions {
+		if a.Deb != "" {
+			debs[a.Package] = Deb{Path: a.Deb}
+		}
+	}
+	in := installOf(p.Requests, debs)
+	for _, a := range p.Actions {
+		in.downgrade = in.downgrade || a.Kind == Downgrade
+		in.held = in.held || a.Held
+	}
+	return in
+}
+
+// differences tells what changed between two plans of the same requests.
+func (p Plan) differences(now Plan) []string {
+	var list []string
+	if p.Host != now.Host {
+		list = append(list, fmt.Sprintf("the plan is for %s (%s), this is %s (%s)", p.Host.Hostname, p.Host.Machine, now.Host.Hostname, now.Host.Machine))
+	}
+	describe := func(a Action) string {
+		return strings.TrimSpace(fmt.Sprintf("%s %s %s to %s held=%t %s", a.Kind, a.Package, a.From, a.To, a.Held, a.SHA256))
+	}
+	for _, a := range p.Actions {
+		i := slices.IndexFunc(now.Actions, func(b Action) bool { return a.Package == b.Package })
+		if i < 0 {
+			list = append(list, fmt.Sprintf("no longer: %s", describe(a)))
+		} else if b := now.Actions[i]; describe(a) != describe(b) {
+			list = append(list, fmt.Sprintf("%s is now %s", describe(a), describe(b)))
+		}
+	}
+	for _, b := range now.Actions {
+		if !slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Package == b.Package }) {
+			list = append(list, fmt.Sprintf("new: %s", describe(b)))
+		}
+	}
+	for _, c := range now.Conffiles {
+		if !slices.Contains(p.Conffiles, c) {
+			list = append(list, c.Path+" was changed")
+		}
+	}
+	for _, o := range now.Overwrites {
+		if !slices.Contains(p.Overwrites, o) {
+			list = append(list, o.Path+" was changed")
+		}
+	}
+	if list == nil {
+		list = []string{"the details of the plan differ"}
+	}
+	return list
+}
+
+// conclude follows the run to its end and judges it.
+func (h *Host) conclude(ctx context.Context, op string, c Change) (Change, error) {
+	s, err := h.follow(ctx, c.Dir)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", op, err)
+	}
+	// The answer is worth having even when the caller has stopped waiting.
+	dctx, cancel := h.lasting(ctx)
+	defer cancel()
+	output, err := h.log(dctx, c.Dir)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", op, err)
+	}
+	c.ExitCode, c.Ended = s.n, time.Now().UTC()
+	if c.After, err = h.Packages(dctx, names(c.Plan.Actions)...); err != nil {
+		return c, fmt.Errorf("%s: %w", op, err)
+	}
+	wrong := c.unmet()
+	var verdict error
+	switch {
+	case len(wrong) > 0 && s.name == "dead":
+		verdict = &Error{Op: op, Kind: ErrInterrupted, Detail: "the run vanished: " + strings.Join(wrong, "; "), Output: output, Next: "call Repair, then Revert or apply a new plan"}
+	case len(wrong) > 0:
+		e := classify(op, output, &Error{Op: op, Kind: ErrOutcome, Detail: strings.Join(wrong, "; ")})
+		e.Detail = strings.TrimSpace(e.Detail + "\n" + strings.Join(wrong, "; "))
+		verdict = e
+	case s.name == "dead" || s.n != 0:
+		// Half-configured packages of other people's make every run fail.
+		c.Note = classify(op, output, nil).Error()
+		h.o.Log.WarnContext(ctx, "the packages are as planned, but apt complained", "note", c.Note)
+	}
+	if verdict == nil {
+		c, verdict = h.judgeUnits(dctx, c)
+	}
+	if err := h.saveChange(dctx, c); err != nil {
+		h.o.Log.WarnContext(ctx, "the change is not recorded on the host", "err", err)
+	}
+	if verdict == nil && ctx.Err() != nil {
+		return c, fmt.Errorf("%s: the change is complete, but: %w", op, ended(ctx))
+	}
+	return c, verdict
+}
+
+func (h *Host) saveChange(ctx context.Context, c Change) error {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return h.writeFile(ctx, path.Join(c.Dir, "change.json"), data)
+}
+
+// unmet lists what differs from the plan.
+func (c Change) unmet() []string {
+	var list []string
+	for _, a := range c.Plan.Actions {
+		now, ok := find(c.After, a.Package)
+		there := ok && now.Status != "config-files"
+		switch {
+		case a.Kind == Remove && there:
+			list = append(list, fmt.Sprintf("%s is still %s", a.Package, now.Status))
+		case a.Kind == Remove:
+		case !there:
+			list = append(list, a.Package+" is not installed")
+		case now.Version.Compare(a.To) != 0 || !now.Installed():
+			list = append(list, fmt.Sprintf("%s is %s at %s instead of installed at %s", a.Package, now.Status, now.Version, a.To))
+		case a.Held && !now.Held():
+			list = append(list, a.Package+" is no longer on hold")
+		}
+	}
+	return list
+}
+
+// judgeUnits waits until the units that matter are stable: those that ran
+// before, and those of packages that are new.
+func (h *Host) judgeUnits(ctx context.Context, c Change) (Change, error) {
+	var installed, wait []string
+	for _, a := range c.Plan.Actions {
+		if a.Kind != Remove {
+			installed = append(installed, a.Package)
+		}
+	}
+	units, err := h.unitsOf(ctx, installed)
+	if err != nil {
+		return c, err
+	}
+	c.Units = units
+	for _, a := range c.Plan.Actions {
+		for _, u := range units[a.Package] {
+			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
+			if i < 0 || c.UnitsBefore[i].Active() || c.UnitsBefore[i].ActiveState == "activating" {
+				wait = append(wait, u)
+			}
+		}
+	}
+	if !c.Staged {
+		err = h.WaitStable(ctx, wait...)
+	}
+	after, aerr := h.Units(ctx, c.ServiceNames()...)
+	if aerr == nil {
+		c.UnitsAfter = after
+	}
+	if err == nil {
+		err = aerr
+	}
+	return c, err
+}

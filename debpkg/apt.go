@@ -1,0 +1,162 @@
+package debpkg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// aptError classifies a failed run of apt or dpkg. A lost connection is not a
+// failure of apt's.
+func aptError(op, output string, err error) *Error {
+	var own *Error
+	if errors.As(err, &own) {
+		return own
+	}
+	return classify(op, redact(output), err)
+}
+
+// install is an apt-get command line that changes packages.
+type install struct {
+	args      []string // what follows "install"
+	downgrade bool     // downgrades are meant
+	held      bool     // changes of held packages are meant
+	removal   bool     // removals are meant
+}
+
+// argv returns the command line with further flags. Only what was meant is
+// allowed, so that a run whose plan no longer holds fails.
+func (h *Host) aptGet(in install, flags ...string) []string {
+	argv := []string{"apt-get", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"}
+	if h.o.NewConffiles {
+		argv = append(argv, "-o", "Dpkg::Options::=--force-confnew")
+	} else {
+		// confdef takes dpkg's default where it has one; without confold dpkg
+		// asks for the rest, and DEBIAN_FRONTEND does not prevent that.
+		argv = append(argv, "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold")
+	}
+	if in.downgrade {
+		argv = append(argv, "--allow-downgrades")
+	}
+	if in.held {
+		argv = append(argv, "--allow-change-held-packages")
+	}
+	if !in.removal {
+		argv = append(argv, "--no-remove")
+	}
+	argv = append(argv, flags...)
+	return append(append(argv, "install", "--"), in.args...)
+}
+
+// apt runs an apt-get install line and returns all that it printed.
+func (h *Host) apt(ctx context.Context, op string, in install, flags ...string) (string, error) {
+	var out bytes.Buffer
+	err := h.stream(ctx, nil, &out, &out, h.aptGet(in, flags...)...)
+	if err == nil {
+		return out.String(), nil
+	}
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("%s: %w", op, err)
+	}
+	return "", aptError(op, out.String(), err)
+}
+
+// simulation is what apt-get -s says that it would do.
+type simulation struct {
+	inst []simulated
+	conf []simulated
+	remv []simulated
+}
+
+type simulated struct {
+	name     string
+	old, new Version
+	origin   string
+}
+
+// simulate asks apt what it would do. Everything is allowed in the simulation,
+// so that refusals can be told with their reason.
+func (h *Host) simulate(ctx context.Context, op string, args []string) (simulation, error) {
+	out, err := h.apt(ctx, op, install{args: args, downgrade: true, held: true, removal: true}, "-s")
+	if err != nil {
+		return simulation{}, err
+	}
+	return parseSimulation(out), nil
+}
+
+var (
+	instLine = regexp.MustCompile(`^(Inst|Conf) (\S+)(?: \[([^\]]*)\])? \((\S+)(.*?)(?: \[[^\]]*\])?\)`)
+	remvLine = regexp.MustCompile(`^(?:Remv|Purg) (\S+)(?: \[([^\]]*)\])?`)
+)
+
+func parseSimulation(text string) simulation {
+	var s simulation
+	for line := range strings.Lines(text) {
+		if m := instLine.FindStringSubmatch(line); m != nil {
+			one := simulated{name: m[2], old: Version{m[3]}, new: Version{m[4]}, origin: strings.TrimSpace(m[5])}
+			if m[1] == "Inst" {
+				s.inst = append(s.inst, one)
+			} else {
+				s.conf = append(s.conf, one)
+			}
+		} else if m := remvLine.FindStringSubmatch(line); m != nil {
+			s.remv = append(s.remv, simulated{name: m[1], old: Version{m[2]}})
+		}
+	}
+	return s
+}
+
+// Download is one file that apt would fetch.
+type Download struct {
+	URI  string // credentials removed
+	File string // its name in the cache
+	Size int64
+}
+
+var uriLine = regexp.MustCompile(`^'([^']*)' (\S+) (\d+)(?: (\S*))?`)
+
+// parseURIs reads apt-get --print-uris.
+func parseURIs(text string) []Download {
+	var list []Download
+	for line := range strings.Lines(text) {
+		if m := uriLine.FindStringSubmatch(line); m != nil {
+			list = append(list, Download{URI: redact(m[1]), File: m[2], Size: number64(m[3])})
+		}
+	}
+	return list
+}
+
+// archives is apt's cache of .deb files.
+func (h *Host) archives(ctx context.Context) (string, error) {
+	out, err := h.output(ctx, "apt-config", "dump", "--format", "%f %v%n", "Dir", "Dir::Cache", "Dir::Cache::archives")
+	if err != nil {
+		return "", fmt.Errorf("read apt's configuration: %w", err)
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(out) {
+		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		values[k] = v
+	}
+	return aptDir(values, "Dir", "Dir::Cache", "Dir::Cache::archives"), nil
+}
+
+// aptDir joins directories as apt does: an absolute one starts anew.
+func aptDir(values map[string]string, keys ...string) string {
+	dir := ""
+	for _, k := range keys {
+		if v := values[k]; strings.HasPrefix(v, "/") {
+			dir = v
+		} else if v != "" {
+			dir = strings.TrimRight(dir, "/") + "/" + v
+		}
+	}
+	return strings.TrimRight(dir, "/")
+}
+
+// debName is the name that apt gives a .deb file.
+func debName(pkg string, v Version, arch string) string {
+	return pkg + "_" + strings.ReplaceAll(v.text, ":", "%3a") + "_" + arch + ".deb"
+}

@@ -1,0 +1,182 @@
+package debpkg
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Entry is one run in apt's history log. A run that failed is logged with what
+// it meant to do and with its Error; later repairs by dpkg are not logged.
+type Entry struct {
+	Start, End  time.Time // in the host's time zone, which the log does not state: UTC here
+	Command     string
+	RequestedBy string `json:",omitempty"`
+	Error       string `json:",omitempty"`
+	Actions     []Action
+}
+
+// History reads apt's history log, rotated and compressed files included,
+// oldest first.
+func (h *Host) History(ctx context.Context) ([]Entry, error) {
+	out, err := h.output(ctx, "apt-config", "dump", "--format", "%f %v%n", "Dir", "Dir::Log", "Dir::Log::History")
+	if err != nil {
+		return nil, fmt.Errorf("read apt's configuration: %w", err)
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(out) {
+		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		values[k] = v
+	}
+	// Right after a rotation there is no plain file. A missing file is no
+	// error, an unreadable one is.
+	text, err := h.script(ctx, nil, `i=60
+while [ $i -gt 0 ]; do
+	for f in "$1.$i.gz" "$1.$i"; do
+		if [ -f "$f" ]; then gzip -dcf -- "$f" || exit 1; echo; fi
+	done
+	i=$((i - 1))
+done
+if [ -f "$1" ]; then cat -- "$1"; fi`, aptDir(values, "Dir", "Dir::Log", "Dir::Log::History"))
+	if err != nil {
+		return nil, fmt.Errorf("read apt's history: %w", err)
+	}
+	return parseHistory(redact(text)), nil
+}
+
+func parseHistory(text string) []Entry {
+	var list []Entry
+	for _, st := range stanzas(text) {
+		start, ok := st.fields["start-date"]
+		if !ok {
+			continue
+		}
+		e := Entry{Start: historyTime(start), End: historyTime(st.fields["end-date"]), Command: st.fields["commandline"],
+			RequestedBy: st.fields["requested-by"], Error: st.fields["error"]}
+		for _, k := range []struct {
+			key  string
+			kind ActionKind
+		}{{"install", Install}, {"reinstall", Reinstall}, {"upgrade", Upgrade}, {"downgrade", Downgrade}, {"remove", Remove}, {"purge", Remove}} {
+			e.Actions = append(e.Actions, historyActions(st.fields[k.key], k.kind)...)
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
+func historyTime(s string) time.Time {
+	t, err := time.Parse("2006-01-02 15:04:05", strings.Join(strings.Fields(s), " "))
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// historyActions reads "name:arch (old, new), name:arch (new, automatic)".
+func historyActions(text string, kind ActionKind) []Action {
+	var list []Action
+	for text != "" {
+		name, rest, ok := strings.Cut(text, " (")
+		if !ok {
+			break
+		}
+		inside, after, ok := strings.Cut(rest, ")")
+		if !ok {
+			break
+		}
+		text = strings.TrimPrefix(after, ", ")
+		a := Action{Kind: kind, Requested: true}
+		a.Package, a.Arch, _ = strings.Cut(strings.TrimSpace(name), ":")
+		var versions []Version
+		for _, v := range strings.Split(inside, ", ") {
+			if v == "automatic" {
+				a.Requested = false
+			} else if parsed, err := ParseVersion(strings.TrimSpace(v)); err == nil {
+				versions = append(versions, parsed)
+			}
+		}
+		switch {
+		case a.Package == "" || len(versions) == 0:
+			continue
+		case kind == Install:
+			a.To = versions[0]
+		case kind == Remove:
+			a.From = versions[0]
+		case kind == Reinstall:
+			a.From, a.To = versions[0], versions[0]
+		case len(versions) == 2:
+			a.From, a.To = versions[0], versions[1]
+		default:
+			continue
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+// RevertFromHistory builds the Change that undoes the latest change of the
+// packages in apt's history, for changes that Apply did not make. Nothing of
+// these was saved, so [Host.Revert] takes the versions from the sources or
+// apt's cache. It returns an [ErrChanged] when a package is no longer as the
+// history says, having been changed without apt.
+func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Change, error) {
+	op := "look up the last change of " + strings.Join(packages, ", ")
+	if len(packages) == 0 {
+		return Change{}, fmt.Errorf("look up the last change: no package given")
+	}
+	entries, err := h.History(ctx)
+	if err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	now, err := h.dpkgQuery(ctx, packages...)
+	if err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	facts, err := h.basics(ctx)
+	if err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	c := Change{Plan: Plan{Host: facts.Identity, OS: facts.OS, Arch: facts.Arch}}
+	for _, name := range packages {
+		e, a, ok := lastChange(entries, name)
+		if !ok {
+			return Change{}, &Error{Op: op, Kind: ErrNoRollback, Detail: "apt's history does not mention " + name, Next: "plan the version that you want"}
+		}
+		p, there := find(now, name)
+		there = there && p.Status != "config-files"
+		if there == a.To.IsZero() || there && p.Version.Compare(a.To) != 0 {
+			have := "not installed"
+			if there {
+				have = "at " + p.Version.text
+			}
+			return Change{}, &Error{Op: op, Kind: ErrChanged, Detail: fmt.Sprintf("%s is %s, by the history it should be at %q", name, have, a.To), Next: "it was changed without apt; plan the version that you want"}
+		}
+		a.Held = there && p.Held()
+		c.Plan.Actions = append(c.Plan.Actions, a)
+		if there {
+			// Whether it was on hold then is not known; as it is now, it stays.
+			c.Before = append(c.Before, p)
+		}
+		if c.Started.IsZero() || e.Start.Before(c.Started) {
+			c.Started = e.Start
+		}
+		if e.End.After(c.Ended) {
+			c.Ended = e.End
+		}
+	}
+	c.Units, err = h.unitsOf(ctx, packages)
+	return c, err
+}
+
+func lastChange(entries []Entry, name string) (Entry, Action, bool) {
+	for _, e := range slices.Backward(entries) {
+		for _, a := range e.Actions {
+			if a.Package == name && a.Kind != Reinstall {
+				return e, a, true
+			}
+		}
+	}
+	return Entry{}, Action{}, false
+}

@@ -1,0 +1,385 @@
+package debpkg
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// RevertOptions changes what a Revert brings back.
+type RevertOptions struct {
+	// Files also brings back the configuration files, and the policies,
+	// templates and the like that were overwritten, as they were before the
+	// change. What is there now is kept beside the saved ones on the host.
+	Files bool
+}
+
+// Revert brings back exactly the versions that were installed before c: from
+// the saved .deb files, from a source where only a repacked one was saved, or
+// from a source or apt's cache for a change from [Host.RevertFromHistory].
+// Packages that c installed anew are removed, their configuration stays.
+// Packages on hold before are on hold again. Units are freed from systemd's
+// start limit, and those that ran before c run, and are stable, afterwards.
+//
+// It works on the half-installed packages that a failed Apply leaves, runs
+// detached like Apply, and may be called again: what is back already is left
+// alone. An [ErrNoRollback] means that nothing was touched.
+func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
+	if h.err != nil {
+		return h.err
+	}
+	if len(c.Plan.Actions) == 0 {
+		return nil
+	}
+	op := "revert " + strings.Join(names(c.Plan.Actions), ", ")
+	if c.Plan.Host != (Identity{}) {
+		f, err := h.basics(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		if f.Identity != c.Plan.Host {
+			return &Error{Op: op, Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s, this is %s", c.Plan.Host.Hostname, f.Hostname), Next: "revert it there"}
+		}
+	}
+	dir := c.revertDir(h.o.StateDir)
+	// Neither the change itself nor an earlier revert of it may be under way.
+	for _, d := range []string{c.Dir, dir} {
+		if d == "" {
+			continue
+		}
+		if _, err := h.follow(ctx, d); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+	}
+	deadline := time.Now().Add(h.o.LockWait)
+	for {
+		if err := h.waitLocks(ctx, op, deadline); err != nil {
+			return err
+		}
+		err := h.revertPackages(ctx, op, dir, c)
+		if e, ok := err.(*Error); ok && e.Kind == ErrLocked && time.Now().Before(deadline) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		break
+	}
+	return h.revertUnits(ctx, op, c, o)
+}
+
+// revertDir is where the run of the revert lives: beside that of the change.
+func (c Change) revertDir(state string) string {
+	if c.Dir != "" {
+		return c.Dir + "-revert"
+	}
+	data, err := json.Marshal(c.Plan.Actions)
+	if err != nil {
+		data = nil // strings and numbers always marshal
+	}
+	sum := sha256.Sum256(data)
+	return path.Join(state, "runs", "history-"+hex.EncodeToString(sum[:8]))
+}
+
+// back lists the actions that are still to be undone.
+func back(c Change, now []Package) []Action {
+	var list []Action
+	for _, a := range c.Plan.Actions {
+		p, ok := find(now, a.Package)
+		there := ok && p.Status != "config-files"
+		switch {
+		case a.From.IsZero() && there, !a.From.IsZero() && (!there || p.Version.Compare(a.From) != 0 || !p.Installed()):
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+func (h *Host) revertPackages(ctx context.Context, op, dir string, c Change) error {
+	now, err := h.dpkgQuery(ctx, names(c.Plan.Actions)...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	todo := back(c, now)
+	hold := c.heldBefore()
+	if len(todo) == 0 {
+		return h.holdAgain(ctx, op, hold, now)
+	}
+	in, err := h.revertArgs(ctx, op, c, todo)
+	if err != nil {
+		return err
+	}
+	if err := h.checkRevert(ctx, op, c, in, todo); err != nil {
+		return err
+	}
+	if err := h.resetFailed(ctx, c.ServiceNames()); err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	if err := h.prepare(ctx, dir); err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	h.event(Event{Kind: EventStep, Text: op})
+	j := job{dir: dir, hold: hold, change: c,
+		argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds())))}
+	if err := h.start(ctx, j); err != nil {
+		h.discard(ctx, dir)
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	s, err := h.follow(ctx, dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	dctx, cancel := h.lasting(ctx)
+	defer cancel()
+	if now, err = h.dpkgQuery(dctx, names(c.Plan.Actions)...); err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	if left := back(c, now); len(left) > 0 {
+		output, err := h.log(dctx, dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		e := classify(op, output, &Error{Op: op, Kind: ErrOutcome, Detail: strings.Join(names(left), ", ") + " not back"})
+		if s.name == "dead" {
+			e.Kind, e.Next = ErrInterrupted, "call Repair, then Revert again"
+		}
+		return e
+	}
+	return nil
+}
+
+func (c Change) heldBefore() []string {
+	var list []string
+	for _, b := range c.Before {
+		if b.Held() && b.Status != "config-files" {
+			list = append(list, b.Name)
+		}
+	}
+	return list
+}
+
+func (h *Host) holdAgain(ctx context.Context, op string, hold []string, now []Package) error {
+	hold = slices.DeleteFunc(slices.Clone(hold), func(n string) bool {
+		p, ok := find(now, n)
+		return ok && p.Held()
+	})
+	if len(hold) == 0 {
+		return nil
+	}
+	if _, err := h.output(ctx, append([]string{"apt-mark", "hold", "--"}, hold...)...); err != nil {
+		return fmt.Errorf("%s: put %s on hold again: %w", op, strings.Join(hold, ", "), err)
+	}
+	return nil
+}
+
+// revertArgs chooses where each version comes from.
+func (h *Host) revertArgs(ctx context.Context, op string, c Change, todo []Action) (install, error) {
+	in := install{downgrade: true}
+	cache, err := h.archives(ctx)
+	if err != nil {
+		return in, fmt.Errorf("%s: %w", op, err)
+	}
+	available, err := h.Available(ctx, names(todo)...)
+	if err != nil {
+		return in, fmt.Errorf("%s: %w", op, err)
+	}
+	for _, a := range todo {
+		if now, err := h.dpkgQuery(ctx, a.Package); err == nil {
+			if p, ok := find(now, a.Package); ok && p.Held() {
+				in.held = true
+			}
+		}
+		if a.From.IsZero() {
+			in.args, in.removal = append(in.args, a.Package+"-"), true
+			continue
+		}
+		offered := slices.ContainsFunc(available, func(v Available) bool { return v.Package == a.Package && v.Version.Compare(a.From) == 0 })
+		i := slices.IndexFunc(c.Saved, func(s Saved) bool { return s.Package == a.Package && s.Version.Compare(a.From) == 0 })
+		var file, why string
+		if i >= 0 {
+			file, why = h.usable(ctx, c.Saved[i].Path, a, c.Saved[i].SHA256)
+		} else {
+			arch := a.Arch
+			if arch == "" {
+				arch = c.Plan.Arch
+			}
+			file, why = h.usable(ctx, path.Join(cache, debName(a.Package, a.From, arch)), a, "")
+		}
+		switch {
+		case file != "" && (i < 0 || c.Saved[i].From != fromRepack || !offered):
+			in.args = append(in.args, file)
+		case offered:
+			in.args = append(in.args, a.Package+"="+a.From.text)
+		case file != "":
+			in.args = append(in.args, file)
+		default:
+			return in, &Error{Op: op, Kind: ErrNoRollback, Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
+				Next: "get that .deb from a backup or another host and install it with a plan of its own"}
+		}
+	}
+	return in, nil
+}
+
+// usable returns the file if it is the .deb that is meant, or why it is not.
+func (h *Host) usable(ctx context.Context, file string, a Action, sha string) (string, string) {
+	debs, err := h.Debs(ctx, file)
+	switch {
+	case err != nil || len(debs) != 1:
+		return "", file + " cannot be read"
+	case debs[0].Package != a.Package || debs[0].Version.Compare(a.From) != 0:
+		return "", fmt.Sprintf("%s holds %s %s", file, debs[0].Package, debs[0].Version)
+	case sha != "" && debs[0].SHA256 != sha:
+		return "", file + " was changed since it was saved"
+	}
+	return file, ""
+}
+
+// checkRevert asks apt first, so that nobody's package goes by surprise.
+func (h *Host) checkRevert(ctx context.Context, op string, c Change, in install, todo []Action) error {
+	sim, err := h.simulate(ctx, op, in.args)
+	if e, ok := err.(*Error); ok && e.Kind == ErrInterrupted {
+		// dpkg's own journal must be worked off before anything else.
+		if err := h.Repair(ctx); err != nil {
+			h.o.Log.WarnContext(ctx, "repair before revert", "err", err)
+		}
+		sim, err = h.simulate(ctx, op, in.args)
+	}
+	if err != nil {
+		return err
+	}
+	var surprises []string
+	for _, one := range sim.remv {
+		if !slices.ContainsFunc(todo, func(a Action) bool { return a.Package == one.name && a.From.IsZero() }) {
+			surprises = append(surprises, "remove "+one.name)
+		}
+	}
+	for _, one := range sim.inst {
+		if !slices.ContainsFunc(c.Plan.Actions, func(a Action) bool { return a.Package == one.name }) && !one.old.IsZero() && one.new.Compare(one.old) < 0 {
+			surprises = append(surprises, "downgrade "+one.name)
+		}
+	}
+	if surprises != nil {
+		return &Error{Op: op, Kind: ErrRefused, Detail: "it would also " + strings.Join(surprises, ", "), Next: "plan these packages together"}
+	}
+	return nil
+}
+
+// resetFailed lifts systemd's start limit: after a crash loop it refuses to
+// start the unit for ten seconds (systemd 252).
+func (h *Host) resetFailed(ctx context.Context, units []string) error {
+	if len(units) == 0 || h.o.Root != "" {
+		return nil
+	}
+	// It fails for units that are not loaded, which have nothing to reset.
+	_, err := h.script(ctx, nil, `systemctl reset-failed -- "$@" 2>/dev/null; true`, units...)
+	return err
+}
+
+func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOptions) error {
+	if o.Files && len(c.Files) > 0 {
+		h.event(Event{Kind: EventStep, Text: "bring back the configuration"})
+		_, err := h.script(ctx, strings.NewReader(strings.Join(c.Files, "\n")+"\n"), `set -e; umask 077
+while read -r f; do [ ! -f "$1$f" ] || printf '.%s\n' "$f"; done >"$2/list"
+[ ! -s "$2/list" ] || tar -C "$1/" -c -z -f "$2/files-replaced.$(date +%Y%m%dT%H%M%S).tar.gz" -T "$2/list"
+rm "$2/list"
+tar -C "$1/" -x -p -z -f "$2/$3"`, h.o.Root, c.Dir, filesName)
+		if err != nil {
+			return fmt.Errorf("%s: bring back the configuration: %w", op, err)
+		}
+	}
+	var installed []string
+	for _, a := range c.Plan.Actions {
+		if !a.From.IsZero() {
+			installed = append(installed, a.Package)
+		}
+	}
+	units, err := h.unitsOf(ctx, installed)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	var wait []string
+	for _, us := range units {
+		for _, u := range us {
+			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
+			if i < 0 && len(c.UnitsBefore) == 0 || i >= 0 && (c.UnitsBefore[i].Active() || c.UnitsBefore[i].ActiveState == "activating") {
+				wait = append(wait, u)
+			}
+		}
+	}
+	slices.Sort(wait)
+	if wait = slices.Compact(wait); len(wait) == 0 {
+		return nil
+	}
+	now, err := h.Units(ctx, wait...)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	// The postinst script restarts, but hides when that fails.
+	if o.Files || slices.ContainsFunc(now, func(u Unit) bool { return !u.Active() || u.NeedDaemonReload }) {
+		return h.Restart(ctx, wait...)
+	}
+	return h.WaitStable(ctx, wait...)
+}
+
+// Repair finishes what an interrupted run left: it configures half-installed
+// packages, keeping edited conffiles (or taking the maintainer's, by
+// [Options].NewConffiles). It installs nothing. An [ErrScript] means that the
+// package's own script fails again.
+func (h *Host) Repair(ctx context.Context) error {
+	const op = "repair half-installed packages"
+	return h.retryLocked(ctx, op, func() error {
+		h.event(Event{Kind: EventStep, Text: op})
+		dir := path.Join(h.o.StateDir, "runs", "repair")
+		// One of an operator who is gone may be under way.
+		if _, err := h.follow(ctx, dir); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		out, err := h.output(ctx, "apt-config", "dump", "--format", "%v%n", "DPkg::Options")
+		if err != nil {
+			return fmt.Errorf("%s: read apt's configuration: %w", op, err)
+		}
+		argv := append([]string{"dpkg"}, strings.Fields(out)...)
+		if h.o.NewConffiles {
+			argv = append(argv, "--force-confnew")
+		} else {
+			argv = append(argv, "--force-confdef", "--force-confold")
+		}
+		if err := h.prepare(ctx, dir); err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		if err := h.start(ctx, job{dir: dir, argv: append(argv, "--configure", "-a")}); err != nil {
+			h.discard(ctx, dir)
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		s, err := h.follow(ctx, dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		if s.name == "ended" && s.n == 0 {
+			return nil
+		}
+		output, err := h.log(ctx, dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", op, err)
+		}
+		return classify(op, output, nil)
+	})
+}
+
+// Forget removes what the host keeps of a change: the saved .deb files and
+// configuration. It cannot be reverted with them any more.
+func (h *Host) Forget(ctx context.Context, c Change) error {
+	if !strings.HasPrefix(c.Dir, path.Join(h.o.StateDir, "runs")+"/") {
+		return fmt.Errorf("forget a change: %q is not a directory of this host's runs", c.Dir)
+	}
+	if _, err := h.script(ctx, nil, `rm -rf -- "$1" "$1-revert"`, path.Clean(c.Dir)); err != nil {
+		return fmt.Errorf("forget the change in %s: %w", c.Dir, err)
+	}
+	return nil
+}

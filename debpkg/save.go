@@ -1,0 +1,124 @@
+package debpkg
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+)
+
+// Where the .deb of an installed version comes from.
+const (
+	fromCache      = "cache"
+	fromRepository = "repository"
+	fromRepack     = "repack"
+)
+
+// Saved is the .deb of a version that was installed before a change.
+type Saved struct {
+	Package string
+	Version Version
+	Path    string // on the host
+	SHA256  string
+	From    string // cache, repository, or repack: packed from the installed files
+}
+
+// saveScript puts the .deb of the installed version of package $4 into
+// directory $5. The cache's file is taken only if it is whole and of that
+// version. What is packed again holds the files as they are on the host, edited
+// conffiles included; ownership and modes are kept where root runs this.
+const saveScript = `set -e
+umask 077
+root=$1 admin=$2 cache=$3 pkg=$4 dir=$5 version=$6 arch=$7 file=$8
+cd "$dir"
+if [ -f "$cache/$file" ] && [ "$(dpkg-deb -f "$cache/$file" Version 2>/dev/null)" = "$version" ] && dpkg-deb --fsys-tarfile "$cache/$file" >/dev/null 2>&1; then
+	cp -- "$cache/$file" "$file"; echo cache
+elif apt-get -q download "$pkg:$arch=$version" >"$dir/download.log" 2>&1 && [ -f "$file" ]; then
+	echo repository
+else
+	rm -f -- "$file"
+	w=$(mktemp -d "$dir/repack.XXXXXX"); trap 'rm -rf "$w"' EXIT
+	chmod 755 "$w"; mkdir -m 755 "$w/DEBIAN"
+	dpkg-query --admindir="$admin" -s "$pkg" | awk '/^[^ \t]/ { skip = /^(Status|Conffiles|Config-Version|Triggers-Pending|Triggers-Awaited):/ } !skip' >"$w/DEBIAN/control"
+	dpkg-query --admindir="$admin" -L "$pkg" | while read -r f; do
+		case $f in /?*) if [ -L "$root$f" ] || [ -f "$root$f" ]; then printf '.%s\n' "$f"; fi ;; esac
+	done >"$w/DEBIAN/list"
+	tar -C "$root/" -c --no-recursion -T "$w/DEBIAN/list" | tar -C "$w" -x -p
+	rm "$w/DEBIAN/list"
+	dpkg-query --admindir="$admin" --control-path "$pkg" | while read -r f; do
+		n=${f##*/}; n=${n##*.}
+		case $n in list | conffiles) ;; *) cp "$f" "$w/DEBIAN/$n" ;; esac
+	done
+	dpkg-query --admindir="$admin" --control-path "$pkg" conffiles | while read -r f; do
+		while read -r c; do [ ! -f "$w$c" ] || printf '%s\n' "$c"; done <"$f"
+	done >"$w/conf"
+	if [ -s "$w/conf" ]; then mv "$w/conf" "$w/DEBIAN/conffiles"; else rm "$w/conf"; fi
+	find "$w/DEBIAN" -type f -exec chmod 644 {} +
+	for s in preinst postinst prerm postrm config; do [ ! -f "$w/DEBIAN/$s" ] || chmod 755 "$w/DEBIAN/$s"; done
+	# mktemp's 077 mask also closed the directories.
+	find "$w" -type d -exec chmod 755 {} +
+	dpkg-deb -Zgzip --build "$w" "$file" >/dev/null
+	echo repack
+fi
+rm -f "$dir/download.log"
+sha256sum <"$file"`
+
+// saveDebs keeps the .deb of every version that the actions replace or remove.
+func (h *Host) saveDebs(ctx context.Context, actions []Action, prep, dir string) ([]Saved, error) {
+	cache, err := h.archives(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []Saved
+	for _, a := range actions {
+		if a.From.IsZero() {
+			continue
+		}
+		h.event(Event{Kind: EventStep, Package: a.Package, Text: "save " + a.Package + " " + a.From.text})
+		file := debName(a.Package, a.From, a.Arch)
+		out, err := h.script(ctx, nil, saveScript, h.o.Root, h.path("/var/lib/dpkg"), cache, a.Package, prep, a.From.text, a.Arch, file)
+		if err != nil {
+			return nil, fmt.Errorf("save the .deb of %s %s: %w", a.Package, a.From, err)
+		}
+		from, sum, ok := strings.Cut(strings.TrimSpace(out), "\n")
+		if !ok {
+			return nil, fmt.Errorf("save the .deb of %s %s: unexpected answer %q", a.Package, a.From, out)
+		}
+		sum, _, _ = strings.Cut(sum, " ")
+		list = append(list, Saved{Package: a.Package, Version: a.From, Path: path.Join(dir, file), SHA256: sum, From: from})
+	}
+	return list, nil
+}
+
+// filesName is the archive of configuration and overwritten files.
+const filesName = "files.tar.gz"
+
+// saveFiles keeps the conffiles, the files that will be overwritten, and each
+// component's configuration and defaults. Absent ones are left out.
+func (h *Host) saveFiles(ctx context.Context, p Plan, prep string) ([]string, error) {
+	var paths []string
+	for _, c := range p.Conffiles {
+		paths = append(paths, c.Path)
+	}
+	for _, o := range p.Overwrites {
+		paths = append(paths, o.Path)
+	}
+	for _, a := range p.Actions {
+		if c, ok := component(a.Package); ok {
+			paths = append(paths, c.Config, "/etc/default/"+c.Package)
+		}
+	}
+	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), `set -e
+umask 077
+sort -u | while read -r f; do [ ! -f "$1$f" ] || printf '.%s\n' "$f"; done >"$2/files"
+[ ! -s "$2/files" ] || tar -C "$1/" -c -z -f "$2/$3" -T "$2/files"
+cat "$2/files"; rm "$2/files"`, h.o.Root, prep, filesName)
+	if err != nil {
+		return nil, fmt.Errorf("save the configuration: %w", err)
+	}
+	var saved []string
+	for line := range strings.Lines(out) {
+		saved = append(saved, strings.TrimPrefix(strings.TrimSuffix(line, "\n"), "."))
+	}
+	return saved, nil
+}
