@@ -1,0 +1,78 @@
+package main
+
+import (
+	"archive/zip"
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/examples/internal/term"
+)
+
+type verifyResult struct {
+	Bundle    string           `json:"bundle"`
+	Signature string           `json:"signature"` // valid, unchecked or none
+	Manifest  *bundle.Manifest `json:"manifest"`
+	Findings  []bundle.Finding `json:"findings"`
+}
+
+func (c *command) runVerify(context.Context) (any, error) {
+	var o bundle.VerifyOptions
+	if c.pub != "" {
+		data, err := os.ReadFile(c.pub)
+		if err != nil {
+			return nil, err
+		}
+		if o.Key, err = bundle.ParsePublicKey(data); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.pub, err)
+		}
+	}
+	m, findings, err := c.read(o)
+	if err != nil {
+		return nil, err
+	}
+	refused := slices.DeleteFunc(slices.Clone(findings), func(f bundle.Finding) bool { return f.Severity != bundle.Refused })
+	if len(refused) > 0 {
+		return nil, &bundle.ManifestError{Findings: refused}
+	}
+	result := verifyResult{Bundle: c.bundle, Manifest: m, Findings: findings}
+	switch {
+	case o.Key != nil:
+		result.Signature = "valid"
+	case m.Signature != "":
+		result.Signature = "unchecked"
+	default:
+		result.Signature = "none"
+	}
+	if !c.json {
+		c.printFindings(findings)
+		c.stdout.Printf("%s: %s, %d files, checksum %s, signature: %s\n",
+			c.bundle, c.stdout.Paint(term.Good, "good"), len(m.FileList), m.Checksum, result.Signature)
+	}
+	return result, nil
+}
+
+// read verifies the bundle and validates what is in it.
+func (c *command) read(o bundle.VerifyOptions) (*bundle.Manifest, []bundle.Finding, error) {
+	f, err := os.Open(c.bundle)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	o.Progress = c.progress("verify")
+	m, err := bundle.Verify(f, info.Size(), o)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", c.bundle, err)
+	}
+	files, err := zip.NewReader(f, info.Size())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", c.bundle, err)
+	}
+	return m, append([]bundle.Finding{}, m.Validate(files)...), nil // [] in JSON
+}
