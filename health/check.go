@@ -137,7 +137,7 @@ func (r *Result) fail(s Status, err error, hint string) {
 	}
 	var stop *stopped
 	if r.Status == "" || r.Status == Pass || worst(s, r.Status) != r.Status || errors.As(err, &stop) {
-		r.Status, r.Err, r.Error = s, own, own.Error()
+		r.Status, r.Err, r.Error = s, own, printable(own.Error())
 	}
 }
 
@@ -229,9 +229,9 @@ func (a *response) describe() error {
 func (t *attempt) alive(ctx context.Context, r *Result) {
 	what := "its databases"
 	if t.p.Kind == KindPump {
-		what = "its stores and their lag"
+		what = "its stores and how far it lags behind"
 	}
-	r.NotCovered = []string{"liveness only: the endpoint looks at neither " + what + " nor anything else"}
+	r.NotCovered = []string{"more than liveness: the endpoint does not look at " + what}
 	a, err := t.fetch(ctx, t.u)
 	if err == nil && a.code == http.StatusNotFound && t.p.Kind == KindDashboard && t.u.Path == defaults[KindDashboard].path {
 		// The dashboard's configuration reference names /health as the

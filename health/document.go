@@ -172,6 +172,10 @@ func clean(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText] + "…"
 	}
+	return printable(s)
+}
+
+func printable(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsSpace(r):

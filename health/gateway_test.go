@@ -258,7 +258,7 @@ func TestDashboardAndPump(t *testing.T) {
 	}{
 		{"package is the wanted one", health.Finding{Version: "1.9.0", Output: "active"}, nil, health.Pass, nil},
 		{"package is another", health.Finding{Version: "1.8.3"}, nil, health.Fail, health.ErrVersion},
-		{"unit is dead", health.Finding{}, errors.New("unit tyk-pump is failed"), health.Fail, nil},
+		{"unit is dead", health.Finding{}, errors.New("unit tyk-pump\nis failed"), health.Fail, nil},
 	} {
 		p := health.Pump("http://pump:8083")
 		p.Want = version(t, "1.9.0")
@@ -267,7 +267,10 @@ func TestDashboardAndPump(t *testing.T) {
 		if r.Status != c.status || c.is != nil && !errors.Is(r.Err, c.is) || c.err != nil && !errors.Is(r.Err, c.err) {
 			t.Errorf("%s: %s, %v", c.name, r.Status, r.Err)
 		}
-		if !strings.Contains(r.NotCovered[0], "liveness only") {
+		if strings.Contains(r.Error, "\n") {
+			t.Errorf("%s: error of several lines %q", c.name, r.Error)
+		}
+		if !strings.Contains(r.NotCovered[0], "more than liveness") {
 			t.Errorf("%s: not covered %q", c.name, r.NotCovered)
 		}
 		if told := slices.Contains(r.NotCovered, "the version: it does not tell"); told != (c.f.Version == "") {

@@ -14,10 +14,11 @@ import (
 // Report is what probes found. Its JSON is stable: members are added, never
 // renamed.
 type Report struct {
-	Status   Status        `json:"status"` // the worst of the probes
+	Status   Status        `json:"status"` // the worst of the probes; never Pass where Error is set
 	Started  time.Time     `json:"started"`
 	Duration time.Duration `json:"duration_ns"`
-	Probes   []ProbeReport `json:"probes"` // in the order they were given
+	Error    string        `json:"error,omitempty"` // why a wait ended without what it waited for
+	Probes   []ProbeReport `json:"probes"`          // in the order they were given
 }
 
 // ProbeReport is the last result of one probe.
@@ -111,7 +112,7 @@ func (r Report) Rows() [][]string {
 func (p ProbeReport) remark() string {
 	if p.Err != nil {
 		if e, ok := p.Err.(*Error); ok {
-			return e.Err.Error() + after("; ", e.hint)
+			return printable(e.Err.Error() + after("; ", e.hint))
 		}
 	}
 	if p.Error != "" {

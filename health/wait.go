@@ -297,6 +297,8 @@ func (w *waiter) run(parent context.Context) (Report, error) {
 			e.Last = append(e.Last, t.last.Err)
 		}
 	}
+	// Probes that pass are not enough where the wait asked for more.
+	report.Status, report.Error = worst(report.Status, Unknown), printable(e.Error())
 	w.p.Log.Error("health wait failed", "err", e)
 	return report, e
 }

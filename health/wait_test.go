@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -163,6 +164,7 @@ func TestWaitPolicy(t *testing.T) {
 	}{
 		{"passes span a duration", health.Policy{Passes: 2, For: 30 * time.Second}, "pass", nil, "", 30 * time.Second, 31 * time.Second},
 		{"deadline", health.Policy{Deadline: 5 * time.Second}, "fail", health.ErrDeadline, "status fail", 5 * time.Second, 5 * time.Second},
+		{"deadline before enough passes", health.Policy{Passes: 99, Deadline: 5 * time.Second}, "pass", health.ErrDeadline, "deadline", 5 * time.Second, 5 * time.Second},
 		{"failure threshold", health.Policy{Failures: 3}, "fail", health.ErrUnhealthy, "3 failures in a row", 0, 6 * time.Second},
 		{"failures while starting do not count", health.Policy{Failures: 2, Startup: 20 * time.Second}, "fail", health.ErrUnhealthy, "2 failures in a row", 20 * time.Second, 40 * time.Second},
 		{"warn is not a pass", health.Policy{Deadline: time.Minute, Failures: 1}, "warn", health.ErrDeadline, "status warn", time.Minute, time.Minute},
@@ -183,7 +185,7 @@ func TestWaitPolicy(t *testing.T) {
 				if took < c.atLeast || took > c.atMost {
 					t.Errorf("took %v, want %v to %v", took, c.atLeast, c.atMost)
 				}
-				if len(report.Probes) != 1 || report.Probes[0].Tries == 0 {
+				if len(report.Probes) != 1 || report.Probes[0].Tries == 0 || err != nil && (report.Error != err.Error() || report.Status == health.Pass) {
 					t.Errorf("report %+v", report)
 				}
 			})
@@ -238,7 +240,9 @@ func TestWaitJitter(t *testing.T) {
 
 func TestWaitStopsAtOnceOnWhatNoRepetitionMends(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewTLSServer(tyk.New(tyk.Options{Kind: tyk.Pump}))
+	server := httptest.NewUnstartedServer(tyk.New(tyk.Options{Kind: tyk.Pump}))
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	server.StartTLS()
 	t.Cleanup(server.Close)
 	bad := health.Pump(server.URL) // its certificate is of an unknown authority
 	bad.Timeout = time.Minute

@@ -20,8 +20,20 @@ var rules = map[string]deptest.Rule{
 			"github.com/klauspost/compress":    "Deflate at twice the speed of the standard library's",
 		},
 	},
+	"pluginbuild": {
+		Own: map[string]string{
+			"internal/run":        "runs go and git",
+			"internal/atomicfile": "saves what Prepare may have to put back",
+		},
+		Modules: map[string]string{
+			"github.com/Masterminds/semver/v3": "names gateway releases and orders them",
+			"golang.org/x/mod":                 "reads go.mod, checks module paths and versions",
+			"golang.org/x/sys":                 "syncs a vendor tree with one call",
+		},
+	},
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
 	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "stores the map file of a blue-green switch durably"}},
+	"health":                {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
 }
 
 // internalRules does the same for the internal packages that public ones use.
