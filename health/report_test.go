@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,9 +210,9 @@ func TestHandler(t *testing.T) {
 func TestHandlerWhereTheReportIsLateOrFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hang := true
+		var quick atomic.Bool
 		h := health.Handler(func(ctx context.Context) (health.Report, error) {
-			if hang {
+			if !quick.Load() {
 				time.Sleep(time.Minute) // longer than its context allows
 			}
 			if ctx.Err() == nil {
@@ -230,7 +231,7 @@ func TestHandlerWhereTheReportIsLateOrFails(t *testing.T) {
 			t.Errorf("late, for Prometheus: HTTP %d", res.StatusCode)
 		}
 		time.Sleep(2 * time.Minute)
-		hang = false
+		quick.Store(true)
 		res = get(h, "/")
 		if body, _ := io.ReadAll(res.Body); res.StatusCode != 503 || bytes.Contains(body, []byte("\x1b")) || !bytes.Contains(body, []byte("policy")) {
 			t.Errorf("failed: HTTP %d %q", res.StatusCode, body)
