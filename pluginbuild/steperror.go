@@ -60,7 +60,14 @@ func (e *StepError) ExitCode() int { return e.Code }
 // Retryable says whether the same call may succeed later: when the network or
 // a server failed.
 func (e *StepError) Retryable() bool {
-	return !e.stopped() && networkFault.MatchString(e.Output)
+	return !e.stopped() && e.network()
+}
+
+// gitFault is how git words what networkFault matches elsewhere.
+var gitFault = regexp.MustCompile(`Could not resolve host|Failed to connect|Couldn't connect|Connection timed out|The requested URL returned error: 5`)
+
+func (e *StepError) network() bool {
+	return networkFault.MatchString(e.Output) || gitFault.MatchString(e.Output)
 }
 
 func (e *StepError) stopped() bool {
@@ -74,7 +81,7 @@ func (e *StepError) Hint() string {
 		return ""
 	case e.hint != "":
 		return e.hint
-	case networkFault.MatchString(e.Output):
+	case e.network():
 		return "the network or a server failed: check GOPROXY and the proxy settings, then try again"
 	}
 	text := e.Output + "\n" + e.Err.Error()
@@ -98,7 +105,7 @@ var hints = []struct {
 		"the go command is older than 1.21; install a newer one, the compiler image brings its own"},
 	{regexp.MustCompile(`checksum mismatch|SECURITY ERROR`),
 		"the downloaded module is not the one that go.sum or the checksum database knows: find out why the proxy serves other content before removing any line from go.sum"},
-	{regexp.MustCompile(`/lookup/|/sumdb/|checksum database|sum\.golang\.org`),
+	{regexp.MustCompile(`verifying (module|go\.mod)|checksum database|sum\.golang\.org`),
 		"the checksum database does not know this module: for a private module or a proxy of your own set GONOSUMDB (or GOPRIVATE) to its path"},
 	{regexp.MustCompile(`terminal prompts disabled|could not read Username|Permission denied \(publickey\)|Authentication failed|401 Unauthorized|403 Forbidden`),
 		"the server wants credentials: put them into netrc, a git credential helper or the SSH agent, and set GOPRIVATE for private modules"},
@@ -108,7 +115,7 @@ var hints = []struct {
 		"a module asks for a newer Go than the go command is: install that Go or set GOTOOLCHAIN=auto; if it is newer than the release's compiler too, require an older version of that module"},
 	{regexp.MustCompile(`module lookup disabled by GOPROXY=off`),
 		"GOPROXY=off forbids downloads: fill the module cache first, or set GOPROXY to a proxy that has the modules"},
-	{regexp.MustCompile(`but does not contain package|no required module provides package`),
+	{regexp.MustCompile(`but does not contain package|no required module provides package|no matching versions for query "latest"`),
 		"the plugin imports a package that this release of the gateway does not have: change the import"},
 	{regexp.MustCompile(`unknown revision|invalid version|no matching versions|not found: |reading file://.*no such file`),
 		"the proxy or repository does not have that commit: check GOPROXY, or set GOPRIVATE to fetch from the repository itself; private repositories need credentials"},
