@@ -80,10 +80,11 @@ func (s MongoServer) dial(ctx context.Context, c *mongoConn) error {
 	if s.TLS != nil {
 		o.SetTLSConfig(s.TLS)
 	}
-	if c.Client, err = mongo.Connect(ctx, o); err != nil {
-		return c.fail("connect to", at, err)
+	c.Client, err = mongo.Connect(ctx, o)
+	if err != nil && strings.Contains(err.Error(), "URL escape") {
+		err = errors.New("the URI's user or password holds a \"%\" that is not escaped as %25") // the driver's text quotes it
 	}
-	return nil
+	return c.fail("connect to", at, err)
 }
 
 // splitMongoURI returns what may be shown of a URI, and what may not.
@@ -122,11 +123,11 @@ func unescape(s string) string {
 
 func (c *mongoConn) identify(ctx context.Context) error {
 	hello, err := c.admin(ctx, bson.D{{Key: "hello", Value: 1}})
+	if mongoCode(err) == codeCommandNotFound { // before 4.4.2
+		hello, err = c.admin(ctx, bson.D{{Key: "isMaster", Value: 1}})
+	}
 	if err != nil {
-		// Unknown before 4.4.2.
-		if hello, err = c.admin(ctx, bson.D{{Key: "isMaster", Value: 1}}); err != nil {
-			return err
-		}
+		return err
 	}
 	switch msg, _ := hello.Lookup("msg").StringValueOK(); {
 	case msg == "isdbgrid":

@@ -187,12 +187,14 @@ func (a *archive) feed(ctx context.Context, _ int, want []*dumped, do func(conte
 					}
 				}
 			})
-			// What nobody reads any more must not hold up the others.
-			_ = out.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 			if err != nil {
 				errs <- err
 				cancel(err)
+				_ = out.CloseWithError(err)
+				return
 			}
+			// What was not asked for must not hold up the others.
+			_, _ = io.Copy(io.Discard, out)
 		})
 	}
 	err := a.read(ctx, func(r *archiveReader) error {

@@ -202,19 +202,23 @@ func (s *mongoSpace) viewOn() string {
 	return on
 }
 
-// ttl lists the fields and ages after which the server removes documents.
-func (s *mongoSpace) ttl() []ttlRule {
+// removals are the rules by which the server removes documents on its own: TTL
+// indexes, and the age limit of clustered collections and time series.
+func (s *mongoSpace) removals() []ttlRule {
 	var rules []ttlRule
-	for _, x := range s.Indexes {
-		seconds, ok := x.Lookup("expireAfterSeconds").AsInt64OK()
-		if !ok {
-			if f, isDouble := x.Lookup("expireAfterSeconds").DoubleOK(); isDouble {
-				seconds, ok = int64(f), true
-			}
+	if t, ok := asInt64(s.Options.Lookup("expireAfterSeconds")); ok {
+		field := []string{"_id"}
+		if s.Type == typeTimeseries {
+			at, _ := s.Options.Lookup("timeseries", "timeField").StringValueOK()
+			field = []string{"control", "max", at}
 		}
+		rules = append(rules, ttlRule{field, t})
+	}
+	for _, x := range s.Indexes {
+		t, ok := asInt64(x.Lookup("expireAfterSeconds"))
 		first, err := x.Lookup("key").Document().IndexErr(0)
-		if ok && err == nil {
-			rules = append(rules, ttlRule{strings.Split(first.Key(), "."), seconds})
+		if ok && err == nil && s.Type == typeCollection {
+			rules = append(rules, ttlRule{strings.Split(first.Key(), "."), t})
 		}
 	}
 	return rules

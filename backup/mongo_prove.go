@@ -51,23 +51,24 @@ func (m *MongoRestore) prove(ctx context.Context, data dumpData) error {
 		return err
 	}
 	defer r.conn.close(ctx)
-	var filled []*dumped
-	byData := map[*dumped]*job{}
+	var mu sync.Mutex
 	var findings []error
+	byData := map[*dumped]*job{}
+	var alone, beside []*dumped // those compared by digest, and those that need the dump's documents
 	for _, j := range r.jobs {
-		if err := r.sameDefinition(j); err != nil {
+		byData[j.dumped] = j
+		switch err := r.sameDefinition(j); {
+		case err != nil:
 			findings = append(findings, fail("compare", j.to(), err))
-			continue
-		}
-		if j.Type != typeView {
-			filled = append(filled, j.dumped)
-			byData[j.dumped] = j
+		case j.Type == typeView:
+		case m.Mode == MongoMerge || len(j.removals()) > 0:
+			beside = append(beside, j.dumped)
+		default:
+			alone = append(alone, j.dumped)
 		}
 	}
-	var mu sync.Mutex
-	err = r.data.feed(ctx, cmp.Or(m.Parallel, 4), filled, func(ctx context.Context, d *dumped, read readDocs) error {
+	compare := func(ctx context.Context, d *dumped, read readDocs) (err error) {
 		j := byData[d]
-		var err error
 		if m.Mode == MongoMerge {
 			err = r.contains(ctx, j, read)
 		} else {
@@ -85,9 +86,15 @@ func (m *MongoRestore) prove(ctx context.Context, data dumpData) error {
 			findings = append(findings, fail("compare", j.to(), err))
 		}
 		return nil
-	})
-	if err != nil {
+	}
+	parallel := cmp.Or(m.Parallel, 4)
+	if err := largestFirst(ctx, parallel, alone, func(ctx context.Context, d *dumped) error { return compare(ctx, d, nil) }); err != nil {
 		return err
+	}
+	if len(beside) > 0 {
+		if err := r.data.feed(ctx, parallel, beside, compare); err != nil {
+			return err
+		}
 	}
 	if m.UsersAndRoles {
 		for _, db := range data.auth() {
@@ -143,16 +150,13 @@ func replaceString(d bson.Raw, field, value string) bson.Raw {
 	return join(elems)
 }
 
-// sameDocuments reads a collection and compares it with the dump. With a TTL
-// index on the live collection both sides are counted without what is about to
-// be removed; read gives the dump's documents for that.
+// sameDocuments reads a collection and compares it with the dump. Where read is
+// given and the server removes documents by their age, both sides are counted
+// without what is about to be removed.
 func (r *restoring) sameDocuments(ctx context.Context, j *job, coll string, read readDocs) error {
 	var rules []ttlRule
 	if read != nil {
-		rules = j.ttl()
-		if t, ok := asInt64(j.Options.Lookup("expireAfterSeconds")); ok && j.Type == typeTimeseries {
-			rules = append(rules, ttlRule{[]string{"control", "max", timeField(j.mongoSpace)}, t})
-		}
+		rules = j.removals()
 	}
 	before := time.Now().Add(ttlMargin)
 	stays := func(doc []byte) bool {
@@ -193,11 +197,6 @@ func (r *restoring) sameDocuments(ctx context.Context, j *job, coll string, read
 			have.count, have.bytes, have.sum, want.count, want.bytes, want.sum)
 	}
 	return nil
-}
-
-func timeField(s *mongoSpace) string {
-	f, _ := s.Options.Lookup("timeseries", "timeField").StringValueOK()
-	return f
 }
 
 // contains looks every document of the dump up by its _id.

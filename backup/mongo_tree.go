@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,17 +55,24 @@ func (t *tree) spaces() []*dumped { return t.all }
 func (t *tree) auth() []string    { return t.users }
 
 func (t *tree) feed(ctx context.Context, parallel int, want []*dumped, do func(context.Context, *dumped, readDocs) error) error {
-	queue := make(chan *dumped, len(want))
-	for _, d := range slices.SortedStableFunc(slices.Values(want), func(a, b *dumped) int { return int(min(max(b.bytes-a.bytes, -1), 1)) }) {
+	return largestFirst(ctx, parallel, want, func(ctx context.Context, d *dumped) error {
+		return do(ctx, d, func(each func([]byte) error) error { return t.documents(ctx, d.data, each) })
+	})
+}
+
+// largestFirst keeps a few workers busy, so that the longest does not come last.
+func largestFirst(ctx context.Context, parallel int, all []*dumped, do func(context.Context, *dumped) error) error {
+	queue := make(chan *dumped, len(all))
+	for _, d := range slices.SortedStableFunc(slices.Values(all), func(a, b *dumped) int { return cmp.Compare(b.bytes, a.bytes) }) {
 		queue <- d
 	}
 	close(queue)
-	return together(ctx, min(parallel, len(want)), func(ctx context.Context, _ int) error {
+	return together(ctx, min(parallel, len(all)), func(ctx context.Context, _ int) error {
 		for d := range queue {
 			if err := ended(ctx); err != nil {
 				return err
 			}
-			if err := do(ctx, d, func(each func([]byte) error) error { return t.documents(ctx, d.data, each) }); err != nil {
+			if err := do(ctx, d); err != nil {
 				return err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // mongoStructure reads a component of kind "mongo" from end to end: every file
@@ -18,30 +19,25 @@ func mongoStructure(ctx context.Context, s *Stored) error {
 	if err != nil {
 		return err
 	}
-	want := slices.DeleteFunc(slices.Clone(t.all), func(d *dumped) bool { return d.data == "" })
 	wholes := map[string]string{}
 	for _, c := range details.Collections {
 		wholes[c.DB+"."+c.Name] = c.SHA256
 	}
-	findings := make([]error, len(want))
-	next := make(chan int, len(want))
-	for i := range want {
-		next <- i
-	}
-	close(next)
-	err = together(ctx, min(4, len(want)), func(ctx context.Context, _ int) error {
-		for i := range next {
-			d := want[i]
-			got, err := t.scan(ctx, d, true)
-			if e := ended(ctx); e != nil {
-				return e
-			}
-			if err == nil && (got.count != d.count || got.bytes != d.bytes || got.sum != d.sum || got.sha256() != wholes[d.namespace()]) {
-				err = fmt.Errorf("%w: %s: %d documents of %d bytes with digest %s, the manifest says %d of %d with %s", ErrDamaged,
-					d.data, got.count, got.bytes, got.sum, d.count, d.bytes, d.sum)
-			}
-			findings[i] = err
+	var mu sync.Mutex
+	var findings []error
+	filled := slices.DeleteFunc(slices.Clone(t.all), func(d *dumped) bool { return d.data == "" })
+	err = largestFirst(ctx, 4, filled, func(ctx context.Context, d *dumped) error {
+		got, err := t.scan(ctx, d, true)
+		if e := ended(ctx); e != nil {
+			return e
 		}
+		if err == nil && (got.count != d.count || got.bytes != d.bytes || got.sum != d.sum || got.sha256() != wholes[d.namespace()]) {
+			err = fmt.Errorf("%w: %s: %d documents of %d bytes with digest %s, the manifest says %d of %d with %s", ErrDamaged,
+				d.data, got.count, got.bytes, got.sum, d.count, d.bytes, d.sum)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		findings = append(findings, err)
 		return nil
 	})
 	if err != nil {

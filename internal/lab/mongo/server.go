@@ -50,7 +50,8 @@ type Command struct {
 // value answers as usual.
 type Fault struct {
 	Wait <-chan struct{} // hold the answer until this is closed or the server stops
-	Cut  bool            // close the connection without an answer
+	Cut  bool            // close the connection instead of running the command
+	Lose bool            // run the command, then close the connection without an answer
 	Code int32           // answer with this error instead of running the command
 	Name string          // codeName of that error
 	Msg  string          // errmsg of that error
@@ -305,8 +306,9 @@ func (c *conn) run(q request) (bson.Raw, error) {
 	c.s.cmu.Lock()
 	hook := c.s.hook
 	c.s.cmu.Unlock()
+	var f Fault
 	if hook != nil {
-		f := hook(Command{Name: q.name, DB: q.db, Target: q.target, Body: q.body})
+		f = hook(Command{Name: q.name, DB: q.db, Target: q.target, Body: q.body})
 		if f.Wait != nil {
 			select {
 			case <-f.Wait:
@@ -333,6 +335,9 @@ func (c *conn) run(q request) (bson.Raw, error) {
 		return marshal(refusal{59, "CommandNotFound", "no such command: '" + q.name + "'"}.reply())
 	}
 	reply, err := do(c, q)
+	if f.Lose {
+		return nil, errCut
+	}
 	var no refusal
 	if errors.As(err, &no) {
 		return marshal(no.reply())
