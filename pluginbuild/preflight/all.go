@@ -96,8 +96,9 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 	}
 	r.symbols(t.Symbols)
 	r.gateway(t)
-	for _, p := range r.Plugins {
-		r.Verdict = r.Verdict.worse(p.Verdict)
+	for i := range r.Plugins {
+		r.Plugins[i].sort()
+		r.Verdict = r.Verdict.worse(r.Plugins[i].Verdict)
 	}
 	return r, nil
 }
@@ -163,7 +164,12 @@ func (r *Result) target(g *Binary, t Target) {
 		r.add(Finding{Verdict: Loads, Kind: KindCPU, Subject: "GOAMD64", Detail: versions(g.GOAMD64, p.GOAMD64) + ": it crashes the gateway on a lesser CPU",
 			Remedy: "compile the plugin with GOAMD64=" + g.GOAMD64})
 	}
-	for _, f := range glibcFindings(p, t, "recompile in an image no newer than the target, such as the -el7 one of releases that have it") {
+	remedy := "compile the plugin on a system with glibc " + glibcs[t.Distro] + " or older"
+	if t.Distro == "ubuntu/16.04" || t.Distro == "ubuntu/18.04" {
+		// The packages for these come from it: 3.2.3, 4.0 to 4.3 and 5.0.
+		remedy += ", such as the -el7 image of releases that have one"
+	}
+	for _, f := range glibcFindings(p, t, remedy) {
 		r.add(f)
 	}
 }

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -18,9 +19,10 @@ const (
 	Unknown Verdict = "unknown"
 )
 
+var rank = map[Verdict]int{Loads: 1, Unknown: 2, Fails: 3}
+
 // worse returns the verdict that decides when both hold.
 func (v Verdict) worse(w Verdict) Verdict {
-	rank := map[Verdict]int{Loads: 1, Unknown: 2, Fails: 3}
 	if rank[w] > rank[v] {
 		return w
 	}
@@ -75,6 +77,11 @@ type Result struct {
 func (r *Result) add(f Finding) {
 	r.Findings = append(r.Findings, f)
 	r.Verdict = r.Verdict.worse(f.Verdict)
+}
+
+// sort puts the decisive findings first.
+func (r *Result) sort() {
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(rank[b.Verdict], rank[a.Verdict]) })
 }
 
 // Compare gives the verdict of plugin.Open in that gateway, on a machine whose
@@ -132,15 +139,7 @@ func compare(p, g *Binary, img image) Result {
 		// plugin exports anything at all.
 		file(Unknown, name(p), "the package that holds its functions cannot be found, as after -ldflags=-pluginpath", "compile it without -ldflags=-pluginpath")
 	}
-	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
-		switch {
-		case a.Verdict == b.Verdict:
-			return 0
-		case a.Verdict.worse(b.Verdict) == a.Verdict:
-			return -1
-		}
-		return 1
-	})
+	r.sort()
 	return r
 }
 

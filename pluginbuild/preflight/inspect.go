@@ -101,7 +101,11 @@ func InspectReaderAt(r io.ReaderAt, size int64, name string) (b *Binary, err err
 	}
 	b.Name, b.Size = name, size
 	sum := sha256.New()
-	if _, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte, chunk)); err != nil {
+	n, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte, chunk))
+	if err == nil && n < size {
+		err = malformed("it ends after %d of %d bytes", n, size)
+	}
+	if err != nil {
 		return nil, fail("inspect", name, err)
 	}
 	b.SHA256 = hex.EncodeToString(sum.Sum(nil))

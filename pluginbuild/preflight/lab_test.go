@@ -3,6 +3,7 @@ package preflight_test
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -241,6 +242,7 @@ var more = map[string]artifact{
 	"b other":    plugin(artifact{pkg: "plug/b", flags: []string{"-gcflags=example.com/plug/extra=-l"}}),
 	"hooks":      plugin(artifact{pkg: "hooks", work: "hooks.work"}),
 	"hooks s -w": plugin(artifact{pkg: "hooks", work: "hooks.work", flags: []string{"-ldflags=-s -w"}}),
+	"hooks 1.19": plugin(artifact{pkg: "hooks", work: "hooks.work", gover: "go1.19.13"}),
 	"arm64":      {pkg: "gw/noplugin", env: []string{"GOARCH=arm64", "CGO_ENABLED=0"}},
 }
 
@@ -503,4 +505,21 @@ func inspect(t testing.TB, path string) *preflight.Binary {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// elfVersions is the peer's list of versions that a file needs.
+func elfVersions(path string) ([]string, error) {
+	f, err := elf.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	needs, err := f.DynamicVersionNeeds()
+	var versions []string
+	for _, n := range needs {
+		for _, d := range n.Needs {
+			versions = append(versions, d.Dep)
+		}
+	}
+	return versions, err
 }

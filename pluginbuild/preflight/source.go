@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bufio"
+	"compress/flate"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error)
 	const op, archive = "read", "bundle"
 	z, err := zip.NewReader(r, size)
 	if err != nil {
-		return nil, fail(op, archive, malformed("%v", err))
+		return nil, fail(op, archive, damaged(err))
 	}
 	var found []*Binary
 	for _, f := range z.File {
@@ -38,7 +39,7 @@ func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error)
 		}
 		m, err := f.Open()
 		if err != nil {
-			return nil, fail(op, f.Name, malformed("%v", err))
+			return nil, fail(op, f.Name, damaged(err))
 		}
 		b, err := spool(m, f.Name)
 		_ = m.Close()
@@ -69,10 +70,8 @@ func InspectTar(r io.Reader, member string) (*Binary, error) {
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil, fail(op, member, ErrNoMember)
-		case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum):
-			return nil, fail(op, member, malformed("%v", err))
 		case err != nil:
-			return nil, fail(op, member, err)
+			return nil, fail(op, member, damaged(err))
 		case member != "" && clean(h.Name) != want:
 			continue
 		case h.Typeflag == tar.TypeReg:
@@ -95,7 +94,9 @@ func InspectDeb(r io.Reader, member string) (*Binary, error) {
 	const op, archive = "read", "Debian package"
 	in := bufio.NewReader(r)
 	magic := make([]byte, 8)
-	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != "!<arch>\n" {
+	if _, err := io.ReadFull(in, magic); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fail(op, archive, damaged(err))
+	} else if string(magic) != "!<arch>\n" {
 		return nil, fail(op, archive, malformed("it does not begin with the mark of one"))
 	}
 	for {
@@ -104,7 +105,7 @@ func InspectDeb(r io.Reader, member string) (*Binary, error) {
 		if _, err := io.ReadFull(in, h); errors.Is(err, io.EOF) {
 			return nil, fail(op, archive, malformed("it has no data member"))
 		} else if err != nil {
-			return nil, fail(op, archive, malformed("%v", err))
+			return nil, fail(op, archive, damaged(err))
 		}
 		name := strings.TrimSuffix(strings.TrimSpace(string(h[:16])), "/")
 		size, err := strconv.ParseInt(strings.TrimSpace(string(h[48:58])), 10, 64)
@@ -118,7 +119,7 @@ func InspectDeb(r io.Reader, member string) (*Binary, error) {
 		case name == "data.tar.gz":
 			z, err := gzip.NewReader(data)
 			if err != nil {
-				return nil, fail(op, archive, malformed("%v", err))
+				return nil, fail(op, archive, damaged(err))
 			}
 			return InspectTar(z, member)
 		case strings.HasPrefix(name, "data.tar"):
@@ -126,7 +127,7 @@ func InspectDeb(r io.Reader, member string) (*Binary, error) {
 		}
 		// Members begin at even offsets.
 		if _, err := io.CopyN(io.Discard, in, size+size%2); err != nil {
-			return nil, fail(op, archive, malformed("member %q is cut off", name))
+			return nil, fail(op, archive, damaged(err))
 		}
 	}
 }
@@ -145,9 +146,9 @@ func spool(r io.Reader, name string) (*Binary, error) {
 	n, err := io.Copy(f, io.LimitReader(r, maxSpool+1))
 	switch {
 	case err != nil && isWrite(err):
-		return nil, fail("inspect", name, fmt.Errorf("copy to %s: %w", os.TempDir(), err))
+		return nil, fail("inspect", name, fmt.Errorf("copy to %s: %w", os.TempDir(), bare(err)))
 	case err != nil:
-		return nil, fail("inspect", name, malformed("%v", err))
+		return nil, fail("inspect", name, damaged(err))
 	case n > maxSpool:
 		return nil, fail("inspect", name, malformed("it is larger than %d GiB", maxSpool>>30))
 	}
@@ -158,4 +159,18 @@ func spool(r io.Reader, name string) (*Binary, error) {
 func isWrite(err error) bool {
 	e, ok := errors.AsType[*os.PathError](err)
 	return ok && e.Op == "write"
+}
+
+// damaged marks the errors that speak of an archive's content; others, as of a
+// connection, stay as they are.
+func damaged(err error) error {
+	for _, of := range []error{tar.ErrHeader, zip.ErrFormat, zip.ErrChecksum, zip.ErrAlgorithm, gzip.ErrHeader, gzip.ErrChecksum, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, of) {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+	}
+	if _, ok := errors.AsType[flate.CorruptInputError](err); ok {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return err
 }
