@@ -88,10 +88,10 @@ type failure struct {
 // exit code is 100 throughout. The first row that matches names the failure,
 // so causes stand before their consequences.
 var failures = []failure{
+	{regexp.MustCompile(`.*are you root\?.*|dpkg: error: .*requires superuser privilege.*`),
+		ErrNotRoot, false, "run as root or through Sudo"},
 	{regexp.MustCompile(`Could not get lock \S+.*|[Uu]nable to (?:lock|acquire) .*lock.*|dpkg: error: .*lock.* (?:was|is) locked by .*`),
 		ErrLocked, true, "wait for the other program to end"},
-	{regexp.MustCompile(`.*are you root\?.*|dpkg: error: requested operation requires superuser privilege`),
-		ErrNotRoot, false, "run as root or through Sudo"},
 	{regexp.MustCompile(`.*dpkg was interrupted, you must manually run.*`),
 		ErrInterrupted, false, "call Repair first"},
 	{regexp.MustCompile(`.*No space left on device.*|.*You don't have enough free space in.*`),

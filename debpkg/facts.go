@@ -147,7 +147,7 @@ func serves(s Source, available []Available) []string {
 	var names []string
 	for _, a := range available {
 		for _, u := range s.URIs {
-			if strings.HasPrefix(a.Origin, strings.TrimRight(u, "/")) && !slices.Contains(names, a.Package) && !s.Disabled {
+			if strings.HasPrefix(bare(a.Origin), bare(u)) && !slices.Contains(names, a.Package) && !s.Disabled {
 				names = append(names, a.Package)
 			}
 		}

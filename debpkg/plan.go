@@ -211,7 +211,7 @@ func (h *Host) plan(ctx context.Context, want []Request, fetch bool) (Plan, erro
 	in := installOf(want, debs)
 	sim, err := h.simulate(ctx, op, in.args)
 	if err != nil {
-		return Plan{}, h.explainMissing(ctx, err, want)
+		return Plan{}, h.explainPlan(ctx, err, want)
 	}
 	before, err := h.Packages(ctx, append(sim.names(), "tyk-*")...)
 	if err != nil {
@@ -326,10 +326,24 @@ func installOf(want []Request, debs map[string]Deb) install {
 	return in
 }
 
-// explainMissing adds what there is to an error about what there is not.
-func (h *Host) explainMissing(ctx context.Context, err error, want []Request) error {
+// explainPlan adds to apt's words what else the host knows: which versions
+// there are, and which packages on hold stand in the way.
+func (h *Host) explainPlan(ctx context.Context, err error, want []Request) error {
 	var e *Error
-	if !errors.As(err, &e) || e.Kind != ErrNoVersion && e.Kind != ErrNoPackage {
+	if !errors.As(err, &e) {
+		return err
+	}
+	if e.Kind == ErrDepends {
+		if all, qerr := h.dpkgQuery(ctx, "*"); qerr == nil {
+			for _, p := range all {
+				if p.Held() && strings.Contains(e.Detail, p.Name) {
+					e.Detail += fmt.Sprintf("; %s is on hold", p.Name)
+				}
+			}
+		}
+		return err
+	}
+	if e.Kind != ErrNoVersion && e.Kind != ErrNoPackage {
 		return err
 	}
 	for _, r := range want {

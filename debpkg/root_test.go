@@ -1,18 +1,14 @@
 package debpkg_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -320,8 +316,3 @@ func TestUpgradeAndRevert(t *testing.T) {
 		t.Errorf("%s is left: %v", c.Dir, err)
 	}
 }
-
-var _ = syscall.F_SETLK
-var _ = http.DefaultClient
-var _ = httptest.NewServer
-var _ = context.Background

@@ -43,6 +43,11 @@ var userinfo = regexp.MustCompile(`://[^/@\s]+@`)
 // packagecloud carry a token as the user name.
 func redact(s string) string { return userinfo.ReplaceAllString(s, "://***@") }
 
+// bare is an address as apt prints it, without credentials.
+func bare(uri string) string {
+	return strings.TrimRight(strings.Replace(uri, "://***@", "://", 1), "/")
+}
+
 // Sources lists the entries in the files that apt reads.
 func (h *Host) Sources(ctx context.Context) ([]Source, error) {
 	dir := h.path("/etc/apt")

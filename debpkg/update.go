@@ -149,8 +149,8 @@ func entryOf(sources []Source, uri string) string {
 	best, at := 0, ""
 	for _, s := range sources {
 		for _, u := range s.URIs {
-			u = strings.TrimRight(u, "/")
-			if strings.HasPrefix(uri, u) && len(u) > best {
+			u = bare(u)
+			if strings.HasPrefix(bare(uri), u) && len(u) > best {
 				best, at = len(u), fmt.Sprintf("%s:%d", s.File, s.Line)
 			}
 		}

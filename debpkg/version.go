@@ -39,7 +39,7 @@ func validate(s string) error {
 		return errors.New("nothing follows the last hyphen")
 	case strings.ContainsFunc(upstream, func(r rune) bool { return !alnum(r) && !strings.ContainsRune(".-+~:", r) }),
 		strings.ContainsFunc(revision, func(r rune) bool { return !alnum(r) && !strings.ContainsRune(".+~", r) }):
-		return errors.New("a Debian version consists of letters, digits and . + - ~ :")
+		return errors.New("a Debian version consists of letters, digits and the characters .+-~: only")
 	}
 	return nil
 }

@@ -32,6 +32,7 @@ var rules = map[string]deptest.Rule{
 		},
 	},
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
+	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh"}},
 	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "stores the map file of a blue-green switch durably"}},
 	"health":                {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
 }

@@ -99,7 +99,10 @@ func (p Package) write(tree string) error {
 		}
 	}
 	var c bytes.Buffer
-	fmt.Fprintf(&c, "Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Lab <lab@example.com>\nInstalled-Size: %d\n", p.Name, p.Version, p.Arch, size/1024+1)
+	fmt.Fprintf(&c, "Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Lab <lab@example.com>\n", p.Name, p.Version, p.Arch)
+	if !slices.ContainsFunc(p.Fields, func(f string) bool { return strings.HasPrefix(f, "Installed-Size:") }) {
+		fmt.Fprintf(&c, "Installed-Size: %d\n", size/1024+1)
+	}
 	for _, f := range p.Fields {
 		fmt.Fprintln(&c, f)
 	}

@@ -1,0 +1,4 @@
+package debpkg
+
+// Classify is the failure catalogue's reader.
+var Classify = classify

@@ -1,0 +1,449 @@
+package debpkg_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/debs"
+)
+
+// Every row of the failure catalogue that a plan or an apply can meet, really
+// produced.
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t,
+		gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}),
+		gateway("6.0.0", debs.TykOptions{Fields: []string{"Depends: libnothing (>= 2)"}}),
+		gateway("6.1.0", debs.TykOptions{Postinst: "echo the configuration is wrong >&2; exit 7"}),
+		gateway("6.2.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-pump"}}),
+		gateway("6.3.0", debs.TykOptions{Fields: []string{"Installed-Size: 99999999999"}}),
+		debs.Tyk("tyk-gateway-ee", "5.7.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-gateway", "Replaces: tyk-gateway"}}),
+		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{Fields: []string{"Depends: tyk-dep (>= 2)"}}),
+		debs.Package{Name: "tyk-dep", Version: "1"}, debs.Package{Name: "tyk-dep", Version: "2"},
+	)
+	f.install("tyk-gateway=4.0.8", "tyk-pump=1.8.3", "tyk-dep=1")
+	h := f.host()
+	ctx := t.Context()
+
+	_, err := h.Plan(ctx, f.request("tyk-pump", "5.2.5"))
+	wantError(t, err, debpkg.ErrNoVersion, "tyk-pump", "the sources offer 1.9.0, 1.8.3", "own version line")
+	_, err = h.Plan(ctx, f.request("tyk-nix", "5.2.5"))
+	wantError(t, err, debpkg.ErrNoPackage, "tyk-nix")
+	_, err = h.Plan(ctx, f.request("tyk-gateway", "6.0.0"))
+	wantError(t, err, debpkg.ErrDepends, "libnothing")
+	for name, want := range map[string][]debpkg.Request{
+		"nothing requested":  nil,
+		"not a package name": {{Package: "-o", Version: version(t, "1")}},
+		"requested twice":    {f.request("tyk-pump", "1.9.0"), f.request("tyk-pump", "1.8.3")},
+		"has no version":     {{Package: "tyk-pump"}},
+		"takes no version":   {{Package: "tyk-pump", Version: version(t, "1"), Remove: true}},
+		"absolute path":      {{Package: "tyk-pump", Deb: "x.deb"}},
+	} {
+		if _, err := h.Plan(ctx, want...); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v: %v", want, err)
+		}
+	}
+
+	refused := func(text string, want ...debpkg.Request) {
+		t.Helper()
+		p := f.plan(h, want...)
+		_, err := h.Apply(ctx, p)
+		wantError(t, err, debpkg.ErrRefused, text)
+		if !strings.Contains(p.String(), "REFUSED: ") {
+			t.Errorf("the table hides the refusal:\n%s", p)
+		}
+	}
+	refused("it would remove tyk-pump 1.8.3, which nobody asked for", f.request("tyk-gateway", "6.2.0"))
+	refused("it would remove tyk-gateway 4.0.8", f.request("tyk-gateway-ee", "5.7.0"))
+	refused("the new files need", f.request("tyk-gateway", "6.3.0"))
+	f.raw("apt-mark", "hold", "tyk-dep")
+	_, err = h.Plan(ctx, f.request("tyk-pump", "1.9.0"))
+	wantError(t, err, debpkg.ErrDepends, "Depends: tyk-dep (>= 2)", "tyk-dep is on hold")
+	f.raw("apt-mark", "unhold", "tyk-dep")
+	f.want("tyk-gateway", "4.0.8", "install installed")
+	f.want("tyk-pump", "1.8.3", "install installed")
+
+	// A dependency that comes along is named, and goes back with the rest.
+	p := f.plan(h, f.request("tyk-pump", "1.9.0"))
+	if len(p.Actions) != 2 || !slices.ContainsFunc(p.Actions, func(a debpkg.Action) bool { return a.Package == "tyk-dep" && !a.Requested }) {
+		t.Errorf("actions %+v", p.Actions)
+	}
+	c, err := h.Apply(ctx, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-dep", "2", "install installed")
+	if err := h.Revert(ctx, c, debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-dep", "1", "install installed")
+	f.want("tyk-pump", "1.8.3", "install installed")
+
+	// postinst fails: the error has the script's words, later plans are
+	// refused, a revert puts everything right.
+	c, err = h.Apply(ctx, f.plan(h, f.request("tyk-gateway", "6.1.0")))
+	wantError(t, err, debpkg.ErrScript, "exit status 7", "half-configured at 6.1.0")
+	if !errors.Is(err, debpkg.ErrOutcome) {
+		t.Errorf("%v is no ErrOutcome", err)
+	}
+	var e *debpkg.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Output, "the configuration is wrong") {
+		t.Errorf("the whole output is not there: %+v", e)
+	}
+	if c.ExitCode != 100 || c.Dir == "" {
+		t.Errorf("change %+v", c)
+	}
+	f.want("tyk-gateway", "6.1.0", "install half-configured")
+	refused("left tyk-gateway 6.1.0 half-configured", f.request("tyk-gateway", "5.2.5"))
+	facts, err := h.Facts(ctx)
+	if err != nil || len(facts.Broken) != 1 || facts.Broken[0].Name != "tyk-gateway" {
+		t.Errorf("broken %+v, %v", facts.Broken, err)
+	}
+	wantError(t, h.Repair(ctx), debpkg.ErrScript, "exit status 7")
+	if _, err := h.Apply(ctx, c.Plan); !errors.Is(err, debpkg.ErrScript) {
+		t.Errorf("the same plan again: %v", err)
+	}
+	if err := h.Revert(ctx, roundTrip(t, c), debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "4.0.8", "install installed")
+
+	// A removal that is asked for, and back.
+	c, err = h.Apply(ctx, f.plan(h, f.request("tyk-gateway-ee", "5.7.0"), debpkg.Request{Package: "tyk-gateway", Remove: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "", "")
+	f.want("tyk-gateway-ee", "5.7.0", "install installed")
+	if err := h.Revert(ctx, c, debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "4.0.8", "install installed")
+	f.want("tyk-gateway-ee", "", "")
+
+	// A foreign package that is half-configured makes apt exit with 100, and
+	// is no reason to call ours failed.
+	if _, err := f.repo.Add(debs.Package{Name: "foreign", Version: "1", Scripts: map[string]string{"postinst": "exit 1\n"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Update(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := f.try("apt-get", "-q", "-y", "install", "foreign"); err == nil {
+		t.Fatalf("foreign was installed:\n%s", out)
+	}
+	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
+	if !strings.Contains(p.String(), "foreign 1 half-configured") {
+		t.Errorf("the plan hides the broken package:\n%s", p)
+	}
+	c, err = h.Apply(ctx, p)
+	if err != nil || c.ExitCode != 100 || !strings.Contains(c.Note, "foreign") {
+		t.Errorf("exit code %d, note %q, %v", c.ExitCode, c.Note, err)
+	}
+	f.want("tyk-gateway", "5.2.5", "install installed")
+}
+
+// The rows that our own flags prevent, and those of apt by hand: each output
+// is real, and is told apart.
+func TestCatalogue(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}),
+		gateway("6.0.0", debs.TykOptions{Fields: []string{"Depends: libnothing"}}), gateway("6.1.0", debs.TykOptions{Config: conf2, Postinst: "exit 7"}))
+	f.install("tyk-gateway=5.2.5")
+	fails := func(kind error, argv ...string) {
+		t.Helper()
+		out, err := f.try(argv...)
+		if err == nil {
+			t.Errorf("%v succeeded:\n%s", argv, out)
+			return
+		}
+		if e := debpkg.Classify("test", out, err); !errors.Is(e, kind) || e.Next == "" || !strings.Contains(e.Output, strings.TrimSpace(out)) {
+			t.Errorf("%v is taken for %v:\n%s", argv, e.Kind, out)
+		}
+	}
+	fails(debpkg.ErrDowngrade, "apt-get", "-y", "install", "tyk-gateway=4.0.8")
+	fails(debpkg.ErrNoVersion, "apt-get", "-y", "install", "tyk-gateway=9")
+	fails(debpkg.ErrNoPackage, "apt-get", "-y", "install", "nix")
+	fails(debpkg.ErrDepends, "apt-get", "-y", "install", "tyk-gateway=6.0.0")
+	fails(debpkg.ErrRemoval, "apt-get", "-y", "--no-remove", "install", "tyk-gateway-")
+	f.raw("apt-mark", "hold", "tyk-gateway")
+	fails(debpkg.ErrHeld, "apt-get", "-y", "--allow-downgrades", "install", "tyk-gateway=4.0.8")
+	f.raw("apt-mark", "unhold", "tyk-gateway")
+	f.install("tyk-gateway=4.0.8")
+	f.write("/opt/tyk-gateway/tyk.conf", "edited")
+	fails(debpkg.ErrConffile, "apt-get", "-y", "install", "tyk-gateway=5.2.5")
+	f.want("tyk-gateway", "5.2.5", "install unpacked")
+	// Repair answers the prompt.
+	if err := f.host().Repair(t.Context()); err != nil {
+		t.Error(err)
+	}
+	f.want("tyk-gateway", "5.2.5", "install installed")
+	if got := f.file("/opt/tyk-gateway/tyk.conf"); got != "edited" {
+		t.Errorf("conffile %q", got)
+	}
+	fails(debpkg.ErrScript, "apt-get", "-y", "install", "tyk-gateway=6.1.0")
+	f.write("/var/lib/dpkg/updates/0000", "Package: tyk-gateway\n")
+	fails(debpkg.ErrInterrupted, "apt-get", "-y", "install", "tyk-gateway=5.2.5")
+	if err := os.Remove(filepath.Join(f.root.Dir, "/var/lib/dpkg/updates/0000")); err != nil {
+		t.Fatal(err)
+	}
+	e := debpkg.Classify("do it", "something\nE: never seen\n", nil)
+	if !errors.Is(e, debpkg.ErrApt) || !strings.Contains(e.Error(), "do it: apt or dpkg failed: E: never seen; read the whole output") {
+		t.Errorf("unknown output: %v", e)
+	}
+	if os.Geteuid() == 0 {
+		if su, err := exec.LookPath("setpriv"); err == nil {
+			if err := os.Chmod(f.root.Dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			fails(debpkg.ErrNotRoot, su, "--reuid=65534", "--clear-groups", "env", "APT_CONFIG=", "apt-get", "-y", "install", "nix")
+		}
+	}
+}
+
+// update through a web server that fails in every way.
+func TestUpdate(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("5.2.5", debs.TykOptions{}))
+	files := http.FileServer(http.Dir(f.repo.Dir))
+	var broken string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case broken == "gone":
+			http.NotFound(w, r)
+		case broken == "resized" && strings.HasSuffix(r.URL.Path, ".deb"):
+			_, _ = w.Write([]byte("something else"))
+		case broken == "gone deb" && strings.HasSuffix(r.URL.Path, ".deb"):
+			http.NotFound(w, r)
+		default:
+			files.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(server.Close)
+	list := "/etc/apt/sources.list.d/tyk_tyk-gateway.list"
+	withUser := strings.Replace(server.URL, "http://", "http://token-secret:@", 1)
+	f.write("/etc/apt/sources.list.d/lab0.list", "")
+	f.write(list, "# by hand\n"+f.repo.List(withUser+"/", f.repo.KeyFile))
+	h := f.host()
+	ctx := t.Context()
+	if err := h.Update(ctx); err != nil {
+		t.Fatal(err)
+	}
+	facts, err := h.Facts(ctx)
+	if err != nil || len(facts.Sources) != 1 || !facts.Sources[0].Tyk() || facts.Sources[0].Line != 2 || facts.Sources[0].SignedBy != f.repo.KeyFile ||
+		!slices.Equal(facts.Sources[0].Serves, []string{"tyk-gateway"}) || strings.Contains(facts.Sources[0].URIs[0], "secret") {
+		t.Errorf("sources %+v, %v", facts.Sources, err)
+	}
+
+	expect := func(kind error, name string) {
+		t.Helper()
+		err := h.Update(ctx)
+		wantError(t, err, kind, "tyk_tyk-gateway.list:2")
+		var u *debpkg.UpdateError
+		if !errors.As(err, &u) || len(u.Failures) != 1 || u.Retryable() != (kind == debpkg.ErrNetwork) {
+			t.Errorf("%s: %#v", name, err)
+		}
+		if strings.Contains(err.Error(), "secret") || strings.Contains(u.Output, "secret") {
+			t.Errorf("%s: the token is told: %v", name, err)
+		}
+		// What apt alone makes of it, for the record.
+		out, aptErr := f.try("apt-get", "-q", "update")
+		t.Logf("%s: apt-get update: %v, ours: %v\n%s", name, aptErr, err, out)
+	}
+	broken = "gone"
+	expect(debpkg.ErrNetwork, "404")
+	broken = ""
+	other, err := debs.NewRepo(filepath.Join(t.TempDir(), "other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.write(list, "# by hand\n"+f.repo.List(withUser+"/", other.KeyFile))
+	expect(debpkg.ErrSignature, "foreign key, with an older index")
+	if err := os.RemoveAll(filepath.Join(f.root.Dir, "/var/lib/apt/lists")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(f.root.Dir, "/var/lib/apt/lists/partial"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	expect(debpkg.ErrSignature, "foreign key, without an index")
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+	// Somebody changes the index behind the signature's back.
+	f.write(list, "# by hand\n"+f.repo.List(withUser+"/", f.repo.KeyFile))
+	inRelease := filepath.Join(f.repo.Dir, "InRelease")
+	good, err := os.ReadFile(inRelease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Newer each time, or the web server answers "not modified".
+	forged := time.Now().Add(time.Minute)
+	if err := errors.Join(os.WriteFile(inRelease, bytes.Replace(good, []byte("Origin: Lab"), []byte("Origin: Bad"), 1), 0o644),
+		os.Chtimes(inRelease, forged, forged)); err != nil {
+		t.Fatal(err)
+	}
+	expect(debpkg.ErrSignature, "forged")
+	later := forged.Add(time.Minute)
+	if err := errors.Join(os.WriteFile(inRelease, good, 0o644), os.Chtimes(inRelease, later, later)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Update(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	// The index is fine, the package has changed or gone.
+	for _, how := range []string{"resized", "gone deb"} {
+		broken = how
+		_, err = h.Plan(ctx, f.request("tyk-gateway", "5.2.5"))
+		wantError(t, err, debpkg.ErrStale, "tyk-gateway", "update the package lists")
+	}
+	broken = ""
+	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
+	if len(p.Downloads) != 1 || p.DownloadSize() != p.Actions[0].Size || strings.Contains(p.Downloads[0].URI, "secret") {
+		t.Errorf("downloads %+v", p.Downloads)
+	}
+	// The plan fetched it, so that apply needs no network.
+	server.Close()
+	if _, err := h.Apply(ctx, p); err != nil {
+		t.Error(err)
+	}
+	f.want("tyk-gateway", "5.2.5", "install installed")
+	expect(debpkg.ErrNetwork, "network down")
+}
+
+func TestUnsignedSource(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("5.2.5", debs.TykOptions{}))
+	for _, name := range []string{"InRelease", "Release", "Release.gpg"} {
+		if err := os.RemoveAll(filepath.Join(f.repo.Dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(f.root.Dir, "/var/lib/apt/lists")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.host().Update(t.Context()); err == nil {
+		t.Error("an unsigned source was updated")
+	}
+	f.raw("apt-get", "-q", "update", "-o", "Acquire::AllowInsecureRepositories=1")
+	_, err := f.host().Plan(t.Context(), f.request("tyk-gateway", "5.2.5"))
+	wantError(t, err, debpkg.ErrUnauthenticated)
+}
+
+// holdLock takes a lock of apt's as another package manager does, in a process
+// of its own, until the returned function is called.
+func (f *fixture) holdLock(path string) (pid int, release func()) {
+	f.Helper()
+	path = filepath.Join(f.root.Dir, path)
+	if err := os.WriteFile(path, nil, 0o640); err != nil {
+		f.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestLockHelper$")
+	cmd.Env = append(os.Environ(), "DEBPKG_LOCK="+path)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		f.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		f.Fatal(err)
+	}
+	buf := make([]byte, 1)
+	if _, err := stdout.Read(buf); err != nil {
+		f.Fatal(err)
+	}
+	release = func() {
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	}
+	f.Cleanup(release)
+	return cmd.Process.Pid, release
+}
+
+func TestLockHelper(t *testing.T) {
+	path := os.Getenv("DEBPKG_LOCK")
+	if path == "" {
+		t.Skip("runs as a helper process only")
+	}
+	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.FcntlFlock(file.Fd(), syscall.F_SETLK, &syscall.Flock_t{Type: syscall.F_WRLCK}); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = os.Stdout.WriteString("x")
+	_, _ = os.Stdin.Read(make([]byte, 1))
+	_ = file.Close()
+}
+
+// Each of the four locks: the holder is named at the deadline, and when it
+// goes in time the work gets done.
+func TestLocks(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/proc/locks"); err != nil {
+		lab.Missing(t, "/proc/locks (Linux)")
+	}
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
+	f.install("tyk-gateway=4.0.8")
+	quick := f.host(func(o *debpkg.Options) { o.LockWait = time.Millisecond })
+	p := f.plan(quick, f.request("tyk-gateway", "5.2.5"))
+	for _, path := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"} {
+		pid, release := f.holdLock(path)
+		locks, err := quick.Locks(t.Context())
+		if err != nil || len(locks) != 1 || locks[0].PID != pid || !strings.HasSuffix(locks[0].Path, path) || locks[0].Command == "" {
+			t.Errorf("%s: locks %+v, %v; the holder is %d", path, locks, err, pid)
+		}
+		_, err = quick.Apply(t.Context(), p)
+		wantError(t, err, debpkg.ErrLocked, path, "never delete the lock file")
+		wantError(t, quick.Update(t.Context()), debpkg.ErrLocked, path)
+		f.want("tyk-gateway", "4.0.8", "install installed")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cause := errors.New("enough")
+		waiting := f.host(func(o *debpkg.Options) {
+			o.Events = func(e debpkg.Event) {
+				if e.Kind == debpkg.EventWait {
+					cancel(cause)
+				}
+			}
+		})
+		if _, err := waiting.Apply(ctx, p); !errors.Is(err, context.Canceled) || !errors.Is(err, cause) {
+			t.Errorf("%s: cancelled while waiting: %v", path, err)
+		}
+		release()
+	}
+	_, release := f.holdLock("/var/cache/apt/archives/lock")
+	patient := f.host(func(o *debpkg.Options) {
+		o.Events = func(e debpkg.Event) {
+			if e.Kind == debpkg.EventWait {
+				go release()
+			}
+		}
+	})
+	if _, err := patient.Apply(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	f.want("tyk-gateway", "5.2.5", "install installed")
+	// apt's own words for a lock, should somebody come between.
+	f.holdLock("/var/lib/dpkg/lock-frontend")
+	out, err := f.try("apt-get", "-y", "install", "tyk-gateway=4.0.8", "--allow-downgrades")
+	if e := debpkg.Classify("x", out, err); !errors.Is(e, debpkg.ErrLocked) || !e.Retryable() {
+		t.Errorf("%v", e)
+	}
+}
