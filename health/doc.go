@@ -14,4 +14,5 @@
 // The rules are those of gateway 3.0.0 to 5.14.0. Redirects are not followed,
 // bodies are read up to [MaxBody] bytes, and every try has a time limit.
 // HTTP proxies of the environment are not used: a probe asks the host itself.
+// All functions may be called by several goroutines at a time.
 package health

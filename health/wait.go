@@ -37,7 +37,7 @@ type Policy struct {
 	// TryTimeout is the limit of one try of a probe without a Timeout of its
 	// own, 0: DefaultTimeout.
 	TryTimeout time.Duration
-	// Concurrency is how many tries run at a time, 0: 128.
+	// Concurrency is how many tries run at a time, 0: 256.
 	Concurrency int
 
 	Client *http.Client // nil: one of NewClient
@@ -47,6 +47,7 @@ type Policy struct {
 
 // Event tells of one try within a [Wait].
 type Event struct {
+	Index    int // of the probe, in the order given
 	Result   Result
 	Try      int           // of this probe, from 1
 	Counted  bool          // whether the try added to Passes
@@ -76,7 +77,7 @@ func (p Policy) withDefaults() (Policy, error) {
 		p.Passes = 2
 	}
 	if p.Concurrency == 0 {
-		p.Concurrency = 128
+		p.Concurrency = 256
 	}
 	switch {
 	case p.MaxInterval < p.Interval:
@@ -379,7 +380,7 @@ func (w *waiter) take(o outcome) error {
 	pause := w.pause(t.misses)
 	t.next = now.Add(pause)
 	if w.p.Event != nil {
-		w.p.Event(Event{Result: r, Try: t.tries, Counted: counted, Passes: t.passes, Failures: t.failures,
+		w.p.Event(Event{Index: o.index, Result: r, Try: t.tries, Counted: counted, Passes: t.passes, Failures: t.failures,
 			Needed: w.p.Passes, Next: pause, Done: w.done, Of: len(w.probes)})
 	}
 	w.p.Log.Debug("health probe", "probe", r.Probe, "status", r.Status, "try", t.tries, "passes", t.passes, "err", r.Error)

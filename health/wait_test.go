@@ -31,7 +31,7 @@ func TestWaitCountsOnlyFreshAnswers(t *testing.T) {
 		tries := 0
 		report, err := health.Wait(t.Context(), health.Policy{Passes: 3, Client: client(stub), Event: func(e health.Event) {
 			tries++
-			if e.Try != tries || e.Needed != 3 || e.Of != 1 {
+			if e.Try != tries || e.Needed != 3 || e.Of != 1 || e.Index != 0 {
 				t.Errorf("event %+v", e)
 			}
 			if e.Counted {

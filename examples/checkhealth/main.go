@@ -138,7 +138,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	var report health.Report
 	if o.wait > 0 {
-		view := newTable(out, len(probes))
+		view := &live{out: out, rows: make([][]string, len(probes))}
 		policy.Event = view.event
 		report, err = health.Wait(ctx, policy, probes...)
 		out.Clear()

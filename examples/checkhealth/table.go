@@ -10,31 +10,20 @@ import (
 
 // live is the table that is redrawn while waiting.
 type live struct {
-	out   *term.Out
-	order []string // probes as they first answered
-	rows  map[string][]string
-	of    int
-}
-
-func newTable(out *term.Out, probes int) *live {
-	return &live{out: out, rows: map[string][]string{}, of: probes}
+	out  *term.Out
+	rows [][]string // by probe; nil until its first answer
 }
 
 func (l *live) event(e health.Event) {
-	name := e.Result.Probe
-	if l.rows[name] == nil {
-		l.order = append(l.order, name)
-	}
-	remark := ""
-	if e.Result.Err != nil {
-		remark = e.Result.Error
-	}
-	l.rows[name] = []string{name, string(e.Result.Status), e.Result.Version, fmt.Sprintf("%d of %d", min(e.Passes, e.Needed), e.Needed), fmt.Sprint(e.Try), remark}
+	l.rows[e.Index] = []string{e.Result.Probe, string(e.Result.Status), e.Result.Version,
+		fmt.Sprintf("%d of %d", min(e.Passes, e.Needed), e.Needed), fmt.Sprint(e.Try), e.Result.Error}
 	rows := [][]string{{"PROBE", "STATUS", "VERSION", "PASSES", "TRIES", "REMARK"}}
-	for _, n := range l.order {
-		rows = append(rows, l.rows[n])
+	for _, row := range l.rows {
+		if row != nil {
+			rows = append(rows, row)
+		}
 	}
-	text := table(l.out, rows) + fmt.Sprintf("%d of %d ready", e.Done, l.of)
+	text := table(l.out, rows) + fmt.Sprintf("%d of %d ready", e.Done, e.Of)
 	l.out.Redraw(strings.Split(text, "\n")...)
 }
 

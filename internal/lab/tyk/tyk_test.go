@@ -83,6 +83,27 @@ func TestGatewayByVersion(t *testing.T) {
 	}
 }
 
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		version string
+		change  func(*tyk.Stub)
+		code    int
+	}{
+		{"5.14.0", func(*tyk.Stub) {}, 200},
+		{"5.14.0", func(s *tyk.Stub) { s.SetReloaded(false) }, 503},
+		{"5.14.0", func(s *tyk.Stub) { s.SetStopping(true) }, 503},
+		{"5.13.0", func(s *tyk.Stub) { s.SetStopping(true) }, 200},
+		{"5.13.0", func(s *tyk.Stub) { s.SetRedis(errors.New("down")) }, 503}, // before the first check too
+	} {
+		s := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: c.version})
+		c.change(s)
+		if code, body := ask(s, "GET", "/ready"); code != c.code {
+			t.Errorf("%s: %d, want %d: %s", c.version, code, c.code, body)
+		}
+	}
+}
+
 func TestPlugin(t *testing.T) {
 	t.Parallel()
 	s := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: "5.2.5", Plugin: tyk.Loaded})
@@ -171,19 +192,29 @@ func TestProcess(t *testing.T) {
 	start(redis, "--port", redisPort, "--bind", "127.0.0.1", "--save", "")
 	wait("5.2.5 pass pass")
 
-	// In flight at SIGTERM: lost.
-	failed := make(chan error, 1)
-	pr, pw := io.Pipe() // the body keeps the request in flight for as long as it takes
-	go func() {
-		res, err := http.Post("http://127.0.0.1:"+port+"/api", "", pr)
-		if err == nil {
-			_ = res.Body.Close()
+	// inFlight begins a request that ends when the pipe is closed. It returns
+	// once the handler reads the body, which 100-continue tells.
+	inFlight := func() (*io.PipeWriter, chan error) {
+		ended := make(chan error, 1)
+		pr, pw := io.Pipe()
+		req, err := http.NewRequest(http.MethodPost, "http://127.0.0.1:"+port+"/api", pr)
+		if err != nil {
+			t.Fatal(err)
 		}
-		failed <- err
-	}()
-	if _, err := pw.Write([]byte("x")); err != nil {
-		t.Fatal(err)
+		req.Header.Set("Expect", "100-continue")
+		go func() {
+			res, err := (&http.Transport{ExpectContinueTimeout: time.Minute, DisableKeepAlives: true}).RoundTrip(req)
+			if err == nil {
+				_ = res.Body.Close()
+			}
+			ended <- err
+		}()
+		if _, err := pw.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		return pw, ended
 	}
+	pipe, ended := inFlight()
 	if err := gateway.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -191,9 +222,31 @@ func TestProcess(t *testing.T) {
 	if ws := gateway.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGTERM {
 		t.Errorf("ended with %v", gateway.ProcessState)
 	}
-	_ = pw.Close()
-	if err := <-failed; err == nil {
+	_ = pipe.Close()
+	if err := <-ended; err == nil {
 		t.Error("the request in flight outlived SIGTERM")
+	}
+
+	gateway = start(exe, "-conf", conf, "-drain", "1m")
+	wait("5.2.5 pass pass")
+	pipe, ended = inFlight()
+	if err := gateway.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for { // until it no longer listens
+		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			break
+		}
+		_ = conn.Close()
+		time.Sleep(10 * time.Millisecond)
+	}
+	_ = pipe.Close()
+	if err := <-ended; err != nil {
+		t.Errorf("the request in flight was not waited for: %v", err)
+	}
+	if err := gateway.Wait(); err != nil {
+		t.Errorf("ended with %v", err)
 	}
 }
 
