@@ -99,13 +99,10 @@ func (p Plan) Blocked() bool { return slices.ContainsFunc(p.Findings, Finding.Bl
 // module's directory, each under a comment that says why.
 func (p Plan) Shell() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# gateway %s, %s: %s\n", p.Version, p.Path, oneLine(p.Why))
+	fmt.Fprintf(&b, "# gateway %s, %s\n", p.Version, p.Path)
 	b.WriteString("export GOWORK=off\n")
 	for _, c := range p.Commands {
-		fmt.Fprintf(&b, "# %s\n%s\n", oneLine(c.Why), c.Shell())
+		fmt.Fprintf(&b, "# %s\n%s\n", c.Why, c.Shell())
 	}
 	return b.String()
 }
-
-// oneLine keeps text from a release made elsewhere inside its comment.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -108,7 +108,7 @@ var hints = []struct {
 	{regexp.MustCompile(`verifying (module|go\.mod)|checksum database|sum\.golang\.org`),
 		"the checksum database does not know this module: for a private module or a proxy of your own set GONOSUMDB (or GOPRIVATE) to its path"},
 	{regexp.MustCompile(`terminal prompts disabled|could not read Username|Permission denied \(publickey\)|Authentication failed|401 Unauthorized|403 Forbidden`),
-		"the server wants credentials: put them into netrc, a git credential helper or the SSH agent, and set GOPRIVATE for private modules"},
+		"the server refuses: give it credentials through netrc, a git credential helper or the SSH agent, or name another source in GOPROXY or GOPRIVATE"},
 	{regexp.MustCompile(`module path must match major version`),
 		"ask for a commit instead of a tag; a module without /vN in its path has no versions from v2 on"},
 	{regexp.MustCompile(`requires go >?=? ?\d|requires go1|invalid go version|unknown directive: toolchain|toolchain not available|errors parsing go.mod`),

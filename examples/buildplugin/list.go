@@ -1,15 +1,48 @@
 package main
 
+import (
+	"strings"
+
+	"example.com/tykupgrade/examples/internal/term"
+)
+
 // runList shows the release table.
 func (c *command) runList() (any, error) {
 	t, err := c.releases()
 	if err != nil || c.json {
 		return t, err
 	}
-	rows := [][]string{{"RELEASE", "COMMIT", "GO", "MODE"}}
+	rows := [][]string{{"RELEASE", "COMMIT", "DATE", "PATH", "GO", "BUILD", "REPLACES", "EDITIONS", "NOTES (-json: in full)"}}
 	for _, r := range t {
-		rows = append(rows, []string{r.Version.String(), r.Commit[:12], r.Compiler.Go, string(r.Compiler.Mode)})
+		editions := "std"
+		if len(r.Compiler.Editions) > 0 {
+			editions = ""
+			for _, e := range r.Compiler.Editions {
+				editions += " " + string(e)
+			}
+		}
+		var replaces []string
+		for _, p := range r.Replaces {
+			replaces = append(replaces, p.Old[strings.LastIndexByte(p.Old, '/')+1:])
+		}
+		date := ""
+		if !r.Date.IsZero() {
+			date = r.Date.Format("2006-01-02")
+		}
+		note, style := clip(strings.Join(r.Notes, "; "), 60), term.Faint
+		if r.Broken {
+			note, style = "broken: "+note, term.Bad
+		}
+		rows = append(rows, []string{r.Version.String(), r.Commit[:12], date, string(rune('0' + r.Path())), r.Compiler.Go,
+			string(r.Compiler.Mode), strings.Join(replaces, ","), strings.TrimSpace(editions), c.stdout.Paint(style, note)})
 	}
 	c.stdout.Printf("%s", c.stdout.Table(rows))
 	return nil, nil
+}
+
+func clip(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n]) + "…"
+	}
+	return s
 }

@@ -13,10 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/Masterminds/semver/v3"
-
 	"example.com/tykupgrade/examples/internal/term"
-	"example.com/tykupgrade/pluginbuild"
 )
 
 const usage = `Usage:
@@ -27,8 +24,15 @@ const usage = `Usage:
   buildplugin -check PLUGIN.so -gateway BINARY      will the plugin load in that gateway?
   buildplugin -list                                 show the release table
 
-Exit codes: 0 done (with -check: it loads), 1 failed (with -check: it will not
-load; with -plan: a finding is an error), 2 wrong usage, 3 -check cannot tell.
+A release that the table lacks comes from -releases FILE, in the form of
+-list -json, or from -repo URL, which is asked for the tag's commit.
+
+Exit codes:
+  0  done; with -check: the plugin loads
+  1  failed, and the module is as it was; with -plan: a finding stops the
+     plugin; with -check: it will not load
+  2  wrong usage
+  3  -check cannot tell
 
 Flags:
 `
@@ -48,6 +52,8 @@ type command struct {
 	check   string
 
 	releaseOptions
+	targetOptions
+	planOptions
 	prepareOptions
 	compileOptions
 	checkOptions
@@ -57,8 +63,9 @@ type command struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -75,6 +82,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.BoolVar(&c.compile, "compile", false, "compile only")
 	fs.StringVar(&c.check, "check", "", "check a compiled `plugin` against -gateway")
 	c.releaseFlags(fs)
+	c.targetFlags(fs)
+	c.planFlags(fs)
 	c.prepareFlags(fs)
 	c.compileFlags(fs)
 	c.checkFlags(fs)
@@ -87,14 +96,36 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return c.fail(usageError(fmt.Sprintf("unexpected argument %q", fs.Arg(0))))
 	}
 	result, err := c.run(ctx)
-	if c.json && result != nil {
-		e := json.NewEncoder(c.stdout)
-		e.SetIndent("", "  ")
-		if jerr := e.Encode(result); jerr != nil {
-			err = errors.Join(err, jerr)
-		}
+	c.stderr.Clear()
+	c.stdout.Clear()
+	if c.json {
+		err = errors.Join(err, c.printJSON(result, err))
 	}
 	return c.fail(err)
+}
+
+// printJSON prints the result; that of a failed call has an error member.
+func (c *command) printJSON(result any, err error) error {
+	var code exitCode
+	if err != nil && !errors.As(err, &code) {
+		failed, ok := result.(map[string]any)
+		if !ok {
+			failed = map[string]any{}
+		}
+		e := map[string]any{"message": err.Error()}
+		var hint interface{ Hint() string }
+		if errors.As(err, &hint) {
+			e["hint"] = hint.Hint()
+		}
+		var retry interface{ Retryable() bool }
+		if errors.As(err, &retry) {
+			e["retryable"] = retry.Retryable()
+		}
+		failed["error"], result = e, failed
+	}
+	e := json.NewEncoder(c.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(result)
 }
 
 // run picks the mode. The result of several modes in one call is a map by
@@ -117,14 +148,18 @@ func (c *command) run(ctx context.Context) (any, error) {
 	}
 	both, results := c.prepare == c.compile, map[string]any{}
 	if both || c.prepare {
-		if results["prepare"], err = c.runPrepare(ctx, r); err != nil {
+		result, err := c.runPrepare(ctx, r)
+		if err != nil {
 			return results, err
 		}
+		results["prepare"] = result
 	}
 	if both || c.compile {
-		if results["compile"], err = c.runCompile(ctx, r); err != nil {
+		result, err := c.runCompile(ctx, r)
+		if err != nil {
 			return results, err
 		}
+		results["compile"] = result
 	}
 	return results, nil
 }
@@ -145,9 +180,7 @@ func (c *command) fail(err error) int {
 	var (
 		code exitCode
 		bad  usageError
-		hint interface{ Hint() string }
 	)
-	c.stderr.Clear()
 	switch {
 	case err == nil:
 		return 0
@@ -158,45 +191,5 @@ func (c *command) fail(err error) int {
 		return 2
 	}
 	c.stderr.Printf("%s %v\n", c.stderr.Paint(term.Bad, "buildplugin:"), err)
-	if errors.As(err, &hint) && hint.Hint() != "" {
-		c.stderr.Printf("%s %s\n", c.stderr.Paint(term.Bold, "next:"), hint.Hint())
-	}
 	return 1
-}
-
-// releaseOptions are the flags for releases that the table lacks.
-type releaseOptions struct {
-	table string
-}
-
-func (o *releaseOptions) releaseFlags(fs *flag.FlagSet) {
-	fs.StringVar(&o.table, "releases", "", "JSON `file` with releases that the table lacks")
-}
-
-// releases is the release table with the -releases file appended.
-func (c *command) releases() (pluginbuild.Table, error) {
-	t := pluginbuild.Releases()
-	if c.table == "" {
-		return t, nil
-	}
-	f, err := os.Open(c.table)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	more, err := pluginbuild.ReadTable(f)
-	return append(t, more...), err
-}
-
-// release is the one that -version names.
-func (c *command) release(ctx context.Context) (pluginbuild.Release, error) {
-	v, err := semver.NewVersion(c.version)
-	if err != nil {
-		return pluginbuild.Release{}, usageError(fmt.Sprintf("-version %q: %v", c.version, err))
-	}
-	t, err := c.releases()
-	if err != nil {
-		return pluginbuild.Release{}, err
-	}
-	return t.Lookup(v)
 }
