@@ -73,3 +73,13 @@ func ended(ctx context.Context) error {
 	}
 	return err
 }
+
+// withEnd makes sure that an error that the end of ctx caused says so: some
+// clients report neither the context's error nor its cause.
+func withEnd(ctx context.Context, err error) error {
+	e := ended(ctx)
+	if err == nil || e == nil || (errors.Is(err, ctx.Err()) && errors.Is(err, context.Cause(ctx))) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, e)
+}

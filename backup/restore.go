@@ -80,7 +80,7 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 			progress(Event{Component: c.Name, Phase: PhasePlan})
 			items, err := r.Plan(ctx, st)
 			if err != nil {
-				return report, fail("plan the restore of", c.Name, err)
+				return report, withEnd(ctx, fail("plan the restore of", c.Name, err))
 			}
 			cr.State, cr.Items = StatePlanned, items
 		}
@@ -95,6 +95,7 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 			continue
 		}
 		if err := s.restore(ctx, asked[c.Name], c, progress, log); err != nil {
+			err = withEnd(ctx, err)
 			c.Reason = err.Error()
 			return report, err
 		}

@@ -213,6 +213,7 @@ func (s *Stored) Open(name string) (*os.File, error) {
 // structures says how the files of each kind are checked without a server, for
 // LevelStructure. A component of kind "" has no structure of its own.
 var structures = map[string]func(ctx context.Context, s *Stored) error{
+	KindFiles: filesStructure,
 	KindRedis: redisStructure,
 	KindMongo: mongoStructure,
 }

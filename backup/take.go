@@ -66,7 +66,7 @@ func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, 
 	t := &taking{o: o, log: logger(o.Log), progress: serial(o.Progress), dir: dir, start: time.Now().UTC()}
 	set, err := t.run(ctx, sources)
 	if err != nil {
-		return nil, err
+		return nil, withEnd(ctx, err)
 	}
 	t.log.Info("backup set complete", "dir", set.Dir, "bytes", set.Bytes())
 	return set, nil

@@ -50,6 +50,10 @@ type VerifyOptions struct {
 // [ErrDamaged], or [ErrDiffers] where a live system is not as the set. Nothing
 // is changed.
 func (s *Set) Verify(ctx context.Context, o VerifyOptions) error {
+	return withEnd(ctx, s.verify(ctx, o))
+}
+
+func (s *Set) verify(ctx context.Context, o VerifyOptions) error {
 	if o.Level == 0 {
 		o.Level = LevelStructure
 	}

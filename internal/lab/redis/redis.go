@@ -107,12 +107,12 @@ func (s *Server) StartE() error {
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		err := c.Ping(context.Background()).Err()
-		if err == nil || strings.HasPrefix(err.Error(), "NOAUTH") || strings.HasPrefix(err.Error(), "WRONGPASS") {
+		if err == nil || strings.HasPrefix(err.Error(), "NOAUTH") || strings.HasPrefix(err.Error(), "WRONGPASS") || strings.HasPrefix(err.Error(), "LOADING") {
 			return nil
 		}
 		if time.Now().After(deadline) || s.exited() {
 			log, _ := os.ReadFile(filepath.Join(s.Dir, "log"))
-			return fmt.Errorf("redis-server does not answer: %w\n%s", err, log)
+			return fmt.Errorf("redis-server does not answer: %w\n%s", err, log[max(0, len(log)-600):])
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -137,7 +137,31 @@ func (s *Server) end(sig syscall.Signal) {
 	_ = s.cmd.Process.Signal(syscall.SIGCONT)
 	_ = s.cmd.Process.Signal(sig)
 	_ = s.cmd.Wait()
+	// A child that saves in the background outlives its parent.
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	s.cmd = nil
+}
+
+// Listener makes l speak TLS in a way that the server trusts.
+func (s *Server) Listener(l net.Listener) net.Listener {
+	c := s.TLS.Clone()
+	c.ClientCAs, c.ClientAuth = c.RootCAs, tls.RequireAndVerifyClientCert
+	return tls.NewListener(l, c)
+}
+
+// Loading runs a server that loads rdb, 20 ms for each key.
+func Loading(t testing.TB, rdb string) *Server {
+	t.Helper()
+	s := newServer(t, "redis-server", "--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+	data, err := os.ReadFile(rdb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir, "dump.rdb"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	return s
 }
 
 // Pid is the server's process id.

@@ -1,0 +1,165 @@
+package backup_test
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/internal/lab/backuptest"
+	redislab "example.com/tykupgrade/internal/lab/redis"
+	"example.com/tykupgrade/internal/run"
+)
+
+func TestConformanceFiles(t *testing.T) {
+	t.Parallel()
+	root := tykHost(t)
+	backuptest.Run(t, backuptest.Case{
+		Source:   func(*testing.T) backup.Source { return &backup.Files{FS: os.DirFS(root)} },
+		Restorer: func(t *testing.T) backup.Restorer { return &backup.FilesRestore{Root: t.TempDir()} },
+		Change:   func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
+		Broken: func(*testing.T) backup.Source {
+			return &backup.Files{FS: os.DirFS(root), Paths: []string{"/opt/tyk-gateway/tyk.conf", "/no/such/file"}}
+		},
+		Secret: "352d20ee67be67f6340b4c0605b044b7",
+	})
+}
+
+func TestConformanceFilesRemote(t *testing.T) {
+	t.Parallel()
+	needGNU(t)
+	root := tykHost(t)
+	source := &backup.Files{Runner: run.Local(run.Options{}), Paths: []string{root + "/opt/*", root + "/etc"}}
+	backuptest.Run(t, backuptest.Case{
+		Source:   func(*testing.T) backup.Source { return source },
+		Restorer: func(t *testing.T) backup.Restorer { return &backup.FilesRestore{Root: t.TempDir()} },
+		Change:   func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
+		Broken: func(*testing.T) backup.Source {
+			return &backup.Files{Runner: func(ctx context.Context, argv []string, in io.Reader, out, errOut io.Writer) error {
+				return run.Local(run.Options{})(ctx, append([]string{"false"}, argv...), in, out, errOut)
+			}}
+		},
+	})
+}
+
+func TestConformanceRedis(t *testing.T) {
+	t.Parallel()
+	for _, m := range []backup.RedisMethod{backup.RedisPSYNC, backup.RedisBGSAVE, backup.RedisSAVE, backup.RedisDUMP} {
+		for _, way := range []backup.RedisWay{backup.RedisReplicate, backup.RedisRestore} {
+			if (m == backup.RedisPSYNC) == (way == backup.RedisReplicate) {
+				t.Run(string(m), func(t *testing.T) { t.Parallel(); conformRedis(t, m, way) })
+			}
+		}
+	}
+}
+
+func conformRedis(t *testing.T, m backup.RedisMethod, way backup.RedisWay) {
+	const secret = "correct horse battery staple"
+	s := redislab.Start(t, "--requirepass", secret)
+	s.Fill()
+	backuptest.Run(t, backuptest.Case{
+		Source: func(t *testing.T) backup.Source { return &backup.Redis{Client: s.Client(), Method: m} },
+		Restorer: func(t *testing.T) backup.Restorer {
+			return &backup.RedisLive{Client: redislab.Start(t).Client(), Way: way}
+		},
+		Change: func(*testing.T) { s.Do("HSET", "big hash", "field 7", "changed") },
+		Broken: func(t *testing.T) backup.Source {
+			c := redis.NewClient(&redis.Options{Addr: s.Addr, Password: secret + " not", MaxRetries: -1})
+			t.Cleanup(func() { _ = c.Close() })
+			return &backup.Redis{Client: c, Method: m}
+		},
+		Secret: secret,
+	})
+}
+
+// redisEnv tells the killed helper where its Redis is.
+const redisEnv = "BACKUP_TEST_REDIS"
+
+func TestKilledHelper(t *testing.T) {
+	backuptest.Helper(func() []backup.Source {
+		return []backup.Source{
+			&backup.Files{FS: os.DirFS(os.Getenv("BACKUP_TEST_ROOT"))},
+			&backup.Redis{Client: redis.NewClient(&redis.Options{Addr: os.Getenv(redisEnv)})},
+		}
+	})
+}
+
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	s := redislab.Start(t)
+	s.Fill()
+	backuptest.Kill(t, "TestKilledHelper", 100, redisEnv+"="+s.Addr, "BACKUP_TEST_ROOT="+tykHost(t))
+}
+
+func TestDamaged(t *testing.T) {
+	t.Parallel()
+	s := redislab.Start(t)
+	s.Fill()
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Files{FS: os.DirFS(tykHost(t))}, &backup.Redis{Client: s.Client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	backuptest.Damage(t, set, 500)
+}
+
+func write(t testing.TB, root, name, content string, mode os.FileMode) {
+	t.Helper()
+	path := filepath.Join(root, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tykHost lays out what Tyk's packages install.
+func tykHost(t testing.TB) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, content := range map[string]string{
+		"opt/tyk-gateway/tyk.conf":                        `{"secret":"352d20ee67be67f6340b4c0605b044b7"}`,
+		"opt/tyk-gateway/policies/policies.json":          `{}`,
+		"opt/tyk-gateway/apps/app_sample.json":            `{"name":"sample"}`,
+		"opt/tyk-gateway/templates/error_500.json":        `{"error":"500"}`,
+		"opt/tyk-gateway/templates/playground/index":      "playground",
+		"opt/tyk-gateway/middleware/sample.js":            "// edited",
+		"opt/tyk-gateway/event_handlers/sample/a.js":      "// a",
+		"opt/tyk-gateway/tyk":                             "the binary is not backed up",
+		"opt/tyk-pump/pump.conf":                          `{"pumps":{}}`,
+		"etc/default/tyk-gateway":                         "TYK_GW_SECRET=s\n",
+		"etc/default/other":                               "not Tyk's",
+		"lib/systemd/system/tyk-gateway.service":          "[Service]\n",
+		"etc/systemd/system/tyk-gateway.service.d/x.conf": "[Service]\nLimitNOFILE=1\n",
+		"opt/odd/a name with spaces\nand a \\ in it":      "odd",
+	} {
+		write(t, root, name, content, 0o640)
+	}
+	if err := os.Symlink("../odd/a name with spaces\nand a \\ in it", filepath.Join(root, "opt/tyk-gateway/templates/link")); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Date(2024, 2, 6, 12, 34, 56, 789_000_000, time.UTC)
+	if err := os.Chtimes(filepath.Join(root, "opt/tyk-pump/pump.conf"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func needGNU(t testing.TB) {
+	t.Helper()
+	for _, argv := range [][]string{{"tar", "--version"}, {"find", "--version"}} {
+		var out strings.Builder
+		if err := run.Local(run.Options{})(t.Context(), argv, nil, &out, nil); err != nil || !strings.Contains(out.String(), "GNU") {
+			t.Skipf("GNU %s is missing", argv[0])
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package backup_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"testing"
+
+	"example.com/tykupgrade/backup"
+)
+
+func command(argv ...string) (string, error) {
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	return string(out), err
+}
+
+// reversion takes a set again with its RDB file in another version.
+func reversion(t *testing.T, set *backup.Set, version int) *backup.Set {
+	t.Helper()
+	again, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, reversioned{stored(t, set), version})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return again
+}
+
+type reversioned struct {
+	from    *backup.Stored
+	version int
+}
+
+func (r reversioned) Name() string                                  { return "redis" }
+func (r reversioned) Plan(context.Context) (backup.Estimate, error) { return backup.Estimate{}, nil }
+
+func (r reversioned) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
+	c := r.from.Component
+	var d backup.RedisDetails
+	if err := c.DecodeDetails(&d); err != nil {
+		return c, err
+	}
+	n := &d.Nodes[0]
+	_, err := w.Create(ctx, n.File, nil, func(out io.Writer) error {
+		f, err := r.from.Open(n.File)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		data, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		copy(data, fmt.Sprintf("REDIS%04d", r.version))
+		copy(data[len(data)-8:], make([]byte, 8)) // no checksum
+		_, err = out.Write(data)
+		return err
+	})
+	n.RDB.Version = r.version
+	c.Bytes = 0
+	if err := c.SetDetails(d); err != nil {
+		return c, err
+	}
+	return c, err
+}
