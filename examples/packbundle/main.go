@@ -155,7 +155,7 @@ func (c *command) fail(err error) map[string]any {
 	var refused *bundle.ManifestError
 	if errors.As(err, &refused) {
 		c.printFindings(refused.Findings)
-		err = fmt.Errorf("%d findings; no gateway could use the bundle", len(refused.Findings))
+		err = errors.New("no gateway could use the bundle, see above")
 	}
 	c.stderr.Printf("packbundle: %s%v\n", c.stderr.Paint(term.Bad, "failed: "), err)
 	result := map[string]any{"error": err.Error()}
@@ -190,7 +190,7 @@ func (c *command) progress(label string) func(bundle.Event) {
 	}
 	return func(e bundle.Event) {
 		if e.Total >= large {
-			c.stderr.Redraw(term.Bar(label+" "+e.File, e.Done, e.Total))
+			c.stderr.Redraw(term.Bar(label, e.Done, e.Total))
 		}
 	}
 }
