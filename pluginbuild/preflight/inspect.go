@@ -101,7 +101,7 @@ func InspectReaderAt(r io.ReaderAt, size int64, name string) (b *Binary, err err
 	}
 	b.Name, b.Size = name, size
 	sum := sha256.New()
-	n, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte, chunk))
+	n, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte, min(size, chunk)))
 	if err == nil && n < size {
 		err = malformed("it ends after %d of %d bytes", n, size)
 	}

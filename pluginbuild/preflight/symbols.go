@@ -83,7 +83,7 @@ func (o *object) hashes() (hash map[string]string, unreadable []string, err erro
 // may store a name as the tail of another one, so a match need not follow a NUL.
 func scan(r *io.SectionReader, found func(off uint32, pkg string) error) error {
 	const lead = len("go:")
-	buf := make([]byte, chunk+lead+len(hashMark)+maxName)
+	buf := make([]byte, min(r.Size(), int64(chunk+lead+len(hashMark)+maxName)))
 	for pos := int64(0); pos < r.Size(); pos += chunk {
 		n, err := r.ReadAt(buf[:min(int64(len(buf)), r.Size()-pos)], pos)
 		if err != nil && err != io.EOF {
