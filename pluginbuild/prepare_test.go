@@ -596,3 +596,31 @@ func TestPrepareConcurrently(t *testing.T) {
 		t.Errorf("the backup directory is still there: %v", err)
 	}
 }
+
+// On a full disk the module stays, and comes back, as it was.
+func TestPrepareFullDisk(t *testing.T) {
+	lab.SmallDisk(t, 256<<10, func(disk string) {
+		dir := filepath.Join(disk, "plugin")
+		m := tykmod.Module{Files: map[string]string{"go.mod": "module example.org/plugin\n\ngo 1.26.0\n", "main.go": pluginSource, "vendor/modules.txt": "# x\n"}}
+		if err := m.Extract(dir); err != nil {
+			t.Fatal(err)
+		}
+		was := treeOf(t, dir)
+		fill := "head -c 1000000 /dev/zero >" + filepath.Join(disk, "fill")
+		r := lookup(t, "4.0.8")
+		// Full while a command runs.
+		_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Go: wrapper(t, "echo broken >go.mod; mkdir vendor; "+fill)})
+		var failed *pluginbuild.StepError
+		if !errors.As(err, &failed) {
+			t.Errorf("error %v", err)
+		}
+		same(t, was, treeOf(t, dir))
+		// Full from the beginning.
+		_ = os.WriteFile(filepath.Join(disk, "fill2"), make([]byte, 1<<20), 0o600)
+		_, err = pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{})
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("error %v", err)
+		}
+		same(t, was, treeOf(t, dir))
+	})
+}
