@@ -91,13 +91,14 @@ func TestThousandEndpointsAreBounded(t *testing.T) {
 	if err != nil || r.Status != health.Pass || len(r.Probes) != 1000 {
 		t.Fatal(err, r.Status)
 	}
-	// A closed connection may not yet have been noticed by the server.
-	if n := l.most.Load(); n > 2*32 {
+	// On a busy machine the server notices a closed connection late; without a
+	// cap there would be a thousand.
+	if n := l.most.Load(); n > 8*32 {
 		t.Errorf("%d connections at a time, want about 32", n)
 	}
 	// Each try has a worker, the transport's two goroutines and its dial; each
-	// connection two of the server's.
-	if most-before > 32*8 {
+	// connection two of the server's: without a cap there would be thousands.
+	if most-before > 32*24 {
 		t.Errorf("%d goroutines more at a time", most-before)
 	}
 	for range 500 {
