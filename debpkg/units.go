@@ -181,20 +181,29 @@ func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 	}
 }
 
-// unitError adds the last lines of the units' journal.
+// unitError adds the end of the units' journal.
 func (h *Host) unitError(ctx context.Context, op, detail string, cause error, names []string) error {
-	argv := []string{"journalctl", "--no-pager", "-q", "-n", "15", "-o", "cat"}
+	// -u also has systemd's own lines, which after a crash loop are all that
+	// the end of the journal holds; the field has the program's alone.
+	program := []string{"journalctl", "--no-pager", "-q", "-n", "6", "-o", "cat"}
+	all := []string{"journalctl", "--no-pager", "-q", "-n", "50", "-o", "short-iso"}
 	for _, n := range names {
-		argv = append(argv, "-u", n)
+		program, all = append(program, "_SYSTEMD_UNIT="+n), append(all, "-u", n)
 	}
-	journal, err := h.output(ctx, argv...)
+	lines, err := h.output(ctx, program...)
 	if err != nil {
-		journal = "the journal cannot be read: " + err.Error()
+		lines = "the journal cannot be read: " + err.Error()
+	}
+	journal, err := h.output(ctx, all...)
+	if err != nil {
+		journal = lines
+	}
+	if strings.TrimSpace(lines) == "" {
+		lines = "(nothing)"
 	}
 	if detail == "" && cause != nil {
 		detail = cause.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(journal), "\n")
-	return &Error{Op: op, Kind: ErrUnit, Detail: redact(detail + "; its journal ends with:\n" + strings.Join(lines[max(0, len(lines)-6):], "\n")),
-		Output: journal, Next: "read the journal, correct the configuration and Restart, or Revert", Cause: cause}
+	return &Error{Op: op, Kind: ErrUnit, Detail: redact(detail + "; the last that the program said:\n" + strings.TrimSpace(lines)),
+		Output: redact(journal), Next: "read the journal, correct the configuration and Restart, or Revert", Cause: cause}
 }

@@ -1,0 +1,562 @@
+package debpkg_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/debs"
+	"example.com/tykupgrade/internal/lab/host"
+	"example.com/tykupgrade/internal/lab/tyk"
+)
+
+// machines are two hosts with systemd and sshd that the tests take in turn.
+// Their mount /srv/lab is the directory lab.
+var machines struct {
+	once sync.Once
+	err  error
+	lab  string
+	free chan *host.Host
+}
+
+const machineCount = 2
+
+func TestMain(m *testing.M) {
+	if script := os.Getenv("DEBPKG_APPLY"); script != "" {
+		os.Exit(applyHelper(script))
+	}
+	code := m.Run()
+	if machines.free != nil {
+		for range machineCount {
+			if h := <-machines.free; h != nil {
+				if err := h.Close(); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					code = 1
+				}
+			}
+		}
+		_ = os.RemoveAll(machines.lab)
+	}
+	os.Exit(code)
+}
+
+func startMachines() {
+	if machines.lab, machines.err = os.MkdirTemp("", "debpkg-lab-"); machines.err != nil {
+		return
+	}
+	if machines.err = os.Chmod(machines.lab, 0o755); machines.err != nil {
+		return
+	}
+	machines.free = make(chan *host.Host, machineCount)
+	for i := range machineCount {
+		h, err := host.Start(context.Background(), host.Options{Name: fmt.Sprintf("debpkg%d", i), Mounts: map[string]string{"/srv/lab": machines.lab}})
+		if err != nil {
+			machines.err = err
+		}
+		machines.free <- h
+	}
+}
+
+// machine is a host with systemd for one test, with packages in its source.
+type machine struct {
+	*testing.T
+	*host.Host
+	repo *debs.Repo
+	dir  string // where the test's directory is in the host
+
+	mu    sync.Mutex
+	event []debpkg.Event
+}
+
+func newMachine(t *testing.T, packages ...debs.Package) *machine {
+	t.Helper()
+	if err := host.Available(); err != nil {
+		lab.Missing(t, err.Error())
+	}
+	for prog, deb := range map[string]string{"apt-ftparchive": "apt-utils", "gpg": "gnupg", "debootstrap": "debootstrap"} {
+		lab.Program(t, prog, deb)
+	}
+	machines.once.Do(startMachines)
+	if machines.err != nil {
+		t.Fatal(machines.err)
+	}
+	m := &machine{T: t, dir: "/srv/lab/" + t.Name()}
+	var err error
+	if m.repo, err = debs.NewRepo(filepath.Join(machines.lab, t.Name())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.repo.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := m.repo.Add(packages...); err != nil {
+		t.Fatal(err)
+	}
+	m.Host = <-machines.free
+	t.Cleanup(func() {
+		// What a test leaves must not reach the next one.
+		if _, err := m.Exec(context.Background(), nil, "sh", "-c", `apt-mark unhold 'tyk-*' 'zz-*'
+for p in $(dpkg-query -W -f '${Package} ' 'tyk-*' 2>/dev/null); do rm -f /var/lib/dpkg/info/$p.p*; dpkg --force-all --purge $p; done
+rm -rf /var/lib/tykupgrade /etc/apt/sources.list.d/* /var/lib/apt/lists/* /opt/tyk-* /etc/default/tyk-* /run/lab-* /var/log/apt/history.log*
+systemctl daemon-reload; systemctl reset-failed; true`); err != nil {
+			t.Error(err)
+		}
+		machines.free <- m.Host
+	})
+	m.exec("sh", "-c", fmt.Sprintf("echo 'deb [signed-by=%[1]s/key.gpg] file:%[1]s ./' >/etc/apt/sources.list.d/tyk_tyk-gateway.list && apt-get -q update", m.dir))
+	return m
+}
+
+func (m *machine) exec(argv ...string) string {
+	m.Helper()
+	out, err := m.Exec(context.Background(), nil, argv...)
+	if err != nil {
+		m.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+func (m *machine) ssh(user string) debpkg.Runner {
+	return debpkg.SSH(user+"@"+m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), ControlDir: filepath.Dir(m.SSHConfig())})
+}
+
+func (m *machine) options() debpkg.Options {
+	return debpkg.Options{LockWait: time.Minute, Settle: time.Second, SettleLimit: 30 * time.Second, Events: func(e debpkg.Event) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.event = append(m.event, e)
+	}}
+}
+
+func (m *machine) host() *debpkg.Host { return debpkg.New(m.ssh("root"), m.options()) }
+
+func (m *machine) saw(text string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.event {
+		if strings.Contains(e.Text, text) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *machine) request(pkg, v string) debpkg.Request {
+	return debpkg.Request{Package: pkg, Version: version(m.T, v)}
+}
+
+func (m *machine) plan(h *debpkg.Host, want ...debpkg.Request) debpkg.Plan {
+	m.Helper()
+	p, err := h.Plan(m.Context(), want...)
+	if err != nil {
+		m.Fatal(err)
+	}
+	return p
+}
+
+func (m *machine) apply(h *debpkg.Host, want ...debpkg.Request) debpkg.Change {
+	m.Helper()
+	c, err := h.Apply(m.Context(), m.plan(h, want...))
+	if err != nil {
+		m.Fatal(err)
+	}
+	return c
+}
+
+func (m *machine) unit(h *debpkg.Host, name string) debpkg.Unit {
+	m.Helper()
+	us, err := h.Units(m.Context(), name)
+	if err != nil || len(us) != 1 {
+		m.Fatalf("units %+v, %v", us, err)
+	}
+	return us[0]
+}
+
+func (m *machine) version(pkg string) string {
+	m.Helper()
+	return m.exec("dpkg-query", "-W", "-f", "${Version} ${db:Status-Want} ${db:Status-Status}", pkg)
+}
+
+// From a clean host through an upgrade and back, as a user with sudo, with the
+// stub gateway as the service: what runs is what was asked for.
+func TestHostUpgrade(t *testing.T) {
+	t.Parallel()
+	bin, err := tyk.Build(t.Context(), t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := debs.TykOptions{Binary: bin}
+	m := newMachine(t, gateway("4.0.8", o), gateway("5.2.5", o))
+	h := debpkg.New(debpkg.Sudo(m.ssh("deploy")), m.options())
+	if err := h.Update(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	running := func(want string) int64 {
+		t.Helper()
+		u := m.unit(h, "tyk-gateway.service")
+		if !u.Active() || u.MainPID == 0 || u.FileState != "enabled" {
+			t.Errorf("unit %+v", u)
+		}
+		if got := m.exec("curl", "-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", "http://127.0.0.1:8080/hello"); !strings.Contains(got, want) {
+			t.Errorf("hello answers %s, want version %s", got, want)
+		}
+		return u.MainPID
+	}
+	old := running("4.0.8")
+	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
+	if len(p.Restarts) != 1 || p.Restarts[0] != (debpkg.Restart{Unit: "tyk-gateway.service", Package: "tyk-gateway"}) {
+		t.Errorf("restarts %+v", p.Restarts)
+	}
+	c, err := h.Apply(t.Context(), roundTrip(t, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid := running("5.2.5"); pid == old {
+		t.Error("the process is the old one")
+	}
+	if len(c.UnitsBefore) != 1 || len(c.UnitsAfter) != 1 || c.UnitsBefore[0].MainPID != old || c.UnitsAfter[0].InvocationID == c.UnitsBefore[0].InvocationID {
+		t.Errorf("units before %+v, after %+v", c.UnitsBefore, c.UnitsAfter)
+	}
+	facts, err := h.Facts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if facts.OS.ID != "debian" || facts.OS.VersionID != "12" || !facts.Systemd || facts.Hostname != m.Host.Name || facts.Machine == "" || facts.Apt.IsZero() || facts.Dpkg.IsZero() ||
+		len(facts.Disks) != 3 || facts.Disks[0].Free <= 0 || len(facts.Packages) != 1 || len(facts.Units) != 1 || len(facts.Available) != 2 || len(facts.ByHand) != 0 {
+		t.Errorf("facts %+v", facts)
+	}
+	roundTrip(t, facts)
+	if err := h.Revert(t.Context(), roundTrip(t, c), debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	running("4.0.8")
+	if err := h.Revert(t.Context(), first, debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if u := m.unit(h, "tyk-gateway.service"); u.Active() {
+		t.Errorf("reverting the installation left %+v", u)
+	}
+	if got := m.version("tyk-gateway"); !strings.Contains(got, "deinstall config-files") {
+		t.Errorf("tyk-gateway is %s", got)
+	}
+	// Without root: told before anything happens.
+	plain := debpkg.New(m.ssh("deploy"), m.options())
+	if _, err := plain.Plan(t.Context(), m.request("tyk-gateway", "5.2.5")); err == nil {
+		t.Error("planned without root though candidates cannot be fetched")
+	}
+	m.exec("sh", "-c", "mv /etc/sudoers.d/deploy /root/deploy.sudo")
+	_, err = h.Facts(t.Context())
+	m.exec("sh", "-c", "mv /root/deploy.sudo /etc/sudoers.d/deploy")
+	wantError(t, err, debpkg.ErrNotRoot, "NOPASSWD")
+}
+
+// A service that dies: reported with its journal, reverted although systemd's
+// start limit was hit.
+func TestHostCrash(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Crash: true}))
+	h := m.host()
+	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	c, err := h.Apply(t.Context(), m.plan(h, m.request("tyk-gateway", "5.2.5")))
+	wantError(t, err, debpkg.ErrUnit, "tyk-gateway.service", "tyk-gateway 5.2.5: cannot start", "Revert")
+	if c.ExitCode != 0 {
+		t.Errorf("apt's exit code is %d; it was to be fooled", c.ExitCode)
+	}
+	var e *debpkg.Error
+	if !errors.As(err, &e) || e.Output == "" {
+		t.Errorf("no journal in %+v", e)
+	}
+	// Let the start limit trip, as it does while people think.
+	m.exec("sh", "-c", "while [ $(systemctl show -P Result tyk-gateway) != exit-code ] && [ $(systemctl show -P ActiveState tyk-gateway) != failed ]; do systemctl restart tyk-gateway; sleep 0.1; done; for i in 1 2 3 4 5 6 7 8; do systemctl restart tyk-gateway; done; true")
+	if err := h.Restart(t.Context(), "tyk-gateway.service"); !errors.Is(err, debpkg.ErrUnit) {
+		t.Errorf("restarting the broken version: %v", err)
+	}
+	if err := h.Revert(t.Context(), roundTrip(t, c), debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if u := m.unit(h, "tyk-gateway.service"); !u.Active() || u.NRestarts != 0 {
+		t.Errorf("after the revert %+v", u)
+	}
+	if got := m.version("tyk-gateway"); got != "4.0.8 install installed" {
+		t.Errorf("after the revert: %s", got)
+	}
+	wantError(t, h.Restart(t.Context(), "nix.service"), debpkg.ErrUnit, "nix.service")
+	wantError(t, h.WaitStable(t.Context(), "nix.service"), debpkg.ErrUnit, "not-found")
+}
+
+// Stage installs and leaves the old process serving until Restart.
+func TestHostStage(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
+	h := m.host()
+	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	old := m.unit(h, "tyk-gateway.service")
+	_, err := h.Stage(t.Context(), m.plan(h, m.request("tyk-pump", "1.9.0")))
+	wantError(t, err, debpkg.ErrRefused, "tyk-pump")
+	c, err := h.Stage(t.Context(), m.plan(h, m.request("tyk-gateway", "5.2.5")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := m.version("tyk-gateway"); got != "5.2.5 install installed" || !c.Staged {
+		t.Errorf("staged: %s", got)
+	}
+	now := m.unit(h, "tyk-gateway.service")
+	if now.MainPID != old.MainPID || now.InvocationID != old.InvocationID || now.LoadState != "loaded" {
+		t.Errorf("the unit was %+v, is %+v", old, now)
+	}
+	if err := h.Restart(t.Context(), c.ServiceNames()...); err != nil {
+		t.Fatal(err)
+	}
+	if now := m.unit(h, "tyk-gateway.service"); now.MainPID == old.MainPID || !now.Active() || now.NeedDaemonReload {
+		t.Errorf("after the restart %+v", now)
+	}
+	if got := m.exec("journalctl", "-q", "-o", "cat", "-u", "tyk-gateway", "-n", "2"); !strings.Contains(got, "tyk-gateway 5.2.5 started") {
+		t.Errorf("journal %s", got)
+	}
+}
+
+// waiting is a postinst that reports to have begun, and waits to go on.
+const waiting = "touch /run/lab-begun; while [ ! -e /run/lab-go ]; do sleep 0.1; done\n"
+
+func (m *machine) begun() {
+	m.Helper()
+	for deadline := time.Now().Add(time.Minute); ; {
+		if _, err := m.Exec(context.Background(), nil, "test", "-e", "/run/lab-begun"); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.Fatal("postinst has not begun")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// killSSH kills every ssh client that has arg among its arguments.
+func killSSH(t *testing.T, arg string) {
+	t.Helper()
+	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := 0
+	for _, f := range list {
+		data, err := os.ReadFile(f)
+		if err != nil || !bytes.HasPrefix(data, []byte("ssh")) || !bytes.Contains(data, []byte(arg)) {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.Split(f, "/")[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err := os.FindProcess(pid); err == nil && p.Kill() == nil {
+			killed++
+		}
+	}
+	if killed == 0 {
+		t.Error("there was no ssh client to kill")
+	}
+}
+
+// The ssh client and the shared connection are killed while postinst runs: the
+// change is completed, attached to again, and reported.
+func TestHostConnectionCut(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting}))
+	h := m.host()
+	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
+	type result struct {
+		c   debpkg.Change
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		c, err := h.Apply(t.Context(), p)
+		done <- result{c, err}
+	}()
+	m.begun()
+	killSSH(t, filepath.Dir(m.SSHConfig()))
+	m.exec("touch", "/run/lab-go")
+	r := <-done
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	if !m.saw("the connection is lost") {
+		t.Error("no event tells of the lost connection")
+	}
+	if got := m.version("tyk-gateway"); got != "5.2.5 install installed" || r.c.After[0].Version.String() != "5.2.5" {
+		t.Errorf("after the cut: %s, change %+v", got, r.c.After)
+	}
+	if n := strings.Count(m.exec("cat", "/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 {
+		t.Errorf("apt ran %d times", n)
+	}
+}
+
+// applyHelper is an operator's process of its own: it applies the plan in a
+// file over SSH.
+func applyHelper(file string) int {
+	var in struct {
+		Plan         debpkg.Plan
+		Addr, Config string
+	}
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(data, &in)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	h := debpkg.New(debpkg.SSH("root@"+in.Addr, debpkg.SSHOptions{Config: in.Config, ControlDir: "none"}), debpkg.Options{})
+	if _, err := h.Apply(context.Background(), in.Plan); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// The operator's process is killed while postinst runs. Another one with the
+// same plan attaches to the run, and does nothing twice.
+func TestHostOperatorKilled(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting}))
+	h := m.host()
+	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	m.exec("apt-mark", "hold", "tyk-gateway")
+	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
+	file := filepath.Join(t.TempDir(), "plan.json")
+	data, err := json.Marshal(map[string]any{"Plan": p, "Addr": m.Addr, "Config": m.SSHConfig()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	operator := exec.Command(os.Args[0])
+	operator.Env = append(os.Environ(), "DEBPKG_APPLY="+file)
+	if err := operator.Start(); err != nil {
+		t.Fatal(err)
+	}
+	m.begun()
+	if err := operator.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = operator.Wait()
+	go func() {
+		for !m.saw("attach to the run") {
+			time.Sleep(20 * time.Millisecond)
+		}
+		_, _ = m.Exec(context.Background(), nil, "touch", "/run/lab-go")
+	}()
+	c, err := h.Apply(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := m.version("tyk-gateway"); got != "5.2.5 hold installed" || len(c.Saved) != 1 {
+		t.Errorf("resumed: %s, %+v", got, c)
+	}
+	if n := strings.Count(m.exec("cat", "/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 {
+		t.Errorf("apt ran %d times", n)
+	}
+	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.version("tyk-gateway"); got != "4.0.8 hold installed" {
+		t.Errorf("reverted: %s", got)
+	}
+}
+
+// The context ends while postinst runs: dpkg is let finish, the change is
+// complete and the error says why the caller was stopped.
+func TestHostCancelled(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting}))
+	h := m.host()
+	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("the operator went home")
+	go func() {
+		m.begun()
+		cancel(cause)
+		_, _ = m.Exec(context.Background(), nil, "touch", "/run/lab-go")
+	}()
+	c, err := h.Apply(ctx, m.plan(h, m.request("tyk-gateway", "5.2.5")))
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) {
+		t.Errorf("error %v", err)
+	}
+	if got := m.version("tyk-gateway"); got != "5.2.5 install installed" || len(c.After) != 1 {
+		t.Errorf("cancelled: %s, %+v", got, c)
+	}
+}
+
+// SSH as a Runner: exit codes, streams, and what is wrong with a connection.
+func TestHostSSH(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	ctx := t.Context()
+	r := m.ssh("root")
+	var out, errOut bytes.Buffer
+	words := []string{"", " ", "a'b", `"$x"`, "\\", "*", "é\n", "--", "!x", "~"}
+	if err := r(ctx, append([]string{"printf", "%s|"}, words...), nil, &out, nil); err != nil || out.String() != strings.Join(words, "|")+"|" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	out.Reset()
+	if err := r(ctx, []string{"sh", "-c", "cat; echo err >&2"}, strings.NewReader("in"), &out, &errOut); err != nil || out.String() != "in" || errOut.String() != "err\n" {
+		t.Errorf("%q, %q, %v", out.String(), errOut.String(), err)
+	}
+	for _, code := range []int{1, 100, 254, 255} {
+		errOut.Reset()
+		err := r(ctx, []string{"sh", "-c", fmt.Sprintf("echo words >&2; exit %d", code)}, nil, nil, &errOut)
+		var e interface{ ExitCode() int }
+		if errors.Is(err, debpkg.ErrConnection) || !errors.As(err, &e) || e.ExitCode() != code || errOut.String() != "words\n" {
+			t.Errorf("exit %d: %v, %q", code, err, errOut.String())
+		}
+	}
+	for name, c := range map[string]struct {
+		dest  string
+		o     debpkg.SSHOptions
+		text  string
+		retry bool
+	}{
+		"unknown host key": {"root@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), KnownHosts: "/dev/null", ControlDir: "none"}, "known_hosts", false},
+		"no such user":     {"nobody-there@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), ControlDir: "none"}, "agent", false},
+		"nobody listens":   {"root@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), ControlDir: "none", Port: 9}, "works without a question", true},
+	} {
+		err := debpkg.SSH(c.dest, c.o)(ctx, []string{"true"}, nil, nil, nil)
+		wantError(t, err, debpkg.ErrConnection, c.text)
+		var e *debpkg.Error
+		if !errors.As(err, &e) || e.Retryable() != c.retry {
+			t.Errorf("%s: retryable %t", name, e.Retryable())
+		}
+	}
+	for _, dest := range []string{"", "-oProxyCommand=touch /tmp/x"} {
+		if err := debpkg.SSH(dest, debpkg.SSHOptions{})(ctx, []string{"true"}, nil, nil, nil); err == nil {
+			t.Errorf("destination %q was taken", dest)
+		}
+	}
+	cctx, cancel := context.WithCancel(ctx)
+	pr, pw := io.Pipe()
+	go func() {
+		_, _ = pr.Read(make([]byte, 1))
+		cancel()
+		_, _ = io.Copy(io.Discard, pr)
+	}()
+	if err := r(cctx, []string{"sh", "-c", "echo x; exec sleep 600"}, nil, pw, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
