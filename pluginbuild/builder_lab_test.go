@@ -37,10 +37,11 @@ type bench struct {
 	docker *client.Client
 	id     string
 	caches string
+	podman bool // 4.3: creates missing mount sources, does not report lack of memory
 
 	mu     sync.Mutex
 	images map[string]bool
-	warm   sync.Once
+	filled sync.Once
 }
 
 // newBench connects to the engine of the environment and sees to it that
@@ -56,8 +57,13 @@ func newBench(t testing.TB) *bench {
 		lab.Missing(t, "a Docker engine (Debian package docker.io, and start dockerd): "+err.Error())
 	}
 	lab.Program(t, "gcc", "gcc")
+	v, err := docker.ServerVersion(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	id := strings.ToLower(rand.Text()[:10])
-	b := &bench{docker: docker, id: id, caches: "tykupgrade-test-" + id, images: map[string]bool{}}
+	b := &bench{docker: docker, id: id, caches: "tykupgrade-test-" + id, images: map[string]bool{},
+		podman: len(v.Components) > 0 && strings.HasPrefix(v.Components[0].Name, "Podman")}
 	t.Cleanup(func() { b.close(t) })
 	return b
 }
@@ -131,7 +137,21 @@ func (b *bench) options() pluginbuild.Options {
 		Pull: pluginbuild.PullNever, Caches: b.caches, Mounts: compiler.Mounts(),
 		Labels: map[string]string{testLabel: b.id},
 		Env:    map[string]string{"GOPROXY": "off"},
+		Limits: pluginbuild.Limits{Network: "none"},
 	}
+}
+
+// warm fills the build cache, so that tests that compile do not all compile
+// the standard library at the same time.
+func (b *bench) warm(t testing.TB) {
+	t.Helper()
+	b.filled.Do(func() {
+		for version, files := range map[string]map[string]string{"5.2.5": fooBar, "4.0.8": tiny} {
+			if _, err := b.build(t, pluginbuild.Request{Release: release(t, version), Dir: plugin(t, files)}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 // build compiles with the bench's options, changed by the function.

@@ -284,13 +284,19 @@ func (b *Builder) upload(ctx context.Context, id string, j job) error {
 // has arrived.
 func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error) {
 	var r result
-	failed := func(what string, err error) (result, error) {
+	failed := func(what string, err error) (result, *Error) {
 		return r, fail(ctx, j.stage, j.name, fmt.Errorf("%s: %w", what, err))
 	}
 	// Attached and waited for before the start: both miss what came earlier.
 	io, err := b.docker.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true, Stderr: true})
 	if err != nil {
-		return failed("attach", err)
+		r, e := failed("attach", err)
+		if strings.Contains(e.Err.Error(), "received 409") {
+			// Podman 4.3 makes the container's process ready here and does
+			// not say why it could not.
+			e.hint = "the engine cannot run the image; docker run of " + j.config.Image + " shows why"
+		}
+		return r, e
 	}
 	defer io.Close()
 	out := &sink{to: j.stdout, lines: lines{emit: func(l string) { b.line(j.stage, l, false) }}}
@@ -350,6 +356,9 @@ func exitError(j job, r result, oom bool) *Error {
 	}
 	e.Err, e.Message = fmt.Errorf("exit code %d", r.code), compilerMessage(e.Output)
 	switch {
+	case r.code == 137 && !oom:
+		// Podman 4.3 does not report the memory limit's kill as such.
+		e.hint = "something killed it from outside, most often for lack of memory; see Limits.Memory and the kernel's log"
 	case oom:
 		e.Err = fmt.Errorf("killed for lack of memory (exit code %d)", r.code)
 		e.hint = "raise Limits.Memory, or free memory on the engine's machine; compiling a plugin takes about 2 GiB"

@@ -368,6 +368,9 @@ func (b *Builder) removeOwnContainers(ctx context.Context) error {
 		return fail(ctx, StageRemove, "containers of this run", err)
 	}
 	for _, c := range list {
+		if c.Labels[LabelRun] != b.run {
+			continue
+		}
 		if err := b.removeContainer(ctx, c.ID); err != nil {
 			return err
 		}

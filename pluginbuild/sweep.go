@@ -27,7 +27,7 @@ func (b *Builder) Sweep(ctx context.Context, age time.Duration) ([]string, error
 	var removed []string
 	var errs []error
 	for _, c := range list {
-		if time.Unix(c.Created, 0).After(limit) {
+		if !b.ours(c.Labels) || time.Unix(c.Created, 0).After(limit) {
 			continue
 		}
 		if err := b.removeContainer(ctx, c.ID); err != nil {

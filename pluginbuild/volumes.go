@@ -85,7 +85,7 @@ func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 	}
 	var found []Cache
 	for _, v := range list.Volumes {
-		if kind := v.Labels[LabelKind]; kind == buildCache || kind == moduleCache {
+		if kind := v.Labels[LabelKind]; b.ours(v.Labels) && (kind == buildCache || kind == moduleCache) {
 			found = append(found, Cache{Name: v.Name, Kind: kind, Image: v.Labels[labelImage], Created: v.CreatedAt})
 		}
 	}
@@ -125,4 +125,15 @@ func (b *Builder) filter() filters.Args {
 		f.Add("label", k+"="+v)
 	}
 	return f
+}
+
+// ours checks the filter again: Podman 4.3 returns volumes that match any of
+// several labels, not all.
+func (b *Builder) ours(labels map[string]string) bool {
+	for k, v := range b.o.Labels {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return labels[LabelRun] != ""
 }

@@ -1,0 +1,98 @@
+package pluginbuild_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// TestPodman runs the tests that need an engine through Podman's socket: in a
+// child process, against a service with storage of its own.
+func TestPodman(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(registryAddrEnv) != "" {
+		t.Skip("this is the child")
+	}
+	if os.Geteuid() != 0 {
+		lab.Missing(t, "root rights for a Podman service of its own")
+	}
+	podman := lab.Program(t, "podman", "podman")
+	dir, err := os.MkdirTemp("", "tykupgrade-podman-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// The service leaves its storage mounted.
+		_ = syscall.Unmount(filepath.Join(dir, "root", "overlay"), syscall.MNT_DETACH)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := l.Addr().String()
+	_ = l.Close()
+	for name, text := range map[string]string{
+		// Podman raises limits where it is not told, which needs rights that
+		// containers and sandboxes lack.
+		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=16384:16384\", \"nproc=16384:16384\"]\n",
+		"registries.conf": "[[registry]]\nlocation = \"" + registry + "\"\ninsecure = true\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host := "unix://" + filepath.Join(dir, "podman.sock")
+	var log buffer
+	service := exec.Command(podman, "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
+		"--cgroup-manager", "cgroupfs", "system", "service", "--time", "0", host)
+	service.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(dir, "containers.conf"), "CONTAINERS_REGISTRIES_CONF="+filepath.Join(dir, "registries.conf"))
+	service.Stdout, service.Stderr = &log, &log
+	service.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := service.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = service.Process.Signal(syscall.SIGTERM)
+		_ = service.Wait()
+	})
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer docker.Close()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if _, err = docker.Ping(t.Context()); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%v\n%s", err, log.String())
+		}
+	}
+	args := []string{"-test.run=^(TestEngine|TestRegistry|TestAirgap)$", "-test.v"}
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer stop()
+	tests := exec.CommandContext(ctx, os.Args[0], args...)
+	tests.Env = append(os.Environ(), "DOCKER_HOST="+host, registryAddrEnv+"="+registry, lab.RequireEnv+"=1")
+	tests.Cancel = func() error { return tests.Process.Signal(syscall.SIGQUIT) }
+	tests.WaitDelay = 5 * time.Second
+	out, err := tests.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s\nThe service said:\n%s", err, out, log.String())
+	}
+	if n := bytes.Count(out, []byte("--- PASS")); n < 10 && !strings.Contains(string(out), "--- FAIL") {
+		t.Errorf("only %d tests passed:\n%s", n, out)
+	}
+}
