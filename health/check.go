@@ -288,14 +288,16 @@ func (r *Result) setVersion(reported string) {
 }
 
 // compare holds a reported version to the wanted one.
-func (t *attempt) compare(r *Result, reported string) {
+func (t *attempt) compare(r *Result, reported string) Status {
 	if t.p.Want == nil || reported == "" {
-		return
+		return Pass
 	}
-	if v, err := ParseVersion(reported); err != nil || !v.Equal(t.p.Want) {
-		r.fail(Fail, fmt.Errorf("%w: %s, want %s", ErrVersion, reported, t.p.Want),
-			"the old process may still hold the port, or the upgrade did not happen")
+	if v, err := ParseVersion(reported); err == nil && v.Equal(t.p.Want) {
+		return Pass
 	}
+	r.fail(Fail, fmt.Errorf("%w: %s, want %s", ErrVersion, reported, t.p.Want),
+		"the old process may still hold the port, or the upgrade did not happen")
+	return Fail
 }
 
 // connect is the probe of a TCP port.
@@ -364,14 +366,14 @@ func contains(values []string, want string) bool {
 func (t *attempt) callerChecks(ctx context.Context, r *Result) {
 	told := r.Version != ""
 	for _, c := range t.p.Checks {
-		n := NamedResult{Name: clean(c.Name), Status: Pass}
+		n := NamedResult{Name: clean(c.Name)}
 		f, err := c.Run(ctx)
 		if err != nil {
 			n.Status, n.Output = Fail, clean(err.Error())
 			r.fail(Fail, fmt.Errorf("%s: %w", n.Name, err), "")
 		} else {
 			n.Version, n.Output = clean(f.Version), clean(f.Output)
-			t.compare(r, n.Version)
+			n.Status = t.compare(r, n.Version)
 			if n.Version != "" && !told {
 				r.setVersion(n.Version)
 				told = true

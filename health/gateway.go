@@ -80,11 +80,9 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 	r.Components = d.Components
 	r.Status = Pass
 	t.judge(r, a, d, e)
-	switch {
-	case t.p.Want != nil && d.Version == "":
+	t.compare(r, d.Version)
+	if t.p.Want != nil && d.Version == "" {
 		r.fail(Fail, fmt.Errorf("%w: none told, want %s", ErrVersion, t.p.Want), "something else may listen there")
-	default:
-		t.compare(r, d.Version)
 	}
 	if e.known && !e.ready {
 		r.Readiness = ReadyUnsupported

@@ -267,6 +267,9 @@ func TestDashboardAndPump(t *testing.T) {
 		if r.Status != c.status || c.is != nil && !errors.Is(r.Err, c.is) || c.err != nil && !errors.Is(r.Err, c.err) {
 			t.Errorf("%s: %s, %v", c.name, r.Status, r.Err)
 		}
+		if len(r.Findings) != 1 || r.Findings[0].Status != c.status {
+			t.Errorf("%s: findings %+v", c.name, r.Findings)
+		}
 		if strings.Contains(r.Error, "\n") {
 			t.Errorf("%s: error of several lines %q", c.name, r.Error)
 		}

@@ -76,23 +76,19 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	code := http.StatusOK
-	if report.Status != Pass && report.Status != Warn {
-		code = http.StatusServiceUnavailable
-	}
-	if err != nil {
-		write = func(w io.Writer) error {
-			return json.NewEncoder(w).Encode(map[string]string{"status": string(Fail), "output": "unknown: " + clean(err.Error())})
+	// Prometheus drops the samples of any other answer.
+	if format != "prometheus" {
+		if report.Status != Pass && report.Status != Warn {
+			code = http.StatusServiceUnavailable
 		}
-		if media == PrometheusType {
-			code = http.StatusOK
-			write = report.WritePrometheus
-		} else {
+		if err != nil {
 			media = MediaType
+			write = func(w io.Writer) error {
+				return json.NewEncoder(w).Encode(map[string]string{"status": string(Fail), "output": "unknown: " + clean(err.Error())})
+			}
 		}
-	} else if media == PrometheusType {
-		code = http.StatusOK // Prometheus drops the samples of any other
 	}
-	if werr := write(&body); werr != nil {
+	if err := write(&body); err != nil {
 		http.Error(w, "write report", http.StatusInternalServerError)
 		return
 	}
