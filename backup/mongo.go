@@ -53,6 +53,9 @@ func (s MongoServer) connect(ctx context.Context) (*mongoConn, error) {
 	}
 	if err := c.identify(ctx); err != nil {
 		c.close(ctx)
+		if e := ended(ctx); e != nil {
+			return nil, fail("connect to", c.at, e)
+		}
 		return nil, c.fail("connect to", c.at, err)
 	}
 	return c, nil

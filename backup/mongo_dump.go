@@ -85,7 +85,10 @@ type MongoCollection struct {
 	Data     string   `json:"data,omitempty"` // files below the component's directory
 }
 
-var _ Source = (*Mongo)(nil)
+var (
+	_ Source = (*Mongo)(nil)
+	_ Prover = (*Mongo)(nil)
+)
 
 // Name implements [Source].
 func (m *Mongo) Name() string { return cmp.Or(m.Component, "mongo") }
@@ -168,6 +171,12 @@ func (m *Mongo) Backup(ctx context.Context, w *Writer) (Component, error) {
 		return Component{}, d.conn.fail("dump", d.conn.at, err)
 	}
 	return c, nil
+}
+
+// Prove implements [Prover]: it compares the server that a set was taken of with
+// the set, as [MongoRestore.Prove] does.
+func (m *Mongo) Prove(ctx context.Context, s *Stored) error {
+	return (&MongoRestore{Component: m.Component, Server: m.Server, Parallel: m.Parallel, Log: m.Log}).Prove(ctx, s)
 }
 
 // dumping is one backup in progress.

@@ -179,11 +179,11 @@ func TestMongoDDLDuringDump(t *testing.T) {
 					if c.Name == "getMore" && c.Target == "keys" {
 						once.Do(func() {
 							if command != nil {
-								run(t, admin, "tyk_analytics", command)
+								mongoRun(t, admin, "tyk_analytics", command)
 								return
 							}
-							run(t, admin, "tyk_analytics", bson.D{{Key: "drop", Value: "apis"}})
-							run(t, admin, "tyk_analytics", bson.D{{Key: "create", Value: "apis"}})
+							mongoRun(t, admin, "tyk_analytics", bson.D{{Key: "drop", Value: "apis"}})
+							mongoRun(t, admin, "tyk_analytics", bson.D{{Key: "create", Value: "apis"}})
 						})
 					}
 					return mongolab.Fault{}

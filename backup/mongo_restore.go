@@ -191,6 +191,9 @@ func (m *MongoRestore) begin(ctx context.Context, data dumpData) (*restoring, er
 		})
 		if err != nil {
 			conn.close(ctx)
+			if e := ended(ctx); e != nil {
+				return nil, fail("list the collections of", db, e)
+			}
 			return nil, conn.fail("list the collections of", db, err)
 		}
 		for _, s := range all {

@@ -51,8 +51,8 @@ func doc(t testing.TB, d any) bson.Raw {
 	return raw
 }
 
-// run executes a command and fails the test where the server refuses it.
-func run(t testing.TB, c *mongo.Client, db string, command bson.D) bson.Raw {
+// mongoRun executes a command and fails the test where the server refuses it.
+func mongoRun(t testing.TB, c *mongo.Client, db string, command bson.D) bson.Raw {
 	t.Helper()
 	raw, err := c.Database(db).RunCommand(t.Context(), command).Raw()
 	if err != nil {
@@ -124,22 +124,22 @@ func fillMongo(t testing.TB, s *mongolab.Server, db string) {
 	for i, n := range awkward {
 		s.Insert(db, n, doc(t, bson.D{{Key: "_id", Value: i}}))
 	}
-	run(t, c, db, bson.D{{Key: "create", Value: "empty"}})
-	run(t, c, db, bson.D{{Key: "create", Value: "capped"}, {Key: "capped", Value: true}, {Key: "size", Value: 4096}, {Key: "max", Value: 3}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "empty"}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "capped"}, {Key: "capped", Value: true}, {Key: "size", Value: 4096}, {Key: "max", Value: 3}})
 	for i := range 5 {
 		s.Insert(db, "capped", doc(t, bson.D{{Key: "_id", Value: 9 - i}}))
 	}
 	collation := bson.D{{Key: "locale", Value: "de"}, {Key: "strength", Value: 2}}
-	run(t, c, db, bson.D{{Key: "create", Value: "collated"}, {Key: "collation", Value: collation}})
-	run(t, c, db, bson.D{{Key: "create", Value: "validated"}, {Key: "validator", Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"name"}}}}}},
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "collated"}, {Key: "collation", Value: collation}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "validated"}, {Key: "validator", Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"name"}}}}}},
 		{Key: "validationLevel", Value: "strict"}, {Key: "validationAction", Value: "error"}})
 	s.Insert(db, "validated", doc(t, bson.D{{Key: "_id", Value: 1}, {Key: "name", Value: "x"}}))
-	run(t, c, db, bson.D{{Key: "create", Value: "clustered"}, {Key: "clusteredIndex", Value: bson.D{{Key: "key", Value: bson.D{{Key: "_id", Value: 1}}}, {Key: "unique", Value: true}}},
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "clustered"}, {Key: "clusteredIndex", Value: bson.D{{Key: "key", Value: bson.D{{Key: "_id", Value: 1}}}, {Key: "unique", Value: true}}},
 		{Key: "expireAfterSeconds", Value: int64(3600)}})
-	run(t, c, db, bson.D{{Key: "create", Value: "images"}, {Key: "changeStreamPreAndPostImages", Value: bson.D{{Key: "enabled", Value: true}}}})
-	run(t, c, db, bson.D{{Key: "create", Value: "z view"}, {Key: "viewOn", Value: "types"}, {Key: "pipeline", Value: bson.A{bson.D{{Key: "$match", Value: bson.D{{Key: "a", Value: bson.D{{Key: "$regex", Value: "^a"}}}}}}}}, {Key: "collation", Value: collation}})
-	run(t, c, db, bson.D{{Key: "create", Value: "a view of a view"}, {Key: "viewOn", Value: "z view"}, {Key: "pipeline", Value: bson.A{}}})
-	run(t, c, db, bson.D{{Key: "create", Value: "weather"}, {Key: "timeseries", Value: bson.D{{Key: "timeField", Value: "at"}, {Key: "metaField", Value: "where"}, {Key: "granularity", Value: "hours"}}}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "images"}, {Key: "changeStreamPreAndPostImages", Value: bson.D{{Key: "enabled", Value: true}}}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "z view"}, {Key: "viewOn", Value: "types"}, {Key: "pipeline", Value: bson.A{bson.D{{Key: "$match", Value: bson.D{{Key: "a", Value: bson.D{{Key: "$regex", Value: "^a"}}}}}}}}, {Key: "collation", Value: collation}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "a view of a view"}, {Key: "viewOn", Value: "z view"}, {Key: "pipeline", Value: bson.A{}}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "weather"}, {Key: "timeseries", Value: bson.D{{Key: "timeField", Value: "at"}, {Key: "metaField", Value: "where"}, {Key: "granularity", Value: "hours"}}}})
 	s.Insert(db, "system.buckets.weather", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{5}}, {Key: "control", Value: bson.D{{Key: "version", Value: 1}}}, {Key: "meta", Value: "roof"},
 		{Key: "data", Value: bson.D{{Key: "at", Value: bson.D{{Key: "0", Value: time.UnixMilli(1)}}}}}}))
 	s.Insert(db, "system.js", doc(t, bson.D{{Key: "_id", Value: "f"}, {Key: "value", Value: primitive.JavaScript("function() {}")}}))
@@ -147,7 +147,7 @@ func fillMongo(t testing.TB, s *mongolab.Server, db string) {
 	for i := range 300 {
 		s.Insert(db, "indexed", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{7, byte(i), byte(i >> 8)}}, {Key: "n", Value: i}, {Key: "expireAt", Value: time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)}}))
 	}
-	run(t, c, db, bson.D{{Key: "createIndexes", Value: "indexed"}, {Key: "indexes", Value: bson.A{
+	mongoRun(t, c, db, bson.D{{Key: "createIndexes", Value: "indexed"}, {Key: "indexes", Value: bson.A{
 		bson.D{{Key: "key", Value: bson.D{{Key: "z", Value: 1}, {Key: "a", Value: -1}}}, {Key: "name", Value: "compound"}, {Key: "hidden", Value: true}},
 		bson.D{{Key: "key", Value: bson.D{{Key: "n", Value: 1.0}}}, {Key: "name", Value: "unique"}, {Key: "unique", Value: true}, {Key: "sparse", Value: true}},
 		bson.D{{Key: "key", Value: bson.D{{Key: "expireAt", Value: 1}}}, {Key: "name", Value: "ttl"}, {Key: "expireAfterSeconds", Value: 0}},
@@ -159,7 +159,7 @@ func fillMongo(t testing.TB, s *mongolab.Server, db string) {
 		bson.D{{Key: "key", Value: bson.D{{Key: "c", Value: 1}}}, {Key: "name", Value: "collated"}, {Key: "collation", Value: collation}},
 		bson.D{{Key: "key", Value: bson.D{{Key: "old", Value: 1}}}, {Key: "name", Value: "version one"}, {Key: "v", Value: 1}},
 	}}})
-	run(t, c, db, bson.D{{Key: "createIndexes", Value: "collated"}, {Key: "indexes", Value: bson.A{
+	mongoRun(t, c, db, bson.D{{Key: "createIndexes", Value: "collated"}, {Key: "indexes", Value: bson.A{
 		bson.D{{Key: "key", Value: bson.D{{Key: "i", Value: 1}}}, {Key: "name", Value: "inherits"}},
 		bson.D{{Key: "key", Value: bson.D{{Key: "s", Value: 1}}}, {Key: "name", Value: "simple"}, {Key: "collation", Value: bson.D{{Key: "locale", Value: "simple"}}}},
 	}}})
@@ -292,12 +292,12 @@ func sameServers(t *testing.T, a, b *mongolab.Server, dbA, dbB string) {
 // definition is what list commands say of a collection, but its UUID.
 func definition(t *testing.T, c *mongo.Client, db, name string) string {
 	t.Helper()
-	list := run(t, c, db, bson.D{{Key: "listCollections", Value: 1}, {Key: "filter", Value: bson.D{{Key: "name", Value: name}}}})
+	list := mongoRun(t, c, db, bson.D{{Key: "listCollections", Value: 1}, {Key: "filter", Value: bson.D{{Key: "name", Value: name}}}})
 	info := list.Lookup("cursor", "firstBatch").Array().Index(0).Value().Document()
 	text := fmt.Sprint(info.Lookup("type"), info.Lookup("options"))
 	if kind := info.Lookup("type").StringValue(); kind == "view" {
 		return text
 	}
-	indexes := run(t, c, db, bson.D{{Key: "listIndexes", Value: name}})
+	indexes := mongoRun(t, c, db, bson.D{{Key: "listIndexes", Value: name}})
 	return text + strings.ReplaceAll(fmt.Sprint(indexes.Lookup("cursor", "firstBatch")), `"v": {"$numberInt":"1"}`, `"v": {"$numberInt":"2"}`)
 }

@@ -56,6 +56,7 @@ type Fault struct {
 	Name string          // codeName of that error
 	Msg  string          // errmsg of that error
 	Kill bool            // run the command, but drop every open cursor first
+	Lie  bool            // answer ok without running the command
 }
 
 // Server is a running stand-in on a loopback port. Its methods may be called
@@ -72,11 +73,12 @@ type Server struct {
 	clock uint32 // logical time of the last write
 	dead  bool
 
-	cmu     sync.Mutex // guards the next four; taken after mu where both are
+	cmu     sync.Mutex // guards the next five; taken after mu where both are
 	hook    func(Command) Fault
 	cursors map[int64]*cursor
 	nextID  int64
 	conns   map[net.Conn]struct{}
+	written map[string]written // by session
 
 	closed chan struct{}
 }
@@ -88,7 +90,7 @@ func Start(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, dbs: map[string]map[string]*collection{}, cursors: map[int64]*cursor{}, nextID: 1 << 40,
-		conns: map[net.Conn]struct{}{}, closed: make(chan struct{}),
+		conns: map[net.Conn]struct{}{}, written: map[string]written{}, closed: make(chan struct{}),
 	}
 	if o.User != "" {
 		if err := s.enrol(); err != nil {
@@ -323,6 +325,9 @@ func (c *conn) run(q request) (bson.Raw, error) {
 		if f.Cut {
 			return nil, errCut
 		}
+		if f.Lie {
+			return ok(bson.E{Key: "n", Value: int32(len(q.docs))})
+		}
 		if f.Code != 0 {
 			return marshal(refusal{f.Code, f.Name, f.Msg}.reply())
 		}
@@ -334,13 +339,41 @@ func (c *conn) run(q request) (bson.Raw, error) {
 	if !ok {
 		return marshal(refusal{59, "CommandNotFound", "no such command: '" + q.name + "'"}.reply())
 	}
-	reply, err := do(c, q)
+	reply, err := c.s.remembered(c, q, do)
 	if f.Lose {
 		return nil, errCut
 	}
 	var no refusal
 	if errors.As(err, &no) {
 		return marshal(no.reply())
+	}
+	return reply, err
+}
+
+// written is the last retryable write of a session: a driver that did not get
+// the answer asks again and must not write twice.
+type written struct {
+	number int64
+	reply  bson.Raw
+}
+
+func (s *Server) remembered(c *conn, q request, do func(*conn, request) (bson.Raw, error)) (bson.Raw, error) {
+	number, err := q.body.LookupErr("txnNumber")
+	session, _ := q.body.Lookup("lsid").DocumentOK()
+	if err != nil || session == nil {
+		return do(c, q)
+	}
+	s.cmu.Lock()
+	last, again := s.written[string(session)]
+	s.cmu.Unlock()
+	if again && last.number == number.Int64() {
+		return last.reply, nil
+	}
+	reply, err := do(c, q)
+	if err == nil {
+		s.cmu.Lock()
+		s.written[string(session)] = written{number.Int64(), reply}
+		s.cmu.Unlock()
 	}
 	return reply, err
 }

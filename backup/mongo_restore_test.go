@@ -1,0 +1,449 @@
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/bson/primitive"
+
+	"example.com/tykupgrade/backup"
+	mongolab "example.com/tykupgrade/internal/lab/mongo"
+)
+
+func takeMongo(t testing.TB, m *backup.Mongo) *backup.Set {
+	t.Helper()
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// state is everything that a server holds, as text.
+func state(t testing.TB, s *mongolab.Server) string {
+	t.Helper()
+	c := mongoClient(t, s)
+	var b strings.Builder
+	for _, db := range []string{"tyk_analytics", "scratch", "admin"} {
+		list := mongoRun(t, c, db, bson.D{{Key: "listCollections", Value: 1}})
+		values, err := list.Lookup("cursor", "firstBatch").Array().Values()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range values {
+			fmt.Fprintln(&b, db, v)
+			name := v.Document().Lookup("name").StringValue()
+			for _, d := range s.Documents(db, name) {
+				fmt.Fprintln(&b, d)
+			}
+			if v.Document().Lookup("type").StringValue() != "view" {
+				fmt.Fprintln(&b, mongoRun(t, c, db, bson.D{{Key: "listIndexes", Value: name}}).Lookup("cursor", "firstBatch"))
+			}
+		}
+	}
+	return b.String()
+}
+
+// changedMongo gives every collection of smallMongo another content.
+func changedMongo(t testing.TB) *mongolab.Server {
+	s := smallMongo(t, mongolab.Options{})
+	for _, n := range []string{"apis", "keys"} {
+		s.Insert("tyk_analytics", n, doc(t, bson.D{{Key: "_id", Value: "added by the upgrade"}}))
+	}
+	s.Insert("tyk_analytics", "untouched", doc(t, bson.D{{Key: "_id", Value: 1}}))
+	return s
+}
+
+func TestMongoModes(t *testing.T) {
+	t.Parallel()
+	from := smallMongo(t, mongolab.Options{})
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
+	set := takeMongo(t, &backup.Mongo{Server: uri(from)})
+	restore := func(t *testing.T, m *backup.MongoRestore) (backup.ComponentReport, error) {
+		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, m)
+		if len(report.Components) == 0 {
+			return backup.ComponentReport{}, err
+		}
+		return report.Components[0], err
+	}
+	t.Run("new refuses", func(t *testing.T) {
+		t.Parallel()
+		s := changedMongo(t)
+		before := state(t, s)
+		_, err := restore(t, &backup.MongoRestore{Server: uri(s)})
+		if !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(), "tyk_analytics.apis") || !strings.Contains(err.Error(), "15 documents") {
+			t.Errorf("error %v", err)
+		}
+		if state(t, s) != before {
+			t.Error("something changed")
+		}
+	})
+	for _, mode := range []backup.MongoMode{backup.MongoReplace, backup.MongoDrop} {
+		t.Run(fmt.Sprint("mode ", mode), func(t *testing.T) {
+			t.Parallel()
+			s := changedMongo(t)
+			before := state(t, s)
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, &backup.MongoRestore{Server: uri(s), Mode: mode}); err != nil {
+				t.Fatal(err)
+			}
+			if state(t, s) != before {
+				t.Error("a dry run changed something")
+			}
+			report, err := restore(t, &backup.MongoRestore{Server: uri(s), Mode: mode})
+			if err != nil || report.State != backup.StateProven {
+				t.Fatalf("%v %+v", err, report)
+			}
+			actions := map[string]backup.Action{}
+			for _, i := range report.Items {
+				actions[i.Name] = i.Action
+			}
+			if actions["tyk_analytics.apis"] != backup.ActionReplace || actions["tyk_analytics.view"] != backup.ActionCreate {
+				t.Errorf("items %+v", report.Items)
+			}
+			if n := len(s.Documents("tyk_analytics", "apis")); n != 14 {
+				t.Errorf("%d documents", n)
+			}
+			if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[apis keys system.views untouched view]" {
+				t.Errorf("collections %s", got)
+			}
+			// Again: the view is the same already.
+			if report, err = restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace}); err != nil || report.State != backup.StateProven {
+				t.Errorf("again: %v %+v", err, report)
+			}
+		})
+	}
+	t.Run("merge", func(t *testing.T) {
+		t.Parallel()
+		s := mongoServer(t, mongolab.Options{})
+		s.Insert("tyk_analytics", "apis", doc(t, bson.D{{Key: "_id", Value: "mine"}}))
+		report, err := restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoMerge})
+		if err != nil || report.State != backup.StateProven {
+			t.Fatalf("%v %+v", err, report)
+		}
+		if a, k := len(s.Documents("tyk_analytics", "apis")), len(s.Documents("tyk_analytics", "keys")); a != 15 || k != 500 {
+			t.Errorf("%d and %d documents", a, k)
+		}
+		_, err = restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoMerge})
+		if !errors.Is(err, backup.ErrRejected) {
+			t.Errorf("duplicates: %v", err)
+		}
+		other := mongoServer(t, mongolab.Options{})
+		mongoRun(t, mongoClient(t, other), "tyk_analytics", bson.D{{Key: "create", Value: "apis"}, {Key: "capped", Value: true}, {Key: "size", Value: 1 << 20}})
+		if _, err := restore(t, &backup.MongoRestore{Server: uri(other), Mode: backup.MongoMerge}); !errors.Is(err, backup.ErrDiffers) {
+			t.Errorf("other options: %v", err)
+		}
+	})
+	t.Run("rename and choose", func(t *testing.T) {
+		t.Parallel()
+		s := changedMongo(t)
+		m := &backup.MongoRestore{Server: uri(s), Rename: map[string]string{"tyk_analytics.*": "scratch.old_*"}, Exclude: []string{"*.keys"}}
+		report, err := restore(t, m)
+		if err != nil || report.State != backup.StateProven {
+			t.Fatalf("%v %+v", err, report)
+		}
+		if got := fmt.Sprint(s.Collections("scratch")); got != "[old_apis old_view system.views]" {
+			t.Errorf("collections %s", got)
+		}
+		if def := definition(t, mongoClient(t, s), "scratch", "old_view"); !strings.Contains(def, `"old_apis"`) {
+			t.Errorf("view %s", def)
+		}
+		for _, bad := range []*backup.MongoRestore{
+			{Rename: map[string]string{"tyk_analytics.apis": "scratch.x", "tyk_analytics.keys": "scratch.x"}},
+			{Rename: map[string]string{"tyk_analytics.*": "scratch.*", "tyk_analytics.a*": "scratch.b*"}},
+			{Rename: map[string]string{"tyk_analytics.*": "admin.*"}}, {Rename: map[string]string{"tyk_analytics.*": "scratch.system.*"}},
+			{Include: []string{"*.nothing"}}, {Exclude: []string{"*.*"}}, {UsersAndRoles: true},
+			{Rename: map[string]string{"tyk_analytics.apis": "scratch.apis"}}, // its view stays behind
+		} {
+			bad.Server = uri(mongoServer(t, mongolab.Options{}))
+			if _, err := restore(t, bad); err == nil {
+				t.Errorf("%+v was accepted", bad)
+			}
+		}
+	})
+	t.Run("other kinds in the way", func(t *testing.T) {
+		t.Parallel()
+		s := mongoServer(t, mongolab.Options{})
+		c := mongoClient(t, s)
+		mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "apis"}, {Key: "viewOn", Value: "x"}, {Key: "pipeline", Value: bson.A{}}})
+		if _, err := restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace}); !errors.Is(err, backup.ErrNotEmpty) {
+			t.Errorf("error %v", err)
+		}
+		if report, err := restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoDrop}); err != nil {
+			t.Errorf("%v %+v", err, report)
+		}
+	})
+	t.Run("time series", func(t *testing.T) {
+		t.Parallel()
+		s := mongoServer(t, mongolab.Options{})
+		fillMongo(t, s, "tyk_analytics")
+		set := takeMongo(t, &backup.Mongo{Server: uri(s), Include: []string{"*.weather"}})
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace}); !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(), "cannot be renamed") {
+			t.Errorf("error %v", err)
+		}
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoDrop}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Whatever fails, the live collections are as before and nothing is left over.
+func TestMongoRestoreFails(t *testing.T) {
+	t.Parallel()
+	from := smallMongo(t, mongolab.Options{})
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"}, {Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}}, {Key: "name", Value: "text"}}}}})
+	set := takeMongo(t, &backup.Mongo{Server: uri(from)})
+	wrong := func(name string, n int32) func(mongolab.Command) mongolab.Fault {
+		return once(name, n, mongolab.Fault{Code: 8, Name: "UnknownError", Msg: "out of luck"})
+	}
+	for name, n := range map[string]int32{"create": 2, "insert": 2, "createIndexes": 1, "renameCollection": 1} {
+		for _, fresh := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " fresh ", fresh), func(t *testing.T) {
+				t.Parallel()
+				s := changedMongo(t)
+				mode := backup.MongoReplace
+				if fresh {
+					s, mode = mongoServer(t, mongolab.Options{}), backup.MongoNew
+				}
+				before := state(t, s)
+				s.Hook(wrong(name, n))
+				report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: mode})
+				if err == nil || !strings.Contains(err.Error(), "out of luck") || report.Components[0].State != backup.StateFailed {
+					t.Errorf("error %v, report %+v", err, report)
+				}
+				s.Hook(nil)
+				if got := state(t, s); got != before {
+					t.Errorf("before:\n%.500s\nafter:\n%.500s", before, got)
+				}
+			})
+		}
+	}
+	t.Run("cancelled", func(t *testing.T) {
+		t.Parallel()
+		s := changedMongo(t)
+		before := state(t, s)
+		ctx, cancel := context.WithCancel(t.Context())
+		s.Hook(func(c mongolab.Command) mongolab.Fault {
+			if c.Name == "insert" {
+				cancel()
+			}
+			return mongolab.Fault{}
+		})
+		if _, err := set.Restore(ctx, backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace}); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		if got := state(t, s); got != before || s.Cursors() != 0 {
+			t.Errorf("something changed, or %d cursors are open", s.Cursors())
+		}
+	})
+	t.Run("a server that loses a document", func(t *testing.T) {
+		t.Parallel()
+		s := changedMongo(t)
+		before := state(t, s)
+		lost := once("insert", 1, mongolab.Fault{Lie: true})
+		s.Hook(lost)
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace})
+		if !errors.Is(err, backup.ErrDiffers) {
+			t.Errorf("error %v", err)
+		}
+		s.Hook(nil)
+		if state(t, s) != before {
+			t.Error("something changed")
+		}
+	})
+	t.Run("the second of two swaps", func(t *testing.T) {
+		t.Parallel()
+		s := changedMongo(t)
+		s.Hook(wrong("renameCollection", 2))
+		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace})
+		if err == nil || !strings.Contains(err.Error(), "1 of 2 collections were put in place") {
+			t.Errorf("error %v", err)
+		}
+		if a, k := len(s.Documents("tyk_analytics", "apis")), len(s.Documents("tyk_analytics", "keys")); a != 14 || k != 501 {
+			t.Errorf("%d, %d documents; %+v", a, k, report)
+		}
+		if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[apis keys untouched]" {
+			t.Errorf("collections %s", got)
+		}
+	})
+}
+
+// Answers that get lost are no failure and no duplicate.
+func TestMongoRestoreAgain(t *testing.T) {
+	t.Parallel()
+	set := takeMongo(t, &backup.Mongo{Server: uri(smallMongo(t, mongolab.Options{}))})
+	for _, name := range []string{"insert", "renameCollection", "createIndexes", "find"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := changedMongo(t)
+			seen := map[string]int{}
+			hook := make(chan map[string]int, 1)
+			hook <- seen
+			s.Hook(func(c mongolab.Command) mongolab.Fault {
+				seen := <-hook
+				defer func() { hook <- seen }()
+				// The driver itself sends a write once more: lose that answer, too.
+				if seen[c.Name]++; c.Name == name && seen[c.Name] <= 2 {
+					return mongolab.Fault{Lose: true}
+				}
+				return mongolab.Fault{}
+			})
+			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace})
+			if err != nil || report.Components[0].State != backup.StateProven {
+				t.Errorf("%v %+v", err, report)
+			}
+		})
+	}
+}
+
+// Documents that the server does not take are errors, told apart and counted,
+// without the values of their fields.
+func TestMongoRejected(t *testing.T) {
+	t.Parallel()
+	// A validator and a unique index that came after the documents, as may be.
+	from := mongoServer(t, mongolab.Options{})
+	c := mongoClient(t, from)
+	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "strict"}, {Key: "validator", Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"name"}}}}}}})
+	for i := range 30 {
+		from.Insert("tyk_analytics", "strict", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{byte(i)}}, {Key: "api_key", Value: "top secret"}}))
+	}
+	set := takeMongo(t, &backup.Mongo{Server: uri(from)})
+	s := mongoServer(t, mongolab.Options{})
+	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s)})
+	if !errors.Is(err, backup.ErrRejected) || !strings.Contains(err.Error(), ": 30:") || !strings.Contains(err.Error(), "failed validation (code 121)") || !strings.Contains(err.Error(), "25 more") {
+		t.Errorf("error %v", err)
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error shows a field: %v", err)
+	}
+	if got := s.Collections("tyk_analytics"); len(got) > 0 {
+		t.Errorf("left over: %q", got)
+	}
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), BypassValidation: true}); err != nil {
+		t.Error(err)
+	}
+
+	// No _id: the server would invent one.
+	bare := mongoServer(t, mongolab.Options{})
+	bare.Insert("tyk_analytics", "bare", doc(t, bson.D{{Key: "n", Value: 1}}))
+	set = takeMongo(t, &backup.Mongo{Server: uri(bare)})
+	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(mongoServer(t, mongolab.Options{}))})
+	if !errors.Is(err, backup.ErrRejected) || !strings.Contains(err.Error(), "no _id") {
+		t.Errorf("error %v", err)
+	}
+
+	// A duplicate shows the index and not the value.
+	dup := mongoServer(t, mongolab.Options{})
+	dup.Insert("tyk_analytics", "apis", doc(t, bson.D{{Key: "_id", Value: "a secret id"}}))
+	set = takeMongo(t, &backup.Mongo{Server: uri(dup)})
+	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(dup), Mode: backup.MongoMerge})
+	if !errors.Is(err, backup.ErrRejected) || !strings.Contains(err.Error(), "index: _id_") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// What a TTL index has removed or is about to remove does not make a restored
+// collection differ; anything else does.
+func TestMongoTTL(t *testing.T) {
+	t.Parallel()
+	from := mongoServer(t, mongolab.Options{})
+	at := func(id int, when time.Time) bson.Raw {
+		return doc(t, bson.D{{Key: "_id", Value: id}, {Key: "expireAt", Value: when}})
+	}
+	from.Insert("tyk_analytics", "logs", at(1, time.Now().Add(-time.Hour)), at(2, time.Now().Add(time.Hour)), at(3, time.Now().Add(1000*time.Hour)), doc(t, bson.D{{Key: "_id", Value: 4}}))
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "logs"}, {Key: "indexes", Value: bson.A{
+		bson.D{{Key: "key", Value: bson.D{{Key: "expireAt", Value: 1}}}, {Key: "name", Value: "ttl"}, {Key: "expireAfterSeconds", Value: 0}}}}})
+	set := takeMongo(t, &backup.Mongo{Server: uri(from)})
+	to := mongoServer(t, mongolab.Options{})
+	target := &backup.MongoRestore{Server: uri(to)}
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, target); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(to.Documents("tyk_analytics", "logs")); n != 4 {
+		t.Errorf("%d documents were restored", n)
+	}
+	c := mongoClient(t, to)
+	gone := func(id int) error {
+		mongoRun(t, c, "tyk_analytics", bson.D{{Key: "delete", Value: "logs"}, {Key: "deletes", Value: bson.A{bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: id}}}, {Key: "limit", Value: 1}}}}})
+		return set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{target}})
+	}
+	for _, id := range []int{1, 2} {
+		if err := gone(id); err != nil {
+			t.Errorf("after document %d expired: %v", id, err)
+		}
+	}
+	if err := gone(3); !errors.Is(err, backup.ErrDiffers) {
+		t.Errorf("a document vanished before its time: %v", err)
+	}
+}
+
+func TestMongoUsersAndRoles(t *testing.T) {
+	t.Parallel()
+	from := smallMongo(t, mongolab.Options{})
+	user := func(db, name string) bson.Raw {
+		return doc(t, bson.D{{Key: "_id", Value: db + "." + name}, {Key: "db", Value: db}, {Key: "user", Value: name}, {Key: "credentials", Value: "salted"}})
+	}
+	from.Insert("admin", "system.users", user("tyk_analytics", "tyk"), user("other", "stranger"))
+	from.Insert("admin", "system.roles", user("tyk_analytics", "reader"))
+	from.Insert("admin", "system.version", doc(t, bson.D{{Key: "_id", Value: "authSchema"}, {Key: "currentVersion", Value: 5}}))
+	for _, plain := range []bool{true, false} {
+		set := takeMongo(t, &backup.Mongo{Server: uri(from), UsersAndRoles: true, Plain: plain})
+		to := mongoServer(t, mongolab.Options{})
+		to.Insert("admin", "system.users", user("tyk_analytics", "there already"))
+		target := &backup.MongoRestore{Server: uri(to), UsersAndRoles: true}
+		if report, err := set.Restore(t.Context(), backup.RestoreOptions{}, target); err != nil {
+			t.Fatalf("%v %+v", err, report)
+		}
+		if u, r := to.Documents("admin", "system.users"), to.Documents("admin", "system.roles"); len(u) != 2 || len(r) != 1 {
+			t.Errorf("users %v, roles %v", u, r)
+		}
+		if got := fmt.Sprint(to.Collections("admin")); got != "[system.roles system.users]" {
+			t.Errorf("left over in admin: %s", got)
+		}
+		without := mongoServer(t, mongolab.Options{})
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(without)}); err != nil || len(without.Collections("admin")) > 0 {
+			t.Errorf("users were restored unasked: %v %q", err, without.Collections("admin"))
+		}
+		if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{&backup.MongoRestore{Server: uri(without), UsersAndRoles: true}}}); !errors.Is(err, backup.ErrDiffers) {
+			t.Errorf("missing users: %v", err)
+		}
+	}
+}
+
+func TestMongoSeveralDatabases(t *testing.T) {
+	t.Parallel()
+	s := smallMongo(t, mongolab.Options{})
+	s.Insert("tyk_pump", "aggregates", doc(t, bson.D{{Key: "_id", Value: 1}}))
+	set := takeMongo(t, &backup.Mongo{Server: uri(s), Databases: []string{"tyk_analytics", "tyk_pump"}, Exclude: []string{"*.keys"}})
+	var names []string
+	for _, c := range details(t, set).Collections {
+		names = append(names, c.DB+"."+c.Name)
+	}
+	if got := fmt.Sprint(names); got != "[tyk_analytics.apis tyk_pump.aggregates]" {
+		t.Errorf("collections %s", got)
+	}
+	to := mongoServer(t, mongolab.Options{})
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(to)}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Documents as large as a server takes pass, whole and alone in their batch.
+func TestMongoLargeDocuments(t *testing.T) {
+	t.Parallel()
+	from := mongoServer(t, mongolab.Options{})
+	size := 16<<20 - 100
+	for i := range 3 {
+		from.Insert("tyk_analytics", "large", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "data", Value: strings.Repeat(string(rune('a'+i)), size)}}))
+	}
+	set := takeMongo(t, &backup.Mongo{Server: uri(from)})
+	to := mongoServer(t, mongolab.Options{})
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(to)}); err != nil {
+		t.Fatal(err)
+	}
+	sameServers(t, from, to, "tyk_analytics", "tyk_analytics")
+}
