@@ -265,19 +265,15 @@ func (w *waiter) run(parent context.Context) (Report, error) {
 			idle--
 		case o := <-outcomes:
 			idle++
-			if ended && reason == nil {
-				continue // all had passed
-			}
-			if ended {
+			switch {
+			case ended && reason == nil: // all had passed
+			case ended || ctx.Err() != nil:
 				w.keep(o)
-				continue
-			}
-			if err := w.take(o); err != nil {
-				reason, ended = err, true
-				cancel(err)
-			} else if w.finished() {
-				ended = true
-				cancel(nil)
+			default:
+				if err := w.take(o); err != nil || w.finished() {
+					ended, reason = true, err
+					cancel(err)
+				}
 			}
 		case <-stop:
 			ended = true

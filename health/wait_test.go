@@ -286,6 +286,30 @@ func TestWaitCancelled(t *testing.T) {
 	})
 }
 
+// An answer that the end cut off does not stand for what the probe said.
+func TestWaitKeepsTheLastAnswer(t *testing.T) {
+	t.Parallel()
+	for range 20 { // which of two simultaneous ends is seen first is chance
+		synctest.Test(t, func(t *testing.T) {
+			tries := 0
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if tries++; tries > 1 {
+					<-r.Context().Done()
+					return
+				}
+				_, _ = io.WriteString(w, `{"status":"fail"}`)
+			})
+			p := health.Pump("")
+			p.Timeout = time.Hour
+			report, err := health.Wait(t.Context(), health.Policy{Client: client(h), Deadline: time.Minute}, p)
+			if !errors.Is(err, health.ErrDeadline) || !errors.Is(err, health.ErrUnhealthy) || report.Probes[0].Tries != 1 {
+				t.Errorf("%v, %+v", err, report.Probes[0])
+			}
+			synctest.Wait()
+		})
+	}
+}
+
 func TestConcurrencyCap(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
