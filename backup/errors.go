@@ -40,8 +40,14 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Hint is the next step, or empty.
-func (e *Error) Hint() string { return e.Next }
+// Hint is the next step, of e or of what caused it; it may be empty.
+func (e *Error) Hint() string {
+	var h interface{ Hint() string }
+	if e.Next == "" && errors.As(e.Err, &h) {
+		return h.Hint()
+	}
+	return e.Next
+}
 
 // Retryable says whether the same call may succeed later.
 func (e *Error) Retryable() bool { return e.Retry }

@@ -75,11 +75,6 @@ func newServer(t testing.TB, program string, args ...string) *Server {
 	s.Addr = net.JoinHostPort("127.0.0.1", s.Port)
 	s.args = append([]string{"--port", s.Port, "--bind", "127.0.0.1", "--dir", s.Dir, "--logfile", filepath.Join(s.Dir, "log"),
 		"--save", "", "--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes", "--shutdown-timeout", "0"}, args...)
-	for i, a := range args {
-		if a == "--requirepass" {
-			s.Password = args[i+1]
-		}
-	}
 	t.Cleanup(s.Kill)
 	return s
 }
@@ -96,6 +91,11 @@ func (s *Server) Start() {
 func (s *Server) StartE() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for i, a := range s.args {
+		if a == "--requirepass" {
+			s.Password = s.args[i+1]
+		}
+	}
 	s.cmd = exec.Command(s.program, s.args...)
 	// A test binary that is killed takes its servers with it.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}

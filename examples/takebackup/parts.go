@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/debpkg"
+	runner "example.com/tykupgrade/internal/run"
+)
+
+// parts are the kinds of components that the command knows.
+func parts() []part {
+	return []part{&configPart{}, &redisPart{}}
+}
+
+// configPart is the configuration files of one host.
+type configPart struct {
+	chosen bool
+	host   string
+	paths  listFlag
+	only   listFlag
+	name   string
+	root   string
+}
+
+func (p *configPart) flags(fs *flag.FlagSet, verb string) {
+	fs.BoolVar(&p.chosen, "config", false, "configuration files: Tyk's, and what its packages overwrite")
+	fs.StringVar(&p.name, "config-name", "config", "the `name` of the component in the set, such as config/gateway-1")
+	fs.StringVar(&p.root, "root", "/", "the `directory` that stands for / on this host")
+	fs.StringVar(&p.host, "host", "", "the configuration files of this `host` over SSH, as [user@]host")
+	switch verb {
+	case "take":
+		fs.Var(&p.paths, "path", "instead of Tyk's files this absolute `path`, with wildcards; may be repeated")
+	case "restore":
+		fs.Var(&p.only, "only", "only this absolute `path`, with wildcards; may be repeated")
+	}
+}
+
+func (p *configPart) source(*command) (backup.Source, error) {
+	if !p.chosen && len(p.paths) == 0 {
+		return nil, nil
+	}
+	f := &backup.Files{Component: p.name, Paths: p.paths}
+	if p.host != "" {
+		f.Runner = backup.Runner(debpkg.SSH(p.host, debpkg.SSHOptions{}))
+	} else {
+		f.FS = os.DirFS(p.root)
+	}
+	return f, nil
+}
+
+func (p *configPart) restorer(c *command) (backup.Restorer, error) {
+	if !p.chosen && len(p.only) == 0 {
+		return nil, nil
+	}
+	f := &backup.FilesRestore{Component: p.name, Only: p.only, Rescue: c.rescue}
+	if p.host != "" {
+		f.Runner = backup.Runner(debpkg.SSH(p.host, debpkg.SSHOptions{}))
+	} else {
+		f.Root = p.root
+	}
+	return f, nil
+}
+
+func (p *configPart) close() {}
+
+// redisPart is Redis.
+type redisPart struct {
+	chosen        bool
+	name          string
+	uriFile       string
+	ca, cert, key string
+	method        string
+	stale         bool
+	rdbPath       string
+	sample        int
+	way, unit     string
+
+	client redis.UniversalClient
+}
+
+const redisURIEnv = "TAKEBACKUP_REDIS_URI"
+
+func (p *redisPart) flags(fs *flag.FlagSet, verb string) {
+	fs.BoolVar(&p.chosen, "redis", false, "Redis, at the URI of "+redisURIEnv)
+	fs.StringVar(&p.name, "redis-name", "redis", "the `name` of the component in the set")
+	fs.StringVar(&p.uriFile, "redis-uri-file", "", "read the URI from this `file`: redis://user:password@host:6379, rediss:// for TLS, ?master_name= for Sentinel, ?addr= for a cluster")
+	fs.StringVar(&p.ca, "redis-ca", "", "PEM `file` of the authority that signed the server's certificate")
+	fs.StringVar(&p.cert, "redis-cert", "", "PEM `file` of the client's certificate")
+	fs.StringVar(&p.key, "redis-key", "", "PEM `file` of the client's key")
+	if verb != "take" {
+		fs.IntVar(&p.sample, "redis-sample", 0, "compare so many keys, chosen at random, instead of all")
+	}
+	switch verb {
+	case "take":
+		fs.StringVar(&p.method, "redis-method", string(backup.RedisPSYNC), "psync, bgsave, save (blocks all clients) or dump")
+		fs.BoolVar(&p.stale, "redis-stale", false, "also from a replica that has lost its master")
+		fs.StringVar(&p.rdbPath, "redis-rdb", "", "the server's RDB `file`, for bgsave and save where CONFIG GET is forbidden")
+	case "restore":
+		fs.StringVar(&p.way, "redis-way", "", "replicate, restore (key by key) or offline (stop, place, start); empty: what fits")
+		fs.StringVar(&p.unit, "redis-unit", "redis-server", "the systemd `unit` to stop and start, for offline")
+	}
+}
+
+func (p *redisPart) connect(c *command) (redis.UniversalClient, error) {
+	uri := c.env(redisURIEnv)
+	if p.uriFile != "" {
+		data, err := os.ReadFile(p.uriFile)
+		if err != nil {
+			return nil, err
+		}
+		uri = strings.TrimSpace(string(data))
+	}
+	if uri == "" {
+		return nil, usagef("-redis needs a URI in %s or -redis-uri-file", redisURIEnv)
+	}
+	conf, err := p.tls()
+	if err != nil {
+		return nil, err
+	}
+	p.client, err = backup.NewRedisClient(uri, conf)
+	return p.client, err
+}
+
+func (p *redisPart) tls() (*tls.Config, error) {
+	if p.ca == "" && p.cert == "" && p.key == "" {
+		return nil, nil
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if p.ca != "" {
+		data, err := os.ReadFile(p.ca)
+		if err != nil {
+			return nil, err
+		}
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("%s holds no certificate", p.ca)
+		}
+	}
+	if p.cert != "" || p.key != "" {
+		pair, err := tls.LoadX509KeyPair(p.cert, p.key)
+		if err != nil {
+			return nil, err
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return conf, nil
+}
+
+func (p *redisPart) source(c *command) (backup.Source, error) {
+	if !p.chosen {
+		return nil, nil
+	}
+	client, err := p.connect(c)
+	if err != nil {
+		return nil, err
+	}
+	return &backup.Redis{Client: client, Component: p.name, Method: backup.RedisMethod(p.method), AllowStale: p.stale, Path: p.rdbPath, Sample: p.sample}, nil
+}
+
+func (p *redisPart) restorer(c *command) (backup.Restorer, error) {
+	if !p.chosen {
+		return nil, nil
+	}
+	client, err := p.connect(c)
+	if err != nil {
+		return nil, err
+	}
+	if p.way != "offline" {
+		return &backup.RedisLive{Client: client, Component: p.name, Way: backup.RedisWay(p.way), Replace: c.replace, Rescue: c.rescue, Sample: p.sample}, nil
+	}
+	single, ok := client.(*redis.Client)
+	if !ok {
+		return nil, errors.New("restore offline: one server at a time; give its own URI, or use -redis-way restore for a cluster")
+	}
+	return &backup.RedisOffline{Component: p.name, Replace: c.replace, Sample: p.sample,
+		Servers: []backup.RedisServer{{Client: single, Stop: p.systemctl("stop"), Start: p.systemctl("start")}}}, nil
+}
+
+func (p *redisPart) systemctl(verb string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return runner.Local(runner.Options{})(ctx, []string{"systemctl", verb, "--", p.unit}, nil, nil, nil)
+	}
+}
+
+func (p *redisPart) close() {
+	if p.client != nil {
+		_ = p.client.Close()
+	}
+}
+
+// installed asks dpkg for the versions that the set belongs to. A host without
+// dpkg has none.
+func installed(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	var out strings.Builder
+	err := runner.Local(runner.Options{Env: []string{"LC_ALL=C"}})(ctx,
+		[]string{"dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n", "tyk-*", "redis-server", "mongodb-org-server"}, nil, &out, nil)
+	_ = err // it also fails where one of them is not known
+	versions := map[string]string{}
+	for line := range strings.Lines(out.String()) {
+		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) == 3 && f[0] == "installed" {
+			versions[f[1]] = f[2]
+		}
+	}
+	return versions
+}
