@@ -85,11 +85,22 @@ func (e *BalancerError) Retryable() bool { return true }
 // queue for several readings: one reading can fall between two requests of a
 // queue.
 func WaitDrained(ctx context.Context, b Balancer, server string, o DrainOptions) error {
+	return waitSessions(ctx, b, server, o, "drained", func(s State) bool { return s.Drained })
+}
+
+// WaitIdle returns once a server that gets no new sessions for another reason,
+// such as the colour of its environment, has had neither session nor queue for
+// several readings.
+func WaitIdle(ctx context.Context, b Balancer, server string, o DrainOptions) error {
+	return waitSessions(ctx, b, server, o, "idle", func(State) bool { return true })
+}
+
+func waitSessions(ctx context.Context, b Balancer, server string, o DrainOptions, want string, out func(State) bool) error {
 	if o.Deadline == 0 {
 		o.Deadline = 5 * time.Minute
 	}
-	err := wait(ctx, b, server, o.Readings, o.Interval, o.Deadline, "drained", func(s State) bool {
-		return s.Drained && s.Sessions == 0 && s.Queue == 0
+	err := wait(ctx, b, server, o.Readings, o.Interval, o.Deadline, want, func(s State) bool {
+		return out(s) && s.Sessions == 0 && s.Queue == 0
 	})
 	var be *BalancerError
 	if !errors.As(err, &be) {
@@ -98,7 +109,7 @@ func WaitDrained(ctx context.Context, b Balancer, server string, o DrainOptions)
 	be.hint = "end the long-lived sessions, allow more time, or choose to force"
 	k, ok := b.(Killer)
 	switch {
-	case !o.Force || !be.Last.Drained || be.Err != nil:
+	case !o.Force || !out(be.Last) || be.Err != nil:
 		return err
 	case !ok:
 		be.hint = "this load balancer cannot end sessions: end them on the server, or allow more time"

@@ -190,6 +190,12 @@ type BlueGreenOptions struct {
 	Soak  time.Duration
 	Watch func(context.Context) error
 
+	// Balancer says when a host that has a Server has ended the last session of
+	// the time before: it is not touched earlier, on the way there and back.
+	// Without one, nothing waits for requests that were under way at a switch.
+	Balancer Balancer
+	Drain    DrainOptions
+
 	Parallel Share // of the idle colour's hosts; zero: all at once
 }
 
@@ -211,9 +217,21 @@ func BlueGreen(idle []Host, o BlueGreenOptions) ([]Wave, error) {
 		if err != nil {
 			return nil, fmt.Errorf("blue-green: host %s: %w", h.Name, err)
 		}
-		// Somebody may have switched since the plan was made.
-		idle := Step{Name: "idle", Do: func(ctx context.Context) error { return o.active(ctx, o.Active) }}
-		up.Targets = append(up.Targets, Target{Name: h.Name, Steps: []Step{idle, install, healthy}})
+		quiet := func(ctx context.Context) error {
+			// Somebody may have switched since the plan was made.
+			if err := o.active(ctx, o.Active); err != nil || o.Balancer == nil || h.Server == "" {
+				return err
+			}
+			return WaitIdle(ctx, o.Balancer, h.Server, o.Drain)
+		}
+		undo := install.Undo
+		install.Undo = func(ctx context.Context) error {
+			if err := quiet(ctx); err != nil {
+				return err
+			}
+			return undo(ctx)
+		}
+		up.Targets = append(up.Targets, Target{Name: h.Name, Steps: []Step{{Name: "idle", Do: quiet}, install, healthy}})
 	}
 	sw := Target{Name: "switch", Steps: []Step{
 		{Name: "verify " + o.Idle, Do: func(ctx context.Context) error {

@@ -196,6 +196,42 @@ func bad(ctx context.Context) error {
 	}
 }
 
+// Sessions of the time before the switch are awaited before a host is touched.
+func TestBlueGreenWaitsForOldSessions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet()
+		sw := &colours{f: f, now: "blue"}
+		busyUntil := time.Now().Add(time.Minute)
+		b := stateFunc(func() (rollout.State, error) {
+			if time.Now().Before(busyUntil) {
+				return rollout.State{Up: true, Sessions: 1}, nil
+			}
+			return rollout.State{Up: true}, nil
+		})
+		waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g", "s")}, rollout.BlueGreenOptions{Switch: sw, Active: "blue", Idle: "green", Balancer: b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		early := func(_ context.Context, what string) error {
+			if (what == "g install" || what == "g revert") && time.Now().Before(busyUntil) {
+				t.Errorf("%s while a session goes on", what)
+			}
+			return nil
+		}
+		f.hook = early
+		o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal")}
+		if _, err := rollout.Run(t.Context(), waves, o); err != nil {
+			t.Fatal(err)
+		}
+		busyUntil = time.Now().Add(time.Minute)
+		if _, err := rollout.Undo(t.Context(), waves, o); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "steps", f.said(), "g install, g healthy, g healthy, to green, to blue, g revert, g restored")
+	})
+}
+
 // A plan made before somebody else switched changes nothing.
 func TestBlueGreenStalePlan(t *testing.T) {
 	t.Parallel()
