@@ -124,7 +124,8 @@ func (h *Host) contents(ctx context.Context, deb string) (contents, error) {
 }
 
 var (
-	restarting = regexp.MustCompile(`(?m)^[^#\n]*\b(?:systemctl|deb-systemd-invoke|invoke-rc\.d|service)\b.*\b(?:re)?start\b.*$`)
+	// debhelper writes: deb-systemd-invoke $_dh_action 'x.service'
+	restarting = regexp.MustCompile(`(?m)^[^#\n]*\b(?:(?:systemctl|deb-systemd-invoke|invoke-rc\.d|service)\b.*\b(?:re)?start\b|deb-systemd-invoke \$_dh_action\b).*$`)
 	unitFile   = regexp.MustCompile(`^(?:/usr)?/lib/systemd/system/([^/@]+\.service)$`)
 )
 
@@ -148,7 +149,7 @@ func restarts(postinst string, units []string) []string {
 	}
 	var named []string
 	for _, u := range units {
-		if strings.Contains(lines, strings.TrimSuffix(u, ".service")) {
+		if regexp.MustCompile(`(?:^|[^\w-])` + regexp.QuoteMeta(strings.TrimSuffix(u, ".service")) + `(?:[^\w-]|$)`).MatchString(lines) {
 			named = append(named, u)
 		}
 	}

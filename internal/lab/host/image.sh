@@ -2,11 +2,14 @@
 # Makes a root file system with systemd and sshd and imports it into docker.
 set -eu
 suite=$1 root=$2/root image=$3
-mirror= components=main script=
+components=main script=
 case $suite in
-focal | jammy) mirror=http://archive.ubuntu.com/ubuntu components=main,universe ;;
-noble) mirror=http://archive.ubuntu.com/ubuntu components=main,universe script=/usr/share/debootstrap/scripts/jammy ;;
+focal | jammy) components=main,universe ;;
+noble) components=main,universe script=/usr/share/debootstrap/scripts/jammy ;;
 esac
+# debootstrap knows each distribution's mirror; a script needs one named.
+mirror=
+[ -z "$script" ] || mirror=$(sed -n 's/^default_mirror //p' "$script")
 debootstrap --variant=minbase --components=$components \
 	--include=systemd,systemd-sysv,dbus,ca-certificates,curl,procps,iproute2,apt-utils,openssh-server,sudo,gpg,gpgv \
 	"$suite" "$root" $mirror $script >&2
