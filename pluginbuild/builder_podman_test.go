@@ -59,6 +59,7 @@ func TestPodman(t *testing.T) {
 	service := exec.Command(podman, "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
 		"--cgroup-manager", "cgroupfs", "system", "service", "--time", "0", host)
 	service.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(dir, "containers.conf"), "CONTAINERS_REGISTRIES_CONF="+filepath.Join(dir, "registries.conf"))
+	service.Dir = dir // conmon 2.1 drops a file there when a container runs out of memory
 	service.Stdout, service.Stderr = &log, &log
 	service.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := service.Start(); err != nil {

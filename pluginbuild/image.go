@@ -57,7 +57,7 @@ func (i Image) reference(r Release) (reference.Named, error) {
 		if text, err = r.Image(i.Edition, el7); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
-	} else if i.EL7 || i.Plain || i.Edition != "" {
+	} else if i.EL7 || i.Plain || i.Edition != "" && i.Edition != Standard {
 		return nil, refuse("image "+text, "a named image has its own edition and variant; leave Edition, EL7 and Plain empty")
 	}
 	// The engine would take "compiler" for docker.io/library/compiler, and

@@ -76,8 +76,9 @@ func or(a, b string) string {
 	return b
 }
 
-// ListCaches returns the caches that Builders of any run have made, those with
-// all of this Builder's Labels.
+// ListCaches returns the caches that Builders of any run have made with the same
+// Caches and with all of this Builder's Labels; where Caches is "none", with any
+// prefix.
 func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 	list, err := b.docker.VolumeList(ctx, volume.ListOptions{Filters: b.filter()})
 	if err != nil {
@@ -85,7 +86,8 @@ func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 	}
 	var found []Cache
 	for _, v := range list.Volumes {
-		if kind := v.Labels[LabelKind]; b.ours(v.Labels) && (kind == buildCache || kind == moduleCache) {
+		if kind := v.Labels[LabelKind]; b.ours(v.Labels) && (kind == buildCache || kind == moduleCache) &&
+			(b.o.Caches == "none" || strings.HasPrefix(v.Name, b.o.Caches+"-go")) {
 			found = append(found, Cache{Name: v.Name, Kind: kind, Image: v.Labels[labelImage], Created: v.CreatedAt})
 		}
 	}

@@ -23,6 +23,8 @@ const usage = `Usage:
   buildplugin -version X.Y.Z [-dir DIR] -compile    compile the module as it is
   buildplugin -check PLUGIN.so -gateway BINARY      will the plugin load in that gateway?
   buildplugin -list                                 show the release table
+  buildplugin -list-caches | -remove-caches | -sweep AGE
+                                                    what compiling leaves on the Docker engine
 
 A release that the table lacks comes from -releases FILE, in the form of
 -list -json, or from -repo URL, which is asked for the tag's commit.
@@ -30,7 +32,7 @@ A release that the table lacks comes from -releases FILE, in the form of
 Exit codes:
   0  done; with -check: the plugin loads
   1  failed, and the module is as it was; with -plan: a finding stops the
-     plugin; with -check: it will not load
+     plugin; with -check or -load-test: it will not load
   2  wrong usage
   3  -check cannot tell
 
@@ -136,6 +138,8 @@ func (c *command) run(ctx context.Context) (any, error) {
 		return c.runList()
 	case c.check != "":
 		return c.runCheck(ctx)
+	case c.keeping():
+		return c.runKeeping(ctx)
 	case c.version == "":
 		return nil, usageError("-version is missing")
 	}
@@ -156,10 +160,12 @@ func (c *command) run(ctx context.Context) (any, error) {
 	}
 	if both || c.compile {
 		result, err := c.runCompile(ctx, r)
+		if result != nil {
+			results["compile"] = result
+		}
 		if err != nil {
 			return results, err
 		}
-		results["compile"] = result
 	}
 	return results, nil
 }

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"debug/buildinfo"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/client"
+
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/compiler"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+const engineLabel = "com.example.tykupgrade.test"
+
+// engine is the real one with a stand-in compiler. Its flags make a call use
+// that and leave nothing behind.
+type engine struct {
+	docker *client.Client
+	id     string
+	flags  []string
+}
+
+func newEngine(t *testing.T) *engine {
+	t.Helper()
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = docker.Close() })
+	if _, err := docker.Ping(t.Context()); err != nil {
+		lab.Missing(t, "a Docker engine (Debian package docker.io, and start dockerd): "+err.Error())
+	}
+	lab.Program(t, "gcc", "gcc")
+	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
+	e.flags = []string{"-compile", "-version", "5.2.5", "-pull", "never", "-network", "none", "-env", "GOPROXY=off",
+		"-caches", "tykupgrade-test-" + e.id, "-label", engineLabel + "=" + e.id}
+	for _, m := range compiler.Mounts() {
+		e.flags = append(e.flags, "-mount", m)
+	}
+	t.Cleanup(func() {
+		list, err := docker.ContainerList(context.Background(), container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", engineLabel+"="+e.id))})
+		if err != nil || len(list) != 0 {
+			t.Errorf("left containers %v, %v", list, err)
+		}
+		// The test's own context has ended.
+		var out bytes.Buffer
+		if code := run(context.Background(), append(e.flags, "-remove-caches"), &out, &out); code != 0 {
+			t.Errorf("%d %s", code, &out)
+		}
+	})
+	return e
+}
+
+func (e *engine) image(t *testing.T, c compiler.Config) string {
+	t.Helper()
+	c.Version = "5.2.5"
+	img, err := compiler.Image(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := "tykupgrade.test/" + e.id + "/compiler:" + strings.ToLower(rand.Text()[:8])
+	if err := compiler.Load(t.Context(), e.docker, ref, img); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := e.docker.ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+	})
+	return ref
+}
+
+const pluginSource = `package main
+
+func Hook(a int) int { return a }
+
+func main() {}
+`
+
+func module(t *testing.T, source string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"go.mod": "module example.org/tiny\n\ngo 1.19\n", "plugin.go": source} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestCompile(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	ref := e.image(t, compiler.Config{Gateway: true})
+	dir := module(t, pluginSource)
+
+	// For machines, with a load test that fails: Hook is no request hook.
+	code, stdout, stderr := e.call(t, "-image", ref, "-dir", dir, "-json", "-load-test", "Hook", "-memory", "2g", "-cpus", "2", "-pids", "1000")
+	var result struct {
+		Compile struct {
+			pluginbuild.Artifact
+			LoadTest pluginbuild.Verdict `json:"load_test"`
+		}
+	}
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil {
+		t.Fatalf("%v: %d\n%s\n%s", err, code, stdout, stderr)
+	}
+	path := filepath.Join(dir, "plugin_v5.2.5_linux_amd64.so")
+	info, err := buildinfo.ReadFile(path)
+	if err != nil || info.Main.Path != "example.org/tiny" {
+		t.Errorf("%v, %v", info, err)
+	}
+	if code != 1 || result.Compile.Path != path || len(result.Compile.SHA256) != 64 || result.Compile.LoadTest.Loads || !strings.Contains(result.Compile.LoadTest.Reason, "could not cast") {
+		t.Errorf("%d %+v", code, result)
+	}
+	for _, want := range []string{"connect ", "upload ", "compile ", "collect ", "PLUGIN_BUILD_PATH: "} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in %s", want, stderr)
+		}
+	}
+
+	// For people, into another directory.
+	out := t.TempDir()
+	code, stdout, stderr = e.call(t, "-image", ref, "-dir", dir, "-o", out, "-exclude", "*.md")
+	if code != 0 || !strings.Contains(stdout, "compiled  "+filepath.Join(out, "plugin_v5.2.5_linux_amd64.so")) {
+		t.Errorf("%d\n%s\n%s", code, stdout, stderr)
+	}
+
+	if code, stdout, stderr = e.call(t, "-list-caches"); code != 0 || strings.Count(stdout, "tykupgrade-test-"+e.id) != 2 {
+		t.Errorf("%d %s %s", code, stdout, stderr)
+	}
+
+	// The compiler's words reach the user, and the exit code.
+	code, _, stderr = e.call(t, "-image", ref, "-dir", module(t, "package main\n\nvar x = y\n"))
+	if code != 1 || !strings.Contains(stderr, "exit code 1: ./plugin.go:3:9: undefined: y") {
+		t.Errorf("%d %s", code, stderr)
+	}
+}
+
+// call runs the command with the engine's flags and the given ones.
+func (e *engine) call(t *testing.T, args ...string) (int, string, string) {
+	t.Helper()
+	return call(t, append(append([]string{}, e.flags...), args...)...)
+}
+
+// Ctrl-C while the compiler runs: an error that says so, and no container.
+func TestCompileInterrupted(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	ref := e.image(t, compiler.Config{Script: []string{"deaf", "out 1 running", "sleep"}})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	var stdout bytes.Buffer
+	stderr := &trigger{word: "running 0", pull: func() { cancel(errors.New("interrupt signal received")) }}
+	start := time.Now()
+	code := run(ctx, append(append([]string{}, e.flags...), "-image", ref, "-dir", module(t, pluginSource)), &stdout, stderr)
+	if code != 1 || !strings.Contains(stderr.all.String(), "interrupt signal received") {
+		t.Errorf("%d after %v: %s", code, time.Since(start), stderr.all.String())
+	}
+}
+
+// trigger calls pull when word is written.
+type trigger struct {
+	all  bytes.Buffer
+	word string
+	pull func()
+}
+
+func (w *trigger) Write(p []byte) (int, error) {
+	n, err := w.all.Write(p)
+	if strings.Contains(w.all.String(), w.word) {
+		w.pull()
+	}
+	return n, err
+}
+
+func TestCompileUsage(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-memory", "lots"}, {"-exclude-from", "/none"}, {"-sweep", "x"}} {
+		if code, _, stderr := call(t, append(args, "-version", "5.2.5")...); code != 2 {
+			t.Errorf("%v: %d %s", args, code, stderr)
+		}
+	}
+	patterns := filepath.Join(t.TempDir(), "ignore")
+	if err := os.WriteFile(patterns, []byte("# docs\n\n*.md\ntestdata\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readPatterns(patterns); err != nil || strings.Join(got, " ") != "*.md testdata" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for text, want := range map[string]int64{"512": 512, "1k": 1 << 10, "512m": 512 << 20, "4g": 4 << 30, "4GB": 4 << 30, "1t": 1 << 40} {
+		if got, err := parseBytes(text); got != want || err != nil {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "g", "-1", "1x", "9999999999t", "1.5g"} {
+		if got, err := parseBytes(text); err == nil {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+}
