@@ -73,6 +73,14 @@ type entry struct {
 	link string
 }
 
+// target is the absolute path that a link names.
+func (e entry) target() string {
+	if path.IsAbs(e.link) {
+		return path.Clean(e.link)
+	}
+	return path.Join(path.Dir(e.path), e.link)
+}
+
 // host reads the files of one machine.
 type host interface {
 	// list returns what the patterns match, and what is in matched directories.
@@ -179,12 +187,7 @@ func (f *Files) find(ctx context.Context, h host) (entries []entry, found, warni
 			switch e.typ {
 			case 'f', 'd':
 			case 'l':
-				// Wildcards are no longer wanted in what a link says.
-				to := e.link
-				if !path.IsAbs(to) {
-					to = path.Join(path.Dir(e.path), to)
-				}
-				patterns = append(patterns, escapePattern(path.Clean(to)))
+				patterns = append(patterns, escapePattern(e.target()))
 			default:
 				warnings = append(warnings, e.path+" is neither a file, a directory nor a link and was left out")
 			}
@@ -210,6 +213,11 @@ func (f *Files) find(ctx context.Context, h host) (entries []entry, found, warni
 	}
 	if len(entries) == 0 {
 		return nil, nil, nil, fmt.Errorf("no file at any of %v", append(must, may...))
+	}
+	for _, e := range entries {
+		if _, ok := all[e.target()]; e.typ == 'l' && !ok {
+			warnings = append(warnings, fmt.Sprintf("%s is a link to %s, which is not there", e.path, e.target()))
+		}
 	}
 	slices.Sort(warnings)
 	return entries, found, warnings, nil

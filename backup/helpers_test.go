@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/internal/run"
 )
 
 func command(argv ...string) (string, error) {
@@ -62,3 +63,6 @@ func (r reversioned) Backup(ctx context.Context, w *backup.Writer) (backup.Compo
 	}
 	return c, err
 }
+
+// localRunner stands for another host.
+var localRunner = backup.Runner(run.Local(run.Options{}))

@@ -100,7 +100,7 @@ func (s *Set) remove(dir string) error {
 	if err != nil {
 		return fail("remove", s.Dir, err)
 	}
-	defer f.Close()
+	defer unlockClose(f)
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
 		return &Error{Op: "remove", Object: s.Dir, Err: ErrLocked, Next: "a restore is using it", Retry: true}
 	}

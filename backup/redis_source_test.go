@@ -298,7 +298,9 @@ func TestRedisReplica(t *testing.T) {
 	master.Fill()
 	s := redislab.Start(t, "--replicaof", "127.0.0.1 "+master.Port)
 	link := func(state string) func() bool {
-		return func() bool { return strings.Contains(fmt.Sprint(s.Do("INFO", "replication")), "master_link_status:"+state) }
+		return func() bool {
+			return strings.Contains(fmt.Sprint(s.Do("INFO", "replication")), "master_link_status:"+state)
+		}
 	}
 	redislab.WaitFor(t, "the replica", link("up"))
 	set := takeRedis(t, s.Client())

@@ -133,5 +133,5 @@ func (s *Set) hold() (release func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil && !errors.Is(err, syscall.ENOTSUP) && !errors.Is(err, syscall.ENOLCK) {
 		return nil, errors.Join(&Error{Op: "lock", Object: s.Dir, Err: ErrLocked, Next: "the set is being removed"}, f.Close())
 	}
-	return func() { _ = f.Close() }, nil
+	return func() { unlockClose(f) }, nil
 }

@@ -281,7 +281,14 @@ func lock(dir string) (unlock func(), err error) {
 		}
 		return nil, err
 	}
-	return func() { _ = f.Close() }, nil
+	return func() { unlockClose(f) }, nil
+}
+
+// unlockClose releases a lock by name: closing alone would not while a command
+// that is just being started still has a copy of the descriptor.
+func unlockClose(f *os.File) {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	_ = f.Close()
 }
 
 // sweep removes what killed runs left. The caller holds the lock.
