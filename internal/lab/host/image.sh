@@ -2,17 +2,11 @@
 # Makes a root file system with systemd and sshd and imports it into docker.
 set -eu
 suite=$1 root=$2/root image=$3
-components=main script=
-case $suite in
-focal | jammy) components=main,universe ;;
-noble) components=main,universe script=/usr/share/debootstrap/scripts/jammy ;;
-esac
-# debootstrap knows each distribution's mirror; a script needs one named.
-mirror=
-[ -z "$script" ] || mirror=$(sed -n 's/^default_mirror //p' "$script")
+components=main
+case $suite in focal | jammy) components=main,universe ;; esac
 debootstrap --variant=minbase --components=$components \
 	--include=systemd,systemd-sysv,dbus,ca-certificates,curl,procps,iproute2,apt-utils,openssh-server,sudo,gpg,gpgv \
-	"$suite" "$root" $mirror $script >&2
+	"$suite" "$root" >&2
 chroot "$root" systemctl mask systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket \
 	systemd-udev-trigger.service getty@tty1.service getty.target console-getty.service \
 	apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
