@@ -53,7 +53,9 @@ func (t *target) open() (err error) {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	t.root, err = os.OpenRoot(t.dir)
+	if t.root, err = os.OpenRoot(t.dir); err != nil && t.made {
+		err = errors.Join(err, os.Remove(t.dir))
+	}
 	return err
 }
 

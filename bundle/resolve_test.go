@@ -129,9 +129,10 @@ func TestManifestResolve(t *testing.T) {
 	}
 }
 
-// For every pair of releases: there is a plan, and it holds what it proves, or
-// one of the two gateways takes the exact name first and the other no other.
-func TestForUpgradeEveryPair(t *testing.T) {
+// Every release with the first and the last of each loader order, in both
+// directions: there is a plan, and it holds what it proves, or one of the two
+// gateways takes the exact name first and the other no other.
+func TestForUpgradeEveryRelease(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("testdata/loaders.json")
 	if err != nil {
@@ -147,35 +148,41 @@ func TestForUpgradeEveryPair(t *testing.T) {
 		}
 		return "plugin_v" + v + "_linux_amd64.so"
 	}
+	ends := []string{"3.0.0", "4.0.16", "4.1.0", "4.2.4", "4.3.0", "4.3.1", "4.3.2", "5.14.0"}
+	var pairs [][2]string
+	for version := range loaders {
+		for _, end := range ends {
+			if version != end {
+				pairs = append(pairs, [2]string{version, end}, [2]string{end, version})
+			}
+		}
+	}
 	plans, refused := 0, 0
-	for current, from := range loaders {
-		for target, to := range loaders {
-			if current == target {
-				continue
+	for _, pair := range pairs {
+		current, target := pair[0], pair[1]
+		from, to := loaders[current], loaders[target]
+		u := bundle.Upgrade{
+			Current: bundle.Build{Gateway: semver.MustParse(current), File: "old/" + compiled(current)},
+			Target:  bundle.Build{Gateway: semver.MustParse(target), File: "new/" + compiled(target)},
+		}
+		p, err := bundle.ForUpgrade(u)
+		exactOnly := from == "exact-only" || to == "exact-only"
+		exactFirst := strings.HasPrefix(from, "exact") && strings.HasPrefix(to, "exact")
+		if (err != nil) != (exactOnly && exactFirst) {
+			t.Fatalf("%s to %s: %+v, %v", current, target, p, err)
+		}
+		if err != nil {
+			if !errors.Is(err, bundle.ErrNoUpgrade) || err.(*bundle.Error).Hint() == "" {
+				t.Fatalf("%s to %s: %v", current, target, err)
 			}
-			u := bundle.Upgrade{
-				Current: bundle.Build{Gateway: semver.MustParse(current), File: "old/" + compiled(current)},
-				Target:  bundle.Build{Gateway: semver.MustParse(target), File: "new/" + compiled(target)},
-			}
-			p, err := bundle.ForUpgrade(u)
-			exactOnly := from == "exact-only" || to == "exact-only"
-			exactFirst := strings.HasPrefix(from, "exact") && strings.HasPrefix(to, "exact")
-			if (err != nil) != (exactOnly && exactFirst) {
-				t.Fatalf("%s to %s: %+v, %v", current, target, p, err)
-			}
-			if err != nil {
-				if !errors.Is(err, bundle.ErrNoUpgrade) || err.(*bundle.Error).Hint() == "" {
-					t.Fatalf("%s to %s: %v", current, target, err)
-				}
-				refused++
-				continue
-			}
-			plans++
-			c, err1 := bundle.Resolve(p.Hook, u.Current.Gateway, "", "", p.FileList)
-			n, err2 := bundle.Resolve(p.Hook, u.Target.Gateway, "", "", p.FileList)
-			if err1 != nil || err2 != nil || p.Sources[c.File] != u.Current.File || p.Sources[n.File] != u.Target.File || len(p.FileList) != 2 {
-				t.Fatalf("%s to %s: %+v", current, target, p)
-			}
+			refused++
+			continue
+		}
+		plans++
+		c, err1 := bundle.Resolve(p.Hook, u.Current.Gateway, "", "", p.FileList)
+		n, err2 := bundle.Resolve(p.Hook, u.Target.Gateway, "", "", p.FileList)
+		if err1 != nil || err2 != nil || p.Sources[c.File] != u.Current.File || p.Sources[n.File] != u.Target.File || len(p.FileList) != 2 {
+			t.Fatalf("%s to %s: %+v", current, target, p)
 		}
 	}
 	if plans == 0 || refused == 0 {
