@@ -105,7 +105,8 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 
 // among judges what plugins do to each other: a path can be loaded once, and
 // packages that only plugins hold must agree among them as well, because the
-// dynamic linker binds the hashes of the later one to those of the earlier.
+// dynamic linker binds the hashes of the later one to those of the earlier,
+// even of one that Go then refused (seen with Go 1.26 and glibc 2.36).
 func among(results []Result, gateway *Binary) {
 	paths, modules := map[string]*Binary{}, map[string]*Binary{}
 	first := map[string]*Binary{} // who brought a package that the gateway lacks
@@ -115,17 +116,17 @@ func among(results []Result, gateway *Binary) {
 		if !r.mapped || !p.Plugin {
 			continue
 		}
-		if other := paths[p.PluginPath]; other != nil && p.PluginPath != "" && !sameFile(p, other) {
-			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: p.PluginPath, Detail: "plugin already loaded: " + other.Name + " has the same plugin path",
-				Remedy: "give one of them another module path, or an id when compiling"})
+		if other := paths[p.PluginPath]; other != nil && p.PluginPath != "" {
+			if !sameFile(p, other) {
+				r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: p.PluginPath, Detail: "plugin already loaded: " + other.Name + " has the same plugin path",
+					Remedy: "give one of them another module path, or an id when compiling"})
+			}
 			continue
 		}
-		paths[p.PluginPath] = p
-		if other := modules[p.Main.Path]; other != nil && p.Main.Path != "" && !sameFile(p, other) {
+		if other := modules[p.Main.Path]; other != nil && p.Main.Path != "" {
 			r.add(Finding{Verdict: Loads, Kind: KindDuplicate, Subject: p.Main.Path, Detail: "module of " + other.Name + " as well",
 				Remedy: "compile both from the same source, so that the packages they share stay equal"})
 		}
-		modules[p.Main.Path] = p
 		var differ []string
 		var owner *Binary
 		for _, pkg := range slices.Sorted(maps.Keys(p.Packages)) {
@@ -140,8 +141,13 @@ func among(results []Result, gateway *Binary) {
 		}
 		if len(differ) > 0 {
 			r.Mismatched = append(r.Mismatched, differ...)
-			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: sample(differ), Detail: "differs from the one in " + owner.Name + ", which is loaded first",
+			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: sample(differ), Detail: "differs from the one in " + owner.Name + ", which is opened first",
 				Remedy: "compile both with the same version of it", Packages: differ})
+		}
+		// A plugin that was refused does not take its path.
+		if r.Verdict != Fails {
+			paths[p.PluginPath] = p
+			modules[p.Main.Path] = p
 		}
 	}
 }

@@ -20,9 +20,11 @@
 // Libraries of the host other than glibc are not looked at; a plugin that needs
 // one which the gateway does not need is [Unknown].
 //
-// Plugins of Go 1.19 and older carry neither a Go version nor a module list, and
-// those of GOPATH mode (gateways before 5.1) no module list, so that their
-// differences are told but hardly explained. Signatures of hooks come from
-// debug information and are unknown in stripped files; where that is too large
-// to read within bounds they are unknown too.
+// Plugins of Go 1.19 and older (gateways before 5.3) carry no build information:
+// their Go version comes from debug information, their modules from the names
+// of source files, and their flags are not known. Builds in GOPATH mode
+// (gateways before 5.1) name no module versions at all, so that a difference is
+// told but hardly explained. Signatures of hooks come from debug information as
+// well; they are unknown in stripped files, and where it is too large to read
+// within bounds.
 package preflight

@@ -181,15 +181,15 @@ func moduleFinding(path string, p, g *Binary, img image) (f Finding, differs boo
 	gm, gok := g.module(path)
 	gv, pv := gm.String(), pm.String()
 	switch {
-	case !gok && !pok, len(g.Modules) == 0 && !gok, len(p.Modules) == 0 && !pok:
-		// GOPATH mode records no modules.
-		f.Detail = "differs, and no versions were recorded"
-		f.Remedy = img.recompile() + ", with the gateway's own vendored copy"
-		return f, false
-	case gok && gm == g.Main:
+	case gok && path == g.Main.Path:
 		f.Detail = "it is the gateway's own module, " + versions(orDevel(gv), orDevel(pv))
 		f.Remedy = img.recompile() + ", in the workspace that holds the gateway's source of the same commit"
-		return f, gv != pv
+		return f, pok && orDevel(gv) != orDevel(pv)
+	case !gok && (!pok || len(g.Modules) == 0), !pok && len(p.Settings) == 0:
+		// GOPATH mode records no modules.
+		f.Detail = "differs, and its version was not recorded in both files"
+		f.Remedy = img.recompile()
+		return f, false
 	case gv == pv:
 		f.Detail = "differs, although both say " + gv + ": the source was changed, or compiled outside the gateway's workspace"
 		f.Remedy = img.recompile()

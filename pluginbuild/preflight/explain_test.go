@@ -37,6 +37,9 @@ func TestExplain(t *testing.T) {
 		"newer dependency": {"base", "new dep", []string{
 			"example.org/dep: gateway v1.5.0, plugin v1.6.0; in the plugin's go.mod: require example.org/dep v1.5.0, and lower whatever asks for more (go mod graph)",
 		}},
+		"newer dependency, Go 1.19": {"1.19", "1.19 new dep", []string{
+			"example.org/dep: gateway v1.5.0, plugin v1.6.0; in the plugin's go.mod: require example.org/dep v1.5.0, and lower whatever asks for more (go mod graph)",
+		}},
 		"older dependency": {"new dep", "base", []string{"example.org/dep: gateway v1.6.0, plugin v1.5.0; in the plugin's go.mod: require example.org/dep v1.6.0"}},
 		"outside the workspace": {"base", "outside", []string{
 			"example.com/gw: it is the gateway's own module, gateway (devel), plugin v1.0.0 => ../gw; recompile in the image tykio/tyk-plugin-compiler:v5.2.5, in the workspace that holds the gateway's source of the same commit",
@@ -137,8 +140,8 @@ func TestExplainRecords(t *testing.T) {
 				p.Packages["github.com/TykTechnologies/tyk/vendor/github.com/a/b/c"] = "dd"
 			},
 			verdict: preflight.Fails,
-			want: []string{"github.com/a/b: differs, and no versions were recorded; " +
-				"recompile in the image tykio/tyk-plugin-compiler of the gateway's release, with the gateway's own vendored copy"},
+			want: []string{"github.com/a/b: differs, and its version was not recorded in both files; " +
+				"recompile in the image tykio/tyk-plugin-compiler of the gateway's release"},
 		},
 		"hash not readable in the gateway": {
 			gateway: func(g *preflight.Binary) {

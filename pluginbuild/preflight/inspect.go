@@ -34,7 +34,7 @@ type Binary struct {
 
 	GoVersion string            `json:"goVersion,omitempty"` // "go1.25.4"; empty before Go 1.13
 	Main      Module            `json:"main,omitzero"`
-	Modules   []Module          `json:"modules,omitempty"`  // sorted by path; empty for builds in GOPATH mode
+	Modules   []Module          `json:"modules,omitempty"`  // sorted by path; none for builds in GOPATH mode; read from file names for plugins of Go before 1.20
 	Settings  map[string]string `json:"settings,omitempty"` // "-trimpath": "true"; empty before Go 1.18
 	GOAMD64   string            `json:"goamd64,omitempty"`  // "v1" to "v4"; empty if unknown or another machine
 
@@ -199,6 +199,9 @@ func (o *object) plugin(b *Binary) error {
 	var compiler string
 	b.Exports, compiler = o.signatures(b.PluginPath, funcs)
 	b.GoVersion = cmp.Or(b.GoVersion, compiler)
+	if b.Settings == nil {
+		b.Modules = o.modules()
+	}
 	return nil
 }
 

@@ -56,7 +56,7 @@ func main() {
 			fmt.Println("loads")
 		}
 	}
-	_ = shared.Inlined(1) + shared.Called(1) + dep.Version()
+	_ = shared.Inlined(1) + shared.Called(1) + dep.Version() + dep.Count()
 }
 `,
 	"gw/sealed/main.go": `package main
@@ -104,6 +104,8 @@ func main() {
 	"hooks.work":          "go 1.18\n\nuse ./hooks\n",
 }
 
+const depCount = "\n// Count is not.\n//\n//go:noinline\nfunc Count() int { n++; return n }\n\nvar n int\n"
+
 const pluginSource = `package main
 
 import (
@@ -112,7 +114,7 @@ import (
 )
 
 // Hook uses both kinds of function.
-func Hook() int { return shared.Inlined(1) + shared.Called(1) + dep.Version() }
+func Hook() int { return shared.Inlined(1) + shared.Called(1) + dep.Version() + dep.Count() }
 
 func main() {}
 `
@@ -225,6 +227,7 @@ var plugins = map[string]artifact{
 	"no imports":   plugin(artifact{pkg: "plug/none"}),
 	"1.16":         plugin(artifact{pkg: "gw/inner", gover: oldest, work: "off"}),
 	"1.19":         plugin(artifact{gover: "go1.19.13"}),
+	"1.19 new dep": plugin(artifact{pkg: "new", work: "new.work", gover: "go1.19.13"}),
 	"1.25":         plugin(artifact{gover: "go1.25.4"}),
 	"1.26.7":       plugin(artifact{gover: "go1.26.7"}),
 	"c-shared":     {pkg: "plug/lib", mode: "c-shared"},
@@ -291,8 +294,8 @@ func (w *workbench) lay() error {
 	}
 	var sums strings.Builder
 	for _, m := range []struct{ path, version, file, text string }{
-		{dep, "v1.5.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { return 5 }\n"},
-		{dep, "v1.6.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { return 6 }\n"},
+		{dep, "v1.5.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { return 5 }\n" + depCount},
+		{dep, "v1.6.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { return 6 }\n" + depCount},
 		{record, "v1.8.0", "analytics/analytics.go", "package analytics\n\n// AnalyticsRecord is what a pump stores.\ntype AnalyticsRecord struct{ Path string }\n"},
 	} {
 		if err := w.publish(&sums, m.path, m.version, m.file, m.text); err != nil {

@@ -108,7 +108,7 @@ func TestOracleUnknown(t *testing.T) {
 func TestOracleSeveral(t *testing.T) {
 	t.Parallel()
 	set := map[string]artifact{
-		"base": plugins["base"], "stripped": plugins["s -w"], "plain": plugins["plain"], "dotted": plugins["dotted"],
+		"base": plugins["base"], "stripped": plugins["s -w"], "plain": plugins["plain"], "dotted": plugins["dotted"], "other module": plugins["tags"],
 		"a": plugins["private"], "b": more["b"], "b other": more["b other"],
 	}
 	files := buildAll(t, set)
@@ -121,7 +121,9 @@ func TestOracleSeveral(t *testing.T) {
 		{[]string{"base", "dotted", "a", "b"}, "example.com/plug: module of"},
 		{[]string{"base", "stripped"}, "plugin already loaded"},
 		{[]string{"base", "base"}, ""},
-		{[]string{"plain", "base"}, ""},
+		{[]string{"plain", "base"}, "example.com/plug: differs from the one in"},
+		{[]string{"other module", "base"}, ""},
+		{[]string{"other module", "base", "stripped"}, "plugin already loaded"},
 		{[]string{"a", "b other"}, "example.com/plug/extra: differs from the one in"},
 		{[]string{"b other", "a"}, "example.com/plug/extra: differs from the one in"},
 	} {
@@ -142,6 +144,7 @@ func TestOracleSeveral(t *testing.T) {
 				if said != "loads" {
 					want, worst = preflight.Fails, preflight.Fails
 				}
+				t.Logf("%s: %s", c.plugins[i], said)
 				if r.Plugins[i].Verdict != want {
 					t.Errorf("plugin %q: plugin.Open: %s\nverdict %s: %v", c.plugins[i], said, r.Plugins[i].Verdict, r.Plugins[i].Findings)
 				}
