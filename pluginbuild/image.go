@@ -311,10 +311,7 @@ func (b *Builder) follow(body io.ReadCloser) error {
 		if m.Status == "" {
 			m.Status = strings.TrimSpace(m.Stream)
 		}
-		if m.Progress.Total < 0 { // "unknown" in some engines
-			m.Progress.Total = 0
-		}
-		b.event(Event{Stage: string(StagePull), Kind: Progress, Line: m.Status, Part: m.ID, Current: m.Progress.Current, Total: m.Progress.Total})
+		b.event(Event{Stage: string(StagePull), Kind: Progress, Line: m.Status, Part: m.ID, Current: max(0, m.Progress.Current), Total: max(0, m.Progress.Total)}) // -1: not known
 	}
 }
 

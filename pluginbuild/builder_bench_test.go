@@ -1,0 +1,36 @@
+package pluginbuild_test
+
+import (
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// BenchmarkCompile compiles the plugin of Tyk's documentation: with empty
+// caches, as docker run does each time, and with the caches of an earlier
+// build. The ratio is reported too.
+func BenchmarkCompile(b *testing.B) {
+	var cold, warm time.Duration
+	e := newBench(b)
+	dir := plugin(b, fooBar)
+	compile := func(b *testing.B, caches string) {
+		if _, err := e.build(b, pluginbuild.Request{Dir: dir}, func(o *pluginbuild.Options) { o.Caches = caches }); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			compile(b, "none")
+		}
+		cold = b.Elapsed() / time.Duration(b.N)
+	})
+	b.Run("warm", func(b *testing.B) {
+		compile(b, e.caches)
+		for b.Loop() {
+			compile(b, e.caches)
+		}
+		warm = b.Elapsed() / time.Duration(b.N)
+		b.ReportMetric(float64(cold)/float64(warm), "x-faster")
+	})
+}

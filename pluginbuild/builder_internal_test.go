@@ -1,0 +1,120 @@
+package pluginbuild
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestCompilerMessage(t *testing.T) {
+	t.Parallel()
+	for want, output := range map[string]string{
+		"./bad.go:3:13: undefined: nope":         "+ go build -buildmode=plugin\n# example.org/tiny\n./bad.go:3:13: undefined: nope\n",
+		"go: updates to go.mod needed":           "PLUGIN_BUILD_PATH: /go/src\ngo: downloading x v1\ngo: updates to go.mod needed\n",
+		"a\nb":                                   "+ set\n\na\nb\r\n",
+		"":                                       "",
+		"2\n3\n4":                                "1\n2\n3\n4\n",
+		"/usr/bin/ld: cannot find -lfoo":         "# x\n/usr/bin/ld: cannot find -lfoo\nfor your information\n",
+		"a.go:1: x\nb.go:2: y\nand 0 more lines": "", // replaced below
+		"plugin.go:5:2: package foo is not in std (/usr/local/go/src)": "plugin.go:5:2: package foo is not in std (/usr/local/go/src)\n",
+	} {
+		if strings.Contains(want, "more lines") {
+			output = strings.Repeat("a.go:1: x\n", 12)
+			want = strings.Repeat("a.go:1: x\n", 10) + "and 2 more lines"
+		}
+		if got := compilerMessage(output); got != want {
+			t.Errorf("%q gives %q, want %q", output, got, want)
+		}
+	}
+}
+
+func TestLoadReason(t *testing.T) {
+	t.Parallel()
+	for output, want := range map[string]string{
+		"time=1 level=info\nunexpected error: plugin: symbol X not found in plugin p\n": "plugin: symbol X not found in plugin p",
+		"fatal error: runtime: no plugin module data\n\ngoroutine 1\n":                  "fatal error: runtime: no plugin module data",
+		"panic: boom\n":  "panic: boom",
+		"\n Usage\nmore": "Usage",
+		"":               "",
+	} {
+		if got := loadReason(output); got != want {
+			t.Errorf("%q gives %q, want %q", output, got, want)
+		}
+	}
+}
+
+// Lines arrive whole whatever the pieces that they come in, and a stream
+// without line ends does not fill the memory.
+func TestLines(t *testing.T) {
+	t.Parallel()
+	var got []string
+	l := lines{emit: func(s string) { got = append(got, s) }}
+	for _, piece := range []string{"a", "b\nc\r\n", "", "\n", "d"} {
+		l.write([]byte(piece))
+	}
+	l.flush()
+	if text := strings.Join(got, "|"); text != "ab|c||d" {
+		t.Errorf("%q", text)
+	}
+	got = nil
+	for range 100 {
+		l.write(bytes.Repeat([]byte("x"), 10_000))
+	}
+	if len(got) < 10 || cap(l.rest) > 256<<10 {
+		t.Errorf("%d pieces, %d bytes held", len(got), cap(l.rest))
+	}
+}
+
+func FuzzCompilerMessage(f *testing.F) {
+	f.Add("+ go build\n# x\n./a.go:1:2: undefined: y\n")
+	f.Add("go: downloading x v1\n")
+	f.Add(strings.Repeat("a.go:1: x\n", 12))
+	f.Fuzz(func(t *testing.T, output string) {
+		got := compilerMessage(output)
+		if n := strings.Count(got, "\n"); n > 10 {
+			t.Errorf("%d lines of %q", n, output)
+		}
+		for line := range strings.Lines(got) {
+			line = strings.TrimRight(line, "\n")
+			if !strings.Contains(output, line) && !strings.HasSuffix(line, " more lines") {
+				t.Errorf("%q is not in %q", line, output)
+			}
+		}
+		_ = loadReason(output)
+	})
+}
+
+// The stream of a pull comes from outside: whatever it holds, it ends in an
+// error or in sane progress.
+func FuzzPullStream(f *testing.F) {
+	f.Add([]byte(`{"status":"Downloading","id":"a","progressDetail":{"current":1,"total":2}}` + "\n"))
+	f.Add([]byte(`{"error":"x","errorDetail":{"message":"y"}}`))
+	f.Add([]byte(`{"stream":"Loaded image: x\n"}`))
+	f.Add([]byte(`{"progressDetail":{"current":-5,"total":-1}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b := New(nil, Options{Progress: func(e Event) {
+			if e.Current < 0 || e.Total < 0 || e.Kind != Progress {
+				t.Errorf("%+v", e)
+			}
+		}})
+		_ = b.follow(io.NopCloser(bytes.NewReader(data)))
+	})
+}
+
+// Files that are no plugin are refused, whatever they hold, and never crash.
+func FuzzInspect(f *testing.F) {
+	f.Add([]byte("\x7fELF\x02\x01\x01"))
+	if exe, err := os.Executable(); err == nil {
+		if data, err := os.ReadFile(exe); err == nil {
+			f.Add(data[:4096])
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a := Artifact{GOARCH: "amd64"}
+		if err := inspect(bytes.NewReader(data), &a, true); err == nil && a.GoVersion == "" {
+			t.Errorf("accepted %q", data)
+		}
+	})
+}
