@@ -223,8 +223,8 @@ func TestForUpgrade(t *testing.T) {
 		"4.0.8 to 4.0.9":            {"4.0.8", "a/plugin.so", "4.0.9", "b/plugin.so", false, "", "", "no single bundle"},
 		"same version":              {"5.2.5", "a.so", "5.2.5", "b.so", false, "", "", "both are 5.2.5"},
 		"same file":                 {"4.0.8", "plugin.so", "5.2.5", "plugin.so", false, "", "", "both versions"},
-		"named for another version": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.4_linux_amd64.so", false, "", "", "another gateway"},
-		"named for another machine": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_arm64.so", false, "", "", "another gateway"},
+		"named for another version": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.4_linux_amd64.so", false, "", "", "another one than 5.2.5"},
+		"named for another machine": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_arm64.so", false, "", "", "another one than 5.2.5"},
 		"no plugin":                 {"4.0.8", "plugin.so", "5.2.5", "plugin.zip", false, "", "", "not the name of a .so"},
 	} {
 		p, err := bundle.ForUpgrade(bundle.Upgrade{

@@ -66,32 +66,32 @@ func ForUpgrade(u Upgrade) (*UpgradePlan, error) {
 }
 
 func (u Upgrade) check() error {
-	fail := func(object, format string, a ...any) error {
-		return &Error{Op: "plan upgrade bundle", Object: object, Err: fmt.Errorf(format, a...)}
+	fail := func(object, hint, format string, a ...any) error {
+		return &Error{Op: "plan upgrade bundle", Object: object, Err: fmt.Errorf(format, a...), hint: hint}
 	}
 	for i, b := range []Build{u.Current, u.Target} {
 		what := [...]string{"current", "target"}[i]
 		if b.Gateway == nil {
-			return fail(what, "no gateway version given")
+			return fail(what, "give the version that the gateway's /hello reports", "no gateway version given")
 		}
-		if !strings.HasSuffix(b.File, ".so") || path.Base(b.File) == ".so" {
-			return fail(what, "%q is not the name of a .so file", b.File)
+		name := path.Base(b.File)
+		if !strings.HasSuffix(name, ".so") || name == ".so" {
+			return fail(what, "name the compiled plugin", "%q is not the name of a .so file", b.File)
 		}
-		// A file that says it is for another gateway would be copied under a name
-		// that says otherwise, and crash the plugin at load time.
-		if m := versioned.FindStringSubmatch(path.Base(b.File)); m != nil {
-			want := prefixed.name("x.so", release(b.Gateway), u.GOOS, u.GOARCH)
-			if is := "x_v" + m[2] + "_" + m[3] + "_" + m[4] + ".so"; is != want {
-				return fail(what, "%s is named for another gateway than %s on %s", b.File, b.Gateway, strings.TrimSuffix(want[len("x_v"):], ".so"))
-			}
+		// The copy of a file that is for another gateway would have a name that
+		// says otherwise, and fail when it is loaded.
+		if m := versioned.FindStringSubmatch(name); m != nil && name != prefixed.name(m[1], release(b.Gateway), u.GOOS, u.GOARCH) &&
+			name != bare.name(m[1], release(b.Gateway), u.GOOS, u.GOARCH) {
+			return fail(what, "compile it for this gateway, or rename it if you are sure",
+				"%s is named for gateway %s on %s/%s, another one than %s", b.File, m[2], m[3], m[4], b.Gateway)
 		}
 	}
 	if u.Current.File == u.Target.File {
-		return fail(u.Target.File, "it is given as the build for both versions")
+		return fail(u.Target.File, "compile the plugin for each version", "it is given as the build for both versions")
 	}
-	if release(u.Current.Gateway).Equal(release(u.Target.Gateway)) {
-		return &Error{Op: "plan upgrade bundle", Err: fmt.Errorf("%w: both are %s and load the same name", ErrNoUpgrade, release(u.Target.Gateway)),
-			hint: "publish a changed plugin for the same gateway version as a bundle of a new name"}
+	if v := release(u.Target.Gateway); v.Equal(release(u.Current.Gateway)) {
+		return fail("", "publish a changed plugin for the same gateway version as a bundle of a new name",
+			"%w: both are %s and load the same name", ErrNoUpgrade, v)
 	}
 	return nil
 }
