@@ -24,6 +24,12 @@ func TestValidateAccepts(t *testing.T) {
 	if f := grpc.Validate(files()); f != nil {
 		t.Errorf("a gRPC bundle without files: %+v", f)
 	}
+	dotted := goManifest("plugin.so")
+	dotted.Middleware.Post[0].Path = "./plugin.so"
+	dotted.Middleware.IDExtractor = bundle.IDExtractor{ExtractFrom: "header", ExtractWith: "value", ExtractorConfig: map[string]any{"header_name": "Authorization"}}
+	if f := dotted.Validate(files("plugin.so")); f != nil {
+		t.Errorf("a path with ./ and an extractor: %+v", f)
+	}
 	sibling := goManifest("plugin_5.2.5_linux_arm64.so")
 	sibling.Middleware.Post[0].Path = "./plugin.so"
 	if f := sibling.Validate(files(sibling.FileList...)); f != nil {
@@ -122,6 +128,11 @@ func TestValidateFinds(t *testing.T) {
 		"source without code": {func(m *bundle.Manifest, _ fstest.MapFS) {
 			m.Middleware.IDExtractor = bundle.IDExtractor{ExtractFrom: "querystring", ExtractWith: "value"}
 		}, "custom_middleware.id_extractor.extract_from", bundle.Accepted, "one identity"},
+		"directory of the name": {func(_ *bundle.Manifest, src fstest.MapFS) {
+			src["plugin.so/x"] = &fstest.MapFile{}
+			delete(src, "plugin.so")
+		},
+			"file_list[0]", bundle.Refused, "a directory"},
 		"script not in the list": {func(m *bundle.Manifest, _ fstest.MapFS) {
 			m.Middleware.Driver, m.Middleware.Post[0].Path = "otto", "x.js"
 		}, "custom_middleware.post[0].path", bundle.Accepted, "x.js"},

@@ -14,9 +14,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/fstest"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/internal/lab"
 )
 
 // built returns a bundle of two small files.
@@ -327,6 +330,22 @@ func TestExtractLeavesNothing(t *testing.T) {
 			only(t, existing)
 		})
 	}
+}
+
+func TestExtractFullDisk(t *testing.T) {
+	lab.SmallDisk(t, 128<<10, func(disk string) {
+		src := fstest.MapFS{"plugin.so": {Data: noise(1, 1<<20)}}
+		var zipped bytes.Buffer
+		if _, err := bundle.Write(&zipped, src, goManifest("plugin.so"), bundle.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		err := extract(t.Context(), zipped.Bytes(), filepath.Join(disk, "new"), bundle.VerifyOptions{})
+		var own *bundle.Error
+		if !errors.Is(err, syscall.ENOSPC) || !errors.As(err, &own) || !own.Retryable() {
+			t.Errorf("error %v", err)
+		}
+		only(t, disk)
+	})
 }
 
 // Files and links that are in the way are neither followed nor overwritten nor
