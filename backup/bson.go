@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"math/bits"
+	"slices"
 )
 
 // What mongod 7.0 keeps: 16 MiB for a user's document and 16 KiB more for its
@@ -52,14 +53,16 @@ func (b *bsonReader) rest(size uint32) ([]byte, error) {
 	if size < 5 || size > maxBSON {
 		return nil, fmt.Errorf("%w at offset %d: length %d", errBSON, b.off, size)
 	}
-	if uint32(cap(b.buf)) < size {
-		b.buf = make([]byte, max(size, min(2*uint32(cap(b.buf)), maxBSON)))
+	// In steps, so that a wrong length costs no memory.
+	doc := binary.LittleEndian.AppendUint32(b.buf[:0], size)
+	for have := uint32(4); have < size; have = uint32(len(doc)) {
+		step := min(size-have, max(have, 64<<10))
+		doc = slices.Grow(doc, int(step))[:have+step]
+		if _, err := io.ReadFull(b.r, doc[have:]); err != nil {
+			return nil, b.cut(err)
+		}
 	}
-	doc := b.buf[:size]
-	binary.LittleEndian.PutUint32(doc, size)
-	if _, err := io.ReadFull(b.r, doc[4:]); err != nil {
-		return nil, b.cut(err)
-	}
+	b.buf = doc
 	if doc[size-1] != 0 {
 		return nil, fmt.Errorf("%w at offset %d: no zero at the end", errBSON, b.off)
 	}

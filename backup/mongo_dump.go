@@ -102,7 +102,7 @@ func (m *Mongo) databases() []string {
 
 func (m *Mongo) check() error {
 	if m.Parallel < 0 || m.Parallel > 64 {
-		return fmt.Errorf("Parallel is %d; 1 to 64 make sense", m.Parallel)
+		return fmt.Errorf("%d collections at a time; Parallel may be 1 to 64", m.Parallel)
 	}
 	seen := map[string]bool{}
 	for _, db := range m.databases() {

@@ -229,6 +229,9 @@ func TestMongoFailures(t *testing.T) {
 			t.Fatal(err)
 		}
 		err = filepath.WalkDir(set.Dir, func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
 			info, err := d.Info()
 			if err == nil && info.Mode().Perm()&0o077 != 0 {
 				t.Errorf("%s has mode %v", p, info.Mode())

@@ -95,7 +95,7 @@ func (m *MongoRestore) Prove(ctx context.Context, s *Stored) error {
 
 func (m *MongoRestore) check() error {
 	if m.Parallel < 0 || m.Parallel > 64 {
-		return fmt.Errorf("Parallel is %d; 1 to 64 make sense", m.Parallel)
+		return fmt.Errorf("%d collections at a time; Parallel may be 1 to 64", m.Parallel)
 	}
 	if m.Mode < MongoNew || m.Mode > MongoMerge {
 		return fmt.Errorf("there is no mode %d", m.Mode)

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
-	"go.mongodb.org/mongo-driver/bson/bsontype"
 	"go.mongodb.org/mongo-driver/bson/primitive"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
 )
@@ -396,7 +395,7 @@ func (q request) values(field string) []bson.Raw {
 	list, _ := q.body.Lookup(field).ArrayOK()
 	values, _ := list.Values()
 	for _, v := range values {
-		if v.Type == bsontype.EmbeddedDocument {
+		if v.Type == bson.TypeEmbeddedDocument {
 			out = append(out, v.Document())
 		}
 	}

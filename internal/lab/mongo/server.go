@@ -71,7 +71,6 @@ type Server struct {
 	mu    sync.RWMutex // guards all below
 	dbs   map[string]map[string]*collection
 	clock uint32 // logical time of the last write
-	dead  bool
 
 	cmu     sync.Mutex // guards the next five; taken after mu where both are
 	hook    func(Command) Fault
@@ -209,42 +208,14 @@ func (c *conn) serve() error {
 		if _, err := io.ReadFull(c.c, body); err != nil {
 			return err
 		}
-		var err error
-		switch op {
-		case wiremessage.OpQuery:
-			err = c.query(id, body)
-		case wiremessage.OpMsg:
-			err = c.msg(id, body)
-		default:
-			err = fmt.Errorf("opcode %v is not played", op)
+		answer := c.legacy
+		if op == wiremessage.OpMsg {
+			answer = c.msg
 		}
-		if err != nil {
+		if err := answer(id, body); err != nil {
 			return err
 		}
 	}
-}
-
-// query answers the legacy form, in which drivers say hello.
-func (c *conn) query(id int32, body []byte) error {
-	_, rem, _ := wiremessage.ReadQueryFlags(body)
-	_, rem, _ = wiremessage.ReadQueryFullCollectionName(rem)
-	_, rem, _ = wiremessage.ReadQueryNumberToSkip(rem)
-	_, rem, _ = wiremessage.ReadQueryNumberToReturn(rem)
-	doc, _, ok := wiremessage.ReadQueryQuery(rem)
-	if !ok {
-		return errors.New("malformed OP_QUERY")
-	}
-	reply, err := c.run(request{body: bson.Raw(doc), db: "admin"})
-	if err != nil {
-		return err
-	}
-	at, out := wiremessage.AppendHeaderStart(c.out[:0], wiremessage.NextRequestID(), id, wiremessage.OpReply)
-	out = wiremessage.AppendReplyFlags(out, 0)
-	out = wiremessage.AppendReplyCursorID(out, 0)
-	out = wiremessage.AppendReplyStartingFrom(out, 0)
-	out = wiremessage.AppendReplyNumberReturned(out, 1)
-	out = append(out, reply...)
-	return c.send(bsoncore.UpdateLength(out, at, int32(len(out))))
 }
 
 func (c *conn) msg(id int32, body []byte) error {

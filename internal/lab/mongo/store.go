@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
-	"go.mongodb.org/mongo-driver/bson/bsontype"
 	"go.mongodb.org/mongo-driver/bson/primitive"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
 )
@@ -43,14 +42,13 @@ type index struct {
 }
 
 type cursor struct {
-	db       string
-	coll     *collection
-	at       uint32 // snapshot time; 0: whatever is there
-	pos      int
-	filter   bson.Raw
-	fixed    []bson.Raw // results of list commands and aggregates
-	session  string
-	maxBatch int64
+	db      string
+	coll    *collection
+	at      uint32 // snapshot time; 0: whatever is there
+	pos     int
+	filter  bson.Raw
+	fixed   []bson.Raw // results of list commands and aggregates
+	session string
 }
 
 // Insert adds documents as they are: no _id is added and no index is asked.
@@ -215,9 +213,9 @@ func (x *index) value(raw []byte) string {
 // appendComparable makes equal numbers of different types equal.
 func appendComparable(b []byte, v bson.RawValue) []byte {
 	switch v.Type {
-	case bsontype.Int32, bsontype.Int64:
+	case bson.TypeInt32, bson.TypeInt64:
 		return binary.LittleEndian.AppendUint64(append(b, 'n'), uint64(v.AsInt64()))
-	case bsontype.Double:
+	case bson.TypeDouble:
 		if f := v.Double(); f == math.Trunc(f) && math.Abs(f) < 1<<53 {
 			return binary.LittleEndian.AppendUint64(append(b, 'n'), uint64(int64(f)))
 		}
@@ -293,7 +291,7 @@ func (cu *cursor) next(dst []byte, most, budget int64) (out []byte, taken int64,
 		if taken > 0 && int64(len(dst)-start+len(raw)) > budget {
 			return false
 		}
-		dst = append(dst, byte(bsontype.EmbeddedDocument))
+		dst = append(dst, byte(bson.TypeEmbeddedDocument))
 		dst = append(strconv.AppendInt(dst, taken, 10), 0)
 		dst = append(dst, raw...)
 		taken++
