@@ -197,7 +197,7 @@ const maxFile = 4 << 20
 
 // Load reads and checks the inventory in a file; "-" is stdin.
 func Load(path string, stdin io.Reader) (*Inventory, error) {
-	var in io.Reader = stdin
+	in := stdin
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {

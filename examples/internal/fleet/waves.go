@@ -22,25 +22,27 @@ func (inv *Inventory) Waves(event func(host, text string)) ([]rollout.Wave, erro
 	waves := map[string][]rollout.Wave{}
 	for _, component := range inv.Order {
 		var hosts []rollout.Host
+		var machines []*machine
 		for _, h := range inv.Hosts {
 			if h.Component != component || inv.BlueGreen != nil && component == inv.BlueGreen.Component && h.Colour != inv.BlueGreen.Idle {
 				continue
 			}
 			m := inv.machine(h, event)
+			machines = append(machines, m)
 			hosts = append(hosts, rollout.Host{Name: h.Name, Server: h.Server, Install: m.step(), Healthy: m.healthy, Restored: m.restored})
 		}
 		if len(hosts) == 0 {
 			continue
 		}
 		var err error
-		if waves[component], err = inv.component(component, hosts); err != nil {
+		if waves[component], err = inv.component(component, hosts, machines); err != nil {
 			return nil, err
 		}
 	}
 	return rollout.InOrder(inv.Order, waves)
 }
 
-func (inv *Inventory) component(component string, hosts []rollout.Host) ([]rollout.Wave, error) {
+func (inv *Inventory) component(component string, hosts []rollout.Host, machines []*machine) ([]rollout.Wave, error) {
 	drain := rollout.DrainOptions{Deadline: time.Duration(inv.Drain.Deadline), Force: inv.Drain.Force}
 	if b := inv.BlueGreen; b != nil && b.Component == component {
 		sw := rollout.MapSwitch{File: b.Map, Key: b.Key}
@@ -49,7 +51,7 @@ func (inv *Inventory) component(component string, hosts []rollout.Host) ([]rollo
 			sw.Instances = append(sw.Instances, p.process(nil))
 			lbs = append(lbs, p.process(b.Backends))
 		}
-		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Drain: drain}
+		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Watch: watch(machines), Drain: drain}
 		if len(b.Backends) > 0 {
 			o.Balancer = rollout.All(lbs...)
 		}
@@ -59,7 +61,7 @@ func (inv *Inventory) component(component string, hosts []rollout.Host) ([]rollo
 		Drain:    drain,
 		Up:       rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline)},
 		Parallel: rollout.Share(inv.Parallel), MinUp: inv.MinUp,
-		Canary: rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak)},
+		Canary: rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak), Watch: watch(machines[:min(inv.Canary.Count, len(machines))])},
 	}
 	if lbs := inv.proxies(component); len(lbs) > 0 {
 		o.Balancer = rollout.All(lbs...)
@@ -233,6 +235,43 @@ func (m *machine) gate(ctx context.Context, version string) error {
 	}
 	_, err = health.Wait(ctx, health.Policy{Passes: m.health.Passes, Deadline: time.Duration(m.health.Deadline)}, probes...)
 	return err
+}
+
+// watch asks hosts again and again while they soak, until one fails three times
+// in a row or the context ends.
+func watch(machines []*machine) func(context.Context) error {
+	return func(ctx context.Context) error {
+		var probes []health.Probe
+		for _, m := range machines {
+			p, err := m.Probes(m.version)
+			if err != nil {
+				return err
+			}
+			probes = append(probes, p...)
+		}
+		if len(probes) == 0 {
+			return nil
+		}
+		failures := make([]int, len(probes))
+		for {
+			rep, err := health.Once(ctx, health.Policy{}, probes...)
+			if err != nil {
+				return err
+			}
+			for i, p := range rep.Probes {
+				if p.Status != health.Fail {
+					failures[i] = 0
+				} else if failures[i]++; failures[i] == 3 {
+					return fmt.Errorf("%s: %s", p.Probe, p.Error)
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(2 * time.Second):
+			}
+		}
+	}
 }
 
 // Probes are those that show whether the version serves on the host.

@@ -1,0 +1,166 @@
+package fleet_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/fleet"
+)
+
+const good = `
+versions: {dashboard: 5.2.5, gateway: 5.2.5, pump: 1.9.0}
+parallel: 25%
+budget: 2
+beyond: undo
+canary: {count: 1, soak: 5m}
+haproxy:
+- {address: /run/haproxy/admin.sock, backends: {gateway: [gateways], dashboard: [dash]}}
+hosts:
+- {name: p1, component: pump}
+- {name: g1, address: ops@10.0.0.1, component: gateway, package: tyk-gateway-ee, server: g1, plugin: {url: "http://10.0.0.1/x", header: {Foo: Bar}}}
+- {name: g2, address: local, component: gateway, server: g2}
+- {name: d1, component: dashboard, server: d1, health: "https://dash/health"}
+`
+
+func TestWaves(t *testing.T) {
+	t.Parallel()
+	inv, err := fleet.Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waves, err := inv.Waves(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range waves {
+		for _, target := range w.Targets {
+			var steps []string
+			for _, s := range target.Steps {
+				steps = append(steps, s.Name)
+			}
+			got = append(got, w.Name+"/"+target.Name+" "+strings.Join(steps, ","))
+		}
+		if w.Parallel.Percent != 25 || w.Canary.Count != 1 || w.Canary.Soak != 5*time.Minute || w.Canary.Watch == nil {
+			t.Errorf("wave %s: %+v, %+v", w.Name, w.Parallel, w.Canary)
+		}
+	}
+	want := []string{"dashboard/d1 drain,install,healthy,ready", "gateway/g1 drain,install,healthy,ready", "gateway/g2 drain,install,healthy,ready", "pump/p1 install,healthy"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	if o := inv.Options(); o.Budget.Count != 2 || o.Beyond != rollout.UndoRun {
+		t.Errorf("options %+v", o)
+	}
+}
+
+func TestProbes(t *testing.T) {
+	t.Parallel()
+	inv, err := fleet.Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"p1": "p1", "g1": "10.0.0.1", "g2": "localhost", "d1": "https://dash/health",
+	}
+	for _, h := range inv.Hosts {
+		probes, err := h.Probes("5.2.5")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name == "g1" && (len(probes) != 2 || probes[1].URL != "http://10.0.0.1/x") {
+			t.Errorf("probes %v", probes)
+		}
+		if probes[0].URL != want[h.Name] {
+			t.Errorf("%s is asked at %s", h.Name, probes[0].URL)
+		}
+	}
+}
+
+func TestBlueGreenTakesTheIdleColour(t *testing.T) {
+	t.Parallel()
+	inv, err := fleet.Parse([]byte(`
+versions: {gateway: 5.2.5}
+haproxy: [{network: tcp, address: "lb:9999"}]
+bluegreen: {component: gateway, map: /etc/haproxy/active.map, active: blue, idle: green, soak: 1m, backends: [green]}
+hosts:
+- {name: b, component: gateway, server: b, colour: blue}
+- {name: g, component: gateway, server: g, colour: green}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waves, err := inv.Waves(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(waves) != 2 || len(waves[0].Targets) != 1 || waves[0].Targets[0].Name != "g" || waves[1].Targets[0].Name != "switch" {
+		t.Errorf("waves %+v", waves)
+	}
+}
+
+func TestParseReportsEverything(t *testing.T) {
+	t.Parallel()
+	_, err := fleet.Parse([]byte(`
+versions: {gateway: "5.2", typo: 1.0.0}
+haproxy: [{network: udp}]
+bluegreen: {component: gateway, active: a, idle: a}
+hosts:
+- {name: a, component: gatway}
+- {name: a, component: gateway}
+- {name: x/y, component: pump, plugin: {status: 200}}
+`))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{`component "gatway"`, `name "a" is empty, stands twice`, `name "x/y"`, "versions.pump", `component "typo"`, "haproxy 1", "bluegreen: give map", "no host of component", "no url"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in:\n%v", want, err)
+		}
+	}
+	for _, text := range []string{"", "hosts: []", "hosst: []", "parallel: 25 %x", "parallel: -1", "budget: 200%", "canary: {soak: 5}", "beyond: stop", "order: any", "{", "a: b: c"} {
+		if _, err := fleet.Parse([]byte(text)); err == nil {
+			t.Errorf("%q was accepted", text)
+		}
+	}
+}
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "f.yaml")
+	if _, err := fleet.Load(path, nil); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v", err)
+	}
+	if err := os.WriteFile(path, []byte(good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fleet.Load(path, nil); err != nil {
+		t.Error(err)
+	}
+	// JSON is YAML.
+	if inv, err := fleet.Load("-", strings.NewReader(`{"versions":{"pump":"1.9.0"},"hosts":[{"name":"p","component":"pump"}]}`)); err != nil || inv.Hosts[0].Package != "tyk-pump" {
+		t.Errorf("%+v, %v", inv, err)
+	}
+	if _, err := fleet.Load("-", strings.NewReader(strings.Repeat("#", 5<<20))); err == nil {
+		t.Error("a file of 5 MiB was accepted")
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte("parallel: 3\nhosts: [{}]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		inv, err := fleet.Parse(data)
+		if err != nil {
+			return
+		}
+		if _, err := inv.Waves(nil); err != nil {
+			t.Skip(err)
+		}
+	})
+}
