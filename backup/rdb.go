@@ -69,6 +69,7 @@ type rdbKey struct {
 // rdbVisit says what is wanted of each key.
 type rdbVisit struct {
 	raw, digest bool
+	check       bool                       // look into packed and compressed values as well
 	key         func(*rdbKey) error        // nil: only count
 	function    func(library []byte) error // nil: only count
 }
@@ -97,6 +98,9 @@ func (c *rdbCursor) file(v rdbVisit) (RDBInfo, error) {
 	info.Version = version
 	if version > maxWalked {
 		info.NotWalked = fmt.Sprintf("RDB version %d is newer than %d", version, maxWalked)
+		if v.key != nil {
+			return info, fmt.Errorf("RDB version %d is %w", version, errUnknownRDB)
+		}
 		return info, c.tail(&info)
 	}
 	err = c.body(&info, v)
@@ -277,6 +281,9 @@ func (c *rdbCursor) entry(k *rdbKey, v rdbVisit) error {
 	}
 	c.rec, c.recording = c.rec[:0], v.raw
 	var d *digester
+	if v.check {
+		d = &digester{quiet: true}
+	}
 	if v.digest {
 		d = newDigester(form.class)
 	}

@@ -37,19 +37,24 @@ func (d digest) bytes() []byte {
 // digester sums up a value by its meaning, so that two servers that store it
 // in different encodings agree: elements of a list, a string and a stream in
 // order, those of sets, sorted sets and hashes in any.
+//
+// A quiet one sums up nothing: reading with it only checks the forms.
 type digester struct {
 	seq   hash.Hash
 	bag   digest
-	class byte
+	quiet bool
 }
 
 func newDigester(class byte) *digester {
-	d := &digester{seq: sha256.New(), class: class}
+	d := &digester{seq: sha256.New()}
 	d.seq.Write([]byte{class})
 	return d
 }
 
 func (d *digester) ordered(p []byte) {
+	if d.quiet {
+		return
+	}
 	var n [8]byte
 	binary.BigEndian.PutUint64(n[:], uint64(len(p)))
 	d.seq.Write(n[:])
@@ -57,12 +62,18 @@ func (d *digester) ordered(p []byte) {
 }
 
 func (d *digester) number(n uint64) {
+	if d.quiet {
+		return
+	}
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], n)
 	d.seq.Write(b[:])
 }
 
 func (d *digester) member(parts ...[]byte) {
+	if d.quiet {
+		return
+	}
 	h := sha256.New()
 	var n [8]byte
 	for _, p := range parts {
@@ -115,12 +126,15 @@ var rdbTypes = [256]rdbForm{
 }
 
 func (c *rdbCursor) plainString(d *digester) {
-	if d == nil {
+	if d == nil || (d.quiet && c.uncompressed()) {
 		c.skipString()
 		return
 	}
 	d.ordered(c.string())
 }
+
+// uncompressed says whether the next string is stored as it is.
+func (c *rdbCursor) uncompressed() bool { return c.fill(1) && c.buf[c.pos] != 0xc3 }
 
 func (c *rdbCursor) each(f func()) {
 	for n := c.length(); n > 0 && c.err == nil; n-- {

@@ -497,7 +497,7 @@ func redisStructure(ctx context.Context, s *Stored) error {
 		return fmt.Errorf("%d nodes and %d files", len(d.Nodes), len(s.Files))
 	}
 	for _, n := range d.Nodes {
-		info, err := readStoredRDB(ctx, s, n.File, rdbVisit{digest: n.RDB.NotWalked == ""})
+		info, err := readStoredRDB(ctx, s, n.File, rdbVisit{check: true})
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,9 @@ package redis
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -61,4 +63,27 @@ func Fill(ctx context.Context, c redis.UniversalClient) error {
 		return nil
 	})
 	return err
+}
+
+// FillRandom writes n keys of size random bytes each, which nothing compresses.
+func (s *Server) FillRandom(n, size int) {
+	s.t.Helper()
+	c := s.Client()
+	random := rand.New(rand.NewPCG(1, 2))
+	value := make([]byte, size+8)
+	for done := 0; done < n; {
+		_, err := c.Pipelined(s.t.Context(), func(p redis.Pipeliner) error {
+			for range min(10_000, n-done) {
+				for i := 0; i < size; i += 8 {
+					binary.LittleEndian.PutUint64(value[i:], random.Uint64())
+				}
+				p.Set(s.t.Context(), fmt.Sprintf("key:%09d", done), string(value[:size]), 0)
+				done++
+			}
+			return nil
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
 }
