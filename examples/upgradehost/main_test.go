@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/debs"
+)
+
+// lab is a private root with a repository of all three components.
+type privateRoot struct {
+	*testing.T
+	root *debs.Root
+	repo *debs.Repo
+}
+
+func newRoot(t *testing.T) *privateRoot {
+	t.Helper()
+	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "dpkg-deb": "dpkg"} {
+		lab.Program(t, prog, deb)
+	}
+	repo, err := debs.NewRepo(filepath.Join(t.TempDir(), "repo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := repo.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	var all []debs.Package
+	for _, v := range []string{"4.0.8", "5.2.5"} {
+		all = append(all, debs.Tyk("tyk-gateway", v, debs.TykOptions{Config: v}), debs.Tyk("tyk-dashboard", v, debs.TykOptions{}))
+	}
+	all = append(all, debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}),
+		debs.Tyk("tyk-gateway-ee", "5.7.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-gateway", "Replaces: tyk-gateway"}}))
+	if _, err := repo.Add(all...); err != nil {
+		t.Fatal(err)
+	}
+	root, err := debs.NewRoot(filepath.Join(t.TempDir(), "root"), repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &privateRoot{t, root, repo}
+}
+
+// command runs upgradehost in the private root.
+func (r *privateRoot) command(code int, stdin, verb string, args ...string) (stdout, stderr string) {
+	r.Helper()
+	var out, errOut bytes.Buffer
+	args = append([]string{verb, "-root", r.root.Dir, "-apt-config", r.root.AptConfig}, args...)
+	if got := run(r.Context(), args, strings.NewReader(stdin), &out, &errOut); got != code {
+		r.Fatalf("%v: exit code %d, want %d\n%s%s", args, got, code, &out, &errOut)
+	}
+	return out.String(), errOut.String()
+}
+
+func (r *privateRoot) apt(args ...string) {
+	r.Helper()
+	cmd := exec.Command("apt-get", append([]string{"-q", "-y"}, args...)...)
+	cmd.Env = append(os.Environ(), "APT_CONFIG="+r.root.AptConfig)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.Fatalf("%v: %v\n%s", args, err, out)
+	}
+}
+
+func contains(t *testing.T, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("no %q in:\n%s", w, text)
+		}
+	}
+}
+
+func TestUpgradeHost(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	out, _ := r.command(exitDone, "", "facts")
+	contains(t, out, "debian 12", "No Tyk package is installed")
+	r.apt("update")
+	r.apt("install", "tyk-gateway=4.0.8", "tyk-dashboard=4.0.8", "tyk-pump=1.8.3")
+	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = r.command(exitDone, "", "facts")
+	contains(t, out, "tyk-gateway", "4.0.8", "5.2.5, 4.0.8", "edited: /opt/tyk-gateway/tyk.conf", "lab0.list:1", r.repo.KeyFile)
+	var facts debpkg.Facts
+	out, _ = r.command(exitDone, "", "facts", "-json")
+	if err := json.Unmarshal([]byte(out), &facts); err != nil || len(facts.Packages) != 3 {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	versions := []string{"-gateway", "5.2.5", "-dashboard", "5.2.5", "-pump", "1.9.0"}
+	out, _ = r.command(exitDone, "", "plan", versions...)
+	contains(t, out, "edits kept, new one beside it as .dpkg-dist", "tyk-pump.service will be restarted")
+	if d, g, p := strings.Index(out, "tyk-dashboard"), strings.Index(out, "tyk-gateway"), strings.Index(out, "tyk-pump"); d > g || g > p {
+		t.Errorf("the order is not dashboard, gateway, pump:\n%s", out)
+	}
+	out, _ = r.command(exitDone, "", "plan", append(versions, "-json")...)
+	var plans []debpkg.Plan
+	if err := json.Unmarshal([]byte(out), &plans); err != nil || len(plans) != 3 || plans[0].Digest == "" {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	change := filepath.Join(t.TempDir(), "change.json")
+	args := append(versions, "-out", change)
+	_, errOut := r.command(exitRefused, "no\n", "apply", args...)
+	contains(t, errOut, "not approved; nothing was changed")
+	if _, err := os.Stat(change); err == nil {
+		t.Error("a change was recorded though nothing was changed")
+	}
+	out, errOut = r.command(exitDone, "yes\n", "apply", args...)
+	contains(t, out, "ok tyk-dashboard 5.2.5, was tyk-dashboard 4.0.8", "ok tyk-pump 1.9.0", "revert -change "+change)
+	contains(t, errOut, "Carry this out?", "edited configuration file: /opt/tyk-gateway/tyk.conf")
+	out, _ = r.command(exitDone, "", "apply", args...)
+	contains(t, out, "Nothing to do")
+
+	out, _ = r.command(exitDone, "", "revert", "-change", change, "-files")
+	contains(t, out, "ok tyk-gateway 4.0.8 is back from tyk-gateway 5.2.5")
+	out, _ = r.command(exitDone, "", "history")
+	contains(t, out, "upgrade", "downgrade", "tyk-gateway", "ok")
+	out, _ = r.command(exitDone, "", "history", "-json")
+	var entries []debpkg.Entry
+	if err := json.Unmarshal([]byte(out), &entries); err != nil || len(entries) == 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, _ = r.command(exitDone, "", "revert", "-last", "tyk-pump")
+	contains(t, out, "ok tyk-pump 1.9.0 is back from tyk-pump 1.8.3")
+
+	// An edition takes the place of another, when both are named.
+	_, errOut = r.command(exitRefused, "", "apply", "-yes", "-package", "tyk-gateway-ee=5.7.0")
+	contains(t, errOut, "it would remove tyk-gateway")
+	out, _ = r.command(exitDone, "", "apply", "-yes", "-package", "tyk-gateway-ee=5.7.0", "-package", "tyk-gateway-", "-out", change)
+	contains(t, out, "ok tyk-gateway-ee 5.7.0", "ok tyk-gateway not installed, was tyk-gateway 4.0.8")
+
+	_, errOut = r.command(exitFailed, "", "plan", "-pump", "5.2.5")
+	contains(t, errOut, "no source offers this version", "1.9.0, 1.8.3")
+	out, _ = r.command(exitDone, "", "plan", "-debs", r.repo.Dir, "-pump", "1.8.3")
+	contains(t, out, "local-deb")
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		code int
+		args []string
+		text string
+	}{
+		{exitUsage, nil, "usage: upgradehost"},
+		{exitDone, []string{"-h"}, "exit codes:"},
+		{exitDone, []string{"plan", "-h"}, "-gateway version"},
+		{exitUsage, []string{"upgrade"}, `there is no verb "upgrade"`},
+		{exitUsage, []string{"plan"}, "name a version"},
+		{exitUsage, []string{"plan", "-gateway", "v5.2.5"}, "write 5.2.5 rather than v5.2.5"},
+		{exitUsage, []string{"plan", "-package", "x"}, "name=version"},
+		{exitUsage, []string{"plan", "5.2.5"}, "is not a flag"},
+		{exitUsage, []string{"facts", "-gateway", "5.2.5"}, "not defined"},
+		{exitUsage, []string{"revert"}, "either -change FILE or -last PACKAGES"},
+		{exitFailed, []string{"revert", "-change", "/nowhere"}, "no such file"},
+		{exitFailed, []string{"facts", "-host", "-x"}, "is not a destination"},
+	} {
+		var out bytes.Buffer
+		if code := run(t.Context(), c.args, strings.NewReader(""), &out, &out); code != c.code || !strings.Contains(out.String(), c.text) {
+			t.Errorf("%v: exit code %d, want %d\n%s", c.args, code, c.code, &out)
+		}
+	}
+}
