@@ -251,8 +251,11 @@ func (c *checker) vendor(has bool) {
 			c.add(SeverityWarning, "vendor", "vendor", "remove it, or keep it for the release that runs now",
 				"from 5.1.0 on nothing builds from the vendor directory; as it does not match go.mod any more, builds outside the compiler fail")
 		}
+	case !has && c.r.Compiler.Mode == GOPATH:
+		c.add(SeverityWarning, "vendor", "vendor", "go mod vendor",
+			"there is no vendor directory; the compiler would have to make it, which needs the network and a go.mod that its old Go can read").Prepare = true
 	case !has:
-		c.add(SeverityError, "vendor", "vendor", "go mod vendor", "compilers before 5.1.0 build from the vendor directory, and there is none").Prepare = true
+		c.add(SeverityError, "vendor", "vendor", "go mod vendor", "this release's compiler takes dependencies from the vendor directory, and there is none").Prepare = true
 	default:
 		if v := c.vendored(Module); v != "" && !c.isCommit(v) {
 			c.add(SeverityError, "vendor", "vendor/modules.txt", "go mod vendor",
