@@ -170,6 +170,10 @@ func (r *Result) target(g *Binary, t Target) {
 		r.add(Finding{Verdict: Loads, Kind: KindCPU, Subject: "GOAMD64", Detail: versions(g.GOAMD64, p.GOAMD64) + ": it crashes the gateway on a lesser CPU",
 			Remedy: "compile the plugin with GOAMD64=" + g.GOAMD64})
 	}
+	if has, needs := highest(g.Needs), highest(p.Needs); t.Distro == "" && compareDotted(needs, has) > 0 {
+		r.add(Finding{Verdict: Loads, Kind: KindLibrary, Subject: "glibc", Detail: versions(has, needs) + ": it loads only where glibc is that new",
+			Remedy: "name the distribution of the gateway hosts to have it checked"})
+	}
 	remedy := "compile the plugin on a system with glibc " + glibcs[t.Distro] + " or older"
 	if t.Distro == "ubuntu/16.04" || t.Distro == "ubuntu/18.04" {
 		// The packages for these come from it: 3.2.3, 4.0 to 4.3 and 5.0.
@@ -178,6 +182,17 @@ func (r *Result) target(g *Binary, t Target) {
 	for _, f := range glibcFindings(p, t, remedy) {
 		r.add(f)
 	}
+}
+
+// highest is the glibc that satisfies all needs.
+func highest(needs []Need) string {
+	v := ""
+	for _, n := range needs {
+		if compareDotted(n.Glibc, v) > 0 {
+			v = n.Glibc
+		}
+	}
+	return v
 }
 
 func glibcFindings(b *Binary, t Target, remedy string) []Finding {

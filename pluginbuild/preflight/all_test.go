@@ -126,21 +126,22 @@ func TestTarget(t *testing.T) {
 		verdict preflight.Verdict
 		want    string
 	}{
-		"xenial":         {preflight.Target{Distro: "ubuntu/16.04"}, "2.24", "", preflight.Fails, "ubuntu/16.04 has glibc 2.23, p.so needs 2.24; compile the plugin on a system with glibc 2.23 or older, such as the -el7 image"},
-		"xenial fits":    {preflight.Target{Distro: "ubuntu/16.04"}, "2.23", "", preflight.Loads, ""},
-		"bionic":         {preflight.Target{Distro: "ubuntu/18.04"}, "2.28", "", preflight.Fails, "glibc 2.27"},
-		"focal":          {preflight.Target{Distro: "ubuntu/20.04"}, "2.32", "", preflight.Fails, "glibc 2.31"},
-		"bullseye":       {preflight.Target{Distro: "debian/11"}, "2.32", "", preflight.Fails, "glibc 2.31"},
-		"bullseye fits":  {preflight.Target{Distro: "debian/11"}, "2.4", "", preflight.Loads, ""},
-		"jammy":          {preflight.Target{Distro: "ubuntu/22.04"}, "2.36", "", preflight.Fails, "glibc 2.35"},
-		"bookworm":       {preflight.Target{Distro: "debian/12"}, "2.38", "", preflight.Fails, "glibc 2.36"},
-		"bookworm fits":  {preflight.Target{Distro: "debian/12"}, "2.36", "", preflight.Loads, ""},
-		"noble":          {preflight.Target{Distro: "ubuntu/24.04"}, "2.41", "", preflight.Fails, "glibc 2.39"},
-		"trixie":         {preflight.Target{Distro: "debian/13"}, "2.42", "", preflight.Fails, "glibc 2.41"},
-		"architecture":   {preflight.Target{Arch: "arm64"}, "", "", preflight.Fails, "target arm64, plugin amd64"},
-		"CPU":            {preflight.Target{GOAMD64: "v2"}, "", "v3", preflight.Fails, "target v2, plugin v3"},
-		"CPU fits":       {preflight.Target{GOAMD64: "v3"}, "", "v3", preflight.Loads, ""},
-		"CPU not stated": {preflight.Target{}, "", "v3", preflight.Loads, "gateway v1, plugin v3"},
+		"xenial":                  {preflight.Target{Distro: "ubuntu/16.04"}, "2.24", "", preflight.Fails, "ubuntu/16.04 has glibc 2.23, p.so needs 2.24; compile the plugin on a system with glibc 2.23 or older, such as the -el7 image"},
+		"xenial fits":             {preflight.Target{Distro: "ubuntu/16.04"}, "2.23", "", preflight.Loads, ""},
+		"bionic":                  {preflight.Target{Distro: "ubuntu/18.04"}, "2.28", "", preflight.Fails, "glibc 2.27"},
+		"focal":                   {preflight.Target{Distro: "ubuntu/20.04"}, "2.32", "", preflight.Fails, "glibc 2.31"},
+		"bullseye":                {preflight.Target{Distro: "debian/11"}, "2.32", "", preflight.Fails, "glibc 2.31"},
+		"bullseye fits":           {preflight.Target{Distro: "debian/11"}, "2.4", "", preflight.Loads, ""},
+		"jammy":                   {preflight.Target{Distro: "ubuntu/22.04"}, "2.36", "", preflight.Fails, "glibc 2.35"},
+		"bookworm":                {preflight.Target{Distro: "debian/12"}, "2.38", "", preflight.Fails, "glibc 2.36"},
+		"bookworm fits":           {preflight.Target{Distro: "debian/12"}, "2.36", "", preflight.Loads, ""},
+		"noble":                   {preflight.Target{Distro: "ubuntu/24.04"}, "2.41", "", preflight.Fails, "glibc 2.39"},
+		"trixie":                  {preflight.Target{Distro: "debian/13"}, "2.42", "", preflight.Fails, "glibc 2.41"},
+		"architecture":            {preflight.Target{Arch: "arm64"}, "", "", preflight.Fails, "target arm64, plugin amd64"},
+		"CPU":                     {preflight.Target{GOAMD64: "v2"}, "", "v3", preflight.Fails, "target v2, plugin v3"},
+		"CPU fits":                {preflight.Target{GOAMD64: "v3"}, "", "v3", preflight.Loads, ""},
+		"distribution not stated": {preflight.Target{}, "2.34", "", preflight.Loads, "glibc: gateway 2.17, plugin 2.34: it loads only where glibc is that new"},
+		"CPU not stated":          {preflight.Target{}, "", "v3", preflight.Loads, "gateway v1, plugin v3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -16,9 +16,7 @@ import (
 // write puts the files of an example into a directory that the caller removes.
 func write(files map[string][]byte) string {
 	dir, err := os.MkdirTemp("", "preflight-example-")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	for name, data := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			log.Fatal(err)
@@ -27,37 +25,37 @@ func write(files map[string][]byte) string {
 	return dir
 }
 
+// The lines of the README. In production the files are the .so and
+// /opt/tyk-gateway/tyk, or /proc/PID/exe of a gateway that runs.
 func Example() {
-	// In production these are the .so file and /opt/tyk-gateway/tyk, or
-	// /proc/PID/exe of a gateway that runs.
 	dir := write(map[string][]byte{"plugin_v5.2.5_linux_amd64.so": forgedPlugin().bytes(), "tyk": forgedGateway().bytes()})
 	defer os.RemoveAll(dir)
 
-	plugin, err := preflight.Inspect(filepath.Join(dir, "plugin_v5.2.5_linux_amd64.so"))
-	if err != nil {
-		log.Fatal(err)
-	}
 	gateway, err := preflight.Inspect(filepath.Join(dir, "tyk"))
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
+	plugin, err := preflight.Inspect(filepath.Join(dir, "plugin_v5.2.5_linux_amd64.so"))
+	check(err)
 	report, err := preflight.CompareAll([]*preflight.Binary{plugin}, gateway, preflight.Target{
 		Distro:  "debian/11",
 		Gateway: semver.MustParse("5.2.5"),
 		Symbols: []preflight.Symbol{{File: "plugin.so", Name: "AddFooBarHeader", Hook: preflight.HookRequest}},
 	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(report.Verdict)
+	check(err)
+	fmt.Println(report.Verdict) // loads, fails or unknown
 	for _, f := range report.Plugins[0].Findings {
-		fmt.Printf("%s: %v\n", f.Verdict, f)
+		fmt.Println(f.Subject, "|", f.Detail, "|", f.Remedy)
 	}
 	// Output:
 	// fails
-	// fails: github.com/google/uuid: gateway v1.6.0, plugin v1.5.0; in the plugin's go.mod: require github.com/google/uuid v1.6.0
-	// fails: libc.so.6: debian/11 has glibc 2.31, plugin_v5.2.5_linux_amd64.so needs 2.34; compile the plugin on a system with glibc 2.31 or older
-	// loads: AddFooBarHeader: its signature cannot be read, as the file has no debug information; compile without -ldflags=-s -w to have it checked
+	// github.com/google/uuid | gateway v1.6.0, plugin v1.5.0 | in the plugin's go.mod: require github.com/google/uuid v1.6.0
+	// libc.so.6 | debian/11 has glibc 2.31, plugin_v5.2.5_linux_amd64.so needs 2.34 | compile the plugin on a system with glibc 2.31 or older
+	// AddFooBarHeader | its signature cannot be read, as the file has no debug information | compile without -ldflags=-s -w to have it checked
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
 }
 
 func ExampleInspect() {
@@ -65,9 +63,7 @@ func ExampleInspect() {
 	defer os.RemoveAll(dir)
 
 	b, err := preflight.Inspect(filepath.Join(dir, "plugin.so"))
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	fmt.Println(b.Arch, b.GoVersion, b.Plugin, b.PluginPath, len(b.Packages))
 	for _, f := range b.Exports {
 		fmt.Println(f.Name, f.Hook)
@@ -85,9 +81,7 @@ func ExampleInspect() {
 func ExampleInspectReaderAt() {
 	r, size := forgedGateway().reader()
 	b, err := preflight.InspectReaderAt(r, size, "tyk")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	fmt.Println(b.Name, b.GoVersion, b.Main.Path, b.Modules[0].Path, b.Modules[0].Version)
 	// Output: tyk go1.22.1 github.com/TykTechnologies/tyk github.com/google/uuid v1.6.0
 }
@@ -95,14 +89,10 @@ func ExampleInspectReaderAt() {
 func ExampleCompare() {
 	r, size := forgedGateway().reader()
 	gateway, err := preflight.InspectReaderAt(r, size, "tyk")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	r, size = forgedPlugin().reader()
 	plugin, err := preflight.InspectReaderAt(r, size, "plugin.so")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	result := preflight.Compare(plugin, gateway)
 	fmt.Println(result.Verdict, result.Common, result.Mismatched)
 	// Output: fails 3 [github.com/google/uuid]
@@ -116,13 +106,12 @@ func ExampleDistros() {
 func ExampleCompareAll() {
 	r, size := forgedGateway().reader()
 	gateway, err := preflight.InspectReaderAt(r, size, "tyk")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	var plugins []*preflight.Binary
 	for _, name := range []string{"headers.so", "tokens.so"} {
 		f := forgedPlugin()
 		f.packages["github.com/google/uuid"] = "uuid-1.6"
+		f.versions = forgedGateway().versions
 		r, size := f.reader()
 		p, err := preflight.InspectReaderAt(r, size, name)
 		if err != nil {
@@ -131,9 +120,7 @@ func ExampleCompareAll() {
 		plugins = append(plugins, p)
 	}
 	report, err := preflight.CompareAll(plugins, gateway, preflight.Target{})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	for _, p := range report.Plugins {
 		fmt.Println(p.Plugin.Name, p.Verdict, p.Findings)
 	}
@@ -146,9 +133,7 @@ func ExampleInspectZip() {
 	var bundle bytes.Buffer
 	z := zip.NewWriter(&bundle)
 	w, err := z.Create("plugin.so")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	if _, err := w.Write(forgedPlugin().bytes()); err != nil {
 		log.Fatal(err)
 	}
@@ -156,9 +141,7 @@ func ExampleInspectZip() {
 		log.Fatal(err)
 	}
 	plugins, err := preflight.InspectZip(bytes.NewReader(bundle.Bytes()), int64(bundle.Len()))
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	fmt.Println(plugins[0].Name, plugins[0].PluginPath)
 	// Output: plugin.so example.com/hooks
 }
@@ -166,9 +149,7 @@ func ExampleInspectZip() {
 func ExampleInspectTar() {
 	// As docker cp IMAGE:/opt/tyk-gateway/tyk - writes it.
 	b, err := preflight.InspectTar(bytes.NewReader(tarOf("tyk", forgedGateway().bytes())), "")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	fmt.Println(b.Name, b.GoVersion)
 	// Output: tyk go1.22.1
 }
@@ -176,9 +157,7 @@ func ExampleInspectTar() {
 func ExampleInspectDeb() {
 	deb := debOf("data.tar.gz", gzipped(tarOf("./opt/tyk-gateway/tyk", forgedGateway().bytes())))
 	b, err := preflight.InspectDeb(bytes.NewReader(deb), "/opt/tyk-gateway/tyk")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	fmt.Println(b.Name, b.GoVersion)
 	_, err = preflight.InspectDeb(bytes.NewReader(debOf("data.tar.zst", nil)), "/opt/tyk-gateway/tyk")
 	fmt.Println(err)

@@ -210,8 +210,11 @@ func (o *object) plugin(b *Binary) error {
 func pluginPath(mains []string, built string) string {
 	mains = slices.DeleteFunc(slices.Clone(mains), func(p string) bool { return p == "main" || p == "runtime" })
 	for _, p := range mains {
-		// Files on the command line get the path plugin/unnamed-HASH.
-		if p == built || len(mains) == 1 || (built == "command-line-arguments" && strings.HasPrefix(p, "plugin/unnamed-")) {
+		switch {
+		case p == built,
+			// Files on the command line get the path plugin/unnamed-HASH.
+			built == "command-line-arguments" && strings.HasPrefix(p, "plugin/unnamed-"),
+			built == "" && len(mains) == 1:
 			return p
 		}
 	}
