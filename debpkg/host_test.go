@@ -34,6 +34,10 @@ var machines struct {
 
 const machineCount = 2
 
+// suiteEnv names the distribution of the machines, for a run on another than
+// Debian 12: bullseye, focal, jammy.
+const suiteEnv = "TYKUPGRADE_TEST_SUITE"
+
 func TestMain(m *testing.M) {
 	if script := os.Getenv("DEBPKG_APPLY"); script != "" {
 		os.Exit(applyHelper(script))
@@ -62,7 +66,7 @@ func startMachines() {
 	}
 	machines.free = make(chan *host.Host, machineCount)
 	for i := range machineCount {
-		h, err := host.Start(context.Background(), host.Options{Name: fmt.Sprintf("debpkg%d", i), Mounts: map[string]string{"/srv/lab": machines.lab}})
+		h, err := host.Start(context.Background(), host.Options{Suite: os.Getenv(suiteEnv), Name: fmt.Sprintf("debpkg%d", i), Mounts: map[string]string{"/srv/lab": machines.lab}})
 		if err != nil {
 			machines.err = err
 		}
@@ -236,7 +240,7 @@ func TestHostUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if facts.OS.ID != "debian" || facts.OS.VersionID != "12" || !facts.Systemd || facts.Hostname != m.Host.Name || facts.Machine == "" || facts.Apt.IsZero() || facts.Dpkg.IsZero() ||
+	if os.Getenv(suiteEnv) == "" && (facts.OS.ID != "debian" || facts.OS.VersionID != "12") || !facts.Systemd || facts.Hostname != m.Host.Name || facts.Machine == "" || facts.Apt.IsZero() || facts.Dpkg.IsZero() ||
 		len(facts.Disks) != 3 || facts.Disks[0].Free <= 0 || len(facts.Packages) != 1 || len(facts.Units) != 1 || len(facts.Available) != 2 || len(facts.ByHand) != 0 {
 		t.Errorf("facts %+v", facts)
 	}

@@ -47,6 +47,8 @@ DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless";
 		"etc/debian_version":   "12.0\n",
 		"etc/os-release":       "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n",
 		"var/lib/dpkg/status":  "",
+		// Selections need it up to dpkg 1.19 (Ubuntu 20.04).
+		"var/lib/dpkg/available": "",
 	}
 	for i, repo := range repos {
 		files[fmt.Sprintf("etc/apt/sources.list.d/lab%d.list", i)] = repo.List("file:"+repo.Dir, repo.KeyFile)
