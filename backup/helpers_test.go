@@ -66,3 +66,42 @@ func (r reversioned) Backup(ctx context.Context, w *backup.Writer) (backup.Compo
 
 // localRunner stands for another host.
 var localRunner = backup.Runner(run.Local(run.Options{}))
+
+// doubled is a Redis set whose file holds everything twice.
+type doubled struct{ from *backup.Stored }
+
+func (d doubled) Name() string                                  { return "redis" }
+func (d doubled) Plan(context.Context) (backup.Estimate, error) { return backup.Estimate{}, nil }
+
+func (d doubled) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
+	c := d.from.Component
+	var details backup.RedisDetails
+	if err := c.DecodeDetails(&details); err != nil {
+		return c, err
+	}
+	n := &details.Nodes[0]
+	f, err := w.Create(ctx, n.File, nil, func(out io.Writer) error {
+		f, err := d.from.Open(n.File)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		data, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		// Header, body, body, end mark, no checksum.
+		for _, p := range [][]byte{data[:len(data)-9], data[9 : len(data)-9], {0xff}, make([]byte, 8)} {
+			if _, err := out.Write(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	n.RDB.Keys, n.RDB.Functions, n.RDB.Size = 2*n.RDB.Keys, 2*n.RDB.Functions, f.Size
+	c.Bytes, c.Items = 0, n.RDB.Keys
+	if err := c.SetDetails(details); err != nil {
+		return c, err
+	}
+	return c, err
+}

@@ -3,10 +3,12 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -214,3 +216,113 @@ func TestRedisLiveCluster(t *testing.T) {
 }
 
 func TestMain(m *testing.M) { os.Exit(m.Run()) }
+
+func TestRedisScratch(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	dir := t.TempDir()
+	p := &backup.RedisScratch{Dir: dir}
+	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{p}}); err != nil {
+		t.Error(err)
+	}
+	// A file that reads well and that no server loads: one key twice.
+	double := takePlain(t, t.TempDir(), doubled{stored(t, set)})
+	err := double.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{p}})
+	if err == nil || !strings.Contains(err.Error(), "did not load") {
+		t.Errorf("a file that does not load: %v", err)
+	}
+	p.Program = "/no/such/redis-server"
+	if err := p.Prove(t.Context(), stored(t, set)); err == nil || !strings.Contains(err.Error(), p.Program) {
+		t.Errorf("no server: %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// A key that appears while the set is written stops the restore; it stays, and
+// what was written goes.
+func TestRedisLiveSomebodyElse(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	target := redislab.Start(t)
+	target.Do("FUNCTION", "FLUSH")
+	r := &backup.RedisLive{Client: target.Client(), Way: backup.RedisRestore}
+	once := false
+	_, err := set.Restore(t.Context(), backup.RestoreOptions{Progress: func(e backup.Event) {
+		// The key of database 3 is written last.
+		if e.Phase == backup.PhaseRestore && e.Items > 0 && !once {
+			once = true
+			c := redis.NewClient(&redis.Options{Addr: target.Addr, DB: 3})
+			defer c.Close()
+			if err := c.Set(t.Context(), "in database 3", "mine", 0).Err(); err != nil {
+				t.Error(err)
+			}
+		}
+	}}, r)
+	if !once || !errors.Is(err, backup.ErrNotEmpty) {
+		t.Fatalf("%v", err)
+	}
+	info, _ := target.Do("INFO", "keyspace").(string)
+	if strings.Contains(info, "db0") || !strings.Contains(info, "db3:keys=1") {
+		t.Errorf("left: %s", info)
+	}
+}
+
+// Where the restore fails or is stopped, what was there comes back.
+func TestRedisLiveRollback(t *testing.T) {
+	t.Parallel()
+	source := redislab.Start(t)
+	source.Fill()
+	source.Do("DEBUG", "POPULATE", 3000, "filler", 100)
+	set := takeRedis(t, source.Client())
+	for name, way := range map[string]backup.RedisWay{"restore": backup.RedisRestore, "replicate": backup.RedisReplicate} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target := redislab.Start(t)
+			target.Do("SET", "mine", "1")
+			target.Do("FUNCTION", "LOAD", "#!lua name=mine\nredis.register_function('two', function() return 2 end)")
+			before := takeRedis(t, target.Client())
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			r := &backup.RedisLive{Client: target.Client(), Way: way, Replace: true, Rescue: t.TempDir()}
+			_, err := set.Restore(ctx, backup.RestoreOptions{Progress: func(e backup.Event) {
+				if e.Phase == backup.PhaseRestore && e.Bytes > 0 {
+					cancel()
+				}
+			}}, r)
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("%v", err)
+			}
+			if err := (&backup.Redis{Client: target.Client()}).Prove(t.Context(), stored(t, before)); err != nil {
+				t.Error(err)
+			}
+			if target.Do("ROLE").([]any)[0] != "master" {
+				t.Error("the target is not a master any more")
+			}
+		})
+	}
+}
+
+// A server that cannot reach the listener is told about, and stays a master.
+func TestRedisReplicateUnreachable(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	target := redislab.Start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	r := &backup.RedisLive{Client: target.Client(), Listener: deaf{t}}
+	if _, err := set.Restore(ctx, backup.RestoreOptions{}, r); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	if target.Do("ROLE").([]any)[0] != "master" || target.Do("DBSIZE") != int64(0) {
+		t.Error("the target is not what it was")
+	}
+}
+
+// deaf is a listener that nobody reaches.
+type deaf struct{ t *testing.T }
+
+func (d deaf) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (d deaf) Close() error              { return nil }
+func (d deaf) Addr() net.Addr            { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }

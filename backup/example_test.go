@@ -1,0 +1,263 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"os"
+	"path/filepath"
+	"testing/fstest"
+	"time"
+
+	"filippo.io/age"
+	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup"
+)
+
+// gateway stands for a host's file system; on a real one it is os.DirFS("/").
+var gateway = fstest.MapFS{
+	"opt/tyk-gateway/tyk.conf":               {Data: []byte(`{"listen_port":8080}`), Mode: 0o640},
+	"opt/tyk-gateway/policies/policies.json": {Data: []byte(`{}`), Mode: 0o640},
+}
+
+// exampleSet takes a set of the gateway's files in a directory of its own.
+func exampleSet() (*backup.Set, func()) {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	set, err := backup.Take(context.Background(), dir, backup.Options{}, &backup.Files{FS: gateway})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return set, func() { _ = os.RemoveAll(dir) }
+}
+
+// Configuration files and Redis in one set before an upgrade, and back.
+func Example() {
+	upgrade := func(ctx context.Context, gateway backup.Runner, redisURI string) error {
+		client, err := backup.NewRedisClient(redisURI, nil)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		set, err := backup.Take(ctx, "/var/backups/tyk", backup.Options{Label: "before 5.3.0"},
+			&backup.Files{Component: "config/gateway-1", Runner: gateway}, // Tyk's files on another host
+			&backup.Redis{Client: client})
+		if err != nil {
+			return err // and there is no set
+		}
+		// … the upgrade; and if it went wrong:
+		report, err := set.Restore(ctx, backup.RestoreOptions{},
+			&backup.FilesRestore{Component: "config/gateway-1", Runner: gateway, Rescue: "/var/backups/tyk/rescued"},
+			&backup.RedisLive{Client: client, Replace: true, Rescue: "/var/backups/tyk/rescued"})
+		fmt.Println(report.Components, err) // every item, and whether the result is proven
+		return err
+	}
+	fmt.Println(upgrade(context.Background(), nil, "not a URI"))
+	// Output: read the Redis URI: it is not of the form redis://user:password@host:6379/0; percent-encode special characters of user and password
+}
+
+func ExampleTake() {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	set, err := backup.Take(context.Background(), dir, backup.Options{Label: "before 5.3.0"}, &backup.Files{FS: gateway})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range set.Files {
+		fmt.Println(f.Path, f.Mode, f.Size)
+	}
+	// Output:
+	// config/opt/tyk-gateway/policies/policies.json 0640 2
+	// config/opt/tyk-gateway/tyk.conf 0640 20
+}
+
+func ExampleOpen() {
+	taken, remove := exampleSet()
+	defer remove()
+	set, err := backup.Open(taken.Dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	c := set.Components[0]
+	fmt.Println(c.Name, c.Kind, c.Items, c.Consistency)
+	_, err = backup.Open(filepath.Dir(taken.Dir))
+	fmt.Println(errors.Is(err, backup.ErrNotASet))
+	// Output:
+	// config files 2 per item
+	// true
+}
+
+func ExampleList() {
+	set, remove := exampleSet()
+	defer remove()
+	sets, err := backup.List(filepath.Dir(set.Dir))
+	fmt.Println(len(sets), err)
+	// Output: 1 <nil>
+}
+
+func ExampleSet_Verify() {
+	set, remove := exampleSet()
+	defer remove()
+	fmt.Println(set.Verify(context.Background(), backup.VerifyOptions{}))
+	if err := os.Truncate(filepath.Join(set.Dir, "config/opt/tyk-gateway/tyk.conf"), 10); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(set.Verify(context.Background(), backup.VerifyOptions{}))
+	// Output:
+	// <nil>
+	// verify config/opt/tyk-gateway/tyk.conf: the set is damaged: it has 10 bytes, the manifest says 20
+}
+
+func ExampleSet_Restore() {
+	set, remove := exampleSet()
+	defer remove()
+	root, err := os.MkdirTemp("", "root-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(root)
+	report, err := set.Restore(context.Background(), backup.RestoreOptions{DryRun: true}, &backup.FilesRestore{Root: root})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, c := range report.Components {
+		for _, i := range c.Items {
+			fmt.Println(c.State, i.Action, i.Name)
+		}
+	}
+	// Output:
+	// planned create /opt/tyk-gateway/policies/policies.json
+	// planned create /opt/tyk-gateway/tyk.conf
+}
+
+func ExamplePrune() {
+	set, remove := exampleSet()
+	defer remove()
+	out, err := backup.Prune(context.Background(), filepath.Dir(set.Dir), backup.Policy{Keep: 7, MaxAge: 30 * 24 * time.Hour})
+	fmt.Println(len(out.Kept), len(out.Removed), err)
+	// Output: 1 0 <nil>
+}
+
+func ExampleSet_Export() {
+	set, remove := exampleSet()
+	defer remove()
+	ctx := context.Background()
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		log.Fatal(err)
+	}
+	file := filepath.Join(filepath.Dir(set.Dir), "set.tar.zst.age")
+	if err := set.Export(ctx, file, backup.ExportOptions{Recipients: []age.Recipient{identity.Recipient()}}); err != nil {
+		log.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	again, err := backup.Import(ctx, filepath.Join(filepath.Dir(set.Dir), "elsewhere"), bytes.NewReader(data), identity)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(again.ID == set.ID)
+	// Output: true
+}
+
+func ExampleImport() {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	_, err = backup.Import(context.Background(), dir, bytes.NewReader([]byte("not an export")))
+	fmt.Println(errors.Is(err, backup.ErrNotASet))
+	// Output: true
+}
+
+func ExampleParseManifest() {
+	m, err := backup.ParseManifest([]byte(`{"schema":1,"id":"20261123T060000Z-0badcafe","components":[],"files":[]}`))
+	fmt.Println(m.ID, err)
+	// Output: 20261123T060000Z-0badcafe <nil>
+}
+
+func ExampleNewRedisClient() {
+	client, err := backup.NewRedisClient("redis://:pass word@[::1", nil)
+	fmt.Println(client == nil, err)
+	// Output: true read the Redis URI: it is not of the form redis://user:password@host:6379/0; percent-encode special characters of user and password
+}
+
+func ExampleFiles() {
+	src := &backup.Files{FS: gateway, Paths: []string{"/opt/tyk-gateway/*.conf"}}
+	estimate, err := src.Plan(context.Background())
+	fmt.Println(estimate.Items, estimate.Bytes, err)
+	_, err = (&backup.Files{FS: gateway, Paths: []string{"/etc/missing"}}).Plan(context.Background())
+	fmt.Println(errors.Is(err, fs.ErrNotExist))
+	// Output:
+	// 1 20 <nil>
+	// true
+}
+
+func ExampleFilesRestore() {
+	set, remove := exampleSet()
+	defer remove()
+	root, err := os.MkdirTemp("", "root-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(root)
+	to := &backup.FilesRestore{Root: root, Only: []string{"/opt/*/tyk.conf"}}
+	stored, _ := set.Component(to.Name())
+	items, err := to.Plan(context.Background(), stored)
+	for _, i := range items {
+		fmt.Println(i.Action, i.Name, err)
+	}
+	// Output:
+	// skip /opt/tyk-gateway/policies/policies.json <nil>
+	// create /opt/tyk-gateway/tyk.conf <nil>
+}
+
+func ExampleRedis() {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1})
+	defer client.Close()
+	src := &backup.Redis{Client: client, Method: "copy"}
+	_, err := src.Plan(context.Background())
+	fmt.Println(err)
+	// Output: there is no method "copy"; use psync, bgsave, save or dump
+}
+
+func ExampleRedisLive() {
+	set, remove := exampleSet()
+	defer remove()
+	to := &backup.RedisLive{}
+	_, err := set.Restore(context.Background(), backup.RestoreOptions{}, to)
+	fmt.Println(errors.Is(err, backup.ErrDamaged), to.Name())
+	// Output: false redis
+}
+
+func ExampleRedisOffline() {
+	systemctl := func(verb string) func(context.Context) error {
+		return func(context.Context) error { fmt.Println("systemctl", verb, "redis-server"); return nil }
+	}
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
+	defer client.Close()
+	to := &backup.RedisOffline{Servers: []backup.RedisServer{{Client: client, Stop: systemctl("stop"), Start: systemctl("start")}}}
+	fmt.Println(to.Name(), len(to.Servers))
+	// Output: redis 1
+}
+
+func ExampleRedisScratch() {
+	set, remove := exampleSet()
+	defer remove()
+	// The set has no Redis in it.
+	err := set.Verify(context.Background(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{&backup.RedisScratch{}}})
+	fmt.Println(err != nil)
+	// Output: true
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+
+	redislab "example.com/tykupgrade/internal/lab/redis"
+)
+
+// cmd runs the command as a user would.
+type cmd struct {
+	t   *testing.T
+	env map[string]string
+}
+
+func (c cmd) run(want int, args ...string) (stdout, stderr string) {
+	c.t.Helper()
+	var out, errOut bytes.Buffer
+	code := run(c.t.Context(), args, func(name string) string { return c.env[name] }, &out, &errOut)
+	if code != want {
+		c.t.Fatalf("takebackup %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want, &out, &errOut)
+	}
+	return out.String(), errOut.String()
+}
+
+// json runs the command with -json and returns what it prints.
+func (c cmd) json(want int, args ...string) map[string]any {
+	c.t.Helper()
+	out, _ := c.run(want, append([]string{args[0], "-json"}, args[1:]...)...)
+	var v map[string]any
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		c.t.Fatalf("%v in %s", err, out)
+	}
+	if v["ok"] != (want == 0) {
+		c.t.Errorf("ok is %v", v["ok"])
+	}
+	return v
+}
+
+func host(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, content := range map[string]string{"opt/tyk-gateway/tyk.conf": "{}", "opt/tyk-gateway/policies/p.json": "p", "opt/tyk-pump/pump.conf": "{}"} {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	c := cmd{t: t}
+	if out, _ := c.run(0, "-h"); !strings.Contains(out, "exit codes") {
+		t.Error(out)
+	}
+	for verb := range verbs {
+		if _, help := c.run(0, verb, "-h"); !strings.Contains(help, "-json") {
+			t.Error(help)
+		}
+	}
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{}, {"frob"}, {"take"}, {"take", "-dir", dir}, {"take", "-no-such-flag"}, {"take", "-dir", dir, "-config", "extra"},
+		{"take", "-dir", dir, "-redis"}, {"take", "-dir", dir, "-config", "-recipient", "x"}, {"list"}, {"prune", "-dir", dir}, {"verify"},
+		{"verify", "-level", "deep", dir}, {"verify", "latest"}, {"import", dir}, {"restore", "a", "b"},
+	} {
+		if _, msg := c.run(2, args...); msg == "" {
+			t.Errorf("%v: no message", args)
+		}
+	}
+}
+
+func TestSetsOfFiles(t *testing.T) {
+	t.Parallel()
+	c := cmd{t: t}
+	root, dir := host(t), t.TempDir()
+	out, _ := c.run(0, "take", "-dir", dir, "-config", "-root", root, "-label", "before 5.3.0")
+	if !strings.Contains(out, "complete and verified:") || !strings.Contains(out, "config") {
+		t.Error(out)
+	}
+	set := c.json(0, "take", "-dir", dir, "-config", "-root", root)["result"].(map[string]any)
+	id := set["id"].(string)
+	if out, _ := c.run(0, "list", "-dir", dir); !strings.Contains(out, id) || !strings.Contains(out, "before 5.3.0") {
+		t.Error(out)
+	}
+	if list := c.json(0, "list", "-dir", dir)["result"].([]any); len(list) != 2 {
+		t.Errorf("%v", list)
+	}
+	c.run(0, "verify", "-dir", dir, "latest")
+	c.run(0, "verify", "-dir", dir, "-level", "live", "-config", "-root", root, id)
+
+	conf := filepath.Join(root, "opt/tyk-gateway/tyk.conf")
+	if err := os.WriteFile(conf, []byte("broken"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, msg := c.run(3, "verify", "-dir", dir, "-level", "live", "-config", "-root", root, id); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") {
+		t.Error(msg)
+	}
+	if out, _ := c.run(0, "restore", "-dir", dir, "-dry-run", "-config", "-root", root, id); !strings.Contains(out, "dry run") || !strings.Contains(out, "replace") {
+		t.Error(out)
+	}
+	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-root", root, filepath.Join(dir, id)); !strings.Contains(out, "proven") {
+		t.Error(out)
+	}
+	if data, _ := os.ReadFile(conf); string(data) != "{}" {
+		t.Errorf("tyk.conf is %q", data)
+	}
+	if kept, _ := filepath.Glob(filepath.Join(dir, "rescued", "2*")); len(kept) != 1 {
+		t.Errorf("rescued: %v", kept)
+	}
+	if out, _ := c.run(0, "prune", "-dir", dir, "-keep", "1", "-dry-run"); !strings.Contains(out, "would remove") {
+		t.Error(out)
+	}
+	if pruned := c.json(0, "prune", "-dir", dir, "-keep", "1")["result"].(map[string]any); pruned["verified"] != id {
+		t.Errorf("%v", pruned)
+	}
+	if err := os.Truncate(filepath.Join(dir, id, "config/opt/tyk-gateway/tyk.conf"), 1); err != nil {
+		t.Fatal(err)
+	}
+	c.run(3, "verify", "-dir", dir, id)
+	c.run(3, "restore", "-dir", dir, "-config", "-root", root, id)
+	c.run(1, "export", "-dir", t.TempDir(), "latest", "x")
+	c.run(3, "verify", dir)
+}
+
+func TestExportImport(t *testing.T) {
+	t.Parallel()
+	c := cmd{t: t}
+	root, dir, tmp := host(t), t.TempDir(), t.TempDir()
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, file := filepath.Join(tmp, "key"), filepath.Join(tmp, "set.tar.zst.age")
+	if err := os.WriteFile(key, []byte(identity.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.run(0, "take", "-dir", dir, "-config", "-root", root, "-export", file, "-recipient", identity.Recipient().String())
+	if _, msg := c.run(1, "import", "-dir", filepath.Join(tmp, "other"), file); !strings.Contains(msg, "identity") {
+		t.Error(msg)
+	}
+	c.run(0, "import", "-dir", filepath.Join(tmp, "other"), "-identity", key, file)
+	c.run(0, "verify", "-dir", filepath.Join(tmp, "other"), "latest")
+	c.run(0, "export", "-dir", dir, "latest", filepath.Join(tmp, "plain.tar.zst"))
+	c.run(0, "import", "-dir", filepath.Join(tmp, "third"), filepath.Join(tmp, "plain.tar.zst"))
+}
+
+func TestRedis(t *testing.T) {
+	t.Parallel()
+	s := redislab.Start(t, "--requirepass", "sesame")
+	s.Fill()
+	dir := t.TempDir()
+	uri := "redis://:sesame@" + s.Addr + "/0"
+	c := cmd{t: t, env: map[string]string{redisURIEnv: uri}}
+	c.run(0, "take", "-dir", dir, "-redis", "-config", "-root", host(t))
+	if out, _ := c.run(0, "verify", "-dir", dir, "latest"); strings.Contains(out, "sesame") {
+		t.Error(out)
+	}
+	uriFile := filepath.Join(t.TempDir(), "uri")
+	if err := os.WriteFile(uriFile, []byte(uri+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.env = nil
+	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "latest"); !strings.Contains(msg, "not empty") {
+		t.Error(msg)
+	}
+	s.Do("SET", "string", "changed")
+	out, _ := c.run(0, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-replace", "latest")
+	if !strings.Contains(out, "proven") || !strings.Contains(out, "not asked for") || s.Do("GET", "string") != "value" {
+		t.Error(out)
+	}
+	c.env = map[string]string{redisURIEnv: "redis://:wrong@" + s.Addr}
+	v := c.json(1, "take", "-dir", dir, "-redis")
+	if msg := v["error"].(string); strings.Contains(msg, "wrong@") || strings.Contains(msg, ":wrong") || v["hint"] != "check user and password" {
+		t.Errorf("%v", v)
+	}
+}
