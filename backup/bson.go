@@ -116,24 +116,27 @@ func walkBSON(doc []byte, depth int) error {
 	return nil
 }
 
-// fixedBSON is the size of the types that always have the same one.
-var fixedBSON = map[byte]int{
-	0x01: 8, 0x06: 0, 0x07: 12, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0,
+// fixedBSON is one more than the size of the types that always have the same.
+var fixedBSON = [256]byte{
+	0x01: 9, 0x06: 1, 0x07: 13, 0x09: 9, 0x0A: 1, 0x10: 5, 0x11: 9, 0x12: 9, 0x13: 17, 0x7F: 1, 0xFF: 1,
+}
+
+func errShort(kind byte) error {
+	return fmt.Errorf("%w: value of type %#02x reaches beyond its document", errBSON, kind)
 }
 
 // bsonValueSize returns how many bytes of b the value at its beginning takes.
 func bsonValueSize(kind byte, b []byte) (n int, err error) {
-	short := fmt.Errorf("%w: value of type %#02x reaches beyond its document", errBSON, kind)
-	if fixed, ok := fixedBSON[kind]; ok {
-		if fixed > len(b) {
-			return 0, short
+	if fixed := int(fixedBSON[kind]); fixed > 0 {
+		if fixed-1 > len(b) {
+			return 0, errShort(kind)
 		}
-		return fixed, nil
+		return fixed - 1, nil
 	}
 	switch kind {
 	case 0x08:
 		if len(b) < 1 {
-			return 0, short
+			return 0, errShort(kind)
 		}
 		if b[0] > 1 {
 			return 0, fmt.Errorf("%w: boolean %d", errBSON, b[0])
@@ -143,14 +146,14 @@ func bsonValueSize(kind byte, b []byte) (n int, err error) {
 		for range 2 {
 			i := bytes.IndexByte(b[n:], 0)
 			if i < 0 {
-				return 0, short
+				return 0, errShort(kind)
 			}
 			n += i + 1
 		}
 		return n, nil
 	}
 	if len(b) < 4 {
-		return 0, short
+		return 0, errShort(kind)
 	}
 	size := int64(binary.LittleEndian.Uint32(b))
 	var total int64
@@ -167,7 +170,7 @@ func bsonValueSize(kind byte, b []byte) (n int, err error) {
 		return 0, fmt.Errorf("%w: unknown type %#02x", errBSON, kind)
 	}
 	if total > int64(len(b)) {
-		return 0, short
+		return 0, errShort(kind)
 	}
 	text := b[4:]
 	switch kind {
@@ -184,7 +187,7 @@ func bsonValueSize(kind byte, b []byte) (n int, err error) {
 		}
 		size, text = int64(binary.LittleEndian.Uint32(b[4:])), b[8:total]
 		if size > total-8-5 {
-			return 0, short
+			return 0, errShort(kind)
 		}
 	}
 	if size < 1 || text[size-1] != 0 {

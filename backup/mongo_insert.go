@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -137,7 +138,7 @@ func zeroTimestamp(doc []byte) bool {
 	rest := doc[4 : len(doc)-1]
 	for len(rest) > 0 {
 		kind := rest[0]
-		key := slices.Index(rest[1:], 0)
+		key := bytes.IndexByte(rest[1:], 0)
 		value := rest[2+key:]
 		n, err := bsonValueSize(kind, value)
 		if err != nil {

@@ -1,0 +1,181 @@
+package backup_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup"
+	mongolab "example.com/tykupgrade/internal/lab/mongo"
+)
+
+// analytics fills a collection with documents like those of Tyk's pump, of
+// about 280 bytes, a third of it random.
+func analytics(t testing.TB, s *mongolab.Server, n int) (size int64) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(1, 2))
+	s.Fill("tyk_analytics", "z_tyk_analyticz", n, func(i int) bson.Raw {
+		noise := make([]byte, 48)
+		for j := 0; j < len(noise); j += 8 {
+			binary.LittleEndian.PutUint64(noise[j:], r.Uint64())
+		}
+		d := doc(t, bson.D{{Key: "_id", Value: i}, {Key: "method", Value: "GET"}, {Key: "path", Value: "/accounts/" + strconv.Itoa(i%977)},
+			{Key: "responsecode", Value: 200}, {Key: "apikey", Value: fmt.Sprintf("%x", noise[:16])}, {Key: "useragent", Value: "Mozilla/5.0 (X11; Linux x86_64)"},
+			{Key: "requesttime", Value: int64(i % 100)}, {Key: "tags", Value: bson.A{"org-1", "key-" + strconv.Itoa(i%31)}}, {Key: "raw", Value: noise}})
+		size += int64(len(d))
+		return d
+	})
+	return size
+}
+
+const benchDocs = 300_000
+
+func BenchmarkMongoDump(b *testing.B) {
+	s := mongoServer(b, mongolab.Options{})
+	size := analytics(b, s, benchDocs)
+	ours := func(m *backup.Mongo) func(b *testing.B, dir string) {
+		m.Server = uri(s)
+		return func(b *testing.B, dir string) {
+			if _, err := m.DumpInto(b.Context(), dir); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	theirs := func(flags ...string) func(b *testing.B, dir string) {
+		return func(b *testing.B, dir string) {
+			argv := []string{mongoTool(b, "mongodump"), "--quiet", "--uri", s.URI(), "--db", "tyk_analytics"}
+			for _, f := range flags {
+				argv = append(argv, strings.ReplaceAll(f, "DIR", dir))
+			}
+			runTool(b, argv...)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		run  func(b *testing.B, dir string)
+	}{
+		{"ours/plain", ours(&backup.Mongo{Plain: true})}, {"mongodump/plain", theirs("--out=DIR")},
+		{"ours/gzip", ours(&backup.Mongo{})}, {"mongodump/gzip", theirs("--gzip", "--out=DIR")},
+		{"mongodump/archive", theirs("--archive=DIR/archive")},
+		{"ours/set verified", func(b *testing.B, dir string) {
+			if _, err := backup.Take(b.Context(), dir, backup.Options{}, &backup.Mongo{Server: uri(s)}); err != nil {
+				b.Fatal(err)
+			}
+		}},
+		{"ours/set verified, then zstd", func(b *testing.B, dir string) {
+			set, err := backup.Take(b.Context(), dir, backup.Options{}, &backup.Mongo{Server: uri(s), Plain: true})
+			if err == nil {
+				err = set.Export(b.Context(), filepath.Join(dir, "set.tar.zst"), backup.ExportOptions{})
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				b.StopTimer()
+				dir := b.TempDir()
+				b.StartTimer()
+				c.run(b, dir)
+				b.StopTimer()
+				_ = os.RemoveAll(dir)
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+func BenchmarkMongoRestore(b *testing.B) {
+	from := mongoServer(b, mongolab.Options{})
+	size := analytics(b, from, benchDocs)
+	set := takeMongo(b, &backup.Mongo{Server: uri(from)})
+	for _, c := range []struct {
+		name string
+		run  func(b *testing.B, to *mongolab.Server)
+	}{
+		{"ours/verified and proven", func(b *testing.B, to *mongolab.Server) {
+			if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(to)}); err != nil {
+				b.Fatal(err)
+			}
+		}},
+		{"mongorestore", func(b *testing.B, to *mongolab.Server) {
+			runTool(b, mongoTool(b, "mongorestore"), "--quiet", "--gzip", "--uri", to.URI(), filepath.Join(set.Dir, "mongo"))
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				b.StopTimer()
+				to := mongoServer(b, mongolab.Options{})
+				b.StartTimer()
+				c.run(b, to)
+				b.StopTimer()
+				to.Close()
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+const memoryEnv = "BACKUP_TEST_MONGODB_MEMORY"
+
+// TestMongoMemoryHelper is the process whose memory TestMongoConstantMemory
+// measures: the server is in another one.
+func TestMongoMemoryHelper(t *testing.T) {
+	at := os.Getenv(memoryEnv)
+	if at == "" {
+		t.Skip("runs on behalf of TestMongoConstantMemory")
+	}
+	server := backup.MongoServer{URI: at}
+	set := takeMongo(t, &backup.Mongo{Server: server, Plain: true})
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: server, Mode: backup.MongoReplace}); err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(status) {
+		if kb, ok := bytes.CutPrefix(line, []byte("VmHWM:")); ok {
+			fmt.Printf("PEAK %s\n", bytes.Fields(kb)[0])
+		}
+	}
+}
+
+// Eight times the documents take no more memory, backed up and restored.
+func TestMongoConstantMemory(t *testing.T) {
+	t.Parallel()
+	peak := func(docs int) int {
+		s := mongoServer(t, mongolab.Options{})
+		analytics(t, s, docs)
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMongoMemoryHelper$", "-test.v")
+		cmd.Env = append(os.Environ(), memoryEnv+"="+s.URI())
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		_, after, _ := strings.Cut(string(out), "PEAK ")
+		line, _, _ := strings.Cut(after, "\n")
+		kb, err := strconv.Atoi(line)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return kb / 1024
+	}
+	small, large := peak(30_000), peak(240_000)
+	t.Logf("peak of %d MiB with 8 MB of documents, %d MiB with 67 MB", small, large)
+	if large > small+32 {
+		t.Errorf("peak memory grew from %d MiB to %d MiB", small, large)
+	}
+}
