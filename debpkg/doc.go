@@ -29,13 +29,13 @@
 //
 // # Limits
 //
-// Tested with apt 2.6 and dpkg 1.21 on Debian 12, packages being stand-ins with
-// the conffiles and maintainer scripts of Tyk's; its parsers on the output of
-// apt 2.0 to 3.0 (Debian 11 to 13, Ubuntu 20.04 to 24.04). Not tested: Tyk's own
-// packages and repositories, hosts with cgroup v2, a full disk in the middle of
-// dpkg's work, foreign architectures. Packages pinned to a foreign architecture
-// (name:arch) cannot be requested. A repacked .deb (the last resort where the
-// installed version cannot be had any more) holds the files as they are on the
-// host. The host's time zone is not known, so the times in apt's history are
-// given as UTC.
+// Tested with the real apt and dpkg of Debian 11, 12, 13 and Ubuntu 20.04, 22.04
+// and 24.04 (apt 2.0 to 3.0), and on Debian 12 hosts with systemd 252 through
+// SSH; the packages being stand-ins with the conffiles and maintainer scripts of
+// Tyk's. Not tested: Tyk's own packages and repositories, a disk that fills up
+// in the middle of dpkg's work, packages of a foreign architecture (name:arch,
+// which cannot be requested). A repacked .deb, the last resort where the
+// installed version cannot be had any more, holds the files as they are on the
+// host. The log of apt's history does not state the host's time zone, so its
+// times are given as UTC.
 package debpkg
