@@ -1,0 +1,158 @@
+package pluginbuild_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/volume"
+
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// exampleEngine stands in for an engine, so that the examples need none.
+func exampleEngine() *fake { return newFake(nil, 0, "", sharedObject(62)) }
+
+// Compiling with limits, for a host whose packages came from the -el7 build.
+func ExampleBuilder_Build() {
+	dir, remove := moduleDir()
+	defer remove()
+	docker := exampleEngine() // pluginbuild.Connect(pluginbuild.ConnectOptions{})
+
+	release, err := pluginbuild.Lookup(semver.MustParse("4.0.8"))
+	check(err)
+	b := pluginbuild.New(docker, pluginbuild.Options{
+		Env:    map[string]string{"GOPRIVATE": "git.example.org"},
+		Limits: pluginbuild.Limits{Memory: 4 << 30, CPUs: 2},
+	})
+	plugin, err := b.Build(context.Background(), pluginbuild.Request{
+		Release: release, Dir: dir, Image: pluginbuild.Image{Distro: "ubuntu/xenial"}, Stderr: os.Stderr,
+	})
+	check(err)
+	fmt.Println(filepath.Base(plugin.Path), plugin.Size, plugin.Image)
+	// Output: plugin.so 64 docker.io/tykio/tyk-plugin-compiler:v4.0.8-el7
+}
+
+// A failed compile carries the stage, the exit code and the compiler's words.
+func ExampleError() {
+	dir, remove := moduleDir()
+	defer remove()
+	docker := newFake(nil, 1, "# example.org/plugin\n./main.go:9:2: undefined: nope\n", nil)
+
+	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
+	check(err)
+	_, err = pluginbuild.New(docker, pluginbuild.Options{}).Build(context.Background(), pluginbuild.Request{Release: release, Dir: dir})
+	var failed *pluginbuild.Error
+	if errors.As(err, &failed) {
+		fmt.Println(failed.Stage, failed.ExitCode, failed.OOMKilled, failed.Retryable())
+		fmt.Println(failed.Message)
+	}
+	// Output:
+	// compile 1 false false
+	// ./main.go:9:2: undefined: nope
+}
+
+func ExampleConnect() {
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "tcp://build.example.org:2376"})
+	check(err)
+	defer func() { _ = docker.Close() }()
+	fmt.Println(docker.DaemonHost())
+	_, err = pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "tcp://a:1", Context: "b"})
+	fmt.Println(err)
+	// Output:
+	// tcp://build.example.org:2376
+	// connect tcp://a:1: both a host and a context are given; choose one
+}
+
+func ExampleConfigAuth() {
+	dir, err := os.MkdirTemp("", "docker-config")
+	check(err)
+	defer func() { _ = os.RemoveAll(dir) }()
+	check(os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"auths": {"hub.example.org": {"auth": "bWU6c2VjcmV0"}}}`), 0o600))
+	auth, err := pluginbuild.ConfigAuth(dir)(context.Background(), "hub.example.org")
+	check(err)
+	fmt.Println(auth.Username)
+	// Output: me
+}
+
+func ExampleImage_Reference() {
+	release, err := pluginbuild.Lookup(semver.MustParse("5.8.14"))
+	check(err)
+	for _, i := range []pluginbuild.Image{
+		{},
+		{Edition: pluginbuild.FIPS},
+		{Ref: "mirror.example.org/tyk-plugin-compiler:v5.8.14", Digest: "sha256:" + strings.Repeat("5a", 32)},
+		{EL7: true},
+	} {
+		fmt.Println(i.Reference(release))
+	}
+	// Output:
+	// docker.io/tykio/tyk-plugin-compiler:v5.8.14 <nil>
+	// docker.io/tykio/tyk-plugin-compiler-fips:v5.8.14 <nil>
+	// mirror.example.org/tyk-plugin-compiler@sha256:5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a <nil>
+	//  request refused: not supported by this release: compiler image of 5.8.14: there is no -el7 variant
+}
+
+func ExampleBuilder_LoadTest() {
+	dir, remove := moduleDir()
+	defer remove()
+	path := filepath.Join(dir, "plugin_v5.2.5_linux_amd64.so")
+	check(os.WriteFile(path, sharedObject(62), 0o600))
+	docker := newFake(nil, 1, "unexpected error: plugin: symbol Hok not found in plugin example.org/plugin\n", nil)
+
+	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
+	check(err)
+	verdict, err := pluginbuild.New(docker, pluginbuild.Options{}).LoadTest(context.Background(), release, pluginbuild.Image{}, path, "Hok")
+	check(err)
+	fmt.Println(verdict.Loads, verdict.Reason)
+	// Output: false plugin: symbol Hok not found in plugin example.org/plugin
+}
+
+// Run now and then, where builds may crash or lose their machine.
+func ExampleBuilder_Sweep() {
+	docker := exampleEngine()
+	docker.containerList = func(filters.Args) ([]container.Summary, error) {
+		return []container.Summary{{ID: "1", Names: []string{"/tykupgrade-compile-a"}, Labels: map[string]string{pluginbuild.LabelRun: "x"}}}, nil
+	}
+	fmt.Println(pluginbuild.New(docker, pluginbuild.Options{}).Sweep(context.Background(), 24*time.Hour))
+	// Output: [tykupgrade-compile-a] <nil>
+}
+
+func ExampleBuilder_ListCaches() {
+	docker := exampleEngine()
+	docker.volumeList = func() ([]*volume.Volume, error) {
+		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{pluginbuild.LabelRun: "x", pluginbuild.LabelKind: "build-cache"}}}, nil
+	}
+	caches, err := pluginbuild.New(docker, pluginbuild.Options{}).ListCaches(context.Background())
+	check(err)
+	for _, c := range caches {
+		fmt.Println(c.Name, c.Kind)
+	}
+	// Output: tykupgrade-gocache build-cache
+}
+
+func ExampleBuilder_RemoveCaches() {
+	docker := exampleEngine()
+	docker.volumeList = func() ([]*volume.Volume, error) {
+		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{pluginbuild.LabelRun: "x", pluginbuild.LabelKind: "build-cache"}}}, nil
+	}
+	docker.volumeRemove = func(string) error { return nil }
+	fmt.Println(pluginbuild.New(docker, pluginbuild.Options{}).RemoveCaches(context.Background()))
+	// Output: [tykupgrade-gocache] <nil>
+}
+
+// After the last build the images go that this Builder brought to the engine.
+func ExampleBuilder_RemoveImages() {
+	docker := exampleEngine()
+	docker.containerList = func(filters.Args) ([]container.Summary, error) { return nil, nil }
+	b := pluginbuild.New(docker, pluginbuild.Options{})
+	fmt.Println(b.RemoveImages(context.Background())) // nothing was built, so nothing was brought
+	// Output: [] <nil>
+}
