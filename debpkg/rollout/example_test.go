@@ -45,6 +45,40 @@ func (m memory) State(_ context.Context, server string) (rollout.State, error) {
 	return m[server], nil
 }
 
+// The lines of the README.
+func upgradeGateways(ctx context.Context, upgrade, revert func(string) func(context.Context) error, isUpgraded func(string) func(context.Context) (bool, error), healthy func(string) func(context.Context) error) error {
+	lb := rollout.HAProxy{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
+	var hosts []rollout.Host
+	for _, name := range []string{"gw1", "gw2"} {
+		hosts = append(hosts, rollout.Host{
+			Name: name, Server: name, // the name in the load balancer
+			Install: rollout.Step{Do: upgrade(name), Undo: revert(name), Done: isUpgraded(name)},
+			Healthy: healthy(name),
+		})
+	}
+	gateways, err := rollout.Rolling("gateways", hosts, rollout.RollingOptions{Balancer: lb, Canary: rollout.Canary{Count: 1, Soak: 10 * time.Minute}})
+	if err != nil {
+		return err
+	}
+	report, err := rollout.Run(ctx, []rollout.Wave{gateways}, rollout.Options{Journal: "gateways.journal", Beyond: rollout.UndoRun})
+	if err != nil {
+		return err
+	}
+	fmt.Println(report.Outcome) // after a crash: rollout.Resume; to go back: rollout.Undo; for the change board: report.WriteHTML
+	return nil
+}
+
+func Example() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // this one needs a fleet; ExampleRolling goes through without
+	do := func(string) func(context.Context) error { return ok }
+	done := func(string) func(context.Context) (bool, error) {
+		return func(context.Context) (bool, error) { return false, nil }
+	}
+	fmt.Println(upgradeGateways(ctx, do, do, done, do))
+	// Output: run rollout: context canceled
+}
+
 func gateways() []rollout.Host {
 	return []rollout.Host{
 		{Name: "gw1", Server: "gw1", Install: installer("gw1"), Healthy: serves("gw1")},
