@@ -400,8 +400,9 @@ func (d *dumping) dump(ctx context.Context, s *dumpSpace, packer *gzip.Writer) e
 	if s.Type == typeView {
 		return nil
 	}
+	part := documentsOf{label: s.namespace(), db: s.DB, coll: s.dataName(), file: path.Join(s.DB, mongoFile(s.dataName())), size: s.size, count: s.count}
 	var t *tally
-	s.out.Data, t, err = d.dumpDocuments(ctx, s.namespace(), s.DB, s.dataName(), path.Join(s.DB, mongoFile(s.dataName())), s.size/max(s.count, 1), nil, packer)
+	s.out.Data, t, err = d.dumpDocuments(ctx, part, packer)
 	if err != nil {
 		return err
 	}
@@ -409,26 +410,35 @@ func (d *dumping) dump(ctx context.Context, s *dumpSpace, packer *gzip.Writer) e
 	return nil
 }
 
+// documentsOf is what goes into one .bson file. Size and count are estimates.
+type documentsOf struct {
+	label, db, coll string
+	file            string // without suffix
+	filter          bson.D
+	size, count     int64
+}
+
 // dumpDocuments writes one .bson file, beginning anew when reading has to.
-func (d *dumping) dumpDocuments(ctx context.Context, label, db, coll, file string, mean int64, filter bson.D, packer *gzip.Writer) (string, *tally, error) {
-	file += bsonSuffix
+func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip.Writer) (string, *tally, error) {
+	p.file += bsonSuffix
 	if packer != nil {
-		file += gzipSuffix
+		p.file += gzipSuffix
 	}
 	reader := *d.reader
 	var t *tally
 	read := func() error {
 		t = newTally()
-		told := int64(0)
-		f, err := d.w.Create(ctx, file, nil, func(w io.Writer) error {
+		var told, written int64
+		_, err := d.w.Create(ctx, p.file, nil, func(w io.Writer) error {
+			w = &meter{w: w, add: func(n int64) { written += n }}
 			if packer != nil {
 				packer.Reset(w)
 				w = packer
 			}
-			err := reader.each(ctx, db, coll, filter, mean, func(doc []byte) error {
+			err := reader.each(ctx, p.db, p.coll, p.filter, p.size/max(p.count, 1), func(doc []byte) error {
 				t.add(doc)
-				if t.count%4096 == 0 {
-					d.w.Progress(label, 0, t.count-told)
+				if t.count-told == 4096 {
+					d.w.progress(p.label, 0, 4096, t.count, p.count)
 					told = t.count
 				}
 				_, err := w.Write(doc)
@@ -439,23 +449,23 @@ func (d *dumping) dumpDocuments(ctx context.Context, label, db, coll, file strin
 			}
 			return err
 		})
-		d.w.Progress(label, 0, t.count-told)
+		d.w.progress(p.label, 0, t.count-told, t.count, t.count)
 		if err != nil {
-			d.w.Progress(label, -f.Size, -t.count)
+			d.w.Progress(p.label, -written, -t.count)
 		}
 		return err
 	}
-	err := d.reader.persist(ctx, label, read)
+	err := d.reader.persist(ctx, p.label, read)
 	if code := mongoCode(err); reader.at != nil && d.m.Snapshot == SnapshotIfPossible && (code == codeSnapshotTooOld || code == codeSnapshotUnavailable) {
-		d.log.Warn("the snapshot is gone, reading without", "collection", label, "error", d.conn.scrub(err))
+		d.log.Warn("the snapshot is gone, reading without", "collection", p.label, "error", d.conn.scrub(err))
 		d.lost.Store(true)
 		reader.at = nil
-		err = d.reader.persist(ctx, label, read)
+		err = d.reader.persist(ctx, p.label, read)
 	}
 	if code := mongoCode(err); code == codeQueryPlanKilled || code == codeNamespaceNotFound {
-		return "", nil, &Error{Op: "dump", Object: label, Err: fmt.Errorf("%w: %w", ErrChanged, d.conn.scrub(err)), Next: "back up again while no collection is dropped or renamed", Retry: true}
+		return "", nil, &Error{Op: "dump", Object: p.label, Err: fmt.Errorf("%w: %w", ErrChanged, d.conn.scrub(err)), Next: "back up again while no collection is dropped or renamed", Retry: true}
 	}
-	return file, t, err
+	return p.file, t, err
 }
 
 // pack writes data, compressed where a packer is given.

@@ -78,7 +78,7 @@ func (r *restoring) insert(ctx context.Context, j *job, read readDocs) error {
 					if err := r.send(inner, j, b, &rejected); err != nil {
 						cancel(err)
 					}
-					r.event(j, int64(len(b.ends)))
+					r.told(j, int64(len(b.ends)), int64(len(b.bytes)))
 				}
 				b.reset()
 				free <- b

@@ -140,6 +140,7 @@ type job struct {
 	live     *mongoSpace // what is there; nil: nothing
 	temp     string      // where it is until the swap; empty: in place
 	made     bool        // created by us, in place or beside
+	done     int64       // documents sent
 	item     Item
 }
 
@@ -162,9 +163,9 @@ type restoring struct {
 	jobs     []*job
 	progress func(Event)
 
-	mu         sync.Mutex // guards the rest
-	items      int64
-	totalItems int64
+	mu                    sync.Mutex // guards the rest, and done of the jobs
+	docs, bytes           int64
+	totalDocs, totalBytes int64
 }
 
 // begin connects and works out what goes where.
@@ -205,7 +206,8 @@ func (m *MongoRestore) begin(ctx context.Context, data dumpData) (*restoring, er
 	}
 	for _, j := range jobs {
 		j.live = live[j.to()]
-		r.totalItems += j.count
+		r.totalDocs += j.count
+		r.totalBytes += j.bytes
 	}
 	return r, nil
 }
@@ -435,11 +437,15 @@ func (r *restoring) fill(ctx context.Context, j *job, read readDocs) error {
 	return r.buildIndexes(ctx, j)
 }
 
-func (r *restoring) event(j *job, n int64) {
+// told adds documents to the progress.
+func (r *restoring) told(j *job, docs, bytes int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.items += n
-	r.progress(Event{Component: r.m.Name(), Phase: PhaseRestore, Item: j.to(), Items: r.items, TotalItems: r.totalItems})
+	r.docs += docs
+	r.bytes += bytes
+	j.done += docs
+	r.progress(Event{Component: r.m.Name(), Phase: PhaseRestore, Item: j.to(), Items: r.docs, TotalItems: r.totalDocs, Bytes: r.bytes, TotalBytes: r.totalBytes,
+		ItemDone: j.done, ItemTotal: j.count})
 }
 
 // majority is what every write waits for: a restore that a failover can undo is

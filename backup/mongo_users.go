@@ -34,7 +34,8 @@ func (d *dumping) dumpUsers(ctx context.Context, db string) error {
 		if a.collection == "system.version" {
 			filter = bson.D{}
 		}
-		if _, _, err := d.dumpDocuments(ctx, "admin."+a.collection, "admin", a.collection, path.Join(db, a.file), 0, filter, packer); err != nil {
+		part := documentsOf{label: "admin." + a.collection, db: "admin", coll: a.collection, file: path.Join(db, a.file), filter: filter}
+		if _, _, err := d.dumpDocuments(ctx, part, packer); err != nil {
 			return d.conn.fail("dump", "admin."+a.collection, err)
 		}
 	}

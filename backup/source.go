@@ -69,6 +69,8 @@ type Event struct {
 	TotalBytes int64
 	Items      int64
 	TotalItems int64
+	ItemDone   int64 // how far Item is: documents of a collection; 0 where that is not told
+	ItemTotal  int64
 	Done       bool // the last event of this phase for the component
 }
 
@@ -168,12 +170,15 @@ func (w *Writer) Link(name, target string, meta Meta) error {
 
 // Progress adds to the component's counts and passes them on. item is what is
 // in hand. Bytes written through Create are counted already.
-func (w *Writer) Progress(item string, bytes, items int64) {
+func (w *Writer) Progress(item string, bytes, items int64) { w.progress(item, bytes, items, 0, 0) }
+
+// progress is Progress for an item that is long enough for a bar of its own.
+func (w *Writer) progress(item string, bytes, items, done, total int64) {
 	w.mu.Lock()
 	w.bytes += bytes
 	w.items += items
 	e := Event{Component: w.component, Phase: PhaseBackup, Item: item, Bytes: w.bytes, Items: w.items,
-		TotalBytes: w.estimate.Bytes, TotalItems: w.estimate.Items}
+		TotalBytes: w.estimate.Bytes, TotalItems: w.estimate.Items, ItemDone: done, ItemTotal: total}
 	w.mu.Unlock()
 	w.report(e)
 }
