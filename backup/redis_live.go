@@ -291,11 +291,16 @@ func (b *restoreBatch) add(k *rdbKey, version int) error {
 
 func (b *restoreBatch) selectDB(db int) {
 	b.close()
-	b.db, b.client = db, b.all
-	if single, ok := b.all.(*redis.Client); ok && single.Options().DB != db {
-		b.client = (&redisNode{client: single}).database(db)
-	}
+	b.db, b.client = db, inDatabase(b.all, db)
 	b.pipe = b.client.Pipeline()
+}
+
+// inDatabase returns c, or where c uses another database a client of its own.
+func inDatabase(c redis.UniversalClient, db int) redis.UniversalClient {
+	if single, ok := c.(*redis.Client); ok && single.Options().DB != db {
+		return (&redisNode{client: single}).database(db)
+	}
+	return c
 }
 
 func (b *restoreBatch) close() {
@@ -352,7 +357,8 @@ func (r *RedisLive) unwrite(ctx context.Context, t *target, s *Stored) error {
 		if left == 0 {
 			continue
 		}
-		b := &restoreBatch{all: r.Client, client: r.Client}
+		b := &restoreBatch{all: r.Client}
+		b.selectDB(0)
 		var keys []string
 		_, err := readStoredRDB(ctx, s, n.File, rdbVisit{key: func(k *rdbKey) error {
 			if left == 0 {

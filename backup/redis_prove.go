@@ -252,11 +252,9 @@ func proveSample(ctx context.Context, nodes []*redisNode, client redis.Universal
 		byDB[k.DB] = append(byDB[k.DB], k)
 	}
 	for db, keys := range byDB {
-		c := client
-		if db != 0 { // never in a cluster
-			other := nodes[0].database(db)
-			defer other.Close()
-			c = other
+		c := inDatabase(client, db)
+		if c != client {
+			defer c.Close()
 		}
 		for batch := range slices.Chunk(keys, 100) {
 			if err := compareKeys(ctx, c, db, batch); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,10 +53,21 @@ func TestRedisOfflineRestore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			target := redislab.Start(t, args...)
+			owned := name == "plain" && os.Geteuid() == 0
+			if owned { // as Debian's package has it
+				if err := os.Chown(target.Dir, 12345, 54321); err != nil {
+					t.Fatal(err)
+				}
+			}
 			r := &backup.RedisOffline{Servers: []backup.RedisServer{offline(target)}}
 			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
 			if err != nil || report.Components[0].State != backup.StateProven {
 				t.Fatalf("%+v %v", report, err)
+			}
+			if info, err := os.Stat(filepath.Join(target.Dir, "dump.rdb")); owned {
+				if err != nil || info.Sys().(*syscall.Stat_t).Uid != 12345 || info.Sys().(*syscall.Stat_t).Gid != 54321 || info.Mode() != 0o660 {
+					t.Errorf("%+v %v", info, err)
+				}
 			}
 			// The data survives one more restart, with what is written after.
 			target.Do("SET", "written later", "1")
@@ -326,3 +338,37 @@ type deaf struct{ t *testing.T }
 func (d deaf) Accept() (net.Conn, error) { return nil, net.ErrClosed }
 func (d deaf) Close() error              { return nil }
 func (d deaf) Addr() net.Addr            { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+
+// A sample finds keys that are missing or more than they should be, and one
+// that covers everything finds a changed value.
+func TestRedisSample(t *testing.T) {
+	t.Parallel()
+	s, set := filled(t)
+	// The client's own database does not matter.
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, DB: 5})
+	t.Cleanup(func() { _ = c.Close() })
+	src := &backup.Redis{Client: c, Sample: 3}
+	for range 5 {
+		if err := src.Prove(t.Context(), stored(t, set)); err != nil {
+			t.Error(err)
+		}
+	}
+	s.Do("SET", "one more", "x")
+	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) {
+		t.Errorf("a key more: %v", err)
+	}
+	s.Do("DEL", "one more")
+	src.Sample = 1000
+	if err := src.Prove(t.Context(), stored(t, set)); err != nil {
+		t.Error(err)
+	}
+	s.Do("ZADD", "zset", "1.25", "a")
+	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), `"zset"`) {
+		t.Errorf("a changed value: %v", err)
+	}
+	s.Do("ZADD", "zset", "1.5", "a")
+	s.Do("PERSIST", "expires in an hour")
+	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), "expires in an hour") {
+		t.Errorf("a changed expiry: %v", err)
+	}
+}
