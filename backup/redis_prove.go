@@ -123,15 +123,24 @@ func proveRedis(ctx context.Context, nodes []*redisNode, client redis.UniversalC
 	}
 	now := time.Now()
 	want, have := newRedisSum(now), newRedisSum(now)
-	for _, n := range d.Nodes {
-		if _, err := readStoredRDB(ctx, s, n.File, want.visit()); err != nil {
-			return err
+	err := together(ctx, 2, func(ctx context.Context, side int) error {
+		if side == 0 {
+			for _, n := range d.Nodes {
+				if _, err := readStoredRDB(ctx, s, n.File, want.visit()); err != nil {
+					return err
+				}
+			}
+			return nil
 		}
-	}
-	for _, n := range nodes {
-		if err := n.sum(ctx, have); err != nil {
-			return err
+		for _, n := range nodes {
+			if err := n.sum(ctx, have); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if diff := want.diff(have); diff != "" {
 		return fmt.Errorf("%w: %s", ErrDiffers, diff)
