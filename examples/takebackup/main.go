@@ -28,6 +28,7 @@ const usage = `usage: takebackup VERB [flags] [arguments]
   take     -dir DIR …          take a new set below DIR
   verify   [flags] SET         check a set; with -level live against what runs
   restore  [flags] SET         verify the set, restore from it, prove the result
+  restore-dump [flags] PATH    restore what mongodump wrote: --out or --archive
   list     -dir DIR            the sets below DIR, newest first
   prune    -dir DIR …          remove old sets, never the newest that verifies
   export   [flags] SET FILE    one .tar.zst file, encrypted with -recipient
@@ -38,7 +39,8 @@ What to take, compare or restore is chosen with -config, -redis and -mongo.
 takebackup VERB -h lists a verb's flags.
 
 Connection URIs come from the environment or from a file, so that no password
-is on a command line: TAKEBACKUP_REDIS_URI or -redis-uri-file.
+is on a command line: TAKEBACKUP_REDIS_URI or -redis-uri-file,
+TAKEBACKUP_MONGODB_URI or -mongo-uri-file.
 
 exit codes:
   0  done
@@ -97,13 +99,14 @@ var verbs = map[string]struct {
 	do   func(*command, context.Context) (any, error)
 	args int
 }{
-	"take":    {(*command).take, 0},
-	"verify":  {(*command).verify, 1},
-	"restore": {(*command).restore, 1},
-	"list":    {(*command).list, 0},
-	"prune":   {(*command).prune, 0},
-	"export":  {(*command).export, 2},
-	"import":  {(*command).importSet, 1},
+	"take":         {(*command).take, 0},
+	"verify":       {(*command).verify, 1},
+	"restore":      {(*command).restore, 1},
+	"restore-dump": {(*command).restoreDump, 1},
+	"list":         {(*command).list, 0},
+	"prune":        {(*command).prune, 0},
+	"export":       {(*command).export, 2},
+	"import":       {(*command).importSet, 1},
 }
 
 // errUsage is a mistake on the command line.
@@ -164,17 +167,20 @@ func (c *command) flagSet(stderr io.Writer) *flag.FlagSet {
 		fs.StringVar(&c.identity, "identity", "", "the `file` with the age identity to decrypt with")
 	case "verify":
 		fs.StringVar(&c.level, "level", "structure", "files, structure or live")
-	case "restore":
+	case "restore", "restore-dump":
 		fs.BoolVar(&c.dryRun, "dry-run", false, "verify and plan, change nothing")
 		fs.BoolVar(&c.replace, "replace", false, "also where data is there already")
-		fs.StringVar(&c.rescue, "rescue", "", "the `directory` for sets of what is replaced (default: \"rescued\" beside the set)")
+		if c.verb == "restore" {
+			fs.StringVar(&c.rescue, "rescue", "", "the `directory` for sets of what is replaced (default: \"rescued\" beside the set)")
+		}
 	case "prune":
 		fs.IntVar(&c.policy.Keep, "keep", 0, "keep so many sets")
 		fs.DurationVar(&c.policy.MaxAge, "max-age", 0, "remove sets older than this, such as 720h")
 		fs.BoolVar(&c.policy.DryRun, "dry-run", false, "only say what would go")
 	}
-	if c.verb == "take" || c.verb == "verify" || c.verb == "restore" {
-		for _, p := range c.parts {
+	for _, p := range c.parts {
+		_, mongo := p.(*mongoPart)
+		if c.verb == "take" || c.verb == "verify" || c.verb == "restore" || c.verb == "restore-dump" && mongo {
 			p.flags(fs, c.verb)
 		}
 	}
@@ -226,13 +232,16 @@ func (c *command) log() *slog.Logger {
 	return slog.New(slog.NewTextHandler(c.stderr, nil))
 }
 
-// progress draws one bar for each component.
+// progress draws one bar for each component, and a line for each collection.
 func (c *command) progress() func(backup.Event) {
 	var order []string
 	bars := map[string]string{}
+	items := map[string][]string{}
+	parts := map[string]*collections{}
 	return func(e backup.Event) {
 		if _, known := bars[e.Component]; !known {
 			order = append(order, e.Component)
+			parts[e.Component] = &collections{}
 		}
 		label := string(e.Phase)
 		if e.Component != "" {
@@ -246,9 +255,10 @@ func (c *command) progress() func(backup.Event) {
 			line += "  " + c.stderr.Paint(term.Faint, e.Item)
 		}
 		bars[e.Component] = line
+		items[e.Component] = parts[e.Component].take(e)
 		var lines []string
 		for _, name := range order {
-			lines = append(lines, bars[name])
+			lines = append(append(lines, bars[name]), items[name]...)
 		}
 		c.stderr.Redraw(lines...)
 	}

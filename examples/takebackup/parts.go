@@ -15,12 +15,13 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/examples/internal/term"
 	runner "example.com/tykupgrade/internal/run"
 )
 
 // parts are the kinds of components that the command knows.
 func parts() []part {
-	return []part{&configPart{}, &redisPart{}}
+	return []part{&configPart{}, &redisPart{}, &mongoPart{}}
 }
 
 // configPart is the configuration files of one host.
@@ -164,6 +165,9 @@ func (p *redisPart) source(c *command) (backup.Source, error) {
 	client, err := p.connect(c)
 	if err != nil {
 		return nil, err
+	}
+	if p.method == string(backup.RedisSAVE) {
+		c.stderr.Printf("%s SAVE blocks every client of the server until it is done\n", c.stderr.Paint(term.Warn, "note:"))
 	}
 	return &backup.Redis{Client: client, Component: p.name, Method: backup.RedisMethod(p.method), AllowStale: p.stale, Path: p.rdbPath, Sample: p.sample}, nil
 }

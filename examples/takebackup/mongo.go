@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"go.mongodb.org/mongo-driver/mongo/readpref"
+
+	"example.com/tykupgrade/backup"
+)
+
+// mongoPart is MongoDB.
+type mongoPart struct {
+	chosen                bool
+	name                  string
+	uriFile, passwordFile string
+	databases             listFlag
+	include, exclude      listFlag
+	parallel              int
+	users                 bool
+
+	// take
+	readFrom, snapshot string
+	plain              bool
+
+	// restore
+	mode      string
+	rename    listFlag
+	unchecked bool
+	noPrelude bool
+}
+
+const (
+	mongoURIEnv      = "TAKEBACKUP_MONGODB_URI"
+	mongoPasswordEnv = "TAKEBACKUP_MONGODB_PASSWORD"
+)
+
+func (p *mongoPart) flags(fs *flag.FlagSet, verb string) {
+	fs.BoolVar(&p.chosen, "mongo", false, "MongoDB, at the URI of "+mongoURIEnv)
+	fs.StringVar(&p.name, "mongo-name", "mongo", "the `name` of the component in the set")
+	fs.StringVar(&p.uriFile, "mongo-uri-file", "", "read the URI from this `file`: mongodb://user@host:27017/?tls=true&authSource=admin, or mongodb+srv://")
+	fs.StringVar(&p.passwordFile, "mongo-password-file", "", "read the user's password from this `file` instead of the URI or "+mongoPasswordEnv)
+	fs.IntVar(&p.parallel, "mongo-parallel", 0, "collections at a time (default 4)")
+	if verb != "verify" {
+		fs.Var(&p.include, "mongo-include", "only collections that match this `pattern` of database.collection; may be repeated")
+		fs.Var(&p.exclude, "mongo-exclude", "leave out what matches this `pattern`; may be repeated")
+		fs.BoolVar(&p.users, "mongo-users", false, "users and roles defined in the databases, too")
+	}
+	switch verb {
+	case "take":
+		fs.Var(&p.databases, "mongo-db", "a database (default "+backup.DefaultDatabase+"); may be repeated")
+		fs.StringVar(&p.readFrom, "mongo-read", "primary", "primary, primaryPreferred, secondary, secondaryPreferred or nearest")
+		fs.StringVar(&p.snapshot, "mongo-snapshot", "if-possible", "read all collections at one moment: if-possible, required or never")
+		fs.BoolVar(&p.plain, "mongo-plain", false, "do not compress")
+	case "restore", "restore-dump":
+		fs.StringVar(&p.mode, "mongo-mode", "", "where a collection exists: new (refuse), replace (build beside it, then swap), drop or merge (default new, with -replace replace)")
+		fs.Var(&p.rename, "mongo-rename", "restore under other names, as `from=to`: tyk_analytics.*=scratch.*; may be repeated")
+		fs.BoolVar(&p.unchecked, "mongo-bypass-validation", false, "do not let validators refuse documents")
+	}
+	if verb == "restore-dump" {
+		fs.BoolVar(&p.noPrelude, "mongo-no-prelude", false, "accept a dump without prelude.json (mongodump before 100.8) as complete")
+	}
+}
+
+func (p *mongoPart) server(c *command) (backup.MongoServer, error) {
+	s := backup.MongoServer{URI: c.env(mongoURIEnv), Password: c.env(mongoPasswordEnv)}
+	for _, f := range []struct {
+		name string
+		to   *string
+	}{{p.uriFile, &s.URI}, {p.passwordFile, &s.Password}} {
+		if f.name == "" {
+			continue
+		}
+		data, err := os.ReadFile(f.name)
+		if err != nil {
+			return s, err
+		}
+		*f.to = strings.TrimSpace(string(data))
+	}
+	if s.URI == "" {
+		return s, usagef("-mongo needs a URI in %s or -mongo-uri-file", mongoURIEnv)
+	}
+	return s, nil
+}
+
+func (p *mongoPart) source(c *command) (backup.Source, error) {
+	if !p.chosen {
+		return nil, nil
+	}
+	server, err := p.server(c)
+	if err != nil {
+		return nil, err
+	}
+	m := &backup.Mongo{Component: p.name, Server: server, Databases: p.databases, Include: p.include, Exclude: p.exclude,
+		Plain: p.plain, UsersAndRoles: p.users, Parallel: p.parallel, Log: c.log()}
+	if c.verb != "take" {
+		return m, nil
+	}
+	mode, err := readpref.ModeFromString(p.readFrom)
+	if err != nil {
+		return nil, usagef("-mongo-read %q", p.readFrom)
+	}
+	if m.ReadPreference, err = readpref.New(mode); err != nil {
+		return nil, usagef("-mongo-read %q: %v", p.readFrom, err)
+	}
+	modes := map[string]backup.SnapshotMode{"if-possible": backup.SnapshotIfPossible, "required": backup.SnapshotRequired, "never": backup.SnapshotNever}
+	var known bool
+	if m.Snapshot, known = modes[p.snapshot]; !known {
+		return nil, usagef("-mongo-snapshot %q", p.snapshot)
+	}
+	return m, nil
+}
+
+func (p *mongoPart) restorer(c *command) (backup.Restorer, error) {
+	if !p.chosen {
+		return nil, nil
+	}
+	m, err := p.target(c)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (p *mongoPart) target(c *command) (*backup.MongoRestore, error) {
+	server, err := p.server(c)
+	if err != nil {
+		return nil, err
+	}
+	m := &backup.MongoRestore{Component: p.name, Server: server, Include: p.include, Exclude: p.exclude, BypassValidation: p.unchecked,
+		UsersAndRoles: p.users, Parallel: p.parallel, Log: c.log()}
+	modes := map[string]backup.MongoMode{"new": backup.MongoNew, "replace": backup.MongoReplace, "drop": backup.MongoDrop, "merge": backup.MongoMerge}
+	mode, known := modes[p.mode]
+	switch {
+	case p.mode == "" && c.replace:
+		mode = backup.MongoReplace
+	case p.mode != "" && !known:
+		return nil, usagef("-mongo-mode %q", p.mode)
+	}
+	m.Mode = mode
+	for _, r := range p.rename {
+		from, to, ok := strings.Cut(r, "=")
+		if !ok {
+			return nil, usagef("-mongo-rename %q: write it as from=to", r)
+		}
+		if m.Rename == nil {
+			m.Rename = map[string]string{}
+		}
+		m.Rename[from] = to
+	}
+	return m, nil
+}
+
+func (p *mongoPart) close() {}
+
+// restoreDump restores what mongodump wrote, outside of a set.
+func (c *command) restoreDump(ctx context.Context) (any, error) {
+	i := slices.IndexFunc(c.parts, func(p part) bool { _, ok := p.(*mongoPart); return ok })
+	p := c.parts[i].(*mongoPart)
+	target, err := p.target(c)
+	if err != nil {
+		return nil, err
+	}
+	dump, err := backup.OpenMongoDump(ctx, c.args[0], backup.MongoDumpOptions{NoPrelude: p.noPrelude})
+	if err != nil {
+		return nil, err
+	}
+	component, err := dump.Restore(ctx, backup.RestoreOptions{DryRun: c.dryRun, Log: c.log(), Progress: c.progress()}, target)
+	report := backup.Report{Set: c.args[0], DryRun: c.dryRun, Components: []backup.ComponentReport{component}}
+	c.stderr.Clear()
+	if !c.json {
+		c.report(report)
+	}
+	return report, err
+}
+
+// collections draws one line for each collection that is being read or written.
+type collections struct {
+	order []string
+	lines map[string]string
+}
+
+func (l *collections) take(e backup.Event) []string {
+	if e.ItemTotal > 0 {
+		if l.lines == nil {
+			l.lines = map[string]string{}
+		}
+		at := slices.Index(l.order, e.Item)
+		switch {
+		case e.ItemDone >= e.ItemTotal && at >= 0:
+			l.order = slices.Delete(l.order, at, at+1)
+		case e.ItemDone < e.ItemTotal && at < 0:
+			l.order = append(l.order, e.Item)
+		}
+		l.lines[e.Item] = fmt.Sprintf("  %-40s %3d%%  %d of %d documents", e.Item, 100*e.ItemDone/e.ItemTotal, e.ItemDone, e.ItemTotal)
+	}
+	if e.Done {
+		l.order = nil
+	}
+	var lines []string
+	for _, name := range l.order {
+		lines = append(lines, l.lines[name])
+	}
+	return lines
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup"
+	mongolab "example.com/tykupgrade/internal/lab/mongo"
+)
+
+func mongoServer(t *testing.T, o mongolab.Options) *mongolab.Server {
+	t.Helper()
+	s, err := mongolab.Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func fillMongo(t *testing.T, s *mongolab.Server, from, n int) {
+	t.Helper()
+	s.Fill("tyk_analytics", "apis", n, func(i int) bson.Raw {
+		raw, err := bson.Marshal(bson.D{{Key: "_id", Value: from + i}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	})
+}
+
+func TestMongo(t *testing.T) {
+	t.Parallel()
+	s := mongoServer(t, mongolab.Options{User: "tyk", Password: "sesame"})
+	fillMongo(t, s, 0, 200)
+	dir := t.TempDir()
+	uri := strings.Replace(s.URI(), "mongodb://", "mongodb://tyk@", 1)
+	c := cmd{t: t, env: map[string]string{mongoURIEnv: uri, mongoPasswordEnv: "sesame"}}
+	out, _ := c.run(0, "take", "-dir", dir, "-mongo")
+	if !strings.Contains(out, "MongoDB 7.0.14") || !strings.Contains(out, "snapshot") || !strings.Contains(out, "200") || strings.Contains(out, "sesame") {
+		t.Error(out)
+	}
+	c.run(0, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
+	if _, msg := c.run(1, "restore", "-dir", dir, "-mongo", "latest"); !strings.Contains(msg, "200 documents") {
+		t.Error(msg)
+	}
+	fillMongo(t, s, 1000, 1)
+	c.run(3, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.*", "latest"); !strings.Contains(out, "scratch.apis") || !strings.Contains(out, "proven") {
+		t.Error(out)
+	}
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(out, "replace") || !strings.Contains(out, "proven") {
+		t.Error(out)
+	}
+	if n := len(s.Documents("tyk_analytics", "apis")); n != 200 {
+		t.Errorf("%d documents", n)
+	}
+	for _, args := range [][]string{
+		{"-mongo-read", "all"}, {"-mongo-snapshot", "maybe"},
+	} {
+		c.run(2, append([]string{"take", "-dir", dir, "-mongo"}, args...)...)
+	}
+	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-rename", "x"}} {
+		c.run(2, append(append([]string{"restore", "-dir", dir, "-mongo"}, args...), "latest")...)
+	}
+	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-db", "no_such_database")
+	c.env[mongoPasswordEnv] = "wrong sesame"
+	if v := c.json(1, "take", "-dir", dir, "-mongo"); strings.Contains(v["error"].(string), "sesame") || v["hint"] != "check user, password and authSource" {
+		t.Errorf("%v", v)
+	}
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("sesame\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.run(0, "take", "-dir", dir, "-mongo", "-mongo-password-file", file, "-mongo-plain")
+	c.env = nil
+	c.run(2, "take", "-dir", dir, "-mongo")
+}
+
+func TestRestoreDump(t *testing.T) {
+	t.Parallel()
+	from, to := mongoServer(t, mongolab.Options{}), mongoServer(t, mongolab.Options{})
+	fillMongo(t, from, 0, 10)
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Mongo{Server: backup.MongoServer{URI: from.URI()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dump := filepath.Join(set.Dir, "mongo") // is what mongodump --out writes
+	c := cmd{t: t, env: map[string]string{mongoURIEnv: to.URI()}}
+	if out, _ := c.run(0, "restore-dump", "-dry-run", dump); !strings.Contains(out, "dry run") || len(to.Collections("tyk_analytics")) > 0 {
+		t.Error(out)
+	}
+	if out, _ := c.run(0, "restore-dump", dump); !strings.Contains(out, "proven") || len(to.Documents("tyk_analytics", "apis")) != 10 {
+		t.Error(out)
+	}
+	c.run(1, "restore-dump", dump)
+	c.run(1, "restore-dump", filepath.Join(dump, "tyk_analytics"))
+	if err := os.Remove(filepath.Join(dump, "tyk_analytics", "prelude.json.gz")); err != nil {
+		t.Fatal(err)
+	}
+	c.run(3, "restore-dump", dump)
+	c.run(0, "restore-dump", "-mongo-no-prelude", "-replace", dump)
+}
+
+// On a terminal each collection in hand has a line of its own.
+func TestCollectionLines(t *testing.T) {
+	t.Parallel()
+	var l collections
+	var b bytes.Buffer
+	for _, e := range []backup.Event{
+		{Item: "db.a", ItemDone: 1, ItemTotal: 4}, {Item: "db.b", ItemDone: 5, ItemTotal: 10}, {Item: "a file"},
+		{Item: "db.a", ItemDone: 4, ItemTotal: 4}, {Done: true},
+	} {
+		fmt.Fprintln(&b, len(l.take(e)))
+	}
+	if b.String() != "1\n2\n2\n1\n0\n" {
+		t.Errorf("%s", &b)
+	}
+	if got := l.take(backup.Event{Item: "db.c", ItemDone: 3, ItemTotal: 12}); len(got) != 1 || !strings.Contains(got[0], " 25%  3 of 12 documents") {
+		t.Errorf("%q", got)
+	}
+}
