@@ -4,15 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/term"
 )
 
 // A fleet whose hosts nobody can reach.
@@ -129,22 +126,3 @@ func TestReport(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
-
-// The live view stays short however large the fleet is.
-func TestTableLines(t *testing.T) {
-	t.Parallel()
-	tab := &table{hosts: map[string]*line{}}
-	tab.out = quiet()
-	tab.record(rollout.Record{Kind: rollout.KindPlan, Names: make([]string, 5000)})
-	for i := range 300 {
-		tab.record(rollout.Record{Kind: rollout.KindStart, Target: fmt.Sprint("h", i), Step: "install"})
-	}
-	tab.note("h3", "unpacking")
-	tab.record(rollout.Record{Kind: rollout.KindEnd, Target: "h0", Status: rollout.StatusDone})
-	lines := tab.lines()
-	if len(lines) != 22 || !strings.Contains(lines[0], "1 of 5000 done") || !strings.Contains(lines[len(lines)-1], "and 279 more") || !strings.Contains(strings.Join(lines, "\n"), "unpacking") {
-		t.Errorf("%d lines:\n%s", len(lines), strings.Join(lines, "\n"))
-	}
-}
-
-func quiet() *term.Out { return term.New(io.Discard) }

@@ -197,6 +197,19 @@ const maxFile = 4 << 20
 
 // Load reads and checks the inventory in a file; "-" is stdin.
 func Load(path string, stdin io.Reader) (*Inventory, error) {
+	data, err := Read(path, stdin)
+	if err != nil {
+		return nil, err
+	}
+	inv, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("read inventory %s: %w", path, err)
+	}
+	return inv, nil
+}
+
+// Read reads a file of at most 4 MiB; "-" is stdin.
+func Read(path string, stdin io.Reader) ([]byte, error) {
 	in := stdin
 	if path != "-" {
 		f, err := os.Open(path)
@@ -213,28 +226,33 @@ func Load(path string, stdin io.Reader) (*Inventory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read inventory %s: %w", path, err)
 	}
-	inv, err := Parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("read inventory %s: %w", path, err)
-	}
-	return inv, nil
+	return data, nil
 }
 
 // Parse reads and checks an inventory.
 func Parse(data []byte) (*Inventory, error) {
-	inv := &Inventory{Order: rollout.StandardOrder()}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	dec.KnownFields(true)
-	if err := dec.Decode(inv); err != nil {
+	inv := &Inventory{}
+	if err := Decode(data, inv); err != nil {
 		return nil, err
 	}
 	return inv, inv.Check()
+}
+
+// Decode reads YAML or JSON into v, such as a struct with an [Inventory] and
+// more in it. Fields that v lacks are errors.
+func Decode(data []byte, v any) error {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	return dec.Decode(v)
 }
 
 // Check fills in defaults and reports everything that is wrong at once.
 func (inv *Inventory) Check() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	if inv.Order == nil {
+		inv.Order = rollout.StandardOrder()
+	}
 	if len(inv.Hosts) == 0 {
 		bad("no hosts")
 	}
