@@ -77,7 +77,7 @@ type Builder struct {
 	run    string
 
 	mu     sync.Mutex
-	images map[string]string // reference: ID, of images that this Builder brought
+	images map[string]bool // references of images that this Builder brought
 
 	events sync.Mutex
 }
@@ -96,7 +96,7 @@ func New(d Docker, o Options) *Builder {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Builder{docker: d, o: o, run: rand.Text(), images: map[string]string{}}
+	return &Builder{docker: d, o: o, run: rand.Text(), images: map[string]bool{}}
 }
 
 // Run returns the identity of this Builder: the value of the label [LabelRun]
@@ -146,7 +146,8 @@ var (
 	idRule     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
 	envRule    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	reservedTo = map[string]string{
-		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "GOOS": "Request.GOOS", "GOARCH": "Request.GOARCH",
+		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image", "GOFIPS140": "the image", "TYK_GW_PATH": "the image",
+		"GOOS": "Request.GOOS", "GOARCH": "Request.GOARCH",
 		"GOCACHE": "Options.Caches", "GOMODCACHE": "Options.Caches", "NETRC": "Options.Netrc",
 		"GO_GET": "Request.GoGet", "GO_TIDY": "Request.GoTidy", "DEBUG": "Request.Debug",
 		"PLUGIN_SOURCE_PATH": "this package", "PLUGIN_BUILD_PATH": "this package",

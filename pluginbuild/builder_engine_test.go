@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +28,7 @@ func TestEngine(t *testing.T) {
 	b := newBench(t)
 	for name, test := range map[string]func(*testing.T, *bench){
 		"Compile":       testCompile,
+		"Owner":         testOwner,
 		"Eras":          testEras,
 		"CompileError":  testCompileError,
 		"ManyBuilds":    testManyBuilds,
@@ -114,6 +117,81 @@ func testCompile(t *testing.T, b *bench) {
 	}
 }
 
+// The child of testOwner: a user who is not root.
+func TestBuildAsUser(t *testing.T) {
+	ref := os.Getenv("TYKUPGRADE_TEST_USER_IMAGE")
+	if ref == "" {
+		t.Skip("TestEngine/Owner runs this")
+	}
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer docker.Close()
+	label, value, _ := strings.Cut(os.Getenv("TYKUPGRADE_TEST_USER_LABEL"), "=")
+	_, err = pluginbuild.New(docker, pluginbuild.Options{
+		Pull: pluginbuild.PullNever, Caches: "none", Mounts: compiler.Mounts(), Env: map[string]string{"GOPROXY": "off"},
+		Limits: pluginbuild.Limits{Network: "none"}, Labels: map[string]string{label: value},
+	}).Build(t.Context(), pluginbuild.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), Image: pluginbuild.Image{Ref: ref}})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a user compiles belongs to that user.
+func testOwner(t *testing.T, b *bench) {
+	socket, ok := strings.CutPrefix(b.docker.DaemonHost(), "unix://")
+	if os.Geteuid() != 0 || !ok || b.podman {
+		t.Skip("only root can become another user, and Podman's socket of this test is root's")
+	}
+	info, err := os.Stat(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := info.Sys().(*syscall.Stat_t).Gid
+	// Not t.TempDir, which others cannot enter.
+	dir, err := os.MkdirTemp("", "tykupgrade-user-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	exe, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, home := filepath.Join(dir, "plugin"), filepath.Join(dir, "home")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "test"), exe, 0o755),
+		os.Mkdir(src, 0o755), os.Mkdir(home, 0o755), os.Chown(src, 1234, 1234), os.Chown(home, 1234, 1234)); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range tiny {
+		if err := os.WriteFile(filepath.Join(src, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The result of 4.0 needs no build information, so it need not be compiled.
+	so := string(sharedObject(62))
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.run=^TestBuildAsUser$", "-test.v")
+	cmd.Dir = src
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "DOCKER_HOST=" + b.docker.DaemonHost(), "TYKUPGRADE_TEST_USER_DIR=" + src,
+		"TYKUPGRADE_TEST_USER_IMAGE=" + b.image(t, compiler.Config{Version: "4.0.8", Script: []string{"copy /so", "exit 0"}, Files: map[string]string{"/so": so}}),
+		"TYKUPGRADE_TEST_USER_LABEL=" + testLabel + "=" + b.id,
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 1234, Groups: []uint32{group}}}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestBuildAsUser") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	info, err = os.Stat(filepath.Join(src, "plugin.so"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := info.Sys().(*syscall.Stat_t); s.Uid != 1234 || s.Gid != 1234 {
+		t.Errorf("the plugin belongs to %d:%d", s.Uid, s.Gid)
+	}
+	only(t, src, "go.mod", "plugin.go", "plugin.so")
+}
+
 func testEras(t *testing.T, b *bench) {
 	b.warm(t)
 	for version, want := range map[string]string{
@@ -143,11 +221,11 @@ func testEras(t *testing.T, b *bench) {
 		t.Errorf("without go.mod: %v", err)
 	}
 	// The switches reach the script.
-	var stdout buffer
-	if _, err := b.build(t, pluginbuild.Request{GoTidy: true, Debug: true, Stdout: &stdout}, nil); err != nil {
+	var stderr buffer
+	if _, err := b.build(t, pluginbuild.Request{GoTidy: true, Debug: true, Stderr: &stderr}, nil); err != nil {
 		t.Error(err)
 	}
-	if got := stdout.String(); !strings.Contains(got, "INFO: go mod tidy") || !strings.Contains(got, "GOARCH=") {
+	if got := stderr.String(); !strings.Contains(got, "+ go mod tidy\n") || strings.Contains(got, "+ go get") {
 		t.Errorf("with GO_TIDY and DEBUG: %s", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,32 @@ func ExampleBuilder_Build() {
 	check(err)
 	fmt.Println(filepath.Base(plugin.Path), plugin.Size, plugin.Image)
 	// Output: plugin.so 64 docker.io/tykio/tyk-plugin-compiler:v4.0.8-el7
+}
+
+// Compiling with a real engine and the official image, as the README shows it.
+func Example_compile() {
+	ctx, dir := context.Background(), "."
+	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
+	check(err)
+
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	check(err)
+	defer docker.Close()
+	b := pluginbuild.New(docker, pluginbuild.Options{
+		Env:      map[string]string{"GOPRIVATE": "git.example.org"},
+		Netrc:    os.Getenv("HOME") + "/.netrc",
+		Limits:   pluginbuild.Limits{Memory: 4 << 30, CPUs: 2},
+		Progress: func(e pluginbuild.Event) { log.Print(e.Stage, " ", e.Kind, " ", e.Line) },
+	})
+	plugin, err := b.Build(ctx, pluginbuild.Request{Release: release, Dir: dir, Stdout: os.Stdout, Stderr: os.Stderr})
+	var failed *pluginbuild.Error // stage, exit code, out of memory or not, the compiler's own words
+	if errors.As(err, &failed) && failed.Retryable() {
+		log.Print("try again: ", failed)
+	}
+	check(err)
+	verdict, err := b.LoadTest(ctx, release, pluginbuild.Image{}, plugin.Path, "AddFooBarHeader") // 5.2.3 and later
+	check(err)
+	fmt.Println(plugin.Path, plugin.SHA256, plugin.ImageDigest, verdict.Loads)
 }
 
 // A failed compile carries the stage, the exit code and the compiler's words.

@@ -288,7 +288,7 @@ func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error
 		return r, fail(ctx, j.stage, j.name, fmt.Errorf("%s: %w", what, err))
 	}
 	// Attached and waited for before the start: both miss what came earlier.
-	io, err := b.docker.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true, Stderr: true})
+	conn, err := b.docker.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true, Stderr: true})
 	if err != nil {
 		r, e := failed("attach", err)
 		if strings.Contains(e.Err.Error(), "received 409") {
@@ -298,12 +298,12 @@ func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error
 		}
 		return r, e
 	}
-	defer io.Close()
+	defer conn.Close()
 	out := &sink{to: j.stdout, lines: lines{emit: func(l string) { b.line(j.stage, l, false) }}}
 	errOut := &sink{to: j.stderr, lines: lines{emit: func(l string) { b.line(j.stage, l, true) }}}
 	copied := make(chan error, 1)
 	go func() {
-		_, err := stdcopy.StdCopy(out, errOut, io.Reader)
+		_, err := stdcopy.StdCopy(out, errOut, conn.Reader)
 		out.lines.flush()
 		errOut.lines.flush()
 		copied <- err

@@ -5,7 +5,8 @@
 // Everything depends on the target release alone; the release that is running
 // now only matters for what goes into a bundle. [Lookup] finds a release,
 // [NewPlan] says what would be done and what is wrong with the module,
-// [Prepare] does it to the module.
+// [Prepare] does it to the module, and a [Builder] compiles it in an engine that
+// speaks the Docker Engine API.
 //
 // # Limits
 //
@@ -15,5 +16,7 @@
 // version and what the release's go.mod asks for. [CheckModule] reads source
 // as it is written, without types: a hook whose parameters are aliases from
 // another package is reported as uncertain. [Prepare] needs a go command of
-// version 1.21 or newer, and a file system with locks. Linux only.
+// version 1.21 or newer, and a file system with locks. A [Builder] trusts the
+// engine, whose administrator can read what is given to a build, netrc
+// included. Linux only.
 package pluginbuild

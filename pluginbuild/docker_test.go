@@ -214,7 +214,7 @@ func TestConnectTLS(t *testing.T) {
 // side. Here ssh is a script that stays on this machine.
 func TestConnectSSH(t *testing.T) {
 	b := newBench(t)
-	lab.Program(t, "docker", "docker-cli")
+	lab.Program(t, "docker", "docker.io")
 	host := b.docker.DaemonHost()
 	cleanDockerEnv(t)
 	bin := t.TempDir()

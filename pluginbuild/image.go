@@ -116,9 +116,10 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	before := ""
-	if have != nil {
-		before = have.ID
+	// Only an image that the engine did not have at all is ours to remove: had
+	// the name stood for an older one, its owner would lose the name.
+	if have == nil && (q.Image.Tar != "" || b.o.Pull != PullNever) {
+		b.brought(ref)
 	}
 	switch right := have != nil && platformOf(have) == ""; {
 	case q.Image.Tar != "":
@@ -148,11 +149,6 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 			e.hint = q.Image.Tar + " holds another image; its name is in the file's manifest.json"
 		}
 		return found{}, e
-	}
-	// Only an image that the engine did not have at all is ours to remove: had
-	// the name stood for an older one, its owner would lose the name.
-	if before == "" {
-		b.brought(ref, have.ID)
 	}
 	if got := platformOf(have); got != "" {
 		return found{}, &Error{Stage: StagePull, Object: ref, Err: fmt.Errorf("%w: %s, not linux/amd64", ErrPlatform, got),
@@ -315,11 +311,11 @@ func (b *Builder) follow(body io.ReadCloser) error {
 	}
 }
 
-// brought remembers an image that this Builder added to the engine.
-func (b *Builder) brought(ref, id string) {
+// brought remembers an image that this Builder adds to the engine.
+func (b *Builder) brought(ref string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.images[ref] = id
+	b.images[ref] = true
 }
 
 // RemoveImages removes the images that this Builder pulled or loaded and that

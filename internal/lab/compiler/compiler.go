@@ -18,7 +18,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -109,7 +108,7 @@ func Image(c Config) (v1.Image, error) {
 		WorkingDir: "/",
 		Labels:     c.Labels,
 		Env: []string{
-			"PATH=" + runtimeGOROOT() + "/bin:/usr/bin:/bin", "HOME=/root", "GOPATH=/go", "GOTOOLCHAIN=local",
+			"PATH=" + goroot() + "/bin:/usr/bin:/bin", "HOME=/root", "GOPATH=/go", "GOTOOLCHAIN=local",
 			"GOFLAGS=-buildvcs=false", "GITHUB_TAG=v" + c.Version, "GITHUB_SHA=" + strings.Repeat("0", 40),
 		},
 	}
@@ -155,17 +154,17 @@ func Load(ctx context.Context, engine Loader, ref string, img v1.Image) error {
 // libraries.
 func Mounts() []string {
 	// Not /usr as a whole: the image has files of its own in /usr/local.
-	dirs := []string{"/usr/bin", "/usr/lib", "/usr/include", "/usr/libexec", "/usr/lib64", "/bin", "/lib", "/lib64", runtimeGOROOT()}
+	dirs := []string{"/usr/bin", "/usr/lib", "/usr/include", "/usr/libexec", "/usr/lib64", "/bin", "/lib", "/lib64", goroot()}
 	return slices.DeleteFunc(dirs, func(dir string) bool {
 		info, err := os.Stat(dir)
 		return err != nil || !info.IsDir()
 	})
 }
 
-var runtimeGOROOT = sync.OnceValue(func() string {
+var goroot = sync.OnceValue(func() string {
 	out, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
-		return runtime.GOROOT() //nolint:staticcheck // the last resort
+		return "/usr/local/go"
 	}
 	return strings.TrimSpace(string(out))
 })
@@ -181,18 +180,8 @@ var gateway = sync.OnceValues(func() ([]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	files, err := gatewayFiles()
-	if err != nil {
+	if err := writeGateway(dir); err != nil {
 		return nil, err
-	}
-	for name, data := range files {
-		to := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(to, data, 0o644); err != nil {
-			return nil, err
-		}
 	}
 	return goBuild(dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath", "-tags=goplugin", ".")
 })

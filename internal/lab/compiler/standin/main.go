@@ -8,6 +8,7 @@
 //	out N TEXT     write N numbered lines to standard output
 //	err N TEXT     the same to standard error
 //	write TEXT     leave a file of that content under the expected name
+//	copy PATH      the same with the content of a file in the image
 //	touch NAME     leave an empty file of that name in the plugin's source
 //	cat PATH       print a file or its error
 //	env NAME       print a variable
@@ -66,7 +67,7 @@ func (b *build) run(args []string) error {
 		b.version[i], _ = strconv.Atoi(tag[i+1])
 	}
 	if len(args) == 0 || args[0] == "" {
-		fmt.Println("The plugin name must be provided. Usage: build.sh plugin_name [plugin_id] [goos] [goarch]")
+		fmt.Print("To build a plugin:\n      /build.sh <plugin_name> <plugin_id>\n\n<plugin_id> is optional\n")
 		os.Exit(1)
 	}
 	args = append(args, "", "", "")
@@ -86,7 +87,7 @@ func (b *build) run(args []string) error {
 	}
 	base := strings.TrimSuffix(b.name, filepath.Ext(b.name))
 	b.dir = "/go/src/plugin_" + base + b.id
-	if b.workspace() {
+	if b.since(5, 0, 3) {
 		b.dir = filepath.Join(filepath.Dir(gateway), "plugin_"+base+b.id)
 	}
 	for _, dir := range []string{b.dir, "/tmp", "/root"} {
@@ -130,15 +131,34 @@ func (b *build) output() string {
 }
 
 func (b *build) inGOPATH() error {
-	_ = os.Remove(filepath.Join(b.dir, "go.mod"))
-	flags := []string{"build", "-buildmode=plugin", "-o", b.output()}
-	if !b.takesID() {
-		flags = append(flags, "-ldflags", "-pluginpath="+strconv.FormatInt(time.Now().Unix(), 10)+"-"+b.name)
+	vendor := filepath.Join(b.dir, "vendor")
+	if !exists(vendor) && exists(filepath.Join(b.dir, "go.mod")) {
+		if err := b.goCmd([]string{"GO111MODULE=on"}, "mod", "vendor"); err != nil && !b.since(5, 0, 3) {
+			return err
+		}
 	}
-	if err := b.goCmd([]string{"GO111MODULE=off"}, flags...); err != nil {
+	if !b.since(5, 0, 3) {
+		_ = os.Remove(filepath.Join(b.dir, "go.mod"))
+	}
+	// The gateway's own packages win.
+	_ = os.RemoveAll(filepath.Join(vendor, "github.com/TykTechnologies/tyk"))
+	if exists(vendor) {
+		copyVisible(vendor, "/go/src")
+		_ = os.RemoveAll(vendor)
+	}
+	args := []string{"build", "-buildmode=plugin", "-o", b.output()}
+	if !b.takesID() {
+		args = append(args, "-ldflags", "-pluginpath="+strconv.FormatInt(time.Now().Unix(), 10)+"-"+b.name)
+	}
+	if err := b.goCmd([]string{"GO111MODULE=off"}, args...); err != nil {
 		return err
 	}
 	return move(filepath.Join(b.dir, b.output()), filepath.Join(source, b.output()))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func (b *build) inWorkspace() error {
@@ -149,6 +169,7 @@ func (b *build) inWorkspace() error {
 	case !b.since(5, 2, 4):
 		return errors.New("go.mod is missing: the plugin must be a Go module")
 	default:
+		fmt.Println("INFO: Creating go.mod")
 		if err := b.goCmd([]string{"GOWORK=off"}, "mod", "init", "tyk.internal/tyk_plugin"+b.id); err != nil {
 			return err
 		}
@@ -158,28 +179,25 @@ func (b *build) inWorkspace() error {
 			return err
 		}
 	}
-	if os.Getenv("GO_TIDY") == "1" && b.since(5, 2, 4) {
-		fmt.Println("INFO: go mod tidy")
-		if err := b.goCmd([]string{"GOWORK=off"}, "mod", "tidy"); err != nil {
-			return err
-		}
-	}
-	if os.Getenv("GO_GET") == "1" && b.since(5, 2, 3) {
-		fmt.Println("INFO: go get github.com/TykTechnologies/tyk@" + os.Getenv("GITHUB_SHA"))
-		if err := b.goCmd([]string{"GOWORK=off"}, "get", "github.com/TykTechnologies/tyk@"+os.Getenv("GITHUB_SHA")); err != nil {
-			return err
-		}
-	}
-	if os.Getenv("DEBUG") == "1" && b.since(5, 2, 4) {
-		if err := b.goCmd(nil, "env"); err != nil {
-			return err
-		}
-	}
 	work := filepath.Dir(gateway)
 	if err := os.WriteFile(filepath.Join(work, "go.work"), []byte("go "+b.goVersion()+"\n\nuse ./tyk\nuse ./"+filepath.Base(b.dir)+"\n"), 0o644); err != nil {
 		return err
 	}
-	if err := b.goCmd(nil, "build", "-buildmode=plugin", "-trimpath", "-tags=goplugin", "-o", b.output()); err != nil {
+	if os.Getenv("GO_GET") == "1" && b.since(5, 2, 3) {
+		if err := b.goCmd(nil, "get", "github.com/TykTechnologies/tyk@"+os.Getenv("GITHUB_SHA")); err != nil {
+			return err
+		}
+	}
+	if os.Getenv("GO_TIDY") == "1" && b.since(5, 2, 4) {
+		if err := b.goCmd(nil, "mod", "tidy"); err != nil {
+			return err
+		}
+	}
+	args := []string{"build", "-buildmode=plugin", "-trimpath"}
+	if b.since(5, 12, 1) || b.line(5, 8) && b.since(5, 8, 14) {
+		args = append(args, "-tags=goplugin")
+	}
+	if err := b.goCmd(nil, append(args, "-o", b.output())...); err != nil {
 		return err
 	}
 	if !b.since(5, 2, 4) {
@@ -239,8 +257,8 @@ func (b *build) goCmd(env []string, args ...string) error {
 	}
 	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	// Older scripts trace what they run.
-	if !b.since(5, 2, 4) {
+	// set -x, which newer scripts have with DEBUG alone.
+	if !b.since(5, 2, 4) || os.Getenv("DEBUG") == "1" {
 		fmt.Fprintln(os.Stderr, "+ go", strings.Join(args, " "))
 	}
 	return cmd.Run()
@@ -275,6 +293,9 @@ func or(a, b string) string {
 	return b
 }
 
+// held keeps what the line "memory" allocates.
+var held [][]byte
+
 func (b *build) script(lines []string) error {
 	for _, line := range lines {
 		verb, arg, _ := strings.Cut(line, " ")
@@ -293,6 +314,14 @@ func (b *build) script(lines []string) error {
 			if err := os.WriteFile(filepath.Join(source, b.output()), []byte(arg), 0o755); err != nil {
 				return err
 			}
+		case "copy":
+			data, err := os.ReadFile(arg)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(source, b.output()), data, 0o755); err != nil {
+				return err
+			}
 		case "touch":
 			if err := os.WriteFile(filepath.Join(source, arg), nil, 0o755); err != nil {
 				return err
@@ -308,7 +337,6 @@ func (b *build) script(lines []string) error {
 		case "deaf":
 			signal.Ignore(syscall.SIGTERM)
 		case "memory":
-			var held [][]byte
 			for {
 				chunk := make([]byte, 8<<20)
 				for i := range chunk {

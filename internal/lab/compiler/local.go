@@ -1,0 +1,83 @@
+package compiler
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Gateway returns the gateway that an image with Config.Gateway holds, for
+// machines without an engine and for checks outside of a container.
+func Gateway() ([]byte, error) { return gateway() }
+
+// Local compiles a plugin with the go command of this machine, in the way in
+// which the image of that release would: below 5.1.0 in a GOPATH, from then on
+// in a workspace with the gateway's module. source is the plugin's module, work
+// an empty directory, env what the go command gets in addition, out the file to
+// write.
+func Local(ctx context.Context, release *semver.Version, source, work, out string, env []string) error {
+	tree, flags := filepath.Join(work, "go", "src"), []string{"build", "-buildmode=plugin", "-o", out}
+	gateway, plugin := filepath.Join(work, gatewayDir), filepath.Join(tree, "plugin_plugin")
+	workspace := !release.LessThan(semver.MustParse("5.1.0"))
+	if workspace {
+		plugin = filepath.Join(filepath.Dir(gateway), "plugin_plugin")
+		flags = append(flags, "-trimpath", "-tags=goplugin")
+	}
+	if err := writeGateway(gateway); err != nil {
+		return err
+	}
+	if err := os.CopyFS(plugin, os.DirFS(source)); err != nil {
+		return err
+	}
+	env = append(env, "CGO_ENABLED=1", "GOFLAGS=-buildvcs=false")
+	if workspace {
+		file := filepath.Join(filepath.Dir(gateway), "go.work")
+		text := "go " + strings.TrimPrefix(goVersion(), "go") + "\n\nuse ./tyk\nuse ./plugin_plugin\n"
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			return err
+		}
+		env = append(env, "GOWORK="+file)
+	} else {
+		if err := os.Remove(filepath.Join(plugin, "go.mod")); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		env = append(env, "GO111MODULE=off", "GOPATH="+filepath.Join(work, "go"))
+	}
+	cmd := exec.CommandContext(ctx, "go", flags...)
+	cmd.Dir, cmd.Env = plugin, append(os.Environ(), env...)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("compile the plugin with this machine's Go: %w: %s", err, bytes.TrimSpace(text))
+	}
+	return nil
+}
+
+func writeGateway(dir string) error {
+	files, err := gatewayFiles()
+	if err != nil {
+		return err
+	}
+	for name, data := range files {
+		to := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(to, data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func goVersion() string {
+	out, err := exec.Command("go", "env", "GOVERSION").Output()
+	if err != nil {
+		return "1.21"
+	}
+	return strings.TrimSpace(string(out))
+}
