@@ -31,7 +31,7 @@ type PrepareOptions struct {
 // Prepared is what a Prepare did.
 type Prepared struct {
 	Commands  []Command `json:"commands"`
-	Changed   []string  `json:"changed"`             // files and directories of the module with other content than before
+	Changed   []string  `json:"changed"`             // files with other content than before, and vendor where it was written anew
 	Recovered bool      `json:"recovered,omitempty"` // an interrupted Prepare was undone first
 }
 
