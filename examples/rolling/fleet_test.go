@@ -17,7 +17,7 @@ import (
 // TestFleet upgrades and reverts two real systemd hosts, over SSH, with the
 // real apt, behind a real HAProxy under load.
 func TestFleet(t *testing.T) {
-	s := newStage(t)
+	s := newFixture(t)
 	t.Run("rolling there and back", s.testThereAndBack)
 	t.Run("blue-green there and back", s.testBlueGreen)
 	t.Run("canary that crashes", s.testCanary)
@@ -26,20 +26,20 @@ func TestFleet(t *testing.T) {
 	t.Run("one host, one step", s.testOnly)
 }
 
-func (s *stage) testThereAndBack(t *testing.T) {
+func (s *fixture) testThereAndBack(t *testing.T) {
 	for range 3 {
 		inv := s.inventory(t, newer, "")
 		plan := s.succeed(t, "-inventory", inv, "plan")
 		if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan, "drain → install → healthy → ready") {
 			t.Errorf("plan:\n%s", plan)
 		}
-		l := startLoad(t, s.front)
+		l := startLoad(t, s.Front)
 		s.succeed(t, "-inventory", inv, "run")
 		l.none(t, 5000)
 		if v := s.versions(t); v != "5.2.5 5.2.5" {
 			t.Fatalf("versions %s", v)
 		}
-		l = startLoad(t, s.front)
+		l = startLoad(t, s.Front)
 		s.succeed(t, "-inventory", inv, "undo")
 		l.none(t, 5000)
 		if v := s.versions(t); v != "4.0.8 4.0.8" {
@@ -48,14 +48,14 @@ func (s *stage) testThereAndBack(t *testing.T) {
 	}
 }
 
-func (s *stage) testBlueGreen(t *testing.T) {
-	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.colour+", active: blue, idle: green, soak: 1s, backends: [green]}\n")
-	l := startLoad(t, s.split)
+func (s *fixture) testBlueGreen(t *testing.T) {
+	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.Colour+", active: blue, idle: green, soak: 1s, backends: [green]}\n")
+	l := startLoad(t, s.Split)
 	s.succeed(t, "-inventory", inv, "run")
 	if v := s.versions(t); v != "4.0.8 5.2.5" {
 		t.Errorf("versions %s", v)
 	}
-	if data, err := os.ReadFile(s.colour); err != nil || string(data) != "active green\n" {
+	if data, err := os.ReadFile(s.Colour); err != nil || string(data) != "active green\n" {
 		t.Errorf("stored: %q, %v", data, err)
 	}
 	s.succeed(t, "-inventory", inv, "undo")
@@ -63,15 +63,15 @@ func (s *stage) testBlueGreen(t *testing.T) {
 	if v := s.versions(t); v != "4.0.8 4.0.8" {
 		t.Errorf("versions %s", v)
 	}
-	if data, err := os.ReadFile(s.colour); err != nil || string(data) != "active blue\n" {
+	if data, err := os.ReadFile(s.Colour); err != nil || string(data) != "active blue\n" {
 		t.Errorf("stored: %q, %v", data, err)
 	}
 }
 
-func (s *stage) testCanary(t *testing.T) {
+func (s *fixture) testCanary(t *testing.T) {
 	inv := s.inventory(t, broken, "canary: {count: 1, soak: 1s}\nbudget: 50%\n")
-	before := s.installs(t, s.hosts[1], broken)
-	l := startLoad(t, s.front)
+	before := s.installs(t, s.Hosts[1], broken)
+	l := startLoad(t, s.Front)
 	code, out := s.rolling(t, "-inventory", inv, "run")
 	l.none(t, 1000)
 	if code != exitFailed || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out, "h1 is as it was before") {
@@ -80,26 +80,30 @@ func (s *stage) testCanary(t *testing.T) {
 	if v := s.versions(t); v != "4.0.8 4.0.8" {
 		t.Errorf("versions %s", v)
 	}
-	if n := s.installs(t, s.hosts[1], broken); n != before {
+	if n := s.installs(t, s.Hosts[1], broken); n != before {
 		t.Error("the second host was touched")
 	}
 }
 
 // testTrouble takes away Redis, HAProxy's socket and SSH in the middle: each
 // time a host may be out of service, the other serves on, and resume finishes.
-func (s *stage) testTrouble(t *testing.T) {
+func (s *fixture) testTrouble(t *testing.T) {
 	for _, c := range []struct {
 		name, until string // what happens once the journal has this
 		harm, mend  func()
 		fails       bool
 	}{
-		{"redis", `"step":"install","attempt":1,"ok":true`, s.redis.Stop, s.redis.Start, true},
-		{"haproxy's socket", `"step":"install","attempt":1`, func() { _ = os.Rename(s.sock, s.sock+".gone") }, func() { _ = os.Rename(s.sock+".gone", s.sock) }, true},
+		{"redis", `"step":"install","attempt":1,"ok":true`, s.Redis.Stop, func() {
+			if err := s.Redis.StartE(); err != nil {
+				t.Error(err)
+			}
+		}, true},
+		{"haproxy's socket", `"step":"install","attempt":1`, func() { _ = os.Rename(s.Sock, s.Sock+".gone") }, func() { _ = os.Rename(s.Sock+".gone", s.Sock) }, true},
 		{"ssh", `"kind":"note"`, s.cutSSH, func() {}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inv := s.inventory(t, newer, "")
-			l := startLoad(t, s.front)
+			l := startLoad(t, s.Front)
 			cmd := s.start(t, "-inventory", inv, "run")
 			waitFor(t, inv+".journal", c.until)
 			c.harm()
@@ -134,22 +138,22 @@ func waitFor(t *testing.T, path, text string) {
 
 // cutSSH kills every ssh client that uses the stage's configuration, shared
 // connections included.
-func (s *stage) cutSSH() {
+func (s *fixture) cutSSH() {
 	time.Sleep(300 * time.Millisecond) // apt is at work by then
-	_ = exec.Command("pkill", "-9", "-f", "^ssh .*"+s.dir).Run()
+	_ = exec.Command("pkill", "-9", "-f", "^ssh .*"+s.Dir).Run()
 }
 
 // testKill kills the operator's process at random moments, several times in
 // each rollout, and resumes.
-func (s *stage) testKill(t *testing.T) {
+func (s *fixture) testKill(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
-	l := startLoad(t, s.front)
+	l := startLoad(t, s.Front)
 	target, back := newer, old
 	for kills := 0; kills < 20; target, back = back, target {
 		var before []int
-		for _, h := range s.hosts {
+		for _, h := range s.Hosts {
 			before = append(before, s.installs(t, h, target))
 		}
 		inv := s.inventory(t, target, "")
@@ -181,7 +185,7 @@ func (s *stage) testKill(t *testing.T) {
 		if v := s.versions(t); v != target+" "+target {
 			t.Errorf("versions %s, want %s", v, target)
 		}
-		for i, h := range s.hosts {
+		for i, h := range s.Hosts {
 			if n := s.installs(t, h, target) - before[i]; n != 1 {
 				t.Errorf("%s was installed %d times on %s", target, n, h.Name)
 			}
@@ -194,7 +198,7 @@ func (s *stage) testKill(t *testing.T) {
 }
 
 // testOnly is what Ansible or a CI system calls.
-func (s *stage) testOnly(t *testing.T) {
+func (s *fixture) testOnly(t *testing.T) {
 	inv := s.inventory(t, newer, "")
 	for range 2 { // the second call finds everything done
 		out := s.succeed(t, "-inventory", inv, "-only", "h2", "-json", "run")

@@ -73,8 +73,7 @@ func newServer(t testing.TB, program string, args ...string) *Server {
 	path := lab.Program(t, program, "redis-server")
 	s := &Server{t: t, program: path, Dir: t.TempDir(), Port: FreePort(t)}
 	s.Addr = net.JoinHostPort("127.0.0.1", s.Port)
-	s.args = append([]string{"--port", s.Port, "--bind", "127.0.0.1", "--dir", s.Dir, "--logfile", filepath.Join(s.Dir, "log"),
-		"--save", "", "--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes", "--shutdown-timeout", "0"}, args...)
+	s.args = append(append(s.defaults(), "--enable-debug-command", "yes", "--shutdown-timeout", "0"), args...)
 	t.Cleanup(s.Kill)
 	return s
 }
