@@ -1,7 +1,6 @@
 package debpkg
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -53,15 +52,14 @@ func (h *Host) aptGet(in install, flags ...string) []string {
 
 // apt runs an apt-get install line and returns all that it printed.
 func (h *Host) apt(ctx context.Context, op string, in install, flags ...string) (string, error) {
-	var out bytes.Buffer
-	err := h.stream(ctx, nil, &out, &out, h.aptGet(in, flags...)...)
+	out, err := h.combined(ctx, h.aptGet(in, flags...)...)
 	if err == nil {
-		return out.String(), nil
+		return out, nil
 	}
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("%s: %w", op, err)
 	}
-	return "", aptError(op, out.String(), err)
+	return "", aptError(op, out, err)
 }
 
 // simulation is what apt-get -s says that it would do.

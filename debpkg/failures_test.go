@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -219,9 +220,10 @@ func TestUpdate(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, gateway("5.2.5", debs.TykOptions{}))
 	files := http.FileServer(http.Dir(f.repo.Dir))
-	var broken string
+	var mode atomic.Value // how the server fails
+	mode.Store("")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
+		switch broken := mode.Load(); {
 		case broken == "gone":
 			http.NotFound(w, r)
 		case broken == "resized" && strings.HasSuffix(r.URL.Path, ".deb"):
@@ -263,9 +265,9 @@ func TestUpdate(t *testing.T) {
 		out, aptErr := f.try("apt-get", "-q", "update")
 		t.Logf("%s: apt-get update: %v, ours: %v\n%s", name, aptErr, err, out)
 	}
-	broken = "gone"
+	mode.Store("gone")
 	expect(debpkg.ErrNetwork, "404")
-	broken = ""
+	mode.Store("")
 	other, err := debs.NewRepo(filepath.Join(t.TempDir(), "other"))
 	if err != nil {
 		t.Fatal(err)
@@ -306,11 +308,11 @@ func TestUpdate(t *testing.T) {
 
 	// The index is fine, the package has changed or gone.
 	for _, how := range []string{"resized", "gone deb"} {
-		broken = how
+		mode.Store(how)
 		_, err = h.Plan(ctx, f.request("tyk-gateway", "5.2.5"))
 		wantError(t, err, debpkg.ErrStale, "tyk-gateway", "update the package lists")
 	}
-	broken = ""
+	mode.Store("")
 	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
 	if len(p.Downloads) != 1 || p.DownloadSize() != p.Actions[0].Size || strings.Contains(p.Downloads[0].URI, "secret") {
 		t.Errorf("downloads %+v", p.Downloads)

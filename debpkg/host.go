@@ -11,6 +11,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"example.com/tykupgrade/internal/run"
@@ -151,6 +152,26 @@ func (h *Host) output(ctx context.Context, argv ...string) (string, error) {
 	var out, errOut bytes.Buffer
 	err := h.stream(ctx, nil, &out, &errOut, argv...)
 	return out.String(), explain(ctx, err, errOut.String())
+}
+
+// combined runs a command and returns what it printed on both streams.
+func (h *Host) combined(ctx context.Context, argv ...string) (string, error) {
+	var out lockedBuffer
+	err := h.stream(ctx, nil, &out, &out, argv...)
+	return out.b.String(), err
+}
+
+// lockedBuffer takes both streams of a command, which a Runner copies
+// concurrently.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
 }
 
 // script runs a POSIX shell script; its arguments are $1 and so on.

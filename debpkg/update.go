@@ -1,7 +1,6 @@
 package debpkg
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -67,14 +66,13 @@ func (h *Host) Update(ctx context.Context) error {
 	const op = "update the package lists"
 	h.event(Event{Kind: EventStep, Text: op})
 	return h.retryLocked(ctx, op, func() error {
-		var out bytes.Buffer
 		// Error-Mode exists since apt 2.1.16; older ones ignore it and are
 		// judged by what they print.
-		err := h.stream(ctx, nil, &out, &out, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+		out, err := h.combined(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: %w", op, cmp.Or(err, ended(ctx)))
 		}
-		text := redact(out.String())
+		text := redact(out)
 		failures := parseUpdate(text)
 		switch {
 		case err == nil && len(failures) == 0:
