@@ -756,6 +756,59 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
+// RemoveImages removes what this Builder brought and nothing else, containers
+// first.
+func TestRemoveImages(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 1, "", nil)
+	there := false
+	whole := f.imageInspect
+	f.imageInspect = func(ref string) (image.InspectResponse, error) {
+		if strings.HasSuffix(ref, "new") && !there {
+			return image.InspectResponse{}, fmt.Errorf("no: %w", errdefs.ErrNotFound)
+		}
+		return whole(ref)
+	}
+	f.imagePull = func(ref string, o image.PullOptions) (io.ReadCloser, error) {
+		there = there || strings.HasSuffix(ref, "new")
+		return stream(`{"status":"Digest: sha256:aa"}`)(ref, o)
+	}
+	b := pluginbuild.New(f, pluginbuild.Options{Pull: pluginbuild.PullAlways, Auth: auth("", "")})
+	for _, ref := range []string{"hub.example.org/old", "hub.example.org/x:new"} {
+		var e *pluginbuild.Error
+		_, err := b.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Ref: ref}})
+		if !errors.As(err, &e) || e.ExitCode != 1 {
+			t.Fatal(err)
+		}
+	}
+	f.calls = nil
+	f.containerList = func(filters.Args) ([]container.Summary, error) {
+		return []container.Summary{{ID: "ours", Labels: map[string]string{pluginbuild.LabelRun: b.Run()}}, {ID: "theirs"}}, nil
+	}
+	f.containerRemove = func(_ context.Context, id string) error {
+		if id != "ours" {
+			t.Errorf("removed container %s", id)
+		}
+		return nil
+	}
+	f.imageRemove = func(ref string) error {
+		if ref != "hub.example.org/x:new" {
+			t.Errorf("removed image %s", ref)
+		}
+		return nil
+	}
+	for range 2 { // the second time there is nothing left to do
+		removed, err := b.RemoveImages(t.Context())
+		f.containerList = func(filters.Args) ([]container.Summary, error) { return nil, nil }
+		if err != nil || len(removed) > 1 {
+			t.Errorf("%v, %v", removed, err)
+		}
+	}
+	if got := strings.Join(f.calls, ", "); got != "ContainerList, ContainerRemove, ImageRemove, ContainerList" {
+		t.Errorf("calls %s", got)
+	}
+}
+
 // References of official and other images.
 func TestImageReference(t *testing.T) {
 	t.Parallel()
