@@ -170,7 +170,7 @@ func (r *Result) target(g *Binary, t Target) {
 		r.add(Finding{Verdict: Loads, Kind: KindCPU, Subject: "GOAMD64", Detail: versions(g.GOAMD64, p.GOAMD64) + ": it crashes the gateway on a lesser CPU",
 			Remedy: "compile the plugin with GOAMD64=" + g.GOAMD64})
 	}
-	if has, needs := highest(g.Needs), highest(p.Needs); t.Distro == "" && compareDotted(needs, has) > 0 {
+	if has, needs := highest(g.Needs), highest(p.Needs); t.Distro == "" && has != "" && compareDotted(needs, has) > 0 {
 		r.add(Finding{Verdict: Loads, Kind: KindLibrary, Subject: "glibc", Detail: versions(has, needs) + ": it loads only where glibc is that new",
 			Remedy: "name the distribution of the gateway hosts to have it checked"})
 	}
