@@ -147,3 +147,33 @@ func ExampleComponents() {
 	// tyk-gateway /opt/tyk-gateway/tyk.conf
 	// tyk-pump /opt/tyk-pump/pump.conf
 }
+
+// The lines of the README: over SSH, and back where something went wrong.
+func upgradeOverSSH(ctx context.Context) error {
+	host := debpkg.New(debpkg.Sudo(debpkg.SSH("ops@gw1", debpkg.SSHOptions{})), debpkg.Options{})
+	if err := host.Update(ctx); err != nil { // fails when a source cannot be reached or trusted, on every apt version
+		return err
+	}
+	version, err := debpkg.ParseVersion("5.2.5")
+	if err != nil {
+		return err
+	}
+	plan, err := host.Plan(ctx, debpkg.Request{Package: "tyk-gateway", Version: version})
+	if err != nil {
+		return err
+	}
+	fmt.Print(plan) // for a person to approve; json.Marshal for a machine
+	change, err := host.Apply(ctx, plan)
+	if err != nil && !change.Started.IsZero() {
+		// exactly what was there before, configuration included
+		err = errors.Join(err, host.Revert(ctx, change, debpkg.RevertOptions{Files: true}))
+	}
+	return err
+}
+
+func Example_ssh() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // there is no such host here
+	fmt.Println(errors.Is(upgradeOverSSH(ctx), context.Canceled))
+	// Output: true
+}
