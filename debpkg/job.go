@@ -142,10 +142,11 @@ func (h *Host) start(ctx context.Context, j job) error {
 	if err != nil {
 		return fmt.Errorf("record the change: %w", err)
 	}
-	for name, data := range map[string][]byte{"change.json": record, "job.sh": []byte(jobScript)} {
-		if err := h.writeFile(ctx, path.Join(j.dir+".new", name), data); err != nil {
-			return err
-		}
+	if err := h.writeFile(ctx, path.Join(j.dir+".new", "change.json"), record); err != nil {
+		return err
+	}
+	if err := h.writeFile(ctx, path.Join(j.dir+".new", "job.sh"), []byte(jobScript)); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return ended(ctx)
