@@ -48,14 +48,20 @@ func createOptions(s *mongoSpace) ([]bson.RawElement, error) {
 	return options.Elements()
 }
 
-// idIndex is the index on _id of a regular collection.
+// idIndex is the index on _id of a regular collection. A clustered collection
+// lists one that its option clusteredIndex makes.
 func (s *mongoSpace) idIndex() bson.Raw {
 	for _, x := range s.Indexes {
-		if isID(x) && s.Type == typeCollection {
+		if isID(x) && s.Type == typeCollection && !isClustered(x) {
 			return x
 		}
 	}
 	return nil
+}
+
+func isClustered(x bson.Raw) bool {
+	clustered, _ := x.Lookup("clustered").BooleanOK()
+	return clustered
 }
 
 func isID(x bson.Raw) bool {
@@ -72,7 +78,7 @@ func isID(x bson.Raw) bool {
 func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 	list := bson.A{}
 	for _, x := range j.Indexes {
-		if clustered, _ := x.Lookup("clustered").BooleanOK(); isID(x) || clustered {
+		if isID(x) || isClustered(x) {
 			continue
 		}
 		drop := []string{"ns"}

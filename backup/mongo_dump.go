@@ -188,12 +188,14 @@ type dumping struct {
 	w      *Writer
 	spaces []*dumpSpace
 
-	lost atomic.Bool // a snapshot was begun and could not be held
+	lost     atomic.Bool // a snapshot was begun and does not hold for all collections
+	leftover []string    // collections of interrupted restores
 }
 
 type dumpSpace struct {
 	*mongoSpace
 	size, count int64 // estimates
+	apart       bool  // not readable at the snapshot's time
 	out         MongoCollection
 }
 
@@ -225,6 +227,7 @@ func (m *Mongo) open(ctx context.Context) (*dumping, error) {
 
 func (d *dumping) list(ctx context.Context) ([]*mongoSpace, error) {
 	var chosen []*mongoSpace
+	var leftover []string
 	p := d.m.patterns()
 	unused := slices.Clone(p.include)
 	for _, db := range d.m.databases() {
@@ -240,7 +243,10 @@ func (d *dumping) list(ctx context.Context) ([]*mongoSpace, error) {
 			return nil, &Error{Op: "dump", Object: db, Err: errors.New("the database does not exist or has no collections"), Next: "check the name and the server: " + d.conn.at}
 		}
 		for _, s := range all {
-			if p.match(s.namespace()) {
+			switch {
+			case strings.HasPrefix(s.Name, tempPrefix):
+				leftover = append(leftover, s.namespace())
+			case p.match(s.namespace()):
 				chosen = append(chosen, s)
 			}
 			unused = slices.DeleteFunc(unused, func(one string) bool { return matchPattern(one, s.namespace()) })
@@ -252,6 +258,7 @@ func (d *dumping) list(ctx context.Context) ([]*mongoSpace, error) {
 	if len(chosen) == 0 {
 		return nil, &Error{Op: "dump", Object: strings.Join(d.m.databases(), ", "), Err: errors.New("every collection is excluded"), Next: "correct the patterns"}
 	}
+	d.leftover = leftover
 	return chosen, nil
 }
 
@@ -301,12 +308,15 @@ func (d *dumping) run(ctx context.Context) (Component, error) {
 	}
 	switch at := d.reader.at; {
 	case d.lost.Load():
-		c.Warnings = append(c.Warnings, "the snapshot could not be held to the end (see minSnapshotHistoryWindowInSeconds); the collections are of different moments")
+		c.Warnings = append(c.Warnings, "not every collection could be read in the snapshot (it was too old for minSnapshotHistoryWindowInSeconds, or the collection is capped and the server old); they are of different moments")
 	case at != nil:
 		c.Consistency = ConsistencySnapshot
 		details.ClusterTime = fmt.Sprintf("%d.%d", at.T, at.I)
 	case d.m.Snapshot != SnapshotNever:
 		c.Warnings = append(c.Warnings, "the server did not prove that it reads snapshots; the collections are of different moments")
+	}
+	for _, name := range d.leftover {
+		c.Warnings = append(c.Warnings, name+" was left by an interrupted restore and is not in the set")
 	}
 	for _, s := range d.spaces {
 		details.Collections = append(details.Collections, s.out)
@@ -335,27 +345,51 @@ func (d *dumping) snapshot(ctx context.Context) error {
 		return refuse(fmt.Errorf("a %s of version %s has none", d.conn.topology, d.conn.version))
 	}
 	data := slices.DeleteFunc(slices.Clone(d.spaces), func(s *dumpSpace) bool { return s.Type == typeView })
-	for i, s := range data {
-		var got *primitive.Timestamp
-		ask := &mongoReader{conn: d.conn, pref: d.m.ReadPreference, at: d.reader.at}
-		if i == 0 {
-			ask.at = &primitive.Timestamp{}
+	// Capped collections cannot be read in snapshots by older servers.
+	slices.SortStableFunc(data, func(a, b *dumpSpace) int {
+		switch {
+		case a.capped() == b.capped():
+			return 0
+		case b.capped():
+			return -1
 		}
-		err := d.reader.persist(ctx, "snapshot probe", func() (err error) {
-			got, err = ask.probe(ctx, s.DB, s.dataName())
-			return err
-		})
-		if err == nil && got == nil {
-			err = errors.New("the server does not name the cluster time it read at")
+		return 1
+	})
+	for _, s := range data {
+		err := d.probe(ctx, s)
+		if err == nil {
+			continue
 		}
-		if err == nil && i > 0 && !got.Equal(*d.reader.at) {
-			err = fmt.Errorf("the server read %s at another time than it was asked to", s.namespace())
+		if s.capped() && d.reader.at != nil && d.m.Snapshot == SnapshotIfPossible && !mongoTransient(err) && ctx.Err() == nil {
+			d.log.Info("not in the snapshot", "collection", s.namespace(), "reason", d.conn.scrub(err))
+			s.apart = true
+			d.lost.Store(true)
+			continue
 		}
-		if err != nil {
-			d.reader.at = nil
-			return refuse(err)
-		}
+		d.reader.at = nil
+		return refuse(err)
+	}
+	return nil
+}
+
+// probe finds the time of the snapshot, or checks that a collection can be
+// read at it.
+func (d *dumping) probe(ctx context.Context, s *dumpSpace) error {
+	ask := &mongoReader{conn: d.conn, pref: d.m.ReadPreference, at: cmp.Or(d.reader.at, &primitive.Timestamp{})}
+	var got *primitive.Timestamp
+	err := d.reader.persist(ctx, "snapshot probe", func() (err error) {
+		got, err = ask.probe(ctx, s.DB, s.dataName())
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case got == nil:
+		return errors.New("the server does not name the cluster time it read at")
+	case d.reader.at == nil:
 		d.reader.at = got
+	case !got.Equal(*d.reader.at):
+		return fmt.Errorf("the server read %s at another time than it was asked to", s.namespace())
 	}
 	return nil
 }
@@ -400,7 +434,7 @@ func (d *dumping) dump(ctx context.Context, s *dumpSpace, packer *gzip.Writer) e
 	if s.Type == typeView {
 		return nil
 	}
-	part := documentsOf{label: s.namespace(), db: s.DB, coll: s.dataName(), file: path.Join(s.DB, mongoFile(s.dataName())), size: s.size, count: s.count}
+	part := documentsOf{label: s.namespace(), db: s.DB, coll: s.dataName(), file: path.Join(s.DB, mongoFile(s.dataName())), size: s.size, count: s.count, apart: s.apart}
 	var t *tally
 	s.out.Data, t, err = d.dumpDocuments(ctx, part, packer)
 	if err != nil {
@@ -416,6 +450,7 @@ type documentsOf struct {
 	file            string // without suffix
 	filter          bson.D
 	size, count     int64
+	apart           bool
 }
 
 // dumpDocuments writes one .bson file, beginning anew when reading has to.
@@ -425,6 +460,9 @@ func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip
 		p.file += gzipSuffix
 	}
 	reader := *d.reader
+	if p.apart {
+		reader.at = nil
+	}
 	var t *tally
 	read := func() error {
 		t = newTally()

@@ -128,7 +128,16 @@ func TestMongoConsistency(t *testing.T) {
 				}
 				return mongolab.Fault{}
 			}
-		}, want: backup.ConsistencyNone, items: 514, warnings: "could not be held"},
+		}, want: backup.ConsistencyNone, items: 514, warnings: "too old for minSnapshotHistoryWindowInSeconds"},
+		{name: "capped on an old server", hook: func(s *mongolab.Server) func(mongolab.Command) mongolab.Fault {
+			mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "capped"}, {Key: "capped", Value: true}, {Key: "size", Value: 1 << 20}})
+			return func(c mongolab.Command) mongolab.Fault {
+				if _, err := c.Body.LookupErr("readConcern"); err == nil && c.Target == "capped" {
+					return mongolab.Fault{Code: 246, Name: "SnapshotUnavailable", Msg: "Reading from capped collections with readConcern snapshot is not supported"}
+				}
+				return mongolab.Fault{}
+			}
+		}, want: backup.ConsistencyNone, items: 514, warnings: "is capped"},
 		{name: "too old and required", mode: backup.SnapshotRequired, hook: func(*mongolab.Server) func(mongolab.Command) mongolab.Fault { return tooOld }, fails: "minSnapshotHistoryWindowInSeconds"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

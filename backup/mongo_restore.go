@@ -49,7 +49,8 @@ const (
 	// MongoNew refuses to touch a collection that exists and is not empty.
 	MongoNew MongoMode = iota
 	// MongoReplace restores beside the live collections and swaps at the end.
-	// Time series, which cannot be renamed, are refused where they exist.
+	// Time series and system.js, which cannot be renamed, are refused where
+	// they exist.
 	MongoReplace
 	// MongoDrop drops each live collection and restores in its place: for where
 	// there is no space for both. After a failure the dump is the only copy.
@@ -151,6 +152,11 @@ func (j *job) into() string {
 	s := *j.mongoSpace
 	s.Name = cmp.Or(j.temp, j.name)
 	return s.dataName()
+}
+
+// renamable says whether the server lets the collection take another name.
+func (j *job) renamable() bool {
+	return j.Type == typeCollection && !strings.HasPrefix(j.name, "system.")
 }
 
 // restoring is one restore in progress.
@@ -314,8 +320,8 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 			return fmt.Errorf("%w: options or indexes; merging needs the same on both sides", ErrDiffers)
 		}
 		return nil
-	case kind == typeTimeseries:
-		return fmt.Errorf("%w: a time series cannot be renamed, so the live one cannot stay until the new one is proven; drop it, or restore with MongoDrop", ErrNotEmpty)
+	case j.Type != typeView && !j.renamable():
+		return fmt.Errorf("%w: time series and system collections cannot be renamed, so the live one cannot stay until the new one is proven; drop it, or restore with MongoDrop", ErrNotEmpty)
 	case r.m.Mode == MongoReplace:
 		return nil
 	}
@@ -374,7 +380,7 @@ func (r *restoring) name() {
 	var token [4]byte
 	_, _ = rand.Read(token[:]) // never fails since Go 1.24
 	for i, j := range r.jobs {
-		if j.Type == typeCollection && (r.m.Mode == MongoNew || r.m.Mode == MongoReplace) {
+		if j.renamable() && (r.m.Mode == MongoNew || r.m.Mode == MongoReplace) {
 			j.temp = fmt.Sprintf("%s%s_%d", tempPrefix, hex.EncodeToString(token[:]), i)
 		}
 	}

@@ -414,6 +414,17 @@ func TestMongoUsersAndRoles(t *testing.T) {
 	}
 }
 
+// What a killed restore left is not taken for data, and not for nothing.
+func TestMongoLeftovers(t *testing.T) {
+	t.Parallel()
+	s := smallMongo(t, mongolab.Options{})
+	s.Insert("tyk_analytics", "tykupgrade_restore_0a0b0c0d_1", doc(t, bson.D{{Key: "_id", Value: 1}}))
+	set := takeMongo(t, &backup.Mongo{Server: uri(s)})
+	if c := set.Components[0]; c.Items != 514 || !strings.Contains(strings.Join(c.Warnings, "\n"), "left by an interrupted restore") {
+		t.Errorf("%d documents, warnings %q", c.Items, c.Warnings)
+	}
+}
+
 func TestMongoSeveralDatabases(t *testing.T) {
 	t.Parallel()
 	s := smallMongo(t, mongolab.Options{})

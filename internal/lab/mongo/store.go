@@ -120,7 +120,10 @@ func (s *Server) create(db, name, kind string, options, idIndex bson.D) *collect
 			}
 		}
 		c.idIndex = idIndex
-		if lookup(options, "clusteredIndex") == nil {
+		if lookup(options, "clusteredIndex") != nil {
+			c.idIndex = append(idIndex[:3:3], bson.E{Key: "unique", Value: true}, bson.E{Key: "clustered", Value: true})
+			c.indexes = []*index{{spec: c.idIndex, keys: []string{"_id"}, unique: true, seen: map[string]struct{}{}}}
+		} else {
 			c.indexes = []*index{{spec: idIndex, keys: []string{"_id"}, unique: true, seen: map[string]struct{}{}}}
 		}
 	}

@@ -54,6 +54,8 @@ func (c *conn) createCollection(q request) (bson.Raw, error) {
 		buckets := bson.D{{Key: "validator", Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"_id", "control", "data"}}}}}},
 			{Key: "clusteredIndex", Value: true}, {Key: "timeseries", Value: lookup(options, "timeseries")}}
 		c.s.create(q.db, "system.buckets."+q.target, "collection", buckets, nil)
+	case lookup(options, "clusteredIndex") != nil && idIndex != nil:
+		return nil, refusal{72, "InvalidOptions", "cannot specify both 'idIndex' and 'clusteredIndex'"}
 	default:
 		c.s.create(q.db, q.target, "collection", options, idIndex)
 	}
@@ -170,6 +172,8 @@ func (c *conn) rename(q request) (bson.Raw, error) {
 		return nil, refusal{26, "NamespaceNotFound", "Source collection " + q.target + " does not exist"}
 	case k.kind != "collection":
 		return nil, refusal{166, "CommandNotSupportedOnView", "cannot rename a " + k.kind}
+	case strings.HasPrefix(from, "system.") != strings.HasPrefix(to, "system."):
+		return nil, refusal{20, "IllegalOperation", "cannot rename to or from a system collection"}
 	case old != nil && old.kind != "collection":
 		return nil, refusal{166, "CommandNotSupportedOnView", "cannot rename to a " + old.kind}
 	case old != nil && !drop:
