@@ -86,7 +86,7 @@ func (s *Set) pack(ctx context.Context, w io.Writer, progress func(Event)) error
 			entries = append(entries, f)
 		}
 	}
-	e := Event{Phase: PhaseBackup, TotalBytes: s.Bytes()}
+	e := Event{Phase: PhaseExport, TotalBytes: s.Bytes()}
 	for _, want := range entries {
 		e.Item = want.Path
 		err := s.packFile(ctx, tw, want, func(n int64) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // KindFiles is the kind of the components that [Files] writes.
@@ -182,6 +183,9 @@ func (f *Files) find(ctx context.Context, h host) (entries []entry, found, warni
 		for _, e := range listed {
 			if _, dup := all[e.path]; dup {
 				continue
+			}
+			if !utf8.ValidString(e.path) || !utf8.ValidString(e.link) {
+				return nil, nil, nil, &Error{Op: "find", Object: fmt.Sprintf("%q", e.path), Err: errors.New("its name or target is not UTF-8, which the manifest cannot hold"), Next: "rename it or leave it out"}
 			}
 			all[e.path] = e
 			switch e.typ {

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 )
 
@@ -198,31 +197,21 @@ func metaOf(info fs.FileInfo) Meta {
 	return m
 }
 
-// Looking up the same few names for hundreds of files is not free.
-var userNames, groupNames sync.Map
-
+// userName and groupName are empty where the host has no name for the number.
 func userName(id int) string {
-	name, ok := userNames.Load(id)
-	if !ok {
-		name = ""
-		if u, err := user.LookupId(strconv.Itoa(id)); err == nil {
-			name = u.Username
-		}
-		userNames.Store(id, name)
+	u, err := user.LookupId(strconv.Itoa(id))
+	if err != nil {
+		return ""
 	}
-	return name.(string)
+	return u.Username
 }
 
 func groupName(id int) string {
-	name, ok := groupNames.Load(id)
-	if !ok {
-		name = ""
-		if g, err := user.LookupGroupId(strconv.Itoa(id)); err == nil {
-			name = g.Name
-		}
-		groupNames.Store(id, name)
+	g, err := user.LookupGroupId(strconv.Itoa(id))
+	if err != nil {
+		return ""
 	}
-	return name.(string)
+	return g.Name
 }
 
 // remoteHost reads with GNU find and tar through a Runner.

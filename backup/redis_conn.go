@@ -149,36 +149,37 @@ func (c *redisConn) command(args ...string) (string, error) {
 
 // snapshot asks for a full synchronisation and returns the RDB as a stream that
 // ends after its last byte.
-func (c *redisConn) snapshot() (rdb io.Reader, replID string, offset, size int64, err error) {
+func (c *redisConn) snapshot() (rdb io.Reader, replID string, offset int64, err error) {
 	// rdb-only (7.0) makes the server close after the file; older ones do not
 	// know it and are left by closing.
 	for _, args := range [][]string{{"REPLCONF", "capa", "eof", "capa", "psync2"}, {"REPLCONF", "rdb-only", "1"}} {
 		if _, err := c.command(args...); err != nil && (redisDenied(err) || !isReply(err)) {
-			return nil, "", 0, 0, err
+			return nil, "", 0, err
 		}
 	}
 	s, err := c.command("PSYNC", "?", "-1")
 	if err != nil {
-		return nil, "", 0, 0, err
+		return nil, "", 0, err
 	}
 	f := strings.Fields(s)
 	if len(f) != 3 || f[0] != "FULLRESYNC" {
-		return nil, "", 0, 0, fmt.Errorf("PSYNC was answered with %.100q", s)
+		return nil, "", 0, fmt.Errorf("PSYNC was answered with %.100q", s)
 	}
 	replID = f[1]
 	if offset, err = strconv.ParseInt(f[2], 10, 64); err != nil {
-		return nil, "", 0, 0, fmt.Errorf("PSYNC was answered with %.100q", s)
+		return nil, "", 0, fmt.Errorf("PSYNC was answered with %.100q", s)
 	}
 	if s, err = c.line(); err != nil {
-		return nil, "", 0, 0, err
+		return nil, "", 0, err
 	}
 	if mark, ok := strings.CutPrefix(s, "$EOF:"); ok && len(mark) == 40 {
-		return &markedReader{r: c, mark: mark}, replID, offset, 0, nil
+		return &markedReader{r: c, mark: mark}, replID, offset, nil
 	}
-	if size, err = strconv.ParseInt(strings.TrimPrefix(s, "$"), 10, 64); err != nil || !strings.HasPrefix(s, "$") || size <= 0 {
-		return nil, "", 0, 0, fmt.Errorf("the snapshot was announced with %.100q", s)
+	size, err := strconv.ParseInt(strings.TrimPrefix(s, "$"), 10, 64)
+	if err != nil || !strings.HasPrefix(s, "$") || size <= 0 {
+		return nil, "", 0, fmt.Errorf("the snapshot was announced with %.100q", s)
 	}
-	return &sizedReader{r: c, left: size}, replID, offset, size, nil
+	return &sizedReader{r: c, left: size}, replID, offset, nil
 }
 
 func isReply(err error) bool {

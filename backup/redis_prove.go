@@ -156,7 +156,7 @@ func (n *redisNode) sum(ctx context.Context, into *redisSum) error {
 		return redisError("connect to", object, ctxFirst(ctx, err))
 	}
 	defer conn.close()
-	rdb, _, _, _, err := conn.snapshot()
+	rdb, _, _, err := conn.snapshot()
 	if redisDenied(err) {
 		return n.sumByKey(ctx, into)
 	}

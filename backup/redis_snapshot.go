@@ -18,7 +18,7 @@ func (n *redisNode) psync(ctx context.Context, w *Writer, out *RedisNode) error 
 		return redisError("connect to", object, ctxFirst(ctx, err))
 	}
 	defer conn.close()
-	rdb, replID, offset, _, err := conn.snapshot()
+	rdb, replID, offset, err := conn.snapshot()
 	if err != nil {
 		return redisError(op, object, ctxFirst(ctx, err))
 	}

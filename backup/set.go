@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Schema is the version of the manifest that this package writes. It reads
@@ -123,8 +124,8 @@ func checkName(name string) error {
 		return errors.New("empty name")
 	case path.Clean(name) != name || path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../"):
 		return fmt.Errorf("name %q is not a clean relative path", name)
-	case strings.ContainsRune(name, 0):
-		return fmt.Errorf("name %q holds a zero byte", name)
+	case strings.ContainsRune(name, 0) || !utf8.ValidString(name):
+		return fmt.Errorf("name %q is not UTF-8 or holds a zero byte, which the manifest cannot hold; leave it out", name)
 	}
 	return nil
 }

@@ -67,6 +67,7 @@ func TestTakeRefuses(t *testing.T) {
 		"empty":          {text("", "")},
 		"manifest":       {text("manifest.json", "")},
 		"hidden":         {text(".a", "")},
+		"not UTF-8":      {text("a\xff", "")},
 	} {
 		dir := filepath.Join(t.TempDir(), "sets")
 		if _, err := backup.Take(t.Context(), dir, backup.Options{}, sources...); err == nil {
@@ -454,6 +455,25 @@ func TestFilesDefaults(t *testing.T) {
 	}
 	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Files{FS: fstest.MapFS{}}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a host without Tyk: %v", err)
+	}
+}
+
+// JSON would change such a name silently.
+func TestFilesNotUTF8(t *testing.T) {
+	t.Parallel()
+	for what, make := range map[string]func(root string) error{
+		"name": func(root string) error { return os.WriteFile(filepath.Join(root, "etc", "a\xff"), nil, 0o600) },
+		"link": func(root string) error { return os.Symlink("a\xff", filepath.Join(root, "etc", "l")) },
+	} {
+		root := t.TempDir()
+		write(t, root, "etc/b", "b", 0o600)
+		if err := make(root); err != nil {
+			t.Skipf("%s: %v", what, err) // a file system that allows only UTF-8
+		}
+		_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Files{FS: os.DirFS(root), Paths: []string{"/etc"}})
+		if err == nil || !strings.Contains(err.Error(), "UTF-8") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

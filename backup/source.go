@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"example.com/tykupgrade/internal/atomicfile"
 )
@@ -84,6 +86,7 @@ const (
 	PhaseVerify  Phase = "verify"
 	PhaseRestore Phase = "restore"
 	PhaseProve   Phase = "prove"
+	PhaseExport  Phase = "export" // of a whole set: Component is empty
 )
 
 // Item is one thing that a restore did, or with a dry run would do.
@@ -159,7 +162,11 @@ func (w *Writer) Create(ctx context.Context, name string, meta *Meta, fill func(
 
 // Link records a symbolic link; the set holds it in the manifest alone.
 func (w *Writer) Link(name, target string, meta Meta) error {
-	if err := checkName(name); err != nil {
+	err := checkName(name)
+	if err == nil && !utf8.ValidString(target) {
+		err = fmt.Errorf("its target %q is not UTF-8, which the manifest cannot hold", target)
+	}
+	if err != nil {
 		return fail("write", w.component+"/"+name, err)
 	}
 	f := File{Path: path.Join(w.component, name), Link: target}
