@@ -125,24 +125,31 @@ func fail(ctx context.Context, stage Stage, object string, err error) *Error {
 }
 
 var (
-	compilerLine = regexp.MustCompile(`^(\S+\.(go|c|h|s|S):\d+|go: |go\.mod:|go\.work:|package \S+ is not|pattern |# command-line|.*(undefined reference|cannot find|fatal error|plugin name must be provided))`)
+	sourceLine   = regexp.MustCompile(`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |.*(undefined reference|cannot find|fatal error))`)
 	traceLine    = regexp.MustCompile(`^\++ `)
 	networkFault = regexp.MustCompile(`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
 )
 
-// compilerMessage picks what matters from a compiler's output: its errors, at
-// most ten lines, or else the last three that are no shell trace.
+// compilerMessage picks what matters from a compiler's output, at most ten
+// lines: errors with a place in the source; without one what the go command
+// says, and else the last three lines that are no shell trace.
 func compilerMessage(output string) string {
-	var errs, rest []string
+	var source, command, rest []string
 	for line := range strings.Lines(output) {
 		line = strings.TrimRight(line, "\r\n")
 		switch {
-		case strings.TrimSpace(line) == "" || traceLine.MatchString(line) || strings.HasPrefix(line, "# "):
-		case compilerLine.MatchString(line) && !strings.HasPrefix(line, "go: downloading"):
-			errs = append(errs, line)
+		case strings.TrimSpace(line) == "" || traceLine.MatchString(line) || strings.HasPrefix(line, "# ") || strings.HasPrefix(line, "go: downloading "):
+		case sourceLine.MatchString(line):
+			source = append(source, line)
+		case strings.HasPrefix(line, "go: "):
+			command = append(command, line)
 		default:
 			rest = append(rest, line)
 		}
+	}
+	errs := source
+	if len(errs) == 0 {
+		errs = command
 	}
 	if len(errs) > 10 {
 		errs = append(errs[:10:10], fmt.Sprintf("and %d more lines", len(errs)-10))

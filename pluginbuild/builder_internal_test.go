@@ -13,6 +13,7 @@ func TestCompilerMessage(t *testing.T) {
 	for want, output := range map[string]string{
 		"./bad.go:3:13: undefined: nope":         "+ go build -buildmode=plugin\n# example.org/tiny\n./bad.go:3:13: undefined: nope\n",
 		"go: updates to go.mod needed":           "PLUGIN_BUILD_PATH: /go/src\ngo: downloading x v1\ngo: updates to go.mod needed\n",
+		"./a.go:1:2: bad":                        "go: no dependencies to vendor\n./a.go:1:2: bad\n",
 		"a\nb":                                   "+ set\n\na\nb\r\n",
 		"":                                       "",
 		"2\n3\n4":                                "1\n2\n3\n4\n",

@@ -364,6 +364,8 @@ func exitError(j job, r result, oom bool) *Error {
 		e.hint = "raise Limits.Memory, or free memory on the engine's machine; compiling a plugin takes about 2 GiB"
 	case networkFault.MatchString(e.Message):
 		e.retry, e.hint = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY and Limits.Network decide that"
+	case strings.Contains(e.Message, "module lookup disabled by GOPROXY=off"):
+		e.hint = "GOPROXY=off lets only the module cache and vendor directories be used; name a proxy in Options.Env"
 	case strings.Contains(e.Message, "cannot find module providing package"), strings.Contains(e.Message, "no required module provides"):
 		e.hint = "prepare the module for this release first (Prepare), or set GoTidy where the release knows it"
 	case strings.Contains(e.Message, "could not read Username"), strings.Contains(e.Message, "terminal prompts disabled"):
