@@ -134,8 +134,9 @@ func (h *Host) resume(ctx context.Context, op, dir string) (Change, bool, error)
 		if err != nil {
 			return Change{}, false, fmt.Errorf("%s: %w", op, err)
 		}
+		met := Change{Plan: c.Plan, After: now}.unmet() == nil
 		// Reverted since, or changed again.
-		if samePackages(now, c.Before) || len(c.After) > 0 && !samePackages(now, c.After) {
+		if samePackages(now, c.Before) || len(c.After) > 0 && !met && !samePackages(now, c.After) {
 			return Change{}, false, nil
 		}
 	}
@@ -393,6 +394,12 @@ func (h *Host) judgeUnits(ctx context.Context, c Change) (Change, error) {
 	after, aerr := h.Units(ctx, c.ServiceNames()...)
 	if aerr == nil {
 		c.UnitsAfter = after
+	}
+	for i, u := range c.UnitsBefore {
+		// A unit file in /etc wins over the mask in /run.
+		if c.Staged && u.Active() && i < len(after) && after[i].InvocationID != u.InvocationID {
+			c.Note = strings.TrimSpace(c.Note + " " + u.Name + " was restarted although the change was staged")
+		}
 	}
 	if err == nil {
 		err = aerr

@@ -43,6 +43,7 @@ type Facts struct {
 	Available []Available // of Tyk's packages
 	ByHand    []string    // installed Tyk packages that no source offers: installed from .deb files
 	Broken    []Package   // any package that an earlier run left half-way
+	Journal   bool        // dpkg was interrupted and has work of its own to finish: see Repair
 	Locks     []Lock
 	Units     []Unit // of Tyk's installed packages
 }
@@ -161,6 +162,7 @@ printf '\034'; uname -n
 printf '\034'; dpkg --print-architecture
 printf '\034'; dpkg-query -W -f '${Package} ${Version}\n' apt dpkg 2>/dev/null
 printf '\034'; [ -z "$1" ] && [ -d /run/systemd/system ] && echo yes
+printf '\034'; for f in "$1"/var/lib/dpkg/updates/[0-9]*; do [ ! -e "$f" ] || echo yes; done
 printf '\034'; shift
 for d; do
 	while [ ! -e "$d" ]; do d=$(dirname "$d"); done
@@ -175,10 +177,10 @@ func (h *Host) basics(ctx context.Context) (Facts, error) {
 		return Facts{}, fmt.Errorf("read the facts of the host: %w", err)
 	}
 	part := strings.Split(out, "\x1c")
-	if len(part) != 7 {
+	if len(part) != 8 {
 		return Facts{}, fmt.Errorf("read the facts of the host: unexpected answer %q", out)
 	}
-	f := Facts{OS: parseOSRelease(part[0]), Arch: strings.TrimSpace(part[3]), Systemd: strings.TrimSpace(part[5]) == "yes"}
+	f := Facts{OS: parseOSRelease(part[0]), Arch: strings.TrimSpace(part[3]), Systemd: strings.TrimSpace(part[5]) == "yes", Journal: strings.TrimSpace(part[6]) != ""}
 	f.Hostname = strings.TrimSpace(part[2])
 	if id := strings.TrimSpace(part[1]); id != "" {
 		sum := sha256.Sum256([]byte("tykupgrade " + id))
@@ -193,7 +195,7 @@ func (h *Host) basics(ctx context.Context) (Facts, error) {
 			f.Dpkg = Version{v}
 		}
 	}
-	for i, line := range strings.Split(strings.TrimSpace(part[6]), "\n") {
+	for i, line := range strings.Split(strings.TrimSpace(part[7]), "\n") {
 		if w := strings.Fields(line); i < len(dirs) && len(w) >= 6 {
 			f.Disks = append(f.Disks, Disk{Path: dirs[i], Free: number64(w[len(w)-3]) * 1024})
 		}

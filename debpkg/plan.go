@@ -200,6 +200,9 @@ func (h *Host) plan(ctx context.Context, want []Request, fetch bool) (Plan, erro
 	if err != nil {
 		return Plan{}, err
 	}
+	if facts.Journal {
+		return Plan{}, &Error{Op: op, Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that was interrupted"}
+	}
 	if facts.Broken, err = h.broken(ctx); err != nil {
 		return Plan{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -58,15 +59,24 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		}
 	}
 	deadline := time.Now().Add(h.o.LockWait)
+	repaired := false
 	for {
 		if err := h.waitLocks(ctx, op, deadline); err != nil {
 			return err
 		}
 		err := h.revertPackages(ctx, op, dir, c)
-		if e, ok := err.(*Error); ok && e.Kind == ErrLocked && time.Now().Before(deadline) {
+		switch {
+		case errors.Is(err, ErrLocked) && time.Now().Before(deadline):
 			continue
-		}
-		if err != nil {
+		case errors.Is(err, ErrInterrupted) && !repaired:
+			// dpkg's own journal must be worked off before anything else. That
+			// a script fails in it is no matter: its package is going.
+			repaired = true
+			if err := h.Repair(ctx); err != nil {
+				h.o.Log.WarnContext(ctx, "repair before the revert", "err", err)
+			}
+			continue
+		case err != nil:
 			return err
 		}
 		break
@@ -243,13 +253,6 @@ func (h *Host) usable(ctx context.Context, file string, a Action, sha string) (s
 // checkRevert asks apt first, so that nobody's package goes by surprise.
 func (h *Host) checkRevert(ctx context.Context, op string, c Change, in install, todo []Action) error {
 	sim, err := h.simulate(ctx, op, in.args)
-	if e, ok := err.(*Error); ok && e.Kind == ErrInterrupted {
-		// dpkg's own journal must be worked off before anything else.
-		if err := h.Repair(ctx); err != nil {
-			h.o.Log.WarnContext(ctx, "repair before revert", "err", err)
-		}
-		sim, err = h.simulate(ctx, op, in.args)
-	}
 	if err != nil {
 		return err
 	}

@@ -169,3 +169,10 @@ func FuzzVersion(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkCompare(b *testing.B) {
+	v, w := mustVersion(b, "1:5.3.0~rc1-2"), mustVersion(b, "1:5.3.0~rc2-1")
+	for b.Loop() {
+		v.Compare(w)
+	}
+}

@@ -1,0 +1,180 @@
+package debpkg_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/debs"
+)
+
+// killSession kills a job and all that it started, as a host that goes down
+// does.
+func killSession(t *testing.T, leader int) {
+	t.Helper()
+	list, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range list {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		// pid (comm) state ppid pgrp session; comm may hold anything.
+		rest := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+		if len(rest) > 3 && rest[3] == strconv.Itoa(leader) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+// The host goes down while postinst runs: the run is found to have vanished,
+// Repair finishes it, or Revert goes back.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	const waits = "if [ ! -e \"$DPKG_ROOT/go\" ]; then touch \"$DPKG_ROOT/begun\"; sleep 600; fi\n"
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waits}))
+	f.install("tyk-gateway=4.0.8")
+	h := f.host()
+	crash := func() debpkg.Plan {
+		t.Helper()
+		p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
+		done := make(chan error, 1)
+		go func() {
+			c, err := h.Apply(t.Context(), p)
+			if c.Dir == "" {
+				err = errors.Join(err, errors.New("the change is empty"))
+			}
+			done <- err
+		}()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			if _, err := os.Stat(f.root.Dir + "/begun"); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("postinst has not begun")
+			}
+		}
+		pid, err := os.ReadFile(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs", p.Digest[:16], "pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		leader, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		killSession(t, leader)
+		err = <-done
+		wantError(t, err, debpkg.ErrInterrupted, "the run vanished", "half-configured at 5.2.5")
+		if err := os.Remove(f.root.Dir + "/begun"); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	p := crash()
+	f.want("tyk-gateway", "5.2.5", "install half-configured")
+	// dpkg's own journal of what it was doing stands in everyone's way.
+	_, err := h.Plan(t.Context(), f.request("tyk-gateway", "4.0.8"))
+	wantError(t, err, debpkg.ErrInterrupted, "Repair")
+	c, err := h.Apply(t.Context(), p)
+	if !errors.Is(err, debpkg.ErrInterrupted) {
+		t.Fatalf("the same plan again: %v", err)
+	}
+	f.write("/go", "")
+	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "4.0.8", "install installed")
+	if err := os.Remove(f.root.Dir + "/go"); err != nil {
+		t.Fatal(err)
+	}
+	crash()
+	f.write("/go", "")
+	if err := h.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "5.2.5", "install installed")
+	if c, err := h.Apply(t.Context(), p); err != nil || c.After[0].Version.String() != "5.2.5" {
+		t.Errorf("after the repair the plan is done: %+v, %v", c, err)
+	}
+}
+
+// dpkg runs out of space, on a package that is larger than it says: the
+// installed version stays.
+func TestDiskFull(t *testing.T) {
+	lab.SmallDisk(t, 3<<20, func(disk string) {
+		f := newFixture(t, gateway("4.0.8", debs.TykOptions{}),
+			gateway("5.2.5", debs.TykOptions{Fields: []string{"Installed-Size: 1"}, Samples: map[string]string{"big": strings.Repeat("x", 8<<20)}}))
+		root, err := debs.NewRoot(filepath.Join(disk, "root"), f.repo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.root = root
+		// apt's own caches are larger than the disk.
+		f.write("/etc/apt/private.conf", f.file("/etc/apt/private.conf")+"Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n")
+		f.raw("apt-get", "-q", "update")
+		f.install("tyk-gateway=4.0.8")
+		h := f.host(func(o *debpkg.Options) { o.StateDir = t.TempDir() })
+		c, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5")))
+		wantError(t, err, debpkg.ErrDiskFull, "No space left")
+		f.want("tyk-gateway", "4.0.8", "install installed")
+		if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The facts that a person looks at before an upgrade.
+func TestFacts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{}), debs.Tyk("tyk-gateway-fips", "5.3.2", debs.TykOptions{}),
+		debs.Tyk("tyk-dashboard", "4.0.8", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
+	f.install("tyk-gateway=4.0.8", "tyk-dashboard", "tyk-pump")
+	f.raw("apt-mark", "hold", "tyk-pump")
+	f.raw("apt-get", "-y", "remove", "tyk-dashboard")
+	f.write("/opt/tyk-gateway/tyk.conf", "edited")
+	h := f.host()
+	facts, err := h.Facts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range roundTrip(t, facts).Packages {
+		got = append(got, fmt.Sprintf("%s %s %s installed=%t held=%t edited=%t", p.Name, p.Version, p.Status, p.Installed(), p.Held(), p.Conffiles[0].Edited()))
+	}
+	if want := []string{"tyk-dashboard 4.0.8 config-files installed=false held=false edited=false",
+		"tyk-gateway 4.0.8 installed installed=true held=false edited=true", "tyk-pump 1.9.0 installed installed=true held=true edited=false"}; !slices.Equal(got, want) {
+		t.Errorf("packages %q", got)
+	}
+	got = nil
+	for _, a := range facts.Available {
+		got = append(got, a.Package+" "+a.Version.String()+" "+debpkg.Edition(a.Package))
+		if !strings.Contains(a.Origin, f.repo.Dir) {
+			t.Errorf("origin %q", a.Origin)
+		}
+	}
+	if want := []string{"tyk-dashboard 4.0.8 ", "tyk-gateway 5.2.5 ", "tyk-gateway 4.0.8 ", "tyk-gateway-fips 5.3.2 fips", "tyk-pump 1.9.0 "}; !slices.Equal(got, want) {
+		t.Errorf("available %q", got)
+	}
+	if facts.Systemd || facts.Arch != debs.Arch() || len(facts.Sources) != 1 || len(facts.Sources[0].Serves) != 4 || len(facts.ByHand)+len(facts.Broken)+len(facts.Locks) != 0 {
+		t.Errorf("facts %+v", facts)
+	}
+	// What is on hold and not asked for is said to stay.
+	if p := f.plan(h, f.request("tyk-gateway", "5.2.5")); !slices.Equal(p.HeldBack, []string{"tyk-pump"}) || !strings.Contains(p.String(), "tyk-pump is on hold and stays") {
+		t.Errorf("plan %s", p)
+	}
+}
