@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/backuptest"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/run"
@@ -159,7 +160,7 @@ func needGNU(t testing.TB) {
 	for _, argv := range [][]string{{"tar", "--version"}, {"find", "--version"}} {
 		var out strings.Builder
 		if err := run.Local(run.Options{})(t.Context(), argv, nil, &out, nil); err != nil || !strings.Contains(out.String(), "GNU") {
-			t.Skipf("GNU %s is missing", argv[0])
+			lab.Missing(t, "GNU "+argv[0])
 		}
 	}
 }

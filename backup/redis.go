@@ -38,7 +38,7 @@ const (
 	RedisSAVE RedisMethod = "save"
 	// RedisDUMP reads key by key, for managed services that allow nothing
 	// else. There is no single moment that the result belongs to, and the
-	// memory needed grows with the number of keys (about 40 bytes for each).
+	// memory needed grows with the number of keys (about 80 bytes for each).
 	RedisDUMP RedisMethod = "dump"
 )
 

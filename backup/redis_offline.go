@@ -356,14 +356,14 @@ func (p *placement) down(ctx context.Context) error {
 	}
 	err := poll(ctx, func() (bool, error) {
 		conn, err := p.node.dial(ctx)
-		if err != nil {
-			return true, nil
+		if err == nil {
+			conn.close()
 		}
-		conn.close()
-		return false, nil
+		// Anything else may be a server that is alive, or ctx that has ended.
+		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT), ended(ctx)
 	})
 	if err != nil {
-		return &Error{Op: "stop", Object: object, Err: fmt.Errorf("it still answers: %w", err), Next: "stop it with its own unit, so that nothing restarts it"}
+		return &Error{Op: "stop", Object: object, Err: fmt.Errorf("its port is not closed: %w", err), Next: "stop it with its own unit, so that nothing restarts it"}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -370,5 +371,27 @@ func TestRedisSample(t *testing.T) {
 	s.Do("PERSIST", "expires in an hour")
 	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), "expires in an hour") {
 		t.Errorf("a changed expiry: %v", err)
+	}
+}
+
+// A server that is not really stopped keeps its files.
+func TestRedisOfflineStillRunning(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	target := redislab.Start(t, "--appendonly", "yes")
+	target.Do("SET", "mine", "1")
+	before := tree(t, target.Dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	r := &backup.RedisOffline{Replace: true, Servers: []backup.RedisServer{{Client: target.Client(),
+		Stop: func(context.Context) error { return nil }, Start: func(context.Context) error { return nil }}}}
+	if _, err := set.Restore(ctx, backup.RestoreOptions{}, r); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	after := tree(t, target.Dir)
+	delete(before, "log")
+	delete(after, "log")
+	if !maps.Equal(before, after) {
+		t.Errorf("%v\n%v", before, after)
 	}
 }
