@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/docker/client"
+
+	"example.com/tykupgrade/internal/lab/compiler"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// engine is a Docker engine of this machine, with what the rehearsal put there.
+type engine struct {
+	docker *client.Client
+	id     string
+	images []string
+	build  *pluginbuild.Builder
+}
+
+const label = "com.example.tykupgrade.rehearse"
+
+// connectEngine uses an engine only where the stand-in image can work: it
+// borrows the toolchain of this machine.
+func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	if err != nil {
+		return "", err
+	}
+	r.later(func(context.Context) error { return docker.Close() })
+	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	v, err := docker.ServerVersion(ask)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("no Docker engine answers at %s (Debian package docker.io)", docker.DaemonHost())
+	case !strings.HasPrefix(docker.DaemonHost(), "unix://"):
+		return v.Version, fmt.Errorf("the Docker engine at %s is another machine's", docker.DaemonHost())
+	case runtime.GOARCH != "amd64":
+		return v.Version, errors.New("the compiler image is for linux/amd64, this machine is not")
+	case r.parts.gcc != "":
+		return v.Version, nil // nothing will be compiled
+	}
+	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
+	e.build = pluginbuild.New(docker, pluginbuild.Options{
+		Pull: pluginbuild.PullNever, Caches: "tykupgrade-rehearse-" + e.id, Labels: map[string]string{label: e.id},
+		Mounts: append(compiler.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy"),
+		Env:    map[string]string{"GOPROXY": "file:///proxy", "GOSUMDB": "off"},
+		Limits: pluginbuild.Limits{Network: "none"},
+		Progress: func(e pluginbuild.Event) {
+			switch e.Kind {
+			case pluginbuild.Started:
+				r.print.event("%s", e.Stage)
+			case pluginbuild.Output:
+				r.print.event("%s", e.Line)
+			}
+		},
+	})
+	r.later(e.remove)
+	r.engine = e
+	return v.Version, nil
+}
+
+// compile loads the stand-in of the release's image and compiles in it.
+func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.Release) (file, standsIn string, err error) {
+	r.print.event("make the image")
+	img, err := compiler.Image(compiler.Config{Version: release.Version.String(), Labels: map[string]string{label: e.id}})
+	if err != nil {
+		return "", "", err
+	}
+	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
+	if err := compiler.Load(ctx, e.docker, ref, img); err != nil {
+		return "", "", err
+	}
+	e.images = append(e.images, ref)
+	artifact, err := e.build.Build(ctx, pluginbuild.Request{Release: release, Dir: r.plugin.dir, OutputDir: r.plugin.builds, Image: pluginbuild.Image{Ref: ref}})
+	return artifact.Path, "an image with this machine's Go, keeping the contract of Tyk's compiler image, in the real engine", err
+}
+
+// remove takes back what the rehearsal put into the engine.
+func (e *engine) remove(ctx context.Context) error {
+	var errs []error
+	for _, ref := range e.images {
+		if _, err := e.docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	_, err := e.build.RemoveCaches(ctx)
+	return errors.Join(append(errs, err)...)
+}
+
+// left counts what is still there.
+func (e *engine) left(ctx context.Context, left *Left) error {
+	mine := filters.NewArgs(filters.Arg("label", label+"="+e.id))
+	containers, err := e.docker.ContainerList(ctx, container.ListOptions{All: true, Filters: mine})
+	if err != nil {
+		return err
+	}
+	images, err := e.docker.ImageList(ctx, image.ListOptions{Filters: mine})
+	if err != nil {
+		return err
+	}
+	volumes, err := e.docker.VolumeList(ctx, volume.ListOptions{Filters: mine})
+	if err != nil {
+		return err
+	}
+	left.Containers, left.Images, left.Volumes = len(containers), len(images), len(volumes.Volumes)
+	if n := left.Containers + left.Images + left.Volumes; n > 0 {
+		return fmt.Errorf("the engine still has %d containers, %d images and %d volumes with the label %s=%s", left.Containers, left.Images, left.Volumes, label, e.id)
+	}
+	return nil
+}
+
+func (r *rehearsal) redisVersion(ctx context.Context) (string, error) {
+	path := program("redis-server")
+	if path == "" {
+		return "", errors.New("redis-server is not on PATH (Debian package redis-server)")
+	}
+	out, err := r.output(ctx, path, "--version") // Redis server v=7.0.15 sha=…
+	for _, field := range strings.Fields(out) {
+		if v, ok := strings.CutPrefix(field, "v="); ok {
+			return v, err
+		}
+	}
+	return "", err
+}
+
+// aptVersion looks for all that packages, their repository and the private root
+// need.
+func (r *rehearsal) aptVersion(ctx context.Context) (string, error) {
+	var missing []string
+	for _, p := range []struct{ name, deb string }{{"apt-get", "apt"}, {"dpkg", "dpkg"}, {"dpkg-deb", "dpkg"}, {"apt-ftparchive", "apt-utils"}, {"gpg", "gnupg"}, {"gpgv", "gpgv"}} {
+		if _, err := exec.LookPath(p.name); err != nil {
+			missing = append(missing, fmt.Sprintf("%s (Debian package %s)", p.name, p.deb))
+		}
+	}
+	if len(missing) > 0 {
+		return "", fmt.Errorf("not on PATH: %s", strings.Join(missing, ", "))
+	}
+	out, err := r.output(ctx, "apt-get", "--version") // apt 2.6.1 (amd64)
+	return strings.Fields(out + " ? ?")[1], err
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	runner "example.com/tykupgrade/internal/run"
+)
+
+// rehearsal is one run: what the steps leave to each other.
+type rehearsal struct {
+	o      options
+	print  *printer
+	report *Report
+	ctx    context.Context // of the run, for cleanUp, which has its own
+	dir    string
+	undo   []func(context.Context) error
+	ports  []string // that the rehearsal listened on
+	parts  parts
+	engine *engine // nil: no Docker engine, or not to be used
+
+	plugin   pluginState
+	stack    *stack
+	store    stores
+	services map[string]*service
+}
+
+func newRehearsal(o options) *rehearsal {
+	return &rehearsal{o: o, print: &printer{out: o.out(), verbose: o.verbose}, services: map[string]*service{},
+		report: &Report{From: o.from.String(), To: o.to.String(), Fail: o.fail, OK: true}}
+}
+
+// step runs one part of the story and reports it.
+func (r *rehearsal) step(ctx context.Context, name string, f func(context.Context, *Step) error) error {
+	s := &Step{Name: name, Status: statusOK, Real: true}
+	end, began := r.print.begin(name), time.Now()
+	err := ctx.Err()
+	if err == nil {
+		err = f(ctx, s)
+	}
+	s.Duration = float64(time.Since(began).Round(time.Millisecond)) / float64(time.Second)
+	if err != nil {
+		s.Status = statusFailed
+		text := err.Error()
+		if ctx.Err() != nil {
+			text = "interrupted"
+		}
+		s.say("%s", text)
+		r.report.OK = false
+	}
+	s.Real = s.StandsIn == "" && s.Status != statusSkipped
+	r.report.Steps = append(r.report.Steps, s)
+	end(s)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// later registers what has to be undone at the end, whatever happens.
+func (r *rehearsal) later(f func(context.Context) error) { r.undo = append(r.undo, f) }
+
+func (r *rehearsal) interrupted() bool { return r.ctx.Err() != nil }
+
+// perform tells the story and cleans up.
+func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {
+	began := time.Now()
+	r.ctx = ctx
+	if r.dir, err = workDir(); err != nil {
+		return r.report, err
+	}
+	// Everything temporary, also of the commands that are run, is below it.
+	tmp := filepath.Join(r.dir, "tmp")
+	if err := errors.Join(os.Mkdir(tmp, 0o700), os.Setenv("TMPDIR", tmp)); err != nil {
+		return r.report, errors.Join(err, os.RemoveAll(r.dir))
+	}
+	r.print.out.Printf("%s → %s in %s\n\n", r.o.from, r.o.to, r.dir)
+	story := r.story
+	if r.o.fleet {
+		story = r.fleet
+	}
+	err = story(ctx)
+	// The context of the run may have ended; cleaning up must not.
+	err = errors.Join(err, r.step(context.WithoutCancel(ctx), "clean up", func(_ context.Context, s *Step) error { return r.cleanUp(s) }))
+	r.report.Duration = time.Since(began).Round(time.Millisecond).Seconds()
+	return r.report, err
+}
+
+// step is a part of a story.
+type step struct {
+	name string
+	do   func(context.Context, *Step) error
+}
+
+// story is the procedure, from the plugin's module to the health check.
+func (r *rehearsal) story(ctx context.Context) error {
+	steps := []step{
+		{"components", r.components},
+		{"plugin today", r.pluginToday},
+		{"path and plan", r.pathAndPlan},
+		{"prepare module", r.prepareModule},
+		{"compile plugin", r.compilePlugin},
+		{"preflight", r.preflight},
+		{"bundle", r.bundle},
+		{"redis", r.startRedis},
+		{"mongodb", r.startMongo},
+		{"install " + r.o.from.String(), r.installOld},
+		{"services", r.startServices},
+		{"backup", r.takeBackup},
+		{"apt update, plan", r.planPackages},
+		{"upgrade dashboard", r.upgrade("dashboard")},
+	}
+	if r.o.fail == "" {
+		steps = append(steps, step{"upgrade gateway", r.upgrade("gateway")}, step{"upgrade pump", r.upgrade("pump")}, step{"health gate", r.gateAll})
+	} else {
+		steps = append(steps, step{"broken gateway", r.brokenGateway}, step{"revert packages", r.revertPackages},
+			step{"restore data", r.restoreData}, step{"health gate", r.gateOld}, step{"proof", r.prove})
+	}
+	for _, s := range steps {
+		if err := r.step(ctx, s.name, s.do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parts says what of the outside world is here; an empty text: it is.
+type parts struct {
+	goVersion string
+	gcc       string // why there is none
+	engine    string
+	redis     string // why there is none
+	apt       string
+}
+
+// components looks around. Only a Go command inside this module is a must.
+func (r *rehearsal) components(ctx context.Context, s *Step) error {
+	out, err := r.output(ctx, "go", "list", "-m", "-f", "{{.Path}}")
+	if err != nil || strings.TrimSpace(out) != module {
+		return fmt.Errorf("find the stand-ins' sources: the working directory is not inside of the module %s; run it there: go run ./examples/rehearse", module)
+	}
+	if out, err = r.output(ctx, "go", "env", "GOVERSION"); err != nil {
+		return err
+	}
+	have, lack := []string{strings.TrimSpace(out)}, []string{}
+	note := func(name, version string, why *string, err error) {
+		if err != nil {
+			*why = err.Error()
+			lack = append(lack, *why)
+			return
+		}
+		have = append(have, strings.TrimSpace(name+" "+version))
+	}
+	version, err := r.compiler(ctx)
+	note("C compiler", version, &r.parts.gcc, err)
+	version, err = r.connectEngine(ctx)
+	note("Docker engine", version, &r.parts.engine, err)
+	version, err = r.redisVersion(ctx)
+	note("redis-server", version, &r.parts.redis, err)
+	version, err = r.aptVersion(ctx)
+	note("apt", version, &r.parts.apt, err)
+	s.say("%s", strings.Join(have, ", "))
+	for _, l := range lack {
+		s.say("not here: %s", l)
+	}
+	return nil
+}
+
+const module = "example.com/tykupgrade"
+
+// compiler asks the Go command for its C compiler, without which it links no
+// plugin.
+func (r *rehearsal) compiler(ctx context.Context) (string, error) {
+	cc, err := r.output(ctx, "go", "env", "CC")
+	if err != nil {
+		return "", err
+	}
+	name := strings.Fields(cc + " gcc")[0]
+	if _, err := exec.LookPath(name); err != nil {
+		return "", fmt.Errorf("%s is not on PATH, and Go links no plugins without a C compiler (Debian packages gcc and libc6-dev)", name)
+	}
+	out, err := r.output(ctx, name, "-dumpfullversion", "-dumpversion")
+	if err != nil {
+		return name, nil //nolint:nilerr // a compiler that does not tell its version will do
+	}
+	return name + " " + strings.TrimSpace(out), nil
+}
+
+// output runs a command and returns what it prints.
+func (r *rehearsal) output(ctx context.Context, argv ...string) (string, error) {
+	r.print.event("%s", strings.Join(argv, " "))
+	var out strings.Builder
+	err := runner.Local(runner.Options{})(ctx, argv, nil, &out, nil)
+	return out.String(), err
+}

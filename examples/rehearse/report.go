@@ -1,0 +1,255 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"example.com/tykupgrade/examples/internal/term"
+)
+
+// The states of a step.
+const (
+	statusOK      = "ok"
+	statusSkipped = "skipped"
+	statusFailed  = "failed"
+)
+
+// Report is what -json prints.
+type Report struct {
+	From     string    `json:"from"`
+	To       string    `json:"to"`
+	Fail     string    `json:"fail,omitempty"`
+	OK       bool      `json:"ok"` // no step failed
+	Steps    []*Step   `json:"steps"`
+	Reverted bool      `json:"reverted"` // the upgrade was taken back, and every proof says "same"
+	Proof    []Proof   `json:"proof,omitempty"`
+	Requests *Requests `json:"requests,omitempty"` // with -fleet
+	Left     *Left     `json:"left,omitempty"`     // what the rehearsal left running; all zero
+	Dir      string    `json:"dir,omitempty"`      // with -keep
+	Duration float64   `json:"duration"`           // seconds
+}
+
+// Step is one part of the story. Its detail is what people read.
+type Step struct {
+	Name     string   `json:"name"`
+	Status   string   `json:"status"`
+	Real     bool     `json:"real"`               // nothing stands in
+	StandsIn string   `json:"standsIn,omitempty"` // what does, and for what
+	Detail   []string `json:"-"`
+	Duration float64  `json:"duration"` // seconds
+}
+
+// MarshalJSON joins the detail.
+func (s *Step) MarshalJSON() ([]byte, error) {
+	type plain Step
+	return json.Marshal(struct {
+		*plain
+		Detail string `json:"detail"`
+	}{(*plain)(s), strings.Join(s.Detail, "; ")})
+}
+
+// say adds a line of detail.
+func (s *Step) say(format string, a ...any) { s.Detail = append(s.Detail, fmt.Sprintf(format, a...)) }
+
+// skip ends a step that this machine lacks something for.
+func (s *Step) skip(reason string) { s.Status, s.Detail = statusSkipped, []string{reason} }
+
+// Proof compares digests of one part of the stack.
+type Proof struct {
+	What     string `json:"what"`
+	Before   string `json:"before"`   // before the upgrade
+	Upgraded string `json:"upgraded"` // when the gate had found the failure
+	After    string `json:"after"`    // when everything was reverted
+	Same     bool   `json:"same"`     // before and after
+}
+
+// Requests is what became of the load.
+type Requests struct {
+	Sent   int64  `json:"sent"`
+	Failed int64  `json:"failed"`
+	First  string `json:"first,omitempty"` // the first failure
+}
+
+// Left counts what is still there when everything was stopped.
+type Left struct {
+	Processes  int `json:"processes"`
+	Containers int `json:"containers"`
+	Images     int `json:"images"`
+	Volumes    int `json:"volumes"`
+	Ports      int `json:"ports"`
+	Files      int `json:"files"` // 1: the directory
+}
+
+// printer shows steps as they happen.
+type printer struct {
+	out     *term.Out
+	verbose bool
+
+	mu      sync.Mutex
+	current string
+	since   time.Time
+	note    string
+	bar     string
+}
+
+// begin shows a step until the returned function is called with its end.
+func (p *printer) begin(name string) (end func(*Step)) {
+	p.mu.Lock()
+	p.current, p.since, p.note, p.bar = name, time.Now(), "", ""
+	p.mu.Unlock()
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	if p.out.Live() {
+		wg.Go(func() {
+			tick := time.NewTicker(150 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-done:
+					return
+				case <-tick.C:
+					p.out.Redraw(p.live()...)
+				}
+			}
+		})
+	}
+	return func(s *Step) {
+		close(done)
+		wg.Wait()
+		p.out.Clear()
+		p.print(s)
+	}
+}
+
+func (p *printer) live() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lines := []string{fmt.Sprintf("%-8s %-18s %6.1fs  %s", p.out.Paint(term.Bold, "..."), p.current, time.Since(p.since).Seconds(), p.out.Paint(term.Faint, p.note))}
+	if p.bar != "" {
+		lines = append(lines, strings.Repeat(" ", 9)+p.bar)
+	}
+	return lines
+}
+
+// event is what goes on inside of a step: shown while it lasts, printed with -v.
+func (p *printer) event(format string, a ...any) {
+	text := strings.TrimSpace(fmt.Sprintf(format, a...))
+	if text == "" {
+		return
+	}
+	p.mu.Lock()
+	p.note, _, _ = strings.Cut(text, "\n")
+	p.mu.Unlock()
+	if p.verbose {
+		for line := range strings.Lines(text) {
+			p.out.Printf("%s\n", p.out.Paint(term.Faint, "         | "+strings.TrimRight(line, "\n")))
+		}
+	}
+}
+
+// progress shows a bar.
+func (p *printer) progress(label string, done, total int64) {
+	p.mu.Lock()
+	p.bar = term.Bar(label, done, total)
+	p.mu.Unlock()
+}
+
+// indent is where the text of a step begins.
+const indent = 47
+
+// print is one step: state, name, time, real or not, and what happened.
+func (p *printer) print(s *Step) {
+	style := map[string]term.Style{statusOK: term.Good, statusSkipped: term.Warn, statusFailed: term.Bad}[s.Status]
+	kind := "real"
+	switch {
+	case s.Status == statusSkipped:
+		kind = "-"
+	case !s.Real:
+		kind = "stand-in"
+	}
+	var lines []string
+	for _, d := range s.Detail {
+		lines = append(lines, wrap(d, 96)...)
+	}
+	var notes []string
+	if s.StandsIn != "" && s.Status != statusSkipped {
+		notes = wrap("stands in: "+s.StandsIn, 96)
+	}
+	if len(lines) == 0 {
+		lines = []string{""}
+	}
+	p.out.Printf("%s %-18s %6.1fs  %s  %s\n", p.out.Paint(style, fmt.Sprintf("%-8s", s.Status)), s.Name, s.Duration, fmt.Sprintf("%-8s", kind), lines[0])
+	pad := strings.Repeat(" ", indent)
+	for _, l := range lines[1:] {
+		p.out.Printf("%s%s\n", pad, l)
+	}
+	for _, l := range notes {
+		p.out.Printf("%s%s\n", pad, p.out.Paint(term.Faint, l))
+	}
+}
+
+// wrap breaks a line between words.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && len([]rune(line))+1+len([]rune(word)) > width {
+			lines = append(lines, line)
+			line = ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
+}
+
+// summary is the end of the story.
+func (r *rehearsal) summary(rep *Report) {
+	out := r.print.out
+	count := map[string]int{}
+	var standIns int
+	for _, s := range rep.Steps {
+		count[s.Status]++
+		if s.Status == statusOK && !s.Real {
+			standIns++
+		}
+	}
+	out.Printf("\n")
+	if q := rep.Requests; q != nil {
+		style := term.Good
+		if q.Failed > 0 {
+			style = term.Bad
+		}
+		out.Printf("%s\n", out.Paint(style, fmt.Sprintf("%d failed of %d requests", q.Failed, q.Sent)))
+	}
+	if len(rep.Proof) > 0 {
+		rows := [][]string{{"PROOF", "BEFORE", "UPGRADED", "REVERTED", ""}}
+		for _, p := range rep.Proof {
+			verdict := out.Paint(term.Good, "as before")
+			if !p.Same {
+				verdict = out.Paint(term.Bad, "DIFFERS")
+			}
+			rows = append(rows, []string{p.What, short(p.Before), short(p.Upgraded), short(p.After), verdict})
+		}
+		out.Printf("%s\n", out.Table(rows))
+	}
+	verdict, style := fmt.Sprintf("%s → %s rehearsed", rep.From, rep.To), term.Good
+	switch {
+	case !rep.OK:
+		verdict, style = fmt.Sprintf("%s → %s: a step failed", rep.From, rep.To), term.Bad
+	case rep.Reverted && len(rep.Proof) > 0:
+		verdict = fmt.Sprintf("%s → %s failed as asked, was found out, and is reverted", rep.From, rep.To)
+	}
+	out.Printf("%s: %d steps ok (%d with stand-ins), %d skipped, %d failed, in %.0f s\n", out.Paint(style, verdict),
+		count[statusOK], standIns, count[statusSkipped], count[statusFailed], rep.Duration)
+	if rep.Dir != "" {
+		out.Printf("kept: %s\n", rep.Dir)
+	}
+}
+
+func short(digest string) string { return digest[:min(12, len(digest))] }
