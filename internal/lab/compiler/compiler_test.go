@@ -32,7 +32,7 @@ func TestImage(t *testing.T) {
 		return d.String()
 	}
 	one := compiler.Config{Version: "5.2.5"}
-	if digest(one) != digest(one) || digest(one) == digest(compiler.Config{Version: "5.2.6"}) || digest(one) == digest(compiler.Config{Version: "5.2.5", Script: []string{"exit 1"}}) {
+	if digest(one) != digest(compiler.Config{Version: "5.2.5"}) || digest(one) == digest(compiler.Config{Version: "5.2.6"}) || digest(one) == digest(compiler.Config{Version: "5.2.5", Script: []string{"exit 1"}}) {
 		t.Error("digests do not follow the configuration")
 	}
 	img, err := compiler.Image(one)
