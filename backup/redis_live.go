@@ -177,7 +177,10 @@ func (r *RedisLive) Restore(ctx context.Context, s *Stored, progress func(Event)
 	e := Event{Component: r.Name(), Phase: PhaseRestore, TotalBytes: s.Bytes, TotalItems: s.Items}
 	err = r.load(ctx, t, s, func(bytes, keys int64) {
 		e.Bytes += bytes
-		e.Items += keys
+		if e.Items += keys; t.way == RedisRestore && s.Items > 0 {
+			// What is sent is larger than the file: each key has its own footer.
+			e.Bytes = s.Bytes * e.Items / s.Items
+		}
 		progress(e)
 	})
 	if err != nil {
@@ -331,7 +334,7 @@ func (b *restoreBatch) flush() error {
 		return errors.Join(redisError("write to", b.t.topo.origin(), ctxFirst(b.ctx, err)), unlink(context.WithoutCancel(b.ctx), b.client, done))
 	}
 	b.written += int64(len(b.keys))
-	b.count(b.bytes, int64(len(b.keys)))
+	b.count(0, int64(len(b.keys)))
 	b.keys, b.bytes = b.keys[:0], 0
 	return nil
 }
