@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +13,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/examples/internal/plugins"
 	"example.com/tykupgrade/examples/internal/term"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
@@ -30,13 +29,11 @@ type checkOptions struct {
 
 func (o *checkOptions) checkFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.gateway, "gateway", "", "with -check: the gateway's `binary`, /proc/PID/exe of a running one, its .deb, or a tar (docker cp, dpkg-deb --fsys-tarfile; /dev/stdin for a pipe)")
-	fs.StringVar(&o.member, "gateway-file", "", "with -check: the binary's `path` inside a .deb (default "+debMember+") or a tar (default: its first file)")
+	fs.StringVar(&o.member, "gateway-file", "", "with -check: the binary's `path` inside a .deb (default "+plugins.DebMember+") or a tar (default: its first file)")
 	fs.StringVar(&o.distro, "distro", "", "with -check: `distribution` of the gateway hosts, to check glibc: "+strings.Join(preflight.Distros(), ", "))
 	fs.StringVar(&o.goamd64, "goamd64", "", "with -check: highest CPU `level` of the gateway hosts, v1 to v4")
 	fs.StringVar(&o.manifest, "manifest", "", "with -check: manifest.json `file` whose functions the plugins must have")
 }
-
-const debMember = "/opt/tyk-gateway/tyk"
 
 // runCheck says whether the plugins named by -check, separated by commas, will
 // load in a gateway. One of them may be a bundle, which brings its manifest;
@@ -62,15 +59,15 @@ func (c *command) runCheck(ctx context.Context) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if target.Symbols, err = symbols(m); err != nil {
+		if target.Symbols, err = plugins.Symbols(m); err != nil {
 			return nil, err
 		}
 	}
-	gateway, err := c.inspectGateway(ctx)
+	gateway, err := plugins.Gateway(ctx, c.gateway, c.member)
 	if err != nil {
 		return nil, err
 	}
-	var plugins []*preflight.Binary
+	var binaries []*preflight.Binary
 	for _, path := range strings.Split(c.check, ",") {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -79,10 +76,10 @@ func (c *command) runCheck(ctx context.Context) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		plugins = append(plugins, found...)
+		binaries = append(binaries, found...)
 		target.Symbols = append(target.Symbols, named...)
 	}
-	report, err := preflight.CompareAll(plugins, gateway, target)
+	report, err := preflight.CompareAll(binaries, gateway, target)
 	if errors.Is(err, preflight.ErrTarget) {
 		return nil, usageError(err.Error())
 	} else if err != nil {
@@ -99,40 +96,6 @@ func (c *command) runCheck(ctx context.Context) (any, error) {
 	default:
 		return report, exitCode(3)
 	}
-}
-
-// inspectGateway reads the binary itself, or out of a package or a tar.
-func (c *command) inspectGateway(ctx context.Context) (*preflight.Binary, error) {
-	f, err := os.Open(c.gateway)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	// A pipe may never end; closing it ends the read.
-	stop := context.AfterFunc(ctx, func() { _ = f.Close() })
-	defer stop()
-	in := bufio.NewReader(f)
-	head, _ := in.Peek(263) // a short file is none of these
-	var b *preflight.Binary
-	switch {
-	case bytes.HasPrefix(head, []byte("!<arch>\n")):
-		member := c.member
-		if member == "" {
-			member = debMember
-		}
-		b, err = preflight.InspectDeb(in, member)
-	case len(head) == 263 && string(head[257:262]) == "ustar":
-		b, err = preflight.InspectTar(in, c.member)
-	default:
-		return preflight.Inspect(c.gateway)
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.gateway, err)
-	}
-	return b, nil
 }
 
 // inspectPlugin reads a plugin, or the plugins of a bundle with what its
@@ -156,7 +119,7 @@ func (c *command) inspectPlugin(path string, release *semver.Version) ([]*prefli
 	if err != nil {
 		return nil, nil, err
 	}
-	named, err := symbols(m)
+	named, err := plugins.Symbols(m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -174,29 +137,6 @@ func (c *command) inspectPlugin(path string, release *semver.Version) ([]*prefli
 	}
 	found, err := preflight.InspectZip(f, info.Size(), members...)
 	return found, named, err
-}
-
-// symbols lists the functions that a manifest names. The gateway takes the
-// analytics hook from its configuration, not from a manifest.
-func symbols(m *bundle.Manifest) ([]preflight.Symbol, error) {
-	mw := m.Middleware
-	if mw.Driver != "goplugin" {
-		return nil, fmt.Errorf("the manifest's driver is %q, so that it names no Go plugin; -check needs driver goplugin", mw.Driver)
-	}
-	var all []preflight.Symbol
-	add := func(kind preflight.Hook, hooks ...bundle.Hook) {
-		for _, h := range hooks {
-			if h.Name != "" && h.Path != "" && !h.Disabled {
-				all = append(all, preflight.Symbol{File: h.Path, Name: h.Name, Hook: kind})
-			}
-		}
-	}
-	add(preflight.HookRequest, mw.Pre...)
-	add(preflight.HookRequest, mw.AuthCheck)
-	add(preflight.HookRequest, mw.PostKeyAuth...)
-	add(preflight.HookRequest, mw.Post...)
-	add(preflight.HookResponse, mw.Response...)
-	return all, nil
 }
 
 var verdictStyle = map[preflight.Verdict]term.Style{preflight.Loads: term.Good, preflight.Fails: term.Bad, preflight.Unknown: term.Warn}

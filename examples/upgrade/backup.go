@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/fleet"
+)
+
+// setNote is what the journal keeps of the backup.
+type setNote struct {
+	Dir        string    `json:"dir,omitempty"`
+	Taken      time.Time `json:"taken,omitzero"`
+	Components []string  `json:"components,omitempty"`
+	Bytes      int64     `json:"bytes,omitempty"`
+	Existing   bool      `json:"existing,omitempty"` // not taken by this run
+	Warnings   []string  `json:"warnings,omitempty"`
+	Overridden string    `json:"overridden,omitempty"`
+}
+
+// backup takes a set, which is verified before it counts, or verifies the one
+// that was named.
+func (u *upgrade) backup(ctx context.Context) error {
+	if u.without[withoutBackup] {
+		return rollout.Save(ctx, setNote{Overridden: overridden(withoutBackup, errors.New("no set was taken or verified"))})
+	}
+	if u.begun {
+		var note setNote
+		if ok, err := rollout.Saved(ctx, &note); err != nil {
+			return err
+		} else if ok && note.Dir != "" {
+			// A set of now would hold hosts that are upgraded.
+			return refuse(withoutBackup, fmt.Errorf("the set %s of this run is gone or damaged, and hosts have been changed since; look for a copy of it", note.Dir))
+		}
+	}
+	open := u.take
+	if u.existing() != "" {
+		open = u.named
+	}
+	set, warnings, err := open(ctx)
+	if err != nil {
+		var r *refusal
+		if errors.As(err, &r) {
+			return err
+		}
+		return refuse(withoutBackup, err)
+	}
+	note := setNote{Dir: set.Dir, Taken: set.Start, Bytes: set.Bytes(), Existing: u.existing() != "", Warnings: warnings}
+	for _, comp := range set.Components {
+		note.Components = append(note.Components, comp.Name)
+		for _, w := range comp.Warnings {
+			note.Warnings = append(note.Warnings, comp.Name+": "+w)
+		}
+	}
+	return rollout.Save(ctx, note)
+}
+
+func (u *upgrade) existing() string {
+	if u.set != "" {
+		return u.set
+	}
+	return u.Backup.Set
+}
+
+// backedUp trusts the set that the journal has as long as it verifies, and
+// before the first host as long as it is fresh.
+func (u *upgrade) backedUp(ctx context.Context) (bool, error) {
+	var note setNote
+	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
+		return false, err
+	}
+	if note.Dir == "" {
+		return note.Overridden != "" && (u.begun || u.without[withoutBackup]), nil
+	}
+	if !u.begun && time.Since(note.Taken) > u.Backup.fresh() {
+		return false, nil
+	}
+	set, err := backup.Open(note.Dir)
+	if err != nil {
+		return false, nil
+	}
+	return set.Verify(ctx, backup.VerifyOptions{}) == nil, ctx.Err()
+}
+
+// machines are the hosts with the name of their component in the set. Several
+// components on one machine share theirs.
+func (c *config) machines() (hosts []fleet.Host, component map[string]string) {
+	component = map[string]string{}
+	seen := map[string]string{}
+	for _, h := range c.Hosts {
+		at := fmt.Sprint(h.Address, " ", h.Port)
+		if seen[at] == "" {
+			seen[at] = "config/" + h.Name
+			hosts = append(hosts, h)
+		}
+		component[h.Name] = seen[at]
+	}
+	return hosts, component
+}
+
+// take makes a new set, and lets go of old ones.
+func (u *upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
+	var sources []backup.Source
+	hosts, component := u.machines()
+	for _, h := range hosts {
+		f := &backup.Files{Component: component[h.Name], Paths: u.Backup.Paths}
+		if h.Address == "local" && !u.SSH.Sudo {
+			f.FS = os.DirFS("/")
+		} else {
+			f.Runner = backup.Runner(u.Runner(h))
+		}
+		sources = append(sources, f)
+	}
+	if u.Backup.Redis != nil {
+		client, err := u.redis()
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { _ = client.Close() }()
+		sources = append(sources, &backup.Redis{Client: client, Method: backup.RedisMethod(u.Backup.Redis.Method)})
+	}
+	if u.Backup.Mongo != nil {
+		server, err := u.mongo()
+		if err != nil {
+			return nil, nil, err
+		}
+		sources = append(sources, &backup.Mongo{Server: server, Databases: u.Backup.Mongo.Databases})
+	}
+	versions, err := u.versions(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := backup.Take(ctx, u.Backup.Dir, backup.Options{Label: u.label(), Packages: versions, Progress: u.progress}, sources...)
+	if err != nil {
+		return nil, nil, err
+	}
+	if u.Backup.Redis != nil && u.Backup.Redis.Proof {
+		if err := set.Verify(ctx, backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{&backup.RedisScratch{}}, Progress: u.progress}); err != nil {
+			return nil, nil, err
+		}
+	}
+	var warnings []string
+	if u.Backup.Keep > 0 || u.Backup.MaxAge > 0 {
+		// The set is good whatever becomes of older ones.
+		if _, err := backup.Prune(ctx, u.Backup.Dir, backup.Policy{Keep: u.Backup.Keep, MaxAge: time.Duration(u.Backup.MaxAge)}); err != nil {
+			warnings = append(warnings, "old sets: "+err.Error())
+		}
+	}
+	return set, warnings, nil
+}
+
+func (u *upgrade) progress(e backup.Event) {
+	u.event(targetBackup, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Component, e.Phase, e.Item)))
+}
+
+// label is for the manifest: "before gateway 5.2.5, pump 1.9.0".
+func (u *upgrade) label() string {
+	var parts []string
+	for _, component := range u.Order {
+		if v := u.Versions[component]; v != "" {
+			parts = append(parts, component+" "+v)
+		}
+	}
+	return "before " + strings.Join(parts, ", ")
+}
+
+// versions are those that the set belongs to, by host and package.
+func (u *upgrade) versions(ctx context.Context) (map[string]string, error) {
+	found := make([]string, len(u.Hosts))
+	err := each(u.Hosts, func(i int, h fleet.Host) error {
+		v, err := u.installed(ctx, h)
+		found[i] = v.String()
+		return err
+	})
+	all := map[string]string{}
+	for i, h := range u.Hosts {
+		if found[i] != "" {
+			all[h.Name+"/"+h.Package] = found[i]
+		}
+	}
+	return all, err
+}
+
+// named opens and verifies an existing set: it must be fresh and hold all that
+// the file asks for.
+func (u *upgrade) named(ctx context.Context) (*backup.Set, []string, error) {
+	set, err := u.open(u.existing())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := set.Verify(ctx, backup.VerifyOptions{Progress: u.progress}); err != nil {
+		return nil, nil, err
+	}
+	if age := time.Since(set.Start); age > u.Backup.fresh() {
+		return nil, nil, fmt.Errorf("the set %s is %v old, backup.fresh allows %v", set.Dir, age.Round(time.Minute), u.Backup.fresh())
+	}
+	var missing []string
+	for _, name := range u.wanted() {
+		if _, ok := set.Component(name); !ok {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, nil, fmt.Errorf("the set %s lacks %s", set.Dir, strings.Join(missing, ", "))
+	}
+	return set, nil, nil
+}
+
+// wanted are the components that a set must have.
+func (c *config) wanted() []string {
+	hosts, component := c.machines()
+	var names []string
+	for _, h := range hosts {
+		names = append(names, component[h.Name])
+	}
+	if c.Backup.Redis != nil {
+		names = append(names, "redis")
+	}
+	if c.Backup.Mongo != nil {
+		names = append(names, "mongo")
+	}
+	return names
+}
+
+// open finds a set by its id, its directory or as the latest.
+func (c *config) open(name string) (*backup.Set, error) {
+	if name != "latest" {
+		if !strings.Contains(name, "/") {
+			name = filepath.Join(c.Backup.Dir, name)
+		}
+		return backup.Open(name)
+	}
+	sets, err := backup.List(c.Backup.Dir)
+	if len(sets) == 0 {
+		return nil, errors.Join(fmt.Errorf("%s holds no set", c.Backup.Dir), err)
+	}
+	return sets[0], nil
+}
+
+func (u *upgrade) redis() (redis.UniversalClient, error) {
+	uri, err := u.Backup.Redis.read(u.env)
+	if err != nil {
+		return nil, fmt.Errorf("the URI of Redis: %w", err)
+	}
+	return backup.NewRedisClient(uri, nil)
+}
+
+func (u *upgrade) mongo() (backup.MongoServer, error) {
+	uri, err := u.Backup.Mongo.read(u.env)
+	if err != nil {
+		return backup.MongoServer{}, fmt.Errorf("the URI of MongoDB: %w", err)
+	}
+	return backup.MongoServer{URI: uri}, nil
+}
+
+// secrets are what no record may hold. A URI that cannot be read has none.
+func (u *upgrade) secrets() []string {
+	var uris []string
+	if b := u.Backup; b != nil {
+		for _, s := range []*secret{b.redis(), b.mongo()} {
+			if s == nil {
+				continue
+			}
+			if uri, err := s.read(u.env); err == nil {
+				uris = append(uris, uri)
+			}
+		}
+	}
+	if u.Plugin != nil {
+		for _, name := range u.Plugin.Compiler.Env {
+			uris = append(uris, u.env(name))
+		}
+	}
+	var all []string
+	for _, uri := range uris {
+		if w := words(uri); len(w) > 1 { // without a password it is no secret
+			all = append(all, w...)
+		}
+	}
+	return all
+}
+
+// restore brings back what was asked for from the set of the run.
+func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backup.Report, error) {
+	set, err := u.open(dir)
+	if err != nil {
+		return backup.Report{}, err
+	}
+	rescue := filepath.Join(filepath.Dir(set.Dir), "rescued")
+	var to []backup.Restorer
+	hosts, component := u.machines()
+	if slices.Contains(what, "config") {
+		for _, h := range hosts {
+			f := &backup.FilesRestore{Component: component[h.Name], Rescue: rescue}
+			if h.Address != "local" || u.SSH.Sudo {
+				f.Runner = backup.Runner(u.Runner(h))
+			}
+			to = append(to, f)
+		}
+	}
+	if slices.Contains(what, "redis") {
+		client, err := u.redis()
+		if err != nil {
+			return backup.Report{}, err
+		}
+		defer func() { _ = client.Close() }()
+		to = append(to, &backup.RedisLive{Client: client, Replace: true, Rescue: rescue})
+	}
+	if slices.Contains(what, "mongo") {
+		server, err := u.mongo()
+		if err != nil {
+			return backup.Report{}, err
+		}
+		to = append(to, &backup.MongoRestore{Server: server, Mode: backup.MongoReplace})
+	}
+	report, err := set.Restore(ctx, backup.RestoreOptions{Progress: u.progress}, to...)
+	if err != nil {
+		return report, err
+	}
+	return report, u.restart(ctx, report)
+}
+
+// restart lets services read their files again, one host after the other, where
+// the restore changed some.
+func (u *upgrade) restart(ctx context.Context, report backup.Report) error {
+	_, component := u.machines()
+	changed := map[string]bool{}
+	for _, c := range report.Components {
+		changed[c.Name] = slices.ContainsFunc(c.Items, func(i backup.Item) bool { return i.Action == backup.ActionCreate || i.Action == backup.ActionReplace })
+	}
+	for _, h := range u.Hosts {
+		if !changed[component[h.Name]] {
+			continue
+		}
+		v, err := u.installed(ctx, h)
+		if err == nil && !v.IsZero() {
+			err = debpkg.New(u.Runner(h), debpkg.Options{Settle: time.Duration(u.Health.Settle)}).Restart(ctx, unit(h.Package))
+		}
+		if err != nil {
+			return fmt.Errorf("restart %s after its files were restored: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// unit is the service of a package, whatever its edition.
+func unit(pkg string) string {
+	base := strings.TrimSuffix(strings.TrimSuffix(pkg, debpkg.Edition(pkg)), "-")
+	for _, c := range debpkg.Components() {
+		if c.Package == base {
+			return c.Unit
+		}
+	}
+	return pkg + ".service"
+}

@@ -1,0 +1,197 @@
+// Command upgrade takes a whole Tyk installation from one version to another by
+// one file: the plugin and its bundle, the backup, then the hosts. It is what a
+// team would start from for production.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+const usage = `usage: upgrade -file FILE [flags] plan|apply|resume|revert|status
+
+  plan    what would be prepared, and what happens to which host in which order;
+          changes nothing
+  apply   prepare, then upgrade: see below; asks first, unless -yes is given
+  resume  go on after a crash, a stop, a refusal or a failure
+  revert  take back what apply did on the hosts, last host first; the data only
+          with -restore
+  status  what the journal, the hosts, the bundle and the backup say
+
+apply first prepares, without changing a host: the plugin is compiled or taken,
+checked against the gateway of the new version, and packed with the present one
+into a bundle that is verified and proved for both versions; each host is asked
+whether it can be upgraded and is healthy now; a backup is taken and verified.
+Then come the hosts, by component: drained, installed, healthy, back into the
+load balancer. The gates of the file must hold before, and after each component.
+
+What does not hold refuses the upgrade. -without NAME[,NAME] goes on all the
+same, and the journal and the report show it:
+
+  backup     no verified backup
+  preflight  the plugin is not known to load in the new gateway
+  baseline   a host is not healthy before
+  gates      a gate does not hold
+
+Ctrl-C stops after the host under way, a second one undoes that first; SIGUSR1
+pauses, SIGUSR2 goes on. Connection URIs come from the variables or files that
+FILE names, never from the command line. FILE is described in the README.
+
+Exit codes: 0 everything is as asked, 1 it is not, 2 wrong usage or file,
+3 a host could not be undone and needs a look, 4 somebody else works on it,
+5 refused: no host was changed.
+
+`
+
+const (
+	exitOK = iota
+	exitFailed
+	exitUsage
+	exitStuck
+	exitLocked
+	exitRefused
+)
+
+func main() {
+	redis.SetLogger(quiet{})
+	os.Exit(run(os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// quiet keeps the Redis client's own log off the terminal.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+// command is one invocation.
+type command struct {
+	file, journal, stopAfter, set, html string
+	without, restore                    []string
+	json, yes                           bool
+
+	env            func(string) string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+var (
+	verbs       = []string{"plan", "apply", "resume", "revert", "status"}
+	restorables = []string{"config", "redis", "mongo"}
+)
+
+func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c := &command{env: env, stdin: stdin, stdout: stdout, stderr: stderr}
+	f := flag.NewFlagSet("upgrade", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.Usage = func() { _, _ = fmt.Fprint(stderr, usage); f.PrintDefaults() }
+	f.StringVar(&c.file, "file", "", "`FILE` that describes the upgrade, YAML or JSON; - is stdin")
+	f.StringVar(&c.journal, "journal", "", "`FILE` that the run is recorded in (default: the name of -file with .journal added)")
+	f.StringVar(&c.stopAfter, "stop-after", "", "with apply and resume: stop after this `WAVE`, such as prepare or dashboard; resume goes on")
+	f.StringVar(&c.set, "set", "", "with apply and resume: verify this backup `SET` instead of taking one: an id, a directory, or latest")
+	f.StringVar(&c.html, "html", "", "with status: write the run's report as a page to `FILE`")
+	f.Func("without", "go on without these, separated by commas: `NAMES` of "+strings.Join(exceptions, ", "), list(&c.without, exceptions))
+	f.Func("restore", "with revert: restore `PARTS` from the backup, separated by commas: "+strings.Join(restorables, ", "), list(&c.restore, restorables))
+	f.BoolVar(&c.json, "json", false, "print JSON")
+	f.BoolVar(&c.yes, "yes", false, "do not ask")
+	// Flags may stand before and after the verb.
+	verb := ""
+	for len(args) > 0 {
+		if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+			return exitOK
+		} else if err != nil {
+			return exitUsage
+		}
+		if args = f.Args(); len(args) > 0 {
+			if verb != "" {
+				return c.wrong("give one of %s; got %q and %q", strings.Join(verbs, ", "), verb, args[0])
+			}
+			verb, args = args[0], args[1:]
+		}
+	}
+	forward := verb == "apply" || verb == "resume"
+	switch {
+	case !slices.Contains(verbs, verb):
+		return c.wrong("give one of %s", strings.Join(verbs, ", "))
+	case c.file == "":
+		return c.wrong("-file is missing")
+	case c.stopAfter != "" && !forward:
+		return c.wrong("-stop-after goes with apply and resume")
+	case c.set != "" && !forward:
+		return c.wrong("-set goes with apply and resume")
+	case len(c.without) > 0 && !forward && verb != "plan":
+		return c.wrong("-without goes with plan, apply and resume")
+	case len(c.restore) > 0 && verb != "revert":
+		return c.wrong("-restore goes with revert")
+	case c.html != "" && verb != "status":
+		return c.wrong("-html goes with status")
+	case c.file == "-" && forward && !c.yes:
+		return c.wrong("the file comes from stdin, so nobody can be asked: give -yes")
+	}
+	cfg, err := load(c.file, stdin)
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "upgrade:", err)
+		return exitUsage
+	}
+	if c.journal == "" {
+		c.journal = c.file + ".journal"
+		if c.file == "-" {
+			c.journal = "upgrade.journal"
+		}
+	}
+	u := &upgrade{config: cfg, set: c.set, env: env, without: map[string]bool{}, event: func(string, string) {}}
+	for _, name := range c.without {
+		u.without[name] = true
+	}
+	switch verb {
+	case "plan":
+		return c.plan(u)
+	case "status":
+		return c.status(u)
+	case "revert":
+		return c.revert(u)
+	default:
+		return c.apply(u, map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[verb])
+	}
+}
+
+// list reads a flag that takes some of the known words.
+func list(to *[]string, known []string) func(string) error {
+	return func(text string) error {
+		for word := range strings.SplitSeq(text, ",") {
+			if !slices.Contains(known, word) {
+				return fmt.Errorf("%q is none of %s", word, strings.Join(known, ", "))
+			}
+			*to = append(*to, word)
+		}
+		return nil
+	}
+}
+
+func (c *command) wrong(format string, a ...any) int {
+	_, _ = fmt.Fprintf(c.stderr, "upgrade: "+format+"\n(upgrade -h shows the usage)\n", a...)
+	return exitUsage
+}
+
+func (c *command) fail(err error) int {
+	_, _ = fmt.Fprintln(c.stderr, "upgrade:", err)
+	return exitFailed
+}
+
+func (c *command) print(v any, code int) int {
+	enc := json.NewEncoder(c.stdout)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return c.fail(err)
+	}
+	return code
+}

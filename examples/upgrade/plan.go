@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/examples/internal/fleet"
+	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+// planned is all that will be done, before any of it is.
+type planned struct {
+	Plugin   *plannedPlugin  `json:"plugin,omitempty"`
+	Backup   []string        `json:"backup,omitempty"` // components of the set
+	Gates    []string        `json:"gates,omitempty"`
+	Without  []string        `json:"without,omitempty"`
+	Problems []string        `json:"problems,omitempty"`
+	Hosts    []fleet.Planned `json:"hosts"`
+}
+
+type plannedPlugin struct {
+	Build  *pluginbuild.Plan   `json:"build,omitempty"` // none: the plugin is compiled
+	Target string              `json:"target"`
+	Bundle *bundle.UpgradePlan `json:"bundle,omitempty"`
+}
+
+// plan shows what apply would do. It asks the hosts and changes nothing.
+func (c *command) plan(u *upgrade) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	waves, err := u.waves()
+	if err != nil {
+		return c.fail(err)
+	}
+	p := planned{Without: c.without}
+	problem := func(what string, err error) {
+		if err != nil {
+			p.Problems = append(p.Problems, what+": "+err.Error())
+		}
+	}
+	if u.Plugin != nil {
+		p.Plugin, err = u.planPlugin()
+		problem("plugin", err)
+		problem("preflight", u.lifted(withoutPreflight, u.Plugin.Gateway == "", "plugin.gateway names no binary to check the plugin against"))
+	}
+	problem("backup", u.lifted(withoutBackup, u.Backup == nil, "the file has no section backup"))
+	if u.Backup != nil && !u.without[withoutBackup] {
+		p.Backup = u.wanted()
+		problem("backup", u.readable())
+	}
+	for _, g := range u.Gates {
+		p.Gates = append(p.Gates, g.Name)
+	}
+	hosts := hostWaves(waves)
+	p.Hosts = u.Plans(ctx, hosts)
+	code := exitOK
+	for _, h := range p.Hosts {
+		if h.Error != "" {
+			code = exitFailed
+		}
+	}
+	if len(p.Problems) > 0 {
+		code = exitFailed
+	}
+	if c.json {
+		return c.print(p, code)
+	}
+	out := term.New(c.stdout)
+	u.printPlan(out, p)
+	fleet.PrintPlans(out, p.Hosts)
+	out.Printf("%s", u.Stops(hosts))
+	for _, text := range p.Problems {
+		out.Printf("%s %s\n", out.Paint(term.Bad, "cannot:"), text)
+	}
+	fleet.PrintProblems(out, p.Hosts)
+	return code
+}
+
+// lifted is the refusal that apply would give, unless it is lifted.
+func (u *upgrade) lifted(name string, holds bool, why string) error {
+	if !holds || u.without[name] {
+		return nil
+	}
+	return refuse(name, errors.New(why))
+}
+
+// planPlugin plans the compile and arranges the bundle.
+func (u *upgrade) planPlugin() (*plannedPlugin, error) {
+	target, err := u.target()
+	if err != nil {
+		return nil, err
+	}
+	p := &plannedPlugin{Target: target}
+	if u.Plugin.Source != "" {
+		r, err := u.lookup()
+		if err != nil {
+			return p, err
+		}
+		from, err := pluginbuild.ParseVersion(u.Plugin.From)
+		if err != nil {
+			return p, err
+		}
+		build, err := pluginbuild.NewPlan(os.DirFS(u.Plugin.Source), r, pluginbuild.PlanOptions{
+			Current: from, Name: u.Plugin.name(), Edition: u.edition(), EL7: u.Plugin.Compiler.EL7,
+		})
+		if err != nil {
+			return p, err
+		}
+		if u.Plugin.Compiler.Image != "" {
+			build.Image = u.Plugin.Compiler.Image
+		}
+		p.Build = &build
+		for _, f := range build.Findings {
+			if f.Blocks() || f.Prepare && !u.Plugin.Prepare {
+				return p, fmt.Errorf("%s: %s; %s", f.Where, f.Message, f.Remedy)
+			}
+		}
+	} else if _, err := os.Stat(target); err != nil {
+		return p, err
+	}
+	if _, err := os.Stat(u.Plugin.Current); err != nil {
+		return p, err
+	}
+	a, err := u.arrange()
+	if err != nil {
+		return p, err
+	}
+	p.Bundle = a.UpgradePlan
+	if u.Plugin.Bundle.Key != "" {
+		_, err = privateKey(u.Plugin.Bundle.Key)
+	}
+	return p, err
+}
+
+// readable says whether the connection URIs are there.
+func (u *upgrade) readable() error {
+	var errs []error
+	if s := u.Backup.redis(); s != nil {
+		_, err := s.read(u.env)
+		errs = append(errs, err)
+	}
+	if s := u.Backup.mongo(); s != nil {
+		_, err := s.read(u.env)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (u *upgrade) printPlan(out *term.Out, p planned) {
+	rows := [][]string{{"PREPARE", "WHAT"}}
+	add := func(what, format string, a ...any) { rows = append(rows, []string{what, fmt.Sprintf(format, a...)}) }
+	if p.Plugin != nil {
+		if b := p.Plugin.Build; b != nil {
+			if u.Plugin.Prepare {
+				for _, cmd := range b.Commands {
+					add("module", "%s", cmd.Shell())
+				}
+			} else {
+				add("module", "checked only; prepare: true brings it to the release (%s)", b.Path)
+			}
+			add("compile", "%s in %s", p.Plugin.Target, b.Image)
+		} else {
+			add("plugin", "%s, as given", p.Plugin.Target)
+		}
+		add("preflight", "%s", u.either(withoutPreflight, "will it load in "+u.Plugin.Gateway+"?"))
+		if b := p.Plugin.Bundle; b != nil {
+			signed := "unsigned"
+			if u.Plugin.Bundle.Key != "" {
+				signed = "signed"
+			}
+			add("bundle", "%s-<digest>.zip, %s", filepath.Join(u.Plugin.Bundle.Dir, u.Plugin.Bundle.Name), signed)
+			add("", "%s loads %s, %s loads %s", b.Current.Gateway, b.Current.File, b.Target.Gateway, b.Target.File)
+		}
+		switch b := u.Plugin.Bundle; {
+		case b.URL != "":
+			add("publish", "%s must have it before the first host", b.URL)
+		case len(b.Publish) > 0:
+			add("publish", "%s", b.Publish[0])
+		default:
+			add("publish", "by hand: plugin.bundle.publish and url are not given, so nobody looks whether it is published")
+		}
+	}
+	add("hosts", "%s", u.either(withoutBaseline, "can all be upgraded, and are they healthy now?"))
+	if len(p.Gates) > 0 {
+		add("gates", "%s", u.either(withoutGates, strings.Join(p.Gates, ", ")+": before, and after each component"))
+	}
+	text := "none"
+	if u.Backup != nil {
+		text = strings.Join(p.Backup, ", ") + " into " + u.Backup.Dir
+		if u.existing() != "" {
+			text = strings.Join(p.Backup, ", ") + " in the existing set " + u.existing()
+		}
+	}
+	add("backup", "%s", u.either(withoutBackup, text))
+	out.Printf("%s\n", out.Table(rows))
+}
+
+// either says what is done, or that it was left out.
+func (u *upgrade) either(name, text string) string {
+	if u.without[name] {
+		return "LEFT OUT by -without " + name
+	}
+	return text
+}

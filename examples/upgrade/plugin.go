@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/plugins"
+	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/preflight"
+)
+
+var hooks = []string{"pre", "auth_check", "post_key_auth", "post", "response"}
+
+// imagePrefix marks plugin.gateway as an image that the engine has.
+const imagePrefix = "image:"
+
+// What the journal keeps of each step.
+type (
+	moduleNote struct {
+		Release  string   `json:"release"`
+		Findings []string `json:"findings,omitempty"`
+		Changed  []string `json:"changed,omitempty"`
+	}
+	compileNote struct {
+		File   string `json:"file"`
+		SHA256 string `json:"sha256"`
+		Image  string `json:"image,omitempty"` // with its digest; none: the file was given
+		Go     string `json:"go,omitempty"`
+	}
+	preflightNote struct {
+		Verdict    preflight.Verdict `json:"verdict,omitempty"`
+		Gateway    string            `json:"gateway,omitempty"`
+		SHA256     string            `json:"gateway_sha256,omitempty"`
+		Findings   []string          `json:"findings,omitempty"`
+		Overridden string            `json:"overridden,omitempty"`
+	}
+	bundleNote struct {
+		File   string            `json:"file"`
+		SHA256 string            `json:"sha256"`
+		Signed bool              `json:"signed"`
+		Loads  map[string]string `json:"loads"`  // by gateway version
+		Inputs map[string]string `json:"inputs"` // digests by path
+	}
+	publishNote struct {
+		Name string `json:"name"`
+		URL  string `json:"url,omitempty"` // where it was found
+	}
+)
+
+// pluginSteps bring the plugin to the new version and into a bundle that serves
+// both. None changes a host.
+func (u *upgrade) pluginSteps() []rollout.Step {
+	steps := []rollout.Step{{Name: "given", Do: u.given}}
+	if u.Plugin.Source != "" {
+		steps = []rollout.Step{{Name: "module", Do: u.module}, {Name: "compile", Do: u.compile, Done: u.compiled}}
+	}
+	steps = append(steps, rollout.Step{Name: "preflight", Do: u.preflight}, rollout.Step{Name: "bundle", Do: u.bundle, Done: u.bundled})
+	if len(u.Plugin.Bundle.Publish) > 0 || u.Plugin.Bundle.URL != "" {
+		steps = append(steps, rollout.Step{Name: "publish", Do: u.publish})
+	}
+	return steps
+}
+
+func (u *upgrade) lookup() (pluginbuild.Release, error) {
+	v, err := u.release()
+	if err != nil {
+		return pluginbuild.Release{}, err
+	}
+	return pluginbuild.Lookup(v)
+}
+
+// module says whether the plugin's module fits the release.
+func (u *upgrade) module(ctx context.Context) error {
+	r, err := u.lookup()
+	if err != nil {
+		return err
+	}
+	note := moduleNote{Release: r.Version.String()}
+	if u.Plugin.Prepare {
+		o := pluginbuild.PrepareOptions{Env: u.environ(), OnEvent: u.compiling}
+		done, err := pluginbuild.Prepare(ctx, u.Plugin.Source, r, o)
+		if err != nil {
+			return err
+		}
+		note.Changed = done.Changed
+	}
+	findings, err := pluginbuild.CheckModule(os.DirFS(u.Plugin.Source), r, pluginbuild.CheckOptions{})
+	if err != nil {
+		return err
+	}
+	var stop []error
+	for _, f := range findings {
+		text := strings.TrimPrefix(f.Where+": "+f.Message, ": ")
+		if f.Remedy != "" {
+			text += "; " + f.Remedy
+		}
+		note.Findings = append(note.Findings, string(f.Severity)+": "+text)
+		switch {
+		case f.Prepare:
+			stop = append(stop, fmt.Errorf("%s; with prepare: true in the file this is done", text))
+		case f.Blocks():
+			stop = append(stop, errors.New(text))
+		}
+	}
+	if err := rollout.Save(ctx, note); err != nil {
+		return err
+	}
+	if len(stop) > 0 {
+		return fmt.Errorf("the module in %s does not fit %s: %w", u.Plugin.Source, r.Version, errors.Join(stop...))
+	}
+	return nil
+}
+
+var suffix = regexp.MustCompile(`_v\d+\.\d+\.\d+_\w+\.so$`)
+
+// name of the plugin, without the suffix that compilers add.
+func (p *pluginConfig) name() string {
+	return suffix.ReplaceAllString(filepath.Base(p.Current), ".so")
+}
+
+// target is where the build for the new version is, or will be.
+func (u *upgrade) target() (string, error) {
+	if u.Plugin.So != "" {
+		return u.Plugin.So, nil
+	}
+	r, err := u.lookup()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(u.builds(), r.Output(u.Plugin.name(), "linux", "amd64")), nil
+}
+
+// builds is apart from the bundles, because a compiler before 4.1.0 gives the
+// plugin the name that the present one has.
+func (u *upgrade) builds() string { return filepath.Join(u.Plugin.Bundle.Dir, "builds") }
+
+func (u *upgrade) compile(ctx context.Context) (err error) {
+	r, err := u.lookup()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(u.builds(), 0o755); err != nil {
+		return err
+	}
+	c := u.Plugin.Compiler
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: c.Host, Context: c.Context})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, docker.Close()) }()
+	env := map[string]string{}
+	for _, name := range c.Env {
+		env[name] = u.env(name)
+	}
+	b := pluginbuild.New(docker, pluginbuild.Options{
+		Pull: pluginbuild.PullPolicy(c.Pull), Env: env, Netrc: c.Netrc, Mounts: c.Mounts,
+		Limits: pluginbuild.Limits{Network: c.Network}, Progress: u.compiling,
+	})
+	a, err := b.Build(ctx, pluginbuild.Request{
+		Release: r, Dir: u.Plugin.Source, Name: u.Plugin.name(), OutputDir: u.builds(),
+		Image: pluginbuild.Image{Edition: u.edition(), EL7: c.EL7, Ref: c.Image, Digest: c.Digest, Tar: c.Tar},
+	})
+	if err != nil {
+		return err
+	}
+	digest := a.ImageDigest
+	if digest == "" {
+		digest = a.ImageID
+	}
+	return rollout.Save(ctx, compileNote{File: a.Path, SHA256: a.SHA256, Image: a.Image + " " + digest, Go: a.GoVersion})
+}
+
+func (u *upgrade) compiling(e pluginbuild.Event) {
+	switch {
+	case e.Kind == pluginbuild.Output:
+		u.event(targetPlugin, e.Line)
+	case e.Kind == pluginbuild.Started:
+		u.event(targetPlugin, string(e.Stage))
+	}
+}
+
+func (u *upgrade) environ() []string {
+	var env []string
+	for _, name := range u.Plugin.Compiler.Env {
+		env = append(env, name+"="+u.env(name))
+	}
+	return env
+}
+
+// compiled trusts the build that the journal has.
+func (u *upgrade) compiled(ctx context.Context) (bool, error) {
+	var note compileNote
+	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
+		return false, err
+	}
+	sum, err := digest(note.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return sum == note.SHA256, err
+}
+
+// given takes the build that was made elsewhere.
+func (u *upgrade) given(ctx context.Context) error {
+	sum, err := digest(u.Plugin.So)
+	if err != nil {
+		return fmt.Errorf("the plugin for the new version: %w", err)
+	}
+	return rollout.Save(ctx, compileNote{File: u.Plugin.So, SHA256: sum})
+}
+
+func digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// preflight says whether everything that the new gateway takes from the bundle
+// will load there.
+func (u *upgrade) preflight(ctx context.Context) error {
+	report, err := u.compare(ctx)
+	note := preflightNote{Verdict: report.Verdict}
+	if g := report.Gateway; g != nil {
+		note.Gateway, note.SHA256 = g.Name, g.SHA256
+	}
+	for _, p := range report.Plugins {
+		for _, f := range p.Findings {
+			note.Findings = append(note.Findings, p.Plugin.Name+": "+f.String())
+		}
+	}
+	for _, f := range report.Findings {
+		note.Findings = append(note.Findings, f.String())
+	}
+	if err == nil && report.Verdict != preflight.Loads {
+		why := "the plugin will not load in the new gateway"
+		if report.Verdict == preflight.Unknown {
+			why = "it cannot be told whether the plugin will load in the new gateway"
+		}
+		err = refuse(withoutPreflight, fmt.Errorf("%s: %s", why, strings.Join(note.Findings, "; ")))
+	}
+	if err != nil && ctx.Err() == nil && u.without[withoutPreflight] {
+		note.Overridden = overridden(withoutPreflight, err)
+		err = nil
+	}
+	return errors.Join(rollout.Save(ctx, note), err)
+}
+
+func (u *upgrade) compare(ctx context.Context) (preflight.Report, error) {
+	if u.Plugin.Gateway == "" {
+		return preflight.Report{}, refuse(withoutPreflight, errors.New("plugin.gateway names no binary, .deb or image:REF of the new gateway, so that nothing can be said about the plugin"))
+	}
+	a, err := u.arrange()
+	if err != nil {
+		return preflight.Report{}, err
+	}
+	files, err := loads(a.manifest, a.to)
+	if err != nil {
+		return preflight.Report{}, err
+	}
+	t := preflight.Target{Distro: u.Plugin.Distro, Gateway: a.to}
+	if t.Symbols, err = plugins.Symbols(a.manifest); err != nil {
+		return preflight.Report{}, err
+	}
+	u.event(targetPlugin, "read "+u.Plugin.Gateway)
+	gateway, err := u.gateway(ctx)
+	if err != nil {
+		return preflight.Report{}, err
+	}
+	var all []*preflight.Binary
+	for _, name := range files {
+		path := a.files[name]
+		if source, ok := a.Sources[name]; ok {
+			path = a.files[source]
+		}
+		b, err := preflight.Inspect(path)
+		if err != nil {
+			return preflight.Report{}, err
+		}
+		b.Name = name
+		all = append(all, b)
+	}
+	return preflight.CompareAll(all, gateway, t)
+}
+
+// gateway inspects the binary of the new version.
+func (u *upgrade) gateway(ctx context.Context) (*preflight.Binary, error) {
+	ref, ok := strings.CutPrefix(u.Plugin.Gateway, imagePrefix)
+	if !ok {
+		return plugins.Gateway(ctx, u.Plugin.Gateway, "")
+	}
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: u.Plugin.Compiler.Host, Context: u.Plugin.Compiler.Context})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = docker.Close() }()
+	return plugins.FromImage(ctx, docker, ref)
+}

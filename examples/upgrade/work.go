@@ -1,0 +1,338 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/fleet"
+	"example.com/tykupgrade/examples/internal/term"
+)
+
+// apply runs or resumes.
+func (c *command) apply(u *upgrade, mode rollout.Mode) int {
+	if u.Backup == nil && !u.without[withoutBackup] {
+		return c.refused(refuse(withoutBackup, errors.New("the file has no section backup")))
+	}
+	before, err := c.history()
+	if err != nil {
+		return c.fail(err)
+	}
+	u.begun = begun(before)
+	if mode == rollout.ModeRun {
+		if err := c.putAside(before); err != nil {
+			return c.fail(err)
+		}
+	}
+	live := fleet.NewLive(term.New(c.stderr))
+	u.event = live.Note
+	waves, err := u.waves()
+	if err != nil {
+		return c.fail(err)
+	}
+	hosts := hostWaves(waves)
+	o := u.options(hosts)
+	o.Control = &rollout.Control{}
+	stopped := false
+	if c.stopAfter != "" {
+		i := slices.IndexFunc(waves, func(w rollout.Wave) bool { return w.Name == c.stopAfter })
+		if i < 0 {
+			return c.wrong("-stop-after: there is no wave %q", c.stopAfter)
+		}
+		if i+1 < len(waves) {
+			next := waves[i+1].Name
+			o.Event = func(r rollout.Record) {
+				if r.Kind == rollout.KindWave && r.Wave == next {
+					stopped = true
+					o.Control.Stop()
+				}
+			}
+		}
+	}
+	if !c.yes {
+		question := fmt.Sprintf("%s %s on %d targets", mode, strings.TrimPrefix(u.label(), "before "), fleet.Targets(hosts))
+		if len(c.without) > 0 {
+			question += " WITHOUT " + strings.Join(c.without, " and ")
+		}
+		if !fleet.Agreed(c.stdin, c.stderr, question+", recorded in "+c.journal+"?") {
+			return c.fail(errors.New("nothing was done: not confirmed; -yes confirms"))
+		}
+	}
+	o.Journal, o.Secrets = c.journal, u.secrets()
+	rep, err := live.Work(context.Background(), mode, waves, o)
+	c.report(rep)
+	if errors.Is(err, rollout.ErrStopped) && stopped {
+		_, _ = fmt.Fprintf(c.stderr, "upgrade: stopped after %s as asked; resume goes on\n", c.stopAfter)
+		return exitOK
+	}
+	return c.code(rep, err)
+}
+
+// refused says that nothing was begun.
+func (c *command) refused(err error) int {
+	_ = c.fail(err)
+	return exitRefused
+}
+
+// code prints the error and tells how bad it is.
+func (c *command) code(rep *rollout.Report, err error) int {
+	code := exitOK
+	if err != nil {
+		code = c.fail(err)
+	}
+	switch {
+	case errors.As(err, new(*rollout.LockedError)):
+		return exitLocked
+	case rep == nil || err == nil:
+		return code
+	case rep.Outcome == rollout.OutcomeFailed:
+		return exitStuck
+	case !begun(rep):
+		return exitRefused
+	}
+	return code
+}
+
+// history is what the journal holds; nil: nothing.
+func (c *command) history() (*rollout.Report, error) {
+	f, err := os.Open(c.journal)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	recs, err := rollout.ReadJournal(f)
+	if err != nil || len(recs) == 0 {
+		return nil, err
+	}
+	return rollout.BuildReport(recs), nil
+}
+
+// begun says whether anything beyond the preparation was.
+func begun(rep *rollout.Report) bool {
+	return rep != nil && slices.ContainsFunc(rep.Targets, func(t rollout.TargetReport) bool {
+		return t.Wave != wavePrepare && t.Status != rollout.StatusPending
+	})
+}
+
+// putAside keeps the journal of a run that left no host changed under another
+// name, so that a new one can begin. Where somebody holds the lock, the run
+// finds that out.
+func (c *command) putAside(rep *rollout.Report) error {
+	if rep == nil || begun(rep) && rep.Outcome != rollout.OutcomeUndone {
+		return nil
+	}
+	if _, err := os.Stat(c.journal + ".lock"); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return os.Rename(c.journal, c.journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
+}
+
+// report prints what was done, with what was found out and overridden.
+func (c *command) report(rep *rollout.Report) {
+	switch {
+	case rep == nil:
+	case c.json:
+		c.print(rep, exitOK)
+	default:
+		_ = rep.WriteText(c.stdout)
+		out := term.New(c.stdout)
+		if rows := notes(out, rep); len(rows) > 1 {
+			out.Printf("\n%s", out.Table(rows))
+		}
+	}
+}
+
+// notes are the notes of the preparation and the gates as a table.
+func notes(out *term.Out, rep *rollout.Report) [][]string {
+	rows := [][]string{{"PREPARED", "WHAT"}}
+	for _, t := range rep.Targets {
+		latest := map[string]json.RawMessage{}
+		var order []string
+		for _, s := range t.Steps {
+			if s.Note != nil && !slices.Contains(order, s.Name) {
+				order = append(order, s.Name)
+			}
+			if s.Note != nil {
+				latest[s.Name] = s.Note
+			}
+		}
+		if t.Wave != wavePrepare && !strings.HasPrefix(t.Wave, gatesAfter) {
+			continue
+		}
+		for _, step := range order {
+			text, lifted := describe(step, latest[step])
+			if lifted != "" {
+				rows = append(rows, []string{t.Name + " " + step, out.Paint(term.Warn, "OVERRIDDEN: "+lifted)})
+			}
+			if text != "" {
+				rows = append(rows, []string{t.Name + " " + step, text})
+			}
+		}
+	}
+	return rows
+}
+
+// describe says what a step's note holds, and what was overridden in it.
+func describe(step string, data json.RawMessage) (text, lifted string) {
+	read := func(v any) bool { return json.Unmarshal(data, v) == nil }
+	var (
+		module  moduleNote
+		built   compileNote
+		pre     preflightNote
+		zip     bundleNote
+		out     publishNote
+		set     setNote
+		nothing overriddenNote
+	)
+	switch {
+	case step == "module" && read(&module):
+		text = fmt.Sprintf("fits %s, findings: %d", module.Release, len(module.Findings))
+	case step == "compile" && read(&built):
+		text = built.File + " with " + built.Image
+	case step == "given" && read(&built):
+		text = built.File
+	case step == "preflight" && read(&pre):
+		if pre.Verdict != "" {
+			text = fmt.Sprintf("the plugin %s in %s", pre.Verdict, pre.Gateway)
+		}
+		lifted = pre.Overridden
+	case step == "bundle" && read(&zip):
+		var parts []string
+		for _, v := range slices.Sorted(maps.Keys(zip.Loads)) {
+			parts = append(parts, v+" loads "+zip.Loads[v])
+		}
+		text = zip.File + ": " + strings.Join(parts, ", ")
+	case step == "publish" && read(&out):
+		text = out.Name + " published"
+		if out.URL != "" {
+			text = out.URL + " has it"
+		}
+	case step == "set" && read(&set):
+		if set.Dir != "" {
+			text = fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), term.Bytes(set.Bytes))
+		}
+		lifted = set.Overridden
+	case read(&nothing):
+		lifted = nothing.Overridden
+	}
+	return text, lifted
+}
+
+// revert undoes the hosts, and restores what was asked for.
+func (c *command) revert(u *upgrade) int {
+	live := fleet.NewLive(term.New(c.stderr))
+	u.event = live.Note
+	waves, err := u.waves()
+	if err != nil {
+		return c.fail(err)
+	}
+	set, err := c.restorable(u)
+	if err != nil {
+		return c.refused(err)
+	}
+	if !c.yes {
+		question := "revert the hosts, recorded in " + c.journal
+		if set.Dir != "" {
+			question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(c.restore, " and "), set.Dir, set.Taken.Format("2006-01-02 15:04 MST"))
+		}
+		if !fleet.Agreed(c.stdin, c.stderr, question+"?") {
+			return c.fail(errors.New("nothing was done: not confirmed; -yes confirms"))
+		}
+	}
+	o := u.options(hostWaves(waves))
+	o.Journal, o.Secrets = c.journal, u.secrets()
+	rep, err := live.Work(context.Background(), rollout.ModeUndo, waves, o)
+	result := struct {
+		*rollout.Report
+		Restored *backup.Report `json:"restored,omitempty"`
+	}{Report: rep}
+	if err == nil && set.Dir != "" {
+		var restored backup.Report
+		restored, err = c.restoring(u, set.Dir)
+		result.Restored = &restored
+	}
+	if c.json && rep != nil {
+		c.print(result, exitOK)
+	} else {
+		c.report(rep)
+	}
+	if result.Restored != nil && !c.json {
+		out := term.New(c.stdout)
+		rows := [][]string{{"RESTORED", "STATE", "CHANGED"}}
+		for _, comp := range result.Restored.Components {
+			n := 0
+			for _, i := range comp.Items {
+				if i.Action == backup.ActionCreate || i.Action == backup.ActionReplace {
+					n++
+				}
+			}
+			rows = append(rows, []string{comp.Name, string(comp.State), fmt.Sprint(n)})
+		}
+		out.Printf("\n%s", out.Table(rows))
+	}
+	return c.code(rep, err)
+}
+
+func (c *command) restoring(u *upgrade, dir string) (backup.Report, error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return u.restore(ctx, dir, c.restore)
+}
+
+// restorable finds the set of the run when a restore is asked for, and refuses
+// what cannot be restored before anything is undone.
+func (c *command) restorable(u *upgrade) (setNote, error) {
+	if len(c.restore) == 0 {
+		return setNote{}, nil
+	}
+	rep, err := c.history()
+	if err != nil {
+		return setNote{}, err
+	}
+	var note setNote
+	if data := saved(rep, targetBackup, "set"); data != nil {
+		_ = json.Unmarshal(data, &note)
+	}
+	switch {
+	case u.Backup == nil:
+		return note, errors.New("restore: the file has no section backup")
+	case note.Dir == "":
+		return note, errors.New("restore: the run has no backup; nothing was undone")
+	case slices.Contains(c.restore, "redis") && u.Backup.Redis == nil, slices.Contains(c.restore, "mongo") && u.Backup.Mongo == nil:
+		return note, fmt.Errorf("restore %s: the file's section backup does not have all of it", strings.Join(c.restore, ", "))
+	}
+	set, err := u.open(note.Dir)
+	if err != nil {
+		return note, fmt.Errorf("%w; nothing was undone", err)
+	}
+	return note, set.Verify(context.Background(), backup.VerifyOptions{})
+}
+
+// saved is the latest note of a step; nil: there is none.
+func saved(rep *rollout.Report, target, step string) json.RawMessage {
+	var note json.RawMessage
+	if rep == nil {
+		return nil
+	}
+	for _, t := range rep.Targets {
+		for _, s := range t.Steps {
+			if t.Name == target && s.Name == step && s.Note != nil {
+				note = s.Note
+			}
+		}
+	}
+	return note
+}
