@@ -176,8 +176,9 @@ func (c *command) runCompile(ctx context.Context, r pluginbuild.Release) (any, e
 	var result compiled
 	if result.Artifact, err = b.Build(ctx, q); err == nil && c.loadTest != "" {
 		var v pluginbuild.Verdict
-		v, err = b.LoadTest(ctx, r, q.Image, result.Path, c.loadTest)
-		result.LoadTest = &v
+		if v, err = b.LoadTest(ctx, r, q.Image, result.Path, c.loadTest); err == nil {
+			result.LoadTest = &v
+		}
 	}
 	if c.removeImage {
 		// Also after a failure or Ctrl-C: the image is of no more use.
@@ -187,12 +188,16 @@ func (c *command) runCompile(ctx context.Context, r pluginbuild.Release) (any, e
 		result.RemovedImages, rmErr = b.RemoveImages(clean)
 		err = errors.Join(err, rmErr)
 	}
-	if err != nil {
+	c.stderr.Clear()
+	if result.Path == "" {
 		return nil, err
 	}
-	c.stderr.Clear()
+	// The plugin is in place, even if what came afterwards failed.
 	if !c.json {
 		c.showCompiled(result)
+	}
+	if err != nil {
+		return result, err
 	}
 	if v := result.LoadTest; v != nil && !v.Loads {
 		return result, exitCode(1)
