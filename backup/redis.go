@@ -332,17 +332,27 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient) (*redisNodes, 
 	}
 	// The client may know a node by another address than the cluster does.
 	var mu sync.Mutex
+	moving := false
 	err = c.ForEachMaster(ctx, func(ctx context.Context, m *redis.Client) error {
 		id, err := m.Do(ctx, "CLUSTER", "MYID").Text()
+		if err != nil {
+			return err
+		}
+		known, err := m.ClusterNodes(ctx).Result()
 		mu.Lock()
 		defer mu.Unlock()
 		if n := byID[id]; n != nil {
 			n.client = m
 		}
+		// How a node marks slots that it is giving away or taking over.
+		moving = moving || strings.Contains(known, "->-") || strings.Contains(known, "-<-")
 		return err
 	})
 	if err != nil {
 		return nil, redisError("connect to the masters of", "redis cluster", err)
+	}
+	if moving {
+		return nil, &Error{Op: "read the topology of", Object: "redis cluster", Err: errors.New("slots are being moved from one node to another"), Next: "wait until resharding is done, or repair it with redis-cli --cluster fix", Retry: true}
 	}
 	for _, n := range t.nodes {
 		if n.client == nil {
