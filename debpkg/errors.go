@@ -97,7 +97,7 @@ var failures = []failure{
 	{regexp.MustCompile(`.*No space left on device.*|.*You don't have enough free space in.*`),
 		ErrDiskFull, false, "free some space, then repair or revert"},
 	{regexp.MustCompile(`E: Version '.*' for '.*' was not found`),
-		ErrNoVersion, false, "update the package lists, and look at what is available; tyk-pump has its own version line (1.x)"},
+		ErrNoVersion, false, "update the package lists, and choose from what is available"},
 	{regexp.MustCompile(`E: Unable to locate package .*|E: Package '.*' has no installation candidate|E: Couldn't find any package by.*`),
 		ErrNoPackage, false, "update the package lists, and check that a source for this component is set up"},
 	{regexp.MustCompile(`E: Packages were downgraded and -y was used without --allow-downgrades.*`),

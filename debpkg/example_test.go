@@ -54,7 +54,7 @@ func Example() {
 	// PACKAGE      ACTION   FROM   TO     SOURCE  ROLLBACK
 	// tyk-gateway  upgrade  4.0.8  5.2.5  stable  repository
 	//
-	// To download: 0 bytes in 0 files.
+	// Nothing to download.
 	// tyk-gateway.service will be restarted by the installation of tyk-gateway.
 	//
 	// CONFIGURATION FILE         ON DISK  IN THE CANDIDATE  OUTCOME

@@ -317,6 +317,9 @@ func TestUpdate(t *testing.T) {
 	if len(p.Downloads) != 1 || p.DownloadSize() != p.Actions[0].Size || strings.Contains(p.Downloads[0].URI, "secret") {
 		t.Errorf("downloads %+v", p.Downloads)
 	}
+	if !strings.Contains(p.String(), "Downloaded already: ") {
+		t.Errorf("plan %s", p)
+	}
 	// The plan fetched it, so that apply needs no network.
 	server.Close()
 	if _, err := h.Apply(ctx, p); err != nil {

@@ -29,7 +29,14 @@ func (p Plan) String() string {
 				row(a.Package, kind, dash(a.From.text), dash(a.To.text), dash(a.Origin), dash(a.Rollback))
 			}
 		})
-		fmt.Fprintf(&b, "\nTo download: %d bytes in %d files.\n", p.DownloadSize(), len(p.Downloads))
+		switch {
+		case len(p.Downloads) == 0:
+			fmt.Fprint(&b, "\nNothing to download.\n")
+		case p.Fetched:
+			fmt.Fprintf(&b, "\nDownloaded already: %s in %d files.\n", size(p.DownloadSize()), len(p.Downloads))
+		default:
+			fmt.Fprintf(&b, "\nTo download: %s in %d files.\n", size(p.DownloadSize()), len(p.Downloads))
+		}
 	}
 	for _, u := range p.Unchanged {
 		fmt.Fprintf(&b, "%s is as requested already.\n", u)
@@ -90,6 +97,13 @@ func (p Plan) String() string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+func size(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 }
 
 func section(b *strings.Builder, head string, rows func(row func(...string))) {

@@ -125,8 +125,10 @@ func sshError(ctx context.Context, dest string, err error, m *marker) error {
 		var start interface{ Unwrap() []error }
 		detail := strings.TrimSpace(m.tail.String())
 		e := &Error{Op: "run on " + dest, Kind: ErrConnection, Detail: detail, Cause: err, Retry: true,
-			Next: "check that `ssh " + dest + "` works without a question; the command may still be running there"}
+			Next: "the command may still be running there; check that `ssh " + dest + "` works without a question"}
 		switch {
+		case strings.Contains(detail, "connect to host"), strings.Contains(detail, "Could not resolve hostname"):
+			e.Next = "check the address, and that `ssh " + dest + "` works without a question"
 		case strings.Contains(detail, "Host key verification failed"), strings.Contains(detail, "No matching host key"):
 			e.Retry, e.Next = false, "compare the host's key with the one its owner states, then add it to known_hosts"
 		case strings.Contains(detail, "Permission denied"):

@@ -1,0 +1,170 @@
+package debpkg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Request is what should become of one package.
+type Request struct {
+	Package string
+	Version Version // exact; tyk-pump has its own line of versions
+	// Deb installs from a .deb file on the host, or from the matching one in a
+	// directory, instead of from a source. Package and Version are checked
+	// against it; a zero Version takes the file's.
+	Deb    string `json:",omitempty"`
+	SHA256 string `json:",omitempty"` // of Deb; empty: not checked
+	Remove bool   `json:",omitempty"`
+}
+
+func (r Request) String() string {
+	switch {
+	case r.Remove:
+		return r.Package + "-"
+	case r.Version.IsZero():
+		return r.Package
+	}
+	return r.Package + "=" + r.Version.text
+}
+
+var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+
+func validRequests(want []Request) error {
+	if len(want) == 0 {
+		return errors.New("plan: nothing requested; name a package and its exact version")
+	}
+	seen := map[string]bool{}
+	for _, r := range want {
+		switch {
+		case !packageName.MatchString(r.Package):
+			return fmt.Errorf("plan: %q is not a package name", r.Package)
+		case seen[r.Package]:
+			return fmt.Errorf("plan: %s is requested twice", r.Package)
+		case r.Remove && (r.Deb != "" || !r.Version.IsZero()):
+			return fmt.Errorf("plan: %s is to be removed, so it takes no version", r.Package)
+		case !r.Remove && r.Deb == "" && r.Version.IsZero():
+			return fmt.Errorf("plan: %s has no version; give the exact one", r.Package)
+		case r.Deb != "" && !path.IsAbs(r.Deb):
+			return fmt.Errorf("plan: the .deb file %q of %s needs an absolute path on the host", r.Deb, r.Package)
+		}
+		seen[r.Package] = true
+		if err := validate(r.Version.text); !r.Version.IsZero() && err != nil {
+			return fmt.Errorf("plan: version %q of %s: %w", r.Version, r.Package, err)
+		}
+	}
+	return nil
+}
+
+func join(want []Request) string {
+	var parts []string
+	for _, r := range want {
+		parts = append(parts, r.String())
+	}
+	return strings.Join(parts, " ")
+}
+
+// resolveDebs finds and checks the .deb file of each request that has one,
+// and fills in the request's version.
+func (h *Host) resolveDebs(ctx context.Context, arch string, want []Request) (map[string]Deb, error) {
+	found := map[string]Deb{}
+	for i, r := range want {
+		if r.Deb == "" {
+			continue
+		}
+		op := fmt.Sprintf("take %s from %s", r, r.Deb)
+		list, err := h.Debs(ctx, r.Deb)
+		if err != nil {
+			return nil, err
+		}
+		single := len(list) == 1 && list[0].Path == r.Deb
+		var fits []Deb
+		var why []string
+		for _, d := range list {
+			switch {
+			case d.Package != r.Package:
+				why = append(why, fmt.Sprintf("%s holds %s", d.Path, d.Package))
+			case !r.Version.IsZero() && d.Version.Compare(r.Version) != 0:
+				why = append(why, fmt.Sprintf("%s holds version %s", d.Path, d.Version))
+			case d.Arch != arch && d.Arch != "all":
+				why = append(why, fmt.Sprintf("%s is for %s, the host is %s", d.Path, d.Arch, arch))
+			case r.SHA256 != "" && !strings.EqualFold(d.SHA256, r.SHA256):
+				why = append(why, fmt.Sprintf("%s has SHA-256 %s, not %s", d.Path, d.SHA256, r.SHA256))
+			default:
+				fits = append(fits, d)
+			}
+		}
+		switch {
+		case len(fits) == 0 && len(why) == 0:
+			why = []string{"there is no .deb file"}
+			fallthrough
+		case len(fits) == 0:
+			return nil, &Error{Op: op, Kind: ErrDeb, Detail: strings.Join(why, "; "), Next: "fetch the right file, from a place you trust"}
+		case len(fits) > 1 && !single:
+			return nil, &Error{Op: op, Kind: ErrDeb, Detail: fmt.Sprintf("%d files fit", len(fits)), Next: "name the file, or give the version"}
+		}
+		found[r.Package], want[i].Version = fits[0], fits[0].Version
+	}
+	return found, nil
+}
+
+func installOf(want []Request, debs map[string]Deb) install {
+	var in install
+	for _, r := range want {
+		arg := r.String()
+		if d, ok := debs[r.Package]; ok {
+			arg = d.Path
+		}
+		in.args = append(in.args, arg)
+		in.removal = in.removal || r.Remove
+	}
+	return in
+}
+
+// explainPlan adds to apt's words what else the host knows: which versions
+// there are, and which packages on hold stand in the way.
+func (h *Host) explainPlan(ctx context.Context, err error, want []Request) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	if e.Kind == ErrDepends {
+		if all, qerr := h.dpkgQuery(ctx, "*"); qerr == nil {
+			for _, p := range all {
+				if p.Held() && strings.Contains(e.Detail, p.Name) {
+					e.Detail += fmt.Sprintf("; %s is on hold", p.Name)
+				}
+			}
+		}
+		return err
+	}
+	if e.Kind != ErrNoVersion && e.Kind != ErrNoPackage {
+		return err
+	}
+	for _, r := range want {
+		if !strings.Contains(e.Detail, r.Package) {
+			continue
+		}
+		list, aerr := h.Available(ctx, r.Package)
+		if aerr != nil {
+			continue
+		}
+		var have []string
+		for _, a := range list {
+			if !slices.Contains(have, a.Version.text) {
+				have = append(have, a.Version.text)
+			}
+		}
+		if c, ok := component(r.Package); ok && c.Package == "tyk-pump" {
+			e.Next += "; the pump has its own version line (1.x)"
+		}
+		if len(have) > 0 {
+			e.Detail += fmt.Sprintf("; the sources offer %s", strings.Join(have[:min(len(have), 10)], ", "))
+		}
+	}
+	return err
+}
