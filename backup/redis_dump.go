@@ -61,6 +61,10 @@ type scanned struct {
 
 // scan reads every key once, database by database.
 func (n *redisNode) scan(ctx context.Context, info redisInfo, f func(scanned) error) error {
+	if len(info) == 0 && n.id == "" { // a cluster has only database 0
+		return &Error{Op: "list the databases of", Object: "redis " + n.addr, Err: fmt.Errorf("%w: INFO is forbidden, and only it tells which databases hold keys", ErrNotAllowed),
+			Next: "give the user +info"}
+	}
 	dbs := []int{0}
 	for db := range info.databases() {
 		dbs = append(dbs, db)

@@ -105,6 +105,11 @@ func TestRedisManaged(t *testing.T) {
 	if set.Components[0].Consistency != backup.ConsistencyPerItem {
 		t.Errorf("%+v", set.Components[0])
 	}
+	// Without INFO a database could be overlooked.
+	s.Do("ACL", "SETUSER", "blind", "on", ">p", "~*", "+@all", "-info")
+	if err := refused(t, &backup.Redis{Client: s.User("blind", "p"), Method: backup.RedisDUMP}); !errors.Is(err, backup.ErrNotAllowed) {
+		t.Errorf("without INFO: %v", err)
+	}
 	// The proof reads key by key as well.
 	if err := src.Prove(t.Context(), stored(t, set)); err != nil {
 		t.Error(err)
