@@ -262,14 +262,19 @@ func splitMount(m string) (source, target string) {
 }
 
 func (b *Builder) connect(ctx context.Context) error {
-	if _, err := b.docker.Ping(ctx); err != nil {
-		object := "Docker engine"
-		if h, ok := b.docker.(interface{ DaemonHost() string }); ok && !strings.HasSuffix(h.DaemonHost(), ".example.com") { // a dummy, over ssh
-			object += " at " + h.DaemonHost()
-		}
-		return fail(ctx, StageConnect, object, err)
+	_, err := b.docker.Ping(ctx)
+	if err == nil {
+		return nil
 	}
-	return nil
+	e := fail(ctx, StageConnect, "Docker engine", err)
+	switch d, ok := b.docker.(interface{ DaemonHost() string }); {
+	case !ok:
+	case d.DaemonHost() == "http://docker.example.com": // what docker/cli calls all ssh:// hosts
+		e.hint = "the engine is reached by ssh: ssh HOST docker version must work without questions"
+	default:
+		e.Object += " at " + d.DaemonHost()
+	}
+	return e
 }
 
 // stage reports f as a stage.

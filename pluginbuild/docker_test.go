@@ -247,7 +247,7 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	}
 
 	// What ssh says reaches the error.
-	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\nread request\necho 'Permission denied (publickey).' >&2\nexit 255\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	c2, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "ssh://me@build.example.org"})
@@ -256,7 +256,7 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	}
 	defer c2.Close()
 	_, err = pluginbuild.New(c2, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img})
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey)") {
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey)") || !strings.Contains(e.Hint(), "ssh HOST docker version") {
 		t.Errorf("%v", err)
 	}
 }
