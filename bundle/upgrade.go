@@ -223,9 +223,14 @@ type renamed struct {
 	sources map[string]string
 }
 
-func (r renamed) Open(name string) (fs.File, error) {
+func (r renamed) Open(name string) (fs.File, error) { return r.FS.Open(r.source(name)) }
+
+// Stat keeps what a file system can tell without opening a file.
+func (r renamed) Stat(name string) (fs.FileInfo, error) { return fs.Stat(r.FS, r.source(name)) }
+
+func (r renamed) source(name string) string {
 	if source, ok := r.sources[name]; ok {
-		name = source
+		return source
 	}
-	return r.FS.Open(name)
+	return name
 }

@@ -115,7 +115,16 @@ func nameProblem(name string) (problem, remedy string) {
 }
 
 func (v *validation) file(at, name string) {
-	f, err := v.src.Open(name)
+	// Before it is opened: opening a pipe waits for its writer.
+	info, err := fs.Stat(v.src, name)
+	if err == nil && !info.Mode().IsRegular() {
+		v.add(Refused, at, fmt.Sprintf("%q is not a regular file but %s", name, kind(info.Mode())), "list regular files only")
+		return
+	}
+	var f fs.File
+	if err == nil {
+		f, err = v.src.Open(name)
+	}
 	if err != nil {
 		problem, remedy := fmt.Sprintf("%q cannot be read: %v", name, err), "make the file readable"
 		if errors.Is(err, fs.ErrNotExist) {
@@ -125,15 +134,6 @@ func (v *validation) file(at, name string) {
 		return
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		v.add(Refused, at, fmt.Sprintf("%q cannot be read: %v", name, err), "make the file readable")
-		return
-	case !info.Mode().IsRegular():
-		v.add(Refused, at, fmt.Sprintf("%q is not a regular file but %s", name, kind(info.Mode())), "list regular files only")
-		return
-	}
 	v.total += info.Size()
 	isPlugin := v.m.Middleware.Driver == driverGo && v.loadable(name)
 	severity := Accepted

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 
@@ -183,6 +184,21 @@ func TestValidateRealFiles(t *testing.T) {
 		f := m.Validate(linked{os.DirFS("/"), strings.TrimPrefix(path, "/")})
 		if (want == "") != (len(f) == 0) || len(f) > 0 && !strings.Contains(f[0].Problem, want) {
 			t.Errorf("%s: %+v, want %q", path, f, want)
+		}
+	}
+}
+
+// A pipe is told from its name alone: opening one waits for a writer.
+func TestValidateDoesNotOpenPipes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(dir, "plugin.so"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plan := upgradePlan(t, "4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_amd64.so", false)
+	for name, src := range map[string]fs.FS{"directory": os.DirFS(dir), "plan": plan.FS(os.DirFS(dir))} {
+		if f := goManifest("plugin.so").Validate(src); len(f) != 1 || !strings.Contains(f[0].Problem, "pipe") {
+			t.Errorf("%s: %+v", name, f)
 		}
 	}
 }

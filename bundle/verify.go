@@ -56,7 +56,10 @@ func Verify(r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.manifest, a.stream(context.Background(), op, func(string) (io.WriteCloser, error) { return discard{}, nil })
+	if err := a.stream(context.Background(), op, func(string) (io.WriteCloser, error) { return discard{}, nil }); err != nil {
+		return nil, err
+	}
+	return a.manifest, nil
 }
 
 type discard struct{ io.Writer }

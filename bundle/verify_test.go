@@ -146,8 +146,11 @@ func TestVerifyRefuses(t *testing.T) {
 	for name, c := range attacks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := verify(craft(t, c.entries...), bundle.VerifyOptions{})
+			m, err := verify(craft(t, c.entries...), bundle.VerifyOptions{})
 			refusedAs(t, err, c.want, c.says)
+			if m != nil {
+				t.Errorf("a manifest was returned: %+v", m)
+			}
 		})
 	}
 }
