@@ -37,7 +37,7 @@ changed content under the new name that is printed after a build.
 exit codes:
   0  fine
   1  the bundle, the manifest, a key or a file is bad or cannot be read or
-     written; an earlier BUNDLE is then what it was
+     written, or an interrupt came; an earlier BUNDLE is then what it was
   2  wrong usage
 
 flags:
@@ -45,6 +45,7 @@ flags:
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends it at once
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -59,7 +60,8 @@ type command struct {
 	which, platform         string
 	json                    bool
 
-	bundle         string // the one to verify or explain
+	bundle         string          // the one to verify or explain
+	version        *semver.Version // what which says
 	stdout, stderr *term.Out
 }
 
@@ -104,6 +106,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			err = jerr
 		}
 	}
+	if lost := c.stdout.Err(); lost != nil {
+		c.stderr.Printf("packbundle: %sprint the result: %v\n", c.stderr.Paint(term.Bad, "failed: "), lost)
+		return 1
+	}
 	if err != nil {
 		return 1
 	}
@@ -134,8 +140,8 @@ func (c *command) choose(fs *flag.FlagSet) (func(context.Context) (any, error), 
 		err = fmt.Errorf("%d arguments beside the flags, %s takes %d", fs.NArg(), mode, rest)
 	}
 	if mode == "-which" && err == nil {
-		if _, verr := semver.NewVersion(c.which); verr != nil {
-			err = fmt.Errorf("-which %q: %w", c.which, verr)
+		if c.version, err = semver.StrictNewVersion(strings.TrimPrefix(c.which, "v")); err != nil {
+			err = fmt.Errorf("-which %q: %w; give all three numbers, as 5.2.5", c.which, err)
 		} else if goos, goarch, _ := strings.Cut(c.platform, "/"); goos == "" || goarch == "" {
 			err = fmt.Errorf("-platform %q is not os/arch", c.platform)
 		}

@@ -9,6 +9,8 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -165,12 +167,34 @@ func TestInterrupted(t *testing.T) {
 	if _, err := os.Stat(dir + "/b.zip"); code != 1 || err == nil || !strings.Contains(errOut.String(), "canceled") {
 		t.Errorf("%d %s %v", code, &errOut, err)
 	}
+	if code, out, errOut := call(t, dir, "-manifest", "DIR/manifest.json", "-o", "DIR/b.zip"); code != 0 {
+		t.Fatalf("%d %s%s", code, out, errOut)
+	}
+	errOut.Reset()
+	if code := run(ctx, []string{"-verify", dir + "/b.zip"}, &out, &errOut); code != 1 || !strings.Contains(errOut.String(), "canceled") {
+		t.Errorf("-verify: %d %s", code, &errOut)
+	}
+}
+
+// An answer that could not be printed is no success.
+func TestFullOutput(t *testing.T) {
+	t.Parallel()
+	dir := setup(t)
+	for _, args := range []string{"-manifest DIR/manifest.json -o DIR/b.zip", "-verify DIR/b.zip", "-which 5.2.5 DIR/b.zip", "-verify DIR/b.zip -json"} {
+		r, w := io.Pipe()
+		_ = r.CloseWithError(errors.New("disk full"))
+		var errOut bytes.Buffer
+		code := run(t.Context(), strings.Fields(strings.ReplaceAll(args, "DIR", dir)), w, &errOut)
+		if code != 1 || !strings.Contains(errOut.String(), "disk full") {
+			t.Errorf("%s: %d %s", args, code, &errOut)
+		}
+	}
 }
 
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, args := range []string{"-x", "extra", "-verify a extra", "-verify a -o b", "-verify a -which 5.2.5 b", "-which 5.2.5",
-		"-which five b", "-which 5.2.5 -platform linux b", "-which 5.2.5 -key k b", "-pub p", "-o"} {
+		"-which five b", "-which 5.2 b", "-which 5.2.5 -platform linux b", "-which 5.2.5 -key k b", "-pub p", "-o"} {
 		if code, out, errOut := call(t, "", strings.Fields(args)...); code != 2 || out != "" || errOut == "" {
 			t.Errorf("%s: %d %s%s", args, code, out, errOut)
 		}

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 
@@ -18,7 +19,7 @@ type verifyResult struct {
 	Findings  []bundle.Finding `json:"findings"`
 }
 
-func (c *command) runVerify(context.Context) (any, error) {
+func (c *command) runVerify(ctx context.Context) (any, error) {
 	var o bundle.VerifyOptions
 	if c.pub != "" {
 		data, err := os.ReadFile(c.pub)
@@ -29,7 +30,7 @@ func (c *command) runVerify(context.Context) (any, error) {
 			return nil, fmt.Errorf("%s: %w", c.pub, err)
 		}
 	}
-	m, findings, err := c.read(o)
+	m, findings, err := c.read(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +56,7 @@ func (c *command) runVerify(context.Context) (any, error) {
 }
 
 // read verifies the bundle and validates what is in it.
-func (c *command) read(o bundle.VerifyOptions) (*bundle.Manifest, []bundle.Finding, error) {
+func (c *command) read(ctx context.Context, o bundle.VerifyOptions) (*bundle.Manifest, []bundle.Finding, error) {
 	f, err := os.Open(c.bundle)
 	if err != nil {
 		return nil, nil, err
@@ -66,7 +67,7 @@ func (c *command) read(o bundle.VerifyOptions) (*bundle.Manifest, []bundle.Findi
 		return nil, nil, err
 	}
 	o.Progress = c.progress("verify")
-	m, err := bundle.Verify(f, info.Size(), o)
+	m, err := bundle.Verify(interruptible{ctx, f}, info.Size(), o)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", c.bundle, err)
 	}
@@ -75,4 +76,17 @@ func (c *command) read(o bundle.VerifyOptions) (*bundle.Manifest, []bundle.Findi
 		return nil, nil, fmt.Errorf("%s: %w", c.bundle, err)
 	}
 	return m, append([]bundle.Finding{}, m.Validate(files)...), nil // [] in JSON
+}
+
+// interruptible fails to read once the context has ended.
+type interruptible struct {
+	ctx context.Context
+	io.ReaderAt
+}
+
+func (r interruptible) ReadAt(p []byte, at int64) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.ReaderAt.ReadAt(p, at)
 }

@@ -4,22 +4,16 @@ import (
 	"context"
 	"strings"
 
-	"github.com/Masterminds/semver/v3"
-
 	"example.com/tykupgrade/bundle"
 )
 
-func (c *command) runWhich(context.Context) (any, error) {
-	m, _, err := c.read(bundle.VerifyOptions{})
-	if err != nil {
-		return nil, err
-	}
-	version, err := semver.NewVersion(c.which)
+func (c *command) runWhich(ctx context.Context) (any, error) {
+	m, _, err := c.read(ctx, bundle.VerifyOptions{})
 	if err != nil {
 		return nil, err
 	}
 	goos, goarch, _ := strings.Cut(c.platform, "/")
-	all, err := m.Resolve(version, goos, goarch)
+	all, err := m.Resolve(c.version, goos, goarch)
 	if !c.json && len(all) > 0 {
 		rows := [][]string{{"HOOK", "PATH", "LOADS", "TRIED IN ORDER"}}
 		for _, r := range all {
@@ -31,5 +25,5 @@ func (c *command) runWhich(context.Context) (any, error) {
 		}
 		c.stdout.Printf("%s", c.stdout.Table(rows))
 	}
-	return map[string]any{"bundle": c.bundle, "gateway": version.String(), "platform": c.platform, "hooks": all}, err
+	return map[string]any{"bundle": c.bundle, "gateway": c.version.String(), "platform": c.platform, "hooks": all}, err
 }

@@ -27,6 +27,7 @@ type Out struct {
 	mu    sync.Mutex
 	lines []string // the live region as drawn
 	drawn time.Time
+	err   error // of the first write that failed
 }
 
 // New describes w: live and coloured only when it is a terminal, and coloured
@@ -58,6 +59,9 @@ func (o *Out) Write(p []byte) (int, error) {
 	region := o.lines
 	o.erase()
 	n, err := o.w.Write(p)
+	if o.err == nil {
+		o.err = err
+	}
 	if len(p) > 0 && p[len(p)-1] == '\n' {
 		o.draw(region)
 	}
@@ -66,6 +70,14 @@ func (o *Out) Write(p []byte) (int, error) {
 
 // Printf prints a formatted line or lines above the live region.
 func (o *Out) Printf(format string, a ...any) { _, _ = fmt.Fprintf(o, format, a...) }
+
+// Err returns the error of the first print that failed: a command whose answer
+// could not be written has not succeeded.
+func (o *Out) Err() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
 
 // Redraw replaces the live region, at most ten times a second. It does nothing
 // where the output is not a terminal.

@@ -1,6 +1,8 @@
 package term
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 )
@@ -27,6 +29,23 @@ func TestLiveRegionStaysBelowTheLog(t *testing.T) {
 	want := "one\ntwo is to\n" + "\x1b[2A\r\x1b[J" + "log\n" + "one\ntwo is to\n" + "\x1b[2A\r\x1b[J"
 	if b.String() != want {
 		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
+func TestErrKeepsTheFirstFailure(t *testing.T) {
+	t.Parallel()
+	r, w := io.Pipe()
+	o := New(w)
+	if o.Err() != nil {
+		t.Error(o.Err())
+	}
+	full, other := errors.New("disk full"), errors.New("other")
+	_ = r.CloseWithError(full)
+	o.Printf("lost\n")
+	_ = r.CloseWithError(other)
+	o.Printf("lost too\n")
+	if !errors.Is(o.Err(), full) {
+		t.Errorf("got %v", o.Err())
 	}
 }
 
