@@ -46,10 +46,9 @@ type Sum struct {
 
 // Write creates or replaces path with what fill writes. The bytes go to a
 // temporary file in the same directory, named ".<name>.tmp-*" (a long name is
-// shortened to fit), which is synced,
-// given its mode and owner, renamed over path, and the directory synced. When
-// fill fails, the disk is full or ctx ends, the temporary file is removed and
-// path is what it was before.
+// shortened to fit), which is given its mode and owner, synced, renamed over
+// path, and the directory synced. When fill fails, the disk is full or ctx ends,
+// the temporary file is removed and path is what it was before.
 //
 // Errors wrap their cause; retrying helps where the cause is a full disk that
 // has been cleared.
@@ -172,7 +171,7 @@ func resolve(path string, follow bool) (string, error) {
 	case info.IsDir():
 		return "", fmt.Errorf("a directory %w; name a file inside it", ErrNotRegular)
 	default:
-		return "", fmt.Errorf("%s %w", info.Mode().Type(), ErrNotRegular)
+		return "", fmt.Errorf("a device, pipe or socket %w", ErrNotRegular)
 	}
 }
 
