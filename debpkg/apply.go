@@ -70,7 +70,7 @@ func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {
 func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
 	for _, a := range p.Actions {
 		if a.Kind == Install || a.Kind == Remove {
-			return Change{}, &Error{Op: "stage " + join(p.Requests), Kind: ErrRefused, Detail: fmt.Sprintf("%s would be %sd or is not installed yet", a.Package, strings.TrimSuffix(string(a.Kind), "e")), Next: "use Apply"}
+			return Change{}, &Error{Op: "stage " + join(p.Requests), Kind: ErrRefused, Detail: fmt.Sprintf("the plan is to %s %s, and only what is installed can go on serving", a.Kind, a.Package), Next: "use Apply"}
 		}
 	}
 	return h.apply(ctx, p, true)

@@ -496,6 +496,11 @@ func TestHostCancelled(t *testing.T) {
 	cause := errors.New("the operator went home")
 	go func() {
 		m.begun()
+		// Meanwhile others see who is at work.
+		locks, err := h.Locks(t.Context())
+		if err != nil || len(locks) == 0 || locks[0].Path != "/var/lib/dpkg/lock-frontend" || locks[0].Command != "apt-get" {
+			t.Errorf("locks %+v, %v", locks, err)
+		}
 		cancel(cause)
 		_, _ = m.Exec(context.Background(), nil, "touch", "/run/lab-go")
 	}()

@@ -25,14 +25,16 @@ var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/
 
 // Every holder of a record lock on the files "$@": inode numbers alone may
 // coincide between file systems, so the process must have the file open where
-// that can be seen. Lines of waiters start with "->".
+// that can be seen: apt-get changes its user for a while, and in a container
+// even root cannot look into such a process. Lines of waiters start with "->".
 const lockScript = `for f; do
 	[ -e "$f" ] || continue
 	i=$(stat -c %i "$f")
 	while read -r n kind adv mode pid id rest; do
 		case $kind in POSIX | FLOCK | OFDLCK) ;; *) continue ;; esac
 		case $id in *:"$i") ;; *) continue ;; esac
-		if [ -r "/proc/$pid/fd" ] && ! ls -l "/proc/$pid/fd" 2>/dev/null | grep -qF -- " -> $f"; then continue; fi
+		open=$(ls -l "/proc/$pid/fd" 2>/dev/null)
+		case $open in *" -> "*) printf '%s\n' "$open" | grep -qF -- " -> $f" || continue ;; esac
 		read -r comm <"/proc/$pid/comm" || continue
 		printf '%s\t%s\t%s\n' "$f" "$pid" "$comm"
 	done </proc/locks 2>/dev/null
