@@ -218,6 +218,10 @@ func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool
 	}
 	h.event(Event{Kind: EventStep, Text: join(p.Requests)})
 	if err := h.start(ctx, j); err != nil {
+		if errors.Is(err, ErrConnection) {
+			// Whether it runs is not known; calling again tells.
+			return c, fmt.Errorf("%s: %w", op, err)
+		}
 		return Change{}, fmt.Errorf("%s: %w", op, err)
 	}
 	started = true

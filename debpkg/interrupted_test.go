@@ -46,7 +46,7 @@ func killSession(t *testing.T, leader int) {
 // Repair finishes it, or Revert goes back.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	const waits = "if [ ! -e \"$DPKG_ROOT/go\" ]; then touch \"$DPKG_ROOT/begun\"; sleep 600; fi\n"
+	const waits = "if [ ! -e \"$DPKG_ROOT/go\" ]; then touch \"$DPKG_ROOT/begun\"; sleep 60; fi\n"
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waits}))
 	f.install("tyk-gateway=4.0.8")
 	h := f.host()

@@ -43,7 +43,10 @@ type Conffile struct {
 // Edited says whether the file differs from what the package shipped.
 func (c Conffile) Edited() bool { return c.Disk != c.Shipped }
 
-const packageFormat = `${Package}\t${Architecture}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\t${db:Status-Eflag}\n${Conffiles}\n`
+const (
+	stateFormat   = `${Package}\t${Architecture}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\t${db:Status-Eflag}\n`
+	packageFormat = stateFormat + `${Conffiles}\n`
+)
 
 // Packages returns what dpkg knows of the packages whose names match the given
 // names or dpkg patterns ("tyk-*"), conffiles compared with the disk. Unknown
@@ -52,7 +55,7 @@ func (h *Host) Packages(ctx context.Context, names ...string) ([]Package, error)
 	if len(names) == 0 {
 		return nil, nil
 	}
-	list, err := h.dpkgQuery(ctx, names...)
+	list, err := h.dpkgQueryAs(ctx, packageFormat, names...)
 	if err != nil {
 		return nil, err
 	}
@@ -74,9 +77,13 @@ func (h *Host) Packages(ctx context.Context, names ...string) ([]Package, error)
 	return list, nil
 }
 
-// dpkgQuery is Packages without a look at the disk.
+// dpkgQuery is Packages without the conffiles.
 func (h *Host) dpkgQuery(ctx context.Context, names ...string) ([]Package, error) {
-	argv := append([]string{"dpkg-query", "--admindir=" + h.path("/var/lib/dpkg"), "-W", "-f", packageFormat, "--"}, names...)
+	return h.dpkgQueryAs(ctx, stateFormat, names...)
+}
+
+func (h *Host) dpkgQueryAs(ctx context.Context, format string, names ...string) ([]Package, error) {
+	argv := append([]string{"dpkg-query", "--admindir=" + h.path("/var/lib/dpkg"), "-W", "-f", format, "--"}, names...)
 	out, err := h.output(ctx, argv...)
 	// 1: some name matches nothing.
 	if err != nil && exitCode(err) != 1 {
@@ -161,7 +168,6 @@ func (h *Host) broken(ctx context.Context) ([]Package, error) {
 	var list []Package
 	for _, p := range all {
 		if p.Broken() {
-			p.Conffiles = nil
 			list = append(list, p)
 		}
 	}
