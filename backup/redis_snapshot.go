@@ -84,8 +84,9 @@ func (n *redisNode) save(ctx context.Context, w *Writer, out *RedisNode, r *Redi
 	if err != nil {
 		return fail("copy "+path+" of", object, err)
 	}
-	// The file's own creation time has whole seconds.
-	if out.RDB.Created.Before(start.Truncate(time.Second)) {
+	// The file's own creation time has whole seconds, from a clock that may be a
+	// tick behind that of TIME.
+	if out.RDB.Created.Before(start.Truncate(time.Second).Add(-time.Second)) {
 		return &Error{Op: "copy " + path + " of", Object: object,
 			Err:  fmt.Errorf("the file is from %s, before the save at %s", out.RDB.Created.Format(time.RFC3339), start.UTC().Format(time.RFC3339)),
 			Next: "the server writes to another file: correct Path or Open"}

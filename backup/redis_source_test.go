@@ -198,9 +198,9 @@ func TestRedisWrongFile(t *testing.T) {
 	t.Parallel()
 	s, set := filled(t)
 	old := filepath.Join(set.Dir, "redis", redisDetails(t, set).Nodes[0].File)
-	redislab.WaitFor(t, "the next second", func() bool {
+	redislab.WaitFor(t, "the second after the next", func() bool {
 		now, err := s.Client().Time(t.Context()).Result()
-		return err == nil && now.Unix() > redisDetails(t, set).Nodes[0].RDB.Created.Unix()
+		return err == nil && now.Unix() > redisDetails(t, set).Nodes[0].RDB.Created.Unix()+1
 	})
 	err := refused(t, &backup.Redis{Client: s.Client(), Method: backup.RedisBGSAVE, Path: old})
 	if !strings.Contains(err.Error(), "before the save") {
