@@ -372,7 +372,7 @@ func TestBuildUploads(t *testing.T) {
 	}
 	dir := plugin(t, tiny, map[string]string{
 		"sub/deep/a.go": "package deep", "sub/.hidden": "kept: cp -r copies it", "sub/lib.so": "kept", "sub/.git/x": "",
-		".env": "", ".git/config": "", "old.so": "", "testdata/big.bin": "", "testdata/keep.txt": "", "run.sh": "#!",
+		".env": "", ".git/config": "", "old.so": "", "go.work": "", "go.work.sum": "", "sub/go.work": "kept", "testdata/big.bin": "", "testdata/keep.txt": "", "run.sh": "#!",
 	})
 	if err := errors.Join(os.Chmod(filepath.Join(dir, "run.sh"), 0o700), os.Symlink("sub/deep", filepath.Join(dir, "link"))); err != nil {
 		t.Fatal(err)
@@ -412,6 +412,7 @@ plugin-source/sub/ 755
 plugin-source/sub/.hidden 644 
 plugin-source/sub/deep/ 755 
 plugin-source/sub/deep/a.go 644 
+plugin-source/sub/go.work 644 
 plugin-source/sub/lib.so 644 
 plugin-source/testdata/ 755 
 plugin-source/testdata/keep.txt 644 `
@@ -471,6 +472,7 @@ func TestBuildRefuses(t *testing.T) {
 		"output is a file":      {q: pluginbuild.Request{OutputDir: filepath.Join(dir, "go.mod")}, want: "not a directory"},
 		"output is missing":     {q: pluginbuild.Request{OutputDir: dir + "/none"}, want: "output directory"},
 		"exclude":               {q: pluginbuild.Request{Exclude: []string{"[x"}}, want: "exclude"},
+		"go.work with bind":     {q: pluginbuild.Request{Bind: true, Dir: plugin(t, tiny, map[string]string{"go.work": ""})}, want: "go.work is in the way"},
 		"exclude with bind":     {q: pluginbuild.Request{Exclude: []string{"x"}, Bind: true}, want: "Exclude has no effect"},
 		"reserved variable":     {o: pluginbuild.Options{Env: map[string]string{"GITHUB_TAG": "v9"}}, want: "GITHUB_TAG is set by"},
 		"variable without name": {o: pluginbuild.Options{Env: map[string]string{"": "x"}}, want: "environment variable"},

@@ -18,6 +18,10 @@ import (
 // sourceDir is where every compiler image expects the plugin.
 const sourceDir = "plugin-source"
 
+// workFile in the plugin's root hides the workspace that compilers from 5.1.0
+// on make around the plugin and the gateway; those before do not read it.
+const workFile = "go.work"
+
 // checkSource refuses directories that no compiler could make a plugin of.
 func checkSource(object string, q *Request) error {
 	if q.Bind && len(q.Exclude) > 0 {
@@ -39,6 +43,8 @@ func checkSource(object string, q *Request) error {
 			source = true
 		case q.Bind && strings.HasSuffix(name, ".so") && (q.OutputDir != q.Dir || name != q.output()):
 			return refuse(object, "%s is in the way: the compiler's script would move it and give it to root; move it away, or leave Bind out", filepath.Join(q.Dir, name))
+		case q.Bind && name == workFile && q.Release.Compiler.Mode == Workspace:
+			return refuse(object, "%s is in the way: it would hide the compiler's own workspace; move it to a directory above, or leave Bind out", filepath.Join(q.Dir, name))
 		}
 	}
 	switch c := q.Release.Compiler; {
@@ -76,7 +82,8 @@ func writeSource(w io.Writer, fsys fs.FS, exclude []string) (left []string, err 
 			return fs.SkipDir
 		case matched && !d.IsDir():
 			return nil
-		case top && strings.HasPrefix(name, "."), d.Name() == ".git", top && strings.HasSuffix(name, ".so"):
+		case top && strings.HasPrefix(name, "."), d.Name() == ".git", top && strings.HasSuffix(name, ".so"),
+			name == workFile, name == workFile+".sum":
 			left = append(left, name)
 			if d.IsDir() {
 				return fs.SkipDir

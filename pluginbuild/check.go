@@ -150,7 +150,7 @@ func (c *checker) read() error {
 			c.add(SeverityError, "mixed-packages", name, "keep one package in one directory",
 				"the files belong to packages %s", strings.Join(mixed.Packages, " and "))
 		default:
-			c.add(SeverityError, "syntax", name, "", "%v", err)
+			c.add(SeverityError, "syntax", name, "put it right, or move it away", "%v", err)
 		}
 		return nil
 	})
@@ -180,7 +180,7 @@ func (c *checker) context() build.Context {
 			return infos, err
 		},
 		OpenFile: func(name string) (io.ReadCloser, error) {
-			f, err := c.src.Open(name)
+			f, err := openRegular(c.src, name)
 			if err != nil {
 				return nil, err
 			}
@@ -218,9 +218,9 @@ func (c *checker) files() {
 			dot = append(dot, name)
 		case strings.HasSuffix(name, ".so"):
 			so = append(so, name)
-		case name == "go.work" && c.r.Compiler.Mode == Workspace:
-			c.add(SeverityError, "go-work", name, "move it to a directory above the plugin",
-				"the go command in the compiler finds this file before the workspace that the compiler makes, so the plugin is built without the gateway's modules")
+		case name == workFile && c.r.Compiler.Mode == Workspace:
+			c.add(SeverityWarning, "go-work", name, "move it to a directory above the plugin, or let this package copy the source instead of mounting it",
+				"the compiler's script copies it in, and the go command there finds it before the workspace that the script makes, so the plugin is built without the gateway's modules")
 		case name == "vendor" && e.IsDir():
 			hasVendor = true
 		}
@@ -264,12 +264,7 @@ func (c *checker) vendor(has bool) {
 
 // vendored returns the version of a module in the vendor directory.
 func (c *checker) vendored(path string) string {
-	f, err := c.src.Open("vendor/modules.txt")
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	data, err := readBounded(f, maxGoFile)
+	data, err := readRegular(c.src, "vendor/modules.txt", maxGoFile)
 	if err != nil {
 		return ""
 	}

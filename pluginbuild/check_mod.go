@@ -176,6 +176,8 @@ func (c *checker) replacement(old string) string {
 func (c *checker) localReplace(where, target string) {
 	inside := path.Clean(target)
 	switch {
+	case (path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../")) && c.r.Path().vendors():
+		c.add(SeverityInfo, "local-replace", where, "", "the replacement %s lies outside the plugin's directory, so that the compiler gets it through the vendor directory alone", target)
 	case path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../"):
 		c.add(SeverityError, "local-replace", where, "require a version that the compiler can fetch, or move the directory into the plugin's",
 			"the replacement %s lies outside the plugin's directory, so the compiler does not have it", target)

@@ -98,7 +98,7 @@ var hookKinds = map[string]string{
 func (c *checker) hooks(root *build.Package) {
 	scan := &hookScan{aliases: map[string]aliasOf{}}
 	for _, name := range slices.Concat(root.GoFiles, root.CgoFiles) {
-		data, err := c.readGo(name)
+		data, err := readRegular(c.src, name, maxGoFile)
 		if err != nil {
 			continue // the walk has said so
 		}
@@ -119,15 +119,6 @@ func (c *checker) hooks(root *build.Package) {
 		c.add(SeverityError, "no-hook", where(root), "export func Name(http.ResponseWriter, *http.Request), or a response or analytics hook's signature",
 			"no exported function has a signature that the gateway can call")
 	}
-}
-
-func (c *checker) readGo(name string) ([]byte, error) {
-	f, err := c.src.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return readBounded(f, maxGoFile)
 }
 
 // hookScan reads signatures as they are written, without type information: the

@@ -1,9 +1,13 @@
 package pluginbuild_test
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 
@@ -107,6 +111,7 @@ func TestCheckModule(t *testing.T) {
 
 		{"replace outside", "5.2.5", pluginFS(good+"\nreplace example.org/x => ../x\n", nil), "error local-replace, info hook", "outside"},
 		{"replace absolute", "5.2.5", pluginFS(good+"\nreplace example.org/x => /srv/x\n", nil), "error local-replace, info hook", "outside"},
+		{"replace outside, vendored", "5.0.15", pluginFS(name+"\ngo 1.16\n\nreplace example.org/x => ../x\n", map[string]string{"vendor/modules.txt": "x"}), "info local-replace, info hook", "vendor directory alone"},
 		{"replace inside", "5.2.5", pluginFS(good+"\nreplace example.org/x => ./x\n", map[string]string{"x/go.mod": "module example.org/x\n"}), "info hook", ""},
 		{"replace inside, nothing there", "5.2.5", pluginFS(good+"\nreplace example.org/x => ./x\n", nil), "error local-replace, info hook", "no go.mod"},
 		{"the release's replace is missing", "4.0.3", pluginFS(name+"\ngo 1.15\n\nrequire github.com/TykTechnologies/tyk v1.9.2-0.20220513084439-6c76e802a298\n", map[string]string{"vendor/modules.txt": "x"}), "warning replace*, info hook", "-replace=github.com/jensneuse"},
@@ -134,7 +139,7 @@ func TestCheckModule(t *testing.T) {
 		{"embedded nothing", "5.2.5", pluginFS(good, map[string]string{"e.go": "package main\n\nimport _ \"embed\"\n\n//go:embed data.txt\nvar data string\n"}), "error embed, info hook", "matches nothing"},
 		{"embed before 1.16", "4.0.8", pluginFS(name+"\ngo 1.15\n", map[string]string{"vendor/modules.txt": "x", "data.txt": "x", "e.go": "package main\n\nimport _ \"embed\"\n\n//go:embed data.txt\nvar data string\n"}), "error new-package, info hook", "package embed"},
 		{"cgo", "5.2.5", pluginFS(good, map[string]string{"lib/c.go": "package lib\n\nimport \"C\"\n"}), "warning cgo, info hook", "uses cgo"},
-		{"go.work in the source root", "5.2.5", pluginFS(good, map[string]string{"go.work": "go 1.19\n"}), "error go-work, info hook", ""},
+		{"go.work in the source root", "5.2.5", pluginFS(good, map[string]string{"go.work": "go 1.19\n"}), "warning go-work, info hook", "instead of mounting"},
 		{"vendor where nothing uses it", "5.2.5", pluginFS(good, map[string]string{"vendor/modules.txt": "x"}), "warning vendor, info hook", ""},
 		{"no vendor, the compiler can make it", "5.0.15", pluginFS(name+"\ngo 1.16\n", nil), "warning vendor*, info hook", "needs the network"},
 		{"no vendor where it is needed", "3.2.0", pluginFS(name+"\ngo 1.15\n", nil), "error vendor*, info hook", ""},
@@ -189,6 +194,34 @@ func TestCheckModuleIsBounded(t *testing.T) {
 	}
 }
 
+// Pipes and devices are not opened, which could block for ever.
+func TestCheckModuleOfIrregularFiles(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"main.go":            "error syntax",
+		"go.mod":             "error go-mod, info hook",
+		"vendor/modules.txt": "info hook",
+	} {
+		dir := t.TempDir()
+		for file, f := range pluginFS("module example.org/plugin\n\ngo 1.16\n", map[string]string{"vendor/modules.txt": "x"}) {
+			path := filepath.Join(dir, file)
+			err := os.MkdirAll(filepath.Dir(path), 0o755)
+			if file == name {
+				err = errors.Join(err, syscall.Mkfifo(path, 0o600))
+			} else {
+				err = errors.Join(err, os.WriteFile(path, f.Data, 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		findings, err := pluginbuild.CheckModule(os.DirFS(dir), lookup(t, "5.0.15"), pluginbuild.CheckOptions{})
+		if err != nil || summary(findings) != want {
+			t.Errorf("%s: %+v, %v", name, findings, err)
+		}
+	}
+}
+
 func TestCheckBundle(t *testing.T) {
 	t.Parallel()
 	one, two := pluginFS("module example.org/one\n", nil), pluginFS("module example.org/two\n", nil)
@@ -230,6 +263,8 @@ func TestNewPlan(t *testing.T) {
 		"arm64 without args":   {"4.0.8", pluginbuild.PlanOptions{GOARCH: "arm64"}, "error platform"},
 		"s390x":                {"5.14.0", pluginbuild.PlanOptions{GOARCH: "s390x"}, "warning platform"},
 		"edition that is none": {"5.2.5", pluginbuild.PlanOptions{Edition: pluginbuild.FIPS}, "no edition"},
+		"name with directory":  {"5.2.5", pluginbuild.PlanOptions{Name: "../plugin.so"}, "plain file name"},
+		"name without .so":     {"5.2.5", pluginbuild.PlanOptions{Name: "plugin"}, "plain file name"},
 		"get is needed":        {"5.0.15", pluginbuild.PlanOptions{NoGet: true}, "5.1.0"},
 	} {
 		p, err := pluginbuild.NewPlan(src, lookup(t, c.version), c.o)

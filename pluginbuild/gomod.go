@@ -18,15 +18,33 @@ var errNoGoMod = fmt.Errorf("there is no go.mod: %w", fs.ErrNotExist)
 
 // readModuleFile returns a module's go.mod.
 func readModuleFile(src fs.FS) ([]byte, error) {
-	f, err := src.Open("go.mod")
+	data, err := readRegular(src, "go.mod", maxGoMod)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoGoMod
 	}
+	return data, err
+}
+
+// openRegular opens a file, but not a pipe or a device, which could block for
+// ever.
+func openRegular(src fs.FS, name string) (fs.File, error) {
+	info, err := fs.Stat(src, name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	return src.Open(name)
+}
+
+func readRegular(src fs.FS, name string, limit int64) ([]byte, error) {
+	f, err := openRegular(src, name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	return readBounded(f, maxGoMod)
+	return readBounded(f, limit)
 }
 
 // openGoMod reads a module's go.mod.

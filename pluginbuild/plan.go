@@ -62,13 +62,17 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 	if err != nil {
 		return Plan{}, fmt.Errorf("plan: %w", err)
 	}
+	name := cmp.Or(o.Name, "plugin.so")
+	if !nameRule.MatchString(name) {
+		return Plan{}, fmt.Errorf("plan: name %q: it must be a plain file name that ends in .so", name)
+	}
 	goos, goarch := cmp.Or(o.GOOS, "linux"), cmp.Or(o.GOARCH, "amd64")
 	findings = append(findings, r.platform(goos, goarch)...)
 	p := Plan{
 		Version: r.Version, Commit: r.Commit, ModuleVersion: r.PseudoVersion(),
 		Path: r.Path(), Why: because[r.Path()],
 		Commands: commands, Image: image, CompilerGo: r.Compiler.Go,
-		Output:   r.Output(cmp.Or(o.Name, "plugin.so"), goos, goarch),
+		Output:   r.Output(name, goos, goarch),
 		Findings: findings,
 	}
 	if o.Current != nil {

@@ -103,7 +103,10 @@ const (
 // Image returns the reference of the official compiler image, or an error
 // when that release has no such edition or no -el7 variant.
 func (r Release) Image(e Edition, el7 bool) (string, error) {
-	name, tag := "tykio/tyk-plugin-compiler", "v"+r.Version.String()
+	if err := r.Validate(); err != nil {
+		return "", fmt.Errorf("compiler image: %w", err)
+	}
+	name, tag := "tykio/tyk-plugin-compiler", r.Tag()
 	if e == "" {
 		e = Standard
 	}

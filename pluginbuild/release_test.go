@@ -226,6 +226,9 @@ func TestLookupOfUnknownNamesTheNearest(t *testing.T) {
 	if _, err := (pluginbuild.Table{}).Lookup(semver.MustParse("1.0.0")); err == nil || strings.Contains(err.Error(), "nearest") {
 		t.Errorf("empty table: %v", err)
 	}
+	if r, err := (pluginbuild.Table{{}, lookup(t, "5.2.5")}).Lookup(semver.MustParse("5.2.4")); err == nil || !strings.Contains(err.Error(), "5.2.5") {
+		t.Errorf("a table with an empty entry: %+v, %v", r, err)
+	}
 	// A later entry wins, so that a consumer can correct one.
 	mine := lookup(t, "5.2.5")
 	mine.Go = "1.20"
@@ -293,6 +296,9 @@ func TestImage(t *testing.T) {
 		if got != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%s %q %v: %q, %v", c.version, c.edition, c.el7, got, err)
 		}
+	}
+	if _, err := (pluginbuild.Release{}).Image("", false); err == nil {
+		t.Error("an empty release has an image")
 	}
 }
 

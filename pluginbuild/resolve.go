@@ -32,6 +32,9 @@ var ErrSecretInURL = errors.New("the URL holds a password; give it to git throug
 //
 // A nil runner executes git on this machine.
 func ResolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Version) (string, error) {
+	if v == nil {
+		return "", errors.New("resolve commit: no version given")
+	}
 	commit, err := resolveCommit(ctx, runner, repo, v)
 	if err != nil {
 		if u, perr := url.Parse(repo); perr == nil && u.User != nil {

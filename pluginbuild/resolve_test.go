@@ -118,6 +118,9 @@ func TestResolveCommitRunner(t *testing.T) {
 		t.Error("a command was run")
 		return nil
 	}
+	if _, err := pluginbuild.ResolveCommit(t.Context(), never, "https://git.example.org/tyk", nil); err == nil {
+		t.Error("a nil version is resolved")
+	}
 	for _, repo := range []string{"", "--upload-pack=reboot", "https://user:hunter2@git.example.org/tyk"} {
 		_, err := pluginbuild.ResolveCommit(t.Context(), never, repo, semver.MustParse("5.15.0"))
 		if err == nil || strings.Contains(err.Error(), "hunter2") {

@@ -51,6 +51,9 @@ func (t Table) Lookup(v *semver.Version) (Release, error) {
 	var nearest *Release
 	for i := len(t) - 1; i >= 0; i-- {
 		r := &t[i]
+		if r.Version == nil {
+			continue // its Validate says so
+		}
 		if r.Version.Equal(v) {
 			return *r, nil
 		}

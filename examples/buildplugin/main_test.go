@@ -200,11 +200,11 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("exit code %d, %v\n%s%s", code, err, out, stderr)
 	}
 	// What stops the plugin stops the command before anything changes.
-	if err := os.WriteFile(filepath.Join(dir, "go.work"), []byte("go 1.26.0\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte("package main\n\nfunc hidden() {}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	code, _, stderr = call(t, "-version", "5.2.5", "-dir", dir, "-prepare")
-	if code != 1 || !strings.Contains(stderr, "nothing was changed") || !strings.Contains(stderr, "go.work") {
+	if code != 1 || !strings.Contains(stderr, "nothing was changed") || !strings.Contains(stderr, "no exported function") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 	if code, _, stderr = call(t, "-version", "5.2.5", "-dir", dir, "-prepare", "-force"); code != 0 {
