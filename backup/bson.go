@@ -204,7 +204,12 @@ type tally struct {
 	whole        hash.Hash // SHA-256 of the documents back to back; nil: not wanted
 }
 
-func newTally() *tally { return &tally{whole: sha256.New()} }
+func newTally(whole bool) *tally {
+	if whole {
+		return &tally{whole: sha256.New()}
+	}
+	return &tally{}
+}
 
 // add takes one document.
 func (t *tally) add(doc []byte) {
@@ -216,7 +221,13 @@ func (t *tally) add(doc []byte) {
 	}
 }
 
-func (t *tally) sha256() string { return hex.EncodeToString(t.whole.Sum(nil)) }
+// sha256 is empty where it was not wanted.
+func (t *tally) sha256() string {
+	if t.whole == nil {
+		return ""
+	}
+	return hex.EncodeToString(t.whole.Sum(nil))
+}
 
 // docSum adds up the SHA-256 of documents modulo 2^256. The order does not
 // matter, repetitions do, and one changed bit of one document changes it.

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -435,12 +436,15 @@ func (d *dumping) dump(ctx context.Context, s *dumpSpace, packer *gzip.Writer) e
 		return nil
 	}
 	part := documentsOf{label: s.namespace(), db: s.DB, coll: s.dataName(), file: path.Join(s.DB, mongoFile(s.dataName())), size: s.size, count: s.count, apart: s.apart}
-	var t *tally
-	s.out.Data, t, err = d.dumpDocuments(ctx, part, packer)
+	t, f, err := d.dumpDocuments(ctx, part, packer)
 	if err != nil {
 		return err
 	}
-	s.out.Count, s.out.Bytes, s.out.SHA256, s.out.Digest = t.count, t.bytes, t.sha256(), t.sum.String()
+	s.out.Data, s.out.SHA256 = strings.TrimPrefix(f.Path, d.w.component+"/"), f.SHA256
+	if packer != nil {
+		s.out.SHA256 = t.sha256()
+	}
+	s.out.Count, s.out.Bytes, s.out.Digest = t.count, t.bytes, t.sum.String()
 	return nil
 }
 
@@ -454,7 +458,7 @@ type documentsOf struct {
 }
 
 // dumpDocuments writes one .bson file, beginning anew when reading has to.
-func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip.Writer) (string, *tally, error) {
+func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip.Writer) (*tally, File, error) {
 	p.file += bsonSuffix
 	if packer != nil {
 		p.file += gzipSuffix
@@ -464,13 +468,15 @@ func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip
 		reader.at = nil
 	}
 	var t *tally
-	read := func() error {
-		t = newTally()
+	var f File
+	read := func() (err error) {
+		t = newTally(packer != nil)
 		var told, written int64
-		_, err := d.w.Create(ctx, p.file, nil, func(w io.Writer) error {
-			w = &meter{w: w, add: func(n int64) { written += n }}
+		f, err = d.w.Create(ctx, p.file, nil, func(w io.Writer) error {
+			out := bufio.NewWriterSize(&meter{w: w, add: func(n int64) { written += n }}, 256<<10)
+			w = out
 			if packer != nil {
-				packer.Reset(w)
+				packer.Reset(out)
 				w = packer
 			}
 			err := reader.each(ctx, p.db, p.coll, p.filter, p.size/max(p.count, 1), func(doc []byte) error {
@@ -484,6 +490,9 @@ func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip
 			})
 			if err == nil && packer != nil {
 				err = packer.Close()
+			}
+			if err == nil {
+				err = out.Flush()
 			}
 			return err
 		})
@@ -501,9 +510,9 @@ func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip
 		err = d.reader.persist(ctx, p.label, read)
 	}
 	if code := mongoCode(err); code == codeQueryPlanKilled || code == codeNamespaceNotFound {
-		return "", nil, &Error{Op: "dump", Object: p.label, Err: fmt.Errorf("%w: %w", ErrChanged, d.conn.scrub(err)), Next: "back up again while no collection is dropped or renamed", Retry: true}
+		return nil, File{}, &Error{Op: "dump", Object: p.label, Err: fmt.Errorf("%w: %w", ErrChanged, d.conn.scrub(err)), Next: "back up again while no collection is dropped or renamed", Retry: true}
 	}
-	return p.file, t, err
+	return t, f, err
 }
 
 // pack writes data, compressed where a packer is given.

@@ -42,7 +42,9 @@ func mongoTransient(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !mongo.IsTimeout(err) {
 		return false
 	}
-	return transient[mongoCode(err)] || mongo.IsNetworkError(err) || errors.Is(err, mongo.ErrClientDisconnected)
+	// The driver tells by a method of this name of a pool that it cleared because
+	// another connection broke.
+	return transient[mongoCode(err)] || mongo.IsNetworkError(err) || retryable(err)
 }
 
 // fail turns an error of the driver's into one of ours: without secrets, with

@@ -302,7 +302,7 @@ func TestMongoLoginTLSAndClient(t *testing.T) {
 	if o := set.Components[0].Origin; o != "mongodb://"+s.Addr() {
 		t.Errorf("origin %q", o)
 	}
-	_, err = (&backup.Mongo{Server: backup.MongoServer{URI: at + "&serverSelectionTimeoutMS=500", Password: "pass/word", TLS: &tls.Config{ServerName: "127.0.0.1"}}}).Plan(t.Context())
+	_, err = (&backup.Mongo{Server: backup.MongoServer{URI: at + "&serverSelectionTimeoutMS=5000", Password: "pass/word", TLS: &tls.Config{ServerName: "127.0.0.1"}}}).Plan(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("without the CA: %v", err)
 	}

@@ -23,7 +23,7 @@ var ErrRejected = errors.New("documents were rejected")
 // hide the others; two senders for a collection, as one waits for the disk.
 const (
 	batchBytes   = 4 << 20
-	batchDocs    = 1000
+	batchDocs    = 10_000
 	senders      = 2
 	maxDocument  = 16 << 20 // what a client may insert
 	shownRejects = 5

@@ -13,6 +13,9 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 )
 
+// lookupDocs is how many documents are looked up at a time.
+const lookupDocs = 1000
+
 // ttlMargin is how far ahead a document's removal may lie for it to be left out
 // of a comparison: longer than any comparison takes.
 const ttlMargin = 24 * time.Hour
@@ -224,7 +227,7 @@ func (r *restoring) contains(ctx context.Context, j *job, read readDocs) error {
 		id := bson.Raw(doc).Lookup("_id")
 		id.Value = bytes.Clone(id.Value)
 		ids = append(ids, id)
-		if len(ids) == batchDocs {
+		if len(ids) == lookupDocs {
 			return ask()
 		}
 		return nil

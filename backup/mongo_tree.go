@@ -176,10 +176,7 @@ func (t *tree) metadata(ctx context.Context, db, file string) (*mongoSpace, erro
 
 // scan reads the documents of d and returns what they add up to.
 func (t *tree) scan(ctx context.Context, d *dumped, whole bool) (*tally, error) {
-	sum := &tally{}
-	if whole {
-		sum = newTally()
-	}
+	sum := newTally(whole)
 	err := t.documents(ctx, d.data, func(doc []byte) error {
 		if err := checkBSON(doc); err != nil {
 			return fmt.Errorf("%s: document %d: %w", d.data, sum.count+1, err)

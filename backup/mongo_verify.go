@@ -21,13 +21,15 @@ func mongoStructure(ctx context.Context, s *Stored) error {
 	}
 	wholes := map[string]string{}
 	for _, c := range details.Collections {
-		wholes[c.DB+"."+c.Name] = c.SHA256
+		if details.Gzip { // otherwise it is the file's own, which has been compared
+			wholes[c.DB+"."+c.Name] = c.SHA256
+		}
 	}
 	var mu sync.Mutex
 	var findings []error
 	filled := slices.DeleteFunc(slices.Clone(t.all), func(d *dumped) bool { return d.data == "" })
 	err = largestFirst(ctx, 4, filled, func(ctx context.Context, d *dumped) error {
-		got, err := t.scan(ctx, d, true)
+		got, err := t.scan(ctx, d, details.Gzip)
 		if e := ended(ctx); e != nil {
 			return e
 		}
@@ -72,7 +74,11 @@ func openStored(ctx context.Context, s *Stored) (*tree, *MongoDetails, error) {
 	if len(details.Collections) == 0 {
 		return nil, nil, fmt.Errorf("%w: the manifest names no collections", ErrDamaged)
 	}
+	wholes := map[string]string{} // of uncompressed files
 	for _, c := range details.Collections {
+		if c.Data != "" && !details.Gzip {
+			wholes[c.Data] = c.SHA256
+		}
 		for _, f := range []string{c.Metadata, c.Data} {
 			if f != "" && expected[f] {
 				return nil, nil, fmt.Errorf("%w: two collections share the file %s", ErrDamaged, f)
@@ -95,6 +101,9 @@ func openStored(ctx context.Context, s *Stored) (*tree, *MongoDetails, error) {
 	for _, f := range s.Files {
 		if !expected[f.Path] {
 			return nil, nil, fmt.Errorf("%w: %s belongs to no collection", ErrDamaged, f.Path)
+		}
+		if whole, ok := wholes[f.Path]; ok && whole != f.SHA256 {
+			return nil, nil, fmt.Errorf("%w: the manifest gives two digests of %s", ErrDamaged, f.Path)
 		}
 		delete(expected, f.Path)
 	}
