@@ -188,7 +188,9 @@ func (o *object) needs() ([]Need, error) {
 	}
 	var needs []Need
 	le, str := binary.LittleEndian, &strtab{r: o.r, sec: names}
-	// Offsets only ever lead forward, so both walks end with the table.
+	// Offsets only ever lead forward, and entries take 16 bytes that no other
+	// has, so both walks end with the table, after as many steps as fit in it.
+	steps := len(p) / 16
 	for off := uint64(0); off+16 <= uint64(len(p)); {
 		lib, err := str.at(uint64(le.Uint32(p[off+4:])))
 		if err != nil {
@@ -196,6 +198,9 @@ func (o *object) needs() ([]Need, error) {
 		}
 		need := Need{Library: lib}
 		for aux, left := off+uint64(le.Uint32(p[off+8:])), le.Uint16(p[off+2:]); left > 0 && aux+16 <= uint64(len(p)); left-- {
+			if steps--; steps < 0 {
+				return nil, malformed("section %s has more entries than it has room for", tab.Name)
+			}
 			version, err := str.at(uint64(le.Uint32(p[aux+8:])))
 			if err != nil {
 				return nil, err

@@ -61,6 +61,13 @@ func TestHostile(t *testing.T) {
 		"huge dynamic section":  {func(b []byte) []byte { le.PutUint64(section(b, dynamic, secSize), 1<<40); return b }, preflight.ErrMalformed},
 		"huge version needs":    {func(b []byte) []byte { le.PutUint64(section(b, verneed, secSize), 1<<40); return b }, preflight.ErrMalformed},
 		"endless version needs": {func(b []byte) []byte { loop(b[le.Uint64(section(b, verneed, secOffset)):]); return b }, preflight.ErrMalformed},
+		"version needs in each other": {func(b []byte) []byte {
+			table := b[le.Uint64(section(b, verneed, secOffset)):][:le.Uint64(section(b, verneed, secSize))]
+			for ; len(table) > 0; table = table[16:] { // each a library and a version, and followed by the next
+				copy(table, []byte{1, 0, 0xff, 0xff, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0, 0, 0})
+			}
+			return b
+		}, preflight.ErrMalformed},
 		"name beyond table": {func(b []byte) []byte {
 			for i := range uint64(8) {
 				le.PutUint32(b[le.Uint64(section(b, dynsym, secOffset))+24*i:], 1<<31)

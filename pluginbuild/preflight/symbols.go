@@ -53,25 +53,21 @@ func (o *object) hashes() (hash map[string]string, unreadable []string, err erro
 		if !ok || s.undefined() {
 			return nil
 		}
-		if s.size == 0 || s.size > maxHash {
-			unreadable = append(unreadable, pkg)
-			return nil
-		}
-		b, err := o.loaded(s.value, s.size)
-		if err != nil {
-			unreadable = append(unreadable, pkg)
-			return nil
-		}
 		// A second definition is never written by a linker, so neither is right.
-		if _, twice := hash[pkg]; twice {
-			unreadable = append(unreadable, pkg)
+		_, twice := hash[pkg]
+		var b []byte
+		if !twice && s.size > 0 && s.size <= maxHash {
+			b, _ = o.loaded(s.value, s.size)
 		}
-		hash[pkg] = hex.EncodeToString(b)
+		if len(b) > 0 {
+			hash[pkg] = hex.EncodeToString(b)
+			return nil
+		}
+		if unreadable = append(unreadable, pkg); len(unreadable) > maxPackages {
+			return malformed("more package hashes than any Go program has")
+		}
 		return nil
 	})
-	if len(unreadable) > maxPackages {
-		return nil, nil, malformed("more package hashes than any Go program has")
-	}
 	for _, pkg := range unreadable {
 		delete(hash, pkg)
 	}
@@ -206,26 +202,28 @@ func (o *object) names(each func(name string, s symbol, versioned bool) error) e
 		return err
 	}
 	str := &strtab{r: o.r, sec: names}
+	var versions *elf.Section
+	if i := slices.IndexFunc(o.Sections, func(s *elf.Section) bool { return s.Type == elf.SHT_GNU_VERSYM }); i >= 0 {
+		versions = o.Sections[i]
+	}
 	return o.symbols(tab, func(i int, s symbol) error {
 		name, err := str.at(uint64(s.name))
 		if err != nil {
 			return err
 		}
-		return each(name, s, s.undefined() && o.versioned(i))
+		return each(name, s, s.undefined() && o.versioned(versions, i))
 	})
 }
 
 // versioned says whether symbol i is bound to a version; 0 and 1 stand for
 // local and for any.
-func (o *object) versioned(i int) bool {
-	var v [2]byte
-	for _, s := range o.Sections {
-		if s.Type == elf.SHT_GNU_VERSYM && uint64(i) < s.FileSize/2 {
-			_, err := o.r.ReadAt(v[:], int64(s.Offset)+2*int64(i))
-			return err == nil && binary.LittleEndian.Uint16(v[:])&0x7fff > 1
-		}
+func (o *object) versioned(versions *elf.Section, i int) bool {
+	if versions == nil || uint64(i) >= versions.FileSize/2 {
+		return false
 	}
-	return false
+	var v [2]byte
+	_, err := o.r.ReadAt(v[:], int64(versions.Offset)+2*int64(i))
+	return err == nil && binary.LittleEndian.Uint16(v[:])&0x7fff > 1
 }
 
 func exported(ident string) bool {
