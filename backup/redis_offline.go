@@ -379,7 +379,13 @@ func (p *placement) up(ctx context.Context) error {
 	started := time.Now()
 	err := poll(ctx, func() (bool, error) {
 		var info redisInfo
-		if info, last = p.node.info(ctx); last != nil {
+		var conn *redisConn
+		// The client library logs every attempt that fails; this does not.
+		if conn, last = p.node.dial(ctx); last == nil {
+			conn.close()
+			info, last = p.node.info(ctx)
+		}
+		if last != nil {
 			if time.Since(started) > startLimit {
 				return false, last
 			}

@@ -106,6 +106,12 @@ func scratchSum(ctx context.Context, n *redisNode, exited <-chan error, have *re
 			return false, errors.Join(errScratchGone, err)
 		default:
 		}
+		// The client library logs every attempt that fails; this does not.
+		conn, err := n.dial(ctx)
+		if err != nil {
+			return false, nil
+		}
+		conn.close()
 		info, err := n.info(ctx)
 		return err == nil && info["loading"] == "0", nil
 	})
