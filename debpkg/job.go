@@ -184,7 +184,6 @@ const reconnectLimit = 5 * time.Minute
 func (h *Host) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	dctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
-		h.event(Event{Kind: EventWait, Text: "stopping: dpkg has begun and is let finish"})
 		t := time.AfterFunc(finishLimit, func() { cancel(ended(ctx)) })
 		context.AfterFunc(dctx, func() { t.Stop() })
 	})
@@ -210,6 +209,9 @@ func (h *Host) reconnect(ctx context.Context, err error, f func() error) error {
 func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		h.o.Log.InfoContext(dctx, "stopping once dpkg has finished", "run", dir)
+	})()
 	lines := &lineWriter{f: func(line string) {
 		if e, ok := parseStatus(line); ok {
 			h.event(e)

@@ -73,7 +73,7 @@ func Start(ctx context.Context, o Options) (_ *Host, err error) {
 	if _, err := os.Stat("/sys/fs/cgroup/systemd"); err == nil {
 		argv = append(argv, "-v", "/sys/fs/cgroup:/sys/fs/cgroup:ro")
 	} else {
-		argv = append(argv, "--cgroupns=private", "--tmpfs", "/sys/fs/cgroup")
+		argv = append(argv, "--cgroupns=host", "-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw")
 	}
 	for in, out := range o.Mounts {
 		argv = append(argv, "-v", out+":"+in+":ro")
