@@ -70,6 +70,7 @@ type compilerConfig struct {
 	Netrc   string   `yaml:"netrc"`
 	Mounts  []string `yaml:"mounts"`
 	Network string   `yaml:"network"`
+	Caches  string   `yaml:"caches"` // prefix of the volumes for Go's caches, or none
 }
 
 // bundleConfig is where the bundle goes. Its name is NAME-<digest>.zip.

@@ -170,7 +170,11 @@ func (u *upgrade) printPlan(out *term.Out, p planned) {
 		} else {
 			add("plugin", "%s, as given", p.Plugin.Target)
 		}
-		add("preflight", "%s", u.either(withoutPreflight, "will it load in "+u.Plugin.Gateway+"?"))
+		text := "will it load in " + u.Plugin.Gateway + "?"
+		if u.Plugin.Gateway == "" {
+			text = "nothing to check it against"
+		}
+		add("preflight", "%s", u.either(withoutPreflight, text))
 		if b := p.Plugin.Bundle; b != nil {
 			signed := "unsigned"
 			if u.Plugin.Bundle.Key != "" {
@@ -183,12 +187,13 @@ func (u *upgrade) printPlan(out *term.Out, p planned) {
 		case b.URL != "":
 			add("publish", "%s must have it before the first host", b.URL)
 		case len(b.Publish) > 0:
-			add("publish", "%s", b.Publish[0])
+			add("publish", "%s", strings.Join(b.Publish, " "))
 		default:
 			add("publish", "by hand: plugin.bundle.publish and url are not given, so nobody looks whether it is published")
 		}
 	}
-	add("hosts", "%s", u.either(withoutBaseline, "can all be upgraded, and are they healthy now?"))
+	add("hosts", "can each be upgraded?")
+	add("baseline", "%s", u.either(withoutBaseline, "is each healthy now?"))
 	if len(p.Gates) > 0 {
 		add("gates", "%s", u.either(withoutGates, strings.Join(p.Gates, ", ")+": before, and after each component"))
 	}

@@ -163,7 +163,7 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 		env[name] = u.env(name)
 	}
 	b := pluginbuild.New(docker, pluginbuild.Options{
-		Pull: pluginbuild.PullPolicy(c.Pull), Env: env, Netrc: c.Netrc, Mounts: c.Mounts,
+		Pull: pluginbuild.PullPolicy(c.Pull), Env: env, Netrc: c.Netrc, Mounts: c.Mounts, Caches: c.Caches,
 		Limits: pluginbuild.Limits{Network: c.Network}, Progress: u.compiling,
 	})
 	a, err := b.Build(ctx, pluginbuild.Request{

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/mongo"
+	"example.com/tykupgrade/internal/lab/redis"
+)
+
+// data is a host of this machine with one file, a real Redis and a MongoDB that
+// stands in.
+type data struct {
+	file, conf string
+	env        map[string]string
+	redis      *redis.Server
+	mongo      *mongo.Server
+}
+
+func newData(t *testing.T) *data {
+	t.Helper()
+	lab.Program(t, "redis-server", "redis-server")
+	d := &data{redis: redis.Start(t, "--requirepass", "open+sesame")}
+	d.redis.Do("SET", "key", "before")
+	var err error
+	if d.mongo, err = mongo.Start(mongo.Options{User: "tyk", Password: "s3cret"}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.mongo.Close)
+	raw, err := bson.Marshal(bson.D{{Key: "_id", Value: "api"}, {Key: "name", Value: "before"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.mongo.Insert("tyk_analytics", "tyk_apis", raw)
+	d.env = map[string]string{"MONGO_URI": strings.Replace(d.mongo.URI(), "mongodb://", "mongodb://tyk:s3cret@", 1)}
+	d.file = write(t, "")
+	d.conf = filepath.Join(filepath.Dir(d.file), "tyk.conf")
+	d.write(t, d.conf, "before")
+	d.write(t, filepath.Join(filepath.Dir(d.file), "uri"), "redis://:open%2Bsesame@"+d.redis.Addr+"\n")
+	d.write(t, d.file, fmt.Sprintf(`
+versions: {gateway: 5.2.5}
+hosts: [{name: g1, address: local, component: gateway, package: tykupgrade-no-such-package}]
+backup:
+  dir: sets
+  paths: [%s]
+  redis: {uri_file: uri, proof: true}
+  mongo: {uri_env: MONGO_URI}
+  keep: 2
+`, d.conf))
+	return d
+}
+
+func (d *data) write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// take runs the backup's part of the upgrade and returns what the journal has.
+func (d *data) take(t *testing.T, change func(*upgrade)) (setNote, error) {
+	t.Helper()
+	u := prepared(t, d.file, d.env)
+	if change != nil {
+		change(u)
+	}
+	rep, err := step(t, u, targetBackup)
+	var note setNote
+	if rep != nil {
+		if raw := saved(rep, targetBackup, "set"); raw != nil {
+			if err := json.Unmarshal(raw, &note); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return note, err
+}
+
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	d := newData(t)
+	if _, err := d.take(t, func(u *upgrade) { u.set = "latest" }); err == nil || !strings.Contains(err.Error(), "holds no set") || !strings.Contains(err.Error(), "or go on with -without backup") {
+		t.Errorf("error %v", err)
+	}
+	first, err := d.take(t, nil)
+	if err != nil || first.Existing || strings.Join(first.Components, " ") != "config/g1 redis mongo" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	// A whole set is trusted; the run keeps it, however often it is resumed.
+	if again, err := d.take(t, nil); err != nil || again.Dir != first.Dir {
+		t.Errorf("%+v, %v", again, err)
+	}
+	// A damaged one is replaced before the first host, and never after.
+	damage(t, first.Dir)
+	if _, err := d.take(t, func(u *upgrade) { u.begun = true }); err == nil || !strings.Contains(err.Error(), "gone or damaged") {
+		t.Errorf("error %v", err)
+	}
+	second, err := d.take(t, nil)
+	if err != nil || second.Dir == first.Dir {
+		t.Fatalf("%+v, %v", second, err)
+	}
+	journal, err := os.ReadFile(filepath.Join(filepath.Dir(d.file), targetBackup+".journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"sesame", "s3cret"} {
+		if bytes.Contains(journal, []byte(word)) {
+			t.Errorf("the journal holds %q", word)
+		}
+	}
+	// A set that exists serves if it is whole, fresh and has everything.
+	for name, c := range map[string]struct {
+		change func(*upgrade)
+		want   string
+	}{
+		"latest":    {func(u *upgrade) { u.set = "latest" }, ""},
+		"directory": {func(u *upgrade) { u.set = second.Dir }, ""},
+		"old":       {func(u *upgrade) { u.set, u.Backup.Fresh = "latest", 1 }, "backup.fresh allows 1ns"},
+		"damaged":   {func(u *upgrade) { u.set = filepath.Base(first.Dir) }, "damaged"},
+		"lacking": {func(u *upgrade) {
+			u.set, u.Hosts = "latest", append(u.Hosts, u.Hosts[0])
+			u.Hosts[1].Name, u.Hosts[1].Address = "g2", "elsewhere"
+		}, "lacks config/g2"},
+	} {
+		if err := os.Remove(filepath.Join(filepath.Dir(d.file), targetBackup+".journal")); err != nil {
+			t.Fatal(err)
+		}
+		note, err := d.take(t, c.change)
+		if c.want == "" && (err != nil || note.Dir != second.Dir || !note.Existing) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %+v, %v", name, note, err)
+		}
+	}
+}
+
+func damage(t *testing.T, set string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(set, "redis", "*.rdb"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	if err := os.Truncate(files[0], 10); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestServersThatAreMissing(t *testing.T) {
+	t.Parallel()
+	d := newData(t)
+	d.env = nil
+	if _, err := d.take(t, nil); err == nil || !strings.Contains(err.Error(), "the URI of MongoDB: the variable MONGO_URI is not set; or go on with -without backup") {
+		t.Errorf("error %v", err)
+	}
+	d.env = map[string]string{"MONGO_URI": "mongodb://tyk:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=200"}
+	if _, err := d.take(t, nil); err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("error %v", err)
+	}
+	if sets, _ := filepath.Glob(filepath.Join(filepath.Dir(d.file), "sets", "2*")); len(sets) > 0 {
+		t.Errorf("a part of a set is left: %v", sets)
+	}
+	note, err := d.take(t, func(u *upgrade) { u.without[withoutBackup] = true })
+	if err != nil || note.Overridden == "" || note.Dir != "" {
+		t.Errorf("%+v, %v", note, err)
+	}
+}
+
+func TestRestore(t *testing.T) {
+	t.Parallel()
+	d := newData(t)
+	note, err := d.take(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write(t, d.conf, "after")
+	d.redis.Do("SET", "key", "after")
+	d.redis.Do("SET", "new", "after")
+	raw, err := bson.Marshal(bson.D{{Key: "_id", Value: "other"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.mongo.Insert("tyk_analytics", "tyk_apis", raw)
+	report, err := prepared(t, d.file, d.env).restore(t.Context(), note.Dir, []string{"config", "redis", "mongo"})
+	if err != nil {
+		t.Fatalf("%v\n%+v", err, report)
+	}
+	if text, err := os.ReadFile(d.conf); err != nil || string(text) != "before" {
+		t.Errorf("%s, %v", text, err)
+	}
+	if v := d.redis.Do("GET", "key"); v != "before" {
+		t.Errorf("the key is %v", v)
+	}
+	if n := d.redis.Do("EXISTS", "new"); n != int64(0) {
+		t.Error("a key of after is there")
+	}
+	if docs := d.mongo.Documents("tyk_analytics", "tyk_apis"); len(docs) != 1 {
+		t.Errorf("%d documents", len(docs))
+	}
+}

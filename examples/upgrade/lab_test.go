@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/docker/docker/api/types/image"
+	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/compiler"
+	"example.com/tykupgrade/internal/lab/stage"
+	"example.com/tykupgrade/internal/lab/tykmod"
+	"example.com/tykupgrade/pluginbuild"
+)
+
+const old, newer, broken = "4.0.8", "5.2.5", "5.3.0"
+
+const foobar = `package main
+
+import (
+	"net/http"
+
+	"github.com/TykTechnologies/tyk/log"
+)
+
+func AddFooBarHeader(rw http.ResponseWriter, r *http.Request) {
+	log.Get().Info("adding a header")
+	r.Header.Add("Foo", "Bar")
+}
+
+func main() {}
+`
+
+// TestInstallation takes a whole installation there and back: a plugin that is
+// compiled in a container, two real systemd hosts over SSH behind a real
+// HAProxy under load, a real Redis.
+func TestInstallation(t *testing.T) {
+	if err := stage.Available(); err != nil {
+		lab.Missing(t, err.Error())
+	}
+	dir, err := os.MkdirTemp("", "upgrade") // short: it holds Unix sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s, err := stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer, Broken: broken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	proxy := pluginModule(t, dir)
+	ref := compilerImage(t, dir)
+	store := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + s.Redis.Port})
+	t.Cleanup(func() { _ = store.Close() })
+	if err := store.Set(t.Context(), "key", "before", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := store.Do(t.Context(), "ACL", "SETUSER", "tyk", "on", ">sesame", "~*", "&*", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"REDIS_URI": "redis://tyk:sesame@127.0.0.1:" + s.Redis.Port, "GOPROXY": proxy, "GOSUMDB": "off"}
+	file, err := s.Inventory(newer, fmt.Sprintf(`gates: [{name: front, url: "http://%s/", status: 200}]
+plugin:
+  from: %s
+  current: plugin.so
+  source: foobar
+  prepare: true
+  symbol: AddFooBarHeader
+  hook: post
+  gateway: image:%s
+  compiler: {image: "%[3]s", pull: never, env: [GOPROXY, GOSUMDB], caches: none, network: none}
+  bundle: {dir: bundles, name: foobar}
+backup:
+  dir: sets
+  redis: {uri_env: REDIS_URI, proof: true}
+  keep: 3
+`, s.Front, old, ref))
+	if err != nil {
+		t.Fatal(err)
+	}
+	succeed := func(args ...string) string {
+		t.Helper()
+		var out, errOut bytes.Buffer
+		if code := run(append([]string{"-file", file, "-yes"}, args...), func(name string) string { return env[name] }, nil, &out, &errOut); code != exitOK {
+			t.Fatalf("upgrade %s: exit code %d\n%s%s", strings.Join(args, " "), code, &out, &errOut)
+		}
+		return out.String()
+	}
+	versions := func(want string) {
+		t.Helper()
+		if v, err := s.Versions(t.Context()); err != nil || strings.Join(v, " ") != want {
+			t.Fatalf("versions %v instead of %s: %v", v, want, err)
+		}
+	}
+	t.Setenv("GOMODCACHE", filepath.Join(dir, "modcache"))
+
+	plan := succeed("plan")
+	for _, want := range []string{"4.0.8 loads plugin.so, 5.2.5 loads plugin_v5.2.5_linux_amd64.so", "config/h1, config/h2, redis into", "tyk-gateway 4.0.8 → 5.2.5"} {
+		if !strings.Contains(plan, want) {
+			t.Errorf("the plan lacks %q:\n%s", want, plan)
+		}
+	}
+	l := stage.StartLoad(s.Front)
+	t.Cleanup(l.Stop)
+	succeed("apply", "-stop-after", "prepare")
+	versions("4.0.8 4.0.8")
+	if err := store.Set(t.Context(), "key", "after", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	report := succeed("resume")
+	for _, want := range []string{"outcome   done", "the plugin loads in", "redis", "gates after gateway"} {
+		if !strings.Contains(report, want) {
+			t.Errorf("the report lacks %q:\n%s", want, report)
+		}
+	}
+	versions("5.2.5 5.2.5")
+	if text := succeed("status"); !strings.Contains(text, ": whole") || !strings.Contains(text, "pass") {
+		t.Errorf("status:\n%s", text)
+	}
+	report = succeed("revert", "-restore", "redis,config")
+	versions("4.0.8 4.0.8")
+	if v := store.Get(t.Context(), "key").Val(); v != "before" || !strings.Contains(report, "proven") {
+		t.Errorf("the key is %q\n%s", v, report)
+	}
+	l.Stop()
+	if total, failed := l.Sent(); failed > 0 || total < 1000 {
+		t.Errorf("%d of %d requests failed: %s", failed, total, l.First())
+	}
+	data, err := os.ReadFile(file + ".journal")
+	if err != nil || bytes.Contains(data, []byte("sesame")) {
+		t.Errorf("the journal holds the password, or cannot be read: %v", err)
+	}
+}
+
+// compilerImage loads a compiler image with a gateway in it. The plugin is
+// compiled here, where Go has its caches, and the image's compiler copies it.
+func compilerImage(t *testing.T, dir string) string {
+	t.Helper()
+	so := filepath.Join(dir, "compiled.so")
+	if err := compiler.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"), filepath.Join(dir, "work"), so, []string{"GOPROXY=off"}); err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := os.ReadFile(so)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := compiler.Image(compiler.Config{Version: newer, Gateway: true, Script: []string{"copy /compiled.so"}, Files: map[string]string{"/compiled.so": string(compiled)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := fmt.Sprintf("tykupgrade.upgrade/tyk-plugin-compiler:v%s-%d", newer, os.Getpid())
+	if err := compiler.Load(t.Context(), docker, ref, img); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, stop := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+		defer stop()
+		if _, err := docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil {
+			t.Error(err)
+		}
+		_ = docker.Close()
+	})
+	return ref
+}
+
+// pluginModule writes the plugin's module, its present build, and a proxy with
+// the gateway's module, whose URL it returns.
+func pluginModule(t *testing.T, dir string) string {
+	t.Helper()
+	m := tykmod.Module{Files: map[string]string{"go.mod": "module example.com/plugins/foobar\n\ngo 1.15\n", "plugin.go": foobar}}
+	if err := m.Extract(filepath.Join(dir, "foobar")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "plugin.so"), object(old), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	v, err := pluginbuild.ParseVersion(newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := pluginbuild.Lookup(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := tykmod.Gateway{Version: release.PseudoVersion(), Commit: release.Commit, Go: release.Go}
+	for _, x := range release.Replaces {
+		g.Replaces = append(g.Replaces, x.String())
+	}
+	url, err := tykmod.Proxy(filepath.Join(dir, "proxy"), g.Modules()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url
+}

@@ -1,0 +1,422 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"debug/elf"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// A host that nobody can reach.
+const nowhere = `
+versions: {gateway: 5.2.5}
+ssh: {config: /dev/null}
+hosts: [{name: g1, address: "nobody@127.0.0.1", port: 1, component: gateway}]
+`
+
+const withPlugin = nowhere + `
+plugin:
+  from: 4.0.8
+  current: plugin.so
+  so: plugin_v5.2.5_linux_amd64.so
+  symbol: AddFooBarHeader
+  hook: post
+  bundle: {dir: bundles, name: foobar, key: key.pem}
+`
+
+func invoke(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	code = run(args, func(string) string { return "" }, strings.NewReader(stdin), &out, &errOut)
+	return code, out.String(), errOut.String()
+}
+
+// object is the header of a shared object, for what looks no further.
+func object(text string) []byte {
+	var h [64]byte
+	copy(h[:], elf.ELFMAG)
+	h[elf.EI_CLASS], h[elf.EI_DATA] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB)
+	h[16] = byte(elf.ET_DYN)
+	return append(h[:], text...)
+}
+
+// write puts a file and two plugins, which are none, into a new directory.
+func write(t *testing.T, text string) string {
+	t.Helper()
+	dir := t.TempDir()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{
+		"u.yaml": []byte(text), "plugin.so": object("now"), "plugin_v5.2.5_linux_amd64.so": object("then"),
+		"key.pem": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "u.yaml")
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"-h", exitOK, "Exit codes:"},
+		{"", exitUsage, "give one of plan"},
+		{"-no-such-flag", exitUsage, "not defined"},
+		{"apply", exitUsage, "-file is missing"},
+		{"-file x frobnicate", exitUsage, "give one of plan"},
+		{"-file x apply revert", exitUsage, `got "apply" and "revert"`},
+		{"-file x -without luck apply", exitUsage, `"luck" is none of backup`},
+		{"-file x -without backup revert", exitUsage, "-without goes with"},
+		{"-file x -restore tables revert", exitUsage, `"tables" is none of config`},
+		{"-file x -restore redis apply", exitUsage, "-restore goes with revert"},
+		{"-file x -set latest status", exitUsage, "-set goes with"},
+		{"-file x -stop-after prepare plan", exitUsage, "-stop-after goes with"},
+		{"-file x -html y apply", exitUsage, "-html goes with status"},
+		{"-file - apply", exitUsage, "give -yes"},
+		{"-file /nonexistent apply", exitUsage, "no such file"},
+	} {
+		code, _, stderr := invoke(t, "", strings.Fields(c.args)...)
+		if code != c.code || !strings.Contains(stderr, c.want) {
+			t.Errorf("upgrade %s: exit code %d, stderr %q", c.args, code, stderr)
+		}
+	}
+}
+
+func TestFileReportsEverything(t *testing.T) {
+	t.Parallel()
+	code, _, stderr := invoke(t, `
+versions: {gateway: 5.2.5}
+hosts:
+- {name: backup, component: gateway}
+plugin: {from: 5.2.5, so: a, source: b, symbol: X, hook: late, bundle: {url: here, name: a/b}}
+backup: {keep: -1, redis: {uri_env: A, uri_file: b, method: guess}, mongo: {}}
+gates: [{name: g}, {url: "http://h/"}]
+`, "-file", "-", "plan")
+	if code != exitUsage {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{
+		"host backup: the name is taken", "which they are already", "plugin.current", "give source", `plugin.hook: "late"`, "plugin.bundle.dir",
+		`plugin.bundle.name: "a/b"`, `plugin.bundle.url: "here"`, "backup.dir", "backup.keep", "backup.redis: give", "backup.redis.method", "backup.mongo: give",
+		"gates: number 1", "gates: number 2",
+	} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("%q is not in:\n%s", want, stderr)
+		}
+	}
+	for _, text := range []string{"", "plugin: {}", "hosts: []", nowhere + "backups: {}", nowhere + "plugin: {password: x}", nowhere + "backup: {dir: d, redis: {uri: redis://x}}"} {
+		if code, _, _ := invoke(t, text, "-file", "-", "plan"); code != exitUsage {
+			t.Errorf("%q: exit code %d", text, code)
+		}
+	}
+}
+
+// golden compares with a file, after what differs between runs was replaced.
+func golden(t *testing.T, name, got, dir string) {
+	t.Helper()
+	got = strings.ReplaceAll(got, dir, "DIR")
+	got = regexp.MustCompile(`(?m)^(cannot: g1: ).*(\n.*)*`).ReplaceAllString(got, "${1}…\n")
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil || got != string(want) {
+		t.Errorf("%v\ngot:\n%s\nwant:\n%s", err, got, want)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	t.Parallel()
+	file := write(t, withPlugin+`
+  publish: [cp, "{file}", /srv/bundles]
+backup: {dir: sets, redis: {uri_env: NO_SUCH_VARIABLE}}
+gates: [{name: front, url: "http://127.0.0.1:1/"}]
+`)
+	if code, _, stderr := invoke(t, "", "-file", file, "plan"); code != exitUsage || !strings.Contains(stderr, "field publish not found") {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+	file = write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, publish: [cp, "{file}", /srv/bundles]`, 1)+`
+backup: {dir: sets, redis: {uri_env: NO_SUCH_VARIABLE}}
+gates: [{name: front, url: "http://127.0.0.1:1/"}]
+`)
+	code, stdout, _ := invoke(t, "", "-file", file, "plan")
+	if code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	golden(t, "plan.txt", stdout, filepath.Dir(file))
+	_, stdout, _ = invoke(t, "", "-file", file, "-without", "backup,preflight,gates,baseline", "plan")
+	golden(t, "plan-without.txt", stdout, filepath.Dir(file))
+	var p planned
+	code, stdout, _ = invoke(t, "", "-file", file, "-json", "plan")
+	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != exitFailed || p.Plugin.Bundle.Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 2 || len(p.Hosts) != 1 {
+		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
+	}
+	if entries, _ := os.ReadDir(filepath.Dir(file)); len(entries) != 4 {
+		t.Errorf("a plan left files: %v", entries)
+	}
+}
+
+func TestMissingPlugin(t *testing.T) {
+	t.Parallel()
+	file := write(t, withPlugin)
+	for _, name := range []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so", "key.pem"} {
+		path := filepath.Join(filepath.Dir(file), name)
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if _, stdout, _ := invoke(t, "", "-file", file, "plan"); !strings.Contains(stdout, path+": no such file") {
+			t.Errorf("without %s:\n%s", name, stdout)
+		}
+		if err := os.Rename(path+".away", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	file := write(t, withPlugin)
+	dir := filepath.Dir(file)
+	code, _, stderr := invoke(t, "", "-file", file, "-yes", "apply")
+	if code != exitRefused || !strings.Contains(stderr, "no section backup; or go on with -without backup") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	if _, err := os.Stat(file + ".journal"); err == nil {
+		t.Error("a journal was begun")
+	}
+	code, _, stderr = invoke(t, "n\n", "-file", file, "-without", "backup", "apply")
+	if code != exitFailed || !strings.Contains(stderr, "run gateway 5.2.5 on 1 targets WITHOUT backup") || !strings.Contains(stderr, "not confirmed") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "-stop-after", "lunch", "apply")
+	if code != exitUsage || !strings.Contains(stderr, `no wave "lunch"`) {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+
+	// Without a gateway to look at, nothing says that the plugin loads.
+	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
+	if code != exitRefused || !strings.Contains(stderr, "-without preflight") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	// A gateway that is none does not help.
+	bad := strings.Replace(withPlugin, "symbol:", "gateway: key.pem\n  symbol:", 1)
+	if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "resume")
+	if code != exitRefused || !strings.Contains(stderr, "not an ELF file") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	// Lifted, it comes as far as the host, and the report says what was lifted.
+	code, stdout, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight", "resume")
+	if code != exitRefused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight  OVERRIDDEN: -without preflight was given") {
+		t.Errorf("exit code %d, %q\n%s", code, stderr, stdout)
+	}
+	journal, err := os.ReadFile(file + ".journal")
+	if err != nil || !bytes.Contains(journal, []byte("-without preflight was given")) {
+		t.Errorf("%v\n%s", err, journal)
+	}
+	zips, _ := filepath.Glob(filepath.Join(dir, "bundles", "*"))
+	if len(zips) != 1 || !regexp.MustCompile(`foobar-[0-9a-f]{12}\.zip$`).MatchString(zips[0]) {
+		t.Fatalf("bundles: %v", zips)
+	}
+	if !strings.Contains(stdout, "4.0.8 loads plugin.so, 5.2.5 loads plugin_v5.2.5_linux_amd64.so") {
+		t.Errorf("no proof in\n%s", stdout)
+	}
+
+	// No host was begun, so apply may begin anew, and the old journal stays.
+	code, _, _ = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
+	if kept, _ := filepath.Glob(file + ".journal.*"); code != exitRefused || len(kept) != 1 {
+		t.Errorf("exit code %d, journals %v", code, kept)
+	}
+	code, stdout, _ = invoke(t, "", "-file", file, "-json", "status")
+	var s status
+	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != exitFailed || s.Run == nil || len(s.Hosts) != 1 || s.Hosts[0].Error == "" {
+		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
+	}
+	page := filepath.Join(dir, "p.html")
+	if code, _, stderr := invoke(t, "", "-file", file, "-html", page, "status"); code != exitFailed {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("preflight")) {
+		t.Errorf("page: %v", err)
+	}
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-restore", "redis", "revert"); code != exitRefused || !strings.Contains(stderr, "no section backup") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "revert"); code != exitOK {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+}
+
+func TestLocked(t *testing.T) {
+	t.Parallel()
+	file := write(t, nowhere)
+	lock := `{"user":"eve","host":"elsewhere","pid":7,"since":"2026-01-01T00:00:00Z"}`
+	if err := os.WriteFile(file+".journal.lock", []byte(lock), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
+	if code != exitLocked || !strings.Contains(stderr, "eve@elsewhere (process 7") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+}
+
+func TestStatusWithoutRun(t *testing.T) {
+	t.Parallel()
+	file := write(t, nowhere)
+	code, stdout, _ := invoke(t, "", "-file", file, "status")
+	if code != exitFailed || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout, "g1") {
+		t.Errorf("exit code %d\n%s", code, stdout)
+	}
+	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"), "status"); code != exitFailed || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	for _, verb := range []string{"resume", "revert"} {
+		if code, _, stderr := invoke(t, "", "-file", file, "-yes", verb, "-journal", filepath.Join(t.TempDir(), "j")); code == exitOK || !strings.Contains(stderr, "no run") && !strings.Contains(stderr, "no section backup") {
+			t.Errorf("%s: exit code %d, %q", verb, code, stderr)
+		}
+	}
+}
+
+// step runs one part of an upgrade alone, with a journal.
+func step(t *testing.T, u *upgrade, target string) (*rollout.Report, error) {
+	t.Helper()
+	waves, err := u.waves()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if waves, err = rollout.Select(waves, target, ""); err != nil {
+		t.Fatal(err)
+	}
+	run := rollout.Run
+	journal := filepath.Join(u.dir, target+".journal")
+	if _, err := os.Stat(journal); err == nil {
+		run = rollout.Resume
+	}
+	return run(t.Context(), waves, rollout.Options{Journal: journal, Secrets: u.secrets()})
+}
+
+func prepared(t *testing.T, file string, env map[string]string, without ...string) *upgrade {
+	t.Helper()
+	cfg, err := load(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &upgrade{config: cfg, env: func(name string) string { return env[name] }, event: func(string, string) {}, without: map[string]bool{}}
+	for _, name := range without {
+		u.without[name] = true
+	}
+	return u
+}
+
+func TestBundleIsPublishedAndFollowsThePlugin(t *testing.T) {
+	srv := httptest.NewServer(nil)
+	defer srv.Close()
+	file := write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, url: "`+srv.URL+`", publish: [cp, "{file}", served]`, 1))
+	dir := filepath.Dir(file)
+	srv.Config.Handler = http.FileServer(http.Dir(filepath.Join(dir, "served")))
+	t.Chdir(dir) // of the command that publishes
+	u := prepared(t, file, nil, withoutPreflight)
+	if _, err := step(t, u, targetPlugin); err == nil || !strings.Contains(err.Error(), "upload") && !strings.Contains(err.Error(), "404") {
+		t.Errorf("error %v", err)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(dir, "served")), os.Mkdir(filepath.Join(dir, "served"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := step(t, u, targetPlugin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, second bundleNote
+	if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &first); err != nil || !first.Signed {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "plugin_v5.2.5_linux_amd64.so"), object("changed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err = step(t, u, targetPlugin); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &second); err != nil || first.File == second.File {
+		t.Errorf("%v: both builds are in %s", err, second.File)
+	}
+	for _, n := range []bundleNote{first, second} {
+		if _, err := os.Stat(filepath.Join(dir, "served", filepath.Base(n.File))); err != nil {
+			t.Error(err)
+		}
+	}
+	if s := bundleStatus(rep); !s.OK {
+		t.Error(s.Error)
+	}
+	if err := os.WriteFile(second.File, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := bundleStatus(rep); s.OK {
+		t.Error("a damaged bundle counts as whole")
+	}
+}
+
+func TestGates(t *testing.T) {
+	t.Parallel()
+	status := http.StatusInternalServerError
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	defer srv.Close()
+	file := write(t, nowhere+fmt.Sprintf("health: {passes: 1, deadline: 300ms}\ngates: [{name: front, url: %q}]\n", srv.URL))
+	target := gatesAfter + "gateway"
+	u := prepared(t, file, nil)
+	if _, err := step(t, u, target); err == nil || !strings.Contains(err.Error(), "front") || !strings.Contains(err.Error(), "-without gates") {
+		t.Errorf("error %v", err)
+	}
+	rep, err := step(t, prepared(t, file, nil, withoutGates), target)
+	if err != nil || !strings.Contains(string(saved(rep, target, "hold")), "-without gates") {
+		t.Errorf("%v, %s", err, saved(rep, target, "hold"))
+	}
+	status = http.StatusOK
+	if _, err := step(t, u, target); err != nil {
+		t.Error(err)
+	}
+}
+
+// A budget in percent is one of the hosts alone.
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	u := prepared(t, write(t, "versions: {gateway: 5.2.5, pump: 1.9.0}\nbudget: 50%\nhosts: [{name: a, component: gateway}, {name: b, component: gateway}, {name: c, component: pump}]\ngates: [{name: g, url: \"http://h/\"}]\n"), nil)
+	waves, err := u.waves()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := u.options(hostWaves(waves)); o.Budget != (rollout.Share{Count: 1}) {
+		t.Errorf("budget %+v", o.Budget)
+	}
+	if last := waves[len(waves)-1]; last.Name != gatesAfter+"pump" || last.Canary.Count != 1 || waves[0].Canary.Count != len(waves[0].Targets) {
+		t.Errorf("waves %+v", waves)
+	}
+}
