@@ -17,6 +17,36 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
+// mainEnv makes the test binary the command itself.
+const mainEnv = "BUILDPLUGIN_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainEnv) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// A reader of the messages that goes away does not stop what was begun.
+func TestReaderGoes(t *testing.T) {
+	offline(t, "5.2.5")
+	dir := plugin(t, "module example.org/plugin\n\ngo 1.26.0\n")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-version", "5.2.5", "-dir", dir, "-prepare")
+	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), mainEnv+"=1"), w, w
+	err = errors.Join(r.Close(), cmd.Run(), w.Close())
+	mod, readErr := os.ReadFile(filepath.Join(dir, "go.mod"))
+	if err != nil || readErr != nil || !strings.Contains(string(mod), "cbda400a37ee") {
+		t.Errorf("%v, %v\n%s", err, readErr, mod)
+	}
+	if _, err := os.Stat(filepath.Join(dir, ".tykupgrade-prepare")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the backup is left: %v", err)
+	}
+}
+
 // call runs the command as main does.
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
