@@ -1,15 +1,25 @@
 package main
 
 import (
+	"context"
 	"strings"
 
 	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/pluginbuild"
 )
 
-// runList shows the release table.
-func (c *command) runList() (any, error) {
+// runList shows the release table, or the release that -version names.
+func (c *command) runList(ctx context.Context) (any, error) {
 	t, err := c.releases()
-	if err != nil || c.json {
+	if err == nil && c.version != "" {
+		var r pluginbuild.Release
+		r, err = c.release(ctx)
+		t = pluginbuild.Table{r}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.json {
 		return t, err
 	}
 	rows := [][]string{{"RELEASE", "COMMIT", "DATE", "PATH", "GO", "BUILD", "REPLACES", "EDITIONS", "NOTES (-json: in full)"}}

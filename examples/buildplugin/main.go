@@ -22,12 +22,13 @@ const usage = `Usage:
   buildplugin -version X.Y.Z [-dir DIR] -prepare    prepare the module only
   buildplugin -version X.Y.Z [-dir DIR] -compile    compile the module as it is
   buildplugin -check PLUGIN.so -gateway BINARY      will the plugin load in that gateway?
-  buildplugin -list                                 show the release table
+  buildplugin -list [-version X.Y.Z]                show the release table, or one entry of it
   buildplugin -list-caches | -remove-caches | -sweep AGE
                                                     what compiling leaves on the Docker engine
 
 A release that the table lacks comes from -releases FILE, in the form of
--list -json, or from -repo URL, which is asked for the tag's commit.
+-list -json, or from -repo URL, which is asked for the tag's commit; the rest
+then follows from the version, and from the go.mod that -release-mod names.
 
 Exit codes:
   0  done; with -check: the plugin loads
@@ -81,7 +82,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs.StringVar(&c.version, "version", "", "gateway `release` that the plugin is for, such as 5.2.5")
 	fs.StringVar(&c.dir, "dir", ".", "`directory` of the plugin's module")
 	fs.BoolVar(&c.json, "json", false, "print one JSON object")
-	fs.BoolVar(&c.list, "list", false, "show the release table")
+	fs.BoolVar(&c.list, "list", false, "show the release table, or the entry of -version")
 	fs.BoolVar(&c.plan, "plan", false, "show what would be done")
 	fs.BoolVar(&c.prepare, "prepare", false, "prepare only")
 	fs.BoolVar(&c.compile, "compile", false, "compile only")
@@ -138,7 +139,7 @@ func (c *command) printJSON(result any, err error) error {
 func (c *command) run(ctx context.Context) (any, error) {
 	switch {
 	case c.list:
-		return c.runList()
+		return c.runList(ctx)
 	case c.check != "":
 		return c.runCheck(ctx)
 	case c.keeping():

@@ -20,7 +20,7 @@ type releaseOptions struct {
 func (o *releaseOptions) releaseFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.table, "releases", "", "JSON `file` with releases that the table lacks")
 	fs.StringVar(&o.repo, "repo", "", "for a release that the table lacks: git `repository` to ask for its tag's commit")
-	fs.StringVar(&o.releaseMod, "release-mod", "", "the release's own go.mod `file`, to find dependencies newer than the gateway's")
+	fs.StringVar(&o.releaseMod, "release-mod", "", "the release's own go.mod `file`, to find dependencies newer than the gateway's; with -repo also for its Go version and replaces")
 }
 
 // releases is the release table with the -releases file appended.
