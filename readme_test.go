@@ -45,7 +45,9 @@ func TestReadmeCodeIsExamples(t *testing.T) {
 
 var comment = regexp.MustCompile(`(^|\s+)// .*$`)
 
-func code(line string) string { return strings.TrimSpace(comment.ReplaceAllString(strings.TrimSpace(line), "")) }
+func code(line string) string {
+	return strings.TrimSpace(comment.ReplaceAllString(strings.TrimSpace(line), ""))
+}
 
 // Every name like bundle.Write in the README is exported by that package.
 func TestReadmeNamesExist(t *testing.T) {
