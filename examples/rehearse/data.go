@@ -188,7 +188,7 @@ func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 		return err
 	}
 	s.say("verified: digests, structure, and equal to what runs")
-	return r.capture(ctx, &r.report.Proof, nil)
+	return r.recordBefore(ctx)
 }
 
 func (r *rehearsal) backupEvent(e backup.Event) {

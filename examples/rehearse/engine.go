@@ -85,7 +85,7 @@ func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.
 	}
 	e.images = append(e.images, ref)
 	artifact, err := e.build.Build(ctx, pluginbuild.Request{Release: release, Dir: r.plugin.dir, OutputDir: r.plugin.builds, Image: pluginbuild.Image{Ref: ref}})
-	return artifact.Path, "an image with this machine's Go, keeping the contract of Tyk's compiler image, in the real engine", err
+	return artifact.Path, "an image with this machine's Go for Tyk's compiler image; the engine is real", err
 }
 
 // remove takes back what the rehearsal put into the engine.

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -57,7 +59,7 @@ func main() {}
 
 const (
 	symbol     = "AddFooBarHeader"
-	moduleNote = "Tyk's Go module: a small one of its path, at the release's commit, from a file:// proxy"
+	moduleNote = "a small module for Tyk's, served from disk"
 )
 
 // pluginToday makes what a team has before the upgrade: the plugin's module and
@@ -98,7 +100,9 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 		s.say("the module of a plugin for %s; not compiled: %s", r.o.from, r.parts.gcc)
 		return nil
 	}
-	artifact, how, err := r.compile(ctx, old)
+	// The target's way of building serves: another one would compile Go's
+	// library once more, and nothing loads this file here.
+	artifact, how, err := r.compile(ctx, target)
 	if err != nil {
 		return err
 	}
@@ -109,7 +113,7 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 		}
 	}
 	s.StandsIn += "; " + how
-	s.say("%s for %s, %s", "plugin.so", r.o.from, size(p.old))
+	s.say("module prepared for %s, and plugin.so, %s: what a team has", r.o.from, size(p.old))
 	return nil
 }
 
@@ -138,12 +142,20 @@ func (r *rehearsal) pathAndPlan(_ context.Context, s *Step) error {
 	r.print.event("%s", plan.Shell())
 	var names []string
 	for _, c := range plan.Commands {
-		names = append(names, strings.Join(c.Argv[:min(3, len(c.Argv))], " "))
+		names = append(names, strings.Join(c.Argv[:min(verb(c.Argv), len(c.Argv))], " "))
 	}
-	s.say("%s: %s", plan.Path, plan.Why)
-	s.say("commit %s: %s", plan.Commit[:12], strings.Join(names, ", "))
+	s.say("%s", plan.Why)
+	s.say("%s: %s, at commit %s", plan.Path, strings.Join(names, ", "), plan.Commit[:12])
 	s.say("compiler %s with Go %s, writes %s", plan.Image, plan.CompilerGo, plan.Output)
 	return nil
+}
+
+// verb is how many words name a go command: go get, go mod tidy.
+func verb(argv []string) int {
+	if len(argv) > 1 && argv[1] == "mod" {
+		return 3
+	}
+	return 2
 }
 
 // prepareModule brings the module to the target's commit.
@@ -168,10 +180,16 @@ func (r *rehearsal) prepareModule(ctx context.Context, s *Step) error {
 		if f.Blocks() {
 			return fmt.Errorf("the prepared module does not fit: %s: %s", f.Where, f.Message)
 		}
+		r.print.event("%s %s: %s", f.Severity, f.Where, f.Message)
 	}
 	s.StandsIn = moduleNote
 	s.say("go.mod requires %s", release.PseudoVersion())
-	s.say("changed: %s; findings before %d, after %d", strings.Join(prepared.Changed, ", "), len(before), len(after))
+	s.say("changed: %s", strings.Join(prepared.Changed, ", "))
+	for _, f := range before {
+		if f.Prepare {
+			s.say("put right: %s", f.Message)
+		}
+	}
 	return nil
 }
 
@@ -208,7 +226,7 @@ func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (f
 		return "", "", err
 	}
 	err = compiler.Local(ctx, release.Version, r.plugin.dir, work, file, r.plugin.env)
-	return file, "the Go of this machine for Tyk's compiler image (" + r.parts.engine + ")", err
+	return file, "the Go of this machine, without a container, for Tyk's compiler image", err
 }
 
 // preflight reads the new build beside a gateway that links the same packages,
@@ -278,9 +296,9 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	}
 	newName := release.Output("plugin.so", "linux", runtime.GOARCH)
 	if p.new == "" {
-		s.StandsIn = "text files for the two builds, as nothing was compiled"
+		s.StandsIn = "empty shells for the two builds, as nothing was compiled"
 		for _, name := range []string{"plugin.so", newName} {
-			if err := os.WriteFile(filepath.Join(p.builds, name), []byte("not compiled: "+name+"\n"), 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(p.builds, name), shell(name), 0o644); err != nil {
 				return err
 			}
 		}
@@ -316,6 +334,17 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 		p.loads[v.String()] = plan.Sources[all[0].File] == map[bool]string{true: "plugin.so", false: newName}[v == r.o.from]
 	}
 	return nil
+}
+
+// shell begins as a shared object does, which is all that a bundle looks at.
+func shell(name string) []byte {
+	h := elf.Header64{Type: uint16(elf.ET_DYN), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64}
+	if runtime.GOARCH == "arm64" {
+		h.Machine = uint16(elf.EM_AARCH64)
+	}
+	copy(h.Ident[:], elf.ELFMAG+"\x02\x01\x01") // 64-bit, little-endian
+	data, _ := binary.Append(nil, binary.LittleEndian, h)
+	return append(data, name...)
 }
 
 // twoBundles is for releases that share no bundle, such as 4.0.8 and 4.0.16:

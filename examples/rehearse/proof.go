@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -35,49 +37,81 @@ func (r *rehearsal) states() []state {
 	return all
 }
 
-// capture reads every state. set puts its digest into a proof; nil begins the
-// proofs with what is now.
-func (r *rehearsal) capture(ctx context.Context, proofs *[]Proof, set func(*Proof, string)) error {
+// snapshot reads every state, as lines; nil where nothing will be reverted.
+func (r *rehearsal) snapshot(ctx context.Context) (map[string][]string, error) {
 	if r.o.fail == "" {
-		return nil // nothing will be reverted
+		return nil, nil
 	}
+	all := map[string][]string{}
 	for _, st := range r.states() {
-		h := sha256.New()
-		if err := st.read(ctx, h); err != nil {
-			return fmt.Errorf("read the state of %s: %w", st.name, err)
+		var text strings.Builder
+		if err := st.read(ctx, &text); err != nil {
+			return nil, fmt.Errorf("read the state of %s: %w", st.name, err)
 		}
-		digest := hex.EncodeToString(h.Sum(nil))
-		if set == nil {
-			*proofs = append(*proofs, Proof{What: st.name, Before: digest})
-			continue
-		}
-		i := slices.IndexFunc(*proofs, func(p Proof) bool { return p.What == st.name })
-		set(&(*proofs)[i], digest)
+		all[st.name] = strings.Split(text.String(), "\n")
 	}
-	return nil
+	return all, nil
 }
 
-// prove compares.
+func digest(lines []string) string {
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
+	return hex.EncodeToString(sum[:])
+}
+
+// recordBefore begins the proofs.
+func (r *rehearsal) recordBefore(ctx context.Context) error {
+	now, err := r.snapshot(ctx)
+	for _, what := range slices.Sorted(maps.Keys(now)) {
+		r.report.Proof = append(r.report.Proof, Proof{What: what, Before: digest(now[what]), was: now[what]})
+	}
+	return err
+}
+
+// recordUpgraded notes what the upgrade has made of it.
+func (r *rehearsal) recordUpgraded(ctx context.Context) error {
+	now, err := r.snapshot(ctx)
+	for i := range r.report.Proof {
+		p := &r.report.Proof[i]
+		p.Upgraded = digest(now[p.What])
+	}
+	return err
+}
+
+// prove compares what is now with what was before.
 func (r *rehearsal) prove(ctx context.Context, s *Step) error {
-	if err := r.capture(ctx, &r.report.Proof, func(p *Proof, digest string) { p.After = digest; p.Same = digest == p.Before }); err != nil {
+	now, err := r.snapshot(ctx)
+	if err != nil {
 		return err
 	}
-	r.report.Reverted = true
 	var errs []error
-	for _, p := range r.report.Proof {
+	for i := range r.report.Proof {
+		p := &r.report.Proof[i]
+		p.After = digest(now[p.What])
+		p.Same = p.After == p.Before
 		switch {
 		case !p.Same:
-			errs = append(errs, fmt.Errorf("%s: not as before", p.What))
+			errs = append(errs, fmt.Errorf("%s: not as before: %s", p.What, difference(p.was, now[p.What])))
 		case p.Upgraded == p.Before:
 			errs = append(errs, fmt.Errorf("%s: the upgrade changed nothing, so that this proves nothing", p.What))
 		default:
-			s.say("%s: changed by the upgrade, and now as before", p.What)
+			s.say("%s: changed by the upgrade, and now as before (SHA-256 %s)", p.What, short(p.After))
 		}
 	}
-	if len(errs) > 0 {
-		r.report.Reverted = false
-	}
+	r.report.Reverted = len(errs) == 0
 	return errors.Join(errs...)
+}
+
+// difference names the first lines that only one side has.
+func difference(before, after []string) string {
+	only := func(a, b []string) string {
+		for _, line := range a {
+			if !slices.Contains(b, line) {
+				return strconv.Quote(line)
+			}
+		}
+		return "nothing"
+	}
+	return fmt.Sprintf("only before: %s; only after: %s", only(before, after), only(after, before))
 }
 
 // writePackages is what dpkg knows.
@@ -107,13 +141,16 @@ func (k *stack) writeFiles(ctx context.Context, w io.Writer) error {
 				return err
 			}
 			owner := info.Sys().(*syscall.Stat_t)
-			_, _ = fmt.Fprintln(w, strings.TrimPrefix(path, k.root), info.Mode(), owner.Uid, owner.Gid)
-			if !info.Mode().IsRegular() {
-				return nil
+			var sum string
+			if info.Mode().IsRegular() {
+				data, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				sum = fmt.Sprintf("%x", sha256.Sum256(data))
 			}
-			data, err := os.ReadFile(path)
-			_, _ = fmt.Fprintf(w, "%x\n", sha256.Sum256(data))
-			return err
+			_, _ = fmt.Fprintln(w, strings.TrimPrefix(path, k.root), info.Mode(), owner.Uid, owner.Gid, sum)
+			return nil
 		})
 		if err != nil {
 			return err

@@ -64,6 +64,8 @@ type Proof struct {
 	Upgraded string `json:"upgraded"` // when the gate had found the failure
 	After    string `json:"after"`    // when everything was reverted
 	Same     bool   `json:"same"`     // before and after
+
+	was []string // the lines of Before
 }
 
 // Requests is what became of the load.

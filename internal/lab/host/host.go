@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -78,7 +79,8 @@ func Start(ctx context.Context, o Options) (_ *Host, err error) {
 	for in, out := range o.Mounts {
 		argv = append(argv, "-v", out+":"+in+":ro")
 	}
-	id, err := output(ctx, append(argv, image)...)
+	// Ended half-way, docker could leave a container whose name nobody knows.
+	id, err := output(context.WithoutCancel(ctx), append(argv, image)...)
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +188,8 @@ func run(ctx context.Context, stdin io.Reader, argv ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin = stdin
 	cmd.WaitDelay = 5 * time.Second
+	// An interrupt at the terminal is for the caller, who ends it in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

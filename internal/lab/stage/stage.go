@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/internal/lab/debs"
@@ -207,6 +208,7 @@ backend green
 	var out bytes.Buffer
 	cmd := exec.Command(Program("haproxy"), "-db", "-f", file)
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
