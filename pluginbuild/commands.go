@@ -142,10 +142,9 @@ func (r Release) replaces(path string) bool {
 // built with other packages than the gateway.
 func (r Release) stale(mod *modfile.File) []Replace {
 	var stale []Replace
-	known := Releases()
 	for _, m := range mod.Replace {
 		p := Replace{m.Old.Path, m.Old.Version, m.New.Path, m.New.Version}
-		ofOther := slices.ContainsFunc(known, func(x Release) bool { return slices.Contains(x.Replaces, p) })
+		ofOther := slices.ContainsFunc(known(), func(x Release) bool { return slices.Contains(x.Replaces, p) })
 		if ofOther && !slices.Contains(r.Replaces, p) {
 			stale = append(stale, p)
 		}

@@ -13,7 +13,7 @@ import (
 // are those of the nearest known release, which is a guess that Notes admits.
 // Use [Release.WithGoMod] to replace the guess by the release's own go.mod.
 func Derive(v *semver.Version, commit string) (Release, error) {
-	r, err := Releases().Lookup(v)
+	r, err := Lookup(v)
 	if err == nil {
 		if r.Commit != commit {
 			r.Commit, r.Date = commit, time.Time{}

@@ -29,17 +29,20 @@ type Table []Release
 // Releases returns the table that comes with this package, oldest version
 // first: every general release from 3.0.0 to 5.14.0. The caller may append to
 // it; the slices inside the releases are shared and only for reading.
-func Releases() Table {
+func Releases() Table { return slices.Clone(known()) }
+
+// known is the embedded table itself, which nobody may change.
+func known() Table {
 	t, err := table()
 	if err != nil {
 		panic("pluginbuild: embedded release table: " + err.Error()) // a test reads it
 	}
-	return slices.Clone(t)
+	return t
 }
 
 // Lookup finds a release in the table that comes with this package. The error
 // is an [UnknownReleaseError].
-func Lookup(v *semver.Version) (Release, error) { return Releases().Lookup(v) }
+func Lookup(v *semver.Version) (Release, error) { return known().Lookup(v) }
 
 // Lookup finds a release by its version, the build metadata aside. Of two
 // entries for one version the later wins. The error is an
@@ -48,20 +51,18 @@ func (t Table) Lookup(v *semver.Version) (Release, error) {
 	if v == nil {
 		return Release{}, errors.New("look up gateway release: no version given")
 	}
-	var nearest *Release
-	for i := len(t) - 1; i >= 0; i-- {
-		r := &t[i]
-		if r.Version == nil {
-			continue // its Validate says so
-		}
-		if r.Version.Equal(v) {
-			return *r, nil
-		}
-		if nearest == nil || nearer(v, r.Version, nearest.Version) {
-			nearest = r
+	for _, r := range slices.Backward(t) {
+		if r.Version != nil && r.Version.Equal(v) {
+			return r, nil
 		}
 	}
-	return Release{}, &UnknownReleaseError{Version: v, Nearest: nearest}
+	unknown := &UnknownReleaseError{Version: v}
+	for _, r := range t {
+		if r.Version != nil && (unknown.Nearest == nil || nearer(v, r.Version, unknown.Nearest.Version)) {
+			unknown.Nearest = &r
+		}
+	}
+	return Release{}, unknown
 }
 
 // nearer says whether a is nearer to v than b is: the same numbers first (v is
