@@ -246,7 +246,7 @@ var more = map[string]artifact{
 	"hooks":      plugin(artifact{pkg: "hooks", work: "hooks.work"}),
 	"hooks s -w": plugin(artifact{pkg: "hooks", work: "hooks.work", flags: []string{"-ldflags=-s -w"}}),
 	"hooks 1.19": plugin(artifact{pkg: "hooks", work: "hooks.work", gover: "go1.19.13"}),
-	"arm64":      {pkg: "gw/host", env: []string{"GOARCH=arm64", "CGO_ENABLED=0"}},
+	"arm64":      {pkg: "plug/none", env: []string{"GOARCH=arm64", "CGO_ENABLED=0"}},
 }
 
 // bench builds artifacts once per test process, two at a time.
