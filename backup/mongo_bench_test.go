@@ -175,7 +175,8 @@ func TestMongoConstantMemory(t *testing.T) {
 	}
 	small, large := peak(30_000), peak(240_000)
 	t.Logf("peak of %d MiB with 8 MB of documents, %d MiB with 67 MB", small, large)
-	if large > small+32 {
+	// The race detector multiplies both; 59 MB more would show either way.
+	if large > small+small/2+16 {
 		t.Errorf("peak memory grew from %d MiB to %d MiB", small, large)
 	}
 }

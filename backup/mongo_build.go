@@ -18,7 +18,7 @@ func (r *restoring) create(ctx context.Context, j *job) error {
 		return nil
 	}
 	if j.live != nil && j.temp == "" {
-		j.item.Detail = "dropped, not restored yet"
+		j.dropped = true // even where the answer is lost
 		if err := r.drop(ctx, j.db, j.name); err != nil {
 			return err
 		}
@@ -34,7 +34,7 @@ func (r *restoring) create(ctx context.Context, j *job) error {
 	if id := j.idIndex(); id != nil {
 		command = append(command, bson.E{Key: "idIndex", Value: without(id, "ns")})
 	}
-	j.made = true // even where the answer is lost
+	j.made = true // likewise
 	return r.conn.Database(j.db).RunCommand(ctx, append(command, majority)).Err()
 }
 
@@ -114,10 +114,11 @@ func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 
 // swap gives a collection its name; the live one goes in the same step.
 func (r *restoring) swap(ctx context.Context, j *job) error {
+	if j.Type == typeView {
+		return nil
+	}
 	if j.temp == "" {
-		if j.Type != typeView && r.m.Mode != MongoMerge {
-			j.item.Detail = strings.TrimSuffix(j.item.Detail, "dropped, not restored yet")
-		}
+		j.placed = true
 		return nil
 	}
 	if err := ended(ctx); err != nil {
@@ -138,9 +139,7 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 		}
 		return err
 	})
-	if err == nil {
-		j.temp, j.made = "", false
-	}
+	j.placed = err == nil
 	return err
 }
 
@@ -193,7 +192,7 @@ func (r *restoring) view(ctx context.Context, j *job) error {
 			return err
 		}
 		if have, err := j.live.comparable(); err == nil && slices.Equal(want, have) {
-			j.item.Action = ActionSame
+			j.item.Action, j.placed = ActionSame, true
 			return nil
 		}
 		if r.m.Mode == MongoMerge {
@@ -205,6 +204,7 @@ func (r *restoring) view(ctx context.Context, j *job) error {
 	}
 	err := r.createView(ctx, j.db, j.name, j.mongoSpace, true)
 	if err == nil {
+		j.placed = true
 		return nil
 	}
 	if j.live != nil {
@@ -242,29 +242,29 @@ func (r *restoring) createView(ctx context.Context, db, name string, s *mongoSpa
 }
 
 // undo drops what was created and is not in place: a failed restore leaves what
-// was there before.
+// was there before, and with MongoDrop nothing that is there in parts only.
 func (r *restoring) undo(ctx context.Context) error {
 	ctx, cancel := aside(ctx)
 	defer cancel()
 	var left []string
 	placed, lost := 0, 0
 	for _, j := range r.jobs {
+		if j.placed || j.filled && j.dropped {
+			placed++
+			continue
+		}
+		if name := cmp.Or(j.temp, j.name); j.made {
+			if err := r.drop(ctx, j.db, name); err != nil {
+				left = append(left, j.db+"."+name)
+			}
+		}
+		j.item.Action, j.item.Detail = ActionSkip, "not restored"
 		switch {
-		case j.made && j.temp != "":
-			if err := r.drop(ctx, j.db, j.temp); err != nil {
-				left = append(left, j.db+"."+j.temp)
-			}
-			j.item.Action, j.item.Detail = ActionSkip, "not restored"
-		case j.made && j.live == nil: // in place, of a name that was free
-			if err := r.drop(ctx, j.db, j.name); err != nil {
-				left = append(left, j.to())
-			}
-			j.item.Action, j.item.Detail = ActionSkip, "not restored"
-		case j.made:
+		case j.dropped:
 			lost++
 			j.item.Detail = "dropped and not restored: the dump is the only copy"
-		case j.Type == typeCollection && r.m.Mode < MongoDrop && j.item.Action != ActionSkip && j.temp == "":
-			placed++
+		case !j.made && j.done > 0:
+			j.item.Detail = fmt.Sprintf("%d documents were sent before the error", j.done)
 		}
 	}
 	var notes []error

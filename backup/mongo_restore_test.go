@@ -222,6 +222,26 @@ func TestMongoRestoreFails(t *testing.T) {
 			})
 		}
 	}
+	t.Run("dropped first", func(t *testing.T) {
+		t.Parallel()
+		s := changedMongo(t)
+		s.Hook(wrong("createIndexes", 1)) // of keys; apis has none
+		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoDrop, Parallel: 1})
+		if err == nil || !strings.Contains(err.Error(), "dropped before the error") {
+			t.Errorf("error %v", err)
+		}
+		for _, i := range report.Components[0].Items {
+			if i.Name == "tyk_analytics.keys" && (i.Action != backup.ActionSkip || !strings.Contains(i.Detail, "only copy")) {
+				t.Errorf("item %+v", i)
+			}
+		}
+		if n := len(s.Documents("tyk_analytics", "keys")); n != 0 {
+			t.Errorf("%d documents are there in parts", n)
+		}
+		if report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoDrop}); err != nil {
+			t.Errorf("again: %v %+v", err, report)
+		}
+	})
 	t.Run("cancelled", func(t *testing.T) {
 		t.Parallel()
 		s := changedMongo(t)
