@@ -9,10 +9,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -48,6 +50,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends it at once
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -123,6 +126,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if f.NArg() > 0 {
 		return fail(exitUsage, fmt.Errorf("unexpected argument %q; see -h", f.Arg(0)))
 	}
+	if err := o.fit(f); err != nil {
+		return fail(exitUsage, err)
+	}
 	probes, err := o.probes()
 	if err != nil {
 		return fail(exitUsage, err)
@@ -157,6 +163,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = errors.Join(err, report.WritePrometheus(stdout))
 	default:
 		out.Printf("%s", table(out, report.Rows()))
+		err = errors.Join(err, out.Err())
 	}
 	code := map[health.Status]int{health.Pass: exitPass, health.Fail: exitFail}
 	result, known := code[report.Status]
@@ -172,13 +179,36 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return result
 }
 
+// needs names, for flags that would else do nothing, the flag that they go with:
+// nobody should believe in a check that was not made.
+var needs = map[string]string{
+	"version": "gateway", "ready": "gateway", "max-age": "gateway",
+	"expect-header": "plugin", "expect-status": "plugin", "expect-body": "plugin", "header-file": "plugin",
+	"passes": "wait", "stable": "wait", "failures": "wait", "startup": "failures",
+	"cert": "key", "key": "cert",
+}
+
+func (o *options) fit(f *flag.FlagSet) error {
+	given := map[string]bool{}
+	f.Visit(func(x *flag.Flag) { given[x.Name] = true })
+	given["wait"] = o.wait != 0
+	// Without any, one of each is asked at its default address.
+	given["gateway"] = given["gateway"] || !given["dashboard"] && !given["pump"] && !given["plugin"] && !given["tcp"]
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if with := needs[name]; given[name] && with != "" && !given[with] {
+			return fmt.Errorf("-%s needs -%s", name, with)
+		}
+	}
+	if o.json && o.prom || o.json && o.healthJSON || o.prom && o.healthJSON {
+		return errors.New("-json, -health-json and -prom exclude each other")
+	}
+	return nil
+}
+
 func (o *options) policy() (health.Policy, error) {
 	p := health.Policy{Passes: o.passes, For: o.stable, Failures: o.failures, Startup: o.startup, Deadline: o.wait, TryTimeout: o.timeout}
 	if o.wait < 0 {
 		return p, errors.New("-wait is negative")
-	}
-	if o.wait == 0 && (o.passes != 0 || o.stable != 0 || o.failures != 0 || o.startup != 0) {
-		return p, errors.New("-passes, -stable, -failures and -startup need -wait")
 	}
 	c := health.ClientOptions{ServerName: o.server}
 	for _, file := range []struct {
@@ -259,7 +289,10 @@ func (o *options) expect() (health.Expect, error) {
 		if e.Header == nil {
 			e.Header = map[string]string{}
 		}
-		e.Header[strings.TrimSpace(name)] = strings.TrimSpace(value)
+		if name = strings.TrimSpace(name); name == "" {
+			return e, fmt.Errorf("-expect-header %q: want 'Name: value'", h)
+		}
+		e.Header[name] = strings.TrimSpace(value)
 	}
 	if o.expectBody != "" {
 		re, err := regexp.Compile(o.expectBody)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -80,7 +81,8 @@ func TestWrongUse(t *testing.T) {
 	for _, args := range [][]string{
 		{"-nope"}, {"now"}, {"-version", "five"}, {"-gateway", "ftp://x"}, {"-plugin", "http://x/"}, {"-plugin", "http://x/", "-expect-body", "("},
 		{"-passes", "3"}, {"-wait", "-1s"}, {"-wait", "1s", "-stable", "2s"}, {"-ca", filepath.Join(dir, "none")}, {"-ca", bad}, {"-auth-file", bad}, {"-header-file", bad},
-		{"-gateway", "gw", "-gateway", "gw"},
+		{"-gateway", "gw", "-gateway", "gw"}, {"-gateway", "gw:99999"}, {"-json", "-prom"}, {"-wait", "1s", "-startup", "1s"}, {"-cert", bad},
+		{"-pump", "p", "-version", "5.2.5"}, {"-expect-status", "200"}, {"-header-file", bad}, {"-plugin", "http://x/", "-expect-header", ": x"},
 	} {
 		code, out, errs := call(t, args...)
 		if code != 2 || out != "" || errs == "" || strings.Contains(errs, "topsecret") {
@@ -90,6 +92,21 @@ func TestWrongUse(t *testing.T) {
 	code, _, errs := call(t, "-h")
 	if code != 0 || !strings.Contains(errs, "3 warn or not yet known") {
 		t.Errorf("-h: exit %d\n%s", code, errs)
+	}
+}
+
+// An answer that could not be printed is no pass.
+func TestFullOutput(t *testing.T) {
+	t.Parallel()
+	pump := httptest.NewServer(tyk.New(tyk.Options{Kind: tyk.Pump}))
+	t.Cleanup(pump.Close)
+	for _, format := range []string{"", "-json", "-prom", "-health-json"} {
+		r, w := io.Pipe()
+		_ = r.CloseWithError(errors.New("disk full"))
+		var errs bytes.Buffer
+		if code := run(t.Context(), append([]string{"-pump", pump.URL}, strings.Fields(format)...), w, &errs); code != 1 || !strings.Contains(errs.String(), "disk full") {
+			t.Errorf("%s: exit %d, %s", format, code, &errs)
+		}
 	}
 }
 
