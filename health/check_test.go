@@ -323,6 +323,20 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// The transport refuses such a header each time; its value is not shown.
+func TestBadHeaderIsPermanent(t *testing.T) {
+	t.Parallel()
+	for _, h := range []http.Header{{"X Key": {"topsecret"}}, {"X-Key": {"topsecret\n"}}} {
+		p := health.HTTP("http://127.0.0.1:1/", health.Expect{})
+		p.Header = h
+		r := p.Check(t.Context(), nil)
+		var own *health.Error
+		if !errors.As(r.Err, &own) || own.Retryable() || own.Hint() != "correct Probe.Header" || strings.Contains(r.Error, "topsecret") {
+			t.Errorf("%v", r.Err)
+		}
+	}
+}
+
 func TestSecretsAreSentAndNeverShown(t *testing.T) {
 	t.Parallel()
 	var got *http.Request

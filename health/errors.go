@@ -98,6 +98,8 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		// A TLS alert, whose type crypto/tls keeps to itself.
 		return "the server refused the TLS handshake: check the client certificate", strings.Contains(err.Error(), "certificate"), err
+	case strings.HasPrefix(err.Error(), "net/http: invalid header field"):
+		return "correct Probe.Header", true, err
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "check the host name", false, err
 	}

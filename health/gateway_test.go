@@ -339,7 +339,7 @@ func TestBadProbesAreRefusedBeforeAnythingIsAsked(t *testing.T) {
 	method.Method = "B AD"
 	for _, p := range []health.Probe{
 		health.Gateway("ftp://gw", nil), health.Gateway("http://", nil), health.Gateway("http://gw:port", nil), health.HTTP("", health.Expect{}),
-		health.HTTP("gw:80/x", health.Expect{}), health.TCP("gw"), health.Plugin("http://gw/api", health.Expect{}), {}, ready, unnamed, method,
+		health.HTTP("gw:80/x", health.Expect{}), health.TCP("gw"), health.TCP("gw:99999"), health.Gateway("gw:0", nil), health.Plugin("http://gw/api", health.Expect{}), {}, ready, unnamed, method,
 		health.Gateway("http://user:topsecret@gw:\x7f/", nil),
 	} {
 		r := p.Check(t.Context(), none)

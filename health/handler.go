@@ -27,8 +27,8 @@ type HandlerOptions struct {
 //
 // GET and HEAD answer 200 for pass and warn, otherwise 503, with
 // application/health+json; ?format=json gives [Report.WriteJSON], ?format=table a
-// table, ?format=prometheus, or an Accept that prefers text/plain, the exposition
-// format, which is always 200.
+// table, ?format=prometheus, or an Accept as Prometheus sends it (text/plain
+// first, or OpenMetrics among others), the exposition format, which is always 200.
 func Handler(latest func(context.Context) (Report, error), o HandlerOptions) http.Handler {
 	if o.MaxAge <= 0 {
 		o.MaxAge = 5 * time.Second
@@ -57,7 +57,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	format := r.URL.Query().Get("format")
-	if format == "" && strings.HasPrefix(r.Header.Get("Accept"), "text/plain") {
+	accept := r.Header.Get("Accept")
+	if format == "" && (strings.HasPrefix(accept, "text/plain") || strings.Contains(accept, "application/openmetrics-text")) {
 		format = "prometheus"
 	}
 	report, age, err := h.get(r.Context())

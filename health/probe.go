@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -146,6 +147,11 @@ func (p Probe) target() (*url.URL, error) {
 		return nil, fmt.Errorf("bad URL: scheme %q is neither http nor https", clean(u.Scheme))
 	case u.Hostname() == "":
 		return nil, errors.New("bad URL: no host")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, fmt.Errorf("bad URL: there is no port %s", clean(port))
+		}
 	}
 	if bare && u.Port() == "" {
 		u.Host = net.JoinHostPort(u.Hostname(), def.port)

@@ -181,7 +181,9 @@ func TestHandler(t *testing.T) {
 			if res := get(h, "/"); res.StatusCode != code {
 				t.Errorf("%s: HTTP %d, want %d", s, res.StatusCode, code)
 			}
-			for _, prom := range []*http.Response{get(h, "/?format=prometheus"), get(h, "/", "Accept", "text/plain;version=0.0.4;q=0.5,*/*;q=0.1")} {
+			for _, prom := range []*http.Response{get(h, "/?format=prometheus"), get(h, "/", "Accept", "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"),
+				// What Prometheus 2 sends.
+				get(h, "/", "Accept", "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2")} {
 				if prom.StatusCode != 200 || prom.Header.Get("Content-Type") != health.PrometheusType {
 					t.Errorf("%s as Prometheus: HTTP %d", s, prom.StatusCode)
 				}
