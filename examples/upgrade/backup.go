@@ -13,7 +13,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
-	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/fleet"
 )
@@ -298,7 +297,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 	if err != nil {
 		return backup.Report{}, err
 	}
-	rescue := filepath.Join(filepath.Dir(set.Dir), "rescued")
+	rescue := filepath.Clean(u.Backup.Dir) + ".rescued" // beside the sets, so that none of them counts as the latest
 	var to []backup.Restorer
 	hosts, component := u.machines()
 	if slices.Contains(what, "config") {
@@ -332,36 +331,33 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 	return report, u.restart(ctx, report)
 }
 
-// restart lets services read their files again, one host after the other, where
-// the restore changed some.
+// restart lets services read their files again where the restore changed some.
 func (u *upgrade) restart(ctx context.Context, report backup.Report) error {
 	_, component := u.machines()
 	changed := map[string]bool{}
 	for _, c := range report.Components {
 		changed[c.Name] = slices.ContainsFunc(c.Items, func(i backup.Item) bool { return i.Action == backup.ActionCreate || i.Action == backup.ActionReplace })
 	}
+	var names []string
 	for _, h := range u.Hosts {
 		if !changed[component[h.Name]] {
 			continue
 		}
-		v, err := u.installed(ctx, h)
-		if err == nil && !v.IsZero() {
-			err = debpkg.New(u.Runner(h), debpkg.Options{Settle: time.Duration(u.Health.Settle)}).Restart(ctx, unit(h.Package))
+		if v, err := u.installed(ctx, h); err != nil {
+			return err
+		} else if !v.IsZero() {
+			names = append(names, h.Name)
 		}
-		if err != nil {
-			return fmt.Errorf("restart %s after its files were restored: %w", h.Name, err)
-		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	waves, err := u.Restarts(names...)
+	if err == nil {
+		_, err = rollout.Run(ctx, waves, rollout.Options{})
+	}
+	if err != nil {
+		return fmt.Errorf("restart %s after their files were restored: %w", strings.Join(names, ", "), err)
 	}
 	return nil
-}
-
-// unit is the service of a package, whatever its edition.
-func unit(pkg string) string {
-	base := strings.TrimSuffix(strings.TrimSuffix(pkg, debpkg.Edition(pkg)), "-")
-	for _, c := range debpkg.Components() {
-		if c.Package == base {
-			return c.Unit
-		}
-	}
-	return pkg + ".service"
 }

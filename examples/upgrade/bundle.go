@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -243,10 +244,10 @@ func (u *upgrade) bundled(ctx context.Context) (bool, error) {
 // publish hands the bundle to the team's own command and looks whether the
 // bundle server has it.
 func (u *upgrade) publish(ctx context.Context) error {
-	name := filepath.Base(u.written.File)
-	b := u.Plugin.Bundle
+	file, sum, b := u.written.File, u.written.SHA256, u.Plugin.Bundle
+	name := filepath.Base(file)
 	if len(b.Publish) > 0 {
-		r := strings.NewReplacer("{file}", u.written.File, "{name}", name)
+		r := strings.NewReplacer("{file}", file, "{name}", name)
 		argv := make([]string, len(b.Publish))
 		for i, arg := range b.Publish {
 			argv[i] = r.Replace(arg)
@@ -257,16 +258,21 @@ func (u *upgrade) publish(ctx context.Context) error {
 	}
 	note := publishNote{Name: name}
 	if b.URL != "" {
-		note.URL = strings.TrimSuffix(b.URL, "/") + "/" + name
-		if err := served(ctx, note.URL, u.written.SHA256); err != nil {
-			return fmt.Errorf("look for the bundle on its server: %w; upload %s, name it in the APIs' custom_middleware_bundle, and resume", err, u.written.File)
+		u, err := url.Parse(b.URL)
+		if err != nil {
+			return err
+		}
+		u = u.JoinPath(name)
+		note.URL = u.Redacted()
+		if err := served(ctx, u.String(), sum); err != nil {
+			return fmt.Errorf("look for the bundle on its server: %w; upload %s, name it in the APIs' custom_middleware_bundle, and resume", err, file)
 		}
 	}
 	return rollout.Save(ctx, note)
 }
 
-func served(ctx context.Context, url, sum string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func served(ctx context.Context, addr, sum string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr, nil)
 	if err != nil {
 		return err
 	}

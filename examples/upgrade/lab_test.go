@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -91,13 +92,18 @@ backup:
 	if err != nil {
 		t.Fatal(err)
 	}
+	call := func(args ...string) (int, string) {
+		var out bytes.Buffer
+		code := run(append([]string{"-file", file, "-yes"}, args...), func(name string) string { return env[name] }, nil, &out, &out)
+		return code, out.String()
+	}
 	succeed := func(args ...string) string {
 		t.Helper()
-		var out, errOut bytes.Buffer
-		if code := run(append([]string{"-file", file, "-yes"}, args...), func(name string) string { return env[name] }, nil, &out, &errOut); code != exitOK {
-			t.Fatalf("upgrade %s: exit code %d\n%s%s", strings.Join(args, " "), code, &out, &errOut)
+		code, out := call(args...)
+		if code != exitOK {
+			t.Fatalf("upgrade %s: exit code %d\n%s", strings.Join(args, " "), code, out)
 		}
-		return out.String()
+		return out
 	}
 	versions := func(want string) {
 		t.Helper()
@@ -130,9 +136,13 @@ backup:
 	if text := succeed("status"); !strings.Contains(text, ": whole") || !strings.Contains(text, "pass") {
 		t.Errorf("status:\n%s", text)
 	}
+	// The file comes back without a request lost, though it needs a restart.
+	if _, err := s.Hosts[0].Exec(t.Context(), nil, "sh", "-ec", "echo >>/opt/tyk-gateway/tyk.conf"); err != nil {
+		t.Fatal(err)
+	}
 	report = succeed("revert", "-restore", "redis,config")
 	versions("4.0.8 4.0.8")
-	if v := store.Get(t.Context(), "key").Val(); v != "before" || !strings.Contains(report, "proven") {
+	if v := store.Get(t.Context(), "key").Val(); v != "before" || !regexp.MustCompile(`config/h1 +proven +1\n`).MatchString(report) {
 		t.Errorf("the key is %q\n%s", v, report)
 	}
 	l.Stop()
@@ -143,6 +153,25 @@ backup:
 	if err != nil || bytes.Contains(data, []byte("sesame")) {
 		t.Errorf("the journal holds the password, or cannot be read: %v", err)
 	}
+
+	// A host that is not healthy before, and a version that cannot start.
+	file, err = s.Inventory(broken, "backup: {dir: sets}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "stop", "tyk-gateway"); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := call("-set", "latest", "apply"); code != exitRefused || !strings.Contains(out, "-without baseline") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "start", "tyk-gateway"); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := call("-set", "latest", "apply"); code != exitFailed || !strings.Contains(out, "h1 is as it was before") || !strings.Contains(out, "outcome   held") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	versions("4.0.8 4.0.8")
 }
 
 // compilerImage loads a compiler image with a gateway in it. The plugin is

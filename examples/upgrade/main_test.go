@@ -236,7 +236,7 @@ func TestRefusals(t *testing.T) {
 	}
 	// Lifted, it comes as far as the host, and the report says what was lifted.
 	code, stdout, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight", "resume")
-	if code != exitRefused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight  OVERRIDDEN: -without preflight was given") {
+	if code != exitRefused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight OVERRIDDEN: -without preflight was given") {
 		t.Errorf("exit code %d, %q\n%s", code, stderr, stdout)
 	}
 	journal, err := os.ReadFile(file + ".journal")
@@ -251,6 +251,14 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("no proof in\n%s", stdout)
 	}
 
+	page := filepath.Join(dir, "p.html")
+	if code, _, stderr := invoke(t, "", "-file", file, "-html", page, "status"); code != exitFailed {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("preflight OVERRIDDEN")) {
+		t.Errorf("page: %v", err)
+	}
+
 	// No host was begun, so apply may begin anew, and the old journal stays.
 	code, _, _ = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
 	if kept, _ := filepath.Glob(file + ".journal.*"); code != exitRefused || len(kept) != 1 {
@@ -260,13 +268,6 @@ func TestRefusals(t *testing.T) {
 	var s status
 	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != exitFailed || s.Run == nil || len(s.Hosts) != 1 || s.Hosts[0].Error == "" {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
-	}
-	page := filepath.Join(dir, "p.html")
-	if code, _, stderr := invoke(t, "", "-file", file, "-html", page, "status"); code != exitFailed {
-		t.Errorf("exit code %d, %q", code, stderr)
-	}
-	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("preflight")) {
-		t.Errorf("page: %v", err)
 	}
 	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-restore", "redis", "revert"); code != exitRefused || !strings.Contains(stderr, "no section backup") {
 		t.Errorf("exit code %d, %q", code, stderr)
@@ -418,5 +419,22 @@ func TestBudget(t *testing.T) {
 	}
 	if last := waves[len(waves)-1]; last.Name != gatesAfter+"pump" || last.Canary.Count != 1 || waves[0].Canary.Count != len(waves[0].Targets) {
 		t.Errorf("waves %+v", waves)
+	}
+}
+
+// The documented file is one that the command takes.
+func TestDocumentedFile(t *testing.T) {
+	t.Parallel()
+	u := prepared(t, "upgrade.yaml", nil)
+	waves, err := u.waves()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, w := range waves {
+		names = append(names, w.Name)
+	}
+	if got, want := strings.Join(names, ", "), "prepare, dashboard, gates after dashboard, gateway, gates after gateway, pump, gates after pump"; got != want {
+		t.Errorf("waves %s, want %s", got, want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -185,7 +186,8 @@ func (u *upgrade) printPlan(out *term.Out, p planned) {
 		}
 		switch b := u.Plugin.Bundle; {
 		case b.URL != "":
-			add("publish", "%s must have it before the first host", b.URL)
+			at, _ := url.Parse(b.URL) // checked with the file
+			add("publish", "%s must have it before the first host", at.Redacted())
 		case len(b.Publish) > 0:
 			add("publish", "%s", strings.Join(b.Publish, " "))
 		default:

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/plugins"
@@ -62,7 +63,7 @@ type (
 func (u *upgrade) pluginSteps() []rollout.Step {
 	steps := []rollout.Step{{Name: "given", Do: u.given}}
 	if u.Plugin.Source != "" {
-		steps = []rollout.Step{{Name: "module", Do: u.module}, {Name: "compile", Do: u.compile, Done: u.compiled}}
+		steps = []rollout.Step{{Name: "module", Do: u.module}, {Name: "compile", Do: u.compile, Done: u.compiled, Timeout: time.Hour}}
 	}
 	steps = append(steps, rollout.Step{Name: "preflight", Do: u.preflight}, rollout.Step{Name: "bundle", Do: u.bundle, Done: u.bundled})
 	if len(u.Plugin.Bundle.Publish) > 0 || u.Plugin.Bundle.URL != "" {

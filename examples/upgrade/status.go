@@ -43,8 +43,8 @@ type hostStatus struct {
 }
 
 // ok says whether the host is as the file wants it.
-func (h hostStatus) ok() bool {
-	return h.Error == "" && h.Installed == h.Wanted && h.Health != health.Fail && h.Health != health.Unknown
+func (s hostStatus) ok() bool {
+	return s.Error == "" && s.Installed == s.Wanted && s.Health != health.Fail && s.Health != health.Unknown
 }
 
 // status asks; it changes nothing, and may be called while a run goes on.
@@ -141,7 +141,7 @@ func (s *hostStatus) ask(ctx context.Context, c *config, h fleet.Host) error {
 		return err
 	}
 	s.Installed = v.String()
-	units, err := debpkg.New(c.Runner(h), debpkg.Options{}).Units(ctx, unit(h.Package))
+	units, err := debpkg.New(c.Runner(h), debpkg.Options{}).Units(ctx, h.Unit())
 	if err != nil {
 		return err
 	}

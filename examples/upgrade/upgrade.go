@@ -13,6 +13,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // The parts of an upgrade beside its hosts, as targets of the same run: the
@@ -82,7 +83,7 @@ func (u *upgrade) waves() ([]rollout.Wave, error) {
 	}
 	prepare.Targets = append(prepare.Targets,
 		rollout.Target{Name: targetHosts, Steps: []rollout.Step{
-			{Name: "plan", Do: func(ctx context.Context) error { return u.planHosts(ctx, hosts) }},
+			{Name: "plan", Do: func(ctx context.Context) error { return u.planHosts(ctx, hosts) }, Timeout: time.Hour},
 			{Name: "baseline", Do: func(ctx context.Context) error { return u.baseline(ctx, hosts) }},
 		}},
 		rollout.Target{Name: targetBackup, Steps: []rollout.Step{{Name: "set", Do: u.backup, Done: u.backedUp, Timeout: 12 * time.Hour}}})
@@ -187,12 +188,16 @@ func (u *upgrade) expected(h fleet.Host, now debpkg.Version) error {
 	}
 	v, err := health.ParseVersion(now.String())
 	if err != nil {
-		return nil // it cannot be compared
+		return err
 	}
-	if text := v.String(); text != strings.TrimPrefix(u.Plugin.From, "v") && text != u.Versions[h.Component] {
-		return fmt.Errorf("the gateway is %s, but the bundle is made for %s and %s; correct plugin.from and plugin.current", text, u.Plugin.From, u.Versions[h.Component])
+	from, err := pluginbuild.ParseVersion(u.Plugin.From)
+	if err != nil {
+		return err
 	}
-	return nil
+	if to, err := u.release(); err != nil || v.Equal(from) || v.Equal(to) {
+		return err
+	}
+	return fmt.Errorf("the gateway is %s, but the bundle is made for %s and %s; correct plugin.from and plugin.current", now, u.Plugin.From, u.Versions[h.Component])
 }
 
 // baseline asks whether everything is healthy as it is: after the upgrade

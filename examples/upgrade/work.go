@@ -70,7 +70,7 @@ func (c *command) apply(u *upgrade, mode rollout.Mode) int {
 	}
 	o.Journal, o.Secrets = c.journal, u.secrets()
 	rep, err := live.Work(context.Background(), mode, waves, o)
-	c.report(rep)
+	c.report(show(rep))
 	if errors.Is(err, rollout.ErrStopped) && stopped {
 		_, _ = fmt.Fprintf(c.stderr, "upgrade: stopped after %s as asked; resume goes on\n", c.stopAfter)
 		return exitOK
@@ -117,7 +117,24 @@ func (c *command) history() (*rollout.Report, error) {
 	if err != nil || len(recs) == 0 {
 		return nil, err
 	}
-	return rollout.BuildReport(recs), nil
+	return show(rollout.BuildReport(recs)), nil
+}
+
+// show puts what was overridden among the report's events, where nobody who
+// reads it can overlook it.
+func show(rep *rollout.Report) *rollout.Report {
+	if rep == nil {
+		return nil
+	}
+	for _, t := range rep.Targets {
+		for _, s := range t.Steps {
+			var note overriddenNote
+			if json.Unmarshal(s.Note, &note) == nil && note.Overridden != "" {
+				rep.Events = append(rep.Events, rollout.Note{Time: s.Started, Text: fmt.Sprintf("%s %s OVERRIDDEN: %s", t.Name, s.Name, note.Overridden)})
+			}
+		}
+	}
+	return rep
 }
 
 // begun says whether anything beyond the preparation was.
@@ -140,7 +157,7 @@ func (c *command) putAside(rep *rollout.Report) error {
 	return os.Rename(c.journal, c.journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
 }
 
-// report prints what was done, with what was found out and overridden.
+// report prints what was done, and what the preparation found.
 func (c *command) report(rep *rollout.Report) {
 	switch {
 	case rep == nil:
@@ -149,16 +166,19 @@ func (c *command) report(rep *rollout.Report) {
 	default:
 		_ = rep.WriteText(c.stdout)
 		out := term.New(c.stdout)
-		if rows := notes(out, rep); len(rows) > 1 {
+		if rows := notes(rep); len(rows) > 1 {
 			out.Printf("\n%s", out.Table(rows))
 		}
 	}
 }
 
-// notes are the notes of the preparation and the gates as a table.
-func notes(out *term.Out, rep *rollout.Report) [][]string {
+// notes are what the preparation found, as a table.
+func notes(rep *rollout.Report) [][]string {
 	rows := [][]string{{"PREPARED", "WHAT"}}
 	for _, t := range rep.Targets {
+		if t.Wave != wavePrepare {
+			continue
+		}
 		latest := map[string]json.RawMessage{}
 		var order []string
 		for _, s := range t.Steps {
@@ -169,15 +189,8 @@ func notes(out *term.Out, rep *rollout.Report) [][]string {
 				latest[s.Name] = s.Note
 			}
 		}
-		if t.Wave != wavePrepare && !strings.HasPrefix(t.Wave, gatesAfter) {
-			continue
-		}
 		for _, step := range order {
-			text, lifted := describe(step, latest[step])
-			if lifted != "" {
-				rows = append(rows, []string{t.Name + " " + step, out.Paint(term.Warn, "OVERRIDDEN: "+lifted)})
-			}
-			if text != "" {
+			if text := describe(step, latest[step]); text != "" {
 				rows = append(rows, []string{t.Name + " " + step, text})
 			}
 		}
@@ -185,50 +198,40 @@ func notes(out *term.Out, rep *rollout.Report) [][]string {
 	return rows
 }
 
-// describe says what a step's note holds, and what was overridden in it.
-func describe(step string, data json.RawMessage) (text, lifted string) {
+// describe says what a step's note holds.
+func describe(step string, data json.RawMessage) string {
 	read := func(v any) bool { return json.Unmarshal(data, v) == nil }
 	var (
-		module  moduleNote
-		built   compileNote
-		pre     preflightNote
-		zip     bundleNote
-		out     publishNote
-		set     setNote
-		nothing overriddenNote
+		module moduleNote
+		built  compileNote
+		pre    preflightNote
+		zip    bundleNote
+		out    publishNote
+		set    setNote
 	)
 	switch {
 	case step == "module" && read(&module):
-		text = fmt.Sprintf("fits %s, findings: %d", module.Release, len(module.Findings))
+		return fmt.Sprintf("fits %s, findings: %d", module.Release, len(module.Findings))
 	case step == "compile" && read(&built):
-		text = built.File + " with " + built.Image
+		return built.File + " with " + built.Image
 	case step == "given" && read(&built):
-		text = built.File
-	case step == "preflight" && read(&pre):
-		if pre.Verdict != "" {
-			text = fmt.Sprintf("the plugin %s in %s", pre.Verdict, pre.Gateway)
-		}
-		lifted = pre.Overridden
+		return built.File
+	case step == "preflight" && read(&pre) && pre.Verdict != "":
+		return fmt.Sprintf("the plugin %s in %s", pre.Verdict, pre.Gateway)
 	case step == "bundle" && read(&zip):
 		var parts []string
 		for _, v := range slices.Sorted(maps.Keys(zip.Loads)) {
 			parts = append(parts, v+" loads "+zip.Loads[v])
 		}
-		text = zip.File + ": " + strings.Join(parts, ", ")
+		return zip.File + ": " + strings.Join(parts, ", ")
+	case step == "publish" && read(&out) && out.URL != "":
+		return out.URL + " has it"
 	case step == "publish" && read(&out):
-		text = out.Name + " published"
-		if out.URL != "" {
-			text = out.URL + " has it"
-		}
-	case step == "set" && read(&set):
-		if set.Dir != "" {
-			text = fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), term.Bytes(set.Bytes))
-		}
-		lifted = set.Overridden
-	case read(&nothing):
-		lifted = nothing.Overridden
+		return out.Name
+	case step == "set" && read(&set) && set.Dir != "":
+		return fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), term.Bytes(set.Bytes))
 	}
-	return text, lifted
+	return ""
 }
 
 // revert undoes the hosts, and restores what was asked for.

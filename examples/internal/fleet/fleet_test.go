@@ -59,6 +59,26 @@ func TestWaves(t *testing.T) {
 	}
 }
 
+func TestRestarts(t *testing.T) {
+	t.Parallel()
+	inv, err := fleet.Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waves, err := inv.Restarts("p1", "g1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(waves) != 2 || len(waves[0].Targets) != 1 || waves[0].Targets[0].Name != "g1" || len(waves[0].Targets[0].Steps) != 4 || waves[1].Targets[0].Name != "p1" {
+		t.Errorf("waves %+v", waves)
+	}
+	for _, h := range inv.Hosts {
+		if want := map[string]string{"p1": "tyk-pump.service", "g1": "tyk-gateway.service", "g2": "tyk-gateway.service", "d1": "tyk-dashboard.service"}; h.Unit() != want[h.Name] {
+			t.Errorf("%s has the unit %s", h.Name, h.Unit())
+		}
+	}
+}
+
 func TestProbes(t *testing.T) {
 	t.Parallel()
 	inv, err := fleet.Parse([]byte(good))

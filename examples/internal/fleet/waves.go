@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,17 +58,52 @@ func (inv *Inventory) component(component string, hosts []rollout.Host, machines
 		}
 		return rollout.BlueGreen(hosts, o)
 	}
+	o := inv.rolling(component)
+	o.Canary = rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak), Watch: watch(machines[:min(inv.Canary.Count, len(machines))])}
+	w, err := rollout.Rolling(component, hosts, o)
+	return []rollout.Wave{w}, err
+}
+
+func (inv *Inventory) rolling(component string) rollout.RollingOptions {
 	o := rollout.RollingOptions{
-		Drain:    drain,
+		Drain:    rollout.DrainOptions{Deadline: time.Duration(inv.Drain.Deadline), Force: inv.Drain.Force},
 		Up:       rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline)},
 		Parallel: rollout.Share(inv.Parallel), MinUp: inv.MinUp,
-		Canary: rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak), Watch: watch(machines[:min(inv.Canary.Count, len(machines))])},
 	}
 	if lbs := inv.proxies(component); len(lbs) > 0 {
 		o.Balancer = rollout.All(lbs...)
 	}
-	w, err := rollout.Rolling(component, hosts, o)
-	return []rollout.Wave{w}, err
+	return o
+}
+
+// Restarts puts together the restart of the services of some hosts, drained
+// before and healthy after as for an upgrade.
+func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
+	waves := map[string][]rollout.Wave{}
+	for _, component := range inv.Order {
+		o := inv.rolling(component)
+		var hosts []rollout.Host
+		for _, h := range inv.Hosts {
+			if h.Component != component || !slices.Contains(names, h.Name) {
+				continue
+			}
+			m := inv.machine(h, func(string, string) {})
+			host := rollout.Host{Name: h.Name, Install: rollout.Step{Do: m.restart, Undo: nothing}, Healthy: m.asInstalled}
+			if o.Balancer != nil { // the colours of a blue-green pair have none here
+				host.Server = h.Server
+			}
+			hosts = append(hosts, host)
+		}
+		if len(hosts) == 0 {
+			continue
+		}
+		w, err := rollout.Rolling(component, hosts, o)
+		if err != nil {
+			return nil, err
+		}
+		waves[component] = []rollout.Wave{w}
+	}
+	return rollout.InOrder(inv.Order, waves)
 }
 
 // Options are those of the run that the inventory sets.
@@ -200,6 +236,19 @@ func (m *machine) revert(ctx context.Context) error {
 	return m.deb.Revert(ctx, *p.Change, debpkg.RevertOptions{})
 }
 
+// nothing undoes a restart.
+func nothing(context.Context) error { return nil }
+
+func (m *machine) restart(ctx context.Context) error { return m.deb.Restart(ctx, m.Unit()) }
+
+func (m *machine) asInstalled(ctx context.Context) error {
+	packages, err := m.deb.Packages(ctx, m.Package)
+	if err != nil || len(packages) != 1 || !packages[0].Installed() {
+		return errors.Join(err, fmt.Errorf("%s is not installed", m.Package))
+	}
+	return m.gate(ctx, packages[0].Version.String())
+}
+
 func (m *machine) healthy(ctx context.Context) error { return m.gate(ctx, m.version) }
 
 // restored awaits the version that was there before.
@@ -272,6 +321,17 @@ func watch(machines []*machine) func(context.Context) error {
 			}
 		}
 	}
+}
+
+// Unit is the service of the host's package, whatever its edition.
+func (h Host) Unit() string {
+	base := strings.TrimSuffix(strings.TrimSuffix(h.Package, debpkg.Edition(h.Package)), "-")
+	for _, c := range debpkg.Components() {
+		if c.Package == base {
+			return c.Unit
+		}
+	}
+	return h.Package + ".service"
 }
 
 // Probes are those that show whether the version serves on the host.
