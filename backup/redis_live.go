@@ -48,7 +48,7 @@ type RedisLive struct {
 
 	rescued *Set
 	written map[string]int64 // by file: how many keys, in the file's order
-	fetched bool             // the server asked for the file, so it may have lost what it had
+	touched bool             // the target may have lost what it had
 }
 
 // Name returns the component's name.
@@ -142,8 +142,32 @@ func (r *RedisLive) look(ctx context.Context, s *Stored) (*target, error) {
 			return nil, &Error{Op: "restore", Object: "redis " + n.addr, Err: fmt.Errorf("%w: it holds function libraries", ErrNotEmpty), Next: "set Replace if they may go"}
 		}
 		t.holds = t.holds || holds || info.keys() > 0
+		if len(info) > 0 {
+			continue
+		}
+		if t.way == RedisReplicate {
+			return nil, &Error{Op: "restore", Object: "redis " + n.addr, Err: fmt.Errorf("%w: INFO is forbidden, and only it tells when the file is loaded", ErrNotAllowed),
+				Next: "give the user +info, or use " + string(RedisRestore)}
+		}
+		t.holds = t.holds || r.Replace // DBSIZE tells of one database alone
+	}
+	if t.way == RedisRestore || t.holds { // the way there, or back
+		return t, t.mayRestore(ctx)
 	}
 	return t, nil
+}
+
+// mayRestore finds out before anything is emptied that keys can be written.
+func (t *target) mayRestore(ctx context.Context) error {
+	for _, n := range t.topo.nodes {
+		// No server takes an empty payload. A user who may not touch this key
+		// may still touch those of the set.
+		err := n.client.Do(ctx, "RESTORE", "key", 0, "").Err()
+		if redisDenied(err) && strings.Contains(strings.ToLower(err.Error()), "restore") {
+			return redisError("restore", "redis "+n.addr, err)
+		}
+	}
+	return nil
 }
 
 func (n *redisNode) holdsFunctions(ctx context.Context) (bool, error) {
@@ -164,7 +188,7 @@ func (r *RedisLive) Restore(ctx context.Context, s *Stored, progress func(Event)
 		return nil, err
 	}
 	items := t.items()
-	r.rescued, r.written, r.fetched = nil, map[string]int64{}, false
+	r.rescued, r.written, r.touched = nil, map[string]int64{}, false
 	if t.holds {
 		r.rescued, err = Take(ctx, r.Rescue, Options{Label: "replaced by the restore of another set"}, &Redis{Client: r.Client, Component: r.Name()})
 		if err != nil {
@@ -196,7 +220,7 @@ func (r *RedisLive) load(ctx context.Context, t *target, s *Stored, count func(b
 		return r.replicate(ctx, t, s, count)
 	}
 	if t.holds {
-		if err := t.flush(ctx); err != nil {
+		if err := r.flush(ctx, t); err != nil {
 			return err
 		}
 	}
@@ -208,9 +232,11 @@ func (r *RedisLive) load(ctx context.Context, t *target, s *Stored, count func(b
 	return nil
 }
 
-func (t *target) flush(ctx context.Context) error {
+func (r *RedisLive) flush(ctx context.Context, t *target) error {
 	for _, n := range t.topo.nodes {
-		if err := n.client.FlushAll(ctx).Err(); err != nil {
+		err := n.client.FlushAll(ctx).Err()
+		r.touched = r.touched || !redisDenied(err)
+		if err != nil {
 			return redisError("empty", "redis "+n.addr, err)
 		}
 	}
@@ -393,14 +419,17 @@ func (r *RedisLive) unwrite(ctx context.Context, t *target, s *Stored) error {
 func (r *RedisLive) rollback(ctx context.Context, t *target, s *Stored) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()
-	if r.rescued == nil {
-		if t.way == RedisReplicate && r.fetched {
-			return t.flush(ctx)
-		}
+	if r.rescued == nil && t.way == RedisRestore {
 		if err := r.unwrite(ctx, t, s); err != nil {
 			return fmt.Errorf("and removing what was written failed: %w", err)
 		}
 		return nil
+	}
+	if !r.touched {
+		return nil
+	}
+	if r.rescued == nil {
+		return r.flush(ctx, t)
 	}
 	old, _ := r.rescued.Component(r.Name())
 	// Key by key works wherever writing does.

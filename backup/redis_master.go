@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // replicate lets the server fetch the file from this process as if from a
@@ -52,11 +54,16 @@ func (r *RedisLive) replicate(ctx context.Context, t *target, s *Stored, count f
 	if err != nil {
 		return err
 	}
-	if err := n.client.Do(ctx, "REPLICAOF", host, port).Err(); err != nil {
-		return redisError("restore", object, err)
+	loaded := n.client.Do(ctx, "REPLICAOF", host, port).Err()
+	var refused redis.Error
+	switch {
+	case errors.As(loaded, &refused):
+		return redisError("restore", object, loaded)
+	case loaded != nil: // it may have begun all the same
+		loaded = redisError("restore", object, ctxFirst(ctx, loaded))
+	default:
+		loaded = n.awaitLoad(ctx, m)
 	}
-	loaded := n.awaitLoad(ctx, m)
-	r.fetched = m.asked()
 	// A master again, whatever happened, also when ctx has ended.
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -66,6 +73,7 @@ func (r *RedisLive) replicate(ctx context.Context, t *target, s *Stored, count f
 	if err != nil {
 		err = &Error{Op: "make a master again of", Object: object, Err: err, Next: "run REPLICAOF NO ONE on it"}
 	}
+	r.touched = m.asked()
 	return errors.Join(loaded, err)
 }
 
