@@ -50,6 +50,9 @@ exit codes:
 `
 
 func main() {
+	// A reader that has gone, as after Ctrl-C in `takebackup restore | tee log`,
+	// would otherwise kill the process half way, before it has put anything back.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	redis.SetLogger(quiet{})
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
@@ -212,9 +215,11 @@ func (c *command) answer(result any, err error) int {
 		}
 		enc := json.NewEncoder(c.stdout)
 		enc.SetIndent("", "  ")
-		if jerr := enc.Encode(out); jerr != nil && code == 0 {
-			code = 1
-		}
+		_ = enc.Encode(out) // c.stdout knows
+	}
+	if werr := c.stdout.Err(); werr != nil && code == 0 {
+		c.stderr.Printf("takebackup %s: done, but the answer could not be printed: %v\n", c.verb, werr)
+		return 1
 	}
 	if err != nil && (!c.json || code == 2) {
 		c.stderr.Printf("%s %v\n", c.stderr.Paint(term.Bad, "takebackup "+c.verb+":"), err)

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"filippo.io/age"
 
+	"example.com/tykupgrade/backup"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
 
@@ -81,6 +83,41 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+func TestMain(m *testing.M) {
+	if os.Getenv("TAKEBACKUP_TEST_MAIN") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// A reader that has gone does not kill the command half way.
+func TestNobodyReads(t *testing.T) {
+	t.Parallel()
+	gone, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, format := range []string{"-json", "-v"} {
+		command := exec.CommandContext(t.Context(), os.Args[0], "take", format, "-v", "-dir", dir, "-config", "-root", host(t))
+		command.Env = append(os.Environ(), "TAKEBACKUP_TEST_MAIN=1")
+		command.Stdout, command.Stderr = w, w
+		if err := command.Run(); command.ProcessState.ExitCode() != 1 {
+			t.Errorf("%s: %v", format, err)
+		}
+	}
+	if sets, err := backup.List(dir); err != nil || len(sets) != 2 {
+		t.Errorf("%d sets, %v", len(sets), err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*.partial")); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
+}
+
 func TestSetsOfFiles(t *testing.T) {
 	t.Parallel()
 	c := cmd{t: t}
@@ -132,6 +169,13 @@ func TestSetsOfFiles(t *testing.T) {
 	c.run(3, "restore", "-dir", dir, "-config", "-root", root, id)
 	c.run(1, "export", "-dir", t.TempDir(), "latest", "x")
 	c.run(3, "verify", dir)
+	// A newest set that does not open is not passed over.
+	if err := os.Truncate(filepath.Join(dir, id, "manifest.json"), 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, msg := c.run(3, "restore", "-dir", dir, "-config", "-root", root, "latest"); !strings.Contains(msg, "name one by its id") {
+		t.Error(msg)
+	}
 }
 
 func TestExportImport(t *testing.T) {

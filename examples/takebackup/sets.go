@@ -94,8 +94,11 @@ func (c *command) open(name string) (*backup.Set, error) {
 			return nil, usagef("latest needs -dir")
 		}
 		sets, err := backup.List(c.dir)
+		if err != nil {
+			return nil, fmt.Errorf("which set is the latest is not certain, so name one by its id: %w", err)
+		}
 		if len(sets) == 0 {
-			return nil, errors.Join(err, fmt.Errorf("%s holds no set", c.dir))
+			return nil, fmt.Errorf("%s holds no set", c.dir)
 		}
 		return sets[0], nil
 	case c.dir != "" && !strings.Contains(name, "/"):
