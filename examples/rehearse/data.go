@@ -39,6 +39,13 @@ func (d *stores) redisAddr() string {
 	return d.redisServer.Addr
 }
 
+func (d *stores) standsIn() string {
+	if d.redis == nil {
+		return "MongoDB; files are real, Redis is left out"
+	}
+	return "MongoDB; files and Redis are real"
+}
+
 func (d *stores) db() *mongo.Database { return d.mongo.Database(backup.DefaultDatabase) }
 
 // startRedis starts a server and fills it as a gateway does.
@@ -161,12 +168,10 @@ func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 	files := &backup.Files{FS: os.DirFS(r.stack.root)}
 	sources := []backup.Source{files, &backup.Mongo{Server: backup.MongoServer{Client: d.mongo}}}
 	against := []backup.Prover{files, &backup.Mongo{Server: backup.MongoServer{Client: d.mongo}}}
-	s.StandsIn = "MongoDB; files and Redis are real"
+	s.StandsIn = d.standsIn()
 	if d.redis != nil {
 		source := &backup.Redis{Client: d.redis}
 		sources, against = append(sources, source), append(against, source)
-	} else {
-		s.StandsIn = "MongoDB; without Redis"
 	}
 	packages := map[string]string{}
 	for _, c := range components {
@@ -202,13 +207,12 @@ func (r *rehearsal) backupEvent(e backup.Event) {
 // the collections that the new version made.
 func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	d := &r.store
-	s.StandsIn = "MongoDB; files and Redis are real"
+	s.StandsIn = d.standsIn()
 	rescue := filepath.Join(r.dir, "rescue")
 	to := []backup.Restorer{&backup.FilesRestore{Root: r.stack.root, Rescue: rescue},
 		&backup.MongoRestore{Server: backup.MongoServer{Client: d.mongo}, Mode: backup.MongoReplace}}
 	if d.redis != nil {
-		live := &backup.RedisLive{Client: d.redis, Replace: true, Rescue: rescue}
-		to = append(to, live)
+		to = append(to, &backup.RedisLive{Client: d.redis, Replace: true, Rescue: rescue})
 	}
 	rep, err := d.set.Restore(ctx, backup.RestoreOptions{Progress: r.backupEvent}, to...)
 	if err != nil {

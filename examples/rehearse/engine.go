@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,17 +75,19 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 
 // compile loads the stand-in of the release's image and compiles in it.
 func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.Release) (file, standsIn string, err error) {
-	r.print.event("make the image")
-	img, err := compiler.Image(compiler.Config{Version: release.Version.String(), Labels: map[string]string{label: e.id}})
-	if err != nil {
-		return "", "", err
-	}
 	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
-	if err := compiler.Load(ctx, e.docker, ref, img); err != nil {
-		return "", "", err
+	if !slices.Contains(e.images, ref) {
+		r.print.event("make the image")
+		img, err := compiler.Image(compiler.Config{Version: release.Version.String(), Labels: map[string]string{label: e.id}})
+		if err != nil {
+			return "", "", err
+		}
+		if err := compiler.Load(ctx, e.docker, ref, img); err != nil {
+			return "", "", err
+		}
+		e.images = append(e.images, ref)
 	}
-	e.images = append(e.images, ref)
-	artifact, err := e.build.Build(ctx, pluginbuild.Request{Release: release, Dir: r.plugin.dir, OutputDir: r.plugin.builds, Image: pluginbuild.Image{Ref: ref}})
+	artifact, err := e.build.Build(ctx, pluginbuild.Request{Release: release, Dir: r.plugin.dir, OutputDir: filepath.Join(r.plugin.builds, "new"), Image: pluginbuild.Image{Ref: ref}})
 	return artifact.Path, "an image with this machine's Go for Tyk's compiler image; the engine is real", err
 }
 
@@ -139,14 +142,14 @@ func (r *rehearsal) redisVersion(ctx context.Context) (string, error) {
 // aptVersion looks for all that packages, their repository and the private root
 // need.
 func (r *rehearsal) aptVersion(ctx context.Context) (string, error) {
-	var missing []string
+	var missing, packages []string
 	for _, p := range []struct{ name, deb string }{{"apt-get", "apt"}, {"dpkg", "dpkg"}, {"dpkg-deb", "dpkg"}, {"apt-ftparchive", "apt-utils"}, {"gpg", "gnupg"}, {"gpgv", "gpgv"}} {
 		if _, err := exec.LookPath(p.name); err != nil {
-			missing = append(missing, fmt.Sprintf("%s (Debian package %s)", p.name, p.deb))
+			missing, packages = append(missing, p.name), append(packages, p.deb)
 		}
 	}
 	if len(missing) > 0 {
-		return "", fmt.Errorf("not on PATH: %s", strings.Join(missing, ", "))
+		return "", fmt.Errorf("%s not on PATH (Debian packages %s)", strings.Join(missing, ", "), strings.Join(slices.Compact(packages), ", "))
 	}
 	out, err := r.output(ctx, "apt-get", "--version") // apt 2.6.1 (amd64)
 	return strings.Fields(out + " ? ?")[1], err

@@ -58,6 +58,7 @@ func main() {}
 }
 
 const (
+	oldFile    = "old/plugin.so" // below the directory of builds
 	symbol     = "AddFooBarHeader"
 	moduleNote = "a small module for Tyk's, served from disk"
 )
@@ -67,8 +68,11 @@ const (
 func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	p := &r.plugin
 	p.dir, p.builds = filepath.Join(r.dir, "plugin"), filepath.Join(r.dir, "builds")
-	if err := os.Mkdir(p.builds, 0o755); err != nil {
-		return err
+	// Two directories: below 4.1.0 both builds have the same name.
+	for _, dir := range []string{"old", "new"} {
+		if err := os.MkdirAll(filepath.Join(p.builds, dir), 0o755); err != nil {
+			return err
+		}
 	}
 	if err := (tykmod.Module{Files: source}).Extract(p.dir); err != nil {
 		return err
@@ -106,11 +110,9 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	p.old = filepath.Join(p.builds, "plugin.so")
-	if artifact != p.old { // from 4.1.0 on the compiler adds the release
-		if err := os.Rename(artifact, p.old); err != nil {
-			return err
-		}
+	p.old = filepath.Join(p.builds, oldFile)
+	if err := os.Rename(artifact, p.old); err != nil {
+		return err
 	}
 	s.StandsIn += "; " + how
 	s.say("module prepared for %s, and plugin.so, %s: what a team has", r.o.from, size(p.old))
@@ -220,7 +222,7 @@ func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (f
 	if r.engine != nil {
 		return r.engine.compile(ctx, r, release)
 	}
-	file = filepath.Join(r.plugin.builds, release.Output("plugin.so", "linux", runtime.GOARCH))
+	file = filepath.Join(r.plugin.builds, "new", release.Output("plugin.so", "linux", runtime.GOARCH))
 	work, err := os.MkdirTemp(r.dir, "compile-")
 	if err != nil {
 		return "", "", err
@@ -294,10 +296,10 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	newName := release.Output("plugin.so", "linux", runtime.GOARCH)
+	newFile := "new/" + release.Output("plugin.so", "linux", runtime.GOARCH)
 	if p.new == "" {
 		s.StandsIn = "empty shells for the two builds, as nothing was compiled"
-		for _, name := range []string{"plugin.so", newName} {
+		for _, name := range []string{oldFile, newFile} {
 			if err := os.WriteFile(filepath.Join(p.builds, name), shell(name), 0o644); err != nil {
 				return err
 			}
@@ -309,10 +311,10 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	}
 	src := os.DirFS(p.builds)
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: r.o.from, File: "plugin.so"},
-		Target:  bundle.Build{Gateway: r.o.to, File: newName}, GOARCH: runtime.GOARCH})
+		Current: bundle.Build{Gateway: r.o.from, File: oldFile},
+		Target:  bundle.Build{Gateway: r.o.to, File: newFile}, GOARCH: runtime.GOARCH})
 	if errors.Is(err, bundle.ErrNoUpgrade) {
-		return r.twoBundles(ctx, s, m, newName, err)
+		return r.twoBundles(ctx, s, m, newFile, err)
 	}
 	if err != nil {
 		return err
@@ -331,7 +333,7 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 			return err
 		}
 		s.say("gateway %s loads %s", v, all[0].File)
-		p.loads[v.String()] = plan.Sources[all[0].File] == map[bool]string{true: "plugin.so", false: newName}[v == r.o.from]
+		p.loads[v.String()] = plan.Sources[all[0].File] == map[bool]string{true: oldFile, false: newFile}[v == r.o.from]
 	}
 	return nil
 }
@@ -349,12 +351,12 @@ func shell(name string) []byte {
 
 // twoBundles is for releases that share no bundle, such as 4.0.8 and 4.0.16:
 // each looks for plugin.so alone.
-func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest, newName string, why error) error {
+func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest, newFile string, why error) error {
 	s.say("%v", why)
 	for _, b := range []struct {
 		gateway *semver.Version
 		file    string
-	}{{r.o.from, "plugin.so"}, {r.o.to, newName}} {
+	}{{r.o.from, oldFile}, {r.o.to, newFile}} {
 		data, err := os.ReadFile(filepath.Join(r.plugin.builds, b.file))
 		if err != nil {
 			return err

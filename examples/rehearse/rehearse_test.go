@@ -1,0 +1,467 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/stage"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// built is this command as users have it: it adopts what its children leave.
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "rehearse-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "rehearse")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return path, err
+})
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if path, err := built(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// rehearse runs the command with variables added to the environment, in a
+// temporary directory of its own that must be empty in the end.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func rehearse(t *testing.T, env []string, args ...string) result {
+	t.Helper()
+	cmd, stdout, stderr, left := command(t, env, args...)
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	left()
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+func command(t *testing.T, env []string, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer, left func()) {
+	t.Helper()
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp, err := os.MkdirTemp("", "r") // short: it holds sockets
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = removeAll(tmp) })
+	cmd = exec.Command(path, args...)
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+tmp), env...)
+	stdout, stderr = &bytes.Buffer{}, &bytes.Buffer{}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	return cmd, stdout, stderr, func() {
+		t.Helper()
+		entries, err := os.ReadDir(tmp)
+		if err != nil || len(entries) > 0 {
+			t.Errorf("left in the temporary directory: %v, %v", entries, err)
+		}
+	}
+}
+
+func (r result) report(t *testing.T) Report {
+	t.Helper()
+	var rep struct {
+		Report
+		Steps []struct {
+			Step
+			Detail string `json:"detail"`
+		} `json:"steps"`
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &rep); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, r.stdout, r.stderr)
+	}
+	for _, s := range rep.Steps {
+		s.Step.Detail = []string{s.Detail}
+		rep.Report.Steps = append(rep.Report.Steps, &s.Step)
+	}
+	return rep.Report
+}
+
+// needs skips where a rehearsal would leave something out.
+func needs(t *testing.T) {
+	t.Helper()
+	for prog, deb := range map[string]string{"go": "golang-go", "redis-server": "redis-server", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "gpgv": "gpgv", "apt-get": "apt", "dpkg": "dpkg"} {
+		lab.Program(t, prog, deb)
+	}
+}
+
+// The plugin is not compiled in tests that are about other steps: without a C
+// compiler the command leaves that out.
+var noCompiler = []string{"CC=no-such-compiler"}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"-h", 0, "exit codes:"},
+		{"-colour", 2, "flag provided but not defined: -colour"},
+		{"more", 2, `unexpected argument "more"`},
+		{"-fail dashboard", 2, "-fail dashboard: only the gateway can be made to fail"},
+		{"-from 5.2.5 -to 4.0.8", 2, "-from 5.2.5 -to 4.0.8 is no upgrade"},
+		{"-from 5.2.5 -to 5.2.5", 2, "is no upgrade"},
+		{"-to five", 2, "-to five: "},
+		{"-to 99.0.0", 2, "-to 99.0.0: "},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), strings.Fields(c.args), &stdout, &stderr)
+		if code != c.code || !strings.Contains(stderr.String(), c.want) || stdout.Len() > 0 {
+			t.Errorf("rehearse %s: exit code %d, stdout %q, stderr\n%s", c.args, code, &stdout, &stderr)
+		}
+	}
+}
+
+// volatile is what differs from run to run and from machine to machine.
+var volatile = []struct {
+	re *regexp.Regexp
+	by string
+}{
+	{regexp.MustCompile(`in /\S*/rehearse-\d+`), "in DIR"},
+	{regexp.MustCompile(`[ \d]{4}\.\ds  `), "   N.Ns  "},
+	{regexp.MustCompile(`in \d+ s\n`), "in N s\n"},
+	{regexp.MustCompile(`after \d+\.\d s`), "after N s"},
+	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDR"},
+	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "DIGEST"},
+	{regexp.MustCompile(`_(amd64|arm64)\.so`), "_ARCH.so"},
+	{regexp.MustCompile(`(?m)^(ok       components +N\.Ns  real      ).*\n( {47}.*\n)*`), "$1…\n"},
+	// Which of the two probes failed first is chance.
+	{regexp.MustCompile(`(?s)5 failures in a row:.*?why:`), "5 failures in a row: …\nwhy:"},
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	for _, v := range volatile {
+		got = v.re.ReplaceAllString(got, v.by)
+	}
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("output differs from %s (-update writes it):\n%s", path, got)
+	}
+}
+
+// A gateway that cannot start is found, and everything is as before afterwards.
+func TestFailingGateway(t *testing.T) {
+	t.Parallel()
+	needs(t)
+	text := rehearse(t, noCompiler, "-fail", "gateway")
+	if text.code != 0 || text.stderr != "" {
+		t.Errorf("exit code %d\n%s", text.code, text.stderr)
+	}
+	golden(t, "fail.txt", text.stdout)
+}
+
+func TestFailingGatewayJSON(t *testing.T) {
+	t.Parallel()
+	needs(t)
+	res := rehearse(t, noCompiler, "-fail", "gateway", "-json")
+	rep := res.report(t)
+	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Left == nil || *rep.Left != (Left{}) {
+		t.Errorf("exit code %d, report %+v\n%s", res.code, rep, res.stderr)
+	}
+	var whats []string
+	for _, p := range rep.Proof {
+		whats = append(whats, p.What)
+		if !p.Same || p.Before != p.After || p.Before == p.Upgraded || len(p.Before) != 64 {
+			t.Errorf("proof %+v", p)
+		}
+	}
+	if want := []string{"files", "mongodb", "packages", "redis"}; !slices.Equal(whats, want) {
+		t.Errorf("proofs of %v, want %v", whats, want)
+	}
+	for _, s := range rep.Steps {
+		skipped := s.Name == "compile plugin" || s.Name == "preflight"
+		if skipped != (s.Status == statusSkipped) || s.Status == statusFailed || s.Detail[0] == "" || s.Real == (s.StandsIn != "") && !skipped {
+			t.Errorf("step %+v", s)
+		}
+	}
+}
+
+// The whole story with another pair of versions, compiled by the local Go.
+func TestUpgradeWithoutEngine(t *testing.T) {
+	t.Parallel()
+	needs(t)
+	lab.Program(t, "gcc", "gcc")
+	res := rehearse(t, []string{"DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json", "-from", "5.0.3", "-to", "v5.3.0")
+	rep := res.report(t)
+	if res.code != 0 || !rep.OK || rep.Reverted || rep.From != "5.0.3" || rep.To != "5.3.0" {
+		t.Fatalf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
+	}
+	want := map[string]string{
+		"components":      "no Docker engine answers at unix:///nowhere/docker.sock",
+		"compile plugin":  "plugin_v5.3.0_linux_",
+		"preflight":       "verdict: loads",
+		"bundle":          "gateway 5.0.3 loads plugin.so; gateway 5.3.0 loads plugin_v5.3.0_linux_",
+		"backup":          "redis: 505 keys",
+		"upgrade gateway": "gateway pass 5.3.0",
+		"upgrade pump":    "tyk-pump 1.9.0",
+		"health gate":     "Foo: Bar",
+	}
+	for _, s := range rep.Steps {
+		if s.Status != statusOK || !strings.Contains(s.Detail[0], want[s.Name]) {
+			t.Errorf("step %+v", s)
+		}
+		if s.Name == "compile plugin" && !strings.Contains(s.StandsIn, "without a container") {
+			t.Errorf("compiled without an engine, and it says: %s", s.StandsIn)
+		}
+		delete(want, s.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("steps are missing: %v", want)
+	}
+}
+
+// Releases that cannot share a bundle get two.
+func TestNoCommonBundle(t *testing.T) {
+	t.Parallel()
+	needs(t)
+	res := rehearse(t, noCompiler, "-json", "-from", "4.0.8", "-to", "4.0.16")
+	if rep := res.report(t); res.code != 0 || !strings.Contains(res.stdout, "for 4.0.16: foobar-") {
+		t.Errorf("exit code %d, steps %v\n%s", res.code, rep.Steps, res.stdout)
+	}
+}
+
+// A machine with nothing but Go is told what it lacks, and sees the rest.
+func TestOnlyGo(t *testing.T) {
+	t.Parallel()
+	bin := t.TempDir()
+	for _, name := range []string{"go", "env"} {
+		if err := os.Symlink(lab.Program(t, name, "golang-go"), filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	res := rehearse(t, []string{"PATH=" + bin, "DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json", "-fail", "gateway")
+	rep := res.report(t)
+	if res.code != 0 || !rep.OK || !rep.Reverted || len(rep.Proof) != 2 {
+		t.Fatalf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
+	}
+	want := map[string]string{
+		"compile plugin": "Debian packages gcc", "preflight": "no plugin was compiled", "install 4.0.8": "apt-get, dpkg",
+		"apt update, plan": "Debian packages apt, dpkg", "revert packages": "apt-get", "redis": "Debian package redis-server",
+	}
+	if stage.Program("redis-server") != "" {
+		delete(want, "redis") // in a sbin directory, which is looked into as well
+	}
+	for _, s := range rep.Steps {
+		if reason, ok := want[s.Name]; ok && (s.Status != statusSkipped || !strings.Contains(s.Detail[0], reason)) {
+			t.Errorf("step %+v, want it skipped for %q", s, reason)
+		}
+	}
+}
+
+func TestOutsideOfTheModule(t *testing.T) {
+	t.Parallel()
+	cmd, stdout, stderr, left := command(t, noCompiler)
+	cmd.Dir = t.TempDir()
+	_ = cmd.Run()
+	left()
+	if cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(stderr.String(), "run it there: go run ./examples/rehearse") {
+		t.Errorf("exit code %d\n%s\n%s", cmd.ProcessState.ExitCode(), stdout, stderr)
+	}
+}
+
+// -keep keeps the directory, with everything in it and nothing running.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	needs(t)
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "-keep", "-v")
+	cmd.Env = append(os.Environ(), noCompiler...)
+	out, err := cmd.CombinedOutput()
+	m := regexp.MustCompile(`kept: (\S+)\n$`).FindSubmatch(out)
+	if err != nil || m == nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Cleanup(func() { _ = removeAll(string(m[1])) })
+	for _, name := range []string{"backup", "root/opt/tyk-gateway/tyk.conf", "plugin/go.mod", "gateway.log"} {
+		if _, err := os.Stat(filepath.Join(string(m[1]), name)); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, want := range []string{"| go mod tidy", "| apt-get -q update", "gateway try 1"} {
+		if !bytes.Contains(out, []byte(want)) {
+			t.Errorf("-v does not show %q", want)
+		}
+	}
+}
+
+// Ctrl-C at any moment leaves nothing behind.
+func TestInterrupt(t *testing.T) {
+	t.Parallel()
+	needs(t)
+	for _, after := range []string{"components", "mongodb", "services", "apt update, plan", "revert packages"} {
+		t.Run(after, func(t *testing.T) {
+			t.Parallel()
+			cmd, _, stderr, left := command(t, noCompiler, "-fail", "gateway", "-v")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			seen := &watch{text: "ok       " + after, found: make(chan struct{})}
+			cmd.Stdout = seen
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			go func() { _ = cmd.Wait(); close(ended) }()
+			select {
+			case <-seen.found:
+			case <-ended:
+				t.Fatalf("it ended before: %s\n%s", seen.all(), stderr)
+			}
+			// To the whole group, as a terminal does.
+			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			<-ended
+			left()
+			if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(stderr.String(), "interrupted") {
+				t.Errorf("exit code %d\n%s", code, stderr)
+			}
+			text := seen.all()
+			if !strings.Contains(text, "directory removed") {
+				t.Errorf("no clean end:\n%s", text)
+			}
+			for _, addr := range regexp.MustCompile(`127\.0\.0\.1:\d+`).FindAllString(text, -1) {
+				if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
+					_ = conn.Close()
+					t.Errorf("something still listens on %s", addr)
+				}
+			}
+			if err := syscall.Kill(-cmd.Process.Pid, 0); err == nil {
+				t.Error("processes of the rehearsal's group are left")
+			}
+		})
+	}
+}
+
+// watch is an output that tells when it has held a text.
+type watch struct {
+	mu    sync.Mutex
+	buf   bytes.Buffer
+	text  string
+	found chan struct{}
+	once  sync.Once
+}
+
+func (w *watch) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf.Write(p)
+	if strings.Contains(w.buf.String(), w.text) {
+		w.once.Do(func() { close(w.found) })
+	}
+	return len(p), nil
+}
+
+func (w *watch) all() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
+
+// Two real hosts behind HAProxy, in the variant that also shows a revert.
+func TestFleet(t *testing.T) {
+	t.Parallel()
+	if err := stage.Available(); err != nil {
+		lab.Missing(t, err.Error())
+	}
+	res := rehearse(t, nil, "-fleet", "-fail", "gateway", "-json")
+	rep := res.report(t)
+	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Requests == nil || rep.Requests.Failed != 0 || rep.Requests.Sent < 1000 {
+		t.Errorf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
+	}
+}
+
+func TestPrint(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := &printer{out: term.New(&out)}
+	p.begin("a step")(&Step{Name: "a step", Status: statusOK, Duration: 1.25, StandsIn: "this", Detail: []string{"one", strings.Repeat("word ", 30)}})
+	p.print(&Step{Name: "left out", Status: statusSkipped, Detail: []string{"no such thing"}})
+	p.print(&Step{Name: "nothing to say", Status: statusOK, Real: true})
+	pad := strings.Repeat(" ", indent)
+	want := "ok       a step                1.2s  stand-in  one\n" + pad + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n" + pad + strings.TrimSpace(strings.Repeat("word ", 11)) + "\n" +
+		pad + "stands in: this\nskipped  left out              0.0s  -         no such thing\nok       nothing to say        0.0s  real      \n"
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// Steps run in order, and the first failure ends the story but not the end.
+func TestFailedStep(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"), stdout: &out, err: io.Discard})
+	err := r.step(t.Context(), "wrong", func(context.Context, *Step) error { return errors.New("boom") })
+	if err == nil || r.report.OK || r.report.Steps[0].Status != statusFailed || !strings.Contains(out.String(), "failed   wrong") {
+		t.Errorf("error %v, report %+v\n%s", err, r.report, &out)
+	}
+	r.summary(r.report)
+	if !strings.Contains(out.String(), "4.0.8 → 5.2.5: a step failed: 0 steps ok") {
+		t.Errorf("summary\n%s", &out)
+	}
+}
+
+// A proof that differs names what, and one that proves nothing is none.
+func TestDifference(t *testing.T) {
+	t.Parallel()
+	if got := difference([]string{"a", "b"}, []string{"b", "c"}); got != `only before: "a"; only after: "c"` {
+		t.Error(got)
+	}
+}
+
+func mustVersion(t *testing.T, text string) *semver.Version {
+	t.Helper()
+	v, err := parseRelease(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
