@@ -112,3 +112,26 @@ func ExampleOpenMongoDump() {
 	// tyk_analytics tyk_apis 1
 	// planned <nil>
 }
+
+// The lines of the README, which need a server.
+func backupAndRestoreMongo(ctx context.Context, password string) error {
+	mongo := backup.MongoServer{URI: "mongodb://tyk@10.0.0.7:27017/?tls=true", Password: password}
+	set, err := backup.Take(ctx, "/var/backups/tyk", backup.Options{Label: "before 5.3.0"},
+		&backup.Mongo{Server: mongo}) // tyk_analytics; more by Databases, Include, Exclude, UsersAndRoles
+	if err != nil {
+		return err // and there is no set
+	}
+	// … the upgrade; and if it went wrong:
+	report, err := set.Restore(ctx, backup.RestoreOptions{},
+		&backup.MongoRestore{Server: mongo, Mode: backup.MongoReplace}) // built and proven beside the live collections, then swapped
+	fmt.Println(report.Components, err)
+	// or what mongodump wrote, a directory or an --archive:
+	dump, err := backup.OpenMongoDump(ctx, "/var/backups/dump", backup.MongoDumpOptions{})
+	if err != nil {
+		return err // nothing was written to the server
+	}
+	_, err = dump.Restore(ctx, backup.RestoreOptions{}, &backup.MongoRestore{Server: mongo, Rename: map[string]string{"tyk_analytics.*": "scratch.*"}})
+	return err
+}
+
+var _ = backupAndRestoreMongo

@@ -20,8 +20,8 @@ type MongoDump struct {
 
 // MongoDumpOptions changes how a dump is read. The zero value is useful.
 type MongoDumpOptions struct {
-	// NoPrelude accepts a directory without prelude.json: one of a mongodump
-	// before 100.8 that is known to have succeeded.
+	// NoPrelude accepts a directory without prelude.json: one of an older
+	// mongodump, which wrote none, that is known to have succeeded.
 	NoPrelude bool
 }
 

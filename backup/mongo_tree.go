@@ -248,7 +248,7 @@ func openTree(ctx context.Context, root fs.FS, o MongoDumpOptions) (*tree, error
 	}
 	t.gzip = suffixes[true]
 	if !complete && !o.NoPrelude {
-		return nil, &Error{Op: "open", Object: "the dump", Err: fmt.Errorf("%w: there is no %s, which mongodump writes last: it was interrupted, or older than 100.8", ErrDamaged, preludeName),
+		return nil, &Error{Op: "open", Object: "the dump", Err: fmt.Errorf("%w: there is no %s, which mongodump writes last: it was interrupted, or is of an older version, which wrote none", ErrDamaged, preludeName),
 			Next: "dump again, or say that the dump is known to be complete"}
 	}
 	for db, names := range files {

@@ -62,7 +62,7 @@ func (p *mongoPart) flags(fs *flag.FlagSet, verb string) {
 		fs.BoolVar(&p.unchecked, "mongo-bypass-validation", false, "do not let validators refuse documents")
 	}
 	if verb == "restore-dump" {
-		fs.BoolVar(&p.noPrelude, "mongo-no-prelude", false, "accept a dump without prelude.json (mongodump before 100.8) as complete")
+		fs.BoolVar(&p.noPrelude, "mongo-no-prelude", false, "accept a dump without prelude.json (older versions of mongodump write none) as complete")
 	}
 }
 
