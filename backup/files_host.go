@@ -385,6 +385,9 @@ func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, 
 // onlyVanished says whether tar failed only for files that were listed and are
 // gone now; listing again would not show them.
 func onlyVanished(stderr string) bool {
+	if stderr == "" {
+		return false
+	}
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimSpace(line)
 		if !strings.HasSuffix(line, "No such file or directory") && !strings.Contains(line, "Exiting with failure status") && !strings.Contains(line, "file changed as we read it") {

@@ -169,22 +169,24 @@ func toItems(changes []change, detail string) []Item {
 
 // Plan compares every file with the host's.
 func (f *FilesRestore) Plan(ctx context.Context, s *Stored) ([]Item, error) {
-	changes, err := f.changes(ctx, s)
+	changes, err := f.plan(ctx, s)
 	if err != nil {
 		return nil, err
-	}
-	if f.Rescue == "" && slices.ContainsFunc(changes, func(c change) bool { return c.action == ActionReplace }) {
-		return nil, errors.New("files would be replaced: give Rescue, a directory for the set of what is there now")
 	}
 	return toItems(changes, "what is there goes into a set in "+f.Rescue), nil
 }
 
+func (f *FilesRestore) plan(ctx context.Context, s *Stored) ([]change, error) {
+	changes, err := f.changes(ctx, s)
+	if err == nil && f.Rescue == "" && slices.ContainsFunc(changes, func(c change) bool { return c.action == ActionReplace }) {
+		err = errors.New("files would be replaced: give Rescue, a directory for the set of what is there now")
+	}
+	return changes, err
+}
+
 // Restore writes the files that are missing or different.
 func (f *FilesRestore) Restore(ctx context.Context, s *Stored, progress func(Event)) ([]Item, error) {
-	if _, err := f.Plan(ctx, s); err != nil {
-		return nil, err
-	}
-	changes, err := f.changes(ctx, s)
+	changes, err := f.plan(ctx, s)
 	if err != nil {
 		return nil, err
 	}
