@@ -50,7 +50,7 @@ func TestWriteLikeTyk(t *testing.T) {
 	t.Parallel()
 	const chunk = 256 << 10 // sizes around the chunks that are compressed side by side
 	src := fstest.MapFS{}
-	m := &bundle.Manifest{}
+	m := &bundle.Manifest{Signature: "of an earlier build"}
 	m.Middleware.Driver = "goplugin"
 	m.Middleware.Post = []bundle.Hook{{Name: "F", Path: "z.so"}}
 	for i, size := range []int{chunk, 64, chunk - 1, chunk + 1, 6*chunk + 17} {
@@ -66,8 +66,11 @@ func TestWriteLikeTyk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Checksum != "" {
+	if m.Checksum != "" || m.Signature == "" {
 		t.Error("the argument was changed")
+	}
+	if result.Manifest.Signature != "" {
+		t.Errorf("unsigned, but with the signature %q", result.Manifest.Signature)
 	}
 	r, err := zip.NewReader(bytes.NewReader(zipped.Bytes()), int64(zipped.Len()))
 	if err != nil {
