@@ -291,14 +291,15 @@ func (u *upgrade) secrets() []string {
 	return all
 }
 
-// restore brings back what was asked for from the set of the run.
+// restore brings back what was asked for from the set of the run: files, with
+// the restarts that they need, then data. In the end all hosts are healthy.
 func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backup.Report, error) {
 	set, err := u.open(dir)
 	if err != nil {
 		return backup.Report{}, err
 	}
 	rescue := filepath.Clean(u.Backup.Dir) + ".rescued" // beside the sets, so that none of them counts as the latest
-	var to []backup.Restorer
+	var files, data []backup.Restorer
 	hosts, component := u.machines()
 	if slices.Contains(what, "config") {
 		for _, h := range hosts {
@@ -306,7 +307,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 			if h.Address != "local" || u.SSH.Sudo {
 				f.Runner = backup.Runner(u.Runner(h))
 			}
-			to = append(to, f)
+			files = append(files, f)
 		}
 	}
 	if slices.Contains(what, "redis") {
@@ -315,20 +316,39 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 			return backup.Report{}, err
 		}
 		defer func() { _ = client.Close() }()
-		to = append(to, &backup.RedisLive{Client: client, Replace: true, Rescue: rescue})
+		data = append(data, &backup.RedisLive{Client: client, Replace: true, Rescue: rescue})
 	}
 	if slices.Contains(what, "mongo") {
 		server, err := u.mongo()
 		if err != nil {
 			return backup.Report{}, err
 		}
-		to = append(to, &backup.MongoRestore{Server: server, Mode: backup.MongoReplace})
+		data = append(data, &backup.MongoRestore{Server: server, Mode: backup.MongoReplace})
 	}
-	report, err := set.Restore(ctx, backup.RestoreOptions{Progress: u.progress}, to...)
-	if err != nil {
-		return report, err
+	report := backup.Report{Set: set.ID}
+	for _, to := range [][]backup.Restorer{files, data} {
+		if len(to) == 0 {
+			continue
+		}
+		// Each part before the next: a Redis that loads makes gateways unhealthy,
+		// and none could be drained.
+		part, err := set.Restore(ctx, backup.RestoreOptions{Progress: u.progress}, to...)
+		for _, c := range part.Components {
+			if c.State != backup.StateNotAsked {
+				report.Components = append(report.Components, c)
+			}
+		}
+		if err == nil {
+			err = u.restart(ctx, part)
+		}
+		if err != nil {
+			return report, err
+		}
 	}
-	return report, u.restart(ctx, report)
+	if err := u.healthyNow(ctx, u.Hosts); err != nil {
+		return report, fmt.Errorf("wait for the hosts after the restore: %w", err)
+	}
+	return report, nil
 }
 
 // restart lets services read their files again where the restore changed some.

@@ -153,7 +153,7 @@ func (u *upgrade) bundle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	note := bundleNote{File: filepath.Join(dir, result.Name(u.Plugin.Bundle.Name)), SHA256: result.SHA256, Signed: o.Signer != nil}
+	note := bundleNote{File: filepath.Join(dir, result.Name(u.Plugin.Bundle.Name)), SHA256: result.SHA256, Signed: o.Signer != nil, Asked: a.asked()}
 	if note.Loads, err = prove(fresh, result.Size, verify, a); err != nil {
 		return errors.Join(err, os.Remove(fresh))
 	}
@@ -221,24 +221,36 @@ func (u *upgrade) inputs(a *arranged) (map[string]string, error) {
 	return sums, nil
 }
 
+// asked is a digest of the manifest as the file asks for it.
+func (a *arranged) asked() string {
+	h := sha256.New()
+	_, _ = a.manifest.WriteTo(h)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 // bundled trusts the bundle that the journal has as long as it is whole and
-// made of the present builds.
+// what the file asks for, made of the present builds.
 func (u *upgrade) bundled(ctx context.Context) (bool, error) {
 	var note bundleNote
 	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
 		return false, err
 	}
-	u.written = note
-	sums := maps.Clone(note.Inputs)
-	sums[note.File] = note.SHA256
-	for path, want := range sums {
-		if sum, err := digest(path); errors.Is(err, fs.ErrNotExist) || err == nil && sum != want {
-			return false, nil
-		} else if err != nil {
-			return false, err
-		}
+	a, err := u.arrange()
+	if err != nil || a.asked() != note.Asked || note.Signed != (u.Plugin.Bundle.Key != "") || filepath.Dir(note.File) != u.Plugin.Bundle.Dir {
+		return false, err
 	}
-	return true, nil
+	now, err := u.inputs(a)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !maps.Equal(now, note.Inputs) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	sum, err := digest(note.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	u.written = note
+	return sum == note.SHA256, err
 }
 
 // publish hands the bundle to the team's own command and looks whether the

@@ -140,14 +140,19 @@ backup:
 	if _, err := s.Hosts[0].Exec(t.Context(), nil, "sh", "-ec", "echo >>/opt/tyk-gateway/tyk.conf"); err != nil {
 		t.Fatal(err)
 	}
-	report = succeed("revert", "-restore", "redis,config")
+	report = succeed("revert", "-restore", "config")
 	versions("4.0.8 4.0.8")
-	if v := store.Get(t.Context(), "key").Val(); v != "before" || !regexp.MustCompile(`config/h1 +proven +1\n`).MatchString(report) {
-		t.Errorf("the key is %q\n%s", v, report)
+	if !regexp.MustCompile(`config/h1 +proven +1\n`).MatchString(report) {
+		t.Errorf("the file was not restored:\n%s", report)
 	}
 	l.Stop()
 	if total, failed := l.Sent(); failed > 0 || total < 1000 {
 		t.Errorf("%d of %d requests failed: %s", failed, total, l.First())
+	}
+	// The hosts are reverted; the data can still follow.
+	report = succeed("revert", "-restore", "redis")
+	if v := store.Get(t.Context(), "key").Val(); v != "before" {
+		t.Errorf("the key is %q\n%s", v, report)
 	}
 	data, err := os.ReadFile(file + ".journal")
 	if err != nil || bytes.Contains(data, []byte("sesame")) {

@@ -15,8 +15,6 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
-
-	"example.com/tykupgrade/debpkg/rollout"
 )
 
 const usage = `usage: upgrade -file FILE [flags] plan|apply|resume|revert|status
@@ -29,8 +27,8 @@ const usage = `usage: upgrade -file FILE [flags] plan|apply|resume|revert|status
           with -restore
   status  what the journal, the hosts, the bundle and the backup say
 
-apply first prepares, without changing a host: the plugin is compiled or taken,
-checked against the gateway of the new version, and packed with the present one
+apply first prepares, changing nothing on a host but apt's package lists: the
+plugin is compiled or taken, checked against the gateway of the new version, and packed with the present one
 into a bundle that is verified and proved for both versions; each host is asked
 whether it can be upgraded and is healthy now; a backup is taken and verified.
 Then come the hosts, by component: drained, installed, healthy, back into the
@@ -160,7 +158,7 @@ func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr
 	case "revert":
 		return c.revert(u)
 	default:
-		return c.apply(u, map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[verb])
+		return c.apply(u, verb)
 	}
 }
 

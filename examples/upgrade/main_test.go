@@ -212,7 +212,7 @@ func TestRefusals(t *testing.T) {
 		t.Error("a journal was begun")
 	}
 	code, _, stderr = invoke(t, "n\n", "-file", file, "-without", "backup", "apply")
-	if code != exitFailed || !strings.Contains(stderr, "run gateway 5.2.5 on 1 targets WITHOUT backup") || !strings.Contains(stderr, "not confirmed") {
+	if code != exitFailed || !strings.Contains(stderr, "apply gateway 5.2.5 on 1 targets WITHOUT backup") || !strings.Contains(stderr, "not confirmed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "-stop-after", "lunch", "apply")
@@ -374,6 +374,15 @@ func TestBundleIsPublishedAndFollowsThePlugin(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	// Whoever corrects the file and resumes gets what it says now.
+	u.Plugin.Hook = "pre"
+	if rep, err = step(t, u, targetPlugin); err != nil {
+		t.Fatal(err)
+	}
+	first = second
+	if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &second); err != nil || first.File == second.File {
+		t.Errorf("%v: both hooks are in %s", err, second.File)
+	}
 	if s := bundleStatus(rep); !s.OK {
 		t.Error(s.Error)
 	}
@@ -436,5 +445,26 @@ func TestDocumentedFile(t *testing.T) {
 	}
 	if got, want := strings.Join(names, ", "), "prepare, dashboard, gates after dashboard, gateway, gates after gateway, pump, gates after pump"; got != want {
 		t.Errorf("waves %s, want %s", got, want)
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	t.Parallel()
+	file := write(t, strings.Replace(withPlugin, "so: plugin_v5.2.5_linux_amd64.so", "source: .", 1))
+	dir := filepath.Dir(file)
+	last := ""
+	for _, c := range []struct {
+		name, text string
+		counts     bool
+	}{{"plugin.go", "package main", true}, {"plugin.go", "package  main", true}, {"x.so", "built", false}, {".git/HEAD", "x", false}, {"sub/go.mod", "module x", true}} {
+		path := filepath.Join(dir, c.name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(c.text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := prepared(t, file, nil).fingerprint()
+		if err != nil || last != "" && (got != last) != c.counts {
+			t.Errorf("%s: %s after %s, %v", c.name, got, last, err)
+		}
+		last = got
 	}
 }

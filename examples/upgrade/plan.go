@@ -127,8 +127,10 @@ func (u *upgrade) planPlugin() (*plannedPlugin, error) {
 	} else if _, err := os.Stat(target); err != nil {
 		return p, err
 	}
-	if _, err := os.Stat(u.Plugin.Current); err != nil {
-		return p, err
+	for _, path := range []string{u.Plugin.Current, u.Plugin.Gateway} {
+		if _, err := os.Stat(path); path != "" && !strings.HasPrefix(path, imagePrefix) && err != nil {
+			return p, err
+		}
 	}
 	a, err := u.arrange()
 	if err != nil {

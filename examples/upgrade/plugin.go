@@ -37,6 +37,7 @@ type (
 		SHA256 string `json:"sha256"`
 		Image  string `json:"image,omitempty"` // with its digest; none: the file was given
 		Go     string `json:"go,omitempty"`
+		Source string `json:"source,omitempty"` // fingerprint of what was compiled
 	}
 	preflightNote struct {
 		Verdict    preflight.Verdict `json:"verdict,omitempty"`
@@ -49,8 +50,9 @@ type (
 		File   string            `json:"file"`
 		SHA256 string            `json:"sha256"`
 		Signed bool              `json:"signed"`
-		Loads  map[string]string `json:"loads"`  // by gateway version
-		Inputs map[string]string `json:"inputs"` // digests by path
+		Asked  string            `json:"manifest"` // digest of the manifest before checksum and signature
+		Loads  map[string]string `json:"loads"`    // by gateway version
+		Inputs map[string]string `json:"inputs"`   // digests by path
 	}
 	publishNote struct {
 		Name string `json:"name"`
@@ -163,6 +165,10 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 	for _, name := range c.Env {
 		env[name] = u.env(name)
 	}
+	source, err := u.fingerprint()
+	if err != nil {
+		return err
+	}
 	b := pluginbuild.New(docker, pluginbuild.Options{
 		Pull: pluginbuild.PullPolicy(c.Pull), Env: env, Netrc: c.Netrc, Mounts: c.Mounts, Caches: c.Caches,
 		Limits: pluginbuild.Limits{Network: c.Network}, Progress: u.compiling,
@@ -178,7 +184,7 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 	if digest == "" {
 		digest = a.ImageID
 	}
-	return rollout.Save(ctx, compileNote{File: a.Path, SHA256: a.SHA256, Image: a.Image + " " + digest, Go: a.GoVersion})
+	return rollout.Save(ctx, compileNote{File: a.Path, SHA256: a.SHA256, Image: a.Image + " " + digest, Go: a.GoVersion, Source: source})
 }
 
 func (u *upgrade) compiling(e pluginbuild.Event) {
@@ -198,10 +204,38 @@ func (u *upgrade) environ() []string {
 	return env
 }
 
+// fingerprint changes with everything that the build is made of: an operator
+// who mends the module and resumes wants another one.
+func (u *upgrade) fingerprint() (string, error) {
+	h := sha256.New()
+	_, _ = fmt.Fprintf(h, "%s %+v\n", u.Versions, u.Plugin.Compiler)
+	err := filepath.WalkDir(u.Plugin.Source, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case path != u.Plugin.Source && strings.HasPrefix(d.Name(), "."):
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case !d.Type().IsRegular() || filepath.Ext(path) == ".so":
+			return nil
+		}
+		sum, err := digest(path)
+		_, _ = fmt.Fprintf(h, "%q %s\n", path, sum)
+		return err
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
 // compiled trusts the build that the journal has.
 func (u *upgrade) compiled(ctx context.Context) (bool, error) {
 	var note compileNote
 	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
+		return false, err
+	}
+	source, err := u.fingerprint()
+	if err != nil || source != note.Source {
 		return false, err
 	}
 	sum, err := digest(note.File)
@@ -248,6 +282,10 @@ func (u *upgrade) preflight(ctx context.Context) error {
 	}
 	for _, f := range report.Findings {
 		note.Findings = append(note.Findings, f.String())
+	}
+	const most = 20 // the decisive ones come first; a plugin of another Go has hundreds
+	if n := len(note.Findings); n > most {
+		note.Findings = append(note.Findings[:most], fmt.Sprintf("and %d more; examples/buildplugin -check shows all", n-most))
 	}
 	if err == nil && report.Verdict != preflight.Loads {
 		why := "the plugin will not load in the new gateway"

@@ -81,11 +81,14 @@ func (u *upgrade) waves() ([]rollout.Wave, error) {
 	if u.Plugin != nil {
 		prepare.Targets = append(prepare.Targets, rollout.Target{Name: targetPlugin, Steps: u.pluginSteps()})
 	}
-	prepare.Targets = append(prepare.Targets,
-		rollout.Target{Name: targetHosts, Steps: []rollout.Step{
-			{Name: "plan", Do: func(ctx context.Context) error { return u.planHosts(ctx, hosts) }, Timeout: time.Hour},
-			{Name: "baseline", Do: func(ctx context.Context) error { return u.baseline(ctx, hosts) }},
-		}},
+	now := []rollout.Step{
+		{Name: "plan", Do: func(ctx context.Context) error { return u.planHosts(ctx, hosts) }, Timeout: time.Hour},
+		{Name: "baseline", Do: func(ctx context.Context) error { return u.baseline(ctx, hosts) }},
+	}
+	if len(u.Gates) > 0 {
+		now = append(now, rollout.Step{Name: "gates", Do: u.hold})
+	}
+	prepare.Targets = append(prepare.Targets, rollout.Target{Name: targetHosts, Steps: now},
 		rollout.Target{Name: targetBackup, Steps: []rollout.Step{{Name: "set", Do: u.backup, Done: u.backedUp, Timeout: 12 * time.Hour}}})
 	// As canaries they end the run whatever the budget for hosts.
 	prepare.Canary.Count = len(prepare.Targets)
@@ -148,25 +151,17 @@ func each(hosts []fleet.Host, f func(i int, h fleet.Host) error) error {
 	return errors.Join(errs...)
 }
 
-// hostNote is what the journal keeps of a host before it is begun.
-type hostNote struct {
-	Host    string `json:"host"`
-	Package string `json:"package"`
-	Now     string `json:"now,omitempty"`
-	Want    string `json:"want"`
-}
-
 // planHosts finds out what would keep any host from being upgraded, before the
-// first one is touched.
+// first one is touched. The journal keeps how many there are of each version.
 func (u *upgrade) planHosts(ctx context.Context, waves []rollout.Wave) error {
 	hosts := u.among(waves)
-	notes := make([]hostNote, len(hosts))
+	found := make([]string, len(hosts))
 	err := each(hosts, func(i int, h fleet.Host) error {
 		now, err := u.installed(ctx, h)
 		if err != nil {
 			return err
 		}
-		notes[i] = hostNote{Host: h.Name, Package: h.Package, Now: now.String(), Want: u.Versions[h.Component]}
+		found[i] = strings.TrimSpace(h.Package + " " + now.String())
 		if err := u.expected(h, now); err != nil {
 			return err
 		}
@@ -178,7 +173,13 @@ func (u *upgrade) planHosts(ctx context.Context, waves []rollout.Wave) error {
 		plan, err := u.Plan(ctx, h)
 		return errors.Join(err, plan.Refused())
 	})
-	return errors.Join(rollout.Save(ctx, notes), err)
+	note := hostsNote{Now: map[string]int{}}
+	for _, text := range found {
+		if text != "" {
+			note.Now[text]++
+		}
+	}
+	return errors.Join(rollout.Save(ctx, note), err)
 }
 
 // expected holds a gateway host to the version that the bundle was made for.
@@ -204,13 +205,18 @@ func (u *upgrade) expected(h fleet.Host, now debpkg.Version) error {
 // nobody could tell what it broke.
 func (u *upgrade) baseline(ctx context.Context, waves []rollout.Wave) error {
 	err := u.healthyNow(ctx, u.among(waves))
-	if err == nil {
-		return u.hold(ctx)
-	}
-	if u.without[withoutBaseline] && ctx.Err() == nil {
-		return errors.Join(rollout.Save(ctx, overriddenNote{overridden(withoutBaseline, err)}), u.hold(ctx))
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return err
+	case u.without[withoutBaseline]:
+		return rollout.Save(ctx, overriddenNote{overridden(withoutBaseline, err)})
 	}
 	return refuse(withoutBaseline, err)
+}
+
+// hostsNote is how many hosts have which package before.
+type hostsNote struct {
+	Now map[string]int `json:"now"`
 }
 
 // overriddenNote is the note of a step that has nothing else to say.
@@ -246,9 +252,6 @@ func (c *config) probes(ctx context.Context, hosts []fleet.Host) ([]health.Probe
 
 // hold asks the gates.
 func (u *upgrade) hold(ctx context.Context) error {
-	if len(u.Gates) == 0 {
-		return nil
-	}
 	if u.without[withoutGates] {
 		return rollout.Save(ctx, overriddenNote{overridden(withoutGates, errors.New("no gate was asked"))})
 	}

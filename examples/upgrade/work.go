@@ -19,8 +19,9 @@ import (
 	"example.com/tykupgrade/examples/internal/term"
 )
 
-// apply runs or resumes.
-func (c *command) apply(u *upgrade, mode rollout.Mode) int {
+// apply applies or resumes, as the verb says.
+func (c *command) apply(u *upgrade, verb string) int {
+	mode := map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[verb]
 	if u.Backup == nil && !u.without[withoutBackup] {
 		return c.refused(refuse(withoutBackup, errors.New("the file has no section backup")))
 	}
@@ -60,7 +61,7 @@ func (c *command) apply(u *upgrade, mode rollout.Mode) int {
 		}
 	}
 	if !c.yes {
-		question := fmt.Sprintf("%s %s on %d targets", mode, strings.TrimPrefix(u.label(), "before "), fleet.Targets(hosts))
+		question := fmt.Sprintf("%s %s on %d targets", verb, strings.TrimPrefix(u.label(), "before "), fleet.Targets(hosts))
 		if len(c.without) > 0 {
 			question += " WITHOUT " + strings.Join(c.without, " and ")
 		}
@@ -207,6 +208,7 @@ func describe(step string, data json.RawMessage) string {
 		pre    preflightNote
 		zip    bundleNote
 		out    publishNote
+		hosts  hostsNote
 		set    setNote
 	)
 	switch {
@@ -228,6 +230,12 @@ func describe(step string, data json.RawMessage) string {
 		return out.URL + " has it"
 	case step == "publish" && read(&out):
 		return out.Name
+	case step == "plan" && read(&hosts):
+		var parts []string
+		for _, v := range slices.Sorted(maps.Keys(hosts.Now)) {
+			parts = append(parts, fmt.Sprintf("%d with %s", hosts.Now[v], v))
+		}
+		return strings.Join(parts, ", ")
 	case step == "set" && read(&set) && set.Dir != "":
 		return fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), term.Bytes(set.Bytes))
 	}
