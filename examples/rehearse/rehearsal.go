@@ -66,7 +66,7 @@ func (r *rehearsal) step(ctx context.Context, name string, f func(context.Contex
 // later registers what has to be undone at the end, whatever happens.
 func (r *rehearsal) later(f func(context.Context) error) { r.undo = append(r.undo, f) }
 
-func (r *rehearsal) interrupted() bool { return r.ctx.Err() != nil }
+func (r *rehearsal) interrupted() bool { return r.ctx != nil && r.ctx.Err() != nil }
 
 // perform tells the story and cleans up.
 func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {

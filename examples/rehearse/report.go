@@ -242,6 +242,8 @@ func (r *rehearsal) summary(rep *Report) {
 	}
 	verdict, style := fmt.Sprintf("%s → %s rehearsed", rep.From, rep.To), term.Good
 	switch {
+	case r.interrupted():
+		verdict, style = fmt.Sprintf("%s → %s: interrupted", rep.From, rep.To), term.Warn
 	case !rep.OK:
 		verdict, style = fmt.Sprintf("%s → %s: a step failed", rep.From, rep.To), term.Bad
 	case rep.Reverted && len(rep.Proof) > 0:
