@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,7 +37,7 @@ type RedisOffline struct {
 	Replace   bool // also where a server holds keys
 	Sample    int  // Prove: compare so many keys, chosen at random, instead of all
 
-	undo []func(context.Context) error
+	touched []*placement
 }
 
 // RedisServer is one server of this machine. Stop and Start act on its unit;
@@ -72,6 +73,9 @@ type placement struct {
 	owner  atomicfile.Owner
 	mode   fs.FileMode
 	keys   int64
+
+	kept []string                      // names that what was there was given
+	undo []func(context.Context) error // the way back, in the order of the way there
 }
 
 // Plan looks at every server and lists what would be placed where.
@@ -241,7 +245,7 @@ func (r *RedisOffline) Restore(ctx context.Context, s *Stored, progress func(Eve
 		return nil, err
 	}
 	suffix := ".before-restore-" + time.Now().UTC().Format("20060102T150405.000Z")
-	r.undo = nil
+	r.touched = nil
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.rollback(ctx))
@@ -250,13 +254,13 @@ func (r *RedisOffline) Restore(ctx context.Context, s *Stored, progress func(Eve
 	e := Event{Component: r.Name(), Phase: PhaseRestore, TotalBytes: s.Bytes, TotalItems: s.Items}
 	for _, p := range places {
 		e.Item = p.node.addr
-		kept, err := r.place(ctx, s, p, suffix, func(n int64) { e.Bytes += n; progress(e) })
-		if err != nil {
+		r.touched = append(r.touched, p)
+		if err := p.place(ctx, s, suffix, func(n int64) { e.Bytes += n; progress(e) }); err != nil {
 			return items, err
 		}
 		i := p.item()
-		if i.Detail = "placed " + p.rdb; len(kept) > 0 {
-			i.Detail += fmt.Sprintf("; what was there is now %v", kept)
+		if i.Detail = "placed " + p.rdb; len(p.kept) > 0 {
+			i.Detail += fmt.Sprintf("; what was there is now %v", p.kept)
 		}
 		items = append(items, i)
 		e.Items += p.from.RDB.Keys
@@ -269,10 +273,10 @@ func (r *RedisOffline) Restore(ctx context.Context, s *Stored, progress func(Eve
 
 // place does everything for one server. The file is copied while the server
 // still runs: a full disk is found before anything stops.
-func (r *RedisOffline) place(ctx context.Context, s *Stored, p *placement, suffix string, count func(int64)) (kept []string, err error) {
+func (p *placement) place(ctx context.Context, s *Stored, suffix string, count func(int64)) error {
 	object := "redis " + p.node.addr
 	staged := filepath.Join(p.dir, "temp-restore"+suffix+".rdb")
-	_, err = atomicfile.Write(ctx, staged, atomicfile.Options{Mode: p.mode, Owner: &p.owner, NoDigest: true}, func(w io.Writer) error {
+	_, err := atomicfile.Write(ctx, staged, atomicfile.Options{Mode: p.mode, Owner: &p.owner, NoDigest: true}, func(w io.Writer) error {
 		src, err := s.Open(p.from.File)
 		if err != nil {
 			return err
@@ -282,13 +286,13 @@ func (r *RedisOffline) place(ctx context.Context, s *Stored, p *placement, suffi
 		return err
 	})
 	if err != nil {
-		return nil, fail("restore", object, err)
+		return fail("restore", object, err)
 	}
 	defer os.Remove(staged)
 	// From here on the server is down, so the end of ctx must not leave it so.
-	r.undo = append(r.undo, func(ctx context.Context) error { return p.up(ctx) })
+	p.undo = append(p.undo, p.up)
 	if err := p.down(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	// A server with save points wrote its file just now, so only now is it
 	// moved aside.
@@ -299,12 +303,12 @@ func (r *RedisOffline) place(ctx context.Context, s *Stored, p *placement, suffi
 		aside := path + suffix
 		err := os.Rename(path, aside)
 		if err == nil {
-			kept = append(kept, aside)
+			p.kept = append(p.kept, aside)
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return kept, fail("move aside "+path+" of", object, err)
+			return fail("move aside "+path+" of", object, err)
 		}
 		existed := err == nil
-		r.undo = append(r.undo, func(context.Context) error {
+		p.undo = append(p.undo, func(context.Context) error {
 			err := os.RemoveAll(path)
 			if existed && err == nil {
 				err = os.Rename(aside, path)
@@ -312,11 +316,11 @@ func (r *RedisOffline) place(ctx context.Context, s *Stored, p *placement, suffi
 			return err
 		})
 	}
-	r.undo = append(r.undo, func(ctx context.Context) error { return p.down(ctx) })
+	p.undo = append(p.undo, p.down)
 	if err := p.link(ctx, staged); err != nil {
-		return kept, fail("place "+p.rdb+" of", object, err)
+		return fail("place "+p.rdb+" of", object, err)
 	}
-	return kept, p.up(ctx)
+	return p.up(ctx)
 }
 
 // link gives the staged file its names. With an append-only file both names
@@ -423,23 +427,30 @@ func (r *RedisOffline) Prove(ctx context.Context, s *Stored) error {
 	if errors.Is(err, ErrDiffers) {
 		err = errors.Join(err, r.rollback(ctx))
 	}
-	r.undo = nil
+	r.touched = nil
 	return err
 }
 
 // rollback undoes what Restore did, last step first, even after ctx has ended.
+// A server whose step fails is left as it is: one that cannot be stopped would
+// write over what is put back.
 func (r *RedisOffline) rollback(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 	defer cancel()
 	var errs []error
-	for i := len(r.undo) - 1; i >= 0; i-- {
-		errs = append(errs, r.undo[i](ctx))
+	for _, p := range slices.Backward(r.touched) {
+		for _, undo := range slices.Backward(p.undo) {
+			if err := undo(ctx); err != nil {
+				if len(p.kept) > 0 {
+					err = fmt.Errorf("look for it in %v: %w", p.kept, err)
+				}
+				errs = append(errs, fmt.Errorf("and bringing back what was there failed: %w", err))
+				break
+			}
+		}
 	}
-	r.undo = nil
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("and bringing back what was there failed: %w", err)
-	}
-	return nil
+	r.touched = nil
+	return errors.Join(errs...)
 }
 
 // undoLimit bounds the way back after a failure.

@@ -146,6 +146,40 @@ func TestRedisOfflineRollback(t *testing.T) {
 	}
 }
 
+// A server that cannot be stopped for the way back is left with the new data,
+// and what it had stays where the error says.
+func TestRedisOfflineNoWayBack(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	target := redislab.Start(t, "--save", "1 1")
+	target.Do("SET", "mine", "1")
+	server := offline(target)
+	stops := 0
+	r := &backup.RedisOffline{Replace: true, Servers: []backup.RedisServer{{Client: server.Client,
+		Stop: func(ctx context.Context) error {
+			if stops++; stops > 1 {
+				return errors.New("the unit is gone")
+			}
+			return server.Stop(ctx)
+		},
+		Start: func(ctx context.Context) error {
+			return errors.Join(server.Start(ctx), errors.New("the unit is masked"))
+		}}}}
+	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
+	kept, _ := filepath.Glob(filepath.Join(target.Dir, "*.before-restore-*"))
+	if err == nil || len(kept) != 1 || !strings.Contains(err.Error(), kept[0]) {
+		t.Fatalf("kept %v: %v", kept, err)
+	}
+	target.Stop()
+	if err := os.Rename(kept[0], filepath.Join(target.Dir, "dump.rdb")); err != nil {
+		t.Fatal(err)
+	}
+	target.Start()
+	if target.Do("GET", "mine") != "1" {
+		t.Error("what was there is gone")
+	}
+}
+
 func TestRedisOfflineCluster(t *testing.T) {
 	t.Parallel()
 	servers, c := redislab.Cluster(t, 3)
