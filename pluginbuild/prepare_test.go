@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -331,6 +332,33 @@ func TestPrepareRefusesAResultThatDoesNotFit(t *testing.T) {
 			t.Errorf("%s: error %v, want %q in it", name, err, c.want)
 		}
 		same(t, was, treeOf(t, dir))
+	}
+}
+
+// What the commands say arrives line by line, whatever the lines are like, and
+// what is odd about a release is logged.
+func TestPrepareReports(t *testing.T) {
+	t.Parallel()
+	dir := newModule(t, "module example.org/plugin\n\ngo 1.16\n", nil)
+	script := "echo workspace $GOWORK; printf 'dos\\r\\n' >&2; head -c 100000 /dev/zero | tr '\\0' x; printf unfinished; exit 1"
+	var lines []string
+	var logged strings.Builder
+	_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.0.2"), pluginbuild.PrepareOptions{
+		Go: wrapper(t, script), Env: []string{"GOWORK=/elsewhere/go.work"}, Log: slog.New(slog.NewTextHandler(&logged, nil)),
+		OnEvent: func(e pluginbuild.Event) {
+			if e.Kind == pluginbuild.Output {
+				lines = append(lines, fmt.Sprintf("%v %s", e.Stderr, strings.TrimLeft(e.Line, "x")))
+			}
+		},
+	})
+	if err == nil || !strings.Contains(err.Error(), "the module is as it was") {
+		t.Errorf("error %v", err)
+	}
+	if !slices.Contains(lines, "false workspace off") || !slices.Contains(lines, "true dos") || !slices.Contains(lines, "false unfinished") || len(lines) < 4 {
+		t.Errorf("lines %q", lines)
+	}
+	if !strings.Contains(logged.String(), "misspelt") {
+		t.Errorf("logged %s", logged.String())
 	}
 }
 
