@@ -248,5 +248,9 @@ func TestHandlerWhereTheReportIsLateOrFails(t *testing.T) {
 		if w.Code != 503 {
 			t.Errorf("gone client: HTTP %d", w.Code)
 		}
+		// Its leaving did not end the context: latest would have passed.
+		if res := get(h, "/"); res.StatusCode != 503 {
+			t.Errorf("after a gone client: HTTP %d", res.StatusCode)
+		}
 	})
 }
