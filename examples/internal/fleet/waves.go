@@ -84,7 +84,7 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 		o := inv.rolling(component)
 		var hosts []rollout.Host
 		for _, h := range inv.Hosts {
-			if h.Component != component || !slices.Contains(names, h.Name) {
+			if h.Component != component {
 				continue
 			}
 			m := inv.machine(h, func(string, string) {})
@@ -101,7 +101,11 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 		if err != nil {
 			return nil, err
 		}
-		waves[component] = []rollout.Wave{w}
+		// All hosts went into it, because those that stay are what a drain counts on.
+		w.Targets = slices.DeleteFunc(w.Targets, func(t rollout.Target) bool { return !slices.Contains(names, t.Name) })
+		if len(w.Targets) > 0 {
+			waves[component] = []rollout.Wave{w}
+		}
 	}
 	return rollout.InOrder(inv.Order, waves)
 }
