@@ -66,20 +66,32 @@ func (o Options) run(ctx context.Context, argv []string, stdin io.Reader, stdout
 		cmd.Env = append(os.Environ(), o.Env...)
 	}
 	cmd.Stdin = stdin
-	cmd.Stdout = tee(stdout, &outTail)
-	cmd.Stderr = tee(stderr, &errTail)
+	pipes, err := newPipes(cmd, tee(stdout, &outTail), tee(stderr, &errTail), grace)
+	if err != nil {
+		return fmt.Errorf("run %s: %w", argv[0], err)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, stop) }
 	cmd.WaitDelay = grace
-	err := cmd.Run()
+	err = cmd.Start()
+	pipes.started()
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if ctx.Err() != nil && cmd.Process != nil {
 		// Children that outlived the leader hold locks and ports; the group's
 		// number cannot have been reused while any of them lives.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
-	// A daemon started by the command may keep its output open for ever; the
-	// command itself is done.
-	if err == nil || (errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil) {
+	copied := pipes.finish(ctx)
+	// A reader for stdin that has not ended is no failure of the command.
+	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		err = nil
+	}
+	if err == nil && ctx.Err() == nil {
+		err = copied
+	}
+	if err == nil {
 		return nil
 	}
 	e := &Error{Argv: argv, Code: -1, Stdout: outTail.String(), Stderr: errTail.String(), Err: err}
@@ -91,6 +103,97 @@ func (o Options) run(ctx context.Context, argv []string, stdin io.Reader, stdout
 		e.Err, e.cause = ctx.Err(), context.Cause(ctx)
 	}
 	return e
+}
+
+// pipes carry a command's output. exec's own would be cut off some time after
+// the command has ended, whether a daemon keeps them open or the reader is slow.
+type pipes struct {
+	ours, theirs []*os.File
+	grace        time.Duration
+	exited       chan struct{}
+	done         chan error // one for each of ours
+}
+
+func newPipes(cmd *exec.Cmd, stdout, stderr io.Writer, grace time.Duration) (*pipes, error) {
+	p := &pipes{grace: grace, exited: make(chan struct{}), done: make(chan error, 2)}
+	outputs := []struct {
+		end *io.Writer
+		to  io.Writer
+	}{{&cmd.Stdout, stdout}, {&cmd.Stderr, stderr}}
+	for _, o := range outputs {
+		r, w, err := os.Pipe()
+		if err != nil {
+			p.started()
+			for _, f := range p.ours {
+				_ = f.Close()
+			}
+			return nil, err
+		}
+		p.ours, p.theirs = append(p.ours, r), append(p.theirs, w)
+		*o.end = w
+	}
+	for i, o := range outputs {
+		go func() { p.done <- p.copy(o.to, p.ours[i]) }()
+	}
+	return p, nil
+}
+
+// started closes the ends that belong to the command.
+func (p *pipes) started() {
+	for _, f := range p.theirs {
+		_ = f.Close()
+	}
+}
+
+// copy ends with the output, or, once the command has ended, when nothing has
+// come for the grace time: a daemon that it started holds the pipe then.
+func (p *pipes) copy(to io.Writer, from *os.File) error {
+	defer func() { _ = from.Close() }()
+	buf := make([]byte, 32<<10)
+	for {
+		select {
+		case <-p.exited:
+			_ = from.SetReadDeadline(time.Now().Add(p.grace))
+		default:
+		}
+		n, err := from.Read(buf)
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// finish waits until all output has been passed on, or for the grace time once
+// ctx has ended; a writer that blocks for ever then keeps its goroutine.
+func (p *pipes) finish(ctx context.Context) error {
+	close(p.exited)
+	for _, f := range p.ours {
+		_ = f.SetReadDeadline(time.Now().Add(p.grace))
+	}
+	var over <-chan time.Time
+	ended := ctx.Done()
+	var failed error
+	for range p.ours {
+		for waiting := true; waiting; {
+			select {
+			case err := <-p.done:
+				failed, waiting = errors.Join(failed, err), false
+			case <-ended:
+				over, ended = time.After(p.grace), nil
+			case <-over:
+				return failed
+			}
+		}
+	}
+	return failed
 }
 
 func tee(w io.Writer, t *Tail) io.Writer {

@@ -111,6 +111,48 @@ func TestLocalDaemonKeepsOutput(t *testing.T) {
 	_ = syscall.Kill(pid, syscall.SIGKILL)
 }
 
+// A consumer that is slower than the grace time gets everything all the same.
+func TestLocalSlowConsumer(t *testing.T) {
+	t.Parallel()
+	var got int
+	w := writerFunc(func(p []byte) (int, error) {
+		if got == 0 {
+			time.Sleep(300 * time.Millisecond)
+		}
+		got += len(p)
+		return len(p), nil
+	})
+	// More than a pipe holds would keep the command from ending.
+	err := run.Local(run.Options{Grace: 20 * time.Millisecond})(t.Context(), []string{"sh", "-c", "head -c 60000 /dev/zero"}, nil, w, nil)
+	if err != nil || got != 60000 {
+		t.Errorf("%d bytes, %v", got, err)
+	}
+}
+
+// A consumer that fails ends the call, and its error is found.
+func TestLocalFailingConsumer(t *testing.T) {
+	t.Parallel()
+	full := errors.New("disk full")
+	w := writerFunc(func([]byte) (int, error) { return 0, full })
+	err := run.Local(run.Options{})(t.Context(), []string{"sh", "-c", "echo x; exit 0"}, nil, w, nil)
+	if !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A consumer that blocks for ever does not keep a cancelled call.
+func TestLocalBlockedConsumer(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	never := make(chan struct{})
+	defer close(never)
+	w := writerFunc(func(p []byte) (int, error) { cancel(); <-never; return len(p), nil })
+	err := run.Local(run.Options{Grace: 50 * time.Millisecond})(ctx, []string{"sh", "-c", "echo x; sleep 60"}, nil, w, nil)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // alive is false for a zombie: a killed orphan waits for init to collect it.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
