@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/fleet"
@@ -43,7 +45,12 @@ const (
 	exitLocked
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	// A reader that has gone, as after Ctrl-C in `rolling run | tee log`, would
+	// otherwise kill the process before it has undone the host under way.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // command is one invocation.
 type command struct {

@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -62,6 +64,9 @@ const (
 )
 
 func main() {
+	// A reader that has gone, as after Ctrl-C in `upgrade apply | tee log`, would
+	// otherwise kill the process before it has undone the host under way.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	redis.SetLogger(quiet{})
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
