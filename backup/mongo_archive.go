@@ -173,7 +173,8 @@ func (a *archive) feed(ctx context.Context, _ int, want []*dumped, do func(conte
 		pipes[d.DB+"."+d.dataName()] = in
 		wg.Go(func() {
 			err := do(ctx, d, func(each func([]byte) error) error {
-				r := newBSONReader(out)
+				// A small buffer: one is there for every namespace of the archive.
+				r := &bsonReader{r: bufio.NewReaderSize(out, 16<<10)}
 				for {
 					doc, err := r.next()
 					if err == io.EOF {

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -14,12 +15,11 @@ import (
 // create makes the collection that documents go to: beside the live one, or in
 // place of it.
 func (r *restoring) create(ctx context.Context, j *job) error {
-	if j.live != nil && r.m.Mode == MongoMerge {
+	if r.merging(j) {
 		return nil
 	}
 	if j.live != nil && j.temp == "" {
-		j.dropped = true // even where the answer is lost
-		if err := r.drop(ctx, j.db, j.name); err != nil {
+		if err := r.clear(ctx, j); err != nil {
 			return err
 		}
 	}
@@ -34,8 +34,30 @@ func (r *restoring) create(ctx context.Context, j *job) error {
 	if id := j.idIndex(); id != nil {
 		command = append(command, bson.E{Key: "idIndex", Value: without(id, "ns")})
 	}
-	j.made = true // likewise
-	return r.conn.Database(j.db).RunCommand(ctx, append(command, majority)).Err()
+	return r.make(ctx, j, append(command, majority))
+}
+
+// make runs create. What undo may drop is ours, even where the answer is lost,
+// and not what somebody else created in the meantime.
+func (r *restoring) make(ctx context.Context, j *job, create bson.D) error {
+	err := r.conn.Database(j.db).RunCommand(ctx, create).Err()
+	j.made = mongoCode(err) != codeNamespaceExists
+	return err
+}
+
+// clear drops the live collection to make place. After an error it looks
+// whether that was done, so that the report can be believed.
+func (r *restoring) clear(ctx context.Context, j *job) error {
+	j.dropped = true
+	err := r.drop(ctx, j.db, j.name)
+	if err != nil {
+		ctx, cancel := aside(ctx)
+		defer cancel()
+		if now, lookup := r.uuid(ctx, j.db, j.name); lookup == nil && now != "" && now == j.live.UUID {
+			j.dropped = false
+		}
+	}
+	return err
 }
 
 // createOptions are the options as create takes them today: autoIndexId is
@@ -124,6 +146,11 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 	if err := ended(ctx); err != nil {
 		return err
 	}
+	if r.m.Mode == MongoNew && j.live != nil {
+		if err := r.refuse(ctx, j); err != nil { // it was empty before, and a gateway may run
+			return err
+		}
+	}
 	uuid, err := r.uuid(ctx, j.db, j.temp)
 	if err != nil {
 		return err
@@ -132,7 +159,9 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 		_, err := r.conn.admin(ctx, bson.D{{Key: "renameCollection", Value: j.db + "." + j.temp}, {Key: "to", Value: j.to()},
 			{Key: "dropTarget", Value: j.live != nil}, majority})
 		if err != nil {
-			// The answer may be lost while the rename was done.
+			// The answer may be lost while the rename was done, also when ctx ends.
+			ctx, cancel := aside(ctx)
+			defer cancel()
 			if now, lookup := r.uuid(ctx, j.db, j.name); lookup == nil && now != "" && now == uuid {
 				return nil
 			}
@@ -186,59 +215,94 @@ func (r *restoring) viewsInOrder() []*job {
 // view creates a view, in place of the one that is there. Where that fails the
 // old one comes back.
 func (r *restoring) view(ctx context.Context, j *job) error {
-	if j.live != nil {
-		want, err := j.comparable()
-		if err != nil {
-			return err
-		}
-		if have, err := j.live.comparable(); err == nil && slices.Equal(want, have) {
-			j.item.Action, j.placed = ActionSame, true
-			return nil
-		}
-		if r.m.Mode == MongoMerge {
-			return fmt.Errorf("%w: the view is defined otherwise", ErrDiffers)
-		}
-		if err := r.drop(ctx, j.db, j.name); err != nil {
-			return err
-		}
+	create, err := r.viewCommand(j)
+	if err != nil {
+		return err
 	}
-	err := r.createView(ctx, j.db, j.name, j.mongoSpace, true)
-	if err == nil {
-		j.placed = true
+	switch {
+	case j.live == nil:
+		err = r.make(ctx, j, create)
+	case j.live.Type != typeView: // MongoDrop
+		if err = r.clear(ctx, j); err == nil {
+			err = r.make(ctx, j, create)
+		}
+	default:
+		return r.replaceView(ctx, j, create)
+	}
+	j.placed = err == nil
+	return err
+}
+
+func (r *restoring) replaceView(ctx context.Context, j *job, create bson.D) error {
+	want, err := j.comparable()
+	if err != nil {
+		return err
+	}
+	if have, err := j.live.comparable(); err == nil && slices.Equal(want, have) {
+		j.item.Action, j.placed = ActionSame, true
 		return nil
 	}
-	if j.live != nil {
-		ctx, cancel := aside(ctx)
-		defer cancel()
-		if again := r.createView(ctx, j.db, j.name, j.live, false); again != nil {
-			err = errors.Join(err, fmt.Errorf("and the view that was there could not be put back: %w", r.conn.scrub(again)))
-		}
+	if r.m.Mode == MongoMerge {
+		return fmt.Errorf("%w: the view is defined otherwise", ErrDiffers)
+	}
+	if err = r.drop(ctx, j.db, j.name); err == nil {
+		err = r.conn.Database(j.db).RunCommand(ctx, create).Err()
+	}
+	if j.placed = err == nil; j.placed {
+		return nil
+	}
+	if again := r.viewBack(ctx, j); again != nil {
+		err = errors.Join(err, fmt.Errorf("and the view that was there could not be put back: %w", r.conn.scrub(again)))
 	}
 	return err
 }
 
-func (r *restoring) createView(ctx context.Context, db, name string, s *mongoSpace, renamed bool) error {
-	elems, err := createOptions(s)
+// viewBack makes sure of the live view after an error, also where only the
+// answer to its drop, or to the new one's create, was lost.
+func (r *restoring) viewBack(ctx context.Context, j *job) error {
+	ctx, cancel := aside(ctx)
+	defer cancel()
+	list, err := r.conn.Database(j.db).ListCollectionSpecifications(ctx, bson.D{{Key: "name", Value: j.name}})
+	if err == nil && len(list) == 1 && bytes.Equal(list[0].Options, j.live.Options) {
+		return nil
+	}
+	if err := r.drop(ctx, j.db, j.name); err != nil {
+		return err
+	}
+	create, err := viewCommand(j.name, j.live, j.live.viewOn())
 	if err != nil {
 		return err
 	}
+	return r.conn.Database(j.db).RunCommand(ctx, create).Err()
+}
+
+// viewCommand is the create of a view, reading what its base is called now.
+func (r *restoring) viewCommand(j *job) (bson.D, error) {
+	to, err := r.m.target(j.DB + "." + j.viewOn())
+	if err != nil {
+		return nil, err
+	}
+	db, base, _ := strings.Cut(to, ".")
+	if db != j.db {
+		return nil, fmt.Errorf("the view reads %s, which is renamed into another database", j.viewOn())
+	}
+	return viewCommand(j.name, j.mongoSpace, base)
+}
+
+func viewCommand(name string, s *mongoSpace, base string) (bson.D, error) {
+	elems, err := createOptions(s)
+	if err != nil {
+		return nil, err
+	}
 	command := bson.D{{Key: "create", Value: name}}
 	for _, e := range elems {
-		value := any(e.Value())
-		if e.Key() == "viewOn" && renamed {
-			to, err := r.m.target(s.DB + "." + s.viewOn())
-			if err != nil {
-				return err
-			}
-			toDB, base, _ := strings.Cut(to, ".")
-			if toDB != db {
-				return fmt.Errorf("the view reads %s, which is renamed into another database", s.viewOn())
-			}
-			value = base
+		if e.Key() == "viewOn" {
+			command = append(command, bson.E{Key: "viewOn", Value: base})
+			continue
 		}
-		command = append(command, bson.E{Key: e.Key(), Value: value})
+		command = append(command, bson.E{Key: e.Key(), Value: e.Value()})
 	}
-	return r.conn.Database(db).RunCommand(ctx, append(command, majority)).Err()
+	return append(command, majority), nil
 }
 
 // undo drops what was created and is not in place: a failed restore leaves what

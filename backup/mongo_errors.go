@@ -15,6 +15,7 @@ const (
 	codeAuthFailed          = 18
 	codeNamespaceNotFound   = 26
 	codeCursorNotFound      = 43
+	codeNamespaceExists     = 48
 	codeCommandNotFound     = 59
 	codeQueryPlanKilled     = 175
 	codeSnapshotTooOld      = 239

@@ -139,6 +139,9 @@ func zeroTimestamp(doc []byte) bool {
 	for len(rest) > 0 {
 		kind := rest[0]
 		key := bytes.IndexByte(rest[1:], 0)
+		if key < 0 {
+			return false
+		}
 		value := rest[2+key:]
 		n, err := bsonValueSize(kind, value)
 		if err != nil {
@@ -199,7 +202,7 @@ func (r *restoring) send(ctx context.Context, j *job, b *batch, rejected *reject
 		}
 		return nil
 	}
-	if r.m.Mode == MongoMerge {
+	if r.merging(j) {
 		return step()
 	}
 	return r.reader.persist(ctx, "insert into "+j.to(), step)
@@ -208,7 +211,7 @@ func (r *restoring) send(ctx context.Context, j *job, b *batch, rejected *reject
 // sendZero is for servers that do not know bypassEmptyTsReplacement: they take a
 // literal in an update.
 func (r *restoring) sendZero(ctx context.Context, coll *mongo.Collection, doc bson.Raw, rejected *rejects) error {
-	_, err := coll.InsertOne(ctx, doc)
+	_, err := coll.InsertOne(ctx, doc, options.InsertOne().SetBypassDocumentValidation(r.m.BypassValidation))
 	var write mongo.WriteException
 	if errors.As(err, &write) && len(write.WriteErrors) > 0 {
 		rejected.add(doc, rejection(write.WriteErrors[0]))
@@ -218,7 +221,8 @@ func (r *restoring) sendZero(ctx context.Context, coll *mongo.Collection, doc bs
 		return err
 	}
 	_, err = coll.UpdateOne(ctx, bson.D{{Key: "_id", Value: doc.Lookup("_id")}},
-		bson.A{bson.D{{Key: "$replaceRoot", Value: bson.D{{Key: "newRoot", Value: bson.D{{Key: "$literal", Value: doc}}}}}}})
+		bson.A{bson.D{{Key: "$replaceRoot", Value: bson.D{{Key: "newRoot", Value: bson.D{{Key: "$literal", Value: doc}}}}}}},
+		options.Update().SetBypassDocumentValidation(r.m.BypassValidation))
 	return err
 }
 

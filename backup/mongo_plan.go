@@ -10,6 +10,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/mongo"
+	"go.mongodb.org/mongo-driver/mongo/options"
+	"go.mongodb.org/mongo-driver/mongo/readpref"
 )
 
 // target is where a namespace goes.
@@ -41,7 +46,7 @@ type job struct {
 	live     *mongoSpace // what is there; nil: nothing
 	temp     string      // where it is until the swap; empty: in place
 	dropped  bool        // the live one, to make place
-	made     bool        // created by us, in place or beside
+	made     bool        // created by us, in place or beside, or perhaps so
 	filled   bool        // all documents and indexes are there, and proven
 	placed   bool        // under its own name for good
 	done     int64       // documents sent
@@ -189,6 +194,11 @@ func (r *restoring) plan(ctx context.Context) ([]Item, error) {
 		if j.namespace() != j.to() {
 			j.item.Detail = "was " + j.namespace()
 		}
+		if j.Type == typeView {
+			if _, err := r.viewCommand(j); err != nil {
+				refused = append(refused, fail("restore", j.to(), err))
+			}
+		}
 		if j.live == nil {
 			continue
 		}
@@ -231,14 +241,17 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 	if j.Type == typeView {
 		return fmt.Errorf("%w: the view exists; restore with MongoReplace", ErrNotEmpty)
 	}
-	n, err := r.conn.Database(j.db).Collection(j.name).EstimatedDocumentCount(ctx)
-	if err != nil {
+	coll := r.conn.Database(j.db).Collection(j.name, options.Collection().SetReadPreference(readpref.Primary()))
+	// The estimate alone may say 0 of what is not empty after an unclean shutdown.
+	err := coll.FindOne(ctx, bson.D{}).Err()
+	if errors.Is(err, mongo.ErrNoDocuments) {
+		return nil
+	}
+	n, failed := coll.EstimatedDocumentCount(ctx)
+	if err = cmp.Or(err, failed); err != nil {
 		return r.conn.scrub(err)
 	}
-	if n > 0 {
-		return fmt.Errorf("%w: it holds %d documents; restore with MongoReplace, under another name, or after dropping it", ErrNotEmpty, n)
-	}
-	return nil
+	return fmt.Errorf("%w: it holds %d documents; restore with MongoReplace, under another name, or after dropping it", ErrNotEmpty, max(n, 1))
 }
 
 func (r *restoring) report() []Item {

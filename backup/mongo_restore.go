@@ -143,11 +143,14 @@ func (r *restoring) name() {
 	var token [4]byte
 	_, _ = rand.Read(token[:]) // never fails since Go 1.24
 	for i, j := range r.jobs {
-		if j.renamable() && (r.m.Mode == MongoNew || r.m.Mode == MongoReplace) {
+		if j.renamable() && r.m.Mode != MongoDrop && !r.merging(j) {
 			j.temp = fmt.Sprintf("%s%s_%d", tempPrefix, hex.EncodeToString(token[:]), i)
 		}
 	}
 }
+
+// merging says whether documents go into a collection that is somebody else's.
+func (r *restoring) merging(j *job) bool { return r.m.Mode == MongoMerge && j.live != nil }
 
 func (r *restoring) run(ctx context.Context) error {
 	var filled []*dumped
@@ -195,12 +198,10 @@ func (r *restoring) fill(ctx context.Context, j *job, read readDocs) error {
 	if err := r.insert(ctx, j, read); err != nil {
 		return err
 	}
-	if r.m.Mode != MongoMerge {
+	if !r.merging(j) {
 		if err := r.sameDocuments(ctx, j, j.into(), nil); err != nil {
 			return err
 		}
-	}
-	if j.live == nil || r.m.Mode != MongoMerge {
 		if err := r.buildIndexes(ctx, j); err != nil {
 			return err
 		}
