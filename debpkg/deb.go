@@ -23,8 +23,13 @@ type Deb struct {
 }
 
 // Debs reads .deb files on the host. Each path is a file or a directory, of
-// which the files *.deb count.
+// which the files *.deb count. Paths are absolute.
 func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
+	for _, p := range paths {
+		if !path.IsAbs(p) {
+			return nil, fmt.Errorf("read .deb files: %q is not an absolute path on the host", p)
+		}
+	}
 	out, err := h.script(ctx, nil, `one() {
 	printf '%s\t' "$1"
 	dpkg-deb -f "$1" Package Version Architecture >/dev/null || exit 1
@@ -54,27 +59,41 @@ done`, paths...)
 var debFileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%-]*\.deb$`)
 
 // Upload copies a .deb file to the host, below StateDir, and returns what
-// arrived there, checked against the digest of what was sent. name is a file
-// name without a directory.
+// arrived there. A file of that name is replaced once the new one is there
+// whole, by the digest of what was sent. name is a file name without a
+// directory.
 func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error) {
 	if !debFileName.MatchString(name) {
 		return Deb{}, fmt.Errorf("upload %q: give a plain file name that ends with .deb", name)
 	}
 	dir := path.Join(h.o.StateDir, "uploads")
 	sum := sha256.New()
-	_, err := h.script(ctx, io.TeeReader(r, sum), `set -e; umask 077; mkdir -p "$1"; trap 'rm -f "$1/.$2.$$"' EXIT
-cat >"$1/.$2.$$"; sync "$1/.$2.$$"; mv -T "$1/.$2.$$" "$1/$2"`, dir, name)
+	part, file := path.Join(dir, "."+name), path.Join(dir, name)
+	d, err := func() (Deb, error) {
+		// A lost connection looks like the end of the file over there.
+		if _, err := h.script(ctx, io.TeeReader(r, sum), `set -e; umask 077; mkdir -p "${1%/*}"; cat >"$1"; sync "$1"`, part); err != nil {
+			return Deb{}, fmt.Errorf("upload %s: %w", name, err)
+		}
+		debs, err := h.Debs(ctx, part)
+		if err != nil {
+			return Deb{}, err
+		}
+		if len(debs) != 1 {
+			return Deb{}, fmt.Errorf("upload %s: the host describes %d files", name, len(debs))
+		}
+		if want := hex.EncodeToString(sum.Sum(nil)); debs[0].SHA256 != want {
+			return Deb{}, &Error{Op: "upload " + name, Kind: ErrDeb, Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want), Retry: true, Next: "upload it again"}
+		}
+		if _, err := h.script(ctx, nil, `mv -T "$1" "$2"`, part, file); err != nil {
+			return Deb{}, fmt.Errorf("upload %s: %w", name, err)
+		}
+		debs[0].Path = file
+		return debs[0], nil
+	}()
 	if err != nil {
-		return Deb{}, fmt.Errorf("upload %s: %w", name, err)
+		h.discard(ctx, part)
 	}
-	debs, err := h.Debs(ctx, path.Join(dir, name))
-	if err != nil {
-		return Deb{}, err
-	}
-	if want := hex.EncodeToString(sum.Sum(nil)); debs[0].SHA256 != want {
-		return Deb{}, &Error{Op: "upload " + name, Kind: ErrDeb, Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want), Retry: true, Next: "upload it again"}
-	}
-	return debs[0], nil
+	return d, err
 }
 
 // contents is what a candidate brings that matters for a plan.

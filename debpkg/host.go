@@ -188,7 +188,7 @@ func explain(ctx context.Context, err error, stderr string) error {
 		return err
 	}
 	if text := strings.TrimSpace(stderr); text != "" {
-		return &commandError{text: text, err: err}
+		return &commandError{text: redact(text), err: err}
 	}
 	return err
 }

@@ -37,7 +37,7 @@ func (s Source) Tyk() bool {
 	return false
 }
 
-var userinfo = regexp.MustCompile(`://[^/@\s]+@`)
+var userinfo = regexp.MustCompile(`://[^/\s]+@`)
 
 // redact removes credentials from addresses: private repositories of
 // packagecloud carry a token as the user name.
