@@ -27,6 +27,7 @@ type Change struct {
 	Units       map[string][]string // units by package
 	Saved       []Saved             // .deb files of the versions before
 	Files       []string            // configuration and other files in the archive of them
+	FilesSHA256 string              `json:",omitempty"` // of that archive
 	ExitCode    int                 // apt's
 	Note        string              `json:",omitempty"` // what apt complained of though the packages are as planned
 }
@@ -76,7 +77,7 @@ func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
 	return h.apply(ctx, p, true)
 }
 
-func (h *Host) apply(ctx context.Context, p Plan, stage bool) (c Change, err error) {
+func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 	if h.err != nil {
 		return Change{}, h.err
 	}
@@ -91,20 +92,26 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (c Change, err err
 	}
 	op := "apply " + join(p.Requests)
 	dir := path.Join(h.o.StateDir, "runs", p.Digest[:16])
-	// An earlier call may have got further than its caller knows.
-	c, done, err := h.resume(ctx, op, dir)
-	if done || err != nil {
-		return c, err
-	}
 	deadline := time.Now().Add(h.o.LockWait)
 	for {
+		// An earlier call may have got further than its caller knows.
+		c, done, err := h.resume(ctx, op, dir)
+		if done || err != nil {
+			return c, err
+		}
 		if err := h.waitLocks(ctx, op, deadline); err != nil {
 			return Change{}, err
 		}
-		c, err := h.applyOnce(ctx, op, dir, p, stage)
+		c, err = h.applyOnce(ctx, op, dir, p, stage)
 		// Another package manager came first: nothing has changed.
 		if errors.Is(err, ErrLocked) && time.Now().Before(deadline) {
 			continue
+		}
+		// Or another operator with the same plan, who is changing the host.
+		if err != nil && c.Dir == "" && ctx.Err() == nil {
+			if c, done, rerr := h.resume(ctx, op, dir); done {
+				return c, rerr
+			}
 		}
 		return c, err
 	}
@@ -179,23 +186,24 @@ func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool
 	if now.Digest != p.Digest {
 		return Change{}, &Error{Op: op, Kind: ErrChanged, Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan and have it approved"}
 	}
-	if err := h.prepare(ctx, dir); err != nil {
+	prep, err := h.prepare(ctx, dir)
+	if err != nil {
 		return Change{}, fmt.Errorf("%s: %w", op, err)
 	}
 	started := false
 	defer func() {
 		if !started {
-			h.discard(ctx, dir)
+			h.discard(ctx, prep)
 		}
 	}()
 	c := Change{Plan: p, Dir: dir, Started: time.Now().UTC(), Staged: stage}
 	if err := h.record(ctx, &c); err != nil {
 		return Change{}, fmt.Errorf("%s: %w", op, err)
 	}
-	if c.Saved, err = h.saveDebs(ctx, p.Actions, dir+".new", dir); err != nil {
+	if c.Saved, err = h.saveDebs(ctx, p.Actions, prep, dir); err != nil {
 		return Change{}, fmt.Errorf("%s: %w", op, err)
 	}
-	if c.Files, err = h.saveFiles(ctx, p, dir+".new"); err != nil {
+	if c.Files, c.FilesSHA256, err = h.saveFiles(ctx, p, prep); err != nil {
 		return Change{}, fmt.Errorf("%s: %w", op, err)
 	}
 	in := p.install()
@@ -203,7 +211,7 @@ func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool
 	if _, err := h.apt(ctx, op, in, "--download-only"); err != nil {
 		return Change{}, err
 	}
-	j := job{dir: dir, argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds()))), change: c}
+	j := job{prep: prep, dir: dir, argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds()))), change: c}
 	for _, a := range p.Actions {
 		if a.Held && a.Kind != Remove {
 			j.hold = append(j.hold, a.Package)
@@ -312,6 +320,11 @@ func (h *Host) conclude(ctx context.Context, op string, c Change) (Change, error
 		return c, fmt.Errorf("%s: %w", op, err)
 	}
 	c.ExitCode, c.Ended = s.n, time.Now().UTC()
+	if s.name == "dead" && c.Staged {
+		if err := h.unmask(dctx, c.UnitsBefore); err != nil {
+			return c, fmt.Errorf("%s: %w", op, err)
+		}
+	}
 	if c.After, err = h.Packages(dctx, names(c.Plan.Actions)...); err != nil {
 		return c, fmt.Errorf("%s: %w", op, err)
 	}
@@ -339,6 +352,24 @@ func (h *Host) conclude(ctx context.Context, op string, c Change) (Change, error
 		return c, fmt.Errorf("%s: the change is complete, but: %w", op, ended(ctx))
 	}
 	return c, verdict
+}
+
+// unmask does what a killed job of a staged change could not: as long as the
+// units are masked, nothing starts them.
+func (h *Host) unmask(ctx context.Context, units []Unit) error {
+	var names []string
+	for _, u := range units {
+		if u.LoadState == "loaded" {
+			names = append(names, u.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	if _, err := h.output(ctx, append([]string{"systemctl", "unmask", "--runtime", "--"}, names...)...); err != nil {
+		return fmt.Errorf("unmask %s: %w", strings.Join(names, ", "), err)
+	}
+	return nil
 }
 
 func (h *Host) saveChange(ctx context.Context, c Change) error {

@@ -306,7 +306,7 @@ func TestHostCrash(t *testing.T) {
 // Stage installs and leaves the old process serving until Restart.
 func TestHostStage(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}), gateway("5.3.0", debs.TykOptions{Postinst: waiting}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
 	h := m.host()
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	old := m.unit(h, "tyk-gateway.service")
@@ -332,6 +332,23 @@ func TestHostStage(t *testing.T) {
 	if got := m.exec("journalctl", "-q", "-o", "cat", "-u", "tyk-gateway", "-n", "2"); !strings.Contains(got, "tyk-gateway 5.2.5 started") {
 		t.Errorf("journal %s", got)
 	}
+
+	// The run is killed: the unit does not stay masked.
+	p := m.plan(h, m.request("tyk-gateway", "5.3.0"))
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.Stage(t.Context(), p)
+		done <- err
+	}()
+	m.begun()
+	if got := m.unit(h, "tyk-gateway.service"); got.LoadState != "masked" {
+		t.Errorf("while it is staged: %+v", got)
+	}
+	m.exec("sh", "-c", `for d in /var/lib/tykupgrade/runs/*; do read -r p <$d/pid; pkill -KILL -s "$p"; done; true`)
+	wantError(t, <-done, debpkg.ErrInterrupted, "the run vanished")
+	if got := m.unit(h, "tyk-gateway.service"); got.LoadState != "loaded" || !got.Active() {
+		t.Errorf("after the run was killed: %+v", got)
+	}
 }
 
 // waiting is a postinst that reports to have begun, and waits to go on.
@@ -339,7 +356,7 @@ const waiting = "touch /run/lab-begun; while [ ! -e /run/lab-go ]; do sleep 0.1;
 
 func (m *machine) begun() {
 	m.Helper()
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(5 * time.Minute); ; {
 		if _, err := m.Exec(context.Background(), nil, "test", "-e", "/run/lab-begun"); err == nil {
 			return
 		}

@@ -61,7 +61,7 @@ func TestInterrupted(t *testing.T) {
 			}
 			done <- err
 		}()
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			if _, err := os.Stat(f.root.Dir + "/begun"); err == nil {
 				break
 			}
@@ -73,7 +73,7 @@ func TestInterrupted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		leader, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+		leader, err := strconv.Atoi(strings.Fields(string(pid))[0])
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,8 +16,10 @@ import (
 // A job is a run of apt or dpkg that goes on when the connection, or the
 // program that started it, is gone. It lives in a directory of its own on the
 // host: what it runs, apt's progress, all output, and the exit code once it has
-// ended. It is prepared in DIR.new and becomes DIR in one step, by itself.
+// ended. It is prepared in a directory of its caller's own, so that two operators
+// with the same plan cannot mix, and becomes DIR in one step, by itself.
 type job struct {
+	prep   string // as prepare returned it
 	dir    string
 	argv   []string
 	hold   []string // packages to put on hold again afterwards
@@ -25,12 +27,29 @@ type job struct {
 	change any      // recorded as change.json
 }
 
-// jobScript: $1 job directory, $2 held packages, $3 units to mask, then argv.
-const jobScript = `dir=$1 hold=$2 mask=$3
-shift 3
-echo $$ >"$dir.new/pid"
+// lookFunc prints none, running PID, ended CODE, or dead for a job that
+// vanished without an exit code: killed, or the host went down. That a process
+// has the job's number is not enough after a reboot.
+const lookFunc = `look() {
+	if [ ! -d "$1" ]; then echo none
+	elif [ -s "$1/rc" ]; then echo "ended $(cat "$1/rc")"
+	elif { read -r p && read -r j; } <"$1/pid" && tr '\0' '\n' <"/proc/$p/cmdline" | grep -qxF -- "$j"; then echo "running $p"
+	else echo dead; fi
+} 2>/dev/null
+`
+
+// jobScript: $1 prepared directory, $2 job directory, $3 held packages, $4 units
+// to mask, then argv. It exits with 75 when another operator's run of the same
+// has begun since this one was prepared.
+const jobScript = lookFunc + `prep=$1 dir=$2 hold=$3 mask=$4
+shift 4
+exec 9<"${dir%/*}" && flock 9 || exit 1
+case $(look "$dir") in running*) exit 75 ;; esac
+if [ "$dir/pid" -nt "$prep/since" ]; then exit 75; fi
+printf '%s\n%s\n' $$ "$prep/job.sh" >"$prep/pid"
 if [ -e "$dir" ]; then mv -T "$dir" "$dir.gone" && rm -rf "$dir.gone"; fi
-mv -T "$dir.new" "$dir" && cd "$dir" || exit 1
+mv -T "$prep" "$dir" && cd "$dir" || exit 1
+exec 9<&-
 for u in $mask; do systemctl mask --runtime -- "$u"; done
 "$@" 3>>status
 rc=$?
@@ -41,29 +60,24 @@ echo $rc >rc.new && sync rc.new && mv rc.new rc
 `
 
 // startScript runs the job in a session of its own and returns once the job
-// has taken its place.
+// has taken its place. It may be run again. What a revert needs is on the disk
+// before anything changes.
 const startScript = `set -e
 cd /
-rm -f "$1.new/status"; : >"$1.new/status"
-setsid sh "$1.new/job.sh" "$@" </dev/null >"$1.new/log" 2>&1 &
-while [ ! -s "$1/pid" ] || [ -e "$1.new" ]; do
+[ -d "$1" ] || exit 0
+: >"$1/status"
+sync "$1"/* "$1"
+setsid sh "$1/job.sh" "$@" </dev/null >"$1/log" 2>&1 &
+while [ -d "$1" ]; do
 	kill -0 $! 2>/dev/null || break
 	sleep 0.05
 done
-[ -s "$1/pid" ]`
+[ ! -d "$1" ] || wait $!
+[ ! -d "$1" ]`
 
-// stateScript prints none, running PID, ended CODE, or dead for a job that
-// vanished without an exit code: killed, or the host went down.
-const stateScript = `d=$1
-look() {
-	if [ ! -d "$d" ]; then echo none
-	elif [ -s "$d/rc" ]; then echo "ended $(cat "$d/rc")"
-	elif p=$(cat "$d/pid" 2>/dev/null) && tr '\0' '\n' <"/proc/$p/cmdline" 2>/dev/null | grep -qxF -- "$d.new/job.sh"; then echo "running $p"
-	else echo dead; fi
-}
-s=$(look)
+const stateScript = lookFunc + `s=$(look "$1")
 # It may have ended between the two looks.
-if [ "$s" = dead ]; then s=$(look); fi
+if [ "$s" = dead ]; then s=$(look "$1"); fi
 echo "$s"`
 
 // followScript prints what the job's progress file holds from byte $2 on, until
@@ -101,21 +115,36 @@ func (h *Host) jobState(ctx context.Context, dir string) (jobState, error) {
 	return jobState{name, num}, nil
 }
 
+// prepareScript: $1 job directory. Whoever could change what is kept there
+// could have it installed by root. What vanished callers prepared goes after a
+// day.
+const prepareScript = `set -e; umask 077
+runs=${1%/*}; mkdir -p "$runs"
+for d in "$runs" "${runs%/*}"; do
+	if [ ! -O "$d" ] || [ -n "$(find "$d/." -maxdepth 0 -perm /022)" ]; then echo "$d must belong to this user and be writable by nobody else" >&2; exit 1; fi
+done
+find "$runs" -mindepth 1 -maxdepth 1 -name '*.new.*' -mmin +1440 -exec rm -rf {} +
+d=$(mktemp -d "$1.new.XXXXXX"); : >"$d/since"; echo "$d"`
+
 // prepare makes an empty directory for the job, readable by root only.
-func (h *Host) prepare(ctx context.Context, dir string) error {
-	_, err := h.script(ctx, nil, `set -e; umask 077; mkdir -p "$(dirname "$1")"; rm -rf "$1.new"; mkdir "$1.new"`, dir)
+func (h *Host) prepare(ctx context.Context, dir string) (string, error) {
+	out, err := h.script(ctx, nil, prepareScript, dir)
 	if err != nil {
-		return fmt.Errorf("make a directory for the run: %w", err)
+		return "", fmt.Errorf("make a directory for the run: %w", err)
 	}
-	return nil
+	prep := strings.TrimSuffix(out, "\n")
+	if !strings.HasPrefix(prep, dir+".new.") {
+		return "", fmt.Errorf("make a directory for the run: unexpected answer %q", out)
+	}
+	return prep, nil
 }
 
 // discard removes a job that was not started.
-func (h *Host) discard(ctx context.Context, dir string) {
+func (h *Host) discard(ctx context.Context, prep string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if _, err := h.script(ctx, nil, `rm -rf "$1.new"`, dir); err != nil {
-		h.o.Log.WarnContext(ctx, "a prepared directory stays", "dir", dir+".new", "err", err)
+	if _, err := h.script(ctx, nil, `rm -rf "$1"`, prep); err != nil {
+		h.o.Log.WarnContext(ctx, "a prepared directory stays", "dir", prep, "err", err)
 	}
 }
 
@@ -142,10 +171,10 @@ func (h *Host) start(ctx context.Context, j job) error {
 	if err != nil {
 		return fmt.Errorf("record the change: %w", err)
 	}
-	if err := h.writeFile(ctx, path.Join(j.dir+".new", "change.json"), record); err != nil {
+	if err := h.writeFile(ctx, path.Join(j.prep, "change.json"), record); err != nil {
 		return err
 	}
-	if err := h.writeFile(ctx, path.Join(j.dir+".new", "job.sh"), []byte(jobScript)); err != nil {
+	if err := h.writeFile(ctx, path.Join(j.prep, "job.sh"), []byte(jobScript)); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -153,7 +182,7 @@ func (h *Host) start(ctx context.Context, j job) error {
 	}
 	// From here on the context no longer stops the start: half of it would be
 	// worse than all.
-	args := append([]string{j.dir, strings.Join(j.hold, " "), strings.Join(j.mask, " ")}, append(h.env(), j.argv...)...)
+	args := append([]string{j.prep, j.dir, strings.Join(j.hold, " "), strings.Join(j.mask, " ")}, append(h.env(), j.argv...)...)
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
 	_, err = h.script(dctx, nil, startScript, args...)
@@ -161,14 +190,17 @@ func (h *Host) start(ctx context.Context, j job) error {
 		return nil
 	}
 	if errors.Is(err, ErrConnection) {
-		// It may have started, or not; the host knows.
-		return h.reconnect(dctx, err, func() error {
-			s, err := h.jobState(dctx, j.dir)
-			if err == nil && s.name == "none" {
-				_, err = h.script(dctx, nil, startScript, args...)
-			}
+		// It may have started, or not; the script knows.
+		err = h.reconnect(dctx, err, func() error {
+			_, err := h.script(dctx, nil, startScript, args...)
 			return err
 		})
+	}
+	if err == nil {
+		return nil
+	}
+	if exitCode(err) == 75 {
+		return &Error{Op: "start the run in " + j.dir, Kind: ErrLocked, Detail: "another operator has just begun the same", Retry: true, Next: "call again, which attaches to that run"}
 	}
 	return fmt.Errorf("start the run in %s: %w", j.dir, err)
 }

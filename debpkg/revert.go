@@ -48,6 +48,16 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 			return &Error{Op: op, Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s, this is %s", c.Plan.Host.Hostname, f.Hostname), Next: "revert it there"}
 		}
 	}
+	for _, a := range c.Plan.Actions {
+		if !packageName.MatchString(a.Package) {
+			return fmt.Errorf("revert: %q is not a package name", a.Package)
+		}
+	}
+	if o.Files {
+		if err := h.checkFiles(ctx, op, c); err != nil {
+			return err
+		}
+	}
 	dir := c.revertDir(h.o.StateDir)
 	// Neither the change itself nor an earlier revert of it may be under way.
 	for _, d := range []string{c.Dir, dir} {
@@ -82,6 +92,22 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		break
 	}
 	return h.revertUnits(ctx, op, c, o)
+}
+
+// checkFiles refuses when the saved configuration is not what was saved.
+func (h *Host) checkFiles(ctx context.Context, op string, c Change) error {
+	if c.FilesSHA256 == "" {
+		return nil
+	}
+	file := path.Join(c.Dir, filesName)
+	out, err := h.script(ctx, nil, `[ ! -f "$1" ] || sha256sum <"$1"`, file)
+	if err != nil {
+		return fmt.Errorf("%s: read the saved configuration: %w", op, err)
+	}
+	if sum, _, _ := strings.Cut(out, " "); sum != c.FilesSHA256 {
+		return &Error{Op: op, Kind: ErrNoRollback, Detail: file + " is gone or was changed since it was saved", Next: "revert without the files, and bring them back from a backup"}
+	}
+	return nil
 }
 
 // revertDir is where the run of the revert lives: beside that of the change.
@@ -131,14 +157,15 @@ func (h *Host) revertPackages(ctx context.Context, op, dir string, c Change) err
 	if err := h.resetFailed(ctx, c.ServiceNames()); err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	if err := h.prepare(ctx, dir); err != nil {
+	prep, err := h.prepare(ctx, dir)
+	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	h.event(Event{Kind: EventStep, Text: op})
-	j := job{dir: dir, hold: hold, change: c,
+	j := job{prep: prep, dir: dir, hold: hold, change: c,
 		argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds())))}
 	if err := h.start(ctx, j); err != nil {
-		h.discard(ctx, dir)
+		h.discard(ctx, prep)
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	s, err := h.follow(ctx, dir)
@@ -353,11 +380,12 @@ func (h *Host) Repair(ctx context.Context) error {
 		} else {
 			argv = append(argv, "--force-confdef", "--force-confold")
 		}
-		if err := h.prepare(ctx, dir); err != nil {
+		prep, err := h.prepare(ctx, dir)
+		if err != nil {
 			return fmt.Errorf("%s: %w", op, err)
 		}
-		if err := h.start(ctx, job{dir: dir, argv: append(argv, "--configure", "-a")}); err != nil {
-			h.discard(ctx, dir)
+		if err := h.start(ctx, job{prep: prep, dir: dir, argv: append(argv, "--configure", "-a")}); err != nil {
+			h.discard(ctx, prep)
 			return fmt.Errorf("%s: %w", op, err)
 		}
 		s, err := h.follow(ctx, dir)
@@ -376,12 +404,23 @@ func (h *Host) Repair(ctx context.Context) error {
 }
 
 // Forget removes what the host keeps of a change: the saved .deb files and
-// configuration. It cannot be reverted with them any more.
+// configuration. It cannot be reverted with them any more. It refuses with an
+// [ErrLocked] while the change or its revert is under way.
 func (h *Host) Forget(ctx context.Context, c Change) error {
-	if !strings.HasPrefix(c.Dir, path.Join(h.o.StateDir, "runs")+"/") {
+	dir := path.Clean(c.Dir)
+	if path.Dir(dir) != path.Join(h.o.StateDir, "runs") {
 		return fmt.Errorf("forget a change: %q is not a directory of this host's runs", c.Dir)
 	}
-	if _, err := h.script(ctx, nil, `rm -rf -- "$1" "$1-revert"`, path.Clean(c.Dir)); err != nil {
+	for _, d := range []string{dir, dir + "-revert"} {
+		s, err := h.jobState(ctx, d)
+		if err != nil {
+			return fmt.Errorf("forget a change: %w", err)
+		}
+		if s.name == "running" {
+			return &Error{Op: "forget the change in " + dir, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
+		}
+	}
+	if _, err := h.script(ctx, nil, `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
 		return fmt.Errorf("forget the change in %s: %w", c.Dir, err)
 	}
 	return nil

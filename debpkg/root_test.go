@@ -275,8 +275,8 @@ func TestUpgradeAndRevert(t *testing.T) {
 			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
 		}
 	}
-	if _, err := os.Stat(c.Dir + ".new"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s.new is left: %v", c.Dir, err)
+	if left, err := filepath.Glob(c.Dir + ".*"); err != nil || left != nil {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 
 	// The same plan again: the same change, and nothing runs.

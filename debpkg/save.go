@@ -94,8 +94,10 @@ func (h *Host) saveDebs(ctx context.Context, actions []Action, prep, dir string)
 const filesName = "files.tar.gz"
 
 // saveFiles keeps the conffiles, the files that will be overwritten, and each
-// component's configuration and defaults. Absent ones are left out.
-func (h *Host) saveFiles(ctx context.Context, p Plan, prep string) ([]string, error) {
+// component's configuration and defaults. Absent ones are left out; of a link, what it leads
+// to is kept too, which is what dpkg replaces. It returns their paths and the
+// archive's SHA-256.
+func (h *Host) saveFiles(ctx context.Context, p Plan, prep string) ([]string, string, error) {
 	var paths []string
 	for _, c := range p.Conffiles {
 		paths = append(paths, c.Path)
@@ -110,15 +112,24 @@ func (h *Host) saveFiles(ctx context.Context, p Plan, prep string) ([]string, er
 	}
 	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), `set -e
 umask 077
-sort -u | while read -r f; do [ ! -f "$1$f" ] || printf '.%s\n' "$f"; done >"$2/files"
-[ ! -s "$2/files" ] || tar -C "$1/" -c -z -f "$2/$3" -T "$2/files"
+while IFS= read -r f; do
+	[ -f "$1$f" ] || continue
+	printf '.%s\n' "$f"
+	if [ -L "$1$f" ]; then
+		t=$(readlink -f -- "$1$f")
+		case $t in "$1"/*) printf '.%s\n' "${t#"$1"}" ;; esac
+	fi
+done | sort -u >"$2/files"
+if [ -s "$2/files" ]; then tar -C "$1/" -c -z -f "$2/$3" -T "$2/files"; sha256sum <"$2/$3"; fi
 cat "$2/files"; rm "$2/files"`, h.o.Root, prep, filesName)
 	if err != nil {
-		return nil, fmt.Errorf("save the configuration: %w", err)
+		return nil, "", fmt.Errorf("save the configuration: %w", err)
 	}
 	var saved []string
-	for line := range strings.Lines(out) {
+	sum, list, _ := strings.Cut(out, "\n")
+	sum, _, _ = strings.Cut(sum, " ")
+	for line := range strings.Lines(list) {
 		saved = append(saved, strings.TrimPrefix(strings.TrimSuffix(line, "\n"), "."))
 	}
-	return saved, nil
+	return saved, sum, nil
 }
