@@ -149,7 +149,8 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// volatile is what differs from run to run and from machine to machine.
+// volatile is what differs from run to run, from machine to machine, and with
+// the wording of the packages: the golden file is about the command's own.
 var volatile = []struct {
 	re *regexp.Regexp
 	by string
@@ -157,13 +158,9 @@ var volatile = []struct {
 	{regexp.MustCompile(`in /\S*/rehearse-\d+`), "in DIR"},
 	{regexp.MustCompile(`[ \d]{4}\.\ds  `), "   N.Ns  "},
 	{regexp.MustCompile(`in \d+ s\n`), "in N s\n"},
-	{regexp.MustCompile(`after \d+\.\d s`), "after N s"},
-	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDR"},
 	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "DIGEST"},
-	{regexp.MustCompile(`_(amd64|arm64)\.so`), "_ARCH.so"},
-	{regexp.MustCompile(`(?m)^(ok       components +N\.Ns  real      ).*\n( {47}.*\n)*`), "$1…\n"},
-	// Which of the two probes failed first is chance.
-	{regexp.MustCompile(`(?s)5 failures in a row:.*?why:`), "5 failures in a row: …\nwhy:"},
+	{regexp.MustCompile(`(?m)^((?:ok     |skipped|failed ) .{37}).*$`), "$1…"},
+	{regexp.MustCompile(`(?m)^ {45}.*\n`), ""},
 }
 
 func golden(t *testing.T, name, got string) {
@@ -215,7 +212,16 @@ func TestFailingGatewayJSON(t *testing.T) {
 	if want := []string{"files", "mongodb", "packages", "redis"}; !slices.Equal(whats, want) {
 		t.Errorf("proofs of %v, want %v", whats, want)
 	}
+	details := map[string]string{
+		"broken gateway":  "the process has ended: exit status 1: tyk-gateway 5.2.5: cannot start",
+		"revert packages": "tyk-gateway is 4.0.8 again",
+		"restore data":    "dropped what the set does not have: tyk_new_feature",
+		"bundle":          "gateway 4.0.8 loads plugin.so; gateway 5.2.5 loads plugin_v5.2.5_linux_",
+	}
 	for _, s := range rep.Steps {
+		if want := details[s.Name]; !strings.Contains(s.Detail[0], want) {
+			t.Errorf("step %s lacks %q: %s", s.Name, want, s.Detail[0])
+		}
 		skipped := s.Name == "compile plugin" || s.Name == "preflight"
 		if skipped != (s.Status == statusSkipped) || s.Status == statusFailed || s.Detail[0] == "" || s.Real == (s.StandsIn != "") && !skipped {
 			t.Errorf("step %+v", s)
@@ -343,7 +349,7 @@ func TestInterrupt(t *testing.T) {
 			t.Parallel()
 			cmd, _, stderr, left := command(t, noCompiler, "-fail", "gateway", "-v")
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			seen := &watch{text: "ok       " + after, found: make(chan struct{})}
+			seen := &watch{text: "ok      " + after, found: make(chan struct{})}
 			cmd.Stdout = seen
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -427,8 +433,8 @@ func TestPrint(t *testing.T) {
 	p.print(&Step{Name: "left out", Status: statusSkipped, Detail: []string{"no such thing"}})
 	p.print(&Step{Name: "nothing to say", Status: statusOK, Real: true})
 	pad := strings.Repeat(" ", indent)
-	want := "ok       a step                1.2s  stand-in  one\n" + pad + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n" + pad + strings.TrimSpace(strings.Repeat("word ", 11)) + "\n" +
-		pad + "stands in: this\nskipped  left out              0.0s  -         no such thing\nok       nothing to say        0.0s  real      \n"
+	want := "ok      a step               1.2s  stand-in  one\n" + pad + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n" + pad + strings.TrimSpace(strings.Repeat("word ", 11)) + "\n" +
+		pad + "stands in: this\nskipped left out             0.0s  -         no such thing\nok      nothing to say       0.0s  real      \n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
@@ -440,7 +446,7 @@ func TestFailedStep(t *testing.T) {
 	var out bytes.Buffer
 	r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"), stdout: &out, err: io.Discard})
 	err := r.step(t.Context(), "wrong", func(context.Context, *Step) error { return errors.New("boom") })
-	if err == nil || r.report.OK || r.report.Steps[0].Status != statusFailed || !strings.Contains(out.String(), "failed   wrong") {
+	if err == nil || r.report.OK || r.report.Steps[0].Status != statusFailed || !strings.Contains(out.String(), "failed  wrong") {
 		t.Errorf("error %v, report %+v\n%s", err, r.report, &out)
 	}
 	r.summary(r.report)

@@ -129,9 +129,9 @@ func (p *printer) begin(name string) (end func(*Step)) {
 func (p *printer) live() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	lines := []string{fmt.Sprintf("%-8s %-18s %6.1fs  %s", p.out.Paint(term.Bold, "..."), p.current, time.Since(p.since).Seconds(), p.out.Paint(term.Faint, p.note))}
+	lines := []string{fmt.Sprintf("%s %-17s %6.1fs  %s", p.out.Paint(term.Bold, "...    "), p.current, time.Since(p.since).Seconds(), p.out.Paint(term.Faint, p.note))}
 	if p.bar != "" {
-		lines = append(lines, strings.Repeat(" ", 9)+p.bar)
+		lines = append(lines, strings.Repeat(" ", 8)+p.bar)
 	}
 	return lines
 }
@@ -147,7 +147,7 @@ func (p *printer) event(format string, a ...any) {
 	p.mu.Unlock()
 	if p.verbose {
 		for line := range strings.Lines(text) {
-			p.out.Printf("%s\n", p.out.Paint(term.Faint, "         | "+strings.TrimRight(line, "\n")))
+			p.out.Printf("%s\n", p.out.Paint(term.Faint, "        | "+strings.TrimRight(line, "\n")))
 		}
 	}
 }
@@ -160,7 +160,7 @@ func (p *printer) progress(label string, done, total int64) {
 }
 
 // indent is where the text of a step begins.
-const indent = 47
+const indent = 45
 
 // print is one step: state, name, time, real or not, and what happened.
 func (p *printer) print(s *Step) {
@@ -173,17 +173,21 @@ func (p *printer) print(s *Step) {
 		kind = "stand-in"
 	}
 	var lines []string
+	width := 96
+	if p.out.Live() {
+		width = min(width, max(30, p.out.Width()-indent-1))
+	}
 	for _, d := range s.Detail {
-		lines = append(lines, wrap(d, 96)...)
+		lines = append(lines, wrap(d, width)...)
 	}
 	var notes []string
 	if s.StandsIn != "" && s.Status != statusSkipped {
-		notes = wrap("stands in: "+s.StandsIn, 96)
+		notes = wrap("stands in: "+s.StandsIn, width)
 	}
 	if len(lines) == 0 {
 		lines = []string{""}
 	}
-	p.out.Printf("%s %-18s %6.1fs  %s  %s\n", p.out.Paint(style, fmt.Sprintf("%-8s", s.Status)), s.Name, s.Duration, fmt.Sprintf("%-8s", kind), lines[0])
+	p.out.Printf("%s %-17s %6.1fs  %-8s  %s\n", p.out.Paint(style, fmt.Sprintf("%-7s", s.Status)), s.Name, s.Duration, kind, lines[0])
 	pad := strings.Repeat(" ", indent)
 	for _, l := range lines[1:] {
 		p.out.Printf("%s%s\n", pad, l)

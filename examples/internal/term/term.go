@@ -52,6 +52,9 @@ func New(w io.Writer) *Out {
 // Live says whether progress is shown at all.
 func (o *Out) Live() bool { return o.live }
 
+// Width is the terminal's, in columns; 80 where there is none.
+func (o *Out) Width() int { return o.width() }
+
 // Write prints above the live region, so that an Out can be a log's output.
 func (o *Out) Write(p []byte) (int, error) {
 	o.mu.Lock()
