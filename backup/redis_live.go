@@ -31,7 +31,8 @@ const (
 //
 // A target that holds keys or functions is refused unless Replace is set; then
 // a set of what it holds is taken into Rescue first, and where anything fails
-// that comes back. Where the target was empty a failure leaves it empty.
+// that comes back, key by key: this way back needs +flushall and +restore too.
+// Where the target was empty a failure leaves it empty.
 type RedisLive struct {
 	Client    redis.UniversalClient
 	Component string   // name in the set; empty: "redis"

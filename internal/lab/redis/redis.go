@@ -42,8 +42,9 @@ type Server struct {
 	program string
 	args    []string
 
-	mu  sync.Mutex
-	cmd *exec.Cmd
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when cmd has ended
 }
 
 // Start runs a server with args added to redis-server's command line, which
@@ -99,8 +100,14 @@ func (s *Server) StartE() error {
 	// A test binary that is killed takes its servers with it.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
 		return err
 	}
+	s.gone = make(chan struct{})
+	go func(cmd *exec.Cmd, gone chan struct{}) {
+		_ = cmd.Wait()
+		close(gone)
+	}(s.cmd, s.gone)
 	c := s.client()
 	defer c.Close()
 	deadline := time.Now().Add(30 * time.Second)
@@ -118,7 +125,12 @@ func (s *Server) StartE() error {
 }
 
 func (s *Server) exited() bool {
-	return syscall.Kill(s.cmd.Process.Pid, 0) != nil
+	select {
+	case <-s.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // Stop ends the server politely, as a service manager does.
@@ -130,12 +142,12 @@ func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 func (s *Server) end(sig syscall.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cmd == nil || s.cmd.Process == nil {
+	if s.cmd == nil {
 		return
 	}
 	_ = s.cmd.Process.Signal(syscall.SIGCONT)
 	_ = s.cmd.Process.Signal(sig)
-	_ = s.cmd.Wait()
+	<-s.gone
 	// A child that saves in the background outlives its parent.
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 	s.cmd = nil
@@ -252,16 +264,31 @@ func Sentinel(t testing.TB, master *Server) string {
 	return s.Addr
 }
 
-// FreePort returns a loopback port that was free a moment ago.
+// FreePort returns a loopback port that was free a moment ago, never the same
+// one twice: servers that start side by side would meet.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return port
+}
+
+var givenPorts sync.Map
+
+func freePort() (string, error) {
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		_ = l.Close()
+		if _, given := givenPorts.LoadOrStore(port, true); !given {
+			return port, nil
+		}
+	}
 }
 
 // WaitFor asks until done, and fails the test after half a minute.

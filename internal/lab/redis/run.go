@@ -9,14 +9,11 @@ import (
 // dir, which must exist. Close it with [Server.Kill]; the methods that fail a
 // test are not for it. args are added as [Start] does.
 func Run(program, dir string, args ...string) (*Server, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	addr := l.Addr().String()
-	_ = l.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	s := &Server{program: program, Dir: dir, Addr: addr, Port: port}
+	s := &Server{program: program, Dir: dir, Addr: net.JoinHostPort("127.0.0.1", port), Port: port}
 	s.args = append(s.defaults(), args...)
 	if err := s.StartE(); err != nil {
 		s.Kill()
