@@ -42,6 +42,18 @@ type DrainOptions struct {
 	Force    bool          // at the deadline end what is left and go on, instead of failing
 }
 
+// timeout is that of a step which waits for sessions.
+func (o DrainOptions) timeout() time.Duration { return stepTimeout(o.Deadline) }
+
+// stepTimeout lets a deadline inside a step pass before the step's own; 0 keeps
+// the run's.
+func stepTimeout(deadline time.Duration) time.Duration {
+	if deadline == 0 {
+		return 0
+	}
+	return deadline + DefaultStepTimeout
+}
+
 // UpOptions says how to wait until the load balancer sends traffic again. The
 // zero value wants three readings in a row, 200 ms apart, within two minutes.
 type UpOptions struct {
@@ -142,12 +154,17 @@ func wait(ctx context.Context, b Balancer, server string, readings int, interval
 	if interval == 0 {
 		interval = 200 * time.Millisecond
 	}
-	over := time.After(deadline)
+	// A reading that hangs ends with the deadline too.
+	during, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
 	e := &BalancerError{Server: server, Want: want, After: deadline}
-	for row := 0; ; {
-		s, err := b.State(ctx, server)
-		e.Last, e.Err = s, err
-		if err != nil && ctx.Err() == nil {
+	for n, row := 0, 0; ; n++ {
+		s, err := b.State(during, server)
+		// A whole reading says more than a later one that was cut short.
+		if n == 0 || err == nil || during.Err() == nil {
+			e.Last, e.Err = s, err
+		}
+		if err != nil && during.Err() == nil {
 			var re interface{ Retryable() bool }
 			if errors.As(err, &re) && !re.Retryable() {
 				return fmt.Errorf("wait until %s is %s: %w", server, want, err)
@@ -160,9 +177,10 @@ func wait(ctx context.Context, b Balancer, server string, readings int, interval
 			return nil
 		}
 		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until %s is %s: %w", server, want, errors.Join(ctx.Err(), context.Cause(ctx)))
-		case <-over:
+		case <-during.Done():
+			if ctx.Err() != nil {
+				return fmt.Errorf("wait until %s is %s: %w", server, want, errors.Join(ctx.Err(), context.Cause(ctx)))
+			}
 			return e
 		case <-time.After(interval):
 		}

@@ -12,6 +12,7 @@ type Control struct {
 	mu      sync.Mutex
 	paused  chan struct{} // closed when the pause ends; nil: not paused
 	stopped bool
+	onStop  func() // nil: nothing to end at once
 }
 
 // Pause keeps further targets from beginning until Continue or Stop.
@@ -30,12 +31,37 @@ func (c *Control) Continue() {
 	c.release()
 }
 
-// Stop ends the run before the next target. The run can be resumed later.
+// Stop ends the run, or an undo, before the next target; a canary's soak ends at
+// once and begins anew on resume. The run can be resumed later.
 func (c *Control) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = true
 	c.release()
+	if c.onStop != nil {
+		c.onStop()
+	}
+}
+
+// during returns a context that also ends, with ErrStopped as its cause, when
+// the run is stopped.
+func (c *Control) during(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onStop = func() { cancel(ErrStopped) }
+	if c.stopped {
+		c.onStop()
+	}
+	return ctx, func() {
+		c.mu.Lock()
+		c.onStop = nil
+		c.mu.Unlock()
+		cancel(nil)
+	}
 }
 
 func (c *Control) release() {
@@ -55,10 +81,10 @@ func (c *Control) wait(ctx context.Context, onPause func(bool)) error {
 		paused, stopped := c.paused, c.stopped
 		c.mu.Unlock()
 		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
 		case stopped:
 			return ErrStopped
+		case ctx.Err() != nil:
+			return ctx.Err()
 		case paused == nil:
 			if said {
 				onPause(false)

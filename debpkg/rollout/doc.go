@@ -5,15 +5,15 @@
 // It knows neither apt nor HTTP: a step is a function. [Rolling] and
 // [BlueGreen] build the waves of the two strategies that Tyk's documentation
 // describes from functions that the caller gives; [HAProxy], [Exec] and
-// [Custom] take hosts out of and into a load balancer.
+// [Marker] take hosts out of and into a load balancer.
 //
 // # What a step promises
 //
-// Do is idempotent: after a crash it may be called again. Undo may be called
-// when Do failed half-way, and takes the target back to what it was before Do.
-// Done, where given, looks at the target itself and says whether Do's effect
-// holds; it lets a run skip what is done already, and a resumed run trust what
-// the journal says.
+// Do is idempotent: after a crash it may be called again. So is Undo, which may
+// be called when Do, or an earlier Undo, ended half-way; it takes the target
+// back to what it was before Do. Done, where given, looks at the target itself
+// and says whether Do's effect holds; it lets a run skip what is done already,
+// and a resumed run trust what the journal says.
 //
 // # Limits
 //

@@ -31,7 +31,7 @@ var (
 	// ErrNoRun: there is nothing to resume or undo.
 	ErrNoRun = errors.New("the journal holds no run")
 	// ErrPlanChanged: the waves are not those that the journal was begun with.
-	ErrPlanChanged = errors.New("the waves, targets or steps differ from those that the journal was begun with")
+	ErrPlanChanged = errors.New("the waves, targets, steps or versions differ from those that the journal was begun with")
 	// ErrDeadline is the cause in the context of a step whose time has passed.
 	ErrDeadline = errors.New("the step's deadline has passed")
 )
@@ -68,11 +68,15 @@ type Options struct {
 	Beyond Beyond
 
 	StepTimeout time.Duration // of an attempt of a step that names none; 0: DefaultStepTimeout
-	UndoTimeout time.Duration // of an attempt to undo a step; it runs even when ctx has ended; 0: DefaultUndoTimeout
+	UndoTimeout time.Duration // of an attempt to undo a step, unless its own Timeout is longer; it runs even when ctx has ended; 0: DefaultUndoTimeout
 
 	Control *Control     // nil: the run cannot be paused or stopped between targets
 	Event   func(Record) // called with each record, one at a time; nil: not called
-	Secrets []string     // replaced by "[redacted]" in records
+	Secrets []string     // replaced by "[redacted]" in records, and in the text of what steps save
+
+	// About is what the run is for, such as the versions: one that resumes or
+	// undoes it must say the same, as it must have the same waves.
+	About string
 }
 
 func (o Options) validate() error {
@@ -132,24 +136,25 @@ func (e *Error) Retryable() bool { return e.Outcome != OutcomeUndone }
 // was begun at all.
 //
 // When ctx ends, running steps see it, targets that are under way are undone
-// with a context of their own, and those that are done stay. Events and step
-// functions of different targets may run side by side; those of one target
-// never do.
+// with a context of their own, and those that are done stay. Step functions of
+// different targets may run side by side; those of one target never do.
 func Run(ctx context.Context, waves []Wave, o Options) (*Report, error) {
 	return begin(ctx, waves, o, ModeRun)
 }
 
 // Resume goes on with the run in o.Journal after a crash, a stop or a failure.
-// A target that the journal calls done is trusted only when the Done of each
-// of its steps that has one says so; otherwise its steps are gone through
-// again, as are those of a target that was under way or undone. The waves must
-// be the ones that the run was begun with.
+// A target that the journal calls done is trusted only when the Done and the
+// Check of each of its steps that has them say so; otherwise its steps are gone
+// through again, as are those of a target that was under way or undone. Of a
+// wave, those that were under way come first: they may be out of service. After
+// a crash during an undo, Resume goes forward again and Undo goes on undoing.
+// The waves must be the ones that the run was begun with.
 func Resume(ctx context.Context, waves []Wave, o Options) (*Report, error) {
 	return begin(ctx, waves, o, ModeResume)
 }
 
-// Undo undoes what the run in o.Journal did, the last wave first. Targets that
-// it did not change are left alone.
+// Undo undoes what the run in o.Journal did, the last wave first, and of a wave
+// those that were under way. Targets that it did not change are left alone.
 func Undo(ctx context.Context, waves []Wave, o Options) (*Report, error) {
 	return begin(ctx, waves, o, ModeUndo)
 }
@@ -203,11 +208,12 @@ func begin(ctx context.Context, waves []Wave, o Options, mode Mode) (_ *Report, 
 	if err := r.header(mode, from); err != nil {
 		return r.j.rep, err
 	}
-	work := r.forward
+	var outcome Outcome
 	if mode == ModeUndo {
-		work = r.undoAll
+		outcome = r.undoAll(ctx, mode)
+	} else {
+		outcome = r.forward(ctx)
 	}
-	outcome := work(ctx)
 	jerr := r.j.add(Record{Kind: KindDone, Outcome: outcome})
 	if outcome == OutcomeDone || mode == ModeUndo && outcome == OutcomeUndone {
 		return r.j.rep, jerr
@@ -243,8 +249,8 @@ func (r *runner) load(mode Mode) error {
 		err = fmt.Errorf("%w: resume it, undo it, or name a new journal", ErrUnfinished)
 	case mode != ModeRun && len(recs) == 0:
 		err = ErrNoRun
-	case len(recs) > 0 && recs[0].Plan != planDigest(r.waves):
-		err = ErrPlanChanged
+	case len(recs) > 0 && recs[0].Plan != planDigest(r.waves, r.o.About):
+		err = fmt.Errorf("%w: bring them back to go on with that run, or name a new journal for a new one", ErrPlanChanged)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())
@@ -255,7 +261,7 @@ func (r *runner) load(mode Mode) error {
 
 func (r *runner) header(mode Mode, from *Owner) error {
 	who := self()
-	if err := r.j.add(Record{Kind: KindRun, Mode: mode, Who: &who, Plan: planDigest(r.waves)}); err != nil {
+	if err := r.j.add(Record{Kind: KindRun, Mode: mode, Who: &who, Plan: planDigest(r.waves, r.o.About)}); err != nil {
 		return err
 	}
 	if from != nil {
@@ -285,8 +291,11 @@ func (r *runner) header(mode Mode, from *Owner) error {
 }
 
 // planDigest covers the names and their order: functions cannot be compared.
-func planDigest(waves []Wave) string {
+func planDigest(waves []Wave, about string) string {
 	h := sha256.New()
+	if about != "" {
+		fmt.Fprintf(h, "about %q\n", about)
+	}
 	for _, w := range waves {
 		fmt.Fprintf(h, "wave %q\n", w.Name)
 		for _, t := range w.Targets {
@@ -310,7 +319,7 @@ func (r *runner) forward(ctx context.Context) Outcome {
 	case r.j.rep.Count(StatusFailed) > 0:
 		return OutcomeFailed
 	case errors.Is(halted, errBeyond) && r.o.Beyond == UndoRun:
-		return r.undoAll(context.WithoutCancel(ctx))
+		return r.undoAll(ctx, ModeRun)
 	case errors.Is(halted, errBeyond):
 		return OutcomeHeld
 	case halted != nil:
@@ -346,21 +355,51 @@ func (r *runner) wave(ctx context.Context, w Wave) {
 		return
 	}
 	canary := min(w.Canary.Count, len(w.Targets))
-	if canary > 0 {
-		// A canary proved before a crash is not soaked again.
-		proved := true
-		for _, t := range w.Targets[:canary] {
-			proved = proved && r.status(t.Name) == StatusDone
-		}
-		r.targets(ctx, w, w.Targets[:canary], true)
+	left, rest := r.leftUnderWay(w.Targets[canary:])
+	if len(left) > 0 {
+		r.targets(ctx, w, left, false)
 		if r.stopping() != nil {
 			return
 		}
-		if !proved && !r.soak(ctx, w, canary) {
+	}
+	if canary > 0 {
+		left, others := r.leftUnderWay(w.Targets[:canary])
+		r.targets(ctx, w, append(left, others...), true)
+		if r.stopping() != nil {
+			return
+		}
+		if !r.proved(w, canary) && !r.soak(ctx, w, canary) {
 			return
 		}
 	}
-	r.targets(ctx, w, w.Targets[canary:], false)
+	r.targets(ctx, w, rest, false)
+}
+
+// leftUnderWay parts the targets that an earlier process left under way, which
+// may be out of service, from the others: they come first, or more than the
+// allowed number would be out.
+func (r *runner) leftUnderWay(targets []Target) (left, others []Target) {
+	for _, t := range targets {
+		if s := r.status(t.Name); s == StatusRunning || s == StatusFailed {
+			left = append(left, t)
+		} else {
+			others = append(others, t)
+		}
+	}
+	return left, others
+}
+
+// proved says whether the canary has soaked, and has not been worked on since.
+func (r *runner) proved(w Wave, canary int) bool {
+	r.j.mu.Lock()
+	defer r.j.mu.Unlock()
+	soaked := r.j.rep.soaked[w.Name]
+	for _, t := range w.Targets[:canary] {
+		if soaked < r.j.rep.target(t.Name).ended {
+			return false
+		}
+	}
+	return soaked > 0
 }
 
 // targets works on a sliding window of the targets and returns once all that
@@ -371,14 +410,7 @@ func (r *runner) targets(ctx context.Context, w Wave, targets []Target, canary b
 	defer wg.Wait()
 	for _, t := range targets {
 		window <- struct{}{}
-		err := r.o.Control.wait(ctx, func(paused bool) {
-			kind := KindContinue
-			if paused {
-				kind = KindPause
-			}
-			_ = r.j.add(Record{Kind: kind})
-		})
-		if err != nil {
+		if err := r.o.Control.wait(ctx, r.paused); err != nil {
 			if ctx.Err() != nil {
 				err = fmt.Errorf("the context has ended: %w", context.Cause(ctx))
 			}
@@ -403,6 +435,14 @@ func (r *runner) targets(ctx context.Context, w Wave, targets []Target, canary b
 	}
 }
 
+func (r *runner) paused(yes bool) {
+	kind := KindContinue
+	if yes {
+		kind = KindPause
+	}
+	_ = r.j.add(Record{Kind: kind})
+}
+
 // soak leaves the canary running and watched; what fails is undone.
 func (r *runner) soak(ctx context.Context, w Wave, canary int) bool {
 	if w.Canary.Soak == 0 && w.Canary.Watch == nil {
@@ -412,8 +452,13 @@ func (r *runner) soak(ctx context.Context, w Wave, canary int) bool {
 		r.halt(err)
 		return false
 	}
-	err := soak(ctx, w.Canary.Soak, w.Canary.Watch)
+	during, end := r.o.Control.during(ctx)
+	err := soak(during, w.Canary.Soak, w.Canary.Watch)
+	end()
 	switch {
+	case errors.Is(err, ErrStopped):
+		r.halt(ErrStopped)
+		return false
 	case ctx.Err() != nil:
 		r.halt(fmt.Errorf("the context has ended while the canary soaked: %w", context.Cause(ctx)))
 		return false
@@ -428,6 +473,9 @@ func (r *runner) soak(ctx context.Context, w Wave, canary int) bool {
 	for _, t := range w.Targets[:canary] {
 		r.undoTarget(ctx, t, err)
 		r.failed(t.Name, fmt.Errorf("soak: %w", err), true)
+		if r.stuck(t.Name) {
+			break // as in undoAll
+		}
 	}
 	return false
 }
@@ -487,15 +535,19 @@ func (r *runner) status(name string) Status {
 // trusted looks at a target that the journal calls done.
 func (r *runner) trusted(ctx context.Context, t Target) bool {
 	for _, s := range t.Steps {
-		if s.Done == nil {
-			continue
-		}
 		ctx, cancel := r.stepContext(ctx, t, s)
-		done, err := guard2(func() (bool, error) { return s.Done(ctx) })
+		err := guard(func() error {
+			if s.Done != nil {
+				if done, err := s.Done(ctx); err != nil || !done {
+					return errors.Join(fmt.Errorf("%s is no longer done", s.Name), err)
+				}
+			}
+			if s.Check != nil {
+				return s.Check(ctx)
+			}
+			return nil
+		})
 		cancel()
-		if err == nil && !done {
-			err = fmt.Errorf("%s is no longer done", s.Name)
-		}
 		if err != nil {
 			_ = r.j.add(Record{Kind: KindVerify, Target: t.Name, Step: s.Name, Error: err.Error()})
 			return false
@@ -609,7 +661,9 @@ type memo struct {
 // Save keeps v, as JSON, with the step that ctx belongs to: the record of what
 // was there before a change, for instance, saved before the change is made. It
 // is durable when Save returns, and the step's Done, Check and Undo find it
-// with [Saved], also in a later process. A later Save replaces it.
+// with [Saved], also in a later process. A later Save replaces it. Options.Secrets
+// are redacted in it, and one of more than a MiB is refused: the report keeps
+// what every target saved last.
 func Save(ctx context.Context, v any) error {
 	m, ok := ctx.Value(memoKey{}).(*memo)
 	if !ok {
@@ -618,6 +672,9 @@ func Save(ctx context.Context, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("save for step %s of %s: %w", m.step, m.target, err)
+	}
+	if len(data) > maxNote {
+		return fmt.Errorf("save for step %s of %s: %d bytes are over the limit of %d; save where it is kept instead", m.step, m.target, len(data), maxNote)
 	}
 	return m.r.j.add(Record{Kind: KindNote, Target: m.target, Step: m.step, Note: data})
 }

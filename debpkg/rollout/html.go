@@ -50,7 +50,7 @@ type bar struct {
 }
 
 func (r *Report) view() view {
-	v := view{Report: r, Title: r.outcome(), Class: class(r.Outcome), Took: r.Ended.Sub(r.Started).Round(time.Second).String()}
+	v := view{Report: r, Title: r.outcome(), Class: class(r.Outcome), Took: r.took().String()}
 	for _, s := range []Status{StatusDone, StatusUndone, StatusFailed, StatusRunning, StatusPending} {
 		v.Counts = append(v.Counts, count{s, r.Count(s)})
 	}

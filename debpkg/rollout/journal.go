@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,8 +22,13 @@ import (
 // journalVersion is written into each record. A reader refuses a newer one.
 const journalVersion = 1
 
-// maxRecord bounds one line of a journal, for reading and writing.
-const maxRecord = 1 << 20
+// What a record may hold: text beyond maxText is cut, a larger note refused. So
+// none comes near maxRecord, which bounds a line for reading and writing.
+const (
+	maxText   = 64 << 10
+	maxNote   = 1 << 20
+	maxRecord = 16 << 20
+)
 
 // Kind says what a record is about.
 type Kind string
@@ -202,11 +209,14 @@ func (j *journal) add(rec Record) error {
 		return j.bad
 	}
 	rec.Version, rec.Seq, rec.Time = journalVersion, j.seq+1, j.now().UTC()
-	rec.Error = j.redact(rec.Error)
+	rec.Error = shorten(j.redact(rec.Error))
+	var err error
 	if rec.Note != nil {
-		rec.Note = json.RawMessage(j.redact(string(rec.Note)))
+		if rec.Note, err = j.redactJSON(rec.Note); err != nil {
+			return err
+		}
 	}
-	err := j.write(rec)
+	err = j.write(rec)
 	if err != nil {
 		err = fmt.Errorf("write journal %s: %w; nothing further is begun, what is undone now is reported but not recorded", j.path, err)
 		if j.bad == nil {
@@ -248,18 +258,68 @@ func (j *journal) write(rec Record) error {
 	return j.f.Sync()
 }
 
-// redact also finds a secret as it looks inside a JSON string.
+// redact also finds a secret as it looks inside a JSON string, a Go string and
+// a URL.
 func (j *journal) redact(s string) string {
 	for _, secret := range j.secrets {
 		if secret == "" {
 			continue
 		}
-		s = strings.ReplaceAll(s, secret, "[redacted]")
-		if quoted, err := json.Marshal(secret); err == nil {
-			s = strings.ReplaceAll(s, string(quoted[1:len(quoted)-1]), "[redacted]")
+		forms := []string{secret, url.QueryEscape(secret), url.PathEscape(secret), url.User(secret).String()}
+		for _, quoted := range []string{strconv.Quote(secret), jsonQuote(secret)} {
+			forms = append(forms, quoted[1:len(quoted)-1])
+		}
+		for _, form := range forms {
+			s = strings.ReplaceAll(s, form, "[redacted]")
 		}
 	}
 	return s
+}
+
+func jsonQuote(s string) string {
+	data, _ := json.Marshal(s) // a string never fails
+	return string(data)
+}
+
+// redactJSON changes strings only: a secret of digits would otherwise turn
+// numbers into what is no JSON.
+func (j *journal) redactJSON(note json.RawMessage) (json.RawMessage, error) {
+	if j.redact(string(note)) == string(note) {
+		return note, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(note))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(j.redactAny(v))
+}
+
+func (j *journal) redactAny(v any) any {
+	switch v := v.(type) {
+	case string:
+		return j.redact(v)
+	case []any:
+		for i := range v {
+			v[i] = j.redactAny(v[i])
+		}
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, x := range v {
+			out[j.redact(k)] = j.redactAny(x)
+		}
+		return out
+	}
+	return v
+}
+
+// shorten keeps both ends of a text: what was done, and why it failed.
+func shorten(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText/2]+"\n[…]\n"+s[len(s)-maxText/2:], "")
 }
 
 // exists says whether a journal with records stands at path.

@@ -73,6 +73,9 @@ func lock(path string) (unlock func() error, from *Owner, err error) {
 		return nil, nil, fmt.Errorf("read %s: %w; it is not a lock of this program: look at it and remove it", path, err)
 	case !gone(owner):
 		return nil, nil, &LockedError{Path: path, Owner: owner}
+	case held(path):
+		// Process numbers mean nothing between containers with one host name.
+		return nil, nil, &LockedError{Path: path, Owner: owner}
 	default:
 		from = &owner
 		if err := os.Remove(path); err != nil {
@@ -92,13 +95,24 @@ func lock(path string) (unlock func() error, from *Owner, err error) {
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(append(data, '\n'))
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return nil, nil, err
+	if err = errors.Join(err, tmp.Sync(), syscall.Flock(int(tmp.Fd()), syscall.LOCK_EX)); err == nil {
+		err = os.Link(tmp.Name(), path)
 	}
-	if err := os.Link(tmp.Name(), path); err != nil {
-		return nil, nil, err
+	if err != nil {
+		return nil, nil, errors.Join(err, tmp.Close())
 	}
-	return func() error { return unlockOwn(path, me) }, from, nil
+	return func() error { return errors.Join(unlockOwn(path, me), tmp.Close()) }, from, nil
+}
+
+// held says whether a living process has the file locked with the kernel, as
+// owners have all the while.
+func held(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = f.Close() }()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil
 }
 
 func unlockOwn(path string, me Owner) error {

@@ -47,7 +47,8 @@ type Report struct {
 	Events  []Note         `json:"events,omitempty"`
 	Targets []TargetReport `json:"targets"`
 
-	index map[string]int
+	index  map[string]int
+	soaked map[string]int64 // record of the end of a good soak, by wave
 }
 
 // Note is something that happened to the run as a whole.
@@ -65,6 +66,8 @@ type TargetReport struct {
 	Ended   time.Time    `json:"ended,omitzero"`
 	Error   string       `json:"error,omitempty"` // why it failed, or why it could not be undone
 	Steps   []StepReport `json:"steps,omitempty"`
+
+	ended int64 // the last record of it that was an end
 }
 
 // StepReport is one step, or the undoing of one, of a target.
@@ -185,6 +188,10 @@ func (r *Report) apply(rec Record) {
 		case rec.Error != "":
 			r.say(rec, "soak of the canary failed: "+rec.Error)
 		case rec.OK:
+			if r.soaked == nil {
+				r.soaked = map[string]int64{}
+			}
+			r.soaked[rec.Wave] = rec.Seq
 			r.say(rec, "canary soaked")
 		default:
 			r.say(rec, "canary soaks")
@@ -205,7 +212,7 @@ func (r *Report) apply(rec Record) {
 			t.Started = rec.Time
 		}
 	case KindEnd:
-		t.Status, t.Ended = rec.Status, rec.Time
+		t.Status, t.Ended, t.ended = rec.Status, rec.Time, rec.Seq
 		if rec.Error != "" || rec.Status == StatusDone {
 			t.Error = rec.Error
 		}
@@ -224,7 +231,8 @@ func (r *Report) apply(rec Record) {
 		}
 	case KindStep:
 		if s := t.step(rec.Step, rec.Undo); s != nil {
-			s.OK, s.Error, s.Took = rec.OK, rec.Error, rec.Time.Sub(s.Started)
+			// The clock may have been set back meanwhile.
+			s.OK, s.Error, s.Took = rec.OK, rec.Error, max(rec.Took, rec.Time.Sub(s.Started))
 		}
 	}
 }
@@ -249,7 +257,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	for _, o := range r.Who {
 		fmt.Fprintf(&b, "by        %s\n", o)
 	}
-	fmt.Fprintf(&b, "time      %s to %s (%s)\n", stamp(r.Started), stamp(r.Ended), r.Ended.Sub(r.Started).Round(time.Second))
+	fmt.Fprintf(&b, "time      %s to %s (%s)\n", stamp(r.Started), stamp(r.Ended), r.took())
 	fmt.Fprintf(&b, "targets   %s\n", r.counts())
 	for _, e := range r.Events {
 		fmt.Fprintf(&b, "%s  %s\n", stamp(e.Time), e.Text)
@@ -274,6 +282,8 @@ func (r *Report) WriteText(w io.Writer) error {
 	return err
 }
 
+func (r *Report) took() time.Duration { return max(0, r.Ended.Sub(r.Started)).Round(time.Second) }
+
 func (r *Report) outcome() string {
 	if r.Outcome == OutcomeUnfinished {
 		return "unfinished"
@@ -296,9 +306,9 @@ func (t *TargetReport) took(now time.Time) time.Duration {
 		return 0
 	}
 	if t.Ended.IsZero() {
-		return now.Sub(t.Started)
+		return max(0, now.Sub(t.Started))
 	}
-	return t.Ended.Sub(t.Started)
+	return max(0, t.Ended.Sub(t.Started))
 }
 
 func (t *TargetReport) steps() string {

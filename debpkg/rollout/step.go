@@ -16,7 +16,7 @@ type Step struct {
 	Done func(context.Context) (bool, error) // nil: Do runs whenever the step is reached
 
 	// Check, where given, must succeed after Do, or after Done said true, for
-	// the step to count.
+	// the step to count. A resumed run asks it again of targets that are done.
 	Check func(context.Context) error
 
 	Timeout time.Duration // of one attempt; 0: Options.StepTimeout
@@ -69,7 +69,7 @@ func (s Share) Of(n int) int {
 }
 
 func (s Share) validate(what string) error {
-	if s.Count < 0 || s.Percent < 0 || s.Percent > 100 || (s.Count > 0 && s.Percent > 0) {
+	if s.Count < 0 || !(s.Percent >= 0 && s.Percent <= 100) || (s.Count > 0 && s.Percent > 0) {
 		return fmt.Errorf("%s is %d targets and %g %%: give one of them, a count from 0 or a percentage from 0 to 100", what, s.Count, s.Percent)
 	}
 	return nil
@@ -99,12 +99,18 @@ func Batches(name string, targets []Target, sizes ...int) ([]Wave, error) {
 func validate(waves []Wave) error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	named := func(what, name string) {
+		if len(name) > 255 {
+			bad("%s %.20q… has a name of %d bytes: 255 may be", what, name, len(name))
+		}
+	}
 	seenWave, seenTarget := map[string]bool{}, map[string]bool{}
 	for _, w := range waves {
 		if w.Name == "" || seenWave[w.Name] {
 			bad("wave %q: the name is empty or stands twice", w.Name)
 		}
 		seenWave[w.Name] = true
+		named("wave", w.Name)
 		if err := w.Parallel.validate("parallelism of wave " + w.Name); err != nil {
 			errs = append(errs, err)
 		}
@@ -116,6 +122,7 @@ func validate(waves []Wave) error {
 				bad("target %q in wave %q: the name is empty or stands twice", t.Name, w.Name)
 			}
 			seenTarget[t.Name] = true
+			named("target", t.Name)
 			if len(t.Steps) == 0 {
 				bad("target %q: no steps", t.Name)
 			}
@@ -125,6 +132,7 @@ func validate(waves []Wave) error {
 					bad("target %q: step %q: the name is empty or stands twice", t.Name, s.Name)
 				}
 				seenStep[s.Name] = true
+				named("step", s.Name)
 				if s.Do == nil {
 					bad("target %q: step %q has no Do", t.Name, s.Name)
 				}

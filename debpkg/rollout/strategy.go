@@ -54,7 +54,7 @@ type RollingOptions struct {
 // SIGTERM, 16 clients and HAProxy 2.6, this order lost no request of 13,172.
 func Rolling(name string, hosts []Host, o RollingOptions) (Wave, error) {
 	w := Wave{Name: name, Parallel: o.Parallel, Canary: o.Canary}
-	g := &guarded{o: o}
+	g := &guarded{o: o, away: map[string]bool{}}
 	for _, h := range hosts {
 		if h.Server != "" {
 			g.servers = append(g.servers, h.Server)
@@ -75,6 +75,7 @@ type guarded struct {
 	o       RollingOptions
 	servers []string
 	mu      sync.Mutex // counting and draining are one decision
+	away    map[string]bool
 }
 
 func (g *guarded) target(h Host) (Target, error) {
@@ -89,21 +90,28 @@ func (g *guarded) target(h Host) (Target, error) {
 		return Target{}, fmt.Errorf("it is server %s of a load balancer, but none is given", h.Server)
 	}
 	out := func(ctx context.Context) error { return g.out(ctx, h.Server) }
-	in := func(ctx context.Context) error {
-		if err := g.o.Balancer.Ready(ctx, h.Server); err != nil {
+	ready := func(ctx context.Context) error { return g.o.Balancer.Ready(ctx, h.Server) }
+	isUp := func(ctx context.Context) error {
+		if err := WaitUp(ctx, g.o.Balancer, h.Server, g.o.Up); err != nil {
 			return err
 		}
-		return WaitUp(ctx, g.o.Balancer, h.Server, g.o.Up)
+		g.back(h.Server)
+		return nil
 	}
-	isUp := func(ctx context.Context) (bool, error) {
-		s, err := g.o.Balancer.State(ctx, h.Server)
-		return s.Up && !s.Drained, err
+	in := func(ctx context.Context) error {
+		if err := ready(ctx); err != nil {
+			return err
+		}
+		return isUp(ctx)
 	}
+	timeout := max(g.o.Drain.timeout(), stepTimeout(g.o.Up.Deadline))
+	// Neither has a Done: a step that is skipped is not undone, and a host must
+	// not be reverted without a drain.
 	return Target{Name: h.Name, Steps: []Step{
-		{Name: "drain", Do: out, Undo: in},
+		{Name: "drain", Do: out, Undo: in, Timeout: timeout},
 		install,
 		healthy,
-		{Name: "ready", Do: in, Undo: out, Done: isUp},
+		{Name: "ready", Do: ready, Check: isUp, Undo: out, Timeout: timeout},
 	}}, nil
 }
 
@@ -124,7 +132,8 @@ func (h Host) steps() (install, healthy Step, err error) {
 			return restored(ctx)
 		}
 	}
-	return install, Step{Name: "healthy", Do: h.Healthy}, nil
+	// As a Check, a resumed run asks it again.
+	return install, Step{Name: "healthy", Do: func(context.Context) error { return nil }, Check: h.Healthy}, nil
 }
 
 // LastServerError is a drain that would have left too few servers.
@@ -146,37 +155,65 @@ func (e *LastServerError) Hint() string {
 // Retryable is true: another server may come up.
 func (e *LastServerError) Retryable() bool { return true }
 
+// out waits while servers that this run has taken out itself could come back.
 func (g *guarded) out(ctx context.Context, server string) error {
-	if err := g.drain(ctx, server); err != nil {
-		return err
+	for {
+		others, err := g.drain(ctx, server)
+		if err == nil {
+			break
+		}
+		if !errors.As(err, new(*LastServerError)) || !others {
+			return err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err(), context.Cause(ctx))
+		}
 	}
 	return WaitDrained(ctx, g.o.Balancer, server, g.o.Drain)
 }
 
-func (g *guarded) drain(ctx context.Context, server string) error {
+func (g *guarded) back(server string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.away, server)
+}
+
+// drain also says whether this run has taken others out.
+func (g *guarded) drain(ctx context.Context, server string) (others bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	least := g.o.MinUp
 	if least == 0 {
 		least = 1
 	}
+	own, err := g.o.Balancer.State(ctx, server)
+	if err != nil {
+		return false, err
+	}
 	up := 0
+	if !own.Up || own.Drained {
+		up = least // it serves nobody, so nothing is taken away
+	}
 	for _, other := range g.servers {
 		if other == server || up >= least {
 			continue
 		}
 		s, err := g.o.Balancer.State(ctx, other)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if s.Up && !s.Drained {
 			up++
 		}
 	}
 	if up < least {
-		return &LastServerError{Server: server, Up: up, Min: least}
+		delete(g.away, server)
+		return len(g.away) > 0, &LastServerError{Server: server, Up: up, Min: least}
 	}
-	return g.o.Balancer.Drain(ctx, server)
+	g.away[server] = true
+	return false, g.o.Balancer.Drain(ctx, server)
 }
 
 // BlueGreenOptions describes a pair of environments of which one is idle.
@@ -231,7 +268,7 @@ func BlueGreen(idle []Host, o BlueGreenOptions) ([]Wave, error) {
 			}
 			return undo(ctx)
 		}
-		up.Targets = append(up.Targets, Target{Name: h.Name, Steps: []Step{{Name: "idle", Do: quiet}, install, healthy}})
+		up.Targets = append(up.Targets, Target{Name: h.Name, Steps: []Step{{Name: "idle", Do: quiet, Timeout: o.Drain.timeout()}, install, healthy}})
 	}
 	sw := Target{Name: "switch", Steps: []Step{
 		{Name: "verify " + o.Idle, Do: func(ctx context.Context) error {

@@ -10,9 +10,14 @@ import (
 
 // undoTarget takes a target back, last step first. It has a deadline of its
 // own for each step and does not end with ctx. It stops at the first step that
-// cannot be undone: going on could put a broken host back into service.
-func (r *runner) undoTarget(ctx context.Context, t Target, why error) {
+// cannot be undone, and returns why: going on could put a broken host back into
+// service.
+func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck error) {
 	ctx = context.WithoutCancel(ctx)
+	if r.status(t.Name) != StatusRunning {
+		// A crash from here on leaves a target that is no longer done.
+		_ = r.j.add(Record{Kind: KindTarget, Target: t.Name, Undo: true})
+	}
 	status, text := StatusUndone, ""
 	if why != nil {
 		text = why.Error()
@@ -24,56 +29,72 @@ func (r *runner) undoTarget(ctx context.Context, t Target, why error) {
 		if !changed || s.Undo == nil {
 			continue
 		}
-		s.Timeout = r.o.UndoTimeout
+		s.Timeout = max(r.o.UndoTimeout, s.Timeout)
 		err := r.attempts(ctx, s.Retry, Record{Target: t.Name, Step: s.Name, Undo: true}, func() error {
 			ctx, cancel := r.stepContext(ctx, t, s)
 			defer cancel()
 			return s.Undo(ctx)
 		})
 		if err != nil {
-			status = StatusFailed
-			text = errors.Join(why, fmt.Errorf("undo %s: %w", s.Name, err)).Error()
+			stuck = fmt.Errorf("undo %s: %w", s.Name, err)
+			status, text = StatusFailed, errors.Join(why, stuck).Error()
 			break
 		}
 	}
 	_ = r.j.add(Record{Kind: KindEnd, Target: t.Name, Status: status, Error: text})
+	return stuck
 }
 
 // undoAll undoes whatever the run changed, the last wave first and the last
 // target of a wave first, with the parallelism of the wave. When a target
 // cannot be undone no further one begins: each would take another host out of
-// service beside the one that is stuck.
-func (r *runner) undoAll(ctx context.Context) Outcome {
+// service beside the one that is stuck. A run that undoes itself does so even
+// when ctx has ended; Control stops both.
+func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 	stuck := false
 	for _, w := range slices.Backward(r.waves) {
+		left, others := r.leftUnderWay(w.Targets)
+		slices.Reverse(left)
+		slices.Reverse(others)
 		window := make(chan struct{}, max(1, w.Parallel.Of(len(w.Targets))))
 		var wg sync.WaitGroup
-		for _, t := range slices.Backward(w.Targets) {
+		var stop error
+		for _, t := range append(left, others...) {
 			if !r.touched(t) {
 				continue
 			}
 			window <- struct{}{}
+			stop = r.o.Control.wait(ctx, r.paused)
+			if mode != ModeUndo && !errors.Is(stop, ErrStopped) {
+				stop = nil
+			}
 			r.mu.Lock()
-			stop := stuck || ctx.Err() != nil
+			end := stuck || stop != nil
 			r.mu.Unlock()
-			if stop {
+			if end {
 				break
 			}
 			wg.Go(func() {
 				defer func() { <-window }()
-				r.undoTarget(ctx, t, nil)
-				if r.status(t.Name) == StatusFailed {
+				if err := r.undoTarget(ctx, t, nil); err != nil {
 					r.mu.Lock()
-					stuck = true
+					stuck, r.failures[t.Name] = true, r.j.redact(err.Error())
 					r.mu.Unlock()
 				}
 			})
 		}
 		wg.Wait()
-		if stuck {
+		switch {
+		case stuck:
 			return OutcomeFailed
-		}
-		if ctx.Err() != nil {
+		case stop != nil:
+			if !errors.Is(stop, ErrStopped) {
+				stop = fmt.Errorf("the context has ended: %w", context.Cause(ctx))
+			}
+			r.mu.Lock()
+			r.halted = nil // what made the run undo itself is not what ends it
+			r.mu.Unlock()
+			r.halt(stop)
 			return OutcomeStopped
 		}
 	}
