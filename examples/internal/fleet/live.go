@@ -25,8 +25,7 @@ type Live struct {
 	mu      sync.Mutex
 	order   []string
 	hosts   map[string]*line
-	done    int
-	failed  int
+	ended   map[string]rollout.Status
 	targets int
 	wave    string
 }
@@ -37,7 +36,9 @@ type line struct {
 }
 
 // NewLive returns a view that is shown on out.
-func NewLive(out *term.Out) *Live { return &Live{out: out, hosts: map[string]*line{}} }
+func NewLive(out *term.Out) *Live {
+	return &Live{out: out, hosts: map[string]*line{}, ended: map[string]rollout.Status{}}
+}
 
 // Work runs, resumes or undoes the waves, shown on the view. The first signal
 // to end stops between hosts, the second cuts short and undoes those under
@@ -56,6 +57,7 @@ func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave
 			event(r)
 		}
 	}
+	t.targets, t.wave = Targets(waves), string(mode)
 	defer t.follow()()
 	switch mode {
 	case rollout.ModeResume:
@@ -129,8 +131,6 @@ func (t *Live) record(r rollout.Record) {
 		step = "undo " + step
 	}
 	switch r.Kind {
-	case rollout.KindPlan:
-		t.targets += len(r.Names)
 	case rollout.KindWave:
 		t.wave = r.Wave
 	case rollout.KindStart:
@@ -144,7 +144,7 @@ func (t *Live) record(r rollout.Record) {
 		}
 	case rollout.KindVerify:
 		if r.OK {
-			t.done++
+			t.ended[r.Target] = rollout.StatusDone
 			say(term.Faint, "%s: done before, and still so", r.Target)
 		} else {
 			say(term.Warn, "%s: done before, but no longer: %s", r.Target, r.Error)
@@ -157,15 +157,13 @@ func (t *Live) record(r rollout.Record) {
 		}
 	case rollout.KindEnd:
 		delete(t.hosts, r.Target)
+		t.ended[r.Target] = r.Status
 		switch r.Status {
 		case rollout.StatusDone:
-			t.done++
 			say(term.Good, "%s done", r.Target)
 		case rollout.StatusFailed:
-			t.failed++
 			say(term.Bad, "%s COULD NOT BE UNDONE, it needs a look: %s", r.Target, r.Error)
 		default:
-			t.failed++
 			say(term.Warn, "%s is as it was before", r.Target)
 		}
 	case rollout.KindHalt:
@@ -216,7 +214,12 @@ func (t *Live) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	const most = 20
-	lines := []string{fmt.Sprintf("%s: %d of %d done, %d failed", t.out.Paint(term.Bold, t.wave), t.done, t.targets, t.failed)}
+	counts := map[rollout.Status]int{}
+	for _, s := range t.ended {
+		counts[s]++
+	}
+	lines := []string{fmt.Sprintf("%s: %d of %d done, %d as before, %d need a look", t.out.Paint(term.Bold, t.wave),
+		counts[rollout.StatusDone], t.targets, counts[rollout.StatusUndone], counts[rollout.StatusFailed])}
 	rest := 0
 	t.order = keep(t.order, t.hosts)
 	for i, name := range t.order {

@@ -110,9 +110,10 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 	return rollout.InOrder(inv.Order, waves)
 }
 
-// Options are those of the run that the inventory sets.
+// Options are those of the run that the inventory sets. A run is about its
+// versions: the journal of another one is not taken for it.
 func (inv *Inventory) Options() rollout.Options {
-	return rollout.Options{Budget: rollout.Share(inv.Budget), Beyond: rollout.Beyond(inv.Beyond)}
+	return rollout.Options{About: fmt.Sprint(inv.Versions), Budget: rollout.Share(inv.Budget), Beyond: rollout.Beyond(inv.Beyond)}
 }
 
 // machine is one host with what is to become of it.
@@ -173,7 +174,8 @@ func (m *machine) install(ctx context.Context) error {
 	if _, err := rollout.Saved(ctx, &p); err != nil {
 		return err
 	}
-	if p.Plan == nil {
+	fresh := p.Plan == nil
+	if fresh {
 		if err := m.deb.Update(ctx); err != nil {
 			return err
 		}
@@ -195,8 +197,11 @@ func (m *machine) install(ctx context.Context) error {
 		err = errors.Join(err, rollout.Save(ctx, p))
 	}
 	if errors.Is(err, debpkg.ErrChanged) {
-		// Nothing was changed by us: the next try plans anew.
-		err = errors.Join(err, rollout.Save(ctx, progress{}))
+		// Nothing was changed by us; a plan that has grown old is made anew.
+		if serr := rollout.Save(ctx, progress{}); serr != nil || fresh {
+			return errors.Join(err, serr)
+		}
+		return m.install(ctx)
 	}
 	return err
 }
