@@ -15,6 +15,7 @@ import (
 
 // mongoPart is MongoDB.
 type mongoPart struct {
+	fs                    *flag.FlagSet
 	chosen                bool
 	name                  string
 	uriFile, passwordFile string
@@ -40,6 +41,7 @@ const (
 )
 
 func (p *mongoPart) flags(fs *flag.FlagSet, verb string) {
+	p.fs = fs
 	fs.BoolVar(&p.chosen, "mongo", false, "MongoDB, at the URI of "+mongoURIEnv)
 	fs.StringVar(&p.name, "mongo-name", "mongo", "the `name` of the component in the set")
 	fs.StringVar(&p.uriFile, "mongo-uri-file", "", "read the URI from this `file`: mongodb://user@host:27017/?tls=true&authSource=admin, or mongodb+srv://")
@@ -87,9 +89,20 @@ func (p *mongoPart) server(c *command) (backup.MongoServer, error) {
 	return s, nil
 }
 
+// absent refuses flags that would do nothing: who gives them believes that
+// MongoDB is part of it.
+func (p *mongoPart) absent() (err error) {
+	p.fs.Visit(func(f *flag.Flag) {
+		if strings.HasPrefix(f.Name, "mongo-") {
+			err = usagef("-%s does nothing without -mongo", f.Name)
+		}
+	})
+	return err
+}
+
 func (p *mongoPart) source(c *command) (backup.Source, error) {
 	if !p.chosen {
-		return nil, nil
+		return nil, p.absent()
 	}
 	server, err := p.server(c)
 	if err != nil {
@@ -117,7 +130,7 @@ func (p *mongoPart) source(c *command) (backup.Source, error) {
 
 func (p *mongoPart) restorer(c *command) (backup.Restorer, error) {
 	if !p.chosen {
-		return nil, nil
+		return nil, p.absent()
 	}
 	m, err := p.target(c)
 	if err != nil {

@@ -69,6 +69,12 @@ func TestMongo(t *testing.T) {
 	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-rename", "x"}} {
 		c.run(2, append(append([]string{"restore", "-dir", dir, "-mongo"}, args...), "latest")...)
 	}
+	if _, msg := c.run(2, "take", "-dir", dir, "-config", "-mongo-db", "tyk_analytics"); !strings.Contains(msg, "without -mongo") {
+		t.Error(msg)
+	}
+	if _, msg := c.run(2, "restore", "-dir", dir, "-config", "-mongo-mode", "drop", "latest"); !strings.Contains(msg, "without -mongo") {
+		t.Error(msg)
+	}
 	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-db", "no_such_database")
 	c.env[mongoPasswordEnv] = "wrong sesame"
 	if v := c.json(1, "take", "-dir", dir, "-mongo"); strings.Contains(v["error"].(string), "sesame") || v["hint"] != "check user, password and authSource" {
