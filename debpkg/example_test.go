@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"time"
 
 	"example.com/tykupgrade/debpkg"
 )
@@ -43,11 +41,7 @@ func upgrade(ctx context.Context, r debpkg.Runner, o debpkg.Options, out io.Writ
 // debpkg.Sudo(debpkg.SSH("ops@gw1", debpkg.SSHOptions{})): the answers of the
 // real apt, recorded.
 func Example() {
-	runner, options := session()
-	options.LockWait = time.Minute
-	if err := upgrade(context.Background(), runner, options, os.Stdout); err != nil {
-		fmt.Println(err)
-	}
+	replay("upgrade", upgrade)
 	// Output:
 	// Plan for gw1 (debian 12, amd64)
 	//
@@ -90,9 +84,12 @@ func ExampleSupports() {
 	// Output: procedure (2024-02-06): no, publishing CI (2026-08): yes
 }
 
-// says is a Runner that prints the same answer to every command.
+// says is a Runner of a host that gives the same answer to every command.
 func says(answer string) debpkg.Runner {
-	return func(_ context.Context, _ []string, _ io.Reader, stdout, _ io.Writer) error {
+	return func(_ context.Context, _ []string, stdin io.Reader, stdout, _ io.Writer) error {
+		if stdin != nil {
+			_, _ = io.Copy(io.Discard, stdin)
+		}
 		_, err := io.WriteString(stdout, answer)
 		return err
 	}
