@@ -200,6 +200,17 @@ func TestMissingPlugin(t *testing.T) {
 	}
 }
 
+func TestPlanSeesWhatIsNoPlugin(t *testing.T) {
+	t.Parallel()
+	file := write(t, withPlugin)
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "plugin.so"), []byte("#!/bin/sh"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, _ := invoke(t, "", "-file", file, "plan"); code != exitFailed || !strings.Contains(stdout, "plugin.so\" is not an ELF file") {
+		t.Errorf("exit code %d\n%s", code, stdout)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	file := write(t, withPlugin)
@@ -222,7 +233,7 @@ func TestRefusals(t *testing.T) {
 
 	// Without a gateway to look at, nothing says that the plugin loads.
 	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
-	if code != exitRefused || !strings.Contains(stderr, "-without preflight") {
+	if code != exitRefused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// A gateway that is none does not help.

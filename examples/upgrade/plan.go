@@ -137,6 +137,13 @@ func (u *upgrade) planPlugin() (*plannedPlugin, error) {
 		return p, err
 	}
 	p.Bundle = a.UpgradePlan
+	if u.Plugin.So != "" { // otherwise it is still to be compiled
+		for _, f := range a.manifest.Validate(a.FS(a.files)) {
+			if f.Severity == bundle.Refused {
+				return p, fmt.Errorf("%s: %s; %s", f.Path, f.Problem, f.Remedy)
+			}
+		}
+	}
 	if u.Plugin.Bundle.Key != "" {
 		_, err = privateKey(u.Plugin.Bundle.Key)
 	}

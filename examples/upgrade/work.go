@@ -99,6 +99,7 @@ func (c *command) code(rep *rollout.Report, err error) int {
 	case rep.Outcome == rollout.OutcomeFailed:
 		return exitStuck
 	case !begun(rep):
+		_, _ = fmt.Fprintln(c.stderr, "upgrade: refused: no host was changed")
 		return exitRefused
 	}
 	return code
