@@ -138,13 +138,69 @@ func TestUpgradeHost(t *testing.T) {
 	// An edition takes the place of another, when both are named.
 	_, errOut = r.command(exitRefused, "", "apply", "-yes", "-package", "tyk-gateway-ee=5.7.0")
 	contains(t, errOut, "it would remove tyk-gateway")
-	out, _ = r.command(exitDone, "", "apply", "-yes", "-package", "tyk-gateway-ee=5.7.0", "-package", "tyk-gateway-", "-out", change)
+	// The file keeps what it has.
+	ee := []string{"-yes", "-package", "tyk-gateway-ee=5.7.0", "-package", "tyk-gateway-", "-out", change}
+	_, errOut = r.command(exitUsage, "", "apply", ee...)
+	contains(t, errOut, "name another file with -out")
+	ee[len(ee)-1] += "2"
+	out, _ = r.command(exitDone, "", "apply", ee...)
 	contains(t, out, "ok tyk-gateway-ee 5.7.0", "ok tyk-gateway not installed, was tyk-gateway 4.0.8")
 
 	_, errOut = r.command(exitFailed, "", "plan", "-pump", "5.2.5")
 	contains(t, errOut, "no source offers this version", "1.9.0, 1.8.3")
 	out, _ = r.command(exitDone, "", "plan", "-debs", r.repo.Dir, "-pump", "1.8.3")
 	contains(t, out, "local-deb")
+}
+
+// The process was killed while it applied: the file tells of the plan, and the
+// next apply to it finds what became of that.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	r.apt("update")
+	r.apt("install", "tyk-gateway=4.0.8", "tyk-pump=1.8.3")
+	h := debpkg.New(debpkg.Local(), debpkg.Options{Root: r.root.Dir, AptConfig: r.root.AptConfig})
+	v, err := debpkg.ParseVersion("5.2.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := h.Plan(t.Context(), debpkg.Request{Package: "tyk-gateway", Version: v})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := h.Apply(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal([]debpkg.Change{{Plan: p}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "change.json")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, errOut := r.command(exitDone, "", "apply", "-yes", "-gateway", "5.2.5", "-pump", "1.9.0", "-out", file)
+	contains(t, errOut, "finishing what an earlier apply began")
+	contains(t, out, "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "ok tyk-pump 1.9.0")
+	changes, err := readChanges(file)
+	if err != nil || len(changes) != 2 || changes[0].Dir != c.Dir || len(changes[0].Saved) != 1 {
+		t.Errorf("%+v, %v", changes, err)
+	}
+	out, _ = r.command(exitDone, "", "revert", "-change", file)
+	contains(t, out, "tyk-gateway 4.0.8 is back", "tyk-pump 1.8.3 is back")
+	// What was never begun, and cannot be any more, does not stay in the file.
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, errOut = r.command(exitRefused, "", "apply", "-yes", "-gateway", "5.2.5", "-out", file)
+	contains(t, errOut, "the host has changed since the plan was made")
+	if _, err := os.Stat(file); err == nil {
+		t.Error("the file stays")
+	}
 }
 
 func TestUsage(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/internal/atomicfile"
 )
 
 func (c *command) facts(ctx context.Context) (any, error) {
@@ -109,50 +110,78 @@ func (c *command) plan(ctx context.Context) (any, error) {
 }
 
 func (c *command) apply(ctx context.Context) (any, error) {
+	if c.out == "" {
+		c.out = "upgradehost-" + time.Now().UTC().Format("20060102T150405Z") + ".json"
+	}
+	all, err := readChanges(c.out)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
 	h := c.open()
+	var made []debpkg.Change
+	finished := len(all) > 0
+	for i, change := range all {
+		if change.Started.IsZero() {
+			// Its process was killed; the same plan finds what became of it.
+			finished = false
+			c.stderr.Printf("finishing what an earlier apply began\n")
+			if made, err = c.carryOut(ctx, h, all, i, made); err != nil {
+				return made, err
+			}
+		}
+	}
 	plans, err := c.makePlans(ctx, h)
 	if err != nil {
 		return nil, err
 	}
 	plans = slices.DeleteFunc(plans, debpkg.Plan.Empty)
 	if len(plans) == 0 {
-		return nil, nil
+		return made, nil
+	}
+	if finished {
+		return nil, usageError("%s holds what a revert of earlier changes needs; name another file with -out", c.out)
 	}
 	if err := c.ask(); err != nil {
 		return nil, err
 	}
-	if c.out == "" {
-		c.out = "upgradehost-" + time.Now().UTC().Format("20060102T150405Z") + ".json"
-	}
-	do := h.Apply
-	if c.stage {
-		do = h.Stage
-	}
-	var changes []debpkg.Change
 	for _, p := range plans {
-		change, err := do(ctx, p)
-		// A failed change is written too: it is what has to be reverted.
-		if !change.Started.IsZero() {
-			changes = append(changes, change)
-			if werr := c.writeChanges(changes); werr != nil {
-				return changes, errors.Join(err, werr)
-			}
-		}
-		if err != nil {
-			if !change.Started.IsZero() {
-				err = fmt.Errorf("%w\nto go back: upgradehost revert -change %s", err, c.out)
-			}
-			return changes, err
-		}
-		c.stderr.Clear()
-		if !c.json {
-			c.printChange(change)
+		all = append(all, debpkg.Change{Plan: p})
+		if made, err = c.carryOut(ctx, h, all, len(all)-1, made); err != nil {
+			return made, err
 		}
 	}
 	if !c.json {
 		c.stdout.Printf("To go back: upgradehost revert -change %s\n", c.out)
 	}
-	return changes, nil
+	return made, nil
+}
+
+// carryOut applies the plan of all[i]. The file tells of it before it begins,
+// and a failed change stays in it: that is what has to be reverted.
+func (c *command) carryOut(ctx context.Context, h *debpkg.Host, all []debpkg.Change, i int, made []debpkg.Change) ([]debpkg.Change, error) {
+	if err := c.writeChanges(all); err != nil {
+		return made, err
+	}
+	do := h.Apply
+	if c.stage {
+		do = h.Stage
+	}
+	change, err := do(ctx, all[i].Plan)
+	if change.Started.IsZero() { // nothing was done
+		return made, errors.Join(err, c.writeChanges(slices.Delete(slices.Clone(all), i, i+1)))
+	}
+	all[i], made = change, append(made, change)
+	if werr := c.writeChanges(all); werr != nil {
+		return made, errors.Join(err, werr)
+	}
+	if err != nil {
+		return made, fmt.Errorf("%w\nto go back: upgradehost revert -change %s", err, c.out)
+	}
+	c.stderr.Clear()
+	if !c.json {
+		c.printChange(change)
+	}
+	return made, nil
 }
 
 func (c *command) ask() error {
@@ -170,15 +199,32 @@ func (c *command) ask() error {
 	return nil
 }
 
+func readChanges(file string) ([]debpkg.Change, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var changes []debpkg.Change
+	if err := json.Unmarshal(data, &changes); err != nil {
+		return nil, fmt.Errorf("read %s: %w; is it a file that apply wrote?", file, err)
+	}
+	return changes, nil
+}
+
+// writeChanges replaces the file, and removes it when there is nothing to tell.
 func (c *command) writeChanges(changes []debpkg.Change) error {
+	if len(changes) == 0 {
+		return os.Remove(c.out)
+	}
 	data, err := json.MarshalIndent(changes, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", c.out, err)
 	}
-	if err := os.WriteFile(c.out+".tmp", append(data, '\n'), 0o600); err != nil {
+	// Whatever ended the command, this must be written.
+	if _, err := atomicfile.WriteBytes(context.Background(), c.out, atomicfile.Options{}, append(data, '\n')); err != nil {
 		return fmt.Errorf("write what a revert needs: %w", err)
 	}
-	return os.Rename(c.out+".tmp", c.out)
+	return nil
 }
 
 func (c *command) revert(ctx context.Context) (any, error) {
@@ -188,12 +234,9 @@ func (c *command) revert(ctx context.Context) (any, error) {
 	h := c.open()
 	var changes []debpkg.Change
 	if c.change != "" {
-		data, err := os.ReadFile(c.change)
-		if err != nil {
+		var err error
+		if changes, err = readChanges(c.change); err != nil {
 			return nil, err
-		}
-		if err := json.Unmarshal(data, &changes); err != nil {
-			return nil, fmt.Errorf("read %s: %w", c.change, err)
 		}
 	} else {
 		change, err := h.RevertFromHistory(ctx, strings.Split(c.last, ",")...)
