@@ -24,18 +24,18 @@
 // Needed are the essential packages of Debian (apt, dpkg, a POSIX shell,
 // coreutils, util-linux), and root. Kept below /var/lib/tykupgrade, readable by
 // root only, are the .deb files of the versions that were replaced, the
-// configuration as it was, and the output of each run; [Host.Forget] removes
-// them.
+// configuration as it was, and the output of each run; only [Host.Forget] removes
+// them. A directory of your own (StateDir) must be writable by that user alone.
 //
 // # Limits
 //
-// Tested with the real apt and dpkg of Debian 11, 12, 13 and Ubuntu 20.04, 22.04
-// and 24.04 (apt 2.0 to 3.0), and through SSH on Debian 11 and 12 and Ubuntu 22.04
-// hosts (systemd 247 to 252); the packages being stand-ins with the conffiles and maintainer scripts of
-// Tyk's. Not tested: Tyk's own packages and repositories, a disk that fills up
-// in the middle of dpkg's work, packages of a foreign architecture (name:arch,
-// which cannot be requested). A repacked .deb, the last resort where the
-// installed version cannot be had any more, holds the files as they are on the
-// host. The log of apt's history does not state the host's time zone, so its
-// times are given as UTC.
+// Tested with the real apt and dpkg of Debian 11, 12, 13 and Ubuntu 20.04,
+// 22.04 and 24.04 (apt 2.0 to 3.0), and through SSH on Debian 11 and 12 and
+// Ubuntu 22.04 hosts (systemd 247 to 252); the packages being stand-ins with
+// the conffiles and maintainer scripts of Tyk's. Not tested: Tyk's own packages
+// and repositories, packages of a foreign architecture (name:arch, which cannot
+// be requested). A repacked .deb, the last resort where the installed version
+// cannot be had any more, holds the files as they are on the host. The log of
+// apt's history does not state the host's time zone, so its times are given as
+// UTC.
 package debpkg

@@ -43,7 +43,9 @@ else
 	dpkg-query --admindir="$admin" -L "$pkg" | while read -r f; do
 		case $f in /?*) if [ -L "$root$f" ] || [ -f "$root$f" ]; then printf '.%s\n' "$f"; fi ;; esac
 	done >"$w/DEBIAN/list"
-	tar -C "$root/" -c --no-recursion -T "$w/DEBIAN/list" | tar -C "$w" -x -p
+	# A pipe hides that its first command failed.
+	{ tar -C "$root/" -c --no-recursion -T "$w/DEBIAN/list" || : >"$w/DEBIAN/failed"; } | tar -C "$w" -x -p
+	[ ! -e "$w/DEBIAN/failed" ]
 	rm "$w/DEBIAN/list"
 	dpkg-query --admindir="$admin" --control-path "$pkg" | while read -r f; do
 		n=${f##*/}; n=${n##*.}
