@@ -30,9 +30,7 @@ type pluginState struct {
 	builds   string // directory of the compiled files
 	env      []string
 	proxy    string
-	old, new string // compiled files; empty: not compiled
-	hosts    bool   // the gateway loads the new build
-	manifest *bundle.Manifest
+	old, new string          // compiled files; empty: not compiled
 	loads    map[string]bool // by gateway version: a build of the bundle is for it
 }
 
@@ -271,7 +269,6 @@ func (r *rehearsal) preflight(ctx context.Context, s *Step) error {
 	if err := runner.Local(runner.Options{})(ctx, []string{path, "plugin", "load", "-f", r.plugin.new, "-s", symbol}, nil, &out, nil); err != nil {
 		return fmt.Errorf("the preflight says that the plugin loads, but: %w", err)
 	}
-	r.plugin.hosts = true
 	s.say("verdict: %s; %d packages of plugin and gateway are the same", rep.Verdict, rep.Plugins[0].Common)
 	s.say("the gateway's own plugin.Open agrees, and finds %s", symbol)
 	return nil

@@ -130,14 +130,8 @@ func (r *rehearsal) story(ctx context.Context) error {
 	return nil
 }
 
-// parts says what of the outside world is here; an empty text: it is.
-type parts struct {
-	goVersion string
-	gcc       string // why there is none
-	engine    string
-	redis     string // why there is none
-	apt       string
-}
+// parts says what of the outside world is missing and why; empty: it is here.
+type parts struct{ gcc, engine, redis, apt string }
 
 // components looks around. Only a Go command inside this module is a must.
 func (r *rehearsal) components(ctx context.Context, s *Step) error {
