@@ -443,3 +443,22 @@ func TestLockOfALivingProcessElsewhere(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// hung is a load balancer that does not answer.
+type hung struct{ *lb }
+
+func (hung) State(ctx context.Context, _ string) (rollout.State, error) {
+	<-ctx.Done()
+	return rollout.State{}, ctx.Err()
+}
+
+func TestWaitEndsThoughAReadingHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		err := rollout.WaitUp(t.Context(), hung{}, "s", rollout.UpOptions{Deadline: time.Minute})
+		if be := (*rollout.BalancerError)(nil); !errors.As(err, &be) || be.Err == nil || time.Since(start) != 65*time.Second {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+	})
+}

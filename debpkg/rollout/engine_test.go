@@ -279,6 +279,9 @@ func TestStepFailures(t *testing.T) {
 			}}, 3, rollout.ErrDeadline.Error()},
 			"panic": {rollout.Step{Do: func(context.Context) error { tries++; panic("oops") }}, 3, "panic: oops"},
 			"check": {rollout.Step{Do: func(context.Context) error { tries++; return nil }, Check: func(context.Context) error { return errors.New("not there") }}, 3, "not there"},
+			"check after done": {rollout.Step{
+				Done: func(context.Context) (bool, error) { return true, nil },
+				Do:   func(context.Context) error { tries++; return nil }, Check: func(context.Context) error { return errors.New("not really") }}, 3, "not really"},
 			"done cannot be told, so Do decides": {rollout.Step{
 				Done: func(context.Context) (bool, error) { return false, errors.New("ssh lost") },
 				Do:   func(context.Context) error { tries++; return errors.New("really") }}, 3, "really"},
