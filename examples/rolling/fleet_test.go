@@ -140,7 +140,12 @@ func waitFor(t *testing.T, path, text string) {
 // connections included.
 func (s *fixture) cutSSH() {
 	time.Sleep(300 * time.Millisecond) // apt is at work by then
-	_ = exec.Command("pkill", "-9", "-f", "^ssh .*"+s.Dir).Run()
+	for range 1000 {
+		if exec.Command("pkill", "-9", "-f", "^ssh .*"+s.Dir).Run() == nil {
+			return // it killed one
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // testKill kills the operator's process at random moments, several times in
