@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/mongo"
 )
 
 // create makes the collection that documents go to: beside the live one, or in
@@ -128,6 +129,13 @@ func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 	err := r.reader.persist(ctx, "indexes of "+j.to(), func() error {
 		return r.conn.Database(j.db).RunCommand(ctx, bson.D{{Key: "createIndexes", Value: cmp.Or(j.temp, j.name)}, {Key: "indexes", Value: list}, majority}).Err()
 	})
+	var dup mongo.CommandError
+	if errors.As(err, &dup) && dup.Code == codeDuplicateKey {
+		// The rest of the message is the value, which may be a secret.
+		text, _, _ := strings.Cut(dup.Message, " dup key:")
+		return &Error{Op: "create the indexes of", Object: j.to(), Err: fmt.Errorf("%w: by a unique index: %s", ErrRejected, text),
+			Next: "the dump holds documents that its own unique index forbids: remove them where it was taken and back up again, or restore without the collection"}
+	}
 	if err != nil {
 		return fmt.Errorf("create %d indexes: %w", len(list), err)
 	}

@@ -221,6 +221,9 @@ func TestMongoCancelStopsCursors(t *testing.T) {
 			s.Hook(func(c mongolab.Command) mongolab.Fault {
 				if c.Name == "killSessions" {
 					killed.Add(1)
+					for at == "find" && s.Cursors() == 0 && t.Context().Err() == nil {
+						time.Sleep(time.Millisecond) // the find is on its way
+					}
 				}
 				if c.Name == at && c.Body.Lookup("limit").IsZero() && c.DB == "tyk_analytics" {
 					reached.Do(func() { cancel(); close(hold) })

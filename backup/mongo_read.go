@@ -80,7 +80,8 @@ func (r *mongoReader) fetch(ctx context.Context, db, coll string, filter bson.D,
 		}
 		if err != nil {
 			// The reply that would have told the cursor's number may be lost.
-			_, _ = r.conn.admin(ctx, bson.D{{Key: "killSessions", Value: bson.A{session.ID()}}})
+			kill := bson.D{{Key: "killSessions", Value: bson.A{session.ID()}}}
+			_ = r.conn.Database("admin").RunCommand(ctx, kill, options.RunCmd().SetReadPreference(r.preference())).Err()
 		}
 		session.EndSession(ctx)
 	}()

@@ -18,7 +18,8 @@ import (
 // Documents go into a new collection beside the live one; its count, digest and
 // indexes are compared with the dump, and only when all collections are proven
 // do they take the names of the live ones, each in one step. Until then nothing
-// that was there has changed. [MongoDrop] and [MongoMerge] work in place.
+// that was there has changed. [MongoDrop] works in place, and so does [MongoMerge]
+// where the collection exists.
 //
 // The user needs the roles "readWrite" and "dbAdmin" on the databases (or
 // "restore" and "readWrite"), for UsersAndRoles "restore".

@@ -356,6 +356,20 @@ func TestMongoRejected(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 
+	// So does an index that is built after the documents.
+	twice := mongoServer(t, mongolab.Options{})
+	mongoRun(t, mongoClient(t, twice), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "users"}, {Key: "indexes", Value: bson.A{
+		bson.D{{Key: "key", Value: bson.D{{Key: "api_key", Value: 1}}}, {Key: "name", Value: "by key"}, {Key: "unique", Value: true}}}}})
+	for i := range 2 {
+		twice.Insert("tyk_analytics", "users", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "api_key", Value: "top secret"}}))
+	}
+	set = takeMongo(t, &backup.Mongo{Server: uri(twice)})
+	s = mongoServer(t, mongolab.Options{})
+	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s)})
+	if !errors.Is(err, backup.ErrRejected) || !strings.Contains(err.Error(), "unique index") || strings.Contains(err.Error(), "secret") || len(s.Collections("tyk_analytics")) > 0 {
+		t.Errorf("error %v", err)
+	}
+
 	// A duplicate shows the index and not the value.
 	dup := mongoServer(t, mongolab.Options{})
 	dup.Insert("tyk_analytics", "apis", doc(t, bson.D{{Key: "_id", Value: "a secret id"}}))
