@@ -192,7 +192,7 @@ func (s *fixture) testKill(t *testing.T) {
 		}
 		for i, h := range s.Hosts {
 			if n := s.installs(t, h, target) - before[i]; n != 1 {
-				t.Errorf("%s was installed %d times on %s", target, n, h.Name)
+				t.Errorf("%s was installed %d times on %s\n%s", target, n, h.Name, s.succeed(t, "-inventory", inv, "report"))
 			}
 		}
 	}
