@@ -175,6 +175,17 @@ func names(actions []Action) []string {
 }
 
 func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool) (_ Change, err error) {
+	// Before the comparison: a run that begins after it is noticed by its start.
+	prep, err := h.prepare(ctx, dir)
+	if err != nil {
+		return Change{}, fmt.Errorf("%s: %w", op, err)
+	}
+	started := false
+	defer func() {
+		if !started {
+			h.discard(ctx, prep)
+		}
+	}()
 	h.event(Event{Kind: EventStep, Text: "compare the plan with the host"})
 	now, err := h.plan(ctx, p.Requests, p.Fetched)
 	if err != nil {
@@ -186,16 +197,6 @@ func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool
 	if now.Digest != p.Digest {
 		return Change{}, &Error{Op: op, Kind: ErrChanged, Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan and have it approved"}
 	}
-	prep, err := h.prepare(ctx, dir)
-	if err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
-	}
-	started := false
-	defer func() {
-		if !started {
-			h.discard(ctx, prep)
-		}
-	}()
 	c := Change{Plan: p, Dir: dir, Started: time.Now().UTC(), Staged: stage}
 	if err := h.record(ctx, &c); err != nil {
 		return Change{}, fmt.Errorf("%s: %w", op, err)
