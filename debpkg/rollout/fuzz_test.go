@@ -48,6 +48,14 @@ func FuzzParseStat(f *testing.F) {
 	})
 }
 
+func FuzzParseAdmin(f *testing.F) {
+	f.Add("1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state\n3 api 1 h1 127.0.0.1 0 8\n", "api", "h1")
+	f.Add("# be_name srv_admin_state srv_name\napi x", "api", "h1")
+	f.Fuzz(func(t *testing.T, text, backend, server string) {
+		_, _ = parseAdmin(text, backend, server)
+	})
+}
+
 func FuzzSetMapEntry(f *testing.F) {
 	f.Add("# c\nactive blue\nx y\n", "active", "green")
 	f.Fuzz(func(t *testing.T, old, key, value string) {

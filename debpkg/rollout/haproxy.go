@@ -207,7 +207,47 @@ func (h HAProxy) stat(ctx context.Context, backend, server string) (State, error
 	if err != nil {
 		return State{}, &HAProxyError{Address: h.Address, Command: command, Answer: err.Error()}
 	}
+	// A drained server whose checks fail reads DOWN, as in every upgrade, so
+	// the administrative state is asked by itself.
+	command = "show servers state " + backend
+	if answer, err = h.ask(ctx, command); err != nil {
+		return State{}, err
+	}
+	if s.Drained, err = parseAdmin(answer, backend, server); err != nil {
+		return State{}, &HAProxyError{Address: h.Address, Command: command, Answer: err.Error()}
+	}
+	if s.Drained {
+		s.Up = false
+		if !strings.HasPrefix(s.Detail, "DRAIN") && !strings.HasPrefix(s.Detail, "MAINT") {
+			s.Detail += " and out"
+		}
+	}
 	return s, nil
+}
+
+// parseAdmin says whether "show servers state" has the server in maintenance
+// or drained, of whatever cause: each is a bit of srv_admin_state.
+func parseAdmin(answer, backend, server string) (bool, error) {
+	column := map[string]int{}
+	for line := range strings.Lines(answer) {
+		f := strings.Fields(line)
+		if len(f) > 1 && f[0] == "#" {
+			for i, name := range f[1:] {
+				column[name] = i
+			}
+			continue
+		}
+		be, srv, admin := column["be_name"], column["srv_name"], column["srv_admin_state"]
+		if admin == 0 || len(f) <= max(be, srv, admin) || f[be] != backend || f[srv] != server {
+			continue
+		}
+		bits, err := strconv.ParseUint(f[admin], 10, 32)
+		if err != nil {
+			return false, fmt.Errorf("administrative state of %s/%s: %w", backend, server, err)
+		}
+		return bits != 0, nil
+	}
+	return false, fmt.Errorf("no such server: %s/%s", backend, server)
 }
 
 // parseStat finds a server in the CSV of "show stat". Columns are found by
@@ -261,7 +301,6 @@ func parseStat(r io.Reader, backend, server string) (State, error) {
 		// "UP 1/3" is a server on its way down, "DOWN 1/2" one on its way up;
 		// "no check" is all that can be known without a health check.
 		s.Up = s.Detail == "UP" || s.Detail == "no check"
-		s.Drained = strings.HasPrefix(s.Detail, "DRAIN") || strings.HasPrefix(s.Detail, "MAINT")
 		return s, nil
 	}
 }

@@ -219,6 +219,37 @@ func TestHAProxySessions(t *testing.T) {
 	close(p.slow)
 }
 
+// A drained server that is down, as while a package is installed, is still a
+// drained one: a resumed run drains it again.
+func TestHAProxyDrainsAServerThatIsDown(t *testing.T) {
+	t.Parallel()
+	p := startHAProxy(t)
+	h := p.api()
+	if err := h.Drain(t.Context(), "h2"); err != nil {
+		t.Fatal(err)
+	}
+	p.sick[1].Store(true)
+	for {
+		s, err := h.State(t.Context(), "h2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Drained || s.Up {
+			t.Fatalf("state %+v", s)
+		}
+		if strings.Contains(s.Detail, "DOWN") {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := h.Drain(t.Context(), "h2"); err != nil {
+		t.Error(err)
+	}
+	if err := rollout.WaitDrained(t.Context(), h, "h2", rollout.DrainOptions{Interval: 10 * time.Millisecond}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWaitUpSeesASickServer(t *testing.T) {
 	t.Parallel()
 	p := startHAProxy(t)
