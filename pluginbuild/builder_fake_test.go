@@ -281,6 +281,21 @@ func TestBuildCalls(t *testing.T) {
 	}
 }
 
+// Of two builds that make a cache at the same moment one is told that it exists.
+func TestBuildCacheMadeMeanwhile(t *testing.T) {
+	t.Parallel()
+	for _, answer := range []error{
+		fmt.Errorf("in use: %w", errdefs.ErrConflict),
+		fmt.Errorf("adding volume to state: name x is in use: volume already exists: %w", errdefs.ErrInternal),
+	} {
+		f := newFake(t, 0, "", sharedObject(62))
+		f.volumeCreate = func(volume.CreateOptions) error { return answer }
+		if _, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // What the engine is asked to create, for each kind of request.
 func TestBuildCreates(t *testing.T) {
 	t.Parallel()

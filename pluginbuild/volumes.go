@@ -59,8 +59,10 @@ func (b *Builder) caches(ctx context.Context, img found) ([]mount.Mount, map[str
 		if c.image != "" {
 			labels[labelImage] = c.image
 		}
-		// An existing volume is returned as it is.
-		if _, err := b.docker.VolumeCreate(ctx, volume.CreateOptions{Name: c.name, Labels: labels}); err != nil && !errdefs.IsConflict(err) {
+		// An existing volume is returned as it is. Of two builds that make it at
+		// the same moment one gets an error from Podman 4.3, an Internal one.
+		_, err := b.docker.VolumeCreate(ctx, volume.CreateOptions{Name: c.name, Labels: labels})
+		if err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "volume already exists") {
 			return nil, nil, fail(ctx, StageCreate, "volume "+c.name, err)
 		}
 		mounts = append(mounts, mount.Mount{Type: mount.TypeVolume, Source: c.name, Target: c.dir})
