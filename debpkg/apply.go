@@ -28,6 +28,7 @@ type Change struct {
 	Saved       []Saved             // .deb files of the versions before
 	Files       []string            // configuration and other files in the archive of them
 	FilesSHA256 string              `json:",omitempty"` // of that archive
+	Looked      []string            `json:",omitempty"` // where such files, and dpkg's beside them, were looked for
 	ExitCode    int                 // apt's
 	Note        string              `json:",omitempty"` // what apt complained of though the packages are as planned
 }
@@ -134,7 +135,7 @@ func (h *Host) resume(ctx context.Context, op, dir string) (Change, bool, error)
 		err = json.Unmarshal(data, &c)
 	}
 	if err != nil {
-		return Change{}, false, fmt.Errorf("%s: read what an earlier run recorded: %w", op, err)
+		return Change{}, false, fmt.Errorf("%s: read what an earlier run recorded: %w; if %s is damaged, look at its log and remove the directory to begin anew", op, err, dir)
 	}
 	if s.name != "running" {
 		now, err := h.dpkgQuery(ctx, names(c.Plan.Actions)...)
@@ -204,7 +205,7 @@ func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool
 	if c.Saved, err = h.saveDebs(ctx, p.Actions, prep, dir); err != nil {
 		return Change{}, fmt.Errorf("%s: %w", op, err)
 	}
-	if c.Files, c.FilesSHA256, err = h.saveFiles(ctx, p, prep); err != nil {
+	if err := h.saveFiles(ctx, &c, prep); err != nil {
 		return Change{}, fmt.Errorf("%s: %w", op, err)
 	}
 	in := p.install()

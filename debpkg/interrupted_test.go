@@ -1,8 +1,10 @@
 package debpkg_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -176,5 +178,38 @@ func TestFacts(t *testing.T) {
 	// What is on hold and not asked for is said to stay.
 	if p := f.plan(h, f.request("tyk-gateway", "5.2.5")); !slices.Equal(p.HeldBack, []string{"tyk-pump"}) || !strings.Contains(p.String(), "tyk-pump is on hold and stays") {
 		t.Errorf("plan %s", p)
+	}
+}
+
+// The connection dies while the operator records the end of a change: what was
+// recorded before stays, and the change is found complete.
+func TestRecordCut(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
+	f.install("tyk-gateway=4.0.8")
+	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
+	local, records := debpkg.Local(), 0
+	cut := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		if slices.ContainsFunc(argv, func(a string) bool { return filepath.Base(a) == "change.json" }) && stdin != nil {
+			if records++; records == 2 {
+				return errors.Join(local(ctx, argv, strings.NewReader(""), stdout, stderr), errors.New("cut"))
+			}
+		}
+		return local(ctx, argv, stdin, stdout, stderr)
+	}
+	// That it was installed is what counts for the caller.
+	if _, err := debpkg.New(cut, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig}).Apply(t.Context(), p); err != nil || records != 2 {
+		t.Fatalf("error %v, recorded %d times", err, records)
+	}
+	c, err := f.host().Apply(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "5.2.5", "install installed")
+	if n := strings.Count(f.file("/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 || len(c.After) != 1 {
+		t.Errorf("apt ran %d times, change %+v", n, c)
+	}
+	if left, err := filepath.Glob(filepath.Join(c.Dir, "*.tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
 	}
 }
