@@ -2,6 +2,7 @@ GO ?= go
 TESTFLAGS ?=
 FUZZTIME ?= 10s
 BENCH ?= .
+VULNDB ?= https://vuln.go.dev
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
@@ -20,9 +21,10 @@ vet:
 lint:
 	$(TOOL) staticcheck ./...
 
-# Needs the Go vulnerability database (network, or GOVULNDB=file:///…).
+# Needs the Go vulnerability database: VULNDB is a mirror of it, or a copy made
+# of github.com/golang/vulndb with its cmd/indexdb (file:///…).
 vuln:
-	$(TOOL) govulncheck ./...
+	$(TOOL) govulncheck -db $(VULNDB) ./...
 
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
