@@ -37,6 +37,7 @@ type archive struct {
 var _ dumpData = (*archive)(nil)
 
 func (a *archive) spaces() []*dumped { return a.all }
+func (a *archive) covers() *patterns { return nil }
 
 func (a *archive) auth() []string {
 	var dbs []string

@@ -339,6 +339,11 @@ func (r *restoring) undo(ctx context.Context) error {
 			j.item.Detail = fmt.Sprintf("%d documents were sent before the error", j.done)
 		}
 	}
+	for _, x := range r.extras {
+		if x.item.Action == ActionDrop && !x.dropped {
+			x.item.Action, x.item.Detail = ActionKeep, "not in the set, and not dropped"
+		}
+	}
 	var notes []error
 	if len(left) > 0 {
 		notes = append(notes, fmt.Errorf("these collections are left over and can be dropped: %s", strings.Join(left, ", ")))

@@ -132,7 +132,10 @@ func (d *dumping) run(ctx context.Context) (Component, error) {
 	if err := d.dumpAll(ctx); err != nil {
 		return c, err
 	}
-	details := MongoDetails{Gzip: !d.m.Plain, Databases: d.m.databases(), Users: d.m.UsersAndRoles}
+	details := MongoDetails{Gzip: !d.m.Plain, Databases: d.m.databases(), Users: d.m.UsersAndRoles, Include: d.m.Include, Exclude: d.m.Exclude}
+	if len(details.Include) == 0 {
+		details.Include = []string{"*.*"}
+	}
 	if d.m.UsersAndRoles {
 		for _, db := range details.Databases {
 			if err := d.dumpUsers(ctx, db); err != nil {

@@ -108,7 +108,7 @@ func (d *MongoDump) Restore(ctx context.Context, o RestoreOptions, to *MongoRest
 		if report.Items, err = to.restore(ctx, d.data, progress); err == nil {
 			report.State = StateRestored
 			progress(Event{Component: to.Name(), Phase: PhaseProve})
-			if err = to.prove(ctx, d.data); err == nil {
+			if err = to.prove(ctx, d.data, false); err == nil {
 				report.State = StateProven
 				progress(Event{Component: to.Name(), Phase: PhaseProve, Done: true})
 			}

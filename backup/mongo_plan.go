@@ -75,6 +75,7 @@ type restoring struct {
 	log      *slog.Logger
 	data     dumpData
 	jobs     []*job
+	extras   []*extra
 	progress func(Event)
 
 	mu                    sync.Mutex // guards the rest, and done of the jobs
@@ -90,6 +91,9 @@ func (m *MongoRestore) begin(ctx context.Context, data dumpData) (*restoring, er
 	jobs, err := m.choose(data)
 	if err != nil {
 		return nil, err
+	}
+	if m.DropExtra && data.covers() == nil {
+		return nil, errors.New("the dump does not say what was left out of it, so what it does not have cannot be told from what is new; drop that by hand")
 	}
 	conn, err := m.Server.connect(ctx)
 	if err != nil {
@@ -118,6 +122,7 @@ func (m *MongoRestore) begin(ctx context.Context, data dumpData) (*restoring, er
 			}
 		}
 	}
+	r.findExtras(live)
 	for _, j := range jobs {
 		j.live = live[j.to()]
 		r.totalDocs += j.count
@@ -207,6 +212,7 @@ func (r *restoring) plan(ctx context.Context) ([]Item, error) {
 			refused = append(refused, fail("restore", j.to(), err))
 		}
 	}
+	r.planExtras(ctx)
 	return r.report(), errors.Join(refused...)
 }
 
@@ -258,6 +264,11 @@ func (r *restoring) report() []Item {
 	var items []Item
 	for _, j := range r.jobs {
 		items = append(items, j.item)
+	}
+	for _, x := range r.extras {
+		if x.item.Name != "" {
+			items = append(items, x.item)
+		}
 	}
 	return items
 }

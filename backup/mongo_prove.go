@@ -47,8 +47,9 @@ func (t ttlRule) expires(doc []byte, before time.Time) bool {
 	return found && time.UnixMilli(earliest).Add(time.Duration(t.seconds)*time.Second).Before(before)
 }
 
-// prove compares the chosen collections of a dump with the server.
-func (m *MongoRestore) prove(ctx context.Context, data dumpData) error {
+// prove compares the chosen collections of a dump with the server. With exact
+// there may be no others.
+func (m *MongoRestore) prove(ctx context.Context, data dumpData, exact bool) error {
 	r, err := m.begin(ctx, data)
 	if err != nil {
 		return err
@@ -104,6 +105,11 @@ func (m *MongoRestore) prove(ctx context.Context, data dumpData) error {
 			if err := r.sameUsers(ctx, db); err != nil {
 				findings = append(findings, fail("compare", "users and roles of "+db, err))
 			}
+		}
+	}
+	if exact {
+		for _, x := range r.extras {
+			findings = append(findings, fail("compare", x.namespace(), fmt.Errorf("%w: the set does not have this %s", ErrDiffers, x.Type)))
 		}
 	}
 	return errors.Join(findings...)

@@ -32,11 +32,16 @@ type MongoRestore struct {
 	// Rename gives namespaces other names: "tyk_analytics.*" to "scratch.*",
 	// or one collection to another; "*" stands for the same text on both sides.
 	Rename           map[string]string
-	BypassValidation bool         // the collections' validators are not asked
-	KeepIndexVersion bool         // "v" of indexes as in the dump instead of the server's own
-	UsersAndRoles    bool         // those in the dump, too; existing ones of other names stay
-	Parallel         int          // collections at a time; 0: 4
-	Log              *slog.Logger // nil: silent
+	BypassValidation bool // the collections' validators are not asked
+	KeepIndexVersion bool // "v" of indexes as in the dump instead of the server's own
+	UsersAndRoles    bool // those in the dump, too; existing ones of other names stay
+	// DropExtra drops, last of all, the collections that a set does not have and
+	// would have, had they been there: those of a newer version, after an aborted
+	// upgrade. Without it they stay and are reported; mongorestore --drop keeps
+	// them silently. With MongoReplace and MongoDrop only, and not with Rename.
+	DropExtra bool
+	Parallel  int          // collections at a time; 0: 4
+	Log       *slog.Logger // nil: silent
 }
 
 // MongoMode says what happens to collections that exist.
@@ -83,13 +88,14 @@ func (m *MongoRestore) Restore(ctx context.Context, s *Stored, progress func(Eve
 
 // Prove implements [Restorer]: options, indexes, count and digest of every
 // collection. Documents that a TTL index has removed since, or may remove
-// within a day, are left out on both sides.
+// within a day, are left out on both sides. With DropExtra collections that the
+// set does not have are a difference, too.
 func (m *MongoRestore) Prove(ctx context.Context, s *Stored) error {
 	t, _, err := openStored(ctx, s)
 	if err != nil {
 		return err
 	}
-	return m.prove(ctx, t)
+	return m.prove(ctx, t, m.DropExtra)
 }
 
 func (m *MongoRestore) check() error {
@@ -103,6 +109,12 @@ func (m *MongoRestore) check() error {
 		if strings.Count(from, "*") > 1 || strings.Count(from, "*") != strings.Count(to, "*") || !strings.Contains(from, ".") || !strings.Contains(to, ".") {
 			return fmt.Errorf("rename %q to %q: write both as database.collection, with one * in each or none", from, to)
 		}
+	}
+	if m.DropExtra && m.Mode != MongoReplace && m.Mode != MongoDrop {
+		return errors.New("dropping what the set does not have goes with the modes replace and drop only")
+	}
+	if m.DropExtra && len(m.Rename) > 0 {
+		return errors.New("what the set does not have cannot be told, and dropped, where collections are renamed")
 	}
 	if m.UsersAndRoles && len(m.Rename) > 0 {
 		return errors.New("users and roles belong to databases by name; restore them without renaming")
@@ -189,6 +201,9 @@ func (r *restoring) run(ctx context.Context) error {
 				return r.conn.fail("restore", "users and roles of "+db, err)
 			}
 		}
+	}
+	if r.m.DropExtra {
+		return r.dropExtras(ctx)
 	}
 	return nil
 }

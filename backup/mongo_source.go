@@ -56,6 +56,8 @@ type MongoDetails struct {
 	ClusterTime string            `json:"cluster_time,omitempty"` // seconds.increment that everything was read at
 	Databases   []string          `json:"databases"`
 	Users       bool              `json:"users_and_roles,omitempty"`
+	Include     []string          `json:"include,omitempty"` // what was asked for, "*.*" for everything; empty: older versions did not record it
+	Exclude     []string          `json:"exclude,omitempty"`
 	Collections []MongoCollection `json:"collections"` // sorted by namespace
 }
 
@@ -164,7 +166,11 @@ func (m *Mongo) Backup(ctx context.Context, w *Writer) (Component, error) {
 }
 
 // Prove implements [Prover]: it compares the server that a set was taken of with
-// the set, as [MongoRestore.Prove] does.
+// the set, as [MongoRestore.Prove] does with DropExtra.
 func (m *Mongo) Prove(ctx context.Context, s *Stored) error {
-	return (&MongoRestore{Component: m.Component, Server: m.Server, Parallel: m.Parallel, Log: m.Log}).Prove(ctx, s)
+	t, _, err := openStored(ctx, s)
+	if err != nil {
+		return err
+	}
+	return (&MongoRestore{Component: m.Component, Server: m.Server, Parallel: m.Parallel, Log: m.Log}).prove(ctx, t, true)
 }

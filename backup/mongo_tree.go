@@ -28,6 +28,8 @@ type dumped struct {
 // dumpData is a dump that can be restored: a tree of files or an archive.
 type dumpData interface {
 	spaces() []*dumped
+	// covers is what the dump would hold, had it been there; nil: it does not say.
+	covers() *patterns
 	// auth lists the databases whose users and roles are in the dump.
 	auth() []string
 	// feed passes the documents of every wanted namespace to do, several at a
@@ -47,12 +49,14 @@ type tree struct {
 	users   []string // databases
 	gzip    bool
 	version string // of the server that was dumped
+	asked   *patterns
 }
 
 var _ dumpData = (*tree)(nil)
 
 func (t *tree) spaces() []*dumped { return t.all }
 func (t *tree) auth() []string    { return t.users }
+func (t *tree) covers() *patterns { return t.asked }
 
 func (t *tree) feed(ctx context.Context, parallel int, want []*dumped, do func(context.Context, *dumped, readDocs) error) error {
 	return largestFirst(ctx, parallel, want, func(ctx context.Context, d *dumped) error {

@@ -62,6 +62,12 @@ func openStored(ctx context.Context, s *Stored) (*tree, *MongoDetails, error) {
 	}
 	t := &tree{gzip: details.Gzip, open: func(name string) (io.ReadCloser, error) { return s.Open(name) }}
 	t.version = strings.TrimPrefix(s.Server, "MongoDB ")
+	if len(details.Include) > 0 {
+		t.asked = &patterns{details.Include, details.Exclude}
+		if err := t.asked.check(); err != nil {
+			return nil, nil, fmt.Errorf("%w: what was asked for: %w", ErrDamaged, err)
+		}
+	}
 	expected := map[string]bool{path.Join(details.preludeDir(), preludeName) + t.suffix(): true}
 	if details.Users {
 		t.users = details.Databases

@@ -107,6 +107,8 @@ const (
 	ActionReplace Action = "replace"
 	ActionSame    Action = "same" // nothing to do: it is as in the set
 	ActionSkip    Action = "skip" // left out because the caller asked for that
+	ActionKeep    Action = "keep" // the set does not have it, and it stays
+	ActionDrop    Action = "drop" // the set does not have it, and the caller asked for it to go
 )
 
 // Writer is where a source puts its files: the source's own directory within

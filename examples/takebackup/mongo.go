@@ -32,6 +32,7 @@ type mongoPart struct {
 	mode      string
 	rename    listFlag
 	unchecked bool
+	dropExtra bool
 	noPrelude bool
 }
 
@@ -62,6 +63,9 @@ func (p *mongoPart) flags(fs *flag.FlagSet, verb string) {
 		fs.StringVar(&p.mode, "mongo-mode", "", "where a collection exists: new (refuse), replace (build beside it, then swap), drop or merge (default new, with -replace replace)")
 		fs.Var(&p.rename, "mongo-rename", "restore under other names, as `from=to`: tyk_analytics.*=scratch.*; may be repeated")
 		fs.BoolVar(&p.unchecked, "mongo-bypass-validation", false, "do not let validators refuse documents")
+	}
+	if verb == "restore" {
+		fs.BoolVar(&p.dropExtra, "mongo-drop-extra", false, "with replace or drop: also drop the collections that the set does not have and would have, had they been there, such as those of a newer version")
 	}
 	if verb == "restore-dump" {
 		fs.BoolVar(&p.noPrelude, "mongo-no-prelude", false, "accept a dump without prelude.json (older versions of mongodump write none) as complete")
@@ -154,7 +158,10 @@ func (p *mongoPart) target(c *command) (*backup.MongoRestore, error) {
 	case p.mode != "" && !known:
 		return nil, usagef("-mongo-mode %q", p.mode)
 	}
-	m.Mode = mode
+	m.Mode, m.DropExtra = mode, p.dropExtra
+	if m.DropExtra && mode != backup.MongoReplace && mode != backup.MongoDrop {
+		return nil, usagef("-mongo-drop-extra goes with -mongo-mode replace or drop")
+	}
 	for _, r := range p.rename {
 		from, to, ok := strings.Cut(r, "=")
 		if !ok {
@@ -164,6 +171,9 @@ func (p *mongoPart) target(c *command) (*backup.MongoRestore, error) {
 			m.Rename = map[string]string{}
 		}
 		m.Rename[from] = to
+	}
+	if m.DropExtra && len(m.Rename) > 0 {
+		return nil, usagef("-mongo-drop-extra does not go with -mongo-rename")
 	}
 	return m, nil
 }

@@ -61,12 +61,25 @@ func TestMongo(t *testing.T) {
 	if n := len(s.Documents("tyk_analytics", "apis")); n != 200 {
 		t.Errorf("%d documents", n)
 	}
+	// What a newer version added is named, and goes when that is asked.
+	s.Insert("tyk_analytics", "new", bson.Raw{5, 0, 0, 0, 0})
+	if _, msg := c.run(3, "verify", "-dir", dir, "-level", "live", "-mongo", "latest"); !strings.Contains(msg, "tyk_analytics.new: the target differs") {
+		t.Error(msg)
+	}
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(out, "keep") || !strings.Contains(out, "-mongo-drop-extra drops it") {
+		t.Error(out)
+	}
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "-mongo-drop-extra", "latest"); !strings.Contains(out, "drop ") || strings.Contains(out, "-mongo-drop-extra") {
+		t.Error(out)
+	}
+	c.run(0, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
 	for _, args := range [][]string{
 		{"-mongo-read", "all"}, {"-mongo-snapshot", "maybe"},
 	} {
 		c.run(2, append([]string{"take", "-dir", dir, "-mongo"}, args...)...)
 	}
-	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-rename", "x"}} {
+	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-rename", "x"}, {"-mongo-drop-extra"},
+		{"-replace", "-mongo-drop-extra", "-mongo-rename", "tyk_analytics.*=scratch.*"}} {
 		c.run(2, append(append([]string{"restore", "-dir", dir, "-mongo"}, args...), "latest")...)
 	}
 	if _, msg := c.run(2, "take", "-dir", dir, "-config", "-mongo-db", "tyk_analytics"); !strings.Contains(msg, "without -mongo") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -184,6 +185,9 @@ func (c *command) report(r backup.Report) {
 			rows = append(rows, []string{string(i.Action), i.Name, count, term.Bytes(i.Bytes), i.Detail})
 		}
 		c.stdout.Printf("%s", c.stdout.Table(rows))
+		if slices.ContainsFunc(comp.Items, func(i backup.Item) bool { return i.Action == backup.ActionKeep }) {
+			c.stdout.Printf("%s %s holds what the set does not have (keep above); -mongo-drop-extra drops it\n", c.stdout.Paint(term.Warn, "note:"), comp.Name)
+		}
 	}
 	if r.DryRun {
 		c.stdout.Printf("dry run: nothing was changed\n")
