@@ -97,9 +97,17 @@ func newMachine(t *testing.T, packages ...debs.Package) *machine {
 	if machines.err != nil {
 		t.Fatal(machines.err)
 	}
-	m := &machine{T: t, dir: "/srv/lab/" + t.Name()}
-	var err error
-	if m.repo, err = debs.NewRepo(filepath.Join(machines.lab, t.Name())); err != nil {
+	// A directory of its own, as -count runs a test several times.
+	dir, err := os.MkdirTemp(machines.lab, t.Name()+"-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // apt reads as _apt
+		t.Fatal(err)
+	}
+	m := &machine{T: t, dir: "/srv/lab/" + filepath.Base(dir)}
+	if m.repo, err = debs.NewRepo(dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

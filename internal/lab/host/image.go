@@ -7,8 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -30,9 +28,11 @@ func Image(ctx context.Context, suite string) (string, error) {
 	if have(ctx, image) {
 		return image, nil
 	}
-	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "tykupgrade-lab-host.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	// Its own file is what two makers of an image cannot miss, and leaves no
+	// lock file behind.
+	lock, err := os.Open("/usr/sbin/debootstrap")
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("make the host image: %w (Debian package debootstrap)", err)
 	}
 	defer func() { _ = lock.Close() }()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
@@ -40,9 +40,6 @@ func Image(ctx context.Context, suite string) (string, error) {
 	}
 	if have(ctx, image) {
 		return image, nil
-	}
-	if _, err := exec.LookPath("/usr/sbin/debootstrap"); err != nil {
-		return "", fmt.Errorf("make the host image: /usr/sbin/debootstrap is missing (Debian package debootstrap)")
 	}
 	dir, err := os.MkdirTemp("", "lab-host-image-")
 	if err != nil {
