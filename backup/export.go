@@ -33,6 +33,9 @@ type ExportOptions struct {
 // so that a damaged set is not exported. path is replaced only by the whole
 // file, which is readable by its owner alone.
 func (s *Set) Export(ctx context.Context, path string, o ExportOptions) error {
+	if err := outsideSets(filepath.Dir(path)); err != nil {
+		return fail("export", s.Dir, err)
+	}
 	release, err := s.hold()
 	if err != nil {
 		return fail("export", s.Dir, err)
@@ -136,6 +139,9 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 func Import(ctx context.Context, dir string, r io.Reader, identities ...age.Identity) (*Set, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
+		return nil, fail("import into", dir, err)
+	}
+	if err := outsideSets(dir); err != nil {
 		return nil, fail("import into", dir, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

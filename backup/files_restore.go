@@ -30,7 +30,7 @@ type FilesRestore struct {
 	Root      string   // this host: where its root is; empty with a nil Runner: "/"
 	Runner    Runner   // another host: needs GNU find, tar, coreutils and xargs there
 	Only      []string // absolute paths with path.Match's wildcards; empty: all files
-	Rescue    string   // directory for the set of what is replaced
+	Rescue    string   // directory for the set of what is replaced: one of its own, where it is not taken for the latest backup
 }
 
 // Name returns the component's name.
@@ -180,6 +180,9 @@ func (f *FilesRestore) plan(ctx context.Context, s *Stored) ([]change, error) {
 	changes, err := f.changes(ctx, s)
 	if err == nil && f.Rescue == "" && slices.ContainsFunc(changes, func(c change) bool { return c.action == ActionReplace }) {
 		err = errors.New("files would be replaced: give Rescue, a directory for the set of what is there now")
+	}
+	if err == nil && f.Rescue != "" {
+		err = outsideSets(f.Rescue)
 	}
 	return changes, err
 }

@@ -38,7 +38,7 @@ type RedisLive struct {
 	Component string   // name in the set; empty: "redis"
 	Way       RedisWay // empty: RedisReplicate for one server and one file, otherwise RedisRestore
 	Replace   bool     // the set replaces everything that the target holds
-	Rescue    string   // with Replace: a directory for the set of what is replaced
+	Rescue    string   // with Replace: a directory for the set of what is replaced, one of its own
 	Sample    int      // Prove: compare so many keys, chosen at random, instead of all
 
 	// Listener is where the server fetches the file with RedisReplicate. nil:
@@ -96,6 +96,11 @@ func (r *RedisLive) look(ctx context.Context, s *Stored) (*target, error) {
 	}
 	if r.Replace && r.Rescue == "" {
 		return nil, errors.New("replacing needs a directory for the set of what is replaced: give Rescue")
+	}
+	if r.Replace {
+		if err := outsideSets(r.Rescue); err != nil {
+			return nil, err
+		}
 	}
 	t := &target{way: r.Way}
 	if err := s.DecodeDetails(&t.details); err != nil {

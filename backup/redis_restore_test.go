@@ -231,7 +231,11 @@ func TestRedisLiveRestore(t *testing.T) {
 			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrNotEmpty) {
 				t.Fatalf("a target with keys was accepted: %v", err)
 			}
-			r.Replace, r.Rescue = true, t.TempDir()
+			r.Replace, r.Rescue = true, filepath.Join(set.Dir, "redis")
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r); err == nil || !strings.Contains(err.Error(), "is a set") {
+				t.Errorf("rescue into the set: %v", err)
+			}
+			r.Rescue = t.TempDir()
 			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
 				t.Fatal(err)
 			}

@@ -124,6 +124,27 @@ func (s *Set) restore(ctx context.Context, r Restorer, c *ComponentReport, progr
 	return nil
 }
 
+// outsideSets refuses to write into a set, which would no longer verify.
+func outsideSets(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for p := abs; ; p = filepath.Dir(p) {
+		if exists(filepath.Join(p, manifestName)) && exists(filepath.Join(p, checksumName)) {
+			return &Error{Op: "write into", Object: dir, Err: fmt.Errorf("%s is a set, and would be damaged by it", p), Next: "choose a directory outside of it"}
+		}
+		if p == filepath.Dir(p) {
+			return nil
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 // hold keeps Prune away while the set is in use. Several readers may hold it.
 func (s *Set) hold() (release func(), err error) {
 	f, err := os.Open(filepath.Join(s.Dir, manifestName))

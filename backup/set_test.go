@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -489,6 +490,45 @@ func TestFilesRefuses(t *testing.T) {
 		if _, err := f.Plan(t.Context()); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// Nothing is written into a set: it would not verify any more.
+func TestSetsAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	root, dir := tykHost(t), t.TempDir()
+	set := takePlain(t, dir, &backup.Files{FS: os.DirFS(root)})
+	write(t, root, "opt/tyk-gateway/tyk.conf", "replaced", 0o600)
+	before := [2]map[string]string{tree(t, root), tree(t, dir)}
+	for _, rescue := range []string{set.Dir, filepath.Join(set.Dir, "config/new")} {
+		for _, dry := range []bool{true, false} {
+			_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, &backup.FilesRestore{Root: root, Rescue: rescue})
+			var e interface{ Hint() string }
+			if !errors.As(err, &e) || !strings.Contains(e.Hint(), "directory") {
+				t.Errorf("%s: %v", rescue, err)
+			}
+		}
+	}
+	inside := filepath.Join(set.Dir, "config", "more")
+	if _, err := backup.Take(t.Context(), inside, backup.Options{}, text("a", "")); err == nil {
+		t.Error("took a set inside of another")
+	}
+	if err := set.Export(t.Context(), filepath.Join(set.Dir, "x.tar.zst"), backup.ExportOptions{}); err == nil {
+		t.Error("exported into the set")
+	}
+	if _, err := backup.Import(t.Context(), inside, strings.NewReader("")); err == nil || !strings.Contains(err.Error(), "is a set") {
+		t.Errorf("import: %v", err)
+	}
+	for i, d := range []string{root, dir} {
+		if after := tree(t, d); !maps.Equal(after, before[i]) {
+			t.Errorf("something changed: %v", after)
+		}
+	}
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.FilesRestore{Root: root, Rescue: filepath.Join(dir, "rescued")}); err != nil {
+		t.Error(err)
+	}
+	if sets, err := backup.List(dir); err != nil || len(sets) != 1 {
+		t.Errorf("%d sets, %v", len(sets), err)
 	}
 }
 

@@ -52,6 +52,9 @@ func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, 
 	if err != nil {
 		return nil, fail("take", dir, err)
 	}
+	if err := outsideSets(dir); err != nil {
+		return nil, fail("take", dir, err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fail("take", dir, err)
 	}

@@ -174,7 +174,7 @@ func (c *command) flagSet(stderr io.Writer) *flag.FlagSet {
 		fs.BoolVar(&c.dryRun, "dry-run", false, "verify and plan, change nothing")
 		fs.BoolVar(&c.replace, "replace", false, "also where data is there already")
 		if c.verb == "restore" {
-			fs.StringVar(&c.rescue, "rescue", "", "the `directory` for sets of what is replaced (default: \"rescued\" beside the set)")
+			fs.StringVar(&c.rescue, "rescue", "", "the `directory` for sets of what is replaced (default: \"rescued\" beside the set; list and prune have to be asked for it)")
 		}
 	case "prune":
 		fs.IntVar(&c.policy.Keep, "keep", 0, "keep so many sets")

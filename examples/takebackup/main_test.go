@@ -156,6 +156,16 @@ func TestSetsOfFiles(t *testing.T) {
 	if kept, _ := filepath.Glob(filepath.Join(dir, "rescued", "2*")); len(kept) != 1 {
 		t.Errorf("rescued: %v", kept)
 	}
+	// What was replaced is no backup of its own: it is neither listed nor the latest.
+	if list := c.json(0, "list", "-dir", dir)["result"].([]any); len(list) != 2 {
+		t.Errorf("%v", list)
+	}
+	if list := c.json(0, "list", "-dir", filepath.Join(dir, "rescued"))["result"].([]any); len(list) != 1 {
+		t.Errorf("%v", list)
+	}
+	if _, msg := c.run(2, "restore", "-dir", dir, "-config", "-root", root, "-rescue", dir+"/.", id); !strings.Contains(msg, "holds the sets") {
+		t.Error(msg)
+	}
 	if out, _ := c.run(0, "prune", "-dir", dir, "-keep", "1", "-dry-run"); !strings.Contains(out, "would remove") {
 		t.Error(out)
 	}

@@ -148,6 +148,12 @@ func (c *command) restore(ctx context.Context) (any, error) {
 	if c.rescue == "" {
 		c.rescue = filepath.Join(filepath.Dir(set.Dir), "rescued")
 	}
+	// There the set of what is replaced would be the latest.
+	if here, err := os.Stat(filepath.Dir(set.Dir)); err == nil {
+		if there, err := os.Stat(c.rescue); err == nil && os.SameFile(here, there) {
+			return nil, usagef("-rescue %s holds the sets: choose a directory of its own, such as %s", c.rescue, filepath.Join(c.rescue, "rescued"))
+		}
+	}
 	var targets []backup.Restorer
 	for _, p := range c.parts {
 		r, err := p.restorer(c)
