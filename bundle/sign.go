@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"reflect"
 )
 
 const (
@@ -106,18 +107,37 @@ func (s *sums) checksum() string { return hex.EncodeToString(s.md5.Sum(nil)) }
 
 // checkSigner refuses keys that gateways cannot check, before anything is written.
 func checkSigner(signer crypto.Signer) (*rsa.PublicKey, error) {
+	const op = "sign bundle"
+	// A nil key in the interface is not a nil interface: its methods would panic.
+	if v := reflect.ValueOf(signer); v.Kind() == reflect.Pointer && v.IsNil() {
+		return nil, keyError(op, fmt.Sprintf("the signer is a nil %T", signer), acceptedPrivate)
+	}
 	key, ok := signer.Public().(*rsa.PublicKey)
 	if !ok {
-		return nil, keyError("sign bundle", fmt.Sprintf("gateways check RSA signatures only, this is a %T", signer.Public()), acceptedPrivate)
+		return nil, keyError(op, fmt.Sprintf("gateways check RSA signatures only, this is a %T", signer.Public()), acceptedPrivate)
 	}
-	return key, nil
+	return key, checkKey(op, key)
+}
+
+// minKeyBits is the least that Go's RSA takes, from 1.24 on.
+const minKeyBits = 1024
+
+func checkKey(op string, key *rsa.PublicKey) error {
+	switch {
+	case key == nil || key.N == nil:
+		return keyError(op, "the RSA key is empty", "use a key of 2048 bits or more")
+	case key.N.BitLen() < minKeyBits:
+		return keyError(op, fmt.Sprintf("an RSA key of %d bits is too short to be safe, %d are the least", key.N.BitLen(), minKeyBits), "make one of 2048 bits or more")
+	}
+	return nil
 }
 
 func (s *sums) sign(signer crypto.Signer, public *rsa.PublicKey) (string, error) {
 	digest := s.sha256.Sum(nil)
 	signature, err := signer.Sign(rand.Reader, digest, crypto.SHA256)
 	if err != nil {
-		return "", &Error{Op: "sign bundle", Err: err, retry: true}
+		_, local := signer.(*rsa.PrivateKey) // it fails again; a key service may be down
+		return "", &Error{Op: "sign bundle", Err: err, retry: !local}
 	}
 	// A key service may be set to PSS, which gateways do not check.
 	if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, digest, signature); err != nil {

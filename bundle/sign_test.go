@@ -14,11 +14,14 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/internal/lab"
@@ -142,6 +145,9 @@ func TestSignWithRemoteKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	short := shortKey(t)
+	broken := *key
+	broken.Primes, broken.Precomputed, broken.D = nil, rsa.PrecomputedValues{}, nil
 	for name, c := range map[string]struct {
 		signer crypto.Signer
 		want   error
@@ -151,12 +157,69 @@ func TestSignWithRemoteKey(t *testing.T) {
 		"signs with PSS": {remote{&key.PublicKey, func(d []byte, _ crypto.SignerOpts) ([]byte, error) {
 			return rsa.SignPSS(rand.Reader, key, crypto.SHA256, d, nil)
 		}}, bundle.ErrKey, false},
-		"EC": {curve, bundle.ErrKey, false},
+		"EC":               {curve, bundle.ErrKey, false},
+		"512 bits":         {short, bundle.ErrKey, false},
+		"512 bits, remote": {remote{&short.PublicKey, nil}, bundle.ErrKey, false},
+		"nil key":          {(*rsa.PrivateKey)(nil), bundle.ErrKey, false},
+		"nil remote":       {(*remote)(nil), bundle.ErrKey, false},
+		"nil public key":   {remote{(*rsa.PublicKey)(nil), nil}, bundle.ErrKey, false},
+		"no public key":    {remote{nil, nil}, bundle.ErrKey, false},
+		"empty key":        {&rsa.PrivateKey{}, bundle.ErrKey, false},
+		"without secret":   {&broken, nil, false},
 	} {
 		_, err := bundle.Write(io.Discard, files("plugin.so"), goManifest("plugin.so"), bundle.Options{Signer: c.signer})
 		var own *bundle.Error
-		if !errors.Is(err, c.want) || !errors.As(err, &own) || own.Retryable() != c.retry {
+		if c.want != nil && !errors.Is(err, c.want) || !errors.As(err, &own) || own.Retryable() != c.retry {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// shortKey is one that Go neither makes nor uses.
+func shortKey(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	p, q := new(big.Int), new(big.Int)
+	for n, s := range map[*big.Int]string{
+		p: "f1a1ab8bb1dc3d5b5d5d6d4c5f5d3b2b1a6d7e8f90a1b2c3d4e5f60718293a4b",
+		q: "e3c2d1b0a9f8e7d6c5b4a39281706f5e4d3c2b1a09f8e7d6c5b4a3928170615f",
+	} {
+		n.SetString(s, 16)
+		for !n.ProbablyPrime(20) {
+			n.Sub(n, big.NewInt(2))
+		}
+	}
+	one := big.NewInt(1)
+	phi := new(big.Int).Mul(new(big.Int).Sub(p, one), new(big.Int).Sub(q, one))
+	return &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: 65537}, D: new(big.Int).ModInverse(big.NewInt(65537), phi), Primes: []*big.Int{p, q}}
+}
+
+// A key that cannot be used says nothing about the bundle's signature.
+func TestVerifyWithUnusableKey(t *testing.T) {
+	t.Parallel()
+	b := built(t, bundle.Options{Signer: rsaKey(t)})
+	for _, key := range []*rsa.PublicKey{{}, &shortKey(t).PublicKey} {
+		_, err := verify(b, bundle.VerifyOptions{Key: key})
+		if errors.Is(err, bundle.ErrSignature) {
+			t.Errorf("the signature is blamed: %v", err)
+		}
+		refusedAs(t, err, bundle.ErrKey, "RSA key")
+	}
+}
+
+// What is missing is an error and no panic.
+func TestNothingGiven(t *testing.T) {
+	t.Parallel()
+	p, err := bundle.ForUpgrade(bundle.Upgrade{Current: bundle.Build{Gateway: semver.MustParse("4.0.8"), File: "a.so"}, Target: bundle.Build{Gateway: semver.MustParse("5.2.5"), File: "b.so"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := p.Manifest(nil)
+	_, err2 := bundle.Verify(nil, 100, bundle.VerifyOptions{})
+	_, err3 := bundle.Extract(t.Context(), nil, 100, t.TempDir(), bundle.VerifyOptions{})
+	for _, err := range []error{err1, err2, err3} {
+		var own *bundle.Error
+		if !errors.As(err, &own) || own.Retryable() {
+			t.Errorf("error %v", err)
 		}
 	}
 }

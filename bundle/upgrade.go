@@ -178,6 +178,9 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 	fail := func(object, format string, a ...any) (*Manifest, error) {
 		return nil, &Error{Op: "apply upgrade plan", Object: object, Err: fmt.Errorf(format, a...)}
 	}
+	if m == nil {
+		return fail("", "no manifest given")
+	}
 	u, file := p.upgrade, path.Base(p.upgrade.Current.File)
 	at := slices.Index(m.FileList, file)
 	if at < 0 {

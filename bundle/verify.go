@@ -81,6 +81,14 @@ func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, erro
 	if o.MaxSize < 0 || o.MaxFiles < 0 || o.MaxRatio < 0 {
 		return nil, &Error{Op: op, Err: errors.New("a limit is negative"), hint: "use 0 for the default"}
 	}
+	if o.Key != nil {
+		if err := checkKey(op, o.Key); err != nil {
+			return nil, err
+		}
+	}
+	if r == nil {
+		return nil, &Error{Op: op, Err: errors.New("no bundle given")}
+	}
 	a := &archive{o: o, entries: map[string]*zip.File{}}
 	if o.MaxSize == 0 {
 		a.o.MaxSize = DefaultMaxSize
