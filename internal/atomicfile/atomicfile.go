@@ -48,7 +48,8 @@ type Sum struct {
 // temporary file in the same directory, named ".<name>.tmp-*" (a long name is
 // shortened to fit), which is given its mode and owner, synced, renamed over
 // path, and the directory synced. When fill fails, the disk is full or ctx ends,
-// the temporary file is removed and path is what it was before.
+// the temporary file is removed and path is what it was before; so it is when
+// fill panics, and the panic goes on.
 //
 // Errors wrap their cause; retrying helps where the cause is a full disk that
 // has been cleared.
@@ -60,7 +61,7 @@ func Write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	return sum, nil
 }
 
-func write(ctx context.Context, path string, o Options, fill func(io.Writer) error) (_ Sum, err error) {
+func write(ctx context.Context, path string, o Options, fill func(io.Writer) error) (Sum, error) {
 	if err := ended(ctx); err != nil {
 		return Sum{}, err
 	}
@@ -78,8 +79,9 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	if err != nil {
 		return Sum{}, err
 	}
-	defer func() {
-		if err != nil {
+	renamed := false
+	defer func() { // also when fill or Check panics
+		if !renamed {
 			_ = f.Close()
 			_ = os.Remove(f.Name())
 		}
@@ -117,6 +119,7 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	if err := os.Rename(f.Name(), target); err != nil {
 		return Sum{}, err
 	}
+	renamed = true
 	sum := Sum{Size: w.n}
 	if w.hash != nil {
 		sum.SHA256 = hex.EncodeToString(w.hash.Sum(nil))

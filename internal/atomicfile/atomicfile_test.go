@@ -69,6 +69,35 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
+// A panic is the caller's affair; what it leaves on the disk is not.
+func TestWritePanics(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "f")
+	old(t, path)
+	inFill := func(io.Writer) error { panic("boom") }
+	inCheck := atomicfile.Options{Check: func(*os.File) error { panic("boom") }}
+	for name, write := range map[string]func() error{
+		"fill": func() error {
+			_, err := atomicfile.Write(t.Context(), path, atomicfile.Options{}, inFill)
+			return err
+		},
+		"Check": func() error {
+			_, err := atomicfile.WriteBytes(t.Context(), path, inCheck, nil)
+			return err
+		},
+	} {
+		func() {
+			defer func() {
+				if v := recover(); v != "boom" {
+					t.Errorf("%s: the panic became %v", name, v)
+				}
+			}()
+			t.Errorf("%s returned %v", name, write())
+		}()
+		check(t, path, "old", 0o640)
+	}
+}
+
 // What Check refuses never takes the name; it sees the whole file.
 func TestWriteChecked(t *testing.T) {
 	t.Parallel()
