@@ -15,12 +15,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"example.com/tykupgrade/examples/internal/term"
 )
 
 // adopt makes this process the parent of what its children leave behind, so
 // that nothing can outlive it unseen: gpg's agent, a Go command whose parent
 // was interrupted.
 func adopt() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
+
+// needed is more than what a rehearsal was seen to take in its directory.
+const needed = 300 << 20
 
 // workDir makes the directory that everything happens in. Sockets are made
 // below it, whose paths are limited to 107 bytes.
@@ -29,7 +34,32 @@ func workDir() (string, error) {
 	if len(base) > 40 {
 		base = "/tmp"
 	}
-	return os.MkdirTemp(base, "rehearse-")
+	if err := room(base, needed); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(base, "rehearse-")
+	if err != nil {
+		return "", fmt.Errorf("make the throwaway directory: %w; TMPDIR names another place for it", err)
+	}
+	// Everything temporary, also of the commands that are run, is below it.
+	tmp := filepath.Join(dir, "tmp")
+	if err := errors.Join(os.Mkdir(tmp, 0o700), os.Setenv("TMPDIR", tmp)); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// room refuses a place that is as good as full, before a compiler says so in
+// its own words.
+func room(dir string, least uint64) error {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return nil // what is wrong with it shows when it is used
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < least {
+		return fmt.Errorf("make the throwaway directory: %s has %s free, and a rehearsal takes up to %s; TMPDIR names another place for it", dir, term.Bytes(int64(free)), term.Bytes(int64(least)))
+	}
+	return nil
 }
 
 // removeAll removes a tree in which directories may be write-protected.
@@ -140,6 +170,9 @@ func (r *rehearsal) cleanUp(s *Step) error {
 	}
 	if r.engine != nil {
 		errs = append(errs, r.engine.left(ctx, left))
+	}
+	if r.hosts != "" {
+		errs = append(errs, hostsLeft(ctx, r.hosts, left))
 	}
 	if r.o.keep {
 		r.report.Dir = r.dir

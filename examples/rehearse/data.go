@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -203,14 +201,14 @@ func (r *rehearsal) backupEvent(e backup.Event) {
 	}
 }
 
-// restoreData brings configuration and databases back from the set, and drops
-// the collections that the new version made.
+// restoreData brings configuration and databases back from the set, without the
+// collections that the new version made.
 func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	d := &r.store
 	s.StandsIn = d.standsIn()
 	rescue := filepath.Join(r.dir, "rescue")
 	to := []backup.Restorer{&backup.FilesRestore{Root: r.stack.root, Rescue: rescue},
-		&backup.MongoRestore{Server: backup.MongoServer{Client: d.mongo}, Mode: backup.MongoReplace}}
+		&backup.MongoRestore{Server: backup.MongoServer{Client: d.mongo}, Mode: backup.MongoReplace, DropExtra: true}}
 	if d.redis != nil {
 		to = append(to, &backup.RedisLive{Client: d.redis, Replace: true, Rescue: rescue})
 	}
@@ -220,48 +218,21 @@ func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	}
 	for _, c := range rep.Components {
 		count := map[backup.Action]int{}
+		var parts, dropped []string
 		for _, i := range c.Items {
-			count[i.Action]++
+			if count[i.Action]++; i.Action == backup.ActionDrop {
+				dropped = append(dropped, i.Name)
+			}
 		}
-		var parts []string
 		for _, a := range []backup.Action{backup.ActionSame, backup.ActionReplace, backup.ActionCreate} {
 			if count[a] > 0 {
 				parts = append(parts, fmt.Sprintf("%d %s", count[a], a))
 			}
 		}
 		s.say("%s: %s; proven", c.Name, strings.Join(parts, ", "))
-	}
-	dropped, err := d.dropNew(ctx)
-	if len(dropped) > 0 {
-		s.say("dropped what the set does not have: %s", strings.Join(dropped, ", "))
-	}
-	return err
-}
-
-// dropNew drops the collections that the set does not have: a restore leaves
-// them alone, as they may hold what nobody wants to lose.
-func (d *stores) dropNew(ctx context.Context) ([]string, error) {
-	stored, ok := d.set.Component("mongo")
-	if !ok {
-		return nil, errors.New("the set has no component mongo")
-	}
-	var details backup.MongoDetails
-	if err := stored.DecodeDetails(&details); err != nil {
-		return nil, err
-	}
-	names, err := d.db().ListCollectionNames(ctx, bson.D{})
-	if err != nil {
-		return nil, err
-	}
-	var dropped []string
-	for _, name := range names {
-		if slices.ContainsFunc(details.Collections, func(c backup.MongoCollection) bool { return c.Name == name }) {
-			continue
+		if len(dropped) > 0 {
+			s.say("dropped what the set does not have: %s", strings.Join(dropped, ", "))
 		}
-		if err := d.db().Collection(name).Drop(ctx); err != nil {
-			return dropped, err
-		}
-		dropped = append(dropped, name)
 	}
-	return dropped, nil
+	return nil
 }

@@ -6,13 +6,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/internal/lab/host"
 	"example.com/tykupgrade/internal/lab/stage"
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // fleet is the story of two hosts under load.
@@ -86,6 +91,7 @@ func (r *rehearsal) stage(ctx context.Context, s *Step) (*stage.Stage, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
+	r.hosts = dir
 	st, err := stage.New(ctx, stage.Options{Dir: dir, Old: r.o.from.String(), New: r.o.to.String(), Broken: r.broken(),
 		Say: func(text string) { r.print.event("%s", text) }})
 	if err != nil {
@@ -96,6 +102,29 @@ func (r *rehearsal) stage(ctx context.Context, s *Step) (*stage.Stage, error) {
 	image, err := host.Image(ctx, "")
 	s.say("h1 and h2 with tyk-gateway %s behind HAProxy; the image %s stays for the next time", r.o.from, image)
 	return st, err
+}
+
+// hostsLeft counts the containers of hosts that mount something below dir.
+func hostsLeft(ctx context.Context, dir string, left *Left) error {
+	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = docker.Close() }()
+	all, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", host.Label))})
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, c := range all {
+		if slices.ContainsFunc(c.Mounts, func(m container.MountPoint) bool { return strings.HasPrefix(m.Source, dir+"/") }) {
+			names = append(names, c.ID[:min(12, len(c.ID))])
+		}
+	}
+	if left.Containers += len(names); len(names) > 0 {
+		return fmt.Errorf("the engine still has the containers of hosts %s; docker rm -f removes them", strings.Join(names, ", "))
+	}
+	return nil
 }
 
 // broken is the version whose gateway cannot start: another one than -to, as

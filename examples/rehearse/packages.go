@@ -334,7 +334,11 @@ func (r *rehearsal) brokenGateway(ctx context.Context, s *Step) error {
 	if err == nil {
 		return errors.New("the gate passed a gateway that cannot start")
 	}
-	s.say("apt is content; the gate is not, after %.1f s: %v", time.Since(began).Seconds(), err)
+	installed := "apt is content"
+	if r.stack.host == nil {
+		installed = "it is in place"
+	}
+	s.say("%s; the gate is not, after %.1f s: %v", installed, time.Since(began).Seconds(), err)
 	if _, err := r.services["gateway"].check().Run(ctx); err != nil {
 		s.say("why: %v", err)
 	}
@@ -378,7 +382,7 @@ func (r *rehearsal) revertPackages(ctx context.Context, s *Step) error {
 
 // gateOld starts the old version and awaits it.
 func (r *rehearsal) gateOld(ctx context.Context, s *Step) error {
-	s.StandsIn = "the services; the probes are real"
+	s.StandsIn = servicesNote
 	for _, c := range components {
 		if err := r.restart(c.name, r.o.from.String()); err != nil {
 			return err

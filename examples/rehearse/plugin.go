@@ -112,8 +112,8 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	if err := os.Rename(artifact, p.old); err != nil {
 		return err
 	}
-	s.StandsIn += "; " + how
-	s.say("module prepared for %s, and plugin.so, %s: what a team has", r.o.from, size(p.old))
+	s.StandsIn += fmt.Sprintf("; %s; plugin.so is compiled in the way of %s, not of %s, as nothing loads it here", how, r.o.to, r.o.from)
+	s.say("what a team has: the module prepared for %s, and plugin.so, %s", r.o.from, size(p.old))
 	return nil
 }
 

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,6 +22,7 @@ type rehearsal struct {
 	ports  []string // that the rehearsal listened on
 	parts  parts
 	engine *engine // nil: no Docker engine, or not to be used
+	hosts  string  // directory that containers of -fleet mount; empty: there were none
 
 	plugin   pluginState
 	stack    *stack
@@ -33,7 +32,7 @@ type rehearsal struct {
 
 func newRehearsal(o options) *rehearsal {
 	return &rehearsal{o: o, print: &printer{out: o.out(), verbose: o.verbose}, services: map[string]*service{},
-		report: &Report{From: o.from.String(), To: o.to.String(), Fail: o.fail, OK: true}}
+		report: &Report{From: o.from.String(), To: o.to.String(), Fail: o.fail, OK: true, Steps: []*Step{}}}
 }
 
 // step runs one part of the story and reports it.
@@ -44,7 +43,7 @@ func (r *rehearsal) step(ctx context.Context, name string, f func(context.Contex
 	if err == nil {
 		err = f(ctx, s)
 	}
-	s.Duration = float64(time.Since(began).Round(time.Millisecond)) / float64(time.Second)
+	s.Duration = seconds(began)
 	if err != nil {
 		s.Status = statusFailed
 		text := err.Error()
@@ -63,6 +62,9 @@ func (r *rehearsal) step(ctx context.Context, name string, f func(context.Contex
 	return nil
 }
 
+// seconds since a time, to the millisecond.
+func seconds(began time.Time) float64 { return float64(time.Since(began).Milliseconds()) / 1000 }
+
 // later registers what has to be undone at the end, whatever happens.
 func (r *rehearsal) later(f func(context.Context) error) { r.undo = append(r.undo, f) }
 
@@ -73,14 +75,11 @@ func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {
 	began := time.Now()
 	r.ctx = ctx
 	if r.dir, err = workDir(); err != nil {
+		r.report.OK = false
 		return r.report, err
 	}
-	// Everything temporary, also of the commands that are run, is below it.
-	tmp := filepath.Join(r.dir, "tmp")
-	if err := errors.Join(os.Mkdir(tmp, 0o700), os.Setenv("TMPDIR", tmp)); err != nil {
-		return r.report, errors.Join(err, os.RemoveAll(r.dir))
-	}
 	r.print.out.Printf("%s → %s in %s\n\n", r.o.from, r.o.to, r.dir)
+	defer context.AfterFunc(ctx, func() { r.print.out.Printf("interrupted: ending what is under way, cleaning up\n") })()
 	story := r.story
 	if r.o.fleet {
 		story = r.fleet
@@ -88,7 +87,7 @@ func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {
 	err = story(ctx)
 	// The context of the run may have ended; cleaning up must not.
 	err = errors.Join(err, r.step(context.WithoutCancel(ctx), "clean up", func(_ context.Context, s *Step) error { return r.cleanUp(s) }))
-	r.report.Duration = time.Since(began).Round(time.Millisecond).Seconds()
+	r.report.Duration = seconds(began)
 	return r.report, err
 }
 

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,7 +141,7 @@ func TestUsage(t *testing.T) {
 		{"-from 5.2.5 -to 4.0.8", 2, "-from 5.2.5 -to 4.0.8 is no upgrade"},
 		{"-from 5.2.5 -to 5.2.5", 2, "is no upgrade"},
 		{"-to five", 2, "-to five: "},
-		{"-to 99.0.0", 2, "-to 99.0.0: "},
+		{"-to 99.0.0", 2, "-to 99.0.0: not in the release table, whose nearest is 5.14.0; go run ./examples/buildplugin -list shows all"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), strings.Fields(c.args), &stdout, &stderr)
@@ -215,7 +217,7 @@ func TestFailingGatewayJSON(t *testing.T) {
 	details := map[string]string{
 		"broken gateway":  "the process has ended: exit status 1: tyk-gateway 5.2.5: cannot start",
 		"revert packages": "tyk-gateway is 4.0.8 again",
-		"restore data":    "dropped what the set does not have: tyk_new_feature",
+		"restore data":    "dropped what the set does not have: tyk_analytics.tyk_new_feature",
 		"bundle":          "gateway 4.0.8 loads plugin.so; gateway 5.2.5 loads plugin_v5.2.5_linux_",
 	}
 	for _, s := range rep.Steps {
@@ -249,12 +251,18 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 		"upgrade pump":    "tyk-pump 1.9.0",
 		"health gate":     "Foo: Bar",
 	}
+	standIns := map[string]string{
+		"plugin today":   "plugin.so is compiled in the way of 5.3.0, not of 5.0.3",
+		"compile plugin": "without a container",
+		"services":       "the gateway loads no plugin",
+		"health gate":    "the header that stands for the plugin",
+	}
 	for _, s := range rep.Steps {
 		if s.Status != statusOK || !strings.Contains(s.Detail[0], want[s.Name]) {
 			t.Errorf("step %+v", s)
 		}
-		if s.Name == "compile plugin" && !strings.Contains(s.StandsIn, "without a container") {
-			t.Errorf("compiled without an engine, and it says: %s", s.StandsIn)
+		if !strings.Contains(s.StandsIn, standIns[s.Name]) {
+			t.Errorf("step %s does not say that this stands in: %s", s.Name, standIns[s.Name])
 		}
 		delete(want, s.Name)
 	}
@@ -295,6 +303,9 @@ func TestOnlyGo(t *testing.T) {
 		delete(want, "redis") // in a sbin directory, which is looked into as well
 	}
 	for _, s := range rep.Steps {
+		if s.Name == "broken gateway" && strings.Contains(s.Detail[0], "apt") {
+			t.Errorf("there is no apt, and it says: %s", s.Detail[0])
+		}
 		if reason, ok := want[s.Name]; ok && (s.Status != statusSkipped || !strings.Contains(s.Detail[0], reason)) {
 			t.Errorf("step %+v, want it skipped for %q", s, reason)
 		}
@@ -309,6 +320,44 @@ func TestOutsideOfTheModule(t *testing.T) {
 	left()
 	if cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(stderr.String(), "run it there: go run ./examples/rehearse") {
 		t.Errorf("exit code %d\n%s\n%s", cmd.ProcessState.ExitCode(), stdout, stderr)
+	}
+}
+
+// A place that cannot hold the directory is refused, and nothing is rehearsed.
+func TestNoPlace(t *testing.T) {
+	t.Parallel()
+	if err := room(t.TempDir(), 1<<62); err == nil || !strings.Contains(err.Error(), "TMPDIR names another place") {
+		t.Errorf("error %v", err)
+	}
+	if err := room(t.TempDir(), 1); err != nil {
+		t.Error(err)
+	}
+	res := rehearse(t, []string{"TMPDIR=/nonexistent"}, "-json")
+	if rep := res.report(t); res.code != exitFailed || rep.OK || len(rep.Steps) > 0 || !strings.Contains(res.stderr, "TMPDIR names another place") {
+		t.Errorf("exit code %d, report %+v\n%s", res.code, rep, res.stderr)
+	}
+	if text := rehearse(t, []string{"TMPDIR=/nonexistent"}); text.stdout != "" {
+		t.Errorf("nothing was rehearsed, and it says:\n%s", text.stdout)
+	}
+}
+
+// A host's container that is still there counts, another rehearsal's does not.
+func TestHostsLeft(t *testing.T) {
+	engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		switch {
+		case strings.HasSuffix(q.URL.Path, "/_ping"):
+			w.Header().Set("Api-Version", "1.41")
+		case strings.HasSuffix(q.URL.Path, "/containers/json") && strings.Contains(q.URL.RawQuery, "tykupgrade.lab.host") && q.FormValue("all") == "1":
+			_, _ = io.WriteString(w, `[{"Id": "0123456789abcdef", "Mounts": [{"Source": "/tmp/mine/stage/repo"}]}, {"Id": "f", "Mounts": [{"Source": "/tmp/other/stage/repo"}]}]`)
+		default:
+			t.Errorf("unexpected request %s", q.URL)
+		}
+	}))
+	defer engine.Close()
+	t.Setenv("DOCKER_HOST", "tcp://"+engine.Listener.Addr().String())
+	left := &Left{}
+	if err := hostsLeft(t.Context(), "/tmp/mine/stage", left); left.Containers != 1 || err == nil || !strings.Contains(err.Error(), "0123456789ab;") {
+		t.Errorf("%+v, %v", left, err)
 	}
 }
 
@@ -371,7 +420,7 @@ func TestInterrupt(t *testing.T) {
 				t.Errorf("exit code %d\n%s", code, stderr)
 			}
 			text := seen.all()
-			if !strings.Contains(text, "directory removed") {
+			if !strings.Contains(text, "interrupted: ending what is under way") || !strings.Contains(text, "directory removed") {
 				t.Errorf("no clean end:\n%s", text)
 			}
 			for _, addr := range regexp.MustCompile(`127\.0\.0\.1:\d+`).FindAllString(text, -1) {
@@ -420,7 +469,7 @@ func TestFleet(t *testing.T) {
 	}
 	res := rehearse(t, nil, "-fleet", "-fail", "gateway", "-json")
 	rep := res.report(t)
-	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Requests == nil || rep.Requests.Failed != 0 || rep.Requests.Sent < 1000 {
+	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Requests == nil || rep.Requests.Failed != 0 || rep.Requests.Sent < 1000 || rep.Left == nil || *rep.Left != (Left{}) {
 		t.Errorf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
 	}
 }
