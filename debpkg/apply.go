@@ -92,7 +92,7 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 		return Change{Plan: p}, nil
 	}
 	op := "apply " + join(p.Requests)
-	dir := path.Join(h.o.StateDir, "runs", p.Digest[:16])
+	dir := h.runDir(p)
 	deadline := time.Now().Add(h.o.LockWait)
 	for {
 		// An earlier call may have got further than its caller knows.
@@ -106,6 +106,9 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 		c, err = h.applyOnce(ctx, op, dir, p, stage)
 		// Another package manager came first: nothing has changed.
 		if errors.Is(err, ErrLocked) && time.Now().Before(deadline) {
+			if err := pause(ctx, lockPause); err != nil {
+				return Change{}, fmt.Errorf("%s: %w", op, err)
+			}
 			continue
 		}
 		// Or another operator with the same plan, who is changing the host.
@@ -117,6 +120,9 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 		return c, err
 	}
 }
+
+// runDir is where the run of a plan lives, whose digest has been checked.
+func (h *Host) runDir(p Plan) string { return path.Join(h.o.StateDir, "runs", p.Digest[:16]) }
 
 // resume attaches to a run of the same plan that goes on, or gives back the
 // result of one that the host still shows. A run whose effects are gone, by a
@@ -372,6 +378,18 @@ func (h *Host) unmask(ctx context.Context, units []Unit) error {
 		return fmt.Errorf("unmask %s: %w", strings.Join(names, ", "), err)
 	}
 	return nil
+}
+
+func (h *Host) readChange(ctx context.Context, dir string) (Change, error) {
+	var c Change
+	data, err := h.readFile(ctx, path.Join(dir, "change.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil {
+		return Change{}, fmt.Errorf("read what an earlier run recorded: %w; if %s is damaged, look at its log and remove the directory to begin anew", err, dir)
+	}
+	return c, nil
 }
 
 func (h *Host) saveChange(ctx context.Context, c Change) error {

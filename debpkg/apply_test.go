@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +46,11 @@ func TestConffilesLikeDpkg(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			// What an earlier upgrade left, and what a person keeps there.
+			f.write(dir+"conflict.dpkg-dist", "of an earlier upgrade")
+			f.write(dir+"conflict.dpkg-old", "of an earlier upgrade too")
+			f.write(dir+"kept.dpkg-old", "by hand")
+			before := f.tree()
 			h := f.host(func(o *debpkg.Options) { o.NewConffiles = takeNew })
 			p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
 			want := map[string]debpkg.Outcome{"same": debpkg.OutcomeSame, "replaced": debpkg.OutcomeReplaced, "kept": debpkg.OutcomeKept,
@@ -77,10 +83,20 @@ func TestConffilesLikeDpkg(t *testing.T) {
 			if err := h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}); err != nil {
 				t.Fatal(err)
 			}
-			for name, text := range map[string]string{"same": "1", "replaced": "1", "kept": "mine", "conflict": "mine", "converged": "2", "in-the-way": "mine", "gone": "1"} {
-				if got := f.file(dir + name); got != text {
-					t.Errorf("after the revert %s is %q, want %q", name, got, text)
-				}
+			// Its absence would be taken for a decision at the next upgrade.
+			before[dir+"fresh"] = "2"
+			if got := f.tree(); !maps.Equal(got, before) {
+				t.Errorf("after the revert there is\n%q\nbefore there was\n%q", got, before)
+			}
+			replaced, err := filepath.Glob(c.Dir + "/files-replaced.*")
+			if err != nil || len(replaced) != 1 {
+				t.Fatalf("%v, %v", replaced, err)
+			}
+			if list := f.raw("tar", "-tzf", replaced[0]); !takeNew && !strings.Contains(list, dir+"in-the-way.dpkg-dist\n") {
+				t.Errorf("what was taken away is not kept:\n%s", list)
+			}
+			if _, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5"))); err != nil || f.file(dir+"fresh") != "2" {
+				t.Errorf("applied again: %v", err)
 			}
 		})
 	}

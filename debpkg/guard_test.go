@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,9 @@ func TestOperatorsAtOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
+	f.raw("apt-mark", "hold", "tyk-gateway")
+	f.write("/opt/tyk-gateway/policies/policies.json", "mine")
+	before := f.tree()
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	var changes [3]debpkg.Change
 	var wg sync.WaitGroup
@@ -50,10 +54,31 @@ func TestOperatorsAtOnce(t *testing.T) {
 	if left, err := filepath.Glob(changes[0].Dir + ".*"); err != nil || left != nil {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if err := f.host().Revert(t.Context(), changes[1], debpkg.RevertOptions{Files: true}); err != nil {
+	// One whose process was killed knows the plan alone.
+	killed := debpkg.Change{Plan: roundTrip(t, p)}
+	if err := f.host().Revert(t.Context(), killed, debpkg.RevertOptions{Files: true}); err != nil {
 		t.Fatal(err)
 	}
-	f.want("tyk-gateway", "4.0.8", "install installed")
+	f.want("tyk-gateway", "4.0.8", "hold installed")
+	if now := f.tree(); !maps.Equal(now, before) {
+		t.Errorf("after the revert there is\n%q\nbefore there was\n%q", now, before)
+	}
+	// Its host was installed anew under the same name.
+	f.write("/etc/machine-id", "0123\n")
+	for _, err := range []error{f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}), f.host().Forget(t.Context(), killed)} {
+		wantError(t, err, debpkg.ErrRefused, "(machine -), this is", "installed anew")
+	}
+	if err := os.Remove(f.root.Dir + "/etc/machine-id"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.host().Forget(t.Context(), killed); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(changes[0].Dir)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	killed.Plan.Digest = "short"
+	wantError(t, f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}), debpkg.ErrRefused, "digest")
 }
 
 // What is kept for a revert was exchanged on the host's disk, or is gone: that

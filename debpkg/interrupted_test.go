@@ -192,7 +192,7 @@ func TestRecordCut(t *testing.T) {
 	cut := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
 		if slices.ContainsFunc(argv, func(a string) bool { return filepath.Base(a) == "change.json" }) && stdin != nil {
 			if records++; records == 2 {
-				return errors.Join(local(ctx, argv, strings.NewReader(""), stdout, stderr), errors.New("cut"))
+				return errors.Join(local(ctx, argv, io.LimitReader(stdin, 100), stdout, stderr), errors.New("cut"))
 			}
 		}
 		return local(ctx, argv, stdin, stdout, stderr)

@@ -151,9 +151,10 @@ func (h *Host) discard(ctx context.Context, prep string) {
 // writeFile replaces a file once all of data is there: over SSH, the death of
 // the client looks like the end of the file.
 func (h *Host) writeFile(ctx context.Context, name string, data []byte) error {
-	_, err := h.script(ctx, bytes.NewReader(data), `set -e; umask 077; cat >"$1.tmp"
-if [ "$(wc -c <"$1.tmp")" -ne "$2" ]; then rm "$1.tmp"; echo "less than $2 bytes arrived" >&2; exit 1; fi
-sync "$1.tmp"; mv -T "$1.tmp" "$1"`, name, strconv.Itoa(len(data)))
+	in := io.MultiReader(strings.NewReader(strconv.Itoa(len(data))+"\n"), bytes.NewReader(data))
+	_, err := h.script(ctx, in, `set -e; umask 077; read -r n; cat >"$1.tmp"
+if [ "$(wc -c <"$1.tmp")" -ne "$n" ]; then rm "$1.tmp"; echo "less than $n bytes arrived" >&2; exit 1; fi
+sync "$1.tmp"; mv -T "$1.tmp" "$1"`, name)
 	if err != nil {
 		return fmt.Errorf("write %s on the host: %w", name, err)
 	}

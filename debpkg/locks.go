@@ -62,6 +62,9 @@ func (h *Host) Locks(ctx context.Context) ([]Lock, error) {
 	return locks, nil
 }
 
+// lockPause is how long to wait before looking again whether a lock is free.
+const lockPause = 250 * time.Millisecond
+
 // waitLocks returns once nobody holds a lock, or an [ErrLocked] that names the
 // holder. Between this and apt's start somebody may come first, so callers go
 // on waiting when apt reports a lock.
@@ -81,7 +84,7 @@ func (h *Host) waitLocks(ctx context.Context, op string, deadline time.Time) err
 			return &Error{Op: op, Kind: ErrLocked, Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
 				Next: "wait for it to end, or look at what it is waiting for; never delete the lock file"}
 		}
-		if err := pause(ctx, 250*time.Millisecond); err != nil {
+		if err := pause(ctx, lockPause); err != nil {
 			return fmt.Errorf("%s: wait for %s: %w", op, told, err)
 		}
 	}
@@ -106,7 +109,7 @@ func (h *Host) retryLocked(ctx context.Context, op string, f func() error) error
 		if !errors.Is(err, ErrLocked) || !time.Now().Before(deadline) {
 			return err
 		}
-		if err := pause(ctx, 250*time.Millisecond); err != nil {
+		if err := pause(ctx, lockPause); err != nil {
 			return err
 		}
 	}

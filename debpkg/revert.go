@@ -17,7 +17,9 @@ import (
 type RevertOptions struct {
 	// Files also brings back the configuration files, and the policies,
 	// templates and the like that were overwritten, as they were before the
-	// change. What is there now is kept beside the saved ones on the host.
+	// change, and takes away what dpkg put beside them (.dpkg-dist and its like).
+	// What is there now is kept beside the saved ones on the host. A
+	// configuration file that only the newer version has stays.
 	Files bool
 }
 
@@ -30,7 +32,9 @@ type RevertOptions struct {
 //
 // It works on the half-installed packages that a failed Apply leaves, runs
 // detached like Apply, and may be called again: what is back already is left
-// alone. An [ErrNoRollback] means that nothing was touched.
+// alone. An [ErrNoRollback] means that nothing was touched. Of a Change with no
+// more than its Plan, all that a caller has whose process was killed during
+// Apply, the host knows the rest.
 func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 	if h.err != nil {
 		return h.err
@@ -39,14 +43,12 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		return nil
 	}
 	op := "revert " + strings.Join(names(c.Plan.Actions), ", ")
-	if c.Plan.Host != (Identity{}) {
-		f, err := h.basics(ctx)
-		if err != nil {
-			return fmt.Errorf("%s: %w", op, err)
-		}
-		if f.Identity != c.Plan.Host {
-			return &Error{Op: op, Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s, this is %s", c.Plan.Host.Hostname, f.Hostname), Next: "revert it there"}
-		}
+	if err := h.sameHost(ctx, op, c); err != nil {
+		return err
+	}
+	c, err := h.recorded(ctx, op, c)
+	if err != nil {
+		return err
 	}
 	for _, a := range c.Plan.Actions {
 		if !packageName.MatchString(a.Package) {
@@ -77,6 +79,9 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		err := h.revertPackages(ctx, op, dir, c)
 		switch {
 		case errors.Is(err, ErrLocked) && time.Now().Before(deadline):
+			if err := pause(ctx, lockPause); err != nil {
+				return fmt.Errorf("%s: %w", op, err)
+			}
 			continue
 		case errors.Is(err, ErrInterrupted) && !repaired:
 			// dpkg's own journal must be worked off before anything else. That
@@ -94,20 +99,44 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 	return h.revertUnits(ctx, op, c, o)
 }
 
-// checkFiles refuses when the saved configuration is not what was saved.
-func (h *Host) checkFiles(ctx context.Context, op string, c Change) error {
-	if c.FilesSHA256 == "" {
+// sameHost refuses a change that was made on another host.
+func (h *Host) sameHost(ctx context.Context, op string, c Change) error {
+	if c.Plan.Host == (Identity{}) {
 		return nil
 	}
-	file := path.Join(c.Dir, filesName)
-	out, err := h.script(ctx, nil, `[ ! -f "$1" ] || sha256sum <"$1"`, file)
+	f, err := h.basics(ctx)
 	if err != nil {
-		return fmt.Errorf("%s: read the saved configuration: %w", op, err)
+		return fmt.Errorf("%s: %w", op, err)
 	}
-	if sum, _, _ := strings.Cut(out, " "); sum != c.FilesSHA256 {
-		return &Error{Op: op, Kind: ErrNoRollback, Detail: file + " is gone or was changed since it was saved", Next: "revert without the files, and bring them back from a backup"}
+	was, is := c.Plan.Host, f.Identity
+	if was == is {
+		return nil
 	}
-	return nil
+	return &Error{Op: op, Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine %s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
+		Next: "do it there; where this host was installed anew, nothing of the change is left, and a plan gives it the version that you want"}
+}
+
+// recorded completes a change of which the caller knows the plan alone.
+func (h *Host) recorded(ctx context.Context, op string, c Change) (Change, error) {
+	if c.Dir != "" || c.Plan.Digest == "" {
+		return c, nil
+	}
+	if c.Plan.digest() != c.Plan.Digest {
+		return c, &Error{Op: op, Kind: ErrRefused, Detail: "the digest of its plan does not fit the plan's content", Next: "take the change as Apply returned it"}
+	}
+	dir := h.runDir(c.Plan)
+	s, err := h.jobState(ctx, dir)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", op, err)
+	}
+	if s.name == "none" {
+		return c, nil
+	}
+	whole, err := h.readChange(ctx, dir)
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", op, err)
+	}
+	return whole, nil
 }
 
 // revertDir is where the run of the revert lives: beside that of the change.
@@ -312,15 +341,9 @@ func (h *Host) resetFailed(ctx context.Context, units []string) error {
 }
 
 func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOptions) error {
-	if o.Files && len(c.Files) > 0 {
-		h.event(Event{Kind: EventStep, Text: "bring back the configuration"})
-		_, err := h.script(ctx, strings.NewReader(strings.Join(c.Files, "\n")+"\n"), `set -e; umask 077
-while read -r f; do [ ! -f "$1$f" ] || printf '.%s\n' "$f"; done >"$2/list"
-[ ! -s "$2/list" ] || tar -C "$1/" -c -z -f "$2/files-replaced.$(date +%Y%m%dT%H%M%S).tar.gz" -T "$2/list"
-rm "$2/list"
-tar -C "$1/" -x -p -z -f "$2/$3"`, h.o.Root, c.Dir, filesName)
-		if err != nil {
-			return fmt.Errorf("%s: bring back the configuration: %w", op, err)
+	if o.Files {
+		if err := h.revertFiles(ctx, op, c); err != nil {
+			return err
 		}
 	}
 	var installed []string
@@ -405,23 +428,31 @@ func (h *Host) Repair(ctx context.Context) error {
 
 // Forget removes what the host keeps of a change: the saved .deb files and
 // configuration. It cannot be reverted with them any more. It refuses with an
-// [ErrLocked] while the change or its revert is under way.
+// [ErrLocked] while the change or its revert is under way, and with an
+// [ErrRefused] on a host that the change was not made on.
 func (h *Host) Forget(ctx context.Context, c Change) error {
 	dir := path.Clean(c.Dir)
+	if c.Dir == "" && c.Plan.Digest != "" && c.Plan.digest() == c.Plan.Digest {
+		dir = h.runDir(c.Plan)
+	}
 	if path.Dir(dir) != path.Join(h.o.StateDir, "runs") {
 		return fmt.Errorf("forget a change: %q is not a directory of this host's runs", c.Dir)
+	}
+	op := "forget the change in " + dir
+	if err := h.sameHost(ctx, op, c); err != nil {
+		return err
 	}
 	for _, d := range []string{dir, dir + "-revert"} {
 		s, err := h.jobState(ctx, d)
 		if err != nil {
-			return fmt.Errorf("forget a change: %w", err)
+			return fmt.Errorf("%s: %w", op, err)
 		}
 		if s.name == "running" {
-			return &Error{Op: "forget the change in " + dir, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
+			return &Error{Op: op, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
 		}
 	}
 	if _, err := h.script(ctx, nil, `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
-		return fmt.Errorf("forget the change in %s: %w", c.Dir, err)
+		return fmt.Errorf("%s: %w", op, err)
 	}
 	return nil
 }

@@ -27,12 +27,15 @@ const usage = `usage: upgradehost VERB [flags]
   plan      what an upgrade would do; changes nothing
   apply     show the plan, ask, carry it out
   revert    bring back what was there before a change
+  repair    finish what an interrupted run of apt or dpkg left half-installed
   history   what apt did on the host
+  forget    remove what the host keeps for the revert of a change
 
   upgradehost plan  -host ops@gw1 -sudo -gateway 5.2.5 -dashboard 5.2.5 -pump 1.9.0
   upgradehost apply -host ops@gw1 -sudo -gateway 5.2.5 -out change.json
   upgradehost revert -host ops@gw1 -sudo -change change.json
   upgradehost revert -host ops@gw1 -sudo -last tyk-gateway,tyk-pump
+  upgradehost forget -host ops@gw1 -sudo -change change.json
 
 Without -host it works on this machine. Components are upgraded one after the
 other: dashboard, gateway, pump. upgradehost VERB -h lists a verb's flags.
@@ -101,7 +104,7 @@ var (
 )
 
 var verbs = map[string]func(*command, context.Context) (any, error){
-	"facts": (*command).facts, "plan": (*command).plan, "apply": (*command).apply, "revert": (*command).revert, "history": (*command).history,
+	"facts": (*command).facts, "plan": (*command).plan, "apply": (*command).apply, "revert": (*command).revert, "repair": (*command).repair, "history": (*command).history, "forget": (*command).forget,
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -180,7 +183,12 @@ func (c *command) flags(stderr io.Writer) *flag.FlagSet {
 		fs.Var(&c.packages, "package", "`name=version` of another package or edition, name- to remove it; repeatable")
 		fs.StringVar(&c.debs, "debs", "", "install from .deb files in this `directory` on the host, without network")
 		fs.BoolVar(&c.noUpdate, "no-update", false, "do not update the package lists first")
+	}
+	switch c.verb {
+	case "plan", "apply", "repair":
 		fs.BoolVar(&c.options.NewConffiles, "new-conffiles", false, "take the maintainer's configuration files over edited ones")
+		fallthrough
+	case "revert":
 		fs.DurationVar(&c.options.LockWait, "lock-wait", debpkg.DefaultLockWait, "how long to wait for other package managers")
 	}
 	switch c.verb {
@@ -189,11 +197,12 @@ func (c *command) flags(stderr io.Writer) *flag.FlagSet {
 		fs.BoolVar(&c.stage, "stage", false, "install now, leave the old processes serving; restart the units yourself")
 		fs.StringVar(&c.out, "out", "", "`file` for what revert -change needs (default upgradehost-TIME.json)")
 		fs.DurationVar(&c.options.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
+	case "forget":
+		fs.StringVar(&c.change, "change", "", "`file` that apply wrote; it is removed too")
 	case "revert":
 		fs.StringVar(&c.change, "change", "", "`file` that apply wrote")
 		fs.StringVar(&c.last, "last", "", "comma-separated `packages` whose last change in apt's history to revert")
 		fs.BoolVar(&c.files, "files", false, "also bring back configuration and overwritten files")
-		fs.DurationVar(&c.options.LockWait, "lock-wait", debpkg.DefaultLockWait, "how long to wait for other package managers")
 		fs.DurationVar(&c.options.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
 	}
 	return fs

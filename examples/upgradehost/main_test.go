@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -180,7 +181,15 @@ func TestKilled(t *testing.T) {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, errOut := r.command(exitDone, "", "apply", "-yes", "-gateway", "5.2.5", "-pump", "1.9.0", "-out", file)
+	// While the host cannot be asked, the file keeps what a revert needs.
+	lab.Program(t, "ssh", "openssh-client")
+	args := []string{"apply", "-yes", "-gateway", "5.2.5", "-pump", "1.9.0", "-out", file}
+	_, errOut := r.command(exitFailed, "", args[0], append(args[1:], "-host", "root@127.0.0.1", "-ssh-port", "9")...)
+	contains(t, errOut, "the connection to the host failed", file+" still tells of it")
+	if kept, err := os.ReadFile(file); err != nil || !bytes.Contains(kept, []byte(p.Digest)) {
+		t.Errorf("the file holds %s, %v", kept, err)
+	}
+	out, errOut := r.command(exitDone, "", args[0], args[1:]...)
 	contains(t, errOut, "finishing what an earlier apply began")
 	contains(t, out, "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "ok tyk-pump 1.9.0")
 	changes, err := readChanges(file)
@@ -189,6 +198,14 @@ func TestKilled(t *testing.T) {
 	}
 	out, _ = r.command(exitDone, "", "revert", "-change", file)
 	contains(t, out, "tyk-gateway 4.0.8 is back", "tyk-pump 1.8.3 is back")
+	r.command(exitDone, "", "repair")
+	out, _ = r.command(exitDone, "", "forget", "-change", file)
+	contains(t, out, "nothing is kept of "+file)
+	for _, name := range []string{file, c.Dir, changes[1].Dir} {
+		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", name, err)
+		}
+	}
 	// What was never begun, and cannot be any more, does not stay in the file.
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
@@ -220,6 +237,7 @@ func TestUsage(t *testing.T) {
 		{exitUsage, []string{"plan", "5.2.5"}, "is not a flag"},
 		{exitUsage, []string{"facts", "-gateway", "5.2.5"}, "not defined"},
 		{exitUsage, []string{"revert"}, "either -change FILE or -last PACKAGES"},
+		{exitUsage, []string{"forget"}, "give -change FILE"},
 		{exitFailed, []string{"revert", "-change", "/nowhere"}, "no such file"},
 		{exitFailed, []string{"facts", "-host", "-x"}, "is not a destination"},
 	} {

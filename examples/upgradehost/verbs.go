@@ -125,7 +125,7 @@ func (c *command) apply(ctx context.Context) (any, error) {
 			// Its process was killed; the same plan finds what became of it.
 			finished = false
 			c.stderr.Printf("finishing what an earlier apply began\n")
-			if made, err = c.carryOut(ctx, h, all, i, made); err != nil {
+			if made, err = c.carryOut(ctx, h, all, i, made, true); err != nil {
 				return made, err
 			}
 		}
@@ -146,7 +146,7 @@ func (c *command) apply(ctx context.Context) (any, error) {
 	}
 	for _, p := range plans {
 		all = append(all, debpkg.Change{Plan: p})
-		if made, err = c.carryOut(ctx, h, all, len(all)-1, made); err != nil {
+		if made, err = c.carryOut(ctx, h, all, len(all)-1, made, false); err != nil {
 			return made, err
 		}
 	}
@@ -156,9 +156,10 @@ func (c *command) apply(ctx context.Context) (any, error) {
 	return made, nil
 }
 
-// carryOut applies the plan of all[i]. The file tells of it before it begins,
-// and a failed change stays in it: that is what has to be reverted.
-func (c *command) carryOut(ctx context.Context, h *debpkg.Host, all []debpkg.Change, i int, made []debpkg.Change) ([]debpkg.Change, error) {
+// carryOut applies the plan of all[i], which an earlier apply may have begun.
+// The file tells of it before it begins, and a failed change stays in it: that is
+// what has to be reverted.
+func (c *command) carryOut(ctx context.Context, h *debpkg.Host, all []debpkg.Change, i int, made []debpkg.Change, begun bool) ([]debpkg.Change, error) {
 	if err := c.writeChanges(all); err != nil {
 		return made, err
 	}
@@ -167,6 +168,10 @@ func (c *command) carryOut(ctx context.Context, h *debpkg.Host, all []debpkg.Cha
 		do = h.Stage
 	}
 	change, err := do(ctx, all[i].Plan)
+	// Only the host's own word settles that what an earlier apply began is not there.
+	if begun && change.Started.IsZero() && err != nil && !errors.Is(err, debpkg.ErrChanged) && !errors.Is(err, debpkg.ErrRefused) {
+		return made, fmt.Errorf("%w\n%s still tells of it: call again, or name another file with -out to leave it", err, c.out)
+	}
 	if change.Started.IsZero() { // nothing was done
 		return made, errors.Join(err, c.writeChanges(slices.Delete(slices.Clone(all), i, i+1)))
 	}
@@ -256,6 +261,42 @@ func (c *command) revert(ctx context.Context) (any, error) {
 				c.stdout.Printf("%s %s is back from %s\n", c.stdout.Paint(term.Good, "ok"), state(a.Package, a.From), state(a.Package, a.To))
 			}
 		}
+	}
+	return nil, nil
+}
+
+func (c *command) repair(ctx context.Context) (any, error) {
+	if err := c.open().Repair(ctx); err != nil {
+		return nil, err
+	}
+	c.stderr.Clear()
+	if !c.json {
+		c.stdout.Printf("%s no package is left half-installed\n", c.stdout.Paint(term.Good, "ok"))
+	}
+	return nil, nil
+}
+
+// forget asks the host first: the file is of use as long as the host keeps
+// anything of what it tells.
+func (c *command) forget(ctx context.Context) (any, error) {
+	if c.change == "" {
+		return nil, usageError("give -change FILE, which apply wrote")
+	}
+	changes, err := readChanges(c.change)
+	if err != nil {
+		return nil, err
+	}
+	h := c.open()
+	for _, change := range changes {
+		if err := h.Forget(ctx, change); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Remove(c.change); err != nil {
+		return nil, err
+	}
+	if !c.json {
+		c.stdout.Printf("%s nothing is kept of %s any more; it cannot be reverted\n", c.stdout.Paint(term.Good, "ok"), c.change)
 	}
 	return nil, nil
 }
