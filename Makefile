@@ -3,13 +3,18 @@ TESTFLAGS ?=
 FUZZTIME ?= 10s
 BENCH ?= .
 VULNDB ?= https://vuln.go.dev
+# Of the engine's daemon, which nothing here links: AuthZ plugins, and the
+# privileges of plugins. They name no symbols, so that using the engine's client
+# counts, and github.com/docker/docker gets no mend.
+ACCEPTED = GO-2026-4883 GO-2026-4887
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
 .PHONY: test fmt vet lint vuln bench fuzz
 
 test: fmt vet lint
-	$(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+	@began=$$(date +%s); $(GO) test -race -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
+	echo "go test -race ./...: $$(($$(date +%s) - began)) s on $$(nproc) cores"; exit $$code
 
 fmt:
 	@files=$$(gofmt -l .); \
@@ -24,7 +29,10 @@ lint:
 # Needs the Go vulnerability database: VULNDB is a mirror of it, or a copy made
 # of github.com/golang/vulndb with its cmd/indexdb (file:///…).
 vuln:
-	$(TOOL) govulncheck -db $(VULNDB) ./...
+	@out=$$($(TOOL) govulncheck -db $(VULNDB) ./...); code=$$?; \
+	new=$$(echo "$$out" | sed -n 's/^Vulnerability #[0-9]*: //p' | grep -vxF $(ACCEPTED:%=-e %)); \
+	if [ $$code -ne 0 ] && { [ $$code -ne 3 ] || [ -n "$$new" ]; }; then echo "$$out"; exit 1; fi; \
+	echo "govulncheck: nothing but what is accepted ($(ACCEPTED))"
 
 bench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
