@@ -85,8 +85,8 @@ var plainClient, _ = NewClient(ClientOptions{})
 
 // Check asks once. A nil client is one of [NewClient]; of another only the
 // transport and the cookie jar are used. It takes no longer than the probe's
-// Timeout. When ctx ends first, the result is Unknown and its Err has the
-// context's error and cause.
+// Timeout, and as long again for Checks. When ctx ends first, the result is
+// Unknown and its Err has the context's error and cause.
 func (p Probe) Check(ctx context.Context, c *http.Client) Result {
 	r := Result{Probe: p.name(), Kind: p.Kind, Time: time.Now().UTC()}
 	u, err := p.target()
@@ -121,7 +121,11 @@ func (p Probe) Check(ctx context.Context, c *http.Client) Result {
 	default:
 		t.request(try, &r)
 	}
-	t.callerChecks(try, &r)
+	// In a time of their own: a package that is missing is told best where
+	// nothing answers.
+	checks, cancelChecks := context.WithTimeoutCause(ctx, limit, errTryTimeout)
+	defer cancelChecks()
+	t.callerChecks(checks, &r)
 	if ctx.Err() != nil && r.Status != Pass {
 		r.fail(Unknown, stoppedBy(ctx), "")
 	}
@@ -139,6 +143,22 @@ func (r *Result) fail(s Status, err error, hint string) {
 	if r.Status == "" || r.Status == Pass || worst(s, r.Status) != r.Status || errors.As(err, &stop) {
 		r.Status, r.Err, r.Error = s, own, printable(own.Error())
 	}
+}
+
+// add records the failure of a caller's check. Beside one of the probe itself it
+// is told as well: it may be why.
+func (r *Result) add(err error, hint string) {
+	own, failed := r.Err.(*Error)
+	if !failed || r.Status != Fail {
+		r.fail(Fail, err, hint)
+		return
+	}
+	both := *own
+	both.Err = fmt.Errorf("%w; %w", own.Err, err)
+	if both.hint == "" {
+		both.hint = hint
+	}
+	r.Err, r.Error = &both, printable(both.Error())
 }
 
 // failTransport records that no answer came.
@@ -263,7 +283,9 @@ func (t *attempt) alive(ctx context.Context, r *Result) {
 	if d.Status != Pass {
 		r.fail(d.Status, fmt.Errorf("%w: status %s%s", ErrUnhealthy, d.Status, after(": ", d.Output)), "look at its log")
 	}
-	t.compare(r, d.Version)
+	if err := t.wrongVersion(d.Version); err != nil {
+		r.fail(Fail, err, versionHint)
+	}
 }
 
 func notFoundHint(code int) string {
@@ -287,18 +309,18 @@ func (r *Result) setVersion(reported string) {
 	}
 }
 
-// compare holds a reported version to the wanted one.
-func (t *attempt) compare(r *Result, reported string) Status {
+// wrongVersion holds a reported version to the wanted one.
+func (t *attempt) wrongVersion(reported string) error {
 	if t.p.Want == nil || reported == "" {
-		return Pass
+		return nil
 	}
 	if v, err := ParseVersion(reported); err == nil && v.Equal(t.p.Want) {
-		return Pass
+		return nil
 	}
-	r.fail(Fail, fmt.Errorf("%w: %s, want %s", ErrVersion, reported, t.p.Want),
-		"the old process may still hold the port, or the upgrade did not happen")
-	return Fail
+	return fmt.Errorf("%w: %s, want %s", ErrVersion, reported, t.p.Want)
 }
+
+const versionHint = "the old process may still hold the port, or the upgrade did not happen"
 
 // connect is the probe of a TCP port.
 func (t *attempt) connect(ctx context.Context, r *Result) {
@@ -366,14 +388,17 @@ func contains(values []string, want string) bool {
 func (t *attempt) callerChecks(ctx context.Context, r *Result) {
 	told := r.Version != ""
 	for _, c := range t.p.Checks {
-		n := NamedResult{Name: clean(c.Name)}
+		n := NamedResult{Name: clean(c.Name), Status: Pass}
 		f, err := c.Run(ctx)
 		if err != nil {
 			n.Status, n.Output = Fail, clean(err.Error())
-			r.fail(Fail, fmt.Errorf("%s: %w", n.Name, err), "")
+			r.add(fmt.Errorf("%s: %w", n.Name, err), "")
 		} else {
 			n.Version, n.Output = clean(f.Version), clean(f.Output)
-			n.Status = t.compare(r, n.Version)
+			if err := t.wrongVersion(n.Version); err != nil {
+				n.Status = Fail
+				r.add(fmt.Errorf("%s: %w", n.Name, err), versionHint)
+			}
 			if n.Version != "" && !told {
 				r.setVersion(n.Version)
 				told = true

@@ -80,7 +80,9 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 	r.Components = d.Components
 	r.Status = Pass
 	t.judge(r, a, d, e)
-	t.compare(r, d.Version)
+	if err := t.wrongVersion(d.Version); err != nil {
+		r.fail(Fail, err, versionHint)
+	}
 	if t.p.Want != nil && d.Version == "" {
 		r.fail(Fail, fmt.Errorf("%w: none told, want %s", ErrVersion, t.p.Want), "something else may listen there")
 	}

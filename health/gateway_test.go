@@ -285,6 +285,53 @@ func TestDashboardAndPump(t *testing.T) {
 	}
 }
 
+// roundTrip is a transport without a server.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// Where nothing answers, the caller's checks are asked all the same, and what
+// they found stands beside the probe's failure.
+func TestChecksOfWhatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	refused, missing := errors.New("connection refused"), errors.New("tyk-gateway is not installed")
+	for name, answer := range map[string]roundTrip{
+		"refused": func(*http.Request) (*http.Response, error) { return nil, refused },
+		"hangs":   func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := health.Gateway("gw", version(t, "5.2.5"))
+			p.Timeout = 250 * time.Millisecond
+			c := &http.Client{Transport: answer}
+			says := map[bool]error{true: refused, false: health.ErrNoAnswer}[name == "refused"]
+			for what, check := range map[string]struct {
+				f   health.Finding
+				err error
+				is  error
+			}{
+				"package": {err: missing, is: missing},
+				"version": {f: health.Finding{Version: "4.0.8"}, is: health.ErrVersion},
+			} {
+				p.Checks = []health.Check{{Name: what, Run: func(ctx context.Context) (health.Finding, error) {
+					if err := ctx.Err(); err != nil {
+						return health.Finding{}, err
+					}
+					return check.f, check.err
+				}}}
+				r := p.Check(t.Context(), c)
+				if !errors.Is(r.Err, says) || !errors.Is(r.Err, check.is) || r.Status != health.Fail || !strings.Contains(r.Error, "; "+what+": ") || r.Findings[0].Status != health.Fail {
+					t.Errorf("%s: %s %v, findings %+v", what, r.Status, r.Err, r.Findings)
+				}
+				_, err := health.Wait(t.Context(), health.Policy{Client: c, Failures: 1}, p)
+				if !errors.Is(err, says) || !errors.Is(err, check.is) || !strings.Contains(err.Error(), check.is.Error()) {
+					t.Errorf("wait: %v", err)
+				}
+			}
+		})
+	}
+}
+
 func TestPluginShowsItselfOnlyInARequest(t *testing.T) {
 	t.Parallel()
 	probe := health.Plugin("http://gw:8080/api/get", health.Expect{Header: map[string]string{"Foo": "Bar"}, Body: regexp.MustCompile(`"Foo":\["Bar"\]`)})

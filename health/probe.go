@@ -50,7 +50,7 @@ type Probe struct {
 	Want    *semver.Version // the expected version; nil: any
 	Ready   string          // gateway: its readiness path, "/ready" if empty (readiness_check_endpoint_name)
 	MaxAge  time.Duration   // gateway: how old its own checks may be; 0: a minute. Raise it with liveness_check.check_duration
-	Timeout time.Duration   // of one try; 0: DefaultTimeout
+	Timeout time.Duration   // of one try, and again of its Checks; 0: DefaultTimeout
 
 	Method   string // plugin and HTTP; empty: GET
 	Body     []byte // plugin and HTTP
@@ -59,12 +59,14 @@ type Probe struct {
 	User     string
 	Password string
 
-	Checks []Check // the caller's own, after the probe's
+	Checks []Check // the caller's own, after the probe's, one by one
 }
 
 // Check is something that the caller looks at in addition: the installed
-// package's version, or whether the unit runs. Run must end when its context
-// does. An error makes the result a failure.
+// package's version, or whether the unit runs. It is asked whatever the probe
+// itself found, for no longer than the probe's Timeout, and Run must end when
+// its context does. An error makes the result a failure; where the probe fails
+// too, the result's error tells of both.
 type Check struct {
 	Name string
 	Run  func(context.Context) (Finding, error)
