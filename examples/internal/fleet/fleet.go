@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,14 +113,19 @@ type BlueGreen struct {
 	Backends  []string `yaml:"backends"` // in which the idle colour's hosts stand, to see their last sessions end
 }
 
+// wrong is an error that the decoder collects with those of other lines.
+func wrong(n *yaml.Node, format string, a ...any) error {
+	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: ", n.Line) + fmt.Sprintf(format, a...)}}
+}
+
 // Duration reads "90s" or "5m".
 type Duration time.Duration
 
-// UnmarshalText reads a Go duration.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
+// UnmarshalYAML reads a Go duration.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
 	if err != nil || v < 0 {
-		return fmt.Errorf("%q is no duration; write 90s or 5m", text)
+		return wrong(n, "%q is no duration; write 90s or 5m", n.Value)
 	}
 	*d = Duration(v)
 	return nil
@@ -128,20 +134,20 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // Share reads "3" or "25%".
 type Share rollout.Share
 
-// UnmarshalText reads a count or a percentage.
-func (s *Share) UnmarshalText(text []byte) error {
-	t := string(text)
+// UnmarshalYAML reads a count or a percentage.
+func (s *Share) UnmarshalYAML(n *yaml.Node) error {
+	t := n.Value
 	if p, ok := strings.CutSuffix(t, "%"); ok {
 		v, err := strconv.ParseFloat(strings.TrimSpace(p), 64)
 		if err != nil || !(v >= 0 && v <= 100) {
-			return fmt.Errorf("%q is no percentage from 0%% to 100%%", t)
+			return wrong(n, "%q is no percentage from 0%% to 100%%", t)
 		}
 		s.Percent = v
 		return nil
 	}
 	v, err := strconv.Atoi(t)
 	if err != nil || v < 0 {
-		return fmt.Errorf("%q is neither a count nor a percentage; write 3 or 25%%", t)
+		return wrong(n, "%q is neither a count nor a percentage; write 3 or 25%%", t)
 	}
 	s.Count = v
 	return nil
@@ -157,15 +163,15 @@ func (s Share) String() string {
 // Order is the order of components.
 type Order []string
 
-// UnmarshalText reads standard or mdcb.
-func (o *Order) UnmarshalText(text []byte) error {
-	switch string(text) {
+// UnmarshalYAML reads standard or mdcb.
+func (o *Order) UnmarshalYAML(n *yaml.Node) error {
+	switch n.Value {
 	case "standard":
 		*o = rollout.StandardOrder()
 	case "mdcb":
 		*o = rollout.MDCBOrder()
 	default:
-		return fmt.Errorf("%q is no order; write standard or mdcb", text)
+		return wrong(n, "%q is no order; write standard or mdcb", n.Value)
 	}
 	return nil
 }
@@ -173,15 +179,15 @@ func (o *Order) UnmarshalText(text []byte) error {
 // Beyond is what happens beyond the budget.
 type Beyond rollout.Beyond
 
-// UnmarshalText reads hold or undo.
-func (b *Beyond) UnmarshalText(text []byte) error {
-	switch string(text) {
+// UnmarshalYAML reads hold or undo.
+func (b *Beyond) UnmarshalYAML(n *yaml.Node) error {
+	switch n.Value {
 	case "hold":
 		*b = Beyond(rollout.Hold)
 	case "undo":
 		*b = Beyond(rollout.UndoRun)
 	default:
-		return fmt.Errorf("beyond is %q; write hold or undo", text)
+		return wrong(n, "beyond is %q; write hold or undo", n.Value)
 	}
 	return nil
 }
@@ -203,7 +209,7 @@ func Load(path string, stdin io.Reader) (*Inventory, error) {
 	}
 	inv, err := Parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("read inventory %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return inv, nil
 }
@@ -214,7 +220,7 @@ func Read(path string, stdin io.Reader) ([]byte, error) {
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, fmt.Errorf("read inventory: %w", err)
+			return nil, fmt.Errorf("read the file that describes the hosts: %w", err)
 		}
 		defer func() { _ = f.Close() }()
 		in = f
@@ -224,7 +230,7 @@ func Read(path string, stdin io.Reader) ([]byte, error) {
 		err = fmt.Errorf("larger than %d bytes", maxFile)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read inventory %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return data, nil
 }
@@ -239,12 +245,33 @@ func Parse(data []byte) (*Inventory, error) {
 }
 
 // Decode reads YAML or JSON into v, such as a struct with an [Inventory] and
-// more in it. Fields that v lacks are errors.
+// more in it. Keys that v lacks are errors, and so is a second document.
 func Decode(data []byte, v any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
-	return dec.Decode(v)
+	err := dec.Decode(v)
+	var all *yaml.TypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("it is empty")
+	case errors.As(err, &all):
+		var errs []error
+		for _, text := range all.Errors {
+			text = unknownKey.ReplaceAllString(text, "unknown key $1")
+			errs = append(errs, errors.New(unfit.ReplaceAllString(text, "$1 does not fit here")))
+		}
+		return errors.Join(errs...)
+	case err == nil && !errors.Is(dec.Decode(&yaml.Node{}), io.EOF):
+		return errors.New("it goes on behind its end (---), and only one document is read")
+	}
+	return err
 }
+
+// The decoder (go.yaml.in/yaml 3.0) names Go's types.
+var (
+	unknownKey = regexp.MustCompile(`field (.+) not found in type \S+$`)
+	unfit      = regexp.MustCompile(`cannot unmarshal (.+) into \S+$`)
+)
 
 // Check fills in defaults and reports everything that is wrong at once.
 func (inv *Inventory) Check() error {
@@ -276,7 +303,7 @@ func (inv *Inventory) Check() error {
 		if _, err := debpkg.ParseVersion(inv.Versions[h.Component]); err != nil {
 			bad("host %s: versions.%s: %w", h.Name, h.Component, err)
 		} else if _, err := health.ParseVersion(inv.Versions[h.Component]); err != nil {
-			bad("host %s: versions.%s: %w", h.Name, h.Component, err)
+			bad("host %s: versions.%s: %w; give the exact version, such as 5.2.5", h.Name, h.Component, err)
 		}
 		if h.Server != "" && inv.BlueGreen == nil && len(inv.proxies(h.Component)) == 0 {
 			bad("host %s is server %s, but no haproxy has backends for %s", h.Name, h.Server, h.Component)

@@ -150,6 +150,25 @@ hosts:
 	}
 }
 
+// What the decoder finds is told by line and key, all at once.
+func TestDecodeReportsEverything(t *testing.T) {
+	t.Parallel()
+	_, err := fleet.Parse([]byte("drain: {deadline: 5}\nbeyond: stop\nhost: []\nhosts:\n- {name: g, adress: x, port: ssh}\n"))
+	want := `line 1: "5" is no duration; write 90s or 5m
+line 2: beyond is "stop"; write hold or undo
+line 3: unknown key host
+line 5: unknown key adress
+line 5: !!str ` + "`ssh`" + ` does not fit here`
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	for text, want := range map[string]string{"": "it is empty", "# nothing": "it is empty", good + "---\nhosts: []\n": "only one document"} {
+		if _, err := fleet.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "f.yaml")
