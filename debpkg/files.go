@@ -115,6 +115,8 @@ func (h *Host) revertFiles(ctx context.Context, op string, c Change) error {
 	if lines.Len() == 0 {
 		return nil
 	}
+	// Over SSH, the death of the client looks like the end of the list.
+	lines.WriteString(".\n")
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", op, ended(ctx))
 	}
@@ -128,12 +130,15 @@ func (h *Host) revertFiles(ctx context.Context, op string, c Change) error {
 	defer cancel()
 	_, err := h.script(dctx, strings.NewReader(lines.String()), `set -e; umask 077
 : >"$2/added"
+whole=
 while IFS= read -r l; do
+	if [ "$l" = . ]; then whole=1; break; fi
 	f=${l#?}
 	[ -f "$1$f" ] || [ -L "$1$f" ] || continue
 	printf '.%s\n' "$f"
 	case $l in +*) printf '%s\n' "$1$f" >>"$2/added" ;; esac
 done >"$2/list"
+if [ -z "$whole" ]; then rm "$2/list" "$2/added"; echo "the list of files did not arrive whole" >&2; exit 1; fi
 if [ -s "$2/list" ]; then
 	now=$2/files-replaced.$(date +%Y%m%dT%H%M%S).tar.gz
 	tar -C "$1/" -c -z -f "$now" -T "$2/list"

@@ -181,25 +181,26 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// The connection dies while the operator records the end of a change: what was
-// recorded before stays, and the change is found complete.
-func TestRecordCut(t *testing.T) {
+// The operator's machine dies while it sends something: what was recorded before
+// stays, and the change is found complete; no file is brought back whose present
+// state is not kept.
+func TestSendingCut(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
 	f.install("tyk-gateway=4.0.8")
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
-	local, records := debpkg.Local(), 0
-	cut := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
-		if slices.ContainsFunc(argv, func(a string) bool { return filepath.Base(a) == "change.json" }) && stdin != nil {
-			if records++; records == 2 {
-				return errors.Join(local(ctx, argv, io.LimitReader(stdin, 100), stdout, stderr), errors.New("cut"))
+	local, part, seen := debpkg.Local(), "change.json", 0
+	cut := debpkg.New(func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		if stdin != nil && slices.ContainsFunc(argv, func(a string) bool { return filepath.Base(a) == part }) {
+			if seen++; seen == 2 {
+				return errors.Join(local(ctx, argv, io.LimitReader(stdin, 30), stdout, stderr), errors.New("cut"))
 			}
 		}
 		return local(ctx, argv, stdin, stdout, stderr)
-	}
+	}, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig})
 	// That it was installed is what counts for the caller.
-	if _, err := debpkg.New(cut, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig}).Apply(t.Context(), p); err != nil || records != 2 {
-		t.Fatalf("error %v, recorded %d times", err, records)
+	if _, err := cut.Apply(t.Context(), p); err != nil || seen != 2 {
+		t.Fatalf("error %v, recorded %d times", err, seen)
 	}
 	c, err := f.host().Apply(t.Context(), p)
 	if err != nil {
@@ -208,6 +209,20 @@ func TestRecordCut(t *testing.T) {
 	f.want("tyk-gateway", "5.2.5", "install installed")
 	if n := strings.Count(f.file("/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 || len(c.After) != 1 {
 		t.Errorf("apt ran %d times, change %+v", n, c)
+	}
+	f.write("/opt/tyk-gateway/tyk.conf", "edited since")
+	part, seen = "files.tar.gz", 1
+	if err := cut.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}); err == nil || seen != 2 {
+		t.Errorf("error %v, %d lists", err, seen)
+	}
+	if got := f.file("/opt/tyk-gateway/tyk.conf"); got != "edited since" {
+		t.Errorf("the configuration is %q", got)
+	}
+	if err := f.host().Revert(t.Context(), c, debpkg.RevertOptions{Files: true}); err != nil {
+		t.Error(err)
+	}
+	if got := f.file("/opt/tyk-gateway/tyk.conf"); got == "edited since" {
+		t.Error("the configuration was not brought back")
 	}
 	if left, err := filepath.Glob(filepath.Join(c.Dir, "*.tmp")); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
