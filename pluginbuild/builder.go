@@ -3,8 +3,10 @@ package pluginbuild
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -14,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Options changes how a [Builder] works. The zero value is useful.
@@ -110,7 +114,8 @@ func (b *Builder) Run() string { return b.run }
 // A copy of the source is uploaded, so remote engines work and nothing in Dir
 // changes. Left out are what the compiler's script would not copy or would
 // damage: names that begin with a dot and .so files, both in Dir itself, and
-// .git directories. Symbolic links that lead out of Dir are refused.
+// .git directories, and a go.work in Dir. Symbolic links that lead out of Dir
+// are refused.
 //
 // With Bind, Dir is mounted instead, writable, because the script itself writes
 // the plugin there, not in one step. Other .so files in Dir are refused then:
@@ -118,9 +123,10 @@ func (b *Builder) Run() string { return b.run }
 //
 // What cannot work matches [ErrRequest] and is found before anything is done.
 // Other errors are an [Error] with its stage; with one of [StageRemove] the
-// plugin is in place and only its container could not be removed. When ctx ends, the container is
-// removed before Build returns, which takes up to half a minute where the
-// engine does not answer; the caches stay.
+// plugin is in place and only its container could not be removed. Where a build
+// fails and its container stays as well, both errors are joined, the build's
+// first. When ctx ends, the container is removed before Build returns, which
+// takes up to half a minute where the engine does not answer; the caches stay.
 func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
 	q, err := b.check(q)
 	if err != nil {
@@ -147,10 +153,10 @@ var (
 	envRule    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	reservedTo = map[string]string{
 		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image", "GOFIPS140": "the image", "TYK_GW_PATH": "the image",
-		"GOOS": "Request.GOOS", "GOARCH": "Request.GOARCH",
-		"GOCACHE": "Options.Caches", "GOMODCACHE": "Options.Caches", "NETRC": "Options.Netrc",
-		"GO_GET": "Request.GoGet", "GO_TIDY": "Request.GoTidy", "DEBUG": "Request.Debug",
-		"PLUGIN_SOURCE_PATH": "this package", "PLUGIN_BUILD_PATH": "this package",
+		"GOOS": "the target asked for", "GOARCH": "the target asked for",
+		"GOCACHE": "the caches", "GOMODCACHE": "the caches", "NETRC": "the netrc file",
+		"GO_GET": "an option of its own", "GO_TIDY": "an option of its own", "DEBUG": "an option of its own",
+		"PLUGIN_SOURCE_PATH": "the upload", "PLUGIN_BUILD_PATH": "the upload",
 	}
 )
 
@@ -175,7 +181,7 @@ func (b *Builder) check(q Request) (Request, error) {
 	}
 	switch {
 	case q.Release.Broken && q.Image.Ref == "":
-		return q, unsupported("its compiler image is broken: %s; name a repaired image in Image.Ref, or choose the next patch release", strings.Join(q.Release.Notes, "; "))
+		return q, unsupported("its compiler image is broken: %s; name a repaired image, or choose the next patch release", strings.Join(q.Release.Notes, "; "))
 	case !nameRule.MatchString(q.Name):
 		return q, refuse(object, "name %q: it must be a plain file name of letters, digits, dots, - and _ that ends in .so", q.Name)
 	case q.ID != "" && !idRule.MatchString(q.ID):
@@ -187,7 +193,7 @@ func (b *Builder) check(q Request) (Request, error) {
 	case q.GOARCH != "amd64" && !c.PlatformArgs:
 		return q, unsupported("GOARCH %s: its compiler builds for linux/amd64 alone", q.GOARCH)
 	case q.GOARCH != "amd64" && (q.GOARCH != "arm64" || !c.CrossARM64) && b.o.Env["CC"] == "":
-		return q, unsupported("GOARCH %s: its compiler sets no C compiler for it; set CC in Options.Env if the image has one", q.GOARCH)
+		return q, unsupported("GOARCH %s: its compiler sets no C compiler for it; set CC in its environment if the image has one", q.GOARCH)
 	case machines[q.GOARCH] == 0:
 		return q, refuse(object, "GOARCH %q is not one that gateways run on: %s", q.GOARCH, strings.Join(slices.Sorted(maps.Keys(machines)), ", "))
 	}
@@ -213,12 +219,30 @@ func (b *Builder) check(q Request) (Request, error) {
 	if q.OutputDir, err = filepath.Abs(q.OutputDir); err != nil {
 		return q, refuse(object, "%w", err)
 	}
-	if info, err := os.Stat(q.OutputDir); err != nil {
-		return q, refuse(object, "output directory: %w", err)
-	} else if !info.IsDir() {
-		return q, refuse(object, "output directory %s is not a directory", q.OutputDir)
+	if err := checkOutput(object, q.OutputDir, q.output()); err != nil {
+		return q, err
 	}
 	return q, checkSource(object, &q)
+}
+
+// checkOutput refuses what would only fail once the compiler is through.
+func checkOutput(object, dir, name string) error {
+	if info, err := os.Stat(dir); err != nil {
+		return refuse(object, "output directory: %w", err)
+	} else if !info.IsDir() {
+		return refuse(object, "output directory %s is not a directory", dir)
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return refuse(object, "output directory %s: %w; choose one that you may write to", dir, err)
+	}
+	switch info, err := os.Lstat(filepath.Join(dir, name)); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return refuse(object, "output: %w", err)
+	case !info.Mode().IsRegular():
+		return refuse(object, "%s exists and is not a regular file; move it away", filepath.Join(dir, name))
+	}
+	return nil
 }
 
 func (b *Builder) checkOptions(object string) error {

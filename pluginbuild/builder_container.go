@@ -73,9 +73,7 @@ func (b *Builder) runJob(ctx context.Context, j job) (r result, err error) {
 	defer func() {
 		// Right after a failed creation the name may not be known yet, or
 		// never; removing what is not there is no error.
-		if rmErr := b.removeContainer(context.WithoutCancel(ctx), id); rmErr != nil && err == nil {
-			err = rmErr
-		}
+		err = join(err, b.removeContainer(context.WithoutCancel(ctx), id))
 	}()
 	if err != nil {
 		return r, err
@@ -97,15 +95,35 @@ func (b *Builder) runJob(ctx context.Context, j job) (r result, err error) {
 
 func createError(e *Error) *Error {
 	switch text := e.Err.Error(); {
-	case errdefs.IsNotFound(e.Err) && strings.Contains(text, "network"):
-		e.hint = "the network named in Limits.Network must exist on the engine"
+	case networkHint(e):
 	case errdefs.IsNotFound(e.Err):
 		e.hint = "the image was removed meanwhile; build again"
 		e.retry = true
 	case strings.Contains(text, "bind source path does not exist"), strings.Contains(text, "invalid mount config"):
-		e.hint = "mounted directories must exist on the engine's machine; with a remote engine leave Bind out"
+		e.hint = "mounted directories must exist on the engine's machine; with a remote engine upload the source instead of binding it"
 	}
 	return e
+}
+
+// networkHint explains a missing network, which Podman 4.3 notices at the
+// creation and Docker 20.10 at the start.
+func networkHint(e *Error) bool {
+	if !errdefs.IsNotFound(e.Err) || !strings.Contains(e.Err.Error(), "network") {
+		return false
+	}
+	e.hint = "the network named for the compiler must exist on the engine; docker network ls shows those"
+	return true
+}
+
+// join keeps one error as it is.
+func join(a, b error) error {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return errors.Join(a, b)
 }
 
 // lasting returns a context that outlives ctx by d.
@@ -162,8 +180,8 @@ func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error
 		}
 		return r, e
 	}
-	out := &sink{to: j.stdout, lines: lines{emit: func(l string) { b.line(j.stage, l, false) }}}
-	errOut := &sink{to: j.stderr, lines: lines{emit: func(l string) { b.line(j.stage, l, true) }}}
+	out := b.newSink(j.stage, j.stdout, false)
+	errOut := b.newSink(j.stage, j.stderr, true)
 	copied := make(chan struct{})
 	var copyErr error
 	go func() {
@@ -182,7 +200,9 @@ func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error
 	// code 0 for any on Podman 4.3.
 	exit, waitErr := b.docker.ContainerWait(wait, id, container.WaitConditionNextExit)
 	if err := b.docker.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
-		return failed("start", err)
+		r, e := failed("start", err)
+		networkHint(e)
+		return r, e
 	}
 	select {
 	case <-exit: // its code is that of the state below
@@ -226,18 +246,20 @@ func exitError(j job, r result, oom bool) *Error {
 	switch {
 	case r.code == 137 && !oom:
 		// Podman 4.3 does not report the memory limit's kill as such.
-		e.hint = "something killed it from outside, most often for lack of memory; see Limits.Memory and the kernel's log"
+		e.hint = "something killed it from outside, most often for lack of memory; see the memory limit and the kernel's log"
 	case oom:
 		e.Err = fmt.Errorf("killed for lack of memory (exit code %d)", r.code)
-		e.hint = "raise Limits.Memory, or free memory on the engine's machine; compiling a plugin takes about 2 GiB"
+		e.hint = "raise the memory limit, or free memory on the engine's machine; compiling a plugin takes about 2 GiB"
 	case networkFault.MatchString(e.Message):
-		e.retry, e.hint = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY and Limits.Network decide that"
+		e.retry, e.hint = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY and the network given to it decide that"
 	case strings.Contains(e.Message, "module lookup disabled by GOPROXY=off"):
-		e.hint = "GOPROXY=off lets only the module cache and vendor directories be used; name a proxy in Options.Env"
+		e.hint = "GOPROXY=off lets only the module cache and vendor directories be used; give the compiler the GOPROXY of a proxy"
 	case strings.Contains(e.Message, "cannot find module providing package"), strings.Contains(e.Message, "no required module provides"):
-		e.hint = "prepare the module for this release first (Prepare), or set GoTidy where the release knows it"
+		e.hint = "prepare the module for this release first, or let the compiler tidy it (GO_TIDY) where the release knows that"
 	case strings.Contains(e.Message, "could not read Username"), strings.Contains(e.Message, "terminal prompts disabled"):
-		e.hint = "private modules need GOPRIVATE in Options.Env and Options.Netrc"
+		e.hint = "private modules need GOPRIVATE and a netrc file"
+	case strings.Contains(e.Output, "newosproc"), strings.Contains(e.Output, "esource temporarily unavailable"):
+		e.hint = "raise the limit of processes, or end some on the engine's machine"
 	}
 	return e
 }
@@ -259,20 +281,30 @@ func (b *Builder) removeContainer(ctx context.Context, id string) error {
 		return nil
 	}
 	e := fail(ctx, StageRemove, "container "+id, err)
-	e.retry, e.hint = true, "Sweep removes it later, or docker rm -f"
+	e.retry, e.hint = true, "a sweep removes it later, or docker rm -f"
 	return e
 }
 
-// sink hands output on, keeps its end, and cuts it into lines. A caller's
-// writer that fails must not stop the reading: the container would block.
+// sink hands output on as it is, and reports and keeps the end of it line by
+// line, without the credentials that git and proxies repeat. A caller's writer
+// that fails must not stop the reading: the container would block.
 type sink struct {
 	to    io.Writer
 	tail  run.Tail
 	lines lines
 }
 
+func (b *Builder) newSink(stage Stage, to io.Writer, stderr bool) *sink {
+	s := &sink{to: to}
+	s.lines.emit = func(l string) {
+		l = redact(l)
+		_, _ = io.WriteString(&s.tail, l+"\n")
+		b.line(stage, l, stderr)
+	}
+	return s
+}
+
 func (s *sink) Write(p []byte) (int, error) {
-	_, _ = s.tail.Write(p)
 	s.lines.write(p)
 	if s.to != nil {
 		if _, err := s.to.Write(p); err != nil {

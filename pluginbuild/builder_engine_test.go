@@ -55,6 +55,9 @@ func testCompile(t *testing.T, b *bench) {
 	dir := plugin(t, fooBar, map[string]string{
 		".env": "SECRET=1", ".git/config": "x", "old.so": "not ours", "vendorless/doc.txt": "x",
 		"plugin_v5.2.5_linux_amd64.so": "an older build",
+		// Of an earlier release, for which the module was vendored.
+		"vendor/modules.txt": "# example.org/gone v1.0.0\n## explicit\n",
+		"vendor/github.com/TykTechnologies/tyk/log/log.go": "package log\n\nbroken\n",
 	})
 	if err := os.Chown(filepath.Join(dir, "plugin.go"), 1234, 1234); err != nil && os.Geteuid() == 0 {
 		t.Fatal(err)
@@ -129,6 +132,10 @@ func TestBuildAsUser(t *testing.T) {
 	}
 	defer docker.Close()
 	label, value, _ := strings.Cut(os.Getenv("TYKUPGRADE_TEST_USER_LABEL"), "=")
+	_, err = pluginbuild.New(docker, pluginbuild.Options{}).Build(t.Context(), pluginbuild.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), OutputDir: "/"})
+	if !errors.Is(err, pluginbuild.ErrRequest) || !errors.Is(err, os.ErrPermission) {
+		t.Errorf("into a directory of root: %v", err)
+	}
 	_, err = pluginbuild.New(docker, pluginbuild.Options{
 		Pull: pluginbuild.PullNever, Caches: "none", Mounts: compiler.Mounts(), Env: map[string]string{"GOPROXY": "off"},
 		Limits: pluginbuild.Limits{Network: "none"}, Labels: map[string]string{label: value},
@@ -368,9 +375,10 @@ func testCancel(t *testing.T, b *bench) {
 func testOutOfMemory(t *testing.T, b *bench) {
 	_, err := b.build(t, pluginbuild.Request{Image: b.script(t, "memory")}, func(o *pluginbuild.Options) { o.Limits.Memory = 48 << 20 })
 	var e *pluginbuild.Error
-	if !errors.As(err, &e) || !e.OOMKilled && !b.podman || e.ExitCode == 0 || !strings.Contains(e.Hint(), "Limits.Memory") || e.Retryable() {
+	if !errors.As(err, &e) || !e.OOMKilled && !b.podman || e.ExitCode == 0 || !strings.Contains(e.Hint(), "memory limit") || e.Retryable() {
 		t.Errorf("%#v: %v", e, err)
 	}
+	readable(t, err)
 }
 
 func testBadResults(t *testing.T, b *bench) {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
@@ -59,7 +60,8 @@ type Error struct {
 // Error reads "stage object: cause: the compiler's message; hint".
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: %v", e.Stage, e.Object, e.Err)
+	cause := strings.TrimSpace(fmt.Sprint(e.Err)) // that of ssh ends with a line of its own
+	fmt.Fprintf(&b, "%s %s: %s", e.Stage, e.Object, cause)
 	if e.Message != "" {
 		fmt.Fprintf(&b, ": %s", e.Message)
 	}
@@ -92,7 +94,11 @@ func (e *Error) Hint() string {
 	case errors.Is(e.Err, fs.ErrPermission) && e.Stage == StageConnect:
 		return "join the group docker, or set DOCKER_HOST to an engine that you may use"
 	case client.IsErrConnectionFailed(e.Err):
-		return "is the engine running? DOCKER_HOST or a docker context name another one"
+		return "start it, or name another one by DOCKER_HOST or a docker context"
+	case errors.Is(e.Err, syscall.ENOSPC):
+		return "free space in the output directory and build again"
+	case strings.Contains(fmt.Sprint(e.Err, e.Message), "no space left on device"):
+		return "the engine's disk is full: docker system df shows with what"
 	}
 	return ""
 }
@@ -125,27 +131,35 @@ func fail(ctx context.Context, stage Stage, object string, err error) *Error {
 }
 
 var (
-	sourceLine   = regexp.MustCompile(`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |.*(undefined reference|cannot find|fatal error))`)
-	traceLine    = regexp.MustCompile(`^\++ `)
+	sourceLine = regexp.MustCompile(`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |note: module requires|.*(undefined reference|cannot find|fatal error))`)
+	// What scripts and the go command say when nothing is wrong.
+	chatter      = regexp.MustCompile(`^(\++ |# |PLUGIN_(BUILD|SOURCE)_PATH: |INFO: |go: (downloading|finding|found|added|upgraded|creating new|to add module) )`)
 	networkFault = regexp.MustCompile(`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
 )
 
 // compilerMessage picks what matters from a compiler's output, at most ten
 // lines: errors with a place in the source; without one what the go command
-// says, and else the last three lines that are no shell trace.
+// says, and else the last three lines. Indented lines go on with what the line
+// before them says: often only they name the cause.
 func compilerMessage(output string) string {
-	var source, command, rest []string
+	var source, command, rest, dropped []string
+	to := &rest
 	for line := range strings.Lines(output) {
 		line = strings.TrimRight(line, "\r\n")
 		switch {
-		case strings.TrimSpace(line) == "" || traceLine.MatchString(line) || strings.HasPrefix(line, "# ") || strings.HasPrefix(line, "go: downloading "):
+		case strings.TrimSpace(line) == "":
+			continue
+		case line[0] == ' ' || line[0] == '\t':
+		case chatter.MatchString(line):
+			to = &dropped
 		case sourceLine.MatchString(line):
-			source = append(source, line)
+			to = &source
 		case strings.HasPrefix(line, "go: "):
-			command = append(command, line)
+			to = &command
 		default:
-			rest = append(rest, line)
+			to = &rest
 		}
+		*to = append(*to, line)
 	}
 	errs := source
 	if len(errs) == 0 {

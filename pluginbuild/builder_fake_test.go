@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -412,7 +413,7 @@ func TestBuildUploads(t *testing.T) {
 			got = append(got, fmt.Sprintf("%s %o %s", h.Name, h.Mode, h.Linkname))
 		}
 	}
-	_, err := buildFake(t, f, pluginbuild.Options{Netrc: netrc}, pluginbuild.Request{Dir: dir, Exclude: []string{"testdata", "!testdata/keep.txt"}})
+	_, err := buildFake(t, f, pluginbuild.Options{Netrc: netrc}, pluginbuild.Request{Dir: dir, Exclude: []string{"# as in a file", "/testdata", " !/testdata/keep.txt"}})
 	var e *pluginbuild.Error
 	if !errors.As(err, &e) || e.Stage != pluginbuild.StageCompile {
 		t.Fatal(err)
@@ -435,13 +436,10 @@ plugin-source/testdata/keep.txt 644 `
 		t.Errorf("uploaded\n%s\nwant\n%s", text, want)
 	}
 
-	// A link out of the module, and an engine that stops reading.
+	// An engine that stops reading; a link out of the module is no fault where it
+	// is excluded.
 	if err := os.Symlink("../../etc", filepath.Join(dir, "sub", "out")); err != nil {
 		t.Fatal(err)
-	}
-	_, err = buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{Dir: dir})
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageUpload || !strings.Contains(err.Error(), "sub/out is a symbolic link out of the module") {
-		t.Errorf("%v", err)
 	}
 	f.copyTo = func(string, io.Reader) error { return fmt.Errorf("no space left on device: %w", errdefs.ErrInternal) }
 	_, err = buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{Dir: dir, Exclude: []string{"sub/out"}})
@@ -456,6 +454,11 @@ func TestBuildRefuses(t *testing.T) {
 	dir := plugin(t, tiny)
 	none := plugin(t, map[string]string{"README": ""})
 	noModule := plugin(t, map[string]string{"plugin.go": "package main"})
+	linked, inTheWay := plugin(t, tiny, map[string]string{"sub/x": ""}), t.TempDir()
+	if err := errors.Join(os.Symlink("../../etc", filepath.Join(linked, "sub", "out")),
+		os.Symlink("elsewhere", filepath.Join(inTheWay, "plugin_v5.2.5_linux_amd64.so"))); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		version     string
 		q           pluginbuild.Request
@@ -486,9 +489,15 @@ func TestBuildRefuses(t *testing.T) {
 		"no go.mod for 5.1.0":   {version: "5.1.0", q: pluginbuild.Request{Dir: noModule}, want: "no go.mod"},
 		"output is a file":      {q: pluginbuild.Request{OutputDir: filepath.Join(dir, "go.mod")}, want: "not a directory"},
 		"output is missing":     {q: pluginbuild.Request{OutputDir: dir + "/none"}, want: "output directory"},
+		"output is a link":      {q: pluginbuild.Request{OutputDir: inTheWay}, want: "not a regular file"},
+		"link out":              {q: pluginbuild.Request{Dir: linked}, want: "sub/out is a symbolic link out of the module"},
+		"name not UTF-8":        {q: pluginbuild.Request{Dir: plugin(t, tiny, map[string]string{"a\xff.txt": ""})}, want: `"a\xff.txt" is not UTF-8`},
+		"directory not UTF-8":   {q: pluginbuild.Request{Dir: plugin(t, tiny, map[string]string{"a\xff/b": ""})}, want: `"a\xff" is not UTF-8`},
+		"source excluded":       {q: pluginbuild.Request{Exclude: []string{"/*.go"}}, want: "no Go source"},
+		"two digests":           {q: pluginbuild.Request{Image: pluginbuild.Image{Ref: "x@sha256:" + strings.Repeat("ab", 32), Digest: "sha256:" + strings.Repeat("cd", 32)}}, want: "another digest"},
 		"exclude":               {q: pluginbuild.Request{Exclude: []string{"[x"}}, want: "exclude"},
 		"go.work with bind":     {q: pluginbuild.Request{Bind: true, Dir: plugin(t, tiny, map[string]string{"go.work": ""})}, want: "go.work is in the way"},
-		"exclude with bind":     {q: pluginbuild.Request{Exclude: []string{"x"}, Bind: true}, want: "Exclude has no effect"},
+		"exclude with bind":     {q: pluginbuild.Request{Exclude: []string{"x"}, Bind: true}, want: "seen whole"},
 		"reserved variable":     {o: pluginbuild.Options{Env: map[string]string{"GITHUB_TAG": "v9"}}, want: "GITHUB_TAG is set by"},
 		"variable without name": {o: pluginbuild.Options{Env: map[string]string{"": "x"}}, want: "environment variable"},
 		"negative limit":        {o: pluginbuild.Options{Limits: pluginbuild.Limits{Memory: -1}}, want: "negative"},
@@ -509,10 +518,20 @@ func TestBuildRefuses(t *testing.T) {
 			if !errors.Is(err, pluginbuild.ErrRequest) || errors.Is(err, pluginbuild.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
 				t.Errorf("%v", err)
 			}
+			readable(t, err)
 		})
 	}
 	if _, err := pluginbuild.New(&fake{t: t}, pluginbuild.Options{}).Build(t.Context(), pluginbuild.Request{}); !errors.Is(err, pluginbuild.ErrRequest) {
 		t.Errorf("nothing at all: %v", err)
+	}
+}
+
+// readable checks that an error makes sense to users of a command too, who see
+// flags and not this package's fields.
+func readable(t *testing.T, err error) {
+	t.Helper()
+	if fields := regexp.MustCompile(`\b(Options|Request|Image|Limits|Builder)\.[A-Z]\w+|\b(EL7|Plain|GoTidy|Exclude|Bind)\b`).FindAllString(fmt.Sprint(err), -1); fields != nil {
+		t.Errorf("names %q of the package's fields: %v", fields, err)
 	}
 }
 
@@ -543,7 +562,7 @@ func TestPullErrors(t *testing.T) {
 		"stream breaks":               {stream(`{"status":"Downloading","id":"a","progressDetail":{"current":1,"total":2}}`, `{"status":`), "unexpected EOF", nil, true},
 		"not JSON":                    {stream("<html>proxy error</html>"), "read the engine's progress", nil, false},
 		"engine is gone":              {answer(fmt.Errorf("503: %w", errdefs.ErrUnavailable)), "503", nil, true},
-		"disk full":                   {stream(`{"error":"write /var/lib/docker/tmp/x: no space left on device"}`), "no space left", nil, false},
+		"disk full":                   {stream(`{"error":"write /var/lib/docker/tmp/x: no space left on device"}`), "the engine's disk is full", nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -556,6 +575,7 @@ func TestPullErrors(t *testing.T) {
 			if !errors.As(err, &e) || e.Stage != pluginbuild.StagePull || !strings.Contains(err.Error(), c.want) || e.Retryable() != c.retry || c.is != nil && !errors.Is(err, c.is) {
 				t.Errorf("retryable %v: %v", e.Retryable(), err)
 			}
+			readable(t, err)
 		})
 	}
 }
@@ -613,6 +633,18 @@ func TestEngineFailures(t *testing.T) {
 			f.containerAttach = func() (types.HijackedResponse, error) { return types.HijackedResponse{}, down }
 		}, pluginbuild.StageCompile, "c0ffee", true, "attach"},
 		"start": {func(f *fake) { f.containerStart = func() error { return down } }, pluginbuild.StageCompile, "c0ffee", true, "start"},
+		"start, no network": {func(f *fake) {
+			f.containerStart = func() error { return fmt.Errorf("network x not found: %w", errdefs.ErrNotFound) }
+		}, pluginbuild.StageCompile, "c0ffee", false, "docker network ls"},
+		"create, no network": {func(f *fake) {
+			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
+				return "", fmt.Errorf("unable to find network with name or ID x: %w", errdefs.ErrNotFound)
+			}
+		}, pluginbuild.StageCreate, "name", false, "docker network ls"},
+		"start, and remove": {func(f *fake) {
+			f.containerStart = func() error { return down }
+			f.containerRemove = func(context.Context, string) error { return errors.New("the engine hangs") }
+		}, pluginbuild.StageCompile, "", true, "start: 500: internal\nremove container c0ffee: the engine hangs; a sweep"},
 		"wait": {func(f *fake) {
 			f.containerWait = func(context.Context) (<-chan container.WaitResponse, <-chan error) {
 				errs := make(chan error, 1)
@@ -638,7 +670,7 @@ func TestEngineFailures(t *testing.T) {
 		}, pluginbuild.StageCollect, "c0ffee", false, "for AARCH64, not for amd64"},
 		"remove": {func(f *fake) {
 			f.containerRemove = func(context.Context, string) error { return down }
-		}, pluginbuild.StageRemove, "", true, "Sweep"},
+		}, pluginbuild.StageRemove, "", true, "a sweep"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -655,6 +687,7 @@ func TestEngineFailures(t *testing.T) {
 			if !errors.As(err, &e) || e.Stage != c.stage || e.Retryable() != c.retry || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("%#v: %v", e, err)
 			}
+			readable(t, err)
 			if c.removes == "name" && !strings.HasPrefix(removed, "tykupgrade-compile-") || c.removes != "name" && removed != c.removes {
 				t.Errorf("removed %q", removed)
 			}
@@ -703,6 +736,26 @@ func TestCancelDuringCreate(t *testing.T) {
 			t.Errorf("created %q, removed %q: %v", name, removed, err)
 		}
 	})
+}
+
+// Credentials in addresses, as git and proxies repeat them, reach the caller's
+// own stream alone.
+func TestSecretsInOutput(t *testing.T) {
+	t.Parallel()
+	const said = "go: x@v1: git ls-remote https://me:hunter2@git.example.org/x:\n\tfatal: unable to access 'https://gh_hunter2@github.com/x/': no\n"
+	var stderr strings.Builder
+	var shown []string
+	_, err := buildFake(t, newFake(t, 1, said, nil), pluginbuild.Options{Progress: func(e pluginbuild.Event) { shown = append(shown, e.Line) }}, pluginbuild.Request{Stderr: &stderr})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Message, "me:xxxxx@git.example.org") || !strings.Contains(e.Message, "https://xxxxx@github.com") {
+		t.Errorf("%v", err)
+	}
+	if all := fmt.Sprintf("%v %+v %q", err, e, shown); strings.Contains(all, "hunter2") {
+		t.Error(all)
+	}
+	if stderr.String() != said {
+		t.Errorf("%q", stderr.String())
+	}
 }
 
 type brokenPipe struct{}
@@ -826,6 +879,30 @@ func TestRemoveImages(t *testing.T) {
 	}
 }
 
+// An image that somebody else brings after our pull failed is not ours.
+func TestRemoveImagesAfterFailedPull(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 1, "", nil)
+	whole, there := f.imageInspect, false
+	f.imageInspect = func(ref string) (image.InspectResponse, error) {
+		if !there {
+			return image.InspectResponse{}, fmt.Errorf("no: %w", errdefs.ErrNotFound)
+		}
+		return whole(ref)
+	}
+	f.imagePull = stream(`{"error":"dial tcp: i/o timeout"}`)
+	b := pluginbuild.New(f, pluginbuild.Options{Auth: auth("", "")})
+	for _, there = range []bool{false, true} {
+		if _, err := b.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny)}); err == nil {
+			t.Fatal("built")
+		}
+	}
+	f.containerList = func(filters.Args) ([]container.Summary, error) { return nil, nil }
+	if removed, err := b.RemoveImages(t.Context()); err != nil || removed != nil { // ImageRemove is not scripted
+		t.Errorf("%v, %v", removed, err)
+	}
+}
+
 // References of official and other images.
 func TestImageReference(t *testing.T) {
 	t.Parallel()
@@ -842,17 +919,18 @@ func TestImageReference(t *testing.T) {
 		{"4.0.8", pluginbuild.Image{Distro: "ubuntu/focal"}, "docker.io/tykio/tyk-plugin-compiler:v4.0.8"},
 		{"4.0.8", pluginbuild.Image{Distro: "ubuntu/xenial", Plain: true}, "docker.io/tykio/tyk-plugin-compiler:v4.0.8"},
 		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic", EL7: true}, "docker.io/tykio/tyk-plugin-compiler:v5.0.5-el7"},
-		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic"}, "set EL7 or Plain"},
+		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic"}, "ask for the -el7 or the plain image"},
 		{"5.2.5", pluginbuild.Image{Distro: "ubuntu/bionic"}, "docker.io/tykio/tyk-plugin-compiler:v5.2.5"},
 		{"5.2.5", pluginbuild.Image{Digest: digest}, "docker.io/tykio/tyk-plugin-compiler@" + digest},
 		{"5.2.5", pluginbuild.Image{Ref: "mirror.example.org:5000/tyk:v5.2.5", Digest: digest}, "mirror.example.org:5000/tyk@" + digest},
 		{"5.2.5", pluginbuild.Image{Ref: "mirror.example.org/tyk"}, "mirror.example.org/tyk:latest"},
-		{"5.2.5", pluginbuild.Image{Ref: "x", EL7: true}, "leave Edition, EL7 and Plain empty"},
+		{"5.2.5", pluginbuild.Image{Ref: "x", EL7: true}, "a named image has its own edition"},
 		{"5.2.5", pluginbuild.Image{EL7: true, Plain: true}, "choose one"},
 	} {
 		got, err := c.image.Reference(release(t, c.version))
 		if err != nil {
 			got = err.Error()
+			readable(t, err)
 		}
 		if got != c.want && (err == nil || !errors.Is(err, pluginbuild.ErrRequest) || !strings.Contains(got, c.want)) {
 			t.Errorf("%s %+v: %s, want %s", c.version, c.image, got, c.want)

@@ -11,11 +11,17 @@ import (
 func TestCompilerMessage(t *testing.T) {
 	t.Parallel()
 	for want, output := range map[string]string{
-		"./bad.go:3:13: undefined: nope":         "+ go build -buildmode=plugin\n# example.org/tiny\n./bad.go:3:13: undefined: nope\n",
-		"go: updates to go.mod needed":           "PLUGIN_BUILD_PATH: /go/src\ngo: downloading x v1\ngo: updates to go.mod needed\n",
-		"./a.go:1:2: bad":                        "go: no dependencies to vendor\n./a.go:1:2: bad\n",
+		"./bad.go:3:13: undefined: nope": "+ go build -buildmode=plugin\n# example.org/tiny\n./bad.go:3:13: undefined: nope\n",
+		"go: updates to go.mod needed":   "PLUGIN_BUILD_PATH: /go/src\ngo: downloading x v1\ngo: updates to go.mod needed\n",
+		"./a.go:1:2: bad":                "go: no dependencies to vendor\n./a.go:1:2: bad\n",
+		// What goes on in the next line, such as the cause.
+		"go: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout": "go: downloading a v1\ngo: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout\n",
+		"./a.go:6:11: wrong type\n\t\thave X\n\t\twant Y":                   "# x\n./a.go:6:11: wrong type\n\t\thave X\n\t\twant Y\n",
+		"go: x imports\n\ty: cannot find module providing package y":        "go: finding module for package y\ngo: x imports\n\ty: cannot find module providing package y\n",
+		// Nothing but what scripts always say.
+		"./a.go:1:2: a\nnote: module requires Go 1.99": "./a.go:1:2: a\nnote: module requires Go 1.99\n",
 		"a\nb":                                   "+ set\n\na\nb\r\n",
-		"":                                       "",
+		"":                                       "PLUGIN_BUILD_PATH: /go/src\nPLUGIN_SOURCE_PATH: /plugin-source\nINFO: Creating go.mod\ngo: to add module requirements and sums:\n\tgo mod tidy\n",
 		"2\n3\n4":                                "1\n2\n3\n4\n",
 		"/usr/bin/ld: cannot find -lfoo":         "# x\n/usr/bin/ld: cannot find -lfoo\nfor your information\n",
 		"a.go:1: x\nb.go:2: y\nand 0 more lines": "", // replaced below

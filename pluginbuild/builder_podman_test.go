@@ -82,7 +82,7 @@ func TestPodman(t *testing.T) {
 			t.Fatalf("%v\n%s", err, log.String())
 		}
 	}
-	args := []string{"-test.run=^(TestEngine|TestRegistry|TestAirgap)$", "-test.v"}
+	args := []string{"-test.run=^(TestEngine|TestRegistry|TestCancelPull|TestAirgap)$", "-test.v"}
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	tests := exec.CommandContext(ctx, os.Args[0], args...)

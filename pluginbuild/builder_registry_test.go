@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
@@ -36,7 +37,8 @@ const registryAddrEnv = "TYKUPGRADE_TEST_REGISTRY"
 // hub is a registry on loopback that wants credentials.
 type hub struct {
 	addr      string
-	manifests atomic.Int64 // manifests asked for
+	manifests atomic.Int64                          // manifests asked for
+	hold      atomic.Pointer[func(r *http.Request)] // called when a download is half done
 }
 
 const hubUser, hubPassword = "builder", "s3cret"
@@ -53,6 +55,14 @@ func newHub(t *testing.T) *hub {
 		}
 		if strings.Contains(r.URL.Path, "/manifests/") {
 			h.manifests.Add(1)
+		}
+		if hold := h.hold.Load(); hold != nil && strings.Contains(r.URL.Path, "/blobs/") {
+			// The engine notices the end of a pull (20.10) only while it reads.
+			w.Header().Set("Content-Length", "1000000")
+			_, _ = w.Write(make([]byte, 1000))
+			_ = http.NewResponseController(w).Flush()
+			(*hold)(r)
+			return
 		}
 		inner.ServeHTTP(w, r)
 	})
@@ -231,6 +241,52 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
+// Cancelled in the middle of a pull, the engine stops downloading and nothing
+// stays.
+func TestCancelPull(t *testing.T) {
+	t.Parallel()
+	b, h := newBench(t), newHub(t)
+	img, err := compiler.Image(compiler.Config{Version: "5.2.5", Labels: map[string]string{"run": b.id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, _ := h.push(t, b.id+"/cancelled:v5.2.5", img)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	why := errors.New("Ctrl-C")
+	over, dropped := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(over) }) // before the registry waits for its requests
+	var once sync.Once
+	hold := func(r *http.Request) {
+		cancel(why)
+		select {
+		case <-r.Context().Done():
+			once.Do(func() { close(dropped) })
+		case <-over:
+		}
+	}
+	h.hold.Store(&hold)
+	o := b.options()
+	o.Pull, o.Auth, o.Caches = "", auth(hubUser, hubPassword), "none"
+	builder := pluginbuild.New(b.docker, o)
+	_, err = builder.Build(ctx, pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Ref: ref}})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StagePull || !errors.Is(err, context.Canceled) || !errors.Is(err, why) || e.Retryable() {
+		t.Errorf("%v", err)
+	}
+	select {
+	case <-dropped:
+	case <-time.After(time.Minute):
+		t.Error("the engine goes on downloading")
+	}
+	if removed, err := builder.RemoveImages(t.Context()); err != nil || removed != nil {
+		t.Errorf("%v, %v", removed, err)
+	}
+	if _, err := b.docker.ImageInspect(t.Context(), ref); err == nil {
+		t.Error("the image is there")
+	}
+}
+
 // TestAirgap takes the image from a file; no registry is asked.
 func TestAirgap(t *testing.T) {
 	t.Parallel()
@@ -273,6 +329,33 @@ func TestAirgap(t *testing.T) {
 	}
 	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); !errors.Is(e, pluginbuild.ErrNoImage) || !strings.Contains(e.Hint(), "manifest.json") {
 		t.Errorf("another image: %v", e)
+	}
+	// Pinned by its ID, the image that is there needs no registry and no file.
+	o.Pull = pluginbuild.PullNever
+	never := pluginbuild.New(b.docker, o)
+	if _, err := never.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: pluginbuild.Image{Ref: ref, Digest: id.String()}}); err == nil || !strings.Contains(err.Error(), "exit code 9") {
+		t.Errorf("pinned by ID: %v", err)
+	}
+	// Another image has taken the name: the pin says that the file's is meant.
+	other, err := compiler.Image(compiler.Config{Version: "5.2.5", Script: []string{"exit 8"}, Labels: map[string]string{"run": b.id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := compiler.Load(t.Context(), b.docker, ref, other); err != nil {
+		t.Fatal(err)
+	}
+	if e := try(pluginbuild.Image{Ref: ref, Tar: path}); e.ExitCode != 8 {
+		t.Errorf("present: %v", e)
+	}
+	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: id.String()}); e.ExitCode != 9 {
+		t.Errorf("present, but not the pinned one: %v", e)
+	}
+	otherID, err := other.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.docker.ImageRemove(t.Context(), otherID.String(), image.RemoveOptions{Force: true}); err != nil {
+		t.Error(err)
 	}
 	if err := os.WriteFile(path, []byte("not a tar"), 0o600); err != nil {
 		t.Fatal(err)

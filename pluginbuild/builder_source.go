@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
 )
 
 // sourceDir is where every compiler image expects the plugin.
@@ -25,26 +27,23 @@ const workFile = "go.work"
 // checkSource refuses directories that no compiler could make a plugin of.
 func checkSource(object string, q *Request) error {
 	if q.Bind && len(q.Exclude) > 0 {
-		return refuse(object, "Exclude has no effect on a mounted directory; leave Bind or Exclude out")
+		return refuse(object, "a mounted directory is seen whole; leave out the patterns to exclude, or upload the source")
 	}
-	if _, err := patternmatcher.New(q.Exclude); err != nil {
-		return refuse(object, "exclude: %w", err)
-	}
-	entries, err := os.ReadDir(q.Dir)
+	names, err := q.topFiles()
 	if err != nil {
 		return refuse(object, "plugin directory: %w", err)
 	}
 	var source, module bool
-	for _, e := range entries {
-		switch name := e.Name(); {
+	for _, name := range names {
+		switch {
 		case name == "go.mod":
 			module = true
 		case strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go"):
 			source = true
 		case q.Bind && strings.HasSuffix(name, ".so") && (q.OutputDir != q.Dir || name != q.output()):
-			return refuse(object, "%s is in the way: the compiler's script would move it and give it to root; move it away, or leave Bind out", filepath.Join(q.Dir, name))
+			return refuse(object, "%s is in the way: the compiler's script would move it and give it to root; move it away, or upload the source", filepath.Join(q.Dir, name))
 		case q.Bind && name == workFile && q.Release.Compiler.Mode == Workspace:
-			return refuse(object, "%s is in the way: it would hide the compiler's own workspace; move it to a directory above, or leave Bind out", filepath.Join(q.Dir, name))
+			return refuse(object, "%s is in the way: it would hide the compiler's own workspace; move it to a directory above, or upload the source", filepath.Join(q.Dir, name))
 		}
 	}
 	switch c := q.Release.Compiler; {
@@ -56,25 +55,64 @@ func checkSource(object string, q *Request) error {
 	return nil
 }
 
+// topFiles returns the names in the plugin's directory that the compiler will
+// see.
+func (q *Request) topFiles() ([]string, error) {
+	var names []string
+	if q.Bind {
+		entries, err := os.ReadDir(q.Dir)
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names, err
+	}
+	root, err := os.OpenRoot(q.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	_, err = walkSource(root.FS(), q.Exclude, func(name string, d fs.DirEntry) error {
+		if !strings.Contains(name, "/") {
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names, err
+}
+
 // writeSource writes the module in fsys as a tar for the container, owned by
 // root and in a fixed order, and returns the paths left out, but for those
 // that exclude names.
 func writeSource(w io.Writer, fsys fs.FS, exclude []string) (left []string, err error) {
-	patterns, err := patternmatcher.New(exclude)
+	t := tar.NewWriter(w)
+	if err := t.WriteHeader(header(sourceDir+"/", tar.TypeDir, 0o755)); err != nil {
+		return nil, err
+	}
+	left, err = walkSource(fsys, exclude, func(name string, d fs.DirEntry) error { return writeEntry(t, fsys, name, d) })
 	if err != nil {
 		return nil, err
 	}
-	t := tar.NewWriter(w)
+	return left, t.Close()
+}
+
+// walkSource calls f for every directory, regular file and symbolic link that
+// is uploaded, and refuses what the container could not have.
+func walkSource(fsys fs.FS, exclude []string, f func(name string, d fs.DirEntry) error) (left []string, err error) {
+	exclude, err = ignorefile.ReadAll(strings.NewReader(strings.Join(exclude, "\n")))
+	if err != nil {
+		return nil, fmt.Errorf("exclude: %w", err)
+	}
+	patterns, err := patternmatcher.New(exclude)
+	if err != nil {
+		return nil, fmt.Errorf("exclude: %w", err)
+	}
 	err = fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
+		if name == "." {
 			return err
 		}
-		if name == "." {
-			return t.WriteHeader(header(sourceDir+"/", tar.TypeDir, 0o755))
-		}
-		matched, err := patterns.MatchesOrParentMatches(filepath.FromSlash(name))
-		if err != nil {
-			return fmt.Errorf("exclude: %w", err)
+		matched, matchErr := patterns.MatchesOrParentMatches(filepath.FromSlash(name))
+		if matchErr != nil {
+			return fmt.Errorf("exclude: %w", matchErr)
 		}
 		top := !strings.Contains(name, "/")
 		switch {
@@ -89,16 +127,35 @@ func writeSource(w io.Writer, fsys fs.FS, exclude []string) (left []string, err 
 				return fs.SkipDir
 			}
 			return nil
+		case !utf8.ValidString(name):
+			return fmt.Errorf("the name %q is not UTF-8, which Go and archives need; exclude or rename it", name)
+		case err != nil:
+			return err
+		case d.Type() == fs.ModeSymlink:
+			if err := staysInside(fsys, name); err != nil {
+				return err
+			}
+		case !d.IsDir() && !d.Type().IsRegular(): // sockets, pipes, devices
+			left = append(left, name)
+			return nil
 		}
-		return writeEntry(t, fsys, name, d, &left)
+		return f(name, d)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return left, t.Close()
+	return left, err
 }
 
-func writeEntry(t *tar.Writer, fsys fs.FS, name string, d fs.DirEntry, left *[]string) error {
+func staysInside(fsys fs.FS, link string) error {
+	target, err := fs.ReadLink(fsys, link)
+	if err != nil {
+		return err
+	}
+	if inside := path.Join(path.Dir(link), target); path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../") {
+		return fmt.Errorf("%s is a symbolic link out of the module, to %s, which the container would not have; exclude it or replace it by what it names", link, target)
+	}
+	return nil
+}
+
+func writeEntry(t *tar.Writer, fsys fs.FS, name string, d fs.DirEntry) error {
 	to := sourceDir + "/" + name
 	switch d.Type() {
 	case fs.ModeDir:
@@ -108,16 +165,9 @@ func writeEntry(t *tar.Writer, fsys fs.FS, name string, d fs.DirEntry, left *[]s
 		if err != nil {
 			return err
 		}
-		if inside := path.Join(path.Dir(name), filepath.ToSlash(target)); path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../") {
-			return fmt.Errorf("%s is a symbolic link out of the module, to %s, which the container would not have; exclude it or replace it by what it names", name, target)
-		}
 		h := header(to, tar.TypeSymlink, 0o777)
 		h.Linkname = target
 		return t.WriteHeader(h)
-	case 0:
-	default: // sockets, pipes, devices
-		*left = append(*left, name)
-		return nil
 	}
 	f, err := fsys.Open(name)
 	if err != nil {

@@ -61,6 +61,9 @@ func CheckModule(src fs.FS, r Release, o CheckOptions) ([]Finding, error) {
 	if err := r.Validate(); err != nil {
 		return nil, fmt.Errorf("check module: %w", err)
 	}
+	if src == nil {
+		return nil, errors.New("check module: no file system given; os.DirFS makes one of a directory")
+	}
 	c := &checker{src: src, r: r}
 	if o.GatewayMod != nil {
 		gateway, err := readGoMod(o.GatewayMod)

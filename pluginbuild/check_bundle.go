@@ -17,6 +17,9 @@ func CheckBundle(plugins map[string]fs.FS, r Release) ([]Finding, error) {
 	}
 	byModule := map[string][]string{}
 	for _, name := range slices.Sorted(maps.Keys(plugins)) {
+		if plugins[name] == nil {
+			return nil, fmt.Errorf("check bundle: plugin %s: no file system given", name)
+		}
 		mod, err := openGoMod(plugins[name])
 		if err != nil {
 			return nil, fmt.Errorf("check bundle: plugin %s: %w", name, err)

@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	cliconfig "github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/connhelper"
@@ -89,7 +92,7 @@ func connect(o ConnectOptions) (*client.Client, error) {
 	}
 	opts := []client.Opt{client.WithAPIVersionNegotiation(), client.WithVersionFromEnv()}
 	host, name := o.Host, o.Context
-	if host == "" && name == "" {
+	if host == "" && (name == "" || name == "default") {
 		host = os.Getenv("DOCKER_HOST")
 	}
 	if host == "" && name == "" {
@@ -113,7 +116,7 @@ func connect(o ConnectOptions) (*client.Client, error) {
 	} else {
 		opts = append(opts, client.WithTLSClientConfigFromEnv())
 	}
-	if host == "" {
+	if host = fullHost(host); host == "" {
 		return client.NewClientWithOpts(opts...)
 	}
 	helper, err := connhelper.GetConnectionHelper(host)
@@ -128,6 +131,26 @@ func connect(o ConnectOptions) (*client.Client, error) {
 		opts = append(opts, client.WithHost(host))
 	}
 	return client.NewClientWithOpts(opts...)
+}
+
+// fullHost fills in what the docker command lets users leave out of an address.
+func fullHost(host string) string {
+	host = strings.TrimSpace(host)
+	scheme, rest, ok := strings.Cut(host, "://")
+	if !ok {
+		scheme, rest = "tcp", host
+	}
+	address, path, _ := strings.Cut(rest, "/")
+	switch {
+	case host == "", host == "unix://":
+		return ""
+	case scheme != "tcp":
+		return host
+	}
+	if u, err := url.Parse("tcp://" + address); err == nil && u.Port() == "" {
+		address = net.JoinHostPort(u.Hostname(), "2375")
+	}
+	return strings.TrimSuffix("tcp://"+address+"/"+path, "/")
 }
 
 func configDir(dir string) string {

@@ -93,7 +93,18 @@ func TestConnectFinds(t *testing.T) {
 	host("tcp://env:1", pluginbuild.ConnectOptions{})
 	host("tcp://current:1", pluginbuild.ConnectOptions{Context: "current"})
 	host("tcp://option:1", pluginbuild.ConnectOptions{Host: "tcp://option:1"})
+	host("tcp://env:1", pluginbuild.ConnectOptions{Context: "default"})
+	// As the docker command reads them.
+	for given, want := range map[string]string{
+		"unix://": local, "build": "tcp://build:2375", "build:1": "tcp://build:1", "tcp://build": "tcp://build:2375", "tcp://[::1]": "tcp://[::1]:2375",
+		"tcp://build/base": "tcp://build:2375/base", " tcp://build:1 ": "tcp://build:1", "unix:///run/x.sock": "unix:///run/x.sock",
+	} {
+		t.Setenv("DOCKER_HOST", given)
+		host(want, pluginbuild.ConnectOptions{})
+		host(want, pluginbuild.ConnectOptions{Host: given})
+	}
 	t.Setenv("DOCKER_HOST", "")
+	host(local, pluginbuild.ConnectOptions{Context: "default"}) // not that of DOCKER_CONTEXT
 	t.Setenv("DOCKER_CONTEXT", "default")
 	host(local, pluginbuild.ConnectOptions{})
 
@@ -104,7 +115,7 @@ func TestConnectFinds(t *testing.T) {
 		"names no Docker engine":   {Context: "empty"},
 		"no certificate":           {Context: "bad-tls"},
 		"choose one":               {Context: "current", Host: "tcp://x:1"},
-		"unable to parse":          {Host: "nonsense"},
+		"unable to parse":          {Host: "fd://"},
 		"ssh":                      {Host: "ssh://host/path?x=y"},
 	} {
 		var e *pluginbuild.Error
@@ -256,7 +267,7 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	}
 	defer c2.Close()
 	_, err = pluginbuild.New(c2, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img})
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey)") || !strings.Contains(e.Hint(), "ssh HOST docker version") {
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey).; the engine") || !strings.Contains(e.Hint(), "ssh HOST docker version") {
 		t.Errorf("%v", err)
 	}
 }

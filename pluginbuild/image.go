@@ -30,7 +30,7 @@ type Image struct {
 	EL7    bool   // the -el7 image, whatever Distro says
 	Plain  bool   // the image without -el7, whatever Distro says
 	Ref    string // use this image instead of the official one
-	Digest string // "sha256:…", of the registry's manifest or of the image (its ID): any other image is refused
+	Digest string // "sha256:…", of the registry's manifest or, for an image that the engine has or Tar brings, its ID: any other image is refused
 	Tar    string // file written by `docker save`, loaded where the engine lacks the image; nothing is pulled then
 }
 
@@ -58,7 +58,7 @@ func (i Image) reference(r Release) (reference.Named, error) {
 			return nil, fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
 	} else if i.EL7 || i.Plain || i.Edition != "" && i.Edition != Standard {
-		return nil, refuse("image "+text, "a named image has its own edition and variant; leave Edition, EL7 and Plain empty")
+		return nil, refuse("image "+text, "a named image has its own edition and variant; leave those (std, ee, fips; -el7 or plain) out")
 	}
 	// The engine would take "compiler" for docker.io/library/compiler, and
 	// Podman would ask which registry is meant.
@@ -68,6 +68,9 @@ func (i Image) reference(r Release) (reference.Named, error) {
 	}
 	if i.Digest == "" || i.Tar != "" {
 		return reference.TagNameOnly(named), nil
+	}
+	if d, ok := named.(reference.Digested); ok && string(d.Digest()) != i.Digest {
+		return nil, refuse("image "+text, "it names another digest than the pinned %s; leave one of them out", i.Digest)
 	}
 	canonical, err := reference.ParseNormalizedNamed(reference.TrimNamed(named).Name() + "@" + i.Digest)
 	if err != nil {
@@ -79,12 +82,12 @@ func (i Image) reference(r Release) (reference.Named, error) {
 func (i Image) el7(r Release) (bool, error) {
 	switch {
 	case i.EL7 && i.Plain:
-		return false, refuse("image", "both EL7 and Plain are set; choose one")
+		return false, refuse("image", "both the -el7 and the plain image are asked for; choose one")
 	case i.EL7 || i.Plain:
 		return i.EL7, nil
 	case slices.Contains(r.Compiler.EL7OrPlainDistros, i.Distro):
 		return false, refuse("image for "+i.Distro, "%s packaged its gateway for it from the plain and from the -el7 build; "+
-			"look at the installed gateway (objdump -T /opt/tyk-gateway/tyk: it needs no glibc above 2.17 if it is the -el7 build) and set EL7 or Plain", r.Version)
+			"look at the installed gateway (objdump -T /opt/tyk-gateway/tyk: it needs no glibc above 2.17 if it is the -el7 build) and ask for the -el7 or the plain image", r.Version)
 	}
 	return slices.Contains(r.Compiler.EL7Distros, i.Distro), nil
 }
@@ -112,38 +115,45 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 		return found{}, err
 	}
 	ref := named.String()
-	have, err := b.inspectImage(ctx, ref)
+	have, err := b.lookImage(ctx, ref, q.Image.Digest)
 	if err != nil {
 		return found{}, err
 	}
 	// Only an image that the engine did not have at all is ours to remove: had
-	// the name stood for an older one, its owner would lose the name.
+	// the name stood for an older one, its owner would lose the name. It is noted
+	// before, because an engine may finish what was cancelled.
 	if have == nil && (q.Image.Tar != "" || b.o.Pull != PullNever) {
 		b.brought(ref)
 	}
 	switch right := have != nil && platformOf(have) == ""; {
 	case q.Image.Tar != "":
+		if right {
+			_, right = digestOf(have, q.Image.Digest)
+		}
 		if !right {
 			if err := b.loadImage(ctx, q.Image.Tar); err != nil {
+				b.forget(ctx, ref)
 				return found{}, err
 			}
 		}
 	case right && b.o.Pull != PullAlways:
 	case b.o.Pull == PullNever && have == nil:
 		return found{}, &Error{Stage: StagePull, Object: ref, Err: ErrNoImage,
-			hint: "the pull policy is never: load it into the engine (docker load), or name a saved image in Image.Tar"}
+			hint: "the pull policy is never: load it into the engine (docker load), or give a file written by docker save"}
 	case b.o.Pull == PullNever:
 	default:
 		if err := b.pullImage(ctx, named); err != nil {
+			b.forget(ctx, ref)
 			return found{}, err
 		}
 	}
 	// Engines report a pull of a platform that they or the registry lack as a
 	// success (20.10), so only a second look tells.
-	if have, err = b.inspectImage(ctx, ref); err != nil {
+	if have, err = b.lookImage(ctx, ref, q.Image.Digest); err != nil {
 		return found{}, err
 	}
 	if have == nil {
+		b.forget(ctx, ref)
 		e := &Error{Stage: StagePull, Object: ref, Err: ErrNoImage}
 		if q.Image.Tar != "" {
 			e.hint = q.Image.Tar + " holds another image; its name is in the file's manifest.json"
@@ -152,15 +162,10 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	}
 	if got := platformOf(have); got != "" {
 		return found{}, &Error{Stage: StagePull, Object: ref, Err: fmt.Errorf("%w: %s, not linux/amd64", ErrPlatform, got),
-			hint: "all official compiler images are for linux/amd64; to compile for another architecture set GOARCH instead"}
+			hint: "all official compiler images are for linux/amd64; to compile for another architecture name that as the target (GOARCH)"}
 	}
-	digest := ""
-	for _, d := range have.RepoDigests {
-		if at := strings.LastIndexByte(d, '@'); at >= 0 && (digest == "" || d[at+1:] == q.Image.Digest) {
-			digest = d[at+1:]
-		}
-	}
-	if pin := q.Image.Digest; pin != "" && pin != digest && pin != have.ID {
+	digest, right := digestOf(have, q.Image.Digest)
+	if pin := q.Image.Digest; !right {
 		return found{}, &Error{Stage: StagePull, Object: ref, Err: fmt.Errorf("image has ID %s and registry digest %q, not the pinned %s", have.ID, digest, pin),
 			hint: "an image that came from a file has no registry digest: pin its ID"}
 	}
@@ -180,6 +185,31 @@ func platformOf(i *image.InspectResponse) string {
 		return ""
 	}
 	return i.Os + "/" + i.Architecture
+}
+
+// digestOf returns the registry's digest of an image, "" where it has none, and
+// whether it or the image's ID is the pinned one.
+func digestOf(i *image.InspectResponse, pin string) (digest string, right bool) {
+	for _, d := range i.RepoDigests {
+		if at := strings.LastIndexByte(d, '@'); at >= 0 && (digest == "" || d[at+1:] == pin) {
+			digest = d[at+1:]
+		}
+	}
+	return digest, pin == "" || pin == digest || pin == i.ID
+}
+
+// lookImage returns nil where there is no such image. No engine knows an image
+// by its name and ID together (name@ID), so a pin is tried by itself too.
+func (b *Builder) lookImage(ctx context.Context, ref, pin string) (*image.InspectResponse, error) {
+	have, err := b.inspectImage(ctx, ref)
+	if err != nil || have != nil || pin == "" {
+		return have, err
+	}
+	have, err = b.inspectImage(ctx, pin)
+	if have != nil && have.ID != pin {
+		have = nil
+	}
+	return have, err
 }
 
 // inspectImage returns nil where there is no such image.
@@ -235,7 +265,7 @@ func pullError(e *Error, host string, anonymous bool) error {
 	}
 	switch {
 	case has("toomanyrequests", "rate limit"):
-		e.retry, e.hint = true, "the registry limits pulls; log in (docker login), wait, or use a mirror (Image.Ref)"
+		e.retry, e.hint = true, "the registry limits pulls; log in (docker login), wait, or name the image in a mirror"
 	case has("unauthorized", "authentication required", "no basic auth credentials", "denied", "forbidden"):
 		e.hint = "the registry refused the credentials for " + host + "; docker login renews them"
 		if anonymous {
@@ -245,7 +275,7 @@ func pullError(e *Error, host string, anonymous bool) error {
 		e.Err = fmt.Errorf("%w: %w", ErrNoImage, e.Err)
 		e.hint = "the registry has no such tag or digest; check the release and the edition"
 	case networkFault.MatchString(text) || has("timeout"):
-		e.retry, e.hint = true, "the engine could not reach the registry; an airgapped engine needs Image.Tar, or a mirror in Image.Ref"
+		e.retry, e.hint = true, "the engine could not reach the registry; an airgapped engine needs a file written by docker save, or the image's name in a mirror"
 	}
 	return e
 }
@@ -253,7 +283,7 @@ func pullError(e *Error, host string, anonymous bool) error {
 func (b *Builder) loadImage(ctx context.Context, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return &Error{Stage: StagePull, Object: path, Err: err, hint: "Image.Tar names a file written by docker save"}
+		return &Error{Stage: StagePull, Object: path, Err: err, hint: "it must be a file written by docker save"}
 	}
 	defer f.Close()
 	b.log(ctx, "loading image", "file", path)
@@ -318,10 +348,21 @@ func (b *Builder) brought(ref string) {
 	b.images[ref] = true
 }
 
+// forget takes brought back after a pull or load that brought nothing, so that
+// an image which somebody else brings later is not taken for ours.
+func (b *Builder) forget(ctx context.Context, ref string) {
+	if have, err := b.inspectImage(ctx, ref); err == nil && have == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.images, ref)
+	}
+}
+
 // RemoveImages removes the images that this Builder pulled or loaded and that
 // the engine did not have before, after the containers that it may have left.
 // It returns the references removed. An image that something else uses stays
-// and makes an error; an image that is gone already is none.
+// and makes an error; an image that is gone already is none. Not to be called
+// while a Build or LoadTest of this Builder runs.
 func (b *Builder) RemoveImages(ctx context.Context) ([]string, error) {
 	if err := b.removeOwnContainers(ctx); err != nil {
 		return nil, err

@@ -95,6 +95,9 @@ func (b *Builder) LoadTest(ctx context.Context, r Release, i Image, plugin, symb
 	// release, has judged it too; one that was killed or is missing has not.
 	if errors.As(err, &e) && e.Stage == StageLoad && e.ExitCode > 0 && e.ExitCode < 126 && !e.OOMKilled {
 		v.Reason = loadReason(e.Output)
+		if both, ok := err.(interface{ Unwrap() []error }); ok {
+			return v, both.Unwrap()[1] // a container that could not be removed
+		}
 		return v, nil
 	}
 	return v, err

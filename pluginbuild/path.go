@@ -39,7 +39,7 @@ var (
 	v5_2_5 = semver.New(5, 2, 5, "", "")
 )
 
-// PathTo returns the path to a target version.
+// PathTo returns the path to a target version, which must not be nil.
 func PathTo(target *semver.Version) Path {
 	switch v := core(target); {
 	case v.LessThan(v4_2_0):
@@ -70,7 +70,7 @@ type Row struct {
 }
 
 // Explain places the upgrade from current to target in the procedure and says
-// why the path to take is the one it is.
+// why the path to take is the one it is. Neither may be nil.
 func Explain(current, target *semver.Version) Row {
 	r := Row{Current: current, Target: target, Path: PathTo(target)}
 	from, to := core(current), core(target)

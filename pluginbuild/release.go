@@ -16,7 +16,9 @@ import (
 const Module = "github.com/TykTechnologies/tyk"
 
 // Release is what is known of one gateway release, as far as building a plugin
-// for it goes. The zero value of a field means "no" or "not known".
+// for it goes. The zero value of a field means "no" or "not known", but Version
+// is required: [Release.Validate] and all that return an error report its
+// absence, the other methods panic.
 type Release struct {
 	Version   *semver.Version `json:"version"`
 	Commit    string          `json:"commit"`              // 40 hex digits

@@ -84,7 +84,7 @@ func (e *StepError) Hint() string {
 	case e.network():
 		return "the network or a server failed: check GOPROXY and the proxy settings, then try again"
 	}
-	text := e.Output + "\n" + e.Err.Error()
+	text := fmt.Sprint(e.Output, "\n", e.Err)
 	for _, h := range hints {
 		if h.match.MatchString(text) {
 			return h.next
@@ -128,4 +128,9 @@ var hints = []struct {
 // credentials in URLs, as git and proxies repeat them.
 var credentials = regexp.MustCompile(`(://[^/\s:@]*):[^/\s@]+@`)
 
-func redact(s string) string { return credentials.ReplaceAllString(s, "$1:xxxxx@") }
+// tokens are credentials without a password.
+var tokens = regexp.MustCompile(`(https?://)[^/\s:@]+@`)
+
+func redact(s string) string {
+	return tokens.ReplaceAllString(credentials.ReplaceAllString(s, "$1:xxxxx@"), "${1}xxxxx@")
+}
