@@ -155,8 +155,8 @@ func (c *command) builder() (b *pluginbuild.Builder, closeEngine func(), err err
 	o.Pull = pluginbuild.PullPolicy(c.pull)
 	o.Progress = (&compileProgress{out: c.stderr}).event
 	for _, name := range passed {
-		if value := os.Getenv(name); value != "" && o.Env[name] == "" {
-			c.setEnv(name, value)
+		if _, given := o.Env[name]; !given && os.Getenv(name) != "" {
+			c.setEnv(name, os.Getenv(name))
 		}
 	}
 	o.Env = c.options.Env

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,6 +171,40 @@ func TestCompileInterrupted(t *testing.T) {
 	code := run(ctx, append(append([]string{}, e.flags...), "-image", ref, "-dir", module(t, pluginSource)), &stdout, stderr)
 	if code != 1 || !strings.Contains(stderr.all.String(), "interrupt signal received") {
 		t.Errorf("%d after %v: %s", code, time.Since(start), stderr.all.String())
+	}
+}
+
+// The signals of Ctrl-C, of kill and of a terminal that closes: each ends the
+// process only once its container is gone, which newEngine checks.
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	ref, dir := e.image(t, compiler.Config{Script: []string{"deaf", "out 1 running", "sleep"}}), module(t, pluginSource)
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], append(append([]string{}, e.flags...), "-image", ref, "-dir", dir)...)
+		cmd.Env = append(os.Environ(), mainEnv+"=1")
+		stderr := &trigger{word: "running 0", pull: func() { _ = cmd.Process.Signal(s) }}
+		cmd.Stderr = stderr
+		_ = cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stderr.all.String(), "signal received") {
+			t.Errorf("%v: %d %s", s, code, stderr.all.String())
+		}
+	}
+}
+
+// The compiler's environment: flags win over this process's, also when they
+// make a variable empty.
+func TestCompileEnvironment(t *testing.T) {
+	e := newEngine(t)
+	ref := e.image(t, compiler.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB", "exit 1"}})
+	t.Setenv("GOPROXY", "https://proxy.example.org")
+	t.Setenv("GOPRIVATE", "git.example.org")
+	t.Setenv("GOSUMDB", "off")
+	_, _, stderr := e.call(t, "-image", ref, "-dir", module(t, pluginSource), "-env", "GOPROXY=", "-env", "GOSUMDB")
+	for _, want := range []string{"GOPROXY=\n", "GOPRIVATE=git.example.org\n", "GOSUMDB=off\n"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in %s", want, stderr)
+		}
 	}
 }
 
