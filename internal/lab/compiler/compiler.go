@@ -37,6 +37,7 @@ type Config struct {
 	Script  []string          // what the entry point does instead of compiling: see the command standin
 	Arch    string            // what the image says of itself; "": amd64
 	Gateway bool              // with /usr/local/bin/tyk
+	GoCache string            // where a container has a Go build cache, which may be read-only
 	Files   map[string]string // more files, by absolute path
 	Labels  map[string]string
 
@@ -111,6 +112,10 @@ func Image(c Config) (v1.Image, error) {
 			"PATH=" + goroot() + "/bin:/usr/bin:/bin", "HOME=/root", "GOPATH=/go", "GOTOOLCHAIN=local",
 			"GOFLAGS=-buildvcs=false", "GITHUB_TAG=v" + c.Version, "GITHUB_SHA=" + strings.Repeat("0", 40),
 		},
+	}
+	if c.GoCache != "" {
+		// Where it cannot keep an index of modules, go build gives up (1.26).
+		config.Config.Env = append(config.Config.Env, "GOCACHE="+c.GoCache, "GODEBUG=goindex=0")
 	}
 	if len(c.Script) > 0 {
 		config.Config.Env = append(config.Config.Env, "STANDIN_SCRIPT="+strings.Join(c.Script, "\n"))
