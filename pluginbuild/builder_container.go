@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -144,14 +143,11 @@ func (b *Builder) upload(ctx context.Context, id string, j job) error {
 		w.CloseWithError(err)
 		done <- err
 	}()
-	var over atomic.Bool // the HTTP client may read on for a moment after it gave up
-	err := b.docker.CopyToContainer(ctx, id, "/", &counter{r: r, report: func(n int64) {
-		if over.Load() {
-			return
-		}
+	in := &counter{r: r, report: func(n int64) {
 		b.event(Event{Stage: string(StageUpload), Kind: Progress, Line: "Uploading", Part: "source", Current: n})
-	}}, container.CopyToContainerOptions{})
-	over.Store(true)
+	}}
+	err := b.docker.CopyToContainer(ctx, id, "/", in, container.CopyToContainerOptions{})
+	in.over.Store(true)
 	_ = r.Close() // releases the writer where the engine stopped reading
 	if local := <-done; local != nil && !errors.Is(local, io.ErrClosedPipe) {
 		err = local

@@ -602,6 +602,31 @@ func TestWrongPlatformAfterPull(t *testing.T) {
 	}
 }
 
+// A client that reads on after it gave up causes no event once Build is back.
+func TestNoEventAfterEnd(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "image.tar")
+	if err := os.WriteFile(file, []byte("not much"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, loading := range []bool{true, false} {
+		f := newFake(t, 0, "", nil)
+		var rest io.Reader
+		f.copyTo = func(_ string, r io.Reader) error { rest = r; return errors.New("gone") }
+		f.imageLoad = func(r io.Reader) (io.ReadCloser, error) { rest = r; return nil, errors.New("gone") }
+		if loading {
+			f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, errdefs.ErrNotFound }
+		}
+		events := 0
+		_, err := buildFake(t, f, pluginbuild.Options{Progress: func(pluginbuild.Event) { events++ }}, pluginbuild.Request{Image: pluginbuild.Image{Tar: file}})
+		before := events
+		_, _ = io.ReadAll(rest)
+		if err == nil || events != before {
+			t.Errorf("loading %v: %d events after the end: %v", loading, events-before, err)
+		}
+	}
+}
+
 // Failures of the engine, stage by stage; none leaves a container.
 func TestEngineFailures(t *testing.T) {
 	t.Parallel()

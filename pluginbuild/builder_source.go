@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -197,17 +198,19 @@ func header(name string, kind byte, mode int64) *tar.Header {
 	return &tar.Header{Name: name, Typeflag: kind, Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
 }
 
-// counter counts what is read.
+// counter counts what is read, and reports it until over: an HTTP client may
+// read on for a moment after it gave up.
 type counter struct {
 	r      io.Reader
 	n      int64
 	report func(n int64)
+	over   atomic.Bool
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	if c.report != nil {
+	if !c.over.Load() {
 		c.report(c.n)
 	}
 	return n, err

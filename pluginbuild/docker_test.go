@@ -221,6 +221,66 @@ func TestConnectTLS(t *testing.T) {
 	}
 }
 
+// A build through mutual TLS: the attached output comes over a connection of its
+// own, which needs the certificates as well.
+func TestBuildOverTLS(t *testing.T) {
+	b := newBench(t)
+	socket, ok := strings.CutPrefix(b.docker.DaemonHost(), "unix://")
+	if !ok {
+		t.Skip("the engine is not behind a socket of this machine")
+	}
+	config := cleanDockerEnv(t)
+	pems, serverTLS := newTLS(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", serverTLS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			front, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer front.Close()
+				back, err := net.Dial("unix", socket)
+				if err != nil {
+					return
+				}
+				defer back.Close()
+				go func() { _, _ = io.Copy(back, front) }()
+				_, _ = io.Copy(front, back)
+			}()
+		}
+	}()
+	writeContext(t, config, "tls", fmt.Sprintf(`{"Host":"tcp://%s"}`, l.Addr()), pems)
+	certs := t.TempDir()
+	for name, data := range pems {
+		if err := os.WriteFile(filepath.Join(certs, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("DOCKER_CERT_PATH", certs)
+	t.Setenv("DOCKER_TLS_VERIFY", "1")
+	img, dir := b.script(t, "out 3 over-tls", "exit 6"), plugin(t, tiny)
+	for _, from := range []pluginbuild.ConnectOptions{{Context: "tls"}, {Host: "tcp://" + l.Addr().String()}} {
+		c, err := pluginbuild.Connect(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		o := b.options()
+		o.Caches = "none"
+		var stdout buffer
+		_, err = pluginbuild.New(c, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: img, Stdout: &stdout})
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) || e.ExitCode != 6 || stdout.String() != "over-tls 0\nover-tls 1\nover-tls 2\n" {
+			t.Errorf("%+v: %v\n%s", from, err, stdout.String())
+		}
+	}
+}
+
 // ssh:// hosts go through the ssh command and the docker command of the other
 // side. Here ssh is a script that stays on this machine.
 func TestConnectSSH(t *testing.T) {

@@ -295,6 +295,7 @@ func (b *Builder) loadImage(ctx context.Context, path string) error {
 		b.event(Event{Stage: string(StagePull), Kind: Progress, Line: "Loading", Part: filepath.Base(path), Current: n, Total: info.Size()})
 	}}
 	res, err := b.docker.ImageLoad(ctx, in)
+	in.over.Store(true)
 	if err == nil {
 		err = b.follow(res.Body)
 	}
