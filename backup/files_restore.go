@@ -179,7 +179,7 @@ func (f *FilesRestore) Plan(ctx context.Context, s *Stored) ([]Item, error) {
 func (f *FilesRestore) plan(ctx context.Context, s *Stored) ([]change, error) {
 	changes, err := f.changes(ctx, s)
 	if err == nil && f.Rescue == "" && slices.ContainsFunc(changes, func(c change) bool { return c.action == ActionReplace }) {
-		err = errors.New("files would be replaced: give Rescue, a directory for the set of what is there now")
+		err = errors.New("files would be replaced: give a rescue directory, for the set of what is there now")
 	}
 	if err == nil && f.Rescue != "" {
 		err = outsideSets(f.Rescue)

@@ -352,7 +352,7 @@ func (r *restoring) undo(ctx context.Context) error {
 		notes = append(notes, fmt.Errorf("%d of %d collections were put in place before the error", placed, len(r.jobs)))
 	}
 	if lost > 0 {
-		notes = append(notes, fmt.Errorf("%d collections were dropped before the error, as MongoDrop says: restore again", lost))
+		notes = append(notes, fmt.Errorf("%d collections were dropped before the error, as this mode does: restore again", lost))
 	}
 	return errors.Join(notes...)
 }

@@ -162,10 +162,10 @@ func (m *MongoRestore) choose(data dumpData) ([]*job, error) {
 		j := &job{dumped: d}
 		j.db, j.name, _ = strings.Cut(to, ".")
 		if err := checkDatabase(j.db); err != nil {
-			return nil, fmt.Errorf("%s: %w; leave it out with Exclude %q", ns, err, d.DB+".*")
+			return nil, fmt.Errorf("%s: %w; exclude %q", ns, err, d.DB+".*")
 		}
 		if j.name == "" || strings.HasPrefix(j.name, "system.") && j.name != "system.js" || strings.Contains(j.name, "$") {
-			return nil, fmt.Errorf("%s: %q is a name that only the server may use; leave it out with Exclude", ns, j.name)
+			return nil, fmt.Errorf("%s: %q is a name that only the server may use; exclude it", ns, j.name)
 		}
 		jobs = append(jobs, j)
 	}
@@ -222,7 +222,7 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 	case r.m.Mode == MongoDrop:
 		return nil
 	case kind != j.Type:
-		return fmt.Errorf("%w: there is a %s of this name, the dump has a %s; drop it, or restore with MongoDrop", ErrNotEmpty, kind, j.Type)
+		return r.notEmpty(j, fmt.Sprintf("there is a %s of this name, the dump has a %s", kind, j.Type), "drop it, or restore in the mode drop")
 	case r.m.Mode == MongoMerge && j.Type == typeView:
 		return nil
 	case r.m.Mode == MongoMerge:
@@ -240,12 +240,12 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 		}
 		return nil
 	case j.Type != typeView && !j.renamable():
-		return fmt.Errorf("%w: time series and system collections cannot be renamed, so the live one cannot stay until the new one is proven; drop it, or restore with MongoDrop", ErrNotEmpty)
+		return r.notEmpty(j, "time series and system collections cannot be renamed, so the live one cannot stay until the new one is proven", "drop it, or restore in the mode drop")
 	case r.m.Mode == MongoReplace:
 		return nil
 	}
 	if j.Type == typeView {
-		return fmt.Errorf("%w: the view exists; restore with MongoReplace", ErrNotEmpty)
+		return r.notEmpty(j, "the view exists", "restore in the mode replace")
 	}
 	coll := r.conn.Database(j.db).Collection(j.name, options.Collection().SetReadPreference(readpref.Primary()))
 	// The estimate alone may say 0 of what is not empty after an unclean shutdown.
@@ -255,9 +255,13 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 	}
 	n, failed := coll.EstimatedDocumentCount(ctx)
 	if err = cmp.Or(err, failed); err != nil {
-		return r.conn.scrub(err)
+		return r.conn.fail("look at", j.to(), err)
 	}
-	return fmt.Errorf("%w: it holds %d documents; restore with MongoReplace, under another name, or after dropping it", ErrNotEmpty, max(n, 1))
+	return r.notEmpty(j, fmt.Sprintf("it holds %d documents", max(n, 1)), "restore in the mode replace, under another name, or after dropping it")
+}
+
+func (r *restoring) notEmpty(j *job, cause, next string) error {
+	return &Error{Op: "restore", Object: j.to(), Err: fmt.Errorf("%w: %s", ErrNotEmpty, cause), Next: next}
 }
 
 func (r *restoring) report() []Item {

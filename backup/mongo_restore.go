@@ -100,7 +100,7 @@ func (m *MongoRestore) Prove(ctx context.Context, s *Stored) error {
 
 func (m *MongoRestore) check() error {
 	if m.Parallel < 0 || m.Parallel > 64 {
-		return fmt.Errorf("%d collections at a time; Parallel may be 1 to 64", m.Parallel)
+		return fmt.Errorf("%d collections at a time; 1 to 64 are possible", m.Parallel)
 	}
 	if m.Mode < MongoNew || m.Mode > MongoMerge {
 		return fmt.Errorf("there is no mode %d", m.Mode)

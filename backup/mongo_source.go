@@ -94,7 +94,7 @@ func (m *Mongo) databases() []string {
 
 func (m *Mongo) check() error {
 	if m.Parallel < 0 || m.Parallel > 64 {
-		return fmt.Errorf("%d collections at a time; Parallel may be 1 to 64", m.Parallel)
+		return fmt.Errorf("%d collections at a time; 1 to 64 are possible", m.Parallel)
 	}
 	seen := map[string]bool{}
 	for _, db := range m.databases() {
@@ -116,7 +116,7 @@ func checkDatabase(db string) error {
 	case db == "" || len(db) > 63 || strings.ContainsAny(db, "/\\. \"$*<>:|?\x00"):
 		return fmt.Errorf("database name %q is not one that MongoDB takes", db)
 	case db == "admin" || db == "config" || db == "local":
-		return fmt.Errorf("database %q belongs to the server; for users and roles set UsersAndRoles", db)
+		return fmt.Errorf("database %q belongs to the server; users and roles are taken with the database that they are defined in", db)
 	}
 	return nil
 }

@@ -136,9 +136,9 @@ func (r *Redis) checkState(n *redisNode, info redisInfo) error {
 	case info["loading"] == "1" || info["async_loading"] == "1":
 		return refuse(true, "the server is loading its data", "wait until INFO says loading:0")
 	case info["role"] == "slave" && info["master_link_status"] == "down" && r.method() == RedisPSYNC:
-		return refuse(true, "it is a replica whose link to its master is down, and a server in that state gives no PSYNC snapshot", "back up the master, or use another method and AllowStale")
+		return refuse(true, "it is a replica whose link to its master is down, and a server in that state gives no PSYNC snapshot", "back up the master, or use another method and allow old data")
 	case info["role"] == "slave" && info["master_link_status"] == "down" && !r.AllowStale:
-		return refuse(true, "it is a replica whose link to its master is down, so its data is old", "back up the master, or set AllowStale")
+		return refuse(true, "it is a replica whose link to its master is down, so its data is old", "back up the master, or allow old data")
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (r *RedisLive) look(ctx context.Context, s *Stored) (*target, error) {
 		return nil, errors.New("no client given")
 	}
 	if r.Replace && r.Rescue == "" {
-		return nil, errors.New("replacing needs a directory for the set of what is replaced: give Rescue")
+		return nil, errors.New("replacing needs a directory for the set of what is replaced: give a rescue directory")
 	}
 	if r.Replace {
 		if err := outsideSets(r.Rescue); err != nil {
@@ -117,7 +117,7 @@ func (r *RedisLive) look(ctx context.Context, s *Stored) (*target, error) {
 	case t.way == "":
 		t.way = RedisRestore
 	case t.way == RedisReplicate && !single:
-		return nil, fmt.Errorf("%s works for one server and one file; this is %d files into %s: use %s", t.way, len(t.details.Nodes), t.topo.kind, RedisRestore)
+		return nil, fmt.Errorf("%s works for one server and one file; this is %d files into %s: use the way %s", t.way, len(t.details.Nodes), t.topo.kind, RedisRestore)
 	case t.way != RedisReplicate && t.way != RedisRestore:
 		return nil, fmt.Errorf("there is no way %q; use %s or %s", t.way, RedisReplicate, RedisRestore)
 	}
@@ -145,7 +145,7 @@ func (r *RedisLive) look(ctx context.Context, s *Stored) (*target, error) {
 			return nil, err
 		}
 		if holds && !r.Replace {
-			return nil, &Error{Op: "restore", Object: "redis " + n.addr, Err: fmt.Errorf("%w: it holds function libraries", ErrNotEmpty), Next: "set Replace if they may go"}
+			return nil, &Error{Op: "restore", Object: "redis " + n.addr, Err: fmt.Errorf("%w: it holds function libraries", ErrNotEmpty), Next: "restore with replacing if they may go"}
 		}
 		t.holds = t.holds || holds || info.keys() > 0
 		if len(info) > 0 {
@@ -153,7 +153,7 @@ func (r *RedisLive) look(ctx context.Context, s *Stored) (*target, error) {
 		}
 		if t.way == RedisReplicate {
 			return nil, &Error{Op: "restore", Object: "redis " + n.addr, Err: fmt.Errorf("%w: INFO is forbidden, and only it tells when the file is loaded", ErrNotAllowed),
-				Next: "give the user +info, or use " + string(RedisRestore)}
+				Next: "give the user +info, or use the way " + string(RedisRestore)}
 		}
 		t.holds = t.holds || r.Replace // DBSIZE tells of one database alone
 	}

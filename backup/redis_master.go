@@ -32,7 +32,7 @@ func (r *RedisLive) replicate(ctx context.Context, t *target, s *Stored, count f
 	if v, ok, err := n.config(ctx, "tls-replication"); err != nil {
 		return err
 	} else if ok && v == "yes" && r.Listener == nil {
-		return &Error{Op: "restore", Object: object, Err: errors.New("it replicates over TLS"), Next: "give a Listener made with tls.NewListener, or use " + string(RedisRestore)}
+		return &Error{Op: "restore", Object: object, Err: errors.New("it replicates over TLS"), Next: "give a TLS listener, or use the way " + string(RedisRestore)}
 	}
 	m := &master{allowed: hostOf(remote), count: func(b int64) { count(b, 0) }, fetched: make(chan struct{})}
 	if m.l = r.Listener; m.l == nil {
@@ -87,7 +87,7 @@ func (n *redisNode) awaitLoad(ctx context.Context, m *master) error {
 		return fail("restore", object, ended(ctx))
 	case <-first.C:
 		return &Error{Op: "restore", Object: object, Err: fmt.Errorf("it did not fetch the file from %s within %v", m.l.Addr(), fetchLimit),
-			Next: "let it connect there, give another Listener, or use " + string(RedisRestore)}
+			Next: "let it connect there, give another listener, or use the way " + string(RedisRestore)}
 	case <-m.fetched:
 	}
 	err := poll(ctx, func() (bool, error) {

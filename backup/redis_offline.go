@@ -153,7 +153,7 @@ func (p *placement) look(ctx context.Context, replace bool) error {
 		v, ok, err := p.node.config(ctx, name)
 		if err == nil && !ok {
 			err = &Error{Op: "read CONFIG of", Object: object, Err: fmt.Errorf("%w: CONFIG GET %s is forbidden or renamed", ErrNotAllowed, name),
-				Next: "give the answer in Config, or use RedisLive"}
+				Next: "give the answer yourself, or restore live instead of offline"}
 		}
 		return v, err
 	}
@@ -183,7 +183,7 @@ func (p *placement) look(ctx context.Context, replace bool) error {
 func (p *placement) lookAtDir(object string) error {
 	stat, err := os.Stat(p.dir)
 	if err != nil {
-		return &Error{Op: "look at the data directory of", Object: object, Err: err, Next: "run this on the server's own machine, or use RedisLive"}
+		return &Error{Op: "look at the data directory of", Object: object, Err: err, Next: "run this on the server's own machine, or restore live instead of offline"}
 	}
 	p.mode = 0o660
 	if f, err := os.Lstat(p.rdb); err == nil {
@@ -227,7 +227,7 @@ func checkTarget(ctx context.Context, n *redisNode, info redisInfo, version int,
 		}
 	}
 	if keys > 0 {
-		return &Error{Op: "restore", Object: object, Err: fmt.Errorf("%w: it holds %d keys", ErrNotEmpty, keys), Next: "set Replace if they may go"}
+		return &Error{Op: "restore", Object: object, Err: fmt.Errorf("%w: it holds %d keys", ErrNotEmpty, keys), Next: "restore with replacing if they may go"}
 	}
 	return nil
 }

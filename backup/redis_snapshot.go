@@ -52,7 +52,7 @@ func (n *redisNode) save(ctx context.Context, w *Writer, out *RedisNode, r *Redi
 		}
 		if !ok1 || !ok2 {
 			return &Error{Op: "find the RDB file of", Object: object, Err: fmt.Errorf("%w: CONFIG GET is forbidden or renamed", ErrNotAllowed),
-				Next: "set Path to the file, or use method " + string(RedisPSYNC)}
+				Next: "name the file yourself, or use method " + string(RedisPSYNC)}
 		}
 		path = filepath.Join(dir, file)
 	}
@@ -89,7 +89,7 @@ func (n *redisNode) save(ctx context.Context, w *Writer, out *RedisNode, r *Redi
 	if out.RDB.Created.Before(start.Truncate(time.Second).Add(-time.Second)) {
 		return &Error{Op: "copy " + path + " of", Object: object,
 			Err:  fmt.Errorf("the file is from %s, before the save at %s", out.RDB.Created.Format(time.RFC3339), start.UTC().Format(time.RFC3339)),
-			Next: "the server writes to another file: correct Path or Open"}
+			Next: "the server writes to another file: correct the path"}
 	}
 	return nil
 }

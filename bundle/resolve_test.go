@@ -333,7 +333,7 @@ func TestPlanManifest(t *testing.T) {
 		}, "instead of"},
 		"response hook": {func(m *bundle.Manifest) {
 			m.Middleware.Response = []bundle.Hook{{Name: "R", Path: "plugin.so"}}
-		}, "with Response set"},
+		}, "for response hooks"},
 	} {
 		m := m
 		m = &bundle.Manifest{FileList: slices.Clone(m.FileList), Middleware: m.Middleware}

@@ -202,7 +202,7 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 	for _, h := range changed {
 		hint := "remove the other builds of this plugin from file_list"
 		if h.response && !u.Response {
-			hint = "plan with Response set"
+			hint = "plan it for response hooks"
 		}
 		for _, want := range []Resolution{p.Current, p.Target} {
 			v, err := semver.NewVersion(want.Gateway)

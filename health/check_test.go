@@ -331,7 +331,7 @@ func TestBadHeaderIsPermanent(t *testing.T) {
 		p.Header = h
 		r := p.Check(t.Context(), nil)
 		var own *health.Error
-		if !errors.As(r.Err, &own) || own.Retryable() || own.Hint() != "correct Probe.Header" || strings.Contains(r.Error, "topsecret") {
+		if !errors.As(r.Err, &own) || own.Retryable() || own.Hint() != "correct the headers that are sent" || strings.Contains(r.Error, "topsecret") {
 			t.Errorf("%v", r.Err)
 		}
 	}

@@ -88,7 +88,7 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 	case errors.Is(err, errTryTimeout), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "", false, fmt.Errorf("%w: nothing whole within %v", ErrNoAnswer, limit)
 	case errors.As(err, &host):
-		return "name the certificate's host in the URL or as ServerName", true, err
+		return "name the certificate's host in the URL or as server name", true, err
 	case errors.As(err, &authority):
 		return "give the CA that signed it", true, err
 	case errors.As(err, &invalid):
@@ -99,7 +99,7 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 		// A TLS alert, whose type crypto/tls keeps to itself.
 		return "the server refused the TLS handshake: check the client certificate", strings.Contains(err.Error(), "certificate"), err
 	case strings.HasPrefix(err.Error(), "net/http: invalid header field"):
-		return "correct Probe.Header", true, err
+		return "correct the headers that are sent", true, err
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "check the host name", false, err
 	}

@@ -165,7 +165,7 @@ func (t *attempt) age(r *Result, a *response) {
 	}
 	if age := now.Sub(r.Evidence); age > limit {
 		r.fail(Unknown, fmt.Errorf("%w: the gateway's last own check is %v old", ErrStale, age.Round(time.Second)),
-			"restart it, or raise MaxAge if liveness_check.check_duration is that long")
+			"restart it, or allow a greater age if liveness_check.check_duration is that long")
 	}
 }
 

@@ -181,7 +181,7 @@ func (p Probe) validate() error {
 	case p.Ready != "" && !strings.HasPrefix(p.Ready, "/"):
 		return fail(fmt.Errorf("readiness path %q does not begin with a slash", p.Ready), "")
 	case p.Timeout < 0 || p.MaxAge < 0:
-		return fail(errors.New("negative Timeout or MaxAge"), "")
+		return fail(errors.New("a negative time limit or age"), "")
 	}
 	if _, err := http.NewRequest(p.method(), u.String(), nil); err != nil {
 		return fail(fmt.Errorf("bad method %q", clean(p.Method)), "")

@@ -204,7 +204,7 @@ func newWaiter(p Policy, probes []Probe) (*waiter, error) {
 		}
 		name := probe.name()
 		if names[name] {
-			return nil, &Error{Probe: name, Err: errors.New("two probes have this name"), hint: "set Name", permanent: true}
+			return nil, &Error{Probe: name, Err: errors.New("two probes have this name"), hint: "ask it once, or give each a name", permanent: true}
 		}
 		names[name] = true
 		if probe.Timeout == 0 {

@@ -362,7 +362,7 @@ func TestPolicyIsValidated(t *testing.T) {
 	if _, err := health.Wait(t.Context(), health.Policy{Client: none}); err == nil {
 		t.Error("no probes were taken")
 	}
-	if _, err := health.Wait(t.Context(), health.Policy{Client: none}, health.Pump(""), health.Pump("localhost")); err == nil || !strings.Contains(err.Error(), "set Name") {
+	if _, err := health.Wait(t.Context(), health.Policy{Client: none}, health.Pump(""), health.Pump("localhost")); err == nil || !strings.Contains(err.Error(), "give each a name") {
 		t.Errorf("two of a name: %v", err)
 	}
 }

@@ -329,7 +329,8 @@ func readHeader(path string) (http.Header, error) {
 	}
 	defer f.Close()
 	h := http.Header{}
-	for s, n := bufio.NewScanner(f), 1; s.Scan(); n++ {
+	s := bufio.NewScanner(f)
+	for n := 1; s.Scan(); n++ {
 		name, value, ok := strings.Cut(s.Text(), ":")
 		if !ok && strings.TrimSpace(s.Text()) != "" {
 			return nil, fmt.Errorf("-header-file %s, line %d: want 'Name: value'", path, n)
@@ -337,6 +338,9 @@ func readHeader(path string) (http.Header, error) {
 		if ok {
 			h.Add(strings.TrimSpace(name), strings.TrimSpace(value))
 		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("-header-file %s: %w", path, err)
 	}
 	return h, nil
 }

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -34,10 +35,16 @@ func stack(t *testing.T, o tyk.Options) (gateway *tyk.Stub, args []string) {
 	return gateway, args
 }
 
+// apiName matches names of package health.
+var apiName = regexp.MustCompile(`\b(MaxAge|ServerName|Timeout|MaxInterval|Interval|Passes|set [A-Z]\w+|Probe\.\w+)\b`)
+
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	code = run(t.Context(), args, &out, &errs)
+	if name := apiName.FindString(out.String() + errs.String()); name != "" {
+		t.Errorf("checkhealth %q: %q is a name that the user of the command does not see\n%s%s", args, name, &out, &errs)
+	}
 	return code, out.String(), errs.String()
 }
 
@@ -78,7 +85,12 @@ func TestWrongUse(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("topsecret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	long := filepath.Join(dir, "long")
+	if err := os.WriteFile(long, []byte("Authorization: topsecret"+strings.Repeat("x", 1<<17)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, args := range [][]string{
+		{"-plugin", "http://localhost:1/", "-expect-status", "200", "-header-file", long},
 		{"-nope"}, {"now"}, {"-version", "five"}, {"-gateway", "ftp://x"}, {"-plugin", "http://x/"}, {"-plugin", "http://x/", "-expect-body", "("},
 		{"-passes", "3"}, {"-wait", "-1s"}, {"-wait", "1s", "-stable", "2s"}, {"-ca", filepath.Join(dir, "none")}, {"-ca", bad}, {"-auth-file", bad}, {"-header-file", bad},
 		{"-gateway", "gw", "-gateway", "gw"}, {"-gateway", "gw:99999"}, {"-json", "-prom"}, {"-wait", "1s", "-startup", "1s"}, {"-cert", bad},

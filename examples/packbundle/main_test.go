@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +54,9 @@ func write(t *testing.T, path string, data []byte) {
 	}
 }
 
+// apiName matches names of package bundle.
+var apiName = regexp.MustCompile(`\b(Signer|Options|VerifyOptions|Max(Size|Files|Ratio)|Response|set [A-Z]\w+)\b`)
+
 // call runs the command; DIR/ in the arguments is the directory.
 func call(t *testing.T, dir string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
@@ -62,6 +66,9 @@ func call(t *testing.T, dir string, args ...string) (code int, stdout, stderr st
 	}
 	var out, errOut bytes.Buffer
 	code = run(t.Context(), args, &out, &errOut)
+	if name := apiName.FindString(errOut.String()); name != "" {
+		t.Errorf("packbundle %q: %q is a name that the user of the command does not see\n%s", args, name, &errOut)
+	}
 	return code, out.String(), errOut.String()
 }
 

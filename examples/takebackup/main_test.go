@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -14,6 +15,9 @@ import (
 	"example.com/tykupgrade/backup"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
+
+// apiName matches names of package backup.
+var apiName = regexp.MustCompile(`\b(Mongo(New|Replace|Drop|Merge)|Redis[A-Z]\w+|set [A-Z]\w+|Exclude|Include|AllowStale|Parallel|UsersAndRoles|Rescue|Listener)\b`)
 
 // cmd runs the command as a user would.
 type cmd struct {
@@ -27,6 +31,9 @@ func (c cmd) run(want int, args ...string) (stdout, stderr string) {
 	code := run(c.t.Context(), args, func(name string) string { return c.env[name] }, &out, &errOut)
 	if code != want {
 		c.t.Fatalf("takebackup %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want, &out, &errOut)
+	}
+	if name := apiName.FindString(errOut.String()); name != "" {
+		c.t.Errorf("takebackup %s: %q is a name that the user of the command does not see\n%s", strings.Join(args, " "), name, &errOut)
 	}
 	return out.String(), errOut.String()
 }
@@ -227,6 +234,9 @@ func TestRedis(t *testing.T) {
 	}
 	c.env = nil
 	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "latest"); !strings.Contains(msg, "not empty") {
+		t.Error(msg)
+	}
+	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-redis-way", "offline", "latest"); !strings.Contains(msg, "not empty") {
 		t.Error(msg)
 	}
 	s.Do("SET", "string", "changed")

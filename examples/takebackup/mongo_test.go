@@ -50,6 +50,13 @@ func TestMongo(t *testing.T) {
 	if _, msg := c.run(1, "restore", "-dir", dir, "-mongo", "latest"); !strings.Contains(msg, "200 documents") {
 		t.Error(msg)
 	}
+	if v := c.json(1, "restore", "-dir", dir, "-mongo", "latest"); !strings.Contains(v["hint"].(string), "mode replace") {
+		t.Error(v)
+	}
+	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-parallel", "100")
+	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-db", "admin")
+	c.run(1, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=admin.*", "latest")
+	c.run(1, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.system.*", "latest")
 	fillMongo(t, s, 1000, 1)
 	c.run(3, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
 	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.*", "latest"); !strings.Contains(out, "scratch.apis") || !strings.Contains(out, "proven") {
