@@ -3,17 +3,14 @@
 package main
 
 import (
-	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/fleet"
+	"example.com/tykupgrade/examples/internal/term"
 )
 
 const usage = `usage: rolling -inventory FILE [flags] plan|run|resume|undo|report
@@ -38,33 +35,27 @@ Exit codes: 0 everything is as asked, 1 it is not, 2 wrong usage or inventory,
 `
 
 const (
-	exitOK = iota
-	exitFailed
-	exitUsage
-	exitStuck
-	exitLocked
+	exitOK     = fleet.ExitOK
+	exitFailed = fleet.ExitFailed
+	exitUsage  = fleet.ExitUsage
+	exitLocked = fleet.ExitLocked
 )
 
 func main() {
-	// A reader that has gone, as after Ctrl-C in `rolling run | tee log`, would
-	// otherwise kill the process before it has undone the host under way.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	term.OutliveReader()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // command is one invocation.
 type command struct {
+	fleet.Command
 	inventory, journal, only, step, html string
 	json, yes                            bool
-	stdin                                io.Reader
-	stdout, stderr                       io.Writer
 }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
-	f := flag.NewFlagSet("rolling", flag.ContinueOnError)
-	f.SetOutput(stderr)
-	f.Usage = func() { _, _ = fmt.Fprint(stderr, usage); f.PrintDefaults() }
+	c := &command{Command: fleet.Command{Name: "rolling", Stdin: stdin, Stdout: stdout, Stderr: stderr}}
+	f := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	f.StringVar(&c.inventory, "inventory", "", "`FILE` that describes hosts and versions, YAML or JSON; - is stdin")
 	f.StringVar(&c.journal, "journal", "", "`FILE` that the run is recorded in (default: the inventory's name with .journal added)")
 	f.StringVar(&c.only, "only", "", "work on this `HOST` alone")
@@ -72,36 +63,19 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	f.StringVar(&c.html, "html", "", "with report: write a page to `FILE`")
 	f.BoolVar(&c.json, "json", false, "print JSON")
 	f.BoolVar(&c.yes, "yes", false, "do not ask")
-	// Flags may stand before and after the verb.
-	verb := ""
-	for len(args) > 0 {
-		if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-			return exitOK
-		} else if err != nil {
-			return exitUsage
-		}
-		if args = f.Args(); len(args) > 0 {
-			if verb != "" {
-				return c.wrong("one of plan, run, resume, undo, report; got %q and %q", verb, args[0])
-			}
-			verb, args = args[0], args[1:]
-		}
-	}
+	verb, code, done := c.Verb(f, usage, args, []string{"plan", "run", "resume", "undo", "report"})
 	switch {
-	case verb != "plan" && verb != "run" && verb != "resume" && verb != "undo" && verb != "report":
-		return c.wrong("give one of plan, run, resume, undo, report")
+	case done:
+		return code
 	case c.inventory == "" && (verb != "report" || c.journal == ""):
-		return c.wrong("-inventory is missing")
+		return c.Wrong("-inventory is missing")
 	case c.step != "" && c.only == "":
-		return c.wrong("-step needs -only")
+		return c.Wrong("-step needs -only")
 	case c.html != "" && verb != "report":
-		return c.wrong("-html goes with report")
+		return c.Wrong("-html goes with report")
 	}
 	if c.journal == "" {
-		c.journal = c.inventory + ".journal"
-		if c.inventory == "-" {
-			c.journal = "fleet.journal"
-		}
+		c.journal = fleet.Journal(c.inventory, "fleet.journal")
 	}
 	if c.only != "" {
 		// Each host, and each step, has a journal of its own.
@@ -115,21 +89,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	inv, err := fleet.Load(c.inventory, stdin)
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, err)
+		_ = c.Fail(err)
 		return exitUsage
 	}
 	if verb == "plan" {
 		return c.plan(inv)
 	}
 	return c.work(inv, rollout.Mode(verb))
-}
-
-func (c *command) wrong(format string, a ...any) int {
-	_, _ = fmt.Fprintf(c.stderr, "rolling: "+format+"\n(rolling -h shows the usage)\n", a...)
-	return exitUsage
-}
-
-func (c *command) fail(err error) int {
-	_, _ = fmt.Fprintln(c.stderr, "rolling:", err)
-	return exitFailed
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,7 +16,7 @@ func (c *command) plan(inv *fleet.Inventory) int {
 	defer stop()
 	waves, err := c.waves(inv, nil)
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	rows := inv.Plans(ctx, waves)
 	code := exitOK
@@ -27,19 +26,11 @@ func (c *command) plan(inv *fleet.Inventory) int {
 		}
 	}
 	if c.json {
-		return c.print(rows, code)
+		return c.Print(rows, code)
 	}
-	fleet.PrintPlans(term.New(c.stdout), rows)
-	term.New(c.stdout).Printf("%s", inv.Stops(waves))
-	fleet.PrintProblems(term.New(c.stdout), rows)
-	return code
-}
-
-func (c *command) print(v any, code int) int {
-	enc := json.NewEncoder(c.stdout)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
-		return c.fail(err)
-	}
+	out := term.New(c.Stdout)
+	fleet.PrintPlans(out, rows)
+	out.Printf("%s", inv.Stops(waves))
+	fleet.PrintProblems(out, rows)
 	return code
 }

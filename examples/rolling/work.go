@@ -21,10 +21,10 @@ func (c *command) waves(inv *fleet.Inventory, event func(host, text string)) ([]
 
 // work runs, resumes or undoes.
 func (c *command) work(inv *fleet.Inventory, mode rollout.Mode) int {
-	live := fleet.NewLive(term.New(c.stderr))
+	live := fleet.NewLive(term.New(c.Stderr))
 	waves, err := c.waves(inv, live.Note)
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	if mode == rollout.ModeRun {
 		if _, err := os.Stat(c.journal); err == nil && c.only != "" {
@@ -32,26 +32,16 @@ func (c *command) work(inv *fleet.Inventory, mode rollout.Mode) int {
 		}
 	}
 	question := fmt.Sprintf("%s the rollout of %d targets, recorded in %s?", mode, fleet.Targets(waves), c.journal)
-	if !c.yes && c.only == "" && !fleet.Agreed(c.stdin, c.stderr, question) {
-		return c.fail(errors.New("nothing was done: not confirmed; -yes confirms"))
+	if !c.yes && c.only == "" && !fleet.Agreed(c.Stdin, c.Stderr, question) {
+		return c.Fail(errors.New("nothing was done: not confirmed; -yes confirms"))
 	}
 	o := inv.Options()
 	o.Journal = c.journal
 	rep, err := live.Work(context.Background(), mode, waves, o)
 	if rep != nil && c.json {
-		c.print(rep, 0)
+		c.Print(rep, exitOK)
 	} else if rep != nil {
-		_ = rep.WriteText(c.stdout)
+		_ = rep.WriteText(c.Stdout)
 	}
-	code := exitOK
-	if err != nil {
-		code = c.fail(err)
-	}
-	switch {
-	case errors.As(err, new(*rollout.LockedError)):
-		return exitLocked
-	case rep != nil && rep.Outcome == rollout.OutcomeFailed:
-		return exitStuck
-	}
-	return code
+	return c.Ended(rep, err)
 }

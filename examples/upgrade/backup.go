@@ -14,6 +14,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/certs"
 	"example.com/tykupgrade/examples/internal/fleet"
 )
 
@@ -253,7 +254,11 @@ func (u *upgrade) redis() (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the URI of Redis: %w", err)
 	}
-	return backup.NewRedisClient(uri, nil)
+	conf, err := certs.Client(u.Backup.Redis.CA, u.Backup.Redis.Cert, u.Backup.Redis.Key)
+	if err != nil {
+		return nil, fmt.Errorf("the certificates for Redis: %w", err)
+	}
+	return backup.NewRedisClient(uri, conf)
 }
 
 func (u *upgrade) mongo() (backup.MongoServer, error) {
@@ -316,7 +321,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 			return backup.Report{}, err
 		}
 		defer func() { _ = client.Close() }()
-		data = append(data, &backup.RedisLive{Client: client, Replace: true, Rescue: rescue})
+		data = append(data, &backup.RedisLive{Client: client, Way: backup.RedisWay(u.Backup.Redis.Way), Replace: true, Rescue: rescue})
 	}
 	if slices.Contains(what, "mongo") {
 		server, err := u.mongo()

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -168,6 +170,53 @@ func TestServersThatAreMissing(t *testing.T) {
 	note, err := d.take(t, func(u *upgrade) { u.without[withoutBackup] = true })
 	if err != nil || note.Overridden == "" || note.Dir != "" {
 		t.Errorf("%+v, %v", note, err)
+	}
+}
+
+// A Redis that asks clients for a certificate, and replicates over TLS.
+func TestRedisWithCertificates(t *testing.T) {
+	t.Parallel()
+	s := redis.StartTLS(t)
+	s.Do("SET", "key", "before")
+	file := write(t, "")
+	dir := filepath.Dir(file)
+	pair := s.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &data{file: file}
+	d.write(t, filepath.Join(dir, "uri"), "rediss://"+s.Addr)
+	d.write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})))
+	d.write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+	d.write(t, file, fmt.Sprintf(`
+versions: {gateway: 5.2.5}
+hosts: [{name: g1, address: local, component: gateway, package: tykupgrade-no-such-package}]
+backup: {dir: sets, paths: [%s], redis: {uri_file: uri, ca: cert.pem, cert: cert.pem, key: key.pem}}
+`, file))
+	if _, err := d.take(t, func(u *upgrade) { u.Backup.Redis.Cert, u.Backup.Redis.Key = "", "" }); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	if err := prepared(t, file, nil).readable(); err != nil {
+		t.Error(err)
+	}
+	u := prepared(t, file, nil)
+	u.Backup.Redis.Key = "no-such-file"
+	if err := u.readable(); err == nil || !strings.Contains(err.Error(), "the certificates for Redis: certificate ") {
+		t.Errorf("error %v", err)
+	}
+	note, err := d.take(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Do("SET", "key", "after")
+	u = prepared(t, file, nil)
+	if _, err := u.restore(t.Context(), note.Dir, []string{"redis"}); err == nil || !strings.Contains(err.Error(), "it replicates over TLS") {
+		t.Errorf("error %v", err)
+	}
+	u.Backup.Redis.Way = "restore"
+	if _, err := u.restore(t.Context(), note.Dir, []string{"redis"}); err != nil || s.Do("GET", "key") != "before" {
+		t.Errorf("the key is %v, %v", s.Do("GET", "key"), err)
 	}
 }
 

@@ -34,7 +34,7 @@ type arranged struct {
 }
 
 // arrange finds the names under which each version loads its own build.
-func (u *upgrade) arrange() (*arranged, error) {
+func (u *upgrade) arrange(ctx context.Context) (*arranged, error) {
 	to, err := u.release()
 	if err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func (u *upgrade) arrange() (*arranged, error) {
 	if err != nil {
 		return nil, err
 	}
-	target, err := u.target()
+	target, err := u.target(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func loads(m *bundle.Manifest, v *semver.Version) ([]string, error) {
 // bundle writes, verifies and proves the bundle. Its name says what is in it,
 // because gateways never fetch the same name twice.
 func (u *upgrade) bundle(ctx context.Context) error {
-	a, err := u.arrange()
+	a, err := u.arrange(ctx)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func (u *upgrade) bundled(ctx context.Context) (bool, error) {
 	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
 		return false, err
 	}
-	a, err := u.arrange()
+	a, err := u.arrange(ctx)
 	if err != nil || a.asked() != note.Asked || note.Signed != (u.Plugin.Bundle.Key != "") || filepath.Dir(note.File) != u.Plugin.Bundle.Dir {
 		return false, err
 	}

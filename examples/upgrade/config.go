@@ -49,6 +49,12 @@ type pluginConfig struct {
 	Symbol   string `yaml:"symbol"`
 	Hook     string `yaml:"hook"`
 
+	// For a release that the table lacks: a JSON file with it; or the repository to
+	// ask for its commit, and its go.mod.
+	Releases   string `yaml:"releases"`
+	Repo       string `yaml:"repo"`
+	ReleaseMod string `yaml:"release_mod"`
+
 	Gateway string `yaml:"gateway"` // of the new version: its binary, .deb, or image:REF
 	Distro  string `yaml:"distro"`  // of the gateway hosts, such as debian/12, to check glibc
 
@@ -109,7 +115,11 @@ type secret struct {
 
 type redisConfig struct {
 	secret `yaml:",inline"`
+	CA     string `yaml:"ca"`   // authority that signed the server's certificate; empty: one of the system's
+	Cert   string `yaml:"cert"` // the client's certificate, with key
+	Key    string `yaml:"key"`
 	Method string `yaml:"method"`
+	Way    string `yaml:"way"`   // of a restore: replicate, restore; empty: what fits
 	Proof  bool   `yaml:"proof"` // load the copy into a scratch redis-server and compare every key
 }
 
@@ -173,7 +183,7 @@ func (c *config) check() error {
 
 func (c *config) checkPlugin(bad func(string, ...any)) {
 	p := c.Plugin
-	for _, path := range []*string{&p.Current, &p.Source, &p.So, &p.Manifest, &p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Key} {
+	for _, path := range []*string{&p.Current, &p.Source, &p.So, &p.Manifest, &p.Releases, &p.ReleaseMod, &p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Key} {
 		*path = c.path(*path)
 	}
 	if p.Gateway != "" && !strings.HasPrefix(p.Gateway, imagePrefix) {
@@ -202,6 +212,9 @@ func (c *config) checkPlugin(bad func(string, ...any)) {
 	}
 	if p.Symbol != "" && !slices.Contains(hooks, p.Hook) {
 		bad("plugin.hook: %q is none of %s", p.Hook, strings.Join(hooks, ", "))
+	}
+	if p.ReleaseMod != "" && p.Repo == "" {
+		bad("plugin.release_mod: it goes with repo")
 	}
 	if p.Prepare && p.Source == "" {
 		bad("plugin.prepare: there is no source to prepare")
@@ -235,7 +248,16 @@ func (c *config) checkBackup(bad func(string, ...any)) {
 			bad("backup.%s: give uri_env, the name of a variable, or uri_file: one of them", name)
 		}
 	}
-	if b.Redis != nil {
+	if r := b.Redis; r != nil {
+		for _, path := range []*string{&r.CA, &r.Cert, &r.Key} {
+			*path = c.path(*path)
+		}
+		if (r.Cert == "") != (r.Key == "") {
+			bad("backup.redis: cert and key go together")
+		}
+		if ways := []backup.RedisWay{"", backup.RedisReplicate, backup.RedisRestore}; !slices.Contains(ways, backup.RedisWay(r.Way)) {
+			bad("backup.redis.way: %q is none of replicate, restore", r.Way)
+		}
 		known := []backup.RedisMethod{"", backup.RedisPSYNC, backup.RedisBGSAVE, backup.RedisSAVE, backup.RedisDUMP}
 		if !slices.Contains(known, backup.RedisMethod(b.Redis.Method)) {
 			bad("backup.redis.method: %q is none of psync, bgsave, save, dump", b.Redis.Method)

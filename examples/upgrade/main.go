@@ -5,18 +5,17 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/examples/internal/fleet"
+	"example.com/tykupgrade/examples/internal/term"
 )
 
 const usage = `usage: upgrade -file FILE [flags] plan|apply|resume|revert|status
@@ -55,18 +54,16 @@ Exit codes: 0 everything is as asked, 1 it is not, 2 wrong usage or file,
 `
 
 const (
-	exitOK = iota
-	exitFailed
-	exitUsage
-	exitStuck
-	exitLocked
-	exitRefused
+	exitOK      = fleet.ExitOK
+	exitFailed  = fleet.ExitFailed
+	exitUsage   = fleet.ExitUsage
+	exitStuck   = fleet.ExitStuck
+	exitLocked  = fleet.ExitLocked
+	exitRefused = 5
 )
 
 func main() {
-	// A reader that has gone, as after Ctrl-C in `upgrade apply | tee log`, would
-	// otherwise kill the process before it has undone the host under way.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	term.OutliveReader()
 	redis.SetLogger(quiet{})
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
@@ -78,13 +75,10 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 // command is one invocation.
 type command struct {
+	fleet.Command
 	file, journal, stopAfter, set, html string
 	without, restore                    []string
 	json, yes                           bool
-
-	env            func(string) string
-	stdin          io.Reader
-	stdout, stderr io.Writer
 }
 
 var (
@@ -93,10 +87,8 @@ var (
 )
 
 func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &command{env: env, stdin: stdin, stdout: stdout, stderr: stderr}
-	f := flag.NewFlagSet("upgrade", flag.ContinueOnError)
-	f.SetOutput(stderr)
-	f.Usage = func() { _, _ = fmt.Fprint(stderr, usage); f.PrintDefaults() }
+	c := &command{Command: fleet.Command{Name: "upgrade", Stdin: stdin, Stdout: stdout, Stderr: stderr}}
+	f := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	f.StringVar(&c.file, "file", "", "`FILE` that describes the upgrade, YAML or JSON; - is stdin")
 	f.StringVar(&c.journal, "journal", "", "`FILE` that the run is recorded in (default: the name of -file with .journal added)")
 	f.StringVar(&c.stopAfter, "stop-after", "", "with apply and resume: stop after this `WAVE`, such as prepare or dashboard; resume goes on")
@@ -106,50 +98,33 @@ func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr
 	f.Func("restore", "with revert: restore `PARTS` from the backup, separated by commas: "+strings.Join(restorables, ", "), list(&c.restore, restorables))
 	f.BoolVar(&c.json, "json", false, "print JSON")
 	f.BoolVar(&c.yes, "yes", false, "do not ask")
-	// Flags may stand before and after the verb.
-	verb := ""
-	for len(args) > 0 {
-		if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-			return exitOK
-		} else if err != nil {
-			return exitUsage
-		}
-		if args = f.Args(); len(args) > 0 {
-			if verb != "" {
-				return c.wrong("give one of %s; got %q and %q", strings.Join(verbs, ", "), verb, args[0])
-			}
-			verb, args = args[0], args[1:]
-		}
-	}
+	verb, code, done := c.Verb(f, usage, args, verbs)
 	forward := verb == "apply" || verb == "resume"
 	switch {
-	case !slices.Contains(verbs, verb):
-		return c.wrong("give one of %s", strings.Join(verbs, ", "))
+	case done:
+		return code
 	case c.file == "":
-		return c.wrong("-file is missing")
+		return c.Wrong("-file is missing")
 	case c.stopAfter != "" && !forward:
-		return c.wrong("-stop-after goes with apply and resume")
+		return c.Wrong("-stop-after goes with apply and resume")
 	case c.set != "" && !forward:
-		return c.wrong("-set goes with apply and resume")
+		return c.Wrong("-set goes with apply and resume")
 	case len(c.without) > 0 && !forward && verb != "plan":
-		return c.wrong("-without goes with plan, apply and resume")
+		return c.Wrong("-without goes with plan, apply and resume")
 	case len(c.restore) > 0 && verb != "revert":
-		return c.wrong("-restore goes with revert")
+		return c.Wrong("-restore goes with revert")
 	case c.html != "" && verb != "status":
-		return c.wrong("-html goes with status")
+		return c.Wrong("-html goes with status")
 	case c.file == "-" && forward && !c.yes:
-		return c.wrong("the file comes from stdin, so nobody can be asked: give -yes")
+		return c.Wrong("the file comes from stdin, so nobody can be asked: give -yes")
 	}
 	cfg, err := load(c.file, stdin)
 	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "upgrade:", err)
+		_ = c.Fail(err)
 		return exitUsage
 	}
 	if c.journal == "" {
-		c.journal = c.file + ".journal"
-		if c.file == "-" {
-			c.journal = "upgrade.journal"
-		}
+		c.journal = fleet.Journal(c.file, "upgrade.journal")
 	}
 	u := &upgrade{config: cfg, set: c.set, env: env, without: map[string]bool{}, event: func(string, string) {}}
 	for _, name := range c.without {
@@ -178,23 +153,4 @@ func list(to *[]string, known []string) func(string) error {
 		}
 		return nil
 	}
-}
-
-func (c *command) wrong(format string, a ...any) int {
-	_, _ = fmt.Fprintf(c.stderr, "upgrade: "+format+"\n(upgrade -h shows the usage)\n", a...)
-	return exitUsage
-}
-
-func (c *command) fail(err error) int {
-	_, _ = fmt.Fprintln(c.stderr, "upgrade:", err)
-	return exitFailed
-}
-
-func (c *command) print(v any, code int) int {
-	enc := json.NewEncoder(c.stdout)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
-		return c.fail(err)
-	}
-	return code
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -14,12 +15,19 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/fleet"
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/pluginbuild"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -112,8 +120,8 @@ func TestFileReportsEverything(t *testing.T) {
 versions: {gateway: 5.2.5}
 hosts:
 - {name: backup, component: gateway}
-plugin: {from: 5.2.5, so: a, source: b, symbol: X, hook: late, bundle: {url: here, name: a/b}}
-backup: {keep: -1, redis: {uri_env: A, uri_file: b, method: guess}, mongo: {}}
+plugin: {from: 5.2.5, so: a, source: b, symbol: X, hook: late, release_mod: m, bundle: {url: here, name: a/b}}
+backup: {keep: -1, redis: {uri_env: A, uri_file: b, method: guess, way: back, cert: c}, mongo: {}}
 gates: [{name: g}, {url: "http://h/"}]
 `, "-file", "-", "plan")
 	if code != exitUsage {
@@ -122,7 +130,7 @@ gates: [{name: g}, {url: "http://h/"}]
 	for _, want := range []string{
 		"host backup: the name is taken", "which they are already", "plugin.current", "give source", `plugin.hook: "late"`, "plugin.bundle.dir",
 		`plugin.bundle.name: "a/b"`, `plugin.bundle.url: "here"`, "backup.dir", "backup.keep", "backup.redis: give", "backup.redis.method", "backup.mongo: give",
-		"gates: number 1", "gates: number 2",
+		"gates: number 1", "gates: number 2", "plugin.release_mod: it goes with repo", "backup.redis: cert and key go together", "backup.redis.way",
 	} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("%q is not in:\n%s", want, stderr)
@@ -159,7 +167,7 @@ func TestPlan(t *testing.T) {
 backup: {dir: sets, redis: {uri_env: NO_SUCH_VARIABLE}}
 gates: [{name: front, url: "http://127.0.0.1:1/"}]
 `)
-	if code, _, stderr := invoke(t, "", "-file", file, "plan"); code != exitUsage || !strings.Contains(stderr, "field publish not found") {
+	if code, _, stderr := invoke(t, "", "-file", file, "plan"); code != exitUsage || !strings.Contains(stderr, "line 14: unknown key publish") {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
 	file = write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, publish: [cp, "{file}", /srv/bundles]`, 1)+`
@@ -423,6 +431,98 @@ func TestGates(t *testing.T) {
 	status = http.StatusOK
 	if _, err := step(t, u, target); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is said speaks of the file and the verbs, whatever the packages call it.
+func TestWords(t *testing.T) {
+	t.Parallel()
+	steps := []rollout.Step{{Name: "compile", Do: func(context.Context) error { return errors.New("boom") }}}
+	failing := rollout.Wave{Name: wavePrepare, Canary: rollout.Canary{Count: 1}, Targets: []rollout.Target{{Name: targetPlugin, Steps: steps}, {Name: targetHosts, Steps: steps}}}
+	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "j")}
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{failing}, o)
+	if text := reword(err).Error(); !strings.Contains(text, "plugin failed; failed: 1 (plugin: compile: boom); mend the cause, then resume or revert") || strings.Contains(text, "canary") || !errors.As(reword(err), new(*rollout.Error)) {
+		t.Error(text)
+	}
+	if text := fmt.Sprint(show(rep).Halt, show(rep).Events); strings.Contains(text, "canary") || !strings.Contains(text, "plugin failed") {
+		t.Error(text)
+	}
+	_, err = rollout.Run(t.Context(), []rollout.Wave{failing}, o)
+	if text := reword(err).Error(); !strings.Contains(text, "resume it, revert it, or name a new one with -journal") {
+		t.Error(text)
+	}
+	if reword(nil) != nil {
+		t.Error("nothing became an error")
+	}
+}
+
+func TestCarries(t *testing.T) {
+	t.Parallel()
+	v, err := debpkg.ParseVersion("4.0.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := fleet.Host{Package: "tyk-gateway"}
+	if a, b := carries(h, v), carries(h, debpkg.Version{}); a != "tyk-gateway 4.0.8" || b != "no tyk-gateway" {
+		t.Errorf("%q, %q", a, b)
+	}
+}
+
+// A release that the table lacks comes from a file or a repository, and without
+// them the operator learns which keys name one.
+func TestReleaseThatTheTableLacks(t *testing.T) {
+	t.Parallel()
+	file := write(t, strings.NewReplacer("5.2.5", "99.0.0", "so: plugin_v99.0.0_linux_amd64.so", "source: .\n  prepare: true").Replace(strings.ReplaceAll(withPlugin, "5.2.5", "99.0.0")))
+	dir := filepath.Dir(file)
+	known, err := pluginbuild.Lookup(semver.MustParse("5.14.0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known.Version = semver.MustParse("99.0.0")
+	table, err := json.Marshal([]pluginbuild.Release{known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string]string{"more.json": string(table), "go.mod": "module example.com/p\n\ngo 1.25\n", "tyk.mod": "module github.com/TykTechnologies/tyk\n\ngo 1.25\n",
+		"p.go": "package main\n\nimport \"net/http\"\n\nfunc AddFooBarHeader(http.ResponseWriter, *http.Request) {}\n\nfunc main() {}\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := prepared(t, file, nil)
+	if _, err := u.planPlugin(t.Context()); err == nil || !strings.Contains(err.Error(), "nearest is 5.14.0; correct the version, name a file with the release as plugin.releases, or the gateway's repository as plugin.repo") {
+		t.Errorf("error %v", err)
+	}
+	u.Plugin.Releases = filepath.Join(dir, "more.json")
+	p, err := u.planPlugin(t.Context())
+	if err != nil || p.Build.Commit != known.Commit || filepath.Base(p.Target) != "plugin_v99.0.0_linux_amd64.so" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	git := lab.Program(t, "git", "git")
+	for _, args := range []string{"init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m x", "tag v99.0.0"} {
+		cmd := exec.Command(git, strings.Fields(args)...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	u = prepared(t, file, nil)
+	u.Plugin.Repo, u.Plugin.ReleaseMod = dir, filepath.Join(dir, "tyk.mod")
+	if p, err = u.planPlugin(t.Context()); err != nil || len(p.Build.Commit) != 40 || p.Build.Commit == known.Commit {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// An image that is named is of the edition that it is of.
+func TestImage(t *testing.T) {
+	t.Parallel()
+	u := prepared(t, write(t, strings.Replace(withPlugin, "component: gateway", "component: gateway, package: tyk-gateway-ee", 1)), nil)
+	if i := u.image(); i.Edition != pluginbuild.Enterprise {
+		t.Errorf("%+v", i)
+	}
+	u.Plugin.Compiler.Image = "registry.example.org/compiler:v5.8.0-ee"
+	if i := u.image(); i.Edition != "" || i.Ref != u.Plugin.Compiler.Image {
+		t.Errorf("%+v", i)
 	}
 }
 

@@ -39,16 +39,16 @@ func (c *command) plan(u *upgrade) int {
 	defer stop()
 	waves, err := u.waves()
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	p := planned{Without: c.without}
 	problem := func(what string, err error) {
 		if err != nil {
-			p.Problems = append(p.Problems, what+": "+err.Error())
+			p.Problems = append(p.Problems, what+": "+inWords(err.Error()))
 		}
 	}
 	if u.Plugin != nil {
-		p.Plugin, err = u.planPlugin()
+		p.Plugin, err = u.planPlugin(ctx)
 		problem("plugin", err)
 		problem("preflight", u.lifted(withoutPreflight, u.Plugin.Gateway == "", "plugin.gateway names no binary to check the plugin against"))
 	}
@@ -72,9 +72,9 @@ func (c *command) plan(u *upgrade) int {
 		code = exitFailed
 	}
 	if c.json {
-		return c.print(p, code)
+		return c.Print(p, code)
 	}
-	out := term.New(c.stdout)
+	out := term.New(c.Stdout)
 	u.printPlan(out, p)
 	fleet.PrintPlans(out, p.Hosts)
 	out.Printf("%s", u.Stops(hosts))
@@ -94,14 +94,14 @@ func (u *upgrade) lifted(name string, holds bool, why string) error {
 }
 
 // planPlugin plans the compile and arranges the bundle.
-func (u *upgrade) planPlugin() (*plannedPlugin, error) {
-	target, err := u.target()
+func (u *upgrade) planPlugin(ctx context.Context) (*plannedPlugin, error) {
+	target, err := u.target(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := &plannedPlugin{Target: target}
 	if u.Plugin.Source != "" {
-		r, err := u.lookup()
+		r, err := u.lookup(ctx)
 		if err != nil {
 			return p, err
 		}
@@ -132,7 +132,7 @@ func (u *upgrade) planPlugin() (*plannedPlugin, error) {
 			return p, err
 		}
 	}
-	a, err := u.arrange()
+	a, err := u.arrange(ctx)
 	if err != nil {
 		return p, err
 	}
@@ -150,15 +150,18 @@ func (u *upgrade) planPlugin() (*plannedPlugin, error) {
 	return p, err
 }
 
-// readable says whether the connection URIs are there.
+// readable says whether the connection URIs and certificates are there.
 func (u *upgrade) readable() error {
 	var errs []error
-	if s := u.Backup.redis(); s != nil {
-		_, err := s.read(u.env)
+	if u.Backup.Redis != nil {
+		client, err := u.redis()
+		if err == nil {
+			err = client.Close()
+		}
 		errs = append(errs, err)
 	}
-	if s := u.Backup.mongo(); s != nil {
-		_, err := s.read(u.env)
+	if u.Backup.Mongo != nil {
+		_, err := u.mongo()
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

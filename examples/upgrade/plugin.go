@@ -74,17 +74,30 @@ func (u *upgrade) pluginSteps() []rollout.Step {
 	return steps
 }
 
-func (u *upgrade) lookup() (pluginbuild.Release, error) {
+// lookup finds the release that the plugin is compiled for, once.
+func (u *upgrade) lookup(ctx context.Context) (pluginbuild.Release, error) {
+	if u.found != nil {
+		return *u.found, nil
+	}
 	v, err := u.release()
 	if err != nil {
 		return pluginbuild.Release{}, err
 	}
-	return pluginbuild.Lookup(v)
+	p := u.Plugin
+	r, err := plugins.Releases{Table: p.Releases, Repo: p.Repo, GoMod: p.ReleaseMod}.Lookup(ctx, v)
+	var unknown *pluginbuild.UnknownReleaseError
+	if errors.As(err, &unknown) {
+		return r, fmt.Errorf("gateway %s is not in the release table, whose nearest is %s; correct the version, name a file with the release as plugin.releases, or the gateway's repository as plugin.repo", v, unknown.Nearest.Version)
+	}
+	if err == nil {
+		u.found = &r
+	}
+	return r, err
 }
 
 // module says whether the plugin's module fits the release.
 func (u *upgrade) module(ctx context.Context) error {
-	r, err := u.lookup()
+	r, err := u.lookup(ctx)
 	if err != nil {
 		return err
 	}
@@ -132,11 +145,11 @@ func (p *pluginConfig) name() string {
 }
 
 // target is where the build for the new version is, or will be.
-func (u *upgrade) target() (string, error) {
+func (u *upgrade) target(ctx context.Context) (string, error) {
 	if u.Plugin.So != "" {
 		return u.Plugin.So, nil
 	}
-	r, err := u.lookup()
+	r, err := u.lookup(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -148,7 +161,7 @@ func (u *upgrade) target() (string, error) {
 func (u *upgrade) builds() string { return filepath.Join(u.Plugin.Bundle.Dir, "builds") }
 
 func (u *upgrade) compile(ctx context.Context) (err error) {
-	r, err := u.lookup()
+	r, err := u.lookup(ctx)
 	if err != nil {
 		return err
 	}
@@ -175,7 +188,7 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 	})
 	a, err := b.Build(ctx, pluginbuild.Request{
 		Release: r, Dir: u.Plugin.Source, Name: u.Plugin.name(), OutputDir: u.builds(),
-		Image: pluginbuild.Image{Edition: u.edition(), EL7: c.EL7, Ref: c.Image, Digest: c.Digest, Tar: c.Tar},
+		Image: u.image(),
 	})
 	if err != nil {
 		return err
@@ -185,6 +198,17 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 		digest = a.ImageID
 	}
 	return rollout.Save(ctx, compileNote{File: a.Path, SHA256: a.SHA256, Image: a.Image + " " + digest, Go: a.GoVersion, Source: source})
+}
+
+// image is the one that the file names, which has its own edition, or the
+// release's.
+func (u *upgrade) image() pluginbuild.Image {
+	c := u.Plugin.Compiler
+	i := pluginbuild.Image{EL7: c.EL7, Ref: c.Image, Digest: c.Digest, Tar: c.Tar}
+	if i.Ref == "" {
+		i.Edition = u.edition()
+	}
+	return i
 }
 
 func (u *upgrade) compiling(e pluginbuild.Event) {
@@ -305,7 +329,7 @@ func (u *upgrade) compare(ctx context.Context) (preflight.Report, error) {
 	if u.Plugin.Gateway == "" {
 		return preflight.Report{}, refuse(withoutPreflight, errors.New("plugin.gateway names no binary, .deb or image:REF of the new gateway, so that nothing can be said about the plugin"))
 	}
-	a, err := u.arrange()
+	a, err := u.arrange(ctx)
 	if err != nil {
 		return preflight.Report{}, err
 	}

@@ -53,16 +53,16 @@ func (c *command) status(u *upgrade) int {
 	defer stop()
 	rep, err := c.history()
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	waves, err := u.waves()
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	s := status{Run: rep, Bundle: bundleStatus(rep), Set: setStatus(ctx, rep), Hosts: u.hostStatus(ctx, u.among(hostWaves(waves)))}
 	if c.html != "" {
 		if err := page(c.html, rep); err != nil {
-			return c.fail(err)
+			return c.Fail(err)
 		}
 	}
 	code := exitOK
@@ -84,7 +84,7 @@ func (c *command) status(u *upgrade) int {
 		}
 	}
 	if c.json {
-		return c.print(s, code)
+		return c.Print(s, code)
 	}
 	c.printStatus(s)
 	return code
@@ -179,7 +179,7 @@ func page(path string, rep *rollout.Report) error {
 }
 
 func (c *command) printStatus(s status) {
-	out := term.New(c.stdout)
+	out := term.New(c.Stdout)
 	if s.Run == nil {
 		out.Printf("no run in %s\n\n", c.journal)
 	} else {

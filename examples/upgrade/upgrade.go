@@ -46,6 +46,7 @@ type upgrade struct {
 	begun   bool // the journal has hosts that were begun
 
 	written bundleNote
+	found   *pluginbuild.Release // what lookup has found
 }
 
 // refusal is a precondition that does not hold and that the operator can lift.
@@ -92,6 +93,7 @@ func (u *upgrade) waves() ([]rollout.Wave, error) {
 		rollout.Target{Name: targetBackup, Steps: []rollout.Step{{Name: "set", Do: u.backup, Done: u.backedUp, Timeout: 12 * time.Hour}}})
 	// As canaries they end the run whatever the budget for hosts.
 	prepare.Canary.Count = len(prepare.Targets)
+	rewordSteps(prepare.Targets)
 	waves := []rollout.Wave{prepare}
 	for _, w := range hosts {
 		waves = append(waves, w)
@@ -161,7 +163,7 @@ func (u *upgrade) planHosts(ctx context.Context, waves []rollout.Wave) error {
 		if err != nil {
 			return err
 		}
-		found[i] = strings.TrimSpace(h.Package + " " + now.String())
+		found[i] = carries(h, now)
 		if err := u.expected(h, now); err != nil {
 			return err
 		}
@@ -212,6 +214,14 @@ func (u *upgrade) baseline(ctx context.Context, waves []rollout.Wave) error {
 		return rollout.Save(ctx, overriddenNote{overridden(withoutBaseline, err)})
 	}
 	return refuse(withoutBaseline, err)
+}
+
+// carries says what a host has of its package.
+func carries(h fleet.Host, now debpkg.Version) string {
+	if now.IsZero() {
+		return "no " + h.Package
+	}
+	return h.Package + " " + now.String()
 }
 
 // hostsNote is how many hosts have which package before.

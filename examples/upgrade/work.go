@@ -27,19 +27,19 @@ func (c *command) apply(u *upgrade, verb string) int {
 	}
 	before, err := c.history()
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	u.begun = begun(before)
 	if mode == rollout.ModeRun {
 		if err := c.putAside(before); err != nil {
-			return c.fail(err)
+			return c.Fail(err)
 		}
 	}
-	live := fleet.NewLive(term.New(c.stderr))
+	live := fleet.NewLive(term.New(c.Stderr))
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	hosts := hostWaves(waves)
 	o := u.options(hosts)
@@ -48,7 +48,7 @@ func (c *command) apply(u *upgrade, verb string) int {
 	if c.stopAfter != "" {
 		i := slices.IndexFunc(waves, func(w rollout.Wave) bool { return w.Name == c.stopAfter })
 		if i < 0 {
-			return c.wrong("-stop-after: there is no wave %q", c.stopAfter)
+			return c.Wrong("-stop-after: there is no wave %q", c.stopAfter)
 		}
 		if i+1 < len(waves) {
 			next := waves[i+1].Name
@@ -65,15 +65,15 @@ func (c *command) apply(u *upgrade, verb string) int {
 		if len(c.without) > 0 {
 			question += " WITHOUT " + strings.Join(c.without, " and ")
 		}
-		if !fleet.Agreed(c.stdin, c.stderr, question+", recorded in "+c.journal+"?") {
-			return c.fail(errors.New("nothing was done: not confirmed; -yes confirms"))
+		if !fleet.Agreed(c.Stdin, c.Stderr, question+", recorded in "+c.journal+"?") {
+			return c.Fail(errors.New("nothing was done: not confirmed; -yes confirms"))
 		}
 	}
 	o.Journal, o.Secrets = c.journal, u.secrets()
 	rep, err := live.Work(context.Background(), mode, waves, o)
 	c.report(show(rep))
 	if errors.Is(err, rollout.ErrStopped) && stopped {
-		_, _ = fmt.Fprintf(c.stderr, "upgrade: stopped after %s as asked; resume goes on\n", c.stopAfter)
+		_, _ = fmt.Fprintf(c.Stderr, "upgrade: stopped after %s as asked; resume goes on\n", c.stopAfter)
 		return exitOK
 	}
 	return c.code(rep, err)
@@ -81,25 +81,15 @@ func (c *command) apply(u *upgrade, verb string) int {
 
 // refused says that nothing was begun.
 func (c *command) refused(err error) int {
-	_ = c.fail(err)
+	_ = c.Fail(err)
 	return exitRefused
 }
 
 // code prints the error and tells how bad it is.
 func (c *command) code(rep *rollout.Report, err error) int {
-	code := exitOK
-	if err != nil {
-		code = c.fail(err)
-	}
-	switch {
-	case errors.As(err, new(*rollout.LockedError)):
-		return exitLocked
-	case rep == nil || err == nil:
-		return code
-	case rep.Outcome == rollout.OutcomeFailed:
-		return exitStuck
-	case !begun(rep):
-		_, _ = fmt.Fprintln(c.stderr, "upgrade: refused: no host was changed")
+	code := c.Ended(rep, reword(err))
+	if code == exitFailed && rep != nil && !begun(rep) {
+		_, _ = fmt.Fprintln(c.Stderr, "upgrade: refused: no host was changed")
 		return exitRefused
 	}
 	return code
@@ -127,6 +117,10 @@ func (c *command) history() (*rollout.Report, error) {
 func show(rep *rollout.Report) *rollout.Report {
 	if rep == nil {
 		return nil
+	}
+	rep.Halt = inWords(rep.Halt)
+	for i := range rep.Events {
+		rep.Events[i].Text = inWords(rep.Events[i].Text)
 	}
 	for _, t := range rep.Targets {
 		for _, s := range t.Steps {
@@ -164,10 +158,10 @@ func (c *command) report(rep *rollout.Report) {
 	switch {
 	case rep == nil:
 	case c.json:
-		c.print(rep, exitOK)
+		c.Print(rep, exitOK)
 	default:
-		_ = rep.WriteText(c.stdout)
-		out := term.New(c.stdout)
+		_ = rep.WriteText(c.Stdout)
+		out := term.New(c.Stdout)
 		if rows := notes(rep); len(rows) > 1 {
 			out.Printf("\n%s", out.Table(rows))
 		}
@@ -245,11 +239,11 @@ func describe(step string, data json.RawMessage) string {
 
 // revert undoes the hosts, and restores what was asked for.
 func (c *command) revert(u *upgrade) int {
-	live := fleet.NewLive(term.New(c.stderr))
+	live := fleet.NewLive(term.New(c.Stderr))
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {
-		return c.fail(err)
+		return c.Fail(err)
 	}
 	set, err := c.restorable(u)
 	if err != nil {
@@ -260,8 +254,8 @@ func (c *command) revert(u *upgrade) int {
 		if set.Dir != "" {
 			question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(c.restore, " and "), set.Dir, set.Taken.Format("2006-01-02 15:04 MST"))
 		}
-		if !fleet.Agreed(c.stdin, c.stderr, question+"?") {
-			return c.fail(errors.New("nothing was done: not confirmed; -yes confirms"))
+		if !fleet.Agreed(c.Stdin, c.Stderr, question+"?") {
+			return c.Fail(errors.New("nothing was done: not confirmed; -yes confirms"))
 		}
 	}
 	o := u.options(hostWaves(waves))
@@ -277,12 +271,12 @@ func (c *command) revert(u *upgrade) int {
 		result.Restored = &restored
 	}
 	if c.json && rep != nil {
-		c.print(result, exitOK)
+		c.Print(result, exitOK)
 	} else {
 		c.report(rep)
 	}
 	if result.Restored != nil && !c.json {
-		out := term.New(c.stdout)
+		out := term.New(c.Stdout)
 		rows := [][]string{{"RESTORED", "STATE", "CHANGED"}}
 		for _, comp := range result.Restored.Components {
 			n := 0
@@ -294,6 +288,13 @@ func (c *command) revert(u *upgrade) int {
 			rows = append(rows, []string{comp.Name, string(comp.State), fmt.Sprint(n)})
 		}
 		out.Printf("\n%s", out.Table(rows))
+		for _, comp := range result.Restored.Components {
+			for _, i := range comp.Items {
+				if i.Action == backup.ActionKeep {
+					out.Printf("%s %s: %s\n", comp.Name, i.Name, i.Detail)
+				}
+			}
+		}
 	}
 	return c.code(rep, err)
 }

@@ -8,13 +8,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
 	xterm "golang.org/x/term"
 )
+
+// OutliveReader keeps a command alive when the reader of its output has gone, as
+// after Ctrl-C in "upgrade apply | tee log": it has to undo and clean up.
+func OutliveReader() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // Out is one output stream of a command. Its methods may be called by several
 // goroutines.

@@ -1,0 +1,32 @@
+package certs_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.com/tykupgrade/examples/internal/certs"
+)
+
+func TestClient(t *testing.T) {
+	t.Parallel()
+	if conf, err := certs.Client("", "", ""); conf != nil || err != nil {
+		t.Errorf("%v, %v", conf, err)
+	}
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ ca, cert, key, want string }{
+		{text, "", "", text + " holds no certificate in PEM form"},
+		{text + ".none", "", "", "no such file"},
+		{"", text, "", "give both"},
+		{"", "", text, "give both"},
+		{"", text, text, "certificate " + text + " with key " + text},
+	} {
+		if _, err := certs.Client(c.ca, c.cert, c.key); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v", c, err)
+		}
+	}
+}
