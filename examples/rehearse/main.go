@@ -64,9 +64,7 @@ type options struct {
 
 func main() {
 	adopt()
-	// A reader that has gone, as after Ctrl-C in `rehearse | tee log`, would
-	// otherwise kill the process before it has cleaned up.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	term.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	redis.SetLogger(quiet{})
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)

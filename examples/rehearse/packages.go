@@ -368,14 +368,6 @@ func (r *rehearsal) revertPackages(ctx context.Context, s *Step) error {
 		for _, p := range change.Before {
 			s.say("%s is %s again, from the .deb that was kept (%s)", p.Name, p.Version, change.Saved[0].From)
 		}
-		// What dpkg laid beside edited files is of no use any more.
-		for _, c := range change.Plan.Conffiles {
-			if err := os.Remove(k.path(c.Path + ".dpkg-dist")); err == nil {
-				s.say("removed %s.dpkg-dist", c.Path)
-			} else if !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
-		}
 	}
 	return nil
 }
