@@ -88,7 +88,7 @@ type failure struct {
 // exit code is 100 throughout. The first row that matches names the failure,
 // so causes stand before their consequences.
 var failures = []failure{
-	{regexp.MustCompile(`.*are you root\?.*|dpkg: error: .*requires superuser privilege.*`),
+	{regexp.MustCompile(`.*are you root\?.*|dpkg: error: .*requires superuser privilege.*|.*open lock file \S+/lock .*Permission denied.*`),
 		ErrNotRoot, false, "run as root or through Sudo"},
 	{regexp.MustCompile(`Could not get lock \S+.*|[Uu]nable to (?:lock|acquire) .*lock.*|dpkg: error: .*lock.* (?:was|is) locked by .*`),
 		ErrLocked, true, "wait for the other program to end"},

@@ -210,7 +210,9 @@ func TestCatalogue(t *testing.T) {
 			if err := os.Chmod(f.root.Dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			fails(debpkg.ErrNotRoot, su, "--reuid=65534", "--clear-groups", "env", "APT_CONFIG=", "apt-get", "-y", "install", "nix")
+			for _, args := range [][]string{{"-y", "install", "nix"}, {"update"}} {
+				fails(debpkg.ErrNotRoot, append([]string{su, "--reuid=65534", "--clear-groups", "env", "APT_CONFIG=", "apt-get"}, args...)...)
+			}
 		}
 	}
 }

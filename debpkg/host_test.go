@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,6 +43,13 @@ const suiteEnv = "TYKUPGRADE_TEST_SUITE"
 func TestMain(m *testing.M) {
 	if script := os.Getenv("DEBPKG_APPLY"); script != "" {
 		os.Exit(applyHelper(script))
+	}
+	// The tests wait for systemd, locks and each other more than they compute.
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
 	}
 	code := m.Run()
 	if machines.free != nil {
@@ -440,8 +449,8 @@ func TestHostConnectionCut(t *testing.T) {
 // file over SSH.
 func applyHelper(file string) int {
 	var in struct {
-		Plan         debpkg.Plan
-		Addr, Config string
+		Plan                  debpkg.Plan
+		Addr, Config, Control string
 	}
 	data, err := os.ReadFile(file)
 	if err == nil {
@@ -451,7 +460,7 @@ func applyHelper(file string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	h := debpkg.New(debpkg.SSH("root@"+in.Addr, debpkg.SSHOptions{Config: in.Config, ControlDir: "none"}), debpkg.Options{})
+	h := debpkg.New(debpkg.SSH("root@"+in.Addr, debpkg.SSHOptions{Config: in.Config, ControlDir: in.Control}), debpkg.Options{})
 	if _, err := h.Apply(context.Background(), in.Plan); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -469,7 +478,8 @@ func TestHostOperatorKilled(t *testing.T) {
 	m.exec("apt-mark", "hold", "tyk-gateway")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
 	file := filepath.Join(t.TempDir(), "plan.json")
-	data, err := json.Marshal(map[string]any{"Plan": p, "Addr": m.Addr, "Config": m.SSHConfig()})
+	// A shared connection of the operator's own, which ends with the host.
+	data, err := json.Marshal(map[string]any{"Plan": p, "Addr": m.Addr, "Config": m.SSHConfig(), "Control": filepath.Join(filepath.Dir(m.SSHConfig()), "op")})
 	if err != nil {
 		t.Fatal(err)
 	}
