@@ -422,9 +422,9 @@ func (c Change) unmet() []string {
 }
 
 // judgeUnits waits until the units that matter are stable: those that ran
-// before, and those of packages that are new.
+// before, and those that are new.
 func (h *Host) judgeUnits(ctx context.Context, c Change) (Change, error) {
-	var installed, wait []string
+	var installed, wait, fresh []string
 	for _, a := range c.Plan.Actions {
 		if a.Kind != Remove {
 			installed = append(installed, a.Package)
@@ -438,11 +438,20 @@ func (h *Host) judgeUnits(ctx context.Context, c Change) (Change, error) {
 	for _, a := range c.Plan.Actions {
 		for _, u := range units[a.Package] {
 			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
-			if i < 0 || c.UnitsBefore[i].Active() || c.UnitsBefore[i].ActiveState == "activating" {
+			comp, ok := component(a.Package)
+			switch {
+			case i < 0 && !(ok && comp.Unit == u):
+				fresh = append(fresh, u)
+			case i < 0, c.UnitsBefore[i].Active(), c.UnitsBefore[i].ActiveState == "activating":
 				wait = append(wait, u)
 			}
 		}
 	}
+	begun, err := h.begun(ctx, fresh)
+	if err != nil {
+		return c, err
+	}
+	wait = append(wait, begun...)
 	if !c.Staged {
 		err = h.WaitStable(ctx, wait...)
 	}

@@ -148,7 +148,8 @@ func serves(s Source, available []Available) []string {
 	var names []string
 	for _, a := range available {
 		for _, u := range s.URIs {
-			if strings.HasPrefix(bare(a.Origin), bare(u)) && !slices.Contains(names, a.Package) && !s.Disabled {
+			rest, ok := strings.CutPrefix(bare(a.Origin), bare(u))
+			if ok && (rest == "" || rest[0] == ' ' || rest[0] == '/') && !slices.Contains(names, a.Package) && !s.Disabled {
 				names = append(names, a.Package)
 			}
 		}

@@ -144,7 +144,7 @@ func (h *Host) stream(ctx context.Context, stdin io.Reader, stdout, stderr io.Wr
 		return h.err
 	}
 	h.o.Log.DebugContext(ctx, "run", "argv", argv)
-	return h.run(ctx, append(h.env(), argv...), stdin, stdout, stderr)
+	return brief(ctx, h.run(ctx, append(h.env(), argv...), stdin, stdout, stderr))
 }
 
 // output runs a command and returns its standard output.
@@ -181,8 +181,21 @@ func (h *Host) script(ctx context.Context, stdin io.Reader, text string, args ..
 	return out.String(), explain(ctx, err, errOut.String())
 }
 
-// explain makes the error of a command short: what it printed rather than the
-// long argv with our environment.
+// brief makes the error of a command short: the argv of a script is the script.
+func brief(ctx context.Context, err error) error {
+	var e *run.Error
+	switch {
+	case err == nil, errors.Is(err, ErrConnection), errors.Is(err, ErrNotRoot):
+		return err
+	case ctx.Err() != nil:
+		return ended(ctx)
+	case errors.As(err, &e):
+		return &commandError{text: e.Err.Error(), err: err}
+	}
+	return err
+}
+
+// explain tells what a command printed, where it did.
 func explain(ctx context.Context, err error, stderr string) error {
 	if err == nil || ctx.Err() != nil || errors.Is(err, ErrConnection) || errors.Is(err, ErrNotRoot) {
 		return err

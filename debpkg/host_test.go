@@ -25,7 +25,7 @@ import (
 	"example.com/tykupgrade/internal/lab/tyk"
 )
 
-// machines are two hosts with systemd and sshd that the tests take in turn.
+// machines are hosts with systemd and sshd that the tests take in turn.
 // Their mount /srv/lab is the directory lab.
 var machines struct {
 	once sync.Once
@@ -34,7 +34,7 @@ var machines struct {
 	free chan *host.Host
 }
 
-const machineCount = 2
+const machineCount = 3
 
 // suiteEnv names the distribution of the machines, for a run on another than
 // Debian 12: bullseye, focal, jammy.
@@ -74,13 +74,17 @@ func startMachines() {
 		return
 	}
 	machines.free = make(chan *host.Host, machineCount)
+	errs := make([]error, machineCount)
+	var wg sync.WaitGroup
 	for i := range machineCount {
-		h, err := host.Start(context.Background(), host.Options{Suite: os.Getenv(suiteEnv), Name: fmt.Sprintf("debpkg%d", i), Mounts: map[string]string{"/srv/lab": machines.lab}})
-		if err != nil {
-			machines.err = err
-		}
-		machines.free <- h
+		wg.Go(func() {
+			var h *host.Host
+			h, errs[i] = host.Start(context.Background(), host.Options{Suite: os.Getenv(suiteEnv), Name: fmt.Sprintf("debpkg%d", i), Mounts: map[string]string{"/srv/lab": machines.lab}})
+			machines.free <- h
+		})
 	}
+	wg.Wait()
+	machines.err = errors.Join(errs...)
 }
 
 // machine is a host with systemd for one test, with packages in its source.
@@ -414,7 +418,12 @@ func killSSH(t *testing.T, arg string) {
 // change is completed, attached to again, and reported.
 func TestHostConnectionCut(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting}))
+	v1, v2 := gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting})
+	for _, p := range []debs.Package{v1, v2} {
+		// A unit that waits for a timer or an administrator.
+		p.Files["/lib/systemd/system/lab-once.service"] = debs.File{Content: "[Service]\nType=oneshot\nExecStart=/bin/touch /run/lab-once\n"}
+	}
+	m := newMachine(t, v1, v2)
 	h := m.host()
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
@@ -443,6 +452,30 @@ func TestHostConnectionCut(t *testing.T) {
 	if n := strings.Count(m.exec("cat", "/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 {
 		t.Errorf("apt ran %d times", n)
 	}
+	// apt's history does not tell which units ran: those that do not are left.
+	c, err := h.RevertFromHistory(t.Context(), "tyk-gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.version("tyk-gateway"); got != "4.0.8 install installed" || !m.unit(h, "tyk-gateway.service").Active() {
+		t.Errorf("after the revert: %s", got)
+	}
+	m.exec("test", "!", "-e", "/run/lab-once")
+}
+
+// A client that is killed without a word is a lost connection.
+func TestSSHKilled(t *testing.T) {
+	t.Parallel()
+	lab.Program(t, "ssh", "openssh-client")
+	config := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(config, []byte("ProxyCommand kill -KILL $PPID\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := debpkg.New(debpkg.SSH("gw1", debpkg.SSHOptions{Config: config, ControlDir: "none"}), debpkg.Options{}).Units(t.Context(), "x.service")
+	wantError(t, err, debpkg.ErrConnection, "run on gw1: the connection to the host failed: ssh: signal: killed; the command may still")
 }
 
 // applyHelper is an operator's process of its own: it applies the plan in a

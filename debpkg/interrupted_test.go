@@ -113,6 +113,14 @@ func TestInterrupted(t *testing.T) {
 	if c, err := h.Apply(t.Context(), p); err != nil || c.After[0].Version.String() != "5.2.5" {
 		t.Errorf("after the repair the plan is done: %+v, %v", c, err)
 	}
+	// The host went down while the record of the repair was being replaced.
+	f.write("/var/lib/tykupgrade/runs/repair.gone/log", "")
+	if err := h.Repair(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(f.root.Dir + "/var/lib/tykupgrade/runs/repair.gone"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is left: %v", err)
+	}
 }
 
 // dpkg runs out of space, on a package that is larger than it says: the

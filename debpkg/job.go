@@ -47,6 +47,7 @@ exec 9<"${dir%/*}" && flock 9 || exit 1
 case $(look "$dir") in running*) exit 75 ;; esac
 if [ "$dir/pid" -nt "$prep/since" ]; then exit 75; fi
 printf '%s\n%s\n' $$ "$prep/job.sh" >"$prep/pid"
+rm -rf "$dir.gone" # of a host that went down in this line
 if [ -e "$dir" ]; then mv -T "$dir" "$dir.gone" && rm -rf "$dir.gone"; fi
 mv -T "$prep" "$dir" && cd "$dir" || exit 1
 exec 9<&-

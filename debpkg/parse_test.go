@@ -331,3 +331,12 @@ func FuzzParsers(f *testing.F) {
 		}
 	})
 }
+
+func TestServes(t *testing.T) {
+	t.Parallel()
+	available := []Available{{Package: "tyk-gateway", Origin: "http://r/tyk any/main amd64 Packages"}, {Package: "tyk-pump", Origin: "http://r/tyk-old any/main amd64 Packages"},
+		{Package: "tyk-dashboard", Origin: "http://r/tyk/debian any/main amd64 Packages"}}
+	if got := serves(Source{URIs: []string{"http://r/tyk/"}}, available); !reflect.DeepEqual(got, []string{"tyk-gateway", "tyk-dashboard"}) {
+		t.Errorf("%q", got)
+	}
+}

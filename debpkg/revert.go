@@ -356,15 +356,23 @@ func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOpt
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	var wait []string
+	var wait, unknown []string
 	for _, us := range units {
 		for _, u := range us {
 			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
-			if i < 0 && len(c.UnitsBefore) == 0 || i >= 0 && (c.UnitsBefore[i].Active() || c.UnitsBefore[i].ActiveState == "activating") {
+			switch {
+			case i < 0 && len(c.UnitsBefore) == 0: // from apt's history
+				unknown = append(unknown, u)
+			case i >= 0 && (c.UnitsBefore[i].Active() || c.UnitsBefore[i].ActiveState == "activating"):
 				wait = append(wait, u)
 			}
 		}
 	}
+	begun, err := h.begun(ctx, unknown)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	wait = append(wait, begun...)
 	slices.Sort(wait)
 	if wait = slices.Compact(wait); len(wait) == 0 {
 		return nil

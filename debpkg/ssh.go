@@ -124,6 +124,9 @@ func sshError(ctx context.Context, dest string, err error, m *marker) error {
 	case code == 255 && !m.seen, code == -1:
 		var start interface{ Unwrap() []error }
 		detail := strings.TrimSpace(m.tail.String())
+		if e := (*run.Error)(nil); detail == "" && errors.As(err, &e) {
+			detail = "ssh: " + e.Err.Error()
+		}
 		e := &Error{Op: "run on " + dest, Kind: ErrConnection, Detail: detail, Cause: err, Retry: true,
 			Next: "the command may still be running there; check that `ssh " + dest + "` works without a question"}
 		switch {

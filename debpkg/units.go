@@ -101,6 +101,22 @@ func parseUnits(text string) []Unit {
 	return units
 }
 
+// begun leaves out the units that nobody has started: those for timers and
+// sockets, or what an administrator has stopped.
+func (h *Host) begun(ctx context.Context, names []string) ([]string, error) {
+	units, err := h.Units(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for i, u := range units {
+		if u.ActiveState != "inactive" {
+			list = append(list, names[i])
+		}
+	}
+	return list, nil
+}
+
 // Restart makes systemd forget earlier failures (after its start limit it
 // refuses to start a unit for ten seconds), reads changed unit files, restarts
 // the units, and waits until they are stable.
