@@ -117,7 +117,10 @@ func held(path string) bool {
 
 func unlockOwn(path string, me Owner) error {
 	owner, err := readOwner(path)
-	if err != nil || owner != me {
+	if err == nil && owner != me {
+		err = fmt.Errorf("it belongs to %s", owner)
+	}
+	if err != nil {
 		return fmt.Errorf("unlock fleet: %s is no longer ours: somebody removed or replaced it while this run went on (%w)", path, err)
 	}
 	return os.Remove(path)
