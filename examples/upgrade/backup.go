@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -244,7 +245,10 @@ func (c *config) open(name string) (*backup.Set, error) {
 	}
 	sets, err := backup.List(c.Backup.Dir)
 	if len(sets) == 0 {
-		return nil, errors.Join(fmt.Errorf("%s holds no set", c.Backup.Dir), err)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return nil, errors.Join(fmt.Errorf("%s holds no set; one is taken where neither -set nor backup.set names one", c.Backup.Dir), err)
 	}
 	return sets[0], nil
 }

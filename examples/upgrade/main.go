@@ -29,11 +29,12 @@ const usage = `usage: upgrade -file FILE [flags] plan|apply|resume|revert|status
   status  what the journal, the hosts, the bundle and the backup say
 
 apply first prepares, changing nothing on a host but apt's package lists: the
-plugin is compiled or taken, checked against the gateway of the new version, and packed with the present one
-into a bundle that is verified and proved for both versions; each host is asked
-whether it can be upgraded and is healthy now; a backup is taken and verified.
-Then come the hosts, by component: drained, installed, healthy, back into the
-load balancer. The gates of the file must hold before, and after each component.
+plugin is compiled or taken, checked against the gateway of the new version, and
+packed with the present one into a bundle that is verified and proved for both
+versions; each host is asked whether it can be upgraded and is healthy now; a
+backup is taken and verified. Then come the hosts, by component: drained,
+installed, healthy, back into the load balancer. The gates of the file must hold
+before, and after each component.
 
 What does not hold refuses the upgrade. -without NAME[,NAME] goes on all the
 same, and the journal and the report show it:

@@ -224,7 +224,7 @@ func TestRefusals(t *testing.T) {
 	file := write(t, withPlugin)
 	dir := filepath.Dir(file)
 	code, _, stderr := invoke(t, "", "-file", file, "-yes", "apply")
-	if code != exitRefused || !strings.Contains(stderr, "no section backup; or go on with -without backup") {
+	if code != exitRefused || !strings.Contains(stderr, "no section backup: add one; or go on with -without backup") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	if _, err := os.Stat(file + ".journal"); err == nil {
@@ -241,7 +241,7 @@ func TestRefusals(t *testing.T) {
 
 	// Without a gateway to look at, nothing says that the plugin loads.
 	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
-	if code != exitRefused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") {
+	if code != exitRefused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") || strings.Contains(stderr, "canary") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// A gateway that is none does not help.
@@ -291,8 +291,18 @@ func TestRefusals(t *testing.T) {
 	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-restore", "redis", "revert"); code != exitRefused || !strings.Contains(stderr, "no section backup") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
+	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: mend what is named above, then resume") {
+		t.Errorf("status:\n%s", stdout)
+	}
 	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "revert"); code != exitOK {
 		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	// What was reverted is not resumed: its backup may be old by then.
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight", "resume"); code != exitRefused || !strings.Contains(stderr, "was reverted: apply begins a new one") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: apply begins a new run") {
+		t.Errorf("status:\n%s", stdout)
 	}
 }
 
@@ -313,7 +323,7 @@ func TestStatusWithoutRun(t *testing.T) {
 	t.Parallel()
 	file := write(t, nowhere)
 	code, stdout, _ := invoke(t, "", "-file", file, "status")
-	if code != exitFailed || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout, "g1") {
+	if code != exitFailed || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout, "; apply begins one") || !strings.Contains(stdout, "g1") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"), "status"); code != exitFailed || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {

@@ -50,9 +50,9 @@ func (c *command) plan(u *upgrade) int {
 	if u.Plugin != nil {
 		p.Plugin, err = u.planPlugin(ctx)
 		problem("plugin", err)
-		problem("preflight", u.lifted(withoutPreflight, u.Plugin.Gateway == "", "plugin.gateway names no binary to check the plugin against"))
+		problem("preflight", u.lifted(withoutPreflight, u.Plugin.Gateway == "", errNoGateway))
 	}
-	problem("backup", u.lifted(withoutBackup, u.Backup == nil, "the file has no section backup"))
+	problem("backup", u.lifted(withoutBackup, u.Backup == nil, errNoBackup))
 	if u.Backup != nil && !u.without[withoutBackup] {
 		p.Backup = u.wanted()
 		problem("backup", u.readable())
@@ -86,11 +86,11 @@ func (c *command) plan(u *upgrade) int {
 }
 
 // lifted is the refusal that apply would give, unless it is lifted.
-func (u *upgrade) lifted(name string, holds bool, why string) error {
+func (u *upgrade) lifted(name string, holds bool, why error) error {
 	if !holds || u.without[name] {
 		return nil
 	}
-	return refuse(name, errors.New(why))
+	return refuse(name, why)
 }
 
 // planPlugin plans the compile and arranges the bundle.
@@ -124,13 +124,15 @@ func (u *upgrade) planPlugin(ctx context.Context) (*plannedPlugin, error) {
 				return p, fmt.Errorf("%s: %s; %s", f.Where, f.Message, f.Remedy)
 			}
 		}
-	} else if _, err := os.Stat(target); err != nil {
-		return p, err
 	}
-	for _, path := range []string{u.Plugin.Current, u.Plugin.Gateway} {
-		if _, err := os.Stat(path); path != "" && !strings.HasPrefix(path, imagePrefix) && err != nil {
-			return p, err
+	var missing []error
+	for _, f := range []struct{ key, path string }{{"current", u.Plugin.Current}, {"so", u.Plugin.So}, {"gateway", u.Plugin.Gateway}} {
+		if _, err := os.Stat(f.path); f.path != "" && !strings.HasPrefix(f.path, imagePrefix) && err != nil {
+			missing = append(missing, fmt.Errorf("plugin.%s: %w", f.key, err))
 		}
+	}
+	if len(missing) > 0 {
+		return p, errors.Join(missing...)
 	}
 	a, err := u.arrange(ctx)
 	if err != nil {

@@ -273,7 +273,7 @@ func (u *upgrade) compiled(ctx context.Context) (bool, error) {
 func (u *upgrade) given(ctx context.Context) error {
 	sum, err := digest(u.Plugin.So)
 	if err != nil {
-		return fmt.Errorf("the plugin for the new version: %w", err)
+		return fmt.Errorf("plugin.so, the plugin for the new version: %w", err)
 	}
 	return rollout.Save(ctx, compileNote{File: u.Plugin.So, SHA256: sum})
 }
@@ -327,7 +327,7 @@ func (u *upgrade) preflight(ctx context.Context) error {
 
 func (u *upgrade) compare(ctx context.Context) (preflight.Report, error) {
 	if u.Plugin.Gateway == "" {
-		return preflight.Report{}, refuse(withoutPreflight, errors.New("plugin.gateway names no binary, .deb or image:REF of the new gateway, so that nothing can be said about the plugin"))
+		return preflight.Report{}, refuse(withoutPreflight, errNoGateway)
 	}
 	a, err := u.arrange(ctx)
 	if err != nil {

@@ -178,13 +178,31 @@ func page(path string, rep *rollout.Report) error {
 	return f.Close()
 }
 
+// next is what can be done after a run.
+func next(rep *rollout.Report) string {
+	switch {
+	case rep.Outcome == rollout.OutcomeDone:
+		return "nothing; revert takes the hosts back"
+	case rep.Outcome == rollout.OutcomeUndone:
+		return "apply begins a new run"
+	case rep.Outcome == rollout.OutcomeFailed:
+		return "look at the hosts that failed, then resume or revert"
+	case !begun(rep):
+		return "mend what is named above, then resume, or apply to begin anew; no host was changed"
+	}
+	return "resume goes on, revert takes back what was done"
+}
+
 func (c *command) printStatus(s status) {
 	out := term.New(c.Stdout)
 	if s.Run == nil {
-		out.Printf("no run in %s\n\n", c.journal)
+		out.Printf("no run in %s; apply begins one\n\n", c.journal)
 	} else {
 		c.report(s.Run)
 		out.Printf("\n")
+	}
+	if s.Run != nil {
+		out.Printf("next: %s\n", next(s.Run))
 	}
 	for _, f := range []struct {
 		name string

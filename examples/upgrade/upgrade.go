@@ -60,6 +60,12 @@ func (r *refusal) Error() string {
 }
 func (r *refusal) Unwrap() error { return r.err }
 
+// What the file has to name, unless the refusal is lifted.
+var (
+	errNoBackup  = errors.New("the file has no section backup: add one")
+	errNoGateway = errors.New("nothing says whether the plugin will load: name the new gateway's binary, its .deb or image:REF as plugin.gateway")
+)
+
 func refuse(lift string, err error) error { return &refusal{lift, err} }
 
 // overridden is what the journal says of a refusal that was lifted.

@@ -23,19 +23,23 @@ import (
 func (c *command) apply(u *upgrade, verb string) int {
 	mode := map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[verb]
 	if u.Backup == nil && !u.without[withoutBackup] {
-		return c.refused(refuse(withoutBackup, errors.New("the file has no section backup")))
+		return c.refused(refuse(withoutBackup, errNoBackup))
 	}
 	before, err := c.history()
 	if err != nil {
 		return c.Fail(err)
 	}
-	u.begun = begun(before)
-	if mode == rollout.ModeRun {
-		if err := c.putAside(before); err != nil {
+	switch {
+	case mode == rollout.ModeRun:
+		if before, err = c.putAside(before); err != nil {
 			return c.Fail(err)
 		}
+	case before != nil && before.Outcome == rollout.OutcomeUndone:
+		return c.refused(fmt.Errorf("the run in %s was reverted: apply begins a new one, with a backup of now", c.journal))
 	}
+	u.begun = begun(before)
 	live := fleet.NewLive(term.New(c.Stderr))
+	live.Words = inWords
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {
@@ -141,16 +145,16 @@ func begun(rep *rollout.Report) bool {
 }
 
 // putAside keeps the journal of a run that left no host changed under another
-// name, so that a new one can begin. Where somebody holds the lock, the run
-// finds that out.
-func (c *command) putAside(rep *rollout.Report) error {
+// name, so that a new one can begin, and returns what is left of it. Where
+// somebody holds the lock, the run finds that out.
+func (c *command) putAside(rep *rollout.Report) (*rollout.Report, error) {
 	if rep == nil || begun(rep) && rep.Outcome != rollout.OutcomeUndone {
-		return nil
+		return rep, nil
 	}
 	if _, err := os.Stat(c.journal + ".lock"); !errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return rep, nil
 	}
-	return os.Rename(c.journal, c.journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
+	return nil, os.Rename(c.journal, c.journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
 }
 
 // report prints what was done, and what the preparation found.
@@ -240,6 +244,7 @@ func describe(step string, data json.RawMessage) string {
 // revert undoes the hosts, and restores what was asked for.
 func (c *command) revert(u *upgrade) int {
 	live := fleet.NewLive(term.New(c.Stderr))
+	live.Words = inWords
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {

@@ -20,6 +20,8 @@ import (
 // Live shows a run while it goes on: the hosts that are under way, and counts.
 // Where the output is no terminal each event is a line of a log.
 type Live struct {
+	Words func(string) string // puts errors into the command's words; nil: as they are
+
 	out *term.Out
 
 	mu      sync.Mutex
@@ -121,6 +123,9 @@ func (t *Live) Note(host, text string) {
 // record takes the run's events. Where there is no live view each becomes a
 // line of a log.
 func (t *Live) record(r rollout.Record) {
+	if t.Words != nil {
+		r.Error = t.Words(r.Error)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	say := func(style term.Style, format string, a ...any) {
