@@ -16,6 +16,17 @@
 //     in one verified set, and its restore
 //   - [example.com/tykupgrade/health]: probes of dashboard, gateway and pump
 //
+// An upgrade goes through them in this order: the module is prepared and the
+// plugin compiled for the new version (pluginbuild), checked (preflight) and
+// bundled with the present build, so that both versions find theirs (bundle);
+// configuration and databases are backed up (backup); then dashboard, gateway
+// and pump are installed host by host (rollout with debpkg) and awaited
+// (health). What fails is reverted; the data is restored when asked for.
+//
 // The commands below examples show the packages at work and are starting
-// points for an in-house tool.
+// points for an in-house tool. To see a whole upgrade on this machine:
+//
+//	go run ./examples/rehearse
+//
+// examples/upgrade carries one out on real hosts, from one file.
 package tykupgrade

@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -129,11 +130,75 @@ func TestReadmeLinks(t *testing.T) {
 				t.Errorf("%s links to %s: %v", doc, m[1], err)
 			}
 		}
+		for _, m := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllStringSubmatch(read(t, doc), -1) {
+			if !anchors(read(t, doc))[m[1]] {
+				t.Errorf("%s links to #%s, which is no heading", doc, m[1])
+			}
+		}
 	}
 	for _, m := range regexp.MustCompile(`\./(examples/[a-z]+)`).FindAllStringSubmatch(read(t, "README.md"), -1) {
 		if _, err := os.Stat(m[1]); err != nil {
 			t.Errorf("the README names the command %s: %v", m[1], err)
 		}
+	}
+}
+
+// anchors are the headings as they stand in links: in lower case, with hyphens
+// for spaces and without other signs.
+func anchors(text string) map[string]bool {
+	set := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
+		set[regexp.MustCompile(`[^a-z0-9-]`).ReplaceAllString(strings.ReplaceAll(strings.ToLower(m[1]), " ", "-"), "")] = true
+	}
+	return set
+}
+
+// A module elsewhere imports packages over a replace line, as the README says.
+func TestImportedElsewhere(t *testing.T) {
+	t.Parallel()
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"go.sum": read(t, "go.sum"),
+		"go.mod": "module example.org/tool\n\ngo 1.26\n",
+		"main.go": `package main
+
+import (
+	"fmt"
+
+	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/health"
+)
+
+func main() {
+	v, err := health.ParseVersion("5.2.5")
+	if err != nil {
+		panic(err)
+	}
+	r, err := bundle.Resolve("plugin.so", v, "linux", "amd64", []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so"})
+	fmt.Print(r.File, err)
+}
+`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out []byte
+	for _, args := range [][]string{
+		{"mod", "edit", "-require", "example.com/tykupgrade@v0.1.0", "-replace", "example.com/tykupgrade=" + root},
+		{"run", "-mod=mod", "."},
+	} {
+		cmd := exec.CommandContext(t.Context(), "go", args...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOPROXY=off", "GOFLAGS=", "GOWORK=off")
+		if out, err = cmd.CombinedOutput(); err != nil {
+			t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	if want := "plugin_v5.2.5_linux_amd64.so<nil>"; string(out) != want {
+		t.Errorf("got %q, want %q", out, want)
 	}
 }
 
