@@ -25,6 +25,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
@@ -310,18 +311,20 @@ func TestBuildCreates(t *testing.T) {
 		q             pluginbuild.Request
 		o             pluginbuild.Options
 	}{
-		"plain":      {version: "4.0.8", args: "plugin.so"},
-		"with id":    {version: "5.2.5", args: "my.so a1", q: pluginbuild.Request{Name: "my.so", ID: "a1"}},
-		"arm64":      {version: "5.2.5", args: "plugin.so  linux arm64", q: pluginbuild.Request{GOARCH: "arm64"}},
-		"arm64, id":  {version: "5.2.5", args: "plugin.so a1 linux arm64", q: pluginbuild.Request{GOARCH: "arm64", ID: "a1"}},
-		"s390x, CC":  {version: "5.3.0", args: "plugin.so  linux s390x", q: pluginbuild.Request{GOARCH: "s390x", Image: pluginbuild.Image{Ref: "x"}}, o: pluginbuild.Options{Env: map[string]string{"CC": "s390x-linux-gnu-gcc"}}, env: []string{"CC=s390x-linux-gnu-gcc"}},
-		"switches":   {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{GoGet: true, GoTidy: true, Debug: true}, env: []string{"DEBUG=1", "GO_GET=1", "GO_TIDY=1"}},
-		"get only":   {version: "5.2.3", args: "plugin.so", q: pluginbuild.Request{GoGet: true}, env: []string{"GO_GET=1"}},
-		"settings":   {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Env: map[string]string{"GOPROXY": "https://p"}, Netrc: netrc}, env: []string{"GOPROXY=https://p", "NETRC=/root/.netrc"}},
-		"limits":     {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Limits: pluginbuild.Limits{Memory: 1 << 30, CPUs: 1.5, PIDs: 99, Network: "none"}}},
-		"bind":       {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{Bind: true}},
-		"no caches":  {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Caches: "none"}},
-		"own labels": {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Labels: map[string]string{"team": "x"}}},
+		"plain":       {version: "4.0.8", args: "plugin.so"},
+		"with id":     {version: "5.2.5", args: "my.so a1", q: pluginbuild.Request{Name: "my.so", ID: "a1"}},
+		"arm64":       {version: "5.2.5", args: "plugin.so  linux arm64", q: pluginbuild.Request{GOARCH: "arm64"}},
+		"arm64, id":   {version: "5.2.5", args: "plugin.so a1 linux arm64", q: pluginbuild.Request{GOARCH: "arm64", ID: "a1"}},
+		"s390x, CC":   {version: "5.3.0", args: "plugin.so  linux s390x", q: pluginbuild.Request{GOARCH: "s390x", Image: pluginbuild.Image{Ref: "x"}}, o: pluginbuild.Options{Env: map[string]string{"CC": "s390x-linux-gnu-gcc"}}, env: []string{"CC=s390x-linux-gnu-gcc"}},
+		"switches":    {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{GoGet: true, GoTidy: true, Debug: true}, env: []string{"DEBUG=1", "GO_GET=1", "GO_TIDY=1"}},
+		"get only":    {version: "5.2.3", args: "plugin.so", q: pluginbuild.Request{GoGet: true}, env: []string{"GO_GET=1"}},
+		"settings":    {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Env: map[string]string{"GOPROXY": "https://p"}, Netrc: netrc}, env: []string{"GOPROXY=https://p", "NETRC=/root/.netrc"}},
+		"limits":      {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Limits: pluginbuild.Limits{Memory: 1 << 30, CPUs: 1.5, PIDs: 99, Network: "none"}}},
+		"bind":        {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{Bind: true}},
+		"bind, netrc": {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{Bind: true}, o: pluginbuild.Options{Netrc: netrc}, env: []string{"NETRC=/root/.netrc"}},
+		"mounts":      {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Mounts: []string{"/certs", "/a:/b"}}},
+		"no caches":   {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Caches: "none"}},
+		"own labels":  {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Labels: map[string]string{"team": "x"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -350,6 +353,14 @@ func TestBuildCreates(t *testing.T) {
 						t.Errorf("mount %+v", m)
 					}
 				}
+				for _, m := range c.o.Mounts {
+					mounts++
+					source, target, _ := strings.Cut(m+":"+m, ":")
+					target, _, _ = strings.Cut(target, ":")
+					if i := slices.IndexFunc(h.Mounts, func(m mount.Mount) bool { return m.Source == source }); i < 0 || h.Mounts[i].Target != target || !h.Mounts[i].ReadOnly || h.Mounts[i].Type != mount.TypeBind {
+						t.Errorf("mount %s of %+v", m, h.Mounts)
+					}
+				}
 				if len(h.Mounts) != mounts || len(h.Binds) != 0 {
 					t.Errorf("mounts %+v, %v", h.Mounts, h.Binds)
 				}
@@ -357,7 +368,10 @@ func TestBuildCreates(t *testing.T) {
 					t.Errorf("%+v %+v %+v %s", got, h, p, name)
 				}
 				l := c.o.Limits
-				if h.Memory != l.Memory || h.NanoCPUs != int64(l.CPUs*1e9) || (h.PidsLimit == nil) != (l.PIDs == 0) || string(h.NetworkMode) != l.Network {
+				if h.LogConfig.Type != "none" || !slices.Contains(h.SecurityOpt, "no-new-privileges") {
+					t.Errorf("log %+v, security %v", h.LogConfig, h.SecurityOpt)
+				}
+				if h.Memory != l.Memory || h.MemorySwap != l.Memory || h.NanoCPUs != int64(l.CPUs*1e9) || (h.PidsLimit == nil) != (l.PIDs == 0) || string(h.NetworkMode) != l.Network {
 					t.Errorf("limits %+v", h.Resources)
 				}
 				if got.Labels[pluginbuild.LabelRun] == "" || got.Labels[pluginbuild.LabelKind] != "compile" || got.Labels[pluginbuild.LabelRelease] != c.version || got.Labels["team"] != c.o.Labels["team"] {
@@ -367,6 +381,19 @@ func TestBuildCreates(t *testing.T) {
 			}
 			if c.q.Bind {
 				f.copyTo = nil
+			}
+			if c.q.Bind && c.o.Netrc != "" {
+				f.copyTo = func(_ string, r io.Reader) error {
+					tr := tar.NewReader(r)
+					if h, err := tr.Next(); err != nil || h.Name != "root/.netrc" || h.Mode != 0o600 {
+						t.Errorf("%+v, %v", h, err)
+					}
+					_, err := tr.Next()
+					if err != io.EOF {
+						t.Errorf("more than netrc: %v", err)
+					}
+					return nil
+				}
 			}
 			if c.o.Caches == "none" {
 				f.volumeCreate = nil
@@ -746,6 +773,7 @@ func TestCancelDuringCreate(t *testing.T) {
 	dir, out := plugin(t, tiny), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t, 0, "", nil)
+		start := time.Now()
 		ctx, cancel := context.WithCancelCause(t.Context())
 		why := errors.New("Ctrl-C")
 		name, removed := "", ""
@@ -753,6 +781,9 @@ func TestCancelDuringCreate(t *testing.T) {
 			name = n
 			cancel(why)
 			<-ctx.Done()
+			if waited := time.Since(start); waited != 30*time.Second {
+				t.Errorf("gave up after %v", waited)
+			}
 			return "", ctx.Err()
 		}
 		f.containerRemove = func(ctx context.Context, id string) error { removed = id; return ctx.Err() }
@@ -780,6 +811,66 @@ func TestSecretsInOutput(t *testing.T) {
 	}
 	if stderr.String() != said {
 		t.Errorf("%q", stderr.String())
+	}
+}
+
+// An engine that never answers what it was asked to wait for.
+func TestCancelWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 0, "", nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	f.containerWait = func(context.Context) (<-chan container.WaitResponse, <-chan error) { return nil, nil }
+	f.containerStart = func() error { cancel(); return nil }
+	_, err := pluginbuild.New(f, pluginbuild.Options{}).Build(ctx, pluginbuild.Request{Release: release(t, "4.0.8"), Dir: plugin(t, tiny)})
+	if !errors.Is(err, context.Canceled) || f.calls[len(f.calls)-1] != "ContainerRemove" {
+		t.Errorf("%v: %v", f.calls, err)
+	}
+}
+
+// Somebody else is removing the container already.
+func TestRemovedMeanwhile(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 0, "", sharedObject(62))
+	f.containerRemove = func(context.Context, string) error {
+		return fmt.Errorf("removal of container c0ffee is already in progress: %w", errdefs.ErrConflict)
+	}
+	if _, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// How a container ended, and what to do about it.
+func TestExitErrors(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		code           int
+		stdout, stderr string
+		message, hint  string
+		retry          bool
+	}{
+		"words on stdout":    {1, "no such plugin\n", "\n", "no such plugin", "", false},
+		"killed":             {137, "", "", "", "lack of memory", false},
+		"no network":         {1, "", "go: a@v1 requires\n\tb@v2: Get \"https://p/b\": dial tcp: i/o timeout\n", "go: a@v1 requires\n\tb@v2: Get \"https://p/b\": dial tcp: i/o timeout", "could not reach the module proxy", true},
+		"proxy off":          {1, "", "go: a@v1: module lookup disabled by GOPROXY=off\n", "go: a@v1: module lookup disabled by GOPROXY=off", "GOPROXY of a proxy", false},
+		"not required":       {1, "", "p.go:1:2: no required module provides package a; to add it:\n\tgo get a\n", "p.go:1:2: no required module provides package a; to add it:\n\tgo get a", "prepare the module", false},
+		"private":            {128, "", "fatal: could not read Username for 'https://git.example.org': terminal prompts disabled\n", "fatal: could not read Username for 'https://git.example.org': terminal prompts disabled", "netrc", false},
+		"limit of processes": {2, "", "runtime: failed to create new OS thread\nfatal error: newosproc\n", "fatal error: newosproc", "limit of processes", false},
+		"engine's disk":      {1, "", "./p.go:1:1: write /tmp/x: no space left on device\n", "./p.go:1:1: write /tmp/x: no space left on device", "engine's disk is full", false},
+	} {
+		f := newFake(t, c.code, "", nil)
+		f.containerAttach = func() (types.HijackedResponse, error) {
+			var b bytes.Buffer
+			_, err := io.WriteString(stdcopy.NewStdWriter(&b, stdcopy.Stdout), c.stdout)
+			_, err2 := io.WriteString(stdcopy.NewStdWriter(&b, stdcopy.Stderr), c.stderr)
+			here, there := net.Pipe()
+			return types.HijackedResponse{Conn: here, Reader: bufio.NewReader(&b)}, errors.Join(err, err2, there.Close())
+		}
+		_, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{})
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) || e.ExitCode != c.code || e.Message != c.message || !strings.Contains(e.Hint(), c.hint) || e.Retryable() != c.retry {
+			t.Errorf("%s: retryable %v, message %q: %v", name, e.Retryable(), e.Message, err)
+		}
+		readable(t, err)
 	}
 }
 

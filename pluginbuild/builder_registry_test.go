@@ -37,8 +37,9 @@ const registryAddrEnv = "TYKUPGRADE_TEST_REGISTRY"
 // hub is a registry on loopback that wants credentials.
 type hub struct {
 	addr      string
-	manifests atomic.Int64                          // manifests asked for
-	hold      atomic.Pointer[func(r *http.Request)] // called when a download is half done
+	manifests atomic.Int64                            // manifests asked for
+	held      string                                  // digest of a layer
+	hold      atomic.Pointer[func(more func() error)] // called when that layer is downloaded
 }
 
 const hubUser, hubPassword = "builder", "s3cret"
@@ -56,12 +57,14 @@ func newHub(t *testing.T) *hub {
 		if strings.Contains(r.URL.Path, "/manifests/") {
 			h.manifests.Add(1)
 		}
-		if hold := h.hold.Load(); hold != nil && strings.Contains(r.URL.Path, "/blobs/") {
-			// The engine notices the end of a pull (20.10) only while it reads.
-			w.Header().Set("Content-Length", "1000000")
-			_, _ = w.Write(make([]byte, 1000))
-			_ = http.NewResponseController(w).Flush()
-			(*hold)(r)
+		if hold := h.hold.Load(); hold != nil && strings.HasSuffix(r.URL.Path, "/blobs/"+h.held) {
+			// As long as somebody reads: the engine (20.10) notices the end of a pull
+			// only when more of a layer arrives.
+			w.Header().Set("Content-Length", "1000000000")
+			(*hold)(func() error {
+				_, err := w.Write(make([]byte, 32<<10))
+				return errors.Join(err, http.NewResponseController(w).Flush(), r.Context().Err())
+			})
 			return
 		}
 		inner.ServeHTTP(w, r)
@@ -251,19 +254,31 @@ func TestCancelPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref, _ := h.push(t, b.id+"/cancelled:v5.2.5", img)
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.held = layer.String()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	why := errors.New("Ctrl-C")
 	over, dropped := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(over) }) // before the registry waits for its requests
 	var once sync.Once
-	hold := func(r *http.Request) {
-		cancel(why)
-		select {
-		case <-r.Context().Done():
-			once.Do(func() { close(dropped) })
-		case <-over:
+	hold := func(more func() error) {
+		for more() == nil {
+			cancel(why)
+			select {
+			case <-over:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
 		}
+		once.Do(func() { close(dropped) })
 	}
 	h.hold.Store(&hold)
 	o := b.options()

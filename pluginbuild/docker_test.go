@@ -1,6 +1,7 @@
 package pluginbuild_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -22,6 +23,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -204,6 +206,23 @@ func TestConnectTLS(t *testing.T) {
 	if err := ping(pluginbuild.ConnectOptions{Context: "no-client"}); err == nil {
 		t.Error("a context without client certificate")
 	}
+	// An engine's certificate that no authority signed, and one that asks for none
+	// of the client.
+	client := map[string][]byte{"cert.pem": pems["cert.pem"], "key.pem": pems["key.pem"]}
+	open := httptest.NewUnstartedServer(s.Config.Handler)
+	open.TLS = &tls.Config{Certificates: serverTLS.Certificates, MinVersion: tls.VersionTLS12}
+	open.Config.ErrorLog = s.Config.ErrorLog
+	open.StartTLS()
+	t.Cleanup(open.Close)
+	for _, skip := range []bool{true, false} {
+		writeContext(t, config, "unsigned", fmt.Sprintf(`{"Host":%q,"SkipTLSVerify":%v}`, host, skip), client)
+		writeContext(t, config, "open", fmt.Sprintf(`{"Host":"tcp://%s","SkipTLSVerify":%v}`, open.Listener.Addr(), skip), nil)
+		for _, name := range []string{"unsigned", "open"} {
+			if err := ping(pluginbuild.ConnectOptions{Context: name}); (err == nil) != skip {
+				t.Errorf("context %s, verification skipped: %v: %v", name, skip, err)
+			}
+		}
+	}
 	certs := t.TempDir()
 	for name, data := range pems {
 		if err := os.WriteFile(filepath.Join(certs, name), data, 0o600); err != nil {
@@ -342,6 +361,7 @@ read host
 case "$1 $host" in
 "get helped.example.org") echo '{"ServerURL":"helped.example.org","Username":"u","Secret":"from-helper"}' ;;
 "get token.example.org") echo '{"ServerURL":"token.example.org","Username":"<token>","Secret":"identity"}' ;;
+"get asks.example.org") read answer <"$DOCKER_CONFIG/person" ;;
 "get broken.example.org") echo "the keyring is locked"; exit 1 ;;
 *) echo "credentials not found in native keychain"; exit 1 ;;
 esac
@@ -355,7 +375,7 @@ esac
 	}
 	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{
 		"auths": {"plain.example.org": {"auth": "dTpwYXNz"}, "https://index.docker.io/v1/": {"auth": "aHViOnBhc3M="}},
-		"credHelpers": {"helped.example.org": "lab", "token.example.org": "lab", "broken.example.org": "lab", "gone.example.org": "not-installed"}}`), 0o600); err != nil {
+		"credHelpers": {"helped.example.org": "lab", "token.example.org": "lab", "broken.example.org": "lab", "asks.example.org": "lab", "gone.example.org": "not-installed"}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for host, want := range map[string][3]string{
@@ -374,6 +394,23 @@ esac
 		if _, err := pluginbuild.ConfigAuth("")(t.Context(), host); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", host, err)
 		}
+	}
+	// A helper that waits for a person does not hold up a caller who has given up.
+	person := filepath.Join(config, "person")
+	if err := syscall.Mkfifo(person, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("Ctrl-C")
+	go func() {
+		f, err := os.OpenFile(person, os.O_WRONLY, 0) // once the helper reads
+		cancel(why)
+		if err == nil {
+			t.Cleanup(func() { _ = f.Close() }) // ends the helper
+		}
+	}()
+	if _, err := pluginbuild.ConfigAuth("")(ctx, "asks.example.org"); !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
+		t.Errorf("a helper that waits: %v", err)
 	}
 	if a, err := pluginbuild.ConfigAuth(t.TempDir())(t.Context(), "plain.example.org"); err != nil || a.Username != "" {
 		t.Errorf("no config.json: %+v, %v", a, err)
