@@ -68,10 +68,14 @@ func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error
 	}
 	dir := path.Join(h.o.StateDir, "uploads")
 	sum := sha256.New()
-	part, file := path.Join(dir, "."+name), path.Join(dir, name)
+	// A part of its own, as others may upload the same. A lost connection looks
+	// like the end of the file over there; what it leaves goes after a day.
+	out, err := h.script(ctx, io.TeeReader(r, sum), `set -e; umask 077; mkdir -p "$1"
+find "$1" -mindepth 1 -maxdepth 1 -name '.*.part.*' -mmin +1440 -exec rm -f {} +
+p=$(mktemp "$1/.$2.part.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, dir, name)
+	part := strings.TrimSuffix(out, "\n")
 	d, err := func() (Deb, error) {
-		// A lost connection looks like the end of the file over there.
-		if _, err := h.script(ctx, io.TeeReader(r, sum), `set -e; umask 077; mkdir -p "${1%/*}"; cat >"$1"; sync "$1"`, part); err != nil {
+		if err != nil {
 			return Deb{}, fmt.Errorf("upload %s: %w", name, err)
 		}
 		debs, err := h.Debs(ctx, part)
@@ -84,13 +88,13 @@ func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error
 		if want := hex.EncodeToString(sum.Sum(nil)); debs[0].SHA256 != want {
 			return Deb{}, &Error{Op: "upload " + name, Kind: ErrDeb, Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want), Retry: true, Next: "upload it again"}
 		}
-		if _, err := h.script(ctx, nil, `mv -T "$1" "$2"`, part, file); err != nil {
+		debs[0].Path = path.Join(dir, name)
+		if _, err := h.script(ctx, nil, `mv -T "$1" "$2"`, part, debs[0].Path); err != nil {
 			return Deb{}, fmt.Errorf("upload %s: %w", name, err)
 		}
-		debs[0].Path = file
 		return debs[0], nil
 	}()
-	if err != nil {
+	if err != nil && strings.HasPrefix(part, path.Join(dir, "."+name)+".part.") {
 		h.discard(ctx, part)
 	}
 	return d, err

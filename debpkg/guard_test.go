@@ -185,6 +185,33 @@ func TestUploadBreaksOff(t *testing.T) {
 			t.Errorf("%s was taken", name)
 		}
 	}
+	// Two at once do not write into each other's.
+	other, err := gateway("5.2.5", debs.TykOptions{Config: conf2}).Build(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow, err := os.ReadFile(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pr, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		_, err := up(pr)
+		done <- err
+	}()
+	_, _ = pw.Write(slow[:1])
+	if d, err = up(strings.NewReader(string(data))); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = pw.Write(slow[1:])
+	if whole, err := os.ReadFile(d.Path); err != nil || string(whole) != string(data) {
+		t.Errorf("the file that was uploaded whole has %d bytes, %v", len(whole), err)
+	}
+	_ = pw.CloseWithError(errors.New("cut"))
+	if err := <-done; err == nil {
+		t.Error("a file that broke off was taken")
+	}
 	list, err := h.Debs(t.Context(), filepath.Dir(d.Path))
 	if err != nil || len(list) != 1 || list[0] != d {
 		t.Errorf("%+v, %v", list, err)
