@@ -101,6 +101,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = errors.Join(err, enc.Encode(rep))
 	} else if len(rep.Steps) > 0 {
 		r.summary(rep)
+		err = errors.Join(err, r.print.out.Err())
 	}
 	switch {
 	case ctx.Err() != nil:

@@ -461,6 +461,26 @@ func (w *watch) all() string {
 	return w.buf.String()
 }
 
+// What nobody could read is no success, though every step was.
+func TestLostOutput(t *testing.T) {
+	t.Parallel()
+	path, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("there is no /dev/full: ", err)
+	}
+	defer func() { _ = sink.Close() }()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), path)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), sink, &stderr // outside of the module: one step
+	if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), "no space left on device") {
+		t.Errorf("%v\n%s", err, &stderr)
+	}
+}
+
 // Two real hosts behind HAProxy, in the variant that also shows a revert.
 func TestFleet(t *testing.T) {
 	t.Parallel()

@@ -32,5 +32,5 @@ func (c *command) plan(inv *fleet.Inventory) int {
 	fleet.PrintPlans(out, rows)
 	out.Printf("%s", inv.Stops(waves))
 	fleet.PrintProblems(out, rows)
-	return code
+	return c.Written(out, code)
 }

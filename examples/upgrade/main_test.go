@@ -319,6 +319,23 @@ func TestLocked(t *testing.T) {
 	}
 }
 
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+// An answer that could not be written is no success.
+func TestLostOutput(t *testing.T) {
+	t.Parallel()
+	file := write(t, nowhere)
+	for _, verb := range []string{"plan", "status"} {
+		var stderr bytes.Buffer
+		code := run([]string{"-file", file, verb}, func(string) string { return "" }, nil, full{}, &stderr)
+		if code != exitFailed || !strings.Contains(stderr.String(), "upgrade: no space left") {
+			t.Errorf("%s: exit code %d, %s", verb, code, &stderr)
+		}
+	}
+}
+
 func TestStatusWithoutRun(t *testing.T) {
 	t.Parallel()
 	file := write(t, nowhere)

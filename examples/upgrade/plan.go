@@ -82,7 +82,7 @@ func (c *command) plan(u *upgrade) int {
 		out.Printf("%s %s\n", out.Paint(term.Bad, "cannot:"), text)
 	}
 	fleet.PrintProblems(out, p.Hosts)
-	return code
+	return c.Written(out, code)
 }
 
 // lifted is the refusal that apply would give, unless it is lifted.

@@ -86,8 +86,9 @@ func (c *command) status(u *upgrade) int {
 	if c.json {
 		return c.Print(s, code)
 	}
-	c.printStatus(s)
-	return code
+	out := term.New(c.Stdout)
+	c.printStatus(out, s)
+	return c.Written(out, code)
 }
 
 func bundleStatus(rep *rollout.Report) *fileStatus {
@@ -193,12 +194,11 @@ func next(rep *rollout.Report) string {
 	return "resume goes on, revert takes back what was done"
 }
 
-func (c *command) printStatus(s status) {
-	out := term.New(c.Stdout)
+func (c *command) printStatus(out *term.Out, s status) {
 	if s.Run == nil {
 		out.Printf("no run in %s; apply begins one\n\n", c.journal)
 	} else {
-		c.report(s.Run)
+		c.report(out, s.Run)
 		out.Printf("\n")
 	}
 	if s.Run != nil {

@@ -75,7 +75,7 @@ func (c *command) apply(u *upgrade, verb string) int {
 	}
 	o.Journal, o.Secrets = c.journal, u.secrets()
 	rep, err := live.Work(context.Background(), mode, waves, o)
-	c.report(show(rep))
+	c.report(term.New(c.Stdout), show(rep))
 	if errors.Is(err, rollout.ErrStopped) && stopped {
 		_, _ = fmt.Fprintf(c.Stderr, "upgrade: stopped after %s as asked; resume goes on\n", c.stopAfter)
 		return exitOK
@@ -158,14 +158,13 @@ func (c *command) putAside(rep *rollout.Report) (*rollout.Report, error) {
 }
 
 // report prints what was done, and what the preparation found.
-func (c *command) report(rep *rollout.Report) {
+func (c *command) report(out *term.Out, rep *rollout.Report) {
 	switch {
 	case rep == nil:
 	case c.json:
 		c.Print(rep, exitOK)
 	default:
-		_ = rep.WriteText(c.Stdout)
-		out := term.New(c.Stdout)
+		_ = rep.WriteText(out)
 		if rows := notes(rep); len(rows) > 1 {
 			out.Printf("\n%s", out.Table(rows))
 		}
@@ -275,13 +274,13 @@ func (c *command) revert(u *upgrade) int {
 		restored, err = c.restoring(u, set.Dir)
 		result.Restored = &restored
 	}
+	out := term.New(c.Stdout)
 	if c.json && rep != nil {
 		c.Print(result, exitOK)
 	} else {
-		c.report(rep)
+		c.report(out, rep)
 	}
 	if result.Restored != nil && !c.json {
-		out := term.New(c.Stdout)
 		rows := [][]string{{"RESTORED", "STATE", "CHANGED"}}
 		for _, comp := range result.Restored.Components {
 			n := 0

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/term"
 )
 
 // The exit codes that the commands have in common.
@@ -79,6 +80,15 @@ func (c *Command) Print(v any, code int) int {
 	enc := json.NewEncoder(c.Stdout)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(v); err != nil {
+		return c.Fail(err)
+	}
+	return code
+}
+
+// Written returns the code if all that went to out could be written: an answer
+// that nobody has is none.
+func (c *Command) Written(out *term.Out, code int) int {
+	if err := out.Err(); err != nil {
 		return c.Fail(err)
 	}
 	return code
