@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -65,7 +66,8 @@ type ConnectOptions struct {
 
 // Connect returns a client for an engine, with version negotiation. It reads
 // configuration files and dials nothing; the first call of a [Builder] does.
-// TLS comes from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH, or from the context.
+// TLS comes from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH (without it ConfigDir),
+// or from the context.
 // For ssh:// hosts the system's ssh runs `docker system dial-stdio` there, so
 // its keys, agent and configuration count; each API call is one ssh process.
 //
@@ -109,14 +111,15 @@ func connect(o ConnectOptions) (*client.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		host = endpoint
+		host = fullHost(endpoint)
 		if transport != nil {
 			opts = append(opts, client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}))
 		}
 	} else {
-		opts = append(opts, client.WithTLSClientConfigFromEnv())
+		host = fullHost(host)
+		opts = append(opts, tlsFromEnv(host, configDir(o.ConfigDir)))
 	}
-	if host = fullHost(host); host == "" {
+	if host == "" {
 		return client.NewClientWithOpts(opts...)
 	}
 	helper, err := connhelper.GetConnectionHelper(host)
@@ -131,6 +134,20 @@ func connect(o ConnectOptions) (*client.Client, error) {
 		opts = append(opts, client.WithHost(host))
 	}
 	return client.NewClientWithOpts(opts...)
+}
+
+// tlsFromEnv is the client's own, which would leave out TLS where verification
+// is asked for without DOCKER_CERT_PATH; the docker command then looks for the
+// certificates where its configuration is.
+func tlsFromEnv(host, configDir string) client.Opt {
+	if os.Getenv(client.EnvTLSVerify) == "" || os.Getenv(client.EnvOverrideCertPath) != "" || !strings.HasPrefix(host, "tcp://") {
+		return client.WithTLSClientConfigFromEnv()
+	}
+	cert, key := filepath.Join(configDir, "cert.pem"), filepath.Join(configDir, "key.pem")
+	if _, err := os.Stat(cert); errors.Is(err, fs.ErrNotExist) {
+		cert, key = "", "" // an engine that asks for none
+	}
+	return client.WithTLSClientConfig(filepath.Join(configDir, "ca.pem"), cert, key)
 }
 
 // fullHost fills in what the docker command lets users leave out of an address.

@@ -233,8 +233,14 @@ func TestConnectTLS(t *testing.T) {
 	if err := ping(pluginbuild.ConnectOptions{}); err == nil {
 		t.Error("environment without certificates")
 	}
-	t.Setenv("DOCKER_CERT_PATH", certs)
 	t.Setenv("DOCKER_TLS_VERIFY", "1")
+	if _, err := pluginbuild.Connect(pluginbuild.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "ca.pem") {
+		t.Errorf("asked for TLS, without certificates: %v", err)
+	}
+	if err := ping(pluginbuild.ConnectOptions{ConfigDir: certs}); err != nil {
+		t.Errorf("certificates beside config.json: %v", err)
+	}
+	t.Setenv("DOCKER_CERT_PATH", certs)
 	if err := ping(pluginbuild.ConnectOptions{}); err != nil {
 		t.Errorf("environment: %v", err)
 	}
