@@ -513,6 +513,8 @@ func TestBuildRefuses(t *testing.T) {
 		"digest":                {q: pluginbuild.Request{Image: pluginbuild.Image{Digest: "sha256:1"}}, want: "64 hex digits"},
 		"no directory":          {q: pluginbuild.Request{Dir: dir + "/none"}, want: "no such file"},
 		"no source":             {q: pluginbuild.Request{Dir: none}, want: "no Go source"},
+		"module excluded":       {version: "5.1.0", q: pluginbuild.Request{Exclude: []string{"go.mod"}}, want: "no go.mod"},
+		"no source, not walked": {q: pluginbuild.Request{Dir: plugin(t, map[string]string{"README": "", "sub/a\xff": ""})}, want: "no Go source"},
 		"no go.mod for 5.1.0":   {version: "5.1.0", q: pluginbuild.Request{Dir: noModule}, want: "no go.mod"},
 		"output is a file":      {q: pluginbuild.Request{OutputDir: filepath.Join(dir, "go.mod")}, want: "not a directory"},
 		"output is missing":     {q: pluginbuild.Request{OutputDir: dir + "/none"}, want: "output directory"},
@@ -583,6 +585,7 @@ func TestPullErrors(t *testing.T) {
 		"20.10, no credentials":       {answer(fmt.Errorf("Head \"https://x/v2/\": no basic auth credentials: %w", errdefs.ErrInternal)), "there were no credentials", nil, false},
 		"Podman, error in the stream": {stream(`{"status":"Trying to pull"}`, `{"error":"unable to retrieve auth token: invalid username/password: unauthorized","errorDetail":{"message":"unable to retrieve auth token: invalid username/password: unauthorized"}}`), "there were no credentials", nil, false},
 		"Podman, unknown tag":         {stream(`{"error":"initializing source: reading manifest v9: manifest unknown"}`), "no such tag", pluginbuild.ErrNoImage, false},
+		"done, and nothing":           {stream(`{"status":"Status: Downloaded"}`), "reported the pull as done", pluginbuild.ErrNoImage, false},
 		"not found":                   {answer(fmt.Errorf("manifest for x not found: %w", errdefs.ErrNotFound)), "no such tag", pluginbuild.ErrNoImage, false},
 		"no route":                    {answer(fmt.Errorf("Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host: %w", errdefs.ErrInternal)), "airgapped", nil, true},
 		"rate limit":                  {stream(`{"errorDetail":{"message":"toomanyrequests: You have reached your pull rate limit"}}`), "limits pulls", nil, true},
@@ -934,6 +937,10 @@ func TestLeftovers(t *testing.T) {
 	var e *pluginbuild.Error
 	if !errors.As(err, &e) || e.Stage != pluginbuild.StageRemove || !e.Retryable() || strings.Join(swept, " ") != "old gone" || strings.Join(removed, " ") != "ours stuck gone" {
 		t.Errorf("swept %v, tried %v: %v", swept, removed, err)
+	}
+	f.containerList = func(filters.Args) ([]container.Summary, error) { return nil, errdefs.ErrUnavailable }
+	if _, err := b.Sweep(t.Context(), time.Hour); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !e.Retryable() {
+		t.Errorf("no list: %v", err)
 	}
 	removed = nil
 	caches, err := b.RemoveCaches(t.Context())

@@ -30,13 +30,40 @@ func checkSource(object string, q *Request) error {
 	if q.Bind && len(q.Exclude) > 0 {
 		return refuse(object, "a mounted directory is seen whole; leave out the patterns to exclude, or upload the source")
 	}
-	names, err := q.topFiles()
+	entries, err := os.ReadDir(q.Dir)
 	if err != nil {
 		return refuse(object, "plugin directory: %w", err)
 	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	// First as it is: a wrong directory may be too large to walk.
+	if err := q.checkFiles(object, names); err != nil || q.Bind {
+		return err
+	}
+	root, err := os.OpenRoot(q.Dir)
+	if err != nil {
+		return refuse(object, "plugin directory: %w", err)
+	}
+	defer root.Close()
+	names = nil
+	_, err = walkSource(root.FS(), q.Exclude, func(name string, _ fs.DirEntry) error {
+		names = append(names, name)
+		return nil
+	})
+	if err != nil {
+		return refuse(object, "plugin directory: %w", err)
+	}
+	return q.checkFiles(object, names)
+}
+
+// checkFiles checks the names of what the compiler will see.
+func (q *Request) checkFiles(object string, names []string) error {
 	var source, module bool
 	for _, name := range names {
 		switch {
+		case strings.Contains(name, "/"):
 		case name == "go.mod":
 			module = true
 		case strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go"):
@@ -49,36 +76,11 @@ func checkSource(object string, q *Request) error {
 	}
 	switch c := q.Release.Compiler; {
 	case !source:
-		return refuse(object, "there is no Go source in %s", q.Dir)
+		return refuse(object, "there is no Go source in %s, or all of it is excluded", q.Dir)
 	case !module && c.Mode == Workspace && !c.RenamesModule:
-		return refuse(object, "%s has no go.mod, which this release's compiler needs; run go mod init there", q.Dir)
+		return refuse(object, "%s has no go.mod, or it is excluded, and this release's compiler needs it; go mod init makes one", q.Dir)
 	}
 	return nil
-}
-
-// topFiles returns the names in the plugin's directory that the compiler will
-// see.
-func (q *Request) topFiles() ([]string, error) {
-	var names []string
-	if q.Bind {
-		entries, err := os.ReadDir(q.Dir)
-		for _, e := range entries {
-			names = append(names, e.Name())
-		}
-		return names, err
-	}
-	root, err := os.OpenRoot(q.Dir)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	_, err = walkSource(root.FS(), q.Exclude, func(name string, d fs.DirEntry) error {
-		if !strings.Contains(name, "/") {
-			names = append(names, name)
-		}
-		return nil
-	})
-	return names, err
 }
 
 // writeSource writes the module in fsys as a tar for the container, owned by

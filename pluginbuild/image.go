@@ -155,6 +155,7 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	if have == nil {
 		b.forget(ctx, ref)
 		e := &Error{Stage: StagePull, Object: ref, Err: ErrNoImage}
+		e.hint = "the engine reported the pull as done; its log may say why the image is not there"
 		if q.Image.Tar != "" {
 			e.hint = q.Image.Tar + " holds another image; its name is in the file's manifest.json"
 		}

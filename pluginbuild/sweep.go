@@ -21,7 +21,7 @@ func (b *Builder) Sweep(ctx context.Context, age time.Duration) ([]string, error
 	}
 	list, err := b.docker.ContainerList(ctx, container.ListOptions{All: true, Filters: b.filter()})
 	if err != nil {
-		return nil, fail(ctx, StageRemove, "leftover containers", fmt.Errorf("list: %w", err))
+		return nil, fail(ctx, StageConnect, "Docker engine", fmt.Errorf("list containers: %w", err))
 	}
 	limit := time.Now().Add(-age)
 	var removed []string

@@ -84,7 +84,7 @@ func or(a, b string) string {
 func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 	list, err := b.docker.VolumeList(ctx, volume.ListOptions{Filters: b.filter()})
 	if err != nil {
-		return nil, fail(ctx, StageRemove, "caches", fmt.Errorf("list: %w", err))
+		return nil, fail(ctx, StageConnect, "Docker engine", fmt.Errorf("list volumes: %w", err))
 	}
 	var found []Cache
 	for _, v := range list.Volumes {
