@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -584,6 +585,35 @@ func TestDocumentedFile(t *testing.T) {
 	if got, want := strings.Join(names, ", "), "prepare, dashboard, gates after dashboard, gateway, gates after gateway, pump, gates after pump"; got != want {
 		t.Errorf("waves %s, want %s", got, want)
 	}
+}
+
+// It names every key that there is.
+func TestDocumentedFileIsComplete(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("upgrade.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var check func(reflect.Type)
+	check = func(typ reflect.Type) {
+		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
+			typ = typ.Elem()
+		}
+		if typ.Kind() != reflect.Struct {
+			return
+		}
+		for i := range typ.NumField() {
+			key, options, _ := strings.Cut(typ.Field(i).Tag.Get("yaml"), ",")
+			if key == "" && options == "" {
+				continue // not of the file
+			}
+			if key != "" && !regexp.MustCompile(`\b`+key+`\b`).Match(data) {
+				t.Errorf("upgrade.yaml does not name %s of %s", key, typ)
+			}
+			check(typ.Field(i).Type)
+		}
+	}
+	check(reflect.TypeFor[config]())
 }
 
 func TestFingerprint(t *testing.T) {
