@@ -176,7 +176,7 @@ func TestMongoConstantMemory(t *testing.T) {
 			return doc(t, bson.D{{Key: "_id", Value: i}, {Key: "text", Value: text}})
 		})
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMongoMemoryHelper$", "-test.v")
-		cmd.Env = append(os.Environ(), memoryEnv+"="+s.URI())
+		cmd.Env = append(os.Environ(), memoryEnv+"="+s.URI(), "GORACE=atexit_sleep_ms=0")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)

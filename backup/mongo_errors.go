@@ -67,6 +67,9 @@ func (c *mongoConn) fail(op, object string, err error) error {
 		e.Next = "check user, password and authSource"
 	case code == codeSnapshotTooOld:
 		e.Next = "raise minSnapshotHistoryWindowInSeconds on the server, or back up without a snapshot"
+	case strings.Contains(err.Error(), "x509: "): // server selection keeps it as text alone
+		e.Retry = false
+		e.Next = "trust the CA of the server's certificate, and use the host name that it is for"
 	case mongo.IsTimeout(err) || mongo.IsNetworkError(err):
 		e.Retry = true
 		e.Next = "check that the server runs and can be reached from here"

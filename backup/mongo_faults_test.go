@@ -305,8 +305,9 @@ func TestMongoLoginTLSAndClient(t *testing.T) {
 	if o := set.Components[0].Origin; o != "mongodb://"+s.Addr() {
 		t.Errorf("origin %q", o)
 	}
-	_, err = (&backup.Mongo{Server: backup.MongoServer{URI: at + "&serverSelectionTimeoutMS=5000", Password: "pass/word", TLS: &tls.Config{ServerName: "127.0.0.1"}}}).Plan(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "certificate") {
+	_, err = (&backup.Mongo{Server: backup.MongoServer{URI: at + "&serverSelectionTimeoutMS=1000", Password: "pass/word", TLS: &tls.Config{ServerName: "127.0.0.1"}}}).Plan(t.Context())
+	var e *backup.Error
+	if !errors.As(err, &e) || !strings.Contains(err.Error(), "certificate") || e.Retryable() || !strings.Contains(e.Hint(), "CA") {
 		t.Errorf("without the CA: %v", err)
 	}
 	// The caller's own client stays connected.

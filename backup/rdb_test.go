@@ -9,9 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -326,6 +329,26 @@ func TestEscapePattern(t *testing.T) {
 	}
 	if wild, _ := isPattern("/etc/tyk-*"); !wild {
 		t.Error("a wildcard was not seen")
+	}
+}
+
+// What a file system says is no trouble with the network.
+func TestRedisError(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err   error
+		retry bool
+		next  string
+	}{
+		{&fs.PathError{Op: "write", Path: "/x", Err: syscall.ENOSPC}, true, "free some space"},
+		{&fs.PathError{Op: "open", Path: "/x", Err: syscall.EACCES}, false, ""},
+		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, true, "check that the server runs and can be reached"},
+		{fmt.Errorf("key: %w", ErrChanged), true, ""},
+		{context.Canceled, false, ""},
+	} {
+		if e := redisError("read", "redis", c.err).(*Error); e.Retry != c.retry || e.Next != c.next {
+			t.Errorf("%v: retry %v, %q", c.err, e.Retry, e.Next)
+		}
 	}
 }
 

@@ -192,19 +192,20 @@ func (r *Redis) node(ctx context.Context, n *redisNode, w *Writer) (RedisNode, [
 		return out, nil, err
 	}
 	out.Role = info["role"]
+	var warnings []string
 	switch r.method() {
 	case RedisPSYNC:
 		err = n.psync(ctx, w, &out)
 	case RedisBGSAVE, RedisSAVE:
 		err = n.save(ctx, w, &out, r)
 	case RedisDUMP:
-		err = n.dump(ctx, w, &out)
+		warnings, err = n.dump(ctx, w, &out)
 	}
 	if err != nil {
 		return out, nil, fail("back up", "redis "+n.addr, err)
 	}
 	w.Progress(out.File, 0, out.RDB.Keys)
-	return out, redisWarnings(n, info, out, r.method()), nil
+	return out, append(warnings, redisWarnings(n, info, out, r.method())...), nil
 }
 
 func redisWarnings(n *redisNode, info redisInfo, out RedisNode, m RedisMethod) (warnings []string) {

@@ -178,25 +178,50 @@ func expiries(ctx context.Context, client redis.UniversalClient, key string, bef
 	return e1, e1, err
 }
 
+// functions reads the function libraries as they stand in an RDB file. There
+// are none where the server does not know of functions: before 7.0, and
+// services that leave them out. Hidden are those that the user may not see.
+func (n *redisNode) functions(ctx context.Context) (libs []byte, hidden bool, err error) {
+	payload, err := n.client.FunctionDump(ctx).Bytes()
+	var reply redis.Error
+	switch {
+	case err == nil:
+		err = checkDump(payload)
+	case errors.As(err, &reply) && strings.HasPrefix(err.Error(), "NOPERM"):
+		return nil, true, nil
+	case errors.As(err, &reply) && strings.HasPrefix(err.Error(), "ERR "):
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, redisError("read the functions of", "redis "+n.addr, err)
+	}
+	return payload[:len(payload)-dumpFooter], false, nil
+}
+
 // dump writes an RDB file out of what DUMP returns: the same bytes.
-func (n *redisNode) dump(ctx context.Context, w *Writer, out *RedisNode) error {
+func (n *redisNode) dump(ctx context.Context, w *Writer, out *RedisNode) (warnings []string, err error) {
 	info, err := n.info(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	version, err := n.rdbVersion(ctx, info)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = w.Create(ctx, out.File, nil, func(dst io.Writer) error {
 		e := newRDBWriter(dst, version)
 		e.aux("redis-ver", info["redis_version"])
 		e.aux("ctime", strconv.FormatInt(time.Now().Unix(), 10))
-		if functions, err := n.client.FunctionDump(ctx).Bytes(); err == nil && checkDump(functions) == nil {
-			e.raw(functions[:len(functions)-dumpFooter])
+		functions, hidden, err := n.functions(ctx)
+		if err != nil {
+			return err
 		}
+		if hidden {
+			warnings = append(warnings, fmt.Sprintf("redis %s: the user may not read function libraries (FUNCTION DUMP): they are not in the set", n.addr))
+		}
+		e.raw(functions)
 		db := -1
-		err := n.scan(ctx, info, func(s scanned) error {
+		err = n.scan(ctx, info, func(s scanned) error {
 			if v := dumpVersion(s.payload); v > version {
 				return fmt.Errorf("key %.80q is in RDB version %d, newer than %d: %w", s.key, v, version, ErrChanged)
 			}
@@ -210,10 +235,10 @@ func (n *redisNode) dump(ctx context.Context, w *Writer, out *RedisNode) error {
 		return errors.Join(err, e.close())
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out.RDB, err = readStoredRDB(ctx, &Stored{Dir: w.dir}, out.File, rdbVisit{})
-	return err
+	return warnings, err
 }
 
 // rdbWriter writes an RDB file. Its error sticks.

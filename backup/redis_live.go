@@ -177,14 +177,8 @@ func (t *target) mayRestore(ctx context.Context) error {
 }
 
 func (n *redisNode) holdsFunctions(ctx context.Context) (bool, error) {
-	f, err := n.client.FunctionDump(ctx).Result()
-	if redisDenied(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, redisError("read the functions of", "redis "+n.addr, err)
-	}
-	return len(f) > dumpFooter, nil
+	f, _, err := n.functions(ctx)
+	return len(f) > 0, err
 }
 
 // Restore loads the set.

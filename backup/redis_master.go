@@ -67,8 +67,13 @@ func (r *RedisLive) replicate(ctx context.Context, t *target, s *Stored, count f
 	// A master again, whatever happened, also when ctx has ended.
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	asked := time.Now()
 	err = poll(back, func() (bool, error) {
-		return n.client.Do(back, "REPLICAOF", "NO", "ONE").Err() == nil, nil
+		err := n.client.Do(back, "REPLICAOF", "NO", "ONE").Err()
+		if notListening(err) && time.Since(asked) > patience {
+			return false, err
+		}
+		return err == nil, nil
 	})
 	if err != nil {
 		err = &Error{Op: "make a master again of", Object: object, Err: err, Next: "run REPLICAOF NO ONE on it"}
@@ -90,13 +95,23 @@ func (n *redisNode) awaitLoad(ctx context.Context, m *master) error {
 			Next: "let it connect there, give another listener, or use the way " + string(RedisRestore)}
 	case <-m.fetched:
 	}
+	var gone time.Time // since when nothing listens there
 	err := poll(ctx, func() (bool, error) {
 		if err := m.failure(); err != nil {
 			return false, err
 		}
 		info, err := n.info(ctx)
-		if err != nil {
-			// While it loads a server answers little.
+		switch {
+		case err == nil && info["role"] == "master":
+			return false, errors.New("it is a replica no more: it was restarted meanwhile, or somebody else made it a master")
+		case err == nil:
+			gone = time.Time{}
+		case notListening(err) && gone.IsZero():
+			gone = time.Now()
+			return false, ended(ctx)
+		case notListening(err) && time.Since(gone) > patience:
+			return false, err
+		default: // While it loads a server answers little.
 			return false, ended(ctx)
 		}
 		return info["loading"] == "0" && info["master_link_status"] == "up" && info["master_sync_in_progress"] == "0", nil

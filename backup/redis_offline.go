@@ -358,13 +358,17 @@ func (p *placement) down(ctx context.Context) error {
 	if err := p.server.Stop(ctx); err != nil {
 		return fail("stop", object, err)
 	}
+	stopped := time.Now()
 	err := poll(ctx, func() (bool, error) {
 		conn, err := p.node.dial(ctx)
 		if err == nil {
 			conn.close()
 		}
 		// Anything else may be a server that is alive, or ctx that has ended.
-		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT), ended(ctx)
+		if notListening(err) || time.Since(stopped) < patience {
+			return notListening(err), ended(ctx)
+		}
+		return false, cmpErr(err, fmt.Errorf("something answers there %v after the stop", patience))
 	})
 	if err != nil {
 		return &Error{Op: "stop", Object: object, Err: fmt.Errorf("its port is not closed: %w", err), Next: "stop it with its own unit, so that nothing restarts it"}
@@ -390,7 +394,7 @@ func (p *placement) up(ctx context.Context) error {
 			info, last = p.node.info(ctx)
 		}
 		if last != nil {
-			if time.Since(started) > startLimit {
+			if time.Since(started) > patience {
 				return false, last
 			}
 			return false, nil
@@ -403,9 +407,14 @@ func (p *placement) up(ctx context.Context) error {
 	return nil
 }
 
-// startLimit is how long a server may be silent after its start. While it
-// loads it does answer.
-const startLimit = 30 * time.Second
+// patience is how long a server may be silent after its start (while it loads it
+// does answer), still be there after its stop, or be gone while it loads.
+var patience = 30 * time.Second
+
+// notListening says that there is no server: nothing has the port or the socket.
+func notListening(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
+}
 
 // Prove compares the servers with the set. Where they differ the servers get
 // back what they had.

@@ -174,12 +174,14 @@ func (n *redisNode) sumByKey(ctx context.Context, into *redisSum) error {
 	if err != nil {
 		return err
 	}
-	if f, err := n.client.FunctionDump(ctx).Bytes(); err == nil && len(f) >= dumpFooter {
-		c := bytesCursor(ctx, f[:len(f)-dumpFooter])
-		for c.fill(1) && c.byte() == opFunction {
-			if err := into.visit().function(c.string()); err != nil {
-				return err
-			}
+	functions, _, err := n.functions(ctx)
+	if err != nil {
+		return err
+	}
+	c := bytesCursor(ctx, functions)
+	for c.fill(1) && c.byte() == opFunction {
+		if err := into.visit().function(c.string()); err != nil {
+			return err
 		}
 	}
 	return n.scan(ctx, info, func(s scanned) error {
@@ -250,6 +252,10 @@ func proveSample(ctx context.Context, nodes []*redisNode, client redis.Universal
 		info, err := n.info(ctx)
 		if err != nil {
 			return err
+		}
+		if len(info) == 0 { // DBSIZE tells of one database alone
+			return &Error{Op: "count the keys of", Object: "redis " + n.addr, Err: fmt.Errorf("%w: INFO is forbidden, and only it tells of every database", ErrNotAllowed),
+				Next: "give the user +info, or compare all keys"}
 		}
 		have += info.keys()
 	}

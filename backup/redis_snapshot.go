@@ -133,16 +133,17 @@ func busySaving(err error) bool {
 // "started" even when the child fails.
 func (n *redisNode) saveInBackground(ctx context.Context) error {
 	object := "redis " + n.addr
-	conn, err := n.dial(ctx)
-	if err != nil {
-		return redisError("connect to", object, ctxFirst(ctx, err))
-	}
-	defer conn.close()
 	for {
 		if err := n.waitForChild(ctx); err != nil {
 			return err
 		}
+		// Only now: a server closes connections that are idle for its timeout.
+		conn, err := n.dial(ctx)
+		if err != nil {
+			return redisError("connect to", object, ctxFirst(ctx, err))
+		}
 		_, err = conn.command("BGSAVE")
+		conn.close()
 		// Both are somebody else's that began in between.
 		if busySaving(err) || (isReply(err) && containsAll(err.Error(), "child process", "BGSAVE")) {
 			continue
@@ -166,7 +167,8 @@ func (n *redisNode) saveInBackground(ctx context.Context) error {
 	return nil
 }
 
-// waitForChild returns once no save and no AOF rewrite is running.
+// waitForChild returns once no save, no AOF rewrite and no module's child is
+// running: each of them keeps the others from starting.
 func (n *redisNode) waitForChild(ctx context.Context) error {
 	return poll(ctx, func() (bool, error) {
 		info, err := n.info(ctx)
@@ -177,7 +179,7 @@ func (n *redisNode) waitForChild(ctx context.Context) error {
 			return false, &Error{Op: "watch the saving of", Object: "redis " + n.addr, Err: fmt.Errorf("%w: INFO persistence is forbidden, and only it tells whether saving worked", ErrNotAllowed),
 				Next: "give the user +info, or use method " + string(RedisPSYNC)}
 		}
-		return info["rdb_bgsave_in_progress"] == "0" && info["aof_rewrite_in_progress"] == "0", nil
+		return info["rdb_bgsave_in_progress"] == "0" && info["aof_rewrite_in_progress"] == "0" && info["module_fork_in_progress"] != "1", nil
 	})
 }
 

@@ -180,9 +180,11 @@ func TestRedisSaveFails(t *testing.T) {
 // BGSAVE waits for one that is running, and is not fooled by its file.
 func TestRedisBGSAVEWaits(t *testing.T) {
 	t.Parallel()
-	s := redislab.Start(t, "--rdb-key-save-delay", "3000")
+	// A connection that is idle for a second is closed.
+	s := redislab.Start(t, "--rdb-key-save-delay", "100000", "--timeout", "1")
 	s.Fill()
 	s.Do("BGSAVE")
+	s.Do("CONFIG", "SET", "rdb-key-save-delay", "0")
 	s.Do("SET", "written after the running save began", "1")
 	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Redis{Client: s.Client(), Method: backup.RedisBGSAVE})
 	if err != nil {
@@ -334,7 +336,7 @@ func TestRedisReplica(t *testing.T) {
 func TestRedisLoading(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t)
-	s.Do("DEBUG", "POPULATE", 5000, "filler", 100)
+	s.Do("DEBUG", "POPULATE", 30_000, "filler", 100)
 	s.Do("SAVE")
 	slow := redislab.Loading(t, filepath.Join(s.Dir, "dump.rdb"))
 	for _, m := range []backup.RedisMethod{backup.RedisPSYNC, backup.RedisDUMP} {
@@ -454,7 +456,8 @@ func TestRedisDiskFull(t *testing.T) {
 			t.Errorf("preflight: %v", err)
 		}
 		_, err = backup.Take(t.Context(), sets, backup.Options{Reserve: -1}, hideEstimate{src})
-		if err == nil || !strings.Contains(err.Error(), "no space left on device") {
+		var e *backup.Error
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), "no space left on device") || e.Hint() != "free some space" {
 			t.Errorf("full: %v", err)
 		}
 		if left := backuptest.Leftovers(t, sets); len(left) > 0 {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -243,6 +245,7 @@ func redisError(op, object string, err error) error {
 	e := &Error{Op: op, Object: object, Err: err, Retry: retryable(err)}
 	s := strings.TrimPrefix(err.Error(), "-")
 	var netErr net.Error
+	var file *fs.PathError // its cause would pass for a network error's
 	switch {
 	case strings.HasPrefix(s, "WRONGPASS"), strings.HasPrefix(s, "NOAUTH"):
 		e.Next = "check user and password"
@@ -251,7 +254,11 @@ func redisError(op, object string, err error) error {
 		e.Next = "give the user that right, or choose another method"
 	case strings.HasPrefix(s, "LOADING"), strings.HasPrefix(s, "NOMASTERLINK"), strings.HasPrefix(s, "MASTERDOWN"), strings.HasPrefix(s, "BUSY"):
 		e.Retry = true
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, syscall.ENOSPC):
+		e.Next, e.Retry = "free some space", true
+	case errors.Is(err, context.Canceled), errors.As(err, &file):
+	case errors.Is(err, ErrChanged):
+		e.Retry = true
 	case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		e.Next, e.Retry = "check that the server runs and can be reached", true
 	}

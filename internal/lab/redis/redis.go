@@ -160,10 +160,11 @@ func (s *Server) Listener(l net.Listener) net.Listener {
 	return tls.NewListener(l, c)
 }
 
-// Loading runs a server that loads rdb, 20 ms for each key.
+// Loading runs a server that loads rdb, 2 ms for each key, and answers twenty
+// times a second meanwhile where keys have some hundred bytes.
 func Loading(t testing.TB, rdb string) *Server {
 	t.Helper()
-	s := newServer(t, "redis-server", "--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
+	s := newServer(t, "redis-server", "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "2048")
 	data, err := os.ReadFile(rdb)
 	if err != nil {
 		t.Fatal(err)
