@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,6 +33,7 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -382,8 +384,10 @@ func TestBuildCreates(t *testing.T) {
 			if c.q.Bind {
 				f.copyTo = nil
 			}
+			uploaded := c.o.Netrc == ""
 			if c.q.Bind && c.o.Netrc != "" {
 				f.copyTo = func(_ string, r io.Reader) error {
+					uploaded = true
 					tr := tar.NewReader(r)
 					if h, err := tr.Next(); err != nil || h.Name != "root/.netrc" || h.Mode != 0o600 {
 						t.Errorf("%+v, %v", h, err)
@@ -398,7 +402,7 @@ func TestBuildCreates(t *testing.T) {
 			if c.o.Caches == "none" {
 				f.volumeCreate = nil
 			}
-			if _, err := buildFake(t, f, c.o, c.q); err == nil || !seen {
+			if _, err := buildFake(t, f, c.o, c.q); err == nil || !seen || c.q.Bind && !uploaded {
 				t.Errorf("%v", err)
 			}
 		})
@@ -668,7 +672,8 @@ func TestEngineFailures(t *testing.T) {
 		retry   bool
 		want    string
 	}{
-		"ping": {func(f *fake) { f.ping = func() error { return down } }, pluginbuild.StageConnect, "", true, "500"},
+		"ping":              {func(f *fake) { f.ping = func() error { return down } }, pluginbuild.StageConnect, "", true, "500"},
+		"ping, not allowed": {func(f *fake) { f.ping = func() error { return os.ErrPermission } }, pluginbuild.StageConnect, "", false, "group docker"},
 		"inspect image": {func(f *fake) {
 			f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, down }
 		}, pluginbuild.StagePull, "", false, "inspect"},
@@ -683,6 +688,11 @@ func TestEngineFailures(t *testing.T) {
 				return "", fmt.Errorf("No such image: %w", errdefs.ErrNotFound)
 			}
 		}, pluginbuild.StageCreate, "name", true, "removed meanwhile"},
+		"create, no mount source": {func(f *fake) {
+			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
+				return "", fmt.Errorf("invalid mount config for type \"bind\": bind source path does not exist: /x: %w", errdefs.ErrInvalidArgument)
+			}
+		}, pluginbuild.StageCreate, "name", false, "must exist on the engine's machine"},
 		"upload": {func(f *fake) { f.copyTo = func(string, io.Reader) error { return down } }, pluginbuild.StageUpload, "c0ffee", true, "500"},
 		"attach": {func(f *fake) {
 			f.containerAttach = func() (types.HijackedResponse, error) { return types.HijackedResponse{}, down }
@@ -754,6 +764,18 @@ func TestEngineFailures(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The disk of the output directory is full.
+func TestOutputDiskFull(t *testing.T) {
+	lab.SmallDisk(t, 64<<10, func(disk string) {
+		_, err := buildFake(t, newFake(t, 0, "", append(sharedObject(62), make([]byte, 256<<10)...)), pluginbuild.Options{}, pluginbuild.Request{OutputDir: disk})
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) || e.Stage != pluginbuild.StageCollect || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(e.Hint(), "output directory") {
+			t.Errorf("%v", err)
+		}
+		only(t, disk)
+	})
 }
 
 // Exit code 1 and out of memory: only the container's state tells it from a
