@@ -110,7 +110,7 @@ func (c *command) printFacts(f debpkg.Facts) {
 		o.Printf("%s\n", o.Paint(style, u.String()))
 	}
 	if f.Journal {
-		o.Printf("%s\n", o.Paint(term.Bad, "dpkg was interrupted and has work to finish: dpkg --configure -a"))
+		o.Printf("%s\n", o.Paint(term.Bad, "dpkg was interrupted and has work to finish: upgradehost repair"))
 	}
 	for _, p := range f.Broken {
 		o.Printf("%s\n", o.Paint(term.Bad, fmt.Sprintf("left half-way: %s %s is %s", p.Name, p.Version, p.Status)))
