@@ -218,10 +218,12 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 // stand-in image where an engine is there, and says what stood in.
 func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (file, standsIn string, err error) {
 	if r.engine != nil {
-		// The gateway is needed later, and leaves Go's library in the build cache.
-		r.print.event("build the gateway")
-		if _, err := compiler.Gateway(); err != nil {
-			return "", "", err
+		if release.Compiler.Trimpath {
+			// The gateway is needed later, and leaves Go's library in the build cache.
+			r.print.event("build the gateway")
+			if _, err := compiler.Gateway(); err != nil {
+				return "", "", err
+			}
 		}
 		return r.engine.compile(ctx, r, release)
 	}
@@ -239,6 +241,14 @@ func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (f
 func (r *rehearsal) preflight(ctx context.Context, s *Step) error {
 	if r.plugin.new == "" {
 		s.skip("no plugin was compiled: " + r.parts.gcc)
+		return nil
+	}
+	release, err := pluginbuild.Lookup(r.o.to)
+	if err != nil {
+		return err
+	}
+	if !release.Compiler.Trimpath {
+		s.skip(fmt.Sprintf("the gateway that stands in is built as from 5.1.0 on, with -trimpath; plugins for %s are not, and it would not load them", r.o.to))
 		return nil
 	}
 	s.StandsIn = "a gateway of this machine's Go that can do nothing but load plugins"

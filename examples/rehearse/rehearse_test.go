@@ -281,6 +281,19 @@ func TestNoCommonBundle(t *testing.T) {
 	}
 }
 
+// Plugins for releases before 5.1.0 are built in another way than the gateway.
+func TestNoGatewayForOldReleases(t *testing.T) {
+	t.Parallel()
+	for to, want := range map[string]string{"5.0.15": "plugins for 5.0.15 are not", "4.0.16": "plugins for 4.0.16 are not"} {
+		r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, to), stdout: io.Discard, err: io.Discard})
+		r.plugin.new = "compiled"
+		s := &Step{}
+		if err := r.preflight(t.Context(), s); err != nil || s.Status != statusSkipped || !strings.Contains(s.Detail[0], want) {
+			t.Errorf("%s: %v, %+v", to, err, s)
+		}
+	}
+}
+
 // A machine with nothing but Go is told what it lacks, and sees the rest.
 func TestOnlyGo(t *testing.T) {
 	t.Parallel()
