@@ -233,7 +233,7 @@ func TestWriteRefusesBeforeWriting(t *testing.T) {
 func TestWriteFails(t *testing.T) {
 	t.Parallel()
 	m := goManifest("plugin.so")
-	src := fstest.MapFS{"plugin.so": {Data: noise(1, 2<<20)}}
+	src := fstest.MapFS{"plugin.so": {Data: noise(1, 1<<20)}}
 	boom := errors.New("boom")
 	result, err := bundle.Write(io.Discard, src, m, bundle.Options{})
 	if err != nil {
@@ -247,7 +247,7 @@ func TestWriteFails(t *testing.T) {
 		}
 	}
 	broken := reading{src, func(r io.Reader) io.Reader {
-		return io.MultiReader(io.LimitReader(r, 1900<<10), iotest.ErrReader(boom))
+		return io.MultiReader(io.LimitReader(r, 900<<10), iotest.ErrReader(boom))
 	}}
 	if _, err := bundle.Write(io.Discard, broken, m, bundle.Options{}); !errors.Is(err, boom) || !strings.Contains(err.Error(), "plugin.so") {
 		t.Errorf("broken file: %v", err)
