@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,7 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
@@ -197,9 +199,12 @@ func (f *fake) VolumeList(context.Context, volume.ListOptions) (volume.ListRespo
 	return volume.ListResponse{Volumes: list}, err
 }
 
-func (f *fake) VolumeRemove(_ context.Context, name string, _ bool) error {
+func (f *fake) VolumeRemove(_ context.Context, name string, force bool) error {
 	if err := f.called("VolumeRemove", f.volumeRemove != nil); err != nil {
 		return err
+	}
+	if force {
+		f.t.Errorf("volume %s is removed by force", name)
 	}
 	return f.volumeRemove(name)
 }
@@ -574,6 +579,73 @@ func stream(lines ...string) func(string, image.PullOptions) (io.ReadCloser, err
 	}
 }
 
+// Paths follow the image's own environment.
+func TestImageEnvironment(t *testing.T) {
+	t.Parallel()
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	if err := os.WriteFile(netrc, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, env := range map[string][]string{
+		"GOCACHE=/h/.cache/go-build GOMODCACHE=/gp/pkg/mod NETRC=/h/.netrc": {"HOME=/h", "GOPATH=/gp:/more"},
+		"GOCACHE=/c GOMODCACHE=/m NETRC=/root/.netrc":                       {"GOCACHE=/c", "GOMODCACHE=/m", "GOPATH=/gp"},
+	} {
+		f := newFake(t, 1, "", nil)
+		f.imageInspect = func(string) (image.InspectResponse, error) {
+			i := image.InspectResponse{ID: fakeID, Os: "linux", Architecture: "amd64"}
+			return i, json.Unmarshal(fmt.Appendf(nil, `{"Config":{"Env":["%s"]}}`, strings.Join(env, `","`)), &i)
+		}
+		var names []string
+		f.volumeCreate = func(o volume.CreateOptions) error {
+			names = append(names, o.Name)
+			if o.Labels[pluginbuild.LabelRun] == "" || o.Labels[pluginbuild.LabelKind] == "" || o.Labels["team"] != "x" {
+				t.Errorf("labels %v", o.Labels)
+			}
+			return nil
+		}
+		f.containerCreate = func(_ context.Context, got *container.Config, h *container.HostConfig, _ *ocispec.Platform, _ string) (string, error) {
+			if text := strings.Join(got.Env, " "); text != want {
+				t.Errorf("%s, want %s", text, want)
+			}
+			if targets := "GOCACHE=" + h.Mounts[0].Target + " GOMODCACHE=" + h.Mounts[1].Target; !strings.HasPrefix(want, targets) {
+				t.Errorf("%s, want %s", targets, want)
+			}
+			return "c0ffee", nil
+		}
+		_, _ = buildFake(t, f, pluginbuild.Options{Netrc: netrc, Labels: map[string]string{"team": "x"}}, pluginbuild.Request{Release: release(t, "5.2.5")})
+		if text := strings.Join(names, " "); text != "tykupgrade-gocache tykupgrade-gomodcache-0123456789ab" {
+			t.Errorf("volumes %s", text)
+		}
+	}
+}
+
+// From 5.1.0 on a plugin without build information is none.
+func TestResultNotFromGo(t *testing.T) {
+	t.Parallel()
+	_, err := buildFake(t, newFake(t, 0, "", sharedObject(62)), pluginbuild.Options{}, pluginbuild.Request{Release: release(t, "5.2.5")})
+	var e *pluginbuild.Error
+	if !errors.As(err, &e) || e.Stage != pluginbuild.StageCollect || !strings.Contains(err.Error(), "not from Go") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Credentials are asked for under the name that config.json uses.
+func TestRegistryNames(t *testing.T) {
+	t.Parallel()
+	for ref, want := range map[string]string{"": "https://index.docker.io/v1/", "mirror.example.org:5000/tyk": "mirror.example.org:5000", "someone/tyk": "https://index.docker.io/v1/"} {
+		f := &fake{t: t, ping: func() error { return nil }, imagePull: stream(`{"error":"no"}`)}
+		f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, errdefs.ErrNotFound }
+		asked := ""
+		_, err := buildFake(t, f, pluginbuild.Options{Auth: func(_ context.Context, host string) (registry.AuthConfig, error) {
+			asked = host
+			return registry.AuthConfig{}, nil
+		}}, pluginbuild.Request{Image: pluginbuild.Image{Ref: ref}})
+		if err == nil || asked != want {
+			t.Errorf("%q: asked for %s: %v", ref, asked, err)
+		}
+	}
+}
+
 // What engines say when a pull fails, each in its own way.
 func TestPullErrors(t *testing.T) {
 	t.Parallel()
@@ -730,6 +802,18 @@ func TestEngineFailures(t *testing.T) {
 				return io.NopCloser(io.LimitReader(r, 520)), err
 			}
 		}, pluginbuild.StageCollect, "c0ffee", false, "unexpected EOF"},
+		"collect, a directory": {func(f *fake) {
+			f.copyFrom = func(path string) (io.ReadCloser, error) {
+				var b bytes.Buffer
+				err := tar.NewWriter(&b).WriteHeader(&tar.Header{Name: filepath.Base(path), Typeflag: tar.TypeDir})
+				return io.NopCloser(&b), err
+			}
+		}, pluginbuild.StageCollect, "c0ffee", false, "not a regular file"},
+		"collect, an executable": {func(f *fake) {
+			exe := sharedObject(62)
+			exe[16] = 2
+			f.copyFrom = newFake(f.t, 0, "", exe).copyFrom
+		}, pluginbuild.StageCollect, "c0ffee", false, "not a shared object but ET_EXEC; the image does not do"},
 		"collect, another machine": {func(f *fake) {
 			f.copyFrom = newFake(f.t, 0, "", sharedObject(183)).copyFrom
 		}, pluginbuild.StageCollect, "c0ffee", false, "for AARCH64, not for amd64"},

@@ -3,9 +3,11 @@ package pluginbuild
 import (
 	"bytes"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
+	"testing/fstest"
 )
 
 func TestCompilerMessage(t *testing.T) {
@@ -71,6 +73,56 @@ func TestLines(t *testing.T) {
 	}
 	if len(got) < 10 || cap(l.rest) > 256<<10 {
 		t.Errorf("%d pieces, %d bytes held", len(got), cap(l.rest))
+	}
+}
+
+// resized is a file system whose files are of another size when they are read.
+type resized struct {
+	fs.FS
+	by int64
+}
+
+func (r resized) Open(name string) (fs.File, error) {
+	f, err := r.FS.Open(name)
+	if info, statErr := fs.Stat(r.FS, name); err != nil || statErr != nil || info.IsDir() {
+		return f, err
+	}
+	return resizedFile{f, r.by}, nil
+}
+
+type resizedFile struct {
+	fs.File
+	by int64
+}
+
+func (f resizedFile) Stat() (fs.FileInfo, error) {
+	info, err := f.File.Stat()
+	return resizedInfo{info, f.by}, err
+}
+
+type resizedInfo struct {
+	fs.FileInfo
+	by int64
+}
+
+func (i resizedInfo) Size() int64 { return i.FileInfo.Size() + i.by }
+
+// Files that change meanwhile, links and what is no file.
+func TestWriteSource(t *testing.T) {
+	t.Parallel()
+	src := fstest.MapFS{"go.mod": {Data: []byte("module x\n")}, "pipe": {Mode: fs.ModeNamedPipe}, "socket": {Mode: fs.ModeSocket}}
+	if left, err := writeSource(io.Discard, src, nil); err != nil || strings.Join(left, " ") != "pipe socket" {
+		t.Errorf("%v, %v", left, err)
+	}
+	for _, by := range []int64{1, -1} {
+		if _, err := writeSource(io.Discard, resized{src, by}, nil); err == nil || !strings.Contains(err.Error(), "go.mod changed while it was read") {
+			t.Errorf("%d bytes: %v", by, err)
+		}
+	}
+	for target, out := range map[string]bool{"/etc": true, "..": true, "../x": true, "a/../../x": true, "go.mod": false, "./go.mod": false, "..x": false} {
+		if _, err := writeSource(io.Discard, fstest.MapFS{"link": {Mode: fs.ModeSymlink, Data: []byte(target)}}, nil); (err != nil) != out {
+			t.Errorf("link to %s: %v", target, err)
+		}
 	}
 }
 

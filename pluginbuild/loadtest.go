@@ -89,8 +89,9 @@ func (b *Builder) LoadTest(ctx context.Context, r Release, i Image, plugin, symb
 			return t.Close()
 		},
 	})
-	v := Verdict{Loads: err == nil, Output: strings.TrimSpace(res.stdout + res.stderr)}
 	var e *Error
+	v := Verdict{Output: strings.TrimSpace(res.stdout + res.stderr)}
+	v.Loads = err == nil || errors.As(err, &e) && e.Stage == StageRemove
 	// A gateway that crashes while loading, as for a plugin of another Go
 	// release, has judged it too; one that was killed or is missing has not.
 	if errors.As(err, &e) && e.Stage == StageLoad && e.ExitCode > 0 && e.ExitCode < 126 && !e.OOMKilled {

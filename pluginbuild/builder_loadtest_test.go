@@ -1,0 +1,96 @@
+package pluginbuild_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/docker/docker/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"example.com/tykupgrade/pluginbuild"
+)
+
+func soFile(t *testing.T, data []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "plugin.so")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// What is a verdict of the gateway, and what is a test that failed.
+func TestLoadTestVerdicts(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		code    int
+		oom     bool
+		stuck   bool // the container cannot be removed
+		verdict bool
+		stage   pluginbuild.Stage
+	}{
+		"loads":                {verdict: true},
+		"does not load":        {code: 1, verdict: true},
+		"crashes":              {code: 2, verdict: true},
+		"not executable":       {code: 126, stage: pluginbuild.StageLoad},
+		"no gateway":           {code: 127, stage: pluginbuild.StageLoad},
+		"killed":               {code: 137, stage: pluginbuild.StageLoad},
+		"out of memory":        {code: 1, oom: true, stage: pluginbuild.StageLoad},
+		"loads, stays":         {stuck: true, verdict: true, stage: pluginbuild.StageRemove},
+		"does not load, stays": {code: 1, stuck: true, verdict: true, stage: pluginbuild.StageRemove},
+	} {
+		f := newFake(t, c.code, "level=info\nunexpected error: symbol X not found\n", nil)
+		f.containerState = func() (*container.State, error) {
+			return &container.State{ExitCode: c.code, OOMKilled: c.oom}, nil
+		}
+		if c.stuck {
+			f.containerRemove = func(context.Context, string) error { return errors.New("the engine hangs") }
+		}
+		f.containerCreate = func(_ context.Context, got *container.Config, h *container.HostConfig, _ *ocispec.Platform, _ string) (string, error) {
+			// The plugin's own code runs: it gets no network, whatever compiling gets.
+			if h.NetworkMode != "none" || strings.Join(got.Entrypoint, " ") != "/usr/local/bin/tyk" || strings.Join(got.Cmd, " ") != "plugin load -f /plugin-source/plugin.so -s X" {
+				t.Errorf("%+v %v %v", h.NetworkMode, got.Entrypoint, got.Cmd)
+			}
+			return "c0ffee", nil
+		}
+		b := pluginbuild.New(f, pluginbuild.Options{Limits: pluginbuild.Limits{Network: "host"}})
+		v, err := b.LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{}, soFile(t, sharedObject(62)), "X")
+		var e *pluginbuild.Error
+		if stage := pluginbuild.Stage(""); errors.As(err, &e) && e.Stage != c.stage || err == nil && c.stage != stage {
+			t.Errorf("%s: %v", name, err)
+		}
+		if want := c.code == 0; c.verdict && (v.Loads != want || c.code != 0 && v.Reason != "symbol X not found") || !c.verdict && v.Loads {
+			t.Errorf("%s: %+v", name, v)
+		}
+	}
+}
+
+// What cannot be tested is refused before the engine gets a single call.
+func TestLoadTestRefuses(t *testing.T) {
+	t.Parallel()
+	so := soFile(t, sharedObject(62))
+	for name, c := range map[string]struct {
+		plugin, symbol, want string
+		o                    pluginbuild.Options
+		unsupported          bool
+	}{
+		"no symbol":         {so, "", "not an exported Go name", pluginbuild.Options{}, false},
+		"private symbol":    {so, "hook", "not an exported Go name", pluginbuild.Options{}, false},
+		"a flag":            {so, "-h", "not an exported Go name", pluginbuild.Options{}, false},
+		"no file":           {so + "x", "X", "no such file", pluginbuild.Options{}, false},
+		"no plugin":         {soFile(t, []byte("x")), "X", "no ELF file", pluginbuild.Options{}, true},
+		"another processor": {soFile(t, sharedObject(183)), "X", "AARCH64", pluginbuild.Options{}, true},
+		"options":           {so, "X", "negative", pluginbuild.Options{Limits: pluginbuild.Limits{PIDs: -1}}, false},
+	} {
+		_, err := pluginbuild.New(&fake{t: t}, c.o).LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{}, c.plugin, c.symbol)
+		if !errors.Is(err, pluginbuild.ErrRequest) || errors.Is(err, pluginbuild.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		readable(t, err)
+	}
+}
