@@ -307,7 +307,15 @@ func pack(w io.Writer, packer *gzip.Writer, data []byte) error {
 // compare lists the collections again: what was created, dropped, renamed or
 // given other options or indexes meanwhile would be in the dump in parts only.
 func (d *dumping) compare(ctx context.Context) error {
+	changed := func(err error) error {
+		return &Error{Op: "dump", Object: d.conn.at, Err: fmt.Errorf("%w: %w", ErrChanged, err),
+			Next: "back up again while no collection or index is created or dropped", Retry: true}
+	}
 	again, err := d.list(ctx)
+	var none *Error // nothing of what was asked for is there any more
+	if errors.As(err, &none) {
+		return changed(none.Err)
+	}
 	if err != nil {
 		return err
 	}
@@ -337,8 +345,7 @@ func (d *dumping) compare(ctx context.Context) error {
 		return nil
 	}
 	slices.Sort(changes)
-	return &Error{Op: "dump", Object: d.conn.at, Err: fmt.Errorf("%w: %s", ErrChanged, strings.Join(changes, ", ")),
-		Next: "back up again while no collection or index is created or dropped", Retry: true}
+	return changed(errors.New(strings.Join(changes, ", ")))
 }
 
 // prelude is what mongodump 100.x writes last. It stands beside the databases,

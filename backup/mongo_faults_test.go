@@ -207,6 +207,25 @@ func TestMongoDDLDuringDump(t *testing.T) {
 	}
 }
 
+// So is it when nothing is left of what was asked for.
+func TestMongoAllDroppedDuringDump(t *testing.T) {
+	t.Parallel()
+	s := smallMongo(t, mongolab.Options{})
+	admin := mongoClient(t, s)
+	var once sync.Once
+	s.Hook(func(c mongolab.Command) mongolab.Fault {
+		if c.Name == "find" && c.Target == "apis" {
+			once.Do(func() { mongoRun(t, admin, "tyk_analytics", bson.D{{Key: "drop", Value: "apis"}}) })
+		}
+		return mongolab.Fault{}
+	})
+	_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Mongo{Server: uri(s), Include: []string{"*.apis"}, Snapshot: backup.SnapshotNever})
+	var r interface{ Retryable() bool }
+	if !errors.Is(err, backup.ErrChanged) || !errors.As(err, &r) || !r.Retryable() {
+		t.Errorf("error %v", err)
+	}
+}
+
 // Cancelling ends the server's work too, wherever it is.
 func TestMongoCancelStopsCursors(t *testing.T) {
 	t.Parallel()
