@@ -462,7 +462,7 @@ func TestGates(t *testing.T) {
 	}
 }
 
-// What is said speaks of the file and the verbs, whatever the packages call it.
+// What is said speaks of this command's verbs and of what its file has.
 func TestWords(t *testing.T) {
 	t.Parallel()
 	steps := []rollout.Step{{Name: "compile", Do: func(context.Context) error { return errors.New("boom") }}}

@@ -44,7 +44,7 @@ func (c *command) plan(u *upgrade) int {
 	p := planned{Without: c.without}
 	problem := func(what string, err error) {
 		if err != nil {
-			p.Problems = append(p.Problems, what+": "+inWords(err.Error()))
+			p.Problems = append(p.Problems, what+": "+err.Error())
 		}
 	}
 	if u.Plugin != nil {

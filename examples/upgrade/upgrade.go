@@ -99,7 +99,6 @@ func (u *upgrade) waves() ([]rollout.Wave, error) {
 		rollout.Target{Name: targetBackup, Steps: []rollout.Step{{Name: "set", Do: u.backup, Done: u.backedUp, Timeout: 12 * time.Hour}}})
 	// As canaries they end the run whatever the budget for hosts.
 	prepare.Canary.Count = len(prepare.Targets)
-	rewordSteps(prepare.Targets)
 	waves := []rollout.Wave{prepare}
 	for _, w := range hosts {
 		waves = append(waves, w)
