@@ -521,7 +521,14 @@ func TestReleaseThatTheTableLacks(t *testing.T) {
 	if _, err := u.planPlugin(t.Context()); err == nil || !strings.Contains(err.Error(), "nearest is 5.14.0; correct the version, name a file with the release as plugin.releases, or the gateway's repository as plugin.repo") {
 		t.Errorf("error %v", err)
 	}
-	u.Plugin.Releases = filepath.Join(dir, "more.json")
+	u.Plugin.Releases, u.Plugin.Source = filepath.Join(dir, "more.json"), filepath.Join(dir, "empty")
+	if err := os.Mkdir(u.Plugin.Source, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.planPlugin(t.Context()); err == nil || !strings.Contains(err.Error(), u.Plugin.Source+": ") {
+		t.Errorf("it is not said where: %v", err)
+	}
+	u.Plugin.Source = dir
 	p, err := u.planPlugin(t.Context())
 	if err != nil || p.Build.Commit != known.Commit || filepath.Base(p.Target) != "plugin_v99.0.0_linux_amd64.so" {
 		t.Errorf("%+v, %v", p, err)

@@ -121,7 +121,7 @@ func (u *upgrade) planPlugin(ctx context.Context) (*plannedPlugin, error) {
 		p.Build = &build
 		for _, f := range build.Findings {
 			if f.Blocks() || f.Prepare && !u.Plugin.Prepare {
-				return p, fmt.Errorf("%s: %s; %s", f.Where, f.Message, f.Remedy)
+				return p, fmt.Errorf("%s: %s; %s", filepath.Join(u.Plugin.Source, f.Where), f.Message, f.Remedy)
 			}
 		}
 	}
