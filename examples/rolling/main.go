@@ -26,8 +26,9 @@ whose own engine (Ansible, Temporal, Nomad, a CI system) goes through the hosts;
 -step NAME narrows it to one of drain, install, healthy, ready. The inventory
 may come from stdin ("-"), and -json prints the report.
 
-While a run goes on: Ctrl-C stops it after the hosts that are under way, a
-second Ctrl-C undoes these first; SIGUSR1 pauses, SIGUSR2 goes on.
+While a run goes on: Ctrl-C, and a terminal that is gone, stop it after the hosts
+that are under way, a second Ctrl-C undoes these first; SIGUSR1 pauses, SIGUSR2
+goes on.
 
 Exit codes: 0 everything is as asked, 1 it is not, 2 wrong usage or inventory,
 3 a host could not be undone and needs a look, 4 somebody else works on the fleet.

@@ -44,9 +44,9 @@ same, and the journal and the report show it:
   baseline   a host is not healthy before
   gates      a gate does not hold
 
-Ctrl-C stops after the host under way, a second one undoes that first; SIGUSR1
-pauses, SIGUSR2 goes on. examples/upgrade/upgrade.yaml shows all that FILE may
-hold. Connection URIs come from the variables or files that it names.
+Ctrl-C, and a terminal that is gone, stop after the host under way; a second
+Ctrl-C undoes that first; SIGUSR1 pauses, SIGUSR2 goes on. All that FILE may hold
+is in examples/upgrade/upgrade.yaml. Connection URIs come from the variables or files that it names.
 
 Exit codes: 0 everything is as asked, 1 it is not, 2 wrong usage or file,
 3 a host could not be undone and needs a look, 4 somebody else works on it,

@@ -304,6 +304,7 @@ func (c *command) revert(u *upgrade) int {
 }
 
 func (c *command) restoring(u *upgrade, dir string) (backup.Report, error) {
+	signal.Ignore(syscall.SIGHUP) // a terminal that is gone is no reason to end a restore half way
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return u.restore(ctx, dir, c.restore)

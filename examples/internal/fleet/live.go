@@ -43,8 +43,8 @@ func NewLive(out *term.Out) *Live {
 }
 
 // Work runs, resumes or undoes the waves, shown on the view. The first signal
-// to end stops between hosts, the second cuts short and undoes those under
-// way; SIGUSR1 pauses, SIGUSR2 goes on.
+// to end, or the end of the terminal, stops between hosts, the second cuts short
+// and undoes those under way; SIGUSR1 pauses, SIGUSR2 goes on.
 func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave, o rollout.Options) (*rollout.Report, error) {
 	if o.Control == nil {
 		o.Control = &rollout.Control{}
@@ -82,6 +82,9 @@ func Agreed(in io.Reader, out io.Writer, question string) bool {
 func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *term.Out) (stop func()) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	done := make(chan struct{})
 	go func() {
 		stopped := false
@@ -95,6 +98,7 @@ func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *term.
 					control.Pause()
 				case s == syscall.SIGUSR2:
 					control.Continue()
+				case s == syscall.SIGHUP && stopped: // a terminal that is gone may say so twice
 				case !stopped:
 					stopped = true
 					control.Stop()
