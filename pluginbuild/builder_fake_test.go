@@ -646,6 +646,33 @@ func TestRegistryNames(t *testing.T) {
 	}
 }
 
+// What an engine says while it loads is shown as well.
+func TestLoadProgress(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 1, "", nil)
+	whole, there := f.imageInspect, false
+	f.imageInspect = func(ref string) (image.InspectResponse, error) {
+		if there {
+			return whole(ref)
+		}
+		return image.InspectResponse{}, errdefs.ErrNotFound
+	}
+	f.imageLoad = func(r io.Reader) (io.ReadCloser, error) {
+		there = true
+		_, err := io.Copy(io.Discard, r)
+		return io.NopCloser(strings.NewReader(`{"stream":"Loaded image: x\n"}`)), err
+	}
+	var lines []string
+	_, _ = buildFake(t, f, pluginbuild.Options{Progress: func(e pluginbuild.Event) {
+		if e.Kind == pluginbuild.Progress && e.Stage == string(pluginbuild.StagePull) {
+			lines = append(lines, fmt.Sprint(e.Line, " ", e.Current, " of ", e.Total))
+		}
+	}}, pluginbuild.Request{Image: pluginbuild.Image{Tar: soFile(t, []byte("tar"))}})
+	if text := strings.Join(lines, "; "); text != "Loading 3 of 3; Loading 3 of 3; Loaded image: x 0 of 0" {
+		t.Error(text)
+	}
+}
+
 // What engines say when a pull fails, each in its own way.
 func TestPullErrors(t *testing.T) {
 	t.Parallel()
@@ -1043,6 +1070,11 @@ func TestLeftovers(t *testing.T) {
 	var e *pluginbuild.Error
 	if !errors.As(err, &e) || e.Stage != pluginbuild.StageRemove || !e.Retryable() || strings.Join(swept, " ") != "old gone" || strings.Join(removed, " ") != "ours stuck gone" {
 		t.Errorf("swept %v, tried %v: %v", swept, removed, err)
+	}
+	// A Builder without caches of its own sees those of all.
+	all, err := pluginbuild.New(f, pluginbuild.Options{Caches: "none", Labels: map[string]string{"team": "a"}}).ListCaches(t.Context())
+	if err != nil || len(all) != 4 || all[0].Name != "other-gocache" {
+		t.Errorf("%+v, %v", all, err)
 	}
 	f.containerList = func(filters.Args) ([]container.Summary, error) { return nil, errdefs.ErrUnavailable }
 	if _, err := b.Sweep(t.Context(), time.Hour); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !e.Retryable() {

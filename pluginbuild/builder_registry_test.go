@@ -34,6 +34,8 @@ import (
 // beforehand that it has no TLS.
 const registryAddrEnv = "TYKUPGRADE_TEST_REGISTRY"
 
+var fixedAddr sync.Mutex
+
 // hub is a registry on loopback that wants credentials.
 type hub struct {
 	addr      string
@@ -71,6 +73,8 @@ func newHub(t *testing.T) *hub {
 	})
 	s := httptest.NewUnstartedServer(handler)
 	if addr := os.Getenv(registryAddrEnv); addr != "" {
+		fixedAddr.Lock() // one registry at a time
+		t.Cleanup(fixedAddr.Unlock)
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
