@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -15,6 +12,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/examples/internal/certs"
 	"example.com/tykupgrade/examples/internal/term"
 	runner "example.com/tykupgrade/internal/run"
 )
@@ -125,37 +123,12 @@ func (p *redisPart) connect(c *command) (redis.UniversalClient, error) {
 	if uri == "" {
 		return nil, usagef("-redis needs a URI in %s or -redis-uri-file", redisURIEnv)
 	}
-	conf, err := p.tls()
+	conf, err := certs.Client(p.ca, p.cert, p.key)
 	if err != nil {
 		return nil, err
 	}
 	p.client, err = backup.NewRedisClient(uri, conf)
 	return p.client, err
-}
-
-func (p *redisPart) tls() (*tls.Config, error) {
-	if p.ca == "" && p.cert == "" && p.key == "" {
-		return nil, nil
-	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if p.ca != "" {
-		data, err := os.ReadFile(p.ca)
-		if err != nil {
-			return nil, err
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("%s holds no certificate", p.ca)
-		}
-	}
-	if p.cert != "" || p.key != "" {
-		pair, err := tls.LoadX509KeyPair(p.cert, p.key)
-		if err != nil {
-			return nil, err
-		}
-		conf.Certificates = []tls.Certificate{pair}
-	}
-	return conf, nil
 }
 
 func (p *redisPart) source(c *command) (backup.Source, error) {

@@ -332,7 +332,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 		if err != nil {
 			return backup.Report{}, err
 		}
-		data = append(data, &backup.MongoRestore{Server: server, Mode: backup.MongoReplace})
+		data = append(data, &backup.MongoRestore{Server: server, Mode: backup.MongoReplace, DropExtra: u.dropExtra})
 	}
 	report := backup.Report{Set: set.ID}
 	for _, to := range [][]backup.Restorer{files, data} {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -235,7 +236,9 @@ func TestRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.mongo.Insert("tyk_analytics", "tyk_apis", raw)
-	report, err := prepared(t, d.file, d.env).restore(t.Context(), note.Dir, []string{"config", "redis", "mongo"})
+	d.mongo.Insert("tyk_analytics", "tyk_of_after", raw)
+	u := prepared(t, d.file, d.env)
+	report, err := u.restore(t.Context(), note.Dir, []string{"config", "redis", "mongo"})
 	if err != nil {
 		t.Fatalf("%v\n%+v", err, report)
 	}
@@ -250,5 +253,16 @@ func TestRestore(t *testing.T) {
 	}
 	if docs := d.mongo.Documents("tyk_analytics", "tyk_apis"); len(docs) != 1 {
 		t.Errorf("%d documents", len(docs))
+	}
+	// A collection that the set does not have stays unless it is to go.
+	if docs := d.mongo.Documents("tyk_analytics", "tyk_of_after"); len(docs) != 1 {
+		t.Errorf("%d documents in the collection of after", len(docs))
+	}
+	u.dropExtra = true
+	if report, err = u.restore(t.Context(), note.Dir, []string{"mongo"}); err != nil {
+		t.Fatalf("%v\n%+v", err, report)
+	}
+	if all := d.mongo.Collections("tyk_analytics"); slices.Contains(all, "tyk_of_after") {
+		t.Errorf("collections %v", all)
 	}
 }

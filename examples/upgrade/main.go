@@ -79,7 +79,7 @@ type command struct {
 	fleet.Command
 	file, journal, stopAfter, set, html string
 	without, restore                    []string
-	json, yes                           bool
+	dropExtra, json, yes                bool
 }
 
 var (
@@ -97,6 +97,7 @@ func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr
 	f.StringVar(&c.html, "html", "", "with status: write the run's report as a page to `FILE`")
 	f.Func("without", "go on without these, separated by commas: `NAMES` of "+strings.Join(exceptions, ", "), list(&c.without, exceptions))
 	f.Func("restore", "with revert: restore `PARTS` from the backup, separated by commas: "+strings.Join(restorables, ", "), list(&c.restore, restorables))
+	f.BoolVar(&c.dropExtra, "drop-extra", false, "with -restore mongo: drop the collections that the backup does not have, which otherwise stay and are named")
 	f.BoolVar(&c.json, "json", false, "print JSON")
 	f.BoolVar(&c.yes, "yes", false, "do not ask")
 	verb, code, done := c.Verb(f, usage, args, verbs)
@@ -114,6 +115,8 @@ func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr
 		return c.Wrong("-without goes with plan, apply and resume")
 	case len(c.restore) > 0 && verb != "revert":
 		return c.Wrong("-restore goes with revert")
+	case c.dropExtra && !slices.Contains(c.restore, "mongo"):
+		return c.Wrong("-drop-extra goes with -restore mongo")
 	case c.html != "" && verb != "status":
 		return c.Wrong("-html goes with status")
 	case c.file == "-" && forward && !c.yes:
@@ -127,7 +130,7 @@ func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr
 	if c.journal == "" {
 		c.journal = fleet.Journal(c.file, "upgrade.journal")
 	}
-	u := &upgrade{config: cfg, set: c.set, env: env, without: map[string]bool{}, event: func(string, string) {}}
+	u := &upgrade{config: cfg, set: c.set, dropExtra: c.dropExtra, env: env, without: map[string]bool{}, event: func(string, string) {}}
 	for _, name := range c.without {
 		u.without[name] = true
 	}

@@ -102,6 +102,7 @@ func TestUsage(t *testing.T) {
 		{"-file x -without backup revert", exitUsage, "-without goes with"},
 		{"-file x -restore tables revert", exitUsage, `"tables" is none of config`},
 		{"-file x -restore redis apply", exitUsage, "-restore goes with revert"},
+		{"-file x -restore redis -drop-extra revert", exitUsage, "-drop-extra goes with -restore mongo"},
 		{"-file x -set latest status", exitUsage, "-set goes with"},
 		{"-file x -stop-after prepare plan", exitUsage, "-stop-after goes with"},
 		{"-file x -html y apply", exitUsage, "-html goes with status"},

@@ -39,11 +39,12 @@ var exceptions = []string{withoutBackup, withoutPreflight, withoutBaseline, with
 // upgrade is one upgrade from its file, put together for a run.
 type upgrade struct {
 	*config
-	without map[string]bool
-	set     string // an existing set, named by a flag
-	env     func(string) string
-	event   func(target, text string)
-	begun   bool // the journal has hosts that were begun
+	without   map[string]bool
+	set       string // an existing set, named by a flag
+	dropExtra bool   // a restore drops the collections that the set does not have
+	env       func(string) string
+	event     func(target, text string)
+	begun     bool // the journal has hosts that were begun
 
 	written bundleNote
 	found   *pluginbuild.Release // what lookup has found

@@ -285,7 +285,7 @@ func (c *command) revert(u *upgrade) int {
 		for _, comp := range result.Restored.Components {
 			n := 0
 			for _, i := range comp.Items {
-				if i.Action == backup.ActionCreate || i.Action == backup.ActionReplace {
+				if i.Action == backup.ActionCreate || i.Action == backup.ActionReplace || i.Action == backup.ActionDrop {
 					n++
 				}
 			}
