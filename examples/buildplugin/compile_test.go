@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -183,7 +184,8 @@ func TestSignals(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], append(append([]string{}, e.flags...), "-image", ref, "-dir", dir)...)
 		cmd.Env = append(os.Environ(), mainEnv+"=1")
-		stderr := &trigger{word: "running 0", pull: func() { _ = cmd.Process.Signal(s) }}
+		// Once: a second one may meet the process when it has stopped listening.
+		stderr := &trigger{word: "running 0", pull: sync.OnceFunc(func() { _ = cmd.Process.Signal(s) })}
 		cmd.Stderr = stderr
 		_ = cmd.Run()
 		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stderr.all.String(), "signal received") {
