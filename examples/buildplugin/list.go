@@ -10,7 +10,7 @@ import (
 
 // runList shows the release table, or the release that -version names.
 func (c *command) runList(ctx context.Context) (any, error) {
-	t, err := c.releases()
+	t, err := c.releases.All()
 	if err == nil && c.version != "" {
 		var r pluginbuild.Release
 		r, err = c.release(ctx)

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"example.com/tykupgrade/examples/internal/plugins"
 	"example.com/tykupgrade/examples/internal/term"
 )
 
@@ -54,7 +55,7 @@ type command struct {
 	compile bool
 	check   string
 
-	releaseOptions
+	releases plugins.Releases
 	targetOptions
 	planOptions
 	prepareOptions
@@ -65,9 +66,7 @@ type command struct {
 }
 
 func main() {
-	// A reader that has gone, as after Ctrl-C in `buildplugin | tee log`, would
-	// otherwise kill the process before it has put the module back.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	term.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

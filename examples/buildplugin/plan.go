@@ -52,8 +52,8 @@ func (c *command) planFor(r pluginbuild.Release) (pluginbuild.Plan, error) {
 		}
 		o.Current = v
 	}
-	if c.releaseMod != "" {
-		f, err := os.Open(c.releaseMod)
+	if c.releases.GoMod != "" {
+		f, err := os.Open(c.releases.GoMod)
 		if err != nil {
 			return pluginbuild.Plan{}, err
 		}

@@ -50,9 +50,7 @@ exit codes:
 `
 
 func main() {
-	// A reader that has gone, as after Ctrl-C in `takebackup restore | tee log`,
-	// would otherwise kill the process half way, before it has put anything back.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	term.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	redis.SetLogger(quiet{})
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)

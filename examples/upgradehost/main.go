@@ -57,9 +57,7 @@ const (
 )
 
 func main() {
-	// A reader that has gone, as after Ctrl-C in `upgradehost apply | tee log`,
-	// would otherwise kill the process before it has told what became of the host.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	term.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

@@ -18,21 +18,27 @@ type Releases struct {
 	GoMod string // with Repo: the tag's go.mod, a file, for its Go version and replaces
 }
 
+// All is the built-in table with what the file adds.
+func (o Releases) All() (pluginbuild.Table, error) {
+	t := pluginbuild.Releases()
+	if o.Table == "" {
+		return t, nil
+	}
+	f, err := os.Open(o.Table)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	more, err := pluginbuild.ReadTable(f)
+	return append(t, more...), err
+}
+
 // Lookup finds a release. What nobody knows is a
 // [pluginbuild.UnknownReleaseError].
 func (o Releases) Lookup(ctx context.Context, v *semver.Version) (pluginbuild.Release, error) {
-	t := pluginbuild.Releases()
-	if o.Table != "" {
-		f, err := os.Open(o.Table)
-		if err != nil {
-			return pluginbuild.Release{}, err
-		}
-		defer func() { _ = f.Close() }()
-		more, err := pluginbuild.ReadTable(f)
-		if err != nil {
-			return pluginbuild.Release{}, err
-		}
-		t = append(t, more...)
+	t, err := o.All()
+	if err != nil {
+		return pluginbuild.Release{}, err
 	}
 	r, err := t.Lookup(v)
 	if o.Repo == "" || !errors.As(err, new(*pluginbuild.UnknownReleaseError)) {
