@@ -39,6 +39,9 @@ func Gateway(ctx context.Context, path, member string) (*preflight.Binary, error
 	defer stop()
 	in := bufio.NewReader(f)
 	head, _ := in.Peek(263) // a short file is none of these
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	var b *preflight.Binary
 	switch {
 	case bytes.HasPrefix(head, []byte("!<arch>\n")):
