@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -85,6 +86,12 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.Release) (file, standsIn string, err error) {
 	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
 	if !slices.Contains(e.images, ref) {
+		// A build here leaves Go's library, as plugins need it, in the cache that
+		// the container reads. Where it fails the container compiles that itself.
+		r.print.event("fill the build cache")
+		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
+			_ = compiler.Local(ctx, release.Version, r.plugin.dir, filepath.Join(work, "tree"), filepath.Join(work, "plugin.so"), r.plugin.env)
+		}
 		r.print.event("make the image")
 		img, err := compiler.Image(compiler.Config{Version: release.Version.String(), GoCache: goCache, Labels: map[string]string{label: e.id}})
 		if err != nil {

@@ -218,13 +218,6 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 // stand-in image where an engine is there, and says what stood in.
 func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (file, standsIn string, err error) {
 	if r.engine != nil {
-		if release.Compiler.Trimpath {
-			// The gateway is needed later, and leaves Go's library in the build cache.
-			r.print.event("build the gateway")
-			if _, err := compiler.Gateway(); err != nil {
-				return "", "", err
-			}
-		}
 		return r.engine.compile(ctx, r, release)
 	}
 	file = filepath.Join(r.plugin.builds, "new", release.Output("plugin.so", "linux", runtime.GOARCH))
