@@ -37,7 +37,7 @@ func (r *rehearsal) fleet(ctx context.Context) error {
 			return err
 		}},
 		{"load", func(ctx context.Context, s *Step) error {
-			load = stage.StartLoad(st.Front)
+			load = stage.StartLoad(st.Front, 16)
 			r.later(func(context.Context) error { load.Stop(); return nil })
 			s.say("16 clients send requests of up to 2.5 s through HAProxy, each on a connection of its own")
 			return r.await(ctx, load, 500)

@@ -33,13 +33,13 @@ func (s *fixture) testThereAndBack(t *testing.T) {
 		if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan, "drain → install → healthy → ready") {
 			t.Errorf("plan:\n%s", plan)
 		}
-		l := startLoad(t, s.Front)
+		l := startLoad(t, s.Front, 16)
 		s.succeed(t, "-inventory", inv, "run")
 		l.none(t, 5000)
 		if v := s.versions(t); v != "5.2.5 5.2.5" {
 			t.Fatalf("versions %s", v)
 		}
-		l = startLoad(t, s.Front)
+		l = startLoad(t, s.Front, 16)
 		s.succeed(t, "-inventory", inv, "undo")
 		l.none(t, 5000)
 		if v := s.versions(t); v != "4.0.8 4.0.8" {
@@ -50,7 +50,7 @@ func (s *fixture) testThereAndBack(t *testing.T) {
 
 func (s *fixture) testBlueGreen(t *testing.T) {
 	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.Colour+", active: blue, idle: green, soak: 1s, backends: [green]}\n")
-	l := startLoad(t, s.Split)
+	l := startLoad(t, s.Split, 16)
 	s.succeed(t, "-inventory", inv, "run")
 	if v := s.versions(t); v != "4.0.8 5.2.5" {
 		t.Errorf("versions %s", v)
@@ -71,7 +71,7 @@ func (s *fixture) testBlueGreen(t *testing.T) {
 func (s *fixture) testCanary(t *testing.T) {
 	inv := s.inventory(t, broken, "canary: {count: 1, soak: 1s}\nbudget: 50%\n")
 	before := s.installs(t, s.Hosts[1], broken)
-	l := startLoad(t, s.Front)
+	l := startLoad(t, s.Front, 16)
 	code, out := s.rolling(t, "-inventory", inv, "run")
 	l.none(t, 1000)
 	if code != exitFailed || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out, "h1 is as it was before") {
@@ -106,7 +106,7 @@ func TestFleetTrouble(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inv := s.inventory(t, newer, "")
-			l := startLoad(t, s.Front)
+			l := startLoad(t, s.Front, 4)
 			cmd := s.start(t, "-inventory", inv, "run")
 			waitFor(t, inv+".journal", c.until)
 			c.harm()
@@ -159,7 +159,7 @@ func TestFleetKill(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
-	l := startLoad(t, s.Front)
+	l := startLoad(t, s.Front, 4)
 	target, back := newer, old
 	for kills := 0; kills < 20; target, back = back, target {
 		var before []int
@@ -201,7 +201,7 @@ func TestFleetKill(t *testing.T) {
 			}
 		}
 	}
-	l.none(t, 5000)
+	l.none(t, 2000)
 }
 
 // testOnly is what Ansible or a CI system calls.

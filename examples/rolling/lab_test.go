@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +17,17 @@ import (
 	"example.com/tykupgrade/internal/lab/host"
 	"example.com/tykupgrade/internal/lab/stage"
 )
+
+// The fleets wait for their hosts most of the time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
+	os.Exit(m.Run())
+}
 
 // fixture is a stage and this command built to a binary.
 type fixture struct {
@@ -124,8 +138,8 @@ func (s *fixture) installs(t *testing.T, h *host.Host, version string) int {
 // load is a stage.Load that ends with the test.
 type load struct{ *stage.Load }
 
-func startLoad(t *testing.T, addr string) load {
-	l := load{stage.StartLoad(addr)}
+func startLoad(t *testing.T, addr string, clients int) load {
+	l := load{stage.StartLoad(addr, clients)}
 	t.Cleanup(l.Stop)
 	return l
 }

@@ -119,7 +119,7 @@ backup:
 			t.Errorf("the plan lacks %q:\n%s", want, plan)
 		}
 	}
-	l := stage.StartLoad(s.Front)
+	l := stage.StartLoad(s.Front, 4)
 	t.Cleanup(l.Stop)
 	succeed("apply", "-stop-after", "prepare")
 	versions("4.0.8 4.0.8")

@@ -20,14 +20,14 @@ type Load struct {
 	stop          func()
 }
 
-// StartLoad sends requests to addr from 16 clients: short and long ones, with
-// and without a body.
-func StartLoad(addr string) *Load {
+// StartLoad sends requests to addr from some clients, each about 20 a second:
+// short and long ones, with and without a body.
+func StartLoad(addr string, clients int) *Load {
 	l := &Load{}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	for worker := range 16 {
+	for worker := range clients {
 		rnd := rand.New(rand.NewPCG(uint64(worker), 7))
 		wg.Go(func() {
 			for {
