@@ -255,13 +255,18 @@ func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 			h.event(e)
 		}
 	}}
-	seen := &countWriter{w: lines}
+	seen, shown := &countWriter{w: lines}, false
 	for {
 		var s jobState
 		attempt := func() (err error) {
-			if s, err = h.jobState(dctx, dir); err != nil || s.name != "running" {
+			if s, err = h.jobState(dctx, dir); err != nil {
 				return err
 			}
+			// A quick job has ended before anybody followed it.
+			if s.name != "running" && (s.name != "ended" || shown) {
+				return nil
+			}
+			shown = true
 			return h.stream(dctx, nil, seen, nil, "sh", "-c", followScript, "sh", dir, strconv.FormatInt(seen.n+1, 10), strconv.Itoa(s.n))
 		}
 		err := attempt()

@@ -27,7 +27,10 @@ var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/
 // coincide between file systems, so the process must have the file open where
 // that can be seen: apt-get changes its user for a while, and in a container
 // even root cannot look into such a process. Lines of waiters start with "->".
-const lockScript = `for f; do
+// The list is taken at once: the shell reads byte by byte, and lines move up
+// when a lock above them goes.
+const lockScript = `all=$(cat /proc/locks 2>/dev/null)
+for f; do
 	[ -e "$f" ] || continue
 	i=$(stat -c %i "$f")
 	while read -r n kind adv mode pid id rest; do
@@ -37,8 +40,10 @@ const lockScript = `for f; do
 		case $open in *" -> "*) printf '%s\n' "$open" | grep -qF -- " -> $f" || continue ;; esac
 		read -r comm <"/proc/$pid/comm" || continue
 		printf '%s\t%s\t%s\n' "$f" "$pid" "$comm"
-	done </proc/locks 2>/dev/null
-done
+	done <<-END
+	$all
+	END
+done 2>/dev/null
 true`
 
 // Locks lists which of apt's and dpkg's four locks are held, and by whom.
