@@ -236,3 +236,28 @@ func TestSendingCut(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 }
+
+// A job that has ended before anybody followed it is told of all the same.
+func TestQuickJob(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
+	f.install("tyk-gateway=4.0.8")
+	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
+	local, runs := debpkg.Local(), filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs", p.Digest[:16])
+	slow := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		for begun := true; begun; time.Sleep(20 * time.Millisecond) {
+			_, err := os.Stat(filepath.Join(runs, "pid"))
+			_, ended := os.Stat(filepath.Join(runs, "rc"))
+			begun = err == nil && ended != nil
+		}
+		return local(ctx, argv, stdin, stdout, stderr)
+	}
+	var told []debpkg.EventKind
+	h := debpkg.New(slow, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig, Events: func(e debpkg.Event) { told = append(told, e.Kind) }})
+	if _, err := h.Apply(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(told, debpkg.EventInstall) {
+		t.Errorf("events %v", told)
+	}
+}
