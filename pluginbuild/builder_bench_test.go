@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -13,9 +14,9 @@ import (
 func BenchmarkCompile(b *testing.B) {
 	var cold, warm time.Duration
 	e := newBench(b)
-	dir := plugin(b, fooBar)
+	dir, img := plugin(b, fooBar), pluginbuild.Image{Ref: e.image(b, compiler.Config{})}
 	compile := func(b *testing.B, caches string) {
-		if _, err := e.build(b, pluginbuild.Request{Dir: dir}, func(o *pluginbuild.Options) { o.Caches = caches }); err != nil {
+		if _, err := e.build(b, pluginbuild.Request{Dir: dir, Image: img}, func(o *pluginbuild.Options) { o.Caches = caches }); err != nil {
 			b.Fatal(err)
 		}
 	}

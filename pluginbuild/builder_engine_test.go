@@ -50,7 +50,6 @@ func TestEngine(t *testing.T) {
 }
 
 func testCompile(t *testing.T, b *bench) {
-	b.warm(t)
 	// What a user's directory may hold besides: none of it may change.
 	dir := plugin(t, fooBar, map[string]string{
 		".env": "SECRET=1", ".git/config": "x", "old.so": "not ours", "vendorless/doc.txt": "x",
@@ -200,7 +199,6 @@ func testOwner(t *testing.T, b *bench) {
 }
 
 func testEras(t *testing.T, b *bench) {
-	b.warm(t)
 	for version, want := range map[string]string{
 		"4.0.8":  "plugin.so",
 		"5.0.15": "plugin_v5.0.15_linux_amd64.so",
@@ -219,7 +217,7 @@ func testEras(t *testing.T, b *bench) {
 	// A pre-release: its tag never reaches the file name.
 	rc := release(t, "5.3.0")
 	rc.Version, rc.Broken = semver.MustParse("5.3.0-rc2"), false
-	a, err := b.build(t, pluginbuild.Request{Release: rc, Image: pluginbuild.Image{Ref: b.image(t, compiler.Config{Version: "5.3.0-rc2"})}}, nil)
+	a, err := b.build(t, pluginbuild.Request{Release: rc}, nil)
 	if err != nil || filepath.Base(a.Path) != "plugin_v5.3.0_linux_amd64.so" {
 		t.Errorf("%+v, %v", a, err)
 	}
@@ -238,7 +236,6 @@ func testEras(t *testing.T, b *bench) {
 }
 
 func testCompileError(t *testing.T, b *bench) {
-	b.warm(t)
 	for version, more := range map[string]string{"5.2.5": "", "4.0.8": "+ go build"} {
 		out := t.TempDir()
 		r := release(t, version)
@@ -308,7 +305,6 @@ func testManyBuilds(t *testing.T, b *bench) {
 
 // Cancelled at any moment nothing is left, and the error says that it was.
 func testCancel(t *testing.T, b *bench) {
-	b.warm(t)
 	images := []pluginbuild.Image{
 		b.script(t, "deaf", "out 1 sleeping", "sleep"), b.script(t, "write x", "exit 0"),
 		{Ref: b.image(t, compiler.Config{})},
@@ -453,7 +449,6 @@ func testSettings(t *testing.T, b *bench) {
 }
 
 func testBind(t *testing.T, b *bench) {
-	b.warm(t)
 	dir := plugin(t, tiny)
 	for range 2 { // the second build replaces the first one's result
 		a, err := b.build(t, pluginbuild.Request{Dir: dir, OutputDir: dir, Bind: true}, nil)
@@ -472,11 +467,10 @@ func testBind(t *testing.T, b *bench) {
 }
 
 func testLoadTest(t *testing.T, b *bench) {
-	b.warm(t)
 	r := release(t, "5.2.5")
-	img := pluginbuild.Image{Ref: b.image(t, compiler.Config{Gateway: true})}
+	img := pluginbuild.Image{Ref: b.image(t, compiler.Config{Gateway: true, GoCache: true})}
 	builder := pluginbuild.New(b.docker, b.options())
-	good, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar), Image: img}, nil)
+	good, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar), Image: img}, readGoCache(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -547,23 +541,32 @@ func testSweep(t *testing.T, b *bench) {
 	}
 }
 
+// With volumes of its own a build finds what an earlier one compiled, and makes
+// the same of it.
 func testCaches(t *testing.T, b *bench) {
 	o := b.options()
 	o.Labels = map[string]string{testLabel: b.id, "caches": b.id}
 	o.Caches += "-own"
-	img := b.script(t, "exit 5")
+	o.Env["GOFLAGS"] = "-v" // names the packages that are compiled
+	img := pluginbuild.Image{Ref: b.image(t, compiler.Config{})}
 	builder := pluginbuild.New(b.docker, o)
-	build := func() {
+	build := func() (pluginbuild.Artifact, bool) {
 		t.Helper()
-		var e *pluginbuild.Error
-		if _, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img}); !errors.As(err, &e) || e.ExitCode != 5 {
-			t.Fatal(err)
+		var stderr buffer
+		a, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), OutputDir: t.TempDir(), Image: img, Stderr: &stderr})
+		if err != nil {
+			t.Fatalf("%v\n%s", err, stderr.String())
 		}
+		return a, strings.Contains(stderr.String(), "\nruntime\n")
 	}
-	build()
+	first, compiled := build()
 	list, err := builder.ListCaches(t.Context())
 	if err != nil || len(list) != 2 || list[0].Kind != "build-cache" || list[1].Kind != "module-cache" || list[1].Image == "" {
 		t.Errorf("%+v, %v", list, err)
+	}
+	second, again := build()
+	if !compiled || again || second.SHA256 != first.SHA256 {
+		t.Errorf("compiled the runtime %t, then %t: %s, then %s", compiled, again, first.SHA256, second.SHA256)
 	}
 	removed, err := builder.RemoveCaches(t.Context())
 	if err != nil || len(removed) != 2 {
@@ -571,7 +574,10 @@ func testCaches(t *testing.T, b *bench) {
 	}
 	o.Caches = "none"
 	builder = pluginbuild.New(b.docker, o)
-	build()
+	var e *pluginbuild.Error
+	if _, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: b.script(t, "exit 5")}); !errors.As(err, &e) || e.ExitCode != 5 {
+		t.Fatal(err)
+	}
 	if list, err := builder.ListCaches(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("%+v, %v", list, err)
 	}

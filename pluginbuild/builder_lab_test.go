@@ -41,7 +41,6 @@ type bench struct {
 
 	mu     sync.Mutex
 	images map[string]bool
-	filled sync.Once
 }
 
 // newBench connects to the engine of the environment and sees to it that
@@ -141,26 +140,41 @@ func (b *bench) options() pluginbuild.Options {
 	}
 }
 
-// warm fills the build cache, so that tests that compile do not all compile
-// the standard library at the same time.
-func (b *bench) warm(t testing.TB) {
-	t.Helper()
-	b.filled.Do(func() {
-		for version, files := range map[string]map[string]string{"5.2.5": fooBar, "4.0.8": tiny} {
-			if _, err := b.build(t, pluginbuild.Request{Release: release(t, version), Dir: plugin(t, files)}, nil); err != nil {
-				t.Fatal(err)
-			}
+// goCache is the mount of this machine's build cache, once that has Go's library
+// as plugins of two eras need it.
+var goCache = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "tykupgrade-fill-*")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	for version, files := range map[string]map[string]string{"5.2.5": fooBar, "4.0.8": tiny} {
+		source := filepath.Join(dir, version)
+		if err := write(source, files); err != nil {
+			return "", err
 		}
-	})
+		if err := compiler.Local(context.Background(), semver.MustParse(version), source, source+"-work", source+".so", []string{"GOPROXY=off"}); err != nil {
+			return "", err
+		}
+	}
+	return compiler.GoCacheMount()
+})
+
+// readGoCache is for images with compiler.Config.GoCache.
+func readGoCache(t testing.TB) func(*pluginbuild.Options) {
+	t.Helper()
+	mount, err := goCache()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(o *pluginbuild.Options) { o.Caches, o.Mounts = "none", append(o.Mounts, mount) }
 }
 
-// build compiles with the bench's options, changed by the function.
+// build compiles with the bench's options, changed by the function. Where the
+// request names no image it gets one that reads this machine's build cache.
 func (b *bench) build(t testing.TB, q pluginbuild.Request, change func(*pluginbuild.Options)) (pluginbuild.Artifact, error) {
 	t.Helper()
 	o := b.options()
-	if change != nil {
-		change(&o)
-	}
 	if q.Release.Version == nil {
 		q.Release = release(t, "5.2.5")
 	}
@@ -171,7 +185,11 @@ func (b *bench) build(t testing.TB, q pluginbuild.Request, change func(*pluginbu
 		q.OutputDir = t.TempDir()
 	}
 	if q.Image == (pluginbuild.Image{}) {
-		q.Image.Ref = b.image(t, compiler.Config{Version: q.Release.Version.String()})
+		readGoCache(t)(&o)
+		q.Image.Ref = b.image(t, compiler.Config{Version: q.Release.Version.String(), GoCache: true})
+	}
+	if change != nil {
+		change(&o)
 	}
 	return pluginbuild.New(b.docker, o).Build(t.Context(), q)
 }
@@ -228,17 +246,24 @@ func plugin(t testing.TB, files ...map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, m := range files {
-		for name, text := range m {
-			path := filepath.Join(dir, name)
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-				t.Fatal(err)
-			}
+		if err := write(dir, m); err != nil {
+			t.Fatal(err)
 		}
 	}
 	return dir
+}
+
+func write(dir string, files map[string]string) error {
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // snapshot describes a directory tree in full: names, owners, modes, times,

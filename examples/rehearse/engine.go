@@ -31,10 +31,7 @@ type engine struct {
 	build  *pluginbuild.Builder
 }
 
-const (
-	label   = "com.example.tykupgrade.rehearse"
-	goCache = "/gocache" // this machine's, read-only in the container
-)
+const label = "com.example.tykupgrade.rehearse"
 
 // connectEngine uses an engine only where the stand-in image can work: it
 // borrows the toolchain of this machine.
@@ -57,15 +54,14 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 	case r.parts.gcc != "":
 		return v.Version, nil // nothing will be compiled
 	}
-	cache, err := r.output(ctx, "go", "env", "GOCACHE")
+	cache, err := compiler.GoCacheMount()
 	if err != nil {
 		return "", err
 	}
 	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
 	e.build = pluginbuild.New(docker, pluginbuild.Options{
 		Pull: pluginbuild.PullNever, Caches: "none", Labels: map[string]string{label: e.id},
-		// Go uses a build cache that it cannot write to.
-		Mounts: append(compiler.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy", strings.TrimSpace(cache)+":"+goCache),
+		Mounts: append(compiler.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy", cache),
 		Env:    map[string]string{"GOPROXY": "file:///proxy", "GOSUMDB": "off"},
 		Limits: pluginbuild.Limits{Network: "none"},
 		Progress: func(e pluginbuild.Event) {
@@ -93,7 +89,7 @@ func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.
 			_ = compiler.Local(ctx, release.Version, r.plugin.dir, filepath.Join(work, "tree"), filepath.Join(work, "plugin.so"), r.plugin.env)
 		}
 		r.print.event("make the image")
-		img, err := compiler.Image(compiler.Config{Version: release.Version.String(), GoCache: goCache, Labels: map[string]string{label: e.id}})
+		img, err := compiler.Image(compiler.Config{Version: release.Version.String(), GoCache: true, Labels: map[string]string{label: e.id}})
 		if err != nil {
 			return "", "", err
 		}

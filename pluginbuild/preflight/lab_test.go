@@ -35,48 +35,9 @@ const (
 )
 
 var sources = map[string]string{
-	"gw/go.mod": "module example.com/gw\n\ngo 1.16\n\nrequire " + dep + " v1.5.0\n",
-	// The host loads each argument in turn and tells what plugin.Open said.
-	"gw/host/main.go": `package main
-
-import (
-	"fmt"
-	"os"
-	"plugin"
-
-	"example.com/gw/shared"
-	"` + dep + `"
-)
-
-func main() {
-	for _, arg := range os.Args[1:] {
-		if _, err := plugin.Open(arg); err != nil {
-			fmt.Println(err)
-		} else {
-			fmt.Println("loads")
-		}
-	}
-	_ = shared.Inlined(1) + shared.Called(1) + dep.Version() + dep.Count()
-}
-`,
-	"gw/sealed/main.go": `package main
-
-import (
-	"crypto/sha256"
-	"fmt"
-	"os"
-	"plugin"
-)
-
-func main() {
-	_ = sha256.Sum256(nil)
-	if _, err := plugin.Open(os.Args[1]); err != nil {
-		fmt.Println(err)
-	} else {
-		fmt.Println("loads")
-	}
-}
-`,
+	"gw/go.mod":           "module example.com/gw\n\ngo 1.16\n\nrequire " + dep + " v1.5.0\n",
+	"gw/host/main.go":     hostSource("\n\t\"example.com/gw/shared\"\n\t\""+dep+"\"\n", "shared.Inlined(1) + shared.Called(1) + dep.Version() + dep.Count()"),
+	"gw/sealed/main.go":   hostSource("\n\t\"crypto/sha256\"\n", "sha256.Sum256(nil)"),
 	"plug/sealed/main.go": "package main\n\nimport \"crypto/sha256\"\n\n// Sum uses cryptography.\nfunc Sum() [32]byte { return sha256.Sum256(nil) }\n\nfunc main() {}\n",
 	"gw/noplugin/main.go": "package main\n\nimport \"C\"\nimport \"example.com/gw/shared\"\n\nfunc main() { println(shared.Called(1)) }\n",
 	"gw/shared/shared.go": shared("a + 1", "a * 7"),
@@ -102,6 +63,33 @@ func main() {
 	"base.work":           "go 1.18\n\nuse (\n\t./gw\n\t./plug\n)\n",
 	"new.work":            "go 1.18\n\nuse (\n\t./gw\n\t./new\n)\n",
 	"hooks.work":          "go 1.18\n\nuse ./hooks\n",
+}
+
+// hostSource loads $PLUGIN0, $PLUGIN1, … and tells what plugin.Open said. It
+// imports little, as Go's library is compiled anew for most hosts.
+func hostSource(imports, use string) string {
+	return `package main
+
+import (
+	"plugin"
+	"syscall"
+` + imports + `)
+
+func main() {
+	for i := rune('0'); ; i++ {
+		name, ok := syscall.Getenv("PLUGIN" + string(i))
+		if !ok {
+			break
+		}
+		said := "loads"
+		if _, err := plugin.Open(name); err != nil {
+			said = err.Error()
+		}
+		_, _ = syscall.Write(1, []byte(said+"\n"))
+	}
+	_ = ` + use + `
+}
+`
 }
 
 const depCount = "\n// Count is not.\n//\n//go:noinline\nfunc Count() int { n++; return n }\n\nvar n int\n"
@@ -485,8 +473,12 @@ func open(t *testing.T, host string, plugins ...string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, host, plugins...)
-	cmd.Env = append(os.Environ(), "GOCOVERDIR="+t.TempDir())
+	cmd := exec.CommandContext(ctx, host)
+	// With the race detector a process sleeps for a second before it exits.
+	cmd.Env = append(os.Environ(), "GOCOVERDIR="+t.TempDir(), "GORACE=atexit_sleep_ms=0")
+	for i, p := range plugins {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("PLUGIN%d=%s", i, p))
+	}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

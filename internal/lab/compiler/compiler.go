@@ -37,7 +37,7 @@ type Config struct {
 	Script  []string          // what the entry point does instead of compiling: see the command standin
 	Arch    string            // what the image says of itself; "": amd64
 	Gateway bool              // with /usr/local/bin/tyk
-	GoCache string            // where a container has a Go build cache, which may be read-only
+	GoCache bool              // it reads this machine's Go build cache: see GoCacheMount
 	Files   map[string]string // more files, by absolute path
 	Labels  map[string]string
 
@@ -113,9 +113,9 @@ func Image(c Config) (v1.Image, error) {
 			"GOFLAGS=-buildvcs=false", "GITHUB_TAG=v" + c.Version, "GITHUB_SHA=" + strings.Repeat("0", 40),
 		},
 	}
-	if c.GoCache != "" {
+	if c.GoCache {
 		// Where it cannot keep an index of modules, go build gives up (1.26).
-		config.Config.Env = append(config.Config.Env, "GOCACHE="+c.GoCache, "GODEBUG=goindex=0")
+		config.Config.Env = append(config.Config.Env, "GOCACHE="+goCache, "GODEBUG=goindex=0")
 	}
 	if len(c.Script) > 0 {
 		config.Config.Env = append(config.Config.Env, "STANDIN_SCRIPT="+strings.Join(c.Script, "\n"))
@@ -164,6 +164,19 @@ func Mounts() []string {
 		info, err := os.Stat(dir)
 		return err != nil || !info.IsDir()
 	})
+}
+
+const goCache = "/gocache"
+
+// GoCacheMount is what a container of an image with Config.GoCache needs besides
+// Mounts. A build of this machine ([Local]) leaves Go's library there as plugins
+// need it; what is missing the container compiles, and cannot keep.
+func GoCacheMount() (string, error) {
+	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env GOCACHE: %w", err)
+	}
+	return strings.TrimSpace(string(out)) + ":" + goCache, nil
 }
 
 var goroot = sync.OnceValue(func() string {
