@@ -289,7 +289,7 @@ func ExampleHost_WaitStable() {
 	fmt.Println(e.Hint())
 	// Output:
 	// true false
-	// read the journal, correct the configuration and Restart, or Revert
+	// read the journal, correct the configuration and restart the unit, or revert
 }
 
 func ExampleNew() {

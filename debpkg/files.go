@@ -140,7 +140,7 @@ while IFS= read -r l; do
 done >"$2/list"
 if [ -z "$whole" ]; then rm "$2/list" "$2/added"; echo "the list of files did not arrive whole" >&2; exit 1; fi
 if [ -s "$2/list" ]; then
-	now=$2/files-replaced.$(date +%Y%m%dT%H%M%S).tar.gz
+	now=$2/files-replaced.$(date +%Y%m%dT%H%M%S.%3N).tar.gz
 	tar -C "$1/" -c -z -f "$now" -T "$2/list"
 	sync "$now"
 fi

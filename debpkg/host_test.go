@@ -298,7 +298,7 @@ func TestHostCrash(t *testing.T) {
 	h := m.host()
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	c, err := h.Apply(t.Context(), m.plan(h, m.request("tyk-gateway", "5.2.5")))
-	wantError(t, err, debpkg.ErrUnit, "tyk-gateway.service", "tyk-gateway 5.2.5: cannot start", "Revert")
+	wantError(t, err, debpkg.ErrUnit, "tyk-gateway.service", "tyk-gateway 5.2.5: cannot start", "or revert")
 	if c.ExitCode != 0 {
 		t.Errorf("apt's exit code is %d; it was to be fooled", c.ExitCode)
 	}

@@ -261,3 +261,33 @@ func TestQuickJob(t *testing.T) {
 		t.Errorf("events %v", told)
 	}
 }
+
+// A job that cannot take its place says why, and nothing of it stays.
+func TestCannotStart(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
+	f.install("tyk-gateway=4.0.8")
+	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "flock"), []byte("#!/bin/sh\necho 'flock: 9: No locks available' >&2\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	local := debpkg.Local()
+	noLocks := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		argv = slices.Clone(argv)
+		for i, a := range argv {
+			if path, ok := strings.CutPrefix(a, "PATH="); ok {
+				argv[i] = "PATH=" + bin + ":" + path
+			}
+		}
+		return local(ctx, argv, stdin, stdout, stderr)
+	}
+	_, err := debpkg.New(noLocks, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig}).Apply(t.Context(), p)
+	if err == nil || !strings.Contains(err.Error(), "start the run in") || !strings.Contains(err.Error(), "No locks available") {
+		t.Errorf("%v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs")); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	f.want("tyk-gateway", "4.0.8", "install installed")
+}

@@ -73,7 +73,7 @@ while [ -d "$1" ]; do
 	kill -0 $! 2>/dev/null || break
 	sleep 0.05
 done
-[ ! -d "$1" ] || wait $!
+[ ! -d "$1" ] || wait $! || { rc=$?; cat "$1/log" >&2; exit $rc; }
 [ ! -d "$1" ]`
 
 const stateScript = lookFunc + `s=$(look "$1")

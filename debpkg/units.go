@@ -221,5 +221,5 @@ func (h *Host) unitError(ctx context.Context, op, detail string, cause error, na
 		detail = cause.Error()
 	}
 	return &Error{Op: op, Kind: ErrUnit, Detail: redact(detail + "; the last that the program said:\n" + strings.TrimSpace(lines)),
-		Output: redact(journal), Next: "read the journal, correct the configuration and Restart, or Revert", Cause: cause}
+		Output: redact(journal), Next: "read the journal, correct the configuration and restart the unit, or revert", Cause: cause}
 }
