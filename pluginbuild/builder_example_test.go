@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,6 +109,23 @@ func ExampleConfigAuth() {
 	check(err)
 	fmt.Println(auth.Username)
 	// Output: me
+}
+
+func ExampleWithProxies() {
+	dir, err := os.MkdirTemp("", "docker-config")
+	check(err)
+	defer func() { _ = os.RemoveAll(dir) }()
+	check(os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"proxies": {"default": {"httpsProxy": "http://proxy.example.org:3128", "noProxy": "git.example.org"}}}`), 0o600))
+	env, err := pluginbuild.WithProxies(map[string]string{"GOPRIVATE": "git.example.org", "https_proxy": "http://mine.example.org"}, dir, "unix:///var/run/docker.sock")
+	check(err)
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		fmt.Println(name, env[name])
+	}
+	// Output:
+	// GOPRIVATE git.example.org
+	// NO_PROXY git.example.org
+	// https_proxy http://mine.example.org
+	// no_proxy git.example.org
 }
 
 func ExampleImage_Reference() {

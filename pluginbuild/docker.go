@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -268,4 +269,27 @@ func ConfigAuth(dir string) AuthFunc {
 			return registry.AuthConfig{}, ended(ctx)
 		}
 	}
+}
+
+// WithProxies returns env, for [Options.Env], with the proxy variables that
+// config.json of a directory ("" as in [ConnectOptions]) has for the engine at
+// host, a client's DaemonHost, or else for every engine: HTTP_PROXY, https_proxy
+// and so on, as docker run gives them to containers (docker CLI 28). What env has
+// of a variable, in capitals or not, wins. They may hold passwords, which
+// whoever may inspect the container sees.
+func WithProxies(env map[string]string, dir, host string) (map[string]string, error) {
+	config, err := cliconfig.Load(configDir(dir))
+	if err != nil {
+		return nil, &Error{Stage: StageConnect, Object: "the Docker engine", Err: err}
+	}
+	all := map[string]string{}
+	for name, value := range config.ParseProxyConfig(host, nil) {
+		all[name] = *value
+	}
+	for name := range env {
+		delete(all, strings.ToUpper(name))
+		delete(all, strings.ToLower(name))
+	}
+	maps.Copy(all, env)
+	return all, nil
 }

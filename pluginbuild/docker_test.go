@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -420,5 +421,34 @@ esac
 	}
 	if a, err := pluginbuild.ConfigAuth(t.TempDir())(t.Context(), "plain.example.org"); err != nil || a.Username != "" {
 		t.Errorf("no config.json: %+v, %v", a, err)
+	}
+}
+
+// The proxies of one engine go before those of all.
+func TestWithProxies(t *testing.T) {
+	dir := cleanDockerEnv(t)
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`{"proxies": {"default": {"httpProxy": "http://all"}, "tcp://build:2376": {"httpsProxy": "http://one"}}}`)
+	for host, want := range map[string]map[string]string{
+		"unix:///run/docker.sock": {"HTTP_PROXY": "http://all", "http_proxy": "http://all", "GOPROXY": "off"},
+		"tcp://build:2376":        {"HTTPS_PROXY": "http://one", "https_proxy": "http://one", "GOPROXY": "off"},
+	} {
+		given := map[string]string{"GOPROXY": "off"}
+		if env, err := pluginbuild.WithProxies(given, "", host); err != nil || !maps.Equal(env, want) || len(given) != 1 {
+			t.Errorf("%s: %v, %v", host, env, err)
+		}
+	}
+	if env, err := pluginbuild.WithProxies(nil, t.TempDir(), ""); err != nil || len(env) != 0 {
+		t.Errorf("no config.json: %v, %v", env, err)
+	}
+	write("{")
+	var e *pluginbuild.Error
+	if _, err := pluginbuild.WithProxies(nil, "", ""); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), dir) {
+		t.Errorf("broken config.json: %v", err)
 	}
 }

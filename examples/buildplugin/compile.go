@@ -64,7 +64,7 @@ func (o *compileOptions) compileFlags(fs *flag.FlagSet) {
 		return err
 	})
 
-	fs.Func("env", "`NAME[=VALUE]` for the compiler; may be given again. Always passed on: "+strings.Join(passed[:7], ", ")+", *_PROXY", func(s string) error {
+	fs.Func("env", "`NAME[=VALUE]` for the compiler; may be given again. Always passed on: "+strings.Join(passed[:7], ", ")+", *_PROXY, and the proxies of docker's config.json", func(s string) error {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok {
 			value = os.Getenv(name)
@@ -159,7 +159,9 @@ func (c *command) builder() (b *pluginbuild.Builder, closeEngine func(), err err
 			c.setEnv(name, os.Getenv(name))
 		}
 	}
-	o.Env = c.options.Env
+	if o.Env, err = pluginbuild.WithProxies(c.options.Env, "", docker.DaemonHost()); err != nil {
+		return nil, nil, errors.Join(err, docker.Close())
+	}
 	return pluginbuild.New(docker, o), func() { _ = docker.Close() }, nil
 }
 

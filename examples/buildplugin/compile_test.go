@@ -195,15 +195,22 @@ func TestSignals(t *testing.T) {
 }
 
 // The compiler's environment: flags win over this process's, also when they
-// make a variable empty.
+// make a variable empty, and that over docker's configuration.
 func TestCompileEnvironment(t *testing.T) {
 	e := newEngine(t)
-	ref := e.image(t, compiler.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB", "exit 1"}})
+	ref := e.image(t, compiler.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB", "env HTTP_PROXY", "env https_proxy", "exit 1"}})
+	config := t.TempDir()
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"proxies": {"default": {"httpProxy": "http://docker", "httpsProxy": "http://docker"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_HOST", e.docker.DaemonHost())
+	t.Setenv("DOCKER_CONFIG", config)
+	t.Setenv("https_proxy", "http://mine")
 	t.Setenv("GOPROXY", "https://proxy.example.org")
 	t.Setenv("GOPRIVATE", "git.example.org")
 	t.Setenv("GOSUMDB", "off")
 	_, _, stderr := e.call(t, "-image", ref, "-dir", module(t, pluginSource), "-env", "GOPROXY=", "-env", "GOSUMDB")
-	for _, want := range []string{"GOPROXY=\n", "GOPRIVATE=git.example.org\n", "GOSUMDB=off\n"} {
+	for _, want := range []string{"GOPROXY=\n", "GOPRIVATE=git.example.org\n", "GOSUMDB=off\n", "HTTP_PROXY=http://docker\n", "https_proxy=http://mine\n"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in %s", want, stderr)
 		}

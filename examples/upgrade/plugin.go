@@ -178,6 +178,9 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 	for _, name := range c.Env {
 		env[name] = u.env(name)
 	}
+	if env, err = pluginbuild.WithProxies(env, "", docker.DaemonHost()); err != nil {
+		return err
+	}
 	source, err := u.fingerprint()
 	if err != nil {
 		return err
