@@ -12,8 +12,10 @@ TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
 .PHONY: test fmt vet lint vuln bench fuzz
 
+# Of the packages one more than there are cores is tested at a time: some wait
+# for their hosts most of the time.
 test: fmt vet lint
-	@began=$$(date +%s); $(GO) test -race -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
+	@began=$$(date +%s); $(GO) test -race -p $$(($$(nproc) + 1)) -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
 	echo "go test -race ./...: $$(($$(date +%s) - began)) s on $$(nproc) cores"; exit $$code
 
 fmt:

