@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -110,12 +111,18 @@ func testCompile(t *testing.T, b *bench) {
 	if again.SHA256 != a.SHA256 || again.Size != a.Size {
 		t.Errorf("second build %+v, first %+v", again, a)
 	}
-	unique, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar), ID: "x7"}, nil)
+	unique, err := b.build(t, pluginbuild.Request{ID: "x7", Dir: plugin(t, fooBar, map[string]string{
+		"go.mod":     "module example.org/foobar\n\ngo 1.21\n\nrequire example.org/dep v1.0.0\n\nreplace example.org/dep => ./dep\n",
+		"dep/go.mod": "module example.org/dep\n\ngo 1.21\n",
+		"dep/dep.go": "package dep\n",
+		"use.go":     "package main\n\nimport _ \"example.org/dep\"\n",
+	})}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if unique.ModulePath != "tyk.internal/tyk_pluginx7" || unique.SHA256 == a.SHA256 {
-		t.Errorf("with an id: %+v", unique)
+	if unique.ModulePath != "tyk.internal/tyk_pluginx7" || unique.SHA256 == a.SHA256 ||
+		!slices.Contains(unique.Modules, pluginbuild.ModuleVersion{Path: "example.org/dep", Version: "v1.0.0", Replace: "./plugin_pluginx7/dep@(devel)"}) {
+		t.Errorf("with an id and a replaced dependency: %+v", unique)
 	}
 }
 

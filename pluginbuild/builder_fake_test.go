@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -619,13 +620,21 @@ func TestImageEnvironment(t *testing.T) {
 	}
 }
 
-// From 5.1.0 on a plugin without build information is none.
-func TestResultNotFromGo(t *testing.T) {
+// From 5.1.0 on a plugin without build information is none, nor is what was
+// built in another mode.
+func TestResultIsNoPlugin(t *testing.T) {
 	t.Parallel()
-	_, err := buildFake(t, newFake(t, 0, "", sharedObject(62)), pluginbuild.Options{}, pluginbuild.Request{Release: release(t, "5.2.5")})
-	var e *pluginbuild.Error
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageCollect || !strings.Contains(err.Error(), "not from Go") {
-		t.Errorf("%v", err)
+	exe, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe[16] = byte(elf.ET_DYN) // the type of a shared object
+	for want, data := range map[string][]byte{"not from Go": sharedObject(62), "built with -buildmode=exe, not as a plugin": exe} {
+		_, err := buildFake(t, newFake(t, 0, "", data), pluginbuild.Options{}, pluginbuild.Request{Release: release(t, "5.2.5")})
+		var e *pluginbuild.Error
+		if !errors.As(err, &e) || e.Stage != pluginbuild.StageCollect || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v instead of %q", err, want)
+		}
 	}
 }
 

@@ -320,14 +320,18 @@ func TestAirgap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "compiler.tar")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
+	save := func(ref string) string {
+		t.Helper()
+		f, err := os.CreateTemp(t.TempDir(), "*.tar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(compiler.Save(f, ref, img), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return f.Name()
 	}
-	if err := errors.Join(compiler.Save(f, ref, img), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	path := save(ref)
 	o := b.options()
 	o.Pull, o.Caches = "", "none"
 	builder := pluginbuild.New(b.docker, o)
@@ -347,8 +351,13 @@ func TestAirgap(t *testing.T) {
 	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: "sha256:" + strings.Repeat("1", 64)}); e.Stage != pluginbuild.StagePull || !strings.Contains(e.Error(), "not the pinned") {
 		t.Errorf("another pin: %v", e)
 	}
-	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); !errors.Is(e, pluginbuild.ErrNoImage) || !strings.Contains(e.Hint(), "manifest.json") {
+	// A file with another image is not loaded.
+	unasked := "airgap.test/" + b.id + "/unasked:v1"
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: save(unasked)}); !errors.Is(e, pluginbuild.ErrNoImage) || !strings.Contains(e.Hint(), "holds "+unasked+"; name that as the image") {
 		t.Errorf("another image: %v", e)
+	}
+	if _, err := b.docker.ImageInspect(t.Context(), unasked); err == nil {
+		t.Error("it was loaded")
 	}
 	// Pinned by its ID, the image that is there needs no registry and no file.
 	o.Pull = pluginbuild.PullNever

@@ -1,6 +1,7 @@
 package pluginbuild
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
@@ -131,7 +132,11 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 			_, right = digestOf(have, q.Image.Digest)
 		}
 		if !right {
-			if err := b.loadImage(ctx, q.Image.Tar); err != nil {
+			want := ref
+			if q.Image.Digest != "" {
+				want = "" // its ID says which it is
+			}
+			if err := b.loadImage(ctx, q.Image.Tar, want); err != nil {
 				b.forget(ctx, ref)
 				return found{}, err
 			}
@@ -157,7 +162,7 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 		e := &Error{Stage: StagePull, Object: ref, Err: ErrNoImage}
 		e.hint = "the engine reported the pull as done; its log may say why the image is not there"
 		if q.Image.Tar != "" {
-			e.hint = q.Image.Tar + " holds another image; its name is in the file's manifest.json"
+			e.hint = q.Image.Tar + " holds another image, or one without a name: pin its ID"
 		}
 		return found{}, e
 	}
@@ -281,12 +286,20 @@ func pullError(e *Error, host string, anonymous bool) error {
 	return e
 }
 
-func (b *Builder) loadImage(ctx context.Context, path string) error {
+// loadImage refuses a file that holds other images than the wanted one ("": any).
+func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return &Error{Stage: StagePull, Object: path, Err: err, hint: "it must be a file written by docker save"}
 	}
 	defer f.Close()
+	names := savedNames(f)
+	if want != "" && len(names) > 0 && !slices.Contains(names, want) {
+		return &Error{Stage: StagePull, Object: want, Err: ErrNoImage, hint: path + " holds " + strings.Join(names, ", ") + "; name that as the image"}
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return fail(ctx, StagePull, path, err)
+	}
 	b.log(ctx, "loading image", "file", path)
 	info, err := f.Stat()
 	if err != nil {
@@ -306,6 +319,33 @@ func (b *Builder) loadImage(ctx context.Context, path string) error {
 		return e
 	}
 	return nil
+}
+
+// savedNames lists what docker save wrote into a file; nil: that cannot be told,
+// as in a compressed one.
+func savedNames(f io.ReadSeeker) []string {
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err != nil {
+			return nil
+		}
+		if h.Name != "manifest.json" {
+			continue
+		}
+		var images []struct{ RepoTags []string }
+		if err := json.NewDecoder(r).Decode(&images); err != nil {
+			return nil
+		}
+		var names []string
+		for _, i := range images {
+			for _, tag := range i.RepoTags {
+				if named, err := reference.ParseNormalizedNamed(tag); err == nil {
+					names = append(names, named.String())
+				}
+			}
+		}
+		return names
+	}
 }
 
 // follow reads the progress of a pull or load; errors may come at any time in
