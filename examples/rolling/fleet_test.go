@@ -106,7 +106,7 @@ func TestFleetTrouble(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inv := s.inventory(t, newer, "")
-			l := startLoad(t, s.Front, 4)
+			l := startLoad(t, s.Front, 2)
 			cmd := s.start(t, "-inventory", inv, "run")
 			waitFor(t, inv+".journal", c.until)
 			c.harm()
@@ -159,7 +159,7 @@ func TestFleetKill(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
-	l := startLoad(t, s.Front, 4)
+	l := startLoad(t, s.Front, 2)
 	target, back := newer, old
 	for kills := 0; kills < 20; target, back = back, target {
 		var before []int
