@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -353,11 +354,28 @@ func TestAirgap(t *testing.T) {
 	}
 	// A file with another image is not loaded.
 	unasked := "airgap.test/" + b.id + "/unasked:v1"
-	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: save(unasked)}); !errors.Is(e, pluginbuild.ErrNoImage) || !strings.Contains(e.Hint(), "holds "+unasked+"; name that as the image") {
+	file := save(unasked)
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: file}); !errors.Is(e, pluginbuild.ErrNoImage) || !strings.Contains(e.Hint(), "holds "+unasked+"; name that as the image") {
 		t.Errorf("another image: %v", e)
 	}
 	if _, err := b.docker.ImageInspect(t.Context(), unasked); err == nil {
 		t.Error("it was loaded")
+	}
+	// A pipe can be read once only.
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		data, err := os.ReadFile(file)
+		sent <- errors.Join(err, os.WriteFile(pipe, data, 0o600))
+	}()
+	if e := try(pluginbuild.Image{Ref: unasked, Tar: pipe}); e.ExitCode != 9 {
+		t.Errorf("through a pipe: %v", e)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
 	}
 	// Pinned by its ID, the image that is there needs no registry and no file.
 	o.Pull = pluginbuild.PullNever
@@ -392,7 +410,7 @@ func TestAirgap(t *testing.T) {
 	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); e.Stage != pluginbuild.StagePull {
 		t.Errorf("broken file: %v", e)
 	}
-	if removed, err := builder.RemoveImages(t.Context()); err != nil || len(removed) != 1 {
+	if removed, err := builder.RemoveImages(t.Context()); err != nil || len(removed) != 2 {
 		t.Errorf("removed %v, %v", removed, err)
 		_, _ = b.docker.ImageRemove(t.Context(), ref, image.RemoveOptions{Force: true})
 	}

@@ -293,18 +293,19 @@ func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 		return &Error{Stage: StagePull, Object: path, Err: err, hint: "it must be a file written by docker save"}
 	}
 	defer f.Close()
-	names := savedNames(f)
-	if want != "" && len(names) > 0 && !slices.Contains(names, want) {
-		return &Error{Stage: StagePull, Object: want, Err: ErrNoImage, hint: path + " holds " + strings.Join(names, ", ") + "; name that as the image"}
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return fail(ctx, StagePull, path, err)
-	}
-	b.log(ctx, "loading image", "file", path)
 	info, err := f.Stat()
 	if err != nil {
 		return fail(ctx, StagePull, path, err)
 	}
+	if want != "" && info.Mode().IsRegular() { // a pipe can be read once
+		if names := savedNames(f); len(names) > 0 && !slices.Contains(names, want) {
+			return &Error{Stage: StagePull, Object: want, Err: ErrNoImage, hint: path + " holds " + strings.Join(names, ", ") + "; name that as the image"}
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return fail(ctx, StagePull, path, err)
+		}
+	}
+	b.log(ctx, "loading image", "file", path)
 	in := &counter{r: f, report: func(n int64) {
 		b.event(Event{Stage: string(StagePull), Kind: Progress, Line: "Loading", Part: filepath.Base(path), Current: n, Total: info.Size()})
 	}}
