@@ -65,7 +65,7 @@ var sources = map[string]string{
 	"hooks.work":          "go 1.18\n\nuse ./hooks\n",
 }
 
-// hostSource loads $PLUGIN0, $PLUGIN1, … and tells what plugin.Open said. It
+// hostSource loads $PREFLIGHT_PLUGIN0, …1, …2 and tells what plugin.Open said. It
 // imports little, as Go's library is compiled anew for most hosts.
 func hostSource(imports, use string) string {
 	return `package main
@@ -77,7 +77,7 @@ import (
 
 func main() {
 	for i := rune('0'); ; i++ {
-		name, ok := syscall.Getenv("PLUGIN" + string(i))
+		name, ok := syscall.Getenv("PREFLIGHT_PLUGIN" + string(i))
 		if !ok {
 			break
 		}
@@ -478,7 +478,7 @@ func open(t *testing.T, host string, plugins ...string) []string {
 	// With the race detector a process sleeps for a second before it exits.
 	cmd.Env = append(os.Environ(), "GOCOVERDIR="+t.TempDir(), "GORACE=atexit_sleep_ms=0")
 	for i, p := range plugins {
-		cmd.Env = append(cmd.Env, fmt.Sprintf("PLUGIN%d=%s", i, p))
+		cmd.Env = append(cmd.Env, fmt.Sprintf("PREFLIGHT_PLUGIN%d=%s", i, p))
 	}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
