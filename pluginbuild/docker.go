@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	cliconfig "github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/cli/cli/context/store"
 	"github.com/docker/docker/api/types"
@@ -100,7 +101,7 @@ func connect(o ConnectOptions) (*client.Client, error) {
 	}
 	if host == "" && name == "" {
 		if name = os.Getenv("DOCKER_CONTEXT"); name == "" {
-			config, err := cliconfig.Load(configDir(o.ConfigDir))
+			config, err := loadConfig(o.ConfigDir)
 			if err != nil {
 				return nil, err
 			}
@@ -232,6 +233,14 @@ func readContext(configDir, name string) (string, *http.Transport, error) {
 	return m.Host, &http.Transport{TLSClientConfig: config}, nil
 }
 
+func loadConfig(dir string) (*configfile.ConfigFile, error) {
+	config, err := cliconfig.Load(configDir(dir))
+	if err != nil {
+		return nil, fmt.Errorf("%w; mend that file, or set DOCKER_CONFIG to another directory", err)
+	}
+	return config, nil
+}
+
 // AuthFunc finds the credentials for a registry, named as config.json names
 // it: "https://index.docker.io/v1/" for Docker Hub, else host[:port]. Empty
 // credentials mean anonymous access.
@@ -248,7 +257,7 @@ func ConfigAuth(dir string) AuthFunc {
 		// Helpers cannot be cancelled, and may wait for a person.
 		got := make(chan answer, 1)
 		go func() {
-			config, err := cliconfig.Load(configDir(dir))
+			config, err := loadConfig(dir)
 			if err != nil {
 				got <- answer{err: err}
 				return
@@ -278,7 +287,7 @@ func ConfigAuth(dir string) AuthFunc {
 // of a variable, in capitals or not, wins. They may hold passwords, which
 // whoever may inspect the container sees.
 func WithProxies(env map[string]string, dir, host string) (map[string]string, error) {
-	config, err := cliconfig.Load(configDir(dir))
+	config, err := loadConfig(dir)
 	if err != nil {
 		return nil, &Error{Stage: StageConnect, Object: "the Docker engine", Err: err}
 	}

@@ -448,7 +448,7 @@ func TestWithProxies(t *testing.T) {
 	}
 	write("{")
 	var e *pluginbuild.Error
-	if _, err := pluginbuild.WithProxies(nil, "", ""); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), dir) {
+	if _, err := pluginbuild.WithProxies(nil, "", ""); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "mend that file") {
 		t.Errorf("broken config.json: %v", err)
 	}
 }
