@@ -159,7 +159,7 @@ func TestFleetKill(t *testing.T) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
-	l := startLoad(t, s.Front, 2)
+	l := startLoad(t, s.Front, 4)
 	target, back := newer, old
 	for kills := 0; kills < 20; target, back = back, target {
 		var before []int
@@ -201,7 +201,7 @@ func TestFleetKill(t *testing.T) {
 			}
 		}
 	}
-	l.none(t, 2000)
+	l.none(t, 5000)
 }
 
 // testOnly is what Ansible or a CI system calls.

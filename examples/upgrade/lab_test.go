@@ -119,7 +119,7 @@ backup:
 			t.Errorf("the plan lacks %q:\n%s", want, plan)
 		}
 	}
-	l := stage.StartLoad(s.Front, 2)
+	l := stage.StartLoad(s.Front, 4)
 	t.Cleanup(l.Stop)
 	succeed("apply", "-stop-after", "prepare")
 	versions("4.0.8 4.0.8")
@@ -146,7 +146,7 @@ backup:
 		t.Errorf("the file was not restored:\n%s", report)
 	}
 	l.Stop()
-	if total, failed := l.Sent(); failed > 0 || total < 500 {
+	if total, failed := l.Sent(); failed > 0 || total < 1000 {
 		t.Errorf("%d of %d requests failed: %s", failed, total, l.First())
 	}
 	// The hosts are reverted; the data can still follow.
