@@ -13,8 +13,8 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/plugins"
-	"example.com/tykupgrade/examples/internal/term"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
@@ -139,7 +139,7 @@ func (c *command) inspectPlugin(path string, release *semver.Version) ([]*prefli
 	return found, named, err
 }
 
-var verdictStyle = map[preflight.Verdict]term.Style{preflight.Loads: term.Good, preflight.Fails: term.Bad, preflight.Unknown: term.Warn}
+var verdictStyle = map[preflight.Verdict]cli.Style{preflight.Loads: cli.Good, preflight.Fails: cli.Bad, preflight.Unknown: cli.Warn}
 
 func (c *command) printReport(r preflight.Report) {
 	o := c.stdout
@@ -150,10 +150,10 @@ func (c *command) printReport(r preflight.Report) {
 			funcs = append(funcs, fmt.Sprintf("%s (%s)", f.Name, f.Hook))
 		}
 		rows = append(rows, []string{p.Plugin.Name, o.Paint(verdictStyle[p.Verdict], string(p.Verdict)), orDash(p.Plugin.GoVersion), orDash(p.Plugin.Arch),
-			fmt.Sprintf("%d of %d agree", p.Common-len(p.Mismatched), p.Common), term.Bytes(p.Plugin.Size), orDash(strings.Join(funcs, ", "))})
+			fmt.Sprintf("%d of %d agree", p.Common-len(p.Mismatched), p.Common), cli.Bytes(p.Plugin.Size), orDash(strings.Join(funcs, ", "))})
 	}
 	g := r.Gateway
-	rows = append(rows, []string{g.Name, "(gateway)", orDash(g.GoVersion), orDash(g.Arch), fmt.Sprint(len(g.Packages)), term.Bytes(g.Size), ""})
+	rows = append(rows, []string{g.Name, "(gateway)", orDash(g.GoVersion), orDash(g.Arch), fmt.Sprint(len(g.Packages)), cli.Bytes(g.Size), ""})
 	o.Printf("%s", o.Table(rows))
 	for _, p := range r.Plugins {
 		c.printFindings(p.Plugin.Name, p.Findings)
@@ -165,12 +165,12 @@ func (c *command) printFindings(name string, findings []preflight.Finding) {
 	o := c.stdout
 	for i, f := range findings {
 		if i == 0 {
-			o.Printf("\n%s\n", o.Paint(term.Bold, name))
+			o.Printf("\n%s\n", o.Paint(cli.Bold, name))
 		}
 		word := string(f.Verdict)
 		style := verdictStyle[f.Verdict]
 		if f.Verdict == preflight.Loads {
-			word, style = "warning", term.Warn
+			word, style = "warning", cli.Warn
 		}
 		o.Printf("  %s  %s: %s\n", o.Paint(style, fmt.Sprintf("%-7s", word)), f.Subject, f.Detail)
 		if f.Remedy != "" {

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -213,17 +213,17 @@ func (c *command) showCompiled(r compiled) {
 		image = r.Image + " " + r.ImageDigest
 	}
 	rows := [][]string{
-		{"compiled", c.stdout.Paint(term.Good, r.Path)},
-		{"size", term.Bytes(r.Size)},
+		{"compiled", c.stdout.Paint(cli.Good, r.Path)},
+		{"size", cli.Bytes(r.Size)},
 		{"sha256", r.SHA256},
 		{"for", "gateway " + r.Release + ", " + r.GOOS + "/" + r.GOARCH},
 		{"with", r.GoVersion},
 		{"image", image},
 	}
 	if v := r.LoadTest; v != nil {
-		verdict := c.stdout.Paint(term.Good, "the gateway loads it")
+		verdict := c.stdout.Paint(cli.Good, "the gateway loads it")
 		if !v.Loads {
-			verdict = c.stdout.Paint(term.Bad, "the gateway does not load it: "+v.Reason)
+			verdict = c.stdout.Paint(cli.Bad, "the gateway does not load it: "+v.Reason)
 		}
 		rows = append(rows, []string{"load test", verdict})
 	}
@@ -282,7 +282,7 @@ func (c *command) runKeeping(ctx context.Context) (any, error) {
 // compileProgress shows the stages: bars for what is transferred on a terminal,
 // the compiler's lines as they come, and a line for each stage that has ended.
 type compileProgress struct {
-	out   *term.Out
+	out   *cli.Out
 	parts []string
 	bars  map[string]string
 }
@@ -298,7 +298,7 @@ func (p *compileProgress) event(e pluginbuild.Event) {
 		}
 		label := strings.TrimSpace(e.Part + " " + e.Line)
 		if p.bars[e.Part] = label; e.Current > 0 {
-			p.bars[e.Part] = term.Bar(label, e.Current, e.Total)
+			p.bars[e.Part] = cli.Bar(label, e.Current, e.Total)
 		}
 		// Images of many layers would scroll the terminal.
 		lines := []string{e.Stage + " …"}
@@ -307,12 +307,12 @@ func (p *compileProgress) event(e pluginbuild.Event) {
 		}
 		p.out.Redraw(lines...)
 	case pluginbuild.Output:
-		p.out.Printf("%s\n", p.out.Paint(term.Faint, e.Line))
+		p.out.Printf("%s\n", p.out.Paint(cli.Faint, e.Line))
 	case pluginbuild.Done:
 		p.out.Clear()
-		mark := p.out.Paint(term.Good, "ok")
+		mark := p.out.Paint(cli.Good, "ok")
 		if e.Err != nil {
-			mark = p.out.Paint(term.Bad, "failed")
+			mark = p.out.Paint(cli.Bad, "failed")
 		}
 		p.out.Printf("%-14s %s  %s\n", e.Stage, mark, e.Elapsed.Round(time.Millisecond))
 	}

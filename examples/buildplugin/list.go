@@ -4,7 +4,7 @@ import (
 	"context"
 	"strings"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -39,9 +39,9 @@ func (c *command) runList(ctx context.Context) (any, error) {
 		if !r.Date.IsZero() {
 			date = r.Date.Format("2006-01-02")
 		}
-		note, style := clip(strings.Join(r.Notes, "; "), 60), term.Faint
+		note, style := clip(strings.Join(r.Notes, "; "), 60), cli.Faint
 		if r.Broken {
-			note, style = "broken: "+note, term.Bad
+			note, style = "broken: "+note, cli.Bad
 		}
 		rows = append(rows, []string{r.Version.String(), r.Commit[:12], date, string(rune('0' + r.Path())), r.Compiler.Go,
 			string(r.Compiler.Mode), strings.Join(replaces, ","), strings.TrimSpace(editions), c.stdout.Paint(style, note)})

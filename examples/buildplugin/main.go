@@ -13,8 +13,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/plugins"
-	"example.com/tykupgrade/examples/internal/term"
 )
 
 const usage = `Usage:
@@ -62,11 +62,11 @@ type command struct {
 	compileOptions
 	checkOptions
 
-	stdout, stderr *term.Out
+	stdout, stderr *cli.Out
 }
 
 func main() {
-	term.OutliveReader()
+	cli.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -74,7 +74,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := &command{stdout: term.New(stdout), stderr: term.New(stderr)}
+	c := &command{stdout: cli.NewOut(stdout), stderr: cli.NewOut(stderr)}
 	fs := flag.NewFlagSet("buildplugin", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() { _, _ = io.WriteString(fs.Output(), usage); fs.PrintDefaults() }
@@ -199,6 +199,6 @@ func (c *command) fail(err error) int {
 		c.stderr.Printf("buildplugin: %v; -h shows the flags\n", err)
 		return 2
 	}
-	c.stderr.Printf("%s %v\n", c.stderr.Paint(term.Bad, "buildplugin:"), err)
+	c.stderr.Printf("%s %v\n", c.stderr.Paint(cli.Bad, "buildplugin:"), err)
 	return 1
 }

@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -89,7 +89,7 @@ func (c *command) showPlan(p pluginbuild.Plan) {
 		{"compiler's Go", orUnknown(p.CompilerGo)},
 		{"output", p.Output},
 	}))
-	c.stdout.Printf("\n%s\n%s\n", c.stdout.Paint(term.Bold, "commands, in "+c.dir), p.Shell())
+	c.stdout.Printf("\n%s\n%s\n", c.stdout.Paint(cli.Bold, "commands, in "+c.dir), p.Shell())
 	c.showFindings(c.stdout, p.Findings)
 }
 
@@ -100,14 +100,14 @@ func orUnknown(s string) string {
 	return s
 }
 
-func (c *command) showFindings(out *term.Out, findings []pluginbuild.Finding) {
-	styles := map[pluginbuild.Severity]term.Style{
-		pluginbuild.SeverityInfo: term.Faint, pluginbuild.SeverityWarning: term.Warn, pluginbuild.SeverityError: term.Bad,
+func (c *command) showFindings(out *cli.Out, findings []pluginbuild.Finding) {
+	styles := map[pluginbuild.Severity]cli.Style{
+		pluginbuild.SeverityInfo: cli.Faint, pluginbuild.SeverityWarning: cli.Warn, pluginbuild.SeverityError: cli.Bad,
 	}
 	for _, f := range findings {
 		label, style, remedy := string(f.Severity), styles[f.Severity], f.Remedy
 		if f.Prepare {
-			label, style, remedy = "to do", term.Warn, "preparing does this: "+remedy
+			label, style, remedy = "to do", cli.Warn, "preparing does this: "+remedy
 		}
 		out.Printf("%s %s: %s\n", out.Paint(style, fmt.Sprintf("%-7s", label)), f.Where, f.Message)
 		if remedy != "" {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -46,7 +46,7 @@ func (c *command) runPrepare(ctx context.Context, r pluginbuild.Release) (any, e
 	if len(p.Changed) > 0 {
 		changed = "changed " + strings.Join(p.Changed, ", ")
 	}
-	c.stdout.Printf("%s %s for gateway %s: %s\n", c.stdout.Paint(term.Good, "prepared"), c.dir, r.Version, changed)
+	c.stdout.Printf("%s %s for gateway %s: %s\n", c.stdout.Paint(cli.Good, "prepared"), c.dir, r.Version, changed)
 	return p, nil
 }
 
@@ -57,12 +57,12 @@ func (c *command) prepareProgress(e pluginbuild.Event) {
 	case pluginbuild.Started:
 		c.stderr.Redraw(e.Stage + " …")
 	case pluginbuild.Output:
-		c.stderr.Redraw(e.Stage+" …", "  "+c.stderr.Paint(term.Faint, e.Line))
+		c.stderr.Redraw(e.Stage+" …", "  "+c.stderr.Paint(cli.Faint, e.Line))
 	case pluginbuild.Done:
 		c.stderr.Clear()
-		mark := c.stderr.Paint(term.Good, "ok")
+		mark := c.stderr.Paint(cli.Good, "ok")
 		if e.Err != nil {
-			mark = c.stderr.Paint(term.Bad, "failed")
+			mark = c.stderr.Paint(cli.Bad, "failed")
 		}
 		c.stderr.Printf("%-14s %s  %s\n", e.Stage, mark, e.Elapsed.Round(time.Millisecond))
 	}

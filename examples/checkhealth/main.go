@@ -21,7 +21,7 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/health"
 )
 
@@ -137,10 +137,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(exitUsage, err)
 	}
-	out := term.New(stdout)
+	out := cli.NewOut(stdout)
 	machine := o.json || o.prom || o.healthJSON
 	if machine {
-		out = term.New(io.Discard)
+		out = cli.NewOut(io.Discard)
 	}
 	var report health.Report
 	if o.wait > 0 {

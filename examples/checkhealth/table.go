@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"strings"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/health"
 )
 
 // live is the table that is redrawn while waiting.
 type live struct {
-	out  *term.Out
+	out  *cli.Out
 	rows [][]string // by probe; nil until its first answer
 }
 
@@ -28,8 +28,8 @@ func (l *live) event(e health.Event) {
 }
 
 // table colours the status column.
-func table(out *term.Out, rows [][]string) string {
-	styles := map[string]term.Style{"pass": term.Good, "warn": term.Warn, "unknown": term.Warn, "fail": term.Bad}
+func table(out *cli.Out, rows [][]string) string {
+	styles := map[string]cli.Style{"pass": cli.Good, "warn": cli.Warn, "unknown": cli.Warn, "fail": cli.Bad}
 	painted := make([][]string, len(rows))
 	for i, row := range rows {
 		painted[i] = append([]string(nil), row...)

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 type buildResult struct {
@@ -59,7 +59,7 @@ func (c *command) runBuild(ctx context.Context) (any, error) {
 		if o.Signer != nil {
 			signed = "signed"
 		}
-		c.stdout.Printf("%s: %s, checksum %s, %s\npublish it as %s\n", c.out, term.Bytes(result.Size), result.Manifest.Checksum, signed, result.Name)
+		c.stdout.Printf("%s: %s, checksum %s, %s\npublish it as %s\n", c.out, cli.Bytes(result.Size), result.Manifest.Checksum, signed, result.Name)
 	}
 	return result, nil
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 const usage = `usage:
@@ -62,11 +62,11 @@ type command struct {
 
 	bundle         string          // the one to verify or explain
 	version        *semver.Version // what which says
-	stdout, stderr *term.Out
+	stdout, stderr *cli.Out
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := &command{stdout: term.New(stdout), stderr: term.New(stderr)}
+	c := &command{stdout: cli.NewOut(stdout), stderr: cli.NewOut(stderr)}
 	fs := flag.NewFlagSet("packbundle", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() { _, _ = io.WriteString(fs.Output(), usage); fs.PrintDefaults() }
@@ -107,7 +107,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	if lost := c.stdout.Err(); lost != nil {
-		c.stderr.Printf("packbundle: %sprint the result: %v\n", c.stderr.Paint(term.Bad, "failed: "), lost)
+		c.stderr.Printf("packbundle: %sprint the result: %v\n", c.stderr.Paint(cli.Bad, "failed: "), lost)
 		return 1
 	}
 	if err != nil {
@@ -163,7 +163,7 @@ func (c *command) fail(err error) map[string]any {
 		c.printFindings(refused.Findings)
 		err = errors.New("no gateway could use the bundle, see above")
 	}
-	c.stderr.Printf("packbundle: %s%v\n", c.stderr.Paint(term.Bad, "failed: "), err)
+	c.stderr.Printf("packbundle: %s%v\n", c.stderr.Paint(cli.Bad, "failed: "), err)
 	result := map[string]any{"error": err.Error()}
 	if refused != nil {
 		result["findings"] = refused.Findings
@@ -180,9 +180,9 @@ func (c *command) fail(err error) map[string]any {
 
 func (c *command) printFindings(findings []bundle.Finding) {
 	for _, f := range findings {
-		style := term.Warn
+		style := cli.Warn
 		if f.Severity == bundle.Refused {
-			style = term.Bad
+			style = cli.Bad
 		}
 		c.stderr.Printf("%s %s: %s\n  %s\n", c.stderr.Paint(style, string(f.Severity)+":"), f.Path, f.Problem, f.Remedy)
 	}
@@ -196,7 +196,7 @@ func (c *command) progress(label string) func(bundle.Event) {
 	}
 	return func(e bundle.Event) {
 		if e.Total >= large {
-			c.stderr.Redraw(term.Bar(label, e.Done, e.Total))
+			c.stderr.Redraw(cli.Bar(label, e.Done, e.Total))
 		}
 	}
 }

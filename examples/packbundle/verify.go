@@ -9,7 +9,7 @@ import (
 	"slices"
 
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 type verifyResult struct {
@@ -50,7 +50,7 @@ func (c *command) runVerify(ctx context.Context) (any, error) {
 	if !c.json {
 		c.printFindings(findings)
 		c.stdout.Printf("%s: %s, %d files, checksum %s, signature: %s\n",
-			c.bundle, c.stdout.Paint(term.Good, "good"), len(m.FileList), m.Checksum, result.Signature)
+			c.bundle, c.stdout.Paint(cli.Good, "good"), len(m.FileList), m.Checksum, result.Signature)
 	}
 	return result, nil
 }

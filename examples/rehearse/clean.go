@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // adopt makes this process the parent of what its children leave behind, so
@@ -57,7 +57,7 @@ func room(dir string, least uint64) error {
 		return nil // what is wrong with it shows when it is used
 	}
 	if free := fs.Bavail * uint64(fs.Bsize); free < least {
-		return fmt.Errorf("make the throwaway directory: %s has %s free, and a rehearsal takes up to %s; TMPDIR names another place for it", dir, term.Bytes(int64(free)), term.Bytes(int64(least)))
+		return fmt.Errorf("make the throwaway directory: %s has %s free, and a rehearsal takes up to %s; TMPDIR names another place for it", dir, cli.Bytes(int64(free)), cli.Bytes(int64(least)))
 	}
 	return nil
 }

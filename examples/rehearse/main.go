@@ -17,7 +17,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"github.com/redis/go-redis/v9"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -64,7 +64,7 @@ type options struct {
 
 func main() {
 	adopt()
-	term.OutliveReader()
+	cli.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	redis.SetLogger(quiet{})
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -173,9 +173,9 @@ func parseRelease(text string) (*semver.Version, error) {
 }
 
 // out is where people read; with -json nobody does.
-func (o options) out() *term.Out {
+func (o options) out() *cli.Out {
 	if o.json {
-		return term.New(io.Discard)
+		return cli.NewOut(io.Discard)
 	}
-	return term.New(o.stdout)
+	return cli.NewOut(o.stdout)
 }

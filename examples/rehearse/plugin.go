@@ -16,7 +16,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/lab/tykmod"
 	runner "example.com/tykupgrade/internal/run"
@@ -331,7 +331,7 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	s.say("%s, %s: %s", res.Name("foobar"), term.Bytes(res.Size), strings.Join(res.Manifest.FileList, ", "))
+	s.say("%s, %s: %s", res.Name("foobar"), cli.Bytes(res.Size), strings.Join(res.Manifest.FileList, ", "))
 	for _, v := range []*semver.Version{r.o.from, r.o.to} {
 		all, err := res.Manifest.Resolve(v, "linux", runtime.GOARCH)
 		if err != nil {
@@ -405,5 +405,5 @@ func size(path string) string {
 	if err != nil {
 		return err.Error()
 	}
-	return term.Bytes(info.Size())
+	return cli.Bytes(info.Size())
 }

@@ -24,7 +24,7 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/stage"
 )
@@ -510,7 +510,7 @@ func TestFleet(t *testing.T) {
 func TestPrint(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	p := &printer{out: term.New(&out)}
+	p := &printer{out: cli.NewOut(&out)}
 	p.begin("a step")(&Step{Name: "a step", Status: statusOK, Duration: 1.25, StandsIn: "this", Detail: []string{"one", strings.Repeat("word ", 30)}})
 	p.print(&Step{Name: "left out", Status: statusSkipped, Detail: []string{"no such thing"}})
 	p.print(&Step{Name: "nothing to say", Status: statusOK, Real: true})

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // The states of a step.
@@ -87,7 +87,7 @@ type Left struct {
 
 // printer shows steps as they happen.
 type printer struct {
-	out     *term.Out
+	out     *cli.Out
 	verbose bool
 
 	mu      sync.Mutex
@@ -129,7 +129,7 @@ func (p *printer) begin(name string) (end func(*Step)) {
 func (p *printer) live() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	lines := []string{fmt.Sprintf("%s %-17s %6.1fs  %s", p.out.Paint(term.Bold, "...    "), p.current, time.Since(p.since).Seconds(), p.out.Paint(term.Faint, p.note))}
+	lines := []string{fmt.Sprintf("%s %-17s %6.1fs  %s", p.out.Paint(cli.Bold, "...    "), p.current, time.Since(p.since).Seconds(), p.out.Paint(cli.Faint, p.note))}
 	if p.bar != "" {
 		lines = append(lines, strings.Repeat(" ", 8)+p.bar)
 	}
@@ -147,7 +147,7 @@ func (p *printer) event(format string, a ...any) {
 	p.mu.Unlock()
 	if p.verbose {
 		for line := range strings.Lines(text) {
-			p.out.Printf("%s\n", p.out.Paint(term.Faint, "        | "+strings.TrimRight(line, "\n")))
+			p.out.Printf("%s\n", p.out.Paint(cli.Faint, "        | "+strings.TrimRight(line, "\n")))
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (p *printer) event(format string, a ...any) {
 // progress shows a bar.
 func (p *printer) progress(label string, done, total int64) {
 	p.mu.Lock()
-	p.bar = term.Bar(label, done, total)
+	p.bar = cli.Bar(label, done, total)
 	p.mu.Unlock()
 }
 
@@ -164,7 +164,7 @@ const indent = 45
 
 // print is one step: state, name, time, real or not, and what happened.
 func (p *printer) print(s *Step) {
-	style := map[string]term.Style{statusOK: term.Good, statusSkipped: term.Warn, statusFailed: term.Bad}[s.Status]
+	style := map[string]cli.Style{statusOK: cli.Good, statusSkipped: cli.Warn, statusFailed: cli.Bad}[s.Status]
 	kind := "real"
 	switch {
 	case s.Status == statusSkipped:
@@ -193,7 +193,7 @@ func (p *printer) print(s *Step) {
 		p.out.Printf("%s%s\n", pad, l)
 	}
 	for _, l := range notes {
-		p.out.Printf("%s%s\n", pad, p.out.Paint(term.Faint, l))
+		p.out.Printf("%s%s\n", pad, p.out.Paint(cli.Faint, l))
 	}
 }
 
@@ -227,29 +227,29 @@ func (r *rehearsal) summary(rep *Report) {
 	}
 	out.Printf("\n")
 	if q := rep.Requests; q != nil {
-		style := term.Good
+		style := cli.Good
 		if q.Failed > 0 {
-			style = term.Bad
+			style = cli.Bad
 		}
 		out.Printf("%s\n", out.Paint(style, fmt.Sprintf("%d failed of %d requests", q.Failed, q.Sent)))
 	}
 	if len(rep.Proof) > 0 {
 		rows := [][]string{{"PROOF", "BEFORE", "UPGRADED", "REVERTED", ""}}
 		for _, p := range rep.Proof {
-			verdict := out.Paint(term.Good, "as before")
+			verdict := out.Paint(cli.Good, "as before")
 			if !p.Same {
-				verdict = out.Paint(term.Bad, "DIFFERS")
+				verdict = out.Paint(cli.Bad, "DIFFERS")
 			}
 			rows = append(rows, []string{p.What, short(p.Before), short(p.Upgraded), short(p.After), verdict})
 		}
 		out.Printf("%s\n", out.Table(rows))
 	}
-	verdict, style := fmt.Sprintf("%s → %s rehearsed", rep.From, rep.To), term.Good
+	verdict, style := fmt.Sprintf("%s → %s rehearsed", rep.From, rep.To), cli.Good
 	switch {
 	case r.interrupted():
-		verdict, style = fmt.Sprintf("%s → %s: interrupted", rep.From, rep.To), term.Warn
+		verdict, style = fmt.Sprintf("%s → %s: interrupted", rep.From, rep.To), cli.Warn
 	case !rep.OK:
-		verdict, style = fmt.Sprintf("%s → %s: a step failed", rep.From, rep.To), term.Bad
+		verdict, style = fmt.Sprintf("%s → %s: a step failed", rep.From, rep.To), cli.Bad
 	case rep.Reverted && len(rep.Proof) > 0:
 		verdict = fmt.Sprintf("%s → %s failed as asked, was found out, and is reverted", rep.From, rep.To)
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
-	"example.com/tykupgrade/examples/internal/term"
 )
 
 const usage = `usage: rolling -inventory FILE [flags] plan|run|resume|undo|report
@@ -43,7 +43,7 @@ const (
 )
 
 func main() {
-	term.OutliveReader()
+	cli.OutliveReader()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

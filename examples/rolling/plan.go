@@ -6,8 +6,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
-	"example.com/tykupgrade/examples/internal/term"
 )
 
 // plan asks every host what an upgrade would do there.
@@ -28,7 +28,7 @@ func (c *command) plan(inv *fleet.Inventory) int {
 	if c.json {
 		return c.Print(rows, code)
 	}
-	out := term.New(c.Stdout)
+	out := cli.NewOut(c.Stdout)
 	fleet.PrintPlans(out, rows)
 	out.Printf("%s", inv.Stops(waves))
 	fleet.PrintProblems(out, rows)

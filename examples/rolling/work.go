@@ -7,8 +7,8 @@ import (
 	"os"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
-	"example.com/tykupgrade/examples/internal/term"
 )
 
 func (c *command) waves(inv *fleet.Inventory, event func(host, text string)) ([]rollout.Wave, error) {
@@ -21,7 +21,7 @@ func (c *command) waves(inv *fleet.Inventory, event func(host, text string)) ([]
 
 // work runs, resumes or undoes.
 func (c *command) work(inv *fleet.Inventory, mode rollout.Mode) int {
-	live := fleet.NewLive(term.New(c.Stderr))
+	live := fleet.NewLive(cli.NewOut(c.Stderr))
 	waves, err := c.waves(inv, live.Note)
 	if err != nil {
 		return c.Fail(err)

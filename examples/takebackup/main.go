@@ -20,7 +20,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 const usage = `usage: takebackup VERB [flags] [arguments]
@@ -50,7 +50,7 @@ exit codes:
 `
 
 func main() {
-	term.OutliveReader()
+	cli.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	redis.SetLogger(quiet{})
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
@@ -92,7 +92,7 @@ type command struct {
 	rescue     string
 	policy     backup.Policy
 
-	stdout, stderr *term.Out
+	stdout, stderr *cli.Out
 }
 
 // verbs are what the command can do, and how many arguments each takes.
@@ -114,7 +114,7 @@ var verbs = map[string]struct {
 var errUsage = errors.New("wrong usage")
 
 func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) int {
-	c := &command{env: env, parts: parts(), stdout: term.New(stdout), stderr: term.New(stderr)}
+	c := &command{env: env, parts: parts(), stdout: cli.NewOut(stdout), stderr: cli.NewOut(stderr)}
 	defer func() {
 		for _, p := range c.parts {
 			p.close()
@@ -220,7 +220,7 @@ func (c *command) answer(result any, err error) int {
 		return 1
 	}
 	if err != nil && (!c.json || code == 2) {
-		c.stderr.Printf("%s %v\n", c.stderr.Paint(term.Bad, "takebackup "+c.verb+":"), err)
+		c.stderr.Printf("%s %v\n", c.stderr.Paint(cli.Bad, "takebackup "+c.verb+":"), err)
 		if code == 2 {
 			c.stderr.Printf("run takebackup %s -h for help\n", c.verb)
 		}
@@ -250,12 +250,12 @@ func (c *command) progress() func(backup.Event) {
 		if e.Component != "" {
 			label = e.Component + " " + label
 		}
-		line := term.Bar(label, e.Bytes, max(e.TotalBytes, e.Bytes))
+		line := cli.Bar(label, e.Bytes, max(e.TotalBytes, e.Bytes))
 		switch {
 		case e.Done:
-			line += c.stderr.Paint(term.Good, "  done")
+			line += c.stderr.Paint(cli.Good, "  done")
 		case e.Item != "":
-			line += "  " + c.stderr.Paint(term.Faint, e.Item)
+			line += "  " + c.stderr.Paint(cli.Faint, e.Item)
 		}
 		bars[e.Component] = line
 		items[e.Component] = parts[e.Component].take(e)

@@ -12,8 +12,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/examples/internal/certs"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	runner "example.com/tykupgrade/internal/run"
 )
 
@@ -123,7 +122,7 @@ func (p *redisPart) connect(c *command) (redis.UniversalClient, error) {
 	if uri == "" {
 		return nil, usagef("-redis needs a URI in %s or -redis-uri-file", redisURIEnv)
 	}
-	conf, err := certs.Client(p.ca, p.cert, p.key)
+	conf, err := cli.ClientTLS(p.ca, p.cert, p.key)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +139,7 @@ func (p *redisPart) source(c *command) (backup.Source, error) {
 		return nil, err
 	}
 	if p.method == string(backup.RedisSAVE) {
-		c.stderr.Printf("%s SAVE blocks every client of the server until it is done\n", c.stderr.Paint(term.Warn, "note:"))
+		c.stderr.Printf("%s SAVE blocks every client of the server until it is done\n", c.stderr.Paint(cli.Warn, "note:"))
 	}
 	return &backup.Redis{Client: client, Component: p.name, Method: backup.RedisMethod(p.method), AllowStale: p.stale, Path: p.rdbPath, Sample: p.sample}, nil
 }

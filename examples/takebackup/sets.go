@@ -13,7 +13,7 @@ import (
 	"filippo.io/age"
 
 	"example.com/tykupgrade/backup"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 func (c *command) take(ctx context.Context) (any, error) {
@@ -74,15 +74,15 @@ func (c *command) print(s *backup.Set) {
 	if c.json {
 		return
 	}
-	c.stdout.Printf("%s %s\n", c.stdout.Paint(term.Good, "complete and verified:"), s.Dir)
+	c.stdout.Printf("%s %s\n", c.stdout.Paint(cli.Good, "complete and verified:"), s.Dir)
 	rows := [][]string{{"component", "server", "how", "consistency", "items", "size"}}
 	for _, comp := range s.Components {
-		rows = append(rows, []string{comp.Name, comp.Server, comp.Method, string(comp.Consistency), fmt.Sprint(comp.Items), term.Bytes(comp.Bytes)})
+		rows = append(rows, []string{comp.Name, comp.Server, comp.Method, string(comp.Consistency), fmt.Sprint(comp.Items), cli.Bytes(comp.Bytes)})
 	}
 	c.stdout.Printf("%s", c.stdout.Table(rows))
 	for _, comp := range s.Components {
 		for _, w := range comp.Warnings {
-			c.stdout.Printf("%s %s\n", c.stdout.Paint(term.Warn, "note:"), w)
+			c.stdout.Printf("%s %s\n", c.stdout.Paint(cli.Warn, "note:"), w)
 		}
 	}
 }
@@ -135,7 +135,7 @@ func (c *command) verify(ctx context.Context) (any, error) {
 	}
 	c.stderr.Clear()
 	if !c.json {
-		c.stdout.Printf("%s %s, level %s\n", c.stdout.Paint(term.Good, "verified:"), set.Dir, level)
+		c.stdout.Printf("%s %s, level %s\n", c.stdout.Paint(cli.Good, "verified:"), set.Dir, level)
 	}
 	return describe(set), nil
 }
@@ -176,7 +176,7 @@ func (c *command) restore(ctx context.Context) (any, error) {
 }
 
 func (c *command) report(r backup.Report) {
-	style := map[backup.State]term.Style{backup.StateProven: term.Good, backup.StateFailed: term.Bad, backup.StateRestored: term.Warn, backup.StatePlanned: term.Warn, backup.StateNotAsked: term.Faint}
+	style := map[backup.State]cli.Style{backup.StateProven: cli.Good, backup.StateFailed: cli.Bad, backup.StateRestored: cli.Warn, backup.StatePlanned: cli.Warn, backup.StateNotAsked: cli.Faint}
 	for _, comp := range r.Components {
 		c.stdout.Printf("%s: %s\n", comp.Name, c.stdout.Paint(style[comp.State], string(comp.State)))
 		if len(comp.Items) == 0 {
@@ -188,11 +188,11 @@ func (c *command) report(r backup.Report) {
 			if i.Count > 0 {
 				count = fmt.Sprint(i.Count)
 			}
-			rows = append(rows, []string{string(i.Action), i.Name, count, term.Bytes(i.Bytes), i.Detail})
+			rows = append(rows, []string{string(i.Action), i.Name, count, cli.Bytes(i.Bytes), i.Detail})
 		}
 		c.stdout.Printf("%s", c.stdout.Table(rows))
 		if slices.ContainsFunc(comp.Items, func(i backup.Item) bool { return i.Action == backup.ActionKeep }) {
-			c.stdout.Printf("%s %s holds what the set does not have (keep above); -mongo-drop-extra drops it\n", c.stdout.Paint(term.Warn, "note:"), comp.Name)
+			c.stdout.Printf("%s %s holds what the set does not have (keep above); -mongo-drop-extra drops it\n", c.stdout.Paint(cli.Warn, "note:"), comp.Name)
 		}
 	}
 	if r.DryRun {
@@ -213,7 +213,7 @@ func (c *command) list(context.Context) (any, error) {
 		for _, comp := range s.Components {
 			names = append(names, comp.Name)
 		}
-		rows = append(rows, []string{filepath.Base(s.Dir), s.Start.Local().Format(time.DateTime), strings.Join(names, " "), term.Bytes(s.Bytes()), s.Label})
+		rows = append(rows, []string{filepath.Base(s.Dir), s.Start.Local().Format(time.DateTime), strings.Join(names, " "), cli.Bytes(s.Bytes()), s.Label})
 	}
 	if !c.json && len(sets) > 0 {
 		c.stdout.Printf("%s", c.stdout.Table(rows))

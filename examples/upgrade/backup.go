@@ -15,7 +15,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/certs"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
 )
 
@@ -258,7 +258,7 @@ func (u *upgrade) redis() (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the URI of Redis: %w", err)
 	}
-	conf, err := certs.Client(u.Backup.Redis.CA, u.Backup.Redis.Cert, u.Backup.Redis.Key)
+	conf, err := cli.ClientTLS(u.Backup.Redis.CA, u.Backup.Redis.Cert, u.Backup.Redis.Key)
 	if err != nil {
 		return nil, fmt.Errorf("the certificates for Redis: %w", err)
 	}

@@ -14,8 +14,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
-	"example.com/tykupgrade/examples/internal/term"
 )
 
 const usage = `usage: upgrade -file FILE [flags] plan|apply|resume|revert|status
@@ -64,7 +64,7 @@ const (
 )
 
 func main() {
-	term.OutliveReader()
+	cli.OutliveReader()
 	redis.SetLogger(quiet{})
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }

@@ -12,8 +12,8 @@ import (
 	"syscall"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
-	"example.com/tykupgrade/examples/internal/term"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -74,12 +74,12 @@ func (c *command) plan(u *upgrade) int {
 	if c.json {
 		return c.Print(p, code)
 	}
-	out := term.New(c.Stdout)
+	out := cli.NewOut(c.Stdout)
 	u.printPlan(out, p)
 	fleet.PrintPlans(out, p.Hosts)
 	out.Printf("%s", u.Stops(hosts))
 	for _, text := range p.Problems {
-		out.Printf("%s %s\n", out.Paint(term.Bad, "cannot:"), text)
+		out.Printf("%s %s\n", out.Paint(cli.Bad, "cannot:"), text)
 	}
 	fleet.PrintProblems(out, p.Hosts)
 	return c.Written(out, code)
@@ -169,7 +169,7 @@ func (u *upgrade) readable() error {
 	return errors.Join(errs...)
 }
 
-func (u *upgrade) printPlan(out *term.Out, p planned) {
+func (u *upgrade) printPlan(out *cli.Out, p planned) {
 	rows := [][]string{{"PREPARE", "WHAT"}}
 	add := func(what, format string, a ...any) { rows = append(rows, []string{what, fmt.Sprintf(format, a...)}) }
 	if p.Plugin != nil {

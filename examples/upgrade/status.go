@@ -12,8 +12,8 @@ import (
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
-	"example.com/tykupgrade/examples/internal/term"
 	"example.com/tykupgrade/health"
 )
 
@@ -86,7 +86,7 @@ func (c *command) status(u *upgrade) int {
 	if c.json {
 		return c.Print(s, code)
 	}
-	out := term.New(c.Stdout)
+	out := cli.NewOut(c.Stdout)
 	c.printStatus(out, s)
 	return c.Written(out, code)
 }
@@ -194,7 +194,7 @@ func next(rep *rollout.Report) string {
 	return "resume goes on, revert takes back what was done"
 }
 
-func (c *command) printStatus(out *term.Out, s status) {
+func (c *command) printStatus(out *cli.Out, s status) {
 	if s.Run == nil {
 		out.Printf("no run in %s; apply begins one\n\n", c.journal)
 	} else {
@@ -211,19 +211,19 @@ func (c *command) printStatus(out *term.Out, s status) {
 		switch {
 		case f.fileStatus == nil:
 		case f.OK:
-			out.Printf("%s %s: %s\n", f.name, f.Path, out.Paint(term.Good, "whole"))
+			out.Printf("%s %s: %s\n", f.name, f.Path, out.Paint(cli.Good, "whole"))
 		default:
-			out.Printf("%s %s: %s\n", f.name, f.Path, out.Paint(term.Bad, f.Error))
+			out.Printf("%s %s: %s\n", f.name, f.Path, out.Paint(cli.Bad, f.Error))
 		}
 	}
 	rows := [][]string{{"HOST", "COMPONENT", "INSTALLED", "WANTED", "UNIT", "HEALTH"}}
 	for _, h := range s.Hosts {
-		style, text := term.Good, string(h.Health)
+		style, text := cli.Good, string(h.Health)
 		if h.Error != "" {
 			text = strings.TrimSpace(text + " " + h.Error)
 		}
 		if !h.ok() {
-			style = term.Bad
+			style = cli.Bad
 		}
 		rows = append(rows, []string{h.Host, h.Component, h.Installed, h.Wanted, h.Unit, out.Paint(style, text)})
 	}

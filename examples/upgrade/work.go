@@ -15,8 +15,8 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/fleet"
-	"example.com/tykupgrade/examples/internal/term"
 )
 
 // apply applies or resumes, as the verb says.
@@ -38,7 +38,7 @@ func (c *command) apply(u *upgrade, verb string) int {
 		return c.refused(fmt.Errorf("the run in %s was reverted: apply begins a new one, with a backup of now", c.journal))
 	}
 	u.begun = begun(before)
-	live := fleet.NewLive(term.New(c.Stderr))
+	live := fleet.NewLive(cli.NewOut(c.Stderr))
 	live.Words = inWords
 	u.event = live.Note
 	waves, err := u.waves()
@@ -75,7 +75,7 @@ func (c *command) apply(u *upgrade, verb string) int {
 	}
 	o.Journal, o.Secrets = c.journal, u.secrets()
 	rep, err := live.Work(context.Background(), mode, waves, o)
-	c.report(term.New(c.Stdout), show(rep))
+	c.report(cli.NewOut(c.Stdout), show(rep))
 	if errors.Is(err, rollout.ErrStopped) && stopped {
 		_, _ = fmt.Fprintf(c.Stderr, "upgrade: stopped after %s as asked; resume goes on\n", c.stopAfter)
 		return exitOK
@@ -158,7 +158,7 @@ func (c *command) putAside(rep *rollout.Report) (*rollout.Report, error) {
 }
 
 // report prints what was done, and what the preparation found.
-func (c *command) report(out *term.Out, rep *rollout.Report) {
+func (c *command) report(out *cli.Out, rep *rollout.Report) {
 	switch {
 	case rep == nil:
 	case c.json:
@@ -235,14 +235,14 @@ func describe(step string, data json.RawMessage) string {
 		}
 		return strings.Join(parts, ", ")
 	case step == "set" && read(&set) && set.Dir != "":
-		return fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), term.Bytes(set.Bytes))
+		return fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), cli.Bytes(set.Bytes))
 	}
 	return ""
 }
 
 // revert undoes the hosts, and restores what was asked for.
 func (c *command) revert(u *upgrade) int {
-	live := fleet.NewLive(term.New(c.Stderr))
+	live := fleet.NewLive(cli.NewOut(c.Stderr))
 	live.Words = inWords
 	u.event = live.Note
 	waves, err := u.waves()
@@ -274,7 +274,7 @@ func (c *command) revert(u *upgrade) int {
 		restored, err = c.restoring(u, set.Dir)
 		result.Restored = &restored
 	}
-	out := term.New(c.Stdout)
+	out := cli.NewOut(c.Stdout)
 	if c.json && rep != nil {
 		c.Print(result, exitOK)
 	} else {

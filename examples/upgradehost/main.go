@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 const usage = `usage: upgradehost VERB [flags]
@@ -57,7 +57,7 @@ const (
 )
 
 func main() {
-	term.OutliveReader()
+	cli.OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -86,7 +86,7 @@ type command struct {
 	verbose  bool
 
 	stdin          *bufio.Reader
-	stdout, stderr *term.Out
+	stdout, stderr *cli.Out
 }
 
 type listFlag []string
@@ -106,7 +106,7 @@ var verbs = map[string]func(*command, context.Context) (any, error){
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &command{stdin: bufio.NewReader(stdin), stdout: term.New(stdout), stderr: term.New(stderr), versions: map[string]*string{}}
+	c := &command{stdin: bufio.NewReader(stdin), stdout: cli.NewOut(stdout), stderr: cli.NewOut(stderr), versions: map[string]*string{}}
 	if len(args) == 0 || args[0] == "-h" || args[0] == "-help" || args[0] == "--help" {
 		c.stdout.Printf("%s", usage)
 		if len(args) == 0 {
@@ -148,7 +148,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		return exitDone
 	}
-	c.stderr.Printf("upgradehost %s: %s\n", c.verb, c.stderr.Paint(term.Bad, err.Error()))
+	c.stderr.Printf("upgradehost %s: %s\n", c.verb, c.stderr.Paint(cli.Bad, err.Error()))
 	switch {
 	case errors.Is(err, errUsage):
 		return exitUsage

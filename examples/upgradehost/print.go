@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // progress shows what goes on: a bar on a terminal, and waits everywhere.
@@ -21,7 +21,7 @@ func (c *command) progress(e debpkg.Event) {
 	case debpkg.EventConffile:
 		c.stderr.Printf("edited configuration file: %s\n", e.Text)
 	default:
-		c.stderr.Printf("%s\n", c.stderr.Paint(term.Warn, strings.TrimSpace(e.Package+" "+e.Text)))
+		c.stderr.Printf("%s\n", c.stderr.Paint(cli.Warn, strings.TrimSpace(e.Package+" "+e.Text)))
 	}
 }
 
@@ -34,7 +34,7 @@ func state(pkg string, v debpkg.Version) string {
 
 func (c *command) printChange(change debpkg.Change) {
 	for _, a := range change.Plan.Actions {
-		c.stdout.Printf("%s %s, was %s\n", c.stdout.Paint(term.Good, "ok"), state(a.Package, a.To), state(a.Package, a.From))
+		c.stdout.Printf("%s %s, was %s\n", c.stdout.Paint(cli.Good, "ok"), state(a.Package, a.To), state(a.Package, a.From))
 	}
 	for _, u := range change.UnitsAfter {
 		if change.Staged {
@@ -44,19 +44,19 @@ func (c *command) printChange(change debpkg.Change) {
 		}
 	}
 	if change.Note != "" {
-		c.stdout.Printf("%s\n", c.stdout.Paint(term.Warn, "note: "+change.Note))
+		c.stdout.Printf("%s\n", c.stdout.Paint(cli.Warn, "note: "+change.Note))
 	}
 }
 
 func (c *command) printFacts(f debpkg.Facts) {
 	o := c.stdout
-	o.Printf("%s\n%s %s (%s), %s, apt %s, dpkg %s", o.Paint(term.Bold, f.Hostname), f.OS.ID, f.OS.VersionID, f.OS.Codename, f.Arch, f.Apt, f.Dpkg)
+	o.Printf("%s\n%s %s (%s), %s, apt %s, dpkg %s", o.Paint(cli.Bold, f.Hostname), f.OS.ID, f.OS.VersionID, f.OS.Codename, f.Arch, f.Apt, f.Dpkg)
 	if !f.Systemd {
 		o.Printf(", no systemd")
 	}
 	o.Printf("\n")
 	for _, d := range f.Disks {
-		o.Printf("free below %s: %s\n", d.Path, term.Bytes(d.Free))
+		o.Printf("free below %s: %s\n", d.Path, cli.Bytes(d.Free))
 	}
 	rows := [][]string{{"PACKAGE", "VERSION", "STATE", "EDITION", "SOURCE OFFERS", "THIS SYSTEM"}}
 	for _, p := range f.Packages {
@@ -72,7 +72,7 @@ func (c *command) printFacts(f debpkg.Facts) {
 		}
 		offered := strings.Join(offers[:min(len(offers), 4)], ", ")
 		if offers == nil {
-			offered = o.Paint(term.Warn, "nothing: installed by hand")
+			offered = o.Paint(cli.Warn, "nothing: installed by hand")
 		}
 		rows = append(rows, []string{p.Name, p.Version.String(), state, debpkg.Edition(p.Name), offered, supported(debpkg.Supports(p.Name, p.Version, f.OS, f.Arch))})
 	}
@@ -95,7 +95,7 @@ func (c *command) printFacts(f debpkg.Facts) {
 		}
 	}
 	if len(rows) == 1 {
-		o.Printf("\n%s\n", o.Paint(term.Warn, "No source for Tyk packages is set up: upgrade from .deb files with -debs."))
+		o.Printf("\n%s\n", o.Paint(cli.Warn, "No source for Tyk packages is set up: upgrade from .deb files with -debs."))
 	} else {
 		o.Printf("\n%s", o.Table(rows))
 	}
@@ -103,20 +103,20 @@ func (c *command) printFacts(f debpkg.Facts) {
 		o.Printf("\n")
 	}
 	for _, u := range f.Units {
-		style := term.Good
+		style := cli.Good
 		if !u.Active() {
-			style = term.Bad
+			style = cli.Bad
 		}
 		o.Printf("%s\n", o.Paint(style, u.String()))
 	}
 	if f.Journal {
-		o.Printf("%s\n", o.Paint(term.Bad, "dpkg was interrupted and has work to finish: upgradehost repair"))
+		o.Printf("%s\n", o.Paint(cli.Bad, "dpkg was interrupted and has work to finish: upgradehost repair"))
 	}
 	for _, p := range f.Broken {
-		o.Printf("%s\n", o.Paint(term.Bad, fmt.Sprintf("left half-way: %s %s is %s", p.Name, p.Version, p.Status)))
+		o.Printf("%s\n", o.Paint(cli.Bad, fmt.Sprintf("left half-way: %s %s is %s", p.Name, p.Version, p.Status)))
 	}
 	for _, l := range f.Locks {
-		o.Printf("%s\n", o.Paint(term.Warn, l.String()))
+		o.Printf("%s\n", o.Paint(cli.Warn, l.String()))
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -258,7 +258,7 @@ func (c *command) revert(ctx context.Context) (any, error) {
 		c.stderr.Clear()
 		if !c.json {
 			for _, a := range change.Plan.Actions {
-				c.stdout.Printf("%s %s is back from %s\n", c.stdout.Paint(term.Good, "ok"), state(a.Package, a.From), state(a.Package, a.To))
+				c.stdout.Printf("%s %s is back from %s\n", c.stdout.Paint(cli.Good, "ok"), state(a.Package, a.From), state(a.Package, a.To))
 			}
 		}
 	}
@@ -271,7 +271,7 @@ func (c *command) repair(ctx context.Context) (any, error) {
 	}
 	c.stderr.Clear()
 	if !c.json {
-		c.stdout.Printf("%s no package is left half-installed\n", c.stdout.Paint(term.Good, "ok"))
+		c.stdout.Printf("%s no package is left half-installed\n", c.stdout.Paint(cli.Good, "ok"))
 	}
 	return nil, nil
 }
@@ -296,7 +296,7 @@ func (c *command) forget(ctx context.Context) (any, error) {
 		return nil, err
 	}
 	if !c.json {
-		c.stdout.Printf("%s nothing is kept of %s any more; it cannot be reverted\n", c.stdout.Paint(term.Good, "ok"), c.change)
+		c.stdout.Printf("%s nothing is kept of %s any more; it cannot be reverted\n", c.stdout.Paint(cli.Good, "ok"), c.change)
 	}
 	return nil, nil
 }
@@ -313,9 +313,9 @@ func (c *command) history(ctx context.Context) (any, error) {
 		rows := [][]string{{"WHEN", "WHAT", "PACKAGE", "FROM", "TO", "RESULT"}}
 		for _, e := range entries {
 			for _, a := range e.Actions {
-				result := c.stdout.Paint(term.Good, "ok")
+				result := c.stdout.Paint(cli.Good, "ok")
 				if e.Error != "" {
-					result = c.stdout.Paint(term.Bad, e.Error)
+					result = c.stdout.Paint(cli.Bad, e.Error)
 				}
 				rows = append(rows, []string{e.Start.Format(time.DateTime), string(a.Kind), a.Package, a.From.String(), a.To.String(), result})
 			}

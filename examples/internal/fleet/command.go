@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // The exit codes that the commands have in common.
@@ -87,7 +87,7 @@ func (c *Command) Print(v any, code int) int {
 
 // Written returns the code if all that went to out could be written: an answer
 // that nobody has is none.
-func (c *Command) Written(out *term.Out, code int) int {
+func (c *Command) Written(out *cli.Out, code int) int {
 	if err := out.Err(); err != nil {
 		return c.Fail(err)
 	}

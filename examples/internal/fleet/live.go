@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // Live shows a run while it goes on: the hosts that are under way, and counts.
@@ -22,7 +22,7 @@ import (
 type Live struct {
 	Words func(string) string // puts errors into the command's words; nil: as they are
 
-	out *term.Out
+	out *cli.Out
 
 	mu      sync.Mutex
 	order   []string
@@ -38,7 +38,7 @@ type line struct {
 }
 
 // NewLive returns a view that is shown on out.
-func NewLive(out *term.Out) *Live {
+func NewLive(out *cli.Out) *Live {
 	return &Live{out: out, hosts: map[string]*line{}, ended: map[string]rollout.Status{}}
 }
 
@@ -79,7 +79,7 @@ func Agreed(in io.Reader, out io.Writer, question string) bool {
 }
 
 // listen lets signals stop, pause and continue the run.
-func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *term.Out) (stop func()) {
+func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *cli.Out) (stop func()) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
@@ -132,7 +132,7 @@ func (t *Live) record(r rollout.Record) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	say := func(style term.Style, format string, a ...any) {
+	say := func(style cli.Style, format string, a ...any) {
 		t.out.Printf("%s  %s\n", r.Time.Format("15:04:05"), t.out.Paint(style, fmt.Sprintf(format, a...)))
 	}
 	step := r.Step
@@ -149,49 +149,49 @@ func (t *Live) record(r rollout.Record) {
 		}
 		*t.hosts[r.Target] = line{step: step, since: r.Time}
 		if !t.out.Live() {
-			say(term.Faint, "%s: %s", r.Target, step)
+			say(cli.Faint, "%s: %s", r.Target, step)
 		}
 	case rollout.KindVerify:
 		if r.OK {
 			t.ended[r.Target] = rollout.StatusDone
-			say(term.Faint, "%s: done before, and still so", r.Target)
+			say(cli.Faint, "%s: done before, and still so", r.Target)
 		} else {
-			say(term.Warn, "%s: done before, but no longer: %s", r.Target, r.Error)
+			say(cli.Warn, "%s: done before, but no longer: %s", r.Target, r.Error)
 		}
 	case rollout.KindSkip:
-		say(term.Faint, "%s: %s was done already", r.Target, step)
+		say(cli.Faint, "%s: %s was done already", r.Target, step)
 	case rollout.KindStep:
 		if !r.OK {
-			say(term.Bad, "%s: %s failed: %s", r.Target, step, r.Error)
+			say(cli.Bad, "%s: %s failed: %s", r.Target, step, r.Error)
 		}
 	case rollout.KindEnd:
 		delete(t.hosts, r.Target)
 		t.ended[r.Target] = r.Status
 		switch r.Status {
 		case rollout.StatusDone:
-			say(term.Good, "%s done", r.Target)
+			say(cli.Good, "%s done", r.Target)
 		case rollout.StatusFailed:
-			say(term.Bad, "%s COULD NOT BE UNDONE, it needs a look: %s", r.Target, r.Error)
+			say(cli.Bad, "%s COULD NOT BE UNDONE, it needs a look: %s", r.Target, r.Error)
 		default:
-			say(term.Warn, "%s is as it was before", r.Target)
+			say(cli.Warn, "%s is as it was before", r.Target)
 		}
 	case rollout.KindHalt:
-		say(term.Bad, "no further host: %s", r.Error)
+		say(cli.Bad, "no further host: %s", r.Error)
 	case rollout.KindPause:
-		say(term.Warn, "paused; SIGUSR2 goes on")
+		say(cli.Warn, "paused; SIGUSR2 goes on")
 	case rollout.KindContinue:
-		say(term.Good, "going on")
+		say(cli.Good, "going on")
 	case rollout.KindSoak:
 		switch {
 		case r.Error != "":
-			say(term.Bad, "canary of %s failed: %s", r.Wave, r.Error)
+			say(cli.Bad, "canary of %s failed: %s", r.Wave, r.Error)
 		case r.OK:
-			say(term.Good, "canary of %s soaked", r.Wave)
+			say(cli.Good, "canary of %s soaked", r.Wave)
 		default:
-			say(term.Faint, "canary of %s soaks", r.Wave)
+			say(cli.Faint, "canary of %s soaks", r.Wave)
 		}
 	case rollout.KindTakeover:
-		say(term.Warn, "%s", r.Error)
+		say(cli.Warn, "%s", r.Error)
 	}
 }
 
@@ -227,7 +227,7 @@ func (t *Live) lines() []string {
 	for _, s := range t.ended {
 		counts[s]++
 	}
-	lines := []string{fmt.Sprintf("%s: %d of %d done, %d as before, %d need a look", t.out.Paint(term.Bold, t.wave),
+	lines := []string{fmt.Sprintf("%s: %d of %d done, %d as before, %d need a look", t.out.Paint(cli.Bold, t.wave),
 		counts[rollout.StatusDone], t.targets, counts[rollout.StatusUndone], counts[rollout.StatusFailed])}
 	rest := 0
 	t.order = keep(t.order, t.hosts)

@@ -14,13 +14,13 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // The live view stays short however large the fleet is.
 func TestTableLines(t *testing.T) {
 	t.Parallel()
-	tab := NewLive(term.New(io.Discard))
+	tab := NewLive(cli.NewOut(io.Discard))
 	tab.targets = 5000
 	for i := range 300 {
 		tab.record(rollout.Record{Kind: rollout.KindStart, Target: fmt.Sprint("h", i), Step: "install"})
@@ -71,7 +71,7 @@ func TestHangup(t *testing.T) {
 		return ctx.Err()
 	}}
 	wave := rollout.Wave{Name: "w", Targets: []rollout.Target{{Name: "a", Steps: []rollout.Step{hang}}, {Name: "b", Steps: []rollout.Step{hang}}}}
-	rep, err := NewLive(term.New(out)).Work(t.Context(), rollout.ModeRun, []rollout.Wave{wave}, rollout.Options{})
+	rep, err := NewLive(cli.NewOut(out)).Work(t.Context(), rollout.ModeRun, []rollout.Wave{wave}, rollout.Options{})
 	if !errors.Is(err, rollout.ErrStopped) || rep.Count(rollout.StatusDone) != 1 || rep.Count(rollout.StatusPending) != 1 {
 		t.Errorf("%v, %+v", err, rep)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/term"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // Planned is what will happen to one target of a wave.
@@ -62,7 +62,7 @@ func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned
 }
 
 // PrintPlans prints a line for each target.
-func PrintPlans(out *term.Out, rows []Planned) {
+func PrintPlans(out *cli.Out, rows []Planned) {
 	table := [][]string{{"WAVE", "HOST", "PACKAGE", "STEPS"}}
 	for _, r := range rows {
 		table = append(table, []string{r.Wave, r.Host, r.actions(), strings.Join(r.Steps, " → ")})
@@ -71,10 +71,10 @@ func PrintPlans(out *term.Out, rows []Planned) {
 }
 
 // PrintProblems prints what keeps hosts from being upgraded.
-func PrintProblems(out *term.Out, rows []Planned) {
+func PrintProblems(out *cli.Out, rows []Planned) {
 	for _, r := range rows {
 		if r.Error != "" {
-			out.Printf("%s %s: %s\n", out.Paint(term.Bad, "cannot:"), r.Host, r.Error)
+			out.Printf("%s %s: %s\n", out.Paint(cli.Bad, "cannot:"), r.Host, r.Error)
 		}
 	}
 }

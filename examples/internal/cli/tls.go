@@ -1,6 +1,4 @@
-// Package certs is what the example commands share about TLS: certificates from
-// the files that an operator names.
-package certs
+package cli
 
 import (
 	"crypto/tls"
@@ -10,10 +8,10 @@ import (
 	"os"
 )
 
-// Client reads PEM files: the authority that signed the server's certificate,
-// empty for those of the system, and the client's own certificate and key, empty
-// for none. It returns nil where all three are.
-func Client(ca, cert, key string) (*tls.Config, error) {
+// ClientTLS reads PEM files: the authority that signed the server's certificate, empty
+// for those of the system, and the client's own certificate and key, empty for none.
+// It returns nil if all three are empty.
+func ClientTLS(ca, cert, key string) (*tls.Config, error) {
 	if ca == "" && cert == "" && key == "" {
 		return nil, nil
 	}

@@ -1,17 +1,15 @@
-package certs_test
+package cli
 
 import (
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"example.com/tykupgrade/examples/internal/certs"
 )
 
-func TestClient(t *testing.T) {
+func TestClientTLS(t *testing.T) {
 	t.Parallel()
-	if conf, err := certs.Client("", "", ""); conf != nil || err != nil {
+	if conf, err := ClientTLS("", "", ""); conf != nil || err != nil {
 		t.Errorf("%v, %v", conf, err)
 	}
 	text := filepath.Join(t.TempDir(), "text")
@@ -25,7 +23,7 @@ func TestClient(t *testing.T) {
 		{"", "", text, "give both"},
 		{"", text, text, "certificate " + text + " with key " + text},
 	} {
-		if _, err := certs.Client(c.ca, c.cert, c.key); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := ClientTLS(c.ca, c.cert, c.key); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v", c, err)
 		}
 	}

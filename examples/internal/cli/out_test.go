@@ -1,4 +1,4 @@
-package term
+package cli
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 func TestPlainOutputHasNoEscapes(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder
-	o := New(&b)
+	o := NewOut(&b)
 	o.Redraw(Bar("x", 1, 2))
 	o.Printf("%s\n%s", o.Paint(Bad, "failed"), o.Table([][]string{{"a", "b"}, {"long cell", ""}}))
 	o.Clear()
@@ -35,7 +35,7 @@ func TestLiveRegionStaysBelowTheLog(t *testing.T) {
 func TestErrKeepsTheFirstFailure(t *testing.T) {
 	t.Parallel()
 	r, w := io.Pipe()
-	o := New(w)
+	o := NewOut(w)
 	if o.Err() != nil {
 		t.Error(o.Err())
 	}

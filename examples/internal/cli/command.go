@@ -1,0 +1,247 @@
+// Package cli is what the example commands share: flags and verbs, exit codes, the
+// terminal with its live progress, tables, and certificates from files. It knows
+// nothing of Tyk.
+//
+// Every command has one grammar, "command VERB [flags] [arguments]", with flags and
+// arguments in any order. -h prints help to stdout and -version the build. A mistake
+// is answered in two lines: the cause, and what to do.
+//
+// Flags have one name in all commands: -gateway is a gateway's binary, .deb file or
+// image:REF; -gateway-url its URL; -release a gateway's version; -host an SSH
+// destination; -engine the address of a Docker engine; -json prints JSON; -yes
+// answers the question.
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Command is a program. Its zero value does nothing; Name and Verbs are needed.
+type Command struct {
+	Name  string
+	About string // what it does: the beginning of its help
+	Notes string // the end of its help, before the exit codes
+	Verbs []Verb // in the order of the help; one without a Name makes a command without verbs
+}
+
+// Verb is one thing that a command does.
+type Verb struct {
+	Name  string
+	Args  string // how its arguments are written: "SET FILE", or "[HOST…]" for any number
+	About string // one line
+
+	// Flags registers the verb's flags. It may be called several times. The names h,
+	// help and version are taken.
+	Flags    func(*flag.FlagSet)
+	Required []string          // flags that must be given
+	Needs    map[string]string // flags that mean nothing without another one
+
+	Run func(context.Context, *Call) error
+}
+
+// Call is one invocation of a verb.
+type Call struct {
+	Verb     string
+	Args     []string
+	Given    map[string]bool // the flags that were given
+	Env      func(string) string
+	In       io.Reader
+	Out, Err *Out
+}
+
+// Streams are what a command reads and writes.
+type Streams struct {
+	Env      func(string) string
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// Main runs the command as this process and does not return. The context of a verb
+// ends with the first Ctrl-C or SIGTERM; a second one ends the process. A reader of
+// the output that is gone, as in "upgrade apply | tee log", does not end it.
+func (c Command) Main() {
+	OutliveReader()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	code := c.Run(ctx, os.Args[1:], Streams{Env: os.Getenv, In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+// Run runs the command and returns its exit code.
+func (c Command) Run(ctx context.Context, args []string, s Streams) int {
+	call := &Call{Env: s.Env, In: s.In, Out: NewOut(s.Out), Err: NewOut(s.Err)}
+	if call.Env == nil {
+		call.Env = func(string) string { return "" }
+	}
+	name := c.Name
+	verb, help, err := c.parse(args, call)
+	if verb != nil && verb.Name != "" {
+		name += " " + verb.Name
+	}
+	switch {
+	case help != "":
+		call.Out.Printf("%s", help)
+	case err == nil:
+		err = verb.Run(ctx, call)
+		call.Err.Clear()
+		call.Out.Clear()
+	}
+	if werr := call.Out.Err(); werr != nil && Code(err) == Yes {
+		err = Advice(werr, "the answer could not be printed; run it again")
+	}
+	code := Code(err)
+	if err == nil || errors.Is(err, errSilent) {
+		return code
+	}
+	if code == No && ctx.Err() != nil {
+		code = Interrupted
+	}
+	cause, hint := Explain(err)
+	if hint == "" && code == Usage {
+		hint = name + " -h shows the flags"
+	}
+	call.Err.Printf("%s %s\n", call.Err.Paint(Bad, name+":"), cause)
+	if hint != "" {
+		call.Err.Printf("  %s\n", hint)
+	}
+	return code
+}
+
+// parse finds the verb and sets its flags. A help that is not empty is the answer.
+func (c Command) parse(args []string, call *Call) (*Verb, string, error) {
+	rest, verb, asked, err := c.verb(args)
+	switch {
+	case asked == "version":
+		return nil, c.build(), nil
+	case asked != "" && verb == nil:
+		return nil, c.help(call.Out), nil
+	case asked != "":
+		return nil, c.verbHelp(call.Out, verb), nil
+	case err != nil:
+		return verb, "", Exit(Usage, err)
+	}
+	f := verb.set(c.Name)
+	for len(rest) > 0 {
+		if err := f.Parse(rest); err != nil {
+			return verb, "", Exit(Usage, c.flagError(verb, err))
+		}
+		stopped := len(rest) > f.NArg() && rest[len(rest)-f.NArg()-1] == "--"
+		rest = f.Args()
+		if stopped {
+			call.Args = append(call.Args, rest...)
+			break
+		}
+		if len(rest) > 0 {
+			call.Args, rest = append(call.Args, rest[0]), rest[1:]
+		}
+	}
+	call.Verb, call.Given = verb.Name, map[string]bool{}
+	f.Visit(func(x *flag.Flag) { call.Given[x.Name] = true })
+	return verb, "", verb.check(call)
+}
+
+// verb finds the verb among the arguments: the first that belongs to no flag.
+func (c Command) verb(args []string) (rest []string, verb *Verb, asked string, err error) {
+	takes := map[string]bool{} // whether a flag takes the next argument
+	for _, v := range c.Verbs {
+		v.set(c.Name).VisitAll(func(f *flag.Flag) {
+			b, ok := f.Value.(interface{ IsBoolFlag() bool })
+			takes[f.Name] = !(ok && b.IsBoolFlag())
+		})
+	}
+	if c.Verbs[0].Name == "" {
+		verb = &c.Verbs[0]
+	}
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		name := strings.TrimPrefix(strings.TrimPrefix(a, "-"), "-")
+		switch {
+		case a == "--":
+			rest = append(rest, args[i:]...)
+			i = len(args)
+			continue
+		case name == "h" && a != name, name == "help" && (a != name || verb == nil):
+			asked = "help"
+			continue
+		case name == "version" && a != name:
+			return nil, nil, "version", nil
+		case a != name && a != "-":
+			rest = append(rest, a)
+			if takes[name] && i+1 < len(args) {
+				i++
+				rest = append(rest, args[i])
+			}
+			continue
+		case verb == nil:
+			at := slices.IndexFunc(c.Verbs, func(v Verb) bool { return v.Name == a })
+			if at < 0 {
+				return nil, nil, asked, Advice(errUnknown("verb", a, c.names()), c.Name+" -h shows what it can do")
+			}
+			verb = &c.Verbs[at]
+			continue
+		}
+		rest = append(rest, a)
+	}
+	if verb == nil && asked == "" {
+		err = Advice(errors.New("no verb given (want "+strings.Join(c.names(), ", ")+")"), c.Name+" -h shows what it can do")
+	}
+	return rest, verb, asked, err
+}
+
+func (c Command) names() []string {
+	var all []string
+	for _, v := range c.Verbs {
+		all = append(all, v.Name)
+	}
+	return all
+}
+
+// set is the verb's flags, fresh.
+func (v *Verb) set(name string) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	if v.Flags != nil {
+		v.Flags(f)
+	}
+	return f
+}
+
+// check holds the call to what the verb says of its flags and arguments.
+func (v *Verb) check(call *Call) error {
+	for _, name := range v.Required {
+		if !call.Given[name] {
+			return Wrong("-%s is missing", name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(call.Given)) {
+		if with := v.Needs[name]; with != "" && !call.Given[with] {
+			return Wrong("-%s needs -%s", name, with)
+		}
+	}
+	want := strings.Fields(v.Args)
+	if strings.Contains(v.Args, "…") || strings.HasPrefix(v.Args, "[") && len(call.Args) < len(want) {
+		return nil
+	}
+	switch {
+	case len(call.Args) < len(want):
+		return Wrong("%s is missing", want[len(call.Args)])
+	case len(call.Args) > len(want):
+		return Wrong("unexpected argument %q", call.Args[len(want)])
+	}
+	return nil
+}
+
+// OutliveReader keeps a process alive when the reader of its output is gone. [Command.Main]
+// does it by itself.
+func OutliveReader() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

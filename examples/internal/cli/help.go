@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"strings"
+)
+
+// errUnknown is a word that is not among those that are known.
+func errUnknown(what, got string, want []string) error {
+	return fmt.Errorf("unknown %s %q (want %s)", what, got, strings.Join(want, ", "))
+}
+
+// What package flag says (Go 1.26).
+var (
+	unknownFlag = regexp.MustCompile(`^flag provided but not defined: -(.+)$`)
+	missingArg  = regexp.MustCompile(`^flag needs an argument: -(.+)$`)
+	badValue    = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-([^:]+): (.*)$`)
+)
+
+// flagError says what is wrong with a flag in one line.
+func (c Command) flagError(verb *Verb, err error) error {
+	text := err.Error()
+	if m := unknownFlag.FindStringSubmatch(text); m != nil {
+		var with []string
+		for _, v := range c.Verbs {
+			if v.Name != verb.Name && v.set(c.Name).Lookup(m[1]) != nil {
+				with = append(with, v.Name)
+			}
+		}
+		if with != nil {
+			return fmt.Errorf("-%s goes with %s, not with %s", m[1], strings.Join(with, ", "), verb.Name)
+		}
+		return fmt.Errorf("unknown flag -%s", m[1])
+	}
+	if m := missingArg.FindStringSubmatch(text); m != nil {
+		return fmt.Errorf("-%s needs a value", m[1])
+	}
+	if m := badValue.FindStringSubmatch(text); m != nil {
+		if m[3] == "parse error" {
+			m[3] = "want " + verb.example(c.Name, m[2])
+		}
+		return fmt.Errorf("invalid -%s %s: %s", m[2], m[1], m[3])
+	}
+	return errors.New(text)
+}
+
+// example is a value that a flag takes.
+func (v *Verb) example(name, flagName string) string {
+	f := v.set(name).Lookup(flagName)
+	if f == nil {
+		return "another value"
+	}
+	switch get, _ := f.Value.(flag.Getter); value := get.Get().(type) {
+	case bool:
+		return "true or false"
+	case int, int64, uint, uint64:
+		return "a number such as 3"
+	case float64:
+		return "a number such as 0.5"
+	default:
+		if strings.HasSuffix(fmt.Sprintf("%T", value), "Duration") {
+			return "a duration such as 90s or 5m"
+		}
+	}
+	return "another value"
+}
+
+// help is the whole command's.
+func (c Command) help(out *Out) string {
+	if c.Verbs[0].Name == "" {
+		return c.verbHelp(out, &c.Verbs[0])
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "usage: %s VERB [flags] [arguments]\n\n", c.Name)
+	if c.About != "" {
+		fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(c.About))
+	}
+	width := 0
+	for _, v := range c.Verbs {
+		width = max(width, len(v.Name))
+	}
+	for _, v := range c.Verbs {
+		b.WriteString(indent(fmt.Sprintf("  %-*s  ", width, v.Name), v.About, out.Width()))
+	}
+	fmt.Fprintf(&b, "\n%s VERB -h shows the verb's flags, %[1]s -version the build.\n", c.Name)
+	if c.Notes != "" {
+		fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(c.Notes))
+	}
+	return b.String() + "\n" + Codes
+}
+
+// verbHelp is one verb's, with its flags.
+func (c Command) verbHelp(out *Out, v *Verb) string {
+	var b strings.Builder
+	line := "usage: " + c.Name
+	if v.Name != "" {
+		line += " " + v.Name
+	}
+	f := v.set(c.Name)
+	flags := false
+	f.VisitAll(func(*flag.Flag) { flags = true })
+	if flags {
+		line += " [flags]"
+	}
+	fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(line+" "+v.Args))
+	for _, text := range []string{v.About, c.About} {
+		if text != "" && (text == v.About || v.Name == "") {
+			fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(text))
+		}
+	}
+	f.VisitAll(func(x *flag.Flag) {
+		arg, usage := flag.UnquoteUsage(x)
+		head := "  -" + x.Name
+		if arg != "" {
+			head += " " + arg
+		}
+		if x.DefValue != "" && x.DefValue != "0" && x.DefValue != "0s" && x.DefValue != "false" && !strings.Contains(usage, "default") {
+			usage += " (default " + x.DefValue + ")"
+		}
+		if len(head) > 22 {
+			b.WriteString(head + "\n")
+			head = ""
+		}
+		b.WriteString(indent(fmt.Sprintf("%-24s", head), usage, out.Width()))
+	})
+	if v.Name == "" {
+		if c.Notes != "" {
+			fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(c.Notes))
+		}
+		b.WriteString("\n" + Codes)
+	}
+	return b.String()
+}
+
+// build says which build this is.
+func (c Command) build() string {
+	version, revision := "(devel)", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		if info.Main.Version != "" {
+			version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = " " + s.Value
+			}
+		}
+	}
+	return fmt.Sprintf("%s %s%s, %s %s/%s\n", c.Name, version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}

@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	xterm "golang.org/x/term"
+)
+
+// Out is one output stream of a command: coloured only on a terminal, with a live
+// region that is redrawn in place. Control characters in what it prints are spelled
+// out. Its methods may be called by several goroutines.
+type Out struct {
+	w      io.Writer
+	live   bool // redraws in place are possible
+	color  bool
+	narrow bool // tables keep to the width
+	width  func() int
+
+	mu    sync.Mutex
+	lines []string // the live region as drawn
+	drawn time.Time
+	err   error // of the first write that failed
+}
+
+// NewOut describes w. It is live only if w is a terminal, and coloured only if also
+// NO_COLOR is unset and TERM is not dumb. COLUMNS sets the width of tables elsewhere.
+func NewOut(w io.Writer) *Out {
+	o := &Out{w: w, width: func() int { return 80 }}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 20 {
+		o.narrow, o.width = true, func() int { return n }
+	}
+	f, ok := w.(*os.File)
+	if !ok || !xterm.IsTerminal(int(f.Fd())) || os.Getenv("TERM") == "dumb" {
+		return o
+	}
+	o.live, o.narrow = true, true
+	o.color = os.Getenv("NO_COLOR") == ""
+	o.width = func() int {
+		if cols, _, err := xterm.GetSize(int(f.Fd())); err == nil && cols > 20 {
+			return cols
+		}
+		return 80
+	}
+	return o
+}
+
+// Live reports whether progress is shown in place.
+func (o *Out) Live() bool { return o.live }
+
+// Width is the terminal's, in columns, and 80 elsewhere.
+func (o *Out) Width() int { return o.width() }
+
+// Write prints above the live region, so that an Out can be a log's output.
+func (o *Out) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	region := o.lines
+	o.erase()
+	err := safe(o.w, p)
+	if o.err == nil {
+		o.err = err
+	}
+	if len(p) > 0 && p[len(p)-1] == '\n' {
+		o.draw(region)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Printf prints a formatted line or lines above the live region.
+func (o *Out) Printf(format string, a ...any) { _, _ = fmt.Fprintf(o, format, a...) }
+
+// Err returns the error of the first print that failed. A command whose answer could
+// not be written has not succeeded.
+func (o *Out) Err() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// Redraw replaces the live region, at most ten times a second. It does nothing if the
+// output is not a terminal.
+func (o *Out) Redraw(lines ...string) {
+	if !o.live {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if time.Since(o.drawn) < 100*time.Millisecond {
+		return
+	}
+	o.drawn = time.Now()
+	o.erase()
+	o.draw(lines)
+}
+
+// Clear removes the live region.
+func (o *Out) Clear() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.erase()
+	o.drawn = time.Time{}
+}
+
+func (o *Out) erase() {
+	if len(o.lines) > 0 {
+		_, _ = fmt.Fprintf(o.w, "\x1b[%dA\r\x1b[J", len(o.lines))
+		o.lines = nil
+	}
+}
+
+func (o *Out) draw(lines []string) {
+	width := o.width()
+	for _, l := range lines {
+		_ = safe(o.w, []byte(clip(l, width-1)+"\n"))
+	}
+	o.lines = lines
+}
+
+// Style is one of the few ways in which commands mark text.
+type Style string
+
+// What each style is for: good results, results that need attention, failures,
+// headings, and what matters less.
+const (
+	Good  Style = "\x1b[32m"
+	Warn  Style = "\x1b[33m"
+	Bad   Style = "\x1b[31m"
+	Bold  Style = "\x1b[1m"
+	Faint Style = "\x1b[2m"
+
+	reset Style = "\x1b[0m"
+)
+
+// Paint returns s in a style if the output shows colour.
+func (o *Out) Paint(style Style, s string) string {
+	if !o.color || s == "" {
+		return s
+	}
+	return string(style) + s + string(reset)
+}
