@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"example.com/tykupgrade/internal/lab"
 )
 
 // packages are the public ones by the name that the README uses.
@@ -192,7 +194,7 @@ func main() {
 		{"run", "-mod=mod", "."},
 	} {
 		cmd := exec.CommandContext(t.Context(), "go", args...)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOPROXY=off", "GOFLAGS=", "GOWORK=off")
+		cmd.Dir, cmd.Env = dir, lab.GoEnv("GOPROXY=off")
 		if out, err = cmd.CombinedOutput(); err != nil {
 			t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
 		}

@@ -50,7 +50,7 @@ func checkLab(t *testing.T) string {
 	} {
 		cmd := exec.Command(goCmd, append([]string{"build"}, args...)...)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=", "CGO_ENABLED=1")
+		cmd.Env = lab.GoEnv("CGO_ENABLED=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}

@@ -414,7 +414,7 @@ func (w *workbench) build(a artifact, out string) error {
 	}
 	env := append([]string{
 		"GOGC=400", // a sixth less work for the compiler
-		"GOROOT=", "GOTOOLCHAIN=local", "GOWORK=" + work, "GOFLAGS=-modcacherw", "GO111MODULE=on", "GOMODCACHE=" + filepath.Join(w.dir, "mod"),
+		"GOROOT=", "GOWORK=" + work, "GOFLAGS=-modcacherw", "GO111MODULE=on", "GOMODCACHE=" + filepath.Join(w.dir, "mod"),
 		"GOPROXY=file://" + filepath.Join(w.dir, "proxy"), "GONOSUMDB=*", "GOSUMDB=off", "GONOPROXY=none", "GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", cgo,
 	}, a.env...)
 	if err := w.run(filepath.Join(w.dir, top), env, tool, append(args, pkg)...); err != nil {
@@ -440,7 +440,7 @@ func (w *workbench) overlay(text, out string) (string, error) {
 func (w *workbench) run(dir string, env []string, name string, args ...string) error {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = lab.GoEnv(env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
 	}
@@ -457,7 +457,7 @@ func toolchain(version string) (string, error) {
 			return "", fmt.Errorf("%w: %s for %s", errNoToolchain, version, runtime.GOARCH)
 		}
 		cmd := exec.Command("go", "env", "GOROOT")
-		cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+version, "GOFLAGS=")
+		cmd.Env = lab.GoEnv("GOTOOLCHAIN=" + version)
 		out, err := cmd.Output()
 		root := strings.TrimSpace(string(out))
 		if err != nil || !strings.Contains(root, version) {

@@ -71,7 +71,7 @@ func StartTLS(t testing.TB, args ...string) *Server {
 
 func newServer(t testing.TB, program string, args ...string) *Server {
 	t.Helper()
-	path := lab.Program(t, program, "redis-server")
+	path := lab.Program(t, program, program) // Debian has a package of each name
 	s := &Server{t: t, program: path, Dir: t.TempDir(), Port: FreePort(t)}
 	s.Addr = net.JoinHostPort("127.0.0.1", s.Port)
 	s.args = append(append(s.defaults(), "--enable-debug-command", "yes", "--shutdown-timeout", "0"), args...)
