@@ -180,7 +180,7 @@ func main() {
 	if err != nil {
 		panic(err)
 	}
-	r, err := bundle.Resolve("plugin.so", v, "linux", "amd64", []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so"})
+	r, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: v}, []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so"})
 	fmt.Print(r.File, err)
 }
 `} {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// What a caller may want to tell apart with errors.Is.
+// Errors that callers match with errors.Is.
 var (
 	ErrStructure = errors.New("not a well-formed bundle")
 	ErrLimit     = errors.New("larger than the limits allow")
@@ -14,18 +14,27 @@ var (
 	ErrSignature = errors.New("signature does not match the files and the key")
 	ErrUnsigned  = errors.New("bundle is not signed")
 	ErrKey       = errors.New("key cannot be used")
+	ErrManifest  = errors.New("manifest refused")
+	ErrExpected  = errors.New("not the expected bundle")
 	ErrNotFound  = errors.New("the gateway finds no file to load")
 	ErrNoUpgrade = errors.New("no single bundle serves both gateway versions")
+	ErrOutage    = errors.New("running gateways would lose the plugin")
+	ErrServer    = errors.New("the bundle server does not serve this bundle")
+	ErrPublished = errors.New("another run has published under this name and is not accepted")
+	ErrChanged   = errors.New("somebody else changed the published file")
+	ErrAccepted  = errors.New("the publication is accepted and the old bundle is removed")
 )
 
-// Error says what was being done, to what, and why it failed.
+// Error is the error type of this package. Kind is one of its sentinels or nil.
 type Error struct {
-	Op     string // "write bundle", "verify bundle" …
+	Op     string // what was attempted: "write bundle", "verify bundle"
 	Object string // the file, entry or manifest field; may be empty
-	Err    error
+	Kind   error  // a sentinel of this package; nil if reading or writing failed
+	Err    error  // the cause; nil if Kind says it all
+	Next   string // what to do; may be empty
+	Retry  bool   // the same call may succeed later
 
-	hint  string
-	retry bool
+	Findings []Finding // of ErrManifest: those of severity Refused, at least one
 }
 
 func (e *Error) Error() string {
@@ -33,47 +42,45 @@ func (e *Error) Error() string {
 	if e.Object != "" {
 		s += " " + e.Object
 	}
-	s += ": " + e.Err.Error()
-	if e.hint != "" {
-		s += "; " + e.hint
+	switch {
+	case len(e.Findings) > 0:
+		var lines []string
+		for _, f := range e.Findings {
+			lines = append(lines, fmt.Sprintf("%s: %s; %s", f.Path, f.Problem, f.Remedy))
+		}
+		return s + ": " + e.Kind.Error() + ": " + strings.Join(lines, "\n")
+	case e.Err == nil && e.Kind != nil:
+		s += ": " + e.Kind.Error()
+	case e.Err != nil && e.Kind != nil && !errors.Is(e.Err, e.Kind):
+		s += ": " + e.Kind.Error() + ": " + e.Err.Error()
+	case e.Err != nil:
+		s += ": " + e.Err.Error()
+	}
+	if e.Next != "" {
+		s += "; " + e.Next
 	}
 	return s
 }
 
-// Unwrap returns the cause.
-func (e *Error) Unwrap() error { return e.Err }
-
-// Retryable says whether the same call may succeed later: true where reading
-// or writing failed, false where the content is bad.
-func (e *Error) Retryable() bool { return e.retry }
-
-// Hint is the next step; empty where there is none to suggest.
-func (e *Error) Hint() string { return e.hint }
-
-// ManifestError holds the findings for which a manifest was refused.
-type ManifestError struct {
-	Findings []Finding // those of severity Refused, at least one
-}
-
-func (e *ManifestError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "write bundle: manifest refused: ")
-	for i, f := range e.Findings {
-		if i > 0 {
-			b.WriteString("\n")
+// Unwrap returns Kind and Err for errors.Is and errors.As.
+func (e *Error) Unwrap() []error {
+	var all []error
+	for _, err := range []error{e.Kind, e.Err} {
+		if err != nil {
+			all = append(all, err)
 		}
-		fmt.Fprintf(&b, "%s: %s; %s", f.Path, f.Problem, f.Remedy)
 	}
-	return b.String()
+	return all
 }
 
-// Retryable is false: the manifest or the files must change first.
-func (e *ManifestError) Retryable() bool { return false }
+// Retryable reports whether the same call may succeed later: true if reading,
+// writing or asking failed, false if the content is bad.
+func (e *Error) Retryable() bool { return e.Retry }
 
-// Hint is the remedy of the first finding.
-func (e *ManifestError) Hint() string {
-	if len(e.Findings) == 0 {
-		return ""
+// Hint returns the next step, or an empty string.
+func (e *Error) Hint() string {
+	if e.Next == "" && len(e.Findings) > 0 {
+		return e.Findings[0].Remedy
 	}
-	return e.Findings[0].Remedy
+	return e.Next
 }

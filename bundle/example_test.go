@@ -29,8 +29,8 @@ func Example() {
 		"driver": "goplugin", "post": [{"name": "AddFooBarHeader", "path": "plugin.so"}]}}`))
 	check(err)
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: semver.MustParse("4.0.8"), File: "plugin.so"},
-		Target:  bundle.Build{Gateway: semver.MustParse("5.2.5"), File: "plugin_v5.2.5_linux_amd64.so"},
+		From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"),
+		Plugins: []bundle.Plugin{{Current: "plugin.so", Target: "plugin_v5.2.5_linux_amd64.so"}},
 	})
 	check(err)
 	manifest, err = plan.Manifest(manifest)
@@ -41,8 +41,8 @@ func Example() {
 	check(os.Rename(path, filepath.Join(dir, result.Name("orders")))) // gateways never fetch the same name twice
 
 	fmt.Println(result.Manifest.FileList)
-	fmt.Println("4.0.8 loads", plan.Current.File)
-	fmt.Println("5.2.5 loads", plan.Target.File)
+	fmt.Println("4.0.8 loads", plan.Plugins[0].Current.File)
+	fmt.Println("5.2.5 loads", plan.Plugins[0].Target.File)
 	// Output:
 	// [plugin.so plugin_v5.2.5_linux_amd64.so]
 	// 4.0.8 loads plugin.so
@@ -92,7 +92,7 @@ func ExampleWriteFile() {
 	dir := builds("plugin.so")
 	defer os.RemoveAll(dir)
 	_, err := bundle.WriteFile(context.Background(), filepath.Join(dir, "bundle.zip"), os.DirFS(dir), goManifest("gone.so"), bundle.Options{})
-	var refused *bundle.ManifestError
+	var refused *bundle.Error
 	if errors.As(err, &refused) {
 		fmt.Println(refused.Findings[0].Path, refused.Findings[0].Problem)
 	}
@@ -157,7 +157,7 @@ func ExampleParsePublicKey() {
 func ExampleResolve() {
 	files := []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so"}
 	for _, version := range []string{"4.0.8", "4.2.4", "5.2.5"} {
-		r, err := bundle.Resolve("plugin.so", semver.MustParse(version), "linux", "amd64", files)
+		r, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: semver.MustParse(version), GOOS: "linux", GOARCH: "amd64"}, files)
 		check(err)
 		fmt.Println(version, "tries", r.Tried, "and loads", r.File)
 	}
@@ -167,8 +167,8 @@ func ExampleResolve() {
 	// 5.2.5 tries [plugin_v5.2.5_linux_amd64.so plugin_5.2.5_linux_amd64.so plugin.so] and loads plugin_v5.2.5_linux_amd64.so
 }
 
-func ExampleResolveResponse() {
-	r, err := bundle.ResolveResponse("plugin.so", semver.MustParse("4.2.4"), "linux", "amd64", []string{"plugin_4.2.4_linux_amd64.so"})
+func ExampleResolve_response() {
+	r, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: semver.MustParse("4.2.4"), Response: true}, []string{"plugin_4.2.4_linux_amd64.so"})
 	fmt.Println(r.Tried, errors.Is(err, bundle.ErrNotFound))
 	// Output: [plugin.so] true
 }
@@ -187,8 +187,8 @@ func ExampleManifest_Resolve() {
 // under other names.
 func ExampleForUpgrade() {
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: semver.MustParse("4.1.0"), File: "plugin.so"},
-		Target:  bundle.Build{Gateway: semver.MustParse("4.2.4"), File: "plugin_v4.2.4_linux_amd64.so"},
+		From: semver.MustParse("4.1.0"), To: semver.MustParse("4.2.4"),
+		Plugins: []bundle.Plugin{{Current: "plugin.so", Target: "plugin_v4.2.4_linux_amd64.so"}},
 	})
 	check(err)
 	for _, name := range plan.FileList {
@@ -196,8 +196,8 @@ func ExampleForUpgrade() {
 	}
 
 	_, err = bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: semver.MustParse("4.0.8"), File: "plugin.so"},
-		Target:  bundle.Build{Gateway: semver.MustParse("4.2.4"), File: "plugin_v4.2.4_linux_amd64.so"},
+		From: semver.MustParse("4.0.8"), To: semver.MustParse("4.2.4"),
+		Plugins: []bundle.Plugin{{Current: "plugin.so", Target: "plugin_v4.2.4_linux_amd64.so"}},
 	})
 	fmt.Println(errors.Is(err, bundle.ErrNoUpgrade))
 	// Output:
@@ -208,8 +208,8 @@ func ExampleForUpgrade() {
 
 func ExampleUpgradePlan_Manifest() {
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: semver.MustParse("5.0.3"), File: "plugin_v5.0.3_linux_amd64.so"},
-		Target:  bundle.Build{Gateway: semver.MustParse("5.2.5"), File: "plugin_v5.2.5_linux_amd64.so"},
+		From: semver.MustParse("5.0.3"), To: semver.MustParse("5.2.5"),
+		Plugins: []bundle.Plugin{{Current: "plugin_v5.0.3_linux_amd64.so", Target: "plugin_v5.2.5_linux_amd64.so"}},
 	})
 	check(err)
 	m := goManifest("plugin_v5.0.3_linux_amd64.so")
@@ -222,8 +222,8 @@ func ExampleUpgradePlan_Manifest() {
 
 func ExampleUpgradePlan_FS() {
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: semver.MustParse("4.0.8"), File: "old/plugin.so"},
-		Target:  bundle.Build{Gateway: semver.MustParse("5.2.5"), File: "new/plugin.so"},
+		From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"),
+		Plugins: []bundle.Plugin{{Current: "old/plugin.so", Target: "new/plugin.so"}},
 	})
 	check(err)
 	f, err := plan.FS(files("old/plugin.so", "new/plugin.so")).Open("plugin_v5.2.5_linux_amd64.so")

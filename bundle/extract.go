@@ -26,7 +26,7 @@ func Extract(ctx context.Context, r io.ReaderAt, size int64, dir string, o Verif
 	}
 	t := target{dir: dir}
 	if err := t.open(); err != nil {
-		return nil, &Error{Op: op, Object: dir, Err: err, hint: "name a directory whose parent exists", retry: true}
+		return nil, &Error{Op: op, Object: dir, Err: err, Next: "name a directory whose parent exists", Retry: true}
 	}
 	err = a.stream(ctx, op, t.create)
 	if err == nil {

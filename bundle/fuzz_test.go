@@ -96,11 +96,7 @@ func FuzzResolve(f *testing.F) {
 		if err != nil {
 			return
 		}
-		resolve := bundle.Resolve
-		if response {
-			resolve = bundle.ResolveResponse
-		}
-		r, err := resolve(hook, v, goos, goarch, []string{file})
+		r, err := bundle.Resolve(hook, bundle.Loader{Gateway: v, GOOS: goos, GOARCH: goarch, Response: response}, []string{file})
 		if (err == nil) != (r.File != "") {
 			t.Fatalf("%+v, %v", r, err)
 		}

@@ -65,10 +65,10 @@ type IDExtractor struct {
 func Parse(data []byte) (*Manifest, error) {
 	m := &Manifest{Unknown: map[string]json.RawMessage{}}
 	if err := json.Unmarshal(data, m); err != nil {
-		return nil, &Error{Op: "parse manifest", Object: position(data, err), Err: err, hint: "correct the JSON"}
+		return nil, &Error{Op: "parse manifest", Object: position(data, err), Err: err, Next: "correct the JSON"}
 	}
 	if first := bytes.TrimLeft(data, " \t\r\n"); first[0] != '{' {
-		return nil, &Error{Op: "parse manifest", Err: fmt.Errorf("%w: it is not a JSON object", ErrStructure), hint: "correct the JSON"}
+		return nil, &Error{Op: "parse manifest", Err: fmt.Errorf("%w: it is not a JSON object", ErrStructure), Next: "correct the JSON"}
 	}
 	m.collect("", data, reflect.TypeFor[Manifest]())
 	return m, nil
@@ -138,7 +138,7 @@ func fieldByTag(t reflect.Type, name string) (reflect.StructField, bool) {
 func (m *Manifest) WriteTo(w io.Writer) (int64, error) {
 	data, err := json.Marshal(m)
 	if err != nil {
-		return 0, &Error{Op: "encode manifest", Err: err, hint: "put only JSON values into extractor_config"}
+		return 0, &Error{Op: "encode manifest", Err: err, Next: "put only JSON values into extractor_config"}
 	}
 	n, err := w.Write(data)
 	return int64(n), err

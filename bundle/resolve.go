@@ -43,21 +43,23 @@ var eras = []struct {
 	{semver.New(4, 3, 2, "", ""), []form{prefixed, bare, exact}, []form{prefixed, bare, exact}},
 }
 
-// Resolve returns which of files a gateway of this version loads for a pre,
-// auth_check, post_key_auth or post hook of the goplugin driver, and the names
-// it tries in order. goos and goarch are the gateway's; empty ones are linux
-// and amd64. A pre-release counts as its release, as it does in the loader.
-//
-// Where no name fits, the error matches [ErrNotFound] and the Resolution still
-// has the names.
-func Resolve(hook string, gateway *semver.Version, goos, goarch string, files []string) (Resolution, error) {
-	return resolve(hook, gateway, goos, goarch, files, false)
+// Loader is a gateway that looks for a plugin file.
+type Loader struct {
+	Gateway      *semver.Version // a pre-release counts as its release, as it does in the loader
+	GOOS, GOARCH string          // the gateway's; empty: linux, amd64
+	// Response: it looks for a response hook. Gateways before 4.3.2 load those by
+	// their exact name only.
+	Response bool
 }
 
-// ResolveResponse is [Resolve] for a response hook: gateways before 4.3.2 load
-// those by their exact name only.
-func ResolveResponse(hook string, gateway *semver.Version, goos, goarch string, files []string) (Resolution, error) {
-	return resolve(hook, gateway, goos, goarch, files, true)
+// Resolve returns which of files a gateway loads for a hook of the goplugin
+// driver when it starts, and the names that it tries in order. A gateway that
+// runs may refuse the file all the same: see [Switch].
+//
+// If no name fits, the error is of kind [ErrNotFound] and the Resolution still
+// has the names.
+func Resolve(hook string, l Loader, files []string) (Resolution, error) {
+	return resolve(hook, l.Gateway, l.GOOS, l.GOARCH, files, l.Response)
 }
 
 // Resolve resolves every hook of a goplugin manifest against its file_list.
@@ -86,7 +88,7 @@ func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Reso
 func resolve(hook string, gateway *semver.Version, goos, goarch string, files []string, response bool) (Resolution, error) {
 	r := Resolution{Path: hook}
 	fail := func(err error, hint string) (Resolution, error) {
-		return r, &Error{Op: "resolve hook", Object: hook, Err: err, hint: hint}
+		return r, &Error{Op: "resolve hook", Object: hook, Err: err, Next: hint}
 	}
 	if gateway == nil {
 		return fail(errors.New("no gateway version given"), "give the version that the gateway's /hello reports")

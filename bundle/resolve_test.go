@@ -46,7 +46,7 @@ func TestResolveEveryRelease(t *testing.T) {
 		v := semver.MustParse(version)
 		// With all of its names present the first wins, with only the last that one.
 		for _, there := range [][]string{want, want[len(want)-1:]} {
-			r, err := bundle.Resolve("p.so", v, "", "", there)
+			r, err := bundle.Resolve("p.so", bundle.Loader{Gateway: v}, there)
 			if err != nil || !slices.Equal(r.Tried, want) || r.File != there[0] {
 				t.Errorf("%s with %v: %+v, %v; want %v", version, there, r, err, want)
 			}
@@ -55,7 +55,7 @@ func TestResolveEveryRelease(t *testing.T) {
 		if v.LessThan(semver.MustParse("4.3.2")) {
 			want = []string{"p.so"}
 		}
-		if r, err := bundle.ResolveResponse("p.so", v, "", "", []string{"p.so"}); err != nil || !slices.Equal(r.Tried, want) {
+		if r, err := bundle.Resolve("p.so", bundle.Loader{Gateway: v, Response: true}, []string{"p.so"}); err != nil || !slices.Equal(r.Tried, want) {
 			t.Errorf("%s, response: %+v, %v; want %v", version, r, err, want)
 		}
 	}
@@ -87,7 +87,7 @@ func TestResolve(t *testing.T) {
 		"versioned name as path":        {two[1], "5.3.0", "", "", two, two[1]},
 		"no files":                      {"plugin.so", "5.2.5", "", "", nil, ""},
 	} {
-		r, err := bundle.Resolve(c.hook, semver.MustParse(c.version), c.goos, c.goarch, c.files)
+		r, err := bundle.Resolve(c.hook, bundle.Loader{Gateway: semver.MustParse(c.version), GOOS: c.goos, GOARCH: c.goarch}, c.files)
 		if r.File != c.want || (c.want == "") != errors.Is(err, bundle.ErrNotFound) || len(r.Tried) == 0 {
 			t.Errorf("%s: %+v, %v; want %q", name, r, err, c.want)
 		}
@@ -96,11 +96,11 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	for _, hook := range []string{"", ".", "/", "..", "a/../.."} {
-		if _, err := bundle.Resolve(hook, semver.MustParse("5.2.5"), "", "", two); err == nil || errors.Is(err, bundle.ErrNotFound) {
+		if _, err := bundle.Resolve(hook, bundle.Loader{Gateway: semver.MustParse("5.2.5")}, two); err == nil || errors.Is(err, bundle.ErrNotFound) {
 			t.Errorf("path %q: %v", hook, err)
 		}
 	}
-	if _, err := bundle.Resolve("plugin.so", nil, "", "", two); err == nil {
+	if _, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: nil}, two); err == nil {
 		t.Error("no version, no error")
 	}
 }
@@ -162,8 +162,8 @@ func TestForUpgradeEveryRelease(t *testing.T) {
 		current, target := pair[0], pair[1]
 		from, to := loaders[current], loaders[target]
 		u := bundle.Upgrade{
-			Current: bundle.Build{Gateway: semver.MustParse(current), File: "old/" + compiled(current)},
-			Target:  bundle.Build{Gateway: semver.MustParse(target), File: "new/" + compiled(target)},
+			From: semver.MustParse(current), To: semver.MustParse(target),
+			Plugins: []bundle.Plugin{{Current: "old/" + compiled(current), Target: "new/" + compiled(target)}},
 		}
 		p, err := bundle.ForUpgrade(u)
 		exactOnly := from == "exact-only" || to == "exact-only"
@@ -179,9 +179,9 @@ func TestForUpgradeEveryRelease(t *testing.T) {
 			continue
 		}
 		plans++
-		c, err1 := bundle.Resolve(p.Hook, u.Current.Gateway, "", "", p.FileList)
-		n, err2 := bundle.Resolve(p.Hook, u.Target.Gateway, "", "", p.FileList)
-		if err1 != nil || err2 != nil || p.Sources[c.File] != u.Current.File || p.Sources[n.File] != u.Target.File || len(p.FileList) != 2 {
+		c, err1 := bundle.Resolve(p.Plugins[0].Hook, bundle.Loader{Gateway: u.From}, p.FileList)
+		n, err2 := bundle.Resolve(p.Plugins[0].Hook, bundle.Loader{Gateway: u.To}, p.FileList)
+		if err1 != nil || err2 != nil || p.Sources[c.File] != u.Plugins[0].Current || p.Sources[n.File] != u.Plugins[0].Target || len(p.FileList) != 2 {
 			t.Fatalf("%s to %s: %+v", current, target, p)
 		}
 	}
@@ -228,9 +228,8 @@ func TestForUpgrade(t *testing.T) {
 		"no plugin":                 {"4.0.8", "plugin.so", "5.2.5", "plugin.zip", false, "", "", "not the name of a .so"},
 	} {
 		p, err := bundle.ForUpgrade(bundle.Upgrade{
-			Current:  bundle.Build{Gateway: semver.MustParse(c.current), File: c.oldFile},
-			Target:   bundle.Build{Gateway: semver.MustParse(c.target), File: c.newFile},
-			Response: c.response,
+			From: semver.MustParse(c.current), To: semver.MustParse(c.target),
+			Plugins: []bundle.Plugin{{Current: c.oldFile, Target: c.newFile, Response: c.response}},
 		})
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) {
@@ -246,8 +245,8 @@ func TestForUpgrade(t *testing.T) {
 		for _, f := range p.FileList {
 			got = append(got, f+"="+p.Sources[f])
 		}
-		if p.Hook != c.hook || strings.Join(got, " ") != c.files {
-			t.Errorf("%s: hook %s, %s", name, p.Hook, strings.Join(got, " "))
+		if p.Plugins[0].Hook != c.hook || strings.Join(got, " ") != c.files {
+			t.Errorf("%s: hook %s, %s", name, p.Plugins[0].Hook, strings.Join(got, " "))
 		}
 	}
 	if _, err := bundle.ForUpgrade(bundle.Upgrade{}); err == nil {
@@ -281,9 +280,8 @@ func TestForUpgradeGivesTheProcedure(t *testing.T) {
 func upgradePlan(t *testing.T, current, oldFile, target, newFile string, response bool) *bundle.UpgradePlan {
 	t.Helper()
 	p, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current:  bundle.Build{Gateway: semver.MustParse(current), File: oldFile},
-		Target:   bundle.Build{Gateway: semver.MustParse(target), File: newFile},
-		Response: response,
+		From: semver.MustParse(current), To: semver.MustParse(target),
+		Plugins: []bundle.Plugin{{Current: oldFile, Target: newFile, Response: response}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -333,7 +331,7 @@ func TestPlanManifest(t *testing.T) {
 		}, "instead of"},
 		"response hook": {func(m *bundle.Manifest) {
 			m.Middleware.Response = []bundle.Hook{{Name: "R", Path: "plugin.so"}}
-		}, "for response hooks"},
+		}, "Plugin.Response"},
 	} {
 		m := m
 		m = &bundle.Manifest{FileList: slices.Clone(m.FileList), Middleware: m.Middleware}

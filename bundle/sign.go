@@ -84,7 +84,7 @@ func ParsePublicKey(data []byte) (*rsa.PublicKey, error) {
 }
 
 func keyError(op, problem, accepted string) error {
-	return &Error{Op: op, Err: fmt.Errorf("%w: %s", ErrKey, problem), hint: accepted}
+	return &Error{Op: op, Err: fmt.Errorf("%w: %s", ErrKey, problem), Next: accepted}
 }
 
 // sums digests the files of a bundle in list order: MD5 for the checksum and,
@@ -137,7 +137,7 @@ func (s *sums) sign(signer crypto.Signer, public *rsa.PublicKey) (string, error)
 	signature, err := signer.Sign(rand.Reader, digest, crypto.SHA256)
 	if err != nil {
 		_, local := signer.(*rsa.PrivateKey) // it fails again; a key service may be down
-		return "", &Error{Op: "sign bundle", Err: err, retry: !local}
+		return "", &Error{Op: "sign bundle", Err: err, Retry: !local}
 	}
 	// A key service may be set to PSS, which gateways do not check.
 	if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, digest, signature); err != nil {

@@ -209,7 +209,8 @@ func TestVerifyWithUnusableKey(t *testing.T) {
 // What is missing is an error and no panic.
 func TestNothingGiven(t *testing.T) {
 	t.Parallel()
-	p, err := bundle.ForUpgrade(bundle.Upgrade{Current: bundle.Build{Gateway: semver.MustParse("4.0.8"), File: "a.so"}, Target: bundle.Build{Gateway: semver.MustParse("5.2.5"), File: "b.so"}})
+	p, err := bundle.ForUpgrade(bundle.Upgrade{From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"),
+		Plugins: []bundle.Plugin{{Current: "a.so", Target: "b.so"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -10,66 +11,176 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Build is a plugin that was compiled for one gateway version.
-type Build struct {
-	Gateway *semver.Version
-	File    string // its path, as the source of the files has it; the base name counts
-}
-
 // Upgrade describes what one bundle has to serve.
 type Upgrade struct {
-	Current, Target Build
-	GOOS, GOARCH    string // the gateways'; empty: linux, amd64
-	// Response: the plugin is used by response hooks, which gateways before
-	// 4.3.2 load by their exact name only.
+	From, To     *semver.Version // the gateways before and after
+	Plugins      []Plugin        // at least one
+	GOOS, GOARCH string          // the gateways'; empty: linux, amd64
+
+	// PluginPath reads the plugin path out of a build; preflight.Inspect finds
+	// it. nil: the paths are unknown, and only modes that need none are planned.
+	PluginPath func(file string) (string, error)
+	// Switch says how the gateways get the bundle.
+	Switch Switch
+}
+
+// Plugin is the two builds of one plugin, each by its path as the source of the
+// files has it; the base names count.
+type Plugin struct {
+	Current, Target string
+	// Response: response hooks use the plugin. Gateways before 4.3.2 load it by
+	// its exact name only.
 	Response bool
 }
 
 // UpgradePlan is a bundle from which each of two gateway versions loads its own
-// build of a plugin.
+// build of every plugin.
 type UpgradePlan struct {
 	FileList []string          `json:"file_list"`
-	Hook     string            `json:"hook"`    // the path for every hook of this plugin
+	Plugins  []PluginPlan      `json:"plugins"` // in the order of Upgrade.Plugins
 	Sources  map[string]string `json:"sources"` // for each of FileList, the file to take it from
-	// Current and Target prove it: what each version tries and finds.
-	Current Resolution `json:"current"`
-	Target  Resolution `json:"target"`
+	Switch   *SwitchPlan       `json:"switch"`
 
 	upgrade Upgrade
 }
 
-// ForUpgrade arranges the two builds of a plugin. It keeps their names where it
-// can; otherwise the plan has copies under the names that each version tries.
+// PluginPlan is what becomes of one plugin.
+type PluginPlan struct {
+	Hook string `json:"hook"` // the path for every hook of this plugin
+	// Current and Target show what each version tries and finds at its start.
+	Current     Resolution `json:"current"`
+	Target      Resolution `json:"target"`
+	CurrentPath string     `json:"current_plugin_path,omitempty"`
+	TargetPath  string     `json:"target_plugin_path,omitempty"`
+
+	pair pair
+	cost int
+}
+
+// ForUpgrade arranges the two builds of each plugin. It keeps their names where
+// it can; otherwise the plan has copies under the names that each version tries.
 // For 4.0.8 and 5.2.5 that is plugin.so and plugin_v5.2.5_linux_amd64.so with
 // the hook path plugin.so.
 //
-// Where no arrangement works the error matches [ErrNoUpgrade] and says why.
-// Then publish two bundles and switch the API with the gateways.
+// The plan also predicts what gateways do that run while the bundle is switched.
+// An error of kind [ErrNoUpgrade] says that no arrangement works: publish two
+// bundles and switch the API with the gateways. An error of kind [ErrOutage]
+// says that gateways would lose a plugin, and names a mode in which they do not.
 func ForUpgrade(u Upgrade) (*UpgradePlan, error) {
-	if err := u.check(); err != nil {
+	var each [][]PluginPlan
+	if len(u.Plugins) == 0 {
+		return nil, &Error{Op: "plan upgrade bundle", Err: errors.New("no plugin given"), Next: "list the two builds of each plugin"}
+	}
+	for _, one := range u.Plugins {
+		pr := pair{build{u.From, one.Current}, build{u.To, one.Target}, u.GOOS, u.GOARCH, one.Response}
+		if err := pr.check(); err != nil {
+			return nil, err
+		}
+		plans := pr.plans()
+		if len(plans) == 0 {
+			return nil, pr.impossible()
+		}
+		for i := range plans {
+			if err := u.readPaths(&plans[i]); err != nil {
+				return nil, err
+			}
+		}
+		each = append(each, plans)
+	}
+	p := u.combine(each, nil)
+	if p == nil {
+		return nil, &Error{Op: "plan upgrade bundle", Kind: ErrNoUpgrade, Err: errors.New("the plugins need the same file names"),
+			Next: "rename one of the plugins, or publish a bundle for each"}
+	}
+	var err error
+	if p.Switch, err = u.planSwitch(p); err != nil {
 		return nil, err
 	}
-	var best *UpgradePlan
+	return p, nil
+}
+
+func (u Upgrade) readPaths(p *PluginPlan) (err error) {
+	if u.PluginPath == nil {
+		return nil
+	}
+	for file, into := range map[string]*string{p.pair.Current.File: &p.CurrentPath, p.pair.Target.File: &p.TargetPath} {
+		if *into, err = u.PluginPath(file); err != nil {
+			return &Error{Op: "read plugin path", Object: file, Err: err, Next: "give a plugin that Tyk's plugin compiler built"}
+		}
+	}
+	return nil
+}
+
+// combine takes for each plugin the cheapest plan whose names the earlier ones
+// left free. A plan that is good for its plugin alone may give a file to another
+// one's hook, so the whole is resolved as well.
+func (u Upgrade) combine(each [][]PluginPlan, chosen []PluginPlan) *UpgradePlan {
+	if len(chosen) < len(each) {
+		for _, plan := range each[len(chosen)] {
+			if p := u.combine(each, append(slices.Clip(chosen), plan)); p != nil {
+				return p
+			}
+		}
+		return nil
+	}
+	p := &UpgradePlan{Plugins: chosen, Sources: map[string]string{}, upgrade: u}
+	for _, one := range chosen {
+		for name, source := range map[string]string{one.Current.File: one.pair.Current.File, one.Target.File: one.pair.Target.File} {
+			if other, taken := p.Sources[name]; taken && other != source {
+				return nil
+			}
+			p.Sources[name] = source
+		}
+		for _, name := range []string{one.Current.File, one.Target.File} {
+			if !slices.Contains(p.FileList, name) {
+				p.FileList = append(p.FileList, name)
+			}
+		}
+	}
+	for _, one := range chosen {
+		c, _ := resolve(one.Hook, u.From, u.GOOS, u.GOARCH, p.FileList, one.pair.Response)
+		t, _ := resolve(one.Hook, u.To, u.GOOS, u.GOARCH, p.FileList, one.pair.Response)
+		if c.File != one.Current.File || t.File != one.Target.File {
+			return nil
+		}
+	}
+	return p
+}
+
+// build is a plugin that was compiled for one gateway version.
+type build struct {
+	Gateway *semver.Version
+	File    string
+}
+
+// pair is the two builds of one plugin.
+type pair struct {
+	Current, Target build
+	GOOS, GOARCH    string
+	Response        bool
+}
+
+// plans lists every arrangement that works, the cheapest first.
+func (u pair) plans() []PluginPlan {
+	var all []PluginPlan
 	for _, hook := range u.hookPaths() {
 		for _, c := range u.names(u.Current, hook) {
 			for _, t := range u.names(u.Target, hook) {
-				if p := u.try(hook, c, t); p != nil && (best == nil || p.cost() < best.cost()) {
-					best = p
+				if p, ok := u.try(hook, c, t); ok {
+					all = append(all, p)
 				}
 			}
 		}
 	}
-	if best == nil {
-		return nil, u.impossible()
-	}
-	return best, nil
+	slices.SortStableFunc(all, func(a, b PluginPlan) int { return a.cost - b.cost })
+	return all
 }
 
-func (u Upgrade) check() error {
+func (u pair) check() error {
 	fail := func(object, hint, format string, a ...any) error {
-		return &Error{Op: "plan upgrade bundle", Object: object, Err: fmt.Errorf(format, a...), hint: hint}
+		return &Error{Op: "plan upgrade bundle", Object: object, Err: fmt.Errorf(format, a...), Next: hint}
 	}
-	for i, b := range []Build{u.Current, u.Target} {
+	for i, b := range []build{u.Current, u.Target} {
 		what := [...]string{"current", "target"}[i]
 		if b.Gateway == nil {
 			return fail(what, "give the version that the gateway's /hello reports", "no gateway version given")
@@ -97,9 +208,9 @@ func (u Upgrade) check() error {
 }
 
 // hookPaths lists the paths worth trying, the plainest first.
-func (u Upgrade) hookPaths() []string {
+func (u pair) hookPaths() []string {
 	var all []string
-	for _, b := range []Build{u.Target, u.Current} {
+	for _, b := range []build{u.Target, u.Current} {
 		name := path.Base(b.File)
 		if m := versioned.FindStringSubmatch(name); m != nil {
 			name = m[1] + ".so"
@@ -111,49 +222,36 @@ func (u Upgrade) hookPaths() []string {
 
 // names lists what a build may be called: what its gateway tries first comes
 // first.
-func (u Upgrade) names(b Build, hook string) []string {
+func (u pair) names(b build, hook string) []string {
 	return candidates(hook, b.Gateway, u.GOOS, u.GOARCH, u.Response)
 }
 
-// try returns the plan with these names if it works, else nil.
-func (u Upgrade) try(hook, current, target string) *UpgradePlan {
+// try returns the plan with these names if it works.
+func (u pair) try(hook, current, target string) (PluginPlan, bool) {
 	if current == target {
-		return nil
+		return PluginPlan{}, false
 	}
-	p := &UpgradePlan{
-		FileList: []string{current, target},
-		Hook:     hook,
-		Sources:  map[string]string{current: u.Current.File, target: u.Target.File},
-		upgrade:  u,
-	}
+	p := PluginPlan{Hook: hook, pair: u}
+	names := []string{current, target}
 	var err1, err2 error
-	p.Current, err1 = resolve(hook, u.Current.Gateway, u.GOOS, u.GOARCH, p.FileList, u.Response)
-	p.Target, err2 = resolve(hook, u.Target.Gateway, u.GOOS, u.GOARCH, p.FileList, u.Response)
-	if err1 != nil || err2 != nil || p.Current.File != current || p.Target.File != target {
-		return nil
-	}
-	return p
-}
-
-// cost ranks plans: a copy is worse than a name that is kept, and a copy under
-// the exact name is worse than one that says its version, as gateways of third
-// versions would load it.
-func (p *UpgradePlan) cost() int {
-	cost := 0
-	for name, source := range p.Sources {
+	p.Current, err1 = resolve(hook, u.Current.Gateway, u.GOOS, u.GOARCH, names, u.Response)
+	p.Target, err2 = resolve(hook, u.Target.Gateway, u.GOOS, u.GOARCH, names, u.Response)
+	// A copy is worse than a name that is kept. A copy under the exact name is
+	// worse than one that says its version: gateways of third versions load it.
+	for name, source := range map[string]string{current: u.Current.File, target: u.Target.File} {
 		if name != path.Base(source) {
-			cost += 2
-			if name == p.Hook {
-				cost++
+			p.cost += 2
+			if name == hook {
+				p.cost++
 			}
 		}
 	}
-	return cost
+	return p, err1 == nil && err2 == nil && p.Current.File == current && p.Target.File == target
 }
 
 // impossible explains why no plan works: the version that knows the exact name
 // only needs it for its own build, and the other takes it first.
-func (u Upgrade) impossible() error {
+func (u pair) impossible() error {
 	only, other := u.Current.Gateway, u.Target.Gateway
 	if hook := u.hookPaths()[0]; len(candidates(hook, only, u.GOOS, u.GOARCH, u.Response)) > 1 {
 		only, other = other, only
@@ -165,52 +263,58 @@ func (u Upgrade) impossible() error {
 	return &Error{
 		Op:  "plan upgrade bundle",
 		Err: fmt.Errorf("%w: gateway %s loads the exact name of a hook's path only%s, and gateway %s takes that name before any other", ErrNoUpgrade, only, what, other),
-		hint: "publish a bundle of its own for each version, under different names, and switch the API when the gateways are switched, " +
+		Next: "publish a bundle of its own for each version, under different names, and switch the API when the gateways are switched, " +
 			"or upgrade to 4.3.2 or later, which prefers versioned names",
 	}
 }
 
 // Manifest returns m with the plan in it: file_list has the plan's files where
-// it had the current build, the hooks that load it have the plan's path, and
-// checksum and signature are empty. It fails where m has no such hook, or where
-// its other files or hooks keep the plan from working.
+// it had the current builds, the hooks that load them have the plan's paths, and
+// checksum and signature are empty. It fails if m has no such hook, or if its
+// other files or hooks keep the plan from working.
 func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
-	fail := func(object, format string, a ...any) (*Manifest, error) {
-		return nil, &Error{Op: "apply upgrade plan", Object: object, Err: fmt.Errorf(format, a...)}
-	}
+	const op = "apply upgrade plan"
 	if m == nil {
-		return fail("", "no manifest given")
-	}
-	u, file := p.upgrade, path.Base(p.upgrade.Current.File)
-	at := slices.Index(m.FileList, file)
-	if at < 0 {
-		return fail("file_list", "the current build %s is not in it", file)
+		return nil, &Error{Op: op, Err: errors.New("no manifest given")}
 	}
 	n := m.clone()
 	n.Checksum, n.Signature = "", ""
-	n.FileList = slices.Replace(n.FileList, at, at+1, p.FileList...)
-	var changed []placed
-	for _, h := range n.hooks() {
-		if r, err := resolve(h.Path, u.Current.Gateway, u.GOOS, u.GOARCH, m.FileList, h.response); err == nil && r.File == file {
-			h.Path = p.Hook
-			changed = append(changed, h)
-		}
+	hooks := n.hooks()
+	type change struct {
+		hook placed
+		plan PluginPlan
 	}
-	if len(changed) == 0 {
-		return fail("custom_middleware", "gateway %s loads %s for none of its hooks", u.Current.Gateway, file)
-	}
-	for _, h := range changed {
-		hint := "remove the other builds of this plugin from file_list"
-		if h.response && !u.Response {
-			hint = "plan it for response hooks"
+	var changes []change
+	for _, one := range p.Plugins {
+		file := path.Base(one.pair.Current.File)
+		at := slices.Index(n.FileList, file)
+		if at < 0 {
+			return nil, &Error{Op: op, Object: "file_list", Err: fmt.Errorf("the current build %s is not in it", file)}
 		}
-		for _, want := range []Resolution{p.Current, p.Target} {
-			v, err := semver.NewVersion(want.Gateway)
-			if err != nil {
-				return fail(h.at, "%w", err)
+		n.FileList = slices.Replace(n.FileList, at, at+1, one.Current.File, one.Target.File)
+		found := false
+		for i, h := range m.hooks() {
+			r, err := resolve(h.Path, one.pair.Current.Gateway, one.pair.GOOS, one.pair.GOARCH, m.FileList, h.response)
+			if err == nil && r.File == file {
+				changes, found = append(changes, change{hooks[i], one}), true
 			}
-			if r, _ := resolve(h.Path, v, u.GOOS, u.GOARCH, n.FileList, h.response); r.File != want.File {
-				return nil, &Error{Op: "apply upgrade plan", Object: h.at, Err: fmt.Errorf("gateway %s would load %q instead of %q", want.Gateway, r.File, want.File), hint: hint}
+		}
+		if !found {
+			return nil, &Error{Op: op, Object: "custom_middleware",
+				Err: fmt.Errorf("gateway %s loads %s for none of its hooks", one.pair.Current.Gateway, file)}
+		}
+	}
+	for _, c := range changes {
+		c.hook.Path = c.plan.Hook
+	}
+	for _, c := range changes {
+		hint := "remove the other builds of this plugin from file_list"
+		if c.hook.response && !c.plan.pair.Response {
+			hint = "set Plugin.Response"
+		}
+		for want, v := range map[string]*semver.Version{c.plan.Current.File: p.upgrade.From, c.plan.Target.File: p.upgrade.To} {
+			if r, _ := resolve(c.hook.Path, v, p.upgrade.GOOS, p.upgrade.GOARCH, n.FileList, c.hook.response); r.File != want {
+				return nil, &Error{Op: op, Object: c.hook.at, Err: fmt.Errorf("gateway %s would load %q instead of %q", v, r.File, want), Next: hint}
 			}
 		}
 	}

@@ -79,7 +79,7 @@ type archive struct {
 // open checks everything that can be seen without unpacking the files.
 func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, error) {
 	if o.MaxSize < 0 || o.MaxFiles < 0 || o.MaxRatio < 0 {
-		return nil, &Error{Op: op, Err: errors.New("a limit is negative"), hint: "use 0 for the default"}
+		return nil, &Error{Op: op, Err: errors.New("a limit is negative"), Next: "use 0 for the default"}
 	}
 	if o.Key != nil {
 		if err := checkKey(op, o.Key); err != nil {
@@ -252,17 +252,17 @@ func failure(op, object string, err error) error {
 	e := &Error{Op: op, Object: object, Err: err}
 	switch {
 	case errors.Is(err, ErrLimit):
-		e.hint = "raise the limit if you trust the bundle"
+		e.Next = "raise the limit if you trust the bundle"
 	case errors.Is(err, ErrUnsigned):
-		e.hint = "build it with the private key, or leave the key out to check the rest"
+		e.Next = "build it with the private key, or leave the key out to check the rest"
 	case errors.Is(err, ErrSignature):
-		e.hint = "check that the key is the signer's; if it is, do not use the bundle"
+		e.Next = "check that the key is the signer's; if it is, do not use the bundle"
 	case errors.Is(err, ErrStructure), errors.Is(err, ErrChecksum):
-		e.hint = "do not use the bundle: build or fetch it again"
+		e.Next = "do not use the bundle: build or fetch it again"
 	case errors.Is(err, fs.ErrExist):
-		e.hint = "extract into a new directory"
+		e.Next = "extract into a new directory"
 	default:
-		e.retry = true
+		e.Retry = true
 	}
 	return e
 }

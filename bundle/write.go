@@ -52,7 +52,7 @@ func (r Result) Name(stem string) string {
 // and signature are in the result's. Equal input gives equal bytes on every
 // machine, in some 12 MiB of memory whatever the size.
 //
-// Findings of severity [Refused] are a [*ManifestError]; then nothing was
+// Findings of severity [Refused] are an error of kind [ErrManifest]; then nothing was
 // written. After any other error what w received is no bundle.
 func Write(w io.Writer, src fs.FS, m *Manifest, o Options) (Result, error) {
 	return write(context.Background(), w, src, m, o)
@@ -73,7 +73,7 @@ func WriteFile(ctx context.Context, path string, src fs.FS, m *Manifest, o Optio
 	case failed != nil:
 		return Result{}, failed
 	case err != nil:
-		return Result{}, &Error{Op: "write bundle", Err: err, retry: !errors.Is(err, atomicfile.ErrNotRegular)}
+		return Result{}, &Error{Op: "write bundle", Err: err, Retry: !errors.Is(err, atomicfile.ErrNotRegular)}
 	}
 	return result, nil
 }
@@ -84,7 +84,7 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 	}
 	v := &validation{m: m, src: src}
 	if refused := v.refused(); len(refused) > 0 {
-		return Result{}, &ManifestError{refused}
+		return Result{}, &Error{Op: "write bundle", Kind: ErrManifest, Findings: refused}
 	}
 	var public *rsa.PublicKey
 	if o.Signer != nil {
@@ -103,7 +103,7 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 	c := copier{ctx: ctx, total: v.total, progress: o.Progress}
 	for _, name := range m.FileList {
 		if err := addFile(z, s, &c, src, name); err != nil {
-			return Result{}, &Error{Op: "write bundle", Object: name, Err: err, retry: true}
+			return Result{}, &Error{Op: "write bundle", Object: name, Err: err, Retry: true}
 		}
 	}
 	done := m.clone()
@@ -122,7 +122,7 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 		err = z.Close()
 	}
 	if err != nil {
-		return Result{}, &Error{Op: "write bundle", Object: ManifestName, Err: err, retry: true}
+		return Result{}, &Error{Op: "write bundle", Object: ManifestName, Err: err, Retry: true}
 	}
 	return Result{Manifest: done, Size: out.n, SHA256: hex.EncodeToString(out.hash.Sum(nil))}, nil
 }

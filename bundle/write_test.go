@@ -213,7 +213,7 @@ func TestWriteRefusesBeforeWriting(t *testing.T) {
 	m.Middleware.Driver = ""
 	var w bytes.Buffer
 	_, err := bundle.Write(&w, files("plugin.so"), m, bundle.Options{})
-	var refused *bundle.ManifestError
+	var refused *bundle.Error
 	if !errors.As(err, &refused) || len(refused.Findings) != 2 || refused.Retryable() || refused.Hint() == "" ||
 		!strings.Contains(err.Error(), "file_list[1]") || !strings.Contains(err.Error(), "custom_middleware.driver") {
 		t.Errorf("error %v", err)
@@ -311,7 +311,7 @@ func TestWriteFileIsAtomic(t *testing.T) {
 		}, []error{context.Canceled, boom}},
 		"bad manifest": {func(ctx context.Context, _ context.CancelCauseFunc, path string) error {
 			_, err := bundle.WriteFile(ctx, path, src, goManifest("gone.so"), bundle.Options{})
-			if refused := new(bundle.ManifestError); !errors.As(err, &refused) {
+			if refused := new(bundle.Error); !errors.As(err, &refused) || len(refused.Findings) == 0 {
 				return fmt.Errorf("not refused: %w", err)
 			}
 			return boom

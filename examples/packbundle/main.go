@@ -158,14 +158,15 @@ func given(fs *flag.FlagSet, name string) bool {
 // fail prints err for people, with one line for each finding, and returns what
 // -json prints.
 func (c *command) fail(err error) map[string]any {
-	var refused *bundle.ManifestError
-	if errors.As(err, &refused) {
+	var refused *bundle.Error
+	errors.As(err, &refused)
+	if errors.Is(err, bundle.ErrManifest) {
 		c.printFindings(refused.Findings)
 		err = errors.New("no gateway could use the bundle, see above")
 	}
 	c.stderr.Printf("packbundle: %s%v\n", c.stderr.Paint(cli.Bad, "failed: "), err)
 	result := map[string]any{"error": err.Error()}
-	if refused != nil {
+	if refused != nil && len(refused.Findings) > 0 {
 		result["findings"] = refused.Findings
 	}
 	var detail interface {

@@ -36,7 +36,7 @@ func (c *command) runVerify(ctx context.Context) (any, error) {
 	}
 	refused := slices.DeleteFunc(slices.Clone(findings), func(f bundle.Finding) bool { return f.Severity != bundle.Refused })
 	if len(refused) > 0 {
-		return nil, &bundle.ManifestError{Findings: refused}
+		return nil, &bundle.Error{Op: "verify bundle", Kind: bundle.ErrManifest, Findings: refused}
 	}
 	result := verifyResult{Bundle: c.bundle, Manifest: m, Findings: findings}
 	switch {

@@ -316,8 +316,8 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	}
 	src := os.DirFS(p.builds)
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: r.o.from, File: oldFile},
-		Target:  bundle.Build{Gateway: r.o.to, File: newFile}, GOARCH: runtime.GOARCH})
+		From: r.o.from, To: r.o.to, GOARCH: runtime.GOARCH,
+		Plugins: []bundle.Plugin{{Current: oldFile, Target: newFile}}})
 	if errors.Is(err, bundle.ErrNoUpgrade) {
 		return r.twoBundles(ctx, s, m, newFile, err)
 	}

@@ -59,7 +59,8 @@ func (u *upgrade) arrange(ctx context.Context) (*arranged, error) {
 	current, next := "current/"+filepath.Base(u.Plugin.Current), "target/"+filepath.Base(target)
 	files[current], files[next] = u.Plugin.Current, target
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		Current: bundle.Build{Gateway: from, File: current}, Target: bundle.Build{Gateway: to, File: next}, Response: len(m.Middleware.Response) > 0,
+		From: from, To: to,
+		Plugins: []bundle.Plugin{{Current: current, Target: next, Response: len(m.Middleware.Response) > 0}},
 	})
 	if err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func (p *pluginConfig) manifest(from *semver.Version) (*bundle.Manifest, error) 
 	}
 	file := filepath.Base(p.Current)
 	h := bundle.Hook{Name: p.Symbol, Path: p.name()}
-	if r, _ := bundle.Resolve(h.Path, from, "", "", []string{file}); r.File == "" {
+	if r, _ := bundle.Resolve(h.Path, bundle.Loader{Gateway: from}, []string{file}); r.File == "" {
 		h.Path = file
 	}
 	m := &bundle.Manifest{FileList: []string{file}, Middleware: bundle.Middleware{Driver: "goplugin"}}
@@ -195,7 +196,7 @@ func prove(path string, size int64, o bundle.VerifyOptions, a *arranged) (map[st
 	for _, want := range []struct {
 		version *semver.Version
 		file    string
-	}{{a.from, a.Current.File}, {a.to, a.Target.File}} {
+	}{{a.from, a.Plugins[0].Current.File}, {a.to, a.Plugins[0].Target.File}} {
 		files, err := loads(m, want.version)
 		if err != nil {
 			return nil, err

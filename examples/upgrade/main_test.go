@@ -185,7 +185,7 @@ gates: [{name: front, url: "http://127.0.0.1:1/"}]
 	golden(t, "plan-without.txt", stdout, filepath.Dir(file))
 	var p planned
 	code, stdout, _ = invoke(t, "", "-file", file, "-json", "plan")
-	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != exitFailed || p.Plugin.Bundle.Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 2 || len(p.Hosts) != 1 {
+	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != exitFailed || p.Plugin.Bundle.Plugins[0].Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 2 || len(p.Hosts) != 1 {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(file)); len(entries) != 4 {

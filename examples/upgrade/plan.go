@@ -196,7 +196,7 @@ func (u *upgrade) printPlan(out *cli.Out, p planned) {
 				signed = "signed"
 			}
 			add("bundle", "%s-<digest>.zip, %s", filepath.Join(u.Plugin.Bundle.Dir, u.Plugin.Bundle.Name), signed)
-			add("", "%s loads %s, %s loads %s", b.Current.Gateway, b.Current.File, b.Target.Gateway, b.Target.File)
+			add("", "%s loads %s, %s loads %s", b.Plugins[0].Current.Gateway, b.Plugins[0].Current.File, b.Plugins[0].Target.Gateway, b.Plugins[0].Target.File)
 		}
 		switch b := u.Plugin.Bundle; {
 		case b.URL != "":

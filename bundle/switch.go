@@ -1,0 +1,233 @@
+package bundle
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Mode is how gateways get a new bundle. The behaviour was measured on 5.2.5
+// and 5.14.0 and read in the sources of 3.0.0 to 5.14.0.
+type Mode string
+
+const (
+	// SameName publishes the bundle under the name that the APIs have. Gateways
+	// keep serving from their caches. Each host in its turn is drained and
+	// stopped, its cached directory is removed, and it starts.
+	SameName Mode = "same_name"
+	// UniquePath publishes under a new name a build for the present release that
+	// has a plugin path of its own. Running gateways reload onto it. Both copies
+	// stay in memory until a restart, and both run their init functions.
+	UniquePath Mode = "unique_path"
+	// BlueGreen publishes under a new name that only the idle gateways see.
+	BlueGreen Mode = "blue_green"
+	// NewName publishes under a new name and reloads running gateways onto a
+	// build with the plugin path that they have loaded. They refuse it.
+	NewName Mode = "new_name"
+)
+
+// Modes lists every mode, the safest first.
+func Modes() []Mode { return []Mode{SameName, UniquePath, BlueGreen, NewName} }
+
+// Effect is what happens to an API's requests.
+type Effect string
+
+// The effects.
+const (
+	PluginRuns     Effect = "plugin_runs"
+	PluginBypassed Effect = "plugin_bypassed" // requests pass without the plugin
+	RequestsFail   Effect = "requests_fail"   // every request is answered with 500
+	EffectUnknown  Effect = "unknown"
+)
+
+// WithoutPlugin returns what a gateway does with requests when it cannot load a
+// plugin: up to 5.0.0 they pass without it, authentication included; 4.0.13 to
+// 4.0.16 and from 5.0.1 on every request is answered with 500. /hello and
+// /ready stay as they are.
+func WithoutPlugin(gateway *semver.Version) Effect {
+	if gateway == nil {
+		return EffectUnknown
+	}
+	v := release(gateway)
+	if v.LessThan(semver.New(4, 0, 13, "", "")) ||
+		!v.LessThan(semver.New(4, 1, 0, "", "")) && v.LessThan(semver.New(5, 0, 1, "", "")) {
+		return PluginBypassed
+	}
+	return RequestsFail
+}
+
+// Open is a plugin file that a gateway process opens. Two files with one plugin
+// path cannot be open in one process: Go refuses the second with "plugin already
+// loaded". File names and contents do not count.
+type Open struct {
+	Bundle     string `json:"bundle,omitempty"`      // its name; empty: a file outside bundles
+	File       string `json:"file"`                  // in the bundle, or on the gateway's disk
+	PluginPath string `json:"plugin_path,omitempty"` // from the file; empty: unknown
+}
+
+func (o Open) String() string { return strings.TrimPrefix(o.Bundle+"/"+o.File, "/") }
+
+// Clash is two files of which a process can open only the first.
+type Clash struct {
+	First  Open `json:"first"`
+	Second Open `json:"second"`
+}
+
+// Clashes returns the files that a process cannot open because an earlier one of
+// the list has their plugin path. Files without a known path are left out.
+func Clashes(opens []Open) []Clash {
+	var all []Clash
+	first := map[string]Open{}
+	for _, o := range opens {
+		if o.PluginPath == "" {
+			continue
+		}
+		f, taken := first[o.PluginPath]
+		switch {
+		case !taken:
+			first[o.PluginPath] = o
+		case f != o && !slices.Contains(all, Clash{f, o}):
+			all = append(all, Clash{f, o})
+		}
+	}
+	return all
+}
+
+// Switch says how gateways get the bundle of an [Upgrade].
+type Switch struct {
+	Mode Mode   // empty: SameName
+	Name string // the bundle's name now, as the APIs have it
+	New  string // its name afterwards; empty with SameName
+
+	// Running is what running gateways have open for the APIs that change.
+	Running []Open
+	// Others is what gateways open for other APIs, before and after.
+	Others []Open
+	// Force plans an outage that would be refused. The plan still shows it.
+	Force bool
+}
+
+// Outcome is what one gateway does at one moment of a switch.
+type Outcome struct {
+	Gateway string `json:"gateway"`
+	Effect  Effect `json:"effect"`
+	Text    string `json:"text"` // a sentence for people
+}
+
+// SwitchPlan predicts a switch. Nothing in it says that a plugin works.
+type SwitchPlan struct {
+	Mode    Mode    `json:"mode"`
+	Name    string  `json:"name,omitempty"`
+	New     string  `json:"new_name,omitempty"`
+	Running Outcome `json:"running"` // a gateway that runs while the bundle is published and reloaded
+	Crashed Outcome `json:"crashed"` // a gateway of the present release that restarts by itself meanwhile
+	Started Outcome `json:"started"` // a gateway of the new release at its start
+	Back    Outcome `json:"back"`    // a gateway of the present release that starts with the new bundle
+	Forced  bool    `json:"forced,omitempty"`
+}
+
+// opens are the files that a release takes from the planned bundle.
+func (p *UpgradePlan) opens(name string, current bool) []Open {
+	var all []Open
+	for _, one := range p.Plugins {
+		r, path := one.Target, one.TargetPath
+		if current {
+			r, path = one.Current, one.CurrentPath
+		}
+		all = append(all, Open{name, r.File, path})
+	}
+	return all
+}
+
+// planSwitch predicts the switch of p, or refuses it.
+func (u Upgrade) planSwitch(p *UpgradePlan) (*SwitchPlan, error) {
+	s := u.Switch
+	if s.Mode == "" {
+		s.Mode = SameName
+	}
+	fail := func(kind error, hint, format string, a ...any) error {
+		return &Error{Op: "plan bundle switch", Object: s.Name, Kind: kind, Err: fmt.Errorf(format, a...), Next: hint}
+	}
+	next := s.New
+	switch {
+	case !slices.Contains(Modes(), s.Mode):
+		return nil, fail(nil, "", "unknown mode %q (want same_name, unique_path, blue_green or new_name)", s.Mode)
+	case s.Mode == SameName && s.New != "" && s.New != s.Name:
+		return nil, fail(nil, "leave Switch.New empty", "mode same_name and the new name %q", s.New)
+	case s.Mode == SameName:
+		next = s.Name
+	case s.New == "" || s.New == s.Name:
+		return nil, fail(nil, "set Switch.New", "mode %s needs a new bundle name", s.Mode)
+	}
+	from, to := u.From.String(), u.To.String()
+	plan := &SwitchPlan{Mode: s.Mode, Name: s.Name, New: next, Forced: s.Force}
+	// Whatever the mode, a process that starts opens all of it.
+	for _, start := range []struct {
+		version *semver.Version
+		current bool
+		into    *Outcome
+	}{{u.To, false, &plan.Started}, {u.From, true, &plan.Back}} {
+		opens := p.opens(next, start.current)
+		*start.into = Outcome{start.version.String(), PluginRuns, "fetches the bundle at its start and loads " + files(opens)}
+		all := append(slices.Clone(s.Others), opens...)
+		if c := Clashes(all); len(c) > 0 {
+			*start.into = Outcome{start.version.String(), WithoutPlugin(start.version), alreadyLoaded(c[0])}
+			if !s.Force {
+				return nil, fail(ErrOutage, "compile one of them with a plugin path of its own",
+					"gateway %s opens %s and %s, and both have the plugin path %s", start.version, c[0].First, c[0].Second, c[0].First.PluginPath)
+			}
+		}
+	}
+	plan.Crashed = Outcome{from, PluginRuns, "uses the bundle that it has in its cache"}
+	plan.Running = Outcome{from, PluginRuns, "keeps the plugin that it has loaded; the bundle in its cache is not fetched again"}
+	switch s.Mode {
+	case BlueGreen:
+		plan.Running.Text = "does not see the new name"
+		plan.Crashed.Text = "does not see the new name"
+		return plan, nil
+	case SameName:
+		return plan, nil
+	}
+	plan.Crashed = Outcome{from, plan.Back.Effect, "fetches the new name at its start; " + plan.Back.Text}
+	reloaded := p.opens(next, true)
+	clash, unknown := Clashes(append(append(slices.Clone(s.Running), s.Others...), reloaded...)), len(s.Running) == 0
+	for _, o := range append(slices.Clone(s.Running), reloaded...) {
+		unknown = unknown || o.PluginPath == ""
+	}
+	switch {
+	case len(clash) > 0:
+		plan.Running = Outcome{from, WithoutPlugin(u.From), alreadyLoaded(clash[0]) + " until it is restarted"}
+	case unknown:
+		plan.Running = Outcome{from, EffectUnknown, "has a plugin loaded whose plugin path is unknown"}
+	default:
+		plan.Running.Text = "reloads, fetches the new name and loads " + files(reloaded) + " in addition to what it has"
+		return plan, nil
+	}
+	if s.Force {
+		return plan, nil
+	}
+	hint := "use mode same_name, or compile the build for " + from + " with a plugin path of its own and use mode unique_path"
+	if s.Mode == UniquePath {
+		hint = "compile the build for " + from + " with a build ID or another module path, or use mode same_name"
+	}
+	what := "a running gateway " + from + " " + plan.Running.Text
+	if plan.Running.Effect != EffectUnknown {
+		what += "; " + map[Effect]string{
+			PluginBypassed: "requests pass without the plugin", RequestsFail: "every request is answered with 500"}[plan.Running.Effect]
+	}
+	return nil, fail(ErrOutage, hint, "gateways go to %s: %s", to, what)
+}
+
+func alreadyLoaded(c Clash) string {
+	return fmt.Sprintf("cannot open %s: plugin already loaded, %s has the plugin path %s", c.Second, c.First, c.First.PluginPath)
+}
+
+func files(opens []Open) string {
+	var names []string
+	for _, o := range opens {
+		names = append(names, o.File)
+	}
+	return strings.Join(names, ", ")
+}
