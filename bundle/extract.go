@@ -24,6 +24,9 @@ func Extract(ctx context.Context, r io.ReaderAt, size int64, dir string, o Verif
 	if err != nil {
 		return nil, err
 	}
+	if err := o.expected(op, a, r, size); err != nil {
+		return nil, err
+	}
 	t := target{dir: dir}
 	if err := t.open(); err != nil {
 		return nil, &Error{Op: op, Object: dir, Err: err, Next: "name a directory whose parent exists", Retry: true}

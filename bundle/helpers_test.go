@@ -1,8 +1,10 @@
 package bundle_test
 
 import (
+	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
+	"encoding/hex"
 	"testing/fstest"
 
 	"example.com/tykupgrade/bundle"
@@ -32,4 +34,9 @@ func files(names ...string) fstest.MapFS {
 		src[name] = &fstest.MapFile{Data: sharedObject(name)}
 	}
 	return src
+}
+
+func digestOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }

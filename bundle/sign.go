@@ -3,7 +3,6 @@ package bundle
 import (
 	"crypto"
 	"crypto/md5"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -133,17 +132,7 @@ func checkKey(op string, key *rsa.PublicKey) error {
 }
 
 func (s *sums) sign(signer crypto.Signer, public *rsa.PublicKey) (string, error) {
-	digest := s.sha256.Sum(nil)
-	signature, err := signer.Sign(rand.Reader, digest, crypto.SHA256)
-	if err != nil {
-		_, local := signer.(*rsa.PrivateKey) // it fails again; a key service may be down
-		return "", &Error{Op: "sign bundle", Err: err, Retry: !local}
-	}
-	// A key service may be set to PSS, which gateways do not check.
-	if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, digest, signature); err != nil {
-		return "", keyError("sign bundle", "the signer did not return an RSA PKCS#1 v1.5 signature over SHA-256", "set the key service to RSASSA_PKCS1_V1_5_SHA_256")
-	}
-	return base64.StdEncoding.EncodeToString(signature), nil
+	return signDigest(signer, public, s.sha256.Sum(nil))
 }
 
 // check compares the sums with what the manifest says. A nil key leaves the

@@ -31,7 +31,18 @@ const (
 type VerifyOptions struct {
 	// Key is the public key that the bundle must be signed with; an unsigned
 	// bundle is then refused. nil: signatures are not looked at.
+	//
+	// Tyk's signature covers the concatenated contents of the files and nothing
+	// else. It holds when hooks are removed, names are swapped or a boundary
+	// between two files is moved. Use Expect, SHA256 or [VerifyDetached] against
+	// a bundle that somebody may have changed.
 	Key *rsa.PublicKey
+
+	// Expect is the manifest that the bundle must have, but for checksum and
+	// signature. nil: any.
+	Expect *Manifest
+	// SHA256 is the digest of the whole zip, in hex. Empty: any.
+	SHA256 string
 
 	MaxSize  int64 // 0: DefaultMaxSize
 	MaxFiles int   // manifest.json not counted; 0: DefaultMaxFiles
@@ -54,6 +65,9 @@ func Verify(r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
 	const op = "verify bundle"
 	a, err := open(op, r, size, o)
 	if err != nil {
+		return nil, err
+	}
+	if err := o.expected(op, a, r, size); err != nil {
 		return nil, err
 	}
 	if err := a.stream(context.Background(), op, func(string) (io.WriteCloser, error) { return discard{}, nil }); err != nil {
@@ -250,6 +264,11 @@ func failure(op, object string, err error) error {
 		err = fmt.Errorf("%w, or cut short: %w", ErrStructure, err)
 	}
 	e := &Error{Op: op, Object: object, Err: err}
+	for _, kind := range []error{ErrLimit, ErrUnsigned, ErrSignature, ErrStructure, ErrChecksum} {
+		if e.Kind == nil && errors.Is(err, kind) {
+			e.Kind = kind
+		}
+	}
 	switch {
 	case errors.Is(err, ErrLimit):
 		e.Next = "raise the limit if you trust the bundle"
