@@ -13,8 +13,8 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/internal/lab/host"
 	"example.com/tykupgrade/internal/lab/stage"
 	"example.com/tykupgrade/pluginbuild"
@@ -150,11 +150,11 @@ func (r *rehearsal) roll(ctx context.Context, s *Step, st *stage.Stage) error {
 	if err != nil {
 		return err
 	}
-	waves, err := inv.Waves(func(host, text string) { r.print.event("%s: %s", host, text) })
+	waves, err := inv.Waves(fleet.Options{Progress: func(host, text string) { r.print.event("%s: %s", host, text) }})
 	if err != nil {
 		return err
 	}
-	o := inv.Options()
+	o := inv.RunOptions()
 	o.Journal = path + ".journal"
 	o.Event = func(rec rollout.Record) {
 		r.print.event("%s %s %s %s %s", rec.Kind, rec.Target, rec.Step, rec.Status, rec.Error)

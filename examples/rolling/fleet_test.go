@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // The tests of this file upgrade and revert two real systemd hosts each, over
@@ -29,18 +30,18 @@ func TestFleet(t *testing.T) {
 func (s *fixture) testThereAndBack(t *testing.T) {
 	for range 3 {
 		inv := s.inventory(t, newer, "")
-		plan := s.succeed(t, "-inventory", inv, "plan")
+		plan := s.succeed(t, "-file", inv, "plan")
 		if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan, "drain → install → healthy → ready") {
 			t.Errorf("plan:\n%s", plan)
 		}
 		l := startLoad(t, s.Front, 16)
-		s.succeed(t, "-inventory", inv, "run")
+		s.succeed(t, "-file", inv, "run")
 		l.none(t, 5000)
 		if v := s.versions(t); v != "5.2.5 5.2.5" {
 			t.Fatalf("versions %s", v)
 		}
 		l = startLoad(t, s.Front, 16)
-		s.succeed(t, "-inventory", inv, "undo")
+		s.succeed(t, "-file", inv, "undo")
 		l.none(t, 5000)
 		if v := s.versions(t); v != "4.0.8 4.0.8" {
 			t.Fatalf("versions %s", v)
@@ -51,14 +52,14 @@ func (s *fixture) testThereAndBack(t *testing.T) {
 func (s *fixture) testBlueGreen(t *testing.T) {
 	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.Colour+", active: blue, idle: green, soak: 1s, backends: [green]}\n")
 	l := startLoad(t, s.Split, 16)
-	s.succeed(t, "-inventory", inv, "run")
+	s.succeed(t, "-file", inv, "run")
 	if v := s.versions(t); v != "4.0.8 5.2.5" {
 		t.Errorf("versions %s", v)
 	}
 	if data, err := os.ReadFile(s.Colour); err != nil || string(data) != "active green\n" {
 		t.Errorf("stored: %q, %v", data, err)
 	}
-	s.succeed(t, "-inventory", inv, "undo")
+	s.succeed(t, "-file", inv, "undo")
 	l.none(t, 3000)
 	if v := s.versions(t); v != "4.0.8 4.0.8" {
 		t.Errorf("versions %s", v)
@@ -72,9 +73,9 @@ func (s *fixture) testCanary(t *testing.T) {
 	inv := s.inventory(t, broken, "canary: {count: 1, soak: 1s}\nbudget: 50%\n")
 	before := s.installs(t, s.Hosts[1], broken)
 	l := startLoad(t, s.Front, 16)
-	code, out := s.rolling(t, "-inventory", inv, "run")
+	code, out := s.rolling(t, "-file", inv, "run")
 	l.none(t, 1000)
-	if code != exitFailed || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out, "h1 is as it was before") {
+	if code != cli.No || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out, "h1 has its previous state again") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	if v := s.versions(t); v != "4.0.8 4.0.8" {
@@ -107,7 +108,7 @@ func TestFleetTrouble(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			inv := s.inventory(t, newer, "")
 			l := startLoad(t, s.Front, 2)
-			cmd := s.start(t, "-inventory", inv, "run")
+			cmd := s.start(t, "-file", inv, "run")
 			waitFor(t, inv+".journal", c.until)
 			c.harm()
 			err := cmd.Wait()
@@ -116,11 +117,11 @@ func TestFleetTrouble(t *testing.T) {
 				t.Errorf("error %v\n%s", err, out)
 			}
 			c.mend()
-			s.succeed(t, "-inventory", inv, "resume")
+			s.succeed(t, "-file", inv, "resume")
 			if v := s.versions(t); v != "5.2.5 5.2.5" {
 				t.Errorf("versions %s", v)
 			}
-			s.succeed(t, "-inventory", inv, "undo")
+			s.succeed(t, "-file", inv, "undo")
 			l.none(t, 1000)
 			if v := s.versions(t); v != "4.0.8 4.0.8" {
 				t.Errorf("versions %s", v)
@@ -169,7 +170,7 @@ func TestFleetKill(t *testing.T) {
 		inv := s.inventory(t, target, "")
 		verb := "run"
 		for inRun := 0; ; inRun++ {
-			cmd := s.start(t, "-inventory", inv, verb)
+			cmd := s.start(t, "-file", inv, verb)
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
 			if inRun < 5 {
@@ -197,7 +198,7 @@ func TestFleetKill(t *testing.T) {
 		}
 		for i, h := range s.Hosts {
 			if n := s.installs(t, h, target) - before[i]; n != 1 {
-				t.Errorf("%s was installed %d times on %s\n%s", target, n, h.Name, s.succeed(t, "-inventory", inv, "report"))
+				t.Errorf("%s was installed %d times on %s\n%s", target, n, h.Name, s.succeed(t, "-file", inv, "report"))
 			}
 		}
 	}
@@ -208,7 +209,7 @@ func TestFleetKill(t *testing.T) {
 func (s *fixture) testOnly(t *testing.T) {
 	inv := s.inventory(t, newer, "")
 	for range 2 { // the second call finds everything done
-		out := s.succeed(t, "-inventory", inv, "-only", "h2", "-json", "run")
+		out := s.succeed(t, "-file", inv, "-only", "h2", "-json", "run")
 		var rep rollout.Report
 		if err := json.Unmarshal([]byte(out[strings.Index(out, "\n{")+1:]), &rep); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -220,15 +221,15 @@ func (s *fixture) testOnly(t *testing.T) {
 	if v := s.versions(t); v != "4.0.8 5.2.5" {
 		t.Errorf("versions %s", v)
 	}
-	s.succeed(t, "-inventory", inv, "-only", "h2", "undo")
+	s.succeed(t, "-file", inv, "-only", "h2", "undo")
 	for _, step := range []string{"drain", "install", "healthy", "ready"} {
-		s.succeed(t, "-inventory", inv, "-only", "h1", "-step", step, "run")
+		s.succeed(t, "-file", inv, "-only", "h1", "-step", step, "run")
 	}
 	if v := s.versions(t); v != "5.2.5 4.0.8" {
 		t.Errorf("versions %s", v)
 	}
 	for _, step := range []string{"ready", "install", "drain"} {
-		s.succeed(t, "-inventory", inv, "-only", "h1", "-step", step, "undo")
+		s.succeed(t, "-file", inv, "-only", "h1", "-step", step, "undo")
 	}
 	if v := s.versions(t); v != "4.0.8 4.0.8" {
 		t.Errorf("versions %s", v)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -87,7 +88,10 @@ func (s *fixture) rolling(t *testing.T, args ...string) (int, string) {
 
 func (s *fixture) start(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(s.bin, append([]string{"-yes"}, args...)...)
+	if !slices.Contains(args, "plan") && !slices.Contains(args, "report") {
+		args = append([]string{"-yes"}, args...)
+	}
+	cmd := exec.Command(s.bin, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// Shared connections of ssh hold the output open after the command ended.

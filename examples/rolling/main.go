@@ -1,100 +1,102 @@
-// Command rolling upgrades or reverts a fleet of hosts behind HAProxy, host by
+// Command rolling upgrades or reverts a fleet of hosts behind a load balancer, host by
 // host or blue-green, from an inventory file.
 package main
 
 import (
+	"context"
 	"flag"
-	"io"
-	"os"
 	"strings"
 
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/fleet"
 )
 
-const usage = `usage: rolling -inventory FILE [flags] plan|run|resume|undo|report
+const notes = `With -only HOST, run is one idempotent, resumable call for that host, for teams whose
+own engine (Ansible, Temporal, Nomad, a CI system) goes through the hosts. -step NAME
+narrows it to one of drain, install, healthy, ready.
 
-  plan    what happens to which host, in which order, and when it stops
-  run     upgrade the fleet; asks first, unless -yes is given
-  resume  go on after a crash, a stop or a failure
-  undo    take back what the run did, last host first
-  report  what was done: -html FILE writes a page for a change board
-
-With -only HOST, run is one idempotent, resumable call for that host, for teams
-whose own engine (Ansible, Temporal, Nomad, a CI system) goes through the hosts;
--step NAME narrows it to one of drain, install, healthy, ready. The inventory
-may come from stdin ("-"), and -json prints the report.
-
-While a run goes on: Ctrl-C, and a terminal that is gone, stop it after the hosts
-that are under way, a second Ctrl-C undoes these first; SIGUSR1 pauses, SIGUSR2
-goes on.
-
-Exit codes: 0 everything is as asked, 1 it is not, 2 wrong usage or inventory,
-3 a host could not be undone and needs a look, 4 somebody else works on the fleet.
-
+` + cli.Signals + `
+Exit code 3 means here: a host could not be restored and needs attention.
 `
 
-const (
-	exitOK     = fleet.ExitOK
-	exitFailed = fleet.ExitFailed
-	exitUsage  = fleet.ExitUsage
-	exitLocked = fleet.ExitLocked
-)
-
-func main() {
-	cli.OutliveReader()
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+// options are the flags.
+type options struct {
+	file, journal, only, step, html string
+	without                         []string
+	json, yes                       bool
 }
 
-// command is one invocation.
-type command struct {
-	fleet.Command
-	inventory, journal, only, step, html string
-	json, yes                            bool
+// exceptions are the checks that -without skips.
+var exceptions = []string{"plan"}
+
+func main() { command().Main() }
+
+func command() cli.Command {
+	o := &options{}
+	about := func(f *flag.FlagSet) {
+		f.StringVar(&o.file, "file", "", "`FILE` with hosts and versions, YAML or JSON; - is stdin")
+		f.BoolVar(&o.json, "json", false, "print JSON")
+	}
+	part := func(f *flag.FlagSet) {
+		about(f)
+		f.StringVar(&o.only, "only", "", "work on this `HOST` alone")
+		f.StringVar(&o.step, "step", "", "with -only: this step `NAME` alone")
+	}
+	journal := func(f *flag.FlagSet) {
+		f.StringVar(&o.journal, "journal", "", "`FILE` that records the run (default: -file with .journal added)")
+	}
+	work := func(f *flag.FlagSet) {
+		part(f)
+		journal(f)
+		f.BoolVar(&o.yes, "yes", false, "do not ask")
+		f.Func("without", "skip checks: `NAMES` of "+strings.Join(exceptions, ", "), cli.Words(&o.without, exceptions...))
+	}
+	verb := func(name, text string, flags func(*flag.FlagSet), run func(context.Context, *cli.Call, *fleet.Inventory) error) cli.Verb {
+		return cli.Verb{Name: name, About: text, Flags: flags, Required: []string{"file"}, Needs: map[string]string{"step": "only"},
+			Run: func(ctx context.Context, c *cli.Call) error {
+				inv, err := fleet.Load(o.file, c.In)
+				if err != nil {
+					return cli.Exit(cli.Usage, err)
+				}
+				o.place()
+				return run(ctx, c, inv)
+			}}
+	}
+	mode := func(m rollout.Mode) func(context.Context, *cli.Call, *fleet.Inventory) error {
+		return func(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error { return o.work(ctx, c, inv, m) }
+	}
+	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an inventory file.", Notes: notes, Verbs: []cli.Verb{
+		verb("plan", "show what happens to which host in which order; exit code 1 if a host cannot be upgraded", part, o.plan),
+		verb("run", "upgrade the fleet: asks every host, then you, unless -yes is given", work, mode(rollout.ModeRun)),
+		verb("resume", "continue after a crash, a stop or a failure", work, mode(rollout.ModeResume)),
+		verb("undo", "take back what the run did, last host first", work, mode(rollout.ModeUndo)),
+		verb("accept", "remove from the hosts what only an undo needs, and put the journal aside", func(f *flag.FlagSet) {
+			about(f)
+			journal(f)
+			f.BoolVar(&o.yes, "yes", false, "do not ask")
+		}, o.accept),
+		{Name: "report", About: "show what was done, also while a run goes on; -html writes a page for a change board", Run: o.report,
+			Flags: func(f *flag.FlagSet) {
+				part(f)
+				journal(f)
+				f.StringVar(&o.html, "html", "", "write a page to `FILE`")
+			}, Needs: map[string]string{"step": "only"}},
+	}}
 }
 
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &command{Command: fleet.Command{Name: "rolling", Stdin: stdin, Stdout: stdout, Stderr: stderr}}
-	f := flag.NewFlagSet(c.Name, flag.ContinueOnError)
-	f.StringVar(&c.inventory, "inventory", "", "`FILE` that describes hosts and versions, YAML or JSON; - is stdin")
-	f.StringVar(&c.journal, "journal", "", "`FILE` that the run is recorded in (default: the inventory's name with .journal added)")
-	f.StringVar(&c.only, "only", "", "work on this `HOST` alone")
-	f.StringVar(&c.step, "step", "", "with -only: this step `NAME` alone")
-	f.StringVar(&c.html, "html", "", "with report: write a page to `FILE`")
-	f.BoolVar(&c.json, "json", false, "print JSON")
-	f.BoolVar(&c.yes, "yes", false, "do not ask")
-	verb, code, done := c.Verb(f, usage, args, []string{"plan", "run", "resume", "undo", "report"})
+// place finds the journal: each host, and each step, has one of its own.
+func (o *options) place() {
 	switch {
-	case done:
-		return code
-	case c.inventory == "" && (verb != "report" || c.journal == ""):
-		return c.Wrong("-inventory is missing")
-	case c.step != "" && c.only == "":
-		return c.Wrong("-step needs -only")
-	case c.html != "" && verb != "report":
-		return c.Wrong("-html goes with report")
+	case o.journal == "" && o.file == "-":
+		o.journal = "fleet.journal"
+	case o.journal == "":
+		o.journal = o.file + ".journal"
 	}
-	if c.journal == "" {
-		c.journal = fleet.Journal(c.inventory, "fleet.journal")
-	}
-	if c.only != "" {
-		// Each host, and each step, has a journal of its own.
-		c.journal += "." + c.only
-		if c.step != "" {
-			c.journal += "." + strings.ReplaceAll(c.step, " ", "-")
+	if o.only != "" {
+		o.journal += "." + o.only
+		if o.step != "" {
+			o.journal += "." + strings.ReplaceAll(o.step, " ", "-")
 		}
 	}
-	if verb == "report" {
-		return c.report()
-	}
-	inv, err := fleet.Load(c.inventory, stdin)
-	if err != nil {
-		_ = c.Fail(err)
-		return exitUsage
-	}
-	if verb == "plan" {
-		return c.plan(inv)
-	}
-	return c.work(inv, rollout.Mode(verb))
 }

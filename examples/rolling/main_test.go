@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // A fleet whose hosts nobody can reach.
@@ -22,7 +23,7 @@ hosts: [{name: p1, address: "nobody@127.0.0.1", port: 1, component: pump}]
 func invoke(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = run(args, strings.NewReader(stdin), &out, &errOut)
+	code = command().Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errOut})
 	return code, out.String(), errOut.String()
 }
 
@@ -33,17 +34,17 @@ func TestUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		{"-h", exitOK, "Exit codes:"},
-		{"", exitUsage, "give one of plan"},
-		{"-no-such-flag", exitUsage, "not defined"},
-		{"run", exitUsage, "-inventory is missing"},
-		{"-inventory x frobnicate", exitUsage, "give one of plan"},
-		{"-inventory x run undo", exitUsage, `got "run" and "undo"`},
-		{"-inventory x -step drain run", exitUsage, "-step needs -only"},
-		{"-inventory x -html y run", exitUsage, "-html goes with report"},
-		{"-inventory /nonexistent run", exitUsage, "no such file"},
-		{"report", exitUsage, "-inventory is missing"},
-		{"-journal /nonexistent report", exitFailed, "no such file"},
+		{"", cli.Usage, "no verb given (want plan, run"},
+		{"run -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"run", cli.Usage, "-file is missing"},
+		{"-file x frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"-file x run undo", cli.Usage, `unexpected argument "undo"`},
+		{"-file x -step drain run", cli.Usage, "-step needs -only"},
+		{"-file x -html y run", cli.Usage, "-html goes with report, not with run"},
+		{"-file /nonexistent run", cli.Usage, "/nonexistent: no such file"},
+		{"report", cli.Usage, "-file or -journal is missing"},
+		{"-journal /nonexistent report", cli.No, "the journal holds no run"},
+		{"-file testdata/none.yaml -only x plan", cli.Usage, "no such file"},
 	} {
 		code, _, stderr := invoke(t, "", strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stderr, c.want) {
@@ -58,8 +59,8 @@ func TestNotConfirmed(t *testing.T) {
 	if err := os.WriteFile(inv, []byte(nowhere), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr := invoke(t, "n\n", "-inventory", inv, "run")
-	if code != exitFailed || !strings.Contains(stderr, "run the rollout of 1 targets") || !strings.Contains(stderr, "not confirmed") {
+	code, _, stderr := invoke(t, "n\n", "-file", inv, "-without", "plan", "run")
+	if code != cli.Refused || !strings.Contains(stderr, "run the rollout of 1 target,") || !strings.Contains(stderr, "not confirmed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	if _, err := os.Stat(inv + ".journal"); !errors.Is(err, os.ErrNotExist) {
@@ -73,16 +74,23 @@ func TestHostThatCannotBeReached(t *testing.T) {
 	if err := os.WriteFile(inv, []byte(nowhere), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, stdout, _ := invoke(t, "", "plan", "-inventory", inv)
-	if code != exitFailed || !strings.Contains(stdout, "cannot:") || !strings.Contains(stdout, "install → healthy") || !strings.Contains(stdout, "The run ends at failure 1") {
+	code, stdout, _ := invoke(t, "", "plan", "-file", inv)
+	if code != cli.No || !strings.Contains(stdout, "cannot:") || !strings.Contains(stdout, "install → healthy") || !strings.Contains(stdout, "The run ends at failure 1") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
-	code, stdout, stderr := invoke(t, "", "-inventory", inv, "-yes", "run")
-	if code != exitFailed || !strings.Contains(stdout, "outcome   held") || !strings.Contains(stderr, "p1: install failed") {
+	code, stdout, stderr := invoke(t, "", "-file", inv, "-yes", "run")
+	if code != cli.Refused || !strings.Contains(stderr, "give -without plan") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
-	code, _, stderr = invoke(t, "", "-inventory", inv, "-yes", "run")
-	if code != exitFailed || !strings.Contains(stderr, "resume it, undo it") {
+	if _, err := os.Stat(inv + ".journal"); err == nil {
+		t.Error("a journal was begun though no host can be upgraded")
+	}
+	code, stdout, stderr = invoke(t, "", "-file", inv, "-yes", "-without", "plan", "run")
+	if code != cli.No || !strings.Contains(stdout, "outcome   held") || !strings.Contains(stderr, "p1: install failed") {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+	code, _, stderr = invoke(t, "", "-file", inv, "-yes", "run")
+	if code != cli.Refused || !strings.Contains(stderr, "rolling resume continues it") {
 		t.Errorf("a second run: exit code %d, %q", code, stderr)
 	}
 }
@@ -94,8 +102,8 @@ func TestLockedFleet(t *testing.T) {
 	if err := errors.Join(os.WriteFile(inv, []byte(nowhere), 0o600), os.WriteFile(inv+".journal.lock", []byte(lock), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr := invoke(t, "", "-inventory", inv, "-yes", "run")
-	if code != exitLocked || !strings.Contains(stderr, "eve@elsewhere (process 7") {
+	code, _, stderr := invoke(t, "", "-file", inv, "-yes", "-without", "plan", "run")
+	if code != cli.Busy || !strings.Contains(stderr, "eve@elsewhere (process 7") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 }
@@ -111,18 +119,18 @@ func TestReport(t *testing.T) {
 		t.Fatal("no error")
 	}
 	code, stdout, _ := invoke(t, "", "-journal", journal, "report")
-	if code != exitOK || !strings.Contains(stdout, "needs a look") || !strings.Contains(stdout, "g1: healthy: status fail") {
+	if code != cli.Yes || !strings.Contains(stdout, "needs a look") || !strings.Contains(stdout, "g1: healthy: status fail") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 	page := filepath.Join(dir, "p.html")
-	if code, _, stderr := invoke(t, "", "-journal", journal, "-html", page, "report"); code != exitOK {
+	if code, _, stderr := invoke(t, "", "-journal", journal, "-html", page, "report"); code != cli.Yes {
 		t.Error(stderr)
 	}
 	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("no such version")) {
 		t.Errorf("page: %v", err)
 	}
 	code, stdout, _ = invoke(t, "", "-journal", journal, "-json", "report")
-	if code != exitOK || !strings.Contains(stdout, `"outcome": "needs a look"`) {
+	if code != cli.Yes || !strings.Contains(stdout, `"outcome": "needs a look"`) {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }

@@ -2,35 +2,40 @@ package main
 
 import (
 	"context"
-	"os"
-	"os/signal"
-	"syscall"
 
+	"example.com/tykupgrade/debpkg/fleet"
+	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/fleet"
 )
 
 // plan asks every host what an upgrade would do there.
-func (c *command) plan(inv *fleet.Inventory) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	waves, err := c.waves(inv, nil)
+func (o *options) plan(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error {
+	waves, err := o.waves(inv, nil)
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
 	rows := inv.Plans(ctx, waves)
-	code := exitOK
-	for _, r := range rows {
-		if r.Error != "" {
-			code = exitFailed
+	var answer error
+	if fleet.Refused(rows) != nil {
+		answer = cli.Exit(cli.No, nil)
+	}
+	if o.json {
+		if err := c.JSON(rows); err != nil {
+			return err
+		}
+		return answer
+	}
+	c.Out.Printf("%s\n%s\n", c.Plans(rows), inv.Stops(waves))
+	c.Problems(rows)
+	return answer
+}
+
+func (o *options) waves(inv *fleet.Inventory, progress func(host, text string)) ([]rollout.Wave, error) {
+	waves, err := inv.Waves(fleet.Options{Progress: progress})
+	if err == nil && o.only != "" {
+		if waves, err = rollout.Select(waves, o.only, o.step); err != nil {
+			err = cli.Exit(cli.Usage, err)
 		}
 	}
-	if c.json {
-		return c.Print(rows, code)
-	}
-	out := cli.NewOut(c.Stdout)
-	fleet.PrintPlans(out, rows)
-	out.Printf("%s", inv.Stops(waves))
-	fleet.PrintProblems(out, rows)
-	return c.Written(out, code)
+	return waves, err
 }

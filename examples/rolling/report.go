@@ -1,47 +1,37 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// report shows what the journal holds; it needs no inventory, and can be made
-// while a run goes on.
-func (c *command) report() int {
-	f, err := os.Open(c.journal)
+// report shows what the journal holds. It needs no inventory.
+func (o *options) report(_ context.Context, c *cli.Call) error {
+	if o.file == "" && o.journal == "" {
+		return cli.Wrong("-file or -journal is missing")
+	}
+	o.place()
+	rep, err := history(o.journal)
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
-	defer func() { _ = f.Close() }()
-	recs, err := rollout.ReadJournal(f)
-	if err != nil {
-		return c.Fail(err)
+	if rep == nil {
+		return fmt.Errorf("report %s: %w", o.journal, rollout.ErrNoRun)
 	}
-	if len(recs) == 0 {
-		return c.Fail(fmt.Errorf("report %s: %w", c.journal, rollout.ErrNoRun))
-	}
-	rep := rollout.BuildReport(recs)
 	switch {
-	case c.html != "":
-		page, err := os.Create(c.html)
+	case o.html != "":
+		page, err := os.Create(o.html)
 		if err != nil {
-			return c.Fail(err)
+			return err
 		}
-		if err := rep.WriteHTML(page); err != nil {
-			_ = page.Close()
-			return c.Fail(err)
-		}
-		if err := page.Close(); err != nil {
-			return c.Fail(err)
-		}
-	case c.json:
-		return c.Print(rep, exitOK)
-	default:
-		if err := rep.WriteText(c.Stdout); err != nil {
-			return c.Fail(err)
-		}
+		return errors.Join(rep.WriteHTML(page), page.Close())
+	case o.json:
+		return c.JSON(rep)
 	}
-	return exitOK
+	return rep.WriteText(c.Out)
 }

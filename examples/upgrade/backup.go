@@ -14,9 +14,9 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/fleet"
 )
 
 // setNote is what the journal keeps of the backup.

@@ -15,8 +15,8 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/health"
 	"example.com/tykupgrade/pluginbuild"
 )
@@ -352,7 +352,7 @@ func (c *config) edition() pluginbuild.Edition {
 // options are those of the run. A budget in percent is one of the hosts: the
 // other parts of the upgrade do not count.
 func (c *config) options(waves []rollout.Wave) rollout.Options {
-	o := c.Inventory.Options()
+	o := c.Inventory.RunOptions()
 	o.Budget = rollout.Share{Count: o.Budget.Of(fleet.Targets(waves))}
 	return o
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/fleet"
 )
 
 const usage = `usage: upgrade -file FILE [flags] plan|apply|resume|revert|status
@@ -55,11 +54,11 @@ Exit codes: 0 everything is as asked, 1 it is not, 2 wrong usage or file,
 `
 
 const (
-	exitOK      = fleet.ExitOK
-	exitFailed  = fleet.ExitFailed
-	exitUsage   = fleet.ExitUsage
-	exitStuck   = fleet.ExitStuck
-	exitLocked  = fleet.ExitLocked
+	exitOK      = ExitOK
+	exitFailed  = ExitFailed
+	exitUsage   = ExitUsage
+	exitStuck   = ExitStuck
+	exitLocked  = ExitLocked
 	exitRefused = 5
 )
 
@@ -76,7 +75,7 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 // command is one invocation.
 type command struct {
-	fleet.Command
+	invocation
 	file, journal, stopAfter, set, html string
 	without, restore                    []string
 	dropExtra, json, yes                bool
@@ -88,7 +87,7 @@ var (
 )
 
 func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &command{Command: fleet.Command{Name: "upgrade", Stdin: stdin, Stdout: stdout, Stderr: stderr}}
+	c := &command{invocation: invocation{Name: "upgrade", Stdin: stdin, Stdout: stdout, Stderr: stderr}}
 	f := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	f.StringVar(&c.file, "file", "", "`FILE` that describes the upgrade, YAML or JSON; - is stdin")
 	f.StringVar(&c.journal, "journal", "", "`FILE` that the run is recorded in (default: the name of -file with .journal added)")
@@ -128,7 +127,7 @@ func run(args []string, env func(string) string, stdin io.Reader, stdout, stderr
 		return exitUsage
 	}
 	if c.journal == "" {
-		c.journal = fleet.Journal(c.file, "upgrade.journal")
+		c.journal = Journal(c.file, "upgrade.journal")
 	}
 	u := &upgrade{config: cfg, set: c.set, dropExtra: c.dropExtra, env: env, without: map[string]bool{}, event: func(string, string) {}}
 	for _, name := range c.without {

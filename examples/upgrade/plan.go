@@ -12,8 +12,8 @@ import (
 	"syscall"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -76,12 +76,12 @@ func (c *command) plan(u *upgrade) int {
 	}
 	out := cli.NewOut(c.Stdout)
 	u.printPlan(out, p)
-	fleet.PrintPlans(out, p.Hosts)
-	out.Printf("%s", u.Stops(hosts))
+	out.Printf("%s\n", (&cli.Call{Out: out}).Plans(p.Hosts))
+	out.Printf("%s\n", u.Stops(hosts))
 	for _, text := range p.Problems {
 		out.Printf("%s %s\n", out.Paint(cli.Bad, "cannot:"), text)
 	}
-	fleet.PrintProblems(out, p.Hosts)
+	(&cli.Call{Out: out}).Problems(p.Hosts)
 	return c.Written(out, code)
 }
 

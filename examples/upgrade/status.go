@@ -11,9 +11,9 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/health"
 )
 

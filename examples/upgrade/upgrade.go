@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/fleet"
 	"example.com/tykupgrade/health"
 	"example.com/tykupgrade/pluginbuild"
 )
@@ -81,7 +81,7 @@ func overridden(lift string, why error) string {
 // waves are the preparation, which changes no host, then the hosts with the
 // gates after each component.
 func (u *upgrade) waves() ([]rollout.Wave, error) {
-	hosts, err := u.Inventory.Waves(u.event)
+	hosts, err := u.Inventory.Waves(fleet.Options{Progress: u.event})
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +277,7 @@ func (u *upgrade) hold(ctx context.Context) error {
 		p.Name = g.Name
 		probes = append(probes, p)
 	}
-	if _, err := health.Wait(ctx, health.Policy{Passes: u.Health.Passes, Deadline: time.Duration(u.Health.Deadline)}, probes...); err != nil {
+	if _, err := health.Wait(ctx, health.Policy{Passes: u.Health.SuccessThreshold, Deadline: time.Duration(u.Health.Deadline)}, probes...); err != nil {
 		return refuse(withoutGates, err)
 	}
 	return nil

@@ -14,9 +14,9 @@ import (
 	"syscall"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/fleet"
 )
 
 // apply applies or resumes, as the verb says.
@@ -38,8 +38,7 @@ func (c *command) apply(u *upgrade, verb string) int {
 		return c.refused(fmt.Errorf("the run in %s was reverted: apply begins a new one, with a backup of now", c.journal))
 	}
 	u.begun = begun(before)
-	live := fleet.NewLive(cli.NewOut(c.Stderr))
-	live.Words = inWords
+	live := cli.NewLive(cli.NewOut(c.Stderr))
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {
@@ -69,7 +68,7 @@ func (c *command) apply(u *upgrade, verb string) int {
 		if len(c.without) > 0 {
 			question += " WITHOUT " + strings.Join(c.without, " and ")
 		}
-		if !fleet.Agreed(c.Stdin, c.Stderr, question+", recorded in "+c.journal+"?") {
+		if !agreed(c.Stdin, c.Stderr, question+", recorded in "+c.journal+"?") {
 			return c.Fail(errors.New("nothing was done: not confirmed; -yes confirms"))
 		}
 	}
@@ -242,8 +241,7 @@ func describe(step string, data json.RawMessage) string {
 
 // revert undoes the hosts, and restores what was asked for.
 func (c *command) revert(u *upgrade) int {
-	live := fleet.NewLive(cli.NewOut(c.Stderr))
-	live.Words = inWords
+	live := cli.NewLive(cli.NewOut(c.Stderr))
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {
@@ -258,7 +256,7 @@ func (c *command) revert(u *upgrade) int {
 		if set.Dir != "" {
 			question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(c.restore, " and "), set.Dir, set.Taken.Format("2006-01-02 15:04 MST"))
 		}
-		if !fleet.Agreed(c.Stdin, c.Stderr, question+"?") {
+		if !agreed(c.Stdin, c.Stderr, question+"?") {
 			return c.Fail(errors.New("nothing was done: not confirmed; -yes confirms"))
 		}
 	}

@@ -87,7 +87,20 @@ var rules = map[string]deptest.Rule{
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
 	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh"}},
 	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "stores the map file of a blue-green switch durably"}},
-	"health":                {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
+	"debpkg/fleet": {
+		Own: map[string]string{
+			"debpkg":              "changes the packages of a host",
+			"debpkg/rollout":      "runs the steps on all hosts",
+			"health":              "finds out whether a host serves",
+			"internal/run":        "of debpkg",
+			"internal/atomicfile": "of debpkg/rollout",
+		},
+		Modules: map[string]string{
+			"go.yaml.in/yaml/v3":               "reads the inventory",
+			"github.com/Masterminds/semver/v3": "of health: compares versions",
+		},
+	},
+	"health": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
 }
 
 // internalRules does the same for the internal packages that public ones use.

@@ -233,7 +233,7 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// Inventory writes the file of examples/internal/fleet for a version, with
+// Inventory writes the file of debpkg/fleet for a version, with
 // lines added, and returns its path; the journal of an earlier run is removed.
 func (s *Stage) Inventory(version, more string) (string, error) {
 	var ssh strings.Builder

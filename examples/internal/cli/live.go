@@ -1,28 +1,22 @@
-package fleet
+package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// Live shows a run while it goes on: the hosts that are under way, and counts.
-// Where the output is no terminal each event is a line of a log.
+// Live shows a rollout while it goes on: the hosts that are under way, and counts. If
+// the output is not a terminal, each event is a line of a log.
 type Live struct {
-	Words func(string) string // puts errors into the command's words; nil: as they are
-
-	out *cli.Out
+	out *Out
 
 	mu      sync.Mutex
 	order   []string
@@ -38,18 +32,19 @@ type line struct {
 }
 
 // NewLive returns a view that is shown on out.
-func NewLive(out *cli.Out) *Live {
+func NewLive(out *Out) *Live {
 	return &Live{out: out, hosts: map[string]*line{}, ended: map[string]rollout.Status{}}
 }
 
-// Work runs, resumes or undoes the waves, shown on the view. The first signal
-// to end, or the end of the terminal, stops between hosts, the second cuts short
-// and undoes those under way; SIGUSR1 pauses, SIGUSR2 goes on.
+// Work runs, resumes or undoes the waves and shows them. The first Ctrl-C or SIGTERM, or
+// a terminal that is gone, stops between hosts. The second one cuts short and undoes the
+// hosts under way. SIGUSR1 pauses, SIGUSR2 continues. The end of ctx is ignored: pass a
+// context for its values only.
 func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave, o rollout.Options) (*rollout.Report, error) {
 	if o.Control == nil {
 		o.Control = &rollout.Control{}
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	defer listen(o.Control, cancel, t.out)()
 	event := o.Event
@@ -59,7 +54,7 @@ func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave
 			event(r)
 		}
 	}
-	t.targets, t.wave = Targets(waves), string(mode)
+	t.targets, t.wave = targets(waves), string(mode)
 	defer t.follow()()
 	switch mode {
 	case rollout.ModeResume:
@@ -71,15 +66,8 @@ func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave
 	}
 }
 
-// Agreed asks a question at the terminal.
-func Agreed(in io.Reader, out io.Writer, question string) bool {
-	_, _ = fmt.Fprintf(out, "%s [y/N] ", question)
-	answer, _ := bufio.NewReader(in).ReadString('\n')
-	return strings.EqualFold(strings.TrimSpace(answer), "y")
-}
-
 // listen lets signals stop, pause and continue the run.
-func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *cli.Out) (stop func()) {
+func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *Out) (stop func()) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2)
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
@@ -102,7 +90,7 @@ func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *cli.O
 				case !stopped:
 					stopped = true
 					control.Stop()
-					out.Printf("stopping after the hosts that are under way; once more undoes them first\n")
+					out.Printf("stopping after the hosts under way; once more undoes these first\n")
 				default:
 					cancel(errors.New("interrupted by the operator"))
 				}
@@ -127,12 +115,9 @@ func (t *Live) Note(host, text string) {
 // record takes the run's events. Where there is no live view each becomes a
 // line of a log.
 func (t *Live) record(r rollout.Record) {
-	if t.Words != nil {
-		r.Error = t.Words(r.Error)
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	say := func(style cli.Style, format string, a ...any) {
+	say := func(style Style, format string, a ...any) {
 		t.out.Printf("%s  %s\n", r.Time.Format("15:04:05"), t.out.Paint(style, fmt.Sprintf(format, a...)))
 	}
 	step := r.Step
@@ -149,49 +134,49 @@ func (t *Live) record(r rollout.Record) {
 		}
 		*t.hosts[r.Target] = line{step: step, since: r.Time}
 		if !t.out.Live() {
-			say(cli.Faint, "%s: %s", r.Target, step)
+			say(Faint, "%s: %s", r.Target, step)
 		}
 	case rollout.KindVerify:
 		if r.OK {
 			t.ended[r.Target] = rollout.StatusDone
-			say(cli.Faint, "%s: done before, and still so", r.Target)
+			say(Faint, "%s: done before, and still done", r.Target)
 		} else {
-			say(cli.Warn, "%s: done before, but no longer: %s", r.Target, r.Error)
+			say(Warn, "%s: done before, but no longer: %s", r.Target, r.Error)
 		}
 	case rollout.KindSkip:
-		say(cli.Faint, "%s: %s was done already", r.Target, step)
+		say(Faint, "%s: %s was done already", r.Target, step)
 	case rollout.KindStep:
 		if !r.OK {
-			say(cli.Bad, "%s: %s failed: %s", r.Target, step, r.Error)
+			say(Bad, "%s: %s failed: %s", r.Target, step, r.Error)
 		}
 	case rollout.KindEnd:
 		delete(t.hosts, r.Target)
 		t.ended[r.Target] = r.Status
 		switch r.Status {
 		case rollout.StatusDone:
-			say(cli.Good, "%s done", r.Target)
+			say(Good, "%s done", r.Target)
 		case rollout.StatusFailed:
-			say(cli.Bad, "%s COULD NOT BE UNDONE, it needs a look: %s", r.Target, r.Error)
+			say(Bad, "%s COULD NOT BE RESTORED and needs attention: %s", r.Target, r.Error)
 		default:
-			say(cli.Warn, "%s is as it was before", r.Target)
+			say(Warn, "%s has its previous state again", r.Target)
 		}
 	case rollout.KindHalt:
-		say(cli.Bad, "no further host: %s", r.Error)
+		say(Bad, "no further host: %s", r.Error)
 	case rollout.KindPause:
-		say(cli.Warn, "paused; SIGUSR2 goes on")
+		say(Warn, "paused; SIGUSR2 continues")
 	case rollout.KindContinue:
-		say(cli.Good, "going on")
+		say(Good, "continuing")
 	case rollout.KindSoak:
 		switch {
 		case r.Error != "":
-			say(cli.Bad, "canary of %s failed: %s", r.Wave, r.Error)
+			say(Bad, "canary of %s failed: %s", r.Wave, r.Error)
 		case r.OK:
-			say(cli.Good, "canary of %s soaked", r.Wave)
+			say(Good, "canary of %s soaked", r.Wave)
 		default:
-			say(cli.Faint, "canary of %s soaks", r.Wave)
+			say(Faint, "canary of %s soaks", r.Wave)
 		}
 	case rollout.KindTakeover:
-		say(cli.Warn, "%s", r.Error)
+		say(Warn, "%s", r.Error)
 	}
 }
 
@@ -227,7 +212,7 @@ func (t *Live) lines() []string {
 	for _, s := range t.ended {
 		counts[s]++
 	}
-	lines := []string{fmt.Sprintf("%s: %d of %d done, %d as before, %d need a look", t.out.Paint(cli.Bold, t.wave),
+	lines := []string{fmt.Sprintf("%s: %d of %d done, %d restored, %d need attention", t.out.Paint(Bold, t.wave),
 		counts[rollout.StatusDone], t.targets, counts[rollout.StatusUndone], counts[rollout.StatusFailed])}
 	rest := 0
 	t.order = keep(t.order, t.hosts)
@@ -255,3 +240,29 @@ func keep(order []string, hosts map[string]*line) []string {
 	}
 	return kept
 }
+
+func targets(waves []rollout.Wave) int {
+	n := 0
+	for _, w := range waves {
+		n += len(w.Targets)
+	}
+	return n
+}
+
+// Ended gives the error of a rollout its exit code.
+func Ended(rep *rollout.Report, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, new(*rollout.LockedError)):
+		return Exit(Busy, err)
+	case rep != nil && rep.Outcome == rollout.OutcomeFailed:
+		return Exit(Unknown, err) // nobody knows the state of a host that could not be restored
+	}
+	return err
+}
+
+// Signals explains in a help text what ends a run that [Live] shows.
+const Signals = `While a run goes on: Ctrl-C, and a terminal that is gone, stop it after the hosts
+under way; a second Ctrl-C undoes these first; SIGUSR1 pauses, SIGUSR2 continues.
+`

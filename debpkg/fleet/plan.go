@@ -2,13 +2,13 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // Planned is what will happen to one target of a wave.
@@ -16,12 +16,20 @@ type Planned struct {
 	Wave  string       `json:"wave"`
 	Host  string       `json:"host"`
 	Steps []string     `json:"steps"`
-	Plan  *debpkg.Plan `json:"plan,omitempty"`
+	Plan  *debpkg.Plan `json:"plan,omitempty"` // nil: the target is not a host, or Err is set
 	Error string       `json:"error,omitempty"`
+	Err   error        `json:"-"` // why the host cannot be upgraded
 }
 
-// Plans asks every host in the waves what an upgrade would do there, sixteen at
-// a time.
+// Plan asks the host what an upgrade would do there, by the package lists that it has.
+// It changes nothing.
+func (inv *Inventory) Plan(ctx context.Context, h Host) (debpkg.Plan, error) {
+	m := inv.machine(h, nil)
+	return debpkg.New(inv.Runner(h), debpkg.Options{NoFetch: true}).Plan(ctx, m.request())
+}
+
+// Plans asks every host in the waves what an upgrade would do there, sixteen at a time.
+// A host that cannot be upgraded has an Err; [Refused] joins them.
 func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned {
 	hosts := map[string]Host{}
 	for _, h := range inv.Hosts {
@@ -42,7 +50,7 @@ func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned
 	for i := range rows {
 		h, ok := hosts[rows[i].Host]
 		if !ok {
-			continue // the switch of a blue-green pair is no host
+			continue // the switch of a blue-green pair is not a host
 		}
 		wg.Go(func() {
 			slots <- struct{}{}
@@ -53,7 +61,7 @@ func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned
 				err = plan.Refused()
 			}
 			if err != nil {
-				rows[i].Error = err.Error()
+				rows[i].Err, rows[i].Error = err, err.Error()
 			}
 		})
 	}
@@ -61,25 +69,19 @@ func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned
 	return rows
 }
 
-// PrintPlans prints a line for each target.
-func PrintPlans(out *cli.Out, rows []Planned) {
-	table := [][]string{{"WAVE", "HOST", "PACKAGE", "STEPS"}}
+// Refused joins what keeps hosts from being upgraded. Nil: nothing does.
+func Refused(rows []Planned) error {
+	var errs []error
 	for _, r := range rows {
-		table = append(table, []string{r.Wave, r.Host, r.actions(), strings.Join(r.Steps, " → ")})
-	}
-	out.Printf("%s\n", out.Table(table))
-}
-
-// PrintProblems prints what keeps hosts from being upgraded.
-func PrintProblems(out *cli.Out, rows []Planned) {
-	for _, r := range rows {
-		if r.Error != "" {
-			out.Printf("%s %s: %s\n", out.Paint(cli.Bad, "cannot:"), r.Host, r.Error)
+		if r.Err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", r.Host, r.Err))
 		}
 	}
+	return errors.Join(errs...)
 }
 
-func (r Planned) actions() string {
+// Actions says in a few words what will be installed.
+func (r Planned) Actions() string {
 	switch {
 	case r.Plan == nil:
 		return "-"
@@ -97,29 +99,20 @@ func (r Planned) actions() string {
 	return strings.Join(parts, ", ")
 }
 
-// Targets counts the targets of waves.
-func Targets(waves []rollout.Wave) int {
-	n := 0
-	for _, w := range waves {
-		n += len(w.Targets)
-	}
-	return n
-}
-
-// Stops says when the run of the waves ends early.
+// Stops says in a few sentences when the run of the waves ends early.
 func (inv *Inventory) Stops(waves []rollout.Wave) string {
 	budget := rollout.Share(inv.Budget).Of(Targets(waves))
-	parallel := inv.Parallel
-	if parallel == (Share{}) {
-		parallel.Count = 1
+	most := inv.MaxUnavailable
+	if most == (Amount{}) {
+		most.Count = 1
 	}
-	text := fmt.Sprintf("At a time: %s of a component. ", parallel)
+	text := fmt.Sprintf("At a time: %s of a component. ", most)
 	if inv.Canary.Count > 0 {
 		text += fmt.Sprintf("First %d of each alone, for %v. ", inv.Canary.Count, inv.Canary.Soak)
 	}
 	text += fmt.Sprintf("A host that fails is reverted. The run ends at failure %d", budget+1)
-	if rollout.Beyond(inv.Beyond) == rollout.UndoRun {
-		return text + " and then reverts every host that it changed.\n"
+	if rollout.Beyond(inv.OnBudgetExceeded) == rollout.UndoRun {
+		return text + " and then reverts every host that it changed."
 	}
-	return text + " and leaves the hosts that are done as they are.\n"
+	return text + " and leaves the hosts that are done as they are."
 }

@@ -1,4 +1,4 @@
-package fleet
+package main
 
 import (
 	"encoding/json"
@@ -22,8 +22,8 @@ const (
 	ExitLocked // somebody else works on it
 )
 
-// Command is one invocation of a command with verbs: its name and its streams.
-type Command struct {
+// invocation is one invocation of a command with verbs: its name and its streams.
+type invocation struct {
 	Name           string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -32,7 +32,7 @@ type Command struct {
 // Verb parses args. Flags may stand before and after the verb, which is one of
 // verbs. Where done is true the command ends with the code: usage was asked for,
 // or what is wrong was printed.
-func (c *Command) Verb(f *flag.FlagSet, usage string, args, verbs []string) (verb string, code int, done bool) {
+func (c *invocation) Verb(f *flag.FlagSet, usage string, args, verbs []string) (verb string, code int, done bool) {
 	f.SetOutput(c.Stderr)
 	f.Usage = func() { _, _ = fmt.Fprint(c.Stderr, usage); f.PrintDefaults() }
 	for len(args) > 0 {
@@ -64,19 +64,19 @@ func Journal(file, stdin string) string {
 }
 
 // Wrong says that the command was called wrongly.
-func (c *Command) Wrong(format string, a ...any) int {
+func (c *invocation) Wrong(format string, a ...any) int {
 	_, _ = fmt.Fprintf(c.Stderr, "%s: %s\n(%[1]s -h shows the usage)\n", c.Name, fmt.Sprintf(format, a...))
 	return ExitUsage
 }
 
 // Fail prints an error.
-func (c *Command) Fail(err error) int {
+func (c *invocation) Fail(err error) int {
 	_, _ = fmt.Fprintf(c.Stderr, "%s: %v\n", c.Name, err)
 	return ExitFailed
 }
 
 // Print prints JSON, and returns the code if that succeeds.
-func (c *Command) Print(v any, code int) int {
+func (c *invocation) Print(v any, code int) int {
 	enc := json.NewEncoder(c.Stdout)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(v); err != nil {
@@ -87,7 +87,7 @@ func (c *Command) Print(v any, code int) int {
 
 // Written returns the code if all that went to out could be written: an answer
 // that nobody has is none.
-func (c *Command) Written(out *cli.Out, code int) int {
+func (c *invocation) Written(out *cli.Out, code int) int {
 	if err := out.Err(); err != nil {
 		return c.Fail(err)
 	}
@@ -95,7 +95,7 @@ func (c *Command) Written(out *cli.Out, code int) int {
 }
 
 // Ended prints the error of a run, if it has one, and tells how bad it is.
-func (c *Command) Ended(rep *rollout.Report, err error) int {
+func (c *invocation) Ended(rep *rollout.Report, err error) int {
 	if err == nil {
 		return ExitOK
 	}
@@ -107,4 +107,8 @@ func (c *Command) Ended(rep *rollout.Report, err error) int {
 		return ExitStuck
 	}
 	return code
+}
+
+func agreed(in io.Reader, out io.Writer, question string) bool {
+	return (&cli.Call{In: in, Err: cli.NewOut(out)}).Confirm(question)
 }

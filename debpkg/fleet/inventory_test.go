@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,15 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/examples/internal/fleet"
 )
 
 const good = `
 versions: {dashboard: 5.2.5, gateway: 5.2.5, pump: 1.9.0}
-parallel: 25%
+max_unavailable: 25%
 budget: 2
-beyond: undo
+on_budget_exceeded: rollback
 canary: {count: 1, soak: 5m}
 haproxy:
 - {address: /run/haproxy/admin.sock, backends: {gateway: [gateways], dashboard: [dash]}}
@@ -33,7 +34,7 @@ func TestWaves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waves, err := inv.Waves(nil)
+	waves, err := inv.Waves(fleet.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestWaves(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
-	if o := inv.Options(); o.Budget.Count != 2 || o.Beyond != rollout.UndoRun {
+	if o := inv.RunOptions(); o.Budget.Count != 2 || o.Beyond != rollout.UndoRun {
 		t.Errorf("options %+v", o)
 	}
 }
@@ -115,7 +116,7 @@ hosts:
 	if err != nil {
 		t.Fatal(err)
 	}
-	waves, err := inv.Waves(nil)
+	waves, err := inv.Waves(fleet.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +127,7 @@ hosts:
 
 func TestParseReportsEverything(t *testing.T) {
 	t.Parallel()
-	_, err := fleet.Parse([]byte(`
+	inv, err := fleet.Parse([]byte(`
 versions: {gateway: "5.2", typo: 1.0.0}
 haproxy: [{network: udp}]
 bluegreen: {component: gateway, active: a, idle: a}
@@ -135,15 +136,15 @@ hosts:
 - {name: a, component: gateway}
 - {name: x/y, component: pump, plugin: {status: 200}}
 `))
-	if err == nil {
-		t.Fatal("accepted")
+	if inv != nil || !errors.Is(err, fleet.ErrInventory) {
+		t.Fatalf("%+v, %v", inv, err)
 	}
-	for _, want := range []string{`component "gatway"`, `name "a" is empty, stands twice`, `name "x/y"`, "versions.pump", `component "typo"`, "haproxy 1", "bluegreen: give map", "no host of component", "no url"} {
+	for _, want := range []string{`unknown component "gatway" (want dashboard, gateway or pump)`, `duplicate host name "a"`, `invalid name "x/y"`, "versions.pump", `unknown component "typo" (want dashboard, gateway or pump)`, "haproxy 1", "bluegreen: want map", "no host of component", "plugin.url is missing"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)
 		}
 	}
-	for _, text := range []string{"", "hosts: []", "hosst: []", "parallel: 25 %x", "parallel: -1", "budget: 200%", "canary: {soak: 5}", "beyond: stop", "order: any", "{", "a: b: c"} {
+	for _, text := range []string{"", "hosts: []", "hosst: []", "max_unavailable: 25 %x", "max_unavailable: -1", "budget: 200%", "canary: {soak: 5}", "on_budget_exceeded: stop", "order: any", "{", "a: b: c"} {
 		if _, err := fleet.Parse([]byte(text)); err == nil {
 			t.Errorf("%q was accepted", text)
 		}
@@ -153,16 +154,16 @@ hosts:
 // What the decoder finds is told by line and key, all at once.
 func TestDecodeReportsEverything(t *testing.T) {
 	t.Parallel()
-	_, err := fleet.Parse([]byte("drain: {deadline: 5}\nbeyond: stop\nhost: []\nhosts:\n- {name: g, adress: x, port: ssh}\n"))
-	want := `line 1: "5" is no duration; write 90s or 5m
-line 2: beyond is "stop"; write hold or undo
+	_, err := fleet.Parse([]byte("drain: {deadline: 5}\non_budget_exceeded: stop\nhost: []\nhosts:\n- {name: g, adress: x, port: ssh}\n"))
+	want := `line 1: invalid duration "5": want a duration such as 90s or 5m
+line 2: unknown on_budget_exceeded "stop" (want hold or rollback)
 line 3: unknown key host
 line 5: unknown key adress
 line 5: !!str ` + "`ssh`" + ` does not fit here`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
-	for text, want := range map[string]string{"": "it is empty", "# nothing": "it is empty", good + "---\nhosts: []\n": "only one document"} {
+	for text, want := range map[string]string{"": "it is empty", "# nothing": "it is empty", good + "---\nhosts: []\n": "only one is read"} {
 		if _, err := fleet.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}
@@ -192,13 +193,13 @@ func TestLoad(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
-	f.Add([]byte("parallel: 3\nhosts: [{}]"))
+	f.Add([]byte("max_unavailable: 3\nhosts: [{}]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		inv, err := fleet.Parse(data)
 		if err != nil {
 			return
 		}
-		if _, err := inv.Waves(nil); err != nil {
+		if _, err := inv.Waves(fleet.Options{}); err != nil {
 			t.Skip(err)
 		}
 	})

@@ -1,0 +1,96 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/health"
+)
+
+// Check fills in defaults and reports every mistake at once, as an [ErrInventory]. It asks
+// no host.
+func (inv *Inventory) Check() error {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	if inv.Order == nil {
+		inv.Order = StandardOrder()
+	}
+	if len(inv.Hosts) == 0 {
+		bad("no hosts")
+	}
+	seen := map[string]bool{}
+	for i := range inv.Hosts {
+		inv.checkHost(i, seen, bad)
+	}
+	for component := range inv.Versions {
+		if !slices.Contains(inv.Order, component) {
+			bad("versions: unknown component %q (want %s)", component, oneOf(inv.Order))
+		}
+	}
+	for i, p := range inv.HAProxy {
+		if p.Address == "" || p.Network != "" && p.Network != "unix" && p.Network != "tcp" {
+			bad("haproxy %d: want an address, and unix or tcp as network", i+1)
+		}
+	}
+	if b := inv.BlueGreen; b != nil {
+		if b.Map == "" || b.Active == "" || b.Idle == "" || b.Active == b.Idle || len(inv.HAProxy) == 0 {
+			bad("bluegreen: want map, active and idle (two colours), and an haproxy")
+		}
+		if !slices.ContainsFunc(inv.Hosts, func(h Host) bool { return h.Component == b.Component && h.Colour == b.Idle }) {
+			bad("bluegreen: no host of component %q has the colour %q", b.Component, b.Idle)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return &Error{Kind: ErrInventory, Err: err}
+	}
+	return nil
+}
+
+func (inv *Inventory) checkHost(i int, seen map[string]bool, bad func(string, ...any)) {
+	h := &inv.Hosts[i]
+	switch {
+	case h.Name == "":
+		bad("host %d: the name is missing", i+1)
+	case seen[h.Name]:
+		bad("host %d: duplicate host name %q", i+1, h.Name)
+	case h.Name != filepath.Base(h.Name):
+		bad("host %d: invalid name %q: want one without a slash", i+1, h.Name)
+	}
+	seen[h.Name] = true
+	if h.Address == "" {
+		h.Address = h.Name
+	}
+	if !slices.Contains(inv.Order, h.Component) {
+		bad("host %s: unknown component %q (want %s)", h.Name, h.Component, oneOf(inv.Order))
+		return
+	}
+	if h.Package == "" {
+		h.Package = packages[h.Component]
+	}
+	if _, err := debpkg.ParseVersion(inv.Versions[h.Component]); err != nil {
+		bad("host %s: versions.%s: %w", h.Name, h.Component, err)
+	} else if _, err := health.ParseVersion(inv.Versions[h.Component]); err != nil {
+		bad("host %s: versions.%s: %w: want the exact version, such as 5.2.5", h.Name, h.Component, err)
+	}
+	if h.Server != "" && inv.BlueGreen == nil && len(inv.proxies(h.Component)) == 0 {
+		bad("host %s is server %s, but no haproxy has backends for %s", h.Name, h.Server, h.Component)
+	}
+	if h.Component == MDCB && h.Health == "" {
+		bad("host %s: health is missing: want the URL of its health endpoint", h.Name)
+	}
+	if h.Plugin != nil && h.Plugin.URL == "" {
+		bad("host %s: plugin.url is missing", h.Name)
+	}
+}
+
+// oneOf lists words: "a, b or c".
+func oneOf(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
+}

@@ -1,0 +1,90 @@
+package fleet
+
+// Inventory is the file, YAML or JSON. [Inventory.Check] fills in defaults.
+type Inventory struct {
+	Versions         map[string]string `yaml:"versions"`           // by component: gateway: 5.2.5
+	Order            Order             `yaml:"order"`              // standard (default) or mdcb
+	MaxUnavailable   Amount            `yaml:"max_unavailable"`    // hosts of a component that are out at a time: 1 (default), 3 or 25%
+	Budget           Amount            `yaml:"budget"`             // hosts of the whole run that may fail: 0 (default), 2 or 5%
+	OnBudgetExceeded OnBudgetExceeded  `yaml:"on_budget_exceeded"` // hold (default) or rollback
+	Canary           Canary            `yaml:"canary"`             // of each component
+	SSH              SSH               `yaml:"ssh"`                // for all hosts
+	HAProxy          []HAProxy         `yaml:"haproxy"`            // every process in front of the hosts
+	BlueGreen        *BlueGreen        `yaml:"bluegreen"`          // instead of a rolling upgrade of its component
+	Drain            Drain             `yaml:"drain"`
+	Up               Wait              `yaml:"up"`     // until the load balancer sees a host up
+	Health           Health            `yaml:"health"` // until a host serves
+	MinUp            int               `yaml:"min_up"` // other servers that must be up before one is drained; 0: one, -1: none
+	Hosts            []Host            `yaml:"hosts"`
+}
+
+// Host is one component on one machine.
+type Host struct {
+	Name      string  `yaml:"name"`
+	Address   string  `yaml:"address"` // host or user@host for SSH; "local": this machine; empty: the name
+	Port      int     `yaml:"port"`    // of sshd
+	Component string  `yaml:"component"`
+	Package   string  `yaml:"package"` // empty: the component's, such as tyk-gateway
+	Server    string  `yaml:"server"`  // its name in the load balancer; empty: none in front
+	Health    string  `yaml:"health"`  // URL of the health endpoint; empty: the component's default port on the address
+	Plugin    *Plugin `yaml:"plugin"`  // a request that shows that a plugin runs
+	Colour    string  `yaml:"colour"`  // of a blue-green pair
+}
+
+// Plugin is an API request and what only the plugin brings about in its answer.
+type Plugin struct {
+	URL    string            `yaml:"url"`
+	Status int               `yaml:"status"`
+	Header map[string]string `yaml:"header"`
+}
+
+// SSH says how hosts are reached.
+type SSH struct {
+	Config     string `yaml:"config"`
+	Identity   string `yaml:"identity"`
+	KnownHosts string `yaml:"known_hosts"`
+	Jump       string `yaml:"jump"`
+	Sudo       bool   `yaml:"sudo"` // become root with sudo -n
+}
+
+// HAProxy is one process with the backends that hold a component's hosts.
+type HAProxy struct {
+	Network  string              `yaml:"network"` // unix (default) or tcp
+	Address  string              `yaml:"address"`
+	Backends map[string][]string `yaml:"backends"` // by component
+}
+
+// Canary is the first hosts of a component, left running alone for a while.
+type Canary struct {
+	Count int      `yaml:"count"`
+	Soak  Duration `yaml:"soak"`
+}
+
+// Drain says how long sessions may take to finish, and what happens then.
+type Drain struct {
+	Deadline Duration `yaml:"deadline"`
+	Force    bool     `yaml:"force"`
+}
+
+// Wait is a time limit.
+type Wait struct {
+	Deadline Duration `yaml:"deadline"`
+}
+
+// Health says when a host counts as healthy.
+type Health struct {
+	SuccessThreshold int      `yaml:"success_threshold"` // passes in a row
+	Deadline         Duration `yaml:"deadline"`
+	Settle           Duration `yaml:"settle"` // how long the unit must stay up unchanged after an installation
+}
+
+// BlueGreen moves one component's traffic between two colours.
+type BlueGreen struct {
+	Component string   `yaml:"component"`
+	Map       string   `yaml:"map"` // the map file in haproxy.cfg
+	Key       string   `yaml:"key"`
+	Active    string   `yaml:"active"` // before the run
+	Idle      string   `yaml:"idle"`
+	Soak      Duration `yaml:"soak"`
+	Backends  []string `yaml:"backends"` // that hold the idle colour's hosts, to see their last sessions finish
+}

@@ -1,0 +1,39 @@
+package fleet
+
+import "slices"
+
+// The components of a Tyk installation, as an inventory names them.
+const (
+	Dashboard        = "dashboard"
+	Gateway          = "gateway"
+	Pump             = "pump"
+	MDCB             = "mdcb"
+	DataPlaneGateway = "data-plane-gateway"
+	DataPlanePump    = "data-plane-pump"
+)
+
+// StandardOrder is the order in which the components of an installation are upgraded:
+// dashboard, gateway, pump, as the documented procedure has it.
+func StandardOrder() []string { return []string{Dashboard, Gateway, Pump} }
+
+// MDCBOrder is the order for an installation with MDCB: the control plane first, then
+// the data planes.
+func MDCBOrder() []string {
+	return []string{MDCB, Pump, Dashboard, Gateway, DataPlanePump, DataPlaneGateway}
+}
+
+// IsGateway reports whether hosts of the component are gateways, which load plugins.
+func IsGateway(component string) bool {
+	return component == Gateway || component == DataPlaneGateway
+}
+
+// balanced reports whether clients reach the component, so that it needs a balancer.
+func balanced(component string) bool {
+	return slices.Contains([]string{Dashboard, Gateway, DataPlaneGateway}, component)
+}
+
+// packages are the Debian packages of the components.
+var packages = map[string]string{
+	Dashboard: "tyk-dashboard", Gateway: "tyk-gateway", Pump: "tyk-pump",
+	MDCB: "tyk-sink", DataPlaneGateway: "tyk-gateway", DataPlanePump: "tyk-pump",
+}

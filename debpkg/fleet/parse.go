@@ -1,0 +1,93 @@
+package fleet
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFile bounds an inventory.
+const maxFile = 4 << 20
+
+// Load reads and checks the inventory in a file. "-" is stdin.
+func Load(path string, stdin io.Reader) (*Inventory, error) {
+	data, err := Read(path, stdin)
+	if err != nil {
+		return nil, err
+	}
+	inv, err := Parse(data)
+	if err != nil {
+		return nil, &Error{Op: "read", Object: path, Kind: ErrInventory, Err: err}
+	}
+	return inv, nil
+}
+
+// Read reads a file of at most 4 MiB. "-" is stdin.
+func Read(path string, stdin io.Reader) ([]byte, error) {
+	fail := func(err error) ([]byte, error) {
+		return nil, &Error{Op: "read", Object: path, Kind: ErrInventory, Err: err}
+	}
+	in := stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return fail(errors.Unwrap(err)) // the path is named already
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("larger than %d bytes", maxFile)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return data, nil
+}
+
+// Parse reads and checks an inventory.
+func Parse(data []byte) (*Inventory, error) {
+	inv := &Inventory{}
+	if err := Decode(data, inv); err != nil {
+		return nil, err
+	}
+	if err := inv.Check(); err != nil {
+		return nil, err
+	}
+	return inv, nil
+}
+
+// Decode reads YAML or JSON into v, such as a struct with an [Inventory] and more in it.
+// Unknown keys and a second document are errors. All mistakes are reported at once.
+func Decode(data []byte, v any) error {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	err := dec.Decode(v)
+	var all *yaml.TypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("it is empty")
+	case errors.As(err, &all):
+		var errs []error
+		for _, text := range all.Errors {
+			text = unknownKey.ReplaceAllString(text, "unknown key $1")
+			errs = append(errs, errors.New(unfit.ReplaceAllString(text, "$1 does not fit here")))
+		}
+		return errors.Join(errs...)
+	case err == nil && !errors.Is(dec.Decode(&yaml.Node{}), io.EOF):
+		return errors.New("it has a second document (---), and only one is read")
+	}
+	return err
+}
+
+// The decoder (go.yaml.in/yaml 3.0) names Go's types.
+var (
+	unknownKey = regexp.MustCompile(`field (.+) not found in type \S+$`)
+	unfit      = regexp.MustCompile(`cannot unmarshal (.+) into \S+$`)
+)

@@ -1,0 +1,182 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+// Swap makes a gateway fetch bundles again that it has cached. A gateway never fetches a
+// name twice (3.0.0 to 5.14.0), so the cached directory must go while the service is
+// stopped. The directory is kept beside its place, under a name that no gateway looks
+// for, until [Inventory.Forget]; a revert puts it back.
+type Swap struct {
+	Runner debpkg.Runner // reaches the host as root
+	Config string        // tyk.conf on the host; empty: /opt/tyk-gateway/tyk.conf
+
+	// Caches returns the cached directories of the bundles, given the content of Config
+	// and the versions before and after. Each must be an absolute path that ends in
+	// bundles/<md5> or bundles/<api id>_<md5>.
+	Caches func(config []byte, from, to debpkg.Version) ([]string, error)
+}
+
+// cached is one directory that was put aside.
+type cached struct {
+	Path string
+	Kept bool // it was there, and stands at aside(Path)
+}
+
+// aside is where a cached directory is kept. A gateway looks for MD5 digests only.
+func aside(dir string) string { return dir + ".before-upgrade" }
+
+// cacheDir is what a gateway names the directory of a bundle.
+var cacheDir = regexp.MustCompile(`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}$`)
+
+// forward stops the service, puts the cached directories aside and starts the service. It
+// is idempotent, also after a kill: a directory that is aside already stays there, and
+// what a gateway has fetched meanwhile is removed.
+func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *record) error {
+	if r.Fresh {
+		return host.WaitStable(ctx, unit)
+	}
+	if r.Cached == nil {
+		dirs, err := s.caches(ctx, r)
+		if err != nil {
+			return err
+		}
+		r.Cached = []cached{}
+		for _, dir := range dirs {
+			there, err := s.exists(ctx, dir)
+			if err != nil {
+				return err
+			}
+			r.Cached = append(r.Cached, cached{dir, there})
+		}
+		// From now on a revert knows what to put back.
+		if err := rollout.Save(ctx, r); err != nil {
+			return err
+		}
+	}
+	if err := s.run(ctx, "systemctl", "stop", unit); err != nil {
+		return err
+	}
+	for _, c := range r.Cached {
+		// What is aside was put there by an earlier try.
+		script := `if [ -e "$2" ] || [ -h "$2" ]; then rm -rf -- "$1"; elif [ -e "$1" ] || [ -h "$1" ]; then mv -T -- "$1" "$2"; fi`
+		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path)); err != nil {
+			return err
+		}
+	}
+	if err := host.Restart(ctx, unit); err != nil {
+		return err
+	}
+	r.Fresh = true
+	return rollout.Save(ctx, r)
+}
+
+// back stops the service and puts back the directories that were cached before, so that
+// going back does not depend on the bundle server. The service is started by the revert.
+func (s *Swap) back(ctx context.Context, host *debpkg.Host, unit string, r *record) error {
+	if r.Cached == nil {
+		return nil
+	}
+	if err := s.run(ctx, "systemctl", "stop", unit); err != nil {
+		return err
+	}
+	for _, c := range r.Cached {
+		script := `if [ -e "$2" ] || [ -h "$2" ]; then rm -rf -- "$1"; mv -T -- "$2" "$1"; elif [ "$3" = false ]; then rm -rf -- "$1"; fi`
+		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path), fmt.Sprint(c.Kept)); err != nil {
+			return err
+		}
+	}
+	r.Fresh = false
+	if err := rollout.Save(ctx, r); err != nil {
+		return err
+	}
+	if stageable(*r.Plan) {
+		return nil // the revert starts the service
+	}
+	return host.Restart(ctx, unit)
+}
+
+// forget removes what was kept aside.
+func (s *Swap) forget(ctx context.Context, r record) error {
+	for _, c := range r.Cached {
+		if err := s.run(ctx, "rm", "-rf", "--", aside(c.Path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// caches reads the gateway's configuration and asks for the directories.
+func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
+	config := s.Config
+	if config == "" {
+		config = "/opt/tyk-gateway/tyk.conf"
+	}
+	var out, stderr bytes.Buffer
+	if err := s.Runner(ctx, []string{"cat", "--", config}, nil, &out, &stderr); err != nil {
+		return nil, s.error("read", config, err, stderr.String())
+	}
+	var from, to debpkg.Version
+	for _, a := range r.Plan.Actions {
+		if strings.HasPrefix(a.Package, "tyk-gateway") {
+			from, to = a.From, a.To
+		}
+	}
+	if to.IsZero() { // nothing is installed: it is there already
+		for _, w := range r.Plan.Requests {
+			from, to = w.Version, w.Version
+		}
+	}
+	dirs, err := s.Caches(out.Bytes(), from, to)
+	if err != nil {
+		return nil, &Error{Op: "find cached bundles in", Object: config, Kind: ErrCache, Err: err}
+	}
+	slices.Sort(dirs)
+	dirs = slices.Compact(dirs)
+	for _, dir := range dirs {
+		if dir != path.Clean(dir) || !cacheDir.MatchString(dir) {
+			return nil, &Error{Op: "replace cached bundle", Object: dir, Kind: ErrCache, Err: fmt.Errorf("not the path of a cached bundle"),
+				Next: "return paths that end in bundles/<md5> from Swap.Caches"}
+		}
+	}
+	return dirs, nil
+}
+
+func (s *Swap) exists(ctx context.Context, dir string) (bool, error) {
+	var out bytes.Buffer
+	err := s.Runner(ctx, []string{"sh", "-c", `if [ -e "$1" ] || [ -h "$1" ]; then echo yes; fi`, "sh", dir}, nil, &out, io.Discard)
+	if err != nil {
+		return false, s.error("look at", dir, err, "")
+	}
+	return strings.TrimSpace(out.String()) == "yes", nil
+}
+
+func (s *Swap) run(ctx context.Context, argv ...string) error {
+	var stderr bytes.Buffer
+	if err := s.Runner(ctx, argv, nil, nil, &stderr); err != nil {
+		object := argv[len(argv)-1]
+		if argv[0] == "sh" {
+			object = argv[4]
+		}
+		return s.error("replace cached bundle", object, err, stderr.String())
+	}
+	return nil
+}
+
+func (s *Swap) error(op, object string, err error, stderr string) error {
+	if text := strings.TrimSpace(stderr); text != "" {
+		err = fmt.Errorf("%w: %s", err, text[:min(len(text), 500)])
+	}
+	return &Error{Op: op, Object: object, Kind: ErrCache, Err: err, Retry: true}
+}

@@ -1,0 +1,149 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+// Options change how [Inventory.Waves] puts a run together. The zero value installs the
+// versions of the inventory and no more.
+type Options struct {
+	// Progress is told what the packages report of a host. Nil: nobody is told.
+	Progress func(host, text string)
+	// Swap returns how the cached bundles of a gateway host are replaced. Nil, or a nil
+	// Swap: they are not.
+	Swap func(Host) *Swap
+}
+
+// Waves puts the upgrade of all hosts together, component by component in their order.
+func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
+	waves := map[string][]rollout.Wave{}
+	for _, component := range inv.Order {
+		var hosts []rollout.Host
+		var machines []*machine
+		for _, h := range inv.Hosts {
+			if h.Component != component || inv.BlueGreen != nil && component == inv.BlueGreen.Component && h.Colour != inv.BlueGreen.Idle {
+				continue
+			}
+			m := inv.machine(h, o.Progress)
+			var po PackageOptions
+			if o.Swap != nil && IsGateway(component) {
+				po.Swap = o.Swap(h)
+			}
+			machines = append(machines, m)
+			hosts = append(hosts, rollout.Host{Name: h.Name, Server: h.Server, Install: Package(m.deb, m.request(), po), Healthy: m.healthy, Restored: m.restored})
+		}
+		if len(hosts) == 0 {
+			continue
+		}
+		var err error
+		if waves[component], err = inv.component(component, hosts, machines); err != nil {
+			return nil, err
+		}
+	}
+	return rollout.InOrder(inv.Order, waves)
+}
+
+func (inv *Inventory) component(component string, hosts []rollout.Host, machines []*machine) ([]rollout.Wave, error) {
+	if b := inv.BlueGreen; b != nil && b.Component == component {
+		sw := rollout.MapSwitch{File: b.Map, Key: b.Key}
+		var lbs []rollout.Balancer
+		for _, p := range inv.HAProxy {
+			sw.Instances = append(sw.Instances, p.process(nil))
+			lbs = append(lbs, p.process(b.Backends))
+		}
+		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Watch: watch(machines), Drain: inv.Drain.options()}
+		if len(b.Backends) > 0 {
+			o.Balancer = rollout.All(lbs...)
+		}
+		return rollout.BlueGreen(hosts, o)
+	}
+	o := inv.rolling(component)
+	o.Canary = rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak), Watch: watch(machines[:min(inv.Canary.Count, len(machines))])}
+	w, err := rollout.Rolling(component, hosts, o)
+	return []rollout.Wave{w}, err
+}
+
+func (d Drain) options() rollout.DrainOptions {
+	return rollout.DrainOptions{Deadline: time.Duration(d.Deadline), Force: d.Force}
+}
+
+func (inv *Inventory) rolling(component string) rollout.RollingOptions {
+	o := rollout.RollingOptions{
+		Drain:    inv.Drain.options(),
+		Up:       rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline)},
+		Parallel: rollout.Share(inv.MaxUnavailable), MinUp: inv.MinUp,
+	}
+	if lbs := inv.proxies(component); len(lbs) > 0 {
+		o.Balancer = rollout.All(lbs...)
+	}
+	return o
+}
+
+// Restarts puts the restart of the services of some hosts together, drained before and
+// healthy after as for an upgrade. Nothing undoes a restart.
+func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
+	nothing := func(context.Context) error { return nil }
+	waves := map[string][]rollout.Wave{}
+	for _, component := range inv.Order {
+		o := inv.rolling(component)
+		var hosts []rollout.Host
+		for _, h := range inv.Hosts {
+			if h.Component != component {
+				continue
+			}
+			m := inv.machine(h, nil)
+			restart := func(ctx context.Context) error { return m.deb.Restart(ctx, m.Unit()) }
+			host := rollout.Host{Name: h.Name, Install: rollout.Step{Do: restart, Undo: nothing}, Healthy: m.asInstalled}
+			if o.Balancer != nil { // the colours of a blue-green pair have none here
+				host.Server = h.Server
+			}
+			hosts = append(hosts, host)
+		}
+		if len(hosts) == 0 {
+			continue
+		}
+		w, err := rollout.Rolling(component, hosts, o)
+		if err != nil {
+			return nil, err
+		}
+		// All hosts went into the wave, because a drain counts on those that stay.
+		w.Targets = slices.DeleteFunc(w.Targets, func(t rollout.Target) bool { return !slices.Contains(names, t.Name) })
+		if len(w.Targets) > 0 {
+			waves[component] = []rollout.Wave{w}
+		}
+	}
+	return rollout.InOrder(inv.Order, waves)
+}
+
+// RunOptions are the options of a run that the inventory sets. A run is about its
+// versions: a journal of other versions is not resumed.
+func (inv *Inventory) RunOptions() rollout.Options {
+	return rollout.Options{About: fmt.Sprint(inv.Versions), Budget: rollout.Share(inv.Budget), Beyond: rollout.Beyond(inv.OnBudgetExceeded)}
+}
+
+// Targets counts the targets of waves.
+func Targets(waves []rollout.Wave) int {
+	n := 0
+	for _, w := range waves {
+		n += len(w.Targets)
+	}
+	return n
+}
+
+// HostsOf returns the hosts of the inventory that the waves have, in its order.
+func (inv *Inventory) HostsOf(waves []rollout.Wave) []Host {
+	var all []Host
+	for _, h := range inv.Hosts {
+		for _, w := range waves {
+			if slices.ContainsFunc(w.Targets, func(t rollout.Target) bool { return t.Name == h.Name }) {
+				all = append(all, h)
+			}
+		}
+	}
+	return all
+}
