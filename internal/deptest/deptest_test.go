@@ -45,6 +45,16 @@ var rules = map[string]deptest.Rule{
 			"github.com/klauspost/compress":    "Deflate at twice the speed of the standard library's",
 		},
 	},
+	"bundle/bundletest": {
+		Own: map[string]string{
+			"bundle":              "writes the bundles of the plugins that it makes",
+			"internal/atomicfile": "of bundle",
+		},
+		Modules: map[string]string{
+			"github.com/Masterminds/semver/v3": "of bundle",
+			"github.com/klauspost/compress":    "of bundle",
+		},
+	},
 	"pluginbuild": {
 		Own: map[string]string{
 			"internal/run":        "runs go and git",
