@@ -18,6 +18,7 @@ import (
 	"filippo.io/age"
 	"github.com/klauspost/compress/zstd"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -33,27 +34,27 @@ type ExportOptions struct {
 // so that a damaged set is not exported. path is replaced only by the whole
 // file, which is readable by its owner alone.
 func (s *Set) Export(ctx context.Context, path string, o ExportOptions) error {
-	if err := outsideSets(filepath.Dir(path)); err != nil {
-		return fail("export", s.Dir, err)
+	if err := step.OutsideSets(filepath.Dir(path)); err != nil {
+		return step.Fail("export", s.Dir, err)
 	}
 	release, err := s.hold()
 	if err != nil {
-		return fail("export", s.Dir, err)
+		return step.Fail("export", s.Dir, err)
 	}
 	defer release()
 	findings, err := s.unexpected()
 	if err = errors.Join(append(findings, err)...); err != nil {
-		return fail("export", s.Dir, err)
+		return step.Fail("export", s.Dir, err)
 	}
 	_, err = atomicfile.Write(ctx, path, atomicfile.Options{NoDigest: true}, func(w io.Writer) error {
 		out, done, err := packer(w, o.Recipients)
 		if err != nil {
 			return err
 		}
-		return errors.Join(s.pack(ctx, out, serial(o.Progress)), done())
+		return errors.Join(s.pack(ctx, out, step.Serial(o.Progress)), done())
 	})
 	if err != nil {
-		return fail("export", s.Dir, err)
+		return step.Fail("export", s.Dir, err)
 	}
 	return nil
 }
@@ -83,7 +84,7 @@ func packer(w io.Writer, recipients []age.Recipient) (out io.Writer, done func()
 
 func (s *Set) pack(ctx context.Context, w io.Writer, progress func(Event)) error {
 	tw := tar.NewWriter(w)
-	entries := []File{{Path: manifestName, Size: -1}, {Path: checksumName, Size: -1}}
+	entries := []File{{Path: step.ManifestName, Size: -1}, {Path: step.ChecksumName, Size: -1}}
 	for _, f := range s.Files {
 		if f.Link == "" {
 			entries = append(entries, f)
@@ -97,7 +98,7 @@ func (s *Set) pack(ctx context.Context, w io.Writer, progress func(Event)) error
 			progress(e)
 		})
 		if err != nil {
-			return fail("export", want.Path, err)
+			return step.Fail("export", want.Path, err)
 		}
 	}
 	e.Done = true
@@ -106,7 +107,7 @@ func (s *Set) pack(ctx context.Context, w io.Writer, progress func(Event)) error
 }
 
 func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress func(int64)) error {
-	f, err := openRegular(filepath.Join(s.Dir, filepath.FromSlash(want.Path)))
+	f, err := step.OpenRegular(filepath.Join(s.Dir, filepath.FromSlash(want.Path)))
 	if err != nil {
 		return err
 	}
@@ -124,7 +125,7 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 		return err
 	}
 	h := sha256.New()
-	if _, err := io.Copy(tw, io.TeeReader(&readMeter{ctx: ctx, r: f, add: progress}, h)); err != nil {
+	if _, err := io.Copy(tw, io.TeeReader(&step.ReadMeter{Ctx: ctx, R: f, Add: progress}, h)); err != nil {
 		return err
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); want.SHA256 != "" && got != want.SHA256 {
@@ -139,28 +140,28 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 func Import(ctx context.Context, dir string, r io.Reader, identities ...age.Identity) (*Set, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fail("import into", dir, err)
+		return nil, step.Fail("import into", dir, err)
 	}
-	if err := outsideSets(dir); err != nil {
-		return nil, fail("import into", dir, err)
+	if err := step.OutsideSets(dir); err != nil {
+		return nil, step.Fail("import into", dir, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fail("import into", dir, err)
+		return nil, step.Fail("import into", dir, err)
 	}
 	unlock, err := lock(dir)
 	if err != nil {
-		return nil, fail("import into", dir, err)
+		return nil, step.Fail("import into", dir, err)
 	}
 	defer unlock()
 	set, err := unpack(ctx, dir, r, identities)
 	if err != nil {
-		return nil, fail("import into", dir, err)
+		return nil, step.Fail("import into", dir, err)
 	}
 	return set, nil
 }
 
 func unpack(ctx context.Context, dir string, r io.Reader, identities []age.Identity) (_ *Set, err error) {
-	in, closeIn, err := unpacker(&readMeter{ctx: ctx, r: r}, identities)
+	in, closeIn, err := unpacker(&step.ReadMeter{Ctx: ctx, R: r}, identities)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +178,7 @@ func unpack(ctx context.Context, dir string, r io.Reader, identities []age.Ident
 	for _, f := range m.Files {
 		need += f.Size
 	}
-	if err := checkSpace(dir, need); err != nil {
+	if err := step.CheckSpace(dir, need); err != nil {
 		return nil, err
 	}
 	partial := partialDir(dir, m.ID)
@@ -240,7 +241,7 @@ func (u *unpacking) next(want string) (*tar.Header, error) {
 		return nil, fmt.Errorf("%w: it ends before %s", ErrDamaged, want)
 	}
 	if err != nil {
-		if e := ended(u.ctx); e != nil {
+		if e := step.Ended(u.ctx); e != nil {
 			return nil, e
 		}
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -269,10 +270,10 @@ func (u *unpacking) small(name string) ([]byte, error) {
 }
 
 func (u *unpacking) manifest() (_ *Manifest, err error) {
-	if u.raw, err = u.small(manifestName); err != nil {
+	if u.raw, err = u.small(step.ManifestName); err != nil {
 		return nil, err
 	}
-	if u.sum, err = u.small(checksumName); err != nil {
+	if u.sum, err = u.small(step.ChecksumName); err != nil {
 		return nil, err
 	}
 	m, err := ParseManifest(u.raw)
@@ -280,7 +281,7 @@ func (u *unpacking) manifest() (_ *Manifest, err error) {
 		return nil, err
 	}
 	if !bytes.Equal(u.sum, m.checksums(u.raw)) || m.ID != u.id {
-		return nil, fmt.Errorf("%w: %s does not belong to %s", ErrDamaged, checksumName, manifestName)
+		return nil, fmt.Errorf("%w: %s does not belong to %s", ErrDamaged, step.ChecksumName, step.ManifestName)
 	}
 	return m, nil
 }
@@ -321,7 +322,7 @@ func (u *unpacking) files(partial string, m *Manifest) error {
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{manifestName, u.raw}, {checksumName, u.sum}} {
+	}{{step.ManifestName, u.raw}, {step.ChecksumName, u.sum}} {
 		if _, err := atomicfile.WriteBytes(u.ctx, filepath.Join(partial, f.name), atomicfile.Options{}, f.data); err != nil {
 			return err
 		}

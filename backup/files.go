@@ -7,12 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // KindFiles is the kind of the components that [Files] writes.
@@ -141,7 +142,7 @@ func (f *Files) Backup(ctx context.Context, w *Writer) (Component, error) {
 		return c, err
 	}
 	c.Warnings = warnings
-	err = h.read(ctx, entries, w.clear, func(e entry, m Meta, r io.Reader) error {
+	err = h.read(ctx, entries, w.Reset, func(e entry, m Meta, r io.Reader) error {
 		name := strings.TrimPrefix(e.path, "/")
 		if e.typ == 'l' {
 			return w.Link(name, e.link, m)
@@ -285,7 +286,7 @@ func pause(ctx context.Context) error {
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return ended(ctx)
+		return step.Ended(ctx)
 	case <-t.C:
 		return nil
 	}
@@ -296,16 +297,7 @@ func errKeepsChanging(name string) error {
 		Next: "stop the program that writes it for a moment"}
 }
 
-// clear forgets what was written, for a source that begins again.
-func (w *Writer) clear() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.files, w.bytes, w.items = nil, 0, 0
-	if err := os.RemoveAll(w.dir); err != nil {
-		return err
-	}
-	return os.MkdirAll(w.dir, 0o700)
-}
+func init() { RegisterKind(KindFiles, filesStructure) }
 
 // filesStructure is LevelStructure: as many files as the component says.
 func filesStructure(_ context.Context, s *Stored) error {

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // localHost reads through a file system whose root is the host's.
@@ -26,7 +28,7 @@ func (h localHost) list(ctx context.Context, patterns []string) ([]entry, error)
 		if wild, plain := isPattern(p); wild {
 			var err error
 			if names, err = fs.Glob(h.fsys, strings.TrimPrefix(p, "/")); err != nil {
-				return nil, fail("list", p, err)
+				return nil, step.Fail("list", p, err)
 			}
 		} else {
 			names = append(names, strings.TrimPrefix(plain, "/"))
@@ -37,7 +39,7 @@ func (h localHost) list(ctx context.Context, patterns []string) ([]entry, error)
 				continue
 			}
 			if err != nil {
-				return nil, fail("list", p, err)
+				return nil, step.Fail("list", p, err)
 			}
 		}
 	}
@@ -59,7 +61,7 @@ func (h localHost) walk(ctx context.Context, root string, f func(entry)) error {
 	}
 	return fs.WalkDir(h.fsys, root, func(name string, d fs.DirEntry, err error) error {
 		if err == nil {
-			err = ended(ctx)
+			err = step.Ended(ctx)
 		}
 		if err != nil {
 			return err
@@ -98,7 +100,7 @@ func (h localHost) entry(name string, info fs.FileInfo) (entry, error) {
 func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f func(entry, Meta, io.Reader) error) error {
 	for _, e := range entries {
 		if err := h.readOne(ctx, e, f); err != nil {
-			return fail("read", e.path, err)
+			return step.Fail("read", e.path, err)
 		}
 	}
 	return nil
@@ -144,9 +146,9 @@ func (h localHost) readFile(ctx context.Context, name string, e entry, before fs
 	if err != nil || !sameState(before, opened) {
 		return false, err
 	}
-	r := &readMeter{ctx: ctx, r: io.LimitReader(src, before.Size()+1)}
+	r := &step.ReadMeter{Ctx: ctx, R: io.LimitReader(src, before.Size()+1)}
 	var n int64
-	r.add = func(m int64) { n += m }
+	r.Add = func(m int64) { n += m }
 	err = f(e, metaOf(before), &checkedReader{r: r, end: func() error {
 		after, err := fs.Lstat(h.fsys, name)
 		if err != nil || n != before.Size() || !sameState(before, after) {
@@ -266,12 +268,12 @@ func (h remoteHost) find(ctx context.Context, root string, args ...string) ([]en
 	argv = append(argv, "-printf", `%y\t%s\t%p\0%l\0`)
 	var out, errOut bytes.Buffer
 	err := h.run(ctx, argv, nil, &out, &errOut)
-	if e := ended(ctx); e != nil {
-		return nil, fail("list", root, e)
+	if e := step.Ended(ctx); e != nil {
+		return nil, step.Fail("list", root, e)
 	}
 	// Exit code 1 also means that something vanished, which is no error.
 	if err != nil && (exitCode(err) != 1 || !onlyMissing(errOut.String())) {
-		return nil, fail("list", root, err)
+		return nil, step.Fail("list", root, err)
 	}
 	return parseFind(out.Bytes())
 }
@@ -379,7 +381,7 @@ func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, 
 	case code == 1 || (code == 2 && onlyVanished(errOut.String())):
 		return true, nil
 	}
-	return false, fail("read", "files of the remote host", runErr)
+	return false, step.Fail("read", "files of the remote host", runErr)
 }
 
 // onlyVanished says whether tar failed only for files that were listed and are

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -182,7 +183,7 @@ func (f *FilesRestore) plan(ctx context.Context, s *Stored) ([]change, error) {
 		err = errors.New("files would be replaced: give a rescue directory, for the set of what is there now")
 	}
 	if err == nil && f.Rescue != "" {
-		err = outsideSets(f.Rescue)
+		err = step.OutsideSets(f.Rescue)
 	}
 	return changes, err
 }
@@ -257,7 +258,7 @@ func (f *FilesRestore) apply(ctx context.Context, s *Stored, changes []change, d
 	}
 	for _, c := range todo {
 		if err := f.put(ctx, s, c); err != nil {
-			return fail("restore", "/"+c.Path, err)
+			return step.Fail("restore", "/"+c.Path, err)
 		}
 		done(c)
 	}
@@ -362,7 +363,7 @@ func (f *FilesRestore) send(ctx context.Context, s *Stored, todo []change) (err 
 
 func (f *FilesRestore) command(ctx context.Context, stdin io.Reader, argv ...string) error {
 	if err := f.Runner(ctx, append([]string{"env", "LC_ALL=C"}, argv...), stdin, nil, nil); err != nil {
-		return fail("restore", "files of the remote host", err)
+		return step.Fail("restore", "files of the remote host", err)
 	}
 	return nil
 }
@@ -399,7 +400,7 @@ func packTemp(w io.Writer, s *Stored, todo []change, temp func(change) string) e
 // rollback brings back what was replaced and removes what was created, even
 // after ctx has ended.
 func (f *FilesRestore) rollback(ctx context.Context, changes []change, rescued *Set) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), step.UndoLimit)
 	defer cancel()
 	var errs []error
 	var created bytes.Buffer

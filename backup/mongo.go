@@ -14,6 +14,8 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/mongo"
 	"go.mongodb.org/mongo-driver/mongo/options"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // MongoServer says how to reach a deployment: by URI, or with a client that the
@@ -53,8 +55,8 @@ func (s MongoServer) connect(ctx context.Context) (*mongoConn, error) {
 	}
 	if err := c.identify(ctx); err != nil {
 		c.close(ctx)
-		if e := ended(ctx); e != nil {
-			return nil, fail("connect to", c.at, e)
+		if e := step.Ended(ctx); e != nil {
+			return nil, step.Fail("connect to", c.at, e)
 		}
 		return nil, c.fail("connect to", c.at, err)
 	}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // archiveMagic begins every archive of mongodump --archive.
@@ -91,7 +93,7 @@ func (a *archive) read(ctx context.Context, do func(*archiveReader) error) error
 		return err
 	}
 	defer f.Close()
-	in := bufio.NewReaderSize(&readMeter{ctx: ctx, r: f}, 256<<10)
+	in := bufio.NewReaderSize(&step.ReadMeter{Ctx: ctx, R: f}, 256<<10)
 	head, err := in.Peek(2)
 	if err != nil {
 		return unexpectedEOF(err)

@@ -11,6 +11,8 @@ import (
 
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/mongo"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // create makes the collection that documents go to: beside the live one, or in
@@ -151,7 +153,7 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 		j.placed = true
 		return nil
 	}
-	if err := ended(ctx); err != nil {
+	if err := step.Ended(ctx); err != nil {
 		return err
 	}
 	if r.m.Mode == MongoNew && j.live != nil {

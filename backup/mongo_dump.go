@@ -17,6 +17,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // dumping is one backup in progress.
@@ -45,7 +47,7 @@ func (m *Mongo) open(ctx context.Context) (*dumping, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dumping{m: m, conn: conn, log: logger(m.Log)}
+	d := &dumping{m: m, conn: conn, log: step.Logger(m.Log)}
 	d.reader = &mongoReader{conn: conn, pref: m.ReadPreference, refresh: m.refresh, log: d.log}
 	spaces, err := d.list(ctx)
 	if err == nil {
@@ -56,7 +58,7 @@ func (m *Mongo) open(ctx context.Context) (*dumping, error) {
 	}
 	if err != nil {
 		conn.close(ctx)
-		if e := ended(ctx); e != nil {
+		if e := step.Ended(ctx); e != nil {
 			err = e
 		}
 		return nil, conn.fail("list the collections of", conn.at, err)
@@ -178,7 +180,7 @@ func (d *dumping) dumpAll(ctx context.Context) error {
 		queue <- s
 	}
 	close(queue)
-	return together(ctx, min(cmp.Or(d.m.Parallel, 4), len(d.spaces)), func(ctx context.Context, _ int) error {
+	return step.Together(ctx, min(cmp.Or(d.m.Parallel, 4), len(d.spaces)), func(ctx context.Context, _ int) error {
 		var packer *gzip.Writer
 		if !d.m.Plain {
 			packer, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed)
@@ -216,7 +218,7 @@ func (d *dumping) dump(ctx context.Context, s *dumpSpace, packer *gzip.Writer) e
 	if err != nil {
 		return err
 	}
-	s.out.Data, s.out.SHA256 = strings.TrimPrefix(f.Path, d.w.component+"/"), f.SHA256
+	s.out.Data, s.out.SHA256 = strings.TrimPrefix(f.Path, d.w.Component()+"/"), f.SHA256
 	if packer != nil {
 		s.out.SHA256 = t.sha256()
 	}
@@ -249,7 +251,7 @@ func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip
 		t = newTally(packer != nil)
 		var told, written int64
 		f, err = d.w.Create(ctx, p.file, nil, func(w io.Writer) error {
-			out := bufio.NewWriterSize(&meter{w: w, add: func(n int64) { written += n }}, 256<<10)
+			out := bufio.NewWriterSize(&step.Meter{W: w, Add: func(n int64) { written += n }}, 256<<10)
 			w = out
 			if packer != nil {
 				packer.Reset(out)
@@ -258,7 +260,7 @@ func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip
 			err := reader.each(ctx, p.db, p.coll, p.filter, p.size/max(p.count, 1), func(doc []byte) error {
 				t.add(doc)
 				if t.count-told == 4096 {
-					d.w.progress(p.label, 0, 4096, t.count, p.count)
+					d.w.ItemProgress(p.label, 0, 4096, t.count, p.count)
 					told = t.count
 				}
 				_, err := w.Write(doc)
@@ -272,7 +274,7 @@ func (d *dumping) dumpDocuments(ctx context.Context, p documentsOf, packer *gzip
 			}
 			return err
 		})
-		d.w.progress(p.label, 0, t.count-told, t.count, t.count)
+		d.w.ItemProgress(p.label, 0, t.count-told, t.count, t.count)
 		if err != nil {
 			d.w.Progress(p.label, -written, -t.count)
 		}
@@ -351,7 +353,7 @@ func (d *dumping) compare(ctx context.Context) error {
 // prelude is what mongodump 100.x writes last. It stands beside the databases,
 // or with a single one in its directory, as after mongodump --db.
 func (d *dumping) prelude(ctx context.Context, databases []string) error {
-	data, err := json.Marshal(struct{ ServerVersion, ToolVersion string }{d.conn.version, thisModule()})
+	data, err := json.Marshal(struct{ ServerVersion, ToolVersion string }{d.conn.version, step.Module()})
 	if err != nil {
 		return err
 	}

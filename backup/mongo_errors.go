@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/mongo"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // Codes of MongoDB errors that mean something to us.
@@ -45,7 +47,7 @@ func mongoTransient(err error) bool {
 	}
 	// The driver tells by a method of this name of a pool that it cleared because
 	// another connection broke.
-	return transient[mongoCode(err)] || mongo.IsNetworkError(err) || retryable(err)
+	return transient[mongoCode(err)] || mongo.IsNetworkError(err) || step.Retryable(err)
 }
 
 // fail turns an error of the driver's into one of ours: without secrets, with

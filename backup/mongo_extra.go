@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // extra is a collection that is on the server and not in the dump, which would
@@ -50,7 +52,7 @@ func (r *restoring) planExtras(ctx context.Context) {
 // dropExtras comes when all else is done, and drops only what the plan named.
 func (r *restoring) dropExtras(ctx context.Context) error {
 	for _, x := range r.extras {
-		if err := ended(ctx); err != nil {
+		if err := step.Ended(ctx); err != nil {
 			return err
 		}
 		err := r.reader.persist(ctx, "drop "+x.namespace(), func() error { return r.drop(ctx, x.DB, x.Name) })

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // MongoDump is what mongodump wrote, outside of a set: the directory of --out or
@@ -32,7 +34,7 @@ type MongoDumpOptions struct {
 func OpenMongoDump(ctx context.Context, path string, o MongoDumpOptions) (*MongoDump, error) {
 	d := &MongoDump{Path: path}
 	err := d.open(ctx, o)
-	if e := ended(ctx); e != nil {
+	if e := step.Ended(ctx); e != nil {
 		err = e
 	}
 	if err == nil {
@@ -43,9 +45,9 @@ func OpenMongoDump(ctx context.Context, path string, o MongoDumpOptions) (*Mongo
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	if errors.Is(err, errBSON) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = damaged(err)
+		err = step.Damaged(err)
 	}
-	return nil, fail("open", path, err)
+	return nil, step.Fail("open", path, err)
 }
 
 func (d *MongoDump) open(ctx context.Context, o MongoDumpOptions) error {
@@ -104,19 +106,19 @@ func (d *MongoDump) Restore(ctx context.Context, o RestoreOptions, to *MongoRest
 	report.Items = items
 	if err == nil && !o.DryRun {
 		report.State = StateFailed
-		progress := serial(o.Progress)
+		progress := step.Serial(o.Progress)
 		if report.Items, err = to.restore(ctx, d.data, progress); err == nil {
 			report.State = StateRestored
 			progress(Event{Component: to.Name(), Phase: PhaseProve})
 			if err = to.prove(ctx, d.data, false); err == nil {
-				report.State = StateProven
+				report.State = StateVerified
 				progress(Event{Component: to.Name(), Phase: PhaseProve, Done: true})
 			}
 		}
 	}
 	if err != nil {
 		report.Reason = err.Error()
-		return report, fail("restore", d.Path, err)
+		return report, step.Fail("restore", d.Path, err)
 	}
 	return report, nil
 }

@@ -128,7 +128,7 @@ func TestWeReadMongodump(t *testing.T) {
 			}
 			to := mongoServer(t, mongolab.Options{})
 			report, err := dump.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: backup.MongoServer{URI: to.URI()}})
-			if err != nil || report.State != backup.StateProven {
+			if err != nil || report.State != backup.StateVerified {
 				t.Fatalf("%v\n%+v", err, report)
 			}
 			sameServers(t, from, to, "tyk_analytics", "tyk_analytics")

@@ -15,6 +15,8 @@ import (
 	"go.mongodb.org/mongo-driver/mongo"
 	"go.mongodb.org/mongo-driver/mongo/options"
 	"go.mongodb.org/mongo-driver/mongo/readpref"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // target is where a namespace goes.
@@ -99,7 +101,7 @@ func (m *MongoRestore) begin(ctx context.Context, data dumpData) (*restoring, er
 	if err != nil {
 		return nil, err
 	}
-	r := &restoring{m: m, conn: conn, log: logger(m.Log), data: data, jobs: jobs, progress: func(Event) {}}
+	r := &restoring{m: m, conn: conn, log: step.Logger(m.Log), data: data, jobs: jobs, progress: func(Event) {}}
 	r.reader = &mongoReader{conn: conn, log: r.log}
 	live := map[string]*mongoSpace{}
 	for _, db := range r.databases() {
@@ -110,8 +112,8 @@ func (m *MongoRestore) begin(ctx context.Context, data dumpData) (*restoring, er
 		})
 		if err != nil {
 			conn.close(ctx)
-			if e := ended(ctx); e != nil {
-				return nil, fail("list the collections of", db, e)
+			if e := step.Ended(ctx); e != nil {
+				return nil, step.Fail("list the collections of", db, e)
 			}
 			return nil, conn.fail("list the collections of", db, err)
 		}
@@ -201,7 +203,7 @@ func (r *restoring) plan(ctx context.Context) ([]Item, error) {
 		}
 		if j.Type == typeView {
 			if _, err := r.viewCommand(j); err != nil {
-				refused = append(refused, fail("restore", j.to(), err))
+				refused = append(refused, step.Fail("restore", j.to(), err))
 			}
 		}
 		if j.live == nil {
@@ -209,7 +211,7 @@ func (r *restoring) plan(ctx context.Context) ([]Item, error) {
 		}
 		j.item.Action = ActionReplace
 		if err := r.refuse(ctx, j); err != nil {
-			refused = append(refused, fail("restore", j.to(), err))
+			refused = append(refused, step.Fail("restore", j.to(), err))
 		}
 	}
 	r.planExtras(ctx)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // lookupDocs is how many documents are looked up at a time.
@@ -63,7 +65,7 @@ func (m *MongoRestore) prove(ctx context.Context, data dumpData, exact bool) err
 		byData[j.dumped] = j
 		switch err := r.sameDefinition(j); {
 		case err != nil:
-			findings = append(findings, fail("compare", j.to(), err))
+			findings = append(findings, step.Fail("compare", j.to(), err))
 		case j.Type == typeView:
 		case m.Mode == MongoMerge || len(j.removals()) > 0:
 			beside = append(beside, j.dumped)
@@ -78,7 +80,7 @@ func (m *MongoRestore) prove(ctx context.Context, data dumpData, exact bool) err
 		} else {
 			err = r.sameDocuments(ctx, j, j.into(), read)
 		}
-		if e := ended(ctx); e != nil {
+		if e := step.Ended(ctx); e != nil {
 			return e
 		}
 		if err != nil && !errors.Is(err, ErrDiffers) {
@@ -87,7 +89,7 @@ func (m *MongoRestore) prove(ctx context.Context, data dumpData, exact bool) err
 		if err != nil {
 			mu.Lock()
 			defer mu.Unlock()
-			findings = append(findings, fail("compare", j.to(), err))
+			findings = append(findings, step.Fail("compare", j.to(), err))
 		}
 		return nil
 	}
@@ -103,13 +105,13 @@ func (m *MongoRestore) prove(ctx context.Context, data dumpData, exact bool) err
 	if m.UsersAndRoles {
 		for _, db := range data.auth() {
 			if err := r.sameUsers(ctx, db); err != nil {
-				findings = append(findings, fail("compare", "users and roles of "+db, err))
+				findings = append(findings, step.Fail("compare", "users and roles of "+db, err))
 			}
 		}
 	}
 	if exact {
 		for _, x := range r.extras {
-			findings = append(findings, fail("compare", x.namespace(), fmt.Errorf("%w: the set does not have this %s", ErrDiffers, x.Type)))
+			findings = append(findings, step.Fail("compare", x.namespace(), fmt.Errorf("%w: the set does not have this %s", ErrDiffers, x.Type)))
 		}
 	}
 	return errors.Join(findings...)

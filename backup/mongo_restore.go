@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // MongoRestore is the [Restorer] of a [Mongo] component and of a [MongoDump].
@@ -140,7 +142,7 @@ func (m *MongoRestore) restore(ctx context.Context, data dumpData, progress func
 	r.name()
 	err = r.run(ctx)
 	if err != nil {
-		if e := ended(ctx); e != nil {
+		if e := step.Ended(ctx); e != nil {
 			err = e
 		}
 		err = r.conn.fail("restore", r.conn.at, err)

@@ -95,7 +95,7 @@ func TestMongoModes(t *testing.T) {
 				t.Error("a dry run changed something")
 			}
 			report, err := restore(t, &backup.MongoRestore{Server: uri(s), Mode: mode})
-			if err != nil || report.State != backup.StateProven {
+			if err != nil || report.State != backup.StateVerified {
 				t.Fatalf("%v %+v", err, report)
 			}
 			actions := map[string]backup.Action{}
@@ -112,7 +112,7 @@ func TestMongoModes(t *testing.T) {
 				t.Errorf("collections %s", got)
 			}
 			// Again: the view is the same already.
-			if report, err = restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace}); err != nil || report.State != backup.StateProven {
+			if report, err = restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace}); err != nil || report.State != backup.StateVerified {
 				t.Errorf("again: %v %+v", err, report)
 			}
 		})
@@ -122,7 +122,7 @@ func TestMongoModes(t *testing.T) {
 		s := mongoServer(t, mongolab.Options{})
 		s.Insert("tyk_analytics", "apis", doc(t, bson.D{{Key: "_id", Value: "mine"}}))
 		report, err := restore(t, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoMerge})
-		if err != nil || report.State != backup.StateProven {
+		if err != nil || report.State != backup.StateVerified {
 			t.Fatalf("%v %+v", err, report)
 		}
 		if a, k := len(s.Documents("tyk_analytics", "apis")), len(s.Documents("tyk_analytics", "keys")); a != 15 || k != 500 {
@@ -143,7 +143,7 @@ func TestMongoModes(t *testing.T) {
 		s := changedMongo(t)
 		m := &backup.MongoRestore{Server: uri(s), Rename: map[string]string{"tyk_analytics.*": "scratch.old_*"}, Exclude: []string{"*.keys"}}
 		report, err := restore(t, m)
-		if err != nil || report.State != backup.StateProven {
+		if err != nil || report.State != backup.StateVerified {
 			t.Fatalf("%v %+v", err, report)
 		}
 		if got := fmt.Sprint(s.Collections("scratch")); got != "[old_apis old_view system.views]" {
@@ -313,7 +313,7 @@ func TestMongoRestoreAgain(t *testing.T) {
 				return mongolab.Fault{}
 			})
 			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &backup.MongoRestore{Server: uri(s), Mode: backup.MongoReplace})
-			if err != nil || report.Components[0].State != backup.StateProven {
+			if err != nil || report.Components[0].State != backup.StateVerified {
 				t.Errorf("%v %+v", err, report)
 			}
 		})

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/mongo/readpref"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // KindMongo is the kind of a component that a [Mongo] source wrote.
@@ -157,8 +159,8 @@ func (m *Mongo) Backup(ctx context.Context, w *Writer) (Component, error) {
 	d.w = w
 	c, err := d.run(ctx)
 	if err != nil {
-		if e := ended(ctx); e != nil {
-			return Component{}, fail("dump", d.conn.at, e)
+		if e := step.Ended(ctx); e != nil {
+			return Component{}, step.Fail("dump", d.conn.at, e)
 		}
 		return Component{}, d.conn.fail("dump", d.conn.at, err)
 	}

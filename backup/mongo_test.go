@@ -234,7 +234,7 @@ func TestMongoRoundTrip(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%v\n%+v", err, report)
 				}
-				if report.Components[0].State != backup.StateProven {
+				if report.Components[0].State != backup.StateVerified {
 					t.Errorf("report %+v", report)
 				}
 				sameServers(t, from, to, "tyk_analytics", "tyk_analytics")

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // dumped is one collection, view or time series of a dump, with what its
@@ -71,9 +73,9 @@ func largestFirst(ctx context.Context, parallel int, all []*dumped, do func(cont
 		queue <- d
 	}
 	close(queue)
-	return together(ctx, min(parallel, len(all)), func(ctx context.Context, _ int) error {
+	return step.Together(ctx, min(parallel, len(all)), func(ctx context.Context, _ int) error {
 		for d := range queue {
-			if err := ended(ctx); err != nil {
+			if err := step.Ended(ctx); err != nil {
 				return err
 			}
 			if err := do(ctx, d); err != nil {
@@ -102,7 +104,7 @@ func (t *tree) documents(ctx context.Context, file string, do func([]byte) error
 		return err
 	}
 	defer f.Close()
-	in := io.Reader(&readMeter{ctx: ctx, r: f})
+	in := io.Reader(&step.ReadMeter{Ctx: ctx, R: f})
 	if t.gzip {
 		if in, err = gzip.NewReader(in); err != nil {
 			return fmt.Errorf("%s: %w", file, unexpectedEOF(err))
@@ -140,7 +142,7 @@ func (t *tree) text(ctx context.Context, file string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	in := io.Reader(&readMeter{ctx: ctx, r: f})
+	in := io.Reader(&step.ReadMeter{Ctx: ctx, R: f})
 	if strings.HasSuffix(file, gzipSuffix) {
 		if in, err = gzip.NewReader(in); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, unexpectedEOF(err))

@@ -9,7 +9,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
+
+func init() { RegisterKind(KindMongo, mongoStructure) }
 
 // mongoStructure reads a component of kind "mongo" from end to end: every file
 // is accounted for, metadata can be read and says what the manifest says, every
@@ -30,7 +34,7 @@ func mongoStructure(ctx context.Context, s *Stored) error {
 	filled := slices.DeleteFunc(slices.Clone(t.all), func(d *dumped) bool { return d.data == "" })
 	err = largestFirst(ctx, 4, filled, func(ctx context.Context, d *dumped) error {
 		got, err := t.scan(ctx, d, details.Gzip)
-		if e := ended(ctx); e != nil {
+		if e := step.Ended(ctx); e != nil {
 			return e
 		}
 		if err == nil && (got.count != d.count || got.bytes != d.bytes || got.sum != d.sum || got.sha256() != wholes[d.namespace()]) {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -34,7 +35,7 @@ const maxManifest = 256 << 20
 func Open(dir string) (*Set, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fail("open", dir, err)
+		return nil, step.Fail("open", dir, err)
 	}
 	if strings.HasPrefix(filepath.Base(abs), ".") {
 		return nil, &Error{Op: "open", Object: dir, Err: fmt.Errorf("%w: hidden directories are being built or removed", ErrNotASet)}
@@ -43,23 +44,23 @@ func Open(dir string) (*Set, error) {
 }
 
 func open(dir string) (*Set, error) {
-	data, err := readBounded(filepath.Join(dir, manifestName))
+	data, err := readBounded(filepath.Join(dir, step.ManifestName))
 	var sums []byte
 	if err == nil {
-		sums, err = readBounded(filepath.Join(dir, checksumName))
+		sums, err = readBounded(filepath.Join(dir, step.ChecksumName))
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, atomicfile.ErrNotRegular):
 		return nil, &Error{Op: "open", Object: dir, Err: fmt.Errorf("%w: %w", ErrNotASet, err), Next: "name the directory of one set, not the one above it"}
 	case err != nil:
-		return nil, fail("open", dir, err)
+		return nil, step.Fail("open", dir, err)
 	}
 	m, err := ParseManifest(data)
 	if err == nil && !bytes.Equal(sums, m.checksums(data)) {
-		err = fmt.Errorf("%w: %s does not belong to %s", ErrDamaged, checksumName, manifestName)
+		err = fmt.Errorf("%w: %s does not belong to %s", ErrDamaged, step.ChecksumName, step.ManifestName)
 	}
 	if err != nil {
-		return nil, fail("open", dir, err)
+		return nil, step.Fail("open", dir, err)
 	}
 	return &Set{Manifest: *m, Dir: dir}, nil
 }
@@ -70,7 +71,7 @@ func open(dir string) (*Set, error) {
 func List(dir string) ([]*Set, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fail("list", dir, err)
+		return nil, step.Fail("list", dir, err)
 	}
 	var sets []*Set
 	var bad []error
@@ -125,13 +126,13 @@ func (s *Set) Component(name string) (*Stored, bool) {
 func ParseManifest(data []byte) (*Manifest, error) {
 	var m Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, manifestName, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, step.ManifestName, err)
 	}
 	if m.Schema > Schema {
 		return nil, fmt.Errorf("manifest schema %d is newer than this program's %d; use the version that took the set (%s) or a newer one", m.Schema, Schema, m.Tool)
 	}
 	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, manifestName, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, step.ManifestName, err)
 	}
 	return &m, nil
 }
@@ -194,10 +195,10 @@ func (m *Manifest) write(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := atomicfile.WriteBytes(ctx, filepath.Join(dir, manifestName), atomicfile.Options{}, data); err != nil {
+	if _, err := atomicfile.WriteBytes(ctx, filepath.Join(dir, step.ManifestName), atomicfile.Options{}, data); err != nil {
 		return err
 	}
-	_, err = atomicfile.WriteBytes(ctx, filepath.Join(dir, checksumName), atomicfile.Options{}, again.checksums(data))
+	_, err = atomicfile.WriteBytes(ctx, filepath.Join(dir, step.ChecksumName), atomicfile.Options{}, again.checksums(data))
 	return err
 }
 
@@ -207,7 +208,7 @@ func (m *Manifest) write(ctx context.Context, dir string) error {
 func (m *Manifest) checksums(manifest []byte) []byte {
 	var b bytes.Buffer
 	sum := sha256.Sum256(manifest)
-	fmt.Fprintf(&b, "%x  %s\n", sum, manifestName)
+	fmt.Fprintf(&b, "%x  %s\n", sum, step.ManifestName)
 	for _, f := range m.Files {
 		if f.Link == "" {
 			name := sumEscaper.Replace(f.Path)
@@ -225,7 +226,7 @@ func (m *Manifest) checksums(manifest []byte) []byte {
 var sumEscaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 
 func readBounded(path string) ([]byte, error) {
-	f, err := openRegular(path)
+	f, err := step.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}

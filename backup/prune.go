@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -36,17 +37,17 @@ type Pruned struct {
 func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 	var out Pruned
 	if p.Keep < 0 || p.MaxAge < 0 || (p.Keep == 0 && p.MaxAge == 0) {
-		return out, fail("prune", dir, errors.New("give a number of sets to keep or a maximum age, or both"))
+		return out, step.Fail("prune", dir, errors.New("give a number of sets to keep or a maximum age, or both"))
 	}
 	if p.Now == nil {
 		p.Now = time.Now
 	}
 	if _, err := os.Stat(dir); err != nil {
-		return out, fail("prune", dir, err)
+		return out, step.Fail("prune", dir, err)
 	}
 	unlock, err := lock(dir)
 	if err != nil {
-		return out, fail("prune", dir, err)
+		return out, step.Fail("prune", dir, err)
 	}
 	defer unlock()
 	sets, bad := List(dir)
@@ -56,7 +57,7 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 	}
 	if !p.DryRun {
 		if err := sweep(dir); err != nil {
-			return out, fail("remove leftovers in", dir, err)
+			return out, step.Fail("remove leftovers in", dir, err)
 		}
 	}
 	for _, s := range sets {
@@ -65,8 +66,8 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 			out.Verified = s.ID
 			break
 		}
-		if e := ended(ctx); e != nil {
-			return out, fail("prune", dir, e)
+		if e := step.Ended(ctx); e != nil {
+			return out, step.Fail("prune", dir, e)
 		}
 		findings = append(findings, err)
 	}
@@ -80,8 +81,8 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 			out.Kept = append(out.Kept, s.ID)
 			continue
 		}
-		if err := ended(ctx); err != nil {
-			return out, fail("prune", dir, err)
+		if err := step.Ended(ctx); err != nil {
+			return out, step.Fail("prune", dir, err)
 		}
 		if !p.DryRun {
 			if err := s.remove(dir); err != nil {
@@ -96,9 +97,9 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 }
 
 func (s *Set) remove(dir string) error {
-	f, err := os.Open(filepath.Join(s.Dir, manifestName))
+	f, err := os.Open(filepath.Join(s.Dir, step.ManifestName))
 	if err != nil {
-		return fail("remove", s.Dir, err)
+		return step.Fail("remove", s.Dir, err)
 	}
 	defer unlockClose(f)
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
@@ -106,7 +107,7 @@ func (s *Set) remove(dir string) error {
 	}
 	gone := filepath.Join(dir, "."+filepath.Base(s.Dir)+removedSuffix)
 	if err := os.Rename(s.Dir, gone); err != nil {
-		return fail("remove", s.Dir, err)
+		return step.Fail("remove", s.Dir, err)
 	}
 	return errors.Join(atomicfile.SyncDir(dir), os.RemoveAll(gone))
 }

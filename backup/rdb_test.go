@@ -18,6 +18,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // The check value of CRC-64/Jones as Redis documents it.
@@ -358,14 +360,14 @@ func TestWithEnd(t *testing.T) {
 	cause := errors.New("cause")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	other := errors.New("broken pipe")
-	if err := withEnd(ctx, other); err != other {
+	if err := step.WithEnd(ctx, other); err != other {
 		t.Error(err)
 	}
 	cancel(cause)
-	if err := withEnd(ctx, other); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) || !errors.Is(err, other) {
+	if err := step.WithEnd(ctx, other); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) || !errors.Is(err, other) {
 		t.Error(err)
 	}
-	if withEnd(ctx, nil) != nil {
+	if step.WithEnd(ctx, nil) != nil {
 		t.Error("no error became one")
 	}
 }

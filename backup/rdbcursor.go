@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // rdbCursor reads the primitives of an RDB file. Its error sticks, and after
@@ -45,7 +47,7 @@ func (c *rdbCursor) fill(n int) bool {
 	if c.err != nil {
 		return false
 	}
-	if err := ended(c.ctx); err != nil {
+	if err := step.Ended(c.ctx); err != nil {
 		c.err = err
 		return false
 	}

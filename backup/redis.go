@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // KindRedis is the kind of the components that [Redis] writes.
@@ -156,7 +158,7 @@ func (r *Redis) Backup(ctx context.Context, w *Writer) (Component, error) {
 	c.Topology, c.Origin = topo.kind, topo.origin()
 	details := RedisDetails{Nodes: make([]RedisNode, len(topo.nodes))}
 	warnings := make([][]string, len(topo.nodes))
-	err = together(ctx, len(topo.nodes), func(ctx context.Context, i int) (err error) {
+	err = step.Together(ctx, len(topo.nodes), func(ctx context.Context, i int) (err error) {
 		details.Nodes[i], warnings[i], err = r.node(ctx, topo.nodes[i], w)
 		return err
 	})
@@ -202,7 +204,7 @@ func (r *Redis) node(ctx context.Context, n *redisNode, w *Writer) (RedisNode, [
 		warnings, err = n.dump(ctx, w, &out)
 	}
 	if err != nil {
-		return out, nil, fail("back up", "redis "+n.addr, err)
+		return out, nil, step.Fail("back up", "redis "+n.addr, err)
 	}
 	w.Progress(out.File, 0, out.RDB.Keys)
 	return out, append(warnings, redisWarnings(n, info, out, r.method())...), nil
@@ -229,6 +231,8 @@ func redisWarnings(n *redisNode, info redisInfo, out RedisNode, m RedisMethod) (
 	}
 	return warnings
 }
+
+func init() { RegisterKind(KindRedis, redisStructure) }
 
 // redisStructure is LevelStructure: every file can be read from the first byte
 // to its checksum, and holds what the manifest says.
@@ -272,7 +276,7 @@ var (
 
 // readFile is the default of Redis.Open.
 func readFile(_ context.Context, _, path string) (io.ReadCloser, error) {
-	f, err := openRegular(path)
+	f, err := step.OpenRegular(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w; where the server runs on another machine, set Open", err)
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // redisConn is a connection driven by hand, for the commands that the client
@@ -67,7 +69,7 @@ func (n *redisNode) dial(ctx context.Context) (*redisConn, error) {
 // ctxFirst prefers the reason for which a connection was closed to the error
 // that this caused.
 func ctxFirst(ctx context.Context, err error) error {
-	if e := ended(ctx); err != nil && e != nil {
+	if e := step.Ended(ctx); err != nil && e != nil {
 		return e
 	}
 	return err

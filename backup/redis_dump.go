@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // dumpFooter is what DUMP puts after the value: RDB version and CRC-64.
@@ -84,7 +86,7 @@ func (n *redisNode) scanDatabase(ctx context.Context, client *redis.Client, db i
 	// SCAN may return a key several times.
 	seen := map[[16]byte]struct{}{}
 	for cursor := uint64(0); ; {
-		if err := ended(ctx); err != nil {
+		if err := step.Ended(ctx); err != nil {
 			return err
 		}
 		keys, next, err := client.Scan(ctx, cursor, "", 500).Result()
@@ -237,7 +239,7 @@ func (n *redisNode) dump(ctx context.Context, w *Writer, out *RedisNode) (warnin
 	if err != nil {
 		return nil, err
 	}
-	out.RDB, err = readStoredRDB(ctx, &Stored{Dir: w.dir}, out.File, rdbVisit{})
+	out.RDB, err = readStoredRDB(ctx, w.Stored(), out.File, rdbVisit{})
 	return warnings, err
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // RedisWay is how [RedisLive] gets the data into running servers.
@@ -98,7 +100,7 @@ func (r *RedisLive) look(ctx context.Context, s *Stored) (*target, error) {
 		return nil, errors.New("replacing needs a directory for the set of what is replaced: give a rescue directory")
 	}
 	if r.Replace {
-		if err := outsideSets(r.Rescue); err != nil {
+		if err := step.OutsideSets(r.Rescue); err != nil {
 			return nil, err
 		}
 	}
@@ -417,7 +419,7 @@ func (r *RedisLive) unwrite(ctx context.Context, t *target, s *Stored) error {
 
 // rollback brings back what was there, even after ctx has ended.
 func (r *RedisLive) rollback(ctx context.Context, t *target, s *Stored) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), step.UndoLimit)
 	defer cancel()
 	if r.rescued == nil && t.way == RedisRestore {
 		if err := r.unwrite(ctx, t, s); err != nil {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // replicate lets the server fetch the file from this process as if from a
@@ -89,7 +91,7 @@ func (n *redisNode) awaitLoad(ctx context.Context, m *master) error {
 	defer first.Stop()
 	select {
 	case <-ctx.Done():
-		return fail("restore", object, ended(ctx))
+		return step.Fail("restore", object, step.Ended(ctx))
 	case <-first.C:
 		return &Error{Op: "restore", Object: object, Err: fmt.Errorf("it did not fetch the file from %s within %v", m.l.Addr(), fetchLimit),
 			Next: "let it connect there, give another listener, or use the way " + string(RedisRestore)}
@@ -108,11 +110,11 @@ func (n *redisNode) awaitLoad(ctx context.Context, m *master) error {
 			gone = time.Time{}
 		case notListening(err) && gone.IsZero():
 			gone = time.Now()
-			return false, ended(ctx)
+			return false, step.Ended(ctx)
 		case notListening(err) && time.Since(gone) > patience:
 			return false, err
 		default: // While it loads a server answers little.
-			return false, ended(ctx)
+			return false, step.Ended(ctx)
 		}
 		return info["loading"] == "0" && info["master_link_status"] == "up" && info["master_sync_in_progress"] == "0", nil
 	})
@@ -249,7 +251,7 @@ func (m *master) send(c net.Conn, r *bufio.Reader) error {
 	}
 	m.opened.Do(func() { close(m.fetched) })
 	// Each try reads the file from its beginning.
-	if _, err := io.Copy(&meter{w: c, add: m.count}, io.NewSectionReader(m.file, 0, info.Size())); err != nil {
+	if _, err := io.Copy(&step.Meter{W: c, Add: m.count}, io.NewSectionReader(m.file, 0, info.Size())); err != nil {
 		return err
 	}
 	stop := make(chan struct{})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -197,7 +198,7 @@ func (p *placement) lookAtDir(object string) error {
 		return &Error{Op: "look at the data directory of", Object: object, Err: fmt.Errorf("%s is not a directory", p.dir)}
 	}
 	p.owner = atomicfile.Owner{UID: int(st.Uid), GID: int(st.Gid)}
-	return checkSpace(p.dir, p.from.RDB.Size)
+	return step.CheckSpace(p.dir, p.from.RDB.Size)
 }
 
 // checkTarget refuses a server that must not or cannot take the data.
@@ -282,11 +283,11 @@ func (p *placement) place(ctx context.Context, s *Stored, suffix string, count f
 			return err
 		}
 		defer src.Close()
-		_, err = io.Copy(w, &readMeter{ctx: ctx, r: src, add: count})
+		_, err = io.Copy(w, &step.ReadMeter{Ctx: ctx, R: src, Add: count})
 		return err
 	})
 	if err != nil {
-		return fail("restore", object, err)
+		return step.Fail("restore", object, err)
 	}
 	defer os.Remove(staged)
 	// From here on the server is down, so the end of ctx must not leave it so.
@@ -305,7 +306,7 @@ func (p *placement) place(ctx context.Context, s *Stored, suffix string, count f
 		if err == nil {
 			p.kept = append(p.kept, aside)
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return fail("move aside "+path+" of", object, err)
+			return step.Fail("move aside "+path+" of", object, err)
 		}
 		existed := err == nil
 		p.undo = append(p.undo, func(context.Context) error {
@@ -318,7 +319,7 @@ func (p *placement) place(ctx context.Context, s *Stored, suffix string, count f
 	}
 	p.undo = append(p.undo, p.down)
 	if err := p.link(ctx, staged); err != nil {
-		return fail("place "+p.rdb+" of", object, err)
+		return step.Fail("place "+p.rdb+" of", object, err)
 	}
 	return p.up(ctx)
 }
@@ -356,7 +357,7 @@ func (p *placement) link(ctx context.Context, staged string) error {
 func (p *placement) down(ctx context.Context) error {
 	object := "redis " + p.node.addr
 	if err := p.server.Stop(ctx); err != nil {
-		return fail("stop", object, err)
+		return step.Fail("stop", object, err)
 	}
 	stopped := time.Now()
 	err := poll(ctx, func() (bool, error) {
@@ -366,7 +367,7 @@ func (p *placement) down(ctx context.Context) error {
 		}
 		// Anything else may be a server that is alive, or ctx that has ended.
 		if notListening(err) || time.Since(stopped) < patience {
-			return notListening(err), ended(ctx)
+			return notListening(err), step.Ended(ctx)
 		}
 		return false, cmpErr(err, fmt.Errorf("something answers there %v after the stop", patience))
 	})
@@ -380,7 +381,7 @@ func (p *placement) down(ctx context.Context) error {
 func (p *placement) up(ctx context.Context) error {
 	object := "redis " + p.node.addr
 	if err := p.server.Start(ctx); err != nil {
-		return fail("start", object, err)
+		return step.Fail("start", object, err)
 	}
 	var last error
 	// A server that cannot load its file exits, and nothing else tells.
@@ -444,7 +445,7 @@ func (r *RedisOffline) Prove(ctx context.Context, s *Stored) error {
 // A server whose step fails is left as it is: one that cannot be stopped would
 // write over what is put back.
 func (r *RedisOffline) rollback(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), step.UndoLimit)
 	defer cancel()
 	var errs []error
 	for _, p := range slices.Backward(r.touched) {
@@ -461,8 +462,5 @@ func (r *RedisOffline) rollback(ctx context.Context) error {
 	r.touched = nil
 	return errors.Join(errs...)
 }
-
-// undoLimit bounds the way back after a failure.
-const undoLimit = 10 * time.Minute
 
 var _ Restorer = (*RedisOffline)(nil)

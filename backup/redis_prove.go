@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // proofSpan is how far in the future a key must expire to be compared: it must
@@ -123,7 +125,7 @@ func proveRedis(ctx context.Context, nodes []*redisNode, client redis.UniversalC
 	}
 	now := time.Now()
 	want, have := newRedisSum(now), newRedisSum(now)
-	err := together(ctx, 2, func(ctx context.Context, side int) error {
+	err := step.Together(ctx, 2, func(ctx context.Context, side int) error {
 		if side == 0 {
 			for _, n := range d.Nodes {
 				if _, err := readStoredRDB(ctx, s, n.File, want.visit()); err != nil {

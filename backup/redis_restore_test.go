@@ -62,7 +62,7 @@ func TestRedisOfflineRestore(t *testing.T) {
 			}
 			r := &backup.RedisOffline{Servers: []backup.RedisServer{offline(target)}}
 			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
-			if err != nil || report.Components[0].State != backup.StateProven {
+			if err != nil || report.Components[0].State != backup.StateVerified {
 				t.Fatalf("%+v %v", report, err)
 			}
 			if info, err := os.Stat(filepath.Join(target.Dir, "dump.rdb")); owned {
@@ -220,7 +220,7 @@ func TestRedisLiveRestore(t *testing.T) {
 				t.Fatalf("%+v %v", dry, err)
 			}
 			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
-			if err != nil || report.Components[0].State != backup.StateProven {
+			if err != nil || report.Components[0].State != backup.StateVerified {
 				t.Fatalf("%+v %v", report, err)
 			}
 			if target.Do("ROLE").([]any)[0] != "master" {

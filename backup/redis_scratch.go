@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 	"example.com/tykupgrade/internal/run"
 )
@@ -47,7 +48,7 @@ func (r *RedisScratch) Prove(ctx context.Context, s *Stored) error {
 			return err
 		}
 		if err := r.load(ctx, s, n, have); err != nil {
-			return fail("load into a scratch server", n.File, err)
+			return step.Fail("load into a scratch server", n.File, err)
 		}
 	}
 	if diff := want.diff(have); diff != "" {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // psync copies a snapshot over the network.
@@ -74,7 +76,7 @@ func (n *redisNode) save(ctx context.Context, w *Writer, out *RedisNode, r *Redi
 	}
 	src, err := open(ctx, n.addr, path)
 	if err != nil {
-		return fail("open the RDB file of", object, err)
+		return step.Fail("open the RDB file of", object, err)
 	}
 	defer src.Close()
 	_, err = w.Create(ctx, out.File, nil, func(dst io.Writer) (err error) {
@@ -82,7 +84,7 @@ func (n *redisNode) save(ctx context.Context, w *Writer, out *RedisNode, r *Redi
 		return ctxFirst(ctx, err)
 	})
 	if err != nil {
-		return fail("copy "+path+" of", object, err)
+		return step.Fail("copy "+path+" of", object, err)
 	}
 	// The file's own creation time has whole seconds, from a clock that may be a
 	// tick behind that of TIME.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // redisNodes is what a client leads to.
@@ -242,7 +244,7 @@ func redisDenied(err error) bool {
 
 // redisError says what to do about the errors that Redis users meet.
 func redisError(op, object string, err error) error {
-	e := &Error{Op: op, Object: object, Err: err, Retry: retryable(err)}
+	e := &Error{Op: op, Object: object, Err: err, Retry: step.Retryable(err)}
 	s := strings.TrimPrefix(err.Error(), "-")
 	var netErr net.Error
 	var file *fs.PathError // its cause would pass for a network error's
@@ -279,7 +281,7 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ended(ctx)
+			return step.Ended(ctx)
 		case <-tick.C:
 		}
 	}

@@ -7,12 +7,21 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // RestoreOptions changes how a set is restored. The zero value is useful.
 type RestoreOptions struct {
-	DryRun   bool         // verify and plan, change nothing
+	DryRun bool // verify and plan, change nothing
+
+	// Keep leaves in place what restorers kept for [Set.Undo]: the caller ends
+	// the matter with Undo or [Set.Accept], in this process or a later one.
+	// Otherwise Restore accepts once all components are verified.
+	Keep bool
+
 	Log      *slog.Logger // nil: silent
 	Progress func(Event)  // called for one event at a time
 }
@@ -29,7 +38,7 @@ type ComponentReport struct {
 	Name   string `json:"name"`
 	State  State  `json:"state"`
 	Items  []Item `json:"items,omitempty"`
-	Reason string `json:"reason,omitempty"` // why it failed
+	Reason string `json:"reason,omitempty"` // why it failed or was undone
 }
 
 // State is how far a component came.
@@ -37,117 +46,201 @@ type State string
 
 // How far a component came.
 const (
-	StateNotAsked State = "not asked for" // no restorer was given for it
-	StatePlanned  State = "planned"
-	StateFailed   State = "failed"
-	StateRestored State = "restored" // the proof is outstanding
-	StateProven   State = "proven"   // restored, and the result equals the set
+	StateNotRequested State = "not_requested" // no restorer was given for it
+	StatePlanned      State = "planned"       // nothing was changed
+	StateFailed       State = "failed"        // Restore failed; the reason tells what is left
+	StateRestored     State = "restored"      // restored, but not verified
+	StateVerified     State = "verified"      // restored, and the result equals the set
+	StateUndone       State = "undone"        // restored, then the previous state was put back
 )
 
-// Restore verifies the set up to [LevelStructure], lets every restorer plan,
-// and only when none refuses restores one component after the other and proves
-// each result. The report tells of every item, also where an error is returned;
-// components after a failed one are left alone. While it runs [Prune] does not
-// remove the set.
+// Restore verifies the set up to [LevelStructure] and lets every restorer plan.
+// When none refuses, it restores one component after the other and compares each
+// result with the set.
+//
+// After a failure it takes back the restored components whose restorer is an
+// [Undoer], last one first. This happens also after ctx ended. The report tells
+// the state and the items of every component, also where an error is returned.
+// While Restore runs [Prune] does not remove the set.
 func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Report, error) {
 	report := Report{Set: s.ID, DryRun: o.DryRun}
+	asked, err := s.targets(to)
+	if err != nil {
+		return report, step.Fail("restore", s.Dir, err)
+	}
+	release, err := s.hold()
+	if err != nil {
+		return report, step.Fail("restore", s.Dir, err)
+	}
+	defer release()
+	r := &setRestore{set: s, asked: asked, progress: step.Serial(o.Progress), log: step.Logger(o.Log)}
+	if err := s.Verify(ctx, VerifyOptions{Progress: r.progress}); err != nil {
+		return report, fmt.Errorf("restore %s: the set does not pass verification, nothing was changed: %w", s.Dir, err)
+	}
+	if report.Components, err = r.plan(ctx); err != nil || o.DryRun {
+		return report, err
+	}
+	if err := r.run(ctx, report.Components); err != nil {
+		return report, errors.Join(err, r.undo(ctx, report.Components))
+	}
+	if !o.Keep {
+		err = s.Accept(ctx, to...)
+	}
+	return report, err
+}
+
+// targets maps restorers to the components of the set.
+func (s *Set) targets(to []Restorer) (map[string]Restorer, error) {
 	if len(to) == 0 {
-		return report, fail("restore", s.Dir, fmt.Errorf("no target given; the set holds %s", s.names()))
+		return nil, fmt.Errorf("no target given; the set holds %s", s.names())
 	}
 	asked := map[string]Restorer{}
 	for _, r := range to {
 		if _, ok := s.Component(r.Name()); !ok {
-			return report, fail("restore", s.Dir, fmt.Errorf("the set has no component %q; it holds %s", r.Name(), s.names()))
+			return nil, fmt.Errorf("the set has no component %q; it holds %s", r.Name(), s.names())
 		}
 		if asked[r.Name()] != nil {
-			return report, fail("restore", s.Dir, fmt.Errorf("two targets for component %q", r.Name()))
+			return nil, fmt.Errorf("two targets for component %q", r.Name())
 		}
 		asked[r.Name()] = r
 	}
-	release, err := s.hold()
-	if err != nil {
-		return report, fail("restore", s.Dir, err)
-	}
-	defer release()
-	progress, log := serial(o.Progress), logger(o.Log)
-	if err := s.Verify(ctx, VerifyOptions{Progress: progress}); err != nil {
-		return report, fmt.Errorf("restore %s: the set does not pass verification, nothing was changed: %w", s.Dir, err)
-	}
-	for _, c := range s.Components {
-		cr := ComponentReport{Name: c.Name, State: StateNotAsked}
-		if r := asked[c.Name]; r != nil {
-			st, _ := s.Component(c.Name)
-			progress(Event{Component: c.Name, Phase: PhasePlan})
-			items, err := r.Plan(ctx, st)
+	return asked, nil
+}
+
+type setRestore struct {
+	set      *Set
+	asked    map[string]Restorer
+	progress func(Event)
+	log      *slog.Logger
+}
+
+func (r *setRestore) plan(ctx context.Context) ([]ComponentReport, error) {
+	var out []ComponentReport
+	for _, c := range r.set.Components {
+		cr := ComponentReport{Name: c.Name, State: StateNotRequested}
+		if to := r.asked[c.Name]; to != nil {
+			st, _ := r.set.Component(c.Name)
+			r.progress(Event{Component: c.Name, Phase: PhasePlan})
+			items, err := to.Plan(ctx, st)
 			if err != nil {
-				return report, withEnd(ctx, fail("plan the restore of", c.Name, err))
+				return out, step.WithEnd(ctx, step.Fail("plan the restore of", c.Name, err))
 			}
 			cr.State, cr.Items = StatePlanned, items
 		}
-		report.Components = append(report.Components, cr)
+		out = append(out, cr)
 	}
-	if o.DryRun {
-		return report, nil
-	}
-	for i := range report.Components {
-		c := &report.Components[i]
+	return out, nil
+}
+
+func (r *setRestore) run(ctx context.Context, components []ComponentReport) error {
+	for i := range components {
+		c := &components[i]
 		if c.State != StatePlanned {
 			continue
 		}
-		if err := s.restore(ctx, asked[c.Name], c, progress, log); err != nil {
-			err = withEnd(ctx, err)
+		if err := r.one(ctx, c); err != nil {
+			err = step.WithEnd(ctx, err)
 			c.Reason = err.Error()
-			return report, err
+			return err
 		}
 	}
-	return report, nil
-}
-
-func (s *Set) restore(ctx context.Context, r Restorer, c *ComponentReport, progress func(Event), log *slog.Logger) error {
-	st, _ := s.Component(c.Name)
-	if err := ended(ctx); err != nil {
-		return fail("restore", c.Name, err)
-	}
-	log.Info("restore started", "component", c.Name, "set", s.ID)
-	items, err := r.Restore(ctx, st, progress)
-	c.Items = items
-	if err != nil {
-		c.State = StateFailed
-		return fail("restore", c.Name, err)
-	}
-	c.State = StateRestored
-	if err := s.prove(ctx, r, progress); err != nil {
-		return err
-	}
-	c.State = StateProven
-	log.Info("restore proven", "component", c.Name, "set", s.ID)
 	return nil
 }
 
-// outsideSets refuses to write into a set, which would no longer verify.
-func outsideSets(dir string) error {
-	abs, err := filepath.Abs(dir)
+func (r *setRestore) one(ctx context.Context, c *ComponentReport) error {
+	st, _ := r.set.Component(c.Name)
+	if err := step.Ended(ctx); err != nil {
+		return step.Fail("restore", c.Name, err)
+	}
+	r.log.Info("restore started", "component", c.Name, "set", r.set.ID)
+	items, err := r.asked[c.Name].Restore(ctx, st, r.progress)
+	c.Items = items
 	if err != nil {
+		c.State = StateFailed
+		return step.Fail("restore", c.Name, err)
+	}
+	c.State = StateRestored
+	if err := r.set.prove(ctx, r.asked[c.Name], r.progress); err != nil {
 		return err
 	}
-	for p := abs; ; p = filepath.Dir(p) {
-		if exists(filepath.Join(p, manifestName)) && exists(filepath.Join(p, checksumName)) {
-			return &Error{Op: "write into", Object: dir, Err: fmt.Errorf("%s is a set, and would be damaged by it", p), Next: "choose a directory outside of it"}
-		}
-		if p == filepath.Dir(p) {
-			return nil
-		}
-	}
+	c.State = StateVerified
+	r.log.Info("restore verified", "component", c.Name, "set", r.set.ID)
+	return nil
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
+// undo takes back what was restored before the failure, last one first.
+func (r *setRestore) undo(ctx context.Context, components []ComponentReport) error {
+	ctx, cancel := step.Undoing(ctx)
+	defer cancel()
+	var errs []error
+	for _, c := range slices.Backward(components) {
+		u, ok := r.asked[c.Name].(Undoer)
+		if !ok || (c.State != StateRestored && c.State != StateVerified) {
+			continue
+		}
+		st, _ := r.set.Component(c.Name)
+		if err := u.Undo(ctx, st); err != nil {
+			errs = append(errs, step.Fail("undo the restore of", c.Name, err))
+			continue
+		}
+		r.log.Info("restore undone", "component", c.Name, "set", r.set.ID)
+		i := slices.IndexFunc(components, func(x ComponentReport) bool { return x.Name == c.Name })
+		components[i].State = StateUndone
+		if components[i].Reason == "" {
+			components[i].Reason = "another component failed"
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Undo puts back what a restore with [RestoreOptions].Keep, or one that was
+// killed, replaced: of each restorer that is an [Undoer], last component first.
+// The restorers are built as for the restore. Undo goes on after an error and
+// returns all of them; it may be called again.
+func (s *Set) Undo(ctx context.Context, to ...Restorer) error {
+	return s.each("undo the restore of", true, to, func(r Restorer, st *Stored) error {
+		if u, ok := r.(Undoer); ok {
+			return u.Undo(ctx, st)
+		}
+		return nil
+	})
+}
+
+// Accept removes what restorers kept for [Set.Undo], of each that is an
+// [Accepter]. It may be called again, also in a later process.
+func (s *Set) Accept(ctx context.Context, to ...Restorer) error {
+	return s.each("accept the restore of", false, to, func(r Restorer, st *Stored) error {
+		if a, ok := r.(Accepter); ok {
+			return a.Accept(ctx, st)
+		}
+		return nil
+	})
+}
+
+func (s *Set) each(op string, backward bool, to []Restorer, f func(Restorer, *Stored) error) error {
+	asked, err := s.targets(to)
+	if err != nil {
+		return step.Fail(op, s.Dir, err)
+	}
+	components := slices.Clone(s.Components)
+	if backward {
+		slices.Reverse(components)
+	}
+	var errs []error
+	for _, c := range components {
+		if r := asked[c.Name]; r != nil {
+			st, _ := s.Component(c.Name)
+			if err := f(r, st); err != nil {
+				errs = append(errs, step.Fail(op, c.Name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // hold keeps Prune away while the set is in use. Several readers may hold it.
 func (s *Set) hold() (release func(), err error) {
-	f, err := os.Open(filepath.Join(s.Dir, manifestName))
+	f, err := os.Open(filepath.Join(s.Dir, step.ManifestName))
 	if err != nil {
 		return nil, err
 	}

@@ -16,12 +16,6 @@ import (
 // this one and older ones.
 const Schema = 1
 
-// Names of the two files that make a directory a set.
-const (
-	manifestName = "manifest.json"
-	checksumName = "manifest.sha256"
-)
-
 // Manifest describes a set. Paths have slashes and are relative to the set.
 type Manifest struct {
 	Schema     int               `json:"schema"`

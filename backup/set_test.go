@@ -343,7 +343,7 @@ func TestRestoreStops(t *testing.T) {
 		t.Error(err)
 	}
 	report, err := set.Restore(t.Context(), backup.RestoreOptions{}, restorer{name: "a", restore: fails}, restorer{name: "b", restore: unreached})
-	if want := []backup.State{backup.StateFailed, backup.StatePlanned, backup.StateNotAsked}; !errors.Is(err, boom) || !slices.Equal(states(report), want) {
+	if want := []backup.State{backup.StateFailed, backup.StatePlanned, backup.StateNotRequested}; !errors.Is(err, boom) || !slices.Equal(states(report), want) {
 		t.Errorf("%v %v", states(report), err)
 	}
 	report, err = set.Restore(t.Context(), backup.RestoreOptions{}, restorer{name: "a", prove: fails})

@@ -9,17 +9,19 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
 // Runner executes one command on the host in question: argv without a shell,
 // stdin may be nil. An error that has an ExitCode() int method is a command
 // that ran and failed.
-type Runner func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
+type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
 
 // Source is one thing to back up. Name is the component's name and at the same
 // time the directory of the set that it owns: a clean relative path such as
@@ -42,17 +44,36 @@ type Prover interface {
 	Prove(ctx context.Context, s *Stored) error
 }
 
-// Restorer brings one component back.
+// Restorer restores one component.
 //
-// Plan changes nothing; it lists every item with what would happen to it, and
+// Plan changes nothing. It lists every item with what would happen to it, and
 // refuses (ErrNotEmpty, ErrTooNew, …) what Restore would refuse. Restore is
-// called only after Plan succeeded; it reports every item, and where it fails,
-// what was there before is there again or its error says where the rest is.
+// called only after Plan succeeded, and reports every item. A Restore that fails
+// restores the previous state itself, or its error says where the rest is.
 // Prove is called after Restore. progress may be called by several goroutines.
+//
+// A Restorer that can take a finished Restore back implements [Undoer] and
+// [Accepter] as well.
 type Restorer interface {
 	Prover
 	Plan(ctx context.Context, s *Stored) ([]Item, error)
 	Restore(ctx context.Context, s *Stored, progress func(Event)) ([]Item, error)
+}
+
+// Undoer is a [Restorer] that keeps what Restore replaced. Undo puts it back
+// after Restore succeeded: because Prove failed, because another component
+// failed, or because the caller wants it. Undo also works in a later process, and
+// does nothing where nothing is left to undo. Its context outlives one that was
+// cancelled.
+type Undoer interface {
+	Undo(ctx context.Context, s *Stored) error
+}
+
+// Accepter is a [Restorer] that keeps what Restore replaced. Accept removes it
+// after Prove passed. Accept also works in a later process, and does nothing
+// where nothing is left to remove.
+type Accepter interface {
+	Accept(ctx context.Context, s *Stored) error
 }
 
 // Estimate is what a source expects to write. Zero means unknown.
@@ -125,6 +146,12 @@ type Writer struct {
 	items int64
 }
 
+// NewWriter returns a writer of its own, outside a set: dir is the component's
+// directory, and progress may be nil. Unit tests of a source use it.
+func NewWriter(dir, component string, progress func(Event)) *Writer {
+	return &Writer{component: component, dir: dir, report: step.Serial(progress)}
+}
+
 // Meta is what is known of a file where it came from. The file in the set is
 // 0600 and the caller's whatever Meta says.
 type Meta struct {
@@ -141,14 +168,14 @@ type Meta struct {
 // of it is left.
 func (w *Writer) Create(ctx context.Context, name string, meta *Meta, fill func(io.Writer) error) (File, error) {
 	if err := checkName(name); err != nil {
-		return File{}, fail("write", w.component+"/"+name, err)
+		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
 	target := filepath.Join(w.dir, filepath.FromSlash(name))
 	if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
-		return File{}, fail("write", w.component+"/"+name, err)
+		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
 	sum, err := atomicfile.Write(ctx, target, atomicfile.Options{}, func(out io.Writer) error {
-		return fill(&meter{w: out, add: func(n int64) { w.Progress(name, n, 0) }})
+		return fill(&step.Meter{W: out, Add: func(n int64) { w.Progress(name, n, 0) }})
 	})
 	if err != nil {
 		return File{}, err
@@ -169,7 +196,7 @@ func (w *Writer) Link(name, target string, meta Meta) error {
 		err = fmt.Errorf("its target %q is not UTF-8, which the manifest cannot hold", target)
 	}
 	if err != nil {
-		return fail("write", w.component+"/"+name, err)
+		return step.Fail("write", w.component+"/"+name, err)
 	}
 	f := File{Path: path.Join(w.component, name), Link: target}
 	f.setMeta(meta)
@@ -177,12 +204,13 @@ func (w *Writer) Link(name, target string, meta Meta) error {
 	return nil
 }
 
-// Progress adds to the component's counts and passes them on. item is what is
-// in hand. Bytes written through Create are counted already.
-func (w *Writer) Progress(item string, bytes, items int64) { w.progress(item, bytes, items, 0, 0) }
+// Progress adds to the component's counts and passes them on. item is the item in
+// progress. Create has counted the bytes that it wrote.
+func (w *Writer) Progress(item string, bytes, items int64) { w.ItemProgress(item, bytes, items, 0, 0) }
 
-// progress is Progress for an item that is long enough for a bar of its own.
-func (w *Writer) progress(item string, bytes, items, done, total int64) {
+// ItemProgress is Progress for an item that is long enough for a bar of its own:
+// done of total documents or keys of the item are written.
+func (w *Writer) ItemProgress(item string, bytes, items, done, total int64) {
 	w.mu.Lock()
 	w.bytes += bytes
 	w.items += items
@@ -192,21 +220,38 @@ func (w *Writer) progress(item string, bytes, items, done, total int64) {
 	w.report(e)
 }
 
+// Component is the name of the component that w writes.
+func (w *Writer) Component() string { return w.component }
+
+// Stored gives access to the files that Create has written so far, so that a
+// source can check them before it returns.
+func (w *Writer) Stored() *Stored {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st := &Stored{Component: Component{Name: w.component}, Dir: w.dir}
+	for _, f := range w.files {
+		f.Path = strings.TrimPrefix(f.Path, w.component+"/")
+		st.Files = append(st.Files, f)
+	}
+	return st
+}
+
+// Reset forgets and removes everything that was written, for a source that
+// begins again. No other method may run at the same time.
+func (w *Writer) Reset() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.files, w.bytes, w.items = nil, 0, 0
+	if err := os.RemoveAll(w.dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(w.dir, 0o700)
+}
+
 func (w *Writer) record(f File) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.files = append(w.files, f)
-}
-
-type meter struct {
-	w   io.Writer
-	add func(int64)
-}
-
-func (m *meter) Write(p []byte) (int, error) {
-	n, err := m.w.Write(p)
-	m.add(int64(n))
-	return n, err
 }
 
 // Stored is one component of an opened set, for reading.
@@ -222,14 +267,6 @@ func (s *Stored) Open(name string) (*os.File, error) {
 		return nil, err
 	}
 	return os.OpenInRoot(s.Dir, filepath.FromSlash(name))
-}
-
-// structures says how the files of each kind are checked without a server, for
-// LevelStructure. A component of kind "" has no structure of its own.
-var structures = map[string]func(ctx context.Context, s *Stored) error{
-	KindFiles: filesStructure,
-	KindRedis: redisStructure,
-	KindMongo: mongoStructure,
 }
 
 // SetDetails stores what only sources of this kind know.

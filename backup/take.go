@@ -11,13 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -43,33 +42,33 @@ const defaultReserve = 64 << 20
 // source stops the other sources.
 func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, error) {
 	if err := checkSources(sources); err != nil {
-		return nil, fail("take", dir, err)
+		return nil, step.Fail("take", dir, err)
 	}
-	if err := ended(ctx); err != nil {
-		return nil, fail("take", dir, err)
+	if err := step.Ended(ctx); err != nil {
+		return nil, step.Fail("take", dir, err)
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return nil, fail("take", dir, err)
+		return nil, step.Fail("take", dir, err)
 	}
-	if err := outsideSets(dir); err != nil {
-		return nil, fail("take", dir, err)
+	if err := step.OutsideSets(dir); err != nil {
+		return nil, step.Fail("take", dir, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fail("take", dir, err)
+		return nil, step.Fail("take", dir, err)
 	}
 	unlock, err := lock(dir)
 	if err != nil {
-		return nil, fail("take", dir, err)
+		return nil, step.Fail("take", dir, err)
 	}
 	defer unlock()
 	if err := sweep(dir); err != nil {
-		return nil, fail("remove leftovers in", dir, err)
+		return nil, step.Fail("remove leftovers in", dir, err)
 	}
-	t := &taking{o: o, log: logger(o.Log), progress: serial(o.Progress), dir: dir, start: time.Now().UTC()}
+	t := &taking{o: o, log: step.Logger(o.Log), progress: step.Serial(o.Progress), dir: dir, start: time.Now().UTC()}
 	set, err := t.run(ctx, sources)
 	if err != nil {
-		return nil, withEnd(ctx, err)
+		return nil, step.WithEnd(ctx, err)
 	}
 	t.log.Info("backup set complete", "dir", set.Dir, "bytes", set.Bytes())
 	return set, nil
@@ -91,7 +90,7 @@ func (t *taking) run(ctx context.Context, sources []Source) (_ *Set, err error) 
 	id := newID(t.start)
 	partial := partialDir(t.dir, id)
 	if err := os.Mkdir(partial, 0o700); err != nil {
-		return nil, fail("take", t.dir, err)
+		return nil, step.Fail("take", t.dir, err)
 	}
 	defer func() {
 		if err != nil {
@@ -105,10 +104,10 @@ func (t *taking) run(ctx context.Context, sources []Source) (_ *Set, err error) 
 	m := Manifest{Schema: Schema, ID: id, Tool: t.o.Tool, Label: t.o.Label, Packages: t.o.Packages,
 		Start: t.start, End: time.Now().UTC(), Components: components, Files: files}
 	if m.Tool == "" {
-		m.Tool = thisModule()
+		m.Tool = step.Module()
 	}
 	if err := m.write(ctx, partial); err != nil {
-		return nil, fail("write the manifest of", t.dir, err)
+		return nil, step.Fail("write the manifest of", t.dir, err)
 	}
 	return publish(ctx, t.dir, id, t.progress)
 }
@@ -124,32 +123,32 @@ func publish(ctx context.Context, dir, id string, progress func(Event)) (*Set, e
 		return nil, err
 	}
 	if err := syncTree(partial); err != nil {
-		return nil, fail("sync", partial, err)
+		return nil, step.Fail("sync", partial, err)
 	}
-	if err := ended(ctx); err != nil {
-		return nil, fail("take", dir, err)
+	if err := step.Ended(ctx); err != nil {
+		return nil, step.Fail("take", dir, err)
 	}
 	final := filepath.Join(dir, id)
 	if _, err := os.Lstat(final); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fail("publish", final, fs.ErrExist)
+		return nil, step.Fail("publish", final, fs.ErrExist)
 	}
 	if err := os.Rename(partial, final); err != nil {
-		return nil, fail("publish", final, err)
+		return nil, step.Fail("publish", final, err)
 	}
 	set.Dir = final
 	if err := atomicfile.SyncDir(dir); err != nil {
-		return nil, errors.Join(fail("publish", final, err), os.RemoveAll(final))
+		return nil, errors.Join(step.Fail("publish", final, err), os.RemoveAll(final))
 	}
 	return set, nil
 }
 
 func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error) {
 	estimates := make([]Estimate, len(sources))
-	err := together(ctx, len(sources), func(ctx context.Context, i int) error {
+	err := step.Together(ctx, len(sources), func(ctx context.Context, i int) error {
 		t.progress(Event{Component: sources[i].Name(), Phase: PhasePlan})
 		var err error
 		if estimates[i], err = sources[i].Plan(ctx); err != nil {
-			return fail("back up", sources[i].Name(), err)
+			return step.Fail("back up", sources[i].Name(), err)
 		}
 		t.progress(Event{Component: sources[i].Name(), Phase: PhasePlan, TotalBytes: estimates[i].Bytes, TotalItems: estimates[i].Items, Done: true})
 		return nil
@@ -164,24 +163,27 @@ func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error)
 	for _, e := range estimates {
 		need += max(e.Bytes, 0)
 	}
-	return estimates, checkSpace(t.dir, need)
+	return estimates, step.CheckSpace(t.dir, need)
 }
 
 func (t *taking) read(ctx context.Context, partial string, sources []Source, estimates []Estimate) ([]Component, []File, error) {
 	components := make([]Component, len(sources))
 	writers := make([]*Writer, len(sources))
-	err := together(ctx, len(sources), func(ctx context.Context, i int) error {
+	err := step.Together(ctx, len(sources), func(ctx context.Context, i int) error {
 		name := sources[i].Name()
 		w := &Writer{component: name, dir: filepath.Join(partial, filepath.FromSlash(name)), report: t.progress, estimate: estimates[i]}
 		writers[i] = w
 		if err := os.MkdirAll(w.dir, 0o700); err != nil {
-			return fail("back up", name, err)
+			return step.Fail("back up", name, err)
 		}
 		t.log.Info("backup started", "component", name)
 		start := time.Now().UTC()
 		c, err := sources[i].Backup(ctx, w)
 		if err != nil {
-			return fail("back up", name, err)
+			return step.Fail("back up", name, err)
+		}
+		if _, err := structure(c.Kind); err != nil {
+			return step.Fail("back up", name, err)
 		}
 		c.Name, c.Start, c.End = name, start, time.Now().UTC()
 		for _, f := range w.files {
@@ -206,25 +208,6 @@ func (t *taking) read(ctx context.Context, partial string, sources []Source, est
 	return components, files, nil
 }
 
-// together runs f for 0…n-1 side by side. The first error stops the others and
-// is returned alone: theirs would only repeat it.
-func together(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var first error
-	var once sync.Once
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			if err := f(ctx, i); err != nil {
-				once.Do(func() { first = err; cancel() })
-			}
-		})
-	}
-	wg.Wait()
-	return first
-}
-
 func checkSources(sources []Source) error {
 	if len(sources) == 0 {
 		return errors.New("no sources given")
@@ -242,7 +225,7 @@ func checkComponents(names []string) error {
 		if err := checkName(name); err != nil {
 			return err
 		}
-		if name == manifestName || name == checksumName || strings.HasPrefix(name, ".") {
+		if name == step.ManifestName || name == step.ChecksumName || strings.HasPrefix(name, ".") {
 			return fmt.Errorf("component name %q is reserved", name)
 		}
 		for _, other := range names[:i] {
@@ -312,18 +295,6 @@ func sweep(dir string) error {
 	return nil
 }
 
-func checkSpace(dir string, need int64) error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return fail("measure free space of", dir, err)
-	}
-	if free := int64(st.Bavail) * st.Bsize; free < need {
-		return &Error{Op: "check free space of", Object: dir, Err: fmt.Errorf("%w: %d bytes free, %d needed", ErrNoSpace, free, need),
-			Next: "free some space, prune old sets or choose another directory", Retry: true}
-	}
-	return nil
-}
-
 // syncTree makes all directories below dir durable; the files are already.
 func syncTree(dir string) error {
 	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -332,38 +303,4 @@ func syncTree(dir string) error {
 		}
 		return atomicfile.SyncDir(p)
 	})
-}
-
-func thisModule() string {
-	const path = "example.com/tykupgrade"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return path
-	}
-	for _, m := range append([]*debug.Module{&info.Main}, info.Deps...) {
-		if m.Path == path && m.Version != "" {
-			return path + " " + m.Version
-		}
-	}
-	return path
-}
-
-func logger(l *slog.Logger) *slog.Logger {
-	if l == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return l
-}
-
-// serial lets callers use a Progress function without locks of their own.
-func serial(f func(Event)) func(Event) {
-	if f == nil {
-		return func(Event) {}
-	}
-	var mu sync.Mutex
-	return func(e Event) {
-		mu.Lock()
-		defer mu.Unlock()
-		f(e)
-	}
 }

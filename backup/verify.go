@@ -8,12 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
+	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
@@ -50,7 +49,7 @@ type VerifyOptions struct {
 // [ErrDamaged], or [ErrDiffers] where a live system is not as the set. Nothing
 // is changed.
 func (s *Set) Verify(ctx context.Context, o VerifyOptions) error {
-	return withEnd(ctx, s.verify(ctx, o))
+	return step.WithEnd(ctx, s.verify(ctx, o))
 }
 
 func (s *Set) verify(ctx context.Context, o VerifyOptions) error {
@@ -58,7 +57,7 @@ func (s *Set) verify(ctx context.Context, o VerifyOptions) error {
 		o.Level = LevelStructure
 	}
 	if o.Level < LevelFiles || o.Level > LevelLive {
-		return fail("verify", s.Dir, fmt.Errorf("there is no level %d", o.Level))
+		return step.Fail("verify", s.Dir, fmt.Errorf("there is no level %d", o.Level))
 	}
 	provers := map[string]Prover{}
 	for _, p := range o.Against {
@@ -66,10 +65,10 @@ func (s *Set) verify(ctx context.Context, o VerifyOptions) error {
 	}
 	if o.Level == LevelLive {
 		if err := s.checkProvers(provers); err != nil {
-			return fail("verify", s.Dir, err)
+			return step.Fail("verify", s.Dir, err)
 		}
 	}
-	progress := serial(o.Progress)
+	progress := step.Serial(o.Progress)
 	if err := s.verifyFiles(ctx, progress); err != nil {
 		return err
 	}
@@ -112,7 +111,7 @@ func (s *Set) prove(ctx context.Context, p Prover, progress func(Event)) error {
 	e := Event{Component: st.Name, Phase: PhaseProve, TotalItems: st.Items}
 	progress(e)
 	if err := p.Prove(ctx, st); err != nil {
-		return fail("prove", st.Name, err)
+		return step.Fail("prove", st.Name, err)
 	}
 	e.Items, e.Done = st.Items, true
 	progress(e)
@@ -120,38 +119,27 @@ func (s *Set) prove(ctx context.Context, p Prover, progress func(Event)) error {
 }
 
 func (s *Set) verifyStructure(ctx context.Context, name string) error {
-	if err := ended(ctx); err != nil {
-		return fail("verify", name, err)
+	if err := step.Ended(ctx); err != nil {
+		return step.Fail("verify", name, err)
 	}
 	st, _ := s.Component(name)
 	if st.Kind == "" {
 		return nil
 	}
-	check, ok := structures[st.Kind]
-	if !ok {
-		return &Error{Op: "verify", Object: name, Err: fmt.Errorf("the kind %q is not known to this program", st.Kind),
-			Next: "use the version that took the set: " + s.Tool}
+	check, err := structure(st.Kind)
+	if err != nil {
+		return step.Fail("verify", name, err)
 	}
 	if err := check(ctx, st); err != nil {
-		return fail("verify", name, damaged(err))
+		return step.Fail("verify", name, step.Damaged(err))
 	}
 	return nil
-}
-
-// damaged marks a finding, and leaves alone what is no finding: the end of ctx
-// and errors of the system that reads.
-func damaged(err error) error {
-	var errno syscall.Errno
-	if errors.Is(err, ErrDamaged) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &errno) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 func (s *Set) verifyFiles(ctx context.Context, progress func(Event)) error {
 	findings, err := s.unexpected()
 	if err != nil {
-		return fail("verify", s.Dir, err)
+		return step.Fail("verify", s.Dir, err)
 	}
 	done, total := map[string]int64{}, map[string]int64{}
 	for _, c := range s.Components {
@@ -166,11 +154,11 @@ func (s *Set) verifyFiles(ctx context.Context, progress func(Event)) error {
 			done[c] += n
 			progress(Event{Component: c, Phase: PhaseVerify, Item: f.Path, Bytes: done[c], TotalBytes: total[c]})
 		})
-		if e := ended(ctx); e != nil {
-			return fail("verify", s.Dir, e)
+		if e := step.Ended(ctx); e != nil {
+			return step.Fail("verify", s.Dir, e)
 		}
 		if err != nil {
-			findings = append(findings, fail("verify", f.Path, err))
+			findings = append(findings, step.Fail("verify", f.Path, err))
 		}
 	}
 	if len(findings) == 0 {
@@ -193,7 +181,7 @@ func (s *Set) owner(path string) string {
 // unexpected lists what is in the directory without being in the manifest. A
 // directory is expected when it leads to a file or belongs to a component.
 func (s *Set) unexpected() (findings []error, err error) {
-	expected := map[string]bool{manifestName: true, checksumName: true}
+	expected := map[string]bool{step.ManifestName: true, step.ChecksumName: true}
 	dirs := map[string]bool{".": true}
 	add := func(p string) {
 		for ; p != "."; p = filepath.Dir(p) {
@@ -221,10 +209,10 @@ func (s *Set) unexpected() (findings []error, err error) {
 		case d.IsDir() && dirs[rel]:
 			return nil
 		case d.IsDir():
-			findings = append(findings, fail("verify", rel, fmt.Errorf("%w: unexpected directory", ErrDamaged)))
+			findings = append(findings, step.Fail("verify", rel, fmt.Errorf("%w: unexpected directory", ErrDamaged)))
 			return fs.SkipDir
 		case !expected[rel]:
-			findings = append(findings, fail("verify", rel, fmt.Errorf("%w: unexpected file", ErrDamaged)))
+			findings = append(findings, step.Fail("verify", rel, fmt.Errorf("%w: unexpected file", ErrDamaged)))
 		}
 		return nil
 	})
@@ -232,7 +220,7 @@ func (s *Set) unexpected() (findings []error, err error) {
 }
 
 func checkFile(ctx context.Context, path string, want File, progress func(int64)) error {
-	f, err := openRegular(path)
+	f, err := step.OpenRegular(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: the file is missing", ErrDamaged)
@@ -250,7 +238,7 @@ func checkFile(ctx context.Context, path string, want File, progress func(int64)
 		return fmt.Errorf("%w: it has %d bytes, the manifest says %d", ErrDamaged, info.Size(), want.Size)
 	}
 	h := sha256.New()
-	n, err := io.Copy(h, &readMeter{ctx: ctx, r: f, add: progress})
+	n, err := io.Copy(h, &step.ReadMeter{Ctx: ctx, R: f, Add: progress})
 	if err != nil {
 		return err
 	}
@@ -258,44 +246,6 @@ func checkFile(ctx context.Context, path string, want File, progress func(int64)
 		return fmt.Errorf("%w: its SHA-256 is %s, the manifest says %s", ErrDamaged, got, want.SHA256)
 	}
 	return nil
-}
-
-// readMeter counts what is read and stops when ctx ends.
-type readMeter struct {
-	ctx context.Context
-	r   io.Reader
-	add func(int64)
-}
-
-func (m *readMeter) Read(p []byte) (int, error) {
-	if err := ended(m.ctx); err != nil {
-		return 0, err
-	}
-	n, err := m.r.Read(p)
-	if m.add != nil && n > 0 {
-		m.add(int64(n))
-	}
-	return n, err
-}
-
-// openRegular opens a regular file for reading and never follows a link in the
-// last element, nor waits for the writer of a pipe.
-func openRegular(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, fmt.Errorf("%s: a symbolic link %w", path, atomicfile.ErrNotRegular)
-	}
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s: %s %w", path, info.Mode().Type(), atomicfile.ErrNotRegular)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }
 
 // names of the components, for messages.

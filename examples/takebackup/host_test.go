@@ -77,7 +77,7 @@ echo A=1 >/etc/default/tyk-gateway`)
 	if _, msg := c.run(3, "verify", "-dir", dir, "-level", "live", "-config", "-host", root, "latest"); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") || !strings.Contains(msg, "policy.json is missing") {
 		t.Error(msg)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-host", root, "latest"); !strings.Contains(out, "proven") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-host", root, "latest"); !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
 	if after := on(state); after != before {

@@ -154,7 +154,7 @@ func TestSetsOfFiles(t *testing.T) {
 	if out, _ := c.run(0, "restore", "-dir", dir, "-dry-run", "-config", "-root", root, id); !strings.Contains(out, "dry run") || !strings.Contains(out, "replace") {
 		t.Error(out)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-root", root, filepath.Join(dir, id)); !strings.Contains(out, "proven") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-root", root, filepath.Join(dir, id)); !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
 	if data, _ := os.ReadFile(conf); string(data) != "{}" {
@@ -241,7 +241,7 @@ func TestRedis(t *testing.T) {
 	}
 	s.Do("SET", "string", "changed")
 	out, _ := c.run(0, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-replace", "latest")
-	if !strings.Contains(out, "proven") || !strings.Contains(out, "not asked for") || s.Do("GET", "string") != "value" {
+	if !strings.Contains(out, "verified") || !strings.Contains(out, "not requested") || s.Do("GET", "string") != "value" {
 		t.Error(out)
 	}
 	c.env = map[string]string{redisURIEnv: "redis://:wrong@" + s.Addr}

@@ -59,10 +59,10 @@ func TestMongo(t *testing.T) {
 	c.run(1, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.system.*", "latest")
 	fillMongo(t, s, 1000, 1)
 	c.run(3, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
-	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.*", "latest"); !strings.Contains(out, "scratch.apis") || !strings.Contains(out, "proven") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.*", "latest"); !strings.Contains(out, "scratch.apis") || !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(out, "replace") || !strings.Contains(out, "proven") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(out, "replace") || !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
 	if n := len(s.Documents("tyk_analytics", "apis")); n != 200 {
@@ -122,7 +122,7 @@ func TestRestoreDump(t *testing.T) {
 	if out, _ := c.run(0, "restore-dump", "-dry-run", dump); !strings.Contains(out, "dry run") || len(to.Collections("tyk_analytics")) > 0 {
 		t.Error(out)
 	}
-	if out, _ := c.run(0, "restore-dump", dump); !strings.Contains(out, "proven") || len(to.Documents("tyk_analytics", "apis")) != 10 {
+	if out, _ := c.run(0, "restore-dump", dump); !strings.Contains(out, "verified") || len(to.Documents("tyk_analytics", "apis")) != 10 {
 		t.Error(out)
 	}
 	c.run(1, "restore-dump", dump)

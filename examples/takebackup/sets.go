@@ -176,9 +176,9 @@ func (c *command) restore(ctx context.Context) (any, error) {
 }
 
 func (c *command) report(r backup.Report) {
-	style := map[backup.State]cli.Style{backup.StateProven: cli.Good, backup.StateFailed: cli.Bad, backup.StateRestored: cli.Warn, backup.StatePlanned: cli.Warn, backup.StateNotAsked: cli.Faint}
+	style := map[backup.State]cli.Style{backup.StateVerified: cli.Good, backup.StateFailed: cli.Bad, backup.StateRestored: cli.Warn, backup.StatePlanned: cli.Warn, backup.StateNotRequested: cli.Faint, backup.StateUndone: cli.Bad}
 	for _, comp := range r.Components {
-		c.stdout.Printf("%s: %s\n", comp.Name, c.stdout.Paint(style[comp.State], string(comp.State)))
+		c.stdout.Printf("%s: %s\n", comp.Name, c.stdout.Paint(style[comp.State], strings.ReplaceAll(string(comp.State), "_", " ")))
 		if len(comp.Items) == 0 {
 			continue
 		}

@@ -343,7 +343,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 		// and none could be drained.
 		part, err := set.Restore(ctx, backup.RestoreOptions{Progress: u.progress}, to...)
 		for _, c := range part.Components {
-			if c.State != backup.StateNotAsked {
+			if c.State != backup.StateNotRequested {
 				report.Components = append(report.Components, c)
 			}
 		}

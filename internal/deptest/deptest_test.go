@@ -15,8 +15,9 @@ import (
 var rules = map[string]deptest.Rule{
 	"backup": {
 		Own: map[string]string{
-			"internal/atomicfile": "writes files that are there in full or not at all",
-			"internal/run":        "starts the scratch redis-server of the deepest verification",
+			"internal/atomicfile":  "writes files that are there in full or not at all",
+			"backup/internal/step": "what the set and its backends share",
+			"internal/run":         "starts the scratch redis-server of the deepest verification",
 		},
 		Modules: map[string]string{
 			"filippo.io/age":                "encrypts exports",
@@ -38,6 +39,7 @@ var rules = map[string]deptest.Rule{
 			"golang.org/x/text":             "of the MongoDB driver: SCRAM login",
 		},
 	},
+	"backup/internal/step": {Own: map[string]string{"internal/atomicfile": "names what is no regular file"}},
 	"bundle": {
 		Own: map[string]string{"internal/atomicfile": "writes bundles that are there in full or not at all"},
 		Modules: map[string]string{

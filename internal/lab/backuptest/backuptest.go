@@ -250,7 +250,7 @@ func (c Case) restore(t *testing.T, set *backup.Set) {
 		t.Errorf("cancelled: %v", err)
 	}
 	report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
-	if err != nil || report.Components[0].State != backup.StateProven || len(report.Components[0].Items) == 0 {
+	if err != nil || report.Components[0].State != backup.StateVerified || len(report.Components[0].Items) == 0 {
 		t.Fatalf("restore: %+v %v", report, err)
 	}
 	if err := r.Prove(t.Context(), st); err != nil {

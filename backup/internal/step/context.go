@@ -1,0 +1,71 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// UndoLimit bounds a rollback, which outlives the context that ended.
+const UndoLimit = 10 * time.Minute
+
+// Undoing returns a context for a rollback: it outlives ctx and ends after
+// [UndoLimit].
+func Undoing(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), UndoLimit)
+}
+
+// Ended is nil until ctx ends; then it matches both ctx.Err() and the cause.
+func Ended(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil && cause != err {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}
+
+// WithEnd makes sure that an error that the end of ctx caused says so: some
+// clients report neither the context's error nor its cause.
+func WithEnd(ctx context.Context, err error) error {
+	e := Ended(ctx)
+	if err == nil || e == nil || (errors.Is(err, ctx.Err()) && errors.Is(err, context.Cause(ctx))) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, e)
+}
+
+// Together runs f for 0…n-1 side by side. The first error stops the others and
+// is returned alone: theirs would only repeat it.
+func Together(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var first error
+	var once sync.Once
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			if err := f(ctx, i); err != nil {
+				once.Do(func() { first = err; cancel() })
+			}
+		})
+	}
+	wg.Wait()
+	return first
+}
+
+// Pause waits for d or for the end of ctx.
+func Pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return Ended(ctx)
+	case <-t.C:
+		return nil
+	}
+}

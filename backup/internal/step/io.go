@@ -1,0 +1,143 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"example.com/tykupgrade/internal/atomicfile"
+)
+
+// Names of the two files that make a directory a set.
+const (
+	ManifestName = "manifest.json"
+	ChecksumName = "manifest.sha256"
+)
+
+// Meter counts what is written.
+type Meter struct {
+	W   io.Writer
+	Add func(int64)
+}
+
+func (m *Meter) Write(p []byte) (int, error) {
+	n, err := m.W.Write(p)
+	m.Add(int64(n))
+	return n, err
+}
+
+// ReadMeter counts what is read and stops when Ctx ends. Add may be nil.
+type ReadMeter struct {
+	Ctx context.Context
+	R   io.Reader
+	Add func(int64)
+}
+
+func (m *ReadMeter) Read(p []byte) (int, error) {
+	if err := Ended(m.Ctx); err != nil {
+		return 0, err
+	}
+	n, err := m.R.Read(p)
+	if m.Add != nil && n > 0 {
+		m.Add(int64(n))
+	}
+	return n, err
+}
+
+// OpenRegular opens a regular file for reading. It never follows a link in the
+// last element, nor waits for the writer of a pipe.
+func OpenRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s: a symbolic link %w", path, atomicfile.ErrNotRegular)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %s %w", path, info.Mode().Type(), atomicfile.ErrNotRegular)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// CheckSpace refuses where the file system of dir has less than need bytes free.
+func CheckSpace(dir string, need int64) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return Fail("measure free space of", dir, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < need {
+		return &Error{Op: "check free space of", Object: dir, Kind: ErrNoSpace, Retry: true, Next: FreeSpaceHint,
+			Err: fmt.Errorf("%d bytes free, %d needed", free, need)}
+	}
+	return nil
+}
+
+// OutsideSets refuses to write into a set, which would no longer verify.
+func OutsideSets(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for p := abs; ; p = filepath.Dir(p) {
+		if exists(filepath.Join(p, ManifestName)) && exists(filepath.Join(p, ChecksumName)) {
+			return &Error{Op: "write into", Object: dir, Err: fmt.Errorf("%s is a set, and would be damaged by it", p),
+				Next: "choose a directory outside of it"}
+		}
+		if p == filepath.Dir(p) {
+			return nil
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// Module is the name and, where known, the version of this module.
+func Module() string {
+	const path = "example.com/tykupgrade"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return path
+	}
+	for _, m := range append([]*debug.Module{&info.Main}, info.Deps...) {
+		if m.Path == path && m.Version != "" {
+			return path + " " + m.Version
+		}
+	}
+	return path
+}
+
+// Logger is l, or one that discards.
+func Logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}
+
+// Serial lets callers use a Progress function without locks of their own.
+func Serial[E any](f func(E)) func(E) {
+	if f == nil {
+		return func(E) {}
+	}
+	var mu sync.Mutex
+	return func(e E) {
+		mu.Lock()
+		defer mu.Unlock()
+		f(e)
+	}
+}
