@@ -60,7 +60,7 @@ func ExampleMongo() {
 	}
 	// Output:
 	// tyk_apis 1 snapshot
-	// replace tyk_analytics.tyk_apis 1 proven
+	// replace tyk_analytics.tyk_apis 1 verified
 }
 
 // A restore into another database, to look at or to compare with.
