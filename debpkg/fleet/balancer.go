@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/debpkg/rollout/haproxy"
 )
 
 // proxies are the HAProxy processes in front of a component.
@@ -15,10 +16,10 @@ func (inv *Inventory) proxies(component string) []rollout.Balancer {
 	return all
 }
 
-func (p HAProxy) process(backends []string) rollout.HAProxy {
+func (p HAProxy) process(backends []string) haproxy.Balancer {
 	network := p.Network
 	if network == "" {
 		network = "unix"
 	}
-	return rollout.HAProxy{Network: network, Address: p.Address, Backends: backends}
+	return haproxy.Balancer{Network: network, Address: p.Address, Backends: backends}
 }

@@ -47,15 +47,15 @@ func TestWaves(t *testing.T) {
 			}
 			got = append(got, w.Name+"/"+target.Name+" "+strings.Join(steps, ","))
 		}
-		if w.Parallel.Percent != 25 || w.Canary.Count != 1 || w.Canary.Soak != 5*time.Minute || w.Canary.Watch == nil {
-			t.Errorf("wave %s: %+v, %+v", w.Name, w.Parallel, w.Canary)
+		if w.MaxUnavailable.Percent != 25 || w.Canary.Count != 1 || w.Canary.Soak != 5*time.Minute || w.Canary.Watch == nil {
+			t.Errorf("wave %s: %+v, %+v", w.Name, w.MaxUnavailable, w.Canary)
 		}
 	}
 	want := []string{"dashboard/d1 drain,install,healthy,ready", "gateway/g1 drain,install,healthy,ready", "gateway/g2 drain,install,healthy,ready", "pump/p1 install,healthy"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
-	if o := inv.RunOptions(); o.Budget.Count != 2 || o.Beyond != rollout.UndoRun {
+	if o := inv.RunOptions(); o.Budget.Count != 2 || o.OnBudgetExceeded != rollout.Rollback {
 		t.Errorf("options %+v", o)
 	}
 }

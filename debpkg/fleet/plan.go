@@ -101,7 +101,7 @@ func (r Planned) Actions() string {
 
 // Stops says in a few sentences when the run of the waves ends early.
 func (inv *Inventory) Stops(waves []rollout.Wave) string {
-	budget := rollout.Share(inv.Budget).Of(Targets(waves))
+	budget := rollout.CountOrPercent(inv.Budget).Of(Targets(waves))
 	most := inv.MaxUnavailable
 	if most == (Amount{}) {
 		most.Count = 1
@@ -111,7 +111,7 @@ func (inv *Inventory) Stops(waves []rollout.Wave) string {
 		text += fmt.Sprintf("First %d of each alone, for %v. ", inv.Canary.Count, inv.Canary.Soak)
 	}
 	text += fmt.Sprintf("A host that fails is reverted. The run ends at failure %d", budget+1)
-	if rollout.Beyond(inv.OnBudgetExceeded) == rollout.UndoRun {
+	if rollout.BudgetAction(inv.OnBudgetExceeded) == rollout.Rollback {
 		return text + " and then reverts every host that it changed."
 	}
 	return text + " and leaves the hosts that are done as they are."

@@ -32,7 +32,7 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 func (d Duration) String() string { return time.Duration(d).String() }
 
 // Amount is a count or a percentage: "3" or "25%".
-type Amount rollout.Share
+type Amount rollout.CountOrPercent
 
 // UnmarshalYAML reads a count or a percentage.
 func (a *Amount) UnmarshalYAML(n *yaml.Node) error {
@@ -77,7 +77,7 @@ func (o *Order) UnmarshalYAML(n *yaml.Node) error {
 }
 
 // OnBudgetExceeded says what happens if more hosts fail than the budget allows.
-type OnBudgetExceeded rollout.Beyond
+type OnBudgetExceeded rollout.BudgetAction
 
 // UnmarshalYAML reads hold or rollback.
 func (b *OnBudgetExceeded) UnmarshalYAML(n *yaml.Node) error {
@@ -85,7 +85,7 @@ func (b *OnBudgetExceeded) UnmarshalYAML(n *yaml.Node) error {
 	case "hold":
 		*b = OnBudgetExceeded(rollout.Hold)
 	case "rollback":
-		*b = OnBudgetExceeded(rollout.UndoRun)
+		*b = OnBudgetExceeded(rollout.Rollback)
 	default:
 		return wrong(n, "unknown on_budget_exceeded %q (want hold or rollback)", n.Value)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/debpkg/rollout/haproxy"
 )
 
 // Options change how [Inventory.Waves] puts a run together. The zero value installs the
@@ -50,7 +51,7 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 
 func (inv *Inventory) component(component string, hosts []rollout.Host, machines []*machine) ([]rollout.Wave, error) {
 	if b := inv.BlueGreen; b != nil && b.Component == component {
-		sw := rollout.MapSwitch{File: b.Map, Key: b.Key}
+		sw := haproxy.Switch{File: b.Map, Key: b.Key}
 		var lbs []rollout.Balancer
 		for _, p := range inv.HAProxy {
 			sw.Instances = append(sw.Instances, p.process(nil))
@@ -74,9 +75,9 @@ func (d Drain) options() rollout.DrainOptions {
 
 func (inv *Inventory) rolling(component string) rollout.RollingOptions {
 	o := rollout.RollingOptions{
-		Drain:    inv.Drain.options(),
-		Up:       rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline)},
-		Parallel: rollout.Share(inv.MaxUnavailable), MinUp: inv.MinUp,
+		Drain:          inv.Drain.options(),
+		Up:             rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline)},
+		MaxUnavailable: rollout.CountOrPercent(inv.MaxUnavailable), MinUp: inv.MinUp,
 	}
 	if lbs := inv.proxies(component); len(lbs) > 0 {
 		o.Balancer = rollout.All(lbs...)
@@ -123,7 +124,7 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 // RunOptions are the options of a run that the inventory sets. A run is about its
 // versions: a journal of other versions is not resumed.
 func (inv *Inventory) RunOptions() rollout.Options {
-	return rollout.Options{About: fmt.Sprint(inv.Versions), Budget: rollout.Share(inv.Budget), Beyond: rollout.Beyond(inv.OnBudgetExceeded)}
+	return rollout.Options{About: fmt.Sprint(inv.Versions), Budget: rollout.CountOrPercent(inv.Budget), OnBudgetExceeded: rollout.BudgetAction(inv.OnBudgetExceeded)}
 }
 
 // Targets counts the targets of waves.

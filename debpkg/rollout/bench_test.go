@@ -18,7 +18,7 @@ func BenchmarkRun(b *testing.B) {
 	for _, name := range []string{"drain", "install", "ready"} {
 		steps = append(steps, rollout.Step{Name: name, Do: do})
 	}
-	w := rollout.Wave{Name: "w", Parallel: rollout.Share{Count: 50}}
+	w := rollout.Wave{Name: "w", MaxUnavailable: rollout.CountOrPercent{Count: 50}}
 	for i := range 1000 {
 		w.Targets = append(w.Targets, rollout.Target{Name: fmt.Sprint("host-", i), Steps: steps})
 	}

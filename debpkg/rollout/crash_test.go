@@ -137,7 +137,7 @@ func TestUnderWayComesFirst(t *testing.T) {
 		waves := []rollout.Wave{f.wave("w", "a", "b", "c")}
 		o := rollout.Options{Journal: path}
 		f.fail["b drain"] = errors.New("boom")
-		o.Budget = rollout.Share{Count: 1}
+		o.Budget = rollout.CountOrPercent{Count: 1}
 		if _, err := rollout.Run(t.Context(), waves, o); err == nil {
 			t.Fatal("no error")
 		}
@@ -235,7 +235,7 @@ func TestUndoRunAfterTheContextEnded(t *testing.T) {
 			}
 			return nil
 		}
-		rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Beyond: rollout.UndoRun, Control: &c})
+		rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{OnBudgetExceeded: rollout.Rollback, Control: &c})
 		if err == nil {
 			t.Fatal("no error")
 		}
@@ -273,10 +273,10 @@ func TestSoakStopsAtACanaryThatIsStuck(t *testing.T) {
 	w := f.wave("w", "a", "b", "c")
 	w.Canary = rollout.Canary{Count: 2, Watch: func(context.Context) error { return errors.New("went bad") }}
 	rep, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{})
-	if err == nil || rep.Outcome != rollout.OutcomeFailed {
+	if err == nil || rep.Outcome != rollout.OutcomeNotRestored {
 		t.Errorf("outcome %q, error %v", rep.Outcome, err)
 	}
-	want(t, "statuses", statuses(rep), "a failed, b done, c pending")
+	want(t, "statuses", statuses(rep), "a not_restored, b done, c pending")
 }
 
 func TestAboutBelongsToThePlan(t *testing.T) {
@@ -313,7 +313,7 @@ func TestLargeRecords(t *testing.T) {
 		return errors.New("begin " + strings.Repeat("x", 30<<20) + " end")
 	}}}}
 	waves := []rollout.Wave{{Name: "w", Targets: []rollout.Target{large, talks, f.host("a")}}}
-	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path, Budget: rollout.Share{Count: 2}})
+	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path, Budget: rollout.CountOrPercent{Count: 2}})
 	var e *rollout.Error
 	if !errors.As(err, &e) || !strings.Contains(e.Targets["large"], "over the limit") || changed {
 		t.Errorf("changed %t, error %.300v", changed, err)
@@ -381,7 +381,7 @@ func TestJournalFailsInTheMiddle(t *testing.T) {
 		}
 		return nil
 	}
-	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path, Budget: rollout.Share{Count: 3}})
+	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path, Budget: rollout.CountOrPercent{Count: 3}})
 	if !errors.Is(err, syscall.ENOSPC) || rep.Outcome != rollout.OutcomeStopped {
 		t.Errorf("outcome %q, error %v", rep.Outcome, err)
 	}
@@ -432,7 +432,7 @@ func TestLockOfALivingProcessElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	waves := []rollout.Wave{f.wave("w", "a")}
-	var le *rollout.LockedError
+	var le *rollout.Error
 	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); !errors.As(err, &le) || f.said() != "" {
 		t.Errorf("error %v, did %s", err, f.said())
 	}
@@ -457,7 +457,7 @@ func TestWaitEndsThoughAReadingHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		err := rollout.WaitUp(t.Context(), hung{}, "s", rollout.UpOptions{Deadline: time.Minute})
-		if be := (*rollout.BalancerError)(nil); !errors.As(err, &be) || be.Err == nil || time.Since(start) != 65*time.Second {
+		if be := (*rollout.Error)(nil); !errors.As(err, &be) || be.Err == nil || time.Since(start) != 65*time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 	})

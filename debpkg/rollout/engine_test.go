@@ -125,7 +125,7 @@ func TestFailureWithinTheBudgetUndoesThatHostAndGoesOn(t *testing.T) {
 	t.Parallel()
 	f := newFleet()
 	f.fail["a ready"] = errors.New("not healthy")
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Budget: rollout.Share{Percent: 34}})
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Budget: rollout.CountOrPercent{Percent: 34}})
 	var e *rollout.Error
 	if !errors.As(err, &e) || e.Outcome != rollout.OutcomePartial || e.Targets["a"] != "ready: not healthy" {
 		t.Fatalf("error %v", err)
@@ -137,16 +137,16 @@ func TestFailureWithinTheBudgetUndoesThatHostAndGoesOn(t *testing.T) {
 func TestBeyondTheBudget(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		beyond          rollout.Beyond
+		beyond          rollout.BudgetAction
 		outcome         rollout.Outcome
 		statuses, steps string
 	}{
 		{rollout.Hold, rollout.OutcomeHeld, "a done, b undone, c pending", "b drain, b upgrade, b undo upgrade, b undo drain"},
-		{rollout.UndoRun, rollout.OutcomeUndone, "a undone, b undone, c pending", "b drain, b upgrade, b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain"},
+		{rollout.Rollback, rollout.OutcomeUndone, "a undone, b undone, c pending", "b drain, b upgrade, b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain"},
 	} {
 		f := newFleet()
 		f.fail["b upgrade"] = errors.New("boom")
-		rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Beyond: c.beyond})
+		rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{OnBudgetExceeded: c.beyond})
 		var e *rollout.Error
 		if !errors.As(err, &e) || e.Outcome != c.outcome {
 			t.Fatalf("error %v", err)
@@ -163,13 +163,13 @@ func TestUndoFails(t *testing.T) {
 	f := newFleet()
 	f.fail["a ready"] = errors.New("boom")
 	f.fail["a undo upgrade"] = errors.New("no such version")
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b")}, rollout.Options{Budget: rollout.Share{Count: 2}, Beyond: rollout.UndoRun})
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b")}, rollout.Options{Budget: rollout.CountOrPercent{Count: 2}, OnBudgetExceeded: rollout.Rollback})
 	var e *rollout.Error
-	if !errors.As(err, &e) || e.Outcome != rollout.OutcomeFailed || e.Hint() == "" {
+	if !errors.As(err, &e) || e.Outcome != rollout.OutcomeNotRestored || e.Hint() == "" {
 		t.Fatalf("error %v", err)
 	}
 	want(t, "steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade")
-	want(t, "statuses", statuses(rep), "a failed, b pending")
+	want(t, "statuses", statuses(rep), "a not_restored, b pending")
 	if !strings.Contains(rep.Targets[0].Error, "boom") || !strings.Contains(rep.Targets[0].Error, "undo upgrade: no such version") {
 		t.Errorf("error %q", rep.Targets[0].Error)
 	}
@@ -180,7 +180,7 @@ func TestCanary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet()
 		w := f.wave("w", "a", "b", "c", "d")
-		w.Parallel = rollout.Share{Count: 3}
+		w.MaxUnavailable = rollout.CountOrPercent{Count: 3}
 		w.Canary = rollout.Canary{Count: 1, Soak: time.Hour}
 		var rest time.Time
 		f.hook = func(_ context.Context, what string) error {
@@ -219,7 +219,7 @@ func TestCanaryThatFailsStopsTheRunWhateverTheBudget(t *testing.T) {
 			if name == "step" {
 				f.fail["a ready"] = errors.New("went bad")
 			}
-			rep, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{Budget: rollout.Share{Count: 2}})
+			rep, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{Budget: rollout.CountOrPercent{Count: 2}})
 			var e *rollout.Error
 			if !errors.As(err, &e) || !strings.Contains(e.Halt, "canary a failed") {
 				t.Fatalf("%s: error %v", name, err)
@@ -337,8 +337,8 @@ func TestContextEnds(t *testing.T) {
 		}
 		return nil
 	}
-	// Even with UndoRun, stopping is not a failure: what is done stays.
-	rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Beyond: rollout.UndoRun})
+	// Even with Rollback, stopping is not a failure: what is done stays.
+	rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{OnBudgetExceeded: rollout.Rollback})
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) {
 		t.Errorf("error %v", err)
 	}
@@ -362,7 +362,7 @@ func TestPauseContinueStop(t *testing.T) {
 		}
 		return nil
 	}
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Control: &c, Event: func(r rollout.Record) {
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Control: &c, Progress: func(r rollout.Record) {
 		kinds = append(kinds, r.Kind)
 		if r.Kind == rollout.KindPause {
 			go c.Continue()
@@ -382,14 +382,14 @@ func TestValidation(t *testing.T) {
 	do := func(context.Context) error { t.Error("something ran"); return nil }
 	step := rollout.Step{Name: "s", Do: do}
 	waves := []rollout.Wave{
-		{Name: "w", Parallel: rollout.Share{Count: 1, Percent: 5}, Targets: []rollout.Target{{Name: "t", Steps: []rollout.Step{step, step}}, {Name: "t", Steps: []rollout.Step{{Name: "x"}}}}},
+		{Name: "w", MaxUnavailable: rollout.CountOrPercent{Count: 1, Percent: 5}, Targets: []rollout.Target{{Name: "t", Steps: []rollout.Step{step, step}}, {Name: "t", Steps: []rollout.Step{{Name: "x"}}}}},
 		{Name: "w", Canary: rollout.Canary{Count: -1}, Targets: []rollout.Target{{Name: "u"}, {Steps: []rollout.Step{{Name: "s", Do: do, Timeout: -1}}}}},
 	}
-	_, err := rollout.Run(t.Context(), waves, rollout.Options{Budget: rollout.Share{Percent: 101}, StepTimeout: -1, Beyond: 7})
+	_, err := rollout.Run(t.Context(), waves, rollout.Options{Budget: rollout.CountOrPercent{Percent: 101}, StepTimeout: -1, OnBudgetExceeded: 7})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{`step "s": the name`, `target "t" in wave`, `step "x" has no Do`, `wave "w": the name`, "canary count -1", `target "u": no steps`, `target "" in wave`, "timeout and retry", "1 targets and 5 %", "step timeout -1ns"} {
+	for _, want := range []string{`target "t": duplicate step name "s"`, `duplicate target name "t"`, `step "x" has no Do`, `duplicate wave name "w"`, "canary count -1", `target "u" has no steps`, "target without a name", "invalid timeout or retry", "1 targets and 5 %", "step timeout -1ns"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -399,30 +399,15 @@ func TestValidation(t *testing.T) {
 	}
 }
 
-func TestShareAndBatches(t *testing.T) {
+func TestCountOrPercent(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		share rollout.Share
+		share rollout.CountOrPercent
 		n     int
 		want  int
-	}{{rollout.Share{Percent: 25}, 10, 2}, {rollout.Share{Percent: 25}, 3, 0}, {rollout.Share{Count: 5}, 3, 3}, {rollout.Share{}, 9, 0}, {rollout.Share{Percent: 100}, 7, 7}} {
+	}{{rollout.CountOrPercent{Percent: 25}, 10, 2}, {rollout.CountOrPercent{Percent: 25}, 3, 0}, {rollout.CountOrPercent{Count: 5}, 3, 3}, {rollout.CountOrPercent{}, 9, 0}, {rollout.CountOrPercent{Percent: 100}, 7, 7}} {
 		if got := c.share.Of(c.n); got != c.want {
 			t.Errorf("%+v of %d = %d, want %d", c.share, c.n, got, c.want)
-		}
-	}
-	f := newFleet()
-	waves, err := rollout.Batches("g", f.wave("", "a", "b", "c", "d", "e", "f").Targets, 1, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, w := range waves {
-		got = append(got, fmt.Sprintf("%s:%d/%d", w.Name, len(w.Targets), w.Parallel.Count))
-	}
-	want(t, "batches", strings.Join(got, " "), "g 1:1/1 g 2:2/2 g 3:2/2 g 4:1/1")
-	for _, sizes := range [][]int{nil, {0}} {
-		if _, err := rollout.Batches("g", waves[0].Targets, sizes...); err == nil {
-			t.Errorf("sizes %v were accepted", sizes)
 		}
 	}
 }
@@ -486,10 +471,10 @@ func TestUndoStopsAtATargetThatIsStuck(t *testing.T) {
 	f.fail["b undo upgrade"] = errors.New("no such version")
 	rep, err := rollout.Undo(t.Context(), waves, rollout.Options{Journal: path})
 	var e *rollout.Error
-	if !errors.As(err, &e) || e.Outcome != rollout.OutcomeFailed {
+	if !errors.As(err, &e) || e.Outcome != rollout.OutcomeNotRestored {
 		t.Fatalf("error %v", err)
 	}
-	want(t, "statuses", statuses(rep), "a done, b failed, c undone")
+	want(t, "statuses", statuses(rep), "a done, b not_restored, c undone")
 	delete(f.fail, "b undo upgrade")
 	if rep, err = rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
 		t.Fatal(err)
@@ -547,7 +532,7 @@ func TestJournalIsPrivateRedactedAndTellsTheSame(t *testing.T) {
 	f.fail["a upgrade"] = errors.New(`login with hunter2"x failed`)
 	var events []rollout.Record
 	rep, _ := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a")}, rollout.Options{
-		Journal: path, Secrets: []string{`hunter2"x`, ""}, Event: func(r rollout.Record) { events = append(events, r) }})
+		Journal: path, Secrets: []string{`hunter2"x`, ""}, Progress: func(r rollout.Record) { events = append(events, r) }})
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -615,8 +600,8 @@ func TestDamagedJournal(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
-		var je *rollout.JournalError
-		if !errors.As(err, &je) || je.Path != path || je.Hint() == "" {
+		var je *rollout.Error
+		if !errors.As(err, &je) || !errors.Is(err, rollout.ErrJournal) || je.Line == 0 || !strings.Contains(err.Error(), path) || je.Hint() == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 		if now, _ := os.ReadFile(path); string(now) != data {
@@ -633,7 +618,7 @@ func TestLock(t *testing.T) {
 	f.hook = func(_ context.Context, what string) error {
 		if what == "a upgrade" {
 			_, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
-			var le *rollout.LockedError
+			var le *rollout.Error
 			if !errors.As(err, &le) || le.Owner.PID != os.Getpid() || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 				t.Errorf("error %v", err)
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/debpkg/rollout/haproxy"
 )
 
 // installer stands for debpkg: it brings a version to a host and takes it back.
@@ -47,7 +48,7 @@ func (m memory) State(_ context.Context, server string) (rollout.State, error) {
 
 // The lines of the README.
 func upgradeGateways(ctx context.Context, upgrade, revert func(string) func(context.Context) error, isUpgraded func(string) func(context.Context) (bool, error), healthy func(string) func(context.Context) error) error {
-	lb := rollout.HAProxy{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
+	lb := haproxy.Balancer{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
 	var hosts []rollout.Host
 	for _, name := range []string{"gw1", "gw2"} {
 		hosts = append(hosts, rollout.Host{
@@ -60,7 +61,7 @@ func upgradeGateways(ctx context.Context, upgrade, revert func(string) func(cont
 	if err != nil {
 		return err
 	}
-	report, err := rollout.Run(ctx, []rollout.Wave{gateways}, rollout.Options{Journal: "gateways.journal", Beyond: rollout.UndoRun})
+	report, err := rollout.Run(ctx, []rollout.Wave{gateways}, rollout.Options{Journal: "gateways.journal", OnBudgetExceeded: rollout.Rollback})
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func Example() {
 		return func(context.Context) (bool, error) { return false, nil }
 	}
 	fmt.Println(upgradeGateways(ctx, do, do, done, do))
-	// Output: run rollout: context canceled
+	// Output: run rollout with journal gateways.journal: context canceled
 }
 
 func gateways() []rollout.Host {
@@ -87,7 +88,7 @@ func gateways() []rollout.Host {
 }
 
 func ExampleRolling() {
-	lb := memory{"gw1": {Up: true}, "gw2": {Up: true}} // in production: rollout.HAProxy{…}
+	lb := memory{"gw1": {Up: true}, "gw2": {Up: true}} // in production: haproxy.Balancer{…}
 	wave, err := rollout.Rolling("gateways", gateways(), rollout.RollingOptions{
 		Balancer: lb,
 		Drain:    rollout.DrainOptions{Interval: time.Millisecond},
@@ -97,7 +98,7 @@ func ExampleRolling() {
 		fmt.Println(err)
 		return
 	}
-	report, err := rollout.Run(context.Background(), []rollout.Wave{wave}, rollout.Options{Beyond: rollout.UndoRun})
+	report, err := rollout.Run(context.Background(), []rollout.Wave{wave}, rollout.Options{OnBudgetExceeded: rollout.Rollback})
 	fmt.Println(report.Outcome, err)
 	// Output:
 	// gw1 drain
@@ -111,7 +112,7 @@ func ExampleRolling() {
 	// done <nil>
 }
 
-// twoColours is a switch in memory; in production it is a MapSwitch.
+// twoColours is a switch in memory; in production it is a haproxy.Switch.
 type twoColours struct{ now string }
 
 func (c *twoColours) Active(context.Context) (string, error) { return c.now, nil }
@@ -140,7 +141,7 @@ func ExampleBlueGreen() {
 	// gw1 serves
 	// traffic to green
 	// traffic to blue
-	// roll out: held: failed targets: 1, allowed: 0 (beyond the failure budget); failed: 1 (switch: soak: 5 % of requests fail); mend the cause, then resume or undo the run
+	// run rollout: held: failed targets: 1, allowed: 0 (beyond the failure budget); failed: 1 (switch: soak: 5 % of requests fail); fix the cause, then call Resume or Undo
 }
 
 func step(name string, do func(context.Context) error) rollout.Step {
@@ -155,7 +156,7 @@ func ExampleRun() {
 		{Name: "b", Steps: []rollout.Step{step("check", func(context.Context) error { return errors.New("disk is full") })}},
 		{Name: "c", Steps: []rollout.Step{step("check", ok)}},
 	}}}
-	report, err := rollout.Run(context.Background(), waves, rollout.Options{Budget: rollout.Share{Count: 1}})
+	report, err := rollout.Run(context.Background(), waves, rollout.Options{Budget: rollout.CountOrPercent{Count: 1}})
 	for _, t := range report.Targets {
 		fmt.Printf("%s: %s %q\n", t.Name, t.Status, t.Error)
 	}
@@ -164,7 +165,7 @@ func ExampleRun() {
 	// a: done ""
 	// b: undone "check: disk is full"
 	// c: done ""
-	// roll out: partial; failed: 1 (b: check: disk is full); mend the cause, then resume or undo the run
+	// run rollout: partial; failed: 1 (b: check: disk is full); fix the cause, then call Resume or Undo
 }
 
 func ExampleResume() {
@@ -246,22 +247,6 @@ func ExampleControl() {
 	// Output: 1 1 true
 }
 
-func ExampleBatches() {
-	var targets []rollout.Target
-	for _, name := range strings.Split("abcdefg", "") {
-		targets = append(targets, rollout.Target{Name: name})
-	}
-	waves, _ := rollout.Batches("gateways", targets, 1, 2, 3)
-	for _, w := range waves {
-		fmt.Println(w.Name, len(w.Targets))
-	}
-	// Output:
-	// gateways 1 1
-	// gateways 2 2
-	// gateways 3 3
-	// gateways 4 1
-}
-
 func ExampleInOrder() {
 	waves, _ := rollout.InOrder(rollout.StandardOrder(), map[string][]rollout.Wave{
 		"pump": {{Name: "pumps"}}, "dashboard": {{Name: "dashboards"}}, "gateway": {{Name: "gateways"}},
@@ -295,7 +280,7 @@ func ExampleWaitDrained() {
 	lb := memory{"gw1": {Drained: true, Sessions: 1, Detail: "DRAIN"}}
 	err := rollout.WaitDrained(context.Background(), lb, "gw1", rollout.DrainOptions{Interval: time.Millisecond, Deadline: 5 * time.Millisecond})
 	fmt.Println(err)
-	// Output: wait until gw1 is drained: not within 5ms: up false, drained true, 1 sessions, 0 queued (DRAIN); end the long-lived sessions, allow more time, or choose to force
+	// Output: drain gw1: timed out after 5ms: up false, drained true, 1 sessions, 0 queued (DRAIN); end the long-lived sessions, allow more time, or set DrainOptions.Force
 }
 
 func ExampleWaitUp() {
@@ -308,21 +293,7 @@ func ExampleAll() {
 	east, west := memory{"gw1": {Up: true, Sessions: 2}}, memory{"gw1": {Drained: true, Sessions: 1}}
 	state, err := rollout.All(east, west).State(context.Background(), "gw1")
 	fmt.Printf("%+v %v\n", state, err)
-	// Output: {Up:false Drained:false Sessions:3 Queue:0 Detail:} <nil>
-}
-
-func ExampleHAProxy() {
-	lb := rollout.HAProxy{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
-	err := lb.Drain(context.Background(), "gw1; disable frontend web")
-	fmt.Println(err)
-	// Output: haproxy at /run/haproxy/admin.sock: "gw1; disable frontend web" is no name of a backend or server
-}
-
-func ExampleMapSwitch() {
-	sw := rollout.MapSwitch{File: "/etc/haproxy/active.map"}
-	_, err := sw.Active(context.Background())
-	fmt.Println(err)
-	// Output: switch: no HAProxy named
+	// Output: {Up:false Changing:false Drained:false Sessions:3 Queue:0 Total:0 Detail: Pool:} <nil>
 }
 
 func ExampleExec() {
@@ -341,16 +312,6 @@ func ExampleExec() {
 	// true <nil>
 }
 
-func ExampleMarker() {
-	dir, _ := os.MkdirTemp("", "marks")
-	defer func() { _ = os.RemoveAll(dir) }()
-	lb := rollout.Marker{Dir: dir}
-	_ = lb.Drain(context.Background(), "gw1")
-	_, err := os.Stat(filepath.Join(dir, "gw1.drain"))
-	fmt.Println(err)
-	// Output: <nil>
-}
-
 func ExampleReadJournal() {
 	journal := `{"v":1,"seq":1,"time":"2026-11-23T02:00:00Z","kind":"run","mode":"run","who":{"user":"ops","host":"bastion","pid":7,"since":"2026-11-23T02:00:00Z"}}
 {"v":1,"seq":2,"time":"2026-11-23T02:00:00Z","kind":"plan","wave":"gateways","names":["gw1","gw2"]}
@@ -365,7 +326,7 @@ func ExampleReadJournal() {
 	// outcome   unfinished
 	// by        ops@bastion (process 7, since 2026-11-23T02:00:00Z)
 	// time      2026-11-23 02:00:00Z to 2026-11-23 02:00:01Z (1s)
-	// targets   2 in all, 1 running, 1 pending
+	// targets   2, 1 running, 1 pending
 	// 2026-11-23 02:00:00Z  run by ops@bastion (process 7, since 2026-11-23T02:00:00Z)
 	//
 	// TARGET  WAVE      STATUS   TOOK  STEPS

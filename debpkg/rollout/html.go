@@ -50,8 +50,8 @@ type bar struct {
 }
 
 func (r *Report) view() view {
-	v := view{Report: r, Title: r.outcome(), Class: class(r.Outcome), Took: r.took().String()}
-	for _, s := range []Status{StatusDone, StatusUndone, StatusFailed, StatusRunning, StatusPending} {
+	v := view{Report: r, Title: r.Outcome.words(), Class: class(r.Outcome), Took: r.took().String()}
+	for _, s := range []Status{StatusDone, StatusUndone, StatusNotRestored, StatusRunning, StatusPending} {
 		v.Counts = append(v.Counts, count{s, r.Count(s)})
 	}
 	whole := max(r.Ended.Sub(r.Started), time.Millisecond)
@@ -85,7 +85,9 @@ func (r *Report) view() view {
 		v.Rows = append(v.Rows, row)
 	}
 	// What needs a look stands first; the rest in the order in which it began.
-	rank := func(s Status) int { return slices.Index([]Status{StatusFailed, StatusRunning, StatusUndone}, s) & 3 }
+	rank := func(s Status) int {
+		return slices.Index([]Status{StatusNotRestored, StatusRunning, StatusUndone}, s) & 3
+	}
 	slices.SortStableFunc(v.Rows, func(a, b row) int {
 		return cmp.Or(cmp.Compare(rank(a.Status), rank(b.Status)), a.Started.Compare(b.Started))
 	})
@@ -96,7 +98,7 @@ func class(o Outcome) string {
 	switch o {
 	case OutcomeDone:
 		return "ok"
-	case OutcomeFailed:
+	case OutcomeNotRestored:
 		return "bad"
 	default:
 		return "undo"
@@ -105,6 +107,7 @@ func class(o Outcome) string {
 
 var page = template.Must(template.New("report").Funcs(template.FuncMap{
 	"stamp": stamp,
+	"words": Status.words,
 	"ms":    func(d time.Duration) string { return d.Round(time.Millisecond).String() },
 }).Parse(`<!DOCTYPE html>
 <html lang="en">
@@ -119,7 +122,7 @@ body { font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; colo
 h1 { font-size:1.5rem; margin:0 0 .25rem; } h2 { font-size:1.1rem; margin:2rem 0 .5rem; }
 .soft { color:var(--soft); }
 .badge { display:inline-block; padding:.05rem .55rem; border-radius:1rem; color:#fff; font-size:.85rem; white-space:nowrap; background:var(--skip); }
-.badge.ok,.badge.done { background:var(--ok); } .badge.bad,.badge.failed { background:var(--bad); } .badge.undo,.badge.undone,.badge.running { background:var(--undo); }
+.badge.ok,.badge.done { background:var(--ok); } .badge.bad,.badge.not_restored { background:var(--bad); } .badge.undo,.badge.undone,.badge.running { background:var(--undo); }
 .halt { border-left:4px solid var(--bad); padding:.4rem .8rem; background:#fbeeee; margin:.8rem 0; overflow-wrap:anywhere; }
 .counts { display:flex; flex-wrap:wrap; gap:1.5rem; margin:.8rem 0; } .counts b { display:block; font-size:1.5rem; font-weight:600; }
 table { border-collapse:collapse; width:100%; } th,td { text-align:left; padding:.3rem .6rem .3rem 0; vertical-align:top; border-bottom:1px solid var(--line); }
@@ -140,7 +143,7 @@ details { margin:.2rem 0; } summary { cursor:pointer; font-size:.85rem; color:va
 <h1>Rollout <span class="badge {{.Class}}">{{.Title}}</span></h1>
 <p class="soft">{{stamp .Started}} to {{stamp .Ended}} ({{.Took}}), plan {{printf "%.12s" .Plan}}</p>
 {{with .Halt}}<p class="halt">No further target was begun: {{.}}</p>{{end}}
-<div class="counts">{{range .Counts}}<div><b>{{.N}}</b><span class="soft">{{.Status}}</span></div>{{end}}</div>
+<div class="counts">{{range .Counts}}<div><b>{{.N}}</b><span class="soft">{{.Status | words}}</span></div>{{end}}</div>
 
 <h2>Who and when</h2>
 <table>
@@ -154,7 +157,7 @@ details { margin:.2rem 0; } summary { cursor:pointer; font-size:.85rem; color:va
 <tr><th>Target</th><th>Status</th><th>Took</th><th><div class="axis">{{range .Ticks}}<span style="left:{{printf "%.2f" .Left}}%">{{.Label}}</span>{{end}}</div></th></tr>
 {{range .Rows}}<tr>
 <td class="name"><strong>{{.Name}}</strong><br><span class="soft">{{.Wave}}</span></td>
-<td><span class="badge {{.Status}}">{{.Status}}</span></td>
+<td><span class="badge {{.Status}}">{{.Status | words}}</span></td>
 <td>{{.Took}}</td>
 <td><div class="track">{{range .Bars}}<i class="{{.Class}}" style="left:{{printf "%.2f" .Left}}%;width:{{printf "%.2f" .Width}}%" title="{{.Tip}}"></i>{{end}}</div>
 {{with .Error}}<div class="err">{{.}}</div>{{end}}

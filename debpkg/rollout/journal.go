@@ -44,6 +44,7 @@ const (
 	KindVerify   Kind = "verify"   // a resumed run looked at a target that the journal calls done
 	KindStart    Kind = "start"    // an attempt of a step, or of its undo, begins
 	KindNote     Kind = "note"     // a step has something to remember
+	KindInfo     Kind = "info"     // Text for the operator
 	KindStep     Kind = "step"     // the attempt ended
 	KindSkip     Kind = "skip"     // Done said that the step's effect holds
 	KindEnd      Kind = "end"      // a target ended: Status
@@ -73,39 +74,21 @@ type Record struct {
 	Outcome Outcome         `json:"outcome,omitempty"`
 	Took    time.Duration   `json:"took_ns,omitempty"`
 	Error   string          `json:"error,omitempty"`
+	Text    string          `json:"text,omitempty"`
 	Note    json.RawMessage `json:"note,omitempty"`
 	Names   []string        `json:"names,omitempty"`
 }
 
-// JournalError says which line of a journal cannot be used and why. Trying
-// again does not help.
-type JournalError struct {
-	Path string
-	Line int
-	Err  error
+// damaged says which line of a journal cannot be used and why.
+func damaged(line int, err error) *Error {
+	return &Error{Op: "read", Object: "journal", Kind: ErrJournal, Line: line,
+		Err:  fmt.Errorf("%w: line %d: %w", ErrJournal, line, err),
+		Next: "restore the file, or look at each host and begin a run with another journal"}
 }
-
-func (e *JournalError) Error() string {
-	where := e.Path
-	if where == "" {
-		where = "journal"
-	}
-	return fmt.Sprintf("read %s: line %d: %v; %s", where, e.Line, e.Err, e.Hint())
-}
-
-func (e *JournalError) Unwrap() error { return e.Err }
-
-// Hint says what to do next.
-func (e *JournalError) Hint() string {
-	return "the file was changed or damaged after it was written; restore it, or look at each host and begin with a new journal"
-}
-
-// Retryable is false.
-func (e *JournalError) Retryable() bool { return false }
 
 // ReadJournal reads the records of a journal. A last line without its line end
 // is what a crash leaves and is dropped; anything else that is not a record in
-// sequence is a [JournalError].
+// sequence is an [ErrJournal].
 func ReadJournal(r io.Reader) ([]Record, error) {
 	recs, _, err := readJournal(r)
 	return recs, err
@@ -120,12 +103,12 @@ func readJournal(r io.Reader) (recs []Record, size int64, err error) {
 			return recs, size, nil
 		}
 		if err != nil {
-			return nil, 0, &JournalError{Line: line, Err: err}
+			return nil, 0, damaged(line, err)
 		}
 		var rec Record
 		dec := json.NewDecoder(bytes.NewReader(data))
 		if err := dec.Decode(&rec); err != nil {
-			return nil, 0, &JournalError{Line: line, Err: err}
+			return nil, 0, damaged(line, err)
 		}
 		switch {
 		case rec.Version > journalVersion:
@@ -136,7 +119,7 @@ func readJournal(r io.Reader) (recs []Record, size int64, err error) {
 			err = fmt.Errorf("record %d stands where record %d belongs", rec.Seq, line)
 		}
 		if err != nil {
-			return nil, 0, &JournalError{Line: line, Err: err}
+			return nil, 0, damaged(line, err)
 		}
 		recs = append(recs, rec)
 		size += int64(len(data))
@@ -182,8 +165,8 @@ func openJournal(path string) (*os.File, []Record, error) {
 	}
 	recs, size, err := readJournal(f)
 	if err != nil {
-		if je := (*JournalError)(nil); errors.As(err, &je) {
-			je.Path = path
+		if e := (*Error)(nil); errors.As(err, &e) {
+			e.Object = "journal " + path
 		}
 		return nil, nil, errors.Join(err, f.Close())
 	}
@@ -209,7 +192,7 @@ func (j *journal) add(rec Record) error {
 		return j.bad
 	}
 	rec.Version, rec.Seq, rec.Time = journalVersion, j.seq+1, j.now().UTC()
-	rec.Error = shorten(j.redact(rec.Error))
+	rec.Error, rec.Text = shorten(j.redact(rec.Error)), shorten(j.redact(rec.Text))
 	var err error
 	if rec.Note != nil {
 		if rec.Note, err = j.redactJSON(rec.Note); err != nil {
@@ -229,6 +212,18 @@ func (j *journal) add(rec Record) error {
 		j.event(rec)
 	}
 	return err
+}
+
+// saved returns what a step saved last and has not undone.
+func (j *journal) saved(target, step string) json.RawMessage {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	t := j.rep.target(target)
+	if t == nil {
+		return nil
+	}
+	_, note := t.changed(step)
+	return note
 }
 
 // broken returns the first failure to write, after which nothing may begin.

@@ -30,31 +30,20 @@ func (o Owner) String() string {
 	return fmt.Sprintf("%s@%s (process %d, since %s)", o.User, o.Host, o.PID, o.Since.UTC().Format(time.RFC3339))
 }
 
-// LockedError says who works on the fleet. A retry helps once they are done.
-type LockedError struct {
-	Path  string
-	Owner Owner
+// locked says who works on the fleet. A retry helps once they are done.
+func locked(path string, owner *Owner) error {
+	return &Error{Op: "lock", Object: path, Kind: ErrLocked, Owner: owner, Retry: true,
+		Err:  fmt.Errorf("%w: it is held by %s", ErrLocked, owner),
+		Next: "wait for that run, or, once you know that it has ended, remove the file"}
 }
-
-func (e *LockedError) Error() string {
-	return fmt.Sprintf("lock fleet: %s is held by %s; %s", e.Path, e.Owner, e.Hint())
-}
-
-// Hint says what to do next.
-func (e *LockedError) Hint() string {
-	return "wait for that run, or, once you know that it has ended, remove the file"
-}
-
-// Retryable is true: the run that holds the lock ends some time.
-func (e *LockedError) Retryable() bool { return true }
 
 // lock creates path with the name of its owner. A lock never expires; one whose
 // owner was a process of this machine that no longer exists is taken over, and
 // from says whose it was.
 func lock(path string) (unlock func() error, from *Owner, err error) {
 	defer func() {
-		if err != nil && !errors.As(err, new(*LockedError)) {
-			err = fmt.Errorf("lock fleet: %w", err)
+		if err != nil && !errors.As(err, new(*Error)) {
+			err = &Error{Op: "lock", Object: path, Err: err}
 		}
 	}()
 	// Contenders of this machine look and take over one after the other.
@@ -72,10 +61,10 @@ func lock(path string) (unlock func() error, from *Owner, err error) {
 	case err != nil:
 		return nil, nil, fmt.Errorf("read %s: %w; it is not a lock of this program: look at it and remove it", path, err)
 	case !gone(owner):
-		return nil, nil, &LockedError{Path: path, Owner: owner}
+		return nil, nil, locked(path, &owner)
 	case held(path):
 		// Process numbers mean nothing between containers with one host name.
-		return nil, nil, &LockedError{Path: path, Owner: owner}
+		return nil, nil, locked(path, &owner)
 	default:
 		from = &owner
 		if err := os.Remove(path); err != nil {

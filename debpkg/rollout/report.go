@@ -14,11 +14,11 @@ type Status string
 
 // The statuses of a target. After a crash a target can be found Running.
 const (
-	StatusPending Status = "pending" // not begun
-	StatusRunning Status = "running" // begun and not ended
-	StatusDone    Status = "done"    // every step succeeded
-	StatusUndone  Status = "undone"  // what was done was undone
-	StatusFailed  Status = "failed"  // it could not be undone: a person has to look
+	StatusPending     Status = "pending"      // not begun
+	StatusRunning     Status = "running"      // begun and not ended
+	StatusDone        Status = "done"         // every step succeeded
+	StatusUndone      Status = "undone"       // what was done was undone
+	StatusNotRestored Status = "not_restored" // it could not be undone, and needs attention
 )
 
 // Outcome is how a run ended.
@@ -26,14 +26,44 @@ type Outcome string
 
 // The outcomes of a run; Unfinished is what a crash leaves.
 const (
-	OutcomeUnfinished Outcome = ""
-	OutcomeDone       Outcome = "done"         // every target is done
-	OutcomePartial    Outcome = "partial"      // failures within the budget; the rest is done
-	OutcomeStopped    Outcome = "stopped"      // ended between targets; can be resumed
-	OutcomeHeld       Outcome = "held"         // failures beyond the budget; what is done stays
-	OutcomeUndone     Outcome = "undone"       // everything that the run changed was undone
-	OutcomeFailed     Outcome = "needs a look" // something could not be undone
+	OutcomeUnfinished  Outcome = ""
+	OutcomeDone        Outcome = "done"         // every target is done
+	OutcomePartial     Outcome = "partial"      // failures within the budget; the rest is done
+	OutcomeStopped     Outcome = "stopped"      // ended between targets; can be resumed
+	OutcomeHeld        Outcome = "held"         // failures beyond the budget; done targets stay
+	OutcomeUndone      Outcome = "undone"       // everything that the run changed was undone
+	OutcomeNotRestored Outcome = "not_restored" // a target could not be undone
 )
+
+// words is the outcome for people.
+func (o Outcome) words() string {
+	switch o {
+	case OutcomeUnfinished:
+		return "unfinished"
+	case OutcomeNotRestored:
+		return "not restored"
+	}
+	return string(o)
+}
+
+// next is what to do after the outcome.
+func (o Outcome) next() string {
+	switch o {
+	case OutcomeNotRestored:
+		return "look at the targets that are not restored: they may be out of service"
+	case OutcomeUndone:
+		return "nothing is changed: fix the cause, then call Run"
+	}
+	return "fix the cause, then call Resume or Undo"
+}
+
+// words is the status for people.
+func (s Status) words() string {
+	if s == StatusNotRestored {
+		return "not restored"
+	}
+	return string(s)
+}
 
 // Report is what a run did, whoever ran it and however often it was resumed.
 // It is built from the records alone, so the journal of a run gives the same.
@@ -177,6 +207,13 @@ func (r *Report) apply(rec Record) {
 		r.Halt = rec.Error
 		r.say(rec, "no further target: "+rec.Error)
 		return
+	case KindInfo:
+		text := rec.Text
+		if rec.Target != "" {
+			text = rec.Target + ": " + text
+		}
+		r.say(rec, text)
+		return
 	case KindPause:
 		r.say(rec, "paused")
 		return
@@ -250,7 +287,7 @@ func (r *Report) say(rec Record, text string) {
 // line for each target that is begun, with what went wrong below it.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "outcome   %s\n", r.outcome())
+	fmt.Fprintf(&b, "outcome   %s\n", r.Outcome.words())
 	if r.Halt != "" {
 		fmt.Fprintf(&b, "halted    %s\n", r.Halt)
 	}
@@ -270,7 +307,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		if t.Status == StatusPending {
 			continue
 		}
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Wave, t.Status, t.took(r.Ended).Round(100*time.Millisecond), t.steps())
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Wave, t.Status.words(), t.took(r.Ended).Round(100*time.Millisecond), t.steps())
 	}
 	_ = tw.Flush()
 	for i := range r.Targets {
@@ -284,18 +321,11 @@ func (r *Report) WriteText(w io.Writer) error {
 
 func (r *Report) took() time.Duration { return max(0, r.Ended.Sub(r.Started)).Round(time.Second) }
 
-func (r *Report) outcome() string {
-	if r.Outcome == OutcomeUnfinished {
-		return "unfinished"
-	}
-	return string(r.Outcome)
-}
-
 func (r *Report) counts() string {
-	parts := []string{fmt.Sprintf("%d in all", len(r.Targets))}
-	for _, s := range []Status{StatusDone, StatusUndone, StatusFailed, StatusRunning, StatusPending} {
+	parts := []string{fmt.Sprintf("%d", len(r.Targets))}
+	for _, s := range []Status{StatusDone, StatusUndone, StatusNotRestored, StatusRunning, StatusPending} {
 		if n := r.Count(s); n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, s))
+			parts = append(parts, fmt.Sprintf("%d %s", n, s.words()))
 		}
 	}
 	return strings.Join(parts, ", ")

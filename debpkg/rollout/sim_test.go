@@ -116,17 +116,17 @@ func simulate(t *testing.T, seed uint64) {
 	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), down: map[string]bool{}, at: map[string]int{}, busy: map[int]int{}}
 	var waves []rollout.Wave
 	for w := range 4 {
-		wave := rollout.Wave{Name: fmt.Sprint("w", w), Parallel: rollout.Share{Percent: 100 * 4 * float64(parallel) / targets}}
+		wave := rollout.Wave{Name: fmt.Sprint("w", w), MaxUnavailable: rollout.CountOrPercent{Percent: 100 * 4 * float64(parallel) / targets}}
 		for i := range targets / 4 {
 			wave.Targets = append(wave.Targets, s.target(w, fmt.Sprintf("w%d-%d", w, i)))
 		}
 		waves = append(waves, wave)
 	}
 	// Seeds take the three roads: within the budget, held, undone.
-	o := rollout.Options{Budget: rollout.Share{Percent: 50}}
+	o := rollout.Options{Budget: rollout.CountOrPercent{Percent: 50}}
 	if seed > 0 {
-		o.Budget = rollout.Share{Count: 5}
-		o.Beyond = []rollout.Beyond{rollout.Hold, rollout.UndoRun}[seed-1]
+		o.Budget = rollout.CountOrPercent{Count: 5}
+		o.OnBudgetExceeded = []rollout.BudgetAction{rollout.Hold, rollout.Rollback}[seed-1]
 	}
 	rep, err := rollout.Run(t.Context(), waves, o)
 	if s.most > parallel || s.most < parallel/2 {
@@ -157,7 +157,7 @@ func simulate(t *testing.T, seed uint64) {
 	if rep.Outcome != wantOutcome || err == nil {
 		t.Errorf("seed %d: outcome %q, error %v", seed, rep.Outcome, err)
 	}
-	// Beyond the budget only what was under way may still fail.
+	// BudgetAction the budget only what was under way may still fail.
 	if seed > 0 && failed > 5+parallel {
 		t.Errorf("seed %d: %d targets failed", seed, failed)
 	}

@@ -37,7 +37,7 @@ func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck err
 		})
 		if err != nil {
 			stuck = fmt.Errorf("undo %s: %w", s.Name, err)
-			status, text = StatusFailed, errors.Join(why, stuck).Error()
+			status, text = StatusNotRestored, errors.Join(why, stuck).Error()
 			break
 		}
 	}
@@ -56,7 +56,7 @@ func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 		left, others := r.leftUnderWay(w.Targets)
 		slices.Reverse(left)
 		slices.Reverse(others)
-		window := make(chan struct{}, max(1, w.Parallel.Of(len(w.Targets))))
+		window := make(chan struct{}, max(1, w.MaxUnavailable.Of(len(w.Targets))))
 		var wg sync.WaitGroup
 		var stop error
 		for _, t := range append(left, others...) {
@@ -86,7 +86,7 @@ func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 		wg.Wait()
 		switch {
 		case stuck:
-			return OutcomeFailed
+			return OutcomeNotRestored
 		case stop != nil:
 			if !errors.Is(stop, ErrStopped) {
 				stop = fmt.Errorf("the context has ended: %w", context.Cause(ctx))

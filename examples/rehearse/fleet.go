@@ -156,7 +156,7 @@ func (r *rehearsal) roll(ctx context.Context, s *Step, st *stage.Stage) error {
 	}
 	o := inv.RunOptions()
 	o.Journal = path + ".journal"
-	o.Event = func(rec rollout.Record) {
+	o.Progress = func(rec rollout.Record) {
 		r.print.event("%s %s %s %s %s", rec.Kind, rec.Target, rec.Step, rec.Status, rec.Error)
 	}
 	rep, runErr := rollout.Run(ctx, waves, o)

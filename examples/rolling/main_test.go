@@ -119,7 +119,7 @@ func TestReport(t *testing.T) {
 		t.Fatal("no error")
 	}
 	code, stdout, _ := invoke(t, "", "-journal", journal, "report")
-	if code != cli.Yes || !strings.Contains(stdout, "needs a look") || !strings.Contains(stdout, "g1: healthy: status fail") {
+	if code != cli.Yes || !strings.Contains(stdout, "not restored") || !strings.Contains(stdout, "g1: healthy: status fail") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 	page := filepath.Join(dir, "p.html")
@@ -130,7 +130,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("page: %v", err)
 	}
 	code, stdout, _ = invoke(t, "", "-journal", journal, "-json", "report")
-	if code != cli.Yes || !strings.Contains(stdout, `"outcome": "needs a look"`) {
+	if code != cli.Yes || !strings.Contains(stdout, `"outcome": "not_restored"`) {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }

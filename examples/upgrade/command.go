@@ -101,9 +101,9 @@ func (c *invocation) Ended(rep *rollout.Report, err error) int {
 	}
 	code := c.Fail(err)
 	switch {
-	case errors.As(err, new(*rollout.LockedError)):
+	case errors.Is(err, rollout.ErrLocked):
 		return ExitLocked
-	case rep != nil && rep.Outcome == rollout.OutcomeFailed:
+	case rep != nil && rep.Outcome == rollout.OutcomeNotRestored:
 		return ExitStuck
 	}
 	return code

@@ -353,7 +353,7 @@ func (c *config) edition() pluginbuild.Edition {
 // other parts of the upgrade do not count.
 func (c *config) options(waves []rollout.Wave) rollout.Options {
 	o := c.Inventory.RunOptions()
-	o.Budget = rollout.Share{Count: o.Budget.Of(fleet.Targets(waves))}
+	o.Budget = rollout.CountOrPercent{Count: o.Budget.Of(fleet.Targets(waves))}
 	return o
 }
 

@@ -470,7 +470,7 @@ func TestWords(t *testing.T) {
 	failing := rollout.Wave{Name: wavePrepare, Canary: rollout.Canary{Count: 1}, Targets: []rollout.Target{{Name: targetPlugin, Steps: steps}, {Name: targetHosts, Steps: steps}}}
 	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "j")}
 	rep, err := rollout.Run(t.Context(), []rollout.Wave{failing}, o)
-	if text := reword(err).Error(); !strings.Contains(text, "plugin failed; failed: 1 (plugin: compile: boom); mend the cause, then resume or revert") || strings.Contains(text, "canary") || !errors.As(reword(err), new(*rollout.Error)) {
+	if text := reword(err).Error(); !strings.Contains(text, "plugin failed; failed: 1 (plugin: compile: boom); fix the cause, then resume or revert") || strings.Contains(text, "canary") || !errors.As(reword(err), new(*rollout.Error)) {
 		t.Error(text)
 	}
 	if text := fmt.Sprint(show(rep).Halt, show(rep).Events); strings.Contains(text, "canary") || !strings.Contains(text, "plugin failed") {
@@ -570,7 +570,7 @@ func TestBudget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o := u.options(hostWaves(waves)); o.Budget != (rollout.Share{Count: 1}) {
+	if o := u.options(hostWaves(waves)); o.Budget != (rollout.CountOrPercent{Count: 1}) {
 		t.Errorf("budget %+v", o.Budget)
 	}
 	if last := waves[len(waves)-1]; last.Name != gatesAfter+"pump" || last.Canary.Count != 1 || waves[0].Canary.Count != len(waves[0].Targets) {

@@ -79,7 +79,7 @@ func (c *command) status(u *upgrade) int {
 	switch {
 	case rep == nil || rep.Outcome != rollout.OutcomeDone:
 		code = max(code, exitFailed)
-		if rep != nil && rep.Outcome == rollout.OutcomeFailed {
+		if rep != nil && rep.Outcome == rollout.OutcomeNotRestored {
 			code = exitStuck
 		}
 	}
@@ -186,7 +186,7 @@ func next(rep *rollout.Report) string {
 		return "nothing; revert takes the hosts back"
 	case rep.Outcome == rollout.OutcomeUndone:
 		return "apply begins a new run"
-	case rep.Outcome == rollout.OutcomeFailed:
+	case rep.Outcome == rollout.OutcomeNotRestored:
 		return "look at the hosts that failed, then resume or revert"
 	case !begun(rep):
 		return "mend what is named above, then resume, or apply to begin anew; no host was changed"

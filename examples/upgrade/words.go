@@ -21,8 +21,8 @@ func reword(err error) error {
 
 var (
 	phrases = strings.NewReplacer(
-		"resume or undo the run", "resume or revert",
-		"resume it, undo it, or name a new journal", "resume it, revert it, or name a new one with -journal",
+		"fix the cause, then call Resume or Undo", "fix the cause, then resume or revert",
+		"call Resume or Undo, or name another journal", "resume it, revert it, or name a new one with -journal",
 	)
 	// The preparation and the gates are canaries of the run, not of the file.
 	canary = regexp.MustCompile(`canary (` + targetPlugin + `|` + targetHosts + `|` + targetBackup + `|` + gatesAfter + `.+?) failed \(beyond the failure budget\)`)

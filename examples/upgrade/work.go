@@ -55,7 +55,7 @@ func (c *command) apply(u *upgrade, verb string) int {
 		}
 		if i+1 < len(waves) {
 			next := waves[i+1].Name
-			o.Event = func(r rollout.Record) {
+			o.Progress = func(r rollout.Record) {
 				if r.Kind == rollout.KindWave && r.Wave == next {
 					stopped = true
 					o.Control.Stop()

@@ -98,14 +98,23 @@ var rules = map[string]deptest.Rule{
 	},
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
 	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh"}},
-	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "stores the map file of a blue-green switch durably"}},
+	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "syncs the journal's directory"}},
+	"debpkg/rollout/haproxy": {Own: map[string]string{
+		"debpkg/rollout":      "implements its Balancer and Switch",
+		"internal/atomicfile": "stores the map file of a blue-green switch durably",
+	}},
+	"debpkg/rollout/rollouttest": {Own: map[string]string{
+		"debpkg/rollout":      "implements its Balancer, runs and cuts short its runs",
+		"internal/atomicfile": "of debpkg/rollout",
+	}},
 	"debpkg/fleet": {
 		Own: map[string]string{
-			"debpkg":              "changes the packages of a host",
-			"debpkg/rollout":      "runs the steps on all hosts",
-			"health":              "finds out whether a host serves",
-			"internal/run":        "of debpkg",
-			"internal/atomicfile": "of debpkg/rollout",
+			"debpkg":                 "changes the packages of a host",
+			"debpkg/rollout":         "runs the steps on all hosts",
+			"debpkg/rollout/haproxy": "drives HAProxy",
+			"health":                 "finds out whether a host serves",
+			"internal/run":           "of debpkg",
+			"internal/atomicfile":    "of debpkg/rollout",
 		},
 		Modules: map[string]string{
 			"go.yaml.in/yaml/v3":               "reads the inventory",

@@ -47,8 +47,8 @@ func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	defer listen(o.Control, cancel, t.out)()
-	event := o.Event
-	o.Event = func(r rollout.Record) {
+	event := o.Progress
+	o.Progress = func(r rollout.Record) {
 		t.record(r)
 		if event != nil {
 			event(r)
@@ -155,7 +155,7 @@ func (t *Live) record(r rollout.Record) {
 		switch r.Status {
 		case rollout.StatusDone:
 			say(Good, "%s done", r.Target)
-		case rollout.StatusFailed:
+		case rollout.StatusNotRestored:
 			say(Bad, "%s COULD NOT BE RESTORED and needs attention: %s", r.Target, r.Error)
 		default:
 			say(Warn, "%s has its previous state again", r.Target)
@@ -175,6 +175,8 @@ func (t *Live) record(r rollout.Record) {
 		default:
 			say(Faint, "canary of %s soaks", r.Wave)
 		}
+	case rollout.KindInfo:
+		say(Warn, "%s: %s", r.Target, r.Text)
 	case rollout.KindTakeover:
 		say(Warn, "%s", r.Error)
 	}
@@ -213,7 +215,7 @@ func (t *Live) lines() []string {
 		counts[s]++
 	}
 	lines := []string{fmt.Sprintf("%s: %d of %d done, %d restored, %d need attention", t.out.Paint(Bold, t.wave),
-		counts[rollout.StatusDone], t.targets, counts[rollout.StatusUndone], counts[rollout.StatusFailed])}
+		counts[rollout.StatusDone], t.targets, counts[rollout.StatusUndone], counts[rollout.StatusNotRestored])}
 	rest := 0
 	t.order = keep(t.order, t.hosts)
 	for i, name := range t.order {
@@ -254,9 +256,9 @@ func Ended(rep *rollout.Report, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, new(*rollout.LockedError)):
+	case errors.Is(err, rollout.ErrLocked):
 		return Exit(Busy, err)
-	case rep != nil && rep.Outcome == rollout.OutcomeFailed:
+	case rep != nil && rep.Outcome == rollout.OutcomeNotRestored:
 		return Exit(Unknown, err) // nobody knows the state of a host that could not be restored
 	}
 	return err

@@ -20,6 +20,7 @@ import (
 	"syscall"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/debpkg/rollout/haproxy"
 	"example.com/tykupgrade/internal/lab/debs"
 	"example.com/tykupgrade/internal/lab/host"
 	"example.com/tykupgrade/internal/lab/redis"
@@ -213,7 +214,7 @@ backend green
 		return err
 	}
 	s.balancer = cmd
-	lb := rollout.HAProxy{Network: "unix", Address: s.Sock}
+	lb := haproxy.Balancer{Network: "unix", Address: s.Sock}
 	for server, backends := range map[string][]string{"h1": {"gateways", "blue"}, "h2": {"gateways", "green"}} {
 		lb.Backends = backends
 		if err := rollout.WaitUp(ctx, lb, server, rollout.UpOptions{}); err != nil {

@@ -1,4 +1,4 @@
-package rollout_test
+package haproxy_test
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/debpkg/rollout/haproxy"
 	"example.com/tykupgrade/internal/lab"
 )
 
@@ -106,8 +107,8 @@ backend green
 	return p
 }
 
-func (p *proxy) api() rollout.HAProxy {
-	return rollout.HAProxy{Network: "unix", Address: p.sock("admin"), Backends: []string{"api"}}
+func (p *proxy) api() haproxy.Balancer {
+	return haproxy.Balancer{Network: "unix", Address: p.sock("admin"), Backends: []string{"api"}}
 }
 
 func freePort(t *testing.T) string {
@@ -126,7 +127,7 @@ func TestHAProxy(t *testing.T) {
 	ctx := t.Context()
 	quick := rollout.DrainOptions{Interval: 10 * time.Millisecond}
 
-	for name, h := range map[string]rollout.HAProxy{
+	for name, h := range map[string]haproxy.Balancer{
 		"unix": {Network: "unix", Address: p.sock("admin"), Backends: []string{"api", "web"}},
 		"tcp":  {Network: "tcp", Address: p.tcp, Backends: []string{"api", "web"}},
 	} {
@@ -149,23 +150,23 @@ func TestHAProxy(t *testing.T) {
 	}
 
 	for name, c := range map[string]struct {
-		h      rollout.HAProxy
+		h      haproxy.Balancer
 		server string
 		want   string
 		retry  bool
 	}{
 		"no such server":   {p.api(), "h9", "o such server", false},
-		"no such backend":  {rollout.HAProxy{Network: "unix", Address: p.sock("admin"), Backends: []string{"nope"}}, "h1", "No such", false},
-		"not an admin":     {rollout.HAProxy{Network: "unix", Address: p.sock("operator"), Backends: []string{"api"}}, "h1", `level admin`, false},
-		"no socket":        {rollout.HAProxy{Network: "unix", Address: p.sock("gone"), Backends: []string{"api"}}, "h1", "check that HAProxy runs", true},
-		"no backend named": {rollout.HAProxy{Network: "unix", Address: p.sock("admin")}, "h1", "no backend named", false},
-		"a second command": {p.api(), "h1 state ready; disable server api/h2", "is no name", false},
+		"no such backend":  {haproxy.Balancer{Network: "unix", Address: p.sock("admin"), Backends: []string{"nope"}}, "h1", "No such", false},
+		"not an admin":     {haproxy.Balancer{Network: "unix", Address: p.sock("operator"), Backends: []string{"api"}}, "h1", `level admin`, false},
+		"no socket":        {haproxy.Balancer{Network: "unix", Address: p.sock("gone"), Backends: []string{"api"}}, "h1", "check that HAProxy runs", true},
+		"no backend named": {haproxy.Balancer{Network: "unix", Address: p.sock("admin")}, "h1", "no backend named", false},
+		"a second command": {p.api(), "h1 state ready; disable server api/h2", "invalid name", false},
 	} {
 		err := c.h.Drain(ctx, c.server)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
-		var he *rollout.HAProxyError
+		var he *haproxy.Error
 		if errors.As(err, &he) && he.Retryable() != c.retry {
 			t.Errorf("%s: retryable is %t", name, he.Retryable())
 		}
@@ -177,7 +178,7 @@ func TestHAProxy(t *testing.T) {
 func TestHAProxySessions(t *testing.T) {
 	t.Parallel()
 	p := startHAProxy(t)
-	h := rollout.HAProxy{Network: "unix", Address: p.sock("admin"), Backends: []string{"blue"}}
+	h := haproxy.Balancer{Network: "unix", Address: p.sock("admin"), Backends: []string{"blue"}}
 	ended := make(chan error, 1)
 	go func() {
 		resp, err := http.Get("http://" + p.front + "/slow")
@@ -205,7 +206,7 @@ func TestHAProxySessions(t *testing.T) {
 	}
 	o := rollout.DrainOptions{Interval: 10 * time.Millisecond, Deadline: 100 * time.Millisecond}
 	err := rollout.WaitDrained(t.Context(), h, "h1", o)
-	var be *rollout.BalancerError
+	var be *rollout.Error
 	if !errors.As(err, &be) || be.Last.Sessions != 1 || !strings.Contains(err.Error(), "1 sessions") {
 		t.Fatalf("error %v", err)
 	}
@@ -265,7 +266,7 @@ func TestWaitUpSeesASickServer(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	err := rollout.WaitUp(t.Context(), p.api(), "h2", rollout.UpOptions{Interval: 10 * time.Millisecond, Deadline: 50 * time.Millisecond})
-	var be *rollout.BalancerError
+	var be *rollout.Error
 	if !errors.As(err, &be) || !strings.Contains(err.Error(), "DOWN") {
 		t.Fatalf("error %v", err)
 	}
@@ -290,7 +291,7 @@ func TestMapSwitch(t *testing.T) {
 		body, _ := io.ReadAll(resp.Body)
 		return string(body)
 	}
-	s := rollout.MapSwitch{Instances: []rollout.HAProxy{p.api(), {Network: "tcp", Address: p.tcp}}, File: p.mapFile}
+	s := haproxy.Switch{Instances: []haproxy.Balancer{p.api(), {Network: "tcp", Address: p.tcp}}, File: p.mapFile}
 	for _, c := range []struct{ colour, server string }{{"green", "h2"}, {"blue", "h1"}} {
 		if err := s.Set(ctx, c.colour); err != nil {
 			t.Fatal(err)
@@ -307,20 +308,20 @@ func TestMapSwitch(t *testing.T) {
 		}
 	}
 	// What cannot be stored, or not set everywhere, is taken back.
-	s.Persist = func(context.Context, string, func([]byte) []byte) error { return errors.New("read-only") }
+	s.Store = readOnly{}
 	if err := s.Set(ctx, "green"); err == nil || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("error %v", err)
 	}
-	s.Persist = nil
+	s.Store = nil
 	broken := s
-	broken.Instances = append(broken.Instances[:1:1], rollout.HAProxy{Network: "unix", Address: p.sock("gone")})
+	broken.Instances = append(broken.Instances[:1:1], haproxy.Balancer{Network: "unix", Address: p.sock("gone")})
 	if err := broken.Set(ctx, "green"); err == nil {
 		t.Error("a missing instance was accepted")
 	}
 	if now, err := s.Active(ctx); now != "blue" || err != nil {
 		t.Errorf("active is %q, %v", now, err)
 	}
-	for name, bad := range map[string]rollout.MapSwitch{
+	for name, bad := range map[string]haproxy.Switch{
 		"no instance": {File: p.mapFile}, "no such map": {Instances: s.Instances, File: "/nope"},
 		"no such key": {Instances: s.Instances, File: p.mapFile, Key: "nope"}, "injection": {Instances: s.Instances, File: p.mapFile + " x"},
 	} {
@@ -329,3 +330,9 @@ func TestMapSwitch(t *testing.T) {
 		}
 	}
 }
+
+// readOnly is a map file that cannot be written.
+type readOnly struct{}
+
+func (readOnly) Read(_ context.Context, path string) ([]byte, error) { return os.ReadFile(path) }
+func (readOnly) Write(context.Context, string, []byte) error         { return errors.New("read-only") }

@@ -105,7 +105,7 @@ func TestRollingNeverDrainsTheLastServer(t *testing.T) {
 		f := newFleet()
 		b := newLB(f, "s1", "s2")
 		hosts := []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")}
-		w, err := rollout.Rolling("g", hosts, rollout.RollingOptions{Balancer: b, Parallel: rollout.Share{Count: 2}})
+		w, err := rollout.Rolling("g", hosts, rollout.RollingOptions{Balancer: b, MaxUnavailable: rollout.CountOrPercent{Count: 2}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +136,7 @@ func TestRollingNeverDrainsTheLastServer(t *testing.T) {
 		}
 		start := time.Now()
 		rep, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: w.Targets[1:]}}, rollout.Options{})
-		if err == nil || !strings.Contains(err.Error(), "0 other servers are up and 1 must be") || time.Since(start) > time.Minute {
+		if err == nil || !strings.Contains(err.Error(), "0 other servers are up, want 1") || time.Since(start) > time.Minute {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 		want(t, "statuses", statuses(rep), "g2 undone")
@@ -189,12 +189,12 @@ func TestBlueGreen(t *testing.T) {
 		for _, c := range []struct {
 			name, bad, want, now string
 			watch                func(context.Context) error
-			beyond               rollout.Beyond
+			beyond               rollout.BudgetAction
 		}{
 			{"good", "", "g install, g healthy, g healthy, to green", "green", nil, rollout.Hold},
 			{"not healthy at the last look", "g healthy", "g install, g healthy, g revert, g restored", "blue", nil, rollout.Hold},
 			{"soak fails", "", "g install, g healthy, g healthy, to green, to blue", "blue", bad, rollout.Hold},
-			{"soak fails, undo all", "", "g install, g healthy, g healthy, to green, to blue, g revert, g restored", "blue", bad, rollout.UndoRun},
+			{"soak fails, undo all", "", "g install, g healthy, g healthy, to green, to blue, g revert, g restored", "blue", bad, rollout.Rollback},
 		} {
 			f := newFleet()
 			sw := &colours{f: f, now: "blue"}
@@ -206,7 +206,7 @@ func TestBlueGreen(t *testing.T) {
 				t.Fatal(err)
 			}
 			start := time.Now()
-			_, err = rollout.Run(t.Context(), waves, rollout.Options{Beyond: c.beyond})
+			_, err = rollout.Run(t.Context(), waves, rollout.Options{OnBudgetExceeded: c.beyond})
 			want(t, c.name, f.said(), c.want)
 			if sw.now != c.now || (err == nil) != (c.now == "green") {
 				t.Errorf("%s: traffic goes to %s, error %v", c.name, sw.now, err)
@@ -343,7 +343,7 @@ func TestWaitDrainedWantsReadingsInARow(t *testing.T) {
 			func() (rollout.State, error) { return rollout.State{Drained: true, Queue: 1}, nil },
 		} {
 			err := rollout.WaitDrained(t.Context(), b, "s", rollout.DrainOptions{Force: true, Deadline: time.Second})
-			if be := (*rollout.BalancerError)(nil); !errors.As(err, &be) {
+			if be := (*rollout.Error)(nil); !errors.As(err, &be) {
 				t.Errorf("error %v", err)
 			}
 		}
@@ -356,39 +356,52 @@ func (stateFunc) Drain(context.Context, string) error                    { retur
 func (stateFunc) Ready(context.Context, string) error                    { return errors.New("unscripted") }
 func (f stateFunc) State(context.Context, string) (rollout.State, error) { return f() }
 
-func TestMarker(t *testing.T) {
+// A load balancer that checks by itself has to be given the time to notice.
+func TestChecked(t *testing.T) {
 	t.Parallel()
-	m := rollout.Marker{Dir: t.TempDir(), Settle: 50 * time.Millisecond}
-	ctx := t.Context()
-	if s, err := m.State(ctx, "h1"); err != nil || !s.Up {
-		t.Errorf("%+v, %v", s, err)
-	}
-	for range 2 {
-		if err := m.Drain(ctx, "h1"); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		var said []string
+		up := true
+		note := func(what string) func(context.Context, string) error {
+			return func(_ context.Context, server string) error { said = append(said, what+" "+server); return nil }
+		}
+		b := rollout.NewChecked(rollout.CheckedOptions{
+			Out: note("out"), In: note("in"), Settle: 10 * time.Second,
+			Check: func(context.Context, string) (bool, error) { return up, nil },
+		})
+		start := time.Now()
+		for range 2 { // a repeated drain does not wait again
+			if err := rollout.TakeOut(ctx, b, "h1", rollout.DrainOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(start); d < 10*time.Second || d > 12*time.Second {
+			t.Errorf("drained in %v", d)
+		}
+		start = time.Now()
+		if err := errors.Join(b.Ready(ctx, "h1"), rollout.WaitUp(ctx, b, "h1", rollout.UpOptions{})); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := rollout.WaitDrained(ctx, m, "h1", rollout.DrainOptions{Interval: 5 * time.Millisecond}); err != nil {
-		t.Error(err)
-	}
-	if err := m.Ready(ctx, "h1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := rollout.WaitUp(ctx, m, "h1", rollout.UpOptions{Interval: 5 * time.Millisecond}); err != nil {
-		t.Error(err)
-	}
-	m.Settle = time.Hour
-	if err := m.Drain(ctx, "h1"); err != nil {
-		t.Fatal(err)
-	}
-	if s, err := m.State(ctx, "h1"); err != nil || s.Sessions == 0 || !s.Drained {
-		t.Errorf("%+v, %v", s, err)
-	}
-	for _, name := range []string{"", "..", "a/b", ".x"} {
-		if m.Drain(ctx, name) == nil {
-			t.Errorf("%q was accepted", name)
+		if d := time.Since(start); d < 10*time.Second {
+			t.Errorf("ready in %v", d)
 		}
-	}
+		want(t, "calls", strings.Join(said, ", "), "out h1, in h1")
+		up = false
+		if err := rollout.WaitUp(ctx, b, "h1", rollout.UpOptions{}); !errors.Is(err, rollout.ErrTimeout) {
+			t.Errorf("a server whose check fails is up: %v", err)
+		}
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		if err := b.Drain(ended, "h2"); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		// Without a balancer nothing waits for anything but readings.
+		n := rollout.None()
+		if err := errors.Join(rollout.TakeOut(ctx, n, "h", rollout.DrainOptions{}), n.Ready(ctx, "h"), rollout.WaitUp(ctx, n, "h", rollout.UpOptions{})); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestReportHTML(t *testing.T) {

@@ -1,0 +1,199 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// guarded drains servers while enough others are up, and puts them back as they were.
+type guarded struct {
+	o       RollingOptions
+	servers []string
+	mu      sync.Mutex // counting and draining are one decision
+	away    map[string]bool
+}
+
+// remember saves the state of the server before the run changes it. What an earlier attempt
+// saved is kept: it saw the server before the run did.
+func (g *guarded) remember(ctx context.Context, server string) error {
+	var f former
+	if has, err := Saved(ctx, &f); err != nil || has {
+		return err
+	}
+	f, err := keep(ctx, g.o.Balancer, server)
+	if err != nil {
+		return err
+	}
+	if f.None {
+		Say(ctx, fmt.Sprintf("server %s is out of service before the run, and stays out", server))
+	}
+	return Save(ctx, f)
+}
+
+// before is the state of the server before the run, or one in service if that is unknown, as
+// when a single step is run.
+func (g *guarded) before(ctx context.Context) (former, error) {
+	var f former
+	_, err := savedBy(ctx, StepDrain, &f)
+	return f, err
+}
+
+func (g *guarded) restore(ctx context.Context, server string) error {
+	f, err := g.before(ctx)
+	if err != nil {
+		return err
+	}
+	return f.restore(ctx, g.o.Balancer, server)
+}
+
+func (g *guarded) isUp(ctx context.Context, server string) error {
+	f, err := g.before(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f.waitUp(ctx, g.o.Balancer, server, g.o.Up); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.away, server)
+	return nil
+}
+
+// out waits while servers that this run has taken out itself could come back.
+func (g *guarded) out(ctx context.Context, server string) error {
+	for {
+		others, err := g.drain(ctx, server)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrLastServer) || !others {
+			return err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err(), context.Cause(ctx))
+		}
+	}
+	return awaitOut(ctx, g.o.Balancer, server, g.o.Drain)
+}
+
+// drain also reports whether this run has taken others out.
+func (g *guarded) drain(ctx context.Context, server string) (others bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.enough(ctx, server); err != nil {
+		if errors.Is(err, ErrLastServer) {
+			delete(g.away, server)
+		}
+		return len(g.away) > 0, err
+	}
+	g.away[server] = true
+	return false, g.o.Balancer.Drain(ctx, server)
+}
+
+// enough counts in each pool where the server serves: nothing is taken from the others.
+func (g *guarded) enough(ctx context.Context, server string) error {
+	least := g.o.MinUp
+	if least == 0 {
+		least = 1
+	}
+	if least < 0 {
+		return nil
+	}
+	own, err := pools(ctx, g.o.Balancer, server)
+	if err != nil {
+		return err
+	}
+	up := map[string]int{}
+	need := false
+	for _, p := range own {
+		if p.serves() {
+			up[p.Pool], need = 0, true
+		}
+	}
+	for _, other := range g.servers {
+		if other == server || !need {
+			continue
+		}
+		theirs, err := pools(ctx, g.o.Balancer, other)
+		if err != nil {
+			return err
+		}
+		for _, p := range theirs {
+			if _, counted := up[p.Pool]; counted && p.in() {
+				up[p.Pool]++
+			}
+		}
+	}
+	for _, p := range own {
+		if n, counted := up[p.Pool]; counted && n < least {
+			where := ""
+			if p.Pool != "" {
+				where = " in " + p.Pool
+			}
+			return &Error{
+				Op: "drain", Object: server, Kind: ErrLastServer, Retry: true,
+				Err:  fmt.Errorf("%w: %d other servers are up%s, want %d", ErrLastServer, n, where, least),
+				Next: "bring another server up first, or lower MinUp if the downtime is acceptable",
+			}
+		}
+	}
+	return nil
+}
+
+// recheck is how often a server is asked for while its host is worked on.
+const recheck = 2 * time.Second
+
+// during does work on a host and keeps its server out meanwhile: a reload of the load balancer
+// or a colleague may have put it back.
+func (g *guarded) during(ctx context.Context, server string, work func(context.Context) error) error {
+	if m := memoOf(ctx); m != nil && m.verifying {
+		return work(ctx) // the server of a target that is done is in service
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			case <-time.After(recheck):
+			}
+			g.keepOut(ctx, server)
+		}
+	})
+	defer wg.Wait()
+	defer close(done)
+	return work(ctx)
+}
+
+func (g *guarded) keepOut(ctx context.Context, server string) {
+	p, err := pools(ctx, g.o.Balancer, server)
+	if err != nil {
+		return // the next reading may succeed
+	}
+	for _, s := range p {
+		if s.Drained {
+			continue
+		}
+		err := g.o.Balancer.Drain(ctx, server)
+		if m, ok := g.o.Balancer.(Maintainer); ok && err == nil {
+			err = m.Maintain(ctx, server)
+		}
+		text := fmt.Sprintf("server %s was put back into service while its host was worked on; "+
+			"it is out again", server)
+		if err != nil {
+			text = fmt.Sprintf("server %s was put back into service while its host was worked on, "+
+				"and cannot be taken out: %v", server, err)
+		}
+		Say(ctx, text)
+		return
+	}
+}

@@ -1,0 +1,197 @@
+// Package rollouttest is for unit tests of programs that use package rollout: a load balancer
+// in memory with sessions and persistent clients, and runs that end as if the process was
+// killed.
+//
+// With testing/synctest a test of hours of waiting takes milliseconds.
+package rollouttest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+// ErrNoServer is the answer to a client when no server may serve it.
+var ErrNoServer = errors.New("no server is up")
+
+// Balancer is a load balancer in memory. Its methods may be called concurrently. Clients persist
+// on their server while it is drained, as by a cookie, and not while it is in maintenance.
+type Balancer struct {
+	mu      sync.Mutex
+	servers map[string]*server
+	names   []string
+	clients map[string]string // the server of each client
+	log     []string
+	fail    map[string]error
+	next    int
+}
+
+type server struct {
+	mode     string // ready, drain or maint
+	down     bool
+	sessions int
+	total    int64
+}
+
+var (
+	_ rollout.Balancer   = (*Balancer)(nil)
+	_ rollout.Maintainer = (*Balancer)(nil)
+	_ rollout.Killer     = (*Balancer)(nil)
+	_ rollout.Keeper     = (*Balancer)(nil)
+)
+
+// NewBalancer returns a load balancer in front of servers that are ready and up.
+func NewBalancer(servers ...string) *Balancer {
+	b := &Balancer{servers: map[string]*server{}, names: servers, clients: map[string]string{}, fail: map[string]error{}}
+	for _, s := range servers {
+		b.servers[s] = &server{mode: "ready"}
+	}
+	return b
+}
+
+// Log returns what was asked for so far, such as "drain gw1".
+func (b *Balancer) Log() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.log)
+}
+
+// Fail lets a call such as "drain gw1" fail with err from now on; nil: succeed.
+func (b *Balancer) Fail(call string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fail[call] = err
+}
+
+// SetUp sets whether the health checks of a server pass.
+func (b *Balancer) SetUp(name string, up bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.servers[name].down = !up
+}
+
+// Mode returns "ready", "drain" or "maint", and SetMode sets it as an operator would.
+func (b *Balancer) Mode(name string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.servers[name].mode
+}
+
+// SetMode sets the administrative state of a server without an entry in the log.
+func (b *Balancer) SetMode(name, mode string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.servers[name].mode = mode
+}
+
+// Open begins a session of a client and returns its server and the function that ends it. A
+// client that was on a server stays there while it may. A client without a name has no cookie.
+func (b *Balancer) Open(client string) (name string, end func(), err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name = b.clients[client]
+	if s := b.servers[name]; client == "" || s == nil || s.down || s.mode == "maint" {
+		if name = b.pick(); name == "" {
+			return "", nil, ErrNoServer
+		}
+	}
+	if client != "" {
+		b.clients[client] = name
+	}
+	s := b.servers[name]
+	s.sessions++
+	s.total++
+	return name, sync.OnceFunc(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		s.sessions = max(0, s.sessions-1)
+	}), nil
+}
+
+// pick goes round the servers that are ready and up.
+func (b *Balancer) pick() string {
+	for range b.names {
+		b.next++
+		name := b.names[b.next%len(b.names)]
+		if s := b.servers[name]; s.mode == "ready" && !s.down {
+			return name
+		}
+	}
+	return ""
+}
+
+func (b *Balancer) do(ctx context.Context, verb, name string, f func(*server)) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	call := verb + " " + name
+	b.log = append(b.log, call)
+	s := b.servers[name]
+	if s == nil {
+		return fmt.Errorf("%s: no such server", call)
+	}
+	if err := b.fail[call]; err != nil {
+		return err
+	}
+	f(s)
+	return nil
+}
+
+// Drain implements [rollout.Balancer].
+func (b *Balancer) Drain(ctx context.Context, name string) error {
+	return b.do(ctx, "drain", name, func(s *server) { s.mode = "drain" })
+}
+
+// Ready implements [rollout.Balancer].
+func (b *Balancer) Ready(ctx context.Context, name string) error {
+	return b.do(ctx, "ready", name, func(s *server) { s.mode = "ready" })
+}
+
+// Maintain implements [rollout.Maintainer].
+func (b *Balancer) Maintain(ctx context.Context, name string) error {
+	return b.do(ctx, "maint", name, func(s *server) { s.mode = "maint" })
+}
+
+// Kill implements [rollout.Killer].
+func (b *Balancer) Kill(ctx context.Context, name string) error {
+	return b.do(ctx, "kill", name, func(s *server) { s.sessions = 0 })
+}
+
+// State implements [rollout.Balancer]. It is not logged.
+func (b *Balancer) State(ctx context.Context, name string) (rollout.State, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.servers[name]
+	switch {
+	case ctx.Err() != nil:
+		return rollout.State{}, ctx.Err()
+	case s == nil:
+		return rollout.State{}, fmt.Errorf("state of %s: no such server", name)
+	case b.fail["state "+name] != nil:
+		return rollout.State{}, b.fail["state "+name]
+	}
+	return rollout.State{
+		Up: !s.down, Drained: s.mode != "ready", Sessions: s.sessions, Total: s.total, Detail: s.mode,
+	}, nil
+}
+
+// Keep implements [rollout.Keeper]. It is not logged.
+func (b *Balancer) Keep(_ context.Context, name string) (json.RawMessage, error) {
+	return json.Marshal(b.Mode(name))
+}
+
+// Restore implements [rollout.Keeper]. It is logged as the mode that it restores.
+func (b *Balancer) Restore(ctx context.Context, name string, kept json.RawMessage) error {
+	var mode string
+	if err := json.Unmarshal(kept, &mode); err != nil {
+		return err
+	}
+	return b.do(ctx, mode, name, func(s *server) { s.mode = mode })
+}

@@ -1,0 +1,212 @@
+package rollout
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Run takes every target through its steps, wave by wave. It returns the report with and
+// without an error. The error is an *[Error].
+//
+// When ctx ends, running steps see it. Targets that are under way are undone with a context
+// of their own, and those that are done stay. Step functions of different targets may run
+// concurrently; those of one target never do.
+func Run(ctx context.Context, waves []Wave, o Options) (*Report, error) {
+	return begin(ctx, waves, o, ModeRun)
+}
+
+// Resume continues the run in o.Journal after a crash, a stop or a failure. The waves must be
+// those that the run was begun with.
+//
+// Resume trusts a target that the journal calls done only if the Done and the Check of each
+// of its steps confirm it. Otherwise it repeats the steps, as it does for a target that was
+// under way or undone. In each wave, targets that were under way come first, because they may
+// be out of service. After a crash during an undo, Resume goes forward again.
+func Resume(ctx context.Context, waves []Wave, o Options) (*Report, error) {
+	return begin(ctx, waves, o, ModeResume)
+}
+
+// Undo undoes what the run in o.Journal did. The last wave comes first, and in each wave the
+// targets that were under way. Targets that the run did not change are left alone.
+func Undo(ctx context.Context, waves []Wave, o Options) (*Report, error) {
+	return begin(ctx, waves, o, ModeUndo)
+}
+
+// runner is one call of Run, Resume or Undo.
+type runner struct {
+	o      Options
+	mode   Mode
+	waves  []Wave
+	j      *journal
+	budget int
+
+	mu       sync.Mutex
+	failures map[string]string
+	halted   error // why no further target begins
+}
+
+// fail wraps the error of a call that began nothing.
+func (r *runner) fail(kind, err error, next string) error {
+	object := "rollout"
+	if r.o.Journal != "" {
+		object = "rollout with journal " + r.o.Journal
+	}
+	return &Error{Op: string(r.mode), Object: object, Kind: kind, Err: err, Next: next}
+}
+
+func begin(ctx context.Context, waves []Wave, o Options, mode Mode) (_ *Report, err error) {
+	r := &runner{o: o, mode: mode, waves: waves, failures: map[string]string{}}
+	if err := errors.Join(validate(waves), o.validate()); err != nil {
+		return nil, r.fail(ErrInvalid, err, "")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, r.fail(nil, err, "")
+	}
+	targets := 0
+	for _, w := range waves {
+		targets += len(w.Targets)
+	}
+	r.budget = o.Budget.Of(targets)
+	if r.o.StepTimeout == 0 {
+		r.o.StepTimeout = DefaultStepTimeout
+	}
+	if r.o.UndoTimeout == 0 {
+		r.o.UndoTimeout = DefaultUndoTimeout
+	}
+	r.j = &journal{path: o.Journal, secrets: o.Secrets, event: o.Progress, now: time.Now, rep: &Report{}}
+	if o.Journal == "" && mode != ModeRun {
+		return nil, r.fail(ErrNoRun, nil, "set Options.Journal")
+	}
+	var from *Owner
+	if o.Journal != "" {
+		var unlock func() error
+		if unlock, from, err = lock(o.Journal + ".lock"); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, unlock()) }()
+		if err := r.load(mode); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, r.j.f.Close()) }()
+	}
+	if err := r.header(mode, from); err != nil {
+		return r.j.rep, err
+	}
+	var outcome Outcome
+	if mode == ModeUndo {
+		outcome = r.undoAll(ctx, mode)
+	} else {
+		outcome = r.forward(ctx)
+	}
+	jerr := r.j.add(Record{Kind: KindDone, Outcome: outcome})
+	return r.j.rep, r.result(ctx, outcome, jerr)
+}
+
+// result turns the outcome into the error of the call.
+func (r *runner) result(ctx context.Context, outcome Outcome, jerr error) error {
+	if outcome == OutcomeDone || r.mode == ModeUndo && outcome == OutcomeUndone {
+		return jerr
+	}
+	e := &Error{
+		Op: string(r.mode), Object: "rollout", Outcome: outcome, Halt: r.j.rep.Halt,
+		Targets: r.failures, Err: jerr, Retry: outcome != OutcomeUndone,
+		Next: outcome.next(),
+	}
+	if len(r.failures) > 0 {
+		e.Kind = ErrFailed
+	}
+	switch {
+	case ctx.Err() != nil:
+		e.Err = errors.Join(ctx.Err(), context.Cause(ctx), jerr)
+	case errors.Is(r.halted, ErrStopped):
+		e.Err = errors.Join(ErrStopped, jerr)
+	case r.j.broken() != nil:
+		e.Err = r.j.broken()
+	}
+	return e
+}
+
+// load opens the journal and checks that the mode fits what is in it.
+func (r *runner) load(mode Mode) error {
+	if mode != ModeRun {
+		// Opening would create it.
+		if has, err := exists(r.o.Journal); err != nil {
+			return r.fail(nil, err, "")
+		} else if !has {
+			return r.fail(ErrNoRun, nil, "check the path of the journal, or call Run")
+		}
+	}
+	f, recs, err := openJournal(r.o.Journal)
+	if err != nil {
+		return err
+	}
+	switch {
+	case mode == ModeRun && len(recs) > 0:
+		err = r.fail(ErrUnfinished, nil, "call Resume or Undo, or name another journal")
+	case mode != ModeRun && len(recs) == 0:
+		err = r.fail(ErrNoRun, nil, "call Run")
+	case len(recs) > 0 && recs[0].Plan != planDigest(r.waves, r.o.About):
+		err = r.fail(ErrPlanChanged, nil,
+			"restore them to continue that run, or name another journal for a new one")
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	r.j.f, r.j.seq, r.j.rep = f, int64(len(recs)), BuildReport(recs)
+	return nil
+}
+
+func (r *runner) header(mode Mode, from *Owner) error {
+	who := self()
+	err := r.j.add(Record{Kind: KindRun, Mode: mode, Who: &who, Plan: planDigest(r.waves, r.o.About)})
+	if err != nil {
+		return err
+	}
+	if from != nil {
+		why := fmt.Sprintf("took over the lock of %s, which no longer runs", from)
+		if err := r.j.add(Record{Kind: KindTakeover, Error: why}); err != nil {
+			return err
+		}
+	}
+	// A crash may have come before the plan was whole, so it is written again.
+	for _, w := range r.waves {
+		for i := 0; i < len(w.Targets); i += 1000 {
+			var names []string
+			for _, t := range w.Targets[i:min(i+1000, len(w.Targets))] {
+				if r.j.rep.target(t.Name) == nil {
+					names = append(names, t.Name)
+				}
+			}
+			if len(names) == 0 {
+				continue
+			}
+			if err := r.j.add(Record{Kind: KindPlan, Wave: w.Name, Names: names}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// planDigest covers the names and their order: functions cannot be compared.
+func planDigest(waves []Wave, about string) string {
+	h := sha256.New()
+	if about != "" {
+		_, _ = fmt.Fprintf(h, "about %q\n", about)
+	}
+	for _, w := range waves {
+		_, _ = fmt.Fprintf(h, "wave %q\n", w.Name)
+		for _, t := range w.Targets {
+			_, _ = fmt.Fprintf(h, "target %q\n", t.Name)
+			for _, s := range t.Steps {
+				_, _ = fmt.Fprintf(h, "step %q\n", s.Name)
+			}
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

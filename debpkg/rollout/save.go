@@ -1,0 +1,78 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+type memoKey struct{}
+
+// memo is the step that a context belongs to.
+type memo struct {
+	r            *runner
+	target, step string
+	verifying    bool // a resumed run only looks at what is done
+}
+
+func memoOf(ctx context.Context) *memo {
+	m, _ := ctx.Value(memoKey{}).(*memo)
+	return m
+}
+
+var errNoStep = errors.New("the context is not one that a step was called with")
+
+// Save keeps v, as JSON, with the step that ctx belongs to. A step saves what it is about to
+// change, such as the old version. The value is durable when Save returns. The step's Done,
+// Check and Undo read it with [Saved], also in a later process. A later Save replaces it.
+//
+// Options.Secrets are redacted in it. A value of more than 1 MiB is refused.
+func Save(ctx context.Context, v any) error {
+	m := memoOf(ctx)
+	if m == nil {
+		return fmt.Errorf("save for step: %w", errNoStep)
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("save for step %s of %s: %w", m.step, m.target, err)
+	}
+	if len(data) > maxNote {
+		return fmt.Errorf("save for step %s of %s: %d bytes are over the limit of %d; save the name of a file instead",
+			m.step, m.target, len(data), maxNote)
+	}
+	return m.r.j.add(Record{Kind: KindNote, Target: m.target, Step: m.step, Note: data})
+}
+
+// Saved decodes into v what the step saved last, and reports whether there was anything.
+func Saved(ctx context.Context, v any) (bool, error) {
+	m := memoOf(ctx)
+	if m == nil {
+		return false, fmt.Errorf("read what a step saved: %w", errNoStep)
+	}
+	return savedBy(ctx, m.step, v)
+}
+
+// savedBy reads what another step of the same target saved.
+func savedBy(ctx context.Context, step string, v any) (bool, error) {
+	m := memoOf(ctx)
+	if m == nil {
+		return false, fmt.Errorf("read what step %s saved: %w", step, errNoStep)
+	}
+	note := m.r.j.saved(m.target, step)
+	if note == nil {
+		return false, nil
+	}
+	if err := json.Unmarshal(note, v); err != nil {
+		return false, fmt.Errorf("read what step %s of %s saved: %w", step, m.target, err)
+	}
+	return true, nil
+}
+
+// Say records text for the operator with the step that ctx belongs to. Outside a step it does
+// nothing.
+func Say(ctx context.Context, text string) {
+	if m := memoOf(ctx); m != nil {
+		_ = m.r.j.add(Record{Kind: KindInfo, Target: m.target, Step: m.step, Text: text})
+	}
+}

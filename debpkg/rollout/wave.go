@@ -1,0 +1,180 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// forward runs or resumes the waves and says how it ended.
+func (r *runner) forward(ctx context.Context) Outcome {
+	for _, w := range r.waves {
+		if r.wave(ctx, w); r.stopping() != nil {
+			break
+		}
+	}
+	switch halted := r.stopping(); {
+	case r.j.rep.Count(StatusNotRestored) > 0:
+		return OutcomeNotRestored
+	case errors.Is(halted, errBudget) && r.o.OnBudgetExceeded == Rollback:
+		return r.undoAll(ctx, ModeRun)
+	case errors.Is(halted, errBudget):
+		return OutcomeHeld
+	case halted != nil:
+		return OutcomeStopped
+	case len(r.failures) > 0:
+		return OutcomePartial
+	}
+	return OutcomeDone
+}
+
+// errBudget marks a halt because of failing targets.
+var errBudget = errors.New("beyond the failure budget")
+
+func (r *runner) stopping() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.halted
+}
+
+// halt keeps the first reason.
+func (r *runner) halt(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.halted == nil {
+		r.halted = why
+		_ = r.j.add(Record{Kind: KindHalt, Error: why.Error()})
+	}
+}
+
+func (r *runner) wave(ctx context.Context, w Wave) {
+	if err := r.j.add(Record{Kind: KindWave, Wave: w.Name}); err != nil {
+		r.halt(err)
+		return
+	}
+	canary := min(w.Canary.Count, len(w.Targets))
+	left, rest := r.leftUnderWay(w.Targets[canary:])
+	if len(left) > 0 {
+		r.targets(ctx, w, left, false)
+		if r.stopping() != nil {
+			return
+		}
+	}
+	if canary > 0 {
+		left, others := r.leftUnderWay(w.Targets[:canary])
+		r.targets(ctx, w, append(left, others...), true)
+		if r.stopping() != nil {
+			return
+		}
+		if !r.proved(w, canary) && !r.soak(ctx, w, canary) {
+			return
+		}
+	}
+	r.targets(ctx, w, rest, false)
+}
+
+// leftUnderWay parts the targets that an earlier process left under way, which
+// may be out of service, from the others: they come first, or more than the
+// allowed number would be out.
+func (r *runner) leftUnderWay(targets []Target) (left, others []Target) {
+	for _, t := range targets {
+		if s := r.status(t.Name); s == StatusRunning || s == StatusNotRestored {
+			left = append(left, t)
+		} else {
+			others = append(others, t)
+		}
+	}
+	return left, others
+}
+
+// proved says whether the canary has soaked, and has not been worked on since.
+func (r *runner) proved(w Wave, canary int) bool {
+	r.j.mu.Lock()
+	defer r.j.mu.Unlock()
+	soaked := r.j.rep.soaked[w.Name]
+	for _, t := range w.Targets[:canary] {
+		if soaked < r.j.rep.target(t.Name).ended {
+			return false
+		}
+	}
+	return soaked > 0
+}
+
+// targets works on a sliding window of the targets and returns once all that
+// were begun have ended.
+func (r *runner) targets(ctx context.Context, w Wave, targets []Target, canary bool) {
+	window := make(chan struct{}, max(1, w.MaxUnavailable.Of(len(w.Targets))))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, t := range targets {
+		window <- struct{}{}
+		if err := r.o.Control.wait(ctx, r.paused); err != nil {
+			if ctx.Err() != nil {
+				err = fmt.Errorf("the context has ended: %w", context.Cause(ctx))
+			}
+			r.halt(err)
+		}
+		if r.stopping() != nil {
+			return
+		}
+		wg.Go(func() {
+			defer func() { <-window }()
+			switch err := r.one(ctx, w, t); {
+			case err == nil:
+			case ctx.Err() != nil && !r.stuck(t.Name):
+				// Cut short and undone: not the target's failure.
+				r.halt(fmt.Errorf("the context has ended: %w", context.Cause(ctx)))
+			case r.j.broken() != nil && !r.stuck(t.Name):
+				r.halt(r.j.broken())
+			case !errors.Is(err, errBudget):
+				r.failed(t.Name, err, canary)
+			}
+		})
+	}
+}
+
+func (r *runner) paused(yes bool) {
+	kind := KindContinue
+	if yes {
+		kind = KindPause
+	}
+	_ = r.j.add(Record{Kind: kind})
+}
+
+// soak leaves the canary running and watched; what fails is undone.
+func (r *runner) soak(ctx context.Context, w Wave, canary int) bool {
+	if w.Canary.Soak == 0 && w.Canary.Watch == nil {
+		return true
+	}
+	if err := r.j.add(Record{Kind: KindSoak, Wave: w.Name}); err != nil {
+		r.halt(err)
+		return false
+	}
+	during, end := r.o.Control.during(ctx)
+	err := soak(during, w.Canary.Soak, w.Canary.Watch)
+	end()
+	switch {
+	case errors.Is(err, ErrStopped):
+		r.halt(ErrStopped)
+		return false
+	case ctx.Err() != nil:
+		r.halt(fmt.Errorf("the context has ended while the canary soaked: %w", context.Cause(ctx)))
+		return false
+	case err == nil:
+		if err := r.j.add(Record{Kind: KindSoak, Wave: w.Name, OK: true}); err != nil {
+			r.halt(err)
+			return false
+		}
+		return true
+	}
+	_ = r.j.add(Record{Kind: KindSoak, Wave: w.Name, Error: err.Error()})
+	for _, t := range w.Targets[:canary] {
+		r.undoTarget(ctx, t, err)
+		r.failed(t.Name, fmt.Errorf("soak: %w", err), true)
+		if r.stuck(t.Name) {
+			break // as in undoAll
+		}
+	}
+	return false
+}
