@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -109,4 +111,25 @@ func TestThousandEndpointsAreBounded(t *testing.T) {
 	}
 	buf := make([]byte, 1<<16)
 	t.Errorf("%d goroutines and %d connections left:\n%s", runtime.NumGoroutine()-before, l.open.Load(), buf[:runtime.Stack(buf, true)])
+}
+
+// The cost of a probe must not grow with the number of probes.
+func BenchmarkProbes(b *testing.B) {
+	for _, n := range []int{1000, 10000, 30000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			answer := roundTrip(func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"status":"ok"}`))}, nil
+			})
+			probes := make([]health.Probe, n)
+			for i := range probes {
+				probes[i] = health.Pump("pump" + strconv.Itoa(i))
+			}
+			for b.Loop() {
+				if _, err := health.Once(b.Context(), health.Policy{Client: &http.Client{Transport: answer}}, probes...); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/probe")
+		})
+	}
 }

@@ -77,6 +77,9 @@ func Parse(body []byte) (Document, error) {
 	if body[0] == '<' {
 		return Document{}, fmt.Errorf("%w: HTML or XML, as a proxy in front answers", ErrMalformed)
 	}
+	if body[0] != '{' && json.Valid(body) {
+		return Document{}, fmt.Errorf("%w: JSON, but not an object", ErrMalformed)
+	}
 	if err := json.Unmarshal(body, &raw); err != nil {
 		// The error quotes at most one character of the body.
 		return Document{}, fmt.Errorf("%w: %w", ErrMalformed, err)

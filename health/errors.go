@@ -12,51 +12,73 @@ import (
 	"time"
 )
 
-// What a probe found, for errors.Is.
+// Errors that callers match with errors.Is.
 var (
 	ErrVersion     = errors.New("wrong version")                        // another release than the expected one answers
-	ErrUnhealthy   = errors.New("unhealthy")                            // the program says so itself
-	ErrNotReady    = errors.New("not ready")                            // /ready of a gateway says so
+	ErrUnhealthy   = errors.New("unhealthy")                            // the program reports a failure itself
+	ErrNotReady    = errors.New("not ready")                            // a gateway's /ready reports it
 	ErrNotYetKnown = errors.New("not yet known")                        // "pass" before the gateway's first check
 	ErrStale       = errors.New("stale")                                // the gateway's own checks no longer run
-	ErrUnexpected  = errors.New("unexpected answer")                    // an HTTP status, header or body that proves nothing or the opposite
-	ErrNoAnswer    = errors.New("no answer in time")                    // connected or not, nothing whole came
+	ErrUnexpected  = errors.New("unexpected answer")                    // an HTTP status, header or body other than expected
+	ErrNoAnswer    = errors.New("no answer in time")                    // connected or not, no whole answer arrived
+	ErrLookup      = errors.New("host name not resolved")               // by DNS, in time
+	ErrInvalid     = errors.New("invalid probe")                        // refused before anything was sent
 	ErrDeadline    = errors.New("deadline passed before enough passes") // of a Wait
 )
 
+// kinds are the sentinels that an [Error] of a probe can have as its Kind.
+var kinds = []error{ErrVersion, ErrUnhealthy, ErrNotReady, ErrNotYetKnown, ErrStale, ErrUnexpected, ErrNoAnswer, ErrLookup, ErrMalformed, ErrInvalid}
+
 // Error is one try of one probe that did not pass.
 type Error struct {
-	Probe string // its name
-	URL   string // without password and query
-	Err   error
-
-	hint      string
-	permanent bool
+	Op     string // "check"
+	Object string // the probe's name
+	URL    string // without password and query
+	Kind   error  // a sentinel of this package, or nil
+	Err    error  // the cause; it wraps Kind
+	Next   string // what to do; may be empty
+	Retry  bool   // another try can succeed without a change of the probe
 }
 
+func newError(probe, url string, err error, next string, retry bool) *Error {
+	e := &Error{Op: "check", Object: probe, URL: url, Err: err, Next: next, Retry: retry}
+	for _, kind := range kinds {
+		if errors.Is(err, kind) {
+			e.Kind = kind
+			break
+		}
+	}
+	return e
+}
+
+// Error reads "check object at URL: cause; what to do".
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "check %s", e.Probe)
+	fmt.Fprintf(&b, "%s %s", e.Op, e.Object)
 	if e.URL != "" {
 		fmt.Fprintf(&b, " at %s", e.URL)
 	}
 	fmt.Fprintf(&b, ": %v", e.Err)
-	if e.hint != "" {
-		fmt.Fprintf(&b, "; %s", e.hint)
+	if e.Next != "" {
+		fmt.Fprintf(&b, "; %s", e.Next)
 	}
 	return b.String()
 }
 
 // Unwrap lets errors.Is find the sentinels of this package, the context's
 // error and its cause.
-func (e *Error) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() []error {
+	if e.Kind == nil {
+		return []error{e.Err}
+	}
+	return []error{e.Kind, e.Err}
+}
 
-// Hint is what to do next; it may be empty.
-func (e *Error) Hint() string { return e.hint }
+// Hint returns Next.
+func (e *Error) Hint() string { return e.Next }
 
-// Retryable says whether another try can succeed without somebody changing the
-// probe.
-func (e *Error) Retryable() bool { return !e.permanent }
+// Retryable returns Retry.
+func (e *Error) Retryable() bool { return e.Retry }
 
 // stopped is a context that ended: its error and its cause.
 type stopped struct{ err, cause error }
@@ -81,14 +103,15 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 		invalid   x509.CertificateInvalidError
 		record    tls.RecordHeaderError
 		remote    *net.OpError
-		dns       *net.DNSError
 		timeout   interface{ Timeout() bool }
 	)
 	switch {
+	case errors.Is(err, ErrLookup):
+		return "check the host name and the name servers of this machine", false, err
 	case errors.Is(err, errTryTimeout), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "", false, fmt.Errorf("%w: nothing whole within %v", ErrNoAnswer, limit)
 	case errors.As(err, &host):
-		return "name the certificate's host in the URL or as server name", true, err
+		return "use the certificate's host name in the URL, or set ServerName", true, err
 	case errors.As(err, &authority):
 		return "give the CA that signed it", true, err
 	case errors.As(err, &invalid):
@@ -100,8 +123,6 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 		return "the server refused the TLS handshake: check the client certificate", strings.Contains(err.Error(), "certificate"), err
 	case strings.HasPrefix(err.Error(), "net/http: invalid header field"):
 		return "correct the headers that are sent", true, err
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return "check the host name", false, err
 	}
 	return "", false, err
 }

@@ -35,10 +35,10 @@ func ExampleWait() {
 		return health.Finding{Version: "1.9.0"}, nil // of dpkg-query, for example
 	}}}
 	report, err := health.Wait(context.Background(), health.Policy{
-		Passes:   3,
-		Interval: 5 * time.Millisecond, // left alone: a second
-		Deadline: time.Minute,
-		Client:   c, // left alone: one of NewClient
+		SuccessThreshold: 3,
+		Interval:         5 * time.Millisecond, // left alone: a second
+		Deadline:         time.Minute,
+		Client:           c, // left alone: one of NewClient
 	},
 		health.Gateway("gw1", want),
 		health.Dashboard("dash"),
@@ -63,12 +63,12 @@ func Example() {
 	ctx := context.Background()
 	want, _ := health.ParseVersion("5.2.5")
 	report, err := health.Wait(ctx, health.Policy{
-		Passes:   3, // in a row; of a gateway on three own checks, so 30 s after its start at the earliest
-		For:      30 * time.Second,
-		Startup:  time.Minute, // failures in it do not count
-		Failures: 3,           // then it ends early
-		Deadline: 5 * time.Minute,
-		Event:    func(e health.Event) { log.Print(e.Result.Probe, " ", e.Result.Status) },
+		SuccessThreshold: 3, // in a row; of a gateway on three own checks, so 30 s after its start at the earliest
+		For:              30 * time.Second,
+		Startup:          time.Minute, // failures in it do not count
+		FailureThreshold: 3,           // then it ends early
+		Deadline:         5 * time.Minute,
+		Event:            func(e health.Event) { log.Print(e.Result.Probe, " ", e.Result.Status) },
 	},
 		health.Dashboard("dash1"), // http://dash1:3000/hello
 		health.Gateway("gw1", want),

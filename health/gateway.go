@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
@@ -63,7 +66,7 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 	}
 	r.HTTPStatus = a.code
 	if a.code != http.StatusOK && a.code != http.StatusServiceUnavailable {
-		r.fail(Fail, a.describe(), helloHint(a.code))
+		r.fail(Fail, a.describe(), a.hint("check the port, health_check_endpoint_name and control_api_port"))
 		return
 	}
 	d, err := a.document()
@@ -92,19 +95,6 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 		return
 	}
 	t.ready(ctx, r, e)
-}
-
-func helloHint(code int) string {
-	switch code {
-	case http.StatusNotFound:
-		return "check the port, health_check_endpoint_name and control_api_port"
-	case http.StatusMethodNotAllowed:
-		return "something in front changes the method: it must be GET"
-	}
-	if code/100 == 3 {
-		return "ask where it leads to"
-	}
-	return ""
 }
 
 // judge reads the gateway's own view of itself.
@@ -154,6 +144,8 @@ func (t *attempt) judge(r *Result, a *response, d Document, e era) {
 
 // age compares two times of the same machine, so clocks need not agree. A
 // gateway whose Redis client hung repeated its last answer for ever (TT-17486).
+// A proxy that writes Date itself (nginx does) compares two clocks after all:
+// Wait then goes by whether the checks get newer.
 func (t *attempt) age(r *Result, a *response) {
 	limit := t.p.MaxAge
 	if limit == 0 {
@@ -163,10 +155,38 @@ func (t *attempt) age(r *Result, a *response) {
 	if err != nil {
 		return
 	}
-	if age := now.Sub(r.Evidence); age > limit {
-		r.fail(Unknown, fmt.Errorf("%w: the gateway's last own check is %v old", ErrStale, age.Round(time.Second)),
-			"restart it, or allow a greater age if liveness_check.check_duration is that long")
+	switch age := now.Sub(r.Evidence); {
+	case age > limit:
+		fresh := *r
+		r.fail(Unknown, fmt.Errorf("%w: the gateway's last own check is %v old by the Date of the answer", ErrStale, age.Round(time.Second)),
+			"restart it, or raise MaxAge if liveness_check.check_duration is that long")
+		r.fresh = &fresh
+	case age < -limit:
+		r.NotCovered = append(r.NotCovered, "the age of the gateway's own check: the Date of the answer is from another clock")
 	}
+}
+
+// fetchReady asks the readiness path under the prefix that /hello has behind a
+// proxy, and at the root if nothing answers there.
+func (t *attempt) fetchReady(ctx context.Context) (*url.URL, *response, error) {
+	u := *t.u
+	ready := t.readyPath()
+	u.Path, u.RawPath = ready, ""
+	prefix := path.Dir(path.Clean(t.u.Path))
+	if prefix == "/" || prefix == "." || strings.HasPrefix(ready, prefix+"/") {
+		a, err := t.fetch(ctx, &u)
+		return &u, a, err
+	}
+	below := u
+	below.Path = prefix + ready
+	a, err := t.fetch(ctx, &below)
+	if err == nil && a.code == http.StatusNotFound {
+		// /hello itself may be named with a slash in it.
+		if b, err := t.fetch(ctx, &u); err == nil && b.code != http.StatusNotFound {
+			return &u, b, nil
+		}
+	}
+	return &below, a, err
 }
 
 func (t *attempt) readyPath() string {
@@ -179,12 +199,10 @@ func (t *attempt) readyPath() string {
 // ready asks the readiness endpoint. An API that listens on every path answers
 // there too, so only the gateway's own words count.
 func (t *attempt) ready(ctx context.Context, r *Result, e era) {
-	u := *t.u
-	u.Path, u.RawPath = t.readyPath(), ""
-	a, err := t.fetch(ctx, &u)
+	u, a, err := t.fetchReady(ctx)
 	if err != nil {
 		hint, permanent, cause := transportError(err, t.limit)
-		r.fail(Fail, &Error{Probe: r.Probe, URL: shown(&u), Err: cause, hint: hint, permanent: permanent}, "")
+		r.fail(Fail, newError(r.Probe, shown(u), cause, hint, !permanent), "")
 		return
 	}
 	d, docErr := a.document()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
@@ -17,39 +16,11 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/health/healthtest"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
 
-// transport answers requests from a handler without a network, so that time
-// can be virtual; it adds the Date that a server adds.
-type transport struct{ http.Handler }
-
-func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	type served struct {
-		res *http.Response
-		err error
-	}
-	done := make(chan served, 1)
-	go func() {
-		defer func() {
-			if recover() != nil {
-				done <- served{err: io.ErrUnexpectedEOF}
-			}
-		}()
-		w := httptest.NewRecorder()
-		w.Header().Set("Date", time.Now().UTC().Format(http.TimeFormat))
-		t.ServeHTTP(w, r)
-		done <- served{res: w.Result()}
-	}()
-	select {
-	case s := <-done:
-		return s.res, s.err
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	}
-}
-
-func client(h http.Handler) *http.Client { return &http.Client{Transport: transport{h}} }
+func client(h http.Handler) *http.Client { return healthtest.Client(h) }
 
 func version(t testing.TB, s string) *semver.Version {
 	t.Helper()
@@ -323,7 +294,7 @@ func TestChecksOfWhatDoesNotAnswer(t *testing.T) {
 				if !errors.Is(r.Err, says) || !errors.Is(r.Err, check.is) || r.Status != health.Fail || !strings.Contains(r.Error, "; "+what+": ") || r.Findings[0].Status != health.Fail {
 					t.Errorf("%s: %s %v, findings %+v", what, r.Status, r.Err, r.Findings)
 				}
-				_, err := health.Wait(t.Context(), health.Policy{Client: c, Failures: 1}, p)
+				_, err := health.Wait(t.Context(), health.Policy{Client: c, FailureThreshold: 1}, p)
 				if !errors.Is(err, says) || !errors.Is(err, check.is) || !strings.Contains(err.Error(), check.is.Error()) {
 					t.Errorf("wait: %v", err)
 				}

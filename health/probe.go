@@ -165,11 +165,11 @@ func (p Probe) target() (*url.URL, error) {
 	return u, nil
 }
 
-// validate refuses what no try can mend.
+// validate refuses a probe that no try can make good.
 func (p Probe) validate() error {
 	u, err := p.target()
 	fail := func(err error, hint string) error {
-		return &Error{Probe: p.name(), Err: err, hint: hint, permanent: true}
+		return newError(p.name(), "", fmt.Errorf("%w: %w", ErrInvalid, err), hint, false)
 	}
 	switch {
 	case defaults[p.Kind].port == "" && p.Kind != KindPlugin && p.Kind != KindHTTP && p.Kind != KindTCP:

@@ -112,7 +112,7 @@ func (r Report) Rows() [][]string {
 func (p ProbeReport) remark() string {
 	if p.Err != nil {
 		if e, ok := p.Err.(*Error); ok {
-			return printable(e.Err.Error() + after("; ", e.hint))
+			return printable(e.Err.Error() + after("; ", e.Next))
 		}
 	}
 	if p.Error != "" {

@@ -29,7 +29,7 @@ func TestWaitCountsOnlyFreshAnswers(t *testing.T) {
 		start := time.Now()
 		var counted []time.Duration
 		tries := 0
-		report, err := health.Wait(t.Context(), health.Policy{Passes: 3, Client: client(stub), Event: func(e health.Event) {
+		report, err := health.Wait(t.Context(), health.Policy{SuccessThreshold: 3, Client: client(stub), Event: func(e health.Event) {
 			tries++
 			if e.Try != tries || e.Needed != 3 || e.Of != 1 || e.Index != 0 {
 				t.Errorf("event %+v", e)
@@ -79,7 +79,7 @@ func TestWaitThroughAnUpgrade(t *testing.T) {
 			stub.SetRedis(nil)
 		}()
 		seen := map[string]bool{}
-		report, err := health.Wait(t.Context(), health.Policy{Client: client(stub), Startup: time.Minute, Failures: 1, Event: func(e health.Event) {
+		report, err := health.Wait(t.Context(), health.Policy{Client: client(stub), Startup: time.Minute, FailureThreshold: 1, Event: func(e health.Event) {
 			for _, sentinel := range []error{health.ErrVersion, health.ErrNotYetKnown, health.ErrUnhealthy} {
 				if errors.Is(e.Result.Err, sentinel) {
 					seen[sentinel.Error()] = true
@@ -162,12 +162,12 @@ func TestWaitPolicy(t *testing.T) {
 		atLeast time.Duration
 		atMost  time.Duration
 	}{
-		{"passes span a duration", health.Policy{Passes: 2, For: 30 * time.Second}, "pass", nil, "", 30 * time.Second, 31 * time.Second},
+		{"passes span a duration", health.Policy{SuccessThreshold: 2, For: 30 * time.Second}, "pass", nil, "", 30 * time.Second, 31 * time.Second},
 		{"deadline", health.Policy{Deadline: 5 * time.Second}, "fail", health.ErrDeadline, "status fail", 5 * time.Second, 5 * time.Second},
-		{"deadline before enough passes", health.Policy{Passes: 99, Deadline: 5 * time.Second}, "pass", health.ErrDeadline, "deadline", 5 * time.Second, 5 * time.Second},
-		{"failure threshold", health.Policy{Failures: 3}, "fail", health.ErrUnhealthy, "3 failures in a row", 0, 6 * time.Second},
-		{"failures while starting do not count", health.Policy{Failures: 2, Startup: 20 * time.Second}, "fail", health.ErrUnhealthy, "2 failures in a row", 20 * time.Second, 40 * time.Second},
-		{"warn is not a pass", health.Policy{Deadline: time.Minute, Failures: 1}, "warn", health.ErrDeadline, "status warn", time.Minute, time.Minute},
+		{"deadline before enough passes", health.Policy{SuccessThreshold: 99, Deadline: 5 * time.Second}, "pass", health.ErrDeadline, "deadline", 5 * time.Second, 5 * time.Second},
+		{"failure threshold", health.Policy{FailureThreshold: 3}, "fail", health.ErrUnhealthy, "3 failures in a row", 0, 6 * time.Second},
+		{"failures while starting do not count", health.Policy{FailureThreshold: 2, Startup: 20 * time.Second}, "fail", health.ErrUnhealthy, "2 failures in a row", 20 * time.Second, 40 * time.Second},
+		{"warn is not a pass", health.Policy{Deadline: time.Minute, FailureThreshold: 1}, "warn", health.ErrDeadline, "status warn", time.Minute, time.Minute},
 		{"warn accepted", health.Policy{AcceptWarn: true}, "warn", nil, "", 0, time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -257,7 +257,7 @@ func TestWaitStopsAtOnceOnWhatNoRepetitionMends(t *testing.T) {
 	}}}
 	other.Timeout = time.Minute
 	bad.Checks = []health.Check{{Name: "order", Run: func(context.Context) (health.Finding, error) { <-entered; return health.Finding{}, nil }}}
-	report, err := health.Wait(t.Context(), health.Policy{Startup: time.Hour, Deadline: time.Hour + time.Minute}, bad, other)
+	report, err := health.Wait(t.Context(), health.Policy{Deadline: time.Hour + time.Minute}, bad, other)
 	var we *health.WaitError
 	if !errors.As(err, &we) || we.Retryable() || we.Hint() == "" || !strings.Contains(err.Error(), "unknown authority") {
 		t.Errorf("error %v", err)
@@ -352,7 +352,7 @@ func TestPolicyIsValidated(t *testing.T) {
 	t.Parallel()
 	none := client(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("something was asked") }))
 	for _, p := range []health.Policy{
-		{Passes: -1}, {Deadline: -1}, {Interval: time.Minute, MaxInterval: time.Second}, {For: time.Hour},
+		{SuccessThreshold: -1}, {Deadline: -1}, {Interval: time.Minute, MaxInterval: time.Second}, {For: time.Hour},
 	} {
 		p.Client = none
 		if _, err := health.Wait(t.Context(), p, health.Pump("")); err == nil {
@@ -362,7 +362,7 @@ func TestPolicyIsValidated(t *testing.T) {
 	if _, err := health.Wait(t.Context(), health.Policy{Client: none}); err == nil {
 		t.Error("no probes were taken")
 	}
-	if _, err := health.Wait(t.Context(), health.Policy{Client: none}, health.Pump(""), health.Pump("localhost")); err == nil || !strings.Contains(err.Error(), "give each a name") {
+	if _, err := health.Wait(t.Context(), health.Policy{Client: none}, health.Pump(""), health.Pump("localhost")); err == nil || !strings.Contains(err.Error(), "duplicate probe name") {
 		t.Errorf("two of a name: %v", err)
 	}
 }

@@ -73,7 +73,7 @@ func (m *machine) wait(ctx context.Context, version string) error {
 }
 
 func (h Health) policy() health.Policy {
-	return health.Policy{Passes: h.SuccessThreshold, Deadline: time.Duration(h.Deadline)}
+	return health.Policy{SuccessThreshold: h.SuccessThreshold, Deadline: time.Duration(h.Deadline)}
 }
 
 // watch polls hosts while they soak, until one fails three times in a row or the context

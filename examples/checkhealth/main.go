@@ -206,7 +206,7 @@ func (o *options) fit(f *flag.FlagSet) error {
 }
 
 func (o *options) policy() (health.Policy, error) {
-	p := health.Policy{Passes: o.passes, For: o.stable, Failures: o.failures, Startup: o.startup, Deadline: o.wait, TryTimeout: o.timeout}
+	p := health.Policy{SuccessThreshold: o.passes, For: o.stable, FailureThreshold: o.failures, Startup: o.startup, Deadline: o.wait, TryTimeout: o.timeout}
 	if o.wait < 0 {
 		return p, errors.New("-wait is negative")
 	}

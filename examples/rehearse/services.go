@@ -172,7 +172,7 @@ func (r *rehearsal) gate(ctx context.Context, version string, failures int, name
 		}
 		probes = append(probes, all...)
 	}
-	return health.Wait(ctx, health.Policy{Passes: 2, Failures: failures, Interval: 200 * time.Millisecond, MaxInterval: time.Second,
+	return health.Wait(ctx, health.Policy{SuccessThreshold: 2, FailureThreshold: failures, Interval: 200 * time.Millisecond, MaxInterval: time.Second,
 		Deadline: time.Minute, Event: func(e health.Event) {
 			text := string(e.Result.Status)
 			if e.Result.Error != "" {

@@ -248,7 +248,7 @@ func (u *upgrade) healthyNow(ctx context.Context, hosts []fleet.Host) error {
 	if len(probes) == 0 {
 		return nil
 	}
-	_, err = health.Wait(ctx, health.Policy{Passes: 1, Deadline: time.Duration(u.Health.Deadline)}, probes...)
+	_, err = health.Wait(ctx, health.Policy{SuccessThreshold: 1, Deadline: time.Duration(u.Health.Deadline)}, probes...)
 	return err
 }
 
@@ -277,7 +277,7 @@ func (u *upgrade) hold(ctx context.Context) error {
 		p.Name = g.Name
 		probes = append(probes, p)
 	}
-	if _, err := health.Wait(ctx, health.Policy{Passes: u.Health.SuccessThreshold, Deadline: time.Duration(u.Health.Deadline)}, probes...); err != nil {
+	if _, err := health.Wait(ctx, health.Policy{SuccessThreshold: u.Health.SuccessThreshold, Deadline: time.Duration(u.Health.Deadline)}, probes...); err != nil {
 		return refuse(withoutGates, err)
 	}
 	return nil

@@ -121,7 +121,8 @@ var rules = map[string]deptest.Rule{
 			"github.com/Masterminds/semver/v3": "of health: compares versions",
 		},
 	},
-	"health": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
+	"health/healthtest": {},
+	"health":            {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
 }
 
 // internalRules does the same for the internal packages that public ones use.

@@ -1,0 +1,102 @@
+package health
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// ClientOptions describes an HTTP client for probes. The zero value is useful.
+type ClientOptions struct {
+	CA         []byte // PEM certificates to trust instead of the system's
+	Cert, Key  []byte // PEM client certificate
+	ServerName string // for SNI and the certificate's name, where the URL has another
+}
+
+// NewClient returns a client for [Probe.Check] and [Policy.Client]. It opens a
+// connection for every request: a kept one may lead to a process that no
+// longer listens.
+func NewClient(o ClientOptions) (*http.Client, error) {
+	c := &tls.Config{ServerName: o.ServerName, MinVersion: tls.VersionTLS12}
+	if len(o.CA) > 0 {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(o.CA) {
+			return nil, errors.New("read CA: no PEM certificate in it")
+		}
+	}
+	if len(o.Cert) > 0 || len(o.Key) > 0 {
+		cert, err := tls.X509KeyPair(o.Cert, o.Key)
+		if err != nil {
+			return nil, fmt.Errorf("read client certificate: %w", err)
+		}
+		c.Certificates = []tls.Certificate{cert}
+	}
+	return &http.Client{Transport: &http.Transport{
+		DialContext:            dial,
+		TLSClientConfig:        c,
+		DisableKeepAlives:      true,
+		MaxResponseHeaderBytes: maxHeader,
+	}}, nil
+}
+
+var plainClient, _ = NewClient(ClientOptions{})
+
+// lookups bounds how many host names are resolved at a time. Each lookup holds
+// a socket or a thread for up to ten seconds when no name server answers.
+var lookups = make(chan struct{}, 32)
+
+// dial connects to the first address of a host that accepts, and names DNS as
+// the cause when the host name is what fails.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	dialer := &net.Dialer{}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return dialer.DialContext(ctx, network, address)
+	}
+	addrs, err := resolve(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	for i, addr := range addrs {
+		try, cancel := ctx, context.CancelFunc(func() {})
+		if until, ok := ctx.Deadline(); ok {
+			// An address that drops packets leaves time for the next one.
+			try, cancel = context.WithTimeout(ctx, time.Until(until)/time.Duration(len(addrs)-i))
+		}
+		var conn net.Conn
+		conn, err = dialer.DialContext(try, network, net.JoinHostPort(addr.Unmap().String(), port))
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	select {
+	case lookups <- struct{}{}:
+		defer func() { <-lookups }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %s: %d other lookups were still running: %w", ErrLookup, clean(host), cap(lookups), context.Cause(ctx))
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("%w: %s: no answer from a name server: %w", ErrLookup, clean(host), context.Cause(ctx))
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrLookup, err)
+	case len(addrs) == 0:
+		return nil, fmt.Errorf("%w: %s has no address", ErrLookup, clean(host))
+	}
+	return addrs, nil
+}

@@ -1,0 +1,50 @@
+package healthtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/health/healthtest"
+)
+
+// waitForGateway stands for the code of an in-house team that is to be tested.
+func waitForGateway(ctx context.Context, policy health.Policy, version string) error {
+	want, err := health.ParseVersion(version)
+	if err != nil {
+		return err
+	}
+	_, err = health.Wait(ctx, policy, health.Gateway("gw1", want))
+	return err
+}
+
+// A wait of 30 s against a gateway that restarts as another release, in
+// milliseconds: time in the bubble is virtual.
+func Example() {
+	test := func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			gateway := healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: "5.2.5"})
+			go func() {
+				time.Sleep(15 * time.Second)
+				gateway.Restart("5.14.0")
+			}()
+			policy := health.Policy{Client: gateway.Client(), Deadline: time.Minute}
+			if err := waitForGateway(t.Context(), policy, "5.14.0"); err != nil {
+				t.Fatal(err)
+			}
+			policy.Deadline = 30 * time.Second
+			gateway.SetRedis(errors.New("connection refused"))
+			if err := waitForGateway(t.Context(), policy, "5.14.0"); !errors.Is(err, health.ErrUnhealthy) {
+				t.Fatalf("Redis is down, and the wait ended with %v", err)
+			}
+		})
+	}
+	fmt.Println("passed:", testing.RunTests(func(_, _ string) (bool, error) { return true, nil },
+		[]testing.InternalTest{{Name: "TestWaitForGateway", F: test}}))
+	// Output:
+	// passed: true
+}

@@ -1,0 +1,197 @@
+package healthtest
+
+import (
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Kind is one of the three programs.
+type Kind string
+
+// The programs that a Program can be.
+const (
+	Gateway   Kind = "gateway"
+	Dashboard Kind = "dashboard"
+	Pump      Kind = "pump"
+)
+
+// Options describes a program. Only Kind is needed; a gateway also wants Version.
+type Options struct {
+	Kind       Kind
+	Version    string           // bare: "5.2.5"; a gateway up to 4.0.x says "v4.0.8"
+	CheckEvery time.Duration    // liveness_check.check_duration; 0: the gateway's 10 s
+	HelloPath  string           // ""; the program's default
+	ReadyPath  string           // ""; /ready
+	Control    bool             // control_api_port is set: health is on [Program.Control] only
+	Dashboard  bool             // use_db_app_configs: a gateway also checks its dashboard
+	RPC        bool             // policy_source rpc: a gateway also checks its MDCB
+	Plugin     Plugin           // state of the API's plugin
+	Upstream   http.Handler     // what the API proxies to; nil: [Echo]
+	Now        func() time.Time // nil: time.Now
+}
+
+// Plugin is what became of the Go plugin that the gateway's only API names. It
+// adds the header Foo: Bar, as AddFooBarHeader of Tyk's documentation does.
+type Plugin int
+
+// The states of a plugin.
+const (
+	NoPlugin Plugin = iota
+	Loaded
+	Broken // the .so did not load: by version, traffic passes without it or gets HTTP 500
+)
+
+// Mode is how a program treats every request.
+type Mode int
+
+// The ways to treat a request.
+const (
+	Normal   Mode = iota
+	HalfOpen      // the connection stands, no answer ever comes
+	Reset         // the second request of a kept-alive connection meets a TCP reset
+	ResetAll      // every request does
+)
+
+// Program is one program. It serves HTTP; several goroutines may use it.
+type Program struct {
+	o   Options
+	now func() time.Time
+
+	mu       sync.Mutex
+	version  string
+	started  time.Time
+	tick     int64 // number of the last check
+	details  map[string]item
+	failing  map[string]string // component: what its check says
+	wedged   bool
+	noReload bool
+	stopping bool
+	plugin   Plugin
+	mode     Mode
+	slow     time.Duration
+	conns    map[string]bool // connections that served a request, for Reset
+}
+
+type item struct {
+	Status        string `json:"status"`
+	Output        string `json:"output,omitempty"`
+	ComponentType string `json:"componentType,omitempty"`
+	Time          string `json:"time"`
+}
+
+type answer struct {
+	Status      string          `json:"status"`
+	Version     string          `json:"version,omitempty"`
+	Description string          `json:"description,omitempty"`
+	Details     map[string]item `json:"details,omitempty"`
+}
+
+// New returns a program that has just started.
+func New(o Options) *Program {
+	if o.CheckEvery == 0 {
+		o.CheckEvery = 10 * time.Second
+	}
+	if o.HelloPath == "" {
+		o.HelloPath = "/hello"
+		if o.Kind == Pump {
+			o.HelloPath = "/health"
+		}
+	}
+	if o.ReadyPath == "" {
+		o.ReadyPath = "/ready"
+	}
+	if o.Upstream == nil {
+		o.Upstream = http.HandlerFunc(Echo)
+	}
+	s := &Program{o: o, now: o.Now, failing: map[string]string{}, conns: map[string]bool{}, plugin: o.Plugin}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.version, s.started = o.Version, s.now()
+	return s
+}
+
+// Restart makes it a new process of the given version: details are gone until
+// the next check.
+func (s *Program) Restart(version string) {
+	s.change(func() {
+		s.version, s.started, s.tick, s.details, s.stopping = version, s.now(), 0, nil, false
+	})
+}
+
+// SetRedis takes Redis away for as long as err is not nil. /hello shows it
+// from the next check on.
+func (s *Program) SetRedis(err error) { s.setFailing("redis", err) }
+
+// SetDashboard does the same with the dashboard that a gateway checks.
+func (s *Program) SetDashboard(err error) { s.setFailing("dashboard", err) }
+
+// SetRPC does the same with the MDCB that a gateway checks.
+func (s *Program) SetRPC(err error) { s.setFailing("rpc", err) }
+
+func (s *Program) setFailing(component string, err error) {
+	s.change(func() {
+		delete(s.failing, component)
+		if err != nil {
+			s.failing[component] = err.Error()
+		}
+	})
+}
+
+// SetWedged stops the checks: /hello repeats its last answer for ever, as
+// gateways did whose Redis client hung (TT-17486).
+func (s *Program) SetWedged(v bool) { s.change(func() { s.wedged = v }) }
+
+// SetReloaded says whether the gateway has loaded its APIs once, which /ready
+// demands. A new program has.
+func (s *Program) SetReloaded(v bool) { s.change(func() { s.noReload = !v }) }
+
+// SetStopping says that the gateway is shutting down; /ready of 5.14 shows it.
+func (s *Program) SetStopping(v bool) { s.change(func() { s.stopping = v }) }
+
+// SetPlugin changes the state of the plugin.
+func (s *Program) SetPlugin(p Plugin) { s.change(func() { s.plugin = p }) }
+
+// SetMode changes how every request from now on is treated.
+func (s *Program) SetMode(m Mode) { s.change(func() { s.mode, s.conns = m, map[string]bool{} }) }
+
+// SetSlow delays every answer.
+func (s *Program) SetSlow(d time.Duration) { s.change(func() { s.slow = d }) }
+
+// change applies f after the checks that were due before it.
+func (s *Program) change(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.check()
+	f()
+}
+
+// check runs the check that is due, in arrears: nothing changed since.
+func (s *Program) check() {
+	due := int64(s.now().Sub(s.started) / s.o.CheckEvery)
+	if s.o.Kind != Gateway || s.wedged || due <= s.tick {
+		return
+	}
+	s.tick = due
+	// Seconds, as the gateway writes them; finer only for programs that check more often.
+	layout := time.RFC3339
+	if s.o.CheckEvery < time.Second {
+		layout = time.RFC3339Nano
+	}
+	at := s.started.Add(time.Duration(due) * s.o.CheckEvery).Format(layout)
+	s.details = map[string]item{"redis": s.item("redis", "datastore", at)}
+	if s.o.Dashboard {
+		s.details["dashboard"] = s.item("dashboard", "system", at)
+	}
+	if s.o.RPC {
+		s.details["rpc"] = s.item("rpc", "system", at)
+	}
+}
+
+func (s *Program) item(component, kind, at string) item {
+	if output, bad := s.failing[component]; bad {
+		return item{Status: "fail", Output: output, ComponentType: kind, Time: at}
+	}
+	return item{Status: "pass", ComponentType: kind, Time: at}
+}

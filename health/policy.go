@@ -1,0 +1,89 @@
+package health
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Policy says how probes are repeated. The zero value waits at most two minutes
+// for two passes in a row of each probe.
+type Policy struct {
+	// SuccessThreshold is how many passes in a row each probe needs, 0: two. A
+	// gateway's pass counts only if it rests on a newer check of its own, which
+	// it makes every ten seconds. So the second pass shows that the checks go on.
+	SuccessThreshold int
+	// For is the least time between the first and the last of those passes.
+	For time.Duration
+	// AcceptWarn makes a warning count as a pass.
+	AcceptWarn bool
+	// FailureThreshold is how many failures in a row end the wait, 0: no number
+	// does, the deadline decides. An unknown result is neither pass nor failure.
+	FailureThreshold int
+	// Startup is the time from the beginning in which no failure counts and none
+	// ends the wait: an ingress that starts shows another certificate for a while.
+	Startup time.Duration
+	// Deadline limits the whole wait, 0: two minutes.
+	Deadline time.Duration
+	// Interval is the time between two tries of a probe, 0: one second. It
+	// doubles with each try in a row that does not pass, up to MaxInterval, 0:
+	// ten seconds. The pause is a random part of it (full jitter).
+	Interval, MaxInterval time.Duration
+	// TryTimeout limits one try of a probe without a Timeout of its own, 0:
+	// DefaultTimeout.
+	TryTimeout time.Duration
+	// Concurrency is how many tries run at a time, 0: 256.
+	Concurrency int
+
+	Client *http.Client // nil: one of NewClient
+	Event  func(Event)  // called after each try, one at a time; nil: no calls
+	Log    *slog.Logger // nil: silent
+}
+
+// Event describes one try within a [Wait].
+type Event struct {
+	Index    int // of the probe, in the order given
+	Result   Result
+	Try      int           // of this probe, from 1
+	Counted  bool          // whether the try added to Passes
+	Passes   int           // in a row, with this try
+	Failures int           // in a row, with this try
+	Needed   int           // passes in a row
+	Next     time.Duration // until the next try
+	Done     int           // probes that have all passes they need
+	Of       int           // probes
+}
+
+func (p Policy) withDefaults() (Policy, error) {
+	if p.SuccessThreshold < 0 || p.FailureThreshold < 0 || p.Concurrency < 0 || p.For < 0 || p.Startup < 0 || p.Deadline < 0 ||
+		p.Interval < 0 || p.MaxInterval < 0 || p.TryTimeout < 0 {
+		return p, errors.New("check policy: a number or duration is negative")
+	}
+	orDuration := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	orDuration(&p.Deadline, 2*time.Minute)
+	orDuration(&p.Interval, time.Second)
+	orDuration(&p.MaxInterval, max(10*time.Second, p.Interval))
+	orDuration(&p.TryTimeout, DefaultTimeout)
+	if p.SuccessThreshold == 0 {
+		p.SuccessThreshold = 2
+	}
+	if p.Concurrency == 0 {
+		p.Concurrency = 256
+	}
+	switch {
+	case p.MaxInterval < p.Interval:
+		return p, fmt.Errorf("check policy: MaxInterval %v is shorter than Interval %v", p.MaxInterval, p.Interval)
+	case p.For >= p.Deadline:
+		return p, fmt.Errorf("check policy: passes over %v do not fit into a deadline of %v", p.For, p.Deadline)
+	}
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
+	}
+	return p, nil
+}
