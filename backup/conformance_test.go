@@ -1,8 +1,6 @@
 package backup_test
 
 import (
-	"context"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,42 +10,12 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/backuptest"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/run"
 )
-
-func TestConformanceFiles(t *testing.T) {
-	t.Parallel()
-	root := tykHost(t)
-	backuptest.Run(t, backuptest.Case{
-		Source:   func(*testing.T) backup.Source { return &backup.Files{FS: os.DirFS(root)} },
-		Restorer: func(t *testing.T) backup.Restorer { return &backup.FilesRestore{Root: t.TempDir()} },
-		Change:   func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
-		Broken: func(*testing.T) backup.Source {
-			return &backup.Files{FS: os.DirFS(root), Paths: []string{"/opt/tyk-gateway/tyk.conf", "/no/such/file"}}
-		},
-		Secret: "352d20ee67be67f6340b4c0605b044b7",
-	})
-}
-
-func TestConformanceFilesRemote(t *testing.T) {
-	t.Parallel()
-	needGNU(t)
-	root := tykHost(t)
-	source := &backup.Files{Runner: run.Local(run.Options{}), Paths: []string{root + "/opt/*", root + "/etc"}}
-	backuptest.Run(t, backuptest.Case{
-		Source:   func(*testing.T) backup.Source { return source },
-		Restorer: func(t *testing.T) backup.Restorer { return &backup.FilesRestore{Root: t.TempDir()} },
-		Change:   func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
-		Broken: func(*testing.T) backup.Source {
-			return &backup.Files{Runner: func(ctx context.Context, argv []string, in io.Reader, out, errOut io.Writer) error {
-				return run.Local(run.Options{})(ctx, append([]string{"false"}, argv...), in, out, errOut)
-			}}
-		},
-	})
-}
 
 func TestConformanceRedis(t *testing.T) {
 	t.Parallel()
@@ -85,7 +53,7 @@ const redisEnv = "BACKUP_TEST_REDIS"
 func TestKilledHelper(t *testing.T) {
 	backuptest.Helper(func() []backup.Source {
 		return []backup.Source{
-			&backup.Files{FS: os.DirFS(os.Getenv("BACKUP_TEST_ROOT"))},
+			&hostfiles.Source{FS: os.DirFS(os.Getenv("BACKUP_TEST_ROOT"))},
 			&backup.Redis{Client: redis.NewClient(&redis.Options{Addr: os.Getenv(redisEnv)})},
 		}
 	})
@@ -102,7 +70,7 @@ func TestDamaged(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t)
 	s.Fill()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Files{FS: os.DirFS(tykHost(t))}, &backup.Redis{Client: s.Client()})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(tykHost(t))}, &backup.Redis{Client: s.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/hostfiles"
 )
 
 // gateway stands for a host's file system; on a real one it is os.DirFS("/").
@@ -30,7 +30,7 @@ func exampleSet() (*backup.Set, func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	set, err := backup.Take(context.Background(), dir, backup.Options{}, &backup.Files{FS: gateway})
+	set, err := backup.Take(context.Background(), dir, backup.Options{}, &hostfiles.Source{FS: gateway})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -46,14 +46,14 @@ func Example() {
 		}
 		defer client.Close()
 		set, err := backup.Take(ctx, "/var/backups/tyk", backup.Options{Label: "before 5.3.0"},
-			&backup.Files{Component: "config/gateway-1", Runner: gateway}, // Tyk's files on another host
+			&hostfiles.Source{Component: "config/gateway-1", Runner: gateway}, // Tyk's files on another host
 			&backup.Redis{Client: client})
 		if err != nil {
 			return err // and there is no set
 		}
 		// … the upgrade; and if it went wrong:
 		report, err := set.Restore(ctx, backup.RestoreOptions{},
-			&backup.FilesRestore{Component: "config/gateway-1", Runner: gateway, Rescue: "/var/backups/tyk/rescued"},
+			&hostfiles.Restore{Component: "config/gateway-1", Runner: gateway, Rescue: "/var/backups/tyk/rescued"},
 			&backup.RedisLive{Client: client, Replace: true, Rescue: "/var/backups/tyk/rescued"})
 		fmt.Println(report.Components, err) // every item, and whether the result is proven
 		return err
@@ -68,7 +68,7 @@ func ExampleTake() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	set, err := backup.Take(context.Background(), dir, backup.Options{Label: "before 5.3.0"}, &backup.Files{FS: gateway})
+	set, err := backup.Take(context.Background(), dir, backup.Options{Label: "before 5.3.0"}, &hostfiles.Source{FS: gateway})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func ExampleSet_Restore() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(root)
-	report, err := set.Restore(context.Background(), backup.RestoreOptions{DryRun: true}, &backup.FilesRestore{Root: root})
+	report, err := set.Restore(context.Background(), backup.RestoreOptions{DryRun: true}, &hostfiles.Restore{Root: root})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -192,36 +192,6 @@ func ExampleNewRedisClient() {
 	client, err := backup.NewRedisClient("redis://:pass word@[::1", nil)
 	fmt.Println(client == nil, err)
 	// Output: true read the Redis URI: it is not of the form redis://user:password@host:6379/0; percent-encode special characters of user and password
-}
-
-func ExampleFiles() {
-	src := &backup.Files{FS: gateway, Paths: []string{"/opt/tyk-gateway/*.conf"}}
-	estimate, err := src.Plan(context.Background())
-	fmt.Println(estimate.Items, estimate.Bytes, err)
-	_, err = (&backup.Files{FS: gateway, Paths: []string{"/etc/missing"}}).Plan(context.Background())
-	fmt.Println(errors.Is(err, fs.ErrNotExist))
-	// Output:
-	// 1 20 <nil>
-	// true
-}
-
-func ExampleFilesRestore() {
-	set, remove := exampleSet()
-	defer remove()
-	root, err := os.MkdirTemp("", "root-")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(root)
-	to := &backup.FilesRestore{Root: root, Only: []string{"/opt/*/tyk.conf"}}
-	stored, _ := set.Component(to.Name())
-	items, err := to.Plan(context.Background(), stored)
-	for _, i := range items {
-		fmt.Println(i.Action, i.Name, err)
-	}
-	// Output:
-	// skip /opt/tyk-gateway/policies/policies.json <nil>
-	// create /opt/tyk-gateway/tyk.conf <nil>
 }
 
 func ExampleRedis() {

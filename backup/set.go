@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"example.com/tykupgrade/backup/internal/step"
 )
 
 // Schema is the version of the manifest that this package writes. It reads
@@ -72,8 +74,9 @@ type File struct {
 	MTime  time.Time `json:"mtime"`
 }
 
-func (f *File) setMeta(m Meta) {
-	f.Mode = fmt.Sprintf("%04o", unixMode(m.Mode))
+// SetMeta fills in mode, owner and time.
+func (f *File) SetMeta(m Meta) {
+	f.Mode = fmt.Sprintf("%04o", step.UnixMode(m.Mode))
 	f.UID, f.GID, f.User, f.Group = m.UID, m.GID, m.User, m.Group
 	f.MTime = m.ModTime.UTC()
 }
@@ -84,30 +87,7 @@ func (f File) Perm() (fs.FileMode, error) {
 	if err != nil {
 		return 0, fmt.Errorf("mode %q is not an octal number up to 7777", f.Mode)
 	}
-	return fileMode(uint32(n)), nil
-}
-
-// specialBits are the three that Go keeps elsewhere.
-var specialBits = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky}
-
-func unixMode(m fs.FileMode) uint32 {
-	u := uint32(m.Perm())
-	for bit, flag := range specialBits {
-		if m&flag != 0 {
-			u |= bit
-		}
-	}
-	return u
-}
-
-func fileMode(u uint32) fs.FileMode {
-	m := fs.FileMode(u & 0o777)
-	for bit, flag := range specialBits {
-		if u&bit != 0 {
-			m |= flag
-		}
-	}
-	return m
+	return step.FileMode(uint32(n)), nil
 }
 
 // checkName accepts clean relative paths that stay inside, and nothing that a

@@ -184,7 +184,7 @@ func (w *Writer) Create(ctx context.Context, name string, meta *Meta, fill func(
 	if meta == nil {
 		meta = &Meta{Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid(), ModTime: time.Now()}
 	}
-	f.setMeta(*meta)
+	f.SetMeta(*meta)
 	w.record(f)
 	return f, nil
 }
@@ -199,7 +199,7 @@ func (w *Writer) Link(name, target string, meta Meta) error {
 		return step.Fail("write", w.component+"/"+name, err)
 	}
 	f := File{Path: path.Join(w.component, name), Link: target}
-	f.setMeta(meta)
+	f.SetMeta(meta)
 	w.record(f)
 	return nil
 }

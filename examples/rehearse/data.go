@@ -14,6 +14,7 @@ import (
 	mongooptions "go.mongodb.org/mongo-driver/mongo/options"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/hostfiles"
 	labmongo "example.com/tykupgrade/internal/lab/mongo"
 	labredis "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/lab/stage"
@@ -163,7 +164,7 @@ func (d *stores) migrate(ctx context.Context) (string, error) {
 func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 	d := &r.store
 	d.dir = filepath.Join(r.dir, "backup")
-	files := &backup.Files{FS: os.DirFS(r.stack.root)}
+	files := &hostfiles.Source{FS: os.DirFS(r.stack.root)}
 	sources := []backup.Source{files, &backup.Mongo{Server: backup.MongoServer{Client: d.mongo}}}
 	against := []backup.Prover{files, &backup.Mongo{Server: backup.MongoServer{Client: d.mongo}}}
 	s.StandsIn = d.standsIn()
@@ -207,7 +208,7 @@ func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	d := &r.store
 	s.StandsIn = d.standsIn()
 	rescue := filepath.Join(r.dir, "rescue")
-	to := []backup.Restorer{&backup.FilesRestore{Root: r.stack.root, Rescue: rescue},
+	to := []backup.Restorer{&hostfiles.Restore{Root: r.stack.root, Rescue: rescue},
 		&backup.MongoRestore{Server: backup.MongoServer{Client: d.mongo}, Mode: backup.MongoReplace, DropExtra: true}}
 	if d.redis != nil {
 		to = append(to, &backup.RedisLive{Client: d.redis, Replace: true, Rescue: rescue})

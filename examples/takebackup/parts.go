@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
 	runner "example.com/tykupgrade/internal/run"
@@ -48,7 +49,7 @@ func (p *configPart) source(*command) (backup.Source, error) {
 	if !p.chosen && len(p.paths) == 0 {
 		return nil, nil
 	}
-	f := &backup.Files{Component: p.name, Paths: p.paths}
+	f := &hostfiles.Source{Component: p.name, Paths: p.paths}
 	if p.host != "" {
 		f.Runner = backup.Runner(debpkg.SSH(p.host, debpkg.SSHOptions{}))
 	} else {
@@ -61,7 +62,7 @@ func (p *configPart) restorer(c *command) (backup.Restorer, error) {
 	if !p.chosen && len(p.only) == 0 {
 		return nil, nil
 	}
-	f := &backup.FilesRestore{Component: p.name, Only: p.only, Rescue: c.rescue}
+	f := &hostfiles.Restore{Component: p.name, Only: p.only, Rescue: c.rescue}
 	if p.host != "" {
 		f.Runner = backup.Runner(debpkg.SSH(p.host, debpkg.SSHOptions{}))
 	} else {

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -115,7 +116,7 @@ func (u *upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 	var sources []backup.Source
 	hosts, component := u.machines()
 	for _, h := range hosts {
-		f := &backup.Files{Component: component[h.Name], Paths: u.Backup.Paths}
+		f := &hostfiles.Source{Component: component[h.Name], Paths: u.Backup.Paths}
 		if h.Address == "local" && !u.SSH.Sudo {
 			f.FS = os.DirFS("/")
 		} else {
@@ -312,7 +313,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 	hosts, component := u.machines()
 	if slices.Contains(what, "config") {
 		for _, h := range hosts {
-			f := &backup.FilesRestore{Component: component[h.Name], Rescue: rescue}
+			f := &hostfiles.Restore{Component: component[h.Name], Rescue: rescue}
 			if h.Address != "local" || u.SSH.Sudo {
 				f.Runner = backup.Runner(u.Runner(h))
 			}

@@ -10,6 +10,27 @@ import (
 	"example.com/tykupgrade/internal/deptest"
 )
 
+// backupModules is what backup links.
+var backupModules = map[string]string{
+	"filippo.io/age":                "encrypts exports",
+	"github.com/klauspost/compress": "zstd for exports, gzip at twice the speed of the standard library's",
+	"github.com/redis/go-redis/v9":  "Redis: one server, Sentinel, cluster, TLS",
+	"go.mongodb.org/mongo-driver":   "MongoDB",
+	"filippo.io/hpke":               "of age",
+	"golang.org/x/crypto":           "of age and of the MongoDB driver",
+	"golang.org/x/sys":              "of x/crypto",
+	"github.com/cespare/xxhash/v2":  "of go-redis",
+	"go.uber.org/atomic":            "of go-redis",
+	"github.com/golang/snappy":      "of the MongoDB driver: wire compression",
+	"github.com/montanaflynn/stats": "of the MongoDB driver: round-trip times",
+	"github.com/xdg-go/pbkdf2":      "of the MongoDB driver: SCRAM login",
+	"github.com/xdg-go/scram":       "of the MongoDB driver: SCRAM login",
+	"github.com/xdg-go/stringprep":  "of the MongoDB driver: SCRAM login",
+	"github.com/youmark/pkcs8":      "of the MongoDB driver: encrypted client keys",
+	"golang.org/x/sync":             "of the MongoDB driver",
+	"golang.org/x/text":             "of the MongoDB driver: SCRAM login",
+}
+
 // rules holds every public package to an allow-list of what it links. The five
 // public packages never reach each other.
 var rules = map[string]deptest.Rule{
@@ -19,25 +40,16 @@ var rules = map[string]deptest.Rule{
 			"backup/internal/step": "what the set and its backends share",
 			"internal/run":         "starts the scratch redis-server of the deepest verification",
 		},
-		Modules: map[string]string{
-			"filippo.io/age":                "encrypts exports",
-			"github.com/klauspost/compress": "zstd for exports, gzip at twice the speed of the standard library's",
-			"github.com/redis/go-redis/v9":  "Redis: one server, Sentinel, cluster, TLS",
-			"go.mongodb.org/mongo-driver":   "MongoDB",
-			"filippo.io/hpke":               "of age",
-			"golang.org/x/crypto":           "of age and of the MongoDB driver",
-			"golang.org/x/sys":              "of x/crypto",
-			"github.com/cespare/xxhash/v2":  "of go-redis",
-			"go.uber.org/atomic":            "of go-redis",
-			"github.com/golang/snappy":      "of the MongoDB driver: wire compression",
-			"github.com/montanaflynn/stats": "of the MongoDB driver: round-trip times",
-			"github.com/xdg-go/pbkdf2":      "of the MongoDB driver: SCRAM login",
-			"github.com/xdg-go/scram":       "of the MongoDB driver: SCRAM login",
-			"github.com/xdg-go/stringprep":  "of the MongoDB driver: SCRAM login",
-			"github.com/youmark/pkcs8":      "of the MongoDB driver: encrypted client keys",
-			"golang.org/x/sync":             "of the MongoDB driver",
-			"golang.org/x/text":             "of the MongoDB driver: SCRAM login",
+		Modules: backupModules,
+	},
+	"backup/hostfiles": {
+		Own: map[string]string{
+			"backup":               "the set",
+			"backup/internal/step": "what the set and its backends share",
+			"internal/atomicfile":  "writes files that are there in full or not at all",
+			"internal/run":         "starts the scratch redis-server of the deepest verification",
 		},
+		Modules: backupModules,
 	},
 	"backup/internal/step": {Own: map[string]string{"internal/atomicfile": "names what is no regular file"}},
 	"bundle": {

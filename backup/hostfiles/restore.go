@@ -1,9 +1,10 @@
-package backup
+package hostfiles
 
 import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -17,34 +18,35 @@ import (
 	"strings"
 	"time"
 
+	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// FilesRestore is a [Restorer] for the files of one host: content, mode,
+// Restore is a [Restorer] for the files of one host: content, mode,
 // numeric owner, modification time and links. A file that is as in the set is
 // left alone; each other one is replaced in one step. Files that the host has
 // and the set has not stay. Before anything is replaced a set of the present
 // files is taken into Rescue, and where anything fails they come back.
-type FilesRestore struct {
-	Component string   // name in the set; empty: "config"
-	Root      string   // this host: where its root is; empty with a nil Runner: "/"
-	Runner    Runner   // another host: needs GNU find, tar, coreutils and xargs there
-	Only      []string // absolute paths with path.Match's wildcards; empty: all files
-	Rescue    string   // directory for the set of what is replaced: one of its own, where it is not taken for the latest backup
+type Restore struct {
+	Component string        // name in the set; empty: "config"
+	Root      string        // this host: where its root is; empty with a nil Runner: "/"
+	Runner    backup.Runner // another host: needs GNU find, tar, coreutils and xargs there
+	Only      []string      // absolute paths with path.Match's wildcards; empty: all files
+	Rescue    string        // directory for the set of what is replaced: one of its own, where it is not taken for the latest backup
 }
 
 // Name returns the component's name.
-func (f *FilesRestore) Name() string {
+func (f *Restore) Name() string {
 	if f.Component == "" {
 		return "config"
 	}
 	return f.Component
 }
 
-func (f *FilesRestore) host() (host, error) {
+func (f *Restore) host() (host, error) {
 	if f.Root != "" && f.Runner != nil {
-		return nil, errors.New("at most one of Root and Runner may be given")
+		return nil, errors.New("at most one of Root and backup.Runner may be given")
 	}
 	for _, p := range f.Only {
 		if _, err := path.Match(p, ""); err != nil || !path.IsAbs(p) {
@@ -57,7 +59,7 @@ func (f *FilesRestore) host() (host, error) {
 	return localHost{os.DirFS(f.root())}, nil
 }
 
-func (f *FilesRestore) root() string {
+func (f *Restore) root() string {
 	if f.Root == "" {
 		return "/"
 	}
@@ -66,11 +68,11 @@ func (f *FilesRestore) root() string {
 
 // change is one file of the set and what becomes of it on the host.
 type change struct {
-	File
-	action Action
+	backup.File
+	action backup.Action
 }
 
-func (f *FilesRestore) changes(ctx context.Context, s *Stored) ([]change, error) {
+func (f *Restore) changes(ctx context.Context, s *backup.Stored) ([]change, error) {
 	h, err := f.host()
 	if err != nil {
 		return nil, err
@@ -82,7 +84,7 @@ func (f *FilesRestore) changes(ctx context.Context, s *Stored) ([]change, error)
 	hits := map[string]bool{}
 	var out []change
 	for _, want := range s.Files {
-		c := change{File: want, action: ActionCreate}
+		c := change{File: want, action: backup.ActionCreate}
 		selected := len(f.Only) == 0
 		for _, p := range f.Only {
 			if hit, _ := path.Match(p, "/"+want.Path); hit {
@@ -90,13 +92,13 @@ func (f *FilesRestore) changes(ctx context.Context, s *Stored) ([]change, error)
 			}
 		}
 		if is, ok := have[want.Path]; ok {
-			c.action = ActionReplace
+			c.action = backup.ActionReplace
 			if sameFile(want, is) {
-				c.action = ActionSame
+				c.action = backup.ActionSame
 			}
 		}
 		if !selected {
-			c.action = ActionSkip
+			c.action = backup.ActionSkip
 		}
 		out = append(out, c)
 	}
@@ -109,7 +111,7 @@ func (f *FilesRestore) changes(ctx context.Context, s *Stored) ([]change, error)
 }
 
 // present reads what a host has at the given paths.
-func present(ctx context.Context, h host, files []File) (map[string]File, error) {
+func present(ctx context.Context, h host, files []backup.File) (map[string]backup.File, error) {
 	wanted := map[string]bool{}
 	var patterns []string
 	for _, f := range files {
@@ -126,17 +128,17 @@ func present(ctx context.Context, h host, files []File) (map[string]File, error)
 			continue
 		}
 		if e.typ != 'f' && e.typ != 'l' {
-			return nil, &Error{Op: "look at", Object: e.path, Err: atomicfile.ErrNotRegular, Next: "move it out of the way"}
+			return nil, &backup.Error{Op: "look at", Object: e.path, Err: atomicfile.ErrNotRegular, Next: "move it out of the way"}
 		}
 		entries = append(entries, e)
 	}
-	have := map[string]File{}
+	have := map[string]backup.File{}
 	if len(entries) == 0 {
 		return have, nil
 	}
-	err = h.read(ctx, entries, func() error { clear(have); return nil }, func(e entry, m Meta, r io.Reader) error {
-		f := File{Path: strings.TrimPrefix(e.path, "/"), Link: e.link}
-		f.setMeta(m)
+	err = h.read(ctx, entries, func() error { clear(have); return nil }, func(e entry, m backup.Meta, r io.Reader) error {
+		f := backup.File{Path: strings.TrimPrefix(e.path, "/"), Link: e.link}
+		f.SetMeta(m)
 		if e.typ == 'f' {
 			sum := sha256.New()
 			n, err := io.Copy(sum, r)
@@ -152,15 +154,15 @@ func present(ctx context.Context, h host, files []File) (map[string]File, error)
 }
 
 // sameFile leaves the modification time out: touching a file changes nothing.
-func sameFile(a, b File) bool {
+func sameFile(a, b backup.File) bool {
 	return a.Size == b.Size && a.SHA256 == b.SHA256 && a.Link == b.Link && a.UID == b.UID && a.GID == b.GID && (a.Link != "" || a.Mode == b.Mode)
 }
 
-func toItems(changes []change, detail string) []Item {
-	var items []Item
+func toItems(changes []change, detail string) []backup.Item {
+	var items []backup.Item
 	for _, c := range changes {
-		i := Item{Name: "/" + c.Path, Action: c.action, Bytes: c.Size}
-		if c.action == ActionReplace {
+		i := backup.Item{Name: "/" + c.Path, Action: c.action, Bytes: c.Size}
+		if c.action == backup.ActionReplace {
 			i.Detail = detail
 		}
 		items = append(items, i)
@@ -169,7 +171,7 @@ func toItems(changes []change, detail string) []Item {
 }
 
 // Plan compares every file with the host's.
-func (f *FilesRestore) Plan(ctx context.Context, s *Stored) ([]Item, error) {
+func (f *Restore) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, error) {
 	changes, err := f.plan(ctx, s)
 	if err != nil {
 		return nil, err
@@ -177,9 +179,9 @@ func (f *FilesRestore) Plan(ctx context.Context, s *Stored) ([]Item, error) {
 	return toItems(changes, "what is there goes into a set in "+f.Rescue), nil
 }
 
-func (f *FilesRestore) plan(ctx context.Context, s *Stored) ([]change, error) {
+func (f *Restore) plan(ctx context.Context, s *backup.Stored) ([]change, error) {
 	changes, err := f.changes(ctx, s)
-	if err == nil && f.Rescue == "" && slices.ContainsFunc(changes, func(c change) bool { return c.action == ActionReplace }) {
+	if err == nil && f.Rescue == "" && slices.ContainsFunc(changes, func(c change) bool { return c.action == backup.ActionReplace }) {
 		err = errors.New("files would be replaced: give a rescue directory, for the set of what is there now")
 	}
 	if err == nil && f.Rescue != "" {
@@ -189,7 +191,7 @@ func (f *FilesRestore) plan(ctx context.Context, s *Stored) ([]change, error) {
 }
 
 // Restore writes the files that are missing or different.
-func (f *FilesRestore) Restore(ctx context.Context, s *Stored, progress func(Event)) ([]Item, error) {
+func (f *Restore) Restore(ctx context.Context, s *backup.Stored, progress func(backup.Event)) ([]backup.Item, error) {
 	changes, err := f.plan(ctx, s)
 	if err != nil {
 		return nil, err
@@ -198,7 +200,7 @@ func (f *FilesRestore) Restore(ctx context.Context, s *Stored, progress func(Eve
 	if err != nil {
 		return nil, fmt.Errorf("save what would be replaced: %w", err)
 	}
-	e := Event{Component: f.Name(), Phase: PhaseRestore, TotalBytes: s.Bytes, TotalItems: s.Items}
+	e := backup.Event{Component: f.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes, TotalItems: s.Items}
 	err = f.apply(ctx, s, changes, func(c change) {
 		e.Item, e.Bytes, e.Items = "/"+c.Path, e.Bytes+c.Size, e.Items+1
 		progress(e)
@@ -212,13 +214,13 @@ func (f *FilesRestore) Restore(ctx context.Context, s *Stored, progress func(Eve
 }
 
 // rescue takes a set of what will be replaced.
-func (f *FilesRestore) rescue(ctx context.Context, changes []change) (set *Set, detail string, err error) {
-	src := &Files{Component: f.Name(), Runner: f.Runner}
+func (f *Restore) rescue(ctx context.Context, changes []change) (set *backup.Set, detail string, err error) {
+	src := &Source{Component: f.Name(), Runner: f.Runner}
 	if f.Runner == nil {
 		src.FS = os.DirFS(f.root())
 	}
 	for _, c := range changes {
-		if c.action == ActionReplace {
+		if c.action == backup.ActionReplace {
 			src.Paths = append(src.Paths, "/"+c.Path)
 		}
 	}
@@ -228,17 +230,17 @@ func (f *FilesRestore) rescue(ctx context.Context, changes []change) (set *Set, 
 	for i, p := range src.Paths {
 		src.Paths[i] = escapePattern(p)
 	}
-	set, err = Take(ctx, f.Rescue, Options{Label: "replaced by the restore of another set"}, src)
+	set, err = backup.Take(ctx, f.Rescue, backup.Options{Label: "replaced by the restore of another set"}, src)
 	if err != nil {
 		return nil, "", err
 	}
 	return set, "what was there is in " + set.Dir, nil
 }
 
-func (f *FilesRestore) apply(ctx context.Context, s *Stored, changes []change, done func(change)) error {
+func (f *Restore) apply(ctx context.Context, s *backup.Stored, changes []change, done func(change)) error {
 	var todo []change
 	for _, c := range changes {
-		if c.action == ActionCreate || c.action == ActionReplace {
+		if c.action == backup.ActionCreate || c.action == backup.ActionReplace {
 			todo = append(todo, c)
 		} else {
 			done(c)
@@ -266,7 +268,7 @@ func (f *FilesRestore) apply(ctx context.Context, s *Stored, changes []change, d
 }
 
 // put writes one file of this host.
-func (f *FilesRestore) put(ctx context.Context, s *Stored, c change) error {
+func (f *Restore) put(ctx context.Context, s *backup.Stored, c change) error {
 	target := filepath.Join(f.root(), filepath.FromSlash(c.Path))
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
@@ -299,7 +301,7 @@ func (f *FilesRestore) put(ctx context.Context, s *Stored, c change) error {
 	}
 	return renameOrRemove(temp, target, func() error {
 		if sum.SHA256 != c.SHA256 {
-			return fmt.Errorf("%w: the set changed since it was verified", ErrDamaged)
+			return fmt.Errorf("%w: the set changed since it was verified", backup.ErrDamaged)
 		}
 		return errors.Join(os.Chmod(temp, mode), os.Chtimes(temp, time.Time{}, c.MTime))
 	})
@@ -316,11 +318,11 @@ func renameOrRemove(temp, target string, prepare func() error) error {
 	return atomicfile.SyncDir(filepath.Dir(target))
 }
 
-func tempSuffix() string { return newID(time.Now())[17:] }
+func tempSuffix() string { return strings.ToLower(rand.Text()[:8]) }
 
 // send writes files of another host: all of them under temporary names first,
 // then each gets its own.
-func (f *FilesRestore) send(ctx context.Context, s *Stored, todo []change) (err error) {
+func (f *Restore) send(ctx context.Context, s *backup.Stored, todo []change) (err error) {
 	suffix := ".restore-" + tempSuffix()
 	temp := func(c change) string { return path.Join(path.Dir(c.Path), "."+path.Base(c.Path)+suffix) }
 	var all, contents, pairs bytes.Buffer
@@ -361,21 +363,21 @@ func (f *FilesRestore) send(ctx context.Context, s *Stored, todo []change) (err 
 	return f.command(ctx, &pairs, "xargs", "-0", "-n", "2", "mv", "-f", "-T", "--")
 }
 
-func (f *FilesRestore) command(ctx context.Context, stdin io.Reader, argv ...string) error {
+func (f *Restore) command(ctx context.Context, stdin io.Reader, argv ...string) error {
 	if err := f.Runner(ctx, append([]string{"env", "LC_ALL=C"}, argv...), stdin, nil, nil); err != nil {
 		return step.Fail("restore", "files of the remote host", err)
 	}
 	return nil
 }
 
-func packTemp(w io.Writer, s *Stored, todo []change, temp func(change) string) error {
+func packTemp(w io.Writer, s *backup.Stored, todo []change, temp func(change) string) error {
 	tw := tar.NewWriter(w)
 	for _, c := range todo {
 		mode, err := c.Perm()
 		if err != nil {
 			return err
 		}
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: temp(c), Size: c.Size, Mode: int64(unixMode(mode)), Uid: c.UID, Gid: c.GID, ModTime: c.MTime, Format: tar.FormatPAX}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: temp(c), Size: c.Size, Mode: int64(step.UnixMode(mode)), Uid: c.UID, Gid: c.GID, ModTime: c.MTime, Format: tar.FormatPAX}
 		if c.Link != "" {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, c.Link, 0
 		}
@@ -399,13 +401,13 @@ func packTemp(w io.Writer, s *Stored, todo []change, temp func(change) string) e
 
 // rollback brings back what was replaced and removes what was created, even
 // after ctx has ended.
-func (f *FilesRestore) rollback(ctx context.Context, changes []change, rescued *Set) error {
+func (f *Restore) rollback(ctx context.Context, changes []change, rescued *backup.Set) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), step.UndoLimit)
 	defer cancel()
 	var errs []error
 	var created bytes.Buffer
 	for _, c := range changes {
-		if c.action != ActionCreate {
+		if c.action != backup.ActionCreate {
 			continue
 		}
 		if f.Runner != nil {
@@ -421,7 +423,7 @@ func (f *FilesRestore) rollback(ctx context.Context, changes []change, rescued *
 	}
 	if rescued != nil {
 		old, _ := rescued.Component(f.Name())
-		back := &FilesRestore{Component: f.Component, Root: f.Root, Runner: f.Runner}
+		back := &Restore{Component: f.Component, Root: f.Root, Runner: f.Runner}
 		undo, err := back.changes(ctx, old)
 		if err == nil {
 			err = back.apply(ctx, old, undo, func(change) {})
@@ -437,7 +439,7 @@ func (f *FilesRestore) rollback(ctx context.Context, changes []change, rescued *
 }
 
 // Prove reads the files back.
-func (f *FilesRestore) Prove(ctx context.Context, s *Stored) error {
+func (f *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 	changes, err := f.changes(ctx, s)
 	if err != nil {
 		return err
@@ -446,7 +448,7 @@ func (f *FilesRestore) Prove(ctx context.Context, s *Stored) error {
 }
 
 // Prove compares the host's files with the set: content, mode, owner, links.
-func (f *Files) Prove(ctx context.Context, s *Stored) error {
+func (f *Source) Prove(ctx context.Context, s *backup.Stored) error {
 	h, err := f.host()
 	if err != nil {
 		return err
@@ -457,10 +459,10 @@ func (f *Files) Prove(ctx context.Context, s *Stored) error {
 	}
 	var changes []change
 	for _, want := range s.Files {
-		c := change{File: want, action: ActionCreate}
+		c := change{File: want, action: backup.ActionCreate}
 		if is, ok := have[want.Path]; ok {
-			if c.action = ActionReplace; sameFile(want, is) {
-				c.action = ActionSame
+			if c.action = backup.ActionReplace; sameFile(want, is) {
+				c.action = backup.ActionSame
 			}
 		}
 		changes = append(changes, c)
@@ -472,13 +474,13 @@ func differences(changes []change) error {
 	var bad []error
 	for _, c := range changes {
 		switch c.action {
-		case ActionCreate:
-			bad = append(bad, fmt.Errorf("%w: /%s is missing", ErrDiffers, c.Path))
-		case ActionReplace:
-			bad = append(bad, fmt.Errorf("%w: /%s", ErrDiffers, c.Path))
+		case backup.ActionCreate:
+			bad = append(bad, fmt.Errorf("%w: /%s is missing", backup.ErrDiffers, c.Path))
+		case backup.ActionReplace:
+			bad = append(bad, fmt.Errorf("%w: /%s", backup.ErrDiffers, c.Path))
 		}
 	}
 	return errors.Join(bad...)
 }
 
-var _ Restorer = (*FilesRestore)(nil)
+var _ backup.Restorer = (*Restore)(nil)

@@ -1,4 +1,4 @@
-package backup
+package hostfiles
 
 import (
 	"context"
@@ -13,11 +13,12 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// KindFiles is the kind of the components that [Files] writes.
-const KindFiles = "files"
+// Kind is the kind of the components that [Files] writes.
+const Kind = "files"
 
 // Files backs up files of one host: content, mode, owner, modification time
 // and symbolic links. A link is recorded, and the file that it names is
@@ -28,10 +29,10 @@ const KindFiles = "files"
 // and pump only, and everything that the packages overwrite without asking.
 //
 // A Files is a [Source], and a [Prover] that compares the host with a set.
-type Files struct {
-	Component string // name in the set, best with the host: "config/gateway-1"; empty: "config"
-	FS        fs.FS  // this host: os.DirFS("/")
-	Runner    Runner // another host: needs GNU find and tar there
+type Source struct {
+	Component string        // name in the set, best with the host: "config/gateway-1"; empty: "config"
+	FS        fs.FS         // this host: os.DirFS("/")
+	Runner    backup.Runner // another host: needs GNU find and tar there
 
 	// Paths must exist, IfPresent may. Both are absolute, name a file or a
 	// directory with all that is in it, and may hold the wildcards of
@@ -39,8 +40,8 @@ type Files struct {
 	Paths, IfPresent []string
 }
 
-// FilesDetails is what a files component's details hold.
-type FilesDetails struct {
+// Details is what a files component's details hold.
+type Details struct {
 	Paths []string `json:"paths"` // the absolute paths that were asked for and found
 }
 
@@ -60,7 +61,7 @@ var tykComponents = []struct {
 var tykAlways = []string{"/etc/default/tyk-*", "/lib/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service.d"}
 
 // Name returns the component's name.
-func (f *Files) Name() string {
+func (f *Source) Name() string {
 	if f.Component == "" {
 		return "config"
 	}
@@ -89,12 +90,12 @@ type host interface {
 	list(ctx context.Context, patterns []string) ([]entry, error)
 	// read calls f once for every entry of kind 'f' or 'l', in any order, and
 	// again from the start where something changed meanwhile: reset comes first.
-	read(ctx context.Context, entries []entry, reset func() error, f func(e entry, m Meta, r io.Reader) error) error
+	read(ctx context.Context, entries []entry, reset func() error, f func(e entry, m backup.Meta, r io.Reader) error) error
 }
 
-func (f *Files) host() (host, error) {
+func (f *Source) host() (host, error) {
 	if (f.FS == nil) == (f.Runner == nil) {
-		return nil, errors.New("exactly one of FS and Runner must be given")
+		return nil, errors.New("exactly one of FS and backup.Runner must be given")
 	}
 	for _, p := range append(slices.Clone(f.Paths), f.IfPresent...) {
 		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
@@ -111,16 +112,16 @@ func (f *Files) host() (host, error) {
 }
 
 // Plan finds the files.
-func (f *Files) Plan(ctx context.Context) (Estimate, error) {
+func (f *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	h, err := f.host()
 	if err != nil {
-		return Estimate{}, err
+		return backup.Estimate{}, err
 	}
 	entries, _, _, err := f.find(ctx, h)
 	if err != nil {
-		return Estimate{}, err
+		return backup.Estimate{}, err
 	}
-	e := Estimate{Items: int64(len(entries))}
+	e := backup.Estimate{Items: int64(len(entries))}
 	for _, x := range entries {
 		e.Bytes += x.size
 	}
@@ -128,8 +129,8 @@ func (f *Files) Plan(ctx context.Context) (Estimate, error) {
 }
 
 // Backup copies the files.
-func (f *Files) Backup(ctx context.Context, w *Writer) (Component, error) {
-	c := Component{Kind: KindFiles, Topology: "host", Consistency: ConsistencyPerItem, Method: "read"}
+func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
+	c := backup.Component{Kind: Kind, Topology: "host", Consistency: backup.ConsistencyPerItem, Method: "read"}
 	h, err := f.host()
 	if err != nil {
 		return c, err
@@ -142,7 +143,7 @@ func (f *Files) Backup(ctx context.Context, w *Writer) (Component, error) {
 		return c, err
 	}
 	c.Warnings = warnings
-	err = h.read(ctx, entries, w.Reset, func(e entry, m Meta, r io.Reader) error {
+	err = h.read(ctx, entries, w.Reset, func(e entry, m backup.Meta, r io.Reader) error {
 		name := strings.TrimPrefix(e.path, "/")
 		if e.typ == 'l' {
 			return w.Link(name, e.link, m)
@@ -158,12 +159,12 @@ func (f *Files) Backup(ctx context.Context, w *Writer) (Component, error) {
 	}
 	c.Items = int64(len(entries))
 	w.Progress("", 0, c.Items)
-	return c, c.SetDetails(FilesDetails{Paths: found})
+	return c, c.SetDetails(Details{Paths: found})
 }
 
 // find lists files and links by path, follows links to the files that they
 // name, and makes sure that nothing is missing that must be there.
-func (f *Files) find(ctx context.Context, h host) (entries []entry, found, warnings []string, err error) {
+func (f *Source) find(ctx context.Context, h host) (entries []entry, found, warnings []string, err error) {
 	must, may := f.Paths, f.IfPresent
 	if len(must)+len(may) == 0 {
 		if must, may, err = tykPaths(ctx, h); err != nil {
@@ -186,7 +187,7 @@ func (f *Files) find(ctx context.Context, h host) (entries []entry, found, warni
 				continue
 			}
 			if !utf8.ValidString(e.path) || !utf8.ValidString(e.link) {
-				return nil, nil, nil, &Error{Op: "find", Object: fmt.Sprintf("%q", e.path), Err: errors.New("its name or target is not UTF-8, which the manifest cannot hold"), Next: "rename it or leave it out"}
+				return nil, nil, nil, &backup.Error{Op: "find", Object: fmt.Sprintf("%q", e.path), Err: errors.New("its name or target is not UTF-8, which the manifest cannot hold"), Next: "rename it or leave it out"}
 			}
 			all[e.path] = e
 			switch e.typ {
@@ -208,7 +209,7 @@ func (f *Files) find(ctx context.Context, h host) (entries []entry, found, warni
 		if ok {
 			found = append(found, p)
 		} else if slices.Contains(must, p) {
-			return nil, nil, nil, &Error{Op: "find", Object: p, Err: fs.ErrNotExist, Next: "correct the path, or name it as one that may be missing"}
+			return nil, nil, nil, &backup.Error{Op: "find", Object: p, Err: fs.ErrNotExist, Next: "correct the path, or name it as one that may be missing"}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
@@ -247,7 +248,7 @@ func tykPaths(ctx context.Context, h host) (must, may []string, err error) {
 		}
 	}
 	if len(must) == 0 {
-		return nil, nil, &Error{Op: "find", Object: "Tyk's configuration", Err: fmt.Errorf("none of %v is there: %w", dirs, fs.ErrNotExist),
+		return nil, nil, &backup.Error{Op: "find", Object: "Tyk's configuration", Err: fmt.Errorf("none of %v is there: %w", dirs, fs.ErrNotExist),
 			Next: "name the paths, or run it on a host that has Tyk installed"}
 	}
 	return must, append(may, tykAlways...), nil
@@ -293,22 +294,22 @@ func pause(ctx context.Context) error {
 }
 
 func errKeepsChanging(name string) error {
-	return &Error{Op: "read", Object: name, Err: fmt.Errorf("%w, %d times in a row", ErrChanged, readTries), Retry: true,
+	return &backup.Error{Op: "read", Object: name, Err: fmt.Errorf("%w, %d times in a row", backup.ErrChanged, readTries), Retry: true,
 		Next: "stop the program that writes it for a moment"}
 }
 
-func init() { RegisterKind(KindFiles, filesStructure) }
+func init() { backup.RegisterKind(Kind, filesStructure) }
 
 // filesStructure is LevelStructure: as many files as the component says.
-func filesStructure(_ context.Context, s *Stored) error {
+func filesStructure(_ context.Context, s *backup.Stored) error {
 	if int64(len(s.Files)) != s.Items {
 		return fmt.Errorf("it holds %d files and links, the manifest says %d", len(s.Files), s.Items)
 	}
-	var d FilesDetails
+	var d Details
 	return s.DecodeDetails(&d)
 }
 
 var (
-	_ Source = (*Files)(nil)
-	_ Prover = (*Files)(nil)
+	_ backup.Source = (*Source)(nil)
+	_ backup.Prover = (*Source)(nil)
 )

@@ -1,4 +1,4 @@
-package backup
+package hostfiles
 
 import (
 	"archive/tar"
@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
 )
 
@@ -97,7 +98,7 @@ func (h localHost) entry(name string, info fs.FileInfo) (entry, error) {
 	return e, nil
 }
 
-func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f func(entry, Meta, io.Reader) error) error {
+func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f func(entry, backup.Meta, io.Reader) error) error {
 	for _, e := range entries {
 		if err := h.readOne(ctx, e, f); err != nil {
 			return step.Fail("read", e.path, err)
@@ -106,7 +107,7 @@ func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f 
 	return nil
 }
 
-func (h localHost) readOne(ctx context.Context, e entry, f func(entry, Meta, io.Reader) error) error {
+func (h localHost) readOne(ctx context.Context, e entry, f func(entry, backup.Meta, io.Reader) error) error {
 	name := strings.TrimPrefix(e.path, "/")
 	for try := 0; ; try++ {
 		before, err := fs.Lstat(h.fsys, name)
@@ -132,7 +133,7 @@ func (h localHost) readOne(ctx context.Context, e entry, f func(entry, Meta, io.
 // errMoved ends the copying of a file that turned out to be another one.
 var errMoved = errors.New("changed")
 
-func (h localHost) readFile(ctx context.Context, name string, e entry, before fs.FileInfo, f func(entry, Meta, io.Reader) error) (same bool, err error) {
+func (h localHost) readFile(ctx context.Context, name string, e entry, before fs.FileInfo, f func(entry, backup.Meta, io.Reader) error) (same bool, err error) {
 	if !before.Mode().IsRegular() {
 		return false, nil
 	}
@@ -190,8 +191,8 @@ func sameState(a, b fs.FileInfo) bool {
 	return !ok1 || !ok2 || (x.Ino == y.Ino && x.Dev == y.Dev && x.Ctim == y.Ctim)
 }
 
-func metaOf(info fs.FileInfo) Meta {
-	m := Meta{Mode: info.Mode(), ModTime: info.ModTime()}
+func metaOf(info fs.FileInfo) backup.Meta {
+	m := backup.Meta{Mode: info.Mode(), ModTime: info.ModTime()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		m.UID, m.GID = int(st.Uid), int(st.Gid)
 		m.User, m.Group = userName(m.UID), groupName(m.GID)
@@ -217,7 +218,7 @@ func groupName(id int) string {
 }
 
 // remoteHost reads with GNU find and tar through a Runner.
-type remoteHost struct{ run Runner }
+type remoteHost struct{ run backup.Runner }
 
 func (h remoteHost) list(ctx context.Context, patterns []string) ([]entry, error) {
 	var out []entry
@@ -327,7 +328,7 @@ func parseFind(data []byte) ([]entry, error) {
 	return out, nil
 }
 
-func (h remoteHost) read(ctx context.Context, entries []entry, reset func() error, f func(entry, Meta, io.Reader) error) error {
+func (h remoteHost) read(ctx context.Context, entries []entry, reset func() error, f func(entry, backup.Meta, io.Reader) error) error {
 	for try := range readTries {
 		if try > 0 {
 			if err := errors.Join(pause(ctx), reset()); err != nil {
@@ -347,7 +348,7 @@ func (h remoteHost) read(ctx context.Context, entries []entry, reset func() erro
 
 // readAll streams one tar archive of all entries. GNU tar ends with 1 when a
 // file changed while it read it.
-func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, Meta, io.Reader) error) (changed bool, err error) {
+func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, backup.Meta, io.Reader) error) (changed bool, err error) {
 	var names bytes.Buffer
 	for _, e := range entries {
 		names.WriteString(strings.TrimPrefix(e.path, "/"))
@@ -402,7 +403,7 @@ func onlyVanished(stderr string) bool {
 var errTar = errors.New("the archive is not what was asked for")
 
 // readTar hands out the wanted entries of a tar archive, each exactly once.
-func readTar(r io.Reader, want []entry, f func(entry, Meta, io.Reader) error) error {
+func readTar(r io.Reader, want []entry, f func(entry, backup.Meta, io.Reader) error) error {
 	left := map[string]entry{}
 	for _, e := range want {
 		left[e.path] = e
@@ -427,7 +428,7 @@ func readTar(r io.Reader, want []entry, f func(entry, Meta, io.Reader) error) er
 			return fmt.Errorf("%w: %.200q is of type %q", errTar, h.Name, h.Typeflag)
 		}
 		e.link = h.Linkname
-		m := Meta{Mode: fileMode(uint32(h.Mode & 0o7777)), UID: h.Uid, GID: h.Gid, User: h.Uname, Group: h.Gname, ModTime: h.ModTime}
+		m := backup.Meta{Mode: step.FileMode(uint32(h.Mode & 0o7777)), UID: h.Uid, GID: h.Gid, User: h.Uname, Group: h.Gname, ModTime: h.ModTime}
 		if err := f(e, m, tr); err != nil {
 			return err
 		}
