@@ -1,25 +1,17 @@
 package hostfiles_test
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"example.com/tykupgrade/backup"
-	"example.com/tykupgrade/backup/hostfiles"
-	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/backuptest"
 	"example.com/tykupgrade/internal/run"
 )
 

@@ -6,21 +6,15 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
-	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/backuptest"
-	"example.com/tykupgrade/internal/run"
 )
 
 // Files that change while they are read are read again; one that never rests
