@@ -3,7 +3,9 @@
 // holds no code; each package below wraps one concern and can be used alone:
 //
 //   - [example.com/tykupgrade/pluginbuild]: the recipe that a gateway version
-//     needs, preparing the plugin module, compiling it in the official image
+//     needs, and preparing the plugin module for it
+//   - [example.com/tykupgrade/pluginbuild/compiler]: compiling it in the official
+//     image
 //   - [example.com/tykupgrade/pluginbuild/preflight]: will this .so load in
 //     that gateway, on that distribution
 //   - [example.com/tykupgrade/bundle]: manifest, zip, checksum and signature,

@@ -87,6 +87,10 @@ func rank(s Severity) int {
 	return slices.Index([]Severity{SeverityInfo, SeverityWarning, SeverityError}, s)
 }
 
+// workFile in the plugin's root hides the workspace that compilers from 5.1.0 on
+// make around the plugin and the gateway; those before do not read it.
+const workFile = "go.work"
+
 type checker struct {
 	src     fs.FS
 	r       Release

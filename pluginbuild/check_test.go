@@ -262,7 +262,7 @@ func TestNewPlan(t *testing.T) {
 		"arm64 without cross":  {"4.2.0", pluginbuild.PlanOptions{GOARCH: "arm64"}, "warning platform"},
 		"arm64 without args":   {"4.0.8", pluginbuild.PlanOptions{GOARCH: "arm64"}, "error platform"},
 		"s390x":                {"5.14.0", pluginbuild.PlanOptions{GOARCH: "s390x"}, "warning platform"},
-		"edition that is none": {"5.2.5", pluginbuild.PlanOptions{Edition: pluginbuild.FIPS}, "no edition"},
+		"edition that is none": {"5.2.5", pluginbuild.PlanOptions{Image: pluginbuild.Image{Edition: pluginbuild.FIPS}}, "no edition"},
 		"name with directory":  {"5.2.5", pluginbuild.PlanOptions{Name: "../plugin.so"}, "plain file name"},
 		"name without .so":     {"5.2.5", pluginbuild.PlanOptions{Name: "plugin"}, "plain file name"},
 		"get is needed":        {"5.0.15", pluginbuild.PlanOptions{NoGet: true}, "5.1.0"},
@@ -335,7 +335,6 @@ func TestNothingGiven(t *testing.T) {
 		"Lookup":        func() error { _, err := pluginbuild.Lookup(nil); return err },
 		"Derive":        func() error { _, err := pluginbuild.Derive(nil, ""); return err },
 		"ResolveCommit": func() error { _, err := pluginbuild.ResolveCommit(t.Context(), nil, "file:///none", nil); return err },
-		"StepError":     func() error { return &pluginbuild.StepError{} },
 		"Error":         func() error { return &pluginbuild.Error{} },
 	} {
 		if err := f(); err == nil || err.Error() == "" {

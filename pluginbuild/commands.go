@@ -1,7 +1,6 @@
 package pluginbuild
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -48,10 +47,6 @@ type CommandOptions struct {
 	// outside cannot resolve imports of the gateway then.
 	NoGet bool
 }
-
-// ErrNeedsGet is matched when NoGet is asked of a release whose compiler has no
-// workspace.
-var ErrNeedsGet = errors.New("only compilers from 5.1.0 on supply the gateway's module")
 
 // Commands returns what to run, in order, in the directory of a plugin module
 // so that it fits the release. All are argv lists of the go command.

@@ -45,7 +45,7 @@ func TestPreparePassesSettingsThrough(t *testing.T) {
 	fails := func(hint string) {
 		t.Helper()
 		_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{})
-		var failed *pluginbuild.StepError
+		var failed *pluginbuild.Error
 		if !errors.As(err, &failed) || !strings.Contains(failed.Hint(), hint) {
 			t.Fatalf("error %v, want the hint %q", err, hint)
 		}

@@ -20,8 +20,7 @@ type PlanOptions struct {
 	Name    string          // what the plugin is called; empty: "plugin.so"
 	GOOS    string          // of the gateway's host; empty: linux
 	GOARCH  string          // empty: amd64
-	Edition Edition         // empty: Standard
-	EL7     bool            // take the image with the suffix -el7
+	Image   Image           // zero: the release's official image of the standard edition
 }
 
 // Plan is everything that bringing a plugin to a release means, before any of
@@ -47,7 +46,7 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 	if err != nil {
 		return Plan{}, fmt.Errorf("plan for %s: %w", r.name(), err)
 	}
-	image, err := r.Image(o.Edition, o.EL7)
+	image, err := o.Image.Reference(r)
 	if err != nil {
 		return Plan{}, fmt.Errorf("plan for %s: %w", r.Version, err)
 	}
@@ -63,8 +62,8 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 		return Plan{}, fmt.Errorf("plan: %w", err)
 	}
 	name := cmp.Or(o.Name, "plugin.so")
-	if !nameRule.MatchString(name) {
-		return Plan{}, fmt.Errorf("plan: name %q: it must be a plain file name that ends in .so", name)
+	if err := r.ValidateName(name); err != nil {
+		return Plan{}, fmt.Errorf("plan: %w", err)
 	}
 	goos, goarch := cmp.Or(o.GOOS, "linux"), cmp.Or(o.GOARCH, "amd64")
 	findings = append(findings, r.platform(goos, goarch)...)

@@ -1,7 +1,6 @@
 package pluginbuild
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,12 +9,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/mod/modfile"
 
+	"example.com/tykupgrade/internal/redact"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -37,9 +38,10 @@ type Prepared struct {
 
 // Prepare brings the plugin module in dir to the release by running its
 // [Release.Commands] there. The caller's environment holds, so GOPROXY,
-// GOPRIVATE, GONOSUMDB, netrc and the SSH agent work as on the command line;
-// only GOWORK is set to off, because a workspace around the plugin is not the
-// compiler's.
+// GOPRIVATE, GONOSUMDB, netrc and the SSH agent work as on the command line, and
+// so does what `go env -w` wrote. GOWORK is set to off, because a workspace around
+// the plugin is not the compiler's, and of GOFLAGS only -modcacherw is used; with
+// -modfile or -overlay in it Prepare fails with [ErrGoFlags].
 //
 // It is a transaction: when a step fails, the result does not fit the release,
 // or ctx ends, go.mod, go.sum, go.work, go.work.sum and the vendor directory
@@ -48,7 +50,7 @@ type Prepared struct {
 // Prepare or [Recover] puts things back. The file system of dir must know
 // locks and renames of directories.
 //
-// A failed step is a [StepError]. Of two calls for one dir at a time the second
+// A failed step is a [Error]. Of two calls for one dir at a time the second
 // fails with [ErrBusy].
 func Prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (Prepared, error) {
 	p, err := prepare(ctx, dir, r, o)
@@ -73,6 +75,10 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 	if err := ended(ctx); err != nil {
 		return p, err
 	}
+	settings, err := o.goEnv()
+	if err != nil {
+		return p, err
+	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return p, err
 	}
@@ -94,7 +100,7 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 	for _, n := range r.Notes {
 		o.log().Warn("release", "version", r.name(), "note", n)
 	}
-	if p.Commands, err = o.steps(ctx, t, r); err == nil {
+	if p.Commands, err = o.steps(ctx, t, r, settings); err == nil {
 		p.Changed, err = t.changed(vendored)
 	}
 	if err == nil {
@@ -133,7 +139,7 @@ func recoverDir(dir string) (bool, error) {
 }
 
 // steps runs the commands and checks what they left.
-func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release) ([]Command, error) {
+func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release, settings []string) ([]Command, error) {
 	data, err := readModuleFile(os.DirFS(t.dir))
 	if err != nil {
 		return nil, err
@@ -143,7 +149,7 @@ func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release) ([
 		return nil, err
 	}
 	for _, c := range commands {
-		if err := o.step(ctx, t, c); err != nil {
+		if err := o.step(ctx, t, c, settings); err != nil {
 			return nil, err
 		}
 	}
@@ -158,7 +164,7 @@ func (o PrepareOptions) log() *slog.Logger {
 }
 
 // step runs one command and reports it.
-func (o PrepareOptions) step(ctx context.Context, t *transaction, c Command) error {
+func (o PrepareOptions) step(ctx context.Context, t *transaction, c Command, settings []string) error {
 	emit := o.OnEvent
 	if emit == nil {
 		emit = func(Event) {}
@@ -168,17 +174,25 @@ func (o PrepareOptions) step(ctx context.Context, t *transaction, c Command) err
 	if o.Go != "" {
 		argv = append([]string{o.Go}, argv[1:]...)
 	}
-	runner := run.Local(run.Options{Dir: t.dir, Env: append(append([]string{}, o.Env...), "GOWORK=off")})
+	runner := run.Local(run.Options{Dir: t.dir, Env: slices.Concat(o.Env, settings)})
 	o.log().Info("run", "dir", t.dir, "argv", argv)
 	emit(Event{Stage: name, Kind: Started})
 	start := time.Now()
 	var mu sync.Mutex
 	var tail run.Tail
-	out := &lineWriter{mu: &mu, tail: &tail, emit: func(l string) { emit(Event{Stage: name, Kind: Output, Line: l}) }}
-	errs := &lineWriter{mu: &mu, tail: &tail, emit: func(l string) { emit(Event{Stage: name, Kind: Output, Line: l, Stderr: true}) }}
+	lines := func(stderr bool) *run.Lines {
+		return &run.Lines{Emit: func(l string) {
+			l = redact.Text(l)
+			mu.Lock()
+			defer mu.Unlock()
+			_, _ = io.WriteString(&tail, l+"\n")
+			emit(Event{Stage: name, Kind: Output, Line: l, Stderr: stderr})
+		}}
+	}
+	out, errs := lines(false), lines(true)
 	err := runner(ctx, argv, t.lock, out, errs)
-	out.flush()
-	errs.flush()
+	out.Flush()
+	errs.Flush()
 	if err != nil {
 		err = stepError(ctx, name, argv, tail.String(), err)
 	}
@@ -207,18 +221,25 @@ func (r Release) fits(dir string, noGet bool) error {
 		return err
 	}
 	bad := func(hint, format string, a ...any) error {
-		return &StepError{Step: "check go.mod", Code: -1, Err: fmt.Errorf(format, a...), hint: hint}
+		return &Error{Op: "check go.mod", Err: fmt.Errorf(format, a...), Next: hint, ExitCode: -1}
 	}
 	if d := directive(mod); r.Go != "" && !r.accepts(d) {
 		return bad("find it with `go list -m -f '{{.GoVersion}} {{.Path}}' all`, and require an older version of it",
 			"a dependency raised the go directive to %s, and the compiler of %s has %s", d, r.Version, r.goLimit())
 	}
-	want := r.PseudoVersion()
-	for _, q := range mod.Require {
-		if q.Mod.Path == Module && !noGet && want != "" && q.Mod.Version != want {
-			return bad("find it with `go mod graph`, and require a version of it made for this release",
-				"a dependency raised the gateway's module to %s instead of %s", q.Mod.Version, want)
-		}
+	if noGet {
+		return nil
+	}
+	c := &checker{src: os.DirFS(dir), r: r}
+	if err := c.read(); err != nil {
+		return err
+	}
+	switch has := requires(mod, Module); {
+	case has == "" && c.imports(Module):
+		return bad("look for a replace or exclude directive of the gateway's module", "it does not require the gateway's module, though the plugin imports it")
+	case has != "" && !c.isCommit(has):
+		return bad("find it with `go mod graph`, and require a version of it made for this release",
+			"a dependency raised the gateway's module to %s instead of the commit %.12s", has, r.Commit)
 	}
 	return nil
 }
@@ -239,46 +260,4 @@ func (t *transaction) changed(vendored bool) ([]string, error) {
 		names = append(names, vendorName)
 	}
 	return names, nil
-}
-
-// lineWriter cuts a stream into lines. The writers of one command share mu and
-// the tail, so lines of both streams stay whole and in order.
-type lineWriter struct {
-	mu   *sync.Mutex
-	tail io.Writer
-	emit func(line string)
-	buf  []byte
-}
-
-// maxLine is where a line without an end is cut.
-const maxLine = 64 << 10
-
-func (w *lineWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.buf = append(w.buf, p...)
-	for {
-		end, skip := bytes.IndexByte(w.buf, '\n'), 1
-		if end < 0 && len(w.buf) > maxLine {
-			end, skip = maxLine, 0
-		}
-		if end < 0 {
-			return len(p), nil
-		}
-		w.line(w.buf[:end])
-		w.buf = w.buf[end+skip:]
-	}
-}
-
-func (w *lineWriter) line(b []byte) {
-	text := redact(strings.TrimRight(string(b), "\r"))
-	_, _ = io.WriteString(w.tail, text+"\n")
-	w.emit(text)
-}
-
-func (w *lineWriter) flush() {
-	if len(w.buf) > 0 {
-		w.line(w.buf)
-		w.buf = nil
-	}
 }

@@ -291,12 +291,12 @@ func TestPrepareFailsAtEveryStep(t *testing.T) {
 			}
 			script := fmt.Sprintf("case \"$*\" in %s*) %s;; esac", strings.ReplaceAll(step, " ", `\ `), do)
 			_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env, Go: wrapper(t, script)})
-			var failed *pluginbuild.StepError
+			var failed *pluginbuild.Error
 			if !errors.As(err, &failed) {
 				t.Fatalf("%s: error %v", step, err)
 			}
-			if !strings.HasPrefix(strings.Join(failed.Argv[1:], " "), strings.TrimSuffix(step, "*")) || failed.Code != 42 ||
-				!strings.Contains(failed.Output, "broken") || !strings.HasPrefix(failed.Step, "go "+strings.Fields(step)[0]) {
+			if !strings.HasPrefix(strings.Join(failed.Argv[1:], " "), strings.TrimSuffix(step, "*")) || failed.ExitCode != 42 ||
+				!strings.Contains(failed.Output, "broken") || !strings.HasPrefix(failed.Op, "go "+strings.Fields(step)[0]) {
 				t.Errorf("%s: %+v", step, failed)
 			}
 			if !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "4.1.0") {
@@ -327,8 +327,8 @@ func TestPrepareRefusesAResultThatDoesNotFit(t *testing.T) {
 			"dep.go": "package main\n\nimport _ \"" + path + "\"\n"})
 		was := treeOf(t, dir)
 		_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.2.1"), pluginbuild.PrepareOptions{Env: env})
-		var failed *pluginbuild.StepError
-		if !errors.As(err, &failed) || failed.Step != "check go.mod" || !strings.Contains(err.Error(), c.want) || failed.Hint() == "" {
+		var failed *pluginbuild.Error
+		if !errors.As(err, &failed) || failed.Op != "check go.mod" || !strings.Contains(err.Error(), c.want) || failed.Hint() == "" {
 			t.Errorf("%s: error %v, want %q in it", name, err, c.want)
 		}
 		same(t, was, treeOf(t, dir))
@@ -440,8 +440,8 @@ func TestPrepareCancelled(t *testing.T) {
 				cancel(cause)
 			}
 		}})
-		var failed *pluginbuild.StepError
-		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &failed) || failed.Step != step || failed.Retryable() {
+		var failed *pluginbuild.Error
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &failed) || failed.Op != step || failed.Retryable() {
 			t.Errorf("%s: error %v", step, err)
 		}
 		same(t, was, treeOf(t, dir))
@@ -638,7 +638,7 @@ func TestPrepareFullDisk(t *testing.T) {
 		r := lookup(t, "4.0.8")
 		// Full while a command runs.
 		_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Go: wrapper(t, "echo broken >go.mod; mkdir vendor; "+fill)})
-		var failed *pluginbuild.StepError
+		var failed *pluginbuild.Error
 		if !errors.As(err, &failed) {
 			t.Errorf("error %v", err)
 		}

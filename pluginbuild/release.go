@@ -3,7 +3,9 @@ package pluginbuild
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -144,6 +146,26 @@ func (r Release) Output(name, goos, goarch string) string {
 	}
 	return fmt.Sprintf("%s_v%d.%d.%d_%s_%s.so", strings.TrimSuffix(name, path.Ext(name)),
 		r.Version.Major(), r.Version.Minor(), r.Version.Patch(), goos, goarch)
+}
+
+var (
+	nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*\.so$`)
+	// suffixed is a name that already has what the compiler adds.
+	suffixed = regexp.MustCompile(`^(.+?)_v?[0-9]+\.[0-9]+\.[0-9]+[^/]*\.so$`)
+)
+
+// ValidateName refuses names that no gateway would find the plugin under: paths,
+// other endings than .so, and, for releases whose compiler adds the version, names
+// that have one already. Errors match [ErrRequest].
+func (r Release) ValidateName(name string) error {
+	if !nameForm.MatchString(name) {
+		return refuse("name plugin", strconv.Quote(name), "want a plain file name of letters, digits, dots, - and _ that ends in .so, such as plugin.so")
+	}
+	if m := suffixed.FindStringSubmatch(name); m != nil && r.Compiler.Suffix {
+		return refuse("name plugin", strconv.Quote(name), "the compiler of %s adds version and platform itself, and gateways would look for %s; name it %s.so",
+			r.Version, r.Output(name, "linux", "amd64"), m[1])
+	}
+	return nil
 }
 
 // Tag returns the release's git tag.

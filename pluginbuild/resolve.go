@@ -6,24 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
 
+	"example.com/tykupgrade/internal/redact"
 	"example.com/tykupgrade/internal/run"
 )
 
 // Runner executes one command. An error of a command that ran has the method
 // ExitCode() int.
-type Runner func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
-
-// ErrNoTag is matched when a repository has no tag of the version asked for.
-var ErrNoTag = errors.New("the repository has no such tag")
-
-// ErrSecretInURL is matched when a repository URL holds a password, which other
-// users of the machine could read in the process list.
-var ErrSecretInURL = errors.New("the URL holds a password; give it to git through a credential helper or use SSH")
+type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
 
 // ResolveCommit asks a repository, through `git ls-remote`, for the commit that
 // a release is tagged with; an annotated tag is followed to its commit. repo is
@@ -37,10 +31,7 @@ func ResolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Ve
 	}
 	commit, err := resolveCommit(ctx, runner, repo, v)
 	if err != nil {
-		if u, perr := url.Parse(repo); perr == nil && u.User != nil {
-			repo = u.Redacted()
-		}
-		return "", fmt.Errorf("resolve commit of release %s in %s: %w", v, repo, err)
+		return "", fmt.Errorf("resolve commit of release %s in %s: %w", v, redact.Text(repo), err)
 	}
 	return commit, nil
 }
@@ -49,10 +40,11 @@ func resolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Ve
 	if repo == "" || strings.HasPrefix(repo, "-") {
 		return "", errors.New("that is no repository; give a URL or a directory")
 	}
-	if u, err := url.Parse(repo); err == nil && u.User != nil {
-		if _, secret := u.User.Password(); secret {
-			return "", ErrSecretInURL
-		}
+	if redact.HasPassword(repo) {
+		return "", ErrSecretInURL
+	}
+	if helper := transportHelper.FindString(repo); helper != "" {
+		return "", refuse("git ls-remote", redact.Text(repo), "the transport helper %s can run any program; give a URL, an SSH address or a directory", helper)
 	}
 	if runner == nil {
 		runner = run.Local(run.Options{Env: []string{"GIT_TERMINAL_PROMPT=0", "LC_ALL=C"}})
@@ -66,6 +58,10 @@ func resolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Ve
 	}
 	return pickTag(out.String(), tag)
 }
+
+// transportHelper is how git names a program to run instead of a transport
+// ("ext::sh -c …").
+var transportHelper = regexp.MustCompile(`^[A-Za-z0-9+.-]*::`)
 
 // pickTag reads the output of ls-remote. Patterns match by trailing path
 // components, so a tag like x/refs/tags/v1 could be among the lines.

@@ -71,9 +71,9 @@ func TestResolveCommit(t *testing.T) {
 	if !errors.Is(err, pluginbuild.ErrNoTag) || !strings.Contains(err.Error(), "5.15.2") || !strings.Contains(err.Error(), dir) {
 		t.Errorf("no such tag: %v", err)
 	}
-	var failed *pluginbuild.StepError
+	var failed *pluginbuild.Error
 	_, err = pluginbuild.ResolveCommit(t.Context(), nil, dir+"/nowhere", semver.MustParse("5.15.0"))
-	if !errors.As(err, &failed) || failed.Code != 128 || !strings.Contains(failed.Output, "nowhere") {
+	if !errors.As(err, &failed) || failed.ExitCode != 128 || !strings.Contains(failed.Output, "nowhere") {
 		t.Errorf("no repository: %v", err)
 	}
 	_, err = pluginbuild.ResolveCommit(t.Context(), nil, "http://127.0.0.1:1/x.git", semver.MustParse("5.15.0"))

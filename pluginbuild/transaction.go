@@ -36,10 +36,6 @@ const (
 // guarded are the files that the go command may write.
 var guarded = []string{"go.mod", "go.sum", "go.work", "go.work.sum"}
 
-// ErrBusy is matched when another Prepare works on the module, or a go command
-// that a killed one left behind still runs. Waiting helps.
-var ErrBusy = errors.New("another Prepare, or a go command that one left behind, is at work there")
-
 // transaction guards a module while commands change it. From begin to commit or
 // rollback the backup directory holds, in this order of coming to disk: copies
 // of the guarded files, the journal, the vendor directory. So where there is a

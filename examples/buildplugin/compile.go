@@ -12,6 +12,7 @@ import (
 
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // compileOptions are the flags of compiling.
@@ -20,8 +21,8 @@ type compileOptions struct {
 
 	image   pluginbuild.Image
 	pull    string
-	options pluginbuild.Options
-	request pluginbuild.Request
+	options compiler.Options
+	request compiler.Request
 
 	loadTest    string
 	removeImage bool
@@ -140,29 +141,35 @@ func parseBytes(s string) (int64, error) {
 
 // compiled is what -json prints of a compile.
 type compiled struct {
-	pluginbuild.Artifact
-	LoadTest      *pluginbuild.Verdict `json:"load_test,omitempty"`
-	RemovedImages []string             `json:"removed_images,omitempty"`
+	compiler.Artifact
+	LoadTest      *compiler.Verdict `json:"load_test,omitempty"`
+	RemovedImages []string          `json:"removed_images,omitempty"`
 }
 
 // builder connects to the engine; close releases it.
-func (c *command) builder() (b *pluginbuild.Builder, closeEngine func(), err error) {
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: c.host, Context: c.context})
+func (c *command) builder() (b *compiler.Builder, closeEngine func(), err error) {
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: c.host, Context: c.context})
 	if err != nil {
 		return nil, nil, err
 	}
 	o := c.options
-	o.Pull = pluginbuild.PullPolicy(c.pull)
+	o.Pull = compiler.PullPolicy(c.pull)
 	o.Progress = (&compileProgress{out: c.stderr}).event
 	for _, name := range passed {
 		if _, given := o.Env[name]; !given && os.Getenv(name) != "" {
 			c.setEnv(name, os.Getenv(name))
 		}
 	}
-	if o.Env, err = pluginbuild.WithProxies(c.options.Env, "", docker.DaemonHost()); err != nil {
+	if o.Env, err = compiler.WithProxies(c.options.Env, "", docker.DaemonHost()); err != nil {
 		return nil, nil, errors.Join(err, docker.Close())
 	}
-	return pluginbuild.New(docker, o), func() { _ = docker.Close() }, nil
+	return compiler.New(docker, o), func() { _ = docker.Close() }, nil
+}
+
+func (c *command) compilerImage() pluginbuild.Image {
+	i := c.image
+	i.Edition, i.EL7 = pluginbuild.Edition(c.edition), c.el7
+	return i
 }
 
 // runCompile compiles the plugin's module in the image of release r.
@@ -173,11 +180,10 @@ func (c *command) runCompile(ctx context.Context, r pluginbuild.Release) (any, e
 	}
 	defer closeEngine()
 	q := c.request
-	q.Release, q.Dir, q.Name, q.GOOS, q.GOARCH, q.Image = r, c.dir, c.name, c.goos, c.goarch, c.image
-	q.Image.Edition, q.Image.EL7 = pluginbuild.Edition(c.edition), c.el7
+	q.Release, q.Dir, q.Name, q.GOOS, q.GOARCH, q.Image = r, c.dir, c.name, c.goos, c.goarch, c.compilerImage()
 	var result compiled
 	if result.Artifact, err = b.Build(ctx, q); err == nil && c.loadTest != "" {
-		var v pluginbuild.Verdict
+		var v compiler.Verdict
 		if v, err = b.LoadTest(ctx, r, q.Image, result.Path, c.loadTest); err == nil {
 			result.LoadTest = &v
 		}
@@ -244,9 +250,9 @@ func (c *command) runKeeping(ctx context.Context) (any, error) {
 	}
 	defer closeEngine()
 	var result struct {
-		Swept   []string            `json:"swept,omitempty"`
-		Removed []string            `json:"removed_caches,omitempty"`
-		Caches  []pluginbuild.Cache `json:"caches,omitempty"`
+		Swept   []string         `json:"swept,omitempty"`
+		Removed []string         `json:"removed_caches,omitempty"`
+		Caches  []compiler.Cache `json:"caches,omitempty"`
 	}
 	if c.sweep != 0 {
 		if result.Swept, err = b.Sweep(ctx, c.sweep); err != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/docker/docker/client"
 
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/compiler"
-	"example.com/tykupgrade/pluginbuild"
+	standin "example.com/tykupgrade/internal/lab/compiler"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 const engineLabel = "com.example.tykupgrade.test"
@@ -38,7 +38,7 @@ type engine struct {
 
 func newEngine(t *testing.T) *engine {
 	t.Helper()
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func newEngine(t *testing.T) *engine {
 	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
 	e.flags = []string{"-compile", "-version", "5.2.5", "-pull", "never", "-network", "none", "-env", "GOPROXY=off",
 		"-caches", "tykupgrade-test-" + e.id, "-label", engineLabel + "=" + e.id}
-	for _, m := range compiler.Mounts() {
+	for _, m := range standin.Mounts() {
 		e.flags = append(e.flags, "-mount", m)
 	}
 	t.Cleanup(func() {
@@ -67,15 +67,15 @@ func newEngine(t *testing.T) *engine {
 	return e
 }
 
-func (e *engine) image(t *testing.T, c compiler.Config) string {
+func (e *engine) image(t *testing.T, c standin.Config) string {
 	t.Helper()
 	c.Version = "5.2.5"
-	img, err := compiler.Image(c)
+	img, err := standin.Image(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ref := "tykupgrade.test/" + e.id + "/compiler:" + strings.ToLower(rand.Text()[:8])
-	if err := compiler.Load(t.Context(), e.docker, ref, img); err != nil {
+	if err := standin.Load(t.Context(), e.docker, ref, img); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -107,15 +107,15 @@ func module(t *testing.T, source string) string {
 func TestCompile(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	ref := e.image(t, compiler.Config{Gateway: true})
+	ref := e.image(t, standin.Config{Gateway: true})
 	dir := module(t, pluginSource)
 
 	// For machines, with a load test that fails: Hook is no request hook.
 	code, stdout, stderr := e.call(t, "-image", ref, "-dir", dir, "-json", "-load-test", "Hook", "-memory", "2g", "-cpus", "2", "-pids", "1000")
 	var result struct {
 		Compile struct {
-			pluginbuild.Artifact
-			LoadTest pluginbuild.Verdict `json:"load_test"`
+			compiler.Artifact
+			LoadTest compiler.Verdict `json:"load_test"`
 		}
 	}
 	if err := json.Unmarshal([]byte(stdout), &result); err != nil {
@@ -163,7 +163,7 @@ func (e *engine) call(t *testing.T, args ...string) (int, string, string) {
 func TestCompileInterrupted(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	ref := e.image(t, compiler.Config{Script: []string{"deaf", "out 1 running", "sleep"}})
+	ref := e.image(t, standin.Config{Script: []string{"deaf", "out 1 running", "sleep"}})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	var stdout bytes.Buffer
@@ -180,7 +180,7 @@ func TestCompileInterrupted(t *testing.T) {
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	ref, dir := e.image(t, compiler.Config{Script: []string{"deaf", "out 1 running", "sleep"}}), module(t, pluginSource)
+	ref, dir := e.image(t, standin.Config{Script: []string{"deaf", "out 1 running", "sleep"}}), module(t, pluginSource)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], append(append([]string{}, e.flags...), "-image", ref, "-dir", dir)...)
 		cmd.Env = append(os.Environ(), mainEnv+"=1")
@@ -198,7 +198,7 @@ func TestSignals(t *testing.T) {
 // make a variable empty, and that over docker's configuration.
 func TestCompileEnvironment(t *testing.T) {
 	e := newEngine(t)
-	ref := e.image(t, compiler.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB", "env HTTP_PROXY", "env https_proxy", "exit 1"}})
+	ref := e.image(t, standin.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB", "env HTTP_PROXY", "env https_proxy", "exit 1"}})
 	config := t.TempDir()
 	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"proxies": {"default": {"httpProxy": "http://docker", "httpsProxy": "http://docker"}}}`), 0o600); err != nil {
 		t.Fatal(err)

@@ -43,7 +43,7 @@ func (c *command) runPlan(_ context.Context, r pluginbuild.Release) (any, error)
 // planFor plans, with what the bundle's other plugins add.
 func (c *command) planFor(r pluginbuild.Release) (pluginbuild.Plan, error) {
 	o := pluginbuild.PlanOptions{
-		NoGet: c.noGet, Name: c.name, GOOS: c.goos, GOARCH: c.goarch, Edition: pluginbuild.Edition(c.edition), EL7: c.el7,
+		NoGet: c.noGet, Name: c.name, GOOS: c.goos, GOARCH: c.goarch, Image: c.compilerImage(),
 	}
 	if c.current != "" {
 		v, err := pluginbuild.ParseVersion(c.current)

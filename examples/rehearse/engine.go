@@ -19,8 +19,9 @@ import (
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 
-	"example.com/tykupgrade/internal/lab/compiler"
+	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // engine is a Docker engine of this machine, with what the rehearsal put there.
@@ -28,7 +29,7 @@ type engine struct {
 	docker *client.Client
 	id     string
 	images []string
-	build  *pluginbuild.Builder
+	build  *compiler.Builder
 }
 
 const label = "com.example.tykupgrade.rehearse"
@@ -36,7 +37,7 @@ const label = "com.example.tykupgrade.rehearse"
 // connectEngine uses an engine only where the stand-in image can work: it
 // borrows the toolchain of this machine.
 func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -54,16 +55,16 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 	case r.parts.gcc != "":
 		return v.Version, nil // nothing will be compiled
 	}
-	cache, err := compiler.GoCacheMount()
+	cache, err := standin.GoCacheMount()
 	if err != nil {
 		return "", err
 	}
 	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
-	e.build = pluginbuild.New(docker, pluginbuild.Options{
-		Pull: pluginbuild.PullNever, Caches: "none", Labels: map[string]string{label: e.id},
-		Mounts: append(compiler.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy", cache),
+	e.build = compiler.New(docker, compiler.Options{
+		Pull: compiler.PullNever, Caches: "none", Labels: map[string]string{label: e.id},
+		Mounts: append(standin.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy", cache),
 		Env:    map[string]string{"GOPROXY": "file:///proxy", "GOSUMDB": "off"},
-		Limits: pluginbuild.Limits{Network: "none"},
+		Limits: compiler.Limits{Network: "none"},
 		Progress: func(e pluginbuild.Event) {
 			switch e.Kind {
 			case pluginbuild.Started:
@@ -86,19 +87,19 @@ func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.
 		// the container reads. Where it fails the container compiles that itself.
 		r.print.event("fill the build cache")
 		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
-			_ = compiler.Local(ctx, release.Version, r.plugin.dir, filepath.Join(work, "tree"), filepath.Join(work, "plugin.so"), r.plugin.env)
+			_ = standin.Local(ctx, release.Version, r.plugin.dir, filepath.Join(work, "tree"), filepath.Join(work, "plugin.so"), r.plugin.env)
 		}
 		r.print.event("make the image")
-		img, err := compiler.Image(compiler.Config{Version: release.Version.String(), GoCache: true, Labels: map[string]string{label: e.id}})
+		img, err := standin.Image(standin.Config{Version: release.Version.String(), GoCache: true, Labels: map[string]string{label: e.id}})
 		if err != nil {
 			return "", "", err
 		}
-		if err := compiler.Load(ctx, e.docker, ref, img); err != nil {
+		if err := standin.Load(ctx, e.docker, ref, img); err != nil {
 			return "", "", err
 		}
 		e.images = append(e.images, ref)
 	}
-	artifact, err := e.build.Build(ctx, pluginbuild.Request{Release: release, Dir: r.plugin.dir, OutputDir: filepath.Join(r.plugin.builds, "new"), Image: pluginbuild.Image{Ref: ref}})
+	artifact, err := e.build.Build(ctx, compiler.Request{Release: release, Dir: r.plugin.dir, OutputDir: filepath.Join(r.plugin.builds, "new"), Image: pluginbuild.Image{Ref: ref}})
 	return artifact.Path, "an image with this machine's Go for Tyk's compiler image; the engine is real", err
 }
 

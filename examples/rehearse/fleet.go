@@ -17,7 +17,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/internal/lab/host"
 	"example.com/tykupgrade/internal/lab/stage"
-	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // fleet is the story of two hosts under load.
@@ -106,7 +106,7 @@ func (r *rehearsal) stage(ctx context.Context, s *Step) (*stage.Stage, error) {
 
 // hostsLeft counts the containers of hosts that mount something below dir.
 func hostsLeft(ctx context.Context, dir string, left *Left) error {
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	if err != nil {
 		return err
 	}

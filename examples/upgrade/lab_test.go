@@ -16,10 +16,11 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/compiler"
+	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/lab/stage"
 	"example.com/tykupgrade/internal/lab/tykmod"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 const old, newer, broken = "4.0.8", "5.2.5", "5.3.0"
@@ -184,23 +185,23 @@ backup:
 func compilerImage(t *testing.T, dir string) string {
 	t.Helper()
 	so := filepath.Join(dir, "compiled.so")
-	if err := compiler.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"), filepath.Join(dir, "work"), so, []string{"GOPROXY=off"}); err != nil {
+	if err := standin.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"), filepath.Join(dir, "work"), so, []string{"GOPROXY=off"}); err != nil {
 		t.Fatal(err)
 	}
 	compiled, err := os.ReadFile(so)
 	if err != nil {
 		t.Fatal(err)
 	}
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := compiler.Image(compiler.Config{Version: newer, Gateway: true, Script: []string{"copy /compiled.so"}, Files: map[string]string{"/compiled.so": string(compiled)}})
+	img, err := standin.Image(standin.Config{Version: newer, Gateway: true, Script: []string{"copy /compiled.so"}, Files: map[string]string{"/compiled.so": string(compiled)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ref := fmt.Sprintf("tykupgrade.upgrade/tyk-plugin-compiler:v%s-%d", newer, os.Getpid())
-	if err := compiler.Load(t.Context(), docker, ref, img); err != nil {
+	if err := standin.Load(t.Context(), docker, ref, img); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

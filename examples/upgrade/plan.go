@@ -110,13 +110,10 @@ func (u *upgrade) planPlugin(ctx context.Context) (*plannedPlugin, error) {
 			return p, err
 		}
 		build, err := pluginbuild.NewPlan(os.DirFS(u.Plugin.Source), r, pluginbuild.PlanOptions{
-			Current: from, Name: u.Plugin.name(), Edition: u.edition(), EL7: u.Plugin.Compiler.EL7,
+			Current: from, Name: u.Plugin.name(), Image: u.image(),
 		})
 		if err != nil {
 			return p, err
-		}
-		if u.Plugin.Compiler.Image != "" {
-			build.Image = u.Plugin.Compiler.Image
 		}
 		p.Build = &build
 		for _, f := range build.Findings {

@@ -17,6 +17,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/plugins"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
@@ -169,7 +170,7 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 		return err
 	}
 	c := u.Plugin.Compiler
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: c.Host, Context: c.Context})
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: c.Host, Context: c.Context})
 	if err != nil {
 		return err
 	}
@@ -178,18 +179,18 @@ func (u *upgrade) compile(ctx context.Context) (err error) {
 	for _, name := range c.Env {
 		env[name] = u.env(name)
 	}
-	if env, err = pluginbuild.WithProxies(env, "", docker.DaemonHost()); err != nil {
+	if env, err = compiler.WithProxies(env, "", docker.DaemonHost()); err != nil {
 		return err
 	}
 	source, err := u.fingerprint()
 	if err != nil {
 		return err
 	}
-	b := pluginbuild.New(docker, pluginbuild.Options{
-		Pull: pluginbuild.PullPolicy(c.Pull), Env: env, Netrc: c.Netrc, Mounts: c.Mounts, Caches: c.Caches,
-		Limits: pluginbuild.Limits{Network: c.Network}, Progress: u.compiling,
+	b := compiler.New(docker, compiler.Options{
+		Pull: compiler.PullPolicy(c.Pull), Env: env, Netrc: c.Netrc, Mounts: c.Mounts, Caches: c.Caches,
+		Limits: compiler.Limits{Network: c.Network}, Progress: u.compiling,
 	})
-	a, err := b.Build(ctx, pluginbuild.Request{
+	a, err := b.Build(ctx, compiler.Request{
 		Release: r, Dir: u.Plugin.Source, Name: u.Plugin.name(), OutputDir: u.builds(),
 		Image: u.image(),
 	})
@@ -371,7 +372,7 @@ func (u *upgrade) gateway(ctx context.Context) (*preflight.Binary, error) {
 	if !ok {
 		return plugins.Gateway(ctx, u.Plugin.Gateway, "")
 	}
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: u.Plugin.Compiler.Host, Context: u.Plugin.Compiler.Context})
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: u.Plugin.Compiler.Host, Context: u.Plugin.Compiler.Context})
 	if err != nil {
 		return nil, err
 	}

@@ -72,12 +72,28 @@ var rules = map[string]deptest.Rule{
 	"pluginbuild": {
 		Own: map[string]string{
 			"internal/run":        "runs go and git",
+			"internal/redact":     "takes credentials out of their output",
+			"internal/goenv":      "reads the go command's settings without running it",
 			"internal/atomicfile": "saves what Prepare may have to put back",
 		},
 		Modules: map[string]string{
 			"github.com/Masterminds/semver/v3": "names gateway releases and orders them",
 			"golang.org/x/mod":                 "reads go.mod, checks module paths and versions",
 			"golang.org/x/sys":                 "syncs a vendor tree with one call",
+		},
+	},
+	"pluginbuild/compiler": {
+		Own: map[string]string{
+			"pluginbuild":         "releases and images; the recipe that a compiler follows",
+			"internal/run":        "cuts output into lines and keeps its end; also of pluginbuild",
+			"internal/redact":     "takes credentials out of the compiler's output; also of pluginbuild",
+			"internal/atomicfile": "writes plugins that are there in full or not at all; also of pluginbuild",
+			"internal/goenv":      "of pluginbuild",
+		},
+		Modules: map[string]string{
+			"github.com/Masterminds/semver/v3": "of pluginbuild",
+			"golang.org/x/mod":                 "of pluginbuild",
+			"golang.org/x/sys":                 "asks whether the output directory can be written to",
 
 			"github.com/docker/docker":                                      "client of the Docker Engine API",
 			"github.com/docker/cli":                                         "docker's own reading of config.json, credential helpers, contexts and ssh:// hosts",
@@ -140,6 +156,8 @@ var rules = map[string]deptest.Rule{
 // internalRules does the same for the internal packages that public ones use.
 var internalRules = map[string]deptest.Rule{
 	"internal/run":        {},
+	"internal/redact":     {},
+	"internal/goenv":      {},
 	"internal/atomicfile": {},
 }
 

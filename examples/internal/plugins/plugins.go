@@ -14,9 +14,10 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
 
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
@@ -65,8 +66,8 @@ func Gateway(ctx context.Context, path, member string) (*preflight.Binary, error
 
 // FromImage inspects the binary in an image that the engine has: one of the
 // gateway, or of a plugin compiler. Nothing in it is run.
-func FromImage(ctx context.Context, engine pluginbuild.Docker, ref string) (*preflight.Binary, error) {
-	created, err := engine.ContainerCreate(ctx, &container.Config{Image: ref, Entrypoint: []string{DebMember}, Labels: map[string]string{pluginbuild.LabelKind: "inspect"}}, nil, nil, nil, "")
+func FromImage(ctx context.Context, engine *client.Client, ref string) (*preflight.Binary, error) {
+	created, err := engine.ContainerCreate(ctx, &container.Config{Image: ref, Entrypoint: []string{DebMember}, Labels: map[string]string{compiler.LabelKind: "inspect"}}, nil, nil, nil, "")
 	if err != nil {
 		return nil, fmt.Errorf("inspect the gateway in image %s: %w; is it there (docker pull)?", ref, err)
 	}

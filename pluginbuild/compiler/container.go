@@ -1,4 +1,4 @@
-package pluginbuild
+package compiler
 
 import (
 	"context"
@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/pkg/stdcopy"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"example.com/tykupgrade/internal/redact"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -25,11 +22,9 @@ const cleanupTime = 30 * time.Second
 // job is one container from its creation to its removal.
 type job struct {
 	kind    string // value of LabelKind
-	name    string // for messages
-	stage   Stage  // what running it is called
-	config  *container.Config
-	host    *container.HostConfig
-	release *Release
+	object  string // for messages
+	op      string // what running it is called
+	spec    creation
 	upload  func(w io.Writer) error // tar for "/"; nil: nothing
 	collect func(id string) error   // after exit code 0; nil: nothing
 	stdout  io.Writer
@@ -46,26 +41,24 @@ type result struct {
 // happens. An exit code other than 0 is an error.
 func (b *Builder) runJob(ctx context.Context, j job) (r result, err error) {
 	if err := ended(ctx); err != nil {
-		return r, &Error{Stage: StageCreate, Object: j.name, Err: err}
+		return r, &Error{Op: StageCreate, Object: j.object, Err: err}
 	}
 	// The name is ours, so that a container whose creation got no answer can
 	// be found.
-	name := strings.ToLower("tykupgrade-" + j.kind + "-" + b.run[:8] + "-" + rand.Text()[:8])
-	j.config.Labels = b.labels(j.kind, j.release)
-	j.config.AttachStdout, j.config.AttachStderr = true, true
-	id := name
+	j.spec.name = strings.ToLower("tykupgrade-" + j.kind + "-" + b.run[:8] + "-" + rand.Text()[:8])
+	id := j.spec.name
 	err = b.stage(StageCreate, func() error {
 		// Cancelling this call makes engines answer, and create the container
 		// afterwards nevertheless (20.10, Podman 4.3). So it is let finish.
 		create, stop := lasting(ctx, cleanupTime)
 		defer stop()
-		c, err := b.docker.ContainerCreate(create, j.config, j.host, nil, &ocispec.Platform{OS: "linux", Architecture: "amd64"}, name)
+		made, warnings, err := b.engine.create(create, &j.spec)
 		if err != nil {
-			return createError(fail(ctx, StageCreate, name, err))
+			return createError(fail(ctx, StageCreate, j.spec.name, err))
 		}
-		id = c.ID
-		for _, w := range c.Warnings {
-			b.log(ctx, "the engine warns", "container", name, "warning", w)
+		id = made
+		for _, w := range warnings {
+			b.log(ctx, "the engine warns", "container", j.spec.name, "warning", w)
 		}
 		return nil
 	})
@@ -82,7 +75,7 @@ func (b *Builder) runJob(ctx context.Context, j job) (r result, err error) {
 			return r, err
 		}
 	}
-	err = b.stage(j.stage, func() error { r, err = b.runToEnd(ctx, id, j); return err })
+	err = b.stage(j.op, func() error { r, err = b.runToEnd(ctx, id, j); return err })
 	if err != nil {
 		return r, err
 	}
@@ -96,10 +89,11 @@ func createError(e *Error) *Error {
 	switch text := e.Err.Error(); {
 	case networkHint(e):
 	case errdefs.IsNotFound(e.Err):
-		e.hint = "the image was removed meanwhile; build again"
-		e.retry = true
+		e.Retry, e.Next = true, "the image was removed meanwhile; build again"
+	case strings.Contains(text, "cgroup"):
+		e.Next = "the engine cannot limit memory or processes; set those limits to -1"
 	case strings.Contains(text, "bind source path does not exist"), strings.Contains(text, "invalid mount config"):
-		e.hint = "mounted directories must exist on the engine's machine; with a remote engine upload the source instead of binding it"
+		e.Next = "mounted directories must exist on the engine's machine; with a remote engine upload the source instead of binding it"
 	}
 	return e
 }
@@ -110,7 +104,7 @@ func networkHint(e *Error) bool {
 	if !errdefs.IsNotFound(e.Err) || !strings.Contains(e.Err.Error(), "network") {
 		return false
 	}
-	e.hint = "the network named for the compiler must exist on the engine; docker network ls shows those"
+	e.Next = "the network named for the compiler must exist on the engine; docker network ls shows those"
 	return true
 }
 
@@ -144,16 +138,16 @@ func (b *Builder) upload(ctx context.Context, id string, j job) error {
 		done <- err
 	}()
 	in := &counter{r: r, report: func(n int64) {
-		b.event(Event{Stage: string(StageUpload), Kind: Progress, Line: "Uploading", Part: "source", Current: n})
+		b.event(Event{Stage: StageUpload, Kind: Progress, Line: "Uploading", Part: "source", Current: n})
 	}}
-	err := b.docker.CopyToContainer(ctx, id, "/", in, container.CopyToContainerOptions{})
+	err := b.engine.put(ctx, id, in)
 	in.over.Store(true)
 	_ = r.Close() // releases the writer where the engine stopped reading
 	if local := <-done; local != nil && !errors.Is(local, io.ErrClosedPipe) {
 		err = local
 	}
 	if err != nil {
-		return fail(ctx, StageUpload, j.name, err)
+		return fail(ctx, StageUpload, j.object, err)
 	}
 	return nil
 }
@@ -162,79 +156,35 @@ func (b *Builder) upload(ctx context.Context, id string, j job) error {
 // has arrived.
 func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error) {
 	var r result
-	failed := func(what string, err error) (result, *Error) {
-		return r, fail(ctx, j.stage, j.name, fmt.Errorf("%s: %w", what, err))
-	}
-	// Attached and waited for before the start: both miss what came earlier.
-	conn, err := b.docker.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true, Stderr: true})
-	if err != nil {
-		r, e := failed("attach", err)
-		if strings.Contains(e.Err.Error(), "received 409") {
-			// Podman 4.3 makes the container's process ready here and does
-			// not say why it could not.
-			e.hint = "the engine cannot run the image; docker run of " + j.config.Image + " shows why"
-		}
-		return r, e
-	}
-	out := b.newSink(j.stage, j.stdout, false)
-	errOut := b.newSink(j.stage, j.stderr, true)
-	copied := make(chan struct{})
-	var copyErr error
-	go func() {
-		defer close(copied)
-		_, copyErr = stdcopy.StdCopy(out, errOut, conn.Reader)
-		out.lines.flush()
-		errOut.lines.flush()
-	}()
-	defer func() {
-		conn.Close()
-		<-copied // nothing is written to the caller's streams from here on
-	}()
-	wait, stopWait := context.WithCancel(ctx)
-	defer stopWait()
-	// next-exit: not-running is true before the start, and removed gives exit
-	// code 0 for any on Podman 4.3.
-	exit, waitErr := b.docker.ContainerWait(wait, id, container.WaitConditionNextExit)
-	if err := b.docker.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
-		r, e := failed("start", err)
-		networkHint(e)
-		return r, e
-	}
-	select {
-	case <-exit: // its code is that of the state below
-	case err := <-waitErr:
-		return failed("wait", err)
-	case <-ctx.Done():
-		return failed("wait", ctx.Err())
-	}
-	select {
-	case <-copied:
-		if copyErr != nil {
-			return failed("read the output", copyErr)
-		}
-	case <-ctx.Done():
-		return failed("read the output", ctx.Err())
-	}
+	out, errOut := b.newSink(j.op, j.stdout, false), b.newSink(j.op, j.stderr, true)
+	end, err := b.engine.run(ctx, id, out, errOut)
+	out.lines.Flush()
+	errOut.lines.Flush()
 	r.stdout, r.stderr = out.tail.String(), errOut.tail.String()
-	info, err := b.docker.ContainerInspect(ctx, id)
-	switch {
-	case err != nil:
-		return failed("inspect", err)
-	case info.ContainerJSONBase == nil || info.State == nil || info.State.Running:
-		return failed("inspect", errors.New("the engine reported an end, but the container has none"))
+	if err != nil {
+		var at *errRunStep
+		e := fail(ctx, j.op, j.object, err)
+		if errors.As(err, &at) && ended(ctx) != nil {
+			e.Err = fmt.Errorf("%s: %w", at.step, e.Err)
+		}
+		if !networkHint(e) && at != nil && at.step == "attach" && strings.Contains(e.Err.Error(), "received 409") {
+			// Podman 4.3 makes the container's process ready here and does not say
+			// why it could not.
+			e.Next = "the engine cannot run the image; docker run of " + j.spec.image + " shows why"
+		}
+		return result{}, e
 	}
-	r.code = info.State.ExitCode
-	if r.code == 0 {
+	if r.code = end.code; r.code == 0 {
 		return r, nil
 	}
-	return r, exitError(j, r, info.State.OOMKilled)
+	return r, exitError(j, r, end.oom)
 }
 
 // exitError says why a container ended badly. A compiler that the memory limit
 // strikes ends with exit code 1, as for any error in the source; only the
 // container's state tells (20.10).
 func exitError(j job, r result, oom bool) *Error {
-	e := &Error{Stage: j.stage, Object: j.name, ExitCode: r.code, OOMKilled: oom, Output: r.stderr}
+	e := &Error{Op: j.op, Object: j.object, ExitCode: r.code, OOMKilled: oom, Output: r.stderr}
 	if strings.TrimSpace(e.Output) == "" {
 		e.Output = r.stdout
 	}
@@ -242,34 +192,38 @@ func exitError(j job, r result, oom bool) *Error {
 	switch {
 	case r.code == 137 && !oom:
 		// Podman 4.3 does not report the memory limit's kill as such.
-		e.hint = "something killed it from outside, most often for lack of memory; see the memory limit and the kernel's log"
+		e.Next = "something killed it from outside, most often for lack of memory; see the memory limit and the kernel's log"
 	case oom:
 		e.Err = fmt.Errorf("killed for lack of memory (exit code %d)", r.code)
-		e.hint = "raise the memory limit, or free memory on the engine's machine; compiling a plugin takes about 2 GiB"
+		e.Next = "raise the memory limit, or free memory on the engine's machine; compiling a plugin takes about 2 GiB"
 	case networkFault.MatchString(e.Message):
-		e.retry, e.hint = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY and the network given to it decide that"
+		e.Retry, e.Next = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY and the network given to it decide that"
 	case strings.Contains(e.Message, "module lookup disabled by GOPROXY=off"):
-		e.hint = "GOPROXY=off lets only the module cache and vendor directories be used; give the compiler the GOPROXY of a proxy"
+		e.Next = "GOPROXY=off lets only the module cache and vendor directories be used; give the compiler the GOPROXY of a proxy"
 	case strings.Contains(e.Message, "cannot find module providing package"), strings.Contains(e.Message, "no required module provides"):
-		e.hint = "prepare the module for this release first, or let the compiler tidy it (GO_TIDY) where the release knows that"
+		e.Next = "prepare the module for this release first, or let the compiler tidy it (GO_TIDY) where the release knows that"
 	case strings.Contains(e.Message, "could not read Username"), strings.Contains(e.Message, "terminal prompts disabled"):
-		e.hint = "private modules need GOPRIVATE and a netrc file"
+		e.Next = "private modules need GOPRIVATE and a netrc file"
 	case strings.Contains(e.Output, "newosproc"), strings.Contains(e.Output, "esource temporarily unavailable"):
-		e.hint = "raise the limit of processes, or end some on the engine's machine"
+		e.Next = "raise the limit of processes, or end some on the engine's machine"
+	case strings.Contains(e.Message, diskFull):
+		e.Next = diskFullNext
+	case strings.Contains(e.Message, "ermission denied"), strings.Contains(e.Message, "peration not permitted"):
+		e.Next = "the container runs without capabilities; name those that the image needs in Limits"
 	}
 	return e
 }
 
 // line reports one line of output.
-func (b *Builder) line(s Stage, text string, stderr bool) {
-	b.event(Event{Stage: string(s), Kind: Output, Line: text, Stderr: stderr})
+func (b *Builder) line(op, text string, stderr bool) {
+	b.event(Event{Stage: op, Kind: Output, Line: text, Stderr: stderr})
 }
 
 // removeContainer removes a container with its anonymous volumes.
 func (b *Builder) removeContainer(ctx context.Context, id string) error {
 	ctx, stop := context.WithTimeout(ctx, cleanupTime)
 	defer stop()
-	err := b.docker.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	err := b.engine.remove(ctx, containers, id)
 	switch {
 	case err == nil, errdefs.IsNotFound(err):
 		return nil
@@ -277,7 +231,7 @@ func (b *Builder) removeContainer(ctx context.Context, id string) error {
 		return nil
 	}
 	e := fail(ctx, StageRemove, "container "+id, err)
-	e.retry, e.hint = true, "a sweep removes it later, or docker rm -f"
+	e.Retry, e.Next = true, "a sweep removes it later, or docker rm -f"
 	return e
 }
 
@@ -287,54 +241,25 @@ func (b *Builder) removeContainer(ctx context.Context, id string) error {
 type sink struct {
 	to    io.Writer
 	tail  run.Tail
-	lines lines
+	lines run.Lines
 }
 
-func (b *Builder) newSink(stage Stage, to io.Writer, stderr bool) *sink {
+func (b *Builder) newSink(op string, to io.Writer, stderr bool) *sink {
 	s := &sink{to: to}
-	s.lines.emit = func(l string) {
-		l = redact(l)
+	s.lines.Emit = func(l string) {
+		l = redact.Text(l)
 		_, _ = io.WriteString(&s.tail, l+"\n")
-		b.line(stage, l, stderr)
+		b.line(op, l, stderr)
 	}
 	return s
 }
 
 func (s *sink) Write(p []byte) (int, error) {
-	s.lines.write(p)
+	_, _ = s.lines.Write(p)
 	if s.to != nil {
 		if _, err := s.to.Write(p); err != nil {
 			s.to = nil
 		}
 	}
 	return len(p), nil
-}
-
-// lines cuts a stream into lines, and lines longer than 64 KiB into pieces.
-type lines struct {
-	emit func(string)
-	rest []byte
-}
-
-func (l *lines) write(p []byte) {
-	for len(p) > 0 {
-		end := slices.Index(p, '\n')
-		if end < 0 {
-			l.rest = append(l.rest, p...)
-			if len(l.rest) > 64<<10 {
-				l.flush()
-			}
-			return
-		}
-		l.rest = append(l.rest, p[:end]...)
-		l.emit(strings.TrimSuffix(string(l.rest), "\r"))
-		l.rest, p = l.rest[:0], p[end+1:]
-	}
-}
-
-func (l *lines) flush() {
-	if len(l.rest) > 0 {
-		l.emit(string(l.rest))
-		l.rest = l.rest[:0]
-	}
 }

@@ -1,4 +1,4 @@
-package pluginbuild
+package compiler
 
 import (
 	"archive/tar"
@@ -16,6 +16,8 @@ import (
 
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
+
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // sourceDir is where every compiler image expects the plugin.
@@ -70,14 +72,14 @@ func (q *Request) checkFiles(object string, names []string) error {
 			source = true
 		case q.Bind && strings.HasSuffix(name, ".so") && (q.OutputDir != q.Dir || name != q.output()):
 			return refuse(object, "%s is in the way: the compiler's script would move it and give it to root; move it away, or upload the source", filepath.Join(q.Dir, name))
-		case q.Bind && name == workFile && q.Release.Compiler.Mode == Workspace:
+		case q.Bind && name == workFile && q.Release.Compiler.Mode == pluginbuild.Workspace:
 			return refuse(object, "%s is in the way: it would hide the compiler's own workspace; move it to a directory above, or upload the source", filepath.Join(q.Dir, name))
 		}
 	}
 	switch c := q.Release.Compiler; {
 	case !source:
 		return refuse(object, "there is no Go source in %s, or all of it is excluded", q.Dir)
-	case !module && c.Mode == Workspace && !c.RenamesModule:
+	case !module && c.Mode == pluginbuild.Workspace && !c.RenamesModule:
 		return refuse(object, "%s has no go.mod, or it is excluded, and this release's compiler needs it; go mod init makes one", q.Dir)
 	}
 	return nil

@@ -1,4 +1,4 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"context"
@@ -17,8 +17,9 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"github.com/docker/docker/api/types/container"
 
-	"example.com/tykupgrade/internal/lab/compiler"
+	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // TestEngine is everything that a real engine must show, with one set of images
@@ -63,10 +64,10 @@ func testCompile(t *testing.T, b *bench) {
 	}
 	before := snapshot(t, dir)
 	var stdout, stderr buffer
-	var events []pluginbuild.Event
+	var events []compiler.Event
 	out := t.TempDir()
-	q := pluginbuild.Request{Dir: dir, OutputDir: out, Stdout: &stdout, Stderr: &stderr}
-	a, err := b.build(t, q, func(o *pluginbuild.Options) { o.Progress = func(e pluginbuild.Event) { events = append(events, e) } })
+	q := compiler.Request{Dir: dir, OutputDir: out, Stdout: &stdout, Stderr: &stderr}
+	a, err := b.build(t, q, func(o *compiler.Options) { o.Progress = func(e compiler.Event) { events = append(events, e) } })
 	if err != nil {
 		t.Fatalf("%v\n%s%s", err, stdout.String(), stderr.String())
 	}
@@ -90,7 +91,7 @@ func testCompile(t *testing.T, b *bench) {
 	only(t, out, filepath.Base(a.Path))
 	var stages []string
 	for _, e := range events {
-		if e.Kind == pluginbuild.Done {
+		if e.Kind == compiler.Done {
 			stages = append(stages, e.Stage)
 			if e.Err != nil || e.Elapsed <= 0 {
 				t.Errorf("event %+v", e)
@@ -103,14 +104,14 @@ func testCompile(t *testing.T, b *bench) {
 
 	// The same input gives the same bytes, from another directory too, and with
 	// the id the plugin is another module.
-	again, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar)}, nil)
+	again, err := b.build(t, compiler.Request{Dir: plugin(t, fooBar)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if again.SHA256 != a.SHA256 || again.Size != a.Size {
 		t.Errorf("second build %+v, first %+v", again, a)
 	}
-	unique, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar), ID: "x7"}, nil)
+	unique, err := b.build(t, compiler.Request{Dir: plugin(t, fooBar), ID: "x7"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +119,7 @@ func testCompile(t *testing.T, b *bench) {
 		t.Errorf("with an id: %+v", unique)
 	}
 
-	replaced, err := b.build(t, pluginbuild.Request{Dir: plugin(t, map[string]string{
+	replaced, err := b.build(t, compiler.Request{Dir: plugin(t, map[string]string{
 		"go.mod":     "module example.org/tiny\n\ngo 1.21\n\nrequire example.org/dep v1.0.0\n\nreplace example.org/dep => ./dep\n",
 		"dep/go.mod": "module example.org/dep\n\ngo 1.21\n",
 		"dep/dep.go": "package dep\n",
@@ -138,20 +139,20 @@ func TestBuildAsUser(t *testing.T) {
 	if ref == "" {
 		t.Skip("TestEngine/Owner runs this")
 	}
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer docker.Close()
 	label, value, _ := strings.Cut(os.Getenv("TYKUPGRADE_TEST_USER_LABEL"), "=")
-	_, err = pluginbuild.New(docker, pluginbuild.Options{}).Build(t.Context(), pluginbuild.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), OutputDir: "/"})
-	if !errors.Is(err, pluginbuild.ErrRequest) || !errors.Is(err, os.ErrPermission) {
+	_, err = compiler.New(docker, compiler.Options{}).Build(t.Context(), compiler.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), OutputDir: "/"})
+	if !errors.Is(err, compiler.ErrRequest) || !errors.Is(err, os.ErrPermission) {
 		t.Errorf("into a directory of root: %v", err)
 	}
-	_, err = pluginbuild.New(docker, pluginbuild.Options{
-		Pull: pluginbuild.PullNever, Caches: "none", Mounts: compiler.Mounts(), Env: map[string]string{"GOPROXY": "off"},
-		Limits: pluginbuild.Limits{Network: "none"}, Labels: map[string]string{label: value},
-	}).Build(t.Context(), pluginbuild.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), Image: pluginbuild.Image{Ref: ref}})
+	_, err = compiler.New(docker, compiler.Options{
+		Pull: compiler.PullNever, Caches: "none", Mounts: standin.Mounts(), Env: map[string]string{"GOPROXY": "off"},
+		Limits: compiler.Limits{Network: "none"}, Labels: map[string]string{label: value},
+	}).Build(t.Context(), compiler.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), Image: pluginbuild.Image{Ref: ref}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +195,7 @@ func testOwner(t *testing.T, b *bench) {
 	cmd.Dir = src
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "DOCKER_HOST=" + b.docker.DaemonHost(), "TYKUPGRADE_TEST_USER_DIR=" + src,
-		"TYKUPGRADE_TEST_USER_IMAGE=" + b.image(t, compiler.Config{Version: "4.0.8", Script: []string{"copy /so", "exit 0"}, Files: map[string]string{"/so": so}}),
+		"TYKUPGRADE_TEST_USER_IMAGE=" + b.image(t, standin.Config{Version: "4.0.8", Script: []string{"copy /so", "exit 0"}, Files: map[string]string{"/so": so}}),
 		"TYKUPGRADE_TEST_USER_LABEL=" + testLabel + "=" + b.id,
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 1234, Groups: []uint32{group}}}
@@ -218,7 +219,7 @@ func testEras(t *testing.T, b *bench) {
 		"5.2.3":  "plugin_v5.2.3_linux_amd64.so",
 		"5.14.0": "plugin_v5.14.0_linux_amd64.so",
 	} {
-		a, err := b.build(t, pluginbuild.Request{Release: release(t, version)}, nil)
+		a, err := b.build(t, compiler.Request{Release: release(t, version)}, nil)
 		if err != nil {
 			t.Errorf("%s: %v", version, err)
 			continue
@@ -230,17 +231,17 @@ func testEras(t *testing.T, b *bench) {
 	// A pre-release: its tag never reaches the file name.
 	rc := release(t, "5.3.0")
 	rc.Version, rc.Broken = semver.MustParse("5.3.0-rc2"), false
-	a, err := b.build(t, pluginbuild.Request{Release: rc}, nil)
+	a, err := b.build(t, compiler.Request{Release: rc}, nil)
 	if err != nil || filepath.Base(a.Path) != "plugin_v5.3.0_linux_amd64.so" {
 		t.Errorf("%+v, %v", a, err)
 	}
 	// From 5.2.4 the script makes the go.mod that is missing.
-	if _, err := b.build(t, pluginbuild.Request{Dir: plugin(t, map[string]string{"plugin.go": tiny["plugin.go"]})}, nil); err != nil {
+	if _, err := b.build(t, compiler.Request{Dir: plugin(t, map[string]string{"plugin.go": tiny["plugin.go"]})}, nil); err != nil {
 		t.Errorf("without go.mod: %v", err)
 	}
 	// The switches reach the script.
 	var stderr buffer
-	if _, err := b.build(t, pluginbuild.Request{GoTidy: true, Debug: true, Stderr: &stderr}, nil); err != nil {
+	if _, err := b.build(t, compiler.Request{GoTidy: true, Debug: true, Stderr: &stderr}, nil); err != nil {
 		t.Error(err)
 	}
 	if got := stderr.String(); !strings.Contains(got, "+ go mod tidy\n") || strings.Contains(got, "+ go get") {
@@ -257,12 +258,12 @@ func testCompileError(t *testing.T, b *bench) {
 			t.Fatal(err)
 		}
 		var stderr buffer
-		_, err := b.build(t, pluginbuild.Request{
+		_, err := b.build(t, compiler.Request{
 			Release: r, OutputDir: out, Stderr: &stderr,
 			Dir: plugin(t, tiny, map[string]string{"bad.go": "package main\n\nvar x int = nope\n"}),
 		}, nil)
-		var e *pluginbuild.Error
-		if !errors.As(err, &e) || e.Stage != pluginbuild.StageCompile || e.ExitCode != 1 || e.OOMKilled || e.Retryable() {
+		var e *compiler.Error
+		if !errors.As(err, &e) || e.Op != compiler.StageCompile || e.ExitCode != 1 || e.OOMKilled || e.Retryable() {
 			t.Fatalf("%s: %#v", version, err)
 		}
 		if e.Message != "./bad.go:3:13: undefined: nope" {
@@ -290,7 +291,7 @@ func testManyBuilds(t *testing.T, b *bench) {
 		return s.String()
 	}
 	dir := plugin(t, tiny)
-	builder := pluginbuild.New(b.docker, b.options())
+	builder := compiler.New(b.docker, b.options())
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)
 	for range builds {
@@ -298,10 +299,10 @@ func testManyBuilds(t *testing.T, b *bench) {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			var stdout, stderr strings.Builder
-			_, err := builder.Build(t.Context(), pluginbuild.Request{
+			_, err := builder.Build(t.Context(), compiler.Request{
 				Release: release(t, "5.2.5"), Dir: dir, OutputDir: t.TempDir(), Image: img, Stdout: &stdout, Stderr: &stderr,
 			})
-			var e *pluginbuild.Error
+			var e *compiler.Error
 			if !errors.As(err, &e) || e.ExitCode != 7 {
 				t.Errorf("%v", err)
 			}
@@ -311,7 +312,7 @@ func testManyBuilds(t *testing.T, b *bench) {
 		})
 	}
 	wg.Wait()
-	if n := b.running(t, pluginbuild.LabelRun, builder.Run()); n != 0 {
+	if n := b.running(t, compiler.LabelRun, builder.Run()); n != 0 {
 		t.Errorf("%d containers left", n)
 	}
 }
@@ -320,14 +321,14 @@ func testManyBuilds(t *testing.T, b *bench) {
 func testCancel(t *testing.T, b *bench) {
 	images := []pluginbuild.Image{
 		b.script(t, "deaf", "out 1 sleeping", "sleep"), b.script(t, "write x", "exit 0"),
-		{Ref: b.image(t, compiler.Config{})},
+		{Ref: b.image(t, standin.Config{})},
 	}
 	stages := []string{"connect", "pull", "create", "upload", "compile", "collect"}
 	dir, out := plugin(t, tiny), t.TempDir()
 	if err := os.WriteFile(filepath.Join(out, "plugin_v5.2.5_linux_amd64.so"), []byte("earlier"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	builder := pluginbuild.New(b.docker, b.options())
+	builder := compiler.New(b.docker, b.options())
 	why := errors.New("the operator pressed Ctrl-C")
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 4)
@@ -349,29 +350,29 @@ func testCancel(t *testing.T, b *bench) {
 			if stage == "collect" {
 				img = images[1]
 			}
-			o.Progress = func(e pluginbuild.Event) {
-				if e.Kind == pluginbuild.Started && e.Stage == stage {
+			o.Progress = func(e compiler.Event) {
+				if e.Kind == compiler.Started && e.Stage == stage {
 					cancel(why)
 				}
 			}
 			if stage == "" {
 				time.AfterFunc(time.Duration(rand.Int64N(int64(600*time.Millisecond))), func() { cancel(why) })
 			}
-			one := pluginbuild.New(b.docker, o)
+			one := compiler.New(b.docker, o)
 			var log strings.Builder // of one goroutine: nothing may be written once Build is back
-			_, err := one.Build(ctx, pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, OutputDir: out, Image: img, Stdout: &log, Stderr: &log})
+			_, err := one.Build(ctx, compiler.Request{Release: release(t, "5.2.5"), Dir: dir, OutputDir: out, Image: img, Stdout: &log, Stderr: &log})
 			log.Reset()
-			var e *pluginbuild.Error
+			var e *compiler.Error
 			if !errors.Is(err, context.Canceled) || !errors.Is(err, why) || !errors.As(err, &e) || e.Retryable() {
 				t.Errorf("cancelled in %q: %v", stage, err)
 			}
-			if n := b.running(t, pluginbuild.LabelRun, one.Run()); n != 0 {
+			if n := b.running(t, compiler.LabelRun, one.Run()); n != 0 {
 				t.Errorf("cancelled in %q: %d containers left", stage, n)
 			}
 		})
 	}
 	wg.Wait()
-	if n := b.running(t, pluginbuild.LabelRun, builder.Run()); n != 0 {
+	if n := b.running(t, compiler.LabelRun, builder.Run()); n != 0 {
 		t.Errorf("%d containers left", n)
 	}
 	only(t, out, "plugin_v5.2.5_linux_amd64.so")
@@ -382,8 +383,8 @@ func testCancel(t *testing.T, b *bench) {
 }
 
 func testOutOfMemory(t *testing.T, b *bench) {
-	_, err := b.build(t, pluginbuild.Request{Image: b.script(t, "memory")}, func(o *pluginbuild.Options) { o.Limits.Memory = 48 << 20 })
-	var e *pluginbuild.Error
+	_, err := b.build(t, compiler.Request{Image: b.script(t, "memory")}, func(o *compiler.Options) { o.Limits.Memory = 48 << 20 })
+	var e *compiler.Error
 	if !errors.As(err, &e) || !e.OOMKilled && !b.podman || e.ExitCode == 0 || !strings.Contains(e.Hint(), "memory limit") || e.Retryable() {
 		t.Errorf("%#v: %v", e, err)
 	}
@@ -393,25 +394,25 @@ func testOutOfMemory(t *testing.T, b *bench) {
 func testBadResults(t *testing.T, b *bench) {
 	for name, c := range map[string]struct {
 		script []string
-		stage  pluginbuild.Stage
+		stage  string
 		want   string
 	}{
-		"no file":    {[]string{"exit 0"}, pluginbuild.StageCollect, "left no file of the name"},
-		"other name": {[]string{"touch plugin.so", "exit 0"}, pluginbuild.StageCollect, "left no file of the name"},
-		"not ELF":    {[]string{"write garbage", "exit 0"}, pluginbuild.StageCollect, "no ELF file"},
+		"no file":    {[]string{"exit 0"}, compiler.StageCollect, "left no file of the name"},
+		"other name": {[]string{"touch plugin.so", "exit 0"}, compiler.StageCollect, "left no file of the name"},
+		"not ELF":    {[]string{"write garbage", "exit 0"}, compiler.StageCollect, "no ELF file"},
 	} {
 		out := t.TempDir()
-		_, err := b.build(t, pluginbuild.Request{Image: b.script(t, c.script...), OutputDir: out}, nil)
-		var e *pluginbuild.Error
-		if !errors.As(err, &e) || e.Stage != c.stage || !strings.Contains(err.Error(), c.want) {
+		_, err := b.build(t, compiler.Request{Image: b.script(t, c.script...), OutputDir: out}, nil)
+		var e *compiler.Error
+		if !errors.As(err, &e) || e.Op != c.stage || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 		only(t, out)
 	}
 	// An image whose entry point is missing.
-	_, err := b.build(t, pluginbuild.Request{Image: pluginbuild.Image{Ref: b.image(t, compiler.Config{Entrypoint: "/gone.sh"})}}, nil)
-	var e *pluginbuild.Error
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageCompile || !strings.Contains(err.Error(), "start: ") && !(b.podman && strings.Contains(err.Error(), "attach: ")) {
+	_, err := b.build(t, compiler.Request{Image: pluginbuild.Image{Ref: b.image(t, standin.Config{Entrypoint: "/gone.sh"})}}, nil)
+	var e *compiler.Error
+	if !errors.As(err, &e) || e.Op != compiler.StageCompile || !strings.Contains(err.Error(), "start: ") && !(b.podman && strings.Contains(err.Error(), "attach: ")) {
 		t.Errorf("missing entry point: %v", err)
 	}
 }
@@ -425,13 +426,13 @@ func testSettings(t *testing.T, b *bench) {
 	img := b.script(t, "env GOPROXY", "env GOPRIVATE", "env NETRC", "env GOCACHE", "env GOMODCACHE", "cat /root/.netrc", "cat /proc/net/dev", "cat /mnt/ca/ca.pem", "exit 3")
 	extra := plugin(t, map[string]string{"ca.pem": "certificate"})
 	var stdout buffer
-	_, err := b.build(t, pluginbuild.Request{Image: img, Stdout: &stdout}, func(o *pluginbuild.Options) {
+	_, err := b.build(t, compiler.Request{Image: img, Stdout: &stdout}, func(o *compiler.Options) {
 		o.Env = map[string]string{"GOPROXY": "https://proxy.example.org", "GOPRIVATE": "git.example.org"}
 		o.Netrc = netrc
-		o.Limits = pluginbuild.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 200, Network: "none"}
+		o.Limits = compiler.Limits{Memory: 256 << 20, CPUs: 1, PIDs: 200, Network: "none"}
 		o.Mounts = append(o.Mounts, extra+":/mnt/ca")
 	})
-	var e *pluginbuild.Error
+	var e *compiler.Error
 	if !errors.As(err, &e) || e.ExitCode != 3 || strings.Contains(fmt.Sprintf("%+v", e.Err), "hunter2") {
 		t.Fatal(err)
 	}
@@ -449,13 +450,13 @@ func testSettings(t *testing.T, b *bench) {
 	}
 	if !b.podman { // whose bridge would stay on the machine
 		var stdout buffer
-		_, _ = b.build(t, pluginbuild.Request{Image: img, Stdout: &stdout}, func(o *pluginbuild.Options) { o.Limits.Network = "" })
+		_, _ = b.build(t, compiler.Request{Image: img, Stdout: &stdout}, func(o *compiler.Options) { o.Limits.Network = "" })
 		if !strings.Contains(stdout.String(), "eth0") {
 			t.Errorf("by default there is no network: %s", stdout.String())
 		}
 	}
 	// A mount whose source is missing must not be created.
-	_, err = b.build(t, pluginbuild.Request{Image: img}, func(o *pluginbuild.Options) { o.Mounts = []string{extra + "/gone"} })
+	_, err = b.build(t, compiler.Request{Image: img}, func(o *compiler.Options) { o.Mounts = []string{extra + "/gone"} })
 	if _, statErr := os.Stat(extra + "/gone"); err == nil || statErr == nil && !b.podman {
 		t.Errorf("missing mount: %v; %v", err, statErr)
 	}
@@ -464,7 +465,7 @@ func testSettings(t *testing.T, b *bench) {
 func testBind(t *testing.T, b *bench) {
 	dir := plugin(t, tiny)
 	for range 2 { // the second build replaces the first one's result
-		a, err := b.build(t, pluginbuild.Request{Dir: dir, OutputDir: dir, Bind: true}, nil)
+		a, err := b.build(t, compiler.Request{Dir: dir, OutputDir: dir, Bind: true}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -473,22 +474,22 @@ func testBind(t *testing.T, b *bench) {
 			t.Errorf("%+v", a)
 		}
 	}
-	_, err := b.build(t, pluginbuild.Request{Dir: plugin(t, tiny, map[string]string{"mine.so": "x"}), Bind: true}, nil)
-	if !errors.Is(err, pluginbuild.ErrRequest) {
+	_, err := b.build(t, compiler.Request{Dir: plugin(t, tiny, map[string]string{"mine.so": "x"}), Bind: true}, nil)
+	if !errors.Is(err, compiler.ErrRequest) {
 		t.Errorf("with a .so in the way: %v", err)
 	}
 }
 
 func testLoadTest(t *testing.T, b *bench) {
 	r := release(t, "5.2.5")
-	img := pluginbuild.Image{Ref: b.image(t, compiler.Config{Gateway: true, GoCache: true})}
-	builder := pluginbuild.New(b.docker, b.options())
-	good, err := b.build(t, pluginbuild.Request{Dir: plugin(t, fooBar), Image: img}, readGoCache(t))
+	img := pluginbuild.Image{Ref: b.image(t, standin.Config{Gateway: true, GoCache: true})}
+	builder := compiler.New(b.docker, b.options())
+	good, err := b.build(t, compiler.Request{Dir: plugin(t, fooBar), Image: img}, readGoCache(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Not trimmed, so its packages are others than the gateway's.
-	untrimmed, err := b.build(t, pluginbuild.Request{Release: release(t, "5.0.15")}, nil)
+	untrimmed, err := b.build(t, compiler.Request{Release: release(t, "5.0.15")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -505,12 +506,12 @@ func testLoadTest(t *testing.T, b *bench) {
 		}
 	}
 	// An image without the gateway is a failed test, not a verdict.
-	_, err = builder.LoadTest(t.Context(), r, pluginbuild.Image{Ref: b.image(t, compiler.Config{})}, good.Path, "AddFooBarHeader")
-	var e *pluginbuild.Error
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageLoad {
+	_, err = builder.LoadTest(t.Context(), r, pluginbuild.Image{Ref: b.image(t, standin.Config{})}, good.Path, "AddFooBarHeader")
+	var e *compiler.Error
+	if !errors.As(err, &e) || e.Op != compiler.StageLoad {
 		t.Errorf("without gateway: %v", err)
 	}
-	if _, err := builder.LoadTest(t.Context(), release(t, "5.2.2"), img, good.Path, "AddFooBarHeader"); !errors.Is(err, pluginbuild.ErrUnsupported) {
+	if _, err := builder.LoadTest(t.Context(), release(t, "5.2.2"), img, good.Path, "AddFooBarHeader"); !errors.Is(err, compiler.ErrUnsupported) {
 		t.Errorf("5.2.2: %v", err)
 	}
 }
@@ -519,7 +520,7 @@ func testSweep(t *testing.T, b *bench) {
 	o := b.options()
 	o.Labels = map[string]string{testLabel: b.id, "sweep": b.id}
 	// As a crash leaves it: labelled, with no Builder to remove it.
-	labels := map[string]string{pluginbuild.LabelRun: "gone", testLabel: b.id, "sweep": b.id}
+	labels := map[string]string{compiler.LabelRun: "gone", testLabel: b.id, "sweep": b.id}
 	create := func(labels map[string]string) string {
 		t.Helper()
 		c, err := b.docker.ContainerCreate(t.Context(), &container.Config{Image: b.script(t, "sleep").Ref, Labels: labels}, nil, nil, nil, "")
@@ -533,8 +534,8 @@ func testSweep(t *testing.T, b *bench) {
 	}
 	create(labels)
 	foreign := create(map[string]string{"sweep": b.id, testLabel: b.id})
-	builder := pluginbuild.New(b.docker, o)
-	if _, err := builder.Sweep(t.Context(), 0); !errors.Is(err, pluginbuild.ErrRequest) {
+	builder := compiler.New(b.docker, o)
+	if _, err := builder.Sweep(t.Context(), 0); !errors.Is(err, compiler.ErrRequest) {
 		t.Errorf("age 0: %v", err)
 	}
 	if got, err := builder.Sweep(t.Context(), time.Hour); err != nil || len(got) != 0 {
@@ -561,12 +562,12 @@ func testCaches(t *testing.T, b *bench) {
 	o.Labels = map[string]string{testLabel: b.id, "caches": b.id}
 	o.Caches += "-own"
 	o.Env["GOFLAGS"] = "-v" // names the packages that are compiled
-	img := pluginbuild.Image{Ref: b.image(t, compiler.Config{})}
-	builder := pluginbuild.New(b.docker, o)
-	build := func() (pluginbuild.Artifact, bool) {
+	img := pluginbuild.Image{Ref: b.image(t, standin.Config{})}
+	builder := compiler.New(b.docker, o)
+	build := func() (compiler.Artifact, bool) {
 		t.Helper()
 		var stderr buffer
-		a, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), OutputDir: t.TempDir(), Image: img, Stderr: &stderr})
+		a, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), OutputDir: t.TempDir(), Image: img, Stderr: &stderr})
 		if err != nil {
 			t.Fatalf("%v\n%s", err, stderr.String())
 		}
@@ -586,9 +587,9 @@ func testCaches(t *testing.T, b *bench) {
 		t.Errorf("%v, %v", removed, err)
 	}
 	o.Caches = "none"
-	builder = pluginbuild.New(b.docker, o)
-	var e *pluginbuild.Error
-	if _, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: b.script(t, "exit 5")}); !errors.As(err, &e) || e.ExitCode != 5 {
+	builder = compiler.New(b.docker, o)
+	var e *compiler.Error
+	if _, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: b.script(t, "exit 5")}); !errors.As(err, &e) || e.ExitCode != 5 {
 		t.Fatal(err)
 	}
 	if list, err := builder.ListCaches(t.Context()); err != nil || len(list) != 0 {
@@ -597,14 +598,14 @@ func testCaches(t *testing.T, b *bench) {
 }
 
 func testBadConnection(t *testing.T, _ *bench) {
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "unix://" + t.TempDir() + "/none.sock"})
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: "unix://" + t.TempDir() + "/none.sock"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer docker.Close()
-	_, err = pluginbuild.New(docker, pluginbuild.Options{}).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny)})
-	var e *pluginbuild.Error
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !e.Retryable() || !strings.Contains(e.Hint(), "DOCKER_HOST") {
+	_, err = compiler.New(docker, compiler.Options{}).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny)})
+	var e *compiler.Error
+	if !errors.As(err, &e) || e.Op != compiler.StageConnect || !e.Retryable() || !strings.Contains(e.Hint(), "DOCKER_HOST") {
 		t.Errorf("%v", err)
 	}
 }

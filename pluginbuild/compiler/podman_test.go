@@ -1,4 +1,4 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // TestPodman runs the tests that need an engine through Podman's socket: in a
@@ -69,7 +69,7 @@ func TestPodman(t *testing.T) {
 		_ = service.Process.Signal(syscall.SIGTERM)
 		_ = service.Wait()
 	})
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: host})
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: host})
 	if err != nil {
 		t.Fatal(err)
 	}

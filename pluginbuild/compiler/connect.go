@@ -1,4 +1,4 @@
-package pluginbuild
+package compiler
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"net"
@@ -20,42 +19,8 @@ import (
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/cli/cli/context/store"
-	"github.com/docker/docker/api/types"
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/api/types/registry"
-	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// Docker is what this package calls of an engine. *client.Client of
-// github.com/docker/docker/client has it, best as [Connect] returns it.
-type Docker interface {
-	Ping(ctx context.Context) (types.Ping, error)
-
-	ImageInspect(ctx context.Context, ref string, o ...client.ImageInspectOption) (image.InspectResponse, error)
-	ImagePull(ctx context.Context, ref string, o image.PullOptions) (io.ReadCloser, error)
-	ImageLoad(ctx context.Context, tar io.Reader, o ...client.ImageLoadOption) (image.LoadResponse, error)
-	ImageRemove(ctx context.Context, ref string, o image.RemoveOptions) ([]image.DeleteResponse, error)
-
-	ContainerCreate(ctx context.Context, c *container.Config, h *container.HostConfig, n *network.NetworkingConfig, p *ocispec.Platform, name string) (container.CreateResponse, error)
-	ContainerAttach(ctx context.Context, id string, o container.AttachOptions) (types.HijackedResponse, error)
-	ContainerWait(ctx context.Context, id string, c container.WaitCondition) (<-chan container.WaitResponse, <-chan error)
-	ContainerStart(ctx context.Context, id string, o container.StartOptions) error
-	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
-	ContainerRemove(ctx context.Context, id string, o container.RemoveOptions) error
-	ContainerList(ctx context.Context, o container.ListOptions) ([]container.Summary, error)
-	CopyToContainer(ctx context.Context, id, dir string, tar io.Reader, o container.CopyToContainerOptions) error
-	CopyFromContainer(ctx context.Context, id, path string) (io.ReadCloser, container.PathStat, error)
-
-	VolumeCreate(ctx context.Context, o volume.CreateOptions) (volume.Volume, error)
-	VolumeList(ctx context.Context, o volume.ListOptions) (volume.ListResponse, error)
-	VolumeRemove(ctx context.Context, name string, force bool) error
-}
-
-var _ Docker = (*client.Client)(nil)
 
 // ConnectOptions says which engine to use. The zero value finds it as the
 // docker command does: DOCKER_HOST, DOCKER_CONTEXT, the current context of
@@ -85,7 +50,7 @@ func Connect(o ConnectOptions) (*client.Client, error) {
 		if object == "" {
 			object = "the Docker engine"
 		}
-		return nil, &Error{Stage: StageConnect, Object: object, Err: err}
+		return nil, &Error{Op: StageConnect, Object: object, Err: err}
 	}
 	return c, nil
 }
@@ -236,22 +201,35 @@ func readContext(configDir, name string) (string, *http.Transport, error) {
 func loadConfig(dir string) (*configfile.ConfigFile, error) {
 	config, err := cliconfig.Load(configDir(dir))
 	if err != nil {
-		return nil, fmt.Errorf("%w; mend that file, or set DOCKER_CONFIG to another directory", err)
+		return nil, fmt.Errorf("%w; fix that file, or set DOCKER_CONFIG to another directory", err)
 	}
 	return config, nil
+}
+
+// Credentials for a registry. The zero value means anonymous access.
+type Credentials struct {
+	Username, Password string
+	IdentityToken      string // from docker login of a registry that issues one
+	RegistryToken      string // bearer token
+	ServerAddress      string // as config.json names the registry
+}
+
+func (c Credentials) anonymous() bool {
+	c.ServerAddress = ""
+	return c == Credentials{}
 }
 
 // AuthFunc finds the credentials for a registry, named as config.json names
 // it: "https://index.docker.io/v1/" for Docker Hub, else host[:port]. Empty
 // credentials mean anonymous access.
-type AuthFunc func(ctx context.Context, registry string) (registry.AuthConfig, error)
+type AuthFunc func(ctx context.Context, registry string) (Credentials, error)
 
 // ConfigAuth reads credentials from config.json of a directory ("" as in
 // [ConnectOptions]), through credential helpers where it names some.
 func ConfigAuth(dir string) AuthFunc {
-	return func(ctx context.Context, host string) (registry.AuthConfig, error) {
+	return func(ctx context.Context, host string) (Credentials, error) {
 		type answer struct {
-			auth registry.AuthConfig
+			auth Credentials
 			err  error
 		}
 		// Helpers cannot be cancelled, and may wait for a person.
@@ -266,8 +244,8 @@ func ConfigAuth(dir string) AuthFunc {
 			if err != nil {
 				err = fmt.Errorf("credentials for %s from %s: %w", host, config.Filename, err)
 			}
-			got <- answer{registry.AuthConfig{
-				Username: a.Username, Password: a.Password, Auth: a.Auth, ServerAddress: a.ServerAddress,
+			got <- answer{Credentials{
+				Username: a.Username, Password: a.Password, ServerAddress: a.ServerAddress,
 				IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
 			}, err}
 		}()
@@ -275,7 +253,7 @@ func ConfigAuth(dir string) AuthFunc {
 		case a := <-got:
 			return a.auth, a.err
 		case <-ctx.Done():
-			return registry.AuthConfig{}, ended(ctx)
+			return Credentials{}, ended(ctx)
 		}
 	}
 }
@@ -289,7 +267,7 @@ func ConfigAuth(dir string) AuthFunc {
 func WithProxies(env map[string]string, dir, host string) (map[string]string, error) {
 	config, err := loadConfig(dir)
 	if err != nil {
-		return nil, &Error{Stage: StageConnect, Object: "the Docker engine", Err: err}
+		return nil, &Error{Op: StageConnect, Object: "the Docker engine", Err: err}
 	}
 	all := map[string]string{}
 	for name, value := range config.ParseProxyConfig(host, nil) {

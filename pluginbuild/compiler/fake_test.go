@@ -1,9 +1,10 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"debug/elf"
 	"encoding/json"
@@ -30,7 +31,6 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
-	"github.com/docker/docker/api/types/registry"
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
@@ -38,6 +38,7 @@ import (
 
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // fake is an engine of closures; calling one that a test did not script fails
@@ -259,7 +260,7 @@ func sharedObject(machine byte) []byte {
 	return b
 }
 
-func buildFake(t *testing.T, f pluginbuild.Docker, o pluginbuild.Options, q pluginbuild.Request) (pluginbuild.Artifact, error) {
+func buildFake(t *testing.T, f *fake, o compiler.Options, q compiler.Request) (compiler.Artifact, error) {
 	t.Helper()
 	if q.Release.Version == nil {
 		q.Release = release(t, "4.0.8")
@@ -270,14 +271,14 @@ func buildFake(t *testing.T, f pluginbuild.Docker, o pluginbuild.Options, q plug
 	if q.OutputDir == "" {
 		q.OutputDir = t.TempDir()
 	}
-	return pluginbuild.New(f, o).Build(t.Context(), q)
+	return compiler.NewOn(f, o).Build(t.Context(), q)
 }
 
 // The order of calls is what makes exit codes and output reliable.
 func TestBuildCalls(t *testing.T) {
 	t.Parallel()
 	f := newFake(t, 0, "", sharedObject(62))
-	a, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{})
+	a, err := buildFake(t, f, compiler.Options{}, compiler.Request{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +301,7 @@ func TestBuildCacheMadeMeanwhile(t *testing.T) {
 	} {
 		f := newFake(t, 0, "", sharedObject(62))
 		f.volumeCreate = func(volume.CreateOptions) error { return answer }
-		if _, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{}); err != nil {
+		if _, err := buildFake(t, f, compiler.Options{}, compiler.Request{}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -316,23 +317,24 @@ func TestBuildCreates(t *testing.T) {
 	for name, c := range map[string]struct {
 		version, args string
 		env           []string
-		q             pluginbuild.Request
-		o             pluginbuild.Options
+		q             compiler.Request
+		o             compiler.Options
 	}{
 		"plain":       {version: "4.0.8", args: "plugin.so"},
-		"with id":     {version: "5.2.5", args: "my.so a1", q: pluginbuild.Request{Name: "my.so", ID: "a1"}},
-		"arm64":       {version: "5.2.5", args: "plugin.so  linux arm64", q: pluginbuild.Request{GOARCH: "arm64"}},
-		"arm64, id":   {version: "5.2.5", args: "plugin.so a1 linux arm64", q: pluginbuild.Request{GOARCH: "arm64", ID: "a1"}},
-		"s390x, CC":   {version: "5.3.0", args: "plugin.so  linux s390x", q: pluginbuild.Request{GOARCH: "s390x", Image: pluginbuild.Image{Ref: "x"}}, o: pluginbuild.Options{Env: map[string]string{"CC": "s390x-linux-gnu-gcc"}}, env: []string{"CC=s390x-linux-gnu-gcc"}},
-		"switches":    {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{GoGet: true, GoTidy: true, Debug: true}, env: []string{"DEBUG=1", "GO_GET=1", "GO_TIDY=1"}},
-		"get only":    {version: "5.2.3", args: "plugin.so", q: pluginbuild.Request{GoGet: true}, env: []string{"GO_GET=1"}},
-		"settings":    {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Env: map[string]string{"GOPROXY": "https://p"}, Netrc: netrc}, env: []string{"GOPROXY=https://p", "NETRC=/root/.netrc"}},
-		"limits":      {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Limits: pluginbuild.Limits{Memory: 1 << 30, CPUs: 1.5, PIDs: 99, Network: "none"}}},
-		"bind":        {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{Bind: true}},
-		"bind, netrc": {version: "5.2.5", args: "plugin.so", q: pluginbuild.Request{Bind: true}, o: pluginbuild.Options{Netrc: netrc}, env: []string{"NETRC=/root/.netrc"}},
-		"mounts":      {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Mounts: []string{"/certs", "/a:/b"}}},
-		"no caches":   {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Caches: "none"}},
-		"own labels":  {version: "5.2.5", args: "plugin.so", o: pluginbuild.Options{Labels: map[string]string{"team": "x"}}},
+		"with id":     {version: "5.2.5", args: "my.so a1", q: compiler.Request{Name: "my.so", ID: "a1"}},
+		"arm64":       {version: "5.2.5", args: "plugin.so  linux arm64", q: compiler.Request{GOARCH: "arm64"}},
+		"arm64, id":   {version: "5.2.5", args: "plugin.so a1 linux arm64", q: compiler.Request{GOARCH: "arm64", ID: "a1"}},
+		"s390x, CC":   {version: "5.3.0", args: "plugin.so  linux s390x", q: compiler.Request{GOARCH: "s390x", Image: pluginbuild.Image{Ref: "x"}}, o: compiler.Options{Env: map[string]string{"CC": "s390x-linux-gnu-gcc"}}, env: []string{"CC=s390x-linux-gnu-gcc"}},
+		"switches":    {version: "5.2.5", args: "plugin.so", q: compiler.Request{GoGet: true, GoTidy: true, Debug: true}, env: []string{"DEBUG=1", "GO_GET=1", "GO_TIDY=1"}},
+		"get only":    {version: "5.2.3", args: "plugin.so", q: compiler.Request{GoGet: true}, env: []string{"GO_GET=1"}},
+		"settings":    {version: "5.2.5", args: "plugin.so", o: compiler.Options{Env: map[string]string{"GOPROXY": "https://p"}, Netrc: netrc}, env: []string{"GOPROXY=https://p", "NETRC=/root/.netrc"}},
+		"limits":      {version: "5.2.5", args: "plugin.so", o: compiler.Options{Limits: compiler.Limits{Memory: 1 << 30, CPUs: 1.5, PIDs: 99, Network: "none"}}},
+		"unlimited":   {version: "5.2.5", args: "plugin.so", o: compiler.Options{Limits: compiler.Limits{Memory: -1, PIDs: -1, Capabilities: []string{"SYS_NICE"}}}},
+		"bind":        {version: "5.2.5", args: "plugin.so", q: compiler.Request{Bind: true}},
+		"bind, netrc": {version: "5.2.5", args: "plugin.so", q: compiler.Request{Bind: true}, o: compiler.Options{Netrc: netrc}, env: []string{"NETRC=/root/.netrc"}},
+		"mounts":      {version: "5.2.5", args: "plugin.so", o: compiler.Options{Mounts: []string{"/certs", "/a:/b"}}},
+		"no caches":   {version: "5.2.5", args: "plugin.so", o: compiler.Options{Caches: "none"}},
+		"own labels":  {version: "5.2.5", args: "plugin.so", o: compiler.Options{Labels: map[string]string{"team": "x"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -379,10 +381,19 @@ func TestBuildCreates(t *testing.T) {
 				if h.LogConfig.Type != "none" || !slices.Contains(h.SecurityOpt, "no-new-privileges") {
 					t.Errorf("log %+v, security %v", h.LogConfig, h.SecurityOpt)
 				}
-				if h.Memory != l.Memory || h.MemorySwap != l.Memory || h.NanoCPUs != int64(l.CPUs*1e9) || (h.PidsLimit == nil) != (l.PIDs == 0) || string(h.NetworkMode) != l.Network {
+				memory, pids := max(0, cmp.Or(l.Memory, 16<<30)), cmp.Or(l.PIDs, 4096)
+				if h.Memory != memory || h.MemorySwap != memory || h.NanoCPUs != int64(l.CPUs*1e9) || string(h.NetworkMode) != l.Network ||
+					(h.PidsLimit == nil) != (pids < 0) || h.PidsLimit != nil && *h.PidsLimit != pids {
 					t.Errorf("limits %+v", h.Resources)
 				}
-				if got.Labels[pluginbuild.LabelRun] == "" || got.Labels[pluginbuild.LabelKind] != "compile" || got.Labels[pluginbuild.LabelRelease] != c.version || got.Labels["team"] != c.o.Labels["team"] {
+				caps := slices.Clone(l.Capabilities)
+				if c.q.Bind {
+					caps = append(caps, "CHOWN", "DAC_OVERRIDE", "FOWNER")
+				}
+				if !slices.Equal(h.CapDrop, []string{"ALL"}) || !slices.Equal(h.CapAdd, caps) {
+					t.Errorf("capabilities %v but %v", h.CapDrop, h.CapAdd)
+				}
+				if got.Labels[compiler.LabelRun] == "" || got.Labels[compiler.LabelKind] != "compile" || got.Labels[compiler.LabelRelease] != c.version || got.Labels["team"] != c.o.Labels["team"] {
 					t.Errorf("labels %v", got.Labels)
 				}
 				return "c0ffee", nil
@@ -450,9 +461,9 @@ func TestBuildUploads(t *testing.T) {
 			got = append(got, fmt.Sprintf("%s %o %s", h.Name, h.Mode, h.Linkname))
 		}
 	}
-	_, err := buildFake(t, f, pluginbuild.Options{Netrc: netrc}, pluginbuild.Request{Dir: dir, Exclude: []string{"# as in a file", "/testdata", " !/testdata/keep.txt"}})
-	var e *pluginbuild.Error
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageCompile {
+	_, err := buildFake(t, f, compiler.Options{Netrc: netrc}, compiler.Request{Dir: dir, Exclude: []string{"# as in a file", "/testdata", " !/testdata/keep.txt"}})
+	var e *compiler.Error
+	if !errors.As(err, &e) || e.Op != compiler.StageCompile {
 		t.Fatal(err)
 	}
 	want := `root/.netrc 600 
@@ -479,8 +490,8 @@ plugin-source/testdata/keep.txt 644 `
 		t.Fatal(err)
 	}
 	f.copyTo = func(string, io.Reader) error { return fmt.Errorf("no space left on device: %w", errdefs.ErrInternal) }
-	_, err = buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{Dir: dir, Exclude: []string{"sub/out"}})
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageUpload || !strings.Contains(err.Error(), "no space left") {
+	_, err = buildFake(t, f, compiler.Options{}, compiler.Request{Dir: dir, Exclude: []string{"sub/out"}})
+	if !errors.As(err, &e) || e.Op != compiler.StageUpload || !strings.Contains(err.Error(), "no space left") {
 		t.Errorf("%v", err)
 	}
 }
@@ -498,51 +509,54 @@ func TestBuildRefuses(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		version     string
-		q           pluginbuild.Request
-		o           pluginbuild.Options
+		q           compiler.Request
+		o           compiler.Options
 		unsupported bool
 		want        string
 	}{
-		"name with a path":      {q: pluginbuild.Request{Name: "../x.so"}, want: "plain file name"},
-		"name, no extension":    {q: pluginbuild.Request{Name: "x"}, want: "ends in .so"},
-		"name as a flag":        {q: pluginbuild.Request{Name: "-x.so"}, want: "plain file name"},
-		"id":                    {q: pluginbuild.Request{ID: "a/b"}, want: "plugin id"},
-		"id of 3.0.0":           {version: "3.0.0", q: pluginbuild.Request{ID: "a"}, unsupported: true, want: "takes no plugin id"},
-		"arm64 for 4.0.8":       {version: "4.0.8", q: pluginbuild.Request{GOARCH: "arm64"}, unsupported: true, want: "linux/amd64 alone"},
-		"arm64 for 4.1.0":       {version: "4.1.0", q: pluginbuild.Request{GOARCH: "arm64"}, unsupported: true, want: "no C compiler"},
-		"s390x":                 {q: pluginbuild.Request{GOARCH: "s390x"}, unsupported: true, want: "no C compiler"},
-		"unknown GOARCH":        {q: pluginbuild.Request{GOARCH: "mips"}, o: pluginbuild.Options{Env: map[string]string{"CC": "x"}}, want: "amd64, arm64, s390x"},
-		"darwin":                {q: pluginbuild.Request{GOOS: "darwin"}, unsupported: true, want: "linux"},
-		"GO_GET for 5.2.2":      {version: "5.2.2", q: pluginbuild.Request{GoGet: true}, unsupported: true, want: "does not know GO_GET"},
-		"GO_TIDY for 5.2.3":     {version: "5.2.3", q: pluginbuild.Request{GoTidy: true}, unsupported: true, want: "does not know GO_TIDY"},
-		"DEBUG for 5.2.3":       {version: "5.2.3", q: pluginbuild.Request{Debug: true}, unsupported: true, want: "does not know DEBUG"},
+		"name with a path":      {q: compiler.Request{Name: "../x.so"}, want: "plain file name"},
+		"name, no extension":    {q: compiler.Request{Name: "x"}, want: "ends in .so"},
+		"name as a flag":        {q: compiler.Request{Name: "-x.so"}, want: "plain file name"},
+		"id":                    {q: compiler.Request{ID: "a/b"}, want: "plugin id"},
+		"id of 3.0.0":           {version: "3.0.0", q: compiler.Request{ID: "a"}, unsupported: true, want: "takes no plugin id"},
+		"arm64 for 4.0.8":       {version: "4.0.8", q: compiler.Request{GOARCH: "arm64"}, unsupported: true, want: "linux/amd64 alone"},
+		"arm64 for 4.1.0":       {version: "4.1.0", q: compiler.Request{GOARCH: "arm64"}, unsupported: true, want: "no C compiler"},
+		"s390x":                 {q: compiler.Request{GOARCH: "s390x"}, unsupported: true, want: "no C compiler"},
+		"unknown GOARCH":        {q: compiler.Request{GOARCH: "mips"}, o: compiler.Options{Env: map[string]string{"CC": "x"}}, want: "amd64, arm64, s390x"},
+		"darwin":                {q: compiler.Request{GOOS: "darwin"}, unsupported: true, want: "linux"},
+		"GO_GET for 5.2.2":      {version: "5.2.2", q: compiler.Request{GoGet: true}, unsupported: true, want: "does not know GO_GET"},
+		"GO_TIDY for 5.2.3":     {version: "5.2.3", q: compiler.Request{GoTidy: true}, unsupported: true, want: "does not know GO_TIDY"},
+		"DEBUG for 5.2.3":       {version: "5.2.3", q: compiler.Request{Debug: true}, unsupported: true, want: "does not know DEBUG"},
 		"broken release":        {version: "5.0.2", unsupported: true, want: "broken"},
-		"edition":               {q: pluginbuild.Request{Image: pluginbuild.Image{Edition: pluginbuild.Enterprise}}, unsupported: true, want: "edition"},
-		"el7":                   {q: pluginbuild.Request{Image: pluginbuild.Image{EL7: true}}, unsupported: true, want: "el7"},
-		"image name":            {q: pluginbuild.Request{Image: pluginbuild.Image{Ref: "A B"}}, want: "image A B"},
-		"digest":                {q: pluginbuild.Request{Image: pluginbuild.Image{Digest: "sha256:1"}}, want: "64 hex digits"},
-		"no directory":          {q: pluginbuild.Request{Dir: dir + "/none"}, want: "no such file"},
-		"no source":             {q: pluginbuild.Request{Dir: none}, want: "no Go source"},
-		"module excluded":       {version: "5.1.0", q: pluginbuild.Request{Exclude: []string{"go.mod"}}, want: "no go.mod"},
-		"no source, not walked": {q: pluginbuild.Request{Dir: plugin(t, map[string]string{"README": "", "sub/a\xff": ""})}, want: "no Go source"},
-		"no go.mod for 5.1.0":   {version: "5.1.0", q: pluginbuild.Request{Dir: noModule}, want: "no go.mod"},
-		"output is a file":      {q: pluginbuild.Request{OutputDir: filepath.Join(dir, "go.mod")}, want: "not a directory"},
-		"output is missing":     {q: pluginbuild.Request{OutputDir: dir + "/none"}, want: "output directory"},
-		"output is a link":      {q: pluginbuild.Request{OutputDir: inTheWay}, want: "not a regular file"},
-		"link out":              {q: pluginbuild.Request{Dir: linked}, want: "sub/out is a symbolic link out of the module"},
-		"name not UTF-8":        {q: pluginbuild.Request{Dir: plugin(t, tiny, map[string]string{"a\xff.txt": ""})}, want: `"a\xff.txt" is not UTF-8`},
-		"directory not UTF-8":   {q: pluginbuild.Request{Dir: plugin(t, tiny, map[string]string{"a\xff/b": ""})}, want: `"a\xff" is not UTF-8`},
-		"source excluded":       {q: pluginbuild.Request{Exclude: []string{"/*.go"}}, want: "no Go source"},
-		"two digests":           {q: pluginbuild.Request{Image: pluginbuild.Image{Ref: "x@sha256:" + strings.Repeat("ab", 32), Digest: "sha256:" + strings.Repeat("cd", 32)}}, want: "another digest"},
-		"exclude":               {q: pluginbuild.Request{Exclude: []string{"[x"}}, want: "exclude"},
-		"go.work with bind":     {q: pluginbuild.Request{Bind: true, Dir: plugin(t, tiny, map[string]string{"go.work": ""})}, want: "go.work is in the way"},
-		"exclude with bind":     {q: pluginbuild.Request{Exclude: []string{"x"}, Bind: true}, want: "seen whole"},
-		"reserved variable":     {o: pluginbuild.Options{Env: map[string]string{"GITHUB_TAG": "v9"}}, want: "GITHUB_TAG is set by"},
-		"variable without name": {o: pluginbuild.Options{Env: map[string]string{"": "x"}}, want: "environment variable"},
-		"negative limit":        {o: pluginbuild.Options{Limits: pluginbuild.Limits{Memory: -1}}, want: "negative"},
-		"relative mount":        {o: pluginbuild.Options{Mounts: []string{"certs"}}, want: "both absolute"},
-		"netrc":                 {o: pluginbuild.Options{Netrc: dir}, want: "not a regular file"},
-		"pull policy":           {o: pluginbuild.Options{Pull: "sometimes"}, want: "pull policy"},
+		"edition":               {q: compiler.Request{Image: pluginbuild.Image{Edition: pluginbuild.Enterprise}}, unsupported: true, want: "edition"},
+		"el7":                   {q: compiler.Request{Image: pluginbuild.Image{EL7: true}}, unsupported: true, want: "el7"},
+		"image name":            {q: compiler.Request{Image: pluginbuild.Image{Ref: "A B"}}, want: "image A B"},
+		"digest":                {q: compiler.Request{Image: pluginbuild.Image{Digest: "sha256:1"}}, want: "64 hex digits"},
+		"no directory":          {q: compiler.Request{Dir: dir + "/none"}, want: "no such file"},
+		"no source":             {q: compiler.Request{Dir: none}, want: "no Go source"},
+		"module excluded":       {version: "5.1.0", q: compiler.Request{Exclude: []string{"go.mod"}}, want: "no go.mod"},
+		"no source, not walked": {q: compiler.Request{Dir: plugin(t, map[string]string{"README": "", "sub/a\xff": ""})}, want: "no Go source"},
+		"no go.mod for 5.1.0":   {version: "5.1.0", q: compiler.Request{Dir: noModule}, want: "no go.mod"},
+		"output is a file":      {q: compiler.Request{OutputDir: filepath.Join(dir, "go.mod")}, want: "not a directory"},
+		"output is missing":     {q: compiler.Request{OutputDir: dir + "/none"}, want: "output directory"},
+		"output is a link":      {q: compiler.Request{OutputDir: inTheWay}, want: "not a regular file"},
+		"link out":              {q: compiler.Request{Dir: linked}, want: "sub/out is a symbolic link out of the module"},
+		"name not UTF-8":        {q: compiler.Request{Dir: plugin(t, tiny, map[string]string{"a\xff.txt": ""})}, want: `"a\xff.txt" is not UTF-8`},
+		"directory not UTF-8":   {q: compiler.Request{Dir: plugin(t, tiny, map[string]string{"a\xff/b": ""})}, want: `"a\xff" is not UTF-8`},
+		"source excluded":       {q: compiler.Request{Exclude: []string{"/*.go"}}, want: "no Go source"},
+		"two digests":           {q: compiler.Request{Image: pluginbuild.Image{Ref: "x@sha256:" + strings.Repeat("ab", 32), Digest: "sha256:" + strings.Repeat("cd", 32)}}, want: "another digest"},
+		"exclude":               {q: compiler.Request{Exclude: []string{"[x"}}, want: "exclude"},
+		"go.work with bind":     {q: compiler.Request{Bind: true, Dir: plugin(t, tiny, map[string]string{"go.work": ""})}, want: "go.work is in the way"},
+		"exclude with bind":     {q: compiler.Request{Exclude: []string{"x"}, Bind: true}, want: "seen whole"},
+		"reserved variable":     {o: compiler.Options{Env: map[string]string{"GITHUB_TAG": "v9"}}, want: "GITHUB_TAG is set by"},
+		"variable without name": {o: compiler.Options{Env: map[string]string{"": "x"}}, want: "environment variable"},
+		"negative limit":        {o: compiler.Options{Limits: compiler.Limits{Memory: -2}}, want: "negative"},
+		"capability":            {o: compiler.Options{Limits: compiler.Limits{Capabilities: []string{"all!"}}}, want: "capability"},
+		"no digest":             {o: compiler.Options{RequireDigest: true}, want: "is not pinned, and a digest is required"},
+		"name has the suffix":   {q: compiler.Request{Name: "plugin_v5.2.5_linux_amd64.so"}, want: "name it plugin.so"},
+		"relative mount":        {o: compiler.Options{Mounts: []string{"certs"}}, want: "both absolute"},
+		"netrc":                 {o: compiler.Options{Netrc: dir}, want: "not a regular file"},
+		"pull policy":           {o: compiler.Options{Pull: "sometimes"}, want: "pull policy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -553,14 +567,14 @@ func TestBuildRefuses(t *testing.T) {
 			if c.q.Dir == "" {
 				c.q.Dir = dir
 			}
-			_, err := pluginbuild.New(&fake{t: t}, c.o).Build(t.Context(), c.q)
-			if !errors.Is(err, pluginbuild.ErrRequest) || errors.Is(err, pluginbuild.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
+			_, err := compiler.NewOn(&fake{t: t}, c.o).Build(t.Context(), c.q)
+			if !errors.Is(err, compiler.ErrRequest) || errors.Is(err, compiler.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
 				t.Errorf("%v", err)
 			}
 			readable(t, err)
 		})
 	}
-	if _, err := pluginbuild.New(&fake{t: t}, pluginbuild.Options{}).Build(t.Context(), pluginbuild.Request{}); !errors.Is(err, pluginbuild.ErrRequest) {
+	if _, err := compiler.NewOn(&fake{t: t}, compiler.Options{}).Build(t.Context(), compiler.Request{}); !errors.Is(err, compiler.ErrRequest) {
 		t.Errorf("nothing at all: %v", err)
 	}
 }
@@ -599,7 +613,7 @@ func TestImageEnvironment(t *testing.T) {
 		var names []string
 		f.volumeCreate = func(o volume.CreateOptions) error {
 			names = append(names, o.Name)
-			if o.Labels[pluginbuild.LabelRun] == "" || o.Labels[pluginbuild.LabelKind] == "" || o.Labels["team"] != "x" {
+			if o.Labels[compiler.LabelRun] == "" || o.Labels[compiler.LabelKind] == "" || o.Labels["team"] != "x" {
 				t.Errorf("labels %v", o.Labels)
 			}
 			return nil
@@ -613,8 +627,8 @@ func TestImageEnvironment(t *testing.T) {
 			}
 			return "c0ffee", nil
 		}
-		_, _ = buildFake(t, f, pluginbuild.Options{Netrc: netrc, Labels: map[string]string{"team": "x"}}, pluginbuild.Request{Release: release(t, "5.2.5")})
-		if text := strings.Join(names, " "); text != "tykupgrade-gocache tykupgrade-gomodcache-0123456789ab" {
+		_, _ = buildFake(t, f, compiler.Options{Netrc: netrc, Labels: map[string]string{"team": "x"}}, compiler.Request{Release: release(t, "5.2.5")})
+		if text := strings.Join(names, " "); text != "tykupgrade-gocache-0123456789abcdef0123456789abcdef tykupgrade-gomodcache-0123456789abcdef0123456789abcdef" {
 			t.Errorf("volumes %s", text)
 		}
 	}
@@ -630,9 +644,9 @@ func TestResultIsNoPlugin(t *testing.T) {
 	}
 	exe[16] = byte(elf.ET_DYN) // the type of a shared object
 	for want, data := range map[string][]byte{"not from Go": sharedObject(62), "built with -buildmode=exe, not as a plugin": exe} {
-		_, err := buildFake(t, newFake(t, 0, "", data), pluginbuild.Options{}, pluginbuild.Request{Release: release(t, "5.2.5")})
-		var e *pluginbuild.Error
-		if !errors.As(err, &e) || e.Stage != pluginbuild.StageCollect || !strings.Contains(err.Error(), want) {
+		_, err := buildFake(t, newFake(t, 0, "", data), compiler.Options{}, compiler.Request{Release: release(t, "5.2.5")})
+		var e *compiler.Error
+		if !errors.As(err, &e) || e.Op != compiler.StageCollect || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v instead of %q", err, want)
 		}
 	}
@@ -645,10 +659,10 @@ func TestRegistryNames(t *testing.T) {
 		f := &fake{t: t, ping: func() error { return nil }, imagePull: stream(`{"error":"no"}`)}
 		f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, errdefs.ErrNotFound }
 		asked := ""
-		_, err := buildFake(t, f, pluginbuild.Options{Auth: func(_ context.Context, host string) (registry.AuthConfig, error) {
+		_, err := buildFake(t, f, compiler.Options{Auth: func(_ context.Context, host string) (compiler.Credentials, error) {
 			asked = host
-			return registry.AuthConfig{}, nil
-		}}, pluginbuild.Request{Image: pluginbuild.Image{Ref: ref}})
+			return compiler.Credentials{}, nil
+		}}, compiler.Request{Image: pluginbuild.Image{Ref: ref}})
 		if err == nil || asked != want {
 			t.Errorf("%q: asked for %s: %v", ref, asked, err)
 		}
@@ -672,11 +686,11 @@ func TestLoadProgress(t *testing.T) {
 		return io.NopCloser(strings.NewReader(`{"stream":"Loaded image: x\n"}`)), err
 	}
 	var lines []string
-	_, _ = buildFake(t, f, pluginbuild.Options{Progress: func(e pluginbuild.Event) {
-		if e.Kind == pluginbuild.Progress && e.Stage == string(pluginbuild.StagePull) {
+	_, _ = buildFake(t, f, compiler.Options{Progress: func(e compiler.Event) {
+		if e.Kind == compiler.Progress && e.Stage == compiler.StagePull {
 			lines = append(lines, fmt.Sprint(e.Line, " ", e.Current, " of ", e.Total))
 		}
-	}}, pluginbuild.Request{Image: pluginbuild.Image{Tar: soFile(t, []byte("tar"))}})
+	}}, compiler.Request{Image: pluginbuild.Image{Tar: soFile(t, []byte("tar"))}})
 	if text := strings.Join(lines, "; "); text != "Loading 3 of 3; Loading 3 of 3; Loaded image: x 0 of 0" {
 		t.Error(text)
 	}
@@ -696,9 +710,9 @@ func TestPullErrors(t *testing.T) {
 	}{
 		"20.10, no credentials":       {answer(fmt.Errorf("Head \"https://x/v2/\": no basic auth credentials: %w", errdefs.ErrInternal)), "there were no credentials", nil, false},
 		"Podman, error in the stream": {stream(`{"status":"Trying to pull"}`, `{"error":"unable to retrieve auth token: invalid username/password: unauthorized","errorDetail":{"message":"unable to retrieve auth token: invalid username/password: unauthorized"}}`), "there were no credentials", nil, false},
-		"Podman, unknown tag":         {stream(`{"error":"initializing source: reading manifest v9: manifest unknown"}`), "no such tag", pluginbuild.ErrNoImage, false},
-		"done, and nothing":           {stream(`{"status":"Status: Downloaded"}`), "reported the pull as done", pluginbuild.ErrNoImage, false},
-		"not found":                   {answer(fmt.Errorf("manifest for x not found: %w", errdefs.ErrNotFound)), "no such tag", pluginbuild.ErrNoImage, false},
+		"Podman, unknown tag":         {stream(`{"error":"initializing source: reading manifest v9: manifest unknown"}`), "no such tag", compiler.ErrNoImage, false},
+		"done, and nothing":           {stream(`{"status":"Status: Downloaded"}`), "reported the pull as done", compiler.ErrNoImage, false},
+		"not found":                   {answer(fmt.Errorf("manifest for x not found: %w", errdefs.ErrNotFound)), "no such tag", compiler.ErrNoImage, false},
 		"no route":                    {answer(fmt.Errorf("Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host: %w", errdefs.ErrInternal)), "airgapped", nil, true},
 		"rate limit":                  {stream(`{"errorDetail":{"message":"toomanyrequests: You have reached your pull rate limit"}}`), "limits pulls", nil, true},
 		"stream breaks":               {stream(`{"status":"Downloading","id":"a","progressDetail":{"current":1,"total":2}}`, `{"status":`), "unexpected EOF", nil, true},
@@ -712,9 +726,9 @@ func TestPullErrors(t *testing.T) {
 			f.imageInspect = func(string) (image.InspectResponse, error) {
 				return image.InspectResponse{}, fmt.Errorf("no: %w", errdefs.ErrNotFound)
 			}
-			_, err := buildFake(t, f, pluginbuild.Options{Auth: auth("", "")}, pluginbuild.Request{})
-			var e *pluginbuild.Error
-			if !errors.As(err, &e) || e.Stage != pluginbuild.StagePull || !strings.Contains(err.Error(), c.want) || e.Retryable() != c.retry || c.is != nil && !errors.Is(err, c.is) {
+			_, err := buildFake(t, f, compiler.Options{Auth: auth("", "")}, compiler.Request{})
+			var e *compiler.Error
+			if !errors.As(err, &e) || e.Op != compiler.StagePull || !strings.Contains(err.Error(), c.want) || e.Retryable() != c.retry || c.is != nil && !errors.Is(err, c.is) {
 				t.Errorf("retryable %v: %v", e.Retryable(), err)
 			}
 			readable(t, err)
@@ -735,8 +749,8 @@ func TestWrongPlatformAfterPull(t *testing.T) {
 		asked = o
 		return stream(`{"status":"Status: Image is up to date"}`)(ref, o)
 	}
-	_, err := buildFake(t, f, pluginbuild.Options{Auth: auth("", "")}, pluginbuild.Request{})
-	if !errors.Is(err, pluginbuild.ErrPlatform) || asked.Platform != "linux/amd64" {
+	_, err := buildFake(t, f, compiler.Options{Auth: auth("", "")}, compiler.Request{})
+	if !errors.Is(err, compiler.ErrPlatform) || asked.Platform != "linux/amd64" {
 		t.Errorf("asked %+v: %v", asked, err)
 	}
 	if got := strings.Join(f.calls, ", "); got != "Ping, ImageInspect, ImagePull, ImageInspect" {
@@ -760,7 +774,7 @@ func TestNoEventAfterEnd(t *testing.T) {
 			f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, errdefs.ErrNotFound }
 		}
 		events := 0
-		_, err := buildFake(t, f, pluginbuild.Options{Progress: func(pluginbuild.Event) { events++ }}, pluginbuild.Request{Image: pluginbuild.Image{Tar: file}})
+		_, err := buildFake(t, f, compiler.Options{Progress: func(compiler.Event) { events++ }}, compiler.Request{Image: pluginbuild.Image{Tar: file}})
 		before := events
 		_, _ = io.ReadAll(rest)
 		if err == nil || events != before {
@@ -775,87 +789,87 @@ func TestEngineFailures(t *testing.T) {
 	down := fmt.Errorf("500: %w", errdefs.ErrInternal)
 	for name, c := range map[string]struct {
 		change  func(*fake)
-		stage   pluginbuild.Stage
+		stage   string
 		removes string // the container that must be removed; "name": by the name that we chose
 		retry   bool
 		want    string
 	}{
-		"ping":              {func(f *fake) { f.ping = func() error { return down } }, pluginbuild.StageConnect, "", true, "500"},
-		"ping, not allowed": {func(f *fake) { f.ping = func() error { return os.ErrPermission } }, pluginbuild.StageConnect, "", false, "group docker"},
+		"ping":              {func(f *fake) { f.ping = func() error { return down } }, compiler.StageConnect, "", true, "500"},
+		"ping, not allowed": {func(f *fake) { f.ping = func() error { return os.ErrPermission } }, compiler.StageConnect, "", false, "group docker"},
 		"inspect image": {func(f *fake) {
 			f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, down }
-		}, pluginbuild.StagePull, "", false, "inspect"},
-		"volume": {func(f *fake) { f.volumeCreate = func(volume.CreateOptions) error { return down } }, pluginbuild.StageCreate, "", true, "volume"},
+		}, compiler.StagePull, "", false, "inspect"},
+		"volume": {func(f *fake) { f.volumeCreate = func(volume.CreateOptions) error { return down } }, compiler.StageCreate, "", true, "volume"},
 		"create": {func(f *fake) {
 			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
 				return "", down
 			}
-		}, pluginbuild.StageCreate, "name", true, "500"},
+		}, compiler.StageCreate, "name", true, "500"},
 		"create, image gone": {func(f *fake) {
 			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
 				return "", fmt.Errorf("No such image: %w", errdefs.ErrNotFound)
 			}
-		}, pluginbuild.StageCreate, "name", true, "removed meanwhile"},
+		}, compiler.StageCreate, "name", true, "removed meanwhile"},
 		"create, no mount source": {func(f *fake) {
 			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
 				return "", fmt.Errorf("invalid mount config for type \"bind\": bind source path does not exist: /x: %w", errdefs.ErrInvalidArgument)
 			}
-		}, pluginbuild.StageCreate, "name", false, "must exist on the engine's machine"},
-		"upload": {func(f *fake) { f.copyTo = func(string, io.Reader) error { return down } }, pluginbuild.StageUpload, "c0ffee", true, "500"},
+		}, compiler.StageCreate, "name", false, "must exist on the engine's machine"},
+		"upload": {func(f *fake) { f.copyTo = func(string, io.Reader) error { return down } }, compiler.StageUpload, "c0ffee", true, "500"},
 		"attach": {func(f *fake) {
 			f.containerAttach = func() (types.HijackedResponse, error) { return types.HijackedResponse{}, down }
-		}, pluginbuild.StageCompile, "c0ffee", true, "attach"},
-		"start": {func(f *fake) { f.containerStart = func() error { return down } }, pluginbuild.StageCompile, "c0ffee", true, "start"},
+		}, compiler.StageCompile, "c0ffee", true, "attach"},
+		"start": {func(f *fake) { f.containerStart = func() error { return down } }, compiler.StageCompile, "c0ffee", true, "start"},
 		"start, no network": {func(f *fake) {
 			f.containerStart = func() error { return fmt.Errorf("network x not found: %w", errdefs.ErrNotFound) }
-		}, pluginbuild.StageCompile, "c0ffee", false, "docker network ls"},
+		}, compiler.StageCompile, "c0ffee", false, "docker network ls"},
 		"create, no network": {func(f *fake) {
 			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
 				return "", fmt.Errorf("unable to find network with name or ID x: %w", errdefs.ErrNotFound)
 			}
-		}, pluginbuild.StageCreate, "name", false, "docker network ls"},
+		}, compiler.StageCreate, "name", false, "docker network ls"},
 		"start, and remove": {func(f *fake) {
 			f.containerStart = func() error { return down }
 			f.containerRemove = func(context.Context, string) error { return errors.New("the engine hangs") }
-		}, pluginbuild.StageCompile, "", true, "start: 500: internal\nremove container c0ffee: the engine hangs; a sweep"},
+		}, compiler.StageCompile, "", true, "start: 500: internal\nremove container c0ffee: the engine hangs; a sweep"},
 		"wait": {func(f *fake) {
 			f.containerWait = func(context.Context) (<-chan container.WaitResponse, <-chan error) {
 				errs := make(chan error, 1)
 				errs <- down
 				return nil, errs
 			}
-		}, pluginbuild.StageCompile, "c0ffee", true, "wait"},
+		}, compiler.StageCompile, "c0ffee", true, "wait"},
 		"still running": {func(f *fake) {
 			f.containerState = func() (*container.State, error) { return &container.State{Running: true}, nil }
-		}, pluginbuild.StageCompile, "c0ffee", false, "has none"},
+		}, compiler.StageCompile, "c0ffee", false, "has none"},
 		"collect": {func(f *fake) {
 			f.copyFrom = func(string) (io.ReadCloser, error) { return nil, down }
-		}, pluginbuild.StageCollect, "c0ffee", true, "500"},
+		}, compiler.StageCollect, "c0ffee", true, "500"},
 		"collect, cut short": {func(f *fake) {
 			whole := f.copyFrom
 			f.copyFrom = func(path string) (io.ReadCloser, error) {
 				r, err := whole(path)
 				return io.NopCloser(io.LimitReader(r, 520)), err
 			}
-		}, pluginbuild.StageCollect, "c0ffee", false, "unexpected EOF"},
+		}, compiler.StageCollect, "c0ffee", false, "unexpected EOF"},
 		"collect, a directory": {func(f *fake) {
 			f.copyFrom = func(path string) (io.ReadCloser, error) {
 				var b bytes.Buffer
 				err := tar.NewWriter(&b).WriteHeader(&tar.Header{Name: filepath.Base(path), Typeflag: tar.TypeDir})
 				return io.NopCloser(&b), err
 			}
-		}, pluginbuild.StageCollect, "c0ffee", false, "not a regular file"},
+		}, compiler.StageCollect, "c0ffee", false, "not a regular file"},
 		"collect, an executable": {func(f *fake) {
 			exe := sharedObject(62)
 			exe[16] = 2
 			f.copyFrom = newFake(f.t, 0, "", exe).copyFrom
-		}, pluginbuild.StageCollect, "c0ffee", false, "not a shared object but ET_EXEC; the image does not do"},
+		}, compiler.StageCollect, "c0ffee", false, "not a shared object but ET_EXEC; the image does not do"},
 		"collect, another machine": {func(f *fake) {
 			f.copyFrom = newFake(f.t, 0, "", sharedObject(183)).copyFrom
-		}, pluginbuild.StageCollect, "c0ffee", false, "for AARCH64, not for amd64"},
+		}, compiler.StageCollect, "c0ffee", false, "for AARCH64, not for amd64"},
 		"remove": {func(f *fake) {
 			f.containerRemove = func(context.Context, string) error { return down }
-		}, pluginbuild.StageRemove, "", true, "a sweep"},
+		}, compiler.StageRemove, "", true, "a sweep"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -867,19 +881,19 @@ func TestEngineFailures(t *testing.T) {
 			}
 			c.change(f)
 			out := t.TempDir()
-			a, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{OutputDir: out})
-			var e *pluginbuild.Error
-			if !errors.As(err, &e) || e.Stage != c.stage || e.Retryable() != c.retry || !strings.Contains(err.Error(), c.want) {
+			a, err := buildFake(t, f, compiler.Options{}, compiler.Request{OutputDir: out})
+			var e *compiler.Error
+			if !errors.As(err, &e) || e.Op != c.stage || e.Retryable() != c.retry || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("%#v: %v", e, err)
 			}
 			readable(t, err)
 			if c.removes == "name" && !strings.HasPrefix(removed, "tykupgrade-compile-") || c.removes != "name" && removed != c.removes {
 				t.Errorf("removed %q", removed)
 			}
-			if (a.Size > 0) != (c.stage == pluginbuild.StageRemove) {
+			if (a.Size > 0) != (c.stage == compiler.StageRemove) {
 				t.Errorf("artifact %+v", a)
 			}
-			if c.stage != pluginbuild.StageRemove {
+			if c.stage != compiler.StageRemove {
 				only(t, out)
 			}
 		})
@@ -889,9 +903,9 @@ func TestEngineFailures(t *testing.T) {
 // The disk of the output directory is full.
 func TestOutputDiskFull(t *testing.T) {
 	lab.SmallDisk(t, 64<<10, func(disk string) {
-		_, err := buildFake(t, newFake(t, 0, "", append(sharedObject(62), make([]byte, 256<<10)...)), pluginbuild.Options{}, pluginbuild.Request{OutputDir: disk})
-		var e *pluginbuild.Error
-		if !errors.As(err, &e) || e.Stage != pluginbuild.StageCollect || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(e.Hint(), "output directory") {
+		_, err := buildFake(t, newFake(t, 0, "", append(sharedObject(62), make([]byte, 256<<10)...)), compiler.Options{}, compiler.Request{OutputDir: disk})
+		var e *compiler.Error
+		if !errors.As(err, &e) || e.Op != compiler.StageCollect || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(e.Hint(), "output directory") {
 			t.Errorf("%v", err)
 		}
 		only(t, disk)
@@ -904,8 +918,8 @@ func TestOutOfMemoryWithExitCode1(t *testing.T) {
 	t.Parallel()
 	f := newFake(t, 1, "# example.org/tiny\n/usr/local/go/pkg/tool/linux_amd64/compile: signal: killed\n", nil)
 	f.containerState = func() (*container.State, error) { return &container.State{ExitCode: 1, OOMKilled: true}, nil }
-	_, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{})
-	var e *pluginbuild.Error
+	_, err := buildFake(t, f, compiler.Options{}, compiler.Request{})
+	var e *compiler.Error
 	if !errors.As(err, &e) || !e.OOMKilled || e.ExitCode != 1 || !strings.Contains(e.Hint(), "memory") {
 		t.Errorf("%v", err)
 	}
@@ -932,7 +946,7 @@ func TestCancelDuringCreate(t *testing.T) {
 			return "", ctx.Err()
 		}
 		f.containerRemove = func(ctx context.Context, id string) error { removed = id; return ctx.Err() }
-		_, err := pluginbuild.New(f, pluginbuild.Options{}).Build(ctx, pluginbuild.Request{Release: release(t, "4.0.8"), Dir: dir, OutputDir: out})
+		_, err := compiler.NewOn(f, compiler.Options{}).Build(ctx, compiler.Request{Release: release(t, "4.0.8"), Dir: dir, OutputDir: out})
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, why) || removed == "" || removed != name {
 			t.Errorf("created %q, removed %q: %v", name, removed, err)
 		}
@@ -946,8 +960,8 @@ func TestSecretsInOutput(t *testing.T) {
 	const said = "go: x@v1: git ls-remote https://me:hunter2@git.example.org/x:\n\tfatal: unable to access 'https://gh_hunter2@github.com/x/': no\n"
 	var stderr strings.Builder
 	var shown []string
-	_, err := buildFake(t, newFake(t, 1, said, nil), pluginbuild.Options{Progress: func(e pluginbuild.Event) { shown = append(shown, e.Line) }}, pluginbuild.Request{Stderr: &stderr})
-	var e *pluginbuild.Error
+	_, err := buildFake(t, newFake(t, 1, said, nil), compiler.Options{Progress: func(e compiler.Event) { shown = append(shown, e.Line) }}, compiler.Request{Stderr: &stderr})
+	var e *compiler.Error
 	if !errors.As(err, &e) || !strings.Contains(e.Message, "me:xxxxx@git.example.org") || !strings.Contains(e.Message, "https://xxxxx@github.com") {
 		t.Errorf("%v", err)
 	}
@@ -966,7 +980,7 @@ func TestCancelWithoutAnswer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f.containerWait = func(context.Context) (<-chan container.WaitResponse, <-chan error) { return nil, nil }
 	f.containerStart = func() error { cancel(); return nil }
-	_, err := pluginbuild.New(f, pluginbuild.Options{}).Build(ctx, pluginbuild.Request{Release: release(t, "4.0.8"), Dir: plugin(t, tiny)})
+	_, err := compiler.NewOn(f, compiler.Options{}).Build(ctx, compiler.Request{Release: release(t, "4.0.8"), Dir: plugin(t, tiny)})
 	if !errors.Is(err, context.Canceled) || f.calls[len(f.calls)-1] != "ContainerRemove" {
 		t.Errorf("%v: %v", f.calls, err)
 	}
@@ -979,7 +993,7 @@ func TestRemovedMeanwhile(t *testing.T) {
 	f.containerRemove = func(context.Context, string) error {
 		return fmt.Errorf("removal of container c0ffee is already in progress: %w", errdefs.ErrConflict)
 	}
-	if _, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{}); err != nil {
+	if _, err := buildFake(t, f, compiler.Options{}, compiler.Request{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -1010,8 +1024,8 @@ func TestExitErrors(t *testing.T) {
 			here, there := net.Pipe()
 			return types.HijackedResponse{Conn: here, Reader: bufio.NewReader(&b)}, errors.Join(err, err2, there.Close())
 		}
-		_, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{})
-		var e *pluginbuild.Error
+		_, err := buildFake(t, f, compiler.Options{}, compiler.Request{})
+		var e *compiler.Error
 		if !errors.As(err, &e) || e.ExitCode != c.code || e.Message != c.message || !strings.Contains(e.Hint(), c.hint) || e.Retryable() != c.retry {
 			t.Errorf("%s: retryable %v, message %q: %v", name, e.Retryable(), e.Message, err)
 		}
@@ -1027,7 +1041,7 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe
 func TestBrokenOutput(t *testing.T) {
 	t.Parallel()
 	f := newFake(t, 0, strings.Repeat("line\n", 1000), sharedObject(62))
-	if _, err := buildFake(t, f, pluginbuild.Options{}, pluginbuild.Request{Stderr: brokenPipe{}}); err != nil {
+	if _, err := buildFake(t, f, compiler.Options{}, compiler.Request{Stderr: brokenPipe{}}); err != nil {
 		t.Error(err)
 	}
 }
@@ -1036,16 +1050,16 @@ func TestBrokenOutput(t *testing.T) {
 // labels by "or"), and may fail for one of several.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
-	label := map[string]string{pluginbuild.LabelRun: "r", "team": "a"}
-	other := map[string]string{pluginbuild.LabelRun: "r", "team": "b"}
+	label := map[string]string{compiler.LabelRun: "r", "team": "a"}
+	other := map[string]string{compiler.LabelRun: "r", "team": "b"}
 	cache := func(name, kind string, labels map[string]string) *volume.Volume {
 		l := maps.Clone(labels)
-		l[pluginbuild.LabelKind] = kind
+		l[compiler.LabelKind] = kind
 		return &volume.Volume{Name: name, Labels: l}
 	}
 	f := &fake{t: t}
 	f.containerList = func(a filters.Args) ([]container.Summary, error) {
-		if !a.ExactMatch("label", "team=a") || !a.ExactMatch("label", pluginbuild.LabelRun) {
+		if !a.ExactMatch("label", "team=a") || !a.ExactMatch("label", compiler.LabelRun) {
 			t.Errorf("asked for %v", a)
 		}
 		young := time.Now().Unix()
@@ -1074,19 +1088,19 @@ func TestLeftovers(t *testing.T) {
 			cache("other-gocache", "build-cache", label), cache("tykupgrade-gone", "compile", label),
 		}, nil
 	}
-	b := pluginbuild.New(f, pluginbuild.Options{Labels: map[string]string{"team": "a"}})
+	b := compiler.NewOn(f, compiler.Options{Labels: map[string]string{"team": "a"}})
 	swept, err := b.Sweep(t.Context(), time.Hour)
-	var e *pluginbuild.Error
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageRemove || !e.Retryable() || strings.Join(swept, " ") != "old gone" || strings.Join(removed, " ") != "ours stuck gone" {
+	var e *compiler.Error
+	if !errors.As(err, &e) || e.Op != compiler.StageRemove || !e.Retryable() || strings.Join(swept, " ") != "old gone" || strings.Join(removed, " ") != "ours stuck gone" {
 		t.Errorf("swept %v, tried %v: %v", swept, removed, err)
 	}
 	// A Builder without caches of its own sees those of all.
-	all, err := pluginbuild.New(f, pluginbuild.Options{Caches: "none", Labels: map[string]string{"team": "a"}}).ListCaches(t.Context())
+	all, err := compiler.NewOn(f, compiler.Options{Caches: "none", Labels: map[string]string{"team": "a"}}).ListCaches(t.Context())
 	if err != nil || len(all) != 4 || all[0].Name != "other-gocache" {
 		t.Errorf("%+v, %v", all, err)
 	}
 	f.containerList = func(filters.Args) ([]container.Summary, error) { return nil, errdefs.ErrUnavailable }
-	if _, err := b.Sweep(t.Context(), time.Hour); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !e.Retryable() {
+	if _, err := b.Sweep(t.Context(), time.Hour); !errors.As(err, &e) || e.Op != compiler.StageConnect || !e.Retryable() {
 		t.Errorf("no list: %v", err)
 	}
 	removed = nil
@@ -1113,17 +1127,17 @@ func TestRemoveImages(t *testing.T) {
 		there = there || strings.HasSuffix(ref, "new")
 		return stream(`{"status":"Digest: sha256:aa"}`)(ref, o)
 	}
-	b := pluginbuild.New(f, pluginbuild.Options{Pull: pluginbuild.PullAlways, Auth: auth("", "")})
+	b := compiler.NewOn(f, compiler.Options{Pull: compiler.PullAlways, Auth: auth("", "")})
 	for _, ref := range []string{"hub.example.org/old", "hub.example.org/x:new"} {
-		var e *pluginbuild.Error
-		_, err := b.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Ref: ref}})
+		var e *compiler.Error
+		_, err := b.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Ref: ref}})
 		if !errors.As(err, &e) || e.ExitCode != 1 {
 			t.Fatal(err)
 		}
 	}
 	f.calls = nil
 	f.containerList = func(filters.Args) ([]container.Summary, error) {
-		return []container.Summary{{ID: "ours", Labels: map[string]string{pluginbuild.LabelRun: b.Run()}}, {ID: "theirs"}}, nil
+		return []container.Summary{{ID: "ours", Labels: map[string]string{compiler.LabelRun: b.Run()}}, {ID: "theirs"}}, nil
 	}
 	f.containerRemove = func(_ context.Context, id string) error {
 		if id != "ours" {
@@ -1161,9 +1175,9 @@ func TestRemoveImagesAfterFailedPull(t *testing.T) {
 		return whole(ref)
 	}
 	f.imagePull = stream(`{"error":"dial tcp: i/o timeout"}`)
-	b := pluginbuild.New(f, pluginbuild.Options{Auth: auth("", "")})
+	b := compiler.NewOn(f, compiler.Options{Auth: auth("", "")})
 	for _, there = range []bool{false, true} {
-		if _, err := b.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny)}); err == nil {
+		if _, err := b.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny)}); err == nil {
 			t.Fatal("built")
 		}
 	}
@@ -1197,12 +1211,12 @@ func TestImageReference(t *testing.T) {
 		{"5.2.5", pluginbuild.Image{Ref: "x", EL7: true}, "a named image has its own edition"},
 		{"5.2.5", pluginbuild.Image{EL7: true, Plain: true}, "choose one"},
 	} {
-		got, err := c.image.Reference(release(t, c.version))
+		got, err := compiler.Reference(c.image, release(t, c.version))
 		if err != nil {
 			got = err.Error()
 			readable(t, err)
 		}
-		if got != c.want && (err == nil || !errors.Is(err, pluginbuild.ErrRequest) || !strings.Contains(got, c.want)) {
+		if got != c.want && (err == nil || !errors.Is(err, compiler.ErrRequest) || !strings.Contains(got, c.want)) {
 			t.Errorf("%s %+v: %s, want %s", c.version, c.image, got, c.want)
 		}
 	}

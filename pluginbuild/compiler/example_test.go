@@ -1,4 +1,4 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/volume"
 
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // exampleEngine stands in for an engine, so that the examples need none.
@@ -27,15 +28,15 @@ func exampleEngine() *fake { return newFake(nil, 0, "", sharedObject(62)) }
 func ExampleBuilder_Build() {
 	dir, remove := moduleDir()
 	defer remove()
-	docker := exampleEngine() // pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker := exampleEngine() // compiler.Connect(compiler.ConnectOptions{})
 
 	release, err := pluginbuild.Lookup(semver.MustParse("4.0.8"))
 	check(err)
-	b := pluginbuild.New(docker, pluginbuild.Options{
+	b := compiler.NewOn(docker, compiler.Options{
 		Env:    map[string]string{"GOPRIVATE": "git.example.org"},
-		Limits: pluginbuild.Limits{Memory: 4 << 30, CPUs: 2},
+		Limits: compiler.Limits{Memory: 4 << 30, CPUs: 2},
 	})
-	plugin, err := b.Build(context.Background(), pluginbuild.Request{
+	plugin, err := b.Build(context.Background(), compiler.Request{
 		Release: release, Dir: dir, Image: pluginbuild.Image{Distro: "ubuntu/xenial"}, Stderr: os.Stderr,
 	})
 	check(err)
@@ -49,17 +50,17 @@ func Example_compile() {
 	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
 	check(err)
 
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	check(err)
 	defer docker.Close()
-	b := pluginbuild.New(docker, pluginbuild.Options{
+	b := compiler.NewOn(docker, compiler.Options{
 		Env:      map[string]string{"GOPRIVATE": "git.example.org"},
 		Netrc:    os.Getenv("HOME") + "/.netrc",
-		Limits:   pluginbuild.Limits{Memory: 4 << 30, CPUs: 2},
-		Progress: func(e pluginbuild.Event) { log.Print(e.Stage, " ", e.Kind, " ", e.Line) },
+		Limits:   compiler.Limits{Memory: 4 << 30, CPUs: 2},
+		Progress: func(e compiler.Event) { log.Print(e.Stage, " ", e.Kind, " ", e.Line) },
 	})
-	plugin, err := b.Build(ctx, pluginbuild.Request{Release: release, Dir: dir, Stdout: os.Stdout, Stderr: os.Stderr})
-	var failed *pluginbuild.Error // stage, exit code, out of memory or not, the compiler's own words
+	plugin, err := b.Build(ctx, compiler.Request{Release: release, Dir: dir, Stdout: os.Stdout, Stderr: os.Stderr})
+	var failed *compiler.Error // stage, exit code, out of memory or not, the compiler's own words
 	if errors.As(err, &failed) && failed.Retryable() {
 		log.Print("try again: ", failed)
 	}
@@ -77,10 +78,10 @@ func ExampleError() {
 
 	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
 	check(err)
-	_, err = pluginbuild.New(docker, pluginbuild.Options{}).Build(context.Background(), pluginbuild.Request{Release: release, Dir: dir})
-	var failed *pluginbuild.Error
+	_, err = compiler.NewOn(docker, compiler.Options{}).Build(context.Background(), compiler.Request{Release: release, Dir: dir})
+	var failed *compiler.Error
 	if errors.As(err, &failed) {
-		fmt.Println(failed.Stage, failed.ExitCode, failed.OOMKilled, failed.Retryable())
+		fmt.Println(failed.Op, failed.ExitCode, failed.OOMKilled, failed.Retryable())
 		fmt.Println(failed.Message)
 	}
 	// Output:
@@ -89,11 +90,11 @@ func ExampleError() {
 }
 
 func ExampleConnect() {
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "tcp://build.example.org:2376"})
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: "tcp://build.example.org:2376"})
 	check(err)
 	defer func() { _ = docker.Close() }()
 	fmt.Println(docker.DaemonHost())
-	_, err = pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "tcp://a:1", Context: "b"})
+	_, err = compiler.Connect(compiler.ConnectOptions{Host: "tcp://a:1", Context: "b"})
 	fmt.Println(err)
 	// Output:
 	// tcp://build.example.org:2376
@@ -105,7 +106,7 @@ func ExampleConfigAuth() {
 	check(err)
 	defer func() { _ = os.RemoveAll(dir) }()
 	check(os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"auths": {"hub.example.org": {"auth": "bWU6c2VjcmV0"}}}`), 0o600))
-	auth, err := pluginbuild.ConfigAuth(dir)(context.Background(), "hub.example.org")
+	auth, err := compiler.ConfigAuth(dir)(context.Background(), "hub.example.org")
 	check(err)
 	fmt.Println(auth.Username)
 	// Output: me
@@ -116,7 +117,7 @@ func ExampleWithProxies() {
 	check(err)
 	defer func() { _ = os.RemoveAll(dir) }()
 	check(os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"proxies": {"default": {"httpsProxy": "http://proxy.example.org:3128", "noProxy": "git.example.org"}}}`), 0o600))
-	env, err := pluginbuild.WithProxies(map[string]string{"GOPRIVATE": "git.example.org", "https_proxy": "http://mine.example.org"}, dir, "unix:///var/run/docker.sock")
+	env, err := compiler.WithProxies(map[string]string{"GOPRIVATE": "git.example.org", "https_proxy": "http://mine.example.org"}, dir, "unix:///var/run/docker.sock")
 	check(err)
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		fmt.Println(name, env[name])
@@ -128,7 +129,7 @@ func ExampleWithProxies() {
 	// no_proxy git.example.org
 }
 
-func ExampleImage_Reference() {
+func ExampleReference() {
 	release, err := pluginbuild.Lookup(semver.MustParse("5.8.14"))
 	check(err)
 	for _, i := range []pluginbuild.Image{
@@ -137,13 +138,13 @@ func ExampleImage_Reference() {
 		{Ref: "mirror.example.org/tyk-plugin-compiler:v5.8.14", Digest: "sha256:" + strings.Repeat("5a", 32)},
 		{EL7: true},
 	} {
-		fmt.Println(i.Reference(release))
+		fmt.Println(compiler.Reference(i, release))
 	}
 	// Output:
 	// docker.io/tykio/tyk-plugin-compiler:v5.8.14 <nil>
 	// docker.io/tykio/tyk-plugin-compiler-fips:v5.8.14 <nil>
 	// mirror.example.org/tyk-plugin-compiler@sha256:5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a <nil>
-	//  request refused: not supported by this release: compiler image of 5.8.14: there is no -el7 variant
+	//  choose image: request refused: not supported by this release: compiler image of 5.8.14: there is no -el7 variant
 }
 
 func ExampleBuilder_LoadTest() {
@@ -155,7 +156,7 @@ func ExampleBuilder_LoadTest() {
 
 	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
 	check(err)
-	verdict, err := pluginbuild.New(docker, pluginbuild.Options{}).LoadTest(context.Background(), release, pluginbuild.Image{}, path, "Hok")
+	verdict, err := compiler.NewOn(docker, compiler.Options{}).LoadTest(context.Background(), release, pluginbuild.Image{}, path, "Hok")
 	check(err)
 	fmt.Println(verdict.Loads, verdict.Reason)
 	// Output: false plugin: symbol Hok not found in plugin example.org/plugin
@@ -165,18 +166,18 @@ func ExampleBuilder_LoadTest() {
 func ExampleBuilder_Sweep() {
 	docker := exampleEngine()
 	docker.containerList = func(filters.Args) ([]container.Summary, error) {
-		return []container.Summary{{ID: "1", Names: []string{"/tykupgrade-compile-a"}, Labels: map[string]string{pluginbuild.LabelRun: "x"}}}, nil
+		return []container.Summary{{ID: "1", Names: []string{"/tykupgrade-compile-a"}, Labels: map[string]string{compiler.LabelRun: "x"}}}, nil
 	}
-	fmt.Println(pluginbuild.New(docker, pluginbuild.Options{}).Sweep(context.Background(), 24*time.Hour))
+	fmt.Println(compiler.NewOn(docker, compiler.Options{}).Sweep(context.Background(), 24*time.Hour))
 	// Output: [tykupgrade-compile-a] <nil>
 }
 
 func ExampleBuilder_ListCaches() {
 	docker := exampleEngine()
 	docker.volumeList = func() ([]*volume.Volume, error) {
-		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{pluginbuild.LabelRun: "x", pluginbuild.LabelKind: "build-cache"}}}, nil
+		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{compiler.LabelRun: "x", compiler.LabelKind: "build-cache"}}}, nil
 	}
-	caches, err := pluginbuild.New(docker, pluginbuild.Options{}).ListCaches(context.Background())
+	caches, err := compiler.NewOn(docker, compiler.Options{}).ListCaches(context.Background())
 	check(err)
 	for _, c := range caches {
 		fmt.Println(c.Name, c.Kind)
@@ -187,10 +188,10 @@ func ExampleBuilder_ListCaches() {
 func ExampleBuilder_RemoveCaches() {
 	docker := exampleEngine()
 	docker.volumeList = func() ([]*volume.Volume, error) {
-		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{pluginbuild.LabelRun: "x", pluginbuild.LabelKind: "build-cache"}}}, nil
+		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{compiler.LabelRun: "x", compiler.LabelKind: "build-cache"}}}, nil
 	}
 	docker.volumeRemove = func(string) error { return nil }
-	fmt.Println(pluginbuild.New(docker, pluginbuild.Options{}).RemoveCaches(context.Background()))
+	fmt.Println(compiler.NewOn(docker, compiler.Options{}).RemoveCaches(context.Background()))
 	// Output: [tykupgrade-gocache] <nil>
 }
 
@@ -198,7 +199,21 @@ func ExampleBuilder_RemoveCaches() {
 func ExampleBuilder_RemoveImages() {
 	docker := exampleEngine()
 	docker.containerList = func(filters.Args) ([]container.Summary, error) { return nil, nil }
-	b := pluginbuild.New(docker, pluginbuild.Options{})
+	b := compiler.NewOn(docker, compiler.Options{})
 	fmt.Println(b.RemoveImages(context.Background())) // nothing was built, so nothing was brought
 	// Output: [] <nil>
+}
+
+// moduleDir is a plugin module in a directory of its own.
+func moduleDir() (dir string, remove func()) {
+	dir, err := os.MkdirTemp("", "plugin")
+	check(err)
+	check(write(dir, fooBar))
+	return dir, func() { _ = os.RemoveAll(dir) }
+}
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
 }

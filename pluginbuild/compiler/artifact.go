@@ -1,4 +1,4 @@
-package pluginbuild
+package compiler
 
 import (
 	"archive/tar"
@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"example.com/tykupgrade/internal/atomicfile"
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // Artifact is a compiled plugin.
@@ -40,6 +41,10 @@ type ModuleVersion struct {
 	Replace string `json:"replace,omitempty"` // path@version that took its place
 }
 
+// maxResult bounds what is taken from a container. The gateway itself has 545 MB
+// with all its symbols (5.14.0).
+const maxResult = 1 << 30
+
 // machines are the processors that gateways are packaged for.
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "s390x": elf.EM_S390}
 
@@ -52,18 +57,18 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 		Path: object, Release: q.Release.Version.String(), GOOS: q.GOOS, GOARCH: q.GOARCH,
 		Image: img.ref, ImageID: img.id, ImageDigest: img.digest,
 	}
-	body, _, err := b.docker.CopyFromContainer(ctx, id, "/"+sourceDir+"/"+name)
+	body, err := b.engine.get(ctx, id, "/"+sourceDir+"/"+name)
 	if err != nil {
 		e := fail(ctx, StageCollect, object, err)
 		if errdefs.IsNotFound(err) {
-			e.hint = "the compiler ended well but left no file of the name that this release gives it; is the image that of the release?"
+			e.Next = "the compiler ended well but left no file of the name that this release gives it; is the image that of the release?"
 		}
 		return a, e
 	}
 	defer body.Close()
 	var bad error // of the check, to tell it from a full disk
 	sum, err := atomicfile.Write(ctx, object, atomicfile.Options{Mode: 0o644, Check: func(f *os.File) error {
-		bad = inspect(f, &a, q.Release.Compiler.Mode == Workspace)
+		bad = inspect(f, &a, q.Release.Compiler.Mode == pluginbuild.Workspace)
 		return bad
 	}}, func(w io.Writer) error {
 		t := tar.NewReader(body)
@@ -74,13 +79,17 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 		if h.Typeflag != tar.TypeReg {
 			return fmt.Errorf("%s in the container is not a regular file", name)
 		}
+		if h.Size > maxResult {
+			bad = fmt.Errorf("%w: %d bytes, and no plugin has more than %d", ErrTooLarge, h.Size, maxResult)
+			return bad
+		}
 		_, err = io.Copy(w, t)
 		return err
 	})
 	if err != nil {
 		e := fail(ctx, StageCollect, object, err)
 		if bad != nil {
-			e.hint = "the image does not do what the release's official compiler does; nothing was put in place"
+			e.Next = "the image does not do what the release's official compiler does; nothing was put in place"
 		}
 		return a, e
 	}
@@ -118,7 +127,7 @@ func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
 	for _, m := range info.Deps {
 		v := ModuleVersion{Path: m.Path, Version: m.Version}
 		if m.Replace != nil {
-			v.Replace = at(m.Replace.Path, m.Replace.Version)
+			v.Replace = strings.TrimSuffix(m.Replace.Path+"@"+m.Replace.Version, "@")
 		}
 		a.Modules = append(a.Modules, v)
 	}

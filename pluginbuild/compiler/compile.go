@@ -1,4 +1,4 @@
-package pluginbuild
+package compiler
 
 import (
 	"archive/tar"
@@ -10,20 +10,17 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/mount"
 )
 
 // compile runs the compiler on the request's source.
 func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact, error) {
-	mounts, env, err := b.caches(ctx, img)
-	if err != nil {
-		return Artifact{}, err
-	}
+	mounts, env := b.caches(img)
+	limits := b.o.Limits
 	if q.Bind {
-		// Not Binds: there an engine creates a missing source, as root.
-		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: q.Dir, Target: "/" + sourceDir})
+		mounts = append(mounts, mounted{source: q.Dir, target: "/" + sourceDir})
+		// The directory belongs to a user, and root without these could not write
+		// there.
+		limits.Capabilities = append(slices.Clone(limits.Capabilities), "CHOWN", "DAC_OVERRIDE", "FOWNER")
 	}
 	for flag, on := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug} {
 		if on {
@@ -37,9 +34,11 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 	}
 	var a Artifact
 	j := job{
-		kind: "compile", stage: StageCompile, name: q.Dir + " for " + q.Release.Version.String(), release: &q.Release,
-		config: &container.Config{Image: img.id, Cmd: compilerArgs(q), Env: environ(env)},
-		host:   b.hostConfig(mounts),
+		kind: "compile", op: StageCompile, object: q.Dir + " for " + q.Release.Version.String(),
+		spec: creation{
+			image: img.id, platform: img.platform, args: compilerArgs(q), env: environ(env),
+			labels: b.labels("compile", &q.Release), mounts: b.mounts(mounts), limits: limits,
+		},
 		upload: func(w io.Writer) error { return b.writeUpload(ctx, w, q, netrc) },
 		collect: func(id string) (err error) {
 			a, err = b.collect(ctx, id, q, img)
@@ -50,12 +49,12 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 	if q.Bind && netrc == "" {
 		j.upload = nil
 	}
-	if b.o.Limits.Network == "none" && q.Release.Compiler.FetchesModules {
+	if limits.Network == "none" && q.Release.Compiler.FetchesModules {
 		b.log(ctx, "the compiler image holds no modules and the network is off: only what the module cache has can be used")
 	}
-	_, err = b.runJob(ctx, j)
+	_, err := b.runJob(ctx, j)
 	var e *Error
-	if errors.As(err, &e) && e.Stage != StageRemove {
+	if errors.As(err, &e) && e.Op != StageRemove {
 		return Artifact{}, err
 	}
 	return a, err
@@ -75,26 +74,13 @@ func compilerArgs(q *Request) []string {
 	return args
 }
 
-func (b *Builder) hostConfig(mounts []mount.Mount) *container.HostConfig {
+// mounts adds those of the options.
+func (b *Builder) mounts(list []mounted) []mounted {
 	for _, m := range b.o.Mounts {
 		source, target := splitMount(m)
-		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: source, Target: target, ReadOnly: true})
+		list = append(list, mounted{source: source, target: target, readOnly: true})
 	}
-	h := &container.HostConfig{
-		Mounts:      mounts,
-		NetworkMode: container.NetworkMode(b.o.Limits.Network),
-		SecurityOpt: []string{"no-new-privileges"},
-		// An engine may be set up to send logs anywhere; ours come by attach.
-		LogConfig: container.LogConfig{Type: "none"},
-	}
-	if l := b.o.Limits; l.Memory > 0 {
-		h.Memory, h.MemorySwap = l.Memory, l.Memory
-	}
-	h.NanoCPUs = int64(b.o.Limits.CPUs * 1e9)
-	if b.o.Limits.PIDs > 0 {
-		h.PidsLimit = &b.o.Limits.PIDs
-	}
-	return h
+	return list
 }
 
 func environ(env map[string]string) []string {

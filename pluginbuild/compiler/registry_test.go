@@ -1,4 +1,4 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"context"
@@ -20,15 +20,15 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/api/types/registry"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	"example.com/tykupgrade/internal/lab/compiler"
+	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // registryAddrEnv fixes the registry's address, for engines that must be told
@@ -107,9 +107,9 @@ func (h *hub) push(t *testing.T, path string, img v1.Image) (ref, digest string)
 	return ref, d.String()
 }
 
-func auth(user, password string) pluginbuild.AuthFunc {
-	return func(context.Context, string) (registry.AuthConfig, error) {
-		return registry.AuthConfig{Username: user, Password: password}, nil
+func auth(user, password string) compiler.AuthFunc {
+	return func(context.Context, string) (compiler.Credentials, error) {
+		return compiler.Credentials{Username: user, Password: password}, nil
 	}
 }
 
@@ -118,19 +118,19 @@ func TestRegistry(t *testing.T) {
 	t.Parallel()
 	b, h := newBench(t), newHub(t)
 	// Contents of this run alone, so that the engine has none of it yet.
-	img := func(c compiler.Config) v1.Image {
+	img := func(c standin.Config) v1.Image {
 		t.Helper()
 		if c.Version == "" {
 			c.Version = "5.2.5"
 		}
 		c.Labels = map[string]string{"run": b.id}
-		i, err := compiler.Image(c)
+		i, err := standin.Image(c)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return i
 	}
-	main := img(compiler.Config{Script: []string{"exit 9"}, Files: map[string]string{"/layer": strings.Repeat(b.id, 100_000)}})
+	main := img(standin.Config{Script: []string{"exit 9"}, Files: map[string]string{"/layer": strings.Repeat(b.id, 100_000)}})
 	ref, digest := h.push(t, b.id+"/compiler:v5.2.5", main)
 	id, err := main.ConfigName()
 	if err != nil {
@@ -138,42 +138,42 @@ func TestRegistry(t *testing.T) {
 	}
 	dir := plugin(t, tiny)
 	var mu sync.Mutex
-	var events []pluginbuild.Event
-	builder := func(a pluginbuild.AuthFunc, policy pluginbuild.PullPolicy) *pluginbuild.Builder {
+	var events []compiler.Event
+	builder := func(a compiler.AuthFunc, policy compiler.PullPolicy) *compiler.Builder {
 		o := b.options()
 		o.Pull, o.Auth, o.Caches = policy, a, "none"
-		o.Progress = func(e pluginbuild.Event) { mu.Lock(); events = append(events, e); mu.Unlock() }
-		return pluginbuild.New(b.docker, o)
+		o.Progress = func(e compiler.Event) { mu.Lock(); events = append(events, e); mu.Unlock() }
+		return compiler.New(b.docker, o)
 	}
-	try := func(b *pluginbuild.Builder, i pluginbuild.Image) *pluginbuild.Error {
+	try := func(b *compiler.Builder, i pluginbuild.Image) *compiler.Error {
 		t.Helper()
-		_, err := b.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: i})
-		var e *pluginbuild.Error
+		_, err := b.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir, Image: i})
+		var e *compiler.Error
 		if !errors.As(err, &e) {
 			t.Fatalf("%+v: %v", i, err)
 		}
 		return e
 	}
-	pulled := func(e *pluginbuild.Error) bool { return e.Stage == pluginbuild.StageCompile && e.ExitCode == 9 }
+	pulled := func(e *compiler.Error) bool { return e.Op == compiler.StageCompile && e.ExitCode == 9 }
 	good := auth(hubUser, hubPassword)
 
 	e := try(builder(auth("", ""), ""), pluginbuild.Image{Ref: ref})
-	if e.Stage != pluginbuild.StagePull || !strings.Contains(e.Hint(), "no credentials for "+h.addr) || e.Retryable() {
+	if e.Op != compiler.StagePull || !strings.Contains(e.Hint(), "no credentials for "+h.addr) || e.Retryable() {
 		t.Errorf("no credentials: %v", e)
 	}
 	e = try(builder(auth(hubUser, "wrong-one"), ""), pluginbuild.Image{Ref: ref})
-	if e.Stage != pluginbuild.StagePull || !strings.Contains(e.Hint(), "refused the credentials") || strings.Contains(e.Error(), "wrong-one") {
+	if e.Op != compiler.StagePull || !strings.Contains(e.Hint(), "refused the credentials") || strings.Contains(e.Error(), "wrong-one") {
 		t.Errorf("wrong credentials: %v", e)
 	}
 	e = try(builder(good, ""), pluginbuild.Image{Ref: h.addr + "/" + b.id + "/compiler:v9"})
-	if !errors.Is(e, pluginbuild.ErrNoImage) || e.Retryable() {
+	if !errors.Is(e, compiler.ErrNoImage) || e.Retryable() {
 		t.Errorf("unknown tag: %v", e)
 	}
 	e = try(builder(good, ""), pluginbuild.Image{Ref: ref, Digest: "sha256:" + strings.Repeat("0", 64)})
-	if !errors.Is(e, pluginbuild.ErrNoImage) {
+	if !errors.Is(e, compiler.ErrNoImage) {
 		t.Errorf("unknown digest: %v", e)
 	}
-	if e = try(builder(good, pluginbuild.PullNever), pluginbuild.Image{Ref: ref}); !errors.Is(e, pluginbuild.ErrNoImage) || e.Hint() == "" {
+	if e = try(builder(good, compiler.PullNever), pluginbuild.Image{Ref: ref}); !errors.Is(e, compiler.ErrNoImage) || e.Hint() == "" {
 		t.Errorf("never: %v", e)
 	}
 
@@ -184,13 +184,13 @@ func TestRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	events = nil
-	first := builder(pluginbuild.ConfigAuth(config), "")
+	first := builder(compiler.ConfigAuth(config), "")
 	if e = try(first, pluginbuild.Image{Ref: ref}); !pulled(e) {
 		t.Fatalf("good credentials: %v", e)
 	}
 	var progress bool
 	for _, e := range events {
-		progress = progress || e.Stage == "pull" && e.Kind == pluginbuild.Progress && e.Part != ""
+		progress = progress || e.Stage == "pull" && e.Kind == compiler.Progress && e.Part != ""
 	}
 	if !progress {
 		t.Errorf("no progress in %+v", events)
@@ -199,7 +199,7 @@ func TestRegistry(t *testing.T) {
 	if e = try(builder(good, ""), pluginbuild.Image{Ref: ref}); !pulled(e) || h.manifests.Load() != asked {
 		t.Errorf("present, %d manifests asked for: %v", h.manifests.Load()-asked, e)
 	}
-	always := builder(good, pluginbuild.PullAlways)
+	always := builder(good, compiler.PullAlways)
 	if e = try(always, pluginbuild.Image{Ref: ref}); !pulled(e) || h.manifests.Load() == asked {
 		t.Errorf("always: %v", e)
 	}
@@ -237,11 +237,11 @@ func TestRegistry(t *testing.T) {
 
 	// An image for another platform is refused after one look, not asked for
 	// again and again.
-	foreign, _ := h.push(t, b.id+"/compiler:arm64", img(compiler.Config{Arch: "arm64"}))
+	foreign, _ := h.push(t, b.id+"/compiler:arm64", img(standin.Config{Arch: "arm64"}))
 	asked = h.manifests.Load()
 	third := builder(good, "")
 	e = try(third, pluginbuild.Image{Ref: foreign})
-	if e.Stage != pluginbuild.StagePull || !errors.Is(e, pluginbuild.ErrPlatform) && !errors.Is(e, pluginbuild.ErrNoImage) || h.manifests.Load()-asked > 4 {
+	if e.Op != compiler.StagePull || !errors.Is(e, compiler.ErrPlatform) && !errors.Is(e, compiler.ErrNoImage) || h.manifests.Load()-asked > 4 {
 		t.Errorf("another platform, %d manifests: %v", h.manifests.Load()-asked, e)
 	}
 	if _, err := third.RemoveImages(t.Context()); err != nil {
@@ -255,7 +255,7 @@ func TestCancelPull(t *testing.T) {
 	t.Parallel()
 	b, h := newBench(t), newHub(t)
 	// A layer of its own: the engine has that of all others meanwhile.
-	img, err := compiler.Image(compiler.Config{Version: "5.2.5", Files: map[string]string{"/layer": b.id}})
+	img, err := standin.Image(standin.Config{Version: "5.2.5", Files: map[string]string{"/layer": b.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,10 +289,10 @@ func TestCancelPull(t *testing.T) {
 	h.hold.Store(&hold)
 	o := b.options()
 	o.Pull, o.Auth, o.Caches = "", auth(hubUser, hubPassword), "none"
-	builder := pluginbuild.New(b.docker, o)
-	_, err = builder.Build(ctx, pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Ref: ref}})
-	var e *pluginbuild.Error
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StagePull || !errors.Is(err, context.Canceled) || !errors.Is(err, why) || e.Retryable() {
+	builder := compiler.New(b.docker, o)
+	_, err = builder.Build(ctx, compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Ref: ref}})
+	var e *compiler.Error
+	if !errors.As(err, &e) || e.Op != compiler.StagePull || !errors.Is(err, context.Canceled) || !errors.Is(err, why) || e.Retryable() {
 		t.Errorf("%v", err)
 	}
 	select {
@@ -312,7 +312,7 @@ func TestCancelPull(t *testing.T) {
 func TestAirgap(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	img, err := compiler.Image(compiler.Config{Version: "5.2.5", Script: []string{"exit 9"}, Labels: map[string]string{"run": b.id}})
+	img, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 9"}, Labels: map[string]string{"run": b.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestAirgap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(compiler.Save(f, ref, img), f.Close()); err != nil {
+		if err := errors.Join(standin.Save(f, ref, img), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		return f.Name()
@@ -335,12 +335,12 @@ func TestAirgap(t *testing.T) {
 	path := save(ref)
 	o := b.options()
 	o.Pull, o.Caches = "", "none"
-	builder := pluginbuild.New(b.docker, o)
+	builder := compiler.New(b.docker, o)
 	dir := plugin(t, tiny)
-	try := func(i pluginbuild.Image) *pluginbuild.Error {
+	try := func(i pluginbuild.Image) *compiler.Error {
 		t.Helper()
-		_, err := builder.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: i})
-		var e *pluginbuild.Error
+		_, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir, Image: i})
+		var e *compiler.Error
 		if !errors.As(err, &e) {
 			t.Fatal(err)
 		}
@@ -349,13 +349,13 @@ func TestAirgap(t *testing.T) {
 	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: id.String()}); e.ExitCode != 9 {
 		t.Errorf("%v", e)
 	}
-	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: "sha256:" + strings.Repeat("1", 64)}); e.Stage != pluginbuild.StagePull || !strings.Contains(e.Error(), "not the pinned") {
+	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: "sha256:" + strings.Repeat("1", 64)}); e.Op != compiler.StagePull || !strings.Contains(e.Error(), "not the pinned") {
 		t.Errorf("another pin: %v", e)
 	}
 	// A file with another image is not loaded.
 	unasked := "airgap.test/" + b.id + "/unasked:v1"
 	file := save(unasked)
-	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: file}); !errors.Is(e, pluginbuild.ErrNoImage) || !strings.Contains(e.Hint(), "holds "+unasked+"; name that as the image") {
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: file}); !errors.Is(e, compiler.ErrNoImage) || !strings.Contains(e.Hint(), "holds "+unasked+"; name that as the image") {
 		t.Errorf("another image: %v", e)
 	}
 	if _, err := b.docker.ImageInspect(t.Context(), unasked); err == nil {
@@ -378,17 +378,17 @@ func TestAirgap(t *testing.T) {
 		t.Error(err)
 	}
 	// Pinned by its ID, the image that is there needs no registry and no file.
-	o.Pull = pluginbuild.PullNever
-	never := pluginbuild.New(b.docker, o)
-	if _, err := never.Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: pluginbuild.Image{Ref: ref, Digest: id.String()}}); err == nil || !strings.Contains(err.Error(), "exit code 9") {
+	o.Pull = compiler.PullNever
+	never := compiler.New(b.docker, o)
+	if _, err := never.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir, Image: pluginbuild.Image{Ref: ref, Digest: id.String()}}); err == nil || !strings.Contains(err.Error(), "exit code 9") {
 		t.Errorf("pinned by ID: %v", err)
 	}
 	// Another image has taken the name: the pin says that the file's is meant.
-	other, err := compiler.Image(compiler.Config{Version: "5.2.5", Script: []string{"exit 8"}, Labels: map[string]string{"run": b.id}})
+	other, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 8"}, Labels: map[string]string{"run": b.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := compiler.Load(t.Context(), b.docker, ref, other); err != nil {
+	if err := standin.Load(t.Context(), b.docker, ref, other); err != nil {
 		t.Fatal(err)
 	}
 	if e := try(pluginbuild.Image{Ref: ref, Tar: path}); e.ExitCode != 8 {
@@ -407,7 +407,7 @@ func TestAirgap(t *testing.T) {
 	if err := os.WriteFile(path, []byte("not a tar"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); e.Stage != pluginbuild.StagePull {
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); e.Op != compiler.StagePull {
 		t.Errorf("broken file: %v", e)
 	}
 	if removed, err := builder.RemoveImages(t.Context()); err != nil || len(removed) != 2 {

@@ -1,6 +1,7 @@
-package pluginbuild
+package compiler
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -17,36 +18,51 @@ import (
 	"sync"
 	"time"
 
+	"github.com/distribution/reference"
+	"github.com/docker/docker/client"
 	"golang.org/x/sys/unix"
+
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // Options changes how a [Builder] works. The zero value is useful.
 type Options struct {
-	Pull     PullPolicy        // "": PullMissing
-	Auth     AuthFunc          // registry credentials; nil: ConfigAuth("")
-	Env      map[string]string // for the compiler: GOPROXY, GOPRIVATE, HTTPS_PROXY, …
-	Netrc    string            // file with credentials for module hosts; only the container sees a copy
-	Mounts   []string          // "source[:target]", directories of the engine's machine shown read-only: a file:// proxy, certificates
-	Limits   Limits
-	Caches   string            // prefix of the volumes that keep Go's caches; "": "tykupgrade"; "none": keep nothing
-	Labels   map[string]string // put on all containers and volumes, besides our own; narrows Sweep, ListCaches and RemoveCaches
-	Logger   *slog.Logger      // nil: silent
-	Progress func(Event)       // nil: none. Never called by two goroutines at once
+	Pull          PullPolicy        // "": PullMissing
+	RequireDigest bool              // refuse images that are not pinned by digest or ID
+	Auth          AuthFunc          // registry credentials; nil: ConfigAuth("")
+	Env           map[string]string // for the compiler: GOPROXY, GOPRIVATE, HTTPS_PROXY, …
+	Netrc         string            // file with credentials for module hosts; only the container sees a copy
+	Mounts        []string          // "source[:target]", directories of the engine's machine shown read-only: a file:// proxy, certificates
+	Limits        Limits
+	Caches        string            // prefix of the volumes that keep Go's caches; "": "tykupgrade"; "none": keep nothing
+	Labels        map[string]string // put on all containers and volumes, besides our own; narrows Sweep, ListCaches and RemoveCaches
+	Log           *slog.Logger      // nil: silent
+	Progress      func(Event)       // nil: none. Never called by two goroutines at once
 }
 
-// Limits of a container. Zero fields do not limit.
+// Limits of a container. The zero value bounds memory and processes widely.
 type Limits struct {
-	Memory  int64   // bytes, swap included
-	CPUs    float64 // cores
-	PIDs    int64   // processes and threads
+	Memory  int64   // bytes, swap included; 0: 16 GiB, -1: none
+	CPUs    float64 // cores; 0: all
+	PIDs    int64   // processes and threads; 0: 4096, -1: none
 	Network string  // "none", "host" or a network's name; "": the engine's default
+
+	// Capabilities that the container keeps, such as "CHOWN". None are kept
+	// otherwise: the official compilers need none, except for Bind, which adds what
+	// root needs to write into another user's directory.
+	Capabilities []string
 }
+
+const (
+	defaultMemory = 16 << 30
+	defaultPIDs   = 4096
+)
 
 // Request is one plugin to compile for one release.
 type Request struct {
-	Release Release
+	Release pluginbuild.Release
 	Dir     string // the plugin's module
-	Image   Image
+	Image   pluginbuild.Image
 
 	Name      string   // "": plugin.so. The compiler adds release and platform from 4.1.0 on
 	ID        string   // plugin id, for releases that take one: makes the plugin's module name unique
@@ -63,6 +79,9 @@ type Request struct {
 	Stdout, Stderr io.Writer // the compiler's output in full; nil: dropped. Their errors do not stop the build
 }
 
+// platforms are those of images that can compile the request, the best first.
+func (q *Request) platforms() []string { return []string{"linux/amd64"} }
+
 // output is the name of the file that the compiler leaves.
 func (q *Request) output() string { return q.Release.Output(q.Name, q.GOOS, q.GOARCH) }
 
@@ -76,7 +95,7 @@ const (
 // Builder compiles plugins in an engine. Its methods may be called by several
 // goroutines.
 type Builder struct {
-	docker Docker
+	engine engine
 	o      Options
 	run    string
 
@@ -86,21 +105,22 @@ type Builder struct {
 	events sync.Mutex
 }
 
-// New returns a Builder for an engine. It asks nothing of the engine yet.
-func New(d Docker, o Options) *Builder {
+// New returns a Builder for an engine. It asks nothing of the engine yet. Connect
+// finds the client as the docker command does.
+func New(c *client.Client, o Options) *Builder { return newBuilder(docker{c}, o) }
+
+func newBuilder(e engine, o Options) *Builder {
 	if o.Auth == nil {
 		o.Auth = ConfigAuth("")
 	}
-	if o.Pull == "" {
-		o.Pull = PullMissing
+	o.Pull = cmp.Or(o.Pull, PullMissing)
+	o.Caches = cmp.Or(o.Caches, "tykupgrade")
+	o.Limits.PIDs = cmp.Or(o.Limits.PIDs, defaultPIDs)
+	o.Limits.Memory = cmp.Or(o.Limits.Memory, defaultMemory)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Caches == "" {
-		o.Caches = "tykupgrade"
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	return &Builder{docker: d, o: o, run: rand.Text(), images: map[string]bool{}}
+	return &Builder{engine: e, o: o, run: rand.Text(), images: map[string]bool{}}
 }
 
 // Run returns the identity of this Builder: the value of the label [LabelRun]
@@ -148,8 +168,8 @@ func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
 }
 
 var (
-	nameRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*\.so$`)
 	idRule     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
+	capRule    = regexp.MustCompile(`^[A-Z][A-Z_]*$`)
 	envRule    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	reservedTo = map[string]string{
 		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image", "GOFIPS140": "the image", "TYK_GW_PATH": "the image",
@@ -168,7 +188,7 @@ func (b *Builder) check(q Request) (Request, error) {
 	c, version := q.Release.Compiler, q.Release.Version.String()
 	object := "plugin for " + version
 	unsupported := func(format string, a ...any) error {
-		return fmt.Errorf("build %s: %w: %s", object, ErrUnsupported, fmt.Sprintf(format, a...))
+		return &Error{Op: "build", Object: object, Kind: ErrUnsupported, Err: fmt.Errorf(format, a...)}
 	}
 	if q.Name == "" {
 		q.Name = "plugin.so"
@@ -182,8 +202,6 @@ func (b *Builder) check(q Request) (Request, error) {
 	switch {
 	case q.Release.Broken && q.Image.Ref == "":
 		return q, unsupported("its compiler image is broken: %s; name a repaired image, or choose the next patch release", strings.Join(q.Release.Notes, "; "))
-	case !nameRule.MatchString(q.Name):
-		return q, refuse(object, "name %q: it must be a plain file name of letters, digits, dots, - and _ that ends in .so", q.Name)
 	case q.ID != "" && !idRule.MatchString(q.ID):
 		return q, refuse(object, "plugin id %q: only letters, digits, - and _, and a letter or digit first", q.ID)
 	case q.ID != "" && !c.PluginID:
@@ -202,8 +220,15 @@ func (b *Builder) check(q Request) (Request, error) {
 			return q, unsupported("its compiler does not know %s", flag)
 		}
 	}
-	if _, err := q.Image.Reference(q.Release); err != nil {
+	if err := q.Release.ValidateName(q.Name); err != nil {
 		return q, err
+	}
+	ref, err := normal(q.Image, q.Release)
+	if err != nil {
+		return q, err
+	}
+	if _, pinned := ref.(reference.Digested); b.o.RequireDigest && !pinned && q.Image.Digest == "" {
+		return q, refuse(object, "the image %s is not pinned, and a digest is required; give the digest that an earlier build recorded, or that the registry shows", ref)
 	}
 	if err := b.checkOptions(object); err != nil {
 		return q, err
@@ -258,8 +283,13 @@ func (b *Builder) checkOptions(object string) error {
 			return refuse(object, "environment variable %s is set by %s", k, reservedTo[k])
 		}
 	}
-	if l := o.Limits; l.Memory < 0 || l.CPUs < 0 || l.PIDs < 0 {
-		return refuse(object, "a limit is negative; 0 means none")
+	if l := o.Limits; l.Memory < -1 || l.CPUs < 0 || l.PIDs < -1 {
+		return refuse(object, "a limit is negative; -1 means no limit of memory or processes")
+	}
+	for _, c := range o.Limits.Capabilities {
+		if !capRule.MatchString(c) {
+			return refuse(object, "capability %q: want a name such as CHOWN", c)
+		}
 	}
 	for _, m := range o.Mounts {
 		source, target := splitMount(m)
@@ -286,27 +316,27 @@ func splitMount(m string) (source, target string) {
 }
 
 func (b *Builder) connect(ctx context.Context) error {
-	_, err := b.docker.Ping(ctx)
+	err := b.engine.ping(ctx)
 	if err == nil {
 		return nil
 	}
 	e := fail(ctx, StageConnect, "Docker engine", err)
-	switch d, ok := b.docker.(interface{ DaemonHost() string }); {
-	case !ok:
-	case d.DaemonHost() == "http://docker.example.com": // what docker/cli calls all ssh:// hosts
-		e.hint = "the engine is reached by ssh: ssh HOST docker version must work without questions"
+	switch address := b.engine.address(); address {
+	case "":
+	case "http://docker.example.com": // what docker/cli calls all ssh:// hosts
+		e.Next = "the engine is reached by ssh: ssh HOST docker version must work without questions"
 	default:
-		e.Object += " at " + d.DaemonHost()
+		e.Object += " at " + address
 	}
 	return e
 }
 
 // stage reports f as a stage.
-func (b *Builder) stage(s Stage, f func() error) error {
+func (b *Builder) stage(s string, f func() error) error {
 	start := time.Now()
-	b.event(Event{Stage: string(s), Kind: Started})
+	b.event(Event{Stage: s, Kind: Started})
 	err := f()
-	b.event(Event{Stage: string(s), Kind: Done, Elapsed: time.Since(start), Err: err})
+	b.event(Event{Stage: s, Kind: Done, Elapsed: time.Since(start), Err: err})
 	return err
 }
 
@@ -320,10 +350,10 @@ func (b *Builder) event(e Event) {
 }
 
 func (b *Builder) log(ctx context.Context, msg string, args ...any) {
-	b.o.Logger.InfoContext(ctx, msg, args...)
+	b.o.Log.InfoContext(ctx, msg, args...)
 }
 
-func (b *Builder) labels(kind string, r *Release) map[string]string {
+func (b *Builder) labels(kind string, r *pluginbuild.Release) map[string]string {
 	l := maps.Clone(b.o.Labels)
 	if l == nil {
 		l = map[string]string{}

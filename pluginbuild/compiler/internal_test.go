@@ -1,4 +1,4 @@
-package pluginbuild
+package compiler
 
 import (
 	"bytes"
@@ -51,28 +51,6 @@ func TestLoadReason(t *testing.T) {
 		if got := loadReason(output); got != want {
 			t.Errorf("%q gives %q, want %q", output, got, want)
 		}
-	}
-}
-
-// Lines arrive whole whatever the pieces that they come in, and a stream
-// without line ends does not fill the memory.
-func TestLines(t *testing.T) {
-	t.Parallel()
-	var got []string
-	l := lines{emit: func(s string) { got = append(got, s) }}
-	for _, piece := range []string{"a", "b\nc\r\n", "", "\n", "d"} {
-		l.write([]byte(piece))
-	}
-	l.flush()
-	if text := strings.Join(got, "|"); text != "ab|c||d" {
-		t.Errorf("%q", text)
-	}
-	got = nil
-	for range 100 {
-		l.write(bytes.Repeat([]byte("x"), 10_000))
-	}
-	if len(got) < 10 || cap(l.rest) > 256<<10 {
-		t.Errorf("%d pieces, %d bytes held", len(got), cap(l.rest))
 	}
 }
 
@@ -153,12 +131,11 @@ func FuzzPullStream(f *testing.F) {
 	f.Add([]byte(`{"stream":"Loaded image: x\n"}`))
 	f.Add([]byte(`{"progressDetail":{"current":-5,"total":-1}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		b := New(nil, Options{Progress: func(e Event) {
+		_ = follow(io.NopCloser(bytes.NewReader(data)), func(e Event) {
 			if e.Current < 0 || e.Total < 0 || e.Kind != Progress {
 				t.Errorf("%+v", e)
 			}
-		}})
-		_ = b.follow(io.NopCloser(bytes.NewReader(data)))
+		})
 	})
 }
 

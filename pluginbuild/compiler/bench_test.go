@@ -1,11 +1,12 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"testing"
 	"time"
 
-	"example.com/tykupgrade/internal/lab/compiler"
+	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // BenchmarkCompile compiles the plugin of Tyk's documentation: with empty
@@ -14,9 +15,9 @@ import (
 func BenchmarkCompile(b *testing.B) {
 	var cold, warm time.Duration
 	e := newBench(b)
-	dir, img := plugin(b, fooBar), pluginbuild.Image{Ref: e.image(b, compiler.Config{})}
+	dir, img := plugin(b, fooBar), pluginbuild.Image{Ref: e.image(b, standin.Config{})}
 	compile := func(b *testing.B, caches string) {
-		if _, err := e.build(b, pluginbuild.Request{Dir: dir, Image: img}, func(o *pluginbuild.Options) { o.Caches = caches }); err != nil {
+		if _, err := e.build(b, compiler.Request{Dir: dir, Image: img}, func(o *compiler.Options) { o.Caches = caches }); err != nil {
 			b.Fatal(err)
 		}
 	}

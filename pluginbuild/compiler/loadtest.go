@@ -1,17 +1,16 @@
-package pluginbuild
+package compiler
 
 import (
 	"archive/tar"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 
-	"github.com/docker/docker/api/types/container"
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // Verdict is what a gateway said of a plugin.
@@ -30,13 +29,14 @@ var symbolRule = regexp.MustCompile(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
 //
 // A plugin that does not load is a verdict and no error; errors are about the
 // test itself.
-func (b *Builder) LoadTest(ctx context.Context, r Release, i Image, plugin, symbol string) (Verdict, error) {
+func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginbuild.Image, plugin, symbol string) (Verdict, error) {
 	if r.Version == nil {
 		return Verdict{}, refuse("load test", "no release given; Lookup finds one")
 	}
 	object := filepath.Base(plugin) + " in " + r.Version.String()
 	if !r.Compiler.Gateway {
-		return Verdict{}, fmt.Errorf("load test %s: %w: its compiler image carries no gateway; package preflight compares plugin and gateway without running either", object, ErrUnsupported)
+		return Verdict{}, &Error{Op: StageLoad, Object: object, Kind: ErrUnsupported, Err: errors.New("its compiler image carries no gateway"),
+			Next: "package preflight compares plugin and gateway without running either"}
 	}
 	if !symbolRule.MatchString(symbol) {
 		return Verdict{}, refuse("load test "+object, "symbol %q is not an exported Go name", symbol)
@@ -50,7 +50,7 @@ func (b *Builder) LoadTest(ctx context.Context, r Release, i Image, plugin, symb
 	}
 	defer f.Close()
 	if err := inspect(f, &Artifact{GOARCH: "amd64"}, false); err != nil {
-		return Verdict{}, fmt.Errorf("load test %s: %w: %w", object, ErrUnsupported, err)
+		return Verdict{}, &Error{Op: StageLoad, Object: object, Kind: ErrUnsupported, Err: err}
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -66,16 +66,16 @@ func (b *Builder) LoadTest(ctx context.Context, r Release, i Image, plugin, symb
 	}); err != nil {
 		return Verdict{}, err
 	}
-	h := b.hostConfig(nil)
-	h.NetworkMode = "none"
+	limits := b.o.Limits
+	limits.Network = "none"
 	name := filepath.Base(plugin)
 	res, err := b.runJob(ctx, job{
-		kind: "loadtest", stage: StageLoad, name: object, release: &r,
-		config: &container.Config{
-			Image: img.id, Entrypoint: []string{"/usr/local/bin/tyk"},
-			Cmd: []string{"plugin", "load", "-f", "/" + sourceDir + "/" + name, "-s", symbol},
+		kind: "loadtest", op: StageLoad, object: object,
+		spec: creation{
+			image: img.id, platform: img.platform, entrypoint: []string{"/usr/local/bin/tyk"},
+			args:   []string{"plugin", "load", "-f", "/" + sourceDir + "/" + name, "-s", symbol},
+			labels: b.labels("loadtest", &r), mounts: b.mounts(nil), limits: limits,
 		},
-		host: h,
 		upload: func(w io.Writer) error {
 			t := tar.NewWriter(w)
 			hdr := header(sourceDir+"/"+name, tar.TypeReg, 0o644)
@@ -91,15 +91,15 @@ func (b *Builder) LoadTest(ctx context.Context, r Release, i Image, plugin, symb
 	})
 	var e *Error
 	v := Verdict{Output: strings.TrimSpace(res.stdout + res.stderr)}
-	v.Loads = err == nil || errors.As(err, &e) && e.Stage == StageRemove
+	v.Loads = err == nil || errors.As(err, &e) && e.Op == StageRemove
 	// A gateway that crashes while loading, as for a plugin of another Go
 	// release, has judged it too; one that was killed or is missing has not.
-	if errors.As(err, &e) && e.Stage == StageLoad && e.ExitCode > 0 && e.ExitCode < 126 && !e.OOMKilled {
+	if errors.As(err, &e) && e.Op == StageLoad && e.ExitCode > 0 && e.ExitCode < 126 && !e.OOMKilled {
 		v.Reason = loadReason(e.Output)
-		if both, ok := err.(interface{ Unwrap() []error }); ok {
-			return v, both.Unwrap()[1] // a container that could not be removed
+		if alone, ok := err.(*Error); ok && alone == e {
+			return v, nil
 		}
-		return v, nil
+		return v, err.(interface{ Unwrap() []error }).Unwrap()[1] // a container that could not be removed
 	}
 	return v, err
 }

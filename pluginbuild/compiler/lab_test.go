@@ -1,4 +1,4 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"bytes"
@@ -24,8 +24,9 @@ import (
 	"github.com/docker/docker/client"
 
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/compiler"
+	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // testLabel marks what one test made, so that leftovers of several test runs
@@ -47,7 +48,7 @@ type bench struct {
 // nothing is left of the test in the end.
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	docker, err := pluginbuild.Connect(pluginbuild.ConnectOptions{})
+	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,12 +101,12 @@ func (b *bench) close(t testing.TB) {
 
 // image loads a stand-in into the engine and returns its name. Equal
 // configurations share one.
-func (b *bench) image(t testing.TB, c compiler.Config) string {
+func (b *bench) image(t testing.TB, c standin.Config) string {
 	t.Helper()
 	if c.Version == "" {
 		c.Version = "5.2.5"
 	}
-	img, err := compiler.Image(c)
+	img, err := standin.Image(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func (b *bench) image(t testing.TB, c compiler.Config) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.images[ref] {
-		if err := compiler.Load(t.Context(), b.docker, ref, img); err != nil {
+		if err := standin.Load(t.Context(), b.docker, ref, img); err != nil {
 			t.Fatal(err)
 		}
 		b.images[ref] = true
@@ -128,15 +129,15 @@ func (b *bench) image(t testing.TB, c compiler.Config) string {
 // script loads an image whose entry point does what the lines say.
 func (b *bench) script(t testing.TB, lines ...string) pluginbuild.Image {
 	t.Helper()
-	return pluginbuild.Image{Ref: b.image(t, compiler.Config{Script: lines})}
+	return pluginbuild.Image{Ref: b.image(t, standin.Config{Script: lines})}
 }
 
-func (b *bench) options() pluginbuild.Options {
-	return pluginbuild.Options{
-		Pull: pluginbuild.PullNever, Caches: b.caches, Mounts: compiler.Mounts(),
+func (b *bench) options() compiler.Options {
+	return compiler.Options{
+		Pull: compiler.PullNever, Caches: b.caches, Mounts: standin.Mounts(),
 		Labels: map[string]string{testLabel: b.id},
 		Env:    map[string]string{"GOPROXY": "off"},
-		Limits: pluginbuild.Limits{Network: "none"},
+		Limits: compiler.Limits{Network: "none"},
 	}
 }
 
@@ -153,26 +154,26 @@ var goCache = sync.OnceValues(func() (string, error) {
 		if err := write(source, files); err != nil {
 			return "", err
 		}
-		if err := compiler.Local(context.Background(), semver.MustParse(version), source, source+"-work", source+".so", []string{"GOPROXY=off"}); err != nil {
+		if err := standin.Local(context.Background(), semver.MustParse(version), source, source+"-work", source+".so", []string{"GOPROXY=off"}); err != nil {
 			return "", err
 		}
 	}
-	return compiler.GoCacheMount()
+	return standin.GoCacheMount()
 })
 
-// readGoCache is for images with compiler.Config.GoCache.
-func readGoCache(t testing.TB) func(*pluginbuild.Options) {
+// readGoCache is for images with standin.Config.GoCache.
+func readGoCache(t testing.TB) func(*compiler.Options) {
 	t.Helper()
 	mount, err := goCache()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(o *pluginbuild.Options) { o.Caches, o.Mounts = "none", append(o.Mounts, mount) }
+	return func(o *compiler.Options) { o.Caches, o.Mounts = "none", append(o.Mounts, mount) }
 }
 
 // build compiles with the bench's options, changed by the function. Where the
 // request names no image it gets one that reads this machine's build cache.
-func (b *bench) build(t testing.TB, q pluginbuild.Request, change func(*pluginbuild.Options)) (pluginbuild.Artifact, error) {
+func (b *bench) build(t testing.TB, q compiler.Request, change func(*compiler.Options)) (compiler.Artifact, error) {
 	t.Helper()
 	o := b.options()
 	if q.Release.Version == nil {
@@ -186,12 +187,12 @@ func (b *bench) build(t testing.TB, q pluginbuild.Request, change func(*pluginbu
 	}
 	if q.Image == (pluginbuild.Image{}) {
 		readGoCache(t)(&o)
-		q.Image.Ref = b.image(t, compiler.Config{Version: q.Release.Version.String(), GoCache: true})
+		q.Image.Ref = b.image(t, standin.Config{Version: q.Release.Version.String(), GoCache: true})
 	}
 	if change != nil {
 		change(&o)
 	}
-	return pluginbuild.New(b.docker, o).Build(t.Context(), q)
+	return compiler.New(b.docker, o).Build(t.Context(), q)
 }
 
 // running counts the containers of a Builder.

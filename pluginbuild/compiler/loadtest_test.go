@@ -1,4 +1,4 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 func soFile(t *testing.T, data []byte) string {
@@ -32,17 +33,17 @@ func TestLoadTestVerdicts(t *testing.T) {
 		oom     bool
 		stuck   bool // the container cannot be removed
 		verdict bool
-		stage   pluginbuild.Stage
+		stage   string
 	}{
 		"loads":                {verdict: true},
 		"does not load":        {code: 1, verdict: true},
 		"crashes":              {code: 2, verdict: true},
-		"not executable":       {code: 126, stage: pluginbuild.StageLoad},
-		"no gateway":           {code: 127, stage: pluginbuild.StageLoad},
-		"killed":               {code: 137, stage: pluginbuild.StageLoad},
-		"out of memory":        {code: 1, oom: true, stage: pluginbuild.StageLoad},
-		"loads, stays":         {stuck: true, verdict: true, stage: pluginbuild.StageRemove},
-		"does not load, stays": {code: 1, stuck: true, verdict: true, stage: pluginbuild.StageRemove},
+		"not executable":       {code: 126, stage: compiler.StageLoad},
+		"no gateway":           {code: 127, stage: compiler.StageLoad},
+		"killed":               {code: 137, stage: compiler.StageLoad},
+		"out of memory":        {code: 1, oom: true, stage: compiler.StageLoad},
+		"loads, stays":         {stuck: true, verdict: true, stage: compiler.StageRemove},
+		"does not load, stays": {code: 1, stuck: true, verdict: true, stage: compiler.StageRemove},
 	} {
 		f := newFake(t, c.code, "level=info\nunexpected error: symbol X not found\n", nil)
 		f.containerState = func() (*container.State, error) {
@@ -58,10 +59,10 @@ func TestLoadTestVerdicts(t *testing.T) {
 			}
 			return "c0ffee", nil
 		}
-		b := pluginbuild.New(f, pluginbuild.Options{Limits: pluginbuild.Limits{Network: "host"}})
+		b := compiler.NewOn(f, compiler.Options{Limits: compiler.Limits{Network: "host"}})
 		v, err := b.LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{}, soFile(t, sharedObject(62)), "X")
-		var e *pluginbuild.Error
-		if stage := pluginbuild.Stage(""); errors.As(err, &e) && e.Stage != c.stage || err == nil && c.stage != stage {
+		var e *compiler.Error
+		if stage := string(""); errors.As(err, &e) && e.Op != c.stage || err == nil && c.stage != stage {
 			t.Errorf("%s: %v", name, err)
 		}
 		if want := c.code == 0; c.verdict && (v.Loads != want || c.code != 0 && v.Reason != "symbol X not found") || !c.verdict && v.Loads {
@@ -76,19 +77,19 @@ func TestLoadTestRefuses(t *testing.T) {
 	so := soFile(t, sharedObject(62))
 	for name, c := range map[string]struct {
 		plugin, symbol, want string
-		o                    pluginbuild.Options
+		o                    compiler.Options
 		unsupported          bool
 	}{
-		"no symbol":         {so, "", "not an exported Go name", pluginbuild.Options{}, false},
-		"private symbol":    {so, "hook", "not an exported Go name", pluginbuild.Options{}, false},
-		"a flag":            {so, "-h", "not an exported Go name", pluginbuild.Options{}, false},
-		"no file":           {so + "x", "X", "no such file", pluginbuild.Options{}, false},
-		"no plugin":         {soFile(t, []byte("x")), "X", "no ELF file", pluginbuild.Options{}, true},
-		"another processor": {soFile(t, sharedObject(183)), "X", "AARCH64", pluginbuild.Options{}, true},
-		"options":           {so, "X", "negative", pluginbuild.Options{Limits: pluginbuild.Limits{PIDs: -1}}, false},
+		"no symbol":         {so, "", "not an exported Go name", compiler.Options{}, false},
+		"private symbol":    {so, "hook", "not an exported Go name", compiler.Options{}, false},
+		"a flag":            {so, "-h", "not an exported Go name", compiler.Options{}, false},
+		"no file":           {so + "x", "X", "no such file", compiler.Options{}, false},
+		"no plugin":         {soFile(t, []byte("x")), "X", "no ELF file", compiler.Options{}, true},
+		"another processor": {soFile(t, sharedObject(183)), "X", "AARCH64", compiler.Options{}, true},
+		"options":           {so, "X", "negative", compiler.Options{Limits: compiler.Limits{PIDs: -2}}, false},
 	} {
-		_, err := pluginbuild.New(&fake{t: t}, c.o).LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{}, c.plugin, c.symbol)
-		if !errors.Is(err, pluginbuild.ErrRequest) || errors.Is(err, pluginbuild.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
+		_, err := compiler.NewOn(&fake{t: t}, c.o).LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{}, c.plugin, c.symbol)
+		if !errors.Is(err, compiler.ErrRequest) || errors.Is(err, compiler.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 		readable(t, err)

@@ -77,12 +77,12 @@ func TestStepErrorHints(t *testing.T) {
 				o.Go = wrapper(t, "case $1 in get) exec go get "+pluginbuild.Module+"@v5.2.5;; esac")
 			}
 			_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.2.5"), o)
-			var failed *pluginbuild.StepError
+			var failed *pluginbuild.Error
 			if !errors.As(err, &failed) {
 				t.Fatalf("error %v", err)
 			}
-			if failed.Step != c.step || !strings.Contains(failed.Hint(), c.hint) || failed.Retryable() != c.retry || failed.Code != 1 || failed.Output == "" {
-				t.Errorf("step %q, retry %v, code %d, hint %q, want %q, %v and %q in it\n%s", failed.Step, failed.Retryable(), failed.Code, failed.Hint(), c.step, c.retry, c.hint, failed.Output)
+			if failed.Op != c.step || !strings.Contains(failed.Hint(), c.hint) || failed.Retryable() != c.retry || failed.ExitCode != 1 || failed.Output == "" {
+				t.Errorf("step %q, retry %v, code %d, hint %q, want %q, %v and %q in it\n%s", failed.Op, failed.Retryable(), failed.ExitCode, failed.Hint(), c.step, c.retry, c.hint, failed.Output)
 			}
 			if !strings.Contains(err.Error(), failed.Hint()) {
 				t.Errorf("error %q lacks the hint", err)
@@ -120,7 +120,7 @@ func TestPrepareKeepsSecretsOutOfErrors(t *testing.T) {
 			}
 		},
 	})
-	var failed *pluginbuild.StepError
+	var failed *pluginbuild.Error
 	if !errors.As(err, &failed) || asked.Load() != "bob:hunter2" {
 		t.Fatalf("error %v, credentials seen %q", err, asked.Load())
 	}

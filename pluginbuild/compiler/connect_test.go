@@ -1,4 +1,4 @@
-package pluginbuild_test
+package compiler_test
 
 import (
 	"context"
@@ -31,7 +31,7 @@ import (
 	"github.com/docker/docker/api/types/volume"
 
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // These tests set environment variables, as a user's shell does, so they are
@@ -72,9 +72,9 @@ func TestConnectFinds(t *testing.T) {
 	config := cleanDockerEnv(t)
 	writeContext(t, config, "current", `{"Host":"tcp://current:1"}`, nil)
 	writeContext(t, config, "other", `{"Host":"tcp://other:1"}`, nil)
-	host := func(want string, o pluginbuild.ConnectOptions) {
+	host := func(want string, o compiler.ConnectOptions) {
 		t.Helper()
-		c, err := pluginbuild.Connect(o)
+		c, err := compiler.Connect(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,36 +84,36 @@ func TestConnectFinds(t *testing.T) {
 		}
 	}
 	const local = "unix:///var/run/docker.sock"
-	host(local, pluginbuild.ConnectOptions{})
+	host(local, compiler.ConnectOptions{})
 	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"currentContext":"current"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	host("tcp://current:1", pluginbuild.ConnectOptions{})
-	host(local, pluginbuild.ConnectOptions{ConfigDir: t.TempDir()})
+	host("tcp://current:1", compiler.ConnectOptions{})
+	host(local, compiler.ConnectOptions{ConfigDir: t.TempDir()})
 	t.Setenv("DOCKER_CONTEXT", "other")
-	host("tcp://other:1", pluginbuild.ConnectOptions{})
+	host("tcp://other:1", compiler.ConnectOptions{})
 	t.Setenv("DOCKER_HOST", "tcp://env:1")
-	host("tcp://env:1", pluginbuild.ConnectOptions{})
-	host("tcp://current:1", pluginbuild.ConnectOptions{Context: "current"})
-	host("tcp://option:1", pluginbuild.ConnectOptions{Host: "tcp://option:1"})
-	host("tcp://env:1", pluginbuild.ConnectOptions{Context: "default"})
+	host("tcp://env:1", compiler.ConnectOptions{})
+	host("tcp://current:1", compiler.ConnectOptions{Context: "current"})
+	host("tcp://option:1", compiler.ConnectOptions{Host: "tcp://option:1"})
+	host("tcp://env:1", compiler.ConnectOptions{Context: "default"})
 	// As the docker command reads them.
 	for given, want := range map[string]string{
 		"unix://": local, "build": "tcp://build:2375", "build:1": "tcp://build:1", "tcp://build": "tcp://build:2375", "tcp://[::1]": "tcp://[::1]:2375",
 		"tcp://build/base": "tcp://build:2375/base", " tcp://build:1 ": "tcp://build:1", "unix:///run/x.sock": "unix:///run/x.sock",
 	} {
 		t.Setenv("DOCKER_HOST", given)
-		host(want, pluginbuild.ConnectOptions{})
-		host(want, pluginbuild.ConnectOptions{Host: given})
+		host(want, compiler.ConnectOptions{})
+		host(want, compiler.ConnectOptions{Host: given})
 	}
 	t.Setenv("DOCKER_HOST", "")
-	host(local, pluginbuild.ConnectOptions{Context: "default"}) // not that of DOCKER_CONTEXT
+	host(local, compiler.ConnectOptions{Context: "default"}) // not that of DOCKER_CONTEXT
 	t.Setenv("DOCKER_CONTEXT", "default")
-	host(local, pluginbuild.ConnectOptions{})
+	host(local, compiler.ConnectOptions{})
 
 	writeContext(t, config, "empty", `{}`, nil)
 	writeContext(t, config, "bad-tls", `{"Host":"tcp://x:1"}`, map[string][]byte{"ca.pem": []byte("no")})
-	for want, o := range map[string]pluginbuild.ConnectOptions{
+	for want, o := range map[string]compiler.ConnectOptions{
 		`docker context "missing"`: {Context: "missing"},
 		"names no Docker engine":   {Context: "empty"},
 		"no certificate":           {Context: "bad-tls"},
@@ -121,8 +121,8 @@ func TestConnectFinds(t *testing.T) {
 		"unable to parse":          {Host: "fd://"},
 		"ssh":                      {Host: "ssh://host/path?x=y"},
 	} {
-		var e *pluginbuild.Error
-		if _, err := pluginbuild.Connect(o); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || e.Retryable() || !strings.Contains(err.Error(), want) {
+		var e *compiler.Error
+		if _, err := compiler.Connect(o); !errors.As(err, &e) || e.Op != compiler.StageConnect || e.Retryable() || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", o, err, want)
 		}
 	}
@@ -130,7 +130,7 @@ func TestConnectFinds(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pluginbuild.Connect(pluginbuild.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "config.json") {
+	if _, err := compiler.Connect(compiler.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "config.json") {
 		t.Errorf("broken config.json: %v", err)
 	}
 }
@@ -189,9 +189,9 @@ func TestConnectTLS(t *testing.T) {
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	host := "tcp://" + s.Listener.Addr().String()
-	ping := func(o pluginbuild.ConnectOptions) error {
+	ping := func(o compiler.ConnectOptions) error {
 		t.Helper()
-		c, err := pluginbuild.Connect(o)
+		c, err := compiler.Connect(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -200,11 +200,11 @@ func TestConnectTLS(t *testing.T) {
 		return err
 	}
 	writeContext(t, config, "tls", fmt.Sprintf(`{"Host":%q}`, host), pems)
-	if err := ping(pluginbuild.ConnectOptions{Context: "tls"}); err != nil {
+	if err := ping(compiler.ConnectOptions{Context: "tls"}); err != nil {
 		t.Errorf("context: %v", err)
 	}
 	writeContext(t, config, "no-client", fmt.Sprintf(`{"Host":%q}`, host), map[string][]byte{"ca.pem": pems["ca.pem"]})
-	if err := ping(pluginbuild.ConnectOptions{Context: "no-client"}); err == nil {
+	if err := ping(compiler.ConnectOptions{Context: "no-client"}); err == nil {
 		t.Error("a context without client certificate")
 	}
 	// An engine's certificate that no authority signed, and one that asks for none
@@ -219,7 +219,7 @@ func TestConnectTLS(t *testing.T) {
 		writeContext(t, config, "unsigned", fmt.Sprintf(`{"Host":%q,"SkipTLSVerify":%v}`, host, skip), client)
 		writeContext(t, config, "open", fmt.Sprintf(`{"Host":"tcp://%s","SkipTLSVerify":%v}`, open.Listener.Addr(), skip), nil)
 		for _, name := range []string{"unsigned", "open"} {
-			if err := ping(pluginbuild.ConnectOptions{Context: name}); (err == nil) != skip {
+			if err := ping(compiler.ConnectOptions{Context: name}); (err == nil) != skip {
 				t.Errorf("context %s, verification skipped: %v: %v", name, skip, err)
 			}
 		}
@@ -231,18 +231,18 @@ func TestConnectTLS(t *testing.T) {
 		}
 	}
 	t.Setenv("DOCKER_HOST", host)
-	if err := ping(pluginbuild.ConnectOptions{}); err == nil {
+	if err := ping(compiler.ConnectOptions{}); err == nil {
 		t.Error("environment without certificates")
 	}
 	t.Setenv("DOCKER_TLS_VERIFY", "1")
-	if _, err := pluginbuild.Connect(pluginbuild.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "ca.pem") {
+	if _, err := compiler.Connect(compiler.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "ca.pem") {
 		t.Errorf("asked for TLS, without certificates: %v", err)
 	}
-	if err := ping(pluginbuild.ConnectOptions{ConfigDir: certs}); err != nil {
+	if err := ping(compiler.ConnectOptions{ConfigDir: certs}); err != nil {
 		t.Errorf("certificates beside config.json: %v", err)
 	}
 	t.Setenv("DOCKER_CERT_PATH", certs)
-	if err := ping(pluginbuild.ConnectOptions{}); err != nil {
+	if err := ping(compiler.ConnectOptions{}); err != nil {
 		t.Errorf("environment: %v", err)
 	}
 }
@@ -290,8 +290,8 @@ func TestBuildOverTLS(t *testing.T) {
 	t.Setenv("DOCKER_CERT_PATH", certs)
 	t.Setenv("DOCKER_TLS_VERIFY", "1")
 	img, dir := b.script(t, "out 3 over-tls", "exit 6"), plugin(t, tiny)
-	for _, from := range []pluginbuild.ConnectOptions{{Context: "tls"}, {Host: "tcp://" + l.Addr().String()}} {
-		c, err := pluginbuild.Connect(from)
+	for _, from := range []compiler.ConnectOptions{{Context: "tls"}, {Host: "tcp://" + l.Addr().String()}} {
+		c, err := compiler.Connect(from)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,8 +299,8 @@ func TestBuildOverTLS(t *testing.T) {
 		o := b.options()
 		o.Caches = "none"
 		var stdout buffer
-		_, err = pluginbuild.New(c, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: dir, Image: img, Stdout: &stdout})
-		var e *pluginbuild.Error
+		_, err = compiler.New(c, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir, Image: img, Stdout: &stdout})
+		var e *compiler.Error
 		if !errors.As(err, &e) || e.ExitCode != 6 || stdout.String() != "over-tls 0\nover-tls 1\nover-tls 2\n" {
 			t.Errorf("%+v: %v\n%s", from, err, stdout.String())
 		}
@@ -324,7 +324,7 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	}
 	path := os.Getenv("PATH")
 	t.Setenv("PATH", bin+":"+path)
-	c, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "ssh://me@build.example.org:2222"})
+	c, err := compiler.Connect(compiler.ConnectOptions{Host: "ssh://me@build.example.org:2222"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,8 +333,8 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	o.Caches = "none"
 	var stdout buffer
 	img := b.script(t, "out 3 over-ssh", "exit 6")
-	_, err = pluginbuild.New(c, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img, Stdout: &stdout})
-	var e *pluginbuild.Error
+	_, err = compiler.New(c, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img, Stdout: &stdout})
+	var e *compiler.Error
 	if !errors.As(err, &e) || e.ExitCode != 6 || stdout.String() != "over-ssh 0\nover-ssh 1\nover-ssh 2\n" {
 		t.Errorf("%v\n%s", err, stdout.String())
 	}
@@ -347,13 +347,13 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\nread request\necho 'Permission denied (publickey).' >&2\nexit 255\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c2, err := pluginbuild.Connect(pluginbuild.ConnectOptions{Host: "ssh://me@build.example.org"})
+	c2, err := compiler.Connect(compiler.ConnectOptions{Host: "ssh://me@build.example.org"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c2.Close()
-	_, err = pluginbuild.New(c2, o).Build(t.Context(), pluginbuild.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img})
-	if !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey).; the engine") || !strings.Contains(e.Hint(), "ssh HOST docker version") {
+	_, err = compiler.New(c2, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img})
+	if !errors.As(err, &e) || e.Op != compiler.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey).; the engine") || !strings.Contains(e.Hint(), "ssh HOST docker version") {
 		t.Errorf("%v", err)
 	}
 }
@@ -392,13 +392,13 @@ esac
 		"token.example.org":           {"", "", "identity"},
 		"unknown.example.org":         {},
 	} {
-		a, err := pluginbuild.ConfigAuth("")(t.Context(), host)
+		a, err := compiler.ConfigAuth("")(t.Context(), host)
 		if err != nil || [3]string{a.Username, a.Password, a.IdentityToken} != want {
 			t.Errorf("%s: %+v, %v", host, a, err)
 		}
 	}
 	for host, want := range map[string]string{"broken.example.org": "the keyring is locked", "gone.example.org": "docker-credential-not-installed"} {
-		if _, err := pluginbuild.ConfigAuth("")(t.Context(), host); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := compiler.ConfigAuth("")(t.Context(), host); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
@@ -416,10 +416,10 @@ esac
 			t.Cleanup(func() { _ = f.Close() }) // ends the helper
 		}
 	}()
-	if _, err := pluginbuild.ConfigAuth("")(ctx, "asks.example.org"); !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
+	if _, err := compiler.ConfigAuth("")(ctx, "asks.example.org"); !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
 		t.Errorf("a helper that waits: %v", err)
 	}
-	if a, err := pluginbuild.ConfigAuth(t.TempDir())(t.Context(), "plain.example.org"); err != nil || a.Username != "" {
+	if a, err := compiler.ConfigAuth(t.TempDir())(t.Context(), "plain.example.org"); err != nil || a.Username != "" {
 		t.Errorf("no config.json: %+v, %v", a, err)
 	}
 }
@@ -439,16 +439,16 @@ func TestWithProxies(t *testing.T) {
 		"tcp://build:2376":        {"HTTPS_PROXY": "http://one", "https_proxy": "http://one", "GOPROXY": "off"},
 	} {
 		given := map[string]string{"GOPROXY": "off"}
-		if env, err := pluginbuild.WithProxies(given, "", host); err != nil || !maps.Equal(env, want) || len(given) != 1 {
+		if env, err := compiler.WithProxies(given, "", host); err != nil || !maps.Equal(env, want) || len(given) != 1 {
 			t.Errorf("%s: %v, %v", host, env, err)
 		}
 	}
-	if env, err := pluginbuild.WithProxies(nil, t.TempDir(), ""); err != nil || len(env) != 0 {
+	if env, err := compiler.WithProxies(nil, t.TempDir(), ""); err != nil || len(env) != 0 {
 		t.Errorf("no config.json: %v, %v", env, err)
 	}
 	write("{")
-	var e *pluginbuild.Error
-	if _, err := pluginbuild.WithProxies(nil, "", ""); !errors.As(err, &e) || e.Stage != pluginbuild.StageConnect || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "mend that file") {
+	var e *compiler.Error
+	if _, err := compiler.WithProxies(nil, "", ""); !errors.As(err, &e) || e.Op != compiler.StageConnect || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "fix that file") {
 		t.Errorf("broken config.json: %v", err)
 	}
 }

@@ -1,13 +1,10 @@
-package pluginbuild
+package compiler
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-
-	"github.com/docker/docker/api/types/container"
 )
 
 // Sweep removes the containers that crashed runs left, on this machine or
@@ -17,9 +14,9 @@ import (
 // removed too; it must be positive.
 func (b *Builder) Sweep(ctx context.Context, age time.Duration) ([]string, error) {
 	if age <= 0 {
-		return nil, fmt.Errorf("sweep: %w: age %v is not positive", ErrRequest, age)
+		return nil, &Error{Op: "sweep", Kind: ErrRequest, Err: fmt.Errorf("age %v is not positive", age)}
 	}
-	list, err := b.docker.ContainerList(ctx, container.ListOptions{All: true, Filters: b.filter()})
+	list, err := b.engine.list(ctx, containers, b.o.Labels)
 	if err != nil {
 		return nil, fail(ctx, StageConnect, "Docker engine", fmt.Errorf("list containers: %w", err))
 	}
@@ -27,18 +24,14 @@ func (b *Builder) Sweep(ctx context.Context, age time.Duration) ([]string, error
 	var removed []string
 	var errs []error
 	for _, c := range list {
-		if !b.ours(c.Labels) || time.Unix(c.Created, 0).After(limit) {
+		if time.Unix(c.unix, 0).After(limit) {
 			continue
 		}
-		if err := b.removeContainer(ctx, c.ID); err != nil {
+		if err := b.removeContainer(ctx, c.id); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		name := c.ID
-		if len(c.Names) > 0 {
-			name = strings.TrimPrefix(c.Names[0], "/")
-		}
-		removed = append(removed, name)
+		removed = append(removed, c.name)
 	}
 	return removed, errors.Join(errs...)
 }

@@ -1,0 +1,75 @@
+// Package goenv reads the settings of the go command on this machine without
+// running it: a go command refuses to start under settings that a newer one wrote.
+package goenv
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxFile bounds what is read of the file. `go env -w` writes a few lines.
+const maxFile = 1 << 20
+
+// Settings are what applies where the go command would run.
+type Settings struct {
+	env  map[string]string
+	file map[string]string
+}
+
+// Read takes a process's environment, KEY=value with later entries winning, and
+// the file that `go env -w` writes: $GOENV, else go/env in the user's configuration
+// directory. A missing file is no error.
+func Read(environ []string) (Settings, error) {
+	s := Settings{env: map[string]string{}, file: map[string]string{}}
+	for _, kv := range environ {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			s.env[k] = v
+		}
+	}
+	path := s.env["GOENV"]
+	switch {
+	case path == "off":
+		return s, nil
+	case path == "":
+		config := s.env["XDG_CONFIG_HOME"]
+		if config == "" {
+			home := s.env["HOME"]
+			if home == "" {
+				return s, nil
+			}
+			config = filepath.Join(home, ".config")
+		}
+		path = filepath.Join(config, "go", "env")
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	} else if err != nil {
+		return s, err
+	} else if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return s, &fs.PathError{Op: "read", Path: path, Err: errors.New("not a small regular file")}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return s, err
+	}
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimSpace(line)
+		if k, v, ok := strings.Cut(line, "="); ok && k != "" && k[0] >= 'A' && k[0] <= 'Z' {
+			s.file[k] = v
+		}
+	}
+	return s, nil
+}
+
+// Get returns a setting. As for the go command, an empty variable does not hide
+// what the file says.
+func (s Settings) Get(key string) string {
+	if v := s.env[key]; v != "" {
+		return v
+	}
+	return s.file[key]
+}

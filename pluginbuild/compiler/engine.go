@@ -1,0 +1,378 @@
+package compiler
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/filters"
+	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/network"
+	"github.com/docker/docker/api/types/registry"
+	"github.com/docker/docker/api/types/volume"
+	"github.com/docker/docker/client"
+	"github.com/docker/docker/pkg/stdcopy"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// engine is all that a build needs of a container engine. Its errors keep their
+// kinds of github.com/containerd/errdefs. This file is the only one that knows the
+// Docker client, Connect aside.
+type engine interface {
+	// address is how people name the engine; "": unknown.
+	address() string
+	ping(ctx context.Context) error
+	// image looks an image up by name or ID; nil: the engine has none.
+	image(ctx context.Context, ref, platform string) (*picture, error)
+	// bring pulls an image, or loads it where tar is not nil.
+	bring(ctx context.Context, s source, report func(Event)) error
+	// create makes the volumes that a container mounts, then the container.
+	create(ctx context.Context, c *creation) (id string, warnings []string, err error)
+	// run starts a container and returns when it has ended and all its output has
+	// been written, or with ctx.
+	run(ctx context.Context, id string, stdout, stderr io.Writer) (exit, error)
+	put(ctx context.Context, id string, tar io.Reader) error
+	get(ctx context.Context, id, path string) (io.ReadCloser, error)
+	// list returns what carries our label and all of labels.
+	list(ctx context.Context, k kind, labels map[string]string) ([]thing, error)
+	// remove takes a container with its anonymous volumes; it leaves volumes and
+	// images that something uses.
+	remove(ctx context.Context, k kind, id string) error
+}
+
+// kind is what list and remove are about.
+type kind string
+
+const (
+	containers kind = "container"
+	volumes    kind = "volume"
+	images     kind = "image"
+)
+
+// picture is an image in an engine.
+type picture struct {
+	ID       string
+	Digests  []string // "name@sha256:…"
+	Platform string   // "linux/amd64"
+	Env      []string
+}
+
+// source is where an image comes from.
+type source struct {
+	ref, platform string
+	auth          Credentials
+	tar           io.Reader // as docker save writes it
+}
+
+// creation is one container to make.
+type creation struct {
+	name, image, platform string
+	entrypoint, args, env []string
+	labels                map[string]string
+	mounts                []mounted
+	limits                Limits
+}
+
+// mounted is a directory or a volume in a container.
+type mounted struct {
+	volume, source, target string // volume or source, not both
+	readOnly               bool
+	labels                 map[string]string // of the volume
+}
+
+type exit struct {
+	code int
+	oom  bool
+}
+
+// thing is a container or a volume.
+type thing struct {
+	id, name string
+	labels   map[string]string
+	created  string // as the engine says it
+	unix     int64  // containers only
+}
+
+// errRunStep says which call of run failed.
+type errRunStep struct {
+	step string
+	err  error
+}
+
+func (e *errRunStep) Error() string { return e.step + ": " + e.err.Error() }
+func (e *errRunStep) Unwrap() error { return e.err }
+
+// unreachable says whether nothing answers at an engine's address.
+func unreachable(err error) bool { return client.IsErrConnectionFailed(err) }
+
+// docker is an engine that speaks the Docker Engine API, Podman's included.
+type docker struct{ api dockerAPI }
+
+// dockerAPI is what is called of *client.Client.
+type dockerAPI interface {
+	Ping(ctx context.Context) (types.Ping, error)
+
+	ImageInspect(ctx context.Context, ref string, o ...client.ImageInspectOption) (image.InspectResponse, error)
+	ImagePull(ctx context.Context, ref string, o image.PullOptions) (io.ReadCloser, error)
+	ImageLoad(ctx context.Context, tar io.Reader, o ...client.ImageLoadOption) (image.LoadResponse, error)
+	ImageRemove(ctx context.Context, ref string, o image.RemoveOptions) ([]image.DeleteResponse, error)
+
+	ContainerCreate(ctx context.Context, c *container.Config, h *container.HostConfig, n *network.NetworkingConfig, p *ocispec.Platform, name string) (container.CreateResponse, error)
+	ContainerAttach(ctx context.Context, id string, o container.AttachOptions) (types.HijackedResponse, error)
+	ContainerWait(ctx context.Context, id string, c container.WaitCondition) (<-chan container.WaitResponse, <-chan error)
+	ContainerStart(ctx context.Context, id string, o container.StartOptions) error
+	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
+	ContainerRemove(ctx context.Context, id string, o container.RemoveOptions) error
+	ContainerList(ctx context.Context, o container.ListOptions) ([]container.Summary, error)
+	CopyToContainer(ctx context.Context, id, dir string, tar io.Reader, o container.CopyToContainerOptions) error
+	CopyFromContainer(ctx context.Context, id, path string) (io.ReadCloser, container.PathStat, error)
+
+	VolumeCreate(ctx context.Context, o volume.CreateOptions) (volume.Volume, error)
+	VolumeList(ctx context.Context, o volume.ListOptions) (volume.ListResponse, error)
+	VolumeRemove(ctx context.Context, name string, force bool) error
+}
+
+var _ dockerAPI = (*client.Client)(nil)
+
+func (d docker) address() string {
+	if h, ok := d.api.(interface{ DaemonHost() string }); ok {
+		return h.DaemonHost()
+	}
+	return ""
+}
+
+func (d docker) ping(ctx context.Context) error {
+	_, err := d.api.Ping(ctx)
+	return err
+}
+
+func (d docker) image(ctx context.Context, ref, platform string) (*picture, error) {
+	info, err := d.api.ImageInspect(ctx, ref)
+	switch {
+	case errdefs.IsNotFound(err) && ctx.Err() == nil:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	p := &picture{ID: info.ID, Digests: info.RepoDigests, Platform: info.Os + "/" + info.Architecture}
+	if info.Config != nil {
+		p.Env = info.Config.Env
+	}
+	return p, nil
+}
+
+func (d docker) bring(ctx context.Context, s source, report func(Event)) error {
+	if s.tar != nil {
+		res, err := d.api.ImageLoad(ctx, s.tar)
+		if err != nil {
+			return err
+		}
+		return follow(res.Body, report)
+	}
+	o := image.PullOptions{Platform: s.platform}
+	if !s.auth.anonymous() {
+		a := s.auth
+		text, err := registry.EncodeAuthConfig(registry.AuthConfig{
+			Username: a.Username, Password: a.Password, ServerAddress: a.ServerAddress,
+			IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
+		})
+		if err != nil {
+			return errors.New("the registry credentials cannot be encoded")
+		}
+		o.RegistryAuth = text
+	}
+	body, err := d.api.ImagePull(ctx, s.ref, o)
+	if err != nil {
+		return err
+	}
+	return follow(body, report)
+}
+
+// follow reads the progress of a pull or load; errors may come at any time in
+// a stream whose HTTP status was 200.
+func follow(body io.ReadCloser, report func(Event)) error {
+	defer body.Close()
+	for d := json.NewDecoder(body); ; {
+		var m struct {
+			Status   string `json:"status"`
+			Stream   string `json:"stream"`
+			ID       string `json:"id"`
+			Progress struct {
+				Current int64 `json:"current"`
+				Total   int64 `json:"total"`
+			} `json:"progressDetail"`
+			Error  string `json:"error"`
+			Detail struct {
+				Message string `json:"message"`
+			} `json:"errorDetail"`
+		}
+		switch err := d.Decode(&m); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read the engine's progress: %w", err)
+		case m.Detail.Message != "":
+			return errors.New(m.Detail.Message)
+		case m.Error != "":
+			return errors.New(m.Error)
+		}
+		report(Event{Stage: StagePull, Kind: Progress, Line: cmp.Or(m.Status, strings.TrimSpace(m.Stream)), Part: m.ID,
+			Current: max(0, m.Progress.Current), Total: max(0, m.Progress.Total)}) // -1: unknown
+	}
+}
+
+func (d docker) create(ctx context.Context, c *creation) (string, []string, error) {
+	h := &container.HostConfig{
+		NetworkMode: container.NetworkMode(c.limits.Network),
+		SecurityOpt: []string{"no-new-privileges"},
+		CapDrop:     []string{"ALL"},
+		CapAdd:      c.limits.Capabilities,
+		// An engine may be set up to send logs anywhere; ours come by attach.
+		LogConfig: container.LogConfig{Type: "none"},
+	}
+	if c.limits.Memory > 0 {
+		h.Memory, h.MemorySwap = c.limits.Memory, c.limits.Memory
+	}
+	h.NanoCPUs = int64(c.limits.CPUs * 1e9)
+	if c.limits.PIDs > 0 {
+		h.PidsLimit = &c.limits.PIDs
+	}
+	for _, m := range c.mounts {
+		// Not Binds: there an engine creates a missing source, as root.
+		to := mount.Mount{Type: mount.TypeBind, Source: m.source, Target: m.target, ReadOnly: m.readOnly}
+		if m.volume != "" {
+			to.Type, to.Source = mount.TypeVolume, m.volume
+			// An existing volume is returned as it is. Of two builds that make it at
+			// the same moment one gets an error from Podman 4.3, an Internal one.
+			_, err := d.api.VolumeCreate(ctx, volume.CreateOptions{Name: m.volume, Labels: m.labels})
+			if err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "volume already exists") {
+				return "", nil, fmt.Errorf("volume %s: %w", m.volume, err)
+			}
+		}
+		h.Mounts = append(h.Mounts, to)
+	}
+	os, arch, _ := strings.Cut(c.platform, "/")
+	made, err := d.api.ContainerCreate(ctx, &container.Config{
+		Image: c.image, Entrypoint: c.entrypoint, Cmd: c.args, Env: c.env, Labels: c.labels, AttachStdout: true, AttachStderr: true,
+	}, h, nil, &ocispec.Platform{OS: os, Architecture: arch}, c.name)
+	return made.ID, made.Warnings, err
+}
+
+func (d docker) run(ctx context.Context, id string, stdout, stderr io.Writer) (exit, error) {
+	failed := func(step string, err error) (exit, error) { return exit{}, &errRunStep{step, err} }
+	// Attached and waited for before the start: both miss what came earlier.
+	conn, err := d.api.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true, Stderr: true})
+	if err != nil {
+		return failed("attach", err)
+	}
+	copied := make(chan struct{})
+	var copyErr error
+	go func() {
+		defer close(copied)
+		_, copyErr = stdcopy.StdCopy(stdout, stderr, conn.Reader)
+	}()
+	defer func() {
+		conn.Close()
+		<-copied // nothing is written to the caller's streams from here on
+	}()
+	wait, stopWait := context.WithCancel(ctx)
+	defer stopWait()
+	// next-exit: not-running is true before the start, and removed gives exit
+	// code 0 for any on Podman 4.3.
+	ended, waitErr := d.api.ContainerWait(wait, id, container.WaitConditionNextExit)
+	if err := d.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
+		return failed("start", err)
+	}
+	select {
+	case <-ended: // its code is that of the state below
+	case err := <-waitErr:
+		return failed("wait", err)
+	case <-ctx.Done():
+		return failed("wait", ctx.Err())
+	}
+	select {
+	case <-copied:
+		if copyErr != nil {
+			return failed("read the output", copyErr)
+		}
+	case <-ctx.Done():
+		return failed("read the output", ctx.Err())
+	}
+	info, err := d.api.ContainerInspect(ctx, id)
+	switch {
+	case err != nil:
+		return failed("inspect", err)
+	case info.ContainerJSONBase == nil || info.State == nil || info.State.Running:
+		return failed("inspect", errors.New("the engine reported an end, but the container has none"))
+	}
+	return exit{info.State.ExitCode, info.State.OOMKilled}, nil
+}
+
+func (d docker) put(ctx context.Context, id string, tar io.Reader) error {
+	return d.api.CopyToContainer(ctx, id, "/", tar, container.CopyToContainerOptions{})
+}
+
+func (d docker) get(ctx context.Context, id, path string) (io.ReadCloser, error) {
+	body, _, err := d.api.CopyFromContainer(ctx, id, path)
+	return body, err
+}
+
+func (d docker) list(ctx context.Context, k kind, labels map[string]string) ([]thing, error) {
+	f := filters.NewArgs(filters.Arg("label", LabelRun))
+	for name, value := range labels {
+		f.Add("label", name+"="+value)
+	}
+	var all []thing
+	if k == volumes {
+		list, err := d.api.VolumeList(ctx, volume.ListOptions{Filters: f})
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list.Volumes {
+			all = append(all, thing{id: v.Name, name: v.Name, labels: v.Labels, created: v.CreatedAt})
+		}
+	} else {
+		list, err := d.api.ContainerList(ctx, container.ListOptions{All: true, Filters: f})
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range list {
+			t := thing{id: c.ID, name: c.ID, labels: c.Labels, unix: c.Created}
+			if len(c.Names) > 0 {
+				t.name = strings.TrimPrefix(c.Names[0], "/")
+			}
+			all = append(all, t)
+		}
+	}
+	// Podman 4.3 returns volumes that match any of several labels, not all.
+	return slices.DeleteFunc(all, func(t thing) bool {
+		for name, value := range labels {
+			if t.labels[name] != value {
+				return true
+			}
+		}
+		return t.labels[LabelRun] == ""
+	}), nil
+}
+
+func (d docker) remove(ctx context.Context, k kind, id string) error {
+	var err error
+	switch k {
+	case containers:
+		err = d.api.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	case volumes:
+		err = d.api.VolumeRemove(ctx, id, false)
+	case images:
+		_, err = d.api.ImageRemove(ctx, id, image.RemoveOptions{PruneChildren: true})
+	}
+	return err
+}

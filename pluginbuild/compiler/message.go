@@ -1,0 +1,51 @@
+package compiler
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+var (
+	sourceLine = regexp.MustCompile(`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |note: module requires|.*(undefined reference|cannot find|fatal error))`)
+	// What scripts and the go command say when nothing is wrong.
+	chatter      = regexp.MustCompile(`^(\++ |# |PLUGIN_(BUILD|SOURCE)_PATH: |INFO: |go: (downloading|finding|found|added|upgraded|creating new|to add module) )`)
+	networkFault = regexp.MustCompile(`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
+)
+
+// compilerMessage picks what matters from a compiler's output, at most ten
+// lines: errors with a place in the source; without one what the go command
+// says, and else the last three lines. Indented lines go on with what the line
+// before them says: often only they name the cause.
+func compilerMessage(output string) string {
+	var source, command, rest, dropped []string
+	to := &rest
+	for line := range strings.Lines(output) {
+		line = strings.TrimRight(line, "\r\n")
+		switch {
+		case strings.TrimSpace(line) == "":
+			continue
+		case line[0] == ' ' || line[0] == '\t':
+		case chatter.MatchString(line):
+			to = &dropped
+		case sourceLine.MatchString(line):
+			to = &source
+		case strings.HasPrefix(line, "go: "):
+			to = &command
+		default:
+			to = &rest
+		}
+		*to = append(*to, line)
+	}
+	errs := source
+	if len(errs) == 0 {
+		errs = command
+	}
+	if len(errs) > 10 {
+		errs = append(errs[:10:10], fmt.Sprintf("and %d more lines", len(errs)-10))
+	}
+	if len(errs) > 0 {
+		return strings.Join(errs, "\n")
+	}
+	return strings.Join(rest[max(0, len(rest)-3):], "\n")
+}
