@@ -593,7 +593,7 @@ func TestDamagedJournal(t *testing.T) {
 	for name, data := range map[string]string{
 		"a line is missing": strings.Join(slices.Concat(lines[:2], lines[3:]), ""),
 		"not JSON":          strings.Join(lines[:2], "") + "x\n",
-		"newer format":      strings.Replace(string(whole), `"v":1`, `"v":2`, 1),
+		"newer format":      strings.Replace(string(whole), `"v":2`, `"v":3`, 1),
 		"not a journal":     "{}\n",
 	} {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {

@@ -9,7 +9,7 @@ import (
 
 // Errors that callers match with errors.Is.
 var (
-	// ErrStopped: Control.Stop was called, or too many probes failed. Resume continues the run.
+	// ErrStopped: Control.Stop was called. Resume continues the run.
 	ErrStopped = errors.New("stopped between targets")
 	// ErrFailed: at least one target failed. Error.Targets names them.
 	ErrFailed = errors.New("targets failed")
@@ -30,6 +30,12 @@ var (
 	// ErrTimeout: the load balancer did not report the wanted state in time. Error.Last is
 	// its last report.
 	ErrTimeout = errors.New("timed out")
+	// ErrAccepted: the run was accepted, so it can no longer be undone or resumed.
+	ErrAccepted = errors.New("the run was accepted")
+	// ErrVetoed: a hook failed at a point before something. Resume continues the run.
+	ErrVetoed = errors.New("vetoed by a hook")
+	// ErrProbes: more probes failed than Prober.Allowed. Resume continues the run.
+	ErrProbes = errors.New("too many probes failed")
 	// ErrInvalid: waves or options are wrong. Nothing was begun.
 	ErrInvalid = errors.New("invalid")
 )

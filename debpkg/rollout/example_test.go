@@ -313,11 +313,11 @@ func ExampleExec() {
 }
 
 func ExampleReadJournal() {
-	journal := `{"v":1,"seq":1,"time":"2026-11-23T02:00:00Z","kind":"run","mode":"run","who":{"user":"ops","host":"bastion","pid":7,"since":"2026-11-23T02:00:00Z"}}
-{"v":1,"seq":2,"time":"2026-11-23T02:00:00Z","kind":"plan","wave":"gateways","names":["gw1","gw2"]}
-{"v":1,"seq":3,"time":"2026-11-23T02:00:01Z","kind":"target","wave":"gateways","target":"gw1"}
-{"v":1,"seq":4,"time":"2026-11-23T02:00:01Z","kind":"start","target":"gw1","step":"drain","attempt":1}
-{"v":1,"seq":5,"time":"2026-11-23T02:00:03Z","kind":"st` // the machine lost its power here
+	journal := `{"v":2,"seq":1,"time":"2026-11-23T02:00:00Z","kind":"run","mode":"run","who":{"user":"ops","host":"bastion","pid":7,"since":"2026-11-23T02:00:00Z"}}
+{"v":2,"seq":2,"prev":"21d2bf59e8d509befcce53ace715f2d5846ed65dd661d8f1db6e995eb2042164","time":"2026-11-23T02:00:00Z","kind":"plan","wave":"gateways","names":["gw1","gw2"]}
+{"v":2,"seq":3,"prev":"e30a8d144d8507cf4f1cc0a715f70fcccdfa7461fcd000421471a8c6e6974157","time":"2026-11-23T02:00:01Z","kind":"target","wave":"gateways","target":"gw1"}
+{"v":2,"seq":4,"prev":"8e0f39d5d993d47f2cfb23d0d691b5dccd18f64a5cae4ab3b9106edb8f2619a6","time":"2026-11-23T02:00:01Z","kind":"start","target":"gw1","step":"drain","attempt":1}
+{"v":2,"seq":5,"prev":"0c` // the machine lost its power here
 	records, err := rollout.ReadJournal(strings.NewReader(journal))
 	fmt.Println(len(records), err)
 	_ = rollout.BuildReport(records).WriteText(os.Stdout)

@@ -2,19 +2,40 @@ package rollout
 
 import (
 	"bytes"
+	"encoding/json"
 	"testing"
 )
 
 func FuzzReadJournal(f *testing.F) {
-	f.Add([]byte(`{"v":1,"seq":1,"time":"2026-01-01T00:00:00Z","kind":"run","mode":"run"}` + "\n" +
-		`{"v":1,"seq":2,"time":"2026-01-01T00:00:01Z","kind":"plan","wave":"w","names":["a"]}` + "\n" +
-		`{"v":1,"seq":3,"time":"2026-01-01T00:00:01Z","kind":"target","target":"a"}` + "\n" +
-		`{"v":1,"seq":4,"time":"2026-01-01T00:00:01Z","kind":"start","target":"a","step":"s","attempt":1}` + "\n" +
-		`{"v":1,"seq":5,"time":"2026-01-01T00:00:02Z","kind":"step","target":"a","step":"s","ok":true}` + "\n"))
+	j := newJournal(Options{})
+	var seed bytes.Buffer
+	j.event = func(rec Record) {
+		line, err := json.Marshal(rec)
+		if err != nil {
+			f.Fatal(err)
+		}
+		j.head = hash(line)
+		seed.Write(append(line, '\n'))
+	}
+	for _, rec := range []Record{
+		{Kind: KindRun, Mode: ModeRun}, {Kind: KindPlan, Wave: "w", Names: []string{"a"}},
+		{Kind: KindTarget, Target: "a"}, {Kind: KindStart, Target: "a", Step: "s", Attempt: 1},
+		{Kind: KindStep, Target: "a", Step: "s", OK: true}, {Kind: KindProbe, Probes: &ProbeCount{Sent: 1}},
+	} {
+		if err := j.add(rec); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if recs, err := ReadJournal(bytes.NewReader(seed.Bytes())); err != nil || len(recs) != 6 {
+		f.Fatal(len(recs), err)
+	}
+	f.Add(seed.Bytes())
 	f.Add([]byte("{}\n"))
 	f.Add([]byte("\n\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		recs, size, err := readJournal(bytes.NewReader(data))
+		var recs []Record
+		end, err := scanJournal(bytes.NewReader(data), func(rec Record) { recs = append(recs, rec) })
+		size := end.size
 		if err != nil {
 			return
 		}
@@ -29,7 +50,7 @@ func FuzzReadJournal(f *testing.F) {
 			t.Fatal(err)
 		}
 		// What was read is what a resumed run would read again.
-		again, _, err := readJournal(bytes.NewReader(data[:size]))
+		again, err := ReadJournal(bytes.NewReader(data[:size]))
 		if err != nil || len(again) != len(recs) {
 			t.Fatalf("%d records, then %d: %v", len(recs), len(again), err)
 		}

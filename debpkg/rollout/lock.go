@@ -14,38 +14,59 @@ import (
 	"time"
 )
 
-// Owner is who holds the lock of a fleet.
+// Owner is who holds the lock of a journal.
 type Owner struct {
 	User  string    `json:"user"`
+	Actor string    `json:"actor,omitempty"` // the person behind User, if that is somebody else
 	Host  string    `json:"host"`
 	PID   int       `json:"pid"`
 	Since time.Time `json:"since"`
 
-	// Start is the kernel's start time of the process in clock ticks since
-	// boot: process numbers are used again, this pair is not.
+	// Start is the kernel's start time of the process in clock ticks since boot: process
+	// numbers are used again, this pair is not.
 	Start string `json:"start,omitempty"`
 }
 
+func (o Owner) name() string {
+	if o.Actor != "" && o.Actor != o.User {
+		return o.Actor + " as " + o.User
+	}
+	return o.User
+}
+
 func (o Owner) String() string {
-	return fmt.Sprintf("%s@%s (process %d, since %s)", o.User, o.Host, o.PID, o.Since.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s@%s (process %d, since %s)", o.name(), o.Host, o.PID, o.Since.UTC().Format(time.RFC3339))
 }
 
-// locked says who works on the fleet. A retry helps once they are done.
-func locked(path string, owner *Owner) error {
-	return &Error{Op: "lock", Object: path, Kind: ErrLocked, Owner: owner, Retry: true,
-		Err:  fmt.Errorf("%w: it is held by %s", ErrLocked, owner),
-		Next: "wait for that run, or, once you know that it has ended, remove the file"}
+// locked says who holds the lock. A retry helps once they are done.
+func locked(path string, owner *Owner, alive bool) error {
+	e := &Error{Op: "lock", Object: path, Kind: ErrLocked, Owner: owner, Retry: true}
+	switch {
+	case owner == nil:
+		e.Err = fmt.Errorf("%w, and this user cannot read whose it is", ErrLocked)
+		e.Next = "ask the owner of the file"
+	case alive:
+		e.Err = fmt.Errorf("%w: it is held by %s, which runs", ErrLocked, owner)
+		e.Next = "wait for that run"
+	default:
+		e.Err = fmt.Errorf("%w: it is held by %s", ErrLocked, owner)
+		e.Next = "wait for that run, or, once you know that it has ended, remove the file"
+	}
+	return e
 }
 
-// lock creates path with the name of its owner. A lock never expires; one whose
-// owner was a process of this machine that no longer exists is taken over, and
-// from says whose it was.
-func lock(path string) (unlock func() error, from *Owner, err error) {
+// lock creates path with the name of its owner, readable by everybody. A lock never expires. One
+// whose owner was a process of this machine that no longer exists is taken over, and from says
+// whose it was.
+func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner, err error) {
 	defer func() {
 		if err != nil && !errors.As(err, new(*Error)) {
-			err = &Error{Op: "lock", Object: path, Err: err}
+			err = &Error{Op: "lock", Object: path, Err: err, Next: nextForPermission(err)}
 		}
 	}()
+	if err := trustedDir(filepath.Dir(path), shared); err != nil {
+		return nil, nil, err
+	}
 	// Contenders of this machine look and take over one after the other.
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -58,33 +79,34 @@ func lock(path string) (unlock func() error, from *Owner, err error) {
 	owner, err := readOwner(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrPermission):
+		return nil, nil, locked(path, nil, true)
 	case err != nil:
-		return nil, nil, fmt.Errorf("read %s: %w; it is not a lock of this program: look at it and remove it", path, err)
+		return nil, nil, fmt.Errorf("read %s: %w; it is not a tykupgrade lock: look at it and remove it", path, err)
 	case !gone(owner):
-		return nil, nil, locked(path, &owner)
+		return nil, nil, locked(path, &owner, here(owner))
 	case held(path):
 		// Process numbers mean nothing between containers with one host name.
-		return nil, nil, locked(path, &owner)
+		return nil, nil, locked(path, &owner, true)
 	default:
 		from = &owner
 		if err := os.Remove(path); err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("take over the lock of %s, which no longer runs: %w", owner, err)
 		}
 	}
-	me := self()
 	data, err := json.Marshal(me)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The content has to be there when the name appears, so it is written
-	// aside and linked; link fails where another machine was faster.
+	// The content has to be there when the name appears, so it is written aside and linked;
+	// link fails where another machine was faster.
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".lock-*")
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(append(data, '\n'))
-	if err = errors.Join(err, tmp.Sync(), syscall.Flock(int(tmp.Fd()), syscall.LOCK_EX)); err == nil {
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), syscall.Flock(int(tmp.Fd()), syscall.LOCK_EX)); err == nil {
 		err = os.Link(tmp.Name(), path)
 	}
 	if err != nil {
@@ -110,7 +132,7 @@ func unlockOwn(path string, me Owner) error {
 		err = fmt.Errorf("it belongs to %s", owner)
 	}
 	if err != nil {
-		return fmt.Errorf("unlock fleet: %s is no longer ours: somebody removed or replaced it while this run went on (%w)", path, err)
+		return fmt.Errorf("unlock %s: somebody removed or replaced it during this run: %w", path, err)
 	}
 	return os.Remove(path)
 }
@@ -130,8 +152,12 @@ func readOwner(path string) (Owner, error) {
 	return o, nil
 }
 
-func self() Owner {
-	o := Owner{User: "unknown", PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)}
+// self names this process. Without an actor it is the user behind sudo.
+func self(actor string) Owner {
+	if actor == "" {
+		actor = os.Getenv("SUDO_USER")
+	}
+	o := Owner{User: "unknown", Actor: actor, PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)}
 	if u, err := user.Current(); err == nil {
 		o.User = u.Username
 	}
@@ -140,9 +166,15 @@ func self() Owner {
 	return o
 }
 
+// here reports whether the owner is a process of this machine.
+func here(o Owner) bool {
+	host, err := os.Hostname()
+	return err == nil && host == o.Host
+}
+
 // gone is true only when the owner certainly no longer runs.
 func gone(o Owner) bool {
-	if host, err := os.Hostname(); err != nil || host != o.Host {
+	if !here(o) {
 		return false
 	}
 	if errors.Is(syscall.Kill(o.PID, 0), syscall.ESRCH) {

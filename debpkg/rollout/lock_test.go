@@ -13,7 +13,7 @@ import (
 func TestUnlockNotOurs(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")
-	unlock, _, err := lock(path)
+	unlock, _, err := lock(path, self(""), false)
 	if err != nil {
 		t.Fatal(err)
 	}

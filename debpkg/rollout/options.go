@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -13,6 +14,7 @@ const (
 	ModeRun    Mode = "run"
 	ModeResume Mode = "resume"
 	ModeUndo   Mode = "undo"
+	ModeAccept Mode = "accept"
 )
 
 // BudgetAction says what happens when more targets fail than the budget allows.
@@ -40,6 +42,14 @@ type Options struct {
 	// resumed.
 	Journal string
 
+	// Shared lets the members of the journal's group read it and continue the run: its mode is
+	// 0660 instead of 0600. Their Shared must be set too.
+	Shared bool
+
+	// Actor is who runs it, for the journal, such as the person behind a CI job. Empty: the
+	// user who called sudo, if there is one.
+	Actor string
+
 	// Budget is how many targets of the whole run may fail, as a count or as a percentage
 	// of all targets. A target that failed is undone, and the run continues while the
 	// budget lasts.
@@ -55,6 +65,8 @@ type Options struct {
 
 	Control  *Control     // nil: the run cannot be paused or stopped between targets
 	Progress func(Record) // called with each record, one at a time; nil: not called
+	Hooks    []Hook
+	Prober   *Prober // nil: nothing shows what the run does to requests
 
 	// Secrets are replaced by "[redacted]" in records and in what steps save.
 	Secrets []string
@@ -72,5 +84,5 @@ func (o Options) validate() error {
 	if o.OnBudgetExceeded != Hold && o.OnBudgetExceeded != Rollback {
 		return fmt.Errorf("unknown OnBudgetExceeded %d: want Hold or Rollback", o.OnBudgetExceeded)
 	}
-	return o.Budget.validate("failure budget")
+	return errors.Join(o.Budget.validate("failure budget"), o.Prober.validate(), o.validateHooks())
 }

@@ -33,7 +33,13 @@ const (
 	OutcomeHeld        Outcome = "held"         // failures beyond the budget; done targets stay
 	OutcomeUndone      Outcome = "undone"       // everything that the run changed was undone
 	OutcomeNotRestored Outcome = "not_restored" // a target could not be undone
+	OutcomeAccepted    Outcome = "accepted"     // kept for good; it can no longer be undone
 )
+
+// Finished reports whether nothing is left to do: Run begins a new run with the same journal.
+func (o Outcome) Finished() bool {
+	return o == OutcomeDone || o == OutcomeUndone || o == OutcomeAccepted
+}
 
 // words is the outcome for people.
 func (o Outcome) words() string {
@@ -75,10 +81,13 @@ type Report struct {
 	Outcome Outcome        `json:"outcome"`
 	Halt    string         `json:"halt,omitempty"` // why no further target was begun
 	Events  []Note         `json:"events,omitempty"`
+	Probes  *ProbeCount    `json:"probes,omitempty"` // nil: none were sent
 	Targets []TargetReport `json:"targets"`
 
 	index  map[string]int
 	soaked map[string]int64 // record of the end of a good soak, by wave
+
+	accepting bool // what Undo would need is being removed
 }
 
 // Note is something that happened to the run as a whole.
@@ -187,6 +196,7 @@ func (r *Report) apply(rec Record) {
 			r.Who = append(r.Who, *rec.Who)
 			r.say(rec, fmt.Sprintf("%s by %s", rec.Mode, rec.Who))
 		}
+		r.accepting = r.accepting || rec.Mode == ModeAccept
 		r.Outcome, r.Halt = OutcomeUnfinished, ""
 		return
 	case KindPlan:
@@ -213,6 +223,22 @@ func (r *Report) apply(rec Record) {
 			text = rec.Target + ": " + text
 		}
 		r.say(rec, text)
+		return
+	case KindHook:
+		if rec.Error != "" {
+			r.say(rec, "hook "+strings.TrimSpace(rec.Text+" "+rec.Target)+" failed: "+rec.Error)
+		}
+		return
+	case KindProbe:
+		if rec.Probes != nil {
+			if r.Probes == nil {
+				r.Probes = &ProbeCount{}
+			}
+			r.Probes.Sent += rec.Probes.Sent
+			r.Probes.Failed += rec.Probes.Failed
+			return
+		}
+		r.say(rec, "probe failed while "+working(rec.Names)+": "+rec.Error)
 		return
 	case KindPause:
 		r.say(rec, "paused")
@@ -274,6 +300,18 @@ func (r *Report) apply(rec Record) {
 	}
 }
 
+func working(names []string) string {
+	if len(names) == 0 {
+		return "no target was worked on"
+	}
+	const most = 5
+	text := strings.Join(names[:min(most, len(names))], ", ")
+	if len(names) > most {
+		text += fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return text + " was worked on"
+}
+
 // say keeps the newest of a bounded number of events.
 func (r *Report) say(rec Record, text string) {
 	const most = 1000
@@ -296,6 +334,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "time      %s to %s (%s)\n", stamp(r.Started), stamp(r.Ended), r.took())
 	fmt.Fprintf(&b, "targets   %s\n", r.counts())
+	if r.Probes != nil {
+		fmt.Fprintf(&b, "probes    %s\n", r.Probes)
+	}
 	for _, e := range r.Events {
 		fmt.Fprintf(&b, "%s  %s\n", stamp(e.Time), e.Text)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 )
 
 // Run takes every target through its steps, wave by wave. It returns the report with and
@@ -44,10 +43,13 @@ type runner struct {
 	waves  []Wave
 	j      *journal
 	budget int
+	who    Owner
+	aside  string // where the journal of the finished run before went
 
 	mu       sync.Mutex
 	failures map[string]string
-	halted   error // why no further target begins
+	working  map[string]int // targets that are worked on
+	halted   error          // why no further target begins
 }
 
 // fail wraps the error of a call that began nothing.
@@ -60,7 +62,7 @@ func (r *runner) fail(kind, err error, next string) error {
 }
 
 func begin(ctx context.Context, waves []Wave, o Options, mode Mode) (_ *Report, err error) {
-	r := &runner{o: o, mode: mode, waves: waves, failures: map[string]string{}}
+	r := &runner{o: o, mode: mode, waves: waves, failures: map[string]string{}, working: map[string]int{}, who: self(o.Actor)}
 	if err := errors.Join(validate(waves), o.validate()); err != nil {
 		return nil, r.fail(ErrInvalid, err, "")
 	}
@@ -78,38 +80,49 @@ func begin(ctx context.Context, waves []Wave, o Options, mode Mode) (_ *Report, 
 	if r.o.UndoTimeout == 0 {
 		r.o.UndoTimeout = DefaultUndoTimeout
 	}
-	r.j = &journal{path: o.Journal, secrets: o.Secrets, event: o.Progress, now: time.Now, rep: &Report{}}
+	r.j = newJournal(o)
 	if o.Journal == "" && mode != ModeRun {
 		return nil, r.fail(ErrNoRun, nil, "set Options.Journal")
 	}
 	var from *Owner
 	if o.Journal != "" {
 		var unlock func() error
-		if unlock, from, err = lock(o.Journal + ".lock"); err != nil {
+		if unlock, from, err = lock(o.Journal+".lock", r.who, o.Shared); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, unlock()) }()
-		if err := r.load(mode); err != nil {
+		if err := r.load(); err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, r.j.f.Close()) }()
+		defer func() { err = errors.Join(err, r.j.close()) }()
 	}
-	if err := r.header(mode, from); err != nil {
+	if err := r.header(from); err != nil {
 		return r.j.rep, err
 	}
-	var outcome Outcome
-	if mode == ModeUndo {
-		outcome = r.undoAll(ctx, mode)
-	} else {
-		outcome = r.forward(ctx)
-	}
+	outcome := r.all(ctx)
+	_ = r.hook(ctx, HookEvent{Point: AfterRun, Outcome: outcome, Error: r.j.rep.Halt})
 	jerr := r.j.add(Record{Kind: KindDone, Outcome: outcome})
 	return r.j.rep, r.result(ctx, outcome, jerr)
 }
 
+func (r *runner) all(ctx context.Context) Outcome {
+	if err := r.hook(ctx, HookEvent{Point: BeforeRun}); err != nil {
+		r.halt(err)
+		return OutcomeStopped
+	}
+	if r.mode == ModeAccept {
+		return r.acceptAll(ctx)
+	}
+	defer r.probe(ctx)()
+	if r.mode == ModeUndo {
+		return r.undoAll(ctx, r.mode)
+	}
+	return r.forward(ctx)
+}
+
 // result turns the outcome into the error of the call.
 func (r *runner) result(ctx context.Context, outcome Outcome, jerr error) error {
-	if outcome == OutcomeDone || r.mode == ModeUndo && outcome == OutcomeUndone {
+	if outcome == OutcomeDone || outcome == OutcomeAccepted || r.mode == ModeUndo && outcome == OutcomeUndone {
 		return jerr
 	}
 	e := &Error{
@@ -123,53 +136,82 @@ func (r *runner) result(ctx context.Context, outcome Outcome, jerr error) error 
 	switch {
 	case ctx.Err() != nil:
 		e.Err = errors.Join(ctx.Err(), context.Cause(ctx), jerr)
-	case errors.Is(r.halted, ErrStopped):
-		e.Err = errors.Join(ErrStopped, jerr)
+	case errors.Is(r.halted, ErrStopped), errors.Is(r.halted, ErrVetoed), errors.Is(r.halted, ErrProbes):
+		e.Err = errors.Join(cause(r.halted), jerr)
 	case r.j.broken() != nil:
 		e.Err = r.j.broken()
 	}
 	return e
 }
 
+// cause is the sentinel: the halt has the details already.
+func cause(err error) error {
+	for _, s := range []error{ErrStopped, ErrVetoed, ErrProbes} {
+		if errors.Is(err, s) {
+			return s
+		}
+	}
+	return err
+}
+
 // load opens the journal and checks that the mode fits what is in it.
-func (r *runner) load(mode Mode) error {
-	if mode != ModeRun {
+func (r *runner) load() (err error) {
+	if r.mode != ModeRun {
 		// Opening would create it.
 		if has, err := exists(r.o.Journal); err != nil {
-			return r.fail(nil, err, "")
+			return r.fail(nil, err, nextForPermission(err))
 		} else if !has {
 			return r.fail(ErrNoRun, nil, "check the path of the journal, or call Run")
 		}
 	}
-	f, recs, err := openJournal(r.o.Journal)
-	if err != nil {
+	if err := r.j.open(r.o.Shared); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil && r.j.f != nil {
+			err = errors.Join(err, r.j.f.Close())
+		}
+	}()
+	rep := r.j.rep
 	switch {
-	case mode == ModeRun && len(recs) > 0:
-		err = r.fail(ErrUnfinished, nil, "call Resume or Undo, or name another journal")
-	case mode != ModeRun && len(recs) == 0:
-		err = r.fail(ErrNoRun, nil, "call Run")
-	case len(recs) > 0 && recs[0].Plan != planDigest(r.waves, r.o.About):
-		err = r.fail(ErrPlanChanged, nil,
-			"restore them to continue that run, or name another journal for a new one")
+	case r.mode == ModeRun && rep.Outcome.Finished():
+		to, err := r.j.aside()
+		if err != nil {
+			return r.fail(nil, err, "rename the journal of the finished run")
+		}
+		r.aside = to
+		return r.j.open(r.o.Shared)
+	case r.mode == ModeRun && r.j.seq > 0:
+		return r.fail(ErrUnfinished, nil, "call Resume or Undo, or name another journal")
+	case r.mode != ModeRun && r.j.seq == 0:
+		return r.fail(ErrNoRun, nil, "call Run")
+	case rep.accepting && r.mode != ModeAccept:
+		return r.fail(ErrAccepted, nil, "call Run to begin a new one")
+	case rep.Plan != planDigest(r.waves, r.o.About) && r.j.seq > 0:
+		next := "restore them to continue that run, or name another journal for a new one"
+		if rep.Outcome.Finished() {
+			next = "that run is finished: call Run to begin a new one"
+		}
+		return r.fail(ErrPlanChanged, nil, next)
+	case r.mode == ModeAccept && !rep.accepting && rep.Outcome != OutcomeDone && rep.Outcome != OutcomePartial:
+		return r.fail(ErrUnfinished, nil, "call Resume or Undo first")
 	}
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	r.j.f, r.j.seq, r.j.rep = f, int64(len(recs)), BuildReport(recs)
 	return nil
 }
 
-func (r *runner) header(mode Mode, from *Owner) error {
-	who := self()
-	err := r.j.add(Record{Kind: KindRun, Mode: mode, Who: &who, Plan: planDigest(r.waves, r.o.About)})
+func (r *runner) header(from *Owner) error {
+	err := r.j.add(Record{Kind: KindRun, Mode: r.mode, Who: &r.who, Plan: planDigest(r.waves, r.o.About)})
 	if err != nil {
 		return err
 	}
 	if from != nil {
 		why := fmt.Sprintf("took over the lock of %s, which no longer runs", from)
 		if err := r.j.add(Record{Kind: KindTakeover, Error: why}); err != nil {
+			return err
+		}
+	}
+	if r.aside != "" {
+		if err := r.j.add(Record{Kind: KindInfo, Text: "the journal of the finished run before is " + r.aside}); err != nil {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func (s *sim) target(wave int, name string) rollout.Target {
 				if err := s.wait(ctx); err != nil {
 					return err
 				}
-				if s.chance(0.02) {
+				if s.chance(0.04) {
 					return errors.New("bad luck")
 				}
 				if i == 2 {

@@ -18,6 +18,9 @@ type Step struct {
 	// resumed run calls it again for targets that are done. Nil: not checked.
 	Check func(context.Context) error
 
+	// Accept removes what Undo would need. [Accept] calls it. Nil: nothing is kept for Undo.
+	Accept func(context.Context) error
+
 	Timeout time.Duration // of one attempt; 0: Options.StepTimeout
 	Retry   Retry
 }

@@ -33,6 +33,20 @@ func (r *runner) one(ctx context.Context, w Wave, t Target) error {
 	if r.status(t.Name) == StatusDone && r.trusted(ctx, t) {
 		return nil
 	}
+	if err := r.hook(ctx, HookEvent{Point: BeforeTarget, Wave: w.Name, Target: t.Name}); err != nil {
+		r.halt(err)
+		return nil // not begun
+	}
+	defer r.work(t.Name)()
+	err := r.steps(ctx, w, t)
+	if err != nil {
+		_ = r.hook(ctx, HookEvent{Point: OnFailure, Wave: w.Name, Target: t.Name, Status: r.status(t.Name), Error: err.Error()})
+	}
+	_ = r.hook(ctx, HookEvent{Point: AfterTarget, Wave: w.Name, Target: t.Name, Status: r.status(t.Name)})
+	return err
+}
+
+func (r *runner) steps(ctx context.Context, w Wave, t Target) error {
 	if err := r.j.add(Record{Kind: KindTarget, Wave: w.Name, Target: t.Name}); err != nil {
 		r.halt(err)
 		return nil // not begun

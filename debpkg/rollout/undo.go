@@ -14,6 +14,7 @@ import (
 // service.
 func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck error) {
 	ctx = context.WithoutCancel(ctx)
+	defer r.work(t.Name)()
 	if r.status(t.Name) != StatusRunning {
 		// A crash from here on leaves a target that is no longer done.
 		_ = r.j.add(Record{Kind: KindTarget, Target: t.Name, Undo: true})
@@ -76,7 +77,12 @@ func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 			}
 			wg.Go(func() {
 				defer func() { <-window }()
-				if err := r.undoTarget(ctx, t, nil); err != nil {
+				err := r.undoTarget(ctx, t, nil)
+				if err != nil {
+					_ = r.hook(ctx, HookEvent{Point: OnFailure, Wave: w.Name, Target: t.Name, Status: r.status(t.Name), Error: err.Error()})
+				}
+				_ = r.hook(ctx, HookEvent{Point: AfterTarget, Wave: w.Name, Target: t.Name, Status: r.status(t.Name)})
+				if err != nil {
 					r.mu.Lock()
 					stuck, r.failures[t.Name] = true, r.j.redact(err.Error())
 					r.mu.Unlock()

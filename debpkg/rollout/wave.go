@@ -53,6 +53,11 @@ func (r *runner) wave(ctx context.Context, w Wave) {
 		r.halt(err)
 		return
 	}
+	if err := r.hook(ctx, HookEvent{Point: BeforeWave, Wave: w.Name}); err != nil {
+		r.halt(err)
+		return
+	}
+	defer func() { _ = r.hook(ctx, HookEvent{Point: AfterWave, Wave: w.Name}) }()
 	canary := min(w.Canary.Count, len(w.Targets))
 	left, rest := r.leftUnderWay(w.Targets[canary:])
 	if len(left) > 0 {

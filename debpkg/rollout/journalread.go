@@ -1,0 +1,134 @@
+package rollout
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// damaged says which line of a journal cannot be used and why.
+func damaged(line int, err error) *Error {
+	return &Error{
+		Op: "read", Object: "journal", Kind: ErrJournal, Line: line,
+		Err:  fmt.Errorf("%w: line %d: %w", ErrJournal, line, err),
+		Next: "restore the file, or look at each host and begin a run with another journal",
+	}
+}
+
+// ReadJournal reads the records of a journal. A last line without its line end is what a crash
+// leaves, and is dropped. Anything else that is not a record in sequence, with the digest of the
+// line before it, is an [ErrJournal].
+func ReadJournal(r io.Reader) ([]Record, error) {
+	var recs []Record
+	_, err := scanJournal(r, func(rec Record) { recs = append(recs, rec) })
+	if err != nil {
+		return nil, err
+	}
+	return recs, nil
+}
+
+// ReadReport reads a journal as [ReadJournal] does and returns its report. It holds one record
+// at a time.
+func ReadReport(r io.Reader) (*Report, error) {
+	rep := &Report{}
+	if _, err := scanJournal(r, rep.apply); err != nil {
+		return nil, err
+	}
+	return rep, nil
+}
+
+// scanned is where the whole records of a journal end.
+type scanned struct {
+	seq  int64
+	size int64
+	head string // SHA-256 of the last line
+}
+
+func scanJournal(r io.Reader, each func(Record)) (scanned, error) {
+	var end scanned
+	br := bufio.NewReaderSize(r, 64<<10)
+	names := map[string]string{}
+	var data []byte
+	for line := 1; ; line++ {
+		var err error
+		data, err = readLine(br, data[:0])
+		if errors.Is(err, io.EOF) {
+			if err := cutShort(data, end.seq+1); err != nil {
+				return end, damaged(line, err)
+			}
+			return end, nil
+		}
+		if err != nil {
+			return end, damaged(line, err)
+		}
+		rec, err := decode(data, end)
+		if err != nil {
+			return end, damaged(line, err)
+		}
+		intern(names, &rec.Target, &rec.Step, &rec.Wave)
+		each(rec)
+		end.seq, end.size, end.head = rec.Seq, end.size+int64(len(data)), hash(data[:len(data)-1])
+	}
+}
+
+// decode reads a line with its line end.
+func decode(data []byte, end scanned) (Record, error) {
+	var rec Record
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return rec, err
+	}
+	switch {
+	case rec.Version > journalVersion:
+		return rec, fmt.Errorf("format %d is newer than this program's %d: use the program that wrote it",
+			rec.Version, journalVersion)
+	case rec.Version < 1 || rec.Kind == "":
+		return rec, errors.New("not a journal record")
+	case rec.Version < journalVersion:
+		return rec, fmt.Errorf("format %d is older than this program's %d: finish that run with the program that began it",
+			rec.Version, journalVersion)
+	case rec.Seq != end.seq+1:
+		return rec, fmt.Errorf("it is record %d, want record %d", rec.Seq, end.seq+1)
+	case rec.Prev != end.head:
+		return rec, errors.New("it does not follow from the line before: one of them was changed")
+	}
+	return rec, nil
+}
+
+// cutShort accepts what a crash can leave of a line: its beginning, or blocks of zeros.
+func cutShort(data []byte, seq int64) error {
+	begin := fmt.Sprintf(`{"v":%d,"seq":%d,`, journalVersion, seq)
+	text := string(data)
+	if len(bytes.Trim(data, "\x00")) == 0 || strings.HasPrefix(text, begin) || strings.HasPrefix(begin, strings.TrimRight(text, "\x00")) {
+		return nil
+	}
+	return errors.New("not the beginning of a record")
+}
+
+// readLine appends a line with its line end; a last line without one is EOF.
+func readLine(br *bufio.Reader, line []byte) ([]byte, error) {
+	for {
+		part, err := br.ReadSlice('\n')
+		line = append(line, part...)
+		if len(line) > maxRecord {
+			return nil, fmt.Errorf("longer than %d bytes", maxRecord)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
+		}
+	}
+}
+
+// intern keeps one copy of a name however many records hold it.
+func intern(names map[string]string, fields ...*string) {
+	for _, f := range fields {
+		if known, ok := names[*f]; ok {
+			*f = known
+		} else {
+			names[*f] = *f
+		}
+	}
+}
