@@ -95,7 +95,7 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, before []Pa
 	if len(lookup) > 0 {
 		out, err := h.output(ctx, append([]string{"apt-cache", "show", "--"}, lookup...)...)
 		if err != nil {
-			return fmt.Errorf("read what the sources say of %s: %w", strings.Join(lookup, ", "), err)
+			return task{"read", fmt.Sprintf("what the sources say of %s", strings.Join(lookup, ", "))}.wrap(err)
 		}
 		for _, st := range stanzas(out) {
 			for i, a := range p.Actions {
@@ -132,7 +132,7 @@ func (h *Host) rollbacks(ctx context.Context, p *Plan) error {
 	}
 	out, err := h.script(ctx, nil, `cd "$1" || exit 0; shift; for f; do [ ! -f "$f" ] || echo "$f"; done`, append([]string{dir}, files...)...)
 	if err != nil {
-		return fmt.Errorf("look into apt's cache: %w", err)
+		return task{"look", "into apt's cache"}.wrap(err)
 	}
 	for i, a := range p.Actions {
 		switch {

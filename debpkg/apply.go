@@ -72,7 +72,7 @@ func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {
 func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
 	for _, a := range p.Actions {
 		if a.Kind == Install || a.Kind == Remove {
-			return Change{}, &Error{Op: "stage " + join(p.Requests), Kind: ErrRefused, Detail: fmt.Sprintf("the plan is to %s %s, and only what is installed can go on serving", a.Kind, a.Package), Next: "use Apply"}
+			return Change{}, &Error{Op: "stage", Object: join(p.Requests), Kind: ErrRefused, Detail: fmt.Sprintf("the plan is to %s %s, and only what is installed can go on serving", a.Kind, a.Package), Next: "use Apply"}
 		}
 	}
 	return h.apply(ctx, p, true)
@@ -83,7 +83,7 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 		return Change{}, h.err
 	}
 	if p.digest() != p.Digest || p.Digest == "" {
-		return Change{}, &Error{Op: "apply the plan", Kind: ErrRefused, Detail: "its digest does not fit its content", Next: "make the plan anew"}
+		return Change{}, &Error{Op: "apply", Object: "the plan", Kind: ErrRefused, Detail: "its digest does not fit its content", Next: "make the plan anew"}
 	}
 	if err := p.Refused(); err != nil {
 		return Change{}, err
@@ -91,7 +91,7 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 	if p.Empty() {
 		return Change{Plan: p}, nil
 	}
-	op := "apply " + join(p.Requests)
+	op := task{"apply", join(p.Requests)}
 	dir := h.runDir(p)
 	deadline := time.Now().Add(h.o.LockWait)
 	for {
@@ -107,7 +107,7 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 		// Another package manager came first: nothing has changed.
 		if errors.Is(err, ErrLocked) && time.Now().Before(deadline) {
 			if err := pause(ctx, lockPause); err != nil {
-				return Change{}, fmt.Errorf("%s: %w", op, err)
+				return Change{}, op.wrap(err)
 			}
 			continue
 		}
@@ -127,26 +127,22 @@ func (h *Host) runDir(p Plan) string { return path.Join(h.o.StateDir, "runs", p.
 // resume attaches to a run of the same plan that goes on, or gives back the
 // result of one that the host still shows. A run whose effects are gone, by a
 // revert perhaps, does not count.
-func (h *Host) resume(ctx context.Context, op, dir string) (Change, bool, error) {
+func (h *Host) resume(ctx context.Context, op task, dir string) (Change, bool, error) {
 	s, err := h.jobState(ctx, dir)
 	if err != nil {
-		return Change{}, false, fmt.Errorf("%s: %w", op, err)
+		return Change{}, false, op.wrap(err)
 	}
 	if s.name == "none" {
 		return Change{}, false, nil
 	}
-	var c Change
-	data, err := h.readFile(ctx, path.Join(dir, "change.json"))
-	if err == nil {
-		err = json.Unmarshal(data, &c)
-	}
+	c, err := h.readChange(ctx, dir)
 	if err != nil {
-		return Change{}, false, fmt.Errorf("%s: read what an earlier run recorded: %w; if %s is damaged, look at its log and remove the directory to begin anew", op, err, dir)
+		return Change{}, false, op.wrap(err)
 	}
 	if s.name != "running" {
 		now, err := h.dpkgQuery(ctx, names(c.Plan.Actions)...)
 		if err != nil {
-			return Change{}, false, fmt.Errorf("%s: %w", op, err)
+			return Change{}, false, op.wrap(err)
 		}
 		met := Change{Plan: c.Plan, After: now}.unmet() == nil
 		// Reverted since, or changed again.
@@ -181,11 +177,11 @@ func names(actions []Action) []string {
 	return list
 }
 
-func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool) (_ Change, err error) {
+func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan, stage bool) (_ Change, err error) {
 	// Before the comparison: a run that begins after it is noticed by its start.
 	prep, err := h.prepare(ctx, dir)
 	if err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	started := false
 	defer func() {
@@ -202,17 +198,17 @@ func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool
 		return Change{}, err
 	}
 	if now.Digest != p.Digest {
-		return Change{}, &Error{Op: op, Kind: ErrChanged, Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan and have it approved"}
+		return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged, Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan and have it approved"}
 	}
 	c := Change{Plan: p, Dir: dir, Started: time.Now().UTC(), Staged: stage}
 	if err := h.record(ctx, &c); err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	if c.Saved, err = h.saveDebs(ctx, p.Actions, prep, dir); err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	if err := h.saveFiles(ctx, &c, prep); err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	in := p.install()
 	h.event(Event{Kind: EventStep, Text: "download"})
@@ -236,9 +232,9 @@ func (h *Host) applyOnce(ctx context.Context, op, dir string, p Plan, stage bool
 	if err := h.start(ctx, j); err != nil {
 		if errors.Is(err, ErrConnection) {
 			// Whether it runs is not known; calling again tells.
-			return c, fmt.Errorf("%s: %w", op, err)
+			return c, op.wrap(err)
 		}
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	started = true
 	return h.conclude(ctx, op, c)
@@ -315,34 +311,34 @@ func (p Plan) differences(now Plan) []string {
 }
 
 // conclude follows the run to its end and judges it.
-func (h *Host) conclude(ctx context.Context, op string, c Change) (Change, error) {
+func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) {
 	s, err := h.follow(ctx, c.Dir)
 	if err != nil {
-		return c, fmt.Errorf("%s: %w", op, err)
+		return c, op.wrap(err)
 	}
 	// The answer is worth having even when the caller has stopped waiting.
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
 	output, err := h.log(dctx, c.Dir)
 	if err != nil {
-		return c, fmt.Errorf("%s: %w", op, err)
+		return c, op.wrap(err)
 	}
 	c.ExitCode, c.Ended = s.n, time.Now().UTC()
 	if s.name == "dead" && c.Staged {
 		if err := h.unmask(dctx, c.UnitsBefore); err != nil {
-			return c, fmt.Errorf("%s: %w", op, err)
+			return c, op.wrap(err)
 		}
 	}
 	if c.After, err = h.Packages(dctx, names(c.Plan.Actions)...); err != nil {
-		return c, fmt.Errorf("%s: %w", op, err)
+		return c, op.wrap(err)
 	}
 	wrong := c.unmet()
 	var verdict error
 	switch {
 	case len(wrong) > 0 && s.name == "dead":
-		verdict = &Error{Op: op, Kind: ErrInterrupted, Detail: "the run vanished: " + strings.Join(wrong, "; "), Output: output, Next: "call Repair, then Revert or apply a new plan"}
+		verdict = &Error{Op: op.verb, Object: op.object, Kind: ErrInterrupted, Detail: "the run vanished: " + strings.Join(wrong, "; "), Output: output.String(), Next: "call Repair, then Revert or apply a new plan"}
 	case len(wrong) > 0:
-		e := classify(op, output, &Error{Op: op, Kind: ErrOutcome, Detail: strings.Join(wrong, "; ")})
+		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome, Detail: strings.Join(wrong, "; ")})
 		e.Detail = strings.TrimSpace(e.Detail + "\n" + strings.Join(wrong, "; "))
 		verdict = e
 	case s.name == "dead" || s.n != 0:
@@ -357,7 +353,7 @@ func (h *Host) conclude(ctx context.Context, op string, c Change) (Change, error
 		h.o.Log.WarnContext(ctx, "the change is not recorded on the host", "err", err)
 	}
 	if verdict == nil && ctx.Err() != nil {
-		return c, fmt.Errorf("%s: the change is complete, but: %w", op, ended(ctx))
+		return c, op.wrap(fmt.Errorf("the change is complete, but: %w", ended(ctx)))
 	}
 	return c, verdict
 }
@@ -375,7 +371,7 @@ func (h *Host) unmask(ctx context.Context, units []Unit) error {
 		return nil
 	}
 	if _, err := h.output(ctx, append([]string{"systemctl", "unmask", "--runtime", "--"}, names...)...); err != nil {
-		return fmt.Errorf("unmask %s: %w", strings.Join(names, ", "), err)
+		return task{"unmask", strings.Join(names, ", ")}.wrap(err)
 	}
 	return nil
 }
@@ -387,7 +383,7 @@ func (h *Host) readChange(ctx context.Context, dir string) (Change, error) {
 		err = json.Unmarshal(data, &c)
 	}
 	if err != nil {
-		return Change{}, fmt.Errorf("read what an earlier run recorded: %w; if %s is damaged, look at its log and remove the directory to begin anew", err, dir)
+		return Change{}, task{"read", "what an earlier run recorded"}.fail(Error{Err: err, Next: "look at the log in " + dir + " and remove the directory to begin again"})
 	}
 	return c, nil
 }

@@ -3,19 +3,18 @@ package debpkg
 import (
 	"context"
 	"errors"
-	"fmt"
 	"regexp"
 	"strings"
 )
 
 // aptError classifies a failed run of apt or dpkg. A lost connection is not a
 // failure of apt's.
-func aptError(op, output string, err error) *Error {
+func aptError(op task, out said, err error) *Error {
 	var own *Error
 	if errors.As(err, &own) {
 		return own
 	}
-	return classify(op, redact(output), err)
+	return classify(op, out, err)
 }
 
 // install is an apt-get command line that changes packages.
@@ -51,13 +50,13 @@ func (h *Host) aptGet(in install, flags ...string) []string {
 }
 
 // apt runs an apt-get install line and returns all that it printed.
-func (h *Host) apt(ctx context.Context, op string, in install, flags ...string) (string, error) {
-	out, err := h.combined(ctx, h.aptGet(in, flags...)...)
+func (h *Host) apt(ctx context.Context, op task, in install, flags ...string) (string, error) {
+	out, err := h.both(ctx, h.aptGet(in, flags...)...)
 	if err == nil {
-		return out, nil
+		return out.out, nil
 	}
 	if ctx.Err() != nil {
-		return "", fmt.Errorf("%s: %w", op, err)
+		return "", op.wrap(err)
 	}
 	return "", aptError(op, out, err)
 }
@@ -77,7 +76,7 @@ type simulated struct {
 
 // simulate asks apt what it would do. Everything is allowed in the simulation,
 // so that refusals can be told with their reason.
-func (h *Host) simulate(ctx context.Context, op string, args []string) (simulation, error) {
+func (h *Host) simulate(ctx context.Context, op task, args []string) (simulation, error) {
 	out, err := h.apt(ctx, op, install{args: args, downgrade: true, held: true, removal: true}, "-s")
 	if err != nil {
 		return simulation{}, err
@@ -131,7 +130,7 @@ func parseURIs(text string) []Download {
 func (h *Host) archives(ctx context.Context) (string, error) {
 	out, err := h.output(ctx, "apt-config", "dump", "--format", "%f %v%n", "Dir", "Dir::Cache", "Dir::Cache::archives")
 	if err != nil {
-		return "", fmt.Errorf("read apt's configuration: %w", err)
+		return "", task{"read", "apt's configuration"}.wrap(err)
 	}
 	values := map[string]string{}
 	for line := range strings.Lines(out) {

@@ -47,14 +47,14 @@ type Overwrite struct{ Package, Path string }
 // fetchDebs downloads the candidates into apt's cache and returns where each
 // one's file is. apt does not copy those of a file: source.
 func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, fetch bool) (map[string]string, error) {
-	op := "download " + join(p.Requests)
+	op := task{"download", join(p.Requests)}
 	out, err := h.apt(ctx, op, in, "-qq", "--print-uris")
 	if err != nil {
 		return nil, err
 	}
 	p.Downloads = parseURIs(out)
 	if fetch && len(p.Downloads) > 0 {
-		h.event(Event{Kind: EventStep, Text: op})
+		h.event(Event{Kind: EventStep, Text: op.String()})
 		if err := h.retryLocked(ctx, op, func() error {
 			_, err := h.apt(ctx, op, in, "--download-only")
 			return err
@@ -90,7 +90,7 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, fetch bool) (
 	}
 	have, err := h.script(ctx, nil, `for f; do if [ -f "$f" ]; then echo y; else echo n; fi; done`, paths...)
 	if err != nil {
-		return nil, fmt.Errorf("look into apt's cache: %w", err)
+		return nil, task{"look", "into apt's cache"}.wrap(err)
 	}
 	for i, yes := range strings.Fields(have) {
 		if yes == "y" {
@@ -208,7 +208,7 @@ func (h *Host) overwrites(ctx context.Context, a Action, c contents) ([]Overwrit
 		var out bytes.Buffer
 		argv := append([]string{"dpkg"}, h.dpkgRoot()...)
 		if err := h.stream(ctx, nil, &out, nil, append(argv, "--verify", a.Package)...); err != nil && exitCode(err) != 1 {
-			return nil, fmt.Errorf("look for changed files of %s: %w", a.Package, err)
+			return nil, task{"look", "for changed files of " + a.Package}.wrap(err)
 		}
 		for line := range strings.Lines(out.String()) {
 			m := verifyLine.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
@@ -224,7 +224,7 @@ while read -r f; do
 done
 true`, h.o.Root, h.path("/var/lib/dpkg"), a.Package)
 	if err != nil {
-		return nil, fmt.Errorf("look for files that %s would overwrite: %w", a.Package, err)
+		return nil, task{"look", fmt.Sprintf("for files that %s would overwrite", a.Package)}.wrap(err)
 	}
 	for line := range strings.Lines(out) {
 		list = append(list, Overwrite{a.Package, strings.TrimSuffix(line, "\n")})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -27,7 +28,7 @@ type Deb struct {
 func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 	for _, p := range paths {
 		if !path.IsAbs(p) {
-			return nil, fmt.Errorf("read .deb files: %q is not an absolute path on the host", p)
+			return nil, task{"read", ".deb files"}.wrap(fmt.Errorf("%q is not an absolute path on the host", p))
 		}
 	}
 	out, err := h.script(ctx, nil, `one() {
@@ -44,9 +45,9 @@ for p; do
 done`, paths...)
 	if err != nil {
 		if ctx.Err() != nil || exitCode(err) < 0 {
-			return nil, fmt.Errorf("read .deb files: %w", err)
+			return nil, task{"read", ".deb files"}.wrap(err)
 		}
-		return nil, &Error{Op: "read " + strings.Join(paths, ", "), Kind: ErrDeb, Detail: err.Error(), Cause: err, Next: "check that the file was copied whole"}
+		return nil, &Error{Op: "read", Object: strings.Join(paths, ", "), Kind: ErrDeb, Detail: err.Error(), Err: err, Next: "check that the file was copied whole"}
 	}
 	var debs []Deb
 	for _, f := range fields(out, 6) {
@@ -64,7 +65,7 @@ var debFileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%-]*\.deb$`)
 // directory.
 func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error) {
 	if !debFileName.MatchString(name) {
-		return Deb{}, fmt.Errorf("upload %q: give a plain file name that ends with .deb", name)
+		return Deb{}, task{"upload", fmt.Sprintf("%q", name)}.fail(Error{Kind: ErrDeb, Detail: "not a plain file name that ends with .deb", Next: "give one such as tyk-gateway_5.2.5_amd64.deb"})
 	}
 	dir := path.Join(h.o.StateDir, "uploads")
 	sum := sha256.New()
@@ -76,21 +77,21 @@ p=$(mktemp "$1/.$2.part.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, dir, name)
 	part := strings.TrimSuffix(out, "\n")
 	d, err := func() (Deb, error) {
 		if err != nil {
-			return Deb{}, fmt.Errorf("upload %s: %w", name, err)
+			return Deb{}, task{"upload", name}.wrap(err)
 		}
 		debs, err := h.Debs(ctx, part)
 		if err != nil {
 			return Deb{}, err
 		}
 		if len(debs) != 1 {
-			return Deb{}, fmt.Errorf("upload %s: the host describes %d files", name, len(debs))
+			return Deb{}, task{"upload", name}.wrap(fmt.Errorf("the host describes %d files", len(debs)))
 		}
 		if want := hex.EncodeToString(sum.Sum(nil)); debs[0].SHA256 != want {
-			return Deb{}, &Error{Op: "upload " + name, Kind: ErrDeb, Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want), Retry: true, Next: "upload it again"}
+			return Deb{}, &Error{Op: "upload", Object: name, Kind: ErrDeb, Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want), Retry: true, Next: "upload it again"}
 		}
 		debs[0].Path = path.Join(dir, name)
 		if _, err := h.script(ctx, nil, `mv -T "$1" "$2"`, part, debs[0].Path); err != nil {
-			return Deb{}, fmt.Errorf("upload %s: %w", name, err)
+			return Deb{}, task{"upload", name}.wrap(err)
 		}
 		return debs[0], nil
 	}()
@@ -127,11 +128,11 @@ cat "$d/c/postinst" 2>/dev/null || true`
 func (h *Host) contents(ctx context.Context, deb string) (contents, error) {
 	out, err := h.script(ctx, nil, debContents, deb)
 	if err != nil {
-		return contents{}, fmt.Errorf("read %s: %w", deb, err)
+		return contents{}, task{"read", deb}.wrap(err)
 	}
 	part := strings.SplitN(out, "\x1c", 3)
 	if len(part) != 3 {
-		return contents{}, fmt.Errorf("read %s: unexpected answer", deb)
+		return contents{}, task{"read", deb}.wrap(errors.New("unexpected answer"))
 	}
 	c := contents{conffiles: map[string]string{}, postinst: part[2]}
 	for _, f := range fields(part[1], 2) {

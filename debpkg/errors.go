@@ -2,15 +2,19 @@ package debpkg
 
 import (
 	"errors"
+	"fmt"
 	"regexp"
 	"strings"
+
+	"example.com/tykupgrade/internal/printable"
 )
 
-// What went wrong, for errors.Is. All but the last group are rows of apt's and
-// dpkg's failure catalogue; the details are in [Error].
+// Errors that callers match with errors.Is. [Error] has the details.
 var (
-	ErrConnection = errors.New("the connection to the host failed")
+	ErrConnection = errors.New("connection to the host failed")
 	ErrNotRoot    = errors.New("root is needed")
+	ErrShell      = errors.New("login shell is not a POSIX shell")
+	ErrOutput     = errors.New("command printed too much")
 
 	ErrNoVersion       = errors.New("no source offers this version")
 	ErrNoPackage       = errors.New("no source offers this package")
@@ -18,62 +22,95 @@ var (
 	ErrDowngrade       = errors.New("it would be a downgrade")
 	ErrHeld            = errors.New("it would change a held package")
 	ErrRemoval         = errors.New("it would remove packages")
+	ErrFileConflict    = errors.New("a file belongs to another package")
 	ErrLocked          = errors.New("another package manager is at work")
 	ErrNetwork         = errors.New("a source cannot be reached")
 	ErrSignature       = errors.New("a source is not signed with a known key")
+	ErrSource          = errors.New("a source is set up wrongly or has changed")
 	ErrStale           = errors.New("a source no longer has what its index says")
 	ErrConffile        = errors.New("a configuration file needs a decision")
 	ErrScript          = errors.New("a package's maintainer script failed")
-	ErrDiskFull        = errors.New("the disk is full")
+	ErrDiskFull        = errors.New("disk is full")
 	ErrInterrupted     = errors.New("dpkg was interrupted earlier")
-	ErrUnauthenticated = errors.New("the package comes from a source without a signature")
-	ErrDeb             = errors.New("this is not the .deb file that was asked for")
+	ErrUnauthenticated = errors.New("package comes from an unsigned source")
+	ErrDeb             = errors.New("not the requested .deb file")
 	ErrApt             = errors.New("apt or dpkg failed")
 
-	ErrRefused    = errors.New("the plan is refused")
-	ErrChanged    = errors.New("the host has changed since the plan was made")
-	ErrOutcome    = errors.New("the packages are not what was planned")
+	ErrRefused    = errors.New("plan is refused")
+	ErrChanged    = errors.New("host has changed since the plan was made")
+	ErrOutcome    = errors.New("packages are not as planned")
 	ErrUnit       = errors.New("a unit does not run")
-	ErrNoRollback = errors.New("the earlier version cannot be had any more")
+	ErrNoRollback = errors.New("earlier version is no longer available")
+	ErrUnsafe     = errors.New("others can write to a path that root uses")
 )
 
 // Error is a failed operation on a host.
 type Error struct {
-	Op     string // verb and object: "install tyk-gateway=5.2.5"
-	Kind   error  // one of the sentinels
-	Detail string // the lines of output that tell, or what else is known
-	Output string // everything that was printed
+	Op     string // what was attempted: "apply"
+	Object string // on what: "tyk-gateway=5.2.5"
+	Kind   error  // one of the sentinels; nil: none fits
+	Err    error  // the cause; may be nil
+	Detail string // the lines of output that name the cause, or what else is known
+	Output string // everything that the program printed: standard output, then standard error
 	Next   string // what to do
-	Retry  bool
-	Cause  error
+	Retry  bool   // the same call may succeed later
 }
 
-// Unwrap lets errors.Is find both the sentinel and the cause.
+// Unwrap lets errors.Is and errors.As find the kind and the cause.
 func (e *Error) Unwrap() []error {
-	if e.Cause == nil {
-		return []error{e.Kind}
+	var list []error
+	for _, err := range []error{e.Kind, e.Err} {
+		if err != nil {
+			list = append(list, err)
+		}
 	}
-	return []error{e.Kind, e.Cause}
+	return list
 }
 
-// Retryable says whether the same call may succeed later.
+// Retryable reports whether the same call may succeed later.
 func (e *Error) Retryable() bool { return e.Retry }
 
 // Hint is the next step, or empty.
 func (e *Error) Hint() string { return e.Next }
 
 func (e *Error) Error() string {
-	text := e.Op + ": " + e.Kind.Error()
+	parts := []string{task{e.Op, e.Object}.String()}
+	if e.Kind != nil {
+		parts = append(parts, e.Kind.Error())
+	}
 	switch {
 	case e.Detail != "":
-		text += ": " + e.Detail
-	case e.Cause != nil:
-		text += ": " + e.Cause.Error()
+		parts = append(parts, e.Detail)
+	case e.Err != nil:
+		parts = append(parts, e.Err.Error())
 	}
+	text := strings.Join(parts, ": ")
 	if e.Next != "" {
 		text += "; " + e.Next
 	}
-	return text
+	return printable.Text(text)
+}
+
+// task is what a call attempts, and on what.
+type task struct{ verb, object string }
+
+func (o task) String() string { return strings.TrimSpace(o.verb + " " + o.object) }
+
+// fail completes e with the operation.
+func (o task) fail(e Error) *Error {
+	e.Op, e.Object = o.verb, o.object
+	return &e
+}
+
+// wrap says what was attempted when err does not say it in an Error already.
+func (o task) wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	if own := (*Error)(nil); errors.As(err, &own) {
+		return fmt.Errorf("%s: %w", o, err)
+	}
+	return o.fail(Error{Err: err})
 }
 
 // failure is one row of the catalogue: a text of apt or dpkg and what it means.
@@ -84,30 +121,34 @@ type failure struct {
 	next  string
 }
 
-// Seen with apt 2.0 (Ubuntu 20.04) to 3.0 (Debian 13) in the C locale; apt's
-// exit code is 100 throughout. The first row that matches names the failure,
-// so causes stand before their consequences.
+// Seen on standard error of apt 2.0 (Ubuntu 20.04) to 3.0 (Debian 13) in the C
+// locale. apt's exit code is 100 throughout. The first row that matches names
+// the failure, so causes stand before their consequences.
 var failures = []failure{
 	{regexp.MustCompile(`.*are you root\?.*|dpkg: error: .*requires superuser privilege.*|.*open lock file \S+/lock .*Permission denied.*`),
-		ErrNotRoot, false, "run as root or through Sudo"},
+		ErrNotRoot, false, "run as root, or wrap the Runner in Sudo"},
 	{regexp.MustCompile(`Could not get lock \S+.*|[Uu]nable to (?:lock|acquire) .*lock.*|dpkg: error: .*lock.* (?:was|is) locked by .*`),
 		ErrLocked, true, "wait for the other program to end"},
 	{regexp.MustCompile(`.*dpkg was interrupted, you must manually run.*`),
 		ErrInterrupted, false, "call Repair first"},
 	{regexp.MustCompile(`.*No space left on device.*|.*You don't have enough free space in.*`),
 		ErrDiskFull, false, "free some space, then repair or revert"},
+	{regexp.MustCompile(`dpkg: error processing .*\n\s+trying to overwrite .*`),
+		ErrFileConflict, false, "remove the other package in the same request, or ask the publisher"},
 	{regexp.MustCompile(`E: Version '.*' for '.*' was not found`),
 		ErrNoVersion, false, "update the package lists, and choose from what is available"},
 	{regexp.MustCompile(`E: Unable to locate package .*|E: Package '.*' has no installation candidate|E: Couldn't find any package by.*`),
 		ErrNoPackage, false, "update the package lists, and check that a source for this component is set up"},
 	{regexp.MustCompile(`E: Packages were downgraded and -y was used without --allow-downgrades.*`),
-		ErrDowngrade, false, "plan it, which allows what was asked for"},
+		ErrDowngrade, false, "make a plan, which allows the requested downgrade"},
 	{regexp.MustCompile(`E: Held packages were changed and -y was used without --allow-change-held-packages.*`),
 		ErrHeld, false, "name the held package in the request, or leave it alone"},
 	{regexp.MustCompile(`E: Packages need to be removed but remove is disabled.*`),
-		ErrRemoval, false, "ask for the removal in the request if it is meant"},
+		ErrRemoval, false, "request the removal if you mean it"},
 	{regexp.MustCompile(`E: There were unauthenticated packages and -y was used.*|.*--allow-unauthenticated.*`),
 		ErrUnauthenticated, false, "give the source a signed-by key"},
+	{regexp.MustCompile(`E: Malformed (?:entry|stanza|line) .*|E: Conflicting values set for option .*|E: The list of sources could not be read.*|E: The value '.*' is invalid for APT::Default-Release.*|E: Type '.*' is not known .*|E: (?:Opening|Could not open file) \S*sources\S*.*`),
+		ErrSource, false, "correct the file that apt names"},
 	{regexp.MustCompile(`.*NO_PUBKEY.*|.*(?:BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG).*|.*[Mm]issing key [0-9A-F]{8,}.*|E: The repository .* is not signed.*|.*signatures? couldn't be verified.*|.*is no longer signed.*`),
 		ErrSignature, false, "install the publisher's key and name it in the source's signed-by"},
 	{regexp.MustCompile(`.*File has unexpected size.*|.*Hash Sum mismatch.*|E: Failed to fetch \S+\.deb\s+404.*`),
@@ -115,33 +156,58 @@ var failures = []failure{
 	{regexp.MustCompile(`.*does not have a Release file.*|[EW]: Failed to fetch .*|W: Some index files failed to download.*|E: Unable to fetch some archives.*|E: Could not (?:resolve|connect).*`),
 		ErrNetwork, true, "check the network, the proxy and the address of the source"},
 	{regexp.MustCompile(`.*end of file on stdin at conffile prompt.*`),
-		ErrConffile, false, "call Repair, which keeps the edited file, then look at the .dpkg-dist beside it"},
+		ErrConffile, false, "call Repair, which keeps the edited file, then look at the .dpkg-dist next to it"},
 	{regexp.MustCompile(`.*(?:installed|old|new) \S+ package \S+ script subprocess returned error exit status.*|.*subprocess .*(?:pre|post)(?:inst|rm).* returned error exit status.*|.*script subprocess (?:was killed|failed).*`),
 		ErrScript, false, "look at what the script printed, then call Repair or Revert"},
-	{regexp.MustCompile(`(?s)The following packages have unmet dependencies:\n.*?(?:\nE: .*|$)|.*dependency problems.*`),
+	{regexp.MustCompile(`E: Unable to correct problems, you have held broken packages.*|E: Unable to satisfy dependencies.*|E: Broken packages.*|.*dependency problems.*`),
 		ErrDepends, false, "request the missing packages too, or add the source that has them"},
 }
 
-// classify finds the row of the catalogue that output shows; unknown output is
-// an [ErrApt] with its last error lines.
-func classify(op, output string, cause error) *Error {
-	e := &Error{Op: op, Kind: ErrApt, Output: output, Cause: cause, Next: "read the whole output"}
+// classify finds the row of the catalogue that apt's standard error shows.
+// Standard output is for the reader alone: on a loaded machine its lines land in
+// the middle of others. Unknown output is an [ErrApt] with its last error lines.
+func classify(o task, out said, cause error) *Error {
+	e := o.fail(Error{Kind: ErrApt, Output: out.String(), Err: cause, Next: "read the whole output"})
 	for _, f := range failures {
-		if lines := f.text.FindString(output); lines != "" {
-			e.Kind, e.Retry, e.Next = f.kind, f.retry, f.next
-			e.Detail = strings.TrimSpace(lines)
+		if lines := f.text.FindString(out.err); lines != "" {
+			e.Kind, e.Retry, e.Next, e.Detail = f.kind, f.retry, f.next, strings.TrimSpace(lines)
+			if f.kind == ErrDepends {
+				// Which ones apt tells on standard output.
+				if more := unmet.FindString(out.out); more != "" {
+					e.Detail = strings.TrimSpace(more)
+				}
+			}
 			return e
 		}
 	}
+	e.Detail = lastErrors(out)
+	return e
+}
+
+var unmet = regexp.MustCompile(`The following packages have unmet dependencies:\n(?:[ \t].*\n?)+`)
+
+// lastErrors returns the last lines that apt or dpkg marks as errors, with the
+// indented ones that belong to them, or the last lines of all.
+func lastErrors(out said) string {
 	var last []string
-	for line := range strings.Lines(output) {
-		if strings.HasPrefix(line, "E: ") || strings.HasPrefix(line, "dpkg: error") {
-			last = append(last, strings.TrimSpace(line))
+	open := false
+	for line := range strings.Lines(out.err) {
+		line = strings.TrimRight(line, "\r\n")
+		switch {
+		case strings.HasPrefix(line, "E: "), strings.HasPrefix(line, "dpkg: error"):
+			open, last = true, append(last, line)
+		case open && strings.HasPrefix(line, " "):
+			last = append(last, line)
+		default:
+			open = false
 		}
 	}
 	if len(last) == 0 {
-		last = strings.Split(strings.TrimSpace(output), "\n")
+		text := strings.TrimSpace(out.err)
+		if text == "" {
+			text = strings.TrimSpace(out.out)
+		}
+		last = strings.Split(text, "\n")
 	}
-	e.Detail = strings.Join(last[max(0, len(last)-5):], "\n")
-	return e
+	return strings.TrimSpace(strings.Join(last[max(0, len(last)-6):], "\n"))
 }

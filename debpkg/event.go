@@ -27,7 +27,7 @@ type Event struct {
 }
 
 func (h *Host) event(e Event) {
-	e.Text = redact(e.Text)
+	e.Text = tidy(e.Text)
 	h.o.Events(e)
 }
 

@@ -313,7 +313,7 @@ func ExampleSudo() {
 	}
 	fmt.Println(debpkg.Sudo(r)(context.Background(), []string{"apt-get", "update"}, nil, nil, nil))
 	// Output:
-	// [sudo -n -- apt-get update]
+	// [env LC_ALL=C sudo -n -- apt-get update]
 	// <nil>
 }
 

@@ -1,7 +1,15 @@
 package debpkg
 
 // Classify is the failure catalogue's reader.
-var Classify = classify
+func Classify(verb, stdout, stderr string, cause error) *Error {
+	return classify(task{verb, ""}, said{stdout, stderr}, cause)
+}
+
+// Limit changes how much a command may print.
+func (h *Host) Limit(bytes int) { h.limit = bytes }
+
+// Argv is the ssh command line.
+func (o SSHOptions) Argv(dest string) ([]string, error) { return o.argv(dest) }
 
 // Update is the flag that writes golden files.
 var Update = update

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -175,11 +176,11 @@ func (h *Host) basics(ctx context.Context) (Facts, error) {
 	dirs := []string{h.path("/var/cache/apt/archives"), h.path("/opt"), h.o.StateDir}
 	out, err := h.script(ctx, nil, basicsScript, append([]string{h.o.Root}, dirs...)...)
 	if err != nil {
-		return Facts{}, fmt.Errorf("read the facts of the host: %w", err)
+		return Facts{}, task{"read", "the facts of the host"}.wrap(err)
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != 8 {
-		return Facts{}, fmt.Errorf("read the facts of the host: unexpected answer %q", out)
+		return Facts{}, task{"read", "the facts of the host"}.wrap(fmt.Errorf("unexpected answer %q", out))
 	}
 	f := Facts{OS: parseOSRelease(part[0]), Arch: strings.TrimSpace(part[3]), Systemd: strings.TrimSpace(part[5]) == "yes", Journal: strings.TrimSpace(part[6]) != ""}
 	f.Hostname = strings.TrimSpace(part[2])
@@ -202,7 +203,7 @@ func (h *Host) basics(ctx context.Context) (Facts, error) {
 		}
 	}
 	if f.OS.ID == "" || f.Arch == "" {
-		return Facts{}, fmt.Errorf("read the facts of the host: /etc/os-release or dpkg does not answer; is it Debian or Ubuntu?")
+		return Facts{}, task{"read", "the facts of the host"}.wrap(errors.New("/etc/os-release or dpkg does not answer; is it Debian or Ubuntu?"))
 	}
 	return f, nil
 }
@@ -248,7 +249,7 @@ for p; do
 	done
 done`, packages...)
 	if err != nil {
-		return nil, fmt.Errorf("find the units of %s: %w", strings.Join(packages, ", "), err)
+		return nil, task{"find", fmt.Sprintf("the units of %s", strings.Join(packages, ", "))}.wrap(err)
 	}
 	if out == "" {
 		return units, nil

@@ -171,7 +171,7 @@ func TestCatalogue(t *testing.T) {
 			t.Errorf("%v succeeded:\n%s", argv, out)
 			return
 		}
-		if e := debpkg.Classify("test", out, err); !errors.Is(e, kind) || e.Next == "" || !strings.Contains(e.Output, strings.TrimSpace(out)) {
+		if e := debpkg.Classify("test", "", out, err); !errors.Is(e, kind) || e.Next == "" || !strings.Contains(e.Output, strings.TrimSpace(out)) {
 			t.Errorf("%v is taken for %v:\n%s", argv, e.Kind, out)
 		}
 	}
@@ -201,7 +201,7 @@ func TestCatalogue(t *testing.T) {
 	if err := os.Remove(filepath.Join(f.root.Dir, "/var/lib/dpkg/updates/0000")); err != nil {
 		t.Fatal(err)
 	}
-	e := debpkg.Classify("do it", "something\nE: never seen\n", nil)
+	e := debpkg.Classify("do it", "something\n", "E: never seen\n", nil)
 	if !errors.Is(e, debpkg.ErrApt) || !strings.Contains(e.Error(), "do it: apt or dpkg failed: E: never seen; read the whole output") {
 		t.Errorf("unknown output: %v", e)
 	}
@@ -450,7 +450,7 @@ func TestLocks(t *testing.T) {
 	// apt's own words for a lock, should somebody come between.
 	f.holdLock("/var/lib/dpkg/lock-frontend")
 	out, err := f.try("apt-get", "-y", "install", "tyk-gateway=4.0.8", "--allow-downgrades")
-	if e := debpkg.Classify("x", out, err); !errors.Is(e, debpkg.ErrLocked) || !e.Retryable() {
+	if e := debpkg.Classify("x", "", out, err); !errors.Is(e, debpkg.ErrLocked) || !e.Retryable() {
 		t.Errorf("%v", e)
 	}
 }

@@ -50,11 +50,11 @@ printf '\034'; cat "$2/files"
 printf '\034'; cat "$2/looked"
 rm "$2/files" "$2/looked"`, h.o.Root, prep, filesName, strings.Join(besideSuffixes, " "))
 	if err != nil {
-		return fmt.Errorf("save the configuration: %w", err)
+		return task{"save", "the configuration"}.wrap(err)
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != 3 {
-		return fmt.Errorf("save the configuration: unexpected answer %q", out)
+		return task{"save", "the configuration"}.wrap(fmt.Errorf("unexpected answer %q", out))
 	}
 	c.FilesSHA256, _, _ = strings.Cut(part[0], " ")
 	for line := range strings.Lines(part[1]) {
@@ -87,24 +87,24 @@ func (c Change) added() []string {
 }
 
 // checkFiles refuses when the saved configuration is not what was saved.
-func (h *Host) checkFiles(ctx context.Context, op string, c Change) error {
+func (h *Host) checkFiles(ctx context.Context, op task, c Change) error {
 	if c.FilesSHA256 == "" {
 		return nil
 	}
 	file := path.Join(c.Dir, filesName)
 	out, err := h.script(ctx, nil, `[ ! -f "$1" ] || sha256sum <"$1"`, file)
 	if err != nil {
-		return fmt.Errorf("%s: read the saved configuration: %w", op, err)
+		return op.wrap(fmt.Errorf("read the saved configuration: %w", err))
 	}
 	if sum, _, _ := strings.Cut(out, " "); sum != c.FilesSHA256 {
-		return &Error{Op: op, Kind: ErrNoRollback, Detail: file + " is gone or was changed since it was saved", Next: "revert without the files, and bring them back from a backup"}
+		return &Error{Op: op.verb, Object: op.object, Kind: ErrNoRollback, Detail: file + " is gone or was changed since it was saved", Next: "revert without the files, and bring them back from a backup"}
 	}
 	return nil
 }
 
 // revertFiles brings back the files of before, after what is there now was put
 // into an archive of its own, and takes away what dpkg added.
-func (h *Host) revertFiles(ctx context.Context, op string, c Change) error {
+func (h *Host) revertFiles(ctx context.Context, op task, c Change) error {
 	var lines strings.Builder
 	for _, f := range c.Files {
 		lines.WriteString("=" + f + "\n")
@@ -118,7 +118,7 @@ func (h *Host) revertFiles(ctx context.Context, op string, c Change) error {
 	// Over SSH, the death of the client looks like the end of the list.
 	lines.WriteString(".\n")
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", op, ended(ctx))
+		return op.wrap(ended(ctx))
 	}
 	h.event(Event{Kind: EventStep, Text: "bring back the configuration"})
 	archive := ""
@@ -148,7 +148,7 @@ fi
 while IFS= read -r f; do rm -f -- "$f"; done <"$2/added"
 rm "$2/list" "$2/added"`, h.o.Root, c.Dir, archive)
 	if err != nil {
-		return fmt.Errorf("%s: bring back the configuration: %w", op, err)
+		return op.wrap(fmt.Errorf("bring back the configuration: %w", err))
 	}
 	return nil
 }

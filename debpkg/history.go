@@ -2,6 +2,7 @@ package debpkg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ type Entry struct {
 func (h *Host) History(ctx context.Context) ([]Entry, error) {
 	out, err := h.output(ctx, "apt-config", "dump", "--format", "%f %v%n", "Dir", "Dir::Log", "Dir::Log::History")
 	if err != nil {
-		return nil, fmt.Errorf("read apt's configuration: %w", err)
+		return nil, task{"read", "apt's configuration"}.wrap(err)
 	}
 	values := map[string]string{}
 	for line := range strings.Lines(out) {
@@ -41,7 +42,7 @@ while [ $i -gt 0 ]; do
 done
 if [ -f "$1" ]; then cat -- "$1"; fi`, aptDir(values, "Dir", "Dir::Log", "Dir::Log::History"))
 	if err != nil {
-		return nil, fmt.Errorf("read apt's history: %w", err)
+		return nil, task{"read", "apt's history"}.wrap(err)
 	}
 	return parseHistory(redact(text)), nil
 }
@@ -122,27 +123,27 @@ func historyActions(text string, kind ActionKind) []Action {
 // apt's cache. It returns an [ErrChanged] when a package is no longer as the
 // history says, having been changed without apt.
 func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Change, error) {
-	op := "look up the last change of " + strings.Join(packages, ", ")
+	op := task{"look", "up the last change of " + strings.Join(packages, ", ")}
 	if len(packages) == 0 {
-		return Change{}, fmt.Errorf("look up the last change: no package given")
+		return Change{}, task{"look", "up the last change"}.wrap(errors.New("no package given"))
 	}
 	entries, err := h.History(ctx)
 	if err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	now, err := h.dpkgQuery(ctx, packages...)
 	if err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	facts, err := h.basics(ctx)
 	if err != nil {
-		return Change{}, fmt.Errorf("%s: %w", op, err)
+		return Change{}, op.wrap(err)
 	}
 	c := Change{Plan: Plan{Host: facts.Identity, OS: facts.OS, Arch: facts.Arch}}
 	for _, name := range packages {
 		e, a, ok := lastChange(entries, name)
 		if !ok {
-			return Change{}, &Error{Op: op, Kind: ErrNoRollback, Detail: "apt's history does not mention " + name, Next: "plan the version that you want"}
+			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrNoRollback, Detail: "apt's history does not mention " + name, Next: "plan the version that you want"}
 		}
 		p, there := find(now, name)
 		there = there && p.Status != "config-files"
@@ -151,7 +152,7 @@ func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Chang
 			if there {
 				have = "at " + p.Version.text
 			}
-			return Change{}, &Error{Op: op, Kind: ErrChanged, Detail: fmt.Sprintf("%s is %s, by the history it should be at %q", name, have, a.To), Next: "it was changed without apt; plan the version that you want"}
+			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged, Detail: fmt.Sprintf("%s is %s, by the history it should be at %q", name, have, a.To), Next: "it was changed without apt; plan the version that you want"}
 		}
 		a.Held = there && p.Held()
 		c.Plan.Actions = append(c.Plan.Actions, a)

@@ -52,7 +52,7 @@ if [ -e "$dir" ]; then mv -T "$dir" "$dir.gone" && rm -rf "$dir.gone"; fi
 mv -T "$prep" "$dir" && cd "$dir" || exit 1
 exec 9<&-
 for u in $mask; do systemctl mask --runtime -- "$u"; done
-"$@" 3>>status
+"$@" 3>>status 2>>errors
 rc=$?
 for u in $mask; do systemctl unmask --runtime -- "$u"; done
 # --allow-change-held-packages drops the hold (apt 2.6).
@@ -66,7 +66,7 @@ echo $rc >rc.new && sync rc.new && mv rc.new rc
 const startScript = `set -e
 cd /
 [ -d "$1" ] || exit 0
-: >"$1/status"
+: >"$1/status"; : >"$1/errors"
 sync "$1"/* "$1"
 setsid sh "$1/job.sh" "$@" </dev/null >"$1/log" 2>&1 &
 while [ -d "$1" ]; do
@@ -106,12 +106,12 @@ type jobState struct {
 func (h *Host) jobState(ctx context.Context, dir string) (jobState, error) {
 	out, err := h.script(ctx, nil, stateScript, dir)
 	if err != nil {
-		return jobState{}, fmt.Errorf("look for the run in %s: %w", dir, err)
+		return jobState{}, task{"look", "for the run in " + dir}.wrap(err)
 	}
 	name, n, _ := strings.Cut(strings.TrimSpace(out), " ")
 	num, err := strconv.Atoi(n)
 	if n != "" && err != nil {
-		return jobState{}, fmt.Errorf("look for the run in %s: unexpected answer %q", dir, out)
+		return jobState{}, task{"look", "for the run in " + dir}.wrap(fmt.Errorf("unexpected answer %q", out))
 	}
 	return jobState{name, num}, nil
 }
@@ -131,11 +131,11 @@ d=$(mktemp -d "$1.new.XXXXXX"); : >"$d/since"; echo "$d"`
 func (h *Host) prepare(ctx context.Context, dir string) (string, error) {
 	out, err := h.script(ctx, nil, prepareScript, dir)
 	if err != nil {
-		return "", fmt.Errorf("make a directory for the run: %w", err)
+		return "", task{"make", "a directory for the run"}.wrap(err)
 	}
 	prep := strings.TrimSuffix(out, "\n")
 	if !strings.HasPrefix(prep, dir+".new.") {
-		return "", fmt.Errorf("make a directory for the run: unexpected answer %q", out)
+		return "", task{"make", "a directory for the run"}.wrap(fmt.Errorf("unexpected answer %q", out))
 	}
 	return prep, nil
 }
@@ -157,7 +157,7 @@ func (h *Host) writeFile(ctx context.Context, name string, data []byte) error {
 if [ "$(wc -c <"$1.tmp")" -ne "$n" ]; then rm "$1.tmp"; echo "less than $n bytes arrived" >&2; exit 1; fi
 sync "$1.tmp"; mv -T "$1.tmp" "$1"`, name)
 	if err != nil {
-		return fmt.Errorf("write %s on the host: %w", name, err)
+		return task{"write", fmt.Sprintf("%s on the host", name)}.wrap(err)
 	}
 	return nil
 }
@@ -165,7 +165,7 @@ sync "$1.tmp"; mv -T "$1.tmp" "$1"`, name)
 func (h *Host) readFile(ctx context.Context, name string) ([]byte, error) {
 	out, err := h.script(ctx, nil, `cat -- "$1"`, name)
 	if err != nil {
-		return nil, fmt.Errorf("read %s on the host: %w", name, err)
+		return nil, task{"read", fmt.Sprintf("%s on the host", name)}.wrap(err)
 	}
 	return []byte(out), nil
 }
@@ -175,7 +175,7 @@ func (h *Host) readFile(ctx context.Context, name string) ([]byte, error) {
 func (h *Host) start(ctx context.Context, j job) error {
 	record, err := json.Marshal(j.change)
 	if err != nil {
-		return fmt.Errorf("record the change: %w", err)
+		return task{"record", "the change"}.wrap(err)
 	}
 	if err := h.writeFile(ctx, path.Join(j.prep, "change.json"), record); err != nil {
 		return err
@@ -206,9 +206,9 @@ func (h *Host) start(ctx context.Context, j job) error {
 		return nil
 	}
 	if exitCode(err) == 75 {
-		return &Error{Op: "start the run in " + j.dir, Kind: ErrLocked, Detail: "another operator has just begun the same", Retry: true, Next: "call again, which attaches to that run"}
+		return &Error{Op: "start", Object: "the run in " + j.dir, Kind: ErrLocked, Detail: "another operator has just begun the same", Retry: true, Next: "call again, which attaches to that run"}
 	}
-	return fmt.Errorf("start the run in %s: %w", j.dir, err)
+	return task{"start", "the run in " + j.dir}.wrap(err)
 }
 
 // finishLimit is how long a run of dpkg may go on once the caller's context
@@ -274,7 +274,7 @@ func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 			err = h.reconnect(dctx, err, attempt)
 		}
 		if err != nil {
-			return s, fmt.Errorf("follow the run in %s, which goes on: %w", dir, err)
+			return s, task{"follow", fmt.Sprintf("the run in %s, which goes on", dir)}.wrap(err)
 		}
 		if s.name != "running" {
 			return s, nil
@@ -293,11 +293,12 @@ func (c *countWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// log returns all that the job printed, or the last megabyte of it.
-func (h *Host) log(ctx context.Context, dir string) (string, error) {
-	out, err := h.script(ctx, nil, `tail -c 1000000 -- "$1"`, path.Join(dir, "log"))
+// log returns all that the job printed, or the last megabyte of each stream.
+func (h *Host) log(ctx context.Context, dir string) (said, error) {
+	out, err := h.script(ctx, nil, `cd -- "$1" && tail -c 1000000 log && printf '\034' && { [ ! -e errors ] || tail -c 1000000 errors; }`, dir)
 	if err != nil {
-		return "", fmt.Errorf("read the output of the run: %w", err)
+		return said{}, task{"read", "the output of the run"}.wrap(err)
 	}
-	return redact(out), nil
+	stdout, stderr, _ := strings.Cut(out, "\x1c")
+	return said{tidy(stdout), tidy(stderr)}, nil
 }

@@ -54,7 +54,7 @@ func (h *Host) Locks(ctx context.Context) ([]Lock, error) {
 	}
 	out, err := h.script(ctx, nil, lockScript, args...)
 	if err != nil {
-		return nil, fmt.Errorf("look for other package managers: %w", err)
+		return nil, task{"look", "for other package managers"}.wrap(err)
 	}
 	var locks []Lock
 	for _, f := range fields(out, 3) {
@@ -73,7 +73,7 @@ const lockPause = 250 * time.Millisecond
 // waitLocks returns once nobody holds a lock, or an [ErrLocked] that names the
 // holder. Between this and apt's start somebody may come first, so callers go
 // on waiting when apt reports a lock.
-func (h *Host) waitLocks(ctx context.Context, op string, deadline time.Time) error {
+func (h *Host) waitLocks(ctx context.Context, op task, deadline time.Time) error {
 	told := ""
 	for {
 		locks, err := h.Locks(ctx)
@@ -86,11 +86,11 @@ func (h *Host) waitLocks(ctx context.Context, op string, deadline time.Time) err
 			h.o.Log.InfoContext(ctx, "waiting for locks", "held", now)
 		}
 		if !time.Now().Before(deadline) {
-			return &Error{Op: op, Kind: ErrLocked, Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
+			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
 				Next: "wait for it to end, or look at what it is waiting for; never delete the lock file"}
 		}
 		if err := pause(ctx, lockPause); err != nil {
-			return fmt.Errorf("%s: wait for %s: %w", op, told, err)
+			return op.wrap(fmt.Errorf("wait for %s: %w", told, err))
 		}
 	}
 }
@@ -104,7 +104,7 @@ func describe(locks []Lock) string {
 }
 
 // retryLocked calls f until it fails for another reason than a lock.
-func (h *Host) retryLocked(ctx context.Context, op string, f func() error) error {
+func (h *Host) retryLocked(ctx context.Context, op task, f func() error) error {
 	deadline := time.Now().Add(h.o.LockWait)
 	for {
 		if err := h.waitLocks(ctx, op, deadline); err != nil {

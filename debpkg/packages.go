@@ -87,11 +87,11 @@ func (h *Host) dpkgQueryAs(ctx context.Context, format string, names ...string) 
 	out, err := h.output(ctx, argv...)
 	// 1: some name matches nothing.
 	if err != nil && exitCode(err) != 1 {
-		return nil, fmt.Errorf("read the installed packages: %w", err)
+		return nil, task{"read", "the installed packages"}.wrap(err)
 	}
 	list, err := parsePackages(out)
 	if err != nil {
-		return nil, fmt.Errorf("read the installed packages: %w", err)
+		return nil, task{"read", "the installed packages"}.wrap(err)
 	}
 	return list, nil
 }
@@ -144,11 +144,11 @@ func (h *Host) md5(ctx context.Context, paths []string) ([]string, error) {
 	if [ ! -e "$f" ]; then echo absent; elif ! md5sum <"$f" 2>/dev/null; then echo unreadable; fi
 done`, paths...)
 	if err != nil {
-		return nil, fmt.Errorf("compare configuration files: %w", err)
+		return nil, task{"compare", "configuration files"}.wrap(err)
 	}
 	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 	if len(lines) != len(paths) {
-		return nil, fmt.Errorf("compare configuration files: %d answers for %d files", len(lines), len(paths))
+		return nil, task{"compare", "configuration files"}.wrap(fmt.Errorf("%d answers for %d files", len(lines), len(paths)))
 	}
 	for i, l := range lines {
 		lines[i], _, _ = strings.Cut(l, " ")
@@ -198,7 +198,7 @@ func (h *Host) Available(ctx context.Context, packages ...string) ([]Available, 
 	out, err := h.output(ctx, append([]string{"apt-cache", "madison", "--"}, packages...)...)
 	// apt 3 exits with 100 for unknown packages, apt 2 with 0.
 	if err != nil && exitCode(err) != 100 {
-		return nil, fmt.Errorf("read the available versions: %w", err)
+		return nil, task{"read", "the available versions"}.wrap(err)
 	}
 	return parseMadison(out), nil
 }

@@ -61,7 +61,7 @@ func everything(t *testing.T, dir string) map[string]any {
 	}
 	for name, kind := range map[string]error{"fail-conffile": ErrConffile, "fail-depends": ErrDepends, "fail-downgrade": ErrDowngrade, "fail-held": ErrHeld,
 		"fail-package": ErrNoPackage, "fail-removal": ErrRemoval, "fail-root": ErrNotRoot, "fail-script": ErrScript, "fail-version": ErrNoVersion} {
-		e := classify("test", read(name), nil)
+		e := classify(task{"test", ""}, said{err: read(name)}, nil)
 		if e.Kind != kind || e.Detail == "" || e.Next == "" {
 			t.Errorf("%s %s is taken for %v: %s", dir, name, e.Kind, e.Detail)
 		}
@@ -326,7 +326,7 @@ func FuzzParsers(f *testing.F) {
 				t.Errorf("event %+v", e)
 			}
 		}
-		if e := classify("x", text, nil); e.Kind == nil || e.Output != text {
+		if e := classify(task{"x", ""}, said{err: text}, nil); e.Kind == nil || e.Output != text {
 			t.Errorf("%+v", e)
 		}
 	})

@@ -57,7 +57,7 @@ func (p Plan) Refused() error {
 	if reasons == nil {
 		return nil
 	}
-	return &Error{Op: "apply the plan", Kind: ErrRefused, Detail: strings.Join(reasons, "; "), Next: next}
+	return &Error{Op: "apply", Object: "the plan", Kind: ErrRefused, Detail: strings.Join(reasons, "; "), Next: next}
 }
 
 // digest covers what must still hold when the plan is applied: the host, its
@@ -96,14 +96,14 @@ func (h *Host) plan(ctx context.Context, want []Request, fetch bool) (Plan, erro
 	if err := validRequests(want); err != nil {
 		return Plan{}, err
 	}
-	op := "plan " + join(want)
-	h.event(Event{Kind: EventStep, Text: op})
+	op := task{"plan", join(want)}
+	h.event(Event{Kind: EventStep, Text: op.String()})
 	facts, err := h.basics(ctx)
 	if err != nil {
 		return Plan{}, err
 	}
 	if facts.Journal {
-		return Plan{}, &Error{Op: op, Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that was interrupted"}
+		return Plan{}, &Error{Op: op.verb, Object: op.object, Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that was interrupted"}
 	}
 	if facts.Broken, err = h.broken(ctx); err != nil {
 		return Plan{}, err

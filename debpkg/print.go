@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
+
+	"example.com/tykupgrade/internal/printable"
 )
 
 // String renders the plan as tables that a person can approve.
@@ -96,7 +98,7 @@ func (p Plan) String() string {
 	if len(p.Problems) > 0 {
 		b.WriteByte('\n')
 	}
-	return b.String()
+	return printable.Text(b.String())
 }
 
 func size(n int64) string {

@@ -35,26 +35,27 @@ func (r Request) String() string {
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
 func validRequests(want []Request) error {
+	bad := func(format string, a ...any) error { return task{"plan", "an upgrade"}.wrap(fmt.Errorf(format, a...)) }
 	if len(want) == 0 {
-		return errors.New("plan: nothing requested; name a package and its exact version")
+		return bad("nothing requested; name a package and its exact version")
 	}
 	seen := map[string]bool{}
 	for _, r := range want {
 		switch {
 		case !packageName.MatchString(r.Package):
-			return fmt.Errorf("plan: %q is not a package name", r.Package)
+			return bad("%q is not a package name", r.Package)
 		case seen[r.Package]:
-			return fmt.Errorf("plan: %s is requested twice", r.Package)
+			return bad("%s is requested twice", r.Package)
 		case r.Remove && (r.Deb != "" || !r.Version.IsZero()):
-			return fmt.Errorf("plan: %s is to be removed, so it takes no version", r.Package)
+			return bad("%s is to be removed, so it takes no version", r.Package)
 		case !r.Remove && r.Deb == "" && r.Version.IsZero():
-			return fmt.Errorf("plan: %s has no version; give the exact one", r.Package)
+			return bad("%s has no version; give the exact one", r.Package)
 		case r.Deb != "" && !path.IsAbs(r.Deb):
-			return fmt.Errorf("plan: the .deb file %q of %s needs an absolute path on the host", r.Deb, r.Package)
+			return bad("the .deb file %q of %s needs an absolute path on the host", r.Deb, r.Package)
 		}
 		seen[r.Package] = true
 		if err := validate(r.Version.text); !r.Version.IsZero() && err != nil {
-			return fmt.Errorf("plan: version %q of %s: %w", r.Version, r.Package, err)
+			return bad("version %q of %s: %w", r.Version, r.Package, err)
 		}
 	}
 	return nil
@@ -76,7 +77,7 @@ func (h *Host) resolveDebs(ctx context.Context, arch string, want []Request) (ma
 		if r.Deb == "" {
 			continue
 		}
-		op := fmt.Sprintf("take %s from %s", r, r.Deb)
+		op := task{"take", fmt.Sprintf("%s from %s", r, r.Deb)}
 		list, err := h.Debs(ctx, r.Deb)
 		if err != nil {
 			return nil, err
@@ -103,9 +104,9 @@ func (h *Host) resolveDebs(ctx context.Context, arch string, want []Request) (ma
 			why = []string{"there is no .deb file"}
 			fallthrough
 		case len(fits) == 0:
-			return nil, &Error{Op: op, Kind: ErrDeb, Detail: strings.Join(why, "; "), Next: "fetch the right file, from a place you trust"}
+			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb, Detail: strings.Join(why, "; "), Next: "fetch the right file, from a place you trust"}
 		case len(fits) > 1 && !single:
-			return nil, &Error{Op: op, Kind: ErrDeb, Detail: fmt.Sprintf("%d files fit", len(fits)), Next: "name the file, or give the version"}
+			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb, Detail: fmt.Sprintf("%d files fit", len(fits)), Next: "name the file, or give the version"}
 		}
 		found[r.Package], want[i].Version = fits[0], fits[0].Version
 	}

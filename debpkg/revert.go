@@ -42,7 +42,7 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 	if len(c.Plan.Actions) == 0 {
 		return nil
 	}
-	op := "revert " + strings.Join(names(c.Plan.Actions), ", ")
+	op := task{"revert", strings.Join(names(c.Plan.Actions), ", ")}
 	if err := h.sameHost(ctx, op, c); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 	}
 	for _, a := range c.Plan.Actions {
 		if !packageName.MatchString(a.Package) {
-			return fmt.Errorf("revert: %q is not a package name", a.Package)
+			return op.wrap(fmt.Errorf("%q is not a package name", a.Package))
 		}
 	}
 	if o.Files {
@@ -67,7 +67,7 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 			continue
 		}
 		if _, err := h.follow(ctx, d); err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 	}
 	deadline := time.Now().Add(h.o.LockWait)
@@ -80,7 +80,7 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		switch {
 		case errors.Is(err, ErrLocked) && time.Now().Before(deadline):
 			if err := pause(ctx, lockPause); err != nil {
-				return fmt.Errorf("%s: %w", op, err)
+				return op.wrap(err)
 			}
 			continue
 		case errors.Is(err, ErrInterrupted) && !repaired:
@@ -100,41 +100,41 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 }
 
 // sameHost refuses a change that was made on another host.
-func (h *Host) sameHost(ctx context.Context, op string, c Change) error {
+func (h *Host) sameHost(ctx context.Context, op task, c Change) error {
 	if c.Plan.Host == (Identity{}) {
 		return nil
 	}
 	f, err := h.basics(ctx)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	was, is := c.Plan.Host, f.Identity
 	if was == is {
 		return nil
 	}
-	return &Error{Op: op, Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine %s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
+	return &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine %s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
 		Next: "do it there; where this host was installed anew, nothing of the change is left, and a plan gives it the version that you want"}
 }
 
 // recorded completes a change of which the caller knows the plan alone.
-func (h *Host) recorded(ctx context.Context, op string, c Change) (Change, error) {
+func (h *Host) recorded(ctx context.Context, op task, c Change) (Change, error) {
 	if c.Dir != "" || c.Plan.Digest == "" {
 		return c, nil
 	}
 	if c.Plan.digest() != c.Plan.Digest {
-		return c, &Error{Op: op, Kind: ErrRefused, Detail: "the digest of its plan does not fit the plan's content", Next: "take the change as Apply returned it"}
+		return c, &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: "the digest of its plan does not fit the plan's content", Next: "take the change as Apply returned it"}
 	}
 	dir := h.runDir(c.Plan)
 	s, err := h.jobState(ctx, dir)
 	if err != nil {
-		return c, fmt.Errorf("%s: %w", op, err)
+		return c, op.wrap(err)
 	}
 	if s.name == "none" {
 		return c, nil
 	}
 	whole, err := h.readChange(ctx, dir)
 	if err != nil {
-		return c, fmt.Errorf("%s: %w", op, err)
+		return c, op.wrap(err)
 	}
 	return whole, nil
 }
@@ -166,10 +166,10 @@ func back(c Change, now []Package) []Action {
 	return list
 }
 
-func (h *Host) revertPackages(ctx context.Context, op, dir string, c Change) error {
+func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change) error {
 	now, err := h.dpkgQuery(ctx, names(c.Plan.Actions)...)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	todo := back(c, now)
 	hold := c.heldBefore()
@@ -184,34 +184,34 @@ func (h *Host) revertPackages(ctx context.Context, op, dir string, c Change) err
 		return err
 	}
 	if err := h.resetFailed(ctx, c.ServiceNames()); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	prep, err := h.prepare(ctx, dir)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
-	h.event(Event{Kind: EventStep, Text: op})
+	h.event(Event{Kind: EventStep, Text: op.String()})
 	j := job{prep: prep, dir: dir, hold: hold, change: c,
 		argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds())))}
 	if err := h.start(ctx, j); err != nil {
 		h.discard(ctx, prep)
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	s, err := h.follow(ctx, dir)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
 	if now, err = h.dpkgQuery(dctx, names(c.Plan.Actions)...); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	if left := back(c, now); len(left) > 0 {
 		output, err := h.log(dctx, dir)
 		if err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
-		e := classify(op, output, &Error{Op: op, Kind: ErrOutcome, Detail: strings.Join(names(left), ", ") + " not back"})
+		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome, Detail: strings.Join(names(left), ", ") + " not back"})
 		if s.name == "dead" {
 			e.Kind, e.Next = ErrInterrupted, "call Repair, then Revert again"
 		}
@@ -230,7 +230,7 @@ func (c Change) heldBefore() []string {
 	return list
 }
 
-func (h *Host) holdAgain(ctx context.Context, op string, hold []string, now []Package) error {
+func (h *Host) holdAgain(ctx context.Context, op task, hold []string, now []Package) error {
 	hold = slices.DeleteFunc(slices.Clone(hold), func(n string) bool {
 		p, ok := find(now, n)
 		return ok && p.Held()
@@ -239,21 +239,21 @@ func (h *Host) holdAgain(ctx context.Context, op string, hold []string, now []Pa
 		return nil
 	}
 	if _, err := h.output(ctx, append([]string{"apt-mark", "hold", "--"}, hold...)...); err != nil {
-		return fmt.Errorf("%s: put %s on hold again: %w", op, strings.Join(hold, ", "), err)
+		return op.wrap(fmt.Errorf("put %s on hold again: %w", strings.Join(hold, ", "), err))
 	}
 	return nil
 }
 
 // revertArgs chooses where each version comes from.
-func (h *Host) revertArgs(ctx context.Context, op string, c Change, todo []Action) (install, error) {
+func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action) (install, error) {
 	in := install{downgrade: true}
 	cache, err := h.archives(ctx)
 	if err != nil {
-		return in, fmt.Errorf("%s: %w", op, err)
+		return in, op.wrap(err)
 	}
 	available, err := h.Available(ctx, names(todo)...)
 	if err != nil {
-		return in, fmt.Errorf("%s: %w", op, err)
+		return in, op.wrap(err)
 	}
 	for _, a := range todo {
 		if now, err := h.dpkgQuery(ctx, a.Package); err == nil {
@@ -285,7 +285,7 @@ func (h *Host) revertArgs(ctx context.Context, op string, c Change, todo []Actio
 		case file != "":
 			in.args = append(in.args, file)
 		default:
-			return in, &Error{Op: op, Kind: ErrNoRollback, Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
+			return in, &Error{Op: op.verb, Object: op.object, Kind: ErrNoRollback, Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
 				Next: "get that .deb from a backup or another host and install it with a plan of its own"}
 		}
 	}
@@ -307,7 +307,7 @@ func (h *Host) usable(ctx context.Context, file string, a Action, sha string) (s
 }
 
 // checkRevert asks apt first, so that nobody's package goes by surprise.
-func (h *Host) checkRevert(ctx context.Context, op string, c Change, in install, todo []Action) error {
+func (h *Host) checkRevert(ctx context.Context, op task, c Change, in install, todo []Action) error {
 	sim, err := h.simulate(ctx, op, in.args)
 	if err != nil {
 		return err
@@ -324,7 +324,7 @@ func (h *Host) checkRevert(ctx context.Context, op string, c Change, in install,
 		}
 	}
 	if surprises != nil {
-		return &Error{Op: op, Kind: ErrRefused, Detail: "it would also " + strings.Join(surprises, ", "), Next: "plan these packages together"}
+		return &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: "it would also " + strings.Join(surprises, ", "), Next: "plan these packages together"}
 	}
 	return nil
 }
@@ -340,7 +340,7 @@ func (h *Host) resetFailed(ctx context.Context, units []string) error {
 	return err
 }
 
-func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOptions) error {
+func (h *Host) revertUnits(ctx context.Context, op task, c Change, o RevertOptions) error {
 	if o.Files {
 		if err := h.revertFiles(ctx, op, c); err != nil {
 			return err
@@ -354,7 +354,7 @@ func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOpt
 	}
 	units, err := h.unitsOf(ctx, installed)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	var wait, unknown []string
 	for _, us := range units {
@@ -370,7 +370,7 @@ func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOpt
 	}
 	begun, err := h.begun(ctx, unknown)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	wait = append(wait, begun...)
 	slices.Sort(wait)
@@ -379,7 +379,7 @@ func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOpt
 	}
 	now, err := h.Units(ctx, wait...)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	// The postinst script restarts, but hides when that fails.
 	if o.Files || slices.ContainsFunc(now, func(u Unit) bool { return !u.Active() || u.NeedDaemonReload }) {
@@ -393,17 +393,17 @@ func (h *Host) revertUnits(ctx context.Context, op string, c Change, o RevertOpt
 // [Options].NewConffiles). It installs nothing. An [ErrScript] means that the
 // package's own script fails again.
 func (h *Host) Repair(ctx context.Context) error {
-	const op = "repair half-installed packages"
+	op := task{"repair", "half-installed packages"}
 	return h.retryLocked(ctx, op, func() error {
-		h.event(Event{Kind: EventStep, Text: op})
+		h.event(Event{Kind: EventStep, Text: op.String()})
 		dir := path.Join(h.o.StateDir, "runs", "repair")
 		// One of an operator who is gone may be under way.
 		if _, err := h.follow(ctx, dir); err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		out, err := h.output(ctx, "apt-config", "dump", "--format", "%v%n", "DPkg::Options")
 		if err != nil {
-			return fmt.Errorf("%s: read apt's configuration: %w", op, err)
+			return op.wrap(fmt.Errorf("read apt's configuration: %w", err))
 		}
 		argv := append([]string{"dpkg"}, strings.Fields(out)...)
 		if h.o.NewConffiles {
@@ -413,22 +413,22 @@ func (h *Host) Repair(ctx context.Context) error {
 		}
 		prep, err := h.prepare(ctx, dir)
 		if err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		if err := h.start(ctx, job{prep: prep, dir: dir, argv: append(argv, "--configure", "-a")}); err != nil {
 			h.discard(ctx, prep)
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		s, err := h.follow(ctx, dir)
 		if err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		if s.name == "ended" && s.n == 0 {
 			return nil
 		}
 		output, err := h.log(ctx, dir)
 		if err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		return classify(op, output, nil)
 	})
@@ -444,23 +444,23 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 		dir = h.runDir(c.Plan)
 	}
 	if path.Dir(dir) != path.Join(h.o.StateDir, "runs") {
-		return fmt.Errorf("forget a change: %q is not a directory of this host's runs", c.Dir)
+		return task{"forget", "a change"}.wrap(fmt.Errorf("%q is not a directory of this host's runs", c.Dir))
 	}
-	op := "forget the change in " + dir
+	op := task{"forget", "the change in " + dir}
 	if err := h.sameHost(ctx, op, c); err != nil {
 		return err
 	}
 	for _, d := range []string{dir, dir + "-revert"} {
 		s, err := h.jobState(ctx, d)
 		if err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		if s.name == "running" {
-			return &Error{Op: op, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
+			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
 		}
 	}
 	if _, err := h.script(ctx, nil, `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return op.wrap(err)
 	}
 	return nil
 }

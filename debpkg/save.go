@@ -80,11 +80,11 @@ func (h *Host) saveDebs(ctx context.Context, actions []Action, prep, dir string)
 		file := debName(a.Package, a.From, a.Arch)
 		out, err := h.script(ctx, nil, saveScript, h.o.Root, h.path("/var/lib/dpkg"), cache, a.Package, prep, a.From.text, a.Arch, file)
 		if err != nil {
-			return nil, fmt.Errorf("save the .deb of %s %s: %w", a.Package, a.From, err)
+			return nil, task{"save", fmt.Sprintf("the .deb of %s %s", a.Package, a.From)}.wrap(err)
 		}
 		from, sum, ok := strings.Cut(strings.TrimSpace(out), "\n")
 		if !ok {
-			return nil, fmt.Errorf("save the .deb of %s %s: unexpected answer %q", a.Package, a.From, out)
+			return nil, task{"save", fmt.Sprintf("the .deb of %s %s", a.Package, a.From)}.wrap(fmt.Errorf("unexpected answer %q", out))
 		}
 		sum, _, _ = strings.Cut(sum, " ")
 		list = append(list, Saved{Package: a.Package, Version: a.From, Path: path.Join(dir, file), SHA256: sum, From: from})

@@ -2,7 +2,6 @@ package debpkg
 
 import (
 	"context"
-	"fmt"
 	"regexp"
 	"strings"
 )
@@ -55,7 +54,7 @@ func (h *Host) Sources(ctx context.Context) ([]Source, error) {
 	if [ -f "$f" ]; then printf '\034%s\n' "$f"; cat "$f"; echo; fi
 done`, dir)
 	if err != nil {
-		return nil, fmt.Errorf("read apt's sources: %w", err)
+		return nil, task{"read", "apt's sources"}.wrap(err)
 	}
 	var list []Source
 	for _, part := range strings.Split(out, "\x1c") {

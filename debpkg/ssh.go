@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,14 +13,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"example.com/tykupgrade/internal/run"
 )
 
 // SSHOptions changes how [SSH] connects. The zero value is what `ssh DEST`
-// does, with the user's configuration, agent and jump hosts, except that
-// unknown host keys are refused and nothing is ever asked.
+// does, with the user's configuration, agent and jump hosts. Unknown host keys
+// are refused, nothing is ever asked, and nothing is forwarded to the host.
 type SSHOptions struct {
 	Config     string        // ssh -F
 	Port       int           // 0: from the configuration
@@ -26,32 +30,74 @@ type SSHOptions struct {
 	KnownHosts string        // a known_hosts file instead of the user's
 	Jump       string        // ssh -J
 	Timeout    time.Duration // for connecting, and for noticing a dead connection; 0: 15 s
+	// Forward keeps the forwardings of the user's configuration: the agent, X11
+	// and ports. Root on the host can use what is forwarded.
+	Forward bool
 	// ControlDir is where connections are kept open for sharing, for a minute
-	// after the last use. Empty: below the user's cache directory. "none": no
-	// sharing.
+	// after the last use. It must belong to this user and be writable by nobody
+	// else. Empty: below the user's cache directory. "none": no sharing. A
+	// directory of more than 56 bytes is too long for a socket, so connections
+	// are not shared there.
 	ControlDir string
 }
 
-// SSH runs commands on dest, "host" or "user@host", by means of the system's
-// OpenSSH client (7.6 or newer), whose login shell there must understand POSIX
-// quoting. When the connection cannot be made or is lost, the error matches
-// [ErrConnection], and the command may still be running there.
+// SSH runs commands on dest, "host" or "user@host", with the system's OpenSSH
+// client (7.6 or newer). The first call checks that the login shell there is a
+// POSIX shell, and returns [ErrShell] otherwise: other shells run the lines of a
+// script one by one. When the connection cannot be made or is lost, the error
+// matches [ErrConnection], and the command may still be running there.
 func SSH(dest string, o SSHOptions) Runner {
 	local := run.Local(run.Options{})
-	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
-		command, err := Quote(argv)
-		if err != nil {
-			return fmt.Errorf("run on %s: %w", dest, err)
-		}
+	remote := func(ctx context.Context, command string, stdin io.Reader, stdout, stderr io.Writer) error {
 		args, err := o.argv(dest)
 		if err != nil {
-			return fmt.Errorf("connect to %s: %w", dest, err)
+			return task{"connect", "to " + dest}.wrap(err)
 		}
 		filter := &marker{w: stderr}
-		err = local(ctx, append(args, command+ownExit), stdin, stdout, filter)
+		err = local(ctx, append(args, command), stdin, stdout, filter)
 		filter.flush()
 		return sshError(ctx, dest, err, filter)
 	}
+	shell := &probe{}
+	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		command, err := Quote(argv)
+		if err != nil {
+			return task{"run", "on " + dest}.wrap(err)
+		}
+		if err := shell.check(ctx, dest, remote); err != nil {
+			return err
+		}
+		return remote(ctx, command+ownExit, stdin, stdout, stderr)
+	}
+}
+
+// probe remembers that the login shell understands what Quote writes.
+type probe struct {
+	mu sync.Mutex
+	ok bool
+}
+
+// probeLine prints posix2 in a POSIX shell. fish and csh refuse it or print
+// something else, and it does nothing there.
+const probeLine = `x=1; [ "$x" = 1 ] && printf 'posix%s' "$((x+1))"`
+
+func (p *probe) check(ctx context.Context, dest string, remote func(ctx context.Context, command string, stdin io.Reader, stdout, stderr io.Writer) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ok {
+		return nil
+	}
+	var out, errOut run.Tail
+	err := remote(ctx, probeLine+ownExit, nil, &out, &errOut)
+	if strings.Contains(out.String(), "posix2") && err == nil {
+		p.ok = true
+		return nil
+	}
+	if err != nil && (ctx.Err() != nil || errors.Is(err, ErrConnection) || exitCode(err) < 0) {
+		return err
+	}
+	return &Error{Op: "run", Object: "on " + dest, Kind: ErrShell, Detail: strings.TrimSpace(tidy(errOut.String())), Err: err,
+		Next: "give the user a POSIX login shell such as /bin/sh, or connect as another user"}
 }
 
 // ownExit tells an exit code 255 of the command from ssh's own 255 for a
@@ -68,19 +114,26 @@ func (o SSHOptions) argv(dest string) ([]string, error) {
 	seconds := strconv.Itoa(int(max(time.Second, cmp.Or(o.Timeout, 15*time.Second)).Seconds()))
 	argv := []string{"ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
 		"-o", "ConnectTimeout=" + seconds, "-o", "ServerAliveInterval=" + seconds, "-o", "ServerAliveCountMax=2"}
+	if !o.Forward {
+		argv = append(argv, "-a", "-x", "-o", "ClearAllForwardings=yes")
+	}
 	add := func(flag, value string) {
 		if value != "" {
 			argv = append(argv, flag, value)
 		}
 	}
 	add("-F", o.Config)
-	add("-i", o.Identity)
+	add("-i", strings.ReplaceAll(o.Identity, "%", "%%"))
 	add("-J", o.Jump)
 	if o.Port != 0 {
 		add("-p", strconv.Itoa(o.Port))
 	}
 	if o.KnownHosts != "" {
-		add("-o", "UserKnownHostsFile="+o.KnownHosts)
+		file, err := quoteOption(o.KnownHosts)
+		if err != nil {
+			return nil, err
+		}
+		add("-o", "UserKnownHostsFile="+file)
 	}
 	dir, err := o.controlDir()
 	if err != nil {
@@ -89,13 +142,41 @@ func (o SSHOptions) argv(dest string) ([]string, error) {
 	if dir == "" {
 		argv = append(argv, "-o", "ControlPath=none")
 	} else {
-		argv = append(argv, "-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", "ControlPath="+filepath.Join(dir, "%C"))
+		socket, err := quoteOption(strings.ReplaceAll(filepath.Join(dir, o.master(dest)), "%", "%%"))
+		if err != nil {
+			return nil, err
+		}
+		argv = append(argv, "-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", "ControlPath="+socket)
 	}
 	return append(argv, "--", dest), nil
 }
 
-// controlDir returns the directory for shared connections, or "" where there
-// can be none.
+// quoteOption writes a path as ssh's configuration takes it: blanks separate
+// words there.
+func quoteOption(path string) (string, error) {
+	if strings.ContainsAny(path, "\"\n") {
+		return "", fmt.Errorf("ssh cannot be given the path %q; choose one without quotes and line ends", path)
+	}
+	return `"` + path + `"`, nil
+}
+
+// master names the shared connection. Connections are shared only by those who
+// log in alike and trust the same host keys: whoever shares one does not check
+// the key again.
+func (o SSHOptions) master(dest string) string {
+	sum := sha256.New()
+	home, _ := os.UserHomeDir()
+	fmt.Fprintf(sum, "%q %d %q %q %q %q %t\n", dest, o.Port, o.Config, o.Identity, o.KnownHosts, o.Jump, o.Forward)
+	for _, f := range []string{cmp.Or(o.Config, filepath.Join(home, ".ssh", "config")), cmp.Or(o.KnownHosts, filepath.Join(home, ".ssh", "known_hosts"))} {
+		if info, err := os.Stat(f); err == nil && info.Mode().IsRegular() {
+			fmt.Fprintf(sum, "%d %d\n", info.Size(), info.ModTime().UnixNano())
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:16])
+}
+
+// controlDir returns the directory for shared connections, or "" if there can
+// be none.
 func (o SSHOptions) controlDir() (string, error) {
 	dir := o.ControlDir
 	if dir == "none" {
@@ -108,12 +189,43 @@ func (o SSHOptions) controlDir() (string, error) {
 		}
 		dir = filepath.Join(cache, "tykupgrade", "ssh")
 	}
-	// A Unix socket's path has at most 107 bytes; ssh makes one of the
-	// directory, 40 hex digits and 18 bytes while it is being created.
-	if len(dir) > 107-60 {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	// A Unix socket's path has at most 107 bytes. ssh makes one of the
+	// directory, a slash, 32 hex digits and 18 bytes while it is being created.
+	if len(dir) > 107-51 {
 		return "", nil
 	}
-	return dir, os.MkdirAll(dir, 0o700)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return dir, private(dir)
+}
+
+// private refuses a directory that somebody else could exchange or write to. A
+// parent with the sticky bit, such as /tmp, lets nobody exchange what is ours.
+func private(dir string) error {
+	for d, last := dir, true; ; d, last = filepath.Dir(d), false {
+		info, err := os.Lstat(d)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&os.ModeSymlink != 0 {
+			if info, err = os.Stat(d); err != nil {
+				return err
+			}
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || int(st.Uid) != os.Geteuid() && st.Uid != 0 || info.Mode().Perm()&0o022 != 0 && (last || info.Mode()&os.ModeSticky == 0) {
+			return &Error{Op: "use", Object: dir + " for shared connections", Kind: ErrUnsafe, Detail: d + " belongs to, or can be written to by, somebody else",
+				Next: "name a ControlDir of your own, or none"}
+		}
+		if d == filepath.Dir(d) {
+			return nil
+		}
+	}
 }
 
 func sshError(ctx context.Context, dest string, err error, m *marker) error {
@@ -123,11 +235,11 @@ func sshError(ctx context.Context, dest string, err error, m *marker) error {
 		return err
 	case code == 255 && !m.seen, code == -1:
 		var start interface{ Unwrap() []error }
-		detail := strings.TrimSpace(m.tail.String())
+		detail := strings.TrimSpace(tidy(m.tail.String()))
 		if e := (*run.Error)(nil); detail == "" && errors.As(err, &e) {
 			detail = "ssh: " + e.Err.Error()
 		}
-		e := &Error{Op: "run on " + dest, Kind: ErrConnection, Detail: detail, Cause: err, Retry: true,
+		e := &Error{Op: "run", Object: "on " + dest, Kind: ErrConnection, Detail: detail, Err: err, Retry: true,
 			Next: "the command may still be running there; check that `ssh " + dest + "` works without a question"}
 		switch {
 		case strings.Contains(detail, "connect to host"), strings.Contains(detail, "Could not resolve hostname"):

@@ -49,11 +49,11 @@ func (h *Host) Units(ctx context.Context, names ...string) ([]Unit, error) {
 	// exits 0 for unknown units.
 	out, err := h.output(ctx, append([]string{"systemctl", "show", "-p", unitProperties, "--"}, names...)...)
 	if err != nil {
-		return nil, fmt.Errorf("read the state of %s: %w", strings.Join(names, ", "), err)
+		return nil, task{"read", fmt.Sprintf("the state of %s", strings.Join(names, ", "))}.wrap(err)
 	}
 	units := parseUnits(out)
 	if len(units) != len(names) {
-		return nil, fmt.Errorf("read the state of %s: systemctl described %d units", strings.Join(names, ", "), len(units))
+		return nil, task{"read", fmt.Sprintf("the state of %s", strings.Join(names, ", "))}.wrap(fmt.Errorf("systemctl described %d units", len(units)))
 	}
 	return units, nil
 }
@@ -124,12 +124,12 @@ func (h *Host) Restart(ctx context.Context, names ...string) error {
 	if len(names) == 0 || h.o.Root != "" {
 		return nil
 	}
-	op := "restart " + strings.Join(names, ", ")
-	h.event(Event{Kind: EventStep, Text: op})
+	op := task{"restart", strings.Join(names, ", ")}
+	h.event(Event{Kind: EventStep, Text: op.String()})
 	out, err := h.script(ctx, nil, `systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`, names...)
 	if err != nil {
 		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		return h.unitError(ctx, op, strings.TrimSpace(out), err, names)
 	}
@@ -146,8 +146,8 @@ func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 	if len(names) == 0 || h.o.Root != "" {
 		return nil
 	}
-	op := "wait for " + strings.Join(names, ", ")
-	h.event(Event{Kind: EventStep, Text: op})
+	op := task{"wait", "for " + strings.Join(names, ", ")}
+	h.event(Event{Kind: EventStep, Text: op.String()})
 	type mark struct {
 		invocation    string
 		pid, restarts int64
@@ -166,7 +166,7 @@ func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 	for {
 		units, err := h.Units(ctx, names...)
 		if err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 		marks, active := key(units)
 		if first == nil {
@@ -192,13 +192,13 @@ func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 			return h.unitError(ctx, op, fmt.Sprintf("not stable after %s", h.o.SettleLimit), nil, names)
 		}
 		if err := pause(ctx, min(200*time.Millisecond, h.o.Settle)); err != nil {
-			return fmt.Errorf("%s: %w", op, err)
+			return op.wrap(err)
 		}
 	}
 }
 
 // unitError adds the end of the units' journal.
-func (h *Host) unitError(ctx context.Context, op, detail string, cause error, names []string) error {
+func (h *Host) unitError(ctx context.Context, op task, detail string, cause error, names []string) error {
 	// -u also has systemd's own lines, which after a crash loop are all that
 	// the end of the journal holds; the field has the program's alone.
 	program := []string{"journalctl", "--no-pager", "-q", "-n", "6", "-o", "cat"}
@@ -220,6 +220,6 @@ func (h *Host) unitError(ctx context.Context, op, detail string, cause error, na
 	if detail == "" && cause != nil {
 		detail = cause.Error()
 	}
-	return &Error{Op: op, Kind: ErrUnit, Detail: redact(detail + "; the last that the program said:\n" + strings.TrimSpace(lines)),
-		Output: redact(journal), Next: "read the journal, correct the configuration and restart the unit, or revert", Cause: cause}
+	return &Error{Op: op.verb, Object: op.object, Kind: ErrUnit, Detail: tidy(detail + "; the last that the program said:\n" + strings.TrimSpace(lines)),
+		Output: tidy(journal), Next: "read the journal, correct the configuration and restart the unit, or revert", Err: cause}
 }

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/printable"
 )
 
 // SourceFailure is one source that an update could not read or trust.
@@ -33,7 +35,7 @@ func (e *UpdateError) Error() string {
 		}
 		parts = append(parts, text+": "+f.Reason)
 	}
-	return "update the package lists: " + strings.Join(parts, "; ") + "; " + e.Hint()
+	return printable.Text("update the package lists: " + strings.Join(parts, "; ") + "; " + e.Hint())
 }
 
 // Unwrap lets errors.Is find ErrNetwork and ErrSignature.
@@ -63,24 +65,24 @@ func (e *UpdateError) Hint() string {
 // it returns an [UpdateError] for every source that failed, on every apt
 // version. It waits for other package managers like Apply does.
 func (h *Host) Update(ctx context.Context) error {
-	const op = "update the package lists"
-	h.event(Event{Kind: EventStep, Text: op})
+	op := task{"update", "the package lists"}
+	h.event(Event{Kind: EventStep, Text: op.String()})
 	return h.retryLocked(ctx, op, func() error {
 		// Error-Mode exists since apt 2.1.16; older ones ignore it and are
 		// judged by what they print.
-		out, err := h.combined(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+		out, err := h.both(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
 		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", op, cmp.Or(err, ended(ctx)))
+			return op.wrap(cmp.Or(err, ended(ctx)))
 		}
-		text := redact(out)
+		text := out.String()
 		failures := parseUpdate(text)
 		switch {
 		case err == nil && len(failures) == 0:
 			return nil
 		case len(failures) == 0:
-			return aptError(op, text, err)
+			return aptError(op, out, err)
 		}
-		if e := aptError(op, text, err); e.is(ErrLocked) || e.is(ErrNotRoot) || e.is(ErrDiskFull) || e.is(ErrConnection) {
+		if e := aptError(op, out, err); e.is(ErrLocked) || e.is(ErrNotRoot) || e.is(ErrDiskFull) || e.is(ErrConnection) {
 			return e
 		}
 		// What the sources' files say is a help, not a condition.

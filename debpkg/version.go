@@ -17,7 +17,7 @@ type Version struct{ text string }
 // warning (dpkg 1.21), apart from blanks around it and an epoch with a sign.
 func ParseVersion(s string) (Version, error) {
 	if err := validate(s); err != nil {
-		return Version{}, fmt.Errorf("parse version %q: %w", s, err)
+		return Version{}, task{"parse", fmt.Sprintf("version %q", s)}.wrap(err)
 	}
 	return Version{s}, nil
 }

@@ -125,7 +125,7 @@ var rules = map[string]deptest.Rule{
 		},
 	},
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
-	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh"}},
+	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh", "internal/printable": "spells out the control characters in what a host prints"}},
 	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "syncs the journal's directory"}},
 	"debpkg/rollout/haproxy": {Own: map[string]string{
 		"debpkg/rollout":      "implements its Balancer and Switch",
@@ -142,6 +142,7 @@ var rules = map[string]deptest.Rule{
 			"debpkg/rollout/haproxy": "drives HAProxy",
 			"health":                 "finds out whether a host serves",
 			"internal/run":           "of debpkg",
+			"internal/printable":     "of debpkg",
 			"internal/atomicfile":    "of debpkg/rollout",
 		},
 		Modules: map[string]string{
@@ -155,6 +156,7 @@ var rules = map[string]deptest.Rule{
 
 // internalRules does the same for the internal packages that public ones use.
 var internalRules = map[string]deptest.Rule{
+	"internal/printable":  {},
 	"internal/run":        {},
 	"internal/redact":     {},
 	"internal/goenv":      {},
