@@ -18,7 +18,7 @@ import (
 
 // packages are the public ones by the name that the README uses.
 var packages = map[string]string{
-	"pluginbuild": "pluginbuild", "preflight": "pluginbuild/preflight", "bundle": "bundle", "debpkg": "debpkg",
+	"pluginbuild": "pluginbuild", "compiler": "pluginbuild/compiler", "preflight": "pluginbuild/preflight", "bundle": "bundle", "debpkg": "debpkg",
 	"rollout": "debpkg/rollout", "backup": "backup", "health": "health",
 }
 

@@ -53,7 +53,7 @@ func Example_compile() {
 	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	check(err)
 	defer docker.Close()
-	b := compiler.NewOn(docker, compiler.Options{
+	b := compiler.New(docker, compiler.Options{
 		Env:      map[string]string{"GOPRIVATE": "git.example.org"},
 		Netrc:    os.Getenv("HOME") + "/.netrc",
 		Limits:   compiler.Limits{Memory: 4 << 30, CPUs: 2},
