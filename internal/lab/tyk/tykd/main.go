@@ -37,7 +37,8 @@ by -conf. The file is a tyk.conf, tyk_analytics.conf or pump.conf; read from it
 are listen_address, listen_port, control_api_port, health_check_endpoint_name,
 readiness_check_endpoint_name, health_check_endpoint_port, storage.host and
 storage.port, use_db_app_configs, liveness_check.check_duration (seconds) and
-an object "tykd" of flag names and strings. The version is also looked for in
+an object "tykd" of flag names and strings. With enable_bundle_downloader a
+gateway serves the definitions of app_path with the plugins of their bundles. The version is also looked for in
 the file EXECUTABLE.version, and -name defaults by the executable's name.
 
 `
@@ -48,6 +49,7 @@ type settings struct {
 	name, listen, control, version, redis, hello, ready, plugin string
 	startDelay, checkEvery, latency, drain, shutdownDelay       time.Duration
 	dashboard, print                                            bool
+	conf                                                        tyk.Conf
 }
 
 func main() {
@@ -120,7 +122,7 @@ func parse(args []string) (*settings, error) {
 		return nil, failed
 	}
 	if *conf != "" {
-		values, err := readConf(*conf)
+		values, err := readConf(*conf, &s.conf)
 		if err != nil {
 			return nil, err
 		}
@@ -150,7 +152,7 @@ func nameOf(argv0 string) string {
 	}
 }
 
-func readConf(path string) (map[string]string, error) {
+func readConf(path string, apis *tyk.Conf) (map[string]string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -174,6 +176,12 @@ func readConf(path string) (map[string]string, error) {
 	}
 	if err := json.Unmarshal(data, &c); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := json.Unmarshal(data, apis); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if !apis.Downloader {
+		apis.AppPath = "" // the sample APIs of the packages are not served
 	}
 	values := map[string]string{}
 	port := c.ListenPort
@@ -228,6 +236,12 @@ func (s *settings) serve() error {
 	}
 	time.Sleep(s.startDelay)
 	stub := tyk.New(o)
+	var handler http.Handler = stub
+	if o.Kind == tyk.Gateway && s.conf.AppPath != "" {
+		s.conf.Log = os.Stderr
+		apis := tyk.NewAPIs(o, s.conf)
+		stub, handler = apis.Stub, apis
+	}
 	stub.SetSlow(s.latency)
 	if s.redis != "" {
 		// The first answer is awaited, so that /ready never tells of a Redis
@@ -239,7 +253,7 @@ func (s *settings) serve() error {
 			}
 		}()
 	}
-	main := &http.Server{Handler: stub}
+	main := &http.Server{Handler: handler}
 	if err := s.start(main, s.listen, o.Kind); err != nil {
 		return err
 	}
