@@ -134,7 +134,10 @@ func (t *attempt) callerChecks(ctx context.Context, r *Result) {
 	for _, c := range t.p.Checks {
 		n := NamedResult{Name: clean(c.Name), Status: Pass}
 		f, err := c.Run(ctx)
-		if err != nil {
+		if errors.Is(err, ErrLogUnreadable) {
+			n.Status, n.Output = Unknown, clean(err.Error())
+			r.fail(Unknown, fmt.Errorf("%s: %w", n.Name, err), "give the user of the check permission to read the log")
+		} else if err != nil {
 			n.Status, n.Output = Fail, clean(err.Error())
 			r.add(fmt.Errorf("%s: %w", n.Name, err), "")
 		} else {

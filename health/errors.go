@@ -27,7 +27,7 @@ var (
 )
 
 // kinds are the sentinels that an [Error] of a probe can have as its Kind.
-var kinds = []error{ErrVersion, ErrUnhealthy, ErrNotReady, ErrNotYetKnown, ErrStale, ErrUnexpected, ErrNoAnswer, ErrLookup, ErrMalformed, ErrInvalid}
+var kinds = []error{ErrVersion, ErrUnhealthy, ErrNotReady, ErrNotYetKnown, ErrStale, ErrUnexpected, ErrNoAnswer, ErrLookup, ErrMalformed, ErrLogUnreadable, ErrInvalid}
 
 // Error is one try of one probe that did not pass.
 type Error struct {
