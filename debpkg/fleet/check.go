@@ -36,6 +36,15 @@ func (inv *Inventory) Check() error {
 			bad("haproxy %d: want an address, and unix or tcp as network", i+1)
 		}
 	}
+	gates := map[string]bool{}
+	for i, g := range inv.Gates {
+		if err := g.check(); err != nil {
+			bad("gates: number %d: %w", i+1, err)
+		} else if gates[g.Name] {
+			bad("gates: duplicate name %q", g.Name)
+		}
+		gates[g.Name] = true
+	}
 	if b := inv.BlueGreen; b != nil {
 		if b.Map == "" || b.Active == "" || b.Idle == "" || b.Active == b.Idle || len(inv.HAProxy) == 0 {
 			bad("bluegreen: want map, active and idle (two colours), and an haproxy")

@@ -15,6 +15,7 @@ type Inventory struct {
 	Up               Wait              `yaml:"up"`     // until the load balancer sees a host up
 	Health           Health            `yaml:"health"` // until a host serves
 	MinUp            int               `yaml:"min_up"` // other servers that must be up before one is drained; 0: one, -1: none
+	Gates            []Gate            `yaml:"gates"`  // must hold before the first host and after each component
 	Hosts            []Host            `yaml:"hosts"`
 }
 

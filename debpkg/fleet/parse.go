@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"regexp"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -91,3 +93,26 @@ var (
 	unknownKey = regexp.MustCompile(`field (.+) not found in type \S+$`)
 	unfit      = regexp.MustCompile(`cannot unmarshal (.+) into \S+$`)
 )
+
+// DecodeNode decodes a node into v, a pointer to a struct, in an UnmarshalYAML of a value
+// that has several forms. Unknown keys are errors, which the decoder forgets there.
+func DecodeNode(n *yaml.Node, v any) error {
+	if n.Kind == yaml.MappingNode {
+		known := map[string]bool{}
+		t := reflect.TypeOf(v).Elem()
+		for i := range t.NumField() {
+			key, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+			known[key] = true
+		}
+		var errs []string
+		for i := 0; i < len(n.Content); i += 2 {
+			if k := n.Content[i]; !known[k.Value] {
+				errs = append(errs, fmt.Sprintf("line %d: unknown key %s", k.Line, k.Value))
+			}
+		}
+		if errs != nil {
+			return &yaml.TypeError{Errors: errs}
+		}
+	}
+	return n.Decode(v)
+}

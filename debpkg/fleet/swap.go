@@ -24,7 +24,7 @@ type Swap struct {
 
 	// Caches returns the cached directories of the bundles, given the content of Config
 	// and the versions before and after. Each must be an absolute path that ends in
-	// bundles/<md5> or bundles/<api id>_<md5>.
+	// bundles/<md5>, bundles/<api id>_<md5> or bundles/<md5>/<name>.
 	Caches func(config []byte, from, to debpkg.Version) ([]string, error)
 }
 
@@ -38,7 +38,7 @@ type cached struct {
 func aside(dir string) string { return dir + ".before-upgrade" }
 
 // cacheDir is what a gateway names the directory of a bundle.
-var cacheDir = regexp.MustCompile(`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}$`)
+var cacheDir = regexp.MustCompile(`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}(?:/[^/]+)?$`)
 
 // forward stops the service, puts the cached directories aside and starts the service. It
 // is idempotent, also after a kill: a directory that is aside already stays there, and

@@ -47,10 +47,14 @@ func (m *machine) restored(ctx context.Context) error {
 	if _, err := rollout.Saved(ctx, &r); err != nil || r.Plan == nil {
 		return err
 	}
-	if before := r.before(m.Package); !before.IsZero() {
-		return m.wait(ctx, before.String())
+	before := r.before(m.Package)
+	if len(r.Plan.Actions) == 0 { // the bundle alone was replaced
+		before = m.want
 	}
-	return nil
+	if before.IsZero() {
+		return nil
+	}
+	return m.wait(ctx, before.String())
 }
 
 // wait polls the host's probes, and the package's version with each of them.
@@ -76,9 +80,9 @@ func (h Health) policy() health.Policy {
 	return health.Policy{SuccessThreshold: h.SuccessThreshold, Deadline: time.Duration(h.Deadline)}
 }
 
-// watch polls hosts while they soak, until one fails three times in a row or the context
+// watch polls hosts and gates while hosts soak, until one fails three times in a row or the context
 // ends.
-func watch(machines []*machine) func(context.Context) error {
+func (inv *Inventory) watch(machines []*machine) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var probes []health.Probe
 		for _, m := range machines {
@@ -88,7 +92,7 @@ func watch(machines []*machine) func(context.Context) error {
 			}
 			probes = append(probes, p...)
 		}
-		return watchProbes(ctx, probes)
+		return watchProbes(ctx, append(probes, inv.gateProbes()...))
 	}
 }
 

@@ -57,14 +57,14 @@ func (inv *Inventory) component(component string, hosts []rollout.Host, machines
 			sw.Instances = append(sw.Instances, p.process(nil))
 			lbs = append(lbs, p.process(b.Backends))
 		}
-		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Watch: watch(machines), Drain: inv.Drain.options()}
+		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Watch: inv.watch(machines), Drain: inv.Drain.options()}
 		if len(b.Backends) > 0 {
 			o.Balancer = rollout.All(lbs...)
 		}
 		return rollout.BlueGreen(hosts, o)
 	}
 	o := inv.rolling(component)
-	o.Canary = rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak), Watch: watch(machines[:min(inv.Canary.Count, len(machines))])}
+	o.Canary = rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak), Watch: inv.watch(machines[:min(inv.Canary.Count, len(machines))])}
 	w, err := rollout.Rolling(component, hosts, o)
 	return []rollout.Wave{w}, err
 }

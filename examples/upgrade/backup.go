@@ -69,8 +69,8 @@ func (u *upgrade) backup(ctx context.Context) error {
 }
 
 func (u *upgrade) existing() string {
-	if u.set != "" {
-		return u.set
+	if u.options.set != "" {
+		return u.options.set
 	}
 	return u.Backup.Set
 }
@@ -181,8 +181,8 @@ func (u *upgrade) label() string {
 // versions are those that the set belongs to, by host and package.
 func (u *upgrade) versions(ctx context.Context) (map[string]string, error) {
 	found := make([]string, len(u.Hosts))
-	err := each(u.Hosts, func(i int, h fleet.Host) error {
-		v, err := u.installed(ctx, h)
+	err := fleet.Each(u.Hosts, func(i int, h fleet.Host) error {
+		v, err := u.Installed(ctx, h)
 		found[i] = v.String()
 		return err
 	})
@@ -355,7 +355,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 			return report, err
 		}
 	}
-	if err := u.healthyNow(ctx, u.Hosts); err != nil {
+	if err := u.Baseline(ctx, u.Hosts); err != nil {
 		return report, fmt.Errorf("wait for the hosts after the restore: %w", err)
 	}
 	return report, nil
@@ -373,7 +373,7 @@ func (u *upgrade) restart(ctx context.Context, report backup.Report) error {
 		if !changed[component[h.Name]] {
 			continue
 		}
-		if v, err := u.installed(ctx, h); err != nil {
+		if v, err := u.Installed(ctx, h); err != nil {
 			return err
 		} else if !v.IsZero() {
 			names = append(names, h.Name)

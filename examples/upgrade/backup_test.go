@@ -90,7 +90,7 @@ func (d *data) take(t *testing.T, change func(*upgrade)) (setNote, error) {
 func TestBackup(t *testing.T) {
 	t.Parallel()
 	d := newData(t)
-	if _, err := d.take(t, func(u *upgrade) { u.set = "latest" }); err == nil || !strings.Contains(err.Error(), "holds no set") || !strings.Contains(err.Error(), "or go on with -without backup") {
+	if _, err := d.take(t, func(u *upgrade) { u.options.set = "latest" }); err == nil || !strings.Contains(err.Error(), "holds no set") || !strings.Contains(err.Error(), "or skip the check with -without backup") {
 		t.Errorf("error %v", err)
 	}
 	first, err := d.take(t, nil)
@@ -124,10 +124,10 @@ func TestBackup(t *testing.T) {
 		change func(*upgrade)
 		want   string
 	}{
-		"latest":    {func(u *upgrade) { u.set = "latest" }, ""},
-		"directory": {func(u *upgrade) { u.set = second.Dir }, ""},
+		"latest":    {func(u *upgrade) { u.options.set = "latest" }, ""},
+		"directory": {func(u *upgrade) { u.options.set = second.Dir }, ""},
 		"old":       {func(u *upgrade) { u.set, u.Backup.Fresh = "latest", 1 }, "backup.fresh allows 1ns"},
-		"damaged":   {func(u *upgrade) { u.set = filepath.Base(first.Dir) }, "damaged"},
+		"damaged":   {func(u *upgrade) { u.options.set = filepath.Base(first.Dir) }, "damaged"},
 		"lacking": {func(u *upgrade) {
 			u.set, u.Hosts = "latest", append(u.Hosts, u.Hosts[0])
 			u.Hosts[1].Name, u.Hosts[1].Address = "g2", "elsewhere"
@@ -158,7 +158,7 @@ func TestServersThatAreMissing(t *testing.T) {
 	t.Parallel()
 	d := newData(t)
 	d.env = nil
-	if _, err := d.take(t, nil); err == nil || !strings.Contains(err.Error(), "the URI of MongoDB: the variable MONGO_URI is not set; or go on with -without backup") {
+	if _, err := d.take(t, nil); err == nil || !strings.Contains(err.Error(), "the URI of MongoDB: the variable MONGO_URI is not set; or skip the check with -without backup") {
 		t.Errorf("error %v", err)
 	}
 	d.env = map[string]string{"MONGO_URI": "mongodb://tyk:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=200"}

@@ -5,35 +5,39 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
-	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/internal/atomicfile"
-	runner "example.com/tykupgrade/internal/run"
+	"example.com/tykupgrade/health"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
 // arranged is the bundle before it is written: everything but bytes.
 type arranged struct {
-	*bundle.UpgradePlan
-	manifest *bundle.Manifest
+	plan     *bundle.UpgradePlan
+	upgrade  bundle.Upgrade
+	base     *bundle.Manifest // in use now
+	manifest *bundle.Manifest // with both builds
 	files    disk
-	from, to *semver.Version
 }
 
-// arrange finds the names under which each version loads its own build.
+// arrange finds the names under which each version loads its own build, and what running
+// gateways do at the switch. It refuses a switch that takes traffic down.
 func (u *upgrade) arrange(ctx context.Context) (*arranged, error) {
 	to, err := u.release()
 	if err != nil {
@@ -58,17 +62,43 @@ func (u *upgrade) arrange(ctx context.Context) (*arranged, error) {
 	// Both may have the same name.
 	current, next := "current/"+filepath.Base(u.Plugin.Current), "target/"+filepath.Base(target)
 	files[current], files[next] = u.Plugin.Current, target
-	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		From: from, To: to,
-		Plugins: []bundle.Plugin{{Current: current, Target: next, Response: len(m.Middleware.Response) > 0}},
-	})
-	if err != nil {
+	a := &arranged{base: m, files: files}
+	a.upgrade = bundle.Upgrade{From: from, To: to, Plugins: []bundle.Plugin{{Current: current, Target: next, Response: len(m.Middleware.Response) > 0}},
+		Switch: bundle.Switch{Mode: u.Switch.Mode, Name: u.Plugin.Bundle.Name, New: u.Switch.New, Force: u.Switch.Force}}
+	if !u.Switch.sameName() {
+		if err := u.running(a); err != nil {
+			return nil, err
+		}
+	}
+	if a.plan, err = bundle.ForUpgrade(a.upgrade); err != nil {
 		return nil, err
 	}
-	if m, err = plan.Manifest(m); err != nil {
-		return nil, err
+	a.manifest, err = a.plan.Manifest(m)
+	return a, err
+}
+
+// running tells the plan which plugin paths the gateways have loaded.
+func (u *upgrade) running(a *arranged) error {
+	pluginPath := func(file string) (string, error) {
+		b, err := preflight.Inspect(file)
+		if err != nil {
+			return "", err
+		}
+		return b.PluginPath, nil
 	}
-	return &arranged{plan, m, files, from, to}, nil
+	a.upgrade.PluginPath = func(name string) (string, error) {
+		if _, err := os.Stat(a.files[name]); errors.Is(err, fs.ErrNotExist) {
+			return "", nil // still to be compiled
+		}
+		return pluginPath(a.files[name])
+	}
+	now := u.Plugin.Running
+	if now == "" {
+		now = u.Plugin.Current
+	}
+	loaded, err := pluginPath(now)
+	a.upgrade.Switch.Running = []bundle.Open{{Bundle: u.Plugin.Bundle.Name, File: filepath.Base(now), PluginPath: loaded}}
+	return err
 }
 
 // manifest is the one that is in use, or a new one for one function.
@@ -116,52 +146,46 @@ func (d disk) Open(name string) (fs.File, error) {
 	return os.Open(path)
 }
 
-// loads are the files that a version takes from the bundle.
-func loads(m *bundle.Manifest, v *semver.Version) ([]string, error) {
-	all, err := m.Resolve(v, "linux", "amd64")
-	var files []string
-	seen := map[string]bool{}
-	for _, r := range all {
-		if !seen[r.File] && r.File != "" {
-			files = append(files, r.File)
-		}
-		seen[r.File] = true
-	}
-	return files, err
+// file is where the bundle is written, before it is published.
+func (u *upgrade) bundleFile() string {
+	return filepath.Join(u.Plugin.Bundle.Dir, u.publishedName())
 }
 
-// bundle writes, verifies and proves the bundle. Its name says what is in it,
-// because gateways never fetch the same name twice.
+// publishedName is the bundle's name on the bundle server.
+func (u *upgrade) publishedName() string {
+	if u.Switch.sameName() {
+		return u.Plugin.Bundle.Name
+	}
+	return u.Switch.New
+}
+
+// bundle writes the bundle and verifies it for both versions.
 func (u *upgrade) bundle(ctx context.Context) error {
 	a, err := u.arrange(ctx)
 	if err != nil {
 		return err
 	}
-	o, verify := bundle.Options{}, bundle.VerifyOptions{}
+	o := bundle.Options{}
 	if u.Plugin.Bundle.Key != "" {
 		key, err := privateKey(u.Plugin.Bundle.Key)
 		if err != nil {
 			return err
 		}
-		o.Signer, verify.Key = key, &key.PublicKey
+		o.Signer = key
 	}
-	dir := u.Plugin.Bundle.Dir
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(u.Plugin.Bundle.Dir, 0o755); err != nil {
 		return err
 	}
-	fresh := filepath.Join(dir, u.Plugin.Bundle.Name+".zip.new")
-	result, err := bundle.WriteFile(ctx, fresh, a.FS(a.files), a.manifest, o)
+	file := u.bundleFile()
+	result, err := bundle.WriteUpgrade(ctx, file, a.files, a.base, a.upgrade, o)
 	if err != nil {
 		return err
 	}
-	note := bundleNote{File: filepath.Join(dir, result.Name(u.Plugin.Bundle.Name)), SHA256: result.SHA256, Signed: o.Signer != nil, Asked: a.asked()}
-	if note.Loads, err = prove(fresh, result.Size, verify, a); err != nil {
-		return errors.Join(err, os.Remove(fresh))
+	note := bundleNote{File: file, SHA256: result.SHA256, Size: result.Size, Signed: o.Signer != nil, Asked: a.asked(), Loads: map[string]string{}}
+	for version, files := range result.Loads {
+		note.Loads[version] = strings.Join(files, ", ")
 	}
-	if note.Inputs, err = u.inputs(a); err != nil {
-		return errors.Join(err, os.Remove(fresh))
-	}
-	if err := errors.Join(os.Rename(fresh, note.File), atomicfile.SyncDir(dir)); err != nil {
+	if note.Inputs, err = a.inputs(); err != nil {
 		return err
 	}
 	u.written = note
@@ -180,39 +204,10 @@ func privateKey(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// prove verifies the file as it is on disk, and that each version takes its own
-// build from it.
-func prove(path string, size int64, o bundle.VerifyOptions, a *arranged) (map[string]string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	m, err := bundle.Verify(f, size, o)
-	if err != nil {
-		return nil, err
-	}
-	proof := map[string]string{}
-	for _, want := range []struct {
-		version *semver.Version
-		file    string
-	}{{a.from, a.Plugins[0].Current.File}, {a.to, a.Plugins[0].Target.File}} {
-		files, err := loads(m, want.version)
-		if err != nil {
-			return nil, err
-		}
-		if text := strings.Join(files, ", "); !strings.Contains(", "+text+", ", ", "+want.file+", ") {
-			return nil, fmt.Errorf("gateway %s would load %s from the bundle instead of %s", want.version, text, want.file)
-		}
-		proof[want.version.String()] = strings.Join(files, ", ")
-	}
-	return proof, nil
-}
-
-func (u *upgrade) inputs(a *arranged) (map[string]string, error) {
+func (a *arranged) inputs() (map[string]string, error) {
 	sums := map[string]string{}
-	for _, name := range a.FileList {
-		path := a.files[a.Sources[name]]
+	for _, name := range a.plan.FileList {
+		path := a.files[a.plan.Sources[name]]
 		sum, err := digest(path)
 		if err != nil {
 			return nil, err
@@ -229,18 +224,18 @@ func (a *arranged) asked() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// bundled trusts the bundle that the journal has as long as it is whole and
-// what the file asks for, made of the present builds.
+// bundled trusts the bundle that the journal has as long as it is whole and what the file
+// asks for, made of the present builds.
 func (u *upgrade) bundled(ctx context.Context) (bool, error) {
 	var note bundleNote
 	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
 		return false, err
 	}
 	a, err := u.arrange(ctx)
-	if err != nil || a.asked() != note.Asked || note.Signed != (u.Plugin.Bundle.Key != "") || filepath.Dir(note.File) != u.Plugin.Bundle.Dir {
+	if err != nil || a.asked() != note.Asked || note.Signed != (u.Plugin.Bundle.Key != "") || note.File != u.bundleFile() {
 		return false, err
 	}
-	now, err := u.inputs(a)
+	now, err := a.inputs()
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !maps.Equal(now, note.Inputs) {
 		return false, nil
 	} else if err != nil {
@@ -254,55 +249,196 @@ func (u *upgrade) bundled(ctx context.Context) (bool, error) {
 	return sum == note.SHA256, err
 }
 
-// publish hands the bundle to the team's own command and looks whether the
-// bundle server has it.
-func (u *upgrade) publish(ctx context.Context) error {
-	file, sum, b := u.written.File, u.written.SHA256, u.Plugin.Bundle
-	name := filepath.Base(file)
-	if len(b.Publish) > 0 {
-		r := strings.NewReplacer("{file}", file, "{name}", name)
-		argv := make([]string, len(b.Publish))
-		for i, arg := range b.Publish {
-			argv[i] = r.Replace(arg)
+// bundleSteps publish the bundle and, if its name is new, name it in the APIs.
+func (u *upgrade) bundleSteps() []rollout.Step {
+	steps := []rollout.Step{{Name: "publish", Do: u.publish, Undo: u.unpublish}}
+	if len(u.Switch.Rename) > 0 {
+		rename := func(from, to string) func(context.Context) error {
+			return func(ctx context.Context) error {
+				return runCommand(ctx, u.Switch.Rename, map[string]string{"{from}": from, "{to}": to})
+			}
 		}
-		if err := runner.Local(runner.Options{})(ctx, argv, nil, nil, nil); err != nil {
+		steps = append(steps, rollout.Step{Name: "rename", Do: rename(u.Plugin.Bundle.Name, u.Switch.New), Undo: rename(u.Switch.New, u.Plugin.Bundle.Name)})
+	}
+	return steps
+}
+
+// unpublished says why nobody would know whether gateways get the bundle.
+func (u *upgrade) unpublished() error {
+	if b := u.Plugin.Bundle; b.Serve == "" && b.URL == "" {
+		return errors.New("nothing says whether the bundle server has the bundle: give plugin.bundle.url, or the served directory as plugin.bundle.serve")
+	}
+	return nil
+}
+
+// publication is a bundle server's directory on this machine.
+func (u *upgrade) publication() bundle.Publication {
+	abs, _ := filepath.Abs(u.journal)
+	sum := sha256.Sum256([]byte(abs))
+	return bundle.Publication{Dir: u.Plugin.Bundle.Serve, Name: u.publishedName(), Run: hex.EncodeToString(sum[:8])}
+}
+
+// keptFile is the old bundle while a command publishes.
+func (u *upgrade) keptFile() string {
+	return filepath.Join(u.Plugin.Bundle.Dir, u.publishedName()+".before-upgrade")
+}
+
+// publish puts the bundle on its server. The old file is kept until the run is accepted.
+// Gateways that run keep serving from their caches.
+func (u *upgrade) publish(ctx context.Context) error {
+	b, name := u.Plugin.Bundle, u.publishedName()
+	var note publishNote
+	if _, err := rollout.Saved(ctx, &note); err != nil {
+		return err
+	}
+	note.Name = name
+	want := bundle.Digest{Size: u.written.Size, SHA256: u.written.SHA256}
+	at, err := b.at(name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case b.Serve != "":
+		if _, err := u.publication().Publish(ctx, u.written.File); err != nil {
+			return err
+		}
+	case len(b.Publish) > 0:
+		if at != "" && note.Kept == "" && !note.None {
+			switch _, err := bundle.Fetch(ctx, at, u.keptFile(), bundle.FetchOptions{}); {
+			case errors.Is(err, fs.ErrNotExist):
+				note.None = true
+			case err != nil:
+				return fmt.Errorf("keep the bundle that is published now: %w", err)
+			default:
+				note.Kept = u.keptFile()
+			}
+		}
+		// From now on a revert knows what to put back.
+		if err := rollout.Save(ctx, note); err != nil {
+			return err
+		}
+		if err := runCommand(ctx, b.Publish, map[string]string{"{file}": u.written.File, "{name}": name}); err != nil {
 			return fmt.Errorf("publish the bundle: %w", err)
 		}
 	}
-	note := publishNote{Name: name}
-	if b.URL != "" {
-		u, err := url.Parse(b.URL)
-		if err != nil {
-			return err
+	if at != "" {
+		note.URL = redacted(at)
+		if err := bundle.Served(ctx, at, want, bundle.FetchOptions{}); err != nil {
+			return fmt.Errorf("%w; upload %s under the name %s, keep the old file, and resume", err, u.written.File, name)
 		}
-		u = u.JoinPath(name)
-		note.URL = u.Redacted()
-		if err := served(ctx, u.String(), sum); err != nil {
-			return fmt.Errorf("look for the bundle on its server: %w; upload %s, name it in the APIs' custom_middleware_bundle, and resume", err, file)
-		}
+	}
+	if b.Serve == "" && at == "" {
+		note.Overridden = overridden(withoutPublish, u.unpublished())
 	}
 	return rollout.Save(ctx, note)
 }
 
-func served(ctx context.Context, addr, sum string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, addr, nil)
-	if err != nil {
+// unpublish serves the old bundle again. The hosts are back by then.
+func (u *upgrade) unpublish(ctx context.Context) error {
+	var note publishNote
+	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
+		if u.Plugin.Bundle.Serve == "" {
+			return err
+		}
+	}
+	switch b := u.Plugin.Bundle; {
+	case b.Serve != "":
+		return u.publication().Revert(ctx)
+	case note.Kept != "":
+		return runCommand(ctx, b.Publish, map[string]string{"{file}": note.Kept, "{name}": note.Name})
+	}
+	return nil // an old file that nobody kept here is the operator's to put back
+}
+
+// forgetBundle removes the old bundle of a run that is accepted.
+func (u *upgrade) forgetBundle(ctx context.Context, rep *rollout.Report) error {
+	if u.Plugin == nil {
+		return nil
+	}
+	if u.Plugin.Bundle.Serve != "" {
+		return u.publication().Accept(ctx)
+	}
+	var note publishNote
+	if data := saved(rep, targetBundle, "publish"); data != nil {
+		_ = json.Unmarshal(data, &note)
+	}
+	if err := os.Remove(note.Kept); note.Kept != "" && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s", req.URL.Redacted(), resp.Status)
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, resp.Body); err != nil {
-		return fmt.Errorf("GET %s: %w", req.URL.Redacted(), err)
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return fmt.Errorf("GET %s: the answer has SHA-256 %s instead of %s", req.URL.Redacted(), got, sum)
 	}
 	return nil
+}
+
+// at is the address that gateways fetch a bundle from.
+func (b bundleConfig) at(name string) (string, error) {
+	if b.URL == "" {
+		return "", nil
+	}
+	u, err := url.Parse(b.URL)
+	if err != nil {
+		return "", err
+	}
+	return u.JoinPath(name).String(), nil
+}
+
+func redacted(at string) string {
+	u, err := url.Parse(at)
+	if err != nil {
+		return ""
+	}
+	return u.Redacted()
+}
+
+// runCommand runs the team's own command.
+func runCommand(ctx context.Context, argv []string, words map[string]string) error {
+	var out strings.Builder
+	filled := make([]string, len(argv))
+	for i, arg := range argv {
+		for word, value := range words {
+			arg = strings.ReplaceAll(arg, word, value)
+		}
+		filled[i] = arg
+	}
+	if err := debpkg.Local()(ctx, filled, nil, nil, &out); err != nil {
+		return fmt.Errorf("%s: %w: %s", filled[0], err, strings.TrimSpace(out.String()))
+	}
+	return nil
+}
+
+// swap makes a gateway host fetch the bundle again while its service is stopped.
+func (u *upgrade) swap(h fleet.Host) *fleet.Swap {
+	return &fleet.Swap{Runner: u.Runner(h), Config: u.Switch.Config, Caches: func(config []byte, from, to debpkg.Version) ([]string, error) {
+		var conf struct {
+			Middleware string `json:"middleware_path"`
+		}
+		if err := json.Unmarshal(config, &conf); err != nil {
+			return nil, fmt.Errorf("it is not JSON: %w", err)
+		}
+		if conf.Middleware != "" && !path.IsAbs(conf.Middleware) {
+			conf.Middleware = path.Join("/opt/tyk-gateway", conf.Middleware) // the unit's working directory
+		}
+		apis := u.Switch.APIs
+		if len(apis) == 0 {
+			apis = []string{""}
+		}
+		var dirs []string
+		for _, version := range []debpkg.Version{from, to} {
+			if version.IsZero() {
+				continue
+			}
+			v, err := health.ParseVersion(version.String())
+			if err != nil {
+				return nil, err
+			}
+			for _, api := range apis {
+				all, err := bundle.CacheDir(v, conf.Middleware, api, u.Plugin.Bundle.Name)
+				if err != nil {
+					return nil, err
+				}
+				for _, c := range all {
+					dirs = append(dirs, c.Dir)
+				}
+			}
+		}
+		return dirs, nil
+	}}
 }

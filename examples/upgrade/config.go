@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"go.yaml.in/yaml/v3"
 	"io"
 	"net/url"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
@@ -27,8 +29,8 @@ type config struct {
 	fleet.Inventory `yaml:",inline"`
 
 	Plugin *pluginConfig `yaml:"plugin"` // none: the gateways have no Go plugin
+	Switch switchConfig  `yaml:"switch"` // how the gateways get the new bundle
 	Backup *backupConfig `yaml:"backup"`
-	Gates  []gate        `yaml:"gates"` // must hold before the first host and after each component
 
 	dir string // of the file
 }
@@ -36,7 +38,8 @@ type config struct {
 // pluginConfig is a Go plugin and the bundle that it is shipped in.
 type pluginConfig struct {
 	From    string `yaml:"from"`    // the gateways' version now
-	Current string `yaml:"current"` // the .so that they load now
+	Current string `yaml:"current"` // the .so for it that the bundle gets
+	Running string `yaml:"running"` // the .so that they have loaded, if that is another one
 
 	// Exactly one: the plugin's module, to be compiled, or the .so of the new
 	// version.
@@ -79,18 +82,41 @@ type compilerConfig struct {
 	Caches  string   `yaml:"caches"` // prefix of the volumes for Go's caches, or none
 }
 
-// bundleConfig is where the bundle goes. Its name is NAME-<digest>.zip.
+// bundleConfig is where the bundle goes.
 type bundleConfig struct {
-	Dir  string `yaml:"dir"`
-	Name string `yaml:"name"`
-	Key  string `yaml:"key"` // file with the RSA key that signs it; empty: unsigned
+	Dir  string `yaml:"dir"`  // where builds and bundles are made
+	Name string `yaml:"name"` // as the APIs have it in custom_middleware_bundle: orders.zip
+	Key  string `yaml:"key"`  // file with the RSA key that signs it; empty: unsigned
 
-	// How it gets to the bundle server, with {file} and {name} in it, and the
-	// address that gateways fetch bundles from: it must have the bundle before
-	// the first host is touched.
+	// How it gets to the bundle server: the directory that a server on this machine serves, or
+	// a command with {file} and {name} in it. URL is the address that gateways fetch bundles
+	// from: it must have the bundle before the first host is touched.
+	Serve   string   `yaml:"serve"`
 	Publish []string `yaml:"publish"`
 	URL     string   `yaml:"url"`
 }
+
+// switchConfig is how gateways get the new bundle: a mode, or a mode with more.
+type switchConfig struct {
+	Mode   bundle.Mode `yaml:"mode"`   // same_name (default), unique_path, blue_green, new_name
+	New    string      `yaml:"new"`    // the new name, with every mode but same_name
+	Rename []string    `yaml:"rename"` // command that names it in the APIs, with {from} and {to}
+	Force  bool        `yaml:"force"`  // carry out a switch that takes traffic down
+	Config string      `yaml:"config"` // tyk.conf on the gateway hosts; empty: Tyk's
+	APIs   []string    `yaml:"apis"`   // API ids: gateways 3.0.0 to 3.2.2 and 4.0.0 cache by API
+}
+
+// UnmarshalYAML reads a mode alone, or a mapping.
+func (s *switchConfig) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		s.Mode = bundle.Mode(n.Value)
+		return nil
+	}
+	type plain switchConfig
+	return fleet.DecodeNode(n, (*plain)(s))
+}
+
+func (s switchConfig) sameName() bool { return s.Mode == "" || s.Mode == bundle.SameName }
 
 // backupConfig is what the set holds and where it is kept.
 type backupConfig struct {
@@ -128,14 +154,6 @@ type mongoConfig struct {
 	Databases []string `yaml:"databases"`
 }
 
-// gate is a request that must be answered as expected, before and after.
-type gate struct {
-	Name   string            `yaml:"name"`
-	URL    string            `yaml:"url"`
-	Status int               `yaml:"status"`
-	Header map[string]string `yaml:"header"`
-}
-
 // load reads and checks the file; "-" is stdin.
 func load(path string, stdin io.Reader) (*config, error) {
 	data, err := fleet.Read(path, stdin)
@@ -157,9 +175,12 @@ func load(path string, stdin io.Reader) (*config, error) {
 
 // check fills in defaults and reports everything that is wrong at once.
 func (c *config) check() error {
-	errs := []error{c.Inventory.Check()}
+	var errs []error
+	if err := c.Inventory.Check(); err != nil {
+		errs = append(errs, err)
+	}
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
-	reserved := []string{targetPlugin, targetHosts, targetBackup}
+	reserved := []string{targetPlugin, targetHosts, targetBackup, targetBundle}
 	for _, h := range c.Hosts {
 		if slices.Contains(reserved, h.Name) || strings.HasPrefix(h.Name, gatesAfter) {
 			bad("host %s: the name is taken by a part of the upgrade", h.Name)
@@ -171,26 +192,16 @@ func (c *config) check() error {
 	if c.Backup != nil {
 		c.checkBackup(bad)
 	}
-	names := map[string]bool{}
-	for i, g := range c.Gates {
-		if u, err := url.Parse(g.URL); g.Name == "" || names[g.Name] || err != nil || u.Host == "" {
-			bad("gates: number %d: give a name of its own and a whole URL", i+1)
-		}
-		names[g.Name] = true
-	}
 	return errors.Join(errs...)
 }
 
 func (c *config) checkPlugin(bad func(string, ...any)) {
 	p := c.Plugin
-	for _, path := range []*string{&p.Current, &p.Source, &p.So, &p.Manifest, &p.Releases, &p.ReleaseMod, &p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Key} {
+	for _, path := range []*string{&p.Current, &p.Running, &p.Source, &p.So, &p.Manifest, &p.Releases, &p.ReleaseMod, &p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Serve, &p.Bundle.Key} {
 		*path = c.path(*path)
 	}
 	if p.Gateway != "" && !strings.HasPrefix(p.Gateway, imagePrefix) {
 		p.Gateway = c.path(p.Gateway)
-	}
-	if p.Bundle.Name == "" {
-		p.Bundle.Name = "plugin"
 	}
 	from, err := pluginbuild.ParseVersion(p.From)
 	if err != nil {
@@ -199,7 +210,7 @@ func (c *config) checkPlugin(bad func(string, ...any)) {
 	if to, err := c.release(); err != nil {
 		bad("plugin: %w", err)
 	} else if from != nil && from.Equal(to) {
-		bad("plugin.from: the gateways are to become %s, which they are already", to)
+		bad("plugin.from: the gateways have %s already", to)
 	}
 	if p.Current == "" {
 		bad("plugin.current: name the .so that the gateways load now")
@@ -211,7 +222,7 @@ func (c *config) checkPlugin(bad func(string, ...any)) {
 		bad("plugin: give the bundle's manifest, or symbol and hook: one of them")
 	}
 	if p.Symbol != "" && !slices.Contains(hooks, p.Hook) {
-		bad("plugin.hook: %q is none of %s", p.Hook, strings.Join(hooks, ", "))
+		bad("plugin.hook: unknown hook %q (want %s)", p.Hook, strings.Join(hooks, ", "))
 	}
 	if p.ReleaseMod != "" && p.Repo == "" {
 		bad("plugin.release_mod: it goes with repo")
@@ -222,11 +233,37 @@ func (c *config) checkPlugin(bad func(string, ...any)) {
 	if p.Bundle.Dir == "" {
 		bad("plugin.bundle.dir: name the directory for the bundle")
 	}
-	if p.Bundle.Name != filepath.Base(p.Bundle.Name) {
-		bad("plugin.bundle.name: %q holds a slash", p.Bundle.Name)
+	switch {
+	case p.Bundle.Name == "":
+		bad("plugin.bundle.name: want the name that the APIs have in custom_middleware_bundle, such as orders.zip")
+	case p.Bundle.Name != filepath.Base(p.Bundle.Name):
+		bad("plugin.bundle.name: invalid name %q: want one without a slash", p.Bundle.Name)
+	}
+	if p.Bundle.Serve != "" && len(p.Bundle.Publish) > 0 {
+		bad("plugin.bundle: give serve or publish, not both")
 	}
 	if u, err := url.Parse(p.Bundle.URL); p.Bundle.URL != "" && (err != nil || u.Host == "") {
-		bad("plugin.bundle.url: %q is no URL", p.Bundle.URL)
+		bad("plugin.bundle.url: invalid URL %q", p.Bundle.URL)
+	}
+	c.checkSwitch(bad)
+}
+
+func (c *config) checkSwitch(bad func(string, ...any)) {
+	s := c.Switch
+	switch {
+	case s.Mode != "" && !slices.Contains(bundle.Modes(), s.Mode):
+		bad("switch: unknown mode %q (want same_name, unique_path, blue_green or new_name)", s.Mode)
+	case s.sameName() && (s.New != "" || s.Rename != nil):
+		bad("switch: new and rename go with unique_path, blue_green and new_name")
+	case !s.sameName() && s.New == "":
+		bad("switch: mode %s needs new, another name for the bundle", s.Mode)
+	case s.Mode == bundle.BlueGreen && c.BlueGreen == nil:
+		bad("switch: mode blue_green needs the section bluegreen")
+	case (s.Mode == bundle.UniquePath || s.Mode == bundle.NewName) && s.Rename == nil:
+		bad("switch: mode %s needs rename, the command that names the new bundle in the APIs", s.Mode)
+	}
+	if s.New != filepath.Base(s.New) && s.New != "" {
+		bad("switch.new: invalid name %q: want one without a slash", s.New)
 	}
 }
 
@@ -320,7 +357,7 @@ func (c *config) path(p string) string {
 // gatewayHost is the first host with a gateway.
 func (c *config) gatewayHost() (fleet.Host, bool) {
 	for _, h := range c.Hosts {
-		if h.Component == "gateway" || h.Component == "data-plane-gateway" {
+		if fleet.IsGateway(h.Component) {
 			return h, true
 		}
 	}
@@ -349,11 +386,12 @@ func (c *config) edition() pluginbuild.Edition {
 	return pluginbuild.Standard
 }
 
-// options are those of the run. A budget in percent is one of the hosts: the
-// other parts of the upgrade do not count.
-func (c *config) options(waves []rollout.Wave) rollout.Options {
-	o := c.Inventory.RunOptions()
+// runOptions are those of the run. A budget in percent is one of the hosts: the other parts
+// of the upgrade do not count.
+func (u *upgrade) runOptions(waves []rollout.Wave) rollout.Options {
+	o := u.RunOptions()
 	o.Budget = rollout.CountOrPercent{Count: o.Budget.Of(fleet.Targets(waves))}
+	o.Journal, o.Secrets = u.journal, u.secrets()
 	return o
 }
 

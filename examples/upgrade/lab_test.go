@@ -15,6 +15,7 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/lab/stage"
@@ -84,7 +85,7 @@ plugin:
   hook: post
   gateway: image:%s
   compiler: {image: "%[3]s", pull: never, env: [GOPROXY, GOSUMDB], caches: none, network: none}
-  bundle: {dir: bundles, name: foobar}
+  bundle: {dir: bundles, name: foobar.zip, serve: served}
 backup:
   dir: sets
   redis: {uri_env: REDIS_URI, proof: true}
@@ -95,13 +96,16 @@ backup:
 	}
 	call := func(args ...string) (int, string) {
 		var out bytes.Buffer
-		code := run(append([]string{"-file", file, "-yes"}, args...), func(name string) string { return env[name] }, nil, &out, &out)
+		if verb := args[len(args)-1]; verb != "plan" && verb != "status" {
+			args = append([]string{"-yes"}, args...)
+		}
+		code := commandOf(&options{}).Run(t.Context(), append([]string{"-file", file}, args...), cli.Streams{Env: func(name string) string { return env[name] }, Out: &out, Err: &out})
 		return code, out.String()
 	}
 	succeed := func(args ...string) string {
 		t.Helper()
 		code, out := call(args...)
-		if code != exitOK {
+		if code != cli.Yes {
 			t.Fatalf("upgrade %s: exit code %d\n%s", strings.Join(args, " "), code, out)
 		}
 		return out
@@ -168,13 +172,13 @@ backup:
 	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "stop", "tyk-gateway"); err != nil {
 		t.Fatal(err)
 	}
-	if code, out := call("-set", "latest", "apply"); code != exitRefused || !strings.Contains(out, "-without baseline") {
+	if code, out := call("-set", "latest", "apply"); code != cli.Refused || !strings.Contains(out, "-without baseline") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "start", "tyk-gateway"); err != nil {
 		t.Fatal(err)
 	}
-	if code, out := call("-set", "latest", "apply"); code != exitFailed || !strings.Contains(out, "h1 is as it was before") || !strings.Contains(out, "outcome   held") {
+	if code, out := call("-set", "latest", "apply"); code != cli.No || !strings.Contains(out, "h1 has its previous state again") || !strings.Contains(out, "outcome   held") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	versions("4.0.8 4.0.8")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -24,9 +23,8 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 
-	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/pluginbuild"
 )
@@ -47,13 +45,13 @@ plugin:
   so: plugin_v5.2.5_linux_amd64.so
   symbol: AddFooBarHeader
   hook: post
-  bundle: {dir: bundles, name: foobar, key: key.pem}
+  bundle: {dir: bundles, name: foobar.zip, key: key.pem}
 `
 
 func invoke(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = run(args, func(string) string { return "" }, strings.NewReader(stdin), &out, &errOut)
+	code = commandOf(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errOut})
 	return code, out.String(), errOut.String()
 }
 
@@ -92,22 +90,21 @@ func TestUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		{"-h", exitOK, "Exit codes:"},
-		{"", exitUsage, "give one of plan"},
-		{"-no-such-flag", exitUsage, "not defined"},
-		{"apply", exitUsage, "-file is missing"},
-		{"-file x frobnicate", exitUsage, "give one of plan"},
-		{"-file x apply revert", exitUsage, `got "apply" and "revert"`},
-		{"-file x -without luck apply", exitUsage, `"luck" is none of backup`},
-		{"-file x -without backup revert", exitUsage, "-without goes with"},
-		{"-file x -restore tables revert", exitUsage, `"tables" is none of config`},
-		{"-file x -restore redis apply", exitUsage, "-restore goes with revert"},
-		{"-file x -restore redis -drop-extra revert", exitUsage, "-drop-extra goes with -restore mongo"},
-		{"-file x -set latest status", exitUsage, "-set goes with"},
-		{"-file x -stop-after prepare plan", exitUsage, "-stop-after goes with"},
-		{"-file x -html y apply", exitUsage, "-html goes with status"},
-		{"-file - apply", exitUsage, "give -yes"},
-		{"-file /nonexistent apply", exitUsage, "no such file"},
+		{"", cli.Usage, "no verb given (want plan"},
+		{"plan -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"apply", cli.Usage, "-file is missing"},
+		{"-file x frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"-file x apply revert", cli.Usage, `unexpected argument "revert"`},
+		{"-file x -without luck apply", cli.Usage, `invalid -without "luck": unknown word "luck" (want backup, `},
+		{"-file x -without backup revert", cli.Usage, "-without goes with plan, apply, resume, not with revert"},
+		{"-file x -restore tables revert", cli.Usage, `unknown word "tables" (want config`},
+		{"-file x -restore redis apply", cli.Usage, "-restore goes with revert, not with apply"},
+		{"-file x -restore redis -drop-extra revert", cli.Usage, "-drop-extra needs -restore mongo"},
+		{"-file x -set latest status", cli.Usage, "-set goes with apply, resume"},
+		{"-file x -stop-after prepare plan", cli.Usage, "-stop-after goes with"},
+		{"-file x -html y apply", cli.Usage, "-html goes with status"},
+		{"-file - apply", cli.Usage, "give -yes"},
+		{"-file /nonexistent apply", cli.Usage, "no such file"},
 	} {
 		code, _, stderr := invoke(t, "", strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stderr, c.want) {
@@ -124,14 +121,15 @@ hosts:
 - {name: backup, component: gateway}
 plugin: {from: 5.2.5, so: a, source: b, symbol: X, hook: late, release_mod: m, bundle: {url: here, name: a/b}}
 backup: {keep: -1, redis: {uri_env: A, uri_file: b, method: guess, way: back, cert: c}, mongo: {}}
+switch: fast
 gates: [{name: g}, {url: "http://h/"}]
 `, "-file", "-", "plan")
-	if code != exitUsage {
+	if code != cli.Usage {
 		t.Errorf("exit code %d", code)
 	}
 	for _, want := range []string{
-		"host backup: the name is taken", "which they are already", "plugin.current", "give source", `plugin.hook: "late"`, "plugin.bundle.dir",
-		`plugin.bundle.name: "a/b"`, `plugin.bundle.url: "here"`, "backup.dir", "backup.keep", "backup.redis: give", "backup.redis.method", "backup.mongo: give",
+		"host backup: the name is taken", "the gateways have 5.2.5 already", "plugin.current", "give source", `unknown hook "late"`, "plugin.bundle.dir",
+		`plugin.bundle.name: invalid name "a/b"`, `plugin.bundle.url: invalid URL "here"`, "switch: unknown mode \"fast\"", "backup.dir", "backup.keep", "backup.redis: give", "backup.redis.method", "backup.mongo: give",
 		"gates: number 1", "gates: number 2", "plugin.release_mod: it goes with repo", "backup.redis: cert and key go together", "backup.redis.way",
 	} {
 		if !strings.Contains(stderr, want) {
@@ -139,7 +137,7 @@ gates: [{name: g}, {url: "http://h/"}]
 		}
 	}
 	for _, text := range []string{"", "plugin: {}", "hosts: []", nowhere + "backups: {}", nowhere + "plugin: {password: x}", nowhere + "backup: {dir: d, redis: {uri: redis://x}}"} {
-		if code, _, _ := invoke(t, text, "-file", "-", "plan"); code != exitUsage {
+		if code, _, _ := invoke(t, text, "-file", "-", "plan"); code != cli.Usage {
 			t.Errorf("%q: exit code %d", text, code)
 		}
 	}
@@ -169,7 +167,7 @@ func TestPlan(t *testing.T) {
 backup: {dir: sets, redis: {uri_env: NO_SUCH_VARIABLE}}
 gates: [{name: front, url: "http://127.0.0.1:1/"}]
 `)
-	if code, _, stderr := invoke(t, "", "-file", file, "plan"); code != exitUsage || !strings.Contains(stderr, "line 14: unknown key publish") {
+	if code, _, stderr := invoke(t, "", "-file", file, "plan"); code != cli.Usage || !strings.Contains(stderr, "line 14: unknown key publish") {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
 	file = write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, publish: [cp, "{file}", /srv/bundles]`, 1)+`
@@ -177,15 +175,15 @@ backup: {dir: sets, redis: {uri_env: NO_SUCH_VARIABLE}}
 gates: [{name: front, url: "http://127.0.0.1:1/"}]
 `)
 	code, stdout, _ := invoke(t, "", "-file", file, "plan")
-	if code != exitFailed {
+	if code != cli.No {
 		t.Errorf("exit code %d", code)
 	}
 	golden(t, "plan.txt", stdout, filepath.Dir(file))
-	_, stdout, _ = invoke(t, "", "-file", file, "-without", "backup,preflight,gates,baseline", "plan")
+	_, stdout, _ = invoke(t, "", "-file", file, "-without", "backup,preflight,gates,baseline,publish", "plan")
 	golden(t, "plan-without.txt", stdout, filepath.Dir(file))
 	var p planned
 	code, stdout, _ = invoke(t, "", "-file", file, "-json", "plan")
-	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != exitFailed || p.Plugin.Bundle.Plugins[0].Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 2 || len(p.Hosts) != 1 {
+	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != cli.No || p.Plugin.Bundle.Plugins[0].Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 3 || len(p.Hosts) != 1 {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(file)); len(entries) != 4 {
@@ -216,7 +214,7 @@ func TestPlanSeesWhatIsNoPlugin(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "plugin.so"), []byte("#!/bin/sh"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code, stdout, _ := invoke(t, "", "-file", file, "plan"); code != exitFailed || !strings.Contains(stdout, "plugin.so\" is not an ELF file") {
+	if code, stdout, _ := invoke(t, "", "-file", file, "plan"); code != cli.No || !strings.Contains(stdout, "plugin.so\" is not an ELF file") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
@@ -226,24 +224,24 @@ func TestRefusals(t *testing.T) {
 	file := write(t, withPlugin)
 	dir := filepath.Dir(file)
 	code, _, stderr := invoke(t, "", "-file", file, "-yes", "apply")
-	if code != exitRefused || !strings.Contains(stderr, "no section backup: add one; or go on with -without backup") {
+	if code != cli.Refused || !strings.Contains(stderr, "or skip the check with -without backup") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	if _, err := os.Stat(file + ".journal"); err == nil {
 		t.Error("a journal was begun")
 	}
-	code, _, stderr = invoke(t, "n\n", "-file", file, "-without", "backup", "apply")
-	if code != exitFailed || !strings.Contains(stderr, "apply gateway 5.2.5 on 1 targets WITHOUT backup") || !strings.Contains(stderr, "not confirmed") {
+	code, _, stderr = invoke(t, "n\n", "-file", file, "-without", "backup,publish", "apply")
+	if code != cli.Refused || !strings.Contains(stderr, "apply gateway 5.2.5 on 1 host WITHOUT backup and publish") || !strings.Contains(stderr, "not confirmed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "-stop-after", "lunch", "apply")
-	if code != exitUsage || !strings.Contains(stderr, `no wave "lunch"`) {
+	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "-stop-after", "lunch", "apply")
+	if code != cli.Usage || !strings.Contains(stderr, `unknown wave "lunch"`) {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 
 	// Without a gateway to look at, nothing says that the plugin loads.
-	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
-	if code != exitRefused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") {
+	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "apply")
+	if code != cli.Refused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// A gateway that is none does not help.
@@ -251,13 +249,13 @@ func TestRefusals(t *testing.T) {
 	if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup", "resume")
-	if code != exitRefused || !strings.Contains(stderr, "not an ELF file") {
+	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "resume")
+	if code != cli.Refused || !strings.Contains(stderr, "not an ELF file") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// Lifted, it comes as far as the host, and the report says what was lifted.
-	code, stdout, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight", "resume")
-	if code != exitRefused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight OVERRIDDEN: -without preflight was given") {
+	code, stdout, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight,publish", "resume")
+	if code != cli.Refused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight SKIPPED: -without preflight was given") {
 		t.Errorf("exit code %d, %q\n%s", code, stderr, stdout)
 	}
 	journal, err := os.ReadFile(file + ".journal")
@@ -265,7 +263,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("%v\n%s", err, journal)
 	}
 	zips, _ := filepath.Glob(filepath.Join(dir, "bundles", "*"))
-	if len(zips) != 1 || !regexp.MustCompile(`foobar-[0-9a-f]{12}\.zip$`).MatchString(zips[0]) {
+	if len(zips) != 1 || filepath.Base(zips[0]) != "foobar.zip" {
 		t.Fatalf("bundles: %v", zips)
 	}
 	if !strings.Contains(stdout, "4.0.8 loads plugin.so, 5.2.5 loads plugin_v5.2.5_linux_amd64.so") {
@@ -273,37 +271,37 @@ func TestRefusals(t *testing.T) {
 	}
 
 	page := filepath.Join(dir, "p.html")
-	if code, _, stderr := invoke(t, "", "-file", file, "-html", page, "status"); code != exitFailed {
+	if code, _, stderr := invoke(t, "", "-file", file, "-html", page, "status"); code != cli.No {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("preflight OVERRIDDEN")) {
+	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("preflight SKIPPED")) {
 		t.Errorf("page: %v", err)
 	}
 
 	// No host was begun, so apply may begin anew, and the old journal stays.
-	code, _, _ = invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
-	if kept, _ := filepath.Glob(file + ".journal.*"); code != exitRefused || len(kept) != 1 {
+	code, _, _ = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "apply")
+	if kept, _ := filepath.Glob(file + ".journal.*"); code != cli.Refused || len(kept) != 1 {
 		t.Errorf("exit code %d, journals %v", code, kept)
 	}
 	code, stdout, _ = invoke(t, "", "-file", file, "-json", "status")
 	var s status
-	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != exitFailed || s.Run == nil || len(s.Hosts) != 1 || s.Hosts[0].Error == "" {
+	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != cli.No || s.Run == nil || len(s.Hosts) != 1 || s.Hosts[0].Error == "" {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
 	}
-	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-restore", "redis", "revert"); code != exitRefused || !strings.Contains(stderr, "no section backup") {
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-restore", "redis", "revert"); code != cli.Refused || !strings.Contains(stderr, "no section backup") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: mend what is named above, then resume") {
+	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: fix what is named above, then upgrade resume") {
 		t.Errorf("status:\n%s", stdout)
 	}
-	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "revert"); code != exitOK {
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "revert"); code != cli.Yes {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// What was reverted is not resumed: its backup may be old by then.
-	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight", "resume"); code != exitRefused || !strings.Contains(stderr, "was reverted: apply begins a new one") {
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight,publish", "resume"); code != cli.Refused || !strings.Contains(stderr, "was reverted") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: apply begins a new run") {
+	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: upgrade apply begins a new run") {
 		t.Errorf("status:\n%s", stdout)
 	}
 }
@@ -315,8 +313,8 @@ func TestLocked(t *testing.T) {
 	if err := os.WriteFile(file+".journal.lock", []byte(lock), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup", "apply")
-	if code != exitLocked || !strings.Contains(stderr, "eve@elsewhere (process 7") {
+	code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "apply")
+	if code != cli.Busy || !strings.Contains(stderr, "eve@elsewhere (process 7") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 }
@@ -331,8 +329,8 @@ func TestLostOutput(t *testing.T) {
 	file := write(t, nowhere)
 	for _, verb := range []string{"plan", "status"} {
 		var stderr bytes.Buffer
-		code := run([]string{"-file", file, verb}, func(string) string { return "" }, nil, full{}, &stderr)
-		if code != exitFailed || !strings.Contains(stderr.String(), "upgrade: no space left") {
+		code := commandOf(&options{}).Run(t.Context(), []string{"-file", file, verb}, cli.Streams{Out: full{}, Err: &stderr})
+		if code != cli.No {
 			t.Errorf("%s: exit code %d, %s", verb, code, &stderr)
 		}
 	}
@@ -342,14 +340,14 @@ func TestStatusWithoutRun(t *testing.T) {
 	t.Parallel()
 	file := write(t, nowhere)
 	code, stdout, _ := invoke(t, "", "-file", file, "status")
-	if code != exitFailed || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout, "; apply begins one") || !strings.Contains(stdout, "g1") {
+	if code != cli.No || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout, "; upgrade apply begins one") || !strings.Contains(stdout, "g1") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
-	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"), "status"); code != exitFailed || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {
+	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"), "status"); code != cli.No || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	for _, verb := range []string{"resume", "revert"} {
-		if code, _, stderr := invoke(t, "", "-file", file, "-yes", verb, "-journal", filepath.Join(t.TempDir(), "j")); code == exitOK || !strings.Contains(stderr, "no run") && !strings.Contains(stderr, "no section backup") {
+		if code, _, stderr := invoke(t, "", "-file", file, "-yes", verb, "-journal", filepath.Join(t.TempDir(), "j")); code == cli.Yes || !strings.Contains(stderr, "no run") && !strings.Contains(stderr, "no section backup") {
 			t.Errorf("%s: exit code %d, %q", verb, code, stderr)
 		}
 	}
@@ -379,67 +377,11 @@ func prepared(t *testing.T, file string, env map[string]string, without ...strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &upgrade{config: cfg, env: func(name string) string { return env[name] }, event: func(string, string) {}, without: map[string]bool{}}
+	u := &upgrade{config: cfg, options: &options{journal: file + ".journal"}, env: func(name string) string { return env[name] }, event: func(string, string) {}, without: map[string]bool{}}
 	for _, name := range without {
 		u.without[name] = true
 	}
 	return u
-}
-
-func TestBundleIsPublishedAndFollowsThePlugin(t *testing.T) {
-	srv := httptest.NewServer(nil)
-	defer srv.Close()
-	file := write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, url: "`+srv.URL+`", publish: [cp, "{file}", served]`, 1))
-	dir := filepath.Dir(file)
-	srv.Config.Handler = http.FileServer(http.Dir(filepath.Join(dir, "served")))
-	t.Chdir(dir) // of the command that publishes
-	u := prepared(t, file, nil, withoutPreflight)
-	if _, err := step(t, u, targetPlugin); err == nil || !strings.Contains(err.Error(), "upload") && !strings.Contains(err.Error(), "404") {
-		t.Errorf("error %v", err)
-	}
-	if err := errors.Join(os.Remove(filepath.Join(dir, "served")), os.Mkdir(filepath.Join(dir, "served"), 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	rep, err := step(t, u, targetPlugin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var first, second bundleNote
-	if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &first); err != nil || !first.Signed {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "plugin_v5.2.5_linux_amd64.so"), object("changed"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if rep, err = step(t, u, targetPlugin); err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &second); err != nil || first.File == second.File {
-		t.Errorf("%v: both builds are in %s", err, second.File)
-	}
-	for _, n := range []bundleNote{first, second} {
-		if _, err := os.Stat(filepath.Join(dir, "served", filepath.Base(n.File))); err != nil {
-			t.Error(err)
-		}
-	}
-	// Whoever corrects the file and resumes gets what it says now.
-	u.Plugin.Hook = "pre"
-	if rep, err = step(t, u, targetPlugin); err != nil {
-		t.Fatal(err)
-	}
-	first = second
-	if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &second); err != nil || first.File == second.File {
-		t.Errorf("%v: both hooks are in %s", err, second.File)
-	}
-	if s := bundleStatus(rep); !s.OK {
-		t.Error(s.Error)
-	}
-	if err := os.WriteFile(second.File, []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if s := bundleStatus(rep); s.OK {
-		t.Error("a damaged bundle counts as whole")
-	}
 }
 
 func TestGates(t *testing.T) {
@@ -460,40 +402,6 @@ func TestGates(t *testing.T) {
 	status = http.StatusOK
 	if _, err := step(t, u, target); err != nil {
 		t.Error(err)
-	}
-}
-
-// What is said speaks of this command's verbs and of what its file has.
-func TestWords(t *testing.T) {
-	t.Parallel()
-	steps := []rollout.Step{{Name: "compile", Do: func(context.Context) error { return errors.New("boom") }}}
-	failing := rollout.Wave{Name: wavePrepare, Canary: rollout.Canary{Count: 1}, Targets: []rollout.Target{{Name: targetPlugin, Steps: steps}, {Name: targetHosts, Steps: steps}}}
-	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "j")}
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{failing}, o)
-	if text := reword(err).Error(); !strings.Contains(text, "plugin failed; failed: 1 (plugin: compile: boom); fix the cause, then resume or revert") || strings.Contains(text, "canary") || !errors.As(reword(err), new(*rollout.Error)) {
-		t.Error(text)
-	}
-	if text := fmt.Sprint(show(rep).Halt, show(rep).Events); strings.Contains(text, "canary") || !strings.Contains(text, "plugin failed") {
-		t.Error(text)
-	}
-	_, err = rollout.Run(t.Context(), []rollout.Wave{failing}, o)
-	if text := reword(err).Error(); !strings.Contains(text, "resume it, revert it, or name a new one with -journal") {
-		t.Error(text)
-	}
-	if reword(nil) != nil {
-		t.Error("nothing became an error")
-	}
-}
-
-func TestCarries(t *testing.T) {
-	t.Parallel()
-	v, err := debpkg.ParseVersion("4.0.8")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := fleet.Host{Package: "tyk-gateway"}
-	if a, b := carries(h, v), carries(h, debpkg.Version{}); a != "tyk-gateway 4.0.8" || b != "no tyk-gateway" {
-		t.Errorf("%q, %q", a, b)
 	}
 }
 
@@ -570,7 +478,7 @@ func TestBudget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o := u.options(hostWaves(waves)); o.Budget != (rollout.CountOrPercent{Count: 1}) {
+	if o := u.runOptions(hostWaves(waves)); o.Budget != (rollout.CountOrPercent{Count: 1}) {
 		t.Errorf("budget %+v", o.Budget)
 	}
 	if last := waves[len(waves)-1]; last.Name != gatesAfter+"pump" || last.Canary.Count != 1 || waves[0].Canary.Count != len(waves[0].Targets) {

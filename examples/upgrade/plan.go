@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/debpkg/fleet"
@@ -33,15 +30,14 @@ type plannedPlugin struct {
 	Bundle *bundle.UpgradePlan `json:"bundle,omitempty"`
 }
 
-// plan shows what apply would do. It asks the hosts and changes nothing.
-func (c *command) plan(u *upgrade) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+// plan shows what apply would do, and everything that it would refuse. It asks the hosts
+// and changes nothing.
+func (u *upgrade) plan(ctx context.Context, c *cli.Call) error {
 	waves, err := u.waves()
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
-	p := planned{Without: c.without}
+	p := planned{Without: u.options.without}
 	problem := func(what string, err error) {
 		if err != nil {
 			p.Problems = append(p.Problems, what+": "+err.Error())
@@ -52,7 +48,7 @@ func (c *command) plan(u *upgrade) int {
 		problem("plugin", err)
 		problem("preflight", u.lifted(withoutPreflight, u.Plugin.Gateway == "", errNoGateway))
 	}
-	problem("backup", u.lifted(withoutBackup, u.Backup == nil, errNoBackup))
+	problem("refused", u.refusals())
 	if u.Backup != nil && !u.without[withoutBackup] {
 		p.Backup = u.wanted()
 		problem("backup", u.readable())
@@ -62,27 +58,23 @@ func (c *command) plan(u *upgrade) int {
 	}
 	hosts := hostWaves(waves)
 	p.Hosts = u.Plans(ctx, hosts)
-	code := exitOK
-	for _, h := range p.Hosts {
-		if h.Error != "" {
-			code = exitFailed
+	var answer error
+	if len(p.Problems) > 0 || fleet.Refused(p.Hosts) != nil {
+		answer = cli.Exit(cli.No, nil)
+	}
+	if u.json {
+		if err := c.JSON(p); err != nil {
+			return err
 		}
+		return answer
 	}
-	if len(p.Problems) > 0 {
-		code = exitFailed
-	}
-	if c.json {
-		return c.Print(p, code)
-	}
-	out := cli.NewOut(c.Stdout)
-	u.printPlan(out, p)
-	out.Printf("%s\n", (&cli.Call{Out: out}).Plans(p.Hosts))
-	out.Printf("%s\n", u.Stops(hosts))
+	u.printPlan(c.Out, p)
+	c.Out.Printf("%s\n%s\n", c.Plans(p.Hosts), u.Stops(hosts))
 	for _, text := range p.Problems {
-		out.Printf("%s %s\n", out.Paint(cli.Bad, "cannot:"), text)
+		c.Out.Printf("%s %s\n", c.Out.Paint(cli.Bad, "cannot:"), text)
 	}
-	(&cli.Call{Out: out}).Problems(p.Hosts)
-	return c.Written(out, code)
+	c.Problems(p.Hosts)
+	return answer
 }
 
 // lifted is the refusal that apply would give, unless it is lifted.
@@ -135,9 +127,9 @@ func (u *upgrade) planPlugin(ctx context.Context) (*plannedPlugin, error) {
 	if err != nil {
 		return p, err
 	}
-	p.Bundle = a.UpgradePlan
+	p.Bundle = a.plan
 	if u.Plugin.So != "" { // otherwise it is still to be compiled
-		for _, f := range a.manifest.Validate(a.FS(a.files)) {
+		for _, f := range a.manifest.Validate(a.plan.FS(a.files)) {
 			if f.Severity == bundle.Refused {
 				return p, fmt.Errorf("%s: %s; %s", f.Path, f.Problem, f.Remedy)
 			}
@@ -192,17 +184,25 @@ func (u *upgrade) printPlan(out *cli.Out, p planned) {
 			if u.Plugin.Bundle.Key != "" {
 				signed = "signed"
 			}
-			add("bundle", "%s-<digest>.zip, %s", filepath.Join(u.Plugin.Bundle.Dir, u.Plugin.Bundle.Name), signed)
-			add("", "%s loads %s, %s loads %s", b.Plugins[0].Current.Gateway, b.Plugins[0].Current.File, b.Plugins[0].Target.Gateway, b.Plugins[0].Target.File)
+			add("bundle", "%s, %s", u.bundleFile(), signed)
+			for _, one := range b.Plugins {
+				add("", "%s loads %s, %s loads %s", u.Plugin.From, one.Current.File, u.Versions[fleet.Gateway], one.Target.File)
+			}
+			if s := b.Switch; s != nil {
+				add("switch", "%s: a running gateway %s", s.Mode, s.Running.Text)
+			}
 		}
 		switch b := u.Plugin.Bundle; {
-		case b.URL != "":
-			at, _ := url.Parse(b.URL) // checked with the file
-			add("publish", "%s must have it before the first host", at.Redacted())
+		case b.Serve != "":
+			add("publish", "%s in %s; the old file is kept until the run is accepted", u.publishedName(), b.Serve)
 		case len(b.Publish) > 0:
-			add("publish", "%s", strings.Join(b.Publish, " "))
+			add("publish", "%s; the old file is kept until the run is accepted", strings.Join(b.Publish, " "))
 		default:
-			add("publish", "by hand: plugin.bundle.publish and url are not given, so nobody looks whether it is published")
+			add("publish", "by hand, under the name %s", u.publishedName())
+		}
+		if b := u.Plugin.Bundle; b.URL != "" {
+			at, _ := b.at(u.publishedName()) // checked with the file
+			add("", "%s must have it before the first host", redacted(at))
 		}
 	}
 	add("hosts", "can each be upgraded?")

@@ -50,14 +50,18 @@ type (
 	bundleNote struct {
 		File   string            `json:"file"`
 		SHA256 string            `json:"sha256"`
+		Size   int64             `json:"size"`
 		Signed bool              `json:"signed"`
 		Asked  string            `json:"manifest"` // digest of the manifest before checksum and signature
 		Loads  map[string]string `json:"loads"`    // by gateway version
 		Inputs map[string]string `json:"inputs"`   // digests by path
 	}
 	publishNote struct {
-		Name string `json:"name"`
-		URL  string `json:"url,omitempty"` // where it was found
+		Name       string `json:"name"`
+		URL        string `json:"url,omitempty"`  // where it was found
+		Kept       string `json:"kept,omitempty"` // the file that had the name before
+		None       bool   `json:"none,omitempty"` // there was none
+		Overridden string `json:"overridden,omitempty"`
 	}
 )
 
@@ -68,11 +72,7 @@ func (u *upgrade) pluginSteps() []rollout.Step {
 	if u.Plugin.Source != "" {
 		steps = []rollout.Step{{Name: "module", Do: u.module}, {Name: "compile", Do: u.compile, Done: u.compiled, Timeout: time.Hour}}
 	}
-	steps = append(steps, rollout.Step{Name: "preflight", Do: u.preflight}, rollout.Step{Name: "bundle", Do: u.bundle, Done: u.bundled})
-	if len(u.Plugin.Bundle.Publish) > 0 || u.Plugin.Bundle.URL != "" {
-		steps = append(steps, rollout.Step{Name: "publish", Do: u.publish})
-	}
-	return steps
+	return append(steps, rollout.Step{Name: "preflight", Do: u.preflight}, rollout.Step{Name: "bundle", Do: u.bundle, Done: u.bundled})
 }
 
 // lookup finds the release that the plugin is compiled for, once.
@@ -337,11 +337,11 @@ func (u *upgrade) compare(ctx context.Context) (preflight.Report, error) {
 	if err != nil {
 		return preflight.Report{}, err
 	}
-	files, err := loads(a.manifest, a.to)
+	resolved, err := a.manifest.Resolve(a.upgrade.To, "linux", "amd64")
 	if err != nil {
 		return preflight.Report{}, err
 	}
-	t := preflight.Target{Distro: u.Plugin.Distro, Gateway: a.to}
+	t := preflight.Target{Distro: u.Plugin.Distro, Gateway: a.upgrade.To}
 	if t.Symbols, err = plugins.Symbols(a.manifest); err != nil {
 		return preflight.Report{}, err
 	}
@@ -351,9 +351,15 @@ func (u *upgrade) compare(ctx context.Context) (preflight.Report, error) {
 		return preflight.Report{}, err
 	}
 	var all []*preflight.Binary
-	for _, name := range files {
+	seen := map[string]bool{"": true}
+	for _, r := range resolved {
+		name := r.File
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
 		path := a.files[name]
-		if source, ok := a.Sources[name]; ok {
+		if source, ok := a.plan.Sources[name]; ok {
 			path = a.files[source]
 		}
 		b, err := preflight.Inspect(path)

@@ -4,17 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
-	"time"
 
 	"example.com/tykupgrade/backup"
-	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/health"
 )
 
 // status is what everybody says.
@@ -22,7 +17,7 @@ type status struct {
 	Run    *rollout.Report `json:"run,omitempty"` // none: nothing was begun
 	Bundle *fileStatus     `json:"bundle,omitempty"`
 	Set    *fileStatus     `json:"set,omitempty"`
-	Hosts  []hostStatus    `json:"hosts"`
+	Hosts  []fleet.Status  `json:"hosts"`
 }
 
 // fileStatus is the bundle or the set of the run as it is now.
@@ -32,63 +27,49 @@ type fileStatus struct {
 	Error string `json:"error,omitempty"`
 }
 
-type hostStatus struct {
-	Host      string        `json:"host"`
-	Component string        `json:"component"`
-	Installed string        `json:"installed,omitempty"`
-	Wanted    string        `json:"wanted"`
-	Unit      string        `json:"unit,omitempty"` // active, failed …
-	Health    health.Status `json:"health,omitempty"`
-	Error     string        `json:"error,omitempty"`
-}
-
-// ok says whether the host is as the file wants it.
-func (s hostStatus) ok() bool {
-	return s.Error == "" && s.Installed == s.Wanted && s.Health != health.Fail && s.Health != health.Unknown
-}
-
 // status asks; it changes nothing, and may be called while a run goes on.
-func (c *command) status(u *upgrade) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	rep, err := c.history()
+func (u *upgrade) status(ctx context.Context, c *cli.Call) error {
+	rep, err := u.history()
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
 	waves, err := u.waves()
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
-	s := status{Run: rep, Bundle: bundleStatus(rep), Set: setStatus(ctx, rep), Hosts: u.hostStatus(ctx, u.among(hostWaves(waves)))}
-	if c.html != "" {
-		if err := page(c.html, rep); err != nil {
-			return c.Fail(err)
+	s := status{Run: rep, Bundle: bundleStatus(rep), Set: setStatus(ctx, rep), Hosts: u.Statuses(ctx, u.HostsOf(hostWaves(waves)))}
+	if u.html != "" {
+		if err := page(u.html, rep); err != nil {
+			return err
 		}
 	}
-	code := exitOK
+	code := cli.Yes
 	for _, h := range s.Hosts {
-		if !h.ok() {
-			code = exitFailed
+		if !h.OK() {
+			code = cli.No
 		}
 	}
 	for _, f := range []*fileStatus{s.Bundle, s.Set} {
 		if f != nil && !f.OK {
-			code = exitFailed
+			code = cli.No
 		}
 	}
 	switch {
 	case rep == nil || rep.Outcome != rollout.OutcomeDone:
-		code = max(code, exitFailed)
+		code = max(code, cli.No)
 		if rep != nil && rep.Outcome == rollout.OutcomeNotRestored {
-			code = exitStuck
+			code = cli.Unknown
 		}
 	}
-	if c.json {
-		return c.Print(s, code)
+	if u.json {
+		err = c.JSON(s)
+	} else {
+		err = u.printStatus(c, s)
 	}
-	out := cli.NewOut(c.Stdout)
-	c.printStatus(out, s)
-	return c.Written(out, code)
+	if err != nil {
+		return err
+	}
+	return cli.Exit(code, nil)
 }
 
 func bundleStatus(rep *rollout.Report) *fileStatus {
@@ -124,45 +105,6 @@ func setStatus(ctx context.Context, rep *rollout.Report) *fileStatus {
 	return s
 }
 
-func (u *upgrade) hostStatus(ctx context.Context, hosts []fleet.Host) []hostStatus {
-	all := make([]hostStatus, len(hosts))
-	_ = each(hosts, func(i int, h fleet.Host) error {
-		all[i] = hostStatus{Host: h.Name, Component: h.Component, Wanted: u.Versions[h.Component]}
-		if err := all[i].ask(ctx, u.config, h); err != nil {
-			all[i].Error = err.Error()
-		}
-		return nil
-	})
-	return all
-}
-
-func (s *hostStatus) ask(ctx context.Context, c *config, h fleet.Host) error {
-	v, err := c.installed(ctx, h)
-	if err != nil || v.IsZero() {
-		return err
-	}
-	s.Installed = v.String()
-	units, err := debpkg.New(c.Runner(h), debpkg.Options{}).Units(ctx, h.Unit())
-	if err != nil {
-		return err
-	}
-	for _, u := range units {
-		s.Unit = u.ActiveState
-	}
-	probes, err := h.Probes(s.Installed)
-	if err != nil {
-		return err
-	}
-	rep, err := health.Once(ctx, health.Policy{TryTimeout: 10 * time.Second}, probes...)
-	s.Health = rep.Status
-	for _, p := range rep.Probes {
-		if p.Error != "" && err == nil {
-			s.Error = p.Error
-		}
-	}
-	return err
-}
-
 // page writes the report for a change board.
 func page(path string, rep *rollout.Report) error {
 	if rep == nil {
@@ -183,26 +125,25 @@ func page(path string, rep *rollout.Report) error {
 func next(rep *rollout.Report) string {
 	switch {
 	case rep.Outcome == rollout.OutcomeDone:
-		return "nothing; revert takes the hosts back"
+		return "upgrade accept removes what only a revert needs; upgrade revert takes the hosts back"
 	case rep.Outcome == rollout.OutcomeUndone:
-		return "apply begins a new run"
+		return "upgrade apply begins a new run"
 	case rep.Outcome == rollout.OutcomeNotRestored:
-		return "look at the hosts that failed, then resume or revert"
+		return "look at the hosts that failed, then upgrade resume or upgrade revert"
 	case !begun(rep):
-		return "mend what is named above, then resume, or apply to begin anew; no host was changed"
+		return "fix what is named above, then upgrade resume, or upgrade apply to begin again; no host was changed"
 	}
-	return "resume goes on, revert takes back what was done"
+	return "upgrade resume continues, upgrade revert takes back what was done"
 }
 
-func (c *command) printStatus(out *cli.Out, s status) {
+func (u *upgrade) printStatus(c *cli.Call, s status) error {
+	out := c.Out
 	if s.Run == nil {
-		out.Printf("no run in %s; apply begins one\n\n", c.journal)
+		out.Printf("no run in %s; upgrade apply begins one\n\n", u.journal)
+	} else if err := u.report(c, s.Run); err != nil {
+		return err
 	} else {
-		c.report(out, s.Run)
-		out.Printf("\n")
-	}
-	if s.Run != nil {
-		out.Printf("next: %s\n", next(s.Run))
+		out.Printf("\nnext: %s\n", next(s.Run))
 	}
 	for _, f := range []struct {
 		name string
@@ -218,14 +159,12 @@ func (c *command) printStatus(out *cli.Out, s status) {
 	}
 	rows := [][]string{{"HOST", "COMPONENT", "INSTALLED", "WANTED", "UNIT", "HEALTH"}}
 	for _, h := range s.Hosts {
-		style, text := cli.Good, string(h.Health)
-		if h.Error != "" {
-			text = strings.TrimSpace(text + " " + h.Error)
-		}
-		if !h.ok() {
+		style, text := cli.Good, strings.TrimSpace(string(h.Health)+" "+h.Error)
+		if !h.OK() {
 			style = cli.Bad
 		}
 		rows = append(rows, []string{h.Host, h.Component, h.Installed, h.Wanted, h.Unit, out.Paint(style, text)})
 	}
 	out.Printf("%s", out.Table(rows))
+	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -19,88 +18,124 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// apply applies or resumes, as the verb says.
-func (c *command) apply(u *upgrade, verb string) int {
-	mode := map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[verb]
-	if u.Backup == nil && !u.without[withoutBackup] {
-		return c.refused(refuse(withoutBackup, errNoBackup))
+var errNotConfirmed = cli.Advice(cli.Refuse(errors.New("not confirmed")), "-yes confirms")
+
+// forward applies or resumes, as the verb says.
+func (u *upgrade) forward(ctx context.Context, c *cli.Call) error {
+	mode := map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[c.Verb]
+	if err := u.refusals(); err != nil {
+		return cli.Refuse(err)
 	}
-	before, err := c.history()
+	before, err := u.history()
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
 	switch {
+	case mode == rollout.ModeRun && before != nil && begun(before) && before.Outcome == rollout.OutcomeDone:
+		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s is done and not accepted", u.journal)),
+			"upgrade accept ends it, upgrade revert takes it back, -journal names another journal")
+	case mode == rollout.ModeRun && before != nil && begun(before) && before.Outcome != rollout.OutcomeUndone:
+		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds an unfinished run", u.journal)),
+			"upgrade resume continues it, upgrade revert takes it back, -journal names another journal")
 	case mode == rollout.ModeRun:
-		if before, err = c.putAside(before); err != nil {
-			return c.Fail(err)
+		if before, err = u.putAside(before); err != nil {
+			return err
 		}
-	case before != nil && before.Outcome == rollout.OutcomeUndone:
-		return c.refused(fmt.Errorf("the run in %s was reverted: apply begins a new one, with a backup of now", c.journal))
+	case before == nil:
+		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", u.journal)), "upgrade apply begins one")
+	case before.Outcome == rollout.OutcomeUndone:
+		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s was reverted", u.journal)), "upgrade apply begins a new one, with a backup of now")
 	}
 	u.begun = begun(before)
-	live := cli.NewLive(cli.NewOut(c.Stderr))
+	live := cli.NewLive(c.Err)
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
 	hosts := hostWaves(waves)
-	o := u.options(hosts)
+	o := u.runOptions(hosts)
+	stopped, err := u.stops(waves, &o)
+	if err != nil {
+		return err
+	}
+	question := fmt.Sprintf("%s %s on %s", c.Verb, strings.TrimPrefix(u.label(), "before "), cli.Count(fleet.Targets(hosts), "host"))
+	if len(u.options.without) > 0 {
+		question += " WITHOUT " + strings.Join(u.options.without, " and ")
+	}
+	if !u.yes && !c.Confirm(question+", recorded in "+u.journal+"?") {
+		return errNotConfirmed
+	}
+	rep, err := live.Work(ctx, mode, waves, o)
+	if perr := u.report(c, show(rep)); err == nil {
+		err = perr
+	}
+	if errors.Is(err, rollout.ErrStopped) && *stopped {
+		c.Err.Printf("upgrade: stopped after %s; upgrade resume continues\n", u.stopAfter)
+		return nil
+	}
+	return u.ended(rep, err)
+}
+
+// stops arranges the end after the wave of -stop-after.
+func (u *upgrade) stops(waves []rollout.Wave, o *rollout.Options) (*bool, error) {
 	o.Control = &rollout.Control{}
-	stopped := false
-	if c.stopAfter != "" {
-		i := slices.IndexFunc(waves, func(w rollout.Wave) bool { return w.Name == c.stopAfter })
-		if i < 0 {
-			return c.Wrong("-stop-after: there is no wave %q", c.stopAfter)
-		}
-		if i+1 < len(waves) {
-			next := waves[i+1].Name
-			o.Progress = func(r rollout.Record) {
-				if r.Kind == rollout.KindWave && r.Wave == next {
-					stopped = true
-					o.Control.Stop()
-				}
+	stopped := new(bool)
+	if u.stopAfter == "" {
+		return stopped, nil
+	}
+	var names []string
+	for _, w := range waves {
+		names = append(names, w.Name)
+	}
+	i := slices.Index(names, u.stopAfter)
+	if i < 0 {
+		return nil, cli.Wrong("unknown wave %q of -stop-after (want %s)", u.stopAfter, strings.Join(names, ", "))
+	}
+	if i+1 < len(names) {
+		o.Progress = func(r rollout.Record) {
+			if r.Kind == rollout.KindWave && r.Wave == names[i+1] {
+				*stopped = true
+				o.Control.Stop()
 			}
 		}
 	}
-	if !c.yes {
-		question := fmt.Sprintf("%s %s on %d targets", verb, strings.TrimPrefix(u.label(), "before "), fleet.Targets(hosts))
-		if len(c.without) > 0 {
-			question += " WITHOUT " + strings.Join(c.without, " and ")
+	return stopped, nil
+}
+
+// ended gives a run's error its exit code and its advice, in words of this command.
+func (u *upgrade) ended(rep *rollout.Report, err error) error {
+	err = cli.Ended(rep, err)
+	switch {
+	case err == nil || cli.Code(err) == cli.Busy:
+		return err
+	case rep != nil && !begun(rep):
+		return cli.Advice(cli.Refuse(fmt.Errorf("no host was changed: %w", failures(rep, err))), "fix what is named above, then upgrade resume, or upgrade apply to begin again")
+	case cli.Code(err) == cli.Unknown:
+		return cli.Advice(err, "look at the hosts that are named above, then upgrade resume or upgrade revert")
+	case errors.Is(err, rollout.ErrPlanChanged):
+		return cli.Advice(err, "restore the file to continue that run; -journal names another journal for a new one")
+	}
+	return cli.Advice(err, "upgrade resume continues, upgrade revert takes back what was done")
+}
+
+// failures are what went wrong in a preparation.
+func failures(rep *rollout.Report, err error) error {
+	var all []string
+	for _, t := range rep.Targets {
+		if t.Error != "" {
+			all = append(all, t.Name+": "+t.Error)
 		}
-		if !agreed(c.Stdin, c.Stderr, question+", recorded in "+c.journal+"?") {
-			return c.Fail(errors.New("nothing was done: not confirmed; -yes confirms"))
-		}
 	}
-	o.Journal, o.Secrets = c.journal, u.secrets()
-	rep, err := live.Work(context.Background(), mode, waves, o)
-	c.report(cli.NewOut(c.Stdout), show(rep))
-	if errors.Is(err, rollout.ErrStopped) && stopped {
-		_, _ = fmt.Fprintf(c.Stderr, "upgrade: stopped after %s as asked; resume goes on\n", c.stopAfter)
-		return exitOK
+	if len(all) == 0 {
+		return err
 	}
-	return c.code(rep, err)
+	return errors.New(strings.Join(all, "\n"))
 }
 
-// refused says that nothing was begun.
-func (c *command) refused(err error) int {
-	_ = c.Fail(err)
-	return exitRefused
-}
-
-// code prints the error and tells how bad it is.
-func (c *command) code(rep *rollout.Report, err error) int {
-	code := c.Ended(rep, reword(err))
-	if code == exitFailed && rep != nil && !begun(rep) {
-		_, _ = fmt.Fprintln(c.Stderr, "upgrade: refused: no host was changed")
-		return exitRefused
-	}
-	return code
-}
-
-// history is what the journal holds; nil: nothing.
-func (c *command) history() (*rollout.Report, error) {
-	f, err := os.Open(c.journal)
+// history is what the journal holds. Nil: nothing.
+func (u *upgrade) history() (*rollout.Report, error) {
+	f, err := os.Open(u.journal)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -115,210 +150,105 @@ func (c *command) history() (*rollout.Report, error) {
 	return show(rollout.BuildReport(recs)), nil
 }
 
-// show puts what was overridden among the report's events, where nobody who
-// reads it can overlook it.
-func show(rep *rollout.Report) *rollout.Report {
-	if rep == nil {
-		return nil
-	}
-	rep.Halt = inWords(rep.Halt)
-	for i := range rep.Events {
-		rep.Events[i].Text = inWords(rep.Events[i].Text)
-	}
-	for _, t := range rep.Targets {
-		for _, s := range t.Steps {
-			var note overriddenNote
-			if json.Unmarshal(s.Note, &note) == nil && note.Overridden != "" {
-				rep.Events = append(rep.Events, rollout.Note{Time: s.Started, Text: fmt.Sprintf("%s %s OVERRIDDEN: %s", t.Name, s.Name, note.Overridden)})
-			}
-		}
-	}
-	return rep
-}
-
-// begun says whether anything beyond the preparation was.
+// begun reports whether anything beyond the preparation was begun.
 func begun(rep *rollout.Report) bool {
 	return rep != nil && slices.ContainsFunc(rep.Targets, func(t rollout.TargetReport) bool {
 		return t.Wave != wavePrepare && t.Status != rollout.StatusPending
 	})
 }
 
-// putAside keeps the journal of a run that left no host changed under another
-// name, so that a new one can begin, and returns what is left of it. Where
-// somebody holds the lock, the run finds that out.
-func (c *command) putAside(rep *rollout.Report) (*rollout.Report, error) {
-	if rep == nil || begun(rep) && rep.Outcome != rollout.OutcomeUndone {
+// putAside keeps the journal of a run that left no host changed under another name, so
+// that a new one can begin, and returns what is left of it. If somebody holds the lock,
+// the run finds that out.
+func (u *upgrade) putAside(rep *rollout.Report) (*rollout.Report, error) {
+	if rep == nil {
+		return nil, nil
+	}
+	if _, err := os.Stat(u.journal + ".lock"); !errors.Is(err, fs.ErrNotExist) {
 		return rep, nil
 	}
-	if _, err := os.Stat(c.journal + ".lock"); !errors.Is(err, fs.ErrNotExist) {
-		return rep, nil
-	}
-	return nil, os.Rename(c.journal, c.journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
+	return nil, os.Rename(u.journal, u.journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
 }
 
-// report prints what was done, and what the preparation found.
-func (c *command) report(out *cli.Out, rep *rollout.Report) {
-	switch {
-	case rep == nil:
-	case c.json:
-		c.Print(rep, exitOK)
-	default:
-		_ = rep.WriteText(out)
-		if rows := notes(rep); len(rows) > 1 {
-			out.Printf("\n%s", out.Table(rows))
-		}
-	}
-}
-
-// notes are what the preparation found, as a table.
-func notes(rep *rollout.Report) [][]string {
-	rows := [][]string{{"PREPARED", "WHAT"}}
-	for _, t := range rep.Targets {
-		if t.Wave != wavePrepare {
-			continue
-		}
-		latest := map[string]json.RawMessage{}
-		var order []string
-		for _, s := range t.Steps {
-			if s.Note != nil && !slices.Contains(order, s.Name) {
-				order = append(order, s.Name)
-			}
-			if s.Note != nil {
-				latest[s.Name] = s.Note
-			}
-		}
-		for _, step := range order {
-			if text := describe(step, latest[step]); text != "" {
-				rows = append(rows, []string{t.Name + " " + step, text})
-			}
-		}
-	}
-	return rows
-}
-
-// describe says what a step's note holds.
-func describe(step string, data json.RawMessage) string {
-	read := func(v any) bool { return json.Unmarshal(data, v) == nil }
-	var (
-		module moduleNote
-		built  compileNote
-		pre    preflightNote
-		zip    bundleNote
-		out    publishNote
-		hosts  hostsNote
-		set    setNote
-	)
-	switch {
-	case step == "module" && read(&module):
-		return fmt.Sprintf("fits %s, findings: %d", module.Release, len(module.Findings))
-	case step == "compile" && read(&built):
-		return built.File + " with " + built.Image
-	case step == "given" && read(&built):
-		return built.File
-	case step == "preflight" && read(&pre) && pre.Verdict != "":
-		return fmt.Sprintf("the plugin %s in %s", pre.Verdict, pre.Gateway)
-	case step == "bundle" && read(&zip):
-		var parts []string
-		for _, v := range slices.Sorted(maps.Keys(zip.Loads)) {
-			parts = append(parts, v+" loads "+zip.Loads[v])
-		}
-		return zip.File + ": " + strings.Join(parts, ", ")
-	case step == "publish" && read(&out) && out.URL != "":
-		return out.URL + " has it"
-	case step == "publish" && read(&out):
-		return out.Name
-	case step == "plan" && read(&hosts):
-		var parts []string
-		for _, v := range slices.Sorted(maps.Keys(hosts.Now)) {
-			parts = append(parts, fmt.Sprintf("%d with %s", hosts.Now[v], v))
-		}
-		return strings.Join(parts, ", ")
-	case step == "set" && read(&set) && set.Dir != "":
-		return fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), cli.Bytes(set.Bytes))
-	}
-	return ""
-}
-
-// revert undoes the hosts, and restores what was asked for.
-func (c *command) revert(u *upgrade) int {
-	live := cli.NewLive(cli.NewOut(c.Stderr))
+// revert undoes the hosts and the bundle, and restores what was asked for.
+func (u *upgrade) revert(ctx context.Context, c *cli.Call) error {
+	live := cli.NewLive(c.Err)
 	u.event = live.Note
 	waves, err := u.waves()
 	if err != nil {
-		return c.Fail(err)
+		return err
 	}
-	set, err := c.restorable(u)
+	rep, err := u.history()
 	if err != nil {
-		return c.refused(err)
+		return err
 	}
-	if !c.yes {
-		question := "revert the hosts, recorded in " + c.journal
-		if set.Dir != "" {
-			question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(c.restore, " and "), set.Dir, set.Taken.Format("2006-01-02 15:04 MST"))
-		}
-		if !agreed(c.Stdin, c.Stderr, question+"?") {
-			return c.Fail(errors.New("nothing was done: not confirmed; -yes confirms"))
-		}
+	if rep == nil {
+		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", u.journal)), "-journal names another journal")
 	}
-	o := u.options(hostWaves(waves))
-	o.Journal, o.Secrets = c.journal, u.secrets()
-	rep, err := live.Work(context.Background(), rollout.ModeUndo, waves, o)
+	set, err := u.restorable(rep)
+	if err != nil {
+		return cli.Refuse(err)
+	}
+	question := "revert the hosts, recorded in " + u.journal
+	if set.Dir != "" {
+		question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(u.options.restore, " and "), set.Dir, set.Taken.Format("2006-01-02 15:04 MST"))
+	}
+	if !u.yes && !c.Confirm(question+"?") {
+		return errNotConfirmed
+	}
+	rep, err = live.Work(ctx, rollout.ModeUndo, waves, u.runOptions(hostWaves(waves)))
 	result := struct {
 		*rollout.Report
 		Restored *backup.Report `json:"restored,omitempty"`
 	}{Report: rep}
 	if err == nil && set.Dir != "" {
+		signal.Ignore(syscall.SIGHUP) // a terminal that is gone is no reason to end a restore half way
 		var restored backup.Report
-		restored, err = c.restoring(u, set.Dir)
+		restored, err = u.restore(ctx, set.Dir, u.options.restore)
 		result.Restored = &restored
 	}
-	out := cli.NewOut(c.Stdout)
-	if c.json && rep != nil {
-		c.Print(result, exitOK)
-	} else {
-		c.report(out, rep)
+	switch {
+	case u.json && rep != nil:
+		err = errors.Join(err, c.JSON(result))
+	case !u.json:
+		err = errors.Join(err, u.report(c, rep))
+		printRestored(c, result.Restored)
 	}
-	if result.Restored != nil && !c.json {
-		rows := [][]string{{"RESTORED", "STATE", "CHANGED"}}
-		for _, comp := range result.Restored.Components {
-			n := 0
-			for _, i := range comp.Items {
-				if i.Action == backup.ActionCreate || i.Action == backup.ActionReplace || i.Action == backup.ActionDrop {
-					n++
-				}
-			}
-			rows = append(rows, []string{comp.Name, string(comp.State), fmt.Sprint(n)})
-		}
-		out.Printf("\n%s", out.Table(rows))
-		for _, comp := range result.Restored.Components {
-			for _, i := range comp.Items {
-				if i.Action == backup.ActionKeep {
-					out.Printf("%s %s: %s\n", comp.Name, i.Name, i.Detail)
-				}
-			}
-		}
-	}
-	return c.code(rep, err)
+	return u.ended(rep, err)
 }
 
-func (c *command) restoring(u *upgrade, dir string) (backup.Report, error) {
-	signal.Ignore(syscall.SIGHUP) // a terminal that is gone is no reason to end a restore half way
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	return u.restore(ctx, dir, c.restore)
+func printRestored(c *cli.Call, r *backup.Report) {
+	if r == nil {
+		return
+	}
+	rows := [][]string{{"RESTORED", "STATE", "CHANGED"}}
+	var kept []string
+	for _, comp := range r.Components {
+		n := 0
+		for _, i := range comp.Items {
+			switch i.Action {
+			case backup.ActionCreate, backup.ActionReplace, backup.ActionDrop:
+				n++
+			case backup.ActionKeep:
+				kept = append(kept, fmt.Sprintf("%s %s: %s", comp.Name, i.Name, i.Detail))
+			}
+		}
+		rows = append(rows, []string{comp.Name, string(comp.State), fmt.Sprint(n)})
+	}
+	c.Out.Printf("\n%s", c.Out.Table(rows))
+	for _, text := range kept {
+		c.Out.Printf("%s\n", text)
+	}
 }
 
-// restorable finds the set of the run when a restore is asked for, and refuses
-// what cannot be restored before anything is undone.
-func (c *command) restorable(u *upgrade) (setNote, error) {
-	if len(c.restore) == 0 {
-		return setNote{}, nil
-	}
-	rep, err := c.history()
-	if err != nil {
-		return setNote{}, err
-	}
+// restorable finds the set of the run if a restore is asked for, and refuses what cannot
+// be restored before anything is undone.
+func (u *upgrade) restorable(rep *rollout.Report) (setNote, error) {
 	var note setNote
+	what := u.options.restore
+	if len(what) == 0 {
+		return note, nil
+	}
 	if data := saved(rep, targetBackup, "set"); data != nil {
 		_ = json.Unmarshal(data, &note)
 	}
@@ -327,8 +257,8 @@ func (c *command) restorable(u *upgrade) (setNote, error) {
 		return note, errors.New("restore: the file has no section backup")
 	case note.Dir == "":
 		return note, errors.New("restore: the run has no backup; nothing was undone")
-	case slices.Contains(c.restore, "redis") && u.Backup.Redis == nil, slices.Contains(c.restore, "mongo") && u.Backup.Mongo == nil:
-		return note, fmt.Errorf("restore %s: the file's section backup does not have all of it", strings.Join(c.restore, ", "))
+	case slices.Contains(what, "redis") && u.Backup.Redis == nil, slices.Contains(what, "mongo") && u.Backup.Mongo == nil:
+		return note, fmt.Errorf("restore %s: the file's section backup does not have all of it", strings.Join(what, ", "))
 	}
 	set, err := u.open(note.Dir)
 	if err != nil {
@@ -337,18 +267,23 @@ func (c *command) restorable(u *upgrade) (setNote, error) {
 	return note, set.Verify(context.Background(), backup.VerifyOptions{})
 }
 
-// saved is the latest note of a step; nil: there is none.
-func saved(rep *rollout.Report, target, step string) json.RawMessage {
-	var note json.RawMessage
-	if rep == nil {
-		return nil
+// accept removes what only a revert needs, and puts the journal aside.
+func (u *upgrade) accept(ctx context.Context, c *cli.Call) error {
+	rep, err := u.history()
+	switch {
+	case err != nil:
+		return err
+	case rep == nil:
+		return cli.Refuse(fmt.Errorf("the journal %s holds no run", u.journal))
+	case rep.Outcome != rollout.OutcomeDone:
+		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s is not done", u.journal)), "upgrade resume finishes it, upgrade revert takes it back")
 	}
-	for _, t := range rep.Targets {
-		for _, s := range t.Steps {
-			if t.Name == target && s.Name == step && s.Note != nil {
-				note = s.Note
-			}
-		}
+	if !u.yes && !c.Confirm("accept the run in "+u.journal+"? It cannot be reverted afterwards") {
+		return errNotConfirmed
 	}
-	return note
+	if err := errors.Join(u.Forget(ctx, rep), u.forgetBundle(ctx, rep)); err != nil {
+		return err
+	}
+	_, err = u.putAside(rep)
+	return err
 }

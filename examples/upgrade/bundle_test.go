@@ -1,0 +1,140 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+// undo takes back one part of an upgrade.
+func undo(t *testing.T, u *upgrade, target string) error {
+	t.Helper()
+	waves, err := u.waves()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if waves, err = rollout.Select(waves, target, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, err = rollout.Undo(t.Context(), waves, rollout.Options{Journal: filepath.Join(u.dir, target+".journal")})
+	return err
+}
+
+// The bundle is published under the name that the APIs have. The old file is kept, a
+// revert puts it back, and accepting removes it.
+func TestPublish(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, keys string }{
+		{"by a command", `publish: [cp, "{file}", "DIR/served/{name}"]`},
+		{"into a served directory", `serve: served`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			srv := httptest.NewServer(nil)
+			defer srv.Close()
+			file := write(t, "")
+			dir := filepath.Dir(file)
+			srv.Config.Handler = http.FileServer(http.Dir(filepath.Join(dir, "served")))
+			keys := strings.ReplaceAll(c.keys, "DIR", dir) + `, url: "` + srv.URL + `"`
+			if err := os.WriteFile(file, []byte(strings.Replace(withPlugin, "key: key.pem", "key: key.pem, "+keys, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			served := filepath.Join(dir, "served", "foobar.zip")
+			if err := errors.Join(os.Mkdir(filepath.Dir(served), 0o755), os.WriteFile(served, []byte("the old bundle"), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			is := func(want string) {
+				t.Helper()
+				if data, err := os.ReadFile(served); err != nil || (string(data) == "the old bundle") != (want == "old") {
+					t.Errorf("served: %v, %d bytes, want the %s bundle", err, len(data), want)
+				}
+			}
+			u := prepared(t, file, nil, withoutPreflight)
+			rep, err := step(t, u, targetPlugin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			is("old") // nothing is published while something can still refuse
+			if rep, err = step(t, u, targetBundle); err != nil {
+				t.Fatal(err)
+			}
+			is("new")
+			var note publishNote
+			if err := json.Unmarshal(saved(rep, targetBundle, "publish"), &note); err != nil || note.URL != srv.URL+"/foobar.zip" {
+				t.Errorf("%+v, %v", note, err)
+			}
+			if err := undo(t, u, targetBundle); err != nil {
+				t.Fatal(err)
+			}
+			is("old")
+			if rep, err = step(t, u, targetBundle); err != nil {
+				t.Fatal(err)
+			}
+			is("new")
+			if err := u.forgetBundle(t.Context(), rep); err != nil {
+				t.Fatal(err)
+			}
+			for _, pattern := range []string{"served/.*", "bundles/*.before-upgrade"} {
+				if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 && !strings.HasSuffix(left[0], ".lock") {
+					t.Errorf("left after accepting: %v", left)
+				}
+			}
+		})
+	}
+}
+
+// A bundle server that has something else refuses before the first host.
+func TestPublishedByHand(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	u := prepared(t, write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, url: "`+srv.URL+`"`, 1)), nil, withoutPreflight)
+	if _, err := step(t, u, targetPlugin); err != nil {
+		t.Fatal(err)
+	}
+	_, err := step(t, u, targetBundle)
+	if err == nil || !strings.Contains(err.Error(), "under the name foobar.zip, keep the old file, and resume") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A build that changes, or another hook, makes another bundle.
+func TestBundleFollowsThePlugin(t *testing.T) {
+	t.Parallel()
+	file := write(t, withPlugin)
+	u := prepared(t, file, nil, withoutPreflight)
+	sum := func() string {
+		t.Helper()
+		rep, err := step(t, u, targetPlugin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var note bundleNote
+		if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &note); err != nil || !note.Signed {
+			t.Fatal(err)
+		}
+		if s := bundleStatus(rep); !s.OK {
+			t.Error(s.Error)
+		}
+		return note.SHA256
+	}
+	first := sum()
+	if again := sum(); again != first {
+		t.Error("the same builds made another bundle")
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "plugin_v5.2.5_linux_amd64.so"), object("changed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second := sum()
+	u.Plugin.Hook = "pre" // whoever corrects the file and resumes gets what it says now
+	if third := sum(); first == second || second == third {
+		t.Errorf("bundles %s, %s, %s", first, second, third)
+	}
+}
