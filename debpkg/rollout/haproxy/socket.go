@@ -51,6 +51,12 @@ func (b Balancer) exchange(ctx context.Context, network, address, command string
 	if _, err := io.WriteString(conn, command+"\n"); err != nil {
 		return "", err
 	}
+	// The master's socket waits for more commands until it sees the end of the input (2.6).
+	if c, ok := conn.(*net.UnixConn); ok && address == b.Master {
+		if err := c.CloseWrite(); err != nil {
+			return "", err
+		}
+	}
 	data, err := io.ReadAll(io.LimitReader(conn, maxAnswer+1))
 	if err == nil && len(data) > maxAnswer {
 		err = fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
