@@ -17,6 +17,7 @@ type machine struct {
 	want    debpkg.Version
 	version string
 	health  Health
+	log     health.LogReader // of a gateway that loads plugins; nil: not read
 }
 
 func (inv *Inventory) machine(h Host, progress func(host, text string)) *machine {
@@ -62,6 +63,9 @@ func (m *machine) wait(ctx context.Context, version string) error {
 	probes, err := m.Probes(version)
 	if err != nil {
 		return err
+	}
+	if m.log != nil {
+		probes[0].Checks = append(probes[0].Checks, health.PluginsLoaded(m.log))
 	}
 	for i := range probes {
 		probes[i].Checks = append(probes[i].Checks, health.Check{Name: "package", Run: func(ctx context.Context) (health.Finding, error) {

@@ -8,6 +8,7 @@ import (
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/debpkg/rollout/haproxy"
+	"example.com/tykupgrade/health"
 )
 
 // Options change how [Inventory.Waves] puts a run together. The zero value installs the
@@ -16,7 +17,8 @@ type Options struct {
 	// Progress is told what the packages report of a host. Nil: nobody is told.
 	Progress func(host, text string)
 	// Swap returns how the cached bundles of a gateway host are replaced. Nil, or a nil
-	// Swap: they are not.
+	// Swap: they are not. With a Swap, a gateway is healthy only if its own log, in the
+	// journal of systemd, says of no plugin and no bundle that it was not loaded.
 	Swap func(Host) *Swap
 }
 
@@ -33,7 +35,9 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 			m := inv.machine(h, o.Progress)
 			var po PackageOptions
 			if o.Swap != nil && IsGateway(component) {
-				po.Swap = o.Swap(h)
+				if po.Swap = o.Swap(h); po.Swap != nil {
+					m.log = health.Journal(inv.Runner(h), m.Unit())
+				}
 			}
 			machines = append(machines, m)
 			hosts = append(hosts, rollout.Host{Name: h.Name, Server: h.Server, Install: Package(m.deb, m.request(), po), Healthy: m.healthy, Restored: m.restored})

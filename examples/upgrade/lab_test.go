@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/bundle/bundletest"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	standin "example.com/tykupgrade/internal/lab/compiler"
@@ -54,7 +57,8 @@ func TestInstallation(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	s, err := stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer, Broken: broken})
+	publishOld(t, dir)
+	s, err := stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer, Broken: broken, Bundle: "foobar.zip"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +79,7 @@ func TestInstallation(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := map[string]string{"REDIS_URI": "redis://tyk:sesame@127.0.0.1:" + s.Redis.Port, "GOPROXY": proxy, "GOSUMDB": "off"}
-	file, err := s.Inventory(newer, fmt.Sprintf(`gates: [{name: front, url: "http://%s/", status: 200}]
+	sections := fmt.Sprintf(`gates: [{name: front, url: "http://%s/", status: 200, header: {Foo: Bar}}]
 plugin:
   from: %s
   current: plugin.so
@@ -85,12 +89,13 @@ plugin:
   hook: post
   gateway: image:%s
   compiler: {image: "%[3]s", pull: never, env: [GOPROXY, GOSUMDB], caches: none, network: none}
-  bundle: {dir: bundles, name: foobar.zip, serve: served}
+  bundle: {dir: bundles, name: foobar.zip, serve: served, url: "%s"}
 backup:
   dir: sets
   redis: {uri_env: REDIS_URI, proof: true}
   keep: 3
-`, s.Front, old, ref))
+`, s.Front, old, ref, s.Bundles)
+	file, err := s.Inventory(newer, sections)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +129,7 @@ backup:
 			t.Errorf("the plan lacks %q:\n%s", want, plan)
 		}
 	}
-	l := stage.StartLoad(s.Front, 4)
+	l := stage.StartLoad(s.Front, 4, "Foo")
 	t.Cleanup(l.Stop)
 	succeed("apply", "-stop-after", "prepare")
 	versions("4.0.8 4.0.8")
@@ -164,6 +169,8 @@ backup:
 		t.Errorf("the journal holds the password, or cannot be read: %v", err)
 	}
 
+	takesTrafficDown(t, s, sections, call)
+
 	// A host that is not healthy before, and a version that cannot start.
 	file, err = s.Inventory(broken, "backup: {dir: sets}\n")
 	if err != nil {
@@ -182,6 +189,55 @@ backup:
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	versions("4.0.8 4.0.8")
+}
+
+// takesTrafficDown shows what the default avoids: a new name with the plugin path that the
+// gateways have loaded. It is refused, and forced it fails every request.
+func takesTrafficDown(t *testing.T, s *stage.Stage, sections string, call func(...string) (int, string)) {
+	curl := lab.Program(t, "curl", "curl")
+	script := ""
+	for _, h := range s.Hosts {
+		secret := "-H x-tyk-authorization:352d20ee67be67f6340b4c0605b044b7"
+		script += fmt.Sprintf("%[1]s -sSf -o /dev/null %[2]s -X PUT -d '{\"api_id\": \"everything\", \"active\": true, \"custom_middleware_bundle\": \"'$2'\", \"proxy\": {\"listen_path\": \"/\"}}' http://%[3]s:8080/tyk/apis/everything\n"+
+			"%[1]s -sSf -o /dev/null %[2]s http://%[3]s:8080/tyk/reload\n", curl, secret, h.Addr)
+	}
+	rename := filepath.Join(s.Dir, "rename")
+	if err := os.WriteFile(rename, []byte("set -e\n"+script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	way4 := fmt.Sprintf("switch: {mode: new_name, new: other.zip, force: %%v, rename: [sh, %q, \"{from}\", \"{to}\"]}\n", rename)
+	if _, err := s.Inventory(newer, sections+fmt.Sprintf(way4, false)); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := call("plan"); code != cli.No || !strings.Contains(out, "plugin already loaded") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	if _, err := s.Inventory(newer, sections+fmt.Sprintf(way4, true)); err != nil {
+		t.Fatal(err)
+	}
+	l := stage.StartLoad(s.Front, 2, "Foo")
+	defer l.Stop()
+	if code, out := call("-stop-after", "prepare", "apply"); code != cli.Yes {
+		t.Fatalf("exit code %d\n%s", code, out)
+	}
+	total, _ := l.Sent()
+	for now := total; now < total+200; now, _ = l.Sent() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	l.Stop()
+	sent, failed := l.Sent()
+	t.Logf("with a new name: %d of %d requests failed, the first: %s", failed, sent, l.First())
+	if failed < 150 {
+		t.Errorf("%d of %d requests failed: the outage is not there", failed, sent)
+	}
+	if code, out := call("revert"); code != cli.Yes {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	for _, h := range s.Hosts {
+		if _, err := h.Exec(t.Context(), nil, "systemctl", "restart", "tyk-gateway"); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // compilerImage loads a compiler image with a gateway in it. The plugin is
@@ -227,9 +283,6 @@ func pluginModule(t *testing.T, dir string) string {
 	if err := m.Extract(filepath.Join(dir, "foobar")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "plugin.so"), object(old), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	v, err := pluginbuild.ParseVersion(newer)
 	if err != nil {
 		t.Fatal(err)
@@ -247,4 +300,21 @@ func pluginModule(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return url
+}
+
+// modulePath is the plugin path of every build.
+const modulePath = "example.com/plugins/foobar"
+
+// publishOld makes the present build and serves its bundle.
+func publishOld(t *testing.T, dir string) {
+	t.Helper()
+	so := bundletest.Plugin{Path: modulePath, Gateway: old}
+	zip, err := bundletest.Files{"plugin.so": so}.Zip("plugin.so", bundle.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := filepath.Join(dir, "served")
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "plugin.so"), so.Bytes(), 0o644), os.Mkdir(served, 0o755), os.WriteFile(filepath.Join(served, "foobar.zip"), zip, 0o644)); err != nil {
+		t.Fatal(err)
+	}
 }

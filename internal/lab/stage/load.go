@@ -17,13 +17,15 @@ import (
 type Load struct {
 	total, failed atomic.Int64
 	first         atomic.Value
+	headers       []string
 	stop          func()
 }
 
 // StartLoad sends requests to addr from some clients, each about 20 a second:
-// short and long ones, with and without a body.
-func StartLoad(addr string, clients int) *Load {
-	l := &Load{}
+// short and long ones, with and without a body. An answer without one of the headers has
+// failed.
+func StartLoad(addr string, clients int, headers ...string) *Load {
+	l := &Load{headers: headers}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -67,6 +69,11 @@ func (l *Load) request(client *http.Client, method, url string) {
 		_ = resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
 			err = errors.New(resp.Status)
+		}
+		for _, h := range l.headers {
+			if err == nil && resp.Header.Get(h) == "" {
+				err = fmt.Errorf("the answer has no header %s", h)
+			}
 		}
 	}
 	if err != nil {

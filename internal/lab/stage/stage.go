@@ -33,6 +33,7 @@ type Options struct {
 	Old    string       // the version that the hosts begin with
 	New    string       // another one in the repository
 	Broken string       // one whose gateway cannot start
+	Bundle string       // the gateways have one API with this bundle; it is served from Dir/served, which is there
 	Say    func(string) // told what is going on; nil: nobody
 }
 
@@ -44,7 +45,10 @@ type Stage struct {
 	Front, Split string // addresses: both hosts; the active colour
 	Sock, Colour string // HAProxy's socket; its map file
 
+	Bundles string // address of the bundle server, for the gateways and for this machine
+
 	o        Options
+	server   *http.Server
 	balancer *exec.Cmd
 	repo     *debs.Repo
 }
@@ -132,12 +136,34 @@ func (s *Stage) packages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gateway := debs.TykOptions{Binary: bin, Args: "-conf /opt/tyk-gateway/tyk.conf", Config: fmt.Sprintf(
-		`{"listen_port": 8080, "storage": {"host": %q, "port": %s}, "tykd": {"start-delay": "1s", "check-every": "500ms"}}`, addr, s.Redis.Port)}
+	more, samples, err := s.serve(addr)
+	if err != nil {
+		return err
+	}
+	gateway := debs.TykOptions{Binary: bin, Args: "-conf /opt/tyk-gateway/tyk.conf", Samples: samples, Config: fmt.Sprintf(
+		`{"listen_port": 8080, "storage": {"host": %q, "port": %s}, %s"tykd": {"start-delay": "1s", "check-every": "500ms"}}`, addr, s.Redis.Port, more)}
 	bad := gateway
 	bad.Crash = true
 	_, err = s.repo.Add(debs.Tyk("tyk-gateway", s.o.Old, gateway), debs.Tyk("tyk-gateway", s.o.New, gateway), debs.Tyk("tyk-gateway", s.o.Broken, bad))
 	return err
+}
+
+// serve starts the bundle server, and returns what the gateways' configuration and app_path
+// have of it.
+func (s *Stage) serve(addr string) (config string, samples map[string]string, err error) {
+	if s.o.Bundle == "" {
+		return "", nil, nil
+	}
+	l, err := net.Listen("tcp", addr+":0")
+	if err != nil {
+		return "", nil, err
+	}
+	s.Bundles = "http://" + l.Addr().String()
+	s.server = &http.Server{Handler: http.FileServer(http.Dir(filepath.Join(s.Dir, "served")))}
+	go func() { _ = s.server.Serve(l) }()
+	config = fmt.Sprintf(`"enable_bundle_downloader": true, "bundle_base_url": %q, "app_path": "/opt/tyk-gateway/apps", "middleware_path": "/opt/tyk-gateway/middleware", "secret": "352d20ee67be67f6340b4c0605b044b7", `, s.Bundles)
+	api := fmt.Sprintf(`{"api_id": "everything", "active": true, "custom_middleware_bundle": %q, "proxy": {"listen_path": "/"}}`, s.o.Bundle)
+	return config, map[string]string{"apps/everything.json": api}, nil
 }
 
 // bridge is the address under which containers reach this machine.
@@ -305,6 +331,9 @@ func (s *Stage) stopBalancer() {
 // Close ends everything. Dir stays.
 func (s *Stage) Close() error {
 	s.stopBalancer()
+	if s.server != nil {
+		_ = s.server.Close()
+	}
 	var errs []error
 	for _, h := range s.Hosts {
 		errs = append(errs, h.Close())
