@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"example.com/tykupgrade/internal/atomicfile"
 )
@@ -138,7 +139,16 @@ func (p Publication) lock(op string) (func(), error) {
 	if err != nil {
 		return nil, p.fail(op, nil, err, "")
 	}
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	// A child of this process that is just being forked holds a lock on until it has begun its
+	// program.
+	err = syscall.EWOULDBLOCK
+	for try := 0; try < 20 && err != nil; try++ {
+		if try > 0 {
+			time.Sleep(50 * time.Millisecond)
+		}
+		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err != nil {
 		_ = d.Close()
 		return nil, &Error{Op: op, Object: p.path(), Kind: ErrPublished, Err: errors.New("another process works in the directory"), Next: "wait for it", Retry: true}
 	}

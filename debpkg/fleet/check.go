@@ -36,6 +36,9 @@ func (inv *Inventory) Check() error {
 			bad("haproxy %d: want an address, and unix or tcp as network", i+1)
 		}
 	}
+	if err := inv.checkBalancer(); err != nil {
+		bad("balancer: %w", err)
+	}
 	gates := map[string]bool{}
 	for i, g := range inv.Gates {
 		if err := g.check(); err != nil {
@@ -85,8 +88,8 @@ func (inv *Inventory) checkHost(i int, seen map[string]bool, bad func(string, ..
 	} else if _, err := health.ParseVersion(inv.Versions[h.Component]); err != nil {
 		bad("host %s: versions.%s: %w: want the exact version, such as 5.2.5", h.Name, h.Component, err)
 	}
-	if h.Server != "" && inv.BlueGreen == nil && len(inv.proxies(h.Component)) == 0 {
-		bad("host %s is server %s, but no haproxy has backends for %s", h.Name, h.Server, h.Component)
+	if b, _ := inv.balancer(h.Component); h.Server != "" && inv.BlueGreen == nil && b == nil {
+		bad("host %s is server %s, but no load balancer has %s: want backends in haproxy, or balancer", h.Name, h.Server, h.Component)
 	}
 	if h.Component == MDCB && h.Health == "" {
 		bad("host %s: health is missing: want the URL of its health endpoint", h.Name)

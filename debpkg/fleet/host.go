@@ -13,6 +13,9 @@ import (
 
 // Runner reaches a host: this machine or SSH, as root by sudo if the inventory says so.
 func (inv *Inventory) Runner(h Host) debpkg.Runner {
+	if inv.Connect != nil {
+		return inv.Connect(h)
+	}
 	r := debpkg.Local()
 	if h.Address != "local" {
 		r = debpkg.SSH(h.Address, debpkg.SSHOptions{
@@ -26,7 +29,7 @@ func (inv *Inventory) Runner(h Host) debpkg.Runner {
 	return r
 }
 
-// Host returns the host with its packages. Events go to progress, which may be nil.
+// host is the host with its packages. Events go to progress, which may be nil.
 func (inv *Inventory) host(h Host, progress func(host, text string)) *debpkg.Host {
 	o := debpkg.Options{Settle: time.Duration(inv.Health.Settle)}
 	if progress != nil {

@@ -1,5 +1,7 @@
 package fleet
 
+import "example.com/tykupgrade/debpkg"
+
 // Inventory is the file, YAML or JSON. [Inventory.Check] fills in defaults.
 type Inventory struct {
 	Versions         map[string]string `yaml:"versions"`           // by component: gateway: 5.2.5
@@ -9,6 +11,7 @@ type Inventory struct {
 	OnBudgetExceeded OnBudgetExceeded  `yaml:"on_budget_exceeded"` // hold (default) or rollback
 	Canary           Canary            `yaml:"canary"`             // of each component
 	SSH              SSH               `yaml:"ssh"`                // for all hosts
+	Balancer         Balancer          `yaml:"balancer"`           // haproxy, exec, ready or none; empty: haproxy if there is one
 	HAProxy          []HAProxy         `yaml:"haproxy"`            // every process in front of the hosts
 	BlueGreen        *BlueGreen        `yaml:"bluegreen"`          // instead of a rolling upgrade of its component
 	Drain            Drain             `yaml:"drain"`
@@ -17,6 +20,10 @@ type Inventory struct {
 	MinUp            int               `yaml:"min_up"` // other servers that must be up before one is drained; 0: one, -1: none
 	Gates            []Gate            `yaml:"gates"`  // must hold before the first host and after each component
 	Hosts            []Host            `yaml:"hosts"`
+
+	// Connect reaches a host in another way than [Inventory.Runner] does by itself, for
+	// programs with connections of their own and for tests. Nil: SSH, or this machine.
+	Connect func(Host) debpkg.Runner `yaml:"-"`
 }
 
 // Host is one component on one machine.

@@ -123,9 +123,9 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 	if config == "" {
 		config = "/opt/tyk-gateway/tyk.conf"
 	}
-	var out, stderr bytes.Buffer
-	if err := s.Runner(ctx, []string{"cat", "--", config}, nil, &out, &stderr); err != nil {
-		return nil, s.error("read", config, err, stderr.String())
+	data, err := readFile(ctx, s.Runner, config)
+	if err != nil {
+		return nil, err
 	}
 	var from, to debpkg.Version
 	for _, a := range r.Plan.Actions {
@@ -138,7 +138,7 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 			from, to = w.Version, w.Version
 		}
 	}
-	dirs, err := s.Caches(out.Bytes(), from, to)
+	dirs, err := s.Caches(data, from, to)
 	if err != nil {
 		return nil, &Error{Op: "find cached bundles in", Object: config, Kind: ErrCache, Err: err}
 	}
@@ -175,8 +175,5 @@ func (s *Swap) run(ctx context.Context, argv ...string) error {
 }
 
 func (s *Swap) error(op, object string, err error, stderr string) error {
-	if text := strings.TrimSpace(stderr); text != "" {
-		err = fmt.Errorf("%w: %s", err, text[:min(len(text), 500)])
-	}
-	return &Error{Op: op, Object: object, Kind: ErrCache, Err: err, Retry: true}
+	return &Error{Op: op, Object: object, Kind: ErrCache, Err: said(err, stderr), Retry: true}
 }

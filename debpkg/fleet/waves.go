@@ -40,7 +40,7 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 				}
 			}
 			machines = append(machines, m)
-			hosts = append(hosts, rollout.Host{Name: h.Name, Server: h.Server, Install: Package(m.deb, m.request(), po), Healthy: m.healthy, Restored: m.restored})
+			hosts = append(hosts, rollout.Host{Name: h.Name, Server: inv.server(h), Install: Package(m.deb, m.request(), po), Healthy: m.healthy, Restored: m.restored})
 		}
 		if len(hosts) == 0 {
 			continue
@@ -83,9 +83,7 @@ func (inv *Inventory) rolling(component string) rollout.RollingOptions {
 		Up:             rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline)},
 		MaxUnavailable: rollout.CountOrPercent(inv.MaxUnavailable), MinUp: inv.MinUp,
 	}
-	if lbs := inv.proxies(component); len(lbs) > 0 {
-		o.Balancer = rollout.All(lbs...)
-	}
+	o.Balancer, _ = inv.balancer(component)
 	return o
 }
 
@@ -105,7 +103,7 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 			restart := func(ctx context.Context) error { return m.deb.Restart(ctx, m.Unit()) }
 			host := rollout.Host{Name: h.Name, Install: rollout.Step{Do: restart, Undo: nothing}, Healthy: m.asInstalled}
 			if o.Balancer != nil { // the colours of a blue-green pair have none here
-				host.Server = h.Server
+				host.Server = inv.server(h)
 			}
 			hosts = append(hosts, host)
 		}

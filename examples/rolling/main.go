@@ -28,7 +28,7 @@ type options struct {
 }
 
 // exceptions are the checks that -without skips.
-var exceptions = []string{"plan"}
+var exceptions = []string{"plan", "balancer", "findings"}
 
 func main() { command().Main() }
 
@@ -46,11 +46,18 @@ func command() cli.Command {
 	journal := func(f *flag.FlagSet) {
 		f.StringVar(&o.journal, "journal", "", "`FILE` that records the run (default: -file with .journal added)")
 	}
+	without := func(f *flag.FlagSet) {
+		f.Func("without", "skip checks: `NAMES` of "+strings.Join(exceptions, ", "), cli.Words(&o.without, exceptions...))
+	}
+	plan := func(f *flag.FlagSet) {
+		part(f)
+		without(f)
+	}
 	work := func(f *flag.FlagSet) {
 		part(f)
+		without(f)
 		journal(f)
 		f.BoolVar(&o.yes, "yes", false, "do not ask")
-		f.Func("without", "skip checks: `NAMES` of "+strings.Join(exceptions, ", "), cli.Words(&o.without, exceptions...))
 	}
 	verb := func(name, text string, flags func(*flag.FlagSet), run func(context.Context, *cli.Call, *fleet.Inventory) error) cli.Verb {
 		return cli.Verb{Name: name, About: text, Flags: flags, Required: []string{"file"}, Needs: map[string]string{"step": "only"},
@@ -67,7 +74,7 @@ func command() cli.Command {
 		return func(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error { return o.work(ctx, c, inv, m) }
 	}
 	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an inventory file.", Notes: notes, Verbs: []cli.Verb{
-		verb("plan", "show what happens to which host in which order; exit code 1 if a host cannot be upgraded", part, o.plan),
+		verb("plan", "show what happens to which host in which order; exit code 1 if a host cannot be upgraded", plan, o.plan),
 		verb("run", "upgrade the fleet: asks every host, then you, unless -yes is given", work, mode(rollout.ModeRun)),
 		verb("resume", "continue after a crash, a stop or a failure", work, mode(rollout.ModeResume)),
 		verb("undo", "take back what the run did, last host first", work, mode(rollout.ModeUndo)),

@@ -59,7 +59,7 @@ func TestNotConfirmed(t *testing.T) {
 	if err := os.WriteFile(inv, []byte(nowhere), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr := invoke(t, "n\n", "-file", inv, "-without", "plan", "run")
+	code, _, stderr := invoke(t, "n\n", "-file", inv, "-without", "plan,findings", "run")
 	if code != cli.Refused || !strings.Contains(stderr, "run the rollout of 1 target,") || !strings.Contains(stderr, "not confirmed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
@@ -79,13 +79,13 @@ func TestHostThatCannotBeReached(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 	code, stdout, stderr := invoke(t, "", "-file", inv, "-yes", "run")
-	if code != cli.Refused || !strings.Contains(stderr, "give -without plan") {
+	if code != cli.Refused || !strings.Contains(stderr, "or give -without plan") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 	if _, err := os.Stat(inv + ".journal"); err == nil {
 		t.Error("a journal was begun though no host can be upgraded")
 	}
-	code, stdout, stderr = invoke(t, "", "-file", inv, "-yes", "-without", "plan", "run")
+	code, stdout, stderr = invoke(t, "", "-file", inv, "-yes", "-without", "plan,findings", "run")
 	if code != cli.No || !strings.Contains(stdout, "outcome   held") || !strings.Contains(stderr, "p1: install failed") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
@@ -102,7 +102,7 @@ func TestLockedFleet(t *testing.T) {
 	if err := errors.Join(os.WriteFile(inv, []byte(nowhere), 0o600), os.WriteFile(inv+".journal.lock", []byte(lock), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr := invoke(t, "", "-file", inv, "-yes", "-without", "plan", "run")
+	code, _, stderr := invoke(t, "", "-file", inv, "-yes", "-without", "plan,findings", "run")
 	if code != cli.Busy || !strings.Contains(stderr, "eve@elsewhere (process 7") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}

@@ -40,11 +40,15 @@ func (o *options) work(ctx context.Context, c *cli.Call, inv *fleet.Inventory, m
 			"rolling resume continues it, rolling undo takes it back, -journal names another journal")
 	case mode != rollout.ModeRun && before == nil:
 		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", o.journal)), "rolling run begins one; -journal names another journal")
-	case mode == rollout.ModeRun && !slices.Contains(o.without, "plan") && (o.step == "" || o.step == "install"):
+	case mode == rollout.ModeRun && (o.step == "" || o.step == "install"):
 		// Every host is asked before the first one is touched.
-		if rows := inv.Plans(ctx, waves); fleet.Refused(rows) != nil {
-			c.Problems(rows)
-			return cli.Advice(cli.Refuse(errors.New("a host cannot be upgraded")), "fix the hosts named above, or give -without plan")
+		p := planned{}
+		if !slices.Contains(o.without, "plan") {
+			p.Hosts = inv.Plans(ctx, waves)
+		}
+		if o.check(ctx, inv, waves, &p) != nil {
+			o.show(c, p)
+			return cli.Advice(cli.Refuse(errors.New("the fleet cannot be upgraded")), "fix what is named above, or give -without plan, balancer or findings")
 		}
 	}
 	question := fmt.Sprintf("%s the rollout of %s, recorded in %s?", c.Verb, cli.Count(fleet.Targets(waves), "target"), o.journal)

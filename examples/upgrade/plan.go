@@ -20,6 +20,7 @@ type planned struct {
 	Backup   []string        `json:"backup,omitempty"` // components of the set
 	Gates    []string        `json:"gates,omitempty"`
 	Without  []string        `json:"without,omitempty"`
+	Findings []fleet.Finding `json:"findings,omitempty"`
 	Problems []string        `json:"problems,omitempty"`
 	Hosts    []fleet.Planned `json:"hosts"`
 }
@@ -58,6 +59,13 @@ func (u *upgrade) plan(ctx context.Context, c *cli.Call) error {
 	}
 	hosts := hostWaves(waves)
 	p.Hosts = u.Plans(ctx, hosts)
+	p.Findings, err = u.Findings(ctx, u.HostsOf(hosts))
+	if fleet.Refused(p.Hosts) == nil { // otherwise it is said already that a host cannot be asked
+		problem("findings", u.lifted(withoutFindings, err != nil, err))
+	}
+	for _, f := range p.Findings {
+		problem("findings", u.lifted(withoutFindings, f.Refuse, errors.New(f.String())))
+	}
 	var answer error
 	if len(p.Problems) > 0 || fleet.Refused(p.Hosts) != nil {
 		answer = cli.Exit(cli.No, nil)
@@ -70,6 +78,11 @@ func (u *upgrade) plan(ctx context.Context, c *cli.Call) error {
 	}
 	u.printPlan(c.Out, p)
 	c.Out.Printf("%s\n%s\n", c.Plans(p.Hosts), u.Stops(hosts))
+	for _, f := range p.Findings {
+		if !f.Refuse {
+			c.Out.Printf("%s %s\n", c.Out.Paint(cli.Warn, "note:"), f)
+		}
+	}
 	for _, text := range p.Problems {
 		c.Out.Printf("%s %s\n", c.Out.Paint(cli.Bad, "cannot:"), text)
 	}

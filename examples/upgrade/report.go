@@ -82,6 +82,7 @@ func describe(step string, data json.RawMessage) string {
 		out    publishNote
 		hosts  hostsNote
 		set    setNote
+		found  findingsNote
 		parts  []string
 	)
 	switch {
@@ -107,6 +108,11 @@ func describe(step string, data json.RawMessage) string {
 			parts = append(parts, fmt.Sprintf("%d with %s", hosts.Now[v], v))
 		}
 		return strings.Join(parts, ", ")
+	case step == "findings" && read(&found):
+		for _, f := range found.Findings {
+			parts = append(parts, f.String())
+		}
+		return strings.Join(parts, "; ")
 	case step == "set" && read(&set) && set.Dir != "":
 		return fmt.Sprintf("%s: %s, %s", set.Dir, strings.Join(set.Components, ", "), cli.Bytes(set.Bytes))
 	}

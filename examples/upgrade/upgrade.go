@@ -97,6 +97,7 @@ func (u *upgrade) refusals() error {
 	if u.Plugin != nil {
 		check(withoutPublish, u.unpublished())
 	}
+	check(withoutBalancer, u.Unbalanced())
 	return errors.Join(errs...)
 }
 
@@ -120,6 +121,7 @@ func (u *upgrade) waves() ([]rollout.Wave, error) {
 	}
 	now := []rollout.Step{
 		{Name: "plan", Do: func(ctx context.Context) error { return u.planHosts(ctx, hosts) }, Timeout: time.Hour},
+		{Name: "findings", Do: func(ctx context.Context) error { return u.findings(ctx, hosts) }},
 		{Name: "baseline", Do: func(ctx context.Context) error { return u.baseline(ctx, hosts) }},
 	}
 	if len(u.Gates) > 0 {
@@ -167,6 +169,31 @@ type overriddenNote struct {
 func (u *upgrade) planHosts(ctx context.Context, waves []rollout.Wave) error {
 	now, err := u.Update(ctx, u.HostsOf(waves), func(host, text string) { u.event(targetHosts, host+": "+text) }, u.expected)
 	return errors.Join(rollout.Save(ctx, hostsNote{now}), err)
+}
+
+// findingsNote is what versions and configuration say.
+type findingsNote struct {
+	Findings   []fleet.Finding `json:"findings,omitempty"`
+	Overridden string          `json:"overridden,omitempty"`
+}
+
+// findings looks for what a rolling upgrade must not meet.
+func (u *upgrade) findings(ctx context.Context, waves []rollout.Wave) error {
+	all, err := u.Findings(ctx, u.HostsOf(waves))
+	errs := []error{err}
+	for _, f := range all {
+		if f.Refuse {
+			errs = append(errs, errors.New(f.String()))
+		}
+	}
+	note := findingsNote{Findings: all}
+	if err = errors.Join(errs...); err != nil && u.without[withoutFindings] {
+		note.Overridden, err = overridden(withoutFindings, err), nil
+	}
+	if serr := rollout.Save(ctx, note); serr != nil || err == nil {
+		return serr
+	}
+	return refuse(withoutFindings, err)
 }
 
 // expected holds a gateway host to the version that the bundle was made for.
