@@ -74,7 +74,12 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 	}
 	defer release()
 	r := &setRestore{set: s, asked: asked, progress: step.Serial(o.Progress), log: step.Logger(o.Log)}
-	if err := s.Verify(ctx, VerifyOptions{Progress: r.progress}); err != nil {
+	later := map[string]bool{}
+	for name, to := range asked {
+		v, ok := to.(StructureVerifier)
+		later[name] = ok && !o.DryRun && v.VerifiesStructure()
+	}
+	if err := step.WithEnd(ctx, s.verify(ctx, VerifyOptions{Progress: r.progress}, later)); err != nil {
 		return report, fmt.Errorf("restore %s: the set does not pass verification, nothing was changed: %w", s.Dir, err)
 	}
 	if report.Components, err = r.plan(ctx); err != nil || o.DryRun {

@@ -76,6 +76,14 @@ type Accepter interface {
 	Accept(ctx context.Context, s *Stored) error
 }
 
+// StructureVerifier is a [Restorer] that reads its component from end to end while it
+// restores, with the checks of [LevelStructure], and changes nothing that was there before
+// all of it has passed. If VerifiesStructure returns true, [Set.Restore] leaves that
+// level to it and reads the component once less.
+type StructureVerifier interface {
+	VerifiesStructure() bool
+}
+
 // Estimate is what a source expects to write. Zero means unknown.
 type Estimate struct {
 	Bytes int64

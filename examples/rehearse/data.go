@@ -15,6 +15,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/backup/mongodb"
 	labmongo "example.com/tykupgrade/internal/lab/mongo"
 	labredis "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/lab/stage"
@@ -45,7 +46,7 @@ func (d *stores) standsIn() string {
 	return "MongoDB; files and Redis are real"
 }
 
-func (d *stores) db() *mongo.Database { return d.mongo.Database(backup.DefaultDatabase) }
+func (d *stores) db() *mongo.Database { return d.mongo.Database(mongodb.DefaultDatabase) }
 
 // startRedis starts a server and fills it as a gateway does.
 func (r *rehearsal) startRedis(ctx context.Context, s *Step) error {
@@ -128,7 +129,7 @@ func (r *rehearsal) startMongo(ctx context.Context, s *Step) error {
 	if _, err := d.db().Collection("tyk_apis").Indexes().CreateOne(ctx, index); err != nil {
 		return err
 	}
-	s.say("%d documents in 3 collections of %s", total, backup.DefaultDatabase)
+	s.say("%d documents in 3 collections of %s", total, mongodb.DefaultDatabase)
 	return nil
 }
 
@@ -165,8 +166,8 @@ func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 	d := &r.store
 	d.dir = filepath.Join(r.dir, "backup")
 	files := &hostfiles.Source{FS: os.DirFS(r.stack.root)}
-	sources := []backup.Source{files, &backup.Mongo{Server: backup.MongoServer{Client: d.mongo}}}
-	against := []backup.Prover{files, &backup.Mongo{Server: backup.MongoServer{Client: d.mongo}}}
+	sources := []backup.Source{files, &mongodb.Source{Server: mongodb.Server{Client: d.mongo}}}
+	against := []backup.Prover{files, &mongodb.Source{Server: mongodb.Server{Client: d.mongo}}}
 	s.StandsIn = d.standsIn()
 	if d.redis != nil {
 		source := &backup.Redis{Client: d.redis}
@@ -209,7 +210,7 @@ func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	s.StandsIn = d.standsIn()
 	rescue := filepath.Join(r.dir, "rescue")
 	to := []backup.Restorer{&hostfiles.Restore{Root: r.stack.root, Rescue: rescue},
-		&backup.MongoRestore{Server: backup.MongoServer{Client: d.mongo}, Mode: backup.MongoReplace, DropExtra: true}}
+		&mongodb.Restore{Server: mongodb.Server{Client: d.mongo}, Mode: mongodb.Replace, DropExtra: true}}
 	if d.redis != nil {
 		to = append(to, &backup.RedisLive{Client: d.redis, Replace: true, Rescue: rescue})
 	}

@@ -11,6 +11,7 @@ import (
 	"go.mongodb.org/mongo-driver/mongo/readpref"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/mongodb"
 )
 
 // mongoPart is MongoDB.
@@ -22,7 +23,6 @@ type mongoPart struct {
 	databases             listFlag
 	include, exclude      listFlag
 	parallel              int
-	users                 bool
 
 	// take
 	readFrom, snapshot string
@@ -30,9 +30,9 @@ type mongoPart struct {
 
 	// restore
 	mode      string
-	rename    listFlag
-	unchecked bool
 	dropExtra bool
+	noIndexes bool
+	noOptions bool
 	noPrelude bool
 }
 
@@ -51,18 +51,17 @@ func (p *mongoPart) flags(fs *flag.FlagSet, verb string) {
 	if verb != "verify" {
 		fs.Var(&p.include, "mongo-include", "only collections that match this `pattern` of database.collection; may be repeated")
 		fs.Var(&p.exclude, "mongo-exclude", "leave out what matches this `pattern`; may be repeated")
-		fs.BoolVar(&p.users, "mongo-users", false, "users and roles defined in the databases, too")
 	}
 	switch verb {
 	case "take":
-		fs.Var(&p.databases, "mongo-db", "a database (default "+backup.DefaultDatabase+"); may be repeated")
+		fs.Var(&p.databases, "mongo-db", "a database (default "+mongodb.DefaultDatabase+"); may be repeated")
 		fs.StringVar(&p.readFrom, "mongo-read", "primary", "primary, primaryPreferred, secondary, secondaryPreferred or nearest")
 		fs.StringVar(&p.snapshot, "mongo-snapshot", "if-possible", "read all collections at one moment: if-possible, required or never")
 		fs.BoolVar(&p.plain, "mongo-plain", false, "do not compress")
 	case "restore", "restore-dump":
-		fs.StringVar(&p.mode, "mongo-mode", "", "where a collection exists: new (refuse), replace (build beside it, then swap), drop or merge (default new, with -replace replace)")
-		fs.Var(&p.rename, "mongo-rename", "restore under other names, as `from=to`: tyk_analytics.*=scratch.*; may be repeated")
-		fs.BoolVar(&p.unchecked, "mongo-bypass-validation", false, "do not let validators refuse documents")
+		fs.StringVar(&p.mode, "mongo-mode", "", "where a collection exists: new (refuse), replace (build next to it, then swap) or drop (default new, with -replace replace)")
+		fs.BoolVar(&p.noIndexes, "mongo-no-indexes", false, "restore and compare without indexes, for a server that refuses one")
+		fs.BoolVar(&p.noOptions, "mongo-no-options", false, "create collections without options such as capped, collation and validator")
 	}
 	if verb == "restore" {
 		fs.BoolVar(&p.dropExtra, "mongo-drop-extra", false, "with replace or drop: also drop the collections that the set does not have and would have, had they been there, such as those of a newer version")
@@ -72,8 +71,8 @@ func (p *mongoPart) flags(fs *flag.FlagSet, verb string) {
 	}
 }
 
-func (p *mongoPart) server(c *command) (backup.MongoServer, error) {
-	s := backup.MongoServer{URI: c.env(mongoURIEnv), Password: c.env(mongoPasswordEnv)}
+func (p *mongoPart) server(c *command) (mongodb.Server, error) {
+	s := mongodb.Server{URI: c.env(mongoURIEnv), Password: c.env(mongoPasswordEnv)}
 	for _, f := range []struct {
 		name string
 		to   *string
@@ -112,8 +111,8 @@ func (p *mongoPart) source(c *command) (backup.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &backup.Mongo{Component: p.name, Server: server, Databases: p.databases, Include: p.include, Exclude: p.exclude,
-		Plain: p.plain, UsersAndRoles: p.users, Parallel: p.parallel, Log: c.log()}
+	m := &mongodb.Source{Component: p.name, Server: server, Databases: p.databases, Include: p.include, Exclude: p.exclude,
+		Plain: p.plain, Parallel: p.parallel, Log: c.log()}
 	if c.verb != "take" {
 		return m, nil
 	}
@@ -124,7 +123,7 @@ func (p *mongoPart) source(c *command) (backup.Source, error) {
 	if m.ReadPreference, err = readpref.New(mode); err != nil {
 		return nil, usagef("-mongo-read %q: %v", p.readFrom, err)
 	}
-	modes := map[string]backup.SnapshotMode{"if-possible": backup.SnapshotIfPossible, "required": backup.SnapshotRequired, "never": backup.SnapshotNever}
+	modes := map[string]mongodb.SnapshotMode{"if-possible": mongodb.SnapshotIfPossible, "required": mongodb.SnapshotRequired, "never": mongodb.SnapshotNever}
 	var known bool
 	if m.Snapshot, known = modes[p.snapshot]; !known {
 		return nil, usagef("-mongo-snapshot %q", p.snapshot)
@@ -143,37 +142,24 @@ func (p *mongoPart) restorer(c *command) (backup.Restorer, error) {
 	return m, nil
 }
 
-func (p *mongoPart) target(c *command) (*backup.MongoRestore, error) {
+func (p *mongoPart) target(c *command) (*mongodb.Restore, error) {
 	server, err := p.server(c)
 	if err != nil {
 		return nil, err
 	}
-	m := &backup.MongoRestore{Component: p.name, Server: server, Include: p.include, Exclude: p.exclude, BypassValidation: p.unchecked,
-		UsersAndRoles: p.users, Parallel: p.parallel, Log: c.log()}
-	modes := map[string]backup.MongoMode{"new": backup.MongoNew, "replace": backup.MongoReplace, "drop": backup.MongoDrop, "merge": backup.MongoMerge}
+	m := &mongodb.Restore{Component: p.name, Server: server, Include: p.include, Exclude: p.exclude, NoIndexes: p.noIndexes, NoOptions: p.noOptions,
+		Parallel: p.parallel, Log: c.log()}
+	modes := map[string]mongodb.Mode{"new": mongodb.New, "replace": mongodb.Replace, "drop": mongodb.Drop}
 	mode, known := modes[p.mode]
 	switch {
 	case p.mode == "" && c.replace:
-		mode = backup.MongoReplace
+		mode = mongodb.Replace
 	case p.mode != "" && !known:
 		return nil, usagef("-mongo-mode %q", p.mode)
 	}
 	m.Mode, m.DropExtra = mode, p.dropExtra
-	if m.DropExtra && mode != backup.MongoReplace && mode != backup.MongoDrop {
+	if m.DropExtra && mode != mongodb.Replace && mode != mongodb.Drop {
 		return nil, usagef("-mongo-drop-extra goes with -mongo-mode replace or drop")
-	}
-	for _, r := range p.rename {
-		from, to, ok := strings.Cut(r, "=")
-		if !ok {
-			return nil, usagef("-mongo-rename %q: write it as from=to", r)
-		}
-		if m.Rename == nil {
-			m.Rename = map[string]string{}
-		}
-		m.Rename[from] = to
-	}
-	if m.DropExtra && len(m.Rename) > 0 {
-		return nil, usagef("-mongo-drop-extra does not go with -mongo-rename")
 	}
 	return m, nil
 }
@@ -188,7 +174,7 @@ func (c *command) restoreDump(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	dump, err := backup.OpenMongoDump(ctx, c.args[0], backup.MongoDumpOptions{NoPrelude: p.noPrelude})
+	dump, err := mongodb.OpenDump(ctx, c.args[0], mongodb.DumpOptions{NoPrelude: p.noPrelude})
 	if err != nil {
 		return nil, err
 	}

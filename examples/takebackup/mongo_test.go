@@ -11,6 +11,7 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/mongodb"
 	mongolab "example.com/tykupgrade/internal/lab/mongo"
 )
 
@@ -55,13 +56,8 @@ func TestMongo(t *testing.T) {
 	}
 	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-parallel", "100")
 	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-db", "admin")
-	c.run(1, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=admin.*", "latest")
-	c.run(1, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.system.*", "latest")
 	fillMongo(t, s, 1000, 1)
 	c.run(3, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
-	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-mongo-rename", "tyk_analytics.*=scratch.*", "latest"); !strings.Contains(out, "scratch.apis") || !strings.Contains(out, "verified") {
-		t.Error(out)
-	}
 	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(out, "replace") || !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
@@ -85,8 +81,7 @@ func TestMongo(t *testing.T) {
 	} {
 		c.run(2, append([]string{"take", "-dir", dir, "-mongo"}, args...)...)
 	}
-	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-rename", "x"}, {"-mongo-drop-extra"},
-		{"-replace", "-mongo-drop-extra", "-mongo-rename", "tyk_analytics.*=scratch.*"}} {
+	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-mode", "merge"}, {"-mongo-drop-extra"}} {
 		c.run(2, append(append([]string{"restore", "-dir", dir, "-mongo"}, args...), "latest")...)
 	}
 	if _, msg := c.run(2, "take", "-dir", dir, "-config", "-mongo-db", "tyk_analytics"); !strings.Contains(msg, "without -mongo") {
@@ -113,7 +108,7 @@ func TestRestoreDump(t *testing.T) {
 	t.Parallel()
 	from, to := mongoServer(t, mongolab.Options{}), mongoServer(t, mongolab.Options{})
 	fillMongo(t, from, 0, 10)
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &backup.Mongo{Server: backup.MongoServer{URI: from.URI()}})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: mongodb.Server{URI: from.URI()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/backup/mongodb"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -137,7 +138,7 @@ func (u *upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		sources = append(sources, &backup.Mongo{Server: server, Databases: u.Backup.Mongo.Databases})
+		sources = append(sources, &mongodb.Source{Server: server, Databases: u.Backup.Mongo.Databases})
 	}
 	versions, err := u.versions(ctx)
 	if err != nil {
@@ -266,12 +267,12 @@ func (u *upgrade) redis() (redis.UniversalClient, error) {
 	return backup.NewRedisClient(uri, conf)
 }
 
-func (u *upgrade) mongo() (backup.MongoServer, error) {
+func (u *upgrade) mongo() (mongodb.Server, error) {
 	uri, err := u.Backup.Mongo.read(u.env)
 	if err != nil {
-		return backup.MongoServer{}, fmt.Errorf("the URI of MongoDB: %w", err)
+		return mongodb.Server{}, fmt.Errorf("the URI of MongoDB: %w", err)
 	}
-	return backup.MongoServer{URI: uri}, nil
+	return mongodb.Server{URI: uri}, nil
 }
 
 // secrets are what no record may hold. A URI that cannot be read has none.
@@ -333,7 +334,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 		if err != nil {
 			return backup.Report{}, err
 		}
-		data = append(data, &backup.MongoRestore{Server: server, Mode: backup.MongoReplace, DropExtra: u.dropExtra})
+		data = append(data, &mongodb.Restore{Server: server, Mode: mongodb.Replace, DropExtra: u.dropExtra})
 	}
 	report := backup.Report{Set: set.ID}
 	for _, to := range [][]backup.Restorer{files, data} {

@@ -2,6 +2,7 @@ package deptest_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,12 +16,16 @@ var backupModules = map[string]string{
 	"filippo.io/age":                "encrypts exports",
 	"github.com/klauspost/compress": "zstd for exports, gzip at twice the speed of the standard library's",
 	"github.com/redis/go-redis/v9":  "Redis: one server, Sentinel, cluster, TLS",
-	"go.mongodb.org/mongo-driver":   "MongoDB",
 	"filippo.io/hpke":               "of age",
-	"golang.org/x/crypto":           "of age and of the MongoDB driver",
+	"golang.org/x/crypto":           "of age",
 	"golang.org/x/sys":              "of x/crypto",
 	"github.com/cespare/xxhash/v2":  "of go-redis",
 	"go.uber.org/atomic":            "of go-redis",
+}
+
+// mongoModules is what the MongoDB driver links.
+var mongoModules = map[string]string{
+	"go.mongodb.org/mongo-driver":   "MongoDB",
 	"github.com/golang/snappy":      "of the MongoDB driver: wire compression",
 	"github.com/montanaflynn/stats": "of the MongoDB driver: round-trip times",
 	"github.com/xdg-go/pbkdf2":      "of the MongoDB driver: SCRAM login",
@@ -29,6 +34,15 @@ var backupModules = map[string]string{
 	"github.com/youmark/pkcs8":      "of the MongoDB driver: encrypted client keys",
 	"golang.org/x/sync":             "of the MongoDB driver",
 	"golang.org/x/text":             "of the MongoDB driver: SCRAM login",
+}
+
+// joined is the union of allow-lists.
+func joined(lists ...map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, l := range lists {
+		maps.Copy(out, l)
+	}
+	return out
 }
 
 // rules holds every public package to an allow-list of what it links. The five
@@ -50,6 +64,23 @@ var rules = map[string]deptest.Rule{
 			"internal/run":         "starts the scratch redis-server of the deepest verification",
 		},
 		Modules: backupModules,
+	},
+	"backup/mongodb": {
+		Own: map[string]string{
+			"backup":                       "the set",
+			"backup/internal/step":         "what the set and its backends share",
+			"backup/mongodb/internal/dump": "reads and writes the files of mongodump",
+			"internal/atomicfile":          "of backup",
+			"internal/run":                 "of backup",
+		},
+		Modules: joined(backupModules, mongoModules),
+	},
+	"backup/mongodb/internal/dump": {
+		Own: map[string]string{"backup/internal/step": "what the set and its backends share", "internal/atomicfile": "of step"},
+		Modules: map[string]string{
+			"github.com/klauspost/compress": "gzip at twice the speed of the standard library's",
+			"go.mongodb.org/mongo-driver":   "BSON and Extended JSON",
+		},
 	},
 	"backup/internal/step": {Own: map[string]string{"internal/atomicfile": "names what is no regular file"}},
 	"bundle": {

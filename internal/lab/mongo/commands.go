@@ -29,7 +29,7 @@ func init() {
 		"insert": (*conn).insert, "update": (*conn).update, "delete": (*conn).delete,
 		"find": (*conn).find, "getMore": (*conn).getMore, "killCursors": (*conn).killCursors,
 		"count": (*conn).count, "aggregate": (*conn).aggregate, "collStats": (*conn).collStats, "collstats": (*conn).collStats,
-		"_mergeAuthzCollections": (*conn).mergeAuthz,
+		"dbStats": (*conn).dbStats,
 	}
 }
 
@@ -144,6 +144,9 @@ func (c *conn) listCollections(q request) (bson.Raw, error) {
 	slices.Sort(names)
 	var out []bson.Raw
 	for _, n := range names {
+		if filter != nil && !nameMatches(filter, n) {
+			continue // before anything is built for it, so that many collections cost what they should
+		}
 		k := c.s.dbs[q.db][n]
 		options := k.options
 		if options == nil {
@@ -341,6 +344,17 @@ func (c *conn) collStats(q request) (bson.Raw, error) {
 		n, size = int64(k.live), k.bytes
 	}
 	return ok(bson.E{Key: "ns", Value: q.db + "." + q.target}, bson.E{Key: "count", Value: n}, bson.E{Key: "size", Value: size})
+}
+
+// dbStats sums up a database.
+func (c *conn) dbStats(q request) (bson.Raw, error) {
+	c.s.mu.RLock()
+	defer c.s.mu.RUnlock()
+	var n, size int64
+	for _, k := range c.s.dbs[q.db] {
+		n, size = n+int64(k.live), size+k.bytes
+	}
+	return ok(bson.E{Key: "db", Value: q.db}, bson.E{Key: "objects", Value: n}, bson.E{Key: "dataSize", Value: float64(size)})
 }
 
 // aggregate knows the pipelines that count: an optional $match, then $group or $count.

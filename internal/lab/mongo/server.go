@@ -34,6 +34,7 @@ type Options struct {
 	Standalone     bool        // no replica set name, no snapshot reads
 	Mongos         bool        // a router of a sharded cluster
 	IgnoreSnapshot bool        // answer snapshot reads without atClusterTime, as FerretDB 1.24 does
+	AskValidators  bool        // ignore bypassDocumentValidation
 	User, Password string      // when set, every command but the handshake needs SCRAM-SHA-256
 	TLS            *tls.Config // nil: plain TCP
 }

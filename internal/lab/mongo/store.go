@@ -248,6 +248,20 @@ func matches(doc, filter bson.Raw) bool {
 	return true
 }
 
+// nameMatches asks a filter of listCollections about the name alone.
+func nameMatches(filter bson.Raw, name string) bool {
+	want, err := filter.LookupErr("name")
+	if err != nil {
+		return true
+	}
+	raw, err := bson.Marshal(bson.D{{Key: "name", Value: name}})
+	if err != nil {
+		return true
+	}
+	only, err := bson.Marshal(bson.D{{Key: "name", Value: want}})
+	return err != nil || matches(raw, only)
+}
+
 func operator(e bson.RawElement, got bson.RawValue, there bool) bool {
 	switch e.Key() {
 	case "$exists":

@@ -140,6 +140,13 @@ func (c *conn) drop(q request) (bson.Raw, error) {
 		return nil, refusal{26, "NamespaceNotFound", "ns not found"}
 	}
 	c.s.remove(q.db, k)
+	if views := c.s.collection(q.db, "system.views"); k.kind == "view" && views != nil {
+		for i, d := range views.docs {
+			if id, _ := bson.Raw(d.raw).Lookup("_id").StringValueOK(); d.died == 0 && id == q.db+"."+q.target {
+				views.kill(i, c.s.tick())
+			}
+		}
+	}
 	if k.kind == "timeseries" {
 		if b := c.s.collection(q.db, "system.buckets."+q.target); b != nil {
 			c.s.remove(q.db, b)
@@ -204,6 +211,7 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 		ordered = v
 	}
 	unchecked, _ := q.body.Lookup("bypassDocumentValidation").BooleanOK()
+	unchecked = unchecked && !c.s.o.AskValidators
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	k := c.s.collection(q.db, q.target)
@@ -242,13 +250,17 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 	return ok(reply...)
 }
 
-// update knows replacements, as documents and as [{$replaceRoot: {newRoot: {$literal: …}}}].
+// update knows replacements and upserts of whole documents, as documents and as [{$replaceRoot: {newRoot: {$literal: …}}}].
 func (c *conn) update(q request) (bson.Raw, error) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	var n int32
 	for _, u := range q.values("updates") {
+		upsert, _ := u.Lookup("upsert").BooleanOK()
 		k := c.s.collection(q.db, q.target)
+		if k == nil && upsert {
+			k = c.s.create(q.db, q.target, "collection", nil, nil)
+		}
 		if k == nil {
 			continue
 		}
@@ -269,14 +281,21 @@ func (c *conn) update(q request) (bson.Raw, error) {
 			return nil, refusal{9, "FailedToParse", "the lab knows replacements only"}
 		}
 		filter := u.Lookup("q").Document()
+		found := false
 		for i, d := range k.docs {
-			if d.died == 0 && matches(d.raw, filter) {
+			if found = d.died == 0 && matches(d.raw, filter); found {
 				at := c.s.tick()
 				k.kill(i, at)
 				k.add(slices.Clone(with), at, false)
 				n++
 				break
 			}
+		}
+		if !found && upsert { // of a whole document, with its _id
+			if dup := k.add(slices.Clone(with), c.s.tick(), true); dup != nil {
+				return nil, refusal{11000, "DuplicateKey", "E11000 duplicate key error collection: " + q.db + "." + q.target + " dup key: " + dup.value}
+			}
+			n++
 		}
 	}
 	return ok(bson.E{Key: "n", Value: n}, bson.E{Key: "nModified", Value: n})
@@ -304,45 +323,4 @@ func (c *conn) delete(q request) (bson.Raw, error) {
 		}
 	}
 	return ok(bson.E{Key: "n", Value: n})
-}
-
-// mergeAuthz is what mongorestore and we use for users and roles.
-func (c *conn) mergeAuthz(q request) (bson.Raw, error) {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	only, _ := q.body.Lookup("db").StringValueOK()
-	drop, _ := q.body.Lookup("drop").BooleanOK()
-	for field, target := range map[string]string{"tempUsersCollection": "system.users", "tempRolesCollection": "system.roles"} {
-		from, isString := q.body.Lookup(field).StringValueOK()
-		if !isString || from == "" {
-			continue
-		}
-		db, name, _ := strings.Cut(from, ".")
-		src := c.s.collection(db, name)
-		if src == nil {
-			return nil, refusal{26, "NamespaceNotFound", from + " does not exist"}
-		}
-		dst := c.s.collection("admin", target)
-		if dst == nil {
-			dst = c.s.create("admin", target, "collection", nil, nil)
-		}
-		concerns := func(raw []byte) bool {
-			of, _ := bson.Raw(raw).Lookup("db").StringValueOK()
-			return only == "" || of == only
-		}
-		at := c.s.tick()
-		if drop {
-			for i, d := range dst.docs {
-				if d.died == 0 && concerns(d.raw) {
-					dst.kill(i, at)
-				}
-			}
-		}
-		for _, d := range src.docs {
-			if d.died == 0 && concerns(d.raw) {
-				dst.add(d.raw, at, true)
-			}
-		}
-	}
-	return ok()
 }

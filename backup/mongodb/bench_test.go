@@ -1,0 +1,197 @@
+package mongodb_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/mongodb"
+	mongolab "example.com/tykupgrade/internal/lab/mongo"
+)
+
+// analytics fills a collection with documents like those of Tyk's pump, of
+// about 280 bytes, a third of it random.
+func analytics(t testing.TB, s *mongolab.Server, n int) (size int64) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(1, 2))
+	s.Fill("tyk_analytics", "z_tyk_analyticz", n, func(i int) bson.Raw {
+		noise := make([]byte, 48)
+		for j := 0; j < len(noise); j += 8 {
+			binary.LittleEndian.PutUint64(noise[j:], r.Uint64())
+		}
+		d := doc(t, bson.D{{Key: "_id", Value: i}, {Key: "method", Value: "GET"}, {Key: "path", Value: "/accounts/" + strconv.Itoa(i%977)},
+			{Key: "responsecode", Value: 200}, {Key: "apikey", Value: fmt.Sprintf("%x", noise[:16])}, {Key: "useragent", Value: "Mozilla/5.0 (X11; Linux x86_64)"},
+			{Key: "requesttime", Value: int64(i % 100)}, {Key: "tags", Value: bson.A{"org-1", "key-" + strconv.Itoa(i%31)}}, {Key: "raw", Value: noise}})
+		size += int64(len(d))
+		return d
+	})
+	return size
+}
+
+const benchDocs = 300_000
+
+func BenchmarkDump(b *testing.B) {
+	s := mongoServer(b, mongolab.Options{})
+	size := analytics(b, s, benchDocs)
+	ours := func(m *mongodb.Source) func(b *testing.B, dir string) {
+		m.Server = uri(s)
+		return func(b *testing.B, dir string) {
+			if _, err := m.Backup(b.Context(), backup.NewWriter(dir, m.Name(), nil)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	theirs := func(flags ...string) func(b *testing.B, dir string) {
+		return func(b *testing.B, dir string) {
+			argv := []string{tool(b, "mongodump"), "--quiet", "--uri", s.URI(), "--db", "tyk_analytics"}
+			for _, f := range flags {
+				argv = append(argv, strings.ReplaceAll(f, "DIR", dir))
+			}
+			runTool(b, argv...)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		run  func(b *testing.B, dir string)
+	}{
+		{"ours/plain", ours(&mongodb.Source{Plain: true})}, {"mongodump/plain", theirs("--out=DIR")},
+		{"ours/gzip", ours(&mongodb.Source{})}, {"mongodump/gzip", theirs("--gzip", "--out=DIR")},
+		{"ours/set verified", func(b *testing.B, dir string) {
+			if _, err := backup.Take(b.Context(), dir, backup.Options{}, &mongodb.Source{Server: uri(s)}); err != nil {
+				b.Fatal(err)
+			}
+		}},
+		{"ours/set verified, then zstd", func(b *testing.B, dir string) {
+			set, err := backup.Take(b.Context(), dir, backup.Options{}, &mongodb.Source{Server: uri(s), Plain: true})
+			if err == nil {
+				err = set.Export(b.Context(), filepath.Join(dir, "set.tar.zst"), backup.ExportOptions{})
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				b.StopTimer()
+				dir := b.TempDir()
+				b.StartTimer()
+				c.run(b, dir)
+				b.StopTimer()
+				_ = os.RemoveAll(dir)
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+func BenchmarkRestore(b *testing.B) {
+	from := mongoServer(b, mongolab.Options{})
+	size := analytics(b, from, benchDocs)
+	set := takeMongo(b, &mongodb.Source{Server: uri(from)})
+	for _, c := range []struct {
+		name string
+		run  func(b *testing.B, to *mongolab.Server)
+	}{
+		{"ours/verified and proven", func(b *testing.B, to *mongolab.Server) {
+			if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(to)}); err != nil {
+				b.Fatal(err)
+			}
+		}},
+		{"mongorestore", func(b *testing.B, to *mongolab.Server) {
+			runTool(b, tool(b, "mongorestore"), "--quiet", "--gzip", "--uri", to.URI(), filepath.Join(set.Dir, "mongo"))
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(size)
+			for b.Loop() {
+				b.StopTimer()
+				to := mongoServer(b, mongolab.Options{})
+				b.StartTimer()
+				c.run(b, to)
+				b.StopTimer()
+				to.Close()
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+const memoryEnv = "BACKUP_TEST_MONGODB_MEMORY"
+
+// TestMemoryHelper is the process whose memory TestConstantMemory
+// measures: the server is in another one.
+func TestMemoryHelper(t *testing.T) {
+	at := os.Getenv(memoryEnv)
+	if at == "" {
+		t.Skip("runs on behalf of TestConstantMemory")
+	}
+	// What the garbage collector found to be in use, whatever its pace is.
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	done, stopped := make(chan struct{}), make(chan struct{})
+	var peak uint64
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				metrics.Read(sample)
+				peak = max(peak, sample[0].Value.Uint64())
+			}
+		}
+	}()
+	server := mongodb.Server{URI: at}
+	set := takeMongo(t, &mongodb.Source{Server: server, Plain: true})
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: server, Mode: mongodb.Replace}); err != nil {
+		t.Fatal(err)
+	}
+	close(done)
+	<-stopped
+	fmt.Printf("PEAK %d\n", peak>>20)
+}
+
+// Five times the documents take no more memory, backed up and restored.
+func TestConstantMemory(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("x", 8000)
+	peak := func(docs int) int {
+		s := mongoServer(t, mongolab.Options{})
+		s.Fill("tyk_analytics", "large", docs, func(i int) bson.Raw {
+			return doc(t, bson.D{{Key: "_id", Value: i}, {Key: "text", Value: text}})
+		})
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMemoryHelper$", "-test.v")
+		cmd.Env = append(os.Environ(), memoryEnv+"="+s.URI(), "GORACE=atexit_sleep_ms=0")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		_, after, _ := strings.Cut(string(out), "PEAK ")
+		line, _, _ := strings.Cut(after, "\n")
+		mib, err := strconv.Atoi(line)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return mib
+	}
+	small, large := peak(2000), peak(10_000)
+	t.Logf("at most %d MiB in use with 16 MB of documents, %d MiB with 80 MB", small, large)
+	if large > small+45 { // holding the documents would be 61 more, full buffers are 40
+		t.Errorf("memory grew from %d MiB to %d MiB", small, large)
+	}
+}

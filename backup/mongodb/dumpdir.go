@@ -1,0 +1,141 @@
+package mongodb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+	"example.com/tykupgrade/backup/mongodb/internal/dump"
+)
+
+// Dump is what mongodump wrote outside of a set: the directory of --out, plain or with
+// --gzip. Archives are not read.
+//
+// A directory holds no checksums. So a byte that changed inside a string, or documents cut
+// off at a boundary, cannot be seen there.
+type Dump struct {
+	Path string
+	data *source
+}
+
+// DumpOptions changes how a dump is read. The zero value is useful.
+type DumpOptions struct {
+	// NoPrelude accepts a directory without prelude.json: one of an older mongodump,
+	// which wrote none, that is known to have succeeded.
+	NoPrelude bool
+}
+
+// OpenDump reads the whole dump at path and checks what can be checked: that every
+// collection has its documents and its metadata, and that every document is whole. A path
+// that is not a dump, or a level too deep or too high, is an error.
+func OpenDump(ctx context.Context, path string, o DumpOptions) (*Dump, error) {
+	d := &Dump{Path: path}
+	err := d.open(ctx, o)
+	if e := step.Ended(ctx); e != nil {
+		err = e
+	}
+	if err == nil {
+		return d, nil
+	}
+	var ours *backup.Error
+	if errors.As(err, &ours) {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	if errors.Is(err, dump.ErrBSON) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = step.Damaged(err)
+	}
+	return nil, step.Fail("open", path, err)
+}
+
+func (d *Dump) open(ctx context.Context, o DumpOptions) error {
+	info, err := os.Stat(d.Path)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return &backup.Error{Op: "open", Object: d.Path, Err: errors.New("it is not a directory; archives of mongodump --archive are not supported"),
+			Next: "use mongorestore --archive, or dump with --out"}
+	}
+	t, err := dump.OpenTree(ctx, os.DirFS(d.Path), o.NoPrelude)
+	if err != nil {
+		return err
+	}
+	err = each(ctx, 4, len(t.All), func(ctx context.Context, i int) (err error) {
+		if s := t.All[i]; s.Data != "" {
+			s.Tally, err = t.Scan(ctx, s)
+		}
+		return err
+	})
+	d.data = &source{Tree: t}
+	d.data.identify()
+	return err
+}
+
+// Collections lists what the dump holds, with digests as in a set's manifest.
+func (d *Dump) Collections() []Collection {
+	var all []Collection
+	for _, s := range d.data.All {
+		c := Collection{DB: s.DB, Name: s.Name, Type: s.Type, UUID: s.UUID, Indexes: s.IndexNames(), Count: s.Count, Bytes: s.Bytes}
+		if s.Type != dump.TypeView {
+			c.Digest = s.Sum.String()
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// Restore restores the dump as [backup.Set.Restore] does a component of a set: plan,
+// write, compare, and undo after a failed comparison. The report tells of every
+// collection, also where an error is returned. With o.Keep the caller ends the matter with
+// [Dump.Accept] or [Dump.Undo], in this process or a later one.
+func (d *Dump) Restore(ctx context.Context, o backup.RestoreOptions, to *Restore) (backup.ComponentReport, error) {
+	report := backup.ComponentReport{Name: d.Path, State: backup.StatePlanned}
+	items, err := to.plan(ctx, d.data)
+	report.Items = items
+	if err == nil && !o.DryRun {
+		err = d.restore(ctx, o, to, &report)
+	}
+	if err != nil {
+		report.Reason = err.Error()
+		return report, step.Fail("restore", d.Path, err)
+	}
+	return report, nil
+}
+
+func (d *Dump) restore(ctx context.Context, o backup.RestoreOptions, to *Restore, report *backup.ComponentReport) (err error) {
+	report.State = backup.StateFailed
+	progress := step.Serial(o.Progress)
+	if report.Items, err = to.restore(ctx, d.data, progress); err != nil {
+		return err
+	}
+	report.State = backup.StateRestored
+	progress(backup.Event{Component: to.Name(), Phase: backup.PhaseProve})
+	if err := to.prove(ctx, d.data, false); err != nil {
+		if to.Mode == Drop {
+			return err
+		}
+		ctx, cancel := step.Undoing(ctx)
+		defer cancel()
+		undo := to.end(ctx, d.data, undoing)
+		if undo == nil {
+			report.State = backup.StateUndone
+		}
+		return errors.Join(err, undo)
+	}
+	report.State = backup.StateVerified
+	progress(backup.Event{Component: to.Name(), Phase: backup.PhaseProve, Done: true})
+	if o.Keep {
+		return nil
+	}
+	return to.end(ctx, d.data, accepting)
+}
+
+// Accept drops what [Dump.Restore] replaced: see [Restore.Accept].
+func (d *Dump) Accept(ctx context.Context, to *Restore) error { return to.end(ctx, d.data, accepting) }
+
+// Undo puts back what [Dump.Restore] replaced: see [Restore.Undo].
+func (d *Dump) Undo(ctx context.Context, to *Restore) error { return to.end(ctx, d.data, undoing) }

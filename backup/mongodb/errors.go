@@ -1,0 +1,105 @@
+package mongodb
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"go.mongodb.org/mongo-driver/mongo"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// Errors that callers match with errors.Is, next to those of package backup.
+var (
+	// ErrRejected is matched when the server did not take documents: a unique index,
+	// a size limit. No document is skipped silently.
+	ErrRejected = errors.New("documents were rejected")
+	// ErrUnaccepted is matched when an earlier restore still keeps the collections that
+	// it replaced. Call Accept or Undo first.
+	ErrUnaccepted = errors.New("an earlier restore keeps the collections that it replaced")
+)
+
+// Codes of MongoDB errors that mean something to us.
+const (
+	codeUnauthorized        = 13
+	codeAuthFailed          = 18
+	codeNamespaceNotFound   = 26
+	codeCursorNotFound      = 43
+	codeNamespaceExists     = 48
+	codeCommandNotFound     = 59
+	codeQueryPlanKilled     = 175
+	codeSnapshotTooOld      = 239
+	codeSnapshotUnavailable = 246
+	codeDuplicateKey        = 11000
+)
+
+// passing are the codes after which the same read may work: the list of the retryable
+// reads specification, and cursors that went with their server.
+var passing = map[int32]bool{
+	6: true, 7: true, 89: true, 91: true, 134: true, 189: true, 262: true, 9001: true, 10107: true, 11600: true, 11602: true, 13435: true, 13436: true,
+	codeCursorNotFound: true, 136: true, 237: true, // CursorNotFound, CappedPositionLost, CursorKilled
+}
+
+func code(err error) int32 {
+	var command mongo.CommandError
+	if errors.As(err, &command) {
+		return command.Code
+	}
+	return 0
+}
+
+// transient reports whether doing the same again may help.
+func transient(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !mongo.IsTimeout(err) {
+		return false
+	}
+	// A pool that the driver cleared because another connection broke is Retryable.
+	return passing[code(err)] || mongo.IsNetworkError(err) || step.Retryable(err)
+}
+
+// fail turns an error of the driver's into one of ours: without secrets, with what to
+// do.
+func (c *conn) fail(op, object string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var ours *backup.Error
+	if errors.As(err, &ours) {
+		return err
+	}
+	e := &backup.Error{Op: op, Object: object, Err: c.scrub(err), Retry: transient(err)}
+	switch code := code(err); {
+	case code == codeUnauthorized:
+		e.Kind = backup.ErrNotAllowed
+		e.Next = "grant the user the role backup (to back up), or restore and readWrite (to restore), on the database"
+	case code == codeAuthFailed || strings.Contains(err.Error(), "AuthenticationFailed"):
+		e.Next = "check user, password and authSource"
+	case code == codeSnapshotTooOld:
+		e.Next = "raise minSnapshotHistoryWindowInSeconds on the server, or back up without a snapshot"
+	case strings.Contains(err.Error(), "x509: "): // server selection keeps it as text alone
+		e.Retry = false
+		e.Next = "trust the CA of the server's certificate, and use the host name that it is for"
+	case mongo.IsTimeout(err) || mongo.IsNetworkError(err):
+		e.Retry = true
+		e.Next = "check that the server runs and can be reached from here"
+	}
+	return e
+}
+
+// scrub makes sure that no secret is in the text, nor in that of a cause.
+func (c *conn) scrub(err error) error {
+	text := err.Error()
+	for _, s := range c.secrets {
+		if s != "" && strings.Contains(text, s) {
+			for _, s := range c.secrets {
+				if s != "" {
+					text = strings.ReplaceAll(text, s, "***")
+				}
+			}
+			return errors.New(text)
+		}
+	}
+	return err
+}

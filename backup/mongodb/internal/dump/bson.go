@@ -1,0 +1,220 @@
+package dump
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// What mongod 7.0 keeps: 16 MiB for a user's document and 16 KiB more for its
+// own additions; 200 levels of nesting on the wire.
+const (
+	maxBSON  = 16<<20 + 16<<10
+	maxDepth = 200
+)
+
+// ErrBSON is matched by errors about documents that are not well-formed.
+var ErrBSON = errors.New("malformed BSON")
+
+// Reader reads documents that stand back to back, as in a .bson file.
+type Reader struct {
+	r   *bufio.Reader
+	buf []byte
+	off int64 // where the next document begins
+}
+
+// NewReader returns a Reader of r.
+func NewReader(r io.Reader) *Reader {
+	return &Reader{r: bufio.NewReaderSize(r, 256<<10)}
+}
+
+// Next returns the next document, unchecked but for its length and its last
+// byte; it is valid until the call after. io.EOF means that the input ended
+// between two documents.
+func (b *Reader) Next() ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(b.r, head[:1]); err != nil {
+		return nil, err // io.EOF: the regular end
+	}
+	if _, err := io.ReadFull(b.r, head[1:]); err != nil {
+		return nil, b.cut(err)
+	}
+	return b.rest(binary.LittleEndian.Uint32(head[:]))
+}
+
+// rest reads the document whose length field has been read already.
+func (b *Reader) rest(size uint32) ([]byte, error) {
+	if size < 5 || size > maxBSON {
+		return nil, fmt.Errorf("%w at offset %d: length %d", ErrBSON, b.off, size)
+	}
+	// In steps, so that a wrong length costs no memory.
+	doc := binary.LittleEndian.AppendUint32(b.buf[:0], size)
+	for have := uint32(4); have < size; have = uint32(len(doc)) {
+		step := min(size-have, max(have, 64<<10))
+		doc = slices.Grow(doc, int(step))[:have+step]
+		if _, err := io.ReadFull(b.r, doc[have:]); err != nil {
+			return nil, b.cut(err)
+		}
+	}
+	b.buf = doc
+	if doc[size-1] != 0 {
+		return nil, fmt.Errorf("%w at offset %d: no zero at the end", ErrBSON, b.off)
+	}
+	b.off += int64(size)
+	return doc, nil
+}
+
+func (b *Reader) cut(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: the document at offset %d is cut off", ErrBSON, b.off)
+	}
+	return err
+}
+
+// Check walks a document and everything in it: lengths, types, terminators.
+// The text of strings is not looked at, because servers hold invalid UTF-8 too.
+func Check(doc []byte) error { return walk(doc, 0) }
+
+func walk(doc []byte, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("%w: nested deeper than %d levels", ErrBSON, maxDepth)
+	}
+	if len(doc) < 5 || binary.LittleEndian.Uint32(doc) != uint32(len(doc)) || doc[len(doc)-1] != 0 {
+		return fmt.Errorf("%w: length or end of a document", ErrBSON)
+	}
+	rest := doc[4 : len(doc)-1]
+	for len(rest) > 0 {
+		kind := rest[0]
+		key := bytes.IndexByte(rest[1:], 0)
+		if key < 0 {
+			return fmt.Errorf("%w: field name without end", ErrBSON)
+		}
+		name := rest[1 : 1+key]
+		rest = rest[2+key:]
+		n, err := ValueSize(kind, rest)
+		if err != nil {
+			return fmt.Errorf("field %q: %w", name, err)
+		}
+		switch kind {
+		case 0x03, 0x04:
+			err = walk(rest[:n], depth+1)
+		case 0x0F:
+			code := 8 + int(binary.LittleEndian.Uint32(rest[4:]))
+			err = walk(rest[code:n], depth+1)
+		}
+		if err != nil {
+			return fmt.Errorf("field %q: %w", name, err)
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// fixedSize is one more than the size of the types that always have the same.
+var fixedSize = [256]byte{
+	0x01: 9, 0x06: 1, 0x07: 13, 0x09: 9, 0x0A: 1, 0x10: 5, 0x11: 9, 0x12: 9, 0x13: 17, 0x7F: 1, 0xFF: 1,
+}
+
+func errShort(kind byte) error {
+	return fmt.Errorf("%w: value of type %#02x reaches beyond its document", ErrBSON, kind)
+}
+
+// ValueSize returns how many bytes of b the value at its beginning takes.
+func ValueSize(kind byte, b []byte) (n int, err error) {
+	if fixed := int(fixedSize[kind]); fixed > 0 {
+		if fixed-1 > len(b) {
+			return 0, errShort(kind)
+		}
+		return fixed - 1, nil
+	}
+	switch kind {
+	case 0x08:
+		if len(b) < 1 {
+			return 0, errShort(kind)
+		}
+		if b[0] > 1 {
+			return 0, fmt.Errorf("%w: boolean %d", ErrBSON, b[0])
+		}
+		return 1, nil
+	case 0x0B: // two C strings
+		for range 2 {
+			i := bytes.IndexByte(b[n:], 0)
+			if i < 0 {
+				return 0, errShort(kind)
+			}
+			n += i + 1
+		}
+		return n, nil
+	}
+	if len(b) < 4 {
+		return 0, errShort(kind)
+	}
+	size := int64(binary.LittleEndian.Uint32(b))
+	var total int64
+	switch kind {
+	case 0x02, 0x0D, 0x0E:
+		total = 4 + size
+	case 0x0C:
+		total = 4 + size + 12
+	case 0x05:
+		total = 5 + size
+	case 0x03, 0x04, 0x0F:
+		total = size
+	default:
+		return 0, fmt.Errorf("%w: unknown type %#02x", ErrBSON, kind)
+	}
+	if total > int64(len(b)) {
+		return 0, errShort(kind)
+	}
+	text := b[4:]
+	switch kind {
+	case 0x03, 0x04:
+		if size < 5 {
+			return 0, fmt.Errorf("%w: length %d", ErrBSON, size)
+		}
+		return int(total), nil
+	case 0x05:
+		return int(total), nil
+	case 0x0F: // total, string, document
+		if size < 14 {
+			return 0, fmt.Errorf("%w: code with scope of %d bytes", ErrBSON, size)
+		}
+		size, text = int64(binary.LittleEndian.Uint32(b[4:])), b[8:total]
+		if size > total-8-5 {
+			return 0, errShort(kind)
+		}
+	}
+	if size < 1 || text[size-1] != 0 {
+		return 0, fmt.Errorf("%w: string without its zero", ErrBSON)
+	}
+	return int(total), nil
+}
+
+// ZeroTimestamp reports whether a top-level field other than _id is a timestamp of zero,
+// which servers replace by the time of day unless told not to.
+func ZeroTimestamp(doc []byte) bool {
+	rest := doc[4 : len(doc)-1]
+	for len(rest) > 0 {
+		kind := rest[0]
+		key := bytes.IndexByte(rest[1:], 0)
+		if key < 0 {
+			return false
+		}
+		value := rest[2+key:]
+		n, err := ValueSize(kind, value)
+		if err != nil {
+			return false
+		}
+		if kind == 0x11 && [8]byte(value[:8]) == [8]byte{} && string(rest[1:1+key]) != "_id" {
+			return true
+		}
+		rest = value[n:]
+	}
+	return false
+}
+
+func putLength(doc []byte) { binary.LittleEndian.PutUint32(doc, uint32(len(doc))) }

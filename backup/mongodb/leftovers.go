@@ -1,0 +1,230 @@
+package mongodb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/bson"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+	"example.com/tykupgrade/backup/mongodb/internal/dump"
+)
+
+// Leftover is what a restore left in a database.
+type Leftover struct {
+	Database string
+	State    LeftoverState
+	Started  time.Time // of the restore; zero if unknown
+	// Collections have names of the run: copies that were never put in place, and what
+	// was replaced.
+	Collections []string
+}
+
+// LeftoverState says how a restore ended.
+type LeftoverState string
+
+// How a restore ended.
+const (
+	LeftRunning     LeftoverState = "running"     // it is at work, or was killed less than a minute ago
+	LeftInterrupted LeftoverState = "interrupted" // it was killed; the next restore takes it back
+	LeftUnaccepted  LeftoverState = "unaccepted"  // it finished, and waits for Accept or Undo
+	LeftUnknown     LeftoverState = "unknown"     // collections without a journal
+)
+
+// Leftovers lists what restores left on a server, and changes nothing. Without databases
+// it looks into [DefaultDatabase].
+func Leftovers(ctx context.Context, s Server, databases ...string) ([]Leftover, error) {
+	return leftovers(ctx, s, databases, nil)
+}
+
+// Prune removes what restores left on a server, and returns what it removed. It takes
+// interrupted restores back, and drops new collections without a journal. It accepts
+// restores that finished longer than keep ago; a negative keep accepts none. It leaves
+// alone restores at work, and replaced collections without a journal: nobody knows their
+// names.
+func Prune(ctx context.Context, s Server, keep time.Duration, databases ...string) ([]Leftover, error) {
+	return leftovers(ctx, s, databases, func(c *conn, r *reader, l Leftover, n *run) (bool, error) {
+		accept := l.State == LeftUnaccepted && keep >= 0 && c.now().Sub(l.Started) > keep
+		switch {
+		case l.State == LeftInterrupted || accept:
+			to := undoing
+			if accept || n.Phase == accepting {
+				to = accepting
+			}
+			return true, c.endRun(ctx, r, l.Database, leaseTime, to, func(now *run) error {
+				if now.Token != n.Token {
+					return &backup.Error{Op: "prune", Object: l.Database, Kind: backup.ErrLocked, Err: errors.New("another restore began"), Retry: true}
+				}
+				return nil
+			})
+		case l.State == LeftUnknown:
+			removed := false
+			for _, name := range l.Collections {
+				if strings.HasPrefix(name, tempPrefix) {
+					if err := c.drop(ctx, l.Database, name); err != nil {
+						return removed, err
+					}
+					removed = true
+				}
+			}
+			return removed, nil
+		}
+		return false, nil
+	})
+}
+
+// leftovers lists what is there, or with do what do says that it removed.
+func leftovers(ctx context.Context, s Server, databases []string, do func(*conn, *reader, Leftover, *run) (bool, error)) (all []Leftover, err error) {
+	if len(databases) == 0 {
+		databases = []string{DefaultDatabase}
+	}
+	for _, db := range databases {
+		if err := checkDatabase(db); err != nil {
+			return nil, err
+		}
+	}
+	c, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close(ctx)
+	r := &reader{conn: c, log: step.Logger(nil)}
+	for _, db := range databases {
+		_, ours, err := c.spaces(ctx, db)
+		if err != nil {
+			return all, c.fail("list the collections of", db, err)
+		}
+		n, held, err := r.journal(ctx, db)
+		if err != nil {
+			return all, c.fail("read the journal of", db, err)
+		}
+		l := Leftover{Database: db, State: LeftUnknown}
+		for _, s := range ours {
+			if s.Name != journalName {
+				l.Collections = append(l.Collections, s.Name)
+			}
+		}
+		if n != nil {
+			l.Started = n.Started
+		}
+		switch {
+		case held != nil && held.Until.After(c.now()):
+			l.State = LeftRunning
+		case n != nil && n.Phase == replaced:
+			l.State = LeftUnaccepted
+		case n != nil || held != nil:
+			l.State = LeftInterrupted
+		case len(ours) == 0:
+			continue
+		}
+		if n == nil {
+			n = &run{}
+		}
+		if do != nil {
+			removed, err := do(c, r, l, n)
+			if err != nil {
+				return all, c.fail("prune", db, err)
+			}
+			if !removed {
+				continue
+			}
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// endRun brings the run of a database to its end, if there is one, and removes its
+// journal.
+func (c *conn) endRun(ctx context.Context, r *reader, db string, length time.Duration, to phase, allowed func(*run) error) error {
+	_, ours, err := c.spaces(ctx, db)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(ours, func(s *dump.Space) bool { return s.Name == journalName }) {
+		return nil // acquire would make one
+	}
+	l, n, err := acquire(ctx, r, db, newToken(), length)
+	if err != nil {
+		return err
+	}
+	if n == nil {
+		return l.forget(ctx)
+	}
+	defer l.release(ctx)
+	if err := allowed(n); err != nil {
+		return err
+	}
+	if n.Phase == replaced || to == undoing && n.Phase == swapping {
+		n.Phase = to
+		if _, err := c.replace(ctx, db, bson.D{{Key: "_id", Value: runID}}, n, true); err != nil {
+			return err
+		}
+	}
+	if err := c.finish(ctx, r, db, n); err != nil {
+		return err
+	}
+	return l.forget(ctx)
+}
+
+func unaccepted(db string, n *run) error {
+	return &backup.Error{Op: "restore into", Object: db, Kind: ErrUnaccepted, Err: errors.New("it began at " + n.Started.Local().Format(time.DateTime)),
+		Next: "call Accept or Undo with the set that it restored, or Prune"}
+}
+
+// peek refuses for a plan what a restore would refuse, and notes what it would do first.
+func (r *restoring) peek(ctx context.Context) error {
+	for _, db := range r.databases() {
+		n, held, err := r.reader.journal(ctx, db)
+		switch {
+		case err != nil:
+			return r.conn.fail("read the journal of", db, err)
+		case held != nil && held.Until.After(r.conn.now()):
+			return locked(db, held)
+		case n == nil:
+		case n.Phase == replaced:
+			return unaccepted(db, n)
+		default:
+			r.notes = append(r.notes, note(db, n, false))
+		}
+	}
+	return nil
+}
+
+// note is the report's line about a run that was killed.
+func note(db string, n *run, done bool) backup.Item {
+	verb := "will be"
+	if done {
+		verb = "was"
+	}
+	what := "taken back: its new collections are dropped, and what it replaced gets its names back"
+	if n.Phase == accepting {
+		what = "brought to its end: what it replaced is dropped"
+	}
+	return backup.Item{Name: db + "." + journalName, Action: backup.ActionDrop,
+		Detail: fmt.Sprintf("a restore that began at %s was killed, and %s %s", n.Started.Local().Format(time.DateTime), verb, what)}
+}
+
+// noteOrphans names collections of restores that no journal knows.
+func (r *restoring) noteOrphans(ours []*dump.Space) {
+	for _, s := range ours {
+		if s.Name == journalName || strings.Contains(s.Name, r.token) {
+			continue
+		}
+		r.log.Warn("left by a restore that was killed", "collection", s.Namespace())
+		r.notes = append(r.notes, backup.Item{Name: s.Namespace(), Action: backup.ActionKeep, Detail: "left by a restore that was killed; Prune removes it"})
+	}
+}
+
+func deleteIDs(ids []any) bson.D {
+	deletes := bson.A{}
+	for _, id := range ids {
+		deletes = append(deletes, bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: id}}}, {Key: "limit", Value: 1}})
+	}
+	return bson.D{{Key: "delete", Value: journalName}, {Key: "deletes", Value: deletes}, majority}
+}

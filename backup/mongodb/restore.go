@@ -1,0 +1,238 @@
+package mongodb
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// Restore is the [backup.Restorer] of a component that a [Source] wrote, and of a [Dump].
+//
+// Documents go into new collections next to the live ones. Restore reads each back once
+// and compares count, digest and indexes with the dump. When all are equal it renames the
+// live collections to names of the run, and the new ones to theirs: see [Mode]. Until
+// then nothing that was there has changed. What was replaced stays on the server, and
+// takes its space twice, until [Restore.Accept] removes it or [Restore.Undo] puts it back.
+//
+// Prove by the value that restored compares what can have changed since: UUIDs, counts,
+// options, indexes. Any other Prove reads all documents.
+//
+// A run writes what it does into the collection tykupgrade_restore of each database. A
+// second run in the same database is refused with [backup.ErrLocked] while the first one
+// is alive. After kill -9 the next Restore takes the killed one back and begins from
+// scratch, up to a minute later; [Leftovers] shows what is there, and [Prune] removes it.
+//
+// The user needs the roles "readWrite" and "dbAdmin" on the databases (or "restore" and
+// "readWrite"). Validators are not asked (bypassDocumentValidation, part of dbAdmin),
+// because the server that was dumped held the documents as they are.
+type Restore struct {
+	Component string // name within the set; empty: "mongo"
+	Server    Server
+	Mode      Mode
+	Include   []string // patterns of database.collection as in the dump; empty: everything
+	Exclude   []string // likewise; wins over Include
+	// NoIndexes restores and compares documents and options only. Use it for servers
+	// that refuse an index, and create the indexes by hand.
+	NoIndexes bool
+	// NoOptions creates collections without options such as capped, collation and
+	// validator, and does not compare them. Views and time series keep what makes them.
+	NoOptions bool
+	// DropExtra removes the collections that a set does not have and would have, had
+	// they been there: those of a newer version, after an aborted upgrade. Without it
+	// they stay and are reported; mongorestore --drop keeps them silently. With Replace
+	// they are renamed first, as replaced collections are.
+	DropExtra bool
+	Parallel  int          // collections at a time; 0: 4
+	Log       *slog.Logger // nil: silent
+
+	lease    time.Duration      // how long a silent run counts as alive; 0: leaseTime
+	verified map[string]checked // what the last Restore read back, for one Prove
+}
+
+// checked is a collection that was read back and was equal.
+type checked struct {
+	uuid  string
+	count int64
+}
+
+// Mode says what happens to collections that exist.
+type Mode int
+
+// The modes.
+const (
+	// New refuses to touch a collection that exists and is not empty.
+	New Mode = iota
+	// Replace restores next to the live collections and swaps at the end: two renames
+	// for each collection, between which its name is missing for a moment. What is
+	// written to a collection during its swap is replaced with it. Time series and
+	// system.js, which cannot be renamed, are refused where they exist.
+	Replace
+	// Drop drops each live collection and restores in its place, for servers without
+	// space for both. After a failure the dump is the only copy, and Undo is refused.
+	Drop
+)
+
+func (m Mode) String() string {
+	switch m {
+	case New:
+		return "new"
+	case Replace:
+		return "replace"
+	case Drop:
+		return "drop"
+	}
+	return fmt.Sprintf("Mode(%d)", int(m))
+}
+
+var (
+	_ backup.Restorer = (*Restore)(nil)
+	_ backup.Undoer   = (*Restore)(nil)
+	_ backup.Accepter = (*Restore)(nil)
+)
+
+// Name implements [backup.Restorer].
+func (m *Restore) Name() string { return cmp.Or(m.Component, "mongo") }
+
+// Plan implements [backup.Restorer].
+func (m *Restore) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, error) {
+	data, err := openStored(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return m.plan(ctx, data)
+}
+
+// Restore implements [backup.Restorer].
+func (m *Restore) Restore(ctx context.Context, s *backup.Stored, progress func(backup.Event)) ([]backup.Item, error) {
+	data, err := openStored(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return m.restore(ctx, data, progress)
+}
+
+// Prove implements [backup.Restorer]: options, indexes, count and digest of every
+// collection. Documents that a TTL index has removed since, or may remove within a day,
+// are left out on both sides. With DropExtra a collection that the set does not have is a
+// difference, too.
+func (m *Restore) Prove(ctx context.Context, s *backup.Stored) error {
+	data, err := openStored(ctx, s)
+	if err != nil {
+		return err
+	}
+	return m.prove(ctx, data, m.DropExtra)
+}
+
+// VerifiesStructure implements [backup.StructureVerifier]: every document is checked on
+// its way into a collection that is not in place yet. Drop changes what is there first.
+func (m *Restore) VerifiesStructure() bool {
+	return m.Mode != Drop && patterns{m.Include, m.Exclude}.everything()
+}
+
+func (m *Restore) check() error {
+	if err := checkParallel(m.Parallel); err != nil {
+		return err
+	}
+	if m.Mode < New || m.Mode > Drop {
+		return fmt.Errorf("unknown mode %d (want New, Replace or Drop)", m.Mode)
+	}
+	if m.DropExtra && m.Mode == New {
+		return errors.New("DropExtra needs the mode Replace or Drop")
+	}
+	return patterns{m.Include, m.Exclude}.check()
+}
+
+func (m *Restore) parallel() int { return cmp.Or(m.Parallel, 4) }
+
+// restore does it. The report says of every collection how far it came.
+func (m *Restore) restore(ctx context.Context, data *source, progress func(backup.Event)) (items []backup.Item, err error) {
+	m.verified = nil
+	r, err := m.begin(ctx, data)
+	if err != nil {
+		return nil, err
+	}
+	defer r.conn.close(ctx)
+	if progress != nil {
+		r.progress = progress
+	}
+	if r.conn.exposed != "" {
+		r.log.Warn(r.conn.exposed)
+	}
+	if err := r.hold(ctx); err != nil {
+		return nil, errors.Join(r.failed(ctx, err), r.forget(ctx))
+	}
+	defer r.letGo(ctx)
+	if err := r.look(ctx); err != nil {
+		return nil, errors.Join(r.failed(ctx, err), r.forget(ctx))
+	}
+	if items, err := r.plan(ctx); err != nil {
+		return items, errors.Join(err, r.forget(ctx))
+	}
+	r.name()
+	if err = r.run(ctx); err != nil {
+		err = r.failed(ctx, err)
+		if undo := r.undo(ctx); undo != nil {
+			err = errors.Join(err, undo)
+		}
+		return r.report(), err
+	}
+	m.verified = r.checked
+	return r.report(), nil
+}
+
+func (r *restoring) failed(ctx context.Context, err error) error {
+	if e := step.Ended(ctx); e != nil {
+		err = e
+	}
+	return r.conn.fail("restore", r.conn.at, err)
+}
+
+func (r *restoring) run(ctx context.Context) error {
+	if err := r.save(ctx, building); err != nil {
+		return err
+	}
+	var data []*job
+	for _, j := range r.jobs {
+		if j.Data != "" {
+			data = append(data, j)
+		}
+	}
+	err := largestFirst(ctx, r.m.parallel(), data, func(ctx context.Context, j *job) error {
+		return r.conn.fail("restore", j.to(), r.fill(ctx, j))
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.identities(ctx); err != nil {
+		return err
+	}
+	for _, l := range r.leases {
+		if err := l.renew(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.save(ctx, swapping); err != nil {
+		return err
+	}
+	if err := r.swapAll(ctx); err != nil {
+		return err
+	}
+	return r.save(ctx, replaced)
+}
+
+// told adds documents to the progress.
+func (r *restoring) told(j *job, docs, bytes int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.docs += docs
+	r.bytes += bytes
+	j.done += docs
+	r.progress(backup.Event{Component: r.m.Name(), Phase: backup.PhaseRestore, Item: j.to(), Items: r.docs, TotalItems: r.totalDocs, Bytes: r.bytes, TotalBytes: r.totalBytes,
+		ItemDone: j.done, ItemTotal: j.Count})
+}

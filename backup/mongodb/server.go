@@ -1,0 +1,198 @@
+package mongodb
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/mongo"
+	"go.mongodb.org/mongo-driver/mongo/options"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// Server says how to reach a deployment: by URI, or with a client that the caller has
+// and keeps.
+type Server struct {
+	// URI is what the driver takes: hosts, ports, user, TLS, replica set, mongodb+srv.
+	// Credentials in it reach no message, log or manifest.
+	URI string
+	// Password goes with the user of URI, so that it need not be written there.
+	Password string
+	// TLS replaces what URI says about TLS.
+	TLS *tls.Config
+	// Client replaces all other fields. It stays connected.
+	Client *mongo.Client
+}
+
+// conn is a connected client and what is known of the server.
+type conn struct {
+	*mongo.Client
+	own     bool
+	at      string // address for messages and the manifest, without credentials
+	secrets []string
+	exposed string // why others can read along; empty: they cannot, or unknown
+
+	version  string
+	numbers  [3]int
+	topology string
+	replica  bool          // snapshot reads are worth trying
+	ahead    time.Duration // of the server's clock
+}
+
+// connect reaches the server and asks what it is.
+func (s Server) connect(ctx context.Context) (*conn, error) {
+	c := &conn{Client: s.Client, at: "MongoDB (the caller's client)"}
+	if s.Client == nil {
+		if err := s.dial(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.identify(ctx); err != nil {
+		c.close(ctx)
+		if e := step.Ended(ctx); e != nil {
+			return nil, step.Fail("connect to", c.at, e)
+		}
+		return nil, c.fail("connect to", c.at, err)
+	}
+	return c, nil
+}
+
+// uriHint tells how to write a URI that keeps its password apart.
+const uriHint = "write it as mongodb://user@host:27017/ and set the password in Server.Password"
+
+func (s Server) dial(ctx context.Context, c *conn) error {
+	refuse := func(object string, err error) error {
+		return &backup.Error{Op: "connect to", Object: object, Err: err, Next: uriHint}
+	}
+	at, secrets, err := splitURI(s.URI)
+	if err != nil {
+		return refuse("MongoDB", err)
+	}
+	c.at, c.own, c.secrets = at, true, secrets
+	if s.Password != "" {
+		c.secrets = append(c.secrets, s.Password)
+	}
+	o := options.Client().ApplyURI(s.URI).SetAppName("tykupgrade")
+	if err := o.Validate(); err != nil {
+		var dns *net.DNSError
+		if errors.As(err, &dns) {
+			return &backup.Error{Op: "connect to", Object: at, Err: errors.New("look up its servers: " + dns.Err), Retry: true,
+				Next: "check the host name of the URI and the name server"}
+		}
+		return refuse(at, badOption(s.URI))
+	}
+	if s.Password != "" {
+		if o.Auth == nil || o.Auth.Username == "" {
+			return refuse(at, errors.New("a password was given, but the URI names no user"))
+		}
+		cred := *o.Auth
+		cred.Password, cred.PasswordSet = s.Password, true
+		o.SetAuth(cred)
+	}
+	if s.TLS != nil {
+		o.SetTLSConfig(s.TLS)
+	}
+	if o.TLSConfig == nil && !local(o.Hosts) {
+		c.exposed = "the connection to " + at + " has no TLS: whoever is on the way reads the data; add tls=true to the URI"
+	}
+	c.Client, err = mongo.Connect(ctx, o)
+	return c.fail("connect to", at, err)
+}
+
+// local reports whether all hosts are this one.
+func local(hosts []string) bool {
+	for _, h := range hosts {
+		if host, _, err := net.SplitHostPort(h); err == nil {
+			h = host
+		}
+		ip := net.ParseIP(strings.Trim(h, "[]"))
+		if h != "localhost" && !strings.HasSuffix(h, ".sock") && (ip == nil || !ip.IsLoopback()) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *conn) identify(ctx context.Context) error {
+	hello, err := c.admin(ctx, bson.D{{Key: "hello", Value: 1}})
+	if code(err) == codeCommandNotFound { // before 4.4.2
+		hello, err = c.admin(ctx, bson.D{{Key: "isMaster", Value: 1}})
+	}
+	if err != nil {
+		return err
+	}
+	if at, ok := hello.Lookup("localTime").TimeOK(); ok {
+		c.ahead = time.Until(at)
+	}
+	switch msg, _ := hello.Lookup("msg").StringValueOK(); {
+	case msg == "isdbgrid":
+		c.topology, c.replica = "sharded cluster", true
+	default:
+		c.topology = "standalone"
+		if name, ok := hello.Lookup("setName").StringValueOK(); ok {
+			c.topology, c.replica = "replica set "+name, true
+		}
+	}
+	info, err := c.admin(ctx, bson.D{{Key: "buildInfo", Value: 1}})
+	if err != nil {
+		return err
+	}
+	c.version, _ = info.Lookup("version").StringValueOK()
+	c.numbers, err = parseVersion(c.version)
+	return err
+}
+
+// now is the server's time, which leases are written in.
+func (c *conn) now() time.Time { return time.Now().Add(c.ahead).UTC().Truncate(time.Millisecond) }
+
+func parseVersion(s string) (v [3]int, err error) {
+	if _, err := fmt.Sscanf(s, "%d.%d.%d", &v[0], &v[1], &v[2]); err != nil {
+		return v, fmt.Errorf("parse the server's version %q: want three numbers", s)
+	}
+	return v, nil
+}
+
+// atLeast compares the server's version.
+func (c *conn) atLeast(major, minor int) bool {
+	return c.numbers[0] > major || c.numbers[0] == major && c.numbers[1] >= minor
+}
+
+// keepsZeroTimestamps reports whether inserts know bypassEmptyTsReplacement:
+// SERVER-88750, in 8.0 and backported to 7.0.13, 6.0.17 and 5.0.29.
+func (c *conn) keepsZeroTimestamps() bool {
+	least, backported := map[int]int{5: 29, 6: 17, 7: 13}[c.numbers[0]]
+	return c.numbers[0] >= 8 || backported && c.numbers[1] == 0 && c.numbers[2] >= least
+}
+
+func (c *conn) admin(ctx context.Context, command bson.D) (bson.Raw, error) {
+	return c.Database("admin").RunCommand(ctx, command).Raw()
+}
+
+// run executes a command whose answer does not matter.
+func (c *conn) run(ctx context.Context, db string, command any) error {
+	return c.Database(db).RunCommand(ctx, command).Err()
+}
+
+func (c *conn) close(ctx context.Context) {
+	if !c.own || c.Client == nil {
+		return
+	}
+	ctx, cancel := aside(ctx)
+	defer cancel()
+	_ = c.Disconnect(ctx)
+}
+
+// aside is a short context for cleaning up after ctx ended.
+func aside(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+}
+
+// majority is what every write waits for: a failover can undo any other write.
+var majority = bson.E{Key: "writeConcern", Value: bson.D{{Key: "w", Value: "majority"}}}
