@@ -90,6 +90,16 @@ var rules = map[string]deptest.Rule{
 			"github.com/klauspost/compress":    "Deflate at twice the speed of the standard library's",
 		},
 	},
+	"bundle/apidef": {
+		Own: map[string]string{
+			"bundle":              "names in definitions, plugin paths, signatures",
+			"internal/atomicfile": "replaces definitions and writes its journal",
+		},
+		Modules: map[string]string{
+			"github.com/Masterminds/semver/v3": "names a gateway's release",
+			"github.com/klauspost/compress":    "of bundle",
+		},
+	},
 	"bundle/bundletest": {
 		Own: map[string]string{
 			"bundle":              "writes the bundles of the plugins that it makes",

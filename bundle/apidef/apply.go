@@ -1,0 +1,232 @@
+package apidef
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"example.com/tykupgrade/internal/atomicfile"
+)
+
+// Apply carries out a plan on a store. journal is a file that it makes first,
+// readable by its owner only: it holds the documents for [Revert].
+//
+// If the file is there, it must be of the same plan; Apply then goes on where a
+// killed process stopped. APIs that have the new document are left as they are.
+// If one API holds a third document or a write fails, those that were written are
+// put back, and the error says so. If that fails too, the error is of kind
+// [ErrPartial], and Apply or Revert may be called again.
+func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
+	const op = "apply bundle change"
+	if p == nil || len(p.Edits) == 0 {
+		return &Error{Op: op, Err: errors.New("no plan given")}
+	}
+	unlock, err := lock(op, journal)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := clean(journal); err != nil {
+		return &Error{Op: op, Object: journal, Err: err, Retry: true}
+	}
+	kept, err := ReadJournal(journal)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := writeJournal(ctx, journal, p); err != nil {
+			return &Error{Op: op, Object: journal, Err: err, Retry: true}
+		}
+	case err != nil:
+		return err
+	case kept.digest() != p.digest():
+		return &Error{Op: op, Object: journal, Kind: ErrJournal, Next: "apply or revert that plan first, see ReadJournal"}
+	}
+	// Everything is looked at before anything is written.
+	found, err := look(ctx, op, s, p)
+	if err != nil {
+		return err
+	}
+	var done []API
+	for i, e := range p.Edits {
+		if err = write(ctx, s, found[i], e.Next); err != nil {
+			break
+		}
+		done = append(done, e.Next)
+	}
+	if err == nil {
+		err = commit(ctx, s, done)
+	}
+	if err == nil {
+		return nil
+	}
+	// Whatever ended ctx, the APIs do not stay half changed.
+	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if failed := revert(back, op, s, p); failed != nil {
+		return &Error{Op: op, Kind: ErrPartial, Err: errors.Join(err, failed), Next: "call Apply or Revert again", Retry: true}
+	}
+	return &Error{Op: op, Err: fmt.Errorf("%w; every API has its former document again", err), Retry: true}
+}
+
+// Revert puts back the very documents that the plan in the journal found, and
+// removes the journal. It may be called at any time and again. An API that holds
+// a third document is left as it is, and named in the error; the others are put
+// back, and the journal stays. Without a journal there is nothing to do.
+func Revert(ctx context.Context, s Store, journal string) error {
+	const op = "revert bundle change"
+	unlock, err := lock(op, journal)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, err := ReadJournal(journal)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := revert(ctx, op, s, p); err != nil {
+		return err
+	}
+	return remove(op, journal)
+}
+
+// Accept removes the journal: the change can no longer be taken back.
+func Accept(journal string) error {
+	const op = "accept bundle change"
+	unlock, err := lock(op, journal)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return remove(op, journal)
+}
+
+func remove(op, journal string) error {
+	err := os.Remove(journal)
+	if err == nil {
+		err = atomicfile.SyncDir(filepath.Dir(journal))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &Error{Op: op, Object: journal, Err: err, Retry: true}
+	}
+	return nil
+}
+
+// look reads every API; a third document is an error of kind [ErrChanged].
+func look(ctx context.Context, op string, s Store, p *Plan) ([]API, error) {
+	found := make([]API, len(p.Edits))
+	for i, e := range p.Edits {
+		var err error
+		if found[i], err = s.API(ctx, e.Was.ID); err != nil {
+			return nil, err
+		}
+		if err := e.knows(op, s, found[i]); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// knows refuses a document that is neither of the two. Of a directory's OAS API
+// one form may be written and the other not.
+func (e Edit) knows(op string, s Store, now API) error {
+	if sameIn(s, now, e.Next) || sameIn(s, now, e.Was) ||
+		oneOf(now.Classic, e.Was.Classic, e.Next.Classic) && oneOf(now.OAS, e.Was.OAS, e.Next.OAS) {
+		return nil
+	}
+	return &Error{Op: op, Object: e.Was.ID, Kind: ErrChanged, Next: "look who changed it; revert the others or plan again"}
+}
+
+// write brings an API to a document. What a [Committer] shows says nothing about
+// writes that have not taken effect, so that those are always repeated.
+func write(ctx context.Context, s Store, now, want API) error {
+	if _, later := s.(Committer); !later && sameIn(s, now, want) {
+		return nil
+	}
+	return s.Replace(ctx, now, want)
+}
+
+// revert puts back what it can, the last edit first, and joins the errors.
+func revert(ctx context.Context, op string, s Store, p *Plan) error {
+	var failed []error
+	var done []API
+	for i := len(p.Edits) - 1; i >= 0; i-- {
+		e := p.Edits[i]
+		now, err := s.API(ctx, e.Was.ID)
+		if err == nil {
+			if err = e.knows(op, s, now); err == nil {
+				err = write(ctx, s, now, e.Was)
+			}
+		}
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		done = append(done, e.Was)
+	}
+	return errors.Join(errors.Join(failed...), commit(ctx, s, done))
+}
+
+func commit(ctx context.Context, s Store, changed []API) error {
+	if c, ok := s.(Committer); ok && len(changed) > 0 {
+		return c.Commit(ctx, changed)
+	}
+	return nil
+}
+
+// lock keeps two processes from one journal. The kernel releases it with the
+// process.
+func lock(op, journal string) (func(), error) {
+	dir, err := os.Open(filepath.Dir(journal))
+	if err != nil {
+		return nil, &Error{Op: op, Object: journal, Err: err, Next: "name a journal in a directory that exists"}
+	}
+	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = dir.Close()
+		return nil, &Error{Op: op, Object: journal, Err: errors.New("another process works in its directory"), Next: "wait for it", Retry: true}
+	}
+	return func() { _ = dir.Close() }, nil
+}
+
+func writeJournal(ctx context.Context, path string, p *Plan) error {
+	data, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	_, err = atomicfile.Write(ctx, path, atomicfile.Options{Mode: 0o600, NoDigest: true}, func(w io.Writer) error {
+		_, err := w.Write(append(data, '\n'))
+		return err
+	})
+	return err
+}
+
+// ReadJournal returns the plan in a journal. A missing file matches
+// fs.ErrNotExist. A file that others may write, or own, is refused.
+func ReadJournal(path string) (*Plan, error) {
+	const op = "read journal"
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, &Error{Op: op, Object: path, Err: err}
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 || ok && int(stat.Uid) != os.Geteuid() {
+		return nil, &Error{Op: op, Object: path, Kind: ErrJournal, Err: errors.New("others can write it"), Next: "look who made it"}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &Error{Op: op, Object: path, Err: err}
+	}
+	p := &Plan{}
+	if err := json.Unmarshal(data, p); err != nil || len(p.Edits) == 0 {
+		return nil, &Error{Op: op, Object: path, Kind: ErrJournal, Err: fmt.Errorf("it is damaged: %w", errors.Join(err, fs.ErrInvalid))}
+	}
+	return p, nil
+}
