@@ -48,6 +48,14 @@ func (inv *Inventory) Check() error {
 		}
 		gates[g.Name] = true
 	}
+	for i, h := range inv.Hooks {
+		if err := h.check(); err != nil {
+			bad("hooks: number %d: %w", i+1, err)
+		}
+	}
+	if inv.Prober.Allowed < 0 {
+		bad("prober: invalid allowed %d: want 0 or more", inv.Prober.Allowed)
+	}
 	if b := inv.BlueGreen; b != nil {
 		if b.Map == "" || b.Active == "" || b.Idle == "" || b.Active == b.Idle || len(inv.HAProxy) == 0 {
 			bad("bluegreen: want map, active and idle (two colours), and an haproxy")

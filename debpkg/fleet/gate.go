@@ -215,10 +215,16 @@ func (inv *Inventory) HoldGates(ctx context.Context) error {
 	return nil
 }
 
-// ProbeGates asks every gate once and returns what failed. It is what a prober calls
-// throughout a run.
+// ProbeGates asks every gate without a Query once and returns what failed. It is what a
+// prober calls throughout a run.
 func (inv *Inventory) ProbeGates(ctx context.Context) error {
-	rep, err := health.Once(ctx, health.Policy{}, inv.gateProbes()...)
+	var probes []health.Probe
+	for _, g := range inv.Gates {
+		if g.Query == "" {
+			probes = append(probes, g.probe())
+		}
+	}
+	rep, err := health.Once(ctx, health.Policy{}, probes...)
 	errs := []error{err}
 	for _, p := range rep.Probes {
 		if p.Status != health.Pass {

@@ -1,14 +1,22 @@
 package fleet_test
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"example.com/tykupgrade/debpkg/fleet"
+	"example.com/tykupgrade/debpkg/rollout"
 )
 
 func TestGates(t *testing.T) {
@@ -46,8 +54,10 @@ func TestGates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = inv.ProbeGates(t.Context())
-		if (err != nil) != (c.want != "") || err != nil && (!strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "g: ")) {
+		if err = inv.ProbeGates(t.Context()); strings.Contains(c.gate, "query") {
+			err = inv.HoldGates(t.Context())
+		}
+		if (err != nil) != (c.want != "") || err != nil && (!strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "g")) {
 			t.Errorf("%s: %v", c.gate, err)
 		}
 	}
@@ -56,5 +66,79 @@ func TestGates(t *testing.T) {
 		if _, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\ngates: [{" + gate + "}]\n")); err == nil {
 			t.Errorf("%q was accepted", gate)
 		}
+	}
+}
+
+// Every event is told as JSON; a hook before something can refuse it, and no error shows a
+// secret address.
+func TestHooks(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var told []string
+	status := 200
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var e rollout.HookEvent
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil || r.Method != http.MethodPost {
+			t.Errorf("%s: %v", r.Method, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, strings.TrimSpace(string(e.Point)+" "+e.Target))
+		w.WriteHeader(status)
+	}))
+	defer srv.Close()
+	seen := filepath.Join(t.TempDir(), "seen")
+	inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\nhooks:\n- {name: chat, on: [before_run, before_target, after_run], url: \"" + srv.URL + "/secret\"}\n- {name: log, on: [after_target], command: [sh, -c, \"cat >>" + seen + "\"]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := false
+	waves := []rollout.Wave{{Name: "pump", Targets: []rollout.Target{{Name: "p", Steps: []rollout.Step{{Name: "x", Do: func(context.Context) error { done = true; return nil }}}}}}}
+	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); err != nil || !done || strings.Join(told, ", ") != "before_run, before_target p, after_run" {
+		t.Errorf("%v, %v, %q", err, done, told)
+	}
+	if data, err := os.ReadFile(seen); err != nil || !strings.Contains(string(data), `"target":"p"`) {
+		t.Errorf("%s, %v", data, err)
+	}
+	done, status = false, 403
+	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); !errors.Is(err, rollout.ErrVetoed) || done || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "403") {
+		t.Errorf("%v, %v", err, done)
+	}
+	srv.Close()
+	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); !errors.Is(err, rollout.ErrVetoed) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("%v", err)
+	}
+	for _, hook := range []string{"on: [after_run], url: x", "name: h, url: x", "name: h, on: [later], url: x", "name: h, on: [after_run]", "name: h, on: [after_run], url: x, command: [y]"} {
+		if _, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\nhooks: [{" + hook + "}]\n")); err == nil {
+			t.Errorf("%q was accepted", hook)
+		}
+	}
+}
+
+// The gates are asked throughout a run, and the report counts.
+func TestProber(t *testing.T) {
+	t.Parallel()
+	var fails atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if fails.Load() {
+			w.WriteHeader(500)
+		}
+	}))
+	defer srv.Close()
+	inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\nprober: {every: 5ms, stop: true}\ngates: [{name: front, url: \"" + srv.URL + "\"}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := func(name string, f func()) rollout.Target {
+		return rollout.Target{Name: name, Steps: []rollout.Step{{Name: "x", Do: func(context.Context) error { f(); time.Sleep(50 * time.Millisecond); return nil }}}}
+	}
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: []rollout.Target{work("a", func() {})}}}, inv.RunOptions())
+	if err != nil || rep.Probes == nil || rep.Probes.Sent == 0 || rep.Probes.Failed != 0 {
+		t.Fatalf("%v, %+v", err, rep.Probes)
+	}
+	touched := false
+	rep, err = rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: []rollout.Target{work("a", func() { fails.Store(true) }), work("b", func() { touched = true })}}}, inv.RunOptions())
+	if !errors.Is(err, rollout.ErrProbes) || touched || rep.Probes.Failed == 0 {
+		t.Errorf("%v, %v, %+v", err, touched, rep.Probes)
 	}
 }

@@ -19,6 +19,8 @@ type Inventory struct {
 	Health           Health            `yaml:"health"` // until a host serves
 	MinUp            int               `yaml:"min_up"` // other servers that must be up before one is drained; 0: one, -1: none
 	Gates            []Gate            `yaml:"gates"`  // must hold before the first host and after each component
+	Prober           Prober            `yaml:"prober"` // sends the gates' requests throughout the run
+	Hooks            []Hook            `yaml:"hooks"`
 	Hosts            []Host            `yaml:"hosts"`
 
 	// Connect reaches a host in another way than [Inventory.Runner] does by itself, for

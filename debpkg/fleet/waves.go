@@ -126,7 +126,14 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 // RunOptions are the options of a run that the inventory sets. A run is about its
 // versions: a journal of other versions is not resumed.
 func (inv *Inventory) RunOptions() rollout.Options {
-	return rollout.Options{About: fmt.Sprint(inv.Versions), Budget: rollout.CountOrPercent(inv.Budget), OnBudgetExceeded: rollout.BudgetAction(inv.OnBudgetExceeded)}
+	o := rollout.Options{
+		About: fmt.Sprint(inv.Versions), Budget: rollout.CountOrPercent(inv.Budget),
+		OnBudgetExceeded: rollout.BudgetAction(inv.OnBudgetExceeded), Prober: inv.prober(),
+	}
+	for _, h := range inv.Hooks {
+		o.Hooks = append(o.Hooks, h.hook())
+	}
+	return o
 }
 
 // Targets counts the targets of waves.

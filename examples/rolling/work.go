@@ -55,9 +55,12 @@ func (o *options) work(ctx context.Context, c *cli.Call, inv *fleet.Inventory, m
 	if !o.yes && o.only == "" && !c.Confirm(question) {
 		return cli.Advice(cli.Refuse(errors.New("not confirmed")), "-yes confirms")
 	}
-	o.yes = true
 	run := inv.RunOptions()
 	run.Journal = o.journal
+	if run.Prober != nil {
+		run.Prober.Stop = run.Prober.Stop || o.yes // a pause waits for somebody
+	}
+	o.yes = true
 	rep, err := live.Work(ctx, mode, waves, run)
 	if errors.Is(err, rollout.ErrPlanChanged) && before != nil && before.Outcome == rollout.OutcomeDone && mode == rollout.ModeResume {
 		// That run is finished, and this one is for other versions or hosts.

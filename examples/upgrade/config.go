@@ -392,6 +392,13 @@ func (u *upgrade) runOptions(waves []rollout.Wave) rollout.Options {
 	o := u.RunOptions()
 	o.Budget = rollout.CountOrPercent{Count: o.Budget.Of(fleet.Targets(waves))}
 	o.Journal, o.Secrets = u.journal, u.secrets()
+	switch {
+	case o.Prober == nil:
+	case u.without[withoutGates]:
+		o.Prober = nil
+	default:
+		o.Prober.Stop = o.Prober.Stop || u.yes // a pause waits for somebody
+	}
 	return o
 }
 
