@@ -238,7 +238,7 @@ func (c *checker) files() {
 		c.add(SeverityWarning, "stray-so", list(so), "move them away, or let this package copy the source instead of mounting it",
 			"the compiler's script copies every .so in, and from 5.2.4 on moves every .so back, owned by root")
 	}
-	if len(dot) > 0 {
+	if len(dot) > 0 && c.r.Compiler.Variant != NextGen {
 		c.add(SeverityInfo, "dotfiles", list(dot), "", "files with a leading dot in the source root are not copied into the compiler")
 	}
 	c.vendor(hasVendor)

@@ -24,7 +24,7 @@ func (c *checker) isCommit(v string) bool {
 func (c *checker) goMod() {
 	mod, err := openGoMod(c.src)
 	switch comp := c.r.Compiler; {
-	case errors.Is(err, errNoGoMod) && comp.Mode == Workspace && comp.RenamesModule:
+	case errors.Is(err, errNoGoMod) && comp.Mode == Workspace && comp.CreatesModule():
 		c.add(SeverityWarning, "no-go-mod", "go.mod", "go mod init with the plugin's module path",
 			"the compiler makes a go.mod, with whatever versions are newest that day")
 		return
@@ -82,8 +82,8 @@ func (c *checker) goVersion(mod *modfile.File) {
 	}
 	limit := c.r.goLimit()
 	severity := SeverityError
-	if c.r.Compiler.Mode == GOPATH {
-		severity = SeverityWarning // the compiler deletes go.mod; the source may still be too new
+	if c.r.Compiler.Mode == GOPATH || c.r.Compiler.Variant == NextGen {
+		severity = SeverityWarning // the compiler deletes or changes go.mod; the source may still be too new
 	}
 	if d := directive(mod); d != "" && !c.r.accepts(d) {
 		reason := "newer than the " + limit + " that the compiler is known to have"
@@ -102,7 +102,7 @@ func (c *checker) goVersion(mod *modfile.File) {
 				"toolchain %s is newer than the %s that the compiler is known to have; a plugin built with another Go than the gateway does not load", name, limit).Prepare = true
 		}
 	}
-	if c.r.Compiler.Mode == GOPATH {
+	if c.r.Compiler.Mode == GOPATH || c.r.Compiler.Variant == NextGen {
 		return
 	}
 	newer := func(line *modfile.Line, verb, since string) {

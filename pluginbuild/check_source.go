@@ -57,7 +57,7 @@ func (c *checker) embeds(pkg *build.Package) {
 			continue
 		}
 		for _, m := range matches {
-			if strings.HasPrefix(m, ".") && m != "." {
+			if strings.HasPrefix(m, ".") && m != "." && c.r.Compiler.Variant != NextGen {
 				c.add(SeverityError, "embed", in, "give it a name without a leading dot, or put it into a directory",
 					"//go:embed %s takes %s, which the compiler does not get: its script leaves out what begins with a dot", pattern, m)
 				break

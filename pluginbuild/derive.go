@@ -25,8 +25,11 @@ func Derive(v *semver.Version, commit string) (Release, error) {
 		return Release{}, err
 	}
 	near := unknown.Nearest
-	r = Release{Version: v, Commit: commit, Go: near.Go, Replaces: near.Replaces, Compiler: era(core(v))}
+	r = Release{Version: v, Commit: commit, Go: near.Go, Replaces: near.Replaces, Compiler: era(core(v)), Next: nextCompiler(core(v))}
 	r.Compiler.Go, r.Compiler.Base = near.Compiler.Go, near.Compiler.Base
+	if r.Next != nil {
+		r.Next.Go = near.Compiler.Go
+	}
 	r.Notes = []string{fmt.Sprintf("not in the release table: Go version and replaces are those of %s and may be wrong; compare them with the release's own go.mod", near.Version)}
 	return r, r.Validate()
 }
@@ -99,4 +102,21 @@ func era(v *semver.Version) Compiler {
 		c.Env = append(c.Env, "GO_TIDY")
 	}
 	return c
+}
+
+// nextCompiler is the next-generation compiler where tags of that version have one:
+// release candidates of 5.13.2 and alphas of 5.15.0 were seen.
+func nextCompiler(v *semver.Version) *Compiler {
+	from := func(s string) bool { return !v.LessThan(semver.MustParse(s)) }
+	if !from("5.15.0") && (!from("5.13.2") || from("5.14.0")) {
+		return nil
+	}
+	return &Compiler{
+		Variant: NextGen, Mode: Workspace, Editions: []Edition{Standard, Enterprise, FIPS},
+		Suffix: true, PluginID: true, PlatformArgs: true, CrossARM64: true, CrossS390X: true,
+		Env:      []string{"BUILD_TAG", "DEBUG", "EDITION", "FIPS", "GO_GET", "GO_TIDY", "PLUGIN_BUILD_METHOD", "PLUGIN_TRIMPATH", "VALIDATE"},
+		Trimpath: true, GopluginTag: true, FetchesModules: true,
+		Hosts: []string{"linux/amd64", "linux/arm64"}, Glibc: "2.17",
+		Source: "github.com/TykTechnologies/tyk ci/images/plugin-compiler-ng at 1a0c59dbda93, documentation of 2026-08-14",
+	}
 }

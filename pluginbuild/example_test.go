@@ -86,7 +86,10 @@ func ExampleReleases() {
 			fmt.Println(r.Version, r.Commit[:12])
 		}
 	}
-	// Output: 5.0.2 b8e925724910
+	// Output:
+	// 3.2.0 6640de2a5912
+	// 3.2.1 74a6e02b3642
+	// 5.0.2 b8e925724910
 }
 
 func ExampleReadTable() {

@@ -10,6 +10,7 @@ import (
 // official image of the standard edition.
 type Image struct {
 	Edition Edition // "": Standard
+	Variant Variant // compiler of the release; "": Classic, or the only one
 	// Distro is the distribution of the gateway's host, as packages name it:
 	// "ubuntu/xenial". Where that release was packaged for it from the -el7
 	// build, the -el7 image is used.
@@ -29,6 +30,10 @@ type Image struct {
 func (i Image) Reference(r Release) (string, error) {
 	if i.Digest != "" && !digestForm.MatchString(i.Digest) {
 		return "", refuse("choose image", i.Ref, "digest %q: want sha256: and 64 hex digits", i.Digest)
+	}
+	r, err := r.WithVariant(i.Variant)
+	if err != nil {
+		return "", err
 	}
 	ref := i.Ref
 	if ref == "" {

@@ -42,6 +42,10 @@ type Plan struct {
 // NewPlan plans how the plugin module in src gets to the release. It reads src
 // and changes nothing.
 func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
+	r, err := r.WithVariant(o.Image.Variant)
+	if err != nil {
+		return Plan{}, fmt.Errorf("plan: %w", err)
+	}
 	findings, err := CheckModule(src, r, o.CheckOptions)
 	if err != nil {
 		return Plan{}, fmt.Errorf("plan for %s: %w", r.name(), err)
@@ -66,7 +70,7 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 		return Plan{}, fmt.Errorf("plan: %w", err)
 	}
 	goos, goarch := cmp.Or(o.GOOS, "linux"), cmp.Or(o.GOARCH, "amd64")
-	findings = append(findings, r.platform(goos, goarch)...)
+	findings = append(findings, r.platform(goos, goarch, o.Image.Edition)...)
 	p := Plan{
 		Version: r.Version, Commit: r.Commit, ModuleVersion: r.PseudoVersion(),
 		Path: r.Path(), Why: because[r.Path()],
@@ -82,13 +86,13 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 }
 
 // platform says what the release's compiler cannot do for a target.
-func (r Release) platform(goos, goarch string) []Finding {
+func (r Release) platform(goos, goarch string, e Edition) []Finding {
 	var f []Finding
 	switch {
 	case goos == "linux" && goarch == "amd64":
 	case !r.Compiler.PlatformArgs:
 		f = append(f, Finding{SeverityError, "platform", r.Tag(), fmt.Sprintf("the compiler of %s builds for linux/amd64 alone, not for %s/%s", r.Version, goos, goarch), "choose 4.1.0 or newer", false})
-	case goarch == "arm64" && r.Compiler.CrossARM64:
+	case r.Compiler.Crosses(goarch, e):
 	default:
 		f = append(f, Finding{SeverityWarning, "platform", r.Tag(), fmt.Sprintf("the compiler of %s has no C compiler set up for %s/%s, and plugins need one", r.Version, goos, goarch), "use an image of your own that has one", false})
 	}

@@ -1,6 +1,7 @@
 package pluginbuild
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -28,9 +29,10 @@ type Release struct {
 	Go        string          `json:"go,omitempty"`        // go directive of the release's go.mod: "1.16", "1.25.0"
 	Toolchain string          `json:"toolchain,omitempty"` // its toolchain directive
 	Replaces  []Replace       `json:"replaces,omitempty"`  // its replace directives, in order
-	Compiler  Compiler        `json:"compiler"`
-	Broken    bool            `json:"broken,omitempty"` // the compiler image cannot be used; Notes say why
-	Notes     []string        `json:"notes,omitempty"`  // what is odd about the release
+	Compiler  Compiler        `json:"compiler"`            // with the zero Mode there is none but Next
+	Next      *Compiler       `json:"next,omitempty"`      // the next-generation compiler, where the release has one
+	Broken    bool            `json:"broken,omitempty"`    // the compiler image cannot be used; Notes say why
+	Notes     []string        `json:"notes,omitempty"`     // what is odd about the release
 }
 
 // Replace is one replace directive. It does not pass on to modules that
@@ -54,10 +56,10 @@ func at(path, version string) string {
 	return path + "@" + version
 }
 
-// Compiler is the release's plugin compiler image and what its script can do.
-// All images are for linux/amd64, run as root and expect the plugin's source in
-// /plugin-source.
+// Compiler is a release's plugin compiler image and what its script can do. All
+// images run as root and expect the plugin's source in /plugin-source.
 type Compiler struct {
+	Variant           Variant   `json:"variant,omitempty"`              // empty: Classic
 	Go                string    `json:"go,omitempty"`                   // Go minor version: "1.19". The patch level floats
 	Base              string    `json:"base,omitempty"`                 // image that it was built from
 	Mode              Mode      `json:"mode"`                           // how it builds
@@ -68,13 +70,86 @@ type Compiler struct {
 	Suffix            bool      `json:"suffix,omitempty"`               // output is <name>_vX.Y.Z_<os>_<arch>.so, else the name as given
 	PluginID          bool      `json:"plugin_id,omitempty"`            // takes argument 2, the plugin id
 	PlatformArgs      bool      `json:"platform_args,omitempty"`        // takes arguments 3 and 4, GOOS and GOARCH
-	CrossARM64        bool      `json:"cross_arm64,omitempty"`          // sets a C compiler for arm64; for s390x none ever does
+	CrossARM64        bool      `json:"cross_arm64,omitempty"`          // sets a C compiler for arm64
+	CrossS390X        bool      `json:"cross_s390x,omitempty"`          // the same for s390x, in the standard edition alone
 	Env               []string  `json:"env,omitempty"`                  // switches it reads: GO_GET, GO_TIDY, DEBUG, BUILD_TAG
 	Trimpath          bool      `json:"trimpath,omitempty"`             // compiler and gateway build with -trimpath
 	GopluginTag       bool      `json:"goplugin_tag,omitempty"`         // builds with -tags=goplugin
 	RenamesModule     bool      `json:"renames_module,omitempty"`       // a plugin id renames the module; a missing go.mod is created
 	FetchesModules    bool      `json:"fetches_modules,omitempty"`      // the image holds no modules: needs a proxy, or a filled module cache
 	Gateway           bool      `json:"gateway,omitempty"`              // the image carries /usr/local/bin/tyk
+	Hosts             []string  `json:"hosts,omitempty"`                // platforms that the image runs on; empty: linux/amd64 alone
+	Glibc             string    `json:"glibc,omitempty"`                // plugins need no newer one; empty: as new as the base image's
+	Source            string    `json:"source,omitempty"`               // where these facts were read; empty: in the release's tag
+}
+
+// Variant tells the two compiler images of a release apart.
+type Variant string
+
+// The variants. NextGen has the tag suffix -ng. It copies files with a leading dot,
+// sets the go directive of the plugin's go.mod to its own Go, never renames the
+// plugin's module, makes a missing go.mod, and checks what it has built.
+const (
+	Classic Variant = "classic"
+	NextGen Variant = "ng"
+)
+
+// CreatesModule says whether the script makes a go.mod where the plugin has none.
+func (c Compiler) CreatesModule() bool { return c.RenamesModule || c.Variant == NextGen }
+
+// Platforms returns what the image runs on, such as "linux/amd64".
+func (c Compiler) Platforms() []string {
+	if len(c.Hosts) == 0 {
+		return []string{"linux/amd64"}
+	}
+	return c.Hosts
+}
+
+// Crosses says whether the image has a C compiler for a processor of linux.
+func (c Compiler) Crosses(goarch string, e Edition) bool {
+	switch goarch {
+	case "amd64":
+		return true
+	case "arm64":
+		return c.CrossARM64
+	case "s390x":
+		return c.CrossS390X && (e == "" || e == Standard)
+	}
+	return false
+}
+
+// WithVariant returns the release with that compiler as its Compiler. "" is the
+// classic one, or the next-generation one where a release has no other. Errors match
+// [ErrUnsupported].
+func (r Release) WithVariant(v Variant) (Release, error) {
+	none := func(what string) (Release, error) {
+		return Release{}, &Error{Op: "choose compiler", Object: "of " + r.name(), Kind: ErrUnsupported, Err: errors.New(what), ExitCode: -1}
+	}
+	switch v {
+	case "":
+		if r.Compiler.Mode == "" && r.Next != nil {
+			r.Compiler = *r.Next
+		}
+	case r.Compiler.variant():
+	case Classic:
+		return none("there is none but the next-generation compiler (ng)")
+	case NextGen:
+		if r.Next == nil {
+			return none("there is no next-generation compiler (ng) for it")
+		}
+		r.Compiler = *r.Next
+	default:
+		return Release{}, refuse("choose compiler", "of "+r.name(), "unknown variant %q (want classic or ng)", v)
+	}
+	return r, nil
+}
+
+// variant is "" where there is no compiler.
+func (c Compiler) variant() Variant {
+	if c.Variant == "" && c.Mode != "" {
+		return Classic
+	}
+	return c.Variant
 }
 
 // Mode is how a compiler image builds a plugin.
@@ -119,6 +194,9 @@ func (r Release) Image(e Edition, el7 bool) (string, error) {
 	}
 	if e != Standard && !slices.Contains(r.Compiler.Editions, e) {
 		return "", fmt.Errorf("compiler image of %s: there is no edition %q, only %v", r.Version, e, r.editions())
+	}
+	if r.Compiler.Variant == NextGen {
+		tag += "-ng"
 	}
 	if el7 {
 		tag += "-el7"

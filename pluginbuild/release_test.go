@@ -147,17 +147,11 @@ func TestTableFileHasOneReleasePerLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lines []string
-	for _, r := range table {
-		var line strings.Builder
-		e := json.NewEncoder(&line)
-		e.SetEscapeHTML(false)
-		if err := e.Encode(r); err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, strings.TrimSpace(line.String()))
+	var file strings.Builder
+	if err := table.Write(&file); err != nil {
+		t.Fatal(err)
 	}
-	golden(t, "../releases.json", "[\n"+strings.Join(lines, ",\n")+"\n]\n")
+	golden(t, "../releases.json", file.String())
 }
 
 func TestTableRoundTrip(t *testing.T) {

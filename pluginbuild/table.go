@@ -115,6 +115,29 @@ func (e *UnknownReleaseError) Hint() string {
 	return b.String()
 }
 
+// Write writes the table in the form of releases.json: one release a line, so that
+// an entry can be committed and compared.
+func (t Table) Write(w io.Writer) error {
+	var b bytes.Buffer
+	b.WriteString("[\n")
+	for i, r := range t {
+		var line bytes.Buffer
+		e := json.NewEncoder(&line)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(r); err != nil {
+			return fmt.Errorf("write release table, entry %d: %w", i+1, err)
+		}
+		b.Write(bytes.TrimSpace(line.Bytes()))
+		if i < len(t)-1 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("]\n")
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
 // maxTable bounds what ReadTable reads: the embedded table is 65 kB.
 const maxTable = 8 << 20
 
@@ -174,10 +197,32 @@ func (r Release) Validate() error {
 		return bad("the compiler's Go version %q is not one", r.Compiler.Go)
 	case r.Toolchain != "" && !toolchainForm.MatchString(r.Toolchain):
 		return bad("toolchain directive %q is no toolchain name such as go1.21.4", r.Toolchain)
-	case !slices.Contains([]Mode{Vendor, GOPATH, Modules, Workspace}, r.Compiler.Mode):
-		return bad("compiler mode %q is not one of vendor, gopath, modules, workspace", r.Compiler.Mode)
+	case r.Compiler.Mode == "" && r.Next == nil:
+		return bad("no compiler mode given (want vendor, gopath, modules or workspace)")
 	}
-	for _, e := range r.Compiler.Editions {
+	compilers := []Compiler{r.Compiler}
+	if r.Next != nil {
+		if r.Next.Variant != NextGen || r.Next.Mode == "" {
+			return bad("the next compiler needs variant ng and a mode")
+		}
+		compilers = append(compilers, *r.Next)
+	}
+	var editions []Edition
+	for _, c := range compilers {
+		editions = append(editions, c.Editions...)
+		if c.Mode != "" && !slices.Contains([]Mode{Vendor, GOPATH, Modules, Workspace}, c.Mode) {
+			return bad("unknown compiler mode %q (want vendor, gopath, modules or workspace)", c.Mode)
+		}
+		if !slices.Contains([]Variant{"", Classic, NextGen}, c.Variant) {
+			return bad("unknown compiler variant %q (want classic or ng)", c.Variant)
+		}
+		for _, h := range c.Hosts {
+			if !strings.HasPrefix(h, "linux/") {
+				return bad("compiler host %q: want a platform such as linux/amd64", h)
+			}
+		}
+	}
+	for _, e := range editions {
 		if !slices.Contains([]Edition{Standard, Enterprise, FIPS}, e) {
 			return bad("edition %q is not one of std, ee, fips", e)
 		}

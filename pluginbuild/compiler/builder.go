@@ -47,9 +47,8 @@ type Limits struct {
 	PIDs    int64   // processes and threads; 0: 4096, -1: none
 	Network string  // "none", "host" or a network's name; "": the engine's default
 
-	// Capabilities that the container keeps, such as "CHOWN". None are kept
-	// otherwise: the official compilers need none, except for Bind, which adds what
-	// root needs to write into another user's directory.
+	// Capabilities that the container has besides those to write files (CHOWN,
+	// DAC_OVERRIDE, FOWNER), such as "SYS_NICE". The official compilers need none.
 	Capabilities []string
 }
 
@@ -76,11 +75,10 @@ type Request struct {
 	GoTidy bool // GO_TIDY=1: it tidies first; from 5.2.4
 	Debug  bool // DEBUG=1: it prints more; from 5.2.4
 
+	NoValidate bool // VALIDATE=0: the next-generation compiler does not check what it has built
+
 	Stdout, Stderr io.Writer // the compiler's output in full; nil: dropped. Their errors do not stop the build
 }
-
-// platforms are those of images that can compile the request, the best first.
-func (q *Request) platforms() []string { return []string{"linux/amd64"} }
 
 // output is the name of the file that the compiler leaves.
 func (q *Request) output() string { return q.Release.Output(q.Name, q.GOOS, q.GOARCH) }
@@ -129,12 +127,13 @@ func (b *Builder) Run() string { return b.run }
 
 // Build compiles a plugin and puts it into the output directory, under the
 // name that the release's gateway looks for, replacing an older one in one
-// step. The container is always linux/amd64, whatever the target.
+// step. The container is linux/amd64, whatever the target; that of a next-generation
+// compiler has the engine's own processor where the image has it.
 //
 // A copy of the source is uploaded, so remote engines work and nothing in Dir
 // changes. Left out are what the compiler's script would not copy or would
-// damage: names that begin with a dot and .so files, both in Dir itself, and
-// .git directories, and a go.work in Dir. Symbolic links that lead out of Dir
+// damage: names that begin with a dot (a next-generation compiler copies those) and
+// .so files, both in Dir itself, and .git directories, and a go.work in Dir. Symbolic links that lead out of Dir
 // are refused.
 //
 // With Bind, Dir is mounted instead, writable, because the script itself writes
@@ -175,6 +174,7 @@ var (
 		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image", "GOFIPS140": "the image", "TYK_GW_PATH": "the image",
 		"GOOS": "the target asked for", "GOARCH": "the target asked for",
 		"GOCACHE": "the caches", "GOMODCACHE": "the caches", "NETRC": "the netrc file",
+		"EDITION": "the image", "FIPS": "the image", "TYK_GLIBC_TARGET": "the image", "VALIDATE": "an option of its own",
 		"GO_GET": "an option of its own", "GO_TIDY": "an option of its own", "DEBUG": "an option of its own",
 		"PLUGIN_SOURCE_PATH": "the upload", "PLUGIN_BUILD_PATH": "the upload",
 	}
@@ -184,6 +184,10 @@ var (
 func (b *Builder) check(q Request) (Request, error) {
 	if q.Release.Version == nil {
 		return q, refuse("plugin", "no release given; Lookup finds one")
+	}
+	var err error
+	if q.Release, err = q.Release.WithVariant(q.Image.Variant); err != nil {
+		return q, err
 	}
 	c, version := q.Release.Compiler, q.Release.Version.String()
 	object := "plugin for " + version
@@ -210,12 +214,14 @@ func (b *Builder) check(q Request) (Request, error) {
 		return q, unsupported("GOOS %s: gateways run on linux", q.GOOS)
 	case q.GOARCH != "amd64" && !c.PlatformArgs:
 		return q, unsupported("GOARCH %s: its compiler builds for linux/amd64 alone", q.GOARCH)
-	case q.GOARCH != "amd64" && (q.GOARCH != "arm64" || !c.CrossARM64) && b.o.Env["CC"] == "":
+	case c.Variant == pluginbuild.NextGen && q.Image.Ref == "" && !c.Crosses(q.GOARCH, q.Image.Edition):
+		return q, unsupported("GOARCH %s: no gateway of this edition is published for it, and the compiler refuses it", q.GOARCH)
+	case c.Variant != pluginbuild.NextGen && !c.Crosses(q.GOARCH, q.Image.Edition) && b.o.Env["CC"] == "":
 		return q, unsupported("GOARCH %s: its compiler sets no C compiler for it; set CC in its environment if the image has one", q.GOARCH)
 	case machines[q.GOARCH] == 0:
 		return q, refuse(object, "GOARCH %q is not one that gateways run on: %s", q.GOARCH, strings.Join(slices.Sorted(maps.Keys(machines)), ", "))
 	}
-	for flag, asked := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug} {
+	for flag, asked := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug, "VALIDATE": q.NoValidate} {
 		if asked && !slices.Contains(c.Env, flag) {
 			return q, unsupported("its compiler does not know %s", flag)
 		}

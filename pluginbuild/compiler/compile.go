@@ -10,6 +10,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // compile runs the compiler on the request's source.
@@ -18,14 +20,14 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 	limits := b.o.Limits
 	if q.Bind {
 		mounts = append(mounts, mounted{source: q.Dir, target: "/" + sourceDir})
-		// The directory belongs to a user, and root without these could not write
-		// there.
-		limits.Capabilities = append(slices.Clone(limits.Capabilities), "CHOWN", "DAC_OVERRIDE", "FOWNER")
 	}
 	for flag, on := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug} {
 		if on {
 			env[flag] = "1"
 		}
+	}
+	if q.NoValidate {
+		env["VALIDATE"] = "0"
 	}
 	netrc := ""
 	if b.o.Netrc != "" {
@@ -64,7 +66,8 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 // left out where they are the default, because older scripts ignore them.
 func compilerArgs(q *Request) []string {
 	args := []string{q.Name}
-	foreign := q.GOARCH != "amd64"
+	// Without arguments the next-generation script builds for its own processor.
+	foreign := q.GOARCH != "amd64" || q.Release.Compiler.Variant == pluginbuild.NextGen
 	if q.ID != "" || foreign {
 		args = append(args, q.ID)
 	}
@@ -131,7 +134,7 @@ func (b *Builder) writeUpload(ctx context.Context, w io.Writer, q *Request, netr
 		return err
 	}
 	defer root.Close()
-	left, err := writeSource(w, root.FS(), q.Exclude)
+	left, err := writeSource(w, root.FS(), q.exclusions())
 	if len(left) > 0 {
 		b.log(ctx, "not uploaded, because the compiler would not copy it or would damage it", "paths", left)
 	}

@@ -209,7 +209,7 @@ func exitError(j job, r result, oom bool) *Error {
 	case strings.Contains(e.Message, diskFull):
 		e.Next = diskFullNext
 	case strings.Contains(e.Message, "ermission denied"), strings.Contains(e.Message, "peration not permitted"):
-		e.Next = "the container runs without capabilities; name those that the image needs in Limits"
+		e.Next = "the container has only the capabilities to write files; name what else the image needs in Limits"
 	}
 	return e
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/registry"
+	"github.com/docker/docker/api/types/versions"
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
@@ -31,6 +32,8 @@ type engine interface {
 	// address is how people name the engine; "": unknown.
 	address() string
 	ping(ctx context.Context) error
+	// platform is what the engine runs without emulation: "linux/amd64".
+	platform(ctx context.Context) (string, error)
 	// image looks an image up by name or ID; nil: the engine has none.
 	image(ctx context.Context, ref, platform string) (*picture, error)
 	// bring pulls an image, or loads it where tar is not nil.
@@ -120,6 +123,8 @@ type docker struct{ api dockerAPI }
 // dockerAPI is what is called of *client.Client.
 type dockerAPI interface {
 	Ping(ctx context.Context) (types.Ping, error)
+	ServerVersion(ctx context.Context) (types.Version, error)
+	ClientVersion() string
 
 	ImageInspect(ctx context.Context, ref string, o ...client.ImageInspectOption) (image.InspectResponse, error)
 	ImagePull(ctx context.Context, ref string, o image.PullOptions) (io.ReadCloser, error)
@@ -155,8 +160,22 @@ func (d docker) ping(ctx context.Context) error {
 	return err
 }
 
+func (d docker) platform(ctx context.Context) (string, error) {
+	v, err := d.api.ServerVersion(ctx)
+	return v.Os + "/" + v.Arch, err
+}
+
+// platformInspect is the API version from which an image is inspected for a
+// platform. Without one, a store that keeps several (containerd's) answers for its
+// own.
+const platformInspect = "1.49"
+
 func (d docker) image(ctx context.Context, ref, platform string) (*picture, error) {
-	info, err := d.api.ImageInspect(ctx, ref)
+	var o []client.ImageInspectOption
+	if os, arch, ok := strings.Cut(platform, "/"); ok && versions.GreaterThanOrEqualTo(d.api.ClientVersion(), platformInspect) {
+		o = append(o, client.ImageInspectWithPlatform(&ocispec.Platform{OS: os, Architecture: arch}))
+	}
+	info, err := d.api.ImageInspect(ctx, ref, o...)
 	switch {
 	case errdefs.IsNotFound(err) && ctx.Err() == nil:
 		return nil, nil
@@ -230,12 +249,17 @@ func follow(body io.ReadCloser, report func(Event)) error {
 	}
 }
 
+// fileCapabilities let root write to any file that the container sees: with Podman
+// 4.3 the root directory itself is read-only (mode 0555), and a mounted source belongs
+// to a user.
+var fileCapabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER"}
+
 func (d docker) create(ctx context.Context, c *creation) (string, []string, error) {
 	h := &container.HostConfig{
 		NetworkMode: container.NetworkMode(c.limits.Network),
 		SecurityOpt: []string{"no-new-privileges"},
 		CapDrop:     []string{"ALL"},
-		CapAdd:      c.limits.Capabilities,
+		CapAdd:      append(slices.Clone(fileCapabilities), c.limits.Capabilities...),
 		// An engine may be set up to send logs anywhere; ours come by attach.
 		LogConfig: container.LogConfig{Type: "none"},
 	}

@@ -49,6 +49,8 @@ type fake struct {
 	mu    sync.Mutex
 	calls []string
 
+	arch, api string // of the engine
+
 	ping            func() error
 	imageInspect    func(ref string) (image.InspectResponse, error)
 	imagePull       func(ref string, o image.PullOptions) (io.ReadCloser, error)
@@ -85,6 +87,12 @@ func (f *fake) Ping(context.Context) (types.Ping, error) {
 	}
 	return types.Ping{}, f.ping()
 }
+
+func (f *fake) ServerVersion(context.Context) (types.Version, error) {
+	return types.Version{Os: "linux", Arch: cmp.Or(f.arch, "amd64")}, nil
+}
+
+func (f *fake) ClientVersion() string { return cmp.Or(f.api, "1.41") }
 
 func (f *fake) ImageInspect(_ context.Context, ref string, _ ...client.ImageInspectOption) (image.InspectResponse, error) {
 	if err := f.called("ImageInspect", f.imageInspect != nil); err != nil {
@@ -386,10 +394,7 @@ func TestBuildCreates(t *testing.T) {
 					(h.PidsLimit == nil) != (pids < 0) || h.PidsLimit != nil && *h.PidsLimit != pids {
 					t.Errorf("limits %+v", h.Resources)
 				}
-				caps := slices.Clone(l.Capabilities)
-				if c.q.Bind {
-					caps = append(caps, "CHOWN", "DAC_OVERRIDE", "FOWNER")
-				}
+				caps := append([]string{"CHOWN", "DAC_OVERRIDE", "FOWNER"}, l.Capabilities...)
 				if !slices.Equal(h.CapDrop, []string{"ALL"}) || !slices.Equal(h.CapAdd, caps) {
 					t.Errorf("capabilities %v but %v", h.CapDrop, h.CapAdd)
 				}

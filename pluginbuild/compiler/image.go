@@ -66,7 +66,11 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	ref, want, pin := named.String(), q.platforms(), q.Image.Digest
+	ref, pin := named.String(), q.Image.Digest
+	want, err := b.platforms(ctx, q.Release.Compiler)
+	if err != nil {
+		return found{}, err
+	}
 	have, err := b.lookImage(ctx, ref, pin, want[0])
 	if err != nil {
 		return found{}, err
@@ -137,6 +141,27 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 		f.env[k] = v
 	}
 	return f, nil
+}
+
+// platforms are those of images that can compile, the engine's own first.
+func (b *Builder) platforms(ctx context.Context, c pluginbuild.Compiler) ([]string, error) {
+	all := c.Platforms()
+	if len(all) < 2 {
+		return all, nil
+	}
+	own, err := b.engine.platform(ctx)
+	if err != nil {
+		return nil, fail(ctx, StageConnect, "Docker engine", fmt.Errorf("ask for its platform: %w", err))
+	}
+	return slices.SortedStableFunc(slices.Values(all), func(x, y string) int {
+		switch {
+		case x == own && y != own:
+			return -1
+		case y == own && x != own:
+			return 1
+		}
+		return 0
+	}), nil
 }
 
 // digestOf returns the registry's digest of an image, "" where it has none, and

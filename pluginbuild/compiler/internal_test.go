@@ -89,16 +89,16 @@ func (i resizedInfo) Size() int64 { return i.FileInfo.Size() + i.by }
 func TestWriteSource(t *testing.T) {
 	t.Parallel()
 	src := fstest.MapFS{"go.mod": {Data: []byte("module x\n")}, "pipe": {Mode: fs.ModeNamedPipe}, "socket": {Mode: fs.ModeSocket}}
-	if left, err := writeSource(io.Discard, src, nil); err != nil || strings.Join(left, " ") != "pipe socket" {
+	if left, err := writeSource(io.Discard, src, exclusion{dotfiles: true}); err != nil || strings.Join(left, " ") != "pipe socket" {
 		t.Errorf("%v, %v", left, err)
 	}
 	for _, by := range []int64{1, -1} {
-		if _, err := writeSource(io.Discard, resized{src, by}, nil); err == nil || !strings.Contains(err.Error(), "go.mod changed while it was read") {
+		if _, err := writeSource(io.Discard, resized{src, by}, exclusion{}); err == nil || !strings.Contains(err.Error(), "go.mod changed while it was read") {
 			t.Errorf("%d bytes: %v", by, err)
 		}
 	}
 	for target, out := range map[string]bool{"/etc": true, "..": true, "../x": true, "a/../../x": true, "go.mod": false, "./go.mod": false, "..x": false} {
-		if _, err := writeSource(io.Discard, fstest.MapFS{"link": {Mode: fs.ModeSymlink, Data: []byte(target)}}, nil); (err != nil) != out {
+		if _, err := writeSource(io.Discard, fstest.MapFS{"link": {Mode: fs.ModeSymlink, Data: []byte(target)}}, exclusion{}); (err != nil) != out {
 			t.Errorf("link to %s: %v", target, err)
 		}
 	}

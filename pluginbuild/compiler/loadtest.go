@@ -24,8 +24,9 @@ var symbolRule = regexp.MustCompile(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
 
 // LoadTest lets the gateway in the compiler image load a plugin and look up a
 // hook: `tyk plugin load`. The plugin's own init code runs there, in a container
-// without network. Releases whose image has no gateway (before 5.2.3), and
-// plugins for other processors than amd64, match [ErrUnsupported].
+// without network. Where the compiler image has no gateway (before 5.2.3, and every
+// next-generation one), i must name an image of the gateway itself; otherwise, and for
+// plugins for other processors than amd64, the error matches [ErrUnsupported].
 //
 // A plugin that does not load is a verdict and no error; errors are about the
 // test itself.
@@ -34,9 +35,16 @@ func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginb
 		return Verdict{}, refuse("load test", "no release given; Lookup finds one")
 	}
 	object := filepath.Base(plugin) + " in " + r.Version.String()
-	if !r.Compiler.Gateway {
+	r, err := r.WithVariant(i.Variant)
+	if err != nil {
+		return Verdict{}, err
+	}
+	entrypoint := []string{"/usr/local/bin/tyk"}
+	if !r.Compiler.Gateway && i.Ref != "" {
+		entrypoint = nil // a gateway's image, whose entry point is the gateway
+	} else if !r.Compiler.Gateway {
 		return Verdict{}, &Error{Op: StageLoad, Object: object, Kind: ErrUnsupported, Err: errors.New("its compiler image carries no gateway"),
-			Next: "package preflight compares plugin and gateway without running either"}
+			Next: "name an image of the gateway, whose entry point it is; package preflight compares plugin and gateway without running either"}
 	}
 	if !symbolRule.MatchString(symbol) {
 		return Verdict{}, refuse("load test "+object, "symbol %q is not an exported Go name", symbol)
@@ -72,7 +80,7 @@ func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginb
 	res, err := b.runJob(ctx, job{
 		kind: "loadtest", op: StageLoad, object: object,
 		spec: creation{
-			image: img.id, platform: img.platform, entrypoint: []string{"/usr/local/bin/tyk"},
+			image: img.id, platform: img.platform, entrypoint: entrypoint,
 			args:   []string{"plugin", "load", "-f", "/" + sourceDir + "/" + name, "-s", symbol},
 			labels: b.labels("loadtest", &r), mounts: b.mounts(nil), limits: limits,
 		},

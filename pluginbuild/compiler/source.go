@@ -50,7 +50,7 @@ func checkSource(object string, q *Request) error {
 	}
 	defer root.Close()
 	names = nil
-	_, err = walkSource(root.FS(), q.Exclude, func(name string, _ fs.DirEntry) error {
+	_, err = walkSource(root.FS(), q.exclusions(), func(name string, _ fs.DirEntry) error {
 		names = append(names, name)
 		return nil
 	})
@@ -58,6 +58,16 @@ func checkSource(object string, q *Request) error {
 		return refuse(object, "plugin directory: %w", err)
 	}
 	return q.checkFiles(object, names)
+}
+
+// exclusion is what stays out of an upload.
+type exclusion struct {
+	patterns []string // as in .dockerignore
+	dotfiles bool     // names in the root that begin with a dot: the script does not copy them
+}
+
+func (q *Request) exclusions() exclusion {
+	return exclusion{q.Exclude, q.Release.Compiler.Variant != pluginbuild.NextGen}
 }
 
 // checkFiles checks the names of what the compiler will see.
@@ -79,7 +89,7 @@ func (q *Request) checkFiles(object string, names []string) error {
 	switch c := q.Release.Compiler; {
 	case !source:
 		return refuse(object, "there is no Go source in %s, or all of it is excluded", q.Dir)
-	case !module && c.Mode == pluginbuild.Workspace && !c.RenamesModule:
+	case !module && c.Mode == pluginbuild.Workspace && !c.CreatesModule():
 		return refuse(object, "%s has no go.mod, or it is excluded, and this release's compiler needs it; go mod init makes one", q.Dir)
 	}
 	return nil
@@ -88,7 +98,7 @@ func (q *Request) checkFiles(object string, names []string) error {
 // writeSource writes the module in fsys as a tar for the container, owned by
 // root and in a fixed order, and returns the paths left out, but for those
 // that exclude names.
-func writeSource(w io.Writer, fsys fs.FS, exclude []string) (left []string, err error) {
+func writeSource(w io.Writer, fsys fs.FS, exclude exclusion) (left []string, err error) {
 	t := tar.NewWriter(w)
 	if err := t.WriteHeader(header(sourceDir+"/", tar.TypeDir, 0o755)); err != nil {
 		return nil, err
@@ -102,12 +112,12 @@ func writeSource(w io.Writer, fsys fs.FS, exclude []string) (left []string, err 
 
 // walkSource calls f for every directory, regular file and symbolic link that
 // is uploaded, and refuses what the container could not have.
-func walkSource(fsys fs.FS, exclude []string, f func(name string, d fs.DirEntry) error) (left []string, err error) {
-	exclude, err = ignorefile.ReadAll(strings.NewReader(strings.Join(exclude, "\n")))
+func walkSource(fsys fs.FS, exclude exclusion, f func(name string, d fs.DirEntry) error) (left []string, err error) {
+	lines, err := ignorefile.ReadAll(strings.NewReader(strings.Join(exclude.patterns, "\n")))
 	if err != nil {
 		return nil, fmt.Errorf("exclude: %w", err)
 	}
-	patterns, err := patternmatcher.New(exclude)
+	patterns, err := patternmatcher.New(lines)
 	if err != nil {
 		return nil, fmt.Errorf("exclude: %w", err)
 	}
@@ -125,7 +135,7 @@ func walkSource(fsys fs.FS, exclude []string, f func(name string, d fs.DirEntry)
 			return fs.SkipDir
 		case matched && !d.IsDir():
 			return nil
-		case top && strings.HasPrefix(name, "."), d.Name() == ".git", top && strings.HasSuffix(name, ".so"),
+		case top && strings.HasPrefix(name, ".") && exclude.dotfiles, strings.HasPrefix(name, ".tykupgrade-"), d.Name() == ".git", top && strings.HasSuffix(name, ".so"),
 			name == workFile, name == workFile+".sum":
 			left = append(left, name)
 			if d.IsDir() {
