@@ -124,6 +124,7 @@ type docker struct{ api dockerAPI }
 type dockerAPI interface {
 	Ping(ctx context.Context) (types.Ping, error)
 	ServerVersion(ctx context.Context) (types.Version, error)
+	NegotiateAPIVersionPing(types.Ping)
 	ClientVersion() string
 
 	ImageInspect(ctx context.Context, ref string, o ...client.ImageInspectOption) (image.InspectResponse, error)
@@ -156,7 +157,10 @@ func (d docker) address() string {
 }
 
 func (d docker) ping(ctx context.Context) error {
-	_, err := d.api.Ping(ctx)
+	answer, err := d.api.Ping(ctx)
+	if err == nil {
+		d.api.NegotiateAPIVersionPing(answer) // the client itself would wait for another call
+	}
 	return err
 }
 

@@ -249,6 +249,26 @@ func testEras(t *testing.T, b *bench) {
 	}
 }
 
+// The next-generation script: files with a leading dot reach the compiler, the go
+// directive does not stop it, and an id leaves the module's name alone.
+func testNext(t *testing.T, b *bench) {
+	r := nextRelease(t)
+	dir := plugin(t, map[string]string{
+		"go.mod":    "module example.org/tiny\n\ngo 1.99\n",
+		".hidden":   "x",
+		"plugin.go": "package main\n\nimport _ \"embed\"\n\n//go:embed .hidden\nvar hidden string\n\nfunc Hook() string { return hidden }\n\nfunc main() {}\n",
+	})
+	img := pluginbuild.Image{Variant: pluginbuild.NextGen, Ref: b.image(t, standin.Config{Version: "5.15.0", Next: true, GoCache: true})}
+	var stdout buffer
+	a, err := b.build(t, compiler.Request{Release: r, Dir: dir, Image: img, ID: "a1", Stdout: &stdout}, readGoCache(t))
+	if err != nil || filepath.Base(a.Path) != "plugin_v5.15.0_linux_amd64.so" || a.ModulePath != "example.org/tiny" || !strings.Contains(stdout.String(), "validation OK") {
+		t.Errorf("%+v, %v\n%s", a, err, stdout.String())
+	}
+	if a, err = b.build(t, compiler.Request{Release: r, Dir: dir, Image: img, NoValidate: true, Stdout: &stdout}, readGoCache(t)); err != nil || strings.Count(stdout.String(), "validation OK") != 1 {
+		t.Errorf("%+v, %v\n%s", a, err, stdout.String())
+	}
+}
+
 func testCompileError(t *testing.T, b *bench) {
 	for version, more := range map[string]string{"5.2.5": "", "4.0.8": "+ go build"} {
 		out := t.TempDir()

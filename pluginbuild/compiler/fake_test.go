@@ -92,10 +92,16 @@ func (f *fake) ServerVersion(context.Context) (types.Version, error) {
 	return types.Version{Os: "linux", Arch: cmp.Or(f.arch, "amd64")}, nil
 }
 
+func (f *fake) NegotiateAPIVersionPing(types.Ping) {}
+
 func (f *fake) ClientVersion() string { return cmp.Or(f.api, "1.41") }
 
-func (f *fake) ImageInspect(_ context.Context, ref string, _ ...client.ImageInspectOption) (image.InspectResponse, error) {
-	if err := f.called("ImageInspect", f.imageInspect != nil); err != nil {
+func (f *fake) ImageInspect(_ context.Context, ref string, o ...client.ImageInspectOption) (image.InspectResponse, error) {
+	name := "ImageInspect"
+	if len(o) > 0 {
+		name += " for linux/" + f.arch // the option cannot be read
+	}
+	if err := f.called(name, f.imageInspect != nil); err != nil {
 		return image.InspectResponse{}, err
 	}
 	return f.imageInspect(ref)
@@ -804,7 +810,7 @@ func TestEngineFailures(t *testing.T) {
 		"inspect image": {func(f *fake) {
 			f.imageInspect = func(string) (image.InspectResponse, error) { return image.InspectResponse{}, down }
 		}, compiler.StagePull, "", false, "inspect"},
-		"volume": {func(f *fake) { f.volumeCreate = func(volume.CreateOptions) error { return down } }, compiler.StageCreate, "", true, "volume"},
+		"volume": {func(f *fake) { f.volumeCreate = func(volume.CreateOptions) error { return down } }, compiler.StageCreate, "name", true, "volume"},
 		"create": {func(f *fake) {
 			f.containerCreate = func(context.Context, *container.Config, *container.HostConfig, *ocispec.Platform, string) (string, error) {
 				return "", down

@@ -30,11 +30,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"example.com/tykupgrade/internal/lab"
 )
 
 // Config describes one image.
 type Config struct {
 	Version string            // of the gateway: "5.2.5"; it decides how the script behaves
+	Next    bool              // it follows the script of the next-generation image
 	Script  []string          // what the entry point does instead of compiling: see the command standin
 	Arch    string            // what the image says of itself; "": amd64
 	Gateway bool              // with /usr/local/bin/tyk
@@ -118,6 +121,9 @@ func Image(c Config) (v1.Image, error) {
 		// Where it cannot keep an index of modules, go build gives up (1.26).
 		config.Config.Env = append(config.Config.Env, "GOCACHE="+goCache, "GODEBUG=goindex=0")
 	}
+	if c.Next {
+		config.Config.Env = append(config.Config.Env, "STANDIN_NEXT=1", "EDITION=ce")
+	}
 	if len(c.Script) > 0 {
 		config.Config.Env = append(config.Config.Env, "STANDIN_SCRIPT="+strings.Join(c.Script, "\n"))
 	}
@@ -173,7 +179,9 @@ const goCache = "/gocache"
 // Mounts. A build of this machine ([Local]) leaves Go's library there as plugins
 // need it; what is missing the container compiles, and cannot keep.
 func GoCacheMount() (string, error) {
-	out, err := exec.Command("go", "env", "GOCACHE").Output()
+	cmd := exec.Command("go", "env", "GOCACHE")
+	cmd.Env = lab.GoEnv()
+	out, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("go env GOCACHE: %w", err)
 	}
@@ -181,7 +189,9 @@ func GoCacheMount() (string, error) {
 }
 
 var goroot = sync.OnceValue(func() string {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
+	cmd := exec.Command("go", "env", "GOROOT")
+	cmd.Env = lab.GoEnv()
+	out, err := cmd.Output()
 	if err != nil {
 		return "/usr/local/go"
 	}
@@ -218,7 +228,7 @@ func goBuild(dir string, env []string, args ...string) ([]byte, error) {
 	out := filepath.Join(tmp, "out")
 	cmd := exec.Command("go", append([]string{"build", "-buildvcs=false", "-o", out}, args...)...)
 	cmd.Dir = dir
-	cmd.Env = append(append(os.Environ(), frugal), env...)
+	cmd.Env = lab.GoEnv(append([]string{frugal}, env...)...)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build a part of the stand-in compiler: %w: %s", err, text)
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/internal/lab"
 )
 
 // Gateway returns the gateway that an image with Config.Gateway holds, for
@@ -50,7 +52,7 @@ func Local(ctx context.Context, release *semver.Version, source, work, out strin
 		env = append(env, "GO111MODULE=off", "GOPATH="+filepath.Join(work, "go"))
 	}
 	cmd := exec.CommandContext(ctx, "go", flags...)
-	cmd.Dir, cmd.Env = plugin, append(os.Environ(), env...)
+	cmd.Dir, cmd.Env = plugin, lab.GoEnv(env...)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile the plugin with this machine's Go: %w: %s", err, bytes.TrimSpace(text))
 	}
@@ -75,7 +77,9 @@ func writeGateway(dir string) error {
 }
 
 func goVersion() string {
-	out, err := exec.Command("go", "env", "GOVERSION").Output()
+	cmd := exec.Command("go", "env", "GOVERSION")
+	cmd.Env = lab.GoEnv()
+	out, err := cmd.Output()
 	if err != nil {
 		return "1.21"
 	}

@@ -85,6 +85,9 @@ func (b *build) run(args []string) error {
 	if _, err := os.Stat(source); err != nil {
 		return err
 	}
+	if os.Getenv("STANDIN_NEXT") != "" {
+		return b.next()
+	}
 	base := strings.TrimSuffix(b.name, filepath.Ext(b.name))
 	b.dir = "/go/src/plugin_" + base + b.id
 	if b.since(5, 0, 3) {
