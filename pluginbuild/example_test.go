@@ -255,5 +255,5 @@ func ExampleRecover() {
 	dir, remove := moduleDir()
 	defer remove()
 	fmt.Println(pluginbuild.Recover(dir)) // nothing was interrupted
-	// Output: false <nil>
+	// Output: {false [] } <nil>
 }

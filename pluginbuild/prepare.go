@@ -34,6 +34,7 @@ type Prepared struct {
 	Commands  []Command `json:"commands"`
 	Changed   []string  `json:"changed"`             // files with other content than before, and vendor where it was written anew
 	Recovered bool      `json:"recovered,omitempty"` // an interrupted Prepare was undone first
+	Recovery  Recovery  `json:"recovery,omitzero"`   // how
 }
 
 // Prepare brings the plugin module in dir to the release by running its
@@ -55,7 +56,7 @@ type Prepared struct {
 func Prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (Prepared, error) {
 	p, err := prepare(ctx, dir, r, o)
 	if err != nil {
-		return Prepared{Recovered: p.Recovered}, fmt.Errorf("prepare %s for %s: %w", dir, r.name(), err)
+		return Prepared{Recovered: p.Recovered, Recovery: p.Recovery}, fmt.Errorf("prepare %s for %s: %w", dir, r.name(), err)
 	}
 	return p, nil
 }
@@ -89,13 +90,13 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 	}
 	vendored := r.Path().vendors()
 	t, recovered, err := begin(dir, r.name(), vendored)
-	p.Recovered = recovered
+	p.Recovered, p.Recovery = recovered.Found, recovered
 	if err != nil {
 		return p, err
 	}
 	defer t.release()
-	if recovered {
-		o.log().Warn("undid an interrupted prepare", "dir", dir)
+	if recovered.Found {
+		o.log().Warn("undid an interrupted prepare", "dir", dir, "moved aside", recovered.Moved, "to", recovered.Aside)
 	}
 	for _, n := range r.Notes {
 		o.log().Warn("release", "version", r.name(), "note", n)
@@ -116,26 +117,35 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 	return p, nil
 }
 
-// Recover undoes an interrupted [Prepare] of the module in dir and says whether
-// there was one. [Prepare] does so by itself.
-func Recover(dir string) (bool, error) {
-	found, err := recoverDir(dir)
-	if err != nil {
-		return false, fmt.Errorf("recover %s: %w", dir, err)
-	}
-	return found, nil
+// Recovery is what undoing an interrupted [Prepare] did.
+type Recovery struct {
+	Found bool     `json:"found"`           // there was one
+	Moved []string `json:"moved,omitempty"` // files and directories of the module that were not as saved
+	Aside string   `json:"aside,omitempty"` // directory in the module that they are in now
 }
 
-func recoverDir(dir string) (bool, error) {
+// Recover undoes an interrupted [Prepare] of the module in dir. [Prepare] does so by
+// itself. What is not as Prepare saved it may be a person's work since then, so
+// Recover moves it into a directory beside go.mod and names it. A Recover that is
+// interrupted can be repeated.
+func Recover(dir string) (Recovery, error) {
+	r, err := recoverDir(dir)
+	if err != nil {
+		return r, fmt.Errorf("recover %s: %w", dir, err)
+	}
+	return r, nil
+}
+
+func recoverDir(dir string) (Recovery, error) {
 	if _, err := os.Lstat(filepath.Join(dir, backupDir)); errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return Recovery{}, nil
 	}
 	t := &transaction{dir: dir}
 	if err := t.acquire(); err != nil {
-		return false, err
+		return Recovery{}, err
 	}
 	defer t.release()
-	return t.recover()
+	return t.recovery()
 }
 
 // steps runs the commands and checks what they left.

@@ -89,6 +89,9 @@ func treeOf(t testing.TB, dir string) map[string]string {
 		if err != nil {
 			return err
 		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".tykupgrade-aside-") {
+			return fs.SkipDir
+		}
 		rel, _ := filepath.Rel(dir, path)
 		info, err := d.Info()
 		if err != nil {
@@ -462,8 +465,13 @@ func TestPrepareKilled(t *testing.T) {
 		}
 		killed++
 		found, err := pluginbuild.Recover(dir)
-		if err != nil || !found {
-			t.Fatalf("recover after event %d: %v, %v", event, found, err)
+		if err != nil || !found.Found || (found.Aside == "") != (len(found.Moved) == 0) {
+			t.Fatalf("recover after event %d: %+v, %v", event, found, err)
+		}
+		if found.Aside != "" {
+			if err := os.RemoveAll(found.Aside); err != nil {
+				t.Fatal(err)
+			}
 		}
 		same(t, was, treeOf(t, dir))
 	}
@@ -487,7 +495,7 @@ func TestPrepareKilled(t *testing.T) {
 	if err != nil || !p.Recovered {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if found, err := pluginbuild.Recover(dir); found || err != nil {
+	if found, err := pluginbuild.Recover(dir); found.Found || err != nil {
 		t.Errorf("recover with nothing to do: %v, %v", found, err)
 	}
 }
@@ -578,7 +586,7 @@ func TestPrepareOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = lock.Close()
-	if found, err := pluginbuild.Recover(dir); !found || err != nil {
+	if found, err := pluginbuild.Recover(dir); !found.Found || err != nil {
 		t.Errorf("recover after the orphan: %v, %v", found, err)
 	}
 	same(t, was, treeOf(t, dir))

@@ -42,8 +42,10 @@ var guarded = []string{"go.mod", "go.sum", "go.work", "go.work.sum"}
 // journal everything can be put back, and where there is none nothing had
 // changed, or all was done.
 type transaction struct {
-	dir  string
-	lock *os.File
+	dir   string
+	lock  *os.File
+	aside string   // where recover puts what differs from the saved state; "": nowhere
+	moved []string // what it put there
 	journal
 }
 
@@ -75,19 +77,20 @@ const (
 // begin locks the module, puts back what an interrupted transaction left, and
 // saves what the commands may change. moveVendor says that they write a vendor
 // directory.
-func begin(dir string, release string, moveVendor bool) (_ *transaction, recovered bool, err error) {
+func begin(dir string, release string, moveVendor bool) (_ *transaction, recovered Recovery, err error) {
 	t := &transaction{dir: dir}
 	if err := t.acquire(); err != nil {
-		return nil, false, err
+		return nil, recovered, err
 	}
 	defer func() {
 		if err != nil {
 			t.release()
 		}
 	}()
-	if recovered, err = t.recover(); err != nil {
-		return nil, false, err
+	if recovered, err = t.recovery(); err != nil {
+		return nil, recovered, err
 	}
+	t.aside, t.moved = "", nil
 	if err := t.sweep(); err != nil {
 		return nil, recovered, err
 	}
@@ -283,7 +286,55 @@ func (t *transaction) recover() (bool, error) {
 	if err := d.Decode(&t.journal); err != nil || t.Format != 1 {
 		return false, fmt.Errorf("%s is not readable (%v); the files beside it are what an interrupted Prepare saved: put them back by hand, then remove the directory", t.backup(journalName), err)
 	}
+	// Since then a person may have worked on the module. Nobody can tell that from
+	// what the commands did, so nothing is lost.
+	t.aside = filepath.Join(t.dir, asidePrefix+t.Started.UTC().Format("20060102T150405Z"))
 	return true, t.rollback()
+}
+
+// asidePrefix begins the names of directories in a module that hold what a recovery
+// found there. Compilers and the go command do not look into them.
+const asidePrefix = ".tykupgrade-aside-"
+
+// clear makes way for what was saved: it removes a file or directory of the module,
+// or in a recovery moves it aside. It may be interrupted and repeated.
+func (t *transaction) clear(name string) error {
+	path := filepath.Join(t.dir, name)
+	if t.aside == "" {
+		return os.RemoveAll(path)
+	}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := os.Mkdir(t.aside, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	to := name
+	for n := 2; ; n++ {
+		if _, err := os.Lstat(filepath.Join(t.aside, to)); errors.Is(err, fs.ErrNotExist) {
+			break
+		} else if err != nil {
+			return err
+		}
+		to = fmt.Sprintf("%s.%d", name, n) // an earlier recovery was interrupted
+	}
+	if err := os.Rename(path, filepath.Join(t.aside, to)); err != nil {
+		return err
+	}
+	t.moved = append(t.moved, name)
+	return atomicfile.SyncDir(t.aside)
+}
+
+// recovery is what recover did.
+func (t *transaction) recovery() (Recovery, error) {
+	found, err := t.recover()
+	r := Recovery{Found: found, Moved: t.moved}
+	if len(t.moved) > 0 {
+		r.Aside = t.aside
+	}
+	return r, err
 }
 
 // rollback puts everything back and drops the journal. It may be interrupted
@@ -316,7 +367,7 @@ func (t *transaction) restore(s saved) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		return os.Remove(path)
+		return t.clear(s.Name)
 	}
 	if now == s.SHA256 {
 		return nil // unchanged, or put back before
@@ -326,6 +377,11 @@ func (t *transaction) restore(s saved) error {
 	} else if sum != s.SHA256 {
 		return fmt.Errorf("the copy %s is damaged", copied)
 	}
+	if t.aside != "" {
+		if err := t.clear(s.Name); err != nil {
+			return err
+		}
+	}
 	return os.Rename(copied, path)
 }
 
@@ -333,14 +389,14 @@ func (t *transaction) restoreVendor() error {
 	path := filepath.Join(t.dir, vendorName)
 	switch t.Vendor {
 	case vendorNone:
-		return os.RemoveAll(path)
+		return t.clear(vendorName)
 	case vendorMoved:
 		if _, err := os.Lstat(t.backup(vendorName)); errors.Is(err, fs.ErrNotExist) {
 			return nil // not moved yet, or put back before
 		} else if err != nil {
 			return err
 		}
-		if err := os.RemoveAll(path); err != nil {
+		if err := t.clear(vendorName); err != nil {
 			return err
 		}
 		return os.Rename(t.backup(vendorName), path)

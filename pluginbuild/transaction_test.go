@@ -36,6 +36,9 @@ func guardedModule(t *testing.T) (dir string, state func() map[string]string) {
 				return err
 			}
 			info, err := d.Info()
+			if d.IsDir() && strings.HasPrefix(d.Name(), asidePrefix) {
+				return fs.SkipDir
+			}
 			if err != nil || d.IsDir() {
 				return err
 			}
@@ -120,7 +123,7 @@ func TestRecoverFromEveryState(t *testing.T) {
 			dir, state := guardedModule(t)
 			want := state()
 			tx, recovered, err := begin(dir, "5.2.5", true)
-			if err != nil || recovered {
+			if err != nil || recovered.Found {
 				t.Fatal(recovered, err)
 			}
 			c.leave(t, tx)
@@ -130,13 +133,53 @@ func TestRecoverFromEveryState(t *testing.T) {
 			}
 			tx.unlock() // as a kill does
 			found, err := Recover(dir)
-			if err != nil || found != c.found {
-				t.Fatalf("recovered %v, %v", found, err)
+			if err != nil || found.Found != c.found {
+				t.Fatalf("recovered %+v, %v", found, err)
 			}
 			if got := state(); !maps.Equal(got, want) {
 				t.Errorf("the module is\n%q\ninstead of\n%q", got, want)
 			}
 		})
+	}
+}
+
+// What a person did to the module after a kill is not lost, also when the recovery is
+// interrupted and repeated.
+func TestRecoverKeepsLaterWork(t *testing.T) {
+	t.Parallel()
+	dir, state := guardedModule(t)
+	want := state()
+	tx, _, err := begin(dir, "5.2.5", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx.unlock()
+	spoil(t, dir)
+	// The first recovery ended after it had moved go.mod.
+	first := &transaction{dir: dir}
+	if err := first.acquire(); err != nil {
+		t.Fatal(err)
+	}
+	first.journal = tx.journal
+	first.aside = filepath.Join(dir, asidePrefix+tx.Started.Format("20060102T150405Z"))
+	if err := first.clear("go.mod"); err != nil {
+		t.Fatal(err)
+	}
+	first.unlock()
+	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("newer"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Recover(dir)
+	if err != nil || !r.Found || strings.Join(r.Moved, " ") != "go.mod go.sum go.work vendor" || r.Aside != first.aside {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	for name, content := range map[string]string{"go.mod": "new", "go.mod.2": "newer", "go.sum": "new", "go.work": "new", "vendor/b.go": "new"} {
+		if got, err := os.ReadFile(filepath.Join(r.Aside, name)); err != nil || string(got) != content {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if got := state(); !maps.Equal(got, want) {
+		t.Errorf("the module is\n%q\ninstead of\n%q", got, want)
 	}
 }
 

@@ -27,8 +27,12 @@ func (o *prepareOptions) prepareFlags(fs *flag.FlagSet) {
 // runPrepare brings the plugin's module to release r.
 func (c *command) runPrepare(ctx context.Context, r pluginbuild.Release) (any, error) {
 	// What an interrupted run left would only confuse the checks.
-	if _, err := pluginbuild.Recover(c.dir); err != nil {
+	old, err := pluginbuild.Recover(c.dir)
+	if err != nil {
 		return nil, err
+	}
+	if old.Aside != "" {
+		c.stderr.Printf("an interrupted run was undone; what was not as it had saved it (%s) is now in %s\n", strings.Join(old.Moved, ", "), old.Aside)
 	}
 	plan, err := c.planFor(r)
 	if err != nil {

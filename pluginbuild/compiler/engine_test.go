@@ -31,6 +31,7 @@ func TestEngine(t *testing.T) {
 		"Compile":       testCompile,
 		"Owner":         testOwner,
 		"Eras":          testEras,
+		"Next":          testNext,
 		"CompileError":  testCompileError,
 		"ManyBuilds":    testManyBuilds,
 		"Cancel":        testCancel,
