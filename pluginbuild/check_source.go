@@ -23,6 +23,7 @@ func (c *checker) packages() {
 		}
 		c.embeds(pkg)
 		c.standard(pkg)
+		c.newer(pkg)
 	}
 	if len(c.dirs) == 0 || c.dirs[0].Dir != "." {
 		return // the walk has said what is wrong with the source root

@@ -77,6 +77,10 @@ type Request struct {
 
 	NoValidate bool // VALIDATE=0: the next-generation compiler does not check what it has built
 
+	// Provenance writes an in-toto statement next to the plugin, named after it with
+	// [ProvenanceSuffix]: the digests of image, source tree, go.mod and go.sum.
+	Provenance bool
+
 	Stdout, Stderr io.Writer // the compiler's output in full; nil: dropped. Their errors do not stop the build
 }
 
@@ -158,7 +162,17 @@ func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
 	if err := b.stage(StagePull, func() error { img, err = b.ensureImage(ctx, &q); return err }); err != nil {
 		return Artifact{}, err
 	}
+	var src sourceDigest
+	started := time.Now()
+	if q.Provenance {
+		if src, err = digestDir(&q); err != nil {
+			return Artifact{}, fail(ctx, StageUpload, q.Dir, err)
+		}
+	}
 	a, err := b.compile(ctx, &q, img)
+	if q.Provenance && a.SHA256 != "" {
+		err = join(err, b.writeProvenance(ctx, &q, a, src, started))
+	}
 	if err != nil {
 		return a, err
 	}
