@@ -68,7 +68,7 @@ func ExampleManifest_Validate() {
 		fmt.Printf("%s: %s: %s; %s\n", f.Severity, f.Path, f.Problem, f.Remedy)
 	}
 	// Output:
-	// refused: file_list[0]: "../plugin.so" leaves the bundle's directory; put the file beside the manifest and list its bare name
+	// refused: file_list[0]: "../plugin.so" leaves the bundle's directory; put the file next to the manifest and list its bare name
 	// refused: custom_middleware.driver: no gateway up to 5.14 has the driver "ruby"; use one of otto, python, lua, grpc, goplugin
 }
 

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/Masterminds/semver/v3"
 )
 
 // ManifestName is the name of the manifest inside a bundle.
@@ -18,8 +20,8 @@ const ManifestName = "manifest.json"
 
 // Manifest is a bundle's manifest.json. Order and tags of the fields are those
 // of the gateway's own type, stable from 3.0.0 to 5.14.0 but for the two
-// "disabled", which came in 5.0.0: marshalling one gives the bytes that
-// "tyk bundle build" 5.14 gives.
+// "disabled", which came in 5.0.0. Marshalling one gives the bytes that "tyk
+// bundle build" 5.14 gives, and with traffic_logs those of 5.15.
 type Manifest struct {
 	FileList   []string   `json:"file_list"`
 	Middleware Middleware `json:"custom_middleware"`
@@ -33,10 +35,12 @@ type Manifest struct {
 
 // Middleware says which functions the gateway calls, and when.
 type Middleware struct {
-	Pre         []Hook      `json:"pre"`
-	Post        []Hook      `json:"post"`
-	PostKeyAuth []Hook      `json:"post_key_auth"`
-	AuthCheck   Hook        `json:"auth_check"`
+	Pre         []Hook `json:"pre"`
+	Post        []Hook `json:"post"`
+	PostKeyAuth []Hook `json:"post_key_auth"`
+	AuthCheck   Hook   `json:"auth_check"`
+	// TrafficLogs is the analytics plugin, from 5.15 on; see [TrafficLogsSince].
+	TrafficLogs *Hook       `json:"traffic_logs,omitempty"`
 	Response    []Hook      `json:"response"`
 	Driver      string      `json:"driver"` // otto, python, lua, grpc or goplugin
 	IDExtractor IDExtractor `json:"id_extractor"`
@@ -96,6 +100,9 @@ var plainName = regexp.MustCompile(`^\w+$`)
 
 // collect walks raw along t and keeps what t has no field for.
 func (m *Manifest) collect(at string, raw json.RawMessage, t reflect.Type) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch {
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
 		var items []json.RawMessage
@@ -127,7 +134,7 @@ func (m *Manifest) collect(at string, raw json.RawMessage, t reflect.Type) {
 func fieldByTag(t reflect.Type, name string) (reflect.StructField, bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		if tag := f.Tag.Get("json"); tag != "-" && strings.EqualFold(tag, name) {
+		if tag, _, _ := strings.Cut(f.Tag.Get("json"), ","); tag != "-" && strings.EqualFold(tag, name) {
 			return f, true
 		}
 	}
@@ -149,6 +156,28 @@ type placed struct {
 	*Hook
 	at       string // JSON path
 	response bool
+	traffic  bool // traffic_logs
+}
+
+// TrafficLogsSince is the first release that reads traffic_logs of a manifest.
+// It loads the file by its exact name, and not from a list of bundles. It was read
+// in the public repository before 5.15 was released.
+var TrafficLogsSince = semver.New(5, 15, 0, "", "")
+
+// resolve is what a gateway loads for the hook. Of traffic_logs it is nothing
+// before 5.15: then ok is false.
+func (h placed) resolve(l Loader, files []string) (r Resolution, ok bool, err error) {
+	if !h.traffic {
+		r, err = resolve(h.Path, l.Gateway, l.GOOS, l.GOARCH, files, h.response)
+		return r, true, err
+	}
+	if l.Gateway == nil || release(l.Gateway).LessThan(TrafficLogsSince) {
+		return Resolution{Path: h.Path}, false, nil
+	}
+	// 4.0.0 knows the exact name only.
+	r, err = resolve(h.Path, semver.New(4, 0, 0, "", ""), l.GOOS, l.GOARCH, files, false)
+	r.Gateway = l.Gateway.String()
+	return r, true, err
 }
 
 // hooks lists every hook in the gateway's order; auth_check only when it is set.
@@ -156,15 +185,18 @@ func (m *Manifest) hooks() []placed {
 	var all []placed
 	add := func(name string, list []Hook, response bool) {
 		for i := range list {
-			all = append(all, placed{&list[i], "custom_middleware." + name + "[" + strconv.Itoa(i) + "]", response})
+			all = append(all, placed{&list[i], "custom_middleware." + name + "[" + strconv.Itoa(i) + "]", response, false})
 		}
 	}
 	add("pre", m.Middleware.Pre, false)
 	if h := &m.Middleware.AuthCheck; h.Name != "" || h.Path != "" {
-		all = append(all, placed{h, "custom_middleware.auth_check", false})
+		all = append(all, placed{h, "custom_middleware.auth_check", false, false})
 	}
 	add("post_key_auth", m.Middleware.PostKeyAuth, false)
 	add("post", m.Middleware.Post, false)
+	if h := m.Middleware.TrafficLogs; h != nil && (h.Name != "" || h.Path != "") {
+		all = append(all, placed{h, "custom_middleware.traffic_logs", false, true})
+	}
 	add("response", m.Middleware.Response, true)
 	return all
 }
@@ -175,6 +207,10 @@ func (m *Manifest) clone() *Manifest {
 	c.FileList = slices.Clone(m.FileList)
 	for _, list := range []*[]Hook{&c.Middleware.Pre, &c.Middleware.Post, &c.Middleware.PostKeyAuth, &c.Middleware.Response} {
 		*list = slices.Clone(*list)
+	}
+	if h := m.Middleware.TrafficLogs; h != nil {
+		copied := *h
+		c.Middleware.TrafficLogs = &copied
 	}
 	return &c
 }

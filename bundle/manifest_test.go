@@ -60,7 +60,7 @@ func TestManifestAsTykWritesIt(t *testing.T) {
 
 func TestParseKeepsUnknownFields(t *testing.T) {
 	t.Parallel()
-	m, err := bundle.Parse([]byte(`{"File_List":["a"],"author":{"x":[1]},"a.b":2,"custom_middleware":{"traffic_logs":{"name":"T"},
+	m, err := bundle.Parse([]byte(`{"File_List":["a"],"author":{"x":[1]},"a.b":2,"custom_middleware":{"traffic_logs":{"name":"T","new":1},
 		"post":[{"name":"A"},{"name":"B","code":"c"}],"id_extractor":{"extractor_config":{"anything":1},"extra":null}}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestParseKeepsUnknownFields(t *testing.T) {
 	want := map[string]string{
 		`["a.b"]`:                              `2`,
 		"author":                               `{"x":[1]}`,
-		"custom_middleware.traffic_logs":       `{"name":"T"}`,
+		"custom_middleware.traffic_logs.new":   `1`,
 		"custom_middleware.post[1].code":       `"c"`,
 		"custom_middleware.id_extractor.extra": `null`,
 	}
@@ -79,6 +79,9 @@ func TestParseKeepsUnknownFields(t *testing.T) {
 		if string(m.Unknown[at]) != value {
 			t.Errorf("%s is %s, want %s", at, m.Unknown[at], value)
 		}
+	}
+	if m.Middleware.TrafficLogs == nil {
+		t.Error("traffic_logs was not read")
 	}
 	reported := 0
 	for _, f := range m.Validate(nil) {

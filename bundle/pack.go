@@ -68,7 +68,7 @@ func (m *Manifest) usedByResponse(u Upgrade, p Plugin) bool {
 		return false // ForUpgrade refuses it
 	}
 	for _, h := range m.hooks() {
-		r, _ := resolve(h.Path, u.From, u.GOOS, u.GOARCH, m.FileList, h.response)
+		r, _, _ := h.resolve(Loader{Gateway: u.From, GOOS: u.GOOS, GOARCH: u.GOARCH}, m.FileList)
 		if h.response && r.File != "" && r.File == base(p.Current) {
 			return true
 		}

@@ -75,7 +75,10 @@ func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Reso
 		if h.Disabled && gateway != nil && gateway.Major() >= 5 {
 			continue
 		}
-		r, err := resolve(h.Path, gateway, goos, goarch, m.FileList, h.response)
+		r, loads, err := h.resolve(Loader{Gateway: gateway, GOOS: goos, GOARCH: goarch}, m.FileList)
+		if !loads {
+			continue
+		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", h.at, err))
 		}

@@ -294,7 +294,10 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 		n.FileList = slices.Replace(n.FileList, at, at+1, one.Current.File, one.Target.File)
 		found := false
 		for i, h := range m.hooks() {
-			r, err := resolve(h.Path, one.pair.Current.Gateway, one.pair.GOOS, one.pair.GOARCH, m.FileList, h.response)
+			r, loads, err := h.resolve(Loader{Gateway: p.upgrade.From, GOOS: p.upgrade.GOOS, GOARCH: p.upgrade.GOARCH}, m.FileList)
+			if !loads { // it loads it after the upgrade, by the exact name
+				r.File = path.Clean(h.Path)
+			}
 			if err == nil && r.File == file {
 				changes, found = append(changes, change{hooks[i], one}), true
 			}
@@ -313,7 +316,11 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 			hint = "set Plugin.Response"
 		}
 		for want, v := range map[string]*semver.Version{c.plan.Current.File: p.upgrade.From, c.plan.Target.File: p.upgrade.To} {
-			if r, _ := resolve(c.hook.Path, v, p.upgrade.GOOS, p.upgrade.GOARCH, n.FileList, c.hook.response); r.File != want {
+			r, loads, _ := c.hook.resolve(Loader{Gateway: v, GOOS: p.upgrade.GOOS, GOARCH: p.upgrade.GOARCH}, n.FileList)
+			if loads && c.hook.traffic && r.File != want {
+				hint = "give traffic_logs a plugin of its own: gateways load it by its exact name"
+			}
+			if loads && r.File != want {
 				return nil, &Error{Op: op, Object: c.hook.at, Err: fmt.Errorf("gateway %s would load %q instead of %q", v, r.File, want), Next: hint}
 			}
 		}

@@ -21,7 +21,7 @@ const (
 	// Refused: the gateway or tyk bundle build refuses it, or no gateway can
 	// use it. [Write] refuses it as well.
 	Refused Severity = "refused"
-	// Accepted: the gateway takes it, but it will bite.
+	// Accepted: the gateway accepts it, but something does not work as it reads.
 	Accepted Severity = "accepted"
 )
 
@@ -62,7 +62,7 @@ func (v *validation) run() {
 	v.middleware()
 	v.extractor()
 	for _, at := range slices.Sorted(maps.Keys(v.m.Unknown)) {
-		v.add(Accepted, at, "gateways up to 5.14 do not know this field, and it is not written to the bundle", "correct the name or remove it")
+		v.add(Accepted, at, "no known gateway reads this field, and it is not written to the bundle", "correct the name or remove it")
 	}
 }
 
@@ -80,20 +80,25 @@ func (v *validation) files() {
 			v.add(Refused, at, fmt.Sprintf("%q %s", name, problem), remedy)
 			continue
 		}
-		if seen[name] {
-			v.add(Refused, at, fmt.Sprintf("%q is listed twice, so it would be in the zip twice", name), "list it once")
+		if clean := path.Clean(name); seen[clean] {
+			v.add(Accepted, at, fmt.Sprintf("%q is listed twice, and it is in the zip twice", name), "list it once")
 			continue
+		} else {
+			seen[clean] = true
 		}
-		seen[name] = true
 		if v.src != nil {
 			v.file(at, name)
 		}
 	}
 }
 
-// nameProblem says why name cannot be a bundle entry.
+// nameProblem says why name cannot be a bundle entry. Gateways join it to the
+// bundle's directory, and so take ./plugin.so for plugin.so.
 func nameProblem(name string) (problem, remedy string) {
-	const flat = "put the file beside the manifest and list its bare name"
+	const flat = "put the file next to the manifest and list its bare name"
+	if !path.IsAbs(name) && !strings.HasSuffix(name, "/") && !slices.Contains(strings.Split(name, "/"), "..") && name != "" {
+		name = path.Clean(name)
+	}
 	switch {
 	case name == "":
 		return "is no file name", "remove the entry"
@@ -116,14 +121,14 @@ func nameProblem(name string) (problem, remedy string) {
 
 func (v *validation) file(at, name string) {
 	// Before it is opened: opening a pipe waits for its writer.
-	info, err := fs.Stat(v.src, name)
+	info, err := fs.Stat(v.src, path.Clean(name))
 	if err == nil && !info.Mode().IsRegular() {
 		v.add(Refused, at, fmt.Sprintf("%q is not a regular file but %s", name, kind(info.Mode())), "list regular files only")
 		return
 	}
 	var f fs.File
 	if err == nil {
-		f, err = v.src.Open(name)
+		f, err = v.src.Open(path.Clean(name))
 	}
 	if err != nil {
 		problem, remedy := fmt.Sprintf("%q cannot be read: %v", name, err), "make the file readable"
@@ -135,7 +140,7 @@ func (v *validation) file(at, name string) {
 	}
 	defer f.Close()
 	v.total += info.Size()
-	isPlugin := v.m.Middleware.Driver == driverGo && v.loadable(name)
+	isPlugin := v.m.Middleware.Driver == driverGo && v.loadable(path.Clean(name))
 	severity := Accepted
 	if isPlugin {
 		severity = Refused
@@ -220,6 +225,9 @@ func (v *validation) middleware() {
 	case !slices.Contains(drivers, mw.Driver):
 		v.add(Refused, base+".driver", fmt.Sprintf("no gateway up to 5.14 has the driver %q", mw.Driver), "use one of "+strings.Join(drivers, ", "))
 	}
+	if mw.TrafficLogs != nil {
+		v.add(Accepted, base+".traffic_logs", "gateways before 5.15 do not read it, nor does any from a list of bundles", "set analytics_plugin in the API definition for those")
+	}
 	for _, h := range hooks {
 		if h.Name == "" {
 			v.add(Accepted, h.at+".name", "the hook names no function, so the gateway skips it", "name the exported function")
@@ -233,7 +241,9 @@ func (v *validation) hookPath(h placed) {
 	switch {
 	case h.Path == "" && isGo:
 		v.add(Refused, h.at+".path", "the hook has no path, so there is nothing to load", "set it to the plugin's file name")
-	case h.Path == "" || slices.ContainsFunc(v.m.FileList, func(f string) bool { return f == h.Path || isGo && satisfies(f, h.Path) }):
+	case h.Path == "" || slices.ContainsFunc(v.m.FileList, func(f string) bool {
+		return path.Clean(f) == path.Clean(h.Path) || isGo && satisfies(path.Clean(f), h.Path)
+	}):
 	case isGo && !h.Disabled:
 		v.add(Refused, h.at+".path", fmt.Sprintf("neither %q nor a versioned name of it is in file_list, so no gateway can load it", h.Path), "add the file to file_list or correct the path")
 	default:

@@ -88,7 +88,7 @@ func TestValidateFinds(t *testing.T) {
 		"NUL": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "a\x00.so") },
 			"file_list[1]", bundle.Refused, "NUL"},
 		"duplicate": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, m.FileList[0]) },
-			"file_list[1]", bundle.Refused, "twice"},
+			"file_list[1]", bundle.Accepted, "twice"},
 		"manifest.json": {func(m *bundle.Manifest, src fstest.MapFS) {
 			m.FileList = append(m.FileList, "manifest.json")
 			src["manifest.json"] = &fstest.MapFile{Data: []byte("{}")}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
+	"strings"
 
 	"github.com/klauspost/compress/flate"
 )
@@ -147,13 +149,20 @@ func (a *archive) entry(f *zip.File) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrStructure, fmt.Sprintf(format, args...))
 	}
-	if f.Name != ManifestName {
-		if problem, _ := nameProblem(f.Name); problem != "" {
+	// Gateways make the directory and go on.
+	if dir, ok := strings.CutSuffix(f.Name, "/"); ok && f.Mode().IsDir() && f.UncompressedSize64 == 0 && fs.ValidPath(dir) {
+		return nil
+	}
+	name := path.Clean(f.Name)
+	if name != ManifestName {
+		if problem := zipNameProblem(f.Name); problem != "" {
 			return bad("the name %s", problem)
 		}
 	}
+	// Of two entries gateways keep the last.
+	earlier := a.entries[name]
 	switch {
-	case a.entries[f.Name] != nil:
+	case earlier != nil && (name == ManifestName || earlier.CRC32 != f.CRC32 || earlier.UncompressedSize64 != f.UncompressedSize64):
 		return bad("two entries have this name")
 	case !f.Mode().IsRegular():
 		return bad("the entry is %s", kind(f.Mode()))
@@ -161,17 +170,31 @@ func (a *archive) entry(f *zip.File) error {
 		return bad("the entry is encrypted")
 	case f.Method != zip.Deflate && f.Method != zip.Store:
 		return bad("gateways cannot unpack compression method %d", f.Method)
-	case f.Name == ManifestName: // has a limit of its own
+	case name == ManifestName: // has a limit of its own
 	case f.UncompressedSize64 > uint64(a.o.MaxSize):
 		return fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, f.UncompressedSize64, a.o.MaxSize)
 	case f.UncompressedSize64 > ratioFloor && f.UncompressedSize64/uint64(a.o.MaxRatio) > f.CompressedSize64:
 		return fmt.Errorf("%w: %d bytes unpack to %d, more than %d times as many", ErrLimit, f.CompressedSize64, f.UncompressedSize64, a.o.MaxRatio)
 	}
-	a.entries[f.Name] = f
-	if f.Name != ManifestName {
+	a.entries[name] = f
+	if name != ManifestName {
 		a.total += int64(f.UncompressedSize64)
 	}
 	return nil
+}
+
+// zipNameProblem tells what a person did who made the zip.
+func zipNameProblem(name string) string {
+	problem, _ := nameProblem(name)
+	dir, rest, below := strings.Cut(strings.TrimPrefix(name, "./"), "/")
+	switch {
+	case problem == "":
+	case strings.HasPrefix(name, "__MACOSX/") || path.Base(name) == ".DS_Store":
+		return "is of macOS metadata; make the zip with packbundle, or with zip -X on the files"
+	case below && rest == ManifestName && fs.ValidPath(dir):
+		return "puts the manifest into the directory " + dir + "; zip the files themselves, not their directory"
+	}
+	return problem
 }
 
 func (a *archive) readManifest(op string) error {
@@ -195,9 +218,8 @@ func (a *archive) readManifest(op string) error {
 	}
 	list := map[string]bool{}
 	for _, name := range a.manifest.FileList {
+		name = path.Clean(name)
 		switch {
-		case list[name]:
-			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: file_list has it twice", ErrStructure))
 		case name == ManifestName || a.entries[name] == nil:
 			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: file_list has it, the zip does not", ErrStructure))
 		}
@@ -219,8 +241,15 @@ func (a *archive) readManifest(op string) error {
 func (a *archive) stream(ctx context.Context, op string, create func(name string) (io.WriteCloser, error)) error {
 	s := newSums(a.o.Key != nil)
 	c := copier{ctx: ctx, total: a.total, progress: a.o.Progress}
+	seen := map[string]bool{}
 	for _, name := range a.manifest.FileList {
-		if err := a.unpack(name, s, &c, create); err != nil {
+		name = path.Clean(name)
+		into := create
+		if seen[name] { // listed twice: it counts twice, and is there once
+			into = func(string) (io.WriteCloser, error) { return discard{}, nil }
+		}
+		seen[name] = true
+		if err := a.unpack(name, s, &c, into); err != nil {
 			return failure(op, name, err)
 		}
 	}

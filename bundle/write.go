@@ -12,6 +12,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"path"
 
 	"example.com/tykupgrade/internal/atomicfile"
 )
@@ -128,7 +129,7 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 }
 
 func addFile(z *zip.Writer, s *sums, c *copier, src fs.FS, name string) error {
-	f, err := src.Open(name)
+	f, err := src.Open(path.Clean(name))
 	if err != nil {
 		return err
 	}
