@@ -24,6 +24,15 @@ func (c *Control) Pause() {
 	}
 }
 
+func (c *Control) isPaused() bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.paused != nil
+}
+
 // Continue ends a pause.
 func (c *Control) Continue() {
 	c.mu.Lock()

@@ -85,7 +85,9 @@ func (r *runner) probe(ctx context.Context) (stop func()) {
 				if count.Failed <= maxProbeFailures {
 					_ = r.j.add(Record{Kind: KindProbe, Error: err.Error(), Names: r.inHand()})
 				}
-				if count.Failed > over {
+				if r.o.Control.isPaused() {
+					over = count.Failed + p.Allowed // counted from the end of the pause on
+				} else if count.Failed > over {
 					over = count.Failed + p.Allowed
 					report()
 					r.tooMany(count)

@@ -87,6 +87,8 @@ type Report struct {
 	index  map[string]int
 	soaked map[string]int64 // record of the end of a good soak, by wave
 
+	probesSaid int
+
 	accepting bool // what Undo would need is being removed
 }
 
@@ -238,7 +240,10 @@ func (r *Report) apply(rec Record) {
 			r.Probes.Failed += rec.Probes.Failed
 			return
 		}
-		r.say(rec, "probe failed while "+working(rec.Names)+": "+rec.Error)
+		// A load balancer that is down must not push out what else happened.
+		if r.probesSaid++; r.probesSaid <= maxProbesSaid {
+			r.say(rec, "probe failed while "+working(rec.Names)+": "+rec.Error)
+		}
 		return
 	case KindPause:
 		r.say(rec, "paused")
@@ -299,6 +304,8 @@ func (r *Report) apply(rec Record) {
 		}
 	}
 }
+
+const maxProbesSaid = 100
 
 func working(names []string) string {
 	if len(names) == 0 {
