@@ -91,6 +91,10 @@ func (g *guarded) target(h Host) (Target, error) {
 	}
 	out := func(ctx context.Context) error { return g.out(ctx, h.Server) }
 	in := func(ctx context.Context) error {
+		// What is changed is saved before.
+		if has, err := Saved(ctx, &former{}); err != nil || !has {
+			return err
+		}
 		if err := g.restore(ctx, h.Server); err != nil {
 			return err
 		}
