@@ -11,41 +11,12 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/backuptest"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/run"
 )
-
-func TestConformanceRedis(t *testing.T) {
-	t.Parallel()
-	for _, m := range []backup.RedisMethod{backup.RedisPSYNC, backup.RedisBGSAVE, backup.RedisSAVE, backup.RedisDUMP} {
-		for _, way := range []backup.RedisWay{backup.RedisReplicate, backup.RedisRestore} {
-			if (m == backup.RedisPSYNC) == (way == backup.RedisReplicate) {
-				t.Run(string(m), func(t *testing.T) { t.Parallel(); conformRedis(t, m, way) })
-			}
-		}
-	}
-}
-
-func conformRedis(t *testing.T, m backup.RedisMethod, way backup.RedisWay) {
-	const secret = "correct horse battery staple"
-	s := redislab.Start(t, "--requirepass", secret)
-	s.Fill()
-	backuptest.Run(t, backuptest.Case{
-		Source: func(t *testing.T) backup.Source { return &backup.Redis{Client: s.Client(), Method: m} },
-		Restorer: func(t *testing.T) backup.Restorer {
-			return &backup.RedisLive{Client: redislab.Start(t).Client(), Way: way}
-		},
-		Change: func(*testing.T) { s.Do("HSET", "big hash", "field 7", "changed") },
-		Broken: func(t *testing.T) backup.Source {
-			c := redis.NewClient(&redis.Options{Addr: s.Addr, Password: secret + " not", MaxRetries: -1})
-			t.Cleanup(func() { _ = c.Close() })
-			return &backup.Redis{Client: c, Method: m}
-		},
-		Secret: secret,
-	})
-}
 
 // redisEnv tells the killed helper where its Redis is.
 const redisEnv = "BACKUP_TEST_REDIS"
@@ -54,7 +25,7 @@ func TestKilledHelper(t *testing.T) {
 	backuptest.Helper(func() []backup.Source {
 		return []backup.Source{
 			&hostfiles.Source{FS: os.DirFS(os.Getenv("BACKUP_TEST_ROOT"))},
-			&backup.Redis{Client: redis.NewClient(&redis.Options{Addr: os.Getenv(redisEnv)})},
+			&redisdb.Source{Client: redis.NewClient(&redis.Options{Addr: os.Getenv(redisEnv)})},
 		}
 	})
 }
@@ -70,7 +41,7 @@ func TestDamaged(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t)
 	s.Fill()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(tykHost(t))}, &backup.Redis{Client: s.Client()})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(tykHost(t))}, &redisdb.Source{Client: s.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}

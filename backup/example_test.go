@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"filippo.io/age"
-	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/backup/redisdb"
 )
 
 // gateway stands for a host's file system; on a real one it is os.DirFS("/").
@@ -40,21 +40,21 @@ func exampleSet() (*backup.Set, func()) {
 // Configuration files and Redis in one set before an upgrade, and back.
 func Example() {
 	upgrade := func(ctx context.Context, gateway backup.Runner, redisURI string) error {
-		client, err := backup.NewRedisClient(redisURI, nil)
+		client, err := redisdb.NewClient(redisURI, nil)
 		if err != nil {
 			return err
 		}
 		defer client.Close()
 		set, err := backup.Take(ctx, "/var/backups/tyk", backup.Options{Label: "before 5.3.0"},
 			&hostfiles.Source{Component: "config/gateway-1", Runner: gateway}, // Tyk's files on another host
-			&backup.Redis{Client: client})
+			&redisdb.Source{Client: client})
 		if err != nil {
 			return err // and there is no set
 		}
 		// … the upgrade; and if it went wrong:
 		report, err := set.Restore(ctx, backup.RestoreOptions{},
 			&hostfiles.Restore{Component: "config/gateway-1", Runner: gateway, Rescue: "/var/backups/tyk/rescued"},
-			&backup.RedisLive{Client: client, Replace: true, Rescue: "/var/backups/tyk/rescued"})
+			&redisdb.Live{Client: client, Replace: true, StateDir: "/var/lib/tykupgrade/redis"})
 		fmt.Println(report.Components, err) // every item, and whether the result is proven
 		return err
 	}
@@ -186,48 +186,4 @@ func ExampleParseManifest() {
 	m, err := backup.ParseManifest([]byte(`{"schema":1,"id":"20261123T060000Z-0badcafe","components":[],"files":[]}`))
 	fmt.Println(m.ID, err)
 	// Output: 20261123T060000Z-0badcafe <nil>
-}
-
-func ExampleNewRedisClient() {
-	client, err := backup.NewRedisClient("redis://:pass word@[::1", nil)
-	fmt.Println(client == nil, err)
-	// Output: true read the Redis URI: it is not of the form redis://user:password@host:6379/0; percent-encode special characters of user and password
-}
-
-func ExampleRedis() {
-	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1})
-	defer client.Close()
-	src := &backup.Redis{Client: client, Method: "copy"}
-	_, err := src.Plan(context.Background())
-	fmt.Println(err)
-	// Output: there is no method "copy"; use psync, bgsave, save or dump
-}
-
-func ExampleRedisLive() {
-	set, remove := exampleSet()
-	defer remove()
-	to := &backup.RedisLive{}
-	_, err := set.Restore(context.Background(), backup.RestoreOptions{}, to)
-	fmt.Println(errors.Is(err, backup.ErrDamaged), to.Name())
-	// Output: false redis
-}
-
-func ExampleRedisOffline() {
-	systemctl := func(verb string) func(context.Context) error {
-		return func(context.Context) error { fmt.Println("systemctl", verb, "redis-server"); return nil }
-	}
-	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
-	defer client.Close()
-	to := &backup.RedisOffline{Servers: []backup.RedisServer{{Client: client, Stop: systemctl("stop"), Start: systemctl("start")}}}
-	fmt.Println(to.Name(), len(to.Servers))
-	// Output: redis 1
-}
-
-func ExampleRedisScratch() {
-	set, remove := exampleSet()
-	defer remove()
-	// The set has no Redis in it.
-	err := set.Verify(context.Background(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{&backup.RedisScratch{}}})
-	fmt.Println(err != nil)
-	// Output: true
 }

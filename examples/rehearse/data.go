@@ -16,6 +16,7 @@ import (
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/backup/mongodb"
+	"example.com/tykupgrade/backup/redisdb"
 	labmongo "example.com/tykupgrade/internal/lab/mongo"
 	labredis "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/lab/stage"
@@ -170,7 +171,7 @@ func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 	against := []backup.Prover{files, &mongodb.Source{Server: mongodb.Server{Client: d.mongo}}}
 	s.StandsIn = d.standsIn()
 	if d.redis != nil {
-		source := &backup.Redis{Client: d.redis}
+		source := &redisdb.Source{Client: d.redis}
 		sources, against = append(sources, source), append(against, source)
 	}
 	packages := map[string]string{}
@@ -212,7 +213,7 @@ func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	to := []backup.Restorer{&hostfiles.Restore{Root: r.stack.root, Rescue: rescue},
 		&mongodb.Restore{Server: mongodb.Server{Client: d.mongo}, Mode: mongodb.Replace, DropExtra: true}}
 	if d.redis != nil {
-		to = append(to, &backup.RedisLive{Client: d.redis, Replace: true, Rescue: rescue})
+		to = append(to, &redisdb.Live{Client: d.redis, Replace: true, StateDir: rescue})
 	}
 	rep, err := d.set.Restore(ctx, backup.RestoreOptions{Progress: r.backupEvent}, to...)
 	if err != nil {

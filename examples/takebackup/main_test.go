@@ -236,7 +236,7 @@ func TestRedis(t *testing.T) {
 	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "latest"); !strings.Contains(msg, "not empty") {
 		t.Error(msg)
 	}
-	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-redis-way", "offline", "latest"); !strings.Contains(msg, "not empty") {
+	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-redis-mode", "offline", "-redis-dir", s.Dir, "latest"); !strings.Contains(msg, "not empty") {
 		t.Error(msg)
 	}
 	s.Do("SET", "string", "changed")

@@ -12,6 +12,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
 	runner "example.com/tykupgrade/internal/run"
@@ -84,6 +85,7 @@ type redisPart struct {
 	rdbPath       string
 	sample        int
 	way, unit     string
+	dir           string
 
 	client redis.UniversalClient
 }
@@ -93,7 +95,7 @@ const redisURIEnv = "TAKEBACKUP_REDIS_URI"
 func (p *redisPart) flags(fs *flag.FlagSet, verb string) {
 	fs.BoolVar(&p.chosen, "redis", false, "Redis, at the URI of "+redisURIEnv)
 	fs.StringVar(&p.name, "redis-name", "redis", "the `name` of the component in the set")
-	fs.StringVar(&p.uriFile, "redis-uri-file", "", "read the URI from this `file`: redis://user:password@host:6379, rediss:// for TLS, ?master_name= for Sentinel, ?addr= for a cluster")
+	fs.StringVar(&p.uriFile, "redis-uri-file", "", "read the URI from this `file`: redis://user:password@host:6379, rediss:// for TLS, redis+sentinel://…/mymaster, redis+cluster://…")
 	fs.StringVar(&p.ca, "redis-ca", "", "PEM `file` of the authority that signed the server's certificate")
 	fs.StringVar(&p.cert, "redis-cert", "", "PEM `file` of the client's certificate")
 	fs.StringVar(&p.key, "redis-key", "", "PEM `file` of the client's key")
@@ -102,11 +104,12 @@ func (p *redisPart) flags(fs *flag.FlagSet, verb string) {
 	}
 	switch verb {
 	case "take":
-		fs.StringVar(&p.method, "redis-method", string(backup.RedisPSYNC), "psync, bgsave, save (blocks all clients) or dump")
+		fs.StringVar(&p.method, "redis-method", string(redisdb.PSYNC), "psync, bgsave, save (blocks all clients) or dump")
 		fs.BoolVar(&p.stale, "redis-stale", false, "also from a replica that has lost its master")
 		fs.StringVar(&p.rdbPath, "redis-rdb", "", "the server's RDB `file`, for bgsave and save where CONFIG GET is forbidden")
 	case "restore":
-		fs.StringVar(&p.way, "redis-way", "", "replicate, restore (key by key) or offline (stop, place, start); empty: what fits")
+		fs.StringVar(&p.way, "redis-mode", "live", "live (key by key into what runs) or offline (stop, place, start)")
+		fs.StringVar(&p.dir, "redis-dir", "", "the server's data `directory`, for offline if the server runs as root or in a container")
 		fs.StringVar(&p.unit, "redis-unit", "redis-server", "the systemd `unit` to stop and start, for offline")
 	}
 }
@@ -127,7 +130,7 @@ func (p *redisPart) connect(c *command) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.client, err = backup.NewRedisClient(uri, conf)
+	p.client, err = redisdb.NewClient(uri, conf)
 	return p.client, err
 }
 
@@ -139,10 +142,10 @@ func (p *redisPart) source(c *command) (backup.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.method == string(backup.RedisSAVE) {
+	if p.method == string(redisdb.SAVE) {
 		c.stderr.Printf("%s SAVE blocks every client of the server until it is done\n", c.stderr.Paint(cli.Warn, "note:"))
 	}
-	return &backup.Redis{Client: client, Component: p.name, Method: backup.RedisMethod(p.method), AllowStale: p.stale, Path: p.rdbPath, Sample: p.sample}, nil
+	return &redisdb.Source{Client: client, Component: p.name, Method: redisdb.Method(p.method), AllowStale: p.stale, Path: p.rdbPath, Sample: p.sample}, nil
 }
 
 func (p *redisPart) restorer(c *command) (backup.Restorer, error) {
@@ -153,15 +156,19 @@ func (p *redisPart) restorer(c *command) (backup.Restorer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.way != "offline" {
-		return &backup.RedisLive{Client: client, Component: p.name, Way: backup.RedisWay(p.way), Replace: c.replace, Rescue: c.rescue, Sample: p.sample}, nil
+	switch p.way {
+	case "", "live":
+		return &redisdb.Live{Client: client, Component: p.name, Replace: c.replace, StateDir: c.rescue, Sample: p.sample}, nil
+	case "offline":
+	default:
+		return nil, usagef("unknown -redis-mode %q (want live or offline)", p.way)
 	}
 	single, ok := client.(*redis.Client)
 	if !ok {
-		return nil, errors.New("restore offline: one server at a time; give its own URI, or use -redis-way restore for a cluster")
+		return nil, errors.New("restore offline: one server at a time; give its own URI, or use -redis-mode live for a cluster")
 	}
-	return &backup.RedisOffline{Component: p.name, Replace: c.replace, Sample: p.sample,
-		Servers: []backup.RedisServer{{Client: single, Stop: p.systemctl("stop"), Start: p.systemctl("start")}}}, nil
+	return &redisdb.Offline{Component: p.name, Replace: c.replace, StateDir: c.rescue, Sample: p.sample,
+		Servers: []redisdb.Server{{Client: single, Dir: p.dir, Stop: p.systemctl("stop"), Start: p.systemctl("start")}}}, nil
 }
 
 func (p *redisPart) systemctl(verb string) func(context.Context) error {

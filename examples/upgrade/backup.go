@@ -16,6 +16,7 @@ import (
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/backup/mongodb"
+	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -131,7 +132,7 @@ func (u *upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 			return nil, nil, err
 		}
 		defer func() { _ = client.Close() }()
-		sources = append(sources, &backup.Redis{Client: client, Method: backup.RedisMethod(u.Backup.Redis.Method)})
+		sources = append(sources, &redisdb.Source{Client: client, Method: redisdb.Method(u.Backup.Redis.Method)})
 	}
 	if u.Backup.Mongo != nil {
 		server, err := u.mongo()
@@ -150,7 +151,7 @@ func (u *upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 	}
 	if u.Backup.Redis != nil && u.Backup.Redis.Proof {
 		stored, _ := set.Component("redis")
-		if err := (&backup.RedisScratch{}).Prove(ctx, stored); err != nil {
+		if err := (&redisdb.Scratch{}).Prove(ctx, stored); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -264,7 +265,7 @@ func (u *upgrade) redis() (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the certificates for Redis: %w", err)
 	}
-	return backup.NewRedisClient(uri, conf)
+	return redisdb.NewClient(uri, conf)
 }
 
 func (u *upgrade) mongo() (mongodb.Server, error) {
@@ -327,7 +328,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 			return backup.Report{}, err
 		}
 		defer func() { _ = client.Close() }()
-		data = append(data, &backup.RedisLive{Client: client, Way: backup.RedisWay(u.Backup.Redis.Way), Replace: true, Rescue: rescue})
+		data = append(data, &redisdb.Live{Client: client, Replace: true, StateDir: rescue})
 	}
 	if slices.Contains(what, "mongo") {
 		server, err := u.mongo()

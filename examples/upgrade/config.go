@@ -14,7 +14,7 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 
-	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
@@ -145,7 +145,6 @@ type redisConfig struct {
 	Cert   string `yaml:"cert"` // the client's certificate, with key
 	Key    string `yaml:"key"`
 	Method string `yaml:"method"`
-	Way    string `yaml:"way"`   // of a restore: replicate, restore; empty: what fits
 	Proof  bool   `yaml:"proof"` // load the copy into a scratch redis-server and compare every key
 }
 
@@ -292,11 +291,8 @@ func (c *config) checkBackup(bad func(string, ...any)) {
 		if (r.Cert == "") != (r.Key == "") {
 			bad("backup.redis: cert and key go together")
 		}
-		if ways := []backup.RedisWay{"", backup.RedisReplicate, backup.RedisRestore}; !slices.Contains(ways, backup.RedisWay(r.Way)) {
-			bad("backup.redis.way: %q is none of replicate, restore", r.Way)
-		}
-		known := []backup.RedisMethod{"", backup.RedisPSYNC, backup.RedisBGSAVE, backup.RedisSAVE, backup.RedisDUMP}
-		if !slices.Contains(known, backup.RedisMethod(b.Redis.Method)) {
+		known := []redisdb.Method{"", redisdb.PSYNC, redisdb.BGSAVE, redisdb.SAVE, redisdb.DUMP}
+		if !slices.Contains(known, redisdb.Method(b.Redis.Method)) {
 			bad("backup.redis.method: %q is none of psync, bgsave, save, dump", b.Redis.Method)
 		}
 	}

@@ -15,12 +15,9 @@ import (
 var backupModules = map[string]string{
 	"filippo.io/age":                "encrypts exports",
 	"github.com/klauspost/compress": "zstd for exports, gzip at twice the speed of the standard library's",
-	"github.com/redis/go-redis/v9":  "Redis: one server, Sentinel, cluster, TLS",
 	"filippo.io/hpke":               "of age",
 	"golang.org/x/crypto":           "of age",
 	"golang.org/x/sys":              "of x/crypto",
-	"github.com/cespare/xxhash/v2":  "of go-redis",
-	"go.uber.org/atomic":            "of go-redis",
 }
 
 // mongoModules is what the MongoDB driver links.
@@ -52,7 +49,6 @@ var rules = map[string]deptest.Rule{
 		Own: map[string]string{
 			"internal/atomicfile":  "writes files that are there in full or not at all",
 			"backup/internal/step": "what the set and its backends share",
-			"internal/run":         "starts the scratch redis-server of the deepest verification",
 		},
 		Modules: backupModules,
 	},
@@ -61,7 +57,6 @@ var rules = map[string]deptest.Rule{
 			"backup":               "the set",
 			"backup/internal/step": "what the set and its backends share",
 			"internal/atomicfile":  "writes files that are there in full or not at all",
-			"internal/run":         "starts the scratch redis-server of the deepest verification",
 		},
 		Modules: backupModules,
 	},
@@ -71,7 +66,6 @@ var rules = map[string]deptest.Rule{
 			"backup/internal/step":         "what the set and its backends share",
 			"backup/mongodb/internal/dump": "reads and writes the files of mongodump",
 			"internal/atomicfile":          "of backup",
-			"internal/run":                 "of backup",
 		},
 		Modules: joined(backupModules, mongoModules),
 	},
@@ -83,6 +77,21 @@ var rules = map[string]deptest.Rule{
 		},
 	},
 	"backup/internal/step": {Own: map[string]string{"internal/atomicfile": "names what is no regular file"}},
+	"backup/redisdb": {
+		Own: map[string]string{
+			"backup":                      "the set",
+			"backup/internal/step":        "what the set and its backends share",
+			"backup/redisdb/internal/rdb": "reads and writes the snapshot format",
+			"internal/atomicfile":         "writes journals that are there in full or not at all",
+			"internal/run":                "starts the scratch redis-server of the deepest verification",
+		},
+		Modules: joined(backupModules, map[string]string{
+			"github.com/redis/go-redis/v9": "the client: one server, Sentinel, cluster, TLS",
+			"github.com/cespare/xxhash/v2": "of go-redis",
+			"go.uber.org/atomic":           "of go-redis",
+		}),
+	},
+	"backup/redisdb/internal/rdb": {},
 	"bundle": {
 		Own: map[string]string{"internal/atomicfile": "writes bundles that are there in full or not at all"},
 		Modules: map[string]string{

@@ -87,10 +87,14 @@ func (s *Server) Start() {
 	}
 }
 
-// StartE is Start for callers that want the error.
+// StartE is Start for callers that want the error. It does nothing if the server
+// runs.
 func (s *Server) StartE() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cmd != nil && !s.exited() {
+		return nil
+	}
 	for i, a := range s.args {
 		if a == "--requirepass" {
 			s.Password = s.args[i+1]

@@ -1,0 +1,86 @@
+package redisdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"strings"
+	"syscall"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// Errors that callers match with errors.Is, in addition to those of package
+// backup.
+var (
+	// ErrUnfinished reports an earlier restore that was neither finished,
+	// accepted nor undone. Its error says what state the server is in.
+	ErrUnfinished = errors.New("an earlier restore is unfinished")
+	// ErrCannotHold reports a target that cannot hold the data: too few
+	// databases, too little memory, a missing module.
+	ErrCannotHold = errors.New("the target cannot hold the data")
+)
+
+// renamed returns the name that a server knows a command by.
+func renamed(names map[string]string, command string) string {
+	if name, ok := names[command]; ok {
+		return name
+	}
+	return command
+}
+
+// denied is a command that the user may not run or that the server does not
+// have: renamed, switched off by a managed service, or newer.
+func denied(err error) bool {
+	if err == nil {
+		return false
+	}
+	s := strings.ToLower(strings.TrimPrefix(err.Error(), "-"))
+	return strings.HasPrefix(s, "noperm") || strings.HasPrefix(s, "err unknown command") || strings.HasPrefix(s, "err unknown subcommand")
+}
+
+// unknownCommand is a command that the server does not have under this name.
+func unknownCommand(err error) bool {
+	return err != nil && strings.HasPrefix(strings.ToLower(strings.TrimPrefix(err.Error(), "-")), "err unknown")
+}
+
+// serverError says what to do about the errors that Redis users meet.
+func serverError(op, object string, err error) error {
+	var done *backup.Error
+	if errors.As(err, &done) && done.Op == op && done.Object == object {
+		return err
+	}
+	e := &backup.Error{Op: op, Object: object, Err: err, Retry: step.Retryable(err)}
+	s := strings.TrimPrefix(err.Error(), "-")
+	var netErr net.Error
+	var file *fs.PathError // its cause would pass for a network error's
+	switch {
+	case strings.HasPrefix(s, "WRONGPASS"), strings.HasPrefix(s, "NOAUTH"):
+		e.Next = "check user and password"
+	case unknownCommand(err):
+		e.Kind = backup.ErrNotAllowed
+		e.Next = "set Commands if the server has the command under another name, or choose another method"
+	case denied(err):
+		e.Kind = backup.ErrNotAllowed
+		e.Next = "give the user this permission, or choose another method"
+	case strings.HasPrefix(s, "LOADING"), strings.HasPrefix(s, "NOMASTERLINK"), strings.HasPrefix(s, "MASTERDOWN"), strings.HasPrefix(s, "BUSY "):
+		e.Retry = true
+	case errors.Is(err, syscall.ENOSPC):
+		e.Kind, e.Next, e.Retry = backup.ErrNoSpace, step.FreeSpaceHint, true
+	case errors.Is(err, context.Canceled), errors.As(err, &file):
+	case errors.Is(err, backup.ErrChanged):
+		e.Retry = true
+	case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		e.Next, e.Retry = "check that the server runs and can be reached", true
+	}
+	return e
+}
+
+// refuse is what Plan says of a target that cannot take the set.
+func refuse(n *node, kind error, next, format string, a ...any) error {
+	return &backup.Error{Op: "restore", Object: n.object(), Kind: kind, Err: fmt.Errorf(format, a...), Next: next}
+}

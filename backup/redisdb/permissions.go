@@ -1,0 +1,70 @@
+package redisdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"example.com/tykupgrade/backup"
+)
+
+// mayRun asks whether the user may run commands, without running them: they are
+// queued in a transaction that is discarded. Servers check permissions when they
+// queue (Redis 6.0 and newer, which are those that have users).
+func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
+	c, err := n.open(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	fail := func(command []string, err error) error {
+		e := serverError("restore", n.object(), ctxFirst(ctx, err))
+		var known *backup.Error
+		if errors.As(e, &known) && denied(err) {
+			known.Err = fmt.Errorf("the user may not run %s: %w", command[0], err)
+			known.Next = "give the user this permission"
+			if unknownCommand(err) {
+				known.Next = "set Commands if the server has renamed " + command[0]
+			}
+		}
+		return e
+	}
+	if _, err := c.command("MULTI"); err != nil {
+		return fail([]string{"MULTI, which is needed to check permissions"}, err)
+	}
+	var refused error
+	for _, args := range commands {
+		_, err := c.command(args...)
+		switch {
+		case err == nil:
+		case !isReply(err):
+			return fail(args, err)
+		case denied(err) && refused == nil:
+			refused = fail(args, err)
+		}
+	}
+	// The connection is closed in any case, which discards as well.
+	if _, err := c.command("DISCARD"); err != nil && !isReply(err) {
+		return fail([]string{"DISCARD"}, err)
+	}
+	return refused
+}
+
+// needed lists what a restore into n runs: there and, after a failure, back.
+// keys are some of the set's.
+func (t *target) needed(keys []string) [][]string {
+	if len(keys) == 0 {
+		keys = []string{"key"}
+	}
+	var commands [][]string
+	for _, k := range keys { // a user may be allowed certain keys alone
+		commands = append(commands, []string{"RESTORE", k, "0", "x"}, []string{"UNLINK", k}, []string{"DUMP", k})
+	}
+	if t.holds {
+		commands = append(commands, []string{"FLUSHALL"})
+	}
+	if t.functions {
+		commands = append(commands, []string{"FUNCTION", "FLUSH"}, []string{"FUNCTION", "LOAD", "REPLACE", "x"})
+	}
+	return commands
+}

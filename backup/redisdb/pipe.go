@@ -1,0 +1,360 @@
+package redisdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+	"example.com/tykupgrade/backup/redisdb/internal/rdb"
+)
+
+// windowBytes and windowKeys bound what is sent before its replies are read.
+// Two windows are in flight: the server works on one while the other is made.
+const (
+	windowBytes = 512 << 10
+	windowKeys  = 1000
+	windows     = 2
+)
+
+// window is RESTORE commands for one database.
+type window struct {
+	db       int
+	buf      []byte
+	items    []item
+	selected bool // a SELECT went in front
+}
+
+// item is one key of a window.
+type item struct {
+	index      int64 // in the set
+	name       string
+	expire     int64
+	typ        byte
+	start, end int64 // where the value lies in the file
+}
+
+// pipe writes keys into one node.
+type pipe struct {
+	ctx     context.Context
+	n       *node
+	file    *os.File // where values come from
+	version int      // of the file
+	replace bool     // what is there under the same name goes
+	done    func(keys int)
+
+	c       *conn
+	db      int
+	ids     []string // of the connections that were lost
+	id      string
+	current *window
+	sent    []*window
+}
+
+// add puts a key into the current window, and sends that when it is full.
+func (p *pipe) add(k *rdb.Key, index int64) error {
+	if w := p.current; w != nil && w.db != k.DB {
+		if err := p.flush(); err != nil {
+			return err
+		}
+	}
+	if p.current == nil {
+		p.current = &window{db: k.DB}
+	}
+	w := p.current
+	it := item{index: index, name: string(k.Name), expire: k.Expire, typ: k.Type, start: k.Start, end: k.End}
+	if k.Raw == nil { // large: streamed from the file, alone
+		if err := p.flush(); err != nil {
+			return err
+		}
+		p.current = &window{db: k.DB, items: []item{it}}
+		return p.flush()
+	}
+	if w.buf == nil {
+		w.buf = make([]byte, 0, windowBytes+64<<10)
+	}
+	w.buf = p.appendHead(w.buf, &it)
+	from := len(w.buf)
+	w.buf = append(append(w.buf, k.Type), k.Raw...)
+	w.buf = rdb.AppendFooter(w.buf, p.version, rdb.CRC(0, w.buf[from:]))
+	w.buf = p.appendTail(w.buf, &it)
+	w.items = append(w.items, it)
+	if len(w.buf) >= windowBytes || len(w.items) >= windowKeys {
+		return p.flush()
+	}
+	return nil
+}
+
+// appendHead appends RESTORE up to the value.
+func (p *pipe) appendHead(b []byte, it *item) []byte {
+	args := 4
+	if p.replace {
+		args++
+	}
+	if it.expire != 0 {
+		args++
+	}
+	b = append(strconv.AppendInt(append(b, '*'), int64(args), 10), "\r\n"...)
+	word := renamed(p.n.names, "RESTORE")
+	b = append(append(appendBulk(b, int64(len(word))), word...), "\r\n"...)
+	b = append(append(appendBulk(b, int64(len(it.name))), it.name...), "\r\n"...)
+	ttl := strconv.FormatInt(it.expire, 10)
+	b = append(append(appendBulk(b, int64(len(ttl))), ttl...), "\r\n"...)
+	return appendBulk(b, 1+it.end-it.start+rdb.Footer)
+}
+
+func (p *pipe) appendTail(b []byte, it *item) []byte {
+	b = append(b, "\r\n"...)
+	if p.replace {
+		b = append(b, "$7\r\nREPLACE\r\n"...)
+	}
+	if it.expire != 0 {
+		b = append(b, "$6\r\nABSTTL\r\n"...)
+	}
+	return b
+}
+
+// flush sends the current window, and reads the replies of the one before.
+func (p *pipe) flush() error {
+	w := p.current
+	if w == nil || len(w.items) == 0 {
+		return nil
+	}
+	p.current = nil
+	err := p.send(w)
+	p.sent = append(p.sent, w)
+	for err == nil && len(p.sent) >= windows {
+		err = p.receive()
+	}
+	return p.recovered(err)
+}
+
+// drain reads all replies that are outstanding.
+func (p *pipe) drain() error {
+	err := p.flush()
+	for err == nil && len(p.sent) > 0 {
+		err = p.recovered(p.receive())
+	}
+	return err
+}
+
+func (p *pipe) connect() error {
+	c, err := p.n.open(p.ctx, 0)
+	if err != nil {
+		return err
+	}
+	c.idle = slowLimit
+	if p.id != "" {
+		p.ids = append(p.ids, p.id)
+	}
+	p.c, p.db = c, 0
+	p.id, _ = c.command("CLIENT", "ID") // forbidden: it stays unknown
+	return nil
+}
+
+func (p *pipe) send(w *window) error {
+	if p.c == nil {
+		if err := p.connect(); err != nil {
+			return err
+		}
+	}
+	if w.selected = w.db != p.db; w.selected {
+		if err := p.c.put("SELECT", strconv.Itoa(w.db)); err != nil {
+			return err
+		}
+		p.db = w.db
+	}
+	if w.buf != nil {
+		if _, err := p.c.w.Write(w.buf); err != nil {
+			return err
+		}
+		return p.c.w.Flush()
+	}
+	it := &w.items[0]
+	payload, err := p.payload(it)
+	if err != nil {
+		return err
+	}
+	if _, err := p.c.w.Write(p.appendHead(nil, it)); err != nil {
+		return err
+	}
+	if _, err := io.Copy(p.c.w, payload); err != nil {
+		return err
+	}
+	if _, err := p.c.w.Write(p.appendTail(nil, it)); err != nil {
+		return err
+	}
+	return p.c.w.Flush()
+}
+
+// payload is what RESTORE wants of a value: type, value, version and checksum.
+// It is read from the file twice, so that memory need not hold it.
+func (p *pipe) payload(it *item) (io.Reader, error) {
+	section := func() io.Reader { return io.NewSectionReader(p.file, it.start, it.end-it.start) }
+	crc := rdb.CRC(0, []byte{it.typ})
+	n, err := io.Copy(writeFunc(func(b []byte) { crc = rdb.CRC(crc, b) }), &step.ReadMeter{Ctx: p.ctx, R: section()})
+	if err == nil && n != it.end-it.start {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the set: %w", err)
+	}
+	return io.MultiReader(strings.NewReader(string(it.typ)), section(), strings.NewReader(string(rdb.AppendFooter(nil, p.version, crc)))), nil
+}
+
+type writeFunc func([]byte)
+
+func (f writeFunc) Write(b []byte) (int, error) {
+	f(b)
+	return len(b), nil
+}
+
+// receive reads the replies of the oldest window.
+func (p *pipe) receive() error {
+	w := p.sent[0]
+	if w.selected {
+		if _, err := p.c.status(); err != nil {
+			return err
+		}
+	}
+	var busy []item
+	var first error
+	for _, it := range w.items {
+		_, err := p.c.status()
+		switch {
+		case err == nil:
+		case !isReply(err):
+			return err
+		case strings.HasPrefix(err.Error(), "BUSYKEY"):
+			busy = append(busy, it)
+		case first == nil:
+			first = fmt.Errorf("key %.80q: %w", it.name, err)
+		}
+	}
+	if first != nil {
+		return first
+	}
+	if err := p.ours(w.db, busy); err != nil {
+		return err
+	}
+	p.sent = p.sent[1:]
+	p.done(len(w.items))
+	return nil
+}
+
+// recovered connects again if the connection was lost, and sends again what was
+// not confirmed. Commands that the server had carried out meet their own keys.
+func (p *pipe) recovered(err error) error {
+	for try := 0; err != nil && try < 6 && lost(err); try++ {
+		if e := step.Ended(p.ctx); e != nil {
+			return e
+		}
+		if p.c != nil {
+			p.c.abort()
+			p.c.close()
+			p.c = nil
+		}
+		if e := step.Pause(p.ctx, 50*time.Millisecond<<(2*try)); e != nil {
+			return e
+		}
+		again := p.sent
+		p.sent = nil
+		for i, w := range again {
+			err = p.send(w)
+			p.sent = append(p.sent, w)
+			if err == nil {
+				err = p.receive()
+			}
+			if err != nil {
+				p.sent = append(p.sent, again[i+1:]...)
+				break
+			}
+		}
+	}
+	return err
+}
+
+// lost is a connection that broke, not an answer.
+func lost(err error) bool {
+	var e *backup.Error
+	if errors.As(err, &e) {
+		return e.Retry && !isReply(err) && e.Kind == nil
+	}
+	return !isReply(err) && !errors.Is(err, backup.ErrNotEmpty) && !errors.Is(err, context.Canceled) && !errors.Is(err, errSet)
+}
+
+// ours finds out about keys that are there already: they are the set's, or
+// somebody else's.
+func (p *pipe) ours(db int, items []item) error {
+	if len(items) == 0 {
+		return nil
+	}
+	equal, err := p.compare(db, items)
+	if err != nil {
+		return err
+	}
+	for _, it := range items {
+		if !equal[it.name] {
+			return fmt.Errorf("key %.80q: somebody wrote to the target meanwhile: %w", it.name, backup.ErrNotEmpty)
+		}
+	}
+	return nil
+}
+
+// compare says which items are on the server as they are in the set.
+func (p *pipe) compare(db int, items []item) (map[string]bool, error) {
+	keys := make([]rdb.Key, len(items))
+	for i, it := range items {
+		payload, err := p.payload(&it)
+		if err != nil {
+			return nil, err
+		}
+		sum, _, err := rdb.DumpDigest(p.ctx, payload, 1+it.end-it.start+rdb.Footer, 0)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errSet, err)
+		}
+		keys[i] = rdb.Key{DB: db, Name: []byte(it.name), Expire: it.expire, Digest: sum}
+	}
+	live, err := p.n.digests(p.ctx, db, keys, 0)
+	if err != nil {
+		return nil, err
+	}
+	equal := map[string]bool{}
+	for i := range keys {
+		l, ok := live[items[i].name]
+		equal[items[i].name] = ok && sameKey(&keys[i], l)
+	}
+	return equal, nil
+}
+
+// errSet is trouble with the set itself.
+var errSet = errors.New("the set cannot be read")
+
+// close ends the connection. After an error it first reads what is outstanding,
+// so that the server is done with our commands before anything is taken back.
+func (p *pipe) close() {
+	if p.c == nil {
+		return
+	}
+	if len(p.sent) > 1 && step.Ended(p.ctx) == nil {
+		p.c.idle = idleLimit
+		for _, w := range p.sent[1:] {
+			p.sent = []*window{w}
+			if err := p.receive(); err != nil && lost(err) {
+				break
+			}
+		}
+	}
+	p.c.abort()
+	p.c.close()
+	p.c = nil
+	if p.id != "" {
+		p.ids = append(p.ids, p.id)
+	}
+}

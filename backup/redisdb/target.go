@@ -1,0 +1,168 @@
+package redisdb
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"example.com/tykupgrade/backup"
+)
+
+// checkState refuses a server that must not or cannot take the data.
+func checkState(ctx context.Context, n *node, info serverInfo, version int) error {
+	switch {
+	case info["loading"] == "1" || info["async_loading"] == "1":
+		return &backup.Error{Op: "restore", Object: n.object(), Err: errors.New("the server is loading its data"), Next: "wait until INFO says loading:0", Retry: true}
+	case info["role"] == "slave":
+		return refuse(n, nil, "restore its master, "+info["master_host"]+":"+info["master_port"], "it is a replica")
+	}
+	newest, err := n.rdbVersion(ctx, info)
+	if err != nil {
+		return err
+	}
+	const valkey, common = 80, 11 // Valkey loads nothing in between: those numbers are Redis' (9.0)
+	if version > newest || newest >= valkey && version > common && version < valkey {
+		return refuse(n, backup.ErrTooNew, "restore into a server at least as new as the one that was backed up, and of the same product",
+			"the data is in RDB version %d, the server (%s) loads up to %d", version, info["redis_version"], newest)
+	}
+	return nil
+}
+
+// checkEmpty refuses a server that holds keys or functions.
+func checkEmpty(n *node, keys int64, functions bool) error {
+	next := "set Replace if what it holds may go"
+	if keys > 0 {
+		return refuse(n, backup.ErrNotEmpty, next, "it holds %d keys", keys)
+	}
+	if functions {
+		return refuse(n, backup.ErrNotEmpty, next, "it holds function libraries")
+	}
+	return nil
+}
+
+// countKeys counts the keys of a node. Without INFO only database 0 is seen.
+func (n *node) countKeys(ctx context.Context, info serverInfo) (int64, error) {
+	if len(info) > 0 {
+		return info.keys(), nil
+	}
+	keys, err := n.do(ctx, "DBSIZE").Int64()
+	if err != nil {
+		return 0, serverError("count the keys of", n.object(), err)
+	}
+	return keys, nil
+}
+
+// checkDatabases selects the highest database of the set: a server that loads a
+// file with more databases than it has exits (Redis 7.0).
+func checkDatabases(ctx context.Context, n *node, d Details) error {
+	highest := 0
+	for _, from := range d.Nodes {
+		for db := range from.RDB.Databases {
+			highest = max(highest, db)
+		}
+	}
+	if highest == 0 {
+		return nil
+	}
+	if n.id != "" {
+		return refuse(n, ErrCannotHold, "restore into a server that is not part of a cluster",
+			"the set holds keys in database %d, and a cluster has only database 0", highest)
+	}
+	c, err := n.open(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	_, err = c.command("SELECT", strconv.Itoa(highest))
+	switch {
+	case err == nil:
+		return nil
+	case isReply(err) && !denied(err):
+		return refuse(n, ErrCannotHold, "raise its setting databases to "+strconv.Itoa(highest+1)+" or more",
+			"the set holds keys in database %d: %w", highest, err)
+	}
+	return serverError("restore", n.object(), ctxFirst(ctx, err))
+}
+
+// moduleOf says which module brings a type of the modules that Redis Ltd.
+// publishes; names as MODULE LIST has them, in lower case.
+var moduleOf = map[string][]string{
+	"ReJSON-RL": {"rejson"}, "MBbloom--": {"bf"}, "MBbloomCF": {"bf"}, "CMSk-TYPE": {"bf"}, "TopK-TYPE": {"bf"}, "TDIS-TYPE": {"bf"},
+	"TSDB-TYPE": {"timeseries"}, "graphdata": {"graph"}, "trietype0": {"search", "searchlight", "ft"}, "ft_index0": {"search", "searchlight", "ft"},
+	"ft_invidx": {"search", "searchlight", "ft"}, "numericdx": {"search", "searchlight", "ft"}, "vectorset": {"vectorset"},
+}
+
+// moduleTypes lists the module types of a file.
+func moduleTypes(info RDBInfo) []string {
+	types := map[string]bool{}
+	for name := range info.Modules {
+		types[name] = true
+	}
+	for name := range info.ModuleAux {
+		types[name] = true
+	}
+	return slices.Sorted(maps.Keys(types))
+}
+
+// checkModules refuses a server without the modules of the set's data: it exits
+// while it loads such a file, and refuses RESTORE (Redis 7.0).
+func checkModules(ctx context.Context, n *node, info serverInfo, d Details) error {
+	var types []string
+	had := map[string]bool{}
+	for _, from := range d.Nodes {
+		types = append(types, moduleTypes(from.RDB)...)
+		for _, name := range from.Modules {
+			had[name] = true
+		}
+	}
+	if len(types) == 0 {
+		return nil
+	}
+	loaded, told := n.modules(ctx, info)
+	if !told {
+		return refuse(n, backup.ErrNotAllowed, "give the user +module|list or +info", "the set holds data of modules (%s), and the server does not tell which it has loaded", strings.Join(types, ", "))
+	}
+	for _, t := range types {
+		var ok bool
+		if known := moduleOf[t]; known != nil {
+			ok = slices.ContainsFunc(known, func(name string) bool { return loaded[name] })
+		} else {
+			// A type of somebody's own: every module that its server had must be here.
+			ok = len(had) > 0
+			for name := range had {
+				ok = ok && loaded[name]
+			}
+		}
+		if !ok {
+			return refuse(n, ErrCannotHold, "load the module that the data was written by", "the set holds data of the module type %q, and the server lacks its module (it has: %s)",
+				t, strings.Join(slices.Sorted(maps.Keys(loaded)), ", "))
+		}
+	}
+	return nil
+}
+
+// checkMemory refuses servers whose maxmemory is too small: depending on their
+// policy they would evict what is restored, or refuse it half way.
+func checkMemory(nodes []*node, infos []serverInfo, d Details) error {
+	var need, room int64
+	for _, from := range d.Nodes {
+		// What it took in the server it came from. The file is about half of
+		// that, and never much more.
+		need += max(from.Memory, from.RDB.Size)
+	}
+	for _, info := range infos {
+		limit := info.int("maxmemory")
+		if limit == 0 {
+			return nil // no limit, or unknown
+		}
+		// What an empty server takes counts as well.
+		room += limit - max(0, info.int("used_memory")-info.int("used_memory_dataset"))
+	}
+	if need > room {
+		return refuse(nodes[0], ErrCannotHold, "raise maxmemory", "maxmemory leaves %d bytes for data, and the set needs about %d", room, need)
+	}
+	return nil
+}
