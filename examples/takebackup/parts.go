@@ -15,7 +15,6 @@ import (
 	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
-	runner "example.com/tykupgrade/internal/run"
 )
 
 // parts are the kinds of components that the command knows.
@@ -173,7 +172,7 @@ func (p *redisPart) restorer(c *command) (backup.Restorer, error) {
 
 func (p *redisPart) systemctl(verb string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		return runner.Local(runner.Options{})(ctx, []string{"systemctl", verb, "--", p.unit}, nil, nil, nil)
+		return debpkg.Local()(ctx, []string{"systemctl", verb, "--", p.unit}, nil, nil, nil)
 	}
 }
 
@@ -189,8 +188,8 @@ func installed(ctx context.Context) map[string]string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var out strings.Builder
-	err := runner.Local(runner.Options{Env: []string{"LC_ALL=C"}})(ctx,
-		[]string{"dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n", "tyk-*", "redis-server", "mongodb-org-server"}, nil, &out, nil)
+	err := debpkg.Local()(ctx,
+		[]string{"env", "LC_ALL=C", "dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n", "tyk-*", "redis-server", "mongodb-org-server"}, nil, &out, nil)
 	_ = err // it also fails where one of them is not known
 	versions := map[string]string{}
 	for line := range strings.Lines(out.String()) {

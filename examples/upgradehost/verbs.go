@@ -13,7 +13,6 @@ import (
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/internal/atomicfile"
 )
 
 func (c *command) facts(ctx context.Context) (any, error) {
@@ -225,8 +224,7 @@ func (c *command) writeChanges(changes []debpkg.Change) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", c.out, err)
 	}
-	// Whatever ended the command, this must be written.
-	if _, err := atomicfile.WriteBytes(context.Background(), c.out, atomicfile.Options{}, append(data, '\n')); err != nil {
+	if err := cli.WriteFile(c.out, append(data, '\n')); err != nil {
 		return fmt.Errorf("write what a revert needs: %w", err)
 	}
 	return nil
