@@ -10,10 +10,10 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/backuptest"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/run"
 )

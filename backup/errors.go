@@ -13,6 +13,7 @@ var (
 	ErrTooNew      = step.ErrTooNew
 	ErrDiffers     = step.ErrDiffers
 	ErrNotAllowed  = step.ErrNotAllowed
+	ErrUnsafe      = step.ErrUnsafe // another user could have made or could change what is used
 	ErrUnknownKind = step.ErrUnknownKind
 )
 

@@ -45,6 +45,7 @@ type Component struct {
 	Items       int64           `json:"items"` // keys, documents or files
 	Bytes       int64           `json:"bytes"` // in the set
 	Warnings    []string        `json:"warnings,omitempty"`
+	Needs       []Need          `json:"needs,omitempty"`   // databases that the configuration in it names
 	Details     json.RawMessage `json:"details,omitempty"` // typed by kind
 }
 

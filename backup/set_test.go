@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/backup"
-	"example.com/tykupgrade/internal/lab/backuptest"
+	"example.com/tykupgrade/backup/backuptest"
 )
 
 // plain is a source made of one function.

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/backuptest"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -20,9 +20,11 @@ func TestConformanceFiles(t *testing.T) {
 	t.Parallel()
 	root := tykHost(t)
 	backuptest.Run(t, backuptest.Case{
-		Source:   func(*testing.T) backup.Source { return &hostfiles.Source{FS: os.DirFS(root)} },
-		Restorer: func(t *testing.T) backup.Restorer { return &hostfiles.Restore{Root: t.TempDir()} },
-		Change:   func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
+		Source: func(*testing.T) backup.Source { return &hostfiles.Source{FS: os.DirFS(root)} },
+		Restorer: func(t *testing.T) backup.Restorer {
+			return &hostfiles.Restore{Root: t.TempDir(), Paths: []string{"/opt", "/etc", "/lib", "/tmp"}}
+		},
+		Change: func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
 		Broken: func(*testing.T) backup.Source {
 			return &hostfiles.Source{FS: os.DirFS(root), Paths: []string{"/opt/tyk-gateway/tyk.conf", "/no/such/file"}}
 		},
@@ -36,9 +38,11 @@ func TestConformanceFilesRemote(t *testing.T) {
 	root := tykHost(t)
 	source := &hostfiles.Source{Runner: run.Local(run.Options{}), Paths: []string{root + "/opt/*", root + "/etc"}}
 	backuptest.Run(t, backuptest.Case{
-		Source:   func(*testing.T) backup.Source { return source },
-		Restorer: func(t *testing.T) backup.Restorer { return &hostfiles.Restore{Root: t.TempDir()} },
-		Change:   func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
+		Source: func(*testing.T) backup.Source { return source },
+		Restorer: func(t *testing.T) backup.Restorer {
+			return &hostfiles.Restore{Root: t.TempDir(), Paths: []string{"/opt", "/etc", "/lib", "/tmp"}}
+		},
+		Change: func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
 		Broken: func(*testing.T) backup.Source {
 			return &hostfiles.Source{Runner: func(ctx context.Context, argv []string, in io.Reader, out, errOut io.Writer) error {
 				return run.Local(run.Options{})(ctx, append([]string{"false"}, argv...), in, out, errOut)

@@ -34,7 +34,7 @@ func FuzzReadTar(f *testing.F) {
 }
 
 func FuzzParseFind(f *testing.F) {
-	f.Add([]byte("f\t12\t/etc/a\x00\x00l\t3\t/etc/l\x00../x\x00"))
+	f.Add([]byte("f\t12\t644\t0\t0\troot\troot\t1\t1700000000.1234567890\t/etc/a\x00\x00l\t3\t777\t0\t0\troot\troot\t1\t1.5\t/etc/l\x00../x\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		entries, _ := parseFind(data)
 		for _, e := range entries {

@@ -1,6 +1,7 @@
 package hostfiles
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,19 @@ type Source struct {
 
 // Details is what a files component's details hold.
 type Details struct {
-	Paths []string `json:"paths"` // the absolute paths that were asked for and found
+	Paths []string `json:"paths"`          // the absolute paths that were requested and found
+	Dirs  []Dir    `json:"dirs,omitempty"` // directories of the files; sets of older versions have none
+}
+
+// Dir is one directory: path without the leading slash, mode and owner.
+type Dir struct {
+	Path   string `json:"path"`
+	Mode   string `json:"mode"` // octal
+	UID    int    `json:"uid"`
+	GID    int    `json:"gid"`
+	User   string `json:"user,omitempty"`
+	Group  string `json:"group,omitempty"`
+	Listed bool   `json:"listed,omitempty"` // it lies in what was requested, rather than above
 }
 
 // tykComponents are the directories of Tyk's packages with the file that each
@@ -58,7 +71,7 @@ var tykComponents = []struct {
 }
 
 // tykAlways is taken along where there is a component.
-var tykAlways = []string{"/etc/default/tyk-*", "/lib/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service.d"}
+var tykAlways = []string{"/etc/default/tyk-*", "/lib/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service.d", "/usr/lib/systemd/system/tyk-*.service"}
 
 // Name returns the component's name.
 func (f *Source) Name() string {
@@ -68,12 +81,14 @@ func (f *Source) Name() string {
 	return f.Component
 }
 
-// entry is one file or link as a host lists it.
+// entry is one file, directory or link as a host lists it.
 type entry struct {
-	path string // absolute
-	typ  byte   // 'f', 'd', 'l', or anything else
-	size int64
-	link string
+	path  string // absolute
+	typ   byte   // 'f', 'd', 'l', or anything else; 0: nothing is there
+	size  int64
+	link  string
+	links uint64 // hard links
+	meta  backup.Meta
 }
 
 // target is the absolute path that a link names.
@@ -84,11 +99,16 @@ func (e entry) target() string {
 	return path.Join(path.Dir(e.path), e.link)
 }
 
-// host reads the files of one machine.
+// host reads the files of one machine. No method follows a link in the last
+// element of a path.
 type host interface {
-	// list returns what the patterns match, and what is in matched directories.
-	list(ctx context.Context, patterns []string) ([]entry, error)
-	// read calls f once for every entry of kind 'f' or 'l', in any order, and
+	// lstat looks at each path. What is not there is left out.
+	lstat(ctx context.Context, paths []string) ([]entry, error)
+	// children lists what is in the directories, one level deep.
+	children(ctx context.Context, dirs []string) ([]entry, error)
+	// tree lists what is below the directories, at any depth.
+	tree(ctx context.Context, dirs []string) ([]entry, error)
+	// read calls f once for every entry of type 'f' or 'l', in any order, and
 	// again from the start where something changed meanwhile: reset comes first.
 	read(ctx context.Context, entries []entry, reset func() error, f func(e entry, m backup.Meta, r io.Reader) error) error
 }
@@ -117,12 +137,12 @@ func (f *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	if err != nil {
 		return backup.Estimate{}, err
 	}
-	entries, _, _, err := f.find(ctx, h)
+	found, err := f.find(ctx, h)
 	if err != nil {
 		return backup.Estimate{}, err
 	}
-	e := backup.Estimate{Items: int64(len(entries))}
-	for _, x := range entries {
+	e := backup.Estimate{Items: int64(len(found.entries))}
+	for _, x := range found.entries {
 		e.Bytes += x.size
 	}
 	return e, nil
@@ -138,111 +158,152 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	if f.Runner != nil {
 		c.Method = "tar"
 	}
-	entries, found, warnings, err := f.find(ctx, h)
+	found, err := f.find(ctx, h)
 	if err != nil {
 		return c, err
 	}
-	c.Warnings = warnings
-	err = h.read(ctx, entries, w.Reset, func(e entry, m backup.Meta, r io.Reader) error {
+	configs := configPatterns()
+	small := map[string][]byte{}
+	reset := func() error { clear(small); return w.Reset() }
+	err = h.read(ctx, found.entries, reset, func(e entry, m backup.Meta, r io.Reader) error {
 		name := strings.TrimPrefix(e.path, "/")
 		if e.typ == 'l' {
 			return w.Link(name, e.link, m)
 		}
+		var keep bytes.Buffer
 		_, err := w.Create(ctx, name, &m, func(out io.Writer) error {
+			keep.Reset()
+			if e.size <= maxConfig && strings.Contains(e.path, "tyk") {
+				out = io.MultiWriter(out, &keep)
+			}
 			_, err := io.Copy(out, r)
 			return err
 		})
+		small[e.path] = keep.Bytes()
 		return err
 	})
 	if err != nil {
 		return c, err
 	}
-	c.Items = int64(len(entries))
+	c.Warnings = found.warnings
+	maps.DeleteFunc(small, func(name string, _ []byte) bool {
+		target := func(p string) bool { hit, _ := path.Match(p, name); return hit || follow(found.all, p) == name }
+		return !slices.ContainsFunc(configs, target)
+	})
+	var unread error
+	if c.Needs, unread = databases(resolved(found.all, small)); unread != nil {
+		c.Warnings = append(c.Warnings, "the databases of a program are unknown: "+unread.Error())
+	}
+	c.Items = int64(len(found.entries))
 	w.Progress("", 0, c.Items)
-	return c, c.SetDetails(Details{Paths: found})
+	return c, c.SetDetails(Details{Paths: found.paths, Dirs: found.dirs})
+}
+
+// finding is what a source takes.
+type finding struct {
+	all      map[string]entry
+	entries  []entry // files and links, by path
+	dirs     []Dir
+	paths    []string // patterns that led to something
+	warnings []string
 }
 
 // find lists files and links by path, follows links to the files that they
 // name, and makes sure that nothing is missing that must be there.
-func (f *Source) find(ctx context.Context, h host) (entries []entry, found, warnings []string, err error) {
+func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 	must, may := f.Paths, f.IfPresent
+	var err error
 	if len(must)+len(may) == 0 {
 		if must, may, err = tykPaths(ctx, h); err != nil {
-			return nil, nil, nil, err
+			return nil, err
 		}
 	}
 	patterns := append(slices.Clone(must), may...)
-	all := map[string]entry{}
-	for round := 0; len(patterns) > 0; round++ {
-		if round == maxLinks {
-			return nil, nil, nil, fmt.Errorf("links lead to links: %v", patterns)
-		}
-		listed, err := h.list(ctx, patterns)
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		patterns = nil
-		for _, e := range listed {
-			if _, dup := all[e.path]; dup {
-				continue
-			}
-			if !utf8.ValidString(e.path) || !utf8.ValidString(e.link) {
-				return nil, nil, nil, &backup.Error{Op: "find", Object: fmt.Sprintf("%q", e.path), Err: errors.New("its name or target is not UTF-8, which the manifest cannot hold"), Next: "rename it or leave it out"}
-			}
-			all[e.path] = e
-			switch e.typ {
-			case 'f', 'd':
-			case 'l':
-				patterns = append(patterns, escapePattern(e.target()))
-			default:
-				warnings = append(warnings, e.path+" is neither a file, a directory nor a link and was left out")
-			}
-		}
+	all, w, err := walkLinks(ctx, h, patterns)
+	if err != nil {
+		return nil, err
 	}
-	for _, p := range append(slices.Clone(must), may...) {
-		ok := false
-		for name := range all {
-			if hit, _ := path.Match(p, name); hit {
-				ok = true
-			}
-		}
-		if ok {
-			found = append(found, p)
-		} else if slices.Contains(must, p) {
-			return nil, nil, nil, &backup.Error{Op: "find", Object: p, Err: fs.ErrNotExist, Next: "correct the path, or name it as one that may be missing"}
+	out := &finding{all: all, warnings: w.warnings}
+	needed := map[string]bool{}
+	for _, p := range must {
+		needed[p] = true
+	}
+	for _, p := range patterns {
+		if w.reached[p] {
+			out.paths = append(out.paths, p)
+		} else if needed[p] {
+			return nil, &backup.Error{Op: "find", Object: p, Err: fs.ErrNotExist, Next: "correct the path, or name it as one that may be missing"}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if e := all[name]; e.typ == 'f' || e.typ == 'l' {
-			entries = append(entries, e)
+		e := all[name]
+		if !utf8.ValidString(e.path) || !utf8.ValidString(e.link) {
+			return nil, &backup.Error{Op: "find", Object: fmt.Sprintf("%q", e.path), Err: errors.New("its name or target is not UTF-8, which the manifest cannot hold"), Next: "rename it or leave it out"}
+		}
+		switch e.typ {
+		case 'f', 'l':
+			out.entries = append(out.entries, e)
+		}
+		if e.typ == 'f' && e.links > 1 {
+			out.warnings = append(out.warnings, fmt.Sprintf("%s has %d hard links; it is restored as a file of its own", e.path, e.links))
+		}
+		if e.typ == 'l' {
+			if seen, ok := w.known[follow(all, name)]; ok && seen.typ == 0 {
+				out.warnings = append(out.warnings, fmt.Sprintf("%s is a link to %s, which is not there", e.path, e.target()))
+			}
 		}
 	}
-	if len(entries) == 0 {
-		return nil, nil, nil, fmt.Errorf("no file at any of %v", append(must, may...))
+	if len(out.entries) == 0 {
+		return nil, &backup.Error{Op: "find", Object: strings.Join(patterns, ", "), Err: fs.ErrNotExist, Next: "name paths of files that exist"}
 	}
-	for _, e := range entries {
-		if _, ok := all[e.target()]; e.typ == 'l' && !ok {
-			warnings = append(warnings, fmt.Sprintf("%s is a link to %s, which is not there", e.path, e.target()))
-		}
-	}
-	slices.Sort(warnings)
-	return entries, found, warnings, nil
+	out.dirs = dirsOf(w)
+	slices.Sort(out.warnings)
+	return out, nil
 }
 
-// maxLinks is the kernel's limit.
-const maxLinks = 40
+// dirsOf returns the directories of a walk: those that were found, and those
+// above each entry.
+func dirsOf(w *walk) []Dir {
+	above := map[string]bool{}
+	for name := range w.all {
+		for p := path.Dir(name); p != "/" && !above[p]; p = path.Dir(p) {
+			above[p] = true
+		}
+	}
+	var out []Dir
+	for _, name := range slices.Sorted(maps.Keys(w.known)) {
+		e := w.known[name]
+		_, listed := w.all[name]
+		if e.typ == 'd' && (listed || above[name]) {
+			out = append(out, dirOf(e, listed))
+		}
+	}
+	return out
+}
 
+func dirOf(e entry, listed bool) Dir {
+	return Dir{Path: strings.TrimPrefix(e.path, "/"), Mode: fmt.Sprintf("%04o", step.UnixMode(e.meta.Mode)),
+		UID: e.meta.UID, GID: e.meta.GID, User: e.meta.User, Group: e.meta.Group, Listed: listed}
+}
+
+// tykPaths returns what is taken by default. A component counts as installed
+// when its directory is there, as a directory or a link, or when dpkg has its
+// package installed.
 func tykPaths(ctx context.Context, h host) (must, may []string, err error) {
-	var dirs []string
+	var dirs, ask []string
 	for _, c := range tykComponents {
 		dirs = append(dirs, c.dir)
+		ask = append(ask, c.dir, dpkgInfo(c.dir))
 	}
-	listed, err := h.list(ctx, dirs)
+	listed, err := h.lstat(ctx, ask)
 	if err != nil {
 		return nil, nil, err
 	}
+	has := func(p string) bool {
+		return slices.ContainsFunc(listed, func(e entry) bool { return e.path == p })
+	}
 	for _, c := range tykComponents {
-		if slices.ContainsFunc(listed, func(e entry) bool { return e.path == c.dir && e.typ == 'd' }) {
+		if has(c.dir) || has(dpkgInfo(c.dir)) {
 			must = append(must, c.dir+"/"+c.config)
 			may = append(may, c.also...)
 		}
@@ -253,6 +314,10 @@ func tykPaths(ctx context.Context, h host) (must, may []string, err error) {
 	}
 	return must, append(may, tykAlways...), nil
 }
+
+// dpkgInfo is a file that dpkg keeps while a package is installed, and removes
+// with the package even where its configuration stays.
+func dpkgInfo(dir string) string { return "/var/lib/dpkg/info/" + path.Base(dir) + ".md5sums" }
 
 // escapePattern makes a pattern that matches p alone.
 func escapePattern(p string) string {

@@ -9,8 +9,8 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/mongodb"
-	"example.com/tykupgrade/internal/lab/backuptest"
 	mongolab "example.com/tykupgrade/internal/lab/mongo"
 )
 

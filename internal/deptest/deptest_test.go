@@ -52,6 +52,15 @@ var rules = map[string]deptest.Rule{
 		},
 		Modules: backupModules,
 	},
+	"backup/backuptest": {
+		Own: map[string]string{
+			"backup":               "what it tests",
+			"backup/internal/step": "of backup",
+			"internal/atomicfile":  "of backup",
+			"internal/run":         "of backup",
+		},
+		Modules: backupModules,
+	},
 	"backup/hostfiles": {
 		Own: map[string]string{
 			"backup":               "the set",

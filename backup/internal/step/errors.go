@@ -23,6 +23,7 @@ var (
 	ErrTooNew      = errors.New("newer than the target can load")
 	ErrDiffers     = errors.New("the target differs from the set")
 	ErrNotAllowed  = errors.New("the server does not allow it")
+	ErrUnsafe      = errors.New("refused as unsafe")
 	ErrUnknownKind = errors.New("no imported package knows this kind of component")
 )
 

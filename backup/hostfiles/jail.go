@@ -1,0 +1,435 @@
+package hostfiles
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// jail writes below a root without ever following a link that somebody else can
+// change: every directory is opened by its parent's descriptor.
+type jail struct {
+	root *os.File
+	last *os.File // the directory of the file before, by name
+	name string
+	safe bool // nobody else can change last or a directory above it
+}
+
+func openJail(root string) (*jail, error) {
+	f, err := os.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	return &jail{root: f}, nil
+}
+
+func (j *jail) close() {
+	if j.last != nil {
+		_ = j.last.Close()
+	}
+	_ = j.root.Close()
+}
+
+const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// dir opens a directory by its path below the root. The result belongs to j and
+// is closed by the next call. missing makes a directory that is not there, in
+// its parent; nil: that is an error.
+func (j *jail) dir(name string, missing func(parent *os.File, at string, safe bool) error) (*os.File, bool, error) {
+	if j.last != nil && j.name == name {
+		return j.last, j.safe, nil
+	}
+	if j.last != nil {
+		_ = j.last.Close()
+		j.last = nil
+	}
+	f, safe, err := j.walk(name, missing)
+	if err != nil {
+		return nil, false, err
+	}
+	j.last, j.name, j.safe = f, name, safe
+	return f, safe, nil
+}
+
+func (j *jail) walk(name string, missing func(*os.File, string, bool) error) (_ *os.File, safe bool, err error) {
+	for range maxRounds {
+		cur, safe, moved, err := j.try(name, missing)
+		if err != nil || moved == "" {
+			return cur, safe, err
+		}
+		name = moved
+	}
+	return nil, false, &backup.Error{Op: "open", Object: "/" + name, Err: unix.ELOOP}
+}
+
+// try opens name, or returns where a trusted link on the way leads.
+func (j *jail) try(name string, missing func(*os.File, string, bool) error) (_ *os.File, safe bool, moved string, err error) {
+	fd, err := unix.Openat(int(j.root.Fd()), ".", dirFlags, 0)
+	if err != nil {
+		return nil, false, "", err
+	}
+	cur := os.NewFile(uintptr(fd), "/")
+	defer func() {
+		if err != nil || moved != "" {
+			_ = cur.Close()
+		}
+	}()
+	safe = true
+	at := ""
+	if name == "." || name == "" {
+		return cur, safe, "", nil
+	}
+	parts := strings.Split(name, "/")
+	for i, part := range parts {
+		info, err := cur.Stat()
+		if err != nil {
+			return cur, false, "", err
+		}
+		safe = safe && safeDir(metaOf(info))
+		at = path.Join(at, part)
+		fd, err := unix.Openat(int(cur.Fd()), part, dirFlags, 0)
+		if errors.Is(err, unix.ENOENT) && missing != nil {
+			if err = missing(cur, at, safe); err == nil {
+				fd, err = unix.Openat(int(cur.Fd()), part, dirFlags, 0)
+			}
+		}
+		if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+			target, err := linkIn(cur, part, at, safe)
+			if err != nil {
+				return cur, false, "", err
+			}
+			if !path.IsAbs(target) {
+				target = path.Join("/", path.Dir(at), target)
+			}
+			return cur, false, strings.TrimPrefix(path.Join(append([]string{path.Clean(target)}, parts[i+1:]...)...), "/"), nil
+		}
+		if err != nil {
+			return cur, false, "", &os.PathError{Op: "open", Path: "/" + at, Err: err}
+		}
+		_ = cur.Close()
+		cur = os.NewFile(uintptr(fd), "/"+at)
+	}
+	info, err := cur.Stat()
+	if err != nil {
+		return cur, false, "", err
+	}
+	return cur, safe && safeDir(metaOf(info)), "", nil
+}
+
+// linkIn reads a link that root or this user owns, in a directory that nobody
+// else can change, and refuses every other.
+func linkIn(dir *os.File, name, at string, safe bool) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return "", &os.PathError{Op: "open", Path: "/" + at, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", &backup.Error{Op: "open", Object: "/" + at, Err: unix.ENOTDIR, Next: "move it out of the way"}
+	}
+	if !safe || !ownUID(int(st.Uid)) {
+		return "", &backup.Error{Op: "open", Object: "/" + at, Kind: backup.ErrUnsafe,
+			Err: fmt.Errorf("it is a symbolic link that user %d controls", st.Uid), Next: "replace it by a directory"}
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(dir.Fd()), name, buf)
+	return string(buf[:n]), err
+}
+
+// tempForm is the name of a file that is being restored: the process that does
+// it stands in the name, so that a later one can tell whether it was killed.
+var tempForm = regexp.MustCompile(`^\..*\.restore-([0-9]+)-[a-z0-9]{8}$`)
+
+func tempName(name string) string {
+	return fmt.Sprintf(".%.200s.restore-%d-%s", name, os.Getpid(), strings.ToLower(rand.Text()[:8]))
+}
+
+// written is a file under its temporary name.
+type written struct {
+	change
+	temp string
+}
+
+func (j *jail) apply(ctx context.Context, s *backup.Stored, c *comparison, todo []change, done func(change)) (err error) {
+	dirs := map[string]dirChange{}
+	for _, d := range c.dirs {
+		dirs[d.Path] = d
+	}
+	missing := func(parent *os.File, at string, safe bool) error { return makeDir(parent, at, dirs) }
+	var temps []written
+	defer func() {
+		if err != nil {
+			for _, w := range temps {
+				if d, _, e := j.dir(path.Dir(w.Path), nil); e == nil {
+					_ = unix.Unlinkat(int(d.Fd()), w.temp, 0)
+				}
+			}
+		}
+	}()
+	swept := map[string]bool{}
+	for _, x := range todo {
+		if err := step.Ended(ctx); err != nil {
+			return step.Fail("restore", "/"+x.Path, err)
+		}
+		d, _, err := j.dir(path.Dir(x.Path), missing)
+		if err != nil {
+			return step.Fail("restore", "/"+x.Path, err)
+		}
+		if name := path.Dir(x.Path); !swept[name] {
+			swept[name] = true
+			sweepTemps(d)
+		}
+		w := written{x, tempName(path.Base(x.Path))}
+		temps = append(temps, w)
+		if err := writeTemp(ctx, s, d, w); err != nil {
+			return step.Fail("restore", "/"+x.Path, err)
+		}
+	}
+	if err := j.sync(temps); err != nil {
+		return err
+	}
+	for i, w := range temps {
+		d, _, err := j.dir(path.Dir(w.Path), nil)
+		if err == nil {
+			err = step.Ended(ctx)
+		}
+		if err == nil {
+			err = unix.Renameat(int(d.Fd()), w.temp, int(d.Fd()), path.Base(w.Path))
+		}
+		if err != nil {
+			temps = temps[i:]
+			return step.Fail("restore", "/"+w.Path, err)
+		}
+		done(w.change)
+	}
+	temps, todoSync := nil, temps
+	if err := j.dirs(c, missing); err != nil {
+		return err
+	}
+	return j.sync(todoSync)
+}
+
+// sync makes files durable with one call for each file system.
+func (j *jail) sync(temps []written) error {
+	synced := map[uint64]bool{}
+	last := ""
+	for _, w := range temps {
+		if name := path.Dir(w.Path); name != last {
+			last = name
+			d, _, err := j.dir(name, nil)
+			if err != nil {
+				return err
+			}
+			var st unix.Stat_t
+			if err := unix.Fstat(int(d.Fd()), &st); err != nil {
+				return err
+			}
+			if dev := uint64(st.Dev); !synced[dev] {
+				synced[dev] = true
+				if err := unix.Syncfs(int(d.Fd())); err != nil {
+					return step.Fail("sync", "/"+name, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// writeTemp writes one file or link with its owner, mode and time.
+func writeTemp(ctx context.Context, s *backup.Stored, dir *os.File, w written) error {
+	if w.Link != "" {
+		return writeLink(dir, w)
+	}
+	mode, err := w.Perm()
+	if err != nil {
+		return err
+	}
+	src, err := s.Open(w.File.Path)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	fd, err := unix.Openat(int(dir.Fd()), w.temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), w.temp)
+	sum := sha256.New()
+	_, err = io.Copy(io.MultiWriter(f, sum), &step.ReadMeter{Ctx: ctx, R: src})
+	if err == nil && hex.EncodeToString(sum.Sum(nil)) != w.SHA256 {
+		err = fmt.Errorf("%w: the set changed since it was verified", backup.ErrDamaged)
+	}
+	if err == nil { // owner first: it clears set-id bits, and 0600 is safe until then
+		err = f.Chown(w.UID, w.GID)
+	}
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = setTime(f, w.MTime)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// setTime sets the modification time through the descriptor.
+func setTime(f *os.File, t time.Time) error {
+	return os.Chtimes("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), time.Time{}, t)
+}
+
+// writeLink makes a link and gives it its owner. What then stands under the name
+// is changed only where it is still that link.
+func writeLink(dir *os.File, w written) error {
+	if err := unix.Symlinkat(w.Link, int(dir.Fd()), w.temp); err != nil {
+		return err
+	}
+	fd, err := unix.Openat(int(dir.Fd()), w.temp, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
+		return fmt.Errorf("%w: somebody replaced the temporary link", backup.ErrUnsafe)
+	}
+	return unix.Fchownat(fd, "", w.UID, w.GID, unix.AT_EMPTY_PATH)
+}
+
+// makeDir makes one directory as the set has it. What then stands under the name
+// gets its owner only where it is still an empty directory of this process.
+func makeDir(parent *os.File, at string, dirs map[string]dirChange) error {
+	d, ok := dirs[at]
+	if !ok {
+		d.Mode, d.UID, d.GID = "0755", os.Geteuid(), os.Getegid()
+	}
+	mode, err := backup.File{Mode: d.Mode}.Perm()
+	if err != nil {
+		return err
+	}
+	if err := unix.Mkdirat(int(parent.Fd()), path.Base(at), 0o700); err != nil {
+		return &os.PathError{Op: "mkdir", Path: "/" + at, Err: err}
+	}
+	fd, err := unix.Openat(int(parent.Fd()), path.Base(at), dirFlags, 0)
+	if err != nil {
+		return &os.PathError{Op: "mkdir", Path: "/" + at, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), at)
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	names, err := f.Readdirnames(1)
+	if m := metaOf(info); len(names) > 0 || !errors.Is(err, io.EOF) || m.UID != os.Geteuid() || m.Mode.Perm() != 0o700 {
+		return fmt.Errorf("%w: somebody replaced the directory /%s while it was made", backup.ErrUnsafe, at)
+	}
+	return errors.Join(f.Chown(d.UID, d.GID), f.Chmod(mode))
+}
+
+// dirs makes directories that hold nothing, and corrects mode and owner of others.
+func (j *jail) dirs(c *comparison, missing func(*os.File, string, bool) error) error {
+	for _, d := range c.dirs {
+		if d.action != backup.ActionReplace && (d.action != backup.ActionCreate || !d.Listed) {
+			continue
+		}
+		parent, safe, err := j.dir(path.Dir(d.Path), missing)
+		if err != nil {
+			return step.Fail("restore", "/"+d.Path, err)
+		}
+		info, err := parent.Stat()
+		if err != nil {
+			return err
+		}
+		above := metaOf(info)
+		f, _, err := j.walk(d.Path, missing)
+		if err != nil {
+			return step.Fail("restore", "/"+d.Path, err)
+		}
+		err = correctDir(f, d, above, safe)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return step.Fail("restore", "/"+d.Path, err)
+		}
+	}
+	return nil
+}
+
+// correctDir sets mode and owner. In a directory that somebody else controls it
+// touches only that user's own directories: any other could be put there by name.
+func correctDir(f *os.File, d dirChange, above backup.Meta, safe bool) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	is := entry{meta: metaOf(info)}
+	if sameDir(d.Dir, is) {
+		return nil
+	}
+	if !safe && is.meta.UID != above.UID {
+		return &backup.Error{Op: "restore", Object: "/" + d.Path, Kind: backup.ErrUnsafe,
+			Err: fmt.Errorf("user %d controls the directory above it", above.UID), Next: "correct mode and owner of this directory by hand"}
+	}
+	mode, err := backup.File{Mode: d.Mode}.Perm()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chown(d.UID, d.GID), f.Chmod(mode))
+}
+
+// sweepTemps removes what killed restores left in a directory.
+func sweepTemps(dir *os.File) {
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return
+	}
+	_, _ = dir.Seek(0, io.SeekStart)
+	for _, name := range names {
+		m := tempForm.FindStringSubmatch(name)
+		if m == nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			continue
+		}
+		pid, _ := strconv.Atoi(m[1])
+		old := time.Since(time.Unix(st.Mtim.Unix())) > 24*time.Hour
+		if pid != os.Getpid() && (unix.Kill(pid, 0) == unix.ESRCH || old) {
+			_ = unix.Unlinkat(int(dir.Fd()), name, 0)
+		}
+	}
+}
+
+// remove removes a file, or a directory that is empty.
+func (j *jail) remove(name string, dir bool) error {
+	d, _, err := j.dir(path.Dir(name), nil)
+	if err == nil {
+		flags := 0
+		if dir {
+			flags = unix.AT_REMOVEDIR
+		}
+		err = unix.Unlinkat(int(d.Fd()), path.Base(name), flags)
+	}
+	if gone(err) || (dir && (errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST))) {
+		return nil
+	}
+	if err != nil {
+		return step.Fail("remove", "/"+name, err)
+	}
+	return nil
+}

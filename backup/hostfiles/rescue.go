@@ -1,0 +1,175 @@
+package hostfiles
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// RescueDetails is what the details of a set in Rescue hold, with [Details].
+type RescueDetails struct {
+	Details
+	Of          string   `json:"of"`                     // ID of the set that was restored
+	Created     []string `json:"created,omitempty"`      // files that did not exist before, without the leading slash
+	CreatedDirs []string `json:"created_dirs,omitempty"` // directories that did not exist before
+}
+
+// rescue takes a set of what will be replaced, which also lists what will be
+// created. Without a rescue directory and with nothing to replace there is none.
+func (f *Restore) rescue(ctx context.Context, s *backup.Stored, c *comparison) (*backup.Set, error) {
+	h, err := f.host()
+	if err != nil {
+		return nil, err
+	}
+	r := rescuer{name: f.Name(), h: h, d: RescueDetails{Of: setID(s)}}
+	for _, x := range c.files {
+		switch x.action {
+		case backup.ActionReplace:
+			r.entries = append(r.entries, c.have["/"+x.Path])
+			r.d.Paths = append(r.d.Paths, escapePattern("/"+x.Path))
+		case backup.ActionCreate:
+			r.d.Created = append(r.d.Created, x.Path)
+		}
+	}
+	for _, d := range c.dirs {
+		switch d.action {
+		case backup.ActionReplace:
+			r.d.Dirs = append(r.d.Dirs, dirOf(c.above["/"+d.Path], true))
+		case backup.ActionCreate:
+			r.d.CreatedDirs = append(r.d.CreatedDirs, d.Path)
+		}
+	}
+	if f.Rescue == "" || len(r.entries)+len(r.d.Created)+len(r.d.CreatedDirs)+len(r.d.Dirs) == 0 {
+		return nil, nil
+	}
+	return backup.Take(ctx, f.Rescue, backup.Options{Label: "replaced by the restore of " + r.d.Of}, r)
+}
+
+// rescuer is a source of given files, which may be none.
+type rescuer struct {
+	name    string
+	h       host
+	entries []entry
+	d       RescueDetails
+}
+
+func (r rescuer) Name() string { return r.name }
+
+func (r rescuer) Plan(context.Context) (backup.Estimate, error) {
+	e := backup.Estimate{Items: int64(len(r.entries))}
+	for _, x := range r.entries {
+		e.Bytes += x.size
+	}
+	return e, nil
+}
+
+func (r rescuer) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
+	c := backup.Component{Kind: Kind, Topology: "host", Consistency: backup.ConsistencyPerItem, Method: "read", Items: int64(len(r.entries))}
+	if len(r.entries) > 0 {
+		err := r.h.read(ctx, r.entries, w.Reset, func(e entry, m backup.Meta, in io.Reader) error {
+			name := strings.TrimPrefix(e.path, "/")
+			if e.typ == 'l' {
+				return w.Link(name, e.link, m)
+			}
+			_, err := w.Create(ctx, name, &m, func(out io.Writer) error { _, err := io.Copy(out, in); return err })
+			return err
+		})
+		if err != nil {
+			return c, err
+		}
+	}
+	return c, c.SetDetails(r.d)
+}
+
+// rollback restores the previous state after a failure, even after ctx has ended.
+func (f *Restore) rollback(ctx context.Context, c *comparison, rescued *backup.Set) error {
+	ctx, cancel := step.Undoing(ctx)
+	defer cancel()
+	d := RescueDetails{}
+	for _, x := range c.files {
+		if x.action == backup.ActionCreate {
+			d.Created = append(d.Created, x.Path)
+		}
+	}
+	for _, x := range c.dirs {
+		if x.action == backup.ActionCreate {
+			d.CreatedDirs = append(d.CreatedDirs, x.Path)
+		}
+	}
+	if err := f.takeBack(ctx, d, rescued); err != nil {
+		return fmt.Errorf("rollback failed: %w", err)
+	}
+	return nil
+}
+
+// takeBack removes what was created and restores what was replaced.
+func (f *Restore) takeBack(ctx context.Context, d RescueDetails, rescued *backup.Set) error {
+	errs := []error{f.remove(ctx, d)}
+	if rescued != nil {
+		old, _ := rescued.Component(f.Name())
+		back := &Restore{Component: f.Component, Root: f.Root, Runner: f.Runner, SetID: true}
+		undo, err := back.compare(ctx, old)
+		if err == nil {
+			err = back.apply(ctx, old, undo, func(change) {})
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("what was there is in %s: %w", rescued.Dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// remove removes files that were created, and created directories that are empty.
+func (f *Restore) remove(ctx context.Context, d RescueDetails) error {
+	slices.Sort(d.CreatedDirs)
+	slices.Reverse(d.CreatedDirs)
+	if f.Runner != nil {
+		return f.removeRemote(ctx, d)
+	}
+	j, err := openJail(f.root())
+	if err != nil {
+		return err
+	}
+	defer j.close()
+	var errs []error
+	for _, name := range d.Created {
+		errs = append(errs, j.remove(name, false))
+	}
+	for _, name := range d.CreatedDirs {
+		errs = append(errs, j.remove(name, true))
+	}
+	return errors.Join(errs...)
+}
+
+// Undo puts back what the last restore of this set replaced and removes what it
+// created, from the set that it left in Rescue. It works after a restore that
+// was killed as well. Undo of a restore that changed nothing does nothing.
+func (f *Restore) Undo(ctx context.Context, s *backup.Stored) error {
+	if f.Rescue == "" {
+		return &backup.Error{Op: "undo the restore of", Object: f.Name(), Err: errors.New("there is no rescue directory: created files stay"), Next: "set Restore.Rescue"}
+	}
+	sets, err := backup.List(f.Rescue)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, set := range sets {
+		st, ok := set.Component(f.Name())
+		var d RescueDetails
+		if !ok || st.DecodeDetails(&d) != nil || d.Of != setID(s) {
+			continue
+		}
+		if err := set.Verify(ctx, backup.VerifyOptions{}); err != nil {
+			return fmt.Errorf("the rescue set %s: %w", filepath.Base(set.Dir), err)
+		}
+		return f.takeBack(ctx, d, set)
+	}
+	return err
+}

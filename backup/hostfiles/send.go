@@ -1,0 +1,263 @@
+package hostfiles
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// identity is a user and group that writes on the remote host; -1: as logged in.
+type identity struct{ uid, gid int }
+
+var asIs = identity{-1, -1}
+
+// batch is what one identity writes.
+type batch struct {
+	files []change
+	dirs  []dirChange
+}
+
+// send writes files of another host: all of them under temporary names first,
+// then each gets its own. The number of calls does not depend on that of files.
+func (f *Restore) send(ctx context.Context, s *backup.Stored, c *comparison, todo []change) error {
+	batches, err := f.batches(ctx, c, todo)
+	if err != nil {
+		return err
+	}
+	who := slices.SortedFunc(maps.Keys(batches), func(a, b identity) int { return a.uid - b.uid })
+	suffix := ".restore-" + strings.ToLower(rand.Text()[:8])
+	for _, id := range who {
+		if err := f.sendBatch(ctx, s, id, batches[id], suffix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batches sorts changes by who writes them. Below a directory that another user
+// controls, root acts as that user, who then owns what it writes.
+func (f *Restore) batches(ctx context.Context, c *comparison, todo []change) (map[identity]*batch, error) {
+	out := map[identity]*batch{}
+	get := func(id identity) *batch {
+		if out[id] == nil {
+			out[id] = &batch{}
+		}
+		return out[id]
+	}
+	root, err := f.isRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	who := func(name string, uid, gid int) (identity, error) {
+		dir := c.unsafe("/" + name)
+		if dir == "" || !root {
+			return asIs, nil
+		}
+		owner := c.above[dir].meta.UID
+		if owner != uid || (owner == 0 && c.above[dir].meta.Mode.Perm()&0o022 != 0) {
+			return asIs, &backup.Error{Op: "restore", Object: "/" + name, Kind: backup.ErrUnsafe,
+				Err:  fmt.Errorf("other users can change the directory %s, and the file belongs to user %d", dir, uid),
+				Next: "restore it on the host itself, or let root own that directory"}
+		}
+		return identity{uid, gid}, nil
+	}
+	for _, x := range todo {
+		id, err := who(x.Path, x.UID, x.GID)
+		if err != nil {
+			return nil, err
+		}
+		get(id).files = append(get(id).files, x)
+	}
+	needed := map[string]bool{}
+	for _, x := range todo {
+		for p := path.Dir(x.Path); p != "."; p = path.Dir(p) {
+			needed[p] = true
+		}
+	}
+	for _, d := range c.dirs {
+		if d.action != backup.ActionReplace && (d.action != backup.ActionCreate || !(d.Listed || needed[d.Path])) {
+			continue
+		}
+		id, err := who(d.Path, d.UID, d.GID)
+		if err != nil {
+			return nil, err
+		}
+		get(id).dirs = append(get(id).dirs, d)
+	}
+	return out, nil
+}
+
+func (f *Restore) isRoot(ctx context.Context) (bool, error) {
+	var out bytes.Buffer
+	if err := f.Runner(ctx, []string{"id", "-u"}, nil, &out, nil); err != nil {
+		return false, step.Fail("restore", "files of the remote host", err)
+	}
+	return strings.TrimSpace(out.String()) == "0", nil
+}
+
+// Scripts for perl, which is essential on Debian: each reads records that end
+// with a zero byte, and ends at the first that fails.
+const (
+	// Directories: mode, uid, gid and path.
+	perlDirs = `$/="\0"; while(defined($m=<STDIN>)){chomp($m);($u,$g,$p)=map{my $x=<STDIN>;chomp($x);$x}1..3;` +
+		`-d $p && !-l $p or mkdir($p,0700) or die "$p: $!\n"; chown($u,$g,$p) or die "$p: $!\n"; chmod(oct($m),$p) or die "$p: $!\n"}`
+	// Renames: old and new path.
+	perlRename = `$/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b);rename($a,$b) or die "$b: $!\n"}`
+	// Removals: files, and directories with a slash at the end where they are empty.
+	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p); if($p=~s{/$}{}){rmdir($p);next} unlink($p) or $!{ENOENT} or die "$p: $!\n"}`
+)
+
+func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity, b *batch, suffix string) (err error) {
+	if len(b.dirs) > 0 {
+		var in bytes.Buffer
+		for _, d := range b.dirs {
+			fmt.Fprintf(&in, "%s\x00%d\x00%d\x00/%s\x00", d.Mode, d.UID, d.GID, d.Path)
+		}
+		if err := f.command(ctx, id, &in, "perl", "-e", perlDirs); err != nil {
+			return err
+		}
+	}
+	if len(b.files) == 0 {
+		return nil
+	}
+	temp := func(c change) string {
+		return path.Join(path.Dir(c.Path), fmt.Sprintf(".%.200s%s", path.Base(c.Path), suffix))
+	}
+	var all, pairs bytes.Buffer
+	for _, c := range b.files {
+		fmt.Fprintf(&all, "/%s\x00", temp(c))
+		fmt.Fprintf(&pairs, "/%s\x00/%s\x00", temp(c), c.Path)
+	}
+	defer func() {
+		if err != nil {
+			cleanup, cancel := step.Undoing(ctx)
+			defer cancel()
+			err = errors.Join(err, f.command(cleanup, id, &all, "perl", "-MErrno", "-e", perlRemove))
+		}
+	}()
+	if err := f.unpack(ctx, s, id, b.files, temp); err != nil {
+		return err
+	}
+	return f.command(ctx, id, &pairs, "sh", "-c", "sync && perl -e '"+perlRename+"'")
+}
+
+func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, files []change, temp func(change) string) error {
+	pr, pw := io.Pipe()
+	packed := make(chan error, 1)
+	go func() {
+		err := packTemp(pw, s, files, temp)
+		_ = pw.CloseWithError(err)
+		packed <- err
+	}()
+	owner := "--same-owner"
+	if id != asIs {
+		owner = "--no-same-owner"
+	}
+	err := f.command(ctx, id, pr, "tar", "--extract", "--file=-", "--directory=/", "--preserve-permissions", owner, "--numeric-owner", "--keep-old-files")
+	_ = pr.Close()
+	if packErr := <-packed; packErr != nil && !errors.Is(packErr, io.ErrClosedPipe) {
+		return packErr
+	}
+	return err
+}
+
+func (f *Restore) command(ctx context.Context, id identity, stdin io.Reader, argv ...string) error {
+	argv = append([]string{"env", "LC_ALL=C"}, argv...)
+	if id != asIs {
+		argv = append([]string{"setpriv", "--reuid", strconv.Itoa(id.uid), "--regid", strconv.Itoa(id.gid), "--clear-groups"}, argv...)
+	}
+	if err := f.Runner(ctx, argv, stdin, nil, nil); err != nil {
+		return step.Fail("restore", "files of the remote host", err)
+	}
+	return nil
+}
+
+func packTemp(w io.Writer, s *backup.Stored, todo []change, temp func(change) string) error {
+	tw := tar.NewWriter(w)
+	for _, c := range todo {
+		mode, err := c.Perm()
+		if err != nil {
+			return err
+		}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: temp(c), Size: c.Size, Mode: int64(step.UnixMode(mode)), Uid: c.UID, Gid: c.GID, ModTime: c.MTime, Format: tar.FormatPAX}
+		if c.Link != "" {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, c.Link, 0
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return err
+		}
+		if c.Link != "" {
+			continue
+		}
+		src, err := s.Open(c.File.Path)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(tw, src)
+		if err = errors.Join(err, src.Close()); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}
+
+// removeRemote removes created files, and created directories that are empty, of
+// each directory that another user controls as that user.
+func (f *Restore) removeRemote(ctx context.Context, d RescueDetails) error {
+	names := slices.Clone(d.Created)
+	for _, name := range d.CreatedDirs {
+		names = append(names, name+"/")
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	ask := map[string]bool{}
+	for _, name := range names {
+		for p := path.Dir(strings.TrimSuffix("/"+name, "/")); p != "/"; p = path.Dir(p) {
+			ask[p] = true
+		}
+	}
+	listed, err := remoteHost{f.Runner}.lstat(ctx, slices.Sorted(maps.Keys(ask)))
+	if err != nil {
+		return err
+	}
+	c := &comparison{above: map[string]entry{}}
+	for _, e := range listed {
+		c.above[e.path] = e
+	}
+	if err := c.checkAbove(); err != nil {
+		return err
+	}
+	root, err := f.isRoot(ctx)
+	if err != nil {
+		return err
+	}
+	in := map[identity]*bytes.Buffer{}
+	for _, name := range names {
+		id := asIs
+		if dir := c.unsafe(strings.TrimSuffix("/"+name, "/")); dir != "" && root {
+			id = identity{c.above[dir].meta.UID, c.above[dir].meta.GID}
+		}
+		if in[id] == nil {
+			in[id] = &bytes.Buffer{}
+		}
+		fmt.Fprintf(in[id], "/%s\x00", name)
+	}
+	var errs []error
+	for id, names := range in {
+		errs = append(errs, f.command(ctx, id, names, "perl", "-MErrno", "-e", perlRemove))
+	}
+	return errors.Join(errs...)
+}
