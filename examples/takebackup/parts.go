@@ -41,6 +41,7 @@ func (p *configPart) flags(fs *flag.FlagSet, verb string) {
 	case "take":
 		fs.Var(&p.paths, "path", "instead of Tyk's files this absolute `path`, with wildcards; may be repeated")
 	case "restore":
+		fs.Var(&p.paths, "path", "the set may write below this absolute `path`, with wildcards; may be repeated; empty: Tyk's files")
 		fs.Var(&p.only, "only", "only this absolute `path`, with wildcards; may be repeated")
 	}
 }
@@ -62,7 +63,7 @@ func (p *configPart) restorer(c *command) (backup.Restorer, error) {
 	if !p.chosen && len(p.only) == 0 {
 		return nil, nil
 	}
-	f := &hostfiles.Restore{Component: p.name, Only: p.only, Rescue: c.rescue}
+	f := &hostfiles.Restore{Component: p.name, Paths: p.paths, Only: p.only, Rescue: c.rescue}
 	if p.host != "" {
 		f.Runner = backup.Runner(debpkg.SSH(p.host, debpkg.SSHOptions{}))
 	} else {

@@ -315,7 +315,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 	hosts, component := u.machines()
 	if slices.Contains(what, "config") {
 		for _, h := range hosts {
-			f := &hostfiles.Restore{Component: component[h.Name], Rescue: rescue}
+			f := &hostfiles.Restore{Component: component[h.Name], Paths: u.Backup.Paths, Rescue: rescue}
 			if h.Address != "local" || u.SSH.Sudo {
 				f.Runner = backup.Runner(u.Runner(h))
 			}
