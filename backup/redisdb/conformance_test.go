@@ -6,8 +6,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/redisdb"
-	"example.com/tykupgrade/internal/lab/backuptest"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
 

@@ -57,7 +57,6 @@ var rules = map[string]deptest.Rule{
 			"backup":               "what it tests",
 			"backup/internal/step": "of backup",
 			"internal/atomicfile":  "of backup",
-			"internal/run":         "of backup",
 		},
 		Modules: backupModules,
 	},
