@@ -1,20 +1,17 @@
-// Command packbundle builds, verifies and explains Tyk plugin bundles. It shows
-// package bundle at work: flags, values, calls, print.
+// Command packbundle builds, verifies, explains and publishes Tyk plugin bundles.
+// It shows package bundle at work.
 package main
 
 import (
+	"archive/zip"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"maps"
 	"os"
-	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/Masterminds/semver/v3"
 
@@ -22,182 +19,239 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-const usage = `usage:
-  packbundle [-manifest FILE] [-dir DIR] [-o BUNDLE] [-key KEY] [-json]
-        build BUNDLE from a manifest and the files it lists
-  packbundle -verify BUNDLE [-pub KEY] [-json]
-        check structure, checksum and, with -pub, the signature
-  packbundle -which VERSION [-platform OS/ARCH] [-json] BUNDLE
-        print the file that a gateway of VERSION loads for each hook, and the
-        names it tries in order
+func main() { program().Main() }
 
-Gateways keep bundles by file name and never fetch one name twice: publish
-changed content under the new name that is printed after a build.
-
-exit codes:
-  0  fine
-  1  the bundle, the manifest, a key or a file is bad or cannot be read or
-     written, or an interrupt came; an earlier BUNDLE is then what it was
-  2  wrong usage
-
-flags:
-`
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second one ends it at once
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+// options are the flags of all verbs.
+type options struct {
+	manifest, dir, out, key, pub, sha256, release, platform, run string
+	json                                                         bool
 }
 
-// command is what the flags say, and where the answer goes. Every mode is a
-// method in a file of its own; it prints for people unless json is set, and
-// returns what -json prints.
-type command struct {
-	manifest, dir, out, key string
-	verify, pub             string
-	which, platform         string
-	json                    bool
-
-	bundle         string          // the one to verify or explain
-	version        *semver.Version // what which says
-	stdout, stderr *cli.Out
+func program() cli.Command {
+	var o options
+	asJSON := func(f *flag.FlagSet) { f.BoolVar(&o.json, "json", false, "print one JSON object") }
+	publish := func(f *flag.FlagSet) {
+		f.StringVar(&o.dir, "dir", "", "the `directory` that the bundle server serves")
+		f.StringVar(&o.run, "run", "packbundle", "the `name` of this run; another run is refused until this one is accepted or reverted")
+		asJSON(f)
+	}
+	return cli.Command{
+		Name:  "packbundle",
+		About: "Builds, verifies, explains and publishes Tyk plugin bundles.",
+		Notes: `A gateway keeps a bundle by its name and downloads no name twice. To switch
+gateways, publish under the name that the APIs have, and restart each gateway
+without its cached directory. A running gateway that is given a new name with the
+same plugin answers every request with 500, or passes it without the plugin.
+`,
+		Verbs: []cli.Verb{
+			{Name: "build", About: "build a bundle from a manifest and the files that it lists", Flags: func(f *flag.FlagSet) {
+				f.StringVar(&o.manifest, "manifest", "manifest.json", "the `file` to build from")
+				f.StringVar(&o.dir, "dir", "", "the `directory` of the files that it lists (default: the manifest's)")
+				f.StringVar(&o.out, "o", "bundle.zip", "the `bundle` to write")
+				f.StringVar(&o.key, "key", "", "sign with the RSA private `key` in this PEM file")
+				asJSON(f)
+			}, Run: o.build},
+			{Name: "verify", Args: "BUNDLE", About: "check structure, checksum and signature", Flags: func(f *flag.FlagSet) {
+				f.StringVar(&o.pub, "pub", "", "the RSA public `key`, a PEM file; the bundle must then be signed")
+				f.StringVar(&o.sha256, "sha256", "", "the `digest` that the zip must have")
+				asJSON(f)
+			}, Run: o.verify},
+			{Name: "which", Args: "BUNDLE", About: "print the file that a gateway loads for each hook", Required: []string{"release"}, Flags: func(f *flag.FlagSet) {
+				f.StringVar(&o.release, "release", "", "the gateway's `version`, as 5.2.5")
+				f.StringVar(&o.platform, "platform", "linux/amd64", "the gateway's `os/arch`")
+				asJSON(f)
+			}, Run: o.which},
+			{Name: "publish", Args: "BUNDLE NAME", About: "serve a bundle under a name and keep the old one", Required: []string{"dir"}, Flags: publish,
+				Run: func(ctx context.Context, c *cli.Call) error {
+					r, err := o.publication(c.Args[1]).Publish(ctx, c.Args[0])
+					return o.answer(c, r, err, "%s is served as %s; accept or revert it", c.Args[0], c.Args[1])
+				}},
+			{Name: "revert", Args: "NAME", About: "serve the old bundle again", Required: []string{"dir"}, Flags: publish,
+				Run: func(ctx context.Context, c *cli.Call) error {
+					name := c.Args[0]
+					return o.answer(c, map[string]string{"reverted": name}, o.publication(name).Revert(ctx), "%s is what it was", name)
+				}},
+			{Name: "accept", Args: "NAME", About: "remove the old bundle", Required: []string{"dir"}, Flags: publish,
+				Run: func(ctx context.Context, c *cli.Call) error {
+					name := c.Args[0]
+					return o.answer(c, map[string]string{"accepted": name}, o.publication(name).Accept(ctx), "%s is accepted", name)
+				}},
+		},
+	}
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c := &command{stdout: cli.NewOut(stdout), stderr: cli.NewOut(stderr)}
-	fs := flag.NewFlagSet("packbundle", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.Usage = func() { _, _ = io.WriteString(fs.Output(), usage); fs.PrintDefaults() }
-	fs.StringVar(&c.manifest, "manifest", "manifest.json", "the `file` to build from")
-	fs.StringVar(&c.dir, "dir", "", "the `directory` of the files that it lists (default: the manifest's)")
-	fs.StringVar(&c.out, "o", "bundle.zip", "the `bundle` to write")
-	fs.StringVar(&c.key, "key", "", "sign with the RSA private `key` in this PEM file")
-	fs.StringVar(&c.verify, "verify", "", "verify this `bundle`")
-	fs.StringVar(&c.pub, "pub", "", "the RSA public `key`, a PEM file; the bundle must then be signed")
-	fs.StringVar(&c.which, "which", "", "explain the bundle for a gateway of this `version`")
-	fs.StringVar(&c.platform, "platform", "linux/amd64", "the gateway's `os/arch`, for -which")
-	fs.BoolVar(&c.json, "json", false, "print one JSON object")
-	switch err := fs.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
+func (o *options) publication(name string) bundle.Publication {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		dir = o.dir // refused below
+	}
+	return bundle.Publication{Dir: dir, Name: name, Run: o.run}
+}
+
+// answer prints a result, or the error with its findings, for people or as JSON.
+func (o *options) answer(c *cli.Call, result any, err error, format string, a ...any) error {
+	c.Err.Clear()
+	own := new(bundle.Error)
+	if errors.As(err, &own) && len(own.Findings) > 0 {
+		show(c, own.Findings)
+		err = errors.New("no gateway can use the bundle")
+	}
+	switch {
+	case err != nil && o.json:
+		failed := map[string]any{"error": err.Error(), "hint": own.Hint(), "retryable": own.Retryable(), "findings": append([]bundle.Finding{}, own.Findings...)}
+		return errors.Join(err, c.JSON(failed))
 	case err != nil:
-		return 2
+		return err
+	case o.json:
+		return c.JSON(result)
 	}
-	mode, err := c.choose(fs)
-	if err != nil {
-		c.stderr.Printf("packbundle: %v\nrun packbundle -h for help\n", err)
-		return 2
-	}
-	result, err := mode(ctx)
-	c.stderr.Clear()
-	if err != nil {
-		failure := c.fail(err)
-		if partial, ok := result.(map[string]any); ok {
-			maps.Copy(failure, partial)
-		}
-		result = failure
-	}
-	if c.json {
-		e := json.NewEncoder(c.stdout)
-		e.SetIndent("", "  ")
-		if jerr := e.Encode(result); err == nil {
-			err = jerr
-		}
-	}
-	if lost := c.stdout.Err(); lost != nil {
-		c.stderr.Printf("packbundle: %sprint the result: %v\n", c.stderr.Paint(cli.Bad, "failed: "), lost)
-		return 1
-	}
-	if err != nil {
-		return 1
-	}
-	return 0
+	c.Out.Printf(format+"\n", a...)
+	return nil
 }
 
-// allowed lists the flags that go with each way to use the command.
-var allowed = map[string][]string{
-	"building": {"manifest", "dir", "o", "key", "json"},
-	"-verify":  {"verify", "pub", "json"},
-	"-which":   {"which", "platform", "json"},
-}
-
-func (c *command) choose(fs *flag.FlagSet) (func(context.Context) (any, error), error) {
-	mode, do, rest := "building", c.runBuild, 0
-	if given(fs, "verify") {
-		mode, do, c.bundle = "-verify", c.runVerify, c.verify
-	} else if given(fs, "which") {
-		mode, do, rest, c.bundle = "-which", c.runWhich, 1, fs.Arg(0)
-	}
-	var err error
-	fs.Visit(func(f *flag.Flag) {
-		if !slices.Contains(allowed[mode], f.Name) {
-			err = fmt.Errorf("-%s does not go with %s", f.Name, mode)
-		}
-	})
-	if err == nil && fs.NArg() != rest {
-		err = fmt.Errorf("%d arguments beside the flags, %s takes %d", fs.NArg(), mode, rest)
-	}
-	if mode == "-which" && err == nil {
-		if c.version, err = semver.StrictNewVersion(strings.TrimPrefix(c.which, "v")); err != nil {
-			err = fmt.Errorf("-which %q: %w; give all three numbers, as 5.2.5", c.which, err)
-		} else if goos, goarch, _ := strings.Cut(c.platform, "/"); goos == "" || goarch == "" {
-			err = fmt.Errorf("-platform %q is not os/arch", c.platform)
-		}
-	}
-	return do, err
-}
-
-func given(fs *flag.FlagSet, name string) bool {
-	found := false
-	fs.Visit(func(f *flag.Flag) { found = found || f.Name == name })
-	return found
-}
-
-// fail prints err for people, with one line for each finding, and returns what
-// -json prints.
-func (c *command) fail(err error) map[string]any {
-	var refused *bundle.Error
-	errors.As(err, &refused)
-	if errors.Is(err, bundle.ErrManifest) {
-		c.printFindings(refused.Findings)
-		err = errors.New("no gateway could use the bundle, see above")
-	}
-	c.stderr.Printf("packbundle: %s%v\n", c.stderr.Paint(cli.Bad, "failed: "), err)
-	result := map[string]any{"error": err.Error()}
-	if refused != nil && len(refused.Findings) > 0 {
-		result["findings"] = refused.Findings
-	}
-	var detail interface {
-		Hint() string
-		Retryable() bool
-	}
-	if errors.As(err, &detail) {
-		result["hint"], result["retryable"] = detail.Hint(), detail.Retryable()
-	}
-	return result
-}
-
-func (c *command) printFindings(findings []bundle.Finding) {
+func show(c *cli.Call, findings []bundle.Finding) {
 	for _, f := range findings {
 		style := cli.Warn
 		if f.Severity == bundle.Refused {
 			style = cli.Bad
 		}
-		c.stderr.Printf("%s %s: %s\n  %s\n", c.stderr.Paint(style, string(f.Severity)+":"), f.Path, f.Problem, f.Remedy)
+		c.Err.Printf("%s %s: %s\n  %s\n", c.Err.Paint(style, string(f.Severity)+":"), f.Path, f.Problem, f.Remedy)
 	}
 }
 
 // progress draws a bar on a terminal when there is enough to wait for.
-func (c *command) progress(label string) func(bundle.Event) {
+func progress(c *cli.Call, label string) func(bundle.Event) {
 	const large = 16 << 20
-	if !c.stderr.Live() {
+	if !c.Err.Live() {
 		return nil
 	}
 	return func(e bundle.Event) {
 		if e.Total >= large {
-			c.stderr.Redraw(cli.Bar(label, e.Done, e.Total))
+			c.Err.Redraw(cli.Bar(label, e.Done, e.Total))
 		}
 	}
+}
+
+// load reads a file of one of the package's formats.
+func load[T any](path string, parse func([]byte) (T, error)) (v T, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return v, err
+	}
+	if v, err = parse(data); err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return v, err
+}
+
+func (o *options) build(ctx context.Context, c *cli.Call) error {
+	m, err := load(o.manifest, bundle.Parse)
+	if err != nil {
+		return o.answer(c, nil, err, "")
+	}
+	dir := o.dir
+	if dir == "" {
+		dir = filepath.Dir(o.manifest)
+	}
+	w := bundle.Options{Progress: progress(c, "pack")}
+	signed := "unsigned"
+	if o.key != "" {
+		if w.Signer, err = load(o.key, bundle.ParsePrivateKey); err != nil {
+			return o.answer(c, nil, err, "")
+		}
+		signed = "signed"
+	}
+	findings := append([]bundle.Finding{}, m.Validate(os.DirFS(dir))...) // [] in JSON
+	r, err := bundle.WriteFile(ctx, o.out, os.DirFS(dir), m, w)
+	if err != nil {
+		return o.answer(c, nil, err, "")
+	}
+	if !o.json {
+		show(c, findings)
+	}
+	name := r.Name(strings.TrimSuffix(filepath.Base(o.out), ".zip"))
+	return o.answer(c, map[string]any{"bundle": o.out, "name": name, "size": r.Size, "sha256": r.SHA256, "manifest": r.Manifest, "findings": findings},
+		nil, "%s: %s, checksum %s, %s\nSHA-256 %s", o.out, cli.Bytes(r.Size), r.Manifest.Checksum, signed, r.SHA256)
+}
+
+func (o *options) verify(ctx context.Context, c *cli.Call) error {
+	v := bundle.VerifyOptions{SHA256: o.sha256}
+	signature := "unchecked"
+	if o.pub != "" {
+		var err error
+		if v.Key, err = load(o.pub, bundle.ParsePublicKey); err != nil {
+			return o.answer(c, nil, err, "")
+		}
+		signature = "valid"
+	}
+	m, findings, err := read(ctx, c, c.Args[0], v)
+	if err != nil {
+		return o.answer(c, nil, err, "")
+	}
+	if refused := slices.DeleteFunc(slices.Clone(findings), func(f bundle.Finding) bool { return f.Severity != bundle.Refused }); len(refused) > 0 {
+		return o.answer(c, nil, &bundle.Error{Op: "verify bundle", Kind: bundle.ErrManifest, Findings: refused}, "")
+	}
+	if m.Signature == "" {
+		signature = "none"
+	}
+	if !o.json {
+		show(c, findings)
+	}
+	return o.answer(c, map[string]any{"bundle": c.Args[0], "signature": signature, "manifest": m, "findings": findings},
+		nil, "%s: %s, %d files, checksum %s, signature: %s", c.Args[0], c.Out.Paint(cli.Good, "good"), len(m.FileList), m.Checksum, signature)
+}
+
+func (o *options) which(ctx context.Context, c *cli.Call) error {
+	v, err := semver.StrictNewVersion(strings.TrimPrefix(o.release, "v"))
+	if err != nil {
+		return cli.Wrong("invalid -release %q: want all three numbers, as 5.2.5", o.release)
+	}
+	goos, goarch, _ := strings.Cut(o.platform, "/")
+	if goos == "" || goarch == "" {
+		return cli.Wrong("invalid -platform %q: want os/arch, as linux/arm64", o.platform)
+	}
+	m, _, err := read(ctx, c, c.Args[0], bundle.VerifyOptions{})
+	if err != nil {
+		return o.answer(c, nil, err, "")
+	}
+	all, err := m.Resolve(v, goos, goarch)
+	rows := [][]string{{"HOOK", "PATH", "LOADS", "TRIED IN ORDER"}}
+	for _, r := range all {
+		if r.File == "" {
+			r.File = "nothing"
+		}
+		rows = append(rows, []string{strings.TrimPrefix(r.Hook, "custom_middleware."), r.Path, r.File, strings.Join(r.Tried, ", ")})
+	}
+	if !o.json && len(all) > 0 {
+		c.Out.Printf("%s", c.Out.Table(rows))
+	}
+	if err != nil || !o.json {
+		return o.answer(c, nil, err, "a gateway that runs may refuse a file all the same: plugin already loaded")
+	}
+	return c.JSON(map[string]any{"bundle": c.Args[0], "gateway": v.String(), "platform": o.platform, "hooks": all})
+}
+
+// read verifies the bundle and validates what is in it.
+func read(ctx context.Context, c *cli.Call, path string, v bundle.VerifyOptions) (*bundle.Manifest, []bundle.Finding, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	v.Progress = progress(c, "verify")
+	stop := context.AfterFunc(ctx, func() { _ = f.Close() }) // ends a read
+	defer stop()
+	m, err := bundle.Verify(f, info.Size(), v)
+	var files *zip.Reader
+	if err == nil {
+		files, err = zip.NewReader(f, info.Size())
+	}
+	if err = errors.Join(ctx.Err(), err); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, append([]bundle.Finding{}, m.Validate(files)...), nil
 }
