@@ -23,7 +23,8 @@ const (
 type Action struct {
 	Kind      ActionKind
 	Package   string
-	Arch      string
+	Arch      string  // of the version to install, or of the removed one
+	FromArch  string  `json:",omitempty"` // of the installed version
 	From, To  Version // zero: not installed before, not installed after
 	Requested bool    // asked for, rather than needed by something that was
 	Held      bool    `json:",omitempty"` // on hold; Apply keeps the hold
@@ -32,6 +33,7 @@ type Action struct {
 	Size      int64   // of the .deb
 	Installed int64   // bytes on disk when installed, by the package's own account
 	SHA256    string  // of the .deb, by the source's index
+	Candidate string  `json:",omitempty"` // what apt would install by itself, if that is another version
 	Rollback  string  // where From could be had from at planning: cache, repository or repack
 }
 
@@ -47,7 +49,7 @@ func (s simulation) names() []string {
 }
 
 // actions turns apt's simulation into the plan's actions.
-func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, before []Package, debs map[string]Deb) error {
+func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey, debs map[string]Deb) error {
 	requested := func(name string) bool {
 		return slices.ContainsFunc(p.Requests, func(r Request) bool { return r.Package == name })
 	}
@@ -58,9 +60,9 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, before []Pa
 			continue
 		}
 		a := Action{Package: one.name, To: one.new, Origin: one.origin, Requested: requested(one.name), Arch: p.Arch}
-		old, ok := find(before, one.name)
+		old, ok := find(s.Packages, one.name)
 		if ok && old.Status != "config-files" {
-			a.From = old.Version
+			a.From, a.FromArch = old.Version, old.Arch
 		}
 		a.Held = ok && old.Held()
 		switch c := a.To.Compare(a.From); {
@@ -82,62 +84,91 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, before []Pa
 	}
 	for _, one := range sim.remv {
 		a := Action{Kind: Remove, Package: one.name, From: one.old, Requested: requested(one.name), Arch: p.Arch}
-		if old, ok := find(before, one.name); ok {
-			a.Held, a.Arch = old.Held(), old.Arch
+		if old, ok := find(s.Packages, one.name); ok {
+			a.Held, a.Arch, a.FromArch = old.Held(), old.Arch, old.Arch
 		}
 		p.Actions = append(p.Actions, a)
 	}
+	if err := p.asRequested(s); err != nil {
+		return err
+	}
+	return h.offered(ctx, p, s, lookup)
+}
+
+// asRequested holds apt's answer to the requests, exactly: apt takes some names
+// for patterns, and a trailing - or + for a wish.
+func (p *Plan) asRequested(s survey) error {
 	for _, r := range p.Requests {
-		if !slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Package == r.Package }) {
+		now, ok := find(s.Packages, r.Package)
+		there := ok && now.Status != "config-files"
+		i := slices.IndexFunc(p.Actions, func(a Action) bool { return a.Package == r.Package })
+		switch {
+		case i >= 0 && r.Remove == (p.Actions[i].Kind == Remove) && (r.Remove || p.Actions[i].To.Compare(r.Version) == 0):
+		case i < 0 && r.Remove && !there, i < 0 && !r.Remove && there && now.Installed() && now.Version.Compare(r.Version) == 0:
 			p.Unchanged = append(p.Unchanged, r.Package)
+		default:
+			return task{"plan", join(p.Requests)}.fail(Error{Kind: ErrNoPackage, Detail: fmt.Sprintf("apt's plan does not bring %s; it takes the name for a pattern", r),
+				Next: "give the package's exact name, and check that a source for this component is set up"})
 		}
 	}
-	if len(lookup) > 0 {
-		out, err := h.output(ctx, append([]string{"apt-cache", "show", "--"}, lookup...)...)
-		if err != nil {
-			return task{"read", fmt.Sprintf("what the sources say of %s", strings.Join(lookup, ", "))}.wrap(err)
+	return nil
+}
+
+// offeredScript: $1 apt's cache, then NAME=VERSION to install, --, names of the
+// installed, --, names of files.
+const offeredScript = `cache=$1; shift
+to=; while [ "$1" != -- ]; do to="$to $1"; shift; done; shift
+from=; while [ "$1" != -- ]; do from="$from $1"; shift; done; shift
+[ -z "$to" ] || apt-cache show -- $to || exit $?
+printf '\034'; [ -z "$from" ] || apt-cache madison -- $from
+printf '\034'; names=; for p in $to; do names="$names ${p%%=*}"; done
+[ -z "$names" ] || apt-cache policy -- $names || exit $?
+printf '\034'; for f; do [ ! -f "$cache/$f" ] || printf '%s\n' "$f"; done`
+
+// offered adds what the sources say: size and digest of each candidate, where
+// each installed version can be had again, and what apt would choose by itself.
+func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) error {
+	args := append([]string{s.archives()}, lookup...)
+	args = append(args, "--")
+	var files []string
+	for _, a := range p.Actions {
+		if !a.From.IsZero() {
+			args, files = append(args, a.Package), append(files, debName(a.Package, a.From, a.FromArch))
 		}
-		for _, st := range stanzas(out) {
-			for i, a := range p.Actions {
-				// The installed version's own stanza has no SHA256.
-				if a.Package == st.fields["package"] && a.To.text == st.fields["version"] && a.Deb == "" && a.SHA256 == "" && st.fields["filename"] != "" {
-					p.Actions[i].SHA256, p.Actions[i].Size = st.fields["sha256"], number64(st.fields["size"])
-					p.Actions[i].Installed, p.Actions[i].Arch = number64(st.fields["installed-size"])*1024, st.fields["architecture"]
-				}
+	}
+	t := task{"read", "what the sources say of " + join(p.Requests)}
+	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offeredScript, scriptName + "offered"}, append(append(args, "--"), files...)...)...)
+	if err != nil && exitCode(err) >= 0 {
+		return aptError(t, said{err: tidy(errOut)}, err)
+	} else if err != nil {
+		return t.wrap(explain(ctx, err, errOut))
+	}
+	part := strings.Split(out, "\x1c")
+	if len(part) != 4 {
+		return t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+	}
+	for _, st := range stanzas(part[0]) {
+		name := st.fields["package"]
+		if arch := st.fields["architecture"]; arch != p.Arch && arch != "all" {
+			name += ":" + arch
+		}
+		for i, a := range p.Actions {
+			// The installed version's own stanza has no SHA256.
+			if a.Package == name && a.To.text == st.fields["version"] && a.Deb == "" && a.SHA256 == "" && st.fields["filename"] != "" {
+				p.Actions[i].SHA256, p.Actions[i].Size = st.fields["sha256"], number64(st.fields["size"])
+				p.Actions[i].Installed, p.Actions[i].Arch = number64(st.fields["installed-size"])*1024, st.fields["architecture"]
 			}
 		}
 	}
-	return h.rollbacks(ctx, p)
-}
-
-// rollbacks finds out where each installed version could be had from again.
-func (h *Host) rollbacks(ctx context.Context, p *Plan) error {
-	var names, files []string
-	for _, a := range p.Actions {
-		if !a.From.IsZero() {
-			names = append(names, a.Package)
-			files = append(files, debName(a.Package, a.From, a.Arch))
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	available, err := h.Available(ctx, names...)
-	if err != nil {
-		return err
-	}
-	dir, err := h.archives(ctx)
-	if err != nil {
-		return err
-	}
-	out, err := h.script(ctx, nil, `cd "$1" || exit 0; shift; for f; do [ ! -f "$f" ] || echo "$f"; done`, append([]string{dir}, files...)...)
-	if err != nil {
-		return task{"look", "into apt's cache"}.wrap(err)
-	}
+	available, cached := parseMadison(part[1]), strings.Split(part[3], "\n")
+	chosen := parsePolicy(part[2])
 	for i, a := range p.Actions {
+		if v, ok := chosen[a.Package]; ok && a.Deb == "" && a.Requested && v != a.To.text {
+			p.Actions[i].Candidate = v
+		}
 		switch {
 		case a.From.IsZero():
-		case slices.Contains(strings.Split(out, "\n"), debName(a.Package, a.From, a.Arch)):
+		case slices.Contains(cached, debName(a.Package, a.From, a.FromArch)):
 			p.Actions[i].Rollback = fromCache
 		case slices.ContainsFunc(available, func(v Available) bool { return v.Package == a.Package && v.Version == a.From }):
 			p.Actions[i].Rollback = fromRepository
@@ -146,4 +177,19 @@ func (h *Host) rollbacks(ctx context.Context, p *Plan) error {
 		}
 	}
 	return nil
+}
+
+// parsePolicy reads the candidates from apt-cache policy in the C locale.
+func parsePolicy(text string) map[string]string {
+	chosen := map[string]string{}
+	name := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		if n, ok := strings.CutSuffix(line, ":"); ok && !strings.HasPrefix(line, " ") {
+			name = n
+		} else if v, ok := strings.CutPrefix(line, "  Candidate: "); ok && v != "(none)" {
+			chosen[name] = v
+		}
+	}
+	return chosen
 }

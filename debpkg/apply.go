@@ -128,19 +128,19 @@ func (h *Host) runDir(p Plan) string { return path.Join(h.o.StateDir, "runs", p.
 // result of one that the host still shows. A run whose effects are gone, by a
 // revert perhaps, does not count.
 func (h *Host) resume(ctx context.Context, op task, dir string) (Change, bool, error) {
-	s, err := h.jobState(ctx, dir)
+	s, data, err := h.jobState(ctx, dir)
 	if err != nil {
 		return Change{}, false, op.wrap(err)
 	}
 	if s.name == "none" {
 		return Change{}, false, nil
 	}
-	c, err := h.readChange(ctx, dir)
+	c, err := readChange(dir, data)
 	if err != nil {
 		return Change{}, false, op.wrap(err)
 	}
 	if s.name != "running" {
-		now, err := h.dpkgQuery(ctx, names(c.Plan.Actions)...)
+		now, err := h.Packages(ctx, names(c.Plan.Actions)...)
 		if err != nil {
 			return Change{}, false, op.wrap(err)
 		}
@@ -190,7 +190,7 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan, stage
 		}
 	}()
 	h.event(Event{Kind: EventStep, Text: "compare the plan with the host"})
-	now, err := h.plan(ctx, p.Requests, p.Fetched)
+	now, look, err := h.planned(ctx, p.Requests, p.Fetched)
 	if err != nil {
 		return Change{}, err
 	}
@@ -201,23 +201,23 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan, stage
 		return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged, Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan and have it approved"}
 	}
 	c := Change{Plan: p, Dir: dir, Started: time.Now().UTC(), Staged: stage}
-	if err := h.record(ctx, &c); err != nil {
-		return Change{}, op.wrap(err)
-	}
-	if c.Saved, err = h.saveDebs(ctx, p.Actions, prep, dir); err != nil {
+	c.record(look)
+	if c.Saved, err = h.saveDebs(ctx, p.Actions, look, prep, dir); err != nil {
 		return Change{}, op.wrap(err)
 	}
 	if err := h.saveFiles(ctx, &c, prep); err != nil {
 		return Change{}, op.wrap(err)
 	}
 	in := p.install()
-	h.event(Event{Kind: EventStep, Text: "download"})
-	if _, err := h.apt(ctx, op, in, "--download-only"); err != nil {
-		return Change{}, err
+	if !p.Fetched {
+		h.event(Event{Kind: EventStep, Text: "download"})
+		if _, err := h.apt(ctx, op, in, "--download-only"); err != nil {
+			return Change{}, err
+		}
 	}
 	j := job{prep: prep, dir: dir, argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds()))), change: c}
 	for _, a := range p.Actions {
-		if a.Held && a.Kind != Remove {
+		if (a.Held || p.Hold) && a.Kind != Remove {
 			j.hold = append(j.hold, a.Package)
 		}
 	}
@@ -241,19 +241,28 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan, stage
 }
 
 // record notes how the packages and units are before the change.
-func (h *Host) record(ctx context.Context, c *Change) (err error) {
-	if c.Before, err = h.Packages(ctx, names(c.Plan.Actions)...); err != nil {
-		return err
+func (c *Change) record(s survey) {
+	c.Units = map[string][]string{}
+	for _, p := range s.Packages {
+		if slices.ContainsFunc(c.Plan.Actions, func(a Action) bool { return a.Package == p.Name }) {
+			c.Before = append(c.Before, p)
+			if u := s.units[p.Name]; len(u) > 0 {
+				c.Units[p.Name] = u
+			}
+		}
 	}
-	var installed []string
-	for _, b := range c.Before {
-		installed = append(installed, b.Name)
+	c.UnitsBefore = pick(s.states, c.ServiceNames())
+}
+
+// pick returns the units with these names, in the names' order.
+func pick(units []Unit, names []string) []Unit {
+	var list []Unit
+	for _, name := range names {
+		if i := slices.IndexFunc(units, func(u Unit) bool { return u.Name == name }); i >= 0 {
+			list = append(list, units[i])
+		}
 	}
-	if c.Units, err = h.unitsOf(ctx, installed); err != nil {
-		return err
-	}
-	c.UnitsBefore, err = h.Units(ctx, c.ServiceNames()...)
-	return err
+	return list
 }
 
 // install is the command line that carries the plan out.
@@ -329,9 +338,11 @@ func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) 
 			return c, op.wrap(err)
 		}
 	}
-	if c.After, err = h.Packages(dctx, names(c.Plan.Actions)...); err != nil {
+	look, err := h.survey(dctx, names(c.Plan.Actions)...)
+	if err != nil {
 		return c, op.wrap(err)
 	}
+	c.After = look.Packages
 	wrong := c.unmet()
 	var verdict error
 	switch {
@@ -347,7 +358,7 @@ func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) 
 		h.o.Log.WarnContext(ctx, "the packages are as planned, but apt complained", "note", c.Note)
 	}
 	if verdict == nil {
-		c, verdict = h.judgeUnits(dctx, c)
+		c, verdict = h.judgeUnits(dctx, c, look)
 	}
 	if err := h.saveChange(dctx, c); err != nil {
 		h.o.Log.WarnContext(ctx, "the change is not recorded on the host", "err", err)
@@ -376,13 +387,10 @@ func (h *Host) unmask(ctx context.Context, units []Unit) error {
 	return nil
 }
 
-func (h *Host) readChange(ctx context.Context, dir string) (Change, error) {
+// readChange reads what a run recorded in dir.
+func readChange(dir string, data []byte) (Change, error) {
 	var c Change
-	data, err := h.readFile(ctx, path.Join(dir, "change.json"))
-	if err == nil {
-		err = json.Unmarshal(data, &c)
-	}
-	if err != nil {
+	if err := json.Unmarshal(data, &c); err != nil {
 		return Change{}, task{"read", "what an earlier run recorded"}.fail(Error{Err: err, Next: "look at the log in " + dir + " and remove the directory to begin again"})
 	}
 	return c, nil
@@ -410,8 +418,8 @@ func (c Change) unmet() []string {
 			list = append(list, a.Package+" is not installed")
 		case now.Version.Compare(a.To) != 0 || !now.Installed():
 			list = append(list, fmt.Sprintf("%s is %s at %s instead of installed at %s", a.Package, now.Status, now.Version, a.To))
-		case a.Held && !now.Held():
-			list = append(list, a.Package+" is no longer on hold")
+		case (a.Held || c.Plan.Hold) && !now.Held():
+			list = append(list, a.Package+" is not on hold")
 		}
 	}
 	return list
@@ -419,50 +427,41 @@ func (c Change) unmet() []string {
 
 // judgeUnits waits until the units that matter are stable: those that ran
 // before, and those that are new.
-func (h *Host) judgeUnits(ctx context.Context, c Change) (Change, error) {
-	var installed, wait, fresh []string
+func (h *Host) judgeUnits(ctx context.Context, c Change, look survey) (Change, error) {
+	c.Units = map[string][]string{}
+	var wait []string
 	for _, a := range c.Plan.Actions {
-		if a.Kind != Remove {
-			installed = append(installed, a.Package)
+		if a.Kind == Remove || len(look.units[a.Package]) == 0 {
+			continue
 		}
-	}
-	units, err := h.unitsOf(ctx, installed)
-	if err != nil {
-		return c, err
-	}
-	c.Units = units
-	for _, a := range c.Plan.Actions {
-		for _, u := range units[a.Package] {
+		c.Units[a.Package] = look.units[a.Package]
+		for _, u := range look.units[a.Package] {
 			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
 			comp, ok := component(a.Package)
 			switch {
-			case i < 0 && !(ok && comp.Unit == u):
-				fresh = append(fresh, u)
+			// A unit for a timer or an administrator need not run.
+			case i < 0 && !(ok && comp.Unit == u) && !begun(look.states, u):
 			case i < 0, c.UnitsBefore[i].Active(), c.UnitsBefore[i].ActiveState == "activating":
 				wait = append(wait, u)
 			}
 		}
 	}
-	begun, err := h.begun(ctx, fresh)
-	if err != nil {
+	c.UnitsAfter = pick(look.states, c.ServiceNames())
+	if !c.Staged {
+		states, err := h.waitStable(ctx, wait)
+		for i, u := range c.UnitsAfter {
+			if j := slices.IndexFunc(states, func(s Unit) bool { return s.Name == u.Name }); j >= 0 {
+				c.UnitsAfter[i] = states[j]
+			}
+		}
 		return c, err
 	}
-	wait = append(wait, begun...)
-	if !c.Staged {
-		err = h.WaitStable(ctx, wait...)
-	}
-	after, aerr := h.Units(ctx, c.ServiceNames()...)
-	if aerr == nil {
-		c.UnitsAfter = after
-	}
-	for i, u := range c.UnitsBefore {
+	for _, u := range c.UnitsBefore {
 		// A unit file in /etc wins over the mask in /run.
-		if c.Staged && u.Active() && i < len(after) && after[i].InvocationID != u.InvocationID {
+		i := slices.IndexFunc(c.UnitsAfter, func(a Unit) bool { return a.Name == u.Name })
+		if u.Active() && i >= 0 && c.UnitsAfter[i].InvocationID != u.InvocationID {
 			c.Note = strings.TrimSpace(c.Note + " " + u.Name + " was restarted although the change was staged")
 		}
 	}
-	if err == nil {
-		err = aerr
-	}
-	return c, err
+	return c, nil
 }

@@ -34,11 +34,15 @@ func TestConffilesLikeDpkg(t *testing.T) {
 				}
 				return p
 			}
-			old := pkg("4.0.8", map[string]string{"same": "1", "replaced": "1", "kept": "1", "conflict": "1", "converged": "1", "deleted": "1", "deleted-same": "1", "gone": "1"})
+			old := pkg("4.0.8", map[string]string{"same": "1", "replaced": "1", "kept": "1", "conflict": "1", "converged": "1", "deleted": "1", "deleted-same": "1", "gone": "1", "ordinary": "1", "ordinary-same": "1", "leaving": "1", "leaving-same": "1"})
 			next := pkg("5.2.5", map[string]string{"same": "1", "replaced": "2", "kept": "1", "conflict": "2", "converged": "2", "deleted": "2", "deleted-same": "1", "fresh": "2", "in-the-way": "2"})
+			for _, name := range []string{"ordinary", "ordinary-same"} {
+				next.Files[dir+name] = debs.File{Content: "2"}
+			}
+			next.Leaving = []string{dir + "leaving", dir + "leaving-same"}
 			f := newFixture(t, old, next)
 			f.install("tyk-gateway=4.0.8")
-			for name, text := range map[string]string{"kept": "mine", "conflict": "mine", "converged": "2", "in-the-way": "mine"} {
+			for name, text := range map[string]string{"kept": "mine", "conflict": "mine", "converged": "2", "in-the-way": "mine", "ordinary": "mine", "leaving": "mine"} {
 				f.write(dir+name, text)
 			}
 			for _, name := range []string{"deleted", "deleted-same"} {
@@ -55,9 +59,10 @@ func TestConffilesLikeDpkg(t *testing.T) {
 			p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
 			want := map[string]debpkg.Outcome{"same": debpkg.OutcomeSame, "replaced": debpkg.OutcomeReplaced, "kept": debpkg.OutcomeKept,
 				"converged": debpkg.OutcomeSame, "deleted-same": debpkg.OutcomeDeleted, "gone": debpkg.OutcomeObsolete, "fresh": debpkg.OutcomeNew,
-				"conflict": debpkg.OutcomeConflict, "in-the-way": debpkg.OutcomeConflict, "deleted": debpkg.OutcomeDeleted}
+				"conflict": debpkg.OutcomeConflict, "in-the-way": debpkg.OutcomeConflict, "deleted": debpkg.OutcomeDeleted,
+				"ordinary": debpkg.OutcomeOverwritten, "ordinary-same": debpkg.OutcomeReplaced, "leaving": debpkg.OutcomeMoved, "leaving-same": debpkg.OutcomeRemoved}
 			after := map[string]string{"same": "1", "replaced": "2", "kept": "mine", "converged": "2", "deleted-same": "", "fresh": "2", "conflict": "mine", "in-the-way": "mine", "deleted": "",
-				"conflict.dpkg-dist": "2", "in-the-way.dpkg-dist": "2"}
+				"conflict.dpkg-dist": "2", "in-the-way.dpkg-dist": "2", "ordinary": "2", "ordinary-same": "2", "leaving": "", "leaving-same": "", "leaving.dpkg-old": "mine"}
 			if takeNew {
 				want["conflict"], want["in-the-way"], want["deleted"] = debpkg.OutcomeTaken, debpkg.OutcomeTaken, debpkg.OutcomeRestored
 				after["conflict"], after["in-the-way"], after["deleted"] = "2", "2", "2"

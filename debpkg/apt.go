@@ -126,34 +126,8 @@ func parseURIs(text string) []Download {
 	return list
 }
 
-// archives is apt's cache of .deb files.
-func (h *Host) archives(ctx context.Context) (string, error) {
-	out, err := h.output(ctx, "apt-config", "dump", "--format", "%f %v%n", "Dir", "Dir::Cache", "Dir::Cache::archives")
-	if err != nil {
-		return "", task{"read", "apt's configuration"}.wrap(err)
-	}
-	values := map[string]string{}
-	for line := range strings.Lines(out) {
-		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		values[k] = v
-	}
-	return aptDir(values, "Dir", "Dir::Cache", "Dir::Cache::archives"), nil
-}
-
-// aptDir joins directories as apt does: an absolute one starts anew.
-func aptDir(values map[string]string, keys ...string) string {
-	dir := ""
-	for _, k := range keys {
-		if v := values[k]; strings.HasPrefix(v, "/") {
-			dir = v
-		} else if v != "" {
-			dir = strings.TrimRight(dir, "/") + "/" + v
-		}
-	}
-	return strings.TrimRight(dir, "/")
-}
-
 // debName is the name that apt gives a .deb file.
 func debName(pkg string, v Version, arch string) string {
+	pkg, _, _ = strings.Cut(pkg, ":")
 	return pkg + "_" + strings.ReplaceAll(v.text, ":", "%3a") + "_" + arch + ".deb"
 }

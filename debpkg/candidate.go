@@ -1,9 +1,7 @@
 package debpkg
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"path"
 	"regexp"
 	"slices"
@@ -19,6 +17,7 @@ type Restart struct {
 // ConffilePlan is a conffile's three-way state and what will become of it.
 type ConffilePlan struct {
 	Package, Path            string
+	Diverted                 string `json:",omitempty"` // the path that the file has on the disk instead
 	Shipped, Disk, Candidate string // MD5; empty: no such file
 	Outcome                  Outcome
 }
@@ -37,23 +36,42 @@ const (
 	OutcomeRestored Outcome = "was deleted, comes back"
 	OutcomeNew      Outcome = "new"
 	OutcomeObsolete Outcome = "no longer shipped, stays"
-	OutcomeUnknown  Outcome = "not known: the candidate was not fetched"
+	// The new version ships the path as an ordinary file: dpkg 1.21 overwrites
+	// edits without a word.
+	OutcomeOverwritten Outcome = "edits overwritten, no longer a configuration file"
+	// Declared remove-on-upgrade (dpkg 1.20.6 and newer).
+	OutcomeRemoved Outcome = "removed"
+	OutcomeMoved   Outcome = "removed, edits beside it as .dpkg-old"
+	OutcomeUnknown Outcome = "not known: the candidate was not fetched"
 )
 
 // Overwrite is a file that is no conffile, was changed on this host, and will
 // be replaced silently: policies, templates, sample scripts.
 type Overwrite struct{ Package, Path string }
 
+// Owned is a file of a candidate that another installed package owns.
+type Owned struct{ Package, Path, Owner string }
+
 // fetchDebs downloads the candidates into apt's cache and returns where each
-// one's file is. apt does not copy those of a file: source.
-func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, fetch bool) (map[string]string, error) {
+// one's file is, by package. apt does not copy those of a file: source. What
+// does not fit is not fetched.
+func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, need *space, fetch bool) (map[string]string, error) {
 	op := task{"download", join(p.Requests)}
 	out, err := h.apt(ctx, op, in, "-qq", "--print-uris")
 	if err != nil {
 		return nil, err
 	}
 	p.Downloads = parseURIs(out)
-	if fetch && len(p.Downloads) > 0 {
+	local := map[string]string{}
+	for _, d := range p.Downloads {
+		if file, ok := strings.CutPrefix(d.URI, "file:"); ok {
+			local[d.File] = path.Clean("/" + strings.TrimLeft(file, "/"))
+		}
+	}
+	p.Downloads = slices.DeleteFunc(p.Downloads, func(d Download) bool { return local[d.File] != "" })
+	room := space{}
+	room.add(s.disk(h.path("/var/cache/apt/archives")), p.DownloadSize(), "downloads")
+	if fetch && len(p.Downloads) > 0 && (h.o.IgnoreSpace || room.lacking() == nil) {
 		h.event(Event{Kind: EventStep, Text: op.String()})
 		if err := h.retryLocked(ctx, op, func() error {
 			_, err := h.apt(ctx, op, in, "--download-only")
@@ -61,59 +79,53 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, fetch bool) (
 		}); err != nil {
 			return nil, err
 		}
-	}
-	dir, err := h.archives(ctx)
-	if err != nil {
-		return nil, err
+	} else {
+		need.add(s.disk(h.path("/var/cache/apt/archives")), p.DownloadSize(), "downloads")
+		fetch = fetch && len(p.Downloads) == 0
 	}
 	files := map[string]string{}
-	var names, paths []string
 	for _, a := range p.Actions {
 		switch {
 		case a.Kind == Remove:
 		case a.Deb != "":
 			files[a.Package] = a.Deb
-		default:
+		case fetch:
+			// Without fetching, what the cache happens to hold must not make two
+			// plans differ.
 			file := debName(a.Package, a.To, a.Arch)
-			names, paths = append(names, a.Package), append(paths, path.Join(dir, file))
-			for _, d := range p.Downloads {
-				if local, ok := strings.CutPrefix(d.URI, "file:"); ok && d.File == file {
-					paths[len(paths)-1] = path.Clean("/" + strings.TrimLeft(local, "/"))
-				}
+			files[a.Package] = path.Join(s.archives(), file)
+			if local[file] != "" {
+				files[a.Package] = local[file]
 			}
-		}
-	}
-	p.Downloads = slices.DeleteFunc(p.Downloads, func(d Download) bool { return strings.HasPrefix(d.URI, "file:") })
-	// What the cache happens to hold must not make two plans differ.
-	if len(paths) == 0 || !fetch {
-		return files, nil
-	}
-	have, err := h.script(ctx, nil, `for f; do if [ -f "$f" ]; then echo y; else echo n; fi; done`, paths...)
-	if err != nil {
-		return nil, task{"look", "into apt's cache"}.wrap(err)
-	}
-	for i, yes := range strings.Fields(have) {
-		if yes == "y" {
-			files[names[i]] = paths[i]
 		}
 	}
 	return files, nil
 }
 
-// candidates compares the candidates with what is installed.
-func (h *Host) candidates(ctx context.Context, p *Plan, in install, before []Package, fetch bool) error {
+// candidates compares the candidates with what is installed. It returns the
+// room that the plan needs.
+func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey, fetch bool) (space, error) {
 	in.downgrade, in.held, in.removal = true, true, true
-	files, err := h.fetchDebs(ctx, p, in, fetch)
+	var need space
+	files, err := h.fetchDebs(ctx, p, in, s, &need, fetch)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	found, err := h.contents(ctx, files)
+	if err != nil {
+		return nil, err
 	}
 	for _, a := range p.Actions {
-		old, _ := find(before, a.Package)
+		if !a.From.IsZero() {
+			need.add(s.disk(h.o.StateDir), max(a.Size, 1<<20), "saved packages")
+		}
 		if a.Kind == Remove {
 			continue
 		}
-		file, ok := files[a.Package]
+		old, _ := find(s.Packages, a.Package)
+		c, ok := found[a.Package]
 		if !ok {
+			need.add(s.disk(h.path("/opt")), a.Installed, "new files")
 			for _, c := range old.Conffiles {
 				p.Conffiles = append(p.Conffiles, ConffilePlan{Package: a.Package, Path: c.Path, Shipped: c.Shipped, Disk: c.Disk, Outcome: OutcomeUnknown})
 			}
@@ -122,31 +134,29 @@ func (h *Host) candidates(ctx context.Context, p *Plan, in install, before []Pac
 			}
 			continue
 		}
-		c, err := h.contents(ctx, file)
-		if err != nil {
-			return err
-		}
-		conffiles, err := h.conffiles(ctx, a.Package, old, c)
-		if err != nil {
-			return err
-		}
-		p.Conffiles = append(p.Conffiles, conffiles...)
+		// dpkg unpacks the new files beside the old ones before it replaces them.
+		need.add(s.disk(h.path("/opt")), max(c.size, a.Installed), "new files")
+		p.Conffiles = append(p.Conffiles, h.conffiles(a.Package, old, c)...)
 		for _, u := range restarts(c.postinst, c.units()) {
 			p.Restarts = append(p.Restarts, Restart{Unit: u, Package: a.Package})
 		}
-		overwrites, err := h.overwrites(ctx, a, c)
-		if err != nil {
-			return err
+		for _, f := range c.changed {
+			p.Overwrites = append(p.Overwrites, Overwrite{a.Package, f})
 		}
-		p.Overwrites = append(p.Overwrites, overwrites...)
+		for _, o := range c.owned {
+			going := slices.ContainsFunc(p.Actions, func(b Action) bool { return b.Package == o.Owner && b.Kind == Remove })
+			if !going && !slices.Contains(c.replaces, o.Owner) {
+				p.Owned = append(p.Owned, o)
+			}
+		}
 	}
-	return nil
+	return need, nil
 }
 
-func (h *Host) conffiles(ctx context.Context, pkg string, old Package, c contents) ([]ConffilePlan, error) {
+func (h *Host) conffiles(pkg string, old Package, c contents) []ConffilePlan {
 	var list []ConffilePlan
 	for _, f := range old.Conffiles {
-		list = append(list, ConffilePlan{Package: pkg, Path: f.Path, Shipped: f.Shipped, Disk: f.Disk, Candidate: c.conffiles[f.Path]})
+		list = append(list, ConffilePlan{Package: pkg, Path: f.Path, Diverted: f.Diverted, Shipped: f.Shipped, Disk: f.Disk, Candidate: c.conffiles[f.Path]})
 	}
 	var fresh []string
 	for p := range c.conffiles {
@@ -155,21 +165,28 @@ func (h *Host) conffiles(ctx context.Context, pkg string, old Package, c content
 		}
 	}
 	slices.Sort(fresh)
-	var full []string
 	for _, p := range fresh {
-		full = append(full, h.path(p))
+		list = append(list, ConffilePlan{Package: pkg, Path: p, Disk: c.disk[p], Candidate: c.conffiles[p]})
 	}
-	disk, err := h.md5(ctx, full)
-	if err != nil {
-		return nil, err
+	for i, f := range list {
+		switch {
+		case f.Candidate != "":
+			list[i].Outcome = outcome(f, h.o.NewConffiles)
+		case slices.Contains(c.files, f.Path):
+			list[i].Outcome = OutcomeReplaced
+			if f.Disk != "" && f.Disk != f.Shipped {
+				list[i].Outcome = OutcomeOverwritten
+			}
+		case slices.Contains(c.leaving, f.Path) && f.Disk != "":
+			list[i].Outcome = OutcomeRemoved
+			if f.Disk != f.Shipped {
+				list[i].Outcome = OutcomeMoved
+			}
+		default:
+			list[i].Outcome = OutcomeObsolete
+		}
 	}
-	for i, p := range fresh {
-		list = append(list, ConffilePlan{Package: pkg, Path: p, Disk: disk[i], Candidate: c.conffiles[p]})
-	}
-	for i := range list {
-		list[i].Outcome = outcome(list[i], h.o.NewConffiles)
-	}
-	return list, nil
+	return list
 }
 
 // outcome follows dpkg's table (dpkg 1.21 with --force-confdef and
@@ -198,37 +215,3 @@ func outcome(c ConffilePlan, takeNew bool) Outcome {
 }
 
 var verifyLine = regexp.MustCompile(`^(\S{9})\s+(?:([a-z]) )?\s*(/.*)$`)
-
-// overwrites finds files changed on the host that the candidate ships too,
-// and files of the candidate that already exist though no package owns them.
-func (h *Host) overwrites(ctx context.Context, a Action, c contents) ([]Overwrite, error) {
-	var list []Overwrite
-	if !a.From.IsZero() {
-		// Differences are what it prints, and exit code 1.
-		var out bytes.Buffer
-		argv := append([]string{"dpkg"}, h.dpkgRoot()...)
-		if err := h.stream(ctx, nil, &out, nil, append(argv, "--verify", a.Package)...); err != nil && exitCode(err) != 1 {
-			return nil, task{"look", "for changed files of " + a.Package}.wrap(err)
-		}
-		for line := range strings.Lines(out.String()) {
-			m := verifyLine.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
-			if m != nil && m[1][2] == '5' && m[2] != "c" && slices.Contains(c.files, m[3]) {
-				list = append(list, Overwrite{a.Package, m[3]})
-			}
-		}
-	}
-	out, err := h.script(ctx, strings.NewReader(strings.Join(c.files, "\n")+"\n"), `d=$(mktemp) || exit 1; trap 'rm -f "$d"' EXIT
-dpkg-query --admindir="$2" -L "$3" >"$d" 2>/dev/null
-while read -r f; do
-	[ -f "$1$f" ] && ! grep -qxF -- "$f" "$d" && ! dpkg-query --admindir="$2" -S "$f" >/dev/null 2>&1 && printf '%s\n' "$f"
-done
-true`, h.o.Root, h.path("/var/lib/dpkg"), a.Package)
-	if err != nil {
-		return nil, task{"look", fmt.Sprintf("for files that %s would overwrite", a.Package)}.wrap(err)
-	}
-	for line := range strings.Lines(out) {
-		list = append(list, Overwrite{a.Package, strings.TrimSuffix(line, "\n")})
-	}
-	slices.SortFunc(list, func(a, b Overwrite) int { return strings.Compare(a.Path, b.Path) })
-	return list, nil
-}

@@ -106,11 +106,14 @@ func (h *Host) output(ctx context.Context, argv ...string) (string, error) {
 	return out, explain(ctx, err, errOut)
 }
 
-// script runs a POSIX shell script. Its arguments are $1 and so on.
-func (h *Host) script(ctx context.Context, stdin io.Reader, text string, args ...string) (string, error) {
-	out, errOut, err := h.raw(ctx, stdin, append([]string{"sh", "-c", text, "sh"}, args...)...)
+// script runs a POSIX shell script. Its arguments are $1 and so on. Its name is
+// $0, by which package debpkgtest knows what is asked.
+func (h *Host) script(ctx context.Context, stdin io.Reader, name, text string, args ...string) (string, error) {
+	out, errOut, err := h.raw(ctx, stdin, append([]string{"sh", "-c", text, scriptName + name}, args...)...)
 	return out, explain(ctx, err, errOut)
 }
+
+const scriptName = "debpkg-"
 
 // tidy makes text from the host fit to be shown.
 func tidy(s string) string { return printable.Text(redact(s)) }

@@ -16,7 +16,10 @@ import (
 // answers is a Runner that prints two streams, byte by byte in turn, so that
 // every line of one is torn apart by the other, and exits with a code.
 func answers(stdout, stderr string, code int) debpkg.Runner {
-	return func(_ context.Context, _ []string, _ io.Reader, out, errOut io.Writer) error {
+	return func(_ context.Context, argv []string, _ io.Reader, out, errOut io.Writer) error {
+		if code == 100 && !slices.Contains(argv, "apt-get") {
+			return nil // whoever asks about locks and the like
+		}
 		for i := range max(len(stdout), len(stderr)) {
 			if i < len(stdout) && out != nil {
 				_, _ = io.WriteString(out, stdout[i:i+1])

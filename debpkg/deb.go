@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -31,30 +31,47 @@ func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 			return nil, task{"read", ".deb files"}.wrap(fmt.Errorf("%q is not an absolute path on the host", p))
 		}
 	}
-	out, err := h.script(ctx, nil, `one() {
-	printf '%s\t' "$1"
-	dpkg-deb -f "$1" Package Version Architecture >/dev/null || exit 1
-	printf '%s\t%s\t%s\t' "$(dpkg-deb -f "$1" Package)" "$(dpkg-deb -f "$1" Version)" "$(dpkg-deb -f "$1" Architecture)"
-	printf '%s\t' "$(stat -L -c %s "$1")"
-	sha256sum <"$1" || exit 1
+	out, err := h.script(ctx, nil, "debs", debsScript, append([]string{""}, paths...)...)
+	if err != nil {
+		t := task{"read", strings.Join(paths, ", ")}
+		if ctx.Err() != nil || exitCode(err) < 0 {
+			return nil, t.wrap(err)
+		}
+		return nil, t.fail(Error{Kind: ErrDeb, Detail: err.Error(), Err: err, Next: "check that the file was copied whole"})
+	}
+	return parseDebs(out), nil
+}
+
+// debsScript: $1 not empty to leave out what cannot be read, then files and
+// directories.
+const debsScript = `skip=$1; shift
+one() {
+	if ! f=$(dpkg-deb -f "$1" Package Version Architecture); then [ -n "$skip" ] || exit 1; return; fi
+	sum=$(sha256sum <"$1") || exit 1
+	printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(printf '%s\n' "$f" | sed -n 's/^Package: *//p')" "$(printf '%s\n' "$f" | sed -n 's/^Version: *//p')" \
+		"$(printf '%s\n' "$f" | sed -n 's/^Architecture: *//p')" "$(stat -L -c %s "$1")" "${sum%% *}"
 }
 for p; do
 	if [ -d "$p" ]; then
 		for f in "$p"/*.deb; do [ ! -f "$f" ] || one "$f"; done
 	else one "$p"; fi
-done`, paths...)
-	if err != nil {
-		if ctx.Err() != nil || exitCode(err) < 0 {
-			return nil, task{"read", ".deb files"}.wrap(err)
-		}
-		return nil, &Error{Op: "read", Object: strings.Join(paths, ", "), Kind: ErrDeb, Detail: err.Error(), Err: err, Next: "check that the file was copied whole"}
+done`
+
+// debsThere reads the .deb files that can be read.
+func (h *Host) debsThere(ctx context.Context, files []string) ([]Deb, error) {
+	if len(files) == 0 {
+		return nil, nil
 	}
+	out, err := h.script(ctx, nil, "debs", debsScript, append([]string{"skip"}, files...)...)
+	return parseDebs(out), err
+}
+
+func parseDebs(out string) []Deb {
 	var debs []Deb
 	for _, f := range fields(out, 6) {
-		sum, _, _ := strings.Cut(f[5], " ")
-		debs = append(debs, Deb{Path: f[0], Package: f[1], Version: Version{f[2]}, Arch: f[3], Size: number64(f[4]), SHA256: sum})
+		debs = append(debs, Deb{Path: f[0], Package: f[1], Version: Version{f[2]}, Arch: f[3], Size: number64(f[4]), SHA256: f[5]})
 	}
-	return debs, nil
+	return debs
 }
 
 var debFileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%-]*\.deb$`)
@@ -70,10 +87,17 @@ func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error
 	dir := path.Join(h.o.StateDir, "uploads")
 	sum := sha256.New()
 	// A part of its own, as others may upload the same. A lost connection looks
-	// like the end of the file over there; what it leaves goes after a day.
-	out, err := h.script(ctx, io.TeeReader(r, sum), `set -e; umask 077; mkdir -p "$1"
-find "$1" -mindepth 1 -maxdepth 1 -name '.*.part.*' -mmin +1440 -exec rm -f {} +
-p=$(mktemp "$1/.$2.part.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, dir, name)
+	// like the end of the file over there; what it leaves goes
+	// after a day of uptime, or a reboot.
+	out, err := h.script(ctx, io.TeeReader(r, sum), "upload", `set -e; umask 077; mkdir -p "$1"
+boot=$(cut -c 1-8 /proc/sys/kernel/random/boot_id); up=$(cut -d . -f 1 /proc/uptime)
+for f in "$1"/.*.part.*; do
+	[ -f "$f" ] || continue
+	x=${f##*.part.}; b=${x%%.*} u=${x#*.}; u=${u%%.*}
+	if [ "$b" = "$boot" ] && [ $((up - u)) -lt 86400 ]; then continue; fi
+	rm -f "$f"
+done
+p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, dir, name)
 	part := strings.TrimSuffix(out, "\n")
 	d, err := func() (Deb, error) {
 		if err != nil {
@@ -90,7 +114,7 @@ p=$(mktemp "$1/.$2.part.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, dir, name)
 			return Deb{}, &Error{Op: "upload", Object: name, Kind: ErrDeb, Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want), Retry: true, Next: "upload it again"}
 		}
 		debs[0].Path = path.Join(dir, name)
-		if _, err := h.script(ctx, nil, `mv -T "$1" "$2"`, part, debs[0].Path); err != nil {
+		if _, err := h.script(ctx, nil, "move", `mv -T "$1" "$2"`, part, debs[0].Path); err != nil {
 			return Deb{}, task{"upload", name}.wrap(err)
 		}
 		return debs[0], nil
@@ -104,47 +128,101 @@ p=$(mktemp "$1/.$2.part.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, dir, name)
 // contents is what a candidate brings that matters for a plan.
 type contents struct {
 	conffiles map[string]string // path: MD5
+	disk      map[string]string // path: MD5 of what is on the disk; empty: nothing
+	leaving   []string          // conffiles that are flagged remove-on-upgrade
 	files     []string          // all other files
+	size      int64
 	postinst  string
+	replaces  []string // packages whose files it may take over
+	changed   []string // files that were changed on this host, or that no package owns
+	owned     []Owned
 }
 
-// debContents reads a .deb on the host. It unpacks nothing but the control
-// files and the conffiles, into a temporary directory that it removes.
-const debContents = `set -e
-d=$(mktemp -d); trap 'rm -rf "$d"' EXIT
-dpkg-deb -e "$1" "$d/c"
-dpkg-deb --fsys-tarfile "$1" | tar -t | sed 's,^\.,,' | grep -v '/$' >"$d/files" || true
-cat "$d/files"
-printf '\034'
-if [ -s "$d/c/conffiles" ]; then
-	sed -n 's,^/,./,p' "$d/c/conffiles" >"$d/list"
-	mkdir "$d/x"
-	dpkg-deb --fsys-tarfile "$1" | tar -x -C "$d/x" -T "$d/list"
-	while read -r f; do printf '%s\t' "${f#.}"; md5sum <"$d/x/$f"; done <"$d/list"
-fi
-printf '\034'
-cat "$d/c/postinst" 2>/dev/null || true`
-
-func (h *Host) contents(ctx context.Context, deb string) (contents, error) {
-	out, err := h.script(ctx, nil, debContents, deb)
+// contents reads the candidates, by package.
+func (h *Host) contents(ctx context.Context, files map[string]string) (map[string]contents, error) {
+	if len(files) == 0 {
+		return nil, nil
+	}
+	names := slices.Sorted(maps.Keys(files))
+	args := []string{h.o.Root}
+	for _, n := range names {
+		args = append(args, n, files[n])
+	}
+	t := task{"read", "the candidates of " + strings.Join(names, ", ")}
+	out, err := h.script(ctx, nil, "candidates", candidatesScript, args...)
 	if err != nil {
-		return contents{}, task{"read", deb}.wrap(err)
+		return nil, t.wrap(err)
 	}
-	part := strings.SplitN(out, "\x1c", 3)
-	if len(part) != 3 {
-		return contents{}, task{"read", deb}.wrap(errors.New("unexpected answer"))
+	blocks := strings.Split(out, "\x1c")
+	if len(blocks) != len(names)+1 {
+		return nil, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
 	}
-	c := contents{conffiles: map[string]string{}, postinst: part[2]}
-	for _, f := range fields(part[1], 2) {
-		sum, _, _ := strings.Cut(f[1], " ")
-		c.conffiles[f[0]] = sum
+	found := map[string]contents{}
+	for i, n := range names {
+		part := strings.Split(blocks[i], "\x1d")
+		if len(part) != 8 {
+			return nil, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+		}
+		found[n] = parseContents(n, part)
 	}
-	for line := range strings.Lines(part[0]) {
-		if p := strings.TrimSuffix(line, "\n"); c.conffiles[p] == "" {
-			c.files = append(c.files, p)
+	return found, nil
+}
+
+func parseContents(pkg string, part []string) contents {
+	c := contents{conffiles: map[string]string{}, disk: map[string]string{}, postinst: part[3], leaving: lines(part[2])}
+	for _, f := range fields(part[1], 3) {
+		c.conffiles[f[0]] = f[1]
+		if f[2] != "absent" {
+			c.disk[f[0]] = f[2]
 		}
 	}
-	return c, nil
+	for _, f := range fields(part[0], 2) {
+		c.size += number64(f[0])
+		if c.conffiles[f[1]] == "" {
+			c.files = append(c.files, f[1])
+		}
+	}
+	for _, r := range strings.Split(part[4], ",") {
+		if name, _, _ := strings.Cut(strings.TrimSpace(r), " "); name != "" {
+			c.replaces = append(c.replaces, name)
+		}
+	}
+	// Differences are what dpkg --verify prints.
+	for _, line := range lines(part[5]) {
+		if m := verifyLine.FindStringSubmatch(line); m != nil && m[1][2] == '5' && m[2] != "c" && slices.Contains(c.files, m[3]) {
+			c.changed = append(c.changed, m[3])
+		}
+	}
+	owners := map[string][]string{}
+	for _, line := range lines(part[7]) {
+		if who, file, ok := strings.Cut(line, ": "); ok {
+			owners[file] = append(owners[file], strings.Split(who, ", ")...)
+		}
+	}
+	name, _, _ := strings.Cut(pkg, ":")
+	for _, f := range lines(part[6]) {
+		mine := len(owners[f]) == 0
+		if mine && c.conffiles[f] == "" {
+			c.changed = append(c.changed, f)
+		}
+		for _, o := range owners[f] {
+			o, _, _ := strings.Cut(o, ":")
+			if o != name { // not a sibling of Multi-Arch: same
+				c.owned = append(c.owned, Owned{pkg, f, o})
+			}
+		}
+	}
+	slices.Sort(c.changed)
+	return c
+}
+
+// lines splits text, without an empty last line.
+func lines(text string) []string {
+	var list []string
+	for line := range strings.Lines(text) {
+		list = append(list, strings.TrimSuffix(line, "\n"))
+	}
+	return list
 }
 
 var (

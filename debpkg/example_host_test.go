@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/debpkgtest"
 )
 
 func gatewayPlan(ctx context.Context, host *debpkg.Host) (debpkg.Plan, error) {
@@ -40,7 +41,7 @@ func plan(ctx context.Context, r debpkg.Runner, o debpkg.Options, out io.Writer)
 	return nil
 }
 
-// The answers are the real apt's, recorded.
+// The answers are those that the real apt gives: TestFakeLikeApt.
 func ExampleHost_Plan() {
 	replay("plan", plan)
 	// Output:
@@ -245,21 +246,24 @@ func ExampleHost_Update() {
 }
 
 func ExampleHost_Packages() {
-	host := debpkg.New(says("tyk-gateway\tamd64\t5.2.5\thold\tinstalled\tok\n"), debpkg.Options{})
+	fake := debpkgtest.New("gw1")
+	fake.Install(debpkgtest.Tyk("tyk-gateway", "5.2.5"))
+	fake.Hold("tyk-gateway")
+	host := debpkg.New(fake.Run, debpkg.Options{})
 	list, err := host.Packages(context.Background(), "tyk-*")
 	fmt.Println(list[0].Name, list[0].Version, list[0].Installed(), list[0].Held(), list[0].Broken(), err)
 	// Output: tyk-gateway 5.2.5 true true false <nil>
 }
 
 func ExampleHost_Sources() {
-	host := debpkg.New(says("\x1c/etc/apt/sources.list.d/tyk_tyk-gateway.list\ndeb [signed-by=/usr/share/keyrings/tyk.gpg] https://token:@packagecloud.io/tyk/tyk-gateway/debian bookworm main\n"), debpkg.Options{})
+	host := debpkg.New(says("\x1c/etc/apt/sources.list.d/tyk_tyk-gateway.list\ndeb [signed-by=/usr/share/keyrings/tyk.gpg] https://token:@packagecloud.io/tyk/tyk-gateway/debian bookworm main\n\x1d"), debpkg.Options{})
 	list, err := host.Sources(context.Background())
 	fmt.Println(list[0].URIs[0], list[0].SignedBy, list[0].Tyk(), err)
 	// Output: https://***@packagecloud.io/tyk/tyk-gateway/debian /usr/share/keyrings/tyk.gpg true <nil>
 }
 
 func ExampleHost_Debs() {
-	host := debpkg.New(says("/srv/debs/tyk-pump_1.9.0_amd64.deb\ttyk-pump\t1.9.0\tamd64\t4711\t0123abcd  -\n"), debpkg.Options{})
+	host := debpkg.New(says("/srv/debs/tyk-pump_1.9.0_amd64.deb\ttyk-pump\t1.9.0\tamd64\t4711\t0123abcd\n"), debpkg.Options{})
 	list, err := host.Debs(context.Background(), "/srv/debs")
 	fmt.Println(list[0].Package, list[0].Version, list[0].Arch, list[0].SHA256, err)
 	// Output: tyk-pump 1.9.0 amd64 0123abcd <nil>
@@ -267,7 +271,7 @@ func ExampleHost_Debs() {
 
 func ExampleHost_Upload() {
 	const content = "the .deb file's content"
-	host := debpkg.New(says(fmt.Sprintf("/var/lib/tykupgrade/uploads/.pump.deb\ttyk-pump\t1.9.0\tamd64\t23\t%x  -\n", sha256.Sum256([]byte(content)))), debpkg.Options{})
+	host := debpkg.New(says(fmt.Sprintf("/var/lib/tykupgrade/uploads/.pump.deb\ttyk-pump\t1.9.0\tamd64\t23\t%x\n", sha256.Sum256([]byte(content)))), debpkg.Options{})
 	deb, err := host.Upload(context.Background(), "pump.deb", strings.NewReader(content))
 	fmt.Println(deb.Path, deb.Package, deb.Version, err)
 	// Output: /var/lib/tykupgrade/uploads/pump.deb tyk-pump 1.9.0 <nil>

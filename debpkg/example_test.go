@@ -37,9 +37,8 @@ func upgrade(ctx context.Context, r debpkg.Runner, o debpkg.Options, out io.Writ
 	return nil
 }
 
-// Plan, have it approved, apply, and go back. The session stands for
-// debpkg.Sudo(debpkg.SSH("ops@gw1", debpkg.SSHOptions{})): the answers of the
-// real apt, recorded.
+// Plan, have it approved, apply, and go back. The Runner is that of a host of
+// package debpkgtest instead of debpkg.Sudo(debpkg.SSH("ops@gw1", debpkg.SSHOptions{})).
 func Example() {
 	replay("upgrade", upgrade)
 	// Output:
@@ -110,7 +109,7 @@ func ExampleHost_Locks() {
 }
 
 func ExampleHost_Available() {
-	host := debpkg.New(says("tyk-pump | 1.9.0 | https://packagecloud.io/tyk/tyk-pump/debian bookworm/main amd64 Packages\n"), debpkg.Options{})
+	host := debpkg.New(says("\x1dtyk-pump | 1.9.0 | https://packagecloud.io/tyk/tyk-pump/debian bookworm/main amd64 Packages\n"), debpkg.Options{})
 	list, err := host.Available(context.Background(), "tyk-pump")
 	fmt.Println(list[0].Package, list[0].Version, err)
 	// Output: tyk-pump 1.9.0 <nil>
@@ -119,7 +118,7 @@ func ExampleHost_Available() {
 // What went wrong is asked with errors.Is; the next step and whether a retry
 // can help come with the error.
 func ExampleError() {
-	var err error = &debpkg.Error{Op: "apply tyk-gateway=5.2.5", Kind: debpkg.ErrLocked, Detail: "unattended-upgr (process 4711) holds /var/lib/dpkg/lock-frontend",
+	var err error = &debpkg.Error{Op: "apply", Object: "tyk-gateway=5.2.5", Kind: debpkg.ErrLocked, Detail: "unattended-upgr (process 4711) holds /var/lib/dpkg/lock-frontend",
 		Retry: true, Next: "wait for it to end"}
 	var e *debpkg.Error
 	fmt.Println(errors.Is(err, debpkg.ErrLocked), errors.As(err, &e) && e.Retryable())
@@ -130,9 +129,9 @@ func ExampleError() {
 }
 
 func ExamplePlan_Refused() {
-	plan := debpkg.Plan{Problems: []debpkg.Problem{{Refuse: true, Text: "it would remove tyk-pump 1.8.3, which nobody asked for", Next: "ask for the removal in the request if it is meant"}}}
+	plan := debpkg.Plan{Problems: []debpkg.Problem{{Refuse: true, Text: "it would remove tyk-pump 1.8.3, which is not requested", Next: "request the removal if you mean it"}}}
 	fmt.Println(plan.Refused())
-	// Output: apply the plan: the plan is refused: it would remove tyk-pump 1.8.3, which nobody asked for; ask for the removal in the request if it is meant
+	// Output: apply the plan: plan is refused: it would remove tyk-pump 1.8.3, which is not requested; request the removal if you mean it
 }
 
 func ExampleComponents() {

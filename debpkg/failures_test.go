@@ -67,9 +67,9 @@ func TestFailures(t *testing.T) {
 			t.Errorf("the table hides the refusal:\n%s", p)
 		}
 	}
-	refused("it would remove tyk-pump 1.8.3, which nobody asked for", f.request("tyk-gateway", "6.2.0"))
+	refused("it would remove tyk-pump 1.8.3, which is not requested", f.request("tyk-gateway", "6.2.0"))
 	refused("it would remove tyk-gateway 4.0.8", f.request("tyk-gateway-ee", "5.7.0"))
-	refused("the new files need", f.request("tyk-gateway", "6.3.0"))
+	refused("new files in", f.request("tyk-gateway", "6.3.0"))
 	f.raw("apt-mark", "hold", "tyk-dep")
 	_, err = h.Plan(ctx, f.request("tyk-pump", "1.9.0"))
 	wantError(t, err, debpkg.ErrDepends, "Depends: tyk-dep (>= 2)", "tyk-dep is on hold")

@@ -2,28 +2,95 @@ package debpkg
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"slices"
 	"strings"
 )
 
-// filesName is the archive of configuration and overwritten files.
-const filesName = "files.tar.gz"
-
 // What dpkg (1.21), its helper for maintainer scripts and -confold or -confnew
 // put beside a conffile.
 var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", ".dpkg-backup", ".dpkg-remove"}
 
+// whoFunc decides as whom to open a path: as root when nobody else can write to
+// any directory on the way, otherwise as the owner of the first directory that
+// is somebody else's. Whatever that owner puts there, a link to /etc/shadow say,
+// is then opened with no more than his own permissions. It sets w to "uid gid",
+// or to nothing for the user that runs this, and refuses with 78 a directory of
+// root's that a group or everybody can write to.
+const whoFunc = `me=$(id -u)
+who() {
+	w= cur= rest=${1#/}
+	while :; do
+		case $rest in */*) ;; *) return 0 ;; esac
+		cur=$cur/${rest%%/*} rest=${rest#*/}
+		[ -d "$cur" ] || return 1
+		o=$(stat -L -c '%u %g' -- "$cur") || return 1
+		case $o in
+		"0 "* | "$me "*)
+			if [ -n "$(find -H "$cur" -maxdepth 0 -perm /022)" ] && [ ! -k "$cur" ]; then
+				echo "$cur can be written to by its group or by everybody" >&2; return 78
+			fi ;;
+		*) w=$o; return 0 ;;
+		esac
+	done
+}
+as() { # "uid gid" or nothing, command
+	if [ -z "$1" ]; then shift; "$@"; return; fi
+	u=${1% *} g=${1#* }; shift
+	setpriv --reuid="$u" --regid="$g" --clear-groups -- "$@"
+}
+`
+
+// saveFilesScript: $1 root, $2 prepared directory, $3 suffixes; the paths come
+// on standard input. There is an archive for root's files, files.tar.gz, and one
+// for each other owner of a directory, files.UID.GID.tar.gz. A link out of such
+// an owner's tree (/opt/x, of /opt/x/y) is kept as a link and not followed.
+const saveFilesScript = whoFunc + `set -e; umask 077
+while IFS= read -r f; do
+	printf '%s\n' "$f"
+	if [ -L "$1$f" ] && [ -f "$1$f" ]; then
+		who "$1$f" || { rc=$?; [ $rc -ne 78 ] || exit 78; continue; }
+		t=$(readlink -f -- "$1$f"); top=${f#/}; rest=${top#*/}; top=/${top%%/*}/${rest%%/*}
+		case $t in
+		"$1$top"/*) printf '%s\n' "${t#"$1"}" ;;
+		"$1"/*) [ -n "$w" ] || printf '%s\n' "${t#"$1"}" ;;
+		esac
+	fi
+done >"$2/paths" || exit $?
+sort -u "$2/paths" >"$2/looked"
+while IFS= read -r f; do
+	who "$1$f" || { rc=$?; [ $rc -ne 78 ] || exit 78; continue; }
+	for s in "" $3; do
+		if [ -f "$1$f$s" ] || [ -L "$1$f$s" ]; then
+			printf '.%s\n' "$f$s" >>"$2/list${w:+.${w% *}.${w#* }}"
+			printf '%s\n' "$f$s" >>"$2/files"
+		fi
+	done
+done <"$2/looked"
+for l in "$2"/list*; do
+	[ -e "$l" ] || continue
+	w=${l#"$2/list"}; w=${w#.}
+	as "${w:+${w%.*} ${w#*.}}" tar -C "$1/" -c -z -T - <"$l" >"$2/files${w:+.$w}.tar.gz"
+	rm "$l"
+done
+[ ! -e "$2/files" ] || cat "$2"/files*.tar.gz | sha256sum
+printf '\034'; [ ! -e "$2/files" ] || cat "$2/files"
+printf '\034'; cat "$2/looked"
+rm -f "$2/files" "$2/looked" "$2/paths"`
+
 // saveFiles keeps the conffiles, the files that will be overwritten, and each
-// component's configuration and defaults, with what earlier upgrades left beside
-// them. Absent ones are left out; of a link, what it leads to is kept too, which
-// is what dpkg replaces. It notes in c the kept files, the archive's SHA-256, and
+// component's configuration and defaults, with what earlier upgrades left next to
+// them. Absent ones are left out. Of a link, its target is kept too, which is
+// what dpkg replaces. It notes in c the kept files, the archives' SHA-256, and
 // where it looked.
 func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
+	t := task{"save", "the configuration"}
 	var paths []string
 	for _, f := range c.Plan.Conffiles {
 		paths = append(paths, f.Path)
+		if f.Diverted != "" {
+			paths = append(paths, f.Diverted)
+		}
 	}
 	for _, o := range c.Plan.Overwrites {
 		paths = append(paths, o.Path)
@@ -33,41 +100,21 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 			paths = append(paths, comp.Config, "/etc/default/"+comp.Package)
 		}
 	}
-	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), `set -e
-umask 077
-while IFS= read -r f; do
-	printf '%s\n' "$f"
-	if [ -L "$1$f" ] && [ -f "$1$f" ]; then
-		t=$(readlink -f -- "$1$f")
-		case $t in "$1"/*) printf '%s\n' "${t#"$1"}" ;; esac
-	fi
-done | sort -u >"$2/looked"
-while IFS= read -r f; do
-	for s in "" $4; do [ ! -f "$1$f$s" ] || printf '.%s\n' "$f$s"; done
-done <"$2/looked" >"$2/files"
-if [ -s "$2/files" ]; then tar -C "$1/" -c -z -f "$2/$3" -T "$2/files"; sha256sum <"$2/$3"; fi
-printf '\034'; cat "$2/files"
-printf '\034'; cat "$2/looked"
-rm "$2/files" "$2/looked"`, h.o.Root, prep, filesName, strings.Join(besideSuffixes, " "))
+	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), "save-files", saveFilesScript, h.o.Root, prep, strings.Join(besideSuffixes, " "))
 	if err != nil {
-		return task{"save", "the configuration"}.wrap(err)
+		return t.wrap(unsafe(t, err))
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != 3 {
-		return task{"save", "the configuration"}.wrap(fmt.Errorf("unexpected answer %q", out))
+		return t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
 	}
 	c.FilesSHA256, _, _ = strings.Cut(part[0], " ")
-	for line := range strings.Lines(part[1]) {
-		c.Files = append(c.Files, strings.TrimPrefix(strings.TrimSuffix(line, "\n"), "."))
-	}
-	for line := range strings.Lines(part[2]) {
-		c.Looked = append(c.Looked, strings.TrimSuffix(line, "\n"))
-	}
+	c.Files, c.Looked = lines(part[1]), lines(part[2])
 	return nil
 }
 
 // added lists the files that were not there before the change and that dpkg
-// may have put there: what it leaves beside conffiles, and conffiles that had
+// may have put there: what it leaves next to conffiles, and conffiles that had
 // been deleted. A conffile that only the new version has stays: dpkg would take
 // its absence for a decision, and leave it out of the next upgrade.
 func (c Change) added() []string {
@@ -91,64 +138,75 @@ func (h *Host) checkFiles(ctx context.Context, op task, c Change) error {
 	if c.FilesSHA256 == "" {
 		return nil
 	}
-	file := path.Join(c.Dir, filesName)
-	out, err := h.script(ctx, nil, `[ ! -f "$1" ] || sha256sum <"$1"`, file)
+	out, err := h.script(ctx, nil, "check-files", `cd -- "$1" && cat files.tar.gz files.*.tar.gz 2>/dev/null | sha256sum`, c.Dir)
 	if err != nil {
-		return op.wrap(fmt.Errorf("read the saved configuration: %w", err))
+		return op.wrap(err)
 	}
 	if sum, _, _ := strings.Cut(out, " "); sum != c.FilesSHA256 {
-		return &Error{Op: op.verb, Object: op.object, Kind: ErrNoRollback, Detail: file + " is gone or was changed since it was saved", Next: "revert without the files, and bring them back from a backup"}
+		return op.fail(Error{Kind: ErrNoRollback, Detail: path.Join(c.Dir, "files.tar.gz") + " is gone or was changed since it was saved", Next: "revert without the files, and bring them back from a backup"})
 	}
 	return nil
 }
 
-// revertFiles brings back the files of before, after what is there now was put
-// into an archive of its own, and takes away what dpkg added.
-func (h *Host) revertFiles(ctx context.Context, op task, c Change) error {
-	var lines strings.Builder
-	for _, f := range c.Files {
-		lines.WriteString("=" + f + "\n")
-	}
-	for _, f := range c.added() {
-		lines.WriteString("+" + f + "\n")
-	}
-	if lines.Len() == 0 {
-		return nil
-	}
-	// Over SSH, the death of the client looks like the end of the list.
-	lines.WriteString(".\n")
-	if ctx.Err() != nil {
-		return op.wrap(ended(ctx))
-	}
-	h.event(Event{Kind: EventStep, Text: "bring back the configuration"})
-	archive := ""
-	if len(c.Files) > 0 {
-		archive = filesName
-	}
-	// Half of the configuration would be worse than all or none.
-	dctx, cancel := h.lasting(ctx)
-	defer cancel()
-	_, err := h.script(dctx, strings.NewReader(lines.String()), `set -e; umask 077
-: >"$2/added"
+// revertFilesScript: $1 root, $2 directory of the change; a list of paths comes
+// on standard input: =PATH was saved, +PATH is to go, and a dot ends it.
+const revertFilesScript = whoFunc + `set -e; umask 077
+rm -f "$2"/now* "$2"/gone*
 whole=
 while IFS= read -r l; do
 	if [ "$l" = . ]; then whole=1; break; fi
 	f=${l#?}
 	[ -f "$1$f" ] || [ -L "$1$f" ] || continue
-	printf '.%s\n' "$f"
-	case $l in +*) printf '%s\n' "$1$f" >>"$2/added" ;; esac
-done >"$2/list"
-if [ -z "$whole" ]; then rm "$2/list" "$2/added"; echo "the list of files did not arrive whole" >&2; exit 1; fi
-if [ -s "$2/list" ]; then
-	now=$2/files-replaced.$(date +%Y%m%dT%H%M%S.%3N).tar.gz
-	tar -C "$1/" -c -z -f "$now" -T "$2/list"
-	sync "$now"
-fi
-[ -z "$3" ] || tar -C "$1/" -x -p -z -f "$2/$3"
-while IFS= read -r f; do rm -f -- "$f"; done <"$2/added"
-rm "$2/list" "$2/added"`, h.o.Root, c.Dir, archive)
-	if err != nil {
-		return op.wrap(fmt.Errorf("bring back the configuration: %w", err))
+	who "$1$f" || { rc=$?; [ $rc -ne 78 ] || exit 78; continue; }
+	x=${w:+.${w% *}.${w#* }}
+	printf '.%s\n' "$f" >>"$2/now$x"
+	case $l in +*) printf '%s\0' "$1$f" >>"$2/gone$x" ;; esac
+done
+if [ -z "$whole" ]; then rm -f "$2"/now* "$2"/gone*; echo "the list of files did not arrive whole" >&2; exit 1; fi
+at=$(date +%Y%m%dT%H%M%S.%3N)
+for l in "$2"/now*; do
+	[ -e "$l" ] || continue
+	x=${l#"$2/now"}; w=${x#.}
+	as "${w:+${w%.*} ${w#*.}}" tar -C "$1/" -c -z -T - <"$l" >"$2/replaced.$at$x.tar.gz"
+	sync "$2/replaced.$at$x.tar.gz"
+done
+for a in "$2/files.tar.gz" "$2"/files.*.tar.gz; do
+	[ -e "$a" ] || continue
+	w=${a#"$2/files"}; w=${w%.tar.gz}; w=${w#.}
+	case $w in *[!0-9.]*) continue ;; esac
+	as "${w:+${w%.*} ${w#*.}}" tar -C "$1/" -x -p -z -f - <"$a"
+done
+for l in "$2"/gone*; do
+	[ -e "$l" ] || continue
+	w=${l#"$2/gone"}; w=${w#.}
+	as "${w:+${w%.*} ${w#*.}}" xargs -0 rm -f -- <"$l"
+done
+rm -f "$2"/now* "$2"/gone*`
+
+// revertFiles brings back the files of before, after what is there now was put
+// into archives of its own, and takes away what dpkg added.
+func (h *Host) revertFiles(ctx context.Context, op task, c Change) error {
+	var list strings.Builder
+	for _, f := range c.Files {
+		list.WriteString("=" + f + "\n")
+	}
+	for _, f := range c.added() {
+		list.WriteString("+" + f + "\n")
+	}
+	if list.Len() == 0 {
+		return nil
+	}
+	// Over SSH, the death of the client looks like the end of the list.
+	list.WriteString(".\n")
+	if ctx.Err() != nil {
+		return op.wrap(ended(ctx))
+	}
+	h.event(Event{Kind: EventStep, Text: "bring back the configuration"})
+	// Half of the configuration would be worse than all or none.
+	dctx, cancel := h.lasting(ctx)
+	defer cancel()
+	if _, err := h.script(dctx, strings.NewReader(list.String()), "revert-files", revertFilesScript, h.o.Root, c.Dir); err != nil {
+		return op.wrap(unsafe(op, err))
 	}
 	return nil
 }

@@ -22,25 +22,37 @@ type Entry struct {
 // History reads apt's history log, rotated and compressed files included,
 // oldest first.
 func (h *Host) History(ctx context.Context) ([]Entry, error) {
-	out, err := h.output(ctx, "apt-config", "dump", "--format", "%f %v%n", "Dir", "Dir::Log", "Dir::Log::History")
+	s, err := h.survey(ctx)
 	if err != nil {
-		return nil, task{"read", "apt's configuration"}.wrap(err)
+		return nil, err
 	}
-	values := map[string]string{}
-	for line := range strings.Lines(out) {
-		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		values[k] = v
-	}
-	// Right after a rotation there is no plain file. A missing file is no
-	// error, an unreadable one is.
-	text, err := h.script(ctx, nil, `i=60
+	return h.historyAt(ctx, s.history())
+}
+
+// historyScript prints the rotated logs by the time of their last entry's
+// rotation, as their names say (logrotate's numbers or dates), then the log.
+// Right after a rotation there is no plain file. A missing file is no error, an
+// unreadable one is.
+const historyScript = `show() {
+	case $1 in
+	*.gz) gzip -dc -- "$1" ;;
+	*.xz) xz -dc -- "$1" ;;
+	*.zst) zstd -dc -- "$1" ;;
+	*.bz2) bzip2 -dc -- "$1" ;;
+	*) cat -- "$1" ;;
+	esac || exit 1
+	echo
+}
+for f in "$1"-[0-9]*; do [ ! -f "$f" ] || show "$f"; done
+i=60
 while [ $i -gt 0 ]; do
-	for f in "$1.$i.gz" "$1.$i"; do
-		if [ -f "$f" ]; then gzip -dcf -- "$f" || exit 1; echo; fi
-	done
+	for f in "$1.$i" "$1.$i."*; do if [ -f "$f" ]; then show "$f"; fi; done
 	i=$((i - 1))
 done
-if [ -f "$1" ]; then cat -- "$1"; fi`, aptDir(values, "Dir", "Dir::Log", "Dir::Log::History"))
+if [ -f "$1" ]; then cat -- "$1"; fi`
+
+func (h *Host) historyAt(ctx context.Context, file string) ([]Entry, error) {
+	text, err := h.script(ctx, nil, "history", historyScript, file)
 	if err != nil {
 		return nil, task{"read", "apt's history"}.wrap(err)
 	}
@@ -127,19 +139,16 @@ func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Chang
 	if len(packages) == 0 {
 		return Change{}, task{"look", "up the last change"}.wrap(errors.New("no package given"))
 	}
-	entries, err := h.History(ctx)
+	look, err := h.survey(ctx, packages...)
 	if err != nil {
 		return Change{}, op.wrap(err)
 	}
-	now, err := h.dpkgQuery(ctx, packages...)
+	now := look.Packages
+	entries, err := h.historyAt(ctx, look.history())
 	if err != nil {
 		return Change{}, op.wrap(err)
 	}
-	facts, err := h.basics(ctx)
-	if err != nil {
-		return Change{}, op.wrap(err)
-	}
-	c := Change{Plan: Plan{Host: facts.Identity, OS: facts.OS, Arch: facts.Arch}}
+	c := Change{Plan: Plan{Host: look.Identity, OS: look.OS, Arch: look.Arch}}
 	for _, name := range packages {
 		e, a, ok := lastChange(entries, name)
 		if !ok {
@@ -154,7 +163,7 @@ func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Chang
 			}
 			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged, Detail: fmt.Sprintf("%s is %s, by the history it should be at %q", name, have, a.To), Next: "it was changed without apt; plan the version that you want"}
 		}
-		a.Held = there && p.Held()
+		a.Held, a.FromArch = there && p.Held(), a.Arch
 		c.Plan.Actions = append(c.Plan.Actions, a)
 		if there {
 			// Whether it was on hold then is not known; as it is now, it stays.
@@ -167,8 +176,8 @@ func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Chang
 			c.Ended = e.End
 		}
 	}
-	c.Units, err = h.unitsOf(ctx, packages)
-	return c, err
+	c.Units = look.units
+	return c, nil
 }
 
 func lastChange(entries []Entry, name string) (Entry, Action, bool) {

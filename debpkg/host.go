@@ -70,6 +70,16 @@ type Options struct {
 	// NoFetch keeps Plan from downloading the candidates. What it then cannot
 	// know (the candidates' conffiles and scripts) is marked as assumed.
 	NoFetch bool
+	// Hold puts the packages on hold after Apply and after Revert, so that the
+	// next upgrade of the system leaves their versions alone. Packages that are
+	// on hold already stay so with or without it.
+	Hold bool
+	// IgnoreSpace makes too little free space a note of the plan instead of a
+	// refusal.
+	IgnoreSpace bool
+	// AcceptReleaseInfo lets Update accept that a source changed its Origin,
+	// Label, Suite or Codename (apt-get --allow-releaseinfo-change).
+	AcceptReleaseInfo bool
 	// LockWait is how long to wait for other package managers.
 	LockWait time.Duration
 	// Settle is how long a unit must stay up unchanged to count as stable, and

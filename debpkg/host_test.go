@@ -475,7 +475,7 @@ func TestSSHKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := debpkg.New(debpkg.SSH("gw1", debpkg.SSHOptions{Config: config, ControlDir: "none"}), debpkg.Options{}).Units(t.Context(), "x.service")
-	wantError(t, err, debpkg.ErrConnection, "run on gw1: the connection to the host failed: ssh: signal: killed; the command may still")
+	wantError(t, err, debpkg.ErrConnection, "run on gw1: connection to the host failed: ssh: signal: killed; the command may still")
 }
 
 // applyHelper is an operator's process of its own: it applies the plan in a

@@ -7,25 +7,47 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"example.com/tykupgrade/internal/run"
 )
 
 // A job is a run of apt or dpkg that goes on when the connection, or the
 // program that started it, is gone. It lives in a directory of its own on the
-// host: what it runs, apt's progress, all output, and the exit code once it has
-// ended. It is prepared in a directory of its caller's own, so that two operators
-// with the same plan cannot mix, and becomes DIR in one step, by itself.
+// host: what it runs, apt's progress, both outputs, and the exit code once it
+// has ended. It is prepared in a directory of its caller's own, so that two
+// operators with the same plan cannot mix, and becomes DIR in one step, by itself.
 type job struct {
 	prep   string // as prepare returned it
 	dir    string
 	argv   []string
-	hold   []string // packages to put on hold again afterwards
+	hold   []string // packages to put on hold afterwards
+	auto   []string // packages to mark as installed automatically afterwards
 	mask   []string // units not to start or restart meanwhile
 	change any      // recorded as change.json
 }
+
+// safeFunc refuses, with exit code 78, a directory that somebody else could
+// write to or exchange. A parent with the sticky bit, such as /tmp, lets nobody
+// exchange what is ours.
+const safeFunc = `safe() {
+	for d in "$1" "$(readlink -f -- "$1")"; do
+		last=1 me=$(id -u)
+		while :; do
+			o=$(stat -L -c %u -- "$d") || return 1
+			bad=
+			if [ "$o" != "$me" ] && [ "$o" != 0 ]; then bad=1
+			elif [ -n "$(find -H "$d" -maxdepth 0 -perm /022)" ] && { [ -n "$last" ] || [ ! -k "$d" ]; }; then bad=1; fi
+			if [ -n "$bad" ]; then echo "$d belongs to, or can be written to by, somebody else" >&2; return 78; fi
+			[ "$d" != / ] || break
+			d=$(dirname -- "$d") last=
+		done
+	done
+}
+`
 
 // lookFunc prints none, running PID, ended CODE, or dead for a job that
 // vanished without an exit code: killed, or the host went down. That a process
@@ -38,104 +60,162 @@ const lookFunc = `look() {
 } 2>/dev/null
 `
 
-// jobScript: $1 prepared directory, $2 job directory, $3 held packages, $4 units
-// to mask, then argv. It exits with 75 when another operator's run of the same
-// has begun since this one was prepared.
-const jobScript = lookFunc + `prep=$1 dir=$2 hold=$3 mask=$4
-shift 4
+// jobScript: $1 prepared directory, $2 job directory, $3 packages to hold, $4
+// packages to mark as automatic, $5 units to mask, then argv. It exits with 75
+// when another operator's run of the same has begun since this one was prepared:
+// the record of its process, whose path is unique, differs then. Clocks and
+// times of files decide nothing.
+const jobScript = lookFunc + `prep=$1 dir=$2 hold=$3 auto=$4 mask=$5
+shift 5
+exec </dev/null >"$prep/log" 2>&1
+trap 'echo $? >"$prep/over"' EXIT
 exec 9<"${dir%/*}" && flock 9 || exit 1
 case $(look "$dir") in running*) exit 75 ;; esac
-if [ "$dir/pid" -nt "$prep/since" ]; then exit 75; fi
+if [ -e "$dir/pid" ] && ! cmp -s "$dir/pid" "$prep/since"; then exit 75; fi
 printf '%s\n%s\n' $$ "$prep/job.sh" >"$prep/pid"
 rm -rf "$dir.gone" # of a host that went down in this line
 if [ -e "$dir" ]; then mv -T "$dir" "$dir.gone" && rm -rf "$dir.gone"; fi
-mv -T "$prep" "$dir" && cd "$dir" || exit 1
+trap - EXIT
+mv -T "$prep" "$dir" || { echo $? >"$prep/over"; exit 1; }
+cd "$dir" || exit 1
 exec 9<&-
 for u in $mask; do systemctl mask --runtime -- "$u"; done
 "$@" 3>>status 2>>errors
 rc=$?
 for u in $mask; do systemctl unmask --runtime -- "$u"; done
-# --allow-change-held-packages drops the hold (apt 2.6).
+# --allow-change-held-packages drops the hold (apt 2.6), and a package that is
+# named on the command line counts as installed by hand.
+if [ -n "$auto" ]; then apt-mark auto $auto; fi
 if [ -n "$hold" ]; then apt-mark hold $hold; fi
 echo $rc >rc.new && sync rc.new && mv rc.new rc
 `
 
-// startScript runs the job in a session of its own and returns once the job
-// has taken its place. It may be run again. What a revert needs is on the disk
-// before anything changes.
-const startScript = `set -e
+// startScript runs the job by itself and returns once the job has taken its
+// place: as a transient unit where systemd runs the host, as logind may kill all
+// that belongs to a session (KillUserProcesses), otherwise in a session of its
+// own. Standard input holds change.json with its length and the job's script. It
+// may be run again. What a revert needs is on the disk before anything changes.
+const startScript = `set -e; umask 077
 cd /
-[ -d "$1" ] || exit 0
-: >"$1/status"; : >"$1/errors"
-sync "$1"/* "$1"
-setsid sh "$1/job.sh" "$@" </dev/null >"$1/log" 2>&1 &
-while [ -d "$1" ]; do
-	kill -0 $! 2>/dev/null || break
+prep=$1 root=$2; shift 2
+[ -d "$prep" ] || exit 0
+if [ ! -s "$prep/job.sh" ]; then
+	read -r a b
+	head -c "$a" >"$prep/change.json"; cat >"$prep/job.tmp"
+	if [ "$(wc -c <"$prep/change.json")" -ne "$a" ] || [ "$(wc -c <"$prep/job.tmp")" -ne "$b" ]; then echo "less than $a and $b bytes arrived" >&2; exit 1; fi
+	mv "$prep/job.tmp" "$prep/job.sh"
+fi
+: >"$prep/status"; : >"$prep/errors"
+sync "$prep"/* "$prep"
+unit=tykupgrade-${prep##*.}
+if [ -z "$root" ] && [ -d /run/systemd/system ] && systemd-run --quiet --collect --unit="$unit" --setenv=HOME=/root -p KillMode=process -- sh "$prep/job.sh" "$prep" "$@" 2>"$prep/systemd-run"; then
+	alive() { systemctl --quiet is-active "$unit"; }
+else
+	setsid sh "$prep/job.sh" "$prep" "$@" </dev/null >/dev/null 2>&1 &
+	alive() { kill -0 $! 2>/dev/null; }
+fi
+while [ -d "$prep" ] && [ ! -s "$prep/over" ]; do
+	alive || break
 	sleep 0.05
 done
-[ ! -d "$1" ] || wait $! || { rc=$?; cat "$1/log" >&2; exit $rc; }
-[ ! -d "$1" ]`
-
-const stateScript = lookFunc + `s=$(look "$1")
-# It may have ended between the two looks.
-if [ "$s" = dead ]; then s=$(look "$1"); fi
-echo "$s"`
+[ -d "$prep" ] || exit 0
+sleep 0.1
+[ -d "$prep" ] || exit 0
+cat "$prep/log" >&2
+rc=$(cat "$prep/over" 2>/dev/null) || :
+rm -f "$prep/over"
+exit "${rc:-1}"`
 
 // followScript prints what the job's progress file holds from byte $2 on, until
-// the job ($3) has ended. tail -f --pid would do if every init reaped its
-// orphans at once.
-const followScript = `d=$1 n=$2 p=$3
+// the job has ended, and then on standard error how it stands. tail -f --pid
+// would do if every init reaped its orphans at once.
+const followScript = lookFunc + `d=$1 n=$2
 show() {
-	s=$(stat -c %s "$d/status")
-	if [ "$s" -ge "$n" ]; then
-		tail -c "+$n" "$d/status" | head -c $((s - n + 1))
-		n=$((s + 1))
+	if z=$(stat -c %s "$d/status" 2>/dev/null) && [ "$z" -ge "$n" ]; then
+		tail -c "+$n" "$d/status" | head -c $((z - n + 1))
+		n=$((z + 1))
 	fi
 }
-while [ ! -s "$d/rc" ] && [ -n "$(tr -d '\000' <"/proc/$p/cmdline" 2>/dev/null)" ]; do
-	show
-	sleep 0.2
-done
-show`
+s=$(look "$d")
+case $s in running*)
+	p=${s#running }
+	while [ ! -s "$d/rc" ] && [ -n "$(tr -d '\000' <"/proc/$p/cmdline" 2>/dev/null)" ]; do
+		show
+		sleep 0.2
+	done
+esac
+s=$(look "$d")
+# It may have ended between the two looks.
+if [ "$s" = dead ]; then s=$(look "$d"); fi
+[ "$s" = none ] || show
+echo "$s" >&2`
 
 type jobState struct {
 	name string // none, running, ended, dead
 	n    int    // process or exit code
 }
 
-func (h *Host) jobState(ctx context.Context, dir string) (jobState, error) {
-	out, err := h.script(ctx, nil, stateScript, dir)
-	if err != nil {
-		return jobState{}, task{"look", "for the run in " + dir}.wrap(err)
-	}
+func parseState(out string) (jobState, error) {
 	name, n, _ := strings.Cut(strings.TrimSpace(out), " ")
 	num, err := strconv.Atoi(n)
-	if n != "" && err != nil {
-		return jobState{}, task{"look", "for the run in " + dir}.wrap(fmt.Errorf("unexpected answer %q", out))
+	if n != "" && err != nil || !slices.Contains([]string{"none", "running", "ended", "dead"}, name) {
+		return jobState{}, fmt.Errorf("unexpected answer %q", out)
 	}
 	return jobState{name, num}, nil
 }
 
+// jobState looks for a run, and reads what it recorded.
+func (h *Host) jobState(ctx context.Context, dir string) (jobState, []byte, error) {
+	t := task{"look", "for the run in " + dir}
+	out, err := h.script(ctx, nil, "state", safeFunc+lookFunc+`s=$(look "$1")
+if [ "$s" = dead ]; then s=$(look "$1"); fi
+echo "$s"
+[ "$s" = none ] || { safe "$1" && { [ ! -e "$1/change.json" ] || cat "$1/change.json"; }; }`, dir)
+	if err != nil {
+		return jobState{}, nil, t.wrap(unsafe(t, err))
+	}
+	state, change, _ := strings.Cut(out, "\n")
+	s, err := parseState(state)
+	return s, []byte(change), t.wrap(err)
+}
+
+// unsafe recognises the refusal of safeFunc.
+func unsafe(t task, err error) error {
+	if exitCode(err) == 78 {
+		return t.fail(Error{Kind: ErrUnsafe, Detail: err.Error(), Err: err, Next: "give the directory to root and take the others' write permission away, or set Options.StateDir"})
+	}
+	return err
+}
+
 // prepareScript: $1 job directory. Whoever could change what is kept there
-// could have it installed by root. What vanished callers prepared goes after a
-// day.
-const prepareScript = `set -e; umask 077
-runs=${1%/*}; mkdir -p "$runs"
-for d in "$runs" "${runs%/*}"; do
-	if [ ! -O "$d" ] || [ -n "$(find "$d/." -maxdepth 0 -perm /022)" ]; then echo "$d must belong to this user and be writable by nobody else" >&2; exit 1; fi
+// could have it installed by root. What vanished callers prepared goes a day of
+// the host's uptime later, or after a reboot.
+const prepareScript = safeFunc + `set -e; umask 077
+runs=${1%/*}; e=$runs; while [ ! -e "$e" ]; do e=$(dirname -- "$e"); done
+[ "$e" = "$runs" ] || [ -k "$e" ] || safe "$e"
+mkdir -p "$runs"
+safe "$runs"; safe "${runs%/*}"
+boot=$(cat /proc/sys/kernel/random/boot_id); up=$(cut -d . -f 1 /proc/uptime)
+for d in "$runs"/*.new.*; do
+	[ -d "$d" ] || continue
+	if { read -r b && read -r u; } <"$d/made" 2>/dev/null && [ "$b" = "$boot" ] && [ $((up - u)) -lt 86400 ]; then continue; fi
+	[ ! -e "$d/made" ] || rm -rf "$d"
 done
-find "$runs" -mindepth 1 -maxdepth 1 -name '*.new.*' -mmin +1440 -exec rm -rf {} +
-d=$(mktemp -d "$1.new.XXXXXX"); : >"$d/since"; echo "$d"`
+d=$(mktemp -d "$1.new.XXXXXX")
+printf '%s\n%s\n' "$boot" "$up" >"$d/made"
+if [ -e "$1/pid" ]; then cp "$1/pid" "$d/since"; else : >"$d/since"; fi
+echo "$d"`
 
 // prepare makes an empty directory for the job, readable by root only.
 func (h *Host) prepare(ctx context.Context, dir string) (string, error) {
-	out, err := h.script(ctx, nil, prepareScript, dir)
+	t := task{"make", "a directory for the run"}
+	out, err := h.script(ctx, nil, "prepare", prepareScript, dir)
 	if err != nil {
-		return "", task{"make", "a directory for the run"}.wrap(err)
+		return "", t.wrap(unsafe(t, err))
 	}
 	prep := strings.TrimSuffix(out, "\n")
 	if !strings.HasPrefix(prep, dir+".new.") {
-		return "", task{"make", "a directory for the run"}.wrap(fmt.Errorf("unexpected answer %q", out))
+		return "", t.wrap(fmt.Errorf("unexpected answer %q", out))
 	}
 	return prep, nil
 }
@@ -144,7 +224,7 @@ func (h *Host) prepare(ctx context.Context, dir string) (string, error) {
 func (h *Host) discard(ctx context.Context, prep string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if _, err := h.script(ctx, nil, `rm -rf "$1"`, prep); err != nil {
+	if _, err := h.script(ctx, nil, "discard", `rm -rf "$1"`, prep); err != nil {
 		h.o.Log.WarnContext(ctx, "a prepared directory stays", "dir", prep, "err", err)
 	}
 }
@@ -153,21 +233,13 @@ func (h *Host) discard(ctx context.Context, prep string) {
 // the client looks like the end of the file.
 func (h *Host) writeFile(ctx context.Context, name string, data []byte) error {
 	in := io.MultiReader(strings.NewReader(strconv.Itoa(len(data))+"\n"), bytes.NewReader(data))
-	_, err := h.script(ctx, in, `set -e; umask 077; read -r n; cat >"$1.tmp"
+	_, err := h.script(ctx, in, "write", `set -e; umask 077; read -r n; cat >"$1.tmp"
 if [ "$(wc -c <"$1.tmp")" -ne "$n" ]; then rm "$1.tmp"; echo "less than $n bytes arrived" >&2; exit 1; fi
 sync "$1.tmp"; mv -T "$1.tmp" "$1"`, name)
 	if err != nil {
 		return task{"write", fmt.Sprintf("%s on the host", name)}.wrap(err)
 	}
 	return nil
-}
-
-func (h *Host) readFile(ctx context.Context, name string) ([]byte, error) {
-	out, err := h.script(ctx, nil, `cat -- "$1"`, name)
-	if err != nil {
-		return nil, task{"read", fmt.Sprintf("%s on the host", name)}.wrap(err)
-	}
-	return []byte(out), nil
 }
 
 // start begins the job, unless it has begun. Once it returns nil the job runs
@@ -177,30 +249,23 @@ func (h *Host) start(ctx context.Context, j job) error {
 	if err != nil {
 		return task{"record", "the change"}.wrap(err)
 	}
-	if err := h.writeFile(ctx, path.Join(j.prep, "change.json"), record); err != nil {
-		return err
-	}
-	if err := h.writeFile(ctx, path.Join(j.prep, "job.sh"), []byte(jobScript)); err != nil {
-		return err
-	}
 	if err := ctx.Err(); err != nil {
 		return ended(ctx)
 	}
 	// From here on the context no longer stops the start: half of it would be
 	// worse than all.
-	args := append([]string{j.prep, j.dir, strings.Join(j.hold, " "), strings.Join(j.mask, " ")}, append(h.env(), j.argv...)...)
+	args := append([]string{j.prep, h.o.Root, j.dir, strings.Join(j.hold, " "), strings.Join(j.auto, " "), strings.Join(j.mask, " ")}, append(h.env(), j.argv...)...)
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
-	_, err = h.script(dctx, nil, startScript, args...)
-	if err == nil {
-		return nil
+	begin := func() error {
+		in := fmt.Sprintf("%d %d\n%s%s", len(record), len(jobScript), record, jobScript)
+		_, err := h.script(dctx, strings.NewReader(in), "start", startScript, args...)
+		return err
 	}
+	err = begin()
 	if errors.Is(err, ErrConnection) {
 		// It may have started, or not; the script knows.
-		err = h.reconnect(dctx, err, func() error {
-			_, err := h.script(dctx, nil, startScript, args...)
-			return err
-		})
+		err = h.reconnect(dctx, err, begin)
 	}
 	if err == nil {
 		return nil
@@ -255,19 +320,18 @@ func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 			h.event(e)
 		}
 	}}
-	seen, shown := &countWriter{w: lines}, false
+	seen := &countWriter{w: lines}
 	for {
 		var s jobState
-		attempt := func() (err error) {
-			if s, err = h.jobState(dctx, dir); err != nil {
-				return err
+		attempt := func() error {
+			var state run.Tail
+			if err := h.stream(dctx, nil, seen, &state, "sh", "-c", followScript, scriptName+"follow", dir, strconv.FormatInt(seen.n+1, 10)); err != nil {
+				return explain(dctx, err, state.String())
 			}
-			// A quick job has ended before anybody followed it.
-			if s.name != "running" && (s.name != "ended" || shown) {
-				return nil
-			}
-			shown = true
-			return h.stream(dctx, nil, seen, nil, "sh", "-c", followScript, "sh", dir, strconv.FormatInt(seen.n+1, 10), strconv.Itoa(s.n))
+			text := strings.TrimSpace(state.String())
+			var err error
+			s, err = parseState(text[strings.LastIndexByte(text, '\n')+1:])
+			return err
 		}
 		err := attempt()
 		if errors.Is(err, ErrConnection) {
@@ -295,7 +359,7 @@ func (c *countWriter) Write(p []byte) (int, error) {
 
 // log returns all that the job printed, or the last megabyte of each stream.
 func (h *Host) log(ctx context.Context, dir string) (said, error) {
-	out, err := h.script(ctx, nil, `cd -- "$1" && tail -c 1000000 log && printf '\034' && { [ ! -e errors ] || tail -c 1000000 errors; }`, dir)
+	out, err := h.script(ctx, nil, "log", `cd -- "$1" && tail -c 1000000 log && printf '\034' && { [ ! -e errors ] || tail -c 1000000 errors; }`, dir)
 	if err != nil {
 		return said{}, task{"read", "the output of the run"}.wrap(err)
 	}

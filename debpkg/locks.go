@@ -29,22 +29,25 @@ var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/
 // even root cannot look into such a process. Lines of waiters start with "->".
 // The list is taken at once: the shell reads byte by byte, and lines move up
 // when a lock above them goes.
-const lockScript = `all=$(cat /proc/locks 2>/dev/null)
-for f; do
-	[ -e "$f" ] || continue
-	i=$(stat -c %i "$f")
-	while read -r n kind adv mode pid id rest; do
-		case $kind in POSIX | FLOCK | OFDLCK) ;; *) continue ;; esac
-		case $id in *:"$i") ;; *) continue ;; esac
-		open=$(ls -l "/proc/$pid/fd" 2>/dev/null)
-		case $open in *" -> "*) printf '%s\n' "$open" | grep -qF -- " -> $f" || continue ;; esac
-		read -r comm <"/proc/$pid/comm" || continue
-		printf '%s\t%s\t%s\n' "$f" "$pid" "$comm"
-	done <<-END
-	$all
-	END
-done 2>/dev/null
-true`
+const lockFunc = `locks() {
+	all=$(cat /proc/locks 2>/dev/null)
+	for f; do
+		[ -e "$f" ] || continue
+		i=$(stat -c %i "$f")
+		while read -r n kind adv mode pid id rest; do
+			case $kind in POSIX | FLOCK | OFDLCK) ;; *) continue ;; esac
+			case $id in *:"$i") ;; *) continue ;; esac
+			open=$(ls -l "/proc/$pid/fd" 2>/dev/null)
+			case $open in *" -> "*) printf '%s\n' "$open" | grep -qF -- " -> $f" || continue ;; esac
+			read -r comm <"/proc/$pid/comm" || continue
+			printf '%s\t%s\t%s\n' "$f" "$pid" "$comm"
+		done <<-END
+		$all
+		END
+	done 2>/dev/null
+	true
+}
+`
 
 // Locks lists which of apt's and dpkg's four locks are held, and by whom.
 func (h *Host) Locks(ctx context.Context) ([]Lock, error) {
@@ -52,19 +55,21 @@ func (h *Host) Locks(ctx context.Context) ([]Lock, error) {
 	for _, p := range lockPaths {
 		args = append(args, h.path(p))
 	}
-	out, err := h.script(ctx, nil, lockScript, args...)
+	out, err := h.script(ctx, nil, "locks", lockFunc+`locks "$@"`, args...)
 	if err != nil {
 		return nil, task{"look", "for other package managers"}.wrap(err)
 	}
+	return parseLocks(out), nil
+}
+
+func parseLocks(text string) []Lock {
 	var locks []Lock
-	for _, f := range fields(out, 3) {
-		pid, err := strconv.Atoi(f[1])
-		if err != nil {
-			continue
+	for _, f := range fields(text, 3) {
+		if pid, err := strconv.Atoi(f[1]); err == nil {
+			locks = append(locks, Lock{Path: f[0], PID: pid, Command: f[2]})
 		}
-		locks = append(locks, Lock{Path: f[0], PID: pid, Command: f[2]})
 	}
-	return locks, nil
+	return locks
 }
 
 // lockPause is how long to wait before looking again whether a lock is free.

@@ -3,18 +3,20 @@ package debpkg
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
 
 // Package is what dpkg knows of one package.
 type Package struct {
-	Name      string
+	Name      string // with ":ARCH" for a foreign architecture
 	Arch      string
 	Version   Version // also of a removed package whose configuration is left
 	Want      string  // dpkg's word: install, hold, deinstall, purge, unknown
 	Status    string  // dpkg's word: installed, config-files, half-configured, unpacked, half-installed, not-installed, triggers-…
 	Reinst    bool    `json:",omitempty"` // dpkg demands a reinstallation
+	Auto      bool    `json:",omitempty"` // apt installed it for another package
 	Conffiles []Conffile
 }
 
@@ -38,6 +40,7 @@ type Conffile struct {
 	Shipped  string // MD5 of what the installed version shipped
 	Disk     string // MD5 of what is there; empty: no file; "unreadable": root is needed
 	Obsolete bool   `json:",omitempty"` // no longer part of the package
+	Diverted string `json:",omitempty"` // the path that it has on the disk instead (dpkg-divert)
 }
 
 // Edited says whether the file differs from what the package shipped.
@@ -55,50 +58,13 @@ func (h *Host) Packages(ctx context.Context, names ...string) ([]Package, error)
 	if len(names) == 0 {
 		return nil, nil
 	}
-	list, err := h.dpkgQueryAs(ctx, packageFormat, names...)
-	if err != nil {
-		return nil, err
-	}
-	var paths []string
-	for _, p := range list {
-		for _, c := range p.Conffiles {
-			paths = append(paths, h.path(c.Path))
-		}
-	}
-	sums, err := h.md5(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	for i := range list {
-		for j := range list[i].Conffiles {
-			list[i].Conffiles[j].Disk, sums = sums[0], sums[1:]
-		}
-	}
-	return list, nil
-}
-
-// dpkgQuery is Packages without the conffiles.
-func (h *Host) dpkgQuery(ctx context.Context, names ...string) ([]Package, error) {
-	return h.dpkgQueryAs(ctx, stateFormat, names...)
-}
-
-func (h *Host) dpkgQueryAs(ctx context.Context, format string, names ...string) ([]Package, error) {
-	argv := append([]string{"dpkg-query", "--admindir=" + h.path("/var/lib/dpkg"), "-W", "-f", format, "--"}, names...)
-	out, err := h.output(ctx, argv...)
-	// 1: some name matches nothing.
-	if err != nil && exitCode(err) != 1 {
-		return nil, task{"read", "the installed packages"}.wrap(err)
-	}
-	list, err := parsePackages(out)
-	if err != nil {
-		return nil, task{"read", "the installed packages"}.wrap(err)
-	}
-	return list, nil
+	s, err := h.survey(ctx, names...)
+	return s.Packages, err
 }
 
 // parsePackages reads [packageFormat]. Lines of the Conffiles field start with
 // a blank.
-func parsePackages(text string) ([]Package, error) {
+func parsePackages(text, native string) ([]Package, error) {
 	var list []Package
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
@@ -129,46 +95,10 @@ func parsePackages(text string) ([]Package, error) {
 				// A name that dpkg has only seen in a dependency. Its blank line follows.
 				continue
 			}
+			if native != "" && f[1] != native && f[1] != "all" {
+				f[0] += ":" + f[1] // so that the siblings of Multi-Arch: same differ
+			}
 			list = append(list, Package{Name: f[0], Arch: f[1], Version: Version{f[2]}, Want: f[3], Status: f[4], Reinst: f[5] != "ok"})
-		}
-	}
-	return list, nil
-}
-
-// md5 returns the checksum of each file, in their order.
-func (h *Host) md5(ctx context.Context, paths []string) ([]string, error) {
-	if len(paths) == 0 {
-		return nil, nil
-	}
-	out, err := h.script(ctx, nil, `for f; do
-	if [ ! -e "$f" ]; then echo absent; elif ! md5sum <"$f" 2>/dev/null; then echo unreadable; fi
-done`, paths...)
-	if err != nil {
-		return nil, task{"compare", "configuration files"}.wrap(err)
-	}
-	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
-	if len(lines) != len(paths) {
-		return nil, task{"compare", "configuration files"}.wrap(fmt.Errorf("%d answers for %d files", len(lines), len(paths)))
-	}
-	for i, l := range lines {
-		lines[i], _, _ = strings.Cut(l, " ")
-		if l == "absent" {
-			lines[i] = ""
-		}
-	}
-	return lines, nil
-}
-
-// broken lists every package on the host that an earlier run left half-way.
-func (h *Host) broken(ctx context.Context) ([]Package, error) {
-	all, err := h.dpkgQuery(ctx, "*")
-	if err != nil {
-		return nil, err
-	}
-	var list []Package
-	for _, p := range all {
-		if p.Broken() {
-			list = append(list, p)
 		}
 	}
 	return list, nil
@@ -195,12 +125,26 @@ func (h *Host) Available(ctx context.Context, packages ...string) ([]Available, 
 	if len(packages) == 0 {
 		return nil, nil
 	}
-	out, err := h.output(ctx, append([]string{"apt-cache", "madison", "--"}, packages...)...)
-	// apt 3 exits with 100 for unknown packages, apt 2 with 0.
-	if err != nil && exitCode(err) != 100 {
-		return nil, task{"read", "the available versions"}.wrap(err)
+	_, list, err := h.offers(ctx, packages)
+	return list, err
+}
+
+// unknownOnly is what apt-cache prints when it just does not know a package:
+// apt 3 then exits with 100, apt 2 with 0.
+var unknownOnly = regexp.MustCompile(`^(?:[EWN]: (?:Unable to locate package|No packages found).*\n?)*$`)
+
+// offers reads the sources' files and what the sources offer of the packages.
+func (h *Host) offers(ctx context.Context, packages []string) ([]Source, []Available, error) {
+	t := task{"read", "the sources and what they offer"}
+	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offersScript, scriptName + "offers", h.path("/etc/apt")}, packages...)...)
+	if err != nil && (exitCode(err) != 100 || !unknownOnly.MatchString(errOut)) {
+		if exitCode(err) < 0 {
+			return nil, nil, t.wrap(explain(ctx, err, errOut))
+		}
+		return nil, nil, aptError(t, said{err: tidy(errOut)}, err)
 	}
-	return parseMadison(out), nil
+	files, offers, _ := strings.Cut(out, "\x1d")
+	return parseSources(files), parseMadison(offers), nil
 }
 
 func parseMadison(text string) []Available {

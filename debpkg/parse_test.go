@@ -23,7 +23,7 @@ func everything(t *testing.T, dir string) map[string]any {
 		}
 		return string(data)
 	}
-	packages, err := parsePackages(read("dpkg-query"))
+	packages, err := parsePackages(read("dpkg-query"), "amd64")
 	if err != nil {
 		t.Error(err)
 	}
@@ -50,18 +50,18 @@ func everything(t *testing.T, dir string) map[string]any {
 		result[name] = sorted(lines)
 	}
 	for name, kind := range map[string]error{"update-nokey": ErrSignature, "update-gone": ErrNetwork, "update-network": ErrNetwork} {
-		failures := parseUpdate(read(name))
+		failures := parseUpdate(said{read(name), read(name)})
 		if len(failures) != 1 || failures[0].Kind != kind {
 			t.Errorf("%s %s: failures %+v", dir, name, failures)
 		}
 		result[name] = failures
 	}
-	if failures := parseUpdate(read("update-ok")); len(failures) != 0 {
+	if failures := parseUpdate(said{read("update-ok"), read("update-ok")}); len(failures) != 0 {
 		t.Errorf("%s: a good update fails: %+v", dir, failures)
 	}
 	for name, kind := range map[string]error{"fail-conffile": ErrConffile, "fail-depends": ErrDepends, "fail-downgrade": ErrDowngrade, "fail-held": ErrHeld,
 		"fail-package": ErrNoPackage, "fail-removal": ErrRemoval, "fail-root": ErrNotRoot, "fail-script": ErrScript, "fail-version": ErrNoVersion} {
-		e := classify(task{"test", ""}, said{err: read(name)}, nil)
+		e := classify(task{"test", ""}, said{read(name), read(name)}, nil)
 		if e.Kind != kind || e.Detail == "" || e.Next == "" {
 			t.Errorf("%s %s is taken for %v: %s", dir, name, e.Kind, e.Detail)
 		}
@@ -118,6 +118,7 @@ deb-src	https://packagecloud.io/tyk/tyk-gateway/debian/	bookworm main
 # deb https://commented.example.org x main
 deb [trusted=yes] file:/dir ./
 deb [broken https://example.org x
+deb [arch=amd64 signed-by=/a#b.gpg] https://hash.example.org x main # comment [with] brackets
 rpm https://example.org x
 `)
 	want := []Source{
@@ -126,6 +127,7 @@ rpm https://example.org x
 		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 3, Types: []string{"deb-src"}, URIs: []string{"https://packagecloud.io/tyk/tyk-gateway/debian/"},
 			Suites: []string{"bookworm"}, Components: []string{"main"}},
 		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 5, Types: []string{"deb"}, URIs: []string{"file:/dir"}, Suites: []string{"./"}, Trusted: true},
+		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 7, Types: []string{"deb"}, URIs: []string{"https://hash.example.org"}, Suites: []string{"x"}, Components: []string{"main"}, SignedBy: "/a#b.gpg"},
 	}
 	if !reflect.DeepEqual(list, want) {
 		t.Errorf("%+v", list)
@@ -281,6 +283,31 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
+// What apt 2.6 and 3.0 print about sources that are set up wrongly, refuse, or
+// answer with something else: the cause, not what follows from it.
+func TestParseUpdate(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]SourceFailure{
+		"E: Failed to fetch http://r/debian/InRelease  401  Unauthorized [IP: 1.2.3.4 80]\nE: The repository 'http://r/debian InRelease' is not signed.\n": {URI: "http://r/debian", Kind: ErrNetwork, Status: 401, Reason: "401  Unauthorized [IP: 1.2.3.4 80]", Next: "token"},
+		"E: The repository 'http://r/debian InRelease' is not signed.\nE: Failed to fetch http://r/debian/InRelease  402  Payment Required\n":              {URI: "http://r/debian", Kind: ErrNetwork, Status: 402, Reason: "402  Payment Required", Next: "token"},
+		"E: Failed to fetch http://r/InRelease  Clearsigned file isn't valid, got 'NOSPLIT' (does the network require authentication?)\nE: The repository 'http://r InRelease' is not signed.\n": {URI: "http://r", Kind: ErrNetwork,
+			Reason: "Clearsigned file isn't valid, got 'NOSPLIT' (does the network require authentication?)", Next: "login page"},
+		"E: Repository 'http://r ./ InRelease' changed its 'Suite' value from 'a' to 'b'\nN: This must be accepted explicitly before updates for this repository can be applied. See apt-secure(8) manpage for details.\n": {URI: "http://r", Kind: ErrSource,
+			Reason: "changed its 'Suite' value from 'a' to 'b'", Next: "AcceptReleaseInfo"},
+		"E: Release file for http://r/InRelease is expired (invalid since 3d 2h 1min 5s). Updates for this repository will not be applied.\n":         {URI: "http://r", Kind: ErrSource, Reason: "is expired (invalid since 3d 2h 1min 5s). Updates for this repository will not be applied.", Next: "fresh Release"},
+		"E: Release file for http://r/InRelease is not valid yet (invalid for another 2h). Updates for this repository will not be applied.\n":        {URI: "http://r", Kind: ErrSource, Reason: "is not valid yet (invalid for another 2h). Updates for this repository will not be applied.", Next: "clock"},
+		"E: Conflicting values set for option Signed-By regarding source http://r/ ./: /a.gpg != /b.gpg\nE: The list of sources could not be read.\n": {URI: "http://r", Kind: ErrSource, Reason: "Conflicting values set for option Signed-By regarding source http://r/ ./: /a.gpg != /b.gpg", Next: "both the same"},
+		"E: Malformed entry 2 in list file /etc/apt/sources.list.d/x.list (Component)\nE: The list of sources could not be read.\n":                   {Entry: "/etc/apt/sources.list.d/x.list:2", Kind: ErrSource, Reason: "Malformed entry 2 in list file /etc/apt/sources.list.d/x.list (Component)", Next: "correct that entry"},
+		"W: OpenPGP signature verification failed: http://r ./ InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Signing key on 0123 is not bound: Policy rejects SHA1\nE: The repository 'http://r ./ InRelease' is not signed.\n": {URI: "http://r", Kind: ErrSignature,
+			Reason: "Sub-process /usr/bin/sqv returned an error code (1), error message is: Signing key on 0123 is not bound: Policy rejects SHA1", Next: "signed-by"},
+	} {
+		got := parseUpdate(said{"Err:1 http://other ./ InRelease\n  torn", text})
+		if len(got) != 1 || got[0].URI != want.URI || got[0].Kind != want.Kind || got[0].Status != want.Status || got[0].Reason != want.Reason || got[0].Entry != want.Entry || !strings.Contains(got[0].Next, want.Next) {
+			t.Errorf("%s\n got %+v\nwant %+v", text, got, want)
+		}
+	}
+}
+
 func FuzzParsers(f *testing.F) {
 	files, err := filepath.Glob("testdata/real/bookworm/*.txt")
 	if err != nil {
@@ -301,7 +328,7 @@ func FuzzParsers(f *testing.F) {
 				t.Errorf("source %+v", s)
 			}
 		}
-		if list, err := parsePackages(text); err == nil {
+		if list, err := parsePackages(text, "amd64"); err == nil {
 			for _, p := range list {
 				if strings.ContainsAny(p.Name, "\t\n") {
 					t.Errorf("package %+v", p)
@@ -313,7 +340,7 @@ func FuzzParsers(f *testing.F) {
 		parseSimulation(text)
 		parseURIs(text)
 		parseUnits(text)
-		parseUpdate(text)
+		parseUpdate(said{text, text})
 		for _, e := range parseHistory(text) {
 			for _, a := range e.Actions {
 				if a.Package == "" || a.From.IsZero() && a.To.IsZero() {

@@ -25,6 +25,8 @@ type Plan struct {
 	Restarts   []Restart
 	Conffiles  []ConffilePlan
 	Overwrites []Overwrite
+	Owned      []Owned `json:",omitempty"` // files of other packages that dpkg would refuse to replace
+	Hold       bool    `json:",omitempty"` // Apply puts the packages on hold: see [Options]
 	Problems   []Problem
 	Fetched    bool   // the candidates were read; without, their conffiles and scripts are not known
 	Digest     string // of what Apply compares with the host
@@ -70,7 +72,7 @@ func (p Plan) digest() string {
 	p.Actions = slices.Clone(p.Actions)
 	for i := range p.Actions {
 		// Fetching or cleaning the cache changes where a rollback comes from.
-		p.Actions[i].Rollback = ""
+		p.Actions[i].Rollback, p.Actions[i].Candidate = "", ""
 	}
 	data, err := json.Marshal(p)
 	if err != nil {
@@ -92,50 +94,62 @@ func (h *Host) Plan(ctx context.Context, want ...Request) (Plan, error) {
 }
 
 func (h *Host) plan(ctx context.Context, want []Request, fetch bool) (Plan, error) {
+	p, _, err := h.planned(ctx, want, fetch)
+	return p, err
+}
+
+// planned also returns the survey that the plan is made from.
+func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, survey, error) {
 	want = slices.Clone(want)
 	if err := validRequests(want); err != nil {
-		return Plan{}, err
+		return Plan{}, survey{}, err
 	}
 	op := task{"plan", join(want)}
 	h.event(Event{Kind: EventStep, Text: op.String()})
-	facts, err := h.basics(ctx)
+	names := []string{"tyk-*"}
+	for _, r := range want {
+		if !strings.HasPrefix(r.Package, "tyk-") {
+			names = append(names, r.Package)
+		}
+	}
+	s, err := h.survey(ctx, names...)
 	if err != nil {
-		return Plan{}, err
+		return Plan{}, s, err
 	}
-	if facts.Journal {
-		return Plan{}, &Error{Op: op.verb, Object: op.object, Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that was interrupted"}
+	if s.Journal {
+		return Plan{}, s, op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that was interrupted"})
 	}
-	if facts.Broken, err = h.broken(ctx); err != nil {
-		return Plan{}, err
-	}
-	p := Plan{Host: facts.Identity, OS: facts.OS, Arch: facts.Arch, Created: time.Now().UTC().Truncate(time.Second), Requests: want, Fetched: fetch}
-	debs, err := h.resolveDebs(ctx, facts.Arch, want)
+	p := Plan{Host: s.Identity, OS: s.OS, Arch: s.Arch, Created: time.Now().UTC().Truncate(time.Second), Requests: want, Fetched: fetch, Hold: h.o.Hold}
+	debs, err := h.resolveDebs(ctx, s.Arch, want)
 	if err != nil {
-		return Plan{}, err
+		return Plan{}, s, err
 	}
 	in := installOf(want, debs)
 	sim, err := h.simulate(ctx, op, in.args)
 	if err != nil {
-		return Plan{}, h.explainPlan(ctx, err, want)
+		return Plan{}, s, h.explainPlan(ctx, err, want)
 	}
-	before, err := h.Packages(ctx, append(sim.names(), "tyk-*")...)
-	if err != nil {
-		return Plan{}, err
+	// Packages that come along with the requested ones.
+	if more := slices.DeleteFunc(sim.names(), func(n string) bool { return slices.Contains(names, n) || strings.HasPrefix(n, "tyk-") }); len(more) > 0 {
+		if s, err = h.survey(ctx, append(names, more...)...); err != nil {
+			return Plan{}, s, err
+		}
 	}
-	if err := h.actions(ctx, &p, sim, before, debs); err != nil {
-		return Plan{}, err
+	if err := h.actions(ctx, &p, sim, s, debs); err != nil {
+		return Plan{}, s, err
 	}
-	for _, b := range before {
+	for _, b := range s.Packages {
 		if b.Held() && !slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Package == b.Name }) {
 			p.HeldBack = append(p.HeldBack, b.Name)
 		}
 	}
+	var need space
 	if !p.Empty() {
-		if err := h.candidates(ctx, &p, in, before, fetch); err != nil {
-			return Plan{}, err
+		if need, err = h.candidates(ctx, &p, in, s, fetch); err != nil {
+			return Plan{}, s, err
 		}
 	}
-	h.problems(ctx, &p, facts)
+	h.problems(&p, s, need)
 	p.Digest = p.digest()
-	return p, nil
+	return p, s, nil
 }

@@ -1,7 +1,6 @@
 package debpkg
 
 import (
-	"context"
 	"fmt"
 	"slices"
 )
@@ -14,27 +13,32 @@ type Problem struct {
 }
 
 // problems judges the plan.
-func (h *Host) problems(ctx context.Context, p *Plan, f Facts) {
+func (h *Host) problems(p *Plan, s survey, need space) {
 	refuse := func(next, format string, a ...any) {
 		p.Problems = append(p.Problems, Problem{Refuse: true, Text: fmt.Sprintf(format, a...), Next: next})
 	}
 	warn := func(next, format string, a ...any) {
 		p.Problems = append(p.Problems, Problem{Text: fmt.Sprintf(format, a...), Next: next})
 	}
-	var disk int64
 	for _, a := range p.Actions {
-		disk += a.Installed
 		switch {
 		case a.Requested:
 		case a.Kind == Remove:
-			refuse("ask for the removal in the request if it is meant", "it would remove %s %s, which nobody asked for", a.Package, a.From)
+			refuse("request the removal if you mean it", "it would remove %s %s, which is not requested", a.Package, a.From)
 		case a.Held:
 			refuse("request the package too, or release the hold", "it would change %s, which is on hold", a.Package)
 		case a.Kind == Downgrade:
-			refuse("request the package too if it is meant", "it would downgrade %s from %s to %s, which nobody asked for", a.Package, a.From, a.To)
+			refuse("request the package too if you mean it", "it would downgrade %s from %s to %s, which is not requested", a.Package, a.From, a.To)
 		}
 		if a.Held && a.Requested {
 			warn("", "%s is on hold; it is changed as requested and stays on hold", a.Package)
+		}
+		if a.Candidate != "" {
+			next := "set Options.Hold, or pin the version, else the next unattended upgrade may change it"
+			if a.Held || p.Hold {
+				next = ""
+			}
+			warn(next, "apt's own choice for %s is %s, not %s", a.Package, a.Candidate, a.To)
 		}
 		if a.Rollback == fromRepack {
 			warn("fetch the .deb of the installed version before you go on", "%s %s is neither in apt's cache nor in a source: it will be packed again from the installed files", a.Package, a.From)
@@ -54,7 +58,7 @@ func (h *Host) problems(ctx context.Context, p *Plan, f Facts) {
 			}
 		}
 	}
-	for _, b := range f.Broken {
+	for _, b := range s.Broken {
 		requested := slices.ContainsFunc(p.Requests, func(r Request) bool { return r.Package == b.Name })
 		_, tyk := component(b.Name)
 		text := fmt.Sprintf("an earlier run left %s %s %s", b.Name, b.Version, b.Status)
@@ -64,17 +68,28 @@ func (h *Host) problems(ctx context.Context, p *Plan, f Facts) {
 			warn("repair it: until then every apt run ends with an error, whatever it did", "%s", text)
 		}
 	}
-	if cache := f.free(h.path("/var/cache/apt/archives")); cache >= 0 && cache < p.DownloadSize() {
-		refuse("free some space", "the download needs %d bytes, apt's cache has %d", p.DownloadSize(), cache)
+	for _, o := range p.Owned {
+		refuse("remove that package in the same request, or ask the publisher", "%s of %s belongs to the installed %s; dpkg would refuse to replace it", o.Path, o.Package, o.Owner)
 	}
-	// dpkg unpacks the new files beside the old ones before it replaces them.
-	if opt := f.free(h.path("/opt")); opt >= 0 && opt < disk {
-		refuse("free some space", "the new files need %d bytes, /opt has %d", disk, opt)
+	for _, c := range p.Conffiles {
+		switch c.Outcome {
+		case OutcomeOverwritten:
+			warn("Apply saves it; put your change back afterwards", "%s is no longer a configuration file of %s: your edits are overwritten", c.Path, c.Package)
+		case OutcomeMoved:
+			warn("move your settings to where the new version reads them", "%s no longer uses %s: your edited file becomes %s.dpkg-old", c.Package, c.Path, c.Path)
+		}
+	}
+	for _, l := range need.lacking() {
+		if h.o.IgnoreSpace {
+			warn("", "%s; IgnoreSpace is set", l)
+		} else {
+			refuse("free some space, or set Options.IgnoreSpace", "%s", l)
+		}
 	}
 	for _, o := range p.Overwrites {
 		warn("Apply saves it; put your change back afterwards, or keep such files elsewhere", "%s was changed on this host and is overwritten silently", o.Path)
 	}
-	if locks, err := h.Locks(ctx); err == nil && len(locks) > 0 {
-		warn("Apply waits for it", "%s", describe(locks))
+	if len(s.Locks) > 0 {
+		warn("Apply waits for it", "%s", describe(s.Locks))
 	}
 }

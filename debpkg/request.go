@@ -32,7 +32,10 @@ func (r Request) String() string {
 	return r.Package + "=" + r.Version.text
 }
 
-var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+var (
+	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	changedName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?$`) // of a foreign architecture too
+)
 
 func validRequests(want []Request) error {
 	bad := func(format string, a ...any) error { return task{"plan", "an upgrade"}.wrap(fmt.Errorf(format, a...)) }
@@ -134,7 +137,7 @@ func (h *Host) explainPlan(ctx context.Context, err error, want []Request) error
 		return err
 	}
 	if e.Kind == ErrDepends {
-		if all, qerr := h.dpkgQuery(ctx, "*"); qerr == nil {
+		if all, qerr := h.Packages(ctx, "*"); qerr == nil {
 			for _, p := range all {
 				if p.Held() && strings.Contains(e.Detail, p.Name) {
 					e.Detail += fmt.Sprintf("; %s is on hold", p.Name)

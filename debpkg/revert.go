@@ -1,6 +1,7 @@
 package debpkg
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -43,15 +44,19 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		return nil
 	}
 	op := task{"revert", strings.Join(names(c.Plan.Actions), ", ")}
-	if err := h.sameHost(ctx, op, c); err != nil {
+	look, err := h.survey(ctx)
+	if err != nil {
+		return op.wrap(err)
+	}
+	if err := sameHost(op, c, look); err != nil {
 		return err
 	}
-	c, err := h.recorded(ctx, op, c)
+	c, err = h.recorded(ctx, op, c)
 	if err != nil {
 		return err
 	}
 	for _, a := range c.Plan.Actions {
-		if !packageName.MatchString(a.Package) {
+		if !changedName.MatchString(a.Package) {
 			return op.wrap(fmt.Errorf("%q is not a package name", a.Package))
 		}
 	}
@@ -99,44 +104,57 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 	return h.revertUnits(ctx, op, c, o)
 }
 
-// sameHost refuses a change that was made on another host.
-func (h *Host) sameHost(ctx context.Context, op task, c Change) error {
-	if c.Plan.Host == (Identity{}) {
+// sameHost refuses a change that was made on another host. A host that was
+// renamed is the same.
+func sameHost(op task, c Change, look survey) error {
+	was, is := c.Plan.Host, look.Identity
+	if was == (Identity{}) || was == is || was.Machine != "" && was.Machine == is.Machine {
 		return nil
 	}
-	f, err := h.basics(ctx)
-	if err != nil {
-		return op.wrap(err)
-	}
-	was, is := c.Plan.Host, f.Identity
-	if was == is {
-		return nil
-	}
-	return &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine %s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
-		Next: "do it there; where this host was installed anew, nothing of the change is left, and a plan gives it the version that you want"}
+	return op.fail(Error{Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine %s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
+		Next: "revert it there; if this host was installed again, nothing of the change is left: plan the version that you want"})
 }
 
 // recorded completes a change of which the caller knows the plan alone.
 func (h *Host) recorded(ctx context.Context, op task, c Change) (Change, error) {
-	if c.Dir != "" || c.Plan.Digest == "" {
+	if c.Dir != "" {
+		return c, h.inState(op, c)
+	}
+	if c.Plan.Digest == "" {
 		return c, nil
 	}
 	if c.Plan.digest() != c.Plan.Digest {
-		return c, &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: "the digest of its plan does not fit the plan's content", Next: "take the change as Apply returned it"}
+		return c, op.fail(Error{Kind: ErrRefused, Detail: "the digest of its plan does not fit the plan's content", Next: "take the change as Apply returned it"})
 	}
 	dir := h.runDir(c.Plan)
-	s, err := h.jobState(ctx, dir)
+	s, data, err := h.jobState(ctx, dir)
 	if err != nil {
 		return c, op.wrap(err)
 	}
 	if s.name == "none" {
 		return c, nil
 	}
-	whole, err := h.readChange(ctx, dir)
+	whole, err := readChange(dir, data)
 	if err != nil {
 		return c, op.wrap(err)
 	}
-	return whole, nil
+	return whole, h.inState(op, whole)
+}
+
+// inState refuses a change whose files are anywhere but in StateDir, which
+// nobody but root can write to: root installs them.
+func (h *Host) inState(op task, c Change) error {
+	bad := path.Clean(c.Dir) != c.Dir || path.Dir(c.Dir) != path.Join(h.o.StateDir, "runs")
+	for _, s := range c.Saved {
+		bad = bad || path.Clean(s.Path) != s.Path || path.Dir(s.Path) != c.Dir
+	}
+	for _, f := range append(slices.Clone(c.Files), c.Looked...) {
+		bad = bad || !path.IsAbs(f) || path.Clean(f) != f || strings.Contains(f, "\n")
+	}
+	if bad {
+		return op.fail(Error{Kind: ErrRefused, Detail: "the change names files outside of " + path.Join(h.o.StateDir, "runs"), Next: "take the change as Apply returned it, and the StateDir that it was made with"})
+	}
+	return nil
 }
 
 // revertDir is where the run of the revert lives: beside that of the change.
@@ -167,16 +185,20 @@ func back(c Change, now []Package) []Action {
 }
 
 func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change) error {
-	now, err := h.dpkgQuery(ctx, names(c.Plan.Actions)...)
+	look, err := h.survey(ctx, names(c.Plan.Actions)...)
 	if err != nil {
 		return op.wrap(err)
 	}
+	if look.Journal {
+		return op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair"})
+	}
+	now := look.Packages
 	todo := back(c, now)
-	hold := c.heldBefore()
+	hold := c.heldBefore(h.o.Hold)
 	if len(todo) == 0 {
 		return h.holdAgain(ctx, op, hold, now)
 	}
-	in, err := h.revertArgs(ctx, op, c, todo)
+	in, err := h.revertArgs(ctx, op, c, todo, look)
 	if err != nil {
 		return err
 	}
@@ -191,7 +213,7 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 		return op.wrap(err)
 	}
 	h.event(Event{Kind: EventStep, Text: op.String()})
-	j := job{prep: prep, dir: dir, hold: hold, change: c,
+	j := job{prep: prep, dir: dir, hold: hold, auto: c.autoBefore(), change: c,
 		argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds())))}
 	if err := h.start(ctx, j); err != nil {
 		h.discard(ctx, prep)
@@ -203,7 +225,7 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 	}
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
-	if now, err = h.dpkgQuery(dctx, names(c.Plan.Actions)...); err != nil {
+	if now, err = h.Packages(dctx, names(c.Plan.Actions)...); err != nil {
 		return op.wrap(err)
 	}
 	if left := back(c, now); len(left) > 0 {
@@ -220,10 +242,23 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 	return nil
 }
 
-func (c Change) heldBefore() []string {
+// heldBefore lists the packages to hold after the revert: those that were on
+// hold, or all.
+func (c Change) heldBefore(all bool) []string {
 	var list []string
 	for _, b := range c.Before {
-		if b.Held() && b.Status != "config-files" {
+		if (all || b.Held()) && b.Status != "config-files" {
+			list = append(list, b.Name)
+		}
+	}
+	return list
+}
+
+// autoBefore lists those that apt had installed for other packages.
+func (c Change) autoBefore() []string {
+	var list []string
+	for _, b := range c.Before {
+		if b.Auto {
 			list = append(list, b.Name)
 		}
 	}
@@ -245,65 +280,69 @@ func (h *Host) holdAgain(ctx context.Context, op task, hold []string, now []Pack
 }
 
 // revertArgs chooses where each version comes from.
-func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action) (install, error) {
+func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action, look survey) (install, error) {
 	in := install{downgrade: true}
-	cache, err := h.archives(ctx)
-	if err != nil {
-		return in, op.wrap(err)
-	}
 	available, err := h.Available(ctx, names(todo)...)
 	if err != nil {
 		return in, op.wrap(err)
 	}
-	for _, a := range todo {
-		if now, err := h.dpkgQuery(ctx, a.Package); err == nil {
-			if p, ok := find(now, a.Package); ok && p.Held() {
-				in.held = true
+	file := func(a Action) (string, string) {
+		for _, s := range c.Saved {
+			if s.Package == a.Package && s.Version.Compare(a.From) == 0 {
+				return s.Path, s.SHA256
 			}
+		}
+		return path.Join(look.archives(), debName(a.Package, a.From, cmp.Or(a.FromArch, c.Plan.Arch))), ""
+	}
+	var files []string
+	for _, a := range todo {
+		if !a.From.IsZero() {
+			name, _ := file(a)
+			files = append(files, name)
+		}
+	}
+	debs, err := h.debsThere(ctx, files)
+	if err != nil {
+		return in, op.wrap(err)
+	}
+	for _, a := range todo {
+		if p, ok := find(look.Packages, a.Package); ok && p.Held() {
+			in.held = true
 		}
 		if a.From.IsZero() {
 			in.args, in.removal = append(in.args, a.Package+"-"), true
 			continue
 		}
 		offered := slices.ContainsFunc(available, func(v Available) bool { return v.Package == a.Package && v.Version.Compare(a.From) == 0 })
-		i := slices.IndexFunc(c.Saved, func(s Saved) bool { return s.Package == a.Package && s.Version.Compare(a.From) == 0 })
-		var file, why string
-		if i >= 0 {
-			file, why = h.usable(ctx, c.Saved[i].Path, a, c.Saved[i].SHA256)
-		} else {
-			arch := a.Arch
-			if arch == "" {
-				arch = c.Plan.Arch
-			}
-			file, why = h.usable(ctx, path.Join(cache, debName(a.Package, a.From, arch)), a, "")
-		}
+		name, sum := file(a)
+		repacked := slices.ContainsFunc(c.Saved, func(s Saved) bool { return s.Path == name && s.From == fromRepack })
+		why := unusable(debs, name, sum, a)
 		switch {
-		case file != "" && (i < 0 || c.Saved[i].From != fromRepack || !offered):
-			in.args = append(in.args, file)
+		case why == "" && !(repacked && offered):
+			in.args = append(in.args, name)
 		case offered:
 			in.args = append(in.args, a.Package+"="+a.From.text)
-		case file != "":
-			in.args = append(in.args, file)
 		default:
-			return in, &Error{Op: op.verb, Object: op.object, Kind: ErrNoRollback, Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
-				Next: "get that .deb from a backup or another host and install it with a plan of its own"}
+			return in, op.fail(Error{Kind: ErrNoRollback, Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
+				Next: "get that .deb from a backup or another host and install it with a plan of its own"})
 		}
 	}
 	return in, nil
 }
 
-// usable returns the file if it is the .deb that is meant, or why it is not.
-func (h *Host) usable(ctx context.Context, file string, a Action, sha string) (string, string) {
-	debs, err := h.Debs(ctx, file)
+// unusable says why the file is not the .deb that is meant, or nothing.
+func unusable(debs []Deb, name, sum string, a Action) string {
+	i := slices.IndexFunc(debs, func(d Deb) bool { return d.Path == name })
+	pkg, _, _ := strings.Cut(a.Package, ":")
 	switch {
-	case err != nil || len(debs) != 1:
-		return "", file + " cannot be read"
-	case debs[0].Package != a.Package || debs[0].Version.Compare(a.From) != 0:
-		return "", fmt.Sprintf("%s holds %s %s", file, debs[0].Package, debs[0].Version)
-	case sha != "" && debs[0].SHA256 != sha:
-		return "", file + " was changed since it was saved"
+	case i < 0:
+		return name + " cannot be read"
+	case debs[i].Package != pkg || debs[i].Version.Compare(a.From) != 0:
+		return fmt.Sprintf("%s holds %s %s", name, debs[i].Package, debs[i].Version)
+	case sum != "" && debs[i].SHA256 != sum:
+		return name + " was changed since it was saved"
 	}
-	return file, ""
+	return ""
 }
 
 // checkRevert asks apt first, so that nobody's package goes by surprise.
@@ -336,7 +375,7 @@ func (h *Host) resetFailed(ctx context.Context, units []string) error {
 		return nil
 	}
 	// It fails for units that are not loaded, which have nothing to reset.
-	_, err := h.script(ctx, nil, `systemctl reset-failed -- "$@" 2>/dev/null; true`, units...)
+	_, err := h.script(ctx, nil, "reset-failed", `systemctl reset-failed -- "$@" 2>/dev/null; true`, units...)
 	return err
 }
 
@@ -346,43 +385,31 @@ func (h *Host) revertUnits(ctx context.Context, op task, c Change, o RevertOptio
 			return err
 		}
 	}
-	var installed []string
-	for _, a := range c.Plan.Actions {
-		if !a.From.IsZero() {
-			installed = append(installed, a.Package)
-		}
-	}
-	units, err := h.unitsOf(ctx, installed)
+	look, err := h.survey(ctx, names(c.Plan.Actions)...)
 	if err != nil {
 		return op.wrap(err)
 	}
-	var wait, unknown []string
-	for _, us := range units {
-		for _, u := range us {
+	var wait []string
+	for _, a := range c.Plan.Actions {
+		if a.From.IsZero() {
+			continue
+		}
+		for _, u := range look.units[a.Package] {
 			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
 			switch {
-			case i < 0 && len(c.UnitsBefore) == 0: // from apt's history
-				unknown = append(unknown, u)
+			case i < 0 && len(c.UnitsBefore) == 0 && begun(look.states, u): // from apt's history
+				wait = append(wait, u)
 			case i >= 0 && (c.UnitsBefore[i].Active() || c.UnitsBefore[i].ActiveState == "activating"):
 				wait = append(wait, u)
 			}
 		}
 	}
-	begun, err := h.begun(ctx, unknown)
-	if err != nil {
-		return op.wrap(err)
-	}
-	wait = append(wait, begun...)
 	slices.Sort(wait)
 	if wait = slices.Compact(wait); len(wait) == 0 {
 		return nil
 	}
-	now, err := h.Units(ctx, wait...)
-	if err != nil {
-		return op.wrap(err)
-	}
 	// The postinst script restarts, but hides when that fails.
-	if o.Files || slices.ContainsFunc(now, func(u Unit) bool { return !u.Active() || u.NeedDaemonReload }) {
+	if o.Files || slices.ContainsFunc(pick(look.states, wait), func(u Unit) bool { return !u.Active() || u.NeedDaemonReload }) {
 		return h.Restart(ctx, wait...)
 	}
 	return h.WaitStable(ctx, wait...)
@@ -401,11 +428,11 @@ func (h *Host) Repair(ctx context.Context) error {
 		if _, err := h.follow(ctx, dir); err != nil {
 			return op.wrap(err)
 		}
-		out, err := h.output(ctx, "apt-config", "dump", "--format", "%v%n", "DPkg::Options")
+		look, err := h.survey(ctx)
 		if err != nil {
-			return op.wrap(fmt.Errorf("read apt's configuration: %w", err))
+			return op.wrap(err)
 		}
-		argv := append([]string{"dpkg"}, strings.Fields(out)...)
+		argv := append([]string{"dpkg"}, look.options...)
 		if h.o.NewConffiles {
 			argv = append(argv, "--force-confnew")
 		} else {
@@ -447,11 +474,15 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 		return task{"forget", "a change"}.wrap(fmt.Errorf("%q is not a directory of this host's runs", c.Dir))
 	}
 	op := task{"forget", "the change in " + dir}
-	if err := h.sameHost(ctx, op, c); err != nil {
+	look, err := h.survey(ctx)
+	if err != nil {
+		return op.wrap(err)
+	}
+	if err := sameHost(op, c, look); err != nil {
 		return err
 	}
 	for _, d := range []string{dir, dir + "-revert"} {
-		s, err := h.jobState(ctx, d)
+		s, _, err := h.jobState(ctx, d)
 		if err != nil {
 			return op.wrap(err)
 		}
@@ -459,7 +490,7 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
 		}
 	}
-	if _, err := h.script(ctx, nil, `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
+	if _, err := h.script(ctx, nil, "forget", `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
 		return op.wrap(err)
 	}
 	return nil

@@ -2,7 +2,6 @@ package debpkg
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"strings"
 )
@@ -23,21 +22,26 @@ type Saved struct {
 	From    string // cache, repository, or repack: packed from the installed files
 }
 
-// saveScript puts the .deb of the installed version of package $4 into
-// directory $5. The cache's file is taken only if it is whole and of that
+// saveScript puts the .debs of installed versions into directory $4: $1 root,
+// $2 dpkg's directory, $3 apt's cache, then package, version, architecture and
+// file name of each. The cache's file is taken only if it is whole and of that
 // version. What is packed again holds the files as they are on the host, edited
 // conffiles included; ownership and modes are kept where root runs this.
 const saveScript = `set -e
 umask 077
-root=$1 admin=$2 cache=$3 pkg=$4 dir=$5 version=$6 arch=$7 file=$8
+root=$1 admin=$2 cache=$3 dir=$4; shift 4
 cd "$dir"
+w=; trap '[ -z "$w" ] || rm -rf "$w"' EXIT
+while [ $# -gt 0 ]; do
+pkg=$1 version=$2 arch=$3 file=$4; shift 4
 if [ -f "$cache/$file" ] && [ "$(dpkg-deb -f "$cache/$file" Version 2>/dev/null)" = "$version" ] && dpkg-deb --fsys-tarfile "$cache/$file" >/dev/null 2>&1; then
 	cp -- "$cache/$file" "$file"; echo cache
-elif apt-get -q download "$pkg:$arch=$version" >"$dir/download.log" 2>&1 && [ -f "$file" ]; then
+elif apt-get -q download "${pkg%%:*}:$arch=$version" >"$dir/download.log" 2>&1 && [ -f "$file" ]; then
 	echo repository
 else
 	rm -f -- "$file"
-	w=$(mktemp -d "$dir/repack.XXXXXX"); trap 'rm -rf "$w"' EXIT
+	cat "$dir/download.log" >&2 # in case packing fails
+	w=$(mktemp -d "$dir/repack.XXXXXX")
 	chmod 755 "$w"; mkdir -m 755 "$w/DEBIAN"
 	dpkg-query --admindir="$admin" -s "$pkg" | awk '/^[^ \t]/ { skip = /^(Status|Conffiles|Config-Version|Triggers-Pending|Triggers-Awaited):/ } !skip' >"$w/DEBIAN/control"
 	dpkg-query --admindir="$admin" -L "$pkg" | while read -r f; do
@@ -60,34 +64,41 @@ else
 	# mktemp's 077 mask also closed the directories.
 	find "$w" -type d -exec chmod 755 {} +
 	dpkg-deb -Zgzip --build "$w" "$file" >/dev/null
+	rm -rf "$w"
 	echo repack
 fi
 rm -f "$dir/download.log"
-sha256sum <"$file"`
+sha256sum <"$file"
+done`
 
 // saveDebs keeps the .deb of every version that the actions replace or remove.
-func (h *Host) saveDebs(ctx context.Context, actions []Action, prep, dir string) ([]Saved, error) {
-	cache, err := h.archives(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (h *Host) saveDebs(ctx context.Context, actions []Action, s survey, prep, dir string) ([]Saved, error) {
+	args := []string{h.o.Root, h.path("/var/lib/dpkg"), s.archives(), prep}
 	var list []Saved
 	for _, a := range actions {
 		if a.From.IsZero() {
 			continue
 		}
+		file := debName(a.Package, a.From, a.FromArch)
+		args = append(args, a.Package, a.From.text, a.FromArch, file)
+		list = append(list, Saved{Package: a.Package, Version: a.From, Path: path.Join(dir, file)})
 		h.event(Event{Kind: EventStep, Package: a.Package, Text: "save " + a.Package + " " + a.From.text})
-		file := debName(a.Package, a.From, a.Arch)
-		out, err := h.script(ctx, nil, saveScript, h.o.Root, h.path("/var/lib/dpkg"), cache, a.Package, prep, a.From.text, a.Arch, file)
-		if err != nil {
-			return nil, task{"save", fmt.Sprintf("the .deb of %s %s", a.Package, a.From)}.wrap(err)
-		}
-		from, sum, ok := strings.Cut(strings.TrimSpace(out), "\n")
-		if !ok {
-			return nil, task{"save", fmt.Sprintf("the .deb of %s %s", a.Package, a.From)}.wrap(fmt.Errorf("unexpected answer %q", out))
-		}
-		sum, _, _ = strings.Cut(sum, " ")
-		list = append(list, Saved{Package: a.Package, Version: a.From, Path: path.Join(dir, file), SHA256: sum, From: from})
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	t := task{"save", "the installed packages"}
+	out, err := h.script(ctx, nil, "save-packages", saveScript, args...)
+	if err != nil {
+		return nil, t.wrap(err)
+	}
+	rows := lines(out)
+	if len(rows) != 2*len(list) {
+		return nil, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+	}
+	for i := range list {
+		list[i].From = rows[2*i]
+		list[i].SHA256, _, _ = strings.Cut(rows[2*i+1], " ")
 	}
 	return list, nil
 }

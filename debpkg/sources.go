@@ -47,28 +47,38 @@ func bare(uri string) string {
 	return strings.TrimRight(strings.Replace(uri, "://***@", "://", 1), "/")
 }
 
-// Sources lists the entries in the files that apt reads.
+// offersScript prints the files of sources that apt reads, by their names
+// (apt_preferences(5), "the files have either no or the extension"), and then
+// what apt-cache madison says of the packages "$@".
+const offersScript = `dir=$1; shift
+for f in "$dir/sources.list" "$dir/sources.list.d/"*.list "$dir/sources.list.d/"*.sources; do
+	if [ ! -f "$f" ]; then continue; fi
+	case ${f##*/} in sources.list) ;; *[!A-Za-z0-9._-]*) continue ;; esac
+	printf '\034%s\n' "$f"; cat -- "$f" || exit 2; echo
+done
+printf '\035'
+if [ $# -gt 0 ]; then apt-cache madison -- "$@"; fi`
+
+// Sources lists the entries in the files that apt reads. Files that apt ignores
+// because of their name are left out.
 func (h *Host) Sources(ctx context.Context) ([]Source, error) {
-	dir := h.path("/etc/apt")
-	out, err := h.script(ctx, nil, `for f in "$1/sources.list" "$1/sources.list.d/"*.list "$1/sources.list.d/"*.sources; do
-	if [ -f "$f" ]; then printf '\034%s\n' "$f"; cat "$f"; echo; fi
-done`, dir)
-	if err != nil {
-		return nil, task{"read", "apt's sources"}.wrap(err)
-	}
+	list, _, err := h.offers(ctx, nil)
+	return list, err
+}
+
+func parseSources(text string) []Source {
 	var list []Source
-	for _, part := range strings.Split(out, "\x1c") {
+	for _, part := range strings.Split(text, "\x1c") {
 		file, text, ok := strings.Cut(part, "\n")
-		if !ok {
-			continue
-		}
-		if strings.HasSuffix(file, ".sources") {
+		switch {
+		case !ok:
+		case strings.HasSuffix(file, ".sources"):
 			list = append(list, parseDeb822(file, text)...)
-		} else {
+		default:
 			list = append(list, parseList(file, text)...)
 		}
 	}
-	return list, nil
+	return list
 }
 
 // parseList reads the one-line format of sources.list(5). Lines that apt would
@@ -78,8 +88,7 @@ func parseList(file, text string) []Source {
 	n := 0
 	for line := range strings.Lines(text) {
 		n++
-		line, _, _ = strings.Cut(line, "#")
-		line = strings.TrimSpace(line)
+		line = strings.TrimSpace(comment(line))
 		kind, rest, ok := strings.Cut(strings.ReplaceAll(line, "\t", " "), " ")
 		if !ok || kind != "deb" && kind != "deb-src" {
 			continue
@@ -108,6 +117,19 @@ func parseList(file, text string) []Source {
 		list = append(list, s)
 	}
 	return list
+}
+
+// comment cuts a comment off. Within the brackets of the options a # is text
+// (apt 2.6).
+func comment(line string) string {
+	from := 0
+	if i, j := strings.IndexByte(line, '['), strings.IndexByte(line, ']'); i >= 0 && j > i && !strings.Contains(line[:i], "#") {
+		from = j
+	}
+	if i := strings.IndexByte(line[from:], '#'); i >= 0 {
+		return line[:from+i]
+	}
+	return line
 }
 
 func (s *Source) option(key, value string) {

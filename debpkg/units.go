@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -23,7 +24,7 @@ type Unit struct {
 	NeedDaemonReload bool
 }
 
-var unitProperties = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,MainPID,NRestarts,ExecMainStatus,InvocationID,NeedDaemonReload"
+const unitProperties = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,MainPID,NRestarts,ExecMainStatus,InvocationID,NeedDaemonReload"
 
 // Active says whether the unit runs at this moment.
 func (u Unit) Active() bool { return u.ActiveState == "active" }
@@ -101,20 +102,11 @@ func parseUnits(text string) []Unit {
 	return units
 }
 
-// begun leaves out the units that nobody has started: those for timers and
-// sockets, or what an administrator has stopped.
-func (h *Host) begun(ctx context.Context, names []string) ([]string, error) {
-	units, err := h.Units(ctx, names...)
-	if err != nil {
-		return nil, err
-	}
-	var list []string
-	for i, u := range units {
-		if u.ActiveState != "inactive" {
-			list = append(list, names[i])
-		}
-	}
-	return list, nil
+// begun reports whether a unit has ever been started: those for timers and
+// sockets, or what an administrator has stopped, are inactive.
+func begun(states []Unit, name string) bool {
+	i := slices.IndexFunc(states, func(u Unit) bool { return u.Name == name })
+	return i >= 0 && states[i].ActiveState != "inactive"
 }
 
 // Restart makes systemd forget earlier failures (after its start limit it
@@ -126,7 +118,7 @@ func (h *Host) Restart(ctx context.Context, names ...string) error {
 	}
 	op := task{"restart", strings.Join(names, ", ")}
 	h.event(Event{Kind: EventStep, Text: op.String()})
-	out, err := h.script(ctx, nil, `systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`, names...)
+	out, err := h.script(ctx, nil, "restart", `systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`, names...)
 	if err != nil {
 		if ctx.Err() != nil {
 			return op.wrap(err)
@@ -143,8 +135,25 @@ func (h *Host) Restart(ctx context.Context, names ...string) error {
 // the last lines of the journal when a unit fails, restarts again and again, or
 // is not stable within SettleLimit.
 func (h *Host) WaitStable(ctx context.Context, names ...string) error {
+	_, err := h.waitStable(ctx, names)
+	return err
+}
+
+// watchScript prints the units' states once they differ from the first look, or
+// after $1 looks that are 0.2 s apart. A look takes some time itself.
+const watchScript = `n=$1; shift
+first=$(systemctl show -p ` + unitProperties + ` -- "$@") || exit $?
+while [ $n -gt 0 ]; do
+	sleep 0.2
+	now=$(systemctl show -p ` + unitProperties + ` -- "$@") || exit $?
+	[ "$now" = "$first" ] || break
+	n=$((n - 1))
+done
+systemctl show -p ` + unitProperties + ` -- "$@"`
+
+func (h *Host) waitStable(ctx context.Context, names []string) ([]Unit, error) {
 	if len(names) == 0 || h.o.Root != "" {
-		return nil
+		return nil, nil
 	}
 	op := task{"wait", "for " + strings.Join(names, ", ")}
 	h.event(Event{Kind: EventStep, Text: op.String()})
@@ -163,10 +172,15 @@ func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 	start := time.Now()
 	var first, last []mark
 	var since time.Time
+	looks := 0
 	for {
-		units, err := h.Units(ctx, names...)
+		out, err := h.script(ctx, nil, "watch", watchScript, append([]string{strconv.Itoa(looks)}, names...)...)
 		if err != nil {
-			return op.wrap(err)
+			return nil, op.wrap(err)
+		}
+		units := parseUnits(out)
+		if len(units) != len(names) {
+			return nil, op.wrap(fmt.Errorf("systemctl described %d units", len(units)))
 		}
 		marks, active := key(units)
 		if first == nil {
@@ -175,24 +189,30 @@ func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 		for i, u := range units {
 			switch {
 			case u.LoadState != "loaded":
-				return h.unitError(ctx, op, fmt.Sprintf("%s is %s", u.Name, u.LoadState), nil, names[i:i+1])
+				return units, h.unitError(ctx, op, fmt.Sprintf("%s is %s", u.Name, u.LoadState), nil, names[i:i+1])
 			case u.ActiveState == "failed", u.ActiveState == "inactive":
-				return h.unitError(ctx, op, u.String(), nil, names[i:i+1])
+				return units, h.unitError(ctx, op, u.String(), nil, names[i:i+1])
 			case marks[i].restarts-first[i].restarts >= 2:
-				return h.unitError(ctx, op, "crash loop: "+u.String(), nil, names[i:i+1])
+				return units, h.unitError(ctx, op, "crash loop: "+u.String(), nil, names[i:i+1])
 			}
 		}
 		if !active || !slices.Equal(marks, last) {
 			since, last = time.Now(), marks
 		}
-		if active && time.Since(since) >= h.o.Settle {
-			return nil
+		left := h.o.Settle - time.Since(since)
+		if active && left <= 0 {
+			return units, nil
 		}
 		if time.Since(start) > h.o.SettleLimit+h.o.Settle {
-			return h.unitError(ctx, op, fmt.Sprintf("not stable after %s", h.o.SettleLimit), nil, names)
+			return units, h.unitError(ctx, op, fmt.Sprintf("not stable after %s", h.o.SettleLimit), nil, names)
 		}
-		if err := pause(ctx, min(200*time.Millisecond, h.o.Settle)); err != nil {
-			return op.wrap(err)
+		// The next call lasts until something changes, or the time is over.
+		looks = max(1, int(left/(200*time.Millisecond)))
+		if !active {
+			looks = 10
+		}
+		if err := pause(ctx, min(50*time.Millisecond, h.o.Settle)); err != nil {
+			return units, op.wrap(err)
 		}
 	}
 }

@@ -15,8 +15,10 @@ import (
 type SourceFailure struct {
 	URI    string // credentials removed
 	Entry  string // file:line of the entry in apt's sources, where it is known
-	Kind   error  `json:"-"` // ErrNetwork or ErrSignature
-	Reason string
+	Kind   error  `json:"-"`          // ErrNetwork, ErrSignature or ErrSource
+	Status int    `json:",omitempty"` // of HTTP, 401 for instance; 0: none
+	Reason string // apt's own words
+	Next   string // what to do
 }
 
 // UpdateError says which sources failed. apt then goes on with the package
@@ -30,7 +32,10 @@ func (e *UpdateError) Error() string {
 	var parts []string
 	for _, f := range e.Failures {
 		text := f.URI
-		if f.Entry != "" {
+		switch {
+		case text == "":
+			text = f.Entry
+		case f.Entry != "":
 			text += " (" + f.Entry + ")"
 		}
 		parts = append(parts, text+": "+f.Reason)
@@ -38,7 +43,7 @@ func (e *UpdateError) Error() string {
 	return printable.Text("update the package lists: " + strings.Join(parts, "; ") + "; " + e.Hint())
 }
 
-// Unwrap lets errors.Is find ErrNetwork and ErrSignature.
+// Unwrap lets errors.Is find ErrNetwork, ErrSignature and ErrSource.
 func (e *UpdateError) Unwrap() []error {
 	var kinds []error
 	for _, f := range e.Failures {
@@ -47,17 +52,22 @@ func (e *UpdateError) Unwrap() []error {
 	return kinds
 }
 
-// Retryable is true unless a signature is the trouble.
+// Retryable is true if all that failed is the network, and no server refused.
 func (e *UpdateError) Retryable() bool {
-	return !slices.ContainsFunc(e.Failures, func(f SourceFailure) bool { return f.Kind == ErrSignature })
+	return !slices.ContainsFunc(e.Failures, func(f SourceFailure) bool {
+		return f.Kind != ErrNetwork || f.Status >= 400 && f.Status < 500
+	})
 }
 
-// Hint is the next step.
+// Hint is the next step of each failure, once.
 func (e *UpdateError) Hint() string {
-	if e.Retryable() {
-		return "check the network, the proxy and the address of the source"
+	var steps []string
+	for _, f := range e.Failures {
+		if !slices.Contains(steps, f.Next) {
+			steps = append(steps, f.Next)
+		}
 	}
-	return "install the publisher's key and name it in the source's signed-by"
+	return strings.Join(steps, "; ")
 }
 
 // Update fetches the package lists. Unlike `apt-get update`, which succeeds
@@ -70,12 +80,15 @@ func (h *Host) Update(ctx context.Context) error {
 	return h.retryLocked(ctx, op, func() error {
 		// Error-Mode exists since apt 2.1.16; older ones ignore it and are
 		// judged by what they print.
-		out, err := h.both(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+		argv := []string{"apt-get", "-q", "-o", "APT::Update::Error-Mode=any"}
+		if h.o.AcceptReleaseInfo {
+			argv = append(argv, "--allow-releaseinfo-change")
+		}
+		out, err := h.both(ctx, append(argv, "update")...)
 		if ctx.Err() != nil {
 			return op.wrap(cmp.Or(err, ended(ctx)))
 		}
-		text := out.String()
-		failures := parseUpdate(text)
+		failures := parseUpdate(out)
 		switch {
 		case err == nil && len(failures) == 0:
 			return nil
@@ -88,62 +101,166 @@ func (h *Host) Update(ctx context.Context) error {
 		// What the sources' files say is a help, not a condition.
 		sources, _ := h.Sources(ctx)
 		for i, f := range failures {
-			failures[i].Entry = entryOf(sources, f.URI)
+			if f.Entry == "" {
+				failures[i].Entry = entryOf(sources, f.URI)
+			}
 		}
-		return &UpdateError{Failures: failures, Output: text}
+		h.lookAtKeys(ctx, sources, failures)
+		return &UpdateError{Failures: failures, Output: out.String()}
 	})
+}
+
+// keysScript says what is wrong with key files, one line each: $@.
+const keysScript = `for f; do
+	if [ ! -e "$f" ]; then w='does not exist'
+	elif [ ! -s "$f" ]; then w='is empty'
+	elif head -c 300 "$f" | grep -qi '<html\|<!doctype'; then w='is an HTML page, not a key'
+	elif [ "$(id -u)" = 0 ] && id _apt >/dev/null 2>&1 && ! setpriv --reuid=_apt --clear-groups test -r "$f" 2>/dev/null; then w='cannot be read by the user _apt'
+	else w=; fi
+	printf '%s\t%s\n' "$f" "$w"
+done`
+
+// lookAtKeys adds what is wrong with the key files of the sources that are not
+// signed with a known key. A look that fails adds nothing.
+func (h *Host) lookAtKeys(ctx context.Context, sources []Source, failures []SourceFailure) {
+	for i, f := range failures {
+		if f.Kind != ErrSignature {
+			continue
+		}
+		for _, s := range sources {
+			if fmt.Sprintf("%s:%d", s.File, s.Line) != f.Entry {
+				continue
+			}
+			files := slices.DeleteFunc(strings.FieldsFunc(s.SignedBy, func(r rune) bool { return r == ' ' || r == ',' }), func(k string) bool { return !strings.HasPrefix(k, "/") })
+			if len(files) == 0 {
+				continue
+			}
+			out, err := h.script(ctx, nil, "keys", keysScript, files...)
+			if err != nil {
+				return
+			}
+			for _, row := range fields(out, 2) {
+				if row[1] != "" {
+					failures[i].Reason += "; the key file " + row[0] + " " + row[1]
+				}
+			}
+		}
+	}
 }
 
 func (e *Error) is(kind error) bool { return e.Kind == kind }
 
 var (
-	fetchLine  = regexp.MustCompile(`^[WE]: Failed to fetch (\S+)\s+(.*)$`)
-	errLine    = regexp.MustCompile(`^Err:\d+ (\S+)(.*)$`)
-	gpgLine    = regexp.MustCompile(`^[WE]: (?:OpenPGP signature verification failed|GPG error|An error occurred during the signature verification\..*(?:GPG error|failed)): (\S+) (.*)$`)
-	repoLine   = regexp.MustCompile(`^[WE]: The repository '(\S+)[^']*' (is not signed|is no longer signed|does not have a Release file|no longer has a Release file|provides only weak security information|does no longer have a Release file).*$`)
-	badKey     = regexp.MustCompile(`NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG|[Mm]issing key|not signed|no longer signed|signatures? (?:couldn't|could not) be verified|[Ss]ignature verification|weak security`)
-	refetchTag = regexp.MustCompile(`(?:/|\s)(?:In)?Release(?:\.gpg)?$`)
+	fetchLine   = regexp.MustCompile(`^[WE]: Failed to fetch (\S+)\s+(.*)$`)
+	errLine     = regexp.MustCompile(`^Err:\d+ (\S+)(.*)$`)
+	gpgLine     = regexp.MustCompile(`^[WE]: (?:OpenPGP signature verification failed|GPG error|An error occurred during the signature verification\..*(?:GPG error|failed)): (\S+) (.*)$`)
+	repoLine    = regexp.MustCompile(`^[WE]: The repository '(\S+)[^']*' (is not signed|is no longer signed|does not have a Release file|no longer has a Release file|provides only weak security information|does no longer have a Release file).*$`)
+	changeLine  = regexp.MustCompile(`^E: Repository '(\S+)[^']*' (changed its '.*)$`)
+	validLine   = regexp.MustCompile(`^E: Release file for (\S+) (is expired|is not valid yet)(.*)$`)
+	valueLine   = regexp.MustCompile(`^E: (Conflicting values set for option \S+ regarding source (\S+).*)$`)
+	entryLine   = regexp.MustCompile(`^E: (Malformed (?:entry|stanza|line) (\d+) in (?:list file|source list|\S+ list) (\S+).*)$`)
+	badKey      = regexp.MustCompile(`NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG|ERRSIG|[Mm]issing key|[Kk]ey.* expired|not signed|no longer signed|signatures? (?:couldn't|could not) be verified|[Ss]ignature verification|weak security|[Pp]olicy rejects|Signing key on \S+ is not bound|not bound: |key is not valid|cannot be read .*keyring|unsupported filetype|[Nn]o (?:acceptable|valid) signature`)
+	refetchTag  = regexp.MustCompile(`(?:/|\s)(?:In)?Release(?:\.gpg)?$`)
+	releaseName = regexp.MustCompile(`^.*?(?:In)?Release(?:\.gpg)?: `)
+	httpStatus  = regexp.MustCompile(`^\s*([45]\d\d)\s`)
+)
+
+// rank orders what apt says of one source: the cause of a failed fetch, then
+// what it says of the signature, then that the repository lacks one, which is
+// what every failed fetch ends with.
+const (
+	rankRepo = iota
+	rankFetch
+	rankKey
+	rankCause
 )
 
 // parseUpdate finds the failing sources in what apt-get update printed. One
-// source shows up in several lines; the first reason of each kind is kept.
-func parseUpdate(text string) []SourceFailure {
+// source shows up in several lines; the reason of the highest rank is kept. Of
+// standard output only the Err: lines count, and only if standard error has no
+// failure of that source, or just that there is no repository.
+func parseUpdate(said said) []SourceFailure {
 	var list []SourceFailure
-	lines := strings.Split(text, "\n")
-	add := func(uri, reason string) {
-		f := SourceFailure{URI: refetchTag.ReplaceAllString(uri, ""), Kind: ErrNetwork, Reason: strings.TrimSpace(reason)}
+	var ranks []int
+	add := func(rank int, f SourceFailure) {
+		f.URI = refetchTag.ReplaceAllString(f.URI, "")
 		f.URI = strings.TrimRight(strings.TrimSuffix(strings.TrimRight(f.URI, "/"), "/."), "/")
-		if badKey.MatchString(reason) {
-			f.Kind = ErrSignature
-		}
+		f.Reason = strings.TrimSpace(f.Reason)
 		for i, old := range list {
-			if strings.HasPrefix(f.URI, old.URI) || strings.HasPrefix(old.URI, f.URI) {
-				// A signature's trouble says more than that fetching failed.
-				if f.Kind == ErrSignature && old.Kind != ErrSignature {
-					list[i].Kind, list[i].Reason = f.Kind, f.Reason
+			if f.URI != "" && old.URI != "" && (strings.HasPrefix(f.URI, old.URI) || strings.HasPrefix(old.URI, f.URI)) {
+				if rank > ranks[i] {
+					f.URI = min(f.URI, old.URI)
+					list[i], ranks[i] = f, rank
 				}
 				return
 			}
 		}
-		list = append(list, f)
+		list, ranks = append(list, f), append(ranks, rank)
 	}
-	for i, line := range lines {
-		if m := fetchLine.FindStringSubmatch(line); m != nil {
-			add(m[1], m[2])
-		} else if m := gpgLine.FindStringSubmatch(line); m != nil {
-			add(m[1], m[2])
-		} else if m := repoLine.FindStringSubmatch(line); m != nil {
-			add(m[1], m[2])
-		} else if m := errLine.FindStringSubmatch(line); m != nil {
-			reason := strings.TrimSpace(m[2])
-			if i+1 < len(lines) && strings.HasPrefix(lines[i+1], "  ") {
-				reason = lines[i+1]
+	fetched := func(uri, reason string) {
+		f := SourceFailure{URI: uri, Kind: ErrNetwork, Reason: reason, Next: "check the network, the proxy and the address of the source"}
+		rank := rankFetch
+		switch m := httpStatus.FindStringSubmatch(reason); {
+		case m != nil:
+			f.Status, rank = int(number64(m[1])), rankCause
+			switch f.Status {
+			case 401, 402, 403, 407:
+				f.Next = "check the token or password of the source, and what the account may read"
 			}
-			add(m[1], reason)
+		case strings.Contains(reason, "NOSPLIT"), strings.Contains(reason, "NODATA"), strings.Contains(reason, "Clearsigned file isn't valid"):
+			rank, f.Next = rankCause, "look at what the address answers: a proxy or a login page sends something else than the repository"
+		case badKey.MatchString(reason):
+			f.Kind, rank, f.Next = ErrSignature, rankKey, keyNext
+		}
+		add(rank, f)
+	}
+	text := lines(said.err)
+	for _, line := range text {
+		if m := fetchLine.FindStringSubmatch(line); m != nil {
+			fetched(m[1], m[2])
+		} else if m := gpgLine.FindStringSubmatch(line); m != nil {
+			fetched(m[1], releaseName.ReplaceAllString(m[2], ""))
+		} else if m := repoLine.FindStringSubmatch(line); m != nil {
+			f := SourceFailure{URI: m[1], Kind: ErrNetwork, Reason: m[2], Next: "check the address of the source: there is no repository"}
+			if badKey.MatchString(m[2]) {
+				f.Kind, f.Next = ErrSignature, keyNext
+			}
+			add(rankRepo, f)
+		} else if m := changeLine.FindStringSubmatch(line); m != nil {
+			add(rankCause, SourceFailure{URI: m[1], Kind: ErrSource, Reason: m[2], Next: "ask the publisher whether that is meant, then set Options.AcceptReleaseInfo"})
+		} else if m := validLine.FindStringSubmatch(line); m != nil {
+			next := "ask the publisher, or the owner of the mirror, for a fresh Release file; check the host's clock"
+			if m[2] == "is not valid yet" {
+				next = "set the host's clock"
+			}
+			add(rankCause, SourceFailure{URI: m[1], Kind: ErrSource, Reason: m[2] + m[3], Next: next})
+		} else if m := valueLine.FindStringSubmatch(line); m != nil {
+			add(rankCause, SourceFailure{URI: m[2], Kind: ErrSource, Reason: m[1], Next: "remove one of the two entries, or give both the same option"})
+		} else if m := entryLine.FindStringSubmatch(line); m != nil {
+			add(rankCause, SourceFailure{Entry: m[3] + ":" + m[2], Kind: ErrSource, Reason: m[1], Next: "correct that entry"})
+		}
+	}
+	known := len(list)
+	out := lines(said.out)
+	for i, line := range out {
+		if m := errLine.FindStringSubmatch(line); m != nil {
+			vague := slices.ContainsFunc(list[:known], func(f SourceFailure) bool {
+				j := slices.IndexFunc(list, func(g SourceFailure) bool { return g == f })
+				return strings.HasPrefix(m[1], f.URI) && ranks[j] == rankRepo
+			})
+			if known == 0 || vague {
+				reason := strings.TrimSpace(m[2])
+				if i+1 < len(out) && strings.HasPrefix(out[i+1], "  ") {
+					reason = strings.TrimSpace(out[i+1])
+				}
+				fetched(m[1], reason)
+			}
 		}
 	}
 	return list
 }
+
+const keyNext = "install the publisher's key and name it in the source's signed-by"
 
 func entryOf(sources []Source, uri string) string {
 	best, at := 0, ""

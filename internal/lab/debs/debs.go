@@ -30,6 +30,7 @@ type Package struct {
 	Fields        []string // further control fields, such as "Depends: x"
 	Files         map[string]File
 	Conffiles     []string          // which of Files are conffiles
+	Leaving       []string          // conffiles of earlier versions, declared remove-on-upgrade
 	Scripts       map[string]string // preinst, postinst, prerm, postrm: shell text without the first line
 }
 
@@ -97,6 +98,9 @@ func (p Package) write(tree string) error {
 		} else {
 			fmt.Fprintf(&sums, "%x  %s\n", md5.Sum(data), strings.TrimPrefix(path, "/"))
 		}
+	}
+	for _, path := range p.Leaving {
+		fmt.Fprintln(&conffiles, "remove-on-upgrade "+path)
 	}
 	var c bytes.Buffer
 	fmt.Fprintf(&c, "Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Lab <lab@example.com>\n", p.Name, p.Version, p.Arch)
