@@ -17,7 +17,8 @@ var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp
 // is then opened with no more than his own permissions. It sets w to "uid gid",
 // or to nothing for the user that runs this, and refuses with 78 a directory of
 // root's that a group or everybody can write to.
-const whoFunc = `me=$(id -u)
+const whoFunc = `me=$(id -u) others=/022
+[ "$me" = 0 ] || others=/002
 who() {
 	w= cur= rest=${1#/}
 	while :; do
@@ -27,7 +28,7 @@ who() {
 		o=$(stat -L -c '%u %g' -- "$cur") || return 1
 		case $o in
 		"0 "* | "$me "*)
-			if [ -n "$(find -H "$cur" -maxdepth 0 -perm /022)" ] && [ ! -k "$cur" ]; then
+			if [ -n "$(find -H "$cur" -maxdepth 0 -perm "$others")" ] && [ ! -k "$cur" ]; then
 				echo "$cur can be written to by its group or by everybody" >&2; return 78
 			fi ;;
 		*) w=$o; return 0 ;;

@@ -35,12 +35,14 @@ type job struct {
 // exchange what is ours.
 const safeFunc = `safe() {
 	for d in "$1" "$(readlink -f -- "$1")"; do
-		last=1 me=$(id -u)
+		last=1 me=$(id -u) others=/022
+		# A user who is not root has often a group of his own that may write.
+		[ "$me" = 0 ] || others=/002
 		while :; do
 			o=$(stat -L -c %u -- "$d") || return 1
 			bad=
 			if [ "$o" != "$me" ] && [ "$o" != 0 ]; then bad=1
-			elif [ -n "$(find -H "$d" -maxdepth 0 -perm /022)" ] && { [ -n "$last" ] || [ ! -k "$d" ]; }; then bad=1; fi
+			elif [ -n "$(find -H "$d" -maxdepth 0 -perm "$others")" ] && { [ -n "$last" ] || [ ! -k "$d" ]; }; then bad=1; fi
 			if [ -n "$bad" ]; then echo "$d belongs to, or can be written to by, somebody else" >&2; return 78; fi
 			[ "$d" != / ] || break
 			d=$(dirname -- "$d") last=
