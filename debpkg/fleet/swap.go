@@ -69,9 +69,9 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 		return err
 	}
 	for _, c := range r.Cached {
-		// What is aside was put there by an earlier try.
-		script := `if [ -e "$2" ] || [ -h "$2" ]; then rm -rf -- "$1"; elif [ -e "$1" ] || [ -h "$1" ]; then mv -T -- "$1" "$2"; fi`
-		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path)); err != nil {
+		// What is aside was put there by an earlier try, and what has come since is not kept.
+		script := `if [ -e "$2" ] || [ -h "$2" ] || [ "$3" = false ]; then rm -rf -- "$1"; elif [ -e "$1" ] || [ -h "$1" ]; then mv -T -- "$1" "$2"; fi`
+		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path), fmt.Sprint(c.Kept)); err != nil {
 			return err
 		}
 	}
