@@ -8,15 +8,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"maps"
 	"net/http"
 	"os"
-	"os/signal"
 	"regexp"
-	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
@@ -25,49 +20,22 @@ import (
 	"example.com/tykupgrade/health"
 )
 
-const usage = `Usage: checkhealth [flags]
+const about = `Asks gateways, dashboards and pumps for their health, and a plugin for its effect. Without
+any of these flags it asks one of each at its default address. A gateway passes once it has
+checked its own Redis, ten seconds after a start: use -wait after an upgrade. Dashboard and
+pump only show that they run.
 
-Asks gateways, dashboards and pumps for their health, and a plugin for its
-effect; with none of these flags given, one of each at its default address. A
-gateway passes once it has checked its own Redis, which takes it ten seconds
-after a start: use -wait after an upgrade. Dashboard and pump can prove no more
-than that they live.
+  checkhealth -gateway-url gw1 -gateway-url gw2 -release 5.2.5 -wait 2m
+  checkhealth -plugin-url http://gw1:8080/my-api/get -expect-header 'Foo: Bar'`
 
-Exit codes: 0 pass, 1 fail, 2 wrong use, 3 warn or not yet known, 130 interrupted.
-
-  checkhealth -gateway gw1 -gateway gw2 -version 5.2.5 -wait 2m
-  checkhealth -plugin http://gw1:8080/my-api/get -expect-header 'Foo: Bar'
-
-`
-
-const (
-	exitPass        = 0
-	exitFail        = 1
-	exitUsage       = 2
-	exitUnknown     = 3
-	exitInterrupted = 130
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second one ends it at once
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
-
-// list is a flag that can be given several times.
-type list []string
-
-func (l *list) String() string     { return strings.Join(*l, ",") }
-func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+func main() { commandOf(&options{}).Main() }
 
 // options are the flags as given.
 type options struct {
-	gateways, dashboards, pumps, plugins, tcp list
+	gateways, dashboards, pumps, plugins, tcp cli.List
 
 	version, ready         string
-	expectHeader           list
+	expectHeader           cli.List
 	expectStatus           int
 	expectBody             string
 	wait, timeout          time.Duration
@@ -78,19 +46,21 @@ type options struct {
 	authFile, headerFile   string
 }
 
-func (o *options) flags(stderr io.Writer) *flag.FlagSet {
-	f := flag.NewFlagSet("checkhealth", flag.ContinueOnError)
-	f.SetOutput(stderr)
-	f.Usage = func() { fmt.Fprint(f.Output(), usage); f.PrintDefaults() }
-	f.Var(&o.gateways, "gateway", "`URL` or host of a gateway (default path /hello, port 8080); repeatable")
-	f.Var(&o.dashboards, "dashboard", "`URL` or host of a dashboard (/hello or /health, 3000); repeatable")
-	f.Var(&o.pumps, "pump", "`URL` or host of a pump (/health, 8083); repeatable")
+func commandOf(o *options) cli.Command {
+	return cli.Command{Name: "checkhealth", About: about, Verbs: []cli.Verb{{Flags: o.flags, Needs: needs, Run: o.check}},
+		Notes: "Exit code 3 means here: a warning, or not yet known."}
+}
+
+func (o *options) flags(f *flag.FlagSet) {
+	f.Var(&o.gateways, "gateway-url", "`URL` or host of a gateway (default path /hello, port 8080); repeatable")
+	f.Var(&o.dashboards, "dashboard-url", "`URL` or host of a dashboard (/hello or /health, 3000); repeatable")
+	f.Var(&o.pumps, "pump-url", "`URL` or host of a pump (/health, 8083); repeatable")
 	f.Var(&o.tcp, "tcp", "`host:port` that must accept connections; repeatable")
-	f.Var(&o.plugins, "plugin", "`URL` of an API call that shows a plugin at work; needs an -expect flag; repeatable")
-	f.Var(&o.expectHeader, "expect-header", "`'Name: value'` in the answer of -plugin; repeatable")
-	f.IntVar(&o.expectStatus, "expect-status", 0, "HTTP `status` of the answer of -plugin (default any 2xx)")
-	f.StringVar(&o.expectBody, "expect-body", "", "`regexp` that the answer of -plugin matches")
-	f.StringVar(&o.version, "version", "", "`version` that the gateways must report")
+	f.Var(&o.plugins, "plugin-url", "`URL` of an API call that shows a plugin at work; needs an -expect flag; repeatable")
+	f.Var(&o.expectHeader, "expect-header", "`'Name: value'` in the answer of -plugin-url; repeatable")
+	f.IntVar(&o.expectStatus, "expect-status", 0, "HTTP `status` of the answer of -plugin-url (default any 2xx)")
+	f.StringVar(&o.expectBody, "expect-body", "", "`regexp` that the answer of -plugin-url matches")
+	f.StringVar(&o.version, "release", "", "`version` that the gateways must report")
 	f.StringVar(&o.ready, "ready", "", "`path` of the gateways' readiness endpoint (default /ready)")
 	f.DurationVar(&o.age, "max-age", 0, "how old a gateway's own checks may be (default 1m)")
 	f.DurationVar(&o.wait, "wait", 0, "repeat until all pass, at most this `long`; 0: ask once")
@@ -107,109 +77,98 @@ func (o *options) flags(stderr io.Writer) *flag.FlagSet {
 	f.StringVar(&o.key, "key", "", "PEM `file` of its key")
 	f.StringVar(&o.server, "server-name", "", "`name` for SNI and in the certificate")
 	f.StringVar(&o.authFile, "auth-file", "", "`file` with user:password for basic authentication")
-	f.StringVar(&o.headerFile, "header-file", "", "`file` with lines 'Name: value' to send to -plugin, for API keys")
-	return f
+	f.StringVar(&o.headerFile, "header-file", "", "`file` with lines 'Name: value' to send to -plugin-url, for API keys")
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var o options
-	f := o.flags(stderr)
-	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return exitPass
-	} else if err != nil {
-		return exitUsage
-	}
-	fail := func(code int, err error) int {
-		fmt.Fprintln(stderr, "checkhealth:", err)
-		return code
-	}
-	if f.NArg() > 0 {
-		return fail(exitUsage, fmt.Errorf("unexpected argument %q; see -h", f.Arg(0)))
-	}
-	if err := o.fit(f); err != nil {
-		return fail(exitUsage, err)
+// check asks, once or until all pass.
+func (o *options) check(ctx context.Context, c *cli.Call) error {
+	if err := o.fit(c); err != nil {
+		return err
 	}
 	probes, err := o.probes()
 	if err != nil {
-		return fail(exitUsage, err)
+		return cli.Exit(cli.Usage, err)
 	}
 	policy, err := o.policy()
 	if err != nil {
-		return fail(exitUsage, err)
+		return cli.Exit(cli.Usage, err)
 	}
-	out := cli.NewOut(stdout)
 	machine := o.json || o.prom || o.healthJSON
-	if machine {
-		out = cli.NewOut(io.Discard)
-	}
 	var report health.Report
 	if o.wait > 0 {
-		view := &live{out: out, rows: make([][]string, len(probes))}
-		policy.Event = view.event
+		view := &live{out: c.Out, rows: make([][]string, len(probes))}
+		if !machine {
+			policy.Event = view.event
+		}
 		report, err = health.Wait(ctx, policy, probes...)
-		out.Clear()
+		c.Out.Clear()
 	} else {
 		report, err = health.Once(ctx, policy, probes...)
 	}
 	if len(report.Probes) == 0 { // refused before anything was asked
-		return fail(exitUsage, err)
+		return cli.Exit(cli.Usage, err)
 	}
 	switch {
 	case o.json:
-		err = errors.Join(err, report.WriteJSON(stdout))
+		err = errors.Join(err, report.WriteJSON(c.Out))
 	case o.healthJSON:
-		err = errors.Join(err, report.WriteHealth(stdout))
+		err = errors.Join(err, report.WriteHealth(c.Out))
 	case o.prom:
-		err = errors.Join(err, report.WritePrometheus(stdout))
+		err = errors.Join(err, report.WritePrometheus(c.Out))
 	default:
-		out.Printf("%s", table(out, report.Rows()))
-		err = errors.Join(err, out.Err())
+		c.Out.Printf("%s", table(c.Out, report.Rows()))
 	}
-	code := map[health.Status]int{health.Pass: exitPass, health.Fail: exitFail}
+	code := map[health.Status]int{health.Pass: cli.Yes, health.Fail: cli.No}
 	result, known := code[report.Status]
 	if !known {
-		result = exitUnknown
+		result = cli.Unknown
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			result = exitInterrupted
-		}
-		return fail(max(result, exitFail), err)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return cli.Exit(cli.Interrupted, err)
+	case err != nil:
+		return cli.Exit(max(result, cli.No), err)
 	}
-	return result
+	return cli.Exit(result, nil)
 }
 
-// needs names, for flags that would else do nothing, the flag that they go with:
-// nobody should believe in a check that was not made.
+// needs names, for flags that would otherwise do nothing, the flag that they go with: nobody
+// should believe in a check that was not made.
 var needs = map[string]string{
-	"version": "gateway", "ready": "gateway", "max-age": "gateway",
-	"expect-header": "plugin", "expect-status": "plugin", "expect-body": "plugin", "header-file": "plugin",
+	"expect-header": "plugin-url", "expect-status": "plugin-url", "expect-body": "plugin-url", "header-file": "plugin-url",
 	"passes": "wait", "stable": "wait", "failures": "wait", "startup": "failures",
 	"cert": "key", "key": "cert",
 }
 
-func (o *options) fit(f *flag.FlagSet) error {
-	given := map[string]bool{}
-	f.Visit(func(x *flag.Flag) { given[x.Name] = true })
-	given["wait"] = o.wait != 0
+// fit refuses flags that do not go together.
+func (o *options) fit(c *cli.Call) error {
 	// Without any, one of each is asked at its default address.
-	given["gateway"] = given["gateway"] || !given["dashboard"] && !given["pump"] && !given["plugin"] && !given["tcp"]
-	for _, name := range slices.Sorted(maps.Keys(given)) {
-		if with := needs[name]; given[name] && with != "" && !given[with] {
-			return fmt.Errorf("-%s needs -%s", name, with)
+	gateway := c.Given["gateway-url"] || !c.Given["dashboard-url"] && !c.Given["pump-url"] && !c.Given["plugin-url"] && !c.Given["tcp"]
+	for _, name := range []string{"release", "ready", "max-age"} {
+		if c.Given[name] && !gateway {
+			return cli.Wrong("-%s needs -gateway-url", name)
 		}
 	}
+	for name, urls := range map[string]cli.List{"gateway-url": o.gateways, "dashboard-url": o.dashboards, "pump-url": o.pumps, "plugin-url": o.plugins, "tcp": o.tcp} {
+		seen := map[string]bool{}
+		for _, u := range urls {
+			if seen[u] {
+				return cli.Wrong("-%s %s is given twice", name, u)
+			}
+			seen[u] = true
+		}
+	}
+	if o.wait < 0 {
+		return cli.Wrong("invalid -wait %v: want a duration such as 2m", o.wait)
+	}
 	if o.json && o.prom || o.json && o.healthJSON || o.prom && o.healthJSON {
-		return errors.New("-json, -health-json and -prom exclude each other")
+		return cli.Wrong("-json, -health-json and -prom exclude each other")
 	}
 	return nil
 }
 
 func (o *options) policy() (health.Policy, error) {
 	p := health.Policy{SuccessThreshold: o.passes, For: o.stable, FailureThreshold: o.failures, Startup: o.startup, Deadline: o.wait, TryTimeout: o.timeout}
-	if o.wait < 0 {
-		return p, errors.New("-wait is negative")
-	}
 	c := health.ClientOptions{ServerName: o.server}
 	for _, file := range []struct {
 		path string
@@ -234,7 +193,7 @@ func (o *options) probes() ([]health.Probe, error) {
 	if o.version != "" {
 		v, err := health.ParseVersion(o.version)
 		if err != nil {
-			return nil, fmt.Errorf("-version: %w", err)
+			return nil, fmt.Errorf("-release: %w", err)
 		}
 		want = v
 	}
@@ -251,7 +210,7 @@ func (o *options) probes() ([]health.Probe, error) {
 		return nil, err
 	}
 	if len(o.gateways)+len(o.dashboards)+len(o.pumps)+len(o.plugins)+len(o.tcp) == 0 {
-		o.gateways, o.dashboards, o.pumps = list{""}, list{""}, list{""}
+		o.gateways, o.dashboards, o.pumps = cli.List{""}, cli.List{""}, cli.List{""}
 	}
 	var probes []health.Probe
 	add := func(p health.Probe) {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/health"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
@@ -27,7 +28,7 @@ func stack(t *testing.T, o tyk.Options) (gateway *tyk.Stub, args []string) {
 		o.Version = "5.2.5"
 	}
 	gateway = tyk.New(o)
-	for flag, stub := range map[string]*tyk.Stub{"-gateway": gateway, "-dashboard": tyk.New(tyk.Options{Kind: tyk.Dashboard}), "-pump": tyk.New(tyk.Options{Kind: tyk.Pump})} {
+	for flag, stub := range map[string]*tyk.Stub{"-gateway-url": gateway, "-dashboard-url": tyk.New(tyk.Options{Kind: tyk.Dashboard}), "-pump-url": tyk.New(tyk.Options{Kind: tyk.Pump})} {
 		s := httptest.NewServer(stub)
 		t.Cleanup(s.Close)
 		args = append(args, flag, s.URL)
@@ -41,7 +42,7 @@ var apiName = regexp.MustCompile(`\b(MaxAge|ServerName|Timeout|MaxInterval|Inter
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = run(t.Context(), args, &out, &errs)
+	code = commandOf(&options{}).Run(t.Context(), args, cli.Streams{Out: &out, Err: &errs})
 	if name := apiName.FindString(out.String() + errs.String()); name != "" {
 		t.Errorf("checkhealth %q: %q is a name that the user of the command does not see\n%s%s", args, name, &out, &errs)
 	}
@@ -57,10 +58,10 @@ func TestExitCodes(t *testing.T) {
 		t.Errorf("just started: exit %d\n%s", code, out)
 	}
 	now = now.Add(11 * time.Second)
-	if code, out, errs := call(t, append(freshArgs, "-version", "v5.2.5")...); code != 0 || errs != "" || strings.Count(out, "pass") != 3 || strings.Contains(out, "\x1b") {
+	if code, out, errs := call(t, append(freshArgs, "-release", "v5.2.5")...); code != 0 || errs != "" || strings.Count(out, "pass") != 3 || strings.Contains(out, "\x1b") {
 		t.Errorf("healthy: exit %d\n%s%s", code, out, errs)
 	}
-	if code, out, _ := call(t, append(freshArgs, "-version", "5.3.0")...); code != 1 || !strings.Contains(out, "5.2.5, want 5.3.0") {
+	if code, out, _ := call(t, append(freshArgs, "-release", "5.3.0")...); code != 1 || !strings.Contains(out, "5.2.5, want 5.3.0") {
 		t.Errorf("other version: exit %d\n%s", code, out)
 	}
 	fresh.SetDashboard(errors.New("refused"))
@@ -90,19 +91,19 @@ func TestWrongUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"-plugin", "http://localhost:1/", "-expect-status", "200", "-header-file", long},
-		{"-nope"}, {"now"}, {"-version", "five"}, {"-gateway", "ftp://x"}, {"-plugin", "http://x/"}, {"-plugin", "http://x/", "-expect-body", "("},
+		{"-plugin-url", "http://localhost:1/", "-expect-status", "200", "-header-file", long},
+		{"-nope"}, {"now"}, {"-release", "five"}, {"-gateway-url", "ftp://x"}, {"-plugin-url", "http://x/"}, {"-plugin-url", "http://x/", "-expect-body", "("},
 		{"-passes", "3"}, {"-wait", "-1s"}, {"-wait", "1s", "-stable", "2s"}, {"-ca", filepath.Join(dir, "none")}, {"-ca", bad}, {"-auth-file", bad}, {"-header-file", bad},
-		{"-gateway", "gw", "-gateway", "gw"}, {"-gateway", "gw:99999"}, {"-json", "-prom"}, {"-wait", "1s", "-startup", "1s"}, {"-cert", bad},
-		{"-pump", "p", "-version", "5.2.5"}, {"-expect-status", "200"}, {"-header-file", bad}, {"-plugin", "http://x/", "-expect-header", ": x"},
+		{"-gateway-url", "gw", "-gateway-url", "gw"}, {"-gateway-url", "gw:99999"}, {"-json", "-prom"}, {"-wait", "1s", "-startup", "1s"}, {"-cert", bad},
+		{"-pump-url", "p", "-release", "5.2.5"}, {"-expect-status", "200"}, {"-header-file", bad}, {"-plugin-url", "http://x/", "-expect-header", ": x"},
 	} {
 		code, out, errs := call(t, args...)
 		if code != 2 || out != "" || errs == "" || strings.Contains(errs, "topsecret") {
 			t.Errorf("%q: exit %d, %q, %q", args, code, out, errs)
 		}
 	}
-	code, _, errs := call(t, "-h")
-	if code != 0 || !strings.Contains(errs, "3 warn or not yet known") {
+	code, help, errs := call(t, "-h")
+	if code != 0 || errs != "" || !strings.Contains(help, "3 means here: a warning") {
 		t.Errorf("-h: exit %d\n%s", code, errs)
 	}
 }
@@ -116,7 +117,7 @@ func TestFullOutput(t *testing.T) {
 		r, w := io.Pipe()
 		_ = r.CloseWithError(errors.New("disk full"))
 		var errs bytes.Buffer
-		if code := run(t.Context(), append([]string{"-pump", pump.URL}, strings.Fields(format)...), w, &errs); code != 1 || !strings.Contains(errs.String(), "disk full") {
+		if code := commandOf(&options{}).Run(t.Context(), append([]string{"-pump-url", pump.URL}, strings.Fields(format)...), cli.Streams{Out: w, Err: &errs}); code != 1 || !strings.Contains(errs.String(), "disk full") {
 			t.Errorf("%s: exit %d, %s", format, code, &errs)
 		}
 	}
@@ -144,11 +145,11 @@ func TestWait(t *testing.T) {
 	gateway, args := stack(t, tyk.Options{Version: "4.0.8", CheckEvery: 50 * time.Millisecond})
 	done := time.AfterFunc(200*time.Millisecond, func() { gateway.Restart("5.2.5") })
 	defer done.Stop()
-	code, out, errs := call(t, append(args, "-version", "5.2.5", "-wait", "1m")...)
+	code, out, errs := call(t, append(args, "-release", "5.2.5", "-wait", "1m")...)
 	if code != 0 || strings.Count(out, "pass") != 3 {
 		t.Errorf("exit %d\n%s%s", code, out, errs)
 	}
-	code, out, errs = call(t, append(args, "-version", "5.3.0", "-wait", "1m", "-failures", "1")...)
+	code, out, errs = call(t, append(args, "-release", "5.3.0", "-wait", "1m", "-failures", "1")...)
 	if code != 1 || !strings.Contains(errs, "1 failures in a row") || !strings.Contains(out, "want 5.3.0") {
 		t.Errorf("failures: exit %d\n%s%s", code, out, errs)
 	}
@@ -162,7 +163,7 @@ func TestWait(t *testing.T) {
 	timer := time.AfterFunc(100*time.Millisecond, cancel)
 	defer timer.Stop()
 	var o, e bytes.Buffer
-	if code := run(ctx, append(args, "-wait", "1m"), &o, &e); code != 130 || !strings.Contains(e.String(), "stopped") {
+	if code := commandOf(&options{}).Run(ctx, append(args, "-wait", "1m"), cli.Streams{Out: &o, Err: &e}); code != 130 || !strings.Contains(e.String(), "stopped") {
 		t.Errorf("interrupt: exit %d\n%s", code, e.String())
 	}
 }
@@ -181,7 +182,7 @@ func TestPluginWithSecretsAndTLS(t *testing.T) {
 		return path
 	}
 	ca := file("ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
-	args := []string{"-plugin", server.URL + "/my-api/get", "-ca", ca, "-server-name", "example.com",
+	args := []string{"-plugin-url", server.URL + "/my-api/get", "-ca", ca, "-server-name", "example.com",
 		"-header-file", file("headers", "X-Api-Key: topsecret1\n"), "-auth-file", file("auth", "u:topsecret2\n")}
 	// The stub's API echoes the headers that reached it.
 	code, out, errs := call(t, append(args, "-expect-header", "Foo: Bar", "-expect-body", `"X-Api-Key":\["topsecret1"\]`, "-expect-status", "200")...)
