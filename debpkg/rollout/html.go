@@ -8,9 +8,13 @@ import (
 	"time"
 )
 
-// WriteHTML writes the report as one page that needs no script and no network:
-// a summary, and for each target a timeline of its steps. It is meant for
-// people who approve and review changes.
+// maxRows is how many targets the page shows with a timeline, those that need attention first. A
+// page of 100,000 timelines has 78 MB, which no browser opens.
+const maxRows = 500
+
+// WriteHTML writes the report as one page that needs no script and no network: a summary, and for
+// at most 500 targets a timeline of their steps, those that failed first. The other targets are
+// listed by status. It is meant for people who approve and review changes.
 func (r *Report) WriteHTML(w io.Writer) error {
 	return page.Execute(w, r.view())
 }
@@ -18,13 +22,19 @@ func (r *Report) WriteHTML(w io.Writer) error {
 // view is the report laid out for the page.
 type view struct {
 	*Report
-	Title   string
-	Class   string // of the outcome
-	Took    string
-	Counts  []count
-	Ticks   []tick
-	Rows    []row
-	Pending []string
+	Title  string
+	Class  string // of the outcome
+	Took   string
+	Counts []count
+	Ticks  []tick
+	Rows   []row
+	Rest   []rest // targets without a timeline
+}
+
+// rest is the targets of a status that have no row.
+type rest struct {
+	Status Status
+	Names  []string
 }
 
 type count struct {
@@ -60,14 +70,30 @@ func (r *Report) view() view {
 		at := whole * time.Duration(i) / 4
 		v.Ticks = append(v.Ticks, tick{percent(at), r.Started.Add(at).UTC().Format("15:04:05")})
 	}
+	var pending []string
 	for i := range r.Targets {
 		t := &r.Targets[i]
 		if t.Status == StatusPending {
-			v.Pending = append(v.Pending, t.Name)
+			pending = append(pending, t.Name)
 			continue
 		}
-		row := row{TargetReport: t, Took: t.took(r.Ended).Round(100 * time.Millisecond).String()}
-		for _, s := range t.Steps {
+		v.Rows = append(v.Rows, row{TargetReport: t})
+	}
+	// What needs attention comes first; the rest in the order in which it began.
+	rank := func(s Status) int {
+		return slices.Index([]Status{StatusNotRestored, StatusRunning, StatusUndone}, s) & 3
+	}
+	slices.SortStableFunc(v.Rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(rank(a.Status), rank(b.Status)), a.Started.Compare(b.Started))
+	})
+	v.Rows = v.fold(v.Rows)
+	if len(pending) > 0 {
+		v.Rest = append(v.Rest, rest{StatusPending, pending})
+	}
+	for i := range v.Rows {
+		row := &v.Rows[i]
+		row.Took = row.took(r.Ended).Round(100 * time.Millisecond).String()
+		for _, s := range row.Steps {
 			b := bar{StepReport: s, Left: percent(s.Started.Sub(r.Started)), Width: max(0.3, percent(s.Took)), Class: "ok", Tip: s.Name}
 			switch {
 			case s.Skipped:
@@ -82,16 +108,22 @@ func (r *Report) view() view {
 			b.Left = min(b.Left, 100-b.Width)
 			row.Bars = append(row.Bars, b)
 		}
-		v.Rows = append(v.Rows, row)
 	}
-	// What needs a look stands first; the rest in the order in which it began.
-	rank := func(s Status) int {
-		return slices.Index([]Status{StatusNotRestored, StatusRunning, StatusUndone}, s) & 3
-	}
-	slices.SortStableFunc(v.Rows, func(a, b row) int {
-		return cmp.Or(cmp.Compare(rank(a.Status), rank(b.Status)), a.Started.Compare(b.Started))
-	})
 	return v
+}
+
+// fold keeps the first rows and lists the names of the others.
+func (v *view) fold(rows []row) []row {
+	keep := min(len(rows), maxRows)
+	for _, r := range rows[keep:] {
+		i := slices.IndexFunc(v.Rest, func(x rest) bool { return x.Status == r.Status })
+		if i < 0 {
+			v.Rest = append(v.Rest, rest{Status: r.Status})
+			i = len(v.Rest) - 1
+		}
+		v.Rest[i].Names = append(v.Rest[i].Names, r.Name)
+	}
+	return rows[:keep]
 }
 
 func class(o Outcome) string {
@@ -143,6 +175,7 @@ details { margin:.2rem 0; } summary { cursor:pointer; font-size:.85rem; color:va
 <h1>Rollout <span class="badge {{.Class}}">{{.Title}}</span></h1>
 <p class="soft">{{stamp .Started}} to {{stamp .Ended}} ({{.Took}}), plan {{printf "%.12s" .Plan}}</p>
 {{with .Halt}}<p class="halt">No further target was begun: {{.}}</p>{{end}}
+{{with .Probes}}<p class="soft">{{.}}</p>{{end}}
 <div class="counts">{{range .Counts}}<div><b>{{.N}}</b><span class="soft">{{.Status | words}}</span></div>{{end}}</div>
 
 <h2>Who and when</h2>
@@ -166,7 +199,7 @@ details { margin:.2rem 0; } summary { cursor:pointer; font-size:.85rem; color:va
 {{end}}</table></details></td>
 </tr>
 {{end}}</table>
-{{with .Pending}}<h2>Not begun ({{len .}})</h2><p class="soft">{{range .}}{{.}} {{end}}</p>{{end}}
+{{range .Rest}}<details><summary>{{len .Names}} more {{.Status | words}}</summary><p class="soft">{{range .Names}}{{.}} {{end}}</p></details>{{end}}
 </body>
 </html>
 `))

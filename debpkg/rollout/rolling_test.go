@@ -419,7 +419,7 @@ func TestReportHTML(t *testing.T) {
 			t.Errorf("the page has %q", never)
 		}
 	}
-	for _, want := range []string{"&lt;script&gt;", "held", "Not begun (1)", "undo drain", fmt.Sprint(rep.Who[0].PID)} {
+	for _, want := range []string{"&lt;script&gt;", "held", "1 more pending", "undo drain", fmt.Sprint(rep.Who[0].PID)} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}
