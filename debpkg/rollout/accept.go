@@ -22,7 +22,7 @@ func (r *runner) acceptAll(ctx context.Context) Outcome {
 			}
 			if err := r.acceptTarget(ctx, t); err != nil {
 				r.mu.Lock()
-				r.failures[t.Name] = r.j.redact(err.Error())
+				r.failures[t.Name] = r.j.clean(err.Error())
 				r.mu.Unlock()
 			}
 			if ctx.Err() != nil {

@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// All is several load balancers in front of the same servers, as one. Each of them is told.
+// All is several load balancers in front of the same servers, as one. Each of them gets every call.
 // See [Merge] for what State reports.
 func All(balancers ...Balancer) Balancer { return all(balancers) }
 

@@ -41,7 +41,7 @@ func (c *Control) Continue() {
 }
 
 // Stop ends the run, or an undo, before the next target; a canary's soak ends at
-// once and begins anew on resume. The run can be resumed later.
+// once, and begins again from scratch on resume. The run can be resumed later.
 func (c *Control) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"example.com/tykupgrade/internal/printable"
 )
 
 // journalVersion is written into each record. A reader refuses other ones: records of
@@ -118,7 +120,9 @@ func newJournal(o Options) *journal {
 // error means that nothing more may be begun: what is not journalled could not be undone after
 // a crash.
 func (j *journal) add(rec Record) error {
-	rec.Error, rec.Text = shorten(j.redact(rec.Error)), shorten(j.redact(rec.Text))
+	// What a host said must not steer a terminal or a page that shows the record.
+	rec.Error = printable.Text(shorten(j.redact(rec.Error)))
+	rec.Text = printable.Text(shorten(j.redact(rec.Text)))
 	if rec.Note != nil {
 		var err error
 		if rec.Note, err = j.redactJSON(rec.Note); err != nil {

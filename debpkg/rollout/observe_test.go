@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -366,6 +367,30 @@ func TestJournalIsChained(t *testing.T) {
 		}
 		if _, err := rollout.Resume(t.Context(), waves, o); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What a host says does not reach a terminal as control characters, nor from a journal.
+func TestControlCharacters(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	evil := "\x1b]0;owned\x07\x1b[2J\u202e"
+	f.fail["a drain"] = errors.New(evil)
+	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal")}
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a")}, o)
+	var text, page bytes.Buffer
+	if werr := errors.Join(rep.WriteText(&text), rep.WriteHTML(&page)); werr != nil {
+		t.Fatal(werr)
+	}
+	data, rerr := os.ReadFile(o.Journal)
+	if rerr != nil {
+		t.Fatal(rerr)
+	}
+	forged := rollout.BuildReport([]rollout.Record{{Kind: rollout.KindPlan, Names: []string{"a"}}, {Kind: rollout.KindInfo, Text: evil}, {Kind: rollout.KindHalt, Error: evil}})
+	for what, s := range map[string]string{"error": err.Error(), "text": text.String(), "page": page.String(), "journal": string(data), "events": fmt.Sprint(forged.Events, forged.Halt)} {
+		if strings.ContainsAny(s, "\x1b\x07\u202e") || !strings.Contains(s, "owned") {
+			t.Errorf("%s: %q", what, s)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"example.com/tykupgrade/internal/printable"
 )
 
 // redact also finds a secret as it looks inside a JSON string, a Go string and a URL.
@@ -24,6 +26,9 @@ func (j *journal) redact(s string) string {
 	}
 	return s
 }
+
+// clean is redact for text that is shown.
+func (j *journal) clean(s string) string { return printable.Text(j.redact(s)) }
 
 func jsonQuote(s string) string {
 	data, _ := json.Marshal(s) // a string never fails

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"example.com/tykupgrade/internal/printable"
 )
 
 // Status is where a target stands.
@@ -187,6 +189,7 @@ func (t *TargetReport) changed(name string) (bool, json.RawMessage) {
 }
 
 func (r *Report) apply(rec Record) {
+	rec.Error, rec.Text = printable.Text(rec.Error), printable.Text(rec.Text) // a journal may be somebody else's
 	r.Ended = rec.Time
 	switch rec.Kind {
 	case KindRun:

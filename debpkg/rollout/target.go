@@ -11,7 +11,7 @@ import (
 // failed counts a target that failed and was undone, or could not be.
 func (r *runner) failed(name string, why error, canary bool) {
 	r.mu.Lock()
-	r.failures[name] = r.j.redact(why.Error())
+	r.failures[name] = r.j.clean(why.Error())
 	n := len(r.failures)
 	r.mu.Unlock()
 	switch {

@@ -84,7 +84,7 @@ func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 				_ = r.hook(ctx, HookEvent{Point: AfterTarget, Wave: w.Name, Target: t.Name, Status: r.status(t.Name)})
 				if err != nil {
 					r.mu.Lock()
-					stuck, r.failures[t.Name] = true, r.j.redact(err.Error())
+					stuck, r.failures[t.Name] = true, r.j.clean(err.Error())
 					r.mu.Unlock()
 				}
 			})

@@ -72,7 +72,7 @@ func (r *runner) wave(ctx context.Context, w Wave) {
 		if r.stopping() != nil {
 			return
 		}
-		if !r.proved(w, canary) && !r.soak(ctx, w, canary) {
+		if !r.passed(w, canary) && !r.soak(ctx, w, canary) {
 			return
 		}
 	}
@@ -93,8 +93,8 @@ func (r *runner) leftUnderWay(targets []Target) (left, others []Target) {
 	return left, others
 }
 
-// proved says whether the canary has soaked, and has not been worked on since.
-func (r *runner) proved(w Wave, canary int) bool {
+// passed says whether the canary has soaked, and has not been worked on since.
+func (r *runner) passed(w Wave, canary int) bool {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
 	soaked := r.j.rep.soaked[w.Name]

@@ -184,14 +184,19 @@ var rules = map[string]deptest.Rule{
 	},
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
 	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh", "internal/printable": "spells out the control characters in what a host prints"}},
-	"debpkg/rollout":        {Own: map[string]string{"internal/atomicfile": "syncs the journal's directory"}},
+	"debpkg/rollout": {Own: map[string]string{
+		"internal/atomicfile": "syncs the journal's directory",
+		"internal/printable":  "keeps what hosts say from steering a terminal",
+	}},
 	"debpkg/rollout/haproxy": {Own: map[string]string{
 		"debpkg/rollout":      "implements its Balancer and Switch",
 		"internal/atomicfile": "stores the map file of a blue-green switch durably",
+		"internal/printable":  "of debpkg/rollout",
 	}},
 	"debpkg/rollout/rollouttest": {Own: map[string]string{
 		"debpkg/rollout":      "implements its Balancer, runs and cuts short its runs",
 		"internal/atomicfile": "of debpkg/rollout",
+		"internal/printable":  "of debpkg/rollout",
 	}},
 	"debpkg/fleet": {
 		Own: map[string]string{
