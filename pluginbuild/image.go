@@ -19,7 +19,10 @@ type Image struct {
 	Plain  bool   // the image without -el7, whatever Distro says
 	Ref    string // use this image instead of the official one
 	Digest string // "sha256:…", of the registry's manifest or, for an image that the engine has or Tar brings, its ID: any other image is refused
-	Tar    string // file written by `docker save`, loaded where the engine lacks the image; nothing is pulled then
+	// Gateway is where the image has the gateway, such as /opt/tyk-gateway/tyk of
+	// tykio/tyk-gateway. Only a load test needs it, with an image that is no compiler.
+	Gateway string
+	Tar     string // file written by `docker save`, loaded where the engine lacks the image; nothing is pulled then
 }
 
 // Reference returns the image's name as the docker command takes it, with the

@@ -25,8 +25,9 @@ var symbolRule = regexp.MustCompile(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
 // LoadTest lets the gateway in the compiler image load a plugin and look up a
 // hook: `tyk plugin load`. The plugin's own init code runs there, in a container
 // without network. Where the compiler image has no gateway (before 5.2.3, and every
-// next-generation one), i must name an image of the gateway itself; otherwise, and for
-// plugins for other processors than amd64, the error matches [ErrUnsupported].
+// next-generation one), i must name an image that has one and where (Ref and Gateway);
+// otherwise, and for plugins for other processors than amd64, the error matches
+// [ErrUnsupported].
 //
 // A plugin that does not load is a verdict and no error; errors are about the
 // test itself.
@@ -40,11 +41,11 @@ func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginb
 		return Verdict{}, err
 	}
 	entrypoint := []string{"/usr/local/bin/tyk"}
-	if !r.Compiler.Gateway && i.Ref != "" {
-		entrypoint = nil // a gateway's image, whose entry point is the gateway
+	if i.Gateway != "" {
+		entrypoint = []string{i.Gateway}
 	} else if !r.Compiler.Gateway {
 		return Verdict{}, &Error{Op: StageLoad, Object: object, Kind: ErrUnsupported, Err: errors.New("its compiler image carries no gateway"),
-			Next: "name an image of the gateway, whose entry point it is; package preflight compares plugin and gateway without running either"}
+			Next: "name an image of the gateway and where it has that; package preflight compares plugin and gateway without running either"}
 	}
 	if !symbolRule.MatchString(symbol) {
 		return Verdict{}, refuse("load test "+object, "symbol %q is not an exported Go name", symbol)

@@ -96,7 +96,7 @@ func TestNextCreates(t *testing.T) {
 	}
 }
 
-// A load test needs an image with a gateway, and starts that image's own program.
+// A load test needs an image with a gateway, and starts that.
 func TestNextLoadTest(t *testing.T) {
 	t.Parallel()
 	so, r := soFile(t, sharedObject(62)), nextRelease(t)
@@ -106,12 +106,16 @@ func TestNextLoadTest(t *testing.T) {
 	}
 	f := newFake(t, 0, "", nil)
 	f.containerCreate = func(_ context.Context, got *container.Config, _ *container.HostConfig, _ *ocispec.Platform, _ string) (string, error) {
-		if got.Entrypoint != nil || got.Cmd[0] != "plugin" {
+		if !slices.Equal(got.Entrypoint, []string{"/opt/tyk-gateway/tyk"}) || got.Cmd[0] != "plugin" {
 			t.Errorf("%v %v", got.Entrypoint, got.Cmd)
 		}
 		return "c0ffee", nil
 	}
 	ng.Ref = "tykio/tyk-gateway:v5.15.0"
+	if _, err := compiler.NewOn(&fake{t: t}, compiler.Options{}).LoadTest(t.Context(), r, ng, so, "Hook"); !errors.Is(err, compiler.ErrUnsupported) {
+		t.Errorf("the image may be a compiler: %v", err)
+	}
+	ng.Gateway = "/opt/tyk-gateway/tyk"
 	if v, err := compiler.NewOn(f, compiler.Options{}).LoadTest(t.Context(), r, ng, so, "Hook"); err != nil || !v.Loads {
 		t.Errorf("%+v, %v", v, err)
 	}
