@@ -15,87 +15,82 @@ import (
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/examples/internal/plugins"
+	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
 // checkOptions are the flags of -check.
 type checkOptions struct {
-	gateway  string
-	member   string
-	distro   string
-	goamd64  string
-	manifest string
+	gateway, member, distro, goamd64, manifest string
+	target, goarch                             string
 }
 
 func (o *checkOptions) checkFlags(fs *flag.FlagSet) {
-	fs.StringVar(&o.gateway, "gateway", "", "with -check: the gateway's `binary`, /proc/PID/exe of a running one, its .deb, or a tar (docker cp, dpkg-deb --fsys-tarfile; /dev/stdin for a pipe)")
-	fs.StringVar(&o.member, "gateway-file", "", "with -check: the binary's `path` inside a .deb (default "+plugins.DebMember+") or a tar (default: its first file)")
-	fs.StringVar(&o.distro, "distro", "", "with -check: `distribution` of the gateway hosts, to check glibc: "+strings.Join(preflight.Distros(), ", "))
-	fs.StringVar(&o.goamd64, "goamd64", "", "with -check: highest CPU `level` of the gateway hosts, v1 to v4")
-	fs.StringVar(&o.manifest, "manifest", "", "with -check: manifest.json `file` whose functions the plugins must have")
+	fs.StringVar(&o.gateway, "gateway", "", "the gateway's `binary`, /proc/PID/exe of a running one, its .deb, or a tar (docker cp, dpkg-deb --fsys-tarfile; /dev/stdin for a pipe)")
+	fs.StringVar(&o.member, "gateway-file", "", "the binary's `path` inside a .deb (default "+plugins.DebMember+") or a tar (default: its first file)")
+	fs.StringVar(&o.distro, "distro", "", "`distribution` of the gateway hosts, to check glibc: "+strings.Join(preflight.Distros(), ", "))
+	fs.StringVar(&o.goamd64, "goamd64", "", "highest CPU `level` of the gateway hosts, v1 to v4")
+	fs.StringVar(&o.manifest, "manifest", "", "manifest.json `file` whose functions the plugins must have")
+	fs.StringVar(&o.target, "release", "", "gateway `release`: of a bundle only the files that it takes are checked")
+	fs.StringVar(&o.goarch, "goarch", "amd64", "`architecture` of the gateway hosts")
 }
 
-// runCheck says whether the plugins named by -check, separated by commas, will
-// load in a gateway. One of them may be a bundle, which brings its manifest;
-// with -version only the files that this release takes from it are checked.
-func (c *command) runCheck(ctx context.Context) (any, error) {
-	if c.gateway == "" {
-		return nil, usageError("-check needs -gateway")
+// check says whether plugins will load in a gateway. One of them may be a bundle,
+// which brings its manifest.
+func (c *command) check(ctx context.Context, call *cli.Call) error {
+	if len(call.Args) == 0 {
+		return cli.Wrong("PLUGIN is missing")
 	}
 	target := preflight.Target{Distro: c.distro, GOAMD64: c.goamd64}
-	if c.version != "" {
-		v, err := semver.NewVersion(c.version)
+	if c.target != "" {
+		v, err := pluginbuild.ParseVersion(c.target)
 		if err != nil {
-			return nil, usageError(fmt.Sprintf("-version %q: %v", c.version, err))
+			return cli.Wrong("invalid -release %q: want a version such as 5.2.5", c.target)
 		}
 		target.Gateway = v
 	}
 	if c.manifest != "" {
 		data, err := os.ReadFile(c.manifest)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		m, err := bundle.Parse(data)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if target.Symbols, err = plugins.Symbols(m); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	gateway, err := plugins.Gateway(ctx, c.gateway, c.member)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var binaries []*preflight.Binary
-	for _, path := range strings.Split(c.check, ",") {
+	for _, path := range call.Args {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		found, named, err := c.inspectPlugin(path, target.Gateway)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		binaries = append(binaries, found...)
 		target.Symbols = append(target.Symbols, named...)
 	}
 	report, err := preflight.CompareAll(binaries, gateway, target)
-	if errors.Is(err, preflight.ErrTarget) {
-		return nil, usageError(err.Error())
-	} else if err != nil {
-		return nil, err
+	switch {
+	case errors.Is(err, preflight.ErrTarget):
+		return cli.Exit(cli.Usage, err)
+	case err == nil && c.json:
+		err = call.JSON(report)
+	case err == nil:
+		printReport(call.Out, report)
 	}
-	if !c.json {
-		c.printReport(report)
+	if err != nil {
+		return err
 	}
-	switch report.Verdict {
-	case preflight.Loads:
-		return report, nil
-	case preflight.Fails:
-		return report, exitCode(1)
-	default:
-		return report, exitCode(3)
-	}
+	return cli.Exit(map[preflight.Verdict]int{preflight.Loads: cli.Yes, preflight.Fails: cli.No, preflight.Unknown: cli.Unknown}[report.Verdict], nil)
 }
 
 // inspectPlugin reads a plugin, or the plugins of a bundle with what its
@@ -125,7 +120,7 @@ func (c *command) inspectPlugin(path string, release *semver.Version) ([]*prefli
 	}
 	var members []string
 	if release != nil {
-		resolved, err := m.Resolve(release, c.goos, c.goarch)
+		resolved, err := m.Resolve(release, "linux", c.goarch)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -141,8 +136,7 @@ func (c *command) inspectPlugin(path string, release *semver.Version) ([]*prefli
 
 var verdictStyle = map[preflight.Verdict]cli.Style{preflight.Loads: cli.Good, preflight.Fails: cli.Bad, preflight.Unknown: cli.Warn}
 
-func (c *command) printReport(r preflight.Report) {
-	o := c.stdout
+func printReport(o *cli.Out, r preflight.Report) {
 	rows := [][]string{{"FILE", "VERDICT", "GO", "ARCH", "PACKAGES", "SIZE", "FUNCTIONS"}}
 	for _, p := range r.Plugins {
 		var funcs []string
@@ -156,13 +150,12 @@ func (c *command) printReport(r preflight.Report) {
 	rows = append(rows, []string{g.Name, "(gateway)", orDash(g.GoVersion), orDash(g.Arch), fmt.Sprint(len(g.Packages)), cli.Bytes(g.Size), ""})
 	o.Printf("%s", o.Table(rows))
 	for _, p := range r.Plugins {
-		c.printFindings(p.Plugin.Name, p.Findings)
+		printFindings(o, p.Plugin.Name, p.Findings)
 	}
-	c.printFindings(g.Name, r.Findings)
+	printFindings(o, g.Name, r.Findings)
 }
 
-func (c *command) printFindings(name string, findings []preflight.Finding) {
-	o := c.stdout
+func printFindings(o *cli.Out, name string, findings []preflight.Finding) {
 	for i, f := range findings {
 		if i == 0 {
 			o.Printf("\n%s\n", o.Paint(cli.Bold, name))

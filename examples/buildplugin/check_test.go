@@ -71,22 +71,22 @@ func TestCheck(t *testing.T) {
 		"loads":           {[]string{good, "-gateway", gateway}, 0, []string{"loads", "AddFooBarHeader (none)", "agree"}},
 		"will not load":   {[]string{bad, "-gateway", gateway}, 1, []string{"fails", "-trimpath: gateway true, plugin none", "compile the plugin with -trimpath"}},
 		"unknown":         {[]string{good, "-gateway", good}, 3, []string{"unknown", "not a gateway binary"}},
-		"two of one path": {[]string{good + "," + bad, "-gateway", gateway}, 1, []string{"plugin already loaded"}},
+		"two of one path": {[]string{good, bad, "-gateway", gateway}, 1, []string{"plugin already loaded"}},
 		"distribution": {[]string{good, "-gateway", gateway, "-distro", "ubuntu/16.04"}, 1,
 			[]string{"ubuntu/16.04 has glibc 2.23"}},
 		"signature":       {[]string{good, "-gateway", gateway, "-manifest", at("manifest.json")}, 1, []string{"AddFooBarHeader: its signature is func() int"}},
 		"lacks":           {[]string{good, "-gateway", gateway, "-manifest", at("gone.json")}, 1, []string{"Gone: the plugin has no such function; it exports AddFooBarHeader"}},
 		"other driver":    {[]string{good, "-gateway", gateway, "-manifest", at("otto.json")}, 1, []string{`driver is "otto"`}},
-		"no gateway":      {[]string{good}, 2, []string{"-check needs -gateway"}},
+		"no gateway":      {[]string{good}, 2, []string{"-gateway is missing"}},
 		"gateway is gone": {[]string{good, "-gateway", at("nothing")}, 1, []string{"no such file"}},
 		"no ELF":          {[]string{at("go.mod"), "-gateway", gateway}, 1, []string{"not an ELF file"}},
 		"bad distro":      {[]string{good, "-gateway", gateway, "-distro", "beos"}, 2, []string{"known are debian/11"}},
 		"bad level":       {[]string{good, "-gateway", gateway, "-goamd64", "v9"}, 2, []string{"v1 to v4"}},
-		"bad version":     {[]string{good, "-gateway", gateway, "-version", "latest"}, 2, []string{"-version"}},
+		"bad version":     {[]string{good, "-gateway", gateway, "-release", "latest"}, 2, []string{"-release"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			code, stdout, stderr := call(t, append([]string{"-check"}, c.args...)...)
+			code, stdout, stderr := call(t, append([]string{"check"}, c.args...)...)
 			if code != c.code {
 				t.Errorf("exit code %d, not %d", code, c.code)
 			}
@@ -100,7 +100,7 @@ func TestCheck(t *testing.T) {
 
 	t.Run("json", func(t *testing.T) {
 		t.Parallel()
-		code, stdout, _ := call(t, "-json", "-check", bad, "-gateway", gateway)
+		code, stdout, _ := call(t, "check", "-json", bad, "-gateway", gateway)
 		var r preflight.Report
 		if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != 1 || r.Verdict != preflight.Fails || len(r.Plugins) != 1 ||
 			r.Plugins[0].Plugin.PluginPath != "example.com/gw/hooks" || len(r.Plugins[0].Findings) != 1 {
@@ -129,11 +129,11 @@ func TestCheck(t *testing.T) {
 		if err := os.WriteFile(at("bundle.zip"), z.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		code, stdout, stderr := call(t, "-version", "5.2.5", "-check", at("bundle.zip"), "-gateway", gateway)
+		code, stdout, stderr := call(t, "check", "-release", "5.2.5", at("bundle.zip"), "-gateway", gateway)
 		if code != 1 || strings.Contains(stdout, "plugin.so ") || strings.Contains(stdout, "-trimpath") || !strings.Contains(stdout, "its signature is") {
 			t.Errorf("code %d\n%s%s", code, stdout, stderr)
 		}
-		code, stdout, stderr = call(t, "-check", at("bundle.zip"), "-gateway", gateway)
+		code, stdout, stderr = call(t, "check", at("bundle.zip"), "-gateway", gateway)
 		if code != 1 || !strings.Contains(stdout, "-trimpath") {
 			t.Errorf("code %d\n%s%s", code, stdout, stderr)
 		}
@@ -149,11 +149,11 @@ func TestCheck(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		for _, args := range [][]string{{tree + ".deb"}, {tree + ".tar"}, {tree + ".tar", "-gateway-file", "/opt/tyk-gateway/tyk"}} {
-			if code, stdout, stderr := call(t, append([]string{"-check", good, "-gateway"}, args...)...); code != 0 {
+			if code, stdout, stderr := call(t, append([]string{"check", good, "-gateway"}, args...)...); code != 0 {
 				t.Errorf("%v: code %d\n%s%s", args, code, stdout, stderr)
 			}
 		}
-		if code, _, stderr := call(t, "-check", good, "-gateway", tree+".deb", "-gateway-file", "/opt/x"); code != 1 || !strings.Contains(stderr, "no such file in the archive") {
+		if code, _, stderr := call(t, "check", good, "-gateway", tree+".deb", "-gateway-file", "/opt/x"); code != 1 || !strings.Contains(stderr, "no such file in the archive") {
 			t.Errorf("code %d\n%s", code, stderr)
 		}
 	})
@@ -172,13 +172,13 @@ func TestCheckCancelled(t *testing.T) {
 	var out, errs bytes.Buffer
 	done := make(chan int)
 	go func() {
-		done <- run(ctx, []string{"-check", "plugin.so", "-gateway", fmt.Sprintf("/dev/fd/%d", r.Fd())}, &out, &errs)
+		done <- run(ctx, []string{"check", "plugin.so", "-gateway", fmt.Sprintf("/dev/fd/%d", r.Fd())}, &out, &errs)
 	}()
 	if _, err := w.WriteString("!<arch>\ndata.tar"); err != nil {
 		t.Fatal(err)
 	}
 	cancel(stopped)
-	if code := <-done; code != 1 || !strings.Contains(errs.String(), stopped.Error()) {
+	if code := <-done; code != 130 || !strings.Contains(errs.String(), stopped.Error()) {
 		t.Errorf("code %d\n%s", code, errs.String())
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"debug/buildinfo"
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +34,8 @@ const engineLabel = "com.example.tykupgrade.test"
 type engine struct {
 	docker *client.Client
 	id     string
-	flags  []string
+	flags  []string // of compile
+	shared []string // of every verb about the engine
 }
 
 func newEngine(t *testing.T) *engine {
@@ -48,8 +50,8 @@ func newEngine(t *testing.T) *engine {
 	}
 	lab.Program(t, "gcc", "gcc")
 	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
-	e.flags = []string{"-compile", "-version", "5.2.5", "-pull", "never", "-network", "none", "-env", "GOPROXY=off",
-		"-caches", "tykupgrade-test-" + e.id, "-label", engineLabel + "=" + e.id}
+	e.shared = []string{"-caches", "tykupgrade-test-" + e.id, "-label", engineLabel + "=" + e.id}
+	e.flags = append([]string{"compile", "-release", "5.2.5", "-pull", "never", "-network", "none", "-env", "GOPROXY=off"}, e.shared...)
 	for _, m := range standin.Mounts() {
 		e.flags = append(e.flags, "-mount", m)
 	}
@@ -60,7 +62,7 @@ func newEngine(t *testing.T) *engine {
 		}
 		// The test's own context has ended.
 		var out bytes.Buffer
-		if code := run(context.Background(), append(e.flags, "-remove-caches"), &out, &out); code != 0 {
+		if code := run(context.Background(), append([]string{"caches", "-remove"}, e.shared...), &out, &out); code != 0 {
 			t.Errorf("%d %s", code, &out)
 		}
 	})
@@ -142,7 +144,7 @@ func TestCompile(t *testing.T) {
 		t.Errorf("%d\n%s\n%s", code, stdout, stderr)
 	}
 
-	if code, stdout, stderr = e.call(t, "-list-caches"); code != 0 || strings.Count(stdout, "tykupgrade-test-"+e.id) != 2 {
+	if code, stdout, stderr = call(t, append([]string{"caches"}, e.shared...)...); code != 0 || strings.Count(stdout, "tykupgrade-test-"+e.id) != 2 {
 		t.Errorf("%d %s %s", code, stdout, stderr)
 	}
 
@@ -170,7 +172,7 @@ func TestCompileInterrupted(t *testing.T) {
 	stderr := &trigger{word: "running 0", pull: func() { cancel(errors.New("interrupt signal received")) }}
 	start := time.Now()
 	code := run(ctx, append(append([]string{}, e.flags...), "-image", ref, "-dir", module(t, pluginSource)), &stdout, stderr)
-	if code != 1 || !strings.Contains(stderr.all.String(), "interrupt signal received") {
+	if code != 130 || !strings.Contains(stderr.all.String(), "interrupt signal received") {
 		t.Errorf("%d after %v: %s", code, time.Since(start), stderr.all.String())
 	}
 }
@@ -188,7 +190,7 @@ func TestSignals(t *testing.T) {
 		stderr := &trigger{word: "running 0", pull: sync.OnceFunc(func() { _ = cmd.Process.Signal(s) })}
 		cmd.Stderr = stderr
 		_ = cmd.Run()
-		if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(stderr.all.String(), "signal received") {
+		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(stderr.all.String(), "signal received") {
 			t.Errorf("%v: %d %s", s, code, stderr.all.String())
 		}
 	}
@@ -234,8 +236,8 @@ func (w *trigger) Write(p []byte) (int, error) {
 
 func TestCompileUsage(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-memory", "lots"}, {"-exclude-from", "/none"}, {"-sweep", "x"}} {
-		if code, _, stderr := call(t, append(args, "-version", "5.2.5")...); code != 2 {
+	for _, args := range [][]string{{"compile", "-memory", "lots"}, {"compile", "-exclude-from", "/none"}, {"sweep", "-older", "x"}, {"plan", "-edition"}} {
+		if code, _, stderr := call(t, append(args, "-release", "5.2.5")...); code != 2 {
 			t.Errorf("%v: %d %s", args, code, stderr)
 		}
 	}
@@ -243,17 +245,12 @@ func TestCompileUsage(t *testing.T) {
 	if err := os.WriteFile(patterns, []byte("# docs\n\n*.md\ntestdata\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := readPatterns(patterns); err != nil || strings.Join(got, " ") != "*.md testdata" {
-		t.Errorf("%q, %v", got, err)
-	}
-	for text, want := range map[string]int64{"512": 512, "1k": 1 << 10, "512m": 512 << 20, "4g": 4 << 30, "4GB": 4 << 30, "1t": 1 << 40} {
-		if got, err := parseBytes(text); got != want || err != nil {
-			t.Errorf("%s: %d, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"", "g", "-1", "1x", "9999999999t", "1.5g"} {
-		if got, err := parseBytes(text); err == nil {
-			t.Errorf("%q: %d", text, got)
+	for text, want := range map[string]int64{"512": 512, "1k": 1 << 10, "512m": 512 << 20, "4g": 4 << 30, "4GB": 4 << 30, "-1": -1} {
+		c := new(command)
+		fs := flag.NewFlagSet("", flag.ContinueOnError)
+		c.compileFlags(fs)
+		if err := fs.Parse([]string{"-memory", text, "-exclude-from", patterns}); err != nil || c.options.Limits.Memory != want || strings.Join(c.request.Exclude, " ") != "*.md testdata" {
+			t.Errorf("%s: %d, %q, %v", text, c.options.Limits.Memory, c.request.Exclude, err)
 		}
 	}
 }

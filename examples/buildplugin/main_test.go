@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/tykmod"
 	"example.com/tykupgrade/pluginbuild"
@@ -35,7 +38,7 @@ func TestReaderGoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-version", "5.2.5", "-dir", dir, "-prepare")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "prepare", "-release", "5.2.5", "-dir", dir)
 	cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), mainEnv+"=1"), w, w
 	err = errors.Join(r.Close(), cmd.Run(), w.Close())
 	mod, readErr := os.ReadFile(filepath.Join(dir, "go.mod"))
@@ -45,6 +48,10 @@ func TestReaderGoes(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, ".tykupgrade-prepare")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the backup is left: %v", err)
 	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return new(command).tool().Run(ctx, args, cli.Streams{Env: os.Getenv, In: strings.NewReader(""), Out: stdout, Err: stderr})
 }
 
 // call runs the command as main does.
@@ -103,17 +110,22 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		{[]string{"-h"}, 0, "Exit codes:"},
-		{nil, 2, "-version is missing"},
-		{[]string{"-no-such-flag"}, 2, "not defined"},
-		{[]string{"-version", "latest"}, 2, "write it like 5.2.5"},
-		{[]string{"-version", "5.2.5", "extra"}, 2, `"extra"`},
-		{[]string{"-version", "5.99.0", "-plan"}, 1, "-repo URL"},
-		{[]string{"-version", "5.2.5", "-plan", "-dir", "/no/such/dir"}, 1, "/no/such/dir"},
-		{[]string{"-version", "5.2.5", "-plan", "-edition", "fips"}, 1, "no edition"},
-		{[]string{"-list", "-releases", "/no/such/file"}, 1, "/no/such/file"},
+		{[]string{"compile", "-h"}, 0, "-require-digest"},
+		{nil, 2, "no verb given"},
+		{[]string{"plan"}, 2, "-release is missing"},
+		{[]string{"plan", "-no-such-flag"}, 2, "unknown flag"},
+		{[]string{"plan", "-compile", "-release", "5.2.5"}, 2, "unknown flag"},
+		{[]string{"plan", "-release", "latest"}, 2, "want a version such as 5.2.5"},
+		{[]string{"plan", "-release", "5.2.5", "extra"}, 2, `"extra"`},
+		{[]string{"plan", "-release", "5.99.0"}, 1, "give -releases FILE, or -repo"},
+		{[]string{"plan", "-release", "5.14.0", "-variant", "ng"}, 1, "no next-generation compiler"},
+		{[]string{"sweep"}, 2, "-older is missing"},
+		{[]string{"plan", "-release", "5.2.5", "-dir", "/no/such/dir"}, 1, "/no/such/dir"},
+		{[]string{"plan", "-release", "5.2.5", "-edition", "fips"}, 1, "no edition"},
+		{[]string{"list", "-releases", "/no/such/file"}, 1, "/no/such/file"},
 	} {
-		code, _, stderr := call(t, c.args...)
-		if code != c.code || !strings.Contains(stderr, c.want) {
+		code, stdout, stderr := call(t, c.args...)
+		if code != c.code || !strings.Contains(stdout+stderr, c.want) {
 			t.Errorf("%q: exit code %d, %s\nwant %d and %q", c.args, code, stderr, c.code, c.want)
 		}
 	}
@@ -121,17 +133,17 @@ func TestUsage(t *testing.T) {
 
 func TestList(t *testing.T) {
 	t.Parallel()
-	code, out, _ := call(t, "-list")
+	code, out, _ := call(t, "list")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if code != 0 || len(lines) != len(pluginbuild.Releases())+1 || !strings.Contains(out, "\n5.14.0   2e9450120e2b  2026-07-07  3") || !strings.Contains(out, "broken: ") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
-	code, out, _ = call(t, "-list", "-json")
+	code, out, _ = call(t, "list", "-json")
 	var table []map[string]any
 	if err := json.Unmarshal([]byte(out), &table); code != 0 || err != nil || len(table) != len(pluginbuild.Releases()) {
 		t.Errorf("exit code %d, %d releases, %v", code, len(table), err)
 	}
-	if code, out, _ = call(t, "-list", "-version", "5.14.0"); code != 0 || strings.Count(out, "\n") != 2 {
+	if code, out, _ = call(t, "list", "-release", "5.14.0"); code != 0 || strings.Count(out, "\n") != 2 {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 }
@@ -139,7 +151,7 @@ func TestList(t *testing.T) {
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	dir := plugin(t, "module example.org/plugin\n\ngo 1.26.0\n")
-	code, out, stderr := call(t, "-version", "v5.2.5", "-current", "4.0.8", "-dir", dir, "-plan")
+	code, out, stderr := call(t, "plan", "-release", "v5.2.5", "-current", "4.0.8", "-dir", dir)
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
@@ -149,7 +161,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	code, out, _ = call(t, "-version", "5.2.5", "-dir", dir, "-plan", "-json", "-name", "auth.so", "-goarch", "arm64", "-no-get")
+	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", dir, "-json", "-name", "auth.so", "-goarch", "arm64", "-no-get")
 	var p struct {
 		Path                  int
 		Image, Output, Commit string
@@ -161,7 +173,7 @@ func TestPlan(t *testing.T) {
 		t.Errorf("exit code %d, %v, %+v", code, err, p)
 	}
 	// Another plugin of the bundle with the same module path.
-	code, out, _ = call(t, "-version", "5.2.5", "-dir", dir, "-plan", "-with", plugin(t, "module example.org/plugin\n"))
+	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", dir, "-with", plugin(t, "module example.org/plugin\n"))
 	if code != 1 || !strings.Contains(out, "same module path example.org/plugin") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
@@ -171,7 +183,7 @@ func TestPlan(t *testing.T) {
 	if err := os.WriteFile(mod, []byte("module github.com/TykTechnologies/tyk\n\ngo 1.19\n\nrequire example.org/dep v1.0.0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, out, _ = call(t, "-version", "5.2.5", "-dir", old, "-plan", "-release-mod", mod)
+	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", old, "-release-mod", mod)
 	if code != 1 || !strings.Contains(out, "newer than the gateway's v1.0.0") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
@@ -188,7 +200,7 @@ func TestPlanForUnknownRelease(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	code, out, stderr := call(t, "-version", "5.99.0", "-dir", dir, "-plan", "-repo", repo)
+	code, out, stderr := call(t, "plan", "-release", "5.99.0", "-dir", dir, "-repo", repo)
 	if code != 0 || !strings.Contains(out, "not in the release table") || !strings.Contains(out, "tykio/tyk-plugin-compiler:v5.99.0") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
@@ -197,17 +209,17 @@ func TestPlanForUnknownRelease(t *testing.T) {
 		os.WriteFile(file, []byte(`[{"version":"5.98.0","commit":"`+strings.Repeat("a", 40)+`","go":"1.26.0","compiler":{"go":"1.26","mode":"workspace","suffix":true}}]`), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	code, out, stderr = call(t, "-version", "5.99.0", "-dir", dir, "-plan", "-repo", repo, "-release-mod", mod)
+	code, out, stderr = call(t, "plan", "-release", "5.99.0", "-dir", dir, "-repo", repo, "-release-mod", mod)
 	if code != 0 || strings.Contains(out, "not in the release table") || strings.Contains(out, "-go=") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	// What it knows of the release is an entry for the table, as CONTRIBUTING.md has it.
-	code, out, stderr = call(t, "-list", "-version", "5.99.0", "-repo", repo, "-release-mod", mod, "-json")
+	code, out, stderr = call(t, "list", "-release", "5.99.0", "-repo", repo, "-release-mod", mod, "-json")
 	entry, err := pluginbuild.ReadTable(strings.NewReader(out))
 	if code != 0 || err != nil || len(entry) != 1 || entry[0].Go != "1.27.0" || entry[0].Compiler.Mode != pluginbuild.Workspace || len(entry[0].Notes) != 0 {
 		t.Errorf("exit code %d, %v\n%s%s", code, err, out, stderr)
 	}
-	code, out, stderr = call(t, "-version", "5.98.0", "-dir", dir, "-plan", "-releases", file)
+	code, out, stderr = call(t, "plan", "-release", "5.98.0", "-dir", dir, "-releases", file)
 	if code != 0 || !strings.Contains(out, strings.Repeat("a", 40)) {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
@@ -216,11 +228,11 @@ func TestPlanForUnknownRelease(t *testing.T) {
 func TestPrepare(t *testing.T) {
 	offline(t, "5.2.5")
 	dir := plugin(t, "module example.org/plugin\n\ngo 1.26.0\n")
-	code, out, stderr := call(t, "-version", "5.2.5", "-dir", dir, "-prepare")
+	code, out, stderr := call(t, "prepare", "-release", "5.2.5", "-dir", dir)
 	if code != 0 || !strings.Contains(out, "prepared "+dir+" for gateway 5.2.5: changed go.mod, go.sum") || !strings.Contains(stderr, "go mod tidy    ok") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
-	code, out, _ = call(t, "-version", "5.2.5", "-dir", dir, "-prepare", "-json")
+	code, out, _ = call(t, "prepare", "-release", "5.2.5", "-dir", dir, "-json")
 	var result struct {
 		Prepare struct {
 			Commands []struct{ Argv []string }
@@ -231,7 +243,7 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("exit code %d, %v\n%s", code, err, out)
 	}
 	// A failure is an exit code, a message, and in JSON an object.
-	code, out, stderr = call(t, "-version", "5.2.4", "-dir", dir, "-prepare", "-json")
+	code, out, stderr = call(t, "prepare", "-release", "5.2.4", "-dir", dir, "-json")
 	var failed struct {
 		Error struct{ Message, Hint string }
 	}
@@ -242,11 +254,11 @@ func TestPrepare(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte("package main\n\nfunc hidden() {}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, _, stderr = call(t, "-version", "5.2.5", "-dir", dir, "-prepare")
-	if code != 1 || !strings.Contains(stderr, "nothing was changed") || !strings.Contains(stderr, "no exported function") {
+	code, _, stderr = call(t, "prepare", "-release", "5.2.5", "-dir", dir)
+	if code != 5 || !strings.Contains(stderr, "nothing was changed") || !strings.Contains(stderr, "no exported function") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
-	if code, _, stderr = call(t, "-version", "5.2.5", "-dir", dir, "-prepare", "-force"); code != 0 {
+	if code, _, stderr = call(t, "prepare", "-release", "5.2.5", "-dir", dir, "-force"); code != 0 {
 		t.Errorf("with -force: exit code %d\n%s", code, stderr)
 	}
 }

@@ -85,7 +85,7 @@ func (u *upgrade) lookup(ctx context.Context) (pluginbuild.Release, error) {
 		return pluginbuild.Release{}, err
 	}
 	p := u.Plugin
-	r, err := plugins.Releases{Table: p.Releases, Repo: p.Repo, GoMod: p.ReleaseMod}.Lookup(ctx, v)
+	r, err := pluginbuild.Sources{Table: p.Releases, Repo: p.Repo, GoMod: p.ReleaseMod}.Lookup(ctx, v)
 	var unknown *pluginbuild.UnknownReleaseError
 	if errors.As(err, &unknown) {
 		return r, fmt.Errorf("gateway %s is not in the release table, whose nearest is %s; correct the version, name a file with the release as plugin.releases, or the gateway's repository as plugin.repo", v, unknown.Nearest.Version)

@@ -66,11 +66,11 @@ type Streams struct {
 }
 
 // Main runs the command as this process and does not return. The context of a verb
-// ends with the first Ctrl-C or SIGTERM; a second one ends the process. A reader of
+// ends with the first Ctrl-C, SIGTERM or SIGHUP; a second one ends the process. A reader of
 // the output that is gone, as in "upgrade apply | tee log", does not end it.
 func (c Command) Main() {
 	OutliveReader()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	code := c.Run(ctx, os.Args[1:], Streams{Env: os.Getenv, In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	stop()

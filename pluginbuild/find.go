@@ -1,0 +1,59 @@
+package pluginbuild
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// Sources say where a release comes from that the table lacks. The zero value has
+// the table alone.
+type Sources struct {
+	Table string // JSON file with more releases: see [ReadTable]
+	Repo  string // git repository that is asked for the tag's commit: see [ResolveCommit]
+	GoMod string // with Repo: the tag's go.mod, a file, for its Go version and replaces
+}
+
+// Releases returns the table that comes with this package and what the file adds.
+func (s Sources) Releases() (Table, error) {
+	t := Releases()
+	if s.Table == "" {
+		return t, nil
+	}
+	f, err := os.Open(s.Table)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	more, err := ReadTable(f)
+	return append(t, more...), err
+}
+
+// Lookup finds a release in the tables, and otherwise derives it from the commit
+// that the repository has for its tag. The error for an unknown release is an
+// [UnknownReleaseError].
+func (s Sources) Lookup(ctx context.Context, v *semver.Version) (Release, error) {
+	t, err := s.Releases()
+	if err != nil {
+		return Release{}, err
+	}
+	r, err := t.Lookup(v)
+	if s.Repo == "" || !errors.As(err, new(*UnknownReleaseError)) {
+		return r, err
+	}
+	commit, err := ResolveCommit(ctx, nil, s.Repo, v)
+	if err != nil {
+		return r, err
+	}
+	if r, err = Derive(v, commit); err != nil || s.GoMod == "" {
+		return r, err
+	}
+	f, err := os.Open(s.GoMod)
+	if err != nil {
+		return r, err
+	}
+	defer func() { _ = f.Close() }()
+	return r.WithGoMod(f)
+}
