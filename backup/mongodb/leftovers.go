@@ -191,6 +191,10 @@ func (r *restoring) peek(ctx context.Context) error {
 			return unaccepted(db, n)
 		default:
 			r.notes = append(r.notes, note(db, n, false))
+			if r.killed == nil {
+				r.killed = map[string]*run{}
+			}
+			r.killed[db] = n
 		}
 	}
 	return nil
@@ -208,6 +212,34 @@ func note(db string, n *run, done bool) backup.Item {
 	}
 	return backup.Item{Name: db + "." + journalName, Action: backup.ActionDrop,
 		Detail: fmt.Sprintf("a restore that began at %s was killed, and %s %s", n.Started.Local().Format(time.DateTime), verb, what)}
+}
+
+// rewind makes a list of collections what it will be once a killed run is taken back.
+func rewind(n *run, live map[string]*dump.Space, ours []*dump.Space) {
+	if n.Phase == accepting {
+		return
+	}
+	there := map[string]*dump.Space{}
+	for _, s := range ours {
+		there[s.Name] = s
+	}
+	for _, j := range n.Jobs {
+		for ns, s := range live {
+			inPlace := j.Temp == "" && !j.Extra // a restore looks whether it is the run's own
+			placed := j.Temp != "" && there[j.Temp] == nil && n.Phase != building
+			if s.Name == j.Name && !j.Live && (inPlace || placed) {
+				delete(live, ns)
+			}
+			if old := there[j.Kept]; s.DB == ours[0].DB && old != nil && s.Name == j.Name {
+				delete(live, ns)
+			}
+		}
+		if old := there[j.Kept]; old != nil {
+			back := *old
+			back.Name = j.Name
+			live[back.Namespace()] = &back
+		}
+	}
 }
 
 // noteOrphans names collections of restores that no journal knows.

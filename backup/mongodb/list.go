@@ -153,7 +153,7 @@ func matchPattern(pattern, name string) bool {
 
 func checkParallel(n int) error {
 	if n < 0 || n > 64 {
-		return fmt.Errorf("invalid Parallel %d: want 1 to 64 collections at a time, or 0 for 4", n)
+		return fmt.Errorf("invalid number of collections at a time %d: want 1 to 64", n)
 	}
 	return nil
 }

@@ -59,7 +59,8 @@ type restoring struct {
 	data     *source
 	jobs     []*job
 	extras   []*extra
-	notes    []backup.Item // what other runs left
+	notes    []backup.Item   // what other runs left
+	killed   map[string]*run // by database, for a plan: what a restore takes back first
 	token    string
 	leases   []*lease
 	runs     map[string]*run // by database
@@ -115,6 +116,10 @@ func (r *restoring) look(ctx context.Context) error {
 		}
 		for _, s := range all {
 			live[s.Namespace()] = s
+		}
+		if n := r.killed[db]; n != nil {
+			rewind(n, live, ours)
+			continue
 		}
 		r.noteOrphans(ours)
 	}
@@ -212,7 +217,7 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 	case j.Type == dump.TypeView:
 		return notEmpty(j, "the view exists", "restore in the mode replace")
 	}
-	n, err := r.holds(ctx, j.DB, j.Name)
+	n, err := r.conn.holds(ctx, j.DB, j.Name)
 	if err != nil {
 		return r.conn.fail("look at", j.to(), err)
 	}
@@ -224,8 +229,8 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 
 // holds counts documents, 0 only if there are none: the estimate alone may say 0 of what
 // is not empty after an unclean shutdown.
-func (r *restoring) holds(ctx context.Context, db, name string) (int64, error) {
-	coll := r.conn.Database(db).Collection(name, options.Collection().SetReadPreference(readpref.Primary()))
+func (c *conn) holds(ctx context.Context, db, name string) (int64, error) {
+	coll := c.Database(db).Collection(name, options.Collection().SetReadPreference(readpref.Primary()))
 	err := coll.FindOne(ctx, bson.D{}).Err()
 	if errors.Is(err, mongo.ErrNoDocuments) {
 		return 0, nil

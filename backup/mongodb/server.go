@@ -68,12 +68,22 @@ func (s Server) connect(ctx context.Context) (*conn, error) {
 const uriHint = "write it as mongodb://user@host:27017/ and set the password in Server.Password"
 
 func (s Server) dial(ctx context.Context, c *conn) error {
+	o, err := s.options(c)
+	if err != nil {
+		return err
+	}
+	c.Client, err = mongo.Connect(ctx, o)
+	return c.fail("connect to", c.at, err)
+}
+
+// options reads the URI, and says in c what may be shown of it.
+func (s Server) options(c *conn) (*options.ClientOptions, error) {
 	refuse := func(object string, err error) error {
 		return &backup.Error{Op: "connect to", Object: object, Err: err, Next: uriHint}
 	}
 	at, secrets, err := splitURI(s.URI)
 	if err != nil {
-		return refuse("MongoDB", err)
+		return nil, refuse("MongoDB", err)
 	}
 	c.at, c.own, c.secrets = at, true, secrets
 	if s.Password != "" {
@@ -83,14 +93,14 @@ func (s Server) dial(ctx context.Context, c *conn) error {
 	if err := o.Validate(); err != nil {
 		var dns *net.DNSError
 		if errors.As(err, &dns) {
-			return &backup.Error{Op: "connect to", Object: at, Err: errors.New("look up its servers: " + dns.Err), Retry: true,
+			return nil, &backup.Error{Op: "connect to", Object: at, Err: errors.New("look up its servers: " + dns.Err), Retry: true,
 				Next: "check the host name of the URI and the name server"}
 		}
-		return refuse(at, badOption(s.URI))
+		return nil, refuse(at, badOption(s.URI))
 	}
 	if s.Password != "" {
 		if o.Auth == nil || o.Auth.Username == "" {
-			return refuse(at, errors.New("a password was given, but the URI names no user"))
+			return nil, refuse(at, errors.New("a password was given, but the URI names no user"))
 		}
 		cred := *o.Auth
 		cred.Password, cred.PasswordSet = s.Password, true
@@ -102,8 +112,7 @@ func (s Server) dial(ctx context.Context, c *conn) error {
 	if o.TLSConfig == nil && !local(o.Hosts) {
 		c.exposed = "the connection to " + at + " has no TLS: whoever is on the way reads the data; add tls=true to the URI"
 	}
-	c.Client, err = mongo.Connect(ctx, o)
-	return c.fail("connect to", at, err)
+	return o, nil
 }
 
 // local reports whether all hosts are this one.

@@ -49,7 +49,7 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 	}
 	if moved && r.m.Mode == New {
 		// It was empty before, and a gateway may run. Now nobody writes to it any more.
-		n, err := r.holds(ctx, j.DB, j.kept)
+		n, err := r.conn.holds(ctx, j.DB, j.kept)
 		if err != nil {
 			return err
 		}

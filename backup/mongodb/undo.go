@@ -107,7 +107,15 @@ func (c *conn) takeJobBack(ctx context.Context, r *reader, db string, n *run, j 
 		return c.takeViewBack(ctx, db, n, j, now, sure)
 	}
 	if j.Temp == "" && !j.Extra {
-		if j.made && now != nil && (n.Mode != Drop || !j.filled) {
+		ours := j.made
+		if now != nil && !ours && !sure && !j.Live { // killed between create and its record
+			docs, err := c.holds(ctx, db, (&dump.Space{Name: j.Name, Type: j.Type}).DataName())
+			if err != nil {
+				return err
+			}
+			ours = docs == 0
+		}
+		if ours && now != nil && (n.Mode != Drop || !j.filled) {
 			return drop(j.Name)
 		}
 		return nil
