@@ -20,7 +20,7 @@ import (
 // How documents are sent: unordered, so that one rejected document does not hide the
 // others; two senders for a collection, as one waits for the disk.
 const (
-	batchBytes   = 2 << 20
+	batchBytes   = 1 << 20
 	batchDocs    = 10_000
 	senders      = 2
 	maxDocument  = 16 << 20 // what a client may insert

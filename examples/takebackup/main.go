@@ -181,7 +181,7 @@ func (c *command) flagSet(stderr io.Writer) *flag.FlagSet {
 	}
 	for _, p := range c.parts {
 		_, mongo := p.(*mongoPart)
-		if c.verb == "take" || c.verb == "verify" || c.verb == "restore" || c.verb == "restore-dump" && mongo {
+		if c.verb == "take" || c.verb == "verify" || c.verb == "restore" || (c.verb == "restore-dump" || c.verb == "prune") && mongo {
 			p.flags(fs, c.verb)
 		}
 	}

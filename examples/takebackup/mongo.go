@@ -44,6 +44,12 @@ const (
 func (p *mongoPart) flags(fs *flag.FlagSet, verb string) {
 	p.fs = fs
 	fs.BoolVar(&p.chosen, "mongo", false, "MongoDB, at the URI of "+mongoURIEnv)
+	if verb == "prune" {
+		fs.StringVar(&p.uriFile, "mongo-uri-file", "", "read the URI from this `file`")
+		fs.StringVar(&p.passwordFile, "mongo-password-file", "", "read the user's password from this `file`")
+		fs.Var(&p.databases, "mongo-db", "a database (default "+mongodb.DefaultDatabase+"); may be repeated")
+		return
+	}
 	fs.StringVar(&p.name, "mongo-name", "mongo", "the `name` of the component in the set")
 	fs.StringVar(&p.uriFile, "mongo-uri-file", "", "read the URI from this `file`: mongodb://user@host:27017/?tls=true&authSource=admin, or mongodb+srv://")
 	fs.StringVar(&p.passwordFile, "mongo-password-file", "", "read the user's password from this `file` instead of the URI or "+mongoPasswordEnv)
@@ -166,10 +172,43 @@ func (p *mongoPart) target(c *command) (*mongodb.Restore, error) {
 
 func (p *mongoPart) close() {}
 
+// mongo is the part for MongoDB.
+func (c *command) mongo() *mongoPart {
+	i := slices.IndexFunc(c.parts, func(p part) bool { _, ok := p.(*mongoPart); return ok })
+	return c.parts[i].(*mongoPart)
+}
+
+// pruneMongo removes what restores left on the server: those that were killed, and with
+// -max-age what finished ones of that age replaced.
+func (c *command) pruneMongo(ctx context.Context) ([]mongodb.Leftover, error) {
+	p := c.mongo()
+	server, err := p.server(c)
+	if err != nil {
+		return nil, err
+	}
+	word := "would look at"
+	var left []mongodb.Leftover
+	if c.policy.DryRun {
+		left, err = mongodb.Leftovers(ctx, server, p.databases...)
+	} else {
+		keep := c.policy.MaxAge
+		if keep == 0 {
+			keep = -1
+		}
+		word = "removed"
+		left, err = mongodb.Prune(ctx, server, keep, p.databases...)
+	}
+	for _, l := range left {
+		if !c.json {
+			c.stdout.Printf("%s a restore into %s (%s): %s\n", word, l.Database, l.State, strings.Join(l.Collections, ", "))
+		}
+	}
+	return left, err
+}
+
 // restoreDump restores what mongodump wrote, outside of a set.
 func (c *command) restoreDump(ctx context.Context) (any, error) {
-	i := slices.IndexFunc(c.parts, func(p part) bool { _, ok := p.(*mongoPart); return ok })
-	p := c.parts[i].(*mongoPart)
+	p := c.mongo()
 	target, err := p.target(c)
 	if err != nil {
 		return nil, err

@@ -76,6 +76,14 @@ func TestMongo(t *testing.T) {
 		t.Error(out)
 	}
 	c.run(0, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
+	// What a killed restore left is named, and goes when that is asked.
+	s.Insert("tyk_analytics", "tykupgrade_restore_0a0b0c0d_1", bson.Raw{5, 0, 0, 0, 0})
+	if out, _ := c.run(0, "prune", "-mongo", "-dry-run"); !strings.Contains(out, "tykupgrade_restore_0a0b0c0d_1") {
+		t.Error(out)
+	}
+	if out, _ := c.run(0, "prune", "-mongo"); !strings.Contains(out, "removed") || strings.Contains(fmt.Sprint(s.Collections("tyk_analytics")), "tykupgrade_") {
+		t.Error(out)
+	}
 	for _, args := range [][]string{
 		{"-mongo-read", "all"}, {"-mongo-snapshot", "maybe"},
 	} {

@@ -222,6 +222,16 @@ func (c *command) list(context.Context) (any, error) {
 }
 
 func (c *command) prune(ctx context.Context) (any, error) {
+	mongo := c.mongo()
+	if err := mongo.absent(); !mongo.chosen && err != nil {
+		return nil, err
+	}
+	if mongo.chosen {
+		left, err := c.pruneMongo(ctx)
+		if err != nil || c.dir == "" {
+			return left, err
+		}
+	}
 	if c.dir == "" {
 		return nil, usagef("-dir is missing")
 	}
