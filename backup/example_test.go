@@ -59,7 +59,7 @@ func Example() {
 		return err
 	}
 	fmt.Println(upgrade(context.Background(), nil, "not a URI"))
-	// Output: read the Redis URI: it is not of the form redis://user:password@host:6379/0; percent-encode special characters of user and password
+	// Output: read the Redis URI: it is not of a known form; write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded
 }
 
 func ExampleTake() {
@@ -137,6 +137,7 @@ func ExampleSet_Restore() {
 	// Output:
 	// planned create /opt/tyk-gateway/policies/policies.json
 	// planned create /opt/tyk-gateway/tyk.conf
+	// planned create /opt/tyk-gateway/policies/
 }
 
 func ExamplePrune() {

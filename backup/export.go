@@ -134,8 +134,11 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 	return nil
 }
 
-// Import unpacks what [Set.Export] wrote, with identities where it is
-// encrypted, into a new set below dir. As with [Take] the set is verified up to
+// Import unpacks what [Set.Export] wrote into a new set below dir. With
+// identities it takes an encrypted export only, and refuses any other with
+// [ErrUnsafe]. Encryption with age keeps an export secret; it does not tell who
+// made it, since anybody who has the recipient can encrypt.
+// As with [Take] the set is verified up to
 // [LevelStructure] before it gets its name, and nothing is left otherwise.
 func Import(ctx context.Context, dir string, r io.Reader, identities ...age.Identity) (*Set, error) {
 	dir, err := filepath.Abs(dir)
@@ -213,6 +216,9 @@ func unpacker(r io.Reader, identities []age.Identity) (io.Reader, func(), error)
 			return nil, nil, err
 		}
 		b = bufio.NewReader(plain)
+	} else if len(identities) > 0 && len(head) > 0 {
+		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrUnsafe, Err: errors.New("it is not encrypted, though an identity is given"),
+			Next: "check who made it, then import it without an identity"}
 	}
 	if head, _ := b.Peek(4); !bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
 		return nil, nil, fmt.Errorf("%w: neither a .tar.zst nor a .tar.zst.age of this package", ErrNotASet)
@@ -305,7 +311,7 @@ func (u *unpacking) files(partial string, m *Manifest) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		sum, err := atomicfile.Write(u.ctx, path, atomicfile.Options{}, func(w io.Writer) error {
+		sum, err := atomicfile.Write(u.ctx, path, atomicfile.Options{NoSync: true}, func(w io.Writer) error {
 			_, err := io.Copy(w, io.LimitReader(u.tr, f.Size+1))
 			return err
 		})

@@ -37,6 +37,10 @@ func Open(dir string) (*Set, error) {
 	if err != nil {
 		return nil, step.Fail("open", dir, err)
 	}
+	// A link such as latest -> ID names the set that it leads to.
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		abs = real
+	}
 	if strings.HasPrefix(filepath.Base(abs), ".") {
 		return nil, &Error{Op: "open", Object: dir, Err: fmt.Errorf("%w: hidden directories are being built or removed", ErrNotASet)}
 	}

@@ -60,6 +60,14 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 			return out, step.Fail("remove leftovers in", dir, err)
 		}
 	}
+	// The clock was wrong when a set from the future was taken, or is wrong now:
+	// such a set stays, and does not count as the newest.
+	sets, future := split(sets, p.Now())
+	for _, s := range future {
+		out.Kept = append(out.Kept, s.ID)
+		findings = append(findings, &Error{Op: "prune", Object: s.Dir, Err: fmt.Errorf("it was taken in the future, at %s", s.Start.Format(time.RFC3339)),
+			Next: "check the clock; remove the set by hand if it is not wanted"})
+	}
 	for _, s := range sets {
 		err := s.Verify(ctx, VerifyOptions{})
 		if err == nil {
@@ -74,6 +82,8 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 	if out.Verified == "" {
 		return out, fmt.Errorf("prune %s: no set passes verification, nothing was removed: %w", dir, errors.Join(findings...))
 	}
+	var gone []string
+	defer func() { _ = removeAll(gone) }()
 	for i, s := range sets {
 		tooMany := p.Keep > 0 && i >= p.Keep
 		tooOld := p.MaxAge > 0 && p.Now().Sub(s.Start) > p.MaxAge
@@ -85,7 +95,9 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 			return out, step.Fail("prune", dir, err)
 		}
 		if !p.DryRun {
-			if err := s.remove(dir); err != nil {
+			path, err := s.hide(dir)
+			gone = append(gone, path)
+			if err != nil {
 				findings = append(findings, err)
 				out.Kept = append(out.Kept, s.ID)
 				continue
@@ -93,21 +105,50 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 		}
 		out.Removed = append(out.Removed, s.ID)
 	}
+	if len(gone) > 0 {
+		findings = append(findings, atomicfile.SyncDir(dir), removeAll(gone))
+	}
 	return out, errors.Join(findings...)
 }
 
-func (s *Set) remove(dir string) error {
+// futureTolerance is how far clocks of hosts that share sets may differ.
+const futureTolerance = 5 * time.Minute
+
+// split takes the sets that were taken after now apart.
+func split(sets []*Set, now time.Time) (past, future []*Set) {
+	for _, s := range sets {
+		if s.Start.Sub(now) > futureTolerance {
+			future = append(future, s)
+		} else {
+			past = append(past, s)
+		}
+	}
+	return past, future
+}
+
+func removeAll(paths []string) error {
+	var errs []error
+	for _, p := range paths {
+		if p != "" {
+			errs = append(errs, os.RemoveAll(p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// hide gives a set the name of one that is being removed, and returns its path.
+func (s *Set) hide(dir string) (string, error) {
 	f, err := os.Open(filepath.Join(s.Dir, step.ManifestName))
 	if err != nil {
-		return step.Fail("remove", s.Dir, err)
+		return "", step.Fail("remove", s.Dir, err)
 	}
 	defer unlockClose(f)
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
-		return &Error{Op: "remove", Object: s.Dir, Err: ErrLocked, Next: "a restore is using it", Retry: true}
+		return "", &Error{Op: "remove", Object: s.Dir, Err: ErrLocked, Next: "a restore is using it", Retry: true}
 	}
 	gone := filepath.Join(dir, "."+filepath.Base(s.Dir)+removedSuffix)
 	if err := os.Rename(s.Dir, gone); err != nil {
-		return step.Fail("remove", s.Dir, err)
+		return "", step.Fail("remove", s.Dir, err)
 	}
-	return errors.Join(atomicfile.SyncDir(dir), os.RemoveAll(gone))
+	return gone, nil
 }

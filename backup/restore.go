@@ -54,6 +54,10 @@ const (
 	StateUndone       State = "undone"        // restored, then the previous state was put back
 )
 
+// Restore refuses with [ErrUnsafe] a set that another user could have made or
+// changed: the set's directory and each above it must belong to root or to this
+// user, and be writable by nobody else, or be sticky as /tmp is.
+//
 // Restore verifies the set up to [LevelStructure] and lets every restorer plan.
 // When none refuses, it restores one component after the other and compares each
 // result with the set.
@@ -67,6 +71,9 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 	asked, err := s.targets(to)
 	if err != nil {
 		return report, step.Fail("restore", s.Dir, err)
+	}
+	if err := checkAuthor(s.Dir); err != nil {
+		return report, err
 	}
 	release, err := s.hold()
 	if err != nil {

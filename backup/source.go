@@ -172,8 +172,8 @@ type Meta struct {
 // Create writes one file of the set with what fill writes, and records its
 // size, digest and origin for the manifest. name is relative to the
 // component's directory, with slashes. A nil meta is a file that the source
-// made itself. The file is on disk when Create returns; after an error nothing
-// of it is left.
+// made itself. After an error nothing of it is left. [Take] makes all files durable
+// before the set gets its name.
 func (w *Writer) Create(ctx context.Context, name string, meta *Meta, fill func(io.Writer) error) (File, error) {
 	if err := checkName(name); err != nil {
 		return File{}, step.Fail("write", w.component+"/"+name, err)
@@ -182,7 +182,7 @@ func (w *Writer) Create(ctx context.Context, name string, meta *Meta, fill func(
 	if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
 		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
-	sum, err := atomicfile.Write(ctx, target, atomicfile.Options{}, func(out io.Writer) error {
+	sum, err := atomicfile.Write(ctx, target, atomicfile.Options{NoSync: true}, func(out io.Writer) error {
 		return fill(&step.Meter{W: out, Add: func(n int64) { w.Progress(name, n, 0) }})
 	})
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
@@ -295,12 +297,12 @@ func sweep(dir string) error {
 	return nil
 }
 
-// syncTree makes all directories below dir durable; the files are already.
+// syncTree makes everything below dir durable with one call: a set has many
+// files, and none counts before the set has its name.
 func syncTree(dir string) error {
-	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
-		}
-		return atomicfile.SyncDir(p)
-	})
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }

@@ -200,7 +200,13 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 			t.Fatal(err)
 		}
 		in := t.TempDir()
-		again, err := backup.Import(t.Context(), in, bytes.NewReader(data), id)
+		var ids []age.Identity
+		if len(o.Recipients) > 0 {
+			ids = append(ids, id)
+		} else if _, err := backup.Import(t.Context(), t.TempDir(), bytes.NewReader(data), id); !errors.Is(err, backup.ErrUnsafe) {
+			t.Errorf("an export that is not encrypted, with an identity: %v", err)
+		}
+		again, err := backup.Import(t.Context(), in, bytes.NewReader(data), ids...)
 		if err != nil || again.ID != set.ID {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -212,7 +218,7 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 				broken = broken[:at]
 			}
 			in := t.TempDir()
-			if s, err := backup.Import(t.Context(), in, bytes.NewReader(broken), id); err == nil && !sameSet(s, set) {
+			if s, err := backup.Import(t.Context(), in, bytes.NewReader(broken), ids...); err == nil && !sameSet(s, set) {
 				t.Errorf("%s: a damaged export became another set", name)
 			} else if err != nil && len(Leftovers(t, in)) > 0 {
 				t.Errorf("%s: left %v", name, Leftovers(t, in))

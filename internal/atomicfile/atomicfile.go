@@ -29,6 +29,7 @@ type Options struct {
 	Owner    *Owner      // nil: the calling user
 	Follow   bool        // a symbolic link stays and the file that it names is replaced
 	NoDigest bool        // leave Sum.SHA256 empty
+	NoSync   bool        // the caller syncs: until then a power cut may leave less than the whole file
 
 	// Check looks at the whole temporary file before it takes the name; its
 	// error is as one of fill.
@@ -107,8 +108,10 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	if err := f.Chmod(mode); err != nil {
 		return Sum{}, err
 	}
-	if err := f.Sync(); err != nil {
-		return Sum{}, err
+	if !o.NoSync {
+		if err := f.Sync(); err != nil {
+			return Sum{}, err
+		}
 	}
 	if err := f.Close(); err != nil {
 		return Sum{}, err
@@ -126,6 +129,9 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	}
 	// From here on path has its new content, so a failing sync must not remove
 	// or restore anything.
+	if o.NoSync {
+		return sum, nil
+	}
 	if err := SyncDir(filepath.Dir(target)); err != nil {
 		return Sum{}, fmt.Errorf("the file is in place but may not survive a power cut: %w", err)
 	}

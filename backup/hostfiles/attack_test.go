@@ -1,0 +1,171 @@
+package hostfiles_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/hostfiles"
+)
+
+// nobody is the unprivileged user of these tests.
+const nobody = 65534
+
+func needRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("root is needed to act as another user")
+	}
+}
+
+// usersHost is a host on which nobody owns the gateway's directory.
+func usersHost(t *testing.T) (root string, set *backup.Set) {
+	root = t.TempDir()
+	write(t, root, "opt/tyk-gateway/tyk.conf", `{"a":1}`, 0o640)
+	write(t, root, "opt/tyk-gateway/apps/a.json", `{"a":1}`, 0o640)
+	write(t, root, "etc/profile.d/x", "", 0o644)
+	for _, p := range []string{"opt/tyk-gateway", "opt/tyk-gateway/apps", "opt/tyk-gateway/apps/a.json", "opt/tyk-gateway/tyk.conf"} {
+		if err := os.Lchown(filepath.Join(root, p), nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root, takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root)})
+}
+
+// A user's link on the way is never followed, here or through a Runner.
+func TestUsersLink(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	root, set := usersHost(t)
+	apps := filepath.Join(root, "opt/tyk-gateway/apps")
+	err := errors.Join(os.RemoveAll(apps), os.Symlink(filepath.Join(root, "etc/profile.d"), apps), os.Lchown(apps, nobody, nobody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &hostfiles.Restore{Root: root, Rescue: t.TempDir()}
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrUnsafe) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(root, "etc/profile.d/a.json")); err == nil {
+		t.Error("root wrote through the link")
+	}
+}
+
+// A link to a file that its owner may not read is not archived as configuration.
+func TestUsersLinkIsNotRead(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	root, _ := usersHost(t)
+	write(t, root, "etc/shadow", "root:secret", 0o600)
+	conf := filepath.Join(root, "opt/tyk-gateway/tyk.conf")
+	if err := errors.Join(os.Remove(conf), os.Symlink("/etc/shadow", conf), os.Lchown(conf, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root)})
+	if got := strings.Join(paths(set), "\n"); strings.Contains(got, "/etc/shadow\n") || strings.HasSuffix(got, "/etc/shadow") && !strings.HasSuffix(got, "-> /etc/shadow") {
+		t.Errorf("took %s", got)
+	}
+	if w := strings.Join(set.Components[0].Warnings, "\n"); !strings.Contains(w, "user 65534 controls") {
+		t.Errorf("warnings %q", w)
+	}
+}
+
+// The user swaps the directory for a link while root restores: 200 rounds.
+func TestUsersRace(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	root, set := usersHost(t)
+	apps := filepath.Join(root, "opt/tyk-gateway/apps")
+	away, link := apps+".away", apps+".link"
+	if err := errors.Join(os.Symlink(filepath.Join(root, "etc/profile.d"), link), os.Lchown(link, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			_ = os.Rename(apps, away)
+			_ = os.Rename(link, apps)
+			_ = os.Rename(apps, link)
+			_ = os.Rename(away, apps)
+		}
+	})
+	st, _ := set.Component("config")
+	restored := 0
+	for range 200 {
+		_ = os.Remove(filepath.Join(away, "a.json"))
+		_ = os.Remove(filepath.Join(apps, "a.json"))
+		r := &hostfiles.Restore{Root: root, Rescue: ""}
+		if _, err := r.Restore(t.Context(), st, func(backup.Event) {}); err == nil {
+			restored++
+		}
+		if entries, _ := os.ReadDir(filepath.Join(root, "etc/profile.d")); len(entries) != 1 {
+			t.Fatalf("root wrote into another directory: %v", entries)
+		}
+	}
+	cancel()
+	wg.Wait()
+	t.Logf("%d of 200 restores were not disturbed", restored)
+}
+
+// A set does not say itself where it may write, and set-id bits stay away.
+func TestForgedSet(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	forged := t.TempDir()
+	write(t, forged, "etc/cron.d/evil", "* * * * * root sh", 0o644)
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(forged), Paths: []string{"/etc/cron.d/evil"}})
+	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root})
+	if !errors.Is(err, backup.ErrUnsafe) || !strings.Contains(err.Error(), "/etc/cron.d/evil") {
+		t.Errorf("got %v", err)
+	}
+	write(t, forged, "opt/tyk-gateway/tyk.conf", "x", 0o755)
+	if err := os.Chmod(filepath.Join(forged, "opt/tyk-gateway/tyk.conf"), 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	set = takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(forged)})
+	for _, keep := range []bool{false, true} {
+		root := t.TempDir()
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root, SetID: keep}); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(root, "opt/tyk-gateway/tyk.conf"))
+		if err != nil || (info.Mode()&os.ModeSetuid != 0) != keep {
+			t.Errorf("SetID %v: %v %v", keep, info, err)
+		}
+	}
+}
+
+// Through a Runner the number of calls does not depend on that of the files.
+func TestRemoteCalls(t *testing.T) {
+	t.Parallel()
+	needGNU(t)
+	root := t.TempDir()
+	for i := range 300 {
+		write(t, root, fmt.Sprintf("d%d/f%d", i%3, i), "old", 0o640)
+	}
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{Runner: localRunner, Paths: []string{root}})
+	for i := range 300 {
+		write(t, root, fmt.Sprintf("d%d/f%d", i%3, i), "changed", 0o640)
+	}
+	calls := 0
+	counting := func(ctx context.Context, argv []string, in io.Reader, out, errOut io.Writer) error {
+		calls++
+		return localRunner(ctx, argv, in, out, errOut)
+	}
+	st, _ := set.Component("config")
+	r := &hostfiles.Restore{Runner: counting, Paths: []string{root}, Rescue: t.TempDir()}
+	if _, err := r.Restore(t.Context(), st, func(backup.Event) {}); err != nil || calls > 10 {
+		t.Errorf("%d calls to restore 300 files, %v", calls, err)
+	}
+	calls = 0
+	if err := r.Prove(t.Context(), st); err != nil || calls > 3 {
+		t.Errorf("%d calls to compare 300 files, %v", calls, err)
+	}
+}
