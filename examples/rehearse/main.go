@@ -164,7 +164,7 @@ func parseRelease(text string) (*semver.Version, error) {
 	}
 	r, err := pluginbuild.Lookup(v)
 	if unknown := (*pluginbuild.UnknownReleaseError)(nil); errors.As(err, &unknown) {
-		return nil, fmt.Errorf("not in the release table, whose nearest is %s; go run ./examples/buildplugin -list shows all", unknown.Nearest.Version)
+		return nil, fmt.Errorf("not in the release table, whose nearest is %s; go run ./examples/buildplugin list shows all", unknown.Nearest.Version)
 	}
 	if err != nil {
 		return nil, err

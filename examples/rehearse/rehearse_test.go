@@ -141,7 +141,7 @@ func TestUsage(t *testing.T) {
 		{"-from 5.2.5 -to 4.0.8", 2, "-from 5.2.5 -to 4.0.8 is no upgrade"},
 		{"-from 5.2.5 -to 5.2.5", 2, "is no upgrade"},
 		{"-to five", 2, "-to five: "},
-		{"-to 99.0.0", 2, "-to 99.0.0: not in the release table, whose nearest is 5.14.0; go run ./examples/buildplugin -list shows all"},
+		{"-to 99.0.0", 2, "-to 99.0.0: not in the release table, whose nearest is 5.14.0; go run ./examples/buildplugin list shows all"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), strings.Fields(c.args), &stdout, &stderr)

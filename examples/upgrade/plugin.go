@@ -313,7 +313,7 @@ func (u *upgrade) preflight(ctx context.Context) error {
 	}
 	const most = 20 // the decisive ones come first; a plugin of another Go has hundreds
 	if n := len(note.Findings); n > most {
-		note.Findings = append(note.Findings[:most], fmt.Sprintf("and %d more; examples/buildplugin -check shows all", n-most))
+		note.Findings = append(note.Findings[:most], fmt.Sprintf("and %d more; examples/buildplugin check shows all", n-most))
 	}
 	if err == nil && report.Verdict != preflight.Loads {
 		why := "the plugin will not load in the new gateway"
