@@ -16,7 +16,7 @@ import (
 
 // Swap makes a gateway fetch bundles again that it has cached. A gateway never fetches a
 // name twice (3.0.0 to 5.14.0), so the cached directory must go while the service is
-// stopped. The directory is kept beside its place, under a name that no gateway looks
+// stopped. The directory is kept next to its place, under a name that no gateway looks
 // for, until [Inventory.Forget]; a revert puts it back.
 type Swap struct {
 	Runner debpkg.Runner // reaches the host as root

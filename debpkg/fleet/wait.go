@@ -81,7 +81,8 @@ func (m *machine) wait(ctx context.Context, version string) error {
 }
 
 func (h Health) policy() health.Policy {
-	return health.Policy{SuccessThreshold: h.SuccessThreshold, Deadline: time.Duration(h.Deadline)}
+	// A try asks dpkg over SSH as well, which a busy host answers late.
+	return health.Policy{SuccessThreshold: h.SuccessThreshold, Deadline: time.Duration(h.Deadline), TryTimeout: 15 * time.Second}
 }
 
 // watch polls hosts and gates while hosts soak, until one fails three times in a row or the context

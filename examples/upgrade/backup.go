@@ -310,7 +310,7 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 	if err != nil {
 		return backup.Report{}, err
 	}
-	rescue := filepath.Clean(u.Backup.Dir) + ".rescued" // beside the sets, so that none of them counts as the latest
+	rescue := filepath.Clean(u.Backup.Dir) + ".rescued" // next to the sets, so that none of them counts as the latest
 	var files, data []backup.Restorer
 	hosts, component := u.machines()
 	if slices.Contains(what, "config") {

@@ -24,7 +24,7 @@ import (
 )
 
 // config is the file: the inventory of examples/rolling, and what an upgrade
-// needs beside hosts. Paths are relative to the file.
+// needs in addition to hosts. Paths are relative to the file.
 type config struct {
 	fleet.Inventory `yaml:",inline"`
 
@@ -293,7 +293,7 @@ func (c *config) checkBackup(bad func(string, ...any)) {
 		}
 		known := []redisdb.Method{"", redisdb.PSYNC, redisdb.BGSAVE, redisdb.SAVE, redisdb.DUMP}
 		if !slices.Contains(known, redisdb.Method(b.Redis.Method)) {
-			bad("backup.redis.method: %q is none of psync, bgsave, save, dump", b.Redis.Method)
+			bad("backup.redis.method: unknown method %q (want psync, bgsave, save or dump)", b.Redis.Method)
 		}
 	}
 }

@@ -79,7 +79,8 @@ func TestInstallation(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := map[string]string{"REDIS_URI": "redis://tyk:sesame@127.0.0.1:" + s.Redis.Port, "GOPROXY": proxy, "GOSUMDB": "off"}
-	sections := fmt.Sprintf(`gates: [{name: front, url: "http://%s/", status: 200, header: {Foo: Bar}}]
+	sections := fmt.Sprintf(`prober: {timeout: 30s}
+gates: [{name: front, url: "http://%s/", status: 200, header: {Foo: Bar}}]
 plugin:
   from: %s
   current: plugin.so
