@@ -241,6 +241,8 @@ func (l *lease) forget(ctx context.Context) error {
 
 // replace writes one document of the journal and returns how many it replaced or made.
 func (c *conn) replace(ctx context.Context, db string, q bson.D, doc any, upsert bool) (int64, error) {
+	ctx, cancel := trailing(ctx)
+	defer cancel()
 	update := bson.D{{Key: "q", Value: q}, {Key: "u", Value: doc}, {Key: "upsert", Value: upsert}}
 	reply, err := c.Database(db).RunCommand(ctx, bson.D{{Key: "update", Value: journalName}, {Key: "updates", Value: bson.A{update}}, majority}).Raw()
 	n, _ := asInt64(reply.Lookup("n"))

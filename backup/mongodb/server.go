@@ -184,8 +184,11 @@ func (c *conn) admin(ctx context.Context, command bson.D) (bson.Raw, error) {
 	return c.Database("admin").RunCommand(ctx, command).Raw()
 }
 
-// run executes a command whose answer does not matter.
+// run executes a write whose answer does not matter. It waits for the answer a little
+// longer than ctx: the server could otherwise run the command after what undoes it.
 func (c *conn) run(ctx context.Context, db string, command any) error {
+	ctx, cancel := trailing(ctx)
+	defer cancel()
 	return c.Database(db).RunCommand(ctx, command).Err()
 }
 
@@ -196,6 +199,22 @@ func (c *conn) close(ctx context.Context) {
 	ctx, cancel := aside(ctx)
 	defer cancel()
 	_ = c.Disconnect(ctx)
+}
+
+// trailing ends ten seconds after ctx.
+func trailing(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() != nil {
+		return context.WithCancel(ctx)
+	}
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-out.Done():
+		case <-time.After(10 * time.Second):
+			cancel()
+		}
+	})
+	return out, func() { stop(); cancel() }
 }
 
 // aside is a short context for cleaning up after ctx ended.

@@ -65,7 +65,7 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 // rename gives a collection another name within its database.
 func (c *conn) rename(ctx context.Context, r *reader, db, from, to string, dropTarget bool) error {
 	return r.persist(ctx, "rename of "+db+"."+from, func() error {
-		_, err := c.admin(ctx, bson.D{{Key: "renameCollection", Value: db + "." + from}, {Key: "to", Value: db + "." + to},
+		err := c.run(ctx, "admin", bson.D{{Key: "renameCollection", Value: db + "." + from}, {Key: "to", Value: db + "." + to},
 			{Key: "dropTarget", Value: dropTarget}, majority})
 		if err == nil {
 			return nil
