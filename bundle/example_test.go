@@ -38,7 +38,6 @@ func Example() {
 	path := filepath.Join(dir, "bundle.zip")
 	result, err := bundle.WriteFile(context.Background(), path, plan.FS(os.DirFS(dir)), manifest, bundle.Options{})
 	check(err)
-	check(os.Rename(path, filepath.Join(dir, result.Name("orders")))) // gateways never fetch the same name twice
 
 	fmt.Println(result.Manifest.FileList)
 	fmt.Println("4.0.8 loads", plan.Plugins[0].Current.File)
@@ -255,4 +254,49 @@ func check(err error) {
 	if err != nil {
 		log.Fatal(err)
 	}
+}
+
+// The bundle takes the name that the APIs have; a revert serves the old one.
+func ExamplePublication() {
+	served := builds("orders.zip")
+	defer os.RemoveAll(served)
+	next := filepath.Join(served, "built.zip")
+	check(os.WriteFile(next, []byte("new bundle"), 0o600))
+	p := bundle.Publication{Dir: served, Name: "orders.zip", Run: "upgrade-5.14"}
+	_, err := p.Publish(context.Background(), next)
+	check(err)
+	state, _, err := p.State()
+	check(err)
+	fmt.Println(state)
+	check(p.Revert(context.Background()))
+	state, _, err = p.State()
+	check(err)
+	fmt.Println(state)
+	// Output:
+	// published
+	// none
+}
+
+func ExampleCacheDir() {
+	for _, version := range []string{"3.2.2", "5.14.0"} {
+		dirs, err := bundle.CacheDir(semver.MustParse(version), "", "orders-api", "orders.zip")
+		check(err)
+		fmt.Println(dirs[0].Dir)
+	}
+	// Output:
+	// /opt/tyk-gateway/middleware/bundles/orders-api_ab765cb60b79099d11d1928386acd700
+	// /opt/tyk-gateway/middleware/bundles/ab765cb60b79099d11d1928386acd700
+}
+
+// Running gateways refuse a new name with the same plugin.
+func ExampleForUpgrade_runningGateways() {
+	_, err := bundle.ForUpgrade(bundle.Upgrade{
+		From: semver.MustParse("5.2.5"), To: semver.MustParse("5.14.0"),
+		Plugins:    []bundle.Plugin{{Current: "old/auth.so", Target: "new/auth.so"}},
+		PluginPath: func(string) (string, error) { return "corp.example/auth", nil },
+		Switch: bundle.Switch{Mode: bundle.NewName, Name: "auth.zip", New: "auth-2.zip",
+			Running: []bundle.Open{{Bundle: "auth.zip", File: "auth.so", PluginPath: "corp.example/auth"}}},
+	})
+	fmt.Println(errors.Is(err, bundle.ErrOutage))
+	// Output: true
 }

@@ -141,7 +141,7 @@ func fieldByTag(t reflect.Type, name string) (reflect.StructField, bool) {
 	return reflect.StructField{}, false
 }
 
-// WriteTo writes the manifest as it stands in a bundle: compact JSON.
+// WriteTo writes the manifest as it is in a bundle: compact JSON.
 func (m *Manifest) WriteTo(w io.Writer) (int64, error) {
 	data, err := json.Marshal(m)
 	if err != nil {

@@ -51,7 +51,7 @@ func WriteUpgrade(ctx context.Context, path string, src fs.FS, m *Manifest, u Up
 		return nil, err
 	}
 	r := &UpgradeResult{Result: result, Plan: plan}
-	if r.Loads, err = plan.prove(fresh, n, o, result); err == nil {
+	if r.Loads, err = plan.compare(fresh, n, o, result); err == nil {
 		err = os.Rename(fresh, path)
 	}
 	if err != nil {
@@ -76,8 +76,9 @@ func (m *Manifest) usedByResponse(u Upgrade, p Plugin) bool {
 	return false
 }
 
-// prove reads the file at path as gateways will.
-func (p *UpgradePlan) prove(path string, want *Manifest, o Options, wrote Result) (map[string][]string, error) {
+// compare reads the file at path as gateways will, and compares what each release
+// loads with the plan.
+func (p *UpgradePlan) compare(path string, want *Manifest, o Options, wrote Result) (map[string][]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

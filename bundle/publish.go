@@ -37,10 +37,10 @@ func DigestFile(path string) (Digest, error) {
 }
 
 // Publication is a bundle that takes the place of another one in a directory
-// that a bundle server serves. The old file stays beside it, hidden, until the
+// that a bundle server serves. The old file stays next to it, hidden, until the
 // publication is accepted or reverted.
 //
-// Two files beside the bundle keep the state: .NAME.publication, the record, and
+// Two files next to the bundle keep the state: .NAME.publication, the record, and
 // .NAME.kept, the old bundle. Every method may be repeated, also after kill -9
 // at any moment, and goes on from what it finds. Readers of the bundle see the
 // old file or the new one, each as a whole.

@@ -63,7 +63,7 @@ func Resolve(hook string, l Loader, files []string) (Resolution, error) {
 }
 
 // Resolve resolves every hook of a goplugin manifest against its file_list.
-// Hooks that are disabled are left out where the gateway knows of that (5.0.0).
+// Disabled hooks are left out from 5.0.0 on; earlier gateways load them.
 // The error joins those of the hooks that load nothing.
 func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Resolution, error) {
 	if m.Middleware.Driver != driverGo {

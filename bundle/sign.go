@@ -87,7 +87,7 @@ func keyError(op, problem, accepted string) error {
 }
 
 // sums digests the files of a bundle in list order: MD5 for the checksum and,
-// where a signature is made or checked, SHA-256.
+// if a signature is made or checked, SHA-256.
 type sums struct {
 	md5, sha256 hash.Hash
 	io.Writer

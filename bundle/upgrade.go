@@ -57,7 +57,7 @@ type PluginPlan struct {
 	cost int
 }
 
-// ForUpgrade arranges the two builds of each plugin. It keeps their names where
+// ForUpgrade arranges the two builds of each plugin. It keeps their names if
 // it can; otherwise the plan has copies under the names that each version tries.
 // For 4.0.8 and 5.2.5 that is plugin.so and plugin_v5.2.5_linux_amd64.so with
 // the hook path plugin.so.

@@ -14,7 +14,7 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// Limits of [VerifyOptions] where none are given.
+// Limits of [VerifyOptions] if none are given.
 const (
 	DefaultMaxSize  = 2 << 30 // bytes of all files together, unpacked
 	DefaultMaxFiles = 1000
@@ -57,7 +57,7 @@ type VerifyOptions struct {
 // Verify reads the bundle of size bytes at r in full and returns its manifest
 // when everything holds: a flat zip of exactly the regular files in file_list
 // and a manifest.json, each once, within the limits; a matching checksum; a
-// valid signature where o has a key.
+// valid signature if o has a key.
 //
 // What is wrong can be told apart with errors.Is: [ErrStructure] (this includes
 // broken and truncated archives), [ErrLimit], [ErrChecksum], [ErrUnsigned],

@@ -42,8 +42,8 @@ type Result struct {
 }
 
 // Name returns a file name for the bundle that changes with its content:
-// "<stem>-<12 digits of SHA256>.zip". A gateway that has a bundle of the same
-// name on its disk uses that and does not look for a newer one.
+// "<stem>-<12 digits of SHA256>.zip". It is for an archive of bundles. To switch
+// running gateways keep the name that the APIs have: see [Mode].
 func (r Result) Name(stem string) string {
 	return stem + "-" + r.SHA256[:min(12, len(r.SHA256))] + ".zip"
 }
@@ -61,7 +61,7 @@ func Write(w io.Writer, src fs.FS, m *Manifest, o Options) (Result, error) {
 
 // WriteFile writes the bundle to a file with mode 0644. The file appears when
 // it is complete and on disk; when writing fails or ctx ends, an earlier file
-// of that name is what it was, and nothing is left beside it. A path that is a
+// of that name is what it was, and no other file is left. A path that is a
 // directory or a symbolic link is refused.
 func WriteFile(ctx context.Context, path string, src fs.FS, m *Manifest, o Options) (Result, error) {
 	var result Result

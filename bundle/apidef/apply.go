@@ -18,8 +18,8 @@ import (
 // Apply carries out a plan on a store. journal is a file that it makes first,
 // readable by its owner only: it holds the documents for [Revert].
 //
-// If the file is there, it must be of the same plan; Apply then goes on where a
-// killed process stopped. APIs that have the new document are left as they are.
+// If the file is there, it must be of the same plan; Apply then continues
+// after a killed process. APIs that have the new document are left as they are.
 // If one API holds a third document or a write fails, those that were written are
 // put back, and the error says so. If that fails too, the error is of kind
 // [ErrPartial], and Apply or Revert may be called again.
@@ -33,6 +33,9 @@ func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 		return err
 	}
 	defer unlock()
+	if d, ok := s.(Directory); ok && sameDir(d.Path, filepath.Dir(journal)) {
+		return &Error{Op: op, Object: journal, Err: errors.New("the journal is in app_path"), Next: "name a journal elsewhere"}
+	}
 	if err := clean(journal); err != nil {
 		return &Error{Op: op, Object: journal, Err: err, Retry: true}
 	}
@@ -194,6 +197,12 @@ func lock(op, journal string) (func(), error) {
 		return nil, &Error{Op: op, Object: journal, Err: errors.New("another process works in its directory"), Next: "wait for it", Retry: true}
 	}
 	return func() { _ = dir.Close() }, nil
+}
+
+func sameDir(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 func writeJournal(ctx context.Context, path string, p *Plan) error {

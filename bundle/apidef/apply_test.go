@@ -209,6 +209,10 @@ func TestJournalOfSomebodyElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	inside := filepath.Join(b.store.(apidef.Directory).Path, "journal")
+	if err := apidef.Apply(t.Context(), b.store, p, inside); err == nil || !strings.Contains(err.Error(), "in app_path") {
+		t.Errorf("a journal in app_path: %v", err)
+	}
 	journal := filepath.Join(t.TempDir(), "journal")
 	if err := apidef.Apply(t.Context(), b.store, p, journal); err != nil {
 		t.Fatal(err)

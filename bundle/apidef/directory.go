@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"example.com/tykupgrade/internal/atomicfile"
 )
@@ -17,12 +18,12 @@ import (
 var errNoID = errors.New("it has no api_id")
 
 // Directory is app_path of a gateway without a dashboard: *.json, and NAME-oas.json
-// beside NAME.json for an OAS API. A gateway sees a change at its next reload.
+// next to NAME.json for an OAS API. A gateway sees a change at its next reload.
 //
 // Files are replaced as a whole and keep owner and mode. A link is refused. Of an
 // OAS API the two files are written one after the other, the OAS form first; a
 // process that is killed between them leaves a pair that disagrees, which [Apply]
-// and [Revert] mend.
+// and [Revert] repair.
 type Directory struct {
 	Path string
 }
@@ -144,8 +145,11 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 		return d.fail(op, d.Path, nil, err, "")
 	}
 	defer dir.Close()
-	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
-		return d.fail(op, d.Path, nil, err, "")
+	for try := 0; syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil; try++ {
+		if err := ctx.Err(); err != nil || try == 100 {
+			return d.fail(op, d.Path, nil, errors.Join(errors.New("another process works in the directory"), err), "wait for it; keep journals elsewhere")
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	now, file, err := d.find(op, was.ID)
 	if err != nil {

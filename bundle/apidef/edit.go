@@ -10,9 +10,9 @@ import (
 
 // errAmbiguous is the cause if a document has a key twice. Programs differ in
 // which one they read.
-var errAmbiguous = errors.New("the key stands more than once")
+var errAmbiguous = errors.New("duplicate key")
 
-// span is where a value stands in a document.
+// span is the place of a value in a document.
 type span struct{ start, end int }
 
 // maxDepth bounds how deep a document may be nested.
@@ -44,7 +44,7 @@ func (w *walker) str() string {
 	return s
 }
 
-// value skips a value and returns where it stands.
+// value skips a value and returns its place.
 func (w *walker) value() span {
 	w.space()
 	s := span{start: w.at}
@@ -143,7 +143,7 @@ func root(doc []byte) (span, error) {
 	return s, nil
 }
 
-// find returns where the value at a path of object keys stands, and how many of
+// find returns the place of the value at a path of object keys, and how many of
 // the keys exist. Gateways match keys whatever their case, so that a key in
 // another case, or twice, is refused.
 func find(doc []byte, path ...string) (s span, depth int, err error) {

@@ -15,7 +15,7 @@ import (
 //
 // It gives a definition back as its structs hold it: fields that the release does
 // not know are lost in a write, and an API with a bundle shows the hooks of the
-// bundle as its own. Prefer a [Directory] where app_path can be reached. A write
+// bundle as its own. Prefer a [Directory] if app_path can be reached. A write
 // takes effect with a reload of that gateway, which Commit asks for; others that
 // share app_path need one too.
 type Gateway struct {

@@ -42,7 +42,7 @@ func (f Finding) String() string {
 
 // Signatures checks every bundle of the inventory against the keys of the hosts,
 // for the releases before and after: from 5.0.12 and from 5.3.1 on an unsigned
-// bundle begins to be refused where the key is set. fetch returns the path of a
+// bundle is refused if the key is set. fetch returns the path of a
 // bundle's zip. The findings are ordered by bundle and host.
 func (inv *Inventory) Signatures(ctx context.Context, hosts []Host, fetch func(ctx context.Context, name string) (string, error)) ([]Finding, error) {
 	const op = "check signatures"

@@ -313,7 +313,7 @@ func TestBadDirectory(t *testing.T) {
 		"no id":     {map[string]string{"a.json": "{}"}, "no api_id"},
 		"twice":     {map[string]string{"a.json": `{"api_id":"a"}`, "b.json": `{"api_id":"a"}`}, "duplicate api_id"},
 		"no twin":   {map[string]string{"a.json": `{"api_id":"a","is_oas":true}`}, "a-oas.json"},
-		"two names": {map[string]string{"a.json": `{"api_id":"a","custom_middleware_bundle":"x","Custom_Middleware_Bundle":"y"}`}, "more than once"},
+		"two names": {map[string]string{"a.json": `{"api_id":"a","custom_middleware_bundle":"x","Custom_Middleware_Bundle":"y"}`}, "duplicate key"},
 		"no string": {map[string]string{"a.json": `{"api_id":"a","custom_middleware_bundle":7}`}, "not a string"},
 	} {
 		dir := t.TempDir()

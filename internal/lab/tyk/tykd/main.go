@@ -220,7 +220,7 @@ func (s *settings) serve() error {
 		ReadyPath: s.ready, Control: s.control != "", Dashboard: s.dashboard}
 	port := map[tyk.Kind]string{tyk.Gateway: "8080", tyk.Dashboard: "3000", tyk.Pump: "8083"}[o.Kind]
 	if port == "" {
-		return fmt.Errorf("name %q is none of gateway, dashboard and pump", s.name)
+		return fmt.Errorf("unknown name %q (want gateway, dashboard or pump)", s.name)
 	}
 	switch s.plugin {
 	case "none":
@@ -229,7 +229,7 @@ func (s *settings) serve() error {
 	case "broken":
 		o.Plugin = tyk.Broken
 	default:
-		return fmt.Errorf("plugin %q is none of none, loaded and broken", s.plugin)
+		return fmt.Errorf("unknown plugin state %q (want none, loaded or broken)", s.plugin)
 	}
 	if s.listen == "" {
 		s.listen = port
