@@ -35,7 +35,7 @@ const usage = `usage: takebackup VERB [flags] [arguments]
   import   -dir DIR FILE       a set from such a file
 
 SET is the directory of a set, or with -dir its id or the word "latest".
-What to take, compare or restore is chosen with -config, -redis and -mongo.
+What to take, compare or restore is chosen with -config, -redis, -mongo and -postgres.
 takebackup VERB -h lists a verb's flags.
 
 Connection URIs come from the environment or from a file, so that no password

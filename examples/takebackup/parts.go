@@ -19,7 +19,7 @@ import (
 
 // parts are the kinds of components that the command knows.
 func parts() []part {
-	return []part{&configPart{}, &redisPart{}, &mongoPart{}}
+	return []part{&configPart{}, &redisPart{}, &mongoPart{}, &postgresPart{}}
 }
 
 // configPart is the configuration files of one host.

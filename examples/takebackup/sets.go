@@ -38,7 +38,7 @@ func (c *command) take(ctx context.Context) (any, error) {
 		}
 	}
 	if len(sources) == 0 {
-		return nil, usagef("nothing chosen: give -config, -redis or -mongo")
+		return nil, usagef("nothing chosen: give -config, -redis, -mongo or -postgres")
 	}
 	set, err := backup.Take(ctx, c.dir, backup.Options{Label: c.label, Packages: installed(ctx), Log: c.log(), Progress: c.progress()}, sources...)
 	if err != nil {
@@ -165,7 +165,7 @@ func (c *command) restore(ctx context.Context) (any, error) {
 		}
 	}
 	if len(targets) == 0 {
-		return nil, usagef("nothing chosen: give -config, -redis or -mongo")
+		return nil, usagef("nothing chosen: give -config, -redis, -mongo or -postgres")
 	}
 	report, err := set.Restore(ctx, backup.RestoreOptions{DryRun: c.dryRun, Log: c.log(), Progress: c.progress()}, targets...)
 	c.stderr.Clear()

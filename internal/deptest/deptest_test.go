@@ -60,6 +60,15 @@ var rules = map[string]deptest.Rule{
 		},
 		Modules: backupModules,
 	},
+	"backup/postgres": {
+		Own: map[string]string{
+			"backup":               "is a Source and a Restorer of its sets",
+			"backup/internal/step": "what the set and its backends share",
+			"internal/atomicfile":  "of backup",
+			"internal/run":         "runs psql, pg_dump and pg_restore here",
+		},
+		Modules: backupModules,
+	},
 	"backup/hostfiles": {
 		Own: map[string]string{
 			"backup":               "the set",

@@ -1,0 +1,176 @@
+package postgres
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// object is one entry of a dump in SQL form: its statements, or its rows.
+type object struct {
+	Type, Name, Schema string
+	sum                [2]uint64 // of statements; of rows a sum that any order gives
+	rows               int64
+}
+
+// objects are the entries of a dump by type, name and schema.
+type objects map[string]*object
+
+var heading = regexp.MustCompile(`^-- (?:Data for )?Name: (.*); Type: (.*); Schema: (.*); Owner: (.*?)(?:; Tablespace: .*)?$`)
+
+// noise are lines that depend on the order of entries, on the program that
+// wrote them, or on nothing: pg_dump since 15.14 adds \restrict with a random key.
+func noise(line []byte) bool {
+	return len(line) == 0 || bytes.HasPrefix(line, []byte("--")) || bytes.HasPrefix(line, []byte("SET ")) ||
+		bytes.HasPrefix(line, []byte("SELECT pg_catalog.set_config(")) || bytes.HasPrefix(line, []byte(`\restrict `)) || bytes.HasPrefix(line, []byte(`\unrestrict `))
+}
+
+// readScript reads what pg_dump or pg_restore print, line by line, in memory
+// that depends on the number of objects only.
+func readScript(r io.Reader) (objects, error) {
+	out := objects{}
+	in := bufio.NewReaderSize(r, 256<<10)
+	var current *object
+	data, began := false, false
+	hash := sha256.New()
+	flush := func() {
+		if current != nil && !data {
+			current.sum[0] = binary.BigEndian.Uint64(hash.Sum(nil))
+		}
+		hash.Reset()
+	}
+	for {
+		line, err := in.ReadSlice('\n')
+		whole := err == nil
+		if err == bufio.ErrBufferFull {
+			// A long row or statement: hash it in pieces.
+			if !data {
+				hash.Write(line)
+				if err := drain(in, hash); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			row := sha256.New()
+			row.Write(line)
+			if err := drain(in, row); err != nil {
+				return nil, err
+			}
+			current.add(row.Sum(nil))
+			continue
+		}
+		if err == io.EOF && len(line) == 0 {
+			break
+		}
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		switch {
+		case data && bytes.Equal(line, []byte(`\.`)):
+			data = false
+			current = nil
+		case data:
+			sum := sha256.Sum256(line)
+			current.add(sum[:])
+		case bytes.HasPrefix(line, []byte("-- ")) && heading.Match(line):
+			flush()
+			m := heading.FindSubmatch(line)
+			current = &object{Type: string(m[2]), Name: string(m[1]), Schema: string(m[3])}
+			key := current.key()
+			for n := 2; out[key] != nil; n++ {
+				key = fmt.Sprintf("%s #%d", current.key(), n)
+			}
+			out[key] = current
+		case current != nil && current.Type == "TABLE DATA" && bytes.HasPrefix(line, []byte("COPY ")) && bytes.HasSuffix(line, []byte(" FROM stdin;")):
+			data = true
+		case bytes.HasPrefix(line, []byte("-- PostgreSQL database dump complete")):
+			began = true
+			flush()
+			current = nil
+		case current == nil || noise(line):
+		default:
+			hash.Write(line)
+			hash.Write([]byte("\n"))
+		}
+		if !whole {
+			break
+		}
+	}
+	if data || !began {
+		return nil, errors.New("the dump ends early")
+	}
+	return out, nil
+}
+
+func drain(in *bufio.Reader, w io.Writer) error {
+	for {
+		piece, err := in.ReadSlice('\n')
+		_, _ = w.Write(bytes.TrimSuffix(piece, []byte("\n")))
+		if err == nil || err == io.EOF {
+			return nil
+		}
+		if err != bufio.ErrBufferFull {
+			return err
+		}
+	}
+}
+
+func (o *object) key() string { return o.Type + " " + o.Schema + "." + o.Name }
+
+func (o *object) add(sum []byte) {
+	o.rows++
+	o.sum[0] += binary.BigEndian.Uint64(sum)
+	o.sum[1] += binary.BigEndian.Uint64(sum[8:])
+}
+
+// differences names what is not the same in two dumps: at most limit lines,
+// and how many there are.
+func (want objects) differences(got objects, limit int) (lines []string, n int) {
+	report := func(format string, args ...any) {
+		if n++; n <= limit {
+			lines = append(lines, fmt.Sprintf(format, args...))
+		}
+	}
+	keys := map[string]bool{}
+	for k := range want {
+		keys[k] = true
+	}
+	for k := range got {
+		keys[k] = true
+	}
+	var sorted []string
+	for k := range keys {
+		sorted = append(sorted, k)
+	}
+	slices.Sort(sorted)
+	for _, k := range sorted {
+		w, g := want[k], got[k]
+		label := printable(strings.ToLower(k[:len(typeOf(k))]) + k[len(typeOf(k)):])
+		switch {
+		case g == nil:
+			report("%s is missing", label)
+		case w == nil:
+			report("%s is not in the set", label)
+		case w.rows != g.rows:
+			report("%s has %d rows, the set %d", label, g.rows, w.rows)
+		case w.sum != g.sum:
+			report("%s differs", label)
+		}
+	}
+	return lines, n
+}
+
+func typeOf(key string) string {
+	if i := strings.IndexFunc(key, func(r rune) bool { return r != ' ' && (r < 'A' || r > 'Z') }); i > 0 {
+		return key[:i]
+	}
+	return key
+}

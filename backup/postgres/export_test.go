@@ -1,0 +1,4 @@
+package postgres
+
+// CheckStructure is what the kind registers.
+var CheckStructure = checkStructure

@@ -1,0 +1,208 @@
+package postgres_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/postgres"
+	lab "example.com/tykupgrade/internal/lab/postgres"
+)
+
+const killEnv = "TYKUPGRADE_TEST_POSTGRES_CHILD"
+
+// TestMain is the child of the kill tests when killEnv names its work.
+func TestMain(m *testing.M) {
+	work := strings.Split(os.Getenv(killEnv), "\n")
+	switch work[0] {
+	case "take":
+		_, err := backup.Take(ctx(), work[2], backup.Options{}, &postgres.Source{Server: postgres.Server{URI: work[1]}, Databases: []string{"small"}})
+		exit(err)
+	case "restore":
+		set, err := backup.Open(work[2])
+		if err == nil {
+			_, err = set.Restore(ctx(), backup.RestoreOptions{}, &postgres.Restore{Server: postgres.Server{URI: work[1]}, Replace: true, EndClients: true})
+		}
+		exit(err)
+	}
+	os.Exit(m.Run())
+}
+
+func exit(err error) {
+	if err != nil {
+		os.Stderr.WriteString(err.Error() + "\n")
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// moments is how many kills a test makes; TYKUPGRADE_TEST_KILLS asks for more.
+func moments(t *testing.T) int {
+	n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS"))
+	if err != nil {
+		n = 8
+	}
+	return n
+}
+
+// kill runs a child and kills its process group after a random part of whole.
+func kill(t *testing.T, whole time.Duration, work ...string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), killEnv+"="+strings.Join(work, "\n"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(rand.N(whole))
+	_ = cmd.Process.Kill() // the tools live on for a moment, as after a real kill -9
+	_ = cmd.Wait()
+}
+
+func small(t *testing.T) *lab.Server {
+	s := lab.Start(t)
+	s.SQL(t, "postgres", "CREATE DATABASE small")
+	s.SQL(t, "small", "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, repeat('y', 100) FROM generate_series(1, 1000) i")
+	return s
+}
+
+func TestKilledTake(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	dir := t.TempDir()
+	source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}}
+	began := time.Now()
+	if _, err := backup.Take(t.Context(), dir, backup.Options{}, source); err != nil {
+		t.Fatal(err)
+	}
+	whole := time.Since(began)
+	for range moments(t) {
+		kill(t, whole, "take", s.URI, dir)
+	}
+	if _, err := backup.Take(t.Context(), dir, backup.Options{}, source); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sets, err := backup.List(dir)
+	if err != nil || len(entries) > len(sets)+1 { // and the lock
+		t.Errorf("%v: %d entries for %d sets", err, len(entries), len(sets))
+	}
+	for _, set := range sets {
+		if err := set.Verify(t.Context(), backup.VerifyOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tykupgrade'"); n != "0" {
+		time.Sleep(time.Second) // the killed child's tools see the closed pipe
+		if n = s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tykupgrade'"); n != "0" {
+			t.Errorf("%s sessions are left on the server", n)
+		}
+	}
+}
+
+func TestKilledRestore(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := func() *postgres.Restore {
+		return &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true, EndClients: true}
+	}
+	began := time.Now()
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to()); err != nil {
+		t.Fatal(err)
+	}
+	whole := time.Since(began)
+	for i := range moments(t) {
+		s.SQL(t, "small", "DELETE FROM t WHERE x > 10") // what a restore would replace
+		kill(t, whole, "restore", s.URI, set.Dir)
+		// Either all of the old or all of the restored data, whole.
+		rows := ""
+		for range 50 {
+			if rows, err = s.TrySQL("small", "SELECT count(*) FROM t"); err == nil {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if rows != "10" && rows != "1000" {
+			t.Fatalf("moment %d: %q rows, %v", i, rows, err)
+		}
+		// Forward in one half of the cases, back in the other; both end clean.
+		if i%2 == 0 {
+			if err := set.Undo(t.Context(), to()); err != nil {
+				t.Fatalf("undo: %v", err)
+			}
+			if got := s.SQL(t, "small", "SELECT count(*) FROM t"); got != rows && got != "10" {
+				t.Fatalf("undo left %s rows", got)
+			}
+		}
+		if err := set.Accept(t.Context(), to()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to()); err != nil {
+			t.Fatalf("moment %d: %v", i, err)
+		}
+		if got := s.SQL(t, "small", "SELECT count(*) FROM t"); got != "1000" {
+			t.Fatalf("%s rows after the next restore", got)
+		}
+		if got := names(t, s); got != "small" {
+			t.Fatalf("moment %d left databases: %s", i, got)
+		}
+	}
+}
+
+// A changed bit is found before anything is written.
+func TestBitFlips(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := set.Dir + "/postgres/small.dump"
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true}
+	for range 200 {
+		broken := append([]byte(nil), whole...)
+		broken[rand.N(len(broken))] ^= 1 << rand.N(8)
+		if err := os.WriteFile(file, broken, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to); err == nil {
+			t.Fatal("a changed bit was restored")
+		}
+	}
+	// Without the digest the archive itself shows a cut.
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	st, _ := set.Component("postgres")
+	if err := postgres.CheckStructure(t.Context(), st); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 5, len(whole) / 2, len(whole) - 1} {
+		if err := os.WriteFile(file, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := postgres.CheckStructure(t.Context(), st); err == nil {
+			t.Errorf("an archive cut at %d of %d passed", n, len(whole))
+		}
+	}
+	if got := names(t, s); got != "small" {
+		t.Errorf("databases %s", got)
+	}
+}

@@ -1,0 +1,66 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// Prove compares the live databases with a set, object by object and row by row.
+func (s *Source) Prove(ctx context.Context, st *backup.Stored) error {
+	r := &Restore{Server: s.Server, Component: s.Component, Databases: s.Databases}
+	return r.Prove(ctx, st)
+}
+
+// Scratch is a [backup.Prover] that restores each database under a name of its
+// own, compares it with the set and drops it. It touches no other database. The
+// server needs the space for one database.
+type Scratch struct {
+	Server    Server
+	Component string // name in the set; empty: "postgres"
+	NoOwner   bool   // as for Restore
+}
+
+// Name returns the component's name.
+func (s *Scratch) Name() string { return name(s.Component) }
+
+// Prove restores and compares.
+func (s *Scratch) Prove(ctx context.Context, st *backup.Stored) error {
+	r := &Restore{Server: s.Server, Component: s.Component, NoOwner: s.NoOwner}
+	w, q, err := r.open(ctx, st)
+	if err != nil {
+		return err
+	}
+	defer func() { q.close() }()
+	if err := r.checkServer(ctx, w, q); err != nil {
+		return err
+	}
+	if w.dump, _, err = w.c.version(ctx, "pg_dump"); err != nil {
+		return err
+	}
+	for _, db := range w.dbs {
+		if err := r.checkNeeds(w, q, db); err != nil {
+			return err
+		}
+		name := runName(db.Name, "try", w.id())
+		_, err := r.build(ctx, w, q, db, name, func(string) {})
+		if err := errors.Join(step.WithEnd(ctx, err), w.dropOne(ctx, name)); err != nil {
+			return step.Fail("compare", "database "+db.Name, err)
+		}
+	}
+	return nil
+}
+
+func (w *work) dropOne(ctx context.Context, name string) error {
+	ctx, cancel := step.Undoing(ctx)
+	defer cancel()
+	q, err := w.c.connect(ctx, w.c.maintenance())
+	if err != nil {
+		return err
+	}
+	defer q.close()
+	_, err = q.query(w.drop(name))
+	return err
+}

@@ -1,0 +1,99 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// checkStructure reads every archive of a component from end to end and holds
+// the rows in it to those that the server counted at the snapshot.
+func checkStructure(ctx context.Context, s *backup.Stored) error {
+	d, err := details(s)
+	if err != nil {
+		return err
+	}
+	for _, db := range d.Databases {
+		if _, err := archive(ctx, s, d, db, false); err != nil {
+			return step.Fail("read", s.Name+"/"+db.File, err)
+		}
+	}
+	return nil
+}
+
+// archive turns an archive into its objects with this machine's pg_restore.
+// bare leaves out owners and privileges.
+func archive(ctx context.Context, s *backup.Stored, d *Details, db Database, bare bool) (objects, error) {
+	c, err := Server{}.client()
+	if err != nil {
+		return nil, err
+	}
+	major, version, err := c.version(ctx, "pg_restore")
+	if err != nil {
+		return nil, err
+	}
+	if major < d.DumpMajor {
+		return nil, &backup.Error{Op: "read archive with", Object: "pg_restore " + version, Kind: ErrToolTooOld,
+			Err: fmt.Errorf("pg_dump %s wrote it", d.Dump), Next: fmt.Sprintf("install postgresql-client-%d on this machine", d.DumpMajor)}
+	}
+	f, err := s.Open(db.File)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	args := []string{"--file=-"}
+	if bare {
+		args = append(args, "--no-owner", "--no-privileges")
+	}
+	found, err := c.script(ctx, f, "pg_restore", args...)
+	if err != nil {
+		if errors.Is(err, ErrTools) || step.Ended(ctx) != nil {
+			return nil, err
+		}
+		return nil, step.Damaged(err)
+	}
+	return found, rowsMatch(found, db)
+}
+
+// rowsMatch compares the rows of an archive with the server's own counts.
+func rowsMatch(found objects, db Database) error {
+	var wrong []string
+	for _, t := range db.Tables {
+		o := found["TABLE DATA "+sanitized(t.Schema)+"."+sanitized(t.Name)]
+		switch {
+		case o == nil && t.Rows > 0:
+			wrong = append(wrong, fmt.Sprintf("%s.%s is not in the archive and had %d rows", t.Schema, t.Name, t.Rows))
+		case o != nil && o.rows != t.Rows:
+			wrong = append(wrong, fmt.Sprintf("%s.%s has %d rows in the archive and had %d on the server", t.Schema, t.Name, o.rows, t.Rows))
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", backup.ErrDamaged, printable(strings.Join(wrong[:min(len(wrong), 5)], "; ")))
+}
+
+// sanitized is a name as pg_dump writes it into comments (15).
+func sanitized(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
+
+// script runs a tool that prints SQL and reads its objects.
+func (c *client) script(ctx context.Context, stdin io.Reader, tool string, args ...string) (objects, error) {
+	r, w := io.Pipe()
+	ran := make(chan error, 1)
+	go func() {
+		err := c.tool(ctx, stdin, w, nil, tool, args...)
+		ran <- err
+		_ = w.CloseWithError(err)
+	}()
+	found, err := readScript(r)
+	_ = r.CloseWithError(err)
+	if e := <-ran; e != nil {
+		return nil, e
+	}
+	return found, err
+}

@@ -1,0 +1,84 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/internal/step"
+)
+
+// swap gives all restored databases their live names in one transaction.
+func (r *Restore) swap(ctx context.Context, w *work) (replaced map[string]bool, err error) {
+	q, err := w.c.connect(ctx, w.c.maintenance())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { q.close() }()
+	replaced = map[string]bool{}
+	var sql []string
+	for _, db := range w.dbs {
+		live, err := q.look(db.Name)
+		if err != nil {
+			return nil, err
+		}
+		if live != nil {
+			if err := r.checkLive(w, db, *live); err != nil { // again: hours may have passed
+				return nil, err
+			}
+			replaced[db.Name] = true
+			sql = append(sql, rename(db.Name, w.oldName(db)))
+		}
+		sql = append(sql, rename(w.newName(db), db.Name))
+		words := comment(db.Comment)
+		if live == nil {
+			words = quoteLiteral(w.mark()) // lets Undo know that there was nothing before
+		}
+		sql = append(sql, "COMMENT ON DATABASE "+quoteIdent(db.Name)+" IS "+words)
+	}
+	return replaced, r.renameAll(ctx, w, sql, r.EndClients)
+}
+
+// renameAll runs renames in one transaction, so that a kill at any moment
+// leaves all names or none changed. A database with sessions cannot be renamed;
+// with end they are ended, again and again while clients reconnect.
+func (r *Restore) renameAll(ctx context.Context, w *work, sql []string, end bool) error {
+	if len(sql) == 0 {
+		return nil
+	}
+	for try := 0; ; try++ {
+		err := r.tryRename(ctx, w, sql, end)
+		if err == nil || !errors.Is(err, ErrInUse) || try == 40 || !end && try == 3 {
+			return err
+		}
+		if err := step.Pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *Restore) tryRename(ctx context.Context, w *work, sql []string, end bool) error {
+	q, err := w.c.connect(ctx, w.c.maintenance())
+	if err != nil {
+		return err
+	}
+	defer q.close()
+	var names []string
+	for _, db := range w.dbs {
+		names = append(names, quoteLiteral(db.Name))
+		for _, own := range []string{w.newName(db), w.oldName(db)} {
+			names = append(names, quoteLiteral(own))
+		}
+	}
+	if end {
+		if _, err := q.query("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IN (" + strings.Join(names, ", ") + ")"); err != nil {
+			return err
+		}
+	}
+	if _, err := q.query("BEGIN; " + strings.Join(sql, "; ") + "; COMMIT"); err != nil {
+		return &backup.Error{Op: "rename databases on", Object: w.c.String(), Err: err, Next: "nothing was renamed", Retry: step.Retryable(err)}
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+// Package postgres runs a real PostgreSQL server for tests, in a directory of
+// its own, on loopback and a socket, as an unprivileged user.
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/internal/lab"
+)
+
+// Server is one server; the superuser is postgres, trusted on loopback.
+type Server struct {
+	Bin  string // directory of the programs
+	Dir  string // data directory
+	Port string
+	URI  string // postgresql://postgres@127.0.0.1:PORT/postgres
+
+	cmd  *exec.Cmd
+	gone chan struct{}
+}
+
+const nobody = 65534
+
+// Bin returns the newest directory of PostgreSQL's programs, or skips the test.
+func Bin(t testing.TB) string {
+	t.Helper()
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	best, number := "", 0
+	for _, d := range dirs {
+		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(d)))
+		if _, err := os.Stat(filepath.Join(d, "initdb")); err == nil && n > number {
+			best, number = d, n
+		}
+	}
+	if best == "" {
+		lab.Missing(t, "initdb is not in /usr/lib/postgresql/*/bin (Debian package postgresql)")
+	}
+	return best
+}
+
+// Start runs a server until the test ends. settings are lines of postgresql.conf.
+func Start(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	bin := Bin(t)
+	top, err := os.MkdirTemp("", "tykupgrade-pg") // short: a socket's path has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	if err := os.Chmod(top, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Bin: bin, Dir: filepath.Join(top, "data")}
+	if err := os.Mkdir(s.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := errors.Join(os.Chown(top, nobody, nobody), os.Chown(s.Dir, nobody, nobody)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	init := s.command("initdb", "--pgdata="+s.Dir, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions")
+	if out, err := init.CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s.Port, _ = net.SplitHostPort(l.Addr().String())
+	_ = l.Close()
+	conf := append([]string{"listen_addresses = '127.0.0.1'", "port = " + s.Port, "unix_socket_directories = '" + top + "'", "fsync = off",
+		"shared_buffers = 16MB", "max_connections = 30", "log_min_messages = fatal", "wal_level = minimal", "max_wal_senders = 0", "autovacuum = off"}, settings...)
+	f, err := os.OpenFile(filepath.Join(s.Dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(strings.Join(conf, "\n") + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.URI = "postgresql://postgres@127.0.0.1:" + s.Port + "/postgres"
+	s.Run(t)
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// command runs a program of the server as nobody when the test is root.
+func (s *Server) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.Bin, name), args...)
+	cmd.Dir = filepath.Dir(s.Dir)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT, Setpgid: true}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	return cmd
+}
+
+// Run starts a server that was stopped and waits until it answers.
+func (s *Server) Run(t testing.TB) {
+	t.Helper()
+	s.cmd = s.command("postgres", "-D", s.Dir)
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.gone = make(chan struct{})
+	go func(cmd *exec.Cmd, gone chan struct{}) { _ = cmd.Wait(); close(gone) }(s.cmd, s.gone)
+	for range 600 {
+		if err := s.command("pg_isready", "--quiet", "--host=127.0.0.1", "--port="+s.Port).Run(); err == nil {
+			return
+		}
+		select {
+		case <-s.gone:
+			t.Fatal("postgres ended")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	t.Fatal("postgres does not answer")
+}
+
+// Stop ends the server at once (fast shutdown).
+func (s *Server) Stop() {
+	_ = s.cmd.Process.Signal(syscall.SIGINT)
+	select {
+	case <-s.gone:
+	case <-time.After(10 * time.Second):
+		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
+		<-s.gone
+	}
+}
+
+// SQL runs statements in a database and returns what they print.
+func (s *Server) SQL(t testing.TB, database, sql string) string {
+	t.Helper()
+	out, err := s.TrySQL(database, sql)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+// TrySQL is SQL for statements that may fail.
+func (s *Server) TrySQL(database, sql string) (string, error) {
+	cmd := exec.Command(filepath.Join(s.Bin, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", s.Database(database))
+	cmd.Stdin = strings.NewReader(sql)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("psql: %w", err)
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// Database is the URI of one database for the superuser.
+func (s *Server) Database(name string) string {
+	return "postgresql://postgres@127.0.0.1:" + s.Port + "/" + name
+}
