@@ -24,8 +24,9 @@ import (
 // While Restore runs each server is stopped, what it had is moved aside within
 // its directory, and the server is started and waited for. A server with
 // appendonly yes ignores dump.rdb (7.0: it starts empty, without an error), so
-// there the file becomes the base of a new append-only file. A failure puts
-// back what each server had. Undo does that later, and Accept removes what was
+// there the file becomes the base of a new append-only file. A server that would
+// not save what it holds when it is stopped is told to save first (BGSAVE). A
+// failure puts back what each server had. Undo does that later, and Accept removes what was
 // moved aside.
 //
 // Files are written with the permissions of the directory's owner. The
@@ -62,7 +63,7 @@ type Server struct {
 	Stop, Start func(ctx context.Context) error
 
 	// Config answers for CONFIG GET if the server does not: dbfilename,
-	// appendonly, appenddirname, appendfilename; dir is the same as Dir.
+	// appendonly, appenddirname, appendfilename, save; dir is the same as Dir.
 	Config map[string]string
 
 	Commands map[string]string // as in [Source]
@@ -98,8 +99,9 @@ func (r *Offline) target() string {
 // place is what Plan found out about one server.
 type place struct {
 	placed
-	from  Node
-	holds bool
+	from    Node
+	holds   bool
+	unsaved bool // the server does not save what it holds when it is stopped
 }
 
 // Plan looks at every server and lists what would be placed where. It changes
@@ -146,6 +148,12 @@ func (r *Offline) unfinished(ctx context.Context, s *backup.Stored, state *state
 	j, err := state.load()
 	if err != nil || j == nil {
 		return nil, err
+	}
+	if j.Phase == phaseAccepted {
+		if state.lock == nil { // Plan changes nothing
+			return nil, nil
+		}
+		return nil, finishAccept(state, j)
 	}
 	if err := j.fits("offline", r.target(), s); err != nil {
 		return nil, err
@@ -267,6 +275,13 @@ func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told st
 		}
 		cfg[name] = v
 	}
+	save, known := server.Config["save"]
+	if !known {
+		if save, known, err = n.config(ctx, "save"); err != nil {
+			return "", err
+		}
+	}
+	p.unsaved = cfg["appendonly"] != "yes" && (!known || save == "")
 	p.RDB = cfg["dbfilename"]
 	if cfg["appendonly"] == "yes" {
 		p.Base, p.AOF = cfg["appendfilename"], cfg["appendfilename"]
@@ -417,6 +432,11 @@ func (r *Offline) place(ctx context.Context, s *backup.Stored, state *stateDir, 
 // not leave it so: then Restore fails, and puts back.
 func (r *Offline) placeOne(ctx context.Context, state *stateDir, j *journal, server *Server, p *place) error {
 	n := server.node()
+	if p.holds && p.unsaved { // otherwise there would be nothing to put back
+		if err := n.saveInBackground(ctx); err != nil {
+			return fmt.Errorf("save what the server holds before it is stopped: %w", err)
+		}
+	}
 	p.Step = stepStopping
 	if err := state.save(ctx, j); err != nil {
 		return err
@@ -487,17 +507,26 @@ func (r *Offline) Accept(ctx context.Context, s *backup.Stored) error {
 		if j.Phase != phaseRestored {
 			return j.unfinished("it cannot be accepted", "finish it with Restore, or go back with Undo")
 		}
-		for _, p := range j.Servers {
-			err := p.check()
-			if err == nil {
-				err = p.clean(true)
-			}
-			if err != nil {
-				return step.Fail("accept the restore of", "redis "+p.Addr, err)
-			}
+		if err := state.next(ctx, j, phaseAccepted); err != nil {
+			return err
 		}
-		return state.remove()
+		return finishAccept(state, j)
 	})
+}
+
+// finishAccept removes what was moved aside. There is no way back from the first
+// name on, so whoever finds the journal in this phase goes on.
+func finishAccept(state *stateDir, j *journal) error {
+	for _, p := range j.Servers {
+		err := p.check()
+		if err == nil {
+			err = p.clean(true)
+		}
+		if err != nil {
+			return step.Fail("accept the restore of", "redis "+p.Addr, err)
+		}
+	}
+	return state.remove()
 }
 
 func (r *Offline) end(s *backup.Stored, f func(*stateDir, *journal) error) error {
@@ -515,6 +544,9 @@ func (r *Offline) end(s *backup.Stored, f func(*stateDir, *journal) error) error
 	}
 	if err := j.fits("offline", r.target(), s); err != nil {
 		return err
+	}
+	if j.Phase == phaseAccepted {
+		return finishAccept(state, j)
 	}
 	return f(state, j)
 }

@@ -30,6 +30,7 @@ const (
 	phasePlacing  phase = "placing"  // servers are being stopped, and files moved
 	phaseRestored phase = "restored" // done, neither accepted nor undone
 	phaseUndoing  phase = "undoing"  // what was there is being put back
+	phaseAccepted phase = "accepted" // what was moved aside is being removed
 )
 
 // journal is what a later process must know of a restore.
