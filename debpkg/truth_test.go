@@ -72,10 +72,10 @@ func TestPlanTells(t *testing.T) {
 	if left, err := filepath.Glob(c.Dir + "/*.deb"); err != nil || len(left) != 1 {
 		t.Errorf("left %v, %v", left, err)
 	}
-	if err := h.Revert(ctx, c, debpkg.RevertOptions{Files: true}); err != nil {
+	if err := held.Revert(ctx, c, debpkg.RevertOptions{Files: true}); err != nil {
 		t.Fatal(err)
 	}
-	f.want("tyk-gateway", "4.0.8", "hold installed") // an existing hold stays
+	f.want("tyk-gateway", "4.0.8", "hold installed")
 	for name, text := range before {
 		if got := f.file(name); got != text {
 			t.Errorf("%s is %q, was %q", name, got, text)
