@@ -55,7 +55,7 @@ func (e *UpdateError) Unwrap() []error {
 // Retryable is true if all that failed is the network, and no server refused.
 func (e *UpdateError) Retryable() bool {
 	return !slices.ContainsFunc(e.Failures, func(f SourceFailure) bool {
-		return f.Kind != ErrNetwork || f.Status >= 400 && f.Status < 500
+		return f.Kind != ErrNetwork || slices.Contains([]int{401, 402, 403, 407}, f.Status)
 	})
 }
 
@@ -110,12 +110,13 @@ func (h *Host) Update(ctx context.Context) error {
 	})
 }
 
-// keysScript says what is wrong with key files, one line each: $@.
-const keysScript = `for f; do
+// keysScript says what is wrong with key files: $1 root, then the files.
+const keysScript = `root=$1; shift
+for f; do
 	if [ ! -e "$f" ]; then w='does not exist'
 	elif [ ! -s "$f" ]; then w='is empty'
 	elif head -c 300 "$f" | grep -qi '<html\|<!doctype'; then w='is an HTML page, not a key'
-	elif [ "$(id -u)" = 0 ] && id _apt >/dev/null 2>&1 && ! setpriv --reuid=_apt --clear-groups test -r "$f" 2>/dev/null; then w='cannot be read by the user _apt'
+	elif [ -z "$root" ] && [ "$(id -u)" = 0 ] && id _apt >/dev/null 2>&1 && ! setpriv --reuid=_apt --clear-groups test -r "$f" 2>/dev/null; then w='cannot be read by the user _apt'
 	else w=; fi
 	printf '%s\t%s\n' "$f" "$w"
 done`
@@ -135,7 +136,7 @@ func (h *Host) lookAtKeys(ctx context.Context, sources []Source, failures []Sour
 			if len(files) == 0 {
 				continue
 			}
-			out, err := h.script(ctx, nil, "keys", keysScript, files...)
+			out, err := h.script(ctx, nil, "keys", keysScript, append([]string{h.o.Root}, files...)...)
 			if err != nil {
 				return
 			}
