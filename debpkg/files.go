@@ -17,21 +17,26 @@ var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp
 // is then opened with no more than his own permissions. It sets w to "uid gid",
 // or to nothing for the user that runs this, and refuses with 78 a directory of
 // root's that a group or everybody can write to.
-const whoFunc = `me=$(id -u) others=/022
-[ "$me" = 0 ] || others=/002
+const whoFunc = `me=$(id -u) seen= known=1
 who() {
-	w= cur= rest=${1#/}
+	[ "${1%/*}" != "$seen" ] || return $known
+	w= cur= rest=${1#/} seen=${1%/*} known=1
 	while :; do
-		case $rest in */*) ;; *) return 0 ;; esac
+		case $rest in */*) ;; *) known=0; return 0 ;; esac
 		cur=$cur/${rest%%/*} rest=${rest#*/}
 		[ -d "$cur" ] || return 1
-		o=$(stat -L -c '%u %g' -- "$cur") || return 1
+		o=$(stat -L -c '%u %g %a' -- "$cur") || return 1
+		a=${o##* } o=${o% *}
 		case $o in
 		"0 "* | "$me "*)
-			if [ -n "$(find -H "$cur" -maxdepth 0 -perm "$others")" ] && [ ! -k "$cur" ]; then
+			open=
+			case $a in *[2367]) open=1 ;; *[2367]?) [ "$me" != 0 ] || open=1 ;; esac
+			case $a in [1357]???) open= ;; esac
+			if [ -n "$open" ]; then
+				known=78
 				echo "$cur can be written to by its group or by everybody" >&2; return 78
 			fi ;;
-		*) w=$o; return 0 ;;
+		*) w=$o known=0; return 0 ;;
 		esac
 	done
 }

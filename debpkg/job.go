@@ -34,19 +34,27 @@ type job struct {
 // write to or exchange. A parent with the sticky bit, such as /tmp, lets nobody
 // exchange what is ours.
 const safeFunc = `safe() {
-	for d in "$1" "$(readlink -f -- "$1")"; do
-		last=1 me=$(id -u) others=/022
+	me=$(id -u) top=$1 real=$(readlink -f -- "$1") || return 1
+	set --
+	for d in "$top" "$real"; do
+		set -- "$@" "$d"
+		while [ "$d" != / ]; do d=${d%/*}; d=${d:-/}; set -- "$@" "$d"; done
+		[ "$top" != "$real" ] || break
+	done
+	stat -L -c '%u %a %n' -- "$@" | while read -r o a d; do
+		bad= w=
+		[ "$o" = "$me" ] || [ "$o" = 0 ] || bad=1
+		case $a in
+		*[2367]) w=1 ;;
 		# A user who is not root has often a group of his own that may write.
-		[ "$me" = 0 ] || others=/002
-		while :; do
-			o=$(stat -L -c %u -- "$d") || return 1
-			bad=
-			if [ "$o" != "$me" ] && [ "$o" != 0 ]; then bad=1
-			elif [ -n "$(find -H "$d" -maxdepth 0 -perm "$others")" ] && { [ -n "$last" ] || [ ! -k "$d" ]; }; then bad=1; fi
-			if [ -n "$bad" ]; then echo "$d belongs to, or can be written to by, somebody else" >&2; return 78; fi
-			[ "$d" != / ] || break
-			d=$(dirname -- "$d") last=
-		done
+		*[2367]?) [ "$me" != 0 ] || w=1 ;;
+		esac
+		if [ -n "$w" ]; then
+			bad=1
+			case $a in [1357]???) [ "$d" = "$top" ] || [ "$d" = "$real" ] || bad= ;; esac
+			[ "$o" = "$me" ] || [ "$o" = 0 ] || bad=1
+		fi
+		if [ -n "$bad" ]; then echo "$d belongs to, or can be written to by, somebody else" >&2; exit 78; fi
 	done
 }
 `
