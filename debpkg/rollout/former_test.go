@@ -356,3 +356,61 @@ func TestLockThatCannotBeRead(t *testing.T) {
 		t.Errorf("%s, %v", out, err)
 	}
 }
+
+// A target that could not be undone is out of service, so a resumed run begins with it.
+func TestNotRestoredComesFirst(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	waves := []rollout.Wave{f.wave("w", "a", "b", "c")}
+	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal")}
+	f.fail["b ready"], f.fail["b undo upgrade"] = errors.New("sick"), errors.New("gone")
+	if rep, _ := rollout.Run(t.Context(), waves, o); rep.Outcome != rollout.OutcomeNotRestored {
+		t.Fatal(rep.Outcome)
+	}
+	f.fail, f.log = map[string]error{}, nil
+	f.at["a"] = "old" // so it has to be done again too
+	if _, err := rollout.Resume(t.Context(), waves, o); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(f.said(), "b ") {
+		t.Error(f.said())
+	}
+}
+
+// durableColours has the colour in memory and in a file.
+type durableColours struct {
+	*colours
+	file string
+}
+
+func (d *durableColours) Set(ctx context.Context, colour string) error {
+	err := d.colours.Set(ctx, colour)
+	d.file = colour
+	return err
+}
+
+func (d *durableColours) Persisted(_ context.Context, colour string) (bool, error) {
+	return d.file == colour, nil
+}
+
+// A crash between memory and file leaves a switch that is not done.
+func TestSwitchIsDoneInBothPlaces(t *testing.T) {
+	t.Parallel()
+	f := newFleet()
+	d := &durableColours{&colours{f: f, now: "blue"}, "blue"}
+	waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g1", "")}, rollout.BlueGreenOptions{Switch: d, Active: "blue", Idle: "green"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal")}
+	if _, err := rollout.Run(t.Context(), waves, o); err != nil {
+		t.Fatal(err)
+	}
+	d.file = "blue"
+	if _, err := rollout.Resume(t.Context(), waves[1:], rollout.Options{}); !errors.Is(err, rollout.ErrNoRun) {
+		t.Fatal(err)
+	}
+	if _, err := rollout.Run(t.Context(), waves[1:], rollout.Options{}); err != nil || d.file != "green" {
+		t.Errorf("the file has %s: %v", d.file, err)
+	}
+}

@@ -31,3 +31,21 @@ func TestUnlockNotOurs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A record that must be on disk is synced: a pipe takes the write, and refuses the sync.
+func TestJournalIsSynced(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	j := newJournal(Options{Journal: "pipe"})
+	j.f = w
+	if err := j.add(Record{Kind: KindInfo, Text: "x"}); err != nil {
+		t.Errorf("a record that need not be synced: %v", err)
+	}
+	if err := j.add(Record{Kind: KindStart}); err == nil || j.broken() == nil {
+		t.Error("a record that must be on disk was not synced")
+	}
+}
