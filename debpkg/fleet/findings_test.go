@@ -9,20 +9,20 @@ import (
 	"testing"
 
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/debpkgtest"
 	"example.com/tykupgrade/debpkg/fleet"
 )
 
 // answers is a host that has one package and one configuration file.
 func answers(pkg, version, config string) debpkg.Runner {
-	return func(_ context.Context, argv []string, _ io.Reader, stdout, _ io.Writer) error {
-		text := strings.Join(argv, " ")
-		switch {
-		case strings.Contains(text, "dpkg-query"):
-			_, _ = fmt.Fprintf(stdout, "%s\tamd64\t%s\tinstall\tinstalled\tok\n", pkg, version)
-		case argv[0] == "cat":
-			_, _ = io.WriteString(stdout, config)
+	fake := debpkgtest.New("h")
+	fake.Install(debpkgtest.Tyk(pkg, version))
+	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		if argv[0] == "cat" {
+			_, err := io.WriteString(stdout, config)
+			return err
 		}
-		return nil
+		return fake.Run(ctx, argv, stdin, stdout, stderr)
 	}
 }
 
