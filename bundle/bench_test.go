@@ -65,7 +65,7 @@ func size(tb testing.TB, path string) int64 {
 	return info.Size()
 }
 
-// tykBuild does what tyk bundle build does, written anew.
+// tykBuild does what tyk bundle build does, written again.
 func tykBuild(out, dir string, m *bundle.Manifest) error {
 	var content, archive bytes.Buffer
 	for _, name := range m.FileList {

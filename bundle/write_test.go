@@ -24,7 +24,7 @@ import (
 	"example.com/tykupgrade/internal/lab"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // noise returns n bytes that compress like code does: a shared object of words
 // drawn from a small vocabulary. They are the same everywhere.

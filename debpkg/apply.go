@@ -51,7 +51,7 @@ func (c Change) ServiceNames() []string {
 //
 // apt then runs detached: it finishes when the connection is lost or the
 // program ends, and Apply attaches to it again, be it by itself or when it is
-// called anew with the same plan. Applying a plan that has been carried out
+// called again with the same plan. Applying a plan that has been carried out
 // returns the same Change. When ctx ends before dpkg has begun, nothing is
 // changed; after that Apply waits for dpkg, up to two minutes.
 //
@@ -67,7 +67,7 @@ func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {
 // keeps the packages' scripts from restarting the units (by masking them until
 // the end of the run), so that the old processes go on serving until
 // [Host.Restart] of the Change's ServiceNames. A unit that dies meanwhile starts
-// anew with the new version. It takes plans of upgrades and downgrades only:
+// again with the new version. It takes plans of upgrades and downgrades only:
 // the scripts of a first installation would unmask.
 func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
 	for _, a := range p.Actions {
@@ -83,7 +83,7 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 		return Change{}, h.err
 	}
 	if p.digest() != p.Digest || p.Digest == "" {
-		return Change{}, &Error{Op: "apply", Object: "the plan", Kind: ErrRefused, Detail: "its digest does not fit its content", Next: "make the plan anew"}
+		return Change{}, &Error{Op: "apply", Object: "the plan", Kind: ErrRefused, Detail: "its digest does not fit its content", Next: "make the plan again"}
 	}
 	if err := p.Refused(); err != nil {
 		return Change{}, err

@@ -161,7 +161,7 @@ func upgradeOverSSH(ctx context.Context) error {
 	fmt.Print(plan) // for a person to approve; json.Marshal for a machine
 	change, err := host.Apply(ctx, plan)
 	if err != nil && !change.Started.IsZero() {
-		// exactly what was there before, configuration included
+		// the previous state exactly, configuration included
 		err = errors.Join(err, host.Revert(ctx, change, debpkg.RevertOptions{Files: true}))
 	}
 	return err

@@ -63,7 +63,7 @@ func TestOperatorsAtOnce(t *testing.T) {
 	if now := f.tree(); !maps.Equal(now, before) {
 		t.Errorf("after the revert there is\n%q\nbefore there was\n%q", now, before)
 	}
-	// Its host was installed anew under the same name.
+	// Its host was reinstalled under the same name.
 	f.write("/etc/machine-id", "0123\n")
 	for _, err := range []error{f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}), f.host().Forget(t.Context(), killed)} {
 		wantError(t, err, debpkg.ErrRefused, "(machine -), this is", "installed again")

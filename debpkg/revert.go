@@ -27,7 +27,7 @@ type RevertOptions struct {
 // Revert brings back exactly the versions that were installed before c: from
 // the saved .deb files, from a source where only a repacked one was saved, or
 // from a source or apt's cache for a change from [Host.RevertFromHistory].
-// Packages that c installed anew are removed, their configuration stays.
+// Packages that c newly installed are removed, their configuration stays.
 // Packages on hold before are on hold again. Units are freed from systemd's
 // start limit, and those that ran before c run, and are stable, afterwards.
 //

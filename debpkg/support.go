@@ -31,7 +31,7 @@ func (s Support) Disputed() bool {
 
 func (s Support) String() string {
 	if !s.Known {
-		return "nobody says"
+		return "unknown"
 	}
 	var parts []string
 	for _, o := range s.Origins {

@@ -73,7 +73,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "prometheus":
 		write, media = report.WritePrometheus, PrometheusType
 	default:
-		http.Error(w, "format is none of json, table and prometheus", http.StatusBadRequest)
+		http.Error(w, "unknown format (want json, table or prometheus)", http.StatusBadRequest)
 		return
 	}
 	code := http.StatusOK

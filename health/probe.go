@@ -75,7 +75,7 @@ type Check struct {
 // Finding is what a Check saw.
 type Finding struct {
 	Version  string // compared with Probe.Want; empty: the check does not tell
-	Instance string // a process: "pid 812, restarts 0". Wait begins to count anew when it changes
+	Instance string // a process: "pid 812, restarts 0". Wait starts to count again when it changes
 	Output   string
 }
 

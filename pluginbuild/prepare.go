@@ -32,7 +32,7 @@ type PrepareOptions struct {
 // Prepared is what a Prepare did.
 type Prepared struct {
 	Commands  []Command `json:"commands"`
-	Changed   []string  `json:"changed"`             // files with other content than before, and vendor where it was written anew
+	Changed   []string  `json:"changed"`             // files with other content than before, and vendor where it was written again
 	Recovered bool      `json:"recovered,omitempty"` // an interrupted Prepare was undone first
 	Recovery  Recovery  `json:"recovery,omitzero"`   // how
 }

@@ -27,7 +27,7 @@ const (
 // Balancer says what takes hosts out of and into traffic. In YAML it is a kind alone, or
 // a mapping.
 type Balancer struct {
-	Kind string `yaml:"kind"`
+	Kind string `yaml:"kind"` // haproxy, exec, ready or none
 
 	// Commands. Of exec they run on this machine, with {server} in them; state prints
 	// rollout.State as JSON or exits with 0 (up), 10 (drained), 11 (draining) or 12 (down). Of
@@ -35,9 +35,9 @@ type Balancer struct {
 	// example by a file that it looks at. Gateways from 5.14 with graceful_shutdown_delay_seconds
 	// need none: they answer /ready with 503 from SIGTERM on and go on serving for that time.
 	Drain []string `yaml:"drain"`
-	Ready []string `yaml:"ready"`
-	State []string `yaml:"state"`
-	Kill  []string `yaml:"kill"`
+	Ready []string `yaml:"ready"` // command that puts a server back; {server} is its name
+	State []string `yaml:"state"` // command that prints JSON, or exits with 0 up, 10 drained, 11 draining, 12 down
+	Kill  []string `yaml:"kill"`  // command that ends the sessions of a server
 
 	// Settle is, of ready, the time from a change until the balancer has acted on it and the
 	// longest request has ended.

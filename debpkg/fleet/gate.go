@@ -19,17 +19,17 @@ import (
 // Gate is a request that must be answered as expected before a run, after each component
 // and while canaries soak. A gate with a Query asks a Prometheus server.
 type Gate struct {
-	Name       string            `yaml:"name"`
-	URL        string            `yaml:"url"`
-	Status     int               `yaml:"status"` // 0: any 2xx
-	Header     map[string]string `yaml:"header"`
+	Name       string            `yaml:"name"`        // in reports
+	URL        string            `yaml:"url"`         // what is requested
+	Status     int               `yaml:"status"`      // 0: any 2xx
+	Header     map[string]string `yaml:"header"`      // expected headers; an empty value: any
 	Body       string            `yaml:"body"`        // regular expression
 	JSON       map[string]string `yaml:"json"`        // by path, such as data.items.0.state: its value
 	MaxLatency Duration          `yaml:"max_latency"` // of one request
 
 	Query string   `yaml:"query"` // PromQL; URL is the server's; the answer is one number
 	Min   *float64 `yaml:"min"`   // bounds of Query
-	Max   *float64 `yaml:"max"`
+	Max   *float64 `yaml:"max"`   // upper bound of query
 
 	For Duration `yaml:"for"` // how long it must hold without a failure
 }

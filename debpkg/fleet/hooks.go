@@ -19,7 +19,7 @@ import (
 // Hook is a command or a web address that is told what a run does. A hook that fails at a
 // point before something vetoes it.
 type Hook struct {
-	Name    string   `yaml:"name"`
+	Name    string   `yaml:"name"`    // in reports
 	On      []string `yaml:"on"`      // before_run, before_wave, before_target, after_target, after_wave, on_failure, after_run
 	Waves   []string `yaml:"waves"`   // names of waves, such as prepare or gateway; empty: all
 	Command []string `yaml:"command"` // gets the event as JSON on stdin; an exit code other than 0 is a failure
@@ -98,7 +98,7 @@ func (h Hook) post(ctx context.Context, e rollout.HookEvent) error {
 // Prober says how the gates' requests are sent throughout a run, to show that the run does
 // no harm.
 type Prober struct {
-	Off     bool     `yaml:"off"`
+	Off     bool     `yaml:"off"`     // no prober
 	Every   Duration `yaml:"every"`   // 0: 1 s
 	Timeout Duration `yaml:"timeout"` // of one round; 0: 5 s
 	Allowed int      `yaml:"allowed"` // rounds that may fail before the run pauses or stops

@@ -14,14 +14,14 @@ type Inventory struct {
 	Balancer         Balancer          `yaml:"balancer"`           // haproxy, exec, ready or none; empty: haproxy if there is one
 	HAProxy          []HAProxy         `yaml:"haproxy"`            // every process in front of the hosts
 	BlueGreen        *BlueGreen        `yaml:"bluegreen"`          // instead of a rolling upgrade of its component
-	Drain            Drain             `yaml:"drain"`
-	Up               Wait              `yaml:"up"`     // until the load balancer sees a host up
-	Health           Health            `yaml:"health"` // until a host serves
-	MinUp            int               `yaml:"min_up"` // other servers that must be up before one is drained; 0: one, -1: none
-	Gates            []Gate            `yaml:"gates"`  // must hold before the first host and after each component
-	Prober           Prober            `yaml:"prober"` // sends the gates' requests throughout the run
-	Hooks            []Hook            `yaml:"hooks"`
-	Hosts            []Host            `yaml:"hosts"`
+	Drain            Drain             `yaml:"drain"`              // how the last sessions of a host are waited for
+	Up               Wait              `yaml:"up"`                 // until the load balancer sees a host up
+	Health           Health            `yaml:"health"`             // until a host serves
+	MinUp            int               `yaml:"min_up"`             // other servers that must be up before one is drained; 0: one, -1: none
+	Gates            []Gate            `yaml:"gates"`              // must hold before the first host and after each component
+	Prober           Prober            `yaml:"prober"`             // sends the gates' requests throughout the run
+	Hooks            []Hook            `yaml:"hooks"`              // commands or webhooks at points of the run
+	Hosts            []Host            `yaml:"hosts"`              // one entry for each component on each machine
 
 	// Connect reaches a host in another way than [Inventory.Runner] does by itself, for
 	// programs with connections of their own and for tests. Nil: SSH, or this machine.
@@ -30,71 +30,71 @@ type Inventory struct {
 
 // Host is one component on one machine.
 type Host struct {
-	Name      string  `yaml:"name"`
-	Address   string  `yaml:"address"` // host or user@host for SSH; "local": this machine; empty: the name
-	Port      int     `yaml:"port"`    // of sshd
-	Component string  `yaml:"component"`
-	Package   string  `yaml:"package"` // empty: the component's, such as tyk-gateway
-	Server    string  `yaml:"server"`  // its name in the load balancer; empty: none in front
-	Health    string  `yaml:"health"`  // URL of the health endpoint; empty: the component's default port on the address
-	Plugin    *Plugin `yaml:"plugin"`  // a request that shows that a plugin runs
-	Colour    string  `yaml:"colour"`  // of a blue-green pair
+	Name      string  `yaml:"name"`      // unique; in reports and journals
+	Address   string  `yaml:"address"`   // host or user@host for SSH; "local": this machine; empty: the name
+	Port      int     `yaml:"port"`      // of sshd
+	Component string  `yaml:"component"` // dashboard, gateway, pump or mdcb
+	Package   string  `yaml:"package"`   // empty: the component's, such as tyk-gateway
+	Server    string  `yaml:"server"`    // its name in the load balancer; empty: none in front
+	Health    string  `yaml:"health"`    // URL of the health endpoint; empty: the component's default port on the address
+	Plugin    *Plugin `yaml:"plugin"`    // a request that shows that a plugin runs
+	Colour    string  `yaml:"colour"`    // of a blue-green pair
 }
 
 // Plugin is an API request and what only the plugin brings about in its answer.
 type Plugin struct {
-	URL    string            `yaml:"url"`
-	Status int               `yaml:"status"`
-	Header map[string]string `yaml:"header"`
+	URL    string            `yaml:"url"`    // of an API that has the plugin
+	Status int               `yaml:"status"` // expected HTTP status; 0: any 2xx
+	Header map[string]string `yaml:"header"` // expected headers; an empty value: any
 }
 
 // SSH says how hosts are reached.
 type SSH struct {
-	Config     string `yaml:"config"`
-	Identity   string `yaml:"identity"`
-	KnownHosts string `yaml:"known_hosts"`
-	Jump       string `yaml:"jump"`
-	Sudo       bool   `yaml:"sudo"` // become root with sudo -n
+	Config     string `yaml:"config"`      // ssh configuration file; empty: the user's
+	Identity   string `yaml:"identity"`    // private key file
+	KnownHosts string `yaml:"known_hosts"` // file with the hosts' keys
+	Jump       string `yaml:"jump"`        // jump hosts, as ssh -J takes them
+	Sudo       bool   `yaml:"sudo"`        // become root with sudo -n
 }
 
 // HAProxy is one process with the backends that hold a component's hosts.
 type HAProxy struct {
-	Network  string              `yaml:"network"` // unix (default) or tcp
-	Address  string              `yaml:"address"`
+	Network  string              `yaml:"network"`  // unix (default) or tcp
+	Address  string              `yaml:"address"`  // path of the socket, or host:port
 	Backends map[string][]string `yaml:"backends"` // by component
 }
 
 // Canary is the first hosts of a component, left running alone for a while.
 type Canary struct {
-	Count int      `yaml:"count"`
-	Soak  Duration `yaml:"soak"`
+	Count int      `yaml:"count"` // hosts that go first
+	Soak  Duration `yaml:"soak"`  // how long they are watched before the rest
 }
 
 // Drain says how long sessions may take to finish, and what happens then.
 type Drain struct {
-	Deadline Duration `yaml:"deadline"`
-	Force    bool     `yaml:"force"`
+	Deadline Duration `yaml:"deadline"` // how long the last session may take
+	Force    bool     `yaml:"force"`    // end the sessions that are left then
 }
 
 // Wait is a time limit.
 type Wait struct {
-	Deadline Duration `yaml:"deadline"`
+	Deadline Duration `yaml:"deadline"` // how long to wait
 }
 
 // Health says when a host counts as healthy.
 type Health struct {
 	SuccessThreshold int      `yaml:"success_threshold"` // passes in a row
-	Deadline         Duration `yaml:"deadline"`
-	Settle           Duration `yaml:"settle"` // how long the unit must stay up unchanged after an installation
+	Deadline         Duration `yaml:"deadline"`          // how long a host may take to serve
+	Settle           Duration `yaml:"settle"`            // how long the unit must stay up unchanged after an installation
 }
 
 // BlueGreen moves one component's traffic between two colours.
 type BlueGreen struct {
-	Component string   `yaml:"component"`
-	Map       string   `yaml:"map"` // the map file in haproxy.cfg
-	Key       string   `yaml:"key"`
-	Active    string   `yaml:"active"` // before the run
-	Idle      string   `yaml:"idle"`
-	Soak      Duration `yaml:"soak"`
-	Backends  []string `yaml:"backends"` // that hold the idle colour's hosts, to see their last sessions finish
+	Component string   `yaml:"component"` // the component that has two colours
+	Map       string   `yaml:"map"`       // the map file in haproxy.cfg
+	Key       string   `yaml:"key"`       // the key in the map
+	Active    string   `yaml:"active"`    // before the run
+	Idle      string   `yaml:"idle"`      // the colour that is upgraded
+	Soak      Duration `yaml:"soak"`      // how long the new colour is watched before the run ends
+	Backends  []string `yaml:"backends"`  // that hold the idle colour's hosts, to see their last sessions finish
 }

@@ -30,7 +30,7 @@ dashboard, gateway and pump with apt, and awaits the health of each. Root is not
 needed, and nothing is left but Go's build cache. Each step says what is real and
 what stands in for what cannot be had; what this machine lacks is left out, with
 the reason. On two cores it takes a quarter of a minute, the first time a minute
-and a half, as Go then compiles everything anew.
+and a half, as Go then compiles everything.
 
 With -fail gateway the new gateway cannot start: the gate finds it, and packages,
 configuration and databases are reverted and compared with what was before.

@@ -59,7 +59,7 @@ func (k *stack) version(c component, upgraded bool) string {
 func (r *rehearsal) installOld(ctx context.Context, s *Step) error {
 	s.StandsIn = "Tyk's packages: small ones with the same conffiles, sample files and scripts; a signed repository on disk; a private root for apt and dpkg"
 	r.print.event("build the programs of the packages")
-	// Not tyk.Build, whose static program would compile half of Go's library anew.
+	// Not tyk.Build, whose static program would compile half of Go's library again.
 	bin := filepath.Join(r.dir, "tykd")
 	argv := []string{"go", "build", "-ldflags=-s -w", "-o", bin, module + "/internal/lab/tyk/tykd"}
 	if r.parts.gcc != "" {
@@ -300,7 +300,7 @@ func (r *rehearsal) installNew(ctx context.Context, s *Step, name string) error 
 	return r.restart(name, r.o.to.String())
 }
 
-// apply plans anew, as what was done before counts.
+// apply plans again, as what was done before counts.
 func (k *stack) apply(ctx context.Context, c component) error {
 	q, err := k.request(c)
 	if err != nil {

@@ -30,7 +30,7 @@ type config struct {
 
 	Plugin *pluginConfig `yaml:"plugin"` // none: the gateways have no Go plugin
 	Switch switchConfig  `yaml:"switch"` // how the gateways get the new bundle
-	Backup *backupConfig `yaml:"backup"`
+	Backup *backupConfig `yaml:"backup"` // what is backed up before the first host; none: nothing
 
 	dir string // of the file
 }
@@ -44,42 +44,42 @@ type pluginConfig struct {
 	// Exactly one: the plugin's module, to be compiled, or the .so of the new
 	// version.
 	Source string `yaml:"source"`
-	So     string `yaml:"so"`
+	So     string `yaml:"so"` // the compiled .so of the new version, instead of source
 
 	// The manifest of the bundle that is in use, or a symbol and its hook (pre,
 	// auth_check, post_key_auth, post or response) for a new one.
 	Manifest string `yaml:"manifest"`
-	Symbol   string `yaml:"symbol"`
-	Hook     string `yaml:"hook"`
+	Symbol   string `yaml:"symbol"` // function of the plugin, instead of manifest
+	Hook     string `yaml:"hook"`   // where symbol runs: pre, auth_check, post_key_auth, post or response
 
 	// For a release that the table lacks: a JSON file with it; or the repository to
 	// ask for its commit, and its go.mod.
 	Releases   string `yaml:"releases"`
-	Repo       string `yaml:"repo"`
-	ReleaseMod string `yaml:"release_mod"`
+	Repo       string `yaml:"repo"`        // repository to ask for the commit of an unknown release
+	ReleaseMod string `yaml:"release_mod"` // go.mod of that release's tag
 
 	Gateway string `yaml:"gateway"` // of the new version: its binary, .deb, or image:REF
 	Distro  string `yaml:"distro"`  // of the gateway hosts, such as debian/12, to check glibc
 
-	Prepare  bool           `yaml:"prepare"` // bring the module's go.mod to the release first
-	Compiler compilerConfig `yaml:"compiler"`
-	Bundle   bundleConfig   `yaml:"bundle"`
+	Prepare  bool           `yaml:"prepare"`  // bring the module's go.mod to the release first
+	Compiler compilerConfig `yaml:"compiler"` // the compiler image and its engine
+	Bundle   bundleConfig   `yaml:"bundle"`   // where the bundle is made and served
 }
 
 // compilerConfig is the image that compiles, and the engine that it runs on.
 type compilerConfig struct {
-	Host    string   `yaml:"host"`
-	Context string   `yaml:"context"`
-	Image   string   `yaml:"image"`
-	Digest  string   `yaml:"digest"`
-	Tar     string   `yaml:"tar"`
-	Pull    string   `yaml:"pull"`
-	EL7     bool     `yaml:"el7"`
-	Env     []string `yaml:"env"` // names of variables that are passed on, such as GOPROXY
-	Netrc   string   `yaml:"netrc"`
-	Mounts  []string `yaml:"mounts"`
-	Network string   `yaml:"network"`
-	Caches  string   `yaml:"caches"` // prefix of the volumes for Go's caches, or none
+	Host    string   `yaml:"host"`    // address of the Docker engine
+	Context string   `yaml:"context"` // docker context instead of host
+	Image   string   `yaml:"image"`   // image instead of the official one
+	Digest  string   `yaml:"digest"`  // digest that the image must have
+	Tar     string   `yaml:"tar"`     // file of docker save instead of a registry
+	Pull    string   `yaml:"pull"`    // missing, always or never
+	EL7     bool     `yaml:"el7"`     // the variant for old glibc
+	Env     []string `yaml:"env"`     // names of variables that are passed on, such as GOPROXY
+	Netrc   string   `yaml:"netrc"`   // file with credentials for private modules
+	Mounts  []string `yaml:"mounts"`  // further mounts, host:container
+	Network string   `yaml:"network"` // network of the container
+	Caches  string   `yaml:"caches"`  // prefix of the volumes for Go's caches, or none
 }
 
 // bundleConfig is where the bundle goes.
@@ -92,8 +92,8 @@ type bundleConfig struct {
 	// a command with {file} and {name} in it. URL is the address that gateways fetch bundles
 	// from: it must have the bundle before the first host is touched.
 	Serve   string   `yaml:"serve"`
-	Publish []string `yaml:"publish"`
-	URL     string   `yaml:"url"`
+	Publish []string `yaml:"publish"` // command that publishes {file} as {name}
+	URL     string   `yaml:"url"`     // bundle_base_url of the gateways
 }
 
 // switchConfig is how gateways get the new bundle: a mode, or a mode with more.
@@ -120,10 +120,10 @@ func (s switchConfig) sameName() bool { return s.Mode == "" || s.Mode == bundle.
 
 // backupConfig is what the set holds and where it is kept.
 type backupConfig struct {
-	Dir   string       `yaml:"dir"`
+	Dir   string       `yaml:"dir"`   // directory of the sets
 	Paths []string     `yaml:"paths"` // on every host; empty: Tyk's configuration and what its packages overwrite
-	Redis *redisConfig `yaml:"redis"`
-	Mongo *mongoConfig `yaml:"mongo"`
+	Redis *redisConfig `yaml:"redis"` // the Redis of the stack
+	Mongo *mongoConfig `yaml:"mongo"` // the MongoDB of the dashboard
 
 	Set   string         `yaml:"set"`   // an existing set instead of a new one: its id, directory, or latest
 	Fresh fleet.Duration `yaml:"fresh"` // how old an existing set may be; 0: a day
@@ -135,22 +135,22 @@ type backupConfig struct {
 // secret is where a connection URI comes from, because the file is no place for
 // passwords.
 type secret struct {
-	Env  string `yaml:"uri_env"`
-	File string `yaml:"uri_file"`
+	Env  string `yaml:"uri_env"`  // variable that holds the URI
+	File string `yaml:"uri_file"` // file that holds the URI
 }
 
 type redisConfig struct {
 	secret `yaml:",inline"`
-	CA     string `yaml:"ca"`   // authority that signed the server's certificate; empty: one of the system's
-	Cert   string `yaml:"cert"` // the client's certificate, with key
-	Key    string `yaml:"key"`
-	Method string `yaml:"method"`
-	Proof  bool   `yaml:"proof"` // load the copy into a scratch redis-server and compare every key
+	CA     string `yaml:"ca"`     // authority that signed the server's certificate; empty: one of the system's
+	Cert   string `yaml:"cert"`   // the client's certificate, with key
+	Key    string `yaml:"key"`    // the key of cert
+	Method string `yaml:"method"` // psync (default), bgsave, save or dump
+	Proof  bool   `yaml:"proof"`  // load the copy into a scratch redis-server and compare every key
 }
 
 type mongoConfig struct {
 	secret    `yaml:",inline"`
-	Databases []string `yaml:"databases"`
+	Databases []string `yaml:"databases"` // empty: tyk_analytics
 }
 
 // load reads and checks the file; "-" is stdin.

@@ -278,7 +278,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("page: %v", err)
 	}
 
-	// No host was begun, so apply may begin anew, and the old journal stays.
+	// No host was begun, so apply may begin again, and the old journal stays.
 	code, _, _ = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "apply")
 	if kept, _ := filepath.Glob(file + ".journal.*"); code != cli.Refused || len(kept) != 1 {
 		t.Errorf("exit code %d, journals %v", code, kept)

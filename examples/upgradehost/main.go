@@ -26,7 +26,7 @@ const usage = `usage: upgradehost VERB [flags]
   facts     what there is to know before an upgrade
   plan      what an upgrade would do; changes nothing
   apply     show the plan, ask, carry it out
-  revert    bring back what was there before a change
+  revert    restore the previous state of a change
   repair    finish what an interrupted run of apt or dpkg left half-installed
   history   what apt did on the host
   forget    remove what the host keeps for the revert of a change

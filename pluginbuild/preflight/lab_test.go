@@ -66,7 +66,7 @@ var sources = map[string]string{
 }
 
 // hostSource loads $PREFLIGHT_PLUGIN0, …1, …2 and tells what plugin.Open said. It
-// imports little, as Go's library is compiled anew for most hosts.
+// imports little, as Go's library is compiled again for most hosts.
 func hostSource(imports, use string) string {
 	return `package main
 

@@ -39,7 +39,7 @@ func Gateway(ctx context.Context, path, member string) (*preflight.Binary, error
 	stop := context.AfterFunc(ctx, func() { _ = f.Close() })
 	defer stop()
 	in := bufio.NewReader(f)
-	head, _ := in.Peek(263) // a short file is none of these
+	head, _ := in.Peek(263) // a short file is another kind
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
