@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -115,6 +116,7 @@ func TestPersistentClients(t *testing.T) {
 		lb := rollouttest.NewBalancer("s1", "s2")
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
+		var mu sync.Mutex
 		on := map[string]int{}
 		go func() {
 			for ctx.Err() == nil {
@@ -123,16 +125,20 @@ func TestPersistentClients(t *testing.T) {
 					t.Error(err)
 					return
 				}
+				mu.Lock()
 				on[name]++
+				mu.Unlock()
 				time.Sleep(300 * time.Millisecond)
 				end()
 			}
 		}()
 		time.Sleep(time.Second)
 		server := "s1"
+		mu.Lock()
 		if on["s2"] > 0 {
 			server = "s2"
 		}
+		mu.Unlock()
 		start := time.Now()
 		if err := rollout.TakeOut(ctx, lb, server, rollout.DrainOptions{Grace: 10 * time.Second, Deadline: time.Minute}); err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,14 +122,14 @@ func TestProber(t *testing.T) {
 	}{{"pauses", true, false}, {"stops without a control", false, false}, {"stops", true, true}} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet()
-			bad := false
+			var bad atomic.Bool
 			f.hook = func(_ context.Context, what string) error {
 				time.Sleep(10 * time.Second)
-				bad = strings.HasPrefix(what, "b ")
+				bad.Store(strings.HasPrefix(what, "b "))
 				return nil
 			}
 			o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal"), Prober: &rollout.Prober{Allowed: 2, Stop: c.stop, Probe: func(context.Context) error {
-				if bad {
+				if bad.Load() {
 					return errors.New("502 Bad Gateway")
 				}
 				return nil
@@ -140,7 +141,7 @@ func TestProber(t *testing.T) {
 			o.Progress = func(r rollout.Record) {
 				if r.Kind == rollout.KindPause {
 					paused++
-					go func() { time.Sleep(time.Hour); bad = false; o.Control.Continue() }()
+					go func() { time.Sleep(time.Hour); bad.Store(false); o.Control.Continue() }()
 				}
 			}
 			rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, o)
@@ -161,7 +162,8 @@ func TestProber(t *testing.T) {
 			if !errors.Is(err, rollout.ErrProbes) || rep.Outcome != rollout.OutcomeStopped {
 				t.Errorf("%s: %v", c.name, err)
 			}
-			bad, f.hook = false, nil
+			bad.Store(false)
+			f.hook = nil
 			if rep, err = rollout.Resume(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, o); err != nil {
 				t.Errorf("%s: resume: %v", c.name, err)
 			}
