@@ -173,8 +173,8 @@ at=$(date +%Y%m%dT%H%M%S.%3N)
 for l in "$2"/now*; do
 	[ -e "$l" ] || continue
 	x=${l#"$2/now"}; w=${x#.}
-	as "${w:+${w%.*} ${w#*.}}" tar -C "$1/" -c -z -T - <"$l" >"$2/replaced.$at$x.tar.gz"
-	sync "$2/replaced.$at$x.tar.gz"
+	as "${w:+${w%.*} ${w#*.}}" tar -C "$1/" -c -z -T - <"$l" >"$2/files-replaced.$at$x.tar.gz"
+	sync "$2/files-replaced.$at$x.tar.gz"
 done
 for a in "$2/files.tar.gz" "$2"/files.*.tar.gz; do
 	[ -e "$a" ] || continue
