@@ -214,7 +214,7 @@ var sections = []struct{ title, name string }{
 	{"Hosts and run", "Inventory"}, {"hosts", "Host"}, {"hosts.plugin", "Plugin"}, {"ssh", "SSH"}, {"balancer", "Balancer"}, {"haproxy", "HAProxy"},
 	{"canary", "Canary"}, {"drain", "Drain"}, {"up", "Wait"}, {"health", "Health"}, {"bluegreen", "BlueGreen"}, {"gates", "Gate"}, {"prober", "Prober"}, {"hooks", "Hook"},
 	{"Plugin, switch, backup (command upgrade only)", "config"}, {"plugin", "pluginConfig"}, {"plugin.compiler", "compilerConfig"}, {"plugin.bundle", "bundleConfig"},
-	{"switch", "switchConfig"}, {"backup", "backupConfig"}, {"backup.redis", "redisConfig"}, {"backup.mongo", "mongoConfig"}, {"Secrets, in backup.redis and backup.mongo", "secret"},
+	{"switch", "switchConfig"}, {"backup", "backupConfig"}, {"backup.redis", "redisConfig"}, {"backup.mongo", "mongoConfig"}, {"backup.postgres", "postgresConfig"}, {"Secrets, in backup.redis and backup.mongo", "secret"},
 }
 
 func keyTables(t *testing.T) string {

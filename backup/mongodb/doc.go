@@ -10,6 +10,6 @@
 // wrote. [Leftovers] and [Prune] deal with restores that were killed.
 //
 // Limits: no oplog, no users and roles, no archives, no time series of MongoDB 8.3 and
-// newer. Tests run against a stub of the wire protocol and FerretDB 1.24; a real replica
+// newer. Tests run against a stub of the wire protocol; a real replica
 // set was not tested, because none was available.
 package mongodb

@@ -16,6 +16,7 @@ import (
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/backup/mongodb"
+	"example.com/tykupgrade/backup/postgres"
 	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
@@ -60,6 +61,11 @@ func (u *upgrade) backup(ctx context.Context) error {
 		}
 		return refuse(withoutBackup, err)
 	}
+	missing, err := u.complete(set)
+	if err != nil {
+		return err
+	}
+	warnings = append(warnings, missing...)
 	note := setNote{Dir: set.Dir, Taken: set.Start, Bytes: set.Bytes(), Existing: u.existing() != "", Warnings: warnings}
 	for _, comp := range set.Components {
 		note.Components = append(note.Components, comp.Name)
@@ -140,6 +146,13 @@ func (u *upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 			return nil, nil, err
 		}
 		sources = append(sources, &mongodb.Source{Server: server, Databases: u.Backup.Mongo.Databases})
+	}
+	if u.Backup.Postgres != nil {
+		server, err := u.postgres()
+		if err != nil {
+			return nil, nil, err
+		}
+		sources = append(sources, &postgres.Source{Server: server, Databases: u.Backup.Postgres.Databases})
 	}
 	versions, err := u.versions(ctx)
 	if err != nil {
@@ -235,6 +248,9 @@ func (c *config) wanted() []string {
 	if c.Backup.Mongo != nil {
 		names = append(names, "mongo")
 	}
+	if c.Backup.Postgres != nil {
+		names = append(names, "postgres")
+	}
 	return names
 }
 
@@ -276,11 +292,32 @@ func (u *upgrade) mongo() (mongodb.Server, error) {
 	return mongodb.Server{URI: uri}, nil
 }
 
+func (u *upgrade) postgres() (postgres.Server, error) {
+	uri, err := u.Backup.Postgres.read(u.env)
+	if err != nil {
+		return postgres.Server{}, fmt.Errorf("the URI of PostgreSQL: %w", err)
+	}
+	return postgres.Server{URI: uri, Bin: u.Backup.Postgres.Bin}, nil
+}
+
+// complete refuses a set that lacks a database which the hosts' own configuration
+// names, unless somebody else backs it up.
+func (u *upgrade) complete(set *backup.Set) ([]string, error) {
+	var lines []string
+	for _, n := range backup.Missing(set.Missing(), u.Backup.External...) {
+		lines = append(lines, n.String()+", and the backup does not have it")
+	}
+	if len(lines) == 0 || u.without[withoutDatabase] {
+		return lines, nil
+	}
+	return nil, refuse(withoutDatabase, fmt.Errorf("%s; add it to the section backup, or name it in backup.external if somebody else backs it up", strings.Join(lines, "; ")))
+}
+
 // secrets are what no record may hold. A URI that cannot be read has none.
 func (u *upgrade) secrets() []string {
 	var uris []string
 	if b := u.Backup; b != nil {
-		for _, s := range []*secret{b.redis(), b.mongo()} {
+		for _, s := range []*secret{b.redis(), b.mongo(), b.postgres()} {
 			if s == nil {
 				continue
 			}
@@ -336,6 +373,13 @@ func (u *upgrade) restore(ctx context.Context, dir string, what []string) (backu
 			return backup.Report{}, err
 		}
 		data = append(data, &mongodb.Restore{Server: server, Mode: mongodb.Replace, DropExtra: u.dropExtra})
+	}
+	if slices.Contains(what, "postgres") {
+		server, err := u.postgres()
+		if err != nil {
+			return backup.Report{}, err
+		}
+		data = append(data, &postgres.Restore{Server: server, Databases: u.Backup.Postgres.Databases, Replace: true, EndClients: true})
 	}
 	report := backup.Report{Set: set.ID}
 	for _, to := range [][]backup.Restorer{files, data} {

@@ -125,6 +125,9 @@ type backupConfig struct {
 	Redis *redisConfig `yaml:"redis"` // the Redis of the stack
 	Mongo *mongoConfig `yaml:"mongo"` // the MongoDB of the dashboard
 
+	Postgres *postgresConfig `yaml:"postgres"` // the PostgreSQL of the dashboard or of pumps
+	External []string        `yaml:"external"` // databases that somebody else backs up: redis, mongo, postgres, mysql
+
 	Set   string         `yaml:"set"`   // an existing set instead of a new one: its id, directory, or latest
 	Fresh fleet.Duration `yaml:"fresh"` // how old an existing set may be; 0: a day
 
@@ -151,6 +154,12 @@ type redisConfig struct {
 type mongoConfig struct {
 	secret    `yaml:",inline"`
 	Databases []string `yaml:"databases"` // empty: tyk_analytics
+}
+
+type postgresConfig struct {
+	secret    `yaml:",inline"`
+	Databases []string `yaml:"databases"` // empty: that of the URI, otherwise tyk_analytics
+	Bin       string   `yaml:"bin"`       // directory of psql, pg_dump and pg_restore; empty: the newest of Debian's
 }
 
 // load reads and checks the file; "-" is stdin.
@@ -275,7 +284,7 @@ func (c *config) checkBackup(bad func(string, ...any)) {
 	if b.Keep < 0 {
 		bad("backup.keep: %d is negative", b.Keep)
 	}
-	for name, s := range map[string]*secret{"redis": b.redis(), "mongo": b.mongo()} {
+	for name, s := range map[string]*secret{"redis": b.redis(), "mongo": b.mongo(), "postgres": b.postgres()} {
 		if s == nil {
 			continue
 		}
@@ -310,6 +319,13 @@ func (b *backupConfig) mongo() *secret {
 		return nil
 	}
 	return &b.Mongo.secret
+}
+
+func (b *backupConfig) postgres() *secret {
+	if b.Postgres == nil {
+		return nil
+	}
+	return &b.Postgres.secret
 }
 
 // read returns the URI.

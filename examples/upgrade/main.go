@@ -60,7 +60,7 @@ type options struct {
 	dropExtra, json, yes                bool
 }
 
-var restorables = []string{"config", "redis", "mongo"}
+var restorables = []string{"config", "redis", "mongo", "postgres"}
 
 func commandOf(o *options) cli.Command {
 	file := func(f *flag.FlagSet) {

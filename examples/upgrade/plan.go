@@ -168,6 +168,10 @@ func (u *upgrade) readable() error {
 		_, err := u.mongo()
 		errs = append(errs, err)
 	}
+	if u.Backup.Postgres != nil {
+		_, err := u.postgres()
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 

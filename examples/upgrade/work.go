@@ -257,7 +257,8 @@ func (u *upgrade) restorable(rep *rollout.Report) (setNote, error) {
 		return note, errors.New("restore: the file has no section backup")
 	case note.Dir == "":
 		return note, errors.New("restore: the run has no backup; nothing was undone")
-	case slices.Contains(what, "redis") && u.Backup.Redis == nil, slices.Contains(what, "mongo") && u.Backup.Mongo == nil:
+	case slices.Contains(what, "redis") && u.Backup.Redis == nil, slices.Contains(what, "mongo") && u.Backup.Mongo == nil,
+		slices.Contains(what, "postgres") && u.Backup.Postgres == nil:
 		return note, fmt.Errorf("restore %s: the file's section backup does not have all of it", strings.Join(what, ", "))
 	}
 	set, err := u.open(note.Dir)
