@@ -147,7 +147,10 @@ func linkIn(dir *os.File, name, at string, safe bool) (string, error) {
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(dir.Fd()), name, buf)
-	return string(buf[:n]), err
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
 }
 
 // tempForm is the name of a file that is being restored: the process that does

@@ -193,6 +193,7 @@ var rules = map[string]deptest.Rule{
 	},
 	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
 	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh", "internal/printable": "spells out the control characters in what a host prints"}},
+	"debpkg/debpkgtest":     {Own: map[string]string{"debpkg": "whose hosts it plays", "internal/run": "of debpkg", "internal/printable": "of debpkg"}},
 	"debpkg/rollout": {Own: map[string]string{
 		"internal/atomicfile": "syncs the journal's directory",
 		"internal/printable":  "keeps what hosts say from steering a terminal",
