@@ -1,6 +1,8 @@
 package compiler_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -172,3 +174,25 @@ func TestNextUploads(t *testing.T) {
 		}
 	}
 }
+
+// A container cannot fill the caller's disk.
+func TestResultTooLarge(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, 0, "", nil)
+	f.copyFrom = func(string) (io.ReadCloser, error) {
+		var b bytes.Buffer
+		err := tar.NewWriter(&b).WriteHeader(&tar.Header{Name: "plugin.so", Typeflag: tar.TypeReg, Size: 1<<30 + 1})
+		return io.NopCloser(io.MultiReader(&b, zeros{})), err
+	}
+	out := t.TempDir()
+	_, err := buildFake(t, f, compiler.Options{}, compiler.Request{OutputDir: out})
+	var e *compiler.Error
+	if !errors.Is(err, compiler.ErrTooLarge) || !errors.As(err, &e) || e.Op != compiler.StageCollect {
+		t.Errorf("%v", err)
+	}
+	only(t, out)
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
