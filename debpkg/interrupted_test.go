@@ -138,7 +138,12 @@ func TestDiskFull(t *testing.T) {
 		f.write("/etc/apt/private.conf", f.file("/etc/apt/private.conf")+"Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n")
 		f.raw("apt-get", "-q", "update")
 		f.install("tyk-gateway=4.0.8")
-		h := f.host(func(o *debpkg.Options) { o.StateDir = t.TempDir() })
+		state := t.TempDir()
+		cautious := f.host(func(o *debpkg.Options) { o.StateDir = state })
+		if err := f.plan(cautious, f.request("tyk-gateway", "5.2.5")).Refused(); err == nil || !strings.Contains(err.Error(), "new files in") {
+			t.Errorf("a package that is larger than it says: %v", err)
+		}
+		h := f.host(func(o *debpkg.Options) { o.StateDir, o.IgnoreSpace = state, true })
 		c, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5")))
 		wantError(t, err, debpkg.ErrDiskFull, "No space left")
 		f.want("tyk-gateway", "4.0.8", "install installed")
