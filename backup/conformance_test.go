@@ -3,7 +3,6 @@ package backup_test
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -13,9 +12,7 @@ import (
 	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/backup/redisdb"
-	"example.com/tykupgrade/internal/lab"
 	redislab "example.com/tykupgrade/internal/lab/redis"
-	"example.com/tykupgrade/internal/run"
 )
 
 // redisEnv tells the killed helper where its Redis is.
@@ -92,14 +89,4 @@ func tykHost(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return root
-}
-
-func needGNU(t testing.TB) {
-	t.Helper()
-	for _, argv := range [][]string{{"tar", "--version"}, {"find", "--version"}} {
-		var out strings.Builder
-		if err := run.Local(run.Options{})(t.Context(), argv, nil, &out, nil); err != nil || !strings.Contains(out.String(), "GNU") {
-			lab.Missing(t, "GNU "+argv[0])
-		}
-	}
 }

@@ -353,33 +353,3 @@ func TestRestoreStops(t *testing.T) {
 		}
 	}
 }
-
-// tree describes every file below root.
-func tree(t *testing.T, root string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		st := info.Sys().(*syscall.Stat_t)
-		rel, _ := filepath.Rel(root, p)
-		content := ""
-		if d.Type() == fs.ModeSymlink {
-			content, err = os.Readlink(p)
-			out[rel] = "link " + content
-			return err
-		}
-		data, err := os.ReadFile(p)
-		out[rel] = strings.Join([]string{info.Mode().String(), info.ModTime().UTC().String(), string(data), time.Unix(int64(st.Uid), int64(st.Gid)).String()}, "|")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}

@@ -28,13 +28,6 @@ func (h *Host) env() []string {
 	return env
 }
 
-func (h *Host) dpkgRoot() []string {
-	if h.o.Root == "" {
-		return nil
-	}
-	return []string{"--root=" + h.o.Root}
-}
-
 // stream runs a command with our environment.
 func (h *Host) stream(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, argv ...string) error {
 	if h.err != nil {

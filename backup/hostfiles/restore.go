@@ -60,7 +60,7 @@ func (f *Restore) Name() string {
 
 func (f *Restore) host() (host, error) {
 	if f.Root != "" && f.Runner != nil {
-		return nil, errors.New("Root and Runner exclude each other")
+		return nil, errors.New("both Root and Runner are set: choose one")
 	}
 	for _, p := range slices.Concat(f.Only, f.Paths) {
 		if _, err := path.Match(p, ""); err != nil || !path.IsAbs(p) {

@@ -18,10 +18,10 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Kind is the kind of the components that [Files] writes.
+// Kind is the kind of the components that [Source] writes.
 const Kind = "files"
 
-// Files backs up files of one host: content, mode, owner, modification time
+// Source backs up files of one host: content, mode, owner, modification time
 // and symbolic links. A link is recorded, and the file that it names is
 // included. Exactly one of FS and Runner is set.
 //

@@ -133,14 +133,14 @@ func (o *object) add(sum []byte) {
 
 // differences names what is not the same in two dumps: at most limit lines,
 // and how many there are.
-func (want objects) differences(got objects, limit int) (lines []string, n int) {
+func (o objects) differences(got objects, limit int) (lines []string, n int) {
 	report := func(format string, args ...any) {
 		if n++; n <= limit {
 			lines = append(lines, fmt.Sprintf(format, args...))
 		}
 	}
 	keys := map[string]bool{}
-	for k := range want {
+	for k := range o {
 		keys[k] = true
 	}
 	for k := range got {
@@ -152,7 +152,7 @@ func (want objects) differences(got objects, limit int) (lines []string, n int) 
 	}
 	slices.Sort(sorted)
 	for _, k := range sorted {
-		w, g := want[k], got[k]
+		w, g := o[k], got[k]
 		label := printable(strings.ToLower(k[:len(typeOf(k))]) + k[len(typeOf(k)):])
 		switch {
 		case g == nil:

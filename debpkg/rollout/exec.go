@@ -131,9 +131,10 @@ func (x Exec) State(ctx context.Context, server string) (State, error) {
 	var s State
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err == nil && dec.More() {
+	if err = dec.Decode(&s); err == nil && dec.More() {
 		err = errors.New("more than one JSON value")
-	} else if err == nil {
+	}
+	if err == nil {
 		return s, nil
 	}
 	return State{}, &Error{

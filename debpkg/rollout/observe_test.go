@@ -304,12 +304,15 @@ func TestAudit(t *testing.T) {
 	commands := map[string]string{}
 	var results []string
 	for line := range strings.Lines(out.String()) {
-		var e struct{ Actor, Event, Plan, Command, Command_sha256, Result string }
+		var e struct {
+			Actor, Event, Plan, Command, Result string
+			CommandSHA256                       string `json:"command_sha256"`
+		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil || !strings.HasPrefix(e.Actor, "jane") || e.Plan == "" {
 			t.Errorf("%s: %v", line, err)
 		}
 		if e.Event == "command" {
-			commands[e.Command] = e.Command_sha256
+			commands[e.Command] = e.CommandSHA256
 		}
 		if e.Event == "end" || e.Event == "done" {
 			results = append(results, e.Result)

@@ -57,7 +57,8 @@ func TestPublish(t *testing.T) {
 				}
 			}
 			u := prepared(t, file, nil, withoutPreflight)
-			rep, err := step(t, u, targetPlugin)
+			_, err := step(t, u, targetPlugin)
+			var rep *rollout.Report
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-type hinted struct{ error }
+type hinted struct{}
 
 func (h hinted) Error() string { return "take host: it is locked; call Unlock" }
 func (h hinted) Hint() string  { return "call Unlock" }

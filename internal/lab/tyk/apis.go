@@ -262,7 +262,8 @@ func (s *APIs) replace(r *http.Request, a *api, file string, oas bool) error {
 	}
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(data, &fields); err != nil {
-		return fmt.Errorf("Request malformed") //nolint: the gateway's words
+		//lint:ignore ST1005 the gateway's words
+		return fmt.Errorf("Request malformed")
 	}
 	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return slices.Contains(lost, name) })
 	out, err := json.MarshalIndent(fields, "", "  ")

@@ -127,12 +127,6 @@ func (s *APIs) cacheDir(apiID, value string) string {
 	return filepath.Join(s.conf.MiddlewarePath, "bundles", dir)
 }
 
-// section is the part of a manifest that a gateway merges.
-type section struct {
-	bundle.Middleware
-	dir string
-}
-
 // load fetches an API's bundles and opens its plugins. An error means that the
 // API is not served at all.
 func (s *APIs) load(a *api, value string) error {
@@ -274,7 +268,8 @@ func (s *APIs) verify(m *bundle.Manifest, dir string) error {
 	var key *rsa.PublicKey
 	if s.conf.PublicKeyPath != "" {
 		if m.Signature == "" {
-			return errors.New("Bundle isn't signed") //nolint: the gateway's words
+			//lint:ignore ST1005 the gateway's words
+			return errors.New("Bundle isn't signed")
 		}
 		data, err := os.ReadFile(s.conf.PublicKeyPath)
 		if err == nil {
@@ -294,7 +289,8 @@ func (s *APIs) verify(m *bundle.Manifest, dir string) error {
 		_, _ = sum.Write(data)
 	}
 	if hex.EncodeToString(sum.Sum(nil)) != m.Checksum {
-		return errors.New("Invalid checksum") //nolint: the gateway's words
+		//lint:ignore ST1005 the gateway's words
+		return errors.New("Invalid checksum")
 	}
 	if key != nil {
 		return verifySignature(key, m, dir)
@@ -307,10 +303,12 @@ func (s *APIs) fetch(name, dir string) error {
 	c := s.conf
 	if !c.Downloader {
 		s.logf("warning", "Bundle downloader is disabled.", "prefix", "main")
-		return errors.New("Bundle downloader is disabled") //nolint: the gateway's words
+		//lint:ignore ST1005 the gateway's words
+		return errors.New("Bundle downloader is disabled")
 	}
 	if c.BundleBaseURL == "" {
-		return errors.New("No bundle base URL set, skipping bundle") //nolint: the gateway's words
+		//lint:ignore ST1005 the gateway's words
+		return errors.New("No bundle base URL set, skipping bundle")
 	}
 	u, err := url.Parse(c.BundleBaseURL)
 	if err != nil {

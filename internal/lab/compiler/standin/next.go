@@ -17,6 +17,7 @@ import (
 // link with, and checks the processor and the edition's tag alone.
 func (b *build) next() error {
 	if !slices.Contains([]string{"amd64", "arm64", "s390x"}, b.goarch) {
+		//lint:ignore ST1005 the script's words
 		return fmt.Errorf("ERROR: this compiler image has no toolchain/sysroot for linux/%s.", b.goarch)
 	}
 	base := strings.TrimSuffix(b.name, filepath.Ext(b.name))
@@ -62,6 +63,7 @@ func (b *build) next() error {
 	if edition != "ce" {
 		tags += ",ee"
 		if b.goarch == "s390x" {
+			//lint:ignore ST1005 the script's words
 			return fmt.Errorf("ERROR: edition '%s' has no %s Gateway (published: amd64 arm64).", edition, b.goarch)
 		}
 	}
