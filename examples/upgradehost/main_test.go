@@ -185,7 +185,7 @@ func TestKilled(t *testing.T) {
 	lab.Program(t, "ssh", "openssh-client")
 	args := []string{"apply", "-yes", "-gateway", "5.2.5", "-pump", "1.9.0", "-out", file}
 	_, errOut := r.command(exitFailed, "", args[0], append(args[1:], "-host", "root@127.0.0.1", "-ssh-port", "9")...)
-	contains(t, errOut, "the connection to the host failed", file+" still tells of it")
+	contains(t, errOut, "connection to the host failed", file+" still tells of it")
 	if kept, err := os.ReadFile(file); err != nil || !bytes.Contains(kept, []byte(p.Digest)) {
 		t.Errorf("the file holds %s, %v", kept, err)
 	}
@@ -214,7 +214,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, errOut = r.command(exitRefused, "", "apply", "-yes", "-gateway", "5.2.5", "-out", file)
-	contains(t, errOut, "the host has changed since the plan was made")
+	contains(t, errOut, "host has changed since the plan was made")
 	if _, err := os.Stat(file); err == nil {
 		t.Error("the file stays")
 	}
