@@ -10,13 +10,17 @@ ACCEPTED = GO-2026-4883 GO-2026-4887
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test fmt vet lint vuln bench fuzz
+.PHONY: test test-long fmt vet lint vuln bench fuzz
 
 # Of the packages one more than there are cores is tested at a time: some wait
 # for their hosts most of the time.
 test: fmt vet lint
 	@began=$$(date +%s); $(GO) test -race -p $$(($$(nproc) + 1)) -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
 	echo "go test -race ./...: $$(($$(date +%s) - began)) s on $$(nproc) cores"; exit $$code
+
+# All tests, with those that take minutes of both cores.
+test-long:
+	TYKUPGRADE_TEST_LONG=1 $(GO) test -race -p $$(nproc) -timeout 60m $(TESTFLAGS) ./...
 
 fmt:
 	@files=$$(gofmt -l .); \

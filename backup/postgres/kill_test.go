@@ -46,7 +46,7 @@ func exit(err error) {
 func moments(t *testing.T) int {
 	n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS"))
 	if err != nil {
-		n = 8
+		n = 4
 	}
 	return n
 }

@@ -96,7 +96,7 @@ func (k killCase) serve(ctx context.Context, s *redislab.Server) {
 // or goes back; both end in a whole state, and nothing is left behind.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
-	moments := 20
+	moments := 8
 	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS")); err == nil {
 		moments = n
 	}

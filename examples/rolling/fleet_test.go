@@ -13,6 +13,7 @@ import (
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
+	"example.com/tykupgrade/internal/lab"
 )
 
 // The tests of this file upgrade and revert two real systemd hosts each, over
@@ -90,6 +91,7 @@ func (s *fixture) testCanary(t *testing.T) {
 // each time a host may be out of service, the other serves on, and resume
 // finishes.
 func TestFleetTrouble(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	s := newFixture(t)
 	for _, c := range []struct {
@@ -155,6 +157,7 @@ func (s *fixture) cutSSH() {
 // TestFleetKill kills the operator's process at random moments, several times
 // in each rollout, and resumes.
 func TestFleetKill(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	s := newFixture(t)
 	seed := rand.Uint64()

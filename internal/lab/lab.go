@@ -85,3 +85,15 @@ func SmallDisk(t *testing.T, size int64, f func(dir string)) {
 		t.Fatalf("in the child with a small disk: %v\n%s", err, out)
 	}
 }
+
+// LongEnv names the variable that makes [Long] tests run. make test-long sets it.
+const LongEnv = "TYKUPGRADE_TEST_LONG"
+
+// Long skips a test that takes minutes of both cores unless [LongEnv] is set: the
+// short run has another test of the same calls, with fewer hosts or kills.
+func Long(t testing.TB) {
+	t.Helper()
+	if os.Getenv(LongEnv) == "" {
+		t.Skipf("skipped, a long test: set %s, or run make test-long", LongEnv)
+	}
+}
