@@ -295,6 +295,7 @@ func TestHostUpgrade(t *testing.T) {
 // A service that dies: reported with its journal, reverted although systemd's
 // start limit was hit.
 func TestHostCrash(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Crash: true}))
 	h := m.host()
@@ -328,6 +329,7 @@ func TestHostCrash(t *testing.T) {
 
 // Stage installs and leaves the old process serving until Restart.
 func TestHostStage(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}), gateway("5.3.0", debs.TykOptions{Postinst: waiting}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
 	h := m.host()
@@ -559,6 +561,7 @@ func TestHostOperatorKilled(t *testing.T) {
 // The context ends while postinst runs: dpkg is let finish, the change is
 // complete and the error says why the caller was stopped.
 func TestHostCancelled(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting}))
 	h := m.host()

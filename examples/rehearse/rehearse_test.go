@@ -187,6 +187,7 @@ func golden(t *testing.T, name, got string) {
 
 // A gateway that cannot start is found, and everything is as before afterwards.
 func TestFailingGateway(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	needs(t)
 	text := rehearse(t, noCompiler, "-fail", "gateway")
@@ -376,6 +377,7 @@ func TestHostsLeft(t *testing.T) {
 
 // -keep keeps the directory, with everything in it and nothing running.
 func TestKeep(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	needs(t)
 	path, err := built()

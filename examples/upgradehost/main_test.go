@@ -156,6 +156,7 @@ func TestUpgradeHost(t *testing.T) {
 // The process was killed while it applied: the file tells of the plan, and the
 // next apply to it finds what became of that.
 func TestKilled(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	r := newRoot(t)
 	r.apt("update")
