@@ -414,10 +414,10 @@ func TestNoFetch(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for text, h := range map[string]*debpkg.Host{
-		"no Runner":         debpkg.New(nil, debpkg.Options{}),
-		"option Root":       debpkg.New(debpkg.Local(), debpkg.Options{Root: "x"}),
-		"option StateDir":   debpkg.New(debpkg.Local(), debpkg.Options{StateDir: "x"}),
-		"negative duration": debpkg.New(debpkg.Local(), debpkg.Options{LockWait: -1}),
+		"no Runner":                           debpkg.New(nil, debpkg.Options{}),
+		"option Root":                         debpkg.New(debpkg.Local(), debpkg.Options{Root: "x"}),
+		"option StateDir":                     debpkg.New(debpkg.Local(), debpkg.Options{StateDir: "x"}),
+		"duration in the options is negative": debpkg.New(debpkg.Local(), debpkg.Options{LockWait: -1}),
 	} {
 		if _, err := h.Facts(t.Context()); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%s: %v", text, err)

@@ -2,6 +2,7 @@ package debpkg
 
 import (
 	"context"
+	"errors"
 	"path"
 	"regexp"
 	"slices"
@@ -71,12 +72,13 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, nee
 	p.Downloads = slices.DeleteFunc(p.Downloads, func(d Download) bool { return local[d.File] != "" })
 	room := space{}
 	room.add(s.disk(h.path("/var/cache/apt/archives")), p.DownloadSize(), "downloads")
-	if fetch && len(p.Downloads) > 0 && (h.o.IgnoreSpace || room.lacking() == nil) {
+	if fetch && len(p.Downloads)+len(local) > 0 && (h.o.IgnoreSpace || room.lacking() == nil) {
 		h.event(Event{Kind: EventStep, Text: op.String()})
 		if err := h.retryLocked(ctx, op, func() error {
 			_, err := h.apt(ctx, op, in, "--download-only")
 			return err
-		}); err != nil {
+		}); err != nil && (len(p.Downloads) > 0 || !errors.Is(err, ErrNotRoot)) {
+			// With file: sources nothing is fetched; apt still refuses unsigned ones.
 			return nil, err
 		}
 	} else {
