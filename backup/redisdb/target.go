@@ -33,7 +33,7 @@ func checkState(ctx context.Context, n *node, info serverInfo, version int) erro
 
 // checkEmpty refuses a server that holds keys or functions.
 func checkEmpty(n *node, keys int64, functions bool) error {
-	next := "set Replace if what it holds may go"
+	next := "allow replacement (Replace, -replace) if what it holds may go"
 	if keys > 0 {
 		return refuse(n, backup.ErrNotEmpty, next, "it holds %d keys", keys)
 	}
