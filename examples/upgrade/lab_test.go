@@ -49,6 +49,7 @@ func main() {}
 // compiled in a container, two real systemd hosts over SSH behind a real
 // HAProxy under load, a real Redis.
 func TestInstallation(t *testing.T) {
+	lab.Long(t)
 	if err := stage.Available(); err != nil {
 		lab.Missing(t, err.Error())
 	}
