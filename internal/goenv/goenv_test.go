@@ -49,7 +49,14 @@ func TestAsTheGoCommand(t *testing.T) {
 			key := []string{"GOPROXY", "GOPRIVATE", "GOFLAGS"}[i]
 			got := s.Get(key)
 			if key == "GOPROXY" && got == "" {
-				got = "https://proxy.golang.org,direct" // the go command's own default
+				// Neither variable nor file: what the go command says without both.
+				bare := exec.Command(goCmd, "env", "GOPROXY")
+				bare.Env = append(env, "GOENV=off", "GOPROXY=", "GOTOOLCHAIN=local")
+				text, err := bare.Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = strings.TrimSpace(string(text))
 			}
 			if got != want {
 				t.Errorf("%s: %s is %q, the go command has %q", name, key, got, want)
