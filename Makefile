@@ -1,3 +1,5 @@
+SHELL = bash
+.SHELLFLAGS = -o pipefail -c
 GO ?= go
 TESTFLAGS ?=
 FUZZTIME ?= 10s
@@ -10,7 +12,7 @@ ACCEPTED = GO-2026-4883 GO-2026-4887
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test test-long fmt vet lint vuln bench fuzz
+.PHONY: test test-long fmt vet lint vuln bench fuzz screen
 
 # Of the packages one more than there are cores is tested at a time: some wait
 # for their hosts most of the time.
@@ -31,6 +33,7 @@ vet:
 
 lint:
 	$(TOOL) staticcheck ./...
+	$(TOOL) revive -config internal/tools/revive.toml -set_exit_status ./...
 
 # Needs the Go vulnerability database: VULNDB is a mirror of it, or a copy made
 # of github.com/golang/vulndb with its cmd/indexdb (file:///…).
@@ -40,8 +43,9 @@ vuln:
 	if [ $$code -ne 0 ] && { [ $$code -ne 3 ] || [ -n "$$new" ]; }; then echo "$$out"; exit 1; fi; \
 	echo "govulncheck: nothing but what is accepted ($(ACCEPTED))"
 
+# Of benchmarks over sizes (BenchmarkX/n=1000) it prints how the cost grows.
 bench:
-	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./...
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m ./... | $(GO) run ./internal/growth
 
 fuzz:
 	@$(GO) list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do \
@@ -50,3 +54,8 @@ fuzz:
 			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x "$$pkg" </dev/null || exit 1; \
 		done; \
 	done
+
+# The picture in the README, of a real run.
+screen:
+	$(GO) run ./examples/rehearse 2>/dev/null | $(GO) run ./internal/screen go run ./examples/rehearse >docs/rehearsal.svg.new
+	mv docs/rehearsal.svg.new docs/rehearsal.svg

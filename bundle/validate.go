@@ -18,10 +18,11 @@ import (
 type Severity string
 
 const (
-	// Refused: the gateway or tyk bundle build refuses it, or no gateway can
-	// use it. [Write] refuses it as well.
+	// Refused means that the gateway or tyk bundle build refuses it, or that no
+	// gateway can use it. [Write] refuses it as well.
 	Refused Severity = "refused"
-	// Accepted: the gateway accepts it, but something does not work as it reads.
+	// Accepted means that the gateway accepts it, but something does not work as
+	// it reads.
 	Accepted Severity = "accepted"
 )
 

@@ -7,13 +7,17 @@ package tyk
 
 import "example.com/tykupgrade/health/healthtest"
 
-// Names of healthtest.
 type (
-	Kind    = healthtest.Kind
+	// Kind is healthtest's.
+	Kind = healthtest.Kind
+	// Options is healthtest's.
 	Options = healthtest.Options
-	Plugin  = healthtest.Plugin
-	Mode    = healthtest.Mode
-	Stub    = healthtest.Program
+	// Plugin is healthtest's.
+	Plugin = healthtest.Plugin
+	// Mode is healthtest's.
+	Mode = healthtest.Mode
+	// Stub is healthtest's Program.
+	Stub = healthtest.Program
 )
 
 // Values of healthtest.
