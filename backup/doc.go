@@ -8,6 +8,7 @@
 //	<id>/
 //	  manifest.json    what, when, from which versions; every file with its digest
 //	  manifest.sha256  for sha256sum -c
+//	  manifest.json.sig the author's signature, for ssh-keygen -Y verify; optional
 //	  config/…         of package hostfiles
 //	  redis/<node>.rdb of package redisdb
 //	  mongo/…          of package mongodb: exactly what mongodump --out writes
@@ -21,9 +22,11 @@
 // backuptest holds the conformance suite for any Source and Restorer.
 //
 // Directories and files of a set are readable by their owner alone: they hold the
-// secrets of the system that they came from. Checksums find damage; they do not
-// tell who made a set. Restore therefore refuses a set that another user could
-// have changed.
+// secrets of the system that they came from. Checksums find damage, and age keeps an
+// export secret; neither tells who made a set. Restore therefore refuses a set that
+// another user could have changed. A signature over the manifest names the author:
+// [Options].Signer or [Set.Sign] makes it, and [RestoreOptions].RequireSignature or
+// [Set.VerifySignature] checks it.
 //
 // Limits: local POSIX file systems for the set itself. The sources of one set are
 // not consistent with each other; each says in the manifest what it promises.

@@ -23,6 +23,8 @@ import (
 type Set struct {
 	Manifest
 	Dir string // absolute
+
+	sum [sha256.Size]byte // of manifest.json
 }
 
 // maxManifest bounds what is read into memory on the word of a file's size.
@@ -66,7 +68,7 @@ func open(dir string) (*Set, error) {
 	if err != nil {
 		return nil, step.Fail("open", dir, err)
 	}
-	return &Set{Manifest: *m, Dir: dir}, nil
+	return &Set{Manifest: *m, Dir: dir, sum: sha256.Sum256(data)}, nil
 }
 
 // List opens the sets below dir, newest first. Sets that cannot be opened are

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,10 @@ type RestoreOptions struct {
 	// the matter with Undo or [Set.Accept], in this process or a later one.
 	// Otherwise Restore accepts once all components are verified.
 	Keep bool
+
+	// RequireSignature refuses a set that none of these keys signed: see
+	// [Set.VerifySignature]. Empty: sets need no signature.
+	RequireSignature []crypto.PublicKey
 
 	Log      *slog.Logger // nil: silent
 	Progress func(Event)  // called for one event at a time
@@ -80,6 +85,11 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 		return report, step.Fail("restore", s.Dir, err)
 	}
 	defer release()
+	if len(o.RequireSignature) > 0 {
+		if err := s.VerifySignature(o.RequireSignature...); err != nil {
+			return report, err
+		}
+	}
 	r := &setRestore{set: s, asked: asked, progress: step.Serial(o.Progress), log: step.Logger(o.Log)}
 	later := map[string]bool{}
 	for name, to := range asked {

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -28,6 +29,7 @@ type Options struct {
 	Packages map[string]string // installed package versions that the set belongs to
 	Tool     string            // what takes the set; empty: this module and its version
 	Reserve  int64             // bytes that must stay free on the file system; 0: 64 MiB, negative: none
+	Signer   crypto.Signer     // signs the manifest as [Set.Sign] does; nil: no signature
 	Log      *slog.Logger      // nil: silent
 	Progress func(Event)       // called for one event at a time, from any goroutine
 }
@@ -110,6 +112,15 @@ func (t *taking) run(ctx context.Context, sources []Source) (_ *Set, err error) 
 	}
 	if err := m.write(ctx, partial); err != nil {
 		return nil, step.Fail("write the manifest of", t.dir, err)
+	}
+	if t.o.Signer != nil {
+		data, err := readBounded(filepath.Join(partial, step.ManifestName))
+		if err == nil {
+			err = writeSignature(ctx, partial, t.o.Signer, data)
+		}
+		if err != nil {
+			return nil, step.Fail("sign the manifest of", t.dir, err)
+		}
 	}
 	return publish(ctx, t.dir, id, t.progress)
 }

@@ -145,6 +145,9 @@ func (s *Set) verifyFiles(ctx context.Context, progress func(Event)) error {
 	if err != nil {
 		return step.Fail("verify", s.Dir, err)
 	}
+	if _, err := s.signedBy(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		findings = append(findings, step.Fail("verify", signatureName, err))
+	}
 	done, total := map[string]int64{}, map[string]int64{}
 	for _, c := range s.Components {
 		total[c.Name] = c.Bytes
@@ -185,7 +188,7 @@ func (s *Set) owner(path string) string {
 // unexpected lists what is in the directory without being in the manifest. A
 // directory is expected when it leads to a file or belongs to a component.
 func (s *Set) unexpected() (findings []error, err error) {
-	expected := map[string]bool{step.ManifestName: true, step.ChecksumName: true}
+	expected := map[string]bool{step.ManifestName: true, step.ChecksumName: true, signatureName: true}
 	dirs := map[string]bool{".": true}
 	add := func(p string) {
 		for ; p != "."; p = filepath.Dir(p) {

@@ -50,7 +50,8 @@ type Sum struct {
 // shortened to fit), which is given its mode and owner, synced, renamed over
 // path, and the directory synced. When fill fails, the disk is full or ctx ends,
 // the temporary file is removed and path is what it was before; so it is when
-// fill panics, and the panic goes on.
+// fill panics, and the panic goes on. After kill -9 the temporary file stays until
+// [Sweep] removes it.
 //
 // Errors wrap their cause; retrying helps where the cause is a full disk that
 // has been cleared.
@@ -74,9 +75,7 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	if mode == 0 {
 		mode = 0o600
 	}
-	// 255 bytes are what file systems take; CreateTemp adds up to ten.
-	base := filepath.Base(target)
-	f, err := os.CreateTemp(filepath.Dir(target), "."+base[:min(len(base), 238)]+".tmp-*")
+	f, err := createTemp(target)
 	if err != nil {
 		return Sum{}, err
 	}

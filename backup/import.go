@@ -1,0 +1,246 @@
+package backup
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+	"github.com/klauspost/compress/zstd"
+
+	"example.com/tykupgrade/backup/internal/step"
+	"example.com/tykupgrade/internal/atomicfile"
+)
+
+// Import unpacks what [Set.Export] wrote into a new set below dir. With
+// identities it takes an encrypted export only, and refuses any other with
+// [ErrUnsafe]. As with [Take] the set is verified up to [LevelStructure] before it
+// gets its name, and nothing is left otherwise.
+//
+// Encryption with age keeps an export secret. It does not tell who made it, since
+// anybody who has the recipient can encrypt: [Set.VerifySignature] does.
+func Import(ctx context.Context, dir string, r io.Reader, identities ...age.Identity) (*Set, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, step.Fail("import into", dir, err)
+	}
+	if err := step.OutsideSets(dir); err != nil {
+		return nil, step.Fail("import into", dir, err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, step.Fail("import into", dir, err)
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, step.Fail("import into", dir, err)
+	}
+	defer unlock()
+	if err := sweep(dir); err != nil {
+		return nil, step.Fail("remove leftovers in", dir, err)
+	}
+	set, err := unpack(ctx, dir, r, identities)
+	if err != nil {
+		return nil, step.Fail("import into", dir, err)
+	}
+	return set, nil
+}
+
+func unpack(ctx context.Context, dir string, r io.Reader, identities []age.Identity) (_ *Set, err error) {
+	in, closeIn, err := unpacker(&step.ReadMeter{Ctx: ctx, R: r}, identities)
+	if err != nil {
+		return nil, err
+	}
+	defer closeIn()
+	u := &unpacking{ctx: ctx, tr: tar.NewReader(in), dir: dir}
+	m, err := u.manifest()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, m.ID)); err == nil {
+		return nil, fmt.Errorf("set %s: %w", m.ID, fs.ErrExist)
+	}
+	var need int64
+	for _, f := range m.Files {
+		need += f.Size
+	}
+	if err := step.CheckSpace(dir, need); err != nil {
+		return nil, err
+	}
+	partial := partialDir(dir, m.ID)
+	if err := errors.Join(os.RemoveAll(partial), os.Mkdir(partial, 0o700)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(partial))
+		}
+	}()
+	if err := u.files(partial, m); err != nil {
+		return nil, err
+	}
+	// What follows the archive's end must be the compressor's own end.
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return publish(ctx, dir, m.ID, func(Event) {})
+}
+
+// unpacker recognises what the archive is wrapped in by its first bytes.
+func unpacker(r io.Reader, identities []age.Identity) (io.Reader, func(), error) {
+	b := bufio.NewReader(r)
+	const ageIntro = "age-encryption.org/"
+	if head, _ := b.Peek(len(ageIntro)); string(head) == ageIntro {
+		if len(identities) == 0 {
+			return nil, nil, errors.New("the export is encrypted with age; give an identity")
+		}
+		plain, err := age.Decrypt(b, identities...)
+		if err != nil {
+			return nil, nil, err
+		}
+		b = bufio.NewReader(plain)
+	} else if len(identities) > 0 && len(head) > 0 {
+		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrUnsafe, Err: errors.New("it is not encrypted, though an identity is given"),
+			Next: "check who made it, then import it without an identity"}
+	}
+	if head, _ := b.Peek(4); !bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
+		return nil, nil, fmt.Errorf("%w: neither a .tar.zst nor a .tar.zst.age of this package", ErrNotASet)
+	}
+	z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
+	if err != nil {
+		return nil, nil, err
+	}
+	return z, z.Close, nil
+}
+
+type unpacking struct {
+	ctx context.Context
+	tr  *tar.Reader
+	dir string
+	id  string
+
+	raw    []byte      // manifest.json
+	sum    []byte      // manifest.sha256
+	sig    []byte      // manifest.json.sig, empty if the set is not signed
+	peeked *tar.Header // read, and not asked for yet
+}
+
+// peek returns the next header and leaves it for next.
+func (u *unpacking) peek() (h *tar.Header, err error) {
+	if u.peeked == nil {
+		u.peeked, err = u.tr.Next()
+	}
+	return u.peeked, err
+}
+
+// next returns the header of the entry that must come now.
+func (u *unpacking) next(want string) (*tar.Header, error) {
+	h, err := u.peek()
+	if errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: it ends before %s", ErrDamaged, want)
+	}
+	if err != nil {
+		if e := step.Ended(u.ctx); e != nil {
+			return nil, e
+		}
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	u.peeked = nil
+	id, name, _ := strings.Cut(h.Name, "/")
+	if u.id == "" {
+		u.id = id
+	}
+	if h.Typeflag != tar.TypeReg || id != u.id || name != want {
+		return nil, fmt.Errorf("%w: entry %q where %q was expected", ErrDamaged, h.Name, u.id+"/"+want)
+	}
+	return h, nil
+}
+
+func (u *unpacking) small(name string) ([]byte, error) {
+	h, err := u.next(name)
+	if err != nil {
+		return nil, err
+	}
+	if h.Size > maxManifest {
+		return nil, fmt.Errorf("%w: %s has %d bytes", ErrDamaged, name, h.Size)
+	}
+	var b bytes.Buffer
+	_, err = io.Copy(&b, u.tr)
+	return b.Bytes(), err
+}
+
+func (u *unpacking) manifest() (_ *Manifest, err error) {
+	if u.raw, err = u.small(step.ManifestName); err != nil {
+		return nil, err
+	}
+	if u.sum, err = u.small(step.ChecksumName); err != nil {
+		return nil, err
+	}
+	if h, err := u.peek(); err == nil && h.Name == u.id+"/"+signatureName {
+		if u.sig, err = u.small(signatureName); err != nil {
+			return nil, err
+		}
+	}
+	m, err := ParseManifest(u.raw)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(u.sum, m.checksums(u.raw)) || m.ID != u.id {
+		return nil, fmt.Errorf("%w: %s does not belong to %s", ErrDamaged, step.ChecksumName, step.ManifestName)
+	}
+	return m, nil
+}
+
+// files unpacks what the manifest lists, in its order, and the two files that
+// make the directory a set last.
+func (u *unpacking) files(partial string, m *Manifest) error {
+	for _, c := range m.Components {
+		if err := os.MkdirAll(filepath.Join(partial, filepath.FromSlash(c.Name)), 0o700); err != nil {
+			return err
+		}
+	}
+	for _, f := range m.Files {
+		if f.Link != "" {
+			continue
+		}
+		if _, err := u.next(f.Path); err != nil {
+			return err
+		}
+		path := filepath.Join(partial, filepath.FromSlash(f.Path))
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		sum, err := atomicfile.Write(u.ctx, path, atomicfile.Options{NoSync: true}, func(w io.Writer) error {
+			_, err := io.Copy(w, io.LimitReader(u.tr, f.Size+1))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if sum.Size != f.Size || sum.SHA256 != f.SHA256 {
+			return fmt.Errorf("%s: %w: size or SHA-256 is not as in the manifest", f.Path, ErrDamaged)
+		}
+	}
+	if _, err := u.peek(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: entries after the last file (%v)", ErrDamaged, err)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{signatureName, u.sig}, {step.ManifestName, u.raw}, {step.ChecksumName, u.sum}} {
+		if len(f.data) == 0 {
+			continue
+		}
+		if _, err := atomicfile.WriteBytes(u.ctx, filepath.Join(partial, f.name), atomicfile.Options{}, f.data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
