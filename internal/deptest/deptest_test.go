@@ -16,7 +16,7 @@ var backupModules = map[string]string{
 	"filippo.io/age":                "encrypts exports",
 	"github.com/klauspost/compress": "zstd for exports, gzip at twice the speed of the standard library's",
 	"filippo.io/hpke":               "of age",
-	"golang.org/x/crypto":           "of age",
+	"golang.org/x/crypto":           "signs manifests with OpenSSH keys; also of age",
 	"golang.org/x/sys":              "of x/crypto",
 }
 
