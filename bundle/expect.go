@@ -48,47 +48,6 @@ func (o VerifyOptions) expected(op string, a *archive, r io.ReaderAt, size int64
 	return nil
 }
 
-// SignDetached returns a signature over the whole zip: base64 of RSA PKCS#1 v1.5
-// over SHA-256 of its bytes. Gateways do not look at it. It covers what the
-// signature in the manifest leaves out: names, hooks and boundaries. openssl
-// dgst -sha256 -verify checks it once it is decoded.
-func SignDetached(zip io.Reader, signer crypto.Signer) (string, error) {
-	public, err := checkSigner(signer)
-	if err != nil {
-		return "", err
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, zip); err != nil {
-		return "", &Error{Op: "sign bundle", Err: err, Retry: true}
-	}
-	return signDigest(signer, public, h.Sum(nil))
-}
-
-// VerifyDetached checks a signature of [SignDetached]. A wrong one is an error of
-// kind [ErrSignature], an empty one of kind [ErrUnsigned].
-func VerifyDetached(zip io.Reader, signature string, key *rsa.PublicKey) error {
-	const op = "verify detached signature"
-	if err := checkKey(op, key); err != nil {
-		return err
-	}
-	signature = strings.TrimSpace(signature)
-	if signature == "" {
-		return &Error{Op: op, Kind: ErrUnsigned, Next: "sign it with SignDetached"}
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, zip); err != nil {
-		return &Error{Op: op, Err: err, Retry: true}
-	}
-	raw, err := base64.StdEncoding.DecodeString(signature)
-	if err == nil {
-		err = rsa.VerifyPKCS1v15(key, crypto.SHA256, h.Sum(nil), raw)
-	}
-	if err != nil {
-		return &Error{Op: op, Kind: ErrSignature, Next: "check that the key is the signer's; if it is, do not use the bundle"}
-	}
-	return nil
-}
-
 func signDigest(signer crypto.Signer, public *rsa.PublicKey, digest []byte) (string, error) {
 	signature, err := signer.Sign(rand.Reader, digest, crypto.SHA256)
 	if err != nil {

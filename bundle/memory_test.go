@@ -20,11 +20,11 @@ import (
 
 const (
 	peakEnv   = "TYKUPGRADE_TEST_PEAK"
-	peakSize  = 500 << 20
+	peakSize  = 160 << 20
 	peakLimit = 32 << 10 // KiB
 )
 
-// TestPeakMemory writes a plugin of 500 MB in a process of its own and reads
+// TestPeakMemory writes a plugin of 160 MB in a process of its own and reads
 // that process's peak. The process is this test compiled without the race
 // detector, which would multiply it. VmHWM is used as ru_maxrss starts at the
 // size of the parent where Go starts a process.
@@ -34,7 +34,7 @@ func TestPeakMemory(t *testing.T) {
 		return
 	}
 	if testing.Short() {
-		t.Skip("skipped: writes 500 MB")
+		t.Skip("skipped: writes 160 MB")
 	}
 	t.Parallel()
 	if _, err := os.Stat("/proc/self/status"); err != nil {
@@ -92,7 +92,7 @@ func writePeak(t *testing.T) {
 // endless does not shrink, which takes a third of the time.
 var endless = rand.NewChaCha8([32]byte{})
 
-// large serves a shared object of 500 MB: a quarter of it repeats content, which
+// large serves a shared object of 160 MB: a quarter of it repeats content, which
 // takes the most memory.
 type large struct{ content *os.File }
 

@@ -50,6 +50,17 @@ func TestDirectoryEntry(t *testing.T) {
 	if _, err := verify(data, bundle.VerifyOptions{}); err != nil {
 		t.Error(err)
 	}
+	// What the Finder adds, in a directory that comes first.
+	data = craft(t, entry{name: "a", data: "abc"}, entry{name: ".DS_Store", data: "x"}, entry{name: "__MACOSX/"},
+		entry{name: "__MACOSX/._a", data: "x"}, entry{name: manifest, data: abcOnly})
+	if _, err := verify(data, bundle.VerifyOptions{}); err != nil {
+		t.Error(err)
+	}
+	dir := filepath.Join(t.TempDir(), "x")
+	if err := extract(t.Context(), data, dir, bundle.VerifyOptions{}); err != nil {
+		t.Error(err)
+	}
+	only(t, dir, "a", "manifest.json")
 }
 
 func TestTrafficLogs(t *testing.T) {

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -48,6 +49,10 @@ type Publication struct {
 	Dir  string // the served directory; nobody but its owner and root may write there
 	Name string // of the bundle in it, as the APIs have it
 	Run  string // who publishes; another run is refused until this one is accepted or reverted
+
+	// Key, if set, must have signed what is published: Publish looks for the signature of [SignFile]
+	// beside the file and refuses it with [ErrUnsigned] or [ErrSignature] before anything changes.
+	Key *rsa.PublicKey
 }
 
 // State is how far a publication has come.
@@ -247,6 +252,11 @@ func (p Publication) Publish(ctx context.Context, file string) (Record, error) {
 	next, err := DigestFile(file)
 	if err != nil {
 		return Record{}, p.fail(op, nil, err, "")
+	}
+	if p.Key != nil {
+		if err := verifyBeside(file, next, p.Key); err != nil {
+			return Record{}, err
+		}
 	}
 	now, err := p.now()
 	if err != nil {

@@ -74,22 +74,24 @@ func (v *validation) refused() []Finding {
 }
 
 func (v *validation) files() {
-	seen := map[string]bool{}
+	seen := map[string]int64{} // the bytes of each
 	for i, name := range v.m.FileList {
 		at := fmt.Sprintf("file_list[%d]", i)
 		if problem, remedy := nameProblem(name); problem != "" {
 			v.add(Refused, at, fmt.Sprintf("%q %s", name, problem), remedy)
 			continue
 		}
-		if clean := path.Clean(name); seen[clean] {
+		clean := path.Clean(name)
+		if size, twice := seen[clean]; twice {
+			v.total += size
 			v.add(Accepted, at, fmt.Sprintf("%q is listed twice, and it is in the zip twice", name), "list it once")
 			continue
-		} else {
-			seen[clean] = true
 		}
+		before := v.total
 		if v.src != nil {
 			v.file(at, name)
 		}
+		seen[clean] = v.total - before
 	}
 }
 

@@ -14,20 +14,6 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// Limits of [VerifyOptions] if none are given.
-const (
-	DefaultMaxSize  = 2 << 30 // bytes of all files together, unpacked
-	DefaultMaxFiles = 1000
-	DefaultMaxRatio = 200 // unpacked to packed size of one file
-)
-
-const (
-	maxManifest = 1 << 20
-	// Files below this size are no bombs whatever their ratio: a text of
-	// blanks, say.
-	ratioFloor = 1 << 20
-)
-
 // VerifyOptions changes what a bundle must meet. The zero value checks
 // structure and checksum within the default limits.
 type VerifyOptions struct {
@@ -57,7 +43,8 @@ type VerifyOptions struct {
 // Verify reads the bundle of size bytes at r in full and returns its manifest
 // when everything holds: a flat zip of exactly the regular files in file_list
 // and a manifest.json, each once, within the limits; a matching checksum; a
-// valid signature if o has a key.
+// valid signature if o has a key. Empty directories and what macOS adds to a zip
+// are passed over, as gateways do.
 //
 // What is wrong can be told apart with errors.Is: [ErrStructure] (this includes
 // broken and truncated archives), [ErrLimit], [ErrChecksum], [ErrUnsigned],
@@ -87,6 +74,7 @@ func (discard) Close() error                { return nil }
 type archive struct {
 	o        VerifyOptions
 	entries  map[string]*zip.File
+	dirs     map[string]bool // directory entries
 	manifest *Manifest
 	raw      []byte // manifest.json as it is in the bundle
 	total    int64
@@ -94,8 +82,9 @@ type archive struct {
 
 // open checks everything that can be seen without unpacking the files.
 func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, error) {
-	if o.MaxSize < 0 || o.MaxFiles < 0 || o.MaxRatio < 0 {
-		return nil, &Error{Op: op, Err: errors.New("a limit is negative"), Next: "use 0 for the default"}
+	limits, err := o.limits(op)
+	if err != nil {
+		return nil, err
 	}
 	if o.Key != nil {
 		if err := checkKey(op, o.Key); err != nil {
@@ -105,16 +94,7 @@ func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, erro
 	if r == nil {
 		return nil, &Error{Op: op, Err: errors.New("no bundle given")}
 	}
-	a := &archive{o: o, entries: map[string]*zip.File{}}
-	if o.MaxSize == 0 {
-		a.o.MaxSize = DefaultMaxSize
-	}
-	if o.MaxFiles == 0 {
-		a.o.MaxFiles = DefaultMaxFiles
-	}
-	if o.MaxRatio == 0 {
-		a.o.MaxRatio = DefaultMaxRatio
-	}
+	a := &archive{o: limits, entries: map[string]*zip.File{}, dirs: map[string]bool{}}
 	z, err := zip.NewReader(r, size)
 	// ErrInsecurePath comes with a usable reader, and only where GODEBUG asks
 	// for it; the names are checked below.
@@ -123,8 +103,8 @@ func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, erro
 	}
 	// Twice as fast as the standard library's, with its errors.
 	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
-	if len(z.File) > a.o.MaxFiles+1 {
-		return nil, failure(op, "", fmt.Errorf("%w: %d files, at most %d", ErrLimit, len(z.File), a.o.MaxFiles))
+	if err := limits.count(len(z.File) - 1); err != nil {
+		return nil, failure(op, "", err)
 	}
 	var packed uint64
 	for _, f := range z.File {
@@ -136,8 +116,8 @@ func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, erro
 	if packed > uint64(size) {
 		return nil, failure(op, "", fmt.Errorf("%w: its entries overlap", ErrStructure))
 	}
-	if a.total > a.o.MaxSize {
-		return nil, failure(op, "", fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, a.total, a.o.MaxSize))
+	if err := limits.size(a.total); err != nil {
+		return nil, failure(op, "", err)
 	}
 	if err := a.readManifest(op); err != nil {
 		return nil, err
@@ -151,9 +131,14 @@ func (a *archive) entry(f *zip.File) error {
 	}
 	// Gateways make the directory and go on.
 	if dir, ok := strings.CutSuffix(f.Name, "/"); ok && f.Mode().IsDir() && f.UncompressedSize64 == 0 && fs.ValidPath(dir) {
+		a.dirs[dir] = true
 		return nil
 	}
 	name := path.Clean(f.Name)
+	// Gateways unpack what macOS adds and look at none of it, if its directory comes first.
+	if strings.HasPrefix(f.Name, "__MACOSX/") && a.dirs[path.Dir(name)] && f.Mode().IsRegular() && f.UncompressedSize64 <= ratioFloor {
+		return nil
+	}
 	if name != ManifestName {
 		if problem := zipNameProblem(f.Name); problem != "" {
 			return bad("the name %s", problem)
@@ -173,8 +158,10 @@ func (a *archive) entry(f *zip.File) error {
 	case name == ManifestName: // has a limit of its own
 	case f.UncompressedSize64 > uint64(a.o.MaxSize):
 		return fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, f.UncompressedSize64, a.o.MaxSize)
-	case f.UncompressedSize64 > ratioFloor && f.UncompressedSize64/uint64(a.o.MaxRatio) > f.CompressedSize64:
-		return fmt.Errorf("%w: %d bytes unpack to %d, more than %d times as many", ErrLimit, f.CompressedSize64, f.UncompressedSize64, a.o.MaxRatio)
+	default:
+		if err := a.o.ratio(&f.FileHeader); err != nil {
+			return err
+		}
 	}
 	a.entries[name] = f
 	if name != ManifestName {
@@ -183,13 +170,18 @@ func (a *archive) entry(f *zip.File) error {
 	return nil
 }
 
+// metadata reports whether macOS adds such an entry to a zip.
+func metadata(name string) bool {
+	return strings.HasPrefix(name, "__MACOSX/") || path.Base(name) == ".DS_Store"
+}
+
 // zipNameProblem tells what a person did who made the zip.
 func zipNameProblem(name string) string {
 	problem, _ := nameProblem(name)
 	dir, rest, below := strings.Cut(strings.TrimPrefix(name, "./"), "/")
 	switch {
 	case problem == "":
-	case strings.HasPrefix(name, "__MACOSX/") || path.Base(name) == ".DS_Store":
+	case metadata(name):
 		return "is of macOS metadata; make the zip with packbundle, or with zip -X on the files"
 	case below && rest == ManifestName && fs.ValidPath(dir):
 		return "puts the manifest into the directory " + dir + "; zip the files themselves, not their directory"
@@ -226,7 +218,7 @@ func (a *archive) readManifest(op string) error {
 		list[name] = true
 	}
 	for name := range a.entries {
-		if name != ManifestName && !list[name] {
+		if name != ManifestName && !list[name] && !metadata(name) {
 			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: the zip has it, file_list does not", ErrStructure))
 		}
 	}

@@ -114,7 +114,7 @@ var attacks = map[string]struct {
 	"backslashes":          {[]entry{{name: `..\a`, data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "directory"},
 	"absolute":             {[]entry{{name: "/a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "absolute"},
 	"nested":               {[]entry{{name: "b/a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "directory"},
-	"macOS metadata":       {[]entry{{name: "__MACOSX/"}, {name: "__MACOSX/._a", data: "x"}, {name: "a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "macOS metadata"},
+	"macOS metadata":       {[]entry{{name: "__MACOSX/._a", data: "x"}, {name: "a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "macOS metadata"},
 	"all in one directory": {[]entry{{name: "b/"}, {name: "b/manifest.json", data: abcOnly}, {name: "b/a", data: "abc"}}, bundle.ErrStructure, "not their directory"},
 	"odd directory":        {[]entry{{name: "../"}, {name: "a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "directory"},
 	"no name":              {[]entry{{name: "", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "no file name"},

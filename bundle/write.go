@@ -22,6 +22,13 @@ type Options struct {
 	// Signer signs the bundle; its key must be RSA. [ParsePrivateKey] gives
 	// one, key services and hardware modules fit as well. nil: unsigned.
 	Signer crypto.Signer
+
+	// Limits as in [VerifyOptions]: Write refuses with [ErrLimit] what [Verify] with the same limits
+	// would refuse. 0: the defaults.
+	MaxSize  int64
+	MaxFiles int
+	MaxRatio int64
+
 	// Progress is called after each piece that was read, by the calling
 	// goroutine. nil: not at all.
 	Progress func(Event)
@@ -53,8 +60,12 @@ func (r Result) Name(stem string) string {
 // and signature are in the result's. Equal input gives equal bytes on every
 // machine, in some 12 MiB of memory whatever the size.
 //
-// Findings of severity [Refused] are an error of kind [ErrManifest]; then nothing was
-// written. After any other error what w received is no bundle.
+// Without a signer the signature is empty, even if m has one: that is of other files.
+// tyk bundle build keeps it, which is the one difference between the manifests.
+//
+// Findings of severity [Refused] are an error of kind [ErrManifest], too many or too large
+// files one of kind [ErrLimit]; then nothing was written. After any other error what w received
+// is not a bundle.
 func Write(w io.Writer, src fs.FS, m *Manifest, o Options) (Result, error) {
 	return write(context.Background(), w, src, m, o)
 }
@@ -87,6 +98,16 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 	if refused := v.refused(); len(refused) > 0 {
 		return Result{}, &Error{Op: "write bundle", Kind: ErrManifest, Findings: refused}
 	}
+	limits, err := (VerifyOptions{MaxSize: o.MaxSize, MaxFiles: o.MaxFiles, MaxRatio: o.MaxRatio}).limits("write bundle")
+	if err != nil {
+		return Result{}, err
+	}
+	if err := limits.count(len(m.FileList)); err != nil {
+		return Result{}, failure("write bundle", "", err)
+	}
+	if err := limits.size(v.total); err != nil {
+		return Result{}, failure("write bundle", "", err)
+	}
 	var public *rsa.PublicKey
 	if o.Signer != nil {
 		var err error
@@ -102,8 +123,12 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 	z.RegisterCompressor(zip.Deflate, d.open)
 	s := newSums(o.Signer != nil)
 	c := copier{ctx: ctx, total: v.total, progress: o.Progress}
+	headers := make([]*zip.FileHeader, 0, len(m.FileList))
 	for _, name := range m.FileList {
-		if err := addFile(z, s, &c, src, name); err != nil {
+		// No time and no mode, as tyk bundle build does it: they would differ from machine to machine.
+		h := &zip.FileHeader{Name: name, Method: zip.Deflate}
+		headers = append(headers, h)
+		if err := addFile(z, s, &c, src, h); err != nil {
 			return Result{}, &Error{Op: "write bundle", Object: name, Err: err, Retry: true}
 		}
 	}
@@ -116,8 +141,9 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 		}
 	}
 	entry, err := z.Create(ManifestName)
+	var n int64
 	if err == nil {
-		_, err = done.WriteTo(entry)
+		n, err = done.WriteTo(entry)
 	}
 	if err == nil {
 		err = z.Close()
@@ -125,22 +151,28 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 	if err != nil {
 		return Result{}, &Error{Op: "write bundle", Object: ManifestName, Err: err, Retry: true}
 	}
+	if n > maxManifest {
+		return Result{}, failure("write bundle", ManifestName, fmt.Errorf("%w: %d bytes, at most %d", ErrLimit, n, maxManifest))
+	}
+	for _, h := range headers { // the sizes are known now
+		if err := limits.ratio(h); err != nil {
+			return Result{}, failure("write bundle", h.Name, err)
+		}
+	}
 	return Result{Manifest: done, Size: out.n, SHA256: hex.EncodeToString(out.hash.Sum(nil))}, nil
 }
 
-func addFile(z *zip.Writer, s *sums, c *copier, src fs.FS, name string) error {
-	f, err := src.Open(path.Clean(name))
+func addFile(z *zip.Writer, s *sums, c *copier, src fs.FS, h *zip.FileHeader) error {
+	f, err := src.Open(path.Clean(h.Name))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	// No time and no mode, as tyk bundle build does it: they would differ from
-	// machine to machine.
-	entry, err := z.Create(name)
+	entry, err := z.CreateHeader(h)
 	if err != nil {
 		return err
 	}
-	return c.copy(io.MultiWriter(s, entry), f, name)
+	return c.copy(io.MultiWriter(s, entry), f, h.Name)
 }
 
 // copier copies several files, reporting progress over all of them.

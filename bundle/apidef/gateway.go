@@ -116,7 +116,7 @@ func (g Gateway) Commit(ctx context.Context, changed []API) error {
 	for try := 0; ; try++ {
 		// A reload that is under way may have read the old files.
 		if try%10 == 0 {
-			if _, err := g.do(ctx, op, "", http.MethodGet, "/tyk/reload", nil); err != nil {
+			if _, err := g.do(ctx, op, "", http.MethodGet, "/tyk/reload?block=true", nil); err != nil {
 				return err
 			}
 		}

@@ -90,6 +90,24 @@ func (g *real) start() {
 	g.t.Fatalf("the gateway does not serve its APIs\n%s", g.tail())
 }
 
+// reload makes the gateway read its definitions again, and waits until it has.
+func (g *real) reload() {
+	g.t.Helper()
+	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodGet, g.url+"/tyk/reload?block=true", nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	req.Header.Set("X-Tyk-Authorization", "geheim")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		g.t.Fatalf("reload: HTTP %d", resp.StatusCode)
+	}
+}
+
 func (g *real) tail() []byte {
 	data, _ := os.ReadFile(g.log)
 	return data[max(0, len(data)-4000):]
@@ -298,9 +316,7 @@ func drive(t *testing.T, binary, plugin, templates string) {
 			t.Fatal(err)
 		}
 		fetched := g.fetched.Load()
-		if err := gateway.Commit(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
+		g.reload()
 		g.want(leg.what+", running", 200, true)
 		g.stop()
 		g.start()

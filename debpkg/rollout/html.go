@@ -137,18 +137,8 @@ func class(o Outcome) string {
 	}
 }
 
-var page = template.Must(template.New("report").Funcs(template.FuncMap{
-	"stamp": stamp,
-	"words": Status.words,
-	"ms":    func(d time.Duration) string { return d.Round(time.Millisecond).String() },
-}).Parse(`<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Rollout: {{.Title}}</title>
-<style>
-:root { --ok:#2e7d4f; --bad:#b3261e; --undo:#b26a00; --skip:#8a94a0; --line:#dfe3e8; --ink:#1d232a; --soft:#5b6670; }
+// PageStyle is the style sheet of [Report.WriteHTML], for pages that stand beside it.
+const PageStyle = `:root { --ok:#2e7d4f; --bad:#b3261e; --undo:#b26a00; --skip:#8a94a0; --line:#dfe3e8; --ink:#1d232a; --soft:#5b6670; }
 * { box-sizing:border-box; }
 body { font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; color:var(--ink); margin:2rem auto; max-width:1180px; padding:0 1.25rem; }
 h1 { font-size:1.5rem; margin:0 0 .25rem; } h2 { font-size:1.1rem; margin:2rem 0 .5rem; }
@@ -168,7 +158,21 @@ td.name { overflow-wrap:anywhere; } .err { color:var(--bad); font-size:.85rem; o
 .axis span:first-child { transform:none; } .axis span:last-child { transform:translateX(-100%); }
 .key span { margin-right:1.1rem; font-size:.85rem; } .key i { display:inline-block; width:.9rem; height:.7rem; border-radius:2px; margin-right:.35rem; }
 details { margin:.2rem 0; } summary { cursor:pointer; font-size:.85rem; color:var(--soft); } details table { font-size:.85rem; }
-@media print { body { margin:0; max-width:none; } .track, .badge, .key i { -webkit-print-color-adjust:exact; print-color-adjust:exact; } }
+@media print { body { margin:0; max-width:none; } .track, .badge, .key i { -webkit-print-color-adjust:exact; print-color-adjust:exact; } }`
+
+var page = template.Must(template.New("report").Funcs(template.FuncMap{
+	"css":   func() template.CSS { return PageStyle },
+	"stamp": stamp,
+	"words": Status.words,
+	"ms":    func(d time.Duration) string { return d.Round(time.Millisecond).String() },
+}).Parse(`<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Rollout: {{.Title}}</title>
+<style>
+{{css}}
 </style>
 </head>
 <body>

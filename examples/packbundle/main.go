@@ -24,7 +24,7 @@ func main() { program().Main() }
 // options are the flags of all verbs.
 type options struct {
 	manifest, dir, out, key, pub, sha256, release, platform, run string
-	json                                                         bool
+	detached, json                                               bool
 }
 
 func program() cli.Command {
@@ -49,21 +49,32 @@ same plugin answers every request with 500, or passes it without the plugin.
 				f.StringVar(&o.dir, "dir", "", "the `directory` of the files that it lists (default: the manifest's)")
 				f.StringVar(&o.out, "o", "bundle.zip", "the `bundle` to write")
 				f.StringVar(&o.key, "key", "", "sign with the RSA private `key` in this PEM file")
+				f.BoolVar(&o.detached, "detached", false, "also write a signature over the whole zip, to the bundle's name and .sig")
 				asJSON(f)
-			}, Run: o.build},
+			}, Needs: map[string]string{"detached": "key"}, Run: o.build},
 			{Name: "verify", Args: "BUNDLE", About: "check structure, checksum and signature", Flags: func(f *flag.FlagSet) {
 				f.StringVar(&o.pub, "pub", "", "the RSA public `key`, a PEM file; the bundle must then be signed")
 				f.StringVar(&o.sha256, "sha256", "", "the `digest` that the zip must have")
+				f.BoolVar(&o.detached, "detached", false, "BUNDLE.sig must be the key's signature over the whole zip")
 				asJSON(f)
-			}, Run: o.verify},
+			}, Needs: map[string]string{"detached": "pub"}, Run: o.verify},
 			{Name: "which", Args: "BUNDLE", About: "print the file that a gateway loads for each hook", Required: []string{"release"}, Flags: func(f *flag.FlagSet) {
 				f.StringVar(&o.release, "release", "", "the gateway's `version`, as 5.2.5")
 				f.StringVar(&o.platform, "platform", "linux/amd64", "the gateway's `os/arch`")
 				asJSON(f)
 			}, Run: o.which},
-			{Name: "publish", Args: "BUNDLE NAME", About: "serve a bundle under a name and keep the old one", Required: []string{"dir"}, Flags: publish,
-				Run: func(ctx context.Context, c *cli.Call) error {
-					r, err := o.publication(c.Args[1]).Publish(ctx, c.Args[0])
+			{Name: "publish", Args: "BUNDLE NAME", About: "serve a bundle under a name and keep the old one", Required: []string{"dir"}, Flags: func(f *flag.FlagSet) {
+				f.StringVar(&o.pub, "pub", "", "the RSA public `key`, a PEM file; BUNDLE.sig must be its signature over the whole zip")
+				publish(f)
+			},
+				Run: func(ctx context.Context, c *cli.Call) (err error) {
+					p := o.publication(c.Args[1])
+					if o.pub != "" {
+						if p.Key, err = load(o.pub, bundle.ParsePublicKey); err != nil {
+							return o.answer(c, nil, err, "")
+						}
+					}
+					r, err := p.Publish(ctx, c.Args[0])
 					return o.answer(c, r, err, "%s is served as %s; accept or revert it", c.Args[0], c.Args[1])
 				}},
 			{Name: "revert", Args: "NAME", About: "serve the old bundle again", Required: []string{"dir"}, Flags: publish,
@@ -163,6 +174,9 @@ func (o *options) build(ctx context.Context, c *cli.Call) error {
 	}
 	findings := append([]bundle.Finding{}, m.Validate(os.DirFS(dir))...) // [] in JSON
 	r, err := bundle.WriteFile(ctx, o.out, os.DirFS(dir), m, w)
+	if err == nil && o.detached {
+		err = bundle.SignFile(ctx, o.out, w.Signer)
+	}
 	if err != nil {
 		return o.answer(c, nil, err, "")
 	}
@@ -185,6 +199,9 @@ func (o *options) verify(ctx context.Context, c *cli.Call) error {
 		signature = "valid"
 	}
 	m, findings, err := read(ctx, c, c.Args[0], v)
+	if err == nil && o.detached {
+		err = bundle.VerifyFile(c.Args[0], v.Key)
+	}
 	if err != nil {
 		return o.answer(c, nil, err, "")
 	}

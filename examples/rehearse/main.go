@@ -1,18 +1,15 @@
-// Command rehearse carries out a whole upgrade of a Tyk stack with a Go plugin
-// on this machine, in a throwaway directory: the packages of this module at
-// work, with stand-ins for what cannot be had.
+// Command rehearse carries out a whole upgrade of a Tyk stack with a Go plugin on this machine, in
+// a throwaway directory: the packages of this module at work, with the user's own parts or stubs
+// for what is not given.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/Masterminds/semver/v3"
 	"github.com/redis/go-redis/v9"
@@ -21,34 +18,29 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-const usage = `usage: rehearse [flags]
+const about = `Upgrades a small Tyk stack on this machine in a throwaway directory. It plans the
+plugin's path to the new release, prepares and compiles it, checks that it will
+load, bundles the old and the new build, and switches a gateway to the bundle and
+back. Then it takes a verified backup, upgrades dashboard, gateway and pump with
+apt, and waits for the health of each. Root is not needed, and nothing is left but
+Go's build cache. Each step says what is real and what is a stub. A step that needs
+what this machine lacks is skipped, with the reason. On two cores it takes a quarter
+of a minute, and the first time a minute and a half, because Go compiles everything.`
 
-Upgrades a small Tyk stack on this machine in a throwaway directory: plans the
-plugin's way to the new release, prepares and compiles it, checks that it will
-load, bundles the old and the new build, takes a verified backup, upgrades
-dashboard, gateway and pump with apt, and awaits the health of each. Root is not
-needed, and nothing is left but Go's build cache. Each step says what is real and
-what stands in for what cannot be had; what this machine lacks is left out, with
-the reason. On two cores it takes a quarter of a minute, the first time a minute
-and a half, as Go then compiles everything.
+const notes = `Give your own parts and they take the place of stubs: -plugin, -manifest, -gateway-from,
+-gateway, -conf, -apis, or -file with an upgrade.yaml that names them. Your gateways run in a
+network namespace whose only interface is loopback, with a Redis of the rehearsal and a
+copy of the configuration in which every address, path and secret is replaced. That
+needs root, or user namespaces.
 
-With -fail gateway the new gateway cannot start: the gate finds it, and packages,
+-fail gateway makes the new gateway unable to start. The gate finds it, and packages,
 configuration and databases are reverted and compared with what was before.
 
-With -fleet two gateway hosts in containers, behind HAProxy and under load, are
-upgraded one after the other; with -fail gateway as well, the rollout stops at
-the first host and reverts it. The hosts' image is made once, and stays.
+-fleet upgrades two gateway hosts in containers, behind HAProxy and under load, one
+after the other. With -fail gateway the rollout stops at the first host and reverts
+it. The hosts' image is made once, and stays.
 
 Run it inside this module: go run ./examples/rehearse
-
-`
-
-const exits = `
-exit codes:
-  0    every step is as it should be; with -fail: found and reverted
-  1    a step failed
-  2    wrong usage
-  130  interrupted; everything is cleaned up
 `
 
 // options are the flags.
@@ -59,17 +51,18 @@ type options struct {
 	keep        bool
 	json        bool
 	verbose     bool
+	report      string // file of the HTML page
+	given       inputs
 	stdout, err io.Writer
 }
 
 func main() {
+	if child() {
+		return
+	}
 	adopt()
-	cli.OutliveReader()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	redis.SetLogger(quiet{})
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	command().Main()
 }
 
 // quiet keeps the Redis client's own log off the terminal.
@@ -77,84 +70,97 @@ type quiet struct{}
 
 func (quiet) Printf(context.Context, string, ...any) {}
 
-const (
-	exitOK = iota
-	exitFailed
-	exitUsage
-	exitInterrupted = 130
-)
-
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o, err := parse(args, stdout, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case err != nil:
-		_, _ = fmt.Fprintf(stderr, "rehearse: %v\n(rehearse -h shows the usage)\n", err)
-		return exitUsage
-	}
-	r := newRehearsal(o)
-	rep, err := r.perform(ctx)
-	if o.json {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		err = errors.Join(err, enc.Encode(rep))
-	} else if len(rep.Steps) > 0 {
-		r.summary(rep)
-		err = errors.Join(err, r.print.out.Err())
-	}
-	switch {
-	case ctx.Err() != nil:
-		_, _ = fmt.Fprintln(stderr, "rehearse: interrupted")
-		return exitInterrupted
-	case err != nil:
-		_, _ = fmt.Fprintln(stderr, "rehearse:", err)
-		return exitFailed
-	}
-	return exitOK
+func command() cli.Command {
+	var o options
+	var from, to string
+	return cli.Command{Name: "rehearse", About: about, Notes: notes, Verbs: []cli.Verb{{
+		Flags: func(f *flag.FlagSet) {
+			f.StringVar(&from, "from", "", "`version` of gateway and dashboard that runs before (default 4.0.8)")
+			f.StringVar(&to, "to", "", "`version` to upgrade to (default 5.2.5)")
+			f.StringVar(&o.fail, "fail", "", "`what` breaks: gateway, or nothing")
+			f.BoolVar(&o.fleet, "fleet", false, "upgrade two hosts in containers under load instead; needs Docker, HAProxy and redis-server")
+			f.BoolVar(&o.keep, "keep", false, "keep the directory, to look at what was made")
+			f.BoolVar(&o.json, "json", false, "print one JSON document")
+			f.StringVar(&o.report, "report", "", "write the report as one HTML page to this `file`")
+			f.BoolVar(&o.verbose, "v", false, "print commands, events and logs as well")
+			f.StringVar(&o.given.plugin, "plugin", "", "your plugin: a `directory` with its module, or with the .so files of both releases")
+			f.StringVar(&o.given.manifest, "manifest", "", "the `manifest.json` of the bundle in use")
+			f.StringVar(&o.given.gatewayFrom, "gateway-from", "", "your present gateway: a `binary`, .deb or image:REF")
+			f.StringVar(&o.given.gateway, "gateway", "", "your new gateway: a `binary`, .deb or image:REF")
+			f.StringVar(&o.given.conf, "conf", "", "your gateway's configuration, a `tyk.conf`; a copy of it is changed and used")
+			f.StringVar(&o.given.apis, "apis", "", "a `directory` of your API definitions, as app_path has them; copies are used")
+			f.StringVar(&o.given.file, "file", "", "an `upgrade.yaml`: versions, plugin and bundle are taken from it")
+		},
+		Needs: map[string]string{"manifest": "plugin"},
+		Run: func(ctx context.Context, c *cli.Call) error {
+			o := o // several calls of one command do not share what is filled in
+			o.stdout, o.err = c.Out, c.Err
+			if err := o.fill(c, from, to); err != nil {
+				return err
+			}
+			return perform(ctx, c, o)
+		},
+	}}}
 }
 
-func parse(args []string, stdout, stderr io.Writer) (options, error) {
-	o := options{stdout: stdout, err: stderr}
-	var from, to string
-	f := flag.NewFlagSet("rehearse", flag.ContinueOnError)
-	f.SetOutput(io.Discard) // its errors are printed by run
-	f.StringVar(&from, "from", "4.0.8", "`version` of gateway and dashboard that runs before")
-	f.StringVar(&to, "to", "5.2.5", "`version` to upgrade to")
-	f.StringVar(&o.fail, "fail", "", "`what` breaks: gateway, or nothing")
-	f.BoolVar(&o.fleet, "fleet", false, "upgrade two hosts in containers under load instead; needs Docker, HAProxy and redis-server")
-	f.BoolVar(&o.keep, "keep", false, "keep the directory, to look at what was made")
-	f.BoolVar(&o.json, "json", false, "print one JSON document")
-	f.BoolVar(&o.verbose, "v", false, "print commands, events and logs as well")
-	err := f.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		f.SetOutput(stderr)
-		_, _ = fmt.Fprint(stderr, usage)
-		f.PrintDefaults()
-		_, _ = fmt.Fprint(stderr, exits)
-		return o, err
-	case err != nil:
-		return o, err
-	case f.NArg() > 0:
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	case o.fail != "" && o.fail != "gateway":
-		return o, fmt.Errorf("-fail %s: only the gateway can be made to fail", o.fail)
+func perform(ctx context.Context, c *cli.Call, o options) error {
+	r := newRehearsal(o)
+	if !o.json {
+		r.print.out = c.Out
+	}
+	rep, err := r.perform(ctx)
+	if o.report != "" && len(rep.Steps) > 0 {
+		err = errors.Join(err, writeHTML(o.report, rep))
+	}
+	if o.json {
+		err = errors.Join(err, c.JSON(rep))
+	} else if len(rep.Steps) > 0 {
+		r.summary(rep)
+	}
+	if ctx.Err() != nil {
+		return cli.Exit(cli.Interrupted, errors.New("interrupted"))
+	}
+	return err
+}
+
+// fill checks the flags and everything that they name, before anything is made.
+func (o *options) fill(c *cli.Call, from, to string) error {
+	if o.fail != "" && o.fail != "gateway" {
+		return cli.Wrong("invalid -fail %q: want gateway", o.fail)
+	}
+	if o.fleet {
+		for _, name := range []string{"plugin", "manifest", "gateway-from", "gateway", "conf", "apis", "file"} {
+			if c.Given[name] {
+				return cli.Wrong("-%s does not go with -fleet, whose hosts run stubs", name)
+			}
+		}
+	}
+	if o.given.file != "" {
+		if err := o.given.readFile(&from, &to); err != nil {
+			return cli.Exit(cli.Usage, err)
+		}
+	}
+	if err := o.given.check(); err != nil {
+		return cli.Exit(cli.Usage, err)
 	}
 	for _, v := range []struct {
-		name, text string
-		to         **semver.Version
-	}{{"from", from, &o.from}, {"to", to, &o.to}} {
+		name, text, fallback string
+		to                   **semver.Version
+	}{{"from", from, "4.0.8", &o.from}, {"to", to, "5.2.5", &o.to}} {
+		if v.text == "" {
+			v.text = v.fallback
+		}
 		release, err := parseRelease(v.text)
 		if err != nil {
-			return o, fmt.Errorf("-%s %s: %w", v.name, v.text, err)
+			return cli.Exit(cli.Usage, cli.Advice(err, "name a release, such as -"+v.name+" "+v.fallback+
+				"; go run ./examples/buildplugin list shows all"))
 		}
 		*v.to = release
 	}
 	if !o.from.LessThan(o.to) {
-		return o, fmt.Errorf("-from %s -to %s is no upgrade", o.from, o.to)
+		return cli.Wrong("-from %s -to %s is not an upgrade", o.from, o.to)
 	}
-	return o, nil
+	return nil
 }
 
 func parseRelease(text string) (*semver.Version, error) {
@@ -163,9 +169,6 @@ func parseRelease(text string) (*semver.Version, error) {
 		return nil, err
 	}
 	r, err := pluginbuild.Lookup(v)
-	if unknown := (*pluginbuild.UnknownReleaseError)(nil); errors.As(err, &unknown) {
-		return nil, fmt.Errorf("not in the release table, whose nearest is %s; go run ./examples/buildplugin list shows all", unknown.Nearest.Version)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -174,8 +177,25 @@ func parseRelease(text string) (*semver.Version, error) {
 
 // out is where people read; with -json nobody does.
 func (o options) out() *cli.Out {
+	if out, ok := o.stdout.(*cli.Out); ok && !o.json {
+		return out
+	}
 	if o.json {
 		return cli.NewOut(io.Discard)
 	}
 	return cli.NewOut(o.stdout)
+}
+
+// exists is an error if path is not what it should be.
+func exists(flagName, path string, dir bool) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("invalid -%s: %w", flagName, err)
+	case dir && !info.IsDir():
+		return fmt.Errorf("invalid -%s %s: want a directory", flagName, path)
+	case !dir && !info.Mode().IsRegular():
+		return fmt.Errorf("invalid -%s %s: want a file", flagName, path)
+	}
+	return nil
 }

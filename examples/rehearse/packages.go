@@ -58,14 +58,8 @@ func (k *stack) version(c component, upgraded bool) string {
 // installOld makes the packages, and installs those of the version before.
 func (r *rehearsal) installOld(ctx context.Context, s *Step) error {
 	s.StandsIn = "Tyk's packages: small ones with the same conffiles, sample files and scripts; a signed repository on disk; a private root for apt and dpkg"
-	r.print.event("build the programs of the packages")
-	// Not tyk.Build, whose static program would compile half of Go's library again.
-	bin := filepath.Join(r.dir, "tykd")
-	argv := []string{"go", "build", "-ldflags=-s -w", "-o", bin, module + "/internal/lab/tyk/tykd"}
-	if r.parts.gcc != "" {
-		argv = append([]string{"env", "CGO_ENABLED=0"}, argv...)
-	}
-	if _, err := r.output(ctx, argv...); err != nil {
+	bin, err := r.tykd(ctx)
+	if err != nil {
 		return err
 	}
 	k := &stack{r: r, root: filepath.Join(r.dir, "root"), packages: map[string]debs.Package{}}

@@ -1,25 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 
-	"github.com/Masterminds/semver/v3"
-
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/lab/tykmod"
-	runner "example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
@@ -30,8 +23,12 @@ type pluginState struct {
 	builds   string // directory of the compiled files
 	env      []string
 	proxy    string
-	old, new string          // compiled files; empty: not compiled
+	old, new string   // compiled files of the example or of the user's module; empty: not compiled
+	pairs    []builds // the builds of every plugin
+	mine     bool     // pairs are the user's compiled files
+	manifest *bundle.Manifest
 	loads    map[string]bool // by gateway version: a build of the bundle is for it
+	zip      zips
 }
 
 // source is the plugin of Tyk's documentation, as the procedure names it.
@@ -56,23 +53,28 @@ func main() {}
 }
 
 const (
-	oldFile    = "old/plugin.so" // below the directory of builds
 	symbol     = "AddFooBarHeader"
 	moduleNote = "a small module for Tyk's, served from disk"
 )
 
-// pluginToday makes what a team has before the upgrade: the plugin's module and
-// the build that runs.
+// pluginToday makes what a team has before the upgrade: the plugin's module and the build that runs.
 func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	p := &r.plugin
 	p.dir, p.builds = filepath.Join(r.dir, "plugin"), filepath.Join(r.dir, "builds")
 	// Two directories: below 4.1.0 both builds have the same name.
-	for _, dir := range []string{"old", "new"} {
-		if err := os.MkdirAll(filepath.Join(p.builds, dir), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(p.builds, "new"), 0o755); err != nil {
+		return err
+	}
+	if given := r.o.given; given.target != "" || given.plugin != "" && !isModule(given.plugin) {
+		return r.pluginGiven(s)
+	}
+	s.StandsIn = moduleNote
+	if given := r.o.given.plugin; given != "" {
+		if err := os.CopyFS(p.dir, os.DirFS(given)); err != nil {
 			return err
 		}
-	}
-	if err := (tykmod.Module{Files: source}).Extract(p.dir); err != nil {
+		s.say("a copy of your module %s", given)
+	} else if err := (tykmod.Module{Files: source}).Extract(p.dir); err != nil {
 		return err
 	}
 	old, err := pluginbuild.Lookup(r.o.from)
@@ -93,11 +95,12 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 			return err
 		}
 	}
-	p.env = tykmod.Env(p.proxy, filepath.Join(r.dir, "modcache"))
+	if p.env, err = r.goEnv(ctx); err != nil {
+		return err
+	}
 	if _, err := r.prepare(ctx, old); err != nil {
 		return err
 	}
-	s.StandsIn = moduleNote
 	if r.parts.gcc != "" {
 		s.say("the module of a plugin for %s; not compiled: %s", r.o.from, r.parts.gcc)
 		return nil
@@ -108,13 +111,72 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	p.old = filepath.Join(p.builds, oldFile)
+	p.old = filepath.Join(p.builds, "plugin.so")
 	if err := os.Rename(artifact, p.old); err != nil {
 		return err
 	}
-	s.StandsIn += fmt.Sprintf("; %s; plugin.so is compiled in the way of %s, not of %s, as nothing loads it here", how, r.o.to, r.o.from)
-	s.say("what a team has: the module prepared for %s, and plugin.so, %s", r.o.from, size(p.old))
+	s.StandsIn += fmt.Sprintf("; %s; plugin.so is compiled in the way of %s, not of %s, because only stubs load it", how, r.o.to, r.o.from)
+	s.say("the module prepared for %s, and plugin.so, %s", r.o.from, size(p.old))
 	return nil
+}
+
+// goEnv is Go's environment: the example's module needs nothing but what is served from disk, the
+// user's has dependencies of its own.
+func (r *rehearsal) goEnv(ctx context.Context) ([]string, error) {
+	env := tykmod.Env(r.plugin.proxy, filepath.Join(r.dir, "modcache"))
+	if r.o.given.plugin == "" {
+		return env, nil
+	}
+	out, err := r.output(ctx, "go", "env", "GOPROXY", "GOPRIVATE")
+	lines := strings.Split(out+"\n\n", "\n")
+	return append(env, "GOPROXY="+r.plugin.proxy+","+lines[0], "GONOPROXY="+lines[1]), err
+}
+
+// pluginGiven takes the user's compiled builds.
+func (r *rehearsal) pluginGiven(s *Step) error {
+	p, given := &r.plugin, &r.o.given
+	all := []builds{{given.current, given.target}}
+	if given.target == "" {
+		var err error
+		if all, err = findBuilds(given.plugin, r.o.from, r.o.to); err != nil {
+			return err
+		}
+	}
+	for i, b := range all {
+		for _, x := range []struct {
+			from *string
+			dir  string
+		}{{&all[i].current, p.builds}, {&all[i].target, filepath.Join(p.builds, "new")}} {
+			to := filepath.Join(x.dir, filepath.Base(*x.from))
+			if err := copyFile(*x.from, to); err != nil {
+				return err
+			}
+			*x.from = to
+		}
+		for _, file := range []string{b.current, b.target} {
+			in, err := preflight.Inspect(file)
+			if err != nil {
+				return err
+			}
+			s.say("%s, %s, plugin path %s, %s", filepath.Base(file), size(file), in.PluginPath, in.GoVersion)
+		}
+	}
+	p.pairs, p.mine = all, true
+	return nil
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 func (r *rehearsal) prepare(ctx context.Context, release pluginbuild.Release) (pluginbuild.Prepared, error) {
@@ -131,6 +193,10 @@ func (r *rehearsal) prepare(ctx context.Context, release pluginbuild.Release) (p
 // pathAndPlan decides by the target alone, and says what the procedure's text
 // makes of it.
 func (r *rehearsal) pathAndPlan(_ context.Context, s *Step) error {
+	if r.plugin.mine {
+		s.skip("your compiled builds are used")
+		return nil
+	}
 	release, err := pluginbuild.Lookup(r.o.to)
 	if err != nil {
 		return err
@@ -160,6 +226,10 @@ func verb(argv []string) int {
 
 // prepareModule brings the module to the target's commit.
 func (r *rehearsal) prepareModule(ctx context.Context, s *Step) error {
+	if r.plugin.mine {
+		s.skip("your compiled builds are used")
+		return nil
+	}
 	release, err := pluginbuild.Lookup(r.o.to)
 	if err != nil {
 		return err
@@ -195,6 +265,10 @@ func (r *rehearsal) prepareModule(ctx context.Context, s *Step) error {
 
 // compilePlugin compiles for the target.
 func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
+	if r.plugin.mine {
+		s.skip("your compiled builds are used")
+		return nil
+	}
 	if r.parts.gcc != "" {
 		s.skip(r.parts.gcc)
 		return nil
@@ -206,6 +280,7 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 	if r.plugin.new, s.StandsIn, err = r.compile(ctx, release); err != nil {
 		return err
 	}
+	r.plugin.pairs = []builds{{r.plugin.old, r.plugin.new}}
 	b, err := preflight.Inspect(r.plugin.new)
 	if err != nil {
 		return err
@@ -227,183 +302,4 @@ func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (f
 	}
 	err = compiler.Local(ctx, release.Version, r.plugin.dir, work, file, r.plugin.env)
 	return file, "the Go of this machine, without a container, for Tyk's compiler image", err
-}
-
-// preflight reads the new build beside a gateway that links the same packages,
-// and lets that gateway load it.
-func (r *rehearsal) preflight(ctx context.Context, s *Step) error {
-	if r.plugin.new == "" {
-		s.skip("no plugin was compiled: " + r.parts.gcc)
-		return nil
-	}
-	release, err := pluginbuild.Lookup(r.o.to)
-	if err != nil {
-		return err
-	}
-	if !release.Compiler.Trimpath {
-		s.skip(fmt.Sprintf("the gateway that stands in is built as from 5.1.0 on, with -trimpath; plugins for %s are not, and it would not load them", r.o.to))
-		return nil
-	}
-	s.StandsIn = "a gateway of this machine's Go that can do nothing but load plugins"
-	r.print.event("build the gateway")
-	data, err := compiler.Gateway()
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(r.dir, "tyk")
-	if err := os.WriteFile(path, data, 0o755); err != nil {
-		return err
-	}
-	gateway, err := preflight.Inspect(path)
-	if err != nil {
-		return err
-	}
-	plugin, err := preflight.Inspect(r.plugin.new)
-	if err != nil {
-		return err
-	}
-	rep, err := preflight.CompareAll([]*preflight.Binary{plugin}, gateway, preflight.Target{Gateway: r.o.to,
-		Symbols: []preflight.Symbol{{File: "plugin.so", Name: symbol, Hook: preflight.HookRequest}}})
-	if err != nil {
-		return err
-	}
-	for _, x := range append(rep.Findings, rep.Plugins[0].Findings...) {
-		r.print.event("%s", x)
-	}
-	if rep.Verdict != preflight.Loads {
-		return fmt.Errorf("the plugin %s: %v", rep.Verdict, append(rep.Findings, rep.Plugins[0].Findings...))
-	}
-	var out bytes.Buffer
-	if err := runner.Local(runner.Options{})(ctx, []string{path, "plugin", "load", "-f", r.plugin.new, "-s", symbol}, nil, &out, nil); err != nil {
-		return fmt.Errorf("the preflight says that the plugin loads, but: %w", err)
-	}
-	s.say("verdict: %s; %d packages of plugin and gateway are the same", rep.Verdict, rep.Plugins[0].Common)
-	s.say("the gateway's own plugin.Open agrees, and finds %s", symbol)
-	return nil
-}
-
-// exampleManifest is the procedure's, before the new build is added.
-const exampleManifest = `{
- "file_list": ["plugin.so"],
- "custom_middleware": {
-  "post": [{"name": "AddFooBarHeader", "path": "plugin.so", "require_session": false, "raw_body_only": false}],
-  "driver": "goplugin",
-  "id_extractor": {"extract_from": "", "extract_with": "", "extractor_config": {}}
- },
- "checksum": "", "signature": ""
-}`
-
-// bundle puts both builds into one bundle, and asks which gateway loads which.
-func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
-	p := &r.plugin
-	p.loads = map[string]bool{}
-	release, err := pluginbuild.Lookup(r.o.to)
-	if err != nil {
-		return err
-	}
-	newFile := "new/" + release.Output("plugin.so", "linux", runtime.GOARCH)
-	if p.new == "" {
-		s.StandsIn = "empty shells for the two builds, as nothing was compiled"
-		for _, name := range []string{oldFile, newFile} {
-			if err := os.WriteFile(filepath.Join(p.builds, name), shell(name), 0o644); err != nil {
-				return err
-			}
-		}
-	}
-	m, err := bundle.Parse([]byte(exampleManifest))
-	if err != nil {
-		return err
-	}
-	src := os.DirFS(p.builds)
-	plan, err := bundle.ForUpgrade(bundle.Upgrade{
-		From: r.o.from, To: r.o.to, GOARCH: runtime.GOARCH,
-		Plugins: []bundle.Plugin{{Current: oldFile, Target: newFile}}})
-	if errors.Is(err, bundle.ErrNoUpgrade) {
-		return r.twoBundles(ctx, s, m, newFile, err)
-	}
-	if err != nil {
-		return err
-	}
-	if m, err = plan.Manifest(m); err != nil {
-		return err
-	}
-	res, err := r.writeBundle(ctx, plan.FS(src), m)
-	if err != nil {
-		return err
-	}
-	s.say("%s, %s: %s", res.Name("foobar"), cli.Bytes(res.Size), strings.Join(res.Manifest.FileList, ", "))
-	for _, v := range []*semver.Version{r.o.from, r.o.to} {
-		all, err := res.Manifest.Resolve(v, "linux", runtime.GOARCH)
-		if err != nil {
-			return err
-		}
-		s.say("gateway %s loads %s", v, all[0].File)
-		p.loads[v.String()] = plan.Sources[all[0].File] == map[bool]string{true: oldFile, false: newFile}[v == r.o.from]
-	}
-	return nil
-}
-
-// shell begins as a shared object does, which is all that a bundle looks at.
-func shell(name string) []byte {
-	h := elf.Header64{Type: uint16(elf.ET_DYN), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: 64}
-	if runtime.GOARCH == "arm64" {
-		h.Machine = uint16(elf.EM_AARCH64)
-	}
-	copy(h.Ident[:], elf.ELFMAG+"\x02\x01\x01") // 64-bit, little-endian
-	data, _ := binary.Append(nil, binary.LittleEndian, h)
-	return append(data, name...)
-}
-
-// twoBundles is for releases that share no bundle, such as 4.0.8 and 4.0.16:
-// each looks for plugin.so alone.
-func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest, newFile string, why error) error {
-	s.say("%v", why)
-	for _, b := range []struct {
-		gateway *semver.Version
-		file    string
-	}{{r.o.from, oldFile}, {r.o.to, newFile}} {
-		data, err := os.ReadFile(filepath.Join(r.plugin.builds, b.file))
-		if err != nil {
-			return err
-		}
-		dir, err := os.MkdirTemp(r.dir, "bundle-")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, "plugin.so"), data, 0o644); err != nil {
-			return err
-		}
-		res, err := r.writeBundle(ctx, os.DirFS(dir), m)
-		if err != nil {
-			return err
-		}
-		s.say("for %s: %s", b.gateway, res.Name("foobar"))
-		r.plugin.loads[b.gateway.String()] = true
-	}
-	return nil
-}
-
-func (r *rehearsal) writeBundle(ctx context.Context, src fs.FS, m *bundle.Manifest) (bundle.Result, error) {
-	path := filepath.Join(r.dir, "bundle.zip")
-	res, err := bundle.WriteFile(ctx, path, src, m, bundle.Options{Progress: func(e bundle.Event) { r.print.progress(e.File, e.Done, e.Total) }})
-	if err != nil {
-		return res, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return res, err
-	}
-	defer func() { _ = f.Close() }()
-	if _, err = bundle.Verify(f, res.Size, bundle.VerifyOptions{}); err != nil {
-		return res, err
-	}
-	return res, os.Rename(path, filepath.Join(r.dir, res.Name("foobar")))
-}
-
-func size(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err.Error()
-	}
-	return cli.Bytes(info.Size())
 }

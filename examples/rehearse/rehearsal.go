@@ -24,6 +24,10 @@ type rehearsal struct {
 	engine *engine // nil: no Docker engine, or not to be used
 	hosts  string  // directory that containers of -fleet mount; empty: there were none
 
+	from, to gatewayPart
+	island   *island
+	isolated bool // it has a network of its own
+
 	plugin   pluginState
 	stack    *stack
 	store    stores
@@ -78,6 +82,8 @@ func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {
 		r.report.OK = false
 		return r.report, err
 	}
+	r.report.Started = began.UTC().Format(time.RFC3339)
+	r.report.Commands = r.commands()
 	r.print.out.Printf("%s → %s in %s\n\n", r.o.from, r.o.to, r.dir)
 	defer context.AfterFunc(ctx, func() { r.print.out.Printf("interrupted: ending what is under way, cleaning up\n") })()
 	story := r.story
@@ -101,12 +107,17 @@ type step struct {
 func (r *rehearsal) story(ctx context.Context) error {
 	steps := []step{
 		{"components", r.components},
+		{"gateways", r.gateways},
 		{"plugin today", r.pluginToday},
 		{"path and plan", r.pathAndPlan},
 		{"prepare module", r.prepareModule},
 		{"compile plugin", r.compilePlugin},
 		{"preflight", r.preflight},
 		{"bundle", r.bundle},
+		{"gateway today", r.switchStep(stepToday)},
+		{"publish bundle", r.switchStep(stepPublish)},
+		{"gateway switched", r.switchStep(stepNext)},
+		{"gateway back", r.switchStep(stepBack)},
 		{"redis", r.startRedis},
 		{"mongodb", r.startMongo},
 		{"install " + r.o.from.String(), r.installOld},

@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,9 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/Masterminds/semver/v3"
 
@@ -46,6 +43,9 @@ var built = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if child() {
+		return
+	}
 	flag.Parse()
 	code := m.Run()
 	if path, err := built(); err == nil {
@@ -63,7 +63,7 @@ type result struct {
 
 func rehearse(t *testing.T, env []string, args ...string) result {
 	t.Helper()
-	cmd, stdout, stderr, left := command(t, env, args...)
+	cmd, stdout, stderr, left := run(t, env, args...)
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func rehearse(t *testing.T, env []string, args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-func command(t *testing.T, env []string, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer, left func()) {
+func run(t *testing.T, env []string, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer, left func()) {
 	t.Helper()
 	path, err := built()
 	if err != nil {
@@ -129,24 +129,46 @@ var noCompiler = []string{"CC=no-such-compiler"}
 
 func TestUsage(t *testing.T) {
 	t.Parallel()
+	dir := t.TempDir()
+	broken := filepath.Join(dir, "broken")
+	if err := os.WriteFile(broken, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args string
 		code int
 		want string
 	}{
-		{"-h", 0, "exit codes:"},
-		{"-colour", 2, "flag provided but not defined: -colour"},
-		{"more", 2, `unexpected argument "more"`},
-		{"-fail dashboard", 2, "-fail dashboard: only the gateway can be made to fail"},
-		{"-from 5.2.5 -to 4.0.8", 2, "-from 5.2.5 -to 4.0.8 is no upgrade"},
-		{"-from 5.2.5 -to 5.2.5", 2, "is no upgrade"},
-		{"-to five", 2, "-to five: "},
-		{"-to 99.0.0", 2, "-to 99.0.0: not in the release table, whose nearest is 5.14.0; go run ./examples/buildplugin list shows all"},
+		{"-h", cli.Yes, "Exit codes:"},
+		{"-version", cli.Yes, "rehearse "},
+		{"-colour", cli.Usage, "unknown flag -colour"},
+		{"more", cli.Usage, `unexpected argument "more"`},
+		{"-fail dashboard", cli.Usage, `invalid -fail "dashboard": want gateway`},
+		{"-from 5.2.5 -to 4.0.8", cli.Usage, "-from 5.2.5 -to 4.0.8 is not an upgrade"},
+		{"-from 5.2.5 -to 5.2.5", cli.Usage, "is not an upgrade"},
+		{"-to five", cli.Usage, "name a release, such as -to 5.2.5"},
+		{"-to 99.0.0", cli.Usage, "go run ./examples/buildplugin list shows all"},
+		{"-fleet -gateway x", cli.Usage, "-gateway does not go with -fleet"},
+		{"-manifest x", cli.Usage, "-manifest needs -plugin"},
+		{"-plugin " + dir + "/none", cli.Usage, "invalid -plugin"},
+		{"-plugin " + broken, cli.Usage, "want a directory"},
+		{"-gateway " + dir, cli.Usage, "invalid -gateway " + dir + ": want a file"},
+		{"-conf " + broken, cli.Usage, "invalid -conf " + broken + ": not a JSON object"},
+		{"-apis " + broken, cli.Usage, "invalid -apis"},
+		{"-file " + dir + "/none", cli.Usage, "invalid -file"},
+		{"-file " + broken, cli.Usage, "upgrade plan -file"},
 	} {
 		var stdout, stderr bytes.Buffer
-		code := run(t.Context(), strings.Fields(c.args), &stdout, &stderr)
-		if code != c.code || !strings.Contains(stderr.String(), c.want) || stdout.Len() > 0 {
+		code := command().Run(t.Context(), strings.Fields(c.args), cli.Streams{Out: &stdout, Err: &stderr})
+		got := &stderr
+		if c.code == cli.Yes {
+			got = &stdout
+		}
+		if code != c.code || !strings.Contains(got.String(), c.want) || c.code != cli.Yes && stdout.Len() > 0 {
 			t.Errorf("rehearse %s: exit code %d, stdout %q, stderr\n%s", c.args, code, &stdout, &stderr)
+		}
+		if lines := strings.Count(stderr.String(), "\n"); c.code != cli.Yes && lines != 2 {
+			t.Errorf("rehearse %s: %d lines, want the cause and the hint:\n%s", c.args, lines, &stderr)
 		}
 	}
 }
@@ -163,6 +185,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "DIGEST"},
 	{regexp.MustCompile(`(?m)^((?:ok     |skipped|failed ) .{37}).*$`), "$1…"},
 	{regexp.MustCompile(`(?m)^ {45}.*\n`), ""},
+	{regexp.MustCompile(`(?m)^\.\.\. .*\n`), ""},
 }
 
 func golden(t *testing.T, name, got string) {
@@ -185,26 +208,38 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// A gateway that cannot start is found, and everything is as before afterwards.
+// A gateway that cannot start is found, and everything is as before afterwards. -keep keeps the
+// directory with everything in it and nothing running. The same run is printed as text and as a page.
 func TestFailingGateway(t *testing.T) {
-	lab.Long(t)
 	t.Parallel()
 	needs(t)
-	text := rehearse(t, noCompiler, "-fail", "gateway")
-	if text.code != 0 || text.stderr != "" {
-		t.Errorf("exit code %d\n%s", text.code, text.stderr)
-	}
-	golden(t, "fail.txt", text.stdout)
-}
-
-func TestFailingGatewayJSON(t *testing.T) {
-	t.Parallel()
-	needs(t)
-	res := rehearse(t, noCompiler, "-fail", "gateway", "-json")
+	html := filepath.Join(t.TempDir(), "report.html")
+	cmd, stdout, stderr, _ := run(t, noCompiler, "-fail", "gateway", "-json", "-keep", "-report", html)
+	_ = cmd.Run()
+	res := result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 	rep := res.report(t)
 	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Left == nil || *rep.Left != (Left{}) {
 		t.Errorf("exit code %d, report %+v\n%s", res.code, rep, res.stderr)
 	}
+	for _, name := range []string{"backup", "root/opt/tyk-gateway/tyk.conf", "plugin/go.mod", "gateway.log", "host/gateway.log"} {
+		if _, err := os.Stat(filepath.Join(rep.Dir, name)); rep.Dir == "" || err != nil {
+			t.Errorf("not kept: %v", err)
+		}
+	}
+	data, err := os.ReadFile(html)
+	if err != nil || !bytes.Contains(data, []byte("every step is ok")) || !bytes.Contains(data, []byte("gateway switched")) ||
+		!bytes.Contains(data, []byte("packbundle publish")) || !bytes.Contains(data, []byte("as before")) {
+		t.Errorf("page: %v\n%s", err, data)
+	}
+	var text bytes.Buffer
+	shown := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"), fail: "gateway", stdout: &text})
+	shown.print.out.Printf("%s → %s in %s\n\n", rep.From, rep.To, rep.Dir)
+	for _, s := range rep.Steps {
+		shown.print.print(s)
+	}
+	rep.Dir = ""
+	shown.summary(&rep)
+	golden(t, "fail.txt", text.String())
 	var whats []string
 	for _, p := range rep.Proof {
 		whats = append(whats, p.What)
@@ -251,11 +286,17 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 		"upgrade gateway": "gateway pass 5.3.0",
 		"upgrade pump":    "tyk-pump 1.9.0",
 		"health gate":     "Foo: Bar",
+
+		"gateway today":    "an API request shows the plugin: request header Foo",
+		"publish bundle":   "the running gateway 5.0.3 keeps its plugin, also after a reload",
+		"gateway switched": "the log since the start has no plugin that failed to load",
+		"gateway back":     "a stub gateway 5.0.3 fetched the bundle",
 	}
 	standIns := map[string]string{
 		"plugin today":   "plugin.so is compiled in the way of 5.3.0, not of 5.0.3",
 		"compile plugin": "without a container",
 		"services":       "the gateway loads no plugin",
+		"gateway today":  "stubs that treat bundles and plugins",
 		"health gate":    "the header that stands for the plugin",
 	}
 	for _, s := range rep.Steps {
@@ -277,7 +318,7 @@ func TestNoCommonBundle(t *testing.T) {
 	t.Parallel()
 	needs(t)
 	res := rehearse(t, noCompiler, "-json", "-from", "4.0.8", "-to", "4.0.16")
-	if rep := res.report(t); res.code != 0 || !strings.Contains(res.stdout, "for 4.0.16: foobar-") {
+	if rep := res.report(t); res.code != 0 || !strings.Contains(res.stdout, "for 4.0.16: new-") {
 		t.Errorf("exit code %d, steps %v\n%s", res.code, rep.Steps, res.stdout)
 	}
 }
@@ -328,11 +369,11 @@ func TestOnlyGo(t *testing.T) {
 
 func TestOutsideOfTheModule(t *testing.T) {
 	t.Parallel()
-	cmd, stdout, stderr, left := command(t, noCompiler)
+	cmd, stdout, stderr, left := run(t, noCompiler)
 	cmd.Dir = t.TempDir()
 	_ = cmd.Run()
 	left()
-	if cmd.ProcessState.ExitCode() != exitFailed || !strings.Contains(stderr.String(), "run it there: go run ./examples/rehearse") {
+	if cmd.ProcessState.ExitCode() != cli.No || !strings.Contains(stderr.String(), "run it there: go run ./examples/rehearse") {
 		t.Errorf("exit code %d\n%s\n%s", cmd.ProcessState.ExitCode(), stdout, stderr)
 	}
 }
@@ -347,7 +388,7 @@ func TestNoPlace(t *testing.T) {
 		t.Error(err)
 	}
 	res := rehearse(t, []string{"TMPDIR=/nonexistent"}, "-json")
-	if rep := res.report(t); res.code != exitFailed || rep.OK || len(rep.Steps) > 0 || !strings.Contains(res.stderr, "TMPDIR names another place") {
+	if rep := res.report(t); res.code != cli.No || rep.OK || len(rep.Steps) > 0 || !strings.Contains(res.stderr, "TMPDIR names another place") {
 		t.Errorf("exit code %d, report %+v\n%s", res.code, rep, res.stderr)
 	}
 	if text := rehearse(t, []string{"TMPDIR=/nonexistent"}); text.stdout != "" {
@@ -375,107 +416,6 @@ func TestHostsLeft(t *testing.T) {
 	}
 }
 
-// -keep keeps the directory, with everything in it and nothing running.
-func TestKeep(t *testing.T) {
-	lab.Long(t)
-	t.Parallel()
-	needs(t)
-	path, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(path, "-keep", "-v")
-	cmd.Env = append(os.Environ(), noCompiler...)
-	out, err := cmd.CombinedOutput()
-	m := regexp.MustCompile(`kept: (\S+)\n$`).FindSubmatch(out)
-	if err != nil || m == nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Cleanup(func() { _ = removeAll(string(m[1])) })
-	for _, name := range []string{"backup", "root/opt/tyk-gateway/tyk.conf", "plugin/go.mod", "gateway.log"} {
-		if _, err := os.Stat(filepath.Join(string(m[1]), name)); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, want := range []string{"| go mod tidy", "| apt-get -q update", "gateway try 1"} {
-		if !bytes.Contains(out, []byte(want)) {
-			t.Errorf("-v does not show %q", want)
-		}
-	}
-}
-
-// Ctrl-C at any moment leaves nothing behind.
-func TestInterrupt(t *testing.T) {
-	t.Parallel()
-	needs(t)
-	for _, after := range []string{"components", "mongodb", "services", "apt update, plan", "revert packages"} {
-		t.Run(after, func(t *testing.T) {
-			t.Parallel()
-			cmd, _, stderr, left := command(t, noCompiler, "-fail", "gateway", "-v")
-			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			seen := &watch{text: "ok      " + after, found: make(chan struct{})}
-			cmd.Stdout = seen
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			ended := make(chan struct{})
-			go func() { _ = cmd.Wait(); close(ended) }()
-			select {
-			case <-seen.found:
-			case <-ended:
-				t.Fatalf("it ended before: %s\n%s", seen.all(), stderr)
-			}
-			// To the whole group, as a terminal does.
-			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
-				t.Fatal(err)
-			}
-			<-ended
-			left()
-			if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(stderr.String(), "interrupted") {
-				t.Errorf("exit code %d\n%s", code, stderr)
-			}
-			text := seen.all()
-			if !strings.Contains(text, "interrupted: ending what is under way") || !strings.Contains(text, "directory removed") {
-				t.Errorf("no clean end:\n%s", text)
-			}
-			for _, addr := range regexp.MustCompile(`127\.0\.0\.1:\d+`).FindAllString(text, -1) {
-				if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
-					_ = conn.Close()
-					t.Errorf("something still listens on %s", addr)
-				}
-			}
-			if err := syscall.Kill(-cmd.Process.Pid, 0); err == nil {
-				t.Error("processes of the rehearsal's group are left")
-			}
-		})
-	}
-}
-
-// watch is an output that tells when it has held a text.
-type watch struct {
-	mu    sync.Mutex
-	buf   bytes.Buffer
-	text  string
-	found chan struct{}
-	once  sync.Once
-}
-
-func (w *watch) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.buf.Write(p)
-	if strings.Contains(w.buf.String(), w.text) {
-		w.once.Do(func() { close(w.found) })
-	}
-	return len(p), nil
-}
-
-func (w *watch) all() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
-}
-
 // What nobody could read is no success, though every step was.
 func TestLostOutput(t *testing.T) {
 	t.Parallel()
@@ -498,7 +438,6 @@ func TestLostOutput(t *testing.T) {
 
 // Two real hosts behind HAProxy, in the variant that also shows a revert.
 func TestFleet(t *testing.T) {
-	lab.Long(t)
 	t.Parallel()
 	if err := stage.Available(); err != nil {
 		lab.Missing(t, err.Error())
@@ -518,8 +457,8 @@ func TestPrint(t *testing.T) {
 	p.print(&Step{Name: "left out", Status: statusSkipped, Detail: []string{"no such thing"}})
 	p.print(&Step{Name: "nothing to say", Status: statusOK, Real: true})
 	pad := strings.Repeat(" ", indent)
-	want := "ok      a step               1.2s  stand-in  one\n" + pad + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n" + pad + strings.TrimSpace(strings.Repeat("word ", 11)) + "\n" +
-		pad + "stands in: this\nskipped left out             0.0s  -         no such thing\nok      nothing to say       0.0s  real      \n"
+	want := "ok      a step               1.2s  stub      one\n" + pad + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n" + pad + strings.TrimSpace(strings.Repeat("word ", 11)) + "\n" +
+		pad + "stub: this\nskipped left out             0.0s  -         no such thing\nok      nothing to say       0.0s  real\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}

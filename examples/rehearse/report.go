@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -28,7 +29,9 @@ type Report struct {
 	Proof    []Proof   `json:"proof,omitempty"`
 	Requests *Requests `json:"requests,omitempty"` // with -fleet
 	Left     *Left     `json:"left,omitempty"`     // what the rehearsal left running; all zero
+	Commands []string  `json:"commands,omitempty"` // of the real upgrade
 	Dir      string    `json:"dir,omitempty"`      // with -keep
+	Started  string    `json:"started"`            // RFC 3339
 	Duration float64   `json:"duration"`           // seconds
 }
 
@@ -36,8 +39,8 @@ type Report struct {
 type Step struct {
 	Name     string   `json:"name"`
 	Status   string   `json:"status"`
-	Real     bool     `json:"real"`               // nothing stands in
-	StandsIn string   `json:"standsIn,omitempty"` // what does, and for what
+	Real     bool     `json:"real"`               // no stub took part
+	StandsIn string   `json:"standsIn,omitempty"` // the stub, and for what
 	Detail   []string `json:"-"`
 	Duration float64  `json:"duration"` // seconds
 }
@@ -97,6 +100,9 @@ type printer struct {
 	bar     string
 }
 
+// heartbeat is how often a step that takes long shows what it does, where nothing can be redrawn.
+const heartbeat = 10 * time.Second
+
 // begin shows a step until the returned function is called with its end.
 func (p *printer) begin(name string) (end func(*Step)) {
 	p.mu.Lock()
@@ -104,20 +110,26 @@ func (p *printer) begin(name string) (end func(*Step)) {
 	p.mu.Unlock()
 	done := make(chan struct{})
 	var wg sync.WaitGroup
+	every := heartbeat
 	if p.out.Live() {
-		wg.Go(func() {
-			tick := time.NewTicker(150 * time.Millisecond)
-			defer tick.Stop()
-			for {
-				select {
-				case <-done:
-					return
-				case <-tick.C:
-					p.out.Redraw(p.live()...)
+		every = 150 * time.Millisecond
+	}
+	wg.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				if lines := p.live(); p.out.Live() {
+					p.out.Redraw(lines...)
+				} else {
+					p.out.Printf("%s\n", lines[0])
 				}
 			}
-		})
-	}
+		}
+	})
 	return func(s *Step) {
 		close(done)
 		wg.Wait()
@@ -159,42 +171,61 @@ func (p *printer) progress(label string, done, total int64) {
 	p.mu.Unlock()
 }
 
-// indent is where the text of a step begins.
-const indent = 45
+// indent is where the text of a step begins on a wide screen, and narrow where it begins elsewhere.
+const (
+	indent = 45
+	narrow = 8
+)
 
-// print is one step: state, name, time, real or not, and what happened.
-func (p *printer) print(s *Step) {
-	style := map[string]cli.Style{statusOK: cli.Good, statusSkipped: cli.Warn, statusFailed: cli.Bad}[s.Status]
-	kind := "real"
+// kind says whether a step was carried out for real.
+func kind(s *Step) string {
 	switch {
 	case s.Status == statusSkipped:
-		kind = "-"
+		return "-"
 	case !s.Real:
-		kind = "stand-in"
+		return "stub"
 	}
-	var lines []string
-	width := 96
-	if p.out.Live() {
-		width = min(width, max(30, p.out.Width()-indent-1))
+	return "real"
+}
+
+// print is one step: state, name, time, real or not, and what happened. Below 90 columns the text
+// begins on a line of its own.
+func (p *printer) print(s *Step) {
+	style := map[string]cli.Style{statusOK: cli.Good, statusSkipped: cli.Warn, statusFailed: cli.Bad}[s.Status]
+	at, width := indent, 96
+	if screen := p.columns(); screen > 0 {
+		if screen < 90 {
+			at = narrow
+		}
+		width = min(width, screen-at-1)
 	}
+	var lines, notes []string
 	for _, d := range s.Detail {
 		lines = append(lines, wrap(d, width)...)
 	}
-	var notes []string
 	if s.StandsIn != "" && s.Status != statusSkipped {
-		notes = wrap("stands in: "+s.StandsIn, width)
+		notes = wrap("stub: "+s.StandsIn, width)
 	}
-	if len(lines) == 0 {
-		lines = []string{""}
+	head := fmt.Sprintf("%s %-17s %6.1fs  %-8s", p.out.Paint(style, fmt.Sprintf("%-7s", s.Status)), s.Name, s.Duration, kind(s))
+	if at == indent && len(lines) > 0 {
+		head, lines = head+"  "+lines[0], lines[1:]
 	}
-	p.out.Printf("%s %-17s %6.1fs  %-8s  %s\n", p.out.Paint(style, fmt.Sprintf("%-7s", s.Status)), s.Name, s.Duration, kind, lines[0])
-	pad := strings.Repeat(" ", indent)
-	for _, l := range lines[1:] {
+	p.out.Printf("%s\n", strings.TrimRight(head, " "))
+	pad := strings.Repeat(" ", at)
+	for _, l := range lines {
 		p.out.Printf("%s%s\n", pad, l)
 	}
 	for _, l := range notes {
 		p.out.Printf("%s%s\n", pad, p.out.Paint(cli.Faint, l))
 	}
+}
+
+// columns is the width to keep to; 0: any.
+func (p *printer) columns() int {
+	if p.out.Live() || os.Getenv("COLUMNS") != "" {
+		return p.out.Width()
+	}
+	return 0
 }
 
 // wrap breaks a line between words.
@@ -218,11 +249,11 @@ func wrap(text string, width int) []string {
 func (r *rehearsal) summary(rep *Report) {
 	out := r.print.out
 	count := map[string]int{}
-	var standIns int
+	var stubs int
 	for _, s := range rep.Steps {
 		count[s.Status]++
 		if s.Status == statusOK && !s.Real {
-			standIns++
+			stubs++
 		}
 	}
 	out.Printf("\n")
@@ -251,10 +282,14 @@ func (r *rehearsal) summary(rep *Report) {
 	case !rep.OK:
 		verdict, style = fmt.Sprintf("%s → %s: a step failed", rep.From, rep.To), cli.Bad
 	case rep.Reverted && len(rep.Proof) > 0:
-		verdict = fmt.Sprintf("%s → %s failed as asked, was found out, and is reverted", rep.From, rep.To)
+		verdict = fmt.Sprintf("%s → %s failed as requested, was found, and is reverted", rep.From, rep.To)
 	}
-	out.Printf("%s: %d steps ok (%d with stand-ins), %d skipped, %d failed, in %.0f s\n", out.Paint(style, verdict),
-		count[statusOK], standIns, count[statusSkipped], count[statusFailed], rep.Duration)
+	counts := fmt.Sprintf("%d steps ok (%d with stubs), %d skipped, %d failed, in %.0f s", count[statusOK], stubs, count[statusSkipped], count[statusFailed], rep.Duration)
+	if screen := r.print.columns(); screen > 0 && screen < len(verdict)+len(counts)+2 {
+		out.Printf("%s:\n%s\n", out.Paint(style, verdict), strings.Join(wrap(counts, screen-1), "\n"))
+	} else {
+		out.Printf("%s: %s\n", out.Paint(style, verdict), counts)
+	}
 	if rep.Dir != "" {
 		out.Printf("kept: %s\n", rep.Dir)
 	}

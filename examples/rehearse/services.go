@@ -38,7 +38,7 @@ func (s *service) start(env ...string) error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
-	s.cmd = exec.Command(s.program, "-conf", s.conf)
+	s.cmd = exec.Command(s.program, "--conf", s.conf)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = filepath.Dir(s.program), log, log
 	s.cmd.Env = append(os.Environ(), env...)
 	// An interrupt at the terminal is for the rehearsal, which ends it in order;

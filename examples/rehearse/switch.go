@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+)
+
+// tykd builds the stub of Tyk's programs once.
+func (r *rehearsal) tykd(ctx context.Context) (string, error) {
+	path := filepath.Join(r.dir, "tykd")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	r.print.event("build the stubs of Tyk's programs")
+	// Not tyk.Build, whose static program would compile half of Go's library again.
+	argv := []string{"go", "build", "-ldflags=-s -w", "-o", path, module + "/internal/lab/tyk/tykd"}
+	if r.parts.gcc != "" {
+		argv = append([]string{"env", "CGO_ENABLED=0"}, argv...)
+	}
+	_, err := r.output(ctx, argv...)
+	return path, err
+}
+
+// gateways brings both gateways into the directory.
+func (r *rehearsal) gateways(ctx context.Context, s *Step) (err error) {
+	if r.from, err = r.gatewayPart(ctx, r.o.given.gatewayFrom, r.o.from.String()); err != nil {
+		return err
+	}
+	if r.to, err = r.gatewayPart(ctx, r.o.given.gateway, r.o.to.String()); err != nil {
+		return err
+	}
+	for _, g := range []gatewayPart{r.from, r.to} {
+		s.say("%s", g.kind())
+	}
+	r.standsIn(s)
+	return nil
+}
+
+// standsIn says which gateways are stubs.
+func (r *rehearsal) standsIn(s *Step) {
+	switch {
+	case !r.from.Real && !r.to.Real:
+		s.StandsIn = "stubs that treat bundles and plugins as the gateways of their releases do"
+	case !r.from.Real:
+		s.StandsIn = "a stub for gateway " + r.from.Version
+	case !r.to.Real:
+		s.StandsIn = "a stub for gateway " + r.to.Version
+	}
+}
+
+// switchStep runs a step of the switch on the island.
+func (r *rehearsal) switchStep(what string) func(context.Context, *Step) error {
+	return func(ctx context.Context, s *Step) error {
+		if r.plugin.zip.name == "" {
+			s.skip("the two releases share no bundle: each needs one of its own, under a name of its own")
+			return nil
+		}
+		if real := r.from.Real || r.to.Real; real && r.parts.redis != "" {
+			s.skip("a gateway needs Redis: " + r.parts.redis)
+			return nil
+		}
+		if r.island == nil {
+			if err := r.land(); err != nil {
+				return err
+			}
+		}
+		r.standsIn(s)
+		err := r.island.do(ctx, what, s, func(text string) { r.print.event("%s", text) })
+		if what == stepToday && err == nil {
+			if r.isolated {
+				s.say("the gateways have a network of their own, with nothing but loopback")
+			} else {
+				s.say("not isolated: this machine allows no network namespace; only stubs run")
+			}
+		}
+		if what == stepBack && err == nil {
+			r.island.close()
+		}
+		return err
+	}
+}
+
+func (r *rehearsal) land() (err error) {
+	given := r.o.given
+	j := job{Dir: filepath.Join(r.dir, "host"), From: r.from, To: r.to, Bundle: r.plugin.zip.name, Old: r.plugin.zip.old, New: r.plugin.zip.new,
+		Redis: program("redis-server")}
+	if r.parts.redis != "" {
+		j.Redis = ""
+	}
+	for into, path := range map[*string]string{&j.Conf: given.conf, &j.APIs: given.apis} {
+		if path != "" {
+			if *into, err = filepath.Abs(path); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Mkdir(j.Dir, 0o755); err != nil {
+		return err
+	}
+	r.island, r.isolated, err = land(j)
+	if err == nil {
+		r.later(func(context.Context) error { r.island.close(); return nil })
+	}
+	return err
+}
