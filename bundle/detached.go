@@ -68,7 +68,7 @@ const SignatureSuffix = ".sig"
 // maxSignature bounds the file of a detached signature: RSA of 16384 bits has 2,732 characters.
 const maxSignature = 4 << 10
 
-// SignFile signs the zip at path with [SignDetached] and writes the signature to a file beside it,
+// SignFile signs the zip at path with [SignDetached] and writes the signature to a file next to it,
 // whose name is that of the zip and [SignatureSuffix]. After an error an earlier file is as it was.
 func SignFile(ctx context.Context, path string, signer crypto.Signer) error {
 	f, err := os.Open(path)
@@ -90,7 +90,7 @@ func SignFile(ctx context.Context, path string, signer crypto.Signer) error {
 	return nil
 }
 
-// VerifyFile checks the zip at path against the signature that [SignFile] wrote beside it. A missing
+// VerifyFile checks the zip at path against the signature that [SignFile] wrote next to it. A missing
 // one is an error of kind [ErrUnsigned], a wrong one of kind [ErrSignature].
 func VerifyFile(path string, key *rsa.PublicKey) error {
 	digest, err := DigestFile(path)
@@ -100,7 +100,7 @@ func VerifyFile(path string, key *rsa.PublicKey) error {
 	return verifyBeside(path, digest, key)
 }
 
-// verifyBeside checks a digest of the file at path against the signature beside it, so that the
+// verifyBeside checks a digest of the file at path against the signature next to it, so that the
 // bytes that were hashed are those that are judged.
 func verifyBeside(path string, digest Digest, key *rsa.PublicKey) error {
 	const op = "verify detached signature"

@@ -137,7 +137,7 @@ func class(o Outcome) string {
 	}
 }
 
-// PageStyle is the style sheet of [Report.WriteHTML], for pages that stand beside it.
+// PageStyle is the style sheet of [Report.WriteHTML], for pages next to it.
 const PageStyle = `:root { --ok:#2e7d4f; --bad:#b3261e; --undo:#b26a00; --skip:#8a94a0; --line:#dfe3e8; --ink:#1d232a; --soft:#5b6670; }
 * { box-sizing:border-box; }
 body { font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; color:var(--ink); margin:2rem auto; max-width:1180px; padding:0 1.25rem; }

@@ -117,7 +117,7 @@ func (r *rehearsal) placeholders(s *Step) error {
 	return nil
 }
 
-// otherFiles puts what a user's manifest lists besides plugins beside the builds.
+// otherFiles copies what a user's manifest lists in addition to plugins to the builds.
 func (r *rehearsal) otherFiles() error {
 	if r.o.given.manifest == "" {
 		return nil

@@ -87,7 +87,7 @@ func (r *rehearsal) startRedis(ctx context.Context, s *Step) error {
 	return err
 }
 
-// startMongo starts the stand-in and fills it as a dashboard does.
+// startMongo starts the stub and fills it as a dashboard does.
 func (r *rehearsal) startMongo(ctx context.Context, s *Step) error {
 	s.StandsIn = "a MongoDB server inside of this process, which no package registry has"
 	server, err := labmongo.Start(labmongo.Options{})
@@ -232,7 +232,7 @@ func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 				parts = append(parts, fmt.Sprintf("%d %s", count[a], a))
 			}
 		}
-		s.say("%s: %s; proven", c.Name, strings.Join(parts, ", "))
+		s.say("%s: %s; compared", c.Name, strings.Join(parts, ", "))
 		if len(dropped) > 0 {
 			s.say("dropped what the set does not have: %s", strings.Join(dropped, ", "))
 		}

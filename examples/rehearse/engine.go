@@ -34,7 +34,7 @@ type engine struct {
 
 const label = "com.example.tykupgrade.rehearse"
 
-// connectEngine uses an engine only where the stand-in image can work: it
+// connectEngine uses an engine only if the stub image can work: it
 // borrows the toolchain of this machine.
 func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 	docker, err := compiler.Connect(compiler.ConnectOptions{})
@@ -79,7 +79,7 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 	return v.Version, nil
 }
 
-// compile loads the stand-in of the release's image and compiles in it.
+// compile loads the stub of the release's image and compiles in it.
 func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.Release) (file, standsIn string, err error) {
 	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
 	if !slices.Contains(e.images, ref) {

@@ -116,6 +116,7 @@ func perform(ctx context.Context, c *cli.Call, o options) error {
 		err = errors.Join(err, c.JSON(rep))
 	} else if len(rep.Steps) > 0 {
 		r.summary(rep)
+		err = errors.Join(err, c.Out.Err()) // what nobody could read has not succeeded
 	}
 	if ctx.Err() != nil {
 		return cli.Exit(cli.Interrupted, errors.New("interrupted"))

@@ -290,7 +290,7 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 }
 
 // compile compiles the module in its present state for a release, in the
-// stand-in image where an engine is there, and says what stood in.
+// stub image if an engine is there, and says what the stub was.
 func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (file, standsIn string, err error) {
 	if r.engine != nil {
 		return r.engine.compile(ctx, r, release)

@@ -100,7 +100,7 @@ func symbolsOf(m *bundle.Manifest) []preflight.Symbol {
 	return all
 }
 
-// preflightStub reads the new build beside a gateway that links the same packages, and lets that
+// preflightStub compares the new build with a gateway that links the same packages, and lets that
 // gateway load it.
 func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 	release, err := pluginbuild.Lookup(r.o.to)

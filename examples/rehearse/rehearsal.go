@@ -147,7 +147,7 @@ type parts struct{ gcc, engine, redis, apt string }
 func (r *rehearsal) components(ctx context.Context, s *Step) error {
 	out, err := r.output(ctx, "go", "list", "-m", "-f", "{{.Path}}")
 	if err != nil || strings.TrimSpace(out) != module {
-		return fmt.Errorf("find the stand-ins' sources: the working directory is not inside of the module %s; run it there: go run ./examples/rehearse", module)
+		return fmt.Errorf("find the stubs' sources: the working directory is not inside of the module %s; run it there: go run ./examples/rehearse", module)
 	}
 	if out, err = r.output(ctx, "go", "env", "GOVERSION"); err != nil {
 		return err

@@ -121,7 +121,7 @@ func (r *rehearsal) startServices(ctx context.Context, s *Step) error {
 	return nil
 }
 
-// restart starts the program that is installed. Whether a gateway stand-in
+// restart starts the program that is installed. Whether a stub gateway
 // shows the plugin's header depends on what the bundle has for its version.
 func (r *rehearsal) restart(component, version string) error {
 	sv := r.services[component]
