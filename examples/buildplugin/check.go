@@ -27,7 +27,7 @@ type checkOptions struct {
 
 func (o *checkOptions) checkFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.gateway, "gateway", "", "the gateway's `binary`, /proc/PID/exe of a running one, its .deb, or a tar (docker cp, dpkg-deb --fsys-tarfile; /dev/stdin for a pipe)")
-	fs.StringVar(&o.member, "gateway-file", "", "the binary's `path` inside a .deb (default "+plugins.DebMember+") or a tar (default: its first file)")
+	fs.StringVar(&o.member, "gateway-file", "", "the binary's `path` inside a .deb (default "+preflight.GatewayFile+") or a tar (default: its first file)")
 	fs.StringVar(&o.distro, "distro", "", "`distribution` of the gateway hosts, to check glibc: "+strings.Join(preflight.Distros(), ", "))
 	fs.StringVar(&o.goamd64, "goamd64", "", "highest CPU `level` of the gateway hosts, v1 to v4")
 	fs.StringVar(&o.manifest, "manifest", "", "manifest.json `file` whose functions the plugins must have")
@@ -62,7 +62,7 @@ func (c *command) check(ctx context.Context, call *cli.Call) error {
 			return err
 		}
 	}
-	gateway, err := plugins.Gateway(ctx, c.gateway, c.member)
+	gateway, err := preflight.InspectFile(ctx, c.gateway, c.member)
 	if err != nil {
 		return err
 	}

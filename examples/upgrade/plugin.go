@@ -376,7 +376,7 @@ func (u *upgrade) compare(ctx context.Context) (preflight.Report, error) {
 func (u *upgrade) gateway(ctx context.Context) (*preflight.Binary, error) {
 	ref, ok := strings.CutPrefix(u.Plugin.Gateway, imagePrefix)
 	if !ok {
-		return plugins.Gateway(ctx, u.Plugin.Gateway, "")
+		return preflight.InspectFile(ctx, u.Plugin.Gateway, "")
 	}
 	docker, err := compiler.Connect(compiler.ConnectOptions{Host: u.Plugin.Compiler.Host, Context: u.Plugin.Compiler.Context})
 	if err != nil {

@@ -41,7 +41,11 @@ func Text(s string) string {
 		s = rest[len(token):]
 	}
 	b.WriteString(s)
-	return secretValue.ReplaceAllString(b.String(), "${1}"+Hidden)
+	s = b.String()
+	if !strings.ContainsAny(s, "?&;#") { // most lines; matching costs a hundred times more
+		return s
+	}
+	return secretValue.ReplaceAllString(s, "${1}"+Hidden)
 }
 
 // HasPassword says whether a URL carries a password or a secret query

@@ -88,9 +88,10 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 	}
 	r := Report{Verdict: Loads, Gateway: gateway}
 	for _, p := range plugins {
-		r.Plugins = append(r.Plugins, compare(p, gateway, image{release: t.Gateway}))
+		r.Plugins = append(r.Plugins, compare(p, gateway, image{release: t.Gateway}, t.Distro))
 	}
 	among(r.Plugins, gateway)
+	left := r.alternatives()
 	for i := range r.Plugins {
 		r.Plugins[i].target(gateway, t)
 	}
@@ -98,7 +99,9 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 	r.gateway(t)
 	for i := range r.Plugins {
 		r.Plugins[i].sort()
-		r.Verdict = r.Verdict.worse(r.Plugins[i].Verdict)
+		if !left[i] {
+			r.Verdict = r.Verdict.worse(r.Plugins[i].Verdict)
+		}
 	}
 	return r, nil
 }
@@ -108,22 +111,31 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 // dynamic linker binds the hashes of the later one to those of the earlier,
 // even of one that Go then refused (seen with Go 1.26 and glibc 2.36).
 func among(results []Result, gateway *Binary) {
-	paths, modules := map[string]*Binary{}, map[string]*Binary{}
-	first := map[string]*Binary{} // who brought a package that the gateway lacks
+	// Who took a path, a module, or brought a package that the gateway lacks. Rivals are
+	// never in one process.
+	paths, modules, first := map[string][]*Binary{}, map[string][]*Binary{}, map[string][]*Binary{}
+	holder := func(list []*Binary, p *Binary) *Binary {
+		for _, other := range list {
+			if !rivals(other, p) {
+				return other
+			}
+		}
+		return nil
+	}
 	for i := range results {
 		r := &results[i]
 		p := r.Plugin
 		if !r.mapped || !p.Plugin {
 			continue
 		}
-		if other := paths[p.PluginPath]; other != nil && p.PluginPath != "" {
+		if other := holder(paths[p.PluginPath], p); other != nil && p.PluginPath != "" {
 			if !sameFile(p, other) {
 				r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: p.PluginPath, Detail: "plugin already loaded: " + other.Name + " has the same plugin path",
 					Remedy: "give one of them another module path, or an id when compiling"})
 			}
 			continue
 		}
-		if other := modules[p.Main.Path]; other != nil && p.Main.Path != "" {
+		if other := holder(modules[p.Main.Path], p); other != nil && p.Main.Path != "" {
 			r.add(Finding{Verdict: Loads, Kind: KindDuplicate, Subject: p.Main.Path, Detail: "module of " + other.Name + " as well",
 				Remedy: "compile both from the same source, so that the packages they share stay equal"})
 		}
@@ -133,8 +145,8 @@ func among(results []Result, gateway *Binary) {
 			if _, ok := gateway.Packages[pkg]; ok {
 				continue
 			}
-			if other := first[pkg]; other == nil {
-				first[pkg] = p
+			if other := holder(first[pkg], p); other == nil {
+				first[pkg] = append(first[pkg], p)
 			} else if other.Packages[pkg] != p.Packages[pkg] {
 				differ, owner = append(differ, pkg), other
 			}
@@ -146,14 +158,49 @@ func among(results []Result, gateway *Binary) {
 		}
 		// A plugin that was refused does not take its path.
 		if r.Verdict != Fails {
-			paths[p.PluginPath] = p
-			modules[p.Main.Path] = p
+			paths[p.PluginPath] = append(paths[p.PluginPath], p)
+			modules[p.Main.Path] = append(modules[p.Main.Path], p)
 		}
 	}
 }
 
-// sameFile is one file given twice, which the runtime loads once.
-func sameFile(a, b *Binary) bool { return a.SHA256 == b.SHA256 && a.Name == b.Name }
+// sameFile is one file given twice, also through a symbolic link: the runtime loads it
+// once. A hard link or a copy is another file to it.
+func sameFile(a, b *Binary) bool {
+	return a.SHA256 == b.SHA256 && (a.Name == b.Name || a.real == b.real && a.real != "")
+}
+
+// rivals are builds of one plugin for several releases, such as plugin.so and
+// plugin_v5.2.5_linux_amd64.so in one directory: a gateway opens one of them.
+func rivals(a, b *Binary) bool {
+	stem := func(b *Binary) string { return releaseSuffix.ReplaceAllString(strings.TrimSuffix(b.Name, ".so"), "") }
+	return a.Name != b.Name && stem(a) == stem(b)
+}
+
+// alternatives finds rivals of which some load and some do not. The verdicts of those
+// plugins do not count for the whole; what the gateway opens is unknown.
+func (r *Report) alternatives() (left map[int]bool) {
+	left = map[int]bool{}
+	for i := range r.Plugins {
+		names, loads := []string{r.Plugins[i].Plugin.Name}, []bool{r.Plugins[i].Verdict == Loads}
+		group := []int{i}
+		for j := range r.Plugins {
+			if rivals(r.Plugins[i].Plugin, r.Plugins[j].Plugin) {
+				names, loads, group = append(names, r.Plugins[j].Plugin.Name), append(loads, r.Plugins[j].Verdict == Loads), append(group, j)
+			}
+		}
+		if left[i] || !slices.Contains(loads, true) || !slices.Contains(loads, false) {
+			continue
+		}
+		for _, j := range group {
+			left[j] = true
+		}
+		slices.Sort(names)
+		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: strings.Join(names, ", "), Detail: "a gateway opens one of them, and not all of them load",
+			Remedy: "check only the file that a gateway of this release opens"})
+	}
+	return left
+}
 
 // target judges one plugin by the machines it is to run on.
 func (r *Result) target(g *Binary, t Target) {
@@ -216,6 +263,10 @@ func (r *Report) gateway(t Target) {
 	if t.Arch != "" && g.Arch != t.Arch {
 		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "architecture", Detail: "target " + t.Arch + ", gateway " + machine(g),
 			Remedy: "compare with the gateway of the target's architecture"})
+	}
+	if kind, lib := cLibrary(g.Libraries); lib != "" && t.Distro != "" {
+		r.add(Finding{Verdict: Fails, Kind: KindLibrary, Subject: lib, Detail: "the gateway is linked with " + kind + ", and " + t.Distro + " has glibc",
+			Remedy: "compare with the gateway package of that distribution"})
 	}
 	for _, f := range glibcFindings(g, t, "compare with the gateway package of that distribution") {
 		r.add(f)

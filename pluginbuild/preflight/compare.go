@@ -43,6 +43,7 @@ const (
 	KindSymbol    Kind = "symbol"    // a function that the manifest names
 	KindLibrary   Kind = "library"   // glibc or another shared library
 	KindCPU       Kind = "cpu"       // architecture or CPU level
+	KindLoader    Kind = "loader"    // what the dynamic linker or the kernel does not allow
 )
 
 // Finding is one reason, or a warning.
@@ -89,10 +90,10 @@ func (r *Result) sort() {
 // compares: the hash of every package that both files hold. Flags, versions and
 // modules only explain a difference; they never decide.
 func Compare(plugin, gateway *Binary) Result {
-	return compare(plugin, gateway, image{})
+	return compare(plugin, gateway, image{}, "")
 }
 
-func compare(p, g *Binary, img image) Result {
+func compare(p, g *Binary, img image, distro string) Result {
 	img.fips = g.fips()
 	r := Result{Plugin: p, Verdict: Loads}
 	file := func(v Verdict, subject, detail, remedy string) {
@@ -107,9 +108,9 @@ func compare(p, g *Binary, img image) Result {
 		file(Fails, name(p), "an executable, not a shared object", "compile it with -buildmode=plugin")
 		return r
 	}
-	r.mapped = true
+	r.mapped = r.loader(p, g)
 	switch {
-	case !p.Go && !p.dynamic:
+	case !p.Go && !p.symbols:
 		file(Unknown, name(p), "nothing says whether Go compiled it: its dynamic symbol table was removed", "compare the file that the compiler wrote")
 		return r
 	case !p.Go:
@@ -133,11 +134,14 @@ func compare(p, g *Binary, img image) Result {
 		file(Unknown, name(p), "it has no package hashes: its dynamic symbol table was removed", "compare the file that the compiler wrote")
 	}
 	r.hashes(p, g, img)
-	r.libraries(p, g)
-	if p.PluginPath == "" {
-		// Seen with Go 1.26: plugin.Open fails with "could not find symbol" if the
-		// plugin exports anything at all.
-		file(Unknown, name(p), "the package that holds its functions cannot be found, as after -ldflags=-pluginpath", "compile it without -ldflags=-pluginpath")
+	r.libraries(p, g, distro)
+	r.stack(g, distro)
+	switch {
+	case p.PluginPath == "":
+		file(Unknown, name(p), "the package that holds its functions cannot be found", "compare the file that the compiler wrote")
+	case p.declared > 0 && len(p.Exports)+len(p.Variables) == 0:
+		file(Fails, name(p), fmt.Sprintf("plugin.Open looks up %s as %s.NAME, and the file has none, as after -ldflags=-pluginpath",
+			count(int(p.declared), "name", "names"), p.PluginPath), "compile it without -ldflags=-pluginpath")
 	}
 	r.sort()
 	return r
@@ -187,28 +191,6 @@ func (r *Result) hashes(p, g *Binary, img image) {
 	if gf, pf := setting(g, "GOFIPS140"), setting(p, "GOFIPS140"); gf != pf && len(g.Settings) > 0 && len(p.Settings) > 0 {
 		r.add(Finding{Verdict: Loads, Kind: KindFlag, Subject: "GOFIPS140", Detail: versions(gf, pf) + ", although all hashes agree",
 			Remedy: img.recompile()})
-	}
-}
-
-// glibcParts are the libraries that one glibc release brings together, and
-// which therefore are where the gateway runs.
-var glibcParts = []string{"libc.so.6", "libpthread.so.0", "libdl.so.2", "libm.so.6", "librt.so.1", "libresolv.so.2",
-	"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "ld64.so.2"}
-
-func (r *Result) libraries(p, g *Binary) {
-	var foreign []string
-	for _, lib := range p.Libraries {
-		if !slices.Contains(glibcParts, lib) && !slices.Contains(g.Libraries, lib) {
-			foreign = append(foreign, lib)
-		}
-	}
-	if len(foreign) > 0 {
-		r.add(Finding{Verdict: Unknown, Kind: KindLibrary, Subject: strings.Join(foreign, ", "),
-			Detail: "needed by the plugin, not by the gateway", Remedy: "make sure that it is installed on every gateway host"})
-	}
-	if len(p.Undefined) > 0 {
-		r.add(Finding{Verdict: Unknown, Kind: KindLibrary, Subject: sample(p.Undefined),
-			Detail: "used by the plugin's C code, and promised by no library with a version", Remedy: "link the library that has it"})
 	}
 }
 

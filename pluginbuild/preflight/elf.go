@@ -29,6 +29,8 @@ type object struct {
 	r      io.ReaderAt
 	size   int64
 	budget *limited // what File may still read
+
+	relrVersion bool // the version that packed relocations need is among the needs
 }
 
 func malformed(format string, a ...any) error {
@@ -141,33 +143,6 @@ func (o *object) loaded(addr, n uint64) ([]byte, error) {
 	return nil, malformed("address %#x is not in the file", addr)
 }
 
-// needed returns the libraries that the dynamic linker loads first.
-func (o *object) needed() ([]string, error) {
-	tab, names, err := o.table(elf.SHT_DYNAMIC)
-	if tab == nil || err != nil {
-		return nil, err
-	}
-	p, err := o.read(tab)
-	if err != nil {
-		return nil, err
-	}
-	var libs []string
-	str := &strtab{r: o.r, sec: names}
-	for ; len(p) >= 16; p = p[16:] {
-		switch elf.DynTag(binary.LittleEndian.Uint64(p)) {
-		case elf.DT_NEEDED:
-			lib, err := str.at(binary.LittleEndian.Uint64(p[8:]))
-			if err != nil {
-				return nil, err
-			}
-			libs = append(libs, lib)
-		case elf.DT_NULL:
-			return libs, nil
-		}
-	}
-	return libs, nil
-}
-
 // Need is the highest glibc version that a file asks of one library.
 type Need struct {
 	Library string `json:"library"` // "libc.so.6"
@@ -205,6 +180,7 @@ func (o *object) needs() ([]Need, error) {
 			if err != nil {
 				return nil, err
 			}
+			o.relrVersion = o.relrVersion || version == relrVersion
 			if g := glibc(version); g != "" && le.Uint16(p[aux+4:])&weakVersion == 0 && compareDotted(g, need.Glibc) > 0 {
 				need.Glibc = g
 			}
@@ -227,10 +203,13 @@ func (o *object) needs() ([]Need, error) {
 	return needs, nil
 }
 
+// relrVersion is written by ld -z pack-relative-relocs; glibc 2.36 is the first to
+// know it.
+const relrVersion = "GLIBC_ABI_DT_RELR"
+
 // glibc turns a version name into the release that introduced it.
 func glibc(version string) string {
-	// Written by ld -z pack-relative-relocs; glibc 2.36 is the first to know it.
-	if version == "GLIBC_ABI_DT_RELR" {
+	if version == relrVersion {
 		return "2.36"
 	}
 	v, ok := strings.CutPrefix(version, "GLIBC_")

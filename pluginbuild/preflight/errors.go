@@ -43,7 +43,12 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Hint is the next step, or empty.
-func (e *Error) Hint() string { return e.hint }
+func (e *Error) Hint() string {
+	if inner, ok := errors.AsType[*Error](e.Err); ok && e.hint == "" {
+		return inner.Hint()
+	}
+	return e.hint
+}
 
 // Retryable is true only for a full disk under the temporary directory: once
 // it has been cleared, the same call can succeed.

@@ -82,8 +82,7 @@ func explain(p, g *Binary, mismatched []string, img image) []Finding {
 	}
 	var same []Finding
 	for _, m := range slices.Sorted(maps.Keys(byModule)) {
-		f, differs := moduleFinding(m, p, g, img)
-		f.Packages = byModule[m]
+		f, differs := moduleFinding(m, p, g, byModule[m], img)
 		if differs {
 			found = append(found, f)
 		} else {
@@ -160,8 +159,9 @@ func setting(b *Binary, key string) string {
 	case "-tags":
 		tags := strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 		slices.Sort(tags)
-		// Go adds these for GOFIPS140, which is told by its own name.
-		tags = slices.DeleteFunc(tags, func(t string) bool { return strings.HasPrefix(t, "fips140") })
+		// Go adds the first for GOFIPS140, which has its own name. The second marks the
+		// gateway's files alone; compilers before 5.8.14 and 5.12.1 do not set it.
+		tags = slices.DeleteFunc(tags, func(t string) bool { return strings.HasPrefix(t, "fips140") || t == "goplugin" })
 		return strings.Join(slices.Compact(tags), ",")
 	case "-gcflags", "-asmflags":
 		// Without a pattern ("all=-N") the flags reach the main package alone,
@@ -175,16 +175,28 @@ func setting(b *Binary, key string) string {
 
 // moduleFinding explains why packages of one module differ; differs is false
 // if both files name the same version of it.
-func moduleFinding(path string, p, g *Binary, img image) (f Finding, differs bool) {
-	f = Finding{Verdict: Fails, Kind: KindModule, Subject: path}
+func moduleFinding(path string, p, g *Binary, packages []string, img image) (f Finding, differs bool) {
+	f = Finding{Verdict: Fails, Kind: KindModule, Subject: path, Packages: packages}
 	pm, pok := p.module(path)
 	gm, gok := g.module(path)
 	gv, pv := gm.String(), pm.String()
 	switch {
 	case gok && path == g.Main.Path:
-		f.Detail = "it is the gateway's own module, " + versions(orDevel(gv), orDevel(pv))
-		f.Remedy = img.recompile() + ", in the workspace that holds the gateway's source of the same commit"
-		return f, pok && orDevel(gv) != orDevel(pv)
+		f.Detail = "the gateway's own module: " + sample(packages) + " differ"
+		if len(packages) == 1 {
+			f.Detail += "s"
+		}
+		outside := pok && orDevel(gv) != orDevel(pv)
+		switch of := compiledFor(p); {
+		case outside:
+			f.Detail += ", because the plugin was compiled with " + pv + " of it and not in the gateway's workspace"
+		case of != "" && img.release != nil && of != img.release.String():
+			f.Detail += ", because the plugin was compiled for " + of + ", and the gateway is " + img.release.String()
+		case of != "":
+			f.Detail += "; the plugin's name says that it was compiled for " + of
+		}
+		f.Remedy = img.recompile() + ", which has the gateway's packages"
+		return f, outside
 	case !gok && (!pok || len(g.Modules) == 0), !pok && len(p.Settings) == 0:
 		// GOPATH mode records no modules.
 		f.Detail = "differs, and its version was not recorded in both files"
@@ -207,6 +219,13 @@ func moduleFinding(path string, p, g *Binary, img image) (f Finding, differs boo
 		f.Remedy = "in the plugin's go.mod: require " + gm.spec()
 	}
 	return f, true
+}
+
+// compiledFor is the release that a compiler put into a plugin's file name, "5.2.5".
+func compiledFor(p *Binary) string {
+	suffix := releaseSuffix.FindString(strings.TrimSuffix(p.Name, ".so"))
+	v, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(suffix, "_"), "v"), "_")
+	return v
 }
 
 func orDevel(v string) string { return cmp.Or(v, "(devel)") }

@@ -42,10 +42,11 @@ func TestExplain(t *testing.T) {
 		}},
 		"older dependency": {"new dep", "base", []string{"example.org/dep: gateway v1.6.0, plugin v1.5.0; in the plugin's go.mod: require example.org/dep v1.6.0"}},
 		"outside the workspace": {"base", "outside", []string{
-			"example.com/gw: it is the gateway's own module, gateway (devel), plugin v1.0.0 => ../gw; recompile in the image tykio/tyk-plugin-compiler:v5.2.5, in the workspace that holds the gateway's source of the same commit",
+			"example.com/gw: the gateway's own module: example.com/gw/shared differs, because the plugin was compiled with v1.0.0 => ../gw of it and not in the gateway's workspace; " +
+				"recompile in the image tykio/tyk-plugin-compiler:v5.2.5, which has the gateway's packages",
 		}},
 		"changed source": {"new inlined", "base", []string{
-			"example.com/gw: it is the gateway's own module, gateway (devel), plugin (devel); recompile in the image tykio/tyk-plugin-compiler:v5.2.5, in the workspace that holds the gateway's source of the same commit",
+			"example.com/gw: the gateway's own module: example.com/gw/shared differs; recompile in the image tykio/tyk-plugin-compiler:v5.2.5, which has the gateway's packages",
 		}},
 		"c-shared":       {"base", "c-shared", []string{"compiled by Go, but not as a plugin (-buildmode=c-shared); compile it with -buildmode=plugin"}},
 		"C":              {"base", "c", []string{"a shared object that Go did not compile; compile the plugin with Go and -buildmode=plugin"}},

@@ -2,6 +2,7 @@ package preflight_test
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
@@ -25,6 +26,9 @@ type forged struct {
 	needed    []string
 	versions  map[string][]string // library → versions
 	debug     map[string][]byte
+	stack     elf.ProgFlag // of PT_GNU_STACK; readable and writable if 0
+	align     uint64       // of the segment; a page if 0
+	flags     map[elf.DynTag]uint64
 }
 
 const modMark = "\x30\x77\xaf\x0c\x92\x74\x08\x02\x41\xe1\xc1\x07\xe6\xd6\x18\xe6"
@@ -40,9 +44,9 @@ func (f forged) bytes() []byte {
 		_ = binary.Write(&sym, le, elf.Sym64{Name: add(name), Info: elf.ST_INFO(elf.STB_GLOBAL, kind), Shndx: section, Value: value, Size: size})
 	}
 	sym.Write(make([]byte, elf.Sym64Size))
-	phnum := 1
+	phnum := 2
 	if f.interp {
-		phnum = 2
+		phnum++
 	}
 	base := uint64(64 + 56*phnum) // hashes come first
 	mark := orElse(f.mark, "go:")
@@ -66,6 +70,9 @@ func (f forged) bytes() []byte {
 	}
 	for _, lib := range f.needed {
 		_ = binary.Write(&dyn, le, []uint64{uint64(elf.DT_NEEDED), uint64(add(lib))})
+	}
+	for tag, value := range f.flags {
+		_ = binary.Write(&dyn, le, []uint64{uint64(tag), value})
 	}
 	dyn.Write(make([]byte, 16))
 	var libs []string
@@ -160,7 +167,8 @@ func (f forged) bytes() []byte {
 		Phentsize: 56, Phnum: uint16(phnum), Shentsize: 64, Shnum: uint16(len(heads)), Shstrndx: uint16(len(heads) - 1)}
 	copy(head.Ident[:], elf.ELFMAG+"\x02\x01\x01")
 	_ = binary.Write(&out, le, head)
-	_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 6, Filesz: off, Memsz: off, Align: 16})
+	_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 6, Filesz: off, Memsz: off, Align: cmp.Or(f.align, 4096)})
+	_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(cmp.Or(f.stack, elf.PF_R|elf.PF_W))})
 	if f.interp {
 		_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_INTERP)})
 	}

@@ -10,9 +10,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
-	"strings"
 )
 
 // Binary is what a plugin or a gateway binary says about itself.
@@ -39,6 +39,7 @@ type Binary struct {
 	GOAMD64   string            `json:"goamd64,omitempty"`  // "v1" to "v4"; empty if unknown or another machine
 
 	Libraries []string `json:"libraries,omitempty"` // shared libraries that must be there
+	Loader    []string `json:"loader,omitempty"`    // what decides for the dynamic linker: "executable_stack", "nodlopen", "symbolic"
 	Needs     []Need   `json:"needs,omitempty"`     // glibc versions, the highest for each library
 	Undefined []string `json:"undefined,omitempty"` // symbols of a shared object that no versioned library promises
 
@@ -47,8 +48,10 @@ type Binary struct {
 	Packages   map[string]string `json:"-"`
 	Unreadable []string          `json:"unreadable,omitempty"`
 
-	path    string // of the main package, as the Go command recorded it
-	dynamic bool   // there is a dynamic symbol table, empty or not
+	path     string // of the main package, as the Go command recorded it
+	real     string // the file's path without symbolic links; empty if it has none
+	declared uint64 // functions and variables that plugin.Open looks up; 0: none or unknown
+	symbols  bool   // there is a dynamic symbol table, empty or not
 }
 
 // Module is a Go module that was linked.
@@ -75,7 +78,24 @@ func Inspect(path string) (*Binary, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fail("inspect", path, fmt.Errorf("%w: it is not a regular file", ErrNotELF))
 	}
-	return InspectReaderAt(f, info.Size(), path)
+	b, err := InspectReaderAt(f, info.Size(), path)
+	if err == nil {
+		b.real = realPath(path)
+	}
+	return b, err
+}
+
+// realPath is how plugin.Open tells files apart; empty if that cannot be told, as of
+// /proc/PID/exe in another mount namespace.
+func realPath(path string) string {
+	path, err := filepath.Abs(path)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 // InspectReaderAt is [Inspect] for a file that is open or in memory. The name
@@ -121,14 +141,11 @@ func (o *object) inspect() (*Binary, error) {
 	}
 	b.buildInfo(&limited{o.r, maxHeaders})
 	var err error
-	if b.Libraries, err = o.needed(); err != nil {
-		return nil, err
-	}
-	if b.Needs, err = o.needs(); err != nil {
+	if err = o.dynamic(b); err != nil {
 		return nil, err
 	}
 	if tab, _, _ := o.table(elf.SHT_DYNSYM); tab != nil {
-		b.dynamic = true
+		b.symbols = true
 	}
 	if b.Packages, b.Unreadable, err = o.hashes(); err != nil {
 		return nil, err
@@ -179,21 +196,21 @@ func module(m *debug.Module) *Module {
 
 // plugin finds out whether a shared object is a Go plugin, and what it offers.
 func (o *object) plugin(b *Binary) error {
-	mains, err := o.mainPackages(b.Packages)
+	path, prefix, err := o.pluginPath(b)
 	if err != nil {
 		return err
 	}
-	b.PluginPath = pluginPath(mains, b.path)
-	// Builds of Go before 1.18 do not record their mode; there, as in c-shared
-	// libraries, a package named main says that it is none.
-	mode, known := b.Settings["-buildmode"]
-	b.Plugin = mode == "plugin" || (!known && b.PluginPath != "")
+	b.PluginPath = path
+	// Builds of Go before 1.18 do not record their mode. Their c-shared libraries have
+	// no path of a plugin.
+	mode, recorded := b.Settings["-buildmode"]
+	b.Plugin = mode == "plugin" || (!recorded && path != "")
 	if !b.Plugin {
-		b.PluginPath = ""
+		b.PluginPath, b.declared = "", 0
 		return nil
 	}
 	var funcs []string
-	if funcs, b.Variables, b.Undefined, err = o.exports(b.PluginPath); err != nil {
+	if funcs, b.Variables, b.Undefined, err = o.exports(prefix); err != nil {
 		return err
 	}
 	var compiler string
@@ -203,22 +220,6 @@ func (o *object) plugin(b *Binary) error {
 		b.Modules = o.modules()
 	}
 	return nil
-}
-
-// pluginPath picks the plugin's own package from those with a function main,
-// which others may have too: a plain func main outside package main is legal.
-func pluginPath(mains []string, built string) string {
-	mains = slices.DeleteFunc(slices.Clone(mains), func(p string) bool { return p == "main" || p == "runtime" })
-	for _, p := range mains {
-		switch {
-		case p == built,
-			// Files on the command line get the path plugin/unnamed-HASH.
-			built == "command-line-arguments" && strings.HasPrefix(p, "plugin/unnamed-"),
-			built == "" && len(mains) == 1:
-			return p
-		}
-	}
-	return ""
 }
 
 // bare takes the path out of an error whose message names it anyway.

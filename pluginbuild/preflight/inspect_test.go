@@ -30,7 +30,9 @@ func TestInspect(t *testing.T) {
 		"PIE host":      {hosts["pie"], "", nil},
 		"c-shared":      {plugins["c-shared"], "", nil},
 		"arm64":         {more["arm64"], "", nil},
-		"path override": {more["pluginpath"], "", nil},
+		"path override": {kinds["pluginpath"], "1700000000-x", nil},
+		"no main":       {kinds["no main"], "example.com/plug/bare", []string{"Hook"}},
+		"no main, bare": {kinds["no main, stripped"], "plugin/unnamed-", []string{"Hook"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

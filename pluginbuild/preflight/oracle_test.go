@@ -2,6 +2,8 @@ package preflight_test
 
 import (
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -39,7 +41,22 @@ func buildAll(t *testing.T, artifacts map[string]artifact) map[string]file {
 // Every plugin is judged against every host, and really loaded by it.
 func TestOracle(t *testing.T) {
 	t.Parallel()
+	oracle(t, hosts, plugins)
+}
+
+// The same for plugins whose verdict does not come from hashes.
+func TestOracleKinds(t *testing.T) {
+	t.Parallel()
+	few := map[string]artifact{}
+	for _, h := range kindHosts {
+		few[h] = hosts[h]
+	}
+	oracle(t, few, kinds)
+}
+
+func oracle(t *testing.T, hosts, plugins map[string]artifact) {
 	hs, ps := buildAll(t, hosts), buildAll(t, plugins)
+	target := preflight.Target{Distro: thisDistro(t)}
 	var pairs, load atomic.Int32
 	t.Run("open", func(t *testing.T) {
 		for h, host := range hs {
@@ -47,8 +64,11 @@ func TestOracle(t *testing.T) {
 				t.Parallel()
 				for _, p := range slices.Sorted(maps.Keys(ps)) {
 					said := open(t, host.path, ps[p].path)[0]
-					r := preflight.Compare(ps[p].binary, host.binary)
-					want := preflight.Fails
+					all, err := preflight.CompareAll([]*preflight.Binary{ps[p].binary}, host.binary, target)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r, want := all.Plugins[0], preflight.Fails
 					pairs.Add(1)
 					if said == "loads" {
 						want = preflight.Loads
@@ -64,6 +84,9 @@ func TestOracle(t *testing.T) {
 					if _, pkg, ok := strings.Cut(said, "different version of package "); ok && !slices.Contains(r.Mismatched, pkg) {
 						t.Errorf("plugin %q: %s is not among %v", p, pkg, r.Mismatched)
 					}
+					if strings.HasPrefix(p, "no main") && (len(r.Plugin.Exports) != 1 || r.Plugin.Exports[0].Name != "Hook") {
+						t.Errorf("plugin %q exports %v", p, r.Plugin.Exports)
+					}
 				}
 			})
 		}
@@ -75,6 +98,23 @@ func TestOracle(t *testing.T) {
 	}
 }
 
+// thisDistro names this machine as a Target does, empty if none is it.
+func thisDistro(t *testing.T) string {
+	text, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return ""
+	}
+	value := func(key string) string {
+		_, after, _ := strings.Cut("\n"+string(text), "\n"+key+"=")
+		line, _, _ := strings.Cut(after, "\n")
+		return strings.Trim(line, `"`)
+	}
+	if d := value("ID") + "/" + value("VERSION_ID"); slices.Contains(preflight.Distros(), d) {
+		return d
+	}
+	return ""
+}
+
 // What cannot be told is unknown, whatever plugin.Open says.
 func TestOracleUnknown(t *testing.T) {
 	t.Parallel()
@@ -84,10 +124,10 @@ func TestOracleUnknown(t *testing.T) {
 		plugin, gateway *preflight.Binary
 		open, finding   string
 	}{
-		"no package for the plugin path": {inspect(t, build(t, more["pluginpath"])), gateway, "could not find symbol Hook", "-ldflags=-pluginpath"},
-		"undefined C symbol":             {inspect(t, build(t, more["undefined"])), gateway, "undefined symbol: nowhere", "nowhere: used by the plugin's C code"},
-		"gateway cannot load plugins":    {inspect(t, build(t, plugins["base"])), inspect(t, build(t, more["no plugin"])), "", "no package hashes"},
-		"gateway is a shared object":     {inspect(t, build(t, plugins["base"])), inspect(t, build(t, plugins["base"])), "", "not a gateway binary"},
+		"library of another host":     {inspect(t, build(t, more["library"])), gateway, "cannot open shared object file", "libnowhere.so.9: needed by the plugin"},
+		"undefined C symbol":          {inspect(t, build(t, more["undefined"])), gateway, "undefined symbol: nowhere", "nowhere: used by the plugin's C code"},
+		"gateway cannot load plugins": {inspect(t, build(t, plugins["base"])), inspect(t, build(t, more["no plugin"])), "", "no package hashes"},
+		"gateway is a shared object":  {inspect(t, build(t, plugins["base"])), inspect(t, build(t, plugins["base"])), "", "not a gateway binary"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -114,6 +154,13 @@ func TestOracleSeveral(t *testing.T) {
 	files := buildAll(t, set)
 	hostPath := build(t, hosts["base"])
 	gateway := inspect(t, hostPath)
+	for name, link := range map[string]func(string, string) error{"link": os.Symlink, "hard link": os.Link} {
+		path := filepath.Join(t.TempDir(), "link.so")
+		if err := link(files["base"].path, path); err != nil {
+			t.Fatal(err)
+		}
+		files[name] = file{path, inspect(t, path)}
+	}
 	for _, c := range []struct {
 		plugins []string
 		finding string // of the last
@@ -121,6 +168,9 @@ func TestOracleSeveral(t *testing.T) {
 		{[]string{"base", "dotted", "a", "b"}, "example.com/plug: module of"},
 		{[]string{"base", "stripped"}, "plugin already loaded"},
 		{[]string{"base", "base"}, ""},
+		{[]string{"base", "link"}, ""},
+		{[]string{"link", "base"}, ""},
+		{[]string{"base", "hard link"}, "plugin already loaded"},
 		{[]string{"plain", "base"}, "example.com/plug: differs from the one in"},
 		{[]string{"other module", "base"}, ""},
 		{[]string{"other module", "base", "stripped"}, "plugin already loaded"},

@@ -4,8 +4,11 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bufio"
+	"bytes"
+	"cmp"
 	"compress/flate"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +22,40 @@ import (
 // maxSpool is how much an archive member may grow to in the temporary
 // directory; gateways of 2026 have 545 MB.
 const maxSpool = 4 << 30
+
+// GatewayFile is where the gateway's Debian packages and images have its binary.
+const GatewayFile = "/opt/tyk-gateway/tyk"
+
+// InspectFile inspects the binary at path, or that in a Debian package or a tar. There
+// member names it; empty means [GatewayFile] of a package, and the first file of a
+// tar. A pipe may be given. When ctx ends, a read that waits for the pipe ends too.
+func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fail("inspect", path, bare(err))
+	}
+	defer func() { _ = f.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = f.Close() })
+	defer stop()
+	in := bufio.NewReader(f)
+	head, _ := in.Peek(263) // a shorter file is none of the archives
+	var b *Binary
+	switch {
+	case bytes.HasPrefix(head, []byte("!<arch>\n")):
+		b, err = InspectDeb(in, cmp.Or(member, GatewayFile))
+	case len(head) == 263 && string(head[257:262]) == "ustar":
+		b, err = InspectTar(in, member)
+	case ctx.Err() == nil:
+		return Inspect(path)
+	}
+	if ctx.Err() != nil {
+		return nil, fail("inspect", path, context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, &Error{Op: "inspect", Name: path, Err: err}
+	}
+	return b, nil
+}
 
 // InspectZip inspects members of a bundle, or all that end in .so if none is
 // named. Each is copied to a file in the temporary directory that is gone when

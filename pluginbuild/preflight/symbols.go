@@ -163,10 +163,10 @@ func (o *object) mainPackages(packages map[string]string) ([]string, error) {
 	return mains, err
 }
 
-// exports returns the exported functions and variables of the plugin's own
-// package, and those undefined symbols that no versioned library promises.
-func (o *object) exports(pluginPath string) (funcs, vars, undefined []string, err error) {
-	prefix := escape(pluginPath) + "."
+// exports returns the exported functions and variables of the package whose symbols
+// begin with path, and those undefined symbols that no versioned library promises.
+func (o *object) exports(path string) (funcs, vars, undefined []string, err error) {
+	prefix := path + "."
 	err = o.names(func(name string, s symbol, versioned bool) error {
 		if len(funcs)+len(vars)+len(undefined) >= maxExports {
 			return malformed("more exported symbols than any plugin has")
@@ -178,7 +178,7 @@ func (o *object) exports(pluginPath string) (funcs, vars, undefined []string, er
 			return nil
 		}
 		ident, ok := strings.CutPrefix(name, prefix)
-		if !ok || pluginPath == "" || !exported(ident) {
+		if !ok || path == "" || !exported(ident) {
 			return nil
 		}
 		if s.kind() == elf.STT_FUNC {
