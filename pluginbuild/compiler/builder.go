@@ -101,8 +101,9 @@ type Builder struct {
 	o      Options
 	run    string
 
-	mu     sync.Mutex
-	images map[string]bool // references of images that this Builder brought
+	mu       sync.Mutex
+	images   map[string]bool // references of images that this Builder brought
+	platform string          // of the engine, once it has answered
 
 	events sync.Mutex
 }
@@ -336,17 +337,20 @@ func splitMount(m string) (source, target string) {
 }
 
 func (b *Builder) connect(ctx context.Context) error {
-	err := b.engine.ping(ctx)
+	at, err := b.engine.hello(ctx)
 	if err == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.platform = at.platform
 		return nil
 	}
 	e := fail(ctx, StageConnect, "Docker engine", err)
-	switch address := b.engine.address(); address {
+	switch at.address {
 	case "":
 	case "http://docker.example.com": // what docker/cli calls all ssh:// hosts
 		e.Next = "the engine is reached by ssh: ssh HOST docker version must work without questions"
 	default:
-		e.Object += " at " + address
+		e.Object += " at " + at.address
 	}
 	return e
 }

@@ -29,11 +29,9 @@ import (
 // kinds of github.com/containerd/errdefs. This file is the only one that knows the
 // Docker client, Connect aside.
 type engine interface {
-	// address is how people name the engine; "": unknown.
-	address() string
-	ping(ctx context.Context) error
-	// platform is what the engine runs without emulation: "linux/amd64".
-	platform(ctx context.Context) (string, error)
+	// hello asks whether the engine is there. It returns the address, "" if unknown,
+	// also with an error.
+	hello(ctx context.Context) (about, error)
 	// image looks an image up by name or ID; nil: the engine has none.
 	image(ctx context.Context, ref, platform string) (*picture, error)
 	// bring pulls an image, or loads it where tar is not nil.
@@ -50,6 +48,12 @@ type engine interface {
 	// remove takes a container with its anonymous volumes; it leaves volumes and
 	// images that something uses.
 	remove(ctx context.Context, k kind, id string) error
+}
+
+// about is an engine as people name it, and what it runs without emulation.
+type about struct {
+	address  string
+	platform string // "linux/amd64"
 }
 
 // kind is what list and remove are about.
@@ -149,24 +153,18 @@ type dockerAPI interface {
 
 var _ dockerAPI = (*client.Client)(nil)
 
-func (d docker) address() string {
+func (d docker) hello(ctx context.Context) (a about, err error) {
 	if h, ok := d.api.(interface{ DaemonHost() string }); ok {
-		return h.DaemonHost()
+		a.address = h.DaemonHost()
 	}
-	return ""
-}
-
-func (d docker) ping(ctx context.Context) error {
 	answer, err := d.api.Ping(ctx)
-	if err == nil {
-		d.api.NegotiateAPIVersionPing(answer) // the client itself would wait for another call
+	if err != nil {
+		return a, err
 	}
-	return err
-}
-
-func (d docker) platform(ctx context.Context) (string, error) {
+	d.api.NegotiateAPIVersionPing(answer) // the client itself would wait for another call
 	v, err := d.api.ServerVersion(ctx)
-	return v.Os + "/" + v.Arch, err
+	a.platform = v.Os + "/" + v.Arch
+	return a, err
 }
 
 // platformInspect is the API version from which an image is inspected for a

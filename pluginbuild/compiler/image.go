@@ -67,10 +67,7 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 		return found{}, err
 	}
 	ref, pin := named.String(), q.Image.Digest
-	want, err := b.platforms(ctx, q.Release.Compiler)
-	if err != nil {
-		return found{}, err
-	}
+	want := b.platforms(q.Release.Compiler)
 	have, err := b.lookImage(ctx, ref, pin, want[0])
 	if err != nil {
 		return found{}, err
@@ -144,16 +141,12 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 }
 
 // platforms are those of images that can compile, the engine's own first.
-func (b *Builder) platforms(ctx context.Context, c pluginbuild.Compiler) ([]string, error) {
-	all := c.Platforms()
-	if len(all) < 2 {
-		return all, nil
-	}
-	own, err := b.engine.platform(ctx)
-	if err != nil {
-		return nil, fail(ctx, StageConnect, "Docker engine", fmt.Errorf("ask for its platform: %w", err))
-	}
-	return slices.SortedStableFunc(slices.Values(all), func(x, y string) int {
+func (b *Builder) platforms(c pluginbuild.Compiler) []string {
+	b.mu.Lock()
+	own := b.platform
+	b.mu.Unlock()
+	all := slices.Clone(c.Platforms())
+	slices.SortStableFunc(all, func(x, y string) int {
 		switch {
 		case x == own && y != own:
 			return -1
@@ -161,7 +154,8 @@ func (b *Builder) platforms(ctx context.Context, c pluginbuild.Compiler) ([]stri
 			return 1
 		}
 		return 0
-	}), nil
+	})
+	return all
 }
 
 // digestOf returns the registry's digest of an image, "" where it has none, and

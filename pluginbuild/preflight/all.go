@@ -53,7 +53,7 @@ func Distros() []string { return slices.Sorted(maps.Keys(glibcs)) }
 
 func (t Target) check() error {
 	bad := func(format string, a ...any) error {
-		return &Error{Op: "check", Name: "target", Err: fmt.Errorf("%w: "+format, append([]any{ErrTarget}, a...)...)}
+		return fail("check", "target", fmt.Errorf("%w: "+format, append([]any{ErrTarget}, a...)...))
 	}
 	if t.Distro != "" && glibcs[t.Distro] == "" {
 		return bad("unknown distribution %q; known are %s", t.Distro, strings.Join(Distros(), ", "))
@@ -84,7 +84,7 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 		return Report{}, err
 	}
 	if len(plugins) == 0 || gateway == nil || slices.Contains(plugins, nil) {
-		return Report{}, &Error{Op: "compare", Name: "plugins", Err: fmt.Errorf("%w: no plugin or no gateway given", ErrTarget)}
+		return Report{}, fail("compare", "plugins", fmt.Errorf("%w: no plugin or no gateway given", ErrTarget))
 	}
 	r := Report{Verdict: Loads, Gateway: gateway}
 	for _, p := range plugins {

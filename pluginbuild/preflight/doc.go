@@ -11,14 +11,15 @@
 //
 // # Limits
 //
-// The verdict is of loading, not of working: code of the gateway that changed
-// without changing what other packages see of it loads with an old plugin. A
-// plugin's init functions may still panic, and the gateway's configuration may
-// name another file.
+// The verdict predicts whether a plugin loads, not whether it works: code of the
+// gateway that changed without changing what other packages see of it loads with an
+// old plugin. A plugin's init functions may still panic, and the gateway's
+// configuration may name another file.
 //
 // Linux, ELF, 64-bit, little-endian: gateways for s390x cannot be checked.
-// Libraries of the host other than glibc are not looked at; a plugin that needs
-// one which the gateway does not need is [Unknown].
+// The libraries of a host are not looked at. Those that every Debian and Ubuntu has
+// are taken as there, and those that a distribution does not have as missing. A plugin
+// that needs another one, which the gateway does not need, is [Unknown].
 //
 // Plugins of Go 1.19 and older (gateways before 5.3) carry no build information:
 // their Go version comes from debug information, their modules from the names

@@ -2,10 +2,11 @@ package preflight
 
 import (
 	"errors"
+	"slices"
 	"syscall"
 )
 
-// What a caller may want to tell apart; reach them with errors.Is.
+// Errors that callers match with errors.Is.
 var (
 	// ErrNotELF is matched by files that are no ELF files at all.
 	ErrNotELF = errors.New("not an ELF file")
@@ -23,43 +24,51 @@ var (
 	ErrTarget = errors.New("invalid target")
 )
 
+// kinds are all sentinels.
+var kinds = []error{ErrNotELF, ErrUnsupported, ErrMalformed, ErrNoMember, ErrCompression, ErrTarget}
+
 // Error is a file that could not be read or judged.
 type Error struct {
-	Op   string // "inspect", "read package"
-	Name string // the file, as the caller named it
-	Err  error
-
-	hint string
+	Op     string // "inspect", "read bundle"
+	Object string // the file, as the caller named it
+	Kind   error  // one of the sentinels; nil for others, as of the file system
+	Err    error  // the cause
+	Next   string // what to do; may be empty
+	Retry  bool   // the same call may succeed later: the disk under TMPDIR is full
 }
 
 func (e *Error) Error() string {
-	s := e.Op + " " + e.Name + ": " + e.Err.Error()
-	if e.hint != "" {
-		s += "; " + e.hint
+	s := e.Op + " " + e.Object + ": " + e.Err.Error()
+	if e.Next != "" {
+		s += "; " + e.Next
 	}
 	return s
 }
 
-func (e *Error) Unwrap() error { return e.Err }
-
-// Hint is the next step, or empty.
-func (e *Error) Hint() string {
-	if inner, ok := errors.AsType[*Error](e.Err); ok && e.hint == "" {
-		return inner.Hint()
+// Unwrap returns the kind and the cause.
+func (e *Error) Unwrap() []error {
+	if e.Kind == nil {
+		return []error{e.Err}
 	}
-	return e.hint
+	return []error{e.Kind, e.Err}
 }
 
-// Retryable is true only for a full disk under the temporary directory: once
-// it has been cleared, the same call can succeed.
-func (e *Error) Retryable() bool { return errors.Is(e.Err, syscall.ENOSPC) }
+// Hint is the next step, or empty.
+func (e *Error) Hint() string { return e.Next }
 
-func fail(op, name string, err error) *Error {
+// Retryable reports whether the same call may succeed later.
+func (e *Error) Retryable() bool { return e.Retry }
+
+func fail(op, object string, err error) *Error {
 	// An inner Error, as of a spooled member, already says it all.
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	return &Error{Op: op, Name: name, Err: err, hint: hintFor(err)}
+	e := &Error{Op: op, Object: object, Err: err, Next: hintFor(err), Retry: errors.Is(err, syscall.ENOSPC)}
+	if i := slices.IndexFunc(kinds, func(k error) bool { return errors.Is(err, k) }); i >= 0 {
+		e.Kind = kinds[i]
+	}
+	return e
 }
 
 func hintFor(err error) string {

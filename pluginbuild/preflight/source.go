@@ -51,10 +51,10 @@ func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
 	if ctx.Err() != nil {
 		return nil, fail("inspect", path, context.Cause(ctx))
 	}
-	if err != nil {
-		return nil, &Error{Op: "inspect", Name: path, Err: err}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return nil, &Error{Op: "inspect", Object: path, Kind: e.Kind, Err: fmt.Errorf("%s %s: %w", e.Op, e.Object, e.Err), Next: e.Next, Retry: e.Retry}
 	}
-	return b, nil
+	return b, err
 }
 
 // InspectZip inspects members of a bundle, or all that end in .so if none is
