@@ -26,4 +26,10 @@ func TestHostEnv(t *testing.T) {
 	if err != nil || !maps.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
 	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"} {
+		t.Setenv(name, "of "+name)
+		if got, err := compiler.HostEnv(nil); err != nil || got[name] != "of "+name {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
 }

@@ -71,26 +71,30 @@ func TestHooks(t *testing.T) {
 	}
 }
 
-// The file that a manifest names may carry the suffix of a release.
+// The file that a manifest names may carry the suffix of a release, with and without
+// a v.
 func TestManifestFiles(t *testing.T) {
 	t.Parallel()
-	for file, given := range map[string]bool{
-		"plugin.so":                        true,
-		"./plugin.so":                      true,
-		"plugin":                           true,
-		"plugin_v5.2.5_linux_amd64.so":     true,
-		"plugin_v5.2.6_linux_amd64.so":     false,
-		"other.so":                         false,
-		"plugin_v5.2.5_linux_amd64_old.so": false,
-	} {
-		r, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "/work/plugin_v5.2.5_linux_amd64.so")}, gatewayOf(t),
-			preflight.Target{Symbols: []preflight.Symbol{{File: file, Name: "AddFooBarHeader"}}})
-		want := preflight.Loads
-		if !given {
-			want = preflight.Unknown
-		}
-		if err != nil || r.Verdict != want || (len(r.Findings) == 0) != given {
-			t.Errorf("%s: %s %v, %v", file, r.Verdict, r.Findings, err)
+	for _, name := range []string{"plugin_v5.2.5_linux_amd64.so", "plugin_5.2.5_linux_amd64.so"} {
+		for file, given := range map[string]bool{
+			"plugin.so":                        true,
+			"./plugin.so":                      true,
+			"plugin":                           true,
+			name:                               true,
+			"plugin_v5.2.6_linux_amd64.so":     false,
+			"plugin_v5.2.5.so":                 false,
+			"other.so":                         false,
+			"plugin_v5.2.5_linux_amd64_old.so": false,
+		} {
+			r, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "/work/"+name)}, gatewayOf(t),
+				preflight.Target{Symbols: []preflight.Symbol{{File: file, Name: "AddFooBarHeader"}}})
+			want := preflight.Loads
+			if !given {
+				want = preflight.Unknown
+			}
+			if err != nil || r.Verdict != want || (len(r.Findings) == 0) != given {
+				t.Errorf("%s as %s: %s %v, %v", name, file, r.Verdict, r.Findings, err)
+			}
 		}
 	}
 }
@@ -192,7 +196,7 @@ func TestTargetInvalid(t *testing.T) {
 func TestNeeds(t *testing.T) {
 	t.Parallel()
 	f := forged{versions: map[string][]string{
-		"libc.so.6":   {"GLIBC_2.2.5", "GLIBC_2.34", "GLIBC_2.4", "GLIBC_PRIVATE"},
+		"libc.so.6":   {"GLIBC_2.2.5", "GLIBC_2.34", "GLIBC_2.4", "GLIBC_PRIVATE", "weak:GLIBC_2.38"},
 		"libm.so.6":   {"GLIBC_2.29", "GLIBC_2.9"},
 		"libgcc_s.so": {"GCC_3.0"},
 		"libz.so.1":   {"ZLIB_1.2.9", "GLIBC_ABI_DT_RELR"},

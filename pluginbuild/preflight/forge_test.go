@@ -95,11 +95,15 @@ func (f forged) bytes() []byte {
 			if j == n-1 {
 				next = 0
 			}
+			weak := uint16(0)
+			if name, is := strings.CutPrefix(v, "weak:"); is {
+				v, weak = name, 2
+			}
 			_ = binary.Write(&need, le, struct {
 				Hash         uint32
 				Flags, Other uint16
 				Name, Next   uint32
-			}{0, 0, 2, add(v), next})
+			}{0, weak, 2, add(v), next})
 		}
 	}
 	var info bytes.Buffer
