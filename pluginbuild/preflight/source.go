@@ -38,7 +38,7 @@ func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
 	stop := context.AfterFunc(ctx, func() { _ = f.Close() })
 	defer stop()
 	in := bufio.NewReader(f)
-	head, _ := in.Peek(263) // a shorter file is none of the archives
+	head, _ := in.Peek(263) // a shorter file is not an archive
 	var b *Binary
 	switch {
 	case bytes.HasPrefix(head, []byte("!<arch>\n")):
