@@ -213,14 +213,16 @@ func TestUpgradeYAMLKeys(t *testing.T) {
 var sections = []struct{ title, name string }{
 	{"Hosts and run", "Inventory"}, {"hosts", "Host"}, {"hosts.plugin", "Plugin"}, {"ssh", "SSH"}, {"balancer", "Balancer"}, {"haproxy", "HAProxy"},
 	{"canary", "Canary"}, {"drain", "Drain"}, {"up", "Wait"}, {"health", "Health"}, {"bluegreen", "BlueGreen"}, {"gates", "Gate"}, {"prober", "Prober"}, {"hooks", "Hook"},
-	{"Plugin, switch, backup (command upgrade only)", "config"}, {"plugin", "pluginConfig"}, {"plugin.compiler", "compilerConfig"}, {"plugin.bundle", "bundleConfig"},
-	{"switch", "switchConfig"}, {"backup", "backupConfig"}, {"backup.redis", "redisConfig"}, {"backup.mongo", "mongoConfig"}, {"backup.postgres", "postgresConfig"}, {"Secrets, in backup.redis and backup.mongo", "secret"},
+	{"Plugin, switch, backup (command upgrade only)", "installation.File"}, {"plugin", "installation.Plugin"}, {"Builds, in plugin and bundles.plugins", "installation.Build"},
+	{"Functions, in plugin and bundles", "installation.Function"}, {"plugin.compiler", "installation.Compiler"}, {"plugin.bundle", "installation.Server"}, {"bundles", "installation.Bundle"},
+	{"switch", "installation.Switch"}, {"apis", "installation.APIs"}, {"Secrets, in apis", "installation.Secret"}, {"backup", "installation.Backup"}, {"backup.redis", "installation.Redis"},
+	{"backup.mongo", "installation.Mongo"}, {"backup.postgres", "installation.Postgres"}, {"URIs, in backup.redis, backup.mongo and backup.postgres", "installation.URI"},
 }
 
 func keyTables(t *testing.T) string {
 	t.Helper()
 	structs := map[string]*ast.StructType{}
-	for _, file := range append(glob(t, "debpkg/fleet/*.go"), glob(t, "examples/upgrade/*.go")...) {
+	for _, file := range append(glob(t, "debpkg/fleet/*.go"), glob(t, "debpkg/fleet/installation/*.go")...) {
 		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -228,7 +230,11 @@ func keyTables(t *testing.T) string {
 		ast.Inspect(f, func(n ast.Node) bool {
 			if spec, ok := n.(*ast.TypeSpec); ok {
 				if s, ok := spec.Type.(*ast.StructType); ok && hasKeys(s) {
-					structs[spec.Name.Name] = s
+					name := spec.Name.Name
+					if strings.HasPrefix(file, "debpkg/fleet/installation/") {
+						name = "installation." + name
+					}
+					structs[name] = s
 				}
 			}
 			return true

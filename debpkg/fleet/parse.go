@@ -53,10 +53,13 @@ func Read(path string, stdin io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// Parse reads and checks an inventory.
+// Parse reads and checks an inventory. ${NAME} in a text is the variable NAME: see [Expand].
 func Parse(data []byte) (*Inventory, error) {
 	inv := &Inventory{}
 	if err := Decode(data, inv); err != nil {
+		return nil, err
+	}
+	if err := Expand(inv, os.LookupEnv); err != nil {
 		return nil, err
 	}
 	if err := inv.Check(); err != nil {

@@ -14,7 +14,6 @@ import (
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/examples/internal/plugins"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
@@ -58,7 +57,7 @@ func (c *command) check(ctx context.Context, call *cli.Call) error {
 		if err != nil {
 			return err
 		}
-		if target.Symbols, err = plugins.Symbols(m); err != nil {
+		if target.Symbols, err = symbols(m); err != nil {
 			return err
 		}
 	}
@@ -114,7 +113,7 @@ func (c *command) inspectPlugin(path string, release *semver.Version) ([]*prefli
 	if err != nil {
 		return nil, nil, err
 	}
-	named, err := plugins.Symbols(m)
+	named, err := symbols(m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -132,6 +131,20 @@ func (c *command) inspectPlugin(path string, release *semver.Version) ([]*prefli
 	}
 	found, err := preflight.InspectZip(f, info.Size(), members...)
 	return found, named, err
+}
+
+// symbols are the functions that a manifest names.
+func symbols(m *bundle.Manifest) ([]preflight.Symbol, error) {
+	named, err := m.Symbols()
+	var all []preflight.Symbol
+	for _, s := range named {
+		hook := preflight.HookRequest
+		if s.Response {
+			hook = preflight.HookResponse
+		}
+		all = append(all, preflight.Symbol{File: s.File, Name: s.Name, Hook: hook})
+	}
+	return all, err
 }
 
 var verdictStyle = map[preflight.Verdict]cli.Style{preflight.Loads: cli.Good, preflight.Fails: cli.Bad, preflight.Unknown: cli.Warn}

@@ -49,7 +49,6 @@ func main() {}
 // compiled in a container, two real systemd hosts over SSH behind a real
 // HAProxy under load, a real Redis.
 func TestInstallation(t *testing.T) {
-	lab.Long(t)
 	if err := stage.Available(); err != nil {
 		lab.Missing(t, err.Error())
 	}
@@ -154,7 +153,7 @@ backup:
 	}
 	report = succeed("revert", "-restore", "config")
 	versions("4.0.8 4.0.8")
-	if !regexp.MustCompile(`config/h1 +proven +1\n`).MatchString(report) {
+	if !regexp.MustCompile(`config/h1 +verified +1\n`).MatchString(report) {
 		t.Errorf("the file was not restored:\n%s", report)
 	}
 	l.Stop()
@@ -214,7 +213,9 @@ func takesTrafficDown(t *testing.T, s *stage.Stage, sections string, call func(.
 	if code, out := call("plan"); code != cli.No || !strings.Contains(out, "plugin already loaded") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
-	if _, err := s.Inventory(newer, sections+fmt.Sprintf(way4, true)); err != nil {
+	// The load counts the outage; a prober would end the run at its beginning.
+	unwatched := strings.Replace(sections, "prober: {timeout: 30s}", "prober: {off: true}", 1)
+	if _, err := s.Inventory(newer, unwatched+fmt.Sprintf(way4, true)); err != nil {
 		t.Fatal(err)
 	}
 	l := stage.StartLoad(s.Front, 2, "Foo")

@@ -1,27 +1,29 @@
 // Command upgrade takes a whole Tyk installation from one version to another by one
-// file: the plugin and its bundle, the backup, then the hosts. It is what a team would
-// start from for production.
+// file: the plugins and their bundles, the backup, then the hosts. It is what a team would
+// start from for production. Package installation does the work.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/debpkg/fleet/installation"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
 const about = `Takes a whole Tyk installation from one version to another by one file.
 
-apply first prepares, which changes nothing on a host but apt's package lists: the plugin
+apply first prepares, which changes nothing on a host but apt's package lists: each plugin
 is compiled or taken, checked against the gateway of the new version, and packed with the
 present one into a bundle that is verified for both versions; each host is asked whether
-it can be upgraded and is healthy now; a backup is taken and verified; the bundle is
-published under the name that the APIs have, and the old file is kept. Then come the
-hosts, by component: drained, installed, stopped, started with the new bundle, healthy,
+it can be upgraded and is healthy now; a backup is taken and verified; the bundles are
+published under the names that the APIs have, and the old files are kept. Then come the
+hosts, by component: drained, installed, stopped, started with the new bundles, healthy,
 back into the load balancer. The gates of the file must hold before, and after each
 component.`
 
@@ -31,6 +33,7 @@ report show that:
   backup     no verified backup
   database   a database that a component uses is not in the backup
   preflight  the plugin is not known to load in the new gateway
+  apis       an API uses a plugin that the file lacks, or a bundle whose signature is refused
   publish    nobody checks whether the bundle server has the bundle
   balancer   hosts are restarted under traffic
   findings   versions, licences or configuration that do not go together
@@ -38,9 +41,9 @@ report show that:
   gates      a gate does not hold
 
 ` + cli.Signals + `
-examples/upgrade/upgrade.yaml has every key of FILE. Connection URIs come from the variables
-or files that it names. Exit code 3 means here: a host could not be restored and needs
-attention.
+examples/upgrade/upgrade.yaml has every key of FILE, and init writes one from what it finds.
+In FILE ${NAME} is the variable NAME. Exit code 3 means here: a host could not be restored
+and needs attention.
 `
 
 func main() {
@@ -58,9 +61,16 @@ type options struct {
 	file, journal, stopAfter, set, html string
 	without, restore                    []string
 	dropExtra, json, yes                bool
+
+	init initOptions
 }
 
-var restorables = []string{"config", "redis", "mongo", "postgres"}
+// work is one call with its upgrade.
+type work struct {
+	*options
+	*installation.Upgrade
+	c *cli.Call
+}
 
 func commandOf(o *options) cli.Command {
 	file := func(f *flag.FlagSet) {
@@ -69,14 +79,14 @@ func commandOf(o *options) cli.Command {
 		f.BoolVar(&o.json, "json", false, "print JSON")
 	}
 	without := func(f *flag.FlagSet) {
-		f.Func("without", "skip these checks, separated by commas: `NAMES` of "+strings.Join(exceptions, ", "), cli.Words(&o.without, exceptions...))
+		f.Func("without", "skip these checks, separated by commas: `NAMES` of "+strings.Join(checks(), ", "), cli.Words(&o.without, checks()...))
 	}
 	yes := func(f *flag.FlagSet) { f.BoolVar(&o.yes, "yes", false, "do not ask") }
 	forward := func(f *flag.FlagSet) {
 		f.StringVar(&o.stopAfter, "stop-after", "", "stop after this `WAVE`, such as prepare or dashboard; resume continues")
 		f.StringVar(&o.set, "set", "", "verify this backup `SET` instead of taking one: an id, a directory, or latest")
 	}
-	verb := func(name, text string, run func(*upgrade, context.Context, *cli.Call) error, flags ...func(*flag.FlagSet)) cli.Verb {
+	verb := func(name, text string, run func(*work, context.Context) error, flags ...func(*flag.FlagSet)) cli.Verb {
 		return cli.Verb{Name: name, About: text, Required: []string{"file"}, Needs: map[string]string{"drop-extra": "restore"},
 			Flags: func(f *flag.FlagSet) {
 				for _, add := range append([]func(*flag.FlagSet){file}, flags...) {
@@ -84,39 +94,49 @@ func commandOf(o *options) cli.Command {
 				}
 			},
 			Run: func(ctx context.Context, c *cli.Call) error {
-				u, err := o.upgrade(c)
+				w, err := o.load(c)
 				if err != nil {
-					return cli.Exit(cli.Usage, err)
+					return err
 				}
-				return run(u, ctx, c)
+				return run(w, ctx)
 			}}
 	}
 	return cli.Command{Name: "upgrade", About: about, Notes: notes, Verbs: []cli.Verb{
-		verb("plan", "show what would be prepared, and what happens to which host in which order; changes nothing", (*upgrade).plan, without),
-		verb("apply", "prepare, then upgrade; asks first, unless -yes is given", (*upgrade).forward, without, yes, forward),
-		verb("resume", "continue after a crash, a stop, a refusal or a failure", (*upgrade).forward, without, yes, forward),
-		verb("revert", "take back what apply did on the hosts, last host first, and the bundle; the data only with -restore", (*upgrade).revert, yes,
+		{Name: "init", About: "write a commented FILE from what hosts, HAProxy and API definitions say; changes nothing else", Flags: o.init.flags, Run: o.init.run},
+		verb("plan", "show what would be prepared, what happens to which host in which order, and all that would be refused; changes nothing", (*work).plan, without),
+		verb("apply", "prepare, then upgrade; asks first, unless -yes is given", (*work).forward, without, yes, forward),
+		verb("resume", "continue after a crash, a stop, a refusal or a failure", (*work).forward, without, yes, forward),
+		verb("revert", "take back what apply did on the hosts, last host first, and the bundles; the data only with -restore", (*work).revert, yes,
 			func(f *flag.FlagSet) {
-				f.Func("restore", "restore `PARTS` from the backup, separated by commas: "+strings.Join(restorables, ", "), cli.Words(&o.restore, restorables...))
+				parts := installation.Restorables()
+				f.Func("restore", "restore `PARTS` from the backup, separated by commas: "+strings.Join(parts, ", "), cli.Words(&o.restore, parts...))
 				f.BoolVar(&o.dropExtra, "drop-extra", false, "with -restore mongo: drop the collections that the backup does not have; otherwise they stay and are named")
 			}),
-		verb("accept", "remove what only a revert needs: saved packages, cached bundles, the old bundle", (*upgrade).accept, yes),
-		verb("status", "show what the journal, the hosts, the bundle and the backup say", (*upgrade).status,
+		verb("accept", "remove what only a revert needs: saved packages, cached bundles, the old bundles", (*work).accept, yes),
+		verb("status", "show what the journal, the hosts, the bundles and the backup say", (*work).status,
 			func(f *flag.FlagSet) { f.StringVar(&o.html, "html", "", "write the run's report as a page to `FILE`") }),
 	}}
 }
 
-// upgrade reads the file and puts the upgrade together.
-func (o *options) upgrade(c *cli.Call) (*upgrade, error) {
+func checks() []string {
+	var all []string
+	for _, c := range installation.Checks() {
+		all = append(all, string(c))
+	}
+	return all
+}
+
+// load reads the file and puts the upgrade together.
+func (o *options) load(c *cli.Call) (*work, error) {
 	if o.dropExtra && !slices.Contains(o.restore, "mongo") {
 		return nil, cli.Wrong("-drop-extra needs -restore mongo")
 	}
-	if o.file == "-" && !o.yes && (c.Verb == "apply" || c.Verb == "resume" || c.Verb == "revert" || c.Verb == "accept") {
+	if o.file == "-" && !o.yes && c.Verb != "plan" && c.Verb != "status" {
 		return nil, cli.Wrong("the file comes from stdin, so nobody can be asked: give -yes")
 	}
-	cfg, err := load(o.file, c.In)
+	f, err := installation.Load(o.file, installation.LoadOptions{Stdin: c.In})
 	if err != nil {
-		return nil, err
+		return nil, cli.Exit(cli.Usage, err)
 	}
 	switch {
 	case o.journal == "" && o.file == "-":
@@ -124,9 +144,18 @@ func (o *options) upgrade(c *cli.Call) (*upgrade, error) {
 	case o.journal == "":
 		o.journal = o.file + ".journal"
 	}
-	u := &upgrade{config: cfg, options: o, env: c.Env, without: map[string]bool{}, event: func(string, string) {}}
+	io := installation.Options{Set: o.set, DropExtra: o.dropExtra, Env: c.Env}
 	for _, name := range o.without {
-		u.without[name] = true
+		io.Without = append(io.Without, installation.Check(name))
 	}
-	return u, nil
+	u, err := installation.New(f, o.journal, io)
+	return &work{o, u, c}, err
+}
+
+// confirm asks unless -yes is given.
+func (w *work) confirm(question string) error {
+	if w.yes || w.c.Confirm(question+"?") {
+		return nil
+	}
+	return cli.Advice(cli.Refuse(errors.New("not confirmed")), "-yes confirms")
 }

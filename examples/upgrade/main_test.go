@@ -10,23 +10,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"flag"
-	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/Masterminds/semver/v3"
-
+	"example.com/tykupgrade/debpkg/fleet/installation"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/pluginbuild"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -90,7 +82,7 @@ func TestUsage(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", cli.Usage, "no verb given (want plan"},
+		{"", cli.Usage, "no verb given (want init, plan"},
 		{"plan -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
 		{"apply", cli.Usage, "-file is missing"},
 		{"-file x frobnicate", cli.Usage, `unknown verb "frobnicate"`},
@@ -181,9 +173,9 @@ gates: [{name: front, url: "http://127.0.0.1:1/"}]
 	golden(t, "plan.txt", stdout, filepath.Dir(file))
 	_, stdout, _ = invoke(t, "", "-file", file, "-without", "backup,preflight,gates,baseline,publish", "plan")
 	golden(t, "plan-without.txt", stdout, filepath.Dir(file))
-	var p planned
+	var p installation.Plan
 	code, stdout, _ = invoke(t, "", "-file", file, "-json", "plan")
-	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != cli.No || p.Plugin.Bundle.Plugins[0].Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 3 || len(p.Hosts) != 1 {
+	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != cli.No || p.Bundles[0].Plan.Plugins[0].Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 3 || len(p.Hosts) != 1 {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(file)); len(entries) != 4 {
@@ -224,7 +216,7 @@ func TestRefusals(t *testing.T) {
 	file := write(t, withPlugin)
 	dir := filepath.Dir(file)
 	code, _, stderr := invoke(t, "", "-file", file, "-yes", "apply")
-	if code != cli.Refused || !strings.Contains(stderr, "or skip the check with -without backup") {
+	if code != cli.Refused || !strings.Contains(stderr, "-without backup,publish skips the checks that failed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	if _, err := os.Stat(file + ".journal"); err == nil {
@@ -255,11 +247,11 @@ func TestRefusals(t *testing.T) {
 	}
 	// Lifted, it comes as far as the host, and the report says what was lifted.
 	code, stdout, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight,publish", "resume")
-	if code != cli.Refused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight SKIPPED: -without preflight was given") {
+	if code != cli.Refused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight SKIPPED: without the check preflight") {
 		t.Errorf("exit code %d, %q\n%s", code, stderr, stdout)
 	}
 	journal, err := os.ReadFile(file + ".journal")
-	if err != nil || !bytes.Contains(journal, []byte("-without preflight was given")) {
+	if err != nil || !bytes.Contains(journal, []byte("without the check preflight")) {
 		t.Errorf("%v\n%s", err, journal)
 	}
 	zips, _ := filepath.Glob(filepath.Join(dir, "bundles", "*"))
@@ -284,7 +276,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("exit code %d, journals %v", code, kept)
 	}
 	code, stdout, _ = invoke(t, "", "-file", file, "-json", "status")
-	var s status
+	var s installation.Status
 	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != cli.No || s.Run == nil || len(s.Hosts) != 1 || s.Hosts[0].Error == "" {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
 	}
@@ -343,7 +335,7 @@ func TestStatusWithoutRun(t *testing.T) {
 	if code != cli.No || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout, "; upgrade apply begins one") || !strings.Contains(stdout, "g1") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
-	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"), "status"); code != cli.No || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {
+	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"), "status"); code != cli.Refused || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	for _, verb := range []string{"resume", "revert"} {
@@ -353,202 +345,28 @@ func TestStatusWithoutRun(t *testing.T) {
 	}
 }
 
-// step runs one part of an upgrade alone, with a journal.
-func step(t *testing.T, u *upgrade, target string) (*rollout.Report, error) {
-	t.Helper()
-	waves, err := u.waves()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if waves, err = rollout.Select(waves, target, ""); err != nil {
-		t.Fatal(err)
-	}
-	run := rollout.Run
-	journal := filepath.Join(u.dir, target+".journal")
-	if _, err := os.Stat(journal); err == nil {
-		run = rollout.Resume
-	}
-	return run(t.Context(), waves, rollout.Options{Journal: journal, Secrets: u.secrets()})
-}
-
-func prepared(t *testing.T, file string, env map[string]string, without ...string) *upgrade {
-	t.Helper()
-	cfg, err := load(file, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := &upgrade{config: cfg, options: &options{journal: file + ".journal"}, env: func(name string) string { return env[name] }, event: func(string, string) {}, without: map[string]bool{}}
-	for _, name := range without {
-		u.without[name] = true
-	}
-	return u
-}
-
-func TestGates(t *testing.T) {
+// init writes a file that plan reads.
+func TestInit(t *testing.T) {
 	t.Parallel()
-	status := http.StatusInternalServerError
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
-	defer srv.Close()
-	file := write(t, nowhere+fmt.Sprintf("health: {success_threshold: 1, deadline: 300ms}\ngates: [{name: front, url: %q}]\n", srv.URL))
-	target := gatesAfter + "gateway"
-	u := prepared(t, file, nil)
-	if _, err := step(t, u, target); err == nil || !strings.Contains(err.Error(), "front") || !strings.Contains(err.Error(), "-without gates") {
-		t.Errorf("error %v", err)
-	}
-	rep, err := step(t, prepared(t, file, nil, withoutGates), target)
-	if err != nil || !strings.Contains(string(saved(rep, target, "hold")), "-without gates") {
-		t.Errorf("%v, %s", err, saved(rep, target, "hold"))
-	}
-	status = http.StatusOK
-	if _, err := step(t, u, target); err != nil {
-		t.Error(err)
-	}
-}
-
-// A release that the table lacks comes from a file or a repository, and without
-// them the operator learns which keys name one.
-func TestReleaseThatTheTableLacks(t *testing.T) {
-	t.Parallel()
-	file := write(t, strings.NewReplacer("5.2.5", "99.0.0", "so: plugin_v99.0.0_linux_amd64.so", "source: .\n  prepare: true").Replace(strings.ReplaceAll(withPlugin, "5.2.5", "99.0.0")))
-	dir := filepath.Dir(file)
-	known, err := pluginbuild.Lookup(semver.MustParse("5.14.0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	known.Version = semver.MustParse("99.0.0")
-	table, err := json.Marshal([]pluginbuild.Release{known})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, data := range map[string]string{"more.json": string(table), "go.mod": "module example.com/p\n\ngo 1.25\n", "tyk.mod": "module github.com/TykTechnologies/tyk\n\ngo 1.25\n",
-		"p.go": "package main\n\nimport \"net/http\"\n\nfunc AddFooBarHeader(http.ResponseWriter, *http.Request) {}\n\nfunc main() {}\n"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	u := prepared(t, file, nil)
-	if _, err := u.planPlugin(t.Context()); err == nil || !strings.Contains(err.Error(), "nearest is 5.14.0; correct the version, name a file with the release as plugin.releases, or the gateway's repository as plugin.repo") {
-		t.Errorf("error %v", err)
-	}
-	u.Plugin.Releases, u.Plugin.Source = filepath.Join(dir, "more.json"), filepath.Join(dir, "empty")
-	if err := os.Mkdir(u.Plugin.Source, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := u.planPlugin(t.Context()); err == nil || !strings.Contains(err.Error(), u.Plugin.Source+": ") {
-		t.Errorf("it is not said where: %v", err)
-	}
-	u.Plugin.Source = dir
-	p, err := u.planPlugin(t.Context())
-	if err != nil || p.Build.Commit != known.Commit || filepath.Base(p.Target) != "plugin_v99.0.0_linux_amd64.so" {
-		t.Errorf("%+v, %v", p, err)
-	}
-	git := lab.Program(t, "git", "git")
-	for _, args := range []string{"init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m x", "tag v99.0.0"} {
-		cmd := exec.Command(git, strings.Fields(args)...)
-		cmd.Dir = dir
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
-	u = prepared(t, file, nil)
-	u.Plugin.Repo, u.Plugin.ReleaseMod = dir, filepath.Join(dir, "tyk.mod")
-	if p, err = u.planPlugin(t.Context()); err != nil || len(p.Build.Commit) != 40 || p.Build.Commit == known.Commit {
-		t.Errorf("%+v, %v", p, err)
-	}
-}
-
-// An image that is named is of the edition that it is of.
-func TestImage(t *testing.T) {
-	t.Parallel()
-	u := prepared(t, write(t, strings.Replace(withPlugin, "component: gateway", "component: gateway, package: tyk-gateway-ee", 1)), nil)
-	if i := u.image(); i.Edition != pluginbuild.Enterprise {
-		t.Errorf("%+v", i)
-	}
-	u.Plugin.Compiler.Image = "registry.example.org/compiler:v5.8.0-ee"
-	if i := u.image(); i.Edition != "" || i.Ref != u.Plugin.Compiler.Image {
-		t.Errorf("%+v", i)
-	}
-}
-
-// A budget in percent is one of the hosts alone.
-func TestBudget(t *testing.T) {
-	t.Parallel()
-	u := prepared(t, write(t, "versions: {gateway: 5.2.5, pump: 1.9.0}\nbudget: 50%\nhosts: [{name: a, component: gateway}, {name: b, component: gateway}, {name: c, component: pump}]\ngates: [{name: g, url: \"http://h/\"}]\n"), nil)
-	waves, err := u.waves()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if o := u.runOptions(hostWaves(waves)); o.Budget != (rollout.CountOrPercent{Count: 1}) {
-		t.Errorf("budget %+v", o.Budget)
-	}
-	if last := waves[len(waves)-1]; last.Name != gatesAfter+"pump" || last.Canary.Count != 1 || waves[0].Canary.Count != len(waves[0].Targets) {
-		t.Errorf("waves %+v", waves)
-	}
-}
-
-// The documented file is one that the command takes.
-func TestDocumentedFile(t *testing.T) {
-	t.Parallel()
-	u := prepared(t, "upgrade.yaml", nil)
-	waves, err := u.waves()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, w := range waves {
-		names = append(names, w.Name)
-	}
-	if got, want := strings.Join(names, ", "), "prepare, dashboard, gates after dashboard, gateway, gates after gateway, pump, gates after pump"; got != want {
-		t.Errorf("waves %s, want %s", got, want)
-	}
-}
-
-// It names every key that there is.
-func TestDocumentedFileIsComplete(t *testing.T) {
-	t.Parallel()
-	data, err := os.ReadFile("upgrade.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var check func(reflect.Type)
-	check = func(typ reflect.Type) {
-		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
-			typ = typ.Elem()
-		}
-		if typ.Kind() != reflect.Struct {
-			return
-		}
-		for i := range typ.NumField() {
-			key, options, _ := strings.Cut(typ.Field(i).Tag.Get("yaml"), ",")
-			if key == "" && options == "" {
-				continue // not of the file
-			}
-			if key != "" && !regexp.MustCompile(`\b`+key+`\b`).Match(data) {
-				t.Errorf("upgrade.yaml does not name %s of %s", key, typ)
-			}
-			check(typ.Field(i).Type)
-		}
-	}
-	check(reflect.TypeFor[config]())
-}
-
-func TestFingerprint(t *testing.T) {
-	t.Parallel()
-	file := write(t, strings.Replace(withPlugin, "so: plugin_v5.2.5_linux_amd64.so", "source: .", 1))
-	dir := filepath.Dir(file)
-	last := ""
+	out := filepath.Join(t.TempDir(), "u.yaml")
 	for _, c := range []struct {
-		name, text string
-		counts     bool
-	}{{"plugin.go", "package main", true}, {"plugin.go", "package  main", true}, {"x.so", "built", false}, {".git/HEAD", "x", false}, {"sub/go.mod", "module x", true}} {
-		path := filepath.Join(dir, c.name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(c.text), 0o600)); err != nil {
-			t.Fatal(err)
+		args string
+		code int
+		want string
+	}{
+		{"init", cli.Usage, "-host is missing"},
+		{"init -host a -gateway-url http://h", cli.Usage, "-gateway-url and -secret-env go together"},
+		{"init -host a -force", cli.Usage, "-force needs -o"},
+		{"init -host a -gateway-url http://h -secret-env NO", cli.Usage, "the variable NO of -secret-env is not set"},
+		{"init -host nobody@127.0.0.1:1 -ssh-config /dev/null -o " + out, cli.Refused, "no Tyk component was found"},
+		{"init -host a -o " + filepath.Dir(out), cli.Refused, "the file exists"},
+	} {
+		code, stdout, stderr := invoke(t, "", strings.Fields(c.args)...)
+		if code != c.code || !strings.Contains(stderr, c.want) || stdout != "" {
+			t.Errorf("upgrade %s: exit code %d, stdout %q, stderr %q", c.args, code, stdout, stderr)
 		}
-		got, err := prepared(t, file, nil).fingerprint()
-		if err != nil || last != "" && (got != last) != c.counts {
-			t.Errorf("%s: %s after %s, %v", c.name, got, last, err)
-		}
-		last = got
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(out), "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }

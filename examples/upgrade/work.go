@@ -2,95 +2,82 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/debpkg/fleet"
+	"example.com/tykupgrade/debpkg/fleet/installation"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-var errNotConfirmed = cli.Advice(cli.Refuse(errors.New("not confirmed")), "-yes confirms")
-
 // forward applies or resumes, as the verb says.
-func (u *upgrade) forward(ctx context.Context, c *cli.Call) error {
-	mode := map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[c.Verb]
-	if err := u.refusals(); err != nil {
-		return cli.Refuse(err)
+func (w *work) forward(ctx context.Context) error {
+	mode := map[string]rollout.Mode{"apply": rollout.ModeRun, "resume": rollout.ModeResume}[w.c.Verb]
+	if err := w.Ready(); err != nil {
+		return w.refused(err)
 	}
-	before, err := u.history()
+	if err := w.Begin(mode); err != nil {
+		return translate(err)
+	}
+	live := cli.NewLive(w.c.Err)
+	w.Progress = live.Note
+	waves, err := w.Waves()
 	if err != nil {
 		return err
 	}
-	switch {
-	case mode == rollout.ModeRun && before != nil && begun(before) && before.Outcome == rollout.OutcomeDone:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s is done and not accepted", u.journal)),
-			"upgrade accept ends it, upgrade revert takes it back, -journal names another journal")
-	case mode == rollout.ModeRun && before != nil && begun(before) && before.Outcome != rollout.OutcomeUndone:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds an unfinished run", u.journal)),
-			"upgrade resume continues it, upgrade revert takes it back, -journal names another journal")
-	case mode == rollout.ModeRun:
-		if before, err = u.putAside(before); err != nil {
-			return err
-		}
-	case before == nil:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", u.journal)), "upgrade apply begins one")
-	case before.Outcome == rollout.OutcomeUndone:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s was reverted", u.journal)), "upgrade apply begins a new one, with a backup of now")
-	}
-	u.begun = begun(before)
-	live := cli.NewLive(c.Err)
-	u.event = live.Note
-	waves, err := u.waves()
+	o := w.runOptions(ctx, waves)
+	stopped, err := w.stops(waves, &o)
 	if err != nil {
 		return err
 	}
-	hosts := hostWaves(waves)
-	o := u.runOptions(hosts)
-	stopped, err := u.stops(waves, &o)
-	if err != nil {
+	question := fmt.Sprintf("%s %s on %s", w.c.Verb, w.Label(), cli.Count(fleet.Targets(installation.HostWaves(waves)), "host"))
+	if len(w.without) > 0 {
+		question += " WITHOUT " + strings.Join(w.without, " and ")
+	}
+	if err := w.confirm(question + ", recorded in " + w.Journal); err != nil {
 		return err
-	}
-	question := fmt.Sprintf("%s %s on %s", c.Verb, strings.TrimPrefix(u.label(), "before "), cli.Count(fleet.Targets(hosts), "host"))
-	if len(u.options.without) > 0 {
-		question += " WITHOUT " + strings.Join(u.options.without, " and ")
-	}
-	if !u.yes && !c.Confirm(question+", recorded in "+u.journal+"?") {
-		return errNotConfirmed
 	}
 	rep, err := live.Work(ctx, mode, waves, o)
-	if perr := u.report(c, show(rep)); err == nil {
+	if perr := w.report(installation.Skipped(rep)); err == nil {
 		err = perr
 	}
 	if errors.Is(err, rollout.ErrStopped) && *stopped {
-		c.Err.Printf("upgrade: stopped after %s; upgrade resume continues\n", u.stopAfter)
+		w.c.Err.Printf("upgrade: stopped after %s; upgrade resume continues\n", w.stopAfter)
 		return nil
 	}
-	return u.ended(rep, err)
+	return w.ended(rep, err)
+}
+
+// runOptions are those of the run. Nobody answers a pause if nobody is asked.
+func (w *work) runOptions(ctx context.Context, waves []rollout.Wave) rollout.Options {
+	o := w.RunOptions(ctx, waves)
+	if o.Prober != nil {
+		o.Prober.Stop = o.Prober.Stop || w.yes
+	}
+	return o
 }
 
 // stops arranges the end after the wave of -stop-after.
-func (u *upgrade) stops(waves []rollout.Wave, o *rollout.Options) (*bool, error) {
+func (w *work) stops(waves []rollout.Wave, o *rollout.Options) (*bool, error) {
 	o.Control = &rollout.Control{}
 	stopped := new(bool)
-	if u.stopAfter == "" {
+	if w.stopAfter == "" {
 		return stopped, nil
 	}
 	var names []string
-	for _, w := range waves {
-		names = append(names, w.Name)
+	for _, wave := range waves {
+		names = append(names, wave.Name)
 	}
-	i := slices.Index(names, u.stopAfter)
+	i := slices.Index(names, w.stopAfter)
 	if i < 0 {
-		return nil, cli.Wrong("unknown wave %q of -stop-after (want %s)", u.stopAfter, strings.Join(names, ", "))
+		return nil, cli.Wrong("unknown wave %q of -stop-after (want %s)", w.stopAfter, strings.Join(names, ", "))
 	}
 	if i+1 < len(names) {
 		o.Progress = func(r rollout.Record) {
@@ -103,14 +90,42 @@ func (u *upgrade) stops(waves []rollout.Wave, o *rollout.Options) (*bool, error)
 	return stopped, nil
 }
 
+// translate says what to do after an error of the journal.
+func translate(err error) error {
+	for kind, hint := range map[error]string{
+		installation.ErrNotAccepted: "upgrade accept ends it, upgrade revert takes it back, -journal names another journal",
+		installation.ErrUnfinished:  "upgrade resume continues it, upgrade revert takes it back, -journal names another journal",
+		installation.ErrNoRun:       "upgrade apply begins one, -journal names another journal",
+		installation.ErrReverted:    "upgrade apply begins a new one, with a backup of now",
+	} {
+		if errors.Is(err, kind) {
+			return cli.Advice(cli.Refuse(err), hint)
+		}
+	}
+	return err
+}
+
+// refused names the flag that skips the checks that failed.
+func (w *work) refused(err error) error {
+	hint := "fix what is named above, then upgrade resume, or upgrade apply to begin again"
+	if failed := w.Refused(); len(failed) > 0 {
+		names := make([]string, len(failed))
+		for i, c := range failed {
+			names[i] = string(c)
+		}
+		hint += "; -without " + strings.Join(names, ",") + " skips the checks that failed"
+	}
+	return cli.Advice(cli.Refuse(err), hint)
+}
+
 // ended gives a run's error its exit code and its advice, in words of this command.
-func (u *upgrade) ended(rep *rollout.Report, err error) error {
+func (w *work) ended(rep *rollout.Report, err error) error {
 	err = cli.Ended(rep, err)
 	switch {
 	case err == nil || cli.Code(err) == cli.Busy:
 		return err
-	case rep != nil && !begun(rep):
-		return cli.Advice(cli.Refuse(fmt.Errorf("no host was changed: %w", failures(rep, err))), "fix what is named above, then upgrade resume, or upgrade apply to begin again")
+	case rep != nil && !installation.Changed(rep):
+		return w.refused(fmt.Errorf("no host was changed: %w", failures(rep, err)))
 	case cli.Code(err) == cli.Unknown:
 		return cli.Advice(err, "look at the hosts that are named above, then upgrade resume or upgrade revert")
 	case errors.Is(err, rollout.ErrPlanChanged):
@@ -133,158 +148,57 @@ func failures(rep *rollout.Report, err error) error {
 	return errors.New(strings.Join(all, "\n"))
 }
 
-// history is what the journal holds. Nil: nothing.
-func (u *upgrade) history() (*rollout.Report, error) {
-	f, err := os.Open(u.journal)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// revert undoes the hosts and the bundles, and restores the parts of -restore.
+func (w *work) revert(ctx context.Context) error {
+	if err := w.Begin(rollout.ModeUndo); err != nil {
+		return translate(err)
 	}
-	if err != nil {
-		return nil, err
+	var set *backup.Set
+	question := "revert the hosts, recorded in " + w.Journal
+	if len(w.restore) > 0 {
+		var taken time.Time
+		var err error
+		if set, taken, err = w.Restorable(ctx, w.restore); err != nil {
+			return cli.Refuse(err)
+		}
+		question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(w.restore, " and "), set.Dir, taken.Format("2006-01-02 15:04 MST"))
 	}
-	defer func() { _ = f.Close() }()
-	recs, err := rollout.ReadJournal(f)
-	if err != nil || len(recs) == 0 {
-		return nil, err
+	if err := w.confirm(question); err != nil {
+		return err
 	}
-	return show(rollout.BuildReport(recs)), nil
-}
-
-// begun reports whether anything beyond the preparation was begun.
-func begun(rep *rollout.Report) bool {
-	return rep != nil && slices.ContainsFunc(rep.Targets, func(t rollout.TargetReport) bool {
-		return t.Wave != wavePrepare && t.Status != rollout.StatusPending
-	})
-}
-
-// putAside keeps the journal of a run that left no host changed under another name, so
-// that a new one can begin, and returns what is left of it. If somebody holds the lock,
-// the run finds that out.
-func (u *upgrade) putAside(rep *rollout.Report) (*rollout.Report, error) {
-	if rep == nil {
-		return nil, nil
-	}
-	if _, err := os.Stat(u.journal + ".lock"); !errors.Is(err, fs.ErrNotExist) {
-		return rep, nil
-	}
-	return nil, os.Rename(u.journal, u.journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
-}
-
-// revert undoes the hosts and the bundle, and restores what was asked for.
-func (u *upgrade) revert(ctx context.Context, c *cli.Call) error {
-	live := cli.NewLive(c.Err)
-	u.event = live.Note
-	waves, err := u.waves()
+	live := cli.NewLive(w.c.Err)
+	w.Progress = live.Note
+	waves, err := w.Waves()
 	if err != nil {
 		return err
 	}
-	rep, err := u.history()
-	if err != nil {
-		return err
-	}
-	if rep == nil {
-		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", u.journal)), "-journal names another journal")
-	}
-	set, err := u.restorable(rep)
-	if err != nil {
-		return cli.Refuse(err)
-	}
-	question := "revert the hosts, recorded in " + u.journal
-	if set.Dir != "" {
-		question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(u.options.restore, " and "), set.Dir, set.Taken.Format("2006-01-02 15:04 MST"))
-	}
-	if !u.yes && !c.Confirm(question+"?") {
-		return errNotConfirmed
-	}
-	rep, err = live.Work(ctx, rollout.ModeUndo, waves, u.runOptions(hostWaves(waves)))
+	rep, err := live.Work(ctx, rollout.ModeUndo, waves, w.runOptions(ctx, waves))
 	result := struct {
 		*rollout.Report
 		Restored *backup.Report `json:"restored,omitempty"`
 	}{Report: rep}
-	if err == nil && set.Dir != "" {
+	if err == nil && set != nil {
 		signal.Ignore(syscall.SIGHUP) // a terminal that is gone is no reason to end a restore half way
 		var restored backup.Report
-		restored, err = u.restore(ctx, set.Dir, u.options.restore)
+		restored, err = w.Restore(ctx, set, w.restore)
 		result.Restored = &restored
 	}
 	switch {
-	case u.json && rep != nil:
-		err = errors.Join(err, c.JSON(result))
-	case !u.json:
-		err = errors.Join(err, u.report(c, rep))
-		printRestored(c, result.Restored)
+	case w.json && rep != nil:
+		err = errors.Join(err, w.c.JSON(result))
+	case !w.json:
+		err = errors.Join(err, w.report(rep))
+		printRestored(w.c, result.Restored)
 	}
-	return u.ended(rep, err)
-}
-
-func printRestored(c *cli.Call, r *backup.Report) {
-	if r == nil {
-		return
-	}
-	rows := [][]string{{"RESTORED", "STATE", "CHANGED"}}
-	var kept []string
-	for _, comp := range r.Components {
-		n := 0
-		for _, i := range comp.Items {
-			switch i.Action {
-			case backup.ActionCreate, backup.ActionReplace, backup.ActionDrop:
-				n++
-			case backup.ActionKeep:
-				kept = append(kept, fmt.Sprintf("%s %s: %s", comp.Name, i.Name, i.Detail))
-			}
-		}
-		rows = append(rows, []string{comp.Name, string(comp.State), fmt.Sprint(n)})
-	}
-	c.Out.Printf("\n%s", c.Out.Table(rows))
-	for _, text := range kept {
-		c.Out.Printf("%s\n", text)
-	}
-}
-
-// restorable finds the set of the run if a restore is asked for, and refuses what cannot
-// be restored before anything is undone.
-func (u *upgrade) restorable(rep *rollout.Report) (setNote, error) {
-	var note setNote
-	what := u.options.restore
-	if len(what) == 0 {
-		return note, nil
-	}
-	if data := saved(rep, targetBackup, "set"); data != nil {
-		_ = json.Unmarshal(data, &note)
-	}
-	switch {
-	case u.Backup == nil:
-		return note, errors.New("restore: the file has no section backup")
-	case note.Dir == "":
-		return note, errors.New("restore: the run has no backup; nothing was undone")
-	case slices.Contains(what, "redis") && u.Backup.Redis == nil, slices.Contains(what, "mongo") && u.Backup.Mongo == nil,
-		slices.Contains(what, "postgres") && u.Backup.Postgres == nil:
-		return note, fmt.Errorf("restore %s: the file's section backup does not have all of it", strings.Join(what, ", "))
-	}
-	set, err := u.open(note.Dir)
-	if err != nil {
-		return note, fmt.Errorf("%w; nothing was undone", err)
-	}
-	return note, set.Verify(context.Background(), backup.VerifyOptions{})
+	return w.ended(rep, err)
 }
 
 // accept removes what only a revert needs, and puts the journal aside.
-func (u *upgrade) accept(ctx context.Context, c *cli.Call) error {
-	rep, err := u.history()
-	switch {
-	case err != nil:
-		return err
-	case rep == nil:
-		return cli.Refuse(fmt.Errorf("the journal %s holds no run", u.journal))
-	case rep.Outcome != rollout.OutcomeDone:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s is not done", u.journal)), "upgrade resume finishes it, upgrade revert takes it back")
+func (w *work) accept(ctx context.Context) error {
+	if rep, err := w.History(); err == nil && rep != nil && rep.Outcome == rollout.OutcomeDone {
+		if err := w.confirm("accept the run in " + w.Journal + "? It cannot be reverted afterwards. Accept"); err != nil {
+			return err
+		}
 	}
-	if !u.yes && !c.Confirm("accept the run in "+u.journal+"? It cannot be reverted afterwards") {
-		return errNotConfirmed
-	}
-	if err := errors.Join(u.Forget(ctx, rep), u.forgetBundle(ctx, rep)); err != nil {
-		return err
-	}
-	_, err = u.putAside(rep)
-	return err
+	return translate(w.Accept(ctx))
 }

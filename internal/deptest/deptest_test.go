@@ -227,6 +227,33 @@ var rules = map[string]deptest.Rule{
 	"health":            {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
 }
 
+// joins are the packages that installation puts together. It links what they link.
+var joins = map[string]string{
+	"backup":                 "takes and restores the set",
+	"backup/hostfiles":       "the hosts' files in it",
+	"backup/mongodb":         "MongoDB in it",
+	"backup/postgres":        "PostgreSQL in it",
+	"backup/redisdb":         "Redis in it",
+	"bundle":                 "the bundles for both versions",
+	"bundle/apidef":          "what the APIs use",
+	"debpkg":                 "reaches hosts",
+	"debpkg/fleet":           "the waves of hosts",
+	"debpkg/rollout":         "the run",
+	"debpkg/rollout/haproxy": "finds the servers of an installation",
+	"health":                 "versions",
+	"pluginbuild":            "releases and modules",
+	"pluginbuild/compiler":   "compiles",
+	"pluginbuild/preflight":  "checks what was compiled",
+}
+
+func init() {
+	own, modules := []map[string]string{joins}, []map[string]string{}
+	for name := range joins {
+		own, modules = append(own, rules[name].Own), append(modules, rules[name].Modules)
+	}
+	rules["debpkg/fleet/installation"] = deptest.Rule{Own: joined(own...), Modules: joined(modules...)}
+}
+
 // internalRules does the same for the internal packages that public ones use.
 var internalRules = map[string]deptest.Rule{
 	"internal/printable":  {},

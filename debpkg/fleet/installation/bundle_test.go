@@ -1,4 +1,4 @@
-package main
+package installation
 
 import (
 	"encoding/json"
@@ -14,9 +14,9 @@ import (
 )
 
 // undo takes back one part of an upgrade.
-func undo(t *testing.T, u *upgrade, target string) error {
+func undo(t *testing.T, u *Upgrade, target string) error {
 	t.Helper()
-	waves, err := u.waves()
+	waves, err := u.Waves()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,30 +56,30 @@ func TestPublish(t *testing.T) {
 					t.Errorf("served: %v, %d bytes, want the %s bundle", err, len(data), want)
 				}
 			}
-			u := prepared(t, file, nil, withoutPreflight)
-			_, err := step(t, u, targetPlugin)
+			u := prepared(t, file, nil, CheckPreflight)
+			_, err := step(t, u, TargetPlugin)
 			var rep *rollout.Report
 			if err != nil {
 				t.Fatal(err)
 			}
 			is("old") // nothing is published while something can still refuse
-			if rep, err = step(t, u, targetBundle); err != nil {
+			if rep, err = step(t, u, TargetBundle); err != nil {
 				t.Fatal(err)
 			}
 			is("new")
 			var note publishNote
-			if err := json.Unmarshal(saved(rep, targetBundle, "publish"), &note); err != nil || note.URL != srv.URL+"/foobar.zip" {
+			if err := json.Unmarshal(rep.Saved(TargetBundle, "publish"), &note); err != nil || note.URL != srv.URL+"/foobar.zip" {
 				t.Errorf("%+v, %v", note, err)
 			}
-			if err := undo(t, u, targetBundle); err != nil {
+			if err := undo(t, u, TargetBundle); err != nil {
 				t.Fatal(err)
 			}
 			is("old")
-			if rep, err = step(t, u, targetBundle); err != nil {
+			if rep, err = step(t, u, TargetBundle); err != nil {
 				t.Fatal(err)
 			}
 			is("new")
-			if err := u.forgetBundle(t.Context(), rep); err != nil {
+			if err := u.acceptBundle(t.Context(), u.bundles()[0]); err != nil {
 				t.Fatal(err)
 			}
 			for _, pattern := range []string{"served/.*", "bundles/*.before-upgrade"} {
@@ -96,11 +96,11 @@ func TestPublishedByHand(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.NotFoundHandler())
 	defer srv.Close()
-	u := prepared(t, write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, url: "`+srv.URL+`"`, 1)), nil, withoutPreflight)
-	if _, err := step(t, u, targetPlugin); err != nil {
+	u := prepared(t, write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, url: "`+srv.URL+`"`, 1)), nil, CheckPreflight)
+	if _, err := step(t, u, TargetPlugin); err != nil {
 		t.Fatal(err)
 	}
-	_, err := step(t, u, targetBundle)
+	_, err := step(t, u, TargetBundle)
 	if err == nil || !strings.Contains(err.Error(), "under the name foobar.zip, keep the old file, and resume") {
 		t.Errorf("error %v", err)
 	}
@@ -110,18 +110,18 @@ func TestPublishedByHand(t *testing.T) {
 func TestBundleFollowsThePlugin(t *testing.T) {
 	t.Parallel()
 	file := write(t, withPlugin)
-	u := prepared(t, file, nil, withoutPreflight)
+	u := prepared(t, file, nil, CheckPreflight)
 	sum := func() string {
 		t.Helper()
-		rep, err := step(t, u, targetPlugin)
+		rep, err := step(t, u, TargetPlugin)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var note bundleNote
-		if err := json.Unmarshal(saved(rep, targetPlugin, "bundle"), &note); err != nil || !note.Signed {
+		if err := json.Unmarshal(rep.Saved(TargetPlugin, "bundle"), &note); err != nil || !note.Signed {
 			t.Fatal(err)
 		}
-		if s := bundleStatus(rep); !s.OK {
+		if s := bundleStatus(rep, TargetPlugin); !s.OK {
 			t.Error(s.Error)
 		}
 		return note.SHA256
@@ -134,7 +134,7 @@ func TestBundleFollowsThePlugin(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := sum()
-	u.Plugin.Hook = "pre" // whoever corrects the file and resumes gets what it says now
+	u.Plugin.Function.Hook = "pre" // whoever corrects the file and resumes gets what it says now
 	if third := sum(); first == second || second == third {
 		t.Errorf("bundles %s, %s, %s", first, second, third)
 	}

@@ -1,0 +1,199 @@
+package installation
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"example.com/tykupgrade/bundle/apidef"
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
+	"example.com/tykupgrade/debpkg/rollout/haproxy"
+	"example.com/tykupgrade/health"
+)
+
+// DiscoverOptions say where to look. Nothing is guessed that is not found there.
+type DiscoverOptions struct {
+	Hosts   []string     // as host or user@host for SSH; "local" is this machine
+	SSH     fleet.SSH    // how they are reached
+	HAProxy []string     // stats sockets: a path, or host:port
+	APIs    apidef.Store // nil: not asked
+
+	// Connect reaches a host in another way, as fleet.Inventory.Connect does. Nil: SSH.
+	Connect func(fleet.Host) debpkg.Runner
+}
+
+// Found is what there is. It holds no secret.
+type Found struct {
+	SSH      fleet.SSH
+	Hosts    []FoundHost
+	HAProxy  []fleet.HAProxy
+	Bundles  map[string][]string // APIs by the bundle that they name
+	OnDisk   map[string][]string // places by the plugin that they load from the gateway's disk
+	Problems []string            // what could not be asked or is not clear
+}
+
+// FoundHost is a component on a host with its version.
+type FoundHost struct {
+	fleet.Host
+	Version string
+}
+
+// components of packages, in the order in which they are upgraded.
+var components = []struct{ pkg, component string }{
+	{"tyk-dashboard", fleet.Dashboard}, {"tyk-gateway", fleet.Gateway}, {"tyk-pump", fleet.Pump}, {"tyk-sink", fleet.MDCB},
+}
+
+// Discover asks hosts for their Tyk packages, HAProxy for its servers, and the APIs for their
+// bundles. It changes nothing. What cannot be asked is one of the problems, not an error; an
+// error means that there is nothing at all.
+func Discover(ctx context.Context, o DiscoverOptions) (*Found, error) {
+	f := &Found{SSH: o.SSH}
+	inv := &fleet.Inventory{SSH: o.SSH, Connect: o.Connect}
+	machines := make([]fleet.Host, len(o.Hosts))
+	for i, at := range o.Hosts {
+		machines[i] = fleet.Host{Name: plainName(at), Address: at}
+	}
+	found := make([][]FoundHost, len(machines))
+	f.problem(fleet.Each(machines, func(i int, h fleet.Host) error {
+		packages, err := debpkg.New(inv.Runner(h), debpkg.Options{}).Packages(ctx, "tyk-*")
+		if err != nil {
+			return err
+		}
+		for _, c := range components {
+			for _, p := range packages {
+				base := strings.TrimSuffix(strings.TrimSuffix(p.Name, debpkg.Edition(p.Name)), "-")
+				if base != c.pkg || !p.Installed() {
+					continue
+				}
+				one := FoundHost{Host: h, Version: p.Version.String()}
+				one.Component = c.component
+				if p.Name != c.pkg {
+					one.Package = p.Name
+				}
+				found[i] = append(found[i], one)
+			}
+		}
+		if len(found[i]) == 0 {
+			return fmt.Errorf("no Tyk package is installed there")
+		}
+		return nil
+	}))
+	for _, all := range found {
+		for _, h := range all {
+			if len(all) > 1 { // several components on one machine
+				h.Name += "-" + h.Component
+			}
+			f.Hosts = append(f.Hosts, h)
+		}
+	}
+	for _, at := range o.HAProxy {
+		f.balancer(ctx, at)
+	}
+	if o.APIs != nil {
+		f.apis(ctx, o.APIs)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	if len(f.Hosts) == 0 {
+		return nil, &Error{Op: "discover", Object: "installation", Err: fmt.Errorf("no Tyk component was found: %s", strings.Join(f.Problems, "; ")),
+			Next: "name hosts with Tyk's packages that can be reached over SSH"}
+	}
+	return f, nil
+}
+
+func (f *Found) problem(err error) {
+	if err != nil {
+		f.Problems = append(f.Problems, strings.Split(err.Error(), "\n")...)
+	}
+}
+
+// plainName is a host's name without user and domain.
+func plainName(address string) string {
+	name := address[strings.LastIndexByte(address, '@')+1:]
+	if net.ParseIP(name) != nil {
+		return name
+	}
+	name, _, _ = strings.Cut(name, ".")
+	return name
+}
+
+// balancer finds the hosts among the servers of an HAProxy, by address or by name.
+func (f *Found) balancer(ctx context.Context, at string) {
+	p := fleet.HAProxy{Address: at, Backends: map[string][]string{}}
+	if !strings.HasPrefix(at, "/") {
+		p.Network = "tcp"
+	}
+	network := p.Network
+	if network == "" {
+		network = "unix"
+	}
+	servers, err := haproxy.Balancer{Network: network, Address: at}.Servers(ctx)
+	if err != nil {
+		f.problem(err)
+		return
+	}
+	for _, s := range servers {
+		matched := false
+		for i := range f.Hosts {
+			h := &f.Hosts[i]
+			if !h.is(s) {
+				continue
+			}
+			matched = true
+			if h.Server == "" {
+				h.Server = s.Name
+			}
+			if h.Server != s.Name {
+				f.Problems = append(f.Problems, fmt.Sprintf("host %s is server %s and server %s; one name must do", h.Name, h.Server, s.Name))
+			} else if !slices.Contains(p.Backends[h.Component], s.Backend) {
+				p.Backends[h.Component] = append(p.Backends[h.Component], s.Backend)
+			}
+		}
+		if !matched {
+			f.Problems = append(f.Problems, fmt.Sprintf("HAProxy %s: server %s/%s (%s) is not one of the hosts", at, s.Backend, s.Name, s.Address))
+		}
+	}
+	f.HAProxy = append(f.HAProxy, p)
+}
+
+// is reports whether a server is the host. Clients do not reach a pump by a balancer.
+func (h FoundHost) is(s haproxy.Server) bool {
+	if h.Component == fleet.Pump || h.Component == fleet.MDCB {
+		return false
+	}
+	at := h.Address[strings.LastIndexByte(h.Address, '@')+1:]
+	if s.Address != "" && s.Address == at || s.Name == plainName(h.Address) {
+		return true
+	}
+	return at == "local" && (s.Address == "127.0.0.1" || s.Address == "::1")
+}
+
+// apis reads which bundles the APIs name.
+func (f *Found) apis(ctx context.Context, s apidef.Store) {
+	v, err := health.ParseVersion(f.versions()[fleet.Gateway])
+	if err != nil {
+		f.Problems = append(f.Problems, "the APIs were not read: no gateway was found")
+		return
+	}
+	inv, err := apidef.List(ctx, s, v)
+	if err != nil {
+		f.problem(err)
+		return
+	}
+	f.Bundles, f.OnDisk = inv.Bundles(), inv.OnDisk()
+}
+
+// versions are the installed versions by component, of the first host of each.
+func (f *Found) versions() map[string]string {
+	all := map[string]string{}
+	for _, h := range f.Hosts {
+		if all[h.Component] == "" {
+			all[h.Component] = h.Version
+		}
+	}
+	return all
+}

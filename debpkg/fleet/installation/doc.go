@@ -1,0 +1,29 @@
+// Package installation upgrades a whole Tyk installation by one file: the Go plugins and their
+// bundles, the backup, then the hosts. It joins the other packages of this module.
+//
+// A [File] describes the upgrade; [Load] reads it from YAML or JSON. [New] makes an [Upgrade]
+// of it, and [Upgrade.Waves] the waves for package rollout:
+//
+//	file, err := installation.Load("upgrade.yaml", installation.LoadOptions{})
+//	…
+//	u, err := installation.New(file, "upgrade.yaml.journal", installation.Options{})
+//	…
+//	waves, err := u.Waves()
+//	…
+//	report, err := rollout.Run(ctx, waves, u.RunOptions(waves))
+//
+// The first wave, "prepare", changes no host but apt's package lists. It compiles or takes
+// each plugin, checks it against the gateway of the new version, and packs it with the present
+// build into a bundle that both versions can load. It asks every host, takes a backup, and
+// publishes the bundles last. The other waves are those of package fleet, with the file's
+// gates after each component.
+//
+// A check that fails refuses the upgrade. [Options.Without] skips checks by name; the journal
+// and the report show that.
+//
+// # Limits
+//
+// All bundles are for the gateways of one version before and one after. Importing this package
+// links the clients of Docker, Redis and MongoDB; a program that wants less puts the other
+// packages together as this one does.
+package installation

@@ -1,0 +1,120 @@
+package installation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+
+	"example.com/tykupgrade/debpkg"
+)
+
+// Secret is where a secret comes from, because the file is no place for it: exactly one of
+// its fields is set.
+type Secret struct {
+	Env     string   `yaml:"env"`     // variable that holds it
+	File    string   `yaml:"file"`    // file that holds it
+	Command []string `yaml:"command"` // command that prints it, such as [pass, show, tyk/key]
+}
+
+// URI is where a connection URI comes from: exactly one of its fields is set.
+type URI struct {
+	Env     string   `yaml:"uri_env"`     // variable that holds the URI
+	File    string   `yaml:"uri_file"`    // file that holds the URI
+	Command []string `yaml:"uri_command"` // command that prints the URI
+}
+
+func (u *URI) secret() Secret { return Secret(*u) }
+
+// given counts what is set.
+func (s Secret) given() int {
+	n := 0
+	for _, set := range []bool{s.Env != "", s.File != "", len(s.Command) > 0} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
+
+// read returns the secret. what names it in errors, which never hold it.
+func (s Secret) read(ctx context.Context, what string, env func(string) string) (string, error) {
+	fail := func(err error, next string) (string, error) {
+		return "", &Error{Op: "read", Object: what, Kind: ErrSecret, Err: err, Next: next}
+	}
+	var value string
+	switch {
+	case s.Env != "":
+		if value = env(s.Env); value == "" {
+			return fail(fmt.Errorf("the variable %s is not set", s.Env), "export it")
+		}
+		return value, nil
+	case s.File != "":
+		data, err := os.ReadFile(s.File)
+		if err != nil {
+			return fail(err, "")
+		}
+		value = string(data)
+	default:
+		// The command's own words stay out of the error: they may hold the secret.
+		var out bytes.Buffer
+		if err := debpkg.Local()(ctx, s.Command, nil, &out, io.Discard); err != nil {
+			return fail(err, "run the command by hand")
+		}
+		value = out.String()
+	}
+	if value = strings.TrimSpace(value); value == "" {
+		return fail(errors.New("it is empty"), "")
+	}
+	return value, nil
+}
+
+// words are what no record may hold: a secret, and the password in it, as it is written
+// and as it is meant. A URI without a password is no secret.
+func words(secret string) []string {
+	u, err := url.Parse(secret)
+	if err != nil || u.Scheme == "" || u.Host == "" {
+		return []string{secret}
+	}
+	if password, ok := u.User.Password(); ok && password != "" {
+		return []string{secret, password, url.QueryEscape(password), url.PathEscape(password)}
+	}
+	return nil
+}
+
+// secrets are what no record may hold. Those that cannot be read are none.
+func (u *Upgrade) secrets(ctx context.Context) []string {
+	var all []string
+	add := func(s Secret) {
+		if s.given() != 1 {
+			return
+		}
+		if text, err := s.read(ctx, "", u.env); err == nil {
+			all = append(all, words(text)...)
+		}
+	}
+	if b := u.Backup; b != nil {
+		for _, uri := range b.uris() {
+			add(uri.secret())
+		}
+	}
+	if a := u.APIs; a != nil {
+		add(a.Secret)
+		for _, key := range a.Keys {
+			add(key)
+		}
+	}
+	if u.Plugin != nil {
+		for _, name := range u.Plugin.Compiler.Env {
+			// A setting such as GOPROXY is a secret only with a password in it.
+			if w := words(u.env(name)); len(w) > 1 {
+				all = append(all, w...)
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,59 @@
+package rollout
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+)
+
+// History returns the report of the run in a journal. Nil: there is no journal, or it is
+// empty. It takes no lock and may be called while a run goes on.
+func History(journal string) (*Report, error) {
+	f, err := os.Open(journal)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &Error{Op: "read", Object: journal, Err: errors.Unwrap(err)}
+	}
+	defer func() { _ = f.Close() }()
+	recs, err := ReadJournal(f)
+	if err != nil || len(recs) == 0 {
+		return nil, err
+	}
+	return BuildReport(recs), nil
+}
+
+// Archive gives the journal of the run in rep another name, so that a new run can begin with
+// the same path. A journal that somebody has locked stays, and the result is false.
+func Archive(journal string, rep *Report) (bool, error) {
+	if _, err := os.Lstat(journal + ".lock"); !errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	err := os.Rename(journal, journal+"."+rep.Started.UTC().Format("20060102T150405.000Z"))
+	return err == nil, err
+}
+
+// Begun reports whether the run has begun a target for which match is true.
+func (rep *Report) Begun(match func(TargetReport) bool) bool {
+	return rep != nil && slices.ContainsFunc(rep.Targets, func(t TargetReport) bool {
+		return t.Status != StatusPending && match(t)
+	})
+}
+
+// Saved returns what a step of a target saved last. Nil: nothing.
+func (rep *Report) Saved(target, step string) []byte {
+	if rep == nil {
+		return nil
+	}
+	var note []byte
+	for _, t := range rep.Targets {
+		for _, s := range t.Steps {
+			if t.Name == target && s.Name == step && s.Note != nil {
+				note = s.Note
+			}
+		}
+	}
+	return note
+}
