@@ -356,7 +356,7 @@ func TestSecrets(t *testing.T) {
 		"no variable":     {Secret{Env: "B"}, "the variable B is not set"},
 		"no file":         {Secret{File: filepath.Join(dir, "none")}, "no such file"},
 		"empty file":      {Secret{File: filepath.Join(dir, "empty")}, "it is empty"},
-		"failing command": {Secret{Command: []string{"sh", "-c", "cat \"$0\"; cat \"$0\" >&2; exit 3", filepath.Join(dir, "full")}}, "exit status 3"},
+		"failing command": {Secret{Command: []string{"sh", "-c", "cat \"$0\"; cat \"$0\" >&2; exit 3", filepath.Join(dir, "full")}}, "sh: exit code 3"},
 		"no command":      {Secret{Command: []string{"tykupgrade-no-such-program"}}, "tykupgrade-no-such-program"},
 	} {
 		got, err := c.s.read(t.Context(), "the key", env)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"os/exec"
 	"strings"
 
 	"example.com/tykupgrade/debpkg"
@@ -63,7 +64,7 @@ func (s Secret) read(ctx context.Context, what string, env func(string) string) 
 		// The command's own words stay out of the error: they may hold the secret.
 		var out bytes.Buffer
 		if err := debpkg.Local()(ctx, s.Command, nil, &out, io.Discard); err != nil {
-			return fail(err, "run the command by hand")
+			return fail(silent(err, s.Command[0]), "run the command by hand")
 		}
 		value = out.String()
 	}
@@ -71,6 +72,18 @@ func (s Secret) read(ctx context.Context, what string, env func(string) string) 
 		return fail(errors.New("it is empty"), "")
 	}
 	return value, nil
+}
+
+// silent is the error of a command without what the command printed.
+func silent(err error, program string) error {
+	var ran interface{ ExitCode() int }
+	switch {
+	case errors.Is(err, exec.ErrNotFound), !errors.As(err, &ran):
+		return err
+	case ran.ExitCode() < 0:
+		return fmt.Errorf("%s did not end by itself", program)
+	}
+	return fmt.Errorf("%s: exit code %d", program, ran.ExitCode())
 }
 
 // words are what no record may hold: a secret, and the password in it, as it is written
