@@ -265,6 +265,15 @@ func pick(units []Unit, names []string) []Unit {
 	return list
 }
 
+// readChange reads what a run recorded in dir.
+func readChange(dir string, data []byte) (Change, error) {
+	var c Change
+	if err := json.Unmarshal(data, &c); err != nil {
+		return Change{}, task{"read", "what an earlier run recorded"}.fail(Error{Err: err, Next: "look at the log in " + dir + " and remove the directory to begin again"})
+	}
+	return c, nil
+}
+
 // install is the command line that carries the plan out.
 func (p Plan) install() install {
 	debs := map[string]Deb{}
@@ -279,189 +288,4 @@ func (p Plan) install() install {
 		in.held = in.held || a.Held
 	}
 	return in
-}
-
-// differences tells what changed between two plans of the same requests.
-func (p Plan) differences(now Plan) []string {
-	var list []string
-	if p.Host != now.Host {
-		list = append(list, fmt.Sprintf("the plan is for %s (%s), this is %s (%s)", p.Host.Hostname, p.Host.Machine, now.Host.Hostname, now.Host.Machine))
-	}
-	describe := func(a Action) string {
-		return strings.TrimSpace(fmt.Sprintf("%s %s %s to %s held=%t %s", a.Kind, a.Package, a.From, a.To, a.Held, a.SHA256))
-	}
-	for _, a := range p.Actions {
-		i := slices.IndexFunc(now.Actions, func(b Action) bool { return a.Package == b.Package })
-		if i < 0 {
-			list = append(list, fmt.Sprintf("no longer: %s", describe(a)))
-		} else if b := now.Actions[i]; describe(a) != describe(b) {
-			list = append(list, fmt.Sprintf("%s is now %s", describe(a), describe(b)))
-		}
-	}
-	for _, b := range now.Actions {
-		if !slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Package == b.Package }) {
-			list = append(list, fmt.Sprintf("new: %s", describe(b)))
-		}
-	}
-	for _, c := range now.Conffiles {
-		if !slices.Contains(p.Conffiles, c) {
-			list = append(list, c.Path+" was changed")
-		}
-	}
-	for _, o := range now.Overwrites {
-		if !slices.Contains(p.Overwrites, o) {
-			list = append(list, o.Path+" was changed")
-		}
-	}
-	if list == nil {
-		list = []string{"the details of the plan differ"}
-	}
-	return list
-}
-
-// conclude follows the run to its end and judges it.
-func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) {
-	s, err := h.follow(ctx, c.Dir)
-	if err != nil {
-		return c, op.wrap(err)
-	}
-	// The answer is worth having even when the caller has stopped waiting.
-	dctx, cancel := h.lasting(ctx)
-	defer cancel()
-	output, err := h.log(dctx, c.Dir)
-	if err != nil {
-		return c, op.wrap(err)
-	}
-	c.ExitCode, c.Ended = s.n, time.Now().UTC()
-	if s.name == "dead" && c.Staged {
-		if err := h.unmask(dctx, c.UnitsBefore); err != nil {
-			return c, op.wrap(err)
-		}
-	}
-	look, err := h.survey(dctx, names(c.Plan.Actions)...)
-	if err != nil {
-		return c, op.wrap(err)
-	}
-	c.After = look.Packages
-	wrong := c.unmet()
-	var verdict error
-	switch {
-	case len(wrong) > 0 && s.name == "dead":
-		verdict = &Error{Op: op.verb, Object: op.object, Kind: ErrInterrupted, Detail: "the run vanished: " + strings.Join(wrong, "; "), Output: output.String(), Next: "call Repair, then Revert or apply a new plan"}
-	case len(wrong) > 0:
-		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome, Detail: strings.Join(wrong, "; ")})
-		e.Detail = strings.TrimSpace(e.Detail + "\n" + strings.Join(wrong, "; "))
-		verdict = e
-	case s.name == "dead" || s.n != 0:
-		// Half-configured packages of other people's make every run fail.
-		c.Note = classify(op, output, nil).Error()
-		h.o.Log.WarnContext(ctx, "the packages are as planned, but apt complained", "note", c.Note)
-	}
-	if verdict == nil {
-		c, verdict = h.judgeUnits(dctx, c, look)
-	}
-	if err := h.saveChange(dctx, c); err != nil {
-		h.o.Log.WarnContext(ctx, "the change is not recorded on the host", "err", err)
-	}
-	if verdict == nil && ctx.Err() != nil {
-		return c, op.wrap(fmt.Errorf("the change is complete, but: %w", ended(ctx)))
-	}
-	return c, verdict
-}
-
-// unmask does what a killed job of a staged change could not: as long as the
-// units are masked, nothing starts them.
-func (h *Host) unmask(ctx context.Context, units []Unit) error {
-	var names []string
-	for _, u := range units {
-		if u.LoadState == "loaded" {
-			names = append(names, u.Name)
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	if _, err := h.output(ctx, append([]string{"systemctl", "unmask", "--runtime", "--"}, names...)...); err != nil {
-		return task{"unmask", strings.Join(names, ", ")}.wrap(err)
-	}
-	return nil
-}
-
-// readChange reads what a run recorded in dir.
-func readChange(dir string, data []byte) (Change, error) {
-	var c Change
-	if err := json.Unmarshal(data, &c); err != nil {
-		return Change{}, task{"read", "what an earlier run recorded"}.fail(Error{Err: err, Next: "look at the log in " + dir + " and remove the directory to begin again"})
-	}
-	return c, nil
-}
-
-func (h *Host) saveChange(ctx context.Context, c Change) error {
-	data, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	return h.writeFile(ctx, path.Join(c.Dir, "change.json"), data)
-}
-
-// unmet lists what differs from the plan.
-func (c Change) unmet() []string {
-	var list []string
-	for _, a := range c.Plan.Actions {
-		now, ok := find(c.After, a.Package)
-		there := ok && now.Status != "config-files"
-		switch {
-		case a.Kind == Remove && there:
-			list = append(list, fmt.Sprintf("%s is still %s", a.Package, now.Status))
-		case a.Kind == Remove:
-		case !there:
-			list = append(list, a.Package+" is not installed")
-		case now.Version.Compare(a.To) != 0 || !now.Installed():
-			list = append(list, fmt.Sprintf("%s is %s at %s instead of installed at %s", a.Package, now.Status, now.Version, a.To))
-		case (a.Held || c.Plan.Hold) && !now.Held():
-			list = append(list, a.Package+" is not on hold")
-		}
-	}
-	return list
-}
-
-// judgeUnits waits until the units that matter are stable: those that ran
-// before, and those that are new.
-func (h *Host) judgeUnits(ctx context.Context, c Change, look survey) (Change, error) {
-	c.Units = map[string][]string{}
-	var wait []string
-	for _, a := range c.Plan.Actions {
-		if a.Kind == Remove || len(look.units[a.Package]) == 0 {
-			continue
-		}
-		c.Units[a.Package] = look.units[a.Package]
-		for _, u := range look.units[a.Package] {
-			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
-			comp, ok := component(a.Package)
-			switch {
-			// A unit for a timer or an administrator need not run.
-			case i < 0 && !(ok && comp.Unit == u) && !begun(look.states, u):
-			case i < 0, c.UnitsBefore[i].Active(), c.UnitsBefore[i].ActiveState == "activating":
-				wait = append(wait, u)
-			}
-		}
-	}
-	c.UnitsAfter = pick(look.states, c.ServiceNames())
-	if !c.Staged {
-		states, err := h.waitStable(ctx, wait)
-		for i, u := range c.UnitsAfter {
-			if j := slices.IndexFunc(states, func(s Unit) bool { return s.Name == u.Name }); j >= 0 {
-				c.UnitsAfter[i] = states[j]
-			}
-		}
-		return c, err
-	}
-	for _, u := range c.UnitsBefore {
-		// A unit file in /etc wins over the mask in /run.
-		i := slices.IndexFunc(c.UnitsAfter, func(a Unit) bool { return a.Name == u.Name })
-		if u.Active() && i >= 0 && c.UnitsAfter[i].InvocationID != u.InvocationID {
-			c.Note = strings.TrimSpace(c.Note + " " + u.Name + " was restarted although the change was staged")
-		}
-	}
-	return c, nil
 }

@@ -137,7 +137,12 @@ func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey, fe
 			continue
 		}
 		// dpkg unpacks the new files beside the old ones before it replaces them.
-		need.add(s.disk(h.path("/opt")), max(c.size, a.Installed), "new files")
+		listed := int64(0)
+		for _, d := range c.disks {
+			listed += d.need
+			need.add(d.Disk, d.need, "new files")
+		}
+		need.add(s.disk(h.path("/opt")), max(c.size, a.Installed)-listed, "new files")
 		p.Conffiles = append(p.Conffiles, h.conffiles(a.Package, old, c)...)
 		for _, u := range restarts(c.postinst, c.units()) {
 			p.Restarts = append(p.Restarts, Restart{Unit: u, Package: a.Package})

@@ -5,14 +5,23 @@ package debpkg
 // files and the conffiles only, into a temporary directory that it removes. Of
 // each package it prints, separated by \035: its files with sizes, the conffiles
 // with their digests there and on the disk, the flagged ones, postinst, the
-// control field Replaces, what dpkg --verify says, and which of its files exist
-// though the installed version does not own them, with their owners.
+// control field Replaces, what dpkg --verify says, which of its files exist
+// though the installed version does not own them, with their owners, and its
+// directories with the file systems that they are on.
 const candidatesScript = `set -e
 root=$1; shift
 admin=$root/var/lib/dpkg
 d=$(mktemp -d); trap 'rm -rf "$d"' EXIT
 s() { printf '\035'; }
-div=$(dpkg-divert --admindir "$admin" --list 2>/dev/null || :)
+div=; [ ! -s "$admin/diversions" ] || div=$(dpkg-divert --admindir "$admin" --list 2>/dev/null || :)
+where() {
+	set --
+	while IFS= read -r e; do
+		e=$root$e; while [ ! -e "$e" ]; do e=${e%/*}; e=${e:-/}; done
+		set -- "$@" "$e"
+	done <"$d/dirs"
+	[ $# -eq 0 ] || { stat -L -c %d -- "$@"; stat -f -c '%a %S' -- "$@"; }
+}
 while [ $# -gt 0 ]; do
 	pkg=$1 deb=$2; shift 2
 	rm -rf "$d"/*; mkdir "$d/x"
@@ -53,5 +62,8 @@ while [ $# -gt 0 ]; do
 		sed 's/[][*?\\]/\\&/g' "$d/there" | xargs -d '\n' dpkg-query --admindir="$admin" -S -- 2>/dev/null >"$d/owners" || :
 		cat "$d/there"; s; grep -v '^diversion ' "$d/owners" || :
 	else s; fi
+	s
+	awk -F '\t' '{ sub(/\/[^\/]*$/, "", $2); if (!($2 in seen)) { seen[$2]; print $2 } }' "$d/files" >"$d/dirs"
+	cat "$d/dirs"; where
 	printf '\034'
 done`

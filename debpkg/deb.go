@@ -89,8 +89,8 @@ func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error
 	// A part of its own, as others may upload the same. A lost connection looks
 	// like the end of the file over there; what it leaves goes
 	// after a day of uptime, or a reboot.
-	out, err := h.script(ctx, io.TeeReader(r, sum), "upload", `set -e; umask 077; mkdir -p "$1"
-boot=$(cut -c 1-8 /proc/sys/kernel/random/boot_id); up=$(cut -d . -f 1 /proc/uptime)
+	out, err := h.script(ctx, io.TeeReader(r, sum), "upload", safeFunc+`set -e; umask 077; own "$1"
+read -r boot </proc/sys/kernel/random/boot_id; boot=${boot%%-*}; read -r up x </proc/uptime; up=${up%.*}
 for f in "$1"/.*.part.*; do
 	[ -f "$f" ] || continue
 	x=${f##*.part.}; b=${x%%.*} u=${x#*.}; u=${u%%.*}
@@ -101,7 +101,7 @@ p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, di
 	part := strings.TrimSuffix(out, "\n")
 	d, err := func() (Deb, error) {
 		if err != nil {
-			return Deb{}, task{"upload", name}.wrap(err)
+			return Deb{}, task{"upload", name}.wrap(unsafe(task{"upload", name}, err))
 		}
 		debs, err := h.Debs(ctx, part)
 		if err != nil {
@@ -136,6 +136,13 @@ type contents struct {
 	replaces  []string // packages whose files it may take over
 	changed   []string // files that were changed on this host, or that no package owns
 	owned     []Owned
+	disks     []room
+}
+
+// room is how many bytes go below a top directory.
+type room struct {
+	Disk
+	need int64
 }
 
 // contents reads the candidates, by package.
@@ -160,15 +167,15 @@ func (h *Host) contents(ctx context.Context, files map[string]string) (map[strin
 	found := map[string]contents{}
 	for i, n := range names {
 		part := strings.Split(blocks[i], "\x1d")
-		if len(part) != 8 {
+		if len(part) != 9 {
 			return nil, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
 		}
-		found[n] = parseContents(n, part)
+		found[n] = parseContents(n, h.o.Root, part)
 	}
 	return found, nil
 }
 
-func parseContents(pkg string, part []string) contents {
+func parseContents(pkg, root string, part []string) contents {
 	c := contents{conffiles: map[string]string{}, disk: map[string]string{}, postinst: part[3], leaving: lines(part[2])}
 	for _, f := range fields(part[1], 3) {
 		c.conffiles[f[0]] = f[1]
@@ -213,7 +220,27 @@ func parseContents(pkg string, part []string) contents {
 		}
 	}
 	slices.Sort(c.changed)
+	c.findRoom(root, fields(part[0], 2), lines(part[8]))
 	return c
+}
+
+// findRoom adds the files' sizes up by top directory and file system.
+func (c *contents) findRoom(root string, files [][]string, look []string) {
+	n := len(look) / 3
+	disks := map[string]Disk{} // by directory
+	for i, d := range look[:n] {
+		top := "/" + strings.SplitN(d+"/", "/", 3)[1]
+		blocks, size, _ := strings.Cut(look[2*n+i], " ")
+		disks[d] = Disk{Path: path.Join("/", root, top), Free: number64(blocks) * number64(size), device: look[n+i]}
+	}
+	for _, f := range files {
+		disk := disks[strings.TrimSuffix(path.Dir(f[1]), "/")]
+		i := slices.IndexFunc(c.disks, func(r room) bool { return r.Path == disk.Path && r.device == disk.device })
+		if i < 0 {
+			i, c.disks = len(c.disks), append(c.disks, room{Disk: disk})
+		}
+		c.disks[i].need += number64(f[0])
+	}
 }
 
 // lines splits text, without an empty last line.

@@ -233,9 +233,36 @@ func ExampleHost_Facts() {
 	// available: tyk-gateway 4.0.8
 }
 
+func ExampleFacts_String() {
+	fake := debpkgtest.New("gw1")
+	fake.Install(debpkgtest.Tyk("tyk-gateway", "4.0.8"))
+	fake.Offer(debpkgtest.Tyk("tyk-gateway", "5.2.5"))
+	facts, err := debpkg.New(fake.Run, debpkg.Options{}).Facts(context.Background())
+	if err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(facts)
+	// Output:
+	// gw1
+	// debian 12 (bookworm), amd64, apt 2.6.1, dpkg 1.21.22
+	// free below /var/cache/apt/archives: 10240.0 MiB
+	// free below /opt: 10240.0 MiB
+	// free below /var/lib/tykupgrade: 10240.0 MiB
+	//
+	// PACKAGE      VERSION  STATE      EDITION  SOURCE OFFERS  THIS SYSTEM
+	// tyk-gateway  4.0.8    installed  -        5.2.5          not supported
+	//
+	// SOURCE                               ADDRESS      SIGNED BY  SERVES
+	// /etc/apt/sources.list.d/fake.list:1  http://fake  -          tyk-gateway
+	//
+	// tyk-gateway.service is active (running)
+}
+
 func ExampleHost_Update() {
-	// What apt prints, with exit code 0, when there is no network.
-	host := debpkg.New(says("W: Failed to fetch https://token:@packagecloud.io/tyk/tyk-gateway/debian/dists/bookworm/InRelease  Could not resolve 'packagecloud.io'\n"), debpkg.Options{})
+	// What apt prints on standard error when there is no network.
+	fake := debpkgtest.New("gw1")
+	fake.FailUpdate("W: Failed to fetch https://token:@packagecloud.io/tyk/tyk-gateway/debian/dists/bookworm/InRelease  Could not resolve 'packagecloud.io'\n")
+	host := debpkg.New(fake.Run, debpkg.Options{})
 	err := host.Update(context.Background())
 	var u *debpkg.UpdateError
 	fmt.Println(errors.Is(err, debpkg.ErrNetwork), errors.As(err, &u) && u.Retryable())

@@ -58,6 +58,32 @@ func Example() {
 	// reverted
 }
 
+func ExampleParseRequest() {
+	add, _ := debpkg.ParseRequest("tyk-gateway-ee=5.7.0")
+	remove, _ := debpkg.ParseRequest("tyk-gateway-")
+	fmt.Println(add.Package, add.Version, remove.Package, remove.Remove)
+	_, err := debpkg.ParseRequest("tyk-gateway")
+	fmt.Println(err)
+	// Output:
+	// tyk-gateway-ee 5.7.0 tyk-gateway true
+	// read the request "tyk-gateway": it has no version; write tyk-gateway=5.2.5, or tyk-gateway- to remove it
+}
+
+func ExampleInOrder() {
+	var want []debpkg.Request
+	for _, s := range []string{"tyk-pump=1.9.0", "tyk-gateway-", "tyk-gateway-ee=5.7.0", "tyk-dashboard=5.7.0"} {
+		r, _ := debpkg.ParseRequest(s)
+		want = append(want, r)
+	}
+	for _, group := range debpkg.InOrder(want) {
+		fmt.Println(group)
+	}
+	// Output:
+	// [tyk-dashboard=5.7.0]
+	// [tyk-pump=1.9.0]
+	// [tyk-gateway- tyk-gateway-ee=5.7.0]
+}
+
 func ExampleParseVersion() {
 	_, err := debpkg.ParseVersion("v5.2.5")
 	fmt.Println(err)

@@ -1,5 +1,7 @@
 package debpkg
 
+import "context"
+
 // Classify is the failure catalogue's reader.
 func Classify(verb, stdout, stderr string, cause error) *Error {
 	return classify(task{verb, ""}, said{stdout, stderr}, cause)
@@ -7,6 +9,11 @@ func Classify(verb, stdout, stderr string, cause error) *Error {
 
 // Limit changes how much a command may print.
 func (h *Host) Limit(bytes int) { h.limit = bytes }
+
+// RevertFiles brings the files of a change back, without its packages.
+func (h *Host) RevertFiles(ctx context.Context, c Change) error {
+	return h.revertFiles(ctx, task{"revert", "files"}, c)
+}
 
 // Argv is the ssh command line.
 func (o SSHOptions) Argv(dest string) ([]string, error) { return o.argv(dest) }

@@ -21,24 +21,33 @@ const whoFunc = `me=$(id -u) seen= known=1
 who() {
 	[ "${1%/*}" != "$seen" ] || return $known
 	w= cur= rest=${1#/} seen=${1%/*} known=1
+	set --
 	while :; do
-		case $rest in */*) ;; *) known=0; return 0 ;; esac
+		case $rest in */*) ;; *) break ;; esac
 		cur=$cur/${rest%%/*} rest=${rest#*/}
-		[ -d "$cur" ] || return 1
-		o=$(stat -L -c '%u %g %a' -- "$cur") || return 1
-		a=${o##* } o=${o% *}
-		case $o in
-		"0 "* | "$me "*)
+		set -- "$@" "$cur"
+	done
+	all=; [ $# -eq 0 ] || all=$(stat -L -c '%u %g %a %n' -- "$@" 2>/dev/null)
+	while read -r u g a d; do
+		[ $# -gt 0 ] || break
+		[ "$d" = "$1" ] && [ -d "$d" ] || return 1
+		shift
+		case $u in
+		0 | "$me")
 			open=
 			case $a in *[2367]) open=1 ;; *[2367]?) [ "$me" != 0 ] || open=1 ;; esac
 			case $a in [1357]???) open= ;; esac
 			if [ -n "$open" ]; then
 				known=78
-				echo "$cur can be written to by its group or by everybody" >&2; return 78
+				echo "$d can be written to by its group or by everybody" >&2; return 78
 			fi ;;
-		*) w=$o known=0; return 0 ;;
+		*) w="$u $g" known=0; return 0 ;;
 		esac
-	done
+	done <<END
+$all
+END
+	[ $# -eq 0 ] || return 1
+	known=0
 }
 as() { # "uid gid" or nothing, command
 	if [ -z "$1" ]; then shift; "$@"; return; fi

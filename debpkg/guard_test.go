@@ -237,5 +237,10 @@ func TestStateDirOfOthers(t *testing.T) {
 	if _, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5"))); err == nil || !strings.Contains(err.Error(), "can be written to by") {
 		t.Errorf("applied: %v", err)
 	}
+	_, err := h.Upload(t.Context(), "x.deb", strings.NewReader("x"))
+	wantError(t, err, debpkg.ErrUnsafe, dir)
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
 	f.want("tyk-gateway", "4.0.8", "install installed")
 }

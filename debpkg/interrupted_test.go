@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -149,6 +152,39 @@ func TestDiskFull(t *testing.T) {
 		f.want("tyk-gateway", "4.0.8", "install installed")
 		if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
 			t.Error(err)
+		}
+		// A download that does not fit is refused before it begins.
+		random := make([]byte, 4<<20)
+		for i := range random {
+			random[i] = byte(rand.Uint32())
+		}
+		if _, err := f.repo.Add(gateway("5.3.0", debs.TykOptions{Samples: map[string]string{"big": string(random)}})); err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewServer(http.FileServer(http.Dir(f.repo.Dir)))
+		defer server.Close()
+		f.write("/etc/apt/sources.list.d/lab0.list", f.repo.List(server.URL+"/", f.repo.KeyFile))
+		f.raw("apt-get", "-q", "update")
+		if err := f.plan(cautious, f.request("tyk-gateway", "5.3.0")).Refused(); err == nil || !strings.Contains(err.Error(), "downloads in") {
+			t.Errorf("a download that is larger than the disk: %v", err)
+		}
+
+		// Only one of the package's directories is on the small disk.
+		p := gateway("6.0.0", debs.TykOptions{})
+		p.Files["/srv/tyk/big"] = debs.File{Content: strings.Repeat("x", 8<<20)}
+		if _, err := f.repo.Add(p); err != nil {
+			t.Fatal(err)
+		}
+		if f.root, err = debs.NewRoot(filepath.Join(t.TempDir(), "root"), f.repo); err != nil {
+			t.Fatal(err)
+		}
+		small := filepath.Join(disk, "srv")
+		if err := errors.Join(os.Mkdir(small, 0o755), os.Symlink(small, filepath.Join(f.root.Dir, "srv"))); err != nil {
+			t.Fatal(err)
+		}
+		f.raw("apt-get", "-q", "update")
+		if err := f.plan(f.host(), f.request("tyk-gateway", "6.0.0")).Refused(); err == nil || !strings.Contains(err.Error(), "new files in "+f.root.Dir+"/srv need 8.0 MiB") {
+			t.Errorf("one directory on a small disk: %v", err)
 		}
 	})
 }

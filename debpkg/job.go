@@ -30,18 +30,24 @@ type job struct {
 	change any      // recorded as change.json
 }
 
-// safeFunc refuses, with exit code 78, a directory that somebody else could
+// safeFunc refuses, with exit code 78, directories that somebody else could
 // write to or exchange. A parent with the sticky bit, such as /tmp, lets nobody
 // exchange what is ours.
 const safeFunc = `safe() {
-	me=$(id -u) top=$1 real=$(readlink -f -- "$1") || return 1
+	me=$(id -u) real=$(readlink -f -- "$@") || return 1
+	tops="
+$real
+"
+	for t; do tops="$tops$t
+"; done
 	set --
-	for d in "$top" "$real"; do
-		set -- "$@" "$d"
-		while [ "$d" != / ]; do d=${d%/*}; d=${d:-/}; set -- "$@" "$d"; done
-		[ "$top" != "$real" ] || break
-	done
-	stat -L -c '%u %a %n' -- "$@" | while read -r o a d; do
+	while IFS= read -r d; do
+		while [ -n "$d" ]; do set -- "$@" "$d"; d=${d%/*}; done
+	done <<END
+$tops
+END
+	all=$(stat -L -c '%u %a %n' -- / "$@") || return 1
+	while read -r o a d; do
 		bad= w=
 		[ "$o" = "$me" ] || [ "$o" = 0 ] || bad=1
 		case $a in
@@ -51,11 +57,20 @@ const safeFunc = `safe() {
 		esac
 		if [ -n "$w" ]; then
 			bad=1
-			case $a in [1357]???) [ "$d" = "$top" ] || [ "$d" = "$real" ] || bad= ;; esac
+			case $a in [1357]???) case $tops in *"
+$d
+"*) ;; *) bad= ;; esac ;; esac
 			[ "$o" = "$me" ] || [ "$o" = 0 ] || bad=1
 		fi
-		if [ -n "$bad" ]; then echo "$d belongs to, or can be written to by, somebody else" >&2; exit 78; fi
-	done
+		if [ -n "$bad" ]; then echo "$d belongs to, or can be written to by, somebody else" >&2; return 78; fi
+	done <<END
+$all
+END
+}
+own() { # make a directory of ours
+	e=$1; while [ ! -e "$e" ]; do e=${e%/*}; e=${e:-/}; done
+	[ "$e" = "$1" ] || { [ -k "$e" ] && [ "$e" != "${1%/*}" ]; } || safe "$e" || return
+	mkdir -p "$1" && safe "$1" "${1%/*}"
 }
 `
 
@@ -64,7 +79,7 @@ const safeFunc = `safe() {
 // has the job's number is not enough after a reboot.
 const lookFunc = `look() {
 	if [ ! -d "$1" ]; then echo none
-	elif [ -s "$1/rc" ]; then echo "ended $(cat "$1/rc")"
+	elif [ -s "$1/rc" ]; then read -r rc <"$1/rc"; echo "ended $rc"
 	elif { read -r p && read -r j; } <"$1/pid" && tr '\0' '\n' <"/proc/$p/cmdline" | grep -qxF -- "$j"; then echo "running $p"
 	else echo dead; fi
 } 2>/dev/null
@@ -124,9 +139,11 @@ else
 	setsid sh "$prep/job.sh" "$prep" "$@" </dev/null >/dev/null 2>&1 &
 	alive() { kill -0 $! 2>/dev/null; }
 fi
+i=0
 while [ -d "$prep" ] && [ ! -s "$prep/over" ]; do
-	alive || break
 	sleep 0.05
+	i=$((i + 1))
+	[ $((i % 10)) -ne 0 ] || alive || break
 done
 [ -d "$prep" ] || exit 0
 sleep 0.1
@@ -139,17 +156,21 @@ exit "${rc:-1}"`
 // followScript prints what the job's progress file holds from byte $2 on, until
 // the job has ended, and then on standard error how it stands. tail -f --pid
 // would do if every init reaped its orphans at once.
-const followScript = lookFunc + `d=$1 n=$2
+const followScript = lookFunc + `d=$1 n=$2 fd=
 show() {
-	if z=$(stat -c %s "$d/status" 2>/dev/null) && [ "$z" -ge "$n" ]; then
-		tail -c "+$n" "$d/status" | head -c $((z - n + 1))
-		n=$((z + 1))
+	if [ -z "$fd" ]; then
+		[ -e "$d/status" ] || return 0
+		exec 3<"$d/status"
+		fd=3; [ "$n" -le 1 ] || head -c $((n - 1)) <&3 >/dev/null
 	fi
+	while IFS= read -r l <&3; do printf '%s\n' "$l"; done
+	printf '%s' "$l"
 }
 s=$(look "$d")
 case $s in running*)
 	p=${s#running }
-	while [ ! -s "$d/rc" ] && [ -n "$(tr -d '\000' <"/proc/$p/cmdline" 2>/dev/null)" ]; do
+	# A process that has ended, and that nobody has reaped, has an empty one.
+	while x=; [ ! -s "$d/rc" ] && { read -r x <"/proc/$p/cmdline"; [ -n "$x" ]; } 2>/dev/null; do
 		show
 		sleep 0.2
 	done
@@ -201,11 +222,8 @@ func unsafe(t task, err error) error {
 // could have it installed by root. What vanished callers prepared goes a day of
 // the host's uptime later, or after a reboot.
 const prepareScript = safeFunc + `set -e; umask 077
-runs=${1%/*}; e=$runs; while [ ! -e "$e" ]; do e=$(dirname -- "$e"); done
-[ "$e" = "$runs" ] || [ -k "$e" ] || safe "$e"
-mkdir -p "$runs"
-safe "$runs"; safe "${runs%/*}"
-boot=$(cat /proc/sys/kernel/random/boot_id); up=$(cut -d . -f 1 /proc/uptime)
+runs=${1%/*}; own "$runs"
+read -r boot </proc/sys/kernel/random/boot_id; read -r up x </proc/uptime; up=${up%.*}
 for d in "$runs"/*.new.*; do
 	[ -d "$d" ] || continue
 	if { read -r b && read -r u; } <"$d/made" 2>/dev/null && [ "$b" = "$boot" ] && [ $((up - u)) -lt 86400 ]; then continue; fi

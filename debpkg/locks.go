@@ -30,23 +30,25 @@ var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/
 // The list is taken at once: the shell reads byte by byte, and lines move up
 // when a lock above them goes.
 const lockFunc = `locks() {
-	all=$(cat /proc/locks 2>/dev/null)
-	for f; do
-		[ -e "$f" ] || continue
-		i=$(stat -c %i "$f")
+	all=$(cat /proc/locks) ids=$(stat -c '%i %n' -- "$@")
+	while read -r i f; do
+		case $all in *":$i "*) ;; *) continue ;; esac
 		while read -r n kind adv mode pid id rest; do
 			case $kind in POSIX | FLOCK | OFDLCK) ;; *) continue ;; esac
 			case $id in *:"$i") ;; *) continue ;; esac
-			open=$(ls -l "/proc/$pid/fd" 2>/dev/null)
-			case $open in *" -> "*) printf '%s\n' "$open" | grep -qF -- " -> $f" || continue ;; esac
+			open=$(ls -l "/proc/$pid/fd")
+			case $open in *" -> "*) case "$open
+" in *" -> $f
+"*) ;; *) continue ;; esac ;; esac
 			read -r comm <"/proc/$pid/comm" || continue
 			printf '%s\t%s\t%s\n' "$f" "$pid" "$comm"
 		done <<-END
 		$all
 		END
-	done 2>/dev/null
-	true
-}
+	done <<-END
+	$ids
+	END
+} 2>/dev/null
 `
 
 // Locks lists which of apt's and dpkg's four locks are held, and by whom.

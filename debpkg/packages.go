@@ -20,6 +20,12 @@ type Package struct {
 	Conffiles []Conffile
 }
 
+// base is the name without an architecture.
+func (p Package) base() string {
+	name, _, _ := strings.Cut(p.Name, ":")
+	return name
+}
+
 // Installed says whether the package is installed and configured. Packages
 // with triggers pending count: dpkg runs those by itself.
 func (p Package) Installed() bool {

@@ -32,6 +32,50 @@ func (r Request) String() string {
 	return r.Package + "=" + r.Version.text
 }
 
+// ParseRequest reads "tyk-gateway=5.2.5", or "tyk-gateway-" for a removal.
+func ParseRequest(s string) (Request, error) {
+	bad := func(err error) (Request, error) {
+		return Request{}, task{"read", fmt.Sprintf("the request %q", s)}.fail(Error{Err: err, Next: "write tyk-gateway=5.2.5, or tyk-gateway- to remove it"})
+	}
+	name, version, exact := strings.Cut(s, "=")
+	r := Request{Package: name}
+	switch {
+	case exact:
+		v, err := ParseVersion(version)
+		if err != nil {
+			return bad(err)
+		}
+		r.Version = v
+	case strings.HasSuffix(s, "-"):
+		r.Package, r.Remove = strings.TrimSuffix(s, "-"), true
+	default:
+		return bad(errors.New("it has no version"))
+	}
+	if !packageName.MatchString(r.Package) {
+		return bad(fmt.Errorf("%q is not a package name", r.Package))
+	}
+	return r, nil
+}
+
+// InOrder groups requests for one plan each: the components in the order of
+// [Components], then all others together, so that one edition can replace another.
+func InOrder(want []Request) [][]Request {
+	var groups [][]Request
+	others := slices.Clone(want)
+	for _, c := range components {
+		for _, r := range want {
+			if r.Package == c.Package && !r.Remove {
+				groups = append(groups, []Request{r})
+				others = slices.DeleteFunc(others, func(o Request) bool { return o == r })
+			}
+		}
+	}
+	if len(others) > 0 {
+		groups = append(groups, others)
+	}
+	return groups
+}
+
 var (
 	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 	changedName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?$`) // of a foreign architecture too

@@ -1,7 +1,6 @@
 package debpkg
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -279,95 +278,6 @@ func (h *Host) holdAgain(ctx context.Context, op task, hold []string, now []Pack
 	return nil
 }
 
-// revertArgs chooses where each version comes from.
-func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action, look survey) (install, error) {
-	in := install{downgrade: true}
-	available, err := h.Available(ctx, names(todo)...)
-	if err != nil {
-		return in, op.wrap(err)
-	}
-	file := func(a Action) (string, string) {
-		for _, s := range c.Saved {
-			if s.Package == a.Package && s.Version.Compare(a.From) == 0 {
-				return s.Path, s.SHA256
-			}
-		}
-		return path.Join(look.archives(), debName(a.Package, a.From, cmp.Or(a.FromArch, c.Plan.Arch))), ""
-	}
-	var files []string
-	for _, a := range todo {
-		if !a.From.IsZero() {
-			name, _ := file(a)
-			files = append(files, name)
-		}
-	}
-	debs, err := h.debsThere(ctx, files)
-	if err != nil {
-		return in, op.wrap(err)
-	}
-	for _, a := range todo {
-		if p, ok := find(look.Packages, a.Package); ok && p.Held() {
-			in.held = true
-		}
-		if a.From.IsZero() {
-			in.args, in.removal = append(in.args, a.Package+"-"), true
-			continue
-		}
-		offered := slices.ContainsFunc(available, func(v Available) bool { return v.Package == a.Package && v.Version.Compare(a.From) == 0 })
-		name, sum := file(a)
-		repacked := slices.ContainsFunc(c.Saved, func(s Saved) bool { return s.Path == name && s.From == fromRepack })
-		why := unusable(debs, name, sum, a)
-		switch {
-		case why == "" && !(repacked && offered):
-			in.args = append(in.args, name)
-		case offered:
-			in.args = append(in.args, a.Package+"="+a.From.text)
-		default:
-			return in, op.fail(Error{Kind: ErrNoRollback, Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
-				Next: "get that .deb from a backup or another host and install it with a plan of its own"})
-		}
-	}
-	return in, nil
-}
-
-// unusable says why the file is not the .deb that is meant, or nothing.
-func unusable(debs []Deb, name, sum string, a Action) string {
-	i := slices.IndexFunc(debs, func(d Deb) bool { return d.Path == name })
-	pkg, _, _ := strings.Cut(a.Package, ":")
-	switch {
-	case i < 0:
-		return name + " cannot be read"
-	case debs[i].Package != pkg || debs[i].Version.Compare(a.From) != 0:
-		return fmt.Sprintf("%s holds %s %s", name, debs[i].Package, debs[i].Version)
-	case sum != "" && debs[i].SHA256 != sum:
-		return name + " was changed since it was saved"
-	}
-	return ""
-}
-
-// checkRevert asks apt first, so that nobody's package goes by surprise.
-func (h *Host) checkRevert(ctx context.Context, op task, c Change, in install, todo []Action) error {
-	sim, err := h.simulate(ctx, op, in.args)
-	if err != nil {
-		return err
-	}
-	var surprises []string
-	for _, one := range sim.remv {
-		if !slices.ContainsFunc(todo, func(a Action) bool { return a.Package == one.name && a.From.IsZero() }) {
-			surprises = append(surprises, "remove "+one.name)
-		}
-	}
-	for _, one := range sim.inst {
-		if !slices.ContainsFunc(c.Plan.Actions, func(a Action) bool { return a.Package == one.name }) && !one.old.IsZero() && one.new.Compare(one.old) < 0 {
-			surprises = append(surprises, "downgrade "+one.name)
-		}
-	}
-	if surprises != nil {
-		return &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: "it would also " + strings.Join(surprises, ", "), Next: "plan these packages together"}
-	}
-	return nil
-}
-
 // resetFailed lifts systemd's start limit: after a crash loop it refuses to
 // start the unit for ten seconds (systemd 252).
 func (h *Host) resetFailed(ctx context.Context, units []string) error {
@@ -413,85 +323,4 @@ func (h *Host) revertUnits(ctx context.Context, op task, c Change, o RevertOptio
 		return h.Restart(ctx, wait...)
 	}
 	return h.WaitStable(ctx, wait...)
-}
-
-// Repair finishes what an interrupted run left: it configures half-installed
-// packages, keeping edited conffiles (or taking the maintainer's, by
-// [Options].NewConffiles). It installs nothing. An [ErrScript] means that the
-// package's own script fails again.
-func (h *Host) Repair(ctx context.Context) error {
-	op := task{"repair", "half-installed packages"}
-	return h.retryLocked(ctx, op, func() error {
-		h.event(Event{Kind: EventStep, Text: op.String()})
-		dir := path.Join(h.o.StateDir, "runs", "repair")
-		// One of an operator who is gone may be under way.
-		if _, err := h.follow(ctx, dir); err != nil {
-			return op.wrap(err)
-		}
-		look, err := h.survey(ctx)
-		if err != nil {
-			return op.wrap(err)
-		}
-		argv := append([]string{"dpkg"}, look.options...)
-		if h.o.NewConffiles {
-			argv = append(argv, "--force-confnew")
-		} else {
-			argv = append(argv, "--force-confdef", "--force-confold")
-		}
-		prep, err := h.prepare(ctx, dir)
-		if err != nil {
-			return op.wrap(err)
-		}
-		if err := h.start(ctx, job{prep: prep, dir: dir, argv: append(argv, "--configure", "-a")}); err != nil {
-			h.discard(ctx, prep)
-			return op.wrap(err)
-		}
-		s, err := h.follow(ctx, dir)
-		if err != nil {
-			return op.wrap(err)
-		}
-		if s.name == "ended" && s.n == 0 {
-			return nil
-		}
-		output, err := h.log(ctx, dir)
-		if err != nil {
-			return op.wrap(err)
-		}
-		return classify(op, output, nil)
-	})
-}
-
-// Forget removes what the host keeps of a change: the saved .deb files and
-// configuration. It cannot be reverted with them any more. It refuses with an
-// [ErrLocked] while the change or its revert is under way, and with an
-// [ErrRefused] on a host that the change was not made on.
-func (h *Host) Forget(ctx context.Context, c Change) error {
-	dir := path.Clean(c.Dir)
-	if c.Dir == "" && c.Plan.Digest != "" && c.Plan.digest() == c.Plan.Digest {
-		dir = h.runDir(c.Plan)
-	}
-	if path.Dir(dir) != path.Join(h.o.StateDir, "runs") {
-		return task{"forget", "a change"}.wrap(fmt.Errorf("%q is not a directory of this host's runs", c.Dir))
-	}
-	op := task{"forget", "the change in " + dir}
-	look, err := h.survey(ctx)
-	if err != nil {
-		return op.wrap(err)
-	}
-	if err := sameHost(op, c, look); err != nil {
-		return err
-	}
-	for _, d := range []string{dir, dir + "-revert"} {
-		s, _, err := h.jobState(ctx, d)
-		if err != nil {
-			return op.wrap(err)
-		}
-		if s.name == "running" {
-			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
-		}
-	}
-	if _, err := h.script(ctx, nil, "forget", `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
-		return op.wrap(err)
-	}
-	return nil
 }

@@ -1,6 +1,7 @@
 package debpkg
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,22 +13,29 @@ import (
 
 // surveyScript answers in one call what every plan, change and revert needs of
 // the host: $1 root, $2 StateDir, then names or patterns of packages. Parts of
-// the answer end with a file separator, in the order of the constants below.
+// the answer end with a file separator, in the order of the constants below. It
+// starts few processes, as several surveys belong to one change.
 const surveyScript = `root=$1 state=$2; shift 2
 admin=$root/var/lib/dpkg
 s() { printf '\034'; }
-cat "$root/etc/os-release" 2>/dev/null || cat "$root/usr/lib/os-release"
-s; cat "$root/etc/machine-id" 2>/dev/null
-s; uname -n
-s; dpkg --print-architecture || exit 2
-s; dpkg-query -W -f '${Package} ${Version}\n' apt dpkg
+show() { while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1"; } 2>/dev/null
+show "$root/etc/os-release" || show "$root/usr/lib/os-release"
+s; show "$root/etc/machine-id"
+s; show /proc/sys/kernel/hostname
+s; dpkg-query -W -f '${Package} ${Version} ${Architecture}\n' apt dpkg || [ $? -eq 1 ] || exit 2
 s; if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemd=1; echo yes; else systemd=; fi
 s; for f in "$admin"/updates/[0-9]*; do [ ! -e "$f" ] || echo yes; done
-s; apt-config dump --format '%f %v%n' Dir Dir::Cache Dir::Cache::archives Dir::Log Dir::Log::History DPkg::Options || exit 2
-s; for d in "$root/var/cache/apt/archives" "$root/opt" "$state"; do
-	e=$d; while [ ! -e "$e" ]; do e=$(dirname "$e"); done
-	printf '%s\t%s\t%s\n' "$d" "$(stat -c %d "$e")" "$(df -P -k -- "$e" | tail -n 1 | awk '{ print $(NF-2) }')"
-done
+s; conf=$(apt-config dump --format '%f %v%n' Dir DPkg::Options) || exit 2
+printf '%s\n' "$conf"
+s; disks() {
+	for d; do
+		shift
+		while [ ! -e "$d" ]; do d=${d%/*}; d=${d:-/}; done
+		set -- "$@" "$d"
+	done
+	stat -L -c %d -- "$@" && stat -f -c '%a %S' -- "$@"
+}
+disks "$root/var/cache/apt/archives" "$root/opt" "$state" || exit 2
 s; dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | awk -F '\t' '$6 != "ok" || $5 ~ /^(half-|unpacked)/'
 s; list=
 if [ $# -gt 0 ]; then
@@ -35,30 +43,52 @@ if [ $# -gt 0 ]; then
 	if [ $? -gt 1 ]; then dpkg-query --admindir="$admin" -W -- "$@" >/dev/null; exit 2; fi
 fi
 printf '%s\n' "$list"
-s; div=$(dpkg-divert --admindir "$admin" --list 2>/dev/null)
-printf '%s\n' "$list" | while IFS= read -r l; do
-	case $l in ' '*) l=${l# } ;; *) continue ;; esac
+s; div= installed=
+[ ! -s "$admin/diversions" ] || div=$(dpkg-divert --admindir "$admin" --list 2>/dev/null)
+set --
+while IFS= read -r l; do
+	case $l in
+	' '*) l=${l# } ;;
+	'' | *"	not-installed	"* | *"	config-files	"*) continue ;;
+	*) r=${l#*	}; installed="$installed ${l%%	*}:${r%%	*}"; continue ;;
+	esac
 	while :; do
 		case $l in *' obsolete') l=${l% obsolete} ;; *' remove-on-upgrade') l=${l% remove-on-upgrade} ;; *) break ;; esac
 	done
 	f=${l% *}
 	case $div in *"diversion of $f to "*) f=$(dpkg-divert --admindir "$admin" --truename "$f") ;; esac
-	if [ ! -e "$root$f" ]; then printf 'absent\t'; elif m=$(md5sum <"$root$f" 2>/dev/null); then printf '%s\t' "${m%% *}"; else printf 'unreadable\t'; fi
-	printf '%s\n' "$f"
-done
-s; names=$(printf '%s\n' "$list" | awk -F '\t' 'NF == 6 && $5 != "not-installed" && $5 != "config-files" { print $1 }')
-[ -z "$names" ] || apt-mark showauto $names 2>/dev/null
+	if [ -e "$root$f" ]; then printf 'there'; set -- "$@" "$root$f"; else printf 'absent'; fi
+	printf '\t%s\n' "$f"
+done <<END
+$list
+END
+printf '\035'; [ $# -eq 0 ] || md5sum -z -- "$@" 2>/dev/null
+s; if [ -n "$installed" ]; then
+	auto=
+	while read -r k v; do
+		case $k in Dir | Dir::State | Dir::State::extended_states)
+			case $v in /*) auto=$v ;; *) auto=${auto%/}/$v ;; esac ;;
+		esac
+	done <<END
+$conf
+END
+	if [ -f "$auto" ]; then
+		awk -v names=" $installed " '$1 == "Package:" { p = $2 } $1 == "Architecture:" { a = $2 }
+			$1 == "Auto-Installed:" && $2 == 1 && index(names, " " p ":") { print p ":" a }' "$auto"
+	fi
+fi
 s; units=
-if [ -n "$systemd" ]; then
-	units=$(for p in $names; do
-		dpkg-query -L "$p" 2>/dev/null | while read -r f; do
-			case $f in *@*) ;; /lib/systemd/system/*.service | /usr/lib/systemd/system/*.service) printf '%s\t%s\n' "$p" "${f##*/}" ;; esac
-		done
-	done)
+if [ -n "$systemd" ] && [ -n "$installed" ]; then
+	units=$(dpkg-query -L $installed | awk -v names="$installed" 'BEGIN { split(names, n); i = 1 } $0 == "" { i++ }
+		/^(\/usr)?\/lib\/systemd\/system\/[^\/@]*\.service$/ { sub(/.*\//, ""); print n[i] "\t" $0 }')
 	printf '%s\n' "$units"
 fi
 s; if [ -n "$systemd" ]; then
-	systemctl show -p ` + unitProperties + ` -- $(printf '%s\n' "$units" | cut -f 2) tyk-dashboard.service tyk-gateway.service tyk-pump.service || exit 2
+	set --
+	while IFS= read -r l; do [ -z "$l" ] || set -- "$@" "${l#*	}"; done <<END
+$units
+END
+	systemctl show -p ` + unitProperties + ` -- "$@" tyk-dashboard.service tyk-gateway.service tyk-pump.service || exit 2
 fi
 s
 ` + lockFunc + `locks "$root/var/lib/dpkg/lock-frontend" "$root/var/lib/dpkg/lock" "$root/var/lib/apt/lists/lock" "$root/var/cache/apt/archives/lock"`
@@ -67,7 +97,6 @@ const (
 	partOS = iota
 	partMachine
 	partName
-	partArch
 	partTools
 	partSystemd
 	partJournal
@@ -104,7 +133,7 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		return survey{}, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out), Next: "look at what its login shell prints"})
 	}
 	s := survey{config: map[string]string{}, units: map[string][]string{}}
-	s.OS, s.Arch = parseOSRelease(part[partOS]), strings.TrimSpace(part[partArch])
+	s.OS = parseOSRelease(part[partOS])
 	s.Systemd, s.Journal = part[partSystemd] != "", strings.TrimSpace(part[partJournal]) != ""
 	s.Hostname = strings.TrimSpace(part[partName])
 	if id := strings.TrimSpace(part[partMachine]); id != "" {
@@ -112,12 +141,11 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		s.Machine = hex.EncodeToString(sum[:8])
 	}
 	for line := range strings.Lines(part[partTools]) {
-		name, v, _ := strings.Cut(strings.TrimSpace(line), " ")
-		switch name {
-		case "apt":
-			s.Apt = Version{v}
-		case "dpkg":
-			s.Dpkg = Version{v}
+		switch f := strings.Fields(line); {
+		case len(f) == 3 && f[0] == "apt":
+			s.Apt = Version{f[1]}
+		case len(f) == 3 && f[0] == "dpkg":
+			s.Dpkg, s.Arch = Version{f[1]}, f[2]
 		}
 	}
 	for line := range strings.Lines(part[partConfig]) {
@@ -130,9 +158,7 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		}
 		s.config[k] = v
 	}
-	for _, f := range fields(part[partDisks], 3) {
-		s.Disks = append(s.Disks, Disk{Path: f[0], Free: number64(f[2]) * 1024, device: f[1]})
-	}
+	s.Disks = parseDisks([]string{h.path("/var/cache/apt/archives"), h.path("/opt"), h.o.StateDir}, part[partDisks])
 	if s.OS.ID == "" || s.Arch == "" {
 		return survey{}, t.wrap(errors.New("/etc/os-release or dpkg does not answer; is it Debian or Ubuntu?"))
 	}
@@ -142,12 +168,16 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	if err != nil {
 		return survey{}, task{"read", "the installed packages"}.wrap(err)
 	}
-	if err := s.sums(part[partSums]); err != nil {
+	if err := s.sums(h.o.Root, part[partSums]); err != nil {
 		return survey{}, err
 	}
 	auto := strings.Fields(part[partAuto])
 	for i, p := range s.Packages {
-		s.Packages[i].Auto = slices.Contains(auto, p.Name)
+		arch := p.Arch
+		if arch == "all" {
+			arch = s.Arch // where apt notes it
+		}
+		s.Packages[i].Auto = slices.Contains(auto, p.base()+":"+arch)
 	}
 	s.states = parseUnits(part[partStates])
 	s.findUnits(part[partUnits])
@@ -155,8 +185,31 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	return s, nil
 }
 
-// sums fills in what is on the disk of each conffile, in dpkg's order.
-func (s *survey) sums(text string) error {
+// parseDisks reads the device numbers of the directories, then the free blocks
+// and their size.
+func parseDisks(dirs []string, text string) []Disk {
+	rows := strings.Split(strings.TrimSpace(text), "\n")
+	if len(rows) != 2*len(dirs) {
+		return nil
+	}
+	var disks []Disk
+	for i, d := range dirs {
+		blocks, size, _ := strings.Cut(rows[len(dirs)+i], " ")
+		disks = append(disks, Disk{Path: d, Free: number64(blocks) * number64(size), device: rows[i]})
+	}
+	return disks
+}
+
+// sums fills in what is on the disk of each conffile, in dpkg's order: first
+// which of them are there, then the digests of those that can be read.
+func (s *survey) sums(root, text string) error {
+	text, sums, _ := strings.Cut(text, "\x1d")
+	digests := map[string]string{}
+	for one := range strings.SplitSeq(sums, "\x00") {
+		if sum, file, ok := strings.Cut(one, " "); ok && file != "" {
+			digests[strings.TrimPrefix(file[1:], root)] = sum
+		}
+	}
 	rows := fields(text, 2)
 	for i := range s.Packages {
 		for j := range s.Packages[i].Conffiles {
@@ -165,8 +218,8 @@ func (s *survey) sums(text string) error {
 			}
 			c, row := &s.Packages[i].Conffiles[j], rows[0]
 			rows = rows[1:]
-			if row[0] != "absent" {
-				c.Disk = row[0]
+			if row[0] == "there" {
+				c.Disk = cmp.Or(digests[row[1]], "unreadable")
 			}
 			if row[1] != c.Path {
 				c.Diverted = row[1]
@@ -180,10 +233,13 @@ func (s *survey) sums(text string) error {
 // and that of its component if a script puts it in place (gateways before 4.0
 // and the dashboard may do so).
 func (s *survey) findUnits(shipped string) {
-	for _, f := range fields(shipped, 2) {
-		s.units[f[0]] = append(s.units[f[0]], f[1])
-	}
+	rows := fields(shipped, 2)
 	for _, p := range s.Packages {
+		for _, f := range rows {
+			if f[0] == p.base()+":"+p.Arch {
+				s.units[p.Name] = append(s.units[p.Name], f[1])
+			}
+		}
 		c, ok := component(p.Name)
 		if ok && s.Systemd && p.Status != "config-files" && len(s.units[p.Name]) == 0 &&
 			slices.ContainsFunc(s.states, func(u Unit) bool { return u.Name == c.Unit && u.LoadState == "loaded" }) {

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
 )
 
@@ -51,6 +50,17 @@ func TestPlanTells(t *testing.T) {
 	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
 	if a := p.Actions[0]; a.Candidate != "5.3.0" || a.FromArch != "all" || a.Rollback != "repository" || !strings.Contains(p.String(), "apt's own choice for tyk-gateway is 5.3.0") {
 		t.Errorf("action %+v\n%s", a, p)
+	}
+
+	// So does a pin, and apt would go back by itself.
+	pin := "/etc/apt/preferences.d/tyk"
+	f.write(pin, "Package: tyk-gateway\nPin: version 4.0.8\nPin-Priority: 1001\n")
+	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
+	if a := p.Actions[0]; a.Candidate != "4.0.8" || !strings.Contains(p.String(), "apt's own choice for tyk-gateway is 4.0.8, not 5.2.5; set Options.Hold") {
+		t.Errorf("action %+v\n%s", a, p)
+	}
+	if err := os.Remove(f.root.Dir + pin); err != nil {
+		t.Fatal(err)
 	}
 
 	// An edited conffile that is diverted: dpkg works on the file behind it.
@@ -120,77 +130,4 @@ func TestPlanTells(t *testing.T) {
 	if err != nil || len(sources) != 1 {
 		t.Errorf("sources %+v, %v", sources, err)
 	}
-}
-
-// A link of a service user's leads to a file of root's. Neither is its content
-// kept as configuration, nor is anything written behind it, as root follows
-// nothing that the user can put there.
-func TestConffileLedAstray(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		lab.Missing(t, "root, to play the service user")
-	}
-	lab.Program(t, "setpriv", "util-linux")
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
-	f.install("tyk-gateway=4.0.8")
-	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	tree := f.root.Dir + "/opt/tyk-gateway"
-	if err := filepath.WalkDir(tree, func(path string, _ os.DirEntry, err error) error {
-		return errors.Join(err, os.Lchown(path, 65534, 65534))
-	}); err != nil {
-		t.Fatal(err)
-	}
-	f.write("/etc/shadow", "root's secret")
-	if err := os.Chmod(f.root.Dir+"/etc/shadow", 0o600); err != nil {
-		t.Fatal(err)
-	}
-	conf := tree + "/tyk.conf"
-	if err := errors.Join(os.Remove(conf), os.Symlink(f.root.Dir+"/etc/shadow", conf)); err != nil {
-		t.Fatal(err)
-	}
-	h := f.host()
-	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
-	c, err := h.Apply(t.Context(), p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	archives, err := filepath.Glob(c.Dir + "/files*.tar.gz")
-	if err != nil || len(archives) == 0 {
-		t.Fatalf("archives %v, %v", archives, err)
-	}
-	for _, a := range archives {
-		out, err := f.try("tar", "-x", "-z", "-O", "-f", a)
-		if err != nil || strings.Contains(out, "secret") {
-			t.Errorf("%s holds %q, %v", a, out, err)
-		}
-	}
-	if slices.Contains(c.Looked, "/etc/shadow") {
-		t.Errorf("looked at %v", c.Looked)
-	}
-	// Meanwhile the directory becomes a link to one of root's.
-	f.write("/etc/profile.d/tyk.conf", "root's")
-	f.write("/etc/profile.d/policies/policies.json", "root's")
-	if err := errors.Join(os.Rename(tree, tree+".away"), os.Symlink(f.root.Dir+"/etc/profile.d", tree), os.Lchown(tree, 65534, 65534), os.Chown(f.root.Dir+"/opt", 65534, 65534)); err != nil {
-		t.Fatal(err)
-	}
-	_ = h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}) // dpkg itself follows
-	info, err := os.Lstat(f.root.Dir + "/etc/profile.d/tyk.conf")
-	if err != nil || info.Mode()&os.ModeSymlink != 0 {
-		t.Errorf("the user's link was put into root's directory: %v, %v", info, err)
-	}
-	if got := f.file("/etc/shadow"); got != "root's secret" {
-		t.Errorf("root's file is %q", got)
-	}
-
-	// A change that names files elsewhere is not carried out.
-	forged := roundTrip(t, c)
-	forged.Saved[0].Path = "/tmp/evil.deb"
-	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused, "outside of")
-	forged = roundTrip(t, c)
-	forged.Dir = "/tmp/evil"
-	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused, "outside of")
 }

@@ -44,7 +44,7 @@ func (p *installed) line(name string) string {
 }
 
 func (h *Host) survey(args []string, _ string) answer {
-	var broken, packages, sums, auto, units strings.Builder
+	var broken, packages, sums, digests, auto, units strings.Builder
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(h.installed)) {
 		p := h.installed[name]
@@ -57,30 +57,27 @@ func (h *Host) survey(args []string, _ string) answer {
 		packages.WriteString(p.line(name))
 		for _, f := range slices.Sorted(maps.Keys(p.Conffiles)) {
 			fmt.Fprintf(&packages, " %s %s\n", f, sum(p.Conffiles[f]))
-			disk := "absent"
 			if content, ok := h.files[f]; ok {
-				disk = sum(content)
+				fmt.Fprintf(&sums, "there\t%s\n", f)
+				fmt.Fprintf(&digests, "%s  %s\x00", sum(content), f)
+			} else {
+				fmt.Fprintf(&sums, "absent\t%s\n", f)
 			}
-			fmt.Fprintf(&sums, "%s\t%s\n", disk, f)
 		}
 		packages.WriteString("\n")
 		if p.auto {
-			auto.WriteString(name + "\n")
+			auto.WriteString(name + ":amd64\n")
 		}
 		if p.Unit != "" && p.status != "config-files" {
-			fmt.Fprintf(&units, "%s\t%s\n", name, p.Unit)
+			fmt.Fprintf(&units, "%s:amd64\t%s\n", name, p.Unit)
 			names = append(names, p.Unit)
 		}
 	}
-	var disks strings.Builder
-	for _, d := range []string{"/var/cache/apt/archives", "/opt", args[1]} {
-		fmt.Fprintf(&disks, "%s\t1\t%d\n", d, 10<<20)
-	}
 	return answer{out: strings.Join([]string{
 		"ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
-		"fake-" + h.name + "\n", h.name + "\n", "amd64\n", "apt 2.6.1\ndpkg 1.21.22\n", "yes\n", "",
+		"fake-" + h.name + "\n", h.name + "\n", "apt 2.6.1 amd64\ndpkg 1.21.22 amd64\n", "yes\n", "",
 		"Dir /\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log var/log/apt\nDir::Log::History history.log\n",
-		disks.String(), broken.String(), packages.String(), sums.String(), auto.String(), units.String(), h.show(names), h.held(),
+		strings.Repeat("1\n", 3) + strings.Repeat("2621440 4096\n", 3), broken.String(), packages.String(), sums.String() + within + digests.String(), auto.String(), units.String(), h.show(names), h.held(),
 	}, part)}
 }
 
@@ -146,7 +143,7 @@ func (h *Host) candidates(args []string, _ string) answer {
 			fmt.Fprintf(&files, "100\t/lib/systemd/system/%s\n", p.Unit)
 			postinst = "systemctl restart " + p.Unit + "\n"
 		}
-		b.WriteString(strings.Join([]string{files.String(), conffiles.String(), "", postinst, "", "", "", ""}, within) + part)
+		b.WriteString(strings.Join([]string{files.String(), conffiles.String(), "", postinst, "", "", "", "", ""}, within) + part)
 	}
 	return answer{out: b.String()}
 }

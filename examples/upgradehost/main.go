@@ -3,221 +3,155 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
-	"io"
 	"log/slog"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-const usage = `usage: upgradehost VERB [flags]
+const about = `Upgrades and reverts the Tyk packages of one Debian or Ubuntu host.
 
-  facts     what there is to know before an upgrade
-  plan      what an upgrade would do; changes nothing
-  apply     show the plan, ask, carry it out
-  revert    restore the previous state of a change
-  repair    finish what an interrupted run of apt or dpkg left half-installed
-  history   what apt did on the host
-  forget    remove what the host keeps for the revert of a change
+A PACKAGE is tyk-gateway=5.2.5, or tyk-gateway- to remove it. Components are upgraded one
+after the other: dashboard, gateway, pump. Other packages follow in one step, so that one
+edition can replace another.`
 
-  upgradehost plan  -host ops@gw1 -sudo -gateway 5.2.5 -dashboard 5.2.5 -pump 1.9.0
-  upgradehost apply -host ops@gw1 -sudo -gateway 5.2.5 -out change.json
+const notes = `Without -host it works on this machine.
+
+  upgradehost plan -host ops@gw1 -sudo tyk-dashboard=5.2.5 tyk-gateway=5.2.5 tyk-pump=1.9.0
+  upgradehost apply -host ops@gw1 -sudo -out change.json tyk-gateway=5.2.5
   upgradehost revert -host ops@gw1 -sudo -change change.json
   upgradehost revert -host ops@gw1 -sudo -last tyk-gateway,tyk-pump
   upgradehost forget -host ops@gw1 -sudo -change change.json
-
-Without -host it works on this machine. Components are upgraded one after the
-other: dashboard, gateway, pump. upgradehost VERB -h lists a verb's flags.
-
-exit codes:
-    0  done, or nothing to do
-    1  failed; the message says why and what to do
-    2  wrong usage
-    3  refused or not approved: nothing was changed
-  130  interrupted
 `
 
-const (
-	exitDone        = 0
-	exitFailed      = 1
-	exitUsage       = 2
-	exitRefused     = 3
-	exitInterrupted = 130
-)
+func main() { commandOf(&options{}).Main() }
 
-func main() {
-	cli.OutliveReader()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+// options are the flags.
+type options struct {
+	dest    string
+	ssh     debpkg.SSHOptions
+	sudo    bool
+	debpkg  debpkg.Options
+	debs    string
+	out     string // where apply records the changes
+	change  string // what revert and forget read
+	last    []string
+	json    bool
+	verbose bool
+
+	noUpdate, stage, yes, files bool
 }
 
-// command is what the flags say, and where the answer goes.
-type command struct {
-	verb string
-
-	host     string
-	ssh      debpkg.SSHOptions
-	sudo     bool
-	options  debpkg.Options
-	versions map[string]*string // by package
-	packages listFlag           // name=version, for editions
-	debs     string
-	noUpdate bool
-	stage    bool
-	yes      bool
-	out      string
-	change   string
-	last     string
-	files    bool
-	json     bool
-	verbose  bool
-
-	stdin          *bufio.Reader
-	stdout, stderr *cli.Out
+func commandOf(o *options) cli.Command {
+	host := func(f *flag.FlagSet) {
+		f.StringVar(&o.dest, "host", "", "`user@host` to reach with the system's ssh (default this machine)")
+		f.StringVar(&o.ssh.Config, "ssh-config", "", "`file` for ssh -F")
+		f.StringVar(&o.ssh.Identity, "ssh-identity", "", "private key `file` for ssh -i")
+		f.StringVar(&o.ssh.Jump, "ssh-jump", "", "jump `host` for ssh -J")
+		f.IntVar(&o.ssh.Port, "ssh-port", 0, "`port` of sshd (default from ssh's configuration)")
+		f.BoolVar(&o.sudo, "sudo", false, "become root with sudo -n, which must not ask for a password")
+		f.StringVar(&o.debpkg.Root, "root", "", "private root `directory`, with -apt-config (for rehearsals)")
+		f.StringVar(&o.debpkg.AptConfig, "apt-config", "", "`file` for APT_CONFIG")
+		f.BoolVar(&o.json, "json", false, "print the result as JSON")
+		f.BoolVar(&o.verbose, "v", false, "log every command")
+	}
+	wait := func(f *flag.FlagSet) {
+		f.DurationVar(&o.debpkg.LockWait, "lock-wait", debpkg.DefaultLockWait, "how long to wait for other package managers")
+	}
+	conffiles := func(f *flag.FlagSet) {
+		f.BoolVar(&o.debpkg.NewConffiles, "new-conffiles", false, "take the maintainer's configuration files over edited ones")
+	}
+	want := func(f *flag.FlagSet) {
+		f.StringVar(&o.debs, "debs", "", "install from .deb files in this `directory` on the host, without network")
+		f.BoolVar(&o.noUpdate, "no-update", false, "do not update the package lists first")
+		f.BoolVar(&o.debpkg.Hold, "hold", false, "put the packages on hold afterwards")
+		f.BoolVar(&o.debpkg.IgnoreSpace, "ignore-space", false, "go on although the disk looks too small")
+		f.BoolVar(&o.debpkg.AcceptReleaseInfo, "accept-release-info", false, "accept that a source changed its Origin, Label or Suite")
+	}
+	settle := func(f *flag.FlagSet) {
+		f.DurationVar(&o.debpkg.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
+	}
+	verb := func(name, args, text string, run func(*job, context.Context) error, flags ...func(*flag.FlagSet)) cli.Verb {
+		return cli.Verb{Name: name, Args: args, About: text,
+			Flags: func(f *flag.FlagSet) {
+				for _, add := range append([]func(*flag.FlagSet){host}, flags...) {
+					add(f)
+				}
+			},
+			Run: func(ctx context.Context, c *cli.Call) error { return advise(run(o.job(c), ctx)) }}
+	}
+	const packages = "PACKAGE…"
+	return cli.Command{Name: "upgradehost", About: about, Notes: notes, Verbs: []cli.Verb{
+		verb("facts", "", "show what there is to know before an upgrade", (*job).facts),
+		verb("plan", packages, "show what an upgrade would do; changes nothing", (*job).plan, want, wait, conffiles),
+		verb("apply", packages, "show the plan, ask, carry it out", (*job).apply, want, wait, conffiles, settle, func(f *flag.FlagSet) {
+			f.BoolVar(&o.yes, "yes", false, "do not ask")
+			f.BoolVar(&o.stage, "stage", false, "install now, leave the old processes serving; restart the units yourself")
+			f.StringVar(&o.out, "out", "", "`file` for what revert -change needs (default upgradehost-TIME.json)")
+		}),
+		verb("revert", "", "restore the previous state of a change", (*job).revert, wait, settle, func(f *flag.FlagSet) {
+			f.StringVar(&o.change, "change", "", "`file` that apply wrote")
+			f.Func("last", "`packages`, separated by commas, whose last change in apt's history to revert", func(s string) error { o.last = strings.Split(s, ","); return nil })
+			f.BoolVar(&o.files, "files", false, "also restore configuration and overwritten files")
+		}),
+		verb("repair", "", "finish what an interrupted run of apt or dpkg left half-installed", (*job).repair, wait, conffiles),
+		verb("history", "", "show what apt did on the host", (*job).history),
+		verb("forget", "", "remove what the host keeps for the revert of a change, and the file", (*job).forget, func(f *flag.FlagSet) {
+			f.StringVar(&o.change, "change", "", "`file` that apply wrote")
+		}),
+	}}
 }
 
-type listFlag []string
-
-func (l *listFlag) String() string     { return strings.Join(*l, ",") }
-func (l *listFlag) Set(s string) error { *l = append(*l, s); return nil }
-
-// errUsage is a mistake on the command line, errDeclined a plan that the person
-// at the terminal did not want.
-var (
-	errUsage    = errors.New("wrong usage")
-	errDeclined = errors.New("not approved; nothing was changed")
-)
-
-var verbs = map[string]func(*command, context.Context) (any, error){
-	"facts": (*command).facts, "plan": (*command).plan, "apply": (*command).apply, "revert": (*command).revert, "repair": (*command).repair, "history": (*command).history, "forget": (*command).forget,
+// job is one call of a verb.
+type job struct {
+	*options
+	*cli.Call
+	host *debpkg.Host
 }
 
-func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &command{stdin: bufio.NewReader(stdin), stdout: cli.NewOut(stdout), stderr: cli.NewOut(stderr), versions: map[string]*string{}}
-	if len(args) == 0 || args[0] == "-h" || args[0] == "-help" || args[0] == "--help" {
-		c.stdout.Printf("%s", usage)
-		if len(args) == 0 {
-			return exitUsage
-		}
-		return exitDone
-	}
-	c.verb = args[0]
-	do, ok := verbs[c.verb]
-	if !ok {
-		c.stderr.Printf("upgradehost: there is no verb %q; upgradehost -h lists them\n", c.verb)
-		return exitUsage
-	}
-	fs := c.flags(stderr)
-	if err := fs.Parse(args[1:]); errors.Is(err, flag.ErrHelp) {
-		return exitDone
-	} else if err != nil {
-		return exitUsage
-	}
-	if fs.NArg() > 0 {
-		c.stderr.Printf("upgradehost %s: %q is not a flag\n", c.verb, fs.Arg(0))
-		return exitUsage
-	}
-	level := slog.LevelWarn
-	if c.verbose {
-		level = slog.LevelDebug
-	}
-	c.options.Log = slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: level}))
-	c.options.Events = c.progress
-	result, err := do(c, ctx)
-	c.stderr.Clear()
-	if c.json && result != nil {
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		if jerr := enc.Encode(result); err == nil {
-			err = jerr
-		}
-	}
-	if err == nil {
-		return exitDone
-	}
-	c.stderr.Printf("upgradehost %s: %s\n", c.verb, c.stderr.Paint(cli.Bad, err.Error()))
-	switch {
-	case errors.Is(err, errUsage):
-		return exitUsage
-	case ctx.Err() != nil:
-		return exitInterrupted
-	case errors.Is(err, debpkg.ErrRefused), errors.Is(err, debpkg.ErrChanged), errors.Is(err, errDeclined):
-		return exitRefused
-	}
-	return exitFailed
-}
-
-func (c *command) flags(stderr io.Writer) *flag.FlagSet {
-	fs := flag.NewFlagSet("upgradehost "+c.verb, flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.StringVar(&c.host, "host", "", "`user@host` to reach with the system's ssh (default this machine)")
-	fs.StringVar(&c.ssh.Config, "ssh-config", "", "`file` for ssh -F")
-	fs.StringVar(&c.ssh.Identity, "ssh-identity", "", "private key `file` for ssh -i")
-	fs.StringVar(&c.ssh.Jump, "ssh-jump", "", "jump `host` for ssh -J")
-	fs.IntVar(&c.ssh.Port, "ssh-port", 0, "`port` of sshd (default from ssh's configuration)")
-	fs.BoolVar(&c.sudo, "sudo", false, "become root with sudo -n, which must not ask for a password")
-	fs.StringVar(&c.options.Root, "root", "", "private root `directory`, with -apt-config (for rehearsals)")
-	fs.StringVar(&c.options.AptConfig, "apt-config", "", "`file` for APT_CONFIG")
-	fs.BoolVar(&c.json, "json", false, "print the result as JSON")
-	fs.BoolVar(&c.verbose, "v", false, "log every command")
-	if c.verb == "plan" || c.verb == "apply" {
-		for _, comp := range debpkg.Components() {
-			name := strings.TrimPrefix(comp.Package, "tyk-")
-			c.versions[comp.Package] = fs.String(name, "", "`version` of "+comp.Package+" to install")
-		}
-		fs.Var(&c.packages, "package", "`name=version` of another package or edition, name- to remove it; repeatable")
-		fs.StringVar(&c.debs, "debs", "", "install from .deb files in this `directory` on the host, without network")
-		fs.BoolVar(&c.noUpdate, "no-update", false, "do not update the package lists first")
-	}
-	switch c.verb {
-	case "plan", "apply", "repair":
-		fs.BoolVar(&c.options.NewConffiles, "new-conffiles", false, "take the maintainer's configuration files over edited ones")
-		fallthrough
-	case "revert":
-		fs.DurationVar(&c.options.LockWait, "lock-wait", debpkg.DefaultLockWait, "how long to wait for other package managers")
-	}
-	switch c.verb {
-	case "apply":
-		fs.BoolVar(&c.yes, "yes", false, "do not ask")
-		fs.BoolVar(&c.stage, "stage", false, "install now, leave the old processes serving; restart the units yourself")
-		fs.StringVar(&c.out, "out", "", "`file` for what revert -change needs (default upgradehost-TIME.json)")
-		fs.DurationVar(&c.options.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
-	case "forget":
-		fs.StringVar(&c.change, "change", "", "`file` that apply wrote; it is removed too")
-	case "revert":
-		fs.StringVar(&c.change, "change", "", "`file` that apply wrote")
-		fs.StringVar(&c.last, "last", "", "comma-separated `packages` whose last change in apt's history to revert")
-		fs.BoolVar(&c.files, "files", false, "also bring back configuration and overwritten files")
-		fs.DurationVar(&c.options.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
-	}
-	return fs
-}
-
-func usageError(format string, a ...any) error {
-	return fmt.Errorf("%w: %s", errUsage, fmt.Sprintf(format, a...))
-}
-
-// open makes the host of the flags.
-func (c *command) open() *debpkg.Host {
+func (o *options) job(c *cli.Call) *job {
+	j := &job{options: o, Call: c}
 	r := debpkg.Local()
-	if c.host != "" {
-		r = debpkg.SSH(c.host, c.ssh)
+	if o.dest != "" {
+		r = debpkg.SSH(o.dest, o.ssh)
 	}
-	if c.sudo {
+	if o.sudo {
 		r = debpkg.Sudo(r)
 	}
-	return debpkg.New(r, c.options)
+	level := slog.LevelWarn
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	o.debpkg.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: level}))
+	o.debpkg.Events = j.progress
+	j.host = debpkg.New(r, o.debpkg)
+	return j
+}
+
+// advise gives an error its exit code, and names flags and verbs where the
+// package's own hint names its calls.
+func advise(err error) error {
+	for _, a := range []struct {
+		kind error
+		code int
+		hint string
+	}{
+		{debpkg.ErrNotRoot, cli.No, "give -sudo with a user who has NOPASSWD, or log in as root"},
+		{debpkg.ErrLocked, cli.Busy, "wait for the other program to end, or give a longer -lock-wait"},
+		{debpkg.ErrChanged, cli.Refused, "look at what changed on the host, and call apply again"},
+		{debpkg.ErrRefused, cli.Refused, "change the request; upgradehost plan lists every reason"},
+		{debpkg.ErrInterrupted, cli.No, "call upgradehost repair, or revert the change"},
+		{debpkg.ErrUnsafe, cli.Refused, "give the directory to root and take the others' write permission away"},
+		{debpkg.ErrSource, cli.No, "correct the source, or give -accept-release-info if the change is meant"},
+	} {
+		if errors.Is(err, a.kind) && cli.Code(err) == cli.No {
+			return cli.Exit(a.code, cli.Advice(err, a.hint))
+		}
+	}
+	return err
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
 )
@@ -52,15 +53,20 @@ func newRoot(t *testing.T) *privateRoot {
 	return &privateRoot{t, root, repo}
 }
 
+// upgradehost runs the command.
+func upgradehost(t *testing.T, code int, stdin string, args ...string) (stdout, stderr string) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	if got := commandOf(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errOut}); got != code {
+		t.Fatalf("%v: exit code %d, want %d\n%s%s", args, got, code, &out, &errOut)
+	}
+	return out.String(), errOut.String()
+}
+
 // command runs upgradehost in the private root.
 func (r *privateRoot) command(code int, stdin, verb string, args ...string) (stdout, stderr string) {
 	r.Helper()
-	var out, errOut bytes.Buffer
-	args = append([]string{verb, "-root", r.root.Dir, "-apt-config", r.root.AptConfig}, args...)
-	if got := run(r.Context(), args, strings.NewReader(stdin), &out, &errOut); got != code {
-		r.Fatalf("%v: exit code %d, want %d\n%s%s", args, got, code, &out, &errOut)
-	}
-	return out.String(), errOut.String()
+	return upgradehost(r.T, code, stdin, append([]string{verb, "-root", r.root.Dir, "-apt-config", r.root.AptConfig}, args...)...)
 }
 
 func (r *privateRoot) apt(args ...string) {
@@ -84,28 +90,28 @@ func contains(t *testing.T, text string, want ...string) {
 func TestUpgradeHost(t *testing.T) {
 	t.Parallel()
 	r := newRoot(t)
-	out, _ := r.command(exitDone, "", "facts")
+	out, _ := r.command(cli.Yes, "", "facts")
 	contains(t, out, "debian 12", "No Tyk package is installed")
 	r.apt("update")
 	r.apt("install", "tyk-gateway=4.0.8", "tyk-dashboard=4.0.8", "tyk-pump=1.8.3")
 	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, _ = r.command(exitDone, "", "facts")
+	out, _ = r.command(cli.Yes, "", "facts")
 	contains(t, out, "tyk-gateway", "4.0.8", "5.2.5, 4.0.8", "edited: /opt/tyk-gateway/tyk.conf", "lab0.list:1", r.repo.KeyFile)
 	var facts debpkg.Facts
-	out, _ = r.command(exitDone, "", "facts", "-json")
+	out, _ = r.command(cli.Yes, "", "facts", "-json")
 	if err := json.Unmarshal([]byte(out), &facts); err != nil || len(facts.Packages) != 3 {
 		t.Errorf("%v\n%s", err, out)
 	}
 
-	versions := []string{"-gateway", "5.2.5", "-dashboard", "5.2.5", "-pump", "1.9.0"}
-	out, _ = r.command(exitDone, "", "plan", versions...)
+	versions := []string{"tyk-gateway=5.2.5", "tyk-dashboard=5.2.5", "tyk-pump=1.9.0"}
+	out, _ = r.command(cli.Yes, "", "plan", versions...)
 	contains(t, out, "edits kept, new one beside it as .dpkg-dist", "tyk-pump.service will be restarted")
 	if d, g, p := strings.Index(out, "tyk-dashboard"), strings.Index(out, "tyk-gateway"), strings.Index(out, "tyk-pump"); d > g || g > p {
 		t.Errorf("the order is not dashboard, gateway, pump:\n%s", out)
 	}
-	out, _ = r.command(exitDone, "", "plan", append(versions, "-json")...)
+	out, _ = r.command(cli.Yes, "", "plan", append(versions, "-json")...)
 	var plans []debpkg.Plan
 	if err := json.Unmarshal([]byte(out), &plans); err != nil || len(plans) != 3 || plans[0].Digest == "" {
 		t.Errorf("%v\n%s", err, out)
@@ -113,50 +119,49 @@ func TestUpgradeHost(t *testing.T) {
 
 	change := filepath.Join(t.TempDir(), "change.json")
 	args := append(versions, "-out", change)
-	_, errOut := r.command(exitRefused, "no\n", "apply", args...)
+	_, errOut := r.command(cli.Refused, "n\n", "apply", args...)
 	contains(t, errOut, "not approved; nothing was changed")
 	if _, err := os.Stat(change); err == nil {
 		t.Error("a change was recorded though nothing was changed")
 	}
-	out, errOut = r.command(exitDone, "yes\n", "apply", args...)
+	out, errOut = r.command(cli.Yes, "y\n", "apply", args...)
 	contains(t, out, "ok tyk-dashboard 5.2.5, was tyk-dashboard 4.0.8", "ok tyk-pump 1.9.0", "revert -change "+change)
 	contains(t, errOut, "Carry this out?", "edited configuration file: /opt/tyk-gateway/tyk.conf")
-	out, _ = r.command(exitDone, "", "apply", args...)
+	out, _ = r.command(cli.Yes, "", "apply", args...)
 	contains(t, out, "Nothing to do")
 
-	out, _ = r.command(exitDone, "", "revert", "-change", change, "-files")
+	out, _ = r.command(cli.Yes, "", "revert", "-change", change, "-files")
 	contains(t, out, "ok tyk-gateway 4.0.8 is back from tyk-gateway 5.2.5")
-	out, _ = r.command(exitDone, "", "history")
+	out, _ = r.command(cli.Yes, "", "history")
 	contains(t, out, "upgrade", "downgrade", "tyk-gateway", "ok")
-	out, _ = r.command(exitDone, "", "history", "-json")
+	out, _ = r.command(cli.Yes, "", "history", "-json")
 	var entries []debpkg.Entry
 	if err := json.Unmarshal([]byte(out), &entries); err != nil || len(entries) == 0 {
 		t.Errorf("%v\n%s", err, out)
 	}
-	out, _ = r.command(exitDone, "", "revert", "-last", "tyk-pump")
+	out, _ = r.command(cli.Yes, "", "revert", "-last", "tyk-pump")
 	contains(t, out, "ok tyk-pump 1.9.0 is back from tyk-pump 1.8.3")
 
 	// An edition takes the place of another, when both are named.
-	_, errOut = r.command(exitRefused, "", "apply", "-yes", "-package", "tyk-gateway-ee=5.7.0")
+	_, errOut = r.command(cli.Refused, "", "apply", "-yes", "tyk-gateway-ee=5.7.0")
 	contains(t, errOut, "it would remove tyk-gateway")
 	// The file keeps what it has.
-	ee := []string{"-yes", "-package", "tyk-gateway-ee=5.7.0", "-package", "tyk-gateway-", "-out", change}
-	_, errOut = r.command(exitUsage, "", "apply", ee...)
+	ee := []string{"-yes", "tyk-gateway-ee=5.7.0", "tyk-gateway-", "-out", change}
+	_, errOut = r.command(cli.Usage, "", "apply", ee...)
 	contains(t, errOut, "name another file with -out")
 	ee[len(ee)-1] += "2"
-	out, _ = r.command(exitDone, "", "apply", ee...)
+	out, _ = r.command(cli.Yes, "", "apply", ee...)
 	contains(t, out, "ok tyk-gateway-ee 5.7.0", "ok tyk-gateway not installed, was tyk-gateway 4.0.8")
 
-	_, errOut = r.command(exitFailed, "", "plan", "-pump", "5.2.5")
+	_, errOut = r.command(cli.No, "", "plan", "tyk-pump=5.2.5")
 	contains(t, errOut, "no source offers this version", "1.9.0, 1.8.3")
-	out, _ = r.command(exitDone, "", "plan", "-debs", r.repo.Dir, "-pump", "1.8.3")
+	out, _ = r.command(cli.Yes, "", "plan", "-debs", r.repo.Dir, "tyk-pump=1.8.3")
 	contains(t, out, "local-deb")
 }
 
 // The process was killed while it applied: the file tells of the plan, and the
 // next apply to it finds what became of that.
 func TestKilled(t *testing.T) {
-	lab.Long(t)
 	t.Parallel()
 	r := newRoot(t)
 	r.apt("update")
@@ -184,23 +189,23 @@ func TestKilled(t *testing.T) {
 	}
 	// While the host cannot be asked, the file keeps what a revert needs.
 	lab.Program(t, "ssh", "openssh-client")
-	args := []string{"apply", "-yes", "-gateway", "5.2.5", "-pump", "1.9.0", "-out", file}
-	_, errOut := r.command(exitFailed, "", args[0], append(args[1:], "-host", "root@127.0.0.1", "-ssh-port", "9")...)
+	args := []string{"apply", "-yes", "tyk-gateway=5.2.5", "tyk-pump=1.9.0", "-out", file}
+	_, errOut := r.command(cli.No, "", args[0], append(args[1:], "-host", "root@127.0.0.1", "-ssh-port", "9")...)
 	contains(t, errOut, "connection to the host failed", file+" still tells of it")
 	if kept, err := os.ReadFile(file); err != nil || !bytes.Contains(kept, []byte(p.Digest)) {
 		t.Errorf("the file holds %s, %v", kept, err)
 	}
-	out, errOut := r.command(exitDone, "", args[0], args[1:]...)
+	out, errOut := r.command(cli.Yes, "", args[0], args[1:]...)
 	contains(t, errOut, "finishing what an earlier apply began")
 	contains(t, out, "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "ok tyk-pump 1.9.0")
 	changes, err := readChanges(file)
 	if err != nil || len(changes) != 2 || changes[0].Dir != c.Dir || len(changes[0].Saved) != 1 {
 		t.Errorf("%+v, %v", changes, err)
 	}
-	out, _ = r.command(exitDone, "", "revert", "-change", file)
+	out, _ = r.command(cli.Yes, "", "revert", "-change", file)
 	contains(t, out, "tyk-gateway 4.0.8 is back", "tyk-pump 1.8.3 is back")
-	r.command(exitDone, "", "repair")
-	out, _ = r.command(exitDone, "", "forget", "-change", file)
+	r.command(cli.Yes, "", "repair")
+	out, _ = r.command(cli.Yes, "", "forget", "-change", file)
 	contains(t, out, "nothing is kept of "+file)
 	for _, name := range []string{file, c.Dir, changes[1].Dir} {
 		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
@@ -214,7 +219,7 @@ func TestKilled(t *testing.T) {
 	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, errOut = r.command(exitRefused, "", "apply", "-yes", "-gateway", "5.2.5", "-out", file)
+	_, errOut = r.command(cli.Refused, "", "apply", "-yes", "tyk-gateway=5.2.5", "-out", file)
 	contains(t, errOut, "host has changed since the plan was made")
 	if _, err := os.Stat(file); err == nil {
 		t.Error("the file stays")
@@ -223,28 +228,66 @@ func TestKilled(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	t.Parallel()
+	broken := filepath.Join(t.TempDir(), "broken.json")
+	if err := os.WriteFile(broken, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		code int
-		args []string
+		args string
 		text string
 	}{
-		{exitUsage, nil, "usage: upgradehost"},
-		{exitDone, []string{"-h"}, "exit codes:"},
-		{exitDone, []string{"plan", "-h"}, "-gateway version"},
-		{exitUsage, []string{"upgrade"}, `there is no verb "upgrade"`},
-		{exitUsage, []string{"plan"}, "name a version"},
-		{exitUsage, []string{"plan", "-gateway", "v5.2.5"}, "write 5.2.5 rather than v5.2.5"},
-		{exitUsage, []string{"plan", "-package", "x"}, "name=version"},
-		{exitUsage, []string{"plan", "5.2.5"}, "is not a flag"},
-		{exitUsage, []string{"facts", "-gateway", "5.2.5"}, "not defined"},
-		{exitUsage, []string{"revert"}, "either -change FILE or -last PACKAGES"},
-		{exitUsage, []string{"forget"}, "give -change FILE"},
-		{exitFailed, []string{"revert", "-change", "/nowhere"}, "no such file"},
-		{exitFailed, []string{"facts", "-host", "-x"}, "is not a destination"},
+		{cli.Usage, "", "no verb given"},
+		{cli.Yes, "-h", "PACKAGE is tyk-gateway=5.2.5"},
+		{cli.Yes, "plan -h", "-ssh-jump host"},
+		{cli.Usage, "upgrade", `unknown verb "upgrade"`},
+		{cli.Usage, "plan", "PACKAGE is missing"},
+		{cli.Usage, "plan tyk-gateway=v5.2.5", "write 5.2.5 rather than v5.2.5"},
+		{cli.Usage, "plan tyk-gateway", "write tyk-gateway=5.2.5, or tyk-gateway- to remove it"},
+		{cli.Usage, "plan Tyk=5.2.5", `"Tyk" is not a package name`},
+		{cli.Usage, "facts tyk-gateway=5.2.5", "unexpected argument"},
+		{cli.Usage, "facts -stage", "-stage goes with apply, not with facts"},
+		{cli.Usage, "plan -lock-wait 5 tyk-gateway=1", "want a duration such as 90s or 5m"},
+		{cli.Usage, "revert", "either -change FILE or -last PACKAGES"},
+		{cli.Usage, "forget", "-change is missing"},
+		{cli.No, "revert -change /nowhere", "no such file"},
+		{cli.No, "revert -change " + broken, "name a file that apply wrote"},
+		{cli.No, "facts -host=-x", "is not a destination"},
 	} {
-		var out bytes.Buffer
-		if code := run(t.Context(), c.args, strings.NewReader(""), &out, &out); code != c.code || !strings.Contains(out.String(), c.text) {
-			t.Errorf("%v: exit code %d, want %d\n%s", c.args, code, c.code, &out)
+		out, errOut := upgradehost(t, c.code, "", strings.Fields(c.args)...)
+		contains(t, out+errOut, c.text)
+	}
+}
+
+// The file decides what root does, so nobody else may have written it.
+func TestFileOfOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "change.json")
+	refused := func(change func() error) {
+		t.Helper()
+		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, []byte("[]"), 0o600), change()); err != nil {
+			t.Fatal(err)
+		}
+		_, errOut := upgradehost(t, cli.Refused, "", "revert", "-change", file)
+		contains(t, errOut, "can be written to by, somebody else")
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
 		}
 	}
+	refused(func() error { return os.Chmod(file, 0o620) })
+	refused(func() error { return os.Chmod(file, 0o602) })
+	refused(func() error { return os.Chmod(dir, 0o777) })
+	if os.Geteuid() == 0 {
+		refused(func() error { return os.Chown(file, 65534, 65534) })
+		refused(func() error { return os.Chown(dir, 65534, 65534) })
+		if err := os.Chown(dir, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(file, []byte("[]"), 0o600), os.Symlink(file, file+".link")); err != nil {
+		t.Fatal(err)
+	}
+	_, errOut := upgradehost(t, cli.No, "", "revert", "-change", file+".link")
+	contains(t, errOut, "symbolic link")
 }

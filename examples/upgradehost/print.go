@@ -3,25 +3,31 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
 // progress shows what goes on: a bar on a terminal, and waits everywhere.
-func (c *command) progress(e debpkg.Event) {
+func (j *job) progress(e debpkg.Event) {
 	switch e.Kind {
 	case debpkg.EventDownload, debpkg.EventInstall:
-		const cells = 28
-		full := int(e.Percent / 100 * cells)
 		label := strings.TrimSpace(string(e.Kind) + " " + e.Package)
-		c.stderr.Redraw(fmt.Sprintf("%-28s [%s%s] %3.0f%%  %s", label, strings.Repeat("█", full), strings.Repeat("·", cells-full), e.Percent, e.Text))
+		j.Err.Redraw(cli.Bar(fmt.Sprintf("%-28s", label), int64(e.Percent), 100) + "  " + e.Text)
 	case debpkg.EventStep:
-		c.stderr.Redraw(e.Text)
+		j.Err.Redraw(e.Text)
 	case debpkg.EventConffile:
-		c.stderr.Printf("edited configuration file: %s\n", e.Text)
+		j.Err.Printf("edited configuration file: %s\n", e.Text)
 	default:
-		c.stderr.Printf("%s\n", c.stderr.Paint(cli.Warn, strings.TrimSpace(e.Package+" "+e.Text)))
+		j.Err.Printf("%s\n", j.Err.Paint(cli.Warn, strings.TrimSpace(e.Package+" "+e.Text)))
+	}
+}
+
+// ok prints a line of success for people.
+func (j *job) ok(format string, a ...any) {
+	if !j.json {
+		j.Out.Printf("%s %s\n", j.Out.Paint(cli.Good, "ok"), fmt.Sprintf(format, a...))
 	}
 }
 
@@ -32,102 +38,32 @@ func state(pkg string, v debpkg.Version) string {
 	return pkg + " " + v.String()
 }
 
-func (c *command) printChange(change debpkg.Change) {
+func (j *job) printChange(change debpkg.Change) {
 	for _, a := range change.Plan.Actions {
-		c.stdout.Printf("%s %s, was %s\n", c.stdout.Paint(cli.Good, "ok"), state(a.Package, a.To), state(a.Package, a.From))
+		j.ok("%s, was %s", state(a.Package, a.To), state(a.Package, a.From))
 	}
 	for _, u := range change.UnitsAfter {
 		if change.Staged {
-			c.stdout.Printf("   %s still runs the version before; restart it to switch\n", u.Name)
+			j.Out.Printf("   %s still runs the version before; restart it to switch\n", u.Name)
 		} else {
-			c.stdout.Printf("   %s\n", u)
+			j.Out.Printf("   %s\n", u)
 		}
 	}
 	if change.Note != "" {
-		c.stdout.Printf("%s\n", c.stdout.Paint(cli.Warn, "note: "+change.Note))
+		j.Out.Printf("%s\n", j.Out.Paint(cli.Warn, "note: "+change.Note))
 	}
 }
 
-func (c *command) printFacts(f debpkg.Facts) {
-	o := c.stdout
-	o.Printf("%s\n%s %s (%s), %s, apt %s, dpkg %s", o.Paint(cli.Bold, f.Hostname), f.OS.ID, f.OS.VersionID, f.OS.Codename, f.Arch, f.Apt, f.Dpkg)
-	if !f.Systemd {
-		o.Printf(", no systemd")
-	}
-	o.Printf("\n")
-	for _, d := range f.Disks {
-		o.Printf("free below %s: %s\n", d.Path, cli.Bytes(d.Free))
-	}
-	rows := [][]string{{"PACKAGE", "VERSION", "STATE", "EDITION", "SOURCE OFFERS", "THIS SYSTEM"}}
-	for _, p := range f.Packages {
-		state := p.Status
-		if p.Held() {
-			state += ", on hold"
-		}
-		var offers []string
-		for _, a := range f.Available {
-			if a.Package == p.Name {
-				offers = append(offers, a.Version.String())
+func (j *job) printHistory(entries []debpkg.Entry) {
+	rows := [][]string{{"WHEN", "WHAT", "PACKAGE", "FROM", "TO", "RESULT"}}
+	for _, e := range entries {
+		for _, a := range e.Actions {
+			result := j.Out.Paint(cli.Good, "ok")
+			if e.Error != "" {
+				result = j.Out.Paint(cli.Bad, e.Error)
 			}
-		}
-		offered := strings.Join(offers[:min(len(offers), 4)], ", ")
-		if offers == nil {
-			offered = o.Paint(cli.Warn, "nothing: installed by hand")
-		}
-		rows = append(rows, []string{p.Name, p.Version.String(), state, debpkg.Edition(p.Name), offered, supported(debpkg.Supports(p.Name, p.Version, f.OS, f.Arch))})
-	}
-	if len(rows) == 1 {
-		o.Printf("\nNo Tyk package is installed.\n")
-	} else {
-		o.Printf("\n%s", o.Table(rows))
-	}
-	for _, p := range f.Packages {
-		for _, cf := range p.Conffiles {
-			if cf.Edited() {
-				o.Printf("edited: %s\n", cf.Path)
-			}
+			rows = append(rows, []string{e.Start.Format(time.DateTime), string(a.Kind), a.Package, a.From.String(), a.To.String(), result})
 		}
 	}
-	rows = [][]string{{"SOURCE", "ADDRESS", "SIGNED BY", "SERVES"}}
-	for _, s := range f.Sources {
-		if s.Tyk() {
-			rows = append(rows, []string{fmt.Sprintf("%s:%d", s.File, s.Line), strings.Join(s.URIs, " "), s.SignedBy, strings.Join(s.Serves, ", ")})
-		}
-	}
-	if len(rows) == 1 {
-		o.Printf("\n%s\n", o.Paint(cli.Warn, "No source for Tyk packages is set up: upgrade from .deb files with -debs."))
-	} else {
-		o.Printf("\n%s", o.Table(rows))
-	}
-	if len(f.Units) > 0 {
-		o.Printf("\n")
-	}
-	for _, u := range f.Units {
-		style := cli.Good
-		if !u.Active() {
-			style = cli.Bad
-		}
-		o.Printf("%s\n", o.Paint(style, u.String()))
-	}
-	if f.Journal {
-		o.Printf("%s\n", o.Paint(cli.Bad, "dpkg was interrupted and has work to finish: upgradehost repair"))
-	}
-	for _, p := range f.Broken {
-		o.Printf("%s\n", o.Paint(cli.Bad, fmt.Sprintf("left half-way: %s %s is %s", p.Name, p.Version, p.Status)))
-	}
-	for _, l := range f.Locks {
-		o.Printf("%s\n", o.Paint(cli.Warn, l.String()))
-	}
-}
-
-func supported(s debpkg.Support) string {
-	switch {
-	case !s.Known:
-		return "unknown"
-	case s.Disputed():
-		return map[bool]string{true: "supported, disputed", false: "not supported, disputed"}[s.OK]
-	case s.OK:
-		return "supported"
-	}
-	return "not supported"
+	j.Out.Printf("%s", j.Out.Table(rows))
 }

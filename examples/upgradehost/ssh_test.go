@@ -1,14 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
 	"example.com/tykupgrade/internal/lab/host"
@@ -75,22 +74,18 @@ apt-get -q update; DEBIAN_FRONTEND=noninteractive apt-get -q -y install tyk-gate
 	before := exec(files)
 	command := func(code int, verb string, args ...string) string {
 		t.Helper()
-		var out bytes.Buffer
-		args = append([]string{verb, "-host", "deploy@" + h.Addr, "-ssh-config", h.SSHConfig()}, args...)
-		if got := run(t.Context(), args, strings.NewReader(""), &out, &out); got != code {
-			t.Fatalf("%v: exit code %d, want %d\n%s", args, got, code, &out)
-		}
-		return out.String()
+		out, errOut := upgradehost(t, code, "", append([]string{verb, "-host", "deploy@" + h.Addr, "-ssh-config", h.SSHConfig()}, args...)...)
+		return out + errOut
 	}
-	contains(t, command(exitDone, "facts"), "gw1", "debian 12", "tyk-gateway.service")
-	contains(t, command(exitFailed, "plan", "-gateway", "5.2.5"), "root is needed", "Sudo")
+	contains(t, command(cli.Yes, "facts"), "gw1", "debian 12", "tyk-gateway.service")
+	contains(t, command(cli.No, "plan", "tyk-gateway=5.2.5"), "root is needed", "give -sudo")
 	change := filepath.Join(t.TempDir(), "change.json")
-	contains(t, command(exitDone, "apply", "-sudo", "-yes", "-gateway", "5.2.5", "-settle", "300ms", "-out", change), "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "tyk-gateway.service is active")
-	contains(t, command(exitDone, "revert", "-sudo", "-files", "-settle", "300ms", "-change", change), "tyk-gateway 4.0.8 is back")
+	contains(t, command(cli.Yes, "apply", "-sudo", "-yes", "tyk-gateway=5.2.5", "-settle", "300ms", "-out", change), "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "tyk-gateway.service is active")
+	contains(t, command(cli.Yes, "revert", "-sudo", "-files", "-settle", "300ms", "-change", change), "tyk-gateway 4.0.8 is back")
 	if after := exec(files); after != before {
 		t.Errorf("after the revert there is\n%s\nbefore there was\n%s", after, before)
 	}
-	command(exitDone, "forget", "-sudo", "-change", change)
+	command(cli.Yes, "forget", "-sudo", "-change", change)
 	if left := exec("ls /var/lib/tykupgrade/runs"); left != "" {
 		t.Errorf("the host keeps %s", left)
 	}

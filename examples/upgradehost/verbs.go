@@ -5,152 +5,143 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-func (c *command) facts(ctx context.Context) (any, error) {
-	f, err := c.open().Facts(ctx)
-	if err != nil {
-		return nil, err
+// done prints the result: as JSON, or for people.
+func (j *job) done(v any, show func()) error {
+	j.Err.Clear()
+	if j.json {
+		return j.JSON(v)
 	}
-	if !c.json {
-		c.printFacts(f)
-	}
-	return f, nil
+	show()
+	return nil
 }
 
-// requests turns the flags into one request per component, in the procedure's
-// order: dashboard, gateway, pump, then others as given.
-func (c *command) requests() ([][]debpkg.Request, error) {
-	var list [][]debpkg.Request
-	var others []debpkg.Request
-	add := func(pkg, version string) error {
-		v, err := debpkg.ParseVersion(version)
+func (j *job) facts(ctx context.Context) error {
+	f, err := j.host.Facts(ctx)
+	if err != nil {
+		return err
+	}
+	return j.done(f, func() { j.Out.Printf("%s", f) })
+}
+
+// requests reads the arguments, in the order in which they are carried out.
+func (j *job) requests() ([][]debpkg.Request, error) {
+	var all []debpkg.Request
+	for _, arg := range j.Args {
+		r, err := debpkg.ParseRequest(arg)
 		if err != nil {
-			return usageError("%s: %v", pkg, err)
+			return nil, cli.Exit(cli.Usage, err)
 		}
-		others = append(others, debpkg.Request{Package: pkg, Version: v, Deb: c.debs})
-		return nil
-	}
-	for _, comp := range debpkg.Components() {
-		if v := *c.versions[comp.Package]; v != "" {
-			if err := add(comp.Package, v); err != nil {
-				return nil, err
-			}
-			list = append(list, others)
-			others = nil
+		if !r.Remove {
+			r.Deb = j.debs
 		}
+		all = append(all, r)
 	}
-	for _, p := range c.packages {
-		name, version, ok := strings.Cut(p, "=")
-		switch {
-		case ok:
-			if err := add(name, version); err != nil {
-				return nil, err
-			}
-		case strings.HasSuffix(p, "-"):
-			others = append(others, debpkg.Request{Package: strings.TrimSuffix(p, "-"), Remove: true})
-		default:
-			return nil, usageError("-package %s: write name=version, or name- to remove it", p)
-		}
+	if all == nil {
+		return nil, cli.Wrong("PACKAGE is missing: want tyk-gateway=5.2.5 or the like")
 	}
-	// These go together: an edition replaces another in one step.
-	if others != nil {
-		list = append(list, others)
-	}
-	if list == nil {
-		return nil, usageError("name a version: -dashboard, -gateway, -pump or -package")
-	}
-	return list, nil
+	return debpkg.InOrder(all), nil
 }
 
-func (c *command) makePlans(ctx context.Context, h *debpkg.Host) ([]debpkg.Plan, error) {
-	list, err := c.requests()
-	if err != nil {
-		return nil, err
-	}
-	if !c.noUpdate && c.debs == "" {
-		if err := h.Update(ctx); err != nil {
+// plans makes and prints the plans, and refuses what must not be applied.
+func (j *job) plans(ctx context.Context, list [][]debpkg.Request) ([]debpkg.Plan, error) {
+	if !j.noUpdate && j.debs == "" {
+		if err := j.host.Update(ctx); err != nil {
 			return nil, err
 		}
 	}
 	var plans []debpkg.Plan
+	var refused error
 	for _, want := range list {
-		p, err := h.Plan(ctx, want...)
+		p, err := j.host.Plan(ctx, want...)
 		if err != nil {
 			return plans, err
 		}
 		plans = append(plans, p)
+		refused = errors.Join(refused, p.Refused())
 	}
-	c.stderr.Clear()
-	if !c.json {
+	j.Err.Clear()
+	if !j.json {
 		for _, p := range plans {
-			c.stdout.Printf("%s\n", p)
+			j.Out.Printf("%s\n", p)
 		}
 	}
-	for _, p := range plans {
-		if err := p.Refused(); err != nil {
-			return plans, err
-		}
-	}
-	return plans, nil
+	return plans, refused
 }
 
-func (c *command) plan(ctx context.Context) (any, error) {
-	plans, err := c.makePlans(ctx, c.open())
-	return plans, err
+func (j *job) plan(ctx context.Context) error {
+	list, err := j.requests()
+	if err != nil {
+		return err
+	}
+	plans, err := j.plans(ctx, list)
+	if j.json && plans != nil {
+		return errors.Join(err, j.JSON(plans))
+	}
+	return err
 }
 
-func (c *command) apply(ctx context.Context) (any, error) {
-	if c.out == "" {
-		c.out = "upgradehost-" + time.Now().UTC().Format("20060102T150405Z") + ".json"
+func (j *job) apply(ctx context.Context) error {
+	list, err := j.requests()
+	if err != nil {
+		return err
 	}
-	all, err := readChanges(c.out)
+	if j.out == "" {
+		j.out = "upgradehost-" + time.Now().UTC().Format("20060102T150405Z") + ".json"
+	}
+	all, err := readChanges(j.out)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return err
 	}
-	h := c.open()
-	var made []debpkg.Change
+	made, err := j.work(ctx, list, all)
+	if j.json && made != nil {
+		err = errors.Join(err, j.JSON(made))
+	}
+	return err
+}
+
+// work carries the requests out, after what an earlier apply began: all is
+// what its file tells.
+func (j *job) work(ctx context.Context, list [][]debpkg.Request, all []debpkg.Change) (made []debpkg.Change, err error) {
 	finished := len(all) > 0
-	for i, change := range all {
-		if change.Started.IsZero() {
+	for i := range all {
+		if all[i].Started.IsZero() {
 			// Its process was killed; the same plan finds what became of it.
 			finished = false
-			c.stderr.Printf("finishing what an earlier apply began\n")
-			if made, err = c.carryOut(ctx, h, all, i, made, true); err != nil {
+			j.Err.Printf("finishing what an earlier apply began\n")
+			if made, err = j.carryOut(ctx, all, i, made, true); err != nil {
 				return made, err
 			}
 		}
 	}
-	plans, err := c.makePlans(ctx, h)
+	plans, err := j.plans(ctx, list)
 	if err != nil {
-		return nil, err
+		return made, err
 	}
 	plans = slices.DeleteFunc(plans, debpkg.Plan.Empty)
-	if len(plans) == 0 {
+	switch {
+	case len(plans) == 0:
 		return made, nil
-	}
-	if finished {
-		return nil, usageError("%s holds what a revert of earlier changes needs; name another file with -out", c.out)
-	}
-	if err := c.ask(); err != nil {
-		return nil, err
+	case finished:
+		return made, cli.Wrong("%s holds what a revert of earlier changes needs: name another file with -out", j.out)
+	case !j.yes && !j.Confirm("Carry this out?"):
+		return made, cli.Refuse(errors.New("not approved; nothing was changed"))
 	}
 	for _, p := range plans {
 		all = append(all, debpkg.Change{Plan: p})
-		if made, err = c.carryOut(ctx, h, all, len(all)-1, made, false); err != nil {
+		if made, err = j.carryOut(ctx, all, len(all)-1, made, false); err != nil {
 			return made, err
 		}
 	}
-	if !c.json {
-		c.stdout.Printf("To go back: upgradehost revert -change %s\n", c.out)
+	if !j.json {
+		j.Out.Printf("To go back: upgradehost revert -change %s\n", j.out)
 	}
 	return made, nil
 }
@@ -158,167 +149,129 @@ func (c *command) apply(ctx context.Context) (any, error) {
 // carryOut applies the plan of all[i], which an earlier apply may have begun.
 // The file tells of it before it begins, and a failed change stays in it: that is
 // what has to be reverted.
-func (c *command) carryOut(ctx context.Context, h *debpkg.Host, all []debpkg.Change, i int, made []debpkg.Change, begun bool) ([]debpkg.Change, error) {
-	if err := c.writeChanges(all); err != nil {
+func (j *job) carryOut(ctx context.Context, all []debpkg.Change, i int, made []debpkg.Change, begun bool) ([]debpkg.Change, error) {
+	if err := j.record(all); err != nil {
 		return made, err
 	}
-	do := h.Apply
-	if c.stage {
-		do = h.Stage
+	do := j.host.Apply
+	if j.stage {
+		do = j.host.Stage
 	}
 	change, err := do(ctx, all[i].Plan)
 	// Only the host's own word settles that what an earlier apply began is not there.
 	if begun && change.Started.IsZero() && err != nil && !errors.Is(err, debpkg.ErrChanged) && !errors.Is(err, debpkg.ErrRefused) {
-		return made, fmt.Errorf("%w\n%s still tells of it: call again, or name another file with -out to leave it", err, c.out)
+		return made, cli.Advice(err, j.out+" still tells of it: call again, or name another file with -out to leave it")
 	}
 	if change.Started.IsZero() { // nothing was done
-		return made, errors.Join(err, c.writeChanges(slices.Delete(slices.Clone(all), i, i+1)))
+		return made, errors.Join(err, j.record(slices.Delete(slices.Clone(all), i, i+1)))
 	}
 	all[i], made = change, append(made, change)
-	if werr := c.writeChanges(all); werr != nil {
+	if werr := j.record(all); werr != nil {
 		return made, errors.Join(err, werr)
 	}
 	if err != nil {
-		return made, fmt.Errorf("%w\nto go back: upgradehost revert -change %s", err, c.out)
+		return made, cli.Advice(err, "to go back: upgradehost revert -change "+j.out)
 	}
-	c.stderr.Clear()
-	if !c.json {
-		c.printChange(change)
+	j.Err.Clear()
+	if !j.json {
+		j.printChange(change)
 	}
 	return made, nil
 }
 
-func (c *command) ask() error {
-	if c.yes {
-		return nil
-	}
-	c.stderr.Printf("Carry this out? Type yes: ")
-	answer, err := c.stdin.ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	if strings.TrimSpace(answer) != "yes" {
-		return errDeclined
-	}
-	return nil
-}
-
+// readChanges reads a file that decides what root does on the host.
 func readChanges(file string) ([]debpkg.Change, error) {
-	data, err := os.ReadFile(file)
+	data, err := cli.ReadOwn(file)
 	if err != nil {
 		return nil, err
 	}
 	var changes []debpkg.Change
 	if err := json.Unmarshal(data, &changes); err != nil {
-		return nil, fmt.Errorf("read %s: %w; is it a file that apply wrote?", file, err)
+		return nil, cli.Advice(fmt.Errorf("read %s: %w", file, err), "name a file that apply wrote")
 	}
 	return changes, nil
 }
 
-// writeChanges replaces the file, and removes it when there is nothing to tell.
-func (c *command) writeChanges(changes []debpkg.Change) error {
+// record replaces the file, and removes it when there is nothing to tell.
+func (j *job) record(changes []debpkg.Change) error {
 	if len(changes) == 0 {
-		return os.Remove(c.out)
+		return os.Remove(j.out)
 	}
 	data, err := json.MarshalIndent(changes, "", "  ")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", c.out, err)
+	if err == nil {
+		err = cli.WriteFile(j.out, append(data, '\n'))
 	}
-	if err := cli.WriteFile(c.out, append(data, '\n')); err != nil {
+	if err != nil {
 		return fmt.Errorf("write what a revert needs: %w", err)
 	}
 	return nil
 }
 
-func (c *command) revert(ctx context.Context) (any, error) {
-	if (c.change == "") == (c.last == "") {
-		return nil, usageError("give either -change FILE or -last PACKAGES")
-	}
-	h := c.open()
+func (j *job) revert(ctx context.Context) error {
 	var changes []debpkg.Change
-	if c.change != "" {
-		var err error
-		if changes, err = readChanges(c.change); err != nil {
-			return nil, err
-		}
-	} else {
-		change, err := h.RevertFromHistory(ctx, strings.Split(c.last, ",")...)
-		if err != nil {
-			return nil, err
-		}
-		changes = append(changes, change)
+	var err error
+	switch {
+	case (j.change == "") == (j.last == nil):
+		return cli.Wrong("give either -change FILE or -last PACKAGES")
+	case j.last == nil:
+		changes, err = readChanges(j.change)
+	default:
+		changes = make([]debpkg.Change, 1)
+		changes[0], err = j.host.RevertFromHistory(ctx, j.last...)
 	}
-	// The last change first.
-	for _, change := range slices.Backward(changes) {
-		if err := h.Revert(ctx, change, debpkg.RevertOptions{Files: c.files}); err != nil {
-			return nil, err
+	if err != nil {
+		return err
+	}
+	for _, change := range slices.Backward(changes) { // the last one first
+		if err := j.host.Revert(ctx, change, debpkg.RevertOptions{Files: j.files}); err != nil {
+			return err
 		}
-		c.stderr.Clear()
-		if !c.json {
-			for _, a := range change.Plan.Actions {
-				c.stdout.Printf("%s %s is back from %s\n", c.stdout.Paint(cli.Good, "ok"), state(a.Package, a.From), state(a.Package, a.To))
-			}
+		j.Err.Clear()
+		for _, a := range change.Plan.Actions {
+			j.ok("%s is back from %s", state(a.Package, a.From), state(a.Package, a.To))
 		}
 	}
-	return nil, nil
+	return nil
 }
 
-func (c *command) repair(ctx context.Context) (any, error) {
-	if err := c.open().Repair(ctx); err != nil {
-		return nil, err
+func (j *job) repair(ctx context.Context) error {
+	if err := j.host.Repair(ctx); err != nil {
+		return err
 	}
-	c.stderr.Clear()
-	if !c.json {
-		c.stdout.Printf("%s no package is left half-installed\n", c.stdout.Paint(cli.Good, "ok"))
-	}
-	return nil, nil
+	j.Err.Clear()
+	j.ok("no package is left half-installed")
+	return nil
 }
 
 // forget asks the host first: the file is of use as long as the host keeps
 // anything of what it tells.
-func (c *command) forget(ctx context.Context) (any, error) {
-	if c.change == "" {
-		return nil, usageError("give -change FILE, which apply wrote")
+func (j *job) forget(ctx context.Context) error {
+	if j.change == "" {
+		return cli.Wrong("-change is missing: give the file that apply wrote")
 	}
-	changes, err := readChanges(c.change)
+	changes, err := readChanges(j.change)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	h := c.open()
 	for _, change := range changes {
-		if err := h.Forget(ctx, change); err != nil {
-			return nil, err
+		if err := j.host.Forget(ctx, change); err != nil {
+			return err
 		}
 	}
-	if err := os.Remove(c.change); err != nil {
-		return nil, err
+	if err := os.Remove(j.change); err != nil {
+		return err
 	}
-	if !c.json {
-		c.stdout.Printf("%s nothing is kept of %s any more; it cannot be reverted\n", c.stdout.Paint(cli.Good, "ok"), c.change)
-	}
-	return nil, nil
+	j.ok("nothing is kept of %s any more; it cannot be reverted", j.change)
+	return nil
 }
 
-func (c *command) history(ctx context.Context) (any, error) {
-	entries, err := c.open().History(ctx)
+func (j *job) history(ctx context.Context) error {
+	entries, err := j.host.History(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if entries == nil {
 		entries = []debpkg.Entry{} // [] rather than null
 	}
-	if !c.json {
-		rows := [][]string{{"WHEN", "WHAT", "PACKAGE", "FROM", "TO", "RESULT"}}
-		for _, e := range entries {
-			for _, a := range e.Actions {
-				result := c.stdout.Paint(cli.Good, "ok")
-				if e.Error != "" {
-					result = c.stdout.Paint(cli.Bad, e.Error)
-				}
-				rows = append(rows, []string{e.Start.Format(time.DateTime), string(a.Kind), a.Package, a.From.String(), a.To.String(), result})
-			}
-		}
-		c.stdout.Printf("%s", c.stdout.Table(rows))
-	}
-	return entries, nil
+	return j.done(entries, func() { j.printHistory(entries) })
 }

@@ -9,11 +9,13 @@ import (
 	"bytes"
 	"crypto/md5"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // File is one file of a package.
@@ -34,10 +36,20 @@ type Package struct {
 	Scripts       map[string]string // preinst, postinst, prerm, postrm: shell text without the first line
 }
 
+// built holds packages that this process built before, by their content: many
+// tests begin with the same ones.
+var built sync.Map
+
 // Build writes dir/NAME_VERSION_ARCH.deb and returns its path.
 func (p Package) Build(dir string) (string, error) {
 	if p.Arch == "" {
 		p.Arch = Arch()
+	}
+	deb := filepath.Join(dir, p.Name+"_"+strings.ReplaceAll(p.Version, ":", "%3a")+"_"+p.Arch+".deb")
+	content := fmt.Sprintf("%#v", p) // fmt prints maps in order
+	large := slices.ContainsFunc(slices.Collect(maps.Values(p.Files)), func(f File) bool { return f.Source != "" })
+	if data, ok := built.Load(content); ok {
+		return deb, os.WriteFile(deb, data.([]byte), 0o644)
 	}
 	tree, err := os.MkdirTemp(dir, ".tree-")
 	if err != nil {
@@ -47,11 +59,18 @@ func (p Package) Build(dir string) (string, error) {
 	if err := p.write(tree); err != nil {
 		return "", fmt.Errorf("build %s %s: %w", p.Name, p.Version, err)
 	}
-	deb := filepath.Join(dir, p.Name+"_"+strings.ReplaceAll(p.Version, ":", "%3a")+"_"+p.Arch+".deb")
 	// gzip: the oldest dpkg on any supported host reads it.
 	if _, err := command("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, deb); err != nil {
 		return "", err
 	}
+	if large {
+		return deb, nil
+	}
+	data, err := os.ReadFile(deb)
+	if err != nil {
+		return "", err
+	}
+	built.Store(content, data)
 	return deb, nil
 }
 
@@ -129,13 +148,13 @@ func (p Package) write(tree string) error {
 
 // Arch is dpkg's name of this machine's architecture, or amd64 where there is
 // no dpkg to ask.
-func Arch() string {
+var Arch = sync.OnceValue(func() string {
 	out, err := command("dpkg", "--print-architecture")
 	if err != nil {
 		return "amd64"
 	}
 	return strings.TrimSpace(string(out))
-}
+})
 
 func command(argv ...string) ([]byte, error) {
 	return commandIn("", nil, argv...)

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"sync"
 )
 
 // Repo is a signed flat apt repository: a directory of .deb files with its
@@ -12,44 +12,90 @@ import (
 type Repo struct {
 	Dir     string // the repository; holds key.gpg too
 	KeyFile string // the public key, for signed-by=
-	KeyID   string // its fingerprint
 
-	home string
+	key *key
 }
 
-// NewRepo creates an empty repository in dir with a signing key of its own.
-// [Repo.Close] ends the key's agent.
-func NewRepo(dir string) (_ *Repo, err error) {
-	// gpg's agent listens on a socket in its home, whose path must be short.
-	home, err := os.MkdirTemp("", "gpg-")
-	if err != nil {
+// NewRepo creates an empty repository in dir, which has no indexes until
+// [Repo.Add]. The repositories of a process share a key. [Repo.Close] of the last
+// one ends the key's agent.
+func NewRepo(dir string) (*Repo, error) { return newRepo(dir, &shared) }
+
+// NewForeignRepo creates a repository with a key of its own, which verifies
+// nothing of the others.
+func NewForeignRepo(dir string) (*Repo, error) { return newRepo(dir, &key{}) }
+
+func newRepo(dir string, k *key) (*Repo, error) {
+	if err := k.open(); err != nil {
 		return nil, err
 	}
-	r := &Repo{Dir: dir, KeyFile: filepath.Join(dir, "key.gpg"), home: home}
+	r := &Repo{Dir: dir, KeyFile: filepath.Join(dir, "key.gpg"), key: k}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	if err := os.WriteFile(r.KeyFile, k.public, 0o644); err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// key is a signing key, which takes gpg about a second to make.
+type key struct {
+	mu     sync.Mutex
+	users  int
+	home   string
+	public []byte
+}
+
+var shared key
+
+func (k *key) open() (err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.users > 0 {
+		k.users++
+		return nil
+	}
+	// gpg's agent listens on a socket in its home, whose path must be short.
+	if k.home, err = os.MkdirTemp("", "gpg-"); err != nil {
+		return err
+	}
 	defer func() {
 		if err != nil {
-			_ = r.Close()
+			_ = k.end()
 		}
 	}()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	if _, err := k.gpg("--passphrase", "", "--quick-generate-key", "Lab <lab@example.com>", "ed25519", "sign", "never"); err != nil {
+		return err
 	}
-	if _, err := r.gpg("--passphrase", "", "--quick-generate-key", "Lab <lab@example.com>", "ed25519", "sign", "never"); err != nil {
-		return nil, err
+	if k.public, err = k.gpg("--export"); err != nil {
+		return err
 	}
-	out, err := r.gpg("--with-colons", "--list-keys")
-	if err != nil {
-		return nil, err
+	k.users = 1
+	return nil
+}
+
+func (k *key) close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.users--; k.users > 0 {
+		return nil
 	}
-	for line := range strings.Lines(string(out)) {
-		if f := strings.Split(line, ":"); f[0] == "fpr" && len(f) > 9 && r.KeyID == "" {
-			r.KeyID = f[9]
-		}
+	return k.end()
+}
+
+func (k *key) end() error {
+	_, err := commandIn("", []string{"GNUPGHOME=" + k.home}, "gpgconf", "--kill", "gpg-agent")
+	if rm := os.RemoveAll(k.home); err == nil {
+		err = rm
 	}
-	if _, err := r.gpg("--output", r.KeyFile, "--export"); err != nil {
-		return nil, err
-	}
-	return r, r.Publish()
+	return err
+}
+
+func (k *key) gpg(args ...string) ([]byte, error) {
+	return commandIn("", nil, append([]string{"gpg", "--homedir", k.home, "--batch", "--quiet", "--no-tty"}, args...)...)
 }
 
 // Add builds the packages into the repository and publishes its indexes. It
@@ -94,7 +140,7 @@ func (r *Repo) Publish() error {
 
 // Sign signs Release as it is.
 func (r *Repo) Sign() error {
-	_, err := r.gpg("--yes", "--clearsign", "--output", filepath.Join(r.Dir, "InRelease"), filepath.Join(r.Dir, "Release"))
+	_, err := r.key.gpg("--yes", "--clearsign", "--output", filepath.Join(r.Dir, "InRelease"), filepath.Join(r.Dir, "Release"))
 	return err
 }
 
@@ -104,13 +150,14 @@ func (r *Repo) List(uri, keyFile string) string {
 	return fmt.Sprintf("deb [signed-by=%s] %s ./\n", keyFile, uri)
 }
 
-// Close ends the agent and removes the key. The repository stays.
+// Close gives the key back. The repository stays. It may be called twice.
 func (r *Repo) Close() error {
-	_, err := commandIn("", []string{"GNUPGHOME=" + r.home}, "gpgconf", "--kill", "gpg-agent")
-	if rm := os.RemoveAll(r.home); err == nil {
-		err = rm
+	if r.key == nil {
+		return nil
 	}
-	return err
+	k := r.key
+	r.key = nil
+	return k.close()
 }
 
 // write replaces the file in one step, so that a reader sees whole indexes.
@@ -120,8 +167,4 @@ func (r *Repo) write(name string, data []byte) error {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(r.Dir, name))
-}
-
-func (r *Repo) gpg(args ...string) ([]byte, error) {
-	return commandIn("", nil, append([]string{"gpg", "--homedir", r.home, "--batch", "--quiet", "--no-tty"}, args...)...)
 }

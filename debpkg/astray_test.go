@@ -1,0 +1,164 @@
+package debpkg_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/debs"
+)
+
+// A link of a service user's leads to a file of root's. Neither is its content
+// kept as configuration, nor is anything written behind it, as root follows
+// nothing that the user can put there.
+func TestConffileLedAstray(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		lab.Missing(t, "root, to play the service user")
+	}
+	lab.Program(t, "setpriv", "util-linux")
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f.install("tyk-gateway=4.0.8")
+	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree := f.root.Dir + "/opt/tyk-gateway"
+	if err := filepath.WalkDir(tree, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, 65534, 65534))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f.write("/etc/shadow", "root's secret")
+	if err := os.Chmod(f.root.Dir+"/etc/shadow", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := tree + "/tyk.conf"
+	if err := errors.Join(os.Remove(conf), os.Symlink(f.root.Dir+"/etc/shadow", conf)); err != nil {
+		t.Fatal(err)
+	}
+	h := f.host()
+	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
+	c, err := h.Apply(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archives, err := filepath.Glob(c.Dir + "/files*.tar.gz")
+	if err != nil || len(archives) == 0 {
+		t.Fatalf("archives %v, %v", archives, err)
+	}
+	for _, a := range archives {
+		out, err := f.try("tar", "-x", "-z", "-O", "-f", a)
+		if err != nil || strings.Contains(out, "secret") {
+			t.Errorf("%s holds %q, %v", a, out, err)
+		}
+	}
+	if slices.Contains(c.Looked, "/etc/shadow") {
+		t.Errorf("looked at %v", c.Looked)
+	}
+	// Meanwhile the directory becomes a link to one of root's.
+	f.write("/etc/profile.d/tyk.conf", "root's")
+	f.write("/etc/profile.d/policies/policies.json", "root's")
+	if err := errors.Join(os.Rename(tree, tree+".away"), os.Symlink(f.root.Dir+"/etc/profile.d", tree), os.Lchown(tree, 65534, 65534), os.Chown(f.root.Dir+"/opt", 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	_ = h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}) // dpkg itself follows
+	info, err := os.Lstat(f.root.Dir + "/etc/profile.d/tyk.conf")
+	if err != nil || info.Mode()&os.ModeSymlink != 0 {
+		t.Errorf("the user's link was put into root's directory: %v, %v", info, err)
+	}
+	if got := f.file("/etc/shadow"); got != "root's secret" {
+		t.Errorf("root's file is %q", got)
+	}
+
+	// A change that names files elsewhere is not carried out.
+	forged := roundTrip(t, c)
+	forged.Saved[0].Path = "/tmp/evil.deb"
+	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused, "outside of")
+	forged = roundTrip(t, c)
+	forged.Dir = "/tmp/evil"
+	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused, "outside of")
+}
+
+// While root brings files back, the service user exchanges his directory, a
+// directory below it and the file itself for links to root's. Nothing of root's
+// is read, written, or changed in owner or mode.
+func TestRevertRaces(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		lab.Missing(t, "root, to play the service user")
+	}
+	lab.Program(t, "setpriv", "util-linux")
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f.install("tyk-gateway=4.0.8")
+	f.write("/opt/tyk-gateway/policies/policies.json", "edited")
+	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := filepath.WalkDir(f.root.Dir+"/opt/tyk-gateway", func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, 65534, 65534))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c := f.apply(f.host(), f.request("tyk-gateway", "5.2.5"))
+	secret := f.root.Dir + "/root-only"
+	for _, name := range []string{"tyk.conf", "policies.json", "sub/policies.json"} {
+		f.write("/root-only/"+name, "root's")
+		if err := os.Chmod(secret+"/"+name, 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(secret, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	attack := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", `cd "$1"
+while :; do
+	mv policies kept 2>/dev/null; ln -s "$2" policies; mv tyk.conf tyk.kept 2>/dev/null; ln -s "$2/tyk.conf" tyk.conf
+	rm -f policies tyk.conf; mv -T kept policies 2>/dev/null; mv tyk.kept tyk.conf 2>/dev/null
+done 2>/dev/null`, "attack", f.root.Dir+"/opt/tyk-gateway", secret)
+	if err := attack.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = attack.Process.Kill()
+		_ = attack.Wait()
+	}()
+	h, rounds := f.host(), 0
+	for start := time.Now(); rounds < 200 && (rounds < 20 || time.Since(start) < 20*time.Second); rounds++ {
+		_ = h.RevertFiles(t.Context(), c) // it fails as often as the user is quick
+	}
+	t.Logf("%d rounds", rounds)
+	for _, name := range []string{"tyk.conf", "policies.json", "sub/policies.json"} {
+		info, err := os.Lstat(secret + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		if got := f.file("/root-only/" + name); got != "root's" || info.Mode().Perm() != 0o640 || st.Uid != 0 {
+			t.Errorf("%s of root's holds %q, mode %v, owner %d", name, got, info.Mode(), st.Uid)
+		}
+	}
+	entries, err := os.ReadDir(secret)
+	if err != nil || len(entries) != 3 {
+		t.Errorf("root's directory holds %v, %v", entries, err)
+	}
+	archives, err := filepath.Glob(c.Dir + "/files-replaced.*.tar.gz")
+	if err != nil || len(archives) == 0 {
+		t.Fatalf("archives %v, %v", archives, err)
+	}
+	out, err := f.try("sh", "-c", `for a in "$1"/files-replaced.*; do tar -x -z -O -f "$a"; done 2>/dev/null | grep -c "root's"`, "look", c.Dir)
+	if strings.TrimSpace(out) != "0" {
+		t.Errorf("root's words are in the archives: %s, %v", out, err)
+	}
+}

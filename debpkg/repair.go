@@ -1,0 +1,88 @@
+package debpkg
+
+import (
+	"context"
+	"fmt"
+	"path"
+)
+
+// Repair finishes what an interrupted run left: it configures half-installed
+// packages, keeping edited conffiles (or taking the maintainer's, by
+// [Options].NewConffiles). It installs nothing. An [ErrScript] means that the
+// package's own script fails again.
+func (h *Host) Repair(ctx context.Context) error {
+	op := task{"repair", "half-installed packages"}
+	return h.retryLocked(ctx, op, func() error {
+		h.event(Event{Kind: EventStep, Text: op.String()})
+		dir := path.Join(h.o.StateDir, "runs", "repair")
+		// One of an operator who is gone may be under way.
+		if _, err := h.follow(ctx, dir); err != nil {
+			return op.wrap(err)
+		}
+		look, err := h.survey(ctx)
+		if err != nil {
+			return op.wrap(err)
+		}
+		argv := append([]string{"dpkg"}, look.options...)
+		if h.o.NewConffiles {
+			argv = append(argv, "--force-confnew")
+		} else {
+			argv = append(argv, "--force-confdef", "--force-confold")
+		}
+		prep, err := h.prepare(ctx, dir)
+		if err != nil {
+			return op.wrap(err)
+		}
+		if err := h.start(ctx, job{prep: prep, dir: dir, argv: append(argv, "--configure", "-a")}); err != nil {
+			h.discard(ctx, prep)
+			return op.wrap(err)
+		}
+		s, err := h.follow(ctx, dir)
+		if err != nil {
+			return op.wrap(err)
+		}
+		if s.name == "ended" && s.n == 0 {
+			return nil
+		}
+		output, err := h.log(ctx, dir)
+		if err != nil {
+			return op.wrap(err)
+		}
+		return classify(op, output, nil)
+	})
+}
+
+// Forget removes what the host keeps of a change: the saved .deb files and
+// configuration. It cannot be reverted with them any more. It refuses with an
+// [ErrLocked] while the change or its revert is under way, and with an
+// [ErrRefused] on a host that the change was not made on.
+func (h *Host) Forget(ctx context.Context, c Change) error {
+	dir := path.Clean(c.Dir)
+	if c.Dir == "" && c.Plan.Digest != "" && c.Plan.digest() == c.Plan.Digest {
+		dir = h.runDir(c.Plan)
+	}
+	if path.Dir(dir) != path.Join(h.o.StateDir, "runs") {
+		return task{"forget", "a change"}.wrap(fmt.Errorf("%q is not a directory of this host's runs", c.Dir))
+	}
+	op := task{"forget", "the change in " + dir}
+	look, err := h.survey(ctx)
+	if err != nil {
+		return op.wrap(err)
+	}
+	if err := sameHost(op, c, look); err != nil {
+		return err
+	}
+	for _, d := range []string{dir, dir + "-revert"} {
+		s, _, err := h.jobState(ctx, d)
+		if err != nil {
+			return op.wrap(err)
+		}
+		if s.name == "running" {
+			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
+		}
+	}
+	if _, err := h.script(ctx, nil, "forget", `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
+		return op.wrap(err)
+	}
+	return nil
+}
