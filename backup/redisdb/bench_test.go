@@ -1,16 +1,21 @@
 package redisdb_test
 
 import (
+	"bufio"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/redisdb"
+	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 	"example.com/tykupgrade/internal/lab"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
@@ -107,5 +112,96 @@ func BenchmarkProve(b *testing.B) {
 		if err := src.Prove(b.Context(), st); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkRestore writes 1M keys of 200 random bytes into an empty server: the writing
+// alone and everything (verification, plan, writing, comparison), beside redis-cli --pipe
+// fed with the same RESTORE commands, in one run.
+func BenchmarkRestore(b *testing.B) {
+	cli := lab.Program(b, "redis-cli", "redis-tools")
+	keys := 1_000_000
+	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_BENCH_KEYS")); err == nil {
+		keys = n
+	}
+	source := redislab.Start(b)
+	source.FillRandom(keys, 200)
+	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &redisdb.Source{Client: source.Client()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	source.Kill()
+	st, _ := set.Component("redis")
+	commands := filepath.Join(b.TempDir(), "commands")
+	writeCommands(b, st, commands)
+	target := redislab.Start(b)
+	run := func(name string, f func() error) {
+		b.Run(name, func(b *testing.B) {
+			var peak uint64
+			for b.Loop() {
+				stop := watchMemory(&peak)
+				err := f()
+				stop()
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if n := target.Do("DBSIZE"); n != int64(keys) {
+					b.Fatalf("%v keys", n)
+				}
+				target.Do("FLUSHALL")
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(peak)/(1<<20), "heap-MiB")
+		})
+	}
+	live := func(b *testing.B) *redisdb.Live {
+		return &redisdb.Live{Client: target.Client(), StateDir: b.TempDir()}
+	}
+	run("redis-cli", func() error {
+		f, err := os.Open(commands)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		cmd := exec.Command(cli, "-p", target.Port, "--pipe")
+		cmd.Stdin = f
+		return cmd.Run()
+	})
+	run("writing", func() error {
+		_, err := live(b).Restore(b.Context(), st, func(backup.Event) {})
+		return err
+	})
+	run("everything", func() error {
+		_, err := set.Restore(b.Context(), backup.RestoreOptions{}, live(b))
+		return err
+	})
+}
+
+// writeCommands writes a file of RESTORE commands, one for each key.
+func writeCommands(b *testing.B, st *backup.Stored, path string) {
+	b.Helper()
+	var d redisdb.Details
+	if err := st.DecodeDetails(&d); err != nil {
+		b.Fatal(err)
+	}
+	src, err := st.Open(d.Nodes[0].File)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := bufio.NewWriter(dst)
+	_, err = rdb.Read(b.Context(), src, rdb.Visit{Key: func(k *rdb.Key) error {
+		value := append([]byte{k.Type}, k.Raw...)
+		value = rdb.AppendFooter(value, d.Nodes[0].RDB.Version, rdb.CRC(0, value))
+		_, err := fmt.Fprintf(w, "*4\r\n$7\r\nRESTORE\r\n$%d\r\n%s\r\n$1\r\n0\r\n$%d\r\n%s\r\n", len(k.Name), k.Name, len(value), value)
+		return err
+	}})
+	if err := errors.Join(err, w.Flush(), dst.Close()); err != nil {
+		b.Fatal(err)
 	}
 }

@@ -214,6 +214,17 @@ func (c *conn) status() (string, error) {
 	return strings.TrimLeft(s, "+:"), nil
 }
 
+// ok reads the reply if it is +OK, which most are, without any memory of its own.
+func (c *conn) ok() bool {
+	const want = "+OK\r\n"
+	p, err := c.r.Peek(len(want))
+	if err != nil || string(p) != want {
+		return false
+	}
+	_, _ = c.r.Discard(len(want))
+	return true
+}
+
 // number reads an integer reply.
 func (c *conn) number() (int64, error) {
 	s, err := c.status()

@@ -23,6 +23,9 @@ var (
 	// ErrCannotHold reports a target that cannot hold the data: too few
 	// databases, too little memory, a missing module.
 	ErrCannotHold = errors.New("the target cannot hold the data")
+	// ErrOfflineOnly reports data that only [Offline] can restore: a newer version than
+	// this program reads, or data that modules keep outside of keys.
+	ErrOfflineOnly = errors.New("it cannot be restored key by key")
 )
 
 // renamed returns the name that a server knows a command by.

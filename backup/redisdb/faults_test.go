@@ -76,7 +76,7 @@ func TestSampleWithoutInfo(t *testing.T) {
 func TestPatience(t *testing.T) {
 	defer redisdb.SetPatience(200 * time.Millisecond)()
 	_, set := filled(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	t.Run("stop does not stop", func(t *testing.T) {
 		target := redislab.Start(t)

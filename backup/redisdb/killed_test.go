@@ -5,7 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,21 +27,27 @@ import (
 
 // killCase tells the helper what to restore.
 type killCase struct {
-	Set, State, Addr, Dir, Pid string
-	Offline                    bool
+	Set, State, Addr, Dir string
+	Unit                  string // the directory through which the helper stops and starts the server
+	Offline               bool
+
+	set, before *backup.Set
+	target      *redislab.Server
+	span        time.Duration // from the journal to the end of a restore
+	early       bool          // kill before there is a journal
 }
 
 const killEnv = "REDISDB_TEST_KILL"
 
 // restorer is the same in the helper and in the test. The test owns the server:
 // the helper asks for stop and start by files.
-func (k killCase) restorer(c *redis.Client) backup.Restorer {
+func (k *killCase) restorer(c *redis.Client) backup.Restorer {
 	if !k.Offline {
 		return &redisdb.Live{Client: c, StateDir: k.State, Replace: true}
 	}
 	ask := func(verb string) func(context.Context) error {
 		return func(ctx context.Context) error {
-			path := filepath.Join(k.Pid, verb)
+			path := filepath.Join(k.Unit, verb)
 			if err := os.WriteFile(path, nil, 0o600); err != nil {
 				return err
 			}
@@ -70,19 +77,16 @@ func TestKilledHelper(t *testing.T) {
 	}
 	c := redis.NewClient(&redis.Options{Addr: k.Addr})
 	defer c.Close()
-	if _, err := os.Stdout.WriteString("begin\n"); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, k.restorer(c)); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // serve stops and starts the server as the helper asks for.
-func (k killCase) serve(ctx context.Context, s *redislab.Server) {
+func (k *killCase) serve(ctx context.Context) {
 	for ctx.Err() == nil {
-		for verb, do := range map[string]func(){"stop": s.Stop, "start": func() { _ = s.StartE() }} {
-			path := filepath.Join(k.Pid, verb)
+		for verb, do := range map[string]func(){"stop": k.target.Stop, "start": func() { _ = k.target.StartE() }} {
+			path := filepath.Join(k.Unit, verb)
 			if _, err := os.Stat(path); err == nil {
 				do()
 				_ = os.Remove(path)
@@ -96,73 +100,78 @@ func (k killCase) serve(ctx context.Context, s *redislab.Server) {
 // or goes back; both end in a whole state, and nothing is left behind.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
-	moments := 8
-	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS")); err == nil {
+	moments := int64(50)
+	if n, err := strconv.ParseInt(os.Getenv("TYKUPGRADE_TEST_KILLS"), 10, 64); err == nil {
 		moments = n
 	}
 	source := redislab.Start(t)
-	source.Fill()
-	source.Do("DEBUG", "POPULATE", 1500, "filler", 300)
+	source.Do("DEBUG", "POPULATE", 5000, "filler", 20)
+	source.Do("HSET", "hash", "f", "v")
+	source.Do("XADD", "stream", "1-1", "f", "v")
+	source.Do("FUNCTION", "LOAD", "#!lua name=lab\nredis.register_function('one', function() return 1 end)")
 	set := takeRedis(t, source.Client())
 	for name, off := range map[string]bool{"live": false, "offline": true} {
+		phases := phaseCounts{seen: map[string]int{}}
+		var next atomic.Int64
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			target := redislab.Start(t)
-			target.Do("SET", "mine", "1")
-			target.Do("SADD", "mine too", "a", "b")
-			before := takeRedis(t, target.Client())
-			k := killCase{Set: set.Dir, Addr: target.Addr, Dir: target.Dir, Offline: off, Pid: t.TempDir()}
-			ctx, cancel := context.WithCancel(t.Context())
-			served := make(chan struct{})
-			go func() { defer close(served); k.serve(ctx, target) }()
-			defer func() { cancel(); <-served }()
-			span := k.whole(t, set, before)
-			random := rand.New(rand.NewPCG(1, 2))
-			phases := map[string]int{}
-			for i := range moments {
-				k.moment(t, set, before, time.Duration(random.Int64N(int64(span))), i%2 == 0, phases)
-				if t.Failed() {
-					break
-				}
+			t.Cleanup(func() { t.Logf("killed %d times: %v", moments, phases.seen) })
+			for worker := range 2 { // one waits for a disk while the other computes
+				t.Run(fmt.Sprint(worker), func(t *testing.T) {
+					t.Parallel()
+					k := newKillCase(t, set, off)
+					k.whole(t)
+					random := rand.New(rand.NewPCG(1, uint64(worker)))
+					for i := next.Add(1); i <= moments && !t.Failed(); i = next.Add(1) {
+						k.early = i%16 == 0
+						k.moment(t, time.Duration(random.Int64N(int64(k.span))), i%2 == 0, &phases)
+					}
+				})
 			}
-			t.Logf("killed %d times within %v: %v", moments, span, phases)
 		})
 	}
 }
 
-// watcher closes begun at the first byte.
-type watcher struct {
-	begun chan struct{}
-	once  sync.Once
+// phaseCounts counts in which phase a restore was killed.
+type phaseCounts struct {
+	sync.Mutex
+	seen map[string]int
 }
 
-func (w *watcher) Write(p []byte) (int, error) {
-	w.once.Do(func() { close(w.begun) })
-	return len(p), nil
-}
-
-// whole measures how long a restore takes that nobody kills.
-func (k killCase) whole(t *testing.T, set, before *backup.Set) time.Duration {
-	k.State = t.TempDir()
-	start := time.Now()
-	k.run(t, -1)
-	span := time.Since(start) * 3 / 4 // the rest is the start of the process
-	k.back(t, before)
-	return span
-}
-
-// back puts the target into the state before.
-func (k killCase) back(t *testing.T, before *backup.Set) {
+func newKillCase(t *testing.T, set *backup.Set, offline bool) *killCase {
 	t.Helper()
-	c := redis.NewClient(&redis.Options{Addr: k.Addr})
-	defer c.Close()
-	if _, err := before.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c, StateDir: t.TempDir(), Replace: true}); err != nil {
-		t.Fatal(err)
+	target := redislab.Start(t)
+	k := &killCase{Set: set.Dir, Addr: target.Addr, Dir: target.Dir, Offline: offline, Unit: t.TempDir(), set: set, target: target}
+	k.fill(t)
+	k.before = takeRedis(t, target.Client())
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan struct{})
+	go func() { defer close(served); k.serve(ctx) }()
+	t.Cleanup(func() { cancel(); <-served })
+	return k
+}
+
+// fill gives the target what it holds before a restore.
+func (k *killCase) fill(t *testing.T) {
+	t.Helper()
+	for _, command := range [][]any{{"FLUSHALL"}, {"FUNCTION", "FLUSH"}, {"SET", "mine", "1"}, {"SADD", "mine too", "a", "b"}} {
+		k.target.Do(command...)
 	}
 }
 
-// run runs the helper and kills it after a while; negative: not at all.
-func (k killCase) run(t *testing.T, after time.Duration) {
+func (k *killCase) journal() string { return filepath.Join(k.State, "redis.restore.json") }
+
+// whole measures how long a restore takes that nobody kills.
+func (k *killCase) whole(t *testing.T) {
+	k.State, k.span = t.TempDir(), time.Hour
+	k.run(t, -1)
+	k.fill(t)
+}
+
+// run runs the helper and kills it a while after its journal is there, or with early
+// after its start; negative: not at all. A helper that was faster than before makes span
+// shorter.
+func (k *killCase) run(t *testing.T, after time.Duration) {
 	t.Helper()
 	env, err := json.Marshal(k)
 	if err != nil {
@@ -172,70 +181,91 @@ func (k killCase) run(t *testing.T, after time.Duration) {
 	cmd.Env = append(os.Environ(), killEnv+"="+string(env))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out bytes.Buffer
-	begun := make(chan struct{})
-	var errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, &watcher{begun: begun}), &errOut
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if after >= 0 {
-		<-begun
-		time.Sleep(after)
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	begun := false
+	for !begun && !k.early {
+		select {
+		case err := <-ended: // it was over before it was seen
+			if err != nil {
+				t.Fatalf("%v\n%.4000s", err, out.String())
+			}
+			return
+		case <-time.After(time.Millisecond):
+			_, err := os.Stat(k.journal())
+			begun = err == nil
+		}
 	}
-	if err := cmd.Wait(); err != nil && after < 0 {
-		t.Fatalf("%v\n%.2000s%.2000s", err, out.String(), errOut.String())
+	start := time.Now()
+	if after < 0 {
+		after = 10 * time.Minute
 	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Fatalf("%v\n%.4000s", err, out.String())
+		}
+		if !k.early {
+			k.span = max(time.Millisecond, min(k.span, time.Since(start)))
+		}
+		return
+	case <-time.After(after):
+	}
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	<-ended
 }
 
-func (k killCase) moment(t *testing.T, set, before *backup.Set, after time.Duration, forward bool, phases map[string]int) {
+func (k *killCase) moment(t *testing.T, after time.Duration, forward bool, phases *phaseCounts) {
 	k.State = t.TempDir()
 	k.run(t, after)
 	// A stop or start that was asked for is carried out first.
 	redislab.WaitFor(t, "the server's unit", func() bool {
-		left, _ := os.ReadDir(k.Pid)
+		left, _ := os.ReadDir(k.Unit)
 		return len(left) == 0
 	})
-	journal, _ := os.ReadFile(filepath.Join(k.State, "redis.restore.json"))
+	journal, _ := os.ReadFile(k.journal())
 	phase := "no journal"
 	if i := bytes.Index(journal, []byte(`"phase": "`)); i >= 0 {
 		phase, _, _ = strings.Cut(string(journal[i+10:]), `"`)
 	}
-	phases[phase]++
+	phases.Lock()
+	phases.seen[phase]++
+	phases.Unlock()
+	where := fmt.Sprintf("forward %v after %v, phase %s", forward, after, phase)
 	c := redis.NewClient(&redis.Options{Addr: k.Addr, MaxRetries: -1})
 	defer c.Close()
 	r := k.restorer(c)
-	want := set
+	want := k.set
 	if forward {
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
-			t.Errorf("forward after %v, phase %s: %v", after, phase, err)
+		if _, err := k.set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
+			t.Errorf("%s: %v", where, err)
 		}
 	} else {
-		err := set.Undo(t.Context(), r)
+		if err := k.set.Undo(t.Context(), r); err != nil {
+			t.Errorf("%s: %v", where, err)
+		}
+		want = k.before
 		if phase == "no journal" || phase == "accepted" {
 			want = nil // it was accepted already, or had not begun
-		} else {
-			want = before
-		}
-		if err != nil {
-			t.Errorf("back after %v, phase %s: %v", after, phase, err)
 		}
 	}
 	if want != nil {
 		if err := (&redisdb.Source{Client: c}).Prove(t.Context(), stored(t, want)); err != nil {
-			t.Errorf("forward %v after %v, phase %s: %v", forward, after, phase, err)
+			t.Errorf("%s: %v", where, err)
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(k.Dir, "*restore*")); len(left) > 0 {
-		t.Errorf("forward %v after %v, phase %s: left %v", forward, after, phase, left)
+		t.Errorf("%s: left %v", where, left)
 	}
-	if _, err := os.Stat(filepath.Join(k.State, "redis.restore.json")); err == nil {
-		t.Errorf("forward %v after %v, phase %s: the journal is left", forward, after, phase)
+	if _, err := os.Stat(k.journal()); err == nil {
+		t.Errorf("%s: the journal is left", where)
 	}
 	if role, _ := c.Do(t.Context(), "ROLE").Slice(); len(role) == 0 || role[0] != "master" {
-		t.Errorf("role %v", role)
+		t.Errorf("%s: role %v", where, role)
 	}
-	if want != before {
-		k.back(t, before)
-	}
+	k.fill(t)
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -96,14 +94,6 @@ func (r *Offline) target() string {
 	return "redis " + strings.Join(addrs, ",")
 }
 
-// place is what Plan found out about one server.
-type place struct {
-	placed
-	from    Node
-	holds   bool
-	unsaved bool // the server does not save what it holds when it is stopped
-}
-
 // Plan looks at every server and lists what would be placed where. It changes
 // nothing.
 func (r *Offline) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, error) {
@@ -173,178 +163,13 @@ func (r *Offline) unfinished(ctx context.Context, s *backup.Stored, state *state
 func (p *place) item() backup.Item {
 	i := backup.Item{Name: p.Addr, Action: backup.ActionCreate, Count: p.from.RDB.Keys, Bytes: p.from.RDB.Size}
 	i.Detail = "stop, place " + strings.Join(p.names(), " and ") + " in " + p.Dir + ", start"
+	if p.plaintext != "" {
+		i.Detail += "; " + p.plaintext
+	}
 	if p.holds {
 		i.Action = backup.ActionReplace
 	}
 	return i
-}
-
-func (r *Offline) places(ctx context.Context, s *backup.Stored) ([]*place, error) {
-	d, err := detailsOf(s)
-	if err != nil {
-		return nil, err
-	}
-	if len(r.Servers) != len(d.Nodes) {
-		return nil, fmt.Errorf("%d servers given for a set of %d nodes; name one for each file", len(r.Servers), len(d.Nodes))
-	}
-	suffix := ".before-restore-" + time.Now().UTC().Format("20060102T150405.000Z")
-	used := map[string]bool{}
-	var places []*place
-	for i := range r.Servers {
-		server := &r.Servers[i]
-		n := server.node()
-		at := slices.IndexFunc(d.Nodes, func(n Node) bool { return n.File == server.File || (server.File == "" && len(d.Nodes) == 1) })
-		if at < 0 || used[d.Nodes[at].File] {
-			return nil, fmt.Errorf("%s: file %q is not in the set or is used twice", n.object(), server.File)
-		}
-		p := &place{from: d.Nodes[at], placed: placed{Addr: n.addr, File: d.Nodes[at].File, Suffix: suffix}}
-		used[p.File] = true
-		if p.from.RDB.NotWalked != "" && !r.Uncompared {
-			return nil, fmt.Errorf("%s cannot be compared after the restore: %s; set Uncompared if that may be", p.File, p.from.RDB.NotWalked)
-		}
-		if err := p.look(ctx, server, n, r.Replace); err != nil {
-			return nil, err
-		}
-		places = append(places, p)
-	}
-	return places, nil
-}
-
-// look asks the running server and its directory, and refuses what would fail
-// later.
-func (p *place) look(ctx context.Context, server *Server, n *node, replace bool) error {
-	d := Details{Nodes: []Node{p.from}}
-	info, err := n.info(ctx)
-	if err == nil {
-		err = checkState(ctx, n, info, p.from.RDB.Version)
-	}
-	if err == nil {
-		err = checkDatabases(ctx, n, d)
-	}
-	if err == nil {
-		err = checkModules(ctx, n, info, d)
-	}
-	if err == nil {
-		err = checkMemory([]*node{n}, []serverInfo{info}, d)
-	}
-	if err != nil {
-		return err
-	}
-	keys, err := n.countKeys(ctx, info)
-	if err != nil {
-		return err
-	}
-	p.holds = keys > 0
-	if !replace {
-		functions, err := n.holdsFunctions(ctx)
-		if err == nil {
-			err = checkEmpty(n, keys, functions)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	_, major, _ := info.version()
-	p.Multi = len(info) == 0 || major >= 7
-	told, err := p.fileNames(ctx, server, n)
-	if err != nil {
-		return err
-	}
-	return p.lookAtDir(ctx, server, n, told)
-}
-
-// fileNames asks for the names of the files; told is the directory that the server
-// tells of, which is not believed yet.
-func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told string, err error) {
-	cfg := map[string]string{}
-	for _, name := range []string{"dir", "dbfilename", "appendonly", "appendfilename", "appenddirname"} {
-		if name == "appenddirname" && !p.Multi || name == "dir" && server.Dir != "" {
-			continue
-		}
-		if v, ok := server.Config[name]; ok {
-			cfg[name] = v
-			continue
-		}
-		v, ok, err := n.config(ctx, name)
-		if err == nil && !ok {
-			err = &backup.Error{Op: "read CONFIG of", Object: n.object(), Kind: backup.ErrNotAllowed, Err: fmt.Errorf("CONFIG GET %s is forbidden or renamed", name),
-				Next: "set Server.Config or Server.Commands, or use Live"}
-		}
-		if err != nil {
-			return "", err
-		}
-		cfg[name] = v
-	}
-	save, known := server.Config["save"]
-	if !known {
-		if save, known, err = n.config(ctx, "save"); err != nil {
-			return "", err
-		}
-	}
-	p.unsaved = cfg["appendonly"] != "yes" && (!known || save == "")
-	p.RDB = cfg["dbfilename"]
-	if cfg["appendonly"] == "yes" {
-		p.Base, p.AOF = cfg["appendfilename"], cfg["appendfilename"]
-		if p.Multi {
-			p.AOF = cfg["appenddirname"]
-		}
-	}
-	for _, name := range append(p.names(), p.Base) {
-		if name != "" && !plainName(name) || p.RDB == "" {
-			return "", refuse(n, nil, "correct the server's configuration", "it calls its file %q, which is not a plain name", name)
-		}
-	}
-	return cfg["dir"], nil
-}
-
-// lookAtDir decides which directory is the server's, and takes owner and mode
-// from what is there.
-func (p *place) lookAtDir(ctx context.Context, server *Server, n *node, told string) error {
-	op := "find the data directory of"
-	named := server.Dir
-	if named == "" {
-		named = server.Config["dir"]
-	}
-	p.Dir = named
-	if named == "" {
-		p.Dir = told
-	}
-	if !filepath.IsAbs(p.Dir) {
-		return &backup.Error{Op: op, Object: n.object(), Err: fmt.Errorf("%q is not an absolute path", p.Dir), Next: "set Server.Dir"}
-	}
-	data, err := openData(p.Dir)
-	if err != nil {
-		return &backup.Error{Op: op, Object: n.object(), Err: err, Next: "run this on the server's own machine, or use Live"}
-	}
-	if named == "" {
-		uid, err := n.serverUID(ctx)
-		if err != nil || uid == 0 || uid != data.uid {
-			if err == nil {
-				err = fmt.Errorf("the server says %s, which belongs to user %d, and runs as user %d", p.Dir, data.uid, uid)
-			} else {
-				err = fmt.Errorf("the server says %s, and its user cannot be found out: %w", p.Dir, err)
-			}
-			return &backup.Error{Op: op, Object: n.object(), Err: err, Next: "set Server.Dir if this is its data directory"}
-		}
-	}
-	p.UID, p.GID, p.Mode = data.uid, data.gid, 0o660
-	err = data.act(func(root *os.Root) error {
-		f, err := root.Lstat(p.RDB)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err == nil && !f.Mode().IsRegular() {
-			err = fmt.Errorf("%s in %s is not a regular file", p.RDB, p.Dir)
-		}
-		if err == nil {
-			p.Mode = f.Mode().Perm()
-		}
-		return err
-	})
-	if err != nil {
-		return &backup.Error{Op: op, Object: n.object(), Err: err}
-	}
-	return step.CheckSpace(p.Dir, p.from.RDB.Size)
 }
 
 // Restore stops, places and starts one server after the other. A failure puts
@@ -492,111 +317,6 @@ func (r *Offline) Prove(ctx context.Context, s *backup.Stored) error {
 		sample = 0 // each key would have to be asked of its own node
 	}
 	return compare(ctx, nodes, r.Servers[0].Client, s, sample)
-}
-
-// Undo puts back what every server had before Restore, in this process or a
-// later one. Without a restore to undo it does nothing. After an error it may be
-// called again.
-func (r *Offline) Undo(ctx context.Context, s *backup.Stored) error {
-	return r.end(s, func(state *stateDir, j *journal) error { return r.back(ctx, state, j) })
-}
-
-// Accept removes what was moved aside: there is no Undo any more.
-func (r *Offline) Accept(ctx context.Context, s *backup.Stored) error {
-	return r.end(s, func(state *stateDir, j *journal) error {
-		if j.Phase != phaseRestored {
-			return j.unfinished("it cannot be accepted", "finish it with Restore, or go back with Undo")
-		}
-		if err := state.next(ctx, j, phaseAccepted); err != nil {
-			return err
-		}
-		return finishAccept(state, j)
-	})
-}
-
-// finishAccept removes what was moved aside. There is no way back from the first
-// name on, so whoever finds the journal in this phase goes on.
-func finishAccept(state *stateDir, j *journal) error {
-	for _, p := range j.Servers {
-		err := p.check()
-		if err == nil {
-			err = p.clean(true)
-		}
-		if err != nil {
-			return step.Fail("accept the restore of", "redis "+p.Addr, err)
-		}
-	}
-	return state.remove()
-}
-
-func (r *Offline) end(s *backup.Stored, f func(*stateDir, *journal) error) error {
-	if err := r.check(); err != nil {
-		return err
-	}
-	state, err := openState(r.StateDir, r.Name(), true)
-	if err != nil {
-		return err
-	}
-	defer state.close()
-	j, err := state.load()
-	if err != nil || j == nil {
-		return err
-	}
-	if err := j.fits("offline", r.target(), s); err != nil {
-		return err
-	}
-	if j.Phase == phaseAccepted {
-		return finishAccept(state, j)
-	}
-	return f(state, j)
-}
-
-// back puts back what every server had, last one first. A server whose step
-// fails is left as it is: one that cannot be stopped would write over what is
-// put back.
-func (r *Offline) back(ctx context.Context, state *stateDir, j *journal) error {
-	var errs []error
-	if j.Phase != phaseSaving {
-		errs = append(errs, state.next(ctx, j, phaseUndoing))
-	}
-	for _, p := range slices.Backward(j.Servers) {
-		if err := r.backOne(ctx, p); err != nil {
-			var kept []string
-			for _, name := range p.Existed {
-				kept = append(kept, filepath.Join(p.Dir, p.aside(name)))
-			}
-			errs = append(errs, &backup.Error{Op: "undo the restore of", Object: "redis " + p.Addr, Retry: true, Next: "fix the cause and call Undo",
-				Err: fmt.Errorf("rollback failed; what the server had may be in %v: %w", kept, err)})
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return state.remove()
-}
-
-func (r *Offline) backOne(ctx context.Context, p *placed) error {
-	if err := p.check(); err != nil {
-		return err
-	}
-	if p.Step == "" {
-		return p.clean(false)
-	}
-	i := slices.IndexFunc(r.Servers, func(s Server) bool { return s.Client.Options().Addr == p.Addr })
-	if i < 0 {
-		return errors.New("this server is not among those given")
-	}
-	server := &r.Servers[i]
-	n := server.node()
-	if p.Step != stepStopping { // otherwise nothing is moved yet
-		if err := n.down(ctx, server.Stop); err != nil {
-			return err
-		}
-	}
-	if err := p.putBack(); err != nil {
-		return err
-	}
-	return n.up(ctx, server.Start)
 }
 
 var (

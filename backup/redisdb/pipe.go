@@ -55,6 +55,7 @@ type pipe struct {
 	id      string
 	current *window
 	sent    []*window
+	spare   *window // one whose memory can be used again
 }
 
 // add puts a key into the current window, and sends that when it is full.
@@ -64,10 +65,6 @@ func (p *pipe) add(k *rdb.Key, index int64) error {
 			return err
 		}
 	}
-	if p.current == nil {
-		p.current = &window{db: k.DB}
-	}
-	w := p.current
 	it := item{index: index, name: string(k.Name), expire: k.Expire, typ: k.Type, start: k.Start, end: k.End}
 	if k.Raw == nil { // large: streamed from the file, alone
 		if err := p.flush(); err != nil {
@@ -76,9 +73,13 @@ func (p *pipe) add(k *rdb.Key, index int64) error {
 		p.current = &window{db: k.DB, items: []item{it}}
 		return p.flush()
 	}
-	if w.buf == nil {
-		w.buf = make([]byte, 0, windowBytes+64<<10)
+	if p.current == nil {
+		if p.current, p.spare = p.spare, nil; p.current == nil {
+			p.current = &window{buf: make([]byte, 0, windowBytes+64<<10)}
+		}
+		p.current.db = k.DB
 	}
+	w := p.current
 	w.buf = p.appendHead(w.buf, &it)
 	from := len(w.buf)
 	w.buf = append(append(w.buf, k.Type), k.Raw...)
@@ -226,6 +227,9 @@ func (p *pipe) receive() error {
 	var busy []item
 	var first error
 	for _, it := range w.items {
+		if p.c.ok() {
+			continue
+		}
 		_, err := p.c.status()
 		switch {
 		case err == nil:
@@ -245,6 +249,10 @@ func (p *pipe) receive() error {
 	}
 	p.sent = p.sent[1:]
 	p.done(len(w.items))
+	if w.buf != nil {
+		w.buf, w.items = w.buf[:0], w.items[:0]
+		p.spare = w
+	}
 	return nil
 }
 

@@ -275,7 +275,15 @@ func TestLiveCluster(t *testing.T) {
 	}
 }
 
-func TestMain(m *testing.M) { os.Exit(m.Run()) }
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
+	os.Exit(m.Run())
+}
+
+// quiet keeps the client library's log of servers that are being started out of the output.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 func TestScratch(t *testing.T) {
 	t.Parallel()

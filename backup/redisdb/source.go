@@ -192,9 +192,9 @@ func (r *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 			c.Server = product(n.RDB) + " " + n.RDB.Server
 		}
 		c.Warnings = append(c.Warnings, warnings[i]...)
-	}
-	if w := plaintextWarning(r.Client); w != "" {
-		c.Warnings = append(c.Warnings, w)
+		if w := topo.nodes[i].plaintext(); w != "" {
+			c.Warnings = append(c.Warnings, w)
+		}
 	}
 	if len(details.Nodes) > 1 {
 		c.Consistency = backup.ConsistencyPerNode
@@ -269,30 +269,14 @@ func nodeWarnings(n *node, info serverInfo, out Node, m Method) (warnings []stri
 	return warnings
 }
 
-// plaintextWarning tells of data and a password that go over a network in clear.
-func plaintextWarning(c redis.UniversalClient) string {
-	var o *redis.Options
-	switch c := c.(type) {
-	case *redis.Client:
-		o = c.Options()
-	case *redis.ClusterClient:
-		co := c.Options()
-		if co.TLSConfig != nil {
-			return ""
-		}
-		for _, a := range co.Addrs {
-			if !loopback(a) {
-				return "the connection to redis " + a + " is not encrypted: data and password can be read on the network; use rediss://"
-			}
-		}
-		return ""
-	default:
+// plaintext tells of data and a password that cross a network unencrypted; empty:
+// they do not.
+func (n *node) plaintext() string {
+	o := n.client.Options()
+	if o.TLSConfig != nil || o.Network == "unix" || loopback(n.addr) {
 		return ""
 	}
-	if o.TLSConfig != nil || o.Network == "unix" || loopback(o.Addr) {
-		return ""
-	}
-	return "the connection to redis " + o.Addr + " is not encrypted: data and password can be read on the network; use rediss://"
+	return "the connection to " + n.object() + " is not encrypted: data and password can be read on the network; use rediss://"
 }
 
 // checkStructure is LevelStructure: every file can be read from the first byte

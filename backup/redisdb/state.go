@@ -77,7 +77,7 @@ func openState(dir, component string, create bool) (*stateDir, error) {
 			return nil, step.Fail("open", dir, err)
 		}
 	}
-	if err := checkPrivate(abs); err != nil {
+	if err := checkPrivate(abs, false); err != nil {
 		return nil, &backup.Error{Op: "open", Object: dir, Err: err, Next: "choose a directory that only you and root can write to"}
 	}
 	if !create {
@@ -104,11 +104,12 @@ func (s *stateDir) close() {
 	}
 }
 
-// checkPrivate refuses a directory that others could write to, or swap.
-func checkPrivate(dir string) error {
+// checkPrivate refuses a directory that others could write to, or swap. below says that a
+// directory will be made in it, which is checked again then.
+func checkPrivate(dir string, below bool) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return checkPrivate(filepath.Dir(dir)) // it will be made there
+		return checkPrivate(filepath.Dir(dir), true)
 	}
 	if err != nil {
 		return err
@@ -123,7 +124,7 @@ func checkPrivate(dir string) error {
 			return fmt.Errorf("%s is not a directory", p)
 		}
 		// A sticky directory lets others add names, but not change ours.
-		others := info.Mode().Perm()&0o022 != 0 && (info.Mode()&fs.ModeSticky == 0 || p == real)
+		others := info.Mode().Perm()&0o022 != 0 && (info.Mode()&fs.ModeSticky == 0 || p == real && !below)
 		if (st.Uid != 0 && int(st.Uid) != os.Geteuid()) || others {
 			return fmt.Errorf("%s belongs to user %d with mode %v: others could change what lies there", p, st.Uid, info.Mode().Perm())
 		}
@@ -227,7 +228,7 @@ func (j *journal) state() string {
 	case phaseWriting:
 		return fmt.Sprintf("the server holds at least %d keys of the set; %s", j.Acked, was)
 	case phasePlacing:
-		return "servers may be stopped, and what they had may lie beside its place"
+		return "servers may be stopped, and what they had may be next to its place under another name"
 	case phaseRestored:
 		return "the set is in place, neither accepted nor undone; " + was
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
 // checkState refuses a server that must not or cannot take the data.
@@ -163,6 +164,31 @@ func checkMemory(nodes []*node, infos []serverInfo, d Details) error {
 	}
 	if need > room {
 		return refuse(nodes[0], ErrCannotHold, "raise maxmemory", "maxmemory leaves %d bytes for data, and the set needs about %d", room, need)
+	}
+	return nil
+}
+
+// checkLargest refuses a server that takes no command as large as the set's largest
+// value: it would close the connection in the middle (Redis 7.0).
+func checkLargest(ctx context.Context, n *node, d Details) error {
+	var largest int64
+	for _, from := range d.Nodes {
+		largest = max(largest, from.RDB.Largest)
+	}
+	if largest == 0 { // the set was taken before this was noted
+		return nil
+	}
+	largest += 1 + rdb.Footer
+	for _, name := range []string{"proto-max-bulk-len", "client-query-buffer-limit"} {
+		value, told, err := n.config(ctx, name)
+		if err != nil {
+			return err
+		}
+		limit, err := strconv.ParseInt(value, 10, 64)
+		if told && err == nil && largest > limit {
+			return refuse(n, ErrCannotHold, "raise "+name+", or use Offline",
+				"the set's largest value takes %d bytes, and its setting %s is %d", largest, name, limit)
+		}
 	}
 	return nil
 }

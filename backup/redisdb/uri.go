@@ -30,10 +30,10 @@ import (
 // options of go-redis' URLs work, and these for user and password:
 //
 //   - username=, password=: of the servers that hold data
-//   - sentinel_username=, sentinel_password=: of the Sentinels
+//   - sentinel_username=, sentinel_password=: of the Sentinels; without them the
+//     Sentinels are asked without a login
 //
-// The user and password before the @ are those of the data servers and, with
-// Sentinel, of the Sentinels as well, unless an option says otherwise.
+// The user and password before the @ are those of the servers that hold data.
 //
 // Encode special characters of a password: %40 for @, %3A for :, %2F for /, %3F
 // for ?, %23 for #, %25 for %. A password that stands there as it is works where
@@ -222,7 +222,7 @@ func (p uriParts) client(t *tls.Config) (redis.UniversalClient, error) {
 		return redis.NewClient(o), nil
 	}
 	user, pass := take("username", p.user), take("password", p.pass)
-	sentinelUser, sentinelPass := take("sentinel_username", p.user), take("sentinel_password", p.pass)
+	sentinelUser, sentinelPass := take("sentinel_username", ""), take("sentinel_password", "")
 	p.query.Del("addr")
 	p.query.Del("master_name")
 	u := url.URL{Scheme: scheme, Host: p.hosts[0], Path: p.path, RawQuery: p.query.Encode()}
@@ -271,5 +271,5 @@ func loopback(addr string) bool {
 		host = addr
 	}
 	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || host == "" || host == "FailoverClient" || strings.HasPrefix(host, "/") || err == nil && ip.Unmap().IsLoopback()
+	return host == "localhost" || host == "" || strings.HasPrefix(host, "/") || err == nil && ip.Unmap().IsLoopback()
 }

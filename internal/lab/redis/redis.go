@@ -114,7 +114,7 @@ func (s *Server) StartE() error {
 	}(s.cmd, s.gone)
 	c := s.client()
 	defer c.Close()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		err := c.Ping(context.Background()).Err()
 		if err == nil || strings.HasPrefix(err.Error(), "NOAUTH") || strings.HasPrefix(err.Error(), "WRONGPASS") || strings.HasPrefix(err.Error(), "LOADING") {
@@ -296,12 +296,12 @@ func freePort() (string, error) {
 	}
 }
 
-// WaitFor asks until done, and fails the test after half a minute.
+// WaitFor asks until done, and fails the test after three minutes.
 func WaitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 30 s for %s", what)
+			t.Fatalf("waited 3 minutes for %s", what)
 		}
 	}
 }

@@ -185,16 +185,17 @@ func TestDigestSees(t *testing.T) {
 	base := streamOf(3)
 	id := "\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00\x01"
 	for name, change := range map[string][2]string{
-		"value":          {"\x81w\x02", "\x81W\x02"},
-		"field":          {"\x81f\x02", "\x81F\x02"},
-		"last id":        {"\x02\x07\x08", "\x02\x07\x09"},
-		"group":          {"group", "Group"},
-		"delivered":      {"group\x05\x01", "group\x05\x02"},
-		"pending id":     {id + le64(1000), strings.Replace(id, "\x05", "\x06", 1) + le64(1000)},
-		"pending time":   {le64(1000), le64(1001)},
-		"pending count":  {le64(1000) + "\x03", le64(1000) + "\x04"},
-		"consumer":       {"consumer", "Consumer"},
-		"consumer's own": {le64(3000) + "\x01" + id, le64(3000) + "\x00"},
+		"value":           {"\x81w\x02", "\x81W\x02"},
+		"field":           {"\x81f\x02", "\x81F\x02"},
+		"last id":         {"\x02\x07\x08", "\x02\x07\x09"},
+		"group":           {"group", "Group"},
+		"delivered":       {"group\x05\x01", "group\x05\x02"},
+		"pending id":      {id + le64(1000), strings.Replace(id, "\x05", "\x06", 1) + le64(1000)},
+		"pending time":    {le64(1000), le64(1001)},
+		"pending count":   {le64(1000) + "\x03", le64(1000) + "\x04"},
+		"consumer":        {"consumer", "Consumer"},
+		"consumer's own":  {le64(3000) + "\x01" + id, le64(3000) + "\x01" + strings.Replace(id, "\x05", "\x06", 1)},
+		"consumer's none": {le64(3000) + "\x01" + id, le64(3000) + "\x00"},
 	} {
 		changed := strings.Replace(base, change[0], change[1], 1)
 		if changed == base {

@@ -22,6 +22,7 @@ type Info struct {
 	Keys      int64             `json:"keys"`                 // all databases
 	Expiring  int64             `json:"expiring,omitempty"`   // keys that have a time to live
 	Empty     int64             `json:"empty,omitempty"`      // of Keys: collections without elements, which servers do not load
+	Largest   int64             `json:"largest,omitempty"`    // bytes of the largest value as in the file
 	Databases map[int]int64     `json:"databases,omitempty"`  // keys of each
 	Types     map[string]int64  `json:"types,omitempty"`      // keys of each type
 	Modules   map[string]int64  `json:"modules,omitempty"`    // keys of each module's type, by the type's name
@@ -100,7 +101,7 @@ func (c *cursor) file(v Visit) (Info, error) {
 	err = c.body(&info, v)
 	if errors.Is(err, ErrUnknown) {
 		info.NotWalked = err.Error()
-		info.Keys, info.Expiring, info.Empty, info.Functions = 0, 0, 0, 0
+		info.Keys, info.Expiring, info.Empty, info.Functions, info.Largest = 0, 0, 0, 0, 0
 		info.Databases, info.Types, info.Modules, info.ModuleAux = nil, nil, nil, nil
 		// The visitor has not seen everything; that must not look complete.
 		if v.Key != nil {
@@ -345,6 +346,7 @@ func (w *walk) entry(op byte) error {
 		return fmt.Errorf("value of key %.80q: %w", k.Name, c.err)
 	}
 	k.End, k.Raw = c.offset(), nil
+	w.info.Largest = max(w.info.Largest, k.End-k.Start)
 	if c.mark >= 0 {
 		k.Raw = c.buf[c.mark:c.pos]
 	}

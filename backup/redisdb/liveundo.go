@@ -1,0 +1,138 @@
+package redisdb
+
+import (
+	"context"
+	"fmt"
+
+	"example.com/tykupgrade/backup"
+)
+
+// Undo puts back what Restore replaced, or removes what it wrote into an empty
+// target, in this process or a later one. The copy of what was there is opened
+// and checked before anything is removed. Without a restore to undo it does
+// nothing. After an error it may be called again.
+func (r *Live) Undo(ctx context.Context, s *backup.Stored) error {
+	state, err := openState(r.StateDir, r.Name(), true)
+	if err != nil {
+		return err
+	}
+	defer state.close()
+	j, err := state.load()
+	if err != nil || j == nil {
+		return err
+	}
+	topo, err := topologyOf(ctx, r.Client, r.Commands)
+	if err != nil {
+		return err
+	}
+	if err := j.fits("live", topo.origin(), s); err != nil {
+		return err
+	}
+	return r.back(ctx, state, j, s)
+}
+
+// back goes back to what was there.
+func (r *Live) back(ctx context.Context, state *stateDir, j *journal, s *backup.Stored) error {
+	err := r.goBack(ctx, state, j, s)
+	if err == nil {
+		return state.remove()
+	}
+	where := "the server may hold keys of the set"
+	if j.Rescue != "" {
+		where = "what the server held is in the set " + j.Rescue
+	}
+	return &backup.Error{Op: "undo the restore of", Object: j.Target, Err: fmt.Errorf("rollback failed, %s: %w", where, err), Next: "fix the cause and call Undo", Retry: true}
+}
+
+func (r *Live) goBack(ctx context.Context, state *stateDir, j *journal, s *backup.Stored) error {
+	if j.Phase == phaseSaving {
+		return nil
+	}
+	topo, err := topologyOf(ctx, r.Client, r.Commands)
+	if err != nil {
+		return err
+	}
+	w := newWriter(ctx, topo.nodes, func(int) {})
+	defer w.close()
+	if j.Rescue == "" {
+		d, err := detailsOf(s)
+		if err == nil {
+			err = state.next(ctx, j, phaseUndoing)
+		}
+		if err == nil {
+			err = (&remover{w: w, acked: j.Acked, sent: j.Sent}).run(s, d)
+		}
+		for _, n := range d.Nodes {
+			if err == nil && n.RDB.Functions > 0 {
+				err = topo.flushFunctions(ctx)
+			}
+		}
+		return err
+	}
+	old, d, err := openRescue(ctx, j)
+	if err == nil {
+		err = state.next(ctx, j, phaseUndoing)
+	}
+	if err == nil {
+		err = topo.flush(ctx, true)
+	}
+	if err == nil {
+		w.replace = true
+		err = w.write(old, d)
+	}
+	return err
+}
+
+// Accept forgets the restore: there is no Undo any more. The set of what was
+// replaced stays in StateDir.
+func (r *Live) Accept(ctx context.Context, s *backup.Stored) error {
+	state, err := openState(r.StateDir, r.Name(), true)
+	if err != nil {
+		return err
+	}
+	defer state.close()
+	j, err := state.load()
+	if err != nil || j == nil {
+		return err
+	}
+	if j.Set != identity(s) {
+		return j.fits(j.Kind, j.Target, s)
+	}
+	if j.Phase != phaseRestored {
+		return j.unfinished("it cannot be accepted", "finish it with Restore, or go back with Undo")
+	}
+	return state.remove()
+}
+
+// flush empties every node.
+func (t *topology) flush(ctx context.Context, functions bool) error {
+	for _, n := range t.nodes {
+		c, err := n.open(ctx, 0)
+		if err != nil {
+			return err
+		}
+		c.idle = slowLimit
+		_, err = c.command("FLUSHALL")
+		c.close()
+		if err != nil {
+			return serverError("empty", n.object(), ctxFirst(ctx, err))
+		}
+	}
+	if functions {
+		return t.flushFunctions(ctx)
+	}
+	return nil
+}
+
+// flushFunctions removes the function libraries, where servers know of them.
+func (t *topology) flushFunctions(ctx context.Context) error {
+	for _, n := range t.nodes {
+		if err := n.do(ctx, "FUNCTION", "FLUSH").Err(); err != nil && !unknownCommand(err) {
+			if held, e := n.holdsFunctions(ctx); e == nil && !held {
+				continue
+			}
+			return serverError("remove the functions of", n.object(), err)
+		}
+	}
+	return nil
+}
