@@ -3,6 +3,7 @@ package backup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,8 +18,8 @@ func Find(dir, name string) (*Set, error) {
 		return nil, &Error{Op: "find", Object: `set "latest"`, Err: errors.New("no directory of sets was given"), Next: "name the directory of the sets"}
 	case name == "latest":
 		sets, err := List(dir)
-		if err == nil && len(sets) == 0 {
-			err = fmt.Errorf("%s holds no set: %w", dir, ErrNotASet)
+		if (err == nil || errors.Is(err, fs.ErrNotExist)) && len(sets) == 0 {
+			return nil, &Error{Op: "find set", Object: dir, Err: fmt.Errorf("%w: the directory holds no set", ErrNotASet), Next: "take one first"}
 		}
 		if err != nil {
 			return nil, &Error{Op: "find", Object: `set "latest"`, Err: err, Next: "name a set by its id"}

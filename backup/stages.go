@@ -1,15 +1,6 @@
 package backup
 
-import (
-	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"path/filepath"
-	"strings"
-
-	"example.com/tykupgrade/backup/internal/step"
-)
+import "context"
 
 // RestoreStages restores in stages: all restorers of one stage as one [Set.Restore], then
 // between, then the next. Put configuration files before data, and restart what reads them
@@ -49,22 +40,4 @@ func (c ComponentReport) Changed() int {
 		}
 	}
 	return n
-}
-
-// Find opens a set below dir: "latest", an id, or any set by a path with a slash.
-func Find(dir, name string) (*Set, error) {
-	if name != "latest" {
-		if !strings.Contains(name, "/") {
-			name = filepath.Join(dir, name)
-		}
-		return Open(name)
-	}
-	sets, err := List(dir)
-	if len(sets) > 0 {
-		return sets[0], nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return nil, &step.Error{Op: "find set", Object: dir, Err: fmt.Errorf("%w: the directory holds no set", ErrNotASet), Next: "take one first"}
 }

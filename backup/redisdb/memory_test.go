@@ -17,14 +17,14 @@ import (
 // time. Not parallel: the others wait meanwhile, so that what is counted is this run's.
 func TestMemory(t *testing.T) {
 	const mib = 1 << 20
-	large := 32 // MiB of the string; TYKUPGRADE_TEST_LARGE=512 is the largest that a server takes
+	large := 16 // MiB of the string; TYKUPGRADE_TEST_LARGE=512 is the largest that a server takes
 	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_LARGE")); err == nil {
 		large = n
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	run := []string{"--rdbcompression", "no", "--proto-max-bulk-len", "1gb", "--client-query-buffer-limit", "2gb"}
 	s := redislab.Start(t, run...)
-	s.Do("DEBUG", "POPULATE", 8000, "filler", 1000)
+	s.Do("DEBUG", "POPULATE", 4000, "filler", 1000)
 	s.Do("DEBUG", "POPULATE", 1, "string", large*mib)
 	s.Do("EVAL", "for i = 1, ARGV[1] do redis.call('HSET', 'hash', 'field' .. i, 'value' .. i) end", 0, large*2000)
 	target := redislab.Start(t, run...)
@@ -54,13 +54,13 @@ func TestMemory(t *testing.T) {
 			return err
 		}
 	}
-	bounded("take", 16*mib, take(redisdb.PSYNC))
-	bounded("take by key", uint64(large+large/5+16)*mib, take(redisdb.DUMP))
-	bounded("restore", 16*mib, func() error {
+	bounded("take", 10*mib, take(redisdb.PSYNC))
+	bounded("take by key", uint64(large+large/5+10)*mib, take(redisdb.DUMP))
+	bounded("restore", 10*mib, func() error {
 		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()})
 		return err
 	})
-	bounded("compare", 16*mib, func() error {
+	bounded("compare", 10*mib, func() error {
 		return (&redisdb.Source{Client: target.Client(), Sample: 10_000}).Prove(t.Context(), stored(t, set))
 	})
 }
