@@ -79,7 +79,10 @@ func (inv *Inventory) checkBalancer() error {
 
 // server is the host's name in the load balancer. Empty: none is in front.
 func (inv *Inventory) server(h Host) string {
-	if h.Server == "" && inv.Balancer.Kind == BalancerReady && balanced(h.Component) {
+	switch {
+	case inv.Balancer.Kind == BalancerNone:
+		return ""
+	case h.Server == "" && inv.Balancer.Kind == BalancerReady && balanced(h.Component):
 		return h.Name
 	}
 	return h.Server
@@ -90,9 +93,9 @@ func (inv *Inventory) balancer(component string) (rollout.Balancer, error) {
 	b := inv.Balancer
 	switch b.Kind {
 	case BalancerExec:
-		return rollout.Exec{Run: debpkg.Local(), DrainCommand: b.Drain, ReadyCommand: b.Ready, StateCommand: b.State, KillCommand: b.Kill}, nil
+		return rollout.Exec{Run: rollout.Audited(debpkg.Local()), DrainCommand: b.Drain, ReadyCommand: b.Ready, StateCommand: b.State, KillCommand: b.Kill}, nil
 	case BalancerNone:
-		return rollout.None(), nil
+		return nil, nil
 	case BalancerReady:
 		if !balanced(component) {
 			return nil, nil

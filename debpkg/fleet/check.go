@@ -96,7 +96,7 @@ func (inv *Inventory) checkHost(i int, seen map[string]bool, bad func(string, ..
 	} else if _, err := health.ParseVersion(inv.Versions[h.Component]); err != nil {
 		bad("host %s: versions.%s: %w: want the exact version, such as 5.2.5", h.Name, h.Component, err)
 	}
-	if b, _ := inv.balancer(h.Component); h.Server != "" && inv.BlueGreen == nil && b == nil {
+	if b, _ := inv.balancer(h.Component); inv.server(*h) != "" && inv.BlueGreen == nil && b == nil {
 		bad("host %s is server %s, but no load balancer has %s: want backends in haproxy, or balancer", h.Name, h.Server, h.Component)
 	}
 	if h.Component == MDCB && h.Health == "" {

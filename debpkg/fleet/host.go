@@ -8,11 +8,16 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/health"
 )
 
 // Runner reaches a host: this machine or SSH, as root by sudo if the inventory says so.
-func (inv *Inventory) Runner(h Host) debpkg.Runner {
+//
+// Inside a step of a run each command is recorded in the journal, see [rollout.Audited].
+func (inv *Inventory) Runner(h Host) debpkg.Runner { return rollout.Audited(inv.reach(h)) }
+
+func (inv *Inventory) reach(h Host) debpkg.Runner {
 	if inv.Connect != nil {
 		return inv.Connect(h)
 	}

@@ -1,6 +1,10 @@
 package fleet
 
-import "example.com/tykupgrade/debpkg"
+import (
+	"time"
+
+	"example.com/tykupgrade/debpkg"
+)
 
 // Inventory is the file, YAML or JSON. [Inventory.Check] fills in defaults.
 type Inventory struct {
@@ -26,6 +30,8 @@ type Inventory struct {
 	// Connect reaches a host in another way than [Inventory.Runner] does by itself, for
 	// programs with connections of their own and for tests. Nil: SSH, or this machine.
 	Connect func(Host) debpkg.Runner `yaml:"-"`
+
+	every time.Duration // between two questions to a load balancer; 0: rollout's default
 }
 
 // Host is one component on one machine.

@@ -1,6 +1,11 @@
 package fleet
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
 
 // The components of a Tyk installation, as an inventory names them.
 const (
@@ -20,6 +25,21 @@ func StandardOrder() []string { return []string{Dashboard, Gateway, Pump} }
 // the data planes.
 func MDCBOrder() []string {
 	return []string{MDCB, Pump, Dashboard, Gateway, DataPlanePump, DataPlaneGateway}
+}
+
+// InOrder joins the waves of components in an order such as [StandardOrder]. A component that the
+// order does not name is an error. One without waves is left out.
+func InOrder(order []string, waves map[string][]rollout.Wave) ([]rollout.Wave, error) {
+	for name := range waves {
+		if !slices.Contains(order, name) {
+			return nil, fmt.Errorf("order waves: unknown component %q (want %s)", name, oneOf(order))
+		}
+	}
+	var all []rollout.Wave
+	for _, name := range order {
+		all = append(all, waves[name]...)
+	}
+	return all, nil
 }
 
 // IsGateway reports whether hosts of the component are gateways, which load plugins.

@@ -16,6 +16,9 @@ type PackageOptions struct {
 	// the new version and the new bundle. Nil: the package's own script restarts the
 	// service.
 	Swap *Swap
+	// Asked leaves out the step's Ask, which plans the installation before the run touches its
+	// first host and refuses the run if the host cannot be upgraded.
+	Asked bool
 }
 
 // Package is the rollout step "install" for one package on one host.
@@ -27,8 +30,12 @@ type PackageOptions struct {
 // that Undo needs is complete. The step may be tried twice.
 func Package(host *debpkg.Host, want debpkg.Request, o PackageOptions) rollout.Step {
 	p := &pkg{host: host, want: want, swap: o.Swap}
-	return rollout.Step{Name: "install", Do: p.install, Undo: p.revert, Done: p.done,
+	s := rollout.Step{Name: "install", Do: p.install, Undo: p.revert, Done: p.done,
 		Retry: rollout.Retry{Attempts: 2, Wait: 2 * time.Second}}
+	if !o.Asked {
+		s.Ask = p.ask
+	}
+	return s
 }
 
 // pkg is one package of one host.
@@ -77,6 +84,15 @@ func (p *pkg) install(ctx context.Context) error {
 		return err
 	}
 	return p.swap.forward(ctx, p.host, unitOf(p.want.Package), &r)
+}
+
+// ask plans by the package lists that the host has.
+func (p *pkg) ask(ctx context.Context) error {
+	plan, err := p.host.Plan(ctx, p.want)
+	if err != nil {
+		return err
+	}
+	return plan.Refused()
 }
 
 // plan saves what will be done before anything is changed.

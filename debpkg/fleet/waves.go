@@ -20,6 +20,9 @@ type Options struct {
 	// Swap: they are not. With a Swap, a gateway is healthy only if its own log, in the
 	// journal of systemd, says of no plugin and no bundle that it was not loaded.
 	Swap func(Host) *Swap
+	// Asked says that the caller has planned every host, for example by [Inventory.Plans].
+	// Otherwise the run does so itself, before it touches the first host.
+	Asked bool
 }
 
 // Waves puts the upgrade of all hosts together, component by component in their order.
@@ -39,6 +42,7 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 					m.log = health.Journal(inv.Runner(h), m.Unit())
 				}
 			}
+			po.Asked = o.Asked
 			machines = append(machines, m)
 			hosts = append(hosts, rollout.Host{Name: h.Name, Server: inv.server(h), Install: Package(m.deb, m.request(), po), Healthy: m.healthy, Restored: m.restored})
 		}
@@ -50,7 +54,7 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 			return nil, err
 		}
 	}
-	return rollout.InOrder(inv.Order, waves)
+	return InOrder(inv.Order, waves)
 }
 
 func (inv *Inventory) component(component string, hosts []rollout.Host, machines []*machine) ([]rollout.Wave, error) {
@@ -61,7 +65,7 @@ func (inv *Inventory) component(component string, hosts []rollout.Host, machines
 			sw.Instances = append(sw.Instances, p.process(nil))
 			lbs = append(lbs, p.process(b.Backends))
 		}
-		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Watch: inv.watch(machines), Drain: inv.Drain.options()}
+		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Watch: inv.watch(machines), Drain: inv.drain()}
 		if len(b.Backends) > 0 {
 			o.Balancer = rollout.All(lbs...)
 		}
@@ -73,14 +77,14 @@ func (inv *Inventory) component(component string, hosts []rollout.Host, machines
 	return []rollout.Wave{w}, err
 }
 
-func (d Drain) options() rollout.DrainOptions {
-	return rollout.DrainOptions{Deadline: time.Duration(d.Deadline), Force: d.Force}
+func (inv *Inventory) drain() rollout.DrainOptions {
+	return rollout.DrainOptions{Deadline: time.Duration(inv.Drain.Deadline), Force: inv.Drain.Force, Interval: inv.every}
 }
 
 func (inv *Inventory) rolling(component string) rollout.RollingOptions {
 	o := rollout.RollingOptions{
-		Drain:          inv.Drain.options(),
-		Up:             rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline)},
+		Drain:          inv.drain(),
+		Up:             rollout.UpOptions{Deadline: time.Duration(inv.Up.Deadline), Interval: inv.every},
 		MaxUnavailable: rollout.CountOrPercent(inv.MaxUnavailable), MinUp: inv.MinUp,
 	}
 	o.Balancer, _ = inv.balancer(component)
@@ -120,7 +124,7 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 			waves[component] = []rollout.Wave{w}
 		}
 	}
-	return rollout.InOrder(inv.Order, waves)
+	return InOrder(inv.Order, waves)
 }
 
 // RunOptions are the options of a run that the inventory sets. A run is about its

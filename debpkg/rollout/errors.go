@@ -36,6 +36,8 @@ var (
 	ErrVetoed = errors.New("vetoed by a hook")
 	// ErrProbes: more probes failed than Prober.Allowed. Resume continues the run.
 	ErrProbes = errors.New("too many probes failed")
+	// ErrRefused: a target said that it cannot be worked on. Nothing was begun.
+	ErrRefused = errors.New("a target cannot be worked on")
 	// ErrInvalid: waves or options are wrong. Nothing was begun.
 	ErrInvalid = errors.New("invalid")
 )

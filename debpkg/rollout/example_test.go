@@ -247,24 +247,6 @@ func ExampleControl() {
 	// Output: 1 1 true
 }
 
-func ExampleInOrder() {
-	waves, _ := rollout.InOrder(rollout.StandardOrder(), map[string][]rollout.Wave{
-		"pump": {{Name: "pumps"}}, "dashboard": {{Name: "dashboards"}}, "gateway": {{Name: "gateways"}},
-	})
-	for _, w := range waves {
-		fmt.Println(w.Name)
-	}
-	// Output:
-	// dashboards
-	// gateways
-	// pumps
-}
-
-func ExampleMDCBOrder() {
-	fmt.Println(strings.Join(rollout.MDCBOrder(), ", "))
-	// Output: mdcb, pump, dashboard, gateway, data-plane-pump, data-plane-gateway
-}
-
 func ExampleSelect() {
 	lb := memory{}
 	wave, _ := rollout.Rolling("gateways", gateways(), rollout.RollingOptions{Balancer: lb})

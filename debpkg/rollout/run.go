@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 )
 
@@ -91,10 +92,12 @@ func begin(ctx context.Context, waves []Wave, o Options, mode Mode) (_ *Report, 
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, unlock()) }()
-		if err := r.load(); err != nil {
+		if err := r.load(ctx); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, r.j.close()) }()
+	} else if err := r.ask(ctx); err != nil {
+		return nil, err
 	}
 	if err := r.header(from); err != nil {
 		return r.j.rep, err
@@ -155,7 +158,7 @@ func cause(err error) error {
 }
 
 // load opens the journal and checks that the mode fits what is in it.
-func (r *runner) load() (err error) {
+func (r *runner) load(ctx context.Context) (err error) {
 	if r.mode != ModeRun {
 		// Opening would create it.
 		if has, err := exists(r.o.Journal); err != nil {
@@ -170,11 +173,17 @@ func (r *runner) load() (err error) {
 	defer func() {
 		if err != nil && r.j.f != nil {
 			err = errors.Join(err, r.j.f.Close())
+			if r.j.seq == 0 { // it was created, and nothing was begun
+				err = errors.Join(err, os.Remove(r.o.Journal))
+			}
 		}
 	}()
 	rep := r.j.rep
 	switch {
 	case r.mode == ModeRun && rep.Outcome.Finished():
+		if err := r.ask(ctx); err != nil {
+			return err
+		}
 		to, err := r.j.aside()
 		if err != nil {
 			return r.fail(nil, err, "rename the journal of the finished run")
@@ -196,7 +205,7 @@ func (r *runner) load() (err error) {
 	case r.mode == ModeAccept && !rep.accepting && rep.Outcome != OutcomeDone && rep.Outcome != OutcomePartial:
 		return r.fail(ErrUnfinished, nil, "call Resume or Undo first")
 	}
-	return nil
+	return r.ask(ctx)
 }
 
 func (r *runner) header(from *Owner) error {

@@ -14,6 +14,11 @@ type Step struct {
 	Undo func(context.Context) error         // nil: there is nothing to undo
 	Done func(context.Context) (bool, error) // nil: Do runs whenever the step is reached
 
+	// Ask looks whether Do can succeed and changes nothing. Run and Resume call it for every
+	// target that they have not begun, sixteen at a time, before they touch the first one. An
+	// error begins nothing. [Saved] has nothing for it. Nil: not asked.
+	Ask func(context.Context) error
+
 	// Check must succeed after Do, or after Done returned true, for the step to count. A
 	// resumed run calls it again for targets that are done. Nil: not checked.
 	Check func(context.Context) error

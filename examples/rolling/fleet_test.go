@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,25 +28,21 @@ func TestFleet(t *testing.T) {
 	t.Run("blue-green there and back", s.testBlueGreen)
 	t.Run("canary that crashes", s.testCanary)
 	t.Run("one host, one step", s.testOnly)
+	t.Run("trouble", s.testTrouble)
+	t.Run("killed", s.testKilled)
 }
 
 func (s *fixture) testThereAndBack(t *testing.T) {
-	for range 3 {
-		inv := s.inventory(t, newer, "")
-		plan := s.succeed(t, "-file", inv, "plan")
-		if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan, "drain → install → healthy → ready") {
-			t.Errorf("plan:\n%s", plan)
-		}
+	inv := s.inventory(t, newer, "")
+	plan := s.succeed(t, "-file", inv, "plan")
+	if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan, "drain → install → healthy → ready") {
+		t.Errorf("plan:\n%s", plan)
+	}
+	for _, c := range []struct{ verb, want string }{{"run", "5.2.5 5.2.5"}, {"undo", "4.0.8 4.0.8"}} {
 		l := startLoad(t, s.Front, 16)
-		s.succeed(t, "-file", inv, "run")
+		s.succeed(t, "-file", inv, c.verb)
 		l.none(t, 5000)
-		if v := s.versions(t); v != "5.2.5 5.2.5" {
-			t.Fatalf("versions %s", v)
-		}
-		l = startLoad(t, s.Front, 16)
-		s.succeed(t, "-file", inv, "undo")
-		l.none(t, 5000)
-		if v := s.versions(t); v != "4.0.8 4.0.8" {
+		if v := s.versions(t); v != c.want {
 			t.Fatalf("versions %s", v)
 		}
 	}
@@ -52,7 +50,7 @@ func (s *fixture) testThereAndBack(t *testing.T) {
 
 func (s *fixture) testBlueGreen(t *testing.T) {
 	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.Colour+", active: blue, idle: green, soak: 1s, backends: [green]}\n")
-	l := startLoad(t, s.Split, 16)
+	l := startLoad(t, s.Split, 8)
 	s.succeed(t, "-file", inv, "run")
 	if v := s.versions(t); v != "4.0.8 5.2.5" {
 		t.Errorf("versions %s", v)
@@ -61,7 +59,7 @@ func (s *fixture) testBlueGreen(t *testing.T) {
 		t.Errorf("stored: %q, %v", data, err)
 	}
 	s.succeed(t, "-file", inv, "undo")
-	l.none(t, 3000)
+	l.none(t, 1000)
 	if v := s.versions(t); v != "4.0.8 4.0.8" {
 		t.Errorf("versions %s", v)
 	}
@@ -73,9 +71,9 @@ func (s *fixture) testBlueGreen(t *testing.T) {
 func (s *fixture) testCanary(t *testing.T) {
 	inv := s.inventory(t, broken, "canary: {count: 1, soak: 1s}\nbudget: 50%\n")
 	before := s.installs(t, s.Hosts[1], broken)
-	l := startLoad(t, s.Front, 16)
+	l := startLoad(t, s.Front, 8)
 	code, out := s.rolling(t, "-file", inv, "run")
-	l.none(t, 1000)
+	l.none(t, 500)
 	if code != cli.No || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out, "h1 has its previous state again") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
@@ -87,15 +85,21 @@ func (s *fixture) testCanary(t *testing.T) {
 	}
 }
 
-// TestFleetTrouble takes away Redis, HAProxy's socket and SSH in the middle:
-// each time a host may be out of service, the other serves on, and resume
-// finishes.
-func TestFleetTrouble(t *testing.T) {
+// testTrouble takes away Redis, HAProxy's socket and SSH in the middle of one run. Each time a
+// host may be out of service, the other serves on, and resume goes on.
+func (s *fixture) testTrouble(t *testing.T) {
 	lab.Long(t)
-	t.Parallel()
-	s := newFixture(t)
+	s.Patience = 20 * time.Second // what comes back, comes back with the next call
+	inv := s.inventory(t, newer, "")
+	impatient, err := os.ReadFile(inv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Patience = 0
+	l := startLoad(t, s.Front, 2)
+	verb := "run"
 	for _, c := range []struct {
-		name, until string // what happens once the journal has this
+		name, until string // what happens once the call has written this to the journal
 		harm, mend  func()
 		fails       bool
 	}{
@@ -104,38 +108,46 @@ func TestFleetTrouble(t *testing.T) {
 				t.Error(err)
 			}
 		}, true},
-		{"haproxy's socket", `"step":"install","attempt":1`, func() { _ = os.Rename(s.Sock, s.Sock+".gone") }, func() { _ = os.Rename(s.Sock+".gone", s.Sock) }, true},
+		{"haproxy's socket", `"kind":"start"`, func() { _ = os.Rename(s.Sock, s.Sock+".gone") }, func() { _ = os.Rename(s.Sock+".gone", s.Sock) }, true},
 		{"ssh", `"kind":"note"`, s.cutSSH, func() {}, false},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			inv := s.inventory(t, newer, "")
-			l := startLoad(t, s.Front, 2)
-			cmd := s.start(t, "-file", inv, "run")
-			waitFor(t, inv+".journal", c.until)
-			c.harm()
-			err := cmd.Wait()
-			out := cmd.Stdout.(*bytes.Buffer).String()
-			if c.fails && (err == nil || !strings.Contains(out, "resume or undo") && !strings.Contains(out, "look at the targets")) || !c.fails && err != nil {
-				t.Errorf("error %v\n%s", err, out)
-			}
-			c.mend()
-			s.succeed(t, "-file", inv, "resume")
-			if v := s.versions(t); v != "5.2.5 5.2.5" {
-				t.Errorf("versions %s", v)
-			}
-			s.succeed(t, "-file", inv, "undo")
-			l.none(t, 1000)
-			if v := s.versions(t); v != "4.0.8 4.0.8" {
-				t.Errorf("versions %s", v)
-			}
-		})
+		file := impatient
+		if !c.fails {
+			file = bytes.ReplaceAll(file, []byte("deadline: 20s"), []byte("deadline: 5m"))
+		}
+		if err := os.WriteFile(inv, file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadFile(inv + ".journal")
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		cmd := s.start(t, "-file", inv, verb)
+		waitFor(t, inv+".journal", len(before), c.until)
+		c.harm()
+		err = cmd.Wait()
+		out := cmd.Stdout.(*bytes.Buffer).String()
+		if c.fails && (err == nil || !strings.Contains(out, "resume or undo") && !strings.Contains(out, "look at the targets")) || !c.fails && err != nil {
+			t.Errorf("%s: error %v\n%s", c.name, err, out)
+		}
+		c.mend()
+		verb = "resume"
+	}
+	if v := s.versions(t); v != "5.2.5 5.2.5" {
+		t.Errorf("versions %s", v)
+	}
+	s.succeed(t, "-file", inv, "undo")
+	l.none(t, 500)
+	if v := s.versions(t); v != "4.0.8 4.0.8" {
+		t.Errorf("versions %s", v)
 	}
 }
 
-func waitFor(t *testing.T, path, text string) {
+// waitFor waits until a file has a text after so many bytes.
+func waitFor(t *testing.T, path string, after int, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if data, err := os.ReadFile(path); err == nil && bytes.Contains(data, []byte(text)) {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if data, err := os.ReadFile(path); err == nil && len(data) > after && bytes.Contains(data[after:], []byte(text)) {
 			return
 		}
 	}
@@ -154,58 +166,70 @@ func (s *fixture) cutSSH() {
 	}
 }
 
-// TestFleetKill kills the operator's process at random moments, several times
-// in each rollout, and resumes.
-func TestFleetKill(t *testing.T) {
+// testKilled kills the operator's process with kill -9 at random moments, there and back, and
+// goes on each time. Package fleet has the same with hosts in memory and more kills.
+func (s *fixture) testKilled(t *testing.T) {
 	lab.Long(t)
-	t.Parallel()
-	s := newFixture(t)
+	kills := 4
+	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS")); err == nil {
+		kills = n
+	}
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
 	l := startLoad(t, s.Front, 4)
-	target, back := newer, old
-	for kills := 0; kills < 20; target, back = back, target {
-		var before []int
+	inv := s.inventory(t, newer, "")
+	installs := func(version string) string {
+		var all []string
 		for _, h := range s.Hosts {
-			before = append(before, s.installs(t, h, target))
+			all = append(all, strconv.Itoa(s.installs(t, h, version)))
 		}
-		inv := s.inventory(t, target, "")
-		verb := "run"
-		for inRun := 0; ; inRun++ {
-			cmd := s.start(t, "-file", inv, verb)
-			ended := make(chan error, 1)
-			go func() { ended <- cmd.Wait() }()
-			if inRun < 5 {
-				select {
-				case <-time.After(time.Duration(rnd.IntN(6000)) * time.Millisecond):
-					_ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
-				case err := <-ended:
-					ended <- err
+		return strings.Join(all, " ")
+	}
+	for killed := 0; killed < kills; {
+		s.inventory(t, newer, "")
+		for _, c := range []struct{ first, again, to string }{{"run", "resume", newer}, {"undo", "undo", old}} {
+			before := installs(c.to)
+			verb := c.first
+			for n := 0; ; n++ {
+				cmd := s.start(t, "-file", inv, verb)
+				ended := make(chan error, 1)
+				go func() { ended <- cmd.Wait() }()
+				var err error
+				if n < 2 {
+					select {
+					case <-time.After(time.Duration(1000+rnd.IntN(9000)) * time.Millisecond):
+						_ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
+						err = <-ended
+					case err = <-ended:
+					}
+				} else {
+					err = <-ended
+				}
+				if err == nil {
+					break
+				}
+				if cmd.ProcessState.Exited() {
+					t.Fatalf("%v\n%s", err, cmd.Stdout)
+				}
+				killed++
+				// A run that is killed before its first record has left nothing to resume.
+				if info, err := os.Stat(inv + ".journal"); err == nil && info.Size() > 0 {
+					verb = c.again
 				}
 			}
-			if err := <-ended; err == nil {
-				break
-			} else if cmd.ProcessState.Exited() {
-				t.Fatalf("%v\n%s", err, cmd.Stdout)
+			if v := s.versions(t); v != c.to+" "+c.to {
+				t.Errorf("versions %s, want %s", v, c.to)
 			}
-			kills++
-			// A run killed before its first record has left nothing to resume.
-			verb = "resume"
-			if info, err := os.Stat(inv + ".journal"); err != nil || info.Size() == 0 {
-				verb = "run"
-			}
-		}
-		if v := s.versions(t); v != target+" "+target {
-			t.Errorf("versions %s, want %s", v, target)
-		}
-		for i, h := range s.Hosts {
-			if n := s.installs(t, h, target) - before[i]; n != 1 {
-				t.Errorf("%s was installed %d times on %s\n%s", target, n, h.Name, s.succeed(t, "-file", inv, "report"))
+			var was, now [2]int
+			_, _ = fmt.Sscan(before, &was[0], &was[1])
+			_, _ = fmt.Sscan(installs(c.to), &now[0], &now[1])
+			if now[0] != was[0]+1 || now[1] != was[1]+1 {
+				t.Errorf("%s was installed %d and %d times\n%s", c.to, now[0]-was[0], now[1]-was[1], s.succeed(t, "-file", inv, "report"))
 			}
 		}
 	}
-	l.none(t, 5000)
+	l.none(t, 500)
 }
 
 // testOnly is what Ansible or a CI system calls.

@@ -122,7 +122,7 @@ func (s *fixture) versions(t *testing.T) string {
 	return strings.Join(all, " ")
 }
 
-// installs counts how often dpkg began to bring the version to a host.
+// installs counts how often dpkg began to bring the version to a host, up or down.
 func (s *fixture) installs(t *testing.T, h *host.Host, version string) int {
 	t.Helper()
 	out, err := h.Exec(t.Context(), nil, "cat", "/var/log/dpkg.log")

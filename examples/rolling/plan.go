@@ -81,7 +81,7 @@ func (o *options) show(c *cli.Call, p planned) {
 }
 
 func (o *options) waves(inv *fleet.Inventory, progress func(host, text string)) ([]rollout.Wave, error) {
-	waves, err := inv.Waves(fleet.Options{Progress: progress})
+	waves, err := inv.Waves(fleet.Options{Progress: progress, Asked: true})
 	if err == nil && o.only != "" {
 		if waves, err = rollout.Select(waves, o.only, o.step); err != nil {
 			err = cli.Exit(cli.Usage, err)

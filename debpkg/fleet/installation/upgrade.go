@@ -115,7 +115,7 @@ func (u *Upgrade) Ready() error {
 // Waves are the preparation, which changes no host, then the hosts with the gates after each
 // component.
 func (u *Upgrade) Waves() ([]rollout.Wave, error) {
-	o := fleet.Options{Progress: u.event}
+	o := fleet.Options{Progress: u.event, Asked: true} // the target "hosts" asks them
 	if u.Plugin != nil && u.Switch.sameName() {
 		o.Swap = u.swap
 	}

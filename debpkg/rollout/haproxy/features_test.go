@@ -58,6 +58,7 @@ defaults
 	timeout connect 2s
 	timeout client 30s
 	timeout server 30s
+	timeout check 30s
 	default-server %[8]s
 frontend fapi
 	bind %[2]s
@@ -291,6 +292,12 @@ func TestProcessFromBeforeAReload(t *testing.T) {
 	}
 	plain, master := s.lb("web"), s.lb("web")
 	master.Master = filepath.Join(s.dir, "master")
+	for { // the master starts again from scratch, too
+		if _, err := master.State(ctx, busy); !errors.Is(err, haproxy.ErrUnreachable) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	for name, lb := range map[string]haproxy.Balancer{"by its processes": plain, "by its master": master} {
 		if err := lb.Drain(ctx, busy); err != nil {
 			t.Fatal(err)

@@ -69,6 +69,7 @@ defaults
 	timeout connect 2s
 	timeout client 30s
 	timeout server 30s
+	timeout check 30s
 	option httpchk GET /hello
 	default-server check inter 100ms fall 2 rise 2
 frontend front

@@ -75,7 +75,7 @@ func (c *crash) wrap(waves []rollout.Wave) []rollout.Wave {
 		for j, t := range w.Targets {
 			steps := make([]rollout.Step, len(t.Steps))
 			for k, s := range t.Steps {
-				s.Do, s.Undo, s.Check = c.alive(s.Do), c.alive(s.Undo), c.alive(s.Check)
+				s.Do, s.Undo, s.Check, s.Ask = c.alive(s.Do), c.alive(s.Undo), c.alive(s.Check), c.alive(s.Ask)
 				if done := s.Done; done != nil {
 					s.Done = func(ctx context.Context) (bool, error) {
 						if c.dead.Load() {

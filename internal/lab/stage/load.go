@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Load sends requests until it is stopped, without keep-alive: Go's client
-// repeats what fails on a kept connection, and so hides failures.
+// Load sends requests until it is stopped, without keep-alive: Go's client repeats what fails on
+// a kept connection, and so hides failures.
 type Load struct {
 	total, failed atomic.Int64
 	first         atomic.Value
@@ -21,12 +21,16 @@ type Load struct {
 	stop          func()
 }
 
-// StartLoad sends requests to addr from some clients, each about 20 a second:
-// short and long ones, with and without a body. An answer without one of the headers has
-// failed.
+// enough is how many requests a test may ask for. The load slows down after them.
+const enough = 5000
+
+// StartLoad sends requests to addr from some clients, each about ten a second until 5,000 are
+// sent, then one a second: short and long ones, with and without a body. The rate is bounded, so
+// that the load measures the upgrade and not the machine. An answer without one of the headers
+// has failed.
 func StartLoad(addr string, clients int, headers ...string) *Load {
 	l := &Load{headers: headers}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for worker := range clients {
@@ -36,7 +40,7 @@ func StartLoad(addr string, clients int, headers ...string) *Load {
 				select {
 				case <-done:
 					return
-				case <-time.After(time.Duration(rnd.IntN(12)) * time.Millisecond):
+				case <-time.After(l.pause(20*time.Millisecond + time.Duration(rnd.IntN(60))*time.Millisecond)):
 				}
 				path := "/fast"
 				switch n := rnd.IntN(100); {
@@ -55,6 +59,13 @@ func StartLoad(addr string, clients int, headers ...string) *Load {
 	}
 	l.stop = sync.OnceFunc(func() { close(done); wg.Wait() })
 	return l
+}
+
+func (l *Load) pause(d time.Duration) time.Duration {
+	if l.total.Load() >= enough {
+		return 10 * d
+	}
+	return d
 }
 
 func (l *Load) request(client *http.Client, method, url string) {

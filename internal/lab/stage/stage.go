@@ -5,6 +5,7 @@ package stage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/debpkg/rollout/haproxy"
@@ -46,6 +48,10 @@ type Stage struct {
 	Sock, Colour string // HAProxy's socket; its map file
 
 	Bundles string // address of the bundle server, for the gateways and for this machine
+
+	// Patience is how long a host may take to serve, for Inventory. 0: five minutes, which only a
+	// host that never serves takes.
+	Patience time.Duration
 
 	o        Options
 	server   *http.Server
@@ -212,6 +218,7 @@ defaults
 	timeout connect 2s
 	timeout client 30s
 	timeout server 30s
+	timeout check 30s
 	option httpchk GET /hello
 	default-server check inter 500ms fall 2 rise 2
 frontend front
@@ -260,23 +267,23 @@ func freeAddr() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// Inventory writes the file of debpkg/fleet for a version, with
-// lines added, and returns its path; the journal of an earlier run is removed.
+// Inventory writes the file of debpkg/fleet for a version, with lines added, and returns its path.
+// The journal of an earlier run is removed.
 func (s *Stage) Inventory(version, more string) (string, error) {
 	var ssh strings.Builder
 	for _, h := range s.Hosts {
 		fmt.Fprintf(&ssh, "Match host %s\n  Include %s\n", h.Addr, h.SSHConfig())
 	}
 	config := filepath.Join(s.Dir, "ssh_config")
-	text := fmt.Sprintf(`versions: {gateway: %s}
-ssh: {config: %s}
-haproxy: [{address: %s, backends: {gateway: [gateways]}}]
-health: {settle: 500ms, deadline: 15s}
-up: {deadline: 30s}
+	text := fmt.Sprintf(`versions: {gateway: %[1]s}
+ssh: {config: %[2]s}
+haproxy: [{address: %[3]s, backends: {gateway: [gateways]}}]
+health: {settle: 500ms, deadline: %[7]s}
+up: {deadline: %[7]s}
 hosts:
-- {name: h1, address: %s, component: gateway, server: h1, colour: blue}
-- {name: h2, address: %s, component: gateway, server: h2, colour: green}
-%s`, version, config, s.Sock, s.Hosts[0].Addr, s.Hosts[1].Addr, more)
+- {name: h1, address: %[4]s, component: gateway, server: h1, colour: blue}
+- {name: h2, address: %[5]s, component: gateway, server: h2, colour: green}
+%[6]s`, version, config, s.Sock, s.Hosts[0].Addr, s.Hosts[1].Addr, more, cmp.Or(s.Patience, 5*time.Minute))
 	path := filepath.Join(s.Dir, "fleet.yaml")
 	err := errors.Join(os.WriteFile(config, []byte(ssh.String()), 0o600), os.WriteFile(path, []byte(text), 0o600))
 	_ = os.Remove(path + ".journal")

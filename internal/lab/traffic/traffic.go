@@ -3,16 +3,11 @@
 package traffic
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -68,7 +63,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, version string) {
 		if sick {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
-	case "/slow":
+	case "/delay/50ms/slow":
 		time.Sleep(50 * time.Millisecond)
 	case "/hold":
 		if hold != nil {
@@ -116,73 +111,6 @@ func (s *Server) Hold(on bool) {
 	if on {
 		s.hold = make(chan struct{})
 	}
-}
-
-// Load is clients that send requests until they are stopped.
-type Load struct {
-	sent, failed atomic.Int64
-	first        atomic.Pointer[error]
-	cancel       context.CancelFunc
-	wg           sync.WaitGroup
-}
-
-// Run starts clients for the addresses, each on a connection of its own for each request. Every
-// second client keeps cookies.
-func Run(clients int, addrs ...string) *Load {
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &Load{cancel: cancel}
-	for i := range clients {
-		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
-		if i%2 == 0 {
-			c.Jar, _ = cookiejar.New(nil)
-		}
-		l.wg.Go(func() {
-			for n := i; ctx.Err() == nil; n++ {
-				if err := l.one(c, "http://"+addrs[n%len(addrs)], n); err != nil {
-					l.failed.Add(1)
-					l.first.CompareAndSwap(nil, &err)
-				}
-				l.sent.Add(1)
-				time.Sleep(2 * time.Millisecond)
-			}
-		})
-	}
-	return l
-}
-
-func (l *Load) one(c *http.Client, url string, n int) error {
-	var resp *http.Response
-	var err error
-	switch {
-	case n%4 == 1:
-		resp, err = c.Post(url+"/post", "text/plain", strings.NewReader(strings.Repeat("x", 1000)))
-	case n%20 == 2:
-		resp, err = c.Get(url + "/slow")
-	default:
-		resp, err = c.Get(url + "/")
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", resp.Status, body)
-	}
-	return err
-}
-
-// End returns once so many requests were sent, and how many failed, with the first reason.
-func (l *Load) End(least int64) (sent, failed int64, why error) {
-	for l.sent.Load() < least {
-		time.Sleep(10 * time.Millisecond)
-	}
-	l.cancel()
-	l.wg.Wait()
-	if p := l.first.Load(); p != nil {
-		why = *p
-	}
-	return l.sent.Load(), l.failed.Load(), why
 }
 
 // Agent answers every connection with a word for HAProxy's agent check.
