@@ -438,6 +438,7 @@ func TestLostOutput(t *testing.T) {
 
 // Two real hosts behind HAProxy, in the variant that also shows a revert.
 func TestFleet(t *testing.T) {
+	lab.Long(t) // .ci/run has the run that succeeds
 	t.Parallel()
 	if err := stage.Available(); err != nil {
 		lab.Missing(t, err.Error())
