@@ -16,7 +16,7 @@ import (
 	runner "example.com/tykupgrade/internal/run"
 )
 
-var web = http.Client{Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+var web = http.Client{Timeout: 2 * time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 func (c *crossing) get(path string, into any) error {
 	resp, err := web.Get("http://" + c.gateway.addr + path)

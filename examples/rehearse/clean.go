@@ -81,7 +81,7 @@ func removeAll(dir string) error {
 func endChildren() []string {
 	var killed []string
 	// What was told to end just now may take a moment.
-	for limit := time.Now().Add(2 * time.Second); len(children()) > 0 && time.Now().Before(limit); {
+	for limit := time.Now().Add(30 * time.Second); len(children()) > 0 && time.Now().Before(limit); {
 		time.Sleep(20 * time.Millisecond)
 	}
 	for limit := time.Now().Add(5 * time.Second); time.Now().Before(limit); {

@@ -257,7 +257,7 @@ func (c *crossing) run(ctx context.Context, g gatewayPart) error {
 		hello = "/" + strings.TrimPrefix(name, "/")
 	}
 	var last error
-	for limit := time.Now().Add(2 * time.Minute); time.Now().Before(limit); time.Sleep(100 * time.Millisecond) {
+	for limit := time.Now().Add(5 * time.Minute); time.Now().Before(limit); time.Sleep(100 * time.Millisecond) {
 		if _, err := c.gateway.check().Run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", g.kind(), err)
 		}

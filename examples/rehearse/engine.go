@@ -42,7 +42,7 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 		return "", err
 	}
 	r.later(func(context.Context) error { return docker.Close() })
-	ask, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ask, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	v, err := docker.ServerVersion(ask)
 	switch {

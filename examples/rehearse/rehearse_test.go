@@ -287,7 +287,7 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 		"upgrade pump":    "tyk-pump 1.9.0",
 		"health gate":     "Foo: Bar",
 
-		"gateway today":    "an API request shows the plugin: request header Foo",
+		"gateway today":    "an API request shows the plugin: response header Foo",
 		"publish bundle":   "the running gateway 5.0.3 keeps its plugin, also after a reload",
 		"gateway switched": "the log since the start has no plugin that failed to load",
 		"gateway back":     "a stub gateway 5.0.3 fetched the bundle",
@@ -296,7 +296,7 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 		"plugin today":   "plugin.so is compiled in the way of 5.3.0, not of 5.0.3",
 		"compile plugin": "without a container",
 		"services":       "the gateway loads no plugin",
-		"gateway today":  "stubs that treat bundles and plugins",
+		"gateway today":  "programs that treat bundles and plugins",
 		"health gate":    "the header that stands for the plugin",
 	}
 	for _, s := range rep.Steps {

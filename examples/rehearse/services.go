@@ -173,7 +173,8 @@ func (r *rehearsal) gate(ctx context.Context, version string, failures int, name
 		probes = append(probes, all...)
 	}
 	return health.Wait(ctx, health.Policy{SuccessThreshold: 2, FailureThreshold: failures, Interval: 200 * time.Millisecond, MaxInterval: time.Second,
-		Deadline: time.Minute, Event: func(e health.Event) {
+		TryTimeout: time.Minute, Deadline: 5 * time.Minute, // a busy machine is slow, not broken
+		Event: func(e health.Event) {
 			text := string(e.Result.Status)
 			if e.Result.Error != "" {
 				text += ": " + e.Result.Error

@@ -41,11 +41,11 @@ func (r *rehearsal) gateways(ctx context.Context, s *Step) (err error) {
 func (r *rehearsal) standsIn(s *Step) {
 	switch {
 	case !r.from.Real && !r.to.Real:
-		s.StandsIn = "stubs that treat bundles and plugins as the gateways of their releases do"
+		s.StandsIn = "programs that treat bundles and plugins as the gateways of their releases do"
 	case !r.from.Real:
-		s.StandsIn = "a stub for gateway " + r.from.Version
+		s.StandsIn = "gateway " + r.from.Version
 	case !r.to.Real:
-		s.StandsIn = "a stub for gateway " + r.to.Version
+		s.StandsIn = "gateway " + r.to.Version
 	}
 }
 
