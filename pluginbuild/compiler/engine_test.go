@@ -595,12 +595,16 @@ func testCaches(t *testing.T, b *bench) {
 	o.Labels = map[string]string{testLabel: b.id, "caches": b.id}
 	o.Caches += "-own"
 	o.Env["GOFLAGS"] = "-v" // names the packages that are compiled
-	img := pluginbuild.Image{Ref: b.image(t, standin.Config{})}
+	r, c := release(t, "5.2.5"), standin.Config{}
+	if b.podman { // what Go does with its caches is shown once
+		r, c = release(t, "4.0.8"), standin.Config{Version: "4.0.8", Script: []string{"copy /so", "exit 0"}, Files: map[string]string{"/so": string(sharedObject(62))}}
+	}
+	img := pluginbuild.Image{Ref: b.image(t, c)}
 	builder := compiler.New(b.docker, o)
 	build := func() (compiler.Artifact, bool) {
 		t.Helper()
 		var stderr buffer
-		a, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), OutputDir: t.TempDir(), Image: img, Stderr: &stderr})
+		a, err := builder.Build(t.Context(), compiler.Request{Release: r, Dir: plugin(t, tiny), OutputDir: t.TempDir(), Image: img, Stderr: &stderr})
 		if err != nil {
 			t.Fatalf("%v\n%s", err, stderr.String())
 		}
@@ -612,7 +616,7 @@ func testCaches(t *testing.T, b *bench) {
 		t.Errorf("%+v, %v", list, err)
 	}
 	second, again := build()
-	if !compiled || again || second.SHA256 != first.SHA256 {
+	if compiled == b.podman || again || second.SHA256 != first.SHA256 {
 		t.Errorf("compiled the runtime %t, then %t: %s, then %s", compiled, again, first.SHA256, second.SHA256)
 	}
 	removed, err := builder.RemoveCaches(t.Context())

@@ -108,7 +108,6 @@ func compare(p, g *Binary, img image, distro string) Result {
 		file(Fails, name(p), "an executable, not a shared object", "compile it with -buildmode=plugin")
 		return r
 	}
-	r.mapped = r.loader(p, g)
 	switch {
 	case !p.Go && !p.symbols:
 		file(Unknown, name(p), "nothing says whether Go compiled it: its dynamic symbol table was removed", "compare the file that the compiler wrote")
@@ -120,6 +119,7 @@ func compare(p, g *Binary, img image, distro string) Result {
 		file(Fails, name(p), "compiled by Go, but not as a plugin"+mode(p), "compile it with -buildmode=plugin")
 		return r
 	}
+	r.mapped = r.loader(p)
 	switch {
 	case g.Settings["CGO_ENABLED"] == "0":
 		file(Fails, name(g), "compiled with CGO_ENABLED=0, so it cannot load any plugin", "use the gateway's official build")

@@ -309,9 +309,12 @@ func open(t *testing.T, host string, plugins ...string) []string {
 	return said
 }
 
+var inspected sync.Map // artifacts do not change
+
 func inspect(t testing.TB, path string) *preflight.Binary {
 	t.Helper()
-	b, err := preflight.Inspect(path)
+	f, _ := inspected.LoadOrStore(path, sync.OnceValues(func() (*preflight.Binary, error) { return preflight.Inspect(path) }))
+	b, err := f.(func() (*preflight.Binary, error))()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,7 +96,7 @@ entries:
 
 // loader judges what a plugin asks of the dynamic linker in a gateway's process. It is
 // false if dlopen refuses the file, so that nothing of it stays in the process.
-func (r *Result) loader(p, g *Binary) (mapped bool) {
+func (r *Result) loader(p *Binary) (mapped bool) {
 	mapped = true
 	for _, what := range p.Loader {
 		f := Finding{Verdict: Fails, Kind: KindLoader, Subject: name(p)}

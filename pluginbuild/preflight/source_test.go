@@ -5,6 +5,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -267,3 +268,60 @@ func FuzzArchives(f *testing.F) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// A gateway as users have it: the binary, a package, a tar, or a pipe that never ends.
+func TestInspectFile(t *testing.T) {
+	t.Parallel()
+	data := forgedGateway().bytes()
+	inTar := tarOf("."+preflight.GatewayFile, data)
+	dir := t.TempDir()
+	for name, c := range map[string]struct {
+		data    []byte
+		member  string
+		want    string // the name that is reported
+		kind    error
+		message string
+	}{
+		"tyk":         {data, "", filepath.Join(dir, "tyk"), nil, ""},
+		"tyk.deb":     {debOf("data.tar.gz", gzipped(inTar)), "", "." + preflight.GatewayFile, nil, ""},
+		"tyk.tar":     {inTar, "", "." + preflight.GatewayFile, nil, ""},
+		"named.tar":   {inTar, preflight.GatewayFile, "." + preflight.GatewayFile, nil, ""},
+		"other.tar":   {inTar, "/opt/other", "", preflight.ErrNoMember, "other.tar: read tar /opt/other: no such file"},
+		"xz.deb":      {debOf("data.tar.xz", inTar), "", "", preflight.ErrCompression, "xz.deb: read Debian package: unsupported compression"},
+		"script":      {[]byte("#!/bin/sh\n"), "", "", preflight.ErrNotELF, "script: not an ELF file"},
+		"missing/tyk": {nil, "", "", os.ErrNotExist, "inspect " + filepath.Join(dir, "missing/tyk")},
+	} {
+		path := filepath.Join(dir, name)
+		if c.data != nil {
+			if err := os.WriteFile(path, c.data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := preflight.InspectFile(t.Context(), path, c.member)
+		if c.kind == nil {
+			if err != nil || b.Name != c.want || len(b.Packages) != 4 {
+				t.Errorf("%s: %+v, %v", name, b, err)
+			}
+			continue
+		}
+		var e *preflight.Error
+		if !errors.Is(err, c.kind) || !errors.As(err, &e) || !strings.Contains(err.Error(), c.message) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = writer.Close() }()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("Ctrl-C")
+	go cancel(why)
+	if _, err := preflight.InspectFile(ctx, pipe, ""); !errors.Is(err, why) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
