@@ -49,14 +49,13 @@ func TestKilledMongoHelper(t *testing.T) {
 
 func TestKilledMongo(t *testing.T) {
 	t.Parallel()
-	backuptest.Kill(t, "TestKilledMongoHelper", 50, mongoEnv+"="+smallMongo(t, mongolab.Options{}).URI())
+	backuptest.Kill(t, "TestKilledMongoHelper", 50, mongoEnv+"="+mongoWith(t, mongolab.Options{}, 30).URI())
 }
 
 func TestDamagedMongo(t *testing.T) {
 	t.Parallel()
 	for _, plain := range []bool{false, true} {
-		s := mongoServer(t, mongolab.Options{})
-		fillMongo(t, s, "tyk_analytics")
+		s := mongoWith(t, mongolab.Options{}, 30)
 		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Plain: plain})
 		if err != nil {
 			t.Fatal(err)

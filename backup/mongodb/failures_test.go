@@ -21,11 +21,17 @@ import (
 // smallMongo is a server with one database of two collections.
 func smallMongo(t testing.TB, o mongolab.Options) *mongolab.Server {
 	t.Helper()
+	return mongoWith(t, o, 500)
+}
+
+// mongoWith has 14 APIs and a number of keys: few where a test restores often.
+func mongoWith(t testing.TB, o mongolab.Options, keys int) *mongolab.Server {
+	t.Helper()
 	s := mongoServer(t, o)
 	s.Fill("tyk_analytics", "apis", 14, func(i int) bson.Raw {
 		return doc(t, bson.D{{Key: "_id", Value: i}, {Key: "name", Value: fmt.Sprintf("api number %d", i)}})
 	})
-	s.Fill("tyk_analytics", "keys", 500, func(i int) bson.Raw {
+	s.Fill("tyk_analytics", "keys", keys, func(i int) bson.Raw {
 		return doc(t, bson.D{{Key: "_id", Value: i}, {Key: "text", Value: strings.Repeat("x", i)}})
 	})
 	return s

@@ -45,7 +45,7 @@ func TestKilledRestoreHelper(t *testing.T) {
 // restore, or after it.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
-	from := smallMongo(t, mongolab.Options{})
+	from := mongoWith(t, mongolab.Options{}, 30)
 	c := mongoClient(t, from)
 	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
 	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"}, {Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}}, {Key: "name", Value: "text"}}}}})
@@ -54,7 +54,7 @@ func TestKilledRestore(t *testing.T) {
 	seen := map[mongodb.LeftoverState]int{}
 	n := 0
 	for over := false; !over && n < 200; n++ {
-		s := changedMongo(t)
+		s := changed(t, mongoWith(t, mongolab.Options{}, 30))
 		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: "keys"}, {Key: "pipeline", Value: bson.A{}}})
 		before := state(t, s)
 		over = killAt(t, s, set, n)
@@ -131,12 +131,12 @@ func afterKill(t *testing.T, s *mongolab.Server, set *backup.Set, n int, before 
 	restored := func() string {
 		return fmt.Sprint(s.Collections("tyk_analytics"), len(s.Documents("tyk_analytics", "apis")), len(s.Documents("tyk_analytics", "keys")))
 	}
-	const want = "[apis keys system.js system.views view] 14 500"
+	const want = "[apis keys system.js system.views view] 14 30"
 	switch n % 3 {
 	case 0: // the next restore
 		next := killTarget(uri(s))
 		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, next)
-		if errors.Is(err, backup.ErrNotEmpty) && len(s.Documents("tyk_analytics", "keys")) == 500 { // it was over, and system.js cannot be replaced
+		if errors.Is(err, backup.ErrNotEmpty) && len(s.Documents("tyk_analytics", "keys")) == 30 { // it was over, and system.js cannot be replaced
 			next.Exclude = []string{"*.system.js"}
 			_, err = set.Restore(t.Context(), backup.RestoreOptions{}, next)
 		}

@@ -52,7 +52,10 @@ func state(t testing.TB, s *mongolab.Server) string {
 
 // changedMongo gives every collection of smallMongo another content.
 func changedMongo(t testing.TB) *mongolab.Server {
-	s := smallMongo(t, mongolab.Options{})
+	return changed(t, smallMongo(t, mongolab.Options{}))
+}
+
+func changed(t testing.TB, s *mongolab.Server) *mongolab.Server {
 	for _, n := range []string{"apis", "keys"} {
 		s.Insert("tyk_analytics", n, doc(t, bson.D{{Key: "_id", Value: "added by the upgrade"}}))
 	}
@@ -424,10 +427,10 @@ func TestLargeDocuments(t *testing.T) {
 	t.Parallel()
 	from := mongoServer(t, mongolab.Options{})
 	size := 16<<20 - 100
-	for i := range 2 {
-		from.Insert("tyk_analytics", "large", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "data", Value: strings.Repeat(string(rune('a'+i)), size)}}))
+	for i, n := range []int{100, size, 100} {
+		from.Insert("tyk_analytics", "large", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "data", Value: make([]byte, n)}}))
 	}
-	set := takeMongo(t, &mongodb.Source{Server: uri(from)})
+	set := takeMongo(t, &mongodb.Source{Server: uri(from), Plain: true})
 	to := mongoServer(t, mongolab.Options{})
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(to)}); err != nil {
 		t.Fatal(err)
