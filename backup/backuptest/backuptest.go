@@ -43,6 +43,7 @@ func Run(t *testing.T, c Case) {
 	t.Run("cancel", func(t *testing.T) { c.cancel(t) })
 	t.Run("broken", func(t *testing.T) { c.broken(t) })
 	t.Run("export", func(t *testing.T) { c.export(t, set) })
+	t.Run("clock", func(t *testing.T) { c.clock(t) })
 	t.Run("restore", func(t *testing.T) { c.restore(t, set) })
 	t.Run("damage", func(t *testing.T) { Damage(t, set, 60) })
 	if c.Change != nil {

@@ -7,9 +7,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -170,4 +172,27 @@ func (c Case) differs(t *testing.T, set *backup.Set) {
 		t.Errorf("a changed system equals the set: %v", err)
 	}
 	t.Log(err)
+}
+
+// clock prunes with a clock that is an hour off: no set loses its place by that.
+func (c Case) clock(t *testing.T) {
+	dir := t.TempDir()
+	var ids []string
+	for range 2 {
+		set, err := backup.Take(t.Context(), dir, backup.Options{}, c.Source(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, set.ID)
+	}
+	for _, off := range []time.Duration{-time.Hour, time.Hour} {
+		now := func() time.Time { return time.Now().Add(off) }
+		out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1, MaxAge: 2 * time.Hour, DryRun: true, Now: now})
+		if off < 0 && (err == nil || len(out.Removed) > 0) {
+			t.Errorf("clock behind: both sets are from the future, and one goes: %+v %v", out, err)
+		}
+		if off > 0 && (err != nil || !slices.Equal(out.Removed, ids[:1])) {
+			t.Errorf("clock ahead: %+v %v, want %s removed", out, err, ids[0])
+		}
+	}
 }

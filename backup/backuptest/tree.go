@@ -26,6 +26,9 @@ type TreeCase struct {
 // files and directories, empty directories, links that lead nowhere.
 func RunTree(t *testing.T, c TreeCase) {
 	root := t.TempDir()
+	if err := os.Chmod(filepath.Dir(root), 0o755); err != nil { // other users own parts of the tree
+		t.Fatal(err)
+	}
 	buildTree(t, root)
 	before := Tree(t, root)
 	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, c.Source(t, root))
@@ -63,7 +66,7 @@ func buildTree(t *testing.T, root string) {
 	for _, dir := range []struct {
 		name string
 		mode fs.FileMode
-	}{{"data", 0o751}, {"data/app", 0o750}, {"data/app/private", 0o700}, {"data/app/empty", 0o711}, {"data/app/open", 0o755 | fs.ModeSticky}} {
+	}{{"data", 0o711}, {"data/app", 0o751}, {"data/app/private", 0o700}, {"data/app/empty", 0o711}, {"data/app/open", 0o755 | fs.ModeSticky}} {
 		path := filepath.Join(root, dir.name)
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)

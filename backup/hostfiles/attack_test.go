@@ -6,13 +6,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/internal/lab"
 )
 
 // nobody is the unprivileged user of these tests.
@@ -76,7 +79,32 @@ func TestUsersLinkIsNotRead(t *testing.T) {
 	}
 }
 
-// The user swaps the directory for a link while root restores: 200 rounds.
+// asNobody runs a perl script in dir, below root, as the unprivileged user until the test
+// ends.
+func asNobody(t *testing.T, root, dir, script string) {
+	t.Helper()
+	if err := os.Chmod(filepath.Dir(root), 0o755); err != nil { // closed to others before
+		t.Fatal(err)
+	}
+	cmd := exec.Command(lab.Program(t, "perl", "perl-base"), "-e", script)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("the attacker did not begin: %v", err)
+	}
+}
+
+const rounds = 200 // of each race
+
+// A process of the user swaps the directory for a link while root restores.
 func TestUsersRace(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -86,22 +114,13 @@ func TestUsersRace(t *testing.T) {
 	if err := errors.Join(os.Symlink(filepath.Join(root, "etc/profile.d"), link), os.Lchown(link, nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
-	var wg sync.WaitGroup
-	ctx, cancel := context.WithCancel(t.Context())
-	wg.Go(func() {
-		for ctx.Err() == nil {
-			_ = os.Rename(apps, away)
-			_ = os.Rename(link, apps)
-			_ = os.Rename(apps, link)
-			_ = os.Rename(away, apps)
-		}
-	})
+	asNobody(t, root, filepath.Dir(apps), `$|=1; print "x"; while(1){rename("apps","apps.away");rename("apps.link","apps");rename("apps","apps.link");rename("apps.away","apps");select(undef,undef,undef,1e-5)}`)
 	st, _ := set.Component("config")
 	restored := 0
-	for range 200 {
+	for range rounds {
 		_ = os.Remove(filepath.Join(away, "a.json"))
 		_ = os.Remove(filepath.Join(apps, "a.json"))
-		r := &hostfiles.Restore{Root: root, Rescue: ""}
+		r := &hostfiles.Restore{Root: root}
 		if _, err := r.Restore(t.Context(), st, func(backup.Event) {}); err == nil {
 			restored++
 		}
@@ -109,9 +128,44 @@ func TestUsersRace(t *testing.T) {
 			t.Fatalf("root wrote into another directory: %v", entries)
 		}
 	}
-	cancel()
-	wg.Wait()
-	t.Logf("%d of 200 restores were not disturbed", restored)
+	t.Logf("%d of %d restores were not disturbed", restored, rounds)
+}
+
+// A process of the user swaps root's temporary file for a link to a file of root: neither
+// owner nor mode, time or content of that changes.
+func TestUsersTempRace(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	root, _ := usersHost(t)
+	write(t, root, "opt/tyk-gateway/apps/a.json", `{"a":1}`, 0o755)
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root)}) // a mode worth having for root's file
+	write(t, root, "etc/shadow", "root:secret", 0o600)
+	victim := filepath.Join(root, "etc/shadow")
+	before := backuptest.Tree(t, filepath.Dir(victim))
+	dir := filepath.Join(root, "opt/tyk-gateway/apps")
+	asNobody(t, root, dir, `$|=1; print "x"; $n=0; while(1){opendir(D,".");for(readdir D){next if !/restore-/||-l;$n++;rename($_,"stolen$n");symlink("`+victim+`",$_)}closedir D;select(undef,undef,undef,1e-5)}`)
+	st, _ := set.Component("config")
+	for range rounds {
+		_ = os.Remove(filepath.Join(dir, "a.json"))
+		r := &hostfiles.Restore{Root: root}
+		_, _ = r.Restore(t.Context(), st, func(backup.Event) {})
+	}
+	if after := backuptest.Tree(t, filepath.Dir(victim)); after != before {
+		t.Errorf("root's file changed:\n%s\n%s", before, after)
+	}
+	stolen, err := filepath.Glob(filepath.Join(dir, "stolen*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d temporary files were swapped", len(stolen))
+	if len(stolen) == 0 {
+		t.Error("no temporary file was swapped: the test shows nothing")
+	}
+	for _, name := range stolen {
+		if info, err := os.Lstat(name); err == nil && info.Mode()&os.ModeSetuid != 0 {
+			t.Errorf("the user has a set-user-ID file: %v", info.Mode())
+		}
+	}
 }
 
 // A set does not say itself where it may write, and set-id bits stay away.

@@ -51,6 +51,34 @@ func TestConformanceFilesRemote(t *testing.T) {
 	})
 }
 
+// A component behind a link, and directories as they were.
+func TestConformanceTree(t *testing.T) {
+	t.Parallel()
+	t.Run("local", func(t *testing.T) {
+		t.Parallel()
+		backuptest.RunTree(t, backuptest.TreeCase{
+			Source: func(_ *testing.T, root string) backup.Source {
+				return &hostfiles.Source{FS: os.DirFS(root), Paths: []string{"/app"}}
+			},
+			Restorer: func(_ *testing.T, root string) backup.Restorer {
+				return &hostfiles.Restore{Root: root, Paths: []string{"/app", "/data"}}
+			},
+		})
+	})
+	t.Run("remote", func(t *testing.T) {
+		t.Parallel()
+		needGNU(t)
+		backuptest.RunTree(t, backuptest.TreeCase{
+			Source: func(_ *testing.T, root string) backup.Source {
+				return &hostfiles.Source{Runner: localRunner, Paths: []string{root + "/app"}}
+			},
+			Restorer: func(_ *testing.T, root string) backup.Restorer {
+				return &hostfiles.Restore{Runner: localRunner, Paths: []string{root}}
+			},
+		})
+	})
+}
+
 func write(t testing.TB, root, name, content string, mode os.FileMode) {
 	t.Helper()
 	path := filepath.Join(root, name)

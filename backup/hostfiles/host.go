@@ -121,25 +121,41 @@ func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f 
 
 func (h localHost) readOne(ctx context.Context, e entry, f func(entry, backup.Meta, io.Reader) error) error {
 	name := strings.TrimPrefix(e.path, "/")
-	for try := 0; ; try++ {
-		before, err := fs.Lstat(h.fsys, name)
-		if err != nil {
+	var err error
+	for range readTries {
+		var same bool
+		if same, err = h.tryOne(ctx, name, e, f); same || err != nil && !gone(err) {
 			return err
-		}
-		if e.typ == 'l' {
-			return f(e, metaOf(before), nil)
-		}
-		same, err := h.readFile(ctx, name, e, before, f)
-		if same || err != nil {
-			return err
-		}
-		if try == readTries-1 {
-			return errKeepsChanging(e.path)
 		}
 		if err := pause(ctx); err != nil {
 			return err
 		}
 	}
+	if gone(err) {
+		return errVanished(e.path)
+	}
+	return errKeepsChanging(e.path)
+}
+
+// tryOne reports whether the entry was the same from its look to its end.
+func (h localHost) tryOne(ctx context.Context, name string, e entry, f func(entry, backup.Meta, io.Reader) error) (same bool, err error) {
+	before, err := fs.Lstat(h.fsys, name)
+	switch {
+	case err != nil:
+		return false, err
+	case e.typ == 'l':
+		return true, f(e, metaOf(before), nil)
+	case e.typ == 'd':
+		if !before.IsDir() {
+			return false, nil
+		}
+		if d, err := h.fsys.Open(name); err == nil {
+			e.extras = extrasOf(d)
+			_ = d.Close()
+		}
+		return true, f(e, metaOf(before), nil)
+	}
+	return h.readFile(ctx, name, e, before, f)
 }
 
 // errMoved ends the copying of a file that turned out to be another one.
@@ -159,6 +175,7 @@ func (h localHost) readFile(ctx context.Context, name string, e entry, before fs
 	if err != nil || !sameState(before, opened) {
 		return false, err
 	}
+	e.extras = extrasOf(src)
 	r := &step.ReadMeter{Ctx: ctx, R: io.LimitReader(src, before.Size()+1)}
 	var n int64
 	r.Add = func(m int64) { n += m }

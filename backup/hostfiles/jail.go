@@ -2,7 +2,6 @@ package hostfiles
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -153,14 +151,6 @@ func linkIn(dir *os.File, name, at string, safe bool) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// tempForm is the name of a file that is being restored: the process that does
-// it stands in the name, so that a later one can tell whether it was killed.
-var tempForm = regexp.MustCompile(`^\..*\.restore-([0-9]+)-[a-z0-9]{8}$`)
-
-func tempName(name string) string {
-	return fmt.Sprintf(".%.200s.restore-%d-%s", name, os.Getpid(), strings.ToLower(rand.Text()[:8]))
-}
-
 // written is a file under its temporary name.
 type written struct {
 	change
@@ -183,7 +173,7 @@ func (j *jail) apply(ctx context.Context, s *backup.Stored, c *comparison, todo 
 			}
 		}
 	}()
-	swept := map[string]bool{}
+	j.sweep(c.dirsOfFiles())
 	for _, x := range todo {
 		if err := step.Ended(ctx); err != nil {
 			return step.Fail("restore", "/"+x.Path, err)
@@ -191,10 +181,6 @@ func (j *jail) apply(ctx context.Context, s *backup.Stored, c *comparison, todo 
 		d, _, err := j.dir(path.Dir(x.Path), missing)
 		if err != nil {
 			return step.Fail("restore", "/"+x.Path, err)
-		}
-		if name := path.Dir(x.Path); !swept[name] {
-			swept[name] = true
-			sweepTemps(d)
 		}
 		w := written{x, tempName(path.Base(x.Path))}
 		temps = append(temps, w)
@@ -392,30 +378,6 @@ func correctDir(f *os.File, d dirChange, above backup.Meta, safe bool) error {
 		return err
 	}
 	return errors.Join(f.Chown(d.UID, d.GID), f.Chmod(mode))
-}
-
-// sweepTemps removes what killed restores left in a directory.
-func sweepTemps(dir *os.File) {
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return
-	}
-	_, _ = dir.Seek(0, io.SeekStart)
-	for _, name := range names {
-		m := tempForm.FindStringSubmatch(name)
-		if m == nil {
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			continue
-		}
-		pid, _ := strconv.Atoi(m[1])
-		old := time.Since(time.Unix(st.Mtim.Unix())) > 24*time.Hour
-		if pid != os.Getpid() && (unix.Kill(pid, 0) == unix.ESRCH || old) {
-			_ = unix.Unlinkat(int(dir.Fd()), name, 0)
-		}
-	}
 }
 
 // remove removes a file, or a directory that is empty.

@@ -136,32 +136,35 @@ func unixTime(s string) time.Time {
 }
 
 func (h remoteHost) read(ctx context.Context, entries []entry, reset func() error, f func(entry, backup.Meta, io.Reader) error) error {
+	said := ""
 	for try := range readTries {
 		if try > 0 {
 			if err := errors.Join(pause(ctx), reset()); err != nil {
 				return err
 			}
 		}
-		changed, err := h.readAll(ctx, entries, f)
-		if err != nil {
+		var err error
+		if said, err = h.readAll(ctx, entries, f); said == "" || err != nil {
 			return err
 		}
-		if !changed {
-			return nil
+	}
+	for _, e := range entries {
+		if strings.Contains(said, ": "+strings.TrimPrefix(e.path, "/")+": Cannot ") {
+			return errVanished(e.path)
 		}
 	}
 	return errKeepsChanging("files of the remote host")
 }
 
 // readAll streams one tar archive of all entries. GNU tar ends with 1 when a
-// file changed while it read it.
-func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, backup.Meta, io.Reader) error) (changed bool, err error) {
+// file changed while it read it; then readAll returns what tar said.
+func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, backup.Meta, io.Reader) error) (changed string, err error) {
 	var names bytes.Buffer
 	for _, e := range entries {
 		names.WriteString(strings.TrimPrefix(e.path, "/"))
 		names.WriteByte(0)
 	}
-	argv := []string{"env", "LC_ALL=C", "tar", "--create", "--file=-", "--format=pax", "--directory=/", "--no-recursion", "--hard-dereference", "--null", "--files-from=-"}
+	argv := []string{"env", "LC_ALL=C", "tar", "--create", "--file=-", "--format=pax", "--directory=/", "--no-recursion", "--hard-dereference", "--acls", "--xattrs", "--null", "--files-from=-"}
 	pr, pw := io.Pipe()
 	var errOut bytes.Buffer
 	done := make(chan error, 1)
@@ -173,7 +176,7 @@ func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, 
 		done <- err
 	}()
 	parseErr := readTar(pr, entries, f)
-	if parseErr != nil {
+	if parseErr != nil && !errors.Is(parseErr, errLacks) { // tar has more to say otherwise
 		cancel()
 	}
 	_, _ = io.Copy(io.Discard, pr)
@@ -181,15 +184,15 @@ func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, 
 	runErr := <-done
 	switch code := exitCode(runErr); {
 	case parseErr != nil && runErr == nil:
-		return false, parseErr
+		return "", parseErr
 	case parseErr != nil && !errors.Is(parseErr, errTar):
-		return false, parseErr
+		return "", parseErr
 	case runErr == nil:
-		return false, nil
+		return "", nil
 	case code == 1 || (code == 2 && onlyVanished(errOut.String())):
-		return true, nil
+		return "changed: " + errOut.String(), nil
 	}
-	return false, step.Fail("read", "files of the remote host", runErr)
+	return "", step.Fail("read", "files of the remote host", runErr)
 }
 
 // onlyVanished says whether tar failed only for files that were listed and are
@@ -207,7 +210,10 @@ func onlyVanished(stderr string) bool {
 	return true
 }
 
-var errTar = errors.New("the archive is not what was asked for")
+var (
+	errTar   = errors.New("the archive is not what was asked for")
+	errLacks = fmt.Errorf("%w: it lacks files", errTar)
+)
 
 // readTar hands out the wanted entries of a tar archive, each exactly once.
 func readTar(r io.Reader, want []entry, f func(entry, backup.Meta, io.Reader) error) error {
@@ -224,17 +230,18 @@ func readTar(r io.Reader, want []entry, f func(entry, backup.Meta, io.Reader) er
 		if err != nil {
 			return fmt.Errorf("%w: %w", errTar, err)
 		}
-		e, ok := left["/"+h.Name]
+		e, ok := left["/"+strings.TrimSuffix(h.Name, "/")]
 		if !ok {
 			return fmt.Errorf("%w: it holds %.200q", errTar, h.Name)
 		}
 		delete(left, e.path)
 		switch {
-		case h.Typeflag == tar.TypeReg && e.typ == 'f', h.Typeflag == tar.TypeSymlink && e.typ == 'l':
+		case h.Typeflag == tar.TypeReg && e.typ == 'f', h.Typeflag == tar.TypeSymlink && e.typ == 'l',
+			h.Typeflag == tar.TypeDir && e.typ == 'd':
 		default:
 			return fmt.Errorf("%w: %.200q is of type %q", errTar, h.Name, h.Typeflag)
 		}
-		e.link = h.Linkname
+		e.link, e.extras = h.Linkname, extrasOfHeader(h)
 		m := backup.Meta{Mode: step.FileMode(uint32(h.Mode & 0o7777)), UID: h.Uid, GID: h.Gid, User: h.Uname, Group: h.Gname, ModTime: h.ModTime}
 		if err := f(e, m, tr); err != nil {
 			return err
@@ -245,7 +252,7 @@ func readTar(r io.Reader, want []entry, f func(entry, backup.Meta, io.Reader) er
 		for name := range left {
 			missing = append(missing, name)
 		}
-		return fmt.Errorf("%w: it lacks %d files, %s", errTar, len(left), slices.Min(missing))
+		return fmt.Errorf("%w: %d, %s", errLacks, len(left), slices.Min(missing))
 	}
 	return nil
 }

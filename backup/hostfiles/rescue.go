@@ -139,6 +139,7 @@ func (f *Restore) remove(ctx context.Context, d RescueDetails) error {
 		return err
 	}
 	defer j.close()
+	j.sweep(dirsOfNames(d.Created))
 	var errs []error
 	for _, name := range d.Created {
 		errs = append(errs, j.remove(name, false))

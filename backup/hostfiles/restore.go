@@ -23,7 +23,8 @@ import (
 // written under temporary names, synced, and then renamed. After a failure the
 // previous state is restored. [Restore.Undo] takes a finished or killed restore
 // back, also in a later process, as long as the set in Rescue exists. The next
-// restore removes the temporary files of a killed one.
+// Restore or Undo removes the temporary files of a killed one, here and through a
+// Runner: at once those of this machine, after a day those of another one.
 //
 // Restore never follows a path that another user can change. On this host it
 // opens every directory without following links, and sets owner, mode and time
@@ -235,6 +236,9 @@ func (f *Restore) apply(ctx context.Context, s *backup.Stored, c *comparison, do
 		}
 	}
 	if f.Runner != nil {
+		if err := f.sweepRemote(ctx, c.dirsOfFiles()); err != nil {
+			return err
+		}
 		if err := f.send(ctx, s, c, todo); err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -37,9 +36,8 @@ func (f *Restore) send(ctx context.Context, s *backup.Stored, c *comparison, tod
 		return err
 	}
 	who := slices.SortedFunc(maps.Keys(batches), func(a, b identity) int { return a.uid - b.uid })
-	suffix := ".restore-" + strings.ToLower(rand.Text()[:8])
 	for _, id := range who {
-		if err := f.sendBatch(ctx, s, id, batches[id], suffix); err != nil {
+		if err := f.sendBatch(ctx, s, id, batches[id]); err != nil {
 			return err
 		}
 	}
@@ -107,57 +105,57 @@ func (f *Restore) isRoot(ctx context.Context) (bool, error) {
 	return strings.TrimSpace(out.String()) == "0", nil
 }
 
-// Scripts for perl, which is essential on Debian: each reads records that end
-// with a zero byte, and ends at the first that fails.
+// Scripts for perl, which is essential on Debian: each reads records that end with a zero
+// byte, and ends at the first that fails. A record without its end was cut off with the
+// connection, and would name another file.
 const (
 	// Directories: mode, uid, gid and path.
-	perlDirs = `$/="\0"; while(defined($m=<STDIN>)){chomp($m);($u,$g,$p)=map{my $x=<STDIN>;chomp($x);$x}1..3;` +
+	perlDirs = `$/="\0"; while(defined($m=<STDIN>)){($u,$g,$p)=map{scalar <STDIN>}1..3;chomp($m,$u,$g,$p)==4 or die "cut off\n";` +
 		`-d $p && !-l $p or mkdir($p,0700) or die "$p: $!\n"; chown($u,$g,$p) or die "$p: $!\n"; chmod(oct($m),$p) or die "$p: $!\n"}`
 	// Renames: old and new path.
-	perlRename = `$/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b);rename($a,$b) or die "$b: $!\n"}`
+	perlRename = `$/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b)==2 or die "cut off\n";rename($a,$b) or die "$b: $!\n"}`
 	// Removals: files, and directories with a slash at the end where they are empty.
-	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p); if($p=~s{/$}{}){rmdir($p);next} unlink($p) or $!{ENOENT} or die "$p: $!\n"}`
+	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p) or die "cut off\n"; if($p=~s{/$}{}){rmdir($p);next} unlink($p) or $!{ENOENT} or die "$p: $!\n"}`
 )
 
-func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity, b *batch, suffix string) (err error) {
+func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity, b *batch) (err error) {
 	if len(b.dirs) > 0 {
-		var in bytes.Buffer
+		var in []string
 		for _, d := range b.dirs {
-			fmt.Fprintf(&in, "%s\x00%d\x00%d\x00/%s\x00", d.Mode, d.UID, d.GID, d.Path)
+			in = append(in, d.Mode, strconv.Itoa(d.UID), strconv.Itoa(d.GID), "/"+d.Path)
 		}
-		if err := f.command(ctx, id, &in, "perl", "-e", perlDirs); err != nil {
+		if err := f.command(ctx, id, records(in), "perl", "-e", perlDirs); err != nil {
 			return err
 		}
 	}
 	if len(b.files) == 0 {
 		return nil
 	}
-	temp := func(c change) string {
-		return path.Join(path.Dir(c.Path), fmt.Sprintf(".%.200s%s", path.Base(c.Path), suffix))
-	}
-	var all, pairs bytes.Buffer
+	temps := map[string]string{}
+	var all, pairs []string
 	for _, c := range b.files {
-		fmt.Fprintf(&all, "/%s\x00", temp(c))
-		fmt.Fprintf(&pairs, "/%s\x00/%s\x00", temp(c), c.Path)
+		temps[c.Path] = path.Join(path.Dir(c.Path), tempName(path.Base(c.Path)))
+		all = append(all, "/"+temps[c.Path])
+		pairs = append(pairs, "/"+temps[c.Path], "/"+c.Path)
 	}
 	defer func() {
 		if err != nil {
 			cleanup, cancel := step.Undoing(ctx)
 			defer cancel()
-			err = errors.Join(err, f.command(cleanup, id, &all, "perl", "-MErrno", "-e", perlRemove))
+			err = errors.Join(err, f.command(cleanup, id, records(all), "perl", "-MErrno", "-e", perlRemove))
 		}
 	}()
-	if err := f.unpack(ctx, s, id, b.files, temp); err != nil {
+	if err := f.unpack(ctx, s, id, b.files, temps); err != nil {
 		return err
 	}
-	return f.command(ctx, id, &pairs, "sh", "-c", "sync && perl -e '"+perlRename+"'")
+	return f.command(ctx, id, records(pairs), "sh", "-c", "sync && perl -e '"+perlRename+"'")
 }
 
-func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, files []change, temp func(change) string) error {
+func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, files []change, temps map[string]string) error {
 	pr, pw := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
-		err := packTemp(pw, s, files, temp)
+		err := packTemp(pw, s, files, temps)
 		_ = pw.CloseWithError(err)
 		packed <- err
 	}()
@@ -184,14 +182,14 @@ func (f *Restore) command(ctx context.Context, id identity, stdin io.Reader, arg
 	return nil
 }
 
-func packTemp(w io.Writer, s *backup.Stored, todo []change, temp func(change) string) error {
+func packTemp(w io.Writer, s *backup.Stored, todo []change, temps map[string]string) error {
 	tw := tar.NewWriter(w)
 	for _, c := range todo {
 		mode, err := c.Perm()
 		if err != nil {
 			return err
 		}
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: temp(c), Size: c.Size, Mode: int64(step.UnixMode(mode)), Uid: c.UID, Gid: c.GID, ModTime: c.MTime, Format: tar.FormatPAX}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: temps[c.Path], Size: c.Size, Mode: int64(step.UnixMode(mode)), Uid: c.UID, Gid: c.GID, ModTime: c.MTime, Format: tar.FormatPAX}
 		if c.Link != "" {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, c.Link, 0
 		}
@@ -213,13 +211,21 @@ func packTemp(w io.Writer, s *backup.Stored, todo []change, temp func(change) st
 	return tw.Close()
 }
 
-// removeRemote removes created files, and created directories that are empty, of
-// each directory that another user controls as that user.
+// removeRemote removes created files, and created directories that are empty.
 func (f *Restore) removeRemote(ctx context.Context, d RescueDetails) error {
+	if err := f.sweepRemote(ctx, dirsOfNames(d.Created)); err != nil {
+		return err
+	}
 	names := slices.Clone(d.Created)
 	for _, name := range d.CreatedDirs {
 		names = append(names, name+"/")
 	}
+	return f.removeNames(ctx, names)
+}
+
+// removeNames removes files, and empty directories whose names end with a slash. Below a
+// directory that another user controls root acts as that user.
+func (f *Restore) removeNames(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
@@ -244,20 +250,17 @@ func (f *Restore) removeRemote(ctx context.Context, d RescueDetails) error {
 	if err != nil {
 		return err
 	}
-	in := map[identity]*bytes.Buffer{}
+	in := map[identity][]string{}
 	for _, name := range names {
 		id := asIs
 		if dir := c.unsafe(strings.TrimSuffix("/"+name, "/")); dir != "" && root {
 			id = identity{c.above[dir].meta.UID, c.above[dir].meta.GID}
 		}
-		if in[id] == nil {
-			in[id] = &bytes.Buffer{}
-		}
-		fmt.Fprintf(in[id], "/%s\x00", name)
+		in[id] = append(in[id], "/"+name)
 	}
 	var errs []error
 	for id, names := range in {
-		errs = append(errs, f.command(ctx, id, names, "perl", "-MErrno", "-e", perlRemove))
+		errs = append(errs, f.command(ctx, id, records(names), "perl", "-MErrno", "-e", perlRemove))
 	}
 	return errors.Join(errs...)
 }

@@ -89,6 +89,8 @@ type entry struct {
 	link  string
 	links uint64 // hard links
 	meta  backup.Meta
+
+	extras []string // what is not kept, once it was read: ACLs, extended attributes
 }
 
 // target is the absolute path that a link names.
@@ -108,8 +110,9 @@ type host interface {
 	children(ctx context.Context, dirs []string) ([]entry, error)
 	// tree lists what is below the directories, at any depth.
 	tree(ctx context.Context, dirs []string) ([]entry, error)
-	// read calls f once for every entry of type 'f' or 'l', in any order, and
-	// again from the start where something changed meanwhile: reset comes first.
+	// read calls f once for every entry of type 'f', 'l' or 'd', in any order, with
+	// what is not kept of it, and again from the start where something changed
+	// meanwhile: reset comes first. r is nil unless it is a file.
 	read(ctx context.Context, entries []entry, reset func() error, f func(e entry, m backup.Meta, r io.Reader) error) error
 }
 
@@ -164,10 +167,17 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	}
 	configs := configPatterns()
 	small := map[string][]byte{}
-	reset := func() error { clear(small); return w.Reset() }
-	err = h.read(ctx, found.entries, reset, func(e entry, m backup.Meta, r io.Reader) error {
+	var extras []string
+	reset := func() error { clear(small); extras = nil; return w.Reset() }
+	err = h.read(ctx, slices.Concat(found.entries, found.trees), reset, func(e entry, m backup.Meta, r io.Reader) error {
 		name := strings.TrimPrefix(e.path, "/")
-		if e.typ == 'l' {
+		if s := extraWarning(e); s != "" {
+			extras = append(extras, s)
+		}
+		switch e.typ {
+		case 'd':
+			return nil
+		case 'l':
 			return w.Link(name, e.link, m)
 		}
 		var keep bytes.Buffer
@@ -185,7 +195,8 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	if err != nil {
 		return c, err
 	}
-	c.Warnings = found.warnings
+	slices.Sort(extras)
+	c.Warnings = slices.Concat(found.warnings, extras)
 	maps.DeleteFunc(small, func(name string, _ []byte) bool {
 		target := func(p string) bool { hit, _ := path.Match(p, name); return hit || follow(found.all, p) == name }
 		return !slices.ContainsFunc(configs, target)
@@ -203,6 +214,7 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 type finding struct {
 	all      map[string]entry
 	entries  []entry // files and links, by path
+	trees    []entry // directories, by path
 	dirs     []Dir
 	paths    []string // patterns that led to something
 	warnings []string
@@ -243,6 +255,8 @@ func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 		switch e.typ {
 		case 'f', 'l':
 			out.entries = append(out.entries, e)
+		case 'd':
+			out.trees = append(out.trees, e)
 		}
 		if e.typ == 'f' && e.links > 1 {
 			out.warnings = append(out.warnings, fmt.Sprintf("%s has %d hard links; it is restored as a file of its own", e.path, e.links))
@@ -356,6 +370,11 @@ func pause(ctx context.Context) error {
 	case <-t.C:
 		return nil
 	}
+}
+
+func errVanished(name string) error {
+	return &backup.Error{Op: "read", Object: name, Kind: backup.ErrChanged, Err: fs.ErrNotExist, Retry: true,
+		Next: "it was there when the files were listed: run the backup again"}
 }
 
 func errKeepsChanging(name string) error {

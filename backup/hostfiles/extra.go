@@ -1,0 +1,71 @@
+package hostfiles
+
+import (
+	"archive/tar"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a file has besides content, mode, owner and time is not kept. The manifest names
+// it, so that nobody believes it was.
+
+// extrasOf lists the extended attributes of an open file, and its ACLs among them. A file
+// system without them, and an fs.FS without descriptors, have none.
+func extrasOf(f any) []string {
+	file, ok := f.(*os.File)
+	if !ok {
+		return nil
+	}
+	buf := make([]byte, 64<<10) // the kernel's limit
+	n, err := unix.Flistxattr(int(file.Fd()), buf)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for name := range strings.SplitSeq(string(buf[:n]), "\x00") {
+		out = addExtra(out, name)
+	}
+	return out
+}
+
+// extrasOfHeader does it for an entry of a tar archive.
+func extrasOfHeader(h *tar.Header) []string {
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+		if name, ok := strings.CutPrefix(key, "SCHILY.xattr."); ok {
+			out = addExtra(out, name)
+		}
+		if strings.HasPrefix(key, "SCHILY.acl.") {
+			out = addExtra(out, "system.posix_acl_access")
+		}
+	}
+	return out
+}
+
+func addExtra(out []string, name string) []string {
+	switch {
+	case name == "" || name == "security.selinux": // the policy gives it to a new file
+		return out
+	case strings.HasPrefix(name, "system.posix_acl_"):
+		name = "an ACL"
+	default:
+		name = fmt.Sprintf("the attribute %q", name)
+	}
+	if slices.Contains(out, name) {
+		return out
+	}
+	return append(out, name)
+}
+
+// extraWarning is the manifest's line about an entry; empty if there is nothing to say.
+func extraWarning(e entry) string {
+	if len(e.extras) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s has %s, which the set does not hold", e.path, strings.Join(e.extras, ", "))
+}

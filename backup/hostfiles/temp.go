@@ -1,0 +1,135 @@
+package hostfiles
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tempForm is the name of a file that is being restored. It names the machine and the
+// process that restore, so that a later one can tell whether that was killed.
+var tempForm = regexp.MustCompile(`^\..*\.restore-([0-9a-f]{8})-([0-9]+)-[a-z0-9]{8}$`)
+
+func tempName(name string) string {
+	return fmt.Sprintf(".%.180s.restore-%s-%d-%s", name, thisBoot(), os.Getpid(), strings.ToLower(rand.Text()[:8]))
+}
+
+// thisBoot stands for this machine since it was started: process numbers mean something
+// there only.
+var thisBoot = sync.OnceValue(func() string {
+	host, _ := os.Hostname()
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return fmt.Sprintf("%x", sha256.Sum256(append([]byte(host+"\x00"), boot...)))[:8]
+})
+
+// tempAge is how old a file of another machine must be to count as left: longer than any
+// restore takes.
+const tempAge = 24 * time.Hour
+
+// deserted reports whether a file is the temporary one of a restore that was killed. age
+// counts from the last change of its status, because a restore sets the time.
+func deserted(name string, age time.Duration) bool {
+	m := tempForm.FindStringSubmatch(name)
+	if m == nil {
+		return false
+	}
+	pid, err := strconv.Atoi(m[2])
+	if m[1] != thisBoot() || err != nil {
+		return age > tempAge
+	}
+	return pid != os.Getpid() && unix.Kill(pid, 0) == unix.ESRCH
+}
+
+// dirsOfFiles lists the directories that hold what a comparison is about.
+func (c *comparison) dirsOfFiles() []string {
+	var names []string
+	for _, f := range c.files {
+		names = append(names, f.Path)
+	}
+	return dirsOfNames(names)
+}
+
+func dirsOfNames(names []string) []string {
+	set := map[string]bool{}
+	for _, n := range names {
+		set[path.Dir(n)] = true
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// sweep removes what killed restores left in directories. Nothing hangs on it, so what it
+// cannot look at stays.
+func (j *jail) sweep(dirs []string) {
+	for _, name := range dirs {
+		if d, _, err := j.dir(name, nil); err == nil {
+			sweepTemps(d)
+		}
+	}
+}
+
+func sweepTemps(dir *os.File) {
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return
+	}
+	_, _ = dir.Seek(0, io.SeekStart)
+	for _, name := range names {
+		if !tempForm.MatchString(name) {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			continue
+		}
+		if deserted(name, time.Since(time.Unix(st.Ctim.Unix()))) {
+			_ = unix.Unlinkat(int(dir.Fd()), name, 0)
+		}
+	}
+}
+
+// sweepRemote is sweep for another host.
+func (f *Restore) sweepRemote(ctx context.Context, dirs []string) error {
+	var roots []string
+	for _, d := range dirs {
+		roots = append(roots, path.Join("/", d))
+	}
+	if len(roots) == 0 {
+		return nil
+	}
+	h := remoteHost{f.Runner}
+	left, err := h.find(ctx, roots, fmt.Sprintf("-mindepth 1 -maxdepth 1 ! -type d -name '.*.restore-*' \\( -name '.*.restore-%s-*' -o -cmin +%d \\)",
+		thisBoot(), int(tempAge.Minutes())))
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, e := range left {
+		if deserted(path.Base(e.path), 2*tempAge) {
+			names = append(names, strings.TrimPrefix(e.path, "/"))
+		}
+	}
+	return f.removeNames(ctx, names)
+}
+
+// records are what a script reads from its stdin, each ended by a zero byte.
+func records(names []string) *bytes.Buffer {
+	var out bytes.Buffer
+	for _, n := range names {
+		out.WriteString(n + "\x00")
+	}
+	return &out
+}
