@@ -12,7 +12,7 @@ ACCEPTED = GO-2026-4883 GO-2026-4887
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test test-long fmt vet lint vuln bench fuzz screen
+.PHONY: test test-long fmt vet lint vuln bench fuzz screen ferret
 
 # Of the packages one more than there are cores is tested at a time: some wait
 # for their hosts most of the time.
@@ -59,3 +59,8 @@ fuzz:
 screen:
 	$(GO) run ./examples/rehearse 2>/dev/null | $(GO) run ./internal/screen go run ./examples/rehearse >docs/rehearsal.svg.new
 	mv docs/rehearsal.svg.new docs/rehearsal.svg
+
+# The MongoDB backup against FerretDB, in a module of its own: compiling its SQLite takes
+# minutes of two cores.
+ferret:
+	$(GO) -C internal/lab/ferret test -count=1 ./...

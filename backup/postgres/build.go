@@ -121,9 +121,15 @@ func settingName(key string) string {
 // server and pg_dump have the major versions of the set; otherwise their words
 // may differ, and only names, rows, sequences and large objects count.
 func (w *work) compare(ctx context.Context, db Database, name string, bare bool) error {
-	want, err := archive(ctx, w.s, w.d, db, bare)
-	if err != nil {
-		return err
+	var want objects
+	if !bare {
+		want = read.get(digest(w.s, db))
+	}
+	if want == nil {
+		var err error
+		if want, err = archive(ctx, w.s, w.d, db, bare); err != nil {
+			return err
+		}
 	}
 	args := []string{"--format=plain", "--no-password", "--dbname=" + w.c.conninfo(name)}
 	if bare {

@@ -41,7 +41,7 @@ var sayings = []struct {
 	{regexp.MustCompile(`55P03|canceling statement due to lock timeout|could not obtain lock|deadlock detected`),
 		ErrInUse, "another session changes tables; try again when it has finished", true},
 	{regexp.MustCompile(`55006|is being accessed by other users|There (?:is|are) \d+ other sessions? using the database`), ErrInUse, "stop the clients first, or set EndClients", true},
-	{regexp.MustCompile(`57P0[123]|terminating connection|server closed the connection unexpectedly|SSL SYSCALL error|Connection reset|connection to server was lost|the database system is (?:starting up|shutting down|in recovery)`),
+	{regexp.MustCompile(`57P0[123]|terminating connection|server closed the connection unexpectedly|SSL SYSCALL error|Connection reset|no connection to the server|could not (?:send|receive) data|connection to server was lost|the database system is (?:starting up|shutting down|in recovery)`),
 		ErrAborted, "see the server's log, then try again", true},
 	{regexp.MustCompile(`could not translate host name|Connection refused|could not connect|connection to server .* failed|timeout expired|No route to host`),
 		ErrConnection, "check host, port and firewall", true},

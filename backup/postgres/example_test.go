@@ -27,3 +27,36 @@ func Example() {
 		&postgres.Restore{Server: server, Replace: true}) // built and compared next to the live one, then swapped
 	fmt.Println(report.Components, err)
 }
+
+// A restore that is kept open: the replaced database stays until somebody decides, in
+// this process or a later one.
+func ExampleRestore() {
+	set, err := backup.Open("/var/backups/tyk/20261129T060000Z-0123abcd")
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	to := &postgres.Restore{Server: postgres.Server{Service: "tyk"}, Replace: true, EndClients: true}
+	if _, err := set.Restore(ctx(), backup.RestoreOptions{Keep: true}, to); err != nil {
+		log.Print(err) // the live database is as it was
+		return
+	}
+	healthy := true // what the dashboard says
+	if healthy {
+		err = set.Accept(ctx(), to)
+	} else {
+		err = set.Undo(ctx(), to)
+	}
+	log.Print(err)
+}
+
+// The deepest verification without touching the live database: restored under a name of
+// its own, compared and dropped.
+func ExampleScratch() {
+	set, err := backup.Open("/var/backups/tyk/20261129T060000Z-0123abcd")
+	if err == nil {
+		scratch := &postgres.Scratch{Server: postgres.Server{Service: "tyk"}}
+		err = set.Verify(ctx(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{scratch}})
+	}
+	log.Print(err)
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/postgres"
 	lab "example.com/tykupgrade/internal/lab/postgres"
 )
@@ -24,12 +25,6 @@ func TestMain(m *testing.M) {
 	case "take":
 		_, err := backup.Take(ctx(), work[2], backup.Options{}, &postgres.Source{Server: postgres.Server{URI: work[1]}, Databases: []string{"small"}})
 		exit(err)
-	case "restore":
-		set, err := backup.Open(work[2])
-		if err == nil {
-			_, err = set.Restore(ctx(), backup.RestoreOptions{}, &postgres.Restore{Server: postgres.Server{URI: work[1]}, Replace: true, EndClients: true})
-		}
-		exit(err)
 	}
 	os.Exit(m.Run())
 }
@@ -42,11 +37,16 @@ func exit(err error) {
 	os.Exit(0)
 }
 
+// How many kills a test makes by itself: 50 of each take minutes of CPU.
+const (
+	takeKills    = 12
+	restoreKills = 10
+)
+
 // moments is how many kills a test makes; TYKUPGRADE_TEST_KILLS asks for more.
-func moments(t *testing.T) int {
-	n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS"))
-	if err != nil {
-		n = 4
+func moments(n int) int {
+	if more, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS")); err == nil {
+		return max(more, n)
 	}
 	return n
 }
@@ -82,7 +82,7 @@ func TestKilledTake(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := time.Since(began)
-	for range moments(t) {
+	for range moments(takeKills) {
 		kill(t, whole, "take", s.URI, dir)
 	}
 	if _, err := backup.Take(t.Context(), dir, backup.Options{}, source); err != nil {
@@ -101,14 +101,21 @@ func TestKilledTake(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tykupgrade'"); n != "0" {
-		time.Sleep(time.Second) // the killed child's tools see the closed pipe
-		if n = s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tykupgrade'"); n != "0" {
-			t.Errorf("%s sessions are left on the server", n)
-		}
-	}
+	settle(t, s) // what the killed ones opened on the server
 }
 
+const killURIEnv = "TYKUPGRADE_TEST_POSTGRES_URI"
+
+func killTarget(uri string) *postgres.Restore {
+	return &postgres.Restore{Server: postgres.Server{URI: uri}, Replace: true, EndClients: true}
+}
+
+func TestKilledRestoreHelper(t *testing.T) {
+	backuptest.RestoreHelper(func() backup.Restorer { return killTarget(os.Getenv(killURIEnv)) })
+}
+
+// A killed restore leaves all of the live database or all of the restored one. The next
+// restore and Undo leave no other database.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
 	s := small(t)
@@ -116,50 +123,33 @@ func TestKilledRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	to := func() *postgres.Restore {
-		return &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true, EndClients: true}
-	}
-	began := time.Now()
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to()); err != nil {
-		t.Fatal(err)
-	}
-	whole := time.Since(began)
-	for i := range moments(t) {
-		s.SQL(t, "small", "DELETE FROM t WHERE x > 10") // what a restore would replace
-		kill(t, whole, "restore", s.URI, set.Dir)
-		// Either all of the old or all of the restored data, whole.
-		rows := ""
-		for range 50 {
-			if rows, err = s.TrySQL("small", "SELECT count(*) FROM t"); err == nil {
-				break
+	backuptest.KilledRestore{
+		Helper: "TestKilledRestoreHelper", Env: []string{killURIEnv + "=" + s.URI}, Set: set,
+		Restorer: func() backup.Restorer { return killTarget(s.URI) },
+		Reset: func(t *testing.T) { // what a restore would replace
+			s.SQL(t, "small", "DELETE FROM t WHERE x > 10")
+		},
+		Settle: func(t *testing.T) { settle(t, s) },
+		State: func(t *testing.T) string {
+			rows := s.SQL(t, "small", "SELECT count(*) FROM t")
+			if rows != "10" && rows != "1000" {
+				t.Errorf("%s rows: neither the old database nor the restored one", rows)
 			}
-			time.Sleep(20 * time.Millisecond)
+			return names(t, s) + ": " + rows + " rows"
+		},
+	}.Run(t, moments(restoreKills))
+}
+
+// settle waits until what a killed process started has noticed, and its sessions are gone.
+func settle(t *testing.T, s *lab.Server) {
+	t.Helper()
+	for range 6000 {
+		if s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('tykupgrade', 'pg_restore', 'pg_dump') OR datname LIKE '%tykupgrade%'") == "0" {
+			return
 		}
-		if rows != "10" && rows != "1000" {
-			t.Fatalf("moment %d: %q rows, %v", i, rows, err)
-		}
-		// Forward in one half of the cases, back in the other; both end clean.
-		if i%2 == 0 {
-			if err := set.Undo(t.Context(), to()); err != nil {
-				t.Fatalf("undo: %v", err)
-			}
-			if got := s.SQL(t, "small", "SELECT count(*) FROM t"); got != rows && got != "10" {
-				t.Fatalf("undo left %s rows", got)
-			}
-		}
-		if err := set.Accept(t.Context(), to()); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to()); err != nil {
-			t.Fatalf("moment %d: %v", i, err)
-		}
-		if got := s.SQL(t, "small", "SELECT count(*) FROM t"); got != "1000" {
-			t.Fatalf("%s rows after the next restore", got)
-		}
-		if got := names(t, s); got != "small" {
-			t.Fatalf("moment %d left databases: %s", i, got)
-		}
+		time.Sleep(20 * time.Millisecond)
 	}
+	t.Fatal("sessions of a killed process are left")
 }
 
 // A changed bit is found before anything is written.

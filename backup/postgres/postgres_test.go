@@ -234,15 +234,7 @@ func TestRefusals(t *testing.T) {
 	s := server(t)
 	s.SQL(t, "postgres", "CREATE ROLE limited LOGIN PASSWORD 'canary-secret'; GRANT CONNECT ON DATABASE tyk_analytics TO limited")
 	s.SQL(t, "tyk_analytics", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO limited")
-	conf := filepath.Join(s.Dir, "pg_hba.conf")
-	hba, err := os.ReadFile(conf)
-	if err == nil {
-		err = os.WriteFile(conf, append([]byte("host all limited all scram-sha-256\n"), hba...), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.SQL(t, "postgres", "SELECT pg_reload_conf()")
+	login(t, s, "limited")
 	limited := strings.Replace(s.Database("tyk_analytics"), "postgres@", "limited@", 1)
 	old := filepath.Join(t.TempDir(), "bin")
 	if err := os.Mkdir(old, 0o755); err != nil {
@@ -286,4 +278,18 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// login lets a role in with its password only.
+func login(t *testing.T, s *lab.Server, role string) {
+	t.Helper()
+	conf := filepath.Join(s.Dir, "pg_hba.conf")
+	hba, err := os.ReadFile(conf)
+	if err == nil {
+		err = os.WriteFile(conf, append([]byte("host all "+role+" all scram-sha-256\n"), hba...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SQL(t, "postgres", "SELECT pg_reload_conf()")
 }

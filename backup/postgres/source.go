@@ -148,7 +148,10 @@ func (s *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 			out.Items += t.Rows
 		}
 	}
-	out.Server = "PostgreSQL " + d.Server
+	out.Server, out.Topology = "PostgreSQL "+d.Server, "primary"
+	if d.Standby {
+		out.Topology = "standby"
+	}
 	return out, out.SetDetails(d)
 }
 

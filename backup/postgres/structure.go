@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
@@ -19,11 +20,68 @@ func checkStructure(ctx context.Context, s *backup.Stored) error {
 		return err
 	}
 	for _, db := range d.Databases {
-		if _, err := archive(ctx, s, d, db, false); err != nil {
+		found, err := archive(ctx, s, d, db, false)
+		if err != nil {
 			return step.Fail("read", s.Name+"/"+db.File, err)
 		}
+		read.keep(digest(s, db), found)
 	}
 	return nil
+}
+
+// read holds the objects of archives that this process has read, by the digest of the
+// file: a restore compares with what it verified a moment ago, and does not decode the
+// archive a second time for that.
+var read archives
+
+type archives struct {
+	mu    sync.Mutex
+	known map[string]objects
+	order []string
+}
+
+// mostArchives bounds the memory of a process that takes sets for months.
+const mostArchives = 8
+
+func (a *archives) keep(digest string, o objects) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if digest == "" || a.known[digest] != nil {
+		return
+	}
+	if a.known == nil {
+		a.known = map[string]objects{}
+	}
+	if a.order = append(a.order, digest); len(a.order) > mostArchives {
+		delete(a.known, a.order[0])
+		a.order = a.order[1:]
+	}
+	a.known[digest] = o
+}
+
+// get returns a copy, or nil.
+func (a *archives) get(digest string) objects {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.known[digest] == nil {
+		return nil
+	}
+	out := objects{}
+	for key, o := range a.known[digest] {
+		one := *o
+		out[key] = &one
+	}
+	return out
+}
+
+// digest is that of a database's archive in the manifest; empty if it has none.
+func digest(s *backup.Stored, db Database) string {
+	for _, f := range s.Files {
+		if f.Path == db.File {
+			return f.SHA256
+		}
+	}
+	return ""
 }
 
 // archive turns an archive into its objects with this machine's pg_restore.

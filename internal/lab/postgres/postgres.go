@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -51,27 +52,41 @@ func Bin(t testing.TB) string {
 // Start runs a server until the test ends. settings are lines of postgresql.conf.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
+	return StartIn(t, "", settings...)
+}
+
+// StartIn is Start with the data directory in dir, and the write-ahead log elsewhere, so
+// that a small disk stops statements and not the server. Empty: both elsewhere.
+func StartIn(t testing.TB, dir string, settings ...string) *Server {
+	t.Helper()
 	bin := Bin(t)
 	top, err := os.MkdirTemp("", "tykupgrade-pg") // short: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	s := &Server{Bin: bin, Dir: filepath.Join(top, "data")}
 	if err := os.Chmod(top, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Bin: bin, Dir: filepath.Join(top, "data")}
-	if err := os.Mkdir(s.Dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
 	if os.Geteuid() == 0 {
-		if err := errors.Join(os.Chown(top, nobody, nobody), os.Chown(s.Dir, nobody, nobody)); err != nil {
+		if err := os.Chown(top, nobody, nobody); err != nil {
 			t.Fatal(err)
 		}
 	}
-	init := s.command("initdb", "--pgdata="+s.Dir, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions")
-	if out, err := init.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
+	if dir != "" {
+		s.Dir = filepath.Join(dir, "data")
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.copyCluster(t)
+	if dir != "" {
+		wal, moved := filepath.Join(s.Dir, "pg_wal"), filepath.Join(top, "pg_wal")
+		out, err := s.command("sh", "-c", `cp -a "$1" "$2" && rm -r "$1" && ln -s "$2" "$1"`, "sh", wal, moved).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -95,9 +110,64 @@ func Start(t testing.TB, settings ...string) *Server {
 	return s
 }
 
-// command runs a program of the server as nobody when the test is root.
+// template is a cluster that initdb made, shared by the servers that run at a time.
+var template struct {
+	sync.Mutex
+	users int
+	dir   string
+}
+
+// copyCluster gives the server a data directory: initdb takes longer than all that most
+// tests do.
+func (s *Server) copyCluster(t testing.TB) {
+	t.Helper()
+	template.Lock()
+	defer template.Unlock()
+	if template.users == 0 {
+		template.dir = s.initCluster(t)
+	}
+	template.users++
+	t.Cleanup(func() {
+		template.Lock()
+		defer template.Unlock()
+		if template.users--; template.users == 0 {
+			_ = os.RemoveAll(template.dir)
+		}
+	})
+	if out, err := exec.Command("cp", "-a", filepath.Join(template.dir, "data"), s.Dir).CombinedOutput(); err != nil {
+		t.Fatalf("copy the cluster: %v\n%s", err, out)
+	}
+}
+
+func (s *Server) initCluster(t testing.TB) string {
+	t.Helper()
+	top, err := os.MkdirTemp("", "tykupgrade-pg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail := func(format string, args ...any) {
+		_ = os.RemoveAll(top)
+		t.Fatalf(format, args...)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(top, nobody, nobody); err != nil {
+			fail("%v", err)
+		}
+	}
+	init := s.command("initdb", "--pgdata="+filepath.Join(top, "data"), "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions")
+	init.Dir = top
+	if out, err := init.CombinedOutput(); err != nil {
+		fail("initdb: %v\n%s", err, out)
+	}
+	return top
+}
+
+// command runs a program of the server, or of the system, as nobody when the test is root.
 func (s *Server) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(s.Bin, name), args...)
+	if path := filepath.Join(s.Bin, name); name != "sh" {
+		name = path
+	}
+	cmd := exec.Command(name, args...)
 	cmd.Dir = filepath.Dir(s.Dir)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT, Setpgid: true}
