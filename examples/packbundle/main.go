@@ -35,6 +35,11 @@ func program() cli.Command {
 		f.StringVar(&o.run, "run", "packbundle", "the `name` of this run; another run is refused until this one is accepted or reverted")
 		asJSON(f)
 	}
+	end := func(name, about string, call func(bundle.Publication, context.Context) error, done string) cli.Verb {
+		return cli.Verb{Name: name, Args: "NAME", About: about, Required: []string{"dir"}, Flags: publish, Run: func(ctx context.Context, c *cli.Call) error {
+			return o.answer(c, map[string]string{name + "ed": c.Args[0]}, call(o.publication(c.Args[0]), ctx), done, c.Args[0])
+		}}
+	}
 	return cli.Command{
 		Name:  "packbundle",
 		About: "Builds, verifies, explains and publishes Tyk plugin bundles.",
@@ -77,25 +82,14 @@ same plugin answers every request with 500, or passes it without the plugin.
 					r, err := p.Publish(ctx, c.Args[0])
 					return o.answer(c, r, err, "%s is served as %s; accept or revert it", c.Args[0], c.Args[1])
 				}},
-			{Name: "revert", Args: "NAME", About: "serve the old bundle again", Required: []string{"dir"}, Flags: publish,
-				Run: func(ctx context.Context, c *cli.Call) error {
-					name := c.Args[0]
-					return o.answer(c, map[string]string{"reverted": name}, o.publication(name).Revert(ctx), "%s is what it was", name)
-				}},
-			{Name: "accept", Args: "NAME", About: "remove the old bundle", Required: []string{"dir"}, Flags: publish,
-				Run: func(ctx context.Context, c *cli.Call) error {
-					name := c.Args[0]
-					return o.answer(c, map[string]string{"accepted": name}, o.publication(name).Accept(ctx), "%s is accepted", name)
-				}},
+			end("revert", "serve the old bundle again", bundle.Publication.Revert, "%s is what it was"),
+			end("accept", "remove the old bundle", bundle.Publication.Accept, "%s is accepted"),
 		},
 	}
 }
 
 func (o *options) publication(name string) bundle.Publication {
-	dir, err := filepath.Abs(o.dir)
-	if err != nil {
-		dir = o.dir // refused below
-	}
+	dir, _ := filepath.Abs(o.dir) // without a working directory it is empty, and refused
 	return bundle.Publication{Dir: dir, Name: name, Run: o.run}
 }
 

@@ -130,7 +130,7 @@ backup:
 			t.Errorf("the plan lacks %q:\n%s", want, plan)
 		}
 	}
-	l := stage.StartLoad(s.Front, 4, "Foo")
+	l := stage.StartLoad(s.Front, 2, "Foo")
 	t.Cleanup(l.Stop)
 	succeed("apply", "-stop-after", "prepare")
 	versions("4.0.8 4.0.8")
