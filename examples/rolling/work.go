@@ -109,7 +109,7 @@ func (o *options) accept(ctx context.Context, c *cli.Call, inv *fleet.Inventory)
 	case err != nil:
 		return err
 	case rep == nil:
-		return cli.Refuse(fmt.Errorf("the journal %s holds no run", o.journal))
+		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", o.journal)), "rolling run begins one; -journal names another journal")
 	case rep.Outcome != rollout.OutcomeDone:
 		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s is not done", o.journal)), "rolling resume finishes it, rolling undo takes it back")
 	}

@@ -107,6 +107,9 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 		code = Interrupted
 	}
 	cause, hint := Explain(err)
+	if hint == "" {
+		hint = fileHint(err)
+	}
 	if hint == "" && code == Usage {
 		hint = name + " -h shows the flags"
 	}

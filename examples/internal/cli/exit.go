@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
 )
 
 // The exit codes of every command.
@@ -114,4 +116,23 @@ func Explain(err error) (cause, hint string) {
 		}
 		e = next
 	}
+}
+
+// fileHint is the next step after an error of the file system that has none of its own.
+func fileHint(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "check the path"
+	case errors.Is(err, fs.ErrExist):
+		return "name another file"
+	case errors.Is(err, fs.ErrPermission):
+		return "check the owner and the mode of the file"
+	case errors.Is(err, syscall.EISDIR):
+		return "name a file instead of a directory"
+	case errors.Is(err, syscall.ENOTDIR):
+		return "name a directory instead of a file"
+	case errors.Is(err, syscall.ENOSPC):
+		return "free space on the disk"
+	}
+	return ""
 }
