@@ -1,0 +1,172 @@
+// Package examples_test runs every command as its user does.
+package examples_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"example.com/tykupgrade/examples/internal/cli"
+)
+
+// bad is one wrong call: its arguments, exit code and words of the answer.
+type bad struct {
+	args string
+	code int
+	want string
+}
+
+// The files in the directory of each call.
+var files = map[string]string{
+	"broken.yaml": "hosts: [",
+	"broken.json": "{\"file_list\": ",
+	"text.so":     "no plugin",
+	"hosts.yaml":  "versions: {gateway: 5.2.5}\nssh: {config: /dev/null}\nhosts: [{name: g1, address: \"nobody@127.0.0.1\", port: 1, component: gateway}]\n",
+	"wrong.yaml":  "versions: {gateway: new}\nhosts: [{name: g1, component: gatway}]\n",
+}
+
+var calls = map[string][]bad{
+	"packbundle": {
+		{"", cli.Usage, "no verb given"},
+		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"build -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"verify", cli.Usage, "BUNDLE is missing"},
+		{"verify none.zip", cli.No, "none.zip: no such file"},
+		{"verify text.so", cli.No, "text.so"},
+		{"build -manifest broken.json", cli.No, "broken.json: parse manifest"},
+		{"build -manifest empty", cli.No, "empty"},
+		{"which -release new text.so", cli.Usage, `invalid -release "new"`},
+		{"which text.so", cli.Usage, "-release is missing"},
+		{"publish -dir none text.so a.zip", cli.No, "none"},
+		{"verify text.so more", cli.Usage, `unexpected argument "more"`},
+	},
+	"rolling": {
+		{"", cli.Usage, "no verb given"},
+		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"plan -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"plan", cli.Usage, "-file is missing"},
+		{"plan -file none.yaml", cli.Usage, "none.yaml: no such file"},
+		{"plan -file empty", cli.Usage, "empty: is a directory"},
+		{"plan -file broken.yaml", cli.Usage, "broken.yaml"},
+		{"run -file hosts.yaml -without luck", cli.Usage, `unknown word "luck"`},
+		{"resume -yes -file hosts.yaml", cli.Refused, "holds no run"},
+		{"undo -yes -file hosts.yaml", cli.Refused, "holds no run"},
+		{"accept -yes -file hosts.yaml", cli.Refused, "holds no run"},
+		{"run -file hosts.yaml -step drain", cli.Usage, "-step needs -only"},
+	},
+	"upgrade": {
+		{"", cli.Usage, "no verb given"},
+		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"plan -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"plan", cli.Usage, "-file is missing"},
+		{"plan -file none.yaml", cli.Usage, "none.yaml: no such file"},
+		{"plan -file empty", cli.Usage, "empty: is a directory"},
+		{"plan -file broken.yaml", cli.Usage, "broken.yaml"},
+		{"apply -file hosts.yaml -without luck", cli.Usage, `unknown word "luck"`},
+		{"resume -yes -file hosts.yaml -without backup", cli.Refused, "holds no run"},
+		{"revert -yes -file hosts.yaml", cli.Refused, "holds no run"},
+		{"accept -yes -file hosts.yaml", cli.Refused, "holds no run"},
+		{"status -file hosts.yaml -set latest", cli.Usage, "-set goes with apply, resume"},
+		{"init", cli.Usage, "-host is missing"},
+		{"init -host nobody@127.0.0.1:1 -ssh-config /dev/null", cli.Refused, "no Tyk component was found"},
+	},
+	"buildplugin": {
+		{"", cli.Usage, "no verb given"},
+		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"plan -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"check", cli.Usage, ""},
+		{"check -gateway none.so text.so", cli.No, "none.so: no such file"},
+		{"check -gateway text.so text.so", cli.No, "not an ELF file"},
+		{"check -gateway text.so -release new text.so", cli.Usage, `invalid -release "new"`},
+		{"sweep", cli.Usage, "-older is missing"},
+	},
+	"checkhealth": {
+		{"-no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"-gateway-url", cli.Usage, "needs a value"},
+		{"-gateway-url ://", cli.Usage, "bad URL"},
+		{"-plugin-url here", cli.Usage, "bad URL"},
+		{"-gateway-url http://127.0.0.1:1 -timeout soon", cli.Usage, `invalid -timeout "soon": want a duration`},
+		{"-gateway-url http://127.0.0.1:1 -release new", cli.Usage, `version "new"`},
+		{"-gateway-url http://127.0.0.1:1 -header-file none", cli.Usage, ""},
+		{"-gateway-url https://127.0.0.1:1 -ca none", cli.Usage, "none: no such file"},
+		{"-json more", cli.Usage, `unexpected argument "more"`},
+	},
+	"rehearse": {
+		{"-no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"-plugin none", cli.Usage, ""},
+		{"-gateway none", cli.Usage, ""},
+		{"-file none.yaml", cli.Usage, ""},
+		{"-file broken.yaml", cli.Usage, ""},
+		{"-fail luck", cli.Usage, "luck"},
+		{"-apis none", cli.Usage, ""},
+		{"more", cli.Usage, `unexpected argument "more"`},
+	},
+}
+
+// A wrong call is answered by the cause and what to do, with the right exit code. It prints
+// nothing else and leaves nothing behind.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	bin := t.TempDir()
+	build := []string{"build", raceFlag, "-o", bin + "/"} // as the tests are built: the packages are compiled already
+	for name := range calls {
+		build = append(build, "./"+name)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", build...).CombinedOutput(); err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(build, " "), err, out)
+	}
+	for name, all := range calls {
+		if len(all) < 8 {
+			t.Errorf("%s has %d wrong calls, want 8 or more", name, len(all))
+		}
+		for _, c := range all {
+			dir := t.TempDir()
+			for file, text := range files {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Mkdir(filepath.Join(dir, "empty"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			before, home := tree(t, dir), t.TempDir()
+			var stdout, stderr bytes.Buffer
+			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), strings.Fields(c.args)...)
+			// No home, engine or temporary file of this machine takes part. ssh keeps sockets at home.
+			cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + dir, "DOCKER_HOST=unix:///nonexistent"}
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			err := cmd.Run()
+			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+				t.Fatal(err)
+			}
+			lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
+			if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(stderr.String(), c.want) || stdout.Len() > 0 || len(lines) != 2 ||
+				!strings.HasPrefix(lines[0], name) || !strings.HasPrefix(lines[1], "  ") {
+				t.Errorf("%s %s: exit code %d, want %d\nstdout %q\nstderr:\n%s", name, c.args, code, c.code, &stdout, &stderr)
+			}
+			if after := tree(t, dir); !slices.Equal(before, after) {
+				t.Errorf("%s %s left %v, before it was %v", name, c.args, after, before)
+			}
+		}
+	}
+}
+
+// tree lists everything below a directory.
+func tree(t *testing.T, dir string) []string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		all = append(all, path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
