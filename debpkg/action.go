@@ -26,7 +26,7 @@ type Action struct {
 	Arch      string  // of the version to install, or of the removed one
 	FromArch  string  `json:",omitempty"` // of the installed version
 	From, To  Version // zero: not installed before, not installed after
-	Requested bool    // asked for, rather than needed by something that was
+	Requested bool    // requested, rather than needed by a requested one
 	Held      bool    `json:",omitempty"` // on hold; Apply keeps the hold
 	Origin    string  `json:",omitempty"` // apt's word for the source, or local-deb
 	Deb       string  `json:",omitempty"` // the local .deb file

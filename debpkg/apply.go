@@ -155,7 +155,7 @@ func (h *Host) resume(ctx context.Context, op task, dir string) (Change, bool, e
 	return c, true, err
 }
 
-// samePackages says whether every package is as it was, holds aside.
+// samePackages reports whether every package is as it was, holds aside.
 func samePackages(a, b []Package) bool {
 	if len(a) != len(b) {
 		return false

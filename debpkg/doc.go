@@ -31,7 +31,7 @@
 //
 // Tested with the real apt and dpkg of Debian 11, 12, 13 and Ubuntu 20.04,
 // 22.04 and 24.04 (apt 2.0 to 3.0), and through SSH on Debian 11 and 12 and
-// Ubuntu 22.04 hosts (systemd 247 to 252); the packages being stand-ins with
+// Ubuntu 22.04 hosts (systemd 247 to 252); the packages being fakes with
 // the conffiles and maintainer scripts of Tyk's. Not tested: Tyk's own packages
 // and repositories, packages of a foreign architecture (name:arch, which cannot
 // be requested). A repacked .deb, the last resort where the installed version

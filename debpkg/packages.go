@@ -26,16 +26,16 @@ func (p Package) base() string {
 	return name
 }
 
-// Installed says whether the package is installed and configured. Packages
+// Installed reports whether the package is installed and configured. Packages
 // with triggers pending count: dpkg runs those by itself.
 func (p Package) Installed() bool {
 	return !p.Reinst && (p.Status == "installed" || strings.HasPrefix(p.Status, "triggers-"))
 }
 
-// Held says whether the package is on hold.
+// Held reports whether the package is on hold.
 func (p Package) Held() bool { return p.Want == "hold" }
 
-// Broken says whether an installation stopped half-way.
+// Broken reports whether an installation stopped half-way.
 func (p Package) Broken() bool {
 	return p.Reinst || p.Status == "half-installed" || p.Status == "unpacked" || p.Status == "half-configured"
 }
@@ -49,7 +49,7 @@ type Conffile struct {
 	Diverted string `json:",omitempty"` // the path that it has on the disk instead (dpkg-divert)
 }
 
-// Edited says whether the file differs from what the package shipped.
+// Edited reports whether the file differs from what the package shipped.
 func (c Conffile) Edited() bool { return c.Disk != c.Shipped }
 
 const (

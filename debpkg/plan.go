@@ -32,7 +32,7 @@ type Plan struct {
 	Digest     string // of what Apply compares with the host
 }
 
-// Empty says whether there is nothing to do.
+// Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool { return len(p.Actions) == 0 }
 
 // DownloadSize is the number of bytes to fetch.

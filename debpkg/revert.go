@@ -278,7 +278,7 @@ func (h *Host) holdAgain(ctx context.Context, op task, hold []string, now []Pack
 	return nil
 }
 
-// resetFailed lifts systemd's start limit: after a crash loop it refuses to
+// resetFailed clears systemd's start limit: after a crash loop it refuses to
 // start the unit for ten seconds (systemd 252).
 func (h *Host) resetFailed(ctx context.Context, units []string) error {
 	if len(units) == 0 || h.o.Root != "" {

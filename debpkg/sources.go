@@ -21,7 +21,7 @@ type Source struct {
 	Serves     []string `json:",omitempty"` // which Tyk packages it offers, by the package lists
 }
 
-// Tyk says whether the entry is meant for Tyk packages or offers some: by what
+// Tyk reports whether the entry is meant for Tyk packages or offers some: by what
 // it serves, by the file name that packagecloud's script chooses
 // (tyk_tyk-gateway.list), or by its address.
 func (s Source) Tyk() bool {

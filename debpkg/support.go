@@ -24,7 +24,7 @@ type Support struct {
 	Origins []Origin // all that cover it, oldest first: they disagree at times
 }
 
-// Disputed says whether the origins disagree.
+// Disputed reports whether the origins disagree.
 func (s Support) Disputed() bool {
 	return slices.ContainsFunc(s.Origins, func(o Origin) bool { return o.Says != s.OK })
 }

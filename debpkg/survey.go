@@ -114,7 +114,7 @@ const (
 
 // survey is the host at one moment.
 type survey struct {
-	Facts                     // what does not need the sources; Packages are those asked for
+	Facts                     // what does not need the sources; Packages are the requested ones
 	config  map[string]string // of apt
 	options []string          // DPkg::Options
 	units   map[string][]string
@@ -248,7 +248,7 @@ func (s *survey) findUnits(shipped string) {
 	}
 }
 
-// serviceNames are the units of all packages that were asked for.
+// serviceNames are the units of all packages that were requested.
 func (s survey) serviceNames() []string {
 	var all []string
 	for _, u := range s.units {

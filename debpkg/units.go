@@ -26,7 +26,7 @@ type Unit struct {
 
 const unitProperties = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,MainPID,NRestarts,ExecMainStatus,InvocationID,NeedDaemonReload"
 
-// Active says whether the unit runs at this moment.
+// Active reports whether the unit runs at this moment.
 func (u Unit) Active() bool { return u.ActiveState == "active" }
 
 func (u Unit) String() string {

@@ -61,7 +61,7 @@ func split(s string) (epoch, upstream, revision string) {
 // String returns the text that was parsed.
 func (v Version) String() string { return v.text }
 
-// IsZero says whether v stands for no version.
+// IsZero reports whether v stands for no version.
 func (v Version) IsZero() bool { return v.text == "" }
 
 // MarshalText returns the text that was parsed.

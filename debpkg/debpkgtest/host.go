@@ -144,7 +144,7 @@ func (h *Host) Locked(command string) {
 }
 
 // FailUpdate makes apt-get update print this on standard error and fail; an
-// empty text mends it.
+// empty text ends that.
 func (h *Host) FailUpdate(stderr string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

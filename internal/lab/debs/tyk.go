@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// TykOptions changes the stand-in of a Tyk package. The zero value is a
+// TykOptions changes a fake of a Tyk package. The zero value is a
 // service that starts, and stays up doing nothing.
 type TykOptions struct {
 	Binary   string            // executable to install as the service's; empty: a script that sleeps
@@ -17,7 +17,7 @@ type TykOptions struct {
 	Postinst string            // shell text before the usual postinst, such as "exit 7"
 }
 
-// Tyk returns the stand-in of tyk-gateway, tyk-dashboard, tyk-pump or one of
+// Tyk returns a fake of tyk-gateway, tyk-dashboard, tyk-pump or one of
 // their editions. Its unit is NAME.service, started with
 // /etc/default/NAME as an optional environment file.
 func Tyk(name, version string, o TykOptions) Package {
