@@ -119,7 +119,9 @@ func TestHooks(t *testing.T) {
 func TestProber(t *testing.T) {
 	t.Parallel()
 	var fails atomic.Bool
+	var asked atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
 		if fails.Load() {
 			w.WriteHeader(500)
 		}
@@ -130,7 +132,13 @@ func TestProber(t *testing.T) {
 		t.Fatal(err)
 	}
 	work := func(name string, f func()) rollout.Target {
-		return rollout.Target{Name: name, Steps: []rollout.Step{{Name: "x", Do: func(context.Context) error { f(); time.Sleep(50 * time.Millisecond); return nil }}}}
+		return rollout.Target{Name: name, Steps: []rollout.Step{{Name: "x", Do: func(context.Context) error {
+			f()
+			for least := asked.Load() + 3; asked.Load() < least; { // the third begins when two have been counted
+				time.Sleep(time.Millisecond)
+			}
+			return nil
+		}}}}
 	}
 	rep, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: []rollout.Target{work("a", func() {})}}}, inv.RunOptions())
 	if err != nil || rep.Probes == nil || rep.Probes.Sent == 0 || rep.Probes.Failed != 0 {
