@@ -115,6 +115,9 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 			paths = append(paths, comp.Config, "/etc/default/"+comp.Package)
 		}
 	}
+	if len(paths) == 0 {
+		return nil
+	}
 	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), "save-files", saveFilesScript, h.o.Root, prep, strings.Join(besideSuffixes, " "))
 	if err != nil {
 		return t.wrap(unsafe(t, err))
