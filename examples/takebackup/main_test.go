@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/examples/internal/cli"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
 
@@ -28,7 +29,7 @@ type cmd struct {
 func (c cmd) run(want int, args ...string) (stdout, stderr string) {
 	c.t.Helper()
 	var out, errOut bytes.Buffer
-	code := run(c.t.Context(), args, func(name string) string { return c.env[name] }, &out, &errOut)
+	code := program().Run(c.t.Context(), args, cli.Streams{Env: func(name string) string { return c.env[name] }, Out: &out, Err: &errOut})
 	if code != want {
 		c.t.Fatalf("takebackup %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want, &out, &errOut)
 	}
@@ -70,11 +71,11 @@ func host(t *testing.T) string {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	c := cmd{t: t}
-	if out, _ := c.run(0, "-h"); !strings.Contains(out, "exit codes") {
+	if out, _ := c.run(0, "-h"); !strings.Contains(out, "Exit codes") {
 		t.Error(out)
 	}
-	for verb := range verbs {
-		if _, help := c.run(0, verb, "-h"); !strings.Contains(help, "-json") {
+	for _, verb := range program().Verbs {
+		if help, _ := c.run(0, verb.Name, "-h"); !strings.Contains(help, "-json") {
 			t.Error(help)
 		}
 	}
@@ -82,10 +83,12 @@ func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"frob"}, {"take"}, {"take", "-dir", dir}, {"take", "-no-such-flag"}, {"take", "-dir", dir, "-config", "extra"},
 		{"take", "-dir", dir, "-redis"}, {"take", "-dir", dir, "-config", "-recipient", "x"}, {"list"}, {"prune", "-dir", dir}, {"verify"},
-		{"verify", "-level", "deep", dir}, {"verify", "latest"}, {"import", dir}, {"restore", "a", "b"},
+		{"verify", "-level", "deep", dir}, {"verify", "latest"}, {"verify", "-config", dir}, {"verify", "-level", "live", dir},
+		{"import", dir}, {"restore", "a", "b"}, {"undo"}, {"accept", "-redis", "latest"}, {"take", "-dir", dir, "-path", "/etc/hosts"},
+		{"take", "-dir", dir, "-redis", "-redis-command", "PSYNC"}, {"prune", "-dir", dir, "-keep", "many"},
 	} {
-		if _, msg := c.run(2, args...); msg == "" {
-			t.Errorf("%v: no message", args)
+		if _, msg := c.run(2, args...); strings.Count(msg, "\n") != 2 {
+			t.Errorf("%v: want the cause and what to do:\n%s", args, msg)
 		}
 	}
 }
@@ -148,7 +151,7 @@ func TestSetsOfFiles(t *testing.T) {
 	if err := os.WriteFile(conf, []byte("broken"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, msg := c.run(3, "verify", "-dir", dir, "-level", "live", "-config", "-root", root, id); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") {
+	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-config", "-root", root, id); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") {
 		t.Error(msg)
 	}
 	if out, _ := c.run(0, "restore", "-dir", dir, "-dry-run", "-config", "-root", root, id); !strings.Contains(out, "dry run") || !strings.Contains(out, "replace") {
@@ -182,15 +185,15 @@ func TestSetsOfFiles(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, id, "config/opt/tyk-gateway/tyk.conf"), 1); err != nil {
 		t.Fatal(err)
 	}
-	c.run(3, "verify", "-dir", dir, id)
-	c.run(3, "restore", "-dir", dir, "-config", "-root", root, id)
+	c.run(1, "verify", "-dir", dir, id)
+	c.run(5, "restore", "-dir", dir, "-config", "-root", root, id)
 	c.run(1, "export", "-dir", t.TempDir(), "latest", "x")
-	c.run(3, "verify", dir)
+	c.run(1, "verify", dir)
 	// A newest set that does not open is not passed over.
 	if err := os.Truncate(filepath.Join(dir, id, "manifest.json"), 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, msg := c.run(3, "restore", "-dir", dir, "-config", "-root", root, "latest"); !strings.Contains(msg, "name one by its id") {
+	if _, msg := c.run(5, "restore", "-dir", dir, "-config", "-root", root, "latest"); !strings.Contains(msg, "name a set by its id") {
 		t.Error(msg)
 	}
 }
@@ -223,7 +226,7 @@ func TestRedis(t *testing.T) {
 	s.Fill()
 	dir := t.TempDir()
 	uri := "redis://:sesame@" + s.Addr + "/0"
-	c := cmd{t: t, env: map[string]string{redisURIEnv: uri}}
+	c := cmd{t: t, env: map[string]string{redisEnv: uri}}
 	c.run(0, "take", "-dir", dir, "-redis", "-config", "-root", host(t))
 	if out, _ := c.run(0, "verify", "-dir", dir, "latest"); strings.Contains(out, "sesame") {
 		t.Error(out)
@@ -233,10 +236,10 @@ func TestRedis(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.env = nil
-	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "latest"); !strings.Contains(msg, "not empty") {
+	if _, msg := c.run(5, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "latest"); !strings.Contains(msg, "not empty") {
 		t.Error(msg)
 	}
-	if _, msg := c.run(1, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-redis-mode", "offline", "-redis-dir", s.Dir, "latest"); !strings.Contains(msg, "not empty") {
+	if _, msg := c.run(5, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-redis-mode", "offline", "-redis-dir", s.Dir, "latest"); !strings.Contains(msg, "not empty") {
 		t.Error(msg)
 	}
 	s.Do("SET", "string", "changed")
@@ -244,9 +247,59 @@ func TestRedis(t *testing.T) {
 	if !strings.Contains(out, "verified") || !strings.Contains(out, "not requested") || s.Do("GET", "string") != "value" {
 		t.Error(out)
 	}
-	c.env = map[string]string{redisURIEnv: "redis://:wrong@" + s.Addr}
+	c.env = map[string]string{redisEnv: "redis://:wrong@" + s.Addr}
 	v := c.json(1, "take", "-dir", dir, "-redis")
 	if msg := v["error"].(string); strings.Contains(msg, "wrong@") || strings.Contains(msg, ":wrong") || v["hint"] != "check user and password" {
 		t.Errorf("%v", v)
 	}
+}
+
+// A restore that is kept can be undone or accepted later; a dump.rdb needs no set.
+func TestRedisThereAndBack(t *testing.T) {
+	t.Parallel()
+	source, target := redislab.Start(t, "--rename-command", "PSYNC", "sync-4711"), redislab.Start(t)
+	source.Fill()
+	dir := t.TempDir()
+	from := cmd{t: t, env: map[string]string{redisEnv: "redis://" + source.Addr}}
+	to := cmd{t: t, env: map[string]string{redisEnv: "redis://" + target.Addr}}
+	if _, msg := from.run(1, "take", "-dir", dir, "-redis"); !strings.Contains(msg, "-redis-command") {
+		t.Error(msg)
+	}
+	from.run(0, "take", "-dir", dir, "-redis", "-redis-command", "psync=sync-4711")
+	target.Do("SET", "mine", "1")
+	if v := to.json(5, "restore", "-dir", dir, "-redis", "latest"); !strings.Contains(v["hint"].(string), "-replace") {
+		t.Error(v)
+	}
+	undo := []string{"-dir", dir, "-redis", "-replace", "latest"}
+	to.run(0, append([]string{"restore", "-keep"}, undo...)...)
+	if target.Do("GET", "string") != "value" {
+		t.Error("not restored")
+	}
+	to.run(0, "undo", "-dir", dir, "-redis", "latest")
+	if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
+		t.Error("not undone")
+	}
+	to.run(0, append([]string{"restore", "-keep"}, undo...)...)
+	to.run(0, "accept", "-dir", dir, "-redis", "latest")
+	to.run(0, "undo", "-dir", dir, "-redis", "latest") // nothing is left to undo
+	if target.Do("GET", "string") != "value" {
+		t.Error("accepted, and gone")
+	}
+
+	source.Do("SAVE")
+	dump := filepath.Join(source.Dir, "dump.rdb")
+	state := t.TempDir()
+	to.run(5, "restore-dump", "-rescue", state, dump)
+	target.Do("FLUSHALL")
+	target.Do("FUNCTION", "FLUSH")
+	if out, _ := to.run(0, "restore-dump", "-rescue", state, "-dry-run", dump); !strings.Contains(out, "dry run") || target.Do("DBSIZE") != int64(0) {
+		t.Error(out)
+	}
+	if out, _ := to.run(0, "restore-dump", "-rescue", state, dump); !strings.Contains(out, "verified") || target.Do("DBSIZE") != source.Do("DBSIZE") {
+		t.Error(out)
+	}
+	if err := os.Truncate(dump, 100); err != nil {
+		t.Fatal(err)
+	}
+	to.run(5, "restore-dump", "-rescue", state, "-replace", dump)
 }

@@ -2,200 +2,251 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
+	"fmt"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"go.mongodb.org/mongo-driver/mongo/readpref"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/backup/mongodb"
+	"example.com/tykupgrade/backup/postgres"
 	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// parts are the kinds of components that the command knows.
-func parts() []part {
-	return []part{&configPart{}, &redisPart{}, &mongoPart{}, &postgresPart{}}
+const (
+	redisEnv            = "TAKEBACKUP_REDIS_URI"
+	mongoEnv            = "TAKEBACKUP_MONGODB_URI"
+	mongoPasswordEnv    = "TAKEBACKUP_MONGODB_PASSWORD"
+	postgresEnv         = "TAKEBACKUP_POSTGRES_URI"
+	postgresPasswordEnv = "TAKEBACKUP_POSTGRES_PASSWORD"
+)
+
+// secret reads what must not be on a command line.
+func secret(c *cli.Call, env, file string) (string, error) {
+	if file == "" {
+		return c.Env(env), nil
+	}
+	data, err := os.ReadFile(file)
+	return strings.TrimSpace(string(data)), err
 }
 
-// configPart is the configuration files of one host.
-type configPart struct {
-	chosen bool
-	host   string
-	paths  listFlag
-	only   listFlag
-	name   string
-	root   string
+func secrets(c *cli.Call, part, uriEnv, uriFile, passwordEnv, passwordFile string) (uri, password string, err error) {
+	uri, err = secret(c, uriEnv, uriFile)
+	if err == nil {
+		password, err = secret(c, passwordEnv, passwordFile)
+	}
+	if err == nil && uri == "" {
+		err = cli.Wrong("-%s needs a URI in %s or -%[1]s-uri-file", part, uriEnv)
+	}
+	return uri, password, err
 }
 
-func (p *configPart) flags(fs *flag.FlagSet, verb string) {
-	fs.BoolVar(&p.chosen, "config", false, "configuration files: Tyk's, and what its packages overwrite")
-	fs.StringVar(&p.name, "config-name", "config", "the `name` of the component in the set, such as config/gateway-1")
-	fs.StringVar(&p.root, "root", "/", "the `directory` that stands for / on this host")
-	fs.StringVar(&p.host, "host", "", "the configuration files of this `host` over SSH, as [user@]host")
-	switch verb {
-	case "take":
-		fs.Var(&p.paths, "path", "instead of Tyk's files this absolute `path`, with wildcards; may be repeated")
-	case "restore":
-		fs.Var(&p.paths, "path", "the set may write below this absolute `path`, with wildcards; may be repeated; empty: Tyk's files")
-		fs.Var(&p.only, "only", "only this absolute `path`, with wildcards; may be repeated")
+func (o *options) redisClient(c *cli.Call) (redis.UniversalClient, error) {
+	uri, _, err := secrets(c, "redis", redisEnv, o.redisURI, "", "")
+	if err != nil {
+		return nil, err
 	}
+	conf, err := cli.ClientTLS(o.redisCA, o.redisCert, o.redisKey)
+	if err != nil {
+		return nil, err
+	}
+	client, err := redisdb.NewClient(uri, conf)
+	if err == nil {
+		o.clients = append(o.clients, client)
+	}
+	return client, err
 }
 
-func (p *configPart) source(*command) (backup.Source, error) {
-	if !p.chosen && len(p.paths) == 0 {
-		return nil, nil
+// renamed reads -redis-command.
+func (o *options) renamed() (map[string]string, error) {
+	names := map[string]string{}
+	for _, pair := range o.commands {
+		name, is, ok := strings.Cut(pair, "=")
+		if !ok || name == "" || is == "" {
+			return nil, cli.Wrong("invalid -redis-command %q: want COMMAND=NAME, as PSYNC=psync-4711", pair)
+		}
+		names[strings.ToUpper(name)] = is
 	}
-	f := &hostfiles.Source{Component: p.name, Paths: p.paths}
-	if p.host != "" {
-		f.Runner = backup.Runner(debpkg.SSH(p.host, debpkg.SSHOptions{}))
-	} else {
-		f.FS = os.DirFS(p.root)
-	}
-	return f, nil
+	return names, nil
 }
 
-func (p *configPart) restorer(c *command) (backup.Restorer, error) {
-	if !p.chosen && len(p.only) == 0 {
-		return nil, nil
-	}
-	f := &hostfiles.Restore{Component: p.name, Paths: p.paths, Only: p.only, Rescue: c.rescue}
-	if p.host != "" {
-		f.Runner = backup.Runner(debpkg.SSH(p.host, debpkg.SSHOptions{}))
-	} else {
-		f.Root = p.root
-	}
-	return f, nil
+func (o *options) mongoServer(c *cli.Call) (s mongodb.Server, err error) {
+	s.URI, s.Password, err = secrets(c, "mongo", mongoEnv, o.mongoURI, mongoPasswordEnv, o.mongoPassword)
+	return s, err
 }
 
-func (p *configPart) close() {}
-
-// redisPart is Redis.
-type redisPart struct {
-	chosen        bool
-	name          string
-	uriFile       string
-	ca, cert, key string
-	method        string
-	stale         bool
-	rdbPath       string
-	sample        int
-	way, unit     string
-	dir           string
-
-	client redis.UniversalClient
+func (o *options) postgresServer(c *cli.Call) (s postgres.Server, err error) {
+	s = postgres.Server{Service: o.service, Bin: o.bin}
+	s.URI, s.Password, err = secrets(c, "postgres", postgresEnv, o.postgresURI, postgresPasswordEnv, o.postgresPassword)
+	if s.URI == "" && s.Service != "" {
+		err = nil
+	}
+	return s, err
 }
 
-const redisURIEnv = "TAKEBACKUP_REDIS_URI"
-
-func (p *redisPart) flags(fs *flag.FlagSet, verb string) {
-	fs.BoolVar(&p.chosen, "redis", false, "Redis, at the URI of "+redisURIEnv)
-	fs.StringVar(&p.name, "redis-name", "redis", "the `name` of the component in the set")
-	fs.StringVar(&p.uriFile, "redis-uri-file", "", "read the URI from this `file`: redis://user:password@host:6379, rediss:// for TLS, redis+sentinel://…/mymaster, redis+cluster://…")
-	fs.StringVar(&p.ca, "redis-ca", "", "PEM `file` of the authority that signed the server's certificate")
-	fs.StringVar(&p.cert, "redis-cert", "", "PEM `file` of the client's certificate")
-	fs.StringVar(&p.key, "redis-key", "", "PEM `file` of the client's key")
-	if verb != "take" {
-		fs.IntVar(&p.sample, "redis-sample", 0, "compare so many keys, chosen at random, instead of all")
+// sources are what was chosen, for taking a set and for comparing one.
+func (o *options) sources(c *cli.Call) (all []backup.Source, err error) {
+	if o.config {
+		f := &hostfiles.Source{Component: o.configName, Paths: o.paths}
+		if o.host != "" {
+			f.Runner = debpkg.SSH(o.host, debpkg.SSHOptions{})
+		} else {
+			f.FS = os.DirFS(o.root)
+		}
+		all = append(all, f)
 	}
-	switch verb {
-	case "take":
-		fs.StringVar(&p.method, "redis-method", string(redisdb.PSYNC), "psync, bgsave, save (blocks all clients) or dump")
-		fs.BoolVar(&p.stale, "redis-stale", false, "also from a replica that has lost its master")
-		fs.StringVar(&p.rdbPath, "redis-rdb", "", "the server's RDB `file`, for bgsave and save where CONFIG GET is forbidden")
-	case "restore":
-		fs.StringVar(&p.way, "redis-mode", "live", "live (key by key into what runs) or offline (stop, place, start)")
-		fs.StringVar(&p.dir, "redis-dir", "", "the server's data `directory`, for offline if the server runs as root or in a container")
-		fs.StringVar(&p.unit, "redis-unit", "redis-server", "the systemd `unit` to stop and start, for offline")
+	if o.redis {
+		r := &redisdb.Source{Component: o.redisName, Method: redisdb.Method(o.method), AllowStale: o.stale, Path: o.rdb, Sample: o.sample}
+		if r.Commands, err = o.renamed(); err != nil {
+			return nil, err
+		}
+		if r.Client, err = o.redisClient(c); err != nil {
+			return nil, err
+		}
+		if r.Method == redisdb.SAVE {
+			c.Err.Printf("%s SAVE blocks every client of the server until it is done\n", c.Err.Paint(cli.Warn, "note:"))
+		}
+		all = append(all, r)
 	}
+	if o.mongo {
+		m := &mongodb.Source{Component: o.mongoName, Databases: o.mongoDBs, Include: o.include, Exclude: o.exclude, Plain: o.plain, Parallel: o.parallel, Log: o.log(c)}
+		if m.Server, err = o.mongoServer(c); err != nil {
+			return nil, err
+		}
+		if c.Verb == "take" {
+			mode, err := readpref.ModeFromString(o.readFrom)
+			if err == nil {
+				m.ReadPreference, err = readpref.New(mode)
+			}
+			if err != nil {
+				return nil, unknown("mongo-read", o.readFrom, "primary, primaryPreferred, secondary, secondaryPreferred or nearest")
+			}
+			var known bool
+			modes := map[string]mongodb.SnapshotMode{"if-possible": mongodb.SnapshotIfPossible, "required": mongodb.SnapshotRequired, "never": mongodb.SnapshotNever}
+			if m.Snapshot, known = modes[o.snapshot]; !known {
+				return nil, unknown("mongo-snapshot", o.snapshot, "if-possible, required or never")
+			}
+		}
+		all = append(all, m)
+	}
+	if o.postgres {
+		p := &postgres.Source{Component: o.postgresName, Databases: o.postgresDBs, Log: o.log(c)}
+		if p.Server, err = o.postgresServer(c); err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
-func (p *redisPart) connect(c *command) (redis.UniversalClient, error) {
-	uri := c.env(redisURIEnv)
-	if p.uriFile != "" {
-		data, err := os.ReadFile(p.uriFile)
+// restorers are what was chosen, for restore, undo and accept.
+func (o *options) restorers(c *cli.Call) (all []backup.Restorer, err error) {
+	if o.config {
+		f := &hostfiles.Restore{Component: o.configName, Paths: o.paths, Only: o.only, Rescue: o.rescue}
+		if o.host != "" {
+			f.Runner = debpkg.SSH(o.host, debpkg.SSHOptions{})
+		} else {
+			f.Root = o.root
+		}
+		all = append(all, f)
+	}
+	if o.redis {
+		r, err := o.redisRestorer(c)
 		if err != nil {
 			return nil, err
 		}
-		uri = strings.TrimSpace(string(data))
+		all = append(all, r)
 	}
-	if uri == "" {
-		return nil, usagef("-redis needs a URI in %s or -redis-uri-file", redisURIEnv)
+	if o.mongo {
+		m, err := o.mongoRestorer(c)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
 	}
-	conf, err := cli.ClientTLS(p.ca, p.cert, p.key)
-	if err != nil {
-		return nil, err
+	if o.postgres {
+		p := &postgres.Restore{Component: o.postgresName, Databases: o.postgresDBs, Replace: o.replace, EndClients: o.endClients, NoOwner: o.noOwner, Log: o.log(c)}
+		if p.Server, err = o.postgresServer(c); err != nil {
+			return nil, err
+		}
+		all = append(all, p)
 	}
-	p.client, err = redisdb.NewClient(uri, conf)
-	return p.client, err
+	if len(all) == 0 {
+		err = errNothing
+	}
+	return all, err
 }
 
-func (p *redisPart) source(c *command) (backup.Source, error) {
-	if !p.chosen {
-		return nil, nil
-	}
-	client, err := p.connect(c)
-	if err != nil {
-		return nil, err
-	}
-	if p.method == string(redisdb.SAVE) {
-		c.stderr.Printf("%s SAVE blocks every client of the server until it is done\n", c.stderr.Paint(cli.Warn, "note:"))
-	}
-	return &redisdb.Source{Client: client, Component: p.name, Method: redisdb.Method(p.method), AllowStale: p.stale, Path: p.rdbPath, Sample: p.sample}, nil
-}
+var errNothing = cli.Wrong("nothing chosen: give -config, -redis, -mongo or -postgres")
 
-func (p *redisPart) restorer(c *command) (backup.Restorer, error) {
-	if !p.chosen {
-		return nil, nil
-	}
-	client, err := p.connect(c)
+func (o *options) redisRestorer(c *cli.Call) (backup.Restorer, error) {
+	names, err := o.renamed()
 	if err != nil {
 		return nil, err
 	}
-	switch p.way {
-	case "", "live":
-		return &redisdb.Live{Client: client, Component: p.name, Replace: c.replace, StateDir: c.rescue, Sample: p.sample}, nil
+	client, err := o.redisClient(c)
+	if err != nil {
+		return nil, err
+	}
+	switch o.mode {
+	case "live":
+		return &redisdb.Live{Client: client, Component: o.redisName, Replace: o.replace, StateDir: o.rescue, Sample: o.sample, Commands: names}, nil
 	case "offline":
 	default:
-		return nil, usagef("unknown -redis-mode %q (want live or offline)", p.way)
+		return nil, unknown("redis-mode", o.mode, "live or offline")
 	}
 	single, ok := client.(*redis.Client)
 	if !ok {
-		return nil, errors.New("restore offline: one server at a time; give its own URI, or use -redis-mode live for a cluster")
+		return nil, cli.Wrong("-redis-mode offline restores one server at a time: give its own URI, or -redis-mode live for a cluster")
 	}
-	return &redisdb.Offline{Component: p.name, Replace: c.replace, StateDir: c.rescue, Sample: p.sample,
-		Servers: []redisdb.Server{{Client: single, Dir: p.dir, Stop: p.systemctl("stop"), Start: p.systemctl("start")}}}, nil
+	systemctl := func(verb string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return debpkg.Local()(ctx, []string{"systemctl", verb, "--", o.unit}, nil, nil, nil)
+		}
+	}
+	return &redisdb.Offline{Component: o.redisName, Replace: o.replace, StateDir: o.rescue, Sample: o.sample,
+		Servers: []redisdb.Server{{Client: single, Dir: o.dataDir, Stop: systemctl("stop"), Start: systemctl("start"), Commands: names}}}, nil
 }
 
-func (p *redisPart) systemctl(verb string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return debpkg.Local()(ctx, []string{"systemctl", verb, "--", p.unit}, nil, nil, nil)
+func (o *options) mongoRestorer(c *cli.Call) (*mongodb.Restore, error) {
+	m := &mongodb.Restore{Component: o.mongoName, Include: o.include, Exclude: o.exclude, NoIndexes: o.noIndexes, NoOptions: o.noOptions,
+		DropExtra: o.dropExtra, Parallel: o.parallel, Log: o.log(c)}
+	modes := map[string]mongodb.Mode{"": mongodb.New, "new": mongodb.New, "replace": mongodb.Replace, "drop": mongodb.Drop}
+	var known bool
+	if m.Mode, known = modes[o.mongoMode]; !known {
+		return nil, unknown("mongo-mode", o.mongoMode, "new, replace or drop")
 	}
+	if o.mongoMode == "" && o.replace {
+		m.Mode = mongodb.Replace
+	}
+	if o.dropExtra && m.Mode == mongodb.New && c.Verb == "restore" {
+		return nil, cli.Wrong("-mongo-drop-extra goes with -mongo-mode replace or drop")
+	}
+	var err error
+	m.Server, err = o.mongoServer(c)
+	return m, err
 }
 
-func (p *redisPart) close() {
-	if p.client != nil {
-		_ = p.client.Close()
-	}
-}
-
-// installed asks dpkg for the versions that the set belongs to. A host without
-// dpkg has none.
+// installed asks dpkg for the versions that the set belongs to. A host without dpkg has
+// none.
 func installed(ctx context.Context) map[string]string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var out strings.Builder
-	err := debpkg.Local()(ctx,
-		[]string{"env", "LC_ALL=C", "dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n", "tyk-*", "redis-server", "mongodb-org-server"}, nil, &out, nil)
-	_ = err // it also fails where one of them is not known
+	// It also fails if one of them is unknown.
+	_ = debpkg.Local()(ctx, []string{"env", "LC_ALL=C", "dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n",
+		"tyk-*", "redis-server", "mongodb-org-server"}, nil, &out, nil)
 	versions := map[string]string{}
 	for line := range strings.Lines(out.String()) {
-		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) == 3 && f[0] == "installed" {
-			versions[f[1]] = f[2]
+		var status, name, version string
+		if n, _ := fmt.Sscan(line, &status, &name, &version); n == 3 && status == "installed" {
+			versions[name] = version
 		}
 	}
 	return versions

@@ -13,49 +13,35 @@ import (
 	"filippo.io/age"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/mongodb"
+	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-func (c *command) take(ctx context.Context) (any, error) {
-	if c.dir == "" {
-		return nil, usagef("-dir is missing")
-	}
-	recipients, err := c.ageRecipients()
+func (o *options) take(ctx context.Context, c *cli.Call) (any, error) {
+	to, err := o.ageRecipients()
 	if err != nil {
 		return nil, err
 	}
-	if len(recipients) > 0 && c.exportTo == "" {
-		return nil, usagef("-recipient encrypts an export: give -export, too")
+	sources, err := o.sources(c)
+	if err == nil && len(sources) == 0 {
+		err = errNothing
 	}
-	var sources []backup.Source
-	for _, p := range c.parts {
-		s, err := p.source(c)
-		if err != nil {
-			return nil, err
-		}
-		if s != nil {
-			sources = append(sources, s)
-		}
-	}
-	if len(sources) == 0 {
-		return nil, usagef("nothing chosen: give -config, -redis, -mongo or -postgres")
-	}
-	set, err := backup.Take(ctx, c.dir, backup.Options{Label: c.label, Packages: installed(ctx), Log: c.log(), Progress: c.progress()}, sources...)
 	if err != nil {
 		return nil, err
 	}
-	result := describe(set)
-	if c.exportTo != "" {
-		if err := set.Export(ctx, c.exportTo, backup.ExportOptions{Recipients: recipients, Progress: c.progress()}); err != nil {
-			return result, err
+	set, err := backup.Take(ctx, o.dir, backup.Options{Label: o.label, Packages: installed(ctx), Log: o.log(c), Progress: c.Err.Sets()}, sources...)
+	if err != nil {
+		return nil, err
+	}
+	o.print(c, set)
+	if o.exportTo != "" {
+		err = set.Export(ctx, o.exportTo, backup.ExportOptions{Recipients: to, Progress: c.Err.Sets()})
+		if err == nil {
+			o.say(c, "exported to %s", o.exportTo)
 		}
 	}
-	c.stderr.Clear()
-	c.print(set)
-	if c.exportTo != "" && !c.json {
-		c.stdout.Printf("exported to %s\n", c.exportTo)
-	}
-	return result, nil
+	return describe(set), err
 }
 
 // description is what -json says of a set.
@@ -70,245 +56,304 @@ func describe(s *backup.Set) description {
 	return d
 }
 
-func (c *command) print(s *backup.Set) {
-	if c.json {
-		return
+// say prints a line for people.
+func (o *options) say(c *cli.Call, format string, a ...any) {
+	c.Err.Clear()
+	if !o.json {
+		c.Out.Printf(format+"\n", a...)
 	}
-	c.stdout.Printf("%s %s\n", c.stdout.Paint(cli.Good, "complete and verified:"), s.Dir)
-	rows := [][]string{{"component", "server", "how", "consistency", "items", "size"}}
-	for _, comp := range s.Components {
-		rows = append(rows, []string{comp.Name, comp.Server, comp.Method, string(comp.Consistency), fmt.Sprint(comp.Items), cli.Bytes(comp.Bytes)})
+}
+
+func (o *options) print(c *cli.Call, s *backup.Set) {
+	rows := [][]string{{"COMPONENT", "SERVER", "METHOD", "CONSISTENCY", "ITEMS", "SIZE"}}
+	for _, x := range s.Components {
+		rows = append(rows, []string{x.Name, x.Server, x.Method, string(x.Consistency), fmt.Sprint(x.Items), cli.Bytes(x.Bytes)})
 	}
-	c.stdout.Printf("%s", c.stdout.Table(rows))
-	for _, comp := range s.Components {
-		for _, w := range comp.Warnings {
-			c.stdout.Printf("%s %s\n", c.stdout.Paint(cli.Warn, "note:"), w)
+	o.say(c, "%s %s\n%s", c.Out.Paint(cli.Good, "complete and verified:"), s.Dir, strings.TrimSuffix(c.Out.Table(rows), "\n"))
+	for _, x := range s.Components {
+		for _, w := range x.Warnings {
+			o.say(c, "%s %s", c.Out.Paint(cli.Warn, "note:"), w)
 		}
 	}
 }
 
-// open finds the set that an argument names.
-func (c *command) open(name string) (*backup.Set, error) {
-	switch {
-	case name == "latest":
-		if c.dir == "" {
-			return nil, usagef("latest needs -dir")
-		}
-		sets, err := backup.List(c.dir)
-		if err != nil {
-			return nil, fmt.Errorf("which set is the latest is not certain, so name one by its id: %w", err)
-		}
-		if len(sets) == 0 {
-			return nil, fmt.Errorf("%s holds no set", c.dir)
-		}
-		return sets[0], nil
-	case c.dir != "" && !strings.Contains(name, "/"):
-		name = filepath.Join(c.dir, name)
-	}
-	return backup.Open(name)
-}
-
-func (c *command) verify(ctx context.Context) (any, error) {
+func (o *options) verify(ctx context.Context, c *cli.Call) (any, error) {
 	levels := map[string]backup.Level{"files": backup.LevelFiles, "structure": backup.LevelStructure, "live": backup.LevelLive}
-	level, ok := levels[c.level]
+	level, ok := levels[o.level]
 	if !ok {
-		return nil, usagef("there is no level %q", c.level)
+		return nil, unknown("level", o.level, "files, structure or live")
 	}
-	set, err := c.open(c.args[0])
+	sources, err := o.sources(c)
+	switch {
+	case err != nil:
+		return nil, err
+	case level == backup.LevelLive && len(sources) == 0:
+		return nil, errNothing
+	case level != backup.LevelLive && len(sources) > 0:
+		return nil, cli.Wrong("-config, -redis, -mongo and -postgres need -level live")
+	}
+	set, err := o.find(c.Args[0])
 	if err != nil {
 		return nil, err
 	}
-	o := backup.VerifyOptions{Level: level, Progress: c.progress()}
-	if level == backup.LevelLive {
-		for _, p := range c.parts {
-			s, err := p.source(c)
-			if err != nil {
-				return nil, err
-			}
-			if prover, ok := s.(backup.Prover); ok {
-				o.Against = append(o.Against, prover)
-			}
-		}
+	v := backup.VerifyOptions{Level: level, Progress: c.Err.Sets()}
+	for _, s := range sources {
+		v.Against = append(v.Against, s.(backup.Prover)) // each of them is one
 	}
-	if err := set.Verify(ctx, o); err != nil {
-		return describe(set), err
+	err = set.Verify(ctx, v)
+	if err == nil {
+		o.say(c, "%s %s, level %s", c.Out.Paint(cli.Good, "verified:"), set.Dir, level)
+	} else if !errors.Is(err, backup.ErrDamaged) && !errors.Is(err, backup.ErrDiffers) && !errors.Is(err, context.Canceled) {
+		err = cli.Exit(cli.Unknown, err)
 	}
-	c.stderr.Clear()
-	if !c.json {
-		c.stdout.Printf("%s %s, level %s\n", c.stdout.Paint(cli.Good, "verified:"), set.Dir, level)
-	}
-	return describe(set), nil
+	return describe(set), err
 }
 
-func (c *command) restore(ctx context.Context) (any, error) {
-	set, err := c.open(c.args[0])
+// find opens the set that an argument names.
+func (o *options) find(name string) (*backup.Set, error) {
+	if name == "latest" && o.dir == "" {
+		return nil, cli.Wrong("latest needs -dir")
+	}
+	return backup.Find(o.dir, name)
+}
+
+// chosen opens the set, and makes the restorers of what was chosen.
+func (o *options) chosen(c *cli.Call) (*backup.Set, []backup.Restorer, error) {
+	set, err := o.find(c.Args[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	if o.rescue, err = set.RescueDir(o.rescue); err != nil {
+		return nil, nil, cli.Exit(cli.Usage, cli.Advice(err, "choose another directory with -rescue"))
+	}
+	to, err := o.restorers(c)
+	return set, to, err
+}
+
+func (o *options) restore(ctx context.Context, c *cli.Call) (any, error) {
+	set, to, err := o.chosen(c)
+	if err != nil {
+		return nil, refused(backup.Report{}, err)
+	}
+	report, err := set.Restore(ctx, backup.RestoreOptions{DryRun: o.dryRun, Keep: o.keep, Log: o.log(c), Progress: c.Err.Sets()}, to...)
+	o.report(c, report)
+	if err == nil && o.keep && !o.dryRun {
+		o.say(c, "accept keeps it, undo puts back what was replaced")
+	}
+	return report, refused(report, err)
+}
+
+// refused gives an error its exit code if nothing was changed.
+func refused(r backup.Report, err error) error {
+	changed := slices.ContainsFunc(r.Components, func(x backup.ComponentReport) bool {
+		return x.State != backup.StatePlanned && x.State != backup.StateNotRequested
+	})
+	if err == nil || changed || cli.Code(err) != cli.No {
+		return err
+	}
+	return cli.Refuse(err)
+}
+
+// restoreDump restores what another tool wrote: a file is Redis', a directory is mongodump's.
+func (o *options) restoreDump(ctx context.Context, c *cli.Call) (any, error) {
+	path := c.Args[0]
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	if c.rescue == "" {
-		c.rescue = filepath.Join(filepath.Dir(set.Dir), "rescued")
+	if o.redis == o.mongo {
+		o.redis, o.mongo = !info.IsDir(), info.IsDir()
 	}
-	// There the set of what is replaced would be the latest.
-	if here, err := os.Stat(filepath.Dir(set.Dir)); err == nil {
-		if there, err := os.Stat(c.rescue); err == nil && os.SameFile(here, there) {
-			return nil, usagef("-rescue %s holds the sets: choose a directory of its own, such as %s", c.rescue, filepath.Join(c.rescue, "rescued"))
+	options := backup.RestoreOptions{DryRun: o.dryRun, Log: o.log(c), Progress: c.Err.Sets()}
+	report := backup.Report{Set: path, DryRun: o.dryRun}
+	if o.redis {
+		if o.rescue == "" {
+			o.rescue = filepath.Join(filepath.Dir(path), "rescued")
 		}
-	}
-	var targets []backup.Restorer
-	for _, p := range c.parts {
-		r, err := p.restorer(c)
+		o.redisName = "redis"
+		to, err := o.redisRestorer(c)
 		if err != nil {
 			return nil, err
 		}
-		if r != nil {
-			targets = append(targets, r)
-		}
+		report, err = (&redisdb.Dump{Path: path}).Restore(ctx, options, o.rescue, to)
+		o.report(c, report)
+		return report, refused(report, err)
 	}
-	if len(targets) == 0 {
-		return nil, usagef("nothing chosen: give -config, -redis, -mongo or -postgres")
+	o.mongoName = "mongo"
+	to, err := o.mongoRestorer(c)
+	if err != nil {
+		return nil, err
 	}
-	report, err := set.Restore(ctx, backup.RestoreOptions{DryRun: c.dryRun, Log: c.log(), Progress: c.progress()}, targets...)
-	c.stderr.Clear()
-	if !c.json && len(report.Components) > 0 {
-		c.report(report)
+	dump, err := mongodb.OpenDump(ctx, path, mongodb.DumpOptions{NoPrelude: o.noPrelude})
+	if err != nil {
+		return nil, cli.Refuse(err)
 	}
-	return report, err
+	component, err := dump.Restore(ctx, options, to)
+	report.Components = []backup.ComponentReport{component}
+	o.report(c, report)
+	return report, refused(report, err)
 }
 
-func (c *command) report(r backup.Report) {
-	style := map[backup.State]cli.Style{backup.StateVerified: cli.Good, backup.StateFailed: cli.Bad, backup.StateRestored: cli.Warn, backup.StatePlanned: cli.Warn, backup.StateNotRequested: cli.Faint, backup.StateUndone: cli.Bad}
-	for _, comp := range r.Components {
-		c.stdout.Printf("%s: %s\n", comp.Name, c.stdout.Paint(style[comp.State], strings.ReplaceAll(string(comp.State), "_", " ")))
-		if len(comp.Items) == 0 {
-			continue
+func (o *options) report(c *cli.Call, r backup.Report) {
+	style := map[backup.State]cli.Style{backup.StateVerified: cli.Good, backup.StateFailed: cli.Bad, backup.StateUndone: cli.Bad, backup.StateNotRequested: cli.Faint}
+	for _, x := range r.Components {
+		o.say(c, "%s: %s", x.Name, c.Out.Paint(style[x.State], strings.ReplaceAll(string(x.State), "_", " ")))
+		rows := [][]string{{"ACTION", "ITEM", "COUNT", "SIZE", ""}}
+		extra := false
+		for _, i := range x.Items {
+			rows = append(rows, []string{string(i.Action), i.Name, count(i.Count), cli.Bytes(i.Bytes), i.Detail})
+			extra = extra || i.Action == backup.ActionKeep
 		}
-		rows := [][]string{{"action", "item", "count", "size", ""}}
-		for _, i := range comp.Items {
-			count := ""
-			if i.Count > 0 {
-				count = fmt.Sprint(i.Count)
-			}
-			rows = append(rows, []string{string(i.Action), i.Name, count, cli.Bytes(i.Bytes), i.Detail})
+		if len(x.Items) > 0 {
+			o.say(c, "%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
 		}
-		c.stdout.Printf("%s", c.stdout.Table(rows))
-		if slices.ContainsFunc(comp.Items, func(i backup.Item) bool { return i.Action == backup.ActionKeep }) {
-			c.stdout.Printf("%s %s holds what the set does not have (keep above); -mongo-drop-extra drops it\n", c.stdout.Paint(cli.Warn, "note:"), comp.Name)
+		if extra {
+			o.say(c, "%s %s holds what the set does not have (keep above); -mongo-drop-extra drops it", c.Out.Paint(cli.Warn, "note:"), x.Name)
 		}
 	}
-	if r.DryRun {
-		c.stdout.Printf("dry run: nothing was changed\n")
+	if r.DryRun && len(r.Components) > 0 {
+		o.say(c, "dry run: nothing was changed")
 	}
 }
 
-func (c *command) list(context.Context) (any, error) {
-	if c.dir == "" {
-		return nil, usagef("-dir is missing")
+func (o *options) undo(ctx context.Context, c *cli.Call) (any, error) {
+	set, to, err := o.chosen(c)
+	if err == nil {
+		err = set.Undo(ctx, to...)
 	}
-	sets, err := backup.List(c.dir)
-	out := []description{}
-	rows := [][]string{{"id", "taken", "components", "size", "label"}}
+	if err != nil {
+		return nil, err
+	}
+	o.say(c, "the previous state is restored, or there was nothing to undo")
+	return map[string]string{"undone": set.Dir}, nil
+}
+
+func (o *options) accept(ctx context.Context, c *cli.Call) (any, error) {
+	set, to, err := o.chosen(c)
+	if err == nil {
+		err = set.Accept(ctx, to...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.say(c, "accepted: there is nothing to undo any more")
+	return map[string]string{"accepted": set.Dir}, nil
+}
+
+func (o *options) list(_ context.Context, c *cli.Call) (any, error) {
+	sets, err := backup.List(o.dir)
+	all := []description{}
+	rows := [][]string{{"ID", "TAKEN", "COMPONENTS", "SIZE", "LABEL"}}
 	for _, s := range sets {
-		out = append(out, describe(s))
+		all = append(all, describe(s))
 		var names []string
-		for _, comp := range s.Components {
-			names = append(names, comp.Name)
+		for _, x := range s.Components {
+			names = append(names, x.Name)
 		}
 		rows = append(rows, []string{filepath.Base(s.Dir), s.Start.Local().Format(time.DateTime), strings.Join(names, " "), cli.Bytes(s.Bytes()), s.Label})
 	}
-	if !c.json && len(sets) > 0 {
-		c.stdout.Printf("%s", c.stdout.Table(rows))
+	if len(sets) > 0 {
+		o.say(c, "%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
 	}
-	return out, err
+	return all, err
 }
 
-func (c *command) prune(ctx context.Context) (any, error) {
-	mongo := c.mongo()
-	if err := mongo.absent(); !mongo.chosen && err != nil {
-		return nil, err
-	}
-	if mongo.chosen {
-		left, err := c.pruneMongo(ctx)
-		if err != nil || c.dir == "" {
+func (o *options) prune(ctx context.Context, c *cli.Call) (any, error) {
+	o.policy.DryRun = o.dryRun
+	switch {
+	case o.dir == "" && !o.mongo:
+		return nil, cli.Wrong("-dir is missing")
+	case o.dir != "" && o.policy.Keep == 0 && o.policy.MaxAge == 0:
+		return nil, cli.Wrong("-keep or -max-age is missing")
+	case o.mongo:
+		left, err := o.pruneMongo(ctx, c)
+		if err != nil || o.dir == "" {
 			return left, err
 		}
 	}
-	if c.dir == "" {
-		return nil, usagef("-dir is missing")
+	out, err := backup.Prune(ctx, o.dir, o.policy)
+	word := map[bool]string{false: "removed", true: "would remove"}[o.dryRun]
+	for _, id := range out.Removed {
+		o.say(c, "%s %s", word, id)
 	}
-	if c.policy.Keep == 0 && c.policy.MaxAge == 0 {
-		return nil, usagef("give -keep, -max-age or both")
-	}
-	out, err := backup.Prune(ctx, c.dir, c.policy)
-	if !c.json {
-		word := "removed"
-		if c.policy.DryRun {
-			word = "would remove"
-		}
-		for _, id := range out.Removed {
-			c.stdout.Printf("%s %s\n", word, id)
-		}
-		for _, id := range out.Kept {
-			c.stdout.Printf("kept %s\n", id)
-		}
+	for _, id := range out.Kept {
+		o.say(c, "kept %s", id)
 	}
 	return out, err
 }
 
-func (c *command) export(ctx context.Context) (any, error) {
-	recipients, err := c.ageRecipients()
+// pruneMongo removes what restores left on the server: those that were killed, and with
+// -max-age what finished ones of that age replaced.
+func (o *options) pruneMongo(ctx context.Context, c *cli.Call) (left []mongodb.Leftover, err error) {
+	server, err := o.mongoServer(c)
 	if err != nil {
 		return nil, err
 	}
-	set, err := c.open(c.args[0])
-	if err != nil {
-		return nil, err
+	word := "would look at"
+	if o.dryRun {
+		left, err = mongodb.Leftovers(ctx, server, o.mongoDBs...)
+	} else {
+		age := o.policy.MaxAge
+		if age == 0 {
+			age = -1
+		}
+		word = "removed"
+		left, err = mongodb.Prune(ctx, server, age, o.mongoDBs...)
 	}
-	if err := set.Export(ctx, c.args[1], backup.ExportOptions{Recipients: recipients, Progress: c.progress()}); err != nil {
-		return nil, err
+	for _, l := range left {
+		o.say(c, "%s a restore into %s (%s): %s", word, l.Database, l.State, strings.Join(l.Collections, ", "))
 	}
-	c.stderr.Clear()
-	if !c.json {
-		c.stdout.Printf("exported to %s\n", c.args[1])
-	}
-	return map[string]any{"file": c.args[1], "encrypted": len(recipients) > 0}, nil
+	return left, err
 }
 
-func (c *command) ageRecipients() ([]age.Recipient, error) {
-	var out []age.Recipient
-	for _, s := range c.recipients {
+func (o *options) ageRecipients() (all []age.Recipient, err error) {
+	for _, s := range o.recipients {
 		r, err := age.ParseX25519Recipient(s)
 		if err != nil {
-			return nil, usagef("recipient %q: %v", s, err)
+			return nil, cli.Wrong("invalid -recipient %q: %v", s, err)
 		}
-		out = append(out, r)
+		all = append(all, r)
 	}
-	return out, nil
+	return all, nil
 }
 
-func (c *command) importSet(ctx context.Context) (any, error) {
-	if c.dir == "" {
-		return nil, usagef("-dir is missing")
+func (o *options) export(ctx context.Context, c *cli.Call) (any, error) {
+	to, err := o.ageRecipients()
+	if err != nil {
+		return nil, err
 	}
+	set, err := o.find(c.Args[0])
+	if err == nil {
+		err = set.Export(ctx, c.Args[1], backup.ExportOptions{Recipients: to, Progress: c.Err.Sets()})
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.say(c, "exported to %s", c.Args[1])
+	return map[string]any{"file": c.Args[1], "encrypted": len(to) > 0}, nil
+}
+
+func (o *options) importSet(ctx context.Context, c *cli.Call) (any, error) {
 	var identities []age.Identity
-	if c.identity != "" {
-		f, err := os.Open(c.identity)
+	if o.identity != "" {
+		f, err := os.Open(o.identity)
 		if err != nil {
 			return nil, err
 		}
 		identities, err = age.ParseIdentities(f)
 		if err = errors.Join(err, f.Close()); err != nil {
-			return nil, fmt.Errorf("read the age identity in %s: %w", c.identity, err)
+			return nil, fmt.Errorf("read the age identity in %s: %w", o.identity, err)
 		}
 	}
-	f, err := os.Open(c.args[0])
+	f, err := os.Open(c.Args[0])
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	set, err := backup.Import(ctx, c.dir, f, identities...)
+	set, err := backup.Import(ctx, o.dir, f, identities...)
 	if err != nil {
 		return nil, err
 	}
-	c.print(set)
+	o.print(c, set)
 	return describe(set), nil
 }
