@@ -218,7 +218,9 @@ func (o *options) answer(ctx context.Context, c *cli.Call, do run) error {
 		_ = client.Close()
 	}
 	c.Err.Clear()
-	err = o.advise(err)
+	if err = o.advise(err); cli.Code(err) == cli.Interrupted && ctx.Err() == nil {
+		err = cli.Exit(cli.No, err) // a part of the work was ended, nobody interrupted us
+	}
 	if !o.json {
 		return err
 	}
