@@ -34,7 +34,8 @@ func packages(t *testing.T) map[string]string {
 	for _, pattern := range []string{"*", "*/*", "*/*/*"} {
 		for _, dir := range glob(t, pattern) {
 			top, _, _ := strings.Cut(dir, string(filepath.Separator))
-			if !slices.Contains([]string{"pluginbuild", "bundle", "debpkg", "backup", "health"}, top) || strings.Contains(dir, "internal") || strings.Contains(dir, "testdata") {
+			if !slices.Contains([]string{"pluginbuild", "bundle", "debpkg", "backup", "health"}, top) ||
+				strings.Contains(dir, "internal") || strings.Contains(dir, "testdata") {
 				continue
 			}
 			if files, _ := filepath.Glob(dir + "/*.go"); len(files) > 0 {
@@ -58,7 +59,8 @@ func TestCodeIsExamples(t *testing.T) {
 		}
 	}
 	for _, doc := range documents(t) {
-		for _, b := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, doc), -1) {
+		for _, b := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, doc),
+			-1) {
 			for line := range strings.Lines(b[1]) {
 				if c := code(line); c != "" && !known[c] {
 					t.Errorf("%s: no test file has the line:\n%s", doc, line)
@@ -85,7 +87,8 @@ func TestNamesExist(t *testing.T) {
 		if doc == "CHANGELOG.md" { // names what is gone
 			continue
 		}
-		for _, m := range regexp.MustCompile("`([a-z]+)\\.([A-Z][A-Za-z]*(?:\\.[A-Z][A-Za-z]*)?)`").FindAllStringSubmatch(read(t, doc), -1) {
+		for _, m := range regexp.MustCompile("`([a-z]+)\\.([A-Z][A-Za-z]*(?:\\.[A-Z][A-Za-z]*)?)`").
+			FindAllStringSubmatch(read(t, doc), -1) {
 			if set, isPackage := names[m[1]]; isPackage && !set[m[2]] {
 				t.Errorf("%s names %s.%s, which does not exist", doc, m[1], m[2])
 			}
@@ -171,7 +174,8 @@ func TestLinks(t *testing.T) {
 func anchors(text string) map[string]bool {
 	set := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
-		set[regexp.MustCompile(`[^a-z0-9_-]`).ReplaceAllString(strings.ReplaceAll(strings.ToLower(m[1]), " ", "-"), "")] = true
+		set[regexp.MustCompile(`[^a-z0-9_-]`).ReplaceAllString(strings.ReplaceAll(strings.ToLower(m[1]),
+			" ", "-"), "")] = true
 	}
 	return set
 }
@@ -211,18 +215,26 @@ func TestUpgradeYAMLKeys(t *testing.T) {
 
 // sections of the file by the struct that reads them, in the order of the page.
 var sections = []struct{ title, name string }{
-	{"Hosts and run", "Inventory"}, {"hosts", "Host"}, {"hosts.plugin", "Plugin"}, {"ssh", "SSH"}, {"balancer", "Balancer"}, {"haproxy", "HAProxy"},
-	{"canary", "Canary"}, {"drain", "Drain"}, {"up", "Wait"}, {"health", "Health"}, {"bluegreen", "BlueGreen"}, {"gates", "Gate"}, {"prober", "Prober"}, {"hooks", "Hook"},
-	{"Plugin, switch, backup (command upgrade only)", "installation.File"}, {"plugin", "installation.Plugin"}, {"Builds, in plugin and bundles.plugins", "installation.Build"},
-	{"Functions, in plugin and bundles", "installation.Function"}, {"plugin.compiler", "installation.Compiler"}, {"plugin.bundle", "installation.Server"}, {"bundles", "installation.Bundle"},
-	{"switch", "installation.Switch"}, {"apis", "installation.APIs"}, {"Secrets, in apis", "installation.Secret"}, {"backup", "installation.Backup"}, {"backup.redis", "installation.Redis"},
-	{"backup.mongo", "installation.Mongo"}, {"backup.postgres", "installation.Postgres"}, {"URIs, in backup.redis, backup.mongo and backup.postgres", "installation.URI"},
+	{"Hosts and run", "Inventory"}, {"hosts", "Host"}, {"hosts.plugin", "Plugin"}, {"ssh", "SSH"},
+	{"balancer", "Balancer"}, {"haproxy", "HAProxy"},
+	{"canary", "Canary"}, {"drain", "Drain"}, {"up", "Wait"}, {"health", "Health"}, {"bluegreen",
+		"BlueGreen"}, {"gates", "Gate"}, {"prober", "Prober"}, {"hooks", "Hook"},
+	{"Plugin, switch, backup (command upgrade only)", "installation.File"},
+	{"plugin", "installation.Plugin"}, {"Builds, in plugin and bundles.plugins", "installation.Build"},
+	{"Functions, in plugin and bundles", "installation.Function"}, {"plugin.compiler",
+		"installation.Compiler"}, {"plugin.bundle", "installation.Server"},
+	{"bundles", "installation.Bundle"},
+	{"switch", "installation.Switch"}, {"apis", "installation.APIs"}, {"Secrets, in apis",
+		"installation.Secret"}, {"backup", "installation.Backup"}, {"backup.redis", "installation.Redis"},
+	{"backup.mongo", "installation.Mongo"}, {"backup.postgres", "installation.Postgres"},
+	{"URIs, in backup.redis, backup.mongo and backup.postgres", "installation.URI"},
 }
 
 func keyTables(t *testing.T) string {
 	t.Helper()
 	structs := map[string]*ast.StructType{}
-	for _, file := range append(glob(t, "debpkg/fleet/*.go"), glob(t, "debpkg/fleet/installation/*.go")...) {
+	for _, file := range append(glob(t, "debpkg/fleet/*.go"),
+		glob(t, "debpkg/fleet/installation/*.go")...) {
 		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -252,9 +264,11 @@ func keyTables(t *testing.T) string {
 			if key := yamlKey(field); key != "" {
 				meaning := field.Doc.Text() + field.Comment.Text()
 				if strings.TrimSpace(meaning) == "" {
-					t.Errorf("%s: %s has no comment, and %s needs a meaning", section.name, key, "docs/upgrade-yaml.md")
+					t.Errorf("%s: %s has no comment, and %s needs a meaning", section.name, key,
+						"docs/upgrade-yaml.md")
 				}
-				fmt.Fprintf(&b, "| `%s` | %s | %s |\n", key, kind(field.Type), strings.ReplaceAll(strings.Join(strings.Fields(meaning), " "), "|", `\|`))
+				fmt.Fprintf(&b, "| `%s` | %s | %s |\n", key, kind(field.Type),
+					strings.ReplaceAll(strings.Join(strings.Fields(meaning), " "), "|", `\|`))
 			}
 		}
 	}
@@ -332,14 +346,16 @@ func main() {
 	fmt.Print(r.File, err)
 }
 `} {
-		text = strings.Replace(text, "LOADER", `bundle.Loader{Gateway: v, GOOS: "linux", GOARCH: "amd64"}`, 1)
+		text = strings.Replace(text, "LOADER",
+			`bundle.Loader{Gateway: v, GOOS: "linux", GOARCH: "amd64"}`, 1)
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var out []byte
 	for _, args := range [][]string{
-		{"mod", "edit", "-require", "example.com/tykupgrade@v0.1.0", "-replace", "example.com/tykupgrade=" + root},
+		{"mod", "edit", "-require", "example.com/tykupgrade@v0.1.0", "-replace",
+			"example.com/tykupgrade=" + root},
 		{"run", "-mod=mod", "."},
 	} {
 		cmd := exec.CommandContext(t.Context(), "go", args...)
@@ -363,13 +379,15 @@ func TestTroubleshootingIsComplete(t *testing.T) {
 	for line := range strings.Lines(read(t, doc)) {
 		if name, ok := strings.CutPrefix(line, "## "); ok {
 			pkg = strings.TrimSpace(name)
-		} else if m := regexp.MustCompile("^\\| `(Err[A-Za-z]+)` \\|").FindStringSubmatch(line); m != nil {
+		} else if m := regexp.MustCompile("^\\| `(Err[A-Za-z]+)` \\|").FindStringSubmatch(
+			line); m != nil {
 			listed[pkg+"."+m[1]] = true
 		}
 	}
 	for _, dir := range packages(t) {
 		for name := range exported(t, dir) {
-			if key := dir + "." + name; regexp.MustCompile(`^Err[A-Z][A-Za-z]*$`).MatchString(name) && !strings.HasSuffix(dir, "test") {
+			if key := dir + "." + name; regexp.MustCompile(`^Err[A-Z][A-Za-z]*$`).MatchString(name) &&
+				!strings.HasSuffix(dir, "test") {
 				if !listed[key] {
 					t.Errorf("%s lacks %s", doc, key)
 				}
@@ -385,7 +403,8 @@ func TestTroubleshootingIsComplete(t *testing.T) {
 }
 
 // voice lists words that the project's style replaces.
-var voice = regexp.MustCompile(`(?i)\b(stands twice|anew|is none of|it will bite|nobody says|at hand|told without their cause|what was there before|bringing back what|lifts a refusal|needs a look|mend the (cause|file)|mend that|mended)\b`)
+var voice = regexp.MustCompile(
+	`(?i)\b(stands twice|anew|is none of|it will bite|nobody says|at hand|told without their cause|what was there before|bringing back what|lifts a refusal|needs a look|mend the (cause|file)|mend that|mended)\b`)
 
 // The style's words hold in Go and Markdown.
 func TestVoice(t *testing.T) {

@@ -31,7 +31,8 @@ func TestDamaged(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t)
 	s.Fill()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(tykHost(t))}, &redisdb.Source{Client: s.Client()})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{
+		FS: os.DirFS(tykHost(t))}, &redisdb.Source{Client: s.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +75,8 @@ func tykHost(t testing.TB) string {
 	} {
 		write(t, root, name, content, 0o640)
 	}
-	if err := os.Symlink("../../odd/a name with spaces\nand a \\ in it", filepath.Join(root, "opt/tyk-gateway/templates/link")); err != nil {
+	if err := os.Symlink("../../odd/a name with spaces\nand a \\ in it", filepath.Join(root,
+		"opt/tyk-gateway/templates/link")); err != nil {
 		t.Fatal(err)
 	}
 	old := time.Date(2024, 2, 6, 12, 34, 56, 789_000_000, time.UTC)

@@ -30,7 +30,8 @@ func exampleSet() (*backup.Set, func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	set, err := backup.Take(context.Background(), dir, backup.Options{}, &hostfiles.Source{FS: gateway})
+	set, err := backup.Take(context.Background(), dir, backup.Options{}, &hostfiles.Source{
+		FS: gateway})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -53,7 +54,8 @@ func Example() {
 		}
 		// … the upgrade; and if it went wrong:
 		report, err := set.Restore(ctx, backup.RestoreOptions{},
-			&hostfiles.Restore{Component: "config/gateway-1", Runner: gateway, Rescue: "/var/backups/tyk/rescued"},
+			&hostfiles.Restore{Component: "config/gateway-1", Runner: gateway,
+				Rescue: "/var/backups/tyk/rescued"},
 			&redisdb.Live{Client: client, Replace: true, StateDir: "/var/lib/tykupgrade/redis"})
 		fmt.Println(report.Components, err) // every item, and whether the result is proven
 		return err
@@ -68,7 +70,8 @@ func ExampleTake() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	set, err := backup.Take(context.Background(), dir, backup.Options{Label: "before 5.3.0"}, &hostfiles.Source{FS: gateway})
+	set, err := backup.Take(context.Background(), dir, backup.Options{Label: "before 5.3.0"},
+		&hostfiles.Source{FS: gateway})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -125,7 +128,8 @@ func ExampleSet_Restore() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(root)
-	report, err := set.Restore(context.Background(), backup.RestoreOptions{DryRun: true}, &hostfiles.Restore{Root: root})
+	report, err := set.Restore(context.Background(), backup.RestoreOptions{DryRun: true},
+		&hostfiles.Restore{Root: root})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -143,7 +147,8 @@ func ExampleSet_Restore() {
 func ExamplePrune() {
 	set, remove := exampleSet()
 	defer remove()
-	out, err := backup.Prune(context.Background(), filepath.Dir(set.Dir), backup.Policy{Keep: 7, MaxAge: 30 * 24 * time.Hour})
+	out, err := backup.Prune(context.Background(), filepath.Dir(set.Dir), backup.Policy{Keep: 7,
+		MaxAge: 30 * 24 * time.Hour})
 	fmt.Println(len(out.Kept), len(out.Removed), err)
 	// Output: 1 0 <nil>
 }
@@ -157,14 +162,16 @@ func ExampleSet_Export() {
 		log.Fatal(err)
 	}
 	file := filepath.Join(filepath.Dir(set.Dir), "set.tar.zst.age")
-	if err := set.Export(ctx, file, backup.ExportOptions{Recipients: []age.Recipient{identity.Recipient()}}); err != nil {
+	if err := set.Export(ctx, file, backup.ExportOptions{Recipients: []age.Recipient{
+		identity.Recipient()}}); err != nil {
 		log.Fatal(err)
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {
 		log.Fatal(err)
 	}
-	again, err := backup.Import(ctx, filepath.Join(filepath.Dir(set.Dir), "elsewhere"), bytes.NewReader(data), identity)
+	again, err := backup.Import(ctx, filepath.Join(filepath.Dir(set.Dir), "elsewhere"),
+		bytes.NewReader(data), identity)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -184,7 +191,8 @@ func ExampleImport() {
 }
 
 func ExampleParseManifest() {
-	m, err := backup.ParseManifest([]byte(`{"schema":1,"id":"20261123T060000Z-0badcafe","components":[],"files":[]}`))
+	m, err := backup.ParseManifest(
+		[]byte(`{"schema":1,"id":"20261123T060000Z-0badcafe","components":[],"files":[]}`))
 	fmt.Println(m.ID, err)
 	// Output: 20261123T060000Z-0badcafe <nil>
 }

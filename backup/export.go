@@ -125,12 +125,14 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 		return fmt.Errorf("%w: it has %d bytes, the manifest says %d", ErrDamaged, info.Size(), want.Size)
 	}
 	// The directory goes into the archive, so that unpacking by hand makes one.
-	err = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: s.ID + "/" + want.Path, Mode: 0o600, Size: info.Size(), ModTime: s.End, Format: tar.FormatPAX})
+	err = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: s.ID + "/" + want.Path, Mode: 0o600,
+		Size: info.Size(), ModTime: s.End, Format: tar.FormatPAX})
 	if err != nil {
 		return err
 	}
 	h := sha256.New()
-	if _, err := io.Copy(tw, io.TeeReader(&step.ReadMeter{Ctx: ctx, R: f, Add: progress}, h)); err != nil {
+	if _, err := io.Copy(tw, io.TeeReader(&step.ReadMeter{Ctx: ctx, R: f, Add: progress},
+		h)); err != nil {
 		return err
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); want.SHA256 != "" && got != want.SHA256 {

@@ -15,11 +15,13 @@ import (
 func Find(dir, name string) (*Set, error) {
 	switch {
 	case name == "latest" && dir == "":
-		return nil, &Error{Op: "find", Object: `set "latest"`, Err: errors.New("no directory of sets was given"), Next: "name the directory of the sets"}
+		return nil, &Error{Op: "find", Object: `set "latest"`,
+			Err: errors.New("no directory of sets was given"), Next: "name the directory of the sets"}
 	case name == "latest":
 		sets, err := List(dir)
 		if (err == nil || errors.Is(err, fs.ErrNotExist)) && len(sets) == 0 {
-			return nil, &Error{Op: "find set", Object: dir, Err: fmt.Errorf("%w: the directory holds no set", ErrNotASet), Next: "take one first"}
+			return nil, &Error{Op: "find set", Object: dir, Err: fmt.Errorf("%w: the directory holds no set",
+				ErrNotASet), Next: "take one first"}
 		}
 		if err != nil {
 			return nil, &Error{Op: "find", Object: `set "latest"`, Err: err, Next: "name a set by its id"}
@@ -42,7 +44,8 @@ func (s *Set) RescueDir(dir string) (string, error) {
 	here, err1 := os.Stat(sets)
 	there, err2 := os.Stat(dir)
 	if err1 == nil && err2 == nil && os.SameFile(here, there) {
-		return "", &Error{Op: "use", Object: dir, Err: errors.New("it holds the sets"), Next: "choose a directory of its own, such as " + filepath.Join(dir, "rescued")}
+		return "", &Error{Op: "use", Object: dir, Err: errors.New("it holds the sets"),
+			Next: "choose a directory of its own, such as " + filepath.Join(dir, "rescued")}
 	}
 	return dir, nil
 }

@@ -22,7 +22,8 @@ func TestFind(t *testing.T) {
 	}
 	first := takePlain(t, dir, text("a", "1"))
 	second := takePlain(t, dir, text("a", "2"))
-	for name, want := range map[string]*backup.Set{"latest": second, first.ID: first, first.Dir: first} {
+	for name, want := range map[string]*backup.Set{"latest": second, first.ID: first,
+		first.Dir: first} {
 		if set, err := backup.Find(dir, name); err != nil || set.ID != want.ID {
 			t.Errorf("%s: %+v %v", name, set, err)
 		}

@@ -41,14 +41,16 @@ func FuzzImport(f *testing.F) {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		for _, name := range slices.Sorted(maps.Keys(names)) {
-			_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(names[name])), Mode: 0o600})
+			_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(names[name])),
+				Mode: 0o600})
 			_, _ = io.WriteString(w, names[name])
 		}
 		_ = w.Close()
 		return b.Bytes()
 	}
 	manifest := `{"schema":1,"id":"20261123T000000Z-00000000","components":[],"files":[]}`
-	f.Add(archive(map[string]string{"20261123T000000Z-00000000/manifest.json": manifest, "20261123T000000Z-00000000/manifest.sha256": "x"}))
+	f.Add(archive(map[string]string{"20261123T000000Z-00000000/manifest.json": manifest,
+		"20261123T000000Z-00000000/manifest.sha256": "x"}))
 	f.Add(archive(map[string]string{"../manifest.json": manifest}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		u := &unpacking{ctx: t.Context(), tr: tar.NewReader(bytes.NewReader(data)), dir: t.TempDir()}
@@ -68,7 +70,8 @@ func TestWithEnd(t *testing.T) {
 		t.Error(err)
 	}
 	cancel(cause)
-	if err := step.WithEnd(ctx, other); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) || !errors.Is(err, other) {
+	if err := step.WithEnd(ctx, other); !errors.Is(err, cause) || !errors.Is(err, context.Canceled) ||
+		!errors.Is(err, other) {
 		t.Error(err)
 	}
 	if step.WithEnd(ctx, nil) != nil {

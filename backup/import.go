@@ -27,7 +27,8 @@ import (
 //
 // Encryption with age keeps an export secret. It does not tell who made it, since
 // anybody who has the recipient can encrypt: [Set.VerifySignature] does.
-func Import(ctx context.Context, dir string, r io.Reader, identities ...age.Identity) (*Set, error) {
+func Import(ctx context.Context, dir string, r io.Reader,
+	identities ...age.Identity) (*Set, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, step.Fail("import into", dir, err)
@@ -53,7 +54,8 @@ func Import(ctx context.Context, dir string, r io.Reader, identities ...age.Iden
 	return set, nil
 }
 
-func unpack(ctx context.Context, dir string, r io.Reader, identities []age.Identity) (_ *Set, err error) {
+func unpack(ctx context.Context, dir string, r io.Reader,
+	identities []age.Identity) (_ *Set, err error) {
 	in, closeIn, err := unpacker(&step.ReadMeter{Ctx: ctx, R: r}, identities)
 	if err != nil {
 		return nil, err
@@ -107,11 +109,13 @@ func unpacker(r io.Reader, identities []age.Identity) (io.Reader, func(), error)
 		}
 		b = bufio.NewReader(plain)
 	} else if len(identities) > 0 && len(head) > 0 {
-		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrUnsafe, Err: errors.New("it is not encrypted, though an identity is given"),
+		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrUnsafe,
+			Err:  errors.New("it is not encrypted, though an identity is given"),
 			Next: "check who made it, then import it without an identity"}
 	}
 	if head, _ := b.Peek(4); !bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
-		return nil, nil, fmt.Errorf("%w: neither a .tar.zst nor a .tar.zst.age of this package", ErrNotASet)
+		return nil, nil, fmt.Errorf("%w: neither a .tar.zst nor a .tar.zst.age of this package",
+			ErrNotASet)
 	}
 	z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
@@ -193,7 +197,8 @@ func (u *unpacking) manifest() (_ *Manifest, err error) {
 		return nil, err
 	}
 	if !bytes.Equal(u.sum, m.checksums(u.raw)) || m.ID != u.id {
-		return nil, fmt.Errorf("%w: %s does not belong to %s", ErrDamaged, step.ChecksumName, step.ManifestName)
+		return nil, fmt.Errorf("%w: %s does not belong to %s", ErrDamaged, step.ChecksumName,
+			step.ManifestName)
 	}
 	return m, nil
 }
@@ -217,10 +222,11 @@ func (u *unpacking) files(partial string, m *Manifest) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
-		sum, err := atomicfile.Write(u.ctx, path, atomicfile.Options{NoSync: true}, func(w io.Writer) error {
-			_, err := io.Copy(w, io.LimitReader(u.tr, f.Size+1))
-			return err
-		})
+		sum, err := atomicfile.Write(u.ctx, path, atomicfile.Options{NoSync: true},
+			func(w io.Writer) error {
+				_, err := io.Copy(w, io.LimitReader(u.tr, f.Size+1))
+				return err
+			})
 		if err != nil {
 			return err
 		}
@@ -238,7 +244,8 @@ func (u *unpacking) files(partial string, m *Manifest) error {
 		if len(f.data) == 0 {
 			continue
 		}
-		if _, err := atomicfile.WriteBytes(u.ctx, filepath.Join(partial, f.name), atomicfile.Options{}, f.data); err != nil {
+		if _, err := atomicfile.WriteBytes(u.ctx, filepath.Join(partial, f.name), atomicfile.Options{},
+			f.data); err != nil {
 			return err
 		}
 	}

@@ -53,5 +53,6 @@ func structure(kind string) (func(ctx context.Context, s *Stored) error, error) 
 	if p := packages[kind]; p != "" {
 		next = "import " + p
 	}
-	return nil, &Error{Op: "read kind", Object: fmt.Sprintf("%q", kind), Kind: ErrUnknownKind, Next: next}
+	return nil, &Error{Op: "read kind", Object: fmt.Sprintf("%q", kind), Kind: ErrUnknownKind,
+		Next: next}
 }

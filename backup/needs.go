@@ -9,7 +9,8 @@ import (
 // Need is one database that a program on a host uses, as the host's own
 // configuration says. It holds no address and no secret.
 type Need struct {
-	Kind string `json:"kind"` // the kind of component that backs it up: "redis", "mongo", "postgres", "mysql", …
+	// the kind of component that backs it up: "redis", "mongo", "postgres", "mysql", …
+	Kind string `json:"kind"`
 	By   string `json:"by"`   // the program: "dashboard", "gateway", "pump", "mdcb"
 	From string `json:"from"` // where it says so: "/opt/tyk-gateway/tyk.conf: storage.type"
 }
@@ -60,6 +61,7 @@ func (m *Manifest) Covers(components []string, packages map[string]string) error
 		return nil
 	}
 	slices.Sort(missing)
-	return &Error{Op: "use set", Object: m.ID, Kind: ErrDiffers, Err: fmt.Errorf("%s", strings.Join(missing, ", ")),
+	return &Error{Op: "use set", Object: m.ID, Kind: ErrDiffers, Err: fmt.Errorf("%s",
+		strings.Join(missing, ", ")),
 		Next: "take a new set"}
 }

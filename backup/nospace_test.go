@@ -22,7 +22,8 @@ func TestDiskFills(t *testing.T) {
 	check := func(t *testing.T, what, dir string, err error) {
 		t.Helper()
 		var e *backup.Error
-		if !errors.Is(err, backup.ErrNoSpace) || !errors.As(err, &e) || !e.Retryable() || !strings.Contains(e.Hint(), "free some space") {
+		if !errors.Is(err, backup.ErrNoSpace) || !errors.As(err, &e) || !e.Retryable() ||
+			!strings.Contains(e.Hint(), "free some space") {
 			t.Fatalf("%s: %v", what, err)
 		}
 		if n := strings.Count(err.Error(), backup.ErrNoSpace.Error()); n != 1 {

@@ -44,7 +44,8 @@ func Open(dir string) (*Set, error) {
 		abs = real
 	}
 	if strings.HasPrefix(filepath.Base(abs), ".") {
-		return nil, &Error{Op: "open", Object: dir, Err: fmt.Errorf("%w: hidden directories are being built or removed", ErrNotASet)}
+		return nil, &Error{Op: "open", Object: dir,
+			Err: fmt.Errorf("%w: hidden directories are being built or removed", ErrNotASet)}
 	}
 	return open(abs)
 }
@@ -57,7 +58,8 @@ func open(dir string) (*Set, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, atomicfile.ErrNotRegular):
-		return nil, &Error{Op: "open", Object: dir, Err: fmt.Errorf("%w: %w", ErrNotASet, err), Next: "name the directory of one set, not the one above it"}
+		return nil, &Error{Op: "open", Object: dir, Err: fmt.Errorf("%w: %w", ErrNotASet, err),
+			Next: "name the directory of one set, not the one above it"}
 	case err != nil:
 		return nil, step.Fail("open", dir, err)
 	}
@@ -135,7 +137,8 @@ func ParseManifest(data []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, step.ManifestName, err)
 	}
 	if m.Schema > Schema {
-		return nil, fmt.Errorf("manifest schema %d is newer than this program's %d; use the version that took the set (%s) or a newer one", m.Schema, Schema, m.Tool)
+		return nil, fmt.Errorf("manifest schema %d is newer than this program's %d; use the version "+
+			"that took the set (%s) or a newer one", m.Schema, Schema, m.Tool)
 	}
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, step.ManifestName, err)
@@ -201,10 +204,12 @@ func (m *Manifest) write(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := atomicfile.WriteBytes(ctx, filepath.Join(dir, step.ManifestName), atomicfile.Options{}, data); err != nil {
+	if _, err := atomicfile.WriteBytes(ctx, filepath.Join(dir, step.ManifestName),
+		atomicfile.Options{}, data); err != nil {
 		return err
 	}
-	_, err = atomicfile.WriteBytes(ctx, filepath.Join(dir, step.ChecksumName), atomicfile.Options{}, again.checksums(data))
+	_, err = atomicfile.WriteBytes(ctx, filepath.Join(dir, step.ChecksumName), atomicfile.Options{},
+		again.checksums(data))
 	return err
 }
 

@@ -37,7 +37,8 @@ type Pruned struct {
 func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 	var out Pruned
 	if p.Keep < 0 || p.MaxAge < 0 || (p.Keep == 0 && p.MaxAge == 0) {
-		return out, step.Fail("prune", dir, errors.New("give a number of sets to keep or a maximum age, or both"))
+		return out, step.Fail("prune", dir, errors.New("give a number of sets to keep or a maximum "+
+			"age, or both"))
 	}
 	if p.Now == nil {
 		p.Now = time.Now
@@ -65,7 +66,8 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 	sets, future := split(sets, p.Now())
 	for _, s := range future {
 		out.Kept = append(out.Kept, s.ID)
-		findings = append(findings, &Error{Op: "prune", Object: s.Dir, Err: fmt.Errorf("it was taken in the future, at %s", s.Start.Format(time.RFC3339)),
+		findings = append(findings, &Error{Op: "prune", Object: s.Dir,
+			Err:  fmt.Errorf("it was taken in the future, at %s", s.Start.Format(time.RFC3339)),
 			Next: "check the clock; remove the set by hand if it is not wanted"})
 	}
 	for _, s := range sets {
@@ -80,7 +82,8 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 		findings = append(findings, err)
 	}
 	if out.Verified == "" {
-		return out, fmt.Errorf("prune %s: no set passes verification, nothing was removed: %w", dir, errors.Join(findings...))
+		return out, fmt.Errorf("prune %s: no set passes verification, nothing was removed: %w", dir,
+			errors.Join(findings...))
 	}
 	var gone []string
 	defer func() { _ = removeAll(gone) }()
@@ -143,8 +146,10 @@ func (s *Set) hide(dir string) (string, error) {
 		return "", step.Fail("remove", s.Dir, err)
 	}
 	defer unlockClose(f)
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
-		return "", &Error{Op: "remove", Object: s.Dir, Err: ErrLocked, Next: "a restore is using it", Retry: true}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err,
+		syscall.EWOULDBLOCK) {
+		return "", &Error{Op: "remove", Object: s.Dir, Err: ErrLocked, Next: "a restore is using it",
+			Retry: true}
 	}
 	gone := filepath.Join(dir, "."+filepath.Base(s.Dir)+removedSuffix)
 	if err := os.Rename(s.Dir, gone); err != nil {

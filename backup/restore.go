@@ -96,8 +96,10 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 		v, ok := to.(StructureVerifier)
 		later[name] = ok && !o.DryRun && v.VerifiesStructure()
 	}
-	if err := step.WithEnd(ctx, s.verify(ctx, VerifyOptions{Progress: r.progress}, later)); err != nil {
-		return report, fmt.Errorf("restore %s: the set does not pass verification, nothing was changed: %w", s.Dir, err)
+	if err := step.WithEnd(ctx, s.verify(ctx, VerifyOptions{Progress: r.progress},
+		later)); err != nil {
+		return report, fmt.Errorf("restore %s: the set does not pass verification, nothing was "+
+			"changed: %w", s.Dir, err)
 	}
 	if report.Components, err = r.plan(ctx); err != nil || o.DryRun {
 		return report, err
@@ -266,8 +268,10 @@ func (s *Set) hold() (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil && !errors.Is(err, syscall.ENOTSUP) && !errors.Is(err, syscall.ENOLCK) {
-		return nil, errors.Join(&Error{Op: "lock", Object: s.Dir, Err: ErrLocked, Next: "the set is being removed"}, f.Close())
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil &&
+		!errors.Is(err, syscall.ENOTSUP) && !errors.Is(err, syscall.ENOLCK) {
+		return nil, errors.Join(&Error{Op: "lock", Object: s.Dir, Err: ErrLocked,
+			Next: "the set is being removed"}, f.Close())
 	}
 	return func() { unlockClose(f) }, nil
 }

@@ -18,10 +18,13 @@ import (
 func TestRestoreAuthor(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(dir string) error{
-		"writable set":      func(dir string) error { return os.Chmod(dir, 0o777) },
-		"writable above":    func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777) },
-		"somebody else's":   func(dir string) error { return os.Chown(dir, 65534, 65534) },
-		"group of somebody": func(dir string) error { return errors.Join(os.Chown(dir, -1, 65534), os.Chmod(dir, 0o770)) },
+		"writable set":    func(dir string) error { return os.Chmod(dir, 0o777) },
+		"writable above":  func(dir string) error { return os.Chmod(filepath.Dir(dir), 0o777) },
+		"somebody else's": func(dir string) error { return os.Chown(dir, 65534, 65534) },
+		"group of somebody": func(dir string) error {
+			return errors.Join(os.Chown(dir, -1, 65534),
+				os.Chmod(dir, 0o770))
+		},
 	} {
 		if os.Geteuid() != 0 && !strings.HasPrefix(name, "writable") {
 			continue
@@ -31,7 +34,8 @@ func TestRestoreAuthor(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, dry := range []bool{true, false} {
-			if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, restorer{name: "a"}); !errors.Is(err, backup.ErrUnsafe) {
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry},
+				restorer{name: "a"}); !errors.Is(err, backup.ErrUnsafe) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -74,7 +78,8 @@ func TestPruneFuture(t *testing.T) {
 	// Only one is: today's is the newest, and no other goes for it.
 	between := func() time.Time { return future.Start.Add(-6 * time.Minute) }
 	out, err = backup.Prune(t.Context(), dir, backup.Policy{Keep: 1, Now: between})
-	if err == nil || !strings.Contains(err.Error(), "future") || !slices.Contains(out.Kept, future.ID) {
+	if err == nil || !strings.Contains(err.Error(), "future") || !slices.Contains(out.Kept,
+		future.ID) {
 		t.Errorf("%+v %v", out, err)
 	}
 }
@@ -104,23 +109,29 @@ func TestRestoreUndo(t *testing.T) {
 	a, b := undoable{restorer{name: "a"}, &calls}, undoable{restorer{name: "b"}, &calls}
 	c := restorer{name: "c", restore: func(context.Context) error { return boom }}
 	report, err := set.Restore(t.Context(), backup.RestoreOptions{}, a, b, c)
-	if !errors.Is(err, boom) || strings.Join(calls, ", ") != "undo b, undo a" || report.Components[0].State != backup.StateUndone || report.Components[0].Reason == "" {
+	if !errors.Is(err, boom) || strings.Join(calls, ", ") != "undo b, undo a" ||
+		report.Components[0].State != backup.StateUndone || report.Components[0].Reason == "" {
 		t.Errorf("%v %+v %v", calls, report, err)
 	}
 	calls = nil
 	b.prove = func(context.Context) error { return backup.ErrDiffers }
-	if report, err = set.Restore(t.Context(), backup.RestoreOptions{}, a, b); err == nil || strings.Join(calls, ", ") != "undo b, undo a" || report.Components[1].State != backup.StateUndone {
+	if report, err = set.Restore(t.Context(), backup.RestoreOptions{}, a, b); err == nil ||
+		strings.Join(calls, ", ") != "undo b, undo a" ||
+		report.Components[1].State != backup.StateUndone {
 		t.Errorf("%v %+v %v", calls, report, err)
 	}
 	calls, b.prove = nil, nil
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{Keep: true}, a, b); err != nil || len(calls) > 0 {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{Keep: true}, a, b); err != nil ||
+		len(calls) > 0 {
 		t.Errorf("%v %v", calls, err)
 	}
-	if err := set.Undo(t.Context(), a, b); err != nil || strings.Join(calls, ", ") != "undo b, undo a" {
+	if err := set.Undo(t.Context(), a, b); err != nil || strings.Join(calls,
+		", ") != "undo b, undo a" {
 		t.Errorf("%v %v", calls, err)
 	}
 	calls = nil
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, a, b); err != nil || strings.Join(calls, ", ") != "accept a, accept b" {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, a, b); err != nil ||
+		strings.Join(calls, ", ") != "accept a, accept b" {
 		t.Errorf("%v %v", calls, err)
 	}
 }

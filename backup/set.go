@@ -20,11 +20,12 @@ const Schema = 1
 
 // Manifest describes a set. Paths have slashes and are relative to the set.
 type Manifest struct {
-	Schema     int               `json:"schema"`
-	ID         string            `json:"id"`
-	Tool       string            `json:"tool"` // name and version of what took it
-	Label      string            `json:"label,omitempty"`
-	Packages   map[string]string `json:"packages,omitempty"` // installed versions that the set belongs to
+	Schema int    `json:"schema"`
+	ID     string `json:"id"`
+	Tool   string `json:"tool"` // name and version of what took it
+	Label  string `json:"label,omitempty"`
+	// installed versions that the set belongs to
+	Packages   map[string]string `json:"packages,omitempty"`
 	Start      time.Time         `json:"start"`
 	End        time.Time         `json:"end"`
 	Components []Component       `json:"components"`
@@ -33,20 +34,23 @@ type Manifest struct {
 
 // Component is what one source put into the set.
 type Component struct {
-	Name        string          `json:"name"` // and its directory
-	Kind        string          `json:"kind"` // "files", "redis", "mongo"; empty: no structure of its own
-	Origin      string          `json:"origin,omitempty"`
-	Server      string          `json:"server,omitempty"`      // product and version
-	Topology    string          `json:"topology,omitempty"`    // "standalone", "sentinel", "cluster", "replica set", …
-	Consistency Consistency     `json:"consistency,omitempty"` // what the copy promises
-	Method      string          `json:"method,omitempty"`      // how it was read
-	Start       time.Time       `json:"start"`
-	End         time.Time       `json:"end"`
-	Items       int64           `json:"items"` // keys, documents or files
-	Bytes       int64           `json:"bytes"` // in the set
-	Warnings    []string        `json:"warnings,omitempty"`
-	Needs       []Need          `json:"needs,omitempty"`   // databases that the configuration in it names
-	Details     json.RawMessage `json:"details,omitempty"` // typed by kind
+	Name string `json:"name"` // and its directory
+	// "files", "redis", "mongo"; empty: no structure of its own
+	Kind   string `json:"kind"`
+	Origin string `json:"origin,omitempty"`
+	Server string `json:"server,omitempty"` // product and version
+	// "standalone", "sentinel", "cluster", "replica set", …
+	Topology    string      `json:"topology,omitempty"`
+	Consistency Consistency `json:"consistency,omitempty"` // what the copy promises
+	Method      string      `json:"method,omitempty"`      // how it was read
+	Start       time.Time   `json:"start"`
+	End         time.Time   `json:"end"`
+	Items       int64       `json:"items"` // keys, documents or files
+	Bytes       int64       `json:"bytes"` // in the set
+	Warnings    []string    `json:"warnings,omitempty"`
+	// databases that the configuration in it names
+	Needs   []Need          `json:"needs,omitempty"`
+	Details json.RawMessage `json:"details,omitempty"` // typed by kind
 }
 
 // Consistency is what a copy promises.
@@ -97,10 +101,12 @@ func checkName(name string) error {
 	switch {
 	case name == "" || name == ".":
 		return errors.New("empty name")
-	case path.Clean(name) != name || path.IsAbs(name) || name == ".." || strings.HasPrefix(name, "../"):
+	case path.Clean(name) != name || path.IsAbs(name) || name == ".." || strings.HasPrefix(name,
+		"../"):
 		return fmt.Errorf("name %q is not a clean relative path", name)
 	case strings.ContainsRune(name, 0) || !utf8.ValidString(name):
-		return fmt.Errorf("name %q is not UTF-8 or holds a zero byte, which the manifest cannot hold; leave it out", name)
+		return fmt.Errorf("name %q is not UTF-8 or holds a zero byte, which the manifest cannot hold; "+
+			"leave it out", name)
 	}
 	return nil
 }

@@ -111,7 +111,8 @@ func TestTakeLockAndSweep(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	// What killed runs leave, and what looks like it but is somebody else's.
-	for _, name := range []string{".20261123T000000Z-00000000.partial", ".20261123T000000Z-00000001.removed", ".mine.partial", "notes"} {
+	for _, name := range []string{".20261123T000000Z-00000000.partial",
+		".20261123T000000Z-00000001.removed", ".mine.partial", "notes"} {
 		write(t, dir, name+"/x", "x", 0o600)
 	}
 	inside := plain{name: "a", backup: func(ctx context.Context, w *backup.Writer) error {
@@ -162,7 +163,8 @@ func TestTakeVerifies(t *testing.T) {
 		partial := backuptest.Leftovers(t, dir)[0]
 		return os.WriteFile(filepath.Join(dir, partial, f.Path), []byte("changed behind our back"), 0o600)
 	}}
-	if _, err := backup.Take(t.Context(), dir, backup.Options{}, lies); !errors.Is(err, backup.ErrDamaged) {
+	if _, err := backup.Take(t.Context(), dir, backup.Options{}, lies); !errors.Is(err,
+		backup.ErrDamaged) {
 		t.Errorf("got %v", err)
 	}
 	if sets, _ := backup.List(dir); len(sets) > 0 || len(backuptest.Leftovers(t, dir)) > 0 {
@@ -191,7 +193,8 @@ func TestOpenRefuses(t *testing.T) {
 		t.Errorf("without its checksum: %v", err)
 	}
 	data := []byte(`{"schema":99,"id":"20261123T000000Z-00000000","tool":"tool 9"}`)
-	if _, err := backup.ParseManifest(data); err == nil || errors.Is(err, backup.ErrDamaged) || !strings.Contains(err.Error(), "tool 9") {
+	if _, err := backup.ParseManifest(data); err == nil || errors.Is(err, backup.ErrDamaged) ||
+		!strings.Contains(err.Error(), "tool 9") {
 		t.Errorf("a newer schema: %v", err)
 	}
 }
@@ -199,16 +202,24 @@ func TestOpenRefuses(t *testing.T) {
 func TestVerifyUnexpected(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(dir string) error{
-		"file":      func(dir string) error { return os.WriteFile(filepath.Join(dir, "a/more"), nil, 0o600) },
-		"top file":  func(dir string) error { return os.WriteFile(filepath.Join(dir, "more"), nil, 0o600) },
+		"file": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "a/more"), nil,
+				0o600)
+		},
+		"top file": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "more"), nil,
+				0o600)
+		},
 		"directory": func(dir string) error { return os.Mkdir(filepath.Join(dir, "a/more"), 0o700) },
 		"link":      func(dir string) error { return os.Symlink("file", filepath.Join(dir, "a/more")) },
 		"missing":   func(dir string) error { return os.Remove(filepath.Join(dir, "a/file")) },
 		"became a link": func(dir string) error {
-			return errors.Join(os.Rename(filepath.Join(dir, "a/file"), dir+"-moved"), os.Symlink(dir+"-moved", filepath.Join(dir, "a/file")))
+			return errors.Join(os.Rename(filepath.Join(dir, "a/file"), dir+"-moved"),
+				os.Symlink(dir+"-moved", filepath.Join(dir, "a/file")))
 		},
 		"became a pipe": func(dir string) error {
-			return errors.Join(os.Remove(filepath.Join(dir, "a/file")), syscall.Mkfifo(filepath.Join(dir, "a/file"), 0o600))
+			return errors.Join(os.Remove(filepath.Join(dir, "a/file")), syscall.Mkfifo(filepath.Join(dir,
+				"a/file"), 0o600))
 		},
 	} {
 		set := takePlain(t, t.TempDir(), text("a", "x"))
@@ -219,7 +230,8 @@ func TestVerifyUnexpected(t *testing.T) {
 		if !errors.Is(err, backup.ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := set.Export(t.Context(), filepath.Join(t.TempDir(), "x"), backup.ExportOptions{}); err == nil {
+		if err := set.Export(t.Context(), filepath.Join(t.TempDir(), "x"),
+			backup.ExportOptions{}); err == nil {
 			t.Errorf("%s: was exported", name)
 		}
 	}
@@ -228,7 +240,8 @@ func TestVerifyUnexpected(t *testing.T) {
 func TestVerifyLevels(t *testing.T) {
 	t.Parallel()
 	set := takePlain(t, t.TempDir(), text("a", "x"))
-	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive}); err == nil || errors.Is(err, backup.ErrDamaged) {
+	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive}); err == nil ||
+		errors.Is(err, backup.ErrDamaged) {
 		t.Errorf("level live with nothing to compare with: %v", err)
 	}
 	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: 9}); err == nil {
@@ -248,7 +261,8 @@ func TestPrune(t *testing.T) {
 		t.Error("a policy without limits was accepted")
 	}
 	out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 2, DryRun: true})
-	if err != nil || !slices.Equal(out.Removed, ids[2:]) || !slices.Equal(out.Kept, ids[:2]) || out.Verified != ids[0] {
+	if err != nil || !slices.Equal(out.Removed, ids[2:]) || !slices.Equal(out.Kept, ids[:2]) ||
+		out.Verified != ids[0] {
 		t.Errorf("dry run: %+v %v", out, err)
 	}
 	if sets, _ := backup.List(dir); len(sets) != 4 {
@@ -263,7 +277,8 @@ func TestPrune(t *testing.T) {
 	}
 	later := func() time.Time { return time.Now().Add(time.Hour) }
 	out, err = backup.Prune(t.Context(), dir, backup.Policy{Keep: 1, MaxAge: time.Minute, Now: later})
-	if !errors.Is(err, backup.ErrDamaged) || out.Verified != ids[2] || !slices.Equal(out.Kept, ids[2:3]) || !slices.Equal(out.Removed, []string{ids[0], ids[1], ids[3]}) {
+	if !errors.Is(err, backup.ErrDamaged) || out.Verified != ids[2] || !slices.Equal(out.Kept,
+		ids[2:3]) || !slices.Equal(out.Removed, []string{ids[0], ids[1], ids[3]}) {
 		t.Errorf("%+v %v", out, err)
 	}
 	// None verifies: nothing goes.
@@ -296,7 +311,8 @@ func TestPruneDuringRestore(t *testing.T) {
 	if _, err := old.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1}); err != nil || len(out.Removed) != 1 {
+	if out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1}); err != nil ||
+		len(out.Removed) != 1 {
 		t.Errorf("%+v %v", out, err)
 	}
 }
@@ -318,7 +334,8 @@ func (r restorer) Name() string { return r.name }
 func (r restorer) Plan(ctx context.Context, _ *backup.Stored) ([]backup.Item, error) {
 	return []backup.Item{{Name: "file", Action: backup.ActionCreate}}, call(ctx, r.plan)
 }
-func (r restorer) Restore(ctx context.Context, _ *backup.Stored, _ func(backup.Event)) ([]backup.Item, error) {
+func (r restorer) Restore(ctx context.Context, _ *backup.Stored,
+	_ func(backup.Event)) ([]backup.Item, error) {
 	return []backup.Item{{Name: "file", Action: backup.ActionCreate}}, call(ctx, r.restore)
 }
 func (r restorer) Prove(ctx context.Context, _ *backup.Stored) error { return call(ctx, r.prove) }
@@ -336,18 +353,23 @@ func TestRestoreStops(t *testing.T) {
 		return out
 	}
 	// A refusal of one stops all before anything changes.
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, restorer{name: "a", restore: unreached}, restorer{name: "b", plan: fails}); !errors.Is(err, boom) {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, restorer{name: "a",
+		restore: unreached}, restorer{name: "b", plan: fails}); !errors.Is(err, boom) {
 		t.Error(err)
 	}
-	report, err := set.Restore(t.Context(), backup.RestoreOptions{}, restorer{name: "a", restore: fails}, restorer{name: "b", restore: unreached})
-	if want := []backup.State{backup.StateFailed, backup.StatePlanned, backup.StateNotRequested}; !errors.Is(err, boom) || !slices.Equal(states(report), want) {
+	report, err := set.Restore(t.Context(), backup.RestoreOptions{}, restorer{name: "a",
+		restore: fails}, restorer{name: "b", restore: unreached})
+	if want := []backup.State{backup.StateFailed, backup.StatePlanned,
+		backup.StateNotRequested}; !errors.Is(err, boom) || !slices.Equal(states(report), want) {
 		t.Errorf("%v %v", states(report), err)
 	}
 	report, err = set.Restore(t.Context(), backup.RestoreOptions{}, restorer{name: "a", prove: fails})
-	if !errors.Is(err, boom) || report.Components[0].State != backup.StateRestored || report.Components[0].Reason == "" {
+	if !errors.Is(err, boom) || report.Components[0].State != backup.StateRestored ||
+		report.Components[0].Reason == "" {
 		t.Errorf("%+v %v", report, err)
 	}
-	for name, to := range map[string][]backup.Restorer{"none": nil, "unknown": {restorer{name: "d"}}, "twice": {restorer{name: "a"}, restorer{name: "a"}}} {
+	for name, to := range map[string][]backup.Restorer{"none": nil, "unknown": {restorer{name: "d"}},
+		"twice": {restorer{name: "a"}, restorer{name: "a"}}} {
 		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to...); err == nil {
 			t.Errorf("%s: accepted", name)
 		}

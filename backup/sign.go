@@ -51,7 +51,8 @@ func signed(b signatureBlob, message []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("unknown hash %q", b.Hash)
 	}
-	return append([]byte(signatureMagic), ssh.Marshal(signedBlob{b.Namespace, b.Reserved, b.Hash, string(digest)})...), nil
+	return append([]byte(signatureMagic), ssh.Marshal(signedBlob{b.Namespace, b.Reserved, b.Hash,
+		string(digest)})...), nil
 }
 
 // Sign writes manifest.json.sig into the set. The manifest holds the digest of every
@@ -79,7 +80,8 @@ func writeSignature(ctx context.Context, dir string, signer crypto.Signer, manif
 	if err != nil {
 		return err
 	}
-	b := signatureBlob{Version: 1, Key: string(key.PublicKey().Marshal()), Namespace: SignatureNamespace, Hash: "sha512"}
+	b := signatureBlob{Version: 1, Key: string(key.PublicKey().Marshal()),
+		Namespace: SignatureNamespace, Hash: "sha512"}
 	message, err := signed(b, manifest)
 	if err != nil {
 		return err
@@ -97,7 +99,8 @@ func writeSignature(ctx context.Context, dir string, signer crypto.Signer, manif
 		return err
 	}
 	b.Sign = string(ssh.Marshal(signature))
-	text := pem.EncodeToMemory(&pem.Block{Type: signatureArmor, Bytes: append([]byte(signatureMagic), ssh.Marshal(b)...)})
+	text := pem.EncodeToMemory(&pem.Block{Type: signatureArmor, Bytes: append([]byte(signatureMagic),
+		ssh.Marshal(b)...)})
 	_, err = atomicfile.WriteBytes(ctx, filepath.Join(dir, signatureName), atomicfile.Options{}, text)
 	return err
 }

@@ -59,7 +59,8 @@ func TestSignature(t *testing.T) {
 			"something else":       {[]crypto.PublicKey{"a password"}, false},
 			"no signature is fine": {nil, true},
 		} {
-			_, err := set.Restore(t.Context(), backup.RestoreOptions{RequireSignature: c.keys}, restorer{name: "a"})
+			_, err := set.Restore(t.Context(), backup.RestoreOptions{RequireSignature: c.keys},
+				restorer{name: "a"})
 			if (err == nil) != c.ok || err != nil && !errors.Is(err, backup.ErrUnsafe) {
 				t.Errorf("%s, %s: %v", name, what, err)
 			}
@@ -80,7 +81,8 @@ func TestSignature(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer manifest.Close()
-		cmd := exec.CommandContext(t.Context(), keygen, "-Y", "verify", "-f", allowed, "-I", "me", "-n", backup.SignatureNamespace, "-s", "manifest.json.sig")
+		cmd := exec.CommandContext(t.Context(), keygen, "-Y", "verify", "-f", allowed, "-I", "me", "-n",
+			backup.SignatureNamespace, "-s", "manifest.json.sig")
 		cmd.Dir, cmd.Stdin = set.Dir, manifest
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: ssh-keygen: %v\n%s", name, err, out)
@@ -108,7 +110,8 @@ func TestSignedByTool(t *testing.T) {
 	sign := func(namespace string) {
 		t.Helper()
 		_ = os.Remove(filepath.Join(set.Dir, "manifest.json.sig"))
-		cmd := exec.CommandContext(t.Context(), keygen, "-Y", "sign", "-f", file, "-n", namespace, "manifest.json")
+		cmd := exec.CommandContext(t.Context(), keygen, "-Y", "sign", "-f", file, "-n", namespace,
+			"manifest.json")
 		cmd.Dir = set.Dir
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -162,7 +165,8 @@ func TestForgedSignature(t *testing.T) {
 	}
 	manifest, err := os.ReadFile(filepath.Join(set.Dir, "manifest.json"))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(set.Dir, "manifest.json"), bytes.Replace(manifest, []byte("{"), []byte("{ "), 1), 0o600)
+		err = os.WriteFile(filepath.Join(set.Dir, "manifest.json"), bytes.Replace(manifest, []byte("{"),
+			[]byte("{ "), 1), 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)

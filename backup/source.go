@@ -21,7 +21,8 @@ import (
 // Runner executes one command on the host in question: argv without a shell,
 // stdin may be nil. An error that has an ExitCode() int method is a command
 // that ran and failed.
-type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
+type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error
 
 // Source is one thing to back up. Name is the component's name and at the same
 // time the directory of the set that it owns: a clean relative path such as
@@ -174,7 +175,8 @@ type Meta struct {
 // component's directory, with slashes. A nil meta is a file that the source
 // made itself. After an error nothing of it is left. [Take] makes all files durable
 // before the set gets its name.
-func (w *Writer) Create(ctx context.Context, name string, meta *Meta, fill func(io.Writer) error) (File, error) {
+func (w *Writer) Create(ctx context.Context, name string, meta *Meta,
+	fill func(io.Writer) error) (File, error) {
 	if err := checkName(name); err != nil {
 		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
@@ -182,9 +184,10 @@ func (w *Writer) Create(ctx context.Context, name string, meta *Meta, fill func(
 	if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
 		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
-	sum, err := atomicfile.Write(ctx, target, atomicfile.Options{NoSync: true}, func(out io.Writer) error {
-		return fill(&step.Meter{W: out, Add: func(n int64) { w.Progress(name, n, 0) }})
-	})
+	sum, err := atomicfile.Write(ctx, target, atomicfile.Options{NoSync: true},
+		func(out io.Writer) error {
+			return fill(&step.Meter{W: out, Add: func(n int64) { w.Progress(name, n, 0) }})
+		})
 	if err != nil {
 		return File{}, err
 	}
@@ -214,7 +217,10 @@ func (w *Writer) Link(name, target string, meta Meta) error {
 
 // Progress adds to the component's counts and passes them on. item is the item in
 // progress. Create has counted the bytes that it wrote.
-func (w *Writer) Progress(item string, bytes, items int64) { w.ItemProgress(item, bytes, items, 0, 0) }
+func (w *Writer) Progress(item string, bytes, items int64) {
+	w.ItemProgress(item, bytes, items, 0,
+		0)
+}
 
 // ItemProgress is Progress for an item that is long enough for a bar of its own:
 // done of total documents or keys of the item are written.

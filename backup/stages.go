@@ -8,7 +8,8 @@ import "context"
 //
 // A failed stage takes back its own components. Those of earlier stages stay restored; the
 // report, which lists the components that were asked for, tells which.
-func (s *Set) RestoreStages(ctx context.Context, o RestoreOptions, between func(context.Context, Report) error, stages ...[]Restorer) (Report, error) {
+func (s *Set) RestoreStages(ctx context.Context, o RestoreOptions, between func(context.Context,
+	Report) error, stages ...[]Restorer) (Report, error) {
 	whole := Report{Set: s.ID, DryRun: o.DryRun}
 	for _, to := range stages {
 		if len(to) == 0 {

@@ -28,10 +28,11 @@ type Options struct {
 	Label    string            // free text for the manifest: "before 5.3.0"
 	Packages map[string]string // installed package versions that the set belongs to
 	Tool     string            // what takes the set; empty: this module and its version
-	Reserve  int64             // bytes that must stay free on the file system; 0: 64 MiB, negative: none
-	Signer   crypto.Signer     // signs the manifest as [Set.Sign] does; nil: no signature
-	Log      *slog.Logger      // nil: silent
-	Progress func(Event)       // called for one event at a time, from any goroutine
+	// bytes that must stay free on the file system; 0: 64 MiB, negative: none
+	Reserve  int64
+	Signer   crypto.Signer // signs the manifest as [Set.Sign] does; nil: no signature
+	Log      *slog.Logger  // nil: silent
+	Progress func(Event)   // called for one event at a time, from any goroutine
 }
 
 const defaultReserve = 64 << 20
@@ -69,7 +70,8 @@ func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, 
 	if err := sweep(dir); err != nil {
 		return nil, step.Fail("remove leftovers in", dir, err)
 	}
-	t := &taking{o: o, log: step.Logger(o.Log), progress: step.Serial(o.Progress), dir: dir, start: time.Now().UTC()}
+	t := &taking{o: o, log: step.Logger(o.Log), progress: step.Serial(o.Progress), dir: dir,
+		start: time.Now().UTC()}
 	set, err := t.run(ctx, sources)
 	if err != nil {
 		return nil, step.WithEnd(ctx, err)
@@ -163,7 +165,8 @@ func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error)
 		if estimates[i], err = sources[i].Plan(ctx); err != nil {
 			return step.Fail("back up", sources[i].Name(), err)
 		}
-		t.progress(Event{Component: sources[i].Name(), Phase: PhasePlan, TotalBytes: estimates[i].Bytes, TotalItems: estimates[i].Items, Done: true})
+		t.progress(Event{Component: sources[i].Name(), Phase: PhasePlan, TotalBytes: estimates[i].Bytes,
+			TotalItems: estimates[i].Items, Done: true})
 		return nil
 	})
 	if err != nil {
@@ -179,12 +182,14 @@ func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error)
 	return estimates, step.CheckSpace(t.dir, need)
 }
 
-func (t *taking) read(ctx context.Context, partial string, sources []Source, estimates []Estimate) ([]Component, []File, error) {
+func (t *taking) read(ctx context.Context, partial string, sources []Source,
+	estimates []Estimate) ([]Component, []File, error) {
 	components := make([]Component, len(sources))
 	writers := make([]*Writer, len(sources))
 	err := step.Together(ctx, len(sources), func(ctx context.Context, i int) error {
 		name := sources[i].Name()
-		w := &Writer{component: name, dir: filepath.Join(partial, filepath.FromSlash(name)), report: t.progress, estimate: estimates[i]}
+		w := &Writer{component: name, dir: filepath.Join(partial, filepath.FromSlash(name)),
+			report: t.progress, estimate: estimates[i]}
 		writers[i] = w
 		if err := os.MkdirAll(w.dir, 0o700); err != nil {
 			return step.Fail("back up", name, err)
@@ -207,7 +212,8 @@ func (t *taking) read(ctx context.Context, partial string, sources []Source, est
 			t.log.Warn("backup", "component", name, "warning", warning)
 		}
 		t.log.Info("backup finished", "component", name, "bytes", c.Bytes, "items", c.Items)
-		t.progress(Event{Component: name, Phase: PhaseBackup, Bytes: c.Bytes, TotalBytes: c.Bytes, Items: c.Items, TotalItems: c.Items, Done: true})
+		t.progress(Event{Component: name, Phase: PhaseBackup, Bytes: c.Bytes, TotalBytes: c.Bytes,
+			Items: c.Items, TotalItems: c.Items, Done: true})
 		return nil
 	})
 	if err != nil {
@@ -243,7 +249,8 @@ func checkComponents(names []string) error {
 		}
 		for _, other := range names[:i] {
 			if name == other || strings.HasPrefix(name, other+"/") || strings.HasPrefix(other, name+"/") {
-				return fmt.Errorf("components %q and %q would share a directory; give each a name of its own", other, name)
+				return fmt.Errorf("components %q and %q would share a directory; give each a name of its own",
+					other, name)
 			}
 		}
 	}
@@ -269,14 +276,16 @@ func partialDir(dir, id string) string { return filepath.Join(dir, "."+id+partia
 // lock keeps other runs away from dir. The kernel releases it when the process
 // dies, however it dies.
 func lock(dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW,
+		0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, &Error{Op: "lock", Object: dir, Err: ErrLocked, Next: "wait until the other run is done", Retry: true}
+			return nil, &Error{Op: "lock", Object: dir, Err: ErrLocked,
+				Next: "wait until the other run is done", Retry: true}
 		}
 		return nil, err
 	}

@@ -21,9 +21,11 @@ type Level int
 
 // The levels.
 const (
-	LevelFiles     Level = 1 + iota // sizes and digests, nothing missing, nothing unexpected
-	LevelStructure                  // each component can be read from end to end and holds what the manifest says
-	LevelLive                       // each component equals a live system, or one that it was restored to
+	LevelFiles Level = 1 + iota // sizes and digests, nothing missing, nothing unexpected
+	// each component can be read from end to end and holds what the manifest says
+	LevelStructure
+	// each component equals a live system, or one that it was restored to
+	LevelLive
 )
 
 func (l Level) String() string {
@@ -159,7 +161,8 @@ func (s *Set) verifyFiles(ctx context.Context, progress func(Event)) error {
 		c := s.owner(f.Path)
 		err := checkFile(ctx, filepath.Join(s.Dir, filepath.FromSlash(f.Path)), f, func(n int64) {
 			done[c] += n
-			progress(Event{Component: c, Phase: PhaseVerify, Item: f.Path, Bytes: done[c], TotalBytes: total[c]})
+			progress(Event{Component: c, Phase: PhaseVerify, Item: f.Path, Bytes: done[c],
+				TotalBytes: total[c]})
 		})
 		if e := step.Ended(ctx); e != nil {
 			return step.Fail("verify", s.Dir, e)
@@ -170,7 +173,8 @@ func (s *Set) verifyFiles(ctx context.Context, progress func(Event)) error {
 	}
 	if len(findings) == 0 {
 		for _, c := range s.Components {
-			progress(Event{Component: c.Name, Phase: PhaseVerify, Bytes: c.Bytes, TotalBytes: c.Bytes, Done: true})
+			progress(Event{Component: c.Name, Phase: PhaseVerify, Bytes: c.Bytes, TotalBytes: c.Bytes,
+				Done: true})
 		}
 	}
 	return errors.Join(findings...)
@@ -216,10 +220,12 @@ func (s *Set) unexpected() (findings []error, err error) {
 		case d.IsDir() && dirs[rel]:
 			return nil
 		case d.IsDir():
-			findings = append(findings, step.Fail("verify", rel, fmt.Errorf("%w: unexpected directory", ErrDamaged)))
+			findings = append(findings, step.Fail("verify", rel, fmt.Errorf("%w: unexpected directory",
+				ErrDamaged)))
 			return fs.SkipDir
 		case !expected[rel]:
-			findings = append(findings, step.Fail("verify", rel, fmt.Errorf("%w: unexpected file", ErrDamaged)))
+			findings = append(findings, step.Fail("verify", rel, fmt.Errorf("%w: unexpected file",
+				ErrDamaged)))
 		}
 		return nil
 	})

@@ -21,7 +21,11 @@ func TestWriterReset(t *testing.T) {
 	t.Parallel()
 	src := plain{name: "a", backup: func(ctx context.Context, w *backup.Writer) error {
 		put := func(name, text string) error {
-			_, err := w.Create(ctx, name, nil, func(out io.Writer) error { _, err := io.WriteString(out, text); return err })
+			_, err := w.Create(ctx, name, nil, func(out io.Writer) error {
+				_, err := io.WriteString(out,
+					text)
+				return err
+			})
 			w.Progress(name, 0, 1)
 			return err
 		}
@@ -45,7 +49,8 @@ func TestWriterReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(set.Files) != 1 || set.Files[0].Path != "a/file" || set.Bytes() != 1 || last.Bytes != 1 || last.Items != 1 {
+	if len(set.Files) != 1 || set.Files[0].Path != "a/file" || set.Bytes() != 1 || last.Bytes != 1 ||
+		last.Items != 1 {
 		t.Errorf("files %+v, %d bytes, last event %+v", set.Files, set.Bytes(), last)
 	}
 	if _, err := os.Stat(filepath.Join(set.Dir, "a/first")); err == nil {
@@ -66,7 +71,8 @@ func TestPruneAge(t *testing.T) {
 	kept := takePlain(t, dir, text("a", "x"))
 	now := func() time.Time { return old.Start.Add(time.Hour + 15*time.Millisecond) }
 	out, err := backup.Prune(t.Context(), dir, backup.Policy{MaxAge: time.Hour, Now: now})
-	if err != nil || !slices.Equal(out.Removed, []string{old.ID}) || !slices.Equal(out.Kept, []string{kept.ID}) {
+	if err != nil || !slices.Equal(out.Removed, []string{old.ID}) || !slices.Equal(out.Kept,
+		[]string{kept.ID}) {
 		t.Errorf("%+v %v", out, err)
 	}
 }
@@ -80,14 +86,16 @@ func TestClockAnHourOff(t *testing.T) {
 		time.Sleep(2 * time.Millisecond)
 		b := takePlain(t, dir, text("a", "x"))
 		now := func() time.Time { return time.Now().Add(off) }
-		out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1, MaxAge: 2 * time.Hour, Now: now})
+		out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1, MaxAge: 2 * time.Hour,
+			Now: now})
 		if off < 0 { // both are from the future: nobody knows which is the newest
 			if err == nil || len(out.Removed) > 0 {
 				t.Errorf("clock behind: %+v %v", out, err)
 			}
 			continue
 		}
-		if err != nil || !slices.Equal(out.Kept, []string{b.ID}) || !slices.Equal(out.Removed, []string{a.ID}) {
+		if err != nil || !slices.Equal(out.Kept, []string{b.ID}) || !slices.Equal(out.Removed,
+			[]string{a.ID}) {
 			t.Errorf("clock ahead: %+v %v", out, err)
 		}
 	}

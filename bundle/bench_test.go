@@ -39,7 +39,8 @@ func BenchmarkBuild(b *testing.B) {
 			b.SetBytes(2 * benchSize)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := bundle.WriteFile(b.Context(), out, os.DirFS(dir), m, bundle.Options{}); err != nil {
+				if _, err := bundle.WriteFile(b.Context(), out, os.DirFS(dir), m,
+					bundle.Options{}); err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()
@@ -109,12 +110,14 @@ func BenchmarkVerify(b *testing.B) {
 	dir := b.TempDir()
 	fillFile(b, filepath.Join(dir, "plugin.so"), goBinary(b, "plugin"), benchSize)
 	var zipped bytes.Buffer
-	if _, err := bundle.Write(&zipped, os.DirFS(dir), goManifest("plugin.so"), bundle.Options{}); err != nil {
+	if _, err := bundle.Write(&zipped, os.DirFS(dir), goManifest("plugin.so"),
+		bundle.Options{}); err != nil {
 		b.Fatal(err)
 	}
 	b.SetBytes(benchSize)
 	for b.Loop() {
-		if _, err := bundle.Verify(bytes.NewReader(zipped.Bytes()), int64(zipped.Len()), bundle.VerifyOptions{}); err != nil {
+		if _, err := bundle.Verify(bytes.NewReader(zipped.Bytes()), int64(zipped.Len()),
+			bundle.VerifyOptions{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -55,7 +55,8 @@ func Names(gateway *semver.Version, value string) []string {
 // the whole value.
 func CacheDir(gateway *semver.Version, middlewarePath, apiID, value string) ([]Cached, error) {
 	fail := func(object, hint, format string, a ...any) ([]Cached, error) {
-		return nil, &Error{Op: "find cached bundle", Object: object, Err: fmt.Errorf(format, a...), Next: hint}
+		return nil, &Error{Op: "find cached bundle", Object: object, Err: fmt.Errorf(format, a...),
+			Next: hint}
 	}
 	if middlewarePath == "" {
 		middlewarePath = DefaultMiddlewarePath
@@ -63,9 +64,11 @@ func CacheDir(gateway *semver.Version, middlewarePath, apiID, value string) ([]C
 	names := Names(gateway, value)
 	switch {
 	case gateway == nil:
-		return fail(value, "give the version that the gateway's /hello reports", "no gateway version given")
+		return fail(value, "give the version that the gateway's /hello reports",
+			"no gateway version given")
 	case !filepath.IsAbs(middlewarePath):
-		return fail(middlewarePath, "join it to the gateway's working directory", "middleware_path is relative")
+		return fail(middlewarePath, "join it to the gateway's working directory",
+			"middleware_path is relative")
 	case len(names) == 0:
 		return fail("", "name the bundle as the API does", "no bundle named")
 	}
@@ -73,7 +76,8 @@ func CacheDir(gateway *semver.Version, middlewarePath, apiID, value string) ([]C
 	dir := hex.EncodeToString(sum[:])
 	if cachesPerAPI(gateway) {
 		if apiID == "" || apiID != path.Base(apiID) || apiID == ".." || apiID == "." {
-			return fail(apiID, "give the api_id of the definition", "gateway %s keeps the bundle by API", gateway)
+			return fail(apiID, "give the api_id of the definition", "gateway %s keeps the bundle by API",
+				gateway)
 		}
 		dir = apiID + "_" + dir
 	}

@@ -90,7 +90,8 @@ func SignFile(ctx context.Context, path string, signer crypto.Signer) error {
 	return nil
 }
 
-// VerifyFile checks the zip at path against the signature that [SignFile] wrote next to it. A missing
+// VerifyFile checks the zip at path against the signature that [SignFile] wrote next to it. A
+// missing
 // one is an error of kind [ErrUnsigned], a wrong one of kind [ErrSignature].
 func VerifyFile(path string, key *rsa.PublicKey) error {
 	digest, err := DigestFile(path)

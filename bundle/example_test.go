@@ -36,7 +36,8 @@ func Example() {
 	manifest, err = plan.Manifest(manifest)
 	check(err)
 	path := filepath.Join(dir, "bundle.zip")
-	result, err := bundle.WriteFile(context.Background(), path, plan.FS(os.DirFS(dir)), manifest, bundle.Options{})
+	result, err := bundle.WriteFile(context.Background(), path, plan.FS(os.DirFS(dir)), manifest,
+		bundle.Options{})
 	check(err)
 
 	fmt.Println(result.Manifest.FileList)
@@ -61,7 +62,8 @@ func ExampleParse() {
 }
 
 func ExampleManifest_Validate() {
-	m, err := bundle.Parse([]byte(`{"file_list": ["../plugin.so"], "custom_middleware": {"driver": "ruby", "pre": [{"name": "Auth"}]}}`))
+	m, err := bundle.Parse(
+		[]byte(`{"file_list": ["../plugin.so"], "custom_middleware": {"driver": "ruby", "pre": [{"name": "Auth"}]}}`))
 	check(err)
 	for _, f := range m.Validate(nil) {
 		fmt.Printf("%s: %s: %s; %s\n", f.Severity, f.Path, f.Problem, f.Remedy)
@@ -90,7 +92,8 @@ func ExampleWrite() {
 func ExampleWriteFile() {
 	dir := builds("plugin.so")
 	defer os.RemoveAll(dir)
-	_, err := bundle.WriteFile(context.Background(), filepath.Join(dir, "bundle.zip"), os.DirFS(dir), goManifest("gone.so"), bundle.Options{})
+	_, err := bundle.WriteFile(context.Background(), filepath.Join(dir, "bundle.zip"), os.DirFS(dir),
+		goManifest("gone.so"), bundle.Options{})
 	var refused *bundle.Error
 	if errors.As(err, &refused) {
 		fmt.Println(refused.Findings[0].Path, refused.Findings[0].Problem)
@@ -110,7 +113,8 @@ func ExampleVerify() {
 	check(err)
 	key, err := bundle.ParsePublicKey(publicPEM)
 	check(err)
-	_, err = bundle.Verify(bytes.NewReader(zipped.Bytes()), int64(zipped.Len()), bundle.VerifyOptions{Key: key})
+	_, err = bundle.Verify(bytes.NewReader(zipped.Bytes()), int64(zipped.Len()), bundle.VerifyOptions{
+		Key: key})
 	fmt.Println(errors.Is(err, bundle.ErrUnsigned))
 	fmt.Println(err)
 	// Output:
@@ -125,7 +129,8 @@ func ExampleExtract() {
 	dir, err := os.MkdirTemp("", "extract")
 	check(err)
 	defer os.RemoveAll(dir)
-	_, err = bundle.Extract(context.Background(), bytes.NewReader(zipped.Bytes()), int64(zipped.Len()), dir, bundle.VerifyOptions{})
+	_, err = bundle.Extract(context.Background(), bytes.NewReader(zipped.Bytes()), int64(zipped.Len()),
+		dir, bundle.VerifyOptions{})
 	check(err)
 	entries, err := os.ReadDir(dir)
 	check(err)
@@ -148,7 +153,8 @@ func ExampleParsePrivateKey() {
 }
 
 func ExampleParsePublicKey() {
-	_, err := bundle.ParsePublicKey([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
+	_, err := bundle.ParsePublicKey([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END " +
+		"CERTIFICATE-----\n"))
 	fmt.Println(err)
 	// Output: read public key: key cannot be used: it is a certificate; take its key with: openssl x509 -pubkey -noout -in CERT; an RSA public key in PEM is accepted, PKIX (BEGIN PUBLIC KEY) or PKCS#1 (BEGIN RSA PUBLIC KEY)
 }
@@ -156,7 +162,8 @@ func ExampleParsePublicKey() {
 func ExampleResolve() {
 	files := []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so"}
 	for _, version := range []string{"4.0.8", "4.2.4", "5.2.5"} {
-		r, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: semver.MustParse(version), GOOS: "linux", GOARCH: "amd64"}, files)
+		r, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: semver.MustParse(version),
+			GOOS: "linux", GOARCH: "amd64"}, files)
 		check(err)
 		fmt.Println(version, "tries", r.Tried, "and loads", r.File)
 	}
@@ -167,7 +174,8 @@ func ExampleResolve() {
 }
 
 func ExampleResolve_response() {
-	r, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: semver.MustParse("4.2.4"), Response: true}, []string{"plugin_4.2.4_linux_amd64.so"})
+	r, err := bundle.Resolve("plugin.so", bundle.Loader{Gateway: semver.MustParse("4.2.4"),
+		Response: true}, []string{"plugin_4.2.4_linux_amd64.so"})
 	fmt.Println(r.Tried, errors.Is(err, bundle.ErrNotFound))
 	// Output: [plugin.so] true
 }
@@ -208,7 +216,8 @@ func ExampleForUpgrade() {
 func ExampleUpgradePlan_Manifest() {
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
 		From: semver.MustParse("5.0.3"), To: semver.MustParse("5.2.5"),
-		Plugins: []bundle.Plugin{{Current: "plugin_v5.0.3_linux_amd64.so", Target: "plugin_v5.2.5_linux_amd64.so"}},
+		Plugins: []bundle.Plugin{{Current: "plugin_v5.0.3_linux_amd64.so",
+			Target: "plugin_v5.2.5_linux_amd64.so"}},
 	})
 	check(err)
 	m := goManifest("plugin_v5.0.3_linux_amd64.so")
@@ -246,8 +255,10 @@ func builds(names ...string) string {
 var privatePEM, publicPEM = func() ([]byte, []byte) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	check(err)
-	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
-		pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)})
+	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+		pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY",
+			Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)})
 }()
 
 func check(err error) {

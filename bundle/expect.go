@@ -28,7 +28,8 @@ func (o VerifyOptions) expected(op string, a *archive, r io.ReaderAt, size int64
 			return &Error{Op: op, Err: err, Retry: true}
 		}
 		if got := hex.EncodeToString(h.Sum(nil)); !strings.EqualFold(got, o.SHA256) {
-			return &Error{Op: op, Kind: ErrExpected, Err: fmt.Errorf("its SHA-256 is %s, want %s", got, o.SHA256), Next: next}
+			return &Error{Op: op, Kind: ErrExpected, Err: fmt.Errorf("its SHA-256 is %s, want %s", got,
+				o.SHA256), Next: next}
 		}
 	}
 	if o.Expect == nil {
@@ -43,7 +44,8 @@ func (o VerifyOptions) expected(op string, a *archive, r io.ReaderAt, size int64
 		return err
 	}
 	if !bytes.Equal(w.Bytes(), g.Bytes()) || len(a.manifest.Unknown) > 0 {
-		return &Error{Op: op, Object: ManifestName, Kind: ErrExpected, Err: fmt.Errorf("it is %s, want %s", g.Bytes(), w.Bytes()), Next: next}
+		return &Error{Op: op, Object: ManifestName, Kind: ErrExpected,
+			Err: fmt.Errorf("it is %s, want %s", g.Bytes(), w.Bytes()), Next: next}
 	}
 	return nil
 }
@@ -56,7 +58,8 @@ func signDigest(signer crypto.Signer, public *rsa.PublicKey, digest []byte) (str
 	}
 	// A key service may be set to PSS, which gateways do not check.
 	if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, digest, signature); err != nil {
-		return "", keyError("sign bundle", "the signer did not return an RSA PKCS#1 v1.5 signature over SHA-256", "set the key service to RSASSA_PKCS1_V1_5_SHA_256")
+		return "", keyError("sign bundle", "the signer did not return an RSA PKCS#1 v1.5 signature "+
+			"over SHA-256", "set the key service to RSASSA_PKCS1_V1_5_SHA_256")
 	}
 	return base64.StdEncoding.EncodeToString(signature), nil
 }

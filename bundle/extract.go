@@ -18,7 +18,8 @@ import (
 //
 // When anything fails or ctx ends, what was created is removed again. Files are
 // there before they are verified: use them only after Extract has returned.
-func Extract(ctx context.Context, r io.ReaderAt, size int64, dir string, o VerifyOptions) (*Manifest, error) {
+func Extract(ctx context.Context, r io.ReaderAt, size int64, dir string,
+	o VerifyOptions) (*Manifest, error) {
 	const op = "extract bundle"
 	a, err := open(op, r, size, o)
 	if err != nil {
@@ -29,7 +30,8 @@ func Extract(ctx context.Context, r io.ReaderAt, size int64, dir string, o Verif
 	}
 	t := target{dir: dir}
 	if err := t.open(); err != nil {
-		return nil, &Error{Op: op, Object: dir, Err: err, Next: "name a directory whose parent exists", Retry: true}
+		return nil, &Error{Op: op, Object: dir, Err: err, Next: "name a directory whose parent exists",
+			Retry: true}
 	}
 	err = a.stream(ctx, op, t.create)
 	if err == nil {

@@ -96,7 +96,8 @@ func FuzzResolve(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r, err := bundle.Resolve(hook, bundle.Loader{Gateway: v, GOOS: goos, GOARCH: goarch, Response: response}, []string{file})
+		r, err := bundle.Resolve(hook, bundle.Loader{Gateway: v, GOOS: goos, GOARCH: goarch,
+			Response: response}, []string{file})
 		if (err == nil) != (r.File != "") {
 			t.Fatalf("%+v, %v", r, err)
 		}

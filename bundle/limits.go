@@ -56,7 +56,8 @@ func (o VerifyOptions) size(bytes int64) error {
 func (o VerifyOptions) ratio(h *zip.FileHeader) error {
 	packed, unpacked := h.CompressedSize64, h.UncompressedSize64
 	if unpacked > ratioFloor && unpacked/uint64(o.MaxRatio) > packed {
-		return fmt.Errorf("%w: %d bytes unpack to %d, more than %d times as many", ErrLimit, packed, unpacked, o.MaxRatio)
+		return fmt.Errorf("%w: %d bytes unpack to %d, more than %d times as many", ErrLimit, packed,
+			unpacked, o.MaxRatio)
 	}
 	return nil
 }

@@ -34,12 +34,15 @@ func TestLimitsAgree(t *testing.T) {
 		"one file more":            {src: many(bundle.DefaultMaxFiles + 1), bad: true},
 		"three of three":           {src: many(3), o: bundle.Options{MaxFiles: 3}},
 		"three of two":             {src: many(3), o: bundle.Options{MaxFiles: 2}, bad: true},
-		"as large as allowed":      {src: fstest.MapFS{"a": text(1000)}, o: bundle.Options{MaxSize: 1000}},
-		"a byte more":              {src: fstest.MapFS{"a": text(1001)}, o: bundle.Options{MaxSize: 1000}, bad: true},
-		"twice as large":           {src: fstest.MapFS{"a": text(600)}, twice: true, o: bundle.Options{MaxSize: 1000}, bad: true},
-		"zeros":                    {src: zeros, bad: true},
-		"zeros allowed":            {src: zeros, o: bundle.Options{MaxRatio: 2000}},
-		"a large manifest":         {src: many(1), long: 1 << 20, bad: true},
+		"as large as allowed": {src: fstest.MapFS{"a": text(1000)}, o: bundle.Options{
+			MaxSize: 1000}},
+		"a byte more": {src: fstest.MapFS{"a": text(1001)}, o: bundle.Options{MaxSize: 1000},
+			bad: true},
+		"twice as large": {src: fstest.MapFS{"a": text(600)}, twice: true, o: bundle.Options{
+			MaxSize: 1000}, bad: true},
+		"zeros":            {src: zeros, bad: true},
+		"zeros allowed":    {src: zeros, o: bundle.Options{MaxRatio: 2000}},
+		"a large manifest": {src: many(1), long: 1 << 20, bad: true},
 	} {
 		m := goManifest("f0000")
 		m.Middleware.Driver = "otto"
@@ -67,12 +70,14 @@ func TestLimitsAgree(t *testing.T) {
 				continue
 			}
 		}
-		_, err = verify(zip.Bytes(), bundle.VerifyOptions{MaxSize: c.o.MaxSize, MaxFiles: c.o.MaxFiles, MaxRatio: c.o.MaxRatio})
+		_, err = verify(zip.Bytes(), bundle.VerifyOptions{MaxSize: c.o.MaxSize, MaxFiles: c.o.MaxFiles,
+			MaxRatio: c.o.MaxRatio})
 		if c.bad != errors.Is(err, bundle.ErrLimit) || !c.bad && err != nil {
 			t.Errorf("%s: Verify: %v", name, err)
 		}
 	}
-	if _, err := bundle.Write(&bytes.Buffer{}, many(1), goManifest("f0000"), bundle.Options{MaxSize: -1}); err == nil {
+	if _, err := bundle.Write(&bytes.Buffer{}, many(1), goManifest("f0000"),
+		bundle.Options{MaxSize: -1}); err == nil {
 		t.Error("a negative limit was accepted")
 	}
 }

@@ -15,7 +15,8 @@ type Listed struct {
 func CheckList(list []Listed) []Finding {
 	var all []Finding
 	add := func(s Severity, name, format, remedy string, a ...any) {
-		all = append(all, Finding{Path: name, Severity: s, Problem: fmt.Sprintf(format, a...), Remedy: remedy})
+		all = append(all, Finding{Path: name, Severity: s, Problem: fmt.Sprintf(format, a...),
+			Remedy: remedy})
 	}
 	auth, driver, driverOf := "", "", ""
 	dirs := map[string]string{}
@@ -23,7 +24,8 @@ func CheckList(list []Listed) []Finding {
 		mw := b.Manifest.Middleware
 		if mw.AuthCheck.Name != "" {
 			if auth != "" {
-				add(Refused, b.Name, "it has an auth_check, and %s has one", "keep auth_check in one of the bundles", auth)
+				add(Refused, b.Name, "it has an auth_check, and %s has one",
+					"keep auth_check in one of the bundles", auth)
 			} else {
 				auth = b.Name
 			}
@@ -33,10 +35,12 @@ func CheckList(list []Listed) []Finding {
 		case driver == "":
 			driver, driverOf = mw.Driver, b.Name
 		case mw.Driver != driver:
-			add(Refused, b.Name, "its driver is %s, that of %s is %s", "use one driver in all of them", mw.Driver, driverOf, driver)
+			add(Refused, b.Name, "its driver is %s, that of %s is %s", "use one driver in all of them",
+				mw.Driver, driverOf, driver)
 		}
 		if mw.TrafficLogs != nil && len(list) > 1 {
-			add(Accepted, b.Name, "its traffic_logs is not used in a list", "set analytics_plugin in the API definition")
+			add(Accepted, b.Name, "its traffic_logs is not used in a list",
+				"set analytics_plugin in the API definition")
 		}
 		dir := listDir(b.Name)
 		if other, taken := dirs[dir]; taken {

@@ -14,7 +14,8 @@ import (
 // manifest when it starts. name is the bundle's; pluginPath reads the plugin path
 // out of a file of the bundle, and nil leaves the paths unknown. Hooks for which
 // the gateway finds no file are left out; Resolve reports them.
-func (m *Manifest) Opens(name string, l Loader, pluginPath func(file string) (string, error)) ([]Open, error) {
+func (m *Manifest) Opens(name string, l Loader, pluginPath func(file string) (string,
+	error)) ([]Open, error) {
 	if m.Middleware.Driver != driverGo {
 		return nil, nil
 	}
@@ -61,7 +62,8 @@ type Acceptance struct {
 // Accept checks a bundle of size bytes at r against the key of a gateway's
 // public_key_path, nil if that is not set, and says what each release does with
 // it. An error means that the bundle cannot be read at all.
-func Accept(name string, r io.ReaderAt, size int64, key *rsa.PublicKey, gateways ...*semver.Version) ([]Acceptance, error) {
+func Accept(name string, r io.ReaderAt, size int64, key *rsa.PublicKey,
+	gateways ...*semver.Version) ([]Acceptance, error) {
 	_, err := Verify(r, size, VerifyOptions{Key: key})
 	var own *Error
 	if errors.As(err, &own) && own.Retry {
@@ -72,7 +74,8 @@ func Accept(name string, r io.ReaderAt, size int64, key *rsa.PublicKey, gateways
 		a := Acceptance{Gateway: v.String(), Bundle: name, Loads: err == nil, Err: err}
 		if err != nil {
 			a.Problem = err.Error()
-			proof := errors.Is(err, ErrUnsigned) || errors.Is(err, ErrSignature) || errors.Is(err, ErrChecksum)
+			proof := errors.Is(err, ErrUnsigned) || errors.Is(err, ErrSignature) ||
+				errors.Is(err, ErrChecksum)
 			if proof && !Enforces(v) {
 				a.Loads = true
 				a.Problem = fmt.Sprintf("gateway %s only logs: %s", v, a.Problem)
@@ -84,7 +87,8 @@ func Accept(name string, r io.ReaderAt, size int64, key *rsa.PublicKey, gateways
 }
 
 // AcceptFile is [Accept] for the zip at path.
-func AcceptFile(name, path string, key *rsa.PublicKey, gateways ...*semver.Version) ([]Acceptance, error) {
+func AcceptFile(name, path string, key *rsa.PublicKey,
+	gateways ...*semver.Version) ([]Acceptance, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, &Error{Op: "open bundle", Object: path, Err: err, Retry: true}

@@ -69,10 +69,12 @@ type IDExtractor struct {
 func Parse(data []byte) (*Manifest, error) {
 	m := &Manifest{Unknown: map[string]json.RawMessage{}}
 	if err := json.Unmarshal(data, m); err != nil {
-		return nil, &Error{Op: "parse manifest", Object: position(data, err), Err: err, Next: "correct the JSON"}
+		return nil, &Error{Op: "parse manifest", Object: position(data, err), Err: err,
+			Next: "correct the JSON"}
 	}
 	if first := bytes.TrimLeft(data, " \t\r\n"); first[0] != '{' {
-		return nil, &Error{Op: "parse manifest", Err: fmt.Errorf("%w: it is not a JSON object", ErrStructure), Next: "correct the JSON"}
+		return nil, &Error{Op: "parse manifest", Err: fmt.Errorf("%w: it is not a JSON object",
+			ErrStructure), Next: "correct the JSON"}
 	}
 	m.collect("", data, reflect.TypeFor[Manifest]())
 	return m, nil
@@ -92,7 +94,8 @@ func position(data []byte, err error) string {
 		return ""
 	}
 	before := data[:min(max(at-1, 0), int64(len(data)))]
-	return fmt.Sprintf("line %d column %d", 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n'))
+	return fmt.Sprintf("line %d column %d", 1+bytes.Count(before, []byte("\n")),
+		len(before)-bytes.LastIndexByte(before, '\n'))
 }
 
 // plainName is a name that needs no quotes in a JSON path.
@@ -145,7 +148,8 @@ func fieldByTag(t reflect.Type, name string) (reflect.StructField, bool) {
 func (m *Manifest) WriteTo(w io.Writer) (int64, error) {
 	data, err := json.Marshal(m)
 	if err != nil {
-		return 0, &Error{Op: "encode manifest", Err: err, Next: "put only JSON values into extractor_config"}
+		return 0, &Error{Op: "encode manifest", Err: err,
+			Next: "put only JSON values into extractor_config"}
 	}
 	n, err := w.Write(data)
 	return int64(n), err
@@ -185,7 +189,8 @@ func (m *Manifest) hooks() []placed {
 	var all []placed
 	add := func(name string, list []Hook, response bool) {
 		for i := range list {
-			all = append(all, placed{&list[i], "custom_middleware." + name + "[" + strconv.Itoa(i) + "]", response, false})
+			all = append(all, placed{&list[i], "custom_middleware." + name + "[" + strconv.Itoa(i) + "]",
+				response, false})
 		}
 	}
 	add("pre", m.Middleware.Pre, false)
@@ -205,7 +210,8 @@ func (m *Manifest) hooks() []placed {
 func (m *Manifest) clone() *Manifest {
 	c := *m
 	c.FileList = slices.Clone(m.FileList)
-	for _, list := range []*[]Hook{&c.Middleware.Pre, &c.Middleware.Post, &c.Middleware.PostKeyAuth, &c.Middleware.Response} {
+	for _, list := range []*[]Hook{&c.Middleware.Pre, &c.Middleware.Post, &c.Middleware.PostKeyAuth,
+		&c.Middleware.Response} {
 		*list = slices.Clone(*list)
 	}
 	if h := m.Middleware.TrafficLogs; h != nil {

@@ -106,7 +106,8 @@ func TestParseRefuses(t *testing.T) {
 	} {
 		_, err := bundle.Parse([]byte(in))
 		var own *bundle.Error
-		if !errors.As(err, &own) || !strings.Contains(err.Error(), want) || own.Hint() == "" || own.Retryable() {
+		if !errors.As(err, &own) || !strings.Contains(err.Error(), want) || own.Hint() == "" ||
+			own.Retryable() {
 			t.Errorf("Parse(%q): %v", in, err)
 		}
 	}

@@ -28,7 +28,8 @@ type UpgradeResult struct {
 // u.Plugins. If the plan has response hooks, Plugin.Response is set by itself.
 //
 // After an error path is as it was.
-func WriteUpgrade(ctx context.Context, path string, src fs.FS, m *Manifest, u Upgrade, o Options) (*UpgradeResult, error) {
+func WriteUpgrade(ctx context.Context, path string, src fs.FS, m *Manifest, u Upgrade,
+	o Options) (*UpgradeResult, error) {
 	const op = "write upgrade bundle"
 	if m == nil || src == nil {
 		return nil, &Error{Op: op, Err: errors.New("no manifest or no files given")}
@@ -78,7 +79,8 @@ func (m *Manifest) usedByResponse(u Upgrade, p Plugin) bool {
 
 // compare reads the file at path as gateways will, and compares what each release
 // loads with the plan.
-func (p *UpgradePlan) compare(path string, want *Manifest, o Options, wrote Result) (map[string][]string, error) {
+func (p *UpgradePlan) compare(path string, want *Manifest, o Options,
+	wrote Result) (map[string][]string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -116,7 +118,8 @@ func (p *UpgradePlan) compare(path string, want *Manifest, o Options, wrote Resu
 			}
 			if !taken[file] || taken[other] {
 				return nil, &Error{Op: "write upgrade bundle", Object: path, Kind: ErrNoUpgrade,
-					Err: fmt.Errorf("gateway %s would load %v instead of %s", version, slices.Sorted(maps.Keys(taken)), file)}
+					Err: fmt.Errorf("gateway %s would load %v instead of %s", version,
+						slices.Sorted(maps.Keys(taken)), file)}
 			}
 		}
 	}

@@ -19,18 +19,23 @@ func TestWriteUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := files("old/auth.so", "new/auth.so", "old/tail.so", "new/tail_v5.2.5_linux_amd64.so", "users.txt")
+	src := files("old/auth.so", "new/auth.so", "old/tail.so", "new/tail_v5.2.5_linux_amd64.so",
+		"users.txt")
 	m := goManifest("auth.so", "tail.so")
 	m.FileList = append(m.FileList, "users.txt")
-	m.Middleware.Post, m.Middleware.Response = m.Middleware.Post[:1], []bundle.Hook{{Name: "R", Path: "tail.so"}}
-	u := bundle.Upgrade{From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"), Plugins: []bundle.Plugin{
-		{Current: "old/auth.so", Target: "new/auth.so"}, {Current: "old/tail.so", Target: "new/tail_v5.2.5_linux_amd64.so"}}}
+	m.Middleware.Post, m.Middleware.Response = m.Middleware.Post[:1], []bundle.Hook{{Name: "R",
+		Path: "tail.so"}}
+	u := bundle.Upgrade{From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"),
+		Plugins: []bundle.Plugin{
+			{Current: "old/auth.so", Target: "new/auth.so"}, {Current: "old/tail.so",
+				Target: "new/tail_v5.2.5_linux_amd64.so"}}}
 	path := filepath.Join(t.TempDir(), "a.zip")
 	r, err := bundle.WriteUpgrade(t.Context(), path, src, m, u, bundle.Options{Signer: key})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(r.Loads["4.0.8"], " ") + " | " + strings.Join(r.Loads["5.2.5"], " "); got != "auth.so tail.so | auth_v5.2.5_linux_amd64.so tail_v5.2.5_linux_amd64.so" {
+	if got := strings.Join(r.Loads["4.0.8"], " ") + " | " + strings.Join(r.Loads["5.2.5"],
+		" "); got != "auth.so tail.so | auth_v5.2.5_linux_amd64.so tail_v5.2.5_linux_amd64.so" {
 		t.Errorf("loads %s", got)
 	}
 	data, err := os.ReadFile(path)
@@ -38,7 +43,8 @@ func TestWriteUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What it proves is what it wrote: the digest, the manifest, the signature.
-	if _, err := verify(data, bundle.VerifyOptions{Key: &key.PublicKey, SHA256: r.SHA256, Expect: r.Manifest}); err != nil {
+	if _, err := verify(data, bundle.VerifyOptions{Key: &key.PublicKey, SHA256: r.SHA256,
+		Expect: r.Manifest}); err != nil {
 		t.Error(err)
 	}
 	// Bad input leaves nothing and keeps an earlier bundle.
@@ -79,29 +85,35 @@ func TestExpectations(t *testing.T) {
 	if _, err := verify(forged, bundle.VerifyOptions{Key: &key.PublicKey}); err != nil {
 		t.Errorf("the forged bundle has the very files, so Tyk's signature holds: %v", err)
 	}
-	if _, err := verify(forged, bundle.VerifyOptions{Key: &key.PublicKey, Expect: m}); !errors.Is(err, bundle.ErrExpected) {
+	if _, err := verify(forged, bundle.VerifyOptions{Key: &key.PublicKey, Expect: m}); !errors.Is(err,
+		bundle.ErrExpected) {
 		t.Errorf("manifest: %v", err)
 	}
 	digest := digestOf(good)
-	if _, err := verify(forged, bundle.VerifyOptions{SHA256: digest}); !errors.Is(err, bundle.ErrExpected) {
+	if _, err := verify(forged, bundle.VerifyOptions{SHA256: digest}); !errors.Is(err,
+		bundle.ErrExpected) {
 		t.Errorf("digest: %v", err)
 	}
 	dir := filepath.Join(t.TempDir(), "x")
-	if err := extract(t.Context(), forged, dir, bundle.VerifyOptions{Expect: m}); !errors.Is(err, bundle.ErrExpected) {
+	if err := extract(t.Context(), forged, dir, bundle.VerifyOptions{Expect: m}); !errors.Is(err,
+		bundle.ErrExpected) {
 		t.Errorf("extract: %v", err)
 	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("extract made the directory")
 	}
-	if _, err := verify(good, bundle.VerifyOptions{Key: &key.PublicKey, Expect: m, SHA256: strings.ToUpper(digest)}); err != nil {
+	if _, err := verify(good, bundle.VerifyOptions{Key: &key.PublicKey, Expect: m,
+		SHA256: strings.ToUpper(digest)}); err != nil {
 		t.Errorf("the good one: %v", err)
 	}
 	for name, c := range map[string]struct {
 		zip       []byte
 		signature string
 		want      error
-	}{"good": {good, signature + "\n", nil}, "forged": {forged, signature, bundle.ErrSignature}, "none": {good, "", bundle.ErrUnsigned}, "no base64": {good, "??", bundle.ErrSignature}} {
-		if err := bundle.VerifyDetached(bytes.NewReader(c.zip), c.signature, &key.PublicKey); c.want == nil && err != nil || !errors.Is(err, c.want) {
+	}{"good": {good, signature + "\n", nil}, "forged": {forged, signature, bundle.ErrSignature},
+		"none": {good, "", bundle.ErrUnsigned}, "no base64": {good, "??", bundle.ErrSignature}} {
+		if err := bundle.VerifyDetached(bytes.NewReader(c.zip), c.signature,
+			&key.PublicKey); c.want == nil && err != nil || !errors.Is(err, c.want) {
 			t.Errorf("detached, %s: %v", name, err)
 		}
 	}

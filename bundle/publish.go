@@ -85,8 +85,10 @@ func (p Publication) fail(op string, kind, err error, hint string) error {
 }
 
 func (p Publication) check(op string) error {
-	if p.Name == "" || p.Name != filepath.Base(p.Name) || strings.HasPrefix(p.Name, ".") || p.Run == "" || !filepath.IsAbs(p.Dir) {
-		return &Error{Op: op, Object: p.Name, Err: errors.New("want a bare file name, a run and an absolute directory")}
+	if p.Name == "" || p.Name != filepath.Base(p.Name) || strings.HasPrefix(p.Name, ".") ||
+		p.Run == "" || !filepath.IsAbs(p.Dir) {
+		return &Error{Op: op, Object: p.Name, Err: errors.New("want a bare file name, a run and an " +
+			"absolute directory")}
 	}
 	info, err := os.Stat(p.Dir)
 	if err != nil {
@@ -96,7 +98,8 @@ func (p Publication) check(op string) error {
 		return &Error{Op: op, Object: p.Dir, Err: errors.New("is not a directory")}
 	}
 	if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
-		return &Error{Op: op, Object: p.Dir, Err: errors.New("everybody can write there"), Next: "chmod o-w " + p.Dir}
+		return &Error{Op: op, Object: p.Dir, Err: errors.New("everybody can write there"),
+			Next: "chmod o-w " + p.Dir}
 	}
 	return nil
 }
@@ -110,9 +113,11 @@ func (p Publication) read(op string) (*Record, error) {
 	if err != nil {
 		return nil, p.fail(op, nil, err, "")
 	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 ||
+	if stat, ok := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() ||
+		info.Mode().Perm()&0o022 != 0 ||
 		ok && int(stat.Uid) != os.Geteuid() && stat.Uid != 0 {
-		return nil, p.fail(op, ErrChanged, fmt.Errorf("others can write %s", p.record()), "look who made it, and remove it")
+		return nil, p.fail(op, ErrChanged, fmt.Errorf("others can write %s", p.record()),
+			"look who made it, and remove it")
 	}
 	data, err := os.ReadFile(p.record())
 	if err != nil {
@@ -120,7 +125,8 @@ func (p Publication) read(op string) (*Record, error) {
 	}
 	r := &Record{}
 	if err := json.Unmarshal(data, r); err != nil || r.Run == "" || len(r.New.SHA256) != 64 {
-		return nil, p.fail(op, ErrChanged, fmt.Errorf("%s is not a record: %w", p.record(), errors.Join(err, fs.ErrInvalid)), "look at both files and remove it")
+		return nil, p.fail(op, ErrChanged, fmt.Errorf("%s is not a record: %w", p.record(),
+			errors.Join(err, fs.ErrInvalid)), "look at both files and remove it")
 	}
 	return r, nil
 }
@@ -130,10 +136,11 @@ func (p Publication) write(ctx context.Context, r *Record) error {
 	if err != nil {
 		return err
 	}
-	_, err = atomicfile.Write(ctx, p.record(), atomicfile.Options{Mode: 0o644, NoDigest: true}, func(w io.Writer) error {
-		_, err := w.Write(append(data, '\n'))
-		return err
-	})
+	_, err = atomicfile.Write(ctx, p.record(), atomicfile.Options{Mode: 0o644, NoDigest: true},
+		func(w io.Writer) error {
+			_, err := w.Write(append(data, '\n'))
+			return err
+		})
 	return err
 }
 
@@ -155,7 +162,8 @@ func (p Publication) lock(op string) (func(), error) {
 	}
 	if err != nil {
 		_ = d.Close()
-		return nil, &Error{Op: op, Object: p.path(), Kind: ErrPublished, Err: errors.New("another process works in the directory"), Next: "wait for it", Retry: true}
+		return nil, &Error{Op: op, Object: p.path(), Kind: ErrPublished,
+			Err: errors.New("another process works in the directory"), Next: "wait for it", Retry: true}
 	}
 	return func() { _ = d.Close() }, nil
 }
@@ -271,13 +279,15 @@ func (p Publication) Publish(ctx context.Context, file string) (Record, error) {
 	case r.Accepted:
 		return Record{}, p.fail(op, ErrAccepted, nil, "give the next publication a run of its own")
 	case r.New != next:
-		return Record{}, p.fail(op, ErrPublished, errors.New("the same run published other content"), "revert it first")
+		return Record{}, p.fail(op, ErrPublished, errors.New("the same run published other content"),
+			"revert it first")
 	}
 	if same(now, &r.New) {
 		return *r, nil
 	}
 	if !same(now, r.Old) {
-		return Record{}, p.fail(op, ErrChanged, nil, "compare it with "+p.Kept()+" and decide which one is right")
+		return Record{}, p.fail(op, ErrChanged, nil, "compare it with "+p.Kept()+
+			" and decide which one is right")
 	}
 	if r.Old != nil {
 		if kept, err := digestOf(p.Kept()); err != nil || !same(kept, r.Old) {
@@ -293,7 +303,8 @@ func (p Publication) Publish(ctx context.Context, file string) (Record, error) {
 }
 
 // copy writes from to the name to and compares what it read with want.
-func (p Publication) copy(ctx context.Context, from, to string, want Digest, mode fs.FileMode) error {
+func (p Publication) copy(ctx context.Context, from, to string, want Digest,
+	mode fs.FileMode) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err
@@ -348,7 +359,8 @@ func (p Publication) Revert(ctx context.Context) error {
 		}
 	default:
 		if kept, err := digestOf(p.Kept()); err != nil || !same(kept, r.Old) {
-			return p.fail(op, ErrChanged, errors.Join(err, fmt.Errorf("%s is not the old bundle", p.Kept())), "publish the old bundle from your own copy")
+			return p.fail(op, ErrChanged, errors.Join(err, fmt.Errorf("%s is not the old bundle", p.Kept())),
+				"publish the old bundle from your own copy")
 		}
 		if err := p.copy(ctx, p.Kept(), p.path(), *r.Old, 0o644); err != nil {
 			return p.fail(op, nil, err, "")
@@ -375,7 +387,8 @@ func (p Publication) Accept(ctx context.Context) error {
 			return p.fail(op, nil, err, "")
 		}
 		if !same(now, &r.New) {
-			return p.fail(op, ErrChanged, errors.New("the new bundle is not served"), "publish it, or revert")
+			return p.fail(op, ErrChanged, errors.New("the new bundle is not served"),
+				"publish it, or revert")
 		}
 		r.Accepted = true // first, so that a revert never looks for what is gone
 		if err := p.write(ctx, r); err != nil {

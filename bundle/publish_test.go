@@ -67,7 +67,8 @@ func TestPublish(t *testing.T) {
 			t.Helper()
 			got, _, err := p.State()
 			if err != nil || got != state || content(t, served) != text || leftovers(t, p) != rest {
-				t.Errorf("old %q, %s: %s, %v, serves %q, beside it %q", old, what, got, err, content(t, served), leftovers(t, p))
+				t.Errorf("old %q, %s: %s, %v, serves %q, beside it %q", old, what, got, err, content(t, served),
+					leftovers(t, p))
 			}
 		}
 		do := func(err error) {
@@ -93,7 +94,8 @@ func TestPublish(t *testing.T) {
 		do(publish())
 		other := p
 		other.Run = "run2"
-		for _, err := range []error{second(other.Publish(t.Context(), file)), other.Revert(t.Context()), other.Accept(t.Context())} {
+		for _, err := range []error{second(other.Publish(t.Context(), file)), other.Revert(t.Context()),
+			other.Accept(t.Context())} {
 			if !errors.Is(err, bundle.ErrPublished) || !strings.Contains(err.Error(), "run1") {
 				t.Errorf("another run: %v", err)
 			}
@@ -119,8 +121,14 @@ func TestPublishRefuses(t *testing.T) {
 		change func(t *testing.T, p *bundle.Publication, file *string)
 		kind   error
 	}{
-		"changed behind our back": {func(t *testing.T, p *bundle.Publication, _ *string) { put(t, filepath.Join(p.Dir, p.Name), "else") }, bundle.ErrChanged},
-		"other content, same run": {func(t *testing.T, _ *bundle.Publication, file *string) { put(t, *file, "newer") }, bundle.ErrPublished},
+		"changed behind our back": {func(t *testing.T, p *bundle.Publication, _ *string) {
+			put(t,
+				filepath.Join(p.Dir, p.Name), "else")
+		}, bundle.ErrChanged},
+		"other content, same run": {func(t *testing.T, _ *bundle.Publication, file *string) {
+			put(t,
+				*file, "newer")
+		}, bundle.ErrPublished},
 		"a record that anybody wrote": {func(t *testing.T, p *bundle.Publication, _ *string) {
 			if err := os.Chmod(filepath.Join(p.Dir, ".a.zip.publication"), 0o666); err != nil {
 				t.Fatal(err)
@@ -129,9 +137,12 @@ func TestPublishRefuses(t *testing.T) {
 		"a broken record": {func(t *testing.T, p *bundle.Publication, _ *string) {
 			put(t, filepath.Join(p.Dir, ".a.zip.publication"), "{}")
 		}, bundle.ErrChanged},
-		"no file":        {func(_ *testing.T, _ *bundle.Publication, file *string) { *file += ".none" }, fs.ErrNotExist},
-		"no directory":   {func(_ *testing.T, p *bundle.Publication, _ *string) { p.Dir += "/none" }, fs.ErrNotExist},
-		"name with path": {func(_ *testing.T, p *bundle.Publication, _ *string) { p.Name = "../a.zip" }, nil},
+		"no file": {func(_ *testing.T, _ *bundle.Publication, file *string) { *file += ".none" },
+			fs.ErrNotExist},
+		"no directory": {func(_ *testing.T, p *bundle.Publication, _ *string) { p.Dir += "/none" },
+			fs.ErrNotExist},
+		"name with path": {func(_ *testing.T, p *bundle.Publication, _ *string) { p.Name = "../a.zip" },
+			nil},
 		"open directory": {func(t *testing.T, p *bundle.Publication, _ *string) {
 			if err := os.Chmod(p.Dir, 0o777); err != nil {
 				t.Fatal(err)
@@ -145,10 +156,12 @@ func TestPublishRefuses(t *testing.T) {
 		}
 		c.change(t, &p, &file)
 		before := content(t, filepath.Join(good.Dir, good.Name))
-		if _, err := p.Publish(t.Context(), file); err == nil || c.kind != nil && !errors.Is(err, c.kind) {
+		if _, err := p.Publish(t.Context(), file); err == nil || c.kind != nil &&
+			!errors.Is(err, c.kind) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if now := content(t, filepath.Join(good.Dir, good.Name)); now != before || content(t, good.Kept()) != "old" {
+		if now := content(t, filepath.Join(good.Dir, good.Name)); now != before ||
+			content(t, good.Kept()) != "old" {
 			t.Errorf("%s: serves %q", name, now)
 		}
 	}
@@ -158,7 +171,8 @@ func TestPublishRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, p.Kept(), "evil")
-	if err := p.Revert(t.Context()); !errors.Is(err, bundle.ErrChanged) || content(t, filepath.Join(p.Dir, p.Name)) != "new" {
+	if err := p.Revert(t.Context()); !errors.Is(err, bundle.ErrChanged) ||
+		content(t, filepath.Join(p.Dir, p.Name)) != "new" {
 		t.Errorf("changed copy: %v", err)
 	}
 	// A link is not followed.
@@ -245,7 +259,8 @@ func TestPublishKilled(t *testing.T) {
 	if _, err := p.Publish(t.Context(), file); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Accept(t.Context()); err != nil || content(t, served) != next || leftovers(t, p) != "" {
+	if err := p.Accept(t.Context()); err != nil || content(t, served) != next ||
+		leftovers(t, p) != "" {
 		t.Errorf("accept: %v, %q", err, leftovers(t, p))
 	}
 }

@@ -17,7 +17,8 @@ type Resolution struct {
 	Path    string   `json:"path"`           // as written in the hook
 	Gateway string   `json:"gateway"`
 	Tried   []string `json:"tried"` // the names it tries, in order
-	File    string   `json:"file"`  // the first of them that is in the bundle; empty: the plugin is not loaded
+	// the first of them that is in the bundle; empty: the plugin is not loaded
+	File string `json:"file"`
 }
 
 // form is one way in which a gateway derives a file name from a hook path.
@@ -67,7 +68,8 @@ func Resolve(hook string, l Loader, files []string) (Resolution, error) {
 // The error joins those of the hooks that load nothing.
 func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Resolution, error) {
 	if m.Middleware.Driver != driverGo {
-		return nil, &Error{Op: "resolve hooks", Object: "custom_middleware.driver", Err: fmt.Errorf("the driver is %q; only goplugin has versioned files", m.Middleware.Driver)}
+		return nil, &Error{Op: "resolve hooks", Object: "custom_middleware.driver",
+			Err: fmt.Errorf("the driver is %q; only goplugin has versioned files", m.Middleware.Driver)}
 	}
 	var all []Resolution
 	var failed []error
@@ -88,13 +90,15 @@ func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Reso
 	return all, errors.Join(failed...)
 }
 
-func resolve(hook string, gateway *semver.Version, goos, goarch string, files []string, response bool) (Resolution, error) {
+func resolve(hook string, gateway *semver.Version, goos, goarch string, files []string,
+	response bool) (Resolution, error) {
 	r := Resolution{Path: hook}
 	fail := func(err error, hint string) (Resolution, error) {
 		return r, &Error{Op: "resolve hook", Object: hook, Err: err, Next: hint}
 	}
 	if gateway == nil {
-		return fail(errors.New("no gateway version given"), "give the version that the gateway's /hello reports")
+		return fail(errors.New("no gateway version given"),
+			"give the version that the gateway's /hello reports")
 	}
 	r.Gateway = gateway.String()
 	if r.Tried = candidates(hook, gateway, goos, goarch, response); r.Tried == nil {
@@ -106,7 +110,8 @@ func resolve(hook string, gateway *semver.Version, goos, goarch string, files []
 			return r, nil
 		}
 	}
-	return fail(fmt.Errorf("gateway %s: %w: tried %s", r.Gateway, ErrNotFound, strings.Join(r.Tried, ", ")),
+	return fail(fmt.Errorf("gateway %s: %w: tried %s", r.Gateway, ErrNotFound, strings.Join(r.Tried,
+		", ")),
 		"add a file of one of these names to file_list")
 }
 

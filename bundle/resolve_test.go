@@ -55,7 +55,8 @@ func TestResolveEveryRelease(t *testing.T) {
 		if v.LessThan(semver.MustParse("4.3.2")) {
 			want = []string{"p.so"}
 		}
-		if r, err := bundle.Resolve("p.so", bundle.Loader{Gateway: v, Response: true}, []string{"p.so"}); err != nil || !slices.Equal(r.Tried, want) {
+		if r, err := bundle.Resolve("p.so", bundle.Loader{Gateway: v, Response: true},
+			[]string{"p.so"}); err != nil || !slices.Equal(r.Tried, want) {
 			t.Errorf("%s, response: %+v, %v; want %v", version, r, err, want)
 		}
 	}
@@ -69,34 +70,42 @@ func TestResolve(t *testing.T) {
 		files                       []string
 		want                        string
 	}{
-		"the procedure, before":         {"plugin.so", "4.0.8", "", "", two, "plugin.so"},
-		"the procedure, after":          {"plugin.so", "5.2.5", "", "", two, two[1]},
-		"4.1.0 misses the v":            {"plugin.so", "4.1.0", "", "", []string{"plugin_v4.1.0_linux_amd64.so"}, ""},
-		"4.2.4 without v":               {"plugin.so", "4.2.4", "", "", []string{"plugin_4.2.4_linux_amd64.so"}, "plugin_4.2.4_linux_amd64.so"},
-		"4.3.0 takes the exact one":     {"plugin.so", "4.3.0", "", "", []string{"plugin.so", "plugin_v4.3.0_linux_amd64.so"}, "plugin.so"},
-		"5.2.5, exact as last resort":   {"plugin.so", "5.2.5", "", "", two[:1], "plugin.so"},
-		"another patch":                 {"plugin.so", "5.2.4", "", "", two[1:], ""},
-		"another architecture":          {"plugin.so", "5.2.5", "linux", "arm64", two[1:], ""},
-		"arm64":                         {"plugin.so", "5.2.5", "linux", "arm64", []string{"plugin_v5.2.5_linux_arm64.so"}, "plugin_v5.2.5_linux_arm64.so"},
-		"pre-release as its release":    {"plugin.so", "5.2.5-rc1", "", "", two, two[1]},
-		"pre-release of an era's first": {"plugin.so", "4.3.2-rc1", "", "", []string{"plugin.so", "plugin_v4.3.2_linux_amd64.so"}, "plugin_v4.3.2_linux_amd64.so"},
-		"build metadata":                {"plugin.so", "v5.2.5+ee", "", "", two, two[1]},
-		"leading ./":                    {"./plugin.so", "5.2.5", "", "", two, two[1]},
-		"leading /":                     {"/plugin.so", "4.0.8", "", "", two, "plugin.so"},
-		"without suffix":                {"plugin", "5.2.5", "", "", two, two[1]},
-		"versioned name as path":        {two[1], "5.3.0", "", "", two, two[1]},
-		"no files":                      {"plugin.so", "5.2.5", "", "", nil, ""},
+		"the procedure, before": {"plugin.so", "4.0.8", "", "", two, "plugin.so"},
+		"the procedure, after":  {"plugin.so", "5.2.5", "", "", two, two[1]},
+		"4.1.0 misses the v": {"plugin.so", "4.1.0", "", "",
+			[]string{"plugin_v4.1.0_linux_amd64.so"}, ""},
+		"4.2.4 without v": {"plugin.so", "4.2.4", "", "",
+			[]string{"plugin_4.2.4_linux_amd64.so"}, "plugin_4.2.4_linux_amd64.so"},
+		"4.3.0 takes the exact one": {"plugin.so", "4.3.0", "", "", []string{"plugin.so",
+			"plugin_v4.3.0_linux_amd64.so"}, "plugin.so"},
+		"5.2.5, exact as last resort": {"plugin.so", "5.2.5", "", "", two[:1], "plugin.so"},
+		"another patch":               {"plugin.so", "5.2.4", "", "", two[1:], ""},
+		"another architecture":        {"plugin.so", "5.2.5", "linux", "arm64", two[1:], ""},
+		"arm64": {"plugin.so", "5.2.5", "linux", "arm64",
+			[]string{"plugin_v5.2.5_linux_arm64.so"}, "plugin_v5.2.5_linux_arm64.so"},
+		"pre-release as its release": {"plugin.so", "5.2.5-rc1", "", "", two, two[1]},
+		"pre-release of an era's first": {"plugin.so", "4.3.2-rc1", "", "", []string{"plugin.so",
+			"plugin_v4.3.2_linux_amd64.so"}, "plugin_v4.3.2_linux_amd64.so"},
+		"build metadata":         {"plugin.so", "v5.2.5+ee", "", "", two, two[1]},
+		"leading ./":             {"./plugin.so", "5.2.5", "", "", two, two[1]},
+		"leading /":              {"/plugin.so", "4.0.8", "", "", two, "plugin.so"},
+		"without suffix":         {"plugin", "5.2.5", "", "", two, two[1]},
+		"versioned name as path": {two[1], "5.3.0", "", "", two, two[1]},
+		"no files":               {"plugin.so", "5.2.5", "", "", nil, ""},
 	} {
-		r, err := bundle.Resolve(c.hook, bundle.Loader{Gateway: semver.MustParse(c.version), GOOS: c.goos, GOARCH: c.goarch}, c.files)
+		r, err := bundle.Resolve(c.hook, bundle.Loader{Gateway: semver.MustParse(c.version), GOOS: c.goos,
+			GOARCH: c.goarch}, c.files)
 		if r.File != c.want || (c.want == "") != errors.Is(err, bundle.ErrNotFound) || len(r.Tried) == 0 {
 			t.Errorf("%s: %+v, %v; want %q", name, r, err, c.want)
 		}
-		if err != nil && (!strings.Contains(err.Error(), strings.Join(r.Tried, ", ")) || err.(*bundle.Error).Hint() == "") {
+		if err != nil && (!strings.Contains(err.Error(), strings.Join(r.Tried, ", ")) ||
+			err.(*bundle.Error).Hint() == "") {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}
 	for _, hook := range []string{"", ".", "/", "..", "a/../.."} {
-		if _, err := bundle.Resolve(hook, bundle.Loader{Gateway: semver.MustParse("5.2.5")}, two); err == nil || errors.Is(err, bundle.ErrNotFound) {
+		if _, err := bundle.Resolve(hook, bundle.Loader{Gateway: semver.MustParse("5.2.5")},
+			two); err == nil || errors.Is(err, bundle.ErrNotFound) {
 			t.Errorf("path %q: %v", hook, err)
 		}
 	}
@@ -114,17 +123,20 @@ func TestManifestResolve(t *testing.T) {
 	m.Middleware.AuthCheck = bundle.Hook{Name: "A", Path: "plugin.so"}
 
 	all, err := m.Resolve(semver.MustParse("5.2.5"), "", "")
-	if err != nil || len(all) != 3 || all[0].Hook != "custom_middleware.auth_check" || all[2].File != "plugin_v5.2.5_linux_amd64.so" {
+	if err != nil || len(all) != 3 || all[0].Hook != "custom_middleware.auth_check" ||
+		all[2].File != "plugin_v5.2.5_linux_amd64.so" {
 		t.Errorf("5.2.5: %+v, %v", all, err)
 	}
 	// 4.1.0 knows neither of disabled hooks nor of versioned response plugins.
 	all, err = m.Resolve(semver.MustParse("4.1.0"), "", "")
-	if !errors.Is(err, bundle.ErrNotFound) || strings.Count(err.Error(), "\n") != 0 || !strings.Contains(err.Error(), "response[0]") ||
+	if !errors.Is(err, bundle.ErrNotFound) || strings.Count(err.Error(), "\n") != 0 ||
+		!strings.Contains(err.Error(), "response[0]") ||
 		len(all) != 4 || all[0].File != "plugin_4.1.0_linux_amd64.so" || all[3].File != "" {
 		t.Errorf("4.1.0: %+v, %v", all, err)
 	}
 	m.Middleware.Driver = "python"
-	if _, err := m.Resolve(semver.MustParse("5.2.5"), "", ""); err == nil || !strings.Contains(err.Error(), "python") {
+	if _, err := m.Resolve(semver.MustParse("5.2.5"), "", ""); err == nil ||
+		!strings.Contains(err.Error(), "python") {
 		t.Errorf("python: %v", err)
 	}
 }
@@ -163,7 +175,8 @@ func TestForUpgradeEveryRelease(t *testing.T) {
 		from, to := loaders[current], loaders[target]
 		u := bundle.Upgrade{
 			From: semver.MustParse(current), To: semver.MustParse(target),
-			Plugins: []bundle.Plugin{{Current: "old/" + compiled(current), Target: "new/" + compiled(target)}},
+			Plugins: []bundle.Plugin{{Current: "old/" + compiled(current), Target: "new/" +
+				compiled(target)}},
 		}
 		p, err := bundle.ForUpgrade(u)
 		exactOnly := from == "exact-only" || to == "exact-only"
@@ -181,7 +194,8 @@ func TestForUpgradeEveryRelease(t *testing.T) {
 		plans++
 		c, err1 := bundle.Resolve(p.Plugins[0].Hook, bundle.Loader{Gateway: u.From}, p.FileList)
 		n, err2 := bundle.Resolve(p.Plugins[0].Hook, bundle.Loader{Gateway: u.To}, p.FileList)
-		if err1 != nil || err2 != nil || p.Sources[c.File] != u.Plugins[0].Current || p.Sources[n.File] != u.Plugins[0].Target || len(p.FileList) != 2 {
+		if err1 != nil || err2 != nil || p.Sources[c.File] != u.Plugins[0].Current ||
+			p.Sources[n.File] != u.Plugins[0].Target || len(p.FileList) != 2 {
 			t.Fatalf("%s to %s: %+v", current, target, p)
 		}
 	}
@@ -200,32 +214,51 @@ func TestForUpgrade(t *testing.T) {
 		err                               string
 	}{
 		"the procedure": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_amd64.so", false,
-			"plugin.so", "plugin.so=plugin.so plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so", ""},
-		"both versioned": {"5.0.3", "plugin_v5.0.3_linux_amd64.so", "5.2.5", "plugin_v5.2.5_linux_amd64.so", false,
-			"plugin.so", "plugin_v5.0.3_linux_amd64.so=plugin_v5.0.3_linux_amd64.so plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so", ""},
-		"from 4.1.0, renamed as needed there": {"4.1.0", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_amd64.so", false,
-			"plugin.so", "plugin.so=plugin.so plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so", ""},
-		"to 4.2.4: copies without v, nothing exact": {"4.1.0", "plugin.so", "4.2.4", "plugin_v4.2.4_linux_amd64.so", false,
-			"plugin.so", "plugin_4.1.0_linux_amd64.so=plugin.so plugin_4.2.4_linux_amd64.so=plugin_v4.2.4_linux_amd64.so", ""},
-		"to 4.3.1: its own name will do": {"4.2.0", "plugin.so", "4.3.1", "plugin_v4.3.1_linux_amd64.so", false,
-			"plugin.so", "plugin_4.2.0_linux_amd64.so=plugin.so plugin_v4.3.1_linux_amd64.so=plugin_v4.3.1_linux_amd64.so", ""},
+			"plugin.so", "plugin.so=plugin.so plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so",
+			""},
+		"both versioned": {"5.0.3", "plugin_v5.0.3_linux_amd64.so", "5.2.5",
+			"plugin_v5.2.5_linux_amd64.so", false,
+			"plugin.so", "plugin_v5.0.3_linux_amd64.so=plugin_v5.0.3_linux_amd64.so " +
+				"plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so", ""},
+		"from 4.1.0, renamed as needed there": {"4.1.0", "plugin.so", "5.2.5",
+			"plugin_v5.2.5_linux_amd64.so", false,
+			"plugin.so", "plugin.so=plugin.so plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so",
+			""},
+		"to 4.2.4: copies without v, nothing exact": {"4.1.0", "plugin.so", "4.2.4",
+			"plugin_v4.2.4_linux_amd64.so", false,
+			"plugin.so", "plugin_4.1.0_linux_amd64.so=plugin.so " +
+				"plugin_4.2.4_linux_amd64.so=plugin_v4.2.4_linux_amd64.so", ""},
+		"to 4.3.1: its own name will do": {"4.2.0", "plugin.so", "4.3.1", "plugin_v4.3.1_linux_amd64.so",
+			false,
+			"plugin.so", "plugin_4.2.0_linux_amd64.so=plugin.so " +
+				"plugin_v4.3.1_linux_amd64.so=plugin_v4.3.1_linux_amd64.so", ""},
 		"bases differ": {"4.0.8", "mine.so", "5.2.5", "plugin_v5.2.5_linux_amd64.so", false,
 			"mine.so", "mine.so=mine.so mine_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so", ""},
 		"same name in two directories": {"4.0.8", "old/plugin.so", "5.2.5", "new/plugin.so", false,
 			"plugin.so", "plugin.so=old/plugin.so plugin_v5.2.5_linux_amd64.so=new/plugin.so", ""},
 		"rolling back": {"5.2.5", "plugin_v5.2.5_linux_amd64.so", "4.0.8", "plugin.so", false,
-			"plugin.so", "plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so plugin.so=plugin.so", ""},
+			"plugin.so", "plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so plugin.so=plugin.so",
+			""},
 		"response from 4.1.0": {"4.1.0", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_amd64.so", true,
-			"plugin.so", "plugin.so=plugin.so plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so", ""},
-		"response to 4.2.4":         {"4.1.0", "plugin.so", "4.2.4", "plugin_v4.2.4_linux_amd64.so", true, "", "", "for response hooks"},
-		"4.0.8 to 4.1.0":            {"4.0.8", "plugin.so", "4.1.0", "plugin_v4.1.0_linux_amd64.so", false, "", "", "gateway 4.0.8 loads the exact name"},
-		"4.1.0 back to 4.0.8":       {"4.1.0", "plugin_v4.1.0_linux_amd64.so", "4.0.8", "plugin.so", false, "", "", "gateway 4.0.8 loads the exact name"},
-		"4.0.8 to 4.0.9":            {"4.0.8", "a/plugin.so", "4.0.9", "b/plugin.so", false, "", "", "no single bundle"},
-		"same version":              {"5.2.5", "a.so", "5.2.5", "b.so", false, "", "", "both are 5.2.5"},
-		"same file":                 {"4.0.8", "plugin.so", "5.2.5", "plugin.so", false, "", "", "both versions"},
-		"named for another version": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.4_linux_amd64.so", false, "", "", "another one than 5.2.5"},
-		"named for another machine": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_arm64.so", false, "", "", "another one than 5.2.5"},
-		"no plugin":                 {"4.0.8", "plugin.so", "5.2.5", "plugin.zip", false, "", "", "not the name of a .so"},
+			"plugin.so", "plugin.so=plugin.so plugin_v5.2.5_linux_amd64.so=plugin_v5.2.5_linux_amd64.so",
+			""},
+		"response to 4.2.4": {"4.1.0", "plugin.so", "4.2.4", "plugin_v4.2.4_linux_amd64.so", true,
+			"", "", "for response hooks"},
+		"4.0.8 to 4.1.0": {"4.0.8", "plugin.so", "4.1.0", "plugin_v4.1.0_linux_amd64.so",
+			false, "", "", "gateway 4.0.8 loads the exact name"},
+		"4.1.0 back to 4.0.8": {"4.1.0", "plugin_v4.1.0_linux_amd64.so", "4.0.8", "plugin.so",
+			false, "", "", "gateway 4.0.8 loads the exact name"},
+		"4.0.8 to 4.0.9": {"4.0.8", "a/plugin.so", "4.0.9", "b/plugin.so", false, "", "",
+			"no single bundle"},
+		"same version": {"5.2.5", "a.so", "5.2.5", "b.so", false, "", "", "both are 5.2.5"},
+		"same file": {"4.0.8", "plugin.so", "5.2.5", "plugin.so", false, "", "",
+			"both versions"},
+		"named for another version": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.4_linux_amd64.so",
+			false, "", "", "another one than 5.2.5"},
+		"named for another machine": {"4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_arm64.so",
+			false, "", "", "another one than 5.2.5"},
+		"no plugin": {"4.0.8", "plugin.so", "5.2.5", "plugin.zip", false, "", "",
+			"not the name of a .so"},
 	} {
 		p, err := bundle.ForUpgrade(bundle.Upgrade{
 			From: semver.MustParse(c.current), To: semver.MustParse(c.target),
@@ -277,7 +310,8 @@ func TestForUpgradeGivesTheProcedure(t *testing.T) {
 	}
 }
 
-func upgradePlan(t *testing.T, current, oldFile, target, newFile string, response bool) *bundle.UpgradePlan {
+func upgradePlan(t *testing.T, current, oldFile, target, newFile string,
+	response bool) *bundle.UpgradePlan {
 	t.Helper()
 	p, err := bundle.ForUpgrade(bundle.Upgrade{
 		From: semver.MustParse(current), To: semver.MustParse(target),
@@ -298,7 +332,8 @@ func TestPlanManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Join(n.FileList, " ") != "other.so plugin_4.1.0_linux_amd64.so plugin_4.2.4_linux_amd64.so" ||
+	if strings.Join(n.FileList, " ") != "other.so plugin_4.1.0_linux_amd64.so "+
+		"plugin_4.2.4_linux_amd64.so" ||
 		n.Middleware.Post[0].Path != "other.so" || m.Middleware.Pre[0].Path != "plugin.so" {
 		t.Errorf("manifest %+v", n)
 	}

@@ -44,7 +44,8 @@ func Served(ctx context.Context, addr string, want Digest, o FetchOptions) error
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); n != want.Size || got != want.SHA256 {
 		return &Error{Op: op, Object: redacted(addr), Kind: ErrServer,
-			Err: fmt.Errorf("it serves %d bytes with SHA-256 %s, want %d bytes with %s", n, got, want.Size, want.SHA256), Next: "publish the bundle there"}
+			Err: fmt.Errorf("it serves %d bytes with SHA-256 %s, want %d bytes with %s", n, got, want.Size,
+				want.SHA256), Next: "publish the bundle there"}
 	}
 	return nil
 }
@@ -90,7 +91,10 @@ func (o FetchOptions) get(ctx context.Context, op, addr string, w io.Writer) (in
 	if o.MaxSize == 0 {
 		o.MaxSize = DefaultMaxSize
 	}
-	c := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	c := http.Client{CheckRedirect: func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 	if o.Client != nil {
 		c.Transport, c.Jar = o.Client.Transport, o.Client.Jar
 	}
@@ -114,9 +118,11 @@ func (o FetchOptions) get(ctx context.Context, op, addr string, w io.Writer) (in
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
-		return fail(ErrServer, fmt.Errorf("HTTP 404: %w", fs.ErrNotExist), "publish the bundle there", false)
+		return fail(ErrServer, fmt.Errorf("HTTP 404: %w", fs.ErrNotExist), "publish the bundle there",
+			false)
 	case resp.StatusCode/100 == 3:
-		return fail(ErrServer, fmt.Errorf("HTTP %d: it redirects", resp.StatusCode), "name the address that it redirects to", false)
+		return fail(ErrServer, fmt.Errorf("HTTP %d: it redirects", resp.StatusCode),
+			"name the address that it redirects to", false)
 	case resp.StatusCode != http.StatusOK:
 		return fail(ErrServer, fmt.Errorf("HTTP %d", resp.StatusCode), "", resp.StatusCode >= 500)
 	}
@@ -125,7 +131,8 @@ func (o FetchOptions) get(ctx context.Context, op, addr string, w io.Writer) (in
 		return fail(ended(ctx), err, "", true)
 	}
 	if n > o.MaxSize {
-		return fail(ErrServer, fmt.Errorf("%w: more than %d bytes", ErrLimit, o.MaxSize), "look what the server has there", false)
+		return fail(ErrServer, fmt.Errorf("%w: more than %d bytes", ErrLimit, o.MaxSize),
+			"look what the server has there", false)
 	}
 	return n, nil
 }

@@ -71,7 +71,8 @@ func TestServedAndFetch(t *testing.T) {
 		}
 		file := filepath.Join(t.TempDir(), "a.zip")
 		err := bundle.Served(t.Context(), addr, want, bundle.FetchOptions{Timeout: timeout})
-		_, fetched := bundle.Fetch(t.Context(), addr, file, bundle.FetchOptions{Timeout: timeout, MaxSize: 6})
+		_, fetched := bundle.Fetch(t.Context(), addr, file, bundle.FetchOptions{Timeout: timeout,
+			MaxSize: 6})
 		if c.path == "/other.zip" {
 			fetched = err // a digest was not asked for
 		}
@@ -83,16 +84,19 @@ func TestServedAndFetch(t *testing.T) {
 				continue
 			}
 			own := new(bundle.Error)
-			if !errors.As(err, &own) || !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) || own.Retry != c.retry || strings.Contains(err.Error(), "geheim") {
+			if !errors.As(err, &own) || !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) ||
+				own.Retry != c.retry || strings.Contains(err.Error(), "geheim") {
 				t.Errorf("%s: %v, retry %v", c.path, err, own.Retry)
 			}
 		}
-		if entries, _ := os.ReadDir(filepath.Dir(file)); (len(entries) == 1) != (c.kind == nil || c.path == "/other.zip") {
+		if entries, _ := os.ReadDir(filepath.Dir(file)); (len(entries) == 1) != (c.kind == nil ||
+			c.path == "/other.zip") {
 			t.Errorf("%s left %v", c.path, entries)
 		}
 	}
 	for _, addr := range []string{"", "ftp://x/a.zip", "http://", "http://u:geheim@h\x7f/"} {
-		if err := bundle.Served(t.Context(), addr, want, bundle.FetchOptions{}); err == nil || strings.Contains(err.Error(), "geheim") {
+		if err := bundle.Served(t.Context(), addr, want, bundle.FetchOptions{}); err == nil ||
+			strings.Contains(err.Error(), "geheim") {
 			t.Errorf("%q: %v", addr, err)
 		}
 	}

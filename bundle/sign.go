@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	acceptedPrivate = "an unencrypted RSA private key in PEM is accepted, PKCS#1 (BEGIN RSA PRIVATE KEY) or PKCS#8 (BEGIN PRIVATE KEY)"
-	acceptedPublic  = "an RSA public key in PEM is accepted, PKIX (BEGIN PUBLIC KEY) or PKCS#1 (BEGIN RSA PUBLIC KEY)"
+	acceptedPrivate = "an unencrypted RSA private key in PEM is accepted, PKCS#1 (BEGIN RSA PRIVATE " +
+		"KEY) or PKCS#8 (BEGIN PRIVATE KEY)"
+	acceptedPublic = "an RSA public key in PEM is accepted, PKIX (BEGIN PUBLIC KEY) or PKCS#1 " +
+		"(BEGIN RSA PUBLIC KEY)"
 )
 
 // ParsePrivateKey reads the key for [Options.Signer]: RSA, in PEM, as PKCS#1 or
@@ -113,7 +115,8 @@ func checkSigner(signer crypto.Signer) (*rsa.PublicKey, error) {
 	}
 	key, ok := signer.Public().(*rsa.PublicKey)
 	if !ok {
-		return nil, keyError(op, fmt.Sprintf("gateways check RSA signatures only, this is a %T", signer.Public()), acceptedPrivate)
+		return nil, keyError(op, fmt.Sprintf("gateways check RSA signatures only, this is a %T",
+			signer.Public()), acceptedPrivate)
 	}
 	return key, checkKey(op, key)
 }
@@ -126,7 +129,8 @@ func checkKey(op string, key *rsa.PublicKey) error {
 	case key == nil || key.N == nil:
 		return keyError(op, "the RSA key is empty", "use a key of 2048 bits or more")
 	case key.N.BitLen() < minKeyBits:
-		return keyError(op, fmt.Sprintf("an RSA key of %d bits is too short to be safe, %d are the least", key.N.BitLen(), minKeyBits), "make one of 2048 bits or more")
+		return keyError(op, fmt.Sprintf("an RSA key of %d bits is too short to be safe, %d are the least",
+			key.N.BitLen(), minKeyBits), "make one of 2048 bits or more")
 	}
 	return nil
 }

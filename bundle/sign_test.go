@@ -64,13 +64,14 @@ func TestParsePrivateKey(t *testing.T) {
 		"EC in PKCS#8":     {pemOf("PRIVATE KEY", ec8, err8), "ecdsa"},
 		"Ed25519":          {pemOf("PRIVATE KEY", ed8, errEd), "ed25519"},
 		"encrypted PKCS#8": {pemOf("ENCRYPTED PRIVATE KEY", pkcs8, nil), "encrypted"},
-		"encrypted PKCS#1": {[]byte("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n"), "encrypted"},
-		"public":           {pemOf("PUBLIC KEY", pkix, errPub), "PUBLIC KEY"},
-		"broken PKCS#1":    {pemOf("RSA PRIVATE KEY", pkcs8[:40], nil), "broken"},
-		"broken PKCS#8":    {pemOf("PRIVATE KEY", pkcs8[:40], nil), "broken"},
-		"cut short":        {pemOf("PRIVATE KEY", pkcs8, nil)[:200], "no PEM"},
-		"DER":              {pkcs8, "no PEM"},
-		"nothing":          {nil, "no PEM"},
+		"encrypted PKCS#1": {[]byte("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: " +
+			"4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n"), "encrypted"},
+		"public":        {pemOf("PUBLIC KEY", pkix, errPub), "PUBLIC KEY"},
+		"broken PKCS#1": {pemOf("RSA PRIVATE KEY", pkcs8[:40], nil), "broken"},
+		"broken PKCS#8": {pemOf("PRIVATE KEY", pkcs8[:40], nil), "broken"},
+		"cut short":     {pemOf("PRIVATE KEY", pkcs8, nil)[:200], "no PEM"},
+		"DER":           {pkcs8, "no PEM"},
+		"nothing":       {nil, "no PEM"},
 	} {
 		_, err := bundle.ParsePrivateKey(c.data)
 		refusedAs(t, err, bundle.ErrKey, c.says)
@@ -130,7 +131,8 @@ func TestSignWithRemoteKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := verify(built(t, bundle.Options{Signer: remote{&key.PublicKey, func(d []byte, o crypto.SignerOpts) ([]byte, error) {
+	m, err := verify(built(t, bundle.Options{Signer: remote{&key.PublicKey, func(d []byte,
+		o crypto.SignerOpts) ([]byte, error) {
 		if !bytes.Equal(d, digest[:]) || o.HashFunc() != crypto.SHA256 {
 			t.Errorf("asked to sign %x with %v", d, o)
 		}
@@ -153,7 +155,10 @@ func TestSignWithRemoteKey(t *testing.T) {
 		want   error
 		retry  bool
 	}{
-		"service down": {remote{&key.PublicKey, func([]byte, crypto.SignerOpts) ([]byte, error) { return nil, down }}, down, true},
+		"service down": {remote{&key.PublicKey, func([]byte, crypto.SignerOpts) ([]byte,
+			error) {
+			return nil, down
+		}}, down, true},
 		"signs with PSS": {remote{&key.PublicKey, func(d []byte, _ crypto.SignerOpts) ([]byte, error) {
 			return rsa.SignPSS(rand.Reader, key, crypto.SHA256, d, nil)
 		}}, bundle.ErrKey, false},
@@ -167,9 +172,11 @@ func TestSignWithRemoteKey(t *testing.T) {
 		"empty key":        {&rsa.PrivateKey{}, bundle.ErrKey, false},
 		"without secret":   {&broken, nil, false},
 	} {
-		_, err := bundle.Write(io.Discard, files("plugin.so"), goManifest("plugin.so"), bundle.Options{Signer: c.signer})
+		_, err := bundle.Write(io.Discard, files("plugin.so"), goManifest("plugin.so"),
+			bundle.Options{Signer: c.signer})
 		var own *bundle.Error
-		if c.want != nil && !errors.Is(err, c.want) || !errors.As(err, &own) || own.Retryable() != c.retry {
+		if c.want != nil && !errors.Is(err, c.want) || !errors.As(err, &own) ||
+			own.Retryable() != c.retry {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -190,7 +197,8 @@ func shortKey(t *testing.T) *rsa.PrivateKey {
 	}
 	one := big.NewInt(1)
 	phi := new(big.Int).Mul(new(big.Int).Sub(p, one), new(big.Int).Sub(q, one))
-	return &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: 65537}, D: new(big.Int).ModInverse(big.NewInt(65537), phi), Primes: []*big.Int{p, q}}
+	return &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Mul(p, q), E: 65537},
+		D: new(big.Int).ModInverse(big.NewInt(65537), phi), Primes: []*big.Int{p, q}}
 }
 
 // A key that cannot be used says nothing about the bundle's signature.
@@ -209,7 +217,8 @@ func TestVerifyWithUnusableKey(t *testing.T) {
 // What is missing is an error and no panic.
 func TestNothingGiven(t *testing.T) {
 	t.Parallel()
-	p, err := bundle.ForUpgrade(bundle.Upgrade{From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"),
+	p, err := bundle.ForUpgrade(bundle.Upgrade{From: semver.MustParse("4.0.8"),
+		To:      semver.MustParse("5.2.5"),
 		Plugins: []bundle.Plugin{{Current: "a.so", Target: "b.so"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +258,8 @@ func TestSignatureForOpenSSL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, err := bundle.Write(io.Discard, files("plugin.so"), goManifest("plugin.so"), bundle.Options{Signer: key})
+	result, err := bundle.Write(io.Discard, files("plugin.so"), goManifest("plugin.so"),
+		bundle.Options{Signer: key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,12 +267,14 @@ func TestSignatureForOpenSSL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string][]byte{"sig": signature, "plugin.so": sharedObject("plugin.so")} {
+	for name, content := range map[string][]byte{"sig": signature,
+		"plugin.so": sharedObject("plugin.so")} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if out := run("dgst", "-sha256", "-verify", "pub.pem", "-signature", "sig", "plugin.so"); !strings.Contains(out, "Verified OK") {
+	if out := run("dgst", "-sha256", "-verify", "pub.pem", "-signature", "sig",
+		"plugin.so"); !strings.Contains(out, "Verified OK") {
 		t.Errorf("openssl says %s", out)
 	}
 }

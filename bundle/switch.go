@@ -122,10 +122,12 @@ type SwitchPlan struct {
 	Name    string  `json:"name,omitempty"`
 	New     string  `json:"new_name,omitempty"`
 	Running Outcome `json:"running"` // a gateway that runs while the bundle is published and reloaded
-	Crashed Outcome `json:"crashed"` // a gateway of the present release that restarts by itself meanwhile
+	// a gateway of the present release that restarts by itself meanwhile
+	Crashed Outcome `json:"crashed"`
 	Started Outcome `json:"started"` // a gateway of the new release at its start
-	Back    Outcome `json:"back"`    // a gateway of the present release that starts with the new bundle
-	Forced  bool    `json:"forced,omitempty"`
+	// a gateway of the present release that starts with the new bundle
+	Back   Outcome `json:"back"`
+	Forced bool    `json:"forced,omitempty"`
 }
 
 // opens are the files that a release takes from the planned bundle.
@@ -148,12 +150,14 @@ func (u Upgrade) planSwitch(p *UpgradePlan) (*SwitchPlan, error) {
 		s.Mode = SameName
 	}
 	fail := func(kind error, hint, format string, a ...any) error {
-		return &Error{Op: "plan bundle switch", Object: s.Name, Kind: kind, Err: fmt.Errorf(format, a...), Next: hint}
+		return &Error{Op: "plan bundle switch", Object: s.Name, Kind: kind, Err: fmt.Errorf(format, a...),
+			Next: hint}
 	}
 	next := s.New
 	switch {
 	case !slices.Contains(Modes(), s.Mode):
-		return nil, fail(nil, "", "unknown mode %q (want same_name, unique_path, blue_green or new_name)", s.Mode)
+		return nil, fail(nil, "", "unknown mode %q (want same_name, unique_path, blue_green or new_name)",
+			s.Mode)
 	case s.Mode == SameName && s.New != "" && s.New != s.Name:
 		return nil, fail(nil, "leave Switch.New empty", "mode same_name and the new name %q", s.New)
 	case s.Mode == SameName:
@@ -170,18 +174,21 @@ func (u Upgrade) planSwitch(p *UpgradePlan) (*SwitchPlan, error) {
 		into    *Outcome
 	}{{u.To, false, &plan.Started}, {u.From, true, &plan.Back}} {
 		opens := p.opens(next, start.current)
-		*start.into = Outcome{start.version.String(), PluginRuns, "fetches the bundle at its start and loads " + files(opens)}
+		*start.into = Outcome{start.version.String(), PluginRuns,
+			"fetches the bundle at its start and loads " + files(opens)}
 		all := append(slices.Clone(s.Others), opens...)
 		if c := Clashes(all); len(c) > 0 {
 			*start.into = Outcome{start.version.String(), WithoutPlugin(start.version), alreadyLoaded(c[0])}
 			if !s.Force {
 				return nil, fail(ErrOutage, "compile one of them with a plugin path of its own",
-					"gateway %s opens %s and %s, and both have the plugin path %s", start.version, c[0].First, c[0].Second, c[0].First.PluginPath)
+					"gateway %s opens %s and %s, and both have the plugin path %s", start.version, c[0].First,
+					c[0].Second, c[0].First.PluginPath)
 			}
 		}
 	}
 	plan.Crashed = Outcome{from, PluginRuns, "uses the bundle that it has in its cache"}
-	plan.Running = Outcome{from, PluginRuns, "keeps the plugin that it has loaded; the bundle in its cache is not fetched again"}
+	plan.Running = Outcome{from, PluginRuns, "keeps the plugin that it has loaded; the bundle in " +
+		"its cache is not fetched again"}
 	switch s.Mode {
 	case BlueGreen:
 		plan.Running.Text = "does not see the new name"
@@ -190,38 +197,46 @@ func (u Upgrade) planSwitch(p *UpgradePlan) (*SwitchPlan, error) {
 	case SameName:
 		return plan, nil
 	}
-	plan.Crashed = Outcome{from, plan.Back.Effect, "fetches the new name at its start; " + plan.Back.Text}
+	plan.Crashed = Outcome{from, plan.Back.Effect, "fetches the new name at its start; " +
+		plan.Back.Text}
 	reloaded := p.opens(next, true)
-	clash, unknown := Clashes(append(append(slices.Clone(s.Running), s.Others...), reloaded...)), len(s.Running) == 0
+	clash, unknown := Clashes(append(append(slices.Clone(s.Running), s.Others...), reloaded...)),
+		len(s.Running) == 0
 	for _, o := range append(slices.Clone(s.Running), reloaded...) {
 		unknown = unknown || o.PluginPath == ""
 	}
 	switch {
 	case len(clash) > 0:
-		plan.Running = Outcome{from, WithoutPlugin(u.From), alreadyLoaded(clash[0]) + " until it is restarted"}
+		plan.Running = Outcome{from, WithoutPlugin(u.From), alreadyLoaded(clash[0]) +
+			" until it is restarted"}
 	case unknown:
 		plan.Running = Outcome{from, EffectUnknown, "has a plugin loaded whose plugin path is unknown"}
 	default:
-		plan.Running.Text = "reloads, fetches the new name and loads " + files(reloaded) + " in addition to what it has"
+		plan.Running.Text = "reloads, fetches the new name and loads " + files(reloaded) +
+			" in addition to what it has"
 		return plan, nil
 	}
 	if s.Force {
 		return plan, nil
 	}
-	hint := "use mode same_name, or compile the build for " + from + " with a plugin path of its own and use mode unique_path"
+	hint := "use mode same_name, or compile the build for " + from +
+		" with a plugin path of its own and use mode unique_path"
 	if s.Mode == UniquePath {
-		hint = "compile the build for " + from + " with a build ID or another module path, or use mode same_name"
+		hint = "compile the build for " + from + " with a build ID or another module path, or use " +
+			"mode same_name"
 	}
 	what := "a running gateway " + from + " " + plan.Running.Text
 	if plan.Running.Effect != EffectUnknown {
 		what += "; " + map[Effect]string{
-			PluginBypassed: "requests pass without the plugin", RequestsFail: "every request is answered with 500"}[plan.Running.Effect]
+			PluginBypassed: "requests pass without the plugin",
+			RequestsFail:   "every request is answered with 500"}[plan.Running.Effect]
 	}
 	return nil, fail(ErrOutage, hint, "gateways go to %s: %s", to, what)
 }
 
 func alreadyLoaded(c Clash) string {
-	return fmt.Sprintf("cannot open %s: plugin already loaded, %s has the plugin path %s", c.Second, c.First, c.First.PluginPath)
+	return fmt.Sprintf("cannot open %s: plugin already loaded, %s has the plugin path %s", c.Second,
+		c.First, c.First.PluginPath)
 }
 
 func files(opens []Open) string {

@@ -15,7 +15,8 @@ import (
 func TestCacheDir(t *testing.T) {
 	t.Parallel()
 	// By the program md5sum, of "orders.zip" and of "a.zip, b/c.zip".
-	sums := strings.NewReplacer("ORDERS", "ab765cb60b79099d11d1928386acd700", "LIST", "93674c63e0bdb316f29464e61d68f73e")
+	sums := strings.NewReplacer("ORDERS", "ab765cb60b79099d11d1928386acd700", "LIST",
+		"93674c63e0bdb316f29464e61d68f73e")
 	for _, c := range []struct{ version, base, api, value, want string }{
 		{"5.2.5", "", "", "orders.zip", "/opt/tyk-gateway/middleware/bundles/ORDERS"},
 		{"3.2.3", "/m/", "", "orders.zip", "/m/bundles/ORDERS"},
@@ -33,7 +34,8 @@ func TestCacheDir(t *testing.T) {
 	} {
 		all, err := bundle.CacheDir(semver.MustParse(c.version), c.base, c.api, c.value)
 		if text, bad := strings.CutPrefix(c.want, "!"); bad {
-			if own := new(bundle.Error); !errors.As(err, &own) || !strings.Contains(err.Error(), text) || own.Retry {
+			if own := new(bundle.Error); !errors.As(err, &own) || !strings.Contains(err.Error(), text) ||
+				own.Retry {
 				t.Errorf("%+v: %v", c, err)
 			}
 			continue
@@ -65,7 +67,8 @@ func TestWithoutPluginEveryRelease(t *testing.T) {
 	}
 	for version, want := range failures {
 		got := bundle.WithoutPlugin(semver.MustParse(version))
-		if (got == bundle.RequestsFail) != (want == "http500") || (got == bundle.PluginBypassed) != strings.Contains(want, "passthrough") {
+		if (got == bundle.RequestsFail) != (want == "http500") ||
+			(got == bundle.PluginBypassed) != strings.Contains(want, "passthrough") {
 			t.Errorf("%s: %s, want %s", version, got, want)
 		}
 	}
@@ -87,7 +90,8 @@ func TestSwitch(t *testing.T) {
 	t.Parallel()
 	v := semver.MustParse
 	same := map[string]string{"old/plugin.so": "example.org/auth", "new/plugin.so": "example.org/auth"}
-	unique := map[string]string{"old/plugin.so": "tyk.internal/tyk_plugin2", "new/plugin.so": "example.org/auth"}
+	unique := map[string]string{"old/plugin.so": "tyk.internal/tyk_plugin2",
+		"new/plugin.so": "example.org/auth"}
 	running := []bundle.Open{{Bundle: "orders.zip", File: "plugin.so", PluginPath: "example.org/auth"}}
 	for name, c := range map[string]struct {
 		from, to string
@@ -96,24 +100,43 @@ func TestSwitch(t *testing.T) {
 		effects  string // running crashed started back
 		err      string
 	}{
-		"same name":                 {"5.2.5", "5.14.0", same, bundle.Switch{Name: "orders.zip", Running: running}, "plugin_runs plugin_runs plugin_runs plugin_runs", ""},
-		"same name, unknown paths":  {"5.2.5", "5.14.0", nil, bundle.Switch{Name: "orders.zip"}, "plugin_runs plugin_runs plugin_runs plugin_runs", ""},
-		"new name":                  {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.NewName, Name: "orders.zip", New: "b.zip", Running: running}, "", "every request is answered with 500"},
-		"new name, before 5.0.1":    {"4.0.8", "5.2.5", same, bundle.Switch{Mode: bundle.NewName, Name: "orders.zip", New: "b.zip", Running: running}, "", "requests pass without the plugin"},
-		"new name, nothing known":   {"5.2.5", "5.14.0", nil, bundle.Switch{Mode: bundle.NewName, Name: "orders.zip", New: "b.zip", Running: running}, "", "unknown"},
-		"new name, running unknown": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.UniquePath, Name: "orders.zip", New: "b.zip"}, "", "unknown"},
-		"new name forced":           {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.NewName, Name: "orders.zip", New: "b.zip", Running: running, Force: true}, "requests_fail plugin_runs plugin_runs plugin_runs", ""},
-		"new name forced on 4.0.8":  {"4.0.8", "5.14.0", same, bundle.Switch{Mode: bundle.NewName, Name: "orders.zip", New: "b.zip", Running: running, Force: true}, "plugin_bypassed plugin_runs plugin_runs plugin_runs", ""},
-		"unique path":               {"5.2.5", "5.14.0", unique, bundle.Switch{Mode: bundle.UniquePath, Name: "orders.zip", New: "b.zip", Running: running}, "plugin_runs plugin_runs plugin_runs plugin_runs", ""},
-		"unique path that is not":   {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.UniquePath, Name: "orders.zip", New: "b.zip", Running: running}, "", "already loaded"},
-		"blue-green":                {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.BlueGreen, Name: "orders.zip", New: "b.zip", Running: running}, "plugin_runs plugin_runs plugin_runs plugin_runs", ""},
+		"same name": {"5.2.5", "5.14.0", same, bundle.Switch{Name: "orders.zip",
+			Running: running}, "plugin_runs plugin_runs plugin_runs plugin_runs", ""},
+		"same name, unknown paths": {"5.2.5", "5.14.0", nil, bundle.Switch{Name: "orders.zip"},
+			"plugin_runs plugin_runs plugin_runs plugin_runs", ""},
+		"new name": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.NewName,
+			Name: "orders.zip", New: "b.zip", Running: running}, "", "every request is answered with 500"},
+		"new name, before 5.0.1": {"4.0.8", "5.2.5", same, bundle.Switch{Mode: bundle.NewName,
+			Name: "orders.zip", New: "b.zip", Running: running}, "", "requests pass without the plugin"},
+		"new name, nothing known": {"5.2.5", "5.14.0", nil, bundle.Switch{Mode: bundle.NewName,
+			Name: "orders.zip", New: "b.zip", Running: running}, "", "unknown"},
+		"new name, running unknown": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.UniquePath,
+			Name: "orders.zip", New: "b.zip"}, "", "unknown"},
+		"new name forced": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.NewName,
+			Name: "orders.zip", New: "b.zip", Running: running, Force: true},
+			"requests_fail plugin_runs plugin_runs plugin_runs", ""},
+		"new name forced on 4.0.8": {"4.0.8", "5.14.0", same, bundle.Switch{Mode: bundle.NewName,
+			Name: "orders.zip", New: "b.zip", Running: running, Force: true},
+			"plugin_bypassed plugin_runs plugin_runs plugin_runs", ""},
+		"unique path": {"5.2.5", "5.14.0", unique, bundle.Switch{Mode: bundle.UniquePath,
+			Name: "orders.zip", New: "b.zip", Running: running},
+			"plugin_runs plugin_runs plugin_runs plugin_runs", ""},
+		"unique path that is not": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.UniquePath,
+			Name: "orders.zip", New: "b.zip", Running: running}, "", "already loaded"},
+		"blue-green": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.BlueGreen,
+			Name: "orders.zip", New: "b.zip", Running: running},
+			"plugin_runs plugin_runs plugin_runs plugin_runs", ""},
 		"another API's bundle has the path": {"5.2.5", "5.14.0", same, bundle.Switch{Name: "orders.zip",
-			Others: []bundle.Open{{Bundle: "users.zip", File: "plugin.so", PluginPath: "example.org/auth"}}}, "", "both have the plugin path example.org/auth"},
+			Others: []bundle.Open{{Bundle: "users.zip", File: "plugin.so", PluginPath: "example.org/auth"}}},
+			"", "both have the plugin path example.org/auth"},
 		"unknown mode": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: "rolling"}, "", "unknown mode"},
-		"no new name":  {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.BlueGreen, Name: "a.zip"}, "", "needs a new bundle name"},
-		"two names":    {"5.2.5", "5.14.0", same, bundle.Switch{Name: "a.zip", New: "b.zip"}, "", "leave Switch.New empty"},
+		"no new name": {"5.2.5", "5.14.0", same, bundle.Switch{Mode: bundle.BlueGreen, Name: "a.zip"},
+			"", "needs a new bundle name"},
+		"two names": {"5.2.5", "5.14.0", same, bundle.Switch{Name: "a.zip", New: "b.zip"}, "",
+			"leave Switch.New empty"},
 	} {
-		u := bundle.Upgrade{From: v(c.from), To: v(c.to), Plugins: []bundle.Plugin{{Current: "old/plugin.so", Target: "new/plugin.so"}}, Switch: c.s}
+		u := bundle.Upgrade{From: v(c.from), To: v(c.to), Plugins: []bundle.Plugin{
+			{Current: "old/plugin.so", Target: "new/plugin.so"}}, Switch: c.s}
 		if c.paths != nil {
 			u.PluginPath = paths(c.paths)
 		}
@@ -129,7 +152,8 @@ func TestSwitch(t *testing.T) {
 			continue
 		}
 		s := p.Switch
-		if got := strings.Join([]string{string(s.Running.Effect), string(s.Crashed.Effect), string(s.Started.Effect), string(s.Back.Effect)}, " "); got != c.effects {
+		if got := strings.Join([]string{string(s.Running.Effect), string(s.Crashed.Effect),
+			string(s.Started.Effect), string(s.Back.Effect)}, " "); got != c.effects {
 			t.Errorf("%s: %s\n%+v", name, got, s)
 		}
 	}
@@ -138,23 +162,27 @@ func TestSwitch(t *testing.T) {
 // Seen on a real gateway: APIs with different bundle names and the same plugin.
 func TestClashes(t *testing.T) {
 	t.Parallel()
-	a, b, c := bundle.Open{Bundle: "a.zip", File: "p.so", PluginPath: "x"}, bundle.Open{Bundle: "b.zip", File: "p.so", PluginPath: "x"}, bundle.Open{File: "/opt/q.so"}
-	if got := bundle.Clashes([]bundle.Open{a, c, a, b, b, c}); len(got) != 1 || got[0] != (bundle.Clash{First: a, Second: b}) {
+	a, b, c := bundle.Open{Bundle: "a.zip", File: "p.so", PluginPath: "x"},
+		bundle.Open{Bundle: "b.zip", File: "p.so", PluginPath: "x"}, bundle.Open{File: "/opt/q.so"}
+	if got := bundle.Clashes([]bundle.Open{a, c, a, b, b, c}); len(got) != 1 ||
+		got[0] != (bundle.Clash{First: a, Second: b}) {
 		t.Errorf("%v", got)
 	}
 }
 
 func TestForUpgradeSeveralPlugins(t *testing.T) {
 	t.Parallel()
-	u := bundle.Upgrade{From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"), Plugins: []bundle.Plugin{
-		{Current: "old/auth.so", Target: "new/auth_v5.2.5_linux_amd64.so"},
-		{Current: "old/tail.so", Target: "new/tail.so", Response: true},
-	}}
+	u := bundle.Upgrade{From: semver.MustParse("4.0.8"), To: semver.MustParse("5.2.5"),
+		Plugins: []bundle.Plugin{
+			{Current: "old/auth.so", Target: "new/auth_v5.2.5_linux_amd64.so"},
+			{Current: "old/tail.so", Target: "new/tail.so", Response: true},
+		}}
 	p, err := bundle.ForUpgrade(u)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Join(p.FileList, " ") != "auth.so auth_v5.2.5_linux_amd64.so tail.so tail_v5.2.5_linux_amd64.so" {
+	if strings.Join(p.FileList, " ") != "auth.so auth_v5.2.5_linux_amd64.so tail.so "+
+		"tail_v5.2.5_linux_amd64.so" {
 		t.Errorf("%v", p.FileList)
 	}
 	m := goManifest("auth.so", "tail.so")
@@ -164,7 +192,8 @@ func TestForUpgradeSeveralPlugins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Join(n.FileList, " ") != strings.Join(p.FileList, " ") || n.Middleware.Response[0].Path != "tail.so" {
+	if strings.Join(n.FileList, " ") != strings.Join(p.FileList, " ") ||
+		n.Middleware.Response[0].Path != "tail.so" {
 		t.Errorf("%+v", n)
 	}
 	// Both plugins have one plugin path: neither gateway can open both.
@@ -173,7 +202,8 @@ func TestForUpgradeSeveralPlugins(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// Both are called plugin.so: the second needs another name, and has none.
-	u = bundle.Upgrade{From: u.From, To: u.To, Plugins: []bundle.Plugin{{Current: "a/plugin.so", Target: "b/plugin.so"}, {Current: "c/plugin.so", Target: "d/plugin.so"}}}
+	u = bundle.Upgrade{From: u.From, To: u.To, Plugins: []bundle.Plugin{{Current: "a/plugin.so",
+		Target: "b/plugin.so"}, {Current: "c/plugin.so", Target: "d/plugin.so"}}}
 	if _, err := bundle.ForUpgrade(u); !errors.Is(err, bundle.ErrNoUpgrade) {
 		t.Errorf("%v", err)
 	}

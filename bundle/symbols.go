@@ -25,7 +25,8 @@ type Symbol struct {
 func (m *Manifest) Symbols() ([]Symbol, error) {
 	if m.Middleware.Driver != driverGo {
 		return nil, &Error{Op: "list functions", Object: "custom_middleware.driver", Kind: ErrManifest,
-			Err: fmt.Errorf("the driver is %q", m.Middleware.Driver), Next: "give a manifest with the driver goplugin"}
+			Err:  fmt.Errorf("the driver is %q", m.Middleware.Driver),
+			Next: "give a manifest with the driver goplugin"}
 	}
 	var all []Symbol
 	for _, h := range m.hooks() {
@@ -48,7 +49,8 @@ func HookKinds() []string {
 func ForHook(kind, symbol, file string, gateway *semver.Version) (*Manifest, error) {
 	const op = "make manifest"
 	if !slices.Contains(HookKinds(), kind) {
-		return nil, &Error{Op: op, Object: kind, Err: errors.New("unknown hook"), Next: "give " + strings.Join(HookKinds(), ", ")}
+		return nil, &Error{Op: op, Object: kind, Err: errors.New("unknown hook"), Next: "give " +
+			strings.Join(HookKinds(), ", ")}
 	}
 	file = path.Base(file)
 	h := Hook{Name: symbol, Path: PluginName(file)}
@@ -105,7 +107,8 @@ func CacheDirs(config []byte, names, apis []string, gateways ...*semver.Version)
 		Middleware string `json:"middleware_path"`
 	}
 	if err := json.Unmarshal(config, &conf); err != nil {
-		return nil, &Error{Op: "find cached bundles", Object: "tyk.conf", Err: fmt.Errorf("it is not JSON: %w", err), Next: "correct the file"}
+		return nil, &Error{Op: "find cached bundles", Object: "tyk.conf",
+			Err: fmt.Errorf("it is not JSON: %w", err), Next: "correct the file"}
 	}
 	if conf.Middleware != "" && !filepath.IsAbs(conf.Middleware) {
 		conf.Middleware = filepath.Join(workingDirectory, conf.Middleware)

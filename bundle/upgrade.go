@@ -69,7 +69,8 @@ type PluginPlan struct {
 func ForUpgrade(u Upgrade) (*UpgradePlan, error) {
 	var each [][]PluginPlan
 	if len(u.Plugins) == 0 {
-		return nil, &Error{Op: "plan upgrade bundle", Err: errors.New("no plugin given"), Next: "list the two builds of each plugin"}
+		return nil, &Error{Op: "plan upgrade bundle", Err: errors.New("no plugin given"),
+			Next: "list the two builds of each plugin"}
 	}
 	for _, one := range u.Plugins {
 		pr := pair{build{u.From, one.Current}, build{u.To, one.Target}, u.GOOS, u.GOARCH, one.Response}
@@ -89,7 +90,8 @@ func ForUpgrade(u Upgrade) (*UpgradePlan, error) {
 	}
 	p := u.combine(each, nil)
 	if p == nil {
-		return nil, &Error{Op: "plan upgrade bundle", Kind: ErrNoUpgrade, Err: errors.New("the plugins need the same file names"),
+		return nil, &Error{Op: "plan upgrade bundle", Kind: ErrNoUpgrade,
+			Err:  errors.New("the plugins need the same file names"),
 			Next: "rename one of the plugins, or publish a bundle for each"}
 	}
 	var err error
@@ -103,9 +105,11 @@ func (u Upgrade) readPaths(p *PluginPlan) (err error) {
 	if u.PluginPath == nil {
 		return nil
 	}
-	for file, into := range map[string]*string{p.pair.Current.File: &p.CurrentPath, p.pair.Target.File: &p.TargetPath} {
+	for file, into := range map[string]*string{p.pair.Current.File: &p.CurrentPath,
+		p.pair.Target.File: &p.TargetPath} {
 		if *into, err = u.PluginPath(file); err != nil {
-			return &Error{Op: "read plugin path", Object: file, Err: err, Next: "give a plugin that Tyk's plugin compiler built"}
+			return &Error{Op: "read plugin path", Object: file, Err: err,
+				Next: "give a plugin that Tyk's plugin compiler built"}
 		}
 	}
 	return nil
@@ -125,7 +129,8 @@ func (u Upgrade) combine(each [][]PluginPlan, chosen []PluginPlan) *UpgradePlan 
 	}
 	p := &UpgradePlan{Plugins: chosen, Sources: map[string]string{}, upgrade: u}
 	for _, one := range chosen {
-		for name, source := range map[string]string{one.Current.File: one.pair.Current.File, one.Target.File: one.pair.Target.File} {
+		for name, source := range map[string]string{one.Current.File: one.pair.Current.File,
+			one.Target.File: one.pair.Target.File} {
 			if other, taken := p.Sources[name]; taken && other != source {
 				return nil
 			}
@@ -178,12 +183,14 @@ func (u pair) plans() []PluginPlan {
 
 func (u pair) check() error {
 	fail := func(object, hint, format string, a ...any) error {
-		return &Error{Op: "plan upgrade bundle", Object: object, Err: fmt.Errorf(format, a...), Next: hint}
+		return &Error{Op: "plan upgrade bundle", Object: object, Err: fmt.Errorf(format, a...),
+			Next: hint}
 	}
 	for i, b := range []build{u.Current, u.Target} {
 		what := [...]string{"current", "target"}[i]
 		if b.Gateway == nil {
-			return fail(what, "give the version that the gateway's /hello reports", "no gateway version given")
+			return fail(what, "give the version that the gateway's /hello reports",
+				"no gateway version given")
 		}
 		name := path.Base(b.File)
 		if !strings.HasSuffix(name, ".so") || name == ".so" {
@@ -191,14 +198,16 @@ func (u pair) check() error {
 		}
 		// The copy of a file that is for another gateway would have a name that
 		// says otherwise, and fail when it is loaded.
-		if m := versioned.FindStringSubmatch(name); m != nil && name != prefixed.name(m[1], release(b.Gateway), u.GOOS, u.GOARCH) &&
+		if m := versioned.FindStringSubmatch(name); m != nil && name != prefixed.name(m[1],
+			release(b.Gateway), u.GOOS, u.GOARCH) &&
 			name != bare.name(m[1], release(b.Gateway), u.GOOS, u.GOARCH) {
 			return fail(what, "compile it for this gateway, or rename it if you are sure",
 				"%s is named for gateway %s on %s/%s, another one than %s", b.File, m[2], m[3], m[4], b.Gateway)
 		}
 	}
 	if u.Current.File == u.Target.File {
-		return fail(u.Target.File, "compile the plugin for each version", "it is given as the build for both versions")
+		return fail(u.Target.File, "compile the plugin for each version",
+			"it is given as the build for both versions")
 	}
 	if v := release(u.Target.Gateway); v.Equal(release(u.Current.Gateway)) {
 		return fail("", "publish a changed plugin for the same gateway version as a bundle of a new name",
@@ -261,9 +270,11 @@ func (u pair) impossible() error {
 		what = " for response hooks"
 	}
 	return &Error{
-		Op:  "plan upgrade bundle",
-		Err: fmt.Errorf("%w: gateway %s loads the exact name of a hook's path only%s, and gateway %s takes that name before any other", ErrNoUpgrade, only, what, other),
-		Next: "publish a bundle of its own for each version, under different names, and switch the API when the gateways are switched, " +
+		Op: "plan upgrade bundle",
+		Err: fmt.Errorf("%w: gateway %s loads the exact name of a hook's path only%s, and gateway %s "+
+			"takes that name before any other", ErrNoUpgrade, only, what, other),
+		Next: "publish a bundle of its own for each version, under different names, and switch the API " +
+			"when the gateways are switched, " +
 			"or upgrade to 4.3.2 or later, which prefers versioned names",
 	}
 }
@@ -289,12 +300,14 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 		file := path.Base(one.pair.Current.File)
 		at := slices.Index(n.FileList, file)
 		if at < 0 {
-			return nil, &Error{Op: op, Object: "file_list", Err: fmt.Errorf("the current build %s is not in it", file)}
+			return nil, &Error{Op: op, Object: "file_list",
+				Err: fmt.Errorf("the current build %s is not in it", file)}
 		}
 		n.FileList = slices.Replace(n.FileList, at, at+1, one.Current.File, one.Target.File)
 		found := false
 		for i, h := range m.hooks() {
-			r, loads, err := h.resolve(Loader{Gateway: p.upgrade.From, GOOS: p.upgrade.GOOS, GOARCH: p.upgrade.GOARCH}, m.FileList)
+			r, loads, err := h.resolve(Loader{Gateway: p.upgrade.From, GOOS: p.upgrade.GOOS,
+				GOARCH: p.upgrade.GOARCH}, m.FileList)
 			if !loads { // it loads it after the upgrade, by the exact name
 				r.File = path.Clean(h.Path)
 			}
@@ -315,13 +328,16 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 		if c.hook.response && !c.plan.pair.Response {
 			hint = "set Plugin.Response"
 		}
-		for want, v := range map[string]*semver.Version{c.plan.Current.File: p.upgrade.From, c.plan.Target.File: p.upgrade.To} {
-			r, loads, _ := c.hook.resolve(Loader{Gateway: v, GOOS: p.upgrade.GOOS, GOARCH: p.upgrade.GOARCH}, n.FileList)
+		for want, v := range map[string]*semver.Version{c.plan.Current.File: p.upgrade.From,
+			c.plan.Target.File: p.upgrade.To} {
+			r, loads, _ := c.hook.resolve(Loader{Gateway: v, GOOS: p.upgrade.GOOS, GOARCH: p.upgrade.GOARCH},
+				n.FileList)
 			if loads && c.hook.traffic && r.File != want {
 				hint = "give traffic_logs a plugin of its own: gateways load it by its exact name"
 			}
 			if loads && r.File != want {
-				return nil, &Error{Op: op, Object: c.hook.at, Err: fmt.Errorf("gateway %s would load %q instead of %q", v, r.File, want), Next: hint}
+				return nil, &Error{Op: op, Object: c.hook.at,
+					Err: fmt.Errorf("gateway %s would load %q instead of %q", v, r.File, want), Next: hint}
 			}
 		}
 	}

@@ -18,7 +18,8 @@ import (
 //
 // Use [Publication] for a directory on this machine.
 type Upload struct {
-	URL  string // the gateways' bundle_base_url; empty: the server is not asked, and no old file is kept
+	// the gateways' bundle_base_url; empty: the server is not asked, and no old file is kept
+	URL  string
 	Name string // as the APIs have it
 	Dir  string // on this machine, for the old file
 	// Put uploads a file under a name. Nil: somebody does it by hand before Publish.
@@ -39,7 +40,9 @@ func (u Upload) At() (string, error) {
 	}
 	base, err := url.Parse(u.URL)
 	if err != nil || base.Host == "" {
-		return "", &Error{Op: "publish bundle", Object: u.Name, Err: errors.New("bad URL of the bundle server"), Next: "give one such as https://bundles.example.com/"}
+		return "", &Error{Op: "publish bundle", Object: u.Name,
+			Err:  errors.New("bad URL of the bundle server"),
+			Next: "give one such as https://bundles.example.com/"}
 	}
 	return base.JoinPath(u.Name).String(), nil
 }
@@ -89,11 +92,13 @@ func (u Upload) keep(ctx context.Context, at string) error {
 	}
 	_, err := Fetch(ctx, at, u.Kept(), u.Fetch)
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err = atomicfile.Write(ctx, u.none(), atomicfile.Options{Mode: 0o644, NoDigest: true}, func(io.Writer) error { return nil })
+		_, err = atomicfile.Write(ctx, u.none(), atomicfile.Options{Mode: 0o644, NoDigest: true},
+			func(io.Writer) error { return nil })
 	}
 	if err != nil {
 		own := new(Error)
-		return &Error{Op: "keep old bundle", Object: u.Name, Err: err, Next: "check the URL of the bundle server", Retry: errors.As(err, &own) && own.Retry}
+		return &Error{Op: "keep old bundle", Object: u.Name, Err: err,
+			Next: "check the URL of the bundle server", Retry: errors.As(err, &own) && own.Retry}
 	}
 	return nil
 }

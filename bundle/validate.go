@@ -63,7 +63,8 @@ func (v *validation) run() {
 	v.middleware()
 	v.extractor()
 	for _, at := range slices.Sorted(maps.Keys(v.m.Unknown)) {
-		v.add(Accepted, at, "no known gateway reads this field, and it is not written to the bundle", "correct the name or remove it")
+		v.add(Accepted, at, "no known gateway reads this field, and it is not written to the bundle",
+			"correct the name or remove it")
 	}
 }
 
@@ -84,7 +85,8 @@ func (v *validation) files() {
 		clean := path.Clean(name)
 		if size, twice := seen[clean]; twice {
 			v.total += size
-			v.add(Accepted, at, fmt.Sprintf("%q is listed twice, and it is in the zip twice", name), "list it once")
+			v.add(Accepted, at, fmt.Sprintf("%q is listed twice, and it is in the zip twice", name),
+				"list it once")
 			continue
 		}
 		before := v.total
@@ -99,14 +101,16 @@ func (v *validation) files() {
 // bundle's directory, and so take ./plugin.so for plugin.so.
 func nameProblem(name string) (problem, remedy string) {
 	const flat = "put the file next to the manifest and list its bare name"
-	if !path.IsAbs(name) && !strings.HasSuffix(name, "/") && !slices.Contains(strings.Split(name, "/"), "..") && name != "" {
+	if !path.IsAbs(name) && !strings.HasSuffix(name, "/") && !slices.Contains(strings.Split(name, "/"),
+		"..") && name != "" {
 		name = path.Clean(name)
 	}
 	switch {
 	case name == "":
 		return "is no file name", "remove the entry"
 	case name == ManifestName:
-		return "would be overwritten by the manifest of the bundle, so the checksum could never match", "remove it: the manifest is added by itself"
+		return "would be overwritten by the manifest of the bundle, so the checksum could never match",
+			"remove it: the manifest is added by itself"
 	case path.IsAbs(name):
 		return "is an absolute path", flat
 	case slices.Contains(strings.Split(name, "/"), ".."):
@@ -126,7 +130,8 @@ func (v *validation) file(at, name string) {
 	// Before it is opened: opening a pipe waits for its writer.
 	info, err := fs.Stat(v.src, path.Clean(name))
 	if err == nil && !info.Mode().IsRegular() {
-		v.add(Refused, at, fmt.Sprintf("%q is not a regular file but %s", name, kind(info.Mode())), "list regular files only")
+		v.add(Refused, at, fmt.Sprintf("%q is not a regular file but %s", name, kind(info.Mode())),
+			"list regular files only")
 		return
 	}
 	var f fs.File
@@ -136,7 +141,8 @@ func (v *validation) file(at, name string) {
 	if err != nil {
 		problem, remedy := fmt.Sprintf("%q cannot be read: %v", name, err), "make the file readable"
 		if errors.Is(err, fs.ErrNotExist) {
-			problem, remedy = fmt.Sprintf("%q does not exist", name), "build or copy it there, or remove the entry"
+			problem, remedy = fmt.Sprintf("%q does not exist", name),
+				"build or copy it there, or remove the entry"
 		}
 		v.add(Refused, at, problem, remedy)
 		return
@@ -156,7 +162,8 @@ func (v *validation) file(at, name string) {
 		return
 	}
 	if problem := notSharedObject(f, info.Size()); problem != "" {
-		v.add(severity, at, fmt.Sprintf("%q %s, so the goplugin driver cannot load it", name, problem), "compile it with Tyk's plugin compiler for the gateway's version")
+		v.add(severity, at, fmt.Sprintf("%q %s, so the goplugin driver cannot load it", name, problem),
+			"compile it with Tyk's plugin compiler for the gateway's version")
 	}
 }
 
@@ -210,7 +217,8 @@ func notSharedObject(r io.Reader, size int64) string {
 	// The section headers stand last, so a copy that was cut short lacks them.
 	end := order.Uint64(h[40:]) + uint64(order.Uint16(h[58:]))*uint64(order.Uint16(h[60:]))
 	if end > uint64(size) {
-		return fmt.Sprintf("is cut short: its ELF header tells of at least %d bytes, it has %d", end, size)
+		return fmt.Sprintf("is cut short: its ELF header tells of at least %d bytes, it has %d", end,
+			size)
 	}
 	return ""
 }
@@ -219,21 +227,29 @@ func (v *validation) middleware() {
 	const base = "custom_middleware"
 	mw := v.m.Middleware
 	hooks := v.m.hooks()
-	if !slices.ContainsFunc(hooks, func(h placed) bool { return h.at != base+".auth_check" || h.Name != "" }) {
-		v.add(Refused, base, "no hooks are defined", "name a function under pre, post, post_key_auth, auth_check or response")
+	if !slices.ContainsFunc(hooks, func(h placed) bool {
+		return h.at != base+".auth_check" ||
+			h.Name != ""
+	}) {
+		v.add(Refused, base, "no hooks are defined", "name a function under pre, post, post_key_auth, "+
+			"auth_check or response")
 	}
 	switch {
 	case mw.Driver == "":
-		v.add(Refused, base+".driver", "no driver is specified", "set it to goplugin, or to what the plugin is written in")
+		v.add(Refused, base+".driver", "no driver is specified",
+			"set it to goplugin, or to what the plugin is written in")
 	case !slices.Contains(drivers, mw.Driver):
-		v.add(Refused, base+".driver", fmt.Sprintf("no gateway up to 5.14 has the driver %q", mw.Driver), "use one of "+strings.Join(drivers, ", "))
+		v.add(Refused, base+".driver", fmt.Sprintf("no gateway up to 5.14 has the driver %q", mw.Driver),
+			"use one of "+strings.Join(drivers, ", "))
 	}
 	if mw.TrafficLogs != nil {
-		v.add(Accepted, base+".traffic_logs", "gateways before 5.15 do not read it, nor does any from a list of bundles", "set analytics_plugin in the API definition for those")
+		v.add(Accepted, base+".traffic_logs", "gateways before 5.15 do not read it, nor does any from "+
+			"a list of bundles", "set analytics_plugin in the API definition for those")
 	}
 	for _, h := range hooks {
 		if h.Name == "" {
-			v.add(Accepted, h.at+".name", "the hook names no function, so the gateway skips it", "name the exported function")
+			v.add(Accepted, h.at+".name", "the hook names no function, so the gateway skips it",
+				"name the exported function")
 		}
 		v.hookPath(h)
 	}
@@ -243,14 +259,17 @@ func (v *validation) hookPath(h placed) {
 	isGo := v.m.Middleware.Driver == driverGo
 	switch {
 	case h.Path == "" && isGo:
-		v.add(Refused, h.at+".path", "the hook has no path, so there is nothing to load", "set it to the plugin's file name")
+		v.add(Refused, h.at+".path", "the hook has no path, so there is nothing to load",
+			"set it to the plugin's file name")
 	case h.Path == "" || slices.ContainsFunc(v.m.FileList, func(f string) bool {
 		return path.Clean(f) == path.Clean(h.Path) || isGo && satisfies(path.Clean(f), h.Path)
 	}):
 	case isGo && !h.Disabled:
-		v.add(Refused, h.at+".path", fmt.Sprintf("neither %q nor a versioned name of it is in file_list, so no gateway can load it", h.Path), "add the file to file_list or correct the path")
+		v.add(Refused, h.at+".path", fmt.Sprintf("neither %q nor a versioned name of it is in "+
+			"file_list, so no gateway can load it", h.Path), "add the file to file_list or correct the path")
 	default:
-		v.add(Accepted, h.at+".path", fmt.Sprintf("%q is not in file_list", h.Path), "add the file to file_list or correct the path")
+		v.add(Accepted, h.at+".path", fmt.Sprintf("%q is not in file_list", h.Path),
+			"add the file to file_list or correct the path")
 	}
 }
 
@@ -271,7 +290,8 @@ func (v *validation) extractor() {
 	}
 	from, known := extractors[x.ExtractWith]
 	if !known {
-		v.add(Accepted, base+".extract_with", fmt.Sprintf("the gateway does not know %q and extracts nothing", x.ExtractWith),
+		v.add(Accepted, base+".extract_with",
+			fmt.Sprintf("the gateway does not know %q and extracts nothing", x.ExtractWith),
 			"use one of "+strings.Join(slices.Sorted(maps.Keys(extractors)), ", "))
 		from = extractors["regex"]
 	}
@@ -285,6 +305,7 @@ func (v *validation) extractor() {
 	case x.ExtractWith == "value":
 		effect = "it gives all requests one identity, and so the session of whoever came first"
 	}
-	v.add(Accepted, base+".extract_from", fmt.Sprintf("the gateway cannot extract from %q with %q: %s", x.ExtractFrom, x.ExtractWith, effect),
+	v.add(Accepted, base+".extract_from", fmt.Sprintf("the gateway cannot extract from %q with %q: %s",
+		x.ExtractFrom, x.ExtractWith, effect),
 		"use one of "+strings.Join(from, ", "))
 }

@@ -16,7 +16,8 @@ import (
 
 func TestValidateAccepts(t *testing.T) {
 	t.Parallel()
-	if f := parseFile(t, example).Validate(files("plugin.so", "plugin_v5.2.5_linux_amd64.so")); f != nil {
+	if f := parseFile(t, example).Validate(files("plugin.so",
+		"plugin_v5.2.5_linux_amd64.so")); f != nil {
 		t.Errorf("the procedure's own example: %+v", f)
 	}
 	grpc := &bundle.Manifest{}
@@ -27,7 +28,8 @@ func TestValidateAccepts(t *testing.T) {
 	}
 	dotted := goManifest("plugin.so")
 	dotted.Middleware.Post[0].Path = "./plugin.so"
-	dotted.Middleware.IDExtractor = bundle.IDExtractor{ExtractFrom: "header", ExtractWith: "value", ExtractorConfig: map[string]any{"header_name": "Authorization"}}
+	dotted.Middleware.IDExtractor = bundle.IDExtractor{ExtractFrom: "header", ExtractWith: "value",
+		ExtractorConfig: map[string]any{"header_name": "Authorization"}}
 	if f := dotted.Validate(files("plugin.so")); f != nil {
 		t.Errorf("a path with ./ and an extractor: %+v", f)
 	}
@@ -61,7 +63,10 @@ func TestValidateFinds(t *testing.T) {
 			"custom_middleware.driver", bundle.Refused, "no driver"},
 		"unknown driver": {func(m *bundle.Manifest, _ fstest.MapFS) { m.Middleware.Driver = "ruby" },
 			"custom_middleware.driver", bundle.Refused, `"ruby"`},
-		"hook path without file": {func(m *bundle.Manifest, _ fstest.MapFS) { m.Middleware.Post[0].Path = "other.so" },
+		"hook path without file": {func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.Middleware.Post[0].Path =
+				"other.so"
+		},
 			"custom_middleware.post[0].path", bundle.Refused, "other.so"},
 		"hook path without file, disabled": {func(m *bundle.Manifest, _ fstest.MapFS) {
 			m.Middleware.Pre = []bundle.Hook{{Disabled: true, Name: "X", Path: "other.so"}}
@@ -71,15 +76,30 @@ func TestValidateFinds(t *testing.T) {
 		}, "custom_middleware.response[0].path", bundle.Refused, "plug.so"},
 		"empty hook path": {func(m *bundle.Manifest, _ fstest.MapFS) { m.Middleware.Post[0].Path = "" },
 			"custom_middleware.post[0].path", bundle.Refused, "no path"},
-		"hook without function": {func(m *bundle.Manifest, _ fstest.MapFS) { m.Middleware.Post[0].Name = "" },
+		"hook without function": {func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.Middleware.Post[0].Name =
+				""
+		},
 			"custom_middleware.post[0].name", bundle.Accepted, "names no function"},
-		"nested directory": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "sub/x.so") },
+		"nested directory": {func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.FileList = append(m.FileList,
+				"sub/x.so")
+		},
 			"file_list[1]", bundle.Refused, "is in a directory"},
-		"backslash": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, `sub\x.so`) },
+		"backslash": {func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.FileList = append(m.FileList,
+				`sub\x.so`)
+		},
 			"file_list[1]", bundle.Refused, "is in a directory"},
-		"absolute path": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "/etc/x.so") },
+		"absolute path": {func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.FileList = append(m.FileList,
+				"/etc/x.so")
+		},
 			"file_list[1]", bundle.Refused, "absolute"},
-		"dot dot": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "../x.so") },
+		"dot dot": {func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.FileList = append(m.FileList,
+				"../x.so")
+		},
 			"file_list[1]", bundle.Refused, "leaves"},
 		"dot": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, ".") },
 			"file_list[1]", bundle.Refused, "is a directory"},
@@ -87,7 +107,10 @@ func TestValidateFinds(t *testing.T) {
 			"file_list[1]", bundle.Refused, "no file name"},
 		"NUL": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "a\x00.so") },
 			"file_list[1]", bundle.Refused, "NUL"},
-		"duplicate": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, m.FileList[0]) },
+		"duplicate": {func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.FileList = append(m.FileList,
+				m.FileList[0])
+		},
 			"file_list[1]", bundle.Accepted, "twice"},
 		"manifest.json": {func(m *bundle.Manifest, src fstest.MapFS) {
 			m.FileList = append(m.FileList, "manifest.json")
@@ -108,7 +131,10 @@ func TestValidateFinds(t *testing.T) {
 		"no ELF file": {func(_ *bundle.Manifest, src fstest.MapFS) {
 			src["plugin.so"].Data = []byte(strings.Repeat("#!/bin/sh\n", 10))
 		}, "file_list[0]", bundle.Refused, "not an ELF"},
-		"a few bytes": {func(_ *bundle.Manifest, src fstest.MapFS) { src["plugin.so"].Data = []byte("\x7fELF") },
+		"a few bytes": {func(_ *bundle.Manifest, src fstest.MapFS) {
+			src["plugin.so"].Data = []byte(
+				"\x7fELF")
+		},
 			"file_list[0]", bundle.Refused, "not an ELF"},
 		"text beside the plugin": {func(m *bundle.Manifest, src fstest.MapFS) {
 			m.FileList = append(m.FileList, "a.txt")
@@ -161,7 +187,8 @@ func TestValidateFindsEverything(t *testing.T) {
 	for _, f := range m.Validate(files("a.so")) {
 		got = append(got, f.Path)
 	}
-	want := "file_list[1] file_list[2] file_list[3] custom_middleware.pre[0].name custom_middleware.pre[0].path"
+	want := "file_list[1] file_list[2] file_list[3] custom_middleware.pre[0].name " +
+		"custom_middleware.pre[0].path"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got %s\nwant %s", strings.Join(got, " "), want)
 	}
@@ -180,7 +207,8 @@ func TestValidateRealFiles(t *testing.T) {
 		lab.Missing(t, "a shared C library")
 	}
 	m := goManifest("plugin.so")
-	for path, want := range map[string]string{library: "", "/proc/self/status": "empty", os.Args[0]: "ET_EXEC"} {
+	for path, want := range map[string]string{library: "", "/proc/self/status": "empty",
+		os.Args[0]: "ET_EXEC"} {
 		f := m.Validate(linked{os.DirFS("/"), strings.TrimPrefix(path, "/")})
 		if (want == "") != (len(f) == 0) || len(f) > 0 && !strings.Contains(f[0].Problem, want) {
 			t.Errorf("%s: %+v, want %q", path, f, want)
@@ -196,8 +224,10 @@ func TestValidateDoesNotOpenPipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := upgradePlan(t, "4.0.8", "plugin.so", "5.2.5", "plugin_v5.2.5_linux_amd64.so", false)
-	for name, src := range map[string]fs.FS{"directory": os.DirFS(dir), "plan": plan.FS(os.DirFS(dir))} {
-		if f := goManifest("plugin.so").Validate(src); len(f) != 1 || !strings.Contains(f[0].Problem, "pipe") {
+	for name, src := range map[string]fs.FS{"directory": os.DirFS(dir),
+		"plan": plan.FS(os.DirFS(dir))} {
+		if f := goManifest("plugin.so").Validate(src); len(f) != 1 || !strings.Contains(f[0].Problem,
+			"pipe") {
 			t.Errorf("%s: %+v", name, f)
 		}
 	}

@@ -59,7 +59,10 @@ func Verify(r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
 	if err := o.expected(op, a, r, size); err != nil {
 		return nil, err
 	}
-	if err := a.stream(context.Background(), op, func(string) (io.WriteCloser, error) { return discard{}, nil }); err != nil {
+	if err := a.stream(context.Background(), op, func(string) (io.WriteCloser,
+		error) {
+		return discard{}, nil
+	}); err != nil {
 		return nil, err
 	}
 	return a.manifest, nil
@@ -130,13 +133,15 @@ func (a *archive) entry(f *zip.File) error {
 		return fmt.Errorf("%w: %s", ErrStructure, fmt.Sprintf(format, args...))
 	}
 	// Gateways make the directory and go on.
-	if dir, ok := strings.CutSuffix(f.Name, "/"); ok && f.Mode().IsDir() && f.UncompressedSize64 == 0 && fs.ValidPath(dir) {
+	if dir, ok := strings.CutSuffix(f.Name, "/"); ok && f.Mode().IsDir() &&
+		f.UncompressedSize64 == 0 && fs.ValidPath(dir) {
 		a.dirs[dir] = true
 		return nil
 	}
 	name := path.Clean(f.Name)
 	// Gateways unpack what macOS adds and look at none of it, if its directory comes first.
-	if strings.HasPrefix(f.Name, "__MACOSX/") && a.dirs[path.Dir(name)] && f.Mode().IsRegular() && f.UncompressedSize64 <= ratioFloor {
+	if strings.HasPrefix(f.Name, "__MACOSX/") && a.dirs[path.Dir(name)] && f.Mode().IsRegular() &&
+		f.UncompressedSize64 <= ratioFloor {
 		return nil
 	}
 	if name != ManifestName {
@@ -147,7 +152,8 @@ func (a *archive) entry(f *zip.File) error {
 	// Of two entries gateways keep the last.
 	earlier := a.entries[name]
 	switch {
-	case earlier != nil && (name == ManifestName || earlier.CRC32 != f.CRC32 || earlier.UncompressedSize64 != f.UncompressedSize64):
+	case earlier != nil && (name == ManifestName || earlier.CRC32 != f.CRC32 ||
+		earlier.UncompressedSize64 != f.UncompressedSize64):
 		return bad("two entries have this name")
 	case !f.Mode().IsRegular():
 		return bad("the entry is %s", kind(f.Mode()))
@@ -157,7 +163,8 @@ func (a *archive) entry(f *zip.File) error {
 		return bad("gateways cannot unpack compression method %d", f.Method)
 	case name == ManifestName: // has a limit of its own
 	case f.UncompressedSize64 > uint64(a.o.MaxSize):
-		return fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, f.UncompressedSize64, a.o.MaxSize)
+		return fmt.Errorf("%w: %d bytes unpacked, at most %d", ErrLimit, f.UncompressedSize64,
+			a.o.MaxSize)
 	default:
 		if err := a.o.ratio(&f.FileHeader); err != nil {
 			return err
@@ -184,7 +191,8 @@ func zipNameProblem(name string) string {
 	case metadata(name):
 		return "is of macOS metadata; make the zip with packbundle, or with zip -X on the files"
 	case below && rest == ManifestName && fs.ValidPath(dir):
-		return "puts the manifest into the directory " + dir + "; zip the files themselves, not their directory"
+		return "puts the manifest into the directory " + dir + "; zip the files themselves, not " +
+			"their directory"
 	}
 	return problem
 }
@@ -195,7 +203,8 @@ func (a *archive) readManifest(op string) error {
 		return failure(op, "", fmt.Errorf("%w: there is no %s in it", ErrStructure, ManifestName))
 	}
 	if f.UncompressedSize64 > maxManifest {
-		return failure(op, ManifestName, fmt.Errorf("%w: %d bytes, at most %d", ErrLimit, f.UncompressedSize64, maxManifest))
+		return failure(op, ManifestName, fmt.Errorf("%w: %d bytes, at most %d", ErrLimit,
+			f.UncompressedSize64, maxManifest))
 	}
 	in, err := f.Open()
 	if err == nil {
@@ -213,13 +222,15 @@ func (a *archive) readManifest(op string) error {
 		name = path.Clean(name)
 		switch {
 		case name == ManifestName || a.entries[name] == nil:
-			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: file_list has it, the zip does not", ErrStructure))
+			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: file_list has it, the zip does not",
+				ErrStructure))
 		}
 		list[name] = true
 	}
 	for name := range a.entries {
 		if name != ManifestName && !list[name] && !metadata(name) {
-			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: the zip has it, file_list does not", ErrStructure))
+			return failure(op, fmt.Sprintf("%q", name), fmt.Errorf("%w: the zip has it, file_list does not",
+				ErrStructure))
 		}
 	}
 	if a.o.Key != nil && a.manifest.Signature == "" {
@@ -230,7 +241,8 @@ func (a *archive) readManifest(op string) error {
 
 // stream unpacks every file into what create returns for it, in list order, and
 // compares the sums.
-func (a *archive) stream(ctx context.Context, op string, create func(name string) (io.WriteCloser, error)) error {
+func (a *archive) stream(ctx context.Context, op string, create func(name string) (io.WriteCloser,
+	error)) error {
 	s := newSums(a.o.Key != nil)
 	c := copier{ctx: ctx, total: a.total, progress: a.o.Progress}
 	seen := map[string]bool{}
@@ -251,7 +263,8 @@ func (a *archive) stream(ctx context.Context, op string, create func(name string
 	return nil
 }
 
-func (a *archive) unpack(name string, s *sums, c *copier, create func(string) (io.WriteCloser, error)) (err error) {
+func (a *archive) unpack(name string, s *sums, c *copier, create func(string) (io.WriteCloser,
+	error)) (err error) {
 	in, err := a.entries[name].Open()
 	if err != nil {
 		return err
@@ -275,7 +288,8 @@ func failure(op, object string, err error) error {
 	if own := new(Error); errors.As(err, &own) && own.Op == op {
 		return err
 	}
-	for _, corrupt := range []error{zip.ErrFormat, zip.ErrChecksum, zip.ErrAlgorithm, io.EOF, io.ErrUnexpectedEOF} {
+	for _, corrupt := range []error{zip.ErrFormat, zip.ErrChecksum, zip.ErrAlgorithm, io.EOF,
+		io.ErrUnexpectedEOF} {
 		if errors.Is(err, corrupt) {
 			err = fmt.Errorf("%w, or cut short: %w", ErrStructure, err)
 			break

@@ -109,37 +109,69 @@ var attacks = map[string]struct {
 	want    error
 	says    string
 }{
-	"zip slip":             {[]entry{{name: "../a", data: "abc"}, {name: manifest, data: `{"file_list":["../a"],"checksum":"` + abcSum + `"}`}}, bundle.ErrStructure, "leaves"},
-	"slip inside a path":   {[]entry{{name: "b/../../a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "leaves"},
-	"backslashes":          {[]entry{{name: `..\a`, data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "directory"},
-	"absolute":             {[]entry{{name: "/a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "absolute"},
-	"nested":               {[]entry{{name: "b/a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "directory"},
-	"macOS metadata":       {[]entry{{name: "__MACOSX/._a", data: "x"}, {name: "a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "macOS metadata"},
-	"all in one directory": {[]entry{{name: "b/"}, {name: "b/manifest.json", data: abcOnly}, {name: "b/a", data: "abc"}}, bundle.ErrStructure, "not their directory"},
-	"odd directory":        {[]entry{{name: "../"}, {name: "a", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "directory"},
-	"no name":              {[]entry{{name: "", data: "abc"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "no file name"},
-	"duplicate":            {[]entry{{name: "a", data: "abc"}, {name: "a", data: "abd"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "two entries"},
-	"two manifests":        {[]entry{{name: "a", data: "abc"}, {name: manifest, data: abcOnly}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "two entries"},
-	"not in the list":      {[]entry{{name: "a", data: "abc"}, {name: "b", data: "x"}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "file_list does not"},
-	"missing entry":        {[]entry{{name: manifest, data: abcOnly}}, bundle.ErrStructure, "the zip does not"},
-	"manifest in the list": {[]entry{{name: "a", data: "abc"}, {name: manifest, data: `{"file_list":["a","manifest.json"]}`}}, bundle.ErrStructure, "does not"},
-	"no manifest":          {[]entry{{name: "a", data: "abc"}}, bundle.ErrStructure, "no manifest.json"},
-	"broken manifest":      {[]entry{{name: "a", data: "abc"}, {name: manifest, data: `{"file_list":`}}, bundle.ErrStructure, "parse manifest"},
-	"symlink":              {[]entry{{name: "a", data: "/etc/passwd", header: func(h *zip.FileHeader) { h.SetMode(fs.ModeSymlink | 0o777) }}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "symbolic link"},
-	"device":               {[]entry{{name: "a", header: func(h *zip.FileHeader) { h.SetMode(fs.ModeDevice | 0o666) }}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "device"},
-	"manifest a symlink":   {[]entry{{name: "a", data: "abc"}, {name: manifest, data: abcOnly, header: func(h *zip.FileHeader) { h.SetMode(fs.ModeSymlink | 0o777) }}}, bundle.ErrStructure, "symbolic link"},
-	"encrypted":            {[]entry{{name: "a", data: "abc", header: func(h *zip.FileHeader) { h.Flags = 1 }}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "encrypted"},
-	"other compression":    {[]entry{{name: "a", data: "abc", header: func(h *zip.FileHeader) { h.Method = 12 }}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "method 12"},
-	"checksum":             {[]entry{{name: "a", data: "abd"}, {name: manifest, data: abcOnly}}, bundle.ErrChecksum, abcSum},
-	"no checksum":          {[]entry{{name: "a", data: "abc"}, {name: manifest, data: `{"file_list":["a"]}`}}, bundle.ErrChecksum, abcSum},
-	"ratio":                {[]entry{{name: "a", data: strings.Repeat("\x00", 2<<20)}, {name: manifest, data: abcOnly}}, bundle.ErrLimit, "200 times"},
-	"large manifest":       {[]entry{{name: "a", data: "abc"}, {name: manifest, data: strings.Repeat(" ", 1<<20) + abcOnly}}, bundle.ErrLimit, "manifest.json"},
-	"claims more than it has": {[]entry{{name: "a", data: "\x4b\x4c\x4a\x06\x00", header: func(h *zip.FileHeader) {
-		h.CompressedSize64, h.UncompressedSize64 = 5, 4
-	}}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "cut short"},
-	"claims less than it has": {[]entry{{name: "a", data: "\x4b\x4c\x4a\x06\x00", header: func(h *zip.FileHeader) {
-		h.CompressedSize64, h.UncompressedSize64 = 5, 2
-	}}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "cut short"},
+	"zip slip": {[]entry{{name: "../a", data: "abc"}, {name: manifest,
+		data: `{"file_list":["../a"],"checksum":"` + abcSum + `"}`}}, bundle.ErrStructure, "leaves"},
+	"slip inside a path": {[]entry{{name: "b/../../a", data: "abc"}, {name: manifest,
+		data: abcOnly}}, bundle.ErrStructure, "leaves"},
+	"backslashes": {[]entry{{name: `..\a`, data: "abc"}, {name: manifest, data: abcOnly}},
+		bundle.ErrStructure, "directory"},
+	"absolute": {[]entry{{name: "/a", data: "abc"}, {name: manifest, data: abcOnly}},
+		bundle.ErrStructure, "absolute"},
+	"nested": {[]entry{{name: "b/a", data: "abc"}, {name: manifest, data: abcOnly}},
+		bundle.ErrStructure, "directory"},
+	"macOS metadata": {[]entry{{name: "__MACOSX/._a", data: "x"}, {name: "a", data: "abc"},
+		{name: manifest, data: abcOnly}}, bundle.ErrStructure, "macOS metadata"},
+	"all in one directory": {[]entry{{name: "b/"}, {name: "b/manifest.json", data: abcOnly},
+		{name: "b/a", data: "abc"}}, bundle.ErrStructure, "not their directory"},
+	"odd directory": {[]entry{{name: "../"}, {name: "a", data: "abc"}, {name: manifest,
+		data: abcOnly}}, bundle.ErrStructure, "directory"},
+	"no name": {[]entry{{name: "", data: "abc"}, {name: manifest, data: abcOnly}},
+		bundle.ErrStructure, "no file name"},
+	"duplicate": {[]entry{{name: "a", data: "abc"}, {name: "a", data: "abd"},
+		{name: manifest, data: abcOnly}}, bundle.ErrStructure, "two entries"},
+	"two manifests": {[]entry{{name: "a", data: "abc"}, {name: manifest, data: abcOnly},
+		{name: manifest, data: abcOnly}}, bundle.ErrStructure, "two entries"},
+	"not in the list": {[]entry{{name: "a", data: "abc"}, {name: "b", data: "x"}, {name: manifest,
+		data: abcOnly}}, bundle.ErrStructure, "file_list does not"},
+	"missing entry": {[]entry{{name: manifest, data: abcOnly}}, bundle.ErrStructure,
+		"the zip does not"},
+	"manifest in the list": {[]entry{{name: "a", data: "abc"}, {name: manifest,
+		data: `{"file_list":["a","manifest.json"]}`}}, bundle.ErrStructure, "does not"},
+	"no manifest": {[]entry{{name: "a", data: "abc"}}, bundle.ErrStructure,
+		"no manifest.json"},
+	"broken manifest": {[]entry{{name: "a", data: "abc"}, {name: manifest,
+		data: `{"file_list":`}}, bundle.ErrStructure, "parse manifest"},
+	"symlink": {[]entry{{name: "a", data: "/etc/passwd",
+		header: func(h *zip.FileHeader) { h.SetMode(fs.ModeSymlink | 0o777) }}, {name: manifest,
+		data: abcOnly}}, bundle.ErrStructure, "symbolic link"},
+	"device": {
+		[]entry{{name: "a", header: func(h *zip.FileHeader) { h.SetMode(fs.ModeDevice | 0o666) }},
+			{name: manifest, data: abcOnly}}, bundle.ErrStructure, "device"},
+	"manifest a symlink": {[]entry{{name: "a", data: "abc"}, {name: manifest, data: abcOnly,
+		header: func(h *zip.FileHeader) { h.SetMode(fs.ModeSymlink | 0o777) }}}, bundle.ErrStructure,
+		"symbolic link"},
+	"encrypted": {[]entry{{name: "a", data: "abc",
+		header: func(h *zip.FileHeader) { h.Flags = 1 }}, {name: manifest, data: abcOnly}},
+		bundle.ErrStructure, "encrypted"},
+	"other compression": {[]entry{{name: "a", data: "abc",
+		header: func(h *zip.FileHeader) { h.Method = 12 }}, {name: manifest, data: abcOnly}},
+		bundle.ErrStructure, "method 12"},
+	"checksum": {[]entry{{name: "a", data: "abd"}, {name: manifest, data: abcOnly}},
+		bundle.ErrChecksum, abcSum},
+	"no checksum": {[]entry{{name: "a", data: "abc"}, {name: manifest,
+		data: `{"file_list":["a"]}`}}, bundle.ErrChecksum, abcSum},
+	"ratio": {[]entry{{name: "a", data: strings.Repeat("\x00", 2<<20)}, {name: manifest,
+		data: abcOnly}}, bundle.ErrLimit, "200 times"},
+	"large manifest": {[]entry{{name: "a", data: "abc"}, {name: manifest,
+		data: strings.Repeat(" ", 1<<20) + abcOnly}}, bundle.ErrLimit, "manifest.json"},
+	"claims more than it has": {[]entry{{name: "a", data: "\x4b\x4c\x4a\x06\x00",
+		header: func(h *zip.FileHeader) {
+			h.CompressedSize64, h.UncompressedSize64 = 5, 4
+		}}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "cut short"},
+	"claims less than it has": {[]entry{{name: "a", data: "\x4b\x4c\x4a\x06\x00",
+		header: func(h *zip.FileHeader) {
+			h.CompressedSize64, h.UncompressedSize64 = 5, 2
+		}}, {name: manifest, data: abcOnly}}, bundle.ErrStructure, "cut short"},
 }
 
 func TestVerifyRefuses(t *testing.T) {
@@ -159,7 +191,8 @@ func TestVerifyRefuses(t *testing.T) {
 func refusedAs(t *testing.T, err, want error, says string) {
 	t.Helper()
 	var own *bundle.Error
-	if !errors.Is(err, want) || !strings.Contains(err.Error(), says) || !errors.As(err, &own) || own.Retryable() || own.Hint() == "" {
+	if !errors.Is(err, want) || !strings.Contains(err.Error(), says) || !errors.As(err, &own) ||
+		own.Retryable() || own.Hint() == "" {
 		t.Errorf("got %v, want %v …%s…", err, want, says)
 	}
 }
@@ -186,10 +219,12 @@ func TestVerifyLimits(t *testing.T) {
 		}
 	}
 	bomb := craft(t, attacks["ratio"].entries...)
-	if _, err := verify(bomb, bundle.VerifyOptions{MaxRatio: 2000}); !errors.Is(err, bundle.ErrChecksum) {
+	if _, err := verify(bomb, bundle.VerifyOptions{MaxRatio: 2000}); !errors.Is(err,
+		bundle.ErrChecksum) {
 		t.Errorf("with a larger ratio: %v", err)
 	}
-	if _, err := verify(data, bundle.VerifyOptions{MaxSize: -1}); err == nil || errors.Is(err, bundle.ErrLimit) {
+	if _, err := verify(data, bundle.VerifyOptions{MaxSize: -1}); err == nil ||
+		errors.Is(err, bundle.ErrLimit) {
 		t.Errorf("negative limit: %v", err)
 	}
 }
@@ -197,7 +232,8 @@ func TestVerifyLimits(t *testing.T) {
 // Entries that share compressed bytes make a small file unpack to a huge one.
 func TestVerifyRefusesOverlap(t *testing.T) {
 	t.Parallel()
-	data := craft(t, entry{name: "a", data: strings.Repeat("abc", 100)}, entry{name: manifest, data: abcOnly})
+	data := craft(t, entry{name: "a", data: strings.Repeat("abc", 100)}, entry{name: manifest,
+		data: abcOnly})
 	at := bytes.Index(data, []byte("PK\x01\x02"))
 	binary.LittleEndian.PutUint32(data[at+20:], math.MaxInt32) // compressed size in the directory
 	_, err := verify(data, bundle.VerifyOptions{})
@@ -220,12 +256,14 @@ func TestVerifyRefusesTruncated(t *testing.T) {
 // for bad bundles.
 func TestVerifyDamagedAndUnreadable(t *testing.T) {
 	t.Parallel()
-	data := craft(t, entry{name: "a", data: "abc", header: func(h *zip.FileHeader) { h.Method = zip.Store }}, entry{name: manifest, data: abcOnly})
+	data := craft(t, entry{name: "a", data: "abc",
+		header: func(h *zip.FileHeader) { h.Method = zip.Store }}, entry{name: manifest, data: abcOnly})
 	content := bytes.Index(data, []byte("abc"))
 	for bit := range 24 {
 		damaged := bytes.Clone(data)
 		damaged[content+bit/8] ^= 1 << (bit % 8)
-		if _, err := verify(damaged, bundle.VerifyOptions{}); !errors.Is(err, bundle.ErrStructure) && !errors.Is(err, bundle.ErrChecksum) {
+		if _, err := verify(damaged, bundle.VerifyOptions{}); !errors.Is(err, bundle.ErrStructure) &&
+			!errors.Is(err, bundle.ErrChecksum) {
 			t.Errorf("bit %d: %v", bit, err)
 		}
 	}
@@ -255,7 +293,8 @@ func TestVerifySignature(t *testing.T) {
 	refusedAs(t, err, bundle.ErrSignature, "signature")
 	_, err = verify(built(t, bundle.Options{}), bundle.VerifyOptions{Key: &key.PublicKey})
 	refusedAs(t, err, bundle.ErrUnsigned, "not signed")
-	garbage := craft(t, entry{name: "a", data: "abc"}, entry{name: manifest, data: `{"file_list":["a"],"checksum":"` + abcSum + `","signature":"%%%"}`})
+	garbage := craft(t, entry{name: "a", data: "abc"}, entry{name: manifest,
+		data: `{"file_list":["a"],"checksum":"` + abcSum + `","signature":"%%%"}`})
 	_, err = verify(garbage, bundle.VerifyOptions{Key: &key.PublicKey})
 	refusedAs(t, err, bundle.ErrSignature, "signature")
 }
@@ -277,7 +316,8 @@ func extract(ctx context.Context, data []byte, dir string, o bundle.VerifyOption
 func TestExtract(t *testing.T) {
 	t.Parallel()
 	data := built(t, bundle.Options{})
-	for name, dir := range map[string]string{"new": filepath.Join(t.TempDir(), "new"), "existing": t.TempDir()} {
+	for name, dir := range map[string]string{"new": filepath.Join(t.TempDir(), "new"),
+		"existing": t.TempDir()} {
 		if err := extract(t.Context(), data, dir, bundle.VerifyOptions{}); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -382,10 +422,12 @@ func TestExtractDoesNotOverwrite(t *testing.T) {
 	if got, _ := os.ReadFile(outside); string(got) != "mine" {
 		t.Errorf("the file outside is %q", got)
 	}
-	if err := extract(t.Context(), data, outside, bundle.VerifyOptions{}); err == nil || !strings.Contains(err.Error(), "not a directory") {
+	if err := extract(t.Context(), data, outside, bundle.VerifyOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("into a file: %v", err)
 	}
-	if err := extract(t.Context(), data, filepath.Join(t.TempDir(), "a", "b"), bundle.VerifyOptions{}); !errors.Is(err, fs.ErrNotExist) {
+	if err := extract(t.Context(), data, filepath.Join(t.TempDir(), "a", "b"),
+		bundle.VerifyOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing parent: %v", err)
 	}
 }

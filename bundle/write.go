@@ -74,18 +74,21 @@ func Write(w io.Writer, src fs.FS, m *Manifest, o Options) (Result, error) {
 // it is complete and on disk; when writing fails or ctx ends, an earlier file
 // of that name is what it was, and no other file is left. A path that is a
 // directory or a symbolic link is refused.
-func WriteFile(ctx context.Context, path string, src fs.FS, m *Manifest, o Options) (Result, error) {
+func WriteFile(ctx context.Context, path string, src fs.FS, m *Manifest,
+	o Options) (Result, error) {
 	var result Result
 	var failed error
-	_, err := atomicfile.Write(ctx, path, atomicfile.Options{Mode: 0o644, NoDigest: true}, func(w io.Writer) error {
-		result, failed = write(ctx, w, src, m, o)
-		return failed
-	})
+	_, err := atomicfile.Write(ctx, path, atomicfile.Options{Mode: 0o644, NoDigest: true},
+		func(w io.Writer) error {
+			result, failed = write(ctx, w, src, m, o)
+			return failed
+		})
 	switch {
 	case failed != nil:
 		return Result{}, failed
 	case err != nil:
-		return Result{}, &Error{Op: "write bundle", Err: err, Retry: !errors.Is(err, atomicfile.ErrNotRegular)}
+		return Result{}, &Error{Op: "write bundle", Err: err, Retry: !errors.Is(err,
+			atomicfile.ErrNotRegular)}
 	}
 	return result, nil
 }
@@ -98,7 +101,8 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 	if refused := v.refused(); len(refused) > 0 {
 		return Result{}, &Error{Op: "write bundle", Kind: ErrManifest, Findings: refused}
 	}
-	limits, err := (VerifyOptions{MaxSize: o.MaxSize, MaxFiles: o.MaxFiles, MaxRatio: o.MaxRatio}).limits("write bundle")
+	limits, err := (VerifyOptions{MaxSize: o.MaxSize, MaxFiles: o.MaxFiles, MaxRatio: o.MaxRatio}).
+		limits("write bundle")
 	if err != nil {
 		return Result{}, err
 	}
@@ -152,7 +156,8 @@ func write(ctx context.Context, w io.Writer, src fs.FS, m *Manifest, o Options) 
 		return Result{}, &Error{Op: "write bundle", Object: ManifestName, Err: err, Retry: true}
 	}
 	if n > maxManifest {
-		return Result{}, failure("write bundle", ManifestName, fmt.Errorf("%w: %d bytes, at most %d", ErrLimit, n, maxManifest))
+		return Result{}, failure("write bundle", ManifestName, fmt.Errorf("%w: %d bytes, at most %d",
+			ErrLimit, n, maxManifest))
 	}
 	for _, h := range headers { // the sizes are known now
 		if err := limits.ratio(h); err != nil {

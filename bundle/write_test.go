@@ -82,7 +82,8 @@ func TestWriteLikeTyk(t *testing.T) {
 		t.Fatalf("%d entries", len(r.File))
 	}
 	for i, f := range r.File {
-		if f.Name != want[i] || f.Method != zip.Deflate || f.ModifiedDate != 0 || f.ModifiedTime != 0 || f.ExternalAttrs != 0 || len(f.Extra) != 0 {
+		if f.Name != want[i] || f.Method != zip.Deflate || f.ModifiedDate != 0 || f.ModifiedTime != 0 ||
+			f.ExternalAttrs != 0 || len(f.Extra) != 0 {
 			t.Errorf("entry %d is %+v", i, f.FileHeader)
 		}
 		in, err := f.Open()
@@ -95,7 +96,8 @@ func TestWriteLikeTyk(t *testing.T) {
 		}
 		if f.Name == "manifest.json" {
 			var manifest bytes.Buffer
-			if _, err := result.Manifest.WriteTo(&manifest); err != nil || !bytes.Equal(got, manifest.Bytes()) {
+			if _, err := result.Manifest.WriteTo(&manifest); err != nil || !bytes.Equal(got,
+				manifest.Bytes()) {
 				t.Errorf("manifest %s", got)
 			}
 			continue
@@ -105,7 +107,8 @@ func TestWriteLikeTyk(t *testing.T) {
 		}
 		sum.Write(got)
 	}
-	if result.Manifest.Checksum != hex.EncodeToString(sum.Sum(nil)) || result.Size != int64(zipped.Len()) {
+	if result.Manifest.Checksum != hex.EncodeToString(sum.Sum(nil)) ||
+		result.Size != int64(zipped.Len()) {
 		t.Errorf("result %+v", result)
 	}
 }
@@ -138,7 +141,8 @@ func TestWriteIsDeterministic(t *testing.T) {
 		t.Fatal(err)
 	}
 	if first != strings.TrimSpace(string(want)) {
-		t.Errorf("bytes differ from the golden file's; if the compression module changed, run with -update")
+		t.Errorf("bytes differ from the golden file's; if the compression module changed, run " +
+			"with -update")
 	}
 	for _, cores := range []int{1, 7} {
 		old := runtime.GOMAXPROCS(cores)
@@ -191,17 +195,27 @@ func TestName(t *testing.T) {
 	}
 	seen := map[string]string{}
 	for what, change := range map[string]func(m *bundle.Manifest, src fstest.MapFS){
-		"as it is":      func(*bundle.Manifest, fstest.MapFS) {},
-		"a file":        func(_ *bundle.Manifest, src fstest.MapFS) { src["plugin.so"].Data = sharedObject("new") },
-		"a hook":        func(m *bundle.Manifest, _ fstest.MapFS) { m.Middleware.Post[0].RequireSession = true },
-		"the file list": func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "other.so") },
+		"as it is": func(*bundle.Manifest, fstest.MapFS) {},
+		"a file": func(_ *bundle.Manifest,
+			src fstest.MapFS) {
+			src["plugin.so"].Data = sharedObject("new")
+		},
+		"a hook": func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.Middleware.Post[0].RequireSession =
+				true
+		},
+		"the file list": func(m *bundle.Manifest, _ fstest.MapFS) {
+			m.FileList = append(m.FileList,
+				"other.so")
+		},
 	} {
 		n := name(change)
 		if other, ok := seen[n]; ok {
 			t.Errorf("%s and %s give the same name", what, other)
 		}
 		seen[n] = what
-		if n != name(change) || !strings.HasPrefix(n, "orders-") || len(n) != len("orders-0123456789ab.zip") {
+		if n != name(change) || !strings.HasPrefix(n, "orders-") ||
+			len(n) != len("orders-0123456789ab.zip") {
 			t.Errorf("%s: name %s", what, n)
 		}
 	}
@@ -214,8 +228,10 @@ func TestWriteRefusesBeforeWriting(t *testing.T) {
 	var w bytes.Buffer
 	_, err := bundle.Write(&w, files("plugin.so"), m, bundle.Options{})
 	var refused *bundle.Error
-	if !errors.As(err, &refused) || len(refused.Findings) != 2 || refused.Retryable() || refused.Hint() == "" ||
-		!strings.Contains(err.Error(), "file_list[1]") || !strings.Contains(err.Error(), "custom_middleware.driver") {
+	if !errors.As(err, &refused) || len(refused.Findings) != 2 || refused.Retryable() ||
+		refused.Hint() == "" ||
+		!strings.Contains(err.Error(), "file_list[1]") || !strings.Contains(err.Error(),
+		"custom_middleware.driver") {
 		t.Errorf("error %v", err)
 	}
 	if w.Len() > 0 {
@@ -249,7 +265,8 @@ func TestWriteFails(t *testing.T) {
 	broken := reading{src, func(r io.Reader) io.Reader {
 		return io.MultiReader(io.LimitReader(r, 900<<10), iotest.ErrReader(boom))
 	}}
-	if _, err := bundle.Write(io.Discard, broken, m, bundle.Options{}); !errors.Is(err, boom) || !strings.Contains(err.Error(), "plugin.so") {
+	if _, err := bundle.Write(io.Discard, broken, m, bundle.Options{}); !errors.Is(err, boom) ||
+		!strings.Contains(err.Error(), "plugin.so") {
 		t.Errorf("broken file: %v", err)
 	}
 }
@@ -272,11 +289,13 @@ func TestProgress(t *testing.T) {
 	m := goManifest("a.so", "b.so")
 	src := fstest.MapFS{"a.so": {Data: noise(1, 600<<10)}, "b.so": {Data: noise(2, 600<<10)}}
 	var events []bundle.Event
-	if _, err := bundle.Write(io.Discard, src, m, bundle.Options{Progress: func(e bundle.Event) { events = append(events, e) }}); err != nil {
+	if _, err := bundle.Write(io.Discard, src, m,
+		bundle.Options{Progress: func(e bundle.Event) { events = append(events, e) }}); err != nil {
 		t.Fatal(err)
 	}
 	for i, e := range events {
-		if e.Total != 1200<<10 || i > 0 && e.Done <= events[i-1].Done || (e.File == "a.so") != (e.Done <= 600<<10) {
+		if e.Total != 1200<<10 || i > 0 && e.Done <= events[i-1].Done ||
+			(e.File == "a.so") != (e.Done <= 600<<10) {
 			t.Errorf("event %d: %+v", i, e)
 		}
 	}
@@ -296,12 +315,14 @@ func TestWriteFileIsAtomic(t *testing.T) {
 		run  func(ctx context.Context, cancel context.CancelCauseFunc, path string) error
 		want []error
 	}{
-		"cancelled before": {func(ctx context.Context, cancel context.CancelCauseFunc, path string) error {
+		"cancelled before": {func(ctx context.Context, cancel context.CancelCauseFunc,
+			path string) error {
 			cancel(boom)
 			_, err := bundle.WriteFile(ctx, path, src, m, bundle.Options{})
 			return err
 		}, []error{context.Canceled, boom}},
-		"cancelled under way": {func(ctx context.Context, cancel context.CancelCauseFunc, path string) error {
+		"cancelled under way": {func(ctx context.Context, cancel context.CancelCauseFunc,
+			path string) error {
 			_, err := bundle.WriteFile(ctx, path, src, m, bundle.Options{Progress: func(e bundle.Event) {
 				if e.Done > 2<<20 {
 					cancel(boom)

@@ -33,8 +33,9 @@ type Action struct {
 	Size      int64   // of the .deb
 	Installed int64   // bytes on disk when installed, by the package's own account
 	SHA256    string  // of the .deb, by the source's index
-	Candidate string  `json:",omitempty"` // what apt would install by itself, if that is another version
-	Rollback  string  // where From could be had from at planning: cache, repository or repack
+	// what apt would install by itself, if that is another version
+	Candidate string `json:",omitempty"`
+	Rollback  string // where From could be had from at planning: cache, repository or repack
 }
 
 func (s simulation) names() []string {
@@ -49,7 +50,8 @@ func (s simulation) names() []string {
 }
 
 // actions turns apt's simulation into the plan's actions.
-func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey, debs map[string]Deb) error {
+func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey,
+	debs map[string]Deb) error {
 	requested := func(name string) bool {
 		return slices.ContainsFunc(p.Requests, func(r Request) bool { return r.Package == name })
 	}
@@ -59,7 +61,8 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey, d
 		if slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Package == one.name }) {
 			continue
 		}
-		a := Action{Package: one.name, To: one.new, Origin: one.origin, Requested: requested(one.name), Arch: p.Arch}
+		a := Action{Package: one.name, To: one.new, Origin: one.origin, Requested: requested(one.name),
+			Arch: p.Arch}
 		old, ok := find(s.Packages, one.name)
 		if ok && old.Status != "config-files" {
 			a.From, a.FromArch = old.Version, old.Arch
@@ -83,7 +86,8 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey, d
 		p.Actions = append(p.Actions, a)
 	}
 	for _, one := range sim.remv {
-		a := Action{Kind: Remove, Package: one.name, From: one.old, Requested: requested(one.name), Arch: p.Arch}
+		a := Action{Kind: Remove, Package: one.name, From: one.old, Requested: requested(one.name),
+			Arch: p.Arch}
 		if old, ok := find(s.Packages, one.name); ok {
 			a.Held, a.Arch, a.FromArch = old.Held(), old.Arch, old.Arch
 		}
@@ -103,12 +107,15 @@ func (p *Plan) asRequested(s survey) error {
 		there := ok && now.Status != "config-files"
 		i := slices.IndexFunc(p.Actions, func(a Action) bool { return a.Package == r.Package })
 		switch {
-		case i >= 0 && r.Remove == (p.Actions[i].Kind == Remove) && (r.Remove || p.Actions[i].To.Compare(r.Version) == 0):
-		case i < 0 && r.Remove && !there, i < 0 && !r.Remove && there && now.Installed() && now.Version.Compare(r.Version) == 0:
+		case i >= 0 && r.Remove == (p.Actions[i].Kind == Remove) && (r.Remove ||
+			p.Actions[i].To.Compare(r.Version) == 0):
+		case i < 0 && r.Remove && !there, i < 0 && !r.Remove && there && now.Installed() &&
+			now.Version.Compare(r.Version) == 0:
 			p.Unchanged = append(p.Unchanged, r.Package)
 		default:
-			return task{"plan", join(p.Requests)}.fail(Error{Kind: ErrNoPackage, Detail: fmt.Sprintf("apt's plan does not bring %s; it takes the name for a pattern", r),
-				Next: "give the package's exact name, and check that a source for this component is set up"})
+			return task{"plan", join(p.Requests)}.fail(Error{Kind: ErrNoPackage,
+				Detail: fmt.Sprintf("apt's plan does not bring %s; it takes the name for a pattern", r),
+				Next:   "give the package's exact name, and check that a source for this component is set up"})
 		}
 	}
 	return nil
@@ -137,7 +144,8 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 		}
 	}
 	t := task{"read", "what the sources say of " + join(p.Requests)}
-	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offeredScript, scriptName + "offered"}, append(append(args, "--"), files...)...)...)
+	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offeredScript, scriptName +
+		"offered"}, append(append(args, "--"), files...)...)...)
 	if err != nil && exitCode(err) >= 0 {
 		return aptError(t, said{err: tidy(errOut)}, err)
 	} else if err != nil {
@@ -154,9 +162,11 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 		}
 		for i, a := range p.Actions {
 			// The installed version's own stanza has no SHA256.
-			if a.Package == name && a.To.text == st.fields["version"] && a.Deb == "" && a.SHA256 == "" && st.fields["filename"] != "" {
+			if a.Package == name && a.To.text == st.fields["version"] && a.Deb == "" && a.SHA256 == "" &&
+				st.fields["filename"] != "" {
 				p.Actions[i].SHA256, p.Actions[i].Size = st.fields["sha256"], number64(st.fields["size"])
-				p.Actions[i].Installed, p.Actions[i].Arch = number64(st.fields["installed-size"])*1024, st.fields["architecture"]
+				p.Actions[i].Installed, p.Actions[i].Arch = number64(st.fields["installed-size"])*1024,
+					st.fields["architecture"]
 			}
 		}
 	}
@@ -170,7 +180,10 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 		case a.From.IsZero():
 		case slices.Contains(cached, debName(a.Package, a.From, a.FromArch)):
 			p.Actions[i].Rollback = fromCache
-		case slices.ContainsFunc(available, func(v Available) bool { return v.Package == a.Package && v.Version == a.From }):
+		case slices.ContainsFunc(available, func(v Available) bool {
+			return v.Package == a.Package &&
+				v.Version == a.From
+		}):
 			p.Actions[i].Rollback = fromRepository
 		default:
 			p.Actions[i].Rollback = fromRepack

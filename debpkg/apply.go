@@ -28,9 +28,11 @@ type Change struct {
 	Saved       []Saved             // .deb files of the versions before
 	Files       []string            // configuration and other files in the archive of them
 	FilesSHA256 string              `json:",omitempty"` // of that archive
-	Looked      []string            `json:",omitempty"` // where such files, and dpkg's beside them, were looked for
-	ExitCode    int                 // apt's
-	Note        string              `json:",omitempty"` // what apt complained of though the packages are as planned
+	// where such files, and dpkg's beside them, were looked for
+	Looked   []string `json:",omitempty"`
+	ExitCode int      // apt's
+	// what apt complained of though the packages are as planned
+	Note string `json:",omitempty"`
 }
 
 // ServiceNames returns the units of the changed packages, for
@@ -72,7 +74,9 @@ func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {
 func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
 	for _, a := range p.Actions {
 		if a.Kind == Install || a.Kind == Remove {
-			return Change{}, &Error{Op: "stage", Object: join(p.Requests), Kind: ErrRefused, Detail: fmt.Sprintf("the plan is to %s %s, and only what is installed can go on serving", a.Kind, a.Package), Next: "use Apply"}
+			return Change{}, &Error{Op: "stage", Object: join(p.Requests), Kind: ErrRefused,
+				Detail: fmt.Sprintf("the plan is to %s %s, and only what is installed can go on serving",
+					a.Kind, a.Package), Next: "use Apply"}
 		}
 	}
 	return h.apply(ctx, p, true)
@@ -83,7 +87,8 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 		return Change{}, h.err
 	}
 	if p.digest() != p.Digest || p.Digest == "" {
-		return Change{}, &Error{Op: "apply", Object: "the plan", Kind: ErrRefused, Detail: "its digest does not fit its content", Next: "make the plan again"}
+		return Change{}, &Error{Op: "apply", Object: "the plan", Kind: ErrRefused,
+			Detail: "its digest does not fit its content", Next: "make the plan again"}
 	}
 	if err := p.Refused(); err != nil {
 		return Change{}, err
@@ -177,7 +182,8 @@ func names(actions []Action) []string {
 	return list
 }
 
-func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan, stage bool) (_ Change, err error) {
+func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
+	stage bool) (_ Change, err error) {
 	// Before the comparison: a run that begins after it is noticed by its start.
 	prep, err := h.prepare(ctx, dir)
 	if err != nil {
@@ -198,7 +204,9 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan, stage
 		return Change{}, err
 	}
 	if now.Digest != p.Digest {
-		return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged, Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan and have it approved"}
+		return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged,
+			Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan " +
+				"and have it approved"}
 	}
 	c := Change{Plan: p, Dir: dir, Started: time.Now().UTC(), Staged: stage}
 	c.record(look)
@@ -215,7 +223,8 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan, stage
 			return Change{}, err
 		}
 	}
-	j := job{prep: prep, dir: dir, argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds()))), change: c}
+	j := job{prep: prep, dir: dir, argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o",
+		fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds()))), change: c}
 	for _, a := range p.Actions {
 		if (a.Held || p.Hold) && a.Kind != Remove {
 			j.hold = append(j.hold, a.Package)
@@ -269,7 +278,8 @@ func pick(units []Unit, names []string) []Unit {
 func readChange(dir string, data []byte) (Change, error) {
 	var c Change
 	if err := json.Unmarshal(data, &c); err != nil {
-		return Change{}, task{"read", "what an earlier run recorded"}.fail(Error{Err: err, Next: "look at the log in " + dir + " and remove the directory to begin again"})
+		return Change{}, task{"read", "what an earlier run recorded"}.fail(Error{Err: err,
+			Next: "look at the log in " + dir + " and remove the directory to begin again"})
 	}
 	return c, nil
 }

@@ -34,15 +34,20 @@ func TestConffilesLikeDpkg(t *testing.T) {
 				}
 				return p
 			}
-			old := pkg("4.0.8", map[string]string{"same": "1", "replaced": "1", "kept": "1", "conflict": "1", "converged": "1", "deleted": "1", "deleted-same": "1", "gone": "1", "ordinary": "1", "ordinary-same": "1", "leaving": "1", "leaving-same": "1"})
-			next := pkg("5.2.5", map[string]string{"same": "1", "replaced": "2", "kept": "1", "conflict": "2", "converged": "2", "deleted": "2", "deleted-same": "1", "fresh": "2", "in-the-way": "2"})
+			old := pkg("4.0.8", map[string]string{"same": "1", "replaced": "1", "kept": "1", "conflict": "1",
+				"converged": "1", "deleted": "1", "deleted-same": "1", "gone": "1", "ordinary": "1",
+				"ordinary-same": "1", "leaving": "1", "leaving-same": "1"})
+			next := pkg("5.2.5", map[string]string{"same": "1", "replaced": "2", "kept": "1",
+				"conflict": "2", "converged": "2", "deleted": "2", "deleted-same": "1", "fresh": "2",
+				"in-the-way": "2"})
 			for _, name := range []string{"ordinary", "ordinary-same"} {
 				next.Files[dir+name] = debs.File{Content: "2"}
 			}
 			next.Leaving = []string{dir + "leaving", dir + "leaving-same"}
 			f := newFixture(t, old, next)
 			f.install("tyk-gateway=4.0.8")
-			for name, text := range map[string]string{"kept": "mine", "conflict": "mine", "converged": "2", "in-the-way": "mine", "ordinary": "mine", "leaving": "mine"} {
+			for name, text := range map[string]string{"kept": "mine", "conflict": "mine", "converged": "2",
+				"in-the-way": "mine", "ordinary": "mine", "leaving": "mine"} {
 				f.write(dir+name, text)
 			}
 			for _, name := range []string{"deleted", "deleted-same"} {
@@ -57,14 +62,21 @@ func TestConffilesLikeDpkg(t *testing.T) {
 			before := f.tree()
 			h := f.host(func(o *debpkg.Options) { o.NewConffiles = takeNew })
 			p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
-			want := map[string]debpkg.Outcome{"same": debpkg.OutcomeSame, "replaced": debpkg.OutcomeReplaced, "kept": debpkg.OutcomeKept,
-				"converged": debpkg.OutcomeSame, "deleted-same": debpkg.OutcomeDeleted, "gone": debpkg.OutcomeObsolete, "fresh": debpkg.OutcomeNew,
-				"conflict": debpkg.OutcomeConflict, "in-the-way": debpkg.OutcomeConflict, "deleted": debpkg.OutcomeDeleted,
-				"ordinary": debpkg.OutcomeOverwritten, "ordinary-same": debpkg.OutcomeReplaced, "leaving": debpkg.OutcomeMoved, "leaving-same": debpkg.OutcomeRemoved}
-			after := map[string]string{"same": "1", "replaced": "2", "kept": "mine", "converged": "2", "deleted-same": "", "fresh": "2", "conflict": "mine", "in-the-way": "mine", "deleted": "",
-				"conflict.dpkg-dist": "2", "in-the-way.dpkg-dist": "2", "ordinary": "2", "ordinary-same": "2", "leaving": "", "leaving-same": "", "leaving.dpkg-old": "mine"}
+			want := map[string]debpkg.Outcome{"same": debpkg.OutcomeSame, "replaced": debpkg.OutcomeReplaced,
+				"kept":      debpkg.OutcomeKept,
+				"converged": debpkg.OutcomeSame, "deleted-same": debpkg.OutcomeDeleted,
+				"gone": debpkg.OutcomeObsolete, "fresh": debpkg.OutcomeNew,
+				"conflict": debpkg.OutcomeConflict, "in-the-way": debpkg.OutcomeConflict,
+				"deleted":  debpkg.OutcomeDeleted,
+				"ordinary": debpkg.OutcomeOverwritten, "ordinary-same": debpkg.OutcomeReplaced,
+				"leaving": debpkg.OutcomeMoved, "leaving-same": debpkg.OutcomeRemoved}
+			after := map[string]string{"same": "1", "replaced": "2", "kept": "mine", "converged": "2",
+				"deleted-same": "", "fresh": "2", "conflict": "mine", "in-the-way": "mine", "deleted": "",
+				"conflict.dpkg-dist": "2", "in-the-way.dpkg-dist": "2", "ordinary": "2", "ordinary-same": "2",
+				"leaving": "", "leaving-same": "", "leaving.dpkg-old": "mine"}
 			if takeNew {
-				want["conflict"], want["in-the-way"], want["deleted"] = debpkg.OutcomeTaken, debpkg.OutcomeTaken, debpkg.OutcomeRestored
+				want["conflict"], want["in-the-way"], want["deleted"] = debpkg.OutcomeTaken,
+					debpkg.OutcomeTaken, debpkg.OutcomeRestored
 				after["conflict"], after["in-the-way"], after["deleted"] = "2", "2", "2"
 				after["conflict.dpkg-old"], after["in-the-way.dpkg-old"] = "mine", "mine"
 				delete(after, "conflict.dpkg-dist")
@@ -97,10 +109,12 @@ func TestConffilesLikeDpkg(t *testing.T) {
 			if err != nil || len(replaced) != 1 {
 				t.Fatalf("%v, %v", replaced, err)
 			}
-			if list := f.raw("tar", "-tzf", replaced[0]); !takeNew && !strings.Contains(list, dir+"in-the-way.dpkg-dist\n") {
+			if list := f.raw("tar", "-tzf", replaced[0]); !takeNew && !strings.Contains(list,
+				dir+"in-the-way.dpkg-dist\n") {
 				t.Errorf("what was taken away is not kept:\n%s", list)
 			}
-			if _, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5"))); err != nil || f.file(dir+"fresh") != "2" {
+			if _, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5"))); err != nil ||
+				f.file(dir+"fresh") != "2" {
 				t.Errorf("applied again: %v", err)
 			}
 		})
@@ -110,7 +124,8 @@ func TestConffilesLikeDpkg(t *testing.T) {
 // Apply refuses when the host is no longer the one that was planned for.
 func TestHostChanged(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}), gateway("5.3.0", debs.TykOptions{Config: conf2}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}), gateway("5.3.0", debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
 	h := f.host()
 	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
@@ -118,7 +133,8 @@ func TestHostChanged(t *testing.T) {
 		t.Helper()
 		_, err := h.Apply(t.Context(), p)
 		wantError(t, err, debpkg.ErrChanged, text)
-		if entries, err := os.ReadDir(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs")); err == nil && len(entries) > 0 {
+		if entries, err := os.ReadDir(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs")); err == nil &&
+			len(entries) > 0 {
 			t.Errorf("left behind: %v", entries)
 		}
 	}
@@ -132,7 +148,8 @@ func TestHostChanged(t *testing.T) {
 	changed("held=true")
 	f.raw("apt-mark", "unhold", "tyk-gateway")
 	// The publisher pushes another build of the same version.
-	if _, err := f.repo.Add(gateway("5.2.5", debs.TykOptions{Config: conf2, Samples: map[string]string{"x": "new build"}})); err != nil {
+	if _, err := f.repo.Add(gateway("5.2.5", debs.TykOptions{Config: conf2, Samples: map[string]string{
+		"x": "new build"}})); err != nil {
 		t.Fatal(err)
 	}
 	f.raw("apt-get", "-q", "update")
@@ -174,7 +191,8 @@ func TestOffline(t *testing.T) {
 		}
 		return path
 	}
-	v1, v2 := build(gateway("4.0.8", debs.TykOptions{Config: conf1})), build(gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	v1, v2 := build(gateway("4.0.8", debs.TykOptions{Config: conf1})),
+		build(gateway("5.2.5", debs.TykOptions{Config: conf2}))
 	pump := build(debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
 	foreign := debs.Tyk("tyk-dashboard", "5.2.5", debs.TykOptions{})
 	foreign.Arch = "s390x"
@@ -202,15 +220,18 @@ func TestOffline(t *testing.T) {
 		wantError(t, err, debpkg.ErrDeb, text)
 	}
 	refuse("holds tyk-pump", debpkg.Request{Package: "tyk-gateway", Deb: pump})
-	refuse("holds version 5.2.5", debpkg.Request{Package: "tyk-gateway", Version: version(t, "5.3.0"), Deb: v2})
+	refuse("holds version 5.2.5", debpkg.Request{Package: "tyk-gateway", Version: version(t, "5.3.0"),
+		Deb: v2})
 	refuse("is for s390x", debpkg.Request{Package: "tyk-dashboard", Deb: dashboard})
-	refuse("has SHA-256 "+good.SHA256, debpkg.Request{Package: "tyk-gateway", Deb: v2, SHA256: strings.Repeat("0", 64)})
+	refuse("has SHA-256 "+good.SHA256, debpkg.Request{Package: "tyk-gateway", Deb: v2,
+		SHA256: strings.Repeat("0", 64)})
 	refuse("2 files fit", debpkg.Request{Package: "tyk-gateway", Deb: dir})
 	refuse("garbage", debpkg.Request{Package: "tyk-gateway", Deb: filepath.Join(dir, "garbage.deb")})
 	refuse("torn", debpkg.Request{Package: "tyk-gateway", Deb: torn})
 	refuse("there is no .deb file", debpkg.Request{Package: "tyk-gateway", Deb: f.root.Dir})
 
-	p := roundTrip(t, f.plan(h, debpkg.Request{Package: "tyk-gateway", Version: version(t, "5.2.5"), Deb: dir, SHA256: good.SHA256}, debpkg.Request{Package: "tyk-pump", Deb: pump}))
+	p := roundTrip(t, f.plan(h, debpkg.Request{Package: "tyk-gateway", Version: version(t, "5.2.5"),
+		Deb: dir, SHA256: good.SHA256}, debpkg.Request{Package: "tyk-pump", Deb: pump}))
 	if p.Actions[0].Rollback != "repack" || p.Actions[0].Deb != v2 || p.DownloadSize() != 0 {
 		t.Errorf("actions %+v", p.Actions)
 	}
@@ -263,7 +284,8 @@ func TestOffline(t *testing.T) {
 // it was saved from the source before, or is packed again.
 func TestSavedDeb(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
 	h := f.host()
 	c := f.apply(h, f.request("tyk-gateway", "5.2.5"))
@@ -272,7 +294,8 @@ func TestSavedDeb(t *testing.T) {
 	}
 	withdraw := func() {
 		t.Helper()
-		if err := os.Remove(filepath.Join(f.repo.Dir, "tyk-gateway_4.0.8_"+debs.Arch()+".deb")); err != nil {
+		if err := os.Remove(filepath.Join(f.repo.Dir, "tyk-gateway_4.0.8_"+debs.Arch()+
+			".deb")); err != nil {
 			t.Fatal(err)
 		}
 		if err := f.repo.Publish(); err != nil {
@@ -285,7 +308,8 @@ func TestSavedDeb(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.want("tyk-gateway", "4.0.8", "install installed")
-	if p := f.plan(h, f.request("tyk-gateway", "5.2.5")); p.Actions[0].Rollback != "repack" || !strings.Contains(p.String(), "packed again") {
+	if p := f.plan(h, f.request("tyk-gateway", "5.2.5")); p.Actions[0].Rollback != "repack" ||
+		!strings.Contains(p.String(), "packed again") {
 		t.Errorf("plan %s", p)
 	}
 	c = f.apply(h, f.request("tyk-gateway", "5.2.5"))
@@ -293,7 +317,8 @@ func TestSavedDeb(t *testing.T) {
 		t.Errorf("saved %+v", c.Saved)
 	}
 	// In the cache, it is taken from there.
-	if out, err := exec.Command("cp", c.Saved[0].Path, f.root.Dir+"/var/cache/apt/archives/").CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", c.Saved[0].Path, f.root.Dir+"/var/cache/apt/archives/").
+		CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
 	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
@@ -308,7 +333,9 @@ func TestSavedDeb(t *testing.T) {
 // compressed files included.
 func TestRevertFromHistory(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}),
+		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
+			debs.TykOptions{}))
 	f.install("tyk-gateway=4.0.8", "tyk-pump=1.8.3")
 	f.install("tyk-gateway=5.2.5", "tyk-pump=1.9.0")
 	h := f.host()
@@ -316,7 +343,8 @@ func TestRevertFromHistory(t *testing.T) {
 	log := f.root.Dir + "/var/log/apt/history.log"
 	f.raw("sh", "-c", "gzip -c "+log+" >"+log+".2.gz && rm "+log)
 	entries, err := h.History(ctx)
-	if err != nil || len(entries) != 2 || entries[1].Actions[0].Kind != debpkg.Upgrade || entries[1].End.IsZero() {
+	if err != nil || len(entries) != 2 || entries[1].Actions[0].Kind != debpkg.Upgrade ||
+		entries[1].End.IsZero() {
 		t.Fatalf("%+v, %v", entries, err)
 	}
 	c, err := h.RevertFromHistory(ctx, "tyk-gateway", "tyk-pump")
@@ -333,7 +361,8 @@ func TestRevertFromHistory(t *testing.T) {
 	if err != nil || c.Plan.Actions[0].Kind != debpkg.Downgrade {
 		t.Errorf("%+v, %v", c.Plan.Actions, err)
 	}
-	f.raw("dpkg", "--root="+f.root.Dir, "--force-not-root", "--force-script-chrootless", "-i", f.repo.Dir+"/tyk-gateway_5.2.5_"+debs.Arch()+".deb")
+	f.raw("dpkg", "--root="+f.root.Dir, "--force-not-root", "--force-script-chrootless", "-i",
+		f.repo.Dir+"/tyk-gateway_5.2.5_"+debs.Arch()+".deb")
 	_, err = h.RevertFromHistory(ctx, "tyk-gateway")
 	wantError(t, err, debpkg.ErrChanged, "at 5.2.5", "4.0.8")
 	_, err = h.RevertFromHistory(ctx, "tyk-nix")
@@ -347,7 +376,8 @@ func TestRevertFromHistory(t *testing.T) {
 // as it was and nothing behind.
 func TestCancelEverywhere(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	cause := errors.New("enough")
@@ -355,11 +385,15 @@ func TestCancelEverywhere(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var calls atomic.Int64
 		started := false
-		h := debpkg.New(func(c context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		h := debpkg.New(func(c context.Context, argv []string, stdin io.Reader, stdout,
+			stderr io.Writer) error {
 			if calls.Add(1) == n {
 				cancel(cause)
 			}
-			started = started || slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, "APT::Status-Fd") })
+			started = started || slices.ContainsFunc(argv, func(a string) bool {
+				return strings.HasPrefix(a,
+					"APT::Status-Fd")
+			})
 			return debpkg.Local()(c, argv, stdin, stdout, stderr)
 		}, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig})
 		_, err := h.Apply(ctx, p)
@@ -371,7 +405,8 @@ func TestCancelEverywhere(t *testing.T) {
 			}
 			return
 		}
-		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || strings.Contains(err.Error(), "LC_ALL") {
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || strings.Contains(err.Error(),
+			"LC_ALL") {
 			t.Errorf("cancelled at command %d: %v", n, err)
 		}
 		if started {
@@ -379,7 +414,8 @@ func TestCancelEverywhere(t *testing.T) {
 			return
 		}
 		f.want("tyk-gateway", "4.0.8", "install installed")
-		if entries, err := os.ReadDir(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs")); err == nil && len(entries) > 0 {
+		if entries, err := os.ReadDir(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs")); err == nil &&
+			len(entries) > 0 {
 			t.Fatalf("cancelled at command %d: left behind %v", n, entries)
 		}
 	}
@@ -392,7 +428,8 @@ func TestNoFetch(t *testing.T) {
 	f.install("tyk-gateway=4.0.8")
 	h := f.host(func(o *debpkg.Options) { o.NoFetch = true })
 	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
-	if p.Fetched || p.Conffiles[0].Outcome != debpkg.OutcomeUnknown || len(p.Restarts) != 1 || !p.Restarts[0].Assumed {
+	if p.Fetched || p.Conffiles[0].Outcome != debpkg.OutcomeUnknown || len(p.Restarts) != 1 ||
+		!p.Restarts[0].Assumed {
 		t.Errorf("plan %+v", p)
 	}
 	// Applied by a host that would fetch: the plan says how it was made.
@@ -400,7 +437,8 @@ func TestNoFetch(t *testing.T) {
 		t.Error(err)
 	}
 	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
-	if !p.Empty() || !slices.Equal(p.Unchanged, []string{"tyk-gateway"}) || !strings.Contains(p.String(), "Nothing to do") {
+	if !p.Empty() || !slices.Equal(p.Unchanged, []string{"tyk-gateway"}) ||
+		!strings.Contains(p.String(), "Nothing to do") {
 		t.Errorf("plan %s", p)
 	}
 	if c, err := h.Apply(t.Context(), p); err != nil || !c.Started.IsZero() {
@@ -443,7 +481,8 @@ func FuzzQuote(f *testing.F) {
 			t.Errorf("%q became %q by %s (%v)", argv, out, line, err)
 		}
 		// As the command itself, a name is never taken for an assignment.
-		if line, err := debpkg.Quote([]string{a}); err == nil && strings.Contains(a, "=") && !strings.HasPrefix(line, "'") {
+		if line, err := debpkg.Quote([]string{a}); err == nil && strings.Contains(a, "=") &&
+			!strings.HasPrefix(line, "'") {
 			t.Errorf("%q is %s", a, line)
 		}
 	})

@@ -34,7 +34,8 @@ func (h *Host) aptGet(in install, flags ...string) []string {
 	} else {
 		// confdef takes dpkg's default where it has one; without confold dpkg
 		// asks for the rest, and DEBIAN_FRONTEND does not prevent that.
-		argv = append(argv, "-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold")
+		argv = append(argv, "-o", "Dpkg::Options::=--force-confdef", "-o",
+			"Dpkg::Options::=--force-confold")
 	}
 	if in.downgrade {
 		argv = append(argv, "--allow-downgrades")
@@ -85,7 +86,8 @@ func (h *Host) simulate(ctx context.Context, op task, args []string) (simulation
 }
 
 var (
-	instLine = regexp.MustCompile(`^(Inst|Conf) (\S+)(?: \[([^\]]*)\])? \((\S+)(.*?)(?: \[[^\]]*\])?\)`)
+	instLine = regexp.MustCompile(
+		`^(Inst|Conf) (\S+)(?: \[([^\]]*)\])? \((\S+)(.*?)(?: \[[^\]]*\])?\)`)
 	remvLine = regexp.MustCompile(`^(?:Remv|Purg) (\S+)(?: \[([^\]]*)\])?`)
 )
 
@@ -93,7 +95,8 @@ func parseSimulation(text string) simulation {
 	var s simulation
 	for line := range strings.Lines(text) {
 		if m := instLine.FindStringSubmatch(line); m != nil {
-			one := simulated{name: m[2], old: Version{m[3]}, new: Version{m[4]}, origin: strings.TrimSpace(m[5])}
+			one := simulated{name: m[2], old: Version{m[3]}, new: Version{m[4]},
+				origin: strings.TrimSpace(m[5])}
 			if m[1] == "Inst" {
 				s.inst = append(s.inst, one)
 			} else {

@@ -25,7 +25,8 @@ func TestConffileLedAstray(t *testing.T) {
 		lab.Missing(t, "root, to play the service user")
 	}
 	lab.Program(t, "setpriv", "util-linux")
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
 	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
@@ -68,7 +69,8 @@ func TestConffileLedAstray(t *testing.T) {
 	// Meanwhile the directory becomes a link to one of root's.
 	f.write("/etc/profile.d/tyk.conf", "root's")
 	f.write("/etc/profile.d/policies/policies.json", "root's")
-	if err := errors.Join(os.Rename(tree, tree+".away"), os.Symlink(f.root.Dir+"/etc/profile.d", tree), os.Lchown(tree, 65534, 65534), os.Chown(f.root.Dir+"/opt", 65534, 65534)); err != nil {
+	if err := errors.Join(os.Rename(tree, tree+".away"), os.Symlink(f.root.Dir+"/etc/profile.d", tree),
+		os.Lchown(tree, 65534, 65534), os.Chown(f.root.Dir+"/opt", 65534, 65534)); err != nil {
 		t.Fatal(err)
 	}
 	_ = h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}) // dpkg itself follows
@@ -83,10 +85,12 @@ func TestConffileLedAstray(t *testing.T) {
 	// A change that names files elsewhere is not carried out.
 	forged := roundTrip(t, c)
 	forged.Saved[0].Path = "/tmp/evil.deb"
-	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused, "outside of")
+	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused,
+		"outside of")
 	forged = roundTrip(t, c)
 	forged.Dir = "/tmp/evil"
-	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused, "outside of")
+	wantError(t, h.Revert(t.Context(), forged, debpkg.RevertOptions{}), debpkg.ErrRefused,
+		"outside of")
 }
 
 // While root brings files back, the service user exchanges his directory, a
@@ -98,7 +102,8 @@ func TestRevertRaces(t *testing.T) {
 		lab.Missing(t, "root, to play the service user")
 	}
 	lab.Program(t, "setpriv", "util-linux")
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
 	f.write("/opt/tyk-gateway/policies/policies.json", "edited")
 	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
@@ -106,7 +111,8 @@ func TestRevertRaces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := filepath.WalkDir(f.root.Dir+"/opt/tyk-gateway", func(path string, _ os.DirEntry, err error) error {
+	if err := filepath.WalkDir(f.root.Dir+"/opt/tyk-gateway", func(path string, _ os.DirEntry,
+		err error) error {
 		return errors.Join(err, os.Lchown(path, 65534, 65534))
 	}); err != nil {
 		t.Fatal(err)
@@ -135,7 +141,8 @@ done 2>/dev/null`, "attack", f.root.Dir+"/opt/tyk-gateway", secret)
 		_ = attack.Wait()
 	}()
 	h, rounds := f.host(), 0
-	for start := time.Now(); rounds < 200 && (rounds < 20 || time.Since(start) < 20*time.Second); rounds++ {
+	for start := time.Now(); rounds < 200 && (rounds < 20 ||
+		time.Since(start) < 20*time.Second); rounds++ {
 		_ = h.RevertFiles(t.Context(), c) // it fails as often as the user is quick
 	}
 	t.Logf("%d rounds", rounds)
@@ -145,7 +152,8 @@ done 2>/dev/null`, "attack", f.root.Dir+"/opt/tyk-gateway", secret)
 			t.Fatal(err)
 		}
 		st := info.Sys().(*syscall.Stat_t)
-		if got := f.file("/root-only/" + name); got != "root's" || info.Mode().Perm() != 0o640 || st.Uid != 0 {
+		if got := f.file("/root-only/" + name); got != "root's" || info.Mode().Perm() != 0o640 ||
+			st.Uid != 0 {
 			t.Errorf("%s of root's holds %q, mode %v, owner %d", name, got, info.Mode(), st.Uid)
 		}
 	}
@@ -157,7 +165,9 @@ done 2>/dev/null`, "attack", f.root.Dir+"/opt/tyk-gateway", secret)
 	if err != nil || len(archives) == 0 {
 		t.Fatalf("archives %v, %v", archives, err)
 	}
-	out, err := f.try("sh", "-c", `for a in "$1"/files-replaced.*; do tar -x -z -O -f "$a"; done 2>/dev/null | grep -c "root's"`, "look", c.Dir)
+	out, err := f.try("sh", "-c",
+		`for a in "$1"/files-replaced.*; do tar -x -z -O -f "$a"; done 2>/dev/null | grep -c "root's"`,
+		"look", c.Dir)
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("root's words are in the archives: %s, %v", out, err)
 	}

@@ -17,8 +17,9 @@ type Restart struct {
 
 // ConffilePlan is a conffile's three-way state and what will become of it.
 type ConffilePlan struct {
-	Package, Path            string
-	Diverted                 string `json:",omitempty"` // the path that the file has on the disk instead
+	Package, Path string
+	// the path that the file has on the disk instead
+	Diverted                 string `json:",omitempty"`
 	Shipped, Disk, Candidate string // MD5; empty: no such file
 	Outcome                  Outcome
 }
@@ -56,7 +57,8 @@ type Owned struct{ Package, Path, Owner string }
 // fetchDebs downloads the candidates into apt's cache and returns where each
 // one's file is, by package. apt does not copy those of a file: source. What
 // does not fit is not fetched.
-func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, need *space, fetch bool) (map[string]string, error) {
+func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, need *space,
+	fetch bool) (map[string]string, error) {
 	op := task{"download", join(p.Requests)}
 	out, err := h.apt(ctx, op, in, "-qq", "--print-uris")
 	if err != nil {
@@ -106,7 +108,8 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, nee
 
 // candidates compares the candidates with what is installed. It returns the
 // room that the plan needs.
-func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey, fetch bool) (space, error) {
+func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey,
+	fetch bool) (space, error) {
 	in.downgrade, in.held, in.removal = true, true, true
 	var need space
 	files, err := h.fetchDebs(ctx, p, in, s, &need, fetch)
@@ -129,7 +132,8 @@ func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey, fe
 		if !ok {
 			need.add(s.disk(h.path("/opt")), a.Installed, "new files")
 			for _, c := range old.Conffiles {
-				p.Conffiles = append(p.Conffiles, ConffilePlan{Package: a.Package, Path: c.Path, Shipped: c.Shipped, Disk: c.Disk, Outcome: OutcomeUnknown})
+				p.Conffiles = append(p.Conffiles, ConffilePlan{Package: a.Package, Path: c.Path,
+					Shipped: c.Shipped, Disk: c.Disk, Outcome: OutcomeUnknown})
 			}
 			if c, ok := component(a.Package); ok {
 				p.Restarts = append(p.Restarts, Restart{Unit: c.Unit, Package: a.Package, Assumed: true})
@@ -151,7 +155,10 @@ func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey, fe
 			p.Overwrites = append(p.Overwrites, Overwrite{a.Package, f})
 		}
 		for _, o := range c.owned {
-			going := slices.ContainsFunc(p.Actions, func(b Action) bool { return b.Package == o.Owner && b.Kind == Remove })
+			going := slices.ContainsFunc(p.Actions, func(b Action) bool {
+				return b.Package == o.Owner &&
+					b.Kind == Remove
+			})
 			if !going && !slices.Contains(c.replaces, o.Owner) {
 				p.Owned = append(p.Owned, o)
 			}
@@ -163,7 +170,8 @@ func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey, fe
 func (h *Host) conffiles(pkg string, old Package, c contents) []ConffilePlan {
 	var list []ConffilePlan
 	for _, f := range old.Conffiles {
-		list = append(list, ConffilePlan{Package: pkg, Path: f.Path, Diverted: f.Diverted, Shipped: f.Shipped, Disk: f.Disk, Candidate: c.conffiles[f.Path]})
+		list = append(list, ConffilePlan{Package: pkg, Path: f.Path, Diverted: f.Diverted,
+			Shipped: f.Shipped, Disk: f.Disk, Candidate: c.conffiles[f.Path]})
 	}
 	var fresh []string
 	for p := range c.conffiles {
@@ -173,7 +181,8 @@ func (h *Host) conffiles(pkg string, old Package, c contents) []ConffilePlan {
 	}
 	slices.Sort(fresh)
 	for _, p := range fresh {
-		list = append(list, ConffilePlan{Package: pkg, Path: p, Disk: c.disk[p], Candidate: c.conffiles[p]})
+		list = append(list, ConffilePlan{Package: pkg, Path: p, Disk: c.disk[p],
+			Candidate: c.conffiles[p]})
 	}
 	for i, f := range list {
 		switch {

@@ -29,7 +29,8 @@ func (h *Host) env() []string {
 }
 
 // stream runs a command with our environment.
-func (h *Host) stream(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, argv ...string) error {
+func (h *Host) stream(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer,
+	argv ...string) error {
 	if h.err != nil {
 		return h.err
 	}
@@ -66,14 +67,17 @@ func (c *capped) Write(p []byte) (int, error) {
 }
 
 // raw runs a command and returns its two streams as they are.
-func (h *Host) raw(ctx context.Context, stdin io.Reader, argv ...string) (stdout, stderr string, err error) {
+func (h *Host) raw(ctx context.Context, stdin io.Reader,
+	argv ...string) (stdout, stderr string, err error) {
 	cctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	over := func() { cancel(ErrOutput) }
 	out, errOut := &capped{left: h.limit, over: over}, &capped{left: h.limit, over: over}
 	err = h.stream(cctx, stdin, out, errOut, argv...)
 	if ctx.Err() == nil && (context.Cause(cctx) == ErrOutput || errors.Is(err, ErrOutput)) {
-		err = task{"run", program(argv)}.fail(Error{Kind: ErrOutput, Detail: fmt.Sprintf("more than %d MiB", maxOutput>>20), Next: "look at what the program prints on the host"})
+		err = task{"run", program(argv)}.fail(Error{Kind: ErrOutput,
+			Detail: fmt.Sprintf("more than %d MiB", maxOutput>>20),
+			Next:   "look at what the program prints on the host"})
 		return "", "", err
 	}
 	return out.buf.String(), errOut.buf.String(), err
@@ -101,8 +105,10 @@ func (h *Host) output(ctx context.Context, argv ...string) (string, error) {
 
 // script runs a POSIX shell script. Its arguments are $1 and so on. Its name is
 // $0, by which package debpkgtest knows what is asked.
-func (h *Host) script(ctx context.Context, stdin io.Reader, name, text string, args ...string) (string, error) {
-	out, errOut, err := h.raw(ctx, stdin, append([]string{"sh", "-c", text, scriptName + name}, args...)...)
+func (h *Host) script(ctx context.Context, stdin io.Reader, name, text string,
+	args ...string) (string, error) {
+	out, errOut, err := h.raw(ctx, stdin, append([]string{"sh", "-c", text, scriptName + name},
+		args...)...)
 	return out, explain(ctx, err, errOut)
 }
 
@@ -115,7 +121,8 @@ func tidy(s string) string { return printable.Text(redact(s)) }
 func brief(ctx context.Context, err error) error {
 	var e *run.Error
 	switch {
-	case err == nil, errors.Is(err, ErrConnection), errors.Is(err, ErrNotRoot), errors.Is(err, ErrShell):
+	case err == nil, errors.Is(err, ErrConnection), errors.Is(err, ErrNotRoot), errors.Is(err,
+		ErrShell):
 		return err
 	case ctx.Err() != nil:
 		return ended(ctx)

@@ -39,27 +39,35 @@ func answers(stdout, stderr string, code int) debpkg.Runner {
 // is read from standard error alone.
 func TestStreamsInterleaved(t *testing.T) {
 	t.Parallel()
-	const talk = "Get:1 http://r stable InRelease\nE: Unable to locate package decoy\nReading package lists...\n"
-	h := debpkg.New(answers(talk, "W: Failed to fetch http://r/InRelease  Could not resolve 'r'\nE: Unable to fetch some archives\n", 100), debpkg.Options{})
+	const talk = "Get:1 http://r stable InRelease\nE: Unable to locate package decoy\nReading " +
+		"package lists...\n"
+	h := debpkg.New(answers(talk, "W: Failed to fetch http://r/InRelease  Could not resolve 'r'\nE: "+
+		"Unable to fetch some archives\n", 100), debpkg.Options{})
 	err := h.Update(t.Context())
 	wantError(t, err, debpkg.ErrNetwork, "http://r: Could not resolve 'r'")
 	if errors.Is(err, debpkg.ErrNoPackage) {
 		t.Errorf("standard output was judged: %v", err)
 	}
-	e := debpkg.Classify("plan", "Building dependency tree...Reading state information...\n", "E: Unable to locate package tyk-nix\n", nil)
+	e := debpkg.Classify("plan", "Building dependency tree...Reading state information...\n",
+		"E: Unable to locate package tyk-nix\n", nil)
 	wantError(t, e, debpkg.ErrNoPackage, "tyk-nix")
-	if want := "Building dependency tree...Reading state information...\nE: Unable to locate package tyk-nix\n"; e.Output != want {
+	if want := "Building dependency tree...Reading state information...\nE: Unable to locate " +
+		"package tyk-nix\n"; e.Output != want {
 		t.Errorf("output %q", e.Output)
 	}
-	e = debpkg.Classify("plan", "The following packages have unmet dependencies:\n a : Depends: b\n     Depends: c\nnext\n", "E: Unable to correct problems, you have held broken packages.\n", nil)
+	e = debpkg.Classify("plan", "The following packages have unmet dependencies:\n a : Depends: b\n "+
+		"    Depends: c\nnext\n", "E: Unable to correct problems, you have held broken packages.\n", nil)
 	wantError(t, e, debpkg.ErrDepends, "a : Depends: b\n     Depends: c")
 	if strings.Contains(e.Detail, "next") {
 		t.Errorf("detail %q", e.Detail)
 	}
 	// dpkg explains itself on the indented line.
-	e = debpkg.Classify("apply", "", "dpkg: error processing archive /x.deb (--unpack):\n trying to overwrite '/opt/a', which is also in package tyk-gateway-ee 5.7.0\nErrors were encountered\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n", nil)
+	e = debpkg.Classify("apply", "", "dpkg: error processing archive /x.deb (--unpack):\n trying to "+
+		"overwrite '/opt/a', which is also in package tyk-gateway-ee 5.7.0\nErrors were "+
+		"encountered\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n", nil)
 	wantError(t, e, debpkg.ErrFileConflict, "which is also in package tyk-gateway-ee 5.7.0")
-	e = debpkg.Classify("apply", "", "dpkg: error processing archive /x.deb (--unpack):\n something new\n over two lines\nlast\n", nil)
+	e = debpkg.Classify("apply", "", "dpkg: error processing archive /x.deb (--unpack):\n something "+
+		"new\n over two lines\nlast\n", nil)
 	wantError(t, e, debpkg.ErrApt, "something new\n over two lines")
 	if strings.Contains(e.Detail, "last") {
 		t.Errorf("detail %q", e.Detail)
@@ -77,9 +85,10 @@ func TestOutputOfHost(t *testing.T) {
 		}
 		return ctx.Err()
 	}
-	for name, r := range map[string]debpkg.Runner{"a fake": endless, "a process": func(ctx context.Context, _ []string, in io.Reader, out, errOut io.Writer) error {
-		return debpkg.Local()(ctx, []string{"cat", "/dev/zero"}, in, out, errOut)
-	}} {
+	for name, r := range map[string]debpkg.Runner{"a fake": endless,
+		"a process": func(ctx context.Context, _ []string, in io.Reader, out, errOut io.Writer) error {
+			return debpkg.Local()(ctx, []string{"cat", "/dev/zero"}, in, out, errOut)
+		}} {
 		h := debpkg.New(r, debpkg.Options{})
 		h.Limit(1 << 20)
 		_, err := h.Packages(t.Context(), "x")
@@ -88,8 +97,10 @@ func TestOutputOfHost(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	h := debpkg.New(answers("", "E: Unable to locate package \x1b]0;owned\a\u202etyk\r\n", 100), debpkg.Options{})
-	if err := h.Update(t.Context()); err == nil || strings.ContainsAny(err.Error(), "\x1b\a\r\u202e") || !strings.Contains(err.Error(), `\x1b]0;owned\x07\u202etyk`) {
+	h := debpkg.New(answers("", "E: Unable to locate package \x1b]0;owned\a\u202etyk\r\n", 100),
+		debpkg.Options{})
+	if err := h.Update(t.Context()); err == nil || strings.ContainsAny(err.Error(),
+		"\x1b\a\r\u202e") || !strings.Contains(err.Error(), `\x1b]0;owned\x07\u202etyk`) {
 		t.Errorf("%q", err)
 	}
 	p := debpkg.Plan{HeldBack: []string{"x\x1b[2J"}, Problems: []debpkg.Problem{{Text: "a\u2066b"}}}
@@ -101,15 +112,19 @@ func TestOutputOfHost(t *testing.T) {
 func TestSudoRefusals(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
-		"sudo: a password is required\n", "sudo: sorry, you must have a tty to run sudo\n", "sudo: a terminal is required to read the password\n",
-		"sudo: no tty present and no askpass program specified\n", "deploy is not in the sudoers file.\n", "deploy is not in the sudoers file.  This incident will be reported.\n",
-		"Sorry, user deploy is not allowed to execute '/usr/bin/env' as root on gw1.\n", "sudo: The \"no new privileges\" flag is set, which prevents sudo from running as root.\n",
+		"sudo: a password is required\n", "sudo: sorry, you must have a tty to run sudo\n",
+		"sudo: a terminal is required to read the password\n",
+		"sudo: no tty present and no askpass program specified\n", "deploy is not in the sudoers file.\n",
+		"deploy is not in the sudoers file.  This incident will be reported.\n",
+		"Sorry, user deploy is not allowed to execute '/usr/bin/env' as root on gw1.\n",
+		"sudo: The \"no new privileges\" flag is set, which prevents sudo from running as root.\n",
 	} {
 		_, err := debpkg.New(debpkg.Sudo(answers("", text, 1)), debpkg.Options{}).Sources(t.Context())
 		wantError(t, err, debpkg.ErrNotRoot, strings.TrimSpace(text), "NOPASSWD")
 	}
 	// A command's own words are no refusal of sudo's.
-	_, err := debpkg.New(debpkg.Sudo(answers("", "cat: sudo: password not allowed\n", 1)), debpkg.Options{}).Sources(t.Context())
+	_, err := debpkg.New(debpkg.Sudo(answers("", "cat: sudo: password not allowed\n", 1)),
+		debpkg.Options{}).Sources(t.Context())
 	if err == nil || errors.Is(err, debpkg.ErrNotRoot) {
 		t.Errorf("%v", err)
 	}
@@ -118,7 +133,8 @@ func TestSudoRefusals(t *testing.T) {
 func TestSSHCommandLine(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "with blank")
-	o := debpkg.SSHOptions{Config: "/c d", Identity: "/my keys/100%", KnownHosts: "/known hosts", Jump: "jump@b", Port: 2222, ControlDir: dir}
+	o := debpkg.SSHOptions{Config: "/c d", Identity: "/my keys/100%", KnownHosts: "/known hosts",
+		Jump: "jump@b", Port: 2222, ControlDir: dir}
 	line := func(o debpkg.SSHOptions) []string {
 		t.Helper()
 		argv, err := o.Argv("ops@gw1")
@@ -128,7 +144,8 @@ func TestSSHCommandLine(t *testing.T) {
 		return argv
 	}
 	argv := line(o)
-	for _, want := range [][]string{{"-F", "/c d"}, {"-i", "/my keys/100%%"}, {"-J", "jump@b"}, {"-p", "2222"}, {"-o", `UserKnownHostsFile="/known hosts"`},
+	for _, want := range [][]string{{"-F", "/c d"}, {"-i", "/my keys/100%%"}, {"-J", "jump@b"},
+		{"-p", "2222"}, {"-o", `UserKnownHostsFile="/known hosts"`},
 		{"-a", "-x", "-o", "ClearAllForwardings=yes"}, {"--", "ops@gw1"}} {
 		found := false
 		for i := range argv {
@@ -156,8 +173,11 @@ func TestSSHCommandLine(t *testing.T) {
 	o.KnownHosts = known
 	seen := map[string]bool{master(o): true}
 	for name, change := range map[string]func(*debpkg.SSHOptions){
-		"identity": func(o *debpkg.SSHOptions) { o.Identity = "/other" }, "jump": func(o *debpkg.SSHOptions) { o.Jump = "" },
-		"config": func(o *debpkg.SSHOptions) { o.Config = "" }, "forward": func(o *debpkg.SSHOptions) { o.Forward = true },
+		"identity": func(o *debpkg.SSHOptions) { o.Identity = "/other" },
+		"jump":     func(o *debpkg.SSHOptions) { o.Jump = "" },
+		"config":   func(o *debpkg.SSHOptions) { o.Config = "" }, "forward": func(o *debpkg.SSHOptions) {
+			o.Forward = true
+		},
 		"known hosts": func(o *debpkg.SSHOptions) { o.KnownHosts = "/other" },
 		"another key": func(*debpkg.SSHOptions) {
 			if err := os.WriteFile(known, []byte("gw1 ssh-ed25519 AAAA\n"), 0o600); err != nil {

@@ -38,9 +38,12 @@ func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) 
 	var verdict error
 	switch {
 	case len(wrong) > 0 && s.name == "dead":
-		verdict = &Error{Op: op.verb, Object: op.object, Kind: ErrInterrupted, Detail: "the run vanished: " + strings.Join(wrong, "; "), Output: output.String(), Next: "call Repair, then Revert or apply a new plan"}
+		verdict = &Error{Op: op.verb, Object: op.object, Kind: ErrInterrupted,
+			Detail: "the run vanished: " + strings.Join(wrong, "; "), Output: output.String(),
+			Next: "call Repair, then Revert or apply a new plan"}
 	case len(wrong) > 0:
-		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome, Detail: strings.Join(wrong, "; ")})
+		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome,
+			Detail: strings.Join(wrong, "; ")})
 		e.Detail = strings.TrimSpace(e.Detail + "\n" + strings.Join(wrong, "; "))
 		verdict = e
 	case s.name == "dead" || s.n != 0:
@@ -72,7 +75,8 @@ func (h *Host) unmask(ctx context.Context, units []Unit) error {
 	if len(names) == 0 {
 		return nil
 	}
-	if _, err := h.output(ctx, append([]string{"systemctl", "unmask", "--runtime", "--"}, names...)...); err != nil {
+	if _, err := h.output(ctx, append([]string{"systemctl", "unmask", "--runtime", "--"},
+		names...)...); err != nil {
 		return task{"unmask", strings.Join(names, ", ")}.wrap(err)
 	}
 	return nil
@@ -99,7 +103,8 @@ func (c Change) unmet() []string {
 		case !there:
 			list = append(list, a.Package+" is not installed")
 		case now.Version.Compare(a.To) != 0 || !now.Installed():
-			list = append(list, fmt.Sprintf("%s is %s at %s instead of installed at %s", a.Package, now.Status, now.Version, a.To))
+			list = append(list, fmt.Sprintf("%s is %s at %s instead of installed at %s", a.Package,
+				now.Status, now.Version, a.To))
 		case (a.Held || c.Plan.Hold) && !now.Held():
 			list = append(list, a.Package+" is not on hold")
 		}
@@ -142,7 +147,8 @@ func (h *Host) judgeUnits(ctx context.Context, c Change, look survey) (Change, e
 		// A unit file in /etc wins over the mask in /run.
 		i := slices.IndexFunc(c.UnitsAfter, func(a Unit) bool { return a.Name == u.Name })
 		if u.Active() && i >= 0 && c.UnitsAfter[i].InvocationID != u.InvocationID {
-			c.Note = strings.TrimSpace(c.Note + " " + u.Name + " was restarted although the change was staged")
+			c.Note = strings.TrimSpace(c.Note + " " + u.Name +
+				" was restarted although the change was staged")
 		}
 	}
 	return c, nil

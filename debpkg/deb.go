@@ -28,7 +28,8 @@ type Deb struct {
 func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 	for _, p := range paths {
 		if !path.IsAbs(p) {
-			return nil, task{"read", ".deb files"}.wrap(fmt.Errorf("%q is not an absolute path on the host", p))
+			return nil, task{"read", ".deb files"}.wrap(fmt.Errorf("%q is not an absolute path on the host",
+				p))
 		}
 	}
 	out, err := h.script(ctx, nil, "debs", debsScript, append([]string{""}, paths...)...)
@@ -37,7 +38,8 @@ func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 		if ctx.Err() != nil || exitCode(err) < 0 {
 			return nil, t.wrap(err)
 		}
-		return nil, t.fail(Error{Kind: ErrDeb, Detail: err.Error(), Err: err, Next: "check that the file was copied whole"})
+		return nil, t.fail(Error{Kind: ErrDeb, Detail: err.Error(), Err: err,
+			Next: "check that the file was copied whole"})
 	}
 	return parseDebs(out), nil
 }
@@ -69,7 +71,8 @@ func (h *Host) debsThere(ctx context.Context, files []string) ([]Deb, error) {
 func parseDebs(out string) []Deb {
 	var debs []Deb
 	for _, f := range fields(out, 6) {
-		debs = append(debs, Deb{Path: f[0], Package: f[1], Version: Version{f[2]}, Arch: f[3], Size: number64(f[4]), SHA256: f[5]})
+		debs = append(debs, Deb{Path: f[0], Package: f[1], Version: Version{f[2]}, Arch: f[3],
+			Size: number64(f[4]), SHA256: f[5]})
 	}
 	return debs
 }
@@ -82,7 +85,9 @@ var debFileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%-]*\.deb$`)
 // directory.
 func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error) {
 	if !debFileName.MatchString(name) {
-		return Deb{}, task{"upload", fmt.Sprintf("%q", name)}.fail(Error{Kind: ErrDeb, Detail: "not a plain file name that ends with .deb", Next: "give one such as tyk-gateway_5.2.5_amd64.deb"})
+		return Deb{}, task{"upload", fmt.Sprintf("%q", name)}.fail(Error{Kind: ErrDeb,
+			Detail: "not a plain file name that ends with .deb",
+			Next:   "give one such as tyk-gateway_5.2.5_amd64.deb"})
 	}
 	dir := path.Join(h.o.StateDir, "uploads")
 	sum := sha256.New()
@@ -111,7 +116,9 @@ p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, di
 			return Deb{}, task{"upload", name}.wrap(fmt.Errorf("the host describes %d files", len(debs)))
 		}
 		if want := hex.EncodeToString(sum.Sum(nil)); debs[0].SHA256 != want {
-			return Deb{}, &Error{Op: "upload", Object: name, Kind: ErrDeb, Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want), Retry: true, Next: "upload it again"}
+			return Deb{}, &Error{Op: "upload", Object: name, Kind: ErrDeb,
+				Detail: fmt.Sprintf("its SHA-256 on the host is %s, %s was sent", debs[0].SHA256, want),
+				Retry:  true, Next: "upload it again"}
 		}
 		debs[0].Path = path.Join(dir, name)
 		if _, err := h.script(ctx, nil, "move", `mv -T "$1" "$2"`, part, debs[0].Path); err != nil {
@@ -176,7 +183,8 @@ func (h *Host) contents(ctx context.Context, files map[string]string) (map[strin
 }
 
 func parseContents(pkg, root string, part []string) contents {
-	c := contents{conffiles: map[string]string{}, disk: map[string]string{}, postinst: part[3], leaving: lines(part[2])}
+	c := contents{conffiles: map[string]string{}, disk: map[string]string{}, postinst: part[3],
+		leaving: lines(part[2])}
 	for _, f := range fields(part[1], 3) {
 		c.conffiles[f[0]] = f[1]
 		if f[2] != "absent" {
@@ -196,7 +204,8 @@ func parseContents(pkg, root string, part []string) contents {
 	}
 	// Differences are what dpkg --verify prints.
 	for _, line := range lines(part[5]) {
-		if m := verifyLine.FindStringSubmatch(line); m != nil && m[1][2] == '5' && m[2] != "c" && slices.Contains(c.files, m[3]) {
+		if m := verifyLine.FindStringSubmatch(line); m != nil && m[1][2] == '5' && m[2] != "c" &&
+			slices.Contains(c.files, m[3]) {
 			c.changed = append(c.changed, m[3])
 		}
 	}
@@ -231,11 +240,15 @@ func (c *contents) findRoom(root string, files [][]string, look []string) {
 	for i, d := range look[:n] {
 		top := "/" + strings.SplitN(d+"/", "/", 3)[1]
 		blocks, size, _ := strings.Cut(look[2*n+i], " ")
-		disks[d] = Disk{Path: path.Join("/", root, top), Free: number64(blocks) * number64(size), device: look[n+i]}
+		disks[d] = Disk{Path: path.Join("/", root, top), Free: number64(blocks) * number64(size),
+			device: look[n+i]}
 	}
 	for _, f := range files {
 		disk := disks[strings.TrimSuffix(path.Dir(f[1]), "/")]
-		i := slices.IndexFunc(c.disks, func(r room) bool { return r.Path == disk.Path && r.device == disk.device })
+		i := slices.IndexFunc(c.disks, func(r room) bool {
+			return r.Path == disk.Path &&
+				r.device == disk.device
+		})
 		if i < 0 {
 			i, c.disks = len(c.disks), append(c.disks, room{Disk: disk})
 		}
@@ -254,8 +267,9 @@ func lines(text string) []string {
 
 var (
 	// debhelper writes: deb-systemd-invoke $_dh_action 'x.service'
-	restarting = regexp.MustCompile(`(?m)^[^#\n]*\b(?:(?:systemctl|deb-systemd-invoke|invoke-rc\.d|service)\b.*\b(?:re)?start\b|deb-systemd-invoke \$_dh_action\b).*$`)
-	unitFile   = regexp.MustCompile(`^(?:/usr)?/lib/systemd/system/([^/@]+\.service)$`)
+	restarting = regexp.MustCompile(
+		`(?m)^[^#\n]*\b(?:(?:systemctl|deb-systemd-invoke|invoke-rc\.d|service)\b.*\b(?:re)?start\b|deb-systemd-invoke \$_dh_action\b).*$`)
+	unitFile = regexp.MustCompile(`^(?:/usr)?/lib/systemd/system/([^/@]+\.service)$`)
 )
 
 // units are the services that the package ships.
@@ -278,7 +292,8 @@ func restarts(postinst string, units []string) []string {
 	}
 	var named []string
 	for _, u := range units {
-		if regexp.MustCompile(`(?:^|[^\w-])` + regexp.QuoteMeta(strings.TrimSuffix(u, ".service")) + `(?:[^\w-]|$)`).MatchString(lines) {
+		if regexp.MustCompile(`(?:^|[^\w-])` + regexp.QuoteMeta(strings.TrimSuffix(u, ".service")) +
+			`(?:[^\w-]|$)`).MatchString(lines) {
 			named = append(named, u)
 		}
 	}

@@ -10,10 +10,12 @@ import (
 func (p Plan) differences(now Plan) []string {
 	var list []string
 	if p.Host != now.Host {
-		list = append(list, fmt.Sprintf("the plan is for %s (%s), this is %s (%s)", p.Host.Hostname, p.Host.Machine, now.Host.Hostname, now.Host.Machine))
+		list = append(list, fmt.Sprintf("the plan is for %s (%s), this is %s (%s)", p.Host.Hostname,
+			p.Host.Machine, now.Host.Hostname, now.Host.Machine))
 	}
 	describe := func(a Action) string {
-		return strings.TrimSpace(fmt.Sprintf("%s %s %s to %s held=%t %s", a.Kind, a.Package, a.From, a.To, a.Held, a.SHA256))
+		return strings.TrimSpace(fmt.Sprintf("%s %s %s to %s held=%t %s", a.Kind, a.Package, a.From, a.To,
+			a.Held, a.SHA256))
 	}
 	for _, a := range p.Actions {
 		i := slices.IndexFunc(now.Actions, func(b Action) bool { return a.Package == b.Package })

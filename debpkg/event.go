@@ -10,8 +10,9 @@ type EventKind string
 
 // The kinds of events.
 const (
-	EventStep     EventKind = "step"     // a step begins; Text names it
-	EventWait     EventKind = "wait"     // somebody holds a lock, or the connection is lost; Text says who
+	EventStep EventKind = "step" // a step begins; Text names it
+	// somebody holds a lock, or the connection is lost; Text says who
+	EventWait     EventKind = "wait"
 	EventDownload EventKind = "download" // apt downloads; Percent and Text
 	EventInstall  EventKind = "install"  // dpkg works on Package; Percent and Text
 	EventConffile EventKind = "conffile" // dpkg meets an edited conffile; Text is its path

@@ -175,7 +175,8 @@ func history(ctx context.Context, r debpkg.Runner, o debpkg.Options, out io.Writ
 	entries, err := debpkg.New(r, o).History(ctx)
 	for _, e := range entries {
 		for _, a := range e.Actions {
-			fmt.Fprintln(out, strings.Join(strings.Fields(fmt.Sprint(a.Kind, " ", a.Package, " ", a.From, " ", a.To)), " "))
+			fmt.Fprintln(out, strings.Join(strings.Fields(fmt.Sprint(a.Kind, " ", a.Package, " ", a.From,
+				" ", a.To)), " "))
 		}
 	}
 	return err
@@ -189,7 +190,8 @@ func ExampleHost_History() {
 }
 
 // revertFromHistory undoes what somebody did by hand.
-func revertFromHistory(ctx context.Context, r debpkg.Runner, o debpkg.Options, out io.Writer) error {
+func revertFromHistory(ctx context.Context, r debpkg.Runner, o debpkg.Options,
+	out io.Writer) error {
 	host := debpkg.New(r, o)
 	change, err := host.RevertFromHistory(ctx, "tyk-gateway")
 	if err != nil {
@@ -261,7 +263,9 @@ func ExampleFacts_String() {
 func ExampleHost_Update() {
 	// What apt prints on standard error when there is no network.
 	fake := debpkgtest.New("gw1")
-	fake.FailUpdate("W: Failed to fetch https://token:@packagecloud.io/tyk/tyk-gateway/debian/dists/bookworm/InRelease  Could not resolve 'packagecloud.io'\n")
+	fake.FailUpdate("W: Failed to fetch " +
+		"https://token:@packagecloud.io/tyk/tyk-gateway/debian/dists/bookworm/InRelease  Could not " +
+		"resolve 'packagecloud.io'\n")
 	host := debpkg.New(fake.Run, debpkg.Options{})
 	err := host.Update(context.Background())
 	var u *debpkg.UpdateError
@@ -278,19 +282,23 @@ func ExampleHost_Packages() {
 	fake.Hold("tyk-gateway")
 	host := debpkg.New(fake.Run, debpkg.Options{})
 	list, err := host.Packages(context.Background(), "tyk-*")
-	fmt.Println(list[0].Name, list[0].Version, list[0].Installed(), list[0].Held(), list[0].Broken(), err)
+	fmt.Println(list[0].Name, list[0].Version, list[0].Installed(), list[0].Held(), list[0].Broken(),
+		err)
 	// Output: tyk-gateway 5.2.5 true true false <nil>
 }
 
 func ExampleHost_Sources() {
-	host := debpkg.New(says("\x1c/etc/apt/sources.list.d/tyk_tyk-gateway.list\ndeb [signed-by=/usr/share/keyrings/tyk.gpg] https://token:@packagecloud.io/tyk/tyk-gateway/debian bookworm main\n\x1d"), debpkg.Options{})
+	host := debpkg.New(says("\x1c/etc/apt/sources.list.d/tyk_tyk-gateway.list\ndeb "+
+		"[signed-by=/usr/share/keyrings/tyk.gpg] https://token:@packagecloud.io/tyk/tyk-gateway/debian "+
+		"bookworm main\n\x1d"), debpkg.Options{})
 	list, err := host.Sources(context.Background())
 	fmt.Println(list[0].URIs[0], list[0].SignedBy, list[0].Tyk(), err)
 	// Output: https://***@packagecloud.io/tyk/tyk-gateway/debian /usr/share/keyrings/tyk.gpg true <nil>
 }
 
 func ExampleHost_Debs() {
-	host := debpkg.New(says("/srv/debs/tyk-pump_1.9.0_amd64.deb\ttyk-pump\t1.9.0\tamd64\t4711\t0123abcd\n"), debpkg.Options{})
+	host := debpkg.New(says(
+		"/srv/debs/tyk-pump_1.9.0_amd64.deb\ttyk-pump\t1.9.0\tamd64\t4711\t0123abcd\n"), debpkg.Options{})
 	list, err := host.Debs(context.Background(), "/srv/debs")
 	fmt.Println(list[0].Package, list[0].Version, list[0].Arch, list[0].SHA256, err)
 	// Output: tyk-pump 1.9.0 amd64 0123abcd <nil>
@@ -298,7 +306,9 @@ func ExampleHost_Debs() {
 
 func ExampleHost_Upload() {
 	const content = "the .deb file's content"
-	host := debpkg.New(says(fmt.Sprintf("/var/lib/tykupgrade/uploads/.pump.deb\ttyk-pump\t1.9.0\tamd64\t23\t%x\n", sha256.Sum256([]byte(content)))), debpkg.Options{})
+	host := debpkg.New(says(
+		fmt.Sprintf("/var/lib/tykupgrade/uploads/.pump.deb\ttyk-pump\t1.9.0\tamd64\t23\t%x\n",
+			sha256.Sum256([]byte(content)))), debpkg.Options{})
 	deb, err := host.Upload(context.Background(), "pump.deb", strings.NewReader(content))
 	fmt.Println(deb.Path, deb.Package, deb.Version, err)
 	// Output: /var/lib/tykupgrade/uploads/pump.deb tyk-pump 1.9.0 <nil>
@@ -313,7 +323,8 @@ func ExampleHost_Restart() {
 }
 
 func ExampleHost_WaitStable() {
-	host := debpkg.New(says(strings.Replace(running, "active", "failed", 1)), debpkg.Options{Settle: time.Millisecond})
+	host := debpkg.New(says(strings.Replace(running, "active", "failed", 1)),
+		debpkg.Options{Settle: time.Millisecond})
 	err := host.WaitStable(context.Background(), "tyk-gateway.service")
 	var e *debpkg.Error
 	fmt.Println(errors.Is(err, debpkg.ErrUnit), errors.As(err, &e) && e.Retryable())
@@ -331,7 +342,8 @@ func ExampleNew() {
 }
 
 func ExampleLocal() {
-	fmt.Println(debpkg.Local()(context.Background(), []string{"echo", "hello"}, nil, os.Stdout, os.Stderr))
+	fmt.Println(debpkg.Local()(context.Background(), []string{"echo", "hello"}, nil, os.Stdout,
+		os.Stderr))
 	// Output:
 	// hello
 	// <nil>
@@ -360,7 +372,8 @@ func ExampleEdition() {
 }
 
 func ExampleChange_ServiceNames() {
-	c := debpkg.Change{Units: map[string][]string{"tyk-pump": {"tyk-pump.service"}, "tyk-gateway": {"tyk-gateway.service"}}}
+	c := debpkg.Change{Units: map[string][]string{"tyk-pump": {"tyk-pump.service"},
+		"tyk-gateway": {"tyk-gateway.service"}}}
 	fmt.Println(c.ServiceNames())
 	// Output: [tyk-gateway.service tyk-pump.service]
 }

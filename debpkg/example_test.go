@@ -71,7 +71,8 @@ func ExampleParseRequest() {
 
 func ExampleInOrder() {
 	var want []debpkg.Request
-	for _, s := range []string{"tyk-pump=1.9.0", "tyk-gateway-", "tyk-gateway-ee=5.7.0", "tyk-dashboard=5.7.0"} {
+	for _, s := range []string{"tyk-pump=1.9.0", "tyk-gateway-", "tyk-gateway-ee=5.7.0",
+		"tyk-dashboard=5.7.0"} {
 		r, _ := debpkg.ParseRequest(s)
 		want = append(want, r)
 	}
@@ -121,7 +122,8 @@ func says(answer string) debpkg.Runner {
 }
 
 func ExampleHost_Units() {
-	host := debpkg.New(says("Id=tyk-gateway.service\nLoadState=loaded\nActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=1\nNRestarts=5\n"), debpkg.Options{})
+	host := debpkg.New(says(
+		"Id=tyk-gateway.service\nLoadState=loaded\nActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=1\nNRestarts=5\n"), debpkg.Options{})
 	units, err := host.Units(context.Background(), "tyk-gateway.service")
 	fmt.Println(units[0], err)
 	// Output: tyk-gateway.service is failed (failed), result exit-code, exit status 1, 5 restarts <nil>
@@ -135,7 +137,8 @@ func ExampleHost_Locks() {
 }
 
 func ExampleHost_Available() {
-	host := debpkg.New(says("\x1dtyk-pump | 1.9.0 | https://packagecloud.io/tyk/tyk-pump/debian bookworm/main amd64 Packages\n"), debpkg.Options{})
+	host := debpkg.New(says("\x1dtyk-pump | 1.9.0 | https://packagecloud.io/tyk/tyk-pump/debian "+
+		"bookworm/main amd64 Packages\n"), debpkg.Options{})
 	list, err := host.Available(context.Background(), "tyk-pump")
 	fmt.Println(list[0].Package, list[0].Version, err)
 	// Output: tyk-pump 1.9.0 <nil>
@@ -144,8 +147,9 @@ func ExampleHost_Available() {
 // What went wrong is asked with errors.Is; the next step and whether a retry
 // can help come with the error.
 func ExampleError() {
-	var err error = &debpkg.Error{Op: "apply", Object: "tyk-gateway=5.2.5", Kind: debpkg.ErrLocked, Detail: "unattended-upgr (process 4711) holds /var/lib/dpkg/lock-frontend",
-		Retry: true, Next: "wait for it to end"}
+	var err error = &debpkg.Error{Op: "apply", Object: "tyk-gateway=5.2.5", Kind: debpkg.ErrLocked,
+		Detail: "unattended-upgr (process 4711) holds /var/lib/dpkg/lock-frontend",
+		Retry:  true, Next: "wait for it to end"}
 	var e *debpkg.Error
 	fmt.Println(errors.Is(err, debpkg.ErrLocked), errors.As(err, &e) && e.Retryable())
 	fmt.Println(err)
@@ -155,7 +159,9 @@ func ExampleError() {
 }
 
 func ExamplePlan_Refused() {
-	plan := debpkg.Plan{Problems: []debpkg.Problem{{Refuse: true, Text: "it would remove tyk-pump 1.8.3, which is not requested", Next: "request the removal if you mean it"}}}
+	plan := debpkg.Plan{Problems: []debpkg.Problem{{Refuse: true,
+		Text: "it would remove tyk-pump 1.8.3, which is not requested",
+		Next: "request the removal if you mean it"}}}
 	fmt.Println(plan.Refused())
 	// Output: apply the plan: plan is refused: it would remove tyk-pump 1.8.3, which is not requested; request the removal if you mean it
 }
@@ -173,7 +179,8 @@ func ExampleComponents() {
 // The lines of the README: over SSH, and back where something went wrong.
 func upgradeOverSSH(ctx context.Context) error {
 	host := debpkg.New(debpkg.Sudo(debpkg.SSH("ops@gw1", debpkg.SSHOptions{})), debpkg.Options{})
-	if err := host.Update(ctx); err != nil { // fails when a source cannot be reached or trusted, on every apt version
+	// fails when a source cannot be reached or trusted, on every apt version
+	if err := host.Update(ctx); err != nil {
 		return err
 	}
 	version, err := debpkg.ParseVersion("5.2.5")

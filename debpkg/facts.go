@@ -85,7 +85,8 @@ func Edition(pkg string) string {
 }
 
 // The editions that releases since 5.7 or some lines of them come in.
-var tykPackages = []string{"tyk-dashboard", "tyk-dashboard-ee", "tyk-dashboard-fips", "tyk-gateway", "tyk-gateway-ee", "tyk-gateway-fips", "tyk-pump", "tyk-pump-fips"}
+var tykPackages = []string{"tyk-dashboard", "tyk-dashboard-ee", "tyk-dashboard-fips", "tyk-gateway",
+	"tyk-gateway-ee", "tyk-gateway-fips", "tyk-pump", "tyk-pump-fips"}
 
 // Facts collects everything. It changes nothing on the host.
 func (h *Host) Facts(ctx context.Context) (Facts, error) {
@@ -107,7 +108,8 @@ func (h *Host) Facts(ctx context.Context) (Facts, error) {
 		f.Sources[i].Serves = serves(f.Sources[i], f.Available)
 	}
 	for _, p := range f.Packages {
-		if p.Status != "config-files" && !slices.ContainsFunc(f.Available, func(a Available) bool { return a.Package == p.Name }) {
+		if p.Status != "config-files" && !slices.ContainsFunc(f.Available,
+			func(a Available) bool { return a.Package == p.Name }) {
 			f.ByHand = append(f.ByHand, p.Name)
 		}
 	}
@@ -122,7 +124,8 @@ func serves(s Source, available []Available) []string {
 	for _, a := range available {
 		for _, u := range s.URIs {
 			rest, ok := strings.CutPrefix(bare(a.Origin), bare(u))
-			if ok && (rest == "" || rest[0] == ' ' || rest[0] == '/') && !slices.Contains(names, a.Package) && !s.Disabled {
+			if ok && (rest == "" || rest[0] == ' ' || rest[0] == '/') && !slices.Contains(names,
+				a.Package) && !s.Disabled {
 				names = append(names, a.Package)
 			}
 		}

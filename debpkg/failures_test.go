@@ -23,13 +23,16 @@ import (
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t,
-		gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}),
+		gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+			debs.TykOptions{Config: conf2}),
 		gateway("6.0.0", debs.TykOptions{Fields: []string{"Depends: libnothing (>= 2)"}}),
 		gateway("6.1.0", debs.TykOptions{Postinst: "echo the configuration is wrong >&2; exit 7"}),
 		gateway("6.2.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-pump"}}),
 		gateway("6.3.0", debs.TykOptions{Fields: []string{"Installed-Size: 99999999999"}}),
-		debs.Tyk("tyk-gateway-ee", "5.7.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-gateway", "Replaces: tyk-gateway"}}),
-		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{Fields: []string{"Depends: tyk-dep (>= 2)"}}),
+		debs.Tyk("tyk-gateway-ee", "5.7.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-gateway",
+			"Replaces: tyk-gateway"}}),
+		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
+			debs.TykOptions{Fields: []string{"Depends: tyk-dep (>= 2)"}}),
 		debs.Package{Name: "tyk-dep", Version: "1"}, debs.Package{Name: "tyk-dep", Version: "2"},
 	)
 	f.install("tyk-gateway=4.0.8", "tyk-pump=1.8.3", "tyk-dep=1")
@@ -37,7 +40,8 @@ func TestFailures(t *testing.T) {
 	ctx := t.Context()
 
 	_, err := h.Plan(ctx, f.request("tyk-pump", "5.2.5"))
-	wantError(t, err, debpkg.ErrNoVersion, "tyk-pump", "the sources offer 1.9.0, 1.8.3", "own version line")
+	wantError(t, err, debpkg.ErrNoVersion, "tyk-pump", "the sources offer 1.9.0, 1.8.3",
+		"own version line")
 	_, err = h.Plan(ctx, f.request("tyk-nix", "5.2.5"))
 	wantError(t, err, debpkg.ErrNoPackage, "tyk-nix")
 	_, err = h.Plan(ctx, f.request("tyk-gateway", "6.0.0"))
@@ -64,7 +68,8 @@ func TestFailures(t *testing.T) {
 			t.Errorf("the table hides the refusal:\n%s", p)
 		}
 	}
-	refused("it would remove tyk-pump 1.8.3, which is not requested", f.request("tyk-gateway", "6.2.0"))
+	refused("it would remove tyk-pump 1.8.3, which is not requested", f.request("tyk-gateway",
+		"6.2.0"))
 	refused("it would remove tyk-gateway 4.0.8", f.request("tyk-gateway-ee", "5.7.0"))
 	refused("new files in", f.request("tyk-gateway", "6.3.0"))
 	f.raw("apt-mark", "hold", "tyk-dep")
@@ -76,7 +81,8 @@ func TestFailures(t *testing.T) {
 
 	// A dependency that comes along is named, and goes back with the rest.
 	p := f.plan(h, f.request("tyk-pump", "1.9.0"))
-	if len(p.Actions) != 2 || !slices.ContainsFunc(p.Actions, func(a debpkg.Action) bool { return a.Package == "tyk-dep" && !a.Requested }) {
+	if len(p.Actions) != 2 || !slices.ContainsFunc(p.Actions,
+		func(a debpkg.Action) bool { return a.Package == "tyk-dep" && !a.Requested }) {
 		t.Errorf("actions %+v", p.Actions)
 	}
 	c, err := h.Apply(ctx, p)
@@ -120,7 +126,8 @@ func TestFailures(t *testing.T) {
 	f.want("tyk-gateway", "4.0.8", "install installed")
 
 	// A removal that is asked for, and back.
-	c, err = h.Apply(ctx, f.plan(h, f.request("tyk-gateway-ee", "5.7.0"), debpkg.Request{Package: "tyk-gateway", Remove: true}))
+	c, err = h.Apply(ctx, f.plan(h, f.request("tyk-gateway-ee", "5.7.0"),
+		debpkg.Request{Package: "tyk-gateway", Remove: true}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +141,8 @@ func TestFailures(t *testing.T) {
 
 	// A foreign package that is half-configured makes apt exit with 100, and
 	// is no reason to call ours failed.
-	if _, err := f.repo.Add(debs.Package{Name: "foreign", Version: "1", Scripts: map[string]string{"postinst": "exit 1\n"}}); err != nil {
+	if _, err := f.repo.Add(debs.Package{Name: "foreign", Version: "1", Scripts: map[string]string{
+		"postinst": "exit 1\n"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Update(ctx); err != nil {
@@ -158,8 +166,10 @@ func TestFailures(t *testing.T) {
 // is real, and is told apart.
 func TestCatalogue(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}),
-		gateway("6.0.0", debs.TykOptions{Fields: []string{"Depends: libnothing"}}), gateway("6.1.0", debs.TykOptions{Config: conf2, Postinst: "exit 7"}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}),
+		gateway("6.0.0", debs.TykOptions{Fields: []string{"Depends: libnothing"}}), gateway("6.1.0",
+			debs.TykOptions{Config: conf2, Postinst: "exit 7"}))
 	f.install("tyk-gateway=5.2.5")
 	fails := func(kind error, argv ...string) {
 		t.Helper()
@@ -168,7 +178,8 @@ func TestCatalogue(t *testing.T) {
 			t.Errorf("%v succeeded:\n%s", argv, out)
 			return
 		}
-		if e := debpkg.Classify("test", "", out, err); !errors.Is(e, kind) || e.Next == "" || !strings.Contains(e.Output, strings.TrimSpace(out)) {
+		if e := debpkg.Classify("test", "", out, err); !errors.Is(e, kind) || e.Next == "" ||
+			!strings.Contains(e.Output, strings.TrimSpace(out)) {
 			t.Errorf("%v is taken for %v:\n%s", argv, e.Kind, out)
 		}
 	}
@@ -199,7 +210,8 @@ func TestCatalogue(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := debpkg.Classify("do it", "something\n", "E: never seen\n", nil)
-	if !errors.Is(e, debpkg.ErrApt) || !strings.Contains(e.Error(), "do it: apt or dpkg failed: E: never seen; read the whole output") {
+	if !errors.Is(e, debpkg.ErrApt) || !strings.Contains(e.Error(),
+		"do it: apt or dpkg failed: E: never seen; read the whole output") {
 		t.Errorf("unknown output: %v", e)
 	}
 	if os.Geteuid() == 0 {
@@ -208,7 +220,8 @@ func TestCatalogue(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, args := range [][]string{{"-y", "install", "nix"}, {"update"}} {
-				fails(debpkg.ErrNotRoot, append([]string{su, "--reuid=65534", "--clear-groups", "env", "APT_CONFIG=", "apt-get"}, args...)...)
+				fails(debpkg.ErrNotRoot, append([]string{su, "--reuid=65534", "--clear-groups", "env",
+					"APT_CONFIG=", "apt-get"}, args...)...)
 			}
 		}
 	}
@@ -244,8 +257,10 @@ func TestUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	facts, err := h.Facts(ctx)
-	if err != nil || len(facts.Sources) != 1 || !facts.Sources[0].Tyk() || facts.Sources[0].Line != 2 || facts.Sources[0].SignedBy != f.repo.KeyFile ||
-		!slices.Equal(facts.Sources[0].Serves, []string{"tyk-gateway"}) || strings.Contains(facts.Sources[0].URIs[0], "secret") {
+	if err != nil || len(facts.Sources) != 1 || !facts.Sources[0].Tyk() ||
+		facts.Sources[0].Line != 2 || facts.Sources[0].SignedBy != f.repo.KeyFile ||
+		!slices.Equal(facts.Sources[0].Serves, []string{"tyk-gateway"}) ||
+		strings.Contains(facts.Sources[0].URIs[0], "secret") {
 		t.Errorf("sources %+v, %v", facts.Sources, err)
 	}
 
@@ -287,7 +302,8 @@ func TestUpdate(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "tyk.gpg")
 	f.write(list, "# by hand\n"+f.repo.List(withUser+"/", key))
 	wantError(t, h.Update(ctx), debpkg.ErrSignature, "the key file "+key+" does not exist")
-	for text, content := range map[string]string{"is empty": "", "is an HTML page, not a key": "<!DOCTYPE html><html><body>Sign in</body></html>\n"} {
+	for text, content := range map[string]string{"is empty": "",
+		"is an HTML page, not a key": "<!DOCTYPE html><html><body>Sign in</body></html>\n"} {
 		if err := os.WriteFile(key, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -302,13 +318,15 @@ func TestUpdate(t *testing.T) {
 	}
 	// Newer each time, or the web server answers "not modified".
 	forged := time.Now().Add(time.Minute)
-	if err := errors.Join(os.WriteFile(inRelease, bytes.Replace(good, []byte("Origin: Lab"), []byte("Origin: Bad"), 1), 0o644),
+	if err := errors.Join(os.WriteFile(inRelease, bytes.Replace(good, []byte("Origin: Lab"),
+		[]byte("Origin: Bad"), 1), 0o644),
 		os.Chtimes(inRelease, forged, forged)); err != nil {
 		t.Fatal(err)
 	}
 	expect(debpkg.ErrSignature, "forged")
 	later := forged.Add(time.Minute)
-	if err := errors.Join(os.WriteFile(inRelease, good, 0o644), os.Chtimes(inRelease, later, later)); err != nil {
+	if err := errors.Join(os.WriteFile(inRelease, good, 0o644), os.Chtimes(inRelease, later,
+		later)); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Update(ctx); err != nil {
@@ -323,7 +341,8 @@ func TestUpdate(t *testing.T) {
 	}
 	mode.Store("")
 	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
-	if len(p.Downloads) != 1 || p.DownloadSize() != p.Actions[0].Size || strings.Contains(p.Downloads[0].URI, "secret") {
+	if len(p.Downloads) != 1 || p.DownloadSize() != p.Actions[0].Size ||
+		strings.Contains(p.Downloads[0].URI, "secret") {
 		t.Errorf("downloads %+v", p.Downloads)
 	}
 	if !strings.Contains(p.String(), "Downloaded already: ") {

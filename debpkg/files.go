@@ -9,7 +9,8 @@ import (
 
 // What dpkg (1.21), its helper for maintainer scripts and -confold or -confnew
 // put beside a conffile.
-var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", ".dpkg-backup", ".dpkg-remove"}
+var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak",
+	".dpkg-backup", ".dpkg-remove"}
 
 // whoFunc decides as whom to open a path: as root when nobody else can write to
 // any directory on the way, otherwise as the owner of the first directory that
@@ -118,7 +119,8 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 	if len(paths) == 0 {
 		return nil
 	}
-	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), "save-files", saveFilesScript, h.o.Root, prep, strings.Join(besideSuffixes, " "))
+	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), "save-files",
+		saveFilesScript, h.o.Root, prep, strings.Join(besideSuffixes, " "))
 	if err != nil {
 		return t.wrap(unsafe(t, err))
 	}
@@ -138,7 +140,10 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 func (c Change) added() []string {
 	var list []string
 	for _, f := range c.Looked {
-		deleted := slices.ContainsFunc(c.Plan.Conffiles, func(p ConffilePlan) bool { return p.Path == f && p.Shipped != "" })
+		deleted := slices.ContainsFunc(c.Plan.Conffiles, func(p ConffilePlan) bool {
+			return p.Path == f &&
+				p.Shipped != ""
+		})
 		if deleted && !slices.Contains(c.Files, f) {
 			list = append(list, f)
 		}
@@ -156,12 +161,15 @@ func (h *Host) checkFiles(ctx context.Context, op task, c Change) error {
 	if c.FilesSHA256 == "" {
 		return nil
 	}
-	out, err := h.script(ctx, nil, "check-files", `cd -- "$1" && cat files.tar.gz files.*.tar.gz 2>/dev/null | sha256sum`, c.Dir)
+	out, err := h.script(ctx, nil, "check-files",
+		`cd -- "$1" && cat files.tar.gz files.*.tar.gz 2>/dev/null | sha256sum`, c.Dir)
 	if err != nil {
 		return op.wrap(err)
 	}
 	if sum, _, _ := strings.Cut(out, " "); sum != c.FilesSHA256 {
-		return op.fail(Error{Kind: ErrNoRollback, Detail: path.Join(c.Dir, "files.tar.gz") + " is gone or was changed since it was saved", Next: "revert without the files, and bring them back from a backup"})
+		return op.fail(Error{Kind: ErrNoRollback, Detail: path.Join(c.Dir, "files.tar.gz") +
+			" is gone or was changed since it was saved", Next: "revert without the files, and bring them " +
+			"back from a backup"})
 	}
 	return nil
 }
@@ -223,7 +231,8 @@ func (h *Host) revertFiles(ctx context.Context, op task, c Change) error {
 	// Half of the configuration would be worse than all or none.
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
-	if _, err := h.script(dctx, strings.NewReader(list.String()), "revert-files", revertFilesScript, h.o.Root, c.Dir); err != nil {
+	if _, err := h.script(dctx, strings.NewReader(list.String()), "revert-files", revertFilesScript,
+		h.o.Root, c.Dir); err != nil {
 		return op.wrap(unsafe(op, err))
 	}
 	return nil

@@ -22,7 +22,8 @@ import (
 // once, and what a revert needs is whole.
 func TestOperatorsAtOnce(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
 	f.raw("apt-mark", "hold", "tyk-gateway")
 	f.write("/opt/tyk-gateway/policies/policies.json", "mine")
@@ -40,12 +41,14 @@ func TestOperatorsAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	for _, c := range changes {
-		if c.Dir != changes[0].Dir || len(c.Saved) != 1 || len(c.After) != 1 || c.After[0].Version.String() != "5.2.5" {
+		if c.Dir != changes[0].Dir || len(c.Saved) != 1 || len(c.After) != 1 ||
+			c.After[0].Version.String() != "5.2.5" {
 			t.Fatalf("change %+v", c)
 		}
 	}
 	data, err := os.ReadFile(changes[0].Saved[0].Path)
-	if sum := sha256.Sum256(data); err != nil || hex.EncodeToString(sum[:]) != changes[0].Saved[0].SHA256 {
+	if sum := sha256.Sum256(data); err != nil ||
+		hex.EncodeToString(sum[:]) != changes[0].Saved[0].SHA256 {
 		t.Errorf("the saved .deb: %v", err)
 	}
 	if n := strings.Count(f.file("/var/log/apt/history.log"), "Upgrade: tyk-gateway"); n != 1 {
@@ -65,7 +68,8 @@ func TestOperatorsAtOnce(t *testing.T) {
 	}
 	// Its host was reinstalled under the same name.
 	f.write("/etc/machine-id", "0123\n")
-	for _, err := range []error{f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}), f.host().Forget(t.Context(), killed)} {
+	for _, err := range []error{f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}),
+		f.host().Forget(t.Context(), killed)} {
 		wantError(t, err, debpkg.ErrRefused, "(machine -), this is", "installed again")
 	}
 	if err := os.Remove(f.root.Dir + "/etc/machine-id"); err != nil {
@@ -78,7 +82,8 @@ func TestOperatorsAtOnce(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 	killed.Plan.Digest = "short"
-	wantError(t, f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}), debpkg.ErrRefused, "digest")
+	wantError(t, f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}), debpkg.ErrRefused,
+		"digest")
 }
 
 // What is kept for a revert was exchanged on the host's disk, or is gone: that
@@ -104,7 +109,8 @@ func TestKeptChanged(t *testing.T) {
 	}
 	h := f.host()
 	c := f.apply(h, f.request("tyk-gateway", "5.2.5"))
-	if !slices.Contains(c.Files, "/etc/tyk.conf") || !slices.Contains(c.Files, "/opt/tyk-gateway/tyk.conf") {
+	if !slices.Contains(c.Files, "/etc/tyk.conf") || !slices.Contains(c.Files,
+		"/opt/tyk-gateway/tyk.conf") {
 		t.Errorf("saved %v", c.Files)
 	}
 	f.write("/etc/tyk.conf", "new")
@@ -114,7 +120,8 @@ func TestKeptChanged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		other, err := os.ReadFile(build(debs.TykOptions{Config: conf1, Postinst: "touch \"$DPKG_ROOT/owned\"\n"}))
+		other, err := os.ReadFile(build(debs.TykOptions{Config: conf1,
+			Postinst: "touch \"$DPKG_ROOT/owned\"\n"}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +132,8 @@ func TestKeptChanged(t *testing.T) {
 			if err := exchange(); err != nil {
 				t.Fatal(err)
 			}
-			wantError(t, h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}), debpkg.ErrNoRollback, name)
+			wantError(t, h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}), debpkg.ErrNoRollback,
+				name)
 			f.want("tyk-gateway", "5.2.5", "install installed")
 		}
 		if err := os.WriteFile(name, whole, 0o600); err != nil {
@@ -143,14 +151,16 @@ func TestKeptChanged(t *testing.T) {
 	}
 	forged := roundTrip(t, c)
 	forged.Plan.Actions[0].Package = "-oDPkg::Pre-Invoke::=touch /owned"
-	if err := h.Revert(t.Context(), forged, debpkg.RevertOptions{}); err == nil || !strings.Contains(err.Error(), "not a package name") {
+	if err := h.Revert(t.Context(), forged, debpkg.RevertOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "not a package name") {
 		t.Errorf("a forged change: %v", err)
 	}
 
 	// Forget removes a change's directory and nothing else.
 	f.write("/precious/file", "x")
 	runs := filepath.Dir(c.Dir)
-	for _, dir := range []string{"", runs, runs + "/", runs + "/.", runs + "/../../../../precious", runs + "/x/y", f.root.Dir + "/precious"} {
+	for _, dir := range []string{"", runs, runs + "/", runs + "/.", runs + "/../../../../precious",
+		runs + "/x/y", f.root.Dir + "/precious"} {
 		if err := h.Forget(t.Context(), debpkg.Change{Dir: dir}); err == nil {
 			t.Errorf("forgot %q", dir)
 		}
@@ -178,7 +188,8 @@ func TestUploadBreaksOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, r := range map[string]io.Reader{
-		"cut":     io.MultiReader(strings.NewReader(string(data[:len(data)/2])), iotest.ErrReader(errors.New("cut"))),
+		"cut": io.MultiReader(strings.NewReader(string(data[:len(data)/2])),
+			iotest.ErrReader(errors.New("cut"))),
 		"garbage": strings.NewReader("garbage"),
 	} {
 		if _, err := up(r); err == nil {
@@ -219,7 +230,8 @@ func TestUploadBreaksOff(t *testing.T) {
 	if entries, err := os.ReadDir(filepath.Dir(d.Path)); err != nil || len(entries) != 1 {
 		t.Errorf("left behind %v, %v", entries, err)
 	}
-	if _, err := h.Debs(t.Context(), "--help"); err == nil || !strings.Contains(err.Error(), "absolute") {
+	if _, err := h.Debs(t.Context(), "--help"); err == nil || !strings.Contains(err.Error(),
+		"absolute") {
 		t.Errorf("an option for a path: %v", err)
 	}
 }
@@ -234,7 +246,8 @@ func TestStateDirOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := f.host(func(o *debpkg.Options) { o.StateDir = dir })
-	if _, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5"))); err == nil || !strings.Contains(err.Error(), "can be written to by") {
+	if _, err := h.Apply(t.Context(), f.plan(h, f.request("tyk-gateway", "5.2.5"))); err == nil ||
+		!strings.Contains(err.Error(), "can be written to by") {
 		t.Errorf("applied: %v", err)
 	}
 	_, err := h.Upload(t.Context(), "x.deb", strings.NewReader("x"))

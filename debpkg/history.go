@@ -66,12 +66,14 @@ func parseHistory(text string) []Entry {
 		if !ok {
 			continue
 		}
-		e := Entry{Start: historyTime(start), End: historyTime(st.fields["end-date"]), Command: st.fields["commandline"],
+		e := Entry{Start: historyTime(start), End: historyTime(st.fields["end-date"]),
+			Command:     st.fields["commandline"],
 			RequestedBy: st.fields["requested-by"], Error: st.fields["error"]}
 		for _, k := range []struct {
 			key  string
 			kind ActionKind
-		}{{"install", Install}, {"reinstall", Reinstall}, {"upgrade", Upgrade}, {"downgrade", Downgrade}, {"remove", Remove}, {"purge", Remove}} {
+		}{{"install", Install}, {"reinstall", Reinstall}, {"upgrade", Upgrade}, {"downgrade", Downgrade},
+			{"remove", Remove}, {"purge", Remove}} {
 			e.Actions = append(e.Actions, historyActions(st.fields[k.key], k.kind)...)
 		}
 		list = append(list, e)
@@ -152,7 +154,8 @@ func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Chang
 	for _, name := range packages {
 		e, a, ok := lastChange(entries, name)
 		if !ok {
-			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrNoRollback, Detail: "apt's history does not mention " + name, Next: "plan the version that you want"}
+			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrNoRollback,
+				Detail: "apt's history does not mention " + name, Next: "plan the version that you want"}
 		}
 		p, there := find(now, name)
 		there = there && p.Status != "config-files"
@@ -161,7 +164,9 @@ func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Chang
 			if there {
 				have = "at " + p.Version.text
 			}
-			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged, Detail: fmt.Sprintf("%s is %s, by the history it should be at %q", name, have, a.To), Next: "it was changed without apt; plan the version that you want"}
+			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged,
+				Detail: fmt.Sprintf("%s is %s, by the history it should be at %q", name, have, a.To),
+				Next:   "it was changed without apt; plan the version that you want"}
 		}
 		a.Held, a.FromArch = there && p.Held(), a.Arch
 		c.Plan.Actions = append(c.Plan.Actions, a)

@@ -20,7 +20,8 @@ import (
 // that matches [ErrConnection] means that the command may still be running.
 // Streams may be nil. Several goroutines may call it. [Local], [SSH] and [Sudo]
 // make Runners.
-type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
+type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error
 
 // Local runs commands on this machine.
 func Local() Runner { return run.Local(run.Options{}) }
@@ -35,9 +36,11 @@ func Sudo(r Runner) Runner {
 			errOut = io.MultiWriter(stderr, &tail)
 		}
 		// sudo's own messages are in the language of its caller.
-		err := r(ctx, append([]string{"env", "LC_ALL=C", "sudo", "-n", "--"}, argv...), stdin, stdout, errOut)
+		err := r(ctx, append([]string{"env", "LC_ALL=C", "sudo", "-n", "--"}, argv...), stdin, stdout,
+			errOut)
 		if text := sudoRefusal.FindString(tail.String()); err != nil && text != "" {
-			return &Error{Op: "run", Object: argv[0] + " through sudo", Kind: ErrNotRoot, Detail: tidy(text), Err: err,
+			return &Error{Op: "run", Object: argv[0] + " through sudo", Kind: ErrNotRoot, Detail: tidy(text),
+				Err:  err,
 				Next: "give the user NOPASSWD for all commands and no requiretty in sudoers, or log in as root"}
 		}
 		return err
@@ -45,7 +48,8 @@ func Sudo(r Runner) Runner {
 }
 
 // Seen with sudo 1.8 to 1.9 in the C locale.
-var sudoRefusal = regexp.MustCompile(`(?m)^(?:sudo: (?:a password is required|.*(?:must have a tty|a terminal is required|no tty present|not allowed|may not run|setuid root|no new privileges).*|unable to .*sudoers.*|no valid sudoers sources found.*)|Sorry, user .* (?:is not allowed|may not run) .*|\S+ is not (?:in the sudoers file|allowed to run sudo).*)$`)
+var sudoRefusal = regexp.MustCompile(
+	`(?m)^(?:sudo: (?:a password is required|.*(?:must have a tty|a terminal is required|no tty present|not allowed|may not run|setuid root|no new privileges).*|unable to .*sudoers.*|no valid sudoers sources found.*)|Sorry, user .* (?:is not allowed|may not run) .*|\S+ is not (?:in the sudoers file|allowed to run sudo).*)$`)
 
 // DefaultLockWait is how long Apply and its like wait for other package
 // managers when [Options.LockWait] is zero.
@@ -104,16 +108,20 @@ type Host struct {
 // need root there: a Runner of root's, or [Sudo].
 func New(r Runner, o Options) *Host {
 	h := &Host{run: r, o: o, limit: maxOutput}
-	for name, dir := range map[string]string{"Root": o.Root, "AptConfig": o.AptConfig, "StateDir": o.StateDir} {
+	for name, dir := range map[string]string{"Root": o.Root, "AptConfig": o.AptConfig,
+		"StateDir": o.StateDir} {
 		if dir != "" && !path.IsAbs(dir) {
-			h.err = task{"use", "debpkg"}.fail(Error{Detail: fmt.Sprintf("option %s is %q", name, dir), Next: "give an absolute path"})
+			h.err = task{"use", "debpkg"}.fail(Error{Detail: fmt.Sprintf("option %s is %q", name, dir),
+				Next: "give an absolute path"})
 		}
 	}
 	if r == nil {
-		h.err = task{"use", "debpkg"}.fail(Error{Detail: "no Runner given", Next: "take Local() or SSH(...)"})
+		h.err = task{"use", "debpkg"}.fail(Error{Detail: "no Runner given",
+			Next: "take Local() or SSH(...)"})
 	}
 	if o.LockWait < 0 || o.Settle < 0 || o.SettleLimit < 0 {
-		h.err = task{"use", "debpkg"}.fail(Error{Detail: "a duration in the options is negative", Next: "give zero for the default"})
+		h.err = task{"use", "debpkg"}.fail(Error{Detail: "a duration in the options is negative",
+			Next: "give zero for the default"})
 	}
 	if o.Root == "/" {
 		h.o.Root = ""

@@ -38,14 +38,16 @@ func TestHostUpgrade(t *testing.T) {
 		if !u.Active() || u.MainPID == 0 || u.FileState != "enabled" {
 			t.Errorf("unit %+v", u)
 		}
-		if got := m.exec("curl", "-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", "http://127.0.0.1:8080/hello"); !strings.Contains(got, want) {
+		if got := m.exec("curl", "-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1",
+			"http://127.0.0.1:8080/hello"); !strings.Contains(got, want) {
 			t.Errorf("hello answers %s, want version %s", got, want)
 		}
 		return u.MainPID
 	}
 	old := running("4.0.8")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
-	if len(p.Restarts) != 1 || p.Restarts[0] != (debpkg.Restart{Unit: "tyk-gateway.service", Package: "tyk-gateway"}) {
+	if len(p.Restarts) != 1 || p.Restarts[0] != (debpkg.Restart{Unit: "tyk-gateway.service",
+		Package: "tyk-gateway"}) {
 		t.Errorf("restarts %+v", p.Restarts)
 	}
 	c, err := h.Apply(t.Context(), roundTrip(t, p))
@@ -55,15 +57,19 @@ func TestHostUpgrade(t *testing.T) {
 	if pid := running("5.2.5"); pid == old {
 		t.Error("the process is the old one")
 	}
-	if len(c.UnitsBefore) != 1 || len(c.UnitsAfter) != 1 || c.UnitsBefore[0].MainPID != old || c.UnitsAfter[0].InvocationID == c.UnitsBefore[0].InvocationID {
+	if len(c.UnitsBefore) != 1 || len(c.UnitsAfter) != 1 || c.UnitsBefore[0].MainPID != old ||
+		c.UnitsAfter[0].InvocationID == c.UnitsBefore[0].InvocationID {
 		t.Errorf("units before %+v, after %+v", c.UnitsBefore, c.UnitsAfter)
 	}
 	facts, err := h.Facts(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if os.Getenv(suiteEnv) == "" && (facts.OS.ID != "debian" || facts.OS.VersionID != "12") || !facts.Systemd || facts.Hostname != m.Host.Name || facts.Machine == "" || facts.Apt.IsZero() || facts.Dpkg.IsZero() ||
-		len(facts.Disks) != 3 || facts.Disks[0].Free <= 0 || len(facts.Packages) != 1 || len(facts.Units) != 1 || len(facts.Available) != 2 || len(facts.ByHand) != 0 {
+	if os.Getenv(suiteEnv) == "" && (facts.OS.ID != "debian" || facts.OS.VersionID != "12") ||
+		!facts.Systemd || facts.Hostname != m.Host.Name || facts.Machine == "" || facts.Apt.IsZero() ||
+		facts.Dpkg.IsZero() ||
+		len(facts.Disks) != 3 || facts.Disks[0].Free <= 0 || len(facts.Packages) != 1 ||
+		len(facts.Units) != 1 || len(facts.Available) != 2 || len(facts.ByHand) != 0 {
 		t.Errorf("facts %+v", facts)
 	}
 	roundTrip(t, facts)
@@ -83,7 +89,8 @@ func TestHostUpgrade(t *testing.T) {
 	// Without root: told before anything happens.
 	plain := debpkg.New(m.ssh("deploy"), m.options())
 	if p, err := plain.Plan(t.Context(), m.request("tyk-gateway", "5.2.5")); err == nil {
-		if _, err := plain.Apply(t.Context(), p); err == nil || strings.Contains(m.exec("cat", "/var/log/apt/history.log"), "Requested-By: deploy") {
+		if _, err := plain.Apply(t.Context(), p); err == nil || strings.Contains(m.exec("cat",
+			"/var/log/apt/history.log"), "Requested-By: deploy") {
 			t.Errorf("applied without root: %v", err)
 		}
 	}
@@ -97,11 +104,13 @@ func TestHostUpgrade(t *testing.T) {
 // start limit was hit.
 func TestHostCrash(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Crash: true}))
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
+		debs.TykOptions{Crash: true}))
 	h := m.host()
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	c, err := h.Apply(t.Context(), m.plan(h, m.request("tyk-gateway", "5.2.5")))
-	wantError(t, err, debpkg.ErrUnit, "tyk-gateway.service", "tyk-gateway 5.2.5: cannot start", "or revert")
+	wantError(t, err, debpkg.ErrUnit, "tyk-gateway.service", "tyk-gateway 5.2.5: cannot start",
+		"or revert")
 	if c.ExitCode != 0 {
 		t.Errorf("apt's exit code is %d; it was to be fooled", c.ExitCode)
 	}
@@ -110,7 +119,9 @@ func TestHostCrash(t *testing.T) {
 		t.Errorf("no journal in %+v", e)
 	}
 	// Let the start limit trip, as it does while people think.
-	m.exec("sh", "-c", "while [ $(systemctl show -P Result tyk-gateway) != exit-code ] && [ $(systemctl show -P ActiveState tyk-gateway) != failed ]; do systemctl restart tyk-gateway; sleep 0.1; done; for i in 1 2 3 4 5 6 7 8; do systemctl restart tyk-gateway; done; true")
+	m.exec("sh", "-c", "while [ $(systemctl show -P Result tyk-gateway) != exit-code ] && [ "+
+		"$(systemctl show -P ActiveState tyk-gateway) != failed ]; do systemctl restart tyk-gateway; "+
+		"sleep 0.1; done; for i in 1 2 3 4 5 6 7 8; do systemctl restart tyk-gateway; done; true")
 	if err := h.Restart(t.Context(), "tyk-gateway.service"); !errors.Is(err, debpkg.ErrUnit) {
 		t.Errorf("restarting the broken version: %v", err)
 	}
@@ -130,7 +141,9 @@ func TestHostCrash(t *testing.T) {
 // Stage installs and leaves the old process serving until Restart.
 func TestHostStage(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}), gateway("5.3.0", debs.TykOptions{Postinst: waiting}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}),
+		gateway("5.3.0", debs.TykOptions{Postinst: waiting}), debs.Tyk("tyk-pump", "1.9.0",
+			debs.TykOptions{}))
 	h := m.host()
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	old := m.unit(h, "tyk-gateway.service")
@@ -144,16 +157,19 @@ func TestHostStage(t *testing.T) {
 		t.Errorf("staged: %s", got)
 	}
 	now := m.unit(h, "tyk-gateway.service")
-	if now.MainPID != old.MainPID || now.InvocationID != old.InvocationID || now.LoadState != "loaded" {
+	if now.MainPID != old.MainPID || now.InvocationID != old.InvocationID ||
+		now.LoadState != "loaded" {
 		t.Errorf("the unit was %+v, is %+v", old, now)
 	}
 	if err := h.Restart(t.Context(), c.ServiceNames()...); err != nil {
 		t.Fatal(err)
 	}
-	if now := m.unit(h, "tyk-gateway.service"); now.MainPID == old.MainPID || !now.Active() || now.NeedDaemonReload {
+	if now := m.unit(h, "tyk-gateway.service"); now.MainPID == old.MainPID || !now.Active() ||
+		now.NeedDaemonReload {
 		t.Errorf("after the restart %+v", now)
 	}
-	if got := m.exec("journalctl", "-q", "-o", "cat", "-u", "tyk-gateway", "-n", "2"); !strings.Contains(got, "tyk-gateway 5.2.5 started") {
+	if got := m.exec("journalctl", "-q", "-o", "cat", "-u", "tyk-gateway", "-n",
+		"2"); !strings.Contains(got, "tyk-gateway 5.2.5 started") {
 		t.Errorf("journal %s", got)
 	}
 
@@ -182,7 +198,8 @@ func TestHostConnectionCut(t *testing.T) {
 	v1, v2 := gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting})
 	for _, p := range []debs.Package{v1, v2} {
 		// A unit that waits for a timer or an administrator.
-		p.Files["/lib/systemd/system/lab-once.service"] = debs.File{Content: "[Service]\nType=oneshot\nExecStart=/bin/touch /run/lab-once\n"}
+		p.Files["/lib/systemd/system/lab-once.service"] = debs.File{
+			Content: "[Service]\nType=oneshot\nExecStart=/bin/touch /run/lab-once\n"}
 	}
 	m := newMachine(t, v1, v2)
 	h := m.host()
@@ -207,10 +224,12 @@ func TestHostConnectionCut(t *testing.T) {
 	if !m.saw("the connection is lost") {
 		t.Error("no event tells of the lost connection")
 	}
-	if got := m.version("tyk-gateway"); got != "5.2.5 install installed" || r.c.After[0].Version.String() != "5.2.5" {
+	if got := m.version("tyk-gateway"); got != "5.2.5 install installed" ||
+		r.c.After[0].Version.String() != "5.2.5" {
 		t.Errorf("after the cut: %s, change %+v", got, r.c.After)
 	}
-	if n := strings.Count(m.exec("cat", "/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 {
+	if n := strings.Count(m.exec("cat", "/var/log/apt/history.log"),
+		"Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 {
 		t.Errorf("apt ran %d times", n)
 	}
 	// apt's history does not tell which units ran: those that do not are left.
@@ -221,7 +240,8 @@ func TestHostConnectionCut(t *testing.T) {
 	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := m.version("tyk-gateway"); got != "4.0.8 install installed" || !m.unit(h, "tyk-gateway.service").Active() {
+	if got := m.version("tyk-gateway"); got != "4.0.8 install installed" ||
+		!m.unit(h, "tyk-gateway.service").Active() {
 		t.Errorf("after the revert: %s", got)
 	}
 	m.exec("test", "!", "-e", "/run/lab-once")
@@ -242,7 +262,8 @@ func applyHelper(file string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	h := debpkg.New(debpkg.SSH("root@"+in.Addr, debpkg.SSHOptions{Config: in.Config, ControlDir: in.Control}), debpkg.Options{})
+	h := debpkg.New(debpkg.SSH("root@"+in.Addr, debpkg.SSHOptions{Config: in.Config,
+		ControlDir: in.Control}), debpkg.Options{})
 	if _, err := h.Apply(context.Background(), in.Plan); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -254,14 +275,16 @@ func applyHelper(file string) int {
 // same plan attaches to the run, and does nothing twice.
 func TestHostOperatorKilled(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting}))
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
+		debs.TykOptions{Postinst: waiting}))
 	h := m.host()
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	m.exec("apt-mark", "hold", "tyk-gateway")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
 	file := filepath.Join(t.TempDir(), "plan.json")
 	// A shared connection of the operator's own, which ends with the host.
-	data, err := json.Marshal(map[string]any{"Plan": p, "Addr": m.Addr, "Config": m.SSHConfig(), "Control": filepath.Join(filepath.Dir(m.SSHConfig()), "op")})
+	data, err := json.Marshal(map[string]any{"Plan": p, "Addr": m.Addr, "Config": m.SSHConfig(),
+		"Control": filepath.Join(filepath.Dir(m.SSHConfig()), "op")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +314,8 @@ func TestHostOperatorKilled(t *testing.T) {
 	if got := m.version("tyk-gateway"); got != "5.2.5 hold installed" || len(c.Saved) != 1 {
 		t.Errorf("resumed: %s, %+v", got, c)
 	}
-	if n := strings.Count(m.exec("cat", "/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 {
+	if n := strings.Count(m.exec("cat", "/var/log/apt/history.log"),
+		"Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 {
 		t.Errorf("apt ran %d times", n)
 	}
 	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {
@@ -306,7 +330,8 @@ func TestHostOperatorKilled(t *testing.T) {
 // complete and the error says why the caller was stopped.
 func TestHostCancelled(t *testing.T) {
 	t.Parallel()
-	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waiting}))
+	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
+		debs.TykOptions{Postinst: waiting}))
 	h := m.host()
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -315,7 +340,8 @@ func TestHostCancelled(t *testing.T) {
 		m.begun()
 		// Meanwhile others see who is at work.
 		locks, err := h.Locks(t.Context())
-		if err != nil || len(locks) == 0 || locks[0].Path != "/var/lib/dpkg/lock-frontend" || locks[0].Command != "apt-get" {
+		if err != nil || len(locks) == 0 || locks[0].Path != "/var/lib/dpkg/lock-frontend" ||
+			locks[0].Command != "apt-get" {
 			t.Errorf("locks %+v, %v", locks, err)
 		}
 		cancel(cause)

@@ -52,7 +52,8 @@ func killSession(t *testing.T, leader int) {
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	const waits = "if [ ! -e \"$DPKG_ROOT/go\" ]; then touch \"$DPKG_ROOT/begun\"; sleep 60; fi\n"
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{Postinst: waits}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
+		debs.TykOptions{Postinst: waits}))
 	f.install("tyk-gateway=4.0.8")
 	h := f.host()
 	crash := func() debpkg.Plan {
@@ -74,7 +75,8 @@ func TestInterrupted(t *testing.T) {
 				t.Fatal("postinst has not begun")
 			}
 		}
-		pid, err := os.ReadFile(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs", p.Digest[:16], "pid"))
+		pid, err := os.ReadFile(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs", p.Digest[:16],
+			"pid"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +123,8 @@ func TestInterrupted(t *testing.T) {
 	if err := h.Repair(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(f.root.Dir + "/var/lib/tykupgrade/runs/repair.gone"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(f.root.Dir + "/var/lib/tykupgrade/runs/repair.gone"); !errors.Is(err,
+		os.ErrNotExist) {
 		t.Errorf("it is left: %v", err)
 	}
 }
@@ -131,19 +134,22 @@ func TestInterrupted(t *testing.T) {
 func TestDiskFull(t *testing.T) {
 	lab.SmallDisk(t, 3<<20, func(disk string) {
 		f := newFixture(t, gateway("4.0.8", debs.TykOptions{}),
-			gateway("5.2.5", debs.TykOptions{Fields: []string{"Installed-Size: 1"}, Samples: map[string]string{"big": strings.Repeat("x", 8<<20)}}))
+			gateway("5.2.5", debs.TykOptions{Fields: []string{"Installed-Size: 1"},
+				Samples: map[string]string{"big": strings.Repeat("x", 8<<20)}}))
 		root, err := debs.NewRoot(filepath.Join(disk, "root"), f.repo)
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.root = root
 		// apt's own caches are larger than the disk.
-		f.write("/etc/apt/private.conf", f.file("/etc/apt/private.conf")+"Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n")
+		f.write("/etc/apt/private.conf", f.file("/etc/apt/private.conf")+
+			"Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n")
 		f.raw("apt-get", "-q", "update")
 		f.install("tyk-gateway=4.0.8")
 		state := t.TempDir()
 		cautious := f.host(func(o *debpkg.Options) { o.StateDir = state })
-		if err := f.plan(cautious, f.request("tyk-gateway", "5.2.5")).Refused(); err == nil || !strings.Contains(err.Error(), "new files in") {
+		if err := f.plan(cautious, f.request("tyk-gateway", "5.2.5")).Refused(); err == nil ||
+			!strings.Contains(err.Error(), "new files in") {
 			t.Errorf("a package that is larger than it says: %v", err)
 		}
 		h := f.host(func(o *debpkg.Options) { o.StateDir, o.IgnoreSpace = state, true })
@@ -158,14 +164,16 @@ func TestDiskFull(t *testing.T) {
 		for i := range random {
 			random[i] = byte(rand.Uint32())
 		}
-		if _, err := f.repo.Add(gateway("5.3.0", debs.TykOptions{Samples: map[string]string{"big": string(random)}})); err != nil {
+		if _, err := f.repo.Add(gateway("5.3.0", debs.TykOptions{Samples: map[string]string{
+			"big": string(random)}})); err != nil {
 			t.Fatal(err)
 		}
 		server := httptest.NewServer(http.FileServer(http.Dir(f.repo.Dir)))
 		defer server.Close()
 		f.write("/etc/apt/sources.list.d/lab0.list", f.repo.List(server.URL+"/", f.repo.KeyFile))
 		f.raw("apt-get", "-q", "update")
-		if err := f.plan(cautious, f.request("tyk-gateway", "5.3.0")).Refused(); err == nil || !strings.Contains(err.Error(), "downloads in") {
+		if err := f.plan(cautious, f.request("tyk-gateway", "5.3.0")).Refused(); err == nil ||
+			!strings.Contains(err.Error(), "downloads in") {
 			t.Errorf("a download that is larger than the disk: %v", err)
 		}
 
@@ -179,11 +187,13 @@ func TestDiskFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		small := filepath.Join(disk, "srv")
-		if err := errors.Join(os.Mkdir(small, 0o755), os.Symlink(small, filepath.Join(f.root.Dir, "srv"))); err != nil {
+		if err := errors.Join(os.Mkdir(small, 0o755), os.Symlink(small, filepath.Join(f.root.Dir,
+			"srv"))); err != nil {
 			t.Fatal(err)
 		}
 		f.raw("apt-get", "-q", "update")
-		if err := f.plan(f.host(), f.request("tyk-gateway", "6.0.0")).Refused(); err == nil || !strings.Contains(err.Error(), "new files in "+f.root.Dir+"/srv need 8.0 MiB") {
+		if err := f.plan(f.host(), f.request("tyk-gateway", "6.0.0")).Refused(); err == nil ||
+			!strings.Contains(err.Error(), "new files in "+f.root.Dir+"/srv need 8.0 MiB") {
 			t.Errorf("one directory on a small disk: %v", err)
 		}
 	})
@@ -192,8 +202,10 @@ func TestDiskFull(t *testing.T) {
 // The facts that a person looks at before an upgrade.
 func TestFacts(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{}), debs.Tyk("tyk-gateway-fips", "5.3.2", debs.TykOptions{}),
-		debs.Tyk("tyk-dashboard", "4.0.8", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{}), debs.Tyk("tyk-gateway-fips", "5.3.2", debs.TykOptions{}),
+		debs.Tyk("tyk-dashboard", "4.0.8", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
+			debs.TykOptions{}))
 	f.install("tyk-gateway=4.0.8", "tyk-dashboard", "tyk-pump")
 	f.raw("apt-mark", "hold", "tyk-pump")
 	f.raw("apt-get", "-y", "remove", "tyk-dashboard")
@@ -205,10 +217,12 @@ func TestFacts(t *testing.T) {
 	}
 	var got []string
 	for _, p := range roundTrip(t, facts).Packages {
-		got = append(got, fmt.Sprintf("%s %s %s installed=%t held=%t edited=%t", p.Name, p.Version, p.Status, p.Installed(), p.Held(), p.Conffiles[0].Edited()))
+		got = append(got, fmt.Sprintf("%s %s %s installed=%t held=%t edited=%t", p.Name, p.Version,
+			p.Status, p.Installed(), p.Held(), p.Conffiles[0].Edited()))
 	}
 	if want := []string{"tyk-dashboard 4.0.8 config-files installed=false held=false edited=false",
-		"tyk-gateway 4.0.8 installed installed=true held=false edited=true", "tyk-pump 1.9.0 installed installed=true held=true edited=false"}; !slices.Equal(got, want) {
+		"tyk-gateway 4.0.8 installed installed=true held=false edited=true",
+		"tyk-pump 1.9.0 installed installed=true held=true edited=false"}; !slices.Equal(got, want) {
 		t.Errorf("packages %q", got)
 	}
 	got = nil
@@ -218,14 +232,17 @@ func TestFacts(t *testing.T) {
 			t.Errorf("origin %q", a.Origin)
 		}
 	}
-	if want := []string{"tyk-dashboard 4.0.8 ", "tyk-gateway 5.2.5 ", "tyk-gateway 4.0.8 ", "tyk-gateway-fips 5.3.2 fips", "tyk-pump 1.9.0 "}; !slices.Equal(got, want) {
+	if want := []string{"tyk-dashboard 4.0.8 ", "tyk-gateway 5.2.5 ", "tyk-gateway 4.0.8 ",
+		"tyk-gateway-fips 5.3.2 fips", "tyk-pump 1.9.0 "}; !slices.Equal(got, want) {
 		t.Errorf("available %q", got)
 	}
-	if facts.Systemd || facts.Arch != debs.Arch() || len(facts.Sources) != 1 || len(facts.Sources[0].Serves) != 4 || len(facts.ByHand)+len(facts.Broken)+len(facts.Locks) != 0 {
+	if facts.Systemd || facts.Arch != debs.Arch() || len(facts.Sources) != 1 ||
+		len(facts.Sources[0].Serves) != 4 || len(facts.ByHand)+len(facts.Broken)+len(facts.Locks) != 0 {
 		t.Errorf("facts %+v", facts)
 	}
 	// What is on hold and not asked for is said to stay.
-	if p := f.plan(h, f.request("tyk-gateway", "5.2.5")); !slices.Equal(p.HeldBack, []string{"tyk-pump"}) || !strings.Contains(p.String(), "tyk-pump is on hold and stays") {
+	if p := f.plan(h, f.request("tyk-gateway", "5.2.5")); !slices.Equal(p.HeldBack,
+		[]string{"tyk-pump"}) || !strings.Contains(p.String(), "tyk-pump is on hold and stays") {
 		t.Errorf("plan %s", p)
 	}
 }
@@ -239,10 +256,13 @@ func TestSendingCut(t *testing.T) {
 	f.install("tyk-gateway=4.0.8")
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	local, part, seen := debpkg.Local(), "change.json", 0
-	cut := debpkg.New(func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
-		if stdin != nil && slices.ContainsFunc(argv, func(a string) bool { return filepath.Base(a) == part }) {
+	cut := debpkg.New(func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+		stderr io.Writer) error {
+		if stdin != nil && slices.ContainsFunc(argv,
+			func(a string) bool { return filepath.Base(a) == part }) {
 			if seen++; seen == 1 {
-				return errors.Join(local(ctx, argv, io.LimitReader(stdin, 30), stdout, stderr), errors.New("cut"))
+				return errors.Join(local(ctx, argv, io.LimitReader(stdin, 30), stdout, stderr),
+					errors.New("cut"))
 			}
 		}
 		return local(ctx, argv, stdin, stdout, stderr)
@@ -256,7 +276,8 @@ func TestSendingCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.want("tyk-gateway", "5.2.5", "install installed")
-	if n := strings.Count(f.file("/var/log/apt/history.log"), "Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 || len(c.After) != 1 {
+	if n := strings.Count(f.file("/var/log/apt/history.log"),
+		"Upgrade: tyk-gateway:amd64 (4.0.8, 5.2.5)"); n != 1 || len(c.After) != 1 {
 		t.Errorf("apt ran %d times, change %+v", n, c)
 	}
 	f.write("/opt/tyk-gateway/tyk.conf", "edited since")
@@ -294,7 +315,8 @@ func TestQuickJob(t *testing.T) {
 		return local(ctx, argv, stdin, stdout, stderr)
 	}
 	var told []debpkg.EventKind
-	h := debpkg.New(slow, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig, Events: func(e debpkg.Event) { told = append(told, e.Kind) }})
+	h := debpkg.New(slow, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig,
+		Events: func(e debpkg.Event) { told = append(told, e.Kind) }})
 	if _, err := h.Apply(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
@@ -310,11 +332,13 @@ func TestCannotStart(t *testing.T) {
 	f.install("tyk-gateway=4.0.8")
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, "flock"), []byte("#!/bin/sh\necho 'flock: 9: No locks available' >&2\nexit 1\n"), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "flock"),
+		[]byte("#!/bin/sh\necho 'flock: 9: No locks available' >&2\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	local := debpkg.Local()
-	noLocks := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	noLocks := func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+		stderr io.Writer) error {
 		argv = slices.Clone(argv)
 		for i, a := range argv {
 			if path, ok := strings.CutPrefix(a, "PATH="); ok {
@@ -323,11 +347,14 @@ func TestCannotStart(t *testing.T) {
 		}
 		return local(ctx, argv, stdin, stdout, stderr)
 	}
-	_, err := debpkg.New(noLocks, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig}).Apply(t.Context(), p)
-	if err == nil || !strings.Contains(err.Error(), "start the run in") || !strings.Contains(err.Error(), "No locks available") {
+	_, err := debpkg.New(noLocks, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig}).
+		Apply(t.Context(), p)
+	if err == nil || !strings.Contains(err.Error(), "start the run in") ||
+		!strings.Contains(err.Error(), "No locks available") {
 		t.Errorf("%v", err)
 	}
-	if left, err := os.ReadDir(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs")); err != nil || len(left) != 0 {
+	if left, err := os.ReadDir(filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs")); err != nil ||
+		len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
 	f.want("tyk-gateway", "4.0.8", "install installed")

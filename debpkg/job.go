@@ -213,7 +213,9 @@ echo "$s"
 // unsafe recognises the refusal of safeFunc.
 func unsafe(t task, err error) error {
 	if exitCode(err) == 78 {
-		return t.fail(Error{Kind: ErrUnsafe, Detail: err.Error(), Err: err, Next: "give the directory to root and take the others' write permission away, or set Options.StateDir"})
+		return t.fail(Error{Kind: ErrUnsafe, Detail: err.Error(), Err: err,
+			Next: "give the directory to root and take the others' write permission away, or set " +
+				"Options.StateDir"})
 	}
 	return err
 }
@@ -282,7 +284,8 @@ func (h *Host) start(ctx context.Context, j job) error {
 	}
 	// From here on the context no longer stops the start: half of it would be
 	// worse than all.
-	args := append([]string{j.prep, h.o.Root, j.dir, strings.Join(j.hold, " "), strings.Join(j.auto, " "), strings.Join(j.mask, " ")}, append(h.env(), j.argv...)...)
+	args := append([]string{j.prep, h.o.Root, j.dir, strings.Join(j.hold, " "), strings.Join(j.auto,
+		" "), strings.Join(j.mask, " ")}, append(h.env(), j.argv...)...)
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
 	begin := func() error {
@@ -299,7 +302,9 @@ func (h *Host) start(ctx context.Context, j job) error {
 		return nil
 	}
 	if exitCode(err) == 75 {
-		return &Error{Op: "start", Object: "the run in " + j.dir, Kind: ErrLocked, Detail: "another operator has just begun the same", Retry: true, Next: "call again, which attaches to that run"}
+		return &Error{Op: "start", Object: "the run in " + j.dir, Kind: ErrLocked,
+			Detail: "another operator has just begun the same", Retry: true,
+			Next: "call again, which attaches to that run"}
 	}
 	return task{"start", "the run in " + j.dir}.wrap(err)
 }
@@ -324,7 +329,8 @@ func (h *Host) lasting(ctx context.Context) (context.Context, context.CancelFunc
 // reconnect calls f until the connection is back.
 func (h *Host) reconnect(ctx context.Context, err error, f func() error) error {
 	deadline := time.Now().Add(reconnectLimit)
-	for wait := 200 * time.Millisecond; errors.Is(err, ErrConnection) && time.Now().Before(deadline); wait = min(2*wait, 5*time.Second) {
+	for wait := 200 * time.Millisecond; errors.Is(err, ErrConnection) &&
+		time.Now().Before(deadline); wait = min(2*wait, 5*time.Second) {
 		h.event(Event{Kind: EventWait, Text: "the connection is lost; the run goes on, trying again"})
 		h.o.Log.WarnContext(ctx, "connection lost", "err", err)
 		if err := pause(ctx, wait); err != nil {
@@ -353,7 +359,8 @@ func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 		var s jobState
 		attempt := func() error {
 			var state run.Tail
-			if err := h.stream(dctx, nil, seen, &state, "sh", "-c", followScript, scriptName+"follow", dir, strconv.FormatInt(seen.n+1, 10)); err != nil {
+			if err := h.stream(dctx, nil, seen, &state, "sh", "-c", followScript, scriptName+"follow", dir,
+				strconv.FormatInt(seen.n+1, 10)); err != nil {
 				return explain(dctx, err, state.String())
 			}
 			text := strings.TrimSpace(state.String())
@@ -387,7 +394,8 @@ func (c *countWriter) Write(p []byte) (int, error) {
 
 // log returns all that the job printed, or the last megabyte of each stream.
 func (h *Host) log(ctx context.Context, dir string) (said, error) {
-	out, err := h.script(ctx, nil, "log", `cd -- "$1" && tail -c 1000000 log && printf '\034' && { [ ! -e errors ] || tail -c 1000000 errors; }`, dir)
+	out, err := h.script(ctx, nil, "log",
+		`cd -- "$1" && tail -c 1000000 log && printf '\034' && { [ ! -e errors ] || tail -c 1000000 errors; }`, dir)
 	if err != nil {
 		return said{}, task{"read", "the output of the run"}.wrap(err)
 	}

@@ -21,7 +21,8 @@ func (l Lock) String() string {
 }
 
 // The four locks. DPkg::Lock::Timeout covers the first two only (apt 2.6).
-var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"}
+var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock",
+	"/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"}
 
 // Every holder of a record lock on the files "$@": inode numbers alone may
 // coincide between file systems, so the process must have the file open where
@@ -93,7 +94,8 @@ func (h *Host) waitLocks(ctx context.Context, op task, deadline time.Time) error
 			h.o.Log.InfoContext(ctx, "waiting for locks", "held", now)
 		}
 		if !time.Now().Before(deadline) {
-			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
+			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked,
+				Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
 				Next: "wait for it to end, or look at what it is waiting for; never delete the lock file"}
 		}
 		if err := pause(ctx, lockPause); err != nil {

@@ -58,7 +58,8 @@ func TestLockHelper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.FcntlFlock(file.Fd(), syscall.F_SETLK, &syscall.Flock_t{Type: syscall.F_WRLCK}); err != nil {
+	if err := syscall.FcntlFlock(file.Fd(), syscall.F_SETLK, &syscall.Flock_t{
+		Type: syscall.F_WRLCK}); err != nil {
 		t.Fatal(err)
 	}
 	_, _ = os.Stdout.WriteString("x")
@@ -77,10 +78,12 @@ func TestLocks(t *testing.T) {
 	f.install("tyk-gateway=4.0.8")
 	quick := f.host(func(o *debpkg.Options) { o.LockWait = time.Millisecond })
 	p := f.plan(quick, f.request("tyk-gateway", "5.2.5"))
-	for _, path := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"} {
+	for _, path := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock",
+		"/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"} {
 		pid, release := f.holdLock(path)
 		locks, err := quick.Locks(t.Context())
-		if err != nil || len(locks) != 1 || locks[0].PID != pid || !strings.HasSuffix(locks[0].Path, path) || locks[0].Command == "" {
+		if err != nil || len(locks) != 1 || locks[0].PID != pid || !strings.HasSuffix(locks[0].Path,
+			path) || locks[0].Command == "" {
 			t.Errorf("%s: locks %+v, %v; the holder is %d", path, locks, err, pid)
 		}
 		_, err = quick.Apply(t.Context(), p)

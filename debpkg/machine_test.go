@@ -75,7 +75,8 @@ func startMachines() {
 	for i := range machineCount {
 		wg.Go(func() {
 			var h *host.Host
-			h, errs[i] = host.Start(context.Background(), host.Options{Suite: os.Getenv(suiteEnv), Name: fmt.Sprintf("debpkg%d", i), Mounts: map[string]string{"/srv/lab": machines.lab}})
+			h, errs[i] = host.Start(context.Background(), host.Options{Suite: os.Getenv(suiteEnv),
+				Name: fmt.Sprintf("debpkg%d", i), Mounts: map[string]string{"/srv/lab": machines.lab}})
 			machines.free <- h
 		})
 	}
@@ -126,7 +127,8 @@ func needMachines(t *testing.T) {
 	if err := host.Available(); err != nil {
 		lab.Missing(t, err.Error())
 	}
-	for prog, deb := range map[string]string{"apt-ftparchive": "apt-utils", "gpg": "gnupg", "debootstrap": "debootstrap"} {
+	for prog, deb := range map[string]string{"apt-ftparchive": "apt-utils", "gpg": "gnupg",
+		"debootstrap": "debootstrap"} {
 		lab.Program(t, prog, deb)
 	}
 }
@@ -150,7 +152,8 @@ func machineOn(t *testing.T, h *host.Host, dir, there string, packages ...debs.P
 	if _, err := m.repo.Add(packages...); err != nil {
 		t.Fatal(err)
 	}
-	m.exec("sh", "-c", fmt.Sprintf("echo 'deb [signed-by=%[1]s/key.gpg] file:%[1]s ./' >/etc/apt/sources.list.d/tyk_tyk-gateway.list && apt-get -q update", m.dir))
+	m.exec("sh", "-c", fmt.Sprintf("echo 'deb [signed-by=%[1]s/key.gpg] file:%[1]s ./' "+
+		">/etc/apt/sources.list.d/tyk_tyk-gateway.list && apt-get -q update", m.dir))
 	return m
 }
 
@@ -164,15 +167,17 @@ func (m *machine) exec(argv ...string) string {
 }
 
 func (m *machine) ssh(user string) debpkg.Runner {
-	return debpkg.SSH(user+"@"+m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), ControlDir: filepath.Dir(m.SSHConfig())})
+	return debpkg.SSH(user+"@"+m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(),
+		ControlDir: filepath.Dir(m.SSHConfig())})
 }
 
 func (m *machine) options() debpkg.Options {
-	return debpkg.Options{LockWait: time.Minute, Settle: time.Second, SettleLimit: 30 * time.Second, Events: func(e debpkg.Event) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.event = append(m.event, e)
-	}}
+	return debpkg.Options{LockWait: time.Minute, Settle: time.Second, SettleLimit: 30 * time.Second,
+		Events: func(e debpkg.Event) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.event = append(m.event, e)
+		}}
 }
 
 func (m *machine) host() *debpkg.Host { return debpkg.New(m.ssh("root"), m.options()) }

@@ -10,13 +10,15 @@ import (
 
 // Package is what dpkg knows of one package.
 type Package struct {
-	Name      string // with ":ARCH" for a foreign architecture
-	Arch      string
-	Version   Version // also of a removed package whose configuration is left
-	Want      string  // dpkg's word: install, hold, deinstall, purge, unknown
-	Status    string  // dpkg's word: installed, config-files, half-configured, unpacked, half-installed, not-installed, triggers-…
-	Reinst    bool    `json:",omitempty"` // dpkg demands a reinstallation
-	Auto      bool    `json:",omitempty"` // apt installed it for another package
+	Name    string // with ":ARCH" for a foreign architecture
+	Arch    string
+	Version Version // also of a removed package whose configuration is left
+	Want    string  // dpkg's word: install, hold, deinstall, purge, unknown
+	// dpkg's word: installed, config-files, half-configured, unpacked, half-installed, not-installed,
+	// triggers-…
+	Status    string
+	Reinst    bool `json:",omitempty"` // dpkg demands a reinstallation
+	Auto      bool `json:",omitempty"` // apt installed it for another package
 	Conffiles []Conffile
 }
 
@@ -37,7 +39,8 @@ func (p Package) Held() bool { return p.Want == "hold" }
 
 // Broken reports whether an installation stopped half-way.
 func (p Package) Broken() bool {
-	return p.Reinst || p.Status == "half-installed" || p.Status == "unpacked" || p.Status == "half-configured"
+	return p.Reinst || p.Status == "half-installed" || p.Status == "unpacked" ||
+		p.Status == "half-configured"
 }
 
 // Conffile is one configuration file that dpkg guards.
@@ -82,7 +85,8 @@ func parsePackages(text, native string) ([]Package, error) {
 			}
 			words := strings.Split(line[1:], " ")
 			var c Conffile
-			for len(words) > 2 && (words[len(words)-1] == "obsolete" || words[len(words)-1] == "remove-on-upgrade") {
+			for len(words) > 2 && (words[len(words)-1] == "obsolete" ||
+				words[len(words)-1] == "remove-on-upgrade") {
 				c.Obsolete = c.Obsolete || words[len(words)-1] == "obsolete"
 				words = words[:len(words)-1]
 			}
@@ -104,7 +108,8 @@ func parsePackages(text, native string) ([]Package, error) {
 			if native != "" && f[1] != native && f[1] != "all" {
 				f[0] += ":" + f[1] // so that the siblings of Multi-Arch: same differ
 			}
-			list = append(list, Package{Name: f[0], Arch: f[1], Version: Version{f[2]}, Want: f[3], Status: f[4], Reinst: f[5] != "ok"})
+			list = append(list, Package{Name: f[0], Arch: f[1], Version: Version{f[2]}, Want: f[3],
+				Status: f[4], Reinst: f[5] != "ok"})
 		}
 	}
 	return list, nil
@@ -137,12 +142,14 @@ func (h *Host) Available(ctx context.Context, packages ...string) ([]Available, 
 
 // unknownOnly is what apt-cache prints when it just does not know a package:
 // apt 3 then exits with 100, apt 2 with 0.
-var unknownOnly = regexp.MustCompile(`^(?:[EWN]: (?:Unable to locate package|No packages found).*\n?)*$`)
+var unknownOnly = regexp.MustCompile(
+	`^(?:[EWN]: (?:Unable to locate package|No packages found).*\n?)*$`)
 
 // offers reads the sources' files and what the sources offer of the packages.
 func (h *Host) offers(ctx context.Context, packages []string) ([]Source, []Available, error) {
 	t := task{"read", "the sources and what they offer"}
-	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offersScript, scriptName + "offers", h.path("/etc/apt")}, packages...)...)
+	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offersScript, scriptName +
+		"offers", h.path("/etc/apt")}, packages...)...)
 	if err != nil && (exitCode(err) != 100 || !unknownOnly.MatchString(errOut)) {
 		if exitCode(err) < 0 {
 			return nil, nil, t.wrap(explain(ctx, err, errOut))
@@ -158,7 +165,8 @@ func parseMadison(text string) []Available {
 	for line := range strings.Lines(text) {
 		f := strings.SplitN(strings.TrimSpace(line), " | ", 3)
 		if len(f) == 3 && !strings.HasSuffix(f[2], " Sources") {
-			list = append(list, Available{Package: strings.TrimSpace(f[0]), Version: Version{strings.TrimSpace(f[1])}, Origin: redact(strings.TrimSpace(f[2]))})
+			list = append(list, Available{Package: strings.TrimSpace(f[0]), Version: Version{
+				strings.TrimSpace(f[1])}, Origin: redact(strings.TrimSpace(f[2]))})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b Available) int {

@@ -37,19 +37,22 @@ func everything(t *testing.T, dir string) map[string]any {
 	}
 	result := map[string]any{
 		"os": parseOSRelease(read("os-release")), "packages": packages, "events": events,
-		"available": parseMadison(read("madison")), "downloads": parseURIs(read("uris")), "history": parseHistory(read("history")),
+		"available": parseMadison(read("madison")), "downloads": parseURIs(read("uris")),
+		"history": parseHistory(read("history")),
 	}
 	for _, name := range []string{"simulate-upgrade", "simulate-downgrade", "simulate-remove"} {
 		s := parseSimulation(read(name))
 		var lines []string
 		for verb, list := range map[string][]simulated{"inst": s.inst, "remv": s.remv} {
 			for _, one := range list {
-				lines = append(lines, strings.Join([]string{verb, one.name, one.old.text, one.new.text, one.origin}, " "))
+				lines = append(lines, strings.Join([]string{verb, one.name, one.old.text, one.new.text,
+					one.origin}, " "))
 			}
 		}
 		result[name] = sorted(lines)
 	}
-	for name, kind := range map[string]error{"update-nokey": ErrSignature, "update-gone": ErrNetwork, "update-network": ErrNetwork} {
+	for name, kind := range map[string]error{"update-nokey": ErrSignature, "update-gone": ErrNetwork,
+		"update-network": ErrNetwork} {
 		failures := parseUpdate(said{read(name), read(name)})
 		if len(failures) != 1 || failures[0].Kind != kind {
 			t.Errorf("%s %s: failures %+v", dir, name, failures)
@@ -59,8 +62,10 @@ func everything(t *testing.T, dir string) map[string]any {
 	if failures := parseUpdate(said{read("update-ok"), read("update-ok")}); len(failures) != 0 {
 		t.Errorf("%s: a good update fails: %+v", dir, failures)
 	}
-	for name, kind := range map[string]error{"fail-conffile": ErrConffile, "fail-depends": ErrDepends, "fail-downgrade": ErrDowngrade, "fail-held": ErrHeld,
-		"fail-package": ErrNoPackage, "fail-removal": ErrRemoval, "fail-root": ErrNotRoot, "fail-script": ErrScript, "fail-version": ErrNoVersion} {
+	for name, kind := range map[string]error{"fail-conffile": ErrConffile, "fail-depends": ErrDepends,
+		"fail-downgrade": ErrDowngrade, "fail-held": ErrHeld,
+		"fail-package": ErrNoPackage, "fail-removal": ErrRemoval, "fail-root": ErrNotRoot,
+		"fail-script": ErrScript, "fail-version": ErrNoVersion} {
 		e := classify(task{"test", ""}, said{read(name), read(name)}, nil)
 		if e.Kind != kind || e.Detail == "" || e.Next == "" {
 			t.Errorf("%s %s is taken for %v: %s", dir, name, e.Kind, e.Detail)
@@ -122,12 +127,18 @@ deb [arch=amd64 signed-by=/a#b.gpg] https://hash.example.org x main # comment [w
 rpm https://example.org x
 `)
 	want := []Source{
-		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 2, Types: []string{"deb"}, URIs: []string{"https://***@packagecloud.io/tyk/tyk-gateway/debian/"},
-			Suites: []string{"bookworm"}, Components: []string{"main", "contrib"}, SignedBy: "/etc/apt/keyrings/tyk.gpg"},
-		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 3, Types: []string{"deb-src"}, URIs: []string{"https://packagecloud.io/tyk/tyk-gateway/debian/"},
+		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 2, Types: []string{"deb"},
+			URIs:   []string{"https://***@packagecloud.io/tyk/tyk-gateway/debian/"},
+			Suites: []string{"bookworm"}, Components: []string{"main", "contrib"},
+			SignedBy: "/etc/apt/keyrings/tyk.gpg"},
+		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 3, Types: []string{"deb-src"},
+			URIs:   []string{"https://packagecloud.io/tyk/tyk-gateway/debian/"},
 			Suites: []string{"bookworm"}, Components: []string{"main"}},
-		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 5, Types: []string{"deb"}, URIs: []string{"file:/dir"}, Suites: []string{"./"}, Trusted: true},
-		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 7, Types: []string{"deb"}, URIs: []string{"https://hash.example.org"}, Suites: []string{"x"}, Components: []string{"main"}, SignedBy: "/a#b.gpg"},
+		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 5, Types: []string{"deb"},
+			URIs: []string{"file:/dir"}, Suites: []string{"./"}, Trusted: true},
+		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 7, Types: []string{"deb"},
+			URIs: []string{"https://hash.example.org"}, Suites: []string{"x"}, Components: []string{"main"},
+			SignedBy: "/a#b.gpg"},
 	}
 	if !reflect.DeepEqual(list, want) {
 		t.Errorf("%+v", list)
@@ -155,9 +166,12 @@ Signed-By: /a.gpg
 Suites: nothing
 `)
 	want = []Source{
-		{File: "/x.sources", Line: 2, Types: []string{"deb", "deb-src"}, URIs: []string{"https://packagecloud.io/tyk/tyk-pump/ubuntu", "https://mirror.example.org/"},
+		{File: "/x.sources", Line: 2, Types: []string{"deb", "deb-src"},
+			URIs:   []string{"https://packagecloud.io/tyk/tyk-pump/ubuntu", "https://mirror.example.org/"},
 			Suites: []string{"jammy"}, Components: []string{"main"}, SignedBy: "inline"},
-		{File: "/x.sources", Line: 13, Types: []string{"deb"}, URIs: []string{"file:/dir"}, Suites: []string{"./"}, Components: []string{}, SignedBy: "/a.gpg /b.gpg", Trusted: true, Disabled: true},
+		{File: "/x.sources", Line: 13, Types: []string{"deb"}, URIs: []string{"file:/dir"},
+			Suites: []string{"./"}, Components: []string{}, SignedBy: "/a.gpg /b.gpg", Trusted: true,
+			Disabled: true},
 	}
 	if !reflect.DeepEqual(deb822, want) {
 		t.Errorf("%+v", deb822)
@@ -186,7 +200,8 @@ LoadState=not-found
 ActiveState=inactive
 `)
 	want := []Unit{
-		{Name: "tyk-gateway.service", LoadState: "loaded", ActiveState: "failed", SubState: "failed", Result: "exit-code", FileState: "enabled",
+		{Name: "tyk-gateway.service", LoadState: "loaded", ActiveState: "failed", SubState: "failed",
+			Result: "exit-code", FileState: "enabled",
 			NRestarts: 5, ExecMainStatus: 1, InvocationID: "0123", NeedDaemonReload: true},
 		{Name: "nix.service", LoadState: "not-found", ActiveState: "inactive"},
 	}
@@ -202,13 +217,15 @@ func TestSupportData(t *testing.T) {
 		pkg, version, id, release, arch string
 		known, ok, disputed             bool
 	}{
-		{"tyk-gateway", "5.2.5", "debian", "12", "amd64", true, true, true}, // the procedure's table ends with Debian 11
+		// the procedure's table ends with Debian 11
+		{"tyk-gateway", "5.2.5", "debian", "12", "amd64", true, true, true},
 		{"tyk-gateway", "5.2.5", "ubuntu", "16.04", "amd64", true, false, true},
 		{"tyk-gateway", "5.2.5", "ubuntu", "24.04", "amd64", true, false, false},
 		{"tyk-gateway", "4.0.8", "ubuntu", "20.04", "arm64", true, true, false},
 		{"tyk-gateway", "4.0.8", "ubuntu", "20.04", "s390x", true, false, true},
 		{"tyk-gateway", "5.14.0", "debian", "12", "amd64", true, true, false},
-		{"tyk-gateway", "5.14.0", "debian", "13", "amd64", true, false, true}, // published, not documented
+		// published, not documented
+		{"tyk-gateway", "5.14.0", "debian", "13", "amd64", true, false, true},
 		{"tyk-gateway", "5.15.0", "ubuntu", "24.04", "amd64", true, true, false},
 		{"tyk-gateway-ee", "5.7.0", "debian", "12", "amd64", true, true, false},
 		{"tyk-gateway-ee", "5.6.0", "debian", "12", "amd64", false, false, false},
@@ -250,11 +267,13 @@ End-Date: 2024-02-06  02:00:05
 
 Commandline: torn
 `)
-	if len(list) != 1 || len(list[0].Actions) != 8 || list[0].RequestedBy != "ops (1000)" || list[0].Error == "" || list[0].End.Second() != 5 {
+	if len(list) != 1 || len(list[0].Actions) != 8 || list[0].RequestedBy != "ops (1000)" ||
+		list[0].Error == "" || list[0].End.Second() != 5 {
 		t.Fatalf("%+v", list)
 	}
 	e, a, ok := lastChange(list, "tyk-pump")
-	if !ok || a.Kind != Downgrade || a.From.text != "1.9.0" || a.To.text != "1.8.3" || e.Start.Hour() != 2 {
+	if !ok || a.Kind != Downgrade || a.From.text != "1.9.0" || a.To.text != "1.8.3" ||
+		e.Start.Hour() != 2 {
 		t.Errorf("%+v", a)
 	}
 	if a := list[0].Actions[0]; a.Requested || a.Kind != Install || a.To.text != "1.0" {
@@ -291,7 +310,8 @@ func TestParseUpdate(t *testing.T) {
 		"E: Failed to fetch http://r/debian/InRelease  401  Unauthorized [IP: 1.2.3.4 80]\nE: The repository 'http://r/debian InRelease' is not signed.\n": {URI: "http://r/debian", Kind: ErrNetwork, Status: 401, Reason: "401  Unauthorized [IP: 1.2.3.4 80]", Next: "token"},
 		"E: The repository 'http://r/debian InRelease' is not signed.\nE: Failed to fetch http://r/debian/InRelease  402  Payment Required\n":              {URI: "http://r/debian", Kind: ErrNetwork, Status: 402, Reason: "402  Payment Required", Next: "token"},
 		"E: Failed to fetch http://r/InRelease  Clearsigned file isn't valid, got 'NOSPLIT' (does the network require authentication?)\nE: The repository 'http://r InRelease' is not signed.\n": {URI: "http://r", Kind: ErrNetwork,
-			Reason: "Clearsigned file isn't valid, got 'NOSPLIT' (does the network require authentication?)", Next: "login page"},
+			Reason: "Clearsigned file isn't valid, got 'NOSPLIT' (does the network require authentication?)",
+			Next:   "login page"},
 		"E: Repository 'http://r ./ InRelease' changed its 'Suite' value from 'a' to 'b'\nN: This must be accepted explicitly before updates for this repository can be applied. See apt-secure(8) manpage for details.\n": {URI: "http://r", Kind: ErrSource,
 			Reason: "changed its 'Suite' value from 'a' to 'b'", Next: "AcceptReleaseInfo"},
 		"E: Release file for http://r/InRelease is expired (invalid since 3d 2h 1min 5s). Updates for this repository will not be applied.\n":         {URI: "http://r", Kind: ErrSource, Reason: "is expired (invalid since 3d 2h 1min 5s). Updates for this repository will not be applied.", Next: "fresh Release"},
@@ -299,10 +319,13 @@ func TestParseUpdate(t *testing.T) {
 		"E: Conflicting values set for option Signed-By regarding source http://r/ ./: /a.gpg != /b.gpg\nE: The list of sources could not be read.\n": {URI: "http://r", Kind: ErrSource, Reason: "Conflicting values set for option Signed-By regarding source http://r/ ./: /a.gpg != /b.gpg", Next: "both the same"},
 		"E: Malformed entry 2 in list file /etc/apt/sources.list.d/x.list (Component)\nE: The list of sources could not be read.\n":                   {Entry: "/etc/apt/sources.list.d/x.list:2", Kind: ErrSource, Reason: "Malformed entry 2 in list file /etc/apt/sources.list.d/x.list (Component)", Next: "correct that entry"},
 		"W: OpenPGP signature verification failed: http://r ./ InRelease: Sub-process /usr/bin/sqv returned an error code (1), error message is: Signing key on 0123 is not bound: Policy rejects SHA1\nE: The repository 'http://r ./ InRelease' is not signed.\n": {URI: "http://r", Kind: ErrSignature,
-			Reason: "Sub-process /usr/bin/sqv returned an error code (1), error message is: Signing key on 0123 is not bound: Policy rejects SHA1", Next: "signed-by"},
+			Reason: "Sub-process /usr/bin/sqv returned an error code (1), error message is: Signing key " +
+				"on 0123 is not bound: Policy rejects SHA1", Next: "signed-by"},
 	} {
 		got := parseUpdate(said{"Err:1 http://other ./ InRelease\n  torn", text})
-		if len(got) != 1 || got[0].URI != want.URI || got[0].Kind != want.Kind || got[0].Status != want.Status || got[0].Reason != want.Reason || got[0].Entry != want.Entry || !strings.Contains(got[0].Next, want.Next) {
+		if len(got) != 1 || got[0].URI != want.URI || got[0].Kind != want.Kind ||
+			got[0].Status != want.Status || got[0].Reason != want.Reason || got[0].Entry != want.Entry ||
+			!strings.Contains(got[0].Next, want.Next) {
 			t.Errorf("%s\n got %+v\nwant %+v", text, got, want)
 		}
 	}
@@ -361,9 +384,11 @@ func FuzzParsers(f *testing.F) {
 
 func TestServes(t *testing.T) {
 	t.Parallel()
-	available := []Available{{Package: "tyk-gateway", Origin: "http://r/tyk any/main amd64 Packages"}, {Package: "tyk-pump", Origin: "http://r/tyk-old any/main amd64 Packages"},
+	available := []Available{{Package: "tyk-gateway", Origin: "http://r/tyk any/main amd64 Packages"},
+		{Package: "tyk-pump", Origin: "http://r/tyk-old any/main amd64 Packages"},
 		{Package: "tyk-dashboard", Origin: "http://r/tyk/debian any/main amd64 Packages"}}
-	if got := serves(Source{URIs: []string{"http://r/tyk/"}}, available); !reflect.DeepEqual(got, []string{"tyk-gateway", "tyk-dashboard"}) {
+	if got := serves(Source{URIs: []string{"http://r/tyk/"}}, available); !reflect.DeepEqual(got,
+		[]string{"tyk-gateway", "tyk-dashboard"}) {
 		t.Errorf("%q", got)
 	}
 }

@@ -59,7 +59,8 @@ func (p Plan) Refused() error {
 	if reasons == nil {
 		return nil
 	}
-	return &Error{Op: "apply", Object: "the plan", Kind: ErrRefused, Detail: strings.Join(reasons, "; "), Next: next}
+	return &Error{Op: "apply", Object: "the plan", Kind: ErrRefused, Detail: strings.Join(reasons,
+		"; "), Next: next}
 }
 
 // digest covers what must still hold when the plan is applied: the host, its
@@ -117,9 +118,12 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 		return Plan{}, s, err
 	}
 	if s.Journal {
-		return Plan{}, s, op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that was interrupted"})
+		return Plan{}, s, op.fail(Error{Kind: ErrInterrupted,
+			Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that " +
+				"was interrupted"})
 	}
-	p := Plan{Host: s.Identity, OS: s.OS, Arch: s.Arch, Created: time.Now().UTC().Truncate(time.Second), Requests: want, Fetched: fetch, Hold: h.o.Hold}
+	p := Plan{Host: s.Identity, OS: s.OS, Arch: s.Arch,
+		Created: time.Now().UTC().Truncate(time.Second), Requests: want, Fetched: fetch, Hold: h.o.Hold}
 	debs, err := h.resolveDebs(ctx, s.Arch, want)
 	if err != nil {
 		return Plan{}, s, err
@@ -130,7 +134,10 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 		return Plan{}, s, h.explainPlan(ctx, err, want)
 	}
 	// Packages that come along with the requested ones.
-	if more := slices.DeleteFunc(sim.names(), func(n string) bool { return slices.Contains(names, n) || strings.HasPrefix(n, "tyk-") }); len(more) > 0 {
+	if more := slices.DeleteFunc(sim.names(), func(n string) bool {
+		return slices.Contains(names, n) ||
+			strings.HasPrefix(n, "tyk-")
+	}); len(more) > 0 {
 		if s, err = h.survey(ctx, append(names, more...)...); err != nil {
 			return Plan{}, s, err
 		}
@@ -139,7 +146,8 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 		return Plan{}, s, err
 	}
 	for _, b := range s.Packages {
-		if b.Held() && !slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Package == b.Name }) {
+		if b.Held() && !slices.ContainsFunc(p.Actions,
+			func(a Action) bool { return a.Package == b.Name }) {
 			p.HeldBack = append(p.HeldBack, b.Name)
 		}
 	}

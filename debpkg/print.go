@@ -35,7 +35,8 @@ func (p Plan) String() string {
 		case len(p.Downloads) == 0:
 			fmt.Fprint(&b, "\nNothing to download.\n")
 		case p.Fetched:
-			fmt.Fprintf(&b, "\nDownloaded already: %s in %d files.\n", size(p.DownloadSize()), len(p.Downloads))
+			fmt.Fprintf(&b, "\nDownloaded already: %s in %d files.\n", size(p.DownloadSize()),
+				len(p.Downloads))
 		default:
 			fmt.Fprintf(&b, "\nTo download: %s in %d files.\n", size(p.DownloadSize()), len(p.Downloads))
 		}

@@ -10,7 +10,8 @@ import (
 // String renders the facts as tables for a person.
 func (f Facts) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n%s %s (%s), %s, apt %s, dpkg %s", f.Hostname, f.OS.ID, f.OS.VersionID, dash(f.OS.Codename), f.Arch, f.Apt, f.Dpkg)
+	fmt.Fprintf(&b, "%s\n%s %s (%s), %s, apt %s, dpkg %s", f.Hostname, f.OS.ID, f.OS.VersionID,
+		dash(f.OS.Codename), f.Arch, f.Apt, f.Dpkg)
 	if !f.Systemd {
 		b.WriteString(", no systemd")
 	}
@@ -43,25 +44,27 @@ func (f Facts) printPackages(b *strings.Builder) {
 		b.WriteString("\nNo Tyk package is installed.\n")
 		return
 	}
-	section(b, "PACKAGE\tVERSION\tSTATE\tEDITION\tSOURCE OFFERS\tTHIS SYSTEM", func(row func(...string)) {
-		for _, p := range f.Packages {
-			state := p.Status
-			if p.Held() {
-				state += ", on hold"
-			}
-			var offers []string
-			for _, a := range f.Available {
-				if a.Package == p.Name {
-					offers = append(offers, a.Version.String())
+	section(b, "PACKAGE\tVERSION\tSTATE\tEDITION\tSOURCE OFFERS\tTHIS SYSTEM",
+		func(row func(...string)) {
+			for _, p := range f.Packages {
+				state := p.Status
+				if p.Held() {
+					state += ", on hold"
 				}
+				var offers []string
+				for _, a := range f.Available {
+					if a.Package == p.Name {
+						offers = append(offers, a.Version.String())
+					}
+				}
+				offered := strings.Join(offers[:min(len(offers), 4)], ", ")
+				if offers == nil {
+					offered = "nothing: installed by hand"
+				}
+				row(p.Name, p.Version.String(), state, dash(Edition(p.Name)), offered, Supports(p.Name,
+					p.Version, f.OS, f.Arch).brief())
 			}
-			offered := strings.Join(offers[:min(len(offers), 4)], ", ")
-			if offers == nil {
-				offered = "nothing: installed by hand"
-			}
-			row(p.Name, p.Version.String(), state, dash(Edition(p.Name)), offered, Supports(p.Name, p.Version, f.OS, f.Arch).brief())
-		}
-	})
+		})
 	for _, p := range f.Packages {
 		for _, c := range p.Conffiles {
 			if c.Edited() {
@@ -84,7 +87,8 @@ func (f Facts) printSources(b *strings.Builder) {
 	}
 	section(b, "SOURCE\tADDRESS\tSIGNED BY\tSERVES", func(row func(...string)) {
 		for _, s := range tyk {
-			row(fmt.Sprintf("%s:%d", s.File, s.Line), strings.Join(s.URIs, " "), dash(s.SignedBy), dash(strings.Join(s.Serves, ", ")))
+			row(fmt.Sprintf("%s:%d", s.File, s.Line), strings.Join(s.URIs, " "), dash(s.SignedBy),
+				dash(strings.Join(s.Serves, ", ")))
 		}
 	})
 }

@@ -15,7 +15,8 @@ type Problem struct {
 // problems judges the plan.
 func (h *Host) problems(p *Plan, s survey, need space) {
 	refuse := func(next, format string, a ...any) {
-		p.Problems = append(p.Problems, Problem{Refuse: true, Text: fmt.Sprintf(format, a...), Next: next})
+		p.Problems = append(p.Problems, Problem{Refuse: true, Text: fmt.Sprintf(format, a...),
+			Next: next})
 	}
 	warn := func(next, format string, a ...any) {
 		p.Problems = append(p.Problems, Problem{Text: fmt.Sprintf(format, a...), Next: next})
@@ -24,11 +25,14 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 		switch {
 		case a.Requested:
 		case a.Kind == Remove:
-			refuse("request the removal if you mean it", "it would remove %s %s, which is not requested", a.Package, a.From)
+			refuse("request the removal if you mean it", "it would remove %s %s, which is not requested",
+				a.Package, a.From)
 		case a.Held:
-			refuse("request the package too, or release the hold", "it would change %s, which is on hold", a.Package)
+			refuse("request the package too, or release the hold", "it would change %s, which is on hold",
+				a.Package)
 		case a.Kind == Downgrade:
-			refuse("request the package too if you mean it", "it would downgrade %s from %s to %s, which is not requested", a.Package, a.From, a.To)
+			refuse("request the package too if you mean it", "it would downgrade %s from %s to %s, which "+
+				"is not requested", a.Package, a.From, a.To)
 		}
 		if a.Held && a.Requested {
 			warn("", "%s is on hold; it is changed as requested and stays on hold", a.Package)
@@ -41,7 +45,9 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 			warn(next, "apt's own choice for %s is %s, not %s", a.Package, a.Candidate, a.To)
 		}
 		if a.Rollback == fromRepack {
-			warn("fetch the .deb of the installed version before you go on", "%s %s is neither in apt's cache nor in a source: it will be packed again from the installed files", a.Package, a.From)
+			warn("fetch the .deb of the installed version before you go on",
+				"%s %s is neither in apt's cache nor in a source: it will be packed again from the "+
+					"installed files", a.Package, a.From)
 		}
 		if _, ok := component(a.Package); ok && a.Kind != Remove {
 			s := Supports(a.Package, a.To, p.OS, a.Arch)
@@ -52,7 +58,8 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 			// Not a refusal: the sources are per distribution, so a package that
 			// one of them offers is meant for this system, whatever lists say.
 			case !s.OK:
-				warn("choose a version that supports this system, or ask the publisher", "%s is not supported: %s", system, s)
+				warn("choose a version that supports this system, or ask the publisher",
+					"%s is not supported: %s", system, s)
 			case s.Disputed():
 				warn("", "%s: the origins disagree: %s", system, s)
 			}
@@ -69,14 +76,18 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 		}
 	}
 	for _, o := range p.Owned {
-		refuse("remove that package in the same request, or ask the publisher", "%s of %s belongs to the installed %s; dpkg would refuse to replace it", o.Path, o.Package, o.Owner)
+		refuse("remove that package in the same request, or ask the publisher",
+			"%s of %s belongs to the installed %s; dpkg would refuse to replace it", o.Path, o.Package,
+			o.Owner)
 	}
 	for _, c := range p.Conffiles {
 		switch c.Outcome {
 		case OutcomeOverwritten:
-			warn("Apply saves it; put your change back afterwards", "%s is no longer a configuration file of %s: your edits are overwritten", c.Path, c.Package)
+			warn("Apply saves it; put your change back afterwards",
+				"%s is no longer a configuration file of %s: your edits are overwritten", c.Path, c.Package)
 		case OutcomeMoved:
-			warn("move your settings to where the new version reads them", "%s no longer uses %s: your edited file becomes %s.dpkg-old", c.Package, c.Path, c.Path)
+			warn("move your settings to where the new version reads them",
+				"%s no longer uses %s: your edited file becomes %s.dpkg-old", c.Package, c.Path, c.Path)
 		}
 	}
 	for _, l := range need.lacking() {
@@ -87,7 +98,8 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 		}
 	}
 	for _, o := range p.Overwrites {
-		warn("Apply saves it; put your change back afterwards, or keep such files elsewhere", "%s was changed on this host and is overwritten silently", o.Path)
+		warn("Apply saves it; put your change back afterwards, or keep such files elsewhere",
+			"%s was changed on this host and is overwritten silently", o.Path)
 	}
 	if len(s.Locks) > 0 {
 		warn("Apply waits for it", "%s", describe(s.Locks))

@@ -33,7 +33,8 @@ func (h *Host) Repair(ctx context.Context) error {
 		if err != nil {
 			return op.wrap(err)
 		}
-		if err := h.start(ctx, job{prep: prep, dir: dir, argv: append(argv, "--configure", "-a")}); err != nil {
+		if err := h.start(ctx, job{prep: prep, dir: dir, argv: append(argv, "--configure",
+			"-a")}); err != nil {
 			h.discard(ctx, prep)
 			return op.wrap(err)
 		}
@@ -62,7 +63,8 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 		dir = h.runDir(c.Plan)
 	}
 	if path.Dir(dir) != path.Join(h.o.StateDir, "runs") {
-		return task{"forget", "a change"}.wrap(fmt.Errorf("%q is not a directory of this host's runs", c.Dir))
+		return task{"forget", "a change"}.wrap(fmt.Errorf("%q is not a directory of this host's runs",
+			c.Dir))
 	}
 	op := task{"forget", "the change in " + dir}
 	look, err := h.survey(ctx)
@@ -78,7 +80,9 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 			return op.wrap(err)
 		}
 		if s.name == "running" {
-			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true, Next: "wait for it to end"}
+			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked,
+				Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true,
+				Next: "wait for it to end"}
 		}
 	}
 	if _, err := h.script(ctx, nil, "forget", `rm -rf -- "$1" "$1-revert"`, dir); err != nil {

@@ -37,7 +37,8 @@ var scenarios = []struct {
 	{"stage", nil, edited, stage},
 	{"forget", nil, edited, forget},
 	{"repair", func(f *fixture) {
-		f.raw("dpkg", "--root="+f.root.Dir, "--force-not-root", "--force-script-chrootless", "--unpack", f.repo.Dir+"/tyk-gateway_5.2.5_"+debs.Arch()+".deb")
+		f.raw("dpkg", "--root="+f.root.Dir, "--force-not-root", "--force-script-chrootless", "--unpack",
+			f.repo.Dir+"/tyk-gateway_5.2.5_"+debs.Arch()+".deb")
 	}, func(h *debpkgtest.Host) { newer(h); h.Break("tyk-gateway") }, repair},
 }
 
@@ -69,7 +70,8 @@ func replay(name string, do func(context.Context, debpkg.Runner, debpkg.Options,
 // tell.
 func TestFakeLikeApt(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+		debs.TykOptions{Config: conf2}))
 	f.install("tyk-gateway=4.0.8")
 	f.install("tyk-gateway=5.2.5")
 	name, err := os.Hostname()
@@ -81,14 +83,16 @@ func TestFakeLikeApt(t *testing.T) {
 			s.real(f)
 		}
 		var real, fake bytes.Buffer
-		if err := s.do(t.Context(), debpkg.Local(), debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig, LockWait: time.Minute}, &real); err != nil {
+		if err := s.do(t.Context(), debpkg.Local(), debpkg.Options{Root: f.root.Dir,
+			AptConfig: f.root.AptConfig, LockWait: time.Minute}, &real); err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
 		r, o := onFake(s.name)
 		if err := s.do(t.Context(), r, o, &fake); err != nil {
 			t.Fatalf("%s on the fake: %v", s.name, err)
 		}
-		if got := strings.ReplaceAll(real.String(), "Plan for "+name, "Plan for gw1"); fake.String() != got {
+		if got := strings.ReplaceAll(real.String(), "Plan for "+name,
+			"Plan for gw1"); fake.String() != got {
 			t.Errorf("%s: the fake tells\n%s\napt and dpkg\n%s", s.name, &fake, got)
 		}
 	}

@@ -35,7 +35,8 @@ func (r Request) String() string {
 // ParseRequest reads "tyk-gateway=5.2.5", or "tyk-gateway-" for a removal.
 func ParseRequest(s string) (Request, error) {
 	bad := func(err error) (Request, error) {
-		return Request{}, task{"read", fmt.Sprintf("the request %q", s)}.fail(Error{Err: err, Next: "write tyk-gateway=5.2.5, or tyk-gateway- to remove it"})
+		return Request{}, task{"read", fmt.Sprintf("the request %q", s)}.fail(Error{Err: err,
+			Next: "write tyk-gateway=5.2.5, or tyk-gateway- to remove it"})
 	}
 	name, version, exact := strings.Cut(s, "=")
 	r := Request{Package: name}
@@ -78,11 +79,15 @@ func InOrder(want []Request) [][]Request {
 
 var (
 	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
-	changedName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?$`) // of a foreign architecture too
+	// of a foreign architecture too
+	changedName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?$`)
 )
 
 func validRequests(want []Request) error {
-	bad := func(format string, a ...any) error { return task{"plan", "an upgrade"}.wrap(fmt.Errorf(format, a...)) }
+	bad := func(format string, a ...any) error {
+		return task{"plan",
+			"an upgrade"}.wrap(fmt.Errorf(format, a...))
+	}
 	if len(want) == 0 {
 		return bad("nothing requested; name a package and its exact version")
 	}
@@ -118,7 +123,8 @@ func join(want []Request) string {
 
 // resolveDebs finds and checks the .deb file of each request that has one,
 // and fills in the request's version.
-func (h *Host) resolveDebs(ctx context.Context, arch string, want []Request) (map[string]Deb, error) {
+func (h *Host) resolveDebs(ctx context.Context, arch string,
+	want []Request) (map[string]Deb, error) {
 	found := map[string]Deb{}
 	for i, r := range want {
 		if r.Deb == "" {
@@ -151,9 +157,11 @@ func (h *Host) resolveDebs(ctx context.Context, arch string, want []Request) (ma
 			why = []string{"there is no .deb file"}
 			fallthrough
 		case len(fits) == 0:
-			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb, Detail: strings.Join(why, "; "), Next: "fetch the right file, from a place you trust"}
+			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb, Detail: strings.Join(why, "; "),
+				Next: "fetch the right file, from a place you trust"}
 		case len(fits) > 1 && !single:
-			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb, Detail: fmt.Sprintf("%d files fit", len(fits)), Next: "name the file, or give the version"}
+			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb,
+				Detail: fmt.Sprintf("%d files fit", len(fits)), Next: "name the file, or give the version"}
 		}
 		found[r.Package], want[i].Version = fits[0], fits[0].Version
 	}

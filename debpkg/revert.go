@@ -110,8 +110,10 @@ func sameHost(op task, c Change, look survey) error {
 	if was == (Identity{}) || was == is || was.Machine != "" && was.Machine == is.Machine {
 		return nil
 	}
-	return op.fail(Error{Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine %s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
-		Next: "revert it there; if this host was installed again, nothing of the change is left: plan the version that you want"})
+	return op.fail(Error{Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine "+
+		"%s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
+		Next: "revert it there; if this host was installed again, nothing of the change is left: plan " +
+			"the version that you want"})
 }
 
 // recorded completes a change of which the caller knows the plan alone.
@@ -123,7 +125,8 @@ func (h *Host) recorded(ctx context.Context, op task, c Change) (Change, error) 
 		return c, nil
 	}
 	if c.Plan.digest() != c.Plan.Digest {
-		return c, op.fail(Error{Kind: ErrRefused, Detail: "the digest of its plan does not fit the plan's content", Next: "take the change as Apply returned it"})
+		return c, op.fail(Error{Kind: ErrRefused, Detail: "the digest of its plan does not fit the " +
+			"plan's content", Next: "take the change as Apply returned it"})
 	}
 	dir := h.runDir(c.Plan)
 	s, data, err := h.jobState(ctx, dir)
@@ -151,7 +154,9 @@ func (h *Host) inState(op task, c Change) error {
 		bad = bad || !path.IsAbs(f) || path.Clean(f) != f || strings.Contains(f, "\n")
 	}
 	if bad {
-		return op.fail(Error{Kind: ErrRefused, Detail: "the change names files outside of " + path.Join(h.o.StateDir, "runs"), Next: "take the change as Apply returned it, and the StateDir that it was made with"})
+		return op.fail(Error{Kind: ErrRefused, Detail: "the change names files outside of " +
+			path.Join(h.o.StateDir, "runs"), Next: "take the change as Apply returned it, and the " +
+			"StateDir that it was made with"})
 	}
 	return nil
 }
@@ -176,7 +181,8 @@ func back(c Change, now []Package) []Action {
 		p, ok := find(now, a.Package)
 		there := ok && p.Status != "config-files"
 		switch {
-		case a.From.IsZero() && there, !a.From.IsZero() && (!there || p.Version.Compare(a.From) != 0 || !p.Installed()):
+		case a.From.IsZero() && there, !a.From.IsZero() && (!there || p.Version.Compare(a.From) != 0 ||
+			!p.Installed()):
 			list = append(list, a)
 		}
 	}
@@ -189,7 +195,8 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 		return op.wrap(err)
 	}
 	if look.Journal {
-		return op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish", Next: "call Repair"})
+		return op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish",
+			Next: "call Repair"})
 	}
 	now := look.Packages
 	todo := back(c, now)
@@ -213,7 +220,8 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 	}
 	h.event(Event{Kind: EventStep, Text: op.String()})
 	j := job{prep: prep, dir: dir, hold: hold, auto: c.autoBefore(), change: c,
-		argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d", int(h.o.LockWait.Seconds())))}
+		argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d",
+			int(h.o.LockWait.Seconds())))}
 	if err := h.start(ctx, j); err != nil {
 		h.discard(ctx, prep)
 		return op.wrap(err)
@@ -232,7 +240,8 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 		if err != nil {
 			return op.wrap(err)
 		}
-		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome, Detail: strings.Join(names(left), ", ") + " not back"})
+		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome,
+			Detail: strings.Join(names(left), ", ") + " not back"})
 		if s.name == "dead" {
 			e.Kind, e.Next = ErrInterrupted, "call Repair, then Revert again"
 		}
@@ -285,7 +294,8 @@ func (h *Host) resetFailed(ctx context.Context, units []string) error {
 		return nil
 	}
 	// It fails for units that are not loaded, which have nothing to reset.
-	_, err := h.script(ctx, nil, "reset-failed", `systemctl reset-failed -- "$@" 2>/dev/null; true`, units...)
+	_, err := h.script(ctx, nil, "reset-failed", `systemctl reset-failed -- "$@" 2>/dev/null; true`,
+		units...)
 	return err
 }
 
@@ -319,7 +329,8 @@ func (h *Host) revertUnits(ctx context.Context, op task, c Change, o RevertOptio
 		return nil
 	}
 	// The postinst script restarts, but hides when that fails.
-	if o.Files || slices.ContainsFunc(pick(look.states, wait), func(u Unit) bool { return !u.Active() || u.NeedDaemonReload }) {
+	if o.Files || slices.ContainsFunc(pick(look.states, wait),
+		func(u Unit) bool { return !u.Active() || u.NeedDaemonReload }) {
 		return h.Restart(ctx, wait...)
 	}
 	return h.WaitStable(ctx, wait...)

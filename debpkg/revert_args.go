@@ -10,7 +10,8 @@ import (
 )
 
 // revertArgs chooses where each version comes from.
-func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action, look survey) (install, error) {
+func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action,
+	look survey) (install, error) {
 	in := install{downgrade: true}
 	available, err := h.Available(ctx, names(todo)...)
 	if err != nil {
@@ -43,9 +44,13 @@ func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action,
 			in.args, in.removal = append(in.args, a.Package+"-"), true
 			continue
 		}
-		offered := slices.ContainsFunc(available, func(v Available) bool { return v.Package == a.Package && v.Version.Compare(a.From) == 0 })
+		offered := slices.ContainsFunc(available,
+			func(v Available) bool { return v.Package == a.Package && v.Version.Compare(a.From) == 0 })
 		name, sum := file(a)
-		repacked := slices.ContainsFunc(c.Saved, func(s Saved) bool { return s.Path == name && s.From == fromRepack })
+		repacked := slices.ContainsFunc(c.Saved, func(s Saved) bool {
+			return s.Path == name &&
+				s.From == fromRepack
+		})
 		why := unusable(debs, name, sum, a)
 		switch {
 		case why == "" && !(repacked && offered):
@@ -53,8 +58,9 @@ func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action,
 		case offered:
 			in.args = append(in.args, a.Package+"="+a.From.text)
 		default:
-			return in, op.fail(Error{Kind: ErrNoRollback, Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
-				Next: "get that .deb from a backup or another host and install it with a plan of its own"})
+			return in, op.fail(Error{Kind: ErrNoRollback,
+				Detail: fmt.Sprintf("no source offers %s %s, and %s", a.Package, a.From, why),
+				Next:   "get that .deb from a backup or another host and install it with a plan of its own"})
 		}
 	}
 	return in, nil
@@ -76,24 +82,30 @@ func unusable(debs []Deb, name, sum string, a Action) string {
 }
 
 // checkRevert asks apt first, so that nobody's package goes by surprise.
-func (h *Host) checkRevert(ctx context.Context, op task, c Change, in install, todo []Action) error {
+func (h *Host) checkRevert(ctx context.Context, op task, c Change, in install,
+	todo []Action) error {
 	sim, err := h.simulate(ctx, op, in.args)
 	if err != nil {
 		return err
 	}
 	var surprises []string
 	for _, one := range sim.remv {
-		if !slices.ContainsFunc(todo, func(a Action) bool { return a.Package == one.name && a.From.IsZero() }) {
+		if !slices.ContainsFunc(todo, func(a Action) bool {
+			return a.Package == one.name &&
+				a.From.IsZero()
+		}) {
 			surprises = append(surprises, "remove "+one.name)
 		}
 	}
 	for _, one := range sim.inst {
-		if !slices.ContainsFunc(c.Plan.Actions, func(a Action) bool { return a.Package == one.name }) && !one.old.IsZero() && one.new.Compare(one.old) < 0 {
+		if !slices.ContainsFunc(c.Plan.Actions, func(a Action) bool { return a.Package == one.name }) &&
+			!one.old.IsZero() && one.new.Compare(one.old) < 0 {
 			surprises = append(surprises, "downgrade "+one.name)
 		}
 	}
 	if surprises != nil {
-		return &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: "it would also " + strings.Join(surprises, ", "), Next: "plan these packages together"}
+		return &Error{Op: op.verb, Object: op.object, Kind: ErrRefused, Detail: "it would also " +
+			strings.Join(surprises, ", "), Next: "plan these packages together"}
 	}
 	return nil
 }

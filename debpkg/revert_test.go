@@ -28,7 +28,8 @@ func TestRevertTells(t *testing.T) {
 	setBack := func() {
 		t.Helper()
 		later := time.Now().Add(time.Hour)
-		if err := filepath.WalkDir(f.root.Dir+"/var/lib/tykupgrade", func(path string, _ fs.DirEntry, err error) error {
+		if err := filepath.WalkDir(f.root.Dir+"/var/lib/tykupgrade", func(path string, _ fs.DirEntry,
+			err error) error {
 			return errors.Join(err, os.Chtimes(path, later, later))
 		}); err != nil {
 			t.Fatal(err)
@@ -45,7 +46,8 @@ func TestRevertTells(t *testing.T) {
 	}
 
 	f.install("addon")
-	wantError(t, h.Revert(ctx, c, debpkg.RevertOptions{}), debpkg.ErrRefused, "it would also remove addon", "plan these packages together")
+	wantError(t, h.Revert(ctx, c, debpkg.RevertOptions{}), debpkg.ErrRefused,
+		"it would also remove addon", "plan these packages together")
 	f.want("tyk-gateway", "5.2.5", "install installed")
 	f.raw("apt-get", "-q", "-y", "remove", "addon")
 
@@ -82,10 +84,12 @@ func TestHistoryLogs(t *testing.T) {
 	for prog, deb := range map[string]string{"gzip": "gzip", "xz": "xz-utils", "zstd": "zstd"} {
 		lab.Program(t, prog, deb)
 	}
-	f := newFixture(t, debs.Package{Name: "tyk-a", Version: "1"}, debs.Package{Name: "tyk-a", Version: "2"},
+	f := newFixture(t, debs.Package{Name: "tyk-a", Version: "1"}, debs.Package{Name: "tyk-a",
+		Version: "2"},
 		debs.Package{Name: "tyk-a", Version: "3"}, debs.Package{Name: "tyk-a", Version: "4"})
 	log := f.root.Dir + "/var/log/apt/history.log"
-	for i, rotate := range []string{"gzip -c LOG >LOG-20250101.gz", "xz -c LOG >LOG-20260101.xz", "zstd -q -c LOG >LOG-20260201.zst", ""} {
+	for i, rotate := range []string{"gzip -c LOG >LOG-20250101.gz", "xz -c LOG >LOG-20260101.xz",
+		"zstd -q -c LOG >LOG-20260201.zst", ""} {
 		f.install("tyk-a=" + string(rune('1'+i)))
 		if rotate != "" {
 			f.raw("sh", "-ec", strings.ReplaceAll(rotate+"; rm LOG", "LOG", log))
@@ -105,7 +109,8 @@ func TestHistoryLogs(t *testing.T) {
 	if err := os.WriteFile(log+"-20250601.xz", []byte("damaged"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.host().History(t.Context()); err == nil || !strings.Contains(err.Error(), "history.log-20250601.xz") {
+	if _, err := f.host().History(t.Context()); err == nil || !strings.Contains(err.Error(),
+		"history.log-20250601.xz") {
 		t.Errorf("a damaged log: %v", err)
 	}
 }

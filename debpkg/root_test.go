@@ -31,7 +31,8 @@ type fixture struct {
 
 func newFixture(t *testing.T, packages ...debs.Package) *fixture {
 	t.Helper()
-	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "dpkg-deb": "dpkg"} {
+	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils",
+		"gpg": "gnupg", "dpkg-deb": "dpkg"} {
 		lab.Program(t, prog, deb)
 	}
 	f := &fixture{T: t}
@@ -56,11 +57,12 @@ func newFixture(t *testing.T, packages ...debs.Package) *fixture {
 
 // host returns a host in the private root; change may alter its options.
 func (f *fixture) host(change ...func(*debpkg.Options)) *debpkg.Host {
-	o := debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig, LockWait: 20 * time.Second, Events: func(e debpkg.Event) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.event = append(f.event, e)
-	}}
+	o := debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig, LockWait: 20 * time.Second,
+		Events: func(e debpkg.Event) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.event = append(f.event, e)
+		}}
 	for _, c := range change {
 		c(&o)
 	}
@@ -85,7 +87,8 @@ func (f *fixture) raw(argv ...string) string {
 
 func (f *fixture) try(argv ...string) (string, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "APT_CONFIG="+f.root.AptConfig, "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	cmd.Env = append(os.Environ(), "APT_CONFIG="+f.root.AptConfig, "LC_ALL=C",
+		"DEBIAN_FRONTEND=noninteractive")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -136,9 +139,11 @@ func (f *fixture) write(path, text string) {
 // want checks a package's version and dpkg's words for its state.
 func (f *fixture) want(pkg, version, state string) {
 	f.Helper()
-	out, err := f.try("dpkg-query", "--admindir="+f.root.Dir+"/var/lib/dpkg", "-W", "-f", "${Version} ${db:Status-Want} ${db:Status-Status}", pkg)
+	out, err := f.try("dpkg-query", "--admindir="+f.root.Dir+"/var/lib/dpkg", "-W", "-f",
+		"${Version} ${db:Status-Want} ${db:Status-Status}", pkg)
 	if version == "" {
-		if err == nil && !strings.HasSuffix(out, "config-files") && !strings.HasSuffix(out, "not-installed") {
+		if err == nil && !strings.HasSuffix(out, "config-files") && !strings.HasSuffix(out,
+			"not-installed") {
 			f.Errorf("%s is there: %s", pkg, out)
 		}
 		return
@@ -228,9 +233,12 @@ const (
 func TestUpgradeAndRevert(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t,
-		gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2, Samples: map[string]string{"middleware/new.js": "shipped"}}),
-		debs.Tyk("tyk-dashboard", "4.0.8", debs.TykOptions{Config: conf1}), debs.Tyk("tyk-dashboard", "5.2.5", debs.TykOptions{Config: conf2}),
-		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}))
+		gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5", debs.TykOptions{Config: conf2,
+			Samples: map[string]string{"middleware/new.js": "shipped"}}),
+		debs.Tyk("tyk-dashboard", "4.0.8", debs.TykOptions{Config: conf1}), debs.Tyk("tyk-dashboard",
+			"5.2.5", debs.TykOptions{Config: conf2}),
+		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
+			debs.TykOptions{}))
 	f.install("tyk-gateway=4.0.8", "tyk-dashboard=4.0.8", "tyk-pump=1.8.3")
 	f.raw("apt-mark", "hold", "tyk-gateway")
 	const edited = "{\"listen_port\": 9090}\n"
@@ -240,7 +248,8 @@ func TestUpgradeAndRevert(t *testing.T) {
 	f.write("/etc/default/tyk-gateway", "X=1\n")
 	then := f.tree()
 	h := f.host()
-	p := roundTrip(t, f.plan(h, f.request("tyk-dashboard", "5.2.5"), f.request("tyk-gateway", "5.2.5"), f.request("tyk-pump", "1.9.0")))
+	p := roundTrip(t, f.plan(h, f.request("tyk-dashboard", "5.2.5"), f.request("tyk-gateway", "5.2.5"),
+		f.request("tyk-pump", "1.9.0")))
 	if err := p.Refused(); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +257,8 @@ func TestUpgradeAndRevert(t *testing.T) {
 		t.Fatalf("actions %+v", p.Actions)
 	}
 	for _, a := range p.Actions {
-		if a.Kind != debpkg.Upgrade || !a.Requested || a.SHA256 == "" || a.Size == 0 || a.Rollback != "repository" || a.Held != (a.Package == "tyk-gateway") {
+		if a.Kind != debpkg.Upgrade || !a.Requested || a.SHA256 == "" || a.Size == 0 ||
+			a.Rollback != "repository" || a.Held != (a.Package == "tyk-gateway") {
 			t.Errorf("action %+v", a)
 		}
 	}
@@ -256,11 +266,14 @@ func TestUpgradeAndRevert(t *testing.T) {
 	for _, c := range p.Conffiles {
 		outcomes[c.Path] = c.Outcome
 	}
-	if outcomes["/opt/tyk-gateway/tyk.conf"] != debpkg.OutcomeConflict || outcomes["/opt/tyk-dashboard/tyk_analytics.conf"] != debpkg.OutcomeReplaced ||
+	if outcomes["/opt/tyk-gateway/tyk.conf"] != debpkg.OutcomeConflict ||
+		outcomes["/opt/tyk-dashboard/tyk_analytics.conf"] != debpkg.OutcomeReplaced ||
 		outcomes["/opt/tyk-pump/pump.conf"] != debpkg.OutcomeSame {
 		t.Errorf("conffiles %v", outcomes)
 	}
-	if want := []debpkg.Overwrite{{Package: "tyk-gateway", Path: "/opt/tyk-gateway/middleware/new.js"}, {Package: "tyk-gateway", Path: "/opt/tyk-gateway/policies/policies.json"}}; !slices.Equal(p.Overwrites, want) {
+	if want := []debpkg.Overwrite{{Package: "tyk-gateway", Path: "/opt/tyk-gateway/middleware/new.js"},
+		{Package: "tyk-gateway", Path: "/opt/tyk-gateway/policies/policies.json"}}; !slices.Equal(
+		p.Overwrites, want) {
 		t.Errorf("overwrites %v", p.Overwrites)
 	}
 	if len(p.Restarts) != 3 || p.Restarts[0].Assumed {

@@ -72,7 +72,8 @@ sha256sum <"$file"
 done`
 
 // saveDebs keeps the .deb of every version that the actions replace or remove.
-func (h *Host) saveDebs(ctx context.Context, actions []Action, s survey, prep, dir string) ([]Saved, error) {
+func (h *Host) saveDebs(ctx context.Context, actions []Action, s survey, prep,
+	dir string) ([]Saved, error) {
 	args := []string{h.o.Root, h.path("/var/lib/dpkg"), s.archives(), prep}
 	var list []Saved
 	for _, a := range actions {

@@ -15,10 +15,11 @@ type Source struct {
 	URIs       []string // credentials removed
 	Suites     []string
 	Components []string `json:",omitempty"`
-	SignedBy   string   `json:",omitempty"` // key files or fingerprints; "inline" for a key in the file itself
-	Trusted    bool     `json:",omitempty"` // [trusted=yes]: signatures are not checked
-	Disabled   bool     `json:",omitempty"`
-	Serves     []string `json:",omitempty"` // which Tyk packages it offers, by the package lists
+	// key files or fingerprints; "inline" for a key in the file itself
+	SignedBy string   `json:",omitempty"`
+	Trusted  bool     `json:",omitempty"` // [trusted=yes]: signatures are not checked
+	Disabled bool     `json:",omitempty"`
+	Serves   []string `json:",omitempty"` // which Tyk packages it offers, by the package lists
 }
 
 // Tyk reports whether the entry is meant for Tyk packages or offers some: by what
@@ -123,7 +124,8 @@ func parseList(file, text string) []Source {
 // (apt 2.6).
 func comment(line string) string {
 	from := 0
-	if i, j := strings.IndexByte(line, '['), strings.IndexByte(line, ']'); i >= 0 && j > i && !strings.Contains(line[:i], "#") {
+	if i, j := strings.IndexByte(line, '['), strings.IndexByte(line, ']'); i >= 0 && j > i &&
+		!strings.Contains(line[:i], "#") {
 		from = j
 	}
 	if i := strings.IndexByte(line[from:], '#'); i >= 0 {
@@ -153,7 +155,8 @@ func yes(s string) bool {
 func parseDeb822(file, text string) []Source {
 	var list []Source
 	for _, st := range stanzas(text) {
-		s := Source{File: file, Line: st.line, Types: strings.Fields(st.fields["types"]), Suites: strings.Fields(st.fields["suites"]),
+		s := Source{File: file, Line: st.line, Types: strings.Fields(st.fields["types"]),
+			Suites:     strings.Fields(st.fields["suites"]),
 			Components: strings.Fields(st.fields["components"])}
 		for _, u := range strings.Fields(st.fields["uris"]) {
 			s.URIs = append(s.URIs, redact(u))

@@ -37,7 +37,8 @@ func (s space) lacking() []string {
 	var list []string
 	for _, o := range s {
 		if o.free < o.need {
-			list = append(list, fmt.Sprintf("%s need %s, and %s are free", strings.Join(o.what, ", "), size(o.need), size(o.free)))
+			list = append(list, fmt.Sprintf("%s need %s, and %s are free", strings.Join(o.what, ", "),
+				size(o.need), size(o.free)))
 		}
 	}
 	return list

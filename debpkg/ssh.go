@@ -48,7 +48,8 @@ type SSHOptions struct {
 // matches [ErrConnection], and the command may still be running there.
 func SSH(dest string, o SSHOptions) Runner {
 	local := run.Local(run.Options{})
-	remote := func(ctx context.Context, command string, stdin io.Reader, stdout, stderr io.Writer) error {
+	remote := func(ctx context.Context, command string, stdin io.Reader, stdout,
+		stderr io.Writer) error {
 		args, err := o.argv(dest)
 		if err != nil {
 			return task{"connect", "to " + dest}.wrap(err)
@@ -81,7 +82,8 @@ type probe struct {
 // something else, and it does nothing there.
 const probeLine = `x=1; [ "$x" = 1 ] && printf 'posix%s' "$((x+1))"`
 
-func (p *probe) check(ctx context.Context, dest string, remote func(ctx context.Context, command string, stdin io.Reader, stdout, stderr io.Writer) error) error {
+func (p *probe) check(ctx context.Context, dest string, remote func(ctx context.Context,
+	command string, stdin io.Reader, stdout, stderr io.Writer) error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ok {
@@ -96,7 +98,8 @@ func (p *probe) check(ctx context.Context, dest string, remote func(ctx context.
 	if err != nil && (ctx.Err() != nil || errors.Is(err, ErrConnection) || exitCode(err) < 0) {
 		return err
 	}
-	return &Error{Op: "run", Object: "on " + dest, Kind: ErrShell, Detail: strings.TrimSpace(tidy(errOut.String())), Err: err,
+	return &Error{Op: "run", Object: "on " + dest, Kind: ErrShell,
+		Detail: strings.TrimSpace(tidy(errOut.String())), Err: err,
 		Next: "give the user a POSIX login shell such as /bin/sh, or connect as another user"}
 }
 
@@ -113,7 +116,8 @@ func (o SSHOptions) argv(dest string) ([]string, error) {
 	}
 	seconds := strconv.Itoa(int(max(time.Second, cmp.Or(o.Timeout, 15*time.Second)).Seconds()))
 	argv := []string{"ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
-		"-o", "ConnectTimeout=" + seconds, "-o", "ServerAliveInterval=" + seconds, "-o", "ServerAliveCountMax=2"}
+		"-o", "ConnectTimeout=" + seconds, "-o", "ServerAliveInterval=" + seconds, "-o",
+		"ServerAliveCountMax=2"}
 	if !o.Forward {
 		argv = append(argv, "-a", "-x", "-o", "ClearAllForwardings=yes")
 	}
@@ -146,7 +150,8 @@ func (o SSHOptions) argv(dest string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		argv = append(argv, "-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", "ControlPath="+socket)
+		argv = append(argv, "-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", "ControlPath="+
+			socket)
 	}
 	return append(argv, "--", dest), nil
 }
@@ -155,7 +160,8 @@ func (o SSHOptions) argv(dest string) ([]string, error) {
 // words there.
 func quoteOption(path string) (string, error) {
 	if strings.ContainsAny(path, "\"\n") {
-		return "", fmt.Errorf("ssh cannot be given the path %q; choose one without quotes and line ends", path)
+		return "", fmt.Errorf("ssh cannot be given the path %q; choose one without quotes and line ends",
+			path)
 	}
 	return `"` + path + `"`, nil
 }
@@ -166,8 +172,10 @@ func quoteOption(path string) (string, error) {
 func (o SSHOptions) master(dest string) string {
 	sum := sha256.New()
 	home, _ := os.UserHomeDir()
-	fmt.Fprintf(sum, "%q %d %q %q %q %q %t\n", dest, o.Port, o.Config, o.Identity, o.KnownHosts, o.Jump, o.Forward)
-	for _, f := range []string{cmp.Or(o.Config, filepath.Join(home, ".ssh", "config")), cmp.Or(o.KnownHosts, filepath.Join(home, ".ssh", "known_hosts"))} {
+	fmt.Fprintf(sum, "%q %d %q %q %q %q %t\n", dest, o.Port, o.Config, o.Identity, o.KnownHosts,
+		o.Jump, o.Forward)
+	for _, f := range []string{cmp.Or(o.Config, filepath.Join(home, ".ssh", "config")),
+		cmp.Or(o.KnownHosts, filepath.Join(home, ".ssh", "known_hosts"))} {
 		if info, err := os.Stat(f); err == nil && info.Mode().IsRegular() {
 			fmt.Fprintf(sum, "%d %d\n", info.Size(), info.ModTime().UnixNano())
 		}
@@ -218,8 +226,10 @@ func private(dir string) error {
 			}
 		}
 		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || int(st.Uid) != os.Geteuid() && st.Uid != 0 || info.Mode().Perm()&0o022 != 0 && (last || info.Mode()&os.ModeSticky == 0) {
-			return &Error{Op: "use", Object: dir + " for shared connections", Kind: ErrUnsafe, Detail: d + " belongs to, or can be written to by, somebody else",
+		if !ok || int(st.Uid) != os.Geteuid() && st.Uid != 0 || info.Mode().Perm()&0o022 != 0 &&
+			(last || info.Mode()&os.ModeSticky == 0) {
+			return &Error{Op: "use", Object: dir + " for shared connections", Kind: ErrUnsafe, Detail: d +
+				" belongs to, or can be written to by, somebody else",
 				Next: "name a ControlDir of your own, or none"}
 		}
 		if d == filepath.Dir(d) {
@@ -239,15 +249,21 @@ func sshError(ctx context.Context, dest string, err error, m *marker) error {
 		if e := (*run.Error)(nil); detail == "" && errors.As(err, &e) {
 			detail = "ssh: " + e.Err.Error()
 		}
-		e := &Error{Op: "run", Object: "on " + dest, Kind: ErrConnection, Detail: detail, Err: err, Retry: true,
-			Next: "the command may still be running there; check that `ssh " + dest + "` works without a question"}
+		e := &Error{Op: "run", Object: "on " + dest, Kind: ErrConnection, Detail: detail, Err: err,
+			Retry: true,
+			Next: "the command may still be running there; check that `ssh " + dest +
+				"` works without a question"}
 		switch {
-		case strings.Contains(detail, "connect to host"), strings.Contains(detail, "Could not resolve hostname"):
+		case strings.Contains(detail, "connect to host"), strings.Contains(detail,
+			"Could not resolve hostname"):
 			e.Next = "check the address, and that `ssh " + dest + "` works without a question"
-		case strings.Contains(detail, "Host key verification failed"), strings.Contains(detail, "No matching host key"):
-			e.Retry, e.Next = false, "compare the host's key with the one its owner states, then add it to known_hosts"
+		case strings.Contains(detail, "Host key verification failed"), strings.Contains(detail,
+			"No matching host key"):
+			e.Retry, e.Next = false, "compare the host's key with the one its owner states, then add it "+
+				"to known_hosts"
 		case strings.Contains(detail, "Permission denied"):
-			e.Retry, e.Next = false, "load the right key into the agent, or name it; passwords are never asked for"
+			e.Retry, e.Next = false, "load the right key into the agent, or name it; passwords are "+
+				"never asked for"
 		case errors.As(err, &start) && strings.Contains(err.Error(), "executable file not found"):
 			e.Retry, e.Next = false, "install the OpenSSH client here"
 		}

@@ -23,8 +23,10 @@ func TestSSHKilled(t *testing.T) {
 	if err := os.WriteFile(config, []byte("ProxyCommand kill -KILL $PPID\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := debpkg.New(debpkg.SSH("gw1", debpkg.SSHOptions{Config: config, ControlDir: "none"}), debpkg.Options{}).Units(t.Context(), "x.service")
-	wantError(t, err, debpkg.ErrConnection, "run on gw1: connection to the host failed: ssh: signal: killed; the command may still")
+	_, err := debpkg.New(debpkg.SSH("gw1", debpkg.SSHOptions{Config: config, ControlDir: "none"}),
+		debpkg.Options{}).Units(t.Context(), "x.service")
+	wantError(t, err, debpkg.ErrConnection, "run on gw1: connection to the host failed: ssh: "+
+		"signal: killed; the command may still")
 }
 
 // SSH as a Runner: exit codes, streams, and what is wrong with a connection.
@@ -35,18 +37,22 @@ func TestHostSSH(t *testing.T) {
 	r := m.ssh("root")
 	var out, errOut bytes.Buffer
 	words := []string{"", " ", "a'b", `"$x"`, "\\", "*", "é\n", "--", "!x", "~"}
-	if err := r(ctx, append([]string{"printf", "%s|"}, words...), nil, &out, nil); err != nil || out.String() != strings.Join(words, "|")+"|" {
+	if err := r(ctx, append([]string{"printf", "%s|"}, words...), nil, &out, nil); err != nil ||
+		out.String() != strings.Join(words, "|")+"|" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 	out.Reset()
-	if err := r(ctx, []string{"sh", "-c", "cat; echo err >&2"}, strings.NewReader("in"), &out, &errOut); err != nil || out.String() != "in" || errOut.String() != "err\n" {
+	if err := r(ctx, []string{"sh", "-c", "cat; echo err >&2"}, strings.NewReader("in"), &out,
+		&errOut); err != nil || out.String() != "in" || errOut.String() != "err\n" {
 		t.Errorf("%q, %q, %v", out.String(), errOut.String(), err)
 	}
 	for _, code := range []int{1, 100, 254, 255} {
 		errOut.Reset()
-		err := r(ctx, []string{"sh", "-c", fmt.Sprintf("echo words >&2; exit %d", code)}, nil, nil, &errOut)
+		err := r(ctx, []string{"sh", "-c", fmt.Sprintf("echo words >&2; exit %d", code)}, nil, nil,
+			&errOut)
 		var e interface{ ExitCode() int }
-		if errors.Is(err, debpkg.ErrConnection) || !errors.As(err, &e) || e.ExitCode() != code || errOut.String() != "words\n" {
+		if errors.Is(err, debpkg.ErrConnection) || !errors.As(err, &e) || e.ExitCode() != code ||
+			errOut.String() != "words\n" {
 			t.Errorf("exit %d: %v, %q", code, err, errOut.String())
 		}
 	}
@@ -56,9 +62,12 @@ func TestHostSSH(t *testing.T) {
 		text  string
 		retry bool
 	}{
-		"unknown host key": {"root@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), KnownHosts: "/dev/null", ControlDir: "none"}, "known_hosts", false},
-		"no such user":     {"nobody-there@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), ControlDir: "none"}, "agent", false},
-		"nobody listens":   {"root@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(), ControlDir: "none", Port: 9}, "works without a question", true},
+		"unknown host key": {"root@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(),
+			KnownHosts: "/dev/null", ControlDir: "none"}, "known_hosts", false},
+		"no such user": {"nobody-there@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(),
+			ControlDir: "none"}, "agent", false},
+		"nobody listens": {"root@" + m.Addr, debpkg.SSHOptions{Config: m.SSHConfig(),
+			ControlDir: "none", Port: 9}, "works without a question", true},
 	} {
 		err := debpkg.SSH(c.dest, c.o)(ctx, []string{"true"}, nil, nil, nil)
 		wantError(t, err, debpkg.ErrConnection, c.text)
@@ -68,7 +77,8 @@ func TestHostSSH(t *testing.T) {
 		}
 	}
 	for _, dest := range []string{"", "-oProxyCommand=touch /tmp/x"} {
-		if err := debpkg.SSH(dest, debpkg.SSHOptions{})(ctx, []string{"true"}, nil, nil, nil); err == nil {
+		if err := debpkg.SSH(dest, debpkg.SSHOptions{})(ctx, []string{"true"}, nil, nil,
+			nil); err == nil {
 			t.Errorf("destination %q was taken", dest)
 		}
 	}
@@ -79,7 +89,8 @@ func TestHostSSH(t *testing.T) {
 		cancel()
 		_, _ = io.Copy(io.Discard, pr)
 	}()
-	if err := r(cctx, []string{"sh", "-c", "echo x; exec sleep 600"}, nil, pw, nil); !errors.Is(err, context.Canceled) {
+	if err := r(cctx, []string{"sh", "-c", "echo x; exec sleep 600"}, nil, pw, nil); !errors.Is(err,
+		context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -35,7 +35,8 @@ func (s Support) String() string {
 	}
 	var parts []string
 	for _, o := range s.Origins {
-		parts = append(parts, fmt.Sprintf("%s (%s): %s", o.Name, o.Date, map[bool]string{true: "yes", false: "no"}[o.Says]))
+		parts = append(parts, fmt.Sprintf("%s (%s): %s", o.Name, o.Date, map[bool]string{true: "yes",
+			false: "no"}[o.Says]))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -70,10 +71,12 @@ var supportRules = sync.OnceValue(func() []supportRule {
 func Supports(pkg string, v Version, os OS, arch string) Support {
 	var s Support
 	for _, r := range supportRules() {
-		if !slices.Contains(r.Packages, pkg) || v.Compare(r.From) < 0 || !r.To.IsZero() && v.Compare(r.To) > 0 {
+		if !slices.Contains(r.Packages, pkg) || v.Compare(r.From) < 0 || !r.To.IsZero() &&
+			v.Compare(r.To) > 0 {
 			continue
 		}
-		says := slices.Contains(r.Systems, os.ID+" "+os.VersionID) && (len(r.Architectures) == 0 || slices.Contains(r.Architectures, arch))
+		says := slices.Contains(r.Systems, os.ID+" "+os.VersionID) && (len(r.Architectures) == 0 ||
+			slices.Contains(r.Architectures, arch))
 		s.Known, s.OK = true, says
 		s.Origins = append(s.Origins, Origin{Name: r.Origin, Date: r.Date, Says: says})
 	}

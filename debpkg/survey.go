@@ -124,13 +124,15 @@ type survey struct {
 // survey looks at the host and at the packages with these names or patterns.
 func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	t := task{"read", "the facts of the host"}
-	out, err := h.script(ctx, nil, "survey", surveyScript, append([]string{h.o.Root, h.o.StateDir}, names...)...)
+	out, err := h.script(ctx, nil, "survey", surveyScript, append([]string{h.o.Root, h.o.StateDir},
+		names...)...)
 	if err != nil {
 		return survey{}, t.wrap(err)
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != partCount {
-		return survey{}, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out), Next: "look at what its login shell prints"})
+		return survey{}, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out),
+			Next: "look at what its login shell prints"})
 	}
 	s := survey{config: map[string]string{}, units: map[string][]string{}}
 	s.OS = parseOSRelease(part[partOS])
@@ -158,9 +160,11 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		}
 		s.config[k] = v
 	}
-	s.Disks = parseDisks([]string{h.path("/var/cache/apt/archives"), h.path("/opt"), h.o.StateDir}, part[partDisks])
+	s.Disks = parseDisks([]string{h.path("/var/cache/apt/archives"), h.path("/opt"), h.o.StateDir},
+		part[partDisks])
 	if s.OS.ID == "" || s.Arch == "" {
-		return survey{}, t.wrap(errors.New("/etc/os-release or dpkg does not answer; is it Debian or Ubuntu?"))
+		return survey{}, t.wrap(errors.New("/etc/os-release or dpkg does not answer; is it " +
+			"Debian or Ubuntu?"))
 	}
 	if s.Broken, err = parsePackages(part[partBroken], s.Arch); err == nil {
 		s.Packages, err = parsePackages(part[partPackages], s.Arch)
@@ -214,7 +218,8 @@ func (s *survey) sums(root, text string) error {
 	for i := range s.Packages {
 		for j := range s.Packages[i].Conffiles {
 			if len(rows) == 0 {
-				return task{"compare", "configuration files"}.wrap(errors.New("the host names fewer than dpkg does"))
+				return task{"compare", "configuration files"}.wrap(errors.New("the host names fewer " +
+					"than dpkg does"))
 			}
 			c, row := &s.Packages[i].Conffiles[j], rows[0]
 			rows = rows[1:]
@@ -242,7 +247,10 @@ func (s *survey) findUnits(shipped string) {
 		}
 		c, ok := component(p.Name)
 		if ok && s.Systemd && p.Status != "config-files" && len(s.units[p.Name]) == 0 &&
-			slices.ContainsFunc(s.states, func(u Unit) bool { return u.Name == c.Unit && u.LoadState == "loaded" }) {
+			slices.ContainsFunc(s.states, func(u Unit) bool {
+				return u.Name == c.Unit &&
+					u.LoadState == "loaded"
+			}) {
 			s.units[p.Name] = []string{c.Unit}
 		}
 	}

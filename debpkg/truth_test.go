@@ -23,8 +23,10 @@ func TestPlanTells(t *testing.T) {
 		return p
 	}
 	f := newFixture(t, all("4.0.8"), gateway("5.2.5", shared), gateway("5.3.0", shared),
-		debs.Tyk("tyk-gateway-ee", "5.7.0", shared), debs.Package{Name: "tyk-dep", Version: "1"}, debs.Package{Name: "tyk-dep", Version: "2"},
-		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{Fields: []string{"Depends: tyk-dep (>= 2)"}}))
+		debs.Tyk("tyk-gateway-ee", "5.7.0", shared), debs.Package{Name: "tyk-dep", Version: "1"},
+		debs.Package{Name: "tyk-dep", Version: "2"},
+		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
+			debs.TykOptions{Fields: []string{"Depends: tyk-dep (>= 2)"}}))
 	f.install("tyk-gateway=4.0.8", "tyk-pump=1.8.3", "tyk-dep=1")
 	f.raw("apt-mark", "auto", "tyk-dep")
 	h := f.host()
@@ -40,7 +42,8 @@ func TestPlanTells(t *testing.T) {
 
 	// A file of another installed package: dpkg refuses, so the plan does.
 	p := f.plan(h, f.request("tyk-gateway-ee", "5.7.0"))
-	if !slices.Contains(p.Owned, debpkg.Owned{Package: "tyk-gateway-ee", Path: "/opt/tyk-gateway/tyk.conf", Owner: "tyk-gateway"}) {
+	if !slices.Contains(p.Owned, debpkg.Owned{Package: "tyk-gateway-ee",
+		Path: "/opt/tyk-gateway/tyk.conf", Owner: "tyk-gateway"}) {
 		t.Errorf("owned %v", p.Owned)
 	}
 	_, err := h.Apply(ctx, p)
@@ -48,7 +51,9 @@ func TestPlanTells(t *testing.T) {
 
 	// The next unattended upgrade would choose 5.3.0.
 	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
-	if a := p.Actions[0]; a.Candidate != "5.3.0" || a.FromArch != "all" || a.Rollback != "repository" || !strings.Contains(p.String(), "apt's own choice for tyk-gateway is 5.3.0") {
+	if a := p.Actions[0]; a.Candidate != "5.3.0" || a.FromArch != "all" ||
+		a.Rollback != "repository" || !strings.Contains(p.String(),
+		"apt's own choice for tyk-gateway is 5.3.0") {
 		t.Errorf("action %+v\n%s", a, p)
 	}
 
@@ -56,7 +61,8 @@ func TestPlanTells(t *testing.T) {
 	pin := "/etc/apt/preferences.d/tyk"
 	f.write(pin, "Package: tyk-gateway\nPin: version 4.0.8\nPin-Priority: 1001\n")
 	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
-	if a := p.Actions[0]; a.Candidate != "4.0.8" || !strings.Contains(p.String(), "apt's own choice for tyk-gateway is 4.0.8, not 5.2.5; set Options.Hold") {
+	if a := p.Actions[0]; a.Candidate != "4.0.8" || !strings.Contains(p.String(),
+		"apt's own choice for tyk-gateway is 4.0.8, not 5.2.5; set Options.Hold") {
 		t.Errorf("action %+v\n%s", a, p)
 	}
 	if err := os.Remove(f.root.Dir + pin); err != nil {
@@ -65,7 +71,8 @@ func TestPlanTells(t *testing.T) {
 
 	// An edited conffile that is diverted: dpkg works on the file behind it.
 	diverted := "/opt/tyk-gateway/tyk.conf.mine"
-	f.raw("dpkg-divert", "--admindir", f.root.Dir+"/var/lib/dpkg", "--instdir", f.root.Dir, "--local", "--add", "--rename", "--divert", diverted, "/opt/tyk-gateway/tyk.conf")
+	f.raw("dpkg-divert", "--admindir", f.root.Dir+"/var/lib/dpkg", "--instdir", f.root.Dir, "--local",
+		"--add", "--rename", "--divert", diverted, "/opt/tyk-gateway/tyk.conf")
 	f.write(diverted, "edited")
 	f.write("/opt/tyk-gateway/tyk.conf", "local")
 	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
@@ -76,7 +83,8 @@ func TestPlanTells(t *testing.T) {
 	held := f.host(func(o *debpkg.Options) { o.Hold = true })
 	c := f.apply(held, f.request("tyk-gateway", "5.2.5"))
 	f.want("tyk-gateway", "5.2.5", "hold installed")
-	if len(c.Saved) != 1 || c.Saved[0].From != "repository" || !strings.HasSuffix(c.Saved[0].Path, "_all.deb") {
+	if len(c.Saved) != 1 || c.Saved[0].From != "repository" || !strings.HasSuffix(c.Saved[0].Path,
+		"_all.deb") {
 		t.Errorf("saved %+v", c.Saved)
 	}
 	if left, err := filepath.Glob(c.Dir + "/*.deb"); err != nil || len(left) != 1 {
@@ -114,7 +122,8 @@ func TestPlanTells(t *testing.T) {
 	if err := p.Refused(); err == nil || !strings.Contains(err.Error(), "new files in") {
 		t.Errorf("%v", err)
 	}
-	p = f.plan(f.host(func(o *debpkg.Options) { o.IgnoreSpace = true }), f.request("tyk-gateway", "6.0.0"))
+	p = f.plan(f.host(func(o *debpkg.Options) { o.IgnoreSpace = true }), f.request("tyk-gateway",
+		"6.0.0"))
 	if err := p.Refused(); err != nil || !strings.Contains(p.String(), "IgnoreSpace is set") {
 		t.Errorf("%v\n%s", err, p)
 	}

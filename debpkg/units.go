@@ -48,13 +48,15 @@ func (h *Host) Units(ctx context.Context, names ...string) ([]Unit, error) {
 	}
 	// One unit per call would be slow over SSH. show prints blocks in order and
 	// exits 0 for unknown units.
-	out, err := h.output(ctx, append([]string{"systemctl", "show", "-p", unitProperties, "--"}, names...)...)
+	out, err := h.output(ctx, append([]string{"systemctl", "show", "-p", unitProperties, "--"},
+		names...)...)
 	if err != nil {
 		return nil, task{"read", fmt.Sprintf("the state of %s", strings.Join(names, ", "))}.wrap(err)
 	}
 	units := parseUnits(out)
 	if len(units) != len(names) {
-		return nil, task{"read", fmt.Sprintf("the state of %s", strings.Join(names, ", "))}.wrap(fmt.Errorf("systemctl described %d units", len(units)))
+		return nil, task{"read", fmt.Sprintf("the state of %s", strings.Join(names, ", "))}.wrap(
+			fmt.Errorf("systemctl described %d units", len(units)))
 	}
 	return units, nil
 }
@@ -118,7 +120,8 @@ func (h *Host) Restart(ctx context.Context, names ...string) error {
 	}
 	op := task{"restart", strings.Join(names, ", ")}
 	h.event(Event{Kind: EventStep, Text: op.String()})
-	out, err := h.script(ctx, nil, "restart", `systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`, names...)
+	out, err := h.script(ctx, nil, "restart",
+		`systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`, names...)
 	if err != nil {
 		if ctx.Err() != nil {
 			return op.wrap(err)
@@ -174,7 +177,8 @@ func (h *Host) waitStable(ctx context.Context, names []string) ([]Unit, error) {
 	var since time.Time
 	looks := 0
 	for {
-		out, err := h.script(ctx, nil, "watch", watchScript, append([]string{strconv.Itoa(looks)}, names...)...)
+		out, err := h.script(ctx, nil, "watch", watchScript, append([]string{strconv.Itoa(looks)},
+			names...)...)
 		if err != nil {
 			return nil, op.wrap(err)
 		}
@@ -189,7 +193,8 @@ func (h *Host) waitStable(ctx context.Context, names []string) ([]Unit, error) {
 		for i, u := range units {
 			switch {
 			case u.LoadState != "loaded":
-				return units, h.unitError(ctx, op, fmt.Sprintf("%s is %s", u.Name, u.LoadState), nil, names[i:i+1])
+				return units, h.unitError(ctx, op, fmt.Sprintf("%s is %s", u.Name, u.LoadState), nil,
+					names[i:i+1])
 			case u.ActiveState == "failed", u.ActiveState == "inactive":
 				return units, h.unitError(ctx, op, u.String(), nil, names[i:i+1])
 			case marks[i].restarts-first[i].restarts >= 2:
@@ -204,7 +209,8 @@ func (h *Host) waitStable(ctx context.Context, names []string) ([]Unit, error) {
 			return units, nil
 		}
 		if time.Since(start) > h.o.SettleLimit+h.o.Settle {
-			return units, h.unitError(ctx, op, fmt.Sprintf("not stable after %s", h.o.SettleLimit), nil, names)
+			return units, h.unitError(ctx, op, fmt.Sprintf("not stable after %s", h.o.SettleLimit), nil,
+				names)
 		}
 		// The next call lasts until something changes, or the time is over.
 		looks = max(1, int(left/(200*time.Millisecond)))
@@ -218,7 +224,8 @@ func (h *Host) waitStable(ctx context.Context, names []string) ([]Unit, error) {
 }
 
 // unitError adds the end of the units' journal.
-func (h *Host) unitError(ctx context.Context, op task, detail string, cause error, names []string) error {
+func (h *Host) unitError(ctx context.Context, op task, detail string, cause error,
+	names []string) error {
 	// -u also has systemd's own lines, which after a crash loop are all that
 	// the end of the journal holds; the field has the program's alone.
 	program := []string{"journalctl", "--no-pager", "-q", "-n", "6", "-o", "cat"}
@@ -240,6 +247,8 @@ func (h *Host) unitError(ctx context.Context, op task, detail string, cause erro
 	if detail == "" && cause != nil {
 		detail = cause.Error()
 	}
-	return &Error{Op: op.verb, Object: op.object, Kind: ErrUnit, Detail: tidy(detail + "; the last that the program said:\n" + strings.TrimSpace(lines)),
-		Output: tidy(journal), Next: "read the journal, correct the configuration and restart the unit, or revert", Err: cause}
+	return &Error{Op: op.verb, Object: op.object, Kind: ErrUnit, Detail: tidy(detail +
+		"; the last that the program said:\n" + strings.TrimSpace(lines)),
+		Output: tidy(journal), Next: "read the journal, correct the configuration and restart the " +
+			"unit, or revert", Err: cause}
 }

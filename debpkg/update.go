@@ -95,7 +95,8 @@ func (h *Host) Update(ctx context.Context) error {
 		case len(failures) == 0:
 			return aptError(op, out, err)
 		}
-		if e := aptError(op, out, err); e.is(ErrLocked) || e.is(ErrNotRoot) || e.is(ErrDiskFull) || e.is(ErrConnection) {
+		if e := aptError(op, out, err); e.is(ErrLocked) || e.is(ErrNotRoot) || e.is(ErrDiskFull) ||
+			e.is(ErrConnection) {
 			return e
 		}
 		// What the sources' files say is a help, not a condition.
@@ -132,7 +133,10 @@ func (h *Host) lookAtKeys(ctx context.Context, sources []Source, failures []Sour
 			if fmt.Sprintf("%s:%d", s.File, s.Line) != f.Entry {
 				continue
 			}
-			files := slices.DeleteFunc(strings.FieldsFunc(s.SignedBy, func(r rune) bool { return r == ' ' || r == ',' }), func(k string) bool { return !strings.HasPrefix(k, "/") })
+			files := slices.DeleteFunc(strings.FieldsFunc(s.SignedBy, func(r rune) bool {
+				return r == ' ' ||
+					r == ','
+			}), func(k string) bool { return !strings.HasPrefix(k, "/") })
 			if len(files) == 0 {
 				continue
 			}
@@ -152,15 +156,20 @@ func (h *Host) lookAtKeys(ctx context.Context, sources []Source, failures []Sour
 func (e *Error) is(kind error) bool { return e.Kind == kind }
 
 var (
-	fetchLine   = regexp.MustCompile(`^[WE]: Failed to fetch (\S+)\s+(.*)$`)
-	errLine     = regexp.MustCompile(`^Err:\d+ (\S+)(.*)$`)
-	gpgLine     = regexp.MustCompile(`^[WE]: (?:OpenPGP signature verification failed|GPG error|An error occurred during the signature verification\..*(?:GPG error|failed)): (\S+) (.*)$`)
-	repoLine    = regexp.MustCompile(`^[WE]: The repository '(\S+)[^']*' (is not signed|is no longer signed|does not have a Release file|no longer has a Release file|provides only weak security information|does no longer have a Release file).*$`)
-	changeLine  = regexp.MustCompile(`^E: Repository '(\S+)[^']*' (changed its '.*)$`)
-	validLine   = regexp.MustCompile(`^E: Release file for (\S+) (is expired|is not valid yet)(.*)$`)
-	valueLine   = regexp.MustCompile(`^E: (Conflicting values set for option \S+ regarding source (\S+).*)$`)
-	entryLine   = regexp.MustCompile(`^E: (Malformed (?:entry|stanza|line) (\d+) in (?:list file|source list|\S+ list) (\S+).*)$`)
-	badKey      = regexp.MustCompile(`NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG|ERRSIG|[Mm]issing key|[Kk]ey.* expired|not signed|no longer signed|signatures? (?:couldn't|could not) be verified|[Ss]ignature verification|weak security|[Pp]olicy rejects|Signing key on \S+ is not bound|not bound: |key is not valid|cannot be read .*keyring|unsupported filetype|[Nn]o (?:acceptable|valid) signature`)
+	fetchLine = regexp.MustCompile(`^[WE]: Failed to fetch (\S+)\s+(.*)$`)
+	errLine   = regexp.MustCompile(`^Err:\d+ (\S+)(.*)$`)
+	gpgLine   = regexp.MustCompile(
+		`^[WE]: (?:OpenPGP signature verification failed|GPG error|An error occurred during the signature verification\..*(?:GPG error|failed)): (\S+) (.*)$`)
+	repoLine = regexp.MustCompile(
+		`^[WE]: The repository '(\S+)[^']*' (is not signed|is no longer signed|does not have a Release file|no longer has a Release file|provides only weak security information|does no longer have a Release file).*$`)
+	changeLine = regexp.MustCompile(`^E: Repository '(\S+)[^']*' (changed its '.*)$`)
+	validLine  = regexp.MustCompile(`^E: Release file for (\S+) (is expired|is not valid yet)(.*)$`)
+	valueLine  = regexp.MustCompile(
+		`^E: (Conflicting values set for option \S+ regarding source (\S+).*)$`)
+	entryLine = regexp.MustCompile(
+		`^E: (Malformed (?:entry|stanza|line) (\d+) in (?:list file|source list|\S+ list) (\S+).*)$`)
+	badKey = regexp.MustCompile(
+		`NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG|ERRSIG|[Mm]issing key|[Kk]ey.* expired|not signed|no longer signed|signatures? (?:couldn't|could not) be verified|[Ss]ignature verification|weak security|[Pp]olicy rejects|Signing key on \S+ is not bound|not bound: |key is not valid|cannot be read .*keyring|unsupported filetype|[Nn]o (?:acceptable|valid) signature`)
 	refetchTag  = regexp.MustCompile(`(?:/|\s)(?:In)?Release(?:\.gpg)?$`)
 	releaseName = regexp.MustCompile(`^.*?(?:In)?Release(?:\.gpg)?: `)
 	httpStatus  = regexp.MustCompile(`^\s*([45]\d\d)\s`)
@@ -188,7 +197,8 @@ func parseUpdate(said said) []SourceFailure {
 		f.URI = strings.TrimRight(strings.TrimSuffix(strings.TrimRight(f.URI, "/"), "/."), "/")
 		f.Reason = strings.TrimSpace(f.Reason)
 		for i, old := range list {
-			if f.URI != "" && old.URI != "" && (strings.HasPrefix(f.URI, old.URI) || strings.HasPrefix(old.URI, f.URI)) {
+			if f.URI != "" && old.URI != "" && (strings.HasPrefix(f.URI, old.URI) ||
+				strings.HasPrefix(old.URI, f.URI)) {
 				if rank > ranks[i] {
 					f.URI = min(f.URI, old.URI)
 					list[i], ranks[i] = f, rank
@@ -199,7 +209,8 @@ func parseUpdate(said said) []SourceFailure {
 		list, ranks = append(list, f), append(ranks, rank)
 	}
 	fetched := func(uri, reason string) {
-		f := SourceFailure{URI: uri, Kind: ErrNetwork, Reason: reason, Next: "check the network, the proxy and the address of the source"}
+		f := SourceFailure{URI: uri, Kind: ErrNetwork, Reason: reason,
+			Next: "check the network, the proxy and the address of the source"}
 		rank := rankFetch
 		switch m := httpStatus.FindStringSubmatch(reason); {
 		case m != nil:
@@ -208,8 +219,10 @@ func parseUpdate(said said) []SourceFailure {
 			case 401, 402, 403, 407:
 				f.Next = "check the token or password of the source, and what the account may read"
 			}
-		case strings.Contains(reason, "NOSPLIT"), strings.Contains(reason, "NODATA"), strings.Contains(reason, "Clearsigned file isn't valid"):
-			rank, f.Next = rankCause, "look at what the address answers: a proxy or a login page sends something else than the repository"
+		case strings.Contains(reason, "NOSPLIT"), strings.Contains(reason, "NODATA"),
+			strings.Contains(reason, "Clearsigned file isn't valid"):
+			rank, f.Next = rankCause, "look at what the address answers: a proxy or a login page sends "+
+				"something else than the repository"
 		case badKey.MatchString(reason):
 			f.Kind, rank, f.Next = ErrSignature, rankKey, keyNext
 		}
@@ -222,23 +235,28 @@ func parseUpdate(said said) []SourceFailure {
 		} else if m := gpgLine.FindStringSubmatch(line); m != nil {
 			fetched(m[1], releaseName.ReplaceAllString(m[2], ""))
 		} else if m := repoLine.FindStringSubmatch(line); m != nil {
-			f := SourceFailure{URI: m[1], Kind: ErrNetwork, Reason: m[2], Next: "check the address of the source: there is no repository"}
+			f := SourceFailure{URI: m[1], Kind: ErrNetwork, Reason: m[2],
+				Next: "check the address of the source: there is no repository"}
 			if badKey.MatchString(m[2]) {
 				f.Kind, f.Next = ErrSignature, keyNext
 			}
 			add(rankRepo, f)
 		} else if m := changeLine.FindStringSubmatch(line); m != nil {
-			add(rankCause, SourceFailure{URI: m[1], Kind: ErrSource, Reason: m[2], Next: "ask the publisher whether that is meant, then set Options.AcceptReleaseInfo"})
+			add(rankCause, SourceFailure{URI: m[1], Kind: ErrSource, Reason: m[2],
+				Next: "ask the publisher whether that is meant, then set Options.AcceptReleaseInfo"})
 		} else if m := validLine.FindStringSubmatch(line); m != nil {
-			next := "ask the publisher, or the owner of the mirror, for a fresh Release file; check the host's clock"
+			next := "ask the publisher, or the owner of the mirror, for a fresh Release file; check the " +
+				"host's clock"
 			if m[2] == "is not valid yet" {
 				next = "set the host's clock"
 			}
 			add(rankCause, SourceFailure{URI: m[1], Kind: ErrSource, Reason: m[2] + m[3], Next: next})
 		} else if m := valueLine.FindStringSubmatch(line); m != nil {
-			add(rankCause, SourceFailure{URI: m[2], Kind: ErrSource, Reason: m[1], Next: "remove one of the two entries, or give both the same option"})
+			add(rankCause, SourceFailure{URI: m[2], Kind: ErrSource, Reason: m[1],
+				Next: "remove one of the two entries, or give both the same option"})
 		} else if m := entryLine.FindStringSubmatch(line); m != nil {
-			add(rankCause, SourceFailure{Entry: m[3] + ":" + m[2], Kind: ErrSource, Reason: m[1], Next: "correct that entry"})
+			add(rankCause, SourceFailure{Entry: m[3] + ":" + m[2], Kind: ErrSource, Reason: m[1],
+				Next: "correct that entry"})
 		}
 	}
 	known := len(list)

@@ -28,7 +28,8 @@ func validate(s string) error {
 	case s == "":
 		return errors.New("it is empty; give the exact version, such as 5.2.5")
 	case strings.Contains(s, ":"):
-		if n, err := strconv.ParseInt(epoch, 10, 64); err != nil || n < 0 || n > math.MaxInt32 || epoch[0] == '+' || epoch[0] == '-' {
+		if n, err := strconv.ParseInt(epoch, 10, 64); err != nil || n < 0 || n > math.MaxInt32 ||
+			epoch[0] == '+' || epoch[0] == '-' {
 			return errors.New("the epoch before the colon is not a number that dpkg takes")
 		}
 	}
@@ -37,8 +38,14 @@ func validate(s string) error {
 		return errors.New("a Debian version starts with a digit; write 5.2.5 rather than v5.2.5")
 	case strings.Contains(s, "-") && revision == "":
 		return errors.New("nothing follows the last hyphen")
-	case strings.ContainsFunc(upstream, func(r rune) bool { return !alnum(r) && !strings.ContainsRune(".-+~:", r) }),
-		strings.ContainsFunc(revision, func(r rune) bool { return !alnum(r) && !strings.ContainsRune(".+~", r) }):
+	case strings.ContainsFunc(upstream, func(r rune) bool {
+		return !alnum(r) &&
+			!strings.ContainsRune(".-+~:", r)
+	}),
+		strings.ContainsFunc(revision, func(r rune) bool {
+			return !alnum(r) &&
+				!strings.ContainsRune(".+~", r)
+		}):
 		return errors.New("a Debian version consists of letters, digits and the characters .+-~: only")
 	}
 	return nil

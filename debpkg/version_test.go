@@ -25,7 +25,8 @@ func mustVersion(t testing.TB, s string) Version {
 
 func TestVersionOrder(t *testing.T) {
 	t.Parallel()
-	rising := []string{"0~~", "0~", "0", "1.0~rc1", "1.0", "1.0-0.1", "1.0-1", "1.0a", "1.0+b1", "4.0.8", "4.0.16", "5.2.5", "5.3.0~rc1", "5.3.0", "5.14.0",
+	rising := []string{"0~~", "0~", "0", "1.0~rc1", "1.0", "1.0-0.1", "1.0-1", "1.0a", "1.0+b1",
+		"4.0.8", "4.0.16", "5.2.5", "5.3.0~rc1", "5.3.0", "5.14.0",
 		"9999999999999999998", "9999999999999999999999999999999999999999", "1:0.1", "2147483647:0"}
 	for i, a := range rising {
 		for j, b := range rising {
@@ -35,7 +36,8 @@ func TestVersionOrder(t *testing.T) {
 			}
 		}
 	}
-	for _, same := range [][2]string{{"1.0", "0:1.0"}, {"1.0", "1.0-0"}, {"1.01", "1.1"}, {"1.0", "1.0-"[:3]}} {
+	for _, same := range [][2]string{{"1.0", "0:1.0"}, {"1.0", "1.0-0"}, {"1.01", "1.1"},
+		{"1.0", "1.0-"[:3]}} {
 		if c := mustVersion(t, same[0]).Compare(mustVersion(t, same[1])); c != 0 {
 			t.Errorf("%v: %d", same, c)
 		}
@@ -68,13 +70,15 @@ func TestVersionAgainstDpkg(t *testing.T) {
 	var status strings.Builder
 	for i := range pairs {
 		a, b := versions[2*i], versions[2*i+1]
-		got, back := mustVersion(t, a).Compare(mustVersion(t, b)), mustVersion(t, b).Compare(mustVersion(t, a))
+		got, back := mustVersion(t, a).Compare(mustVersion(t, b)), mustVersion(t,
+			b).Compare(mustVersion(t, a))
 		if got != -back {
 			t.Errorf("%q <=> %q = %d, the other way round %d", a, b, got, back)
 		}
 		const rest = "Architecture: all\nMaintainer: x\nDescription: x\n"
 		fmt.Fprintf(&status, "Package: p%d\nStatus: install ok installed\nVersion: %s\n%s\n", i, a, rest)
-		fmt.Fprintf(&status, "Package: q%d\nStatus: install ok unpacked\nVersion: 1\nDepends: p%d (%s %s)\n%s\n", i, i, []string{"<<", "=", ">>"}[got+1], b, rest)
+		fmt.Fprintf(&status, "Package: q%d\nStatus: install ok unpacked\nVersion: 1\nDepends: p%d "+
+			"(%s %s)\n%s\n", i, i, []string{"<<", "=", ">>"}[got+1], b, rest)
 	}
 	dir := t.TempDir()
 	for _, d := range []string{"info", "updates", "triggers"} {
@@ -85,7 +89,8 @@ func TestVersionAgainstDpkg(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "status"), []byte(status.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("dpkg", "--admindir="+dir, "--log=/dev/null", "--abort-after=100000", "--no-act", "--configure", "-a")
+	cmd := exec.Command("dpkg", "--admindir="+dir, "--log=/dev/null", "--abort-after=100000",
+		"--no-act", "--configure", "-a")
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	agreed := 0
@@ -106,7 +111,8 @@ func TestParseVersionLikeDpkg(t *testing.T) {
 	t.Parallel()
 	lab.Program(t, "dpkg", "dpkg")
 	r := rand.New(rand.NewPCG(1, 2))
-	texts := []string{"", "abc", "v5.2.5", "1:2-", "1.0:2", "0:1.0:2", "1_0", "-1", "1-", ":1", "1:", "2147483648:1", "2147483647:1", "-1:1", "1.0~rc1", "1 0", "1é", "1-1_", "00:1"}
+	texts := []string{"", "abc", "v5.2.5", "1:2-", "1.0:2", "0:1.0:2", "1_0", "-1", "1-", ":1", "1:",
+		"2147483648:1", "2147483647:1", "-1:1", "1.0~rc1", "1 0", "1é", "1-1_", "00:1"}
 	for range 300 {
 		texts = append(texts, randomVersion(r))
 	}

@@ -27,8 +27,9 @@ var files = map[string]string{
 	"broken.yaml": "hosts: [",
 	"broken.json": "{\"file_list\": ",
 	"text.so":     "no plugin",
-	"hosts.yaml":  "versions: {gateway: 5.2.5}\nssh: {config: /dev/null}\nhosts: [{name: g1, address: \"nobody@127.0.0.1\", port: 1, component: gateway}]\n",
-	"wrong.yaml":  "versions: {gateway: new}\nhosts: [{name: g1, component: gatway}]\n",
+	"hosts.yaml": "versions: {gateway: 5.2.5}\nssh: {config: /dev/null}\nhosts: [{name: g1, " +
+		"address: \"nobody@127.0.0.1\", port: 1, component: gateway}]\n",
+	"wrong.yaml": "versions: {gateway: new}\nhosts: [{name: g1, component: gatway}]\n",
 }
 
 var calls = map[string][]bad{
@@ -74,7 +75,8 @@ var calls = map[string][]bad{
 		{"accept -yes -file hosts.yaml", cli.Refused, "holds no run"},
 		{"status -file hosts.yaml -set latest", cli.Usage, "-set goes with apply, resume"},
 		{"init", cli.Usage, "-host is missing"},
-		{"init -host nobody@127.0.0.1:1 -ssh-config /dev/null", cli.Refused, "no Tyk component was found"},
+		{"init -host nobody@127.0.0.1:1 -ssh-config /dev/null", cli.Refused,
+			"no Tyk component was found"},
 	},
 	"buildplugin": {
 		{"", cli.Usage, "no verb given"},
@@ -91,7 +93,8 @@ var calls = map[string][]bad{
 		{"-gateway-url", cli.Usage, "needs a value"},
 		{"-gateway-url ://", cli.Usage, "bad URL"},
 		{"-plugin-url here", cli.Usage, "bad URL"},
-		{"-gateway-url http://127.0.0.1:1 -timeout soon", cli.Usage, `invalid -timeout "soon": want a duration`},
+		{"-gateway-url http://127.0.0.1:1 -timeout soon", cli.Usage,
+			`invalid -timeout "soon": want a duration`},
 		{"-gateway-url http://127.0.0.1:1 -release new", cli.Usage, `version "new"`},
 		{"-gateway-url http://127.0.0.1:1 -header-file none", cli.Usage, ""},
 		{"-gateway-url https://127.0.0.1:1 -ca none", cli.Usage, "none: no such file"},
@@ -114,7 +117,8 @@ var calls = map[string][]bad{
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	bin := t.TempDir()
-	build := []string{"build", raceFlag, "-o", bin + "/"} // as the tests are built: the packages are compiled already
+	// as the tests are built: the packages are compiled already
+	build := []string{"build", raceFlag, "-o", bin + "/"}
 	for name := range calls {
 		build = append(build, "./"+name)
 	}
@@ -139,16 +143,19 @@ func TestBadInput(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), strings.Fields(c.args)...)
 			// No home, engine or temporary file of this machine takes part. ssh keeps sockets at home.
-			cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + dir, "DOCKER_HOST=unix:///nonexistent"}
+			cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + dir,
+				"DOCKER_HOST=unix:///nonexistent"}
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			err := cmd.Run()
 			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 				t.Fatal(err)
 			}
 			lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
-			if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(stderr.String(), c.want) || stdout.Len() > 0 || len(lines) != 2 ||
+			if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(stderr.String(),
+				c.want) || stdout.Len() > 0 || len(lines) != 2 ||
 				!strings.HasPrefix(lines[0], name) || !strings.HasPrefix(lines[1], "  ") {
-				t.Errorf("%s %s: exit code %d, want %d\nstdout %q\nstderr:\n%s", name, c.args, code, c.code, &stdout, &stderr)
+				t.Errorf("%s %s: exit code %d, want %d\nstdout %q\nstderr:\n%s", name, c.args, code, c.code,
+					&stdout, &stderr)
 			}
 			if after := tree(t, dir); !slices.Equal(before, after) {
 				t.Errorf("%s %s left %v, before it was %v", name, c.args, after, before)

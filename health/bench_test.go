@@ -42,7 +42,8 @@ func (l *counted) Accept() (net.Conn, error) {
 func (c *countedConn) Close() error { c.once(); return c.Conn.Close() }
 
 func endpoints(tb testing.TB, n int, latency time.Duration) ([]health.Probe, *counted) {
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
 		time.Sleep(latency)
 		_, _ = io.WriteString(w, `{"status":"ok"}`)
 	}))
@@ -89,7 +90,8 @@ func TestThousandEndpointsAreBounded(t *testing.T) {
 	probes, l := endpoints(t, 1000, time.Millisecond)
 	before := runtime.NumGoroutine()
 	var most int
-	r, err := health.Once(t.Context(), health.Policy{Concurrency: 32, Event: func(health.Event) { most = max(most, runtime.NumGoroutine()) }}, probes...)
+	r, err := health.Once(t.Context(), health.Policy{Concurrency: 32,
+		Event: func(health.Event) { most = max(most, runtime.NumGoroutine()) }}, probes...)
 	if err != nil || r.Status != health.Pass || len(r.Probes) != 1000 {
 		t.Fatal(err, r.Status)
 	}
@@ -110,7 +112,8 @@ func TestThousandEndpointsAreBounded(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	buf := make([]byte, 1<<16)
-	t.Errorf("%d goroutines and %d connections left:\n%s", runtime.NumGoroutine()-before, l.open.Load(), buf[:runtime.Stack(buf, true)])
+	t.Errorf("%d goroutines and %d connections left:\n%s", runtime.NumGoroutine()-before,
+		l.open.Load(), buf[:runtime.Stack(buf, true)])
 }
 
 // The cost of a probe must not grow with the number of probes.
@@ -118,14 +121,16 @@ func BenchmarkProbes(b *testing.B) {
 	for _, n := range []int{1000, 10000, 30000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			answer := roundTrip(func(*http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`{"status":"ok"}`))}, nil
+				return &http.Response{StatusCode: 200, Header: http.Header{},
+					Body: io.NopCloser(strings.NewReader(`{"status":"ok"}`))}, nil
 			})
 			probes := make([]health.Probe, n)
 			for i := range probes {
 				probes[i] = health.Pump("pump" + strconv.Itoa(i))
 			}
 			for b.Loop() {
-				if _, err := health.Once(b.Context(), health.Policy{Client: &http.Client{Transport: answer}}, probes...); err != nil {
+				if _, err := health.Once(b.Context(), health.Policy{Client: &http.Client{Transport: answer}},
+					probes...); err != nil {
 					b.Fatal(err)
 				}
 			}

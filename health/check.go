@@ -33,7 +33,8 @@ type Result struct {
 	Err        error         `json:"-"`
 
 	instance string
-	fresh    *Result // what the result would be if only the age of the gateway's own check did not matter
+	// what the result would be if only the age of the gateway's own check did not matter
+	fresh *Result
 }
 
 // NamedResult is the finding of one of the caller's checks.
@@ -136,7 +137,8 @@ func (t *attempt) callerChecks(ctx context.Context, r *Result) {
 		f, err := c.Run(ctx)
 		if errors.Is(err, ErrLogUnreadable) {
 			n.Status, n.Output = Unknown, clean(err.Error())
-			r.fail(Unknown, fmt.Errorf("%s: %w", n.Name, err), "give the user of the check permission to read the log")
+			r.fail(Unknown, fmt.Errorf("%s: %w", n.Name, err), "give the user of the check permission to "+
+				"read the log")
 		} else if err != nil {
 			n.Status, n.Output = Fail, clean(err.Error())
 			r.add(fmt.Errorf("%s: %w", n.Name, err), "")

@@ -72,10 +72,19 @@ func TestHostileAnswers(t *testing.T) {
 		is   error
 		text string
 	}{
-		{"endless body", func(c net.Conn) { _, _ = io.WriteString(c, head+"\r\n{\"status\":\""); flood(c, "x") }, health.ErrMalformed, "longer than"},
-		{"endless header", func(c net.Conn) { _, _ = io.WriteString(c, head+"X: "); flood(c, "x") }, nil, "header"},
-		{"endless headers", func(c net.Conn) { _, _ = io.WriteString(c, head); flood(c, "X: y\r\n") }, nil, "header"},
-		{"endless interim answers", func(c net.Conn) { flood(c, "HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n") }, nil, ""},
+		{"endless body", func(c net.Conn) {
+			_, _ = io.WriteString(c, head+"\r\n{\"status\":\"")
+			flood(c,
+				"x")
+		}, health.ErrMalformed, "longer than"},
+		{"endless header", func(c net.Conn) { _, _ = io.WriteString(c, head+"X: "); flood(c, "x") }, nil,
+			"header"},
+		{"endless headers", func(c net.Conn) { _, _ = io.WriteString(c, head); flood(c, "X: y\r\n") },
+			nil, "header"},
+		{"endless interim answers", func(c net.Conn) {
+			flood(c,
+				"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n")
+		}, nil, ""},
 		{"slow drip of a body", func(c net.Conn) {
 			_, _ = io.WriteString(c, head+"\r\n")
 			for {
@@ -93,21 +102,36 @@ func TestHostileAnswers(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 		}, nil, ""},
-		{"silence", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, health.ErrNoAnswer, "nothing whole within 300ms"},
+		{"silence", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, health.ErrNoAnswer,
+			"nothing whole within 300ms"},
 		{"closed at once", func(net.Conn) {}, nil, "EOF"},
-		{"body cut short", func(c net.Conn) { _, _ = io.WriteString(c, head+"Content-Length: 100\r\n\r\n{\"status\":") }, nil, "unexpected EOF"},
-		{"not HTTP", func(c net.Conn) { _, _ = io.WriteString(c, "-ERR unknown command 'GET'\r\n") }, nil, "malformed"},
-		{"invalid UTF-8", func(c net.Conn) { _, _ = io.WriteString(c, head+"\r\n{\"status\":\"\xff\xfe\"}") }, health.ErrMalformed, "unknown status"},
-		{"deep JSON", func(c net.Conn) { _, _ = io.WriteString(c, head+"\r\n"+strings.Repeat("[", 200<<10)) }, health.ErrMalformed, "depth"},
+		{"body cut short", func(c net.Conn) {
+			_, _ = io.WriteString(c,
+				head+"Content-Length: 100\r\n\r\n{\"status\":")
+		}, nil, "unexpected EOF"},
+		{"not HTTP", func(c net.Conn) { _, _ = io.WriteString(c, "-ERR unknown command 'GET'\r\n") }, nil,
+			"malformed"},
+		{"invalid UTF-8", func(c net.Conn) {
+			_, _ = io.WriteString(c,
+				head+"\r\n{\"status\":\"\xff\xfe\"}")
+		}, health.ErrMalformed, "unknown status"},
+		{"deep JSON", func(c net.Conn) {
+			_, _ = io.WriteString(c, head+"\r\n"+strings.Repeat("[",
+				200<<10))
+		}, health.ErrMalformed, "depth"},
 		{"deep JSON inside", func(c net.Conn) {
-			_, _ = io.WriteString(c, head+"\r\n{\"status\":\"pass\",\"details\":"+strings.Repeat(`{"a":`, 11000)+"1"+strings.Repeat("}", 11001))
+			_, _ = io.WriteString(c, head+"\r\n{\"status\":\"pass\",\"details\":"+strings.Repeat(`{"a":`,
+				11000)+"1"+strings.Repeat("}", 11001))
 		}, health.ErrMalformed, "depth"},
 		{"gzip bomb", func(c net.Conn) {
-			_, _ = io.WriteString(c, head+"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
+			_, _ = io.WriteString(c,
+				head+"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
 			flood(c, "\x00\x00\x00\xff\xff") // empty stored blocks, for ever
 		}, nil, ""},
 		{"terminal escapes", func(c net.Conn) {
-			_, _ = io.WriteString(c, head+"\r\n{\"status\":\"fail\",\"output\":\"\\u001b[2J\\u0007\\n\\u202egone"+strings.Repeat("x", 5000)+"\"}")
+			_, _ = io.WriteString(c,
+				head+"\r\n{\"status\":\"fail\",\"output\":\"\\u001b[2J\\u0007\\n\\u202egone"+strings.Repeat("x",
+					5000)+"\"}")
 		}, health.ErrUnhealthy, "gone"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -120,7 +144,8 @@ func TestHostileAnswers(t *testing.T) {
 			runtime.ReadMemStats(&before)
 			r := p.Check(t.Context(), nil)
 			runtime.ReadMemStats(&after)
-			if r.Status != health.Fail || c.is != nil && !errors.Is(r.Err, c.is) || !strings.Contains(r.Error, c.text) {
+			if r.Status != health.Fail || c.is != nil && !errors.Is(r.Err, c.is) ||
+				!strings.Contains(r.Error, c.text) {
 				t.Errorf("%s: %v", r.Status, r.Err)
 			}
 			if len(r.Error) > 1000 || strings.ContainsAny(r.Error, "\x1b\x07\n\u202e") {
@@ -169,7 +194,8 @@ func TestStubOverRealConnections(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("operator pressed ^C"))
 	r := p.Check(ctx, nil)
-	if r.Status != health.Unknown || !errors.Is(r.Err, context.Canceled) || !errors.Is(r.Err, context.Cause(ctx)) {
+	if r.Status != health.Unknown || !errors.Is(r.Err, context.Canceled) || !errors.Is(r.Err,
+		context.Cause(ctx)) {
 		t.Errorf("cancelled: %s, %v", r.Status, r.Err)
 	}
 	server.Close()
@@ -186,15 +212,18 @@ func TestStubOverRealConnections(t *testing.T) {
 func TestControlPort(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: "5.8.4", Control: true, HelloPath: "/alive", ReadyPath: "/set",
+	stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: "5.8.4", Control: true,
+		HelloPath: "/alive", ReadyPath: "/set",
 		Upstream: http.NotFoundHandler(), Now: func() time.Time { return now }})
 	now = now.Add(11 * time.Second)
 	p := health.Gateway("gw:9696/alive", version(t, "5.8.4"))
 	p.Ready = "/set"
-	if r := p.Check(t.Context(), client(stub.Control())); r.Status != health.Pass || r.Readiness != health.Ready {
+	if r := p.Check(t.Context(), client(stub.Control())); r.Status != health.Pass ||
+		r.Readiness != health.Ready {
 		t.Errorf("control port: %s, %s, %v", r.Status, r.Readiness, r.Err)
 	}
-	if r := p.Check(t.Context(), client(stub)); r.Status != health.Fail || !strings.Contains(r.Error, "control_api_port") {
+	if r := p.Check(t.Context(), client(stub)); r.Status != health.Fail || !strings.Contains(r.Error,
+		"control_api_port") {
 		t.Errorf("main port: %s, %v", r.Status, r.Err)
 	}
 }
@@ -209,7 +238,8 @@ func TestTCP(t *testing.T) {
 		t.Errorf("open port: %v", r.Err)
 	}
 	_ = l.Close()
-	if r := health.TCP(l.Addr().String()).Check(t.Context(), nil); r.Status != health.Fail || !strings.Contains(r.Error, "refused") {
+	if r := health.TCP(l.Addr().String()).Check(t.Context(), nil); r.Status != health.Fail ||
+		!strings.Contains(r.Error, "refused") {
 		t.Errorf("closed port: %v", r.Err)
 	}
 }
@@ -228,15 +258,18 @@ func newAuthority(t *testing.T) *authority {
 	return a
 }
 
-func (a *authority) issue(t *testing.T, name string, ca bool) (certPEM, keyPEM []byte, cert *x509.Certificate, key *ecdsa.PrivateKey) {
+func (a *authority) issue(t *testing.T, name string,
+	ca bool) (certPEM, keyPEM []byte, cert *x509.Certificate, key *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: ca, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{
+		CommonName: name}, DNSNames: []string{name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: ca,
+		BasicConstraintsValid: true,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	parent, signer := template, key
 	if a.cert != nil {
 		parent, signer = a.cert, a.key
@@ -253,7 +286,8 @@ func (a *authority) issue(t *testing.T, name string, ca bool) (certPEM, keyPEM [
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), cert, key
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), cert, key
 }
 
 func TestTLS(t *testing.T) {
@@ -270,11 +304,17 @@ func TestTLS(t *testing.T) {
 	sni := make(chan string, 10)
 	server := httptest.NewUnstartedServer(tyk.New(tyk.Options{Kind: tyk.Pump}))
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
-		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { sni <- h.ServerName; return nil, nil }}
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair},
+		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config,
+			error) {
+			sni <- h.ServerName
+			return nil, nil
+		}}
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	good := health.ClientOptions{CA: ca.pem, Cert: clientCert, Key: clientKey, ServerName: "gw.internal"}
+	good := health.ClientOptions{CA: ca.pem, Cert: clientCert, Key: clientKey,
+		ServerName: "gw.internal"}
 	for _, c := range []struct {
 		name      string
 		change    func(*health.ClientOptions)
@@ -283,10 +323,14 @@ func TestTLS(t *testing.T) {
 		retryable bool
 	}{
 		{"good", func(*health.ClientOptions) {}, health.Pass, "", true},
-		{"other name", func(o *health.ClientOptions) { o.ServerName = "other.internal" }, health.Fail, "not other.internal", false},
-		{"by address", func(o *health.ClientOptions) { o.ServerName = "" }, health.Fail, "127.0.0.1", false},
-		{"unknown CA", func(o *health.ClientOptions) { o.CA = newAuthority(t).pem }, health.Fail, "unknown authority", false},
-		{"no client certificate", func(o *health.ClientOptions) { o.Cert, o.Key = nil, nil }, health.Fail, "check the client certificate", false},
+		{"other name", func(o *health.ClientOptions) { o.ServerName = "other.internal" }, health.Fail,
+			"not other.internal", false},
+		{"by address", func(o *health.ClientOptions) { o.ServerName = "" }, health.Fail, "127.0.0.1",
+			false},
+		{"unknown CA", func(o *health.ClientOptions) { o.CA = newAuthority(t).pem }, health.Fail,
+			"unknown authority", false},
+		{"no client certificate", func(o *health.ClientOptions) { o.Cert, o.Key = nil, nil }, health.Fail,
+			"check the client certificate", false},
 	} {
 		o := good
 		c.change(&o)
@@ -331,7 +375,8 @@ func TestBadHeaderIsPermanent(t *testing.T) {
 		p.Header = h
 		r := p.Check(t.Context(), nil)
 		var own *health.Error
-		if !errors.As(r.Err, &own) || own.Retryable() || own.Hint() != "correct the headers that are sent" || strings.Contains(r.Error, "topsecret") {
+		if !errors.As(r.Err, &own) || own.Retryable() ||
+			own.Hint() != "correct the headers that are sent" || strings.Contains(r.Error, "topsecret") {
 			t.Errorf("%v", r.Err)
 		}
 	}
@@ -345,7 +390,8 @@ func TestSecretsAreSentAndNeverShown(t *testing.T) {
 		// An API that echoes what it was sent, as some do in errors.
 		_ = r.Header.WriteSubset(w, nil)
 	}))
-	p := health.HTTP("https://user:topsecret1@api.example/x?api_key=topsecret2", health.Expect{Status: 201})
+	p := health.HTTP("https://user:topsecret1@api.example/x?api_key=topsecret2",
+		health.Expect{Status: 201})
 	p.Header = http.Header{"x-tyk-authorization": {"topsecret3"}, "Host": {"api.tenant"}}
 	p.Body, p.Method = []byte("topsecret4"), http.MethodPost
 	shown := func(what, s string) {
@@ -355,7 +401,8 @@ func TestSecretsAreSentAndNeverShown(t *testing.T) {
 		}
 	}
 	r := p.Check(t.Context(), echo)
-	if user, password, _ := got.BasicAuth(); user != "user" || password != "topsecret1" || got.Header.Get("X-Tyk-Authorization") != "topsecret3" || got.Host != "api.tenant" {
+	if user, password, _ := got.BasicAuth(); user != "user" || password != "topsecret1" ||
+		got.Header.Get("X-Tyk-Authorization") != "topsecret3" || got.Host != "api.tenant" {
 		t.Errorf("sent %q %q %v %s", user, password, got.Header, got.Host)
 	}
 	p.User, p.Password = "admin", "topsecret5"
@@ -367,7 +414,8 @@ func TestSecretsAreSentAndNeverShown(t *testing.T) {
 		t.Errorf("sent %q %q", user, password)
 	}
 	var out bytes.Buffer
-	for _, write := range []func(io.Writer) error{report.WriteJSON, report.WriteHealth, report.WriteTable, report.WritePrometheus} {
+	for _, write := range []func(io.Writer) error{report.WriteJSON, report.WriteHealth,
+		report.WriteTable, report.WritePrometheus} {
 		if err := write(&out); err != nil {
 			t.Fatal(err)
 		}
@@ -387,6 +435,7 @@ func TestSecretsAreSentAndNeverShown(t *testing.T) {
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "probe", p)
 	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "probe", p)
 	shown("a log", log.String())
-	refused := health.HTTP("http://user:topsecret1@127.0.0.1:1/x?api_key=topsecret2", health.Expect{}).Check(t.Context(), nil)
+	refused := health.HTTP("http://user:topsecret1@127.0.0.1:1/x?api_key=topsecret2",
+		health.Expect{}).Check(t.Context(), nil)
 	shown("a transport error", fmt.Sprintf("%v %+v %#v", refused.Err, refused, refused.Err))
 }

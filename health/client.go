@@ -87,12 +87,14 @@ func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	case lookups <- struct{}{}:
 		defer func() { <-lookups }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %s: %d other lookups were still running: %w", ErrLookup, clean(host), cap(lookups), context.Cause(ctx))
+		return nil, fmt.Errorf("%w: %s: %d other lookups were still running: %w", ErrLookup, clean(host),
+			cap(lookups), context.Cause(ctx))
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	switch {
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%w: %s: no answer from a name server: %w", ErrLookup, clean(host), context.Cause(ctx))
+		return nil, fmt.Errorf("%w: %s: no answer from a name server: %w", ErrLookup, clean(host),
+			context.Cause(ctx))
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrLookup, err)
 	case len(addrs) == 0:

@@ -91,7 +91,8 @@ func Parse(body []byte) (Document, error) {
 	if !ok {
 		return Document{}, fmt.Errorf("%w: unknown status %q", ErrMalformed, clean(raw.Status))
 	}
-	d := Document{Status: status, Version: text(raw.Version), Description: text(raw.Description), Output: text(raw.Output)}
+	d := Document{Status: status, Version: text(raw.Version), Description: text(raw.Description),
+		Output: text(raw.Output)}
 	if d.Version == "" {
 		d.Version = text(raw.ReleaseID)
 	}
@@ -105,7 +106,10 @@ func Parse(body []byte) (Document, error) {
 		}
 		d.Components = append(d.Components, cs...)
 	}
-	slices.SortStableFunc(d.Components, func(a, b Component) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortStableFunc(d.Components, func(a, b Component) int {
+		return strings.Compare(a.Name,
+			b.Name)
+	})
 	return d, nil
 }
 

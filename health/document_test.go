@@ -20,20 +20,27 @@ func TestParseBothDrafts(t *testing.T) {
 		want health.Document
 	}{
 		{`{"status":"pass","version":"v4.0.8","description":"Tyk GW","details":{"redis":{"status":"pass","componentType":"datastore","time":"2026-11-23T07:00:00+01:00"}}}`,
-			health.Document{Status: health.Pass, Version: "v4.0.8", Description: "Tyk GW", Components: []health.Component{{Name: "redis", Status: health.Pass, Type: "datastore", Time: at}}}},
+			health.Document{Status: health.Pass, Version: "v4.0.8", Description: "Tyk GW",
+				Components: []health.Component{{Name: "redis", Status: health.Pass, Type: "datastore",
+					Time: at}}}},
 		{"\ufeff" + `{"status":"WARN","releaseId":"1.2.2","version":1,"notes":[""],"checks":{"redis:responseTime":[{"status":"up","observedValue":250,"time":"2026-11-23T06:00:00Z"},{"status":"down","output":"b\u0000a\nd"}],"cpu":[{"observedValue":3}]}}`,
-			health.Document{Status: health.Warn, Version: "1.2.2", Components: []health.Component{{Name: "cpu", Status: health.Unknown},
-				{Name: "redis:responseTime", Status: health.Pass, Time: at}, {Name: "redis:responseTime", Status: health.Fail, Output: "b�a d"}}}},
+			health.Document{Status: health.Warn, Version: "1.2.2", Components: []health.Component{
+				{Name: "cpu", Status: health.Unknown},
+				{Name: "redis:responseTime", Status: health.Pass, Time: at}, {Name: "redis:responseTime",
+					Status: health.Fail, Output: "b�a d"}}}},
 		{`{"status": "ok"}`, health.Document{Status: health.Pass}},
-		{`{"status":"error","message":"Method Not Allowed","details":null}`, health.Document{Status: health.Fail, Output: "Method Not Allowed"}},
+		{`{"status":"error","message":"Method Not Allowed","details":null}`,
+			health.Document{Status: health.Fail, Output: "Method Not Allowed"}},
 	} {
 		d, err := health.Parse([]byte(c.body))
 		if err != nil || !reflect.DeepEqual(d, c.want) {
 			t.Errorf("%s:\n got %+v, %v\nwant %+v", c.body, d, err, c.want)
 		}
 	}
-	for _, body := range []string{"", " ", "null", "[]", `"pass"`, `{"status":1}`, `{"status":null}`, `{"status":"pass"}{}`, `{"status":"pass","details":[]}`,
-		`{"status":"pass","details":{"redis":"pass"}}`, `{"status":"pass","details":{"redis":{"status":[]}}}`, "<html>"} {
+	for _, body := range []string{"", " ", "null", "[]", `"pass"`, `{"status":1}`, `{"status":null}`,
+		`{"status":"pass"}{}`, `{"status":"pass","details":[]}`,
+		`{"status":"pass","details":{"redis":"pass"}}`,
+		`{"status":"pass","details":{"redis":{"status":[]}}}`, "<html>"} {
 		if d, err := health.Parse([]byte(body)); !errors.Is(err, health.ErrMalformed) {
 			t.Errorf("%q: %+v, %v", body, d, err)
 		}
@@ -46,7 +53,8 @@ func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		`{"status":"pass","version":"5.2.5","description":"Tyk GW","details":{"redis":{"status":"pass","componentType":"datastore","time":"2026-11-23T06:00:00Z"}}}`,
 		`{"status":"warn","checks":{"a:b":[{"status":"up"},{"output":"\u001b[31m"}],"c":[]}}`,
-		`{"status":"error","message":"Method Not Allowed"}`, `{"status": "ok"}`, "<html>", "\xff\xfe", `{"status":"pass","details":{"":null}}`, "{", "null",
+		`{"status":"error","message":"Method Not Allowed"}`, `{"status": "ok"}`, "<html>", "\xff\xfe",
+		`{"status":"pass","details":{"":null}}`, "{", "null",
 	} {
 		f.Add([]byte(s))
 	}
@@ -69,7 +77,8 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		for _, s := range texts {
-			if !utf8.ValidString(s) || len(s) > 1000 || strings.ContainsAny(s, "\x00\x07\x1b\n\r\u202e\u2028") {
+			if !utf8.ValidString(s) || len(s) > 1000 || strings.ContainsAny(s,
+				"\x00\x07\x1b\n\r\u202e\u2028") {
 				t.Errorf("unfit to be shown: %q", s)
 			}
 		}

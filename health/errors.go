@@ -14,20 +14,29 @@ import (
 
 // Errors that callers match with errors.Is.
 var (
-	ErrVersion     = errors.New("wrong version")                        // another release than the expected one answers
-	ErrUnhealthy   = errors.New("unhealthy")                            // the program reports a failure itself
-	ErrNotReady    = errors.New("not ready")                            // a gateway's /ready reports it
-	ErrNotYetKnown = errors.New("not yet known")                        // "pass" before the gateway's first check
-	ErrStale       = errors.New("stale")                                // the gateway's own checks no longer run
-	ErrUnexpected  = errors.New("unexpected answer")                    // an HTTP status, header or body other than expected
-	ErrNoAnswer    = errors.New("no answer in time")                    // connected or not, no whole answer arrived
-	ErrLookup      = errors.New("host name not resolved")               // by DNS, in time
-	ErrInvalid     = errors.New("invalid probe")                        // refused before anything was sent
-	ErrDeadline    = errors.New("deadline passed before enough passes") // of a Wait
+	// another release than the expected one answers
+	ErrVersion = errors.New("wrong version")
+	// the program reports a failure itself
+	ErrUnhealthy = errors.New("unhealthy")
+	// a gateway's /ready reports it
+	ErrNotReady = errors.New("not ready")
+	// "pass" before the gateway's first check
+	ErrNotYetKnown = errors.New("not yet known")
+	// the gateway's own checks no longer run
+	ErrStale = errors.New("stale")
+	// an HTTP status, header or body other than expected
+	ErrUnexpected = errors.New("unexpected answer")
+	// connected or not, no whole answer arrived
+	ErrNoAnswer = errors.New("no answer in time")
+	ErrLookup   = errors.New("host name not resolved") // by DNS, in time
+	// refused before anything was sent
+	ErrInvalid  = errors.New("invalid probe")
+	ErrDeadline = errors.New("deadline passed before enough passes") // of a Wait
 )
 
 // kinds are the sentinels that an [Error] of a probe can have as its Kind.
-var kinds = []error{ErrVersion, ErrUnhealthy, ErrNotReady, ErrNotYetKnown, ErrStale, ErrUnexpected, ErrNoAnswer, ErrLookup, ErrMalformed, ErrLogUnreadable, ErrInvalid}
+var kinds = []error{ErrVersion, ErrUnhealthy, ErrNotReady, ErrNotYetKnown, ErrStale, ErrUnexpected,
+	ErrNoAnswer, ErrLookup, ErrMalformed, ErrLogUnreadable, ErrInvalid}
 
 // Error is one try of one probe that did not pass.
 type Error struct {
@@ -108,7 +117,8 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 	switch {
 	case errors.Is(err, ErrLookup):
 		return "check the host name and the name servers of this machine", false, err
-	case errors.Is(err, errTryTimeout), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, errTryTimeout), errors.Is(err, context.DeadlineExceeded), errors.As(err,
+		&timeout) && timeout.Timeout():
 		return "", false, fmt.Errorf("%w: nothing whole within %v", ErrNoAnswer, limit)
 	case errors.As(err, &host):
 		return "use the certificate's host name in the URL, or set ServerName", true, err
@@ -116,11 +126,13 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 		return "give the CA that signed it", true, err
 	case errors.As(err, &invalid):
 		return "renew the certificate or give its CA", true, err
-	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case errors.As(err, &record), strings.Contains(err.Error(),
+		"server gave HTTP response to HTTPS client"):
 		return "use http:// for this port", true, err
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		// A TLS alert, whose type crypto/tls keeps to itself.
-		return "the server refused the TLS handshake: check the client certificate", strings.Contains(err.Error(), "certificate"), err
+		return "the server refused the TLS handshake: check the client certificate",
+			strings.Contains(err.Error(), "certificate"), err
 	case strings.HasPrefix(err.Error(), "net/http: invalid header field"):
 		return "correct the headers that are sent", true, err
 	}

@@ -18,7 +18,8 @@ import (
 
 // stack is a gateway, a dashboard and a pump that answer without a network.
 func stack() (*http.Client, *tyk.Stub) {
-	gateway := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: "5.2.5", CheckEvery: time.Millisecond, Plugin: tyk.Loaded})
+	gateway := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: "5.2.5", CheckEvery: time.Millisecond,
+		Plugin: tyk.Loaded})
 	time.Sleep(2 * time.Millisecond)
 	mux := http.NewServeMux()
 	mux.Handle("gw1/", gateway)
@@ -43,7 +44,8 @@ func ExampleWait() {
 		health.Gateway("gw1", want),
 		health.Dashboard("dash"),
 		pump,
-		health.Plugin("http://gw1:8080/my-api/get", health.Expect{Header: map[string]string{"Foo": "Bar"}}),
+		health.Plugin("http://gw1:8080/my-api/get", health.Expect{Header: map[string]string{
+			"Foo": "Bar"}}),
 	)
 	if err != nil {
 		fmt.Println(err)
@@ -63,7 +65,8 @@ func Example() {
 	ctx := context.Background()
 	want, _ := health.ParseVersion("5.2.5")
 	report, err := health.Wait(ctx, health.Policy{
-		SuccessThreshold: 3, // in a row; of a gateway on three own checks, so 30 s after its start at the earliest
+		// in a row; of a gateway on three own checks, so 30 s after its start at the earliest
+		SuccessThreshold: 3,
 		For:              30 * time.Second,
 		Startup:          time.Minute, // failures in it do not count
 		FailureThreshold: 3,           // then it ends early
@@ -73,19 +76,22 @@ func Example() {
 		health.Dashboard("dash1"), // http://dash1:3000/hello
 		health.Gateway("gw1", want),
 		health.Pump("pump1"),
-		health.Plugin("http://gw1:8080/my-api/get", health.Expect{Header: map[string]string{"Foo": "Bar"}}),
+		health.Plugin("http://gw1:8080/my-api/get", health.Expect{Header: map[string]string{
+			"Foo": "Bar"}}),
 	)
 	if err != nil {
 		log.Print(err)
 	}
-	_ = report.WriteTable(os.Stdout) // also WriteJSON, WriteHealth (application/health+json), WritePrometheus
+	// also WriteJSON, WriteHealth (application/health+json), WritePrometheus
+	_ = report.WriteTable(os.Stdout)
 }
 
 func ExampleOnce() {
 	c, gateway := stack()
 	gateway.SetRedis(errors.New("storage: Redis is either down or was not configured"))
 	time.Sleep(2 * time.Millisecond)
-	report, err := health.Once(context.Background(), health.Policy{Client: c}, health.Gateway("gw1", nil), health.Pump("pump"))
+	report, err := health.Once(context.Background(), health.Policy{Client: c}, health.Gateway("gw1",
+		nil), health.Pump("pump"))
 	fmt.Println(report.Status, err)
 	fmt.Println(report.Probes[0].Error)
 	// Output:
@@ -118,7 +124,8 @@ func ExamplePump() {
 
 func ExamplePlugin() {
 	c, gateway := stack()
-	probe := health.Plugin("http://gw1:8080/my-api/get", health.Expect{Body: regexp.MustCompile(`"Foo":\["Bar"\]`)})
+	probe := health.Plugin("http://gw1:8080/my-api/get",
+		health.Expect{Body: regexp.MustCompile(`"Foo":\["Bar"\]`)})
 	fmt.Println(probe.Check(context.Background(), c).Status)
 	gateway.SetPlugin(tyk.Broken) // the .so was built for another release; /hello still says pass
 	fmt.Println(probe.Check(context.Background(), c).Status)
@@ -129,7 +136,8 @@ func ExamplePlugin() {
 
 func ExampleHTTP() {
 	c, _ := stack()
-	fmt.Println(health.HTTP("http://gw1:8080/x", health.Expect{Status: 200}).Check(context.Background(), c).Status)
+	fmt.Println(health.HTTP("http://gw1:8080/x", health.Expect{Status: 200}).
+		Check(context.Background(), c).Status)
 	// Output: pass
 }
 
@@ -147,7 +155,8 @@ func ExampleNewClient() {
 }
 
 func ExampleParse() {
-	d, err := health.Parse([]byte(`{"status":"up","checks":{"redis:connections":[{"status":"down","output":"refused"}]}}`))
+	d, err := health.Parse(
+		[]byte(`{"status":"up","checks":{"redis:connections":[{"status":"down","output":"refused"}]}}`))
 	fmt.Println(d.Status, d.Components[0].Name, d.Components[0].Status, err)
 	// Output: pass redis:connections fail <nil>
 }
@@ -178,7 +187,9 @@ func ExampleHandler() {
 }
 
 func ExampleReport_WriteTable() {
-	r := health.Report{Probes: []health.ProbeReport{{Tries: 2, Result: health.Result{Probe: "gateway gw1:8080", Status: health.Pass, Version: "5.2.5", Latency: 3 * time.Millisecond}}}}
+	r := health.Report{Probes: []health.ProbeReport{{Tries: 2, Result: health.Result{
+		Probe: "gateway gw1:8080", Status: health.Pass, Version: "5.2.5",
+		Latency: 3 * time.Millisecond}}}}
 	_ = r.WriteTable(os.Stdout)
 	// Output:
 	// PROBE             STATUS  VERSION  LATENCY  TRIES  REMARK
@@ -186,7 +197,8 @@ func ExampleReport_WriteTable() {
 }
 
 func ExampleReport_WritePrometheus() {
-	r := health.Report{Probes: []health.ProbeReport{{Result: health.Result{Probe: "pump pump:8083", Kind: health.KindPump, Status: health.Pass}}}}
+	r := health.Report{Probes: []health.ProbeReport{{Result: health.Result{Probe: "pump pump:8083",
+		Kind: health.KindPump, Status: health.Pass}}}}
 	var b strings.Builder
 	_ = r.WritePrometheus(&b)
 	fmt.Println(strings.Join(strings.Split(b.String(), "\n")[:3], "\n"))

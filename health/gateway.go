@@ -66,7 +66,8 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 	}
 	r.HTTPStatus = a.code
 	if a.code != http.StatusOK && a.code != http.StatusServiceUnavailable {
-		r.fail(Fail, a.describe(), a.hint("check the port, health_check_endpoint_name and control_api_port"))
+		r.fail(Fail, a.describe(), a.hint("check the port, health_check_endpoint_name and "+
+			"control_api_port"))
 		return
 	}
 	d, err := a.document()
@@ -87,7 +88,8 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 		r.fail(Fail, err, versionHint)
 	}
 	if t.p.Want != nil && d.Version == "" {
-		r.fail(Fail, fmt.Errorf("%w: none told, want %s", ErrVersion, t.p.Want), "something else may listen there")
+		r.fail(Fail, fmt.Errorf("%w: none told, want %s", ErrVersion, t.p.Want),
+			"something else may listen there")
 	}
 	if e.known && !e.ready {
 		r.Readiness = ReadyUnsupported
@@ -117,7 +119,8 @@ func (t *attempt) judge(r *Result, a *response, d Document, e era) {
 		case c.Name == "redis":
 			status = Fail
 		}
-		r.fail(status, fmt.Errorf("%w: %s: %s%s", ErrUnhealthy, c.Name, c.Status, after(": ", c.Output)), "")
+		r.fail(status, fmt.Errorf("%w: %s: %s%s", ErrUnhealthy, c.Name, c.Status, after(": ", c.Output)),
+			"")
 	}
 	if d.Status != Pass {
 		r.fail(d.Status, fmt.Errorf("%w: status %s%s", ErrUnhealthy, d.Status, after(": ", d.Output)), "")
@@ -158,11 +161,13 @@ func (t *attempt) age(r *Result, a *response) {
 	switch age := now.Sub(r.Evidence); {
 	case age > limit:
 		fresh := *r
-		r.fail(Unknown, fmt.Errorf("%w: the gateway's last own check is %v old by the Date of the answer", ErrStale, age.Round(time.Second)),
+		r.fail(Unknown, fmt.Errorf("%w: the gateway's last own check is %v old by the Date of the answer",
+			ErrStale, age.Round(time.Second)),
 			"restart it, or raise MaxAge if liveness_check.check_duration is that long")
 		r.fresh = &fresh
 	case age < -limit:
-		r.NotCovered = append(r.NotCovered, "the age of the gateway's own check: the Date of the answer is from another clock")
+		r.NotCovered = append(r.NotCovered, "the age of the gateway's own check: the Date of the "+
+			"answer is from another clock")
 	}
 }
 

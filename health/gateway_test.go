@@ -54,7 +54,8 @@ func (rec recorded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func redis(status, extra string) string {
-	return `"redis":{"status":"` + status + `"` + extra + `,"componentType":"datastore","time":"2026-11-23T06:00:00Z"}`
+	return `"redis":{"status":"` + status + `"` + extra +
+		`,"componentType":"datastore","time":"2026-11-23T06:00:00Z"}`
 }
 
 func TestGatewayAnswersOfEveryEra(t *testing.T) {
@@ -79,62 +80,101 @@ func TestGatewayAnswersOfEveryEra(t *testing.T) {
 		version string
 		ready   health.Readiness
 	}{
-		{"4.0.8 says v", hello(200, `{"status":"pass","version":"v4.0.8","description":"Tyk GW","details":{`+redis("pass", "")+`}}`),
-			"4.0.8", health.Pass, nil, "readiness: /ready exists since 5.8.3", "4.0.8", health.ReadyUnsupported},
-		{"5.2.5", hello(200, `{"status":"pass","version":"5.2.5","description":"Tyk GW","details":{`+redis("pass", "")+`}}`),
+		{"4.0.8 says v", hello(200,
+			`{"status":"pass","version":"v4.0.8","description":"Tyk GW","details":{`+redis("pass", "")+`}}`),
+			"4.0.8", health.Pass, nil, "readiness: /ready exists since 5.8.3", "4.0.8",
+			health.ReadyUnsupported},
+		{"5.2.5", hello(200, `{"status":"pass","version":"5.2.5","description":"Tyk GW","details":{`+
+			redis("pass", "")+`}}`),
 			"v5.2.5", health.Pass, nil, "whether plugins load", "5.2.5", health.ReadyUnsupported},
-		{"pass in the first seconds", hello(200, `{"status":"pass","version":"5.2.5","description":"Tyk GW"}`),
-			"5.2.5", health.Unknown, health.ErrNotYetKnown, "without details of redis", "5.2.5", health.ReadyUnsupported},
-		{"details without redis", hello(200, `{"status":"pass","version":"5.2.5","details":{"dashboard":{"status":"pass","time":"2026-11-23T06:00:00Z"}}}`),
+		{"pass in the first seconds",
+			hello(200, `{"status":"pass","version":"5.2.5","description":"Tyk GW"}`),
+			"5.2.5", health.Unknown, health.ErrNotYetKnown, "without details of redis", "5.2.5",
+			health.ReadyUnsupported},
+		{"details without redis",
+			hello(200, `{"status":"pass","version":"5.2.5","details":{"dashboard":{"status":"pass","time":"2026-11-23T06:00:00Z"}}}`),
 			"", health.Unknown, health.ErrNotYetKnown, "", "5.2.5", health.ReadyUnsupported},
-		{"redis without a time", hello(200, `{"status":"pass","version":"5.2.5","details":{"redis":{"status":"pass","time":"soon"}}}`),
+		{"redis without a time",
+			hello(200, `{"status":"pass","version":"5.2.5","details":{"redis":{"status":"pass","time":"soon"}}}`),
 			"", health.Unknown, health.ErrNotYetKnown, "carry no time", "5.2.5", health.ReadyUnsupported},
-		{"redis down, HTTP 200", hello(200, `{"status":"fail","version":"5.2.5","details":{`+redis("fail", down)+`}}`),
-			"5.2.5", health.Fail, health.ErrUnhealthy, "Redis is either down", "5.2.5", health.ReadyUnsupported},
-		{"redis down called warn", hello(200, `{"status":"warn","version":"5.2.5","details":{`+redis("fail", down)+`,"dashboard":{"status":"pass","time":"2026-11-23T06:00:00Z"}}}`),
+		{"redis down, HTTP 200", hello(200, `{"status":"fail","version":"5.2.5","details":{`+redis("fail",
+			down)+`}}`),
+			"5.2.5", health.Fail, health.ErrUnhealthy, "Redis is either down", "5.2.5",
+			health.ReadyUnsupported},
+		{"redis down called warn", hello(200, `{"status":"warn","version":"5.2.5","details":{`+
+			redis("fail", down)+`,"dashboard":{"status":"pass","time":"2026-11-23T06:00:00Z"}}}`),
 			"5.2.5", health.Fail, health.ErrUnhealthy, "redis: fail", "5.2.5", health.ReadyUnsupported},
-		{"dashboard down", hello(200, `{"status":"warn","version":"5.2.5","details":{`+redis("pass", "")+`,"dashboard":{"status":"fail","output":"refused","time":"2026-11-23T06:00:00Z"}}}`),
-			"5.2.5", health.Warn, health.ErrUnhealthy, "dashboard: fail: refused", "5.2.5", health.ReadyUnsupported},
-		{"5.8.6 fails with 503", with(hello(503, `{"status":"fail","version":"5.8.6","details":{`+redis("fail", down)+`}}`), 503, `{"status":"error","message":"Redis connection not available"}`),
+		{"dashboard down", hello(200, `{"status":"warn","version":"5.2.5","details":{`+redis("pass", "")+
+			`,"dashboard":{"status":"fail","output":"refused","time":"2026-11-23T06:00:00Z"}}}`),
+			"5.2.5", health.Warn, health.ErrUnhealthy, "dashboard: fail: refused", "5.2.5",
+			health.ReadyUnsupported},
+		{"5.8.6 fails with 503", with(hello(503, `{"status":"fail","version":"5.8.6","details":{`+
+			redis("fail", down)+`}}`), 503, `{"status":"error","message":"Redis connection not available"}`),
 			"5.8.6", health.Fail, health.ErrUnhealthy, "redis: fail", "5.8.6", health.NotReady},
-		{"503 of something in front", with(hello(503, `{"status":"pass","version":"5.8.4","details":{`+redis("pass", "")+`}}`), 200, `{"status":"pass","description":"Tyk GW Ready"}`),
+		{"503 of something in front", with(hello(503, `{"status":"pass","version":"5.8.4","details":{`+
+			redis("pass", "")+`}}`), 200, `{"status":"pass","description":"Tyk GW Ready"}`),
 			"5.8.4", health.Fail, health.ErrUnhealthy, "something in front says 503", "5.8.4", health.Ready},
-		{"503 without a document", hello(503, "upstream connect error"), "", health.Fail, health.ErrMalformed, "HTTP 503", "", ""},
-		{"5.14.0 ready", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+redis("pass", "")+`}}`), 200, `{"status":"pass","version":"5.14.0","description":"Tyk GW Ready"}`),
+		{"503 without a document", hello(503, "upstream connect error"), "", health.Fail,
+			health.ErrMalformed, "HTTP 503", "", ""},
+		{"5.14.0 ready", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+redis("pass",
+			"")+`}}`), 200, `{"status":"pass","version":"5.14.0","description":"Tyk GW Ready"}`),
 			"5.14.0", health.Pass, nil, "", "5.14.0", health.Ready},
-		{"5.14.0 shutting down", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+redis("pass", "")+`}}`), 503, `{"status":"error","message":"Gateway is shutting down"}`),
+		{"5.14.0 shutting down", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+
+			redis("pass", "")+`}}`), 503, `{"status":"error","message":"Gateway is shutting down"}`),
 			"5.14.0", health.Fail, health.ErrNotReady, "shutting down", "5.14.0", health.NotReady},
-		{"/ready missing where it must be", hello(200, `{"status":"pass","version":"5.14.0","details":{`+redis("pass", "")+`}}`),
+		{"/ready missing where it must be", hello(200, `{"status":"pass","version":"5.14.0","details":{`+
+			redis("pass", "")+`}}`),
 			"5.14.0", health.Warn, nil, "readiness_check_endpoint_name", "5.14.0", health.ReadyUnsupported},
-		{"an API answers /ready", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+redis("pass", "")+`}}`), 200, `{"status":"pass","path":"/ready"}`),
+		{"an API answers /ready", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+
+			redis("pass", "")+`}}`), 200, `{"status":"pass","path":"/ready"}`),
 			"5.14.0", health.Warn, nil, "not as a gateway does", "5.14.0", health.ReadyUnsupported},
-		{"unstamped build, /ready unknown", hello(200, `{"status":"pass","version":"v5.5.0-dev","details":{`+redis("pass", "")+`}}`),
-			"", health.Pass, nil, "readiness: /ready answered HTTP 404", "5.5.0-dev", health.ReadyUnsupported},
-		{"unstamped build, /ready there", with(hello(200, `{"status":"pass","version":"v5.5.0-dev","details":{`+redis("pass", "")+`}}`), 503, `{"status":"error","message":"A successful API reload did not happen"}`),
+		{"unstamped build, /ready unknown",
+			hello(200, `{"status":"pass","version":"v5.5.0-dev","details":{`+redis("pass", "")+`}}`),
+			"", health.Pass, nil, "readiness: /ready answered HTTP 404", "5.5.0-dev",
+			health.ReadyUnsupported},
+		{"unstamped build, /ready there",
+			with(hello(200, `{"status":"pass","version":"v5.5.0-dev","details":{`+redis("pass", "")+`}}`),
+				503, `{"status":"error","message":"A successful API reload did not happen"}`),
 			"", health.Fail, health.ErrNotReady, "API reload", "5.5.0-dev", health.NotReady},
-		{"the old process answers", hello(200, `{"status":"pass","version":"v4.0.8","details":{`+redis("pass", "")+`}}`),
+		{"the old process answers", hello(200, `{"status":"pass","version":"v4.0.8","details":{`+
+			redis("pass", "")+`}}`),
 			"5.2.5", health.Fail, health.ErrVersion, "4.0.8, want 5.2.5", "4.0.8", health.ReadyUnsupported},
-		{"release candidate is not the release", hello(200, `{"status":"pass","version":"5.2.5-rc1","details":{`+redis("pass", "")+`}}`),
-			"5.2.5", health.Fail, health.ErrVersion, "5.2.5-rc1, want 5.2.5", "5.2.5-rc1", health.ReadyUnsupported},
-		{"release candidate as Debian writes it", hello(200, `{"status":"pass","version":"v5.3.0-rc1","details":{`+redis("pass", "")+`}}`),
+		{"release candidate is not the release",
+			hello(200, `{"status":"pass","version":"5.2.5-rc1","details":{`+redis("pass", "")+`}}`),
+			"5.2.5", health.Fail, health.ErrVersion, "5.2.5-rc1, want 5.2.5", "5.2.5-rc1",
+			health.ReadyUnsupported},
+		{"release candidate as Debian writes it",
+			hello(200, `{"status":"pass","version":"v5.3.0-rc1","details":{`+redis("pass", "")+`}}`),
 			"5.3.0~rc1", health.Pass, nil, "", "5.3.0-rc1", health.ReadyUnsupported},
-		{"no version", hello(200, `{"status":"pass","details":{`+redis("pass", "")+`}}`), "5.2.5", health.Fail, health.ErrVersion, "none told", "", health.ReadyUnsupported},
-		{"stale", hello(200, `{"status":"pass","version":"5.2.5","details":{"redis":{"status":"pass","time":"2026-11-23T05:55:00Z"}}}`),
+		{"no version", hello(200, `{"status":"pass","details":{`+redis("pass", "")+`}}`), "5.2.5",
+			health.Fail, health.ErrVersion, "none told", "", health.ReadyUnsupported},
+		{"stale", hello(200,
+			`{"status":"pass","version":"5.2.5","details":{"redis":{"status":"pass","time":"2026-11-23T05:55:00Z"}}}`),
 			"5.2.5", health.Unknown, health.ErrStale, "5m5s old", "5.2.5", health.ReadyUnsupported},
-		{"later draft", hello(200, `{"status":"up","releaseId":"5.2.5","checks":{"redis":[{"status":"ok","time":"2026-11-23T06:00:00Z"}]}}`),
+		{"later draft", hello(200,
+			`{"status":"up","releaseId":"5.2.5","checks":{"redis":[{"status":"ok","time":"2026-11-23T06:00:00Z"}]}}`),
 			"5.2.5", health.Pass, nil, "", "5.2.5", health.ReadyUnsupported},
-		{"405", hello(405, `{"status":"error","message":"Method Not Allowed"}`), "", health.Fail, health.ErrUnexpected, "405 Method Not Allowed: Method Not Allowed", "", ""},
-		{"405 object with 200", hello(200, `{"status":"error","message":"Method Not Allowed"}`), "", health.Fail, health.ErrUnhealthy, "Method Not Allowed", "", health.ReadyUnsupported},
+		{"405", hello(405, `{"status":"error","message":"Method Not Allowed"}`), "", health.Fail,
+			health.ErrUnexpected, "405 Method Not Allowed: Method Not Allowed", "", ""},
+		{"405 object with 200", hello(200, `{"status":"error","message":"Method Not Allowed"}`), "",
+			health.Fail, health.ErrUnhealthy, "Method Not Allowed", "", health.ReadyUnsupported},
 		{"404", answers{}, "", health.Fail, health.ErrUnexpected, "control_api_port", "", ""},
-		{"redirect", hello(302, ""), "", health.Fail, health.ErrUnexpected, "to https://sso.example/login?", "", ""},
-		{"HTML from a proxy", hello(200, "\n<!DOCTYPE html><title>login</title>"), "", health.Fail, health.ErrMalformed, "HTML", "", ""},
-		{"bad gateway HTML", hello(502, "<html>nginx</html>"), "", health.Fail, health.ErrUnexpected, "502 Bad Gateway with HTML", "", ""},
+		{"redirect", hello(302, ""), "", health.Fail, health.ErrUnexpected,
+			"to https://sso.example/login?", "", ""},
+		{"HTML from a proxy", hello(200, "\n<!DOCTYPE html><title>login</title>"), "", health.Fail,
+			health.ErrMalformed, "HTML", "", ""},
+		{"bad gateway HTML", hello(502, "<html>nginx</html>"), "", health.Fail, health.ErrUnexpected,
+			"502 Bad Gateway with HTML", "", ""},
 		{"empty", hello(200, ""), "", health.Fail, health.ErrMalformed, "empty body", "", ""},
-		{"cut off", hello(200, `{"status":"pass","version":"5.2`), "", health.Fail, health.ErrMalformed, "unexpected end", "", ""},
+		{"cut off", hello(200, `{"status":"pass","version":"5.2`), "", health.Fail, health.ErrMalformed,
+			"unexpected end", "", ""},
 		{"plain text", hello(200, "OK"), "", health.Fail, health.ErrMalformed, "", "", ""},
-		{"another JSON", hello(200, `{"message":"hi"}`), "", health.Fail, health.ErrMalformed, "no status", "", ""},
-		{"made-up status", hello(200, `{"status":"splendid"}`), "", health.Fail, health.ErrMalformed, `"splendid"`, "", ""},
-		{"oversize", hello(200, `{"status":"pass","version":"`+strings.Repeat("x", health.MaxBody)+`"}`), "", health.Fail, health.ErrMalformed, "longer than", "", ""},
+		{"another JSON", hello(200, `{"message":"hi"}`), "", health.Fail, health.ErrMalformed,
+			"no status", "", ""},
+		{"made-up status", hello(200, `{"status":"splendid"}`), "", health.Fail, health.ErrMalformed,
+			`"splendid"`, "", ""},
+		{"oversize", hello(200, `{"status":"pass","version":"`+strings.Repeat("x", health.MaxBody)+`"}`),
+			"", health.Fail, health.ErrMalformed, "longer than", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -144,7 +184,8 @@ func TestGatewayAnswersOfEveryEra(t *testing.T) {
 			}
 			r := health.Gateway("http://gw1:8080", want).Check(t.Context(), client(c.answers))
 			if r.Status != c.status || r.Version != c.version {
-				t.Errorf("status %s, version %q, want %s, %q: %v", r.Status, r.Version, c.status, c.version, r.Err)
+				t.Errorf("status %s, version %q, want %s, %q: %v", r.Status, r.Version, c.status, c.version,
+					r.Err)
 			}
 			// What /ready says of a body without a version is not the point of a row.
 			if c.version != "" && r.Readiness != c.ready {
@@ -153,7 +194,8 @@ func TestGatewayAnswersOfEveryEra(t *testing.T) {
 			if c.is != nil && !errors.Is(r.Err, c.is) {
 				t.Errorf("error %v is not %v", r.Err, c.is)
 			}
-			if said := r.Error + strings.Join(r.NotCovered, " "); !strings.Contains(said, c.text) || strings.Contains(said, "topsecret") {
+			if said := r.Error + strings.Join(r.NotCovered, " "); !strings.Contains(said, c.text) ||
+				strings.Contains(said, "topsecret") {
 				t.Errorf("want %q and no secret in %q", c.text, said)
 			}
 			if (r.Err == nil) != (r.Status == health.Pass) {
@@ -182,10 +224,12 @@ func TestErasMatchTheReleases(t *testing.T) {
 	for _, rel := range releases {
 		hello503, ready := health.EraOf(version(t, rel.Version))
 		if hello503 == rel.Always200 || ready != rel.HasReady {
-			t.Errorf("%s: hello503 %v, ready %v; the release table says always 200 %v, ready %v", rel.Version, hello503, ready, rel.Always200, rel.HasReady)
+			t.Errorf("%s: hello503 %v, ready %v; the release table says always 200 %v, ready %v",
+				rel.Version, hello503, ready, rel.Always200, rel.HasReady)
 		}
 		now := time.Now()
-		stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: rel.Version, Now: func() time.Time { return now }})
+		stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: rel.Version,
+			Now: func() time.Time { return now }})
 		now = now.Add(11 * time.Second)
 		check := func() health.Result {
 			return health.Gateway("http://gw", version(t, rel.Version)).Check(t.Context(), client(stub))
@@ -204,7 +248,8 @@ func TestErasMatchTheReleases(t *testing.T) {
 			wantCode = http.StatusServiceUnavailable
 		}
 		if r := check(); r.Status != health.Fail || r.HTTPStatus != wantCode {
-			t.Errorf("%s with Redis down: %s, HTTP %d, want %d", rel.Version, r.Status, r.HTTPStatus, wantCode)
+			t.Errorf("%s with Redis down: %s, HTTP %d, want %d", rel.Version, r.Status, r.HTTPStatus,
+				wantCode)
 		}
 	}
 }
@@ -217,7 +262,8 @@ func TestDashboardAndPump(t *testing.T) {
 		t.Errorf("dashboard: %s at %s: %v", r.Status, r.URL, r.Err)
 	}
 	// A path that was named is not swapped for another.
-	if r := health.Dashboard("http://d:3000/alive").Check(t.Context(), client(old)); r.Status != health.Fail {
+	if r := health.Dashboard("http://d:3000/alive").Check(t.Context(),
+		client(old)); r.Status != health.Fail {
 		t.Errorf("dashboard at a named path: %s", r.Status)
 	}
 	for _, c := range []struct {
@@ -227,15 +273,20 @@ func TestDashboardAndPump(t *testing.T) {
 		status health.Status
 		is     error
 	}{
-		{"package is the wanted one", health.Finding{Version: "1.9.0", Output: "active"}, nil, health.Pass, nil},
+		{"package is the wanted one", health.Finding{Version: "1.9.0", Output: "active"}, nil,
+			health.Pass, nil},
 		{"package is another", health.Finding{Version: "1.8.3"}, nil, health.Fail, health.ErrVersion},
 		{"unit is dead", health.Finding{}, errors.New("unit tyk-pump\nis failed"), health.Fail, nil},
 	} {
 		p := health.Pump("http://pump:8083")
 		p.Want = version(t, "1.9.0")
-		p.Checks = []health.Check{{Name: "package", Run: func(context.Context) (health.Finding, error) { return c.f, c.err }}}
+		p.Checks = []health.Check{{Name: "package", Run: func(context.Context) (health.Finding,
+			error) {
+			return c.f, c.err
+		}}}
 		r := p.Check(t.Context(), client(tyk.New(tyk.Options{Kind: tyk.Pump})))
-		if r.Status != c.status || c.is != nil && !errors.Is(r.Err, c.is) || c.err != nil && !errors.Is(r.Err, c.err) {
+		if r.Status != c.status || c.is != nil && !errors.Is(r.Err, c.is) || c.err != nil &&
+			!errors.Is(r.Err, c.err) {
 			t.Errorf("%s: %s, %v", c.name, r.Status, r.Err)
 		}
 		if len(r.Findings) != 1 || r.Findings[0].Status != c.status {
@@ -251,7 +302,9 @@ func TestDashboardAndPump(t *testing.T) {
 			t.Errorf("%s: not covered %q", c.name, r.NotCovered)
 		}
 	}
-	if r := health.Pump("").Check(t.Context(), client(recorded{"/health": {200, `{"status":"down"}`}})); r.Status != health.Fail || !errors.Is(r.Err, health.ErrUnhealthy) {
+	if r := health.Pump("").Check(t.Context(),
+		client(recorded{"/health": {200, `{"status":"down"}`}})); r.Status != health.Fail ||
+		!errors.Is(r.Err, health.ErrUnhealthy) {
 		t.Errorf("pump that says down: %s, %v", r.Status, r.Err)
 	}
 }
@@ -268,7 +321,11 @@ func TestChecksOfWhatDoesNotAnswer(t *testing.T) {
 	refused, missing := errors.New("connection refused"), errors.New("tyk-gateway is not installed")
 	for name, answer := range map[string]roundTrip{
 		"refused": func(*http.Request) (*http.Response, error) { return nil, refused },
-		"hangs":   func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() },
+		"hangs": func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil,
+				r.Context().Err()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -291,11 +348,13 @@ func TestChecksOfWhatDoesNotAnswer(t *testing.T) {
 					return check.f, check.err
 				}}}
 				r := p.Check(t.Context(), c)
-				if !errors.Is(r.Err, says) || !errors.Is(r.Err, check.is) || r.Status != health.Fail || !strings.Contains(r.Error, "; "+what+": ") || r.Findings[0].Status != health.Fail {
+				if !errors.Is(r.Err, says) || !errors.Is(r.Err, check.is) || r.Status != health.Fail ||
+					!strings.Contains(r.Error, "; "+what+": ") || r.Findings[0].Status != health.Fail {
 					t.Errorf("%s: %s %v, findings %+v", what, r.Status, r.Err, r.Findings)
 				}
 				_, err := health.Wait(t.Context(), health.Policy{Client: c, FailureThreshold: 1}, p)
-				if !errors.Is(err, says) || !errors.Is(err, check.is) || !strings.Contains(err.Error(), check.is.Error()) {
+				if !errors.Is(err, says) || !errors.Is(err, check.is) || !strings.Contains(err.Error(),
+					check.is.Error()) {
 					t.Errorf("wait: %v", err)
 				}
 			}
@@ -305,7 +364,8 @@ func TestChecksOfWhatDoesNotAnswer(t *testing.T) {
 
 func TestPluginShowsItselfOnlyInARequest(t *testing.T) {
 	t.Parallel()
-	probe := health.Plugin("http://gw:8080/api/get", health.Expect{Header: map[string]string{"Foo": "Bar"}, Body: regexp.MustCompile(`"Foo":\["Bar"\]`)})
+	probe := health.Plugin("http://gw:8080/api/get", health.Expect{Header: map[string]string{
+		"Foo": "Bar"}, Body: regexp.MustCompile(`"Foo":\["Bar"\]`)})
 	for _, c := range []struct {
 		version string
 		plugin  tyk.Plugin
@@ -318,9 +378,11 @@ func TestPluginShowsItselfOnlyInARequest(t *testing.T) {
 		{"4.0.8", tyk.NoPlugin, health.Fail, "does not match"},
 	} {
 		now := time.Now()
-		stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: c.version, Plugin: c.plugin, Now: func() time.Time { return now }})
+		stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: c.version, Plugin: c.plugin,
+			Now: func() time.Time { return now }})
 		now = now.Add(11 * time.Second)
-		if r := health.Gateway("http://gw", nil).Check(t.Context(), client(stub)); r.Status != health.Pass {
+		if r := health.Gateway("http://gw", nil).Check(t.Context(),
+			client(stub)); r.Status != health.Pass {
 			t.Errorf("%s: /hello is %s, want pass whatever the plugin", c.version, r.Status)
 		}
 		r := probe.Check(t.Context(), client(stub))
@@ -340,7 +402,8 @@ func TestPluginShowsItselfOnlyInARequest(t *testing.T) {
 		{health.Expect{Header: map[string]string{"Nope": ""}}, "no header Nope"},
 	} {
 		stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: "5.2.5", Plugin: tyk.Loaded})
-		if r := health.HTTP("http://gw/x", c.e).Check(t.Context(), client(stub)); r.Status != health.Fail || !strings.Contains(r.Error, c.text) {
+		if r := health.HTTP("http://gw/x", c.e).Check(t.Context(),
+			client(stub)); r.Status != health.Fail || !strings.Contains(r.Error, c.text) {
 			t.Errorf("want %q, got %v", c.text, r.Err)
 		}
 	}
@@ -348,7 +411,10 @@ func TestPluginShowsItselfOnlyInARequest(t *testing.T) {
 
 func TestBadProbesAreRefusedBeforeAnythingIsAsked(t *testing.T) {
 	t.Parallel()
-	none := client(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("something was asked") }))
+	none := client(http.HandlerFunc(func(http.ResponseWriter,
+		*http.Request) {
+		t.Error("something was asked")
+	}))
 	ready := health.Gateway("", nil)
 	ready.Ready = "ready"
 	unnamed := health.Pump("")
@@ -356,13 +422,17 @@ func TestBadProbesAreRefusedBeforeAnythingIsAsked(t *testing.T) {
 	method := health.HTTP("http://x/", health.Expect{})
 	method.Method = "B AD"
 	for _, p := range []health.Probe{
-		health.Gateway("ftp://gw", nil), health.Gateway("http://", nil), health.Gateway("http://gw:port", nil), health.HTTP("", health.Expect{}),
-		health.HTTP("gw:80/x", health.Expect{}), health.TCP("gw"), health.TCP("gw:99999"), health.Gateway("gw:0", nil), health.Plugin("http://gw/api", health.Expect{}), {}, ready, unnamed, method,
+		health.Gateway("ftp://gw", nil), health.Gateway("http://", nil), health.Gateway("http://gw:port",
+			nil), health.HTTP("", health.Expect{}),
+		health.HTTP("gw:80/x", health.Expect{}), health.TCP("gw"), health.TCP("gw:99999"),
+		health.Gateway("gw:0", nil), health.Plugin("http://gw/api", health.Expect{}), {}, ready, unnamed,
+		method,
 		health.Gateway("http://user:topsecret@gw:\x7f/", nil),
 	} {
 		r := p.Check(t.Context(), none)
 		var own *health.Error
-		if r.Status != health.Fail || !errors.As(r.Err, &own) || own.Retryable() || strings.Contains(r.Error, "topsecret") {
+		if r.Status != health.Fail || !errors.As(r.Err, &own) || own.Retryable() ||
+			strings.Contains(r.Error, "topsecret") {
 			t.Errorf("%v: %s, %v", p, r.Status, r.Err)
 		}
 		if _, err := health.Wait(t.Context(), health.Policy{Client: none}, p); err == nil {
@@ -382,11 +452,13 @@ func TestURLs(t *testing.T) {
 		{health.Gateway("gw1:9090", nil), "gateway gw1:9090 (http://gw1:9090/hello)"},
 		{health.Gateway("[::1]", nil), "gateway [::1]:8080 (http://[::1]:8080/hello)"},
 		{health.Gateway("https://gw1/", nil), "gateway gw1 (https://gw1/hello)"},
-		{health.Gateway("https://gw1:9696/liveness", nil), "gateway gw1:9696 (https://gw1:9696/liveness)"},
+		{health.Gateway("https://gw1:9696/liveness", nil),
+			"gateway gw1:9696 (https://gw1:9696/liveness)"},
 		{health.Dashboard(""), "dashboard localhost:3000 (http://localhost:3000/hello)"},
 		{health.Pump(""), "pump localhost:8083 (http://localhost:8083/health)"},
 		{health.TCP("redis:6379"), "tcp redis:6379 (tcp://redis:6379)"},
-		{health.Plugin("http://gw/api/x?key=secret", health.Expect{Status: 200}), "plugin gw/api/x (http://gw/api/x?…)"},
+		{health.Plugin("http://gw/api/x?key=secret", health.Expect{Status: 200}),
+			"plugin gw/api/x (http://gw/api/x?…)"},
 	} {
 		if got := c.p.String(); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)

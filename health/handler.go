@@ -58,7 +58,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	format := r.URL.Query().Get("format")
 	accept := r.Header.Get("Accept")
-	if format == "" && (strings.HasPrefix(accept, "text/plain") || strings.Contains(accept, "application/openmetrics-text")) {
+	if format == "" && (strings.HasPrefix(accept, "text/plain") || strings.Contains(accept,
+		"application/openmetrics-text")) {
 		format = "prometheus"
 	}
 	report, age, err := h.get(r.Context())
@@ -85,7 +86,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			media = MediaType
 			write = func(w io.Writer) error {
-				return json.NewEncoder(w).Encode(map[string]string{"status": string(Fail), "output": "unknown: " + clean(err.Error())})
+				return json.NewEncoder(w).Encode(map[string]string{"status": string(Fail),
+					"output": "unknown: " + clean(err.Error())})
 			}
 		}
 	}

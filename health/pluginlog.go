@@ -15,7 +15,8 @@ import (
 )
 
 // Runner runs a command on a host. debpkg.Local and debpkg.SSH return one.
-type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
+type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error
 
 // ErrLogUnreadable is the cause if a gateway's log gives no answer: it cannot be
 // read, or it holds no line of the gateway. The result is then Unknown.
@@ -41,14 +42,16 @@ const (
 	PluginNotFound      FaultKind = "plugin_not_found"
 	PluginAlreadyLoaded FaultKind = "plugin_already_loaded" // restart the gateway: nothing else helps
 	BundleNotFetched    FaultKind = "bundle_not_fetched"
-	BundleNotVerified   FaultKind = "bundle_not_verified" // before 5.0.12 and from 5.1.0 to 5.3.0 it is used all the same
-	BundleNotLoaded     FaultKind = "bundle_not_loaded"
+	// before 5.0.12 and from 5.1.0 to 5.3.0 it is used all the same
+	BundleNotVerified FaultKind = "bundle_not_verified"
+	BundleNotLoaded   FaultKind = "bundle_not_loaded"
 )
 
 func (f PluginFault) String() string {
 	var b strings.Builder
 	b.WriteString(strings.ReplaceAll(string(f.Kind), "_", " "))
-	for _, part := range [][2]string{{"symbol", f.Symbol}, {"path", f.Path}, {"bundle", f.Bundle}, {"API", f.API}} {
+	for _, part := range [][2]string{{"symbol", f.Symbol}, {"path", f.Path}, {"bundle", f.Bundle},
+		{"API", f.API}} {
 		if part[1] != "" {
 			fmt.Fprintf(&b, ", %s %s", part[0], part[1])
 		}
@@ -88,7 +91,8 @@ func ReadPluginLog(r io.Reader) (PluginLog, error) {
 		}
 		if e, ok := parseEntry(line); ok {
 			l.Entries++
-			if f, bad := e.fault(); bad && len(l.Faults) < maxFaults && !slices.ContainsFunc(l.Faults, f.same) {
+			if f, bad := e.fault(); bad && len(l.Faults) < maxFaults && !slices.ContainsFunc(l.Faults,
+				f.same) {
 				l.Faults = append(l.Faults, f)
 			}
 		}
@@ -114,8 +118,9 @@ var (
 	// One key=value of logrus: the value bare or quoted as Go does it.
 	pair = regexp.MustCompile(`(?:^|\s)([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)`)
 	// [Nov 29 00:33:58] ERROR main: message, as on a terminal.
-	terminal = regexp.MustCompile(`\[[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\]\s+(DEBUG|INFO|WARN|WARNING|ERROR|FATAL|PANIC)\s+(.*)`)
-	fields   = regexp.MustCompile(`\s+[A-Za-z_][\w.]*=`)
+	terminal = regexp.MustCompile(
+		`\[[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\]\s+(DEBUG|INFO|WARN|WARNING|ERROR|FATAL|PANIC)\s+(.*)`)
+	fields = regexp.MustCompile(`\s+[A-Za-z_][\w.]*=`)
 )
 
 func parseEntry(line []byte) (entry, bool) {
@@ -188,7 +193,8 @@ func (e entry) fault() (PluginFault, bool) {
 			continue
 		}
 		rest := strings.TrimPrefix(strings.TrimSpace(text[at+len(m.text):]), ": ")
-		f := PluginFault{Kind: m.kind, Symbol: e["mwSymbolName"], Path: e["mwPath"], API: e["api_id"], Cause: e["error"], Time: e["time"]}
+		f := PluginFault{Kind: m.kind, Symbol: e["mwSymbolName"], Path: e["mwPath"], API: e["api_id"],
+			Cause: e["error"], Time: e["time"]}
 		if m.name {
 			f.Bundle, rest, _ = strings.Cut(rest, " ")
 		}
@@ -215,14 +221,16 @@ type LogReader func(ctx context.Context, w io.Writer) error
 func Journal(run Runner, unit string) LogReader {
 	return func(ctx context.Context, w io.Writer) error {
 		var id bytes.Buffer
-		if err := logged(run, ctx, []string{"systemctl", "show", "--property=InvocationID", "--value", "--", unit}, &id); err != nil {
+		if err := logged(run, ctx, []string{"systemctl", "show", "--property=InvocationID", "--value",
+			"--", unit}, &id); err != nil {
 			return err
 		}
 		invocation := strings.TrimSpace(id.String())
 		if !isInvocation.MatchString(invocation) {
 			return fmt.Errorf("unit %s has no invocation", clean(unit))
 		}
-		return logged(run, ctx, []string{"journalctl", "--no-pager", "--quiet", "--output=cat", "_SYSTEMD_INVOCATION_ID=" + invocation}, w)
+		return logged(run, ctx, []string{"journalctl", "--no-pager", "--quiet", "--output=cat",
+			"_SYSTEMD_INVOCATION_ID=" + invocation}, w)
 	}
 }
 
@@ -232,7 +240,8 @@ var isInvocation = regexp.MustCompile(`^[0-9a-f]{32}$`)
 // started, as [LogSize] gives it. A file that was rotated since gives no answer.
 func LogFile(run Runner, path string, from int64) LogReader {
 	return func(ctx context.Context, w io.Writer) error {
-		return logged(run, ctx, []string{"tail", "-c", "+" + strconv.FormatInt(from+1, 10), "--", path}, w)
+		return logged(run, ctx, []string{"tail", "-c", "+" + strconv.FormatInt(from+1, 10), "--", path},
+			w)
 	}
 }
 
@@ -286,7 +295,8 @@ func PluginsLoaded(read LogReader) Check {
 		case err != nil:
 			return Finding{}, fmt.Errorf("%w: %w", ErrLogUnreadable, err)
 		case l.Entries == 0:
-			return Finding{}, fmt.Errorf("%w: it has no entry of a gateway since its start", ErrLogUnreadable)
+			return Finding{}, fmt.Errorf("%w: it has no entry of a gateway since its start",
+				ErrLogUnreadable)
 		}
 		return Finding{Output: fmt.Sprintf("%d log entries, no plugin failed to load", l.Entries)}, nil
 	}}

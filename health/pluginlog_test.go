@@ -26,7 +26,8 @@ const (
 	old5   = `time="Nov 29 00:33:58" level=error msg="Could not load Go-plugin" error="plugin.Open(\"/mw/bundles/1a/plugin\"): plugin already loaded" mwPath=/mw/bundles/1a/plugin.so mwSymbolName=AddFooBarHeader`
 	new514 = `time="2026-11-29T01:14:46Z" level=error message="Could not load Go-plugin" error="plugin.Open(\"/mw/plugin\"): plugin was built with a different version of package internal/goarch" mwPath=/mw/plugin.so mwSymbolName=Auth`
 	json5  = `{"level":"error","message":"plugin file not found","error":"plugin file not found","mwPath":"/mw/p.so","mwSymbolName":"Auth","time":"2026-11-29T01:14:46Z"}`
-	tty4   = "\x1b[90m[Nov 29 00:33:58]\x1b[0m \x1b[31mERROR\x1b[0m \x1b[36mmain:\x1b[0m Couldn't fetch bundle: HTTP Error, got status code 404 \x1b[36mapi_id=\x1b[0mapi1"
+	tty4   = "\x1b[90m[Nov 29 00:33:58]\x1b[0m \x1b[31mERROR\x1b[0m \x1b[36mmain:\x1b[0m Couldn't " +
+		"fetch bundle: HTTP Error, got status code 404 \x1b[36mapi_id=\x1b[0mapi1"
 	verify = `time="Nov 29 00:33:58" level=info msg="----> Bundle verification failed: a.zip" prefix=main`
 	fine   = `time="Nov 29 00:33:58" level=info msg="Loading API" api_id=api1`
 )
@@ -38,22 +39,32 @@ func TestReadPluginLog(t *testing.T) {
 		entries int
 		want    string // kinds and what they name
 	}{
-		"up to 5.13":           {old5, 1, "plugin_already_loaded AddFooBarHeader /mw/bundles/1a/plugin.so  "},
-		"5.14":                 {new514, 1, "plugin_not_loaded Auth /mw/plugin.so  "},
-		"JSON":                 {json5, 1, "plugin_not_found Auth /mw/p.so  "},
-		"JSON after a prefix":  {"Nov 29 gw1 tyk[812]: " + json5, 1, "plugin_not_found Auth /mw/p.so  "},
-		"terminal":             {tty4, 1, "bundle_not_fetched    api1"},
-		"verification":         {verify, 1, "bundle_not_verified   a.zip "},
-		"fine":                 {fine, 1, ""},
-		"twice":                {old5 + "\n" + strings.Replace(old5, "00:33:58", "00:34:00", 1), 2, "plugin_already_loaded AddFooBarHeader /mw/bundles/1a/plugin.so  "},
-		"of another program":   {"panic: plugin already loaded\nCould not load Go-plugin\n", 0, ""},
-		"quoted in a field":    {`time="Nov 29 00:33:58" level=info msg="GET /x" path="Could not load Go-plugin"`, 1, ""},
-		"nothing":              {"", 0, ""},
-		"a very long line":     {strings.Repeat("x", 300_000) + "\n" + old5, 1, "plugin_already_loaded AddFooBarHeader /mw/bundles/1a/plugin.so  "},
-		"a second bundle":      {`time="Nov 29 00:33:58" level=error msg="Couldn't load bundle" error="Couldn't merge bundle \"b.zip\": two auth_check"`, 1, "bundle_not_loaded    "},
-		"response, file gone":  {`time="x" level=error message="Could not load Go-plugin. File was not found" error="plugin file not found" mwPath=/p.so`, 1, "plugin_not_found  /p.so  "},
-		"manifest not JSON":    {`time="x" level=info msg="----> Couldn't unmarshal the manifest file for bundle: a.zip"`, 1, "bundle_not_loaded   a.zip "},
-		"downloader is turned": {`time="x" level=warning msg="Bundle downloader is disabled." prefix=main`, 1, "bundle_not_fetched    "},
+		"up to 5.13": {old5, 1,
+			"plugin_already_loaded AddFooBarHeader /mw/bundles/1a/plugin.so  "},
+		"5.14":                {new514, 1, "plugin_not_loaded Auth /mw/plugin.so  "},
+		"JSON":                {json5, 1, "plugin_not_found Auth /mw/p.so  "},
+		"JSON after a prefix": {"Nov 29 gw1 tyk[812]: " + json5, 1, "plugin_not_found Auth /mw/p.so  "},
+		"terminal":            {tty4, 1, "bundle_not_fetched    api1"},
+		"verification":        {verify, 1, "bundle_not_verified   a.zip "},
+		"fine":                {fine, 1, ""},
+		"twice": {old5 + "\n" + strings.Replace(old5, "00:33:58", "00:34:00", 1), 2,
+			"plugin_already_loaded AddFooBarHeader /mw/bundles/1a/plugin.so  "},
+		"of another program": {"panic: plugin already loaded\nCould not load Go-plugin\n", 0, ""},
+		"quoted in a field": {
+			`time="Nov 29 00:33:58" level=info msg="GET /x" path="Could not load Go-plugin"`, 1, ""},
+		"nothing": {"", 0, ""},
+		"a very long line": {strings.Repeat("x", 300_000) + "\n" + old5, 1,
+			"plugin_already_loaded AddFooBarHeader /mw/bundles/1a/plugin.so  "},
+		"a second bundle": {
+			`time="Nov 29 00:33:58" level=error msg="Couldn't load bundle" error="Couldn't merge bundle \"b.zip\": two auth_check"`, 1, "bundle_not_loaded    "},
+		"response, file gone": {
+			`time="x" level=error message="Could not load Go-plugin. File was not found" error="plugin file not found" mwPath=/p.so`, 1, "plugin_not_found  /p.so  "},
+		"manifest not JSON": {
+			`time="x" level=info msg="----> Couldn't unmarshal the manifest file for bundle: a.zip"`, 1,
+			"bundle_not_loaded   a.zip "},
+		"downloader is turned": {
+			`time="x" level=warning msg="Bundle downloader is disabled." prefix=main`, 1,
+			"bundle_not_fetched    "},
 	} {
 		l, err := health.ReadPluginLog(strings.NewReader(c.log))
 		var got []string
@@ -70,7 +81,8 @@ func TestReadPluginLog(t *testing.T) {
 }
 
 func FuzzReadPluginLog(f *testing.F) {
-	for _, s := range []string{old5, new514, json5, tty4, verify, fine, `{"level":"x","msg":{"a":[1]}}`} {
+	for _, s := range []string{old5, new514, json5, tty4, verify, fine,
+		`{"level":"x","msg":{"a":[1]}}`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, log string) {
@@ -129,16 +141,22 @@ func TestPluginsLoaded(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(zip) }))
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				_,
+					_ = w.Write(zip)
+			}))
 			t.Cleanup(server.Close)
 			apps := filepath.Join(dir, "apps")
 			if err := os.Mkdir(apps, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(apps, "a.json"), []byte(`{"api_id":"a","custom_middleware_bundle":"a.zip","proxy":{"listen_path":"/"}}`), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(apps, "a.json"),
+				[]byte(`{"api_id":"a","custom_middleware_bundle":"a.zip","proxy":{"listen_path":"/"}}`),
+				0o600); err != nil {
 				t.Fatal(err)
 			}
-			if r := check("nothing yet", health.LogFile(local, path, size)); r.Status == health.Pass || r.Findings[0].Status != health.Unknown {
+			if r := check("nothing yet", health.LogFile(local, path, size)); r.Status == health.Pass ||
+				r.Findings[0].Status != health.Unknown {
 				t.Errorf("%s %s, not started: %+v", version, format, r.Findings)
 			}
 			stub := tyk.NewAPIs(tyk.Options{Version: version, CheckEvery: 1}, tyk.Conf{
@@ -149,12 +167,15 @@ func TestPluginsLoaded(t *testing.T) {
 			if r := check("loaded", health.LogFile(local, path, size)); r.Findings[0].Status != health.Pass {
 				t.Errorf("%s %s: %+v", version, format, r.Findings)
 			}
-			if r := check("the whole file has an old fault", health.LogFile(local, path, 0)); r.Status != health.Fail {
+			if r := check("the whole file has an old fault", health.LogFile(local, path,
+				0)); r.Status != health.Fail {
 				t.Errorf("%s %s: %+v", version, format, r)
 			}
 			stub.Restart("5.3.9")
 			r := check("another release", health.LogFile(local, path, size))
-			if r.Status != health.Fail || !errors.Is(r.Err, health.ErrUnhealthy) || !strings.Contains(r.Error, "AddFooBarHeader") || !strings.Contains(r.Error, "different version of package") {
+			if r.Status != health.Fail || !errors.Is(r.Err, health.ErrUnhealthy) ||
+				!strings.Contains(r.Error, "AddFooBarHeader") || !strings.Contains(r.Error,
+				"different version of package") {
 				t.Errorf("%s %s: %+v", version, format, r)
 			}
 			r = check("no file", health.LogFile(local, path+".none", 0))

@@ -57,7 +57,8 @@ type Event struct {
 }
 
 func (p Policy) withDefaults() (Policy, error) {
-	if p.SuccessThreshold < 0 || p.FailureThreshold < 0 || p.Concurrency < 0 || p.For < 0 || p.Startup < 0 || p.Deadline < 0 ||
+	if p.SuccessThreshold < 0 || p.FailureThreshold < 0 || p.Concurrency < 0 || p.For < 0 ||
+		p.Startup < 0 || p.Deadline < 0 ||
 		p.Interval < 0 || p.MaxInterval < 0 || p.TryTimeout < 0 {
 		return p, errors.New("check policy: a number or duration is negative")
 	}
@@ -78,9 +79,11 @@ func (p Policy) withDefaults() (Policy, error) {
 	}
 	switch {
 	case p.MaxInterval < p.Interval:
-		return p, fmt.Errorf("check policy: MaxInterval %v is shorter than Interval %v", p.MaxInterval, p.Interval)
+		return p, fmt.Errorf("check policy: MaxInterval %v is shorter than Interval %v", p.MaxInterval,
+			p.Interval)
 	case p.For >= p.Deadline:
-		return p, fmt.Errorf("check policy: passes over %v do not fit into a deadline of %v", p.For, p.Deadline)
+		return p, fmt.Errorf("check policy: passes over %v do not fit into a deadline of %v", p.For,
+			p.Deadline)
 	}
 	if p.Log == nil {
 		p.Log = slog.New(slog.DiscardHandler)

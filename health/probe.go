@@ -47,10 +47,12 @@ type Probe struct {
 	// password in it are used for basic authentication.
 	URL string
 
-	Want    *semver.Version // the expected version; nil: any
-	Ready   string          // gateway: its readiness path, "/ready" if empty (readiness_check_endpoint_name)
-	MaxAge  time.Duration   // gateway: how old its own checks may be; 0: a minute. Raise it with liveness_check.check_duration
-	Timeout time.Duration   // of one try, and again of its Checks; 0: DefaultTimeout
+	Want *semver.Version // the expected version; nil: any
+	// gateway: its readiness path, "/ready" if empty (readiness_check_endpoint_name)
+	Ready string
+	// gateway: how old its own checks may be; 0: a minute. Raise it with liveness_check.check_duration
+	MaxAge  time.Duration
+	Timeout time.Duration // of one try, and again of its Checks; 0: DefaultTimeout
 
 	Method   string // plugin and HTTP; empty: GET
 	Body     []byte // plugin and HTTP
@@ -172,12 +174,14 @@ func (p Probe) validate() error {
 		return newError(p.name(), "", fmt.Errorf("%w: %w", ErrInvalid, err), hint, false)
 	}
 	switch {
-	case defaults[p.Kind].port == "" && p.Kind != KindPlugin && p.Kind != KindHTTP && p.Kind != KindTCP:
+	case defaults[p.Kind].port == "" && p.Kind != KindPlugin && p.Kind != KindHTTP &&
+		p.Kind != KindTCP:
 		return fail(fmt.Errorf("unknown kind %q", p.Kind), "make probes with their constructors")
 	case err != nil:
 		return fail(err, "want http://host:port/path")
 	case p.Kind == KindPlugin && p.Expect.empty():
-		return fail(errors.New("nothing is expected that shows the plugin at work"), "expect the status, a header or a body that it brings about")
+		return fail(errors.New("nothing is expected that shows the plugin at work"),
+			"expect the status, a header or a body that it brings about")
 	case p.Ready != "" && !strings.HasPrefix(p.Ready, "/"):
 		return fail(fmt.Errorf("readiness path %q does not begin with a slash", p.Ready), "")
 	case p.Timeout < 0 || p.MaxAge < 0:

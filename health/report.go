@@ -37,10 +37,12 @@ func (w *waiter) report() Report {
 			if u, err := t.probe.target(); err == nil {
 				t.last.URL = shown(u)
 			}
-			t.last.fail(Unknown, fmt.Errorf("%w: the time was up before its turn", ErrNotYetKnown), "allow more time or concurrency")
+			t.last.fail(Unknown, fmt.Errorf("%w: the time was up before its turn", ErrNotYetKnown),
+				"allow more time or concurrency")
 		}
 		r.Status = worst(r.Status, t.last.Status)
-		r.Probes = append(r.Probes, ProbeReport{Result: t.last, Tries: t.tries, Passes: t.passes, LastError: t.lastErr})
+		r.Probes = append(r.Probes, ProbeReport{Result: t.last, Tries: t.tries, Passes: t.passes,
+			LastError: t.lastErr})
 	}
 	return r
 }
@@ -72,10 +74,13 @@ func (r Report) WriteHealth(w io.Writer) error {
 		Description string             `json:"description"`
 		Checks      map[string][]check `json:"checks"`
 		Notes       []string           `json:"notes,omitempty"`
-	}{Status: known(r.Status), Description: "Tyk stack as seen by tykupgrade", Checks: map[string][]check{}}
+	}{Status: known(r.Status), Description: "Tyk stack as seen by tykupgrade",
+		Checks: map[string][]check{}}
 	for _, p := range r.Probes {
-		c := check{ComponentType: "component", ObservedValue: float64(p.Latency.Microseconds()) / 1000, ObservedUnit: "ms",
-			Status: known(p.Status), Time: p.Time.UTC().Format(time.RFC3339), Version: p.Version, NotCovered: p.NotCovered}
+		c := check{ComponentType: "component", ObservedValue: float64(p.Latency.Microseconds()) / 1000,
+			ObservedUnit: "ms",
+			Status:       known(p.Status), Time: p.Time.UTC().Format(time.RFC3339), Version: p.Version,
+			NotCovered: p.NotCovered}
 		if p.Status != Pass {
 			c.Output = string(p.Status) + ": " + p.Error
 		}
@@ -102,7 +107,8 @@ func known(s Status) Status {
 func (r Report) Rows() [][]string {
 	rows := [][]string{{"PROBE", "STATUS", "VERSION", "LATENCY", "TRIES", "REMARK"}}
 	for _, p := range r.Probes {
-		rows = append(rows, []string{p.Probe, string(p.Status), dash(p.Version), p.Latency.Round(100 * time.Microsecond).String(),
+		rows = append(rows, []string{p.Probe, string(p.Status), dash(p.Version),
+			p.Latency.Round(100 * time.Microsecond).String(),
 			strconv.Itoa(p.Tries), p.remark()})
 	}
 	return rows
@@ -148,7 +154,8 @@ const PrometheusType = "text/plain; version=0.0.4; charset=utf-8"
 // WritePrometheus writes the report in Prometheus' text exposition format.
 func (r Report) WritePrometheus(w io.Writer) error {
 	var b strings.Builder
-	family := func(name, help string, each func(p ProbeReport, sample func(labels []string, value float64))) {
+	family := func(name, help string, each func(p ProbeReport, sample func(labels []string,
+		value float64))) {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n", name, help, name)
 		for _, p := range r.Probes {
 			each(p, func(labels []string, value float64) {
@@ -171,35 +178,47 @@ func (r Report) WritePrometheus(w io.Writer) error {
 		}
 		return 0
 	}
-	family("tyk_probe_success", "Whether the probe passed.", func(p ProbeReport, s sample) { s(nil, truth(p.Status == Pass)) })
+	family("tyk_probe_success", "Whether the probe passed.", func(p ProbeReport, s sample) {
+		s(nil,
+			truth(p.Status == Pass))
+	})
 	family("tyk_probe_status", "1 for the state the probe is in.", func(p ProbeReport, s sample) {
 		for _, state := range []Status{Pass, Warn, Unknown, Fail} {
 			s([]string{"status", string(state)}, truth(p.Status == state))
 		}
 	})
-	family("tyk_probe_component_up", "Whether the program says that it reaches what it depends on.", func(p ProbeReport, s sample) {
-		seen := map[string]float64{}
-		var names []string
-		for _, c := range p.Components {
-			if _, ok := seen[c.Name]; !ok {
-				names = append(names, c.Name)
-				seen[c.Name] = 1
+	family("tyk_probe_component_up", "Whether the program says that it reaches what it depends on.",
+		func(p ProbeReport, s sample) {
+			seen := map[string]float64{}
+			var names []string
+			for _, c := range p.Components {
+				if _, ok := seen[c.Name]; !ok {
+					names = append(names, c.Name)
+					seen[c.Name] = 1
+				}
+				seen[c.Name] = min(seen[c.Name], truth(c.Status == Pass))
 			}
-			seen[c.Name] = min(seen[c.Name], truth(c.Status == Pass))
-		}
-		slices.Sort(names)
-		for _, n := range names {
-			s([]string{"component", n}, seen[n])
-		}
-	})
-	family("tyk_probe_version_info", "The version that answered, as a label.", func(p ProbeReport, s sample) {
+			slices.Sort(names)
+			for _, n := range names {
+				s([]string{"component", n}, seen[n])
+			}
+		})
+	family("tyk_probe_version_info", "The version that answered, as a label.", func(p ProbeReport,
+		s sample) {
 		if p.Version != "" {
 			s([]string{"version", p.Version}, 1)
 		}
 	})
-	family("tyk_probe_latency_seconds", "Duration of the last try.", func(p ProbeReport, s sample) { s(nil, p.Latency.Seconds()) })
-	family("tyk_probe_tries", "Tries made for the report.", func(p ProbeReport, s sample) { s(nil, float64(p.Tries)) })
-	family("tyk_probe_time_seconds", "Start of the last try, Unix time.", func(p ProbeReport, s sample) {
+	family("tyk_probe_latency_seconds", "Duration of the last try.", func(p ProbeReport,
+		s sample) {
+		s(nil, p.Latency.Seconds())
+	})
+	family("tyk_probe_tries", "Tries made for the report.", func(p ProbeReport, s sample) {
+		s(nil,
+			float64(p.Tries))
+	})
+	family("tyk_probe_time_seconds", "Start of the last try, Unix time.", func(p ProbeReport,
+		s sample) {
 		s(nil, float64(p.Time.UnixMilli())/1000)
 	})
 	_, err := io.WriteString(w, b.String())

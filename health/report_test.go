@@ -45,19 +45,24 @@ func golden(t *testing.T, name string, got []byte) {
 func report(t *testing.T) health.Report {
 	at := time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC)
 	mux := http.NewServeMux()
-	mux.Handle("good/", recorded{"/hello": {200, `{"status":"pass","version":"v5.2.5","details":{` + redis("pass", "") + `}}`}})
-	mux.Handle("warn/", recorded{"/hello": {200, `{"status":"warn","version":"5.2.5","details":{` + redis("pass", "") +
+	mux.Handle("good/", recorded{"/hello": {200, `{"status":"pass","version":"v5.2.5","details":{` +
+		redis("pass", "") + `}}`}})
+	mux.Handle("warn/", recorded{"/hello": {200, `{"status":"warn","version":"5.2.5","details":{` +
+		redis("pass", "") +
 		`,"dashboard":{"status":"fail","output":"dial \"tcp\": refused\\","componentType":"system","time":"2026-11-23T06:00:00Z"}}}`}})
 	mux.Handle("early/", recorded{"/hello": {200, `{"status":"pass","version":"5.2.5"}`}})
-	mux.Handle("old/", recorded{"/hello": {200, `{"status":"pass","version":"v4.0.8","details":{` + redis("pass", "") + `}}`}})
+	mux.Handle("old/", recorded{"/hello": {200, `{"status":"pass","version":"v4.0.8","details":{` +
+		redis("pass", "") + `}}`}})
 	want := version(t, "5.2.5")
 	quoted := health.Pump("pump")
 	quoted.Name = "pump \"a\\b\""
-	quoted.Checks = []health.Check{{Name: "package", Run: func(context.Context) (health.Finding, error) {
+	quoted.Checks = []health.Check{{Name: "package", Run: func(context.Context) (health.Finding,
+		error) {
 		return health.Finding{Version: "1.9.0", Output: "installed"}, nil
 	}}}
 	mux.Handle("pump/", recorded{"/health": {200, `{"status": "ok"}`}})
-	r, err := health.Once(t.Context(), health.Policy{Client: client(mux)}, health.Gateway("http://good", want), health.Gateway("http://warn", want),
+	r, err := health.Once(t.Context(), health.Policy{Client: client(mux)},
+		health.Gateway("http://good", want), health.Gateway("http://warn", want),
 		health.Gateway("http://early", want), health.Gateway("http://old", want), quoted)
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +82,8 @@ func TestReportFormats(t *testing.T) {
 		t.Errorf("overall %s", r.Status)
 	}
 	for name, write := range map[string]func(io.Writer) error{
-		"report.json": r.WriteJSON, "report.health.json": r.WriteHealth, "report.txt": r.WriteTable, "report.prom": r.WritePrometheus,
+		"report.json": r.WriteJSON, "report.health.json": r.WriteHealth, "report.txt": r.WriteTable,
+		"report.prom": r.WritePrometheus,
 	} {
 		var b bytes.Buffer
 		if err := write(&b); err != nil {
@@ -118,7 +124,8 @@ func TestPrometheusGrammar(t *testing.T) {
 	if err := report(t).WritePrometheus(&b); err != nil {
 		t.Fatal(err)
 	}
-	sample := regexp.MustCompile(`^([a-z_]+)\{[a-z]+="(?:[^"\\\n]|\\[\\"n])*"(?:,[a-z]+="(?:[^"\\\n]|\\[\\"n])*")*\} [0-9.e+-]+$`)
+	sample := regexp.MustCompile(
+		`^([a-z_]+)\{[a-z]+="(?:[^"\\\n]|\\[\\"n])*"(?:,[a-z]+="(?:[^"\\\n]|\\[\\"n])*")*\} [0-9.e+-]+$`)
 	family, seen := "", map[string]bool{}
 	for line := range strings.Lines(b.String()) {
 		line = strings.TrimSuffix(line, "\n")
@@ -160,12 +167,14 @@ func TestHandler(t *testing.T) {
 		h := health.Handler(func(context.Context) (health.Report, error) {
 			made++
 			time.Sleep(time.Second)
-			return health.Report{Status: status, Probes: []health.ProbeReport{{Result: health.Result{Probe: "p", Status: status}}}}, nil
+			return health.Report{Status: status, Probes: []health.ProbeReport{
+				{Result: health.Result{Probe: "p", Status: status}}}}, nil
 		}, health.HandlerOptions{MaxAge: 10 * time.Second})
 		var all sync.WaitGroup
 		for range 20 {
 			all.Go(func() {
-				if res := get(h, "/"); res.StatusCode != 200 || res.Header.Get("Content-Type") != health.MediaType {
+				if res := get(h, "/"); res.StatusCode != 200 ||
+					res.Header.Get("Content-Type") != health.MediaType {
 					t.Errorf("HTTP %d, %s", res.StatusCode, res.Header.Get("Content-Type"))
 				}
 			})
@@ -175,21 +184,25 @@ func TestHandler(t *testing.T) {
 		if res := get(h, "/"); made != 1 || res.Header.Get("Cache-Control") != "max-age=5" {
 			t.Errorf("made %d times, %s", made, res.Header.Get("Cache-Control"))
 		}
-		for s, code := range map[health.Status]int{health.Warn: 200, health.Unknown: 503, health.Fail: 503} {
+		for s, code := range map[health.Status]int{health.Warn: 200, health.Unknown: 503,
+			health.Fail: 503} {
 			time.Sleep(11 * time.Second)
 			status = s
 			if res := get(h, "/"); res.StatusCode != code {
 				t.Errorf("%s: HTTP %d, want %d", s, res.StatusCode, code)
 			}
-			for _, prom := range []*http.Response{get(h, "/?format=prometheus"), get(h, "/", "Accept", "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"),
+			for _, prom := range []*http.Response{get(h, "/?format=prometheus"), get(h, "/", "Accept",
+				"text/plain;version=0.0.4;q=0.5,*/*;q=0.1"),
 				// What Prometheus 2 sends.
-				get(h, "/", "Accept", "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2")} {
+				get(h, "/", "Accept",
+					"application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2")} {
 				if prom.StatusCode != 200 || prom.Header.Get("Content-Type") != health.PrometheusType {
 					t.Errorf("%s as Prometheus: HTTP %d", s, prom.StatusCode)
 				}
 			}
 		}
-		for target, code := range map[string]int{"/?format=json": 503, "/?format=table": 503, "/?format=yaml": 400} {
+		for target, code := range map[string]int{"/?format=json": 503, "/?format=table": 503,
+			"/?format=yaml": 400} {
 			status = health.Fail
 			time.Sleep(11 * time.Second)
 			if res := get(h, target); res.StatusCode != code {
@@ -226,7 +239,8 @@ func TestHandlerWhereTheReportIsLateOrFails(t *testing.T) {
 		res := get(h, "/")
 		body, _ := io.ReadAll(res.Body)
 		d, err := health.Parse(body)
-		if res.StatusCode != 503 || time.Since(start) != 3*time.Second || err != nil || d.Output != "unknown: no report within 3s" {
+		if res.StatusCode != 503 || time.Since(start) != 3*time.Second || err != nil ||
+			d.Output != "unknown: no report within 3s" {
 			t.Errorf("late: HTTP %d after %v: %s", res.StatusCode, time.Since(start), body)
 		}
 		if res := get(h, "/?format=prometheus"); res.StatusCode != 200 {
@@ -235,7 +249,8 @@ func TestHandlerWhereTheReportIsLateOrFails(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		quick.Store(true)
 		res = get(h, "/")
-		if body, _ := io.ReadAll(res.Body); res.StatusCode != 503 || bytes.Contains(body, []byte("\x1b")) || !bytes.Contains(body, []byte("policy")) {
+		if body, _ := io.ReadAll(res.Body); res.StatusCode != 503 || bytes.Contains(body,
+			[]byte("\x1b")) || !bytes.Contains(body, []byte("policy")) {
 			t.Errorf("failed: HTTP %d %q", res.StatusCode, body)
 		}
 		// Whoever asked first may go away; the report is made all the same.

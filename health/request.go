@@ -30,7 +30,8 @@ type response struct {
 func (t *attempt) fetch(ctx context.Context, u *url.URL) (*response, error) {
 	plain := *u
 	plain.User = nil
-	req, err := http.NewRequestWithContext(ctx, t.p.method(), plain.String(), bytes.NewReader(t.p.Body))
+	req, err := http.NewRequestWithContext(ctx, t.p.method(), plain.String(),
+		bytes.NewReader(t.p.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +83,8 @@ func (a *response) wantsTLS() bool {
 	return a.code == http.StatusBadRequest && plainToTLS.Match(a.body)
 }
 
-var plainToTLS = regexp.MustCompile(`(?i)HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL-enabled`)
+var plainToTLS = regexp.MustCompile(
+	`(?i)HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL-enabled`)
 
 const useHTTPS = "use https:// for this port"
 
@@ -111,7 +113,8 @@ func (t *attempt) alive(ctx context.Context, r *Result) {
 	}
 	r.NotCovered = []string{"more than liveness: the endpoint does not look at " + what}
 	a, err := t.fetch(ctx, t.u)
-	if err == nil && a.code == http.StatusNotFound && t.p.Kind == KindDashboard && t.u.Path == defaults[KindDashboard].path {
+	if err == nil && a.code == http.StatusNotFound && t.p.Kind == KindDashboard &&
+		t.u.Path == defaults[KindDashboard].path {
 		// The dashboard's configuration reference names /health as the
 		// default, its procedures /hello.
 		u := *t.u
@@ -139,7 +142,8 @@ func (t *attempt) alive(ctx context.Context, r *Result) {
 	r.setVersion(d.Version)
 	r.Status = Pass
 	if d.Status != Pass {
-		r.fail(d.Status, fmt.Errorf("%w: status %s%s", ErrUnhealthy, d.Status, after(": ", d.Output)), "look at its log")
+		r.fail(d.Status, fmt.Errorf("%w: status %s%s", ErrUnhealthy, d.Status, after(": ", d.Output)),
+			"look at its log")
 	}
 	if err := t.wrongVersion(d.Version); err != nil {
 		r.fail(Fail, err, versionHint)
@@ -212,7 +216,8 @@ func (t *attempt) request(ctx context.Context, r *Result) {
 	var hint string
 	if t.p.Kind == KindPlugin {
 		r.NotCovered = []string{"other APIs and plugins than this one"}
-		hint = "search the gateway's log for \"Could not load Go-plugin\", \"plugin file not found\" and \"Couldn't load bundle\""
+		hint = "search the gateway's log for \"Could not load Go-plugin\", \"plugin file not found\" " +
+			"and \"Couldn't load bundle\""
 	}
 	if a.wantsTLS() {
 		r.fail(Fail, a.describe(), useHTTPS)

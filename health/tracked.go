@@ -68,11 +68,13 @@ func (t *tracked) seen(r Result) Result {
 	if limit == 0 {
 		limit = defaultMaxAge
 	}
-	if r.fresh == nil || !errors.Is(r.Err, ErrStale) || t.advanced.IsZero() || time.Since(t.advanced) > limit {
+	if r.fresh == nil || !errors.Is(r.Err, ErrStale) || t.advanced.IsZero() ||
+		time.Since(t.advanced) > limit {
 		return r
 	}
 	r.Status, r.Err, r.Error = r.fresh.Status, r.fresh.Err, r.fresh.Error
-	r.NotCovered = append(slices.Clip(r.NotCovered), "the age of the gateway's own check: the Date of the answer is from another clock")
+	r.NotCovered = append(slices.Clip(r.NotCovered), "the age of the gateway's own check: the Date "+
+		"of the answer is from another clock")
 	return r
 }
 
@@ -83,14 +85,17 @@ func (t *tracked) lack(p Policy) error {
 		return t.last.Err
 	}
 	if t.tries == 0 {
-		return newError(t.probe.name(), "", fmt.Errorf("%w: no try ended before the wait did", ErrNotYetKnown), "allow more time or concurrency", true)
+		return newError(t.probe.name(), "", fmt.Errorf("%w: no try ended before the wait did",
+			ErrNotYetKnown), "allow more time or concurrency", true)
 	}
-	err := fmt.Errorf("%d of %d passes in a row", min(t.passes, p.SuccessThreshold), p.SuccessThreshold)
+	err := fmt.Errorf("%d of %d passes in a row", min(t.passes, p.SuccessThreshold),
+		p.SuccessThreshold)
 	next := "allow more time"
 	switch {
 	case t.restarts > 0:
 		err = fmt.Errorf("%w; the gateway's own check went back in time %d times", err, t.restarts)
-		next = "if a load balancer is in front, probe each gateway by its own address; otherwise see why it restarts"
+		next = "if a load balancer is in front, probe each gateway by its own address; otherwise see " +
+			"why it restarts"
 	case t.repeated > 0:
 		err = fmt.Errorf("%w; the gateway's own check did not get newer in %d tries", err, t.repeated)
 		next = "allow more time than liveness_check.check_duration (ten seconds by default) for each pass"

@@ -16,7 +16,8 @@ import (
 type WaitError struct {
 	Probes int // how many there are
 	Err    error
-	Last   []error // one for each probe that lacks passes, in their order: its last result, or what its passes lack
+	// one for each probe that lacks passes, in their order: its last result, or what its passes lack
+	Last []error
 }
 
 func (e *WaitError) Error() string {
@@ -109,7 +110,8 @@ func newWaiter(p Policy, probes []Probe) (*waiter, error) {
 		}
 		name := probe.name()
 		if names[name] {
-			return nil, newError(name, "", fmt.Errorf("%w: duplicate probe name", ErrInvalid), "probe it once, or set Name", false)
+			return nil, newError(name, "", fmt.Errorf("%w: duplicate probe name", ErrInvalid),
+				"probe it once, or set Name", false)
 		}
 		names[name] = true
 		if probe.Timeout == 0 {
@@ -177,7 +179,8 @@ func (w *waiter) run(parent context.Context) (Report, error) {
 			case ended || ctx.Err() != nil:
 				w.keep(o)
 			default:
-				if err := w.take(o); err != nil || w.once && w.tried == len(w.probes) || !w.once && w.done == len(w.probes) {
+				if err := w.take(o); err != nil || w.once && w.tried == len(w.probes) || !w.once &&
+					w.done == len(w.probes) {
 					ended, reason = true, err
 					cancel(err)
 				}
@@ -249,10 +252,12 @@ func (w *waiter) take(o outcome) error {
 		heap.Push(&w.queue, t)
 	}
 	if w.p.Event != nil {
-		w.p.Event(Event{Index: o.index, Result: r, Try: t.tries, Counted: counted, Passes: t.passes, Failures: t.failures,
-			Needed: w.p.SuccessThreshold, Next: pause, Done: w.done, Of: len(w.probes)})
+		w.p.Event(Event{Index: o.index, Result: r, Try: t.tries, Counted: counted, Passes: t.passes,
+			Failures: t.failures,
+			Needed:   w.p.SuccessThreshold, Next: pause, Done: w.done, Of: len(w.probes)})
 	}
-	w.p.Log.Debug("health probe", "probe", r.Probe, "status", r.Status, "try", t.tries, "passes", t.passes, "err", r.Error)
+	w.p.Log.Debug("health probe", "probe", r.Probe, "status", r.Status, "try", t.tries, "passes",
+		t.passes, "err", r.Error)
 	if w.once {
 		return nil
 	}

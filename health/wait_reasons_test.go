@@ -20,7 +20,8 @@ import (
 func TestWaitSaysWhyItEnded(t *testing.T) {
 	t.Parallel()
 	gateway := func(every time.Duration) *healthtest.Program {
-		return healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: "5.2.5", CheckEvery: every})
+		return healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: "5.2.5",
+			CheckEvery: every})
 	}
 	for name, c := range map[string]struct {
 		handler func() http.Handler
@@ -57,7 +58,8 @@ func TestWaitSaysWhyItEnded(t *testing.T) {
 		},
 		"passes span too little": {
 			func() http.Handler { return healthtest.New(healthtest.Options{Kind: healthtest.Pump}) },
-			health.Policy{For: 29 * time.Second, Deadline: 29*time.Second + time.Millisecond, Interval: 20 * time.Second, MaxInterval: 20 * time.Second},
+			health.Policy{For: 29 * time.Second, Deadline: 29*time.Second + time.Millisecond,
+				Interval: 20 * time.Second, MaxInterval: 20 * time.Second},
 			health.Pump("pump"), []string{"2 of 2 passes", "do not span 29s"},
 		},
 	} {
@@ -97,13 +99,16 @@ func TestProxyThatRewritesDate(t *testing.T) {
 					w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
 					g.ServeHTTP(w, r)
 				})
-				report, err := health.Wait(t.Context(), health.Policy{Client: client(proxy)}, health.Gateway("gw", nil))
-				if err != nil || !strings.Contains(strings.Join(report.Probes[0].NotCovered, "; "), "another clock") {
+				report, err := health.Wait(t.Context(), health.Policy{Client: client(proxy)},
+					health.Gateway("gw", nil))
+				if err != nil || !strings.Contains(strings.Join(report.Probes[0].NotCovered, "; "),
+					"another clock") {
 					t.Errorf("%v; not covered: %q", err, report.Probes[0].NotCovered)
 				}
 				g.SetWedged(true)
 				time.Sleep(2 * time.Minute)
-				if _, err := health.Wait(t.Context(), health.Policy{Client: client(proxy), Deadline: time.Minute}, health.Gateway("gw", nil)); err == nil {
+				if _, err := health.Wait(t.Context(), health.Policy{Client: client(proxy),
+					Deadline: time.Minute}, health.Gateway("gw", nil)); err == nil {
 					t.Error("a wedged gateway passed behind that proxy")
 				}
 			})
@@ -114,29 +119,35 @@ func TestProxyThatRewritesDate(t *testing.T) {
 // Behind a proxy a gateway has all its endpoints under one prefix.
 func TestReadyUnderThePrefix(t *testing.T) {
 	t.Parallel()
-	g := healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: "5.14.0", CheckEvery: time.Millisecond})
+	g := healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: "5.14.0",
+		CheckEvery: time.Millisecond})
 	mux := http.NewServeMux()
 	mux.Handle("/eu/", http.StripPrefix("/eu", g))
 	mux.HandleFunc("/", http.NotFound)
-	for _, c := range []struct{ path, ready string }{{"/eu/hello", ""}, {"/eu/hello", "/ready"}, {"/eu/hello", "/eu/ready"}} {
+	for _, c := range []struct{ path, ready string }{{"/eu/hello", ""}, {"/eu/hello", "/ready"},
+		{"/eu/hello", "/eu/ready"}} {
 		p := health.Gateway("http://gw"+c.path, nil)
 		p.Ready = c.ready
 		time.Sleep(2 * time.Millisecond)
-		if r := p.Check(t.Context(), client(mux)); r.Status != health.Pass || r.Readiness != health.Ready {
+		if r := p.Check(t.Context(), client(mux)); r.Status != health.Pass ||
+			r.Readiness != health.Ready {
 			t.Errorf("%+v: %s, readiness %s: %v", c, r.Status, r.Readiness, r.Err)
 		}
 	}
 	g.SetStopping(true)
-	if r := health.Gateway("http://gw/eu/hello", nil).Check(t.Context(), client(mux)); !errors.Is(r.Err, health.ErrNotReady) {
+	if r := health.Gateway("http://gw/eu/hello", nil).Check(t.Context(), client(mux)); !errors.Is(
+		r.Err, health.ErrNotReady) {
 		t.Errorf("it shuts down, but: %v", r.Err)
 	}
 	// health_check_endpoint_name may hold a slash itself.
-	named := healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: "5.14.0", CheckEvery: time.Millisecond, HelloPath: "/health/check"})
+	named := healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: "5.14.0",
+		CheckEvery: time.Millisecond, HelloPath: "/health/check"})
 	mux = http.NewServeMux()
 	mux.Handle("/health/check", named)
 	mux.Handle("/ready", named)
 	time.Sleep(2 * time.Millisecond)
-	if r := health.Gateway("http://gw/health/check", nil).Check(t.Context(), client(mux)); r.Readiness != health.Ready {
+	if r := health.Gateway("http://gw/health/check", nil).Check(t.Context(),
+		client(mux)); r.Readiness != health.Ready {
 		t.Errorf("readiness %s: %v", r.Readiness, r.Err)
 	}
 }
@@ -149,17 +160,21 @@ func TestAnswersOfSomethingElse(t *testing.T) {
 	t.Cleanup(tls.Close)
 	plain := strings.Replace(tls.URL, "https://", "http://", 1)
 	for name, p := range map[string]health.Probe{
-		"gateway": health.Gateway(plain, nil), "pump": health.Pump(plain), "dashboard": health.Dashboard(plain),
-		"plugin": health.Plugin(plain+"/api", health.Expect{Status: 400}), "http": health.HTTP(plain, health.Expect{Status: 400}),
+		"gateway": health.Gateway(plain, nil), "pump": health.Pump(plain),
+		"dashboard": health.Dashboard(plain),
+		"plugin":    health.Plugin(plain+"/api", health.Expect{Status: 400}), "http": health.HTTP(plain,
+			health.Expect{Status: 400}),
 	} {
 		r := p.Check(t.Context(), nil)
 		var own *health.Error
-		if !errors.Is(r.Err, health.ErrUnexpected) || !errors.As(r.Err, &own) || !strings.Contains(own.Hint(), "https://") || own.Kind != health.ErrUnexpected {
+		if !errors.Is(r.Err, health.ErrUnexpected) || !errors.As(r.Err, &own) ||
+			!strings.Contains(own.Hint(), "https://") || own.Kind != health.ErrUnexpected {
 			t.Errorf("%s over plain HTTP to a TLS port: %v", name, r.Err)
 		}
 	}
 	for _, body := range []string{"[1]", `"pass"`, "null", "true", "12"} {
-		if _, err := health.Parse([]byte(body)); !errors.Is(err, health.ErrMalformed) || !strings.Contains(err.Error(), "not an object") {
+		if _, err := health.Parse([]byte(body)); !errors.Is(err, health.ErrMalformed) ||
+			!strings.Contains(err.Error(), "not an object") {
 			t.Errorf("Parse(%s): %v", body, err)
 		}
 		if !json.Valid([]byte(body)) {
@@ -187,13 +202,15 @@ func TestStartupForgivesTLS(t *testing.T) {
 		}
 		return c.Transport.RoundTrip(r)
 	})
-	policy := health.Policy{Client: &http.Client{Transport: swap}, Startup: time.Minute, Interval: time.Millisecond, MaxInterval: time.Millisecond}
+	policy := health.Policy{Client: &http.Client{Transport: swap}, Startup: time.Minute,
+		Interval: time.Millisecond, MaxInterval: time.Millisecond}
 	if _, err := health.Wait(t.Context(), policy, health.Pump(good.URL)); err != nil {
 		t.Errorf("within Startup: %v", err)
 	}
 	tries.Store(-1000)
 	policy.Startup = 0
-	if _, err := health.Wait(t.Context(), policy, health.Pump(good.URL)); err == nil || errors.Is(err, health.ErrDeadline) {
+	if _, err := health.Wait(t.Context(), policy, health.Pump(good.URL)); err == nil ||
+		errors.Is(err, health.ErrDeadline) {
 		t.Errorf("after Startup: %v", err)
 	}
 }
@@ -205,7 +222,8 @@ func TestLookupIsNamedAsTheCause(t *testing.T) {
 	p.Timeout = 3 * time.Second
 	r := p.Check(t.Context(), nil)
 	var own *health.Error
-	if !errors.Is(r.Err, health.ErrLookup) || !errors.As(r.Err, &own) || !own.Retryable() || !strings.Contains(own.Hint(), "name servers") {
+	if !errors.Is(r.Err, health.ErrLookup) || !errors.As(r.Err, &own) || !own.Retryable() ||
+		!strings.Contains(own.Hint(), "name servers") {
 		t.Errorf("%v", r.Err)
 	}
 }

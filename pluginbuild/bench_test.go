@@ -35,7 +35,8 @@ func BenchmarkCheckModule(b *testing.B) {
 	gateway := "module " + pluginbuild.Module + "\n\ngo 1.19\n\n" + requires.String()
 	b.ReportAllocs()
 	for b.Loop() {
-		findings, err := pluginbuild.CheckModule(src, r, pluginbuild.CheckOptions{GatewayMod: strings.NewReader(gateway)})
+		findings, err := pluginbuild.CheckModule(src, r, pluginbuild.CheckOptions{
+			GatewayMod: strings.NewReader(gateway)})
 		if err != nil || summary(findings) != "info hook" {
 			b.Fatal(findings, err)
 		}

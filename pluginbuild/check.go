@@ -79,7 +79,10 @@ func CheckModule(src fs.FS, r Release, o CheckOptions) ([]Finding, error) {
 	c.files()
 	c.goMod()
 	c.packages()
-	slices.SortStableFunc(c.findings, func(a, b Finding) int { return rank(b.Severity) - rank(a.Severity) })
+	slices.SortStableFunc(c.findings, func(a, b Finding) int {
+		return rank(b.Severity) - rank(
+			a.Severity)
+	})
 	return c.findings, nil
 }
 
@@ -102,7 +105,8 @@ type checker struct {
 }
 
 func (c *checker) add(s Severity, code, where, remedy, format string, a ...any) *Finding {
-	c.findings = append(c.findings, Finding{Severity: s, Code: code, Where: where, Remedy: remedy, Message: fmt.Sprintf(format, a...)})
+	c.findings = append(c.findings, Finding{Severity: s, Code: code, Where: where, Remedy: remedy,
+		Message: fmt.Sprintf(format, a...)})
 	return &c.findings[len(c.findings)-1]
 }
 
@@ -137,7 +141,8 @@ func (c *checker) read() error {
 			return nil
 		}
 		if base := d.Name(); name != "." {
-			if strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" || base == "vendor" {
+			if strings.HasPrefix(base, ".") || strings.HasPrefix(base, "_") || base == "testdata" ||
+				base == "vendor" {
 				return fs.SkipDir
 			}
 			if _, err := fs.Stat(c.src, path.Join(name, "go.mod")); err == nil {
@@ -152,7 +157,8 @@ func (c *checker) read() error {
 			c.dirs = append(c.dirs, pkg)
 		case err == nil || errors.As(err, &none):
 			if name == "." {
-				c.add(SeverityError, "no-source", ".", "name the directory that holds the plugin's package main",
+				c.add(SeverityError, "no-source", ".", "name the directory that holds the plugin's "+
+					"package main",
 					"no Go file here takes part in a build for linux/amd64")
 			}
 		case errors.As(err, &mixed):
@@ -199,7 +205,8 @@ func (c *checker) context() build.Context {
 	if c.r.Compiler.GopluginTag {
 		x.BuildTags = []string{"goplugin"}
 	}
-	for minor := 1; version.Compare(fmt.Sprintf("go1.%d", minor), version.Lang(c.r.goLimit())) <= 0; minor++ {
+	for minor := 1; version.Compare(fmt.Sprintf("go1.%d", minor),
+		version.Lang(c.r.goLimit())) <= 0; minor++ {
 		x.ReleaseTags = append(x.ReleaseTags, fmt.Sprintf("go1.%d", minor))
 	}
 	return x
@@ -219,7 +226,8 @@ func (c *checker) files() {
 		switch name := e.Name(); {
 		case name == backupDir:
 			if _, err := fs.Stat(c.src, path.Join(backupDir, journalName)); err == nil {
-				c.add(SeverityError, "interrupted", name, "run Prepare or Recover again, which puts the module back as it was",
+				c.add(SeverityError, "interrupted", name, "run Prepare or Recover again, which puts the "+
+					"module back as it was",
 					"an earlier Prepare was interrupted; the module may be half changed").Prepare = true
 			}
 		case strings.HasPrefix(name, ".git"):
@@ -228,18 +236,23 @@ func (c *checker) files() {
 		case strings.HasSuffix(name, ".so"):
 			so = append(so, name)
 		case name == workFile && c.r.Compiler.Mode == Workspace:
-			c.add(SeverityWarning, "go-work", name, "move it to a directory above the plugin, or let this package copy the source instead of mounting it",
-				"the compiler's script copies it in, and the go command there finds it before the workspace that the script makes, so the plugin is built without the gateway's modules")
+			c.add(SeverityWarning, "go-work", name, "move it to a directory above the plugin, or let this "+
+				"package copy the source instead of mounting it",
+				"the compiler's script copies it in, and the go command there finds it before the workspace "+
+					"that the script makes, so the plugin is built without the gateway's modules")
 		case name == "vendor" && e.IsDir():
 			hasVendor = true
 		}
 	}
 	if len(so) > 0 {
-		c.add(SeverityWarning, "stray-so", list(so), "move them away, or let this package copy the source instead of mounting it",
-			"the compiler's script copies every .so in, and from 5.2.4 on moves every .so back, owned by root")
+		c.add(SeverityWarning, "stray-so", list(so), "move them away, or let this package copy the "+
+			"source instead of mounting it",
+			"the compiler's script copies every .so in, and from 5.2.4 on moves every .so back, "+
+				"owned by root")
 	}
 	if len(dot) > 0 && c.r.Compiler.Variant != NextGen {
-		c.add(SeverityInfo, "dotfiles", list(dot), "", "files with a leading dot in the source root are not copied into the compiler")
+		c.add(SeverityInfo, "dotfiles", list(dot), "", "files with a leading dot in the source root "+
+			"are not copied into the compiler")
 	}
 	c.vendor(hasVendor)
 }
@@ -256,17 +269,22 @@ func (c *checker) vendor(has bool) {
 	case !c.r.Path().vendors():
 		if has {
 			c.add(SeverityWarning, "vendor", "vendor", "remove it, or keep it for the release that runs now",
-				"from 5.1.0 on nothing builds from the vendor directory; as it does not match go.mod any more, builds outside the compiler fail")
+				"from 5.1.0 on nothing builds from the vendor directory; as it does not match go.mod any "+
+					"more, builds outside the compiler fail")
 		}
 	case !has && c.r.Compiler.Mode == GOPATH:
 		c.add(SeverityWarning, "vendor", "vendor", "go mod vendor",
-			"there is no vendor directory; the compiler would have to make it, which needs the network and a go.mod that its old Go can read").Prepare = true
+			"there is no vendor directory; the compiler would have to make it, which needs the network "+
+				"and a go.mod that its old Go can read").Prepare = true
 	case !has:
-		c.add(SeverityError, "vendor", "vendor", "go mod vendor", "this release's compiler takes dependencies from the vendor directory, and there is none").Prepare = true
+		c.add(SeverityError, "vendor", "vendor", "go mod vendor",
+			"this release's compiler takes dependencies from the vendor directory, and there is none").
+			Prepare = true
 	default:
 		if v := c.vendored(Module); v != "" && !c.isCommit(v) {
 			c.add(SeverityError, "vendor", "vendor/modules.txt", "go mod vendor",
-				"the vendor directory holds the gateway's module at %s, which is not the commit of %s", v, c.r.Version).Prepare = true
+				"the vendor directory holds the gateway's module at %s, which is not the commit of %s", v,
+				c.r.Version).Prepare = true
 		}
 	}
 }

@@ -36,8 +36,9 @@ func CheckBundle(plugins map[string]fs.FS, r Release) ([]Finding, error) {
 		}
 		f := Finding{
 			Severity: SeverityError, Code: "same-module", Where: strings.Join(names, ", "),
-			Message: fmt.Sprintf("these plugins have the same module path %s: the gateway loads the first and answers \"plugin already loaded\" to the others", module),
-			Remedy:  "go mod edit -module=… in all but one",
+			Message: fmt.Sprintf("these plugins have the same module path %s: the gateway loads the first "+
+				"and answers \"plugin already loaded\" to the others", module),
+			Remedy: "go mod edit -module=… in all but one",
 		}
 		switch {
 		case r.Compiler.RenamesModule:
@@ -45,7 +46,8 @@ func CheckBundle(plugins map[string]fs.FS, r Release) ([]Finding, error) {
 		case r.Compiler.Mode != Workspace:
 			// GOPATH names a plugin after its build directory, from name and id.
 			f.Severity = SeverityInfo
-			f.Message = fmt.Sprintf("these plugins have the same module path %s, which does no harm before 5.1.0 as long as their file names differ", module)
+			f.Message = fmt.Sprintf("these plugins have the same module path %s, which does no harm "+
+				"before 5.1.0 as long as their file names differ", module)
 		}
 		findings = append(findings, f)
 	}

@@ -29,7 +29,8 @@ func (c *checker) goMod() {
 			"the compiler makes a go.mod, with whatever versions are newest that day")
 		return
 	case errors.Is(err, errNoGoMod):
-		c.add(SeverityError, "no-go-mod", "go.mod", "go mod init with the plugin's module path", "there is none, and this release's recipe needs it")
+		c.add(SeverityError, "no-go-mod", "go.mod", "go mod init with the plugin's module path",
+			"there is none, and this release's recipe needs it")
 		return
 	case err != nil:
 		c.add(SeverityError, "go-mod", "go.mod", "", "it cannot be read: %v", err)
@@ -51,16 +52,20 @@ func lineOf(line *modfile.Line) string {
 
 func (c *checker) modulePath(mod *modfile.File) {
 	if mod.Module == nil {
-		c.add(SeverityError, "module-path", "go.mod", "go mod edit -module=example.com/yourplugin", "it has no module line")
+		c.add(SeverityError, "module-path", "go.mod", "go mod edit -module=example.com/yourplugin",
+			"it has no module line")
 		return
 	}
 	name := mod.Module.Mod.Path
 	if first, _, _ := strings.Cut(name, "/"); !strings.Contains(first, ".") {
-		c.add(SeverityWarning, "module-path", lineOf(mod.Module.Syntax), "go mod edit -module=example.com/"+path.Base(name)+", and change the imports of its packages",
-			"the module path %q has no dot in its first element: Go reserves such paths for its own packages and looks imports of them up there", name)
+		c.add(SeverityWarning, "module-path", lineOf(mod.Module.Syntax),
+			"go mod edit -module=example.com/"+path.Base(name)+", and change the imports of its packages",
+			"the module path %q has no dot in its first element: Go reserves such paths for its own "+
+				"packages and looks imports of them up there", name)
 	}
 	if name == Module {
-		c.add(SeverityError, "module-path", lineOf(mod.Module.Syntax), "give the plugin a module path of its own", "the module path is the gateway's own")
+		c.add(SeverityError, "module-path", lineOf(mod.Module.Syntax),
+			"give the plugin a module path of its own", "the module path is the gateway's own")
 	}
 	if !c.r.Compiler.RenamesModule {
 		return
@@ -69,7 +74,8 @@ func (c *checker) modulePath(mod *modfile.File) {
 		for _, i := range pkg.Imports {
 			if strings.HasPrefix(i, name) && i != name && !strings.HasPrefix(i, name+"/") {
 				c.add(SeverityWarning, "module-prefix", pkg.Dir, "rename the plugin's module",
-					"with a plugin id the compiler's script renames module %q by text, and would corrupt the import of %q, which begins alike", name, i)
+					"with a plugin id the compiler's script renames module %q by text, and would corrupt the "+
+						"import of %q, which begins alike", name, i)
 			}
 		}
 	}
@@ -83,23 +89,27 @@ func (c *checker) goVersion(mod *modfile.File) {
 	limit := c.r.goLimit()
 	severity := SeverityError
 	if c.r.Compiler.Mode == GOPATH || c.r.Compiler.Variant == NextGen {
-		severity = SeverityWarning // the compiler deletes or changes go.mod; the source may still be too new
+		// the compiler deletes or changes go.mod; the source may still be too new
+		severity = SeverityWarning
 	}
 	if d := directive(mod); d != "" && !c.r.accepts(d) {
 		reason := "newer than the " + limit + " that the compiler is known to have"
 		if version.Compare("go"+d, limit) <= 0 {
 			reason = "written in a form that Go before 1.21 refuses"
 		}
-		c.add(severity, "go-directive", lineOf(mod.Go.Syntax), "go mod edit -go="+c.r.Go, "go %s is %s", d, reason).Prepare = true
+		c.add(severity, "go-directive", lineOf(mod.Go.Syntax), "go mod edit -go="+c.r.Go, "go %s is %s",
+			d, reason).Prepare = true
 	}
 	if mod.Toolchain != nil {
 		name := mod.Toolchain.Name
 		switch {
 		case version.Compare(limit, modernGo) < 0:
-			c.add(severity, "toolchain", lineOf(mod.Toolchain.Syntax), "go mod edit -toolchain=none", "Go before 1.21, which the compiler has, refuses toolchain lines").Prepare = true
+			c.add(severity, "toolchain", lineOf(mod.Toolchain.Syntax), "go mod edit -toolchain=none",
+				"Go before 1.21, which the compiler has, refuses toolchain lines").Prepare = true
 		case version.Compare(name, limit) > 0:
 			c.add(severity, "toolchain", lineOf(mod.Toolchain.Syntax), "go mod edit -toolchain=none",
-				"toolchain %s is newer than the %s that the compiler is known to have; a plugin built with another Go than the gateway does not load", name, limit).Prepare = true
+				"toolchain %s is newer than the %s that the compiler is known to have; a plugin built with "+
+					"another Go than the gateway does not load", name, limit).Prepare = true
 		}
 	}
 	if c.r.Compiler.Mode == GOPATH || c.r.Compiler.Variant == NextGen {
@@ -107,7 +117,8 @@ func (c *checker) goVersion(mod *modfile.File) {
 	}
 	newer := func(line *modfile.Line, verb, since string) {
 		if version.Compare(version.Lang(limit), since) < 0 {
-			c.add(SeverityError, "go-mod", lineOf(line), "remove the line for this release", "the directive %s came with %s; the compiler has %s and refuses it", verb, since, limit)
+			c.add(SeverityError, "go-mod", lineOf(line), "remove the line for this release",
+				"the directive %s came with %s; the compiler has %s and refuses it", verb, since, limit)
 		}
 	}
 	for _, x := range mod.Retract {
@@ -137,7 +148,8 @@ func (c *checker) replaces(mod *modfile.File) {
 			continue
 		case slices.Contains(stale, p):
 			c.add(SeverityError, "replace", where, "go mod edit -dropreplace="+at(p.Old, p.OldVersion),
-				"the replace of %s belongs to another release of the gateway; it would give this one's plugin other packages than the gateway has", p.Old).Prepare = true
+				"the replace of %s belongs to another release of the gateway; it would give this one's "+
+					"plugin other packages than the gateway has", p.Old).Prepare = true
 			continue
 		}
 		switch {
@@ -146,7 +158,8 @@ func (c *checker) replaces(mod *modfile.File) {
 				"the gateway's own module is replaced, so the plugin is not built against the release")
 		case c.r.replaces(m.Old.Path):
 			c.add(SeverityError, "replace", where, "go mod edit -dropreplace="+at(p.Old, p.OldVersion),
-				"release %s replaces %s by %s; the compiler's workspace refuses two different replaces, and without one the plugin does not load",
+				"release %s replaces %s by %s; the compiler's workspace refuses two different replaces, and "+
+					"without one the plugin does not load",
 				c.r.Version, m.Old.Path, c.replacement(m.Old.Path))
 		case c.gateway != nil && requires(c.gateway, m.Old.Path) != "":
 			c.add(SeverityError, "replace", where, "go mod edit -dropreplace="+at(p.Old, p.OldVersion),
@@ -157,9 +170,11 @@ func (c *checker) replaces(mod *modfile.File) {
 		return // nothing that needs them, or that is a finding of its own
 	}
 	for _, p := range c.r.Replaces {
-		if !slices.ContainsFunc(mod.Replace, func(m *modfile.Replace) bool { return m.Old.Path == p.Old }) {
+		if !slices.ContainsFunc(mod.Replace,
+			func(m *modfile.Replace) bool { return m.Old.Path == p.Old }) {
 			c.add(SeverityWarning, "replace", "go.mod", "go mod edit -replace="+p.String(),
-				"release %s replaces %s, and a module that requires the gateway does not inherit that", c.r.Version, p.Old).Prepare = true
+				"release %s replaces %s, and a module that requires the gateway does not inherit that",
+				c.r.Version, p.Old).Prepare = true
 		}
 	}
 }
@@ -176,11 +191,15 @@ func (c *checker) replacement(old string) string {
 func (c *checker) localReplace(where, target string) {
 	inside := path.Clean(target)
 	switch {
-	case (path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../")) && c.r.Path().vendors():
-		c.add(SeverityInfo, "local-replace", where, "", "the replacement %s lies outside the plugin's directory, so that the compiler gets it through the vendor directory alone", target)
+	case (path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../")) &&
+		c.r.Path().vendors():
+		c.add(SeverityInfo, "local-replace", where, "", "the replacement %s lies outside the plugin's "+
+			"directory, so that the compiler gets it through the vendor directory alone", target)
 	case path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../"):
-		c.add(SeverityError, "local-replace", where, "require a version that the compiler can fetch, or move the directory into the plugin's",
-			"the replacement %s lies outside the plugin's directory, so the compiler does not have it", target)
+		c.add(SeverityError, "local-replace", where, "require a version that the compiler can fetch, "+
+			"or move the directory into the plugin's",
+			"the replacement %s lies outside the plugin's directory, so the compiler does not have it",
+			target)
 	default:
 		if _, err := fs.Stat(c.src, path.Join(inside, "go.mod")); err != nil {
 			c.add(SeverityError, "local-replace", where, "", "the replacement %s has no go.mod", target)
@@ -214,15 +233,19 @@ func (c *checker) dependencies(mod *modfile.File) {
 	switch v := requires(mod, Module); {
 	case v == "" && !c.imports(Module):
 	case v == "" && c.r.Compiler.Mode == Workspace:
-		c.add(SeverityInfo, "gateway-module", "go.mod", "", "the gateway's module is not required; the compiler's workspace supplies it")
+		c.add(SeverityInfo, "gateway-module", "go.mod", "", "the gateway's module is not required; the "+
+			"compiler's workspace supplies it")
 	case v == "":
-		c.add(SeverityError, "gateway-module", "go.mod", "go get "+Module+"@"+c.r.Commit, "the plugin imports the gateway's packages and go.mod does not require them").Prepare = true
+		c.add(SeverityError, "gateway-module", "go.mod", "go get "+Module+"@"+c.r.Commit,
+			"the plugin imports the gateway's packages and go.mod does not require them").Prepare = true
 	case !c.isCommit(v):
 		c.add(SeverityError, "gateway-module", "go.mod", "go get "+Module+"@"+c.r.Commit,
-			"the gateway's module is required at %s, which is not the commit of %s", v, c.r.Version).Prepare = true
+			"the gateway's module is required at %s, which is not the commit of %s", v,
+			c.r.Version).Prepare = true
 	case c.r.Compiler.Mode == Workspace:
 		c.add(SeverityInfo, "gateway-module", "go.mod", "leave `go get` out, from 5.1 on",
-			"as go.mod requires the gateway's module, the compile looks that commit up in a proxy or repository, which fails offline")
+			"as go.mod requires the gateway's module, the compile looks that commit up in a proxy or "+
+				"repository, which fails offline")
 	}
 	if c.gateway == nil {
 		return
@@ -236,13 +259,16 @@ func (c *checker) dependencies(mod *modfile.File) {
 		switch cmp := semver.Compare(q.Mod.Version, has); {
 		case cmp > 0 && c.r.Compiler.Mode == Workspace:
 			c.add(SeverityError, "newer-dependency", lineOf(q.Syntax), remedy,
-				"%s %s is newer than the gateway's %s: the plugin compiles with it and then does not load", q.Mod.Path, q.Mod.Version, has)
+				"%s %s is newer than the gateway's %s: the plugin compiles with it and then does not load",
+				q.Mod.Path, q.Mod.Version, has)
 		case cmp > 0 && c.r.Compiler.Mode == GOPATH:
 			c.add(SeverityWarning, "newer-dependency", lineOf(q.Syntax), remedy,
-				"%s %s is newer than the gateway's %s, with which the compiler builds", q.Mod.Path, q.Mod.Version, has)
+				"%s %s is newer than the gateway's %s, with which the compiler builds", q.Mod.Path,
+				q.Mod.Version, has)
 		case cmp != 0 && c.r.Compiler.Mode == Vendor:
 			c.add(SeverityError, "newer-dependency", lineOf(q.Syntax), remedy,
-				"%s %s is not the gateway's %s: the plugin compiles with its own and then does not load", q.Mod.Path, q.Mod.Version, has)
+				"%s %s is not the gateway's %s: the plugin compiles with its own and then does not load",
+				q.Mod.Path, q.Mod.Version, has)
 		}
 	}
 }

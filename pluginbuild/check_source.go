@@ -19,7 +19,8 @@ func (c *checker) packages() {
 	for _, pkg := range c.dirs {
 		if len(pkg.CgoFiles) > 0 {
 			c.add(SeverityWarning, "cgo", path.Join(pkg.Dir, pkg.CgoFiles[0]),
-				"make sure that the compiler image has the C libraries that it needs, for the target's architecture", "package %s uses cgo", pkg.Name)
+				"make sure that the compiler image has the C libraries that it needs, for the target's "+
+					"architecture", "package %s uses cgo", pkg.Name)
 		}
 		c.embeds(pkg)
 		c.standard(pkg)
@@ -30,7 +31,8 @@ func (c *checker) packages() {
 	}
 	root := c.dirs[0]
 	if root.Name != "main" {
-		c.add(SeverityError, "not-main", where(root), "write `package main`; a plugin is one, with or without a func main", "the source root holds package %s", root.Name)
+		c.add(SeverityError, "not-main", where(root), "write `package main`; a plugin is one, with or "+
+			"without a func main", "the source root holds package %s", root.Name)
 	}
 	c.hooks(root)
 }
@@ -59,8 +61,10 @@ func (c *checker) embeds(pkg *build.Package) {
 		}
 		for _, m := range matches {
 			if strings.HasPrefix(m, ".") && m != "." && c.r.Compiler.Variant != NextGen {
-				c.add(SeverityError, "embed", in, "give it a name without a leading dot, or put it into a directory",
-					"//go:embed %s takes %s, which the compiler does not get: its script leaves out what begins with a dot", pattern, m)
+				c.add(SeverityError, "embed", in, "give it a name without a leading dot, or put it into "+
+					"a directory",
+					"//go:embed %s takes %s, which the compiler does not get: its script leaves out what "+
+						"begins with a dot", pattern, m)
 				break
 			}
 		}
@@ -81,7 +85,8 @@ func (c *checker) standard(pkg *build.Package) {
 	for _, i := range pkg.Imports {
 		if since := newPackages[i]; since != "" && version.Compare(limit, since) < 0 {
 			pos := pkg.ImportPos[i][0]
-			c.add(SeverityError, "new-package", fmt.Sprintf("%s:%d", pos.Filename, pos.Line), "use something else for this release",
+			c.add(SeverityError, "new-package", fmt.Sprintf("%s:%d", pos.Filename, pos.Line),
+				"use something else for this release",
 				"package %s came with %s, and the compiler has %s", i, since, limit)
 		}
 	}
@@ -114,10 +119,14 @@ func (c *checker) hooks(root *build.Package) {
 	switch {
 	case len(found) > 0:
 	case len(unsure) > 0:
-		c.add(SeverityWarning, "no-hook", unsure[0].where, "compare it with the signatures of request, response and analytics hooks",
-			"no exported function has a hook's signature as written; %s could, through types of other packages", unsure[0].name)
+		c.add(SeverityWarning, "no-hook", unsure[0].where, "compare it with the signatures of request, "+
+			"response and analytics hooks",
+			"no exported function has a hook's signature as written; %s could, through types of "+
+				"other packages", unsure[0].name)
 	default:
-		c.add(SeverityError, "no-hook", where(root), "export func Name(http.ResponseWriter, *http.Request), or a response or analytics hook's signature",
+		c.add(SeverityError, "no-hook", where(root),
+			"export func Name(http.ResponseWriter, *http.Request), or a response or analytics "+
+				"hook's signature",
 			"no exported function has a signature that the gateway can call")
 	}
 }
@@ -183,7 +192,8 @@ func (s *hookScan) add(f *ast.File) {
 func (s *hookScan) hooks() (found, unsure []hook) {
 	for _, f := range s.funcs {
 		t := f.decl.Type
-		if t.TypeParams != nil || t.Results.NumFields() > 0 || t.Params.NumFields() == 0 || t.Params.NumFields() > 3 {
+		if t.TypeParams != nil || t.Results.NumFields() > 0 || t.Params.NumFields() == 0 ||
+			t.Params.NumFields() > 3 {
 			continue
 		}
 		var params []string

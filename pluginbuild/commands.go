@@ -25,7 +25,8 @@ func (c Command) Shell() string {
 
 func shellQuote(s string) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("@%_+=:,./-", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("@%_+=:,./-", r)
 	}
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s
@@ -67,11 +68,13 @@ func (r Release) Commands(o CommandOptions) ([]Command, error) {
 	}
 	commands := []Command{
 		edit,
-		{[]string{"go", "get", Module + "@" + r.Commit, "toolchain@none"}, "the commit of " + r.Tag() + "; the module has no /vN path, so Go refuses the tag"},
+		{[]string{"go", "get", Module + "@" + r.Commit, "toolchain@none"}, "the commit of " + r.Tag() +
+			"; the module has no /vN path, so Go refuses the tag"},
 		{[]string{"go", "mod", "tidy"}, "take over what the gateway requires"},
 	}
 	if r.Path().vendors() {
-		commands = append(commands, Command{[]string{"go", "mod", "vendor"}, "compilers before 5.1.0 build from the vendor directory"})
+		commands = append(commands, Command{[]string{"go", "mod", "vendor"},
+			"compilers before 5.1.0 build from the vendor directory"})
 	}
 	return commands, nil
 }
@@ -139,7 +142,10 @@ func (r Release) stale(mod *modfile.File) []Replace {
 	var stale []Replace
 	for _, m := range mod.Replace {
 		p := Replace{m.Old.Path, m.Old.Version, m.New.Path, m.New.Version}
-		ofOther := slices.ContainsFunc(known(), func(x Release) bool { return slices.Contains(x.Replaces, p) })
+		ofOther := slices.ContainsFunc(known(), func(x Release) bool {
+			return slices.Contains(x.Replaces,
+				p)
+		})
 		if ofOther && !slices.Contains(r.Replaces, p) {
 			stale = append(stale, p)
 		}

@@ -25,7 +25,8 @@ func shell(t *testing.T, r pluginbuild.Release, o pluginbuild.CommandOptions) st
 
 func TestCommands(t *testing.T) {
 	t.Parallel()
-	for _, v := range []string{"3.0.0", "4.0.3", "4.0.8", "4.1.0", "4.2.0", "4.3.8", "5.0.3", "5.0.15", "5.1.0", "5.2.1", "5.2.5",
+	for _, v := range []string{"3.0.0", "4.0.3", "4.0.8", "4.1.0", "4.2.0", "4.3.8", "5.0.3", "5.0.15",
+		"5.1.0", "5.2.1", "5.2.5",
 		"5.3.0", "5.7.1", "5.8.13", "5.14.0"} {
 		r := lookup(t, v)
 		got := r.Path().String() + "\n" + shell(t, r, pluginbuild.CommandOptions{})
@@ -43,31 +44,42 @@ func TestCommandsForModule(t *testing.T) {
 		name, version, mod string
 		has, hasNot        []string
 	}{
-		{"an accepted go directive is kept", "5.2.5", "module example.org/p\n\ngo 1.18\n", nil, []string{"-go="}},
+		{"an accepted go directive is kept", "5.2.5", "module example.org/p\n\ngo 1.18\n", nil,
+			[]string{"-go="}},
 		{"a too new one is not", "5.2.5", "module example.org/p\n\ngo 1.20\n", []string{"-go=1.19"}, nil},
-		{"nor one of three numbers before 1.21", "5.2.5", "module example.org/p\n\ngo 1.19.0\n", []string{"-go=1.19"}, nil},
-		{"the compiler may be newer than the release's directive", "5.1.0", "module example.org/p\n\ngo 1.19\n", nil, []string{"-go="}},
-		{"a patch level as in the release's go.mod is fine", "5.8.8", "module example.org/p\n\ngo 1.24.6\n", nil, []string{"-go="}},
-		{"a newer one is not known to be there", "5.8.8", "module example.org/p\n\ngo 1.24.7\n", []string{"-go=1.24.6"}, nil},
+		{"nor one of three numbers before 1.21", "5.2.5", "module example.org/p\n\ngo 1.19.0\n",
+			[]string{"-go=1.19"}, nil},
+		{"the compiler may be newer than the release's directive", "5.1.0",
+			"module example.org/p\n\ngo 1.19\n", nil, []string{"-go="}},
+		{"a patch level as in the release's go.mod is fine", "5.8.8",
+			"module example.org/p\n\ngo 1.24.6\n", nil, []string{"-go="}},
+		{"a newer one is not known to be there", "5.8.8", "module example.org/p\n\ngo 1.24.7\n",
+			[]string{"-go=1.24.6"}, nil},
 		{"no directive at all", "5.14.0", "module example.org/p\n", []string{"-go=1.25.0"}, nil},
 		{
-			"replaces of other releases go", "5.2.5", "module example.org/p\n\ngo 1.15\n\nreplace gorm.io/gorm => github.com/TykTechnologies/gorm v1.20.7-0.20210409171139-b5c340f85ed0\n",
+			"replaces of other releases go", "5.2.5", "module example.org/p\n\ngo 1.15\n\nreplace " +
+				"gorm.io/gorm => github.com/TykTechnologies/gorm v1.20.7-0.20210409171139-b5c340f85ed0\n",
 			[]string{"-dropreplace=gorm.io/gorm"}, nil,
 		},
 		{
-			"the user's own stay", "5.2.5", "module example.org/p\n\ngo 1.15\n\nreplace gorm.io/gorm => example.org/gorm v1.0.0\n",
+			"the user's own stay", "5.2.5", "module example.org/p\n\ngo 1.15\n\nreplace gorm.io/gorm => " +
+				"example.org/gorm v1.0.0\n",
 			nil, []string{"-dropreplace"},
 		},
 		{
-			"so do the release's", "5.1.0", "module example.org/p\n\ngo 1.15\n\nreplace gorm.io/gorm => github.com/TykTechnologies/gorm v1.20.7-0.20210409171139-b5c340f85ed0\n",
+			"so do the release's", "5.1.0", "module example.org/p\n\ngo 1.15\n\nreplace gorm.io/gorm => " +
+				"github.com/TykTechnologies/gorm v1.20.7-0.20210409171139-b5c340f85ed0\n",
 			nil, []string{"-dropreplace"},
 		},
 		{
-			"requirements that only an old replace could resolve go", "5.2.5", "module example.org/p\n\ngo 1.17\n\nrequire github.com/jensneuse/graphql-go-tools v0.0.0-00010101000000-000000000000\n",
+			"requirements that only an old replace could resolve go", "5.2.5",
+			"module example.org/p\n\ngo 1.17\n\nrequire github.com/jensneuse/graphql-go-tools " +
+				"v0.0.0-00010101000000-000000000000\n",
 			[]string{"-droprequire=github.com/jensneuse/graphql-go-tools"}, nil,
 		},
 	} {
-		edit := strings.Split(shell(t, lookup(t, c.version), pluginbuild.CommandOptions{GoMod: []byte(c.mod)}), "\n")[1]
+		edit := strings.Split(shell(t, lookup(t, c.version), pluginbuild.CommandOptions{
+			GoMod: []byte(c.mod)}), "\n")[1]
 		for _, want := range append(c.has, "-toolchain=none", "-droprequire="+pluginbuild.Module) {
 			if !strings.Contains(edit, want) {
 				t.Errorf("%s: no %s in %s", c.name, want, edit)
@@ -83,10 +95,12 @@ func TestCommandsForModule(t *testing.T) {
 
 func TestCommandsRefuses(t *testing.T) {
 	t.Parallel()
-	if _, err := lookup(t, "5.0.15").Commands(pluginbuild.CommandOptions{NoGet: true}); !errors.Is(err, pluginbuild.ErrNeedsGet) || !strings.Contains(err.Error(), "5.0.15") {
+	if _, err := lookup(t, "5.0.15").Commands(pluginbuild.CommandOptions{NoGet: true}); !errors.Is(err,
+		pluginbuild.ErrNeedsGet) || !strings.Contains(err.Error(), "5.0.15") {
 		t.Errorf("no get before 5.1: %v", err)
 	}
-	if _, err := lookup(t, "5.2.5").Commands(pluginbuild.CommandOptions{GoMod: []byte("nonsense")}); err == nil {
+	if _, err := lookup(t, "5.2.5").Commands(pluginbuild.CommandOptions{
+		GoMod: []byte("nonsense")}); err == nil {
 		t.Error("a go.mod that is none is taken")
 	}
 	r := lookup(t, "5.2.5")
@@ -101,7 +115,8 @@ func TestCommandsRefuses(t *testing.T) {
 
 // A shell reads back exactly the words that Shell wrote.
 func FuzzShell(f *testing.F) {
-	for _, s := range []string{"go", "", "a b", "it's", "$(reboot)", "a\nb", "-x=1", "é", "~root", "#", "a=b"} {
+	for _, s := range []string{"go", "", "a b", "it's", "$(reboot)", "a\nb", "-x=1", "é", "~root", "#",
+		"a=b"} {
 		f.Add(s)
 	}
 	sh := lab.Program(f, "sh", "dash")

@@ -25,12 +25,14 @@ func Derive(v *semver.Version, commit string) (Release, error) {
 		return Release{}, err
 	}
 	near := unknown.Nearest
-	r = Release{Version: v, Commit: commit, Go: near.Go, Replaces: near.Replaces, Compiler: era(core(v)), Next: nextCompiler(core(v))}
+	r = Release{Version: v, Commit: commit, Go: near.Go, Replaces: near.Replaces,
+		Compiler: era(core(v)), Next: nextCompiler(core(v))}
 	r.Compiler.Go, r.Compiler.Base = near.Compiler.Go, near.Compiler.Base
 	if r.Next != nil {
 		r.Next.Go = near.Compiler.Go
 	}
-	r.Notes = []string{fmt.Sprintf("not in the release table: Go version and replaces are those of %s and may be wrong; compare them with the release's own go.mod", near.Version)}
+	r.Notes = []string{fmt.Sprintf("not in the release table: Go version and replaces are those of "+
+		"%s and may be wrong; compare them with the release's own go.mod", near.Version)}
 	return r, r.Validate()
 }
 
@@ -42,7 +44,8 @@ func (r Release) WithGoMod(mod io.Reader) (Release, error) {
 		return Release{}, fmt.Errorf("go.mod of release %s: %w", r.Version, err)
 	}
 	if f.Module == nil || f.Module.Mod.Path != Module {
-		return Release{}, fmt.Errorf("go.mod of release %s: it is not the go.mod of %s", r.Version, Module)
+		return Release{}, fmt.Errorf("go.mod of release %s: it is not the go.mod of %s", r.Version,
+			Module)
 	}
 	r.Go, r.Toolchain, r.Replaces = directive(f), "", nil
 	if f.Toolchain != nil {
@@ -114,9 +117,11 @@ func nextCompiler(v *semver.Version) *Compiler {
 	return &Compiler{
 		Variant: NextGen, Mode: Workspace, Editions: []Edition{Standard, Enterprise, FIPS},
 		Suffix: true, PluginID: true, PlatformArgs: true, CrossARM64: true, CrossS390X: true,
-		Env:      []string{"BUILD_TAG", "DEBUG", "EDITION", "FIPS", "GO_GET", "GO_TIDY", "PLUGIN_BUILD_METHOD", "PLUGIN_TRIMPATH", "VALIDATE"},
+		Env: []string{"BUILD_TAG", "DEBUG", "EDITION", "FIPS", "GO_GET", "GO_TIDY",
+			"PLUGIN_BUILD_METHOD", "PLUGIN_TRIMPATH", "VALIDATE"},
 		Trimpath: true, GopluginTag: true, FetchesModules: true,
 		Hosts: []string{"linux/amd64", "linux/arm64"}, Glibc: "2.17",
-		Source: "github.com/TykTechnologies/tyk ci/images/plugin-compiler-ng at 1a0c59dbda93, documentation of 2026-08-14",
+		Source: "github.com/TykTechnologies/tyk ci/images/plugin-compiler-ng at 1a0c59dbda93, " +
+			"documentation of 2026-08-14",
 	}
 }

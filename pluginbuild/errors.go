@@ -28,7 +28,8 @@ var (
 	ErrNoTag = errors.New("the repository has no such tag")
 	// ErrSecretInURL: a repository URL holds a password, which other users of the
 	// machine could read in the process list.
-	ErrSecretInURL = errors.New("the URL holds a password; give it to git through a credential helper or use SSH")
+	ErrSecretInURL = errors.New("the URL holds a password; give it to git through a credential " +
+		"helper or use SSH")
 	// ErrGoFlags: GOFLAGS redirects go.mod or source files, so that Prepare could
 	// not restore them.
 	ErrGoFlags = errors.New("GOFLAGS redirects files of the module")
@@ -63,7 +64,8 @@ func stepError(ctx context.Context, op string, argv []string, output string, err
 		e.Err = ran.Err // its text repeats argv and output
 	}
 	if networkFault.MatchString(e.Output) || gitFault.MatchString(e.Output) {
-		e.Retry, e.Next = true, "the network or a server failed: check GOPROXY and the proxy settings, then try again"
+		e.Retry, e.Next = true, "the network or a server failed: check GOPROXY and the proxy settings, "+
+			"then try again"
 		return e
 	}
 	text := fmt.Sprint(e.Output, "\n", e.Err)
@@ -112,7 +114,8 @@ func (e *Error) Retryable() bool { return e.Retry }
 
 // refuse is an error about a call that cannot work.
 func refuse(op, object, format string, a ...any) error {
-	return &Error{Op: op, Object: object, Kind: ErrRequest, Err: fmt.Errorf(format, a...), ExitCode: -1}
+	return &Error{Op: op, Object: object, Kind: ErrRequest, Err: fmt.Errorf(format, a...),
+		ExitCode: -1}
 }
 
 // ended returns the error of a context that has ended, with its cause; else nil.
@@ -127,10 +130,12 @@ func ended(ctx context.Context) error {
 	return err
 }
 
-var networkFault = regexp.MustCompile(`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
+var networkFault = regexp.MustCompile(
+	`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
 
 // gitFault is how git words what networkFault matches elsewhere.
-var gitFault = regexp.MustCompile(`Could not resolve host|Failed to connect|Couldn't connect|Connection timed out|The requested URL returned error: 5`)
+var gitFault = regexp.MustCompile(
+	`Could not resolve host|Failed to connect|Couldn't connect|Connection timed out|The requested URL returned error: 5`)
 
 // hints turns what go (1.21 to 1.26) and git say into the next step; the first
 // match counts.
@@ -143,23 +148,34 @@ var hints = []struct {
 	{regexp.MustCompile(`flag provided but not defined: -toolchain`),
 		"the go command is older than 1.21; install a newer one, the compiler image brings its own"},
 	{regexp.MustCompile(`checksum mismatch|SECURITY ERROR`),
-		"the downloaded module is not the one that go.sum or the checksum database knows: find out why the proxy serves other content before removing any line from go.sum"},
+		"the downloaded module is not the one that go.sum or the checksum database knows: find out why " +
+			"the proxy serves other content before removing any line from go.sum"},
 	{regexp.MustCompile(`verifying (module|go\.mod)|checksum database|sum\.golang\.org`),
-		"the checksum database does not know this module: for a private module or a proxy of your own set GONOSUMDB (or GOPRIVATE) to its path"},
-	{regexp.MustCompile(`terminal prompts disabled|could not read Username|Permission denied \(publickey\)|Authentication failed|401 Unauthorized|403 Forbidden`),
-		"the server refuses: give it credentials through netrc, a git credential helper or the SSH agent, or name another source in GOPROXY or GOPRIVATE"},
+		"the checksum database does not know this module: for a private module or a proxy of your own " +
+			"set GONOSUMDB (or GOPRIVATE) to its path"},
+	{regexp.MustCompile(
+		`terminal prompts disabled|could not read Username|Permission denied \(publickey\)|Authentication failed|401 Unauthorized|403 Forbidden`),
+		"the server refuses: give it credentials through netrc, a git credential helper or the SSH " +
+			"agent, or name another source in GOPROXY or GOPRIVATE"},
 	{regexp.MustCompile(`module path must match major version`),
 		"ask for a commit instead of a tag; a module without /vN in its path has no versions from v2 on"},
-	{regexp.MustCompile(`requires go >?=? ?\d|requires go1|invalid go version|unknown directive: toolchain|toolchain not available|errors parsing go.mod`),
-		"a module asks for a newer Go than the go command is: install that Go or set GOTOOLCHAIN=auto; if it is newer than the release's compiler too, require an older version of that module"},
+	{regexp.MustCompile(
+		`requires go >?=? ?\d|requires go1|invalid go version|unknown directive: toolchain|toolchain not available|errors parsing go.mod`),
+		"a module asks for a newer Go than the go command is: install that Go or set GOTOOLCHAIN=auto; " +
+			"if it is newer than the release's compiler too, require an older version of that module"},
 	{regexp.MustCompile(`module lookup disabled by GOPROXY=off`),
-		"GOPROXY=off forbids downloads: fill the module cache first, or set GOPROXY to a proxy that has the modules"},
-	{regexp.MustCompile(`but does not contain package|no required module provides package|no matching versions for query "latest"`),
+		"GOPROXY=off forbids downloads: fill the module cache first, or set GOPROXY to a proxy that " +
+			"has the modules"},
+	{regexp.MustCompile(
+		`but does not contain package|no required module provides package|no matching versions for query "latest"`),
 		"the plugin imports a package that this release of the gateway does not have: change the import"},
-	{regexp.MustCompile(`unknown revision|invalid version|no matching versions|not found: |reading file://.*no such file`),
-		"the proxy or repository does not have that commit: check GOPROXY, or set GOPRIVATE to fetch from the repository itself; private repositories need credentials"},
+	{regexp.MustCompile(
+		`unknown revision|invalid version|no matching versions|not found: |reading file://.*no such file`),
+		"the proxy or repository does not have that commit: check GOPROXY, or set GOPRIVATE to fetch " +
+			"from the repository itself; private repositories need credentials"},
 	{regexp.MustCompile(`declares its path as`),
-		"a module is required under another path than its own: a replace directive of the gateway's go.mod is missing"},
+		"a module is required under another path than its own: a replace directive of the gateway's " +
+			"go.mod is missing"},
 	{regexp.MustCompile(`no space left on device|disk quota exceeded`),
 		"the disk is full: free space in the module's directory, GOMODCACHE and TMPDIR, then try again"},
 }

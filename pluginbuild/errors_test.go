@@ -32,11 +32,13 @@ func TestStepErrorHints(t *testing.T) {
 	t.Cleanup(denying.Close)
 	const good = "module example.org/plugin\n\ngo 1.19\n"
 	dep := func(mod string) tykmod.Module {
-		return tykmod.Module{Path: "example.org/dep", Version: "v1.0.0", Files: map[string]string{"go.mod": mod, "dep.go": "package dep\n"}}
+		return tykmod.Module{Path: "example.org/dep", Version: "v1.0.0", Files: map[string]string{
+			"go.mod": mod, "dep.go": "package dep\n"}}
 	}
 	// Straight from a repository, as with GOPRIVATE; git is told where it is.
 	repo := repository(t, map[string]string{"go.mod": "module " + pluginbuild.Module + "\n"}, "v5.2.5")
-	direct := []string{"GOPROXY=direct", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=url.file://" + repo.dir + ".insteadOf",
+	direct := []string{"GOPROXY=direct", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=url.file://" +
+		repo.dir + ".insteadOf",
 		"GIT_CONFIG_VALUE_0=https://" + pluginbuild.Module}
 	useDep := map[string]string{"dep.go": "package main\n\nimport _ \"example.org/dep\"\n"}
 	for name, c := range map[string]struct {
@@ -49,19 +51,36 @@ func TestStepErrorHints(t *testing.T) {
 		tag   bool // ask for the tag instead of the commit
 		retry bool
 	}{
-		"unknown revision":                      {mod: good, env: []string{"GOPROXY=" + refusing.URL}, step: "go get", hint: "does not have that commit"},
-		"unknown revision, on disk":             {mod: good, env: []string{"GOPROXY=file://" + t.TempDir()}, step: "go get", hint: "does not have that commit"},
-		"checksum database refuses":             {mod: good, env: []string{"GOSUMDB=sum.golang.org " + refusing.URL}, step: "go get", hint: "GONOSUMDB"},
-		"checksum mismatch":                     {step: "go mod tidy", mod: good, files: map[string]string{"go.sum": "github.com/sirupsen/logrus v1.9.0/go.mod h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"}, hint: "before removing any line"},
-		"unknown revision, from the repository": {mod: good, env: direct, step: "go get", hint: "does not have that commit"},
-		"major version":                         {mod: good, env: direct, tag: true, step: "go get", hint: "commit instead of a tag"},
-		"go too new":                            {mod: good + "\nrequire example.org/dep v1.0.0\n", files: useDep, serve: []tykmod.Module{dep("module example.org/dep\n\ngo 1.99\n")}, step: "go get", hint: "newer Go"},
-		"nothing listens":                       {mod: good, env: []string{"GOPROXY=http://127.0.0.1:1"}, step: "go get", hint: "network", retry: true},
-		"server fails":                          {mod: good, env: []string{"GOPROXY=" + failing.URL}, step: "go get", hint: "network", retry: true},
-		"server wants credentials":              {mod: good, env: []string{"GOPROXY=" + denying.URL}, step: "go get", hint: "netrc"},
-		"downloads forbidden":                   {mod: good, env: []string{"GOPROXY=off"}, step: "go get", hint: "GOPROXY=off"},
-		"package is gone":                       {mod: good, files: map[string]string{"x.go": "package main\n\nimport _ \"github.com/TykTechnologies/tyk/gone\"\n"}, step: "go mod tidy", hint: "does not have: change the import"},
-		"declares another path":                 {mod: good + "\nrequire example.org/dep v1.0.0\n", files: useDep, serve: []tykmod.Module{dep("module example.org/renamed\n")}, step: "go get", hint: "replace directive"},
+		"unknown revision": {mod: good, env: []string{"GOPROXY=" + refusing.URL},
+			step: "go get", hint: "does not have that commit"},
+		"unknown revision, on disk": {mod: good, env: []string{"GOPROXY=file://" +
+			t.TempDir()}, step: "go get", hint: "does not have that commit"},
+		"checksum database refuses": {mod: good, env: []string{"GOSUMDB=sum.golang.org " +
+			refusing.URL}, step: "go get", hint: "GONOSUMDB"},
+		"checksum mismatch": {step: "go mod tidy", mod: good,
+			files: map[string]string{"go.sum": "github.com/sirupsen/logrus v1.9.0/go.mod " +
+				"h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"}, hint: "before removing any line"},
+		"unknown revision, from the repository": {mod: good, env: direct, step: "go get",
+			hint: "does not have that commit"},
+		"major version": {mod: good, env: direct, tag: true, step: "go get",
+			hint: "commit instead of a tag"},
+		"go too new": {mod: good + "\nrequire example.org/dep v1.0.0\n",
+			files: useDep, serve: []tykmod.Module{dep("module example.org/dep\n\ngo 1.99\n")},
+			step: "go get", hint: "newer Go"},
+		"nothing listens": {mod: good, env: []string{"GOPROXY=http://127.0.0.1:1"},
+			step: "go get", hint: "network", retry: true},
+		"server fails": {mod: good, env: []string{"GOPROXY=" + failing.URL},
+			step: "go get", hint: "network", retry: true},
+		"server wants credentials": {mod: good, env: []string{"GOPROXY=" + denying.URL},
+			step: "go get", hint: "netrc"},
+		"downloads forbidden": {mod: good, env: []string{"GOPROXY=off"}, step: "go get",
+			hint: "GOPROXY=off"},
+		"package is gone": {mod: good, files: map[string]string{
+			"x.go": "package main\n\nimport _ \"github.com/TykTechnologies/tyk/gone\"\n"},
+			step: "go mod tidy", hint: "does not have: change the import"},
+		"declares another path": {mod: good + "\nrequire example.org/dep v1.0.0\n",
+			files: useDep, serve: []tykmod.Module{dep("module example.org/renamed\n")}, step: "go get",
+			hint: "replace directive"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -81,8 +100,10 @@ func TestStepErrorHints(t *testing.T) {
 			if !errors.As(err, &failed) {
 				t.Fatalf("error %v", err)
 			}
-			if failed.Op != c.step || !strings.Contains(failed.Hint(), c.hint) || failed.Retryable() != c.retry || failed.ExitCode != 1 || failed.Output == "" {
-				t.Errorf("step %q, retry %v, code %d, hint %q, want %q, %v and %q in it\n%s", failed.Op, failed.Retryable(), failed.ExitCode, failed.Hint(), c.step, c.retry, c.hint, failed.Output)
+			if failed.Op != c.step || !strings.Contains(failed.Hint(), c.hint) ||
+				failed.Retryable() != c.retry || failed.ExitCode != 1 || failed.Output == "" {
+				t.Errorf("step %q, retry %v, code %d, hint %q, want %q, %v and %q in it\n%s", failed.Op,
+					failed.Retryable(), failed.ExitCode, failed.Hint(), c.step, c.retry, c.hint, failed.Output)
 			}
 			if !strings.Contains(err.Error(), failed.Hint()) {
 				t.Errorf("error %q lacks the hint", err)
@@ -106,14 +127,17 @@ func TestPrepareKeepsSecretsOutOfErrors(t *testing.T) {
 	home := t.TempDir()
 	ca, netrc := filepath.Join(home, "ca.pem"), filepath.Join(home, ".netrc")
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	if err := errors.Join(os.WriteFile(ca, cert, 0o600), os.WriteFile(netrc, []byte("machine "+server.Listener.Addr().String()+" login bob password hunter2\n"), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(ca, cert, 0o600), os.WriteFile(netrc,
+		[]byte("machine "+server.Listener.Addr().String()+" login bob password hunter2\n"),
+		0o600)); err != nil {
 		t.Fatal(err)
 	}
 	dir := newModule(t, "module example.org/plugin\n\ngo 1.19\n", nil)
 	var lines []string
 	_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.2.5"), pluginbuild.PrepareOptions{
-		Go:  wrapper(t, "echo fetching https://bob:hunter2@example.com/ for $GOPRIVATE >&2"),
-		Env: append(tykmod.Env(server.URL, filepath.Join(home, "cache")), "GOPRIVATE=example.net", "NETRC="+netrc, "SSL_CERT_FILE="+ca),
+		Go: wrapper(t, "echo fetching https://bob:hunter2@example.com/ for $GOPRIVATE >&2"),
+		Env: append(tykmod.Env(server.URL, filepath.Join(home, "cache")), "GOPRIVATE=example.net",
+			"NETRC="+netrc, "SSL_CERT_FILE="+ca),
 		OnEvent: func(e pluginbuild.Event) {
 			if e.Kind == pluginbuild.Output {
 				lines = append(lines, e.Line)
@@ -125,7 +149,8 @@ func TestPrepareKeepsSecretsOutOfErrors(t *testing.T) {
 		t.Fatalf("error %v, credentials seen %q", err, asked.Load())
 	}
 	all := err.Error() + failed.Output + strings.Join(lines, "\n")
-	if strings.Contains(all, "hunter2") || !strings.Contains(all, "bob:xxxxx@example.com/ for example.net") {
+	if strings.Contains(all, "hunter2") || !strings.Contains(all,
+		"bob:xxxxx@example.com/ for example.net") {
 		t.Errorf("secrets or settings lost:\n%s", all)
 	}
 }

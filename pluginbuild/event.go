@@ -5,9 +5,10 @@ import "time"
 // Event is something that happened while a module was prepared or compiled.
 // Functions that take a func(Event) call it synchronously, one event at a time.
 type Event struct {
-	Stage   string        // what is going on: "go mod tidy", "pull", "compile"
-	Kind    EventKind     // says which of the fields below mean something
-	Line    string        // Output: one line without its end. Progress: what is done to Part, such as "Downloading"
+	Stage string    // what is going on: "go mod tidy", "pull", "compile"
+	Kind  EventKind // says which of the fields below mean something
+	// Output: one line without its end. Progress: what is done to Part, such as "Downloading"
+	Line    string
 	Stderr  bool          // Output: where the line was written
 	Part    string        // Progress: which part of the stage, such as an image layer
 	Current int64         // Progress: bytes so far

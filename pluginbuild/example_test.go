@@ -23,7 +23,8 @@ func moduleDir() (dir string, remove func()) {
 		panic(err)
 	}
 	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.org/plugin\n\ngo 1.26.0\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.org/plugin\n\ngo 1.26.0\n"),
+			0o600),
 		os.WriteFile(filepath.Join(dir, "main.go"), []byte(hookSource), 0o600))
 	if err != nil {
 		panic(err)
@@ -113,7 +114,8 @@ func ExampleResolveCommit() {
 		return err
 	}
 	v := semver.MustParse("5.99.0")
-	commit, err := pluginbuild.ResolveCommit(context.Background(), git, "https://git.example.org/tyk", v)
+	commit, err := pluginbuild.ResolveCommit(context.Background(), git, "https://git.example.org/tyk",
+		v)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -126,7 +128,8 @@ func ExampleResolveCommit() {
 }
 
 func ExampleDerive() {
-	r, err := pluginbuild.Derive(semver.MustParse("5.15.0-rc1"), "0123456789012345678901234567890123456789")
+	r, err := pluginbuild.Derive(semver.MustParse("5.15.0-rc1"),
+		"0123456789012345678901234567890123456789")
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -192,18 +195,22 @@ func ExampleRelease_Image() {
 
 func ExampleCheckModule() {
 	src := fstest.MapFS{
-		"go.mod":  {Data: []byte("module example.org/plugin\n\ngo 1.26.0\n\nrequire github.com/google/uuid v1.6.0\n")},
-		"main.go": {Data: []byte("package main\n\nimport \"net/http\"\n\nfunc Hook(w http.ResponseWriter, r *http.Request) {}\n")},
+		"go.mod": {Data: []byte("module example.org/plugin\n\ngo 1.26.0\n\nrequire " +
+			"github.com/google/uuid v1.6.0\n")},
+		"main.go": {Data: []byte("package main\n\nimport \"net/http\"\n\nfunc Hook(w " +
+			"http.ResponseWriter, r *http.Request) {}\n")},
 	}
 	r, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	gateway := strings.NewReader("module github.com/TykTechnologies/tyk\n\ngo 1.19\n\nrequire github.com/google/uuid v1.3.0\n")
+	gateway := strings.NewReader("module github.com/TykTechnologies/tyk\n\ngo 1.19\n\nrequire " +
+		"github.com/google/uuid v1.3.0\n")
 	findings, err := pluginbuild.CheckModule(src, r, pluginbuild.CheckOptions{GatewayMod: gateway})
 	for _, f := range findings {
-		fmt.Println(f.Severity, f.Where, f.Code, "| prepare mends it:", f.Prepare, "| stops the plugin:", f.Blocks())
+		fmt.Println(f.Severity, f.Where, f.Code, "| prepare mends it:", f.Prepare, "| stops the plugin:",
+			f.Blocks())
 	}
 	fmt.Println(err)
 	// Output:

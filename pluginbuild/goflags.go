@@ -24,8 +24,9 @@ func (o PrepareOptions) goEnv() ([]string, error) {
 		name, _, _ := strings.Cut(strings.TrimLeft(strings.Trim(f, `'"`), "-"), "=")
 		switch name {
 		case "modfile", "overlay":
-			return nil, &Error{Op: "check GOFLAGS", Kind: ErrGoFlags, Err: fmt.Errorf("-%s", name), ExitCode: -1,
-				Next: "unset it (go env -u GOFLAGS) and try again"}
+			return nil, &Error{Op: "check GOFLAGS", Kind: ErrGoFlags, Err: fmt.Errorf("-%s", name),
+				ExitCode: -1,
+				Next:     "unset it (go env -u GOFLAGS) and try again"}
 		case "modcacherw":
 			keep = f
 		default:

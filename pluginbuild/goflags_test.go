@@ -26,7 +26,8 @@ func TestPrepareUnderUserSettings(t *testing.T) {
 	}
 	t.Setenv("GOFLAGS", "")
 	t.Setenv("GOENV", file)
-	settings = append(settings, "GOFLAGS=-no-such-flag=1 -mod=vendor -modcacherw", "GO111MODULE=off", "GOTOOLCHAIN=local")
+	settings = append(settings, "GOFLAGS=-no-such-flag=1 -mod=vendor -modcacherw", "GO111MODULE=off",
+		"GOTOOLCHAIN=local")
 	if err := os.WriteFile(file, []byte(strings.Join(settings, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -44,10 +45,12 @@ func TestPrepareUnderUserSettings(t *testing.T) {
 func TestPrepareRefusesGoFlags(t *testing.T) {
 	t.Parallel()
 	other := filepath.Join(t.TempDir(), "other.mod")
-	for _, flags := range []string{"-modfile=" + other, "-v --overlay=x.json", "'-modfile=" + other + "'"} {
+	for _, flags := range []string{"-modfile=" + other, "-v --overlay=x.json", "'-modfile=" + other +
+		"'"} {
 		dir := newModule(t, "module example.org/plugin\n\ngo 1.19\n", nil)
 		was := treeOf(t, dir)
-		_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.2.5"), pluginbuild.PrepareOptions{Env: append(offline(t, "5.2.5"), "GOFLAGS="+flags)})
+		_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.2.5"), pluginbuild.PrepareOptions{
+			Env: append(offline(t, "5.2.5"), "GOFLAGS="+flags)})
 		var e *pluginbuild.Error
 		if !errors.Is(err, pluginbuild.ErrGoFlags) || !errors.As(err, &e) || e.Hint() == "" {
 			t.Errorf("%s: %v", flags, err)

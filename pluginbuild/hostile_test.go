@@ -21,7 +21,8 @@ func TestResolveCommitRefusesHostileRepositories(t *testing.T) {
 		return nil
 	}
 	for repo, want := range map[string]error{
-		"ext::sh -c 'touch x'": pluginbuild.ErrRequest, "fd::17": pluginbuild.ErrRequest, "::x": pluginbuild.ErrRequest,
+		"ext::sh -c 'touch x'": pluginbuild.ErrRequest, "fd::17": pluginbuild.ErrRequest,
+		"::x": pluginbuild.ErrRequest,
 		"https://me:hun%zzter2@git.example.org/x":             pluginbuild.ErrSecretInURL,
 		"https://me:hunter2/y@git.example.org/x":              pluginbuild.ErrSecretInURL,
 		"https://git.example.org/x?access_token=hunter2":      pluginbuild.ErrSecretInURL,
@@ -29,7 +30,8 @@ func TestResolveCommitRefusesHostileRepositories(t *testing.T) {
 		"https://git.example.org/x?private_token=hunter2&a=b": pluginbuild.ErrSecretInURL,
 	} {
 		_, err := pluginbuild.ResolveCommit(t.Context(), never, repo, semver.MustParse("5.15.0"))
-		if !errors.Is(err, want) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "ter2@") {
+		if !errors.Is(err, want) || strings.Contains(err.Error(), "hunter2") ||
+			strings.Contains(err.Error(), "ter2@") {
 			t.Errorf("%s: %v", repo, err)
 		}
 	}

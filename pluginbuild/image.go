@@ -18,11 +18,14 @@ type Image struct {
 	EL7    bool   // the -el7 image, whatever Distro says
 	Plain  bool   // the image without -el7, whatever Distro says
 	Ref    string // use this image instead of the official one
-	Digest string // "sha256:…", of the registry's manifest or, for an image that the engine has or Tar brings, its ID: any other image is refused
+	// "sha256:…", of the registry's manifest or, for an image that the engine has or Tar brings, its
+	// ID: any other image is refused
+	Digest string
 	// Gateway is where the image has the gateway, such as /opt/tyk-gateway/tyk of
 	// tykio/tyk-gateway. Only a load test needs it, with an image that is no compiler.
 	Gateway string
-	Tar     string // file written by `docker save`, loaded where the engine lacks the image; nothing is pulled then
+	// file written by `docker save`, loaded where the engine lacks the image; nothing is pulled then
+	Tar string
 }
 
 // Reference returns the image's name as the docker command takes it, with the
@@ -48,7 +51,8 @@ func (i Image) Reference(r Release) (string, error) {
 			return "", &Error{Op: "choose image", Kind: ErrUnsupported, Err: err, ExitCode: -1}
 		}
 	} else if i.EL7 || i.Plain || i.Edition != "" && i.Edition != Standard {
-		return "", refuse("choose image", ref, "a named image has its own edition and variant; leave those (std, ee, fips; -el7 or plain) out")
+		return "", refuse("choose image", ref, "a named image has its own edition and variant; leave "+
+			"those (std, ee, fips; -el7 or plain) out")
 	}
 	if !refForm.MatchString(ref) {
 		return "", refuse("choose image", ref, "want [registry/]name[:tag][@sha256:…]")
@@ -58,7 +62,8 @@ func (i Image) Reference(r Release) (string, error) {
 	case i.Digest == "" || i.Tar != "":
 		return ref, nil
 	case pinned && digest != i.Digest:
-		return "", refuse("choose image", ref, "it names another digest than the pinned %s; leave one of them out", i.Digest)
+		return "", refuse("choose image", ref, "it names another digest than the pinned %s; leave one "+
+			"of them out", i.Digest)
 	}
 	if tag := strings.LastIndexByte(name, ':'); tag > strings.LastIndexByte(name, '/') {
 		name = name[:tag]
@@ -70,18 +75,22 @@ var (
 	digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	// refForm is the grammar of image references, a little wider than the real one:
 	// an engine has the last word.
-	refForm = regexp.MustCompile(`^(([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+	refForm = regexp.MustCompile(
+		`^(([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 )
 
 func (i Image) el7(r Release) (bool, error) {
 	switch {
 	case i.EL7 && i.Plain:
-		return false, refuse("choose image", "", "both the -el7 and the plain image are asked for; choose one")
+		return false, refuse("choose image", "", "both the -el7 and the plain image are asked "+
+			"for; choose one")
 	case i.EL7 || i.Plain:
 		return i.EL7, nil
 	case slices.Contains(r.Compiler.EL7OrPlainDistros, i.Distro):
-		return false, refuse("choose image", "for "+i.Distro, "%s packaged its gateway for it from the plain and from the -el7 build; "+
-			"look at the installed gateway (objdump -T /opt/tyk-gateway/tyk: it needs no glibc above 2.17 if it is the -el7 build) and ask for the -el7 or the plain image", r.Version)
+		return false, refuse("choose image", "for "+i.Distro, "%s packaged its gateway for it from the "+
+			"plain and from the -el7 build; "+
+			"look at the installed gateway (objdump -T /opt/tyk-gateway/tyk: it needs no glibc above 2.17 "+
+			"if it is the -el7 build) and ask for the -el7 or the plain image", r.Version)
 	}
 	return slices.Contains(r.Compiler.EL7Distros, i.Distro), nil
 }

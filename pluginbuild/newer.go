@@ -78,11 +78,13 @@ func (c *checker) newer(pkg *build.Package) {
 				return
 			}
 			seen[m[1]] = true
-			c.add(SeverityError, "new-language", at(e.Pos), "write it for "+language+", or compile for a newer release",
+			c.add(SeverityError, "new-language", at(e.Pos), "write it for "+language+
+				", or compile for a newer release",
 				"%s needs %s, and the release's compiler reads %s", m[1], m[2], language)
 		},
 	}
-	_, _ = conf.Check(pkg.ImportPath, set, files, info) // most errors are about packages that are not here
+	// most errors are about packages that are not here
+	_, _ = conf.Check(pkg.ImportPath, set, files, info)
 	for _, f := range files {
 		ast.Inspect(f, func(n ast.Node) bool {
 			s, ok := n.(*ast.SelectorExpr)
@@ -98,9 +100,11 @@ func (c *checker) newer(pkg *build.Package) {
 				return true
 			}
 			name := p.Imported().Path() + "." + s.Sel.Name
-			if since := newNames()[name]; since != "" && version.Compare(limit, since) < 0 && !seen[name] && newPackages[p.Imported().Path()] == "" {
+			if since := newNames()[name]; since != "" && version.Compare(limit, since) < 0 && !seen[name] &&
+				newPackages[p.Imported().Path()] == "" {
 				seen[name] = true
-				c.add(SeverityError, "new-api", at(s.Pos()), "use something else for this release", "%s came with %s, and the compiler has %s", name, since, limit)
+				c.add(SeverityError, "new-api", at(s.Pos()), "use something else for this release",
+					"%s came with %s, and the compiler has %s", name, since, limit)
 			}
 			return true
 		})

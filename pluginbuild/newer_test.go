@@ -26,21 +26,32 @@ func TestCheckFindsNewCode(t *testing.T) {
 		release, mod, code string
 		want               []string // "code where", in order
 	}{
-		"generics, Go 1.16":      {"4.3.0", "1.16", lines("package main", "func F[T interface{}](x T) {}"), []string{"new-language new.go:2"}},
-		"range over int, 1.19":   {"5.2.5", "1.19", lines("package main", "func f() {", "for i := range 3 {", "_ = i", "}", "}"), []string{"new-language new.go:3"}},
-		"min, 1.19":              {"5.2.5", "1.19", lines("package main", "var x = min(1, 2)"), []string{"new-language new.go:2"}},
-		"errors.Join, 1.19":      {"5.2.5", "1.19", lines("package main", `import e "errors"`, "var x = e.Join(nil)", "var y = e.Join(nil)"), []string{"new-api new.go:3"}},
-		"all of it, 1.21":        {"5.3.0", "1.21", lines("package main", `import "errors"`, "func F[T any](x T) {}", "var x = min(1, 2)", "var y = errors.Join(nil)"), nil},
-		"generics, go.mod below": {"5.2.5", "1.16", lines("package main", "func F[T interface{}](x T) {}"), []string{"new-language new.go:2"}},
-		"iterators, 1.22":        {"5.6.0", "1.22", lines("package main", `import "strings"`, "func f() {", `for x := range strings.Lines("a") {`, "_ = x", "}", "}"), []string{"new-api new.go:4"}},
-		"a name of its own":      {"5.2.5", "1.19", lines("package main", "type e struct{}", "func (e) Join() {}", "func f(errors e) { errors.Join() }"), nil},
-		"a test":                 {"5.2.5", "1.19", "", nil},
+		"generics, Go 1.16": {"4.3.0", "1.16", lines("package main",
+			"func F[T interface{}](x T) {}"), []string{"new-language new.go:2"}},
+		"range over int, 1.19": {"5.2.5", "1.19", lines("package main", "func f() {",
+			"for i := range 3 {", "_ = i", "}", "}"), []string{"new-language new.go:3"}},
+		"min, 1.19": {"5.2.5", "1.19", lines("package main", "var x = min(1, 2)"),
+			[]string{"new-language new.go:2"}},
+		"errors.Join, 1.19": {"5.2.5", "1.19", lines("package main", `import e "errors"`,
+			"var x = e.Join(nil)", "var y = e.Join(nil)"), []string{"new-api new.go:3"}},
+		"all of it, 1.21": {"5.3.0", "1.21", lines("package main", `import "errors"`,
+			"func F[T any](x T) {}", "var x = min(1, 2)", "var y = errors.Join(nil)"), nil},
+		"generics, go.mod below": {"5.2.5", "1.16", lines("package main",
+			"func F[T interface{}](x T) {}"), []string{"new-language new.go:2"}},
+		"iterators, 1.22": {"5.6.0", "1.22", lines("package main", `import "strings"`,
+			"func f() {", `for x := range strings.Lines("a") {`, "_ = x", "}", "}"),
+			[]string{"new-api new.go:4"}},
+		"a name of its own": {"5.2.5", "1.19", lines("package main", "type e struct{}",
+			"func (e) Join() {}", "func f(errors e) { errors.Join() }"), nil},
+		"a test": {"5.2.5", "1.19", "", nil},
 	} {
-		files := map[string]string{"new.go": c.code, "new_test.go": lines("package main", "var x = min(1, 2)")}
+		files := map[string]string{"new.go": c.code, "new_test.go": lines("package main",
+			"var x = min(1, 2)")}
 		if c.code == "" {
 			delete(files, "new.go")
 		}
-		findings, err := pluginbuild.CheckModule(pluginFS("module example.org/p\n\ngo "+c.mod+"\n", files), lookup(t, c.release), pluginbuild.CheckOptions{})
+		findings, err := pluginbuild.CheckModule(pluginFS("module example.org/p\n\ngo "+c.mod+"\n",
+			files), lookup(t, c.release), pluginbuild.CheckOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +86,8 @@ func TestStandardNames(t *testing.T) {
 	}
 	// Names of one system, and packages that are no plugin's business, are left out.
 	line := regexp.MustCompile(`^pkg ([a-z0-9/]+), (?:func|type|var|const) ([A-Z]\w*)`)
-	strange := regexp.MustCompile(`^(syscall|debug/|go/|cmd/|internal/|runtime/|testing|image/|text/template/parse|index/)`)
+	strange := regexp.MustCompile(
+		`^(syscall|debug/|go/|cmd/|internal/|runtime/|testing|image/|text/template/parse|index/)`)
 	names := map[string][]string{}
 	known := map[string]bool{}
 	slices.SortFunc(files, func(a, b string) int { return version.Compare(minor(a), minor(b)) })

@@ -20,14 +20,16 @@ import (
 // GONOSUMDB, and the SSH agent down to the ssh that git starts. netrc is shown
 // by TestPrepareKeepsSecretsOutOfErrors.
 func TestPreparePassesSettingsThrough(t *testing.T) {
-	sshAgent, sshAdd := lab.Program(t, "ssh-agent", "openssh-client"), lab.Program(t, "ssh-add", "openssh-client")
+	sshAgent, sshAdd := lab.Program(t, "ssh-agent", "openssh-client"), lab.Program(t, "ssh-add",
+		"openssh-client")
 	r := lookup(t, "5.2.5")
 	repo := repository(t, gatewayAt(r).Modules()[0].Files, "v5.2.5")
 	r.Commit, r.Date = repo.commits["v5.2.5"], time.Time{}
 
 	// An ssh that asks the agent as the real one does, and stays on this machine.
 	bin := t.TempDir()
-	script := "#!/bin/sh\n" + sshAdd + " -l >&2 || { echo 'git@example.org: Permission denied (publickey).' >&2; exit 255; }\n" +
+	script := "#!/bin/sh\n" + sshAdd + " -l >&2 || { echo 'git@example.org: Permission denied " +
+		"(publickey).' >&2; exit 255; }\n" +
 		"for last; do :; done\nexec sh -c \"$last\"\n"
 	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
@@ -37,7 +39,8 @@ func TestPreparePassesSettingsThrough(t *testing.T) {
 	for _, kv := range append(offline(t, "5.2.5"), // for what the gateway's module needs
 		"GIT_SSH_COMMAND="+filepath.Join(bin, "ssh"), "SSH_AUTH_SOCK=",
 		"GOSUMDB=sum.golang.org "+refusing.URL, "GOPRIVATE="+pluginbuild.Module,
-		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=url.ssh://git@example.org"+repo.dir+".insteadOf", "GIT_CONFIG_VALUE_0=https://"+pluginbuild.Module) {
+		"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=url.ssh://git@example.org"+repo.dir+".insteadOf",
+		"GIT_CONFIG_VALUE_0=https://"+pluginbuild.Module) {
 		k, v, _ := strings.Cut(kv, "=")
 		t.Setenv(k, v)
 	}
@@ -67,8 +70,10 @@ func TestPreparePassesSettingsThrough(t *testing.T) {
 	}
 	t.Setenv("SSH_AUTH_SOCK", socket)
 	key := filepath.Join(bin, "key")
-	for _, argv := range [][]string{{lab.Program(t, "ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-f", key}, {sshAdd, "-q", key}} {
-		if out, err := exec.CommandContext(t.Context(), argv[0], argv[1:]...).CombinedOutput(); err != nil {
+	for _, argv := range [][]string{{lab.Program(t, "ssh-keygen", "openssh-client"), "-q", "-t",
+		"ed25519", "-N", "", "-f", key}, {sshAdd, "-q", key}} {
+		if out, err := exec.CommandContext(t.Context(), argv[0],
+			argv[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", argv, err, out)
 		}
 	}

@@ -27,7 +27,8 @@ type Path int
 
 // The three paths.
 const (
-	Path1 Path = 1 // before 4.2.0: get, tidy, vendor, with the graphql replace where the release has one
+	// before 4.2.0: get, tidy, vendor, with the graphql replace where the release has one
+	Path1 Path = 1
 	Path2 Path = 2 // from 4.2.0 and before 5.1.0: get, tidy, vendor
 	Path3 Path = 3 // from 5.1.0: get, tidy; no vendor directory
 )
@@ -89,20 +90,25 @@ func Explain(current, target *semver.Version) Row {
 	case c == 0:
 		kind = "rebuild"
 	}
-	r.Why = fmt.Sprintf("%s %s → %s takes %s, because %s. ", kind, current, target, r.Path, because[r.Path])
+	r.Why = fmt.Sprintf("%s %s → %s takes %s, because %s. ", kind, current, target, r.Path,
+		because[r.Path])
 	switch {
 	case r.Table == 0:
 		r.Why += "No row of the procedure's table fits this pair; the target alone decides."
 	case r.Table == int(r.Path):
-		r.Why += fmt.Sprintf("Row %d of the procedure's table says so too; its commit is right for one release only.", r.Table)
+		r.Why += fmt.Sprintf("Row %d of the procedure's table says so too; its commit is right for one "+
+			"release only.", r.Table)
 	default:
-		r.Why += fmt.Sprintf("The procedure's table would send it to row %d, which is wrong for this target: the release that runs now does not change how a plugin is built.", r.Table)
+		r.Why += fmt.Sprintf("The procedure's table would send it to row %d, which is wrong for this "+
+			"target: the release that runs now does not change how a plugin is built.", r.Table)
 	}
 	return r
 }
 
 var because = map[Path]string{
-	Path1: "targets before 4.2.0 are compiled from a vendor directory and need the replaces of the release's own go.mod",
+	Path1: "targets before 4.2.0 are compiled from a vendor directory and need the replaces of the " +
+		"release's own go.mod",
 	Path2: "targets from 4.2.0 and before 5.1.0 are compiled from a vendor directory",
-	Path3: "from 5.1.0 on the compiler builds gateway and plugin in one Go workspace, without vendor directory",
+	Path3: "from 5.1.0 on the compiler builds gateway and plugin in one Go workspace, without " +
+		"vendor directory",
 }

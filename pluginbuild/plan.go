@@ -31,12 +31,13 @@ type Plan struct {
 	ModuleVersion string          `json:"module_version,omitempty"` // how go.mod names the commit
 	Path          Path            `json:"path"`
 	Why           string          `json:"why"`
-	Row           *Row            `json:"row,omitempty"` // in the procedure's table, when the current release is known
-	Commands      []Command       `json:"commands"`
-	Image         string          `json:"image"`
-	CompilerGo    string          `json:"compiler_go,omitempty"`
-	Output        string          `json:"output"` // name of the file that the compiler writes
-	Findings      []Finding       `json:"findings"`
+	// in the procedure's table, when the current release is known
+	Row        *Row      `json:"row,omitempty"`
+	Commands   []Command `json:"commands"`
+	Image      string    `json:"image"`
+	CompilerGo string    `json:"compiler_go,omitempty"`
+	Output     string    `json:"output"` // name of the file that the compiler writes
+	Findings   []Finding `json:"findings"`
 }
 
 // NewPlan plans how the plugin module in src gets to the release. It reads src
@@ -91,10 +92,14 @@ func (r Release) platform(goos, goarch string, e Edition) []Finding {
 	switch {
 	case goos == "linux" && goarch == "amd64":
 	case !r.Compiler.PlatformArgs:
-		f = append(f, Finding{SeverityError, "platform", r.Tag(), fmt.Sprintf("the compiler of %s builds for linux/amd64 alone, not for %s/%s", r.Version, goos, goarch), "choose 4.1.0 or newer", false})
+		f = append(f, Finding{SeverityError, "platform", r.Tag(),
+			fmt.Sprintf("the compiler of %s builds for linux/amd64 alone, not for %s/%s", r.Version, goos,
+				goarch), "choose 4.1.0 or newer", false})
 	case r.Compiler.Crosses(goarch, e):
 	default:
-		f = append(f, Finding{SeverityWarning, "platform", r.Tag(), fmt.Sprintf("the compiler of %s has no C compiler set up for %s/%s, and plugins need one", r.Version, goos, goarch), "use an image of your own that has one", false})
+		f = append(f, Finding{SeverityWarning, "platform", r.Tag(),
+			fmt.Sprintf("the compiler of %s has no C compiler set up for %s/%s, and plugins need one",
+				r.Version, goos, goarch), "use an image of your own that has one", false})
 	}
 	return f
 }

@@ -31,10 +31,11 @@ type PrepareOptions struct {
 
 // Prepared is what a Prepare did.
 type Prepared struct {
-	Commands  []Command `json:"commands"`
-	Changed   []string  `json:"changed"`             // files with other content than before, and vendor where it was written again
-	Recovered bool      `json:"recovered,omitempty"` // an interrupted Prepare was undone first
-	Recovery  Recovery  `json:"recovery,omitzero"`   // how
+	Commands []Command `json:"commands"`
+	// files with other content than before, and vendor where it was written again
+	Changed   []string `json:"changed"`
+	Recovered bool     `json:"recovered,omitempty"` // an interrupted Prepare was undone first
+	Recovery  Recovery `json:"recovery,omitzero"`   // how
 }
 
 // Prepare brings the plugin module in dir to the release by running its
@@ -56,7 +57,8 @@ type Prepared struct {
 func Prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (Prepared, error) {
 	p, err := prepare(ctx, dir, r, o)
 	if err != nil {
-		return Prepared{Recovered: p.Recovered, Recovery: p.Recovery}, fmt.Errorf("prepare %s for %s: %w", dir, r.name(), err)
+		return Prepared{Recovered: p.Recovered, Recovery: p.Recovery}, fmt.Errorf("prepare %s for %s: %w",
+			dir, r.name(), err)
 	}
 	return p, nil
 }
@@ -84,7 +86,8 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 		return p, err
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "go.mod")); errors.Is(err, fs.ErrNotExist) {
-		return p, fmt.Errorf("%w; run `go mod init` with the plugin's module path there first", errNoGoMod)
+		return p, fmt.Errorf("%w; run `go mod init` with the plugin's module path there first",
+			errNoGoMod)
 	} else if err != nil {
 		return p, err
 	}
@@ -96,7 +99,8 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 	}
 	defer t.release()
 	if recovered.Found {
-		o.log().Warn("undid an interrupted prepare", "dir", dir, "moved aside", recovered.Moved, "to", recovered.Aside)
+		o.log().Warn("undid an interrupted prepare", "dir", dir, "moved aside", recovered.Moved, "to",
+			recovered.Aside)
 	}
 	for _, n := range r.Notes {
 		o.log().Warn("release", "version", r.name(), "note", n)
@@ -119,8 +123,9 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 
 // Recovery is what undoing an interrupted [Prepare] did.
 type Recovery struct {
-	Found bool     `json:"found"`           // there was one
-	Moved []string `json:"moved,omitempty"` // files and directories of the module that were not as saved
+	Found bool `json:"found"` // there was one
+	// files and directories of the module that were not as saved
+	Moved []string `json:"moved,omitempty"`
 	Aside string   `json:"aside,omitempty"` // directory in the module that they are in now
 }
 
@@ -149,7 +154,8 @@ func recoverDir(dir string) (Recovery, error) {
 }
 
 // steps runs the commands and checks what they left.
-func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release, settings []string) ([]Command, error) {
+func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release,
+	settings []string) ([]Command, error) {
 	data, err := readModuleFile(os.DirFS(t.dir))
 	if err != nil {
 		return nil, err
@@ -174,7 +180,8 @@ func (o PrepareOptions) log() *slog.Logger {
 }
 
 // step runs one command and reports it.
-func (o PrepareOptions) step(ctx context.Context, t *transaction, c Command, settings []string) error {
+func (o PrepareOptions) step(ctx context.Context, t *transaction, c Command,
+	settings []string) error {
 	emit := o.OnEvent
 	if emit == nil {
 		emit = func(Event) {}
@@ -234,8 +241,10 @@ func (r Release) fits(dir string, noGet bool) error {
 		return &Error{Op: "check go.mod", Err: fmt.Errorf(format, a...), Next: hint, ExitCode: -1}
 	}
 	if d := directive(mod); r.Go != "" && !r.accepts(d) {
-		return bad("find it with `go list -m -f '{{.GoVersion}} {{.Path}}' all`, and require an older version of it",
-			"a dependency raised the go directive to %s, and the compiler of %s has %s", d, r.Version, r.goLimit())
+		return bad("find it with `go list -m -f '{{.GoVersion}} {{.Path}}' all`, and require an older "+
+			"version of it",
+			"a dependency raised the go directive to %s, and the compiler of %s has %s", d, r.Version,
+			r.goLimit())
 	}
 	if noGet {
 		return nil
@@ -246,7 +255,8 @@ func (r Release) fits(dir string, noGet bool) error {
 	}
 	switch has := requires(mod, Module); {
 	case has == "" && c.imports(Module):
-		return bad("look for a replace or exclude directive of the gateway's module", "it does not require the gateway's module, though the plugin imports it")
+		return bad("look for a replace or exclude directive of the gateway's module",
+			"it does not require the gateway's module, though the plugin imports it")
 	case has != "" && !c.isCommit(has):
 		return bad("find it with `go mod graph`, and require a version of it made for this release",
 			"a dependency raised the gateway's module to %s instead of the commit %.12s", has, r.Commit)

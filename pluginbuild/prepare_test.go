@@ -141,21 +141,23 @@ func goRun(t *testing.T, dir string, env []string, args ...string) string {
 // All three paths with the real go command, offline, and the result builds.
 func TestPrepareAllPaths(t *testing.T) {
 	t.Parallel()
-	for _, v := range []string{"3.0.0", "4.0.3", "4.0.8", "4.0.16", "4.1.0", "4.3.8", "5.0.3", "5.1.0", "5.2.5", "5.7.1", "5.14.0"} {
+	for _, v := range []string{"3.0.0", "4.0.3", "4.0.8", "4.0.16", "4.1.0", "4.3.8", "5.0.3", "5.1.0",
+		"5.2.5", "5.7.1", "5.14.0"} {
 		t.Run(v, func(t *testing.T) {
 			t.Parallel()
 			r := lookup(t, v)
 			env := offline(t, v)
 			dir := newModule(t, "module example.org/plugin\n\ngo 1.26.0\n\ntoolchain go1.26.8\n", nil)
 			var events []string
-			p, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env, OnEvent: func(e pluginbuild.Event) {
-				if e.Kind == pluginbuild.Started || e.Kind == pluginbuild.Done {
-					events = append(events, e.Stage+" "+string(e.Kind))
-				}
-				if e.Kind == pluginbuild.Done && (e.Elapsed <= 0 || e.Err != nil) {
-					t.Errorf("event %+v", e)
-				}
-			}})
+			p, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env,
+				OnEvent: func(e pluginbuild.Event) {
+					if e.Kind == pluginbuild.Started || e.Kind == pluginbuild.Done {
+						events = append(events, e.Stage+" "+string(e.Kind))
+					}
+					if e.Kind == pluginbuild.Done && (e.Elapsed <= 0 || e.Err != nil) {
+						t.Errorf("event %+v", e)
+					}
+				}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -163,15 +165,18 @@ func TestPrepareAllPaths(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, want := range []string{"\ngo " + r.Go + "\n", pluginbuild.Module + " " + r.PseudoVersion()} {
+			for _, want := range []string{"\ngo " + r.Go + "\n", pluginbuild.Module + " " +
+				r.PseudoVersion()} {
 				if !strings.Contains(string(mod), want) {
 					t.Errorf("no %q in\n%s", want, mod)
 				}
 			}
-			if strings.Contains(string(mod), "toolchain") || strings.Count(string(mod), "=>") != len(r.Replaces) {
+			if strings.Contains(string(mod), "toolchain") || strings.Count(string(mod),
+				"=>") != len(r.Replaces) {
 				t.Errorf("go.mod:\n%s", mod)
 			}
-			wantEvents := "go mod edit started,go mod edit done,go get started,go get done,go mod tidy started,go mod tidy done"
+			wantEvents := "go mod edit started,go mod edit done,go get started,go get done,go mod tidy " +
+				"started,go mod tidy done"
 			changed, flag := "go.mod,go.sum", "-mod=readonly"
 			if r.Path() != pluginbuild.Path3 {
 				wantEvents += ",go mod vendor started,go mod vendor done"
@@ -184,12 +189,14 @@ func TestPrepareAllPaths(t *testing.T) {
 				t.Errorf("result %+v", p)
 			}
 			goRun(t, dir, env, "vet", flag, ".")
-			if _, err := os.Stat(filepath.Join(dir, ".tykupgrade-prepare")); !errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(filepath.Join(dir, ".tykupgrade-prepare")); !errors.Is(err,
+				fs.ErrNotExist) {
 				t.Errorf("the backup directory is still there: %v", err)
 			}
 			// Once more changes nothing.
 			before := treeOf(t, dir)
-			if _, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env}); err != nil {
+			if _, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{
+				Env: env}); err != nil {
 				t.Fatal(err)
 			}
 			same(t, before, treeOf(t, dir))
@@ -200,7 +207,8 @@ func TestPrepareAllPaths(t *testing.T) {
 // A module goes from release to release, up and down, and each time fits.
 func TestPrepareMovesBetweenReleases(t *testing.T) {
 	t.Parallel()
-	route := []string{"3.0.0", "4.0.3", "4.1.0", "5.0.3", "5.1.0", "5.2.5", "5.7.1", "5.12.1", "5.2.1", "4.0.8"}
+	route := []string{"3.0.0", "4.0.3", "4.1.0", "5.0.3", "5.1.0", "5.2.5", "5.7.1", "5.12.1", "5.2.1",
+		"4.0.8"}
 	dir := newModule(t, "module example.org/plugin\n", nil)
 	for _, v := range route {
 		// The gateway's module at this commit alone: the last one is not asked for.
@@ -211,11 +219,13 @@ func TestPrepareMovesBetweenReleases(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env}); err != nil {
+		if _, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{
+			Env: env}); err != nil {
 			t.Fatal(err)
 		}
 		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-		if err != nil || !strings.Contains(string(mod), r.PseudoVersion()) || strings.Count(string(mod), "=>") != len(r.Replaces) {
+		if err != nil || !strings.Contains(string(mod), r.PseudoVersion()) || strings.Count(string(mod),
+			"=>") != len(r.Replaces) {
 			t.Errorf("%s: %v\n%s", v, err, mod)
 		}
 	}
@@ -234,9 +244,11 @@ func TestPrepareWithoutGet(t *testing.T) {
 		}
 	}
 	goRun(t, filepath.Join(root, "tyk"), env, "mod", "tidy") // the release has a go.sum
-	dir := newModule(t, "module example.org/plugin\n\ngo 1.19\n\nrequire github.com/TykTechnologies/tyk v1.9.2-0.20200709165943-1c32b18575e4\n", nil)
+	dir := newModule(t, "module example.org/plugin\n\ngo 1.19\n\nrequire "+
+		"github.com/TykTechnologies/tyk v1.9.2-0.20200709165943-1c32b18575e4\n", nil)
 	none := append(slices.Clone(env), "GOPROXY=off")
-	p, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{NoGet: true, Env: none})
+	p, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{NoGet: true,
+		Env: none})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,10 +270,12 @@ func before(t *testing.T, env []string) string {
 	dir := newModule(t, "module example.org/plugin // mine\n\ngo 1.15\n", map[string]string{
 		"go.work": "go 1.26.0\n\nuse .\n", "go.work.sum": "example.org/x v1.0.0 h1:AAAA\n",
 	})
-	if _, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.0.3"), pluginbuild.PrepareOptions{Env: env}); err != nil {
+	if _, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.0.3"), pluginbuild.PrepareOptions{
+		Env: env}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "vendor", "mine.txt"), []byte("by hand"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "vendor", "mine.txt"), []byte("by hand"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -272,7 +286,8 @@ func before(t *testing.T, env []string) string {
 func wrapper(t *testing.T, script string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "go")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\nexec go \"$@\"\n"), 0o755); err != nil {
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\nexec go \"$@\"\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -293,13 +308,16 @@ func TestPrepareFailsAtEveryStep(t *testing.T) {
 				do = `go "$@"; rm -rf vendor/github.com; echo x >>go.mod; echo x >>go.sum; echo x >>go.work.sum; rm go.work; ` + do
 			}
 			script := fmt.Sprintf("case \"$*\" in %s*) %s;; esac", strings.ReplaceAll(step, " ", `\ `), do)
-			_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env, Go: wrapper(t, script)})
+			_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env,
+				Go: wrapper(t, script)})
 			var failed *pluginbuild.Error
 			if !errors.As(err, &failed) {
 				t.Fatalf("%s: error %v", step, err)
 			}
-			if !strings.HasPrefix(strings.Join(failed.Argv[1:], " "), strings.TrimSuffix(step, "*")) || failed.ExitCode != 42 ||
-				!strings.Contains(failed.Output, "broken") || !strings.HasPrefix(failed.Op, "go "+strings.Fields(step)[0]) {
+			if !strings.HasPrefix(strings.Join(failed.Argv[1:], " "), strings.TrimSuffix(step, "*")) ||
+				failed.ExitCode != 42 ||
+				!strings.Contains(failed.Output, "broken") || !strings.HasPrefix(failed.Op,
+				"go "+strings.Fields(step)[0]) {
 				t.Errorf("%s: %+v", step, failed)
 			}
 			if !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "4.1.0") {
@@ -317,21 +335,27 @@ func TestPrepareRefusesAResultThatDoesNotFit(t *testing.T) {
 	proxy := strings.TrimPrefix(env[0], "GOPROXY=file://")
 	newer := lookup(t, "5.2.5")
 	for name, c := range map[string]struct{ mod, want string }{
-		"go":      {"module example.org/dep\n\ngo 1.22\n", "go directive to 1.22"},
-		"gateway": {"module example.org/dep\n\ngo 1.16\n\nrequire " + pluginbuild.Module + " " + newer.PseudoVersion() + "\n", "gateway's module to " + newer.PseudoVersion()},
+		"go": {"module example.org/dep\n\ngo 1.22\n", "go directive to 1.22"},
+		"gateway": {"module example.org/dep\n\ngo 1.16\n\nrequire " + pluginbuild.Module + " " +
+			newer.PseudoVersion() + "\n", "gateway's module to " + newer.PseudoVersion()},
 	} {
 		path := "example.org/dep" + name
 		mod := strings.Replace(c.mod, "example.org/dep", path, 1)
-		if _, err := tykmod.Proxy(proxy, tykmod.Module{Path: path, Version: "v1.0.0", Files: map[string]string{
-			"go.mod": mod, "dep.go": "package dep\n\nimport _ \"" + pluginbuild.Module + "/ctx\"\n"}}); err != nil {
+		if _, err := tykmod.Proxy(proxy, tykmod.Module{Path: path, Version: "v1.0.0",
+			Files: map[string]string{
+				"go.mod": mod, "dep.go": "package dep\n\nimport _ \"" + pluginbuild.Module +
+					"/ctx\"\n"}}); err != nil {
 			t.Fatal(err)
 		}
-		dir := newModule(t, "module example.org/plugin\n\ngo 1.19\n\nrequire "+path+" v1.0.0\n", map[string]string{
-			"dep.go": "package main\n\nimport _ \"" + path + "\"\n"})
+		dir := newModule(t, "module example.org/plugin\n\ngo 1.19\n\nrequire "+path+" v1.0.0\n",
+			map[string]string{
+				"dep.go": "package main\n\nimport _ \"" + path + "\"\n"})
 		was := treeOf(t, dir)
-		_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.2.1"), pluginbuild.PrepareOptions{Env: env})
+		_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.2.1"), pluginbuild.PrepareOptions{
+			Env: env})
 		var failed *pluginbuild.Error
-		if !errors.As(err, &failed) || failed.Op != "check go.mod" || !strings.Contains(err.Error(), c.want) || failed.Hint() == "" {
+		if !errors.As(err, &failed) || failed.Op != "check go.mod" || !strings.Contains(err.Error(),
+			c.want) || failed.Hint() == "" {
 			t.Errorf("%s: error %v, want %q in it", name, err, c.want)
 		}
 		same(t, was, treeOf(t, dir))
@@ -343,11 +367,13 @@ func TestPrepareRefusesAResultThatDoesNotFit(t *testing.T) {
 func TestPrepareReports(t *testing.T) {
 	t.Parallel()
 	dir := newModule(t, "module example.org/plugin\n\ngo 1.16\n", nil)
-	script := "echo workspace $GOWORK; printf 'dos\\r\\n' >&2; head -c 100000 /dev/zero | tr '\\0' x; printf unfinished; exit 1"
+	script := "echo workspace $GOWORK; printf 'dos\\r\\n' >&2; head -c 100000 /dev/zero | tr '\\0' " +
+		"x; printf unfinished; exit 1"
 	var lines []string
 	var logged strings.Builder
 	_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "5.0.2"), pluginbuild.PrepareOptions{
-		Go: wrapper(t, script), Env: []string{"GOWORK=/elsewhere/go.work"}, Log: slog.New(slog.NewTextHandler(&logged, nil)),
+		Go: wrapper(t, script), Env: []string{"GOWORK=/elsewhere/go.work"},
+		Log: slog.New(slog.NewTextHandler(&logged, nil)),
 		OnEvent: func(e pluginbuild.Event) {
 			if e.Kind == pluginbuild.Output {
 				lines = append(lines, fmt.Sprintf("%v %s", e.Stderr, strings.TrimLeft(e.Line, "x")))
@@ -357,7 +383,8 @@ func TestPrepareReports(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "the module is as it was") {
 		t.Errorf("error %v", err)
 	}
-	if !slices.Contains(lines, "false workspace off") || !slices.Contains(lines, "true dos") || !slices.Contains(lines, "false unfinished") || len(lines) < 4 {
+	if !slices.Contains(lines, "false workspace off") || !slices.Contains(lines, "true dos") ||
+		!slices.Contains(lines, "false unfinished") || len(lines) < 4 {
 		t.Errorf("lines %q", lines)
 	}
 	if !strings.Contains(logged.String(), "misspelt") {
@@ -380,21 +407,30 @@ func TestPrepareRefuses(t *testing.T) {
 		setup func(dir string) error
 		want  string
 	}{
-		"no go.mod": {setup: func(dir string) error { return os.Remove(dir + "/go.mod") }, want: "go mod init"},
+		"no go.mod": {setup: func(dir string) error { return os.Remove(dir + "/go.mod") },
+			want: "go mod init"},
 		"go.mod is a link": {setup: func(dir string) error {
 			return errors.Join(os.Rename(dir+"/go.mod", dir+"/x"), os.Symlink("x", dir+"/go.mod"))
 		}, want: "not a regular file"},
-		"vendor is a link":  {setup: func(dir string) error { return os.Symlink("/tmp", dir+"/vendor") }, want: "not a directory"},
-		"unreadable go.mod": {setup: func(dir string) error { return os.WriteFile(dir+"/go.mod", []byte("module x\nnonsense y\n"), 0o600) }, want: "go.mod:2"},
+		"vendor is a link": {setup: func(dir string) error { return os.Symlink("/tmp", dir+"/vendor") },
+			want: "not a directory"},
+		"unreadable go.mod": {setup: func(dir string) error {
+			return os.WriteFile(dir+"/go.mod",
+				[]byte("module x\nnonsense y\n"), 0o600)
+		}, want: "go.mod:2"},
 		"huge go.mod": {setup: func(dir string) error {
 			return os.WriteFile(dir+"/go.mod", []byte(strings.Repeat("//\n", 1<<20)), 0o600)
 		}, want: "larger than"},
-		"backup is a file": {setup: func(dir string) error { return os.WriteFile(dir+"/.tykupgrade-prepare", nil, 0o600) }, want: "in the way"},
-		"bad release":      {r: pluginbuild.Release{Version: r.Version}, want: "commit"},
-		"no version":       {r: pluginbuild.Release{Commit: "x"}, want: "no version"},
-		"get is needed":    {o: pluginbuild.PrepareOptions{NoGet: true}, want: "5.1.0"},
-		"ended context":    {ctx: ended, want: cause.Error()},
-		"no go program":    {o: pluginbuild.PrepareOptions{Go: "no-such-go"}, want: "install the program"},
+		"backup is a file": {setup: func(dir string) error {
+			return os.WriteFile(dir+
+				"/.tykupgrade-prepare", nil, 0o600)
+		}, want: "in the way"},
+		"bad release":   {r: pluginbuild.Release{Version: r.Version}, want: "commit"},
+		"no version":    {r: pluginbuild.Release{Commit: "x"}, want: "no version"},
+		"get is needed": {o: pluginbuild.PrepareOptions{NoGet: true}, want: "5.1.0"},
+		"ended context": {ctx: ended, want: cause.Error()},
+		"no go program": {o: pluginbuild.PrepareOptions{Go: "no-such-go"},
+			want: "install the program"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -438,13 +474,15 @@ func TestPrepareCancelled(t *testing.T) {
 			match := strings.ReplaceAll(strings.TrimPrefix(step, "go "), " ", `\ `)
 			wrap = wrapper(t, `case "$*" in `+match+`*) go "$@"; echo here; exec sleep 600;; esac`)
 		}
-		_, err := pluginbuild.Prepare(ctx, dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{Env: env, Go: wrap, OnEvent: func(e pluginbuild.Event) {
-			if e.Kind == pluginbuild.Output && e.Line == "here" {
-				cancel(cause)
-			}
-		}})
+		_, err := pluginbuild.Prepare(ctx, dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{Env: env,
+			Go: wrap, OnEvent: func(e pluginbuild.Event) {
+				if e.Kind == pluginbuild.Output && e.Line == "here" {
+					cancel(cause)
+				}
+			}})
 		var failed *pluginbuild.Error
-		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &failed) || failed.Op != step || failed.Retryable() {
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &failed) ||
+			failed.Op != step || failed.Retryable() {
 			t.Errorf("%s: error %v", step, err)
 		}
 		same(t, was, treeOf(t, dir))
@@ -483,7 +521,8 @@ func TestPrepareKilled(t *testing.T) {
 	if !prepareInChild(t, dir, env, "7") {
 		t.Fatal("the child was not killed")
 	}
-	_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{Env: env, Go: wrapper(t, "exit 3")})
+	_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{
+		Env: env, Go: wrapper(t, "exit 3")})
 	if err == nil {
 		t.Error("no error")
 	}
@@ -491,7 +530,8 @@ func TestPrepareKilled(t *testing.T) {
 	if !prepareInChild(t, dir, env, "7") {
 		t.Fatal("the child was not killed")
 	}
-	p, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{Env: env})
+	p, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{
+		Env: env})
 	if err != nil || !p.Recovered {
 		t.Errorf("%+v, %v", p, err)
 	}
@@ -512,7 +552,8 @@ func prepareInChild(t *testing.T, dir string, env []string, n string) bool {
 	if err == nil {
 		return false
 	}
-	if cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+	if cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).
+		Signal() != syscall.SIGKILL {
 		t.Fatalf("child: %v\n%s", err, out)
 	}
 	return true
@@ -524,15 +565,16 @@ func TestPrepareChild(t *testing.T) {
 	if _, err := fmt.Sscan(os.Getenv(childEnv), &n, &dir); err != nil {
 		t.Skip("only runs as a child of TestPrepareKilled")
 	}
-	_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{OnEvent: func(e pluginbuild.Event) {
-		if e.Kind == pluginbuild.Output {
-			return // how many lines go writes is its own affair
-		}
-		if n--; n == 0 {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		}
-	}})
+	_, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{
+		OnEvent: func(e pluginbuild.Event) {
+			if e.Kind == pluginbuild.Output {
+				return // how many lines go writes is its own affair
+			}
+			if n--; n == 0 {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+		}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -555,12 +597,14 @@ func TestPrepareOrphan(t *testing.T) {
 		t.Fatal(err)
 	}
 	bin := t.TempDir()
-	script := "#!/bin/sh\ncase \"$*\" in mod\\ tidy*) echo waiting >" + fifo + "; read x <" + fifo + ";; esac\nexec " + real + " \"$@\"\n"
+	script := "#!/bin/sh\ncase \"$*\" in mod\\ tidy*) echo waiting >" + fifo + "; read x <" + fifo +
+		";; esac\nexec " + real + " \"$@\"\n"
 	if err := os.WriteFile(filepath.Join(bin, "go"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPrepareChild$")
-	child.Env = append(append(os.Environ(), env...), childEnv+"=-1 "+dir, "PATH="+bin+":"+os.Getenv("PATH"))
+	child.Env = append(append(os.Environ(), env...), childEnv+"=-1 "+dir, "PATH="+bin+":"+
+		os.Getenv("PATH"))
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -572,7 +616,8 @@ func TestPrepareOrphan(t *testing.T) {
 	if _, err := pluginbuild.Recover(dir); !errors.Is(err, pluginbuild.ErrBusy) {
 		t.Errorf("recover while the orphan runs: %v", err)
 	}
-	if _, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{Env: env}); !errors.Is(err, pluginbuild.ErrBusy) {
+	if _, err := pluginbuild.Prepare(t.Context(), dir, lookup(t, "4.1.0"), pluginbuild.PrepareOptions{
+		Env: env}); !errors.Is(err, pluginbuild.ErrBusy) {
 		t.Errorf("prepare while the orphan runs: %v", err)
 	}
 	if err := os.WriteFile(fifo, []byte("go on\n"), 0); err != nil {
@@ -600,9 +645,13 @@ func TestPrepareConcurrently(t *testing.T) {
 	r := lookup(t, "5.2.5")
 	var once sync.Once
 	var inner error
-	_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env, OnEvent: func(e pluginbuild.Event) {
-		once.Do(func() { _, inner = pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env}) })
-	}})
+	_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Env: env,
+		OnEvent: func(e pluginbuild.Event) {
+			once.Do(func() {
+				_, inner = pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{
+					Env: env})
+			})
+		}})
 	if err != nil || !errors.Is(inner, pluginbuild.ErrBusy) {
 		t.Errorf("outer %v, inner %v", err, inner)
 	}
@@ -637,7 +686,8 @@ func TestPrepareConcurrently(t *testing.T) {
 func TestPrepareFullDisk(t *testing.T) {
 	lab.SmallDisk(t, 256<<10, func(disk string) {
 		dir := filepath.Join(disk, "plugin")
-		m := tykmod.Module{Files: map[string]string{"go.mod": "module example.org/plugin\n\ngo 1.26.0\n", "main.go": pluginSource, "vendor/modules.txt": "# x\n"}}
+		m := tykmod.Module{Files: map[string]string{"go.mod": "module example.org/plugin\n\ngo 1.26.0\n",
+			"main.go": pluginSource, "vendor/modules.txt": "# x\n"}}
 		if err := m.Extract(dir); err != nil {
 			t.Fatal(err)
 		}
@@ -645,7 +695,8 @@ func TestPrepareFullDisk(t *testing.T) {
 		fill := "head -c 1000000 /dev/zero >" + filepath.Join(disk, "fill")
 		r := lookup(t, "4.0.8")
 		// Full while a command runs.
-		_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Go: wrapper(t, "echo broken >go.mod; mkdir vendor; "+fill)})
+		_, err := pluginbuild.Prepare(t.Context(), dir, r, pluginbuild.PrepareOptions{Go: wrapper(t,
+			"echo broken >go.mod; mkdir vendor; "+fill)})
 		var failed *pluginbuild.Error
 		if !errors.As(err, &failed) {
 			t.Errorf("error %v", err)

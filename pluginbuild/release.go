@@ -23,16 +23,19 @@ const Module = "github.com/TykTechnologies/tyk"
 // is required: [Release.Validate] and all that return an error report its
 // absence, the other methods panic.
 type Release struct {
-	Version   *semver.Version `json:"version"`
-	Commit    string          `json:"commit"`              // 40 hex digits
-	Date      time.Time       `json:"date,omitzero"`       // of the commit
-	Go        string          `json:"go,omitempty"`        // go directive of the release's go.mod: "1.16", "1.25.0"
-	Toolchain string          `json:"toolchain,omitempty"` // its toolchain directive
-	Replaces  []Replace       `json:"replaces,omitempty"`  // its replace directives, in order
-	Compiler  Compiler        `json:"compiler"`            // with the zero Mode there is none but Next
-	Next      *Compiler       `json:"next,omitempty"`      // the next-generation compiler, where the release has one
-	Broken    bool            `json:"broken,omitempty"`    // the compiler image cannot be used; Notes say why
-	Notes     []string        `json:"notes,omitempty"`     // what is odd about the release
+	Version *semver.Version `json:"version"`
+	Commit  string          `json:"commit"`        // 40 hex digits
+	Date    time.Time       `json:"date,omitzero"` // of the commit
+	// go directive of the release's go.mod: "1.16", "1.25.0"
+	Go        string    `json:"go,omitempty"`
+	Toolchain string    `json:"toolchain,omitempty"` // its toolchain directive
+	Replaces  []Replace `json:"replaces,omitempty"`  // its replace directives, in order
+	Compiler  Compiler  `json:"compiler"`            // with the zero Mode there is none but Next
+	// the next-generation compiler, where the release has one
+	Next *Compiler `json:"next,omitempty"`
+	// the compiler image cannot be used; Notes say why
+	Broken bool     `json:"broken,omitempty"`
+	Notes  []string `json:"notes,omitempty"` // what is odd about the release
 }
 
 // Replace is one replace directive. It does not pass on to modules that
@@ -59,28 +62,44 @@ func at(path, version string) string {
 // Compiler is a release's plugin compiler image and what its script can do. All
 // images run as root and expect the plugin's source in /plugin-source.
 type Compiler struct {
-	Variant           Variant   `json:"variant,omitempty"`              // empty: Classic
-	Go                string    `json:"go,omitempty"`                   // Go minor version: "1.19". The patch level floats
-	Base              string    `json:"base,omitempty"`                 // image that it was built from
-	Mode              Mode      `json:"mode"`                           // how it builds
-	Editions          []Edition `json:"editions,omitempty"`             // empty: Standard alone
-	EL7               bool      `json:"el7,omitempty"`                  // there is a tag with the suffix -el7
-	EL7Distros        []string  `json:"el7_distros,omitempty"`          // "ubuntu/xenial": gateway packages from the -el7 build alone
-	EL7OrPlainDistros []string  `json:"el7_or_plain_distros,omitempty"` // packages came from both builds: look at the installed binary
-	Suffix            bool      `json:"suffix,omitempty"`               // output is <name>_vX.Y.Z_<os>_<arch>.so, else the name as given
-	PluginID          bool      `json:"plugin_id,omitempty"`            // takes argument 2, the plugin id
-	PlatformArgs      bool      `json:"platform_args,omitempty"`        // takes arguments 3 and 4, GOOS and GOARCH
-	CrossARM64        bool      `json:"cross_arm64,omitempty"`          // sets a C compiler for arm64
-	CrossS390X        bool      `json:"cross_s390x,omitempty"`          // the same for s390x, in the standard edition alone
-	Env               []string  `json:"env,omitempty"`                  // switches it reads: GO_GET, GO_TIDY, DEBUG, BUILD_TAG
-	Trimpath          bool      `json:"trimpath,omitempty"`             // compiler and gateway build with -trimpath
-	GopluginTag       bool      `json:"goplugin_tag,omitempty"`         // builds with -tags=goplugin
-	RenamesModule     bool      `json:"renames_module,omitempty"`       // a plugin id renames the module; a missing go.mod is created
-	FetchesModules    bool      `json:"fetches_modules,omitempty"`      // the image holds no modules: needs a proxy, or a filled module cache
-	Gateway           bool      `json:"gateway,omitempty"`              // the image carries /usr/local/bin/tyk
-	Hosts             []string  `json:"hosts,omitempty"`                // platforms that the image runs on; empty: linux/amd64 alone
-	Glibc             string    `json:"glibc,omitempty"`                // plugins need no newer one; empty: as new as the base image's
-	Source            string    `json:"source,omitempty"`               // where these facts were read; empty: in the release's tag
+	Variant Variant `json:"variant,omitempty"` // empty: Classic
+	// Go minor version: "1.19". The patch level floats
+	Go       string    `json:"go,omitempty"`
+	Base     string    `json:"base,omitempty"`     // image that it was built from
+	Mode     Mode      `json:"mode"`               // how it builds
+	Editions []Edition `json:"editions,omitempty"` // empty: Standard alone
+	// there is a tag with the suffix -el7
+	EL7 bool `json:"el7,omitempty"`
+	// "ubuntu/xenial": gateway packages from the -el7 build alone
+	EL7Distros []string `json:"el7_distros,omitempty"`
+	// packages came from both builds: look at the installed binary
+	EL7OrPlainDistros []string `json:"el7_or_plain_distros,omitempty"`
+	// output is <name>_vX.Y.Z_<os>_<arch>.so, else the name as given
+	Suffix bool `json:"suffix,omitempty"`
+	// takes argument 2, the plugin id
+	PluginID bool `json:"plugin_id,omitempty"`
+	// takes arguments 3 and 4, GOOS and GOARCH
+	PlatformArgs bool `json:"platform_args,omitempty"`
+	CrossARM64   bool `json:"cross_arm64,omitempty"` // sets a C compiler for arm64
+	// the same for s390x, in the standard edition alone
+	CrossS390X bool `json:"cross_s390x,omitempty"`
+	// switches it reads: GO_GET, GO_TIDY, DEBUG, BUILD_TAG
+	Env []string `json:"env,omitempty"`
+	// compiler and gateway build with -trimpath
+	Trimpath    bool `json:"trimpath,omitempty"`
+	GopluginTag bool `json:"goplugin_tag,omitempty"` // builds with -tags=goplugin
+	// a plugin id renames the module; a missing go.mod is created
+	RenamesModule bool `json:"renames_module,omitempty"`
+	// the image holds no modules: needs a proxy, or a filled module cache
+	FetchesModules bool `json:"fetches_modules,omitempty"`
+	// the image carries /usr/local/bin/tyk
+	Gateway bool `json:"gateway,omitempty"`
+	// platforms that the image runs on; empty: linux/amd64 alone
+	Hosts []string `json:"hosts,omitempty"`
+	// plugins need no newer one; empty: as new as the base image's
+	Glibc string `json:"glibc,omitempty"`
+	// where these facts were read; empty: in the release's tag
+	Source string `json:"source,omitempty"`
 }
 
 // Variant tells the two compiler images of a release apart.
@@ -123,7 +142,8 @@ func (c Compiler) Crosses(goarch string, e Edition) bool {
 // [ErrUnsupported].
 func (r Release) WithVariant(v Variant) (Release, error) {
 	none := func(what string) (Release, error) {
-		return Release{}, &Error{Op: "choose compiler", Object: "of " + r.name(), Kind: ErrUnsupported, Err: errors.New(what), ExitCode: -1}
+		return Release{}, &Error{Op: "choose compiler", Object: "of " + r.name(), Kind: ErrUnsupported,
+			Err: errors.New(what), ExitCode: -1}
 	}
 	switch v {
 	case "":
@@ -139,7 +159,8 @@ func (r Release) WithVariant(v Variant) (Release, error) {
 		}
 		r.Compiler = *r.Next
 	default:
-		return Release{}, refuse("choose compiler", "of "+r.name(), "unknown variant %q (want classic or ng)", v)
+		return Release{}, refuse("choose compiler", "of "+r.name(),
+			"unknown variant %q (want classic or ng)", v)
 	}
 	return r, nil
 }
@@ -193,7 +214,8 @@ func (r Release) Image(e Edition, el7 bool) (string, error) {
 		name += "-" + string(e)
 	}
 	if e != Standard && !slices.Contains(r.Compiler.Editions, e) {
-		return "", fmt.Errorf("compiler image of %s: there is no edition %q, only %v", r.Version, e, r.editions())
+		return "", fmt.Errorf("compiler image of %s: there is no edition %q, only %v", r.Version, e,
+			r.editions())
 	}
 	if r.Compiler.Variant == NextGen {
 		tag += "-ng"
@@ -237,10 +259,13 @@ var (
 // that have one already. Errors match [ErrRequest].
 func (r Release) ValidateName(name string) error {
 	if !nameForm.MatchString(name) {
-		return refuse("name plugin", strconv.Quote(name), "want a plain file name of letters, digits, dots, - and _ that ends in .so, such as plugin.so")
+		return refuse("name plugin", strconv.Quote(name), "want a plain file name of letters, digits, "+
+			"dots, - and _ that ends in .so, such as plugin.so")
 	}
 	if m := suffixed.FindStringSubmatch(name); m != nil && r.Compiler.Suffix {
-		return refuse("name plugin", strconv.Quote(name), "the compiler of %s adds version and platform itself, and gateways would look for %s; name it %s.so",
+		return refuse("name plugin", strconv.Quote(name),
+			"the compiler of %s adds version and platform itself, and gateways would look for %s; "+
+				"name it %s.so",
 			r.Version, r.Output(name, "linux", "amd64"), m[1])
 	}
 	return nil

@@ -72,7 +72,8 @@ func TestTableIsConsistent(t *testing.T) {
 			t.Errorf("%s is out of order", v)
 		}
 		pseudo := r.PseudoVersion()
-		if rev, err := module.PseudoVersionRev(pseudo); err != nil || !strings.HasPrefix(r.Commit, rev) || len(rev) != 12 {
+		if rev, err := module.PseudoVersionRev(pseudo); err != nil || !strings.HasPrefix(r.Commit, rev) ||
+			len(rev) != 12 {
 			t.Errorf("%s: pseudo-version %s does not derive from commit %s: %v", v, pseudo, r.Commit, err)
 		}
 		if at, err := module.PseudoVersionTime(pseudo); err != nil || !at.Equal(r.Date) {
@@ -97,7 +98,8 @@ func TestTableIsConsistent(t *testing.T) {
 		if !reflect.DeepEqual(derived.Compiler, want) {
 			t.Errorf("%s: the rules give\n%+v, the table has\n%+v", v, derived.Compiler, want)
 		}
-		if r.Go == "" || (r.Compiler.Go == "") != strings.Contains(strings.Join(r.Notes, ""), "Go version not recorded") {
+		if r.Go == "" || (r.Compiler.Go == "") != strings.Contains(strings.Join(r.Notes, ""),
+			"Go version not recorded") {
 			t.Errorf("%s: Go %q, compiler's Go %q, notes %q", v, r.Go, r.Compiler.Go, r.Notes)
 		}
 		if (r.Path() == pluginbuild.Path3) != (r.Compiler.Mode == pluginbuild.Workspace) {
@@ -129,7 +131,8 @@ func TestPseudoVersionsSeenInTheWild(t *testing.T) {
 		}
 	}
 	// The three commits of the procedure, each right for one release.
-	for v, want := range map[string]string{"4.0.3": "6c76e802a298", "5.0.3": "54e1072a6a99", "5.2.1": "ffa83a27d3bf"} {
+	for v, want := range map[string]string{"4.0.3": "6c76e802a298", "5.0.3": "54e1072a6a99",
+		"5.2.1": "ffa83a27d3bf"} {
 		if got := lookup(t, v).Commit; !strings.HasPrefix(got, want) {
 			t.Errorf("%s: commit %s, want %s", v, got, want)
 		}
@@ -168,22 +171,28 @@ func TestTableRoundTrip(t *testing.T) {
 
 func TestReadTableRefuses(t *testing.T) {
 	t.Parallel()
-	good := `{"version":"6.0.0","commit":"` + strings.Repeat("a", 40) + `","go":"1.26.0","compiler":{"mode":"workspace"}}`
+	good := `{"version":"6.0.0","commit":"` + strings.Repeat("a", 40) +
+		`","go":"1.26.0","compiler":{"mode":"workspace"}}`
 	for name, c := range map[string][2]string{
-		"not JSON":        {`[`, "unexpected EOF"},
-		"unknown field":   {`[{"comit":"x"}]`, "comit"},
-		"no version":      {`[{"commit":"x"}]`, "no version"},
-		"short commit":    {strings.Replace("["+good+"]", "aaaa", "", 1), "40 lower-case hex"},
-		"bad go":          {strings.Replace("["+good+"]", "1.26.0", "go1.26", 1), "go directive"},
-		"bad mode":        {strings.Replace("["+good+"]", "workspace", "magic", 1), "mode"},
-		"bad edition":     {strings.Replace("["+good+"]", `"mode"`, `"editions":["pro"],"mode"`, 1), "edition"},
-		"bad replace":     {strings.Replace("["+good+"]", `"compiler"`, `"replaces":[{"old":"x","new":"../y","new_version":"v1.0.0"}],"compiler"`, 1), "replace"},
-		"bad toolchain":   {strings.Replace("["+good+"]", `"compiler"`, `"toolchain":"; rm -rf /","compiler"`, 1), "toolchain"},
-		"bad compiler go": {strings.Replace("["+good+"]", `"mode"`, `"go":"latest","mode"`, 1), "compiler's Go"},
-		"trailing":        {"[" + good + "] []", "follows"},
-		"too large":       {"[" + strings.Repeat(" ", 9<<20) + "]", "larger than"},
+		"not JSON":      {`[`, "unexpected EOF"},
+		"unknown field": {`[{"comit":"x"}]`, "comit"},
+		"no version":    {`[{"commit":"x"}]`, "no version"},
+		"short commit":  {strings.Replace("["+good+"]", "aaaa", "", 1), "40 lower-case hex"},
+		"bad go":        {strings.Replace("["+good+"]", "1.26.0", "go1.26", 1), "go directive"},
+		"bad mode":      {strings.Replace("["+good+"]", "workspace", "magic", 1), "mode"},
+		"bad edition": {strings.Replace("["+good+"]", `"mode"`, `"editions":["pro"],"mode"`, 1),
+			"edition"},
+		"bad replace": {strings.Replace("["+good+"]", `"compiler"`,
+			`"replaces":[{"old":"x","new":"../y","new_version":"v1.0.0"}],"compiler"`, 1), "replace"},
+		"bad toolchain": {strings.Replace("["+good+"]", `"compiler"`,
+			`"toolchain":"; rm -rf /","compiler"`, 1), "toolchain"},
+		"bad compiler go": {strings.Replace("["+good+"]", `"mode"`, `"go":"latest","mode"`, 1),
+			"compiler's Go"},
+		"trailing":  {"[" + good + "] []", "follows"},
+		"too large": {"[" + strings.Repeat(" ", 9<<20) + "]", "larger than"},
 	} {
-		if _, err := pluginbuild.ReadTable(strings.NewReader(c[0])); err == nil || !strings.Contains(err.Error(), c[1]) {
+		if _, err := pluginbuild.ReadTable(strings.NewReader(c[0])); err == nil ||
+			!strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%s: error %v, want %q in it", name, err, c[1])
 		}
 	}
@@ -222,16 +231,19 @@ func TestLookupOfUnknownNamesTheNearest(t *testing.T) {
 	if _, err := pluginbuild.Lookup(nil); err == nil {
 		t.Error("a nil version is found")
 	}
-	if _, err := (pluginbuild.Table{}).Lookup(semver.MustParse("1.0.0")); err == nil || strings.Contains(err.Error(), "nearest") {
+	if _, err := (pluginbuild.Table{}).Lookup(semver.MustParse("1.0.0")); err == nil ||
+		strings.Contains(err.Error(), "nearest") {
 		t.Errorf("empty table: %v", err)
 	}
-	if r, err := (pluginbuild.Table{{}, lookup(t, "5.2.5")}).Lookup(semver.MustParse("5.2.4")); err == nil || !strings.Contains(err.Error(), "5.2.5") {
+	if r, err := (pluginbuild.Table{{}, lookup(t, "5.2.5")}).Lookup(semver.MustParse(
+		"5.2.4")); err == nil || !strings.Contains(err.Error(), "5.2.5") {
 		t.Errorf("a table with an empty entry: %+v, %v", r, err)
 	}
 	// A later entry wins, so that a consumer can correct one.
 	mine := lookup(t, "5.2.5")
 	mine.Go = "1.20"
-	if r, err := append(pluginbuild.Releases(), mine).Lookup(mine.Version); err != nil || r.Go != "1.20" {
+	if r, err := append(pluginbuild.Releases(), mine).Lookup(mine.Version); err != nil ||
+		r.Go != "1.20" {
 		t.Errorf("corrected release: %+v, %v", r, err)
 	}
 	if lookup(t, "5.2.5").Go != "1.19" {
@@ -247,18 +259,23 @@ func TestDerive(t *testing.T) {
 		t.Fatal(err)
 	}
 	near := lookup(t, "5.14.0")
-	if r.Commit != commit || r.Go != near.Go || !reflect.DeepEqual(r.Replaces, near.Replaces) || !reflect.DeepEqual(r.Compiler, near.Compiler) ||
+	if r.Commit != commit || r.Go != near.Go || !reflect.DeepEqual(r.Replaces, near.Replaces) ||
+		!reflect.DeepEqual(r.Compiler, near.Compiler) ||
 		len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "5.14.0") || r.PseudoVersion() != "" {
 		t.Errorf("derived %+v", r)
 	}
-	mod := "module " + pluginbuild.Module + "\n\ngo 1.26.0\n\ntoolchain go1.26.3\n\nreplace (\n\texample.org/a v1.0.0 => example.org/b v1.2.3\n\texample.org/c => ./local\n)\n"
+	mod := "module " + pluginbuild.Module + "\n\ngo 1.26.0\n\ntoolchain go1.26.3\n\nreplace " +
+		"(\n\texample.org/a v1.0.0 => example.org/b v1.2.3\n\texample.org/c => ./local\n)\n"
 	r, err = r.WithGoMod(strings.NewReader(mod))
-	if err != nil || r.Go != "1.26.0" || r.Toolchain != "go1.26.3" || len(r.Replaces) != 1 || len(r.Notes) != 0 ||
+	if err != nil || r.Go != "1.26.0" || r.Toolchain != "go1.26.3" || len(r.Replaces) != 1 ||
+		len(r.Notes) != 0 ||
 		r.Replaces[0].String() != "example.org/a@v1.0.0=example.org/b@v1.2.3" {
 		t.Errorf("with its own go.mod: %+v, %v", r, err)
 	}
-	for _, bad := range []string{"module example.org/other\n", "modul x", strings.Repeat("// x\n", 1<<19)} {
-		if _, err := r.WithGoMod(strings.NewReader(bad)); err == nil || !strings.Contains(err.Error(), "5.15.0") {
+	for _, bad := range []string{"module example.org/other\n", "modul x", strings.Repeat("// x\n",
+		1<<19)} {
+		if _, err := r.WithGoMod(strings.NewReader(bad)); err == nil || !strings.Contains(err.Error(),
+			"5.15.0") {
 			t.Errorf("go.mod %.20q: error %v", bad, err)
 		}
 	}
@@ -266,7 +283,8 @@ func TestDerive(t *testing.T) {
 		t.Error("a commit that is none is taken")
 	}
 	// A known release keeps everything but what another commit puts in doubt.
-	if r, err := pluginbuild.Derive(near.Version, near.Commit); err != nil || !reflect.DeepEqual(r, near) {
+	if r, err := pluginbuild.Derive(near.Version, near.Commit); err != nil || !reflect.DeepEqual(r,
+		near) {
 		t.Errorf("known release: %+v, %v", r, err)
 	}
 	if r, err := pluginbuild.Derive(near.Version, commit); err != nil || r.PseudoVersion() != "" {
@@ -326,7 +344,8 @@ func TestParseVersion(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"5.2.5": "5.2.5", "v5.2.5": "5.2.5", "5.3.0~rc1": "5.3.0-rc1", "v5.3.0-rc1": "5.3.0-rc1",
-		"5.2": "", "": "", "latest": "", "5.2.5.1": "", "vv5.2.5": "", "5.2.x": "", "-5.2.5": "", strings.Repeat("1", 65): "",
+		"5.2": "", "": "", "latest": "", "5.2.5.1": "", "vv5.2.5": "", "5.2.x": "", "-5.2.5": "",
+		strings.Repeat("1", 65): "",
 	} {
 		v, err := pluginbuild.ParseVersion(in)
 		if (err == nil) != (want != "") || err == nil && v.String() != want {
@@ -336,7 +355,8 @@ func TestParseVersion(t *testing.T) {
 }
 
 func FuzzParseVersion(f *testing.F) {
-	for _, s := range []string{"5.2.5", "v4.0.8", "5.3.0~rc1", "5.15.0-rc1+meta", "99999999999999999999.0.0", "v", "5..", "\x00"} {
+	for _, s := range []string{"5.2.5", "v4.0.8", "5.3.0~rc1", "5.15.0-rc1+meta",
+		"99999999999999999999.0.0", "v", "5..", "\x00"} {
 		f.Add(s)
 	}
 	name := regexp.MustCompile(`^plugin(_v\d+\.\d+\.\d+_linux_amd64)?\.so$`)
@@ -345,7 +365,8 @@ func FuzzParseVersion(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := pluginbuild.ParseVersion(v.String()); err != nil && len(v.String()) <= 64 || err == nil && !again.Equal(v) {
+		if again, err := pluginbuild.ParseVersion(v.String()); err != nil && len(v.String()) <= 64 ||
+			err == nil && !again.Equal(v) {
 			t.Fatalf("%q reads as %s, which reads as %s, %v", s, v, again, err)
 		}
 		if p := pluginbuild.PathTo(v); p < 1 || p > 3 {

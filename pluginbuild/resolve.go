@@ -17,7 +17,8 @@ import (
 
 // Runner executes one command. An error of a command that ran has the method
 // ExitCode() int.
-type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
+type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error
 
 // ResolveCommit asks a repository, through `git ls-remote`, for the commit that
 // a release is tagged with; an annotated tag is followed to its commit. repo is
@@ -25,7 +26,8 @@ type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, 
 // come from git's own helpers, SSH agent and netrc; it never prompts.
 //
 // A nil runner executes git on this machine.
-func ResolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Version) (string, error) {
+func ResolveCommit(ctx context.Context, runner Runner, repo string,
+	v *semver.Version) (string, error) {
 	if v == nil {
 		return "", errors.New("resolve commit: no version given")
 	}
@@ -36,7 +38,8 @@ func ResolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Ve
 	return commit, nil
 }
 
-func resolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Version) (string, error) {
+func resolveCommit(ctx context.Context, runner Runner, repo string,
+	v *semver.Version) (string, error) {
 	if repo == "" || strings.HasPrefix(repo, "-") {
 		return "", errors.New("that is no repository; give a URL or a directory")
 	}
@@ -44,7 +47,8 @@ func resolveCommit(ctx context.Context, runner Runner, repo string, v *semver.Ve
 		return "", ErrSecretInURL
 	}
 	if helper := transportHelper.FindString(repo); helper != "" {
-		return "", refuse("git ls-remote", redact.Text(repo), "the transport helper %s can run any program; give a URL, an SSH address or a directory", helper)
+		return "", refuse("git ls-remote", redact.Text(repo),
+			"the transport helper %s can run any program; give a URL, an SSH address or a directory", helper)
 	}
 	if runner == nil {
 		runner = run.Local(run.Options{Env: []string{"GIT_TERMINAL_PROMPT=0", "LC_ALL=C"}})
@@ -68,7 +72,8 @@ var transportHelper = regexp.MustCompile(`^[A-Za-z0-9+.-]*::`)
 func pickTag(out, tag string) (string, error) {
 	found := map[string]string{}
 	for line := range strings.Lines(out) {
-		if commit, ref, ok := strings.Cut(strings.TrimRight(line, "\r\n"), "\t"); ok && commitForm.MatchString(commit) {
+		if commit, ref, ok := strings.Cut(strings.TrimRight(line, "\r\n"), "\t"); ok &&
+			commitForm.MatchString(commit) {
 			found[ref] = commit
 		}
 	}

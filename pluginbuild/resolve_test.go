@@ -33,14 +33,16 @@ func repository(t *testing.T, files map[string]string, tags ...string) repo {
 	r.git = func(args ...string) string {
 		cmd := exec.CommandContext(t.Context(), git, append([]string{"-C", r.dir}, args...)...)
 		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",
-			"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.org")
+			"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a",
+			"GIT_COMMITTER_EMAIL=a@example.org")
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("git %s: %v\n%s", args, err, out)
 		}
 		return strings.TrimSpace(string(out))
 	}
-	if err := errors.Join(os.Mkdir(r.dir, 0o755), (tykmod.Module{Files: files}).Extract(r.dir)); err != nil {
+	if err := errors.Join(os.Mkdir(r.dir, 0o755), (tykmod.Module{Files: files}).Extract(
+		r.dir)); err != nil {
 		t.Fatal(err)
 	}
 	r.git("init", "-q")
@@ -68,21 +70,25 @@ func TestResolveCommit(t *testing.T) {
 		}
 	}
 	_, err := pluginbuild.ResolveCommit(t.Context(), nil, dir, semver.MustParse("5.15.2"))
-	if !errors.Is(err, pluginbuild.ErrNoTag) || !strings.Contains(err.Error(), "5.15.2") || !strings.Contains(err.Error(), dir) {
+	if !errors.Is(err, pluginbuild.ErrNoTag) || !strings.Contains(err.Error(), "5.15.2") ||
+		!strings.Contains(err.Error(), dir) {
 		t.Errorf("no such tag: %v", err)
 	}
 	var failed *pluginbuild.Error
 	_, err = pluginbuild.ResolveCommit(t.Context(), nil, dir+"/nowhere", semver.MustParse("5.15.0"))
-	if !errors.As(err, &failed) || failed.ExitCode != 128 || !strings.Contains(failed.Output, "nowhere") {
+	if !errors.As(err, &failed) || failed.ExitCode != 128 || !strings.Contains(failed.Output,
+		"nowhere") {
 		t.Errorf("no repository: %v", err)
 	}
-	_, err = pluginbuild.ResolveCommit(t.Context(), nil, "http://127.0.0.1:1/x.git", semver.MustParse("5.15.0"))
+	_, err = pluginbuild.ResolveCommit(t.Context(), nil, "http://127.0.0.1:1/x.git",
+		semver.MustParse("5.15.0"))
 	if !errors.As(err, &failed) || !failed.Retryable() || failed.Hint() == "" {
 		t.Errorf("nothing listens: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := pluginbuild.ResolveCommit(ctx, nil, dir, semver.MustParse("5.15.0")); !errors.Is(err, context.Canceled) {
+	if _, err := pluginbuild.ResolveCommit(ctx, nil, dir, semver.MustParse("5.15.0")); !errors.Is(err,
+		context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
@@ -103,13 +109,15 @@ func TestResolveCommitRunner(t *testing.T) {
 	for name, c := range map[string]struct{ out, want string }{
 		"light":         {commit + "\trefs/tags/v5.15.0\n", commit},
 		"windows lines": {commit + "\trefs/tags/v5.15.0\r\n", commit},
-		"peeled":        {strings.Repeat("0", 40) + "\trefs/tags/v5.15.0\n" + commit + "\trefs/tags/v5.15.0^{}\n", commit},
-		"other tag":     {commit + "\trefs/tags/x/refs/tags/v5.15.0\n", ""},
-		"no commit":     {"abc\trefs/tags/v5.15.0\n", ""},
-		"empty":         {"", ""},
-		"endless":       {strings.Repeat("x", 1<<20), ""},
+		"peeled": {strings.Repeat("0", 40) + "\trefs/tags/v5.15.0\n" + commit +
+			"\trefs/tags/v5.15.0^{}\n", commit},
+		"other tag": {commit + "\trefs/tags/x/refs/tags/v5.15.0\n", ""},
+		"no commit": {"abc\trefs/tags/v5.15.0\n", ""},
+		"empty":     {"", ""},
+		"endless":   {strings.Repeat("x", 1<<20), ""},
 	} {
-		got, err := pluginbuild.ResolveCommit(t.Context(), answer(c.out), "https://git.example.org/tyk", semver.MustParse("5.15.0"))
+		got, err := pluginbuild.ResolveCommit(t.Context(), answer(c.out), "https://git.example.org/tyk",
+			semver.MustParse("5.15.0"))
 		if got != c.want || (c.want == "") != errors.Is(err, pluginbuild.ErrNoTag) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
@@ -118,10 +126,12 @@ func TestResolveCommitRunner(t *testing.T) {
 		t.Error("a command was run")
 		return nil
 	}
-	if _, err := pluginbuild.ResolveCommit(t.Context(), never, "https://git.example.org/tyk", nil); err == nil {
+	if _, err := pluginbuild.ResolveCommit(t.Context(), never, "https://git.example.org/tyk",
+		nil); err == nil {
 		t.Error("a nil version is resolved")
 	}
-	for _, repo := range []string{"", "--upload-pack=reboot", "https://user:hunter2@git.example.org/tyk"} {
+	for _, repo := range []string{"", "--upload-pack=reboot",
+		"https://user:hunter2@git.example.org/tyk"} {
 		_, err := pluginbuild.ResolveCommit(t.Context(), never, repo, semver.MustParse("5.15.0"))
 		if err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: %v", repo, err)
@@ -148,7 +158,8 @@ func FuzzResolveCommit(f *testing.F) {
 }
 
 func FuzzReadTable(f *testing.F) {
-	f.Add(`[{"version":"6.0.0","commit":"` + strings.Repeat("a", 40) + `","go":"1.26.0","compiler":{"mode":"workspace"}}]`)
+	f.Add(`[{"version":"6.0.0","commit":"` + strings.Repeat("a", 40) +
+		`","go":"1.26.0","compiler":{"mode":"workspace"}}]`)
 	f.Add(`[{"version":null}]`)
 	f.Add(`[]`)
 	f.Fuzz(func(t *testing.T, data string) {

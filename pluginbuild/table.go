@@ -111,7 +111,8 @@ func (e *UnknownReleaseError) Hint() string {
 	if e.Nearest != nil {
 		fmt.Fprintf(&b, "the nearest known release is %s; ", e.Nearest.Version)
 	}
-	b.WriteString("if the version is right, give a Release of your own, or take its commit from a repository with ResolveCommit and the rest from Derive")
+	b.WriteString("if the version is right, give a Release of your own, or take its commit from a " +
+		"repository with ResolveCommit and the rest from Derive")
 	return b.String()
 }
 
@@ -174,8 +175,9 @@ func readBounded(r io.Reader, limit int64) ([]byte, error) {
 }
 
 var (
-	commitForm    = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	goForm        = regexp.MustCompile(`^[1-9][0-9]*\.(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)|(rc|beta)[1-9][0-9]*)?$`)
+	commitForm = regexp.MustCompile(`^[0-9a-f]{40}$`)
+	goForm     = regexp.MustCompile(
+		`^[1-9][0-9]*\.(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)|(rc|beta)[1-9][0-9]*)?$`)
 	toolchainForm = regexp.MustCompile(`^go[1-9][0-9.]*(rc[0-9]+|beta[0-9]+)?(-[A-Za-z0-9.+-]+)?$`)
 )
 

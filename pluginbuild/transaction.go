@@ -77,7 +77,8 @@ const (
 // begin locks the module, puts back what an interrupted transaction left, and
 // saves what the commands may change. moveVendor says that they write a vendor
 // directory.
-func begin(dir string, release string, moveVendor bool) (_ *transaction, recovered Recovery, err error) {
+func begin(dir string, release string,
+	moveVendor bool) (_ *transaction, recovered Recovery, err error) {
 	t := &transaction{dir: dir}
 	if err := t.acquire(); err != nil {
 		return nil, recovered, err
@@ -171,7 +172,8 @@ func (t *transaction) sweep() error {
 // save fills the backup directory. Nothing of the module changes until the
 // journal is on disk.
 func (t *transaction) save(release string, moveVendor bool) error {
-	t.journal = journal{Format: 1, Release: release, Started: time.Now().UTC().Truncate(time.Second), Vendor: vendorKept}
+	t.journal = journal{Format: 1, Release: release, Started: time.Now().UTC().Truncate(time.Second),
+		Vendor: vendorKept}
 	for _, name := range guarded {
 		s, err := t.saveFile(name)
 		if err != nil {
@@ -199,7 +201,8 @@ func (t *transaction) save(release string, moveVendor bool) error {
 	if err := atomicfile.SyncDir(t.backup()); err != nil {
 		return err
 	}
-	if _, err := atomicfile.WriteBytes(context.Background(), t.backup(journalName), atomicfile.Options{}, data); err != nil {
+	if _, err := atomicfile.WriteBytes(context.Background(), t.backup(journalName),
+		atomicfile.Options{}, data); err != nil {
 		return err
 	}
 	// The directory itself must be on disk before anything in the module moves.
@@ -242,11 +245,13 @@ func (t *transaction) saveFile(name string) (saved, error) {
 		return err
 	})
 	if errors.Is(err, fs.ErrPermission) && o.Owner != nil {
-		return saved{}, fmt.Errorf("it belongs to another user, so it could not be put back as it was; run this as its owner: %w", err)
+		return saved{}, fmt.Errorf("it belongs to another user, so it could not be put back as it was; "+
+			"run this as its owner: %w", err)
 	} else if err != nil {
 		return saved{}, err
 	}
-	return saved{Name: name, SHA256: sum.SHA256}, os.Chtimes(t.backup(name), time.Time{}, info.ModTime())
+	return saved{Name: name, SHA256: sum.SHA256}, os.Chtimes(t.backup(name), time.Time{},
+		info.ModTime())
 }
 
 // commit makes the module's new state durable and then drops the journal, from
@@ -284,7 +289,8 @@ func (t *transaction) recover() (bool, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&t.journal); err != nil || t.Format != 1 {
-		return false, fmt.Errorf("%s is not readable (%v); the files beside it are what an interrupted Prepare saved: put them back by hand, then remove the directory", t.backup(journalName), err)
+		return false, fmt.Errorf("%s is not readable (%v); the files beside it are what an interrupted "+
+			"Prepare saved: put them back by hand, then remove the directory", t.backup(journalName), err)
 	}
 	// Since then a person may have worked on the module. Nobody can tell that from
 	// what the commands did, so nothing is lost.
@@ -342,7 +348,8 @@ func (t *transaction) recovery() (Recovery, error) {
 func (t *transaction) rollback() error {
 	for _, s := range t.Files {
 		if err := t.restore(s); err != nil {
-			return fmt.Errorf("put %s back: %w; the saved copies are in %s", filepath.Join(t.dir, s.Name), err, t.backup())
+			return fmt.Errorf("put %s back: %w; the saved copies are in %s", filepath.Join(t.dir, s.Name),
+				err, t.backup())
 		}
 	}
 	if err := t.restoreVendor(); err != nil {

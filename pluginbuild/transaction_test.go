@@ -18,9 +18,11 @@ func guardedModule(t *testing.T) (dir string, state func() map[string]string) {
 	t.Helper()
 	dir = t.TempDir()
 	old := time.Date(2021, 2, 3, 4, 5, 6, 7, time.UTC)
-	for name, content := range map[string]string{"go.mod": "module x\n", "go.sum": "", "vendor/modules.txt": "# x\n", "vendor/a/a.go": "package a\n"} {
+	for name, content := range map[string]string{"go.mod": "module x\n", "go.sum": "",
+		"vendor/modules.txt": "# x\n", "vendor/a/a.go": "package a\n"} {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(content), 0o640), os.Chtimes(path, old, old)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(content),
+			0o640), os.Chtimes(path, old, old)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -44,7 +46,8 @@ func guardedModule(t *testing.T) (dir string, state func() map[string]string) {
 			}
 			data, err := os.ReadFile(path)
 			st := info.Sys().(*syscall.Stat_t)
-			all[strings.TrimPrefix(path, dir)] = strings.Join([]string{info.Mode().String(), info.ModTime().UTC().String(),
+			all[strings.TrimPrefix(path, dir)] = strings.Join([]string{info.Mode().String(),
+				info.ModTime().UTC().String(),
 				string(rune(st.Uid)), string(rune(st.Gid)), string(data)}, "|")
 			return err
 		})
@@ -60,7 +63,8 @@ func spoil(t *testing.T, dir string) {
 	t.Helper()
 	for _, name := range []string{"go.mod", "go.sum", "go.work", "vendor/b.go"} {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("new"), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("new"),
+			0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -88,9 +92,15 @@ func TestRecoverFromEveryState(t *testing.T) {
 		"journal, vendor not moved yet": {found: true, leave: func(t *testing.T, tx *transaction) {
 			move(t, tx.backup(vendorName), filepath.Join(tx.dir, vendorName))
 		}},
-		"saved, nothing run":  {found: true, leave: func(*testing.T, *transaction) {}},
-		"commands have run":   {found: true, leave: func(t *testing.T, tx *transaction) { spoil(t, tx.dir) }},
-		"go.mod has vanished": {found: true, leave: func(t *testing.T, tx *transaction) { _ = os.Remove(filepath.Join(tx.dir, "go.mod")) }},
+		"saved, nothing run": {found: true, leave: func(*testing.T, *transaction) {}},
+		"commands have run": {found: true, leave: func(t *testing.T, tx *transaction) {
+			spoil(t,
+				tx.dir)
+		}},
+		"go.mod has vanished": {found: true, leave: func(t *testing.T,
+			tx *transaction) {
+			_ = os.Remove(filepath.Join(tx.dir, "go.mod"))
+		}},
 		"files put back, vendor not": {found: true, leave: func(t *testing.T, tx *transaction) {
 			spoil(t, tx.dir)
 			move(t, tx.backup("go.mod"), filepath.Join(tx.dir, "go.mod"))
@@ -129,7 +139,10 @@ func TestRecoverFromEveryState(t *testing.T) {
 			c.leave(t, tx)
 			if c.kept {
 				want = state()
-				maps.DeleteFunc(want, func(name, _ string) bool { return strings.HasPrefix(name, "/"+backupDir) })
+				maps.DeleteFunc(want, func(name, _ string) bool {
+					return strings.HasPrefix(name,
+						"/"+backupDir)
+				})
 			}
 			tx.unlock() // as a kill does
 			found, err := Recover(dir)
@@ -170,10 +183,12 @@ func TestRecoverKeepsLaterWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := Recover(dir)
-	if err != nil || !r.Found || strings.Join(r.Moved, " ") != "go.mod go.sum go.work vendor" || r.Aside != first.aside {
+	if err != nil || !r.Found || strings.Join(r.Moved, " ") != "go.mod go.sum go.work vendor" ||
+		r.Aside != first.aside {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	for name, content := range map[string]string{"go.mod": "new", "go.mod.2": "newer", "go.sum": "new", "go.work": "new", "vendor/b.go": "new"} {
+	for name, content := range map[string]string{"go.mod": "new", "go.mod.2": "newer", "go.sum": "new",
+		"go.work": "new", "vendor/b.go": "new"} {
 		if got, err := os.ReadFile(filepath.Join(r.Aside, name)); err != nil || string(got) != content {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
@@ -192,7 +207,8 @@ func TestRecoverRefuses(t *testing.T) {
 		"damaged copy":       {"go.mod", "x", "damaged"},
 		"unreadable journal": {journalName, "{", "by hand"},
 		"other format":       {journalName, `{"format":2}`, "by hand"},
-		"foreign name":       {journalName, `{"format":1,"files":[{"name":"../../etc/passwd","absent":true}]}`, "never saves"},
+		"foreign name": {journalName,
+			`{"format":1,"files":[{"name":"../../etc/passwd","absent":true}]}`, "never saves"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -55,14 +55,15 @@ func (c Case) take(t *testing.T, dir string) *backup.Set {
 	t.Helper()
 	src := c.Source(t)
 	var last backup.Event
-	set, err := backup.Take(t.Context(), dir, backup.Options{Label: "conformance", Progress: func(e backup.Event) {
-		if e.Component != src.Name() {
-			t.Errorf("event of component %q", e.Component)
-		}
-		if e.Phase == backup.PhaseBackup {
-			last = e
-		}
-	}}, src)
+	set, err := backup.Take(t.Context(), dir, backup.Options{Label: "conformance",
+		Progress: func(e backup.Event) {
+			if e.Component != src.Name() {
+				t.Errorf("event of component %q", e.Component)
+			}
+			if e.Phase == backup.PhaseBackup {
+				last = e
+			}
+		}}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,8 @@ func (c Case) take(t *testing.T, dir string) *backup.Set {
 
 func (c Case) manifest(t *testing.T, set *backup.Set) {
 	comp := set.Components[0]
-	if comp.Kind == "" || comp.Consistency == "" || comp.Method == "" || comp.Topology == "" || comp.Items == 0 || comp.Bytes == 0 || comp.End.Before(comp.Start) {
+	if comp.Kind == "" || comp.Consistency == "" || comp.Method == "" || comp.Topology == "" ||
+		comp.Items == 0 || comp.Bytes == 0 || comp.End.Before(comp.Start) {
 		t.Errorf("incomplete: %+v", comp)
 	}
 	data, err := os.ReadFile(filepath.Join(set.Dir, "manifest.json"))
@@ -125,7 +127,8 @@ func (c Case) levels(t *testing.T, set *backup.Set) {
 		}
 	}
 	if p, ok := c.Source(t).(backup.Prover); ok {
-		if err := again.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{p}}); err != nil {
+		if err := again.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+			Against: []backup.Prover{p}}); err != nil {
 			t.Errorf("level live: %v", err)
 		}
 	}

@@ -25,7 +25,8 @@ func Helper(sources func() []backup.Source) {
 		return
 	}
 	for i := 0; ; i++ {
-		if _, err := backup.Take(context.Background(), dir, backup.Options{Reserve: -1}, sources()...); err != nil {
+		if _, err := backup.Take(context.Background(), dir, backup.Options{Reserve: -1},
+			sources()...); err != nil {
 			fmt.Println("FAILED", err)
 			os.Exit(1)
 		}

@@ -145,7 +145,8 @@ func (k KilledRestore) recover(t *testing.T, before, after string, back bool) (c
 func (k KilledRestore) run(t *testing.T, after time.Duration) (time.Duration, []byte) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^"+k.Helper+"$")
-	cmd.Env = append(append(os.Environ(), killSetEnv+"="+k.Set.Dir, "GORACE=atexit_sleep_ms=0"), k.Env...)
+	cmd.Env = append(append(os.Environ(), killSetEnv+"="+k.Set.Dir, "GORACE=atexit_sleep_ms=0"),
+		k.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {

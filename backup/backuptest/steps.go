@@ -74,7 +74,8 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, o := range map[string]backup.ExportOptions{"set.tar.zst": {}, "set.tar.zst.age": {Recipients: []age.Recipient{id.Recipient()}}} {
+	for name, o := range map[string]backup.ExportOptions{"set.tar.zst": {}, "set.tar.zst.age": {
+		Recipients: []age.Recipient{id.Recipient()}}} {
 		path := filepath.Join(t.TempDir(), name)
 		if err := set.Export(t.Context(), path, o); err != nil {
 			t.Fatal(err)
@@ -87,7 +88,8 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 		var ids []age.Identity
 		if len(o.Recipients) > 0 {
 			ids = append(ids, id)
-		} else if _, err := backup.Import(t.Context(), t.TempDir(), bytes.NewReader(data), id); !errors.Is(err, backup.ErrUnsafe) {
+		} else if _, err := backup.Import(t.Context(), t.TempDir(), bytes.NewReader(data),
+			id); !errors.Is(err, backup.ErrUnsafe) {
 			t.Errorf("an export that is not encrypted, with an identity: %v", err)
 		}
 		again, err := backup.Import(t.Context(), in, bytes.NewReader(data), ids...)
@@ -102,7 +104,8 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 				broken = broken[:at]
 			}
 			in := t.TempDir()
-			if s, err := backup.Import(t.Context(), in, bytes.NewReader(broken), ids...); err == nil && !sameSet(s, set) {
+			if s, err := backup.Import(t.Context(), in, bytes.NewReader(broken), ids...); err == nil &&
+				!sameSet(s, set) {
 				t.Errorf("%s: a damaged export became another set", name)
 			} else if err != nil && len(Leftovers(t, in)) > 0 {
 				t.Errorf("%s: left %v", name, Leftovers(t, in))
@@ -127,7 +130,8 @@ func (c Case) restore(t *testing.T, set *backup.Set) {
 		t.Errorf("the empty target equals the set: %v", err)
 	}
 	dry, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r)
-	if err != nil || dry.Components[0].State != backup.StatePlanned || len(dry.Components[0].Items) == 0 {
+	if err != nil || dry.Components[0].State != backup.StatePlanned ||
+		len(dry.Components[0].Items) == 0 {
 		t.Fatalf("dry run: %+v %v", dry, err)
 	}
 	if err := r.Prove(t.Context(), st); !errors.Is(err, backup.ErrDiffers) {
@@ -139,14 +143,16 @@ func (c Case) restore(t *testing.T, set *backup.Set) {
 		t.Errorf("cancelled: %v", err)
 	}
 	report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
-	if err != nil || report.Components[0].State != backup.StateVerified || len(report.Components[0].Items) == 0 {
+	if err != nil || report.Components[0].State != backup.StateVerified ||
+		len(report.Components[0].Items) == 0 {
 		t.Fatalf("restore: %+v %v", report, err)
 	}
 	if err := r.Prove(t.Context(), st); err != nil {
 		t.Errorf("after the restore: %v", err)
 	}
 	// A second time it is refused, or finds nothing to do.
-	if report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil && !errors.Is(err, backup.ErrNotEmpty) {
+	if report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil &&
+		!errors.Is(err, backup.ErrNotEmpty) {
 		t.Errorf("second restore: %+v %v", report, err)
 	}
 	// A damaged set changes nothing.
@@ -159,7 +165,8 @@ func (c Case) restore(t *testing.T, set *backup.Set) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bad.Restore(t.Context(), backup.RestoreOptions{}, c.Restorer(t)); set.Files[0].Size > 0 && !errors.Is(err, backup.ErrDamaged) {
+	if _, err := bad.Restore(t.Context(), backup.RestoreOptions{},
+		c.Restorer(t)); set.Files[0].Size > 0 && !errors.Is(err, backup.ErrDamaged) {
 		t.Errorf("a damaged set was restored: %v", err)
 	}
 }
@@ -167,7 +174,8 @@ func (c Case) restore(t *testing.T, set *backup.Set) {
 func (c Case) differs(t *testing.T, set *backup.Set) {
 	p := c.Source(t).(backup.Prover)
 	c.Change(t)
-	err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{p}})
+	err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+		Against: []backup.Prover{p}})
 	if !errors.Is(err, backup.ErrDiffers) {
 		t.Errorf("a changed system equals the set: %v", err)
 	}
@@ -187,7 +195,8 @@ func (c Case) clock(t *testing.T) {
 	}
 	for _, off := range []time.Duration{-time.Hour, time.Hour} {
 		now := func() time.Time { return time.Now().Add(off) }
-		out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1, MaxAge: 2 * time.Hour, DryRun: true, Now: now})
+		out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1, MaxAge: 2 * time.Hour,
+			DryRun: true, Now: now})
 		if off < 0 && (err == nil || len(out.Removed) > 0) {
 			t.Errorf("clock behind: both sets are from the future, and one goes: %+v %v", out, err)
 		}

@@ -66,7 +66,8 @@ func buildTree(t *testing.T, root string) {
 	for _, dir := range []struct {
 		name string
 		mode fs.FileMode
-	}{{"data", 0o711}, {"data/app", 0o751}, {"data/app/private", 0o700}, {"data/app/empty", 0o711}, {"data/app/open", 0o755 | fs.ModeSticky}} {
+	}{{"data", 0o711}, {"data/app", 0o751}, {"data/app/private", 0o700}, {"data/app/empty", 0o711},
+		{"data/app/open", 0o755 | fs.ModeSticky}} {
 		path := filepath.Join(root, dir.name)
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
@@ -75,7 +76,8 @@ func buildTree(t *testing.T, root string) {
 			t.Fatal(err)
 		}
 	}
-	for name, mode := range map[string]fs.FileMode{"app.conf": 0o640, "private/key": 0o600, "open/read me": 0o444, "open/run": 0o755} {
+	for name, mode := range map[string]fs.FileMode{"app.conf": 0o640, "private/key": 0o600,
+		"open/read me": 0o444, "open/run": 0o755} {
 		path := filepath.Join(root, "data/app", name)
 		if err := os.WriteFile(path, []byte("content of "+name), 0o600); err != nil {
 			t.Fatal(err)
@@ -84,7 +86,8 @@ func buildTree(t *testing.T, root string) {
 			t.Fatal(err)
 		}
 	}
-	for name, target := range map[string]string{"app": "data/app", "data/app/masked": "/dev/null", "data/app/dangling": "nowhere"} {
+	for name, target := range map[string]string{"app": "data/app", "data/app/masked": "/dev/null",
+		"data/app/dangling": "nowhere"} {
 		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -33,7 +33,8 @@ func usersHost(t *testing.T) (root string, set *backup.Set) {
 	write(t, root, "opt/tyk-gateway/tyk.conf", `{"a":1}`, 0o640)
 	write(t, root, "opt/tyk-gateway/apps/a.json", `{"a":1}`, 0o640)
 	write(t, root, "etc/profile.d/x", "", 0o644)
-	for _, p := range []string{"opt/tyk-gateway", "opt/tyk-gateway/apps", "opt/tyk-gateway/apps/a.json", "opt/tyk-gateway/tyk.conf"} {
+	for _, p := range []string{"opt/tyk-gateway", "opt/tyk-gateway/apps",
+		"opt/tyk-gateway/apps/a.json", "opt/tyk-gateway/tyk.conf"} {
 		if err := os.Lchown(filepath.Join(root, p), nobody, nobody); err != nil {
 			t.Fatal(err)
 		}
@@ -47,12 +48,14 @@ func TestUsersLink(t *testing.T) {
 	needRoot(t)
 	root, set := usersHost(t)
 	apps := filepath.Join(root, "opt/tyk-gateway/apps")
-	err := errors.Join(os.RemoveAll(apps), os.Symlink(filepath.Join(root, "etc/profile.d"), apps), os.Lchown(apps, nobody, nobody))
+	err := errors.Join(os.RemoveAll(apps), os.Symlink(filepath.Join(root, "etc/profile.d"), apps),
+		os.Lchown(apps, nobody, nobody))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &hostfiles.Restore{Root: root, Rescue: t.TempDir()}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrUnsafe) {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err,
+		backup.ErrUnsafe) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Lstat(filepath.Join(root, "etc/profile.d/a.json")); err == nil {
@@ -67,14 +70,17 @@ func TestUsersLinkIsNotRead(t *testing.T) {
 	root, _ := usersHost(t)
 	write(t, root, "etc/shadow", "root:secret", 0o600)
 	conf := filepath.Join(root, "opt/tyk-gateway/tyk.conf")
-	if err := errors.Join(os.Remove(conf), os.Symlink("/etc/shadow", conf), os.Lchown(conf, nobody, nobody)); err != nil {
+	if err := errors.Join(os.Remove(conf), os.Symlink("/etc/shadow", conf), os.Lchown(conf, nobody,
+		nobody)); err != nil {
 		t.Fatal(err)
 	}
 	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root)})
-	if got := strings.Join(paths(set), "\n"); strings.Contains(got, "/etc/shadow\n") || strings.HasSuffix(got, "/etc/shadow") && !strings.HasSuffix(got, "-> /etc/shadow") {
+	if got := strings.Join(paths(set), "\n"); strings.Contains(got, "/etc/shadow\n") ||
+		strings.HasSuffix(got, "/etc/shadow") && !strings.HasSuffix(got, "-> /etc/shadow") {
 		t.Errorf("took %s", got)
 	}
-	if w := strings.Join(set.Components[0].Warnings, "\n"); !strings.Contains(w, "user 65534 controls") {
+	if w := strings.Join(set.Components[0].Warnings, "\n"); !strings.Contains(w,
+		"user 65534 controls") {
 		t.Errorf("warnings %q", w)
 	}
 }
@@ -88,7 +94,8 @@ func asNobody(t *testing.T, root, dir, script string) {
 	}
 	cmd := exec.Command(lab.Program(t, "perl", "perl-base"), "-e", script)
 	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
+		Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -111,10 +118,12 @@ func TestUsersRace(t *testing.T) {
 	root, set := usersHost(t)
 	apps := filepath.Join(root, "opt/tyk-gateway/apps")
 	away, link := apps+".away", apps+".link"
-	if err := errors.Join(os.Symlink(filepath.Join(root, "etc/profile.d"), link), os.Lchown(link, nobody, nobody)); err != nil {
+	if err := errors.Join(os.Symlink(filepath.Join(root, "etc/profile.d"), link), os.Lchown(link,
+		nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
-	asNobody(t, root, filepath.Dir(apps), `$|=1; print "x"; while(1){rename("apps","apps.away");rename("apps.link","apps");rename("apps","apps.link");rename("apps.away","apps");select(undef,undef,undef,1e-5)}`)
+	asNobody(t, root, filepath.Dir(apps),
+		`$|=1; print "x"; while(1){rename("apps","apps.away");rename("apps.link","apps");rename("apps","apps.link");rename("apps.away","apps");select(undef,undef,undef,1e-5)}`)
 	st, _ := set.Component("config")
 	restored := 0
 	for range rounds {
@@ -138,12 +147,14 @@ func TestUsersTempRace(t *testing.T) {
 	needRoot(t)
 	root, _ := usersHost(t)
 	write(t, root, "opt/tyk-gateway/apps/a.json", `{"a":1}`, 0o755)
-	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root)}) // a mode worth having for root's file
+	// a mode worth having for root's file
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root)})
 	write(t, root, "etc/shadow", "root:secret", 0o600)
 	victim := filepath.Join(root, "etc/shadow")
 	before := backuptest.Tree(t, filepath.Dir(victim))
 	dir := filepath.Join(root, "opt/tyk-gateway/apps")
-	asNobody(t, root, dir, `$|=1; print "x"; $n=0; while(1){opendir(D,".");for(readdir D){next if !/restore-/||-l;$n++;rename($_,"stolen$n");symlink("`+victim+`",$_)}closedir D;select(undef,undef,undef,1e-5)}`)
+	asNobody(t, root, dir,
+		`$|=1; print "x"; $n=0; while(1){opendir(D,".");for(readdir D){next if !/restore-/||-l;$n++;rename($_,"stolen$n");symlink("`+victim+`",$_)}closedir D;select(undef,undef,undef,1e-5)}`)
 	st, _ := set.Component("config")
 	for range rounds {
 		_ = os.Remove(filepath.Join(dir, "a.json"))
@@ -174,19 +185,22 @@ func TestForgedSet(t *testing.T) {
 	root := t.TempDir()
 	forged := t.TempDir()
 	write(t, forged, "etc/cron.d/evil", "* * * * * root sh", 0o644)
-	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(forged), Paths: []string{"/etc/cron.d/evil"}})
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(forged),
+		Paths: []string{"/etc/cron.d/evil"}})
 	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root})
 	if !errors.Is(err, backup.ErrUnsafe) || !strings.Contains(err.Error(), "/etc/cron.d/evil") {
 		t.Errorf("got %v", err)
 	}
 	write(t, forged, "opt/tyk-gateway/tyk.conf", "x", 0o755)
-	if err := os.Chmod(filepath.Join(forged, "opt/tyk-gateway/tyk.conf"), 0o755|os.ModeSetuid); err != nil {
+	if err := os.Chmod(filepath.Join(forged, "opt/tyk-gateway/tyk.conf"),
+		0o755|os.ModeSetuid); err != nil {
 		t.Fatal(err)
 	}
 	set = takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(forged)})
 	for _, keep := range []bool{false, true} {
 		root := t.TempDir()
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root, SetID: keep}); err != nil {
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root,
+			SetID: keep}); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(filepath.Join(root, "opt/tyk-gateway/tyk.conf"))

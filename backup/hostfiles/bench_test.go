@@ -20,7 +20,8 @@ func manyFiles(b *testing.B, root string, n int, text string) {
 				b.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("f", i, ".json")), fmt.Appendf(nil, "%200s", text), 0o640); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("f", i, ".json")), fmt.Appendf(nil, "%200s",
+			text), 0o640); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -34,7 +35,8 @@ func BenchmarkTake(b *testing.B) {
 			root := b.TempDir()
 			manyFiles(b, root, n, "before")
 			for b.Loop() {
-				if _, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(root), Paths: benchPaths}); err != nil {
+				if _, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &hostfiles.Source{
+					FS: os.DirFS(root), Paths: benchPaths}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -48,7 +50,8 @@ func BenchmarkRestore(b *testing.B) {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			root := b.TempDir()
 			manyFiles(b, root, n, "before")
-			set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(root), Paths: benchPaths})
+			set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &hostfiles.Source{
+				FS: os.DirFS(root), Paths: benchPaths})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -56,7 +59,8 @@ func BenchmarkRestore(b *testing.B) {
 				b.StopTimer()
 				manyFiles(b, root, n, "after")
 				b.StartTimer()
-				if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root, Paths: benchPaths, Rescue: b.TempDir()}); err != nil {
+				if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root,
+					Paths: benchPaths, Rescue: b.TempDir()}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -56,7 +56,8 @@ func compare(ctx context.Context, h host, s *backup.Stored) (*comparison, error)
 		add(f.Path)
 	}
 	for _, x := range d.Dirs {
-		if x.Path == "" || path.Clean(x.Path) != x.Path || path.IsAbs(x.Path) || strings.HasPrefix(x.Path, "..") {
+		if x.Path == "" || path.Clean(x.Path) != x.Path || path.IsAbs(x.Path) || strings.HasPrefix(x.Path,
+			"..") {
 			return nil, fmt.Errorf("%w: directory %q", backup.ErrDamaged, x.Path)
 		}
 		add(x.Path)
@@ -78,7 +79,8 @@ func compare(ctx context.Context, h host, s *backup.Stored) (*comparison, error)
 		case e.typ == 'f' || e.typ == 'l':
 			out.have[e.path] = e
 		case wanted[e.path]:
-			return nil, &backup.Error{Op: "look at", Object: e.path, Err: atomicfile.ErrNotRegular, Next: "move it out of the way"}
+			return nil, &backup.Error{Op: "look at", Object: e.path, Err: atomicfile.ErrNotRegular,
+				Next: "move it out of the way"}
 		}
 	}
 	if err := out.checkAbove(); err != nil {
@@ -122,7 +124,9 @@ func (c *comparison) checkAbove() error {
 					Next: "replace it by a directory, or let root own it and the directories above it"}
 			}
 		default:
-			return &backup.Error{Op: "look at", Object: p, Err: errors.New("the set has a directory here, the host has a file"), Next: "move it out of the way"}
+			return &backup.Error{Op: "look at", Object: p,
+				Err:  errors.New("the set has a directory here, the host has a file"),
+				Next: "move it out of the way"}
 		}
 	}
 	return nil
@@ -144,7 +148,8 @@ func (c *comparison) unsafe(p string) string {
 }
 
 // readAll reads entries and returns them by their path in the set.
-func readAll(ctx context.Context, h host, entries map[string]entry) (map[string]backup.File, error) {
+func readAll(ctx context.Context, h host,
+	entries map[string]entry) (map[string]backup.File, error) {
 	have := map[string]backup.File{}
 	if len(entries) == 0 {
 		return have, nil
@@ -153,7 +158,8 @@ func readAll(ctx context.Context, h host, entries map[string]entry) (map[string]
 	for _, p := range slices.Sorted(maps.Keys(entries)) {
 		list = append(list, entries[p])
 	}
-	err := h.read(ctx, list, func() error { clear(have); return nil }, func(e entry, m backup.Meta, r io.Reader) error {
+	err := h.read(ctx, list, func() error { clear(have); return nil }, func(e entry, m backup.Meta,
+		r io.Reader) error {
 		f := backup.File{Path: strings.TrimPrefix(e.path, "/"), Link: e.link}
 		f.SetMeta(m)
 		if e.typ == 'f' {
@@ -172,7 +178,8 @@ func readAll(ctx context.Context, h host, entries map[string]entry) (map[string]
 
 // sameFile leaves the modification time out: touching a file changes nothing.
 func sameFile(a, b backup.File) bool {
-	return a.Size == b.Size && a.SHA256 == b.SHA256 && a.Link == b.Link && a.UID == b.UID && a.GID == b.GID && (a.Link != "" || a.Mode == b.Mode)
+	return a.Size == b.Size && a.SHA256 == b.SHA256 && a.Link == b.Link && a.UID == b.UID &&
+		a.GID == b.GID && (a.Link != "" || a.Mode == b.Mode)
 }
 
 func sameDir(want Dir, is entry) bool {

@@ -24,9 +24,13 @@ func TestConformanceFiles(t *testing.T) {
 		Restorer: func(t *testing.T) backup.Restorer {
 			return &hostfiles.Restore{Root: t.TempDir(), Paths: []string{"/opt", "/etc", "/lib", "/tmp"}}
 		},
-		Change: func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
+		Change: func(t *testing.T) {
+			write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`,
+				0o644)
+		},
 		Broken: func(*testing.T) backup.Source {
-			return &hostfiles.Source{FS: os.DirFS(root), Paths: []string{"/opt/tyk-gateway/tyk.conf", "/no/such/file"}}
+			return &hostfiles.Source{FS: os.DirFS(root), Paths: []string{"/opt/tyk-gateway/tyk.conf",
+				"/no/such/file"}}
 		},
 		Secret: "352d20ee67be67f6340b4c0605b044b7",
 	})
@@ -36,15 +40,20 @@ func TestConformanceFilesRemote(t *testing.T) {
 	t.Parallel()
 	needGNU(t)
 	root := tykHost(t)
-	source := &hostfiles.Source{Runner: run.Local(run.Options{}), Paths: []string{root + "/opt/*", root + "/etc"}}
+	source := &hostfiles.Source{Runner: run.Local(run.Options{}), Paths: []string{root + "/opt/*",
+		root + "/etc"}}
 	backuptest.Run(t, backuptest.Case{
 		Source: func(*testing.T) backup.Source { return source },
 		Restorer: func(t *testing.T) backup.Restorer {
 			return &hostfiles.Restore{Root: t.TempDir(), Paths: []string{"/opt", "/etc", "/lib", "/tmp"}}
 		},
-		Change: func(t *testing.T) { write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`, 0o644) },
+		Change: func(t *testing.T) {
+			write(t, root, "opt/tyk-gateway/tyk.conf", `{"secret":"other"}`,
+				0o644)
+		},
 		Broken: func(*testing.T) backup.Source {
-			return &hostfiles.Source{Runner: func(ctx context.Context, argv []string, in io.Reader, out, errOut io.Writer) error {
+			return &hostfiles.Source{Runner: func(ctx context.Context, argv []string, in io.Reader, out,
+				errOut io.Writer) error {
 				return run.Local(run.Options{})(ctx, append([]string{"false"}, argv...), in, out, errOut)
 			}}
 		},
@@ -115,7 +124,8 @@ func tykHost(t testing.TB) string {
 	} {
 		write(t, root, name, content, 0o640)
 	}
-	if err := os.Symlink("../../odd/a name with spaces\nand a \\ in it", filepath.Join(root, "opt/tyk-gateway/templates/link")); err != nil {
+	if err := os.Symlink("../../odd/a name with spaces\nand a \\ in it", filepath.Join(root,
+		"opt/tyk-gateway/templates/link")); err != nil {
 		t.Fatal(err)
 	}
 	old := time.Date(2024, 2, 6, 12, 34, 56, 789_000_000, time.UTC)
@@ -129,7 +139,8 @@ func needGNU(t testing.TB) {
 	t.Helper()
 	for _, argv := range [][]string{{"tar", "--version"}, {"find", "--version"}} {
 		var out strings.Builder
-		if err := run.Local(run.Options{})(t.Context(), argv, nil, &out, nil); err != nil || !strings.Contains(out.String(), "GNU") {
+		if err := run.Local(run.Options{})(t.Context(), argv, nil, &out, nil); err != nil ||
+			!strings.Contains(out.String(), "GNU") {
 			lab.Missing(t, "GNU "+argv[0])
 		}
 	}

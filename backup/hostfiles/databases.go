@@ -103,7 +103,8 @@ func (f *Source) Needs(ctx context.Context) ([]backup.Need, error) {
 		return nil, nil
 	}
 	files := map[string][]byte{}
-	err = h.read(ctx, entries, func() error { clear(files); return nil }, func(e entry, _ backup.Meta, r io.Reader) error {
+	err = h.read(ctx, entries, func() error { clear(files); return nil }, func(e entry, _ backup.Meta,
+		r io.Reader) error {
 		data, err := io.ReadAll(io.LimitReader(r, maxConfig))
 		files[e.path] = data
 		return err
@@ -151,12 +152,16 @@ func databases(files map[string][]byte) ([]backup.Need, error) {
 		}
 		c := config{by: p.by, file: p.file, prefix: p.env, env: env}
 		if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), &c.doc); err != nil {
-			errs = append(errs, &backup.Error{Op: "read", Object: p.file, Err: errors.New("it is not a JSON object"),
+			errs = append(errs, &backup.Error{Op: "read", Object: p.file,
+				Err:  errors.New("it is not a JSON object"),
 				Next: "correct the file; " + p.by + " cannot start with it either"})
 			continue
 		}
 		for _, n := range p.needs(c) {
-			if !slices.ContainsFunc(out, func(o backup.Need) bool { return o.Kind == n.Kind && o.By == n.By }) {
+			if !slices.ContainsFunc(out, func(o backup.Need) bool {
+				return o.Kind == n.Kind &&
+					o.By == n.By
+			}) {
 				out = append(out, n)
 			}
 		}

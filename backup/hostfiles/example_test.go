@@ -25,7 +25,8 @@ func exampleSet() (*backup.Set, func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	set, err := backup.Take(context.Background(), dir, backup.Options{}, &hostfiles.Source{FS: gateway})
+	set, err := backup.Take(context.Background(), dir, backup.Options{}, &hostfiles.Source{
+		FS: gateway})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -36,7 +37,8 @@ func ExampleSource() {
 	src := &hostfiles.Source{FS: gateway, Paths: []string{"/opt/tyk-gateway/*.conf"}}
 	estimate, err := src.Plan(context.Background())
 	fmt.Println(estimate.Items, estimate.Bytes, err)
-	_, err = (&hostfiles.Source{FS: gateway, Paths: []string{"/etc/missing"}}).Plan(context.Background())
+	_, err = (&hostfiles.Source{FS: gateway, Paths: []string{"/etc/missing"}}).
+		Plan(context.Background())
 	fmt.Println(errors.Is(err, fs.ErrNotExist))
 	// Output:
 	// 1 20 <nil>

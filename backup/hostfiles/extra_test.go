@@ -31,14 +31,16 @@ func TestExtras(t *testing.T) {
 	set("opt/tyk-gateway/apps", "user.origin", []byte("x"))
 	// An ACL of version 2: owner rw-, user 65534 r--, group r--, mask r--, other ---.
 	set("opt/tyk-pump/pump.conf", "system.posix_acl_access", []byte("\x02\x00\x00\x00"+
-		"\x01\x00\x06\x00\xff\xff\xff\xff"+"\x02\x00\x04\x00\xfe\xff\x00\x00"+"\x04\x00\x04\x00\xff\xff\xff\xff"+
+		"\x01\x00\x06\x00\xff\xff\xff\xff"+"\x02\x00\x04\x00\xfe\xff\x00\x00"+
+		"\x04\x00\x04\x00\xff\xff\xff\xff"+
 		"\x10\x00\x04\x00\xff\xff\xff\xff"+"\x20\x00\x00\x00\xff\xff\xff\xff"))
 	for what, src := range map[string]*hostfiles.Source{
 		"local":  {FS: os.DirFS(root)},
 		"remote": {Runner: localRunner, Paths: []string{root + "/opt"}},
 	} {
 		warnings := takePlain(t, t.TempDir(), src).Components[0].Warnings
-		for _, want := range []string{`opt/tyk-gateway/tyk.conf has the attribute "user.origin"`, `opt/tyk-gateway/apps has the attribute "user.origin"`, "opt/tyk-pump/pump.conf has an ACL"} {
+		for _, want := range []string{`opt/tyk-gateway/tyk.conf has the attribute "user.origin"`,
+			`opt/tyk-gateway/apps has the attribute "user.origin"`, "opt/tyk-pump/pump.conf has an ACL"} {
 			if !slices.ContainsFunc(warnings, func(w string) bool { return strings.Contains(w, want) }) {
 				t.Errorf("%s: no %q in %q", what, want, warnings)
 			}
@@ -88,7 +90,8 @@ func TestVanishes(t *testing.T) {
 	} {
 		_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, src)
 		var e *backup.Error
-		if !errors.As(err, &e) || !errors.Is(err, backup.ErrChanged) || !errors.Is(err, fs.ErrNotExist) || !e.Retryable() || e.Hint() == "" || !strings.Contains(err.Error(), what) {
+		if !errors.As(err, &e) || !errors.Is(err, backup.ErrChanged) || !errors.Is(err, fs.ErrNotExist) ||
+			!e.Retryable() || e.Hint() == "" || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -72,7 +72,8 @@ func tree(t *testing.T, root string) map[string]string {
 			return err
 		}
 		data, err := os.ReadFile(p)
-		out[rel] = strings.Join([]string{info.Mode().String(), info.ModTime().UTC().String(), string(data), time.Unix(int64(st.Uid), int64(st.Gid)).String()}, "|")
+		out[rel] = strings.Join([]string{info.Mode().String(), info.ModTime().UTC().String(),
+			string(data), time.Unix(int64(st.Uid), int64(st.Gid)).String()}, "|")
 		return err
 	})
 	if err != nil {

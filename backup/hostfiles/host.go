@@ -40,7 +40,10 @@ func (h localHost) lstat(ctx context.Context, paths []string) ([]entry, error) {
 }
 
 // gone tells that something is not there, or no longer.
-func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) }
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) ||
+		errors.Is(err, syscall.ENOTDIR)
+}
 
 func (h localHost) children(ctx context.Context, dirs []string) ([]entry, error) {
 	return h.below(ctx, dirs, false)
@@ -110,7 +113,8 @@ func (h localHost) entry(name string, info fs.FileInfo) (entry, error) {
 	return e, nil
 }
 
-func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f func(entry, backup.Meta, io.Reader) error) error {
+func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f func(entry,
+	backup.Meta, io.Reader) error) error {
 	for _, e := range entries {
 		if err := h.readOne(ctx, e, f); err != nil {
 			return step.Fail("read", e.path, err)
@@ -119,7 +123,8 @@ func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f 
 	return nil
 }
 
-func (h localHost) readOne(ctx context.Context, e entry, f func(entry, backup.Meta, io.Reader) error) error {
+func (h localHost) readOne(ctx context.Context, e entry, f func(entry, backup.Meta,
+	io.Reader) error) error {
 	name := strings.TrimPrefix(e.path, "/")
 	var err error
 	for range readTries {
@@ -138,7 +143,8 @@ func (h localHost) readOne(ctx context.Context, e entry, f func(entry, backup.Me
 }
 
 // tryOne reports whether the entry was the same from its look to its end.
-func (h localHost) tryOne(ctx context.Context, name string, e entry, f func(entry, backup.Meta, io.Reader) error) (same bool, err error) {
+func (h localHost) tryOne(ctx context.Context, name string, e entry, f func(entry, backup.Meta,
+	io.Reader) error) (same bool, err error) {
 	before, err := fs.Lstat(h.fsys, name)
 	switch {
 	case err != nil:
@@ -161,7 +167,8 @@ func (h localHost) tryOne(ctx context.Context, name string, e entry, f func(entr
 // errMoved ends the copying of a file that turned out to be another one.
 var errMoved = errors.New("changed")
 
-func (h localHost) readFile(ctx context.Context, name string, e entry, before fs.FileInfo, f func(entry, backup.Meta, io.Reader) error) (same bool, err error) {
+func (h localHost) readFile(ctx context.Context, name string, e entry, before fs.FileInfo,
+	f func(entry, backup.Meta, io.Reader) error) (same bool, err error) {
 	if !before.Mode().IsRegular() {
 		return false, nil
 	}

@@ -14,7 +14,8 @@ import (
 func FuzzReadTar(f *testing.F) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "a", Size: 1, Mode: 0o4755, Format: tar.FormatPAX, ModTime: time.Unix(1, 5)})
+	_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "a", Size: 1, Mode: 0o4755,
+		Format: tar.FormatPAX, ModTime: time.Unix(1, 5)})
 	_, _ = w.Write([]byte("x"))
 	_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "l", Linkname: "a"})
 	_ = w.Close()

@@ -48,7 +48,8 @@ const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLO
 // dir opens a directory by its path below the root. The result belongs to j and
 // is closed by the next call. missing makes a directory that is not there, in
 // its parent; nil: that is an error.
-func (j *jail) dir(name string, missing func(parent *os.File, at string, safe bool) error) (*os.File, bool, error) {
+func (j *jail) dir(name string, missing func(parent *os.File, at string,
+	safe bool) error) (*os.File, bool, error) {
 	if j.last != nil && j.name == name {
 		return j.last, j.safe, nil
 	}
@@ -64,7 +65,8 @@ func (j *jail) dir(name string, missing func(parent *os.File, at string, safe bo
 	return f, safe, nil
 }
 
-func (j *jail) walk(name string, missing func(*os.File, string, bool) error) (_ *os.File, safe bool, err error) {
+func (j *jail) walk(name string, missing func(*os.File, string,
+	bool) error) (_ *os.File, safe bool, err error) {
 	for range maxRounds {
 		cur, safe, moved, err := j.try(name, missing)
 		if err != nil || moved == "" {
@@ -76,7 +78,8 @@ func (j *jail) walk(name string, missing func(*os.File, string, bool) error) (_ 
 }
 
 // try opens name, or returns where a trusted link on the way leads.
-func (j *jail) try(name string, missing func(*os.File, string, bool) error) (_ *os.File, safe bool, moved string, err error) {
+func (j *jail) try(name string, missing func(*os.File, string,
+	bool) error) (_ *os.File, safe bool, moved string, err error) {
 	fd, err := unix.Openat(int(j.root.Fd()), ".", dirFlags, 0)
 	if err != nil {
 		return nil, false, "", err
@@ -114,7 +117,8 @@ func (j *jail) try(name string, missing func(*os.File, string, bool) error) (_ *
 			if !path.IsAbs(target) {
 				target = path.Join("/", path.Dir(at), target)
 			}
-			return cur, false, strings.TrimPrefix(path.Join(append([]string{path.Clean(target)}, parts[i+1:]...)...), "/"), nil
+			return cur, false, strings.TrimPrefix(path.Join(append([]string{path.Clean(target)},
+				parts[i+1:]...)...), "/"), nil
 		}
 		if err != nil {
 			return cur, false, "", &os.PathError{Op: "open", Path: "/" + at, Err: err}
@@ -137,11 +141,13 @@ func linkIn(dir *os.File, name, at string, safe bool) (string, error) {
 		return "", &os.PathError{Op: "open", Path: "/" + at, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return "", &backup.Error{Op: "open", Object: "/" + at, Err: unix.ENOTDIR, Next: "move it out of the way"}
+		return "", &backup.Error{Op: "open", Object: "/" + at, Err: unix.ENOTDIR,
+			Next: "move it out of the way"}
 	}
 	if !safe || !ownUID(int(st.Uid)) {
 		return "", &backup.Error{Op: "open", Object: "/" + at, Kind: backup.ErrUnsafe,
-			Err: fmt.Errorf("it is a symbolic link that user %d controls", st.Uid), Next: "replace it by a directory"}
+			Err:  fmt.Errorf("it is a symbolic link that user %d controls", st.Uid),
+			Next: "replace it by a directory"}
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(dir.Fd()), name, buf)
@@ -157,7 +163,8 @@ type written struct {
 	temp string
 }
 
-func (j *jail) apply(ctx context.Context, s *backup.Stored, c *comparison, todo []change, done func(change)) (err error) {
+func (j *jail) apply(ctx context.Context, s *backup.Stored, c *comparison, todo []change,
+	done func(change)) (err error) {
 	dirs := map[string]dirChange{}
 	for _, d := range c.dirs {
 		dirs[d.Path] = d
@@ -252,7 +259,8 @@ func writeTemp(ctx context.Context, s *backup.Stored, dir *os.File, w written) e
 		return err
 	}
 	defer src.Close()
-	fd, err := unix.Openat(int(dir.Fd()), w.temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(dir.Fd()), w.temp,
+		unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -325,8 +333,10 @@ func makeDir(parent *os.File, at string, dirs map[string]dirChange) error {
 		return err
 	}
 	names, err := f.Readdirnames(1)
-	if m := metaOf(info); len(names) > 0 || !errors.Is(err, io.EOF) || m.UID != os.Geteuid() || m.Mode.Perm() != 0o700 {
-		return fmt.Errorf("%w: somebody replaced the directory /%s while it was made", backup.ErrUnsafe, at)
+	if m := metaOf(info); len(names) > 0 || !errors.Is(err, io.EOF) || m.UID != os.Geteuid() ||
+		m.Mode.Perm() != 0o700 {
+		return fmt.Errorf("%w: somebody replaced the directory /%s while it was made", backup.ErrUnsafe,
+			at)
 	}
 	return errors.Join(f.Chown(d.UID, d.GID), f.Chmod(mode))
 }
@@ -371,7 +381,8 @@ func correctDir(f *os.File, d dirChange, above backup.Meta, safe bool) error {
 	}
 	if !safe && is.meta.UID != above.UID {
 		return &backup.Error{Op: "restore", Object: "/" + d.Path, Kind: backup.ErrUnsafe,
-			Err: fmt.Errorf("user %d controls the directory above it", above.UID), Next: "correct mode and owner of this directory by hand"}
+			Err:  fmt.Errorf("user %d controls the directory above it", above.UID),
+			Next: "correct mode and owner of this directory by hand"}
 	}
 	mode, err := backup.File{Mode: d.Mode}.Perm()
 	if err != nil {

@@ -43,7 +43,8 @@ func TestKilledRestoreHelper(t *testing.T) {
 // and have another mode.
 func killHost(t *testing.T, root string, upgraded bool) {
 	t.Helper()
-	if err := errors.Join(os.RemoveAll(root), os.RemoveAll(root+".rescue"), os.Mkdir(root, 0o755)); err != nil {
+	if err := errors.Join(os.RemoveAll(root), os.RemoveAll(root+".rescue"), os.Mkdir(root,
+		0o755)); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 24 {
@@ -64,7 +65,8 @@ func TestKilledRestore(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join(t.TempDir(), "host")
 	killHost(t, root, false)
-	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root), Paths: []string{"/opt/app"}})
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root),
+		Paths: []string{"/opt/app"}})
 	backuptest.KilledRestore{
 		Helper: "TestKilledRestoreHelper", Env: []string{killRootEnv + "=" + root}, Set: set,
 		Restorer: func() backup.Restorer { return killedRestore(root) },
@@ -116,7 +118,10 @@ func TestKilledRemoteHelper(t *testing.T) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
-	backuptest.RestoreHelper(func() backup.Restorer { return remoteRestore(os.Getenv(killRootEnv), runner) })
+	backuptest.RestoreHelper(func() backup.Restorer {
+		return remoteRestore(os.Getenv(killRootEnv),
+			runner)
+	})
 }
 
 func remoteRestore(root string, runner backup.Runner) *hostfiles.Restore {
@@ -129,7 +134,8 @@ func TestKilledRemote(t *testing.T) {
 	needGNU(t)
 	root := filepath.Join(t.TempDir(), "host")
 	killHost(t, root, false)
-	set := takePlain(t, t.TempDir(), &hostfiles.Source{Runner: localRunner, Paths: []string{root + "/opt/app"}})
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{Runner: localRunner, Paths: []string{root +
+		"/opt/app"}})
 	k := backuptest.KilledRestore{
 		Helper: "TestKilledRemoteHelper", Set: set,
 		Restorer: func() backup.Restorer { return remoteRestore(root, localRunner) },
@@ -158,7 +164,8 @@ func TestCutOffRecords(t *testing.T) {
 	st, _ := set.Component("config")
 	for _, lost := range []int{1, 4, 6} { // the last zero byte; "new"; "d.new"
 		cut := func(ctx context.Context, argv []string, in io.Reader, out, errOut io.Writer) error {
-			if in != nil && strings.Contains(argv[len(argv)-1], "STDIN") && !strings.Contains(argv[len(argv)-1], "unlink") {
+			if in != nil && strings.Contains(argv[len(argv)-1], "STDIN") &&
+				!strings.Contains(argv[len(argv)-1], "unlink") {
 				data, err := io.ReadAll(in)
 				if err != nil {
 					return err
@@ -167,10 +174,12 @@ func TestCutOffRecords(t *testing.T) {
 			}
 			return run.Local(run.Options{})(ctx, argv, in, out, errOut)
 		}
-		if _, err := remoteRestore(root, cut).Restore(t.Context(), st, func(backup.Event) {}); err == nil {
+		if _, err := remoteRestore(root, cut).Restore(t.Context(), st,
+			func(backup.Event) {}); err == nil {
 			t.Errorf("a list without its last %d bytes was followed", lost)
 		}
-		for name, want := range map[string]string{"conf": "old", "conf.d": "old", "conf.d.new": "changed"} {
+		for name, want := range map[string]string{"conf": "old", "conf.d": "old",
+			"conf.d.new": "changed"} {
 			if data, err := os.ReadFile(filepath.Join(root, name)); string(data) != want {
 				t.Errorf("%d bytes lost: %s holds %q, %v", lost, name, data, err)
 			}

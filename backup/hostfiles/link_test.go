@@ -17,7 +17,8 @@ import (
 func linkedHost(t *testing.T) string {
 	root := tykHost(t)
 	from, to := filepath.Join(root, "opt/tyk-gateway"), filepath.Join(root, "data/tyk-gateway")
-	err := errors.Join(os.Mkdir(filepath.Dir(to), 0o750), os.Rename(from, to), os.Symlink("/data/tyk-gateway", from))
+	err := errors.Join(os.Mkdir(filepath.Dir(to), 0o750), os.Rename(from, to),
+		os.Symlink("/data/tyk-gateway", from))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,17 +46,20 @@ func TestLinkedComponent(t *testing.T) {
 	}
 	set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root)})
 	got := paths(set)
-	for _, want := range []string{"/opt/tyk-gateway -> /data/tyk-gateway", "/data/tyk-gateway/tyk.conf", "/data/tyk-gateway/apps/app_sample.json"} {
+	for _, want := range []string{"/opt/tyk-gateway -> /data/tyk-gateway",
+		"/data/tyk-gateway/tyk.conf", "/data/tyk-gateway/apps/app_sample.json"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("the set lacks %s: %q", want, got)
 		}
 	}
 	fresh := t.TempDir()
-	r := &hostfiles.Restore{Root: fresh, Paths: append(hostfiles.DefaultPaths(), "/opt/odd", "/opt/tyk-gateway", "/data/tyk-gateway")}
+	r := &hostfiles.Restore{Root: fresh, Paths: append(hostfiles.DefaultPaths(), "/opt/odd",
+		"/opt/tyk-gateway", "/data/tyk-gateway")}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]fs.FileMode{"data": 0o750, "data/tyk-gateway/apps/empty": 0o700, "data/tyk-gateway": 0o755} {
+	for name, want := range map[string]fs.FileMode{"data": 0o750, "data/tyk-gateway/apps/empty": 0o700,
+		"data/tyk-gateway": 0o755} {
 		if info, err := os.Stat(filepath.Join(fresh, name)); err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
@@ -66,7 +70,8 @@ func TestLinkedComponent(t *testing.T) {
 		t.Fatal(err)
 	}
 	st, _ := set.Component("config")
-	if err := r.Prove(t.Context(), st); !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), "apps/empty") {
+	if err := r.Prove(t.Context(), st); !errors.Is(err, backup.ErrDiffers) ||
+		!strings.Contains(err.Error(), "apps/empty") {
 		t.Errorf("a directory with another mode: %v", err)
 	}
 	r.Rescue = t.TempDir()
@@ -91,7 +96,8 @@ func TestLinkedWildcard(t *testing.T) {
 	needGNU(t)
 	root := t.TempDir()
 	write(t, root, "data/gw/policies/a.json", "{}", 0o600)
-	if err := errors.Join(os.Mkdir(filepath.Join(root, "opt"), 0o755), os.Symlink("../data/gw", filepath.Join(root, "opt/gw"))); err != nil {
+	if err := errors.Join(os.Mkdir(filepath.Join(root, "opt"), 0o755), os.Symlink("../data/gw",
+		filepath.Join(root, "opt/gw"))); err != nil {
 		t.Fatal(err)
 	}
 	for name, src := range map[string]*hostfiles.Source{
@@ -99,7 +105,8 @@ func TestLinkedWildcard(t *testing.T) {
 		"remote": {Runner: localRunner, Paths: []string{root + "/opt/*/policies/*.json"}},
 	} {
 		got := strings.Join(paths(takePlain(t, t.TempDir(), src)), "\n")
-		if !strings.Contains(got, "/opt/gw -> ../data/gw") || !strings.Contains(got, "/data/gw/policies/a.json") {
+		if !strings.Contains(got, "/opt/gw -> ../data/gw") || !strings.Contains(got,
+			"/data/gw/policies/a.json") {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
@@ -110,8 +117,10 @@ func TestInstalledWithoutFiles(t *testing.T) {
 	t.Parallel()
 	root := tykHost(t)
 	write(t, root, "var/lib/dpkg/info/tyk-dashboard.md5sums", "", 0o644)
-	_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(root)})
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "/opt/tyk-dashboard/tyk_analytics.conf") {
+	_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{
+		FS: os.DirFS(root)})
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(),
+		"/opt/tyk-dashboard/tyk_analytics.conf") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -125,13 +134,16 @@ func TestOddLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, src := range []*hostfiles.Source{{FS: os.DirFS(root)}, {Runner: localRunner, Paths: []string{root + "/opt/tyk-gateway", root + "/etc"}}} {
+	for _, src := range []*hostfiles.Source{{FS: os.DirFS(root)}, {Runner: localRunner,
+		Paths: []string{root + "/opt/tyk-gateway", root + "/etc"}}} {
 		set := takePlain(t, t.TempDir(), src)
 		got := strings.Join(paths(set), "\n")
-		if !strings.Contains(got, "apps/all -> /\n") || !strings.Contains(got, "tyk-pump.service -> /dev/null") || len(set.Files) > 20 {
+		if !strings.Contains(got, "apps/all -> /\n") || !strings.Contains(got,
+			"tyk-pump.service -> /dev/null") || len(set.Files) > 20 {
 			t.Errorf("%d files: %s", len(set.Files), got)
 		}
-		if w := strings.Join(set.Components[0].Warnings, "\n"); !strings.Contains(w, "link to /") || strings.Contains(w, "null") {
+		if w := strings.Join(set.Components[0].Warnings, "\n"); !strings.Contains(w, "link to /") ||
+			strings.Contains(w, "null") {
 			t.Errorf("warnings %q", w)
 		}
 	}
@@ -146,7 +158,8 @@ func TestParentIsAFile(t *testing.T) {
 	r := &hostfiles.Restore{Root: root, Paths: []string{"/opt", "/etc", "/lib"}}
 	_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r)
 	var e *backup.Error
-	if !errors.As(err, &e) || !strings.Contains(err.Error(), "/opt/tyk-gateway") || !strings.Contains(err.Error(), "move it") {
+	if !errors.As(err, &e) || !strings.Contains(err.Error(), "/opt/tyk-gateway") ||
+		!strings.Contains(err.Error(), "move it") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -43,7 +43,8 @@ func (h remoteHost) find(ctx context.Context, roots []string, depth string) ([]e
 		in.WriteString(r + "\x00")
 	}
 	script := "exec find -P \"$@\" " + depth + " -printf '" + findFormat + "'"
-	err := h.run(ctx, []string{"env", "LC_ALL=C", "xargs", "-0", "-r", "sh", "-c", script, "sh"}, &in, &out, &errOut)
+	err := h.run(ctx, []string{"env", "LC_ALL=C", "xargs", "-0", "-r", "sh", "-c", script, "sh"}, &in,
+		&out, &errOut)
 	if e := step.Ended(ctx); e != nil {
 		return nil, step.Fail("list", "files of the remote host", e)
 	}
@@ -69,7 +70,8 @@ func onlyMissing(stderr string) bool {
 	}
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimSpace(line)
-		if line != "" && !strings.HasSuffix(line, ": No such file or directory") && !strings.HasSuffix(line, ": Not a directory") {
+		if line != "" && !strings.HasSuffix(line, ": No such file or directory") &&
+			!strings.HasSuffix(line, ": Not a directory") {
 			return false
 		}
 	}
@@ -115,7 +117,8 @@ func parseEntry(line string) (entry, error) {
 		e.size = size
 	}
 	e.links = links
-	e.meta = backup.Meta{Mode: step.FileMode(uint32(mode)), UID: int(uid), GID: int(gid), User: name(f[5]), Group: name(f[6]), ModTime: unixTime(f[8])}
+	e.meta = backup.Meta{Mode: step.FileMode(uint32(mode)), UID: int(uid), GID: int(gid),
+		User: name(f[5]), Group: name(f[6]), ModTime: unixTime(f[8])}
 	return e, nil
 }
 
@@ -135,7 +138,8 @@ func unixTime(s string) time.Time {
 	return time.Unix(sec, nsec)
 }
 
-func (h remoteHost) read(ctx context.Context, entries []entry, reset func() error, f func(entry, backup.Meta, io.Reader) error) error {
+func (h remoteHost) read(ctx context.Context, entries []entry, reset func() error, f func(entry,
+	backup.Meta, io.Reader) error) error {
 	said := ""
 	for try := range readTries {
 		if try > 0 {
@@ -158,13 +162,15 @@ func (h remoteHost) read(ctx context.Context, entries []entry, reset func() erro
 
 // readAll streams one tar archive of all entries. GNU tar ends with 1 when a
 // file changed while it read it; then readAll returns what tar said.
-func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, backup.Meta, io.Reader) error) (changed string, err error) {
+func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, backup.Meta,
+	io.Reader) error) (changed string, err error) {
 	var names bytes.Buffer
 	for _, e := range entries {
 		names.WriteString(strings.TrimPrefix(e.path, "/"))
 		names.WriteByte(0)
 	}
-	argv := []string{"env", "LC_ALL=C", "tar", "--create", "--file=-", "--format=pax", "--directory=/", "--no-recursion", "--hard-dereference", "--acls", "--xattrs", "--null", "--files-from=-"}
+	argv := []string{"env", "LC_ALL=C", "tar", "--create", "--file=-", "--format=pax", "--directory=/",
+		"--no-recursion", "--hard-dereference", "--acls", "--xattrs", "--null", "--files-from=-"}
 	pr, pw := io.Pipe()
 	var errOut bytes.Buffer
 	done := make(chan error, 1)
@@ -203,7 +209,8 @@ func onlyVanished(stderr string) bool {
 	}
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimSpace(line)
-		if !strings.HasSuffix(line, "No such file or directory") && !strings.Contains(line, "Exiting with failure status") && !strings.Contains(line, "file changed as we read it") {
+		if !strings.HasSuffix(line, "No such file or directory") && !strings.Contains(line,
+			"Exiting with failure status") && !strings.Contains(line, "file changed as we read it") {
 			return false
 		}
 	}
@@ -242,7 +249,8 @@ func readTar(r io.Reader, want []entry, f func(entry, backup.Meta, io.Reader) er
 			return fmt.Errorf("%w: %.200q is of type %q", errTar, h.Name, h.Typeflag)
 		}
 		e.link, e.extras = h.Linkname, extrasOfHeader(h)
-		m := backup.Meta{Mode: step.FileMode(uint32(h.Mode & 0o7777)), UID: h.Uid, GID: h.Gid, User: h.Uname, Group: h.Gname, ModTime: h.ModTime}
+		m := backup.Meta{Mode: step.FileMode(uint32(h.Mode & 0o7777)), UID: h.Uid, GID: h.Gid,
+			User: h.Uname, Group: h.Gname, ModTime: h.ModTime}
 		if err := f(e, m, tr); err != nil {
 			return err
 		}

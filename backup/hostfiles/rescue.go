@@ -17,14 +17,16 @@ import (
 // RescueDetails is what the details of a set in Rescue hold, with [Details].
 type RescueDetails struct {
 	Details
-	Of          string   `json:"of"`                     // ID of the set that was restored
-	Created     []string `json:"created,omitempty"`      // files that did not exist before, without the leading slash
+	Of string `json:"of"` // ID of the set that was restored
+	// files that did not exist before, without the leading slash
+	Created     []string `json:"created,omitempty"`
 	CreatedDirs []string `json:"created_dirs,omitempty"` // directories that did not exist before
 }
 
 // rescue takes a set of what will be replaced, which also lists what will be
 // created. Without a rescue directory and with nothing to replace there is none.
-func (f *Restore) rescue(ctx context.Context, s *backup.Stored, c *comparison) (*backup.Set, error) {
+func (f *Restore) rescue(ctx context.Context, s *backup.Stored,
+	c *comparison) (*backup.Set, error) {
 	h, err := f.host()
 	if err != nil {
 		return nil, err
@@ -72,14 +74,19 @@ func (r rescuer) Plan(context.Context) (backup.Estimate, error) {
 }
 
 func (r rescuer) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
-	c := backup.Component{Kind: Kind, Topology: "host", Consistency: backup.ConsistencyPerItem, Method: "read", Items: int64(len(r.entries))}
+	c := backup.Component{Kind: Kind, Topology: "host", Consistency: backup.ConsistencyPerItem,
+		Method: "read", Items: int64(len(r.entries))}
 	if len(r.entries) > 0 {
 		err := r.h.read(ctx, r.entries, w.Reset, func(e entry, m backup.Meta, in io.Reader) error {
 			name := strings.TrimPrefix(e.path, "/")
 			if e.typ == 'l' {
 				return w.Link(name, e.link, m)
 			}
-			_, err := w.Create(ctx, name, &m, func(out io.Writer) error { _, err := io.Copy(out, in); return err })
+			_, err := w.Create(ctx, name, &m, func(out io.Writer) error {
+				_, err := io.Copy(out,
+					in)
+				return err
+			})
 			return err
 		})
 		if err != nil {
@@ -155,7 +162,8 @@ func (f *Restore) remove(ctx context.Context, d RescueDetails) error {
 // was killed as well. Undo of a restore that changed nothing does nothing.
 func (f *Restore) Undo(ctx context.Context, s *backup.Stored) error {
 	if f.Rescue == "" {
-		return &backup.Error{Op: "undo the restore of", Object: f.Name(), Err: errors.New("there is no rescue directory: created files stay"), Next: "set Restore.Rescue"}
+		return &backup.Error{Op: "undo the restore of", Object: f.Name(),
+			Err: errors.New("there is no rescue directory: created files stay"), Next: "set Restore.Rescue"}
 	}
 	sets, err := backup.List(f.Rescue)
 	if errors.Is(err, os.ErrNotExist) {

@@ -115,7 +115,8 @@ func (f *Restore) plan(ctx context.Context, s *backup.Stored) (*comparison, erro
 		changes := x.action == backup.ActionCreate || x.action == backup.ActionReplace
 		if changes && !may.match("/"+x.Path) {
 			return nil, &backup.Error{Op: "restore", Object: "/" + x.Path, Kind: backup.ErrUnsafe,
-				Err: errors.New("the set changes a file outside the paths of this restore"), Next: "check who made the set, then name the path in Restore.Paths"}
+				Err:  errors.New("the set changes a file outside the paths of this restore"),
+				Next: "check who made the set, then name the path in Restore.Paths"}
 		}
 		replaces = replaces || x.action == backup.ActionReplace
 	}
@@ -123,7 +124,8 @@ func (f *Restore) plan(ctx context.Context, s *backup.Stored) (*comparison, erro
 		replaces = replaces || d.action == backup.ActionReplace
 	}
 	if replaces && f.Rescue == "" {
-		return nil, errors.New("files would be replaced: give a rescue directory, for the set of what is there now")
+		return nil, errors.New("files would be replaced: give a rescue directory, for the set of what " +
+			"is there now")
 	}
 	if f.Rescue != "" {
 		return c, step.OutsideSets(f.Rescue)
@@ -199,7 +201,8 @@ func (c *comparison) items(detail string) []backup.Item {
 }
 
 // Restore writes the files that are missing or different.
-func (f *Restore) Restore(ctx context.Context, s *backup.Stored, progress func(backup.Event)) ([]backup.Item, error) {
+func (f *Restore) Restore(ctx context.Context, s *backup.Stored,
+	progress func(backup.Event)) ([]backup.Item, error) {
 	c, err := f.plan(ctx, s)
 	if err != nil {
 		return nil, err
@@ -212,7 +215,8 @@ func (f *Restore) Restore(ctx context.Context, s *backup.Stored, progress func(b
 	if rescued != nil {
 		detail = "what was there is in " + rescued.Dir
 	}
-	e := backup.Event{Component: f.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes, TotalItems: s.Items}
+	e := backup.Event{Component: f.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes,
+		TotalItems: s.Items}
 	err = f.apply(ctx, s, c, func(c change) {
 		e.Item, e.Bytes, e.Items = "/"+c.Path, e.Bytes+c.Size, e.Items+1
 		progress(e)
@@ -226,7 +230,8 @@ func (f *Restore) Restore(ctx context.Context, s *backup.Stored, progress func(b
 }
 
 // apply carries a comparison out.
-func (f *Restore) apply(ctx context.Context, s *backup.Stored, c *comparison, done func(change)) error {
+func (f *Restore) apply(ctx context.Context, s *backup.Stored, c *comparison,
+	done func(change)) error {
 	var todo []change
 	for _, x := range c.files {
 		if x.action == backup.ActionCreate || x.action == backup.ActionReplace {

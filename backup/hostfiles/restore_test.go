@@ -23,7 +23,8 @@ func TestSetsAreLeftAlone(t *testing.T) {
 	before := [2]map[string]string{tree(t, root), tree(t, dir)}
 	for _, rescue := range []string{set.Dir, filepath.Join(set.Dir, "config/new")} {
 		for _, dry := range []bool{true, false} {
-			_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, &hostfiles.Restore{Root: root, Rescue: rescue})
+			_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, &hostfiles.Restore{
+				Root: root, Rescue: rescue})
 			var e interface{ Hint() string }
 			if !errors.As(err, &e) || !strings.Contains(e.Hint(), "directory") {
 				t.Errorf("%s: %v", rescue, err)
@@ -34,10 +35,12 @@ func TestSetsAreLeftAlone(t *testing.T) {
 	if _, err := backup.Take(t.Context(), inside, backup.Options{}, text("a", "")); err == nil {
 		t.Error("took a set inside of another")
 	}
-	if err := set.Export(t.Context(), filepath.Join(set.Dir, "x.tar.zst"), backup.ExportOptions{}); err == nil {
+	if err := set.Export(t.Context(), filepath.Join(set.Dir, "x.tar.zst"),
+		backup.ExportOptions{}); err == nil {
 		t.Error("exported into the set")
 	}
-	if _, err := backup.Import(t.Context(), inside, strings.NewReader("")); err == nil || !strings.Contains(err.Error(), "is a set") {
+	if _, err := backup.Import(t.Context(), inside, strings.NewReader("")); err == nil ||
+		!strings.Contains(err.Error(), "is a set") {
 		t.Errorf("import: %v", err)
 	}
 	for i, d := range []string{root, dir} {
@@ -45,7 +48,8 @@ func TestSetsAreLeftAlone(t *testing.T) {
 			t.Errorf("something changed: %v", after)
 		}
 	}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root, Rescue: filepath.Join(dir, "rescued")}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root,
+		Rescue: filepath.Join(dir, "rescued")}); err != nil {
 		t.Error(err)
 	}
 	if sets, err := backup.List(dir); err != nil || len(sets) != 1 {
@@ -61,7 +65,8 @@ func filesRestore(t *testing.T, remote bool) {
 		}
 	}
 	src := &hostfiles.Source{FS: os.DirFS(root)}
-	r := &hostfiles.Restore{Root: root, Rescue: t.TempDir(), Paths: append(hostfiles.DefaultPaths(), "/opt/odd")}
+	r := &hostfiles.Restore{Root: root, Rescue: t.TempDir(), Paths: append(hostfiles.DefaultPaths(),
+		"/opt/odd")}
 	inSet := func(p string) string { return p }
 	if remote {
 		needGNU(t)
@@ -76,7 +81,8 @@ func filesRestore(t *testing.T, remote bool) {
 	write(t, root, "opt/tyk-gateway/apps/new.json", "stays", 0o600)
 	pump := filepath.Join(root, "opt/tyk-pump/pump.conf")
 	link := filepath.Join(root, "opt/tyk-gateway/templates/link")
-	if err := errors.Join(os.Remove(pump), os.Remove(link), os.Chmod(filepath.Join(root, "etc/default/tyk-gateway"), 0o600)); err != nil {
+	if err := errors.Join(os.Remove(pump), os.Remove(link), os.Chmod(filepath.Join(root,
+		"etc/default/tyk-gateway"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	write(t, root, "opt/tyk-gateway/templates/link", "a file where the link was", 0o600)
@@ -96,7 +102,8 @@ func filesRestore(t *testing.T, remote bool) {
 	}
 	for name, want := range map[string]backup.Action{
 		"/opt/tyk-gateway/tyk.conf": backup.ActionReplace, "/opt/tyk-pump/pump.conf": backup.ActionCreate,
-		"/opt/tyk-gateway/templates/link": backup.ActionReplace, "/etc/default/tyk-gateway": backup.ActionReplace,
+		"/opt/tyk-gateway/templates/link":       backup.ActionReplace,
+		"/etc/default/tyk-gateway":              backup.ActionReplace,
 		"/opt/tyk-gateway/middleware/sample.js": backup.ActionSame,
 	} {
 		if actions[inSet(name)] != want {
@@ -129,7 +136,8 @@ func filesRestore(t *testing.T, remote bool) {
 	if data, _ := os.ReadFile(filepath.Join(root, "opt/tyk-gateway/tyk.conf")); string(data) != "{}" {
 		t.Errorf("tyk.conf is %q", data)
 	}
-	one := &hostfiles.Restore{Paths: r.Paths, Root: r.Root, Runner: r.Runner, Rescue: r.Rescue, Only: []string{inSet("/opt/*/tyk.conf")}}
+	one := &hostfiles.Restore{Paths: r.Paths, Root: r.Root, Runner: r.Runner, Rescue: r.Rescue,
+		Only: []string{inSet("/opt/*/tyk.conf")}}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, one); err != nil {
 		t.Error(err)
 	}

@@ -46,7 +46,8 @@ func (f *Restore) send(ctx context.Context, s *backup.Stored, c *comparison, tod
 
 // batches sorts changes by who writes them. Below a directory that another user
 // controls, root acts as that user, who then owns what it writes.
-func (f *Restore) batches(ctx context.Context, c *comparison, todo []change) (map[identity]*batch, error) {
+func (f *Restore) batches(ctx context.Context, c *comparison,
+	todo []change) (map[identity]*batch, error) {
 	out := map[identity]*batch{}
 	get := func(id identity) *batch {
 		if out[id] == nil {
@@ -66,7 +67,8 @@ func (f *Restore) batches(ctx context.Context, c *comparison, todo []change) (ma
 		owner := c.above[dir].meta.UID
 		if owner != uid || (owner == 0 && c.above[dir].meta.Mode.Perm()&0o022 != 0) {
 			return asIs, &backup.Error{Op: "restore", Object: "/" + name, Kind: backup.ErrUnsafe,
-				Err:  fmt.Errorf("other users can change the directory %s, and the file belongs to user %d", dir, uid),
+				Err: fmt.Errorf("other users can change the directory %s, and the file belongs to user %d",
+					dir, uid),
 				Next: "restore it on the host itself, or let root own that directory"}
 		}
 		return identity{uid, gid}, nil
@@ -85,7 +87,8 @@ func (f *Restore) batches(ctx context.Context, c *comparison, todo []change) (ma
 		}
 	}
 	for _, d := range c.dirs {
-		if d.action != backup.ActionReplace && (d.action != backup.ActionCreate || !(d.Listed || needed[d.Path])) {
+		if d.action != backup.ActionReplace && (d.action != backup.ActionCreate || !(d.Listed ||
+			needed[d.Path])) {
 			continue
 		}
 		id, err := who(d.Path, d.UID, d.GID)
@@ -118,7 +121,8 @@ const (
 	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p) or die "cut off\n"; if($p=~s{/$}{}){rmdir($p);next} unlink($p) or $!{ENOENT} or die "$p: $!\n"}`
 )
 
-func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity, b *batch) (err error) {
+func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity,
+	b *batch) (err error) {
 	if len(b.dirs) > 0 {
 		var in []string
 		for _, d := range b.dirs {
@@ -151,7 +155,8 @@ func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity, 
 	return f.command(ctx, id, records(pairs), "sh", "-c", "sync && perl -e '"+perlRename+"'")
 }
 
-func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, files []change, temps map[string]string) error {
+func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, files []change,
+	temps map[string]string) error {
 	pr, pw := io.Pipe()
 	packed := make(chan error, 1)
 	go func() {
@@ -163,7 +168,8 @@ func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, fil
 	if id != asIs {
 		owner = "--no-same-owner"
 	}
-	err := f.command(ctx, id, pr, "tar", "--extract", "--file=-", "--directory=/", "--preserve-permissions", owner, "--numeric-owner", "--keep-old-files")
+	err := f.command(ctx, id, pr, "tar", "--extract", "--file=-", "--directory=/",
+		"--preserve-permissions", owner, "--numeric-owner", "--keep-old-files")
 	_ = pr.Close()
 	if packErr := <-packed; packErr != nil && !errors.Is(packErr, io.ErrClosedPipe) {
 		return packErr
@@ -174,7 +180,8 @@ func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, fil
 func (f *Restore) command(ctx context.Context, id identity, stdin io.Reader, argv ...string) error {
 	argv = append([]string{"env", "LC_ALL=C"}, argv...)
 	if id != asIs {
-		argv = append([]string{"setpriv", "--reuid", strconv.Itoa(id.uid), "--regid", strconv.Itoa(id.gid), "--clear-groups"}, argv...)
+		argv = append([]string{"setpriv", "--reuid", strconv.Itoa(id.uid), "--regid",
+			strconv.Itoa(id.gid), "--clear-groups"}, argv...)
 	}
 	if err := f.Runner(ctx, argv, stdin, nil, nil); err != nil {
 		return step.Fail("restore", "files of the remote host", err)
@@ -189,7 +196,9 @@ func packTemp(w io.Writer, s *backup.Stored, todo []change, temps map[string]str
 		if err != nil {
 			return err
 		}
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: temps[c.Path], Size: c.Size, Mode: int64(step.UnixMode(mode)), Uid: c.UID, Gid: c.GID, ModTime: c.MTime, Format: tar.FormatPAX}
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: temps[c.Path], Size: c.Size,
+			Mode: int64(step.UnixMode(mode)), Uid: c.UID, Gid: c.GID, ModTime: c.MTime,
+			Format: tar.FormatPAX}
 		if c.Link != "" {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, c.Link, 0
 		}

@@ -43,8 +43,9 @@ type Source struct {
 
 // Details is what a files component's details hold.
 type Details struct {
-	Paths []string `json:"paths"`          // the absolute paths that were requested and found
-	Dirs  []Dir    `json:"dirs,omitempty"` // directories of the files; sets of older versions have none
+	Paths []string `json:"paths"` // the absolute paths that were requested and found
+	// directories of the files; sets of older versions have none
+	Dirs []Dir `json:"dirs,omitempty"`
 }
 
 // Dir is one directory: path without the leading slash, mode and owner.
@@ -65,13 +66,17 @@ var tykComponents = []struct {
 	dir, config string
 	also        []string
 }{
-	{"/opt/tyk-dashboard", "tyk_analytics.conf", []string{"/opt/tyk-dashboard/email_templates", "/opt/tyk-dashboard/portal", "/opt/tyk-dashboard/schemas"}},
-	{"/opt/tyk-gateway", "tyk.conf", []string{"/opt/tyk-gateway/policies", "/opt/tyk-gateway/apps", "/opt/tyk-gateway/templates", "/opt/tyk-gateway/middleware", "/opt/tyk-gateway/event_handlers"}},
+	{"/opt/tyk-dashboard", "tyk_analytics.conf", []string{"/opt/tyk-dashboard/email_templates",
+		"/opt/tyk-dashboard/portal", "/opt/tyk-dashboard/schemas"}},
+	{"/opt/tyk-gateway", "tyk.conf", []string{"/opt/tyk-gateway/policies", "/opt/tyk-gateway/apps",
+		"/opt/tyk-gateway/templates", "/opt/tyk-gateway/middleware", "/opt/tyk-gateway/event_handlers"}},
 	{"/opt/tyk-pump", "pump.conf", nil},
 }
 
 // tykAlways is taken along where there is a component.
-var tykAlways = []string{"/etc/default/tyk-*", "/lib/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service.d", "/usr/lib/systemd/system/tyk-*.service"}
+var tykAlways = []string{"/etc/default/tyk-*", "/lib/systemd/system/tyk-*.service",
+	"/etc/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service.d",
+	"/usr/lib/systemd/system/tyk-*.service"}
 
 // Name returns the component's name.
 func (f *Source) Name() string {
@@ -113,7 +118,8 @@ type host interface {
 	// read calls f once for every entry of type 'f', 'l' or 'd', in any order, with
 	// what is not kept of it, and again from the start where something changed
 	// meanwhile: reset comes first. r is nil unless it is a file.
-	read(ctx context.Context, entries []entry, reset func() error, f func(e entry, m backup.Meta, r io.Reader) error) error
+	read(ctx context.Context, entries []entry, reset func() error, f func(e entry, m backup.Meta,
+		r io.Reader) error) error
 }
 
 func (f *Source) host() (host, error) {
@@ -153,7 +159,8 @@ func (f *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 
 // Backup copies the files.
 func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
-	c := backup.Component{Kind: Kind, Topology: "host", Consistency: backup.ConsistencyPerItem, Method: "read"}
+	c := backup.Component{Kind: Kind, Topology: "host", Consistency: backup.ConsistencyPerItem,
+		Method: "read"}
 	h, err := f.host()
 	if err != nil {
 		return c, err
@@ -169,7 +176,8 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	small := map[string][]byte{}
 	var extras []string
 	reset := func() error { clear(small); extras = nil; return w.Reset() }
-	err = h.read(ctx, slices.Concat(found.entries, found.trees), reset, func(e entry, m backup.Meta, r io.Reader) error {
+	err = h.read(ctx, slices.Concat(found.entries, found.trees), reset, func(e entry, m backup.Meta,
+		r io.Reader) error {
 		name := strings.TrimPrefix(e.path, "/")
 		if s := extraWarning(e); s != "" {
 			extras = append(extras, s)
@@ -198,7 +206,11 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	slices.Sort(extras)
 	c.Warnings = slices.Concat(found.warnings, extras)
 	maps.DeleteFunc(small, func(name string, _ []byte) bool {
-		target := func(p string) bool { hit, _ := path.Match(p, name); return hit || follow(found.all, p) == name }
+		target := func(p string) bool {
+			hit, _ := path.Match(p, name)
+			return hit || follow(found.all,
+				p) == name
+		}
 		return !slices.ContainsFunc(configs, target)
 	})
 	var unread error
@@ -244,13 +256,16 @@ func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 		if w.reached[p] {
 			out.paths = append(out.paths, p)
 		} else if needed[p] {
-			return nil, &backup.Error{Op: "find", Object: p, Err: fs.ErrNotExist, Next: "correct the path, or name it as one that may be missing"}
+			return nil, &backup.Error{Op: "find", Object: p, Err: fs.ErrNotExist,
+				Next: "correct the path, or name it as one that may be missing"}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		e := all[name]
 		if !utf8.ValidString(e.path) || !utf8.ValidString(e.link) {
-			return nil, &backup.Error{Op: "find", Object: fmt.Sprintf("%q", e.path), Err: errors.New("its name or target is not UTF-8, which the manifest cannot hold"), Next: "rename it or leave it out"}
+			return nil, &backup.Error{Op: "find", Object: fmt.Sprintf("%q", e.path),
+				Err:  errors.New("its name or target is not UTF-8, which the manifest cannot hold"),
+				Next: "rename it or leave it out"}
 		}
 		switch e.typ {
 		case 'f', 'l':
@@ -259,16 +274,19 @@ func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 			out.trees = append(out.trees, e)
 		}
 		if e.typ == 'f' && e.links > 1 {
-			out.warnings = append(out.warnings, fmt.Sprintf("%s has %d hard links; it is restored as a file of its own", e.path, e.links))
+			out.warnings = append(out.warnings, fmt.Sprintf("%s has %d hard links; it is restored as a "+
+				"file of its own", e.path, e.links))
 		}
 		if e.typ == 'l' {
 			if seen, ok := w.known[follow(all, name)]; ok && seen.typ == 0 {
-				out.warnings = append(out.warnings, fmt.Sprintf("%s is a link to %s, which is not there", e.path, e.target()))
+				out.warnings = append(out.warnings, fmt.Sprintf("%s is a link to %s, which is not there",
+					e.path, e.target()))
 			}
 		}
 	}
 	if len(out.entries) == 0 {
-		return nil, &backup.Error{Op: "find", Object: strings.Join(patterns, ", "), Err: fs.ErrNotExist, Next: "name paths of files that exist"}
+		return nil, &backup.Error{Op: "find", Object: strings.Join(patterns, ", "), Err: fs.ErrNotExist,
+			Next: "name paths of files that exist"}
 	}
 	out.dirs = dirsOf(w)
 	slices.Sort(out.warnings)
@@ -296,7 +314,8 @@ func dirsOf(w *walk) []Dir {
 }
 
 func dirOf(e entry, listed bool) Dir {
-	return Dir{Path: strings.TrimPrefix(e.path, "/"), Mode: fmt.Sprintf("%04o", step.UnixMode(e.meta.Mode)),
+	return Dir{Path: strings.TrimPrefix(e.path, "/"), Mode: fmt.Sprintf("%04o",
+		step.UnixMode(e.meta.Mode)),
 		UID: e.meta.UID, GID: e.meta.GID, User: e.meta.User, Group: e.meta.Group, Listed: listed}
 }
 
@@ -323,7 +342,8 @@ func tykPaths(ctx context.Context, h host) (must, may []string, err error) {
 		}
 	}
 	if len(must) == 0 {
-		return nil, nil, &backup.Error{Op: "find", Object: "Tyk's configuration", Err: fmt.Errorf("none of %v is there: %w", dirs, fs.ErrNotExist),
+		return nil, nil, &backup.Error{Op: "find", Object: "Tyk's configuration",
+			Err:  fmt.Errorf("none of %v is there: %w", dirs, fs.ErrNotExist),
 			Next: "name the paths, or run it on a host that has Tyk installed"}
 	}
 	return must, append(may, tykAlways...), nil
@@ -373,12 +393,14 @@ func pause(ctx context.Context) error {
 }
 
 func errVanished(name string) error {
-	return &backup.Error{Op: "read", Object: name, Kind: backup.ErrChanged, Err: fs.ErrNotExist, Retry: true,
-		Next: "it was there when the files were listed: run the backup again"}
+	return &backup.Error{Op: "read", Object: name, Kind: backup.ErrChanged, Err: fs.ErrNotExist,
+		Retry: true,
+		Next:  "it was there when the files were listed: run the backup again"}
 }
 
 func errKeepsChanging(name string) error {
-	return &backup.Error{Op: "read", Object: name, Err: fmt.Errorf("%w, %d times in a row", backup.ErrChanged, readTries), Retry: true,
+	return &backup.Error{Op: "read", Object: name, Err: fmt.Errorf("%w, %d times in a row",
+		backup.ErrChanged, readTries), Retry: true,
 		Next: "stop the program that writes it for a moment"}
 }
 

@@ -89,10 +89,14 @@ func TestFilesDefaults(t *testing.T) {
 		got = append(got, name)
 	}
 	want := []string{
-		"etc/default/tyk-gateway", "etc/systemd/system/tyk-gateway.service.d/x.conf", "lib/systemd/system/tyk-gateway.service",
-		"opt/odd/a name with spaces\nand a \\ in it", "opt/tyk-gateway/apps/app_sample.json", "opt/tyk-gateway/event_handlers/sample/a.js",
-		"opt/tyk-gateway/middleware/sample.js", "opt/tyk-gateway/policies/policies.json", "opt/tyk-gateway/templates/error_500.json",
-		"opt/tyk-gateway/templates/link -> ../../odd/a name with spaces\nand a \\ in it", "opt/tyk-gateway/templates/playground/index",
+		"etc/default/tyk-gateway", "etc/systemd/system/tyk-gateway.service.d/x.conf",
+		"lib/systemd/system/tyk-gateway.service",
+		"opt/odd/a name with spaces\nand a \\ in it", "opt/tyk-gateway/apps/app_sample.json",
+		"opt/tyk-gateway/event_handlers/sample/a.js",
+		"opt/tyk-gateway/middleware/sample.js", "opt/tyk-gateway/policies/policies.json",
+		"opt/tyk-gateway/templates/error_500.json",
+		"opt/tyk-gateway/templates/link -> ../../odd/a name with spaces\nand a \\ in it",
+		"opt/tyk-gateway/templates/playground/index",
 		"opt/tyk-gateway/tyk.conf", "opt/tyk-pump/pump.conf",
 	}
 	if !slices.Equal(got, want) {
@@ -111,10 +115,12 @@ func TestFilesDefaults(t *testing.T) {
 	if err := os.Remove(filepath.Join(root, "opt/tyk-pump/pump.conf")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(root)}); err == nil || !strings.Contains(err.Error(), "/opt/tyk-pump/pump.conf") {
+	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{
+		FS: os.DirFS(root)}); err == nil || !strings.Contains(err.Error(), "/opt/tyk-pump/pump.conf") {
 		t.Errorf("a missing file: %v", err)
 	}
-	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: fstest.MapFS{}}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{
+		FS: fstest.MapFS{}}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a host without Tyk: %v", err)
 	}
 }
@@ -123,7 +129,10 @@ func TestFilesDefaults(t *testing.T) {
 func TestFilesNotUTF8(t *testing.T) {
 	t.Parallel()
 	for what, make := range map[string]func(root string) error{
-		"name": func(root string) error { return os.WriteFile(filepath.Join(root, "etc", "a\xff"), nil, 0o600) },
+		"name": func(root string) error {
+			return os.WriteFile(filepath.Join(root, "etc", "a\xff"), nil,
+				0o600)
+		},
 		"link": func(root string) error { return os.Symlink("a\xff", filepath.Join(root, "etc", "l")) },
 	} {
 		root := t.TempDir()
@@ -131,7 +140,8 @@ func TestFilesNotUTF8(t *testing.T) {
 		if err := make(root); err != nil {
 			t.Skipf("%s: %v", what, err) // a file system that allows only UTF-8
 		}
-		_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{FS: os.DirFS(root), Paths: []string{"/etc"}})
+		_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{
+			FS: os.DirFS(root), Paths: []string{"/etc"}})
 		if err == nil || !strings.Contains(err.Error(), "UTF-8") {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -192,7 +202,8 @@ func TestFilesRemoteChanging(t *testing.T) {
 		}
 		return localRunner(ctx, argv, in, out, errOut)
 	}
-	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{Runner: broken, Paths: []string{root + "/a"}}); err == nil {
+	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &hostfiles.Source{
+		Runner: broken, Paths: []string{root + "/a"}}); err == nil {
 		t.Error("half an archive was accepted")
 	}
 }

@@ -25,7 +25,8 @@ import (
 var tempForm = regexp.MustCompile(`^\..*\.restore-([0-9a-f]{8})-([0-9]+)-[a-z0-9]{8}$`)
 
 func tempName(name string) string {
-	return fmt.Sprintf(".%.180s.restore-%s-%d-%s", name, thisBoot(), os.Getpid(), strings.ToLower(rand.Text()[:8]))
+	return fmt.Sprintf(".%.180s.restore-%s-%d-%s", name, thisBoot(), os.Getpid(),
+		strings.ToLower(rand.Text()[:8]))
 }
 
 // thisBoot stands for this machine since it was started: process numbers mean something
@@ -92,7 +93,8 @@ func sweepTemps(dir *os.File) {
 			continue
 		}
 		var st unix.Stat_t
-		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil ||
+			st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			continue
 		}
 		if deserted(name, time.Since(time.Unix(st.Ctim.Unix()))) {
@@ -111,7 +113,8 @@ func (f *Restore) sweepRemote(ctx context.Context, dirs []string) error {
 		return nil
 	}
 	h := remoteHost{f.Runner}
-	left, err := h.find(ctx, roots, fmt.Sprintf("-mindepth 1 -maxdepth 1 ! -type d -name '.*.restore-*' \\( -name '.*.restore-%s-*' -o -cmin +%d \\)",
+	left, err := h.find(ctx, roots, fmt.Sprintf("-mindepth 1 -maxdepth 1 ! -type d -name "+
+		"'.*.restore-*' \\( -name '.*.restore-%s-*' -o -cmin +%d \\)",
 		thisBoot(), int(tempAge.Minutes())))
 	if err != nil {
 		return err

@@ -33,7 +33,8 @@ type cursor struct {
 // walkLinks finds what patterns match, with all that is in matched directories
 // and the targets of links.
 func walkLinks(ctx context.Context, h host, patterns []string) (map[string]entry, *walk, error) {
-	w := &walk{h: h, known: map[string]entry{}, all: map[string]entry{}, reached: map[string]bool{}, visited: map[string]bool{}, inside: newMatcher(patterns)}
+	w := &walk{h: h, known: map[string]entry{}, all: map[string]entry{}, reached: map[string]bool{},
+		visited: map[string]bool{}, inside: newMatcher(patterns)}
 	var todo []cursor
 	for _, p := range patterns {
 		todo = append(todo, cursor{p, p})
@@ -202,7 +203,8 @@ func (w *walk) add(e entry, next *[]cursor, origin string) {
 		switch target := e.target(); {
 		case target == "/":
 			w.warn("%s is a link to /, which was left out", e.path)
-		case strings.HasPrefix(target, "/dev/") || strings.HasPrefix(target, "/proc/") || strings.HasPrefix(target, "/sys/"):
+		case strings.HasPrefix(target, "/dev/") || strings.HasPrefix(target, "/proc/") ||
+			strings.HasPrefix(target, "/sys/"):
 		case !utf8.ValidString(e.link): // find refuses it
 		case w.mayFollow(e):
 			*next = append(*next, cursor{escapePattern(target), origin})
@@ -220,7 +222,8 @@ func (w *walk) mayFollow(e entry) bool {
 		return true
 	}
 	if !w.trusted(e.path) {
-		w.warn("%s is a link that user %d controls; its target %s was left out: name it in Paths", e.path, e.meta.UID, e.target())
+		w.warn("%s is a link that user %d controls; its target %s was left out: name it in Paths", e.path,
+			e.meta.UID, e.target())
 		return false
 	}
 	return true

@@ -30,9 +30,12 @@ func analytics(t testing.TB, s *mongolab.Server, n int) (size int64) {
 		for j := 0; j < len(noise); j += 8 {
 			binary.LittleEndian.PutUint64(noise[j:], r.Uint64())
 		}
-		d := doc(t, bson.D{{Key: "_id", Value: i}, {Key: "method", Value: "GET"}, {Key: "path", Value: "/accounts/" + strconv.Itoa(i%977)},
-			{Key: "responsecode", Value: 200}, {Key: "apikey", Value: fmt.Sprintf("%x", noise[:16])}, {Key: "useragent", Value: "Mozilla/5.0 (X11; Linux x86_64)"},
-			{Key: "requesttime", Value: int64(i % 100)}, {Key: "tags", Value: bson.A{"org-1", "key-" + strconv.Itoa(i%31)}}, {Key: "raw", Value: noise}})
+		d := doc(t, bson.D{{Key: "_id", Value: i}, {Key: "method", Value: "GET"}, {Key: "path",
+			Value: "/accounts/" + strconv.Itoa(i%977)},
+			{Key: "responsecode", Value: 200}, {Key: "apikey", Value: fmt.Sprintf("%x", noise[:16])},
+			{Key: "useragent", Value: "Mozilla/5.0 (X11; Linux x86_64)"},
+			{Key: "requesttime", Value: int64(i % 100)}, {Key: "tags", Value: bson.A{"org-1", "key-" +
+				strconv.Itoa(i%31)}}, {Key: "raw", Value: noise}})
 		size += int64(len(d))
 		return d
 	})
@@ -68,12 +71,14 @@ func BenchmarkDump(b *testing.B) {
 		{"ours/plain", ours(&mongodb.Source{Plain: true})}, {"mongodump/plain", theirs("--out=DIR")},
 		{"ours/gzip", ours(&mongodb.Source{})}, {"mongodump/gzip", theirs("--gzip", "--out=DIR")},
 		{"ours/set verified", func(b *testing.B, dir string) {
-			if _, err := backup.Take(b.Context(), dir, backup.Options{}, &mongodb.Source{Server: uri(s)}); err != nil {
+			if _, err := backup.Take(b.Context(), dir, backup.Options{},
+				&mongodb.Source{Server: uri(s)}); err != nil {
 				b.Fatal(err)
 			}
 		}},
 		{"ours/set verified, then zstd", func(b *testing.B, dir string) {
-			set, err := backup.Take(b.Context(), dir, backup.Options{}, &mongodb.Source{Server: uri(s), Plain: true})
+			set, err := backup.Take(b.Context(), dir, backup.Options{}, &mongodb.Source{Server: uri(s),
+				Plain: true})
 			if err == nil {
 				err = set.Export(b.Context(), filepath.Join(dir, "set.tar.zst"), backup.ExportOptions{})
 			}
@@ -106,12 +111,14 @@ func BenchmarkRestore(b *testing.B) {
 		run  func(b *testing.B, to *mongolab.Server)
 	}{
 		{"ours/verified and proven", func(b *testing.B, to *mongolab.Server) {
-			if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(to)}); err != nil {
+			if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+				Server: uri(to)}); err != nil {
 				b.Fatal(err)
 			}
 		}},
 		{"mongorestore", func(b *testing.B, to *mongolab.Server) {
-			runTool(b, tool(b, "mongorestore"), "--quiet", "--gzip", "--uri", to.URI(), filepath.Join(set.Dir, "mongo"))
+			runTool(b, tool(b, "mongorestore"), "--quiet", "--gzip", "--uri", to.URI(),
+				filepath.Join(set.Dir, "mongo"))
 		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
@@ -138,7 +145,8 @@ func BenchmarkCollections(b *testing.B) {
 				s.Insert("tyk_analytics", fmt.Sprint("c", i), doc(b, bson.D{{Key: "_id", Value: i}}))
 			}
 			for b.Loop() {
-				if _, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s)}); err != nil {
+				if _, err := backup.Take(b.Context(), b.TempDir(), backup.Options{},
+					&mongodb.Source{Server: uri(s)}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -175,7 +183,8 @@ func TestMemoryHelper(t *testing.T) {
 	}()
 	server := mongodb.Server{URI: at}
 	set := takeMongo(t, &mongodb.Source{Server: server, Plain: true})
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: server, Mode: mongodb.Replace}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: server,
+		Mode: mongodb.Replace}); err != nil {
 		t.Fatal(err)
 	}
 	close(done)

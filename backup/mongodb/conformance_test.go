@@ -21,8 +21,10 @@ func TestConformanceMongo(t *testing.T) {
 			t.Parallel()
 			const secret = "correct horse battery staple"
 			s := smallMongo(t, mongolab.Options{User: "tyk", Password: secret})
-			server := mongodb.Server{URI: strings.Replace(s.URI(), "mongodb://", "mongodb://tyk:correct%20horse%20battery%20staple@", 1)}
-			wrong := mongodb.Server{URI: strings.Replace(s.URI(), "mongodb://", "mongodb://nobody@", 1), Password: secret}
+			server := mongodb.Server{URI: strings.Replace(s.URI(), "mongodb://",
+				"mongodb://tyk:correct%20horse%20battery%20staple@", 1)}
+			wrong := mongodb.Server{URI: strings.Replace(s.URI(), "mongodb://", "mongodb://nobody@", 1),
+				Password: secret}
 			backuptest.Run(t, backuptest.Case{
 				Source: func(*testing.T) backup.Source { return &mongodb.Source{Server: server, Plain: plain} },
 				Restorer: func(t *testing.T) backup.Restorer {
@@ -49,14 +51,16 @@ func TestKilledMongoHelper(t *testing.T) {
 
 func TestKilledMongo(t *testing.T) {
 	t.Parallel()
-	backuptest.Kill(t, "TestKilledMongoHelper", 50, mongoEnv+"="+mongoWith(t, mongolab.Options{}, 30).URI())
+	backuptest.Kill(t, "TestKilledMongoHelper", 50, mongoEnv+"="+mongoWith(t, mongolab.Options{},
+		30).URI())
 }
 
 func TestDamagedMongo(t *testing.T) {
 	t.Parallel()
 	for _, plain := range []bool{false, true} {
 		s := mongoWith(t, mongolab.Options{}, 30)
-		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Plain: plain})
+		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+			&mongodb.Source{Server: uri(s), Plain: plain})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,20 +31,25 @@ func (d *dumping) dumpDocuments(ctx context.Context, s *dumpSpace, packer *gzip.
 	}
 	read := func() error { return d.readInto(ctx, &reader, s, packer) }
 	err := d.reader.persist(ctx, s.Namespace(), read)
-	if c := code(err); reader.at != nil && d.m.Snapshot == SnapshotIfPossible && (c == codeSnapshotTooOld || c == codeSnapshotUnavailable) {
-		d.log.Warn("the snapshot is gone, reading without", "collection", s.Namespace(), "error", d.conn.scrub(err))
+	if c := code(err); reader.at != nil && d.m.Snapshot == SnapshotIfPossible &&
+		(c == codeSnapshotTooOld || c == codeSnapshotUnavailable) {
+		d.log.Warn("the snapshot is gone, reading without", "collection", s.Namespace(), "error",
+			d.conn.scrub(err))
 		d.lost.Store(true)
 		reader.at = nil
 		err = d.reader.persist(ctx, s.Namespace(), read)
 	}
 	if c := code(err); c == codeQueryPlanKilled || c == codeNamespaceNotFound {
-		return &backup.Error{Op: "dump", Object: s.Namespace(), Kind: backup.ErrChanged, Err: d.conn.scrub(err), Next: "back up again while no collection is dropped or renamed", Retry: true}
+		return &backup.Error{Op: "dump", Object: s.Namespace(), Kind: backup.ErrChanged,
+			Err: d.conn.scrub(err), Next: "back up again while no collection is dropped or renamed",
+			Retry: true}
 	}
 	return err
 }
 
 // readInto reads a collection once into its file.
-func (d *dumping) readInto(ctx context.Context, r *reader, s *dumpSpace, packer *gzip.Writer) error {
+func (d *dumping) readInto(ctx context.Context, r *reader, s *dumpSpace,
+	packer *gzip.Writer) error {
 	name := path.Join(s.DB, dump.FileName(s.DataName())+dump.BSONSuffix)
 	if packer != nil {
 		name += dump.GzipSuffix
@@ -128,7 +133,10 @@ func (d *dumping) compare(ctx context.Context) error {
 			changes = append(changes, s.Namespace()+" is another collection now")
 		case !bytes.Equal(now.Options, s.Options):
 			changes = append(changes, s.Namespace()+" has other options")
-		case !slices.EqualFunc(now.Indexes, s.Indexes, func(a, b bson.Raw) bool { return bytes.Equal(a, b) }):
+		case !slices.EqualFunc(now.Indexes, s.Indexes, func(a, b bson.Raw) bool {
+			return bytes.Equal(a,
+				b)
+		}):
 			changes = append(changes, s.Namespace()+" has other indexes")
 		}
 	}

@@ -57,7 +57,8 @@ func (d *Dump) open(ctx context.Context, o DumpOptions) error {
 		return err
 	}
 	if !info.IsDir() {
-		return &backup.Error{Op: "open", Object: d.Path, Err: errors.New("it is not a directory; archives of mongodump --archive are not supported"),
+		return &backup.Error{Op: "open", Object: d.Path,
+			Err:  errors.New("it is not a directory; archives of mongodump --archive are not supported"),
 			Next: "use mongorestore --archive, or dump with --out"}
 	}
 	t, err := dump.OpenTree(ctx, os.DirFS(d.Path), o.NoPrelude)
@@ -79,7 +80,8 @@ func (d *Dump) open(ctx context.Context, o DumpOptions) error {
 func (d *Dump) Collections() []Collection {
 	var all []Collection
 	for _, s := range d.data.All {
-		c := Collection{DB: s.DB, Name: s.Name, Type: s.Type, UUID: s.UUID, Indexes: s.IndexNames(), Count: s.Count, Bytes: s.Bytes}
+		c := Collection{DB: s.DB, Name: s.Name, Type: s.Type, UUID: s.UUID, Indexes: s.IndexNames(),
+			Count: s.Count, Bytes: s.Bytes}
 		if s.Type != dump.TypeView {
 			c.Digest = s.Sum.String()
 		}
@@ -92,7 +94,8 @@ func (d *Dump) Collections() []Collection {
 // write, compare, and undo after a failed comparison. The report tells of every
 // collection, also where an error is returned. With o.Keep the caller ends the matter with
 // [Dump.Accept] or [Dump.Undo], in this process or a later one.
-func (d *Dump) Restore(ctx context.Context, o backup.RestoreOptions, to *Restore) (backup.ComponentReport, error) {
+func (d *Dump) Restore(ctx context.Context, o backup.RestoreOptions,
+	to *Restore) (backup.ComponentReport, error) {
 	report := backup.ComponentReport{Name: d.Path, State: backup.StatePlanned}
 	items, err := to.plan(ctx, d.data)
 	report.Items = items
@@ -106,7 +109,8 @@ func (d *Dump) Restore(ctx context.Context, o backup.RestoreOptions, to *Restore
 	return report, nil
 }
 
-func (d *Dump) restore(ctx context.Context, o backup.RestoreOptions, to *Restore, report *backup.ComponentReport) (err error) {
+func (d *Dump) restore(ctx context.Context, o backup.RestoreOptions, to *Restore,
+	report *backup.ComponentReport) (err error) {
 	report.State = backup.StateFailed
 	progress := step.Serial(o.Progress)
 	if report.Items, err = to.restore(ctx, d.data, progress); err != nil {
@@ -135,7 +139,10 @@ func (d *Dump) restore(ctx context.Context, o backup.RestoreOptions, to *Restore
 }
 
 // Accept drops what [Dump.Restore] replaced: see [Restore.Accept].
-func (d *Dump) Accept(ctx context.Context, to *Restore) error { return to.end(ctx, d.data, accepting) }
+func (d *Dump) Accept(ctx context.Context, to *Restore) error {
+	return to.end(ctx, d.data,
+		accepting)
+}
 
 // Undo puts back what [Dump.Restore] replaced: see [Restore.Undo].
 func (d *Dump) Undo(ctx context.Context, to *Restore) error { return to.end(ctx, d.data, undoing) }

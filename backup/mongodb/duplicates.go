@@ -61,8 +61,10 @@ func (r *restoring) latest(ctx context.Context, j *job, again *repeated, rejecte
 	j.want.Subtract(superseded)
 	if superseded.Count > 0 {
 		j.item.Count = j.want.Count
-		j.item.Detail = fmt.Sprintf("%d documents were in the dump twice, and the later version was restored", superseded.Count)
-		r.log.Warn("documents were in the dump twice", "collection", j.to(), "documents", superseded.Count)
+		j.item.Detail = fmt.Sprintf("%d documents were in the dump twice, and the later version "+
+			"was restored", superseded.Count)
+		r.log.Warn("documents were in the dump twice", "collection", j.to(), "documents",
+			superseded.Count)
 	}
 	return nil
 }
@@ -74,7 +76,8 @@ type version struct {
 
 // lastVersions returns the last version of the wanted documents, and what the others add
 // up to.
-func lastVersions(read dump.Read, wanted func(doc []byte) bool) (last map[string]version, superseded dump.Tally, err error) {
+func lastVersions(read dump.Read,
+	wanted func(doc []byte) bool) (last map[string]version, superseded dump.Tally, err error) {
 	last = map[string]version{}
 	err = read(func(doc []byte) error {
 		if !wanted(doc) {
@@ -93,7 +96,8 @@ func lastVersions(read dump.Read, wanted func(doc []byte) bool) (last map[string
 
 // superseded works out what earlier versions of documents in a dump add up to, of those
 // that keep chooses; nil: of all. It reads the dump once, and again if there are any.
-func (r *restoring) superseded(ctx context.Context, j *job, keep func([]byte) bool) (dump.Tally, error) {
+func (r *restoring) superseded(ctx context.Context, j *job,
+	keep func([]byte) bool) (dump.Tally, error) {
 	ids := &dump.IDs{}
 	read := func(do func([]byte) error) error {
 		return r.data.Documents(ctx, j.Collection)(func(doc []byte) error {

@@ -38,7 +38,8 @@ const (
 // passing are the codes after which the same read may work: the list of the retryable
 // reads specification, and cursors that went with their server.
 var passing = map[int32]bool{
-	6: true, 7: true, 89: true, 91: true, 134: true, 189: true, 262: true, 9001: true, 10107: true, 11600: true, 11602: true, 13435: true, 13436: true,
+	6: true, 7: true, 89: true, 91: true, 134: true, 189: true, 262: true, 9001: true, 10107: true,
+	11600: true, 11602: true, 13435: true, 13436: true,
 	codeCursorNotFound: true, 136: true, 237: true, // CursorNotFound, CappedPositionLost, CursorKilled
 }
 
@@ -52,7 +53,8 @@ func code(err error) int32 {
 
 // transient reports whether doing the same again may help.
 func transient(err error) bool {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !mongo.IsTimeout(err) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) &&
+		!mongo.IsTimeout(err) {
 		return false
 	}
 	// A pool that the driver cleared because another connection broke is Retryable.
@@ -73,7 +75,8 @@ func (c *conn) fail(op, object string, err error) error {
 	switch code := code(err); {
 	case code == codeUnauthorized:
 		e.Kind = backup.ErrNotAllowed
-		e.Next = "grant the user the role backup (to back up), or restore and readWrite (to restore), on the database"
+		e.Next = "grant the user the role backup (to back up), or restore and readWrite (to restore), " +
+			"on the database"
 	case code == codeAuthFailed || strings.Contains(err.Error(), "AuthenticationFailed"):
 		e.Next = "check user, password and authSource"
 	case code == codeSnapshotTooOld:

@@ -40,8 +40,10 @@ func ExampleSource() {
 	defer os.RemoveAll(dir)
 
 	ctx := context.Background()
-	mongo := mongodb.Server{URI: server.URI()} // mongodb://user@host:27017/?tls=true, and Password apart
-	set, err := backup.Take(ctx, dir, backup.Options{Label: "before 5.3.0"}, &mongodb.Source{Server: mongo})
+	// mongodb://user@host:27017/?tls=true, and Password apart
+	mongo := mongodb.Server{URI: server.URI()}
+	set, err := backup.Take(ctx, dir, backup.Options{Label: "before 5.3.0"},
+		&mongodb.Source{Server: mongo})
 	if err != nil {
 		log.Fatal(err) // and there is no set
 	}
@@ -49,10 +51,12 @@ func ExampleSource() {
 	if err := set.Components[0].DecodeDetails(&details); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(details.Collections[0].Name, details.Collections[0].Count, set.Components[0].Consistency)
+	fmt.Println(details.Collections[0].Name, details.Collections[0].Count,
+		set.Components[0].Consistency)
 
 	// … the upgrade; and if it went wrong:
-	report, err := set.Restore(ctx, backup.RestoreOptions{}, &mongodb.Restore{Server: mongo, Mode: mongodb.Replace})
+	report, err := set.Restore(ctx, backup.RestoreOptions{}, &mongodb.Restore{Server: mongo,
+		Mode: mongodb.Replace})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -74,7 +78,8 @@ func ExampleOpenDump() {
 	}
 	defer os.RemoveAll(dir)
 	ctx := context.Background()
-	set, err := backup.Take(ctx, dir, backup.Options{}, &mongodb.Source{Server: mongodb.Server{URI: server.URI()}})
+	set, err := backup.Take(ctx, dir, backup.Options{}, &mongodb.Source{Server: mongodb.Server{
+		URI: server.URI()}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -104,14 +109,16 @@ func backupAndRestoreMongo(ctx context.Context, password string) error {
 	}
 	// … the upgrade; and if it went wrong:
 	report, err := set.Restore(ctx, backup.RestoreOptions{},
-		&mongodb.Restore{Server: mongo, Mode: mongodb.Replace}) // built and compared next to the live collections, then swapped
+		// built and compared next to the live collections, then swapped
+		&mongodb.Restore{Server: mongo, Mode: mongodb.Replace})
 	fmt.Println(report.Components, err)
 	// or what mongodump --out wrote:
 	dump, err := mongodb.OpenDump(ctx, "/var/backups/dump", mongodb.DumpOptions{})
 	if err != nil {
 		return err // nothing was written to the server
 	}
-	_, err = dump.Restore(ctx, backup.RestoreOptions{}, &mongodb.Restore{Server: mongo, Mode: mongodb.Replace})
+	_, err = dump.Restore(ctx, backup.RestoreOptions{}, &mongodb.Restore{Server: mongo,
+		Mode: mongodb.Replace})
 	return err
 }
 

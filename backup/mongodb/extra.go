@@ -39,11 +39,14 @@ func (r *restoring) planExtras(ctx context.Context) (refused []error) {
 		return nil
 	}
 	for _, x := range r.extras {
-		x.item = backup.Item{Name: x.Namespace(), Action: backup.ActionKeep, Detail: "not in the set; it stays as it is"}
+		x.item = backup.Item{Name: x.Namespace(), Action: backup.ActionKeep,
+			Detail: "not in the set; it stays as it is"}
 		if r.m.DropExtra {
 			x.item.Action, x.item.Detail = backup.ActionDrop, "not in the set"
 			if r.m.Mode == Replace && x.Type != dump.TypeView && !renamable(x.Space) {
-				refused = append(refused, &backup.Error{Op: "drop", Object: x.Namespace(), Err: fmt.Errorf("a %s of this name cannot be renamed, so it cannot be kept until the restore is accepted", x.Type),
+				refused = append(refused, &backup.Error{Op: "drop", Object: x.Namespace(),
+					Err: fmt.Errorf("a %s of this name cannot be renamed, so it cannot be kept until the "+
+						"restore is accepted", x.Type),
 					Next: "drop it by hand, exclude it, or restore in the mode drop"})
 			}
 		}
@@ -85,7 +88,10 @@ func (r *restoring) removeExtras(ctx context.Context) error {
 		if x.kept != "" && x.Type != dump.TypeView {
 			err = r.conn.rename(ctx, r.reader, x.DB, x.Name, x.kept, false)
 		} else {
-			err = r.reader.persist(ctx, "drop "+x.Namespace(), func() error { return r.conn.drop(ctx, x.DB, x.Name) })
+			err = r.reader.persist(ctx, "drop "+x.Namespace(), func() error {
+				return r.conn.drop(ctx, x.DB,
+					x.Name)
+			})
 		}
 		if err != nil && code(err) != codeNamespaceNotFound {
 			return r.conn.fail("drop", x.Namespace(), err)

@@ -23,7 +23,8 @@ func extraMongo(t *testing.T) (*mongolab.Server, *backup.Set) {
 	s := changedMongo(t)
 	s.Insert("tyk_analytics", "logs", doc(t, bson.D{{Key: "_id", Value: 2}}))
 	s.Insert("tyk_analytics", "tykupgrade_restore_0123_1", doc(t, bson.D{{Key: "_id", Value: 1}}))
-	mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "new view"}, {Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
+	mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "new view"},
+		{Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
 	return s, set
 }
 
@@ -42,15 +43,21 @@ func TestExtra(t *testing.T) {
 		t.Run(fmt.Sprint("mode ", mode), func(t *testing.T) {
 			t.Parallel()
 			s, set := extraMongo(t)
-			live := backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{&mongodb.Source{Server: uri(s)}}}
-			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mode})
+			live := backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{&mongodb.Source{
+				Server: uri(s)}}}
+			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+				Mode: mode})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := actions(report.Components[0].Items); got != "replace apis 14; replace keys 500; keep new view 0; keep untouched 1; keep tykupgrade_restore_0123_1 0; " {
+			if got := actions(report.Components[0].Items); got != "replace apis 14; replace keys 500; "+
+				"keep new view 0; keep untouched 1; keep tykupgrade_restore_0123_1 0; " {
 				t.Errorf("without being asked: %s", got)
 			}
-			if err := set.Verify(t.Context(), live); !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), "compare tyk_analytics.untouched") || !strings.Contains(err.Error(), "compare tyk_analytics.new view") || strings.Contains(err.Error(), "logs") {
+			if err := set.Verify(t.Context(), live); !errors.Is(err, backup.ErrDiffers) ||
+				!strings.Contains(err.Error(), "compare tyk_analytics.untouched") ||
+				!strings.Contains(err.Error(), "compare tyk_analytics.new view") ||
+				strings.Contains(err.Error(), "logs") {
 				t.Errorf("compared with what runs: %v", err)
 			}
 			before := state(t, s)
@@ -60,14 +67,16 @@ func TestExtra(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := actions(report.Components[0].Items); got != "replace apis 14; replace keys 500; drop new view 0; drop untouched 1; keep tykupgrade_restore_0123_1 0; " {
+				if got := actions(report.Components[0].Items); got != "replace apis 14; replace keys 500; "+
+					"drop new view 0; drop untouched 1; keep tykupgrade_restore_0123_1 0; " {
 					t.Errorf("dry run %v: %s", dry, got)
 				}
 				if dry && state(t, s) != before {
 					t.Error("the dry run changed something")
 				}
 			}
-			if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[apis keys logs system.views tykupgrade_restore_0123_1]" {
+			if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[apis keys logs system.views "+
+				"tykupgrade_restore_0123_1]" {
 				t.Errorf("collections %s", got)
 			}
 			if err := set.Verify(t.Context(), live); err != nil {
@@ -79,11 +88,13 @@ func TestExtra(t *testing.T) {
 		t.Parallel()
 		s, set := extraMongo(t)
 		report, err := set.Restore(t.Context(), backup.RestoreOptions{},
-			&mongodb.Restore{Server: uri(s), Mode: mongodb.Replace, DropExtra: true, Exclude: []string{"*.untouched", "*.keys"}})
+			&mongodb.Restore{Server: uri(s), Mode: mongodb.Replace, DropExtra: true, Exclude: []string{
+				"*.untouched", "*.keys"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := actions(report.Components[0].Items); got != "replace apis 14; drop new view 0; keep tykupgrade_restore_0123_1 0; " || len(s.Documents("tyk_analytics", "untouched")) != 1 {
+		if got := actions(report.Components[0].Items); got != "replace apis 14; drop new view 0; keep "+
+			"tykupgrade_restore_0123_1 0; " || len(s.Documents("tyk_analytics", "untouched")) != 1 {
 			t.Errorf("items %s", got)
 		}
 	})
@@ -97,11 +108,14 @@ func TestExtra(t *testing.T) {
 			}
 			return mongolab.Fault{}
 		})
-		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace, DropExtra: true})
-		if !errors.Is(err, backup.ErrNotAllowed) || !strings.Contains(err.Error(), "drop tyk_analytics.untouched") {
+		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace, DropExtra: true})
+		if !errors.Is(err, backup.ErrNotAllowed) || !strings.Contains(err.Error(),
+			"drop tyk_analytics.untouched") {
 			t.Errorf("error %v", err)
 		}
-		if got := actions(report.Components[0].Items); got != "skip apis 14; skip keys 500; keep new view 0; keep untouched 1; keep tykupgrade_restore_0123_1 0; " {
+		if got := actions(report.Components[0].Items); got != "skip apis 14; skip keys 500; keep new "+
+			"view 0; keep untouched 1; keep tykupgrade_restore_0123_1 0; " {
 			t.Errorf("items %s", got)
 		}
 		s.Hook(nil)
@@ -118,8 +132,11 @@ func TestExtra(t *testing.T) {
 			}
 			return mongolab.Fault{}
 		})
-		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace, DropExtra: true})
-		if !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), "tyk_analytics.newer") || report.Components[0].State != backup.StateUndone || len(s.Documents("tyk_analytics", "newer")) == 0 {
+		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace, DropExtra: true})
+		if !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), "tyk_analytics.newer") ||
+			report.Components[0].State != backup.StateUndone || len(s.Documents("tyk_analytics",
+			"newer")) == 0 {
 			t.Errorf("%v %+v", err, report)
 		}
 	})
@@ -127,7 +144,8 @@ func TestExtra(t *testing.T) {
 		t.Parallel()
 		s, set := extraMongo(t)
 		s.Hook(once("drop", 1, mongolab.Fault{Lose: true}))
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace, DropExtra: true}); err != nil {
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace, DropExtra: true}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -144,11 +162,14 @@ func TestExtra(t *testing.T) {
 			}
 		}
 		// mongodump may have been told to leave collections out.
-		dump, err := mongodb.OpenDump(t.Context(), plainDump(t, smallMongo(t, mongolab.Options{}), false), mongodb.DumpOptions{})
+		dump, err := mongodb.OpenDump(t.Context(), plainDump(t, smallMongo(t, mongolab.Options{}), false),
+			mongodb.DumpOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := dump.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace, DropExtra: true}); err == nil || !strings.Contains(err.Error(), "does not say") {
+		if _, err := dump.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace, DropExtra: true}); err == nil || !strings.Contains(err.Error(),
+			"does not say") {
 			t.Errorf("error %v", err)
 		}
 		if state(t, s) != before {

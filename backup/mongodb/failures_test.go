@@ -29,7 +29,8 @@ func mongoWith(t testing.TB, o mongolab.Options, keys int) *mongolab.Server {
 	t.Helper()
 	s := mongoServer(t, o)
 	s.Fill("tyk_analytics", "apis", 14, func(i int) bson.Raw {
-		return doc(t, bson.D{{Key: "_id", Value: i}, {Key: "name", Value: fmt.Sprintf("api number %d", i)}})
+		return doc(t, bson.D{{Key: "_id", Value: i}, {Key: "name", Value: fmt.Sprintf("api number %d",
+			i)}})
 	})
 	s.Fill("tyk_analytics", "keys", keys, func(i int) bson.Raw {
 		return doc(t, bson.D{{Key: "_id", Value: i}, {Key: "text", Value: strings.Repeat("x", i)}})
@@ -42,7 +43,8 @@ func uri(s *mongolab.Server) mongodb.Server { return mongodb.Server{URI: s.URI()
 // plainDump writes the tree that mongodump would write, and returns its path.
 func plainDump(t testing.TB, s *mongolab.Server, gzip bool) string {
 	t.Helper()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Plain: !gzip})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s),
+		Plain: !gzip})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +103,12 @@ func TestFailures(t *testing.T) {
 	t.Run("1 database or collection that does not exist", func(t *testing.T) {
 		t.Parallel()
 		s := smallMongo(t, mongolab.Options{})
-		wantErr(t, take(t, &mongodb.Source{Server: uri(s), Databases: []string{"tyk_analitics"}}), nil, "tyk_analitics", "does not exist")
-		wantErr(t, take(t, &mongodb.Source{Server: uri(s), Include: []string{"tyk_analytics.apps"}}), nil, "tyk_analytics.apps", "no collection has such a name")
-		wantErr(t, take(t, &mongodb.Source{Server: uri(s), Exclude: []string{"*.*"}}), nil, "every collection is excluded")
+		wantErr(t, take(t, &mongodb.Source{Server: uri(s), Databases: []string{"tyk_analitics"}}), nil,
+			"tyk_analitics", "does not exist")
+		wantErr(t, take(t, &mongodb.Source{Server: uri(s), Include: []string{"tyk_analytics.apps"}}), nil,
+			"tyk_analytics.apps", "no collection has such a name")
+		wantErr(t, take(t, &mongodb.Source{Server: uri(s), Exclude: []string{"*.*"}}), nil,
+			"every collection is excluded")
 	})
 	t.Run("2 stopped in the middle", func(t *testing.T) {
 		t.Parallel()
@@ -146,7 +151,8 @@ func TestFailures(t *testing.T) {
 			func(b []byte) []byte { return b[:len(b)-len(s.Documents("tyk_analytics", "keys")[499])] },
 			func(b []byte) []byte { b[bytes.LastIndexByte(b, 'x')] = 'y'; return b },
 		} {
-			set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Plain: true})
+			set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+				&mongodb.Source{Server: uri(s), Plain: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -186,12 +192,14 @@ func TestFailures(t *testing.T) {
 				t.Error(err)
 			}
 			wantErr(t, reopen(t, filepath.Join(dump, "tyk_analytics")), nil, "name the directory above")
-			wantErr(t, reopen(t, filepath.Dir(dump)), nil, "name the directory that was given to mongodump --out")
+			wantErr(t, reopen(t, filepath.Dir(dump)), nil,
+				"name the directory that was given to mongodump --out")
 		}
 		wantErr(t, reopen(t, t.TempDir()), nil, "empty")
 		wantErr(t, reopen(t, filepath.Join(t.TempDir(), "nothing")), fs.ErrNotExist)
 		mixed := plainDump(t, s2(t), false)
-		if err := os.CopyFS(filepath.Join(mixed, "tyk_analytics"), os.DirFS(filepath.Join(plainDump(t, s2(t), true), "tyk_analytics"))); err != nil {
+		if err := os.CopyFS(filepath.Join(mixed, "tyk_analytics"),
+			os.DirFS(filepath.Join(plainDump(t, s2(t), true), "tyk_analytics"))); err != nil {
 			t.Fatal(err)
 		}
 		wantErr(t, reopen(t, mixed), nil, "remains of two dumps")
@@ -202,9 +210,12 @@ func TestFailures(t *testing.T) {
 		const secret = "s3cr%2Ft-word"
 		at := strings.Replace(s.URI(), "mongodb://", "mongodb://tyk:"+secret+"@", 1)
 		for _, server := range []mongodb.Server{
-			{URI: at}, {URI: strings.Replace(s.URI(), "mongodb://", "mongodb://tyk@", 1), Password: "s3cr/t-word"},
-			{URI: at + "&authMechanism=NONSENSE"}, {URI: strings.Replace(at, "%2F", "/", 1)}, {URI: strings.Replace(at, "%2F", "%2", 1)},
-			{URI: strings.Replace(at, "mongodb:", "mongo:", 1)}, {URI: strings.Replace(at, "127.0.0.1", "a b", 1) + "&serverSelectionTimeoutMS=200"}, {URI: "mongodb://tyk:" + secret + "@"},
+			{URI: at}, {URI: strings.Replace(s.URI(), "mongodb://", "mongodb://tyk@", 1),
+				Password: "s3cr/t-word"},
+			{URI: at + "&authMechanism=NONSENSE"}, {URI: strings.Replace(at, "%2F", "/", 1)},
+			{URI: strings.Replace(at, "%2F", "%2", 1)},
+			{URI: strings.Replace(at, "mongodb:", "mongo:", 1)}, {URI: strings.Replace(at, "127.0.0.1",
+				"a b", 1) + "&serverSelectionTimeoutMS=200"}, {URI: "mongodb://tyk:" + secret + "@"},
 			{URI: at + "&tlsCAFile=/nonexistent/s3cr%2Ft-word"},
 		} {
 			err := take(t, &mongodb.Source{Server: server})
@@ -217,11 +228,13 @@ func TestFailures(t *testing.T) {
 				}
 			}
 		}
-		wantErr(t, take(t, &mongodb.Source{Server: mongodb.Server{URI: at}}), nil, "check user, password and authSource")
+		wantErr(t, take(t, &mongodb.Source{Server: mongodb.Server{URI: at}}), nil,
+			"check user, password and authSource")
 	})
 	t.Run("11 readable by others", func(t *testing.T) {
 		t.Parallel()
-		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(smallMongo(t, mongolab.Options{}))})
+		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+			&mongodb.Source{Server: uri(smallMongo(t, mongolab.Options{}))})
 		if err != nil {
 			t.Fatal(err)
 		}

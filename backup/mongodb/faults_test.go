@@ -48,17 +48,19 @@ func once(name string, n int32, f mongolab.Fault) func(mongolab.Command) mongola
 func TestReadsAgain(t *testing.T) {
 	t.Parallel()
 	for name, hook := range map[string]func(mongolab.Command) mongolab.Fault{
-		"connection cut":       once("getMore", 2, mongolab.Fault{Cut: true}),
-		"answer lost":          once("find", 4, mongolab.Fault{Lose: true}),
-		"cursor gone":          once("getMore", 1, mongolab.Fault{Kill: true}),
-		"primary stepped down": once("getMore", 1, mongolab.Fault{Code: 10107, Name: "NotWritablePrimary", Msg: "not primary"}),
-		"listing cut":          once("listCollections", 2, mongolab.Fault{Cut: true}),
+		"connection cut": once("getMore", 2, mongolab.Fault{Cut: true}),
+		"answer lost":    once("find", 4, mongolab.Fault{Lose: true}),
+		"cursor gone":    once("getMore", 1, mongolab.Fault{Kill: true}),
+		"primary stepped down": once("getMore", 1, mongolab.Fault{Code: 10107, Name: "NotWritablePrimary",
+			Msg: "not primary"}),
+		"listing cut": once("listCollections", 2, mongolab.Fault{Cut: true}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := smallMongo(t, mongolab.Options{})
 			s.Hook(hook)
-			set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s)})
+			set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+				&mongodb.Source{Server: uri(s)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +72,10 @@ func TestReadsAgain(t *testing.T) {
 	t.Run("for ever", func(t *testing.T) {
 		t.Parallel()
 		s := smallMongo(t, mongolab.Options{})
-		s.Hook(func(c mongolab.Command) mongolab.Fault { return mongolab.Fault{Cut: c.Name == "getMore"} })
+		s.Hook(func(c mongolab.Command) mongolab.Fault {
+			return mongolab.Fault{
+				Cut: c.Name == "getMore"}
+		})
 		_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s)})
 		var r interface{ Retryable() bool }
 		if !errors.As(err, &r) || !r.Retryable() || !strings.Contains(err.Error(), "tyk_analytics.keys") {
@@ -98,8 +103,10 @@ func TestConsistency(t *testing.T) {
 		}
 	}
 	tooOld := func(c mongolab.Command) mongolab.Fault {
-		if _, err := c.Body.LookupErr("readConcern"); c.Name == "getMore" || err == nil && c.Target == "keys" && c.Body.Lookup("limit").IsZero() {
-			return mongolab.Fault{Code: 239, Name: "SnapshotTooOld", Msg: "Read timestamp is older than the oldest available timestamp."}
+		if _, err := c.Body.LookupErr("readConcern"); c.Name == "getMore" || err == nil &&
+			c.Target == "keys" && c.Body.Lookup("limit").IsZero() {
+			return mongolab.Fault{Code: 239, Name: "SnapshotTooOld",
+				Msg: "Read timestamp is older than the oldest available timestamp."}
 		}
 		return mongolab.Fault{}
 	}
@@ -114,14 +121,21 @@ func TestConsistency(t *testing.T) {
 		warnings string
 	}{
 		{name: "snapshot", hook: writes, want: backup.ConsistencySnapshot, items: 514},
-		{name: "sharded", server: mongolab.Options{Mongos: true}, hook: writes, want: backup.ConsistencySnapshot, items: 514},
-		{name: "standalone", server: mongolab.Options{Standalone: true}, want: backup.ConsistencyNone, items: 514, warnings: "different moments"},
-		{name: "ignored", server: mongolab.Options{IgnoreSnapshot: true}, want: backup.ConsistencyNone, items: 514, warnings: "does not show"},
-		{name: "old server", server: mongolab.Options{Version: "4.4.29"}, want: backup.ConsistencyNone, items: 514, warnings: "does not show"},
+		{name: "sharded", server: mongolab.Options{Mongos: true}, hook: writes,
+			want: backup.ConsistencySnapshot, items: 514},
+		{name: "standalone", server: mongolab.Options{Standalone: true}, want: backup.ConsistencyNone,
+			items: 514, warnings: "different moments"},
+		{name: "ignored", server: mongolab.Options{IgnoreSnapshot: true}, want: backup.ConsistencyNone,
+			items: 514, warnings: "does not show"},
+		{name: "old server", server: mongolab.Options{Version: "4.4.29"}, want: backup.ConsistencyNone,
+			items: 514, warnings: "does not show"},
 		{name: "never", mode: mongodb.SnapshotNever, want: backup.ConsistencyNone, items: 514},
-		{name: "never, with writes", mode: mongodb.SnapshotNever, hook: writes, want: backup.ConsistencyNone, items: 516},
-		{name: "required and ignored", server: mongolab.Options{IgnoreSnapshot: true}, mode: mongodb.SnapshotRequired, fails: "does not name the cluster time"},
-		{name: "required of a standalone", server: mongolab.Options{Standalone: true}, mode: mongodb.SnapshotRequired, fails: "a standalone of version 7.0.14 has none"},
+		{name: "never, with writes", mode: mongodb.SnapshotNever, hook: writes,
+			want: backup.ConsistencyNone, items: 516},
+		{name: "required and ignored", server: mongolab.Options{IgnoreSnapshot: true},
+			mode: mongodb.SnapshotRequired, fails: "does not name the cluster time"},
+		{name: "required of a standalone", server: mongolab.Options{Standalone: true},
+			mode: mongodb.SnapshotRequired, fails: "a standalone of version 7.0.14 has none"},
 		{name: "too old", hook: func(*mongolab.Server) func(mongolab.Command) mongolab.Fault {
 			return func(c mongolab.Command) mongolab.Fault {
 				if _, err := c.Body.LookupErr("readConcern"); err == nil {
@@ -129,17 +143,23 @@ func TestConsistency(t *testing.T) {
 				}
 				return mongolab.Fault{}
 			}
-		}, want: backup.ConsistencyNone, items: 514, warnings: "too old for minSnapshotHistoryWindowInSeconds"},
-		{name: "capped on an old server", hook: func(s *mongolab.Server) func(mongolab.Command) mongolab.Fault {
-			mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "capped"}, {Key: "capped", Value: true}, {Key: "size", Value: 1 << 20}})
-			return func(c mongolab.Command) mongolab.Fault {
-				if _, err := c.Body.LookupErr("readConcern"); err == nil && c.Target == "capped" {
-					return mongolab.Fault{Code: 246, Name: "SnapshotUnavailable", Msg: "Reading from capped collections with readConcern snapshot is not supported"}
+		}, want: backup.ConsistencyNone, items: 514,
+			warnings: "too old for minSnapshotHistoryWindowInSeconds"},
+		{name: "capped on an old server",
+			hook: func(s *mongolab.Server) func(mongolab.Command) mongolab.Fault {
+				mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "capped"},
+					{Key: "capped", Value: true}, {Key: "size", Value: 1 << 20}})
+				return func(c mongolab.Command) mongolab.Fault {
+					if _, err := c.Body.LookupErr("readConcern"); err == nil && c.Target == "capped" {
+						return mongolab.Fault{Code: 246, Name: "SnapshotUnavailable",
+							Msg: "Reading from capped collections with readConcern snapshot is not supported"}
+					}
+					return mongolab.Fault{}
 				}
-				return mongolab.Fault{}
-			}
-		}, want: backup.ConsistencyNone, items: 514, warnings: "is capped"},
-		{name: "too old and required", mode: mongodb.SnapshotRequired, hook: func(*mongolab.Server) func(mongolab.Command) mongolab.Fault { return tooOld }, fails: "minSnapshotHistoryWindowInSeconds"},
+			}, want: backup.ConsistencyNone, items: 514, warnings: "is capped"},
+		{name: "too old and required", mode: mongodb.SnapshotRequired,
+			hook:  func(*mongolab.Server) func(mongolab.Command) mongolab.Fault { return tooOld },
+			fails: "minSnapshotHistoryWindowInSeconds"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -147,7 +167,8 @@ func TestConsistency(t *testing.T) {
 			if c.hook != nil {
 				s.Hook(c.hook(s))
 			}
-			set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Snapshot: c.mode, Parallel: 1})
+			set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+				&mongodb.Source{Server: uri(s), Snapshot: c.mode, Parallel: 1})
 			if c.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fails) {
 					t.Errorf("error %v does not say %q", err, c.fails)
@@ -158,7 +179,9 @@ func TestConsistency(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := set.Components[0]
-			if got.Consistency != c.want || got.Items != c.items || !strings.Contains(strings.Join(got.Warnings, "\n"), c.warnings) || (c.warnings == "") != (len(got.Warnings) == 0) {
+			if got.Consistency != c.want || got.Items != c.items ||
+				!strings.Contains(strings.Join(got.Warnings, "\n"), c.warnings) ||
+				(c.warnings == "") != (len(got.Warnings) == 0) {
 				t.Errorf("consistency %q, %d documents, warnings %q", got.Consistency, got.Items, got.Warnings)
 			}
 			if at := details(t, set).ClusterTime; (at != "") != (c.want == backup.ConsistencySnapshot) {
@@ -173,9 +196,11 @@ func TestConsistency(t *testing.T) {
 func TestDDLDuringDump(t *testing.T) {
 	t.Parallel()
 	for name, command := range map[string]bson.D{
-		"is new":                {{Key: "create", Value: "new"}},
-		"is gone":               {{Key: "drop", Value: "apis"}},
-		"has other indexes":     {{Key: "createIndexes", Value: "apis"}, {Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "a", Value: 1}}}, {Key: "name", Value: "a"}}}}},
+		"is new":  {{Key: "create", Value: "new"}},
+		"is gone": {{Key: "drop", Value: "apis"}},
+		"has other indexes": {{Key: "createIndexes", Value: "apis"}, {Key: "indexes",
+			Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "a", Value: 1}}}, {Key: "name",
+				Value: "a"}}}}},
 		"collection dropped":    {{Key: "drop", Value: "keys"}},
 		"is another collection": nil,
 	} {
@@ -198,9 +223,11 @@ func TestDDLDuringDump(t *testing.T) {
 					}
 					return mongolab.Fault{}
 				})
-				_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Snapshot: mode})
+				_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+					&mongodb.Source{Server: uri(s), Snapshot: mode})
 				var r interface{ Retryable() bool }
-				if !errors.Is(err, backup.ErrChanged) || !strings.Contains(err.Error(), name) || !errors.As(err, &r) || !r.Retryable() {
+				if !errors.Is(err, backup.ErrChanged) || !strings.Contains(err.Error(), name) ||
+					!errors.As(err, &r) || !r.Retryable() {
 					t.Errorf("error %v", err)
 				}
 			})
@@ -220,7 +247,8 @@ func TestAllDroppedDuringDump(t *testing.T) {
 		}
 		return mongolab.Fault{}
 	})
-	_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Include: []string{"*.apis"}, Snapshot: mongodb.SnapshotNever})
+	_, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s),
+		Include: []string{"*.apis"}, Snapshot: mongodb.SnapshotNever})
 	var r interface{ Retryable() bool }
 	if !errors.Is(err, backup.ErrChanged) || !errors.As(err, &r) || !r.Retryable() {
 		t.Errorf("error %v", err)
@@ -254,7 +282,8 @@ func TestCancelStopsCursors(t *testing.T) {
 				}
 				return mongolab.Fault{}
 			})
-			if _, err := backup.Take(ctx, t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s), Parallel: 1}); !errors.Is(err, context.Canceled) {
+			if _, err := backup.Take(ctx, t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s),
+				Parallel: 1}); !errors.Is(err, context.Canceled) {
 				t.Errorf("error %v", err)
 			}
 			if n := s.Cursors(); n != 0 || killed.Load() == 0 {
@@ -275,7 +304,8 @@ func TestSessionIsKeptAlive(t *testing.T) {
 	s.Hook(func(c mongolab.Command) mongolab.Fault {
 		switch c.Name {
 		case "find":
-			if id, ok := c.Body.Lookup("lsid").DocumentOK(); ok && c.Target == "keys" && c.Body.Lookup("limit").IsZero() {
+			if id, ok := c.Body.Lookup("lsid").DocumentOK(); ok && c.Target == "keys" &&
+				c.Body.Lookup("limit").IsZero() {
 				sessions.Store(id.String(), true)
 			}
 		case "refreshSessions":
@@ -301,11 +331,13 @@ func TestWithoutNoCursorTimeout(t *testing.T) {
 	s := smallMongo(t, mongolab.Options{})
 	s.Hook(func(c mongolab.Command) mongolab.Fault {
 		if v, ok := c.Body.Lookup("noCursorTimeout").BooleanOK(); ok && v {
-			return mongolab.Fault{Code: 8000, Name: "AtlasError", Msg: "noTimeout cursors are disallowed in this atlas tier"}
+			return mongolab.Fault{Code: 8000, Name: "AtlasError",
+				Msg: "noTimeout cursors are disallowed in this atlas tier"}
 		}
 		return mongolab.Fault{}
 	})
-	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: uri(s)}); err != nil {
+	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&mongodb.Source{Server: uri(s)}); err != nil {
 		t.Error(err)
 	}
 }
@@ -315,10 +347,13 @@ func TestLoginTLSAndClient(t *testing.T) {
 	cert := mongoCert(t)
 	pool := x509.NewCertPool()
 	pool.AddCert(cert.Leaf)
-	s := smallMongo(t, mongolab.Options{User: "tyk", Password: "pass/word", TLS: &tls.Config{Certificates: []tls.Certificate{cert}}})
+	s := smallMongo(t, mongolab.Options{User: "tyk", Password: "pass/word", TLS: &tls.Config{
+		Certificates: []tls.Certificate{cert}}})
 	at := strings.Replace(s.URI(), "mongodb://", "mongodb://tyk@", 1)
 	conf := &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: mongodb.Server{URI: at, Password: "pass/word", TLS: conf}, ReadPreference: readpref.SecondaryPreferred()})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&mongodb.Source{Server: mongodb.Server{URI: at, Password: "pass/word", TLS: conf},
+			ReadPreference: readpref.SecondaryPreferred()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,19 +362,22 @@ func TestLoginTLSAndClient(t *testing.T) {
 	}
 	// A slow machine needs longer for one attempt.
 	for wait := 1000; wait < 300_000; wait *= 4 {
-		_, err = (&mongodb.Source{Server: mongodb.Server{URI: fmt.Sprint(at, "&serverSelectionTimeoutMS=", wait), Password: "pass/word", TLS: &tls.Config{ServerName: "127.0.0.1"}}}).Plan(t.Context())
+		_, err = (&mongodb.Source{Server: mongodb.Server{URI: fmt.Sprint(at, "&serverSelectionTimeoutMS=",
+			wait), Password: "pass/word", TLS: &tls.Config{ServerName: "127.0.0.1"}}}).Plan(t.Context())
 		if err == nil || strings.Contains(err.Error(), "certificate") {
 			break
 		}
 	}
 	var e *backup.Error
-	if !errors.As(err, &e) || !strings.Contains(err.Error(), "certificate") || e.Retryable() || !strings.Contains(e.Hint(), "CA") {
+	if !errors.As(err, &e) || !strings.Contains(err.Error(), "certificate") || e.Retryable() ||
+		!strings.Contains(e.Hint(), "CA") {
 		t.Errorf("without the CA: %v", err)
 	}
 	// The caller's own client stays connected.
 	open := smallMongo(t, mongolab.Options{})
 	c := mongoClient(t, open)
-	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: mongodb.Server{Client: c}}); err != nil {
+	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&mongodb.Source{Server: mongodb.Server{Client: c}}); err != nil {
 		t.Error(err)
 	}
 	if err := c.Ping(t.Context(), nil); err != nil {
@@ -352,7 +390,8 @@ func TestNotAllowed(t *testing.T) {
 	s := smallMongo(t, mongolab.Options{})
 	s.Hook(func(c mongolab.Command) mongolab.Fault {
 		if c.Name == "listCollections" {
-			return mongolab.Fault{Code: 13, Name: "Unauthorized", Msg: "not authorized on tyk_analytics to execute command"}
+			return mongolab.Fault{Code: 13, Name: "Unauthorized",
+				Msg: "not authorized on tyk_analytics to execute command"}
 		}
 		return mongolab.Fault{}
 	})
@@ -366,8 +405,10 @@ func TestNotAllowed(t *testing.T) {
 func TestRefusesBadInput(t *testing.T) {
 	t.Parallel()
 	for _, m := range []*mongodb.Source{
-		{}, {Server: mongodb.Server{URI: "http://x"}}, {Databases: []string{"a.b"}}, {Databases: []string{""}}, {Databases: []string{"admin"}},
-		{Databases: []string{"a", "a"}}, {Include: []string{"["}}, {Exclude: []string{"no dot"}}, {Parallel: -1},
+		{}, {Server: mongodb.Server{URI: "http://x"}}, {Databases: []string{"a.b"}},
+		{Databases: []string{""}}, {Databases: []string{"admin"}},
+		{Databases: []string{"a", "a"}}, {Include: []string{"["}}, {Exclude: []string{"no dot"}},
+		{Parallel: -1},
 		{Server: mongodb.Server{URI: "mongodb://h", Password: "p"}},
 	} {
 		if _, err := m.Plan(t.Context()); err == nil {
@@ -390,8 +431,10 @@ func mongoCert(t testing.TB) tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0,
+		0, 1)}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

@@ -52,8 +52,11 @@ func (r *restoring) create(ctx context.Context, j *job) error {
 	}
 	err := r.make(ctx, j, append(command, majority))
 	var refused mongo.CommandError
-	if errors.As(err, &refused) && len(names) > 0 && refused.Code != codeUnauthorized && refused.Code != codeNamespaceExists && !transient(err) {
-		return &backup.Error{Op: "create", Object: j.to(), Err: fmt.Errorf("the server refuses it with the options %s: %w", strings.Join(names, ", "), r.conn.scrub(err)),
+	if errors.As(err, &refused) && len(names) > 0 && refused.Code != codeUnauthorized &&
+		refused.Code != codeNamespaceExists && !transient(err) {
+		return &backup.Error{Op: "create", Object: j.to(),
+			Err: fmt.Errorf("the server refuses it with the options %s: %w", strings.Join(names, ", "),
+				r.conn.scrub(err)),
 			Next: "exclude the collection, or restore without options (NoOptions) and set them by hand"}
 	}
 	if err != nil {
@@ -88,7 +91,8 @@ func (r *restoring) mark(ctx context.Context, j *job) error {
 		return nil
 	}
 	id := r.runs[j.DB].index(j.Name)
-	_, err := r.conn.replace(ctx, j.DB, bson.D{{Key: "_id", Value: id}}, jobDoc{id, j.made, j.filled}, true)
+	_, err := r.conn.replace(ctx, j.DB, bson.D{{Key: "_id", Value: id}}, jobDoc{id, j.made, j.filled},
+		true)
 	return err
 }
 
@@ -100,7 +104,8 @@ func (r *restoring) clear(ctx context.Context, j *job) error {
 	if err != nil {
 		ctx, cancel := aside(ctx)
 		defer cancel()
-		if now, lookup := r.find(ctx, j.DB, j.Name); lookup == nil && now != nil && now.UUID == j.live.UUID {
+		if now, lookup := r.find(ctx, j.DB, j.Name); lookup == nil && now != nil &&
+			now.UUID == j.live.UUID {
 			j.dropped = false
 		}
 	}
@@ -137,7 +142,8 @@ func differs(have, want dump.Tally) error {
 }
 
 // tally reads a collection. keep chooses what counts; nil: everything.
-func (r *restoring) tally(ctx context.Context, j *job, coll string, keep func([]byte) bool) (have dump.Tally, err error) {
+func (r *restoring) tally(ctx context.Context, j *job, coll string,
+	keep func([]byte) bool) (have dump.Tally, err error) {
 	err = r.reader.persist(ctx, "read "+j.to(), func() error {
 		have = dump.Tally{}
 		return r.reader.each(ctx, j.DB, coll, j.Bytes/max(j.Count, 1), func(doc []byte) error {
@@ -164,7 +170,10 @@ func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 	if len(list) == 0 {
 		return nil
 	}
-	err := r.reader.persist(ctx, "indexes of "+j.to(), func() error { return r.createIndexes(ctx, j, list) })
+	err := r.reader.persist(ctx, "indexes of "+j.to(), func() error {
+		return r.createIndexes(ctx, j,
+			list)
+	})
 	var refused mongo.CommandError
 	switch {
 	case err == nil:
@@ -172,8 +181,10 @@ func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 	case errors.As(err, &refused) && refused.Code == codeDuplicateKey:
 		// The rest of the message is the value, which may be a secret.
 		text, _, _ := strings.Cut(refused.Message, " dup key:")
-		return &backup.Error{Op: "create the indexes of", Object: j.to(), Kind: ErrRejected, Err: errors.New("a unique index: " + text),
-			Next: "the dump holds documents that its own unique index forbids: remove them where it was taken and back up again, or restore without indexes (NoIndexes)"}
+		return &backup.Error{Op: "create the indexes of", Object: j.to(), Kind: ErrRejected,
+			Err: errors.New("a unique index: " + text),
+			Next: "the dump holds documents that its own unique index forbids: remove them where it was " +
+				"taken and back up again, or restore without indexes (NoIndexes)"}
 	case !errors.As(err, &refused) || transient(err) || refused.Code == codeUnauthorized:
 		return fmt.Errorf("create %d indexes: %w", len(list), err)
 	}
@@ -184,12 +195,14 @@ func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 			break
 		}
 	}
-	return &backup.Error{Op: "create the indexes of", Object: j.to(), Err: fmt.Errorf("the server refuses the index %s: %w", name, r.conn.scrub(err)),
+	return &backup.Error{Op: "create the indexes of", Object: j.to(),
+		Err:  fmt.Errorf("the server refuses the index %s: %w", name, r.conn.scrub(err)),
 		Next: "restore without indexes (NoIndexes), and create them by hand"}
 }
 
 func (r *restoring) createIndexes(ctx context.Context, j *job, list bson.A) error {
-	return r.conn.run(ctx, j.DB, bson.D{{Key: "createIndexes", Value: cmp.Or(j.temp, j.Name)}, {Key: "indexes", Value: list}, majority})
+	return r.conn.run(ctx, j.DB, bson.D{{Key: "createIndexes", Value: cmp.Or(j.temp, j.Name)},
+		{Key: "indexes", Value: list}, majority})
 }
 
 // identities notes what was made before it gets its name.
@@ -224,7 +237,8 @@ func (r *restoring) save(ctx context.Context, at phase) error {
 		if old != nil {
 			started = old.Started
 		}
-		next := &run{ID: runID, Token: r.token, Source: r.data.digest, Mode: r.m.Mode, Phase: at, Started: started}
+		next := &run{ID: runID, Token: r.token, Source: r.data.digest, Mode: r.m.Mode, Phase: at,
+			Started: started}
 		for _, j := range r.jobs {
 			if j.DB == db {
 				next.Jobs = append(next.Jobs, j.record())
@@ -248,7 +262,8 @@ func (r *restoring) save(ctx context.Context, at phase) error {
 }
 
 func (j *job) record() runJob {
-	out := runJob{Name: j.Name, Type: j.Type, Live: j.live != nil, Temp: j.temp, Kept: j.kept, UUID: j.uuid, made: j.made, filled: j.filled}
+	out := runJob{Name: j.Name, Type: j.Type, Live: j.live != nil, Temp: j.temp, Kept: j.kept,
+		UUID: j.uuid, made: j.made, filled: j.filled}
 	if j.Type == dump.TypeView {
 		out.New = j.Options
 		if j.live != nil && j.live.Type == dump.TypeView {

@@ -174,7 +174,8 @@ func unfit(doc []byte) string {
 // send inserts one batch. It may be sent again after a lost answer: documents that had
 // arrived are then no news. Only an _id can be a duplicate, because the other indexes
 // are built later.
-func (r *restoring) send(ctx context.Context, j *job, b *batch, again *repeated, rejected *rejects) error {
+func (r *restoring) send(ctx context.Context, j *job, b *batch, again *repeated,
+	rejected *rejects) error {
 	keepZero := slices.Contains(b.zero, true)
 	if keepZero && !r.conn.keepsZeroTimestamps() {
 		return r.sendApart(ctx, j, b, again, rejected)
@@ -186,7 +187,8 @@ func (r *restoring) send(ctx context.Context, j *job, b *batch, again *repeated,
 	return r.sendCommand(ctx, j, b, command, again, rejected)
 }
 
-func (r *restoring) sendCommand(ctx context.Context, j *job, b *batch, command bson.Raw, again *repeated, rejected *rejects) error {
+func (r *restoring) sendCommand(ctx context.Context, j *job, b *batch, command bson.Raw,
+	again *repeated, rejected *rejects) error {
 	attempt := 0
 	return r.reader.persist(ctx, "insert into "+j.to(), func() error {
 		attempt++
@@ -211,7 +213,8 @@ func (r *restoring) sendCommand(ctx context.Context, j *job, b *batch, command b
 
 // sendApart is for servers that do not know bypassEmptyTsReplacement: they keep a zero
 // timestamp in an update that replaces the document.
-func (r *restoring) sendApart(ctx context.Context, j *job, b *batch, again *repeated, rejected *rejects) error {
+func (r *restoring) sendApart(ctx context.Context, j *job, b *batch, again *repeated,
+	rejected *rejects) error {
 	others := &batch{}
 	others.begin(j)
 	for i, zero := range b.zero {
@@ -235,7 +238,8 @@ func (r *restoring) sendApart(ctx context.Context, j *job, b *batch, again *repe
 	return r.sendBatch(ctx, j, others, again, rejected)
 }
 
-func (r *restoring) sendBatch(ctx context.Context, j *job, b *batch, again *repeated, rejected *rejects) error {
+func (r *restoring) sendBatch(ctx context.Context, j *job, b *batch, again *repeated,
+	rejected *rejects) error {
 	command, err := b.finish(j, false)
 	if err != nil {
 		return err
@@ -248,14 +252,20 @@ func (r *restoring) sendBatch(ctx context.Context, j *job, b *batch, again *repe
 func (r *restoring) overwrite(ctx context.Context, j *job, doc bson.Raw) error {
 	var with any = doc
 	if dump.ZeroTimestamp(doc) {
-		with = bson.A{bson.D{{Key: "$replaceRoot", Value: bson.D{{Key: "newRoot", Value: bson.D{{Key: "$literal", Value: doc}}}}}}}
+		with = bson.A{bson.D{{Key: "$replaceRoot", Value: bson.D{{Key: "newRoot",
+			Value: bson.D{{Key: "$literal", Value: doc}}}}}}}
 	}
-	update := bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: doc.Lookup("_id")}}}, {Key: "u", Value: with}}
-	command := bson.D{{Key: "update", Value: j.into()}, {Key: "updates", Value: bson.A{update}}, majority}
+	update := bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: doc.Lookup("_id")}}},
+		{Key: "u", Value: with}}
+	command := bson.D{{Key: "update", Value: j.into()}, {Key: "updates", Value: bson.A{update}},
+		majority}
 	if j.Validated() {
 		command = append(command, bson.E{Key: "bypassDocumentValidation", Value: true})
 	}
-	return r.reader.persist(ctx, "update "+j.to(), func() error { return r.conn.run(ctx, j.DB, command) })
+	return r.reader.persist(ctx, "update "+j.to(), func() error {
+		return r.conn.run(ctx, j.DB,
+			command)
+	})
 }
 
 // rawCommand is a command that is encoded already.

@@ -46,7 +46,8 @@ func TestMongodumpWritesTheSame(t *testing.T) {
 	fillMongo(t, s, "tyk_analytics")
 	out := t.TempDir()
 	runTool(t, mongodump, "--quiet", "--uri", s.URI(), "--db", "tyk_analytics", "--out", out)
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: mongodb.Server{URI: s.URI()}, Plain: true})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&mongodb.Source{Server: mongodb.Server{URI: s.URI()}, Plain: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,12 +91,14 @@ func TestMongorestoreReadsOurSet(t *testing.T) {
 	from := mongoServer(t, mongolab.Options{})
 	fillMongo(t, from, "tyk_analytics")
 	for _, plain := range []bool{false, true} {
-		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: mongodb.Server{URI: from.URI()}, Plain: plain})
+		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+			&mongodb.Source{Server: mongodb.Server{URI: from.URI()}, Plain: plain})
 		if err != nil {
 			t.Fatal(err)
 		}
 		to := mongoServer(t, mongolab.Options{})
-		argv := []string{mongorestore, "--quiet", "--stopOnError", "--keepIndexVersion", "--uri", to.URI()}
+		argv := []string{mongorestore, "--quiet", "--stopOnError", "--keepIndexVersion", "--uri",
+			to.URI()}
 		if !plain {
 			argv = append(argv, "--gzip")
 		}
@@ -103,10 +106,12 @@ func TestMongorestoreReadsOurSet(t *testing.T) {
 		// mongorestore orders indexes at random and turns 2dsphere versions into 1,
 		// so the proof is ours: it knows what means the same.
 		target := &mongodb.Restore{Server: mongodb.Server{URI: to.URI()}, Exclude: []string{"*.indexed"}}
-		if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{target}}); err != nil {
+		if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+			Against: []backup.Prover{target}}); err != nil {
 			t.Error(err)
 		}
-		if a, b := from.Documents("tyk_analytics", "indexed"), to.Documents("tyk_analytics", "indexed"); len(a) != len(b) {
+		if a, b := from.Documents("tyk_analytics", "indexed"), to.Documents("tyk_analytics",
+			"indexed"); len(a) != len(b) {
 			t.Errorf("%d documents, want %d", len(b), len(a))
 		}
 	}
@@ -121,14 +126,16 @@ func TestWeReadMongodump(t *testing.T) {
 		t.Run(strings.Join(form, " "), func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "dump")
-			argv := []string{mongodump, "--quiet", "--uri", from.URI(), "--db", "tyk_analytics", form[0] + "=" + path}
+			argv := []string{mongodump, "--quiet", "--uri", from.URI(), "--db", "tyk_analytics", form[0] +
+				"=" + path}
 			runTool(t, append(argv, form[1:]...)...)
 			dump, err := mongodb.OpenDump(t.Context(), path, mongodb.DumpOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			to := mongoServer(t, mongolab.Options{})
-			report, err := dump.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: mongodb.Server{URI: to.URI()}})
+			report, err := dump.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+				Server: mongodb.Server{URI: to.URI()}})
 			if err != nil || report.State != backup.StateVerified {
 				t.Fatalf("%v\n%+v", err, report)
 			}

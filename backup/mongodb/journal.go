@@ -27,7 +27,8 @@ const (
 )
 
 func isOurs(name string) bool {
-	return name == journalName || strings.HasPrefix(name, tempPrefix) || strings.HasPrefix(name, keptPrefix)
+	return name == journalName || strings.HasPrefix(name, tempPrefix) || strings.HasPrefix(name,
+		keptPrefix)
 }
 
 func newToken() string {
@@ -109,10 +110,12 @@ func (l *lease) doc(until time.Time) leaseDoc {
 }
 
 // acquire takes the lease of a database, and returns what an earlier run left.
-func acquire(ctx context.Context, r *reader, db, token string, length time.Duration) (*lease, *run, error) {
+func acquire(ctx context.Context, r *reader, db, token string,
+	length time.Duration) (*lease, *run, error) {
 	l := &lease{conn: r.conn, db: db, token: token, length: length}
 	err := r.persist(ctx, "lock "+db, func() error {
-		command := bson.D{{Key: "insert", Value: journalName}, {Key: "documents", Value: bson.A{l.doc(l.conn.now().Add(length))}}, majority}
+		command := bson.D{{Key: "insert", Value: journalName}, {Key: "documents",
+			Value: bson.A{l.doc(l.conn.now().Add(length))}}, majority}
 		for {
 			err := l.conn.run(ctx, db, command)
 			if !mongo.IsDuplicateKeyError(err) {
@@ -182,7 +185,8 @@ func (l *lease) takeOver(ctx context.Context) error {
 	if old.Until.After(l.conn.now()) {
 		return locked(l.db, old)
 	}
-	q := bson.D{{Key: "_id", Value: leaseID}, {Key: "token", Value: old.Token}, {Key: "until", Value: old.Until}}
+	q := bson.D{{Key: "_id", Value: leaseID}, {Key: "token", Value: old.Token}, {Key: "until",
+		Value: old.Until}}
 	n, err := l.conn.replace(ctx, l.db, q, l.doc(l.conn.now().Add(l.length)), false)
 	if err == nil && n == 0 {
 		return locked(l.db, old)
@@ -219,7 +223,8 @@ func (l *lease) renew(ctx context.Context) error {
 	n, err := l.conn.replace(ctx, l.db, q, l.doc(l.conn.now().Add(l.length)), false)
 	if err == nil && n == 0 {
 		return &backup.Error{Op: "restore into", Object: l.db, Kind: backup.ErrLocked,
-			Err: errors.New("another run took over after this one was silent for too long"), Next: "look at the network, and restore again", Retry: true}
+			Err:  errors.New("another run took over after this one was silent for too long"),
+			Next: "look at the network, and restore again", Retry: true}
 	}
 	return l.conn.fail("restore into", l.db, err)
 }
@@ -230,7 +235,8 @@ func (l *lease) release(ctx context.Context) {
 	ctx, cancel := aside(ctx)
 	defer cancel()
 	q := bson.D{{Key: "_id", Value: leaseID}, {Key: "token", Value: l.token}}
-	_, _ = l.conn.replace(ctx, l.db, q, l.doc(time.Unix(0, 0).UTC()), false) // otherwise it ends by itself
+	// otherwise it ends by itself
+	_, _ = l.conn.replace(ctx, l.db, q, l.doc(time.Unix(0, 0).UTC()), false)
 }
 
 // forget removes the journal.
@@ -240,11 +246,13 @@ func (l *lease) forget(ctx context.Context) error {
 }
 
 // replace writes one document of the journal and returns how many it replaced or made.
-func (c *conn) replace(ctx context.Context, db string, q bson.D, doc any, upsert bool) (int64, error) {
+func (c *conn) replace(ctx context.Context, db string, q bson.D, doc any,
+	upsert bool) (int64, error) {
 	ctx, cancel := trailing(ctx)
 	defer cancel()
 	update := bson.D{{Key: "q", Value: q}, {Key: "u", Value: doc}, {Key: "upsert", Value: upsert}}
-	reply, err := c.Database(db).RunCommand(ctx, bson.D{{Key: "update", Value: journalName}, {Key: "updates", Value: bson.A{update}}, majority}).Raw()
+	reply, err := c.Database(db).RunCommand(ctx, bson.D{{Key: "update", Value: journalName},
+		{Key: "updates", Value: bson.A{update}}, majority}).Raw()
 	n, _ := asInt64(reply.Lookup("n"))
 	return n, err
 }
@@ -257,7 +265,8 @@ type jobDoc struct {
 
 // journal reads what a database's journal holds; nil for what it does not.
 func (c *conn) journal(ctx context.Context, db string) (*run, *leaseDoc, error) {
-	cursor, err := c.Database(db).Collection(journalName, options.Collection().SetReadPreference(readpref.Primary())).Find(ctx, bson.D{})
+	cursor, err := c.Database(db).Collection(journalName, options.Collection().SetReadPreference(
+		readpref.Primary())).Find(ctx, bson.D{})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -20,7 +20,8 @@ func TestKeep(t *testing.T) {
 	t.Parallel()
 	from := smallMongo(t, mongolab.Options{})
 	view := func(s *mongolab.Server, name, on string) {
-		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: name}, {Key: "viewOn", Value: on}, {Key: "pipeline", Value: bson.A{}}})
+		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: name},
+			{Key: "viewOn", Value: on}, {Key: "pipeline", Value: bson.A{}}})
 	}
 	view(from, "view", "apis")
 	view(from, "added", "apis")
@@ -45,10 +46,12 @@ func TestKeep(t *testing.T) {
 		return strings.Join(out, ", ")
 	}
 	for _, end := range []string{"undo", "accept"} {
-		if report, err := set.Restore(t.Context(), keep, target()); err != nil || report.Components[0].State != backup.StateVerified {
+		if report, err := set.Restore(t.Context(), keep, target()); err != nil ||
+			report.Components[0].State != backup.StateVerified {
 			t.Fatalf("%v %+v", err, report)
 		}
-		if n := len(s.Documents("tyk_analytics", "apis")); n != 14 || left() != "tyk_analytics unaccepted 3" {
+		if n := len(s.Documents("tyk_analytics", "apis")); n != 14 ||
+			left() != "tyk_analytics unaccepted 3" {
 			t.Errorf("%d documents, left %s", n, left())
 		}
 		for _, o := range []backup.RestoreOptions{{}, {DryRun: true}} {
@@ -76,7 +79,8 @@ func TestKeep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[added apis keys system.views view]" || left() != "" {
+	if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[added apis keys "+
+		"system.views view]" || left() != "" {
 		t.Errorf("collections %s, left %s", got, left())
 	}
 	for _, again := range []error{set.Undo(t.Context(), target()), set.Accept(t.Context(), target())} {
@@ -88,14 +92,16 @@ func TestKeep(t *testing.T) {
 	if _, err := set.Restore(t.Context(), keep, target()); err != nil {
 		t.Fatal(err)
 	}
-	if pruned, err := mongodb.Prune(t.Context(), uri(s), 0); err != nil || len(pruned) != 1 || left() != "" {
+	if pruned, err := mongodb.Prune(t.Context(), uri(s), 0); err != nil || len(pruned) != 1 ||
+		left() != "" {
 		t.Errorf("%v %v, left %s", pruned, err, left())
 	}
 	drop := &mongodb.Restore{Server: uri(s), Mode: mongodb.Drop}
 	if _, err := set.Restore(t.Context(), keep, drop); err != nil {
 		t.Fatal(err)
 	}
-	if err := set.Undo(t.Context(), drop); err == nil || !strings.Contains(err.Error(), "keeps nothing") {
+	if err := set.Undo(t.Context(), drop); err == nil || !strings.Contains(err.Error(),
+		"keeps nothing") {
 		t.Errorf("error %v", err)
 	}
 	if err := set.Accept(t.Context(), drop); err != nil || left() != "" {
@@ -118,13 +124,15 @@ func TestLocked(t *testing.T) {
 	})
 	done := make(chan error)
 	go func() {
-		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace})
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace})
 		done <- err
 	}()
 	<-reached
 	var e *backup.Error
 	for _, dry := range []bool{true, false} {
-		_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace})
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, &mongodb.Restore{
+			Server: uri(s), Mode: mongodb.Replace})
 		if !errors.Is(err, backup.ErrLocked) || !errors.As(err, &e) || !e.Retryable() {
 			t.Errorf("error %v", err)
 		}
@@ -142,7 +150,9 @@ func TestLocked(t *testing.T) {
 func TestWrites(t *testing.T) {
 	t.Parallel()
 	from := smallMongo(t, mongolab.Options{})
-	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"}, {Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}}, {Key: "name", Value: "text"}}}}})
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"},
+		{Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}},
+			{Key: "name", Value: "text"}}}}})
 	set := takeMongo(t, &mongodb.Source{Server: uri(from)})
 	for _, mode := range []mongodb.Mode{mongodb.Replace, mongodb.Drop} {
 		s := changedMongo(t)
@@ -169,7 +179,8 @@ func TestWrites(t *testing.T) {
 			}
 			return mongolab.Fault{}
 		})
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mode, DropExtra: true}); err != nil {
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mode, DropExtra: true}); err != nil {
 			t.Fatal(err)
 		}
 		if n := <-counts; mode == mongodb.Replace && n["read back"] != 2 {
@@ -226,7 +237,8 @@ func TestCommandsPerCollection(t *testing.T) {
 		t.Errorf("take: %d commands for %d collections: %v", got, n, <-commands)
 	}
 	commands, sum = count(to)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(to)}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+		Server: uri(to)}); err != nil {
 		t.Fatal(err)
 	}
 	if got := sum(); got > 7*n+60 {

@@ -35,7 +35,8 @@ func TestKilledRestoreHelper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, killTarget(mongodb.Server{URI: os.Getenv(mongoEnv)})); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{},
+		killTarget(mongodb.Server{URI: os.Getenv(mongoEnv)})); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -47,15 +48,19 @@ func TestKilledRestore(t *testing.T) {
 	t.Parallel()
 	from := mongoWith(t, mongolab.Options{}, 30)
 	c := mongoClient(t, from)
-	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
-	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"}, {Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}}, {Key: "name", Value: "text"}}}}})
+	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn",
+		Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
+	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"}, {Key: "indexes",
+		Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}}, {Key: "name",
+			Value: "text"}}}}})
 	from.Insert("tyk_analytics", "system.js") // in place, and new
 	set := takeMongo(t, &mongodb.Source{Server: uri(from)})
 	seen := map[mongodb.LeftoverState]int{}
 	n := 0
 	for over := false; !over && n < 200; n++ {
 		s := changed(t, mongoWith(t, mongolab.Options{}, 30))
-		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: "keys"}, {Key: "pipeline", Value: bson.A{}}})
+		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "view"},
+			{Key: "viewOn", Value: "keys"}, {Key: "pipeline", Value: bson.A{}}})
 		before := state(t, s)
 		over = killAt(t, s, set, n)
 		s.Hook(nil)
@@ -75,14 +80,16 @@ func TestKilledRestore(t *testing.T) {
 func killAt(t *testing.T, s *mongolab.Server, set *backup.Set, n int) (over bool) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledRestoreHelper$")
-	cmd.Env = append(os.Environ(), killSetEnv+"="+set.Dir, mongoEnv+"="+s.URI(), "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), killSetEnv+"="+set.Dir, mongoEnv+"="+s.URI(),
+		"GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	started, killed := make(chan struct{}), make(chan struct{})
 	var commands atomic.Int32
 	s.Hook(func(c mongolab.Command) mongolab.Fault {
-		if strings.EqualFold(c.Name, "isMaster") || c.Name == "hello" || c.Name == "buildInfo" || int(commands.Add(1)) != n+1 {
+		if strings.EqualFold(c.Name, "isMaster") || c.Name == "hello" || c.Name == "buildInfo" ||
+			int(commands.Add(1)) != n+1 {
 			return mongolab.Fault{}
 		}
 		<-started
@@ -113,12 +120,16 @@ func expire(t *testing.T, s *mongolab.Server) {
 		if name != "tykupgrade_restore" {
 			continue
 		}
-		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "update", Value: name}, {Key: "updates", Value: bson.A{
-			bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: "lease"}}}, {Key: "u", Value: bson.D{{Key: "_id", Value: "lease"}, {Key: "token", Value: "dead"}, {Key: "until", Value: time.Unix(0, 0)}}}}}}})
+		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "update", Value: name},
+			{Key: "updates", Value: bson.A{
+				bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: "lease"}}},
+					{Key: "u", Value: bson.D{{Key: "_id", Value: "lease"}, {Key: "token", Value: "dead"},
+						{Key: "until", Value: time.Unix(0, 0)}}}}}}})
 	}
 }
 
-func afterKill(t *testing.T, s *mongolab.Server, set *backup.Set, n int, before string, seen map[mongodb.LeftoverState]int) {
+func afterKill(t *testing.T, s *mongolab.Server, set *backup.Set, n int, before string,
+	seen map[mongodb.LeftoverState]int) {
 	t.Helper()
 	left, err := mongodb.Leftovers(t.Context(), uri(s))
 	if err != nil {
@@ -129,14 +140,16 @@ func afterKill(t *testing.T, s *mongolab.Server, set *backup.Set, n int, before 
 	}
 	unaccepted := len(left) == 1 && left[0].State == mongodb.LeftUnaccepted
 	restored := func() string {
-		return fmt.Sprint(s.Collections("tyk_analytics"), len(s.Documents("tyk_analytics", "apis")), len(s.Documents("tyk_analytics", "keys")))
+		return fmt.Sprint(s.Collections("tyk_analytics"), len(s.Documents("tyk_analytics", "apis")),
+			len(s.Documents("tyk_analytics", "keys")))
 	}
 	const want = "[apis keys system.js system.views view] 14 30"
 	switch n % 3 {
 	case 0: // the next restore
 		next := killTarget(uri(s))
 		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, next)
-		if errors.Is(err, backup.ErrNotEmpty) && len(s.Documents("tyk_analytics", "keys")) == 30 { // it was over, and system.js cannot be replaced
+		// it was over, and system.js cannot be replaced
+		if errors.Is(err, backup.ErrNotEmpty) && len(s.Documents("tyk_analytics", "keys")) == 30 {
 			next.Exclude = []string{"*.system.js"}
 			_, err = set.Restore(t.Context(), backup.RestoreOptions{}, next)
 		}
@@ -159,7 +172,8 @@ func afterKill(t *testing.T, s *mongolab.Server, set *backup.Set, n int, before 
 			t.Errorf("moment %d: left %+v, after prune: %s", n, left, restored())
 		}
 	case 2:
-		if err := set.Undo(t.Context(), killTarget(uri(s))); err != nil && !strings.Contains(err.Error(), "was accepted") {
+		if err := set.Undo(t.Context(), killTarget(uri(s))); err != nil && !strings.Contains(err.Error(),
+			"was accepted") {
 			t.Errorf("moment %d: undo: %v", n, err)
 		} else if err != nil {
 			err = set.Accept(t.Context(), killTarget(uri(s)))

@@ -30,7 +30,8 @@ type LeftoverState string
 
 // How a restore ended.
 const (
-	LeftRunning     LeftoverState = "running"     // it is at work, or was killed less than a minute ago
+	// it is at work, or was killed less than a minute ago
+	LeftRunning     LeftoverState = "running"
 	LeftInterrupted LeftoverState = "interrupted" // it was killed; the next restore takes it back
 	LeftUnaccepted  LeftoverState = "unaccepted"  // it finished, and waits for Accept or Undo
 	LeftUnknown     LeftoverState = "unknown"     // collections without a journal
@@ -47,7 +48,8 @@ func Leftovers(ctx context.Context, s Server, databases ...string) ([]Leftover, 
 // restores that finished longer than keep ago; a negative keep accepts none. It leaves
 // alone restores at work, and replaced collections without a journal: nobody knows their
 // names.
-func Prune(ctx context.Context, s Server, keep time.Duration, databases ...string) ([]Leftover, error) {
+func Prune(ctx context.Context, s Server, keep time.Duration,
+	databases ...string) ([]Leftover, error) {
 	return leftovers(ctx, s, databases, func(c *conn, r *reader, l Leftover, n *run) (bool, error) {
 		accept := l.State == LeftUnaccepted && keep >= 0 && c.now().Sub(l.Started) > keep
 		switch {
@@ -58,7 +60,8 @@ func Prune(ctx context.Context, s Server, keep time.Duration, databases ...strin
 			}
 			return true, c.endRun(ctx, r, l.Database, leaseTime, to, func(now *run) error {
 				if now.Token != n.Token {
-					return &backup.Error{Op: "prune", Object: l.Database, Kind: backup.ErrLocked, Err: errors.New("another restore began"), Retry: true}
+					return &backup.Error{Op: "prune", Object: l.Database, Kind: backup.ErrLocked,
+						Err: errors.New("another restore began"), Retry: true}
 				}
 				return nil
 			})
@@ -79,7 +82,8 @@ func Prune(ctx context.Context, s Server, keep time.Duration, databases ...strin
 }
 
 // leftovers lists what is there, or with do what do says that it removed.
-func leftovers(ctx context.Context, s Server, databases []string, do func(*conn, *reader, Leftover, *run) (bool, error)) (all []Leftover, err error) {
+func leftovers(ctx context.Context, s Server, databases []string, do func(*conn, *reader, Leftover,
+	*run) (bool, error)) (all []Leftover, err error) {
 	if len(databases) == 0 {
 		databases = []string{DefaultDatabase}
 	}
@@ -141,7 +145,8 @@ func leftovers(ctx context.Context, s Server, databases []string, do func(*conn,
 
 // endRun brings the run of a database to its end, if there is one, and removes its
 // journal.
-func (c *conn) endRun(ctx context.Context, r *reader, db string, length time.Duration, to phase, allowed func(*run) error) error {
+func (c *conn) endRun(ctx context.Context, r *reader, db string, length time.Duration, to phase,
+	allowed func(*run) error) error {
 	_, ours, err := c.spaces(ctx, db)
 	if err != nil {
 		return err
@@ -173,7 +178,8 @@ func (c *conn) endRun(ctx context.Context, r *reader, db string, length time.Dur
 }
 
 func unaccepted(db string, n *run) error {
-	return &backup.Error{Op: "restore into", Object: db, Kind: ErrUnaccepted, Err: errors.New("it began at " + n.Started.Local().Format(time.DateTime)),
+	return &backup.Error{Op: "restore into", Object: db, Kind: ErrUnaccepted,
+		Err:  errors.New("it began at " + n.Started.Local().Format(time.DateTime)),
 		Next: "call Accept or Undo with the set that it restored, or Prune"}
 }
 
@@ -211,7 +217,8 @@ func note(db string, n *run, done bool) backup.Item {
 		what = "brought to its end: what it replaced is dropped"
 	}
 	return backup.Item{Name: db + "." + journalName, Action: backup.ActionDrop,
-		Detail: fmt.Sprintf("a restore that began at %s was killed, and %s %s", n.Started.Local().Format(time.DateTime), verb, what)}
+		Detail: fmt.Sprintf("a restore that began at %s was killed, and %s %s",
+			n.Started.Local().Format(time.DateTime), verb, what)}
 }
 
 // rewind makes a list of collections what it will be once a killed run is taken back.
@@ -249,14 +256,16 @@ func (r *restoring) noteOrphans(ours []*dump.Space) {
 			continue
 		}
 		r.log.Warn("left by a restore that was killed", "collection", s.Namespace())
-		r.notes = append(r.notes, backup.Item{Name: s.Namespace(), Action: backup.ActionKeep, Detail: "left by a restore that was killed; Prune removes it"})
+		r.notes = append(r.notes, backup.Item{Name: s.Namespace(), Action: backup.ActionKeep,
+			Detail: "left by a restore that was killed; Prune removes it"})
 	}
 }
 
 func deleteIDs(ids []any) bson.D {
 	deletes := bson.A{}
 	for _, id := range ids {
-		deletes = append(deletes, bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: id}}}, {Key: "limit", Value: 1}})
+		deletes = append(deletes, bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: id}}},
+			{Key: "limit", Value: 1}})
 	}
 	return bson.D{{Key: "delete", Value: journalName}, {Key: "deletes", Value: deletes}, majority}
 }

@@ -51,7 +51,8 @@ func TestLegacyMetadata(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := mongoServer(t, mongolab.Options{})
-			report, err := oldDump(t, metadata).Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s)})
+			report, err := oldDump(t, metadata).Restore(t.Context(), backup.RestoreOptions{},
+				&mongodb.Restore{Server: uri(s)})
 			if err != nil || report.State != backup.StateVerified {
 				t.Fatalf("%v %+v", err, report)
 			}
@@ -76,11 +77,14 @@ func TestRefusedDefinitions(t *testing.T) {
 		want     []string
 		without  mongodb.Restore
 	}{
-		{index, []string{`"bad one"`, "columnstoreProjection", "NoIndexes"}, mongodb.Restore{NoIndexes: true}},
-		{option, []string{"futureOption", "NoOptions", "tyk_analytics.old"}, mongodb.Restore{NoOptions: true}},
+		{index, []string{`"bad one"`, "columnstoreProjection", "NoIndexes"},
+			mongodb.Restore{NoIndexes: true}},
+		{option, []string{"futureOption", "NoOptions", "tyk_analytics.old"},
+			mongodb.Restore{NoOptions: true}},
 	} {
 		s := mongoServer(t, mongolab.Options{})
-		_, err := oldDump(t, c.metadata).Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s)})
+		_, err := oldDump(t, c.metadata).Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+			Server: uri(s)})
 		for _, w := range c.want {
 			if err == nil || !strings.Contains(err.Error(), w) {
 				t.Errorf("error %v does not say %q", err, w)
@@ -90,7 +94,8 @@ func TestRefusedDefinitions(t *testing.T) {
 			t.Errorf("left over: %q", got)
 		}
 		c.without.Server = uri(s)
-		if report, err := oldDump(t, c.metadata).Restore(t.Context(), backup.RestoreOptions{}, &c.without); err != nil || report.State != backup.StateVerified {
+		if report, err := oldDump(t, c.metadata).Restore(t.Context(), backup.RestoreOptions{},
+			&c.without); err != nil || report.State != backup.StateVerified {
 			t.Errorf("%v %+v", err, report)
 		}
 	}

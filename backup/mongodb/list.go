@@ -55,7 +55,8 @@ func (c *conn) spaces(ctx context.Context, db string) (all, ours []*dump.Space, 
 		switch {
 		case strings.HasPrefix(s.Name, "system.buckets."):
 			buckets[s.Name] = true
-		case strings.HasPrefix(s.Name, "system.") && s.Name != "system.js" || strings.Contains(s.Name, "$"):
+		case strings.HasPrefix(s.Name, "system.") && s.Name != "system.js" || strings.Contains(s.Name,
+			"$"):
 		case isOurs(s.Name):
 			ours = append(ours, s)
 		default:
@@ -67,7 +68,8 @@ func (c *conn) spaces(ctx context.Context, db string) (all, ours []*dump.Space, 
 	}
 	for _, s := range all {
 		if s.Type == dump.TypeTimeseries && !buckets[s.DataName()] {
-			return nil, nil, fmt.Errorf("%s: time series without a bucket collection (MongoDB 8.3 and newer) are not supported; exclude it", s.Namespace())
+			return nil, nil, fmt.Errorf("%s: time series without a bucket collection (MongoDB 8.3 and "+
+				"newer) are not supported; exclude it", s.Namespace())
 		}
 	}
 	for _, list := range [][]*dump.Space{all, ours} {
@@ -138,7 +140,8 @@ func (p patterns) check() error {
 
 func (p patterns) match(namespace string) bool {
 	hit := func(one string) bool { return matchPattern(one, namespace) }
-	return (len(p.include) == 0 || slices.ContainsFunc(p.include, hit)) && !slices.ContainsFunc(p.exclude, hit)
+	return (len(p.include) == 0 || slices.ContainsFunc(p.include, hit)) &&
+		!slices.ContainsFunc(p.exclude, hit)
 }
 
 // everything reports whether nothing is left out.

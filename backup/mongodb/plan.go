@@ -83,14 +83,16 @@ func (m *Restore) begin(ctx context.Context, data *source) (*restoring, error) {
 		return nil, err
 	}
 	if m.DropExtra && data.covers == nil {
-		return nil, errors.New("the dump does not say what was left out of it, so DropExtra cannot tell what is new; drop that by hand")
+		return nil, errors.New("the dump does not say what was left out of it, so DropExtra cannot " +
+			"tell what is new; drop that by hand")
 	}
 	conn, err := m.Server.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := &restoring{m: m, conn: conn, log: step.Logger(m.Log), data: data, jobs: jobs, progress: func(backup.Event) {},
-		token: newToken(), runs: map[string]*run{}, checked: map[string]checked{}}
+	r := &restoring{m: m, conn: conn, log: step.Logger(m.Log), data: data, jobs: jobs,
+		progress: func(backup.Event) {},
+		token:    newToken(), runs: map[string]*run{}, checked: map[string]checked{}}
 	r.reader = &reader{conn: conn, log: r.log}
 	for _, j := range jobs {
 		r.totalDocs += j.Count
@@ -152,7 +154,8 @@ func (m *Restore) choose(data *source) ([]*job, error) {
 		if err := checkDatabase(d.DB); err != nil {
 			return nil, fmt.Errorf("%s: %w; exclude %q", ns, err, d.DB+".*")
 		}
-		if d.Name == "" || strings.HasPrefix(d.Name, "system.") && d.Name != "system.js" || strings.Contains(d.Name, "$") || isOurs(d.Name) {
+		if d.Name == "" || strings.HasPrefix(d.Name, "system.") && d.Name != "system.js" ||
+			strings.Contains(d.Name, "$") || isOurs(d.Name) {
 			return nil, fmt.Errorf("%s: the name is reserved; exclude it", ns)
 		}
 		jobs = append(jobs, &job{Collection: d, want: d.Tally})
@@ -209,9 +212,11 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 	case r.m.Mode == Drop:
 		return nil
 	case j.live.Type != j.Type:
-		return notEmpty(j, fmt.Sprintf("there is a %s of this name, the dump has a %s", j.live.Type, j.Type), "drop it, or restore in the mode drop")
+		return notEmpty(j, fmt.Sprintf("there is a %s of this name, the dump has a %s", j.live.Type,
+			j.Type), "drop it, or restore in the mode drop")
 	case j.Type != dump.TypeView && !renamable(j.Space):
-		return notEmpty(j, "time series and system collections cannot be renamed, so the live one cannot stay until the new one is compared", "drop it, or restore in the mode drop")
+		return notEmpty(j, "time series and system collections cannot be renamed, so the live one "+
+			"cannot stay until the new one is compared", "drop it, or restore in the mode drop")
 	case r.m.Mode == Replace:
 		return nil
 	case j.Type == dump.TypeView:
@@ -222,7 +227,8 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 		return r.conn.fail("look at", j.to(), err)
 	}
 	if n > 0 {
-		return notEmpty(j, fmt.Sprintf("it holds %d documents", n), "restore in the mode replace, or after dropping it")
+		return notEmpty(j, fmt.Sprintf("it holds %d documents", n),
+			"restore in the mode replace, or after dropping it")
 	}
 	return nil
 }
@@ -243,7 +249,8 @@ func (c *conn) holds(ctx context.Context, db, name string) (int64, error) {
 }
 
 func notEmpty(j *job, cause, next string) error {
-	return &backup.Error{Op: "restore", Object: j.to(), Kind: backup.ErrNotEmpty, Err: errors.New(cause), Next: next}
+	return &backup.Error{Op: "restore", Object: j.to(), Kind: backup.ErrNotEmpty,
+		Err: errors.New(cause), Next: next}
 }
 
 func (r *restoring) report() []backup.Item {
@@ -258,13 +265,21 @@ func (r *restoring) report() []backup.Item {
 	}
 	for _, db := range r.data.Users {
 		items = append(items, backup.Item{Name: "users and roles of " + db, Action: backup.ActionSkip,
-			Detail: "in the dump, and not restored: create them by hand or use mongorestore --restoreDbUsersAndRoles"})
+			Detail: "in the dump, and not restored: create them by hand or use mongorestore " +
+				"--restoreDbUsersAndRoles"})
 	}
 	return append(items, r.notes...)
 }
 
 // largestFirst keeps a few workers busy, so that the longest does not come last.
-func largestFirst(ctx context.Context, parallel int, all []*job, do func(context.Context, *job) error) error {
-	all = slices.SortedStableFunc(slices.Values(all), func(a, b *job) int { return cmp.Compare(b.Bytes, a.Bytes) })
-	return each(ctx, parallel, len(all), func(ctx context.Context, i int) error { return do(ctx, all[i]) })
+func largestFirst(ctx context.Context, parallel int, all []*job, do func(context.Context,
+	*job) error) error {
+	all = slices.SortedStableFunc(slices.Values(all), func(a, b *job) int {
+		return cmp.Compare(b.Bytes,
+			a.Bytes)
+	})
+	return each(ctx, parallel, len(all), func(ctx context.Context, i int) error {
+		return do(ctx,
+			all[i])
+	})
 }

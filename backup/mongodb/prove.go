@@ -53,7 +53,8 @@ func (m *Restore) prove(ctx context.Context, data *source, exact bool) error {
 	}
 	if exact {
 		for _, x := range r.extras {
-			findings = append(findings, step.Fail("compare", x.Namespace(), fmt.Errorf("%w: the set does not have this %s", backup.ErrDiffers, x.Type)))
+			findings = append(findings, step.Fail("compare", x.Namespace(),
+				fmt.Errorf("%w: the set does not have this %s", backup.ErrDiffers, x.Type)))
 		}
 	}
 	return errors.Join(findings...)
@@ -75,7 +76,8 @@ func (r *restoring) compare(ctx context.Context, j *job, known map[string]checke
 	if j.live == nil {
 		return fmt.Errorf("%w: it does not exist", backup.ErrDiffers)
 	}
-	if text := j.Difference(j.live, dump.Scope{NoOptions: r.m.NoOptions, NoIndexes: r.m.NoIndexes}); text != "" {
+	if text := j.Difference(j.live, dump.Scope{NoOptions: r.m.NoOptions,
+		NoIndexes: r.m.NoIndexes}); text != "" {
 		return fmt.Errorf("%w: %s", backup.ErrDiffers, text)
 	}
 	if j.Type == dump.TypeView {

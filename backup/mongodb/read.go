@@ -35,7 +35,8 @@ type reader struct {
 // each passes the documents of a collection to do, in natural order; a document
 // is valid during the call only. It returns after the cursor on the server is
 // gone, also when ctx ends. mean is the expected size of a document, 0 unknown.
-func (r *reader) each(ctx context.Context, db, coll string, mean int64, do func(doc []byte) error) error {
+func (r *reader) each(ctx context.Context, db, coll string, mean int64,
+	do func(doc []byte) error) error {
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
 	chunks, free := make(chan []byte, 1), make(chan []byte, 3)
@@ -64,7 +65,8 @@ func (r *reader) each(ctx context.Context, db, coll string, mean int64, do func(
 	return err
 }
 
-func (r *reader) fetch(ctx context.Context, db, coll string, mean int64, chunks chan<- []byte, free <-chan []byte) (err error) {
+func (r *reader) fetch(ctx context.Context, db, coll string, mean int64, chunks chan<- []byte,
+	free <-chan []byte) (err error) {
 	session, err := r.conn.StartSession(options.Session().SetCausalConsistency(false))
 	if err != nil {
 		return err
@@ -81,7 +83,8 @@ func (r *reader) fetch(ctx context.Context, db, coll string, mean int64, chunks 
 		if err != nil {
 			// The reply that would have told the cursor's number may be lost.
 			kill := bson.D{{Key: "killSessions", Value: bson.A{session.ID()}}}
-			_ = r.conn.Database("admin").RunCommand(ctx, kill, options.RunCmd().SetReadPreference(r.preference())).Err()
+			_ = r.conn.Database("admin").RunCommand(ctx, kill,
+				options.RunCmd().SetReadPreference(r.preference())).Err()
 		}
 		session.EndSession(ctx)
 	}()
@@ -112,15 +115,18 @@ func (r *reader) fetch(ctx context.Context, db, coll string, mean int64, chunks 
 // disk loses nothing, unless the server forbids that (shared Atlas tiers).
 func (r *reader) find(ctx context.Context, db, coll string, keep bool) (*mongo.Cursor, error) {
 	// The hint says that the scan is meant: SERVER-127688.
-	command := bson.D{{Key: "find", Value: coll}, {Key: "hint", Value: bson.D{{Key: "$natural", Value: 1}}}}
+	command := bson.D{{Key: "find", Value: coll}, {Key: "hint", Value: bson.D{{Key: "$natural",
+		Value: 1}}}}
 	if keep {
 		command = append(command, bson.E{Key: "noCursorTimeout", Value: true})
 	}
 	if r.at != nil {
 		command = append(command, r.concern())
 	}
-	cursor, err := r.conn.Database(db).RunCommandCursor(ctx, command, options.RunCmd().SetReadPreference(r.preference()))
-	if err != nil && keep && code(err) != 0 && strings.Contains(strings.ToLower(err.Error()), "timeout") && !mongo.IsTimeout(err) {
+	cursor, err := r.conn.Database(db).RunCommandCursor(ctx, command,
+		options.RunCmd().SetReadPreference(r.preference()))
+	if err != nil && keep && code(err) != 0 && strings.Contains(strings.ToLower(err.Error()),
+		"timeout") && !mongo.IsTimeout(err) {
 		return r.find(ctx, db, coll, false)
 	}
 	return cursor, err
@@ -145,8 +151,10 @@ func (r *reader) preference() *readpref.ReadPref {
 // the server says it read at. No time means that the server does not honour
 // snapshots: FerretDB 1.24 ignores the wish silently.
 func (r *reader) probe(ctx context.Context, db, coll string) (*primitive.Timestamp, error) {
-	command := bson.D{{Key: "find", Value: coll}, {Key: "limit", Value: 1}, {Key: "singleBatch", Value: true}, r.concern()}
-	reply, err := r.conn.Database(db).RunCommand(ctx, command, options.RunCmd().SetReadPreference(r.preference())).Raw()
+	command := bson.D{{Key: "find", Value: coll}, {Key: "limit", Value: 1}, {Key: "singleBatch",
+		Value: true}, r.concern()}
+	reply, err := r.conn.Database(db).RunCommand(ctx, command,
+		options.RunCmd().SetReadPreference(r.preference())).Raw()
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +183,8 @@ func (r *reader) keepAlive(ctx context.Context, session mongo.Session) (stop fun
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
-				if _, err := r.conn.admin(ctx, bson.D{{Key: "refreshSessions", Value: bson.A{session.ID()}}}); err != nil && ctx.Err() == nil {
+				if _, err := r.conn.admin(ctx, bson.D{{Key: "refreshSessions",
+					Value: bson.A{session.ID()}}}); err != nil && ctx.Err() == nil {
 					r.log.Warn("refresh of the MongoDB session failed", "error", r.conn.scrub(err))
 				}
 			}

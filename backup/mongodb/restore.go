@@ -109,7 +109,8 @@ func (m *Restore) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, er
 }
 
 // Restore implements [backup.Restorer].
-func (m *Restore) Restore(ctx context.Context, s *backup.Stored, progress func(backup.Event)) ([]backup.Item, error) {
+func (m *Restore) Restore(ctx context.Context, s *backup.Stored,
+	progress func(backup.Event)) ([]backup.Item, error) {
 	data, err := openStored(ctx, s)
 	if err != nil {
 		return nil, err
@@ -151,7 +152,8 @@ func (m *Restore) check() error {
 func (m *Restore) parallel() int { return cmp.Or(m.Parallel, 4) }
 
 // restore does it. The report says of every collection how far it came.
-func (m *Restore) restore(ctx context.Context, data *source, progress func(backup.Event)) (items []backup.Item, err error) {
+func (m *Restore) restore(ctx context.Context, data *source,
+	progress func(backup.Event)) (items []backup.Item, err error) {
 	m.verified = nil
 	r, err := m.begin(ctx, data)
 	if err != nil {
@@ -233,6 +235,7 @@ func (r *restoring) told(j *job, docs, bytes int64) {
 	r.docs += docs
 	r.bytes += bytes
 	j.done += docs
-	r.progress(backup.Event{Component: r.m.Name(), Phase: backup.PhaseRestore, Item: j.to(), Items: r.docs, TotalItems: r.totalDocs, Bytes: r.bytes, TotalBytes: r.totalBytes,
+	r.progress(backup.Event{Component: r.m.Name(), Phase: backup.PhaseRestore, Item: j.to(),
+		Items: r.docs, TotalItems: r.totalDocs, Bytes: r.bytes, TotalBytes: r.totalBytes,
 		ItemDone: j.done, ItemTotal: j.Count})
 }

@@ -43,7 +43,8 @@ func state(t testing.TB, s *mongolab.Server) string {
 				fmt.Fprintln(&b, d)
 			}
 			if v.Document().Lookup("type").StringValue() != "view" {
-				fmt.Fprintln(&b, mongoRun(t, c, db, bson.D{{Key: "listIndexes", Value: name}}).Lookup("cursor", "firstBatch"))
+				fmt.Fprintln(&b, mongoRun(t, c, db, bson.D{{Key: "listIndexes", Value: name}}).Lookup("cursor",
+					"firstBatch"))
 			}
 		}
 	}
@@ -66,7 +67,8 @@ func changed(t testing.TB, s *mongolab.Server) *mongolab.Server {
 func TestModes(t *testing.T) {
 	t.Parallel()
 	from := smallMongo(t, mongolab.Options{})
-	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "create", Value: "view"},
+		{Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
 	set := takeMongo(t, &mongodb.Source{Server: uri(from)})
 	restore := func(t *testing.T, m *mongodb.Restore) (backup.ComponentReport, error) {
 		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, m)
@@ -80,7 +82,8 @@ func TestModes(t *testing.T) {
 		s := changedMongo(t)
 		before := state(t, s)
 		_, err := restore(t, &mongodb.Restore{Server: uri(s)})
-		if !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(), "tyk_analytics.apis") || !strings.Contains(err.Error(), "15 documents") {
+		if !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(), "tyk_analytics.apis") ||
+			!strings.Contains(err.Error(), "15 documents") {
 			t.Errorf("error %v", err)
 		}
 		if state(t, s) != before {
@@ -92,7 +95,8 @@ func TestModes(t *testing.T) {
 			t.Parallel()
 			s := changedMongo(t)
 			before := state(t, s)
-			if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, &mongodb.Restore{Server: uri(s), Mode: mode}); err != nil {
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, &mongodb.Restore{
+				Server: uri(s), Mode: mode}); err != nil {
 				t.Fatal(err)
 			}
 			if state(t, s) != before {
@@ -106,17 +110,20 @@ func TestModes(t *testing.T) {
 			for _, i := range report.Items {
 				actions[i.Name] = i.Action
 			}
-			if actions["tyk_analytics.apis"] != backup.ActionReplace || actions["tyk_analytics.view"] != backup.ActionCreate {
+			if actions["tyk_analytics.apis"] != backup.ActionReplace ||
+				actions["tyk_analytics.view"] != backup.ActionCreate {
 				t.Errorf("items %+v", report.Items)
 			}
 			if n := len(s.Documents("tyk_analytics", "apis")); n != 14 {
 				t.Errorf("%d documents", n)
 			}
-			if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[apis keys system.views untouched view]" {
+			if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[apis keys system.views "+
+				"untouched view]" {
 				t.Errorf("collections %s", got)
 			}
 			// Again: the view is the same already.
-			if report, err = restore(t, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace}); err != nil || report.State != backup.StateVerified {
+			if report, err = restore(t, &mongodb.Restore{Server: uri(s),
+				Mode: mongodb.Replace}); err != nil || report.State != backup.StateVerified {
 				t.Errorf("again: %v %+v", err, report)
 			}
 		})
@@ -131,7 +138,8 @@ func TestModes(t *testing.T) {
 		if got := fmt.Sprint(s.Collections("tyk_analytics")); got != "[apis system.views view]" {
 			t.Errorf("collections %s", got)
 		}
-		for _, bad := range []*mongodb.Restore{{Include: []string{"*.nothing"}}, {Exclude: []string{"*.*"}}} {
+		for _, bad := range []*mongodb.Restore{{Include: []string{"*.nothing"}},
+			{Exclude: []string{"*.*"}}} {
 			bad.Server = uri(mongoServer(t, mongolab.Options{}))
 			if _, err := restore(t, bad); err == nil {
 				t.Errorf("%+v was accepted", bad)
@@ -142,8 +150,10 @@ func TestModes(t *testing.T) {
 		t.Parallel()
 		s := mongoServer(t, mongolab.Options{})
 		c := mongoClient(t, s)
-		mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "apis"}, {Key: "viewOn", Value: "x"}, {Key: "pipeline", Value: bson.A{}}})
-		if _, err := restore(t, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace}); !errors.Is(err, backup.ErrNotEmpty) {
+		mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "apis"}, {Key: "viewOn",
+			Value: "x"}, {Key: "pipeline", Value: bson.A{}}})
+		if _, err := restore(t, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace}); !errors.Is(err,
+			backup.ErrNotEmpty) {
 			t.Errorf("error %v", err)
 		}
 		if report, err := restore(t, &mongodb.Restore{Server: uri(s), Mode: mongodb.Drop}); err != nil {
@@ -155,10 +165,13 @@ func TestModes(t *testing.T) {
 		s := mongoServer(t, mongolab.Options{})
 		fillMongo(t, s, "tyk_analytics")
 		set := takeMongo(t, &mongodb.Source{Server: uri(s), Include: []string{"*.weather"}})
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace}); !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(), "cannot be renamed") {
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace}); !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(),
+			"cannot be renamed") {
 			t.Errorf("error %v", err)
 		}
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Drop}); err != nil {
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Drop}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -168,12 +181,15 @@ func TestModes(t *testing.T) {
 func TestRestoreFails(t *testing.T) {
 	t.Parallel()
 	from := smallMongo(t, mongolab.Options{})
-	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"}, {Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}}, {Key: "name", Value: "text"}}}}})
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "keys"},
+		{Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "text", Value: 1}}},
+			{Key: "name", Value: "text"}}}}})
 	set := takeMongo(t, &mongodb.Source{Server: uri(from)})
 	wrong := func(name string, n int32) func(mongolab.Command) mongolab.Fault {
 		return once(name, n, mongolab.Fault{Code: 8, Name: "UnknownError", Msg: "out of luck"})
 	}
-	for name, n := range map[string]int32{"create": 2, "insert": 2, "createIndexes": 1, "renameCollection": 1} {
+	for name, n := range map[string]int32{"create": 2, "insert": 2, "createIndexes": 1,
+		"renameCollection": 1} {
 		for _, fresh := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, " fresh ", fresh), func(t *testing.T) {
 				t.Parallel()
@@ -184,8 +200,10 @@ func TestRestoreFails(t *testing.T) {
 				}
 				before := state(t, s)
 				s.Hook(wrong(name, n))
-				report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mode})
-				if err == nil || !strings.Contains(err.Error(), "out of luck") || report.Components[0].State != backup.StateFailed {
+				report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+					Server: uri(s), Mode: mode})
+				if err == nil || !strings.Contains(err.Error(), "out of luck") ||
+					report.Components[0].State != backup.StateFailed {
 					t.Errorf("error %v, report %+v", err, report)
 				}
 				s.Hook(nil)
@@ -199,19 +217,22 @@ func TestRestoreFails(t *testing.T) {
 		t.Parallel()
 		s := changedMongo(t)
 		s.Hook(wrong("createIndexes", 1)) // of keys; apis has none
-		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Drop, Parallel: 1})
+		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Drop, Parallel: 1})
 		if err == nil || !strings.Contains(err.Error(), "dropped before the error") {
 			t.Errorf("error %v", err)
 		}
 		for _, i := range report.Components[0].Items {
-			if i.Name == "tyk_analytics.keys" && (i.Action != backup.ActionSkip || !strings.Contains(i.Detail, "only copy")) {
+			if i.Name == "tyk_analytics.keys" && (i.Action != backup.ActionSkip ||
+				!strings.Contains(i.Detail, "only copy")) {
 				t.Errorf("item %+v", i)
 			}
 		}
 		if n := len(s.Documents("tyk_analytics", "keys")); n != 0 {
 			t.Errorf("%d documents are there in parts", n)
 		}
-		if report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Drop}); err != nil {
+		if report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+			Server: uri(s), Mode: mongodb.Drop}); err != nil {
 			t.Errorf("again: %v %+v", err, report)
 		}
 	})
@@ -226,7 +247,8 @@ func TestRestoreFails(t *testing.T) {
 			}
 			return mongolab.Fault{}
 		})
-		if _, err := set.Restore(ctx, backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace}); !errors.Is(err, context.Canceled) {
+		if _, err := set.Restore(ctx, backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace}); !errors.Is(err, context.Canceled) {
 			t.Errorf("error %v", err)
 		}
 		if got := state(t, s); got != before || s.Cursors() != 0 {
@@ -250,7 +272,8 @@ func TestRestoreFails(t *testing.T) {
 			}
 		}
 		s.Hook(lost)
-		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace})
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace})
 		if !errors.Is(err, backup.ErrDiffers) {
 			t.Errorf("error %v", err)
 		}
@@ -264,8 +287,10 @@ func TestRestoreFails(t *testing.T) {
 		s := changedMongo(t)
 		before := state(t, s)
 		s.Hook(wrong("renameCollection", 4))
-		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace, Parallel: 1})
-		if err == nil || !strings.Contains(err.Error(), "out of luck") || report.Components[0].State != backup.StateFailed {
+		report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+			Mode: mongodb.Replace, Parallel: 1})
+		if err == nil || !strings.Contains(err.Error(), "out of luck") ||
+			report.Components[0].State != backup.StateFailed {
 			t.Errorf("%v %+v", err, report)
 		}
 		s.Hook(nil)
@@ -295,7 +320,8 @@ func TestRestoreAgain(t *testing.T) {
 				}
 				return mongolab.Fault{}
 			})
-			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace})
+			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+				Mode: mongodb.Replace})
 			if err != nil || report.Components[0].State != backup.StateVerified {
 				t.Errorf("%v %+v", err, report)
 			}
@@ -310,21 +336,26 @@ func TestRejected(t *testing.T) {
 	// A validator and a unique index that came after the documents, as may be.
 	from := mongoServer(t, mongolab.Options{})
 	c := mongoClient(t, from)
-	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "strict"}, {Key: "validator", Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"name"}}}}}}})
+	mongoRun(t, c, "tyk_analytics", bson.D{{Key: "create", Value: "strict"}, {Key: "validator",
+		Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"name"}}}}}}})
 	for i := range 30 {
-		from.Insert("tyk_analytics", "strict", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{byte(i)}}, {Key: "api_key", Value: "top secret"}}))
+		from.Insert("tyk_analytics", "strict", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{
+			byte(i)}}, {Key: "api_key", Value: "top secret"}}))
 	}
 	set := takeMongo(t, &mongodb.Source{Server: uri(from)})
 	s := mongoServer(t, mongolab.Options{})
 	// The server held them, so that its validator is not asked.
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s)}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+		Server: uri(s)}); err != nil {
 		t.Error(err)
 	}
 	sameServers(t, from, s, "tyk_analytics", "tyk_analytics")
 	// One that ignores the wish rejects all, and every one is counted.
 	s = mongoServer(t, mongolab.Options{AskValidators: true})
 	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s)})
-	if !errors.Is(err, mongodb.ErrRejected) || !strings.Contains(err.Error(), ": 30:") || !strings.Contains(err.Error(), "failed validation (code 121)") || !strings.Contains(err.Error(), "25 more") {
+	if !errors.Is(err, mongodb.ErrRejected) || !strings.Contains(err.Error(), ": 30:") ||
+		!strings.Contains(err.Error(), "failed validation (code 121)") || !strings.Contains(err.Error(),
+		"25 more") {
 		t.Errorf("error %v", err)
 	}
 	if strings.Contains(err.Error(), "secret") {
@@ -338,22 +369,27 @@ func TestRejected(t *testing.T) {
 	bare := mongoServer(t, mongolab.Options{})
 	bare.Insert("tyk_analytics", "bare", doc(t, bson.D{{Key: "n", Value: 1}}))
 	set = takeMongo(t, &mongodb.Source{Server: uri(bare)})
-	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(mongoServer(t, mongolab.Options{}))})
+	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+		Server: uri(mongoServer(t, mongolab.Options{}))})
 	if !errors.Is(err, mongodb.ErrRejected) || !strings.Contains(err.Error(), "no _id") {
 		t.Errorf("error %v", err)
 	}
 
 	// So does an index that is built after the documents.
 	twice := mongoServer(t, mongolab.Options{})
-	mongoRun(t, mongoClient(t, twice), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "users"}, {Key: "indexes", Value: bson.A{
-		bson.D{{Key: "key", Value: bson.D{{Key: "api_key", Value: 1}}}, {Key: "name", Value: "by key"}, {Key: "unique", Value: true}}}}})
+	mongoRun(t, mongoClient(t, twice), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "users"},
+		{Key: "indexes", Value: bson.A{
+			bson.D{{Key: "key", Value: bson.D{{Key: "api_key", Value: 1}}}, {Key: "name", Value: "by key"},
+				{Key: "unique", Value: true}}}}})
 	for i := range 2 {
-		twice.Insert("tyk_analytics", "users", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "api_key", Value: "top secret"}}))
+		twice.Insert("tyk_analytics", "users", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "api_key",
+			Value: "top secret"}}))
 	}
 	set = takeMongo(t, &mongodb.Source{Server: uri(twice)})
 	s = mongoServer(t, mongolab.Options{})
 	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s)})
-	if !errors.Is(err, mongodb.ErrRejected) || !strings.Contains(err.Error(), "unique index") || strings.Contains(err.Error(), "secret") || len(s.Collections("tyk_analytics")) > 0 {
+	if !errors.Is(err, mongodb.ErrRejected) || !strings.Contains(err.Error(), "unique index") ||
+		strings.Contains(err.Error(), "secret") || len(s.Collections("tyk_analytics")) > 0 {
 		t.Errorf("error %v", err)
 	}
 }
@@ -366,9 +402,13 @@ func TestTTL(t *testing.T) {
 	at := func(id int, when time.Time) bson.Raw {
 		return doc(t, bson.D{{Key: "_id", Value: id}, {Key: "expireAt", Value: when}})
 	}
-	from.Insert("tyk_analytics", "logs", at(1, time.Now().Add(-time.Hour)), at(2, time.Now().Add(time.Hour)), at(3, time.Now().Add(1000*time.Hour)), doc(t, bson.D{{Key: "_id", Value: 4}}))
-	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "logs"}, {Key: "indexes", Value: bson.A{
-		bson.D{{Key: "key", Value: bson.D{{Key: "expireAt", Value: 1}}}, {Key: "name", Value: "ttl"}, {Key: "expireAfterSeconds", Value: 0}}}}})
+	from.Insert("tyk_analytics", "logs", at(1, time.Now().Add(-time.Hour)),
+		at(2, time.Now().Add(time.Hour)), at(3, time.Now().Add(1000*time.Hour)),
+		doc(t, bson.D{{Key: "_id", Value: 4}}))
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "createIndexes", Value: "logs"},
+		{Key: "indexes", Value: bson.A{
+			bson.D{{Key: "key", Value: bson.D{{Key: "expireAt", Value: 1}}}, {Key: "name", Value: "ttl"},
+				{Key: "expireAfterSeconds", Value: 0}}}}})
 	set := takeMongo(t, &mongodb.Source{Server: uri(from)})
 	to := mongoServer(t, mongolab.Options{})
 	target := &mongodb.Restore{Server: uri(to)}
@@ -380,8 +420,11 @@ func TestTTL(t *testing.T) {
 	}
 	c := mongoClient(t, to)
 	gone := func(id int) error {
-		mongoRun(t, c, "tyk_analytics", bson.D{{Key: "delete", Value: "logs"}, {Key: "deletes", Value: bson.A{bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: id}}}, {Key: "limit", Value: 1}}}}})
-		return set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{target}})
+		mongoRun(t, c, "tyk_analytics", bson.D{{Key: "delete", Value: "logs"}, {Key: "deletes",
+			Value: bson.A{bson.D{{Key: "q", Value: bson.D{{Key: "_id", Value: id}}}, {Key: "limit",
+				Value: 1}}}}})
+		return set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+			Against: []backup.Prover{target}})
 	}
 	for _, id := range []int{1, 2} {
 		if err := gone(id); err != nil {
@@ -399,7 +442,8 @@ func TestLeftovers(t *testing.T) {
 	s := smallMongo(t, mongolab.Options{})
 	s.Insert("tyk_analytics", "tykupgrade_restore_0a0b0c0d_1", doc(t, bson.D{{Key: "_id", Value: 1}}))
 	set := takeMongo(t, &mongodb.Source{Server: uri(s)})
-	if c := set.Components[0]; c.Items != 514 || !strings.Contains(strings.Join(c.Warnings, "\n"), "belongs to a restore") {
+	if c := set.Components[0]; c.Items != 514 || !strings.Contains(strings.Join(c.Warnings, "\n"),
+		"belongs to a restore") {
 		t.Errorf("%d documents, warnings %q", c.Items, c.Warnings)
 	}
 }
@@ -408,7 +452,8 @@ func TestSeveralDatabases(t *testing.T) {
 	t.Parallel()
 	s := smallMongo(t, mongolab.Options{})
 	s.Insert("tyk_pump", "aggregates", doc(t, bson.D{{Key: "_id", Value: 1}}))
-	set := takeMongo(t, &mongodb.Source{Server: uri(s), Databases: []string{"tyk_analytics", "tyk_pump"}, Exclude: []string{"*.keys"}})
+	set := takeMongo(t, &mongodb.Source{Server: uri(s), Databases: []string{"tyk_analytics",
+		"tyk_pump"}, Exclude: []string{"*.keys"}})
 	var names []string
 	for _, c := range details(t, set).Collections {
 		names = append(names, c.DB+"."+c.Name)
@@ -417,7 +462,8 @@ func TestSeveralDatabases(t *testing.T) {
 		t.Errorf("collections %s", got)
 	}
 	to := mongoServer(t, mongolab.Options{})
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(to)}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+		Server: uri(to)}); err != nil {
 		t.Error(err)
 	}
 }
@@ -428,11 +474,13 @@ func TestLargeDocuments(t *testing.T) {
 	from := mongoServer(t, mongolab.Options{})
 	size := 16<<20 - 100
 	for i, n := range []int{100, size, 100} {
-		from.Insert("tyk_analytics", "large", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "data", Value: make([]byte, n)}}))
+		from.Insert("tyk_analytics", "large", doc(t, bson.D{{Key: "_id", Value: i}, {Key: "data",
+			Value: make([]byte, n)}}))
 	}
 	set := takeMongo(t, &mongodb.Source{Server: uri(from), Plain: true})
 	to := mongoServer(t, mongolab.Options{})
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(to)}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+		Server: uri(to)}); err != nil {
 		t.Fatal(err)
 	}
 	sameServers(t, from, to, "tyk_analytics", "tyk_analytics")

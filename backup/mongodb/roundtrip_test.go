@@ -68,13 +68,16 @@ func everyType() bson.Raw {
 	at, b := bsoncore.AppendDocumentStart(nil)
 	b = bsoncore.AppendObjectIDElement(b, "_id", primitive.ObjectID{1, 2, 3})
 	b = bsoncore.AppendDoubleElement(b, "negative zero", math.Copysign(0, -1))
-	b = bsoncore.AppendDoubleElement(b, "nan with payload", math.Float64frombits(0x7FF8_DEAD_BEEF_0001))
+	b = bsoncore.AppendDoubleElement(b, "nan with payload",
+		math.Float64frombits(0x7FF8_DEAD_BEEF_0001))
 	b = bsoncore.AppendDoubleElement(b, "signalling nan", math.Float64frombits(0xFFF0_0000_0000_0001))
 	b = bsoncore.AppendDoubleElement(b, "infinity", math.Inf(-1))
 	b = bsoncore.AppendStringElement(b, "string", "a\x00b ü \u2028")
 	b = bsoncore.AppendStringElement(b, "not utf-8", "\xff\xfe")
-	b = bsoncore.AppendDocumentElement(b, "document", bsoncore.BuildDocument(nil, bsoncore.AppendInt32Element(nil, "a", 1)))
-	b = bsoncore.AppendArrayElement(b, "array", bsoncore.BuildArray(nil, bsoncore.Value{Type: bson.TypeInt32, Data: []byte{1, 0, 0, 0}}))
+	b = bsoncore.AppendDocumentElement(b, "document", bsoncore.BuildDocument(nil,
+		bsoncore.AppendInt32Element(nil, "a", 1)))
+	b = bsoncore.AppendArrayElement(b, "array", bsoncore.BuildArray(nil,
+		bsoncore.Value{Type: bson.TypeInt32, Data: []byte{1, 0, 0, 0}}))
 	for _, sub := range []byte{0, 1, 2, 3, 4, 5, 6, 7, 8, 0x80} {
 		b = bsoncore.AppendBinaryElement(b, fmt.Sprintf("binary %d", sub), sub, []byte{sub, 1, 2})
 	}
@@ -88,13 +91,16 @@ func everyType() bson.Raw {
 	b = bsoncore.AppendDBPointerElement(b, "pointer", "db.c", primitive.ObjectID{9})
 	b = bsoncore.AppendJavaScriptElement(b, "code", "function() {}")
 	b = bsoncore.AppendSymbolElement(b, "symbol", "sym")
-	b = bsoncore.AppendCodeWithScopeElement(b, "scope", "f()", bsoncore.BuildDocument(nil, bsoncore.AppendInt64Element(nil, "x", 1)))
+	b = bsoncore.AppendCodeWithScopeElement(b, "scope", "f()", bsoncore.BuildDocument(nil,
+		bsoncore.AppendInt64Element(nil, "x", 1)))
 	b = bsoncore.AppendInt32Element(b, "int32", math.MinInt32)
 	b = bsoncore.AppendTimestampElement(b, "timestamp", 1, 2)
 	b = bsoncore.AppendTimestampElement(b, "zero timestamp", 0, 0)
 	b = bsoncore.AppendInt64Element(b, "int64", math.MaxInt64)
-	b = bsoncore.AppendDecimal128Element(b, "decimal", primitive.NewDecimal128(0x3040_0000_0000_0000, 100))
-	b = bsoncore.AppendDecimal128Element(b, "decimal nan", primitive.NewDecimal128(0x7C00_0000_0000_0000, 5))
+	b = bsoncore.AppendDecimal128Element(b, "decimal", primitive.NewDecimal128(0x3040_0000_0000_0000,
+		100))
+	b = bsoncore.AppendDecimal128Element(b, "decimal nan",
+		primitive.NewDecimal128(0x7C00_0000_0000_0000, 5))
 	b = bsoncore.AppendMinKeyElement(b, "min")
 	b = bsoncore.AppendMaxKeyElement(b, "max")
 	b = bsoncore.AppendInt32Element(b, "twice", 1)
@@ -110,11 +116,13 @@ func nested(levels int) bson.Raw {
 	for range levels {
 		d = bsoncore.BuildDocument(nil, bsoncore.AppendDocumentElement(nil, "d", d))
 	}
-	return bson.Raw(bsoncore.BuildDocument(nil, bsoncore.AppendStringElement(nil, "_id", "nested"), bsoncore.AppendDocumentElement(nil, "d", d)))
+	return bson.Raw(bsoncore.BuildDocument(nil, bsoncore.AppendStringElement(nil, "_id", "nested"),
+		bsoncore.AppendDocumentElement(nil, "d", d)))
 }
 
 // awkward are collection names that need escaping, shortening or luck.
-var awkward = []string{"a b", "a/b", "a%b", "a:b", "ü", "a+b", "line\nbreak", "quote\"'", "a.metadata.json", "prelude", "CASE", "case", "..x",
+var awkward = []string{"a b", "a/b", "a%b", "a:b", "ü", "a+b", "line\nbreak", "quote\"'",
+	"a.metadata.json", "prelude", "CASE", "case", "..x",
 	strings.Repeat("long", 58), strings.Repeat("ü", 100)}
 
 // fillMongo gives a server a database with all that a dump has to keep.
@@ -126,44 +134,70 @@ func fillMongo(t testing.TB, s *mongolab.Server, db string) {
 		s.Insert(db, n, doc(t, bson.D{{Key: "_id", Value: i}}))
 	}
 	mongoRun(t, c, db, bson.D{{Key: "create", Value: "empty"}})
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "capped"}, {Key: "capped", Value: true}, {Key: "size", Value: 4096}, {Key: "max", Value: 3}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "capped"}, {Key: "capped", Value: true},
+		{Key: "size", Value: 4096}, {Key: "max", Value: 3}})
 	for i := range 5 {
 		s.Insert(db, "capped", doc(t, bson.D{{Key: "_id", Value: 9 - i}}))
 	}
 	collation := bson.D{{Key: "locale", Value: "de"}, {Key: "strength", Value: 2}}
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "collated"}, {Key: "collation", Value: collation}})
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "validated"}, {Key: "validator", Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"name"}}}}}},
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "collated"}, {Key: "collation",
+		Value: collation}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "validated"}, {Key: "validator",
+		Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"name"}}}}}},
 		{Key: "validationLevel", Value: "strict"}, {Key: "validationAction", Value: "error"}})
 	s.Insert(db, "validated", doc(t, bson.D{{Key: "_id", Value: 1}, {Key: "name", Value: "x"}}))
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "clustered"}, {Key: "clusteredIndex", Value: bson.D{{Key: "key", Value: bson.D{{Key: "_id", Value: 1}}}, {Key: "unique", Value: true}}},
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "clustered"}, {Key: "clusteredIndex",
+		Value: bson.D{{Key: "key", Value: bson.D{{Key: "_id", Value: 1}}}, {Key: "unique", Value: true}}},
 		{Key: "expireAfterSeconds", Value: int64(3600)}})
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "images"}, {Key: "changeStreamPreAndPostImages", Value: bson.D{{Key: "enabled", Value: true}}}})
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "z view"}, {Key: "viewOn", Value: "types"}, {Key: "pipeline", Value: bson.A{bson.D{{Key: "$match", Value: bson.D{{Key: "a", Value: bson.D{{Key: "$regex", Value: "^a"}}}}}}}}, {Key: "collation", Value: collation}})
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "a view of a view"}, {Key: "viewOn", Value: "z view"}, {Key: "pipeline", Value: bson.A{}}})
-	mongoRun(t, c, db, bson.D{{Key: "create", Value: "weather"}, {Key: "timeseries", Value: bson.D{{Key: "timeField", Value: "at"}, {Key: "metaField", Value: "where"}, {Key: "granularity", Value: "hours"}}}})
-	s.Insert(db, "system.buckets.weather", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{5}}, {Key: "control", Value: bson.D{{Key: "version", Value: 1}}}, {Key: "meta", Value: "roof"},
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "images"}, {Key: "changeStreamPreAndPostImages",
+		Value: bson.D{{Key: "enabled", Value: true}}}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "z view"}, {Key: "viewOn", Value: "types"},
+		{Key: "pipeline", Value: bson.A{bson.D{{Key: "$match", Value: bson.D{{Key: "a",
+			Value: bson.D{{Key: "$regex", Value: "^a"}}}}}}}}, {Key: "collation", Value: collation}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "a view of a view"}, {Key: "viewOn",
+		Value: "z view"}, {Key: "pipeline", Value: bson.A{}}})
+	mongoRun(t, c, db, bson.D{{Key: "create", Value: "weather"}, {Key: "timeseries",
+		Value: bson.D{{Key: "timeField", Value: "at"}, {Key: "metaField", Value: "where"},
+			{Key: "granularity", Value: "hours"}}}})
+	s.Insert(db, "system.buckets.weather", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{5}},
+		{Key: "control", Value: bson.D{{Key: "version", Value: 1}}}, {Key: "meta", Value: "roof"},
 		{Key: "data", Value: bson.D{{Key: "at", Value: bson.D{{Key: "0", Value: time.UnixMilli(1)}}}}}}))
-	s.Insert(db, "system.js", doc(t, bson.D{{Key: "_id", Value: "f"}, {Key: "value", Value: primitive.JavaScript("function() {}")}}))
+	s.Insert(db, "system.js", doc(t, bson.D{{Key: "_id", Value: "f"}, {Key: "value",
+		Value: primitive.JavaScript("function() {}")}}))
 	s.Insert(db, "system.profile", doc(t, bson.D{{Key: "_id", Value: 1}}))
 	for i := range 300 {
-		s.Insert(db, "indexed", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{7, byte(i), byte(i >> 8)}}, {Key: "n", Value: i}, {Key: "expireAt", Value: time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)}}))
+		s.Insert(db, "indexed", doc(t, bson.D{{Key: "_id", Value: primitive.ObjectID{7, byte(i),
+			byte(i >> 8)}}, {Key: "n", Value: i}, {Key: "expireAt", Value: time.Date(2999, 1, 1, 0, 0, 0, 0,
+			time.UTC)}}))
 	}
 	mongoRun(t, c, db, bson.D{{Key: "createIndexes", Value: "indexed"}, {Key: "indexes", Value: bson.A{
-		bson.D{{Key: "key", Value: bson.D{{Key: "z", Value: 1}, {Key: "a", Value: -1}}}, {Key: "name", Value: "compound"}, {Key: "hidden", Value: true}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "n", Value: 1.0}}}, {Key: "name", Value: "unique"}, {Key: "unique", Value: true}, {Key: "sparse", Value: true}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "expireAt", Value: 1}}}, {Key: "name", Value: "ttl"}, {Key: "expireAfterSeconds", Value: 0}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "p", Value: 1}}}, {Key: "name", Value: "partial"}, {Key: "partialFilterExpression", Value: bson.D{{Key: "p", Value: bson.D{{Key: "$gt", Value: int64(5)}}}}}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "t", Value: "text"}}}, {Key: "name", Value: "text"}, {Key: "weights", Value: bson.D{{Key: "t", Value: 3}}}, {Key: "default_language", Value: "german"}, {Key: "textIndexVersion", Value: 3}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "z", Value: 1}, {Key: "a", Value: -1}}}, {Key: "name",
+			Value: "compound"}, {Key: "hidden", Value: true}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "n", Value: 1.0}}}, {Key: "name", Value: "unique"},
+			{Key: "unique", Value: true}, {Key: "sparse", Value: true}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "expireAt", Value: 1}}}, {Key: "name", Value: "ttl"},
+			{Key: "expireAfterSeconds", Value: 0}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "p", Value: 1}}}, {Key: "name", Value: "partial"},
+			{Key: "partialFilterExpression", Value: bson.D{{Key: "p", Value: bson.D{{Key: "$gt",
+				Value: int64(5)}}}}}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "t", Value: "text"}}}, {Key: "name", Value: "text"},
+			{Key: "weights", Value: bson.D{{Key: "t", Value: 3}}}, {Key: "default_language",
+				Value: "german"}, {Key: "textIndexVersion", Value: 3}},
 		bson.D{{Key: "key", Value: bson.D{{Key: "g", Value: "2dsphere"}}}, {Key: "name", Value: "geo"}},
 		bson.D{{Key: "key", Value: bson.D{{Key: "h", Value: "hashed"}}}, {Key: "name", Value: "hashed"}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "$**", Value: 1}}}, {Key: "name", Value: "wildcard"}, {Key: "wildcardProjection", Value: bson.D{{Key: "a", Value: 1}}}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "c", Value: 1}}}, {Key: "name", Value: "collated"}, {Key: "collation", Value: collation}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "old", Value: 1}}}, {Key: "name", Value: "version one"}, {Key: "v", Value: 1}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "$**", Value: 1}}}, {Key: "name", Value: "wildcard"},
+			{Key: "wildcardProjection", Value: bson.D{{Key: "a", Value: 1}}}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "c", Value: 1}}}, {Key: "name", Value: "collated"},
+			{Key: "collation", Value: collation}},
+		bson.D{{Key: "key", Value: bson.D{{Key: "old", Value: 1}}}, {Key: "name", Value: "version one"},
+			{Key: "v", Value: 1}},
 	}}})
-	mongoRun(t, c, db, bson.D{{Key: "createIndexes", Value: "collated"}, {Key: "indexes", Value: bson.A{
-		bson.D{{Key: "key", Value: bson.D{{Key: "i", Value: 1}}}, {Key: "name", Value: "inherits"}},
-		bson.D{{Key: "key", Value: bson.D{{Key: "s", Value: 1}}}, {Key: "name", Value: "simple"}, {Key: "collation", Value: bson.D{{Key: "locale", Value: "simple"}}}},
-	}}})
+	mongoRun(t, c, db, bson.D{{Key: "createIndexes", Value: "collated"}, {Key: "indexes",
+		Value: bson.A{
+			bson.D{{Key: "key", Value: bson.D{{Key: "i", Value: 1}}}, {Key: "name", Value: "inherits"}},
+			bson.D{{Key: "key", Value: bson.D{{Key: "s", Value: 1}}}, {Key: "name", Value: "simple"},
+				{Key: "collation", Value: bson.D{{Key: "locale", Value: "simple"}}}},
+		}}})
 }
 
 func gunzip(t testing.TB, path string) []byte {
@@ -293,12 +327,14 @@ func sameServers(t *testing.T, a, b *mongolab.Server, dbA, dbB string) {
 // definition is what list commands say of a collection, but its UUID.
 func definition(t *testing.T, c *mongo.Client, db, name string) string {
 	t.Helper()
-	list := mongoRun(t, c, db, bson.D{{Key: "listCollections", Value: 1}, {Key: "filter", Value: bson.D{{Key: "name", Value: name}}}})
+	list := mongoRun(t, c, db, bson.D{{Key: "listCollections", Value: 1}, {Key: "filter",
+		Value: bson.D{{Key: "name", Value: name}}}})
 	info := list.Lookup("cursor", "firstBatch").Array().Index(0).Value().Document()
 	text := fmt.Sprint(info.Lookup("type"), info.Lookup("options"))
 	if kind := info.Lookup("type").StringValue(); kind == "view" {
 		return text
 	}
 	indexes := mongoRun(t, c, db, bson.D{{Key: "listIndexes", Value: name}})
-	return text + strings.ReplaceAll(fmt.Sprint(indexes.Lookup("cursor", "firstBatch")), `"v": {"$numberInt":"1"}`, `"v": {"$numberInt":"2"}`)
+	return text + strings.ReplaceAll(fmt.Sprint(indexes.Lookup("cursor", "firstBatch")),
+		`"v": {"$numberInt":"1"}`, `"v": {"$numberInt":"2"}`)
 }

@@ -93,7 +93,8 @@ func (s Server) options(c *conn) (*options.ClientOptions, error) {
 	if err := o.Validate(); err != nil {
 		var dns *net.DNSError
 		if errors.As(err, &dns) {
-			return nil, &backup.Error{Op: "connect to", Object: at, Err: errors.New("look up its servers: " + dns.Err), Retry: true,
+			return nil, &backup.Error{Op: "connect to", Object: at, Err: errors.New("look up its servers: " +
+				dns.Err), Retry: true,
 				Next: "check the host name of the URI and the name server"}
 		}
 		return nil, refuse(at, badOption(s.URI))
@@ -110,7 +111,8 @@ func (s Server) options(c *conn) (*options.ClientOptions, error) {
 		o.SetTLSConfig(s.TLS)
 	}
 	if o.TLSConfig == nil && !local(o.Hosts) {
-		c.exposed = "the connection to " + at + " has no TLS: whoever is on the way reads the data; add tls=true to the URI"
+		c.exposed = "the connection to " + at + " has no TLS: whoever is on the way reads the data; " +
+			"add tls=true to the URI"
 	}
 	return o, nil
 }

@@ -24,12 +24,15 @@ func (d *dumping) snapshot(ctx context.Context) error {
 			d.log.Info("no snapshot", "reason", d.conn.scrub(err))
 			return nil
 		}
-		return &backup.Error{Op: "read a snapshot of", Object: d.conn.at, Err: d.conn.scrub(err), Next: "back up without a snapshot, or from a replica set of MongoDB 5.0 or newer", Retry: transient(err)}
+		return &backup.Error{Op: "read a snapshot of", Object: d.conn.at, Err: d.conn.scrub(err),
+			Next:  "back up without a snapshot, or from a replica set of MongoDB 5.0 or newer",
+			Retry: transient(err)}
 	}
 	if !d.conn.replica || !d.conn.atLeast(5, 0) {
 		return refuse(fmt.Errorf("a %s of version %s has none", d.conn.topology, d.conn.version))
 	}
-	data := slices.DeleteFunc(slices.Clone(d.spaces), func(s *dumpSpace) bool { return s.Type == dump.TypeView })
+	data := slices.DeleteFunc(slices.Clone(d.spaces),
+		func(s *dumpSpace) bool { return s.Type == dump.TypeView })
 	// Capped collections cannot be read in snapshots by older servers.
 	slices.SortStableFunc(data, func(a, b *dumpSpace) int {
 		switch {
@@ -50,7 +53,8 @@ func (d *dumping) snapshot(ctx context.Context) error {
 	err := each(ctx, questions, len(data)-1, func(ctx context.Context, i int) error {
 		s := data[1+i]
 		err := d.probe(ctx, s)
-		if err != nil && s.Capped() && d.m.Snapshot == SnapshotIfPossible && !transient(err) && ctx.Err() == nil {
+		if err != nil && s.Capped() && d.m.Snapshot == SnapshotIfPossible && !transient(err) &&
+			ctx.Err() == nil {
 			d.log.Info("not in the snapshot", "collection", s.Namespace(), "reason", d.conn.scrub(err))
 			s.apart = true
 			d.lost.Store(true)
@@ -68,7 +72,8 @@ func (d *dumping) snapshot(ctx context.Context) error {
 // probe finds the time of the snapshot, or checks that a collection can be
 // read at it.
 func (d *dumping) probe(ctx context.Context, s *dumpSpace) error {
-	ask := &reader{conn: d.conn, pref: d.m.ReadPreference, at: cmp.Or(d.reader.at, &primitive.Timestamp{})}
+	ask := &reader{conn: d.conn, pref: d.m.ReadPreference, at: cmp.Or(d.reader.at,
+		&primitive.Timestamp{})}
 	var got *primitive.Timestamp
 	err := d.reader.persist(ctx, "snapshot probe", func() (err error) {
 		got, err = ask.probe(ctx, s.DB, s.DataName())

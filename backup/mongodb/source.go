@@ -28,10 +28,11 @@ func init() { backup.RegisterKind(Kind, structure) }
 //
 // The user needs the role "read" on the databases.
 type Source struct {
-	Component      string // name within the set; empty: "mongo"
-	Server         Server
-	Databases      []string           // empty: DefaultDatabase
-	Include        []string           // patterns of database.collection with * and ?; empty: everything
+	Component string // name within the set; empty: "mongo"
+	Server    Server
+	Databases []string // empty: DefaultDatabase
+	// patterns of database.collection with * and ?; empty: everything
+	Include        []string
 	Exclude        []string           // likewise; wins over Include
 	ReadPreference *readpref.ReadPref // nil: primary
 	Snapshot       SnapshotMode
@@ -60,11 +61,14 @@ const (
 
 // Details is what the manifest says of a component of kind [Kind].
 type Details struct {
-	Gzip        bool         `json:"gzip"`
-	ClusterTime string       `json:"cluster_time,omitempty"` // seconds.increment that everything was read at
-	Databases   []string     `json:"databases"`
-	Users       bool         `json:"users_and_roles,omitempty"` // written by older versions only; a restore skips them
-	Include     []string     `json:"include,omitempty"`         // what was requested, "*.*" for everything; empty: older versions did not record it
+	Gzip bool `json:"gzip"`
+	// seconds.increment that everything was read at
+	ClusterTime string   `json:"cluster_time,omitempty"`
+	Databases   []string `json:"databases"`
+	// written by older versions only; a restore skips them
+	Users bool `json:"users_and_roles,omitempty"`
+	// what was requested, "*.*" for everything; empty: older versions did not record it
+	Include     []string     `json:"include,omitempty"`
 	Exclude     []string     `json:"exclude,omitempty"`
 	Collections []Collection `json:"collections"` // sorted by namespace
 }
@@ -72,17 +76,19 @@ type Details struct {
 // Collection is one collection, view or time series of a set. Count, bytes and digest
 // are of the documents as the server sends them.
 type Collection struct {
-	DB         string   `json:"db"`
-	Name       string   `json:"name"`
-	Type       string   `json:"type"` // collection, view, timeseries
-	UUID       string   `json:"uuid,omitempty"`
-	Indexes    []string `json:"indexes,omitempty"`
-	Count      int64    `json:"count"`                // for a time series: of its buckets
-	Bytes      int64    `json:"bytes"`                // uncompressed
-	Digest     string   `json:"digest,omitempty"`     // the sum of the documents' SHA-256 modulo 2^256: any order
-	Duplicates int64    `json:"duplicates,omitempty"` // documents whose _id an earlier document of the file has
-	Metadata   string   `json:"metadata,omitempty"`
-	Data       string   `json:"data,omitempty"` // files below the component's directory
+	DB      string   `json:"db"`
+	Name    string   `json:"name"`
+	Type    string   `json:"type"` // collection, view, timeseries
+	UUID    string   `json:"uuid,omitempty"`
+	Indexes []string `json:"indexes,omitempty"`
+	Count   int64    `json:"count"` // for a time series: of its buckets
+	Bytes   int64    `json:"bytes"` // uncompressed
+	// the sum of the documents' SHA-256 modulo 2^256: any order
+	Digest string `json:"digest,omitempty"`
+	// documents whose _id an earlier document of the file has
+	Duplicates int64  `json:"duplicates,omitempty"`
+	Metadata   string `json:"metadata,omitempty"`
+	Data       string `json:"data,omitempty"` // files below the component's directory
 }
 
 var (
@@ -176,5 +182,6 @@ func (m *Source) Prove(ctx context.Context, s *backup.Stored) error {
 	if err != nil {
 		return err
 	}
-	return (&Restore{Component: m.Component, Server: m.Server, Parallel: m.Parallel, Log: m.Log}).prove(ctx, data, true)
+	return (&Restore{Component: m.Component, Server: m.Server, Parallel: m.Parallel, Log: m.Log}).
+		prove(ctx, data, true)
 }

@@ -52,7 +52,8 @@ func structure(ctx context.Context, s *backup.Stored) error {
 	}
 	var mu sync.Mutex
 	var findings []error
-	filled := slices.DeleteFunc(slices.Clone(t.All), func(d *dump.Collection) bool { return d.Data == "" })
+	filled := slices.DeleteFunc(slices.Clone(t.All),
+		func(d *dump.Collection) bool { return d.Data == "" })
 	err = each(ctx, 4, len(filled), func(ctx context.Context, i int) error {
 		d := filled[i]
 		got, err := t.Scan(ctx, d)
@@ -60,7 +61,8 @@ func structure(ctx context.Context, s *backup.Stored) error {
 			return e
 		}
 		if err == nil && got != d.Tally {
-			err = fmt.Errorf("%w: %s holds %s, the manifest says %s", backup.ErrDamaged, d.Data, got, d.Tally)
+			err = fmt.Errorf("%w: %s holds %s, the manifest says %s", backup.ErrDamaged, d.Data, got,
+				d.Tally)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -76,7 +78,10 @@ func openStored(ctx context.Context, s *backup.Stored) (*source, error) {
 	damaged := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{backup.ErrDamaged}, args...)...)
 	}
-	t := &source{Tree: &dump.Tree{Open: func(name string) (io.ReadCloser, error) { return s.Open(name) }}, inASet: true}
+	t := &source{Tree: &dump.Tree{Open: func(name string) (io.ReadCloser,
+		error) {
+		return s.Open(name)
+	}}, inASet: true}
 	if err := s.DecodeDetails(&t.details); err != nil {
 		return nil, damaged("details of the component: %w", err)
 	}
@@ -112,7 +117,8 @@ func openStored(ctx context.Context, s *backup.Stored) (*source, error) {
 		if err != nil {
 			return nil, step.Damaged(err)
 		}
-		if m.Name != c.Name || m.Type != c.Type || m.UUID != c.UUID || !slices.Equal(m.IndexNames(), c.Indexes) || (c.Data == "") != (c.Type == dump.TypeView) {
+		if m.Name != c.Name || m.Type != c.Type || m.UUID != c.UUID || !slices.Equal(m.IndexNames(),
+			c.Indexes) || (c.Data == "") != (c.Type == dump.TypeView) {
 			return nil, damaged("%s does not say of %s.%s what the manifest says", c.Metadata, c.DB, c.Name)
 		}
 		d := &dump.Collection{Space: m, Data: c.Data, Tally: dump.Tally{Count: c.Count, Bytes: c.Bytes}}

@@ -54,7 +54,8 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 			return err
 		}
 		if n > 0 {
-			return notEmpty(j, "documents were written to it meanwhile", "restore in the mode replace, while nothing writes")
+			return notEmpty(j, "documents were written to it meanwhile",
+				"restore in the mode replace, while nothing writes")
 		}
 	}
 	err := r.conn.rename(ctx, r.reader, j.DB, j.temp, j.Name, moved && r.m.Mode == Replace)
@@ -65,7 +66,8 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 // rename gives a collection another name within its database.
 func (c *conn) rename(ctx context.Context, r *reader, db, from, to string, dropTarget bool) error {
 	return r.persist(ctx, "rename of "+db+"."+from, func() error {
-		err := c.run(ctx, "admin", bson.D{{Key: "renameCollection", Value: db + "." + from}, {Key: "to", Value: db + "." + to},
+		err := c.run(ctx, "admin", bson.D{{Key: "renameCollection", Value: db + "." + from},
+			{Key: "to", Value: db + "." + to},
 			{Key: "dropTarget", Value: dropTarget}, majority})
 		if err == nil {
 			return nil
@@ -73,7 +75,8 @@ func (c *conn) rename(ctx context.Context, r *reader, db, from, to string, dropT
 		// The answer may be lost while the rename was done, also when ctx ends.
 		ctx, cancel := aside(ctx)
 		defer cancel()
-		there, lookup := c.Database(db).ListCollectionNames(ctx, bson.D{{Key: "name", Value: bson.D{{Key: "$in", Value: bson.A{from, to}}}}})
+		there, lookup := c.Database(db).ListCollectionNames(ctx,
+			bson.D{{Key: "name", Value: bson.D{{Key: "$in", Value: bson.A{from, to}}}}})
 		if lookup == nil && len(there) == 1 && there[0] == to && code(err) != codeNamespaceNotFound {
 			return nil
 		}

@@ -80,7 +80,9 @@ func (d *dumping) list(ctx context.Context) ([]*dump.Space, error) {
 			return nil, err
 		}
 		if len(all) == 0 {
-			return nil, &backup.Error{Op: "dump", Object: db, Err: errors.New("the database does not exist or has no collections"), Next: "check the name and the server " + d.conn.at}
+			return nil, &backup.Error{Op: "dump", Object: db,
+				Err:  errors.New("the database does not exist or has no collections"),
+				Next: "check the name and the server " + d.conn.at}
 		}
 		for _, s := range ours {
 			if s.Name != journalName {
@@ -91,14 +93,20 @@ func (d *dumping) list(ctx context.Context) ([]*dump.Space, error) {
 			if p.match(s.Namespace()) {
 				chosen = append(chosen, s)
 			}
-			unused = slices.DeleteFunc(unused, func(one string) bool { return matchPattern(one, s.Namespace()) })
+			unused = slices.DeleteFunc(unused, func(one string) bool {
+				return matchPattern(one,
+					s.Namespace())
+			})
 		}
 	}
 	if len(unused) > 0 {
-		return nil, &backup.Error{Op: "dump", Object: strings.Join(unused, ", "), Err: errors.New("no collection has such a name"), Next: "check the names and the server " + d.conn.at}
+		return nil, &backup.Error{Op: "dump", Object: strings.Join(unused, ", "),
+			Err: errors.New("no collection has such a name"), Next: "check the names and the server " +
+				d.conn.at}
 	}
 	if len(chosen) == 0 {
-		return nil, &backup.Error{Op: "dump", Object: strings.Join(d.m.databases(), ", "), Err: errors.New("every collection is excluded"), Next: "correct the patterns"}
+		return nil, &backup.Error{Op: "dump", Object: strings.Join(d.m.databases(), ", "),
+			Err: errors.New("every collection is excluded"), Next: "correct the patterns"}
 	}
 	d.leftover = leftover
 	return chosen, nil
@@ -136,7 +144,8 @@ func (d *dumping) measure(ctx context.Context, indexes bool) error {
 		if s.Type == dump.TypeView {
 			return nil
 		}
-		stats, err := d.conn.Database(s.DB).RunCommand(ctx, bson.D{{Key: "collStats", Value: s.DataName()}}).Raw()
+		stats, err := d.conn.Database(s.DB).RunCommand(ctx, bson.D{{Key: "collStats",
+			Value: s.DataName()}}).Raw()
 		if err == nil {
 			s.size, _ = asInt64(stats.Lookup("size"))
 			s.count, _ = asInt64(stats.Lookup("count"))
@@ -161,7 +170,8 @@ func asInt64(v bson.RawValue) (int64, bool) {
 }
 
 func (d *dumping) run(ctx context.Context) (backup.Component, error) {
-	c := backup.Component{Kind: Kind, Origin: d.conn.at, Server: "MongoDB " + d.conn.version, Topology: d.conn.topology, Method: "find", Consistency: backup.ConsistencyNone}
+	c := backup.Component{Kind: Kind, Origin: d.conn.at, Server: "MongoDB " + d.conn.version,
+		Topology: d.conn.topology, Method: "find", Consistency: backup.ConsistencyNone}
 	if err := d.measure(ctx, true); err != nil {
 		return c, err
 	}
@@ -171,7 +181,8 @@ func (d *dumping) run(ctx context.Context) (backup.Component, error) {
 	if err := d.dumpAll(ctx); err != nil {
 		return c, err
 	}
-	details := Details{Gzip: !d.m.Plain, Databases: d.m.databases(), Include: d.m.Include, Exclude: d.m.Exclude}
+	details := Details{Gzip: !d.m.Plain, Databases: d.m.databases(), Include: d.m.Include,
+		Exclude: d.m.Exclude}
 	if len(details.Include) == 0 {
 		details.Include = []string{"*.*"}
 	}
@@ -203,16 +214,22 @@ func (d *dumping) warnings() (all []string) {
 	}
 	switch {
 	case d.lost.Load():
-		all = append(all, "not every collection could be read in the snapshot (it was too old for minSnapshotHistoryWindowInSeconds, or the collection is capped and the server old); they are of different moments")
+		all = append(all, "not every collection could be read in the snapshot (it was too old for "+
+			"minSnapshotHistoryWindowInSeconds, or the collection is capped and the server old); they are "+
+			"of different moments")
 	case d.reader.at == nil && d.m.Snapshot != SnapshotNever:
-		all = append(all, "the server does not show that it reads snapshots; the collections are of different moments")
+		all = append(all, "the server does not show that it reads snapshots; the collections are of "+
+			"different moments")
 	}
 	for _, s := range d.spaces {
 		if s.out.Duplicates > 0 {
-			all = append(all, fmt.Sprintf("%s: %d documents were deleted and inserted again while the collection was read; both versions are in the set, and a restore keeps the later one", s.Namespace(), s.out.Duplicates))
+			all = append(all, fmt.Sprintf("%s: %d documents were deleted and inserted again while the "+
+				"collection was read; both versions are in the set, and a restore keeps the later one",
+				s.Namespace(), s.out.Duplicates))
 		}
 		if s.unchecked {
-			all = append(all, fmt.Sprintf("%s: more than %d documents, so duplicates were not looked for; a restore finds them", s.Namespace(), mostIDs))
+			all = append(all, fmt.Sprintf("%s: more than %d documents, so duplicates were not looked for; "+
+				"a restore finds them", s.Namespace(), mostIDs))
 		}
 	}
 	for _, name := range d.leftover {
@@ -228,7 +245,8 @@ func (d *dumping) dumpAll(ctx context.Context) error {
 		queue <- s
 	}
 	close(queue)
-	return step.Together(ctx, min(cmp.Or(d.m.Parallel, 4), len(d.spaces)), func(ctx context.Context, _ int) error {
+	return step.Together(ctx, min(cmp.Or(d.m.Parallel, 4), len(d.spaces)), func(ctx context.Context,
+		_ int) error {
 		var packer *gzip.Writer
 		if !d.m.Plain {
 			packer, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed)
@@ -255,7 +273,10 @@ func (d *dumping) dump(ctx context.Context, s *dumpSpace, packer *gzip.Writer) e
 	if packer != nil {
 		s.out.Metadata += dump.GzipSuffix
 	}
-	if _, err := d.w.Create(ctx, s.out.Metadata, nil, func(w io.Writer) error { return pack(w, packer, text) }); err != nil {
+	if _, err := d.w.Create(ctx, s.out.Metadata, nil, func(w io.Writer) error {
+		return pack(w, packer,
+			text)
+	}); err != nil {
 		return err
 	}
 	if s.Type == dump.TypeView {
@@ -280,7 +301,8 @@ func pack(w io.Writer, packer *gzip.Writer, data []byte) error {
 // prelude is what mongodump 100.x writes last. It stands next to the databases, or with a
 // single one in its directory, as after mongodump --db.
 func (d *dumping) prelude(ctx context.Context, databases []string) error {
-	data, err := json.Marshal(struct{ ServerVersion, ToolVersion string }{d.conn.version, step.Module()})
+	data, err := json.Marshal(struct{ ServerVersion, ToolVersion string }{d.conn.version,
+		step.Module()})
 	if err != nil {
 		return err
 	}

@@ -61,10 +61,12 @@ func (r *restoring) tell(notes *[]error) {
 		}
 	}
 	if stayed > 0 {
-		*notes = append(*notes, fmt.Errorf("%d of %d collections were put in place before the error", stayed, len(r.jobs)))
+		*notes = append(*notes, fmt.Errorf("%d of %d collections were put in place before the error",
+			stayed, len(r.jobs)))
 	}
 	if lost > 0 {
-		*notes = append(*notes, fmt.Errorf("%d collections were dropped before the error, as this mode does: restore again", lost))
+		*notes = append(*notes, fmt.Errorf("%d collections were dropped before the error, as this mode "+
+			"does: restore again", lost))
 	}
 }
 
@@ -95,10 +97,12 @@ func (c *conn) takeBack(ctx context.Context, r *reader, db string, n *run, sure 
 	if len(left) == 0 {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("rollback failed: these collections are left over: %s; restore again, or call Prune", strings.Join(left, ", ")), errors.Join(failed...))
+	return errors.Join(fmt.Errorf("rollback failed: these collections are left over: %s; restore "+
+		"again, or call Prune", strings.Join(left, ", ")), errors.Join(failed...))
 }
 
-func (c *conn) takeJobBack(ctx context.Context, r *reader, db string, n *run, j runJob, there map[string]*dump.Space, sure bool) error {
+func (c *conn) takeJobBack(ctx context.Context, r *reader, db string, n *run, j runJob,
+	there map[string]*dump.Space, sure bool) error {
 	drop := func(name string) error {
 		return r.persist(ctx, "drop "+db+"."+name, func() error { return c.drop(ctx, db, name) })
 	}
@@ -126,7 +130,8 @@ func (c *conn) takeJobBack(ctx context.Context, r *reader, db string, n *run, j 
 			return err
 		}
 	}
-	placed := !ready && n.Phase != building && now != nil && (j.UUID == "" || now.UUID == "" || now.UUID == j.UUID)
+	placed := !ready && n.Phase != building && now != nil && (j.UUID == "" || now.UUID == "" ||
+		now.UUID == j.UUID)
 	switch {
 	case j.Kept != "" && there[j.Kept] != nil && j.Extra && now != nil:
 		return fmt.Errorf("a new collection has the name; what was there is %s.%s", db, j.Kept)
@@ -139,7 +144,8 @@ func (c *conn) takeJobBack(ctx context.Context, r *reader, db string, n *run, j 
 	return nil
 }
 
-func (c *conn) takeViewBack(ctx context.Context, db string, n *run, j runJob, now *dump.Space, sure bool) error {
+func (c *conn) takeViewBack(ctx context.Context, db string, n *run, j runJob, now *dump.Space,
+	sure bool) error {
 	switch {
 	case n.Phase == building:
 		return nil
@@ -179,7 +185,10 @@ func (c *conn) dropKept(ctx context.Context, r *reader, db string, n *run) error
 		if name == "" {
 			return nil
 		}
-		return c.fail("drop", db+"."+name, r.persist(ctx, "drop "+name, func() error { return c.drop(ctx, db, name) }))
+		return c.fail("drop", db+"."+name, r.persist(ctx, "drop "+name, func() error {
+			return c.drop(ctx,
+				db, name)
+		}))
 	})
 }
 
@@ -219,11 +228,14 @@ func (m *Restore) end(ctx context.Context, data *source, to phase) error {
 			case n.Source != data.digest:
 				return unaccepted(db, n)
 			case to == undoing && n.Phase == accepting:
-				return &backup.Error{Op: "undo the restore of", Object: db, Err: errors.New("it was accepted, and what it replaced is gone"), Next: "restore an older set"}
+				return &backup.Error{Op: "undo the restore of", Object: db,
+					Err: errors.New("it was accepted, and what it replaced is gone"), Next: "restore an older set"}
 			case to == undoing && n.Mode == Drop:
-				return &backup.Error{Op: "undo the restore of", Object: db, Err: errors.New("the mode drop keeps nothing"), Next: "restore an older set"}
+				return &backup.Error{Op: "undo the restore of", Object: db,
+					Err: errors.New("the mode drop keeps nothing"), Next: "restore an older set"}
 			case to == accepting && n.Phase != replaced && n.Phase != accepting:
-				return &backup.Error{Op: "accept the restore of", Object: db, Err: fmt.Errorf("it did not finish (%s)", n.Phase), Next: "call Undo, or restore again"}
+				return &backup.Error{Op: "accept the restore of", Object: db,
+					Err: fmt.Errorf("it did not finish (%s)", n.Phase), Next: "call Undo, or restore again"}
 			}
 			return nil
 		})

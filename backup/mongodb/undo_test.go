@@ -42,7 +42,8 @@ func TestRestoreSparesOthers(t *testing.T) {
 				}
 				return mongolab.Fault{}
 			})
-			_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: c.mode, Parallel: 1})
+			_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+				Mode: c.mode, Parallel: 1})
 			if err == nil || !strings.Contains(err.Error(), c.coll) {
 				t.Errorf("error %v", err)
 			}
@@ -61,7 +62,8 @@ func TestRestoreSparesOthers(t *testing.T) {
 func TestRestoreKeepsViews(t *testing.T) {
 	t.Parallel()
 	view := func(t *testing.T, s *mongolab.Server, on string) {
-		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: on}, {Key: "pipeline", Value: bson.A{}}})
+		mongoRun(t, mongoClient(t, s), "tyk_analytics", bson.D{{Key: "create", Value: "view"},
+			{Key: "viewOn", Value: on}, {Key: "pipeline", Value: bson.A{}}})
 	}
 	from := smallMongo(t, mongolab.Options{})
 	view(t, from, "apis")
@@ -86,8 +88,10 @@ func TestRestoreKeepsViews(t *testing.T) {
 						seen = true
 						return f
 					})
-					_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Replace})
-					if err == nil || strings.Contains(err.Error(), "put back") || strings.Contains(err.Error(), "left over") {
+					_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+						Mode: mongodb.Replace})
+					if err == nil || strings.Contains(err.Error(), "put back") || strings.Contains(err.Error(),
+						"left over") {
 						t.Errorf("error %v", err)
 					}
 					c := mongoClient(t, s)
@@ -108,7 +112,8 @@ func TestRestoreKeepsViews(t *testing.T) {
 func TestDropReport(t *testing.T) {
 	t.Parallel()
 	from := smallMongo(t, mongolab.Options{})
-	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "create", Value: "view"}, {Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
+	mongoRun(t, mongoClient(t, from), "tyk_analytics", bson.D{{Key: "create", Value: "view"},
+		{Key: "viewOn", Value: "apis"}, {Key: "pipeline", Value: bson.A{}}})
 	set := takeMongo(t, &mongodb.Source{Server: uri(from), Include: []string{"*.view", "*.apis"}})
 	for command, target := range map[string]string{"drop": "apis", "create": "view"} {
 		t.Run(command, func(t *testing.T) {
@@ -123,7 +128,8 @@ func TestDropReport(t *testing.T) {
 				}
 				return mongolab.Fault{}
 			})
-			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s), Mode: mongodb.Drop})
+			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
+				Mode: mongodb.Drop})
 			if !errors.Is(err, backup.ErrNotAllowed) {
 				t.Fatalf("error %v", err)
 			}

@@ -12,7 +12,8 @@ import (
 )
 
 var (
-	hostForm   = regexp.MustCompile(`^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|(?i:%2F)[A-Za-z0-9._%-]+\.sock)(?::([0-9]{1,5}))?$`)
+	hostForm = regexp.MustCompile(
+		`^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|(?i:%2F)[A-Za-z0-9._%-]+\.sock)(?::([0-9]{1,5}))?$`)
 	escapeForm = regexp.MustCompile(`^(?:[^%]|%[0-9A-Fa-f]{2})*$`)
 	optionForm = regexp.MustCompile(`^[A-Za-z0-9]+=`)
 )
@@ -31,7 +32,8 @@ func splitURI(uri string) (show string, secrets []string, err error) {
 		authority, tail = rest[:i], rest[i:]
 	}
 	if strings.Contains(tail, "@") {
-		return "", nil, errors.New(`the URI holds a "/" or "?" before its last "@": in a user or password write them as %2F and %3F, in an option write @ as %40`)
+		return "", nil, errors.New(
+			`the URI holds a "/" or "?" before its last "@": in a user or password write them as %2F and %3F, in an option write @ as %40`)
 	}
 	hosts := authority
 	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
@@ -46,7 +48,8 @@ func splitURI(uri string) (show string, secrets []string, err error) {
 	for _, h := range strings.Split(hosts, ",") {
 		m := hostForm.FindStringSubmatch(h)
 		if m == nil {
-			return "", nil, errors.New("a host of the URI is not a name or an address with a port from 1 to 65535")
+			return "", nil, errors.New("a host of the URI is not a name or an address with a port " +
+				"from 1 to 65535")
 		}
 		if port, _ := strconv.Atoi(m[1]); m[1] != "" && (port < 1 || port > 65535) {
 			return "", nil, errors.New("a port of the URI is not a number from 1 to 65535")
@@ -73,7 +76,8 @@ func splitUser(user string) (secrets []string, err error) {
 	case strings.ContainsAny(user, "@") || strings.Contains(password, ":"):
 		return nil, errors.New(`the URI's user or password holds a ":" or "@": write them as %3A and %40`)
 	case !escapeForm.MatchString(user):
-		return nil, errors.New(`the URI's user or password holds a "%" that is not followed by two hex digits: write it as %25`)
+		return nil, errors.New(
+			`the URI's user or password holds a "%" that is not followed by two hex digits: write it as %25`)
 	}
 	for _, p := range []string{password, unescape(password)} {
 		if p != "" {
@@ -95,7 +99,8 @@ func optionsOf(query string) []string {
 }
 
 // secretOptions hold passwords and tokens.
-var secretOptions = []string{"tlscertificatekeyfilepassword", "sslclientcertificatekeypassword", "authmechanismproperties", "proxypassword"}
+var secretOptions = []string{"tlscertificatekeyfilepassword", "sslclientcertificatekeypassword",
+	"authmechanismproperties", "proxypassword"}
 
 func secretValues(option, value string) (secrets []string) {
 	for _, name := range secretOptions {
@@ -121,5 +126,6 @@ func badOption(uri string) error {
 			return fmt.Errorf("the MongoDB driver does not take the value of the URI's option %q", name)
 		}
 	}
-	return errors.New("the MongoDB driver does not take this combination of user, hosts and options in the URI")
+	return errors.New("the MongoDB driver does not take this combination of user, hosts and " +
+		"options in the URI")
 }

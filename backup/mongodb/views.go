@@ -67,7 +67,8 @@ func (r *restoring) replaceView(ctx context.Context, j *job, create bson.D) erro
 		return nil
 	}
 	if again := r.conn.viewBack(ctx, j.live); again != nil {
-		err = errors.Join(err, fmt.Errorf("and rollback failed: the view that was there could not be created: %w", r.conn.scrub(again)))
+		err = errors.Join(err, fmt.Errorf("and rollback failed: the view that was there could not be "+
+			"created: %w", r.conn.scrub(again)))
 	}
 	return err
 }
@@ -77,7 +78,8 @@ func (r *restoring) replaceView(ctx context.Context, j *job, create bson.D) erro
 func (c *conn) viewBack(ctx context.Context, old *dump.Space) error {
 	ctx, cancel := aside(ctx)
 	defer cancel()
-	list, err := c.Database(old.DB).ListCollectionSpecifications(ctx, bson.D{{Key: "name", Value: old.Name}})
+	list, err := c.Database(old.DB).ListCollectionSpecifications(ctx,
+		bson.D{{Key: "name", Value: old.Name}})
 	if err == nil && len(list) == 1 && bytes.Equal(list[0].Options, old.Options) {
 		return nil
 	}

@@ -33,7 +33,8 @@ func benchServer(b *testing.B) *lab.Server {
 
 func runTool(b *testing.B, s *lab.Server, name string, args ...string) {
 	b.Helper()
-	if out, err := exec.CommandContext(b.Context(), filepath.Join(s.Bin, name), args...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(b.Context(), filepath.Join(s.Bin, name),
+		args...).CombinedOutput(); err != nil {
 		b.Fatalf("%s: %v\n%s", name, err, out)
 	}
 }
@@ -46,12 +47,14 @@ func BenchmarkTake(b *testing.B) {
 		run  func(b *testing.B, dir string)
 	}{
 		{"ours", func(b *testing.B, dir string) {
-			if _, err := backup.Take(b.Context(), dir, backup.Options{}, &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"pump"}}); err != nil {
+			if _, err := backup.Take(b.Context(), dir, backup.Options{}, &postgres.Source{
+				Server: postgres.Server{URI: s.URI}, Databases: []string{"pump"}}); err != nil {
 				b.Fatal(err)
 			}
 		}},
 		{"pg_dump", func(b *testing.B, dir string) {
-			runTool(b, s, "pg_dump", "--format=custom", "--file="+filepath.Join(dir, "dump"), s.Database("pump"))
+			runTool(b, s, "pg_dump", "--format=custom", "--file="+filepath.Join(dir, "dump"),
+				s.Database("pump"))
 		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
@@ -68,7 +71,8 @@ func BenchmarkTake(b *testing.B) {
 // A restore with verification, comparison and swap, beside pg_restore alone.
 func BenchmarkRestore(b *testing.B) {
 	s := benchServer(b)
-	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"pump"}})
+	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &postgres.Source{
+		Server: postgres.Server{URI: s.URI}, Databases: []string{"pump"}})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -77,14 +81,16 @@ func BenchmarkRestore(b *testing.B) {
 		run  func(b *testing.B)
 	}{
 		{"ours", func(b *testing.B) {
-			if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true}); err != nil {
+			if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &postgres.Restore{
+				Server: postgres.Server{URI: s.URI}, Replace: true}); err != nil {
 				b.Fatal(err)
 			}
 		}},
 		{"pg_restore", func(b *testing.B) {
 			s.SQL(b, "postgres", "DROP DATABASE IF EXISTS other")
 			s.SQL(b, "postgres", "CREATE DATABASE other")
-			runTool(b, s, "pg_restore", "--jobs=2", "--dbname="+s.Database("other"), filepath.Join(set.Dir, "postgres/pump.dump"))
+			runTool(b, s, "pg_restore", "--jobs=2", "--dbname="+s.Database("other"), filepath.Join(set.Dir,
+				"postgres/pump.dump"))
 		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {

@@ -12,7 +12,8 @@ import (
 )
 
 // build creates a database under name, fills it from the archive and compares it.
-func (r *Restore) build(ctx context.Context, w *work, q *session, db Database, name string, report func(string)) (uint32, error) {
+func (r *Restore) build(ctx context.Context, w *work, q *session, db Database, name string,
+	report func(string)) (uint32, error) {
 	if _, err := q.query(w.drop(name)); err != nil {
 		return 0, err
 	}
@@ -43,14 +44,16 @@ func (r *Restore) build(ctx context.Context, w *work, q *session, db Database, n
 		return 0, err
 	}
 	if made == nil {
-		return 0, &backup.Error{Op: "look up", Object: "database " + name, Kind: ErrNoDatabase, Err: fmt.Errorf("somebody dropped it")}
+		return 0, &backup.Error{Op: "look up", Object: "database " + name, Kind: ErrNoDatabase,
+			Err: fmt.Errorf("somebody dropped it")}
 	}
 	return made.OID, nil
 }
 
 // fill runs pg_restore: in parallel from the file where the tools run on this
 // machine, otherwise from its stdin.
-func (r *Restore) fill(ctx context.Context, w *work, db Database, name string, report func(string)) error {
+func (r *Restore) fill(ctx context.Context, w *work, db Database, name string,
+	report func(string)) error {
 	args := []string{"--exit-on-error", "--no-password", "--verbose", "--dbname=" + w.c.conninfo(name)}
 	if r.NoOwner {
 		args = append(args, "--no-owner", "--no-privileges")
@@ -61,7 +64,8 @@ func (r *Restore) fill(ctx context.Context, w *work, db Database, name string, r
 		if jobs == 0 {
 			jobs = 2
 		}
-		args = append(args, fmt.Sprintf("--jobs=%d", jobs), filepath.Join(w.s.Dir, filepath.FromSlash(db.File)))
+		args = append(args, fmt.Sprintf("--jobs=%d", jobs), filepath.Join(w.s.Dir,
+			filepath.FromSlash(db.File)))
 	} else {
 		f, err := w.s.Open(db.File)
 		if err != nil {
@@ -87,7 +91,8 @@ func (r *Restore) properties(db Database, name string) []string {
 			sql = append(sql, fmt.Sprintf("ALTER DATABASE %s SET %s TO %s", id, key, value))
 			continue
 		}
-		sql = append(sql, fmt.Sprintf("ALTER DATABASE %s SET %s TO %s", id, settingName(key), quoteLiteral(value)))
+		sql = append(sql, fmt.Sprintf("ALTER DATABASE %s SET %s TO %s", id, settingName(key),
+			quoteLiteral(value)))
 	}
 	if r.NoOwner {
 		return sql

@@ -34,27 +34,32 @@ func (s *session) look(name string) (*existing, error) {
 
 func (r *Restore) checkServer(ctx context.Context, w *work, q *session) error {
 	if w.facts.Standby {
-		return &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrNotAllowed, Err: errors.New("the server is a standby"), Next: "name the primary"}
+		return &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrNotAllowed,
+			Err: errors.New("the server is a standby"), Next: "name the primary"}
 	}
 	if w.facts.major() < w.d.Major {
 		return &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrTooNew,
-			Err: fmt.Errorf("the set is of PostgreSQL %s, the server is %s", w.d.Server, w.facts.Version), Next: "restore into the same major version or a newer one"}
+			Err:  fmt.Errorf("the set is of PostgreSQL %s, the server is %s", w.d.Server, w.facts.Version),
+			Next: "restore into the same major version or a newer one"}
 	}
 	major, version, err := w.c.version(ctx, "pg_restore")
 	if err == nil && major < w.d.DumpMajor {
 		err = &backup.Error{Op: "restore with", Object: "pg_restore " + version, Kind: ErrToolTooOld,
-			Err: fmt.Errorf("pg_dump %s wrote the set", w.d.Dump), Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.d.DumpMajor)}
+			Err:  fmt.Errorf("pg_dump %s wrote the set", w.d.Dump),
+			Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.d.DumpMajor)}
 	}
 	if err != nil {
 		return err
 	}
 	if major, version, err = w.c.version(ctx, "pg_dump"); err == nil && major < w.facts.major() {
 		err = &backup.Error{Op: "compare with", Object: "pg_dump " + version, Kind: ErrToolTooOld,
-			Err: fmt.Errorf("the server is %s", w.facts.Version), Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.facts.major())}
+			Err:  fmt.Errorf("the server is %s", w.facts.Version),
+			Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.facts.major())}
 	}
 	if err == nil && !w.facts.Create {
 		err = &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrNotAllowed,
-			Err: fmt.Errorf("user %s may not create databases", w.facts.User), Next: "ALTER ROLE … CREATEDB, or use another user"}
+			Err:  fmt.Errorf("user %s may not create databases", w.facts.User),
+			Next: "ALTER ROLE … CREATEDB, or use another user"}
 	}
 	return err
 }
@@ -93,14 +98,16 @@ func (r *Restore) checkNeeds(w *work, q *session, db Database) error {
 	}
 	if db.Provider == "" {
 		var have []string
-		if err := q.json("SELECT coalesce(json_agg(DISTINCT collcollate), '[]') FROM pg_collation WHERE collcollate IS NOT NULL", &have); err != nil {
+		if err := q.json("SELECT coalesce(json_agg(DISTINCT collcollate), '[]') FROM pg_collation "+
+			"WHERE collcollate IS NOT NULL", &have); err != nil {
 			return err
 		}
 		for i := range have {
 			have[i] = locale(have[i])
 		}
 		for _, l := range []string{db.Collate, db.CType} {
-			if n := locale(l); n != "c" && n != "posix" && !slices.Contains(have, n) && !slices.Contains(missing, "locale "+l) {
+			if n := locale(l); n != "c" && n != "posix" && !slices.Contains(have, n) &&
+				!slices.Contains(missing, "locale "+l) {
 				missing = append(missing, "locale "+l)
 			}
 		}
@@ -108,7 +115,8 @@ func (r *Restore) checkNeeds(w *work, q *session, db Database) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return &backup.Error{Op: "restore", Object: "database " + db.Name, Kind: ErrMissing, Err: errors.New(strings.Join(missing, ", ")),
+	return &backup.Error{Op: "restore", Object: "database " + db.Name, Kind: ErrMissing,
+		Err:  errors.New(strings.Join(missing, ", ")),
 		Next: "create or install it on the target; for roles NoOwner restores without them"}
 }
 
@@ -118,15 +126,18 @@ func locale(s string) string { return strings.ReplaceAll(strings.ToLower(s), "-"
 // checkLive refuses what the swap could not do.
 func (r *Restore) checkLive(w *work, db Database, live existing) error {
 	fail := func(kind error, why, next string) error {
-		return &backup.Error{Op: "replace", Object: "database " + db.Name, Kind: kind, Err: errors.New(why), Next: next}
+		return &backup.Error{Op: "replace", Object: "database " + db.Name, Kind: kind,
+			Err: errors.New(why), Next: next}
 	}
 	switch {
 	case !r.Replace:
 		return fail(backup.ErrNotEmpty, "it exists", "allow that it is replaced")
 	case !live.Mine && !w.facts.Super:
-		return fail(backup.ErrNotAllowed, fmt.Sprintf("user %s is not a member of its owner %s", w.facts.User, live.Owner), "use the owner")
+		return fail(backup.ErrNotAllowed, fmt.Sprintf("user %s is not a member of its owner %s",
+			w.facts.User, live.Owner), "use the owner")
 	case live.Clients > 0 && !r.EndClients:
-		return &backup.Error{Op: "replace", Object: "database " + db.Name, Kind: ErrInUse, Err: fmt.Errorf("%d client sessions use it", live.Clients),
+		return &backup.Error{Op: "replace", Object: "database " + db.Name, Kind: ErrInUse,
+			Err:  fmt.Errorf("%d client sessions use it", live.Clients),
 			Next: "stop the clients first, or set EndClients", Retry: true}
 	}
 	return nil

@@ -29,5 +29,7 @@ import (
 const Kind = "postgres"
 
 func init() {
-	backup.RegisterKind(Kind, func(ctx context.Context, s *backup.Stored) error { return checkStructure(ctx, s) })
+	backup.RegisterKind(Kind, func(ctx context.Context, s *backup.Stored) error {
+		return checkStructure(ctx, s)
+	})
 }

@@ -23,13 +23,16 @@ type object struct {
 // objects are the entries of a dump by type, name and schema.
 type objects map[string]*object
 
-var heading = regexp.MustCompile(`^-- (?:Data for )?Name: (.*); Type: (.*); Schema: (.*); Owner: (.*?)(?:; Tablespace: .*)?$`)
+var heading = regexp.MustCompile(
+	`^-- (?:Data for )?Name: (.*); Type: (.*); Schema: (.*); Owner: (.*?)(?:; Tablespace: .*)?$`)
 
 // noise are lines that depend on the order of entries, on the program that
 // wrote them, or on nothing: pg_dump since 15.14 adds \restrict with a random key.
 func noise(line []byte) bool {
-	return len(line) == 0 || bytes.HasPrefix(line, []byte("--")) || bytes.HasPrefix(line, []byte("SET ")) ||
-		bytes.HasPrefix(line, []byte("SELECT pg_catalog.set_config(")) || bytes.HasPrefix(line, []byte(`\restrict `)) || bytes.HasPrefix(line, []byte(`\unrestrict `))
+	return len(line) == 0 || bytes.HasPrefix(line, []byte("--")) || bytes.HasPrefix(line,
+		[]byte("SET ")) ||
+		bytes.HasPrefix(line, []byte("SELECT pg_catalog.set_config(")) || bytes.HasPrefix(line,
+		[]byte(`\restrict `)) || bytes.HasPrefix(line, []byte(`\unrestrict `))
 }
 
 // readScript reads what pg_dump or pg_restore print, line by line, in memory
@@ -89,7 +92,8 @@ func readScript(r io.Reader) (objects, error) {
 				key = fmt.Sprintf("%s #%d", current.key(), n)
 			}
 			out[key] = current
-		case current != nil && current.Type == "TABLE DATA" && bytes.HasPrefix(line, []byte("COPY ")) && bytes.HasSuffix(line, []byte(" FROM stdin;")):
+		case current != nil && current.Type == "TABLE DATA" && bytes.HasPrefix(line, []byte("COPY ")) &&
+			bytes.HasSuffix(line, []byte(" FROM stdin;")):
 			data = true
 		case bytes.HasPrefix(line, []byte("-- PostgreSQL database dump complete")):
 			began = true
@@ -169,7 +173,10 @@ func (o objects) differences(got objects, limit int) (lines []string, n int) {
 }
 
 func typeOf(key string) string {
-	if i := strings.IndexFunc(key, func(r rune) bool { return r != ' ' && (r < 'A' || r > 'Z') }); i > 0 {
+	if i := strings.IndexFunc(key, func(r rune) bool {
+		return r != ' ' &&
+			(r < 'A' || r > 'Z')
+	}); i > 0 {
 		return key[:i]
 	}
 	return key

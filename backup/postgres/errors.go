@@ -30,23 +30,36 @@ var sayings = []struct {
 	next  string
 	retry bool
 }{
-	{regexp.MustCompile(`No space left on device|53100|disk full`), backup.ErrNoSpace, "free space where the data goes, then try again", true},
-	{regexp.MustCompile(`password authentication failed|no password supplied|fe_sendauth|no pg_hba\.conf entry|Peer authentication failed|Ident authentication failed|role ".*" does not exist|certificate authentication failed`),
+	{regexp.MustCompile(`No space left on device|53100|disk full`), backup.ErrNoSpace,
+		"free space where the data goes, then try again", true},
+	{regexp.MustCompile(
+		`password authentication failed|no password supplied|fe_sendauth|no pg_hba\.conf entry|Peer authentication failed|Ident authentication failed|role ".*" does not exist|certificate authentication failed`),
 		ErrLogin, "check user, password and pg_hba.conf", false},
-	{regexp.MustCompile(`FATAL: .*database ".*" does not exist`), ErrNoDatabase, "check the name of the database", false},
-	{regexp.MustCompile(`42501|permission denied|must be owner|must be superuser|query would be affected by row-level security`),
+	{regexp.MustCompile(`FATAL: .*database ".*" does not exist`), ErrNoDatabase,
+		"check the name of the database", false},
+	{regexp.MustCompile(
+		`42501|permission denied|must be owner|must be superuser|query would be affected by row-level security`),
 		backup.ErrNotAllowed, "give the user the permission, or use the owner of the database", false},
-	{regexp.MustCompile(`aborting because of server version mismatch`), ErrToolTooOld, "install the client programs of the server's version", false},
-	{regexp.MustCompile(`unsupported version \(.*\) in file header`), backup.ErrTooNew, "use the client programs of the version that wrote the archive, or newer ones", false},
-	{regexp.MustCompile(`55P03|canceling statement due to lock timeout|could not obtain lock|deadlock detected`),
+	{regexp.MustCompile(`aborting because of server version mismatch`), ErrToolTooOld,
+		"install the client programs of the server's version", false},
+	{regexp.MustCompile(`unsupported version \(.*\) in file header`), backup.ErrTooNew,
+		"use the client programs of the version that wrote the archive, or newer ones", false},
+	{regexp.MustCompile(
+		`55P03|canceling statement due to lock timeout|could not obtain lock|deadlock detected`),
 		ErrInUse, "another session changes tables; try again when it has finished", true},
-	{regexp.MustCompile(`55006|is being accessed by other users|There (?:is|are) \d+ other sessions? using the database`), ErrInUse, "stop the clients first, or set EndClients", true},
-	{regexp.MustCompile(`57P0[123]|terminating connection|server closed the connection unexpectedly|SSL SYSCALL error|Connection reset|no connection to the server|could not (?:send|receive) data|connection to server was lost|the database system is (?:starting up|shutting down|in recovery)`),
+	{regexp.MustCompile(
+		`55006|is being accessed by other users|There (?:is|are) \d+ other sessions? using the database`),
+		ErrInUse, "stop the clients first, or set EndClients", true},
+	{regexp.MustCompile(
+		`57P0[123]|terminating connection|server closed the connection unexpectedly|SSL SYSCALL error|Connection reset|no connection to the server|could not (?:send|receive) data|connection to server was lost|the database system is (?:starting up|shutting down|in recovery)`),
 		ErrAborted, "see the server's log, then try again", true},
-	{regexp.MustCompile(`could not translate host name|Connection refused|could not connect|connection to server .* failed|timeout expired|No route to host`),
+	{regexp.MustCompile(
+		`could not translate host name|Connection refused|could not connect|connection to server .* failed|timeout expired|No route to host`),
 		ErrConnection, "check host, port and firewall", true},
-	{regexp.MustCompile(`not found|cannot execute|No such file or directory: psql`), ErrTools, "install postgresql-client where the tools run, or set Bin", false},
-	{regexp.MustCompile(`could not read from input file|corrupt|did not find magic string|could not uncompress|invalid|unexpected end of file|not appear to be a valid archive`),
+	{regexp.MustCompile(`not found|cannot execute|No such file or directory: psql`), ErrTools,
+		"install postgresql-client where the tools run, or set Bin", false},
+	{regexp.MustCompile(
+		`could not read from input file|corrupt|did not find magic string|could not uncompress|invalid|unexpected end of file|not appear to be a valid archive`),
 		backup.ErrDamaged, "use another set", false},
 }
 
@@ -58,7 +71,8 @@ func toolError(ctx context.Context, tool string, stderr []string, err error) err
 	}
 	var cause []string
 	for _, l := range stderr {
-		if strings.Contains(l, "ERROR:") || strings.Contains(l, "FATAL:") || strings.Contains(l, "error:") || strings.Contains(l, "DETAIL:") || strings.Contains(l, "not found") {
+		if strings.Contains(l, "ERROR:") || strings.Contains(l, "FATAL:") || strings.Contains(l,
+			"error:") || strings.Contains(l, "DETAIL:") || strings.Contains(l, "not found") {
 			cause = append(cause, printable(l))
 		}
 	}
@@ -98,7 +112,8 @@ func (s *said) Unwrap() error { return s.err }
 // printable replaces control characters: a server's words are data.
 func printable(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 &&
+			r <= 0x2069 {
 			return ' '
 		}
 		return r

@@ -15,7 +15,8 @@ func ctx() context.Context { return context.Background() }
 // The dashboard's database goes into a set before the upgrade and comes back
 // after a failed one.
 func Example() {
-	server := postgres.Server{URI: "postgresql://tyk@10.0.0.7/tyk_analytics?sslmode=verify-full", Password: os.Getenv("TYK_DB_PASSWORD")}
+	server := postgres.Server{URI: "postgresql://tyk@10.0.0.7/tyk_analytics?sslmode=verify-full",
+		Password: os.Getenv("TYK_DB_PASSWORD")}
 	set, err := backup.Take(ctx(), "/var/backups/tyk", backup.Options{Label: "before 5.3.0"},
 		&postgres.Source{Server: server})
 	if err != nil {
@@ -24,7 +25,8 @@ func Example() {
 	}
 	// … the upgrade; and if it went wrong:
 	report, err := set.Restore(ctx(), backup.RestoreOptions{},
-		&postgres.Restore{Server: server, Replace: true}) // built and compared next to the live one, then swapped
+		// built and compared next to the live one, then swapped
+		&postgres.Restore{Server: server, Replace: true})
 	fmt.Println(report.Components, err)
 }
 
@@ -56,7 +58,8 @@ func ExampleScratch() {
 	set, err := backup.Open("/var/backups/tyk/20261129T060000Z-0123abcd")
 	if err == nil {
 		scratch := &postgres.Scratch{Server: postgres.Server{Service: "tyk"}}
-		err = set.Verify(ctx(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{scratch}})
+		err = set.Verify(ctx(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{
+			scratch}})
 	}
 	log.Print(err)
 }

@@ -96,7 +96,8 @@ func (k *link) uri(database string) string {
 func rowsDB(t *testing.T, s *pglab.Server, rows int) {
 	t.Helper()
 	s.SQL(t, "postgres", "CREATE DATABASE rows")
-	s.SQL(t, "rows", "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, "+strconv.Itoa(rows)+") i")
+	s.SQL(t, "rows", "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, "+
+		"repeat(md5(i::text), 8) FROM generate_series(1, "+strconv.Itoa(rows)+") i")
 }
 
 // A connection that is cut in the middle is a typed error. There is no set, and a restore
@@ -113,14 +114,16 @@ func TestCutConnection(t *testing.T) {
 	lost := func(what string, err error) {
 		t.Helper()
 		var e *backup.Error
-		if !errors.Is(err, postgres.ErrAborted) && !errors.Is(err, postgres.ErrConnection) || !errors.As(err, &e) || !e.Retryable() || e.Hint() == "" {
+		if !errors.Is(err, postgres.ErrAborted) && !errors.Is(err, postgres.ErrConnection) ||
+			!errors.As(err, &e) || !e.Retryable() || e.Hint() == "" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	down := newLink(t, s)
 	down.left.Store(256 << 10)
 	dir := t.TempDir()
-	_, err = backup.Take(t.Context(), dir, backup.Options{}, &postgres.Source{Server: postgres.Server{URI: down.uri("rows")}})
+	_, err = backup.Take(t.Context(), dir, backup.Options{}, &postgres.Source{Server: postgres.Server{
+		URI: down.uri("rows")}})
 	lost("take", err)
 	if sets, _ := backup.List(dir); len(sets) > 0 || len(backuptest.Leftovers(t, dir)) > 0 {
 		t.Errorf("take left %v %v", sets, backuptest.Leftovers(t, dir))
@@ -128,14 +131,16 @@ func TestCutConnection(t *testing.T) {
 	s.SQL(t, "rows", "DELETE FROM t WHERE x > 10")
 	up := newLink(t, s)
 	up.up = true
-	to := &postgres.Restore{Server: postgres.Server{URI: up.uri("postgres")}, Replace: true, EndClients: true}
+	to := &postgres.Restore{Server: postgres.Server{URI: up.uri("postgres")}, Replace: true,
+		EndClients: true}
 	up.left.Store(256 << 10)
 	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, to)
 	lost("restore", err)
 	if got := names(t, s) + " " + s.SQL(t, "rows", "SELECT count(*) FROM t"); got != "rows 10" {
 		t.Errorf("after a restore that was cut off: %s", got)
 	}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to); err != nil { // the network is back
+	// the network is back
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to); err != nil {
 		t.Error(err)
 	}
 	if got := names(t, s) + " " + s.SQL(t, "rows", "SELECT count(*) FROM t"); got != "rows 10000" {
@@ -149,21 +154,24 @@ func TestDiskFull(t *testing.T) {
 	full := func(what string, err error) {
 		t.Helper()
 		var e *backup.Error
-		if !errors.Is(err, backup.ErrNoSpace) || !errors.As(err, &e) || !e.Retryable() || e.Hint() == "" || strings.Count(err.Error(), backup.ErrNoSpace.Error()) != 1 {
+		if !errors.Is(err, backup.ErrNoSpace) || !errors.As(err, &e) || !e.Retryable() ||
+			e.Hint() == "" || strings.Count(err.Error(), backup.ErrNoSpace.Error()) != 1 {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	lab.SmallDisk(t, 90<<20, func(dir string) {
 		s := pglab.StartIn(t, dir)
 		rowsDB(t, s, 60_000) // 20 MB; with a new database the other 25 MB are not enough for as much
-		source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"rows"}, Compress: -1}
+		source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"rows"},
+			Compress: -1}
 		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, source)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.SQL(t, "rows", "DELETE FROM t WHERE x <= 10")
 		fill(t, filepath.Join(dir, "fills"), dir, 18<<20)
-		_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true})
+		_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &postgres.Restore{
+			Server: postgres.Server{URI: s.URI}, Replace: true})
 		full("restore", err)
 		if got := names(t, s) + " " + s.SQL(t, "rows", "SELECT count(*) FROM t"); got != "rows 59990" {
 			t.Errorf("after a restore that did not fit: %s", got)
@@ -216,17 +224,23 @@ func TestMayNotRead(t *testing.T) {
 	s.SQL(t, "postgres", "CREATE ROLE reader LOGIN; CREATE DATABASE apps")
 	s.SQL(t, "apps", `CREATE TABLE open (x int); CREATE TABLE "closed one" (x int); CREATE TABLE own (x int); ALTER TABLE own ENABLE ROW LEVEL SECURITY;
 		CREATE POLICY p ON own USING (x = 1); CREATE SEQUENCE numbers; GRANT SELECT ON open, "closed one", own, numbers TO reader`)
-	reader := &postgres.Source{Server: postgres.Server{URI: strings.Replace(s.Database("apps"), "postgres@", "reader@", 1)}}
+	reader := &postgres.Source{Server: postgres.Server{URI: strings.Replace(s.Database("apps"),
+		"postgres@", "reader@", 1)}}
 	for name, c := range map[string]struct{ do, undo string }{
-		`public."closed one"`: {`REVOKE SELECT ON "closed one" FROM reader; ALTER TABLE own DISABLE ROW LEVEL SECURITY`, `GRANT SELECT ON "closed one" TO reader`},
-		"public.own":          {"ALTER TABLE own ENABLE ROW LEVEL SECURITY", "ALTER TABLE own DISABLE ROW LEVEL SECURITY"},
-		"public.numbers":      {"REVOKE SELECT ON numbers FROM reader", "GRANT SELECT ON numbers TO reader"},
+		`public."closed one"`: {
+			`REVOKE SELECT ON "closed one" FROM reader; ALTER TABLE own DISABLE ROW LEVEL SECURITY`,
+			`GRANT SELECT ON "closed one" TO reader`},
+		"public.own": {"ALTER TABLE own ENABLE ROW LEVEL SECURITY",
+			"ALTER TABLE own DISABLE ROW LEVEL SECURITY"},
+		"public.numbers": {"REVOKE SELECT ON numbers FROM reader",
+			"GRANT SELECT ON numbers TO reader"},
 	} {
 		s.SQL(t, "apps", c.do)
 		dir := t.TempDir()
 		_, err := backup.Take(t.Context(), dir, backup.Options{}, reader)
 		var e *backup.Error
-		if !errors.Is(err, backup.ErrNotAllowed) || !errors.As(err, &e) || e.Hint() == "" || !strings.Contains(err.Error(), name) {
+		if !errors.Is(err, backup.ErrNotAllowed) || !errors.As(err, &e) || e.Hint() == "" ||
+			!strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if sets, _ := backup.List(dir); len(sets) > 0 {

@@ -76,7 +76,8 @@ func (s *session) count(tables []Table) error {
 		part := tables[i:min(i+batch, len(tables))]
 		var each []string
 		for _, t := range part {
-			each = append(each, fmt.Sprintf("(SELECT count(*) FROM ONLY %s.%s)", quoteIdent(t.Schema), quoteIdent(t.Name)))
+			each = append(each, fmt.Sprintf("(SELECT count(*) FROM ONLY %s.%s)", quoteIdent(t.Schema),
+				quoteIdent(t.Name)))
 		}
 		var counts []int64
 		if err := s.json("SELECT json_build_array("+strings.Join(each, ", ")+")", &counts); err != nil {

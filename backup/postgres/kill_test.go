@@ -23,7 +23,8 @@ func TestMain(m *testing.M) {
 	work := strings.Split(os.Getenv(killEnv), "\n")
 	switch work[0] {
 	case "take":
-		_, err := backup.Take(ctx(), work[2], backup.Options{}, &postgres.Source{Server: postgres.Server{URI: work[1]}, Databases: []string{"small"}})
+		_, err := backup.Take(ctx(), work[2], backup.Options{}, &postgres.Source{Server: postgres.Server{
+			URI: work[1]}, Databases: []string{"small"}})
 		exit(err)
 	}
 	os.Exit(m.Run())
@@ -68,7 +69,8 @@ func kill(t *testing.T, whole time.Duration, work ...string) {
 func small(t *testing.T) *lab.Server {
 	s := lab.Start(t)
 	s.SQL(t, "postgres", "CREATE DATABASE small")
-	s.SQL(t, "small", "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, repeat('y', 100) FROM generate_series(1, 1000) i")
+	s.SQL(t, "small", "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, "+
+		"repeat('y', 100) FROM generate_series(1, 1000) i")
 	return s
 }
 
@@ -119,7 +121,8 @@ func TestKilledRestoreHelper(t *testing.T) {
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
+		Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +147,8 @@ func TestKilledRestore(t *testing.T) {
 func settle(t *testing.T, s *lab.Server) {
 	t.Helper()
 	for range 6000 {
-		if s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('tykupgrade', 'pg_restore', 'pg_dump') OR datname LIKE '%tykupgrade%'") == "0" {
+		if s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name IN "+
+			"('tykupgrade', 'pg_restore', 'pg_dump') OR datname LIKE '%tykupgrade%'") == "0" {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -156,7 +160,8 @@ func settle(t *testing.T, s *lab.Server) {
 func TestBitFlips(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
+		Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
 	if err != nil {
 		t.Fatal(err)
 	}

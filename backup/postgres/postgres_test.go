@@ -54,13 +54,15 @@ func server(t testing.TB) *lab.Server {
 	s := lab.Start(t)
 	s.SQL(t, "postgres", "CREATE DATABASE tyk_analytics")
 	s.SQL(t, "tyk_analytics", everything)
-	s.SQL(t, "postgres", "ALTER DATABASE tyk_analytics SET work_mem = '5MB'; GRANT CONNECT ON DATABASE tyk_analytics TO reader; COMMENT ON DATABASE tyk_analytics IS 'the dashboard''s'")
+	s.SQL(t, "postgres", "ALTER DATABASE tyk_analytics SET work_mem = '5MB'; GRANT CONNECT ON "+
+		"DATABASE tyk_analytics TO reader; COMMENT ON DATABASE tyk_analytics IS 'the dashboard''s'")
 	return s
 }
 
 func take(t testing.TB, s *lab.Server) *backup.Set {
 	t.Helper()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"tyk_analytics"}})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
+		Server: postgres.Server{URI: s.URI}, Databases: []string{"tyk_analytics"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +71,8 @@ func take(t testing.TB, s *lab.Server) *backup.Set {
 
 func names(t testing.TB, s *lab.Server) string {
 	t.Helper()
-	return s.SQL(t, "postgres", "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'")
+	return s.SQL(t, "postgres", "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database "+
+		"WHERE NOT datistemplate AND datname <> 'postgres'")
 }
 
 func TestThereAndBack(t *testing.T) {
@@ -78,19 +81,22 @@ func TestThereAndBack(t *testing.T) {
 	set := take(t, s)
 	var d postgres.Details
 	st, _ := set.Component("postgres")
-	if err := st.DecodeDetails(&d); err != nil || d.LSN == "" || d.Major < 13 || d.Databases[0].Encoding != "UTF8" || d.Databases[0].Snapshot == "" {
+	if err := st.DecodeDetails(&d); err != nil || d.LSN == "" || d.Major < 13 ||
+		d.Databases[0].Encoding != "UTF8" || d.Databases[0].Snapshot == "" {
 		t.Fatalf("%v: %+v", err, d)
 	}
 	if st.Consistency != backup.ConsistencySnapshot || st.Items != 500+2+3+1+300+2+1+3 {
 		t.Errorf("%s, %d rows", st.Consistency, st.Items)
 	}
-	if got := strings.Join(d.Databases[0].Roles, " "); !strings.Contains(got, "dash") || !strings.Contains(got, "reader") {
+	if got := strings.Join(d.Databases[0].Roles, " "); !strings.Contains(got, "dash") ||
+		!strings.Contains(got, "reader") {
 		t.Errorf("roles %q", got)
 	}
 	live := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"tyk_analytics"}}
 	scratch := &postgres.Scratch{Server: postgres.Server{URI: s.URI}}
 	for _, p := range []backup.Prover{live, scratch} {
-		if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{p}}); err != nil {
+		if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+			Against: []backup.Prover{p}}); err != nil {
 			t.Fatalf("%T: %v", p, err)
 		}
 	}
@@ -98,20 +104,26 @@ func TestThereAndBack(t *testing.T) {
 		t.Errorf("databases %s", got)
 	}
 	// An upgrade that went wrong.
-	s.SQL(t, "tyk_analytics", "DELETE FROM orders; UPDATE kinds SET f = 1; DROP VIEW app.happy; CREATE TABLE new_version (x int); SELECT lo_unlink(4711)")
-	err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{live}})
-	for _, want := range []string{"view app.happy is missing", "table public.new_version is not in the set", "table data public.orders has 0 rows, the set 1", "table data public.kinds differs"} {
+	s.SQL(t, "tyk_analytics", "DELETE FROM orders; UPDATE kinds SET f = 1; DROP VIEW app.happy; "+
+		"CREATE TABLE new_version (x int); SELECT lo_unlink(4711)")
+	err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+		Against: []backup.Prover{live}})
+	for _, want := range []string{"view app.happy is missing",
+		"table public.new_version is not in the set", "table data public.orders has 0 rows, the set 1",
+		"table data public.kinds differs"} {
 		if !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in: %v", want, err)
 		}
 	}
 	to := &postgres.Restore{Server: postgres.Server{URI: s.URI}}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, to); !errors.Is(err, backup.ErrNotEmpty) {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, to); !errors.Is(err,
+		backup.ErrNotEmpty) {
 		t.Errorf("without Replace: %v", err)
 	}
 	to.Replace = true
 	report, err := set.Restore(t.Context(), backup.RestoreOptions{Keep: true}, to)
-	if err != nil || report.Components[0].State != backup.StateVerified || report.Components[0].Items[0].Action != backup.ActionReplace {
+	if err != nil || report.Components[0].State != backup.StateVerified ||
+		report.Components[0].Items[0].Action != backup.ActionReplace {
 		t.Fatalf("%v: %+v", err, report)
 	}
 	again := &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true} // a later process
@@ -123,12 +135,15 @@ func TestThereAndBack(t *testing.T) {
 		if got := s.SQL(t, "tyk_analytics", "SELECT current_setting('work_mem')"); got != "5MB" {
 			t.Errorf("work_mem %s", got)
 		}
-		if got := s.SQL(t, "postgres", "SELECT shobj_description(oid, 'pg_database') || has_database_privilege('reader', oid, 'CONNECT') FROM pg_database WHERE datname = 'tyk_analytics'"); got != "the dashboard'strue" {
+		if got := s.SQL(t, "postgres", "SELECT shobj_description(oid, 'pg_database') || "+
+			"has_database_privilege('reader', oid, 'CONNECT') FROM pg_database WHERE datname = "+
+			"'tyk_analytics'"); got != "the dashboard'strue" {
 			t.Errorf("comment and grants %q", got)
 		}
 	}
 	check(true)
-	if _, err := again.Plan(t.Context(), st); !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(), "Accept or Set.Undo") {
+	if _, err := again.Plan(t.Context(), st); !errors.Is(err, backup.ErrNotEmpty) ||
+		!strings.Contains(err.Error(), "Accept or Set.Undo") {
 		t.Errorf("a second restore before the first is accepted: %v", err)
 	}
 	for range 2 {
@@ -144,7 +159,8 @@ func TestThereAndBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(true)
-	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{live}}); err != nil {
+	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+		Against: []backup.Prover{live}}); err != nil {
 		t.Error(err)
 	}
 	if got := names(t, s); got != "tyk_analytics" {
@@ -179,11 +195,13 @@ func TestClients(t *testing.T) {
 			_, _ = s.TrySQL("tyk_analytics", "SELECT pg_sleep(5)")
 		}
 	}()
-	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = 'tyk_analytics'") == "0" {
+	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = "+
+		"'tyk_analytics'") == "0" {
 		time.Sleep(10 * time.Millisecond)
 	}
 	to := &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to); !errors.Is(err, postgres.ErrInUse) {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to); !errors.Is(err,
+		postgres.ErrInUse) {
 		t.Errorf("with a client: %v", err)
 	}
 	to.EndClients = true
@@ -191,7 +209,8 @@ func TestClients(t *testing.T) {
 		t.Error(err)
 	}
 	cancel()
-	_, _ = s.TrySQL("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'tyk%'")
+	_, _ = s.TrySQL("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "+
+		"datname LIKE 'tyk%'")
 	<-done
 	if got := names(t, s); got != "tyk_analytics" {
 		t.Errorf("databases %s", got)
@@ -208,7 +227,8 @@ func TestOneMoment(t *testing.T) {
 	go func() {
 		defer close(done)
 		for i := 0; ctx.Err() == nil; i++ {
-			_, _ = s.TrySQL("tyk_analytics", fmt.Sprintf("BEGIN; INSERT INTO a VALUES (%d); INSERT INTO b VALUES (%d); COMMIT; CREATE TABLE IF NOT EXISTS t%d (x int)", i, i, i))
+			_, _ = s.TrySQL("tyk_analytics", fmt.Sprintf("BEGIN; INSERT INTO a VALUES (%d); INSERT INTO b "+
+				"VALUES (%d); COMMIT; CREATE TABLE IF NOT EXISTS t%d (x int)", i, i, i))
 		}
 	}()
 	set := take(t, s)
@@ -232,7 +252,8 @@ func TestOneMoment(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	s := server(t)
-	s.SQL(t, "postgres", "CREATE ROLE limited LOGIN PASSWORD 'canary-secret'; GRANT CONNECT ON DATABASE tyk_analytics TO limited")
+	s.SQL(t, "postgres", "CREATE ROLE limited LOGIN PASSWORD 'canary-secret'; GRANT CONNECT ON "+
+		"DATABASE tyk_analytics TO limited")
 	s.SQL(t, "tyk_analytics", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO limited")
 	login(t, s, "limited")
 	limited := strings.Replace(s.Database("tyk_analytics"), "postgres@", "limited@", 1)
@@ -245,24 +266,33 @@ func TestRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(old, "pg_dump"), []byte("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(old, "pg_dump"),
+		[]byte("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
 		source postgres.Source
 		kind   error
 	}{
-		"unreachable":      {postgres.Source{Server: postgres.Server{URI: "postgresql://postgres@127.0.0.1:1/tyk_analytics"}}, postgres.ErrConnection},
-		"wrong password":   {postgres.Source{Server: postgres.Server{URI: limited, Password: "canary-wrong"}}, postgres.ErrLogin},
-		"no password":      {postgres.Source{Server: postgres.Server{URI: limited}}, postgres.ErrLogin},
-		"no such database": {postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"nothing here"}}, postgres.ErrNoDatabase},
-		"no permission":    {postgres.Source{Server: postgres.Server{URI: limited, Password: "canary-secret"}}, backup.ErrNotAllowed},
-		"old pg_dump":      {postgres.Source{Server: postgres.Server{URI: s.URI, Bin: old}, Databases: []string{"tyk_analytics"}}, postgres.ErrToolTooOld},
-		"no tools": {postgres.Source{Server: postgres.Server{URI: s.URI, Runner: func(ctx context.Context, argv []string, in io.Reader, out, errs io.Writer) error {
+		"unreachable": {postgres.Source{Server: postgres.Server{
+			URI: "postgresql://postgres@127.0.0.1:1/tyk_analytics"}}, postgres.ErrConnection},
+		"wrong password": {postgres.Source{Server: postgres.Server{URI: limited,
+			Password: "canary-wrong"}}, postgres.ErrLogin},
+		"no password": {postgres.Source{Server: postgres.Server{URI: limited}}, postgres.ErrLogin},
+		"no such database": {postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{
+			"nothing here"}}, postgres.ErrNoDatabase},
+		"no permission": {postgres.Source{Server: postgres.Server{URI: limited,
+			Password: "canary-secret"}}, backup.ErrNotAllowed},
+		"old pg_dump": {postgres.Source{Server: postgres.Server{URI: s.URI, Bin: old},
+			Databases: []string{"tyk_analytics"}}, postgres.ErrToolTooOld},
+		"no tools": {postgres.Source{Server: postgres.Server{URI: s.URI, Runner: func(ctx context.Context,
+			argv []string, in io.Reader, out, errs io.Writer) error {
 			return errors.New("exec: sh: not found")
 		}}}, nil},
-		"bad URI":   {postgres.Source{Server: postgres.Server{URI: "postgresql://u:ca?nary-x@h/db%zz"}}, postgres.ErrConnection},
-		"duplicate": {postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"a", "a"}}, nil},
+		"bad URI": {postgres.Source{Server: postgres.Server{URI: "postgresql://u:ca?nary-x@h/db%zz"}},
+			postgres.ErrConnection},
+		"duplicate": {postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"a", "a"}},
+			nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

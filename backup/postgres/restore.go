@@ -26,14 +26,16 @@ import (
 // The user needs CREATEDB and the ownership of the live databases, and must be
 // a member of the roles that own objects; a superuser has all of that.
 type Restore struct {
-	Server     Server
-	Component  string       // name in the set; empty: "postgres"
-	Databases  []string     // empty: all of the component
-	Replace    bool         // databases that exist and hold tables are replaced
-	EndClients bool         // sessions of other clients are ended right before the swap; otherwise they refuse the restore
-	NoOwner    bool         // objects belong to the connecting user, without privileges: for a server that lacks the roles
-	Jobs       int          // of pg_restore when the tools run on this machine; 0: 2
-	Log        *slog.Logger // nil: silent
+	Server    Server
+	Component string   // name in the set; empty: "postgres"
+	Databases []string // empty: all of the component
+	Replace   bool     // databases that exist and hold tables are replaced
+	// sessions of other clients are ended right before the swap; otherwise they refuse the restore
+	EndClients bool
+	// objects belong to the connecting user, without privileges: for a server that lacks the roles
+	NoOwner bool
+	Jobs    int          // of pg_restore when the tools run on this machine; 0: 2
+	Log     *slog.Logger // nil: silent
 
 	mu       sync.Mutex
 	compared map[string]uint32 // oid of a database whose content equalled the set
@@ -65,7 +67,8 @@ func (r *Restore) open(ctx context.Context, s *backup.Stored) (*work, *session, 
 	}
 	for _, n := range r.Databases {
 		if !slices.ContainsFunc(w.dbs, func(db Database) bool { return db.Name == n }) {
-			return nil, nil, &backup.Error{Op: "restore", Object: "database " + n, Kind: ErrNoDatabase, Err: errors.New("the set does not hold it")}
+			return nil, nil, &backup.Error{Op: "restore", Object: "database " + n, Kind: ErrNoDatabase,
+				Err: errors.New("the set does not hold it")}
 		}
 	}
 	if w.c, err = r.Server.client(); err != nil {
@@ -90,7 +93,8 @@ func (r *Restore) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, er
 	}
 	defer q.close()
 	if w.c.plaintext() {
-		step.Logger(r.Log).Warn("the connection may be unencrypted: set sslmode=verify-full", "server", w.c.String())
+		step.Logger(r.Log).Warn("the connection may be unencrypted: set sslmode=verify-full", "server",
+			w.c.String())
 	}
 	if err := r.checkServer(ctx, w, q); err != nil {
 		return nil, err
@@ -122,13 +126,15 @@ func (r *Restore) planOne(w *work, q *session, db Database) ([]backup.Item, erro
 	if old, err := q.look(w.oldName(db)); err != nil || old != nil {
 		if err == nil {
 			err = &backup.Error{Op: "restore", Object: w.oldName(db), Kind: backup.ErrNotEmpty,
-				Err: errors.New("an earlier restore of this set was neither accepted nor undone"), Next: "call Set.Accept or Set.Undo first"}
+				Err:  errors.New("an earlier restore of this set was neither accepted nor undone"),
+				Next: "call Set.Accept or Set.Undo first"}
 		}
 		return nil, err
 	}
 	if live != nil {
 		item.Action = backup.ActionReplace
-		item.Detail = fmt.Sprintf("the replaced database stays as %s until the restore is accepted", w.oldName(db))
+		item.Detail = fmt.Sprintf("the replaced database stays as %s until the restore is accepted",
+			w.oldName(db))
 		if err := r.checkLive(w, db, *live); err != nil {
 			return nil, err
 		}
@@ -137,13 +143,15 @@ func (r *Restore) planOne(w *work, q *session, db Database) ([]backup.Item, erro
 	if left, err := q.look(w.newName(db)); err != nil {
 		return nil, err
 	} else if left != nil {
-		items = append(items, backup.Item{Name: w.newName(db), Action: backup.ActionDrop, Detail: "a killed restore of this set left it"})
+		items = append(items, backup.Item{Name: w.newName(db), Action: backup.ActionDrop,
+			Detail: "a killed restore of this set left it"})
 	}
 	return items, nil
 }
 
 // Restore builds, compares and swaps.
-func (r *Restore) Restore(ctx context.Context, s *backup.Stored, progress func(backup.Event)) (items []backup.Item, err error) {
+func (r *Restore) Restore(ctx context.Context, s *backup.Stored,
+	progress func(backup.Event)) (items []backup.Item, err error) {
 	w, q, err := r.open(ctx, s)
 	if err != nil {
 		return nil, err
@@ -209,7 +217,8 @@ func (r *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 			return err
 		}
 		if live == nil {
-			return &backup.Error{Op: "compare", Object: "database " + db.Name, Kind: backup.ErrDiffers, Err: errors.New("it does not exist")}
+			return &backup.Error{Op: "compare", Object: "database " + db.Name, Kind: backup.ErrDiffers,
+				Err: errors.New("it does not exist")}
 		}
 		r.mu.Lock()
 		known := r.compared[db.Name]
@@ -270,7 +279,8 @@ func (r *Restore) Accept(ctx context.Context, s *backup.Stored) error {
 			return err
 		}
 		if live != nil && live.Comment == w.mark() {
-			if _, err := q.query("COMMENT ON DATABASE " + quoteIdent(db.Name) + " IS " + comment(db.Comment)); err != nil {
+			if _, err := q.query("COMMENT ON DATABASE " + quoteIdent(db.Name) + " IS " +
+				comment(db.Comment)); err != nil {
 				return err
 			}
 		}
@@ -329,7 +339,10 @@ func (w *work) id() string {
 	return "00000000"
 }
 
-func (w *work) mark() string               { return "tykupgrade: made by restore " + w.id() + ", not accepted yet" }
+func (w *work) mark() string {
+	return "tykupgrade: made by restore " + w.id() +
+		", not accepted yet"
+}
 func (w *work) newName(db Database) string { return runName(db.Name, "new", w.id()) }
 func (w *work) oldName(db Database) string { return runName(db.Name, "old", w.id()) }
 

@@ -85,7 +85,8 @@ func (s Server) client() (*client, error) {
 		c.password = s.Password
 	}
 	if strings.ContainsAny(c.password, "\n\x00") {
-		return nil, &backup.Error{Op: "read", Object: "password", Kind: ErrConnection, Err: errors.New("it holds a line break")}
+		return nil, &backup.Error{Op: "read", Object: "password", Kind: ErrConnection,
+			Err: errors.New("it holds a line break")}
 	}
 	if c.run == nil {
 		c.run = run.Local(run.Options{Grace: 10 * time.Second})
@@ -101,11 +102,13 @@ func (c *client) maintenance() string {
 }
 
 // tool runs one program. stderr is read line by line while it runs.
-func (c *client) tool(ctx context.Context, stdin io.Reader, stdout io.Writer, line func(string), name string, args ...string) error {
+func (c *client) tool(ctx context.Context, stdin io.Reader, stdout io.Writer, line func(string),
+	name string, args ...string) error {
 	return c.shell(ctx, once, stdin, stdout, line, name, args...)
 }
 
-func (c *client) shell(ctx context.Context, script string, stdin io.Reader, stdout io.Writer, line func(string), name string, args ...string) error {
+func (c *client) shell(ctx context.Context, script string, stdin io.Reader, stdout io.Writer,
+	line func(string), name string, args ...string) error {
 	argv := append([]string{"sh", "-c", script, "sh", c.s.Bin, c.s.PassFile, name}, args...)
 	in := io.Reader(strings.NewReader(c.password + "\n"))
 	if stdin != nil {
@@ -131,7 +134,8 @@ func (c *client) version(ctx context.Context, name string) (int, string, error) 
 	}
 	m := versionNumber.FindStringSubmatch(out.String())
 	if m == nil {
-		return 0, "", &backup.Error{Op: "run", Object: name, Kind: ErrTools, Err: fmt.Errorf("unknown version %q", strings.TrimSpace(out.String()))}
+		return 0, "", &backup.Error{Op: "run", Object: name, Kind: ErrTools,
+			Err: fmt.Errorf("unknown version %q", strings.TrimSpace(out.String()))}
 	}
 	major, _ := strconv.Atoi(m[1])
 	return major, strings.TrimPrefix(m[0], "(PostgreSQL) "), nil

@@ -36,16 +36,20 @@ func (c *client) connect(ctx context.Context, database string) (*session, error)
 	ctx, cancel := context.WithCancel(ctx)
 	stdin, in := io.Pipe()
 	out, stdout := io.Pipe()
-	s := &session{c: c, in: in, out: bufio.NewReader(out), pipe: out, done: make(chan error, 1), cancel: cancel}
+	s := &session{c: c, in: in, out: bufio.NewReader(out), pipe: out, done: make(chan error, 1),
+		cancel: cancel}
 	go func() {
-		err := c.shell(ctx, telling, stdin, stdout, nil, "psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password",
+		err := c.shell(ctx, telling, stdin, stdout, nil, "psql", "--no-psqlrc", "--quiet", "--no-align",
+			"--tuples-only", "--no-password",
 			"--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose", "--dbname="+c.conninfo(database))
 		_ = stdin.CloseWithError(io.ErrClosedPipe)
 		s.done <- err
 		_ = stdout.Close()
 	}()
 	// Names and functions mean the same whatever the database's settings are.
-	if _, err := s.query("SET search_path = pg_catalog; SET standard_conforming_strings = on; SET row_security = off; SET lock_timeout = '60s'; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"); err != nil {
+	if _, err := s.query("SET search_path = pg_catalog; SET standard_conforming_strings = on; SET " +
+		"row_security = off; SET lock_timeout = '60s'; SET statement_timeout = 0; SET " +
+		"idle_in_transaction_session_timeout = 0"); err != nil {
 		s.close()
 		return nil, &backup.Error{Op: "connect to", Object: c.String(), Err: err}
 	}
@@ -74,7 +78,8 @@ func (s *session) query(sql string) ([]byte, error) {
 	_ = s.in.Close()
 	go func() { _, _ = io.Copy(io.Discard, s.pipe) }()
 	if s.err = <-s.done; s.err == nil {
-		s.err = &backup.Error{Op: "run", Object: "psql", Kind: ErrAborted, Err: errors.New("it ended early"), Retry: true}
+		s.err = &backup.Error{Op: "run", Object: "psql", Kind: ErrAborted,
+			Err: errors.New("it ended early"), Retry: true}
 	}
 	return nil, s.err
 }

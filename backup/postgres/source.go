@@ -72,7 +72,8 @@ func (s *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 		return e, &backup.Error{Op: "plan", Object: s.Name(), Err: errors.New("duplicate database name")}
 	}
 	if c.plaintext() {
-		step.Logger(s.Log).Warn("the connection may be unencrypted: set sslmode=verify-full", "server", c.String())
+		step.Logger(s.Log).Warn("the connection may be unencrypted: set sslmode=verify-full", "server",
+			c.String())
 	}
 	for _, db := range dbs {
 		if err := s.planOne(ctx, c, db, &e); err != nil {
@@ -108,8 +109,10 @@ func (s *Source) planOne(ctx context.Context, c *client, db string, e *backup.Es
 		return err
 	}
 	if len(denied) > 0 {
-		return &backup.Error{Op: "read", Object: strings.Join(denied[:min(len(denied), 5)], ", "), Kind: backup.ErrNotAllowed,
-			Err: fmt.Errorf("user %s may not read all rows of %d relations", facts.User, len(denied)), Next: "grant SELECT, or use the owner of the tables"}
+		return &backup.Error{Op: "read", Object: strings.Join(denied[:min(len(denied), 5)], ", "),
+			Kind: backup.ErrNotAllowed,
+			Err:  fmt.Errorf("user %s may not read all rows of %d relations", facts.User, len(denied)),
+			Next: "grant SELECT, or use the owner of the tables"}
 	}
 	e.Bytes += d.Size
 	e.Items += int64(len(d.Tables))
@@ -121,14 +124,16 @@ func (s *Source) tools(ctx context.Context, c *client, f serverFacts) (int, stri
 	major, version, err := c.version(ctx, "pg_dump")
 	if err == nil && major < f.major() {
 		err = &backup.Error{Op: "dump with", Object: "pg_dump " + version, Kind: ErrToolTooOld,
-			Err: fmt.Errorf("the server is %s", f.Version), Next: fmt.Sprintf("install postgresql-client-%d where the tools run, or set Bin", f.major())}
+			Err:  fmt.Errorf("the server is %s", f.Version),
+			Next: fmt.Sprintf("install postgresql-client-%d where the tools run, or set Bin", f.major())}
 	}
 	return major, version, err
 }
 
 // Backup writes one archive for each database.
 func (s *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
-	out := backup.Component{Kind: Kind, Consistency: backup.ConsistencySnapshot, Method: "pg_dump --format=custom"}
+	out := backup.Component{Kind: Kind, Consistency: backup.ConsistencySnapshot,
+		Method: "pg_dump --format=custom"}
 	c, err := s.Server.client()
 	if err != nil {
 		return out, err
@@ -155,7 +160,8 @@ func (s *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	return out, out.SetDetails(d)
 }
 
-func (s *Source) backupOne(ctx context.Context, c *client, db string, w *backup.Writer, d *Details) (Database, error) {
+func (s *Source) backupOne(ctx context.Context, c *client, db string, w *backup.Writer,
+	d *Details) (Database, error) {
 	q, err := c.connect(ctx, db)
 	if err != nil {
 		return Database{}, err
@@ -187,7 +193,8 @@ func (s *Source) backupOne(ctx context.Context, c *client, db string, w *backup.
 }
 
 // dump runs pg_dump in the session's snapshot, and counts rows there meanwhile.
-func (s *Source) dump(ctx context.Context, c *client, d Database, w *backup.Writer, q *session) error {
+func (s *Source) dump(ctx context.Context, c *client, d Database, w *backup.Writer,
+	q *session) error {
 	level := s.Compress
 	if level == 0 {
 		level = 1
@@ -210,7 +217,8 @@ func (s *Source) dump(ctx context.Context, c *client, d Database, w *backup.Writ
 			if table, ok := strings.CutPrefix(line, `pg_dump: dumping contents of table "`); ok {
 				w.ItemProgress(d.Name+": "+printable(strings.TrimSuffix(table, `"`)), 0, 1, 0, 0)
 			}
-		}, "pg_dump", "--format=custom", fmt.Sprintf("--compress=%d", max(level, 0)), "--snapshot="+d.Snapshot, "--lock-wait-timeout=60s",
+		}, "pg_dump", "--format=custom", fmt.Sprintf("--compress=%d", max(level, 0)), "--snapshot="+
+			d.Snapshot, "--lock-wait-timeout=60s",
 			"--no-password", "--verbose", "--dbname="+c.conninfo(d.Name))
 		written = sink.err
 		if written != nil {

@@ -86,7 +86,8 @@ func digest(s *backup.Stored, db Database) string {
 
 // archive turns an archive into its objects with this machine's pg_restore.
 // bare leaves out owners and privileges.
-func archive(ctx context.Context, s *backup.Stored, d *Details, db Database, bare bool) (objects, error) {
+func archive(ctx context.Context, s *backup.Stored, d *Details, db Database,
+	bare bool) (objects, error) {
 	c, err := Server{}.client()
 	if err != nil {
 		return nil, err
@@ -96,8 +97,10 @@ func archive(ctx context.Context, s *backup.Stored, d *Details, db Database, bar
 		return nil, err
 	}
 	if major < d.DumpMajor {
-		return nil, &backup.Error{Op: "read archive with", Object: "pg_restore " + version, Kind: ErrToolTooOld,
-			Err: fmt.Errorf("pg_dump %s wrote it", d.Dump), Next: fmt.Sprintf("install postgresql-client-%d on this machine", d.DumpMajor)}
+		return nil, &backup.Error{Op: "read archive with", Object: "pg_restore " + version,
+			Kind: ErrToolTooOld,
+			Err:  fmt.Errorf("pg_dump %s wrote it", d.Dump),
+			Next: fmt.Sprintf("install postgresql-client-%d on this machine", d.DumpMajor)}
 	}
 	f, err := s.Open(db.File)
 	if err != nil {
@@ -125,22 +128,26 @@ func rowsMatch(found objects, db Database) error {
 		o := found["TABLE DATA "+sanitized(t.Schema)+"."+sanitized(t.Name)]
 		switch {
 		case o == nil && t.Rows > 0:
-			wrong = append(wrong, fmt.Sprintf("%s.%s is not in the archive and had %d rows", t.Schema, t.Name, t.Rows))
+			wrong = append(wrong, fmt.Sprintf("%s.%s is not in the archive and had %d rows", t.Schema,
+				t.Name, t.Rows))
 		case o != nil && o.rows != t.Rows:
-			wrong = append(wrong, fmt.Sprintf("%s.%s has %d rows in the archive and had %d on the server", t.Schema, t.Name, o.rows, t.Rows))
+			wrong = append(wrong, fmt.Sprintf("%s.%s has %d rows in the archive and had %d on the server",
+				t.Schema, t.Name, o.rows, t.Rows))
 		}
 	}
 	if len(wrong) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %s", backup.ErrDamaged, printable(strings.Join(wrong[:min(len(wrong), 5)], "; ")))
+	return fmt.Errorf("%w: %s", backup.ErrDamaged, printable(strings.Join(wrong[:min(len(wrong), 5)],
+		"; ")))
 }
 
 // sanitized is a name as pg_dump writes it into comments (15).
 func sanitized(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
 
 // script runs a tool that prints SQL and reads its objects.
-func (c *client) script(ctx context.Context, stdin io.Reader, tool string, args ...string) (objects, error) {
+func (c *client) script(ctx context.Context, stdin io.Reader, tool string,
+	args ...string) (objects, error) {
 	r, w := io.Pipe()
 	ran := make(chan error, 1)
 	go func() {

@@ -73,12 +73,14 @@ func (r *Restore) tryRename(ctx context.Context, w *work, sql []string, end bool
 		}
 	}
 	if end {
-		if _, err := q.query("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IN (" + strings.Join(names, ", ") + ")"); err != nil {
+		if _, err := q.query("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid " +
+			"<> pg_backend_pid() AND datname IN (" + strings.Join(names, ", ") + ")"); err != nil {
 			return err
 		}
 	}
 	if _, err := q.query("BEGIN; " + strings.Join(sql, "; ") + "; COMMIT"); err != nil {
-		return &backup.Error{Op: "rename databases on", Object: w.c.String(), Err: err, Next: "nothing was renamed", Retry: step.Retryable(err)}
+		return &backup.Error{Op: "rename databases on", Object: w.c.String(), Err: err,
+			Next: "nothing was renamed", Retry: step.Retryable(err)}
 	}
 	return nil
 }

@@ -8,16 +8,21 @@ import (
 func TestURIs(t *testing.T) {
 	t.Parallel()
 	for uri, want := range map[string][3]string{ // conninfo, password, what errors show
-		"postgresql://u:p%40ss%3A%2F%3F%23%25@db:5433/tyk?sslmode=verify-full": {"postgresql://u@db:5433/x?sslmode=verify-full", "p@ss:/?#%", "postgresql://u@db:5433"},
-		"postgres://db/tyk?password=secret&user=u":                             {"postgres://db/x?user=u", "secret", "postgresql://db"},
-		"postgresql:///tyk?host=/run/postgresql":                               {"postgresql:///x?host=%2Frun%2Fpostgresql", "", "postgresql:///run/postgresql"},
+		"postgresql://u:p%40ss%3A%2F%3F%23%25@db:5433/tyk?sslmode=verify-full": {
+			"postgresql://u@db:5433/x?sslmode=verify-full", "p@ss:/?#%", "postgresql://u@db:5433"},
+		"postgres://db/tyk?password=secret&user=u": {"postgres://db/x?user=u",
+			"secret", "postgresql://db"},
+		"postgresql:///tyk?host=/run/postgresql": {
+			"postgresql:///x?host=%2Frun%2Fpostgresql", "", "postgresql:///run/postgresql"},
 	} {
 		got, err := parseURI(uri)
-		if err != nil || got.conninfo("x") != want[0] || got.password != want[1] || got.String() != want[2] || got.database != "tyk" {
+		if err != nil || got.conninfo("x") != want[0] || got.password != want[1] ||
+			got.String() != want[2] || got.database != "tyk" {
 			t.Errorf("%s: %v %q %q %q", uri, err, got.conninfo("x"), got.password, got.String())
 		}
 	}
-	for uri, want := range map[string]bool{"postgresql://db/x": true, "postgresql://db/x?sslmode=require": false, "postgresql://127.0.0.1/x": false,
+	for uri, want := range map[string]bool{"postgresql://db/x": true,
+		"postgresql://db/x?sslmode=require": false, "postgresql://127.0.0.1/x": false,
 		"postgresql:///x?host=/run": false, "postgresql://db/x?sslmode=prefer": true} {
 		if got, err := parseURI(uri); err != nil || got.plaintext() != want {
 			t.Errorf("%s: plaintext %t, %v", uri, !want, err)
@@ -27,7 +32,8 @@ func TestURIs(t *testing.T) {
 
 // No error and no argument shows a part of a password, whatever the URI is.
 func FuzzURI(f *testing.F) {
-	for _, s := range []string{"postgresql://u:CANARY@h/db", "postgresql://u:%zzCANARY@h", "u:CANARY@h", "postgresql://h/db?password=CANARY", "postgresql://u:CANARY?x@h"} {
+	for _, s := range []string{"postgresql://u:CANARY@h/db", "postgresql://u:%zzCANARY@h",
+		"u:CANARY@h", "postgresql://h/db?password=CANARY", "postgresql://u:CANARY?x@h"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, uri string) {
@@ -38,7 +44,8 @@ func FuzzURI(f *testing.F) {
 			}
 			return
 		}
-		if strings.Contains(got.password, "CANARY") && strings.Count(uri, "CANARY") == 1 && strings.Contains(got.conninfo("db")+got.String(), "CANARY") {
+		if strings.Contains(got.password, "CANARY") && strings.Count(uri, "CANARY") == 1 &&
+			strings.Contains(got.conninfo("db")+got.String(), "CANARY") {
 			t.Errorf("%q shows the password: %s", uri, got)
 		}
 	})
@@ -49,7 +56,8 @@ func TestScriptIsReadWhole(t *testing.T) {
 	const head = "--\n-- PostgreSQL database dump\n--\n\n\\restrict abc\n"
 	const tail = "--\n-- PostgreSQL database dump complete\n--\n\n"
 	table := func(rows ...string) string {
-		return "--\n-- Data for Name: t; Type: TABLE DATA; Schema: public; Owner: o\n--\n\nCOPY public.t (x) FROM stdin;\n" + strings.Join(append(rows, `\.`), "\n") + "\n\n\n"
+		return "--\n-- Data for Name: t; Type: TABLE DATA; Schema: public; Owner: o\n--\n\nCOPY " +
+			"public.t (x) FROM stdin;\n" + strings.Join(append(rows, `\.`), "\n") + "\n\n\n"
 	}
 	read := func(text string) objects {
 		t.Helper()
@@ -69,7 +77,8 @@ func TestScriptIsReadWhole(t *testing.T) {
 		}
 	}
 	for name, other := range map[string]string{
-		"a row less": table("1", long), "a row changed": table("1", "3", long), "a long row changed": table("1", "2", long+"y"),
+		"a row less": table("1", long), "a row changed": table("1", "3", long),
+		"a long row changed":   table("1", "2", long+"y"),
 		"swapped between rows": table("12", "", long), "nothing": "",
 	} {
 		if _, n := a.differences(read(head+other+tail), 5); n != 1 {
@@ -84,7 +93,8 @@ func TestScriptIsReadWhole(t *testing.T) {
 }
 
 func FuzzScript(f *testing.F) {
-	f.Add("-- Name: t; Type: TABLE; Schema: s; Owner: o\nCREATE\n-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\nCOPY t FROM stdin;\n1\n\\.\n-- PostgreSQL database dump complete\n")
+	f.Add("-- Name: t; Type: TABLE; Schema: s; Owner: o\nCREATE\n-- Data for Name: t; Type: TABLE " +
+		"DATA; Schema: s; Owner: o\nCOPY t FROM stdin;\n1\n\\.\n-- PostgreSQL database dump complete\n")
 	f.Fuzz(func(t *testing.T, s string) {
 		a, err := readScript(strings.NewReader(s))
 		if err != nil {
@@ -100,7 +110,8 @@ func FuzzScript(f *testing.F) {
 func TestRunNames(t *testing.T) {
 	t.Parallel()
 	for _, db := range []string{"tyk_analytics", strings.Repeat("x", 63), strings.Repeat("ü", 31)} {
-		if got := runName(db, "new", "01234567"); len(got) > 63 || !strings.HasSuffix(got, "_tykupgrade_new_01234567") || strings.ContainsRune(got, '�') {
+		if got := runName(db, "new", "01234567"); len(got) > 63 || !strings.HasSuffix(got,
+			"_tykupgrade_new_01234567") || strings.ContainsRune(got, '�') {
 			t.Errorf("%q", got)
 		}
 	}

@@ -18,10 +18,12 @@ type target struct {
 // parseURI splits a connection URI. Its errors repeat no part of it: whatever
 // does not parse may be a password.
 func parseURI(uri string) (*target, error) {
-	bad := errors.New("the connection URI does not parse (want postgresql://user@host:5432/database?sslmode=verify-full; " +
+	bad := errors.New("the connection URI does not parse (want " +
+		"postgresql://user@host:5432/database?sslmode=verify-full; " +
 		"write @ : / ? # % of a password as %40 %3A %2F %3F %23 %25, or pass it as Password)")
 	u, err := url.Parse(uri)
-	if err != nil || u.Scheme != "postgresql" && u.Scheme != "postgres" || u.Opaque != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "postgresql" && u.Scheme != "postgres" || u.Opaque != "" ||
+		u.Fragment != "" {
 		return nil, bad
 	}
 	q, err := url.ParseQuery(u.RawQuery)
@@ -41,7 +43,8 @@ func parseURI(uri string) (*target, error) {
 		t.password = p
 	}
 	if q.Has("sslpassword") {
-		return nil, errors.New("the connection URI has sslpassword, which would show in argv; use a service file for it")
+		return nil, errors.New("the connection URI has sslpassword, which would show in argv; use a " +
+			"service file for it")
 	}
 	q.Del("password")
 	if name := q.Get("dbname"); name != "" {

@@ -126,7 +126,8 @@ func BenchmarkRestore(b *testing.B) {
 	}
 	source := redislab.Start(b)
 	source.FillRandom(keys, 200)
-	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &redisdb.Source{Client: source.Client()})
+	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{},
+		&redisdb.Source{Client: source.Client()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -198,7 +199,8 @@ func writeCommands(b *testing.B, st *backup.Stored, path string) {
 	_, err = rdb.Read(b.Context(), src, rdb.Visit{Key: func(k *rdb.Key) error {
 		value := append([]byte{k.Type}, k.Raw...)
 		value = rdb.AppendFooter(value, d.Nodes[0].RDB.Version, rdb.CRC(0, value))
-		_, err := fmt.Fprintf(w, "*4\r\n$7\r\nRESTORE\r\n$%d\r\n%s\r\n$1\r\n0\r\n$%d\r\n%s\r\n", len(k.Name), k.Name, len(value), value)
+		_, err := fmt.Fprintf(w, "*4\r\n$7\r\nRESTORE\r\n$%d\r\n%s\r\n$1\r\n0\r\n$%d\r\n%s\r\n",
+			len(k.Name), k.Name, len(value), value)
 		return err
 	}})
 	if err := errors.Join(err, w.Flush(), dst.Close()); err != nil {

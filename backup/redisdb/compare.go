@@ -144,7 +144,8 @@ func cutoffOf(ctx context.Context, nodes []*node) (int64, error) {
 	return latest.Add(proofSpan).UnixMilli(), nil
 }
 
-func compare(ctx context.Context, nodes []*node, client redis.UniversalClient, s *backup.Stored, sample int) error {
+func compare(ctx context.Context, nodes []*node, client redis.UniversalClient, s *backup.Stored,
+	sample int) error {
 	d, err := detailsOf(s)
 	if err != nil {
 		return err
@@ -242,7 +243,8 @@ func (n *node) sumByKey(ctx context.Context, into *summary) error {
 		return err
 	}
 	db := 0
-	return n.scan(ctx, info, func(d int) { db = d }, func(key string, size int64, r io.Reader) (func(int64) error, error) {
+	return n.scan(ctx, info, func(d int) { db = d }, func(key string, size int64,
+		r io.Reader) (func(int64) error, error) {
 		sum, gone, err := rdb.DumpDigest(ctx, r, size, into.cutoff)
 		return func(expire int64) error {
 			return into.add(&rdb.Key{DB: db, Name: []byte(key), Expire: expire, Digest: sum, Gone: gone})

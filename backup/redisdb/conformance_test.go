@@ -23,7 +23,10 @@ func conform(t *testing.T, m redisdb.Method) {
 	s := redislab.Start(t, "--requirepass", secret)
 	s.Fill()
 	backuptest.Run(t, backuptest.Case{
-		Source: func(t *testing.T) backup.Source { return &redisdb.Source{Client: s.Client(), Method: m} },
+		Source: func(t *testing.T) backup.Source {
+			return &redisdb.Source{Client: s.Client(),
+				Method: m}
+		},
 		Restorer: func(t *testing.T) backup.Restorer {
 			return &redisdb.Live{Client: redislab.Start(t).Client(), StateDir: t.TempDir()}
 		},

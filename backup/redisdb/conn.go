@@ -54,7 +54,8 @@ func (n *node) dial(ctx context.Context) (*conn, error) {
 	switch {
 	case o.StreamingCredentialsProvider != nil:
 		c.close()
-		return nil, errors.New("clients with streaming credentials are not supported; use CredentialsProviderContext")
+		return nil, errors.New("clients with streaming credentials are not supported; use " +
+			"CredentialsProviderContext")
 	case o.CredentialsProviderContext != nil:
 		if user, pass, err = o.CredentialsProviderContext(ctx); err != nil {
 			c.close()

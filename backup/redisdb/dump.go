@@ -35,10 +35,12 @@ const (
 )
 
 // scan reads every key once, database by database.
-func (n *node) scan(ctx context.Context, info serverInfo, begin func(db int), value func(key string, size int64, r io.Reader) (func(int64) error, error)) error {
+func (n *node) scan(ctx context.Context, info serverInfo, begin func(db int), value func(key string,
+	size int64, r io.Reader) (func(int64) error, error)) error {
 	if len(info) == 0 && n.id == "" { // a cluster has only database 0
 		return &backup.Error{Op: "list the databases of", Object: n.object(), Kind: backup.ErrNotAllowed,
-			Err: errors.New("INFO is forbidden, and only it tells which databases hold keys"), Next: "give the user +info"}
+			Err:  errors.New("INFO is forbidden, and only it tells which databases hold keys"),
+			Next: "give the user +info"}
 	}
 	dbs := []int{0}
 	for db := range info.databases() {
@@ -230,7 +232,8 @@ func (s *scanner) dump(key string) (keep func(int64) error, err error) {
 }
 
 // dump writes a file out of what DUMP returns: the same bytes.
-func (n *node) dump(ctx context.Context, w *backup.Writer, out *Node) (warnings []string, err error) {
+func (n *node) dump(ctx context.Context, w *backup.Writer,
+	out *Node) (warnings []string, err error) {
 	info, err := n.info(ctx)
 	if err != nil {
 		return nil, err
@@ -249,13 +252,15 @@ func (n *node) dump(ctx context.Context, w *backup.Writer, out *Node) (warnings 
 			return err
 		}
 		if hidden {
-			warnings = append(warnings, n.object()+": the user may not read function libraries (FUNCTION DUMP): they are not in the set")
+			warnings = append(warnings, n.object()+": the user may not read function libraries (FUNCTION "+
+				"DUMP): they are not in the set")
 		}
 		if len(functions) > rdb.Footer {
 			e.Raw(functions[:len(functions)-rdb.Footer])
 		}
 		var payload []byte // of one key at a time
-		err = n.scan(ctx, info, e.SelectDB, func(key string, size int64, r io.Reader) (func(int64) error, error) {
+		err = n.scan(ctx, info, e.SelectDB, func(key string, size int64, r io.Reader) (func(int64) error,
+			error) {
 			if int64(cap(payload)) < size {
 				payload = nil // so that the old one can go first
 				payload = make([]byte, size)

@@ -43,12 +43,14 @@ func denied(err error) bool {
 		return false
 	}
 	s := strings.ToLower(strings.TrimPrefix(err.Error(), "-"))
-	return strings.HasPrefix(s, "noperm") || strings.HasPrefix(s, "err unknown command") || strings.HasPrefix(s, "err unknown subcommand")
+	return strings.HasPrefix(s, "noperm") || strings.HasPrefix(s, "err unknown command") ||
+		strings.HasPrefix(s, "err unknown subcommand")
 }
 
 // unknownCommand is a command that the server does not have under this name.
 func unknownCommand(err error) bool {
-	return err != nil && strings.HasPrefix(strings.ToLower(strings.TrimPrefix(err.Error(), "-")), "err unknown")
+	return err != nil && strings.HasPrefix(strings.ToLower(strings.TrimPrefix(err.Error(), "-")),
+		"err unknown")
 }
 
 // serverError says what to do about the errors that Redis users meet.
@@ -70,7 +72,8 @@ func serverError(op, object string, err error) error {
 	case denied(err):
 		e.Kind = backup.ErrNotAllowed
 		e.Next = "give the user this permission, or choose another method"
-	case strings.HasPrefix(s, "LOADING"), strings.HasPrefix(s, "NOMASTERLINK"), strings.HasPrefix(s, "MASTERDOWN"), strings.HasPrefix(s, "BUSY "):
+	case strings.HasPrefix(s, "LOADING"), strings.HasPrefix(s, "NOMASTERLINK"), strings.HasPrefix(s,
+		"MASTERDOWN"), strings.HasPrefix(s, "BUSY "):
 		e.Retry = true
 	case errors.Is(err, syscall.ENOSPC):
 		e.Kind, e.Next, e.Retry = backup.ErrNoSpace, step.FreeSpaceHint, true
@@ -85,5 +88,6 @@ func serverError(op, object string, err error) error {
 
 // refuse is what Plan says of a target that cannot take the set.
 func refuse(n *node, kind error, next, format string, a ...any) error {
-	return &backup.Error{Op: "restore", Object: n.object(), Kind: kind, Err: fmt.Errorf(format, a...), Next: next}
+	return &backup.Error{Op: "restore", Object: n.object(), Kind: kind, Err: fmt.Errorf(format, a...),
+		Next: next}
 }

@@ -30,7 +30,8 @@ func exampleDump() (path string, remove func()) {
 }
 
 func ExampleNewClient() {
-	client, err := redisdb.NewClient("redis+sentinel://:p%40ss@10.0.0.5:26379,10.0.0.6:26379/mymaster/0", nil)
+	client, err := redisdb.NewClient(
+		"redis+sentinel://:p%40ss@10.0.0.5:26379,10.0.0.6:26379/mymaster/0", nil)
 	fmt.Println(client != nil, err)
 	_, err = redisdb.NewClient("redis://:secret@[::1", nil)
 	fmt.Println(errors.Unwrap(err) != nil, err)
@@ -52,7 +53,8 @@ func ExampleSource() {
 func ExampleDump() {
 	path, remove := exampleDump()
 	defer remove()
-	set, err := backup.Take(context.Background(), filepath.Join(filepath.Dir(path), "sets"), backup.Options{}, &redisdb.Dump{Path: path})
+	set, err := backup.Take(context.Background(), filepath.Join(filepath.Dir(path), "sets"),
+		backup.Options{}, &redisdb.Dump{Path: path})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -68,7 +70,8 @@ func ExampleDump_Restore() {
 	defer client.Close()
 	state := filepath.Join(filepath.Dir(path), "state")
 	dump := &redisdb.Dump{Path: path}
-	_, err := dump.Restore(context.Background(), backup.RestoreOptions{}, state, &redisdb.Live{Client: client, StateDir: state})
+	_, err := dump.Restore(context.Background(), backup.RestoreOptions{}, state,
+		&redisdb.Live{Client: client, StateDir: state})
 	var e *backup.Error
 	fmt.Println(errors.As(err, &e), e.Retryable()) // nothing runs there
 	// Output: true true
@@ -96,7 +99,8 @@ func ExampleOffline() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
 	defer client.Close()
 	to := &redisdb.Offline{StateDir: "/var/lib/tykupgrade/redis",
-		Servers: []redisdb.Server{{Client: client, Dir: "/var/lib/redis", Stop: systemctl("stop"), Start: systemctl("start")}}}
+		Servers: []redisdb.Server{{Client: client, Dir: "/var/lib/redis", Stop: systemctl("stop"),
+			Start: systemctl("start")}}}
 	fmt.Println(to.Name(), len(to.Servers))
 	// Output: redis 1
 }
@@ -104,7 +108,8 @@ func ExampleOffline() {
 func ExampleScratch() {
 	path, remove := exampleDump()
 	defer remove()
-	set, err := backup.Take(context.Background(), filepath.Join(filepath.Dir(path), "sets"), backup.Options{}, &redisdb.Dump{Path: path})
+	set, err := backup.Take(context.Background(), filepath.Join(filepath.Dir(path), "sets"),
+		backup.Options{}, &redisdb.Dump{Path: path})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -26,7 +26,8 @@ import (
 // dialer is a client whose connections wrap changes.
 func dialer(t *testing.T, s *redislab.Server, wrap func(net.Conn) net.Conn) *redis.Client {
 	t.Helper()
-	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, Dialer: func(ctx context.Context,
+		network, _ string) (net.Conn, error) {
 		var d net.Dialer
 		raw, err := d.DialContext(ctx, network, s.Addr)
 		if err != nil {
@@ -82,7 +83,8 @@ func TestLiveCut(t *testing.T) {
 	var cuts atomic.Int64
 	cuts.Store(2)
 	c := dialer(t, target, func(raw net.Conn) net.Conn { return &lossy{Conn: raw, cuts: &cuts} })
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c, StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c,
+		StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	if left := cuts.Load(); left > 0 {
@@ -101,7 +103,8 @@ func TestLiveCut(t *testing.T) {
 			}
 		}}
 	})
-	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c, StateDir: t.TempDir()})
+	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c,
+		StateDir: t.TempDir()})
 	if !errors.Is(err, backup.ErrNotEmpty) || !strings.Contains(err.Error(), "somebody wrote") {
 		t.Errorf("%v", err)
 	}
@@ -196,7 +199,10 @@ func TestRescueUnreadable(t *testing.T) {
 		}
 	}
 	newer := target.Client()
-	newer.AddHook(answers{"function dump", func(c *redis.Cmd) { c.SetVal("\x0f\x00" + string(make([]byte, 8))) }})
+	newer.AddHook(answers{"function dump", func(c *redis.Cmd) {
+		c.SetVal("\x0f\x00" +
+			string(make([]byte, 8)))
+	}})
 	r := &redisdb.Live{Client: newer, Replace: true, StateDir: t.TempDir()}
 	for _, dry := range []bool{true, false} {
 		_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, r)
@@ -206,9 +212,13 @@ func TestRescueUnreadable(t *testing.T) {
 	}
 	untouched(r.StateDir)
 	// The server says one version and writes another: found before anything goes.
-	r = &redisdb.Live{Client: dialer(t, target, func(raw net.Conn) net.Conn { return renumbered{raw} }), Replace: true, StateDir: t.TempDir()}
+	r = &redisdb.Live{Client: dialer(t, target, func(raw net.Conn) net.Conn {
+		return renumbered{
+			raw}
+	}), Replace: true, StateDir: t.TempDir()}
 	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
-	if !errors.Is(err, redisdb.ErrCannotHold) || !strings.Contains(err.Error(), "could not be brought back") {
+	if !errors.Is(err, redisdb.ErrCannotHold) || !strings.Contains(err.Error(),
+		"could not be brought back") {
 		t.Errorf("%v", err)
 	}
 	untouched(r.StateDir)
@@ -270,20 +280,27 @@ func TestDumpExpiryRace(t *testing.T) {
 	s := redislab.Start(t)
 	s.Do("SET", "race", "old", "EX", 3600)
 	c := dialer(t, s, func(raw net.Conn) net.Conn {
-		return &paused{Conn: raw, at: "*2\r\n$11\r\nPEXPIRETIME\r\n$4\r\nrace", once: new(sync.Once), meanwhile: func() {
-			redislab.WaitFor(t, "DUMP", func() bool { return strings.Contains(fmt.Sprint(s.Do("INFO", "commandstats")), "cmdstat_dump:") })
-			s.Do("SET", "race", "new")
-		}}
+		return &paused{Conn: raw, at: "*2\r\n$11\r\nPEXPIRETIME\r\n$4\r\nrace", once: new(sync.Once),
+			meanwhile: func() {
+				redislab.WaitFor(t, "DUMP", func() bool {
+					return strings.Contains(fmt.Sprint(s.Do("INFO",
+						"commandstats")), "cmdstat_dump:")
+				})
+				s.Do("SET", "race", "new")
+			}}
 	})
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: c, Method: redisdb.DUMP})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: c,
+		Method: redisdb.DUMP})
 	if err != nil {
 		t.Fatal(err)
 	}
 	target := redislab.Start(t)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{},
+		&redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
-	if value, ttl := target.Do("GET", "race"), target.Do("TTL", "race"); value != "new" || ttl != int64(-1) {
+	if value, ttl := target.Do("GET", "race"), target.Do("TTL", "race"); value != "new" ||
+		ttl != int64(-1) {
 		t.Errorf("%v expires in %v", value, ttl)
 	}
 }
@@ -304,12 +321,15 @@ func TestNoRoom(t *testing.T) {
 			r    backup.Restorer
 			held *redislab.Server
 		}{
-			"live":    {&redisdb.Live{Client: source.Client(), Replace: true, StateDir: filepath.Join(dir, "state")}, source},
-			"offline": {&redisdb.Offline{Servers: []redisdb.Server{server}, Replace: true, StateDir: t.TempDir()}, here},
+			"live": {&redisdb.Live{Client: source.Client(), Replace: true, StateDir: filepath.Join(dir,
+				"state")}, source},
+			"offline": {&redisdb.Offline{Servers: []redisdb.Server{server}, Replace: true,
+				StateDir: t.TempDir()}, here},
 		} {
 			before := c.held.Do("DBSIZE")
 			for _, dry := range []bool{true, false} {
-				if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, c.r); !errors.Is(err, backup.ErrNoSpace) {
+				if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, c.r); !errors.Is(err,
+					backup.ErrNoSpace) {
 					t.Errorf("%s, dry run %v: %v", name, dry, err)
 				}
 			}
@@ -331,7 +351,8 @@ func TestLargestValue(t *testing.T) {
 	set := takeRedis(t, source.Client())
 	for _, name := range []string{"proto-max-bulk-len", "client-query-buffer-limit"} {
 		target := redislab.Start(t, "--"+name, "1mb")
-		_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()})
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true},
+			&redisdb.Live{Client: target.Client(), StateDir: t.TempDir()})
 		if !errors.Is(err, redisdb.ErrCannotHold) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v", err)
 		}
@@ -342,13 +363,15 @@ func TestLargestValue(t *testing.T) {
 func TestPlaintextWarning(t *testing.T) {
 	t.Parallel()
 	s, _ := filled(t)
-	elsewhere := redis.NewClient(&redis.Options{Addr: "192.0.2.1:6379", MaxRetries: -1, Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, network, s.Addr)
-	}})
+	elsewhere := redis.NewClient(&redis.Options{Addr: "192.0.2.1:6379", MaxRetries: -1,
+		Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, s.Addr)
+		}})
 	t.Cleanup(func() { _ = elsewhere.Close() })
 	set := takeRedis(t, elsewhere)
-	if w := strings.Join(set.Components[0].Warnings, ""); !strings.Contains(w, "192.0.2.1:6379 is not encrypted") {
+	if w := strings.Join(set.Components[0].Warnings, ""); !strings.Contains(w,
+		"192.0.2.1:6379 is not encrypted") {
 		t.Errorf("take: %q", w)
 	}
 	there := offline(s)
@@ -364,7 +387,8 @@ func TestPlaintextWarning(t *testing.T) {
 		{&redisdb.Offline{Servers: []redisdb.Server{here}, Replace: true, StateDir: t.TempDir()}, false},
 	} {
 		report, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, c.r)
-		if err != nil || strings.Contains(report.Components[0].Items[0].Detail, "is not encrypted") != c.want {
+		if err != nil || strings.Contains(report.Components[0].Items[0].Detail,
+			"is not encrypted") != c.want {
 			t.Errorf("%T: %+v %v", c.r, report, err)
 		}
 	}

@@ -54,8 +54,10 @@ func TestFunctionsUnread(t *testing.T) {
 		t.Errorf("proof: %v", err)
 	}
 	s.Do("ACL", "SETUSER", "managed", "-function")
-	set, err = backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: s.User("managed", "p"), Method: redisdb.DUMP})
-	if err != nil || !strings.Contains(strings.Join(set.Components[0].Warnings, ""), "function libraries") {
+	set, err = backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&redisdb.Source{Client: s.User("managed", "p"), Method: redisdb.DUMP})
+	if err != nil || !strings.Contains(strings.Join(set.Components[0].Warnings, ""),
+		"function libraries") {
 		t.Errorf("%+v %v", set, err)
 	}
 }
@@ -66,7 +68,8 @@ func TestSampleWithoutInfo(t *testing.T) {
 	t.Parallel()
 	s, set := filled(t)
 	s.Do("ACL", "SETUSER", "blind", "on", ">p", "~*", "+@all", "-info")
-	err := (&redisdb.Source{Client: s.User("blind", "p"), Sample: 3}).Prove(t.Context(), stored(t, set))
+	err := (&redisdb.Source{Client: s.User("blind", "p"), Sample: 3}).Prove(t.Context(),
+		stored(t, set))
 	if !errors.Is(err, backup.ErrNotAllowed) || errors.Is(err, backup.ErrDiffers) {
 		t.Errorf("%v", err)
 	}
@@ -80,8 +83,10 @@ func TestPatience(t *testing.T) {
 	defer cancel()
 	t.Run("stop does not stop", func(t *testing.T) {
 		target := redislab.Start(t)
-		_, err := set.Restore(ctx, backup.RestoreOptions{}, &redisdb.Offline{StateDir: t.TempDir(), Servers: []redisdb.Server{{Client: target.Client(), Dir: target.Dir,
-			Stop: func(context.Context) error { return nil }, Start: func(context.Context) error { return nil }}}})
+		_, err := set.Restore(ctx, backup.RestoreOptions{}, &redisdb.Offline{StateDir: t.TempDir(),
+			Servers: []redisdb.Server{{Client: target.Client(), Dir: target.Dir,
+				Stop:  func(context.Context) error { return nil },
+				Start: func(context.Context) error { return nil }}}})
 		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "something answers there") {
 			t.Errorf("%v", err)
 		}

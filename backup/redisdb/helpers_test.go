@@ -22,7 +22,8 @@ func command(argv ...string) (string, error) {
 // reversion takes a set again with its RDB file in another version.
 func reversion(t *testing.T, set *backup.Set, version int) *backup.Set {
 	t.Helper()
-	again, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, reversioned{stored(t, set), version})
+	again, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, reversioned{stored(t, set),
+		version})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,8 +35,11 @@ type reversioned struct {
 	version int
 }
 
-func (r reversioned) Name() string                                  { return "redis" }
-func (r reversioned) Plan(context.Context) (backup.Estimate, error) { return backup.Estimate{}, nil }
+func (r reversioned) Name() string { return "redis" }
+func (r reversioned) Plan(context.Context) (backup.Estimate, error) {
+	return backup.Estimate{},
+		nil
+}
 
 func (r reversioned) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
 	c := r.from.Component

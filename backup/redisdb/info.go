@@ -26,7 +26,8 @@ func (n *node) do(ctx context.Context, args ...any) *redis.Cmd {
 	for try := 0; ; try++ {
 		cmd := n.client.Do(ctx, args...)
 		err := cmd.Err()
-		stale := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+		stale := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) ||
+			errors.Is(err, syscall.EPIPE)
 		if !stale || try == 20 || ctx.Err() != nil {
 			return cmd
 		}
@@ -142,7 +143,8 @@ func (n *node) clock(ctx context.Context) (time.Time, error) {
 			return time.Unix(sec, usec*1000), nil
 		}
 	}
-	return time.Time{}, serverError("read the clock of", n.object(), fmt.Errorf("TIME was answered with %q", parts))
+	return time.Time{}, serverError("read the clock of", n.object(),
+		fmt.Errorf("TIME was answered with %q", parts))
 }
 
 // functions reads the function libraries as FUNCTION DUMP returns them. There
@@ -182,7 +184,8 @@ func (n *node) rdbVersion(ctx context.Context, info serverInfo) (int, error) {
 		major, minor, rdb int
 	}{
 		{"valkey", 9, 0, 80}, {"valkey", 7, 2, 11},
-		{"redis", 8, 10, 15}, {"redis", 8, 8, 14}, {"redis", 8, 6, 13}, {"redis", 7, 4, 12}, {"redis", 7, 2, 11}, {"redis", 7, 0, 10},
+		{"redis", 8, 10, 15}, {"redis", 8, 8, 14}, {"redis", 8, 6, 13}, {"redis", 7, 4, 12}, {"redis", 7,
+			2, 11}, {"redis", 7, 0, 10},
 		{"redis", 5, 0, 9}, {"redis", 4, 0, 8}, {"redis", 3, 2, 7}, {"redis", 2, 6, 6},
 	} {
 		if row.product == product && (major > row.major || (major == row.major && minor >= row.minor)) {
@@ -197,7 +200,8 @@ func (n *node) rdbVersion(ctx context.Context, info serverInfo) (int, error) {
 			return rdb.DumpVersion([]byte(payload)), nil
 		}
 	}
-	return 0, &backup.Error{Op: "find the RDB version of", Object: n.object(), Kind: backup.ErrNotAllowed, Err: fmt.Errorf("FUNCTION DUMP, DUMP and INFO are forbidden"),
+	return 0, &backup.Error{Op: "find the RDB version of", Object: n.object(),
+		Kind: backup.ErrNotAllowed, Err: fmt.Errorf("FUNCTION DUMP, DUMP and INFO are forbidden"),
 		Next: "give the user one of these permissions"}
 }
 

@@ -63,7 +63,8 @@ func (k *killCase) restorer(c *redis.Client) backup.Restorer {
 			}
 		}
 	}
-	return &redisdb.Offline{StateDir: k.State, Replace: true, Servers: []redisdb.Server{{Client: c, Dir: k.Dir, Stop: ask("stop"), Start: ask("start")}}}
+	return &redisdb.Offline{StateDir: k.State, Replace: true, Servers: []redisdb.Server{{Client: c,
+		Dir: k.Dir, Stop: ask("stop"), Start: ask("start")}}}
 }
 
 func TestKilledHelper(t *testing.T) {
@@ -85,7 +86,8 @@ func TestKilledHelper(t *testing.T) {
 // serve stops and starts the server as the helper asks for.
 func (k *killCase) serve(ctx context.Context) {
 	for ctx.Err() == nil {
-		for verb, do := range map[string]func(){"stop": k.target.Stop, "start": func() { _ = k.target.StartE() }} {
+		for verb, do := range map[string]func(){"stop": k.target.Stop,
+			"start": func() { _ = k.target.StartE() }} {
 			path := filepath.Join(k.Unit, verb)
 			if _, err := os.Stat(path); err == nil {
 				do()
@@ -108,7 +110,8 @@ func TestKilledRestore(t *testing.T) {
 	source.Do("DEBUG", "POPULATE", 5000, "filler", 20)
 	source.Do("HSET", "hash", "f", "v")
 	source.Do("XADD", "stream", "1-1", "f", "v")
-	source.Do("FUNCTION", "LOAD", "#!lua name=lab\nredis.register_function('one', function() return 1 end)")
+	source.Do("FUNCTION", "LOAD", "#!lua name=lab\nredis.register_function('one', function() "+
+		"return 1 end)")
 	set := takeRedis(t, source.Client())
 	for name, off := range map[string]bool{"live": false, "offline": true} {
 		phases := phaseCounts{seen: map[string]int{}}
@@ -141,7 +144,8 @@ type phaseCounts struct {
 func newKillCase(t *testing.T, set *backup.Set, offline bool) *killCase {
 	t.Helper()
 	target := redislab.Start(t)
-	k := &killCase{Set: set.Dir, Addr: target.Addr, Dir: target.Dir, Offline: offline, Unit: t.TempDir(), set: set, target: target}
+	k := &killCase{Set: set.Dir, Addr: target.Addr, Dir: target.Dir, Offline: offline,
+		Unit: t.TempDir(), set: set, target: target}
 	k.fill(t)
 	k.before = takeRedis(t, target.Client())
 	ctx, cancel := context.WithCancel(t.Context())
@@ -154,7 +158,8 @@ func newKillCase(t *testing.T, set *backup.Set, offline bool) *killCase {
 // fill gives the target what it holds before a restore.
 func (k *killCase) fill(t *testing.T) {
 	t.Helper()
-	for _, command := range [][]any{{"FLUSHALL"}, {"FUNCTION", "FLUSH"}, {"SET", "mine", "1"}, {"SADD", "mine too", "a", "b"}} {
+	for _, command := range [][]any{{"FLUSHALL"}, {"FUNCTION", "FLUSH"}, {"SET", "mine", "1"},
+		{"SADD", "mine too", "a", "b"}} {
 		k.target.Do(command...)
 	}
 }

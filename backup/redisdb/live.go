@@ -24,7 +24,8 @@ import (
 // Plan refuses, with nothing changed, what would fail later: a newer data
 // format, more databases than the target has, modules that it lacks, too little
 // maxmemory, a value larger than the server takes, commands that the user may not
-// run, a target whose data could not be brought back. Permissions are tried with some keys of the set, not with all.
+// run, a target whose data could not be brought back. Permissions are tried with some keys of the
+// set, not with all.
 //
 // StateDir holds a journal. After kill -9 a Live with the same StateDir finds
 // it: Plan and Restore with the same set go forward, Undo goes back. Otherwise
@@ -68,15 +69,18 @@ func (r *Live) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, error
 func (t *target) items(dir string) []backup.Item {
 	var items []backup.Item
 	for _, n := range t.details.Nodes {
-		i := backup.Item{Name: n.File, Action: backup.ActionCreate, Count: n.RDB.Keys, Bytes: n.RDB.Size, Detail: "key by key into " + t.topo.origin()}
+		i := backup.Item{Name: n.File, Action: backup.ActionCreate, Count: n.RDB.Keys, Bytes: n.RDB.Size,
+			Detail: "key by key into " + t.topo.origin()}
 		if t.holds || t.resume != nil && t.resume.Rescue != "" {
 			i.Action = backup.ActionReplace
 		}
 		switch {
 		case t.resume != nil && t.resume.Phase == phaseRestored:
-			i.Action, i.Detail = backup.ActionSame, "restored at "+t.resume.Started.Format(time.RFC3339)+", and compared just now"
+			i.Action, i.Detail = backup.ActionSame, "restored at "+t.resume.Started.Format(time.RFC3339)+
+				", and compared just now"
 		case t.resume != nil:
-			i.Detail += "; goes on with the restore of " + t.resume.Started.Format(time.RFC3339) + ": " + t.resume.state()
+			i.Detail += "; goes on with the restore of " + t.resume.Started.Format(time.RFC3339) + ": " +
+				t.resume.state()
 		case t.holds:
 			i.Detail += "; what it holds goes into a set in " + dir + " first"
 		}
@@ -103,7 +107,8 @@ func (t *target) plaintext() string {
 
 // Restore writes the set. A failure puts back what was there, also after ctx has
 // ended; where that fails too, Undo tries again.
-func (r *Live) Restore(ctx context.Context, s *backup.Stored, progress func(backup.Event)) ([]backup.Item, error) {
+func (r *Live) Restore(ctx context.Context, s *backup.Stored,
+	progress func(backup.Event)) ([]backup.Item, error) {
 	state, err := openState(r.StateDir, r.Name(), true)
 	if err != nil {
 		return nil, err
@@ -126,11 +131,13 @@ func (r *Live) Restore(ctx context.Context, s *backup.Stored, progress func(back
 	}
 	if j.Rescue != "" {
 		for i := range items {
-			items[i].Detail = "key by key into " + t.topo.origin() + "; what it held is in the set " + j.Rescue
+			items[i].Detail = "key by key into " + t.topo.origin() + "; what it held is in the set " +
+				j.Rescue
 		}
 		items[0].Detail += t.plaintext()
 	}
-	e := backup.Event{Component: r.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes, TotalItems: s.Items}
+	e := backup.Event{Component: r.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes,
+		TotalItems: s.Items}
 	err = r.write(ctx, state, j, t, s, func(keys int) {
 		if e.Items += int64(keys); s.Items > 0 {
 			// What is sent is larger than the file: each key has its own footer.
@@ -153,7 +160,8 @@ func (r *Live) save(ctx context.Context, state *stateDir, j *journal, t *target)
 	if err := state.save(ctx, j); err != nil || !t.holds {
 		return err
 	}
-	set, err := backup.Take(ctx, state.dir, backup.Options{Label: "replaced by the restore of " + j.SetDir},
+	set, err := backup.Take(ctx, state.dir, backup.Options{Label: "replaced by the restore of " +
+		j.SetDir},
 		&Source{Client: r.Client, Component: r.Name(), Method: t.rescue, Commands: r.Commands})
 	if err != nil {
 		return fmt.Errorf("save what would be replaced: %w", err)
@@ -191,7 +199,8 @@ func openRescue(ctx context.Context, j *journal) (*backup.Stored, Details, error
 }
 
 // write empties the target if it held something, and writes the set.
-func (r *Live) write(ctx context.Context, state *stateDir, j *journal, t *target, s *backup.Stored, count func(int)) error {
+func (r *Live) write(ctx context.Context, state *stateDir, j *journal, t *target, s *backup.Stored,
+	count func(int)) error {
 	if j.Phase == phaseEmptying || j.Phase == phaseSaving && t.holds {
 		if err := state.next(ctx, j, phaseEmptying); err != nil {
 			return err

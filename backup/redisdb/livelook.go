@@ -38,7 +38,8 @@ func (r *Live) look(ctx context.Context, s *backup.Stored, state *stateDir) (*ta
 			return nil, offlineOnly(n.File, n.RDB.NotWalked)
 		}
 		if len(n.RDB.ModuleAux) > 0 {
-			return nil, offlineOnly(n.File, fmt.Sprintf("it holds data that modules keep outside of keys (%v)", moduleTypes(n.RDB)))
+			return nil, offlineOnly(n.File, fmt.Sprintf("it holds data that modules keep outside "+
+				"of keys (%v)", moduleTypes(n.RDB)))
 		}
 	}
 	if t.topo, err = topologyOf(ctx, r.Client, r.Commands); err != nil {
@@ -78,11 +79,13 @@ func (r *Live) look(ctx context.Context, s *backup.Stored, state *stateDir) (*ta
 
 // offlineOnly refuses a file that cannot be restored key by key.
 func offlineOnly(file, why string) error {
-	return &backup.Error{Op: "restore", Object: file, Kind: ErrOfflineOnly, Err: errors.New(why), Next: "use Offline, which places the file as it is"}
+	return &backup.Error{Op: "restore", Object: file, Kind: ErrOfflineOnly, Err: errors.New(why),
+		Next: "use Offline, which places the file as it is"}
 }
 
 // unfinished finds the journal of an earlier run.
-func (r *Live) unfinished(ctx context.Context, s *backup.Stored, state *stateDir, t *target) (*journal, error) {
+func (r *Live) unfinished(ctx context.Context, s *backup.Stored, state *stateDir,
+	t *target) (*journal, error) {
 	j, err := state.load()
 	if err != nil || j == nil {
 		return nil, err
@@ -98,7 +101,8 @@ func (r *Live) unfinished(ctx context.Context, s *backup.Stored, state *stateDir
 	case phaseRestored:
 		err := compare(ctx, t.topo.nodes, r.Client, s, r.Sample)
 		if errors.Is(err, backup.ErrDiffers) {
-			return nil, j.unfinished("since then somebody has written to the server", "call Accept to keep what it holds, or Undo to put back what it held before the restore")
+			return nil, j.unfinished("since then somebody has written to the server",
+				"call Accept to keep what it holds, or Undo to put back what it held before the restore")
 		}
 		return j, err
 	}
@@ -124,7 +128,8 @@ func (r *Live) lookAt(ctx context.Context, n *node, t *target, version int) (ser
 		return nil, err
 	}
 	if product, major, _ := info.version(); len(info) > 0 && product == "redis" && major < 5 {
-		return nil, refuse(n, nil, "use Offline", "version %s cannot restore expiries as points in time; that came with 5.0", info["redis_version"])
+		return nil, refuse(n, nil, "use Offline", "version %s cannot restore expiries as points in "+
+			"time; that came with 5.0", info["redis_version"])
 	}
 	keys, err := n.countKeys(ctx, info)
 	if err != nil {
@@ -152,14 +157,16 @@ func (r *Live) lookAt(ctx context.Context, n *node, t *target, version int) (ser
 
 // mayRescue makes sure that what the target holds can be read, and brought back
 // key by key.
-func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir, t *target, infos []serverInfo) error {
+func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir, t *target,
+	infos []serverInfo) error {
 	if t.rescue == "" {
 		if t.rescue = Method(s.Method); t.rescue != DUMP {
 			t.rescue = PSYNC // the others need the server's files
 		}
 	}
 	if t.rescue != PSYNC && t.rescue != DUMP {
-		return fmt.Errorf("unknown method %q to read the target before it is emptied (want %s or %s)", t.rescue, PSYNC, DUMP)
+		return fmt.Errorf("unknown method %q to read the target before it is emptied (want %s or %s)",
+			t.rescue, PSYNC, DUMP)
 	}
 	var size int64
 	for i, n := range t.topo.nodes {
@@ -168,7 +175,8 @@ func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir,
 			return err
 		}
 		if !rdb.Walks(version) {
-			return refuse(n, ErrCannotHold, "use Offline, or empty the server yourself", "what it holds is in RDB version %d, which this program cannot bring back key by key", version)
+			return refuse(n, ErrCannotHold, "use Offline, or empty the server yourself",
+				"what it holds is in RDB version %d, which this program cannot bring back key by key", version)
 		}
 		if t.rescue == PSYNC {
 			if err := n.mayPSYNC(ctx); err != nil {
@@ -222,6 +230,7 @@ func returns(object string, held RDBInfo) error {
 	if why == "" {
 		return nil
 	}
-	return &backup.Error{Op: "restore", Object: object, Kind: ErrCannotHold, Err: fmt.Errorf("what the target holds could not be brought back: %s", why),
+	return &backup.Error{Op: "restore", Object: object, Kind: ErrCannotHold,
+		Err:  fmt.Errorf("what the target holds could not be brought back: %s", why),
 		Next: "use Offline, or empty the server yourself"}
 }

@@ -41,7 +41,9 @@ func (r *Live) back(ctx context.Context, state *stateDir, j *journal, s *backup.
 	if j.Rescue != "" {
 		where = "what the server held is in the set " + j.Rescue
 	}
-	return &backup.Error{Op: "undo the restore of", Object: j.Target, Err: fmt.Errorf("rollback failed, %s: %w", where, err), Next: "fix the cause and call Undo", Retry: true}
+	return &backup.Error{Op: "undo the restore of", Object: j.Target,
+		Err: fmt.Errorf("rollback failed, %s: %w", where, err), Next: "fix the cause and call Undo",
+		Retry: true}
 }
 
 func (r *Live) goBack(ctx context.Context, state *stateDir, j *journal, s *backup.Stored) error {

@@ -22,11 +22,13 @@ func TestMemory(t *testing.T) {
 		large = n
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(20))
-	run := []string{"--rdbcompression", "no", "--proto-max-bulk-len", "1gb", "--client-query-buffer-limit", "2gb"}
+	run := []string{"--rdbcompression", "no", "--proto-max-bulk-len", "1gb",
+		"--client-query-buffer-limit", "2gb"}
 	s := redislab.Start(t, run...)
 	s.Do("DEBUG", "POPULATE", 4000, "filler", 1000)
 	s.Do("DEBUG", "POPULATE", 1, "string", large*mib)
-	s.Do("EVAL", "for i = 1, ARGV[1] do redis.call('HSET', 'hash', 'field' .. i, 'value' .. i) end", 0, large*2000)
+	s.Do("EVAL", "for i = 1, ARGV[1] do redis.call('HSET', 'hash', 'field' .. i, 'value' .. i) end", 0,
+		large*2000)
 	target := redislab.Start(t, run...)
 	bounded := func(name string, bound uint64, f func() error) {
 		t.Helper()
@@ -42,7 +44,8 @@ func TestMemory(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		used := max(peak, before.HeapInuse) - before.HeapInuse
-		t.Logf("%s: %d KiB in use, %d KiB allocated", name, used>>10, (after.TotalAlloc-before.TotalAlloc)>>10)
+		t.Logf("%s: %d KiB in use, %d KiB allocated", name, used>>10,
+			(after.TotalAlloc-before.TotalAlloc)>>10)
 		if used > bound {
 			t.Errorf("%s: %d bytes for values of up to %d MiB", name, used, large)
 		}
@@ -50,17 +53,20 @@ func TestMemory(t *testing.T) {
 	var set *backup.Set
 	take := func(m redisdb.Method) func() error {
 		return func() (err error) {
-			set, err = backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: s.Client(), Method: m})
+			set, err = backup.Take(t.Context(), t.TempDir(), backup.Options{},
+				&redisdb.Source{Client: s.Client(), Method: m})
 			return err
 		}
 	}
 	bounded("take", 10*mib, take(redisdb.PSYNC))
 	bounded("take by key", uint64(large+large/5+10)*mib, take(redisdb.DUMP))
 	bounded("restore", 10*mib, func() error {
-		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()})
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: target.Client(),
+			StateDir: t.TempDir()})
 		return err
 	})
 	bounded("compare", 10*mib, func() error {
-		return (&redisdb.Source{Client: target.Client(), Sample: 10_000}).Prove(t.Context(), stored(t, set))
+		return (&redisdb.Source{Client: target.Client(), Sample: 10_000}).Prove(t.Context(),
+			stored(t, set))
 	})
 }

@@ -115,7 +115,8 @@ func (r *Offline) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, er
 	case j != nil && j.Phase != phaseSaving: // the servers may be down
 		for _, p := range j.Servers {
 			items = append(items, backup.Item{Name: p.Addr, Action: backup.ActionReplace,
-				Detail: "put back what it had before the restore of " + j.Started.Format(time.RFC3339) + " was interrupted, then restore again"})
+				Detail: "put back what it had before the restore of " + j.Started.Format(time.RFC3339) +
+					" was interrupted, then restore again"})
 		}
 		return items, nil
 	}
@@ -128,13 +129,15 @@ func (r *Offline) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, er
 
 func sameItems(j *journal) (items []backup.Item) {
 	for _, p := range j.Servers {
-		items = append(items, backup.Item{Name: p.Addr, Action: backup.ActionSame, Detail: "restored at " + j.Started.Format(time.RFC3339) + ", and compared just now"})
+		items = append(items, backup.Item{Name: p.Addr, Action: backup.ActionSame,
+			Detail: "restored at " + j.Started.Format(time.RFC3339) + ", and compared just now"})
 	}
 	return items
 }
 
 // unfinished finds the journal of an earlier run.
-func (r *Offline) unfinished(ctx context.Context, s *backup.Stored, state *stateDir) (*journal, error) {
+func (r *Offline) unfinished(ctx context.Context, s *backup.Stored,
+	state *stateDir) (*journal, error) {
 	j, err := state.load()
 	if err != nil || j == nil {
 		return nil, err
@@ -151,7 +154,8 @@ func (r *Offline) unfinished(ctx context.Context, s *backup.Stored, state *state
 	if j.Phase == phaseRestored {
 		err := r.Prove(ctx, s)
 		if errors.Is(err, backup.ErrDiffers) {
-			err = j.unfinished("since then somebody has written to the server", "call Accept to keep what it holds, or Undo to put back what it had before the restore")
+			err = j.unfinished("since then somebody has written to the server",
+				"call Accept to keep what it holds, or Undo to put back what it had before the restore")
 		}
 		if err != nil {
 			return nil, err
@@ -161,7 +165,8 @@ func (r *Offline) unfinished(ctx context.Context, s *backup.Stored, state *state
 }
 
 func (p *place) item() backup.Item {
-	i := backup.Item{Name: p.Addr, Action: backup.ActionCreate, Count: p.from.RDB.Keys, Bytes: p.from.RDB.Size}
+	i := backup.Item{Name: p.Addr, Action: backup.ActionCreate, Count: p.from.RDB.Keys,
+		Bytes: p.from.RDB.Size}
 	i.Detail = "stop, place " + strings.Join(p.names(), " and ") + " in " + p.Dir + ", start"
 	if p.plaintext != "" {
 		i.Detail += "; " + p.plaintext
@@ -174,7 +179,8 @@ func (p *place) item() backup.Item {
 
 // Restore stops, places and starts one server after the other. A failure puts
 // back what every server had, also after ctx has ended.
-func (r *Offline) Restore(ctx context.Context, s *backup.Stored, progress func(backup.Event)) ([]backup.Item, error) {
+func (r *Offline) Restore(ctx context.Context, s *backup.Stored,
+	progress func(backup.Event)) ([]backup.Item, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
@@ -212,14 +218,17 @@ func (r *Offline) Restore(ctx context.Context, s *backup.Stored, progress func(b
 	return items, nil
 }
 
-func (r *Offline) place(ctx context.Context, s *backup.Stored, state *stateDir, j *journal, places []*place, progress func(backup.Event)) (items []backup.Item, err error) {
+func (r *Offline) place(ctx context.Context, s *backup.Stored, state *stateDir, j *journal,
+	places []*place, progress func(backup.Event)) (items []backup.Item, err error) {
 	if err := state.save(ctx, j); err != nil {
 		return nil, err
 	}
-	e := backup.Event{Component: r.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes, TotalItems: s.Items}
+	e := backup.Event{Component: r.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes,
+		TotalItems: s.Items}
 	for _, p := range places {
 		e.Item = p.Addr
-		err := p.stage(ctx, s, p.from.RDB.Size-p.from.RDB.Trailing, func(n int64) { e.Bytes += n; progress(e) })
+		err := p.stage(ctx, s, p.from.RDB.Size-p.from.RDB.Trailing,
+			func(n int64) { e.Bytes += n; progress(e) })
 		if err != nil {
 			return nil, step.Fail("restore", "redis "+p.Addr, err)
 		}
@@ -255,7 +264,8 @@ func (r *Offline) place(ctx context.Context, s *backup.Stored, state *stateDir, 
 
 // placeOne does everything for one server. While it is down the end of ctx must
 // not leave it so: then Restore fails, and puts back.
-func (r *Offline) placeOne(ctx context.Context, state *stateDir, j *journal, server *Server, p *place) error {
+func (r *Offline) placeOne(ctx context.Context, state *stateDir, j *journal, server *Server,
+	p *place) error {
 	n := server.node()
 	if p.holds && p.unsaved { // otherwise there would be nothing to put back
 		if err := n.saveInBackground(ctx); err != nil {
@@ -300,7 +310,8 @@ func (r *Offline) Prove(ctx context.Context, s *backup.Stored) error {
 	for i := range r.Servers {
 		nodes = append(nodes, r.Servers[i].node())
 	}
-	if r.Uncompared && slices.ContainsFunc(d.Nodes, func(n Node) bool { return n.RDB.NotWalked != "" }) {
+	if r.Uncompared && slices.ContainsFunc(d.Nodes,
+		func(n Node) bool { return n.RDB.NotWalked != "" }) {
 		for _, n := range nodes {
 			info, err := n.info(ctx)
 			if err == nil && (info["loading"] == "1" || info.keys() == 0) {

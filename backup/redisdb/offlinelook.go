@@ -29,7 +29,8 @@ func (r *Offline) places(ctx context.Context, s *backup.Stored) ([]*place, error
 		return nil, err
 	}
 	if len(r.Servers) != len(d.Nodes) {
-		return nil, fmt.Errorf("%d servers given for a set of %d nodes; name one for each file", len(r.Servers), len(d.Nodes))
+		return nil, fmt.Errorf("%d servers given for a set of %d nodes; name one for each file",
+			len(r.Servers), len(d.Nodes))
 	}
 	suffix := ".before-restore-" + time.Now().UTC().Format("20060102T150405.000Z")
 	used := map[string]bool{}
@@ -37,14 +38,19 @@ func (r *Offline) places(ctx context.Context, s *backup.Stored) ([]*place, error
 	for i := range r.Servers {
 		server := &r.Servers[i]
 		n := server.node()
-		at := slices.IndexFunc(d.Nodes, func(n Node) bool { return n.File == server.File || (server.File == "" && len(d.Nodes) == 1) })
+		at := slices.IndexFunc(d.Nodes, func(n Node) bool {
+			return n.File == server.File ||
+				(server.File == "" && len(d.Nodes) == 1)
+		})
 		if at < 0 || used[d.Nodes[at].File] {
 			return nil, fmt.Errorf("%s: file %q is not in the set or is used twice", n.object(), server.File)
 		}
-		p := &place{from: d.Nodes[at], plaintext: n.plaintext(), placed: placed{Addr: n.addr, File: d.Nodes[at].File, Suffix: suffix}}
+		p := &place{from: d.Nodes[at], plaintext: n.plaintext(), placed: placed{Addr: n.addr,
+			File: d.Nodes[at].File, Suffix: suffix}}
 		used[p.File] = true
 		if p.from.RDB.NotWalked != "" && !r.Uncompared {
-			return nil, &backup.Error{Op: "restore", Object: p.File, Err: fmt.Errorf("it cannot be compared after the restore: %s", p.from.RDB.NotWalked),
+			return nil, &backup.Error{Op: "restore", Object: p.File,
+				Err:  fmt.Errorf("it cannot be compared after the restore: %s", p.from.RDB.NotWalked),
 				Next: "set Uncompared if that may be"}
 		}
 		if err := p.look(ctx, server, n, r.Replace); err != nil {
@@ -102,7 +108,8 @@ func (p *place) look(ctx context.Context, server *Server, n *node, replace bool)
 // tells of, which is not believed yet.
 func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told string, err error) {
 	cfg := map[string]string{}
-	for _, name := range []string{"dir", "dbfilename", "appendonly", "appendfilename", "appenddirname"} {
+	for _, name := range []string{"dir", "dbfilename", "appendonly", "appendfilename",
+		"appenddirname"} {
 		if name == "appenddirname" && !p.Multi || name == "dir" && server.Dir != "" {
 			continue
 		}
@@ -112,7 +119,8 @@ func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told st
 		}
 		v, ok, err := n.config(ctx, name)
 		if err == nil && !ok {
-			err = &backup.Error{Op: "read CONFIG of", Object: n.object(), Kind: backup.ErrNotAllowed, Err: fmt.Errorf("CONFIG GET %s is forbidden or renamed", name),
+			err = &backup.Error{Op: "read CONFIG of", Object: n.object(), Kind: backup.ErrNotAllowed,
+				Err:  fmt.Errorf("CONFIG GET %s is forbidden or renamed", name),
 				Next: "set Server.Config or Server.Commands, or use Live"}
 		}
 		if err != nil {
@@ -136,7 +144,8 @@ func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told st
 	}
 	for _, name := range append(p.names(), p.Base) {
 		if name != "" && !plainName(name) || p.RDB == "" {
-			return "", refuse(n, nil, "correct the server's configuration", "it calls its file %q, which is not a plain name", name)
+			return "", refuse(n, nil, "correct the server's configuration",
+				"it calls its file %q, which is not a plain name", name)
 		}
 	}
 	return cfg["dir"], nil
@@ -155,21 +164,25 @@ func (p *place) lookAtDir(ctx context.Context, server *Server, n *node, told str
 		p.Dir = told
 	}
 	if !filepath.IsAbs(p.Dir) {
-		return &backup.Error{Op: op, Object: n.object(), Err: fmt.Errorf("%q is not an absolute path", p.Dir), Next: "set Server.Dir"}
+		return &backup.Error{Op: op, Object: n.object(), Err: fmt.Errorf("%q is not an absolute path",
+			p.Dir), Next: "set Server.Dir"}
 	}
 	data, err := openData(p.Dir)
 	if err != nil {
-		return &backup.Error{Op: op, Object: n.object(), Err: err, Next: "run this on the server's own machine, or use Live"}
+		return &backup.Error{Op: op, Object: n.object(), Err: err,
+			Next: "run this on the server's own machine, or use Live"}
 	}
 	if named == "" {
 		uid, err := n.serverUID(ctx)
 		if err != nil || uid == 0 || uid != data.uid {
 			if err == nil {
-				err = fmt.Errorf("the server says %s, which belongs to user %d, and runs as user %d", p.Dir, data.uid, uid)
+				err = fmt.Errorf("the server says %s, which belongs to user %d, and runs as user %d", p.Dir,
+					data.uid, uid)
 			} else {
 				err = fmt.Errorf("the server says %s, and its user cannot be found out: %w", p.Dir, err)
 			}
-			return &backup.Error{Op: op, Object: n.object(), Err: err, Next: "set Server.Dir if this is its data directory"}
+			return &backup.Error{Op: op, Object: n.object(), Err: err,
+				Next: "set Server.Dir if this is its data directory"}
 		}
 	}
 	p.UID, p.GID, p.Mode = data.uid, data.gid, 0o660

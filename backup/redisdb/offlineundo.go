@@ -82,7 +82,8 @@ func (r *Offline) back(ctx context.Context, state *stateDir, j *journal) error {
 			for _, name := range p.Existed {
 				kept = append(kept, filepath.Join(p.Dir, p.aside(name)))
 			}
-			errs = append(errs, &backup.Error{Op: "undo the restore of", Object: "redis " + p.Addr, Retry: true, Next: "fix the cause and call Undo",
+			errs = append(errs, &backup.Error{Op: "undo the restore of", Object: "redis " + p.Addr,
+				Retry: true, Next: "fix the cause and call Undo",
 				Err: fmt.Errorf("rollback failed; what the server had may be in %v: %w", kept, err)})
 		}
 	}

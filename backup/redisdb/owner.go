@@ -177,7 +177,8 @@ func socketOwner(local, remote net.Addr) (int, error) {
 			return uid, nil
 		}
 	}
-	return 0, errors.New("the server is not a process of this machine, or of another network namespace")
+	return 0, errors.New("the server is not a process of this machine, or of another " +
+		"network namespace")
 }
 
 func findSocket(r io.Reader, local, remote netip.AddrPort) (uid int, found bool) {

@@ -58,13 +58,15 @@ func (t *target) needed(keys []string) [][]string {
 	}
 	var commands [][]string
 	for _, k := range keys { // a user may be allowed certain keys alone
-		commands = append(commands, []string{"RESTORE", k, "0", "x"}, []string{"UNLINK", k}, []string{"DUMP", k})
+		commands = append(commands, []string{"RESTORE", k, "0", "x"}, []string{"UNLINK", k},
+			[]string{"DUMP", k})
 	}
 	if t.holds {
 		commands = append(commands, []string{"FLUSHALL"})
 	}
 	if t.functions {
-		commands = append(commands, []string{"FUNCTION", "FLUSH"}, []string{"FUNCTION", "LOAD", "REPLACE", "x"})
+		commands = append(commands, []string{"FUNCTION", "FLUSH"}, []string{"FUNCTION", "LOAD", "REPLACE",
+			"x"})
 	}
 	return commands
 }

@@ -34,11 +34,14 @@ func TestLiveMissingPermission(t *testing.T) {
 			t.Parallel()
 			target := redislab.Start(t)
 			target.Do("SET", "mine", "1")
-			target.Do(append([]any{"ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all"}, c.user...)...)
-			r := &redisdb.Live{Client: target.User("limited", "secret"), Replace: true, StateDir: t.TempDir()}
+			target.Do(append([]any{"ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all"},
+				c.user...)...)
+			r := &redisdb.Live{Client: target.User("limited", "secret"), Replace: true,
+				StateDir: t.TempDir()}
 			for _, dry := range []bool{true, false} {
 				_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, r)
-				if !errors.Is(err, backup.ErrNotAllowed) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret") {
+				if !errors.Is(err, backup.ErrNotAllowed) || !strings.Contains(err.Error(), c.want) ||
+					strings.Contains(err.Error(), "secret") {
 					t.Errorf("dry run %v: %v", dry, err)
 				}
 			}
@@ -57,7 +60,8 @@ func TestLiveRescueMethod(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t)
 	s.Fill()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: s.Client(), Method: redisdb.DUMP})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&redisdb.Source{Client: s.Client(), Method: redisdb.DUMP})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +73,8 @@ func TestLiveRescueMethod(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept, err := backup.List(r.StateDir)
-	if err != nil || len(kept) != 1 || kept[0].Components[0].Method != "dump" || kept[0].Components[0].Items != 1 {
+	if err != nil || len(kept) != 1 || kept[0].Components[0].Method != "dump" ||
+		kept[0].Components[0].Items != 1 {
 		t.Errorf("%+v %v", kept, err)
 	}
 }
@@ -79,7 +84,8 @@ func TestRenamedCommands(t *testing.T) {
 	t.Parallel()
 	args := []string{}
 	names := map[string]string{}
-	for _, c := range []string{"PSYNC", "CONFIG", "BGSAVE", "FLUSHALL", "RESTORE", "DUMP", "INFO", "UNLINK"} {
+	for _, c := range []string{"PSYNC", "CONFIG", "BGSAVE", "FLUSHALL", "RESTORE", "DUMP", "INFO",
+		"UNLINK"} {
 		names[c] = "x-" + strings.ToLower(c)
 		args = append(args, "--rename-command", c, names[c])
 	}
@@ -87,11 +93,13 @@ func TestRenamedCommands(t *testing.T) {
 	if err := redislab.Fill(t.Context(), s.Client()); err != nil {
 		t.Fatal(err)
 	}
-	if err := refused(t, &redisdb.Source{Client: s.Client()}); !errors.Is(err, backup.ErrNotAllowed) || !strings.Contains(err.Error(), "Commands") {
+	if err := refused(t, &redisdb.Source{Client: s.Client()}); !errors.Is(err, backup.ErrNotAllowed) ||
+		!strings.Contains(err.Error(), "Commands") {
 		t.Errorf("%v", err)
 	}
 	for _, m := range []redisdb.Method{redisdb.PSYNC, redisdb.BGSAVE, redisdb.DUMP} {
-		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: s.Client(), Method: m, Commands: names})
+		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+			&redisdb.Source{Client: s.Client(), Method: m, Commands: names})
 		if err != nil {
 			t.Errorf("%s: %v", m, err)
 			continue
@@ -102,7 +110,8 @@ func TestRenamedCommands(t *testing.T) {
 		}
 		o := offline(s)
 		o.Commands = names
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Offline{Servers: []redisdb.Server{o}, Replace: true, StateDir: t.TempDir()}); err != nil {
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Offline{
+			Servers: []redisdb.Server{o}, Replace: true, StateDir: t.TempDir()}); err != nil {
 			t.Errorf("%s, offline: %v", m, err)
 		}
 	}

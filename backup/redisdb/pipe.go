@@ -65,7 +65,8 @@ func (p *pipe) add(k *rdb.Key, index int64) error {
 			return err
 		}
 	}
-	it := item{index: index, name: string(k.Name), expire: k.Expire, typ: k.Type, start: k.Start, end: k.End}
+	it := item{index: index, name: string(k.Name), expire: k.Expire, typ: k.Type, start: k.Start,
+		end: k.End}
 	if k.Raw == nil { // large: streamed from the file, alone
 		if err := p.flush(); err != nil {
 			return err
@@ -199,14 +200,16 @@ func (p *pipe) send(w *window) error {
 func (p *pipe) payload(it *item) (io.Reader, error) {
 	section := func() io.Reader { return io.NewSectionReader(p.file, it.start, it.end-it.start) }
 	crc := rdb.CRC(0, []byte{it.typ})
-	n, err := io.Copy(writeFunc(func(b []byte) { crc = rdb.CRC(crc, b) }), &step.ReadMeter{Ctx: p.ctx, R: section()})
+	n, err := io.Copy(writeFunc(func(b []byte) { crc = rdb.CRC(crc, b) }), &step.ReadMeter{Ctx: p.ctx,
+		R: section()})
 	if err == nil && n != it.end-it.start {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the set: %w", err)
 	}
-	return io.MultiReader(strings.NewReader(string(it.typ)), section(), strings.NewReader(string(rdb.AppendFooter(nil, p.version, crc)))), nil
+	return io.MultiReader(strings.NewReader(string(it.typ)), section(),
+		strings.NewReader(string(rdb.AppendFooter(nil, p.version, crc)))), nil
 }
 
 type writeFunc func([]byte)
@@ -294,7 +297,8 @@ func lost(err error) bool {
 	if errors.As(err, &e) {
 		return e.Retry && !isReply(err) && e.Kind == nil
 	}
-	return !isReply(err) && !errors.Is(err, backup.ErrNotEmpty) && !errors.Is(err, context.Canceled) && !errors.Is(err, errSet)
+	return !isReply(err) && !errors.Is(err, backup.ErrNotEmpty) && !errors.Is(err, context.Canceled) &&
+		!errors.Is(err, errSet)
 }
 
 // ours finds out about keys that are there already: they are the set's, or
@@ -309,7 +313,8 @@ func (p *pipe) ours(db int, items []item) error {
 	}
 	for _, it := range items {
 		if !equal[it.name] {
-			return fmt.Errorf("key %.80q: somebody wrote to the target meanwhile: %w", it.name, backup.ErrNotEmpty)
+			return fmt.Errorf("key %.80q: somebody wrote to the target meanwhile: %w", it.name,
+				backup.ErrNotEmpty)
 		}
 	}
 	return nil

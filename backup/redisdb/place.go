@@ -22,19 +22,20 @@ var littleEndianMachine = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 // placed is what the journal holds of one server. All names are plain, and lie
 // in Dir.
 type placed struct {
-	Addr    string      `json:"addr"`
-	File    string      `json:"file"` // of the set
-	Dir     string      `json:"dir"`
-	UID     int         `json:"uid"` // who owns Dir
-	GID     int         `json:"gid"`
-	Mode    fs.FileMode `json:"mode"`           // of the file
-	RDB     string      `json:"rdb"`            // dump.rdb
-	AOF     string      `json:"aof,omitempty"`  // append-only directory (7.0) or file (before); empty: off
-	Base    string      `json:"base,omitempty"` // how names in the directory begin
-	Multi   bool        `json:"multi,omitempty"`
-	Suffix  string      `json:"suffix"`            // of what is moved aside
-	Step    placeStep   `json:"step,omitempty"`    // how far it came
-	Existed []string    `json:"existed,omitempty"` // from stepMoving on: names that were there
+	Addr string      `json:"addr"`
+	File string      `json:"file"` // of the set
+	Dir  string      `json:"dir"`
+	UID  int         `json:"uid"` // who owns Dir
+	GID  int         `json:"gid"`
+	Mode fs.FileMode `json:"mode"` // of the file
+	RDB  string      `json:"rdb"`  // dump.rdb
+	// append-only directory (7.0) or file (before); empty: off
+	AOF     string    `json:"aof,omitempty"`
+	Base    string    `json:"base,omitempty"` // how names in the directory begin
+	Multi   bool      `json:"multi,omitempty"`
+	Suffix  string    `json:"suffix"`            // of what is moved aside
+	Step    placeStep `json:"step,omitempty"`    // how far it came
+	Existed []string  `json:"existed,omitempty"` // from stepMoving on: names that were there
 }
 
 // placeStep is on disk before what it names begins.
@@ -159,7 +160,8 @@ func (p *placed) put() error {
 			return err
 		}
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(base)
-		f, err := root.OpenFile(filepath.Join(p.AOF, p.Base+".manifest"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, p.Mode)
+		f, err := root.OpenFile(filepath.Join(p.AOF, p.Base+".manifest"),
+			os.O_CREATE|os.O_EXCL|os.O_WRONLY, p.Mode)
 		if err != nil {
 			return err
 		}
@@ -241,7 +243,8 @@ func (n *node) down(ctx context.Context, stop func(context.Context) error) error
 		return false, err
 	})
 	if err != nil {
-		return &backup.Error{Op: "stop", Object: n.object(), Err: fmt.Errorf("its port is not closed: %w", err), Next: "stop it with its own unit, so that nothing restarts it"}
+		return &backup.Error{Op: "stop", Object: n.object(), Err: fmt.Errorf("its port is not closed: %w",
+			err), Next: "stop it with its own unit, so that nothing restarts it"}
 	}
 	return nil
 }
@@ -271,7 +274,8 @@ func (n *node) up(ctx context.Context, start func(context.Context) error) error 
 		return info["loading"] != "1", nil
 	})
 	if err != nil {
-		return &backup.Error{Op: "start", Object: n.object(), Err: errors.Join(err, last), Next: "read its log"}
+		return &backup.Error{Op: "start", Object: n.object(), Err: errors.Join(err, last),
+			Next: "read its log"}
 	}
 	return nil
 }

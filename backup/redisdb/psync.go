@@ -17,7 +17,8 @@ import (
 func (c *conn) snapshot() (file io.Reader, replID string, offset int64, err error) {
 	// rdb-only (7.0) makes the server close after the file. Older servers do
 	// not know it, and are left by closing.
-	for _, args := range [][]string{{"REPLCONF", "capa", "eof", "capa", "psync2"}, {"REPLCONF", "rdb-only", "1"}} {
+	for _, args := range [][]string{{"REPLCONF", "capa", "eof", "capa", "psync2"}, {"REPLCONF",
+		"rdb-only", "1"}} {
 		if _, err := c.command(args...); err != nil && (denied(err) || !isReply(err)) {
 			return nil, "", 0, err
 		}
@@ -92,7 +93,8 @@ func (n *node) psync(ctx context.Context, w *backup.Writer, out *Node) error {
 		return ctxFirst(ctx, err)
 	})
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return &backup.Error{Op: op, Object: n.object(), Err: fmt.Errorf("the connection was cut: %w", err), Retry: true,
+		return &backup.Error{Op: op, Object: n.object(), Err: fmt.Errorf("the connection was cut: %w",
+			err), Retry: true,
 			Next: "read the server's log; a slow reader is cut off by client-output-buffer-limit replica"}
 	}
 	if err != nil {

@@ -49,11 +49,13 @@ func TestTargetCannotHold(t *testing.T) {
 		want             string
 	}{
 		"database 20": {v7, "\xfe\x14" + key, "", redisdb.ErrCannotHold, "database 20"},
-		"a module":    {v7, "\xfe\x00\x07\x03doc" + moduleID("ReJSON-RL") + "\x05\x02{}\x00", "", redisdb.ErrCannotHold, "ReJSON-RL"},
-		"module data": {v7, "\xf7" + moduleID("ft_index0") + "\x02\x01\x02\x05\x00\xfe\x00" + key, "", nil, "ft_index0"},
-		"maxmemory":   {v7, "\xfe\x00" + large, "4mb", redisdb.ErrCannotHold, "maxmemory"},
-		"newer":       {"REDIS0012", "\xfe\x00" + key, "", backup.ErrTooNew, "version 12"},
-		"valkey":      {"VALKEY080", "\xfe\x00" + key, "", backup.ErrTooNew, "version 80"},
+		"a module": {v7, "\xfe\x00\x07\x03doc" + moduleID("ReJSON-RL") + "\x05\x02{}\x00", "",
+			redisdb.ErrCannotHold, "ReJSON-RL"},
+		"module data": {v7, "\xf7" + moduleID("ft_index0") + "\x02\x01\x02\x05\x00\xfe\x00" + key, "",
+			nil, "ft_index0"},
+		"maxmemory": {v7, "\xfe\x00" + large, "4mb", redisdb.ErrCannotHold, "maxmemory"},
+		"newer":     {"REDIS0012", "\xfe\x00" + key, "", backup.ErrTooNew, "version 12"},
+		"valkey":    {"VALKEY080", "\xfe\x00" + key, "", backup.ErrTooNew, "version 80"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -65,11 +67,13 @@ func TestTargetCannotHold(t *testing.T) {
 			}
 			for _, r := range []backup.Restorer{
 				&redisdb.Live{Client: target.Client(), Replace: true, StateDir: t.TempDir()},
-				&redisdb.Offline{Servers: []redisdb.Server{offline(target)}, Replace: true, StateDir: t.TempDir()},
+				&redisdb.Offline{Servers: []redisdb.Server{offline(target)}, Replace: true,
+					StateDir: t.TempDir()},
 			} {
 				for _, dry := range []bool{true, false} {
 					_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, r)
-					if err == nil || (c.kind != nil && !errors.Is(err, c.kind)) || !strings.Contains(err.Error(), c.want) {
+					if err == nil || (c.kind != nil && !errors.Is(err, c.kind)) || !strings.Contains(err.Error(),
+						c.want) {
 						t.Errorf("%T, dry run %v: %v", r, dry, err)
 					}
 				}
@@ -80,7 +84,8 @@ func TestTargetCannotHold(t *testing.T) {
 		})
 	}
 	set := setOf(t, v7, "\xfe\x00\x07\x03doc"+moduleID("ReJSON-RL")+"\x05\x02{}\x00")
-	if w := strings.Join(set.Components[0].Warnings, ""); !strings.Contains(w, "ReJSON-RL") || redisDetails(t, set).Nodes[0].RDB.Modules["ReJSON-RL"] != 1 {
+	if w := strings.Join(set.Components[0].Warnings, ""); !strings.Contains(w, "ReJSON-RL") ||
+		redisDetails(t, set).Nodes[0].RDB.Modules["ReJSON-RL"] != 1 {
 		t.Errorf("the manifest does not name the module: %q", w)
 	}
 }
@@ -95,11 +100,13 @@ func TestNotWalked(t *testing.T) {
 		&redisdb.Offline{Servers: []redisdb.Server{offline(target)}, StateDir: t.TempDir()},
 	} {
 		_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r)
-		if err == nil || !strings.Contains(err.Error(), "Offline") && !strings.Contains(err.Error(), "Uncompared") {
+		if err == nil || !strings.Contains(err.Error(), "Offline") && !strings.Contains(err.Error(),
+			"Uncompared") {
 			t.Errorf("%T: %v", r, err)
 		}
 	}
-	r := &redisdb.Offline{Servers: []redisdb.Server{offline(target)}, StateDir: t.TempDir(), Uncompared: true}
+	r := &redisdb.Offline{Servers: []redisdb.Server{offline(target)}, StateDir: t.TempDir(),
+		Uncompared: true}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r); err != nil {
 		t.Error(err)
 	}
@@ -110,14 +117,16 @@ func TestEmptyCollections(t *testing.T) {
 	t.Parallel()
 	set := setOf(t, "REDIS0006", "\xfe\x00\x00\x03key\x05value\x01\x04list\x00\x04\x04hash\x00")
 	target := redislab.Start(t)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{},
+		&redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	if n := target.Do("DBSIZE"); n != int64(1) {
 		t.Errorf("%v keys", n)
 	}
 	other := redislab.Start(t)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Offline{Servers: []redisdb.Server{offline(other)}, StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Offline{
+		Servers: []redisdb.Server{offline(other)}, StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -152,7 +161,8 @@ func TestDumpRestore(t *testing.T) {
 	dump := &redisdb.Dump{Path: filepath.Join(s.Dir, "dump.rdb")}
 	state := t.TempDir()
 	to := &redisdb.Live{Client: target.Client(), StateDir: state}
-	if _, err := dump.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, state, to); err != nil || target.Do("DBSIZE") != int64(0) {
+	if _, err := dump.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, state,
+		to); err != nil || target.Do("DBSIZE") != int64(0) {
 		t.Fatal(err)
 	}
 	if _, err := dump.Restore(t.Context(), backup.RestoreOptions{}, state, to); err != nil {
@@ -173,7 +183,8 @@ func TestDumpRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	to.Replace = true
-	if _, err := (&redisdb.Dump{Path: cut}).Restore(t.Context(), backup.RestoreOptions{}, state, to); err == nil || target.Do("DBSIZE") != s.Do("DBSIZE") {
+	if _, err := (&redisdb.Dump{Path: cut}).Restore(t.Context(), backup.RestoreOptions{}, state,
+		to); err == nil || target.Do("DBSIZE") != s.Do("DBSIZE") {
 		t.Errorf("a cut file: %v", err)
 	}
 }
@@ -186,9 +197,11 @@ func TestFunctionsLeftBehind(t *testing.T) {
 	source.Do("DEBUG", "POPULATE", 5000, "filler", 10)
 	set := takeRedis(t, source.Client())
 	target := redislab.Start(t)
-	target.Do("FUNCTION", "LOAD", "#!lua name=mine\nredis.register_function('two', function() return 2 end)")
+	target.Do("FUNCTION", "LOAD", "#!lua name=mine\nredis.register_function('two', function() "+
+		"return 2 end)")
 	r := &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrNotEmpty) {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err,
+		backup.ErrNotEmpty) {
 		t.Errorf("%v", err)
 	}
 	target.Do("FUNCTION", "FLUSH")

@@ -46,11 +46,12 @@ func TestOfflineRestore(t *testing.T) {
 	t.Parallel()
 	_, set := filled(t)
 	for name, args := range map[string][]string{
-		"plain":         nil,
-		"save points":   {"--save", "1 1"},
-		"AOF":           {"--appendonly", "yes"},
-		"AOF elsewhere": {"--appendonly", "yes", "--appenddirname", "other", "--appendfilename", "odd name"},
-		"password":      {"--requirepass", "hunter2"},
+		"plain":       nil,
+		"save points": {"--save", "1 1"},
+		"AOF":         {"--appendonly", "yes"},
+		"AOF elsewhere": {"--appendonly", "yes", "--appenddirname", "other", "--appendfilename",
+			"odd name"},
+		"password": {"--requirepass", "hunter2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -67,7 +68,8 @@ func TestOfflineRestore(t *testing.T) {
 				t.Fatalf("%+v %v", report, err)
 			}
 			if info, err := os.Stat(filepath.Join(target.Dir, "dump.rdb")); owned {
-				if err != nil || info.Sys().(*syscall.Stat_t).Uid != 12345 || info.Sys().(*syscall.Stat_t).Gid != 54321 || info.Mode() != 0o660 {
+				if err != nil || info.Sys().(*syscall.Stat_t).Uid != 12345 ||
+					info.Sys().(*syscall.Stat_t).Gid != 54321 || info.Mode() != 0o660 {
 					t.Errorf("%+v %v", info, err)
 				}
 			}
@@ -81,7 +83,8 @@ func TestOfflineRestore(t *testing.T) {
 				}
 			}
 			target.Do("DEL", "written later")
-			if err := (&redisdb.Source{Client: target.Client()}).Prove(t.Context(), stored(t, set)); err != nil {
+			if err := (&redisdb.Source{Client: target.Client()}).Prove(t.Context(),
+				stored(t, set)); err != nil {
 				t.Error(err)
 			}
 			if left, _ := filepath.Glob(filepath.Join(target.Dir, "temp-*")); len(left) > 0 {
@@ -112,7 +115,8 @@ func TestOfflineRollback(t *testing.T) {
 			before := takeRedis(t, target.Client())
 			server := offline(target)
 			r := &redisdb.Offline{StateDir: t.TempDir(), Servers: []redisdb.Server{server}}
-			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrNotEmpty) {
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err,
+				backup.ErrNotEmpty) {
 				t.Fatalf("a server with keys was accepted: %v", err)
 			}
 			r.Replace = true
@@ -124,10 +128,12 @@ func TestOfflineRollback(t *testing.T) {
 				return server.Start(ctx)
 			}
 			report, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
-			if err == nil || !strings.Contains(err.Error(), "the unit is masked") || report.Components[0].State != backup.StateFailed {
+			if err == nil || !strings.Contains(err.Error(), "the unit is masked") ||
+				report.Components[0].State != backup.StateFailed {
 				t.Fatalf("%+v %v", report, err)
 			}
-			if err := (&redisdb.Source{Client: target.Client()}).Prove(t.Context(), stored(t, before)); err != nil {
+			if err := (&redisdb.Source{Client: target.Client()}).Prove(t.Context(),
+				stored(t, before)); err != nil {
 				t.Error(err)
 			}
 			if left, _ := filepath.Glob(filepath.Join(target.Dir, "*restore*")); len(left) > 0 {
@@ -168,16 +174,17 @@ func TestOfflineNoWayBack(t *testing.T) {
 	target.Do("SET", "mine", "1")
 	server := offline(target)
 	stops := 0
-	r := &redisdb.Offline{StateDir: t.TempDir(), Replace: true, Servers: []redisdb.Server{{Client: server.Client, Dir: server.Dir,
-		Stop: func(ctx context.Context) error {
-			if stops++; stops > 1 {
-				return errors.New("the unit is gone")
-			}
-			return server.Stop(ctx)
-		},
-		Start: func(ctx context.Context) error {
-			return errors.Join(server.Start(ctx), errors.New("the unit is masked"))
-		}}}}
+	r := &redisdb.Offline{StateDir: t.TempDir(), Replace: true, Servers: []redisdb.Server{
+		{Client: server.Client, Dir: server.Dir,
+			Stop: func(ctx context.Context) error {
+				if stops++; stops > 1 {
+					return errors.New("the unit is gone")
+				}
+				return server.Stop(ctx)
+			},
+			Start: func(ctx context.Context) error {
+				return errors.Join(server.Start(ctx), errors.New("the unit is masked"))
+			}}}}
 	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
 	kept, _ := filepath.Glob(filepath.Join(target.Dir, "dump.rdb.before-restore-*"))
 	if err == nil || len(kept) != 1 || !strings.Contains(err.Error(), kept[0]) {
@@ -226,7 +233,8 @@ func TestLiveRestore(t *testing.T) {
 	target := redislab.Start(t, "--appendonly", "yes")
 	r := &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}
 	dry, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r)
-	if err != nil || dry.Components[0].State != backup.StatePlanned || target.Do("DBSIZE") != int64(0) {
+	if err != nil || dry.Components[0].State != backup.StatePlanned ||
+		target.Do("DBSIZE") != int64(0) {
 		t.Fatalf("%+v %v", dry, err)
 	}
 	if left, _ := os.ReadDir(r.StateDir); len(left) > 0 {
@@ -238,13 +246,15 @@ func TestLiveRestore(t *testing.T) {
 	}
 	// Once more: refused, unless told; then what was there is kept.
 	target.Do("SET", "mine", "1")
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrNotEmpty) {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err,
+		backup.ErrNotEmpty) {
 		t.Fatalf("a target with keys was accepted: %v", err)
 	}
 	r.Replace = true
 	into := *r
 	into.StateDir = filepath.Join(set.Dir, "redis")
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, &into); err == nil || !strings.Contains(err.Error(), "is a set") {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, &into); err == nil ||
+		!strings.Contains(err.Error(), "is a set") {
 		t.Errorf("state in the set: %v", err)
 	}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
@@ -266,11 +276,13 @@ func TestLiveCluster(t *testing.T) {
 	}
 	set := takeRedis(t, c)
 	single := redislab.Start(t)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: single.Client(), StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{},
+		&redisdb.Live{Client: single.Client(), StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	set = takeRedis(t, single.Client())
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c, Replace: true, StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c,
+		Replace: true, StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -290,17 +302,20 @@ func TestScratch(t *testing.T) {
 	_, set := filled(t)
 	dir := t.TempDir()
 	p := &redisdb.Scratch{Dir: dir}
-	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{p}}); err != nil {
+	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+		Against: []backup.Prover{p}}); err != nil {
 		t.Error(err)
 	}
 	// A file that reads well and that no server loads: one key twice.
 	double := takePlain(t, t.TempDir(), doubled{stored(t, set)})
-	err := double.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{p}})
+	err := double.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+		Against: []backup.Prover{p}})
 	if err == nil || !strings.Contains(err.Error(), "did not load") {
 		t.Errorf("a file that does not load: %v", err)
 	}
 	p.Program = "/no/such/redis-server"
-	if err := p.Prove(t.Context(), stored(t, set)); err == nil || !strings.Contains(err.Error(), p.Program) {
+	if err := p.Prove(t.Context(), stored(t, set)); err == nil || !strings.Contains(err.Error(),
+		p.Program) {
 		t.Errorf("no server: %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
@@ -349,7 +364,8 @@ func TestLiveRollback(t *testing.T) {
 	set := takeRedis(t, source.Client())
 	target := redislab.Start(t)
 	target.Do("SET", "mine", "1")
-	target.Do("FUNCTION", "LOAD", "#!lua name=mine\nredis.register_function('two', function() return 2 end)")
+	target.Do("FUNCTION", "LOAD", "#!lua name=mine\nredis.register_function('two', function() "+
+		"return 2 end)")
 	before := takeRedis(t, target.Client())
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -362,7 +378,8 @@ func TestLiveRollback(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Fatalf("%v", err)
 	}
-	if err := (&redisdb.Source{Client: target.Client()}).Prove(t.Context(), stored(t, before)); err != nil {
+	if err := (&redisdb.Source{Client: target.Client()}).Prove(t.Context(),
+		stored(t, before)); err != nil {
 		t.Error(err)
 	}
 }
@@ -391,12 +408,14 @@ func TestSample(t *testing.T) {
 		t.Error(err)
 	}
 	s.Do("ZADD", "zset", "1.25", "a")
-	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), `"zset"`) {
+	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) ||
+		!strings.Contains(err.Error(), `"zset"`) {
 		t.Errorf("a changed value: %v", err)
 	}
 	s.Do("ZADD", "zset", "1.5", "a")
 	s.Do("PERSIST", "expires in an hour")
-	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) || !strings.Contains(err.Error(), "expires in an hour") {
+	if err := src.Prove(t.Context(), stored(t, set)); !errors.Is(err, backup.ErrDiffers) ||
+		!strings.Contains(err.Error(), "expires in an hour") {
 		t.Errorf("a changed expiry: %v", err)
 	}
 }
@@ -410,9 +429,10 @@ func TestOfflineStillRunning(t *testing.T) {
 	before := tree(t, target.Dir)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	r := &redisdb.Offline{StateDir: t.TempDir(), Replace: true, Servers: []redisdb.Server{{Client: target.Client(), Dir: target.Dir,
-		Stop:  func(context.Context) error { time.AfterFunc(200*time.Millisecond, cancel); return nil },
-		Start: func(context.Context) error { return nil }}}}
+	r := &redisdb.Offline{StateDir: t.TempDir(), Replace: true, Servers: []redisdb.Server{
+		{Client: target.Client(), Dir: target.Dir,
+			Stop:  func(context.Context) error { time.AfterFunc(200*time.Millisecond, cancel); return nil },
+			Start: func(context.Context) error { return nil }}}}
 	if _, err := set.Restore(ctx, backup.RestoreOptions{}, r); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}

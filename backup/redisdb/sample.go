@@ -15,32 +15,35 @@ import (
 )
 
 // compareSample compares the number of keys, and the values of some.
-func compareSample(ctx context.Context, nodes []*node, client redis.UniversalClient, s *backup.Stored, d Details, sample int, cutoff int64) error {
+func compareSample(ctx context.Context, nodes []*node, client redis.UniversalClient,
+	s *backup.Stored, d Details, sample int, cutoff int64) error {
 	var lasting, all, empty int64
 	var chosen []rdb.Key
 	for _, n := range d.Nodes {
-		_, err := readStored(ctx, s, n.File, rdb.Visit{Digest: true, Cutoff: cutoff, Key: func(k *rdb.Key) error {
-			if k.Empty {
-				empty++
-				return nil
-			}
-			all++
-			if !counts(k, cutoff) {
-				return nil
-			}
-			lasting++
-			// Every key has the same chance, however many there are.
-			at := len(chosen)
-			if at == sample {
-				if at = int(rand.Int64N(lasting)); at >= sample {
+		_, err := readStored(ctx, s, n.File, rdb.Visit{Digest: true, Cutoff: cutoff,
+			Key: func(k *rdb.Key) error {
+				if k.Empty {
+					empty++
 					return nil
 				}
-			} else {
-				chosen = append(chosen, rdb.Key{})
-			}
-			chosen[at] = rdb.Key{DB: k.DB, Name: slices.Clone(k.Name), Type: k.Type, Expire: k.Expire, Digest: k.Digest}
-			return nil
-		}})
+				all++
+				if !counts(k, cutoff) {
+					return nil
+				}
+				lasting++
+				// Every key has the same chance, however many there are.
+				at := len(chosen)
+				if at == sample {
+					if at = int(rand.Int64N(lasting)); at >= sample {
+						return nil
+					}
+				} else {
+					chosen = append(chosen, rdb.Key{})
+				}
+				chosen[at] = rdb.Key{DB: k.DB, Name: slices.Clone(k.Name), Type: k.Type, Expire: k.Expire,
+					Digest: k.Digest}
+				return nil
+			}})
 		if err != nil {
 			return err
 		}
@@ -53,12 +56,14 @@ func compareSample(ctx context.Context, nodes []*node, client redis.UniversalCli
 		}
 		if len(info) == 0 { // DBSIZE tells of one database alone
 			return &backup.Error{Op: "count the keys of", Object: n.object(), Kind: backup.ErrNotAllowed,
-				Err: errors.New("INFO is forbidden, and only it tells of every database"), Next: "give the user +info, or compare all keys"}
+				Err:  errors.New("INFO is forbidden, and only it tells of every database"),
+				Next: "give the user +info, or compare all keys"}
 		}
 		have += info.keys()
 	}
 	if have < lasting || have > all {
-		return fmt.Errorf("%w: it holds %d keys, the set %d of which %d expire soon", backup.ErrDiffers, have, all, all-lasting)
+		return fmt.Errorf("%w: it holds %d keys, the set %d of which %d expire soon", backup.ErrDiffers,
+			have, all, all-lasting)
 	}
 	return compareKeys(ctx, nodes, chosen, cutoff)
 }
@@ -83,7 +88,8 @@ func compareKeys(ctx context.Context, nodes []*node, chosen []rdb.Key, cutoff in
 			live, ok := found[string(k.Name)]
 			switch {
 			case !ok:
-				bad = append(bad, fmt.Errorf("%w: key %.80q of database %d is missing", backup.ErrDiffers, k.Name, k.DB))
+				bad = append(bad, fmt.Errorf("%w: key %.80q of database %d is missing", backup.ErrDiffers,
+					k.Name, k.DB))
 			case !sameKey(k, live):
 				bad = append(bad, fmt.Errorf("%w: key %.80q of database %d", backup.ErrDiffers, k.Name, k.DB))
 			}
@@ -107,7 +113,8 @@ func sameKey(k *rdb.Key, live liveKey) bool {
 }
 
 // digests sums up keys of one database. Keys that are not there are left out.
-func (n *node) digests(ctx context.Context, db int, keys []rdb.Key, cutoff int64) (map[string]liveKey, error) {
+func (n *node) digests(ctx context.Context, db int, keys []rdb.Key,
+	cutoff int64) (map[string]liveKey, error) {
 	c, err := n.open(ctx, db)
 	if err != nil {
 		return nil, err

@@ -28,8 +28,10 @@ func (n *node) save(ctx context.Context, w *backup.Writer, out *Node, r *Source)
 			return err
 		}
 		if !ok1 || !ok2 {
-			return &backup.Error{Op: "find the RDB file of", Object: object, Err: errors.New("CONFIG GET is forbidden or renamed"), Kind: backup.ErrNotAllowed,
-				Next: "set Source.Path to the file, set Source.Commands if CONFIG is renamed, or use method " + string(PSYNC)}
+			return &backup.Error{Op: "find the RDB file of", Object: object,
+				Err: errors.New("CONFIG GET is forbidden or renamed"), Kind: backup.ErrNotAllowed,
+				Next: "set Source.Path to the file, set Source.Commands if CONFIG is renamed, or use method " +
+					string(PSYNC)}
 		}
 		path = filepath.Join(dir, file)
 	}
@@ -65,7 +67,8 @@ func (n *node) save(ctx context.Context, w *backup.Writer, out *Node, r *Source)
 	// tick behind that of TIME.
 	if out.RDB.Created.Before(start.Truncate(time.Second).Add(-time.Second)) {
 		return &backup.Error{Op: "copy " + path + " of", Object: object,
-			Err:  fmt.Errorf("the file is from %s, before the save at %s", out.RDB.Created.Format(time.RFC3339), start.UTC().Format(time.RFC3339)),
+			Err: fmt.Errorf("the file is from %s, before the save at %s",
+				out.RDB.Created.Format(time.RFC3339), start.UTC().Format(time.RFC3339)),
 			Next: "the server writes to another file: correct the path"}
 	}
 	return nil
@@ -122,7 +125,8 @@ func (n *node) saveInBackground(ctx context.Context) error {
 		_, err = conn.command("BGSAVE")
 		conn.close()
 		// Both are somebody else's that began in between.
-		if busySaving(err) || (isReply(err) && strings.Contains(err.Error(), "child process") && strings.Contains(err.Error(), "BGSAVE")) {
+		if busySaving(err) || (isReply(err) && strings.Contains(err.Error(), "child process") &&
+			strings.Contains(err.Error(), "BGSAVE")) {
 			continue
 		}
 		if err != nil {
@@ -138,8 +142,10 @@ func (n *node) saveInBackground(ctx context.Context) error {
 		return err
 	}
 	if status := info["rdb_last_bgsave_status"]; status != "ok" {
-		return &backup.Error{Op: "run BGSAVE on", Object: object, Err: fmt.Errorf("the server's saving process failed (rdb_last_bgsave_status:%s)", status), Retry: true,
-			Next: "its log says why: mostly a full disk or a directory that it may not write to"}
+		return &backup.Error{Op: "run BGSAVE on", Object: object,
+			Err:   fmt.Errorf("the server's saving process failed (rdb_last_bgsave_status:%s)", status),
+			Retry: true,
+			Next:  "its log says why: mostly a full disk or a directory that it may not write to"}
 	}
 	return nil
 }
@@ -153,9 +159,12 @@ func (n *node) waitForChild(ctx context.Context) error {
 			return false, err
 		}
 		if info["rdb_bgsave_in_progress"] == "" {
-			return false, &backup.Error{Op: "watch the saving of", Object: "redis " + n.addr, Err: errors.New("INFO persistence is forbidden, and only it tells whether saving worked"), Kind: backup.ErrNotAllowed,
+			return false, &backup.Error{Op: "watch the saving of", Object: "redis " + n.addr,
+				Err:  errors.New("INFO persistence is forbidden, and only it tells whether saving worked"),
+				Kind: backup.ErrNotAllowed,
 				Next: "give the user +info, or set Source.Method to " + string(PSYNC)}
 		}
-		return info["rdb_bgsave_in_progress"] == "0" && info["aof_rewrite_in_progress"] == "0" && info["module_fork_in_progress"] != "1", nil
+		return info["rdb_bgsave_in_progress"] == "0" && info["aof_rewrite_in_progress"] == "0" &&
+			info["module_fork_in_progress"] != "1", nil
 	})
 }

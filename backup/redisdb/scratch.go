@@ -61,15 +61,16 @@ func (r *Scratch) load(ctx context.Context, s *backup.Stored, n Node, have *summ
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	_, err = atomicfile.Write(ctx, filepath.Join(dir, "dump.rdb"), atomicfile.Options{NoDigest: true}, func(w io.Writer) error {
-		src, err := s.Open(n.File)
-		if err != nil {
+	_, err = atomicfile.Write(ctx, filepath.Join(dir, "dump.rdb"), atomicfile.Options{NoDigest: true},
+		func(w io.Writer) error {
+			src, err := s.Open(n.File)
+			if err != nil {
+				return err
+			}
+			defer src.Close()
+			_, err = io.Copy(w, src)
 			return err
-		}
-		defer src.Close()
-		_, err = io.Copy(w, src)
-		return err
-	})
+		})
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,8 @@ func (r *Scratch) load(ctx context.Context, s *backup.Stored, n Node, have *summ
 		program = "redis-server"
 	}
 	socket := filepath.Join(dir, "socket")
-	argv := []string{program, "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700", "--dir", dir, "--dbfilename", "dump.rdb",
+	argv := []string{program, "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700",
+		"--dir", dir, "--dbfilename", "dump.rdb",
 		"--save", "", "--appendonly", "no", "--daemonize", "no", "--repl-diskless-sync-delay", "0"}
 	running, stop := context.WithCancel(ctx)
 	exited := make(chan error, 1)

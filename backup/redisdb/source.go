@@ -52,10 +52,11 @@ const (
 // to everything. It stays the caller's to close. A Source is a [backup.Source],
 // and a [backup.Prover] that compares the live data with a set.
 type Source struct {
-	Client     redis.UniversalClient
-	Component  string // name in the set; empty: "redis"
-	Method     Method // empty: PSYNC
-	AllowStale bool   // also read a replica that has lost its master (not with PSYNC, which the server refuses)
+	Client    redis.UniversalClient
+	Component string // name in the set; empty: "redis"
+	Method    Method // empty: PSYNC
+	// also read a replica that has lost its master (not with PSYNC, which the server refuses)
+	AllowStale bool
 	Path       string // BGSAVE, SAVE: the server's RDB file, if CONFIG GET is not allowed
 	Sample     int    // Prove: compare so many keys, chosen at random, instead of all
 
@@ -114,7 +115,8 @@ func (r *Source) check() error {
 		return errors.New("no client given")
 	}
 	if !slices.Contains([]Method{PSYNC, BGSAVE, SAVE, DUMP}, r.method()) {
-		return fmt.Errorf("unknown method %q (want %s, %s, %s or %s)", r.Method, PSYNC, BGSAVE, SAVE, DUMP)
+		return fmt.Errorf("unknown method %q (want %s, %s, %s or %s)", r.Method, PSYNC, BGSAVE, SAVE,
+			DUMP)
 	}
 	return nil
 }
@@ -148,24 +150,28 @@ func (r *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 
 func (r *Source) checkState(n *node, info serverInfo) error {
 	refuse := func(retry bool, cause, next string) error {
-		return &backup.Error{Op: "back up", Object: n.object(), Err: errors.New(cause), Next: next, Retry: retry}
+		return &backup.Error{Op: "back up", Object: n.object(), Err: errors.New(cause), Next: next,
+			Retry: retry}
 	}
 	stale := info["role"] == "slave" && info["master_link_status"] == "down"
 	switch {
 	case info["loading"] == "1" || info["async_loading"] == "1":
 		return refuse(true, "the server is loading its data", "wait until INFO says loading:0")
 	case stale && r.method() == PSYNC:
-		return refuse(true, "it is a replica whose link to its master is down, and a server in that state gives no PSYNC snapshot",
+		return refuse(true, "it is a replica whose link to its master is down, and a server in that "+
+			"state gives no PSYNC snapshot",
 			"back up the master, or use another method with AllowStale")
 	case stale && !r.AllowStale:
-		return refuse(true, "it is a replica whose link to its master is down, so its data is old", "back up the master, or set AllowStale")
+		return refuse(true, "it is a replica whose link to its master is down, so its data is old",
+			"back up the master, or set AllowStale")
 	}
 	return nil
 }
 
 // Backup writes one RDB file for each node.
 func (r *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
-	c := backup.Component{Kind: Kind, Method: string(r.method()), Consistency: backup.ConsistencySnapshot}
+	c := backup.Component{Kind: Kind, Method: string(r.method()),
+		Consistency: backup.ConsistencySnapshot}
 	if err := r.check(); err != nil {
 		return c, err
 	}
@@ -249,10 +255,12 @@ func nodeWarnings(n *node, info serverInfo, out Node, m Method) (warnings []stri
 		warnings = append(warnings, n.object()+": "+fmt.Sprintf(format, a...))
 	}
 	if !out.RDB.Checksum {
-		warn("rdbchecksum is off, so the server's own checksum is missing; the set's SHA-256 protects the file from here on")
+		warn("rdbchecksum is off, so the server's own checksum is missing; the set's SHA-256 protects " +
+			"the file from here on")
 	}
 	if out.RDB.NotWalked != "" {
-		warn("keys were not counted: %s; the set can be restored with Offline only, and is not compared key by key", out.RDB.NotWalked)
+		warn("keys were not counted: %s; the set can be restored with Offline only, and is not "+
+			"compared key by key", out.RDB.NotWalked)
 	}
 	if info["role"] == "slave" && info["master_link_status"] == "down" {
 		warn("it is a replica without a link to its master: the data is old")
@@ -276,7 +284,8 @@ func (n *node) plaintext() string {
 	if o.TLSConfig != nil || o.Network == "unix" || loopback(n.addr) {
 		return ""
 	}
-	return "the connection to " + n.object() + " is not encrypted: data and password can be read on the network; use rediss://"
+	return "the connection to " + n.object() + " is not encrypted: data and password can be read on " +
+		"the network; use rediss://"
 }
 
 // checkStructure is LevelStructure: every file can be read from the first byte
@@ -296,8 +305,10 @@ func checkStructure(ctx context.Context, s *backup.Stored) error {
 		}
 		// A file that the program of its time could not walk has no counts.
 		counted := n.RDB.NotWalked == "" && info.NotWalked == ""
-		if info.Size != n.RDB.Size || info.Version != n.RDB.Version || counted && (info.Keys != n.RDB.Keys || info.Functions != n.RDB.Functions) {
-			return fmt.Errorf("%s: it holds %d keys in %d bytes, the manifest says %d in %d", n.File, info.Keys, info.Size, n.RDB.Keys, n.RDB.Size)
+		if info.Size != n.RDB.Size || info.Version != n.RDB.Version || counted &&
+			(info.Keys != n.RDB.Keys || info.Functions != n.RDB.Functions) {
+			return fmt.Errorf("%s: it holds %d keys in %d bytes, the manifest says %d in %d", n.File,
+				info.Keys, info.Size, n.RDB.Keys, n.RDB.Size)
 		}
 	}
 	return nil

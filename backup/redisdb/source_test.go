@@ -51,10 +51,12 @@ func TestManifest(t *testing.T) {
 	s, set := filled(t)
 	n := redisDetails(t, set).Nodes[0]
 	keys := s.Do("DBSIZE").(int64) + 1
-	if n.RDB.Version != 10 || n.RDB.Keys != keys || n.RDB.Databases[3] != 1 || n.RDB.Expiring != 2 || n.RDB.Functions != 1 || !n.RDB.Checksum || n.Offset < 0 || len(n.ReplID) != 40 {
+	if n.RDB.Version != 10 || n.RDB.Keys != keys || n.RDB.Databases[3] != 1 || n.RDB.Expiring != 2 ||
+		n.RDB.Functions != 1 || !n.RDB.Checksum || n.Offset < 0 || len(n.ReplID) != 40 {
 		t.Errorf("%+v", n)
 	}
-	if c := set.Components[0]; c.Server != "redis 7.0.15" && !strings.HasPrefix(c.Server, "redis ") || c.Items != keys || c.Consistency != backup.ConsistencySnapshot {
+	if c := set.Components[0]; c.Server != "redis 7.0.15" && !strings.HasPrefix(c.Server, "redis ") ||
+		c.Items != keys || c.Consistency != backup.ConsistencySnapshot {
 		t.Errorf("%+v", c)
 	}
 	// A second opinion on the file.
@@ -62,7 +64,8 @@ func TestManifest(t *testing.T) {
 	if out, err := command(check, filepath.Join(set.Dir, "redis", n.File)); err != nil {
 		t.Errorf("redis-check-rdb: %v\n%s", err, out)
 	}
-	dump, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: s.Client(), Method: redisdb.DUMP})
+	dump, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&redisdb.Source{Client: s.Client(), Method: redisdb.DUMP})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,12 +85,14 @@ func TestMinimalUser(t *testing.T) {
 	if n := redisDetails(t, set).Nodes[0]; n.RDB.Keys != s.Do("DBSIZE").(int64)+1 {
 		t.Errorf("%+v", n)
 	}
-	err := refused(t, &redisdb.Source{Client: s.User("replicator", "pass word"), Method: redisdb.BGSAVE})
+	err := refused(t, &redisdb.Source{Client: s.User("replicator", "pass word"),
+		Method: redisdb.BGSAVE})
 	if !errors.Is(err, backup.ErrNotAllowed) || strings.Contains(err.Error(), "pass word") {
 		t.Errorf("BGSAVE without the right: %v", err)
 	}
 	s.Do("ACL", "SETUSER", "nobody", "on", ">pass word", "+ping")
-	if err := refused(t, &redisdb.Source{Client: s.User("nobody", "pass word")}); !errors.Is(err, backup.ErrNotAllowed) {
+	if err := refused(t, &redisdb.Source{Client: s.User("nobody", "pass word")}); !errors.Is(err,
+		backup.ErrNotAllowed) {
 		t.Errorf("PSYNC without the right: %v", err)
 	}
 }
@@ -97,7 +102,8 @@ func TestManaged(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t)
 	s.Fill()
-	s.Do("ACL", "SETUSER", "managed", "on", ">p", "~*", "+@all", "-psync", "-sync", "-config", "-save", "-bgsave", "-replconf")
+	s.Do("ACL", "SETUSER", "managed", "on", ">p", "~*", "+@all", "-psync", "-sync", "-config", "-save",
+		"-bgsave", "-replconf")
 	src := &redisdb.Source{Client: s.User("managed", "p"), Method: redisdb.DUMP}
 	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, src)
 	if err != nil {
@@ -108,7 +114,8 @@ func TestManaged(t *testing.T) {
 	}
 	// Without INFO a database could be overlooked.
 	s.Do("ACL", "SETUSER", "blind", "on", ">p", "~*", "+@all", "-info")
-	if err := refused(t, &redisdb.Source{Client: s.User("blind", "p"), Method: redisdb.DUMP}); !errors.Is(err, backup.ErrNotAllowed) {
+	if err := refused(t, &redisdb.Source{Client: s.User("blind", "p"),
+		Method: redisdb.DUMP}); !errors.Is(err, backup.ErrNotAllowed) {
 		t.Errorf("without INFO: %v", err)
 	}
 	// The proof reads key by key as well.
@@ -117,19 +124,22 @@ func TestManaged(t *testing.T) {
 	}
 	// And so does the restore of a target that allows nothing else.
 	target := redislab.Start(t)
-	target.Do("ACL", "SETUSER", "managed", "on", ">p", "~*", "+@all", "-psync", "-sync", "-config", "-replicaof", "-replconf")
+	target.Do("ACL", "SETUSER", "managed", "on", ">p", "~*", "+@all", "-psync", "-sync", "-config",
+		"-replicaof", "-replconf")
 	r := &redisdb.Live{Client: target.User("managed", "p"), StateDir: t.TempDir()}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
 		t.Error(err)
 	}
-	if _, err := takeRedis(t, s.Client()).Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: redislab.Start(t).User("default", ""), StateDir: t.TempDir()}); err != nil {
+	if _, err := takeRedis(t, s.Client()).Restore(t.Context(), backup.RestoreOptions{},
+		&redisdb.Live{Client: redislab.Start(t).User("default", ""), StateDir: t.TempDir()}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestConfigForbidden(t *testing.T) {
 	t.Parallel()
-	for name, args := range map[string][]string{"renamed": {"--rename-command", "CONFIG", "hidden"}, "gone": {"--rename-command", "CONFIG", ""}} {
+	for name, args := range map[string][]string{"renamed": {"--rename-command", "CONFIG", "hidden"},
+		"gone": {"--rename-command", "CONFIG", ""}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := redislab.Start(t, args...)
@@ -140,17 +150,21 @@ func TestConfigForbidden(t *testing.T) {
 				t.Fatalf("%v", err)
 			}
 			takeRedis(t, s.Client()) // PSYNC needs none of it
-			src := &redisdb.Source{Client: s.Client(), Method: redisdb.BGSAVE, Path: filepath.Join(s.Dir, "dump.rdb")}
+			src := &redisdb.Source{Client: s.Client(), Method: redisdb.BGSAVE, Path: filepath.Join(s.Dir,
+				"dump.rdb")}
 			set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, src)
 			if err != nil {
 				t.Fatal(err)
 			}
 			// The offline restore needs to be told as well.
-			r := &redisdb.Offline{StateDir: t.TempDir(), Servers: []redisdb.Server{offline(s)}, Replace: true}
-			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrNotAllowed) {
+			r := &redisdb.Offline{StateDir: t.TempDir(), Servers: []redisdb.Server{offline(s)},
+				Replace: true}
+			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err,
+				backup.ErrNotAllowed) {
 				t.Fatalf("%v", err)
 			}
-			r.Servers[0].Config = map[string]string{"dir": s.Dir, "dbfilename": "dump.rdb", "appendonly": "no", "appendfilename": "appendonly.aof", "appenddirname": "appendonlydir"}
+			r.Servers[0].Config = map[string]string{"dir": s.Dir, "dbfilename": "dump.rdb",
+				"appendonly": "no", "appendfilename": "appendonly.aof", "appenddirname": "appendonlydir"}
 			if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
 				t.Fatal(err)
 			}
@@ -171,8 +185,10 @@ func TestSaveFails(t *testing.T) {
 	if err := os.Remove(gone); err != nil { // nobody, not even root, can write there
 		t.Fatal(err)
 	}
-	for m, want := range map[redisdb.Method]string{redisdb.BGSAVE: "rdb_last_bgsave_status:err", redisdb.SAVE: "could not write its file"} {
-		if err := refused(t, &redisdb.Source{Client: s.Client(), Method: m, Path: filepath.Join(gone, "dump.rdb")}); !strings.Contains(err.Error(), want) {
+	for m, want := range map[redisdb.Method]string{redisdb.BGSAVE: "rdb_last_bgsave_status:err",
+		redisdb.SAVE: "could not write its file"} {
+		if err := refused(t, &redisdb.Source{Client: s.Client(), Method: m, Path: filepath.Join(gone,
+			"dump.rdb")}); !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", m, err)
 		}
 	}
@@ -187,7 +203,8 @@ func TestBGSAVEWaits(t *testing.T) {
 	s.Do("BGSAVE")
 	s.Do("CONFIG", "SET", "rdb-key-save-delay", "0")
 	s.Do("SET", "written after the running save began", "1")
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: s.Client(), Method: redisdb.BGSAVE})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&redisdb.Source{Client: s.Client(), Method: redisdb.BGSAVE})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +233,8 @@ func TestRemoteFile(t *testing.T) {
 	s := redislab.Start(t)
 	s.Fill()
 	var asked string
-	src := &redisdb.Source{Client: s.Client(), Method: redisdb.SAVE, Open: func(_ context.Context, addr, path string) (io.ReadCloser, error) {
+	src := &redisdb.Source{Client: s.Client(), Method: redisdb.SAVE, Open: func(_ context.Context,
+		addr, path string) (io.ReadCloser, error) {
 		asked = addr + " " + path
 		return os.Open(path)
 	}}
@@ -245,13 +263,15 @@ func TestSentinel(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t, "--requirepass", "hunter2")
 	s.Fill()
-	c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "mymaster", SentinelAddrs: []string{redislab.Sentinel(t, s)}, Password: "hunter2"})
+	c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "mymaster",
+		SentinelAddrs: []string{redislab.Sentinel(t, s)}, Password: "hunter2"})
 	t.Cleanup(func() { _ = c.Close() })
 	set := takeRedis(t, c)
 	if comp := set.Components[0]; comp.Topology != "sentinel" || comp.Origin != "redis "+s.Addr {
 		t.Errorf("%+v", comp)
 	}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c, Replace: true, StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: c,
+		Replace: true, StateDir: t.TempDir()}); err != nil {
 		t.Error(err)
 	}
 }
@@ -302,11 +322,14 @@ func TestCluster(t *testing.T) {
 		keys += s.Do("DBSIZE").(int64)
 	}
 	d := redisDetails(t, set)
-	if comp := set.Components[0]; len(d.Nodes) != 3 || comp.Items != keys || comp.Topology != "cluster" || comp.Consistency != backup.ConsistencyPerNode || d.Nodes[0].Slots != "0-5460" {
+	if comp := set.Components[0]; len(d.Nodes) != 3 || comp.Items != keys ||
+		comp.Topology != "cluster" || comp.Consistency != backup.ConsistencyPerNode ||
+		d.Nodes[0].Slots != "0-5460" {
 		t.Errorf("%+v %+v", comp, d)
 	}
 	// One node alone would be a third of the data.
-	if err := refused(t, &redisdb.Source{Client: servers[0].Client()}); !strings.Contains(err.Error(), "one node of a cluster") {
+	if err := refused(t, &redisdb.Source{Client: servers[0].Client()}); !strings.Contains(err.Error(),
+		"one node of a cluster") {
 		t.Error(err)
 	}
 	// A slot on its way from one node to another: its keys could be missed.
@@ -346,7 +369,8 @@ func TestReplica(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	// A replica is no target.
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: s.Client(), StateDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "it is a replica") {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: s.Client(),
+		StateDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "it is a replica") {
 		t.Errorf("%v", err)
 	}
 	master.Kill()
@@ -354,12 +378,15 @@ func TestReplica(t *testing.T) {
 	for _, m := range []redisdb.Method{redisdb.PSYNC, redisdb.BGSAVE} {
 		err := refused(t, &redisdb.Source{Client: s.Client(), Method: m})
 		var e *backup.Error
-		if !errors.As(err, &e) || !e.Retryable() || !strings.Contains(err.Error(), "link to its master is down") {
+		if !errors.As(err, &e) || !e.Retryable() || !strings.Contains(err.Error(),
+			"link to its master is down") {
 			t.Errorf("%s: %v", m, err)
 		}
 	}
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: s.Client(), Method: redisdb.BGSAVE, AllowStale: true})
-	if err != nil || !strings.Contains(strings.Join(set.Components[0].Warnings, ""), "the data is old") {
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&redisdb.Source{Client: s.Client(), Method: redisdb.BGSAVE, AllowStale: true})
+	if err != nil || !strings.Contains(strings.Join(set.Components[0].Warnings, ""),
+		"the data is old") {
 		t.Errorf("%+v %v", set, err)
 	}
 }
@@ -382,7 +409,8 @@ func TestLoading(t *testing.T) {
 func TestChecksumOff(t *testing.T) {
 	t.Parallel()
 	_, set := filled(t, "--rdbchecksum", "no")
-	if w := set.Components[0].Warnings; redisDetails(t, set).Nodes[0].RDB.Checksum || len(w) != 1 || !strings.Contains(w[0], "rdbchecksum is off") {
+	if w := set.Components[0].Warnings; redisDetails(t, set).Nodes[0].RDB.Checksum || len(w) != 1 ||
+		!strings.Contains(w[0], "rdbchecksum is off") {
 		t.Errorf("warnings %q", w)
 	}
 }
@@ -412,7 +440,10 @@ func TestWritesDuringSnapshot(t *testing.T) {
 			during = true
 			// The snapshot has its moment; what begins to be written now is later.
 			before := written.Load()
-			redislab.WaitFor(t, "a write during the snapshot", func() bool { return written.Load() > before+1 })
+			redislab.WaitFor(t, "a write during the snapshot", func() bool {
+				return written.Load() > before+
+					1
+			})
 		}
 	}}, &redisdb.Source{Client: s.Client()})
 	cancel()
@@ -421,7 +452,8 @@ func TestWritesDuringSnapshot(t *testing.T) {
 		t.Fatalf("%v, %v", during, err)
 	}
 	target := redislab.Start(t)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}); err != nil {
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{},
+		&redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	if a, b := target.Do("GET", "first"), target.Do("GET", "a key far away"); a != b {
@@ -468,7 +500,8 @@ func TestConnectionCut(t *testing.T) {
 			t.Cleanup(func() { _ = c.Close() })
 			err := refused(t, &redisdb.Source{Client: c})
 			var e *backup.Error
-			if !errors.As(err, &e) || !e.Retryable() || !strings.Contains(err.Error(), "the connection was cut") || !errors.Is(err, io.ErrUnexpectedEOF) {
+			if !errors.As(err, &e) || !e.Retryable() || !strings.Contains(err.Error(),
+				"the connection was cut") || !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Error(err)
 			}
 		})
@@ -488,7 +521,8 @@ func TestDiskFull(t *testing.T) {
 		}
 		_, err = backup.Take(t.Context(), sets, backup.Options{Reserve: -1}, hideEstimate{src})
 		var e *backup.Error
-		if !errors.As(err, &e) || !strings.Contains(err.Error(), "no space left on device") || e.Hint() == "" {
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), "no space left on device") ||
+			e.Hint() == "" {
 			t.Errorf("full: %v", err)
 		}
 		if left := backuptest.Leftovers(t, sets); len(left) > 0 {
@@ -516,7 +550,8 @@ func TestTooNew(t *testing.T) {
 		&redisdb.Live{Client: target.Client(), StateDir: t.TempDir()},
 		&redisdb.Offline{StateDir: t.TempDir(), Servers: []redisdb.Server{offline(target)}},
 	} {
-		if _, err := newer.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err, backup.ErrTooNew) {
+		if _, err := newer.Restore(t.Context(), backup.RestoreOptions{}, r); !errors.Is(err,
+			backup.ErrTooNew) {
 			t.Errorf("%T: %v", r, err)
 		}
 	}

@@ -24,7 +24,8 @@ import (
 type phase string
 
 const (
-	phaseSaving   phase = "saving"   // a copy of what is there is being taken, or the file is being copied; nothing has changed
+	// a copy of what is there is being taken, or the file is being copied; nothing has changed
+	phaseSaving   phase = "saving"
 	phaseEmptying phase = "emptying" // what is there is being removed
 	phaseWriting  phase = "writing"  // the set's keys are being written
 	phasePlacing  phase = "placing"  // servers are being stopped, and files moved
@@ -43,10 +44,12 @@ type journal struct {
 	Target    string    `json:"target"`
 	Phase     phase     `json:"phase"`
 	Started   time.Time `json:"started"`
-	Rescue    string    `json:"rescue,omitempty"`  // the set of what was there; empty: the target was empty
-	Acked     int64     `json:"acked,omitempty"`   // keys from the beginning of the set that the server has confirmed
-	Sent      int64     `json:"sent,omitempty"`    // keys that it may have got; 0: unknown
-	Servers   []*placed `json:"servers,omitempty"` // offline
+	// the set of what was there; empty: the target was empty
+	Rescue string `json:"rescue,omitempty"`
+	// keys from the beginning of the set that the server has confirmed
+	Acked   int64     `json:"acked,omitempty"`
+	Sent    int64     `json:"sent,omitempty"`    // keys that it may have got; 0: unknown
+	Servers []*placed `json:"servers,omitempty"` // offline
 }
 
 const journalSchema = 1
@@ -62,7 +65,8 @@ type stateDir struct {
 // locked until close: one restore of a component at a time.
 func openState(dir, component string, create bool) (*stateDir, error) {
 	if dir == "" {
-		return nil, errors.New("no StateDir given: it holds the journal of the restore and the set of what is replaced")
+		return nil, errors.New("no StateDir given: it holds the journal of the restore and the set of " +
+			"what is replaced")
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -71,14 +75,16 @@ func openState(dir, component string, create bool) (*stateDir, error) {
 	if err := step.OutsideSets(abs); err != nil {
 		return nil, err
 	}
-	s := &stateDir{dir: abs, path: filepath.Join(abs, strings.ReplaceAll(component, "/", "_")+".restore.json")}
+	s := &stateDir{dir: abs, path: filepath.Join(abs, strings.ReplaceAll(component, "/", "_")+
+		".restore.json")}
 	if create {
 		if err := os.MkdirAll(abs, 0o700); err != nil {
 			return nil, step.Fail("open", dir, err)
 		}
 	}
 	if err := checkPrivate(abs, false); err != nil {
-		return nil, &backup.Error{Op: "open", Object: dir, Err: err, Next: "choose a directory that only you and root can write to"}
+		return nil, &backup.Error{Op: "open", Object: dir, Err: err,
+			Next: "choose a directory that only you and root can write to"}
 	}
 	if !create {
 		return s, nil
@@ -90,7 +96,8 @@ func openState(dir, component string, create bool) (*stateDir, error) {
 	if err := syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = s.lock.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, &backup.Error{Op: "lock", Object: dir, Kind: backup.ErrLocked, Next: "wait until the other restore is done", Retry: true}
+			return nil, &backup.Error{Op: "lock", Object: dir, Kind: backup.ErrLocked,
+				Next: "wait until the other restore is done", Retry: true}
 		}
 		return nil, step.Fail("lock", dir, err)
 	}
@@ -126,7 +133,8 @@ func checkPrivate(dir string, below bool) error {
 		// A sticky directory lets others add names, but not change ours.
 		others := info.Mode().Perm()&0o022 != 0 && (info.Mode()&fs.ModeSticky == 0 || p == real && !below)
 		if (st.Uid != 0 && int(st.Uid) != os.Geteuid()) || others {
-			return fmt.Errorf("%s belongs to user %d with mode %v: others could change what lies there", p, st.Uid, info.Mode().Perm())
+			return fmt.Errorf("%s belongs to user %d with mode %v: others could change what lies there", p,
+				st.Uid, info.Mode().Perm())
 		}
 		if p == filepath.Dir(p) {
 			return nil
@@ -149,15 +157,18 @@ func (s *stateDir) load() (*journal, error) {
 		return nil, step.Fail("read", s.path, err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || (st.Uid != 0 && int(st.Uid) != os.Geteuid()) || info.Mode().Perm()&0o022 != 0 || info.Size() > 1<<20 {
+	if !ok || (st.Uid != 0 && int(st.Uid) != os.Geteuid()) || info.Mode().Perm()&0o022 != 0 ||
+		info.Size() > 1<<20 {
 		return nil, step.Fail("read", s.path, errors.New("others could have written this journal"))
 	}
 	var j journal
 	if err := json.NewDecoder(f).Decode(&j); err != nil || j.Schema != journalSchema {
-		return nil, step.Fail("read", s.path, fmt.Errorf("it is not a journal of this version: schema %d, %w", j.Schema, err))
+		return nil, step.Fail("read", s.path,
+			fmt.Errorf("it is not a journal of this version: schema %d, %w", j.Schema, err))
 	}
 	if j.Rescue != "" && filepath.Dir(j.Rescue) != s.dir {
-		return nil, step.Fail("read", s.path, fmt.Errorf("its rescue set %s is outside of %s", j.Rescue, s.dir))
+		return nil, step.Fail("read", s.path, fmt.Errorf("its rescue set %s is outside of %s", j.Rescue,
+			s.dir))
 	}
 	return &j, nil
 }
@@ -196,7 +207,8 @@ func identity(s *backup.Stored) string {
 }
 
 func newJournal(kind, component, target string, s *backup.Stored) *journal {
-	return &journal{Schema: journalSchema, Kind: kind, Component: component, Set: identity(s), SetDir: filepath.Dir(s.Dir),
+	return &journal{Schema: journalSchema, Kind: kind, Component: component, Set: identity(s),
+		SetDir: filepath.Dir(s.Dir),
 		Target: target, Phase: phaseSaving, Started: time.Now().UTC()}
 }
 
@@ -211,7 +223,8 @@ func (j *journal) fits(kind, target string, s *backup.Stored) error {
 
 func (j *journal) unfinished(what, next string) error {
 	return &backup.Error{Op: "restore", Object: j.Target, Kind: ErrUnfinished,
-		Err: fmt.Errorf("it began at %s and is in phase %q: %s; %s", j.Started.Format(time.RFC3339), j.Phase, j.state(), what), Next: next}
+		Err: fmt.Errorf("it began at %s and is in phase %q: %s; %s", j.Started.Format(time.RFC3339),
+			j.Phase, j.state(), what), Next: next}
 }
 
 // state says what the servers hold.

@@ -16,9 +16,12 @@ import (
 func checkState(ctx context.Context, n *node, info serverInfo, version int) error {
 	switch {
 	case info["loading"] == "1" || info["async_loading"] == "1":
-		return &backup.Error{Op: "restore", Object: n.object(), Err: errors.New("the server is loading its data"), Next: "wait until INFO says loading:0", Retry: true}
+		return &backup.Error{Op: "restore", Object: n.object(),
+			Err: errors.New("the server is loading its data"), Next: "wait until INFO says loading:0",
+			Retry: true}
 	case info["role"] == "slave":
-		return refuse(n, nil, "restore its master, "+info["master_host"]+":"+info["master_port"], "it is a replica")
+		return refuse(n, nil, "restore its master, "+info["master_host"]+":"+info["master_port"],
+			"it is a replica")
 	}
 	newest, err := n.rdbVersion(ctx, info)
 	if err != nil {
@@ -26,8 +29,10 @@ func checkState(ctx context.Context, n *node, info serverInfo, version int) erro
 	}
 	const valkey, common = 80, 11 // Valkey loads nothing in between: those numbers are Redis' (9.0)
 	if version > newest || newest >= valkey && version > common && version < valkey {
-		return refuse(n, backup.ErrTooNew, "restore into a server at least as new as the one that was backed up, and of the same product",
-			"the data is in RDB version %d, the server (%s) loads up to %d", version, info["redis_version"], newest)
+		return refuse(n, backup.ErrTooNew, "restore into a server at least as new as the one that was "+
+			"backed up, and of the same product",
+			"the data is in RDB version %d, the server (%s) loads up to %d", version, info["redis_version"],
+			newest)
 	}
 	return nil
 }
@@ -82,7 +87,8 @@ func checkDatabases(ctx context.Context, n *node, d Details) error {
 	case err == nil:
 		return nil
 	case isReply(err) && !denied(err):
-		return refuse(n, ErrCannotHold, "raise its setting databases to "+strconv.Itoa(highest+1)+" or more",
+		return refuse(n, ErrCannotHold, "raise its setting databases to "+strconv.Itoa(highest+1)+
+			" or more",
 			"the set holds keys in database %d: %w", highest, err)
 	}
 	return serverError("restore", n.object(), ctxFirst(ctx, err))
@@ -91,9 +97,12 @@ func checkDatabases(ctx context.Context, n *node, d Details) error {
 // moduleOf says which module brings a type of the modules that Redis Ltd.
 // publishes; names as MODULE LIST has them, in lower case.
 var moduleOf = map[string][]string{
-	"ReJSON-RL": {"rejson"}, "MBbloom--": {"bf"}, "MBbloomCF": {"bf"}, "CMSk-TYPE": {"bf"}, "TopK-TYPE": {"bf"}, "TDIS-TYPE": {"bf"},
-	"TSDB-TYPE": {"timeseries"}, "graphdata": {"graph"}, "trietype0": {"search", "searchlight", "ft"}, "ft_index0": {"search", "searchlight", "ft"},
-	"ft_invidx": {"search", "searchlight", "ft"}, "numericdx": {"search", "searchlight", "ft"}, "vectorset": {"vectorset"},
+	"ReJSON-RL": {"rejson"}, "MBbloom--": {"bf"}, "MBbloomCF": {"bf"}, "CMSk-TYPE": {"bf"},
+	"TopK-TYPE": {"bf"}, "TDIS-TYPE": {"bf"},
+	"TSDB-TYPE": {"timeseries"}, "graphdata": {"graph"}, "trietype0": {"search", "searchlight", "ft"},
+	"ft_index0": {"search", "searchlight", "ft"},
+	"ft_invidx": {"search", "searchlight", "ft"}, "numericdx": {"search", "searchlight", "ft"},
+	"vectorset": {"vectorset"},
 }
 
 // moduleTypes lists the module types of a file.
@@ -124,7 +133,9 @@ func checkModules(ctx context.Context, n *node, info serverInfo, d Details) erro
 	}
 	loaded, told := n.modules(ctx, info)
 	if !told {
-		return refuse(n, backup.ErrNotAllowed, "give the user +module|list or +info", "the set holds data of modules (%s), and the server does not tell which it has loaded", strings.Join(types, ", "))
+		return refuse(n, backup.ErrNotAllowed, "give the user +module|list or +info",
+			"the set holds data of modules (%s), and the server does not tell which it has loaded",
+			strings.Join(types, ", "))
 	}
 	for _, t := range types {
 		var ok bool
@@ -138,7 +149,8 @@ func checkModules(ctx context.Context, n *node, info serverInfo, d Details) erro
 			}
 		}
 		if !ok {
-			return refuse(n, ErrCannotHold, "load the module that the data was written by", "the set holds data of the module type %q, and the server lacks its module (it has: %s)",
+			return refuse(n, ErrCannotHold, "load the module that the data was written by",
+				"the set holds data of the module type %q, and the server lacks its module (it has: %s)",
 				t, strings.Join(slices.Sorted(maps.Keys(loaded)), ", "))
 		}
 	}
@@ -163,7 +175,8 @@ func checkMemory(nodes []*node, infos []serverInfo, d Details) error {
 		room += limit - max(0, info.int("used_memory")-info.int("used_memory_dataset"))
 	}
 	if need > room {
-		return refuse(nodes[0], ErrCannotHold, "raise maxmemory", "maxmemory leaves %d bytes for data, and the set needs about %d", room, need)
+		return refuse(nodes[0], ErrCannotHold, "raise maxmemory",
+			"maxmemory leaves %d bytes for data, and the set needs about %d", room, need)
 	}
 	return nil
 }

@@ -48,17 +48,20 @@ func (t *topology) origin() string {
 
 // topologyOf connects and finds the nodes. names are commands that the servers
 // have under another name.
-func topologyOf(ctx context.Context, c redis.UniversalClient, names map[string]string) (*topology, error) {
+func topologyOf(ctx context.Context, c redis.UniversalClient,
+	names map[string]string) (*topology, error) {
 	switch c := c.(type) {
 	case *redis.Client:
 		return singleTopology(ctx, c, names)
 	case *redis.ClusterClient:
 		return clusterTopology(ctx, c, names)
 	}
-	return nil, fmt.Errorf("a client of type %T cannot be backed up; use redis.NewClient, NewFailoverClient or NewClusterClient", c)
+	return nil, fmt.Errorf("a client of type %T cannot be backed up; use redis.NewClient, "+
+		"NewFailoverClient or NewClusterClient", c)
 }
 
-func singleTopology(ctx context.Context, c *redis.Client, names map[string]string) (*topology, error) {
+func singleTopology(ctx context.Context, c *redis.Client,
+	names map[string]string) (*topology, error) {
 	t := &topology{kind: "standalone"}
 	n := &node{client: c, addr: c.Options().Addr, names: names}
 	// What NewFailoverClient (9.23) has in place of an address.
@@ -76,7 +79,8 @@ func singleTopology(ctx context.Context, c *redis.Client, names map[string]strin
 		return nil, err
 	}
 	if info["cluster_enabled"] == "1" {
-		return nil, &backup.Error{Op: "read the topology of", Object: "redis " + n.addr, Err: errors.New("it is one node of a cluster"),
+		return nil, &backup.Error{Op: "read the topology of", Object: "redis " + n.addr,
+			Err:  errors.New("it is one node of a cluster"),
 			Next: "connect with a cluster client, so that every master is included"}
 	}
 	t.nodes = []*node{n}
@@ -84,7 +88,8 @@ func singleTopology(ctx context.Context, c *redis.Client, names map[string]strin
 }
 
 // clusterTopology finds the masters.
-func clusterTopology(ctx context.Context, c *redis.ClusterClient, names map[string]string) (*topology, error) {
+func clusterTopology(ctx context.Context, c *redis.ClusterClient,
+	names map[string]string) (*topology, error) {
 	//lint:ignore SA1019 CLUSTER SHARDS, which replaces it, needs Redis 7.0
 	slots, err := c.ClusterSlots(ctx).Result()
 	if err != nil {
@@ -96,7 +101,8 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient, names map[stri
 	next := 0
 	for _, s := range slots {
 		if s.Start != next || len(s.Nodes) == 0 {
-			return nil, fmt.Errorf("read the topology of redis cluster: no node serves slot %d; repair the cluster first", next)
+			return nil, fmt.Errorf("read the topology of redis cluster: no node serves slot %d; repair "+
+				"the cluster first", next)
 		}
 		next = s.End + 1
 		m := s.Nodes[0]
@@ -112,7 +118,8 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient, names map[stri
 		t.owner += fmt.Sprintf("%d-%d %s\n", s.Start, s.End, m.ID)
 	}
 	if next != slotCount {
-		return nil, fmt.Errorf("read the topology of redis cluster: no node serves slot %d; repair the cluster first", next)
+		return nil, fmt.Errorf("read the topology of redis cluster: no node serves slot %d; repair the "+
+			"cluster first", next)
 	}
 	// The client may know a node by another address than the cluster does.
 	var mu sync.Mutex
@@ -136,11 +143,15 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient, names map[stri
 		return nil, serverError("connect to the masters of", "redis cluster", err)
 	}
 	if moving {
-		return nil, &backup.Error{Op: "read the topology of", Object: "redis cluster", Err: errors.New("slots are being moved from one node to another"), Next: "wait until resharding is done, or repair it with redis-cli --cluster fix", Retry: true}
+		return nil, &backup.Error{Op: "read the topology of", Object: "redis cluster",
+			Err:  errors.New("slots are being moved from one node to another"),
+			Next: "wait until resharding is done, or repair it with redis-cli --cluster fix", Retry: true}
 	}
 	for _, n := range t.nodes {
 		if n.client == nil {
-			return nil, &backup.Error{Op: "connect to", Object: "redis " + n.addr, Err: errors.New("the client knows no such master"), Next: "wait until the failover is done", Retry: true}
+			return nil, &backup.Error{Op: "connect to", Object: "redis " + n.addr,
+				Err: errors.New("the client knows no such master"), Next: "wait until the failover is done",
+				Retry: true}
 		}
 	}
 	return t, nil
@@ -160,7 +171,9 @@ func (t *topology) unchanged(ctx context.Context, c redis.UniversalClient) error
 		return err
 	}
 	if now.owner != t.owner {
-		return &backup.Error{Op: "back up", Object: "redis cluster", Err: fmt.Errorf("its slots moved: %w", backup.ErrChanged), Next: "wait until resharding is done", Retry: true}
+		return &backup.Error{Op: "back up", Object: "redis cluster",
+			Err: fmt.Errorf("its slots moved: %w", backup.ErrChanged), Next: "wait until resharding is done",
+			Retry: true}
 	}
 	return nil
 }

@@ -49,7 +49,8 @@ func NewClient(uri string, t *tls.Config) (redis.UniversalClient, error) {
 	}
 	if err != nil {
 		return nil, &backup.Error{Op: "read", Object: "the Redis URI", Err: err,
-			Next: "write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded"}
+			Next: "write it as redis://user:password@host:6379/0, rediss:// for TLS, with special " +
+				"characters of the password percent-encoded"}
 	}
 	return c, nil
 }
@@ -68,7 +69,8 @@ type uriParts struct {
 // Reasons that repeat nothing of the URI.
 var (
 	errURIForm   = errors.New("it is not of a known form")
-	errURIScheme = errors.New("unknown scheme (want redis, rediss, redis+cluster, redis+sentinel or unix)")
+	errURIScheme = errors.New("unknown scheme (want redis, rediss, redis+cluster, " +
+		"redis+sentinel or unix)")
 	errURIHost   = errors.New("it names no host, or one with a port that is not a number")
 	errURIMaster = errors.New("it names no master for Sentinel")
 	errURIOption = errors.New("it has an option that is unknown or has a wrong value")
@@ -173,7 +175,8 @@ func cutUserinfo(s string) (info, rest string, err error) {
 		return "", s, nil
 	}
 	// An @ further on: in an option's value, or a raw password with / ? or #.
-	if q := strings.IndexByte(s, '?'); q >= 0 && q < i && strings.Contains(s[q:i], "=") && validHosts(s) {
+	if q := strings.IndexByte(s, '?'); q >= 0 && q < i && strings.Contains(s[q:i], "=") &&
+		validHosts(s) {
 		return "", s, nil
 	}
 	return s[:i], s[i+1:], nil
@@ -233,7 +236,8 @@ func (p uriParts) client(t *tls.Config) (redis.UniversalClient, error) {
 			return nil, errURIOption
 		}
 		o.MasterName, o.SentinelAddrs = p.master, p.hosts
-		o.Username, o.Password, o.SentinelUsername, o.SentinelPassword = user, pass, sentinelUser, sentinelPass
+		o.Username, o.Password, o.SentinelUsername, o.SentinelPassword = user, pass, sentinelUser,
+			sentinelPass
 		if t != nil {
 			o.TLSConfig = t
 		}
@@ -271,5 +275,6 @@ func loopback(addr string) bool {
 		host = addr
 	}
 	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || host == "" || strings.HasPrefix(host, "/") || err == nil && ip.Unmap().IsLoopback()
+	return host == "localhost" || host == "" || strings.HasPrefix(host, "/") || err == nil &&
+		ip.Unmap().IsLoopback()
 }

@@ -25,7 +25,8 @@ type writer struct {
 }
 
 func newWriter(ctx context.Context, nodes []*node, count func(int)) *writer {
-	return &writer{ctx: ctx, nodes: nodes, slots: slotOwners(nodes), pipes: make([]*pipe, len(nodes)), count: count}
+	return &writer{ctx: ctx, nodes: nodes, slots: slotOwners(nodes), pipes: make([]*pipe, len(nodes)),
+		count: count}
 }
 
 // acked is how many keys from the beginning are confirmed. Those after it may be
@@ -189,7 +190,8 @@ func (r *remover) key(k *rdb.Key) error {
 		r.db, r.sure = k.DB, sure
 	}
 	at := r.w.slots.of(k.Name)
-	r.batch[at] = append(r.batch[at], item{index: index, name: string(k.Name), expire: k.Expire, typ: k.Type, start: k.Start, end: k.End})
+	r.batch[at] = append(r.batch[at], item{index: index, name: string(k.Name), expire: k.Expire,
+		typ: k.Type, start: k.Start, end: k.End})
 	if len(r.batch[at]) >= windowKeys {
 		return r.flush(at)
 	}

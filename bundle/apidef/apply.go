@@ -34,7 +34,8 @@ func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 	}
 	defer unlock()
 	if d, ok := s.(Directory); ok && sameDir(d.Path, filepath.Dir(journal)) {
-		return &Error{Op: op, Object: journal, Err: errors.New("the journal is in app_path"), Next: "name a journal elsewhere"}
+		return &Error{Op: op, Object: journal, Err: errors.New("the journal is in app_path"),
+			Next: "name a journal elsewhere"}
 	}
 	if err := clean(journal); err != nil {
 		return &Error{Op: op, Object: journal, Err: err, Retry: true}
@@ -48,7 +49,8 @@ func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 	case err != nil:
 		return err
 	case kept.digest() != p.digest():
-		return &Error{Op: op, Object: journal, Kind: ErrJournal, Next: "apply or revert that plan first, see ReadJournal"}
+		return &Error{Op: op, Object: journal, Kind: ErrJournal,
+			Next: "apply or revert that plan first, see ReadJournal"}
 	}
 	// Everything is looked at before anything is written.
 	found, err := look(ctx, op, s, p)
@@ -72,9 +74,11 @@ func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if failed := revert(back, op, s, p); failed != nil {
-		return &Error{Op: op, Kind: ErrPartial, Err: errors.Join(err, failed), Next: "call Apply or Revert again", Retry: true}
+		return &Error{Op: op, Kind: ErrPartial, Err: errors.Join(err, failed),
+			Next: "call Apply or Revert again", Retry: true}
 	}
-	return &Error{Op: op, Err: fmt.Errorf("%w; every API has its former document again", err), Retry: true}
+	return &Error{Op: op, Err: fmt.Errorf("%w; every API has its former document again", err),
+		Retry: true}
 }
 
 // Revert puts back the very documents that the plan in the journal found, and
@@ -145,7 +149,8 @@ func (e Edit) knows(op string, s Store, now API) error {
 		oneOf(now.Classic, e.Was.Classic, e.Next.Classic) && oneOf(now.OAS, e.Was.OAS, e.Next.OAS) {
 		return nil
 	}
-	return &Error{Op: op, Object: e.Was.ID, Kind: ErrChanged, Next: "look who changed it; revert the others or plan again"}
+	return &Error{Op: op, Object: e.Was.ID, Kind: ErrChanged,
+		Next: "look who changed it; revert the others or plan again"}
 }
 
 // write brings an API to a document. What a [Committer] shows says nothing about
@@ -190,11 +195,13 @@ func commit(ctx context.Context, s Store, changed []API) error {
 func lock(op, journal string) (func(), error) {
 	dir, err := os.Open(filepath.Dir(journal))
 	if err != nil {
-		return nil, &Error{Op: op, Object: journal, Err: err, Next: "name a journal in a directory that exists"}
+		return nil, &Error{Op: op, Object: journal, Err: err,
+			Next: "name a journal in a directory that exists"}
 	}
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = dir.Close()
-		return nil, &Error{Op: op, Object: journal, Err: errors.New("another process works in its directory"), Next: "wait for it", Retry: true}
+		return nil, &Error{Op: op, Object: journal,
+			Err: errors.New("another process works in its directory"), Next: "wait for it", Retry: true}
 	}
 	return func() { _ = dir.Close() }, nil
 }
@@ -210,10 +217,11 @@ func writeJournal(ctx context.Context, path string, p *Plan) error {
 	if err != nil {
 		return err
 	}
-	_, err = atomicfile.Write(ctx, path, atomicfile.Options{Mode: 0o600, NoDigest: true}, func(w io.Writer) error {
-		_, err := w.Write(append(data, '\n'))
-		return err
-	})
+	_, err = atomicfile.Write(ctx, path, atomicfile.Options{Mode: 0o600, NoDigest: true},
+		func(w io.Writer) error {
+			_, err := w.Write(append(data, '\n'))
+			return err
+		})
 	return err
 }
 
@@ -226,8 +234,10 @@ func ReadJournal(path string) (*Plan, error) {
 		return nil, &Error{Op: op, Object: path, Err: err}
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 || ok && int(stat.Uid) != os.Geteuid() {
-		return nil, &Error{Op: op, Object: path, Kind: ErrJournal, Err: errors.New("others can write it"), Next: "look who made it"}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 || ok &&
+		int(stat.Uid) != os.Geteuid() {
+		return nil, &Error{Op: op, Object: path, Kind: ErrJournal, Err: errors.New("others can write it"),
+			Next: "look who made it"}
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -235,7 +245,8 @@ func ReadJournal(path string) (*Plan, error) {
 	}
 	p := &Plan{}
 	if err := json.Unmarshal(data, p); err != nil || len(p.Edits) == 0 {
-		return nil, &Error{Op: op, Object: path, Kind: ErrJournal, Err: fmt.Errorf("it is damaged: %w", errors.Join(err, fs.ErrInvalid))}
+		return nil, &Error{Op: op, Object: path, Kind: ErrJournal, Err: fmt.Errorf("it is damaged: %w",
+			errors.Join(err, fs.ErrInvalid))}
 	}
 	return p, nil
 }

@@ -114,7 +114,8 @@ func TestPlanKillResumeRevert(t *testing.T) {
 				} else {
 					err, died = dies(func() error { return apidef.Apply(t.Context(), k.wrap(), p, journal) })
 				}
-				steps = append(steps, fmt.Sprint("revert ", reverting, " left ", k.left, " died ", died, " err ", err))
+				steps = append(steps, fmt.Sprint("revert ", reverting, " left ", k.left, " died ", died,
+					" err ", err))
 				if finished = !died && err == nil; finished {
 					break
 				}
@@ -174,7 +175,8 @@ func TestAllOrNothing(t *testing.T) {
 			// The same when the caller gives up.
 			ctx, cancel := context.WithCancel(t.Context())
 			f = &failing{Store: b.store, at: at, err: context.Canceled, hook: cancel}
-			if err := apidef.Apply(ctx, (&killed{Store: f, left: -1}).over(b.store), p, journal); !errors.Is(err, context.Canceled) {
+			if err := apidef.Apply(ctx, (&killed{Store: f, left: -1}).over(b.store), p,
+				journal); !errors.Is(err, context.Canceled) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if now := b.read("c1"); strings.Contains(now, "n.zip") {
@@ -210,7 +212,8 @@ func TestJournalOfSomebodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	inside := filepath.Join(b.store.(apidef.Directory).Path, "journal")
-	if err := apidef.Apply(t.Context(), b.store, p, inside); err == nil || !strings.Contains(err.Error(), "in app_path") {
+	if err := apidef.Apply(t.Context(), b.store, p, inside); err == nil ||
+		!strings.Contains(err.Error(), "in app_path") {
 		t.Errorf("a journal in app_path: %v", err)
 	}
 	journal := filepath.Join(t.TempDir(), "journal")

@@ -34,10 +34,12 @@ type client struct {
 func (c client) url(path string) (string, error) {
 	u, err := url.Parse(c.base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return "", &Error{Op: "read address", Err: errors.New("bad URL: want http://host:port or https://host:port")}
+		return "", &Error{Op: "read address",
+			Err: errors.New("bad URL: want http://host:port or https://host:port")}
 	}
 	if u.User != nil || u.RawQuery != "" {
-		return "", &Error{Op: "read address", Err: errors.New("bad URL: it holds a user or a query"), Next: "give the key as a key"}
+		return "", &Error{Op: "read address", Err: errors.New("bad URL: it holds a user or a query"),
+			Next: "give the key as a key"}
 	}
 	path, query, _ := strings.Cut(path, "?")
 	u = u.JoinPath(path)
@@ -47,7 +49,8 @@ func (c client) url(path string) (string, error) {
 
 // do sends a request and returns the body of an answer in the 200s. Requests that
 // read are repeated; those that write are not.
-func (c client) do(ctx context.Context, op, object, secret, method, path string, body []byte) ([]byte, error) {
+func (c client) do(ctx context.Context, op, object, secret, method, path string,
+	body []byte) ([]byte, error) {
 	addr, err := c.url(path)
 	if err != nil {
 		return nil, err
@@ -73,7 +76,8 @@ func (c client) do(ctx context.Context, op, object, secret, method, path string,
 	}
 }
 
-func (c client) once(ctx context.Context, op, object, secret, method, addr string, body []byte) ([]byte, error) {
+func (c client) once(ctx context.Context, op, object, secret, method, addr string,
+	body []byte) ([]byte, error) {
 	fail := func(kind, err error, next string, retry bool) ([]byte, error) {
 		return nil, &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next, Retry: retry}
 	}
@@ -91,7 +95,10 @@ func (c client) once(ctx context.Context, op, object, secret, method, addr strin
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	h := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	h := http.Client{CheckRedirect: func(*http.Request,
+		[]*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 	if c.o.Client != nil {
 		h.Transport = c.o.Client.Transport
 	}
@@ -102,8 +109,10 @@ func (c client) once(ctx context.Context, op, object, secret, method, addr strin
 			err = e.Err
 		}
 		// The header may be what is wrong: its value is not repeated.
-		if secret != "" && strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "invalid header") {
-			return fail(ErrAuth, errors.New("the key holds characters that no header can"), "give the key as the store shows it", false)
+		if secret != "" && strings.Contains(err.Error(), secret) || strings.Contains(err.Error(),
+			"invalid header") {
+			return fail(ErrAuth, errors.New("the key holds characters that no header can"),
+				"give the key as the store shows it", false)
 		}
 		return fail(nil, err, "", true)
 	}

@@ -20,8 +20,10 @@ type Dashboard struct {
 	ClientOptions
 }
 
-func (d Dashboard) do(ctx context.Context, op, object, key, method, path string, body []byte) ([]byte, error) {
-	return client{base: d.URL, header: "Authorization", o: d.ClientOptions}.do(ctx, op, object, key, method, path, body)
+func (d Dashboard) do(ctx context.Context, op, object, key, method, path string,
+	body []byte) ([]byte, error) {
+	return client{base: d.URL, header: "Authorization", o: d.ClientOptions}.do(ctx, op, object, key,
+		method, path, body)
 }
 
 // maxPages bounds the pages of one organisation.
@@ -32,7 +34,8 @@ const maxPages = 10_000
 func (d Dashboard) APIs(ctx context.Context) ([]API, error) {
 	const op = "list APIs"
 	if len(d.Keys) == 0 {
-		return nil, &Error{Op: op, Kind: ErrAuth, Err: errors.New("no key given"), Next: "give a user's API key for each organisation"}
+		return nil, &Error{Op: op, Kind: ErrAuth, Err: errors.New("no key given"),
+			Next: "give a user's API key for each organisation"}
 	}
 	var all []API
 	seen := map[string]bool{}
@@ -61,7 +64,8 @@ func (d Dashboard) APIs(ctx context.Context) ([]API, error) {
 	return all, nil
 }
 
-func (d Dashboard) page(ctx context.Context, key string, page int) (docs []json.RawMessage, pages int, err error) {
+func (d Dashboard) page(ctx context.Context, key string,
+	page int) (docs []json.RawMessage, pages int, err error) {
 	const op = "list APIs"
 	data, err := d.do(ctx, op, "", key, http.MethodGet, fmt.Sprintf("/api/apis?p=%d", page), nil)
 	if err != nil {
@@ -72,7 +76,8 @@ func (d Dashboard) page(ctx context.Context, key string, page int) (docs []json.
 		Pages int               `json:"pages"`
 	}
 	if err := json.Unmarshal(data, &answer); err != nil {
-		return nil, 0, &Error{Op: op, Kind: ErrDefinition, Err: err, Next: "check that the URL is the dashboard's"}
+		return nil, 0, &Error{Op: op, Kind: ErrDefinition, Err: err,
+			Next: "check that the URL is the dashboard's"}
 	}
 	return answer.APIs, answer.Pages, nil
 }
@@ -83,7 +88,8 @@ func (d Dashboard) complete(ctx context.Context, op, key string, doc []byte) (AP
 		return a, &Error{Op: op, Object: a.ID, Kind: ErrDefinition, Err: err}
 	}
 	if oas {
-		if a.OAS, err = d.do(ctx, op, a.ID, key, http.MethodGet, "/api/apis/oas/"+url.PathEscape(a.ID), nil); err == nil {
+		if a.OAS, err = d.do(ctx, op, a.ID, key, http.MethodGet, "/api/apis/oas/"+url.PathEscape(a.ID),
+			nil); err == nil {
 			if _, bad := root(a.OAS); bad != nil {
 				err = &Error{Op: op, Object: a.ID, Kind: ErrDefinition, Err: bad}
 			}
@@ -107,7 +113,8 @@ func (d Dashboard) find(ctx context.Context, id string) (API, string, error) {
 	}
 	for _, key := range d.Keys {
 		var data []byte
-		if data, err = d.do(ctx, op, id, key, http.MethodGet, "/api/apis/"+url.PathEscape(id), nil); err == nil {
+		if data, err = d.do(ctx, op, id, key, http.MethodGet, "/api/apis/"+url.PathEscape(id),
+			nil); err == nil {
 			a, err := d.complete(ctx, op, key, data)
 			return a, key, err
 		}
@@ -131,9 +138,11 @@ func (d Dashboard) Replace(ctx context.Context, was, next API) error {
 		return &Error{Op: op, Object: was.ID, Kind: ErrChanged, Next: "plan again"}
 	}
 	if next.OAS != nil {
-		_, err = d.do(ctx, op, was.ID, key, http.MethodPut, "/api/apis/oas/"+url.PathEscape(was.ID), next.OAS)
+		_, err = d.do(ctx, op, was.ID, key, http.MethodPut, "/api/apis/oas/"+url.PathEscape(was.ID),
+			next.OAS)
 	} else {
-		_, err = d.do(ctx, op, was.ID, key, http.MethodPut, "/api/apis/"+url.PathEscape(was.ID), next.Classic)
+		_, err = d.do(ctx, op, was.ID, key, http.MethodPut, "/api/apis/"+url.PathEscape(was.ID),
+			next.Classic)
 	}
 	return err
 }

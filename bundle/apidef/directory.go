@@ -48,7 +48,8 @@ func (d Directory) APIs(context.Context) ([]API, error) {
 			return nil, err
 		}
 		if other, twice := seen[a.ID]; twice {
-			return nil, d.fail("list APIs", file, ErrDefinition, fmt.Errorf("duplicate api_id %q, also in %s", a.ID, other), "remove one of them")
+			return nil, d.fail("list APIs", file, ErrDefinition,
+				fmt.Errorf("duplicate api_id %q, also in %s", a.ID, other), "remove one of them")
 		}
 		seen[a.ID] = file
 		all = append(all, a)
@@ -64,7 +65,8 @@ func (d Directory) files() ([]string, error) {
 	}
 	var files []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".json") && !strings.HasSuffix(e.Name(), "-oas.json") && !strings.HasPrefix(e.Name(), ".") {
+		if strings.HasSuffix(e.Name(), ".json") && !strings.HasSuffix(e.Name(), "-oas.json") &&
+			!strings.HasPrefix(e.Name(), ".") {
 			files = append(files, filepath.Join(d.Path, e.Name()))
 		}
 	}
@@ -147,7 +149,8 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 	defer dir.Close()
 	for try := 0; syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil; try++ {
 		if err := ctx.Err(); err != nil || try == 100 {
-			return d.fail(op, d.Path, nil, errors.Join(errors.New("another process works in the directory"), err), "wait for it; keep journals elsewhere")
+			return d.fail(op, d.Path, nil, errors.Join(errors.New("another process works in the directory"),
+				err), "wait for it; keep journals elsewhere")
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -156,7 +159,8 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 		return err
 	}
 	// Of an OAS API either form may have been written before a kill.
-	if !oneOf(now.Classic, was.Classic, next.Classic) || !oneOf(now.OAS, was.OAS, next.OAS) || next.ID != was.ID {
+	if !oneOf(now.Classic, was.Classic, next.Classic) || !oneOf(now.OAS, was.OAS, next.OAS) ||
+		next.ID != was.ID {
 		return d.fail(op, was.ID, ErrChanged, nil, "plan again")
 	}
 	if next.OAS != nil && !bytes.Equal(now.OAS, next.OAS) {

@@ -41,7 +41,8 @@ func TestSet(t *testing.T) {
 
 // Everything outside the edited path is byte for byte the same.
 func FuzzSet(f *testing.F) {
-	for _, s := range []string{`{"a":{"b":1,"c":[1,2,{"x":null}]},"d":"\u00e9\\\""}`, `{}`, ` {"a":{}} `, `{"a":{"b":{"b":2}}}`, `{"a":[],"b":-1.5E+10}`} {
+	for _, s := range []string{`{"a":{"b":1,"c":[1,2,{"x":null}]},"d":"\u00e9\\\""}`, `{}`,
+		` {"a":{}} `, `{"a":{"b":{"b":2}}}`, `{"a":[],"b":-1.5E+10}`} {
 		f.Add([]byte(s), "a", "b", "new \"value\" <é>")
 	}
 	f.Fuzz(func(t *testing.T, doc []byte, k1, k2, value string) {

@@ -57,10 +57,14 @@ func ExampleNewPlan() {
 
 	plan, err := bundle.ForUpgrade(bundle.Upgrade{
 		From: semver.MustParse("5.2.5"), To: semver.MustParse("5.14.0"),
-		Plugins:    []bundle.Plugin{{Current: "old/orders.so", Target: "new/orders.so"}},
-		PluginPath: func(file string) (string, error) { return "corp.example/orders/" + filepath.Dir(file), nil },
+		Plugins: []bundle.Plugin{{Current: "old/orders.so", Target: "new/orders.so"}},
+		PluginPath: func(file string) (string, error) {
+			return "corp.example/orders/" +
+				filepath.Dir(file), nil
+		},
 		Switch: bundle.Switch{Mode: bundle.UniquePath, Name: "orders.zip", New: "orders-2.zip",
-			Running: []bundle.Open{{Bundle: "orders.zip", File: "orders.so", PluginPath: "corp.example/orders"}}},
+			Running: []bundle.Open{{Bundle: "orders.zip", File: "orders.so",
+				PluginPath: "corp.example/orders"}}},
 	})
 	check(err)
 	change.Switch = plan.Switch
@@ -74,7 +78,9 @@ func ExampleNewPlan() {
 func ExampleApply() {
 	ctx, store := context.Background(), appPath()
 	defer os.RemoveAll(store.Path)
-	plan, err := apidef.NewPlan(ctx, store, apidef.Change{From: "orders.zip", To: "orders-2.zip", Force: true}) // blue-green: nobody runs this
+	// blue-green: nobody runs this
+	plan, err := apidef.NewPlan(ctx, store, apidef.Change{From: "orders.zip", To: "orders-2.zip",
+		Force: true})
 	check(err)
 	dir, err := os.MkdirTemp("", "journal")
 	check(err)

@@ -28,7 +28,8 @@ func (g Gateway) client() client {
 	return client{base: g.URL, header: "X-Tyk-Authorization", o: g.ClientOptions}
 }
 
-func (g Gateway) do(ctx context.Context, op, object, method, path string, body []byte) ([]byte, error) {
+func (g Gateway) do(ctx context.Context, op, object, method, path string,
+	body []byte) ([]byte, error) {
 	return g.client().do(ctx, op, object, g.Secret, method, path, body)
 }
 
@@ -41,7 +42,8 @@ func (g Gateway) APIs(ctx context.Context) ([]API, error) {
 	}
 	var raw []json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
-		return nil, &Error{Op: op, Kind: ErrDefinition, Err: err, Next: "check that the URL is the gateway's"}
+		return nil, &Error{Op: op, Kind: ErrDefinition, Err: err,
+			Next: "check that the URL is the gateway's"}
 	}
 	var all []API
 	for _, doc := range raw {
@@ -137,7 +139,8 @@ func (g Gateway) Commit(ctx context.Context, changed []API) error {
 		select {
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
-			return &Error{Op: op, Object: missing, Err: fmt.Errorf("the gateway does not serve the new definition: %w", ctx.Err()),
+			return &Error{Op: op, Object: missing, Err: fmt.Errorf("the gateway does not serve the new "+
+				"definition: %w", ctx.Err()),
 				Next: "look into its log", Retry: true}
 		}
 	}
@@ -146,7 +149,8 @@ func (g Gateway) Commit(ctx context.Context, changed []API) error {
 // Same implements [Comparer]: the hooks that a bundle brings and the servers that
 // a gateway writes into an OAS document do not count.
 func (g Gateway) Same(a, b API) bool {
-	return a.ID == b.ID && meaning(a.Classic, "custom_middleware", a) == meaning(b.Classic, "custom_middleware", b) &&
+	return a.ID == b.ID && meaning(a.Classic, "custom_middleware", a) == meaning(b.Classic,
+		"custom_middleware", b) &&
 		reflect.DeepEqual(decode(a.OAS, "servers"), decode(b.OAS, "servers"))
 }
 

@@ -15,15 +15,16 @@ import (
 
 // Use is what one API uses of plugins.
 type Use struct {
-	API      string   `json:"api"`
-	Org      string   `json:"org,omitempty"`
-	Name     string   `json:"name,omitempty"`
-	OAS      bool     `json:"oas"`
-	Inactive bool     `json:"inactive,omitempty"`
-	Value    string   `json:"value,omitempty"`   // of custom_middleware_bundle, as it stands
-	Disabled bool     `json:"disabled"`          // the bundle is named and turned off
-	Bundles  []string `json:"bundles,omitempty"` // the names in Value, for the release of the inventory
-	Plugins  []Plugin `json:"plugins,omitempty"`
+	API      string `json:"api"`
+	Org      string `json:"org,omitempty"`
+	Name     string `json:"name,omitempty"`
+	OAS      bool   `json:"oas"`
+	Inactive bool   `json:"inactive,omitempty"`
+	Value    string `json:"value,omitempty"` // of custom_middleware_bundle, as it stands
+	Disabled bool   `json:"disabled"`        // the bundle is named and turned off
+	// the names in Value, for the release of the inventory
+	Bundles []string `json:"bundles,omitempty"`
+	Plugins []Plugin `json:"plugins,omitempty"`
 }
 
 // Plugin is a place in a definition that names a Go plugin.
@@ -53,7 +54,8 @@ func List(ctx context.Context, s Store, gateway *semver.Version) (*Inventory, er
 	for _, a := range apis {
 		u, err := use(a, gateway)
 		if err != nil {
-			return nil, &Error{Op: "read API", Object: a.ID, Kind: ErrDefinition, Err: err, Next: "correct the definition"}
+			return nil, &Error{Op: "read API", Object: a.ID, Kind: ErrDefinition, Err: err,
+				Next: "correct the definition"}
 		}
 		inv.Uses = append(inv.Uses, u)
 	}
@@ -98,8 +100,10 @@ type finder struct {
 
 // globalHooks begin the paths of the hooks that a bundle replaces.
 var globalHooks = []string{"custom_middleware.", "x-tyk-api-gateway.middleware.global.prePlugin",
-	"x-tyk-api-gateway.middleware.global.postAuthenticationPlugin", "x-tyk-api-gateway.middleware.global.postPlugin",
-	"x-tyk-api-gateway.middleware.global.responsePlugin", "x-tyk-api-gateway.server.authentication.custom"}
+	"x-tyk-api-gateway.middleware.global.postAuthenticationPlugin",
+	"x-tyk-api-gateway.middleware.global.postPlugin",
+	"x-tyk-api-gateway.middleware.global.responsePlugin",
+	"x-tyk-api-gateway.server.authentication.custom"}
 
 func (f *finder) walk(at string, s span, disabled bool) {
 	switch f.doc[s.start] {
@@ -132,7 +136,8 @@ func (f *finder) walk(at string, s span, disabled bool) {
 					p.Symbol = fields[name]
 				}
 			}
-			p.Bundled = f.bundled && slices.ContainsFunc(globalHooks, func(g string) bool { return strings.HasPrefix(at+".", g) })
+			p.Bundled = f.bundled && slices.ContainsFunc(globalHooks,
+				func(g string) bool { return strings.HasPrefix(at+".", g) })
 			f.found = append(f.found, p)
 			break
 		}
@@ -178,7 +183,8 @@ func (inv *Inventory) OnDisk() map[string][]string {
 // has what a gateway opens of each bundle, see bundle.Manifest.Opens, and
 // pluginPath reads the path of a file on the gateway's disk; nil: those are left
 // out.
-func (inv *Inventory) Clashes(opens map[string][]bundle.Open, pluginPath func(file string) (string, error)) ([]bundle.Clash, error) {
+func (inv *Inventory) Clashes(opens map[string][]bundle.Open, pluginPath func(file string) (string,
+	error)) ([]bundle.Clash, error) {
 	var all []bundle.Open
 	for _, u := range inv.Uses {
 		if u.Inactive {

@@ -51,9 +51,11 @@ func TestInventory(t *testing.T) {
 	}
 	var got []string
 	for _, u := range inv.Uses {
-		got = append(got, fmt.Sprint(u.API, " ", u.Bundles, " disabled ", u.Disabled, " inactive ", u.Inactive, " oas ", u.OAS))
+		got = append(got, fmt.Sprint(u.API, " ", u.Bundles, " disabled ", u.Disabled, " inactive ",
+			u.Inactive, " oas ", u.OAS))
 		for _, p := range u.Plugins {
-			got = append(got, fmt.Sprint("  ", p.At, " ", p.Path, " ", p.Symbol, " disabled ", p.Disabled, " bundled ", p.Bundled))
+			got = append(got, fmt.Sprint("  ", p.At, " ", p.Path, " ", p.Symbol, " disabled ", p.Disabled,
+				" bundled ", p.Bundled))
 		}
 	}
 	want := `bundled [a.zip] disabled false inactive false oas false
@@ -75,10 +77,13 @@ python [] disabled false inactive false oas false`
 	if strings.Join(got, "\n") != want {
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
 	}
-	if b := inv.Bundles(); !reflect.DeepEqual(b, map[string][]string{"a.zip": {"bundled"}, "o.zip": {"oas"}}) {
+	if b := inv.Bundles(); !reflect.DeepEqual(b, map[string][]string{"a.zip": {"bundled"},
+		"o.zip": {"oas"}}) {
 		t.Errorf("bundles %v", b)
 	}
-	if d := inv.OnDisk(); len(d) != 7 || d["/opt/x.so"][0] != "files version_data.versions.Default.extended_paths.go_plugin[0]" || d["/opt/log.so"] == nil {
+	if d := inv.OnDisk(); len(d) != 7 ||
+		d["/opt/x.so"][0] != "files version_data.versions.Default.extended_paths.go_plugin[0]" ||
+		d["/opt/log.so"] == nil {
 		t.Errorf("on disk %v", d)
 	}
 	if _, err := json.Marshal(inv); err != nil {
@@ -97,7 +102,10 @@ func TestInventoryClashes(t *testing.T) {
 		docs[name] = fmt.Sprintf(`{"api_id":"api%02d","custom_middleware_bundle":%q}`, i, name)
 		m := bundletest.Files{"plugin.so": {}}.Manifest("plugin.so")
 		var err error
-		opens[name], err = m.Opens(name, bundle.Loader{Gateway: old}, func(string) (string, error) { return bundletest.Plugin{Path: "example.org/p"}.Path, nil })
+		opens[name], err = m.Opens(name, bundle.Loader{Gateway: old}, func(string) (string,
+			error) {
+			return bundletest.Plugin{Path: "example.org/p"}.Path, nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,8 +115,12 @@ func TestInventoryClashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clashes, err := inv.Clashes(opens, func(string) (string, error) { return "example.org/other", nil })
-	if err != nil || len(clashes) != 11 || clashes[0].First.Bundle != "b00.zip" || clashes[10].Second.Bundle != "b11.zip" {
+	clashes, err := inv.Clashes(opens, func(string) (string, error) {
+		return "example.org/other",
+			nil
+	})
+	if err != nil || len(clashes) != 11 || clashes[0].First.Bundle != "b00.zip" ||
+		clashes[10].Second.Bundle != "b11.zip" {
 		t.Errorf("%d: %v, %v", len(clashes), clashes, err)
 	}
 	clashes, err = inv.Clashes(nil, func(string) (string, error) { return "", os.ErrPermission })
@@ -129,7 +141,8 @@ func TestSignatures(t *testing.T) {
 	}
 	dir := t.TempDir()
 	docs := map[string]string{}
-	for name, signer := range map[string]*rsa.PrivateKey{"good.zip": key, "other.zip": other, "unsigned.zip": nil} {
+	for name, signer := range map[string]*rsa.PrivateKey{"good.zip": key, "other.zip": other,
+		"unsigned.zip": nil} {
 		o := bundle.Options{}
 		if signer != nil {
 			o.Signer = signer
@@ -148,8 +161,13 @@ func TestSignatures(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := semver.MustParse
-	hosts := []apidef.Host{{Name: "gw1", From: v("5.0.11"), To: v("5.0.12"), Key: &key.PublicKey}, {Name: "gw2", From: v("5.1.0"), To: v("5.3.0"), Key: &key.PublicKey}, {Name: "gw3", From: v("5.2.5"), To: v("5.14.0")}}
-	found, err := inv.Signatures(t.Context(), hosts, func(_ context.Context, name string) (string, error) { return filepath.Join(dir, name), nil })
+	hosts := []apidef.Host{{Name: "gw1", From: v("5.0.11"), To: v("5.0.12"), Key: &key.PublicKey},
+		{Name: "gw2", From: v("5.1.0"), To: v("5.3.0"), Key: &key.PublicKey}, {Name: "gw3",
+			From: v("5.2.5"), To: v("5.14.0")}}
+	found, err := inv.Signatures(t.Context(), hosts, func(_ context.Context, name string) (string,
+		error) {
+		return filepath.Join(dir, name), nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,10 +186,14 @@ gw2 unsigned.zip [api-unsigned.zip] 5.3.0 false`
 	if strings.Join(got, "\n") != want {
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
 	}
-	if s := found[1].String(); !strings.Contains(s, "gateway 5.0.12 refuses bundle other.zip of API api-other.zip") {
+	if s := found[1].String(); !strings.Contains(s, "gateway 5.0.12 refuses bundle other.zip of API "+
+		"api-other.zip") {
 		t.Error(s)
 	}
-	if _, err := inv.Signatures(t.Context(), hosts, func(_ context.Context, name string) (string, error) { return filepath.Join(dir, "none"), nil }); err == nil {
+	if _, err := inv.Signatures(t.Context(), hosts, func(_ context.Context, name string) (string,
+		error) {
+		return filepath.Join(dir, "none"), nil
+	}); err == nil {
 		t.Error("a bundle that is not there")
 	}
 }

@@ -66,14 +66,17 @@ func NewPlan(ctx context.Context, s Store, c Change) (*Plan, error) {
 	}
 	switch {
 	case c.From == "" || c.To == "" || c.From == c.To:
-		return fail("", nil, fmt.Errorf("from %q to %q is not a change", c.From, c.To), "name two bundles")
+		return fail("", nil, fmt.Errorf("from %q to %q is not a change", c.From, c.To),
+			"name two bundles")
 	case strings.ContainsAny(c.To, ",\n\r") || strings.TrimSpace(c.To) != c.To:
 		return fail(c.To, nil, errors.New("not the name of one bundle"), "")
 	case c.Force:
 	case c.Switch == nil || c.Switch.New != c.To:
-		return fail(c.To, ErrOutage, errors.New("no switch plan for this name"), "plan it with bundle.ForUpgrade, or keep the name and publish under it")
+		return fail(c.To, ErrOutage, errors.New("no switch plan for this name"),
+			"plan it with bundle.ForUpgrade, or keep the name and publish under it")
 	case c.Switch.Running.Effect != bundle.PluginRuns:
-		return fail(c.To, ErrOutage, errors.New(c.Switch.Running.Text), "keep the name and publish under it")
+		return fail(c.To, ErrOutage, errors.New(c.Switch.Running.Text),
+			"keep the name and publish under it")
 	}
 	apis, err := s.APIs(ctx)
 	if err != nil {
@@ -93,7 +96,8 @@ func NewPlan(ctx context.Context, s Store, c Change) (*Plan, error) {
 		next := replaced(c.Gateway, value, c.From, c.To)
 		if next == value {
 			if len(c.APIs) > 0 {
-				return fail(a.ID, nil, fmt.Errorf("it names %q, not %s", value, c.From), "choose the APIs that name it")
+				return fail(a.ID, nil, fmt.Errorf("it names %q, not %s", value, c.From),
+					"choose the APIs that name it")
 			}
 			continue
 		}

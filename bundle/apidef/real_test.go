@@ -93,7 +93,8 @@ func (g *real) start() {
 // reload makes the gateway read its definitions again, and waits until it has.
 func (g *real) reload() {
 	g.t.Helper()
-	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodGet, g.url+"/tyk/reload?block=true", nil)
+	req, err := http.NewRequestWithContext(g.t.Context(), http.MethodGet,
+		g.url+"/tyk/reload?block=true", nil)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -183,7 +184,8 @@ func (g *real) definition(id, value, upstream string) []byte {
 		"proxy":{"listen_path":"/%s/","target_url":%q,"strip_listen_path":true}}`, id, id, value, id, upstream)
 }
 
-func localRunner(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+func localRunner(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	return cmd.Run()
@@ -207,7 +209,8 @@ func (g *real) logged() int64 {
 // newReal starts a gateway with the API api1, whose bundle a.zip holds the
 // plugin, and the API plain. zip writes further bundles with the same plugin;
 // extra tells them apart.
-func newReal(t *testing.T, binary, plugin, templates string) (g *real, zip func(path, extra string)) {
+func newReal(t *testing.T, binary, plugin,
+	templates string) (g *real, zip func(path, extra string)) {
 	t.Helper()
 	so, err := os.ReadFile(plugin)
 	if err != nil {
@@ -225,14 +228,22 @@ func newReal(t *testing.T, binary, plugin, templates string) (g *real, zip func(
 		}
 	}
 	files := http.FileServer(http.Dir(filepath.Join(g.dir, "served")))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.fetched.Add(1); files.ServeHTTP(w, r) }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		g.fetched.Add(1)
+		files.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(r.Header) }))
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		_ = json.NewEncoder(w).Encode(r.Header)
+	}))
 	t.Cleanup(upstream.Close)
 	zip = func(path, extra string) {
 		t.Helper()
-		m := &bundle.Manifest{FileList: []string{"plugin.so", extra}, Middleware: bundle.Middleware{Driver: "goplugin",
-			Post: []bundle.Hook{{Name: inspected.Exports[0].Name, Path: "plugin.so"}}}}
+		m := &bundle.Manifest{FileList: []string{"plugin.so", extra}, Middleware: bundle.Middleware{
+			Driver: "goplugin",
+			Post:   []bundle.Hook{{Name: inspected.Exports[0].Name, Path: "plugin.so"}}}}
 		src := fstest.MapFS{"plugin.so": {Data: so}, extra: {Data: []byte(extra)}}
 		if _, err := bundle.WriteFile(t.Context(), path, src, m, bundle.Options{}); err != nil {
 			t.Fatal(err)
@@ -251,7 +262,8 @@ func newReal(t *testing.T, binary, plugin, templates string) (g *real, zip func(
 	g.put("tyk.conf", fmt.Appendf(nil, `{"listen_address":"127.0.0.1","listen_port":%s,"secret":"geheim","template_path":%q,"app_path":%q,"middleware_path":%q,
 		"use_db_app_configs":false,"policies":{"policy_source":"file","policy_record_name":%q},"storage":{"type":"redis","host":%q,"port":%s},
 		"enable_bundle_downloader":true,"bundle_base_url":%q,"hash_keys":true,"allow_insecure_configs":true,"enable_analytics":false}`,
-		port, templates, filepath.Join(g.dir, "apps"), filepath.Join(g.dir, "middleware"), filepath.Join(g.dir, "policies.json"), host, redisPort, server.URL+"/"))
+		port, templates, filepath.Join(g.dir, "apps"), filepath.Join(g.dir, "middleware"),
+		filepath.Join(g.dir, "policies.json"), host, redisPort, server.URL+"/"))
 	t.Cleanup(g.stop)
 	g.start()
 	t.Logf("gateway %s, plugin path %s", g.version, inspected.PluginPath)
@@ -263,7 +275,8 @@ func newReal(t *testing.T, binary, plugin, templates string) (g *real, zip func(
 func TestRealGateway(t *testing.T) {
 	binary, plugin, templates := os.Getenv(gatewayEnv), os.Getenv(pluginEnv), os.Getenv(templatesEnv)
 	if binary == "" || plugin == "" || templates == "" {
-		t.Skipf("skipped: set %s, %s and %s to a gateway, a plugin for it and its templates directory", gatewayEnv, pluginEnv, templatesEnv)
+		t.Skipf("skipped: set %s, %s and %s to a gateway, a plugin for it and its templates directory",
+			gatewayEnv, pluginEnv, templatesEnv)
 	}
 	t.Parallel()
 	drive(t, binary, plugin, templates)

@@ -37,28 +37,32 @@ func (f Finding) String() string {
 	if f.Blocks {
 		what = "refuses"
 	}
-	return fmt.Sprintf("%s: gateway %s %s bundle %s of API %s: %s", f.Host, f.Release, what, f.Bundle, strings.Join(f.APIs, ", "), f.Problem)
+	return fmt.Sprintf("%s: gateway %s %s bundle %s of API %s: %s", f.Host, f.Release, what, f.Bundle,
+		strings.Join(f.APIs, ", "), f.Problem)
 }
 
 // Signatures checks every bundle of the inventory against the keys of the hosts,
 // for the releases before and after: from 5.0.12 and from 5.3.1 on an unsigned
 // bundle is refused if the key is set. fetch returns the path of a
 // bundle's zip. The findings are ordered by bundle and host.
-func (inv *Inventory) Signatures(ctx context.Context, hosts []Host, fetch func(ctx context.Context, name string) (string, error)) ([]Finding, error) {
+func (inv *Inventory) Signatures(ctx context.Context, hosts []Host, fetch func(ctx context.Context,
+	name string) (string, error)) ([]Finding, error) {
 	const op = "check signatures"
 	var all []Finding
 	bundles := inv.Bundles()
 	for _, name := range slices.Sorted(maps.Keys(bundles)) {
 		path, err := fetch(ctx, name)
 		if err != nil {
-			return nil, &Error{Op: op, Object: name, Err: err, Next: "name the bundle's zip, or the bundle server", Retry: true}
+			return nil, &Error{Op: op, Object: name, Err: err,
+				Next: "name the bundle's zip, or the bundle server", Retry: true}
 		}
 		for _, h := range hosts {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
 			if h.From == nil || h.To == nil {
-				return nil, &Error{Op: op, Object: h.Name, Err: fmt.Errorf("no release given"), Next: "set From and To"}
+				return nil, &Error{Op: op, Object: h.Name, Err: fmt.Errorf("no release given"),
+					Next: "set From and To"}
 			}
 			accepted, err := bundle.AcceptFile(name, path, h.Key, h.From, h.To)
 			if err != nil {

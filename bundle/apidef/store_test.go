@@ -58,7 +58,10 @@ func directory(t *testing.T) *bench {
 	c, o := oasTwin("o1", "a.zip")
 	put("o1.json", c)
 	put("o1-oas.json", o)
-	return &bench{store: apidef.Directory{Path: dir}, write: func(id, doc string) { put(id+".json", doc) }, read: func(id string) string {
+	return &bench{store: apidef.Directory{Path: dir}, write: func(id, doc string) {
+		put(id+".json",
+			doc)
+	}, read: func(id string) string {
 		data, err := os.ReadFile(filepath.Join(dir, id+".json"))
 		if errors.Is(err, fs.ErrNotExist) {
 			data, err = os.ReadFile(filepath.Join(dir, "named-otherwise.json"))
@@ -95,10 +98,12 @@ func dashboard(t *testing.T) *bench {
 	d.Add("org1", "o1", []byte(c), []byte(o))
 	server := httptest.NewServer(d)
 	t.Cleanup(server.Close)
-	return &bench{store: apidef.Dashboard{URL: server.URL, Keys: []string{"geheim", "geheim2"}}, read: d.Doc, write: func(id, doc string) { d.Add("org1", id, []byte(doc), nil) }}
+	return &bench{store: apidef.Dashboard{URL: server.URL, Keys: []string{"geheim", "geheim2"}},
+		read: d.Doc, write: func(id, doc string) { d.Add("org1", id, []byte(doc), nil) }}
 }
 
-var benches = map[string]func(*testing.T) *bench{"directory": directory, "gateway": gateway, "dashboard": dashboard}
+var benches = map[string]func(*testing.T) *bench{"directory": directory, "gateway": gateway,
+	"dashboard": dashboard}
 
 var old = semver.MustParse("5.2.5")
 
@@ -132,17 +137,20 @@ func TestApplyAndRevert(t *testing.T) {
 		}
 		for id, was := range before {
 			now := b.read(id)
-			if id == "c3" && now != was || id != "c3" && (strings.Contains(now, "a.zip") || !strings.Contains(now, "n.zip")) {
+			if id == "c3" && now != was || id != "c3" && (strings.Contains(now, "a.zip") ||
+				!strings.Contains(now, "n.zip")) {
 				t.Errorf("%s: %s is now %s", name, id, now)
 			}
-			if name == "directory" && strings.ReplaceAll(now, "n.zip", "a.zip") != strings.ReplaceAll(was, "n.zip", "a.zip") {
+			if name == "directory" && strings.ReplaceAll(now, "n.zip", "a.zip") != strings.ReplaceAll(was,
+				"n.zip", "a.zip") {
 				t.Errorf("%s: more than the name changed: %s", name, now)
 			}
 			if !strings.Contains(now, "12345678901234567890.10") && id != "o1" && name != "gateway" {
 				t.Errorf("%s: %s lost its number: %s", name, id, now)
 			}
 		}
-		other, err := apidef.NewPlan(t.Context(), b.store, apidef.Change{From: "b.zip", To: "m.zip", Force: true})
+		other, err := apidef.NewPlan(t.Context(), b.store, apidef.Change{From: "b.zip", To: "m.zip",
+			Force: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,10 +188,12 @@ func TestConditional(t *testing.T) {
 		b.write("c2", strings.Replace(classic("c2", "a.zip"), `"name":"`, `"name":"changed `, 1))
 		journal := filepath.Join(t.TempDir(), "journal")
 		err = apidef.Apply(t.Context(), b.store, p, journal)
-		if !errors.Is(err, apidef.ErrChanged) || !strings.Contains(b.read("c2"), "changed ") || strings.Contains(b.read("c1"), "n.zip") {
+		if !errors.Is(err, apidef.ErrChanged) || !strings.Contains(b.read("c2"), "changed ") ||
+			strings.Contains(b.read("c1"), "n.zip") {
 			t.Errorf("%s: %v\n%s", name, err, b.read("c1"))
 		}
-		if err := b.store.Replace(t.Context(), p.Edits[1].Was, p.Edits[1].Next); !errors.Is(err, apidef.ErrChanged) {
+		if err := b.store.Replace(t.Context(), p.Edits[1].Was, p.Edits[1].Next); !errors.Is(err,
+			apidef.ErrChanged) {
 			t.Errorf("%s: replaced: %v", name, err)
 		}
 		if _, err := b.store.API(t.Context(), "none"); !errors.Is(err, apidef.ErrNotFound) {
@@ -201,15 +211,22 @@ func TestPlanRefuses(t *testing.T) {
 		kind   error
 		says   string
 	}{
-		"no switch plan":     {apidef.Change{From: "a.zip", To: "n.zip"}, apidef.ErrOutage, "bundle.ForUpgrade"},
-		"an outage":          {apidef.Change{From: "a.zip", To: "n.zip", Switch: &bundle.SwitchPlan{New: "n.zip", Running: bundle.Outcome{Effect: bundle.RequestsFail, Text: "plugin already loaded"}}}, apidef.ErrOutage, "already loaded"},
-		"plan of other name": {apidef.Change{From: "a.zip", To: "m.zip", Switch: ok}, apidef.ErrOutage, ""},
-		"fine":               {apidef.Change{From: "a.zip", To: "n.zip", Switch: ok}, nil, ""},
-		"same name":          {apidef.Change{From: "a.zip", To: "a.zip", Force: true}, nil, "not a change"},
-		"two names":          {apidef.Change{From: "a.zip", To: "n.zip,m.zip", Force: true}, nil, "one bundle"},
-		"unknown API":        {change("c1", "none"), apidef.ErrNotFound, "none"},
-		"of another bundle":  {change("c3"), nil, `names "b.zip"`},
-		"unused bundle":      {apidef.Change{From: "z.zip", To: "n.zip", Force: true}, apidef.ErrNotFound, "z.zip"},
+		"no switch plan": {apidef.Change{From: "a.zip", To: "n.zip"}, apidef.ErrOutage,
+			"bundle.ForUpgrade"},
+		"an outage": {apidef.Change{From: "a.zip", To: "n.zip", Switch: &bundle.SwitchPlan{
+			New: "n.zip", Running: bundle.Outcome{Effect: bundle.RequestsFail,
+				Text: "plugin already loaded"}}}, apidef.ErrOutage, "already loaded"},
+		"plan of other name": {apidef.Change{From: "a.zip", To: "m.zip", Switch: ok}, apidef.ErrOutage,
+			""},
+		"fine": {apidef.Change{From: "a.zip", To: "n.zip", Switch: ok}, nil, ""},
+		"same name": {apidef.Change{From: "a.zip", To: "a.zip", Force: true}, nil,
+			"not a change"},
+		"two names": {apidef.Change{From: "a.zip", To: "n.zip,m.zip", Force: true}, nil,
+			"one bundle"},
+		"unknown API":       {change("c1", "none"), apidef.ErrNotFound, "none"},
+		"of another bundle": {change("c3"), nil, `names "b.zip"`},
+		"unused bundle": {apidef.Change{From: "z.zip", To: "n.zip", Force: true}, apidef.ErrNotFound,
+			"z.zip"},
 	} {
 		_, err := apidef.NewPlan(t.Context(), b.store, c.change)
 		if name == "fine" {
@@ -218,7 +235,8 @@ func TestPlanRefuses(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || c.kind != nil && !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
+		if err == nil || c.kind != nil && !errors.Is(err, c.kind) || !strings.Contains(err.Error(),
+			c.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -261,9 +279,13 @@ func TestBadStores(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("[]")) }))
+	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_,
+			_ = w.Write([]byte("[]"))
+	}))
 	t.Cleanup(secure.Close)
-	ca := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: secure.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}}}
+	ca := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		RootCAs: secure.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}}}
 	for _, c := range []struct {
 		url  string
 		o    apidef.ClientOptions
@@ -274,7 +296,8 @@ func TestBadStores(t *testing.T) {
 		{server.URL + "/flaky/", apidef.ClientOptions{Retries: -1}, nil, "502"},
 		{server.URL + "/html/", apidef.ClientOptions{}, apidef.ErrDefinition, "gateway's"},
 		{server.URL + "/moved/", apidef.ClientOptions{}, nil, "302"},
-		{server.URL + "/slow/", apidef.ClientOptions{Timeout: 30 * time.Millisecond, Retries: -1}, context.DeadlineExceeded, ""},
+		{server.URL + "/slow/", apidef.ClientOptions{Timeout: 30 * time.Millisecond, Retries: -1},
+			context.DeadlineExceeded, ""},
 		{server.URL + "/echo/", apidef.ClientOptions{}, apidef.ErrAuth, "bad key"},
 		{"http://u:geheim@h/", apidef.ClientOptions{}, nil, "a user or a query"},
 		{"ftp://geheim", apidef.ClientOptions{}, nil, "bad URL"},
@@ -290,7 +313,8 @@ func TestBadStores(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || c.kind != nil && !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "\x1b") {
+		if err == nil || c.kind != nil && !errors.Is(err, c.kind) || !strings.Contains(err.Error(),
+			c.says) || strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("%s: %v", c.url, err)
 		}
 	}
@@ -298,7 +322,8 @@ func TestBadStores(t *testing.T) {
 	if !errors.Is(err, apidef.ErrAuth) || strings.Contains(err.Error(), "heim") {
 		t.Errorf("a key with a line break: %v", err)
 	}
-	if _, err := (apidef.Dashboard{URL: server.URL}).APIs(t.Context()); !errors.Is(err, apidef.ErrAuth) {
+	if _, err := (apidef.Dashboard{URL: server.URL}).APIs(t.Context()); !errors.Is(err,
+		apidef.ErrAuth) {
 		t.Errorf("no key: %v", err)
 	}
 }
@@ -309,12 +334,17 @@ func TestBadDirectory(t *testing.T) {
 		files map[string]string
 		says  string
 	}{
-		"broken":    {map[string]string{"a.json": "{"}, "a.json: cannot use the API definition: not JSON"},
-		"no id":     {map[string]string{"a.json": "{}"}, "no api_id"},
-		"twice":     {map[string]string{"a.json": `{"api_id":"a"}`, "b.json": `{"api_id":"a"}`}, "duplicate api_id"},
-		"no twin":   {map[string]string{"a.json": `{"api_id":"a","is_oas":true}`}, "a-oas.json"},
-		"two names": {map[string]string{"a.json": `{"api_id":"a","custom_middleware_bundle":"x","Custom_Middleware_Bundle":"y"}`}, "duplicate key"},
-		"no string": {map[string]string{"a.json": `{"api_id":"a","custom_middleware_bundle":7}`}, "not a string"},
+		"broken": {map[string]string{"a.json": "{"},
+			"a.json: cannot use the API definition: not JSON"},
+		"no id": {map[string]string{"a.json": "{}"}, "no api_id"},
+		"twice": {map[string]string{"a.json": `{"api_id":"a"}`, "b.json": `{"api_id":"a"}`},
+			"duplicate api_id"},
+		"no twin": {map[string]string{"a.json": `{"api_id":"a","is_oas":true}`}, "a-oas.json"},
+		"two names": {map[string]string{
+			"a.json": `{"api_id":"a","custom_middleware_bundle":"x","Custom_Middleware_Bundle":"y"}`},
+			"duplicate key"},
+		"no string": {map[string]string{"a.json": `{"api_id":"a","custom_middleware_bundle":7}`},
+			"not a string"},
 	} {
 		dir := t.TempDir()
 		for file, text := range c.files {
@@ -322,7 +352,8 @@ func TestBadDirectory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := apidef.List(t.Context(), apidef.Directory{Path: dir}, old); err == nil || !strings.Contains(err.Error(), c.says) {
+		if _, err := apidef.List(t.Context(), apidef.Directory{Path: dir}, old); err == nil ||
+			!strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -337,7 +368,8 @@ func TestBadDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	target := filepath.Join(t.TempDir(), "target")
-	if err := errors.Join(os.Rename(filepath.Join(dir, "c1.json"), target), os.Symlink(target, filepath.Join(dir, "c1.json"))); err != nil {
+	if err := errors.Join(os.Rename(filepath.Join(dir, "c1.json"), target), os.Symlink(target,
+		filepath.Join(dir, "c1.json"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.store.Replace(t.Context(), p.Edits[0].Was, p.Edits[0].Next); err == nil {

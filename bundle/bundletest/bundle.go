@@ -24,7 +24,8 @@ func (f Files) FS() fs.FS {
 // Manifest returns a manifest for the files with one post hook for hook, which
 // calls the function AddFooBarHeader.
 func (f Files) Manifest(hook string) *bundle.Manifest {
-	m := &bundle.Manifest{Middleware: bundle.Middleware{Driver: "goplugin", Post: []bundle.Hook{{Name: "AddFooBarHeader", Path: hook}}}}
+	m := &bundle.Manifest{Middleware: bundle.Middleware{Driver: "goplugin", Post: []bundle.Hook{
+		{Name: "AddFooBarHeader", Path: hook}}}}
 	for name := range f {
 		m.FileList = append(m.FileList, name)
 	}

@@ -56,7 +56,8 @@ func Example() {
 // The tools that look into real plugins see one.
 func TestPlugin(t *testing.T) {
 	t.Parallel()
-	p := bundletest.Plugin{Path: "example.org/auth.v2", Symbols: []string{"Auth", "Tail"}, Gateway: "5.2.5", Go: "go1.19.13", Content: "a"}
+	p := bundletest.Plugin{Path: "example.org/auth.v2", Symbols: []string{"Auth", "Tail"},
+		Gateway: "5.2.5", Go: "go1.19.13", Content: "a"}
 	data := p.Bytes()
 	b, err := preflight.InspectReaderAt(bytes.NewReader(data), int64(len(data)), "auth.so")
 	if err != nil {
@@ -73,7 +74,8 @@ func TestPlugin(t *testing.T) {
 	if p.Content = "b"; bytes.Equal(p.Bytes(), data) {
 		t.Error("another content, the same file")
 	}
-	if m := (bundletest.Files{"a.so": p}).Manifest("a.so"); len(m.Validate(bundletest.Files{"a.so": p}.FS())) > 0 {
+	if m := (bundletest.Files{"a.so": p}).Manifest("a.so"); len(m.Validate(bundletest.Files{
+		"a.so": p}.FS())) > 0 {
 		t.Errorf("%v", m.Validate(nil))
 	}
 }

@@ -94,7 +94,12 @@ func (p Plugin) Bytes() []byte {
 	p = p.fill()
 	le := binary.LittleEndian
 	str := []byte{0}
-	add := func(s string) uint32 { at := uint32(len(str)); str = append(append(str, s...), 0); return at }
+	add := func(s string) uint32 {
+		at := uint32(len(str))
+		str = append(append(str, s...),
+			0)
+		return at
+	}
 	const segments = 3
 	base := uint64(64 + segments*phSize)
 	data := []byte("hash of " + p.Path)
@@ -104,7 +109,8 @@ func (p Plugin) Bytes() []byte {
 	syms := make([]byte, elf.Sym64Size)
 	count := uint32(1)
 	symbol := func(name string, kind elf.SymType, value, size uint64) {
-		syms, _ = binary.Append(syms, le, elf.Sym64{Name: add(name), Info: elf.ST_INFO(elf.STB_GLOBAL, kind), Shndx: 1, Value: value, Size: size})
+		syms, _ = binary.Append(syms, le, elf.Sym64{Name: add(name), Info: elf.ST_INFO(elf.STB_GLOBAL,
+			kind), Shndx: 1, Value: value, Size: size})
 		count++
 	}
 	symbol("go:link.pkghashbytes."+p.Path, elf.STT_OBJECT, base, hash)
@@ -127,7 +133,8 @@ func (p Plugin) Bytes() []byte {
 		{name: ".dynsym", typ: elf.SHT_DYNSYM, link: 3, info: 1, size: elf.Sym64Size, data: syms},
 		{name: ".dynstr", typ: elf.SHT_STRTAB, data: str},
 		{name: ".hash", typ: elf.SHT_HASH, link: 2, size: 4, data: table},
-		{name: ".dynamic", typ: elf.SHT_DYNAMIC, flags: elf.SHF_WRITE, link: 3, size: 16, data: make([]byte, 16*7)},
+		{name: ".dynamic", typ: elf.SHT_DYNAMIC, flags: elf.SHF_WRITE, link: 3, size: 16,
+			data: make([]byte, 16*7)},
 		{name: ".go.buildinfo", typ: elf.SHT_PROGBITS, flags: elf.SHF_WRITE, data: p.buildInfo()},
 		{name: ".shstrtab", typ: elf.SHT_STRTAB},
 	}
@@ -146,17 +153,23 @@ func (p Plugin) Bytes() []byte {
 		end = (end + uint64(len(sections[i].data)) + align - 1) / align * align
 	}
 	dynamic, _ := binary.Append(nil, le, []uint64{
-		uint64(elf.DT_SONAME), uint64(soname), uint64(elf.DT_HASH), at[4], uint64(elf.DT_STRTAB), at[3], uint64(elf.DT_SYMTAB), at[2],
-		uint64(elf.DT_STRSZ), uint64(len(str)), uint64(elf.DT_SYMENT), elf.Sym64Size, uint64(elf.DT_NULL), 0})
+		uint64(elf.DT_SONAME), uint64(soname), uint64(elf.DT_HASH), at[4], uint64(elf.DT_STRTAB), at[3],
+		uint64(elf.DT_SYMTAB), at[2],
+		uint64(elf.DT_STRSZ), uint64(len(str)), uint64(elf.DT_SYMENT), elf.Sym64Size, uint64(elf.DT_NULL),
+		0})
 	sections[5].data = dynamic
 
-	head := elf.Header64{Type: uint16(elf.ET_DYN), Machine: uint16(p.Machine), Version: 1, Phoff: 64, Shoff: end, Ehsize: 64,
-		Phentsize: phSize, Phnum: segments, Shentsize: shSize, Shnum: uint16(len(sections)), Shstrndx: uint16(len(sections) - 1)}
+	head := elf.Header64{Type: uint16(elf.ET_DYN), Machine: uint16(p.Machine), Version: 1, Phoff: 64,
+		Shoff: end, Ehsize: 64,
+		Phentsize: phSize, Phnum: segments, Shentsize: shSize, Shnum: uint16(len(sections)),
+		Shstrndx: uint16(len(sections) - 1)}
 	copy(head.Ident[:], elf.ELFMAG+"\x02\x01\x01")
 	out, _ := binary.Append(nil, le, head)
 	for _, segment := range []elf.Prog64{
-		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Filesz: end, Memsz: end, Align: 0x1000},
-		{Type: uint32(elf.PT_DYNAMIC), Flags: uint32(elf.PF_R | elf.PF_W), Off: at[5], Vaddr: at[5], Paddr: at[5],
+		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Filesz: end, Memsz: end,
+			Align: 0x1000},
+		{Type: uint32(elf.PT_DYNAMIC), Flags: uint32(elf.PF_R | elf.PF_W), Off: at[5], Vaddr: at[5],
+			Paddr:  at[5],
 			Filesz: uint64(len(dynamic)), Memsz: uint64(len(dynamic)), Align: 8},
 		{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(elf.PF_R | elf.PF_W), Align: 16},
 	} {
@@ -168,7 +181,8 @@ func (p Plugin) Bytes() []byte {
 	}
 	out = append(out, make([]byte, end-uint64(len(out)))...)
 	for i, s := range sections {
-		header := elf.Section64{Name: nameAt[i], Type: uint32(s.typ), Link: s.link, Info: s.info, Entsize: s.size}
+		header := elf.Section64{Name: nameAt[i], Type: uint32(s.typ), Link: s.link, Info: s.info,
+			Entsize: s.size}
 		if i > 0 {
 			header.Flags, header.Addralign = uint64(s.flags|elf.SHF_ALLOC), align
 			header.Addr, header.Off, header.Size = at[i], at[i], uint64(len(s.data))

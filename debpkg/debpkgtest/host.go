@@ -85,8 +85,9 @@ type run struct {
 
 // New returns a host of this name without packages.
 func New(name string) *Host {
-	return &Host{name: name, installed: map[string]*installed{}, files: map[string]string{}, units: map[string]*unit{},
-		runs: map[string]*run{}, debs: map[string]Package{}, archives: map[string]map[string]string{}}
+	return &Host{name: name, installed: map[string]*installed{}, files: map[string]string{},
+		units: map[string]*unit{},
+		runs:  map[string]*run{}, debs: map[string]Package{}, archives: map[string]map[string]string{}}
 }
 
 // Offer adds versions to the host's source.
@@ -100,7 +101,10 @@ func (h *Host) Offer(packages ...Package) {
 func (h *Host) Withdraw(name, version string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.offers = slices.DeleteFunc(h.offers, func(p Package) bool { return p.Name == name && p.Version == version })
+	h.offers = slices.DeleteFunc(h.offers, func(p Package) bool {
+		return p.Name == name &&
+			p.Version == version
+	})
 }
 
 // Install puts packages on the host, their units running.
@@ -201,7 +205,9 @@ func (h *Host) Break(name string) {
 
 // logHistory adds to apt's history.
 func (h *Host) logHistory(key, text string) {
-	h.history = append(h.history, fmt.Sprintf("Start-Date: 2026-01-01  00:00:%02d\nCommandline: apt-get install\n%s: %s\nEnd-Date: 2026-01-01  00:00:%02d\n", len(h.history)%60, key, text, len(h.history)%60))
+	h.history = append(h.history, fmt.Sprintf("Start-Date: 2026-01-01  00:00:%02d\nCommandline: "+
+		"apt-get install\n%s: %s\nEnd-Date: 2026-01-01  00:00:%02d\n", len(h.history)%60, key, text,
+		len(h.history)%60))
 }
 
 // unpack replaces a package as dpkg does with --force-confdef and

@@ -39,11 +39,13 @@ func TestUpgradeAndBack(t *testing.T) {
 	fake.Write(conf, "mine")
 	ctx := t.Context()
 	p, err := host.Plan(ctx, request(t, "tyk-gateway", "5.2.5"))
-	if err != nil || p.Refused() != nil || len(p.Conffiles) != 1 || p.Conffiles[0].Outcome != debpkg.OutcomeConflict || len(p.Restarts) != 1 {
+	if err != nil || p.Refused() != nil || len(p.Conffiles) != 1 ||
+		p.Conffiles[0].Outcome != debpkg.OutcomeConflict || len(p.Restarts) != 1 {
 		t.Fatalf("%v\n%s", err, p)
 	}
 	c, err := host.Apply(ctx, p)
-	if err != nil || fake.State("tyk-gateway") != "5.2.5 hold installed" || !fake.Active("tyk-gateway.service") || fake.Read(conf+".dpkg-dist") == "" {
+	if err != nil || fake.State("tyk-gateway") != "5.2.5 hold installed" ||
+		!fake.Active("tyk-gateway.service") || fake.Read(conf+".dpkg-dist") == "" {
 		t.Fatalf("%v, %s", err, fake.State("tyk-gateway"))
 	}
 	if again, err := host.Apply(ctx, p); err != nil || again.Dir != c.Dir {
@@ -53,10 +55,12 @@ func TestUpgradeAndBack(t *testing.T) {
 	if err := host.Revert(ctx, c, debpkg.RevertOptions{Files: true}); err != nil {
 		t.Fatal(err)
 	}
-	if fake.State("tyk-gateway") != "4.0.8 hold installed" || fake.Read(conf) != "mine" || fake.Read(conf+".dpkg-dist") != "" {
+	if fake.State("tyk-gateway") != "4.0.8 hold installed" || fake.Read(conf) != "mine" ||
+		fake.Read(conf+".dpkg-dist") != "" {
 		t.Errorf("reverted: %s, %q", fake.State("tyk-gateway"), fake.Read(conf))
 	}
-	if want := []string{"install tyk-gateway=5.2.5", "install tyk-gateway=4.0.8", "restart tyk-gateway.service"}; !slices.Equal(fake.Done(), want) {
+	if want := []string{"install tyk-gateway=5.2.5", "install tyk-gateway=4.0.8",
+		"restart tyk-gateway.service"}; !slices.Equal(fake.Done(), want) {
 		t.Errorf("done %q", fake.Done())
 	}
 	if err := host.Forget(ctx, c); err != nil {
@@ -66,14 +70,16 @@ func TestUpgradeAndBack(t *testing.T) {
 		t.Error(err)
 	}
 	f, err := host.Facts(ctx)
-	if err != nil || len(f.Packages) != 1 || len(f.Units) != 1 || len(f.Available) != 2 || f.Sources[0].Serves == nil {
+	if err != nil || len(f.Packages) != 1 || len(f.Units) != 1 || len(f.Available) != 2 ||
+		f.Sources[0].Serves == nil {
 		t.Errorf("%+v, %v", f, err)
 	}
 }
 
 func TestFailures(t *testing.T) {
 	t.Parallel()
-	apply := func(change func(*debpkgtest.Host)) (*debpkgtest.Host, *debpkg.Host, debpkg.Change, error) {
+	apply := func(change func(*debpkgtest.Host)) (*debpkgtest.Host, *debpkg.Host, debpkg.Change,
+		error) {
 		fake, host := gateway(t)
 		change(fake)
 		p, err := host.Plan(t.Context(), request(t, "tyk-gateway", "5.2.5"))
@@ -96,11 +102,16 @@ func TestFailures(t *testing.T) {
 		kind   error
 		after  string
 	}{
-		"postinst": {replace(func(p *debpkgtest.Package) { p.PostinstExit = 7 }), debpkg.ErrScript, "5.2.5 install half-configured"},
-		"crash":    {replace(func(p *debpkgtest.Package) { p.Crash = true }), debpkg.ErrUnit, "5.2.5 install installed"},
-		"version":  {func(h *debpkgtest.Host) { h.Withdraw("tyk-gateway", "5.2.5") }, debpkg.ErrNoVersion, "4.0.8 install installed"},
-		"lock":     {func(h *debpkgtest.Host) { h.Locked("unattended-upgr") }, debpkg.ErrLocked, "4.0.8 install installed"},
-		"cut":      {func(h *debpkgtest.Host) { h.Disconnect(3, 1) }, debpkg.ErrConnection, "4.0.8 install installed"},
+		"postinst": {replace(func(p *debpkgtest.Package) { p.PostinstExit = 7 }), debpkg.ErrScript,
+			"5.2.5 install half-configured"},
+		"crash": {replace(func(p *debpkgtest.Package) { p.Crash = true }), debpkg.ErrUnit,
+			"5.2.5 install installed"},
+		"version": {func(h *debpkgtest.Host) { h.Withdraw("tyk-gateway", "5.2.5") }, debpkg.ErrNoVersion,
+			"4.0.8 install installed"},
+		"lock": {func(h *debpkgtest.Host) { h.Locked("unattended-upgr") }, debpkg.ErrLocked,
+			"4.0.8 install installed"},
+		"cut": {func(h *debpkgtest.Host) { h.Disconnect(3, 1) }, debpkg.ErrConnection,
+			"4.0.8 install installed"},
 	} {
 		fake, host, change, err := apply(c.change)
 		if !errors.Is(err, c.kind) || fake.State("tyk-gateway") != c.after {
@@ -109,7 +120,8 @@ func TestFailures(t *testing.T) {
 		if change.Started.IsZero() {
 			continue
 		}
-		if err := host.Revert(t.Context(), change, debpkg.RevertOptions{}); err != nil || fake.State("tyk-gateway") != "4.0.8 install installed" || !fake.Active("tyk-gateway.service") {
+		if err := host.Revert(t.Context(), change, debpkg.RevertOptions{}); err != nil ||
+			fake.State("tyk-gateway") != "4.0.8 install installed" || !fake.Active("tyk-gateway.service") {
 			t.Errorf("%s: reverted: %v, %s", name, err, fake.State("tyk-gateway"))
 		}
 	}
@@ -126,7 +138,8 @@ func TestCalls(t *testing.T) {
 	fake, _ := gateway(t)
 	n := 0
 	var names []string
-	host := debpkg.New(func(ctx context.Context, argv []string, in io.Reader, out, errOut io.Writer) error {
+	host := debpkg.New(func(ctx context.Context, argv []string, in io.Reader, out,
+		errOut io.Writer) error {
 		n++
 		names = append(names, argv[min(len(argv)-1, 8)])
 		return fake.Run(ctx, argv, in, out, errOut)
@@ -146,7 +159,11 @@ func TestCalls(t *testing.T) {
 	var p debpkg.Plan
 	var c debpkg.Change
 	calls("Facts", 2, func() error { _, err := host.Facts(ctx); return err })
-	calls("Plan", 8, func() (err error) { p, err = host.Plan(ctx, request(t, "tyk-gateway", "5.2.5")); return err })
+	calls("Plan", 8, func() (err error) {
+		p, err = host.Plan(ctx, request(t, "tyk-gateway",
+			"5.2.5"))
+		return err
+	})
 	calls("Apply", 20, func() (err error) { c, err = host.Apply(ctx, p); return err })
 	calls("Revert", 20, func() error { return host.Revert(ctx, c, debpkg.RevertOptions{Files: true}) })
 }

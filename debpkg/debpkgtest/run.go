@@ -27,7 +27,8 @@ type answer struct {
 
 // Run is the host's debpkg.Runner. A command that it does not know ends with an
 // error that names it.
-func (h *Host) Run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+func (h *Host) Run(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -44,7 +45,8 @@ func (h *Host) Run(ctx context.Context, argv []string, stdin io.Reader, stdout, 
 		h.disconnect--
 		if h.disconnect == 0 && h.lost > 0 {
 			h.lost, h.disconnect = h.lost-1, 1
-			a, err = answer{}, &debpkg.Error{Op: "run", Object: "on " + h.name, Kind: debpkg.ErrConnection, Detail: "programmed by the test", Next: "call again", Retry: true}
+			a, err = answer{}, &debpkg.Error{Op: "run", Object: "on " + h.name, Kind: debpkg.ErrConnection,
+				Detail: "programmed by the test", Next: "call again", Retry: true}
 		}
 	}
 	h.mu.Unlock()
@@ -68,7 +70,8 @@ func (h *Host) Run(ctx context.Context, argv []string, stdin io.Reader, stdout, 
 }
 
 func (h *Host) answer(argv []string, stdin string) (answer, error) {
-	for len(argv) > 0 && (argv[0] == "env" || argv[0] == "sudo" || argv[0] == "-n" || argv[0] == "--" || strings.Contains(argv[0], "=")) {
+	for len(argv) > 0 && (argv[0] == "env" || argv[0] == "sudo" || argv[0] == "-n" ||
+		argv[0] == "--" || strings.Contains(argv[0], "=")) {
 		argv = argv[1:]
 	}
 	if len(argv) == 0 {
@@ -96,7 +99,8 @@ func (h *Host) answer(argv []string, stdin string) (answer, error) {
 	case "journalctl":
 		return answer{out: "the program said nothing that this host knows\n"}, nil
 	}
-	return answer{}, fmt.Errorf("debpkgtest: the host does not know the command %q", strings.Join(argv, " "))
+	return answer{}, fmt.Errorf("debpkgtest: the host does not know the command %q", strings.Join(argv,
+		" "))
 }
 
 // wanted reads what follows "install --" on an apt-get command line.
@@ -108,7 +112,8 @@ func (h *Host) wanted(argv []string) (install []Package, remove []string, a answ
 		case path.IsAbs(arg):
 			p, ok := h.debs[arg]
 			if !ok {
-				return nil, nil, answer{err: "E: Unsupported file " + arg + " given on commandline\n", code: 100}
+				return nil, nil, answer{err: "E: Unsupported file " + arg + " given on commandline\n",
+					code: 100}
 			}
 			install = append(install, p)
 		case exact:
@@ -124,7 +129,8 @@ func (h *Host) wanted(argv []string) (install []Package, remove []string, a answ
 				if now := h.installed[name]; now != nil && now.Version == version && now.status == "installed" {
 					continue
 				}
-				return nil, nil, answer{err: fmt.Sprintf("E: Version '%s' for '%s' was not found\n", version, name), code: 100}
+				return nil, nil, answer{err: fmt.Sprintf("E: Version '%s' for '%s' was not found\n", version,
+					name), code: 100}
 			default:
 				return nil, nil, answer{err: "E: Unable to locate package " + name + "\n", code: 100}
 			}
@@ -141,7 +147,8 @@ func (h *Host) wanted(argv []string) (install []Package, remove []string, a answ
 
 func (h *Host) aptGet(argv []string) answer {
 	if h.lock != "" && !slices.Contains(argv, "-s") && !slices.Contains(argv, "--print-uris") {
-		return answer{err: "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 42 (" + h.lock + ")\n", code: 100}
+		return answer{err: "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by " +
+			"process 42 (" + h.lock + ")\n", code: 100}
 	}
 	if argv[len(argv)-1] == "update" {
 		h.note("update")
@@ -151,7 +158,8 @@ func (h *Host) aptGet(argv []string) answer {
 		return answer{}
 	}
 	install, remove, bad := h.wanted(argv)
-	if bad.code != 0 || slices.Contains(argv, "--print-uris") || slices.Contains(argv, "--download-only") {
+	if bad.code != 0 || slices.Contains(argv, "--print-uris") || slices.Contains(argv,
+		"--download-only") {
 		return bad
 	}
 	var out strings.Builder
@@ -202,7 +210,8 @@ func (h *Host) install(argv []string) *run {
 		h.note("install %s=%s", p.Name, p.Version)
 		h.unpack(p)
 		r.out = fmt.Appendf(r.out, "Setting up %s (%s) ...\n", p.Name, p.Version)
-		r.status = fmt.Appendf(r.status, "pmstatus:%s:%d:Installed %s\n", p.Name, (i+1)*100/len(install), p.Name)
+		r.status = fmt.Appendf(r.status, "pmstatus:%s:%d:Installed %s\n", p.Name, (i+1)*100/len(install),
+			p.Name)
 		if p.PostinstExit != 0 {
 			r.fail(p)
 		}
@@ -211,7 +220,9 @@ func (h *Host) install(argv []string) *run {
 }
 
 func (r *run) fail(p Package) {
-	r.errs = fmt.Appendf(r.errs, "dpkg: error processing package %[1]s (--configure):\n installed %[1]s package post-installation script subprocess returned error exit status %[2]d\nE: Sub-process /usr/bin/dpkg returned an error code (1)\n", p.Name, p.PostinstExit)
+	r.errs = fmt.Appendf(r.errs, "dpkg: error processing package %[1]s (--configure):\n installed "+
+		"%[1]s package post-installation script subprocess returned error exit status %[2]d\nE: "+
+		"Sub-process /usr/bin/dpkg returned an error code (1)\n", p.Name, p.PostinstExit)
 	r.code = 100
 }
 

@@ -18,10 +18,14 @@ var scripts map[string]func(h *Host, args []string, stdin string) answer
 func init() {
 	nothing := func(*Host, []string, string) answer { return answer{} }
 	scripts = map[string]func(*Host, []string, string) answer{
-		"survey": (*Host).survey, "offers": (*Host).sources, "offered": (*Host).offered, "candidates": (*Host).candidates, "debs": (*Host).readDebs,
-		"locks": (*Host).locks, "state": (*Host).state, "prepare": (*Host).prepare, "discard": nothing, "write": (*Host).write,
-		"save-packages": (*Host).savePackages, "save-files": (*Host).saveFiles, "check-files": (*Host).checkFiles, "revert-files": (*Host).revertFiles,
-		"start": (*Host).start, "follow": (*Host).follow, "log": (*Host).log, "reset-failed": nothing, "forget": (*Host).forget,
+		"survey": (*Host).survey, "offers": (*Host).sources, "offered": (*Host).offered,
+		"candidates": (*Host).candidates, "debs": (*Host).readDebs,
+		"locks": (*Host).locks, "state": (*Host).state, "prepare": (*Host).prepare, "discard": nothing,
+		"write":         (*Host).write,
+		"save-packages": (*Host).savePackages, "save-files": (*Host).saveFiles,
+		"check-files": (*Host).checkFiles, "revert-files": (*Host).revertFiles,
+		"start": (*Host).start, "follow": (*Host).follow, "log": (*Host).log, "reset-failed": nothing,
+		"forget":  (*Host).forget,
 		"restart": (*Host).restart, "watch": (*Host).watch, "history": (*Host).aptHistory,
 	}
 }
@@ -33,7 +37,10 @@ const (
 
 func sum(s string) string { return fmt.Sprintf("%x", md5.Sum([]byte(s))) }
 
-func digest(p Package) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(p.Name+"="+p.Version))) }
+func digest(p Package) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(p.Name+"="+
+		p.Version)))
+}
 
 func deb(p Package) string {
 	return p.Name + "_" + strings.ReplaceAll(p.Version, ":", "%3a") + "_amd64.deb"
@@ -51,7 +58,11 @@ func (h *Host) survey(args []string, _ string) answer {
 		if p.status == "half-configured" || p.status == "unpacked" {
 			broken.WriteString(p.line(name))
 		}
-		if !slices.ContainsFunc(args[2:], func(pattern string) bool { ok, _ := path.Match(pattern, name); return ok }) {
+		if !slices.ContainsFunc(args[2:], func(pattern string) bool {
+			ok, _ := path.Match(pattern,
+				name)
+			return ok
+		}) {
 			continue
 		}
 		packages.WriteString(p.line(name))
@@ -74,10 +85,14 @@ func (h *Host) survey(args []string, _ string) answer {
 		}
 	}
 	return answer{out: strings.Join([]string{
-		"ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
+		"ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\nPRETTY_NAME=\"Debian GNU/Linux 12 " +
+			"(bookworm)\"\n",
 		"fake-" + h.name + "\n", h.name + "\n", "apt 2.6.1 amd64\ndpkg 1.21.22 amd64\n", "yes\n", "",
-		"Dir /\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log var/log/apt\nDir::Log::History history.log\n",
-		strings.Repeat("1\n", 3) + strings.Repeat("2621440 4096\n", 3), broken.String(), packages.String(), sums.String() + within + digests.String(), auto.String(), units.String(), h.show(names), h.held(),
+		"Dir /\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log " +
+			"var/log/apt\nDir::Log::History history.log\n",
+		strings.Repeat("1\n", 3) + strings.Repeat("2621440 4096\n", 3), broken.String(),
+		packages.String(), sums.String() + within + digests.String(), auto.String(), units.String(),
+		h.show(names), h.held(),
 	}, part)}
 }
 
@@ -101,7 +116,8 @@ func (h *Host) madison(names []string) string {
 }
 
 func (h *Host) sources(args []string, _ string) answer {
-	return answer{out: part + "/etc/apt/sources.list.d/fake.list\ndeb http://fake stable main\n" + within + h.madison(args[1:])}
+	return answer{out: part + "/etc/apt/sources.list.d/fake.list\ndeb http://fake stable main\n" +
+		within + h.madison(args[1:])}
 }
 
 func (h *Host) offered(args []string, _ string) answer {
@@ -111,7 +127,8 @@ func (h *Host) offered(args []string, _ string) answer {
 	for _, one := range args[1:i] {
 		name, version, _ := strings.Cut(one, "=")
 		p := Package{Name: name, Version: version}
-		fmt.Fprintf(&show, "Package: %s\nVersion: %s\nArchitecture: amd64\nInstalled-Size: 1\nFilename: %s\nSize: 1024\nSHA256: %s\n\n", name, version, deb(p), digest(p))
+		fmt.Fprintf(&show, "Package: %s\nVersion: %s\nArchitecture: amd64\nInstalled-Size: "+
+			"1\nFilename: %s\nSize: 1024\nSHA256: %s\n\n", name, version, deb(p), digest(p))
 	}
 	return answer{out: show.String() + part + h.madison(args[i+1:j]) + part + part}
 }
@@ -143,7 +160,8 @@ func (h *Host) candidates(args []string, _ string) answer {
 			fmt.Fprintf(&files, "100\t/lib/systemd/system/%s\n", p.Unit)
 			postinst = "systemctl restart " + p.Unit + "\n"
 		}
-		b.WriteString(strings.Join([]string{files.String(), conffiles.String(), "", postinst, "", "", "", "", ""}, within) + part)
+		b.WriteString(strings.Join([]string{files.String(), conffiles.String(), "", postinst, "", "", "",
+			"", ""}, within) + part)
 	}
 	return answer{out: b.String()}
 }
@@ -154,7 +172,8 @@ func (h *Host) readDebs(args []string, _ string) answer {
 		if p, ok := h.debs[f]; ok {
 			fmt.Fprintf(&b, "%s\t%s\t%s\tamd64\t1024\t%s\n", f, p.Name, p.Version, digest(p))
 		} else if args[0] == "" {
-			return answer{err: "dpkg-deb: error: failed to read archive '" + f + "': No such file or directory\n", code: 1}
+			return answer{err: "dpkg-deb: error: failed to read archive '" + f +
+				"': No such file or directory\n", code: 1}
 		}
 	}
 	return answer{out: b.String()}
@@ -191,7 +210,10 @@ func (h *Host) savePackages(args []string, _ string) answer {
 			return answer{err: args[i] + " is not installed\n", code: 1}
 		}
 		from := "repack"
-		if slices.ContainsFunc(h.offers, func(o Package) bool { return o.Name == p.Name && o.Version == p.Version }) {
+		if slices.ContainsFunc(h.offers, func(o Package) bool {
+			return o.Name == p.Name &&
+				o.Version == p.Version
+		}) {
 			from = "repository"
 		}
 		h.debs[path.Join(dir, args[i+3])] = p.Package
@@ -286,7 +308,8 @@ func (h *Host) follow(args []string, _ string) answer {
 		return answer{err: "none\n"}
 	}
 	from, _ := strconv.Atoi(args[1])
-	return answer{out: string(r.status[min(max(from-1, 0), len(r.status)):]), err: fmt.Sprintf("ended %d\n", r.code)}
+	return answer{out: string(r.status[min(max(from-1, 0), len(r.status)):]),
+		err: fmt.Sprintf("ended %d\n", r.code)}
 }
 
 func (h *Host) log(args []string, _ string) answer {
@@ -326,4 +349,7 @@ func (h *Host) restart(args []string, _ string) answer {
 
 func (h *Host) watch(args []string, _ string) answer { return answer{out: h.show(args[1:])} }
 
-func (h *Host) aptHistory([]string, string) answer { return answer{out: strings.Join(h.history, "\n")} }
+func (h *Host) aptHistory([]string, string) answer {
+	return answer{out: strings.Join(h.history,
+		"\n")}
+}

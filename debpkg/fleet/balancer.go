@@ -36,8 +36,9 @@ type Balancer struct {
 	// need none: they answer /ready with 503 from SIGTERM on and go on serving for that time.
 	Drain []string `yaml:"drain"`
 	Ready []string `yaml:"ready"` // command that puts a server back; {server} is its name
-	State []string `yaml:"state"` // command that prints JSON, or exits with 0 up, 10 drained, 11 draining, 12 down
-	Kill  []string `yaml:"kill"`  // command that ends the sessions of a server
+	// command that prints JSON, or exits with 0 up, 10 drained, 11 draining, 12 down
+	State []string `yaml:"state"`
+	Kill  []string `yaml:"kill"` // command that ends the sessions of a server
 
 	// Settle is, of ready, the time from a change until the balancer has acted on it and the
 	// longest request has ended.
@@ -70,7 +71,8 @@ func (inv *Inventory) checkBalancer() error {
 	case b.Kind == BalancerReady && len(b.State)+len(b.Kill) > 0:
 		return errors.New("state and kill go with kind exec")
 	case b.Kind == BalancerReady && b.Settle == 0:
-		return errors.New("kind ready needs settle, such as 15s: until the balancer has noticed and the longest request has ended")
+		return errors.New("kind ready needs settle, such as 15s: until the balancer has noticed and " +
+			"the longest request has ended")
 	case b.Kind != BalancerExec && b.Kind != BalancerReady && commands > 0:
 		return errors.New("commands go with kind exec or ready")
 	}
@@ -93,7 +95,8 @@ func (inv *Inventory) balancer(component string) (rollout.Balancer, error) {
 	b := inv.Balancer
 	switch b.Kind {
 	case BalancerExec:
-		return rollout.Exec{Run: rollout.Audited(debpkg.Local()), DrainCommand: b.Drain, ReadyCommand: b.Ready, StateCommand: b.State, KillCommand: b.Kill}, nil
+		return rollout.Exec{Run: rollout.Audited(debpkg.Local()), DrainCommand: b.Drain,
+			ReadyCommand: b.Ready, StateCommand: b.State, KillCommand: b.Kill}, nil
 	case BalancerNone:
 		return nil, nil
 	case BalancerReady:

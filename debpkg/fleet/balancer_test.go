@@ -14,7 +14,8 @@ import (
 )
 
 // thereAndBack upgrades a site and reverts it under load, and returns how many requests failed.
-func thereAndBack(t *testing.T, s *site, o traffic.Options, front, more string, least int64) (failed int64) {
+func thereAndBack(t *testing.T, s *site, o traffic.Options, front, more string,
+	least int64) (failed int64) {
 	t.Helper()
 	run := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal")}
 	for _, c := range []struct {
@@ -49,7 +50,9 @@ func TestBalancers(t *testing.T) {
 		s := newSite(t, 3)
 		front := s.haproxy(t, "/hello", "cookie SRV insert indirect nocache")
 		before := s.kept(t)
-		if n := thereAndBack(t, s, traffic.Options{}, front, fmt.Sprintf("haproxy: [{address: %s, backends: {gateway: [gateways]}}]", s.socket()), 5000); n > 0 {
+		if n := thereAndBack(t, s, traffic.Options{}, front,
+			fmt.Sprintf("haproxy: [{address: %s, backends: {gateway: [gateways]}}]", s.socket()),
+			5000); n > 0 {
 			t.Errorf("%d requests failed", n)
 		}
 		if now := s.kept(t); now != before {
@@ -61,8 +64,10 @@ func TestBalancers(t *testing.T) {
 		s := newSite(t, 2)
 		nginx := traffic.StartNginx(t, s.addrs()...)
 		// A worker that nginx ends after a reload closes the connections that clients keep.
-		more := strings.ReplaceAll(fmt.Sprintf("balancer: {kind: exec, drain: [%s], ready: [%s], state: [%s]}",
-			strings.Join(nginx.Command("drain"), ", "), strings.Join(nginx.Command("ready"), ", "), strings.Join(nginx.Command("state"), ", ")), "{server}", `"{server}"`)
+		more := strings.ReplaceAll(fmt.Sprintf("balancer: {kind: exec, drain: [%s], ready: [%s], "+
+			"state: [%s]}",
+			strings.Join(nginx.Command("drain"), ", "), strings.Join(nginx.Command("ready"), ", "),
+			strings.Join(nginx.Command("state"), ", ")), "{server}", `"{server}"`)
 		if n := thereAndBack(t, s, traffic.Options{Close: true}, nginx.Front, more, 5000); n > 0 {
 			t.Errorf("%d requests failed", n)
 		}
@@ -91,7 +96,8 @@ func TestOutWhileInstalled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, 2)
 	s.haproxy(t, "/hello")
-	inv := s.inventory(t, fmt.Sprintf("haproxy: [{address: %s, backends: {gateway: [gateways]}}]", s.socket()))
+	inv := s.inventory(t, fmt.Sprintf("haproxy: [{address: %s, backends: {gateway: [gateways]}}]",
+		s.socket()))
 	waves, err := inv.Waves(fleet.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +109,8 @@ func TestOutWhileInstalled(t *testing.T) {
 				continue
 			}
 			target.Steps[j].Do = func(ctx context.Context) error {
-				if st, err := s.balancer().State(ctx, target.Name); err != nil || !st.Drained || st.Sessions > 0 {
+				if st, err := s.balancer().State(ctx, target.Name); err != nil || !st.Drained ||
+					st.Sessions > 0 {
 					t.Errorf("%s is installed while its server is %+v, %v", target.Name, st, err)
 				}
 				time.Sleep(time.Millisecond)

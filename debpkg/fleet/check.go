@@ -60,7 +60,10 @@ func (inv *Inventory) Check() error {
 		if b.Map == "" || b.Active == "" || b.Idle == "" || b.Active == b.Idle || len(inv.HAProxy) == 0 {
 			bad("bluegreen: want map, active and idle (two colours), and an haproxy")
 		}
-		if !slices.ContainsFunc(inv.Hosts, func(h Host) bool { return h.Component == b.Component && h.Colour == b.Idle }) {
+		if !slices.ContainsFunc(inv.Hosts, func(h Host) bool {
+			return h.Component == b.Component &&
+				h.Colour == b.Idle
+		}) {
 			bad("bluegreen: no host of component %q has the colour %q", b.Component, b.Idle)
 		}
 	}
@@ -97,7 +100,8 @@ func (inv *Inventory) checkHost(i int, seen map[string]bool, bad func(string, ..
 		bad("host %s: versions.%s: %w: want the exact version, such as 5.2.5", h.Name, h.Component, err)
 	}
 	if b, _ := inv.balancer(h.Component); inv.server(*h) != "" && inv.BlueGreen == nil && b == nil {
-		bad("host %s is server %s, but no load balancer has %s: want backends in haproxy, or balancer", h.Name, h.Server, h.Component)
+		bad("host %s is server %s, but no load balancer has %s: want backends in haproxy, or balancer",
+			h.Name, h.Server, h.Component)
 	}
 	if h.Component == MDCB && h.Health == "" {
 		bad("host %s: health is missing: want the URL of its health endpoint", h.Name)

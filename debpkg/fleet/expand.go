@@ -72,9 +72,11 @@ func (e *expander) text(s string) string {
 		value, ok := e.lookup(name)
 		switch {
 		case !variableName.MatchString(name):
-			e.bad = append(e.bad, fmt.Sprintf("invalid variable %q: want one such as ${TYK_VERSION}, or $%s for the text", m, m))
+			e.bad = append(e.bad, fmt.Sprintf("invalid variable %q: want one such as ${TYK_VERSION}, or "+
+				"$%s for the text", m, m))
 		case !ok:
-			e.bad = append(e.bad, fmt.Sprintf("the variable %s is not set: export it, or write $%s for the text", name, m))
+			e.bad = append(e.bad, fmt.Sprintf("the variable %s is not set: export it, or write $%s "+
+				"for the text", name, m))
 		}
 		return value
 	})

@@ -54,7 +54,8 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 		if now[i], err = inv.Installed(ctx, h); err != nil || now[i].IsZero() {
 			return err
 		}
-		file := map[string]string{Dashboard: "/opt/tyk-dashboard/tyk_analytics.conf", Gateway: "/opt/tyk-gateway/tyk.conf", DataPlaneGateway: "/opt/tyk-gateway/tyk.conf"}[h.Component]
+		file := map[string]string{Dashboard: "/opt/tyk-dashboard/tyk_analytics.conf",
+			Gateway: "/opt/tyk-gateway/tyk.conf", DataPlaneGateway: "/opt/tyk-gateway/tyk.conf"}[h.Component]
 		if file == "" {
 			return nil
 		}
@@ -63,7 +64,8 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 			return err
 		}
 		if json.Unmarshal(data, &conf[i]) != nil {
-			return &Error{Op: "read", Object: file, Err: fmt.Errorf("it is not JSON"), Next: "check the file"}
+			return &Error{Op: "read", Object: file, Err: fmt.Errorf("it is not JSON"),
+				Next: "check the file"}
 		}
 		return nil
 	})
@@ -79,9 +81,11 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 		if f, ok := inv.logFormat(h, now[i], conf[i]); ok {
 			all = add(all, f)
 		}
-		if v, err := health.ParseVersion(now[i].String()); err == nil && older(v, "3.0.0") && (IsGateway(h.Component) || h.Component == Dashboard) {
+		if v, err := health.ParseVersion(now[i].String()); err == nil && older(v, "3.0.0") &&
+			(IsGateway(h.Component) || h.Component == Dashboard) {
 			all = add(all, Finding{Kind: "rollback", Hosts: []string{h.Name}, Source: sourceRemoved,
-				Text: "packages before 3.0 were removed from the repositories: a revert depends on the copy that is saved on the host"})
+				Text: "packages before 3.0 were removed from the repositories: a revert depends on the copy " +
+					"that is saved on the host"})
 		}
 	}
 	if len(licences) > 1 {
@@ -91,7 +95,8 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 		}
 		slices.Sort(names)
 		all = append(all, Finding{Kind: "licences", Refuse: true, Hosts: names, Source: sourceUpgrade,
-			Text: "the dashboards have different licences; all dashboards on one Redis must have the same one at a time"})
+			Text: "the dashboards have different licences; all dashboards on one Redis must have the same " +
+				"one at a time"})
 	}
 	return all, err
 }
@@ -118,15 +123,19 @@ func (inv *Inventory) versionFindings() []Finding {
 		return v
 	}
 	for _, component := range []string{Dashboard, Gateway, DataPlaneGateway} {
-		if v := version(component); v != nil && !slices.Contains(supported, fmt.Sprintf("%d.%d", v.Major(), v.Minor())) && older(v, "5.15.0") {
+		if v := version(component); v != nil && !slices.Contains(supported, fmt.Sprintf("%d.%d",
+			v.Major(), v.Minor())) && older(v, "5.15.0") {
 			all = append(all, Finding{Kind: "support", Source: sourceGateway,
-				Text: fmt.Sprintf("%s %s is out of support: %s and later patches are supported", component, v, oneOf(supported))})
+				Text: fmt.Sprintf("%s %s is out of support: %s and later patches are supported", component, v,
+					oneOf(supported))})
 		}
 	}
 	gateway, mdcb, pump := version(DataPlaneGateway), version(MDCB), version(DataPlanePump)
-	if gateway != nil && !older(gateway, "5.13.0") && (mdcb != nil && older(mdcb, "2.11.0") || pump != nil && older(pump, "1.15.0")) {
+	if gateway != nil && !older(gateway, "5.13.0") && (mdcb != nil && older(mdcb, "2.11.0") ||
+		pump != nil && older(pump, "1.15.0")) {
 		all = append(all, Finding{Kind: "mdcb_order", Refuse: true, Source: sourceMDCB,
-			Text: fmt.Sprintf("data planes with gateway %s route MCP analytics through MDCB, which needs MDCB 2.11.0 and pump 1.15.0 first", gateway)})
+			Text: fmt.Sprintf("data planes with gateway %s route MCP analytics through MDCB, which needs "+
+				"MDCB 2.11.0 and pump 1.15.0 first", gateway)})
 	}
 	return all
 }
@@ -135,11 +144,13 @@ func (inv *Inventory) versionFindings() []Finding {
 func (inv *Inventory) logFormat(h Host, now debpkg.Version, conf map[string]any) (Finding, bool) {
 	from, err := health.ParseVersion(now.String())
 	to, terr := health.ParseVersion(inv.Versions[h.Component])
-	if err != nil || terr != nil || !IsGateway(h.Component) || conf["log_format"] != nil || !older(from, "5.13.1") || older(to, "5.13.1") {
+	if err != nil || terr != nil || !IsGateway(h.Component) || conf["log_format"] != nil ||
+		!older(from, "5.13.1") || older(to, "5.13.1") {
 		return Finding{}, false
 	}
 	return Finding{Kind: "log_format", Hosts: []string{h.Name}, Source: sourceGateway,
-		Text: "the gateway's log changes its format (RFC 3339 times, message= instead of msg=); log_format: legacy in tyk.conf keeps the old one for tools that read it"}, true
+		Text: "the gateway's log changes its format (RFC 3339 times, message= instead of msg=); " +
+			"log_format: legacy in tyk.conf keeps the old one for tools that read it"}, true
 }
 
 func older(v *semver.Version, than string) bool { return v.LessThan(semver.MustParse(than)) }

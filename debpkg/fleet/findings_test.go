@@ -48,23 +48,33 @@ func TestFindings(t *testing.T) {
 	}
 	for _, c := range []struct{ name, inventory, want string }{
 		{"supported", "versions: {gateway: 5.14.0}\nhosts: [{name: g, component: gateway}]\n", ""},
-		{"out of support", "versions: {gateway: 5.2.5}\nhosts: [{name: g, component: gateway}]\n", "support false "},
-		{"data planes before MDCB", "order: mdcb\nversions: {mdcb: 2.10.0, data-plane-gateway: 5.14.0, data-plane-pump: 1.16.0}\nhosts: [{name: m, component: mdcb, health: \"http://m/\"}, {name: g, component: data-plane-gateway}, {name: p, component: data-plane-pump}]\n", "mdcb_order true "},
-		{"MDCB before data planes", "order: mdcb\nversions: {mdcb: 2.11.0, data-plane-gateway: 5.14.0, data-plane-pump: 1.15.0}\nhosts: [{name: m, component: mdcb, health: \"http://m/\"}, {name: g, component: data-plane-gateway}, {name: p, component: data-plane-pump}]\n", ""},
+		{"out of support", "versions: {gateway: 5.2.5}\nhosts: [{name: g, component: gateway}]\n",
+			"support false "},
+		{"data planes before MDCB", "order: mdcb\nversions: {mdcb: 2.10.0, data-plane-gateway: 5.14.0, " +
+			"data-plane-pump: 1.16.0}\nhosts: [{name: m, component: mdcb, health: \"http://m/\"}, {name: " +
+			"g, component: data-plane-gateway}, {name: p, component: data-plane-pump}]\n",
+			"mdcb_order true "},
+		{"MDCB before data planes", "order: mdcb\nversions: {mdcb: 2.11.0, data-plane-gateway: 5.14.0, " +
+			"data-plane-pump: 1.15.0}\nhosts: [{name: m, component: mdcb, health: \"http://m/\"}, {name: " +
+			"g, component: data-plane-gateway}, {name: p, component: data-plane-pump}]\n", ""},
 	} {
 		all, err := parse(c.inventory).Findings(t.Context(), nil)
 		if err != nil || kinds(all) != c.want {
 			t.Errorf("%s: %q, %v", c.name, kinds(all), err)
 		}
 	}
-	inv := parse("versions: {dashboard: 5.14.0, gateway: 5.14.0}\nhosts: [{name: d1, component: dashboard}, {name: d2, component: dashboard}, {name: g1, component: gateway}, {name: g2, component: gateway}]\n")
-	config := map[string]string{"d1": `{"license_key": "one-secret"}`, "d2": `{"license_key": "two-secret"}`, "g1": `{}`, "g2": `{"log_format": "json"}`}
+	inv := parse("versions: {dashboard: 5.14.0, gateway: 5.14.0}\nhosts: [{name: d1, component: " +
+		"dashboard}, {name: d2, component: dashboard}, {name: g1, component: gateway}, {name: g2, " +
+		"component: gateway}]\n")
+	config := map[string]string{"d1": `{"license_key": "one-secret"}`,
+		"d2": `{"license_key": "two-secret"}`, "g1": `{}`, "g2": `{"log_format": "json"}`}
 	inv.Connect = func(h fleet.Host) debpkg.Runner {
 		version := map[string]string{"d1": "2.9.4", "d2": "5.8.1", "g1": "5.13.0", "g2": "5.13.0"}[h.Name]
 		return answers(h.Package, version, config[h.Name])
 	}
 	all, err := inv.Findings(t.Context(), inv.Hosts)
-	if want := "rollback false d1, log_format false g1, licences true d1+d2"; err != nil || kinds(all) != want {
+	if want := "rollback false d1, log_format false g1, licences true d1+d2"; err != nil ||
+		kinds(all) != want {
 		t.Errorf("%q, %v", kinds(all), err)
 	}
 	for _, f := range all {
@@ -77,7 +87,8 @@ func TestFindings(t *testing.T) {
 		t.Errorf("the same licence: %q", kinds(all))
 	}
 	config["g1"] = "{"
-	if _, err := inv.Findings(t.Context(), inv.Hosts); err == nil || !strings.Contains(err.Error(), "g1: read /opt/tyk-gateway/tyk.conf: it is not JSON") {
+	if _, err := inv.Findings(t.Context(), inv.Hosts); err == nil || !strings.Contains(err.Error(),
+		"g1: read /opt/tyk-gateway/tyk.conf: it is not JSON") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -85,7 +96,9 @@ func TestFindings(t *testing.T) {
 // More than one host that clients reach needs a balancer, or the word that none is meant.
 func TestUnbalanced(t *testing.T) {
 	t.Parallel()
-	const two = "versions: {gateway: 5.14.0, pump: 1.9.0}\nhosts: [{name: g1, component: gateway, server: %s}, {name: g2, component: gateway, server: %[1]s}, {name: p1, component: pump}, {name: p2, component: pump}]\n"
+	const two = "versions: {gateway: 5.14.0, pump: 1.9.0}\nhosts: [{name: g1, component: gateway, " +
+		"server: %s}, {name: g2, component: gateway, server: %[1]s}, {name: p1, component: pump}, " +
+		"{name: p2, component: pump}]\n"
 	for _, c := range []struct{ servers, more, want string }{
 		{`""`, "", "nothing takes g1 or g2 out of traffic"},
 		{`""`, "balancer: none\n", ""},
@@ -98,16 +111,19 @@ func TestUnbalanced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := inv.Unbalanced(); (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if err := inv.Unbalanced(); (err != nil) != (c.want != "") || err != nil &&
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.more, err)
 		}
 		if _, err := inv.Waves(fleet.Options{}); err != nil {
 			t.Errorf("%s: %v", c.more, err)
 		}
 	}
-	for _, more := range []string{"balancer: nginx\n", "balancer: haproxy\n", "balancer: {kind: exec}\n", "balancer: {kind: ready}\n", "balancer: {kind: none, drain: [x]}\n",
+	for _, more := range []string{"balancer: nginx\n", "balancer: haproxy\n",
+		"balancer: {kind: exec}\n", "balancer: {kind: ready}\n", "balancer: {kind: none, drain: [x]}\n",
 		"balancer: {kind: ready, settle: 1s, drain: [x]}\n", "balancer: {sort: none}\n"} {
-		if _, err := fleet.Parse([]byte(fmt.Sprintf(two, `""`) + more)); err == nil || !errors.Is(err, fleet.ErrInventory) && !strings.Contains(err.Error(), "unknown key") {
+		if _, err := fleet.Parse([]byte(fmt.Sprintf(two, `""`) + more)); err == nil ||
+			!errors.Is(err, fleet.ErrInventory) && !strings.Contains(err.Error(), "unknown key") {
 			t.Errorf("%q: %v", more, err)
 		}
 	}

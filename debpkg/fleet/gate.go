@@ -41,7 +41,8 @@ func (g Gate) check() error {
 	case g.Name == "":
 		return errors.New("the name is missing")
 	case err != nil || u.Host == "":
-		return fmt.Errorf("gate %s: invalid url %q: want one such as https://api.example.com/orders/", g.Name, g.URL)
+		return fmt.Errorf("gate %s: invalid url %q: want one such as https://api.example.com/orders/",
+			g.Name, g.URL)
 	case g.Query != "" && g.Min == nil && g.Max == nil:
 		return fmt.Errorf("gate %s: query needs min or max", g.Name)
 	case g.Query == "" && (g.Min != nil || g.Max != nil):
@@ -60,7 +61,8 @@ func (g Gate) probe() health.Probe {
 	if g.Query != "" {
 		at := strings.TrimSuffix(g.URL, "/") + "/api/v1/query?" + url.Values{"query": {g.Query}}.Encode()
 		p := health.HTTP(at, health.Expect{})
-		p.Checks = append(p.Checks, health.Check{Name: "query", Run: func(ctx context.Context) (health.Finding, error) { return g.query(ctx, at) }})
+		p.Checks = append(p.Checks, health.Check{Name: "query",
+			Run: func(ctx context.Context) (health.Finding, error) { return g.query(ctx, at) }})
 		p.Name = g.Name
 		return p
 	}
@@ -84,7 +86,8 @@ func (g Gate) answer(ctx context.Context) (health.Finding, error) {
 		return health.Finding{}, err
 	}
 	if took := time.Since(begun); g.MaxLatency > 0 && took > time.Duration(g.MaxLatency) {
-		return health.Finding{}, fmt.Errorf("the answer took %v, max_latency is %v", took.Round(time.Millisecond), g.MaxLatency)
+		return health.Finding{}, fmt.Errorf("the answer took %v, max_latency is %v",
+			took.Round(time.Millisecond), g.MaxLatency)
 	}
 	if g.JSON == nil {
 		return health.Finding{}, nil
@@ -144,7 +147,8 @@ func (g Gate) query(ctx context.Context, at string) (health.Finding, error) {
 		}
 	}
 	if err := json.Unmarshal(body, &answer); err != nil || answer.Status != "success" {
-		return health.Finding{}, fmt.Errorf("query %s: %s", g.Query, errors.Join(err, errors.New(answer.Status+" "+answer.Error)))
+		return health.Finding{}, fmt.Errorf("query %s: %s", g.Query, errors.Join(err,
+			errors.New(answer.Status+" "+answer.Error)))
 	}
 	var samples [][2]any
 	switch answer.Data.ResultType {
@@ -160,7 +164,8 @@ func (g Gate) query(ctx context.Context, at string) (health.Finding, error) {
 		}
 	}
 	if err != nil || len(samples) != 1 {
-		return health.Finding{}, fmt.Errorf("query %s: %d results, want one number", g.Query, len(samples))
+		return health.Finding{}, fmt.Errorf("query %s: %d results, want one number", g.Query,
+			len(samples))
 	}
 	v, err := strconv.ParseFloat(fmt.Sprint(samples[0][1]), 64)
 	switch {

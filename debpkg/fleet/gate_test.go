@@ -26,7 +26,9 @@ func TestGates(t *testing.T) {
 		case "/slow":
 			time.Sleep(100 * time.Millisecond)
 		case "/api/v1/query":
-			_, _ = fmt.Fprintf(w, `{"status":"success","data":{"resultType":"vector","result":[{"value":[1,%q]}]}}`, r.URL.Query().Get("query"))
+			_, _ = fmt.Fprintf(w,
+				`{"status":"success","data":{"resultType":"vector","result":[{"value":[1,%q]}]}}`,
+				r.URL.Query().Get("query"))
 			return
 		}
 		w.Header().Set("Foo", "Bar")
@@ -50,20 +52,26 @@ func TestGates(t *testing.T) {
 		{`url: URL, query: "0.5", min: 0.6`, "0.5 is below 0.6"},
 		{`url: URL, query: "NaN", min: 0`, "NaN is not a number"},
 	} {
-		inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\nhealth: {success_threshold: 1, deadline: 300ms}\ngates: [{name: g, " + strings.ReplaceAll(c.gate, "URL", srv.URL) + "}]\n"))
+		inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: " +
+			"pump}]\nhealth: {success_threshold: 1, deadline: 300ms}\ngates: [{name: g, " +
+			strings.ReplaceAll(c.gate, "URL", srv.URL) + "}]\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err = inv.ProbeGates(t.Context()); strings.Contains(c.gate, "query") {
 			err = inv.HoldGates(t.Context())
 		}
-		if (err != nil) != (c.want != "") || err != nil && (!strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "g")) {
+		if (err != nil) != (c.want != "") || err != nil && (!strings.Contains(err.Error(), c.want) ||
+			!strings.Contains(err.Error(), "g")) {
 			t.Errorf("%s: %v", c.gate, err)
 		}
 	}
-	for _, gate := range []string{`url: "http://h/"`, "name: g", `name: g, url: h`, `name: g, url: "http://h/", body: "("`, `name: g, url: "http://h/", min: 1`,
-		`name: g, url: "http://h/", query: up`, `name: g, url: "http://h/", query: up, max: 1, status: 200`} {
-		if _, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\ngates: [{" + gate + "}]\n")); err == nil {
+	for _, gate := range []string{`url: "http://h/"`, "name: g", `name: g, url: h`,
+		`name: g, url: "http://h/", body: "("`, `name: g, url: "http://h/", min: 1`,
+		`name: g, url: "http://h/", query: up`,
+		`name: g, url: "http://h/", query: up, max: 1, status: 200`} {
+		if _, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: " +
+			"pump}]\ngates: [{" + gate + "}]\n")); err == nil {
 			t.Errorf("%q was accepted", gate)
 		}
 	}
@@ -88,28 +96,38 @@ func TestHooks(t *testing.T) {
 	}))
 	defer srv.Close()
 	seen := filepath.Join(t.TempDir(), "seen")
-	inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\nhooks:\n- {name: chat, on: [before_run, before_target, after_run], url: \"" + srv.URL + "/secret\"}\n- {name: log, on: [after_target], command: [sh, -c, \"cat >>" + seen + "\"]}\n"))
+	inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: " +
+		"pump}]\nhooks:\n- {name: chat, on: [before_run, before_target, after_run], url: \"" + srv.URL +
+		"/secret\"}\n- {name: log, on: [after_target], command: [sh, -c, \"cat >>" + seen + "\"]}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	done := false
-	waves := []rollout.Wave{{Name: "pump", Targets: []rollout.Target{{Name: "p", Steps: []rollout.Step{{Name: "x", Do: func(context.Context) error { done = true; return nil }}}}}}}
-	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); err != nil || !done || strings.Join(told, ", ") != "before_run, before_target p, after_run" {
+	waves := []rollout.Wave{{Name: "pump", Targets: []rollout.Target{{Name: "p", Steps: []rollout.Step{
+		{Name: "x", Do: func(context.Context) error { done = true; return nil }}}}}}}
+	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); err != nil || !done ||
+		strings.Join(told, ", ") != "before_run, before_target p, after_run" {
 		t.Errorf("%v, %v, %q", err, done, told)
 	}
 	if data, err := os.ReadFile(seen); err != nil || !strings.Contains(string(data), `"target":"p"`) {
 		t.Errorf("%s, %v", data, err)
 	}
 	done, status = false, 403
-	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); !errors.Is(err, rollout.ErrVetoed) || done || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "403") {
+	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); !errors.Is(err,
+		rollout.ErrVetoed) || done || strings.Contains(err.Error(), "secret") ||
+		!strings.Contains(err.Error(), "403") {
 		t.Errorf("%v, %v", err, done)
 	}
 	srv.Close()
-	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); !errors.Is(err, rollout.ErrVetoed) || strings.Contains(err.Error(), "secret") {
+	if _, err := rollout.Run(t.Context(), waves, inv.RunOptions()); !errors.Is(err,
+		rollout.ErrVetoed) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("%v", err)
 	}
-	for _, hook := range []string{"on: [after_run], url: x", "name: h, url: x", "name: h, on: [later], url: x", "name: h, on: [after_run]", "name: h, on: [after_run], url: x, command: [y]"} {
-		if _, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\nhooks: [{" + hook + "}]\n")); err == nil {
+	for _, hook := range []string{"on: [after_run], url: x", "name: h, url: x",
+		"name: h, on: [later], url: x", "name: h, on: [after_run]",
+		"name: h, on: [after_run], url: x, command: [y]"} {
+		if _, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: " +
+			"pump}]\nhooks: [{" + hook + "}]\n")); err == nil {
 			t.Errorf("%q was accepted", hook)
 		}
 	}
@@ -127,25 +145,30 @@ func TestProber(t *testing.T) {
 		}
 	}))
 	defer srv.Close()
-	inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: pump}]\nprober: {every: 5ms, stop: true}\ngates: [{name: front, url: \"" + srv.URL + "\"}]\n"))
+	inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: " +
+		"pump}]\nprober: {every: 5ms, stop: true}\ngates: [{name: front, url: \"" + srv.URL + "\"}]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	work := func(name string, f func()) rollout.Target {
-		return rollout.Target{Name: name, Steps: []rollout.Step{{Name: "x", Do: func(context.Context) error {
-			f()
-			for least := asked.Load() + 3; asked.Load() < least; { // the third begins when two have been counted
-				time.Sleep(time.Millisecond)
-			}
-			return nil
-		}}}}
+		return rollout.Target{Name: name, Steps: []rollout.Step{{Name: "x",
+			Do: func(context.Context) error {
+				f()
+				// the third begins when two have been counted
+				for least := asked.Load() + 3; asked.Load() < least; {
+					time.Sleep(time.Millisecond)
+				}
+				return nil
+			}}}}
 	}
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: []rollout.Target{work("a", func() {})}}}, inv.RunOptions())
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: []rollout.Target{work("a",
+		func() {})}}}, inv.RunOptions())
 	if err != nil || rep.Probes == nil || rep.Probes.Sent == 0 || rep.Probes.Failed != 0 {
 		t.Fatalf("%v, %+v", err, rep.Probes)
 	}
 	touched := false
-	rep, err = rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: []rollout.Target{work("a", func() { fails.Store(true) }), work("b", func() { touched = true })}}}, inv.RunOptions())
+	rep, err = rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: []rollout.Target{work("a",
+		func() { fails.Store(true) }), work("b", func() { touched = true })}}}, inv.RunOptions())
 	if !errors.Is(err, rollout.ErrProbes) || touched || rep.Probes.Failed == 0 {
 		t.Errorf("%v, %v, %+v", err, touched, rep.Probes)
 	}

@@ -19,16 +19,20 @@ import (
 // Hook is a command or a web address that is told what a run does. A hook that fails at a
 // point before something vetoes it.
 type Hook struct {
-	Name    string   `yaml:"name"`    // in reports
-	On      []string `yaml:"on"`      // before_run, before_wave, before_target, after_target, after_wave, on_failure, after_run
-	Waves   []string `yaml:"waves"`   // names of waves, such as prepare or gateway; empty: all
-	Command []string `yaml:"command"` // gets the event as JSON on stdin; an exit code other than 0 is a failure
-	URL     string   `yaml:"url"`     // gets the event as JSON in a POST; an answer other than 2xx is a failure
+	Name string `yaml:"name"` // in reports
+	// before_run, before_wave, before_target, after_target, after_wave, on_failure, after_run
+	On    []string `yaml:"on"`
+	Waves []string `yaml:"waves"` // names of waves, such as prepare or gateway; empty: all
+	// gets the event as JSON on stdin; an exit code other than 0 is a failure
+	Command []string `yaml:"command"`
+	// gets the event as JSON in a POST; an answer other than 2xx is a failure
+	URL     string   `yaml:"url"`
 	URLEnv  string   `yaml:"url_env"` // the variable that holds the URL, if the URL is a secret
 	Timeout Duration `yaml:"timeout"` // 0: 30 s
 }
 
-var points = []rollout.Point{rollout.BeforeRun, rollout.BeforeWave, rollout.BeforeTarget, rollout.AfterTarget, rollout.AfterWave, rollout.OnFailure, rollout.AfterRun}
+var points = []rollout.Point{rollout.BeforeRun, rollout.BeforeWave, rollout.BeforeTarget,
+	rollout.AfterTarget, rollout.AfterWave, rollout.OnFailure, rollout.AfterRun}
 
 func (h Hook) check() error {
 	given := 0
@@ -41,7 +45,8 @@ func (h Hook) check() error {
 	case h.Name == "":
 		return errors.New("the name is missing")
 	case len(h.On) == 0:
-		return fmt.Errorf("hook %s: on is missing: want points such as [before_target, after_run]", h.Name)
+		return fmt.Errorf("hook %s: on is missing: want points such as [before_target, after_run]",
+			h.Name)
 	case given != 1:
 		return fmt.Errorf("hook %s: want one of command, url and url_env", h.Name)
 	}
@@ -111,5 +116,6 @@ func (inv *Inventory) prober() *rollout.Prober {
 	if p.Off || !slices.ContainsFunc(inv.Gates, func(g Gate) bool { return g.Query == "" }) {
 		return nil
 	}
-	return &rollout.Prober{Probe: inv.ProbeGates, Every: time.Duration(p.Every), Timeout: time.Duration(p.Timeout), Allowed: p.Allowed, Stop: p.Stop}
+	return &rollout.Prober{Probe: inv.ProbeGates, Every: time.Duration(p.Every),
+		Timeout: time.Duration(p.Timeout), Allowed: p.Allowed, Stop: p.Stop}
 }

@@ -8,24 +8,36 @@ import (
 
 // Inventory is the file, YAML or JSON. [Inventory.Check] fills in defaults.
 type Inventory struct {
-	Versions         map[string]string `yaml:"versions"`           // by component: gateway: 5.2.5
-	Order            Order             `yaml:"order"`              // standard (default) or mdcb
-	MaxUnavailable   Amount            `yaml:"max_unavailable"`    // hosts of a component that are out at a time: 1 (default), 3 or 25%
-	Budget           Amount            `yaml:"budget"`             // hosts of the whole run that may fail: 0 (default), 2 or 5%
-	OnBudgetExceeded OnBudgetExceeded  `yaml:"on_budget_exceeded"` // hold (default) or rollback
-	Canary           Canary            `yaml:"canary"`             // of each component
-	SSH              SSH               `yaml:"ssh"`                // for all hosts
-	Balancer         Balancer          `yaml:"balancer"`           // haproxy, exec, ready or none; empty: haproxy if there is one
-	HAProxy          []HAProxy         `yaml:"haproxy"`            // every process in front of the hosts
-	BlueGreen        *BlueGreen        `yaml:"bluegreen"`          // instead of a rolling upgrade of its component
-	Drain            Drain             `yaml:"drain"`              // how the last sessions of a host are waited for
-	Up               Wait              `yaml:"up"`                 // until the load balancer sees a host up
-	Health           Health            `yaml:"health"`             // until a host serves
-	MinUp            int               `yaml:"min_up"`             // other servers that must be up before one is drained; 0: one, -1: none
-	Gates            []Gate            `yaml:"gates"`              // must hold before the first host and after each component
-	Prober           Prober            `yaml:"prober"`             // sends the gates' requests throughout the run
-	Hooks            []Hook            `yaml:"hooks"`              // commands or webhooks at points of the run
-	Hosts            []Host            `yaml:"hosts"`              // one entry for each component on each machine
+	Versions map[string]string `yaml:"versions"` // by component: gateway: 5.2.5
+	Order    Order             `yaml:"order"`    // standard (default) or mdcb
+	// hosts of a component that are out at a time: 1 (default), 3 or 25%
+	MaxUnavailable Amount `yaml:"max_unavailable"`
+	// hosts of the whole run that may fail: 0 (default), 2 or 5%
+	Budget           Amount           `yaml:"budget"`
+	OnBudgetExceeded OnBudgetExceeded `yaml:"on_budget_exceeded"` // hold (default) or rollback
+	Canary           Canary           `yaml:"canary"`             // of each component
+	SSH              SSH              `yaml:"ssh"`                // for all hosts
+	// haproxy, exec, ready or none; empty: haproxy if there is one
+	Balancer Balancer `yaml:"balancer"`
+	// every process in front of the hosts
+	HAProxy []HAProxy `yaml:"haproxy"`
+	// instead of a rolling upgrade of its component
+	BlueGreen *BlueGreen `yaml:"bluegreen"`
+	// how the last sessions of a host are waited for
+	Drain Drain `yaml:"drain"`
+	// until the load balancer sees a host up
+	Up     Wait   `yaml:"up"`
+	Health Health `yaml:"health"` // until a host serves
+	// other servers that must be up before one is drained; 0: one, -1: none
+	MinUp int `yaml:"min_up"`
+	// must hold before the first host and after each component
+	Gates []Gate `yaml:"gates"`
+	// sends the gates' requests throughout the run
+	Prober Prober `yaml:"prober"`
+	// commands or webhooks at points of the run
+	Hooks []Hook `yaml:"hooks"`
+	// one entry for each component on each machine
+	Hosts []Host `yaml:"hosts"`
 
 	// Connect reaches a host in another way than [Inventory.Runner] does by itself, for
 	// programs with connections of their own and for tests. Nil: SSH, or this machine.
@@ -36,15 +48,17 @@ type Inventory struct {
 
 // Host is one component on one machine.
 type Host struct {
-	Name      string  `yaml:"name"`      // unique; in reports and journals
-	Address   string  `yaml:"address"`   // host or user@host for SSH; "local": this machine; empty: the name
-	Port      int     `yaml:"port"`      // of sshd
-	Component string  `yaml:"component"` // dashboard, gateway, pump or mdcb
-	Package   string  `yaml:"package"`   // empty: the component's, such as tyk-gateway
-	Server    string  `yaml:"server"`    // its name in the load balancer; empty: none in front
-	Health    string  `yaml:"health"`    // URL of the health endpoint; empty: the component's default port on the address
-	Plugin    *Plugin `yaml:"plugin"`    // a request that shows that a plugin runs
-	Colour    string  `yaml:"colour"`    // of a blue-green pair
+	Name string `yaml:"name"` // unique; in reports and journals
+	// host or user@host for SSH; "local": this machine; empty: the name
+	Address   string `yaml:"address"`
+	Port      int    `yaml:"port"`      // of sshd
+	Component string `yaml:"component"` // dashboard, gateway, pump or mdcb
+	Package   string `yaml:"package"`   // empty: the component's, such as tyk-gateway
+	Server    string `yaml:"server"`    // its name in the load balancer; empty: none in front
+	// URL of the health endpoint; empty: the component's default port on the address
+	Health string  `yaml:"health"`
+	Plugin *Plugin `yaml:"plugin"` // a request that shows that a plugin runs
+	Colour string  `yaml:"colour"` // of a blue-green pair
 }
 
 // Plugin is an API request and what only the plugin brings about in its answer.
@@ -91,7 +105,8 @@ type Wait struct {
 type Health struct {
 	SuccessThreshold int      `yaml:"success_threshold"` // passes in a row
 	Deadline         Duration `yaml:"deadline"`          // how long a host may take to serve
-	Settle           Duration `yaml:"settle"`            // how long the unit must stay up unchanged after an installation
+	// how long the unit must stay up unchanged after an installation
+	Settle Duration `yaml:"settle"`
 }
 
 // BlueGreen moves one component's traffic between two colours.
@@ -102,5 +117,6 @@ type BlueGreen struct {
 	Active    string   `yaml:"active"`    // before the run
 	Idle      string   `yaml:"idle"`      // the colour that is upgraded
 	Soak      Duration `yaml:"soak"`      // how long the new colour is watched before the run ends
-	Backends  []string `yaml:"backends"`  // that hold the idle colour's hosts, to see their last sessions finish
+	// that hold the idle colour's hosts, to see their last sessions finish
+	Backends []string `yaml:"backends"`
 }

@@ -47,11 +47,14 @@ func TestWaves(t *testing.T) {
 			}
 			got = append(got, w.Name+"/"+target.Name+" "+strings.Join(steps, ","))
 		}
-		if w.MaxUnavailable.Percent != 25 || w.Canary.Count != 1 || w.Canary.Soak != 5*time.Minute || w.Canary.Watch == nil {
+		if w.MaxUnavailable.Percent != 25 || w.Canary.Count != 1 || w.Canary.Soak != 5*time.Minute ||
+			w.Canary.Watch == nil {
 			t.Errorf("wave %s: %+v, %+v", w.Name, w.MaxUnavailable, w.Canary)
 		}
 	}
-	want := []string{"dashboard/d1 drain,install,healthy,ready", "gateway/g1 drain,install,healthy,ready", "gateway/g2 drain,install,healthy,ready", "pump/p1 install,healthy"}
+	want := []string{"dashboard/d1 drain,install,healthy,ready",
+		"gateway/g1 drain,install,healthy,ready", "gateway/g2 drain,install,healthy,ready",
+		"pump/p1 install,healthy"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
@@ -70,11 +73,13 @@ func TestRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(waves) != 2 || len(waves[0].Targets) != 1 || waves[0].Targets[0].Name != "g1" || len(waves[0].Targets[0].Steps) != 4 || waves[1].Targets[0].Name != "p1" {
+	if len(waves) != 2 || len(waves[0].Targets) != 1 || waves[0].Targets[0].Name != "g1" ||
+		len(waves[0].Targets[0].Steps) != 4 || waves[1].Targets[0].Name != "p1" {
 		t.Errorf("waves %+v", waves)
 	}
 	for _, h := range inv.Hosts {
-		if want := map[string]string{"p1": "tyk-pump.service", "g1": "tyk-gateway.service", "g2": "tyk-gateway.service", "d1": "tyk-dashboard.service"}; h.Unit() != want[h.Name] {
+		if want := map[string]string{"p1": "tyk-pump.service", "g1": "tyk-gateway.service",
+			"g2": "tyk-gateway.service", "d1": "tyk-dashboard.service"}; h.Unit() != want[h.Name] {
 			t.Errorf("%s has the unit %s", h.Name, h.Unit())
 		}
 	}
@@ -120,7 +125,8 @@ hosts:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(waves) != 2 || len(waves[0].Targets) != 1 || waves[0].Targets[0].Name != "g" || waves[1].Targets[0].Name != "switch" {
+	if len(waves) != 2 || len(waves[0].Targets) != 1 || waves[0].Targets[0].Name != "g" ||
+		waves[1].Targets[0].Name != "switch" {
 		t.Errorf("waves %+v", waves)
 	}
 }
@@ -139,12 +145,17 @@ hosts:
 	if inv != nil || !errors.Is(err, fleet.ErrInventory) {
 		t.Fatalf("%+v, %v", inv, err)
 	}
-	for _, want := range []string{`unknown component "gatway" (want dashboard, gateway or pump)`, `duplicate host name "a"`, `invalid name "x/y"`, "versions.pump", `unknown component "typo" (want dashboard, gateway or pump)`, "haproxy 1", "bluegreen: want map", "no host of component", "plugin.url is missing"} {
+	for _, want := range []string{`unknown component "gatway" (want dashboard, gateway or pump)`,
+		`duplicate host name "a"`, `invalid name "x/y"`, "versions.pump",
+		`unknown component "typo" (want dashboard, gateway or pump)`, "haproxy 1", "bluegreen: want map",
+		"no host of component", "plugin.url is missing"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in:\n%v", want, err)
 		}
 	}
-	for _, text := range []string{"", "hosts: []", "hosst: []", "max_unavailable: 25 %x", "max_unavailable: -1", "budget: 200%", "canary: {soak: 5}", "on_budget_exceeded: stop", "order: any", "{", "a: b: c"} {
+	for _, text := range []string{"", "hosts: []", "hosst: []", "max_unavailable: 25 %x",
+		"max_unavailable: -1", "budget: 200%", "canary: {soak: 5}", "on_budget_exceeded: stop",
+		"order: any", "{", "a: b: c"} {
 		if _, err := fleet.Parse([]byte(text)); err == nil {
 			t.Errorf("%q was accepted", text)
 		}
@@ -154,7 +165,8 @@ hosts:
 // What the decoder finds is told by line and key, all at once.
 func TestDecodeReportsEverything(t *testing.T) {
 	t.Parallel()
-	_, err := fleet.Parse([]byte("drain: {deadline: 5}\non_budget_exceeded: stop\nhost: []\nhosts:\n- {name: g, adress: x, port: ssh}\n"))
+	_, err := fleet.Parse([]byte("drain: {deadline: 5}\non_budget_exceeded: stop\nhost: " +
+		"[]\nhosts:\n- {name: g, adress: x, port: ssh}\n"))
 	want := `line 1: invalid duration "5": want a duration such as 90s or 5m
 line 2: unknown on_budget_exceeded "stop" (want hold or rollback)
 line 3: unknown key host
@@ -163,7 +175,8 @@ line 5: !!str ` + "`ssh`" + ` does not fit here`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
-	for text, want := range map[string]string{"": "it is empty", "# nothing": "it is empty", good + "---\nhosts: []\n": "only one is read"} {
+	for text, want := range map[string]string{"": "it is empty", "# nothing": "it is empty",
+		good + "---\nhosts: []\n": "only one is read"} {
 		if _, err := fleet.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}
@@ -183,7 +196,8 @@ func TestLoad(t *testing.T) {
 		t.Error(err)
 	}
 	// JSON is YAML.
-	if inv, err := fleet.Load("-", strings.NewReader(`{"versions":{"pump":"1.9.0"},"hosts":[{"name":"p","component":"pump"}]}`)); err != nil || inv.Hosts[0].Package != "tyk-pump" {
+	if inv, err := fleet.Load("-",
+		strings.NewReader(`{"versions":{"pump":"1.9.0"},"hosts":[{"name":"p","component":"pump"}]}`)); err != nil || inv.Hosts[0].Package != "tyk-pump" {
 		t.Errorf("%+v, %v", inv, err)
 	}
 	if _, err := fleet.Load("-", strings.NewReader(strings.Repeat("#", 5<<20))); err == nil {

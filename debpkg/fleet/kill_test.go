@@ -107,7 +107,8 @@ func operate(t *testing.T, dir, verb string) error {
 	if err != nil {
 		return err
 	}
-	call := map[string]func(context.Context, []rollout.Wave, rollout.Options) (*rollout.Report, error){"run": rollout.Run, "resume": rollout.Resume, "undo": rollout.Undo}[verb]
+	call := map[string]func(context.Context, []rollout.Wave, rollout.Options) (*rollout.Report,
+		error){"run": rollout.Run, "resume": rollout.Resume, "undo": rollout.Undo}[verb]
 	o := inv.RunOptions()
 	o.Journal = filepath.Join(dir, "journal")
 	_, err = call(t.Context(), waves, o)
@@ -132,7 +133,8 @@ func TestKilled(t *testing.T) {
 	s := newSite(t, 3)
 	front := s.haproxy(t, "/hello")
 	before := s.kept(t)
-	file := s.file(fmt.Sprintf("haproxy: [{address: %s, backends: {gateway: [gateways]}}]", s.socket()))
+	file := s.file(fmt.Sprintf("haproxy: [{address: %s, backends: {gateway: [gateways]}}]",
+		s.socket()))
 	if err := os.WriteFile(filepath.Join(s.dir, "fleet.yaml"), []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -191,8 +193,10 @@ func TestKilled(t *testing.T) {
 			if then == "undo" {
 				allowed = [][]string{nil, {newer, older}}
 			}
-			if !slices.ContainsFunc(allowed, func(a []string) bool { return slices.Equal(a, installed) }) || g.version() != want {
-				t.Errorf("round %d, %s: %s has %s after the installation of %q", round, then, g.name, g.version(), installed)
+			if !slices.ContainsFunc(allowed, func(a []string) bool { return slices.Equal(a, installed) }) ||
+				g.version() != want {
+				t.Errorf("round %d, %s: %s has %s after the installation of %q", round, then, g.name,
+					g.version(), installed)
 			}
 		}
 		if now := s.kept(t); now != before {

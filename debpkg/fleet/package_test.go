@@ -36,9 +36,11 @@ func TestUndoNeverApplies(t *testing.T) {
 	}
 	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal")}
 	waves := func(s rollout.Step) []rollout.Wave {
-		return []rollout.Wave{{Name: "w", Targets: []rollout.Target{{Name: "gw1", Steps: []rollout.Step{s}}}}}
+		return []rollout.Wave{{Name: "w", Targets: []rollout.Target{{Name: "gw1", Steps: []rollout.Step{
+			s}}}}}
 	}
-	if _, err := rollout.Run(t.Context(), waves(killed), o); err == nil || !strings.Contains(err.Error(), "killed") {
+	if _, err := rollout.Run(t.Context(), waves(killed), o); err == nil ||
+		!strings.Contains(err.Error(), "killed") {
 		t.Fatal(err)
 	}
 	reverted := false
@@ -55,12 +57,14 @@ func TestUndoNeverApplies(t *testing.T) {
 	if _, err := rollout.Resume(t.Context(), waves(resumed), o); err != nil || !reverted {
 		t.Fatal(err, reverted)
 	}
-	if done := strings.Join(fake.Done(), "\n"); strings.Contains(done, "5.2.5") || !strings.HasPrefix(fake.State("tyk-gateway"), "4.0.8") {
+	if done := strings.Join(fake.Done(), "\n"); strings.Contains(done, "5.2.5") ||
+		!strings.HasPrefix(fake.State("tyk-gateway"), "4.0.8") {
 		t.Errorf("state %s after\n%s", fake.State("tyk-gateway"), done)
 	}
 	// The same step installs and reverts.
 	step.Do = install
-	if _, err := rollout.Run(t.Context(), waves(step), rollout.Options{}); err != nil || !strings.HasPrefix(fake.State("tyk-gateway"), "5.2.5") {
+	if _, err := rollout.Run(t.Context(), waves(step), rollout.Options{}); err != nil ||
+		!strings.HasPrefix(fake.State("tyk-gateway"), "5.2.5") {
 		t.Errorf("%v, state %s", err, fake.State("tyk-gateway"))
 	}
 }

@@ -47,7 +47,8 @@ type gateway struct {
 
 func newGateway(t *testing.T, name string) *gateway {
 	t.Helper()
-	g := &gateway{name: name, addr: "127.0.0.1:0", fake: debpkgtest.New(name), stub: healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: older})}
+	g := &gateway{name: name, addr: "127.0.0.1:0", fake: debpkgtest.New(name),
+		stub: healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: older})}
 	g.fake.Offer(debpkgtest.Tyk("tyk-gateway", newer), debpkgtest.Tyk("tyk-gateway", older))
 	g.fake.Install(debpkgtest.Tyk("tyk-gateway", older))
 	if err := g.start(older); err != nil {
@@ -92,7 +93,8 @@ func (g *gateway) version() string {
 }
 
 // run is the host's Runner.
-func (g *gateway) run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+func (g *gateway) run(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch argv[0] {
@@ -148,9 +150,11 @@ func (s *site) addrs() []string {
 // file is the inventory, with lines added.
 func (s *site) file(more string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "versions: {gateway: %s}\nhealth: {success_threshold: 1, deadline: 5m, settle: 1ms}\nup: {deadline: 5m}\n%s\nhosts:\n", newer, more)
+	fmt.Fprintf(&b, "versions: {gateway: %s}\nhealth: {success_threshold: 1, deadline: 5m, settle: "+
+		"1ms}\nup: {deadline: 5m}\n%s\nhosts:\n", newer, more)
 	for _, g := range s.gateways {
-		fmt.Fprintf(&b, "- {name: %s, component: gateway, server: %[1]s, health: \"http://%s\"}\n", g.name, g.addr)
+		fmt.Fprintf(&b, "- {name: %s, component: gateway, server: %[1]s, health: \"http://%s\"}\n",
+			g.name, g.addr)
 	}
 	return b.String()
 }

@@ -24,7 +24,8 @@ type Status struct {
 
 // OK reports whether the host is as the inventory wants it.
 func (s Status) OK() bool {
-	return s.Error == "" && s.Installed == s.Wanted && (s.Health == health.Pass || s.Health == health.Warn)
+	return s.Error == "" && s.Installed == s.Wanted && (s.Health == health.Pass ||
+		s.Health == health.Warn)
 }
 
 // Statuses asks hosts what they are now. It changes nothing and may be called while a run
@@ -129,7 +130,8 @@ func Each(hosts []Host, f func(i int, h Host) error) error {
 // Update fetches the package lists of hosts and then plans the upgrade of each. It returns
 // how many hosts have which package, and what keeps hosts from being upgraded. expect,
 // which may be nil, refuses a host by what is installed there.
-func (inv *Inventory) Update(ctx context.Context, hosts []Host, progress func(host, text string), expect func(Host, string) error) (map[string]int, error) {
+func (inv *Inventory) Update(ctx context.Context, hosts []Host, progress func(host, text string),
+	expect func(Host, string) error) (map[string]int, error) {
 	found := make([]string, len(hosts))
 	err := Each(hosts, func(i int, h Host) error {
 		now, err := inv.Installed(ctx, h)

@@ -38,7 +38,8 @@ type cached struct {
 func aside(dir string) string { return dir + ".before-upgrade" }
 
 // cacheDir is what a gateway names the directory of a bundle.
-var cacheDir = regexp.MustCompile(`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}(?:/[^/]+)?$`)
+var cacheDir = regexp.MustCompile(
+	`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}(?:/[^/]+)?$`)
 
 // forward stops the service, puts the cached directories aside and starts the service. It
 // is idempotent, also after a kill: a directory that is aside already stays there, and
@@ -71,7 +72,8 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 	for _, c := range r.Cached {
 		// What is aside was put there by an earlier try, and what has come since is not kept.
 		script := `if [ -e "$2" ] || [ -h "$2" ] || [ "$3" = false ]; then rm -rf -- "$1"; elif [ -e "$1" ] || [ -h "$1" ]; then mv -T -- "$1" "$2"; fi`
-		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path), fmt.Sprint(c.Kept)); err != nil {
+		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path),
+			fmt.Sprint(c.Kept)); err != nil {
 			return err
 		}
 	}
@@ -93,7 +95,8 @@ func (s *Swap) back(ctx context.Context, host *debpkg.Host, unit string, r *reco
 	}
 	for _, c := range r.Cached {
 		script := `if [ -e "$2" ] || [ -h "$2" ]; then rm -rf -- "$1"; mv -T -- "$2" "$1"; elif [ "$3" = false ]; then rm -rf -- "$1"; fi`
-		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path), fmt.Sprint(c.Kept)); err != nil {
+		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path),
+			fmt.Sprint(c.Kept)); err != nil {
 			return err
 		}
 	}
@@ -146,7 +149,8 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 	dirs = slices.Compact(dirs)
 	for _, dir := range dirs {
 		if dir != path.Clean(dir) || !cacheDir.MatchString(dir) {
-			return nil, &Error{Op: "replace cached bundle", Object: dir, Kind: ErrCache, Err: fmt.Errorf("not the path of a cached bundle"),
+			return nil, &Error{Op: "replace cached bundle", Object: dir, Kind: ErrCache,
+				Err:  fmt.Errorf("not the path of a cached bundle"),
 				Next: "return paths that end in bundles/<md5> from Swap.Caches"}
 		}
 	}
@@ -155,7 +159,8 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 
 func (s *Swap) exists(ctx context.Context, dir string) (bool, error) {
 	var out bytes.Buffer
-	err := s.Runner(ctx, []string{"sh", "-c", `if [ -e "$1" ] || [ -h "$1" ]; then echo yes; fi`, "sh", dir}, nil, &out, io.Discard)
+	err := s.Runner(ctx, []string{"sh", "-c", `if [ -e "$1" ] || [ -h "$1" ]; then echo yes; fi`, "sh",
+		dir}, nil, &out, io.Discard)
 	if err != nil {
 		return false, s.error("look at", dir, err, "")
 	}

@@ -25,7 +25,8 @@ type gatewayHost struct {
 	touched bool // the cache changed while the gateway ran
 }
 
-func (g *gatewayHost) run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+func (g *gatewayHost) run(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	if g.left--; g.left < 0 {
 		return errors.New("killed")
 	}
@@ -36,16 +37,19 @@ func (g *gatewayHost) run(ctx context.Context, argv []string, stdin io.Reader, s
 	case strings.Contains(text, "systemctl restart"):
 		g.running = true
 		if _, err := os.Stat(g.dir); err != nil {
-			return errors.Join(os.MkdirAll(g.dir, 0o755), os.WriteFile(filepath.Join(g.dir, "plugin"), []byte("new"), 0o600))
+			return errors.Join(os.MkdirAll(g.dir, 0o755), os.WriteFile(filepath.Join(g.dir, "plugin"),
+				[]byte("new"), 0o600))
 		}
 	case strings.HasPrefix(text, "systemctl show"), strings.Contains(text, "systemctl show"):
-		_, err := io.WriteString(stdout, "Id=tyk-gateway.service\nLoadState=loaded\nActiveState=active\nSubState=running\nMainPID=7\n")
+		_, err := io.WriteString(stdout,
+			"Id=tyk-gateway.service\nLoadState=loaded\nActiveState=active\nSubState=running\nMainPID=7\n")
 		return err
 	case argv[0] == "cat":
 		_, err := io.WriteString(stdout, `{"middleware_path": "/x", "secret": "s"}`)
 		return err
 	default:
-		g.touched = g.touched || g.running && (strings.Contains(text, "rm -rf") || strings.Contains(text, "mv -T"))
+		g.touched = g.touched || g.running && (strings.Contains(text, "rm -rf") || strings.Contains(text,
+			"mv -T"))
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 		return cmd.Run()
@@ -71,19 +75,23 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 				base := t.TempDir()
 				dir := filepath.Join(base, "bundles", "0123456789abcdef0123456789abcdef")
 				if cachedBefore {
-					if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "plugin"), []byte("old"), 0o600)); err != nil {
+					if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "plugin"),
+						[]byte("old"), 0o600)); err != nil {
 						t.Fatal(err)
 					}
 				}
 				g := &gatewayHost{dir: dir, running: true, left: n}
-				s := &Swap{Runner: g.run, Caches: func(config []byte, from, to debpkg.Version) ([]string, error) {
-					if !bytes.Contains(config, []byte("middleware_path")) || from.String() != "4.0.8" || to.String() != "5.2.5" {
+				s := &Swap{Runner: g.run, Caches: func(config []byte, from, to debpkg.Version) ([]string,
+					error) {
+					if !bytes.Contains(config, []byte("middleware_path")) || from.String() != "4.0.8" ||
+						to.String() != "5.2.5" {
 						t.Errorf("asked with %s, %s, %s", config, from, to)
 					}
 					return []string{dir, dir}, nil
 				}}
 				host := debpkg.New(g.run, debpkg.Options{Settle: time.Millisecond, SettleLimit: time.Second})
-				plan := debpkg.Plan{Actions: []debpkg.Action{{Kind: debpkg.Upgrade, Package: "tyk-gateway", From: v("4.0.8"), To: v("5.2.5")}}}
+				plan := debpkg.Plan{Actions: []debpkg.Action{{Kind: debpkg.Upgrade, Package: "tyk-gateway",
+					From: v("4.0.8"), To: v("5.2.5")}}}
 				do := func(f func(context.Context, *record) error) func(context.Context) error {
 					return func(ctx context.Context) error {
 						r := record{Plan: &plan}
@@ -93,7 +101,10 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 						return f(ctx, &r)
 					}
 				}
-				step := rollout.Step{Name: "install", Do: do(func(ctx context.Context, r *record) error { return s.forward(ctx, host, "tyk-gateway.service", r) })}
+				step := rollout.Step{Name: "install", Do: do(func(ctx context.Context,
+					r *record) error {
+					return s.forward(ctx, host, "tyk-gateway.service", r)
+				})}
 				if !forward {
 					step.Undo = do(func(ctx context.Context, r *record) error {
 						if err := s.back(ctx, host, "tyk-gateway.service", r); err != nil {
@@ -102,7 +113,8 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 						return host.Restart(ctx, "tyk-gateway.service") // as a revert does
 					})
 				}
-				waves := []rollout.Wave{{Name: "w", Targets: []rollout.Target{{Name: "g", Steps: []rollout.Step{step}}}}}
+				waves := []rollout.Wave{{Name: "w", Targets: []rollout.Target{{Name: "g", Steps: []rollout.Step{
+					step}}}}}
 				o := rollout.Options{Journal: filepath.Join(base, "journal")}
 				_, err := rollout.Run(t.Context(), waves, o)
 				kills = kills || err != nil
@@ -123,8 +135,10 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 				}
 				data, _ := os.ReadFile(filepath.Join(dir, "plugin"))
 				_, kept := os.Stat(filepath.Join(aside(dir), "plugin"))
-				if string(data) != want || !g.running || g.touched || (kept == nil) != (forward && cachedBefore) {
-					t.Errorf("cached %v, kill after %d, forward %v: cache %q, running %v, touched %v, kept %v", cachedBefore, n, forward, data, g.running, g.touched, kept)
+				if string(data) != want || !g.running || g.touched || (kept == nil) != (forward &&
+					cachedBefore) {
+					t.Errorf("cached %v, kill after %d, forward %v: cache %q, running %v, touched %v, kept %v",
+						cachedBefore, n, forward, data, g.running, g.touched, kept)
 				}
 			}
 			if !kills {
@@ -140,9 +154,14 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 // Only what is a cached bundle is ever removed.
 func TestSwapRefusesOtherPaths(t *testing.T) {
 	t.Parallel()
-	for _, dir := range []string{"/", "/opt", "bundles/0123456789abcdef0123456789abcdef", "/x/bundles", "/x/bundles/../../etc", "/x/bundles/0123456789abcdef0123456789abcdef/../..", "/x/0123456789abcdef0123456789abcdef"} {
+	for _, dir := range []string{"/", "/opt", "bundles/0123456789abcdef0123456789abcdef", "/x/bundles",
+		"/x/bundles/../../etc", "/x/bundles/0123456789abcdef0123456789abcdef/../..",
+		"/x/0123456789abcdef0123456789abcdef"} {
 		g := &gatewayHost{left: 1000}
-		s := &Swap{Runner: g.run, Caches: func([]byte, debpkg.Version, debpkg.Version) ([]string, error) { return []string{dir}, nil }}
+		s := &Swap{Runner: g.run, Caches: func([]byte, debpkg.Version, debpkg.Version) ([]string,
+			error) {
+			return []string{dir}, nil
+		}}
 		if _, err := s.caches(t.Context(), &record{Plan: &debpkg.Plan{}}); !errors.Is(err, ErrCache) {
 			t.Errorf("%s: %v", dir, err)
 		}

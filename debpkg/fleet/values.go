@@ -13,7 +13,8 @@ import (
 
 // wrong is an error that the decoder collects with those of other lines.
 func wrong(n *yaml.Node, format string, a ...any) error {
-	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: ", n.Line) + fmt.Sprintf(format, a...)}}
+	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: ", n.Line) + fmt.Sprintf(format,
+		a...)}}
 }
 
 // Duration reads "90s" or "5m".

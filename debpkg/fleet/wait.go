@@ -21,7 +21,8 @@ type machine struct {
 }
 
 func (inv *Inventory) machine(h Host, progress func(host, text string)) *machine {
-	m := &machine{Host: h, version: inv.Versions[h.Component], health: inv.Health, deb: inv.host(h, progress)}
+	m := &machine{Host: h, version: inv.Versions[h.Component], health: inv.Health, deb: inv.host(h,
+		progress)}
 	m.want, _ = debpkg.ParseVersion(m.version) // Check has looked
 	return m
 }
@@ -68,13 +69,14 @@ func (m *machine) wait(ctx context.Context, version string) error {
 		probes[0].Checks = append(probes[0].Checks, health.PluginsLoaded(m.log))
 	}
 	for i := range probes {
-		probes[i].Checks = append(probes[i].Checks, health.Check{Name: "package", Run: func(ctx context.Context) (health.Finding, error) {
-			now, err := mustHave(ctx, m.deb, m.Package)
-			if err != nil {
-				return health.Finding{}, err
-			}
-			return health.Finding{Version: now.String()}, nil
-		}})
+		probes[i].Checks = append(probes[i].Checks, health.Check{Name: "package",
+			Run: func(ctx context.Context) (health.Finding, error) {
+				now, err := mustHave(ctx, m.deb, m.Package)
+				if err != nil {
+					return health.Finding{}, err
+				}
+				return health.Finding{Version: now.String()}, nil
+			}})
 	}
 	_, err = health.Wait(ctx, m.health.policy(), probes...)
 	return err
@@ -82,7 +84,8 @@ func (m *machine) wait(ctx context.Context, version string) error {
 
 func (h Health) policy() health.Policy {
 	// A try asks dpkg over SSH as well, which a busy host answers late.
-	return health.Policy{SuccessThreshold: h.SuccessThreshold, Deadline: time.Duration(h.Deadline), TryTimeout: 15 * time.Second}
+	return health.Policy{SuccessThreshold: h.SuccessThreshold, Deadline: time.Duration(h.Deadline),
+		TryTimeout: 15 * time.Second}
 }
 
 // watch polls hosts and gates while hosts soak, until one fails three times in a row or the context
@@ -115,7 +118,8 @@ func watchProbes(ctx context.Context, probes []health.Probe) error {
 			if p.Status != health.Fail {
 				failures[i] = 0
 			} else if failures[i]++; failures[i] == 3 {
-				return &Error{Op: "watch", Object: p.Probe, Kind: ErrUnhealthy, Err: fmt.Errorf("three failures in a row: %s", p.Error)}
+				return &Error{Op: "watch", Object: p.Probe, Kind: ErrUnhealthy,
+					Err: fmt.Errorf("three failures in a row: %s", p.Error)}
 			}
 		}
 		select {

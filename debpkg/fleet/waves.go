@@ -32,7 +32,8 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 		var hosts []rollout.Host
 		var machines []*machine
 		for _, h := range inv.Hosts {
-			if h.Component != component || inv.BlueGreen != nil && component == inv.BlueGreen.Component && h.Colour != inv.BlueGreen.Idle {
+			if h.Component != component || inv.BlueGreen != nil && component == inv.BlueGreen.Component &&
+				h.Colour != inv.BlueGreen.Idle {
 				continue
 			}
 			m := inv.machine(h, o.Progress)
@@ -44,7 +45,8 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 			}
 			po.Asked = o.Asked
 			machines = append(machines, m)
-			hosts = append(hosts, rollout.Host{Name: h.Name, Server: inv.server(h), Install: Package(m.deb, m.request(), po), Healthy: m.healthy, Restored: m.restored})
+			hosts = append(hosts, rollout.Host{Name: h.Name, Server: inv.server(h), Install: Package(m.deb,
+				m.request(), po), Healthy: m.healthy, Restored: m.restored})
 		}
 		if len(hosts) == 0 {
 			continue
@@ -57,7 +59,8 @@ func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 	return InOrder(inv.Order, waves)
 }
 
-func (inv *Inventory) component(component string, hosts []rollout.Host, machines []*machine) ([]rollout.Wave, error) {
+func (inv *Inventory) component(component string, hosts []rollout.Host,
+	machines []*machine) ([]rollout.Wave, error) {
 	if b := inv.BlueGreen; b != nil && b.Component == component {
 		sw := haproxy.Switch{File: b.Map, Key: b.Key}
 		var lbs []rollout.Balancer
@@ -65,20 +68,23 @@ func (inv *Inventory) component(component string, hosts []rollout.Host, machines
 			sw.Instances = append(sw.Instances, p.process(nil))
 			lbs = append(lbs, p.process(b.Backends))
 		}
-		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle, Soak: time.Duration(b.Soak), Watch: inv.watch(machines), Drain: inv.drain()}
+		o := rollout.BlueGreenOptions{Switch: sw, Active: b.Active, Idle: b.Idle,
+			Soak: time.Duration(b.Soak), Watch: inv.watch(machines), Drain: inv.drain()}
 		if len(b.Backends) > 0 {
 			o.Balancer = rollout.All(lbs...)
 		}
 		return rollout.BlueGreen(hosts, o)
 	}
 	o := inv.rolling(component)
-	o.Canary = rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak), Watch: inv.watch(machines[:min(inv.Canary.Count, len(machines))])}
+	o.Canary = rollout.Canary{Count: inv.Canary.Count, Soak: time.Duration(inv.Canary.Soak),
+		Watch: inv.watch(machines[:min(inv.Canary.Count, len(machines))])}
 	w, err := rollout.Rolling(component, hosts, o)
 	return []rollout.Wave{w}, err
 }
 
 func (inv *Inventory) drain() rollout.DrainOptions {
-	return rollout.DrainOptions{Deadline: time.Duration(inv.Drain.Deadline), Force: inv.Drain.Force, Interval: inv.every}
+	return rollout.DrainOptions{Deadline: time.Duration(inv.Drain.Deadline), Force: inv.Drain.Force,
+		Interval: inv.every}
 }
 
 func (inv *Inventory) rolling(component string) rollout.RollingOptions {
@@ -105,7 +111,8 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 			}
 			m := inv.machine(h, nil)
 			restart := func(ctx context.Context) error { return m.deb.Restart(ctx, m.Unit()) }
-			host := rollout.Host{Name: h.Name, Install: rollout.Step{Do: restart, Undo: nothing}, Healthy: m.asInstalled}
+			host := rollout.Host{Name: h.Name, Install: rollout.Step{Do: restart, Undo: nothing},
+				Healthy: m.asInstalled}
 			if o.Balancer != nil { // the colours of a blue-green pair have none here
 				host.Server = inv.server(h)
 			}
@@ -119,7 +126,10 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 			return nil, err
 		}
 		// All hosts went into the wave, because a drain counts on those that stay.
-		w.Targets = slices.DeleteFunc(w.Targets, func(t rollout.Target) bool { return !slices.Contains(names, t.Name) })
+		w.Targets = slices.DeleteFunc(w.Targets, func(t rollout.Target) bool {
+			return !slices.Contains(
+				names, t.Name)
+		})
 		if len(w.Targets) > 0 {
 			waves[component] = []rollout.Wave{w}
 		}

@@ -51,7 +51,8 @@ func TestEveryTargetIsAskedFirst(t *testing.T) {
 
 	refusal = errors.New("no such version, hunter2")
 	_, err := rollout.Run(t.Context(), waves, o)
-	if !errors.Is(err, rollout.ErrRefused) || !strings.Contains(err.Error(), "c: install: no such version") || strings.Contains(err.Error(), "hunter2") {
+	if !errors.Is(err, rollout.ErrRefused) || !strings.Contains(err.Error(),
+		"c: install: no such version") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("error %v", err)
 	}
 	if asked.Load() != 3 || done.Load() != 0 {
@@ -68,7 +69,8 @@ func TestEveryTargetIsAskedFirst(t *testing.T) {
 	before, _ := os.ReadFile(o.Journal)
 	refusal = errors.New("no space")
 	done.Store(0)
-	if _, err := rollout.Run(t.Context(), waves, o); !errors.Is(err, rollout.ErrRefused) || done.Load() != 0 {
+	if _, err := rollout.Run(t.Context(), waves, o); !errors.Is(err, rollout.ErrRefused) ||
+		done.Load() != 0 {
 		t.Errorf("%v, %d done", err, done.Load())
 	}
 	if now, _ := os.ReadFile(o.Journal); string(now) != string(before) {
@@ -89,7 +91,8 @@ func TestEveryTargetIsAskedFirst(t *testing.T) {
 	// Without a journal it is the same.
 	refusal = errors.New("no space")
 	done.Store(0)
-	if _, err := rollout.Run(t.Context(), waves, rollout.Options{}); !errors.Is(err, rollout.ErrRefused) || done.Load() != 0 {
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{}); !errors.Is(err,
+		rollout.ErrRefused) || done.Load() != 0 {
 		t.Errorf("%v, %d done", err, done.Load())
 	}
 }

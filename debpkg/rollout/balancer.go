@@ -8,7 +8,8 @@ import (
 
 // Runner executes a command, here or on another host. A nil stdin is empty, a nil stdout or
 // stderr is discarded.
-type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error
+type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error
 
 // Balancer takes servers out of and into a load balancer. Its methods are idempotent and may
 // be called concurrently. A Balancer may also be a [Maintainer], [Killer], [Keeper] or

@@ -74,7 +74,8 @@ func BlueGreen(idle []Host, o BlueGreenOptions) ([]Wave, error) {
 			}
 			return undo(ctx)
 		}
-		up.Targets = append(up.Targets, Target{Name: h.Name, Steps: []Step{{Name: "idle", Do: quiet, Timeout: o.Drain.timeout()}, install, healthy}})
+		up.Targets = append(up.Targets, Target{Name: h.Name, Steps: []Step{{Name: "idle", Do: quiet,
+			Timeout: o.Drain.timeout()}, install, healthy}})
 	}
 	sw := Target{Name: "switch", Steps: []Step{
 		{Name: "verify " + o.Idle, Do: func(ctx context.Context) error {
@@ -106,7 +107,8 @@ func BlueGreen(idle []Host, o BlueGreenOptions) ([]Wave, error) {
 func (o BlueGreenOptions) active(ctx context.Context, want string) error {
 	now, err := o.Switch.Active(ctx)
 	if err == nil && now != want {
-		err = fmt.Errorf("the traffic goes to %s, not to %s as it did when this was planned; plan again", now, want)
+		err = fmt.Errorf("the traffic goes to %s, not to %s as it did when this was planned; plan again",
+			now, want)
 	}
 	return err
 }

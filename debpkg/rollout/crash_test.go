@@ -57,13 +57,18 @@ func TestCanarySoaksAgainAfterACrash(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "journal")
 			soaks := 0
 			w := f.wave("w", "a", "b")
-			w.Canary = rollout.Canary{Count: 1, Soak: time.Hour, Watch: func(context.Context) error { soaks++; return nil }}
-			if _, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{Journal: path}); err != nil {
+			w.Canary = rollout.Canary{Count: 1, Soak: time.Hour, Watch: func(context.Context) error {
+				soaks++
+				return nil
+			}}
+			if _, err := rollout.Run(t.Context(), []rollout.Wave{w},
+				rollout.Options{Journal: path}); err != nil {
 				t.Fatal(err)
 			}
 			cutAfter(t, path, c.crash...)
 			soaks = 0
-			if _, err := rollout.Resume(t.Context(), []rollout.Wave{w}, rollout.Options{Journal: path}); err != nil {
+			if _, err := rollout.Resume(t.Context(), []rollout.Wave{w},
+				rollout.Options{Journal: path}); err != nil {
 				t.Fatal(err)
 			}
 			if soaks != c.soaks {
@@ -77,12 +82,18 @@ func TestCanarySoaksAgainAfterACrash(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "journal")
 		soaks := 0
 		w := f.wave("w", "a", "b")
-		w.Canary = rollout.Canary{Count: 5, Soak: time.Hour, Watch: func(context.Context) error { soaks++; return nil }} // more than there are
-		if _, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{Journal: path}); err != nil {
+		// more than there are
+		w.Canary = rollout.Canary{Count: 5, Soak: time.Hour, Watch: func(context.Context) error {
+			soaks++
+			return nil
+		}}
+		if _, err := rollout.Run(t.Context(), []rollout.Wave{w},
+			rollout.Options{Journal: path}); err != nil {
 			t.Fatal(err)
 		}
 		f.at["a"] = "old"
-		if _, err := rollout.Resume(t.Context(), []rollout.Wave{w}, rollout.Options{Journal: path}); err != nil || soaks != 2 {
+		if _, err := rollout.Resume(t.Context(), []rollout.Wave{w},
+			rollout.Options{Journal: path}); err != nil || soaks != 2 {
 			t.Errorf("soaked %d times, error %v", soaks, err)
 		}
 	})
@@ -117,7 +128,8 @@ func TestCrashDuringUndo(t *testing.T) {
 			if _, err := rollout.Undo(t.Context(), waves, o); err != nil {
 				t.Fatal(err)
 			}
-			want(t, verb, f.said(), "b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain")
+			want(t, verb, f.said(), "b undo upgrade, b undo drain, a undo ready, a undo upgrade, "+
+				"a undo drain")
 			continue
 		}
 		if _, err := rollout.Resume(t.Context(), waves, o); err != nil {
@@ -151,7 +163,8 @@ func TestUnderWayComesFirst(t *testing.T) {
 			if _, err := rollout.Undo(t.Context(), waves, o); err != nil {
 				t.Fatal(err)
 			}
-			want(t, verb, f.said(), "b undo ready, b undo upgrade, b undo drain, c undo ready, c undo upgrade, c undo drain, a undo ready, a undo upgrade, a undo drain")
+			want(t, verb, f.said(), "b undo ready, b undo upgrade, b undo drain, c undo ready, c undo "+
+				"upgrade, c undo drain, a undo ready, a undo upgrade, a undo drain")
 			continue
 		}
 		f.at["a"] = "old" // somebody put it back
@@ -167,13 +180,18 @@ func TestResumeAsksChecks(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "journal")
 	did, sick := 0, false
-	waves := one(rollout.Step{Name: "healthy", Do: func(context.Context) error { did++; sick = false; return nil }, Check: func(context.Context) error {
+	waves := one(rollout.Step{Name: "healthy", Do: func(context.Context) error {
+		did++
+		sick = false
+		return nil
+	}, Check: func(context.Context) error {
 		if sick {
 			return errors.New("sick")
 		}
 		return nil
 	}})
-	for i, verb := range []func(context.Context, []rollout.Wave, rollout.Options) (*rollout.Report, error){rollout.Run, rollout.Resume, rollout.Resume} {
+	for i, verb := range []func(context.Context, []rollout.Wave, rollout.Options) (*rollout.Report,
+		error){rollout.Run, rollout.Resume, rollout.Resume} {
 		sick = i == 2
 		if _, err := verb(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
 			t.Fatal(err)
@@ -235,11 +253,13 @@ func TestUndoRunAfterTheContextEnded(t *testing.T) {
 			}
 			return nil
 		}
-		rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{OnBudgetExceeded: rollout.Rollback, Control: &c})
+		rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")},
+			rollout.Options{OnBudgetExceeded: rollout.Rollback, Control: &c})
 		if err == nil {
 			t.Fatal("no error")
 		}
-		want(t, "statuses", statuses(rep), map[bool]string{false: "a undone, b undone, c undone", true: "a done, b undone, c undone"}[stop])
+		want(t, "statuses", statuses(rep), map[bool]string{false: "a undone, b undone, c undone",
+			true: "a done, b undone, c undone"}[stop])
 		cancel()
 	}
 }
@@ -271,7 +291,10 @@ func TestSoakStopsAtACanaryThatIsStuck(t *testing.T) {
 	f := newFleet()
 	f.fail["a undo upgrade"] = errors.New("no such version")
 	w := f.wave("w", "a", "b", "c")
-	w.Canary = rollout.Canary{Count: 2, Watch: func(context.Context) error { return errors.New("went bad") }}
+	w.Canary = rollout.Canary{Count: 2, Watch: func(context.Context) error {
+		return errors.New(
+			"went bad")
+	}}
 	rep, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{})
 	if err == nil || rep.Outcome != rollout.OutcomeNotRestored {
 		t.Errorf("outcome %q, error %v", rep.Outcome, err)
@@ -284,13 +307,16 @@ func TestAboutBelongsToThePlan(t *testing.T) {
 	f := newFleet()
 	path := filepath.Join(t.TempDir(), "journal")
 	waves := []rollout.Wave{f.wave("w", "a")}
-	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path, About: "5.2.5"}); err != nil {
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path,
+		About: "5.2.5"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path, About: "5.3.0"}); !errors.Is(err, rollout.ErrPlanChanged) {
+	if _, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path,
+		About: "5.3.0"}); !errors.Is(err, rollout.ErrPlanChanged) {
 		t.Errorf("error %v", err)
 	}
-	if _, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path, About: "5.2.5"}); err != nil {
+	if _, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path,
+		About: "5.2.5"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -302,18 +328,21 @@ func TestLargeRecords(t *testing.T) {
 	f := newFleet()
 	path := filepath.Join(t.TempDir(), "journal")
 	changed := false
-	large := rollout.Target{Name: "large", Steps: []rollout.Step{{Name: "s", Do: func(ctx context.Context) error {
-		if err := rollout.Save(ctx, strings.Repeat("x", 2<<20)); err != nil {
-			return err
-		}
-		changed = true
-		return nil
-	}}}}
-	talks := rollout.Target{Name: "talks", Steps: []rollout.Step{{Name: "s", Do: func(context.Context) error {
-		return errors.New("begin " + strings.Repeat("x", 30<<20) + " end")
-	}}}}
+	large := rollout.Target{Name: "large", Steps: []rollout.Step{{Name: "s",
+		Do: func(ctx context.Context) error {
+			if err := rollout.Save(ctx, strings.Repeat("x", 2<<20)); err != nil {
+				return err
+			}
+			changed = true
+			return nil
+		}}}}
+	talks := rollout.Target{Name: "talks", Steps: []rollout.Step{{Name: "s",
+		Do: func(context.Context) error {
+			return errors.New("begin " + strings.Repeat("x", 30<<20) + " end")
+		}}}}
 	waves := []rollout.Wave{{Name: "w", Targets: []rollout.Target{large, talks, f.host("a")}}}
-	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path, Budget: rollout.CountOrPercent{Count: 2}})
+	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path,
+		Budget: rollout.CountOrPercent{Count: 2}})
 	var e *rollout.Error
 	if !errors.As(err, &e) || !strings.Contains(e.Targets["large"], "over the limit") || changed {
 		t.Errorf("changed %t, error %.300v", changed, err)
@@ -327,7 +356,8 @@ func TestLargeRecords(t *testing.T) {
 	if len(text) > 70<<10 || !strings.Contains(text, "begin") || !strings.HasSuffix(text, "end") {
 		t.Errorf("%d bytes", len(text))
 	}
-	if _, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", strings.Repeat("n", 1000))}, rollout.Options{}); err == nil {
+	if _, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", strings.Repeat("n", 1000))},
+		rollout.Options{}); err == nil {
 		t.Error("a name of 1000 bytes was accepted")
 	}
 }
@@ -341,16 +371,19 @@ func TestRedactedNotes(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "journal")
 	step := rollout.Step{Name: "s", Do: func(ctx context.Context) error {
-		if err := rollout.Save(ctx, note{5432, map[string][]string{"k": {"pw=5432", `p@ss"w/rd`}}}); err != nil {
+		if err := rollout.Save(ctx, note{5432, map[string][]string{"k": {"pw=5432",
+			`p@ss"w/rd`}}}); err != nil {
 			return err
 		}
 		var n note
-		if ok, err := rollout.Saved(ctx, &n); !ok || err != nil || n.Port != 5432 || n.Deep["k"][0] != "pw=[redacted]" || n.Deep["k"][1] != "[redacted]" {
+		if ok, err := rollout.Saved(ctx, &n); !ok || err != nil || n.Port != 5432 ||
+			n.Deep["k"][0] != "pw=[redacted]" || n.Deep["k"][1] != "[redacted]" {
 			t.Errorf("%+v, %v", n, err)
 		}
 		return errors.New(`dial redis://:p%40ss%22w%2Frd@h: "p@ss\"w/rd"`)
 	}}
-	rep, err := rollout.Run(t.Context(), one(step), rollout.Options{Journal: path, Secrets: []string{"5432", `p@ss"w/rd`}})
+	rep, err := rollout.Run(t.Context(), one(step), rollout.Options{Journal: path, Secrets: []string{
+		"5432", `p@ss"w/rd`}})
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -381,7 +414,8 @@ func TestJournalFailsInTheMiddle(t *testing.T) {
 		}
 		return nil
 	}
-	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path, Budget: rollout.CountOrPercent{Count: 3}})
+	rep, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path,
+		Budget: rollout.CountOrPercent{Count: 3}})
 	if !errors.Is(err, syscall.ENOSPC) || rep.Outcome != rollout.OutcomeStopped {
 		t.Errorf("outcome %q, error %v", rep.Outcome, err)
 	}
@@ -425,7 +459,9 @@ func TestLockOfALivingProcessElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fmt.Fprintf(file, `{"user":"u","host":%q,"pid":%d,"since":"2026-01-01T00:00:00Z","start":"1"}`, host, os.Getpid()); err != nil {
+	if _, err := fmt.Fprintf(file,
+		`{"user":"u","host":%q,"pid":%d,"since":"2026-01-01T00:00:00Z","start":"1"}`, host,
+		os.Getpid()); err != nil {
 		t.Fatal(err)
 	}
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
@@ -433,7 +469,8 @@ func TestLockOfALivingProcessElsewhere(t *testing.T) {
 	}
 	waves := []rollout.Wave{f.wave("w", "a")}
 	var le *rollout.Error
-	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); !errors.As(err, &le) || f.said() != "" {
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); !errors.As(err,
+		&le) || f.said() != "" {
 		t.Errorf("error %v, did %s", err, f.said())
 	}
 	if err := file.Close(); err != nil {
@@ -457,7 +494,8 @@ func TestWaitEndsThoughAReadingHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		err := rollout.WaitUp(t.Context(), hung{}, "s", rollout.UpOptions{Deadline: time.Minute})
-		if be := (*rollout.Error)(nil); !errors.As(err, &be) || be.Err == nil || time.Since(start) != 65*time.Second {
+		if be := (*rollout.Error)(nil); !errors.As(err, &be) || be.Err == nil ||
+			time.Since(start) != 65*time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 	})

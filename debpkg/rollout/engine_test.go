@@ -110,11 +110,13 @@ func want(t *testing.T, what, got, want string) {
 func TestRunInOrder(t *testing.T) {
 	t.Parallel()
 	f := newFleet()
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("dashboards", "d"), f.wave("gateways", "a", "b")}, rollout.Options{})
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("dashboards", "d"), f.wave("gateways",
+		"a", "b")}, rollout.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want(t, "steps", f.said(), "d drain, d upgrade, d ready, a drain, a upgrade, a ready, b drain, b upgrade, b ready")
+	want(t, "steps", f.said(), "d drain, d upgrade, d ready, a drain, a upgrade, a ready, b drain, "+
+		"b upgrade, b ready")
 	want(t, "statuses", statuses(rep), "d done, a done, b done")
 	if rep.Outcome != rollout.OutcomeDone {
 		t.Errorf("outcome %q", rep.Outcome)
@@ -125,12 +127,15 @@ func TestFailureWithinTheBudgetUndoesThatHostAndGoesOn(t *testing.T) {
 	t.Parallel()
 	f := newFleet()
 	f.fail["a ready"] = errors.New("not healthy")
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Budget: rollout.CountOrPercent{Percent: 34}})
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")},
+		rollout.Options{Budget: rollout.CountOrPercent{Percent: 34}})
 	var e *rollout.Error
-	if !errors.As(err, &e) || e.Outcome != rollout.OutcomePartial || e.Targets["a"] != "ready: not healthy" {
+	if !errors.As(err, &e) || e.Outcome != rollout.OutcomePartial ||
+		e.Targets["a"] != "ready: not healthy" {
 		t.Fatalf("error %v", err)
 	}
-	want(t, "steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade, a undo drain, b drain, b upgrade, b ready, c drain, c upgrade, c ready")
+	want(t, "steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade, a undo "+
+		"drain, b drain, b upgrade, b ready, c drain, c upgrade, c ready")
 	want(t, "statuses", statuses(rep), "a undone, b done, c done")
 }
 
@@ -141,12 +146,15 @@ func TestBeyondTheBudget(t *testing.T) {
 		outcome         rollout.Outcome
 		statuses, steps string
 	}{
-		{rollout.Hold, rollout.OutcomeHeld, "a done, b undone, c pending", "b drain, b upgrade, b undo upgrade, b undo drain"},
-		{rollout.Rollback, rollout.OutcomeUndone, "a undone, b undone, c pending", "b drain, b upgrade, b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain"},
+		{rollout.Hold, rollout.OutcomeHeld, "a done, b undone, c pending",
+			"b drain, b upgrade, b undo upgrade, b undo drain"},
+		{rollout.Rollback, rollout.OutcomeUndone, "a undone, b undone, c pending",
+			"b drain, b upgrade, b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain"},
 	} {
 		f := newFleet()
 		f.fail["b upgrade"] = errors.New("boom")
-		rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{OnBudgetExceeded: c.beyond})
+		rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")},
+			rollout.Options{OnBudgetExceeded: c.beyond})
 		var e *rollout.Error
 		if !errors.As(err, &e) || e.Outcome != c.outcome {
 			t.Fatalf("error %v", err)
@@ -163,14 +171,16 @@ func TestUndoFails(t *testing.T) {
 	f := newFleet()
 	f.fail["a ready"] = errors.New("boom")
 	f.fail["a undo upgrade"] = errors.New("no such version")
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b")}, rollout.Options{Budget: rollout.CountOrPercent{Count: 2}, OnBudgetExceeded: rollout.Rollback})
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b")},
+		rollout.Options{Budget: rollout.CountOrPercent{Count: 2}, OnBudgetExceeded: rollout.Rollback})
 	var e *rollout.Error
 	if !errors.As(err, &e) || e.Outcome != rollout.OutcomeNotRestored || e.Hint() == "" {
 		t.Fatalf("error %v", err)
 	}
 	want(t, "steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade")
 	want(t, "statuses", statuses(rep), "a not_restored, b pending")
-	if !strings.Contains(rep.Targets[0].Error, "boom") || !strings.Contains(rep.Targets[0].Error, "undo upgrade: no such version") {
+	if !strings.Contains(rep.Targets[0].Error, "boom") || !strings.Contains(rep.Targets[0].Error,
+		"undo upgrade: no such version") {
 		t.Errorf("error %q", rep.Targets[0].Error)
 	}
 }
@@ -219,13 +229,15 @@ func TestCanaryThatFailsStopsTheRunWhateverTheBudget(t *testing.T) {
 			if name == "step" {
 				f.fail["a ready"] = errors.New("went bad")
 			}
-			rep, err := rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{Budget: rollout.CountOrPercent{Count: 2}})
+			rep, err := rollout.Run(t.Context(), []rollout.Wave{w},
+				rollout.Options{Budget: rollout.CountOrPercent{Count: 2}})
 			var e *rollout.Error
 			if !errors.As(err, &e) || !strings.Contains(e.Halt, "canary a failed") {
 				t.Fatalf("%s: error %v", name, err)
 			}
 			want(t, name+" statuses", statuses(rep), "a undone, b pending")
-			want(t, name+" steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade, a undo drain")
+			want(t, name+" steps", f.said(), "a drain, a upgrade, a ready, a undo ready, a undo upgrade, "+
+				"a undo drain")
 		}
 	})
 }
@@ -235,7 +247,8 @@ func TestRetryAndDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at []time.Duration
 		start := time.Now()
-		step := rollout.Step{Name: "s", Timeout: time.Second, Retry: rollout.Retry{Attempts: 5, Wait: 10 * time.Second, MaxWait: 30 * time.Second},
+		step := rollout.Step{Name: "s", Timeout: time.Second, Retry: rollout.Retry{Attempts: 5,
+			Wait: 10 * time.Second, MaxWait: 30 * time.Second},
 			Do: func(ctx context.Context) error {
 				at = append(at, time.Since(start))
 				if len(at) == 4 {
@@ -248,7 +261,8 @@ func TestRetryAndDeadline(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := []time.Duration{0, 11 * time.Second, 32 * time.Second, 63 * time.Second}; !slices.Equal(at, want) {
+		if want := []time.Duration{0, 11 * time.Second, 32 * time.Second,
+			63 * time.Second}; !slices.Equal(at, want) {
 			t.Errorf("tried at %v, want %v", at, want)
 		}
 		if s := rep.Targets[0].Steps[0]; s.Attempts != 4 || s.Took != 63*time.Second || !s.OK {
@@ -270,18 +284,27 @@ func TestStepFailures(t *testing.T) {
 			tries int
 			want  string
 		}{
-			"not retryable": {rollout.Step{Do: func(context.Context) error { tries++; return fmt.Errorf("wrapped: %w", final{errors.New("no")}) }}, 1, "wrapped: no"},
-			"retries used":  {rollout.Step{Do: func(context.Context) error { tries++; return errors.New("busy") }}, 3, "busy"},
+			"not retryable": {rollout.Step{Do: func(context.Context) error {
+				tries++
+				return fmt.Errorf("wrapped: %w", final{errors.New("no")})
+			}}, 1, "wrapped: no"},
+			"retries used": {rollout.Step{Do: func(context.Context) error {
+				tries++
+				return errors.New("busy")
+			}}, 3, "busy"},
 			"deadline": {rollout.Step{Timeout: time.Second, Do: func(ctx context.Context) error {
 				tries++
 				<-ctx.Done()
 				return ctx.Err()
 			}}, 3, rollout.ErrDeadline.Error()},
-			"panic": {rollout.Step{Do: func(context.Context) error { tries++; panic("oops") }}, 3, "panic: oops"},
-			"check": {rollout.Step{Do: func(context.Context) error { tries++; return nil }, Check: func(context.Context) error { return errors.New("not there") }}, 3, "not there"},
+			"panic": {rollout.Step{Do: func(context.Context) error { tries++; panic("oops") }}, 3,
+				"panic: oops"},
+			"check": {rollout.Step{Do: func(context.Context) error { tries++; return nil },
+				Check: func(context.Context) error { return errors.New("not there") }}, 3, "not there"},
 			"check after done": {rollout.Step{
-				Done: func(context.Context) (bool, error) { return true, nil },
-				Do:   func(context.Context) error { tries++; return nil }, Check: func(context.Context) error { return errors.New("not really") }}, 3, "not really"},
+				Done:  func(context.Context) (bool, error) { return true, nil },
+				Do:    func(context.Context) error { tries++; return nil },
+				Check: func(context.Context) error { return errors.New("not really") }}, 3, "not really"},
 			"done cannot be told, so Do decides": {rollout.Step{
 				Done: func(context.Context) (bool, error) { return false, errors.New("ssh lost") },
 				Do:   func(context.Context) error { tries++; return errors.New("really") }}, 3, "really"},
@@ -338,7 +361,8 @@ func TestContextEnds(t *testing.T) {
 		return nil
 	}
 	// Even with Rollback, stopping is not a failure: what is done stays.
-	rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{OnBudgetExceeded: rollout.Rollback})
+	rep, err := rollout.Run(ctx, []rollout.Wave{f.wave("w", "a", "b", "c")},
+		rollout.Options{OnBudgetExceeded: rollout.Rollback})
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) {
 		t.Errorf("error %v", err)
 	}
@@ -362,12 +386,13 @@ func TestPauseContinueStop(t *testing.T) {
 		}
 		return nil
 	}
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, rollout.Options{Control: &c, Progress: func(r rollout.Record) {
-		kinds = append(kinds, r.Kind)
-		if r.Kind == rollout.KindPause {
-			go c.Continue()
-		}
-	}})
+	rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")},
+		rollout.Options{Control: &c, Progress: func(r rollout.Record) {
+			kinds = append(kinds, r.Kind)
+			if r.Kind == rollout.KindPause {
+				go c.Continue()
+			}
+		}})
 	if !errors.Is(err, rollout.ErrStopped) {
 		t.Errorf("error %v", err)
 	}
@@ -382,14 +407,20 @@ func TestValidation(t *testing.T) {
 	do := func(context.Context) error { t.Error("something ran"); return nil }
 	step := rollout.Step{Name: "s", Do: do}
 	waves := []rollout.Wave{
-		{Name: "w", MaxUnavailable: rollout.CountOrPercent{Count: 1, Percent: 5}, Targets: []rollout.Target{{Name: "t", Steps: []rollout.Step{step, step}}, {Name: "t", Steps: []rollout.Step{{Name: "x"}}}}},
-		{Name: "w", Canary: rollout.Canary{Count: -1}, Targets: []rollout.Target{{Name: "u"}, {Steps: []rollout.Step{{Name: "s", Do: do, Timeout: -1}}}}},
+		{Name: "w", MaxUnavailable: rollout.CountOrPercent{Count: 1, Percent: 5},
+			Targets: []rollout.Target{{Name: "t", Steps: []rollout.Step{step, step}},
+				{Name: "t", Steps: []rollout.Step{{Name: "x"}}}}},
+		{Name: "w", Canary: rollout.Canary{Count: -1}, Targets: []rollout.Target{{Name: "u"},
+			{Steps: []rollout.Step{{Name: "s", Do: do, Timeout: -1}}}}},
 	}
-	_, err := rollout.Run(t.Context(), waves, rollout.Options{Budget: rollout.CountOrPercent{Percent: 101}, StepTimeout: -1, OnBudgetExceeded: 7})
+	_, err := rollout.Run(t.Context(), waves, rollout.Options{Budget: rollout.CountOrPercent{
+		Percent: 101}, StepTimeout: -1, OnBudgetExceeded: 7})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{`target "t": duplicate step name "s"`, `duplicate target name "t"`, `step "x" has no Do`, `duplicate wave name "w"`, "canary count -1", `target "u" has no steps`, "target without a name", "invalid timeout or retry", "1 targets and 5 %", "step timeout -1ns"} {
+	for _, want := range []string{`target "t": duplicate step name "s"`, `duplicate target name "t"`,
+		`step "x" has no Do`, `duplicate wave name "w"`, "canary count -1", `target "u" has no steps`,
+		"target without a name", "invalid timeout or retry", "1 targets and 5 %", "step timeout -1ns"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -405,7 +436,9 @@ func TestCountOrPercent(t *testing.T) {
 		share rollout.CountOrPercent
 		n     int
 		want  int
-	}{{rollout.CountOrPercent{Percent: 25}, 10, 2}, {rollout.CountOrPercent{Percent: 25}, 3, 0}, {rollout.CountOrPercent{Count: 5}, 3, 3}, {rollout.CountOrPercent{}, 9, 0}, {rollout.CountOrPercent{Percent: 100}, 7, 7}} {
+	}{{rollout.CountOrPercent{Percent: 25}, 10, 2}, {rollout.CountOrPercent{Percent: 25}, 3, 0},
+		{rollout.CountOrPercent{Count: 5}, 3, 3}, {rollout.CountOrPercent{}, 9, 0},
+		{rollout.CountOrPercent{Percent: 100}, 7, 7}} {
 		if got := c.share.Of(c.n); got != c.want {
 			t.Errorf("%+v of %d = %d, want %d", c.share, c.n, got, c.want)
 		}
@@ -421,14 +454,17 @@ func TestResume(t *testing.T) {
 	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); err == nil {
 		t.Fatal("no error")
 	}
-	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); !errors.Is(err, rollout.ErrUnfinished) {
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); !errors.Is(err,
+		rollout.ErrUnfinished) {
 		t.Errorf("a second run on the journal: %v", err)
 	}
-	if _, err := rollout.Resume(t.Context(), waves[:1:1], rollout.Options{}); !errors.Is(err, rollout.ErrNoRun) {
+	if _, err := rollout.Resume(t.Context(), waves[:1:1], rollout.Options{}); !errors.Is(err,
+		rollout.ErrNoRun) {
 		t.Errorf("resume without a journal: %v", err)
 	}
 	other := []rollout.Wave{f.wave("w", "a", "b", "c")}
-	if _, err := rollout.Resume(t.Context(), other, rollout.Options{Journal: path}); !errors.Is(err, rollout.ErrPlanChanged) {
+	if _, err := rollout.Resume(t.Context(), other, rollout.Options{Journal: path}); !errors.Is(err,
+		rollout.ErrPlanChanged) {
 		t.Errorf("resume of other waves: %v", err)
 	}
 	// Somebody put b back meanwhile: the journal alone is not believed.
@@ -438,7 +474,8 @@ func TestResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want(t, "steps", f.said(), "b drain, b upgrade, b ready, c drain, c upgrade, c ready, d drain, d upgrade, d ready")
+	want(t, "steps", f.said(), "b drain, b upgrade, b ready, c drain, c upgrade, c ready, d drain, "+
+		"d upgrade, d ready")
 	want(t, "statuses", statuses(rep), "a done, b done, c done, d done")
 	f.log = nil
 	if rep, err = rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
@@ -447,7 +484,9 @@ func TestResume(t *testing.T) {
 	if rep.Outcome != rollout.OutcomeUndone || len(rep.Who) != 3 {
 		t.Errorf("outcome %q by %v", rep.Outcome, rep.Who)
 	}
-	want(t, "steps", f.said(), "d undo ready, d undo upgrade, d undo drain, c undo ready, c undo upgrade, c undo drain, b undo ready, b undo upgrade, b undo drain, a undo ready, a undo upgrade, a undo drain")
+	want(t, "steps", f.said(), "d undo ready, d undo upgrade, d undo drain, c undo ready, c undo "+
+		"upgrade, c undo drain, b undo ready, b undo upgrade, b undo drain, a undo ready, a undo "+
+		"upgrade, a undo drain")
 	for host, version := range f.at {
 		if version != "old" {
 			t.Errorf("%s is at %s", host, version)
@@ -455,7 +494,8 @@ func TestResume(t *testing.T) {
 	}
 	// Nothing is left to undo.
 	f.log = nil
-	if _, err := rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil || f.said() != "" {
+	if _, err := rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil ||
+		f.said() != "" {
 		t.Errorf("second undo: %v, %s", err, f.said())
 	}
 }
@@ -532,12 +572,14 @@ func TestJournalIsPrivateRedactedAndTellsTheSame(t *testing.T) {
 	f.fail["a upgrade"] = errors.New(`login with hunter2"x failed`)
 	var events []rollout.Record
 	rep, _ := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a")}, rollout.Options{
-		Journal: path, Secrets: []string{`hunter2"x`, ""}, Progress: func(r rollout.Record) { events = append(events, r) }})
+		Journal: path, Secrets: []string{`hunter2"x`, ""},
+		Progress: func(r rollout.Record) { events = append(events, r) }})
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(data), "hunter2") || !strings.Contains(string(data), "login with [redacted] failed") {
+	if strings.Contains(string(data), "hunter2") || !strings.Contains(string(data),
+		"login with [redacted] failed") {
 		t.Errorf("journal %s", data)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
@@ -568,7 +610,8 @@ func TestJournalThatCannotBeWrittenBeginsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFleet()
 	waves := []rollout.Wave{f.wave("w", "a")}
-	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: filepath.Join(t.TempDir(), "no", "journal")}); err == nil {
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: filepath.Join(t.TempDir(),
+		"no", "journal")}); err == nil {
 		t.Error("no error")
 	}
 	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: "/dev/full"}); err == nil {
@@ -601,7 +644,8 @@ func TestDamagedJournal(t *testing.T) {
 		}
 		_, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
 		var je *rollout.Error
-		if !errors.As(err, &je) || !errors.Is(err, rollout.ErrJournal) || je.Line == 0 || !strings.Contains(err.Error(), path) || je.Hint() == "" {
+		if !errors.As(err, &je) || !errors.Is(err, rollout.ErrJournal) || je.Line == 0 ||
+			!strings.Contains(err.Error(), path) || je.Hint() == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 		if now, _ := os.ReadFile(path); string(now) != data {
@@ -619,7 +663,8 @@ func TestLock(t *testing.T) {
 		if what == "a upgrade" {
 			_, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: path})
 			var le *rollout.Error
-			if !errors.As(err, &le) || le.Owner.PID != os.Getpid() || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+			if !errors.As(err, &le) || le.Owner.PID != os.Getpid() || !strings.Contains(err.Error(),
+				fmt.Sprint(os.Getpid())) {
 				t.Errorf("error %v", err)
 			}
 		}
@@ -630,7 +675,8 @@ func TestLock(t *testing.T) {
 	}
 	host, _ := os.Hostname()
 	// A dead process of this machine gives way, aloud; one of another does not.
-	dead := fmt.Sprintf(`{"user":"u","host":%q,"pid":%d,"since":"2026-01-01T00:00:00Z","start":"1"}`, host, os.Getpid())
+	dead := fmt.Sprintf(`{"user":"u","host":%q,"pid":%d,"since":"2026-01-01T00:00:00Z","start":"1"}`,
+		host, os.Getpid())
 	if err := os.WriteFile(path+".lock", []byte(dead), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -638,7 +684,10 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.ContainsFunc(rep.Events, func(n rollout.Note) bool { return strings.Contains(n.Text, "took over the lock of u@") }) {
+	if !slices.ContainsFunc(rep.Events, func(n rollout.Note) bool {
+		return strings.Contains(n.Text,
+			"took over the lock of u@")
+	}) {
 		t.Errorf("events %v", rep.Events)
 	}
 	for _, other := range []string{strings.Replace(dead, host, host+"-other", 1), "garbage"} {

@@ -47,8 +47,11 @@ func (m memory) State(_ context.Context, server string) (rollout.State, error) {
 }
 
 // The lines of the README.
-func upgradeGateways(ctx context.Context, upgrade, revert func(string) func(context.Context) error, isUpgraded func(string) func(context.Context) (bool, error), healthy func(string) func(context.Context) error) error {
-	lb := haproxy.Balancer{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
+func upgradeGateways(ctx context.Context, upgrade, revert func(string) func(context.Context) error,
+	isUpgraded func(string) func(context.Context) (bool, error),
+	healthy func(string) func(context.Context) error) error {
+	lb := haproxy.Balancer{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{
+		"gateways"}}
 	var hosts []rollout.Host
 	for _, name := range []string{"gw1", "gw2"} {
 		hosts = append(hosts, rollout.Host{
@@ -57,15 +60,18 @@ func upgradeGateways(ctx context.Context, upgrade, revert func(string) func(cont
 			Healthy: healthy(name),
 		})
 	}
-	gateways, err := rollout.Rolling("gateways", hosts, rollout.RollingOptions{Balancer: lb, Canary: rollout.Canary{Count: 1, Soak: 10 * time.Minute}})
+	gateways, err := rollout.Rolling("gateways", hosts, rollout.RollingOptions{Balancer: lb,
+		Canary: rollout.Canary{Count: 1, Soak: 10 * time.Minute}})
 	if err != nil {
 		return err
 	}
-	report, err := rollout.Run(ctx, []rollout.Wave{gateways}, rollout.Options{Journal: "gateways.journal", OnBudgetExceeded: rollout.Rollback})
+	report, err := rollout.Run(ctx, []rollout.Wave{gateways},
+		rollout.Options{Journal: "gateways.journal", OnBudgetExceeded: rollout.Rollback})
 	if err != nil {
 		return err
 	}
-	fmt.Println(report.Outcome) // after a crash: rollout.Resume; to go back: rollout.Undo; for the change board: report.WriteHTML
+	// after a crash: rollout.Resume; to go back: rollout.Undo; for the change board: report.WriteHTML
+	fmt.Println(report.Outcome)
 	return nil
 }
 
@@ -98,7 +104,8 @@ func ExampleRolling() {
 		fmt.Println(err)
 		return
 	}
-	report, err := rollout.Run(context.Background(), []rollout.Wave{wave}, rollout.Options{OnBudgetExceeded: rollout.Rollback})
+	report, err := rollout.Run(context.Background(), []rollout.Wave{wave},
+		rollout.Options{OnBudgetExceeded: rollout.Rollback})
 	fmt.Println(report.Outcome, err)
 	// Output:
 	// gw1 drain
@@ -153,10 +160,12 @@ func ok(context.Context) error { return nil }
 func ExampleRun() {
 	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{
 		{Name: "a", Steps: []rollout.Step{step("check", ok)}},
-		{Name: "b", Steps: []rollout.Step{step("check", func(context.Context) error { return errors.New("disk is full") })}},
+		{Name: "b", Steps: []rollout.Step{step("check",
+			func(context.Context) error { return errors.New("disk is full") })}},
 		{Name: "c", Steps: []rollout.Step{step("check", ok)}},
 	}}}
-	report, err := rollout.Run(context.Background(), waves, rollout.Options{Budget: rollout.CountOrPercent{Count: 1}})
+	report, err := rollout.Run(context.Background(), waves,
+		rollout.Options{Budget: rollout.CountOrPercent{Count: 1}})
 	for _, t := range report.Targets {
 		fmt.Printf("%s: %s %q\n", t.Name, t.Status, t.Error)
 	}
@@ -197,7 +206,8 @@ func ExampleUndo() {
 	o := rollout.Options{Journal: filepath.Join(dir, "gateways.journal")}
 	install := installer("gw1")
 	install.Name = "install"
-	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "gw1", Steps: []rollout.Step{install}}}}}
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "gw1",
+		Steps: []rollout.Step{install}}}}}
 	_, _ = rollout.Run(context.Background(), waves, o)
 	report, err := rollout.Undo(context.Background(), waves, o)
 	fmt.Println(report.Outcome, err)
@@ -223,7 +233,8 @@ func ExampleSave() {
 			return err
 		},
 	}
-	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "gw1", Steps: []rollout.Step{install}}}}}
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "gw1",
+		Steps: []rollout.Step{install}}}}}
 	report, _ := rollout.Run(context.Background(), waves, rollout.Options{})
 	fmt.Println(report.Targets[0].Status)
 	// Output:
@@ -241,9 +252,11 @@ func ExampleSaved() {
 func ExampleControl() {
 	var c rollout.Control
 	stop := step("check", func(context.Context) error { c.Stop(); return nil })
-	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "a", Steps: []rollout.Step{stop}}, {Name: "b", Steps: []rollout.Step{stop}}}}}
+	waves := []rollout.Wave{{Name: "all", Targets: []rollout.Target{{Name: "a", Steps: []rollout.Step{
+		stop}}, {Name: "b", Steps: []rollout.Step{stop}}}}}
 	report, err := rollout.Run(context.Background(), waves, rollout.Options{Control: &c})
-	fmt.Println(report.Count(rollout.StatusDone), report.Count(rollout.StatusPending), errors.Is(err, rollout.ErrStopped))
+	fmt.Println(report.Count(rollout.StatusDone), report.Count(rollout.StatusPending), errors.Is(err,
+		rollout.ErrStopped))
 	// Output: 1 1 true
 }
 
@@ -260,14 +273,16 @@ func ExampleSelect() {
 
 func ExampleWaitDrained() {
 	lb := memory{"gw1": {Drained: true, Sessions: 1, Detail: "DRAIN"}}
-	err := rollout.WaitDrained(context.Background(), lb, "gw1", rollout.DrainOptions{Interval: time.Millisecond, Deadline: 5 * time.Millisecond})
+	err := rollout.WaitDrained(context.Background(), lb, "gw1", rollout.DrainOptions{
+		Interval: time.Millisecond, Deadline: 5 * time.Millisecond})
 	fmt.Println(err)
 	// Output: drain gw1: timed out after 5ms: up false, drained true, 1 sessions, 0 queued (DRAIN); end the long-lived sessions, allow more time, or set DrainOptions.Force
 }
 
 func ExampleWaitUp() {
 	lb := memory{"gw1": {Up: true}}
-	fmt.Println(rollout.WaitUp(context.Background(), lb, "gw1", rollout.UpOptions{Interval: time.Millisecond}))
+	fmt.Println(rollout.WaitUp(context.Background(), lb, "gw1", rollout.UpOptions{
+		Interval: time.Millisecond}))
 	// Output: <nil>
 }
 

@@ -53,7 +53,8 @@ func (c *capped) Write(p []byte) (int, error) {
 	return c.Buffer.Write(p)
 }
 
-func (x Exec) run(ctx context.Context, op string, argv []string, server string, stdout *capped) error {
+func (x Exec) run(ctx context.Context, op string, argv []string, server string,
+	stdout *capped) error {
 	e := &Error{Op: op, Object: server}
 	if x.Run == nil || len(argv) == 0 {
 		e.Kind, e.Err = ErrInvalid, errors.New("no command given for it")

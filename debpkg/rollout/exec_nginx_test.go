@@ -19,7 +19,8 @@ func TestExecDrivesNginx(t *testing.T) {
 	nginx := traffic.StartNginx(t, servers[0].Addr, servers[1].Addr)
 	lb := rollout.Exec{
 		Run:          run.Local(run.Options{}),
-		DrainCommand: nginx.Command("drain"), ReadyCommand: nginx.Command("ready"), StateCommand: nginx.Command("state"),
+		DrainCommand: nginx.Command("drain"), ReadyCommand: nginx.Command("ready"),
+		StateCommand: nginx.Command("state"),
 	}
 	if err := lb.Drain(t.Context(), "h9"); err == nil {
 		t.Error("a server that is not there was drained")
@@ -30,11 +31,13 @@ func TestExecDrivesNginx(t *testing.T) {
 			return func(context.Context) error { return s.Install(version) }
 		}
 		hosts = append(hosts, rollout.Host{
-			Name: s.Name, Server: s.Name, Install: rollout.Step{Do: install("new"), Undo: install("old")}, Healthy: ok,
+			Name: s.Name, Server: s.Name, Install: rollout.Step{Do: install("new"), Undo: install("old")},
+			Healthy: ok,
 		})
 	}
 	w, err := rollout.Rolling("gateways", hosts, rollout.RollingOptions{
-		Balancer: lb, Drain: rollout.DrainOptions{Interval: 50 * time.Millisecond}, Up: rollout.UpOptions{Interval: 20 * time.Millisecond},
+		Balancer: lb, Drain: rollout.DrainOptions{Interval: 50 * time.Millisecond}, Up: rollout.UpOptions{
+			Interval: 20 * time.Millisecond},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +51,8 @@ func TestExecDrivesNginx(t *testing.T) {
 		_, err := c.call(t.Context(), []rollout.Wave{w}, o)
 		sent, failed, why := load.End(500)
 		if err != nil || failed > 0 {
-			t.Errorf("to %s: %d of %d requests failed, the first by %v; %v", c.version, failed, sent, why, err)
+			t.Errorf("to %s: %d of %d requests failed, the first by %v; %v", c.version, failed, sent, why,
+				err)
 		}
 		for _, s := range servers {
 			if s.Version() != c.version {

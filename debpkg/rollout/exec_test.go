@@ -32,16 +32,19 @@ func TestExec(t *testing.T) {
 	if err := x.Ready(t.Context(), "h1"); !errors.As(err, &code) || code.ExitCode() != 1 {
 		t.Errorf("error %v", err)
 	}
-	if s, err := x.State(t.Context(), "h1"); err != nil || s != (rollout.State{Up: true, Sessions: 3}) {
+	if s, err := x.State(t.Context(), "h1"); err != nil || s != (rollout.State{Up: true,
+		Sessions: 3}) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if err := x.Kill(t.Context(), "h1"); err == nil {
 		t.Error("a command that is not there succeeded")
 	}
-	want(t, "commands", strings.Join(ran, "; "), `true out h1:8080; false h1; echo {"up":true,"sessions":3}`)
+	want(t, "commands", strings.Join(ran, "; "),
+		`true out h1:8080; false h1; echo {"up":true,"sessions":3}`)
 	for _, out := range []string{"ok", `{"up":true,"typo":1}`, `{"up":true} {}`} {
 		x.StateCommand = []string{"echo", out}
-		if _, err := x.State(t.Context(), "h1"); !errors.Is(err, rollout.ErrInvalid) || !strings.Contains(err.Error(), `"drained"`) {
+		if _, err := x.State(t.Context(), "h1"); !errors.Is(err, rollout.ErrInvalid) ||
+			!strings.Contains(err.Error(), `"drained"`) {
 			t.Errorf("%q: %v", out, err)
 		}
 	}
@@ -56,11 +59,13 @@ func TestExec(t *testing.T) {
 		}
 	}
 	x.StateCommand = []string{"sh", "-c", "echo no credentials >&2; exit 1"}
-	if _, err := x.State(t.Context(), "h1"); err == nil || !strings.Contains(err.Error(), "no credentials") {
+	if _, err := x.State(t.Context(), "h1"); err == nil || !strings.Contains(err.Error(),
+		"no credentials") {
 		t.Errorf("error %v", err)
 	}
 	x.StateCommand = []string{"head", "-c", "70000", "/dev/zero"}
-	if _, err := x.State(t.Context(), "h1"); err == nil || !strings.Contains(err.Error(), "more than 65536 bytes") {
+	if _, err := x.State(t.Context(), "h1"); err == nil || !strings.Contains(err.Error(),
+		"more than 65536 bytes") {
 		t.Errorf("error %v", err)
 	}
 	for _, server := range []string{"", "-rf", "a\nb"} {

@@ -29,7 +29,8 @@ func TestFormerStateComesBack(t *testing.T) {
 					f := newFleet()
 					lb := rollouttest.NewBalancer("s1", "s2", "s3")
 					lb.SetMode("s1", mode)
-					w, err := rollout.Rolling("w", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2"), f.installs("g3", "s3")}, rollout.RollingOptions{Balancer: lb})
+					w, err := rollout.Rolling("w", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2"),
+						f.installs("g3", "s3")}, rollout.RollingOptions{Balancer: lb})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -37,7 +38,8 @@ func TestFormerStateComesBack(t *testing.T) {
 						f.fail["g1 "+end] = errors.New("bad package")
 					}
 					waves := []rollout.Wave{w}
-					o := rollout.Options{Journal: filepath.Join(dir, fmt.Sprint(mode, end, records)), Budget: rollout.CountOrPercent{Count: 1}}
+					o := rollout.Options{Journal: filepath.Join(dir, fmt.Sprint(mode, end, records)),
+						Budget: rollout.CountOrPercent{Count: 1}}
 					crashed := error(nil)
 					if strings.HasPrefix(end, "crash") {
 						crashed = rollouttest.CrashAfter(t.Context(), records, rollout.Run, waves, o)
@@ -57,7 +59,8 @@ func TestFormerStateComesBack(t *testing.T) {
 						t.Errorf("%s, %s after %d: %v", mode, end, records, err)
 					}
 					if got := lb.Mode("s1"); got != mode || lb.Mode("s2") != "ready" || lb.Mode("s3") != "ready" {
-						t.Fatalf("%s, %s after %d records: s1 is in %s, s2 in %s, s3 in %s: %v", mode, end, records, got, lb.Mode("s2"), lb.Mode("s3"), lb.Log())
+						t.Fatalf("%s, %s after %d records: s1 is in %s, s2 in %s, s3 in %s: %v", mode, end, records,
+							got, lb.Mode("s2"), lb.Mode("s3"), lb.Log())
 					}
 					if !errors.Is(crashed, rollouttest.ErrCrashed) {
 						return
@@ -85,7 +88,8 @@ func TestServerIsKeptOut(t *testing.T) {
 			}
 			return nil
 		}
-		w, err := rollout.Rolling("w", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")}, rollout.RollingOptions{Balancer: lb})
+		w, err := rollout.Rolling("w", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")},
+			rollout.RollingOptions{Balancer: lb})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +103,8 @@ func TestServerIsKeptOut(t *testing.T) {
 		}
 		// A done target is in service, and looking at it does not take it out.
 		before := len(lb.Log())
-		if _, err := rollout.Resume(t.Context(), []rollout.Wave{w}, o); err != nil || len(lb.Log()) != before {
+		if _, err := rollout.Resume(t.Context(), []rollout.Wave{w}, o); err != nil ||
+			len(lb.Log()) != before {
 			t.Errorf("%v, %v", lb.Log()[before:], err)
 		}
 		if _, err := rollout.Undo(t.Context(), []rollout.Wave{w}, o); err != nil {
@@ -140,10 +145,12 @@ func TestPersistentClients(t *testing.T) {
 		}
 		mu.Unlock()
 		start := time.Now()
-		if err := rollout.TakeOut(ctx, lb, server, rollout.DrainOptions{Grace: 10 * time.Second, Deadline: time.Minute}); err != nil {
+		if err := rollout.TakeOut(ctx, lb, server, rollout.DrainOptions{Grace: 10 * time.Second,
+			Deadline: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(start); took < 10*time.Second || took > 15*time.Second || lb.Mode(server) != "maint" {
+		if took := time.Since(start); took < 10*time.Second || took > 15*time.Second ||
+			lb.Mode(server) != "maint" {
 			t.Errorf("in %s after %v", lb.Mode(server), took)
 		}
 		stop()
@@ -206,13 +213,15 @@ func TestLastServerOfAPool(t *testing.T) {
 			for _, d := range c.down {
 				lb.down[d] = true
 			}
-			w, err := rollout.Rolling("w", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")}, rollout.RollingOptions{Balancer: lb, Up: rollout.UpOptions{Deadline: time.Second}})
+			w, err := rollout.Rolling("w", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")},
+				rollout.RollingOptions{Balancer: lb, Up: rollout.UpOptions{Deadline: time.Second}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			w.Targets = w.Targets[:1]
 			_, err = rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{})
-			if refused := err != nil && strings.Contains(err.Error(), rollout.ErrLastServer.Error()); refused == c.ok {
+			if refused := err != nil && strings.Contains(err.Error(),
+				rollout.ErrLastServer.Error()); refused == c.ok {
 				t.Errorf("down %v: %v", c.down, err)
 			}
 			if drained := strings.Contains(f.said(), "g1 install"); drained != c.ok {
@@ -235,11 +244,13 @@ func TestBlueGreenVerifiesBeforeTheSwitch(t *testing.T) {
 		return nil
 	}
 	c := &colours{f: f, now: "blue"}
-	waves, err := rollout.BlueGreen([]rollout.Host{host}, rollout.BlueGreenOptions{Switch: c, Active: "blue", Idle: "green"})
+	waves, err := rollout.BlueGreen([]rollout.Host{host}, rollout.BlueGreenOptions{Switch: c,
+		Active: "blue", Idle: "green"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rollout.Run(t.Context(), waves, rollout.Options{}); err == nil || c.now != "blue" || strings.Contains(f.said(), "green") {
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{}); err == nil || c.now != "blue" ||
+		strings.Contains(f.said(), "green") {
 		t.Errorf("%s: %v", f.said(), err)
 	}
 }
@@ -258,7 +269,8 @@ func TestUndoTimeout(t *testing.T) {
 					return nil
 				},
 			})
-			if _, err := rollout.Run(t.Context(), w, rollout.Options{UndoTimeout: 20 * time.Minute}); err == nil {
+			if _, err := rollout.Run(t.Context(), w,
+				rollout.Options{UndoTimeout: 20 * time.Minute}); err == nil {
 				t.Error("no error")
 			}
 			if want := map[bool]time.Duration{false: 20 * time.Minute, true: time.Hour}[long]; had != want {
@@ -281,11 +293,13 @@ func TestJournalOfOthersIsRefused(t *testing.T) {
 	resume := func() error { _, err := rollout.Resume(t.Context(), waves, o); return err }
 	check := func(what string, err error, want string) {
 		t.Helper()
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(),
+			want)) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	for mode, want := range map[os.FileMode]string{0o602: "every user can write it", 0o620: "its group can write it", 0o644: ""} {
+	for mode, want := range map[os.FileMode]string{0o602: "every user can write it",
+		0o620: "its group can write it", 0o644: ""} {
 		if err := os.Chmod(o.Journal, mode); err != nil {
 			t.Fatal(err)
 		}
@@ -352,13 +366,15 @@ func TestLockThatCannotBeRead(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	journal := filepath.Join(dir, "journal")
-	if err := errors.Join(os.Chown(dir, 65534, 65534), os.WriteFile(journal+".lock", []byte("{}"), 0o600)); err != nil {
+	if err := errors.Join(os.Chown(dir, 65534, 65534), os.WriteFile(journal+".lock", []byte("{}"),
+		0o600)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := again(t, "TestLockThatCannotBeRead", "ROLLOUT_TEST_LOCK="+journal)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "RESULT true") || !strings.Contains(string(out), "cannot read whose it is") {
+	if err != nil || !strings.Contains(string(out), "RESULT true") || !strings.Contains(string(out),
+		"cannot read whose it is") {
 		t.Errorf("%s, %v", out, err)
 	}
 }
@@ -404,7 +420,8 @@ func TestSwitchIsDoneInBothPlaces(t *testing.T) {
 	t.Parallel()
 	f := newFleet()
 	d := &durableColours{&colours{f: f, now: "blue"}, "blue"}
-	waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g1", "")}, rollout.BlueGreenOptions{Switch: d, Active: "blue", Idle: "green"})
+	waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g1", "")}, rollout.BlueGreenOptions{
+		Switch: d, Active: "blue", Idle: "green"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,10 +430,12 @@ func TestSwitchIsDoneInBothPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.file = "blue"
-	if _, err := rollout.Resume(t.Context(), waves[1:], rollout.Options{}); !errors.Is(err, rollout.ErrNoRun) {
+	if _, err := rollout.Resume(t.Context(), waves[1:], rollout.Options{}); !errors.Is(err,
+		rollout.ErrNoRun) {
 		t.Fatal(err)
 	}
-	if _, err := rollout.Run(t.Context(), waves[1:], rollout.Options{}); err != nil || d.file != "green" {
+	if _, err := rollout.Run(t.Context(), waves[1:], rollout.Options{}); err != nil ||
+		d.file != "green" {
 		t.Errorf("the file has %s: %v", d.file, err)
 	}
 }

@@ -20,7 +20,8 @@ func FuzzReadJournal(f *testing.F) {
 	for _, rec := range []Record{
 		{Kind: KindRun, Mode: ModeRun}, {Kind: KindPlan, Wave: "w", Names: []string{"a"}},
 		{Kind: KindTarget, Target: "a"}, {Kind: KindStart, Target: "a", Step: "s", Attempt: 1},
-		{Kind: KindStep, Target: "a", Step: "s", OK: true}, {Kind: KindProbe, Probes: &ProbeCount{Sent: 1}},
+		{Kind: KindStep, Target: "a", Step: "s", OK: true}, {Kind: KindProbe, Probes: &ProbeCount{
+			Sent: 1}},
 	} {
 		if err := j.add(rec); err != nil {
 			f.Fatal(err)

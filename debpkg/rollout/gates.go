@@ -67,7 +67,8 @@ func Pass(ctx context.Context, every time.Duration, passes int, gates ...Gate) e
 			errs := []error{ctx.Err(), context.Cause(ctx)}
 			for i, g := range gates {
 				if rows[i] < max(1, passes) {
-					errs = append(errs, fmt.Errorf("gate %s: %d of %d passes in a row: %w", g.Name, rows[i], max(1, passes), last[i]))
+					errs = append(errs, fmt.Errorf("gate %s: %d of %d passes in a row: %w", g.Name, rows[i],
+						max(1, passes), last[i]))
 				}
 			}
 			return errors.Join(errs...)

@@ -151,7 +151,8 @@ const recheck = 2 * time.Second
 
 // during does work on a host and keeps its server out meanwhile: a reload of the load balancer
 // or a colleague may have put it back.
-func (g *guarded) during(ctx context.Context, server string, work func(context.Context) error) error {
+func (g *guarded) during(ctx context.Context, server string,
+	work func(context.Context) error) error {
 	if m := memoOf(ctx); m != nil && m.verifying {
 		return work(ctx) // the server of a target that is done is in service
 	}

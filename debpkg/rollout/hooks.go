@@ -77,7 +77,8 @@ func (o Options) validateHooks() error {
 	var errs []error
 	for i, h := range o.Hooks {
 		if h.Name == "" || h.Call == nil || len(h.On) == 0 || h.Timeout < 0 {
-			errs = append(errs, fmt.Errorf("invalid hook %d %q: want a name, a Call, points and no negative timeout", i+1, h.Name))
+			errs = append(errs, fmt.Errorf("invalid hook %d %q: want a name, a Call, points and no "+
+				"negative timeout", i+1, h.Name))
 		}
 	}
 	return errors.Join(errs...)
@@ -99,7 +100,8 @@ func (r *runner) hook(ctx context.Context, e HookEvent) error {
 	e.Mode, e.Time, e.About, e.Who = r.mode, time.Now().UTC(), r.o.About, r.who
 	e.Error = r.j.redact(e.Error)
 	for _, h := range r.o.Hooks {
-		if !slices.Contains(h.On, e.Point) || e.Wave != "" && len(h.Waves) > 0 && !slices.Contains(h.Waves, e.Wave) {
+		if !slices.Contains(h.On, e.Point) || e.Wave != "" && len(h.Waves) > 0 &&
+			!slices.Contains(h.Waves, e.Wave) {
 			continue
 		}
 		start := time.Now()
@@ -114,7 +116,8 @@ func (r *runner) hook(ctx context.Context, e HookEvent) error {
 		jerr := r.j.add(rec)
 		if before && (err != nil || jerr != nil) {
 			if err != nil {
-				err = fmt.Errorf("%w: %s %s: %w", ErrVetoed, h.Name, strings.TrimSpace(e.Wave+" "+e.Target), err)
+				err = fmt.Errorf("%w: %s %s: %w", ErrVetoed, h.Name, strings.TrimSpace(e.Wave+" "+e.Target),
+					err)
 			}
 			return errors.Join(err, jerr)
 		}

@@ -61,7 +61,8 @@ type bar struct {
 
 func (r *Report) view() view {
 	v := view{Report: r, Title: r.Outcome.words(), Class: class(r.Outcome), Took: r.took().String()}
-	for _, s := range []Status{StatusDone, StatusUndone, StatusNotRestored, StatusRunning, StatusPending} {
+	for _, s := range []Status{StatusDone, StatusUndone, StatusNotRestored, StatusRunning,
+		StatusPending} {
 		v.Counts = append(v.Counts, count{s, r.Count(s)})
 	}
 	whole := max(r.Ended.Sub(r.Started), time.Millisecond)
@@ -94,7 +95,8 @@ func (r *Report) view() view {
 		row := &v.Rows[i]
 		row.Took = row.took(r.Ended).Round(100 * time.Millisecond).String()
 		for _, s := range row.Steps {
-			b := bar{StepReport: s, Left: percent(s.Started.Sub(r.Started)), Width: max(0.3, percent(s.Took)), Class: "ok", Tip: s.Name}
+			b := bar{StepReport: s, Left: percent(s.Started.Sub(r.Started)), Width: max(0.3,
+				percent(s.Took)), Class: "ok", Tip: s.Name}
 			switch {
 			case s.Skipped:
 				b.Class, b.Tip = "skip", s.Name+": was done already"

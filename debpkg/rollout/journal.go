@@ -56,7 +56,8 @@ const (
 // with the next one that must: without them a step is only repeated.
 func (k Kind) durable() bool {
 	switch k {
-	case KindVerify, KindInfo, KindCommand, KindStep, KindSkip, KindTarget, KindProbe, KindPause, KindContinue:
+	case KindVerify, KindInfo, KindCommand, KindStep, KindSkip, KindTarget, KindProbe, KindPause,
+		KindContinue:
 		return false
 	}
 	return true
@@ -111,7 +112,8 @@ type journal struct {
 }
 
 func newJournal(o Options) *journal {
-	j := &journal{path: o.Journal, secrets: o.Secrets, event: o.Progress, now: time.Now, rep: &Report{}}
+	j := &journal{path: o.Journal, secrets: o.Secrets, event: o.Progress, now: time.Now,
+		rep: &Report{}}
 	j.synced.L = &j.mu
 	return j
 }

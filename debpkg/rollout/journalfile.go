@@ -78,7 +78,8 @@ func trusted(info fs.FileInfo, shared bool) error {
 	case perm&0o002 != 0:
 		return fmt.Errorf("every user can write it (mode %04o): %w", perm, errNotTrusted)
 	case perm&0o020 != 0 && !shared:
-		return fmt.Errorf("its group can write it (mode %04o) and Options.Shared is not set: %w", perm, errNotTrusted)
+		return fmt.Errorf("its group can write it (mode %04o) and Options.Shared is not set: %w", perm,
+			errNotTrusted)
 	}
 	return nil
 }

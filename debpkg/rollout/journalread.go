@@ -88,7 +88,8 @@ func decode(data []byte, end scanned) (Record, error) {
 	case rec.Version < 1 || rec.Kind == "":
 		return rec, errors.New("not a journal record")
 	case rec.Version < journalVersion:
-		return rec, fmt.Errorf("format %d is older than this program's %d: finish that run with the program that began it",
+		return rec, fmt.Errorf("format %d is older than this program's %d: finish that run with the "+
+			"program that began it",
 			rec.Version, journalVersion)
 	case rec.Seq != end.seq+1:
 		return rec, fmt.Errorf("it is record %d, want record %d", rec.Seq, end.seq+1)
@@ -102,7 +103,8 @@ func decode(data []byte, end scanned) (Record, error) {
 func cutShort(data []byte, seq int64) error {
 	begin := fmt.Sprintf(`{"v":%d,"seq":%d,`, journalVersion, seq)
 	text := string(data)
-	if len(bytes.Trim(data, "\x00")) == 0 || strings.HasPrefix(text, begin) || strings.HasPrefix(begin, strings.TrimRight(text, "\x00")) {
+	if len(bytes.Trim(data, "\x00")) == 0 || strings.HasPrefix(text, begin) || strings.HasPrefix(begin,
+		strings.TrimRight(text, "\x00")) {
 		return nil
 	}
 	return errors.New("not the beginning of a record")

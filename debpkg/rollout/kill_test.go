@@ -24,7 +24,8 @@ func again(t *testing.T, test string, env ...string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if os.Geteuid() == 0 && strings.Contains(test, "Lock") { // another user may not look into the build's directory
+	// another user may not look into the build's directory
+	if os.Geteuid() == 0 && strings.Contains(test, "Lock") {
 		copied := filepath.Join(os.TempDir(), fmt.Sprintf("rollout-test-%d", os.Getpid()))
 		in, err := os.Open(bin)
 		if err != nil {
@@ -57,7 +58,8 @@ func (d disk) get(name string) string {
 
 func (d disk) put(name, value string) error {
 	tmp := filepath.Join(string(d), name+".tmp")
-	return errors.Join(os.WriteFile(tmp, []byte(value), 0o600), os.Rename(tmp, filepath.Join(string(d), name)))
+	return errors.Join(os.WriteFile(tmp, []byte(value), 0o600), os.Rename(tmp, filepath.Join(string(d),
+		name)))
 }
 
 func (d disk) Drain(_ context.Context, s string) error { return d.put(s, "drain") }
@@ -104,11 +106,15 @@ func (d disk) waves(t *testing.T) []rollout.Wave {
 		}
 		hosts = append(hosts, rollout.Host{
 			Name: "g" + n, Server: "s" + n, Healthy: func(context.Context) error { return nil },
-			Install: rollout.Step{Do: set("new"), Undo: set("old"), Done: func(context.Context) (bool, error) { return d.get("g"+n) == "new", nil }},
+			Install: rollout.Step{Do: set("new"), Undo: set("old"), Done: func(context.Context) (bool,
+				error) {
+				return d.get("g"+n) == "new", nil
+			}},
 		})
 	}
 	w, err := rollout.Rolling("w", hosts, rollout.RollingOptions{
-		Balancer: d, Drain: rollout.DrainOptions{Interval: time.Millisecond}, Up: rollout.UpOptions{Interval: time.Millisecond},
+		Balancer: d, Drain: rollout.DrainOptions{Interval: time.Millisecond}, Up: rollout.UpOptions{
+			Interval: time.Millisecond},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +128,8 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	if dir := os.Getenv("ROLLOUT_TEST_KILL"); dir != "" {
 		d := disk(dir)
-		_, err := rollout.Run(t.Context(), d.waves(t), rollout.Options{Journal: filepath.Join(dir, "journal")})
+		_, err := rollout.Run(t.Context(), d.waves(t), rollout.Options{Journal: filepath.Join(dir,
+			"journal")})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +138,8 @@ func TestKill(t *testing.T) {
 	killed := 0
 	for i := range 40 {
 		d := disk(t.TempDir())
-		for name, value := range map[string]string{"g1": "old", "g2": "old", "g3": "old", "s1": "ready", "s2": "maint", "s3": "ready"} {
+		for name, value := range map[string]string{"g1": "old", "g2": "old", "g3": "old", "s1": "ready",
+			"s2": "maint", "s3": "ready"} {
 			if err := d.put(name, value); err != nil {
 				t.Fatal(err)
 			}
@@ -163,7 +171,8 @@ func TestKill(t *testing.T) {
 			continue
 		}
 		if d.get("g1") != want || d.get("g2") != want || d.get("g3") != want {
-			t.Errorf("round %d: versions %s %s %s, want %s; %v", i, d.get("g1"), d.get("g2"), d.get("g3"), want, rep.Events)
+			t.Errorf("round %d: versions %s %s %s, want %s; %v", i, d.get("g1"), d.get("g2"), d.get("g3"),
+				want, rep.Events)
 		}
 		if d.get("s1") != "ready" || d.get("s2") != "maint" || d.get("s3") != "ready" {
 			t.Errorf("round %d: servers %s %s %s; %v", i, d.get("s1"), d.get("s2"), d.get("s3"), rep.Events)

@@ -35,7 +35,8 @@ func (o Owner) name() string {
 }
 
 func (o Owner) String() string {
-	return fmt.Sprintf("%s@%s (process %d, since %s)", o.name(), o.Host, o.PID, o.Since.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s@%s (process %d, since %s)", o.name(), o.Host, o.PID,
+		o.Since.UTC().Format(time.RFC3339))
 }
 
 // locked says who holds the lock. A retry helps once they are done.
@@ -82,7 +83,8 @@ func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner,
 	case errors.Is(err, fs.ErrPermission):
 		return nil, nil, locked(path, nil, true)
 	case err != nil:
-		return nil, nil, fmt.Errorf("read %s: %w; it is not a tykupgrade lock: look at it and remove it", path, err)
+		return nil, nil, fmt.Errorf("read %s: %w; it is not a tykupgrade lock: look at it and remove it",
+			path, err)
 	case !gone(owner):
 		return nil, nil, locked(path, &owner, here(owner))
 	case held(path):
@@ -106,7 +108,8 @@ func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner,
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }()
 	_, err = tmp.Write(append(data, '\n'))
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), syscall.Flock(int(tmp.Fd()), syscall.LOCK_EX)); err == nil {
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), syscall.Flock(int(tmp.Fd()),
+		syscall.LOCK_EX)); err == nil {
 		err = os.Link(tmp.Name(), path)
 	}
 	if err != nil {
@@ -157,7 +160,8 @@ func self(actor string) Owner {
 	if actor == "" {
 		actor = os.Getenv("SUDO_USER")
 	}
-	o := Owner{User: "unknown", Actor: actor, PID: os.Getpid(), Since: time.Now().UTC().Truncate(time.Second)}
+	o := Owner{User: "unknown", Actor: actor, PID: os.Getpid(),
+		Since: time.Now().UTC().Truncate(time.Second)}
 	if u, err := user.Current(); err == nil {
 		o.User = u.Username
 	}

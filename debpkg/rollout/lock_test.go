@@ -24,7 +24,8 @@ func TestUnlockNotOurs(t *testing.T) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := unlock(); err == nil || !strings.Contains(err.Error(), "it belongs to eve@other (process 7") {
+	if err := unlock(); err == nil || !strings.Contains(err.Error(),
+		"it belongs to eve@other (process 7") {
 		t.Errorf("unlocked: %v", err)
 	}
 	if _, err := os.Stat(path); err != nil {

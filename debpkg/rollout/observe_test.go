@@ -30,13 +30,20 @@ func TestHooks(t *testing.T) {
 		name, veto, want, status string
 		outcome                  rollout.Outcome
 	}{
-		{"no veto", "", "before_run, before_wave w, before_target w a, after_target w a done, before_target w b, " +
-			"on_failure w b undone, after_target w b undone, after_wave w, after_run held", "a done, b undone", rollout.OutcomeHeld},
-		{"the run", "before_run", "before_run, after_run stopped", "a pending, b pending", rollout.OutcomeStopped},
-		{"a wave", "before_wave", "before_run, before_wave w, after_run stopped", "a pending, b pending", rollout.OutcomeStopped},
-		{"a target", "before_target", "before_run, before_wave w, before_target w a, after_wave w, after_run stopped", "a pending, b pending", rollout.OutcomeStopped},
-		{"what has happened", "after_target", "before_run, before_wave w, before_target w a, after_target w a done, before_target w b, " +
-			"on_failure w b undone, after_target w b undone, after_wave w, after_run held", "a done, b undone", rollout.OutcomeHeld},
+		{"no veto", "", "before_run, before_wave w, before_target w a, after_target w a done, " +
+			"before_target w b, " +
+			"on_failure w b undone, after_target w b undone, after_wave w, after_run held",
+			"a done, b undone", rollout.OutcomeHeld},
+		{"the run", "before_run", "before_run, after_run stopped", "a pending, b pending",
+			rollout.OutcomeStopped},
+		{"a wave", "before_wave", "before_run, before_wave w, after_run stopped", "a pending, b pending",
+			rollout.OutcomeStopped},
+		{"a target", "before_target", "before_run, before_wave w, before_target w a, after_wave w, " +
+			"after_run stopped", "a pending, b pending", rollout.OutcomeStopped},
+		{"what has happened", "after_target", "before_run, before_wave w, before_target w a, " +
+			"after_target w a done, before_target w b, " +
+			"on_failure w b undone, after_target w b undone, after_wave w, after_run held",
+			"a done, b undone", rollout.OutcomeHeld},
 	} {
 		f := newFleet()
 		f.fail["b ready"] = errors.New("sick")
@@ -44,13 +51,15 @@ func TestHooks(t *testing.T) {
 		o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal"), Secrets: []string{"hunter2"}}
 		o.Hooks = []rollout.Hook{
 			{Name: "log", On: points, Call: func(_ context.Context, e rollout.HookEvent) error {
-				got = append(got, strings.Join(strings.Fields(strings.Join([]string{string(e.Point), e.Wave, e.Target, string(e.Status), string(e.Outcome)}, " ")), " "))
+				got = append(got, strings.Join(strings.Fields(strings.Join([]string{string(e.Point), e.Wave,
+					e.Target, string(e.Status), string(e.Outcome)}, " ")), " "))
 				if string(e.Point) == c.veto {
 					return errors.New("change window is closed for hunter2")
 				}
 				return nil
 			}},
-			{Name: "other wave", On: points[1:5], Waves: []string{"x"}, Call: func(context.Context, rollout.HookEvent) error {
+			{Name: "other wave", On: points[1:5], Waves: []string{"x"}, Call: func(context.Context,
+				rollout.HookEvent) error {
 				t.Errorf("%s: called for another wave", c.name)
 				return nil
 			}},
@@ -58,16 +67,19 @@ func TestHooks(t *testing.T) {
 		rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a", "b")}, o)
 		want(t, c.name, strings.Join(got, ", "), c.want)
 		want(t, c.name, statuses(rep), c.status)
-		if rep.Outcome != c.outcome || errors.Is(err, rollout.ErrVetoed) != (c.outcome == rollout.OutcomeStopped) {
+		if rep.Outcome != c.outcome ||
+			errors.Is(err, rollout.ErrVetoed) != (c.outcome == rollout.OutcomeStopped) {
 			t.Errorf("%s: %s, %v", c.name, rep.Outcome, err)
 		}
 		data, rerr := os.ReadFile(o.Journal)
-		if rerr != nil || strings.Contains(string(data), "hunter2") || !strings.Contains(string(data), `"text":"log before_run"`) {
+		if rerr != nil || strings.Contains(string(data), "hunter2") || !strings.Contains(string(data),
+			`"text":"log before_run"`) {
 			t.Errorf("%s: journal %s, %v", c.name, data, rerr)
 		}
 		if c.outcome == rollout.OutcomeStopped {
 			o.Hooks, f.fail = nil, map[string]error{}
-			if rep, err := rollout.Resume(t.Context(), []rollout.Wave{f.wave("w", "a", "b")}, o); err != nil || rep.Outcome != rollout.OutcomeDone {
+			if rep, err := rollout.Resume(t.Context(), []rollout.Wave{f.wave("w", "a", "b")},
+				o); err != nil || rep.Outcome != rollout.OutcomeDone {
 				t.Errorf("%s: resumed: %v", c.name, err)
 			}
 		}
@@ -76,8 +88,13 @@ func TestHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet()
 		o := rollout.Options{Hooks: []rollout.Hook{
-			{Name: "hangs", On: points[3:], Call: func(ctx context.Context, _ rollout.HookEvent) error { <-ctx.Done(); return ctx.Err() }},
-			{Name: "panics", On: points[3:], Call: func(context.Context, rollout.HookEvent) error { panic("boom") }},
+			{Name: "hangs", On: points[3:], Call: func(ctx context.Context, _ rollout.HookEvent) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}},
+			{Name: "panics", On: points[3:], Call: func(context.Context, rollout.HookEvent) error {
+				panic("boom")
+			}},
 		}}
 		start := time.Now()
 		rep, err := rollout.Run(t.Context(), []rollout.Wave{f.wave("w", "a")}, o)
@@ -85,11 +102,13 @@ func TestHooks(t *testing.T) {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 		var b strings.Builder
-		if err := rep.WriteText(&b); err != nil || !strings.Contains(b.String(), "no answer in 30s") || !strings.Contains(b.String(), "panic: boom") {
+		if err := rep.WriteText(&b); err != nil || !strings.Contains(b.String(), "no answer in 30s") ||
+			!strings.Contains(b.String(), "panic: boom") {
 			t.Errorf("%s, %v", b.String(), err)
 		}
 	})
-	if _, err := rollout.Run(t.Context(), []rollout.Wave{newFleet().wave("w", "a")}, rollout.Options{Hooks: []rollout.Hook{{Name: "x"}}}); !errors.Is(err, rollout.ErrInvalid) {
+	if _, err := rollout.Run(t.Context(), []rollout.Wave{newFleet().wave("w", "a")},
+		rollout.Options{Hooks: []rollout.Hook{{Name: "x"}}}); !errors.Is(err, rollout.ErrInvalid) {
 		t.Errorf("a hook without a Call: %v", err)
 	}
 }
@@ -99,7 +118,8 @@ func TestCommandHook(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "event")
 	local := run.Local(run.Options{})
 	e := rollout.HookEvent{Point: rollout.BeforeWave, Wave: "gateways"}
-	if err := rollout.CommandHook(local, "sh", "-c", `cat >"$1"`, "sh", file)(t.Context(), e); err != nil {
+	if err := rollout.CommandHook(local, "sh", "-c", `cat >"$1"`, "sh", file)(t.Context(),
+		e); err != nil {
 		t.Fatal(err)
 	}
 	var got rollout.HookEvent
@@ -107,7 +127,8 @@ func TestCommandHook(t *testing.T) {
 	if err = errors.Join(err, json.Unmarshal(data, &got)); err != nil || got != e {
 		t.Errorf("event %s, %v", data, err)
 	}
-	err = rollout.CommandHook(local, "sh", "-c", "cat >/dev/null; echo no window; exit 3")(t.Context(), e)
+	err = rollout.CommandHook(local, "sh", "-c", "cat >/dev/null; echo no window; exit 3")(t.Context(),
+		e)
 	if err == nil || !strings.Contains(err.Error(), "no window") {
 		t.Errorf("error %v", err)
 	}
@@ -128,12 +149,13 @@ func TestProber(t *testing.T) {
 				bad.Store(strings.HasPrefix(what, "b "))
 				return nil
 			}
-			o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal"), Prober: &rollout.Prober{Allowed: 2, Stop: c.stop, Probe: func(context.Context) error {
-				if bad.Load() {
-					return errors.New("502 Bad Gateway")
-				}
-				return nil
-			}}}
+			o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal"), Prober: &rollout.Prober{
+				Allowed: 2, Stop: c.stop, Probe: func(context.Context) error {
+					if bad.Load() {
+						return errors.New("502 Bad Gateway")
+					}
+					return nil
+				}}}
 			if c.control {
 				o.Control = &rollout.Control{}
 			}
@@ -149,7 +171,9 @@ func TestProber(t *testing.T) {
 				t.Fatalf("%s: probes %v", c.name, rep.Probes)
 			}
 			var b strings.Builder
-			if werr := rep.WriteText(&b); werr != nil || !strings.Contains(b.String(), "probe failed while b was worked on: 502 Bad Gateway") || !strings.Contains(b.String(), "probes failed\n") {
+			if werr := rep.WriteText(&b); werr != nil || !strings.Contains(b.String(),
+				"probe failed while b was worked on: 502 Bad Gateway") || !strings.Contains(b.String(),
+				"probes failed\n") {
 				t.Errorf("%s: %s", c.name, b.String())
 			}
 			if c.control && !c.stop {
@@ -164,7 +188,8 @@ func TestProber(t *testing.T) {
 			}
 			bad.Store(false)
 			f.hook = nil
-			if rep, err = rollout.Resume(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")}, o); err != nil {
+			if rep, err = rollout.Resume(t.Context(), []rollout.Wave{f.wave("w", "a", "b", "c")},
+				o); err != nil {
 				t.Errorf("%s: resume: %v", c.name, err)
 			}
 			recs, err := readFile(o.Journal)
@@ -190,11 +215,15 @@ func TestGates(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), d)
 			err := rollout.Watch(time.Second, slow)(ctx)
 			cancel()
-			if (err != nil) != bad || bad && (!strings.Contains(err.Error(), "gate latency: p99") || time.Since(start) < 42*time.Second) {
+			if (err != nil) != bad || bad && (!strings.Contains(err.Error(), "gate latency: p99") ||
+				time.Since(start) < 42*time.Second) {
 				t.Errorf("soak of %v: after %v: %v", d, time.Since(start), err)
 			}
 		}
-		hangs := rollout.Gate{Name: "query", Check: func(ctx context.Context) error { <-ctx.Done(); return nil }}
+		hangs := rollout.Gate{Name: "query", Check: func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		}}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := rollout.Watch(time.Second, hangs)(ctx); err == nil {
@@ -212,8 +241,12 @@ func TestGates(t *testing.T) {
 		}
 		short, end := context.WithTimeout(t.Context(), 3*time.Second)
 		defer end()
-		never := rollout.Gate{Name: "never", Check: func(context.Context) error { return errors.New("503") }}
-		if err := rollout.Pass(short, time.Second, 3, never); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "gate never: 0 of 3 passes in a row: 503") {
+		never := rollout.Gate{Name: "never", Check: func(context.Context) error {
+			return errors.New(
+				"503")
+		}}
+		if err := rollout.Pass(short, time.Second, 3, never); !errors.Is(err, context.DeadlineExceeded) ||
+			!strings.Contains(err.Error(), "gate never: 0 of 3 passes in a row: 503") {
 			t.Errorf("error %v", err)
 		}
 	})
@@ -238,7 +271,8 @@ func TestAccept(t *testing.T) {
 			return nil
 		}
 	}
-	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal"), Budget: rollout.CountOrPercent{Count: 1}}
+	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal"),
+		Budget: rollout.CountOrPercent{Count: 1}}
 	f.fail["a drain"] = errors.New("no")
 	if _, err := rollout.Accept(t.Context(), waves, o); !errors.Is(err, rollout.ErrNoRun) {
 		t.Errorf("nothing to accept: %v", err)
@@ -251,7 +285,8 @@ func TestAccept(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	// What Undo needs may be gone from the first call on.
-	for name, call := range map[string]func(context.Context, []rollout.Wave, rollout.Options) (*rollout.Report, error){"undo": rollout.Undo, "resume": rollout.Resume} {
+	for name, call := range map[string]func(context.Context, []rollout.Wave,
+		rollout.Options) (*rollout.Report, error){"undo": rollout.Undo, "resume": rollout.Resume} {
 		if _, err := call(t.Context(), waves, o); !errors.Is(err, rollout.ErrAccepted) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -270,7 +305,8 @@ func TestAccept(t *testing.T) {
 	if err != nil || len(kept) != 1 {
 		t.Fatal(kept, err)
 	}
-	if recs, err := readFile(kept[0]); err != nil || rollout.BuildReport(recs).Outcome != rollout.OutcomeAccepted {
+	if recs, err := readFile(kept[0]); err != nil ||
+		rollout.BuildReport(recs).Outcome != rollout.OutcomeAccepted {
 		t.Errorf("%s: %v", kept[0], err)
 	}
 }
@@ -280,9 +316,11 @@ func TestAudit(t *testing.T) {
 	f := newFleet()
 	w := f.wave("w", "a")
 	runner := rollout.Audited(run.Local(run.Options{}))
-	w.Targets[0].Steps = append(w.Targets[0].Steps, rollout.Step{Name: "restart", Do: func(ctx context.Context) error {
-		return errors.Join(runner(ctx, []string{"/bin/echo", "hunter2"}, nil, io.Discard, nil), runner(ctx, []string{"cat"}, strings.NewReader("hunter2"), io.Discard, nil))
-	}})
+	w.Targets[0].Steps = append(w.Targets[0].Steps, rollout.Step{Name: "restart",
+		Do: func(ctx context.Context) error {
+			return errors.Join(runner(ctx, []string{"/bin/echo", "hunter2"}, nil, io.Discard, nil),
+				runner(ctx, []string{"cat"}, strings.NewReader("hunter2"), io.Discard, nil))
+		}})
 	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal"), Actor: "jane"}
 	if _, err := rollout.Run(t.Context(), []rollout.Wave{w}, o); err != nil {
 		t.Fatal(err)
@@ -308,7 +346,8 @@ func TestAudit(t *testing.T) {
 			Actor, Event, Plan, Command, Result string
 			CommandSHA256                       string `json:"command_sha256"`
 		}
-		if err := json.Unmarshal([]byte(line), &e); err != nil || !strings.HasPrefix(e.Actor, "jane") || e.Plan == "" {
+		if err := json.Unmarshal([]byte(line), &e); err != nil || !strings.HasPrefix(e.Actor, "jane") ||
+			e.Plan == "" {
 			t.Errorf("%s: %v", line, err)
 		}
 		if e.Event == "command" {
@@ -318,16 +357,19 @@ func TestAudit(t *testing.T) {
 			results = append(results, e.Result)
 		}
 	}
-	if len(commands["echo"]) != 64 || len(commands["cat"]) != 64 || commands["echo"] == commands["cat"] {
+	if len(commands["echo"]) != 64 || len(commands["cat"]) != 64 ||
+		commands["echo"] == commands["cat"] {
 		t.Errorf("commands %v", commands)
 	}
 	want(t, "results", strings.Join(results, " "), "done done")
 	out.Reset()
-	if err := rollout.ExportAudit(bytes.NewReader(data), &out, rollout.AuditSyslog); err != nil || !strings.HasPrefix(out.String(), "<109>1 20") {
+	if err := rollout.ExportAudit(bytes.NewReader(data), &out, rollout.AuditSyslog); err != nil ||
+		!strings.HasPrefix(out.String(), "<109>1 20") {
 		t.Errorf("syslog %.80s, %v", out.String(), err)
 	}
 	changed := strings.Replace(string(data), `"step":"restart"`, `"step":"nothing"`, 1)
-	if err := rollout.ExportAudit(strings.NewReader(changed), io.Discard, rollout.AuditJSON); !errors.Is(err, rollout.ErrJournal) {
+	if err := rollout.ExportAudit(strings.NewReader(changed), io.Discard,
+		rollout.AuditJSON); !errors.Is(err, rollout.ErrJournal) {
 		t.Errorf("a changed journal: %v", err)
 	}
 	if err := rollout.ExportAudit(strings.NewReader(""), io.Discard, "xml"); err == nil {
@@ -357,7 +399,8 @@ func TestJournalIsChained(t *testing.T) {
 		}
 	}
 	for name, more := range map[string]string{
-		"a garbage line": "garbage\n", "garbage without an end": "garbage", "two records on a line": string(data[last+1:len(data)-1]) + " {}\n", "an empty line": "\n",
+		"a garbage line": "garbage\n", "garbage without an end": "garbage",
+		"two records on a line": string(data[last+1:len(data)-1]) + " {}\n", "an empty line": "\n",
 	} {
 		if err := os.WriteFile(o.Journal, append(slices.Clone(data), more...), 0o600); err != nil {
 			t.Fatal(err)
@@ -366,7 +409,8 @@ func TestJournalIsChained(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, more := range map[string]string{"the beginning of a record": `{"v":2,"se`, "zeros": "\x00\x00\x00", "a beginning and zeros": "{\"v\":2\x00\x00"} {
+	for name, more := range map[string]string{"the beginning of a record": `{"v":2,"se`,
+		"zeros": "\x00\x00\x00", "a beginning and zeros": "{\"v\":2\x00\x00"} {
 		if err := os.WriteFile(o.Journal, append(slices.Clone(data), more...), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -392,8 +436,11 @@ func TestControlCharacters(t *testing.T) {
 	if rerr != nil {
 		t.Fatal(rerr)
 	}
-	forged := rollout.BuildReport([]rollout.Record{{Kind: rollout.KindPlan, Names: []string{"a"}}, {Kind: rollout.KindInfo, Text: evil}, {Kind: rollout.KindHalt, Error: evil}})
-	for what, s := range map[string]string{"error": err.Error(), "text": text.String(), "page": page.String(), "journal": string(data), "events": fmt.Sprint(forged.Events, forged.Halt)} {
+	forged := rollout.BuildReport([]rollout.Record{{Kind: rollout.KindPlan, Names: []string{"a"}},
+		{Kind: rollout.KindInfo, Text: evil}, {Kind: rollout.KindHalt, Error: evil}})
+	for what, s := range map[string]string{"error": err.Error(), "text": text.String(),
+		"page": page.String(), "journal": string(data), "events": fmt.Sprint(forged.Events,
+			forged.Halt)} {
 		if strings.ContainsAny(s, "\x1b\x07\u202e") || !strings.Contains(s, "owned") {
 			t.Errorf("%s: %q", what, s)
 		}

@@ -30,7 +30,10 @@ type ProbeCount struct {
 	Failed int `json:"failed"`
 }
 
-func (c ProbeCount) String() string { return fmt.Sprintf("%d of %d probes failed", c.Failed, c.Sent) }
+func (c ProbeCount) String() string {
+	return fmt.Sprintf("%d of %d probes failed", c.Failed,
+		c.Sent)
+}
 
 func (p *Prober) validate() error {
 	if p != nil && (p.Probe == nil || p.Every < 0 || p.Timeout < 0 || p.Allowed < 0) {
@@ -66,7 +69,8 @@ func (r *runner) probe(ctx context.Context) (stop func()) {
 		count, reported, over := ProbeCount{}, ProbeCount{}, p.Allowed
 		report := func() {
 			if count != reported {
-				_ = r.j.add(Record{Kind: KindProbe, OK: true, Probes: &ProbeCount{Sent: count.Sent - reported.Sent, Failed: count.Failed - reported.Failed}})
+				_ = r.j.add(Record{Kind: KindProbe, OK: true, Probes: &ProbeCount{
+					Sent: count.Sent - reported.Sent, Failed: count.Failed - reported.Failed}})
 				reported = count
 			}
 		}

@@ -45,7 +45,8 @@ func drawStory(t *rapid.T) story {
 	}
 	s.parallel = rapid.IntRange(1, s.hosts).Draw(t, "parallel")
 	for i := range s.hosts {
-		s.modes = append(s.modes, rapid.SampledFrom([]string{"ready", "ready", "ready", "drain", "maint"}).Draw(t, fmt.Sprint("mode", i)))
+		s.modes = append(s.modes, rapid.SampledFrom([]string{"ready", "ready", "ready", "drain",
+			"maint"}).Draw(t, fmt.Sprint("mode", i)))
 		for _, step := range []string{"install", "healthy", "revert"} {
 			if rapid.IntRange(0, 9).Draw(t, fmt.Sprint(step, i)) == 0 {
 				s.failing = append(s.failing, fmt.Sprintf("g%d %s", i, step))
@@ -54,7 +55,8 @@ func drawStory(t *rapid.T) story {
 	}
 	s.calls = append(s.calls, call{"run", rapid.IntRange(2, 60).Draw(t, "run ends after")})
 	for i := range rapid.IntRange(0, 3).Draw(t, "more calls") {
-		s.calls = append(s.calls, call{rapid.SampledFrom([]string{"resume", "undo"}).Draw(t, fmt.Sprint("call", i)), rapid.IntRange(0, 60).Draw(t, fmt.Sprint("ends after", i))})
+		s.calls = append(s.calls, call{rapid.SampledFrom([]string{"resume", "undo"}).Draw(t,
+			fmt.Sprint("call", i)), rapid.IntRange(0, 60).Draw(t, fmt.Sprint("ends after", i))})
 	}
 	return s
 }
@@ -119,29 +121,33 @@ func (s story) play(ctx context.Context, dir string) (bad []string) {
 		}
 		hosts = append(hosts, rollout.Host{
 			Name: fmt.Sprint("g", i), Server: server, Healthy: act("healthy", nil),
-			Install: rollout.Step{Do: act("install", set("new")), Undo: act("revert", set("old")), Done: func(context.Context) (bool, error) {
-				mu.Lock()
-				defer mu.Unlock()
-				return at[i] == "new", nil
-			}},
+			Install: rollout.Step{Do: act("install", set("new")), Undo: act("revert", set("old")),
+				Done: func(context.Context) (bool, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					return at[i] == "new", nil
+				}},
 		})
 	}
 	minUp := 0
 	if ready <= 1 {
 		minUp = -1
 	}
-	w, err := rollout.Rolling("w", hosts, rollout.RollingOptions{Balancer: lb, MinUp: minUp, MaxUnavailable: rollout.CountOrPercent{Count: s.parallel}})
+	w, err := rollout.Rolling("w", hosts, rollout.RollingOptions{Balancer: lb, MinUp: minUp,
+		MaxUnavailable: rollout.CountOrPercent{Count: s.parallel}})
 	if err != nil {
 		return []string{err.Error()}
 	}
 	if s.canary {
 		w.Canary.Count = 1
 	}
-	waves, o := []rollout.Wave{w}, rollout.Options{Journal: filepath.Join(dir, "journal"), Budget: rollout.CountOrPercent{Count: 1}}
+	waves, o := []rollout.Wave{w}, rollout.Options{Journal: filepath.Join(dir, "journal"),
+		Budget: rollout.CountOrPercent{Count: 1}}
 	if s.rollback {
 		o.OnBudgetExceeded = rollout.Rollback
 	}
-	verbs := map[string]rollouttest.Call{"run": rollout.Run, "resume": rollout.Resume, "undo": rollout.Undo}
+	verbs := map[string]rollouttest.Call{"run": rollout.Run, "resume": rollout.Resume,
+		"undo": rollout.Undo}
 	for _, c := range s.calls {
 		_ = rollouttest.CrashAfter(ctx, c.after, verbs[c.name], waves, o)
 	}

@@ -16,7 +16,8 @@ func (j *journal) redact(s string) string {
 		if secret == "" || s == "" {
 			continue
 		}
-		forms := []string{secret, url.QueryEscape(secret), url.PathEscape(secret), url.User(secret).String()}
+		forms := []string{secret, url.QueryEscape(secret), url.PathEscape(secret),
+			url.User(secret).String()}
 		for _, quoted := range []string{strconv.Quote(secret), jsonQuote(secret)} {
 			forms = append(forms, quoted[1:len(quoted)-1])
 		}

@@ -189,7 +189,8 @@ func (t *TargetReport) changed(name string) (bool, json.RawMessage) {
 }
 
 func (r *Report) apply(rec Record) {
-	rec.Error, rec.Text = printable.Text(rec.Error), printable.Text(rec.Text) // a journal may be somebody else's
+	// a journal may be somebody else's
+	rec.Error, rec.Text = printable.Text(rec.Error), printable.Text(rec.Text)
 	r.Ended = rec.Time
 	switch rec.Kind {
 	case KindRun:
@@ -288,10 +289,12 @@ func (r *Report) apply(rec Record) {
 			t.Error = rec.Error
 		}
 	case KindSkip:
-		t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, OK: true, Skipped: true, Started: rec.Time, Took: rec.Took})
+		t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, OK: true, Skipped: true,
+			Started: rec.Time, Took: rec.Took})
 	case KindStart:
 		if rec.Attempt <= 1 {
-			t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, Started: rec.Time, began: !rec.Undo})
+			t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, Started: rec.Time,
+				began: !rec.Undo})
 		}
 		if s := t.step(rec.Step, rec.Undo); s != nil {
 			s.Attempts = rec.Attempt
@@ -358,7 +361,8 @@ func (r *Report) WriteText(w io.Writer) error {
 		if t.Status == StatusPending {
 			continue
 		}
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Wave, t.Status.words(), t.took(r.Ended).Round(100*time.Millisecond), t.steps())
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Wave, t.Status.words(),
+			t.took(r.Ended).Round(100*time.Millisecond), t.steps())
 	}
 	_ = tw.Flush()
 	for i := range r.Targets {
@@ -374,7 +378,8 @@ func (r *Report) took() time.Duration { return max(0, r.Ended.Sub(r.Started)).Ro
 
 func (r *Report) counts() string {
 	parts := []string{fmt.Sprintf("%d", len(r.Targets))}
-	for _, s := range []Status{StatusDone, StatusUndone, StatusNotRestored, StatusRunning, StatusPending} {
+	for _, s := range []Status{StatusDone, StatusUndone, StatusNotRestored, StatusRunning,
+		StatusPending} {
 		if n := r.Count(s); n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, s.words()))
 		}

@@ -87,7 +87,8 @@ func (g *guarded) target(h Host) (Target, error) {
 		return Target{Name: h.Name, Steps: []Step{install, healthy}}, nil
 	}
 	if g.o.Balancer == nil {
-		return Target{}, fmt.Errorf("it is server %s of a load balancer, but RollingOptions.Balancer is nil", h.Server)
+		return Target{}, fmt.Errorf("it is server %s of a load balancer, but "+
+			"RollingOptions.Balancer is nil", h.Server)
 	}
 	out := func(ctx context.Context) error { return g.out(ctx, h.Server) }
 	in := func(ctx context.Context) error {
@@ -145,5 +146,6 @@ func (h Host) steps() (install, healthy Step, err error) {
 		}
 	}
 	// As a Check, a resumed run asks it again.
-	return install, Step{Name: StepHealthy, Do: func(context.Context) error { return nil }, Check: h.Healthy}, nil
+	return install, Step{Name: StepHealthy, Do: func(context.Context) error { return nil },
+		Check: h.Healthy}, nil
 }

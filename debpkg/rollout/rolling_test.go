@@ -65,7 +65,8 @@ func (f *fleet) installs(name, server string) rollout.Host {
 	act := func(what string) func(context.Context) error {
 		return func(ctx context.Context) error { return f.did(ctx, name+" "+what) }
 	}
-	return rollout.Host{Name: name, Server: server, Install: rollout.Step{Do: act("install"), Undo: act("revert")}, Healthy: act("healthy"), Restored: act("restored")}
+	return rollout.Host{Name: name, Server: server, Install: rollout.Step{Do: act("install"),
+		Undo: act("revert")}, Healthy: act("healthy"), Restored: act("restored")}
 }
 
 func TestRolling(t *testing.T) {
@@ -73,11 +74,13 @@ func TestRolling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet()
 		b := newLB(f, "s1", "s2")
-		gateways, err := rollout.Rolling("gateways", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")}, rollout.RollingOptions{Balancer: b})
+		gateways, err := rollout.Rolling("gateways", []rollout.Host{f.installs("g1", "s1"),
+			f.installs("g2", "s2")}, rollout.RollingOptions{Balancer: b})
 		if err != nil {
 			t.Fatal(err)
 		}
-		pumps, err := rollout.Rolling("pumps", []rollout.Host{f.installs("p", "")}, rollout.RollingOptions{})
+		pumps, err := rollout.Rolling("pumps", []rollout.Host{f.installs("p", "")},
+			rollout.RollingOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,12 +89,14 @@ func TestRolling(t *testing.T) {
 		if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
 			t.Fatal(err)
 		}
-		want(t, "there", f.said(), "s1 out, g1 install, g1 healthy, s1 in, s2 out, g2 install, g2 healthy, s2 in, p install, p healthy")
+		want(t, "there", f.said(), "s1 out, g1 install, g1 healthy, s1 in, s2 out, g2 install, g2 "+
+			"healthy, s2 in, p install, p healthy")
 		f.log = nil
 		if _, err := rollout.Undo(t.Context(), waves, rollout.Options{Journal: path}); err != nil {
 			t.Fatal(err)
 		}
-		want(t, "and back", f.said(), "p revert, p restored, s2 out, g2 revert, g2 restored, s2 in, s1 out, g1 revert, g1 restored, s1 in")
+		want(t, "and back", f.said(), "p revert, p restored, s2 out, g2 revert, g2 restored, s2 in, s1 "+
+			"out, g1 revert, g1 restored, s1 in")
 	})
 }
 
@@ -102,17 +107,20 @@ func TestRollingNeverDrainsTheLastServer(t *testing.T) {
 		f := newFleet()
 		b := newLB(f, "s1", "s2")
 		hosts := []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")}
-		w, err := rollout.Rolling("g", hosts, rollout.RollingOptions{Balancer: b, MaxUnavailable: rollout.CountOrPercent{Count: 2}})
+		w, err := rollout.Rolling("g", hosts, rollout.RollingOptions{Balancer: b,
+			MaxUnavailable: rollout.CountOrPercent{Count: 2}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		// Parallelism that the guard does not allow makes hosts wait.
 		path := filepath.Join(t.TempDir(), "journal")
 		b.most = 0
-		if _, err = rollout.Run(t.Context(), []rollout.Wave{w}, rollout.Options{Journal: path}); err != nil {
+		if _, err = rollout.Run(t.Context(), []rollout.Wave{w},
+			rollout.Options{Journal: path}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err = rollout.Undo(t.Context(), []rollout.Wave{w}, rollout.Options{Journal: path}); err != nil {
+		if _, err = rollout.Undo(t.Context(), []rollout.Wave{w},
+			rollout.Options{Journal: path}); err != nil {
 			t.Fatal(err)
 		}
 		if b.most != 1 {
@@ -132,8 +140,10 @@ func TestRollingNeverDrainsTheLastServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		rep, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: w.Targets[1:]}}, rollout.Options{})
-		if err == nil || !strings.Contains(err.Error(), "0 other servers are up, want 1") || time.Since(start) > time.Minute {
+		rep, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "w", Targets: w.Targets[1:]}},
+			rollout.Options{})
+		if err == nil || !strings.Contains(err.Error(), "0 other servers are up, want 1") ||
+			time.Since(start) > time.Minute {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 		want(t, "statuses", statuses(rep), "g2 undone")
@@ -153,10 +163,12 @@ func TestRollingNeverDrainsTheLastServer(t *testing.T) {
 func TestStrategiesRefuse(t *testing.T) {
 	t.Parallel()
 	f := newFleet()
-	if _, err := rollout.Rolling("g", []rollout.Host{f.installs("g1", "s1")}, rollout.RollingOptions{}); err == nil {
+	if _, err := rollout.Rolling("g", []rollout.Host{f.installs("g1", "s1")},
+		rollout.RollingOptions{}); err == nil {
 		t.Error("a server without a load balancer was accepted")
 	}
-	if _, err := rollout.Rolling("g", []rollout.Host{{Name: "x"}}, rollout.RollingOptions{}); err == nil {
+	if _, err := rollout.Rolling("g", []rollout.Host{{Name: "x"}},
+		rollout.RollingOptions{}); err == nil {
 		t.Error("a host without functions was accepted")
 	}
 	if _, err := rollout.BlueGreen(nil, rollout.BlueGreenOptions{Active: "a", Idle: "a"}); err == nil {
@@ -186,16 +198,20 @@ func TestBlueGreen(t *testing.T) {
 			beyond               rollout.BudgetAction
 		}{
 			{"good", "", "g install, g healthy, g healthy, to green", "green", nil, rollout.Hold},
-			{"not healthy at the last look", "g healthy", "g install, g healthy, g revert, g restored", "blue", nil, rollout.Hold},
-			{"soak fails", "", "g install, g healthy, g healthy, to green, to blue", "blue", bad, rollout.Hold},
-			{"soak fails, undo all", "", "g install, g healthy, g healthy, to green, to blue, g revert, g restored", "blue", bad, rollout.Rollback},
+			{"not healthy at the last look", "g healthy", "g install, g healthy, g revert, g restored",
+				"blue", nil, rollout.Hold},
+			{"soak fails", "", "g install, g healthy, g healthy, to green, to blue", "blue", bad,
+				rollout.Hold},
+			{"soak fails, undo all", "", "g install, g healthy, g healthy, to green, to blue, g " +
+				"revert, g restored", "blue", bad, rollout.Rollback},
 		} {
 			f := newFleet()
 			sw := &colours{f: f, now: "blue"}
 			if c.bad != "" {
 				f.fail[c.bad] = errors.New("boom")
 			}
-			waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g", "")}, rollout.BlueGreenOptions{Switch: sw, Active: "blue", Idle: "green", Soak: time.Hour, Watch: c.watch})
+			waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g", "")}, rollout.BlueGreenOptions{
+				Switch: sw, Active: "blue", Idle: "green", Soak: time.Hour, Watch: c.watch})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -234,7 +250,8 @@ func TestBlueGreenWaitsForOldSessions(t *testing.T) {
 			}
 			return rollout.State{Up: true}, nil
 		})
-		waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g", "s")}, rollout.BlueGreenOptions{Switch: sw, Active: "blue", Idle: "green", Balancer: b})
+		waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g", "s")}, rollout.BlueGreenOptions{
+			Switch: sw, Active: "blue", Idle: "green", Balancer: b})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +270,8 @@ func TestBlueGreenWaitsForOldSessions(t *testing.T) {
 		if _, err := rollout.Undo(t.Context(), waves, o); err != nil {
 			t.Fatal(err)
 		}
-		want(t, "steps", f.said(), "g install, g healthy, g healthy, to green, to blue, g revert, g restored")
+		want(t, "steps", f.said(), "g install, g healthy, g healthy, to green, to blue, g "+
+			"revert, g restored")
 	})
 }
 
@@ -262,11 +280,13 @@ func TestBlueGreenStalePlan(t *testing.T) {
 	t.Parallel()
 	f := newFleet()
 	sw := &colours{f: f, now: "green"}
-	waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g", "")}, rollout.BlueGreenOptions{Switch: sw, Active: "blue", Idle: "green"})
+	waves, err := rollout.BlueGreen([]rollout.Host{f.installs("g", "")}, rollout.BlueGreenOptions{
+		Switch: sw, Active: "blue", Idle: "green"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rollout.Run(t.Context(), waves, rollout.Options{}); err == nil || !strings.Contains(err.Error(), "plan again") {
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{}); err == nil ||
+		!strings.Contains(err.Error(), "plan again") {
 		t.Errorf("error %v", err)
 	}
 	want(t, "steps", f.said(), "")
@@ -327,7 +347,8 @@ func TestWaitDrainedWantsReadingsInARow(t *testing.T) {
 			n++
 			return s, nil
 		})
-		if err := rollout.WaitDrained(t.Context(), b, "s", rollout.DrainOptions{}); err != nil || n != len(sessions) {
+		if err := rollout.WaitDrained(t.Context(), b, "s", rollout.DrainOptions{}); err != nil ||
+			n != len(sessions) {
 			t.Errorf("%d readings, %v", n, err)
 		}
 		// A load balancer that cannot be asked is not a drained one, and forcing
@@ -336,7 +357,8 @@ func TestWaitDrainedWantsReadingsInARow(t *testing.T) {
 			func() (rollout.State, error) { return rollout.State{Drained: true}, errors.New("socket gone") },
 			func() (rollout.State, error) { return rollout.State{Drained: true, Queue: 1}, nil },
 		} {
-			err := rollout.WaitDrained(t.Context(), b, "s", rollout.DrainOptions{Force: true, Deadline: time.Second})
+			err := rollout.WaitDrained(t.Context(), b, "s", rollout.DrainOptions{Force: true,
+				Deadline: time.Second})
 			if be := (*rollout.Error)(nil); !errors.As(err, &be) {
 				t.Errorf("error %v", err)
 			}
@@ -346,8 +368,14 @@ func TestWaitDrainedWantsReadingsInARow(t *testing.T) {
 
 type stateFunc func() (rollout.State, error)
 
-func (stateFunc) Drain(context.Context, string) error                    { return errors.New("unscripted") }
-func (stateFunc) Ready(context.Context, string) error                    { return errors.New("unscripted") }
+func (stateFunc) Drain(context.Context, string) error {
+	return errors.New(
+		"unscripted")
+}
+func (stateFunc) Ready(context.Context, string) error {
+	return errors.New(
+		"unscripted")
+}
 func (f stateFunc) State(context.Context, string) (rollout.State, error) { return f() }
 
 // A load balancer that checks by itself has to be given the time to notice.
@@ -358,7 +386,11 @@ func TestChecked(t *testing.T) {
 		var said []string
 		up := true
 		note := func(what string) func(context.Context, string) error {
-			return func(_ context.Context, server string) error { said = append(said, what+" "+server); return nil }
+			return func(_ context.Context, server string) error {
+				said = append(said, what+" "+
+					server)
+				return nil
+			}
 		}
 		b := rollout.NewChecked(rollout.CheckedOptions{
 			Out: note("out"), In: note("in"), Settle: 10 * time.Second,
@@ -374,7 +406,8 @@ func TestChecked(t *testing.T) {
 			t.Errorf("drained in %v", d)
 		}
 		start = time.Now()
-		if err := errors.Join(b.Ready(ctx, "h1"), rollout.WaitUp(ctx, b, "h1", rollout.UpOptions{})); err != nil {
+		if err := errors.Join(b.Ready(ctx, "h1"), rollout.WaitUp(ctx, b, "h1",
+			rollout.UpOptions{})); err != nil {
 			t.Fatal(err)
 		}
 		if d := time.Since(start); d < 10*time.Second {
@@ -392,7 +425,8 @@ func TestChecked(t *testing.T) {
 		}
 		// Without a balancer nothing waits for anything but readings.
 		n := rollout.None()
-		if err := errors.Join(rollout.TakeOut(ctx, n, "h", rollout.DrainOptions{}), n.Ready(ctx, "h"), rollout.WaitUp(ctx, n, "h", rollout.UpOptions{})); err != nil {
+		if err := errors.Join(rollout.TakeOut(ctx, n, "h", rollout.DrainOptions{}), n.Ready(ctx, "h"),
+			rollout.WaitUp(ctx, n, "h", rollout.UpOptions{})); err != nil {
 			t.Error(err)
 		}
 	})
@@ -413,7 +447,8 @@ func TestReportHTML(t *testing.T) {
 			t.Errorf("the page has %q", never)
 		}
 	}
-	for _, want := range []string{"&lt;script&gt;", "held", "1 more pending", "undo drain", fmt.Sprint(rep.Who[0].PID)} {
+	for _, want := range []string{"&lt;script&gt;", "held", "1 more pending", "undo drain",
+		fmt.Sprint(rep.Who[0].PID)} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}

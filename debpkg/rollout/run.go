@@ -63,7 +63,8 @@ func (r *runner) fail(kind, err error, next string) error {
 }
 
 func begin(ctx context.Context, waves []Wave, o Options, mode Mode) (_ *Report, err error) {
-	r := &runner{o: o, mode: mode, waves: waves, failures: map[string]string{}, working: map[string]int{}, who: self(o.Actor)}
+	r := &runner{o: o, mode: mode, waves: waves, failures: map[string]string{},
+		working: map[string]int{}, who: self(o.Actor)}
 	if err := errors.Join(validate(waves), o.validate()); err != nil {
 		return nil, r.fail(ErrInvalid, err, "")
 	}
@@ -125,7 +126,8 @@ func (r *runner) all(ctx context.Context) Outcome {
 
 // result turns the outcome into the error of the call.
 func (r *runner) result(ctx context.Context, outcome Outcome, jerr error) error {
-	if outcome == OutcomeDone || outcome == OutcomeAccepted || r.mode == ModeUndo && outcome == OutcomeUndone {
+	if outcome == OutcomeDone || outcome == OutcomeAccepted || r.mode == ModeUndo &&
+		outcome == OutcomeUndone {
 		return jerr
 	}
 	e := &Error{
@@ -139,7 +141,8 @@ func (r *runner) result(ctx context.Context, outcome Outcome, jerr error) error 
 	switch {
 	case ctx.Err() != nil:
 		e.Err = errors.Join(ctx.Err(), context.Cause(ctx), jerr)
-	case errors.Is(r.halted, ErrStopped), errors.Is(r.halted, ErrVetoed), errors.Is(r.halted, ErrProbes):
+	case errors.Is(r.halted, ErrStopped), errors.Is(r.halted, ErrVetoed), errors.Is(r.halted,
+		ErrProbes):
 		e.Err = errors.Join(cause(r.halted), jerr)
 	case r.j.broken() != nil:
 		e.Err = r.j.broken()
@@ -202,14 +205,16 @@ func (r *runner) load(ctx context.Context) (err error) {
 			next = "that run is finished: call Run to begin a new one"
 		}
 		return r.fail(ErrPlanChanged, nil, next)
-	case r.mode == ModeAccept && !rep.accepting && rep.Outcome != OutcomeDone && rep.Outcome != OutcomePartial:
+	case r.mode == ModeAccept && !rep.accepting && rep.Outcome != OutcomeDone &&
+		rep.Outcome != OutcomePartial:
 		return r.fail(ErrUnfinished, nil, "call Resume or Undo first")
 	}
 	return r.ask(ctx)
 }
 
 func (r *runner) header(from *Owner) error {
-	err := r.j.add(Record{Kind: KindRun, Mode: r.mode, Who: &r.who, Plan: planDigest(r.waves, r.o.About)})
+	err := r.j.add(Record{Kind: KindRun, Mode: r.mode, Who: &r.who, Plan: planDigest(r.waves,
+		r.o.About)})
 	if err != nil {
 		return err
 	}
@@ -220,7 +225,8 @@ func (r *runner) header(from *Owner) error {
 		}
 	}
 	if r.aside != "" {
-		if err := r.j.add(Record{Kind: KindInfo, Text: "the journal of the finished run before is " + r.aside}); err != nil {
+		if err := r.j.add(Record{Kind: KindInfo, Text: "the journal of the finished run before is " +
+			r.aside}); err != nil {
 			return err
 		}
 	}

@@ -38,7 +38,8 @@ func Save(ctx context.Context, v any) error {
 		return fmt.Errorf("save for step %s of %s: %w", m.step, m.target, err)
 	}
 	if len(data) > maxNote {
-		return fmt.Errorf("save for step %s of %s: %d bytes are over the limit of %d; save the name of a file instead",
+		return fmt.Errorf("save for step %s of %s: %d bytes are over the limit of %d; save the name of "+
+			"a file instead",
 			m.step, m.target, len(data), maxNote)
 	}
 	return m.r.j.add(Record{Kind: KindNote, Target: m.target, Step: m.step, Note: data})

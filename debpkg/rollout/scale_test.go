@@ -41,7 +41,10 @@ func TestLargeFleet(t *testing.T) {
 	for i := range targets {
 		s := steps
 		if i == targets-1 {
-			s = []rollout.Step{{Name: "install", Do: func(context.Context) error { return errors.New("disk is full") }}}
+			s = []rollout.Step{{Name: "install", Do: func(context.Context) error {
+				return errors.New(
+					"disk is full")
+			}}}
 		}
 		w.Targets = append(w.Targets, rollout.Target{Name: fmt.Sprint("host-", i), Steps: s})
 	}
@@ -52,7 +55,8 @@ func TestLargeFleet(t *testing.T) {
 		dir = shm
 	}
 	o := rollout.Options{Journal: filepath.Join(dir, "journal")}
-	if rep, _ := rollout.Run(t.Context(), []rollout.Wave{w}, o); rep.Count(rollout.StatusDone) != targets-1 {
+	if rep, _ := rollout.Run(t.Context(), []rollout.Wave{w},
+		o); rep.Count(rollout.StatusDone) != targets-1 {
 		t.Fatal(rep.Outcome)
 	}
 	w.Targets[targets-1].Steps = []rollout.Step{{Name: "install", Do: ok}}
@@ -82,7 +86,8 @@ func TestLargeFleet(t *testing.T) {
 		t.Errorf("up to %d MiB during the resume", p.most>>20)
 	}
 	var page strings.Builder
-	if err := rep.WriteHTML(&page); err != nil || page.Len() > 2<<20 || !strings.Contains(page.String(), "4500 more done") {
+	if err := rep.WriteHTML(&page); err != nil || page.Len() > 2<<20 ||
+		!strings.Contains(page.String(), "4500 more done") {
 		t.Errorf("the page has %d bytes, %v", page.Len(), err)
 	}
 	if err := rep.WriteText(io.Discard); err != nil {

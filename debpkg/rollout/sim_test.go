@@ -113,10 +113,12 @@ func (s *sim) up(wave int, name string) {
 
 func simulate(t *testing.T, seed uint64) {
 	const targets, parallel = 10_000, 200
-	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), down: map[string]bool{}, at: map[string]int{}, busy: map[int]int{}}
+	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), down: map[string]bool{}, at: map[string]int{},
+		busy: map[int]int{}}
 	var waves []rollout.Wave
 	for w := range 4 {
-		wave := rollout.Wave{Name: fmt.Sprint("w", w), MaxUnavailable: rollout.CountOrPercent{Percent: 100 * 4 * float64(parallel) / targets}}
+		wave := rollout.Wave{Name: fmt.Sprint("w", w), MaxUnavailable: rollout.CountOrPercent{
+			Percent: 100 * 4 * float64(parallel) / targets}}
 		for i := range targets / 4 {
 			wave.Targets = append(wave.Targets, s.target(w, fmt.Sprintf("w%d-%d", w, i)))
 		}
@@ -153,7 +155,8 @@ func simulate(t *testing.T, seed uint64) {
 			t.Errorf("%s is %s", target.Name, target.Status)
 		}
 	}
-	wantOutcome := []rollout.Outcome{rollout.OutcomePartial, rollout.OutcomeHeld, rollout.OutcomeUndone}[seed]
+	wantOutcome := []rollout.Outcome{rollout.OutcomePartial, rollout.OutcomeHeld,
+		rollout.OutcomeUndone}[seed]
 	if rep.Outcome != wantOutcome || err == nil {
 		t.Errorf("seed %d: outcome %q, error %v", seed, rep.Outcome, err)
 	}

@@ -40,9 +40,11 @@ func (r *runner) one(ctx context.Context, w Wave, t Target) error {
 	defer r.work(t.Name)()
 	err := r.steps(ctx, w, t)
 	if err != nil {
-		_ = r.hook(ctx, HookEvent{Point: OnFailure, Wave: w.Name, Target: t.Name, Status: r.status(t.Name), Error: err.Error()})
+		_ = r.hook(ctx, HookEvent{Point: OnFailure, Wave: w.Name, Target: t.Name,
+			Status: r.status(t.Name), Error: err.Error()})
 	}
-	_ = r.hook(ctx, HookEvent{Point: AfterTarget, Wave: w.Name, Target: t.Name, Status: r.status(t.Name)})
+	_ = r.hook(ctx, HookEvent{Point: AfterTarget, Wave: w.Name, Target: t.Name,
+		Status: r.status(t.Name)})
 	return err
 }
 
@@ -168,7 +170,8 @@ func (r *runner) attempts(ctx context.Context, retry Retry, rec Record, f func()
 	}
 }
 
-func (r *runner) stepContext(ctx context.Context, t Target, s Step) (context.Context, context.CancelFunc) {
+func (r *runner) stepContext(ctx context.Context, t Target,
+	s Step) (context.Context, context.CancelFunc) {
 	timeout := s.Timeout
 	if timeout == 0 {
 		timeout = r.o.StepTimeout

@@ -79,9 +79,11 @@ func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 				defer func() { <-window }()
 				err := r.undoTarget(ctx, t, nil)
 				if err != nil {
-					_ = r.hook(ctx, HookEvent{Point: OnFailure, Wave: w.Name, Target: t.Name, Status: r.status(t.Name), Error: err.Error()})
+					_ = r.hook(ctx, HookEvent{Point: OnFailure, Wave: w.Name, Target: t.Name,
+						Status: r.status(t.Name), Error: err.Error()})
 				}
-				_ = r.hook(ctx, HookEvent{Point: AfterTarget, Wave: w.Name, Target: t.Name, Status: r.status(t.Name)})
+				_ = r.hook(ctx, HookEvent{Point: AfterTarget, Wave: w.Name, Target: t.Name,
+					Status: r.status(t.Name)})
 				if err != nil {
 					r.mu.Lock()
 					stuck, r.failures[t.Name] = true, r.j.clean(err.Error())

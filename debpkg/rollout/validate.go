@@ -34,7 +34,10 @@ func validate(waves []Wave) error {
 
 type validator struct{ errs []error }
 
-func (v *validator) bad(format string, a ...any) { v.errs = append(v.errs, fmt.Errorf(format, a...)) }
+func (v *validator) bad(format string, a ...any) {
+	v.errs = append(v.errs, fmt.Errorf(format,
+		a...))
+}
 
 func (v *validator) name(where, what, name string, seen map[string]bool) {
 	switch {
@@ -43,7 +46,8 @@ func (v *validator) name(where, what, name string, seen map[string]bool) {
 	case seen[name]:
 		v.bad("%sduplicate %s name %q", where, what, name)
 	case len(name) > maxName:
-		v.bad("%s%s %.20q… has a name of %d bytes: the limit is %d", where, what, name, len(name), maxName)
+		v.bad("%s%s %.20q… has a name of %d bytes: the limit is %d", where, what, name, len(name),
+			maxName)
 	}
 	seen[name] = true
 }

@@ -60,7 +60,8 @@ func WaitDrained(ctx context.Context, b Balancer, server string, o DrainOptions)
 // for a server that gets no new sessions for another reason, such as the colour of its
 // environment.
 func WaitIdle(ctx context.Context, b Balancer, server string, o DrainOptions) error {
-	return waitSessions(ctx, b, server, o, "wait for the sessions of", func(State) bool { return true }, nil)
+	return waitSessions(ctx, b, server, o, "wait for the sessions of",
+		func(State) bool { return true }, nil)
 }
 
 // TakeOut drains a server and returns once its sessions have ended. A [Maintainer] then has it
@@ -148,7 +149,8 @@ func WaitUp(ctx context.Context, b Balancer, server string, o UpOptions) error {
 }
 
 // waitUp ignores some pools.
-func waitUp(ctx context.Context, b Balancer, server string, o UpOptions, ignore func(State) bool) error {
+func waitUp(ctx context.Context, b Balancer, server string, o UpOptions,
+	ignore func(State) bool) error {
 	if o.Deadline == 0 {
 		o.Deadline = 2 * time.Minute
 	}
@@ -187,7 +189,8 @@ func (w waiting) fail(kind, err error, retry bool) *Error {
 
 func wait(ctx context.Context, w waiting) (last *State, err error) {
 	if w.readings < 0 || w.interval < 0 || w.deadline < 0 {
-		return nil, w.fail(ErrInvalid, errors.New("readings, interval and deadline must not be negative"), false)
+		return nil, w.fail(ErrInvalid, errors.New("readings, interval and deadline must not be negative"),
+			false)
 	}
 	if w.readings == 0 {
 		w.readings = 3
@@ -234,7 +237,8 @@ func wait(ctx context.Context, w waiting) (last *State, err error) {
 }
 
 func (s State) words() string {
-	text := fmt.Sprintf("up %t, drained %t, %d sessions, %d queued", s.Up, s.Drained, s.Sessions, s.Queue)
+	text := fmt.Sprintf("up %t, drained %t, %d sessions, %d queued", s.Up, s.Drained, s.Sessions,
+		s.Queue)
 	if s.Changing {
 		text += ", checks are changing"
 	}

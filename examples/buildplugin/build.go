@@ -28,7 +28,8 @@ func (c *command) plan(ctx context.Context, call *cli.Call) error {
 	} else {
 		unknown := func(s string) string { return map[bool]string{true: "unknown"}[s == ""] + s }
 		call.Out.Printf("%s\n%s\n%s\n", call.Out.Table([][]string{
-			{"gateway " + p.Version.String(), p.Path.String()}, {"why", p.Why}, {"commit", p.Commit}, {"in go.mod", unknown(p.ModuleVersion)},
+			{"gateway " + p.Version.String(), p.Path.String()}, {"why", p.Why}, {"commit", p.Commit},
+			{"in go.mod", unknown(p.ModuleVersion)},
 			{"image", p.Image}, {"compiler's Go", unknown(p.CompilerGo)}, {"output", p.Output},
 		}), call.Out.Paint(cli.Bold, "commands, in "+c.dir), p.Shell())
 		show(call.Out, p.Findings)
@@ -42,11 +43,13 @@ func (c *command) plan(ctx context.Context, call *cli.Call) error {
 // planFor plans, with what the bundle's other plugins add.
 func (c *command) planFor(r pluginbuild.Release) (pluginbuild.Plan, error) {
 	q := c.request
-	o := pluginbuild.PlanOptions{NoGet: c.noGet, Name: q.Name, GOOS: q.GOOS, GOARCH: q.GOARCH, Image: q.Image}
+	o := pluginbuild.PlanOptions{NoGet: c.noGet, Name: q.Name, GOOS: q.GOOS, GOARCH: q.GOARCH,
+		Image: q.Image}
 	var err error
 	if c.current != "" {
 		if o.Current, err = pluginbuild.ParseVersion(c.current); err != nil {
-			return pluginbuild.Plan{}, cli.Wrong("invalid -current %q: want a version such as 4.0.8", c.current)
+			return pluginbuild.Plan{}, cli.Wrong("invalid -current %q: want a version such as 4.0.8",
+				c.current)
 		}
 	}
 	if c.sources.GoMod != "" {
@@ -77,7 +80,8 @@ func (c *command) planFor(r pluginbuild.Release) (pluginbuild.Plan, error) {
 }
 
 func show(out *cli.Out, findings []pluginbuild.Finding) {
-	styles := map[pluginbuild.Severity]cli.Style{pluginbuild.SeverityInfo: cli.Faint, pluginbuild.SeverityWarning: cli.Warn, pluginbuild.SeverityError: cli.Bad}
+	styles := map[pluginbuild.Severity]cli.Style{pluginbuild.SeverityInfo: cli.Faint,
+		pluginbuild.SeverityWarning: cli.Warn, pluginbuild.SeverityError: cli.Bad}
 	for _, f := range findings {
 		label, style, remedy := string(f.Severity), styles[f.Severity], f.Remedy
 		if f.Prepare {
@@ -136,14 +140,16 @@ func (c *command) build(prepare, compile bool) func(context.Context, *cli.Call) 
 	}
 }
 
-func (c *command) prepare(ctx context.Context, call *cli.Call, r pluginbuild.Release) (*pluginbuild.Prepared, error) {
+func (c *command) prepare(ctx context.Context, call *cli.Call,
+	r pluginbuild.Release) (*pluginbuild.Prepared, error) {
 	// What an interrupted run left would only confuse the checks.
 	old, err := pluginbuild.Recover(c.dir)
 	if err != nil {
 		return nil, err
 	}
 	if old.Aside != "" {
-		call.Err.Printf("an interrupted run was undone; what was not as it had saved it (%s) is now in %s\n", strings.Join(old.Moved, ", "), old.Aside)
+		call.Err.Printf("an interrupted run was undone; what was not as it had saved it (%s) is "+
+			"now in %s\n", strings.Join(old.Moved, ", "), old.Aside)
 	}
 	plan, err := c.planFor(r)
 	if err != nil {
@@ -151,9 +157,11 @@ func (c *command) prepare(ctx context.Context, call *cli.Call, r pluginbuild.Rel
 	}
 	show(call.Err, plan.Findings)
 	if plan.Blocked() && !c.force {
-		return nil, cli.Refuse(cli.Advice(errors.New("the findings above stop the plugin; nothing was changed"), "fix them, or give -force"))
+		return nil, cli.Refuse(cli.Advice(errors.New("the findings above stop the plugin; nothing "+
+			"was changed"), "fix them, or give -force"))
 	}
-	p, err := pluginbuild.Prepare(ctx, c.dir, r, pluginbuild.PrepareOptions{NoGet: c.noGet, Go: c.goCmd, OnEvent: (&progress{out: call.Err}).event})
+	p, err := pluginbuild.Prepare(ctx, c.dir, r, pluginbuild.PrepareOptions{NoGet: c.noGet,
+		Go: c.goCmd, OnEvent: (&progress{out: call.Err}).event})
 	if err != nil {
 		return nil, err
 	}
@@ -162,12 +170,14 @@ func (c *command) prepare(ctx context.Context, call *cli.Call, r pluginbuild.Rel
 		changed = "changed " + strings.Join(p.Changed, ", ")
 	}
 	if !c.json {
-		call.Out.Printf("%s %s for gateway %s: %s\n", call.Out.Paint(cli.Good, "prepared"), c.dir, r.Version, changed)
+		call.Out.Printf("%s %s for gateway %s: %s\n", call.Out.Paint(cli.Good, "prepared"), c.dir,
+			r.Version, changed)
 	}
 	return &p, nil
 }
 
-func (c *command) compile(ctx context.Context, call *cli.Call, r pluginbuild.Release) (*compiled, error) {
+func (c *command) compile(ctx context.Context, call *cli.Call,
+	r pluginbuild.Release) (*compiled, error) {
 	b, closeEngine, err := c.engine(call)
 	if err != nil {
 		return nil, err
@@ -208,12 +218,14 @@ func (r compiled) show(out *cli.Out) {
 	}
 	rows := [][]string{
 		{"compiled", out.Paint(cli.Good, r.Path)}, {"size", cli.Bytes(r.Size)}, {"sha256", r.SHA256},
-		{"for", "gateway " + r.Release + ", " + r.GOOS + "/" + r.GOARCH}, {"with", r.GoVersion}, {"image", r.Image + " " + digest},
+		{"for", "gateway " + r.Release + ", " + r.GOOS + "/" + r.GOARCH}, {"with", r.GoVersion},
+		{"image", r.Image + " " + digest},
 	}
 	if v := r.LoadTest; v != nil && v.Loads {
 		rows = append(rows, []string{"load test", out.Paint(cli.Good, "the gateway loads it")})
 	} else if v != nil {
-		rows = append(rows, []string{"load test", out.Paint(cli.Bad, "the gateway does not load it: "+v.Reason)})
+		rows = append(rows, []string{"load test", out.Paint(cli.Bad, "the gateway does not load it: "+
+			v.Reason)})
 	}
 	for _, ref := range r.RemovedImages {
 		rows = append(rows, []string{"removed", ref})

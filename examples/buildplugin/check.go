@@ -25,12 +25,17 @@ type checkOptions struct {
 }
 
 func (o *checkOptions) checkFlags(fs *flag.FlagSet) {
-	fs.StringVar(&o.gateway, "gateway", "", "the gateway's `binary`, /proc/PID/exe of a running one, its .deb, or a tar (docker cp, dpkg-deb --fsys-tarfile; /dev/stdin for a pipe)")
-	fs.StringVar(&o.member, "gateway-file", "", "the binary's `path` inside a .deb (default "+preflight.GatewayFile+") or a tar (default: its first file)")
-	fs.StringVar(&o.distro, "distro", "", "`distribution` of the gateway hosts, to check glibc: "+strings.Join(preflight.Distros(), ", "))
+	fs.StringVar(&o.gateway, "gateway", "", "the gateway's `binary`, /proc/PID/exe of a running "+
+		"one, its .deb, or a tar (docker cp, dpkg-deb --fsys-tarfile; /dev/stdin for a pipe)")
+	fs.StringVar(&o.member, "gateway-file", "", "the binary's `path` inside a .deb (default "+
+		preflight.GatewayFile+") or a tar (default: its first file)")
+	fs.StringVar(&o.distro, "distro", "", "`distribution` of the gateway hosts, to check glibc: "+
+		strings.Join(preflight.Distros(), ", "))
 	fs.StringVar(&o.goamd64, "goamd64", "", "highest CPU `level` of the gateway hosts, v1 to v4")
-	fs.StringVar(&o.manifest, "manifest", "", "manifest.json `file` whose functions the plugins must have")
-	fs.StringVar(&o.target, "release", "", "gateway `release`: of a bundle only the files that it takes are checked")
+	fs.StringVar(&o.manifest, "manifest", "", "manifest.json `file` whose functions the "+
+		"plugins must have")
+	fs.StringVar(&o.target, "release", "", "gateway `release`: of a bundle only the files that it "+
+		"takes are checked")
 	fs.StringVar(&o.goarch, "goarch", "amd64", "`architecture` of the gateway hosts")
 }
 
@@ -89,12 +94,14 @@ func (c *command) check(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	return cli.Exit(map[preflight.Verdict]int{preflight.Loads: cli.Yes, preflight.Fails: cli.No, preflight.Unknown: cli.Unknown}[report.Verdict], nil)
+	return cli.Exit(map[preflight.Verdict]int{preflight.Loads: cli.Yes, preflight.Fails: cli.No,
+		preflight.Unknown: cli.Unknown}[report.Verdict], nil)
 }
 
 // inspectPlugin reads a plugin, or the plugins of a bundle with what its
 // manifest names.
-func (c *command) inspectPlugin(path string, release *semver.Version) ([]*preflight.Binary, []preflight.Symbol, error) {
+func (c *command) inspectPlugin(path string,
+	release *semver.Version) ([]*preflight.Binary, []preflight.Symbol, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -147,7 +154,8 @@ func symbols(m *bundle.Manifest) ([]preflight.Symbol, error) {
 	return all, err
 }
 
-var verdictStyle = map[preflight.Verdict]cli.Style{preflight.Loads: cli.Good, preflight.Fails: cli.Bad, preflight.Unknown: cli.Warn}
+var verdictStyle = map[preflight.Verdict]cli.Style{preflight.Loads: cli.Good,
+	preflight.Fails: cli.Bad, preflight.Unknown: cli.Warn}
 
 func printReport(o *cli.Out, r preflight.Report) {
 	rows := [][]string{{"FILE", "VERDICT", "GO", "ARCH", "PACKAGES", "SIZE", "FUNCTIONS"}}
@@ -156,11 +164,14 @@ func printReport(o *cli.Out, r preflight.Report) {
 		for _, f := range p.Plugin.Exports {
 			funcs = append(funcs, fmt.Sprintf("%s (%s)", f.Name, f.Hook))
 		}
-		rows = append(rows, []string{p.Plugin.Name, o.Paint(verdictStyle[p.Verdict], string(p.Verdict)), orDash(p.Plugin.GoVersion), orDash(p.Plugin.Arch),
-			fmt.Sprintf("%d of %d agree", p.Common-len(p.Mismatched), p.Common), cli.Bytes(p.Plugin.Size), orDash(strings.Join(funcs, ", "))})
+		rows = append(rows, []string{p.Plugin.Name, o.Paint(verdictStyle[p.Verdict], string(p.Verdict)),
+			orDash(p.Plugin.GoVersion), orDash(p.Plugin.Arch),
+			fmt.Sprintf("%d of %d agree", p.Common-len(p.Mismatched), p.Common), cli.Bytes(p.Plugin.Size),
+			orDash(strings.Join(funcs, ", "))})
 	}
 	g := r.Gateway
-	rows = append(rows, []string{g.Name, "(gateway)", orDash(g.GoVersion), orDash(g.Arch), fmt.Sprint(len(g.Packages)), cli.Bytes(g.Size), ""})
+	rows = append(rows, []string{g.Name, "(gateway)", orDash(g.GoVersion), orDash(g.Arch),
+		fmt.Sprint(len(g.Packages)), cli.Bytes(g.Size), ""})
 	o.Printf("%s", o.Table(rows))
 	for _, p := range r.Plugins {
 		printFindings(o, p.Plugin.Name, p.Findings)

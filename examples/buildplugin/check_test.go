@@ -25,14 +25,17 @@ func checkLab(t *testing.T) string {
 	goCmd := lab.Program(t, "go", "golang-go")
 	dir := t.TempDir()
 	files := map[string]string{
-		"go.mod":         "module example.com/gw\n\ngo 1.21\n",
-		"host/main.go":   "package main\n\nimport _ \"plugin\"\nimport _ \"example.com/gw/shared\"\n\nfunc main() {}\n",
-		"shared/s.go":    "package shared\n\nfunc F() int { return 1 }\n",
-		"hooks/main.go":  "package main\n\nimport \"example.com/gw/shared\"\n\nfunc AddFooBarHeader() int { return shared.F() }\n\nfunc main() {}\n",
-		"manifest.json":  `{"file_list":["plugin.so"],"custom_middleware":{"pre":[{"name":"AddFooBarHeader","path":"plugin.so"}],"driver":"goplugin"}}`,
-		"gone.json":      `{"file_list":["plugin.so"],"custom_middleware":{"post":[{"name":"Gone","path":"plugin.so"}],"driver":"goplugin"}}`,
-		"otto.json":      `{"file_list":["a.js"],"custom_middleware":{"pre":[{"name":"A","path":"a.js"}],"driver":"otto"}}`,
-		"DEBIAN/control": "Package: tyk-gateway\nVersion: 5.2.5\nArchitecture: amd64\nMaintainer: a <a@example.org>\nDescription: gateway\n",
+		"go.mod": "module example.com/gw\n\ngo 1.21\n",
+		"host/main.go": "package main\n\nimport _ \"plugin\"\nimport _ " +
+			"\"example.com/gw/shared\"\n\nfunc main() {}\n",
+		"shared/s.go": "package shared\n\nfunc F() int { return 1 }\n",
+		"hooks/main.go": "package main\n\nimport \"example.com/gw/shared\"\n\nfunc AddFooBarHeader() " +
+			"int { return shared.F() }\n\nfunc main() {}\n",
+		"manifest.json": `{"file_list":["plugin.so"],"custom_middleware":{"pre":[{"name":"AddFooBarHeader","path":"plugin.so"}],"driver":"goplugin"}}`,
+		"gone.json":     `{"file_list":["plugin.so"],"custom_middleware":{"post":[{"name":"Gone","path":"plugin.so"}],"driver":"goplugin"}}`,
+		"otto.json":     `{"file_list":["a.js"],"custom_middleware":{"pre":[{"name":"A","path":"a.js"}],"driver":"otto"}}`,
+		"DEBIAN/control": "Package: tyk-gateway\nVersion: 5.2.5\nArchitecture: amd64\nMaintainer: a " +
+			"<a@example.org>\nDescription: gateway\n",
 	}
 	for name, text := range files {
 		file := filepath.Join(dir, name)
@@ -68,21 +71,31 @@ func TestCheck(t *testing.T) {
 		code int
 		want []string // on stdout, or on stderr if the code is 2 or there is no report
 	}{
-		"loads":           {[]string{good, "-gateway", gateway}, 0, []string{"loads", "AddFooBarHeader (none)", "agree"}},
-		"will not load":   {[]string{bad, "-gateway", gateway}, 1, []string{"fails", "-trimpath: gateway true, plugin none", "compile the plugin with -trimpath"}},
-		"unknown":         {[]string{good, "-gateway", good}, 3, []string{"unknown", "not a gateway binary"}},
-		"two of one path": {[]string{good, bad, "-gateway", gateway}, 1, []string{"plugin already loaded"}},
+		"loads": {[]string{good, "-gateway", gateway}, 0, []string{"loads",
+			"AddFooBarHeader (none)", "agree"}},
+		"will not load": {[]string{bad, "-gateway", gateway}, 1, []string{"fails",
+			"-trimpath: gateway true, plugin none", "compile the plugin with -trimpath"}},
+		"unknown": {[]string{good, "-gateway", good}, 3, []string{"unknown",
+			"not a gateway binary"}},
+		"two of one path": {[]string{good, bad, "-gateway", gateway}, 1,
+			[]string{"plugin already loaded"}},
 		"distribution": {[]string{good, "-gateway", gateway, "-distro", "ubuntu/16.04"}, 1,
 			[]string{"ubuntu/16.04 has glibc 2.23"}},
-		"signature":       {[]string{good, "-gateway", gateway, "-manifest", at("manifest.json")}, 1, []string{"AddFooBarHeader: its signature is func() int"}},
-		"lacks":           {[]string{good, "-gateway", gateway, "-manifest", at("gone.json")}, 1, []string{"Gone: the plugin has no such function; it exports AddFooBarHeader"}},
-		"other driver":    {[]string{good, "-gateway", gateway, "-manifest", at("otto.json")}, 1, []string{`driver is "otto"`}},
+		"signature": {[]string{good, "-gateway", gateway, "-manifest", at("manifest.json")}, 1,
+			[]string{"AddFooBarHeader: its signature is func() int"}},
+		"lacks": {[]string{good, "-gateway", gateway, "-manifest", at("gone.json")}, 1,
+			[]string{"Gone: the plugin has no such function; it exports AddFooBarHeader"}},
+		"other driver": {[]string{good, "-gateway", gateway, "-manifest", at("otto.json")}, 1,
+			[]string{`driver is "otto"`}},
 		"no gateway":      {[]string{good}, 2, []string{"-gateway is missing"}},
 		"gateway is gone": {[]string{good, "-gateway", at("nothing")}, 1, []string{"no such file"}},
 		"no ELF":          {[]string{at("go.mod"), "-gateway", gateway}, 1, []string{"not an ELF file"}},
-		"bad distro":      {[]string{good, "-gateway", gateway, "-distro", "beos"}, 2, []string{"known are debian/11"}},
-		"bad level":       {[]string{good, "-gateway", gateway, "-goamd64", "v9"}, 2, []string{"v1 to v4"}},
-		"bad version":     {[]string{good, "-gateway", gateway, "-release", "latest"}, 2, []string{"-release"}},
+		"bad distro": {[]string{good, "-gateway", gateway, "-distro", "beos"}, 2,
+			[]string{"known are debian/11"}},
+		"bad level": {[]string{good, "-gateway", gateway, "-goamd64", "v9"}, 2,
+			[]string{"v1 to v4"}},
+		"bad version": {[]string{good, "-gateway", gateway, "-release", "latest"}, 2,
+			[]string{"-release"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -102,7 +115,8 @@ func TestCheck(t *testing.T) {
 		t.Parallel()
 		code, stdout, _ := call(t, "check", "-json", bad, "-gateway", gateway)
 		var r preflight.Report
-		if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != 1 || r.Verdict != preflight.Fails || len(r.Plugins) != 1 ||
+		if err := json.Unmarshal([]byte(stdout), &r); err != nil || code != 1 ||
+			r.Verdict != preflight.Fails || len(r.Plugins) != 1 ||
 			r.Plugins[0].Plugin.PluginPath != "example.com/gw/hooks" || len(r.Plugins[0].Findings) != 1 {
 			t.Errorf("code %d, %v\n%s", code, err, stdout)
 		}
@@ -120,8 +134,9 @@ func TestCheck(t *testing.T) {
 			}
 			src[f] = &fstest.MapFile{Data: data}
 		}
-		m := &bundle.Manifest{FileList: []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so"}, Middleware: bundle.Middleware{
-			Driver: "goplugin", Pre: []bundle.Hook{{Name: "AddFooBarHeader", Path: "plugin.so"}}}}
+		m := &bundle.Manifest{FileList: []string{"plugin.so", "plugin_v5.2.5_linux_amd64.so"},
+			Middleware: bundle.Middleware{
+				Driver: "goplugin", Pre: []bundle.Hook{{Name: "AddFooBarHeader", Path: "plugin.so"}}}}
 		var z bytes.Buffer
 		if _, err := bundle.Write(&z, src, m, bundle.Options{}); err != nil {
 			t.Fatal(err)
@@ -129,8 +144,10 @@ func TestCheck(t *testing.T) {
 		if err := os.WriteFile(at("bundle.zip"), z.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		code, stdout, stderr := call(t, "check", "-release", "5.2.5", at("bundle.zip"), "-gateway", gateway)
-		if code != 1 || strings.Contains(stdout, "plugin.so ") || strings.Contains(stdout, "-trimpath") || !strings.Contains(stdout, "its signature is") {
+		code, stdout, stderr := call(t, "check", "-release", "5.2.5", at("bundle.zip"), "-gateway",
+			gateway)
+		if code != 1 || strings.Contains(stdout, "plugin.so ") || strings.Contains(stdout, "-trimpath") ||
+			!strings.Contains(stdout, "its signature is") {
 			t.Errorf("code %d\n%s%s", code, stdout, stderr)
 		}
 		code, stdout, stderr = call(t, "check", at("bundle.zip"), "-gateway", gateway)
@@ -148,12 +165,15 @@ func TestCheck(t *testing.T) {
 		if out, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		for _, args := range [][]string{{tree + ".deb"}, {tree + ".tar"}, {tree + ".tar", "-gateway-file", "/opt/tyk-gateway/tyk"}} {
-			if code, stdout, stderr := call(t, append([]string{"check", good, "-gateway"}, args...)...); code != 0 {
+		for _, args := range [][]string{{tree + ".deb"}, {tree + ".tar"}, {tree + ".tar", "-gateway-file",
+			"/opt/tyk-gateway/tyk"}} {
+			if code, stdout, stderr := call(t, append([]string{"check", good, "-gateway"},
+				args...)...); code != 0 {
 				t.Errorf("%v: code %d\n%s%s", args, code, stdout, stderr)
 			}
 		}
-		if code, _, stderr := call(t, "check", good, "-gateway", tree+".deb", "-gateway-file", "/opt/x"); code != 1 || !strings.Contains(stderr, "no such file in the archive") {
+		if code, _, stderr := call(t, "check", good, "-gateway", tree+".deb", "-gateway-file",
+			"/opt/x"); code != 1 || !strings.Contains(stderr, "no such file in the archive") {
 			t.Errorf("code %d\n%s", code, stderr)
 		}
 	})
@@ -172,7 +192,8 @@ func TestCheckCancelled(t *testing.T) {
 	var out, errs bytes.Buffer
 	done := make(chan int)
 	go func() {
-		done <- run(ctx, []string{"check", "plugin.so", "-gateway", fmt.Sprintf("/dev/fd/%d", r.Fd())}, &out, &errs)
+		done <- run(ctx, []string{"check", "plugin.so", "-gateway", fmt.Sprintf("/dev/fd/%d", r.Fd())},
+			&out, &errs)
 	}()
 	if _, err := w.WriteString("!<arch>\ndata.tar"); err != nil {
 		t.Fatal(err)

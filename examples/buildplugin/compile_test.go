@@ -51,18 +51,21 @@ func newEngine(t *testing.T) *engine {
 	lab.Program(t, "gcc", "gcc")
 	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
 	e.shared = []string{"-caches", "tykupgrade-test-" + e.id, "-label", engineLabel + "=" + e.id}
-	e.flags = append([]string{"compile", "-release", "5.2.5", "-pull", "never", "-network", "none", "-env", "GOPROXY=off"}, e.shared...)
+	e.flags = append([]string{"compile", "-release", "5.2.5", "-pull", "never", "-network", "none",
+		"-env", "GOPROXY=off"}, e.shared...)
 	for _, m := range standin.Mounts() {
 		e.flags = append(e.flags, "-mount", m)
 	}
 	t.Cleanup(func() {
-		list, err := docker.ContainerList(context.Background(), container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", engineLabel+"="+e.id))})
+		list, err := docker.ContainerList(context.Background(), container.ListOptions{All: true,
+			Filters: filters.NewArgs(filters.Arg("label", engineLabel+"="+e.id))})
 		if err != nil || len(list) != 0 {
 			t.Errorf("left containers %v, %v", list, err)
 		}
 		// The test's own context has ended.
 		var out bytes.Buffer
-		if code := run(context.Background(), append([]string{"caches", "-remove"}, e.shared...), &out, &out); code != 0 {
+		if code := run(context.Background(), append([]string{"caches", "-remove"}, e.shared...), &out,
+			&out); code != 0 {
 			t.Errorf("%d %s", code, &out)
 		}
 	})
@@ -81,7 +84,8 @@ func (e *engine) image(t *testing.T, c standin.Config) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := e.docker.ImageRemove(context.Background(), ref, image.RemoveOptions{Force: true}); err != nil {
+		if _, err := e.docker.ImageRemove(context.Background(), ref, image.RemoveOptions{
+			Force: true}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -98,7 +102,8 @@ func main() {}
 func module(t *testing.T, source string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"go.mod": "module example.org/tiny\n\ngo 1.19\n", "plugin.go": source} {
+	for name, text := range map[string]string{"go.mod": "module example.org/tiny\n\ngo 1.19\n",
+		"plugin.go": source} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +118,8 @@ func TestCompile(t *testing.T) {
 	dir := module(t, pluginSource)
 
 	// For machines, with a load test that fails: Hook is no request hook.
-	code, stdout, stderr := e.call(t, "-image", ref, "-dir", dir, "-json", "-load-test", "Hook", "-memory", "2g", "-cpus", "2", "-pids", "1000")
+	code, stdout, stderr := e.call(t, "-image", ref, "-dir", dir, "-json", "-load-test", "Hook",
+		"-memory", "2g", "-cpus", "2", "-pids", "1000")
 	var result struct {
 		Compile struct {
 			compiler.Artifact
@@ -128,10 +134,13 @@ func TestCompile(t *testing.T) {
 	if err != nil || info.Main.Path != "example.org/tiny" {
 		t.Errorf("%v, %v", info, err)
 	}
-	if code != 1 || result.Compile.Path != path || len(result.Compile.SHA256) != 64 || result.Compile.LoadTest.Loads || !strings.Contains(result.Compile.LoadTest.Reason, "could not cast") {
+	if code != 1 || result.Compile.Path != path || len(result.Compile.SHA256) != 64 ||
+		result.Compile.LoadTest.Loads || !strings.Contains(result.Compile.LoadTest.Reason,
+		"could not cast") {
 		t.Errorf("%d %+v", code, result)
 	}
-	for _, want := range []string{"connect ", "upload ", "compile ", "collect ", "PLUGIN_BUILD_PATH: "} {
+	for _, want := range []string{"connect ", "upload ", "compile ", "collect ",
+		"PLUGIN_BUILD_PATH: "} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in %s", want, stderr)
 		}
@@ -140,11 +149,13 @@ func TestCompile(t *testing.T) {
 	// For people, into another directory.
 	out := t.TempDir()
 	code, stdout, stderr = e.call(t, "-image", ref, "-dir", dir, "-o", out, "-exclude", "*.md")
-	if code != 0 || !strings.Contains(stdout, "compiled  "+filepath.Join(out, "plugin_v5.2.5_linux_amd64.so")) {
+	if code != 0 || !strings.Contains(stdout, "compiled  "+filepath.Join(out,
+		"plugin_v5.2.5_linux_amd64.so")) {
 		t.Errorf("%d\n%s\n%s", code, stdout, stderr)
 	}
 
-	if code, stdout, stderr = call(t, append([]string{"caches"}, e.shared...)...); code != 0 || strings.Count(stdout, "tykupgrade-test-"+e.id) != 2 {
+	if code, stdout, stderr = call(t, append([]string{"caches"}, e.shared...)...); code != 0 ||
+		strings.Count(stdout, "tykupgrade-test-"+e.id) != 2 {
 		t.Errorf("%d %s %s", code, stdout, stderr)
 	}
 
@@ -169,9 +180,11 @@ func TestCompileInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	var stdout bytes.Buffer
-	stderr := &trigger{word: "running 0", pull: func() { cancel(errors.New("interrupt signal received")) }}
+	stderr := &trigger{word: "running 0",
+		pull: func() { cancel(errors.New("interrupt signal received")) }}
 	start := time.Now()
-	code := run(ctx, append(append([]string{}, e.flags...), "-image", ref, "-dir", module(t, pluginSource)), &stdout, stderr)
+	code := run(ctx, append(append([]string{}, e.flags...), "-image", ref, "-dir",
+		module(t, pluginSource)), &stdout, stderr)
 	if code != 130 || !strings.Contains(stderr.all.String(), "interrupt signal received") {
 		t.Errorf("%d after %v: %s", code, time.Since(start), stderr.all.String())
 	}
@@ -182,15 +195,18 @@ func TestCompileInterrupted(t *testing.T) {
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	ref, dir := e.image(t, standin.Config{Script: []string{"deaf", "out 1 running", "sleep"}}), module(t, pluginSource)
+	ref, dir := e.image(t, standin.Config{Script: []string{"deaf", "out 1 running", "sleep"}}),
+		module(t, pluginSource)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], append(append([]string{}, e.flags...), "-image", ref, "-dir", dir)...)
+		cmd := exec.CommandContext(t.Context(), os.Args[0], append(append([]string{}, e.flags...),
+			"-image", ref, "-dir", dir)...)
 		cmd.Env = append(os.Environ(), mainEnv+"=1")
 		// Once: a second one may meet the process when it has stopped listening.
 		stderr := &trigger{word: "running 0", pull: sync.OnceFunc(func() { _ = cmd.Process.Signal(s) })}
 		cmd.Stderr = stderr
 		_ = cmd.Run()
-		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(stderr.all.String(), "signal received") {
+		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(stderr.all.String(),
+			"signal received") {
 			t.Errorf("%v: %d %s", s, code, stderr.all.String())
 		}
 	}
@@ -200,9 +216,12 @@ func TestSignals(t *testing.T) {
 // make a variable empty, and that over docker's configuration.
 func TestCompileEnvironment(t *testing.T) {
 	e := newEngine(t)
-	ref := e.image(t, standin.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB", "env HTTP_PROXY", "env https_proxy", "exit 1"}})
+	ref := e.image(t, standin.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB",
+		"env HTTP_PROXY", "env https_proxy", "exit 1"}})
 	config := t.TempDir()
-	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"proxies": {"default": {"httpProxy": "http://docker", "httpsProxy": "http://docker"}}}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(config, "config.json"),
+		[]byte(`{"proxies": {"default": {"httpProxy": "http://docker", "httpsProxy": "http://docker"}}}`),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("DOCKER_HOST", e.docker.DaemonHost())
@@ -211,8 +230,10 @@ func TestCompileEnvironment(t *testing.T) {
 	t.Setenv("GOPROXY", "https://proxy.example.org")
 	t.Setenv("GOPRIVATE", "git.example.org")
 	t.Setenv("GOSUMDB", "off")
-	_, _, stderr := e.call(t, "-image", ref, "-dir", module(t, pluginSource), "-env", "GOPROXY=", "-env", "GOSUMDB")
-	for _, want := range []string{"GOPROXY=\n", "GOPRIVATE=git.example.org\n", "GOSUMDB=off\n", "HTTP_PROXY=http://docker\n", "https_proxy=http://mine\n"} {
+	_, _, stderr := e.call(t, "-image", ref, "-dir", module(t, pluginSource), "-env", "GOPROXY=",
+		"-env", "GOSUMDB")
+	for _, want := range []string{"GOPROXY=\n", "GOPRIVATE=git.example.org\n", "GOSUMDB=off\n",
+		"HTTP_PROXY=http://docker\n", "https_proxy=http://mine\n"} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("no %q in %s", want, stderr)
 		}
@@ -236,7 +257,8 @@ func (w *trigger) Write(p []byte) (int, error) {
 
 func TestCompileUsage(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"compile", "-memory", "lots"}, {"compile", "-exclude-from", "/none"}, {"sweep", "-older", "x"}, {"plan", "-edition"}} {
+	for _, args := range [][]string{{"compile", "-memory", "lots"}, {"compile", "-exclude-from",
+		"/none"}, {"sweep", "-older", "x"}, {"plan", "-edition"}} {
 		if code, _, stderr := call(t, append(args, "-release", "5.2.5")...); code != 2 {
 			t.Errorf("%v: %d %s", args, code, stderr)
 		}
@@ -245,11 +267,13 @@ func TestCompileUsage(t *testing.T) {
 	if err := os.WriteFile(patterns, []byte("# docs\n\n*.md\ntestdata\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for text, want := range map[string]int64{"512": 512, "1k": 1 << 10, "512m": 512 << 20, "4g": 4 << 30, "4GB": 4 << 30, "-1": -1} {
+	for text, want := range map[string]int64{"512": 512, "1k": 1 << 10, "512m": 512 << 20,
+		"4g": 4 << 30, "4GB": 4 << 30, "-1": -1} {
 		c := new(command)
 		fs := flag.NewFlagSet("", flag.ContinueOnError)
 		c.compileFlags(fs)
-		if err := fs.Parse([]string{"-memory", text, "-exclude-from", patterns}); err != nil || c.options.Limits.Memory != want || strings.Join(c.request.Exclude, " ") != "*.md testdata" {
+		if err := fs.Parse([]string{"-memory", text, "-exclude-from", patterns}); err != nil ||
+			c.options.Limits.Memory != want || strings.Join(c.request.Exclude, " ") != "*.md testdata" {
 			t.Errorf("%s: %d, %q, %v", text, c.options.Limits.Memory, c.request.Exclude, err)
 		}
 	}

@@ -87,7 +87,8 @@ func (c *command) list(ctx context.Context, call *cli.Call) error {
 	if c.json {
 		return t.Write(call.Out)
 	}
-	rows := [][]string{{"RELEASE", "COMMIT", "DATE", "PATH", "GO", "BUILD", "REPLACES", "EDITIONS", "NOTES (-json: in full)"}}
+	rows := [][]string{{"RELEASE", "COMMIT", "DATE", "PATH", "GO", "BUILD", "REPLACES", "EDITIONS",
+		"NOTES (-json: in full)"}}
 	for _, r := range t {
 		var editions, replaces []string
 		for _, e := range r.Compiler.Editions {
@@ -110,8 +111,10 @@ func (c *command) list(ctx context.Context, call *cli.Call) error {
 		if r.Broken {
 			note, style = []rune("broken: "+string(note)), cli.Bad
 		}
-		rows = append(rows, []string{r.Version.String(), r.Commit[:12], date, string(rune('0' + r.Path())), r.Compiler.Go, build,
-			strings.Join(replaces, ","), strings.Join(append(editions, map[bool][]string{true: {"std"}}[len(editions) == 0]...), " "), call.Out.Paint(style, string(note))})
+		rows = append(rows, []string{r.Version.String(), r.Commit[:12], date,
+			string(rune('0' + r.Path())), r.Compiler.Go, build,
+			strings.Join(replaces, ","), strings.Join(append(editions, map[bool][]string{
+				true: {"std"}}[len(editions) == 0]...), " "), call.Out.Paint(style, string(note))})
 	}
 	call.Out.Printf("%s", call.Out.Table(rows))
 	return nil

@@ -54,7 +54,8 @@ func TestReaderGoes(t *testing.T) {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return new(command).tool().Run(ctx, args, cli.Streams{Env: os.Getenv, In: strings.NewReader(""), Out: stdout, Err: stderr})
+	return new(command).tool().Run(ctx, args, cli.Streams{Env: os.Getenv, In: strings.NewReader(""),
+		Out: stdout, Err: stderr})
 }
 
 // call runs the command as main does.
@@ -95,7 +96,8 @@ func offline(t *testing.T, version string) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	url, err := tykmod.Proxy(filepath.Join(dir, "proxy"), tykmod.Gateway{Version: r.PseudoVersion(), Commit: r.Commit, Go: r.Go}.Modules()...)
+	url, err := tykmod.Proxy(filepath.Join(dir, "proxy"), tykmod.Gateway{Version: r.PseudoVersion(),
+		Commit: r.Commit, Go: r.Go}.Modules()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,15 +140,18 @@ func TestList(t *testing.T) {
 	t.Parallel()
 	code, out, _ := call(t, "list")
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if code != 0 || len(lines) != len(pluginbuild.Releases())+1 || !strings.Contains(out, "\n5.14.0   2e9450120e2b  2026-07-07  3") || !strings.Contains(out, "broken: ") {
+	if code != 0 || len(lines) != len(pluginbuild.Releases())+1 || !strings.Contains(out,
+		"\n5.14.0   2e9450120e2b  2026-07-07  3") || !strings.Contains(out, "broken: ") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	code, out, _ = call(t, "list", "-json")
 	var table []map[string]any
-	if err := json.Unmarshal([]byte(out), &table); code != 0 || err != nil || len(table) != len(pluginbuild.Releases()) {
+	if err := json.Unmarshal([]byte(out), &table); code != 0 || err != nil ||
+		len(table) != len(pluginbuild.Releases()) {
 		t.Errorf("exit code %d, %d releases, %v", code, len(table), err)
 	}
-	if code, out, _ = call(t, "list", "-release", "5.14.0"); code != 0 || strings.Count(out, "\n") != 2 {
+	if code, out, _ = call(t, "list", "-release", "5.14.0"); code != 0 || strings.Count(out,
+		"\n") != 2 {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 }
@@ -158,32 +163,38 @@ func TestPlan(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	for _, want := range []string{"path 3", "row 2, which is wrong", "cbda400a37ee4b057793ba485f412e8087aea12a", "tykio/tyk-plugin-compiler:v5.2.5",
-		"plugin_v5.2.5_linux_amd64.so", "\ngo mod tidy\n", "to do   go.mod:3: go 1.26.0", "AddFooBarHeader can be a request hook"} {
+	for _, want := range []string{"path 3", "row 2, which is wrong",
+		"cbda400a37ee4b057793ba485f412e8087aea12a", "tykio/tyk-plugin-compiler:v5.2.5",
+		"plugin_v5.2.5_linux_amd64.so", "\ngo mod tidy\n", "to do   go.mod:3: go 1.26.0",
+		"AddFooBarHeader can be a request hook"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", dir, "-json", "-name", "auth.so", "-goarch", "arm64", "-no-get")
+	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", dir, "-json", "-name", "auth.so",
+		"-goarch", "arm64", "-no-get")
 	var p struct {
 		Path                  int
 		Image, Output, Commit string
 		Commands              []struct{ Argv []string }
 		Findings              []struct{ Code, Severity string }
 	}
-	if err := json.Unmarshal([]byte(out), &p); code != 0 || err != nil || p.Path != 3 || p.Output != "auth_v5.2.5_linux_arm64.so" ||
+	if err := json.Unmarshal([]byte(out), &p); code != 0 || err != nil || p.Path != 3 ||
+		p.Output != "auth_v5.2.5_linux_arm64.so" ||
 		len(p.Commands) != 1 || len(p.Findings) < 2 {
 		t.Errorf("exit code %d, %v, %+v", code, err, p)
 	}
 	// Another plugin of the bundle with the same module path.
-	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", dir, "-with", plugin(t, "module example.org/plugin\n"))
+	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", dir, "-with",
+		plugin(t, "module example.org/plugin\n"))
 	if code != 1 || !strings.Contains(out, "same module path example.org/plugin") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	// What the gateway's own go.mod adds.
 	mod := filepath.Join(t.TempDir(), "go.mod")
 	old := plugin(t, "module example.org/plugin\n\ngo 1.19\n\nrequire example.org/dep v1.1.0\n")
-	if err := os.WriteFile(mod, []byte("module github.com/TykTechnologies/tyk\n\ngo 1.19\n\nrequire example.org/dep v1.0.0\n"), 0o600); err != nil {
+	if err := os.WriteFile(mod, []byte("module github.com/TykTechnologies/tyk\n\ngo 1.19\n\nrequire "+
+		"example.org/dep v1.0.0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	code, out, _ = call(t, "plan", "-release", "5.2.5", "-dir", old, "-release-mod", mod)
@@ -197,29 +208,39 @@ func TestPlanForUnknownRelease(t *testing.T) {
 	t.Parallel()
 	git := lab.Program(t, "git", "git")
 	repo, dir := t.TempDir(), plugin(t, "module example.org/plugin\n\ngo 1.26.0\n")
-	for _, args := range [][]string{{"init", "-q"}, {"commit", "-q", "--allow-empty", "-m", "x"}, {"tag", "v5.99.0"}} {
-		cmd := exec.CommandContext(t.Context(), git, append([]string{"-C", repo, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+	for _, args := range [][]string{{"init", "-q"}, {"commit", "-q", "--allow-empty", "-m", "x"},
+		{"tag", "v5.99.0"}} {
+		cmd := exec.CommandContext(t.Context(), git, append([]string{"-C", repo, "-c", "user.name=a",
+			"-c", "user.email=a@example.org"}, args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
 	code, out, stderr := call(t, "plan", "-release", "5.99.0", "-dir", dir, "-repo", repo)
-	if code != 0 || !strings.Contains(out, "not in the release table") || !strings.Contains(out, "tykio/tyk-plugin-compiler:v5.99.0") {
+	if code != 0 || !strings.Contains(out, "not in the release table") || !strings.Contains(out,
+		"tykio/tyk-plugin-compiler:v5.99.0") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	mod, file := filepath.Join(repo, "go.mod"), filepath.Join(repo, "releases.json")
-	if err := errors.Join(os.WriteFile(mod, []byte("module github.com/TykTechnologies/tyk\n\ngo 1.27.0\n"), 0o600),
-		os.WriteFile(file, []byte(`[{"version":"5.98.0","commit":"`+strings.Repeat("a", 40)+`","go":"1.26.0","compiler":{"go":"1.26","mode":"workspace","suffix":true}}]`), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(mod,
+		[]byte("module github.com/TykTechnologies/tyk\n\ngo 1.27.0\n"), 0o600),
+		os.WriteFile(file, []byte(`[{"version":"5.98.0","commit":"`+strings.Repeat("a", 40)+
+			`","go":"1.26.0","compiler":{"go":"1.26","mode":"workspace","suffix":true}}]`),
+			0o600)); err != nil {
 		t.Fatal(err)
 	}
-	code, out, stderr = call(t, "plan", "-release", "5.99.0", "-dir", dir, "-repo", repo, "-release-mod", mod)
-	if code != 0 || strings.Contains(out, "not in the release table") || strings.Contains(out, "-go=") {
+	code, out, stderr = call(t, "plan", "-release", "5.99.0", "-dir", dir, "-repo", repo,
+		"-release-mod", mod)
+	if code != 0 || strings.Contains(out, "not in the release table") || strings.Contains(out,
+		"-go=") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	// What it knows of the release is an entry for the table, as CONTRIBUTING.md has it.
-	code, out, stderr = call(t, "list", "-release", "5.99.0", "-repo", repo, "-release-mod", mod, "-json")
+	code, out, stderr = call(t, "list", "-release", "5.99.0", "-repo", repo, "-release-mod", mod,
+		"-json")
 	entry, err := pluginbuild.ReadTable(strings.NewReader(out))
-	if code != 0 || err != nil || len(entry) != 1 || entry[0].Go != "1.27.0" || entry[0].Compiler.Mode != pluginbuild.Workspace || len(entry[0].Notes) != 0 {
+	if code != 0 || err != nil || len(entry) != 1 || entry[0].Go != "1.27.0" ||
+		entry[0].Compiler.Mode != pluginbuild.Workspace || len(entry[0].Notes) != 0 {
 		t.Errorf("exit code %d, %v\n%s%s", code, err, out, stderr)
 	}
 	code, out, stderr = call(t, "plan", "-release", "5.98.0", "-dir", dir, "-releases", file)
@@ -232,7 +253,8 @@ func TestPrepare(t *testing.T) {
 	offline(t, "5.2.5")
 	dir := plugin(t, "module example.org/plugin\n\ngo 1.26.0\n")
 	code, out, stderr := call(t, "prepare", "-release", "5.2.5", "-dir", dir)
-	if code != 0 || !strings.Contains(out, "prepared "+dir+" for gateway 5.2.5: changed go.mod, go.sum") || !strings.Contains(stderr, "go mod tidy    ok") {
+	if code != 0 || !strings.Contains(out, "prepared "+dir+
+		" for gateway 5.2.5: changed go.mod, go.sum") || !strings.Contains(stderr, "go mod tidy    ok") {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 	code, out, _ = call(t, "prepare", "-release", "5.2.5", "-dir", dir, "-json")
@@ -242,7 +264,8 @@ func TestPrepare(t *testing.T) {
 			Changed  []string
 		}
 	}
-	if err := json.Unmarshal([]byte(out), &result); code != 0 || err != nil || len(result.Prepare.Commands) != 3 || result.Prepare.Changed == nil {
+	if err := json.Unmarshal([]byte(out), &result); code != 0 || err != nil ||
+		len(result.Prepare.Commands) != 3 || result.Prepare.Changed == nil {
 		t.Errorf("exit code %d, %v\n%s", code, err, out)
 	}
 	// A failure is an exit code, a message, and in JSON an object.
@@ -250,15 +273,18 @@ func TestPrepare(t *testing.T) {
 	var failed struct {
 		Error struct{ Message, Hint string }
 	}
-	if err := json.Unmarshal([]byte(out), &failed); code != 1 || err != nil || failed.Error.Hint == "" || !strings.Contains(stderr, failed.Error.Message) {
+	if err := json.Unmarshal([]byte(out), &failed); code != 1 || err != nil ||
+		failed.Error.Hint == "" || !strings.Contains(stderr, failed.Error.Message) {
 		t.Errorf("exit code %d, %v\n%s%s", code, err, out, stderr)
 	}
 	// What stops the plugin stops the command before anything changes.
-	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte("package main\n\nfunc hidden() {}\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte("package main\n\nfunc hidden() {}\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	code, _, stderr = call(t, "prepare", "-release", "5.2.5", "-dir", dir)
-	if code != 5 || !strings.Contains(stderr, "nothing was changed") || !strings.Contains(stderr, "no exported function") {
+	if code != 5 || !strings.Contains(stderr, "nothing was changed") || !strings.Contains(stderr,
+		"no exported function") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 	if code, _, stderr = call(t, "prepare", "-release", "5.2.5", "-dir", dir, "-force"); code != 0 {

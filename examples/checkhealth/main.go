@@ -47,18 +47,23 @@ type options struct {
 }
 
 func commandOf(o *options) cli.Command {
-	return cli.Command{Name: "checkhealth", About: about, Verbs: []cli.Verb{{Flags: o.flags, Needs: needs, Run: o.check}},
+	return cli.Command{Name: "checkhealth", About: about, Verbs: []cli.Verb{{Flags: o.flags,
+		Needs: needs, Run: o.check}},
 		Notes: "Exit code 3 means here: a warning, or not yet known."}
 }
 
 func (o *options) flags(f *flag.FlagSet) {
-	f.Var(&o.gateways, "gateway-url", "`URL` or host of a gateway (default path /hello, port 8080); repeatable")
-	f.Var(&o.dashboards, "dashboard-url", "`URL` or host of a dashboard (/hello or /health, 3000); repeatable")
+	f.Var(&o.gateways, "gateway-url", "`URL` or host of a gateway (default path /hello, port "+
+		"8080); repeatable")
+	f.Var(&o.dashboards, "dashboard-url", "`URL` or host of a dashboard (/hello or /health, "+
+		"3000); repeatable")
 	f.Var(&o.pumps, "pump-url", "`URL` or host of a pump (/health, 8083); repeatable")
 	f.Var(&o.tcp, "tcp", "`host:port` that must accept connections; repeatable")
-	f.Var(&o.plugins, "plugin-url", "`URL` of an API call that shows a plugin at work; needs an -expect flag; repeatable")
+	f.Var(&o.plugins, "plugin-url", "`URL` of an API call that shows a plugin at work; needs an "+
+		"-expect flag; repeatable")
 	f.Var(&o.expectHeader, "expect-header", "`'Name: value'` in the answer of -plugin-url; repeatable")
-	f.IntVar(&o.expectStatus, "expect-status", 0, "HTTP `status` of the answer of -plugin-url (default any 2xx)")
+	f.IntVar(&o.expectStatus, "expect-status", 0, "HTTP `status` of the answer of -plugin-url "+
+		"(default any 2xx)")
 	f.StringVar(&o.expectBody, "expect-body", "", "`regexp` that the answer of -plugin-url matches")
 	f.StringVar(&o.version, "release", "", "`version` that the gateways must report")
 	f.StringVar(&o.ready, "ready", "", "`path` of the gateways' readiness endpoint (default /ready)")
@@ -77,7 +82,8 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.key, "key", "", "PEM `file` of its key")
 	f.StringVar(&o.server, "server-name", "", "`name` for SNI and in the certificate")
 	f.StringVar(&o.authFile, "auth-file", "", "`file` with user:password for basic authentication")
-	f.StringVar(&o.headerFile, "header-file", "", "`file` with lines 'Name: value' to send to -plugin-url, for API keys")
+	f.StringVar(&o.headerFile, "header-file", "", "`file` with lines 'Name: value' to send to "+
+		"-plugin-url, for API keys")
 }
 
 // check asks, once or until all pass.
@@ -135,21 +141,24 @@ func (o *options) check(ctx context.Context, c *cli.Call) error {
 // needs names, for flags that would otherwise do nothing, the flag that they go with: nobody
 // should believe in a check that was not made.
 var needs = map[string]string{
-	"expect-header": "plugin-url", "expect-status": "plugin-url", "expect-body": "plugin-url", "header-file": "plugin-url",
-	"passes": "wait", "stable": "wait", "failures": "wait", "startup": "failures",
+	"expect-header": "plugin-url", "expect-status": "plugin-url", "expect-body": "plugin-url",
+	"header-file": "plugin-url",
+	"passes":      "wait", "stable": "wait", "failures": "wait", "startup": "failures",
 	"cert": "key", "key": "cert",
 }
 
 // fit refuses flags that do not go together.
 func (o *options) fit(c *cli.Call) error {
 	// Without any, one of each is asked at its default address.
-	gateway := c.Given["gateway-url"] || !c.Given["dashboard-url"] && !c.Given["pump-url"] && !c.Given["plugin-url"] && !c.Given["tcp"]
+	gateway := c.Given["gateway-url"] || !c.Given["dashboard-url"] && !c.Given["pump-url"] &&
+		!c.Given["plugin-url"] && !c.Given["tcp"]
 	for _, name := range []string{"release", "ready", "max-age"} {
 		if c.Given[name] && !gateway {
 			return cli.Wrong("-%s needs -gateway-url", name)
 		}
 	}
-	for name, urls := range map[string]cli.List{"gateway-url": o.gateways, "dashboard-url": o.dashboards, "pump-url": o.pumps, "plugin-url": o.plugins, "tcp": o.tcp} {
+	for name, urls := range map[string]cli.List{"gateway-url": o.gateways,
+		"dashboard-url": o.dashboards, "pump-url": o.pumps, "plugin-url": o.plugins, "tcp": o.tcp} {
 		seen := map[string]bool{}
 		for _, u := range urls {
 			if seen[u] {
@@ -168,7 +177,8 @@ func (o *options) fit(c *cli.Call) error {
 }
 
 func (o *options) policy() (health.Policy, error) {
-	p := health.Policy{SuccessThreshold: o.passes, For: o.stable, FailureThreshold: o.failures, Startup: o.startup, Deadline: o.wait, TryTimeout: o.timeout}
+	p := health.Policy{SuccessThreshold: o.passes, For: o.stable, FailureThreshold: o.failures,
+		Startup: o.startup, Deadline: o.wait, TryTimeout: o.timeout}
 	c := health.ClientOptions{ServerName: o.server}
 	for _, file := range []struct {
 		path string

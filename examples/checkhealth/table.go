@@ -29,7 +29,8 @@ func (l *live) event(e health.Event) {
 
 // table colours the status column.
 func table(out *cli.Out, rows [][]string) string {
-	styles := map[string]cli.Style{"pass": cli.Good, "warn": cli.Warn, "unknown": cli.Warn, "fail": cli.Bad}
+	styles := map[string]cli.Style{"pass": cli.Good, "warn": cli.Warn, "unknown": cli.Warn,
+		"fail": cli.Bad}
 	painted := make([][]string, len(rows))
 	for i, row := range rows {
 		painted[i] = append([]string(nil), row...)

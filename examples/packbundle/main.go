@@ -32,13 +32,17 @@ func program() cli.Command {
 	asJSON := func(f *flag.FlagSet) { f.BoolVar(&o.json, "json", false, "print one JSON object") }
 	publish := func(f *flag.FlagSet) {
 		f.StringVar(&o.dir, "dir", "", "the `directory` that the bundle server serves")
-		f.StringVar(&o.run, "run", "packbundle", "the `name` of this run; another run is refused until this one is accepted or reverted")
+		f.StringVar(&o.run, "run", "packbundle", "the `name` of this run; another run is refused until "+
+			"this one is accepted or reverted")
 		asJSON(f)
 	}
-	end := func(name, about string, call func(bundle.Publication, context.Context) error, done string) cli.Verb {
-		return cli.Verb{Name: name, Args: "NAME", About: about, Required: []string{"dir"}, Flags: publish, Run: func(ctx context.Context, c *cli.Call) error {
-			return o.answer(c, map[string]string{name + "ed": c.Args[0]}, call(o.publication(c.Args[0]), ctx), done, c.Args[0])
-		}}
+	end := func(name, about string, call func(bundle.Publication, context.Context) error,
+		done string) cli.Verb {
+		return cli.Verb{Name: name, Args: "NAME", About: about, Required: []string{"dir"}, Flags: publish,
+			Run: func(ctx context.Context, c *cli.Call) error {
+				return o.answer(c, map[string]string{name + "ed": c.Args[0]}, call(o.publication(c.Args[0]),
+					ctx), done, c.Args[0])
+			}}
 	}
 	return cli.Command{
 		Name:  "packbundle",
@@ -49,29 +53,38 @@ without its cached directory. A running gateway that is given a new name with th
 same plugin answers every request with 500, or passes it without the plugin.
 `,
 		Verbs: []cli.Verb{
-			{Name: "build", About: "build a bundle from a manifest and the files that it lists", Flags: func(f *flag.FlagSet) {
-				f.StringVar(&o.manifest, "manifest", "manifest.json", "the `file` to build from")
-				f.StringVar(&o.dir, "dir", "", "the `directory` of the files that it lists (default: the manifest's)")
-				f.StringVar(&o.out, "o", "bundle.zip", "the `bundle` to write")
-				f.StringVar(&o.key, "key", "", "sign with the RSA private `key` in this PEM file")
-				f.BoolVar(&o.detached, "detached", false, "also write a signature over the whole zip, to the bundle's name and .sig")
-				asJSON(f)
-			}, Needs: map[string]string{"detached": "key"}, Run: o.build},
-			{Name: "verify", Args: "BUNDLE", About: "check structure, checksum and signature", Flags: func(f *flag.FlagSet) {
-				f.StringVar(&o.pub, "pub", "", "the RSA public `key`, a PEM file; the bundle must then be signed")
-				f.StringVar(&o.sha256, "sha256", "", "the `digest` that the zip must have")
-				f.BoolVar(&o.detached, "detached", false, "BUNDLE.sig must be the key's signature over the whole zip")
-				asJSON(f)
-			}, Needs: map[string]string{"detached": "pub"}, Run: o.verify},
-			{Name: "which", Args: "BUNDLE", About: "print the file that a gateway loads for each hook", Required: []string{"release"}, Flags: func(f *flag.FlagSet) {
-				f.StringVar(&o.release, "release", "", "the gateway's `version`, as 5.2.5")
-				f.StringVar(&o.platform, "platform", "linux/amd64", "the gateway's `os/arch`")
-				asJSON(f)
-			}, Run: o.which},
-			{Name: "publish", Args: "BUNDLE NAME", About: "serve a bundle under a name and keep the old one", Required: []string{"dir"}, Flags: func(f *flag.FlagSet) {
-				f.StringVar(&o.pub, "pub", "", "the RSA public `key`, a PEM file; BUNDLE.sig must be its signature over the whole zip")
-				publish(f)
-			},
+			{Name: "build", About: "build a bundle from a manifest and the files that it lists",
+				Flags: func(f *flag.FlagSet) {
+					f.StringVar(&o.manifest, "manifest", "manifest.json", "the `file` to build from")
+					f.StringVar(&o.dir, "dir", "", "the `directory` of the files that it lists (default: the "+
+						"manifest's)")
+					f.StringVar(&o.out, "o", "bundle.zip", "the `bundle` to write")
+					f.StringVar(&o.key, "key", "", "sign with the RSA private `key` in this PEM file")
+					f.BoolVar(&o.detached, "detached", false, "also write a signature over the whole zip, to the "+
+						"bundle's name and .sig")
+					asJSON(f)
+				}, Needs: map[string]string{"detached": "key"}, Run: o.build},
+			{Name: "verify", Args: "BUNDLE", About: "check structure, checksum and signature",
+				Flags: func(f *flag.FlagSet) {
+					f.StringVar(&o.pub, "pub", "", "the RSA public `key`, a PEM file; the bundle must "+
+						"then be signed")
+					f.StringVar(&o.sha256, "sha256", "", "the `digest` that the zip must have")
+					f.BoolVar(&o.detached, "detached", false, "BUNDLE.sig must be the key's signature over "+
+						"the whole zip")
+					asJSON(f)
+				}, Needs: map[string]string{"detached": "pub"}, Run: o.verify},
+			{Name: "which", Args: "BUNDLE", About: "print the file that a gateway loads for each hook",
+				Required: []string{"release"}, Flags: func(f *flag.FlagSet) {
+					f.StringVar(&o.release, "release", "", "the gateway's `version`, as 5.2.5")
+					f.StringVar(&o.platform, "platform", "linux/amd64", "the gateway's `os/arch`")
+					asJSON(f)
+				}, Run: o.which},
+			{Name: "publish", Args: "BUNDLE NAME", About: "serve a bundle under a name and keep the old one",
+				Required: []string{"dir"}, Flags: func(f *flag.FlagSet) {
+					f.StringVar(&o.pub, "pub", "", "the RSA public `key`, a PEM file; BUNDLE.sig must be its "+
+						"signature over the whole zip")
+					publish(f)
+				},
 				Run: func(ctx context.Context, c *cli.Call) (err error) {
 					p := o.publication(c.Args[1])
 					if o.pub != "" {
@@ -103,7 +116,8 @@ func (o *options) answer(c *cli.Call, result any, err error, format string, a ..
 	}
 	switch {
 	case err != nil && o.json:
-		failed := map[string]any{"error": err.Error(), "hint": own.Hint(), "retryable": own.Retryable(), "findings": append([]bundle.Finding{}, own.Findings...)}
+		failed := map[string]any{"error": err.Error(), "hint": own.Hint(), "retryable": own.Retryable(),
+			"findings": append([]bundle.Finding{}, own.Findings...)}
 		return errors.Join(err, c.JSON(failed))
 	case err != nil:
 		return err
@@ -120,7 +134,8 @@ func show(c *cli.Call, findings []bundle.Finding) {
 		if f.Severity == bundle.Refused {
 			style = cli.Bad
 		}
-		c.Err.Printf("%s %s: %s\n  %s\n", c.Err.Paint(style, string(f.Severity)+":"), f.Path, f.Problem, f.Remedy)
+		c.Err.Printf("%s %s: %s\n  %s\n", c.Err.Paint(style, string(f.Severity)+":"), f.Path, f.Problem,
+			f.Remedy)
 	}
 }
 
@@ -178,8 +193,10 @@ func (o *options) build(ctx context.Context, c *cli.Call) error {
 		show(c, findings)
 	}
 	name := r.Name(strings.TrimSuffix(filepath.Base(o.out), ".zip"))
-	return o.answer(c, map[string]any{"bundle": o.out, "name": name, "size": r.Size, "sha256": r.SHA256, "manifest": r.Manifest, "findings": findings},
-		nil, "%s: %s, checksum %s, %s\nSHA-256 %s", o.out, cli.Bytes(r.Size), r.Manifest.Checksum, signed, r.SHA256)
+	return o.answer(c, map[string]any{"bundle": o.out, "name": name, "size": r.Size,
+		"sha256": r.SHA256, "manifest": r.Manifest, "findings": findings},
+		nil, "%s: %s, checksum %s, %s\nSHA-256 %s", o.out, cli.Bytes(r.Size), r.Manifest.Checksum, signed,
+		r.SHA256)
 }
 
 func (o *options) verify(ctx context.Context, c *cli.Call) error {
@@ -199,8 +216,10 @@ func (o *options) verify(ctx context.Context, c *cli.Call) error {
 	if err != nil {
 		return o.answer(c, nil, err, "")
 	}
-	if refused := slices.DeleteFunc(slices.Clone(findings), func(f bundle.Finding) bool { return f.Severity != bundle.Refused }); len(refused) > 0 {
-		return o.answer(c, nil, &bundle.Error{Op: "verify bundle", Kind: bundle.ErrManifest, Findings: refused}, "")
+	if refused := slices.DeleteFunc(slices.Clone(findings),
+		func(f bundle.Finding) bool { return f.Severity != bundle.Refused }); len(refused) > 0 {
+		return o.answer(c, nil, &bundle.Error{Op: "verify bundle", Kind: bundle.ErrManifest,
+			Findings: refused}, "")
 	}
 	if m.Signature == "" {
 		signature = "none"
@@ -208,8 +227,10 @@ func (o *options) verify(ctx context.Context, c *cli.Call) error {
 	if !o.json {
 		show(c, findings)
 	}
-	return o.answer(c, map[string]any{"bundle": c.Args[0], "signature": signature, "manifest": m, "findings": findings},
-		nil, "%s: %s, %d files, checksum %s, signature: %s", c.Args[0], c.Out.Paint(cli.Good, "good"), len(m.FileList), m.Checksum, signature)
+	return o.answer(c, map[string]any{"bundle": c.Args[0], "signature": signature, "manifest": m,
+		"findings": findings},
+		nil, "%s: %s, %d files, checksum %s, signature: %s", c.Args[0], c.Out.Paint(cli.Good, "good"),
+		len(m.FileList), m.Checksum, signature)
 }
 
 func (o *options) which(ctx context.Context, c *cli.Call) error {
@@ -231,19 +252,23 @@ func (o *options) which(ctx context.Context, c *cli.Call) error {
 		if r.File == "" {
 			r.File = "nothing"
 		}
-		rows = append(rows, []string{strings.TrimPrefix(r.Hook, "custom_middleware."), r.Path, r.File, strings.Join(r.Tried, ", ")})
+		rows = append(rows, []string{strings.TrimPrefix(r.Hook, "custom_middleware."), r.Path, r.File,
+			strings.Join(r.Tried, ", ")})
 	}
 	if !o.json && len(all) > 0 {
 		c.Out.Printf("%s", c.Out.Table(rows))
 	}
 	if err != nil || !o.json {
-		return o.answer(c, nil, err, "a gateway that runs may refuse a file all the same: plugin already loaded")
+		return o.answer(c, nil, err, "a gateway that runs may refuse a file all the same: plugin "+
+			"already loaded")
 	}
-	return c.JSON(map[string]any{"bundle": c.Args[0], "gateway": v.String(), "platform": o.platform, "hooks": all})
+	return c.JSON(map[string]any{"bundle": c.Args[0], "gateway": v.String(), "platform": o.platform,
+		"hooks": all})
 }
 
 // read verifies the bundle and validates what is in it.
-func read(ctx context.Context, c *cli.Call, path string, v bundle.VerifyOptions) (*bundle.Manifest, []bundle.Finding, error) {
+func read(ctx context.Context, c *cli.Call, path string,
+	v bundle.VerifyOptions) (*bundle.Manifest, []bundle.Finding, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err

@@ -16,7 +16,10 @@ import (
 	runner "example.com/tykupgrade/internal/run"
 )
 
-var web = http.Client{Timeout: 2 * time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+var web = http.Client{Timeout: 2 * time.Minute, CheckRedirect: func(*http.Request,
+	[]*http.Request) error {
+	return http.ErrUseLastResponse
+}}
 
 func (c *crossing) get(path string, into any) error {
 	resp, err := web.Get("http://" + c.gateway.addr + path)
@@ -70,15 +73,18 @@ func (c *crossing) shows() (int, string, error) {
 	return code, strings.Join(more, ", "), nil
 }
 
-// proof asks APIs and the log whether the plugin of a release is at work, and compares that with what
+// proof asks APIs and the log whether the plugin of a release is at work, and compares that with
+// what
 // preflight said.
 func (c *crossing) proof(ctx context.Context, g gatewayPart) error {
 	code, shows, err := c.shows()
 	if err != nil {
 		return err
 	}
-	_, logErr := health.PluginsLoaded(health.LogFile(runner.Local(runner.Options{}), c.gateway.log, c.from)).Run(ctx)
-	loaded := code != http.StatusInternalServerError && code != http.StatusNotFound && !errors.Is(logErr, health.ErrUnhealthy)
+	_, logErr := health.PluginsLoaded(health.LogFile(runner.Local(runner.Options{}), c.gateway.log,
+		c.from)).Run(ctx)
+	loaded := code != http.StatusInternalServerError && code != http.StatusNotFound &&
+		!errors.Is(logErr, health.ErrUnhealthy)
 	if g.Verdict != "" && (g.Verdict == "loads") != loaded {
 		c.say("preflight said %q, and the gateway disagrees", g.Verdict)
 		logErr = errors.Join(logErr, errors.New("preflight was wrong"))
@@ -95,7 +101,8 @@ func (c *crossing) proof(ctx context.Context, g gatewayPart) error {
 			c.visible = "nothing"
 		}
 	case shows != c.visible && (shows != "" || c.visible != "nothing"):
-		return fmt.Errorf("an API request shows %q of the plugin, with %s it was %q", shows, c.job.From.Version, c.visible)
+		return fmt.Errorf("an API request shows %q of the plugin, with %s it was %q", shows,
+			c.job.From.Version, c.visible)
 	}
 	if logErr != nil {
 		c.say("the gateway's log cannot be read for plugins")

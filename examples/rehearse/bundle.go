@@ -53,14 +53,16 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	var targets []string
 	for _, b := range p.pairs {
 		target := "new/" + filepath.Base(b.target)
-		plugins, targets = append(plugins, bundle.Plugin{Current: filepath.Base(b.current), Target: target}), append(targets, target)
+		plugins, targets = append(plugins, bundle.Plugin{Current: filepath.Base(b.current),
+			Target: target}), append(targets, target)
 	}
 	name, err := r.bundleName(ctx)
 	if err != nil {
 		return err
 	}
 	src, m := os.DirFS(p.builds), p.manifest
-	plan, err := bundle.ForUpgrade(bundle.Upgrade{From: r.o.from, To: r.o.to, GOARCH: goarch, Plugins: plugins})
+	plan, err := bundle.ForUpgrade(bundle.Upgrade{From: r.o.from, To: r.o.to, GOARCH: goarch,
+		Plugins: plugins})
 	if errors.Is(err, bundle.ErrNoUpgrade) {
 		return r.twoBundles(ctx, s, m, targets, err)
 	}
@@ -78,7 +80,8 @@ func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	p.zip = zips{name, filepath.Join(r.dir, "bundles", old.Name("old")), filepath.Join(r.dir, "bundles", res.Name("new"))}
+	p.zip = zips{name, filepath.Join(r.dir, "bundles", old.Name("old")), filepath.Join(r.dir,
+		"bundles", res.Name("new"))}
 	s.say("%s, %s: %s", name, cli.Bytes(res.Size), strings.Join(res.Manifest.FileList, ", "))
 	for _, v := range []*semver.Version{r.o.from, r.o.to} {
 		all, err := res.Manifest.Resolve(v, "linux", goarch)
@@ -105,8 +108,10 @@ func (r *rehearsal) placeholders(s *Step) error {
 	if err != nil {
 		return err
 	}
-	s.StandsIn = "files that look like plugins and hold no code, for the two builds, because nothing was compiled"
-	b := builds{filepath.Join(r.plugin.builds, "plugin.so"), filepath.Join(r.plugin.builds, "new", release.Output("plugin.so", "linux", goarch))}
+	s.StandsIn = "files that look like plugins and hold no code, for the two builds, because " +
+		"nothing was compiled"
+	b := builds{filepath.Join(r.plugin.builds, "plugin.so"), filepath.Join(r.plugin.builds, "new",
+		release.Output("plugin.so", "linux", goarch))}
 	for file, v := range map[string]*semver.Version{b.current: r.o.from, b.target: r.o.to} {
 		p := bundletest.Plugin{Path: "example.com/plugins/foobar", Gateway: v.String()}
 		if err := os.WriteFile(file, p.Bytes(), 0o644); err != nil {
@@ -127,8 +132,10 @@ func (r *rehearsal) otherFiles() error {
 		if _, err := os.Stat(to); err == nil {
 			continue
 		}
-		if err := copyFile(filepath.Join(filepath.Dir(r.o.given.manifest), filepath.Clean("/"+name)), to); err != nil {
-			return fmt.Errorf("%s lists %s, which is not a build of -plugin: %w", r.o.given.manifest, name, err)
+		if err := copyFile(filepath.Join(filepath.Dir(r.o.given.manifest), filepath.Clean("/"+name)),
+			to); err != nil {
+			return fmt.Errorf("%s lists %s, which is not a build of -plugin: %w", r.o.given.manifest, name,
+				err)
 		}
 	}
 	return nil
@@ -151,7 +158,8 @@ func (r *rehearsal) bundleName(ctx context.Context) (string, error) {
 	case 1:
 		return names[0], nil
 	}
-	return "", fmt.Errorf("the APIs in %s name %s; say which one is rehearsed: plugin.bundle.name in -file", given.apis, strings.Join(names, ", "))
+	return "", fmt.Errorf("the APIs in %s name %s; say which one is rehearsed: "+
+		"plugin.bundle.name in -file", given.apis, strings.Join(names, ", "))
 }
 
 func cmpOr(a, b string) string {
@@ -163,7 +171,8 @@ func cmpOr(a, b string) string {
 
 // twoBundles is for releases that share no bundle, such as 4.0.8 and 4.0.16: each looks for
 // plugin.so alone.
-func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest, targets []string, why error) error {
+func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest, targets []string,
+	why error) error {
 	s.say("%v", why)
 	old, err := r.writeBundle(ctx, os.DirFS(r.plugin.builds), m, "old")
 	if err != nil {
@@ -174,7 +183,8 @@ func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest,
 		return err
 	}
 	for i, b := range r.plugin.pairs {
-		if err := copyFile(filepath.Join(r.plugin.builds, targets[i]), filepath.Join(dir, filepath.Base(b.current))); err != nil {
+		if err := copyFile(filepath.Join(r.plugin.builds, targets[i]), filepath.Join(dir,
+			filepath.Base(b.current))); err != nil {
 			return err
 		}
 	}
@@ -188,13 +198,15 @@ func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest,
 	return nil
 }
 
-func (r *rehearsal) writeBundle(ctx context.Context, src fs.FS, m *bundle.Manifest, stem string) (bundle.Result, error) {
+func (r *rehearsal) writeBundle(ctx context.Context, src fs.FS, m *bundle.Manifest,
+	stem string) (bundle.Result, error) {
 	dir := filepath.Join(r.dir, "bundles")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return bundle.Result{}, err
 	}
 	path := filepath.Join(dir, stem)
-	res, err := bundle.WriteFile(ctx, path, src, m, bundle.Options{Progress: func(e bundle.Event) { r.print.progress(e.File, e.Done, e.Total) }})
+	res, err := bundle.WriteFile(ctx, path, src, m,
+		bundle.Options{Progress: func(e bundle.Event) { r.print.progress(e.File, e.Done, e.Total) }})
 	if err != nil {
 		return res, err
 	}
@@ -220,7 +232,8 @@ func size(path string) string {
 // commands are those of the real upgrade.
 func (r *rehearsal) commands() []string {
 	if f := r.o.given.file; f != "" {
-		return []string{"upgrade plan -file " + f, "upgrade apply -file " + f, "upgrade accept -file " + f}
+		return []string{"upgrade plan -file " + f, "upgrade apply -file " + f, "upgrade accept -file " +
+			f}
 	}
 	name := cmpOr(r.o.given.name, "NAME.zip")
 	all := []string{"packbundle publish -dir SERVED new.zip " + name,
@@ -234,5 +247,6 @@ func (r *rehearsal) commands() []string {
 			all = append(all, "rm -r "+d.Dir)
 		}
 	}
-	return append(all, "systemctl start tyk-gateway", "# when all hosts are done:", "packbundle accept -dir SERVED "+name)
+	return append(all, "systemctl start tyk-gateway", "# when all hosts are done:",
+		"packbundle accept -dir SERVED "+name)
 }

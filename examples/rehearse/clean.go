@@ -57,7 +57,8 @@ func room(dir string, least uint64) error {
 		return nil // what is wrong with it shows when it is used
 	}
 	if free := fs.Bavail * uint64(fs.Bsize); free < least {
-		return fmt.Errorf("make the throwaway directory: %s has %s free, and a rehearsal takes up to %s; TMPDIR names another place for it", dir, cli.Bytes(int64(free)), cli.Bytes(int64(least)))
+		return fmt.Errorf("make the throwaway directory: %s has %s free, and a rehearsal takes up to "+
+			"%s; TMPDIR names another place for it", dir, cli.Bytes(int64(free)), cli.Bytes(int64(least)))
 	}
 	return nil
 }
@@ -159,7 +160,8 @@ func (r *rehearsal) cleanUp(s *Step) error {
 		s.say("ended: %s", strings.Join(names, ", "))
 	} else if len(names) > 0 {
 		left.Processes = len(names)
-		errs = append(errs, fmt.Errorf("processes were left and had to be killed: %s", strings.Join(names, ", ")))
+		errs = append(errs, fmt.Errorf("processes were left and had to be killed: %s", strings.Join(names,
+			", ")))
 	}
 	for _, addr := range r.ports {
 		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {

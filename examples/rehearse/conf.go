@@ -39,9 +39,11 @@ type moved struct {
 }
 
 var (
-	secretKey = regexp.MustCompile(`(?i)secret|password|passwd|token|licen[cs]e|api_?key|private|credential|dsn`)
-	hostPort  = regexp.MustCompile(`^\[?[A-Za-z0-9_.:-]+\]?:\d{1,5}$`)
-	hostKey   = regexp.MustCompile(`(?i)^(host|hosts|hostname|addr|addrs|address|server|servers|endpoint|domain|.*_host|.*_addr|.*_address|.*_hostname|.*_endpoint)$`)
+	secretKey = regexp.MustCompile(
+		`(?i)secret|password|passwd|token|licen[cs]e|api_?key|private|credential|dsn`)
+	hostPort = regexp.MustCompile(`^\[?[A-Za-z0-9_.:-]+\]?:\d{1,5}$`)
+	hostKey  = regexp.MustCompile(
+		`(?i)^(host|hosts|hostname|addr|addrs|address|server|servers|endpoint|domain|.*_host|.*_addr|.*_address|.*_hostname|.*_endpoint)$`)
 )
 
 func (m *moved) note(at, what string) { m.changed = append(m.changed, at+" ("+what+")") }
@@ -105,7 +107,8 @@ func (m *moved) text(at, key, s string) string {
 }
 
 // routes are keys whose value begins with a slash and is part of a URL.
-var routes = map[string]bool{"listen_path": true, "path": true, "listenPath": true, "value": true, "route": true,
+var routes = map[string]bool{"listen_path": true, "path": true, "listenPath": true, "value": true,
+	"route":         true,
 	"endpoint_name": true, "match_pattern": true, "rewrite_to": true, "control_api_hostname": true}
 
 // file copies a file that can be read into the directory. What cannot is only named there.
@@ -145,23 +148,33 @@ func (g gatewayConf) rewrite(conf map[string]any) ([]byte, []string, error) {
 		out = map[string]any{}
 	}
 	// What leads to other systems, or needs parts that a rehearsal does not have.
-	for _, name := range []string{"slave_options", "db_app_conf_options", "cache_storage", "separate_analytics_storage", "analytics_storage",
+	for _, name := range []string{"slave_options", "db_app_conf_options", "cache_storage",
+		"separate_analytics_storage", "analytics_storage",
 		"tracing", "newrelic", "kv", "auth_override", "external_services", "monitor", "event_handlers",
-		"syslog_transport", "syslog_network_addr", "logstash_transport", "logstash_network_addr", "graylog_network_addr",
-		"sentry_code", "statsd_connection_string", "pid_file_location", "control_api_port", "control_api_hostname", "hostname"} {
+		"syslog_transport", "syslog_network_addr", "logstash_transport", "logstash_network_addr",
+		"graylog_network_addr",
+		"sentry_code", "statsd_connection_string", "pid_file_location", "control_api_port",
+		"control_api_hostname", "hostname"} {
 		if _, ok := out[name]; ok {
 			delete(out, name)
 			m.note(name, "removed")
 		}
 	}
 	for name, value := range map[string]any{
-		"listen_address": "127.0.0.1", "listen_port": json.Number(g.port), "secret": g.secret, "node_secret": g.secret,
-		"template_path": g.templates, "app_path": g.apps, "middleware_path": g.middleware, "tyk_js_path": filepath.Join(g.dir, "tyk.js"),
-		"use_db_app_configs": false, "policies": map[string]any{"policy_source": "file", "policy_record_name": filepath.Join(g.dir, "policies.json")},
-		"storage":                     map[string]any{"type": "redis", "host": g.redisHost, "port": g.redisPort, "database": 0},
-		"enable_separate_cache_store": false, "enable_separate_analytics_store": false, "enable_analytics": false,
-		"use_syslog": false, "use_logstash": false, "use_graylog": false, "use_sentry": false, "suppress_redis_signal_reload": true,
-		"uptime_tests": map[string]any{"disable": true}, "opentelemetry": map[string]any{"enabled": false},
+		"listen_address": "127.0.0.1", "listen_port": json.Number(g.port), "secret": g.secret,
+		"node_secret":   g.secret,
+		"template_path": g.templates, "app_path": g.apps, "middleware_path": g.middleware,
+		"tyk_js_path":        filepath.Join(g.dir, "tyk.js"),
+		"use_db_app_configs": false, "policies": map[string]any{"policy_source": "file",
+			"policy_record_name": filepath.Join(g.dir, "policies.json")},
+		"storage": map[string]any{"type": "redis", "host": g.redisHost,
+			"port": g.redisPort, "database": 0},
+		"enable_separate_cache_store": false, "enable_separate_analytics_store": false,
+		"enable_analytics": false,
+		"use_syslog":       false, "use_logstash": false, "use_graylog": false, "use_sentry": false,
+		"suppress_redis_signal_reload": true,
+		"uptime_tests":                 map[string]any{"disable": true}, "opentelemetry": map[string]any{
+			"enabled": false},
 		"enable_bundle_downloader": true, "bundle_base_url": g.bundles, "allow_insecure_configs": true,
 	} {
 		out[name] = value

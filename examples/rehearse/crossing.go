@@ -115,12 +115,17 @@ func (c *crossing) prepare() error {
 		return err
 	}
 	// The upstream shows what reaches it.
-	upstream, err := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(r.Header) }))
+	upstream, err := serve(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		_ = json.NewEncoder(w).Encode(r.Header)
+	}))
 	if err != nil {
 		return err
 	}
-	c.conf = gatewayConf{dir: c.job.Dir, secret: "rehearsal", bundles: "http://" + bundles + "/", upstream: upstream,
-		apps: c.path("apps"), middleware: c.path("middleware"), redisHost: "127.0.0.1", redisPort: "1"}
+	c.conf = gatewayConf{dir: c.job.Dir, secret: "rehearsal", bundles: "http://" + bundles + "/",
+		upstream: upstream,
+		apps:     c.path("apps"), middleware: c.path("middleware"), redisHost: "127.0.0.1",
+		redisPort: "1"}
 	if c.job.Redis != "" {
 		if c.redis, err = labredis.Run(c.job.Redis, c.path("redis")); err != nil {
 			return err
@@ -132,7 +137,8 @@ func (c *crossing) prepare() error {
 		return err
 	}
 	_, c.conf.port, _ = net.SplitHostPort(addr)
-	c.gateway = &service{component: "gateway", addr: addr, log: c.path("gateway.log"), conf: c.path("tyk.conf")}
+	c.gateway = &service{component: "gateway", addr: addr, log: c.path("gateway.log"),
+		conf: c.path("tyk.conf")}
 	return c.definitions()
 }
 
@@ -152,7 +158,8 @@ const (
 	plainAPI   = "/rehearsal-without/"
 )
 
-// definitions writes two APIs of the rehearsal, one with the bundle and one without, and the user's.
+// definitions writes two APIs of the rehearsal, one with the bundle and one without, and the
+// user's.
 func (c *crossing) definitions() error {
 	own := func(id, listen, value string) error {
 		text := fmt.Sprintf(`{"name":%q,"api_id":%q,"org_id":"rehearsal","active":true,"use_keyless":true,"custom_middleware_bundle":%q,
@@ -160,7 +167,8 @@ func (c *crossing) definitions() error {
 "proxy":{"listen_path":%q,"target_url":"http://%s/","strip_listen_path":true}}`, id, id, value, listen, c.conf.upstream)
 		return os.WriteFile(filepath.Join(c.conf.apps, id+".json"), []byte(text+"\n"), 0o644)
 	}
-	err := errors.Join(own("rehearsal-with-plugin", withPlugin, c.job.Bundle), own("rehearsal-without", plainAPI, ""),
+	err := errors.Join(own("rehearsal-with-plugin", withPlugin, c.job.Bundle), own("rehearsal-without",
+		plainAPI, ""),
 		os.WriteFile(c.path("policies.json"), []byte("{}\n"), 0o644))
 	if err != nil || c.job.APIs == "" {
 		return err
@@ -180,7 +188,8 @@ func (c *crossing) definitions() error {
 	}
 	for i, a := range apis {
 		u := inv.Uses[i]
-		if u.Inactive || len(u.Bundles) > 0 && !u.Disabled && !slices.Equal(u.Bundles, []string{c.job.Bundle}) {
+		if u.Inactive || len(u.Bundles) > 0 && !u.Disabled && !slices.Equal(u.Bundles,
+			[]string{c.job.Bundle}) {
 			c.say("API %s is left out: it is inactive or names another bundle", a.ID)
 			continue
 		}
@@ -202,7 +211,8 @@ func (c *crossing) definitions() error {
 				Listen string `json:"listen_path"`
 			} `json:"proxy"`
 		}
-		if json.Unmarshal(classic, &d) == nil && d.Proxy.Listen != "" && len(u.Bundles) > 0 && !u.Disabled {
+		if json.Unmarshal(classic, &d) == nil && d.Proxy.Listen != "" && len(u.Bundles) > 0 &&
+			!u.Disabled {
 			c.routes = append(c.routes, route{a.ID, d.Proxy.Listen})
 		}
 	}
@@ -257,7 +267,8 @@ func (c *crossing) run(ctx context.Context, g gatewayPart) error {
 		hello = "/" + strings.TrimPrefix(name, "/")
 	}
 	var last error
-	for limit := time.Now().Add(5 * time.Minute); time.Now().Before(limit); time.Sleep(100 * time.Millisecond) {
+	for limit := time.Now().Add(5 * time.Minute); time.Now().Before(limit); time.Sleep(
+		100 * time.Millisecond) {
 		if _, err := c.gateway.check().Run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", g.kind(), err)
 		}
@@ -304,7 +315,8 @@ func (c *crossing) publishNew(ctx context.Context) error {
 	same := func(when string) error {
 		code, shows, err := c.shows()
 		if err == nil && shows != c.visible && (shows != "" || c.visible != "nothing") {
-			err = fmt.Errorf("%s: HTTP %d, and the plugin shows %q instead of %q", when, code, shows, c.visible)
+			err = fmt.Errorf("%s: HTTP %d, and the plugin shows %q instead of %q", when, code, shows,
+				c.visible)
 		}
 		return err
 	}
@@ -317,7 +329,8 @@ func (c *crossing) publishNew(ctx context.Context) error {
 	if err := same("after a reload"); err != nil {
 		return err
 	}
-	c.say("%s is published under its old name; the running gateway %s keeps its plugin, also after a reload", c.job.Bundle, g.Version)
+	c.say("%s is published under its old name; the running gateway %s keeps its plugin, also "+
+		"after a reload", c.job.Bundle, g.Version)
 	// A gateway that crashes meanwhile restarts from its cache.
 	c.gateway.stop()
 	if err := c.run(ctx, g); err != nil {
@@ -332,7 +345,8 @@ func (c *crossing) publishNew(ctx context.Context) error {
 
 // reload makes the gateway read its definitions again, and waits until it has.
 func (c *crossing) reload(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.gateway.addr+"/tyk/reload?block=true", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.gateway.addr+
+		"/tyk/reload?block=true", nil)
 	if err != nil {
 		return err
 	}
@@ -365,6 +379,7 @@ func (c *crossing) change(ctx context.Context, g gatewayPart) error {
 	if _, err := os.Stat(c.cache[0].Dir); err != nil {
 		return fmt.Errorf("the gateway did not fetch the bundle again: %w\n%s", err, c.logged(2000))
 	}
-	c.say("stopped, %s removed, started: %s fetched the bundle", filepath.Base(c.cache[0].Dir), g.kind())
+	c.say("stopped, %s removed, started: %s fetched the bundle", filepath.Base(c.cache[0].Dir),
+		g.kind())
 	return nil
 }

@@ -70,7 +70,8 @@ func (r *rehearsal) startRedis(ctx context.Context, s *Step) error {
 	const keys = 500
 	_, err = d.redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i := range keys {
-			p.Set(ctx, fmt.Sprintf("apikey-%06d", i), fmt.Sprintf(`{"org_id": "1", "alias": "customer %d", "quota_remaining": %d}`, i, i%7*100), 0)
+			p.Set(ctx, fmt.Sprintf("apikey-%06d", i),
+				fmt.Sprintf(`{"org_id": "1", "alias": "customer %d", "quota_remaining": %d}`, i, i%7*100), 0)
 		}
 		p.SAdd(ctx, "redisCluster.active-nodes", "gateway-1", "gateway-2")
 		p.HSet(ctx, "analytics-totals", "requests", 123456, "errors", 12)
@@ -108,13 +109,16 @@ func (r *rehearsal) startMongo(ctx context.Context, s *Step) error {
 		doc  func(int) bson.D
 	}{
 		{"tyk_apis", 40, func(i int) bson.D {
-			return bson.D{{Key: "_id", Value: i}, {Key: "api_id", Value: fmt.Sprintf("api-%03d", i)}, {Key: "active", Value: i%3 != 0}, {Key: "custom_middleware_bundle", Value: "foobar.zip"}}
+			return bson.D{{Key: "_id", Value: i}, {Key: "api_id", Value: fmt.Sprintf("api-%03d", i)},
+				{Key: "active", Value: i%3 != 0}, {Key: "custom_middleware_bundle", Value: "foobar.zip"}}
 		}},
 		{"tyk_policies", 12, func(i int) bson.D {
-			return bson.D{{Key: "_id", Value: i}, {Key: "rate", Value: float64(i) * 100}, {Key: "tags", Value: bson.A{"gold", i}}}
+			return bson.D{{Key: "_id", Value: i}, {Key: "rate", Value: float64(i) * 100}, {Key: "tags",
+				Value: bson.A{"gold", i}}}
 		}},
 		{"tyk_analytics_users", 3, func(i int) bson.D {
-			return bson.D{{Key: "_id", Value: i}, {Key: "email", Value: fmt.Sprintf("user%d@example.com", i)}, {Key: "created", Value: time.Date(2024, 2, 6, 0, 0, i, 0, time.UTC)}}
+			return bson.D{{Key: "_id", Value: i}, {Key: "email", Value: fmt.Sprintf("user%d@example.com",
+				i)}, {Key: "created", Value: time.Date(2024, 2, 6, 0, 0, i, 0, time.UTC)}}
 		}},
 	} {
 		var docs []any
@@ -126,7 +130,8 @@ func (r *rehearsal) startMongo(ctx context.Context, s *Step) error {
 		}
 		total += c.n
 	}
-	index := mongo.IndexModel{Keys: bson.D{{Key: "api_id", Value: 1}}, Options: mongooptions.Index().SetUnique(true)}
+	index := mongo.IndexModel{Keys: bson.D{{Key: "api_id", Value: 1}}, Options: mongooptions.Index().
+		SetUnique(true)}
 	if _, err := d.db().Collection("tyk_apis").Indexes().CreateOne(ctx, index); err != nil {
 		return err
 	}
@@ -138,7 +143,8 @@ func (r *rehearsal) startMongo(ctx context.Context, s *Step) error {
 // things that installing the old package again does not take back.
 func (d *stores) migrate(ctx context.Context) (string, error) {
 	apis, policies := d.db().Collection("tyk_apis"), d.db().Collection("tyk_policies")
-	_, err := apis.ReplaceOne(ctx, bson.D{{Key: "_id", Value: 1}}, bson.D{{Key: "_id", Value: 1}, {Key: "api_id", Value: "api-001"}, {Key: "schema", Value: 5}})
+	_, err := apis.ReplaceOne(ctx, bson.D{{Key: "_id", Value: 1}}, bson.D{{Key: "_id", Value: 1},
+		{Key: "api_id", Value: "api-001"}, {Key: "schema", Value: 5}})
 	if err == nil {
 		_, err = policies.DeleteMany(ctx, bson.D{{Key: "_id", Value: 3}})
 	}
@@ -178,19 +184,22 @@ func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 	for _, c := range components {
 		packages[c.pkg] = r.stack.version(c, false)
 	}
-	set, err := backup.Take(ctx, d.dir, backup.Options{Label: "before " + r.o.to.String(), Packages: packages, Progress: r.backupEvent}, sources...)
+	set, err := backup.Take(ctx, d.dir, backup.Options{Label: "before " + r.o.to.String(),
+		Packages: packages, Progress: r.backupEvent}, sources...)
 	if err != nil {
 		return err
 	}
 	d.set = set
 	for _, c := range set.Components {
-		line := fmt.Sprintf("%s: %d %s", c.Name, c.Items, map[string]string{"files": "files", "redis": "keys", "mongo": "documents"}[c.Kind])
+		line := fmt.Sprintf("%s: %d %s", c.Name, c.Items, map[string]string{"files": "files",
+			"redis": "keys", "mongo": "documents"}[c.Kind])
 		if c.Consistency != "" {
 			line += ", consistent " + string(c.Consistency)
 		}
 		s.say("%s", line)
 	}
-	if err := set.Verify(ctx, backup.VerifyOptions{Level: backup.LevelLive, Against: against, Progress: r.backupEvent}); err != nil {
+	if err := set.Verify(ctx, backup.VerifyOptions{Level: backup.LevelLive, Against: against,
+		Progress: r.backupEvent}); err != nil {
 		return err
 	}
 	s.say("verified: digests, structure, and equal to what runs")

@@ -47,7 +47,8 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 	v, err := docker.ServerVersion(ask)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("no Docker engine answers at %s (Debian package docker.io)", docker.DaemonHost())
+		return "", fmt.Errorf("no Docker engine answers at %s (Debian package docker.io)",
+			docker.DaemonHost())
 	case !strings.HasPrefix(docker.DaemonHost(), "unix://"):
 		return v.Version, fmt.Errorf("the Docker engine at %s is another machine's", docker.DaemonHost())
 	case runtime.GOARCH != "amd64":
@@ -80,17 +81,20 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 }
 
 // compile loads the stub of the release's image and compiles in it.
-func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.Release) (file, standsIn string, err error) {
+func (e *engine) compile(ctx context.Context, r *rehearsal,
+	release pluginbuild.Release) (file, standsIn string, err error) {
 	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
 	if !slices.Contains(e.images, ref) {
 		// A build here leaves Go's library, as plugins need it, in the cache that
 		// the container reads. Where it fails the container compiles that itself.
 		r.print.event("fill the build cache")
 		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
-			_ = standin.Local(ctx, release.Version, r.plugin.dir, filepath.Join(work, "tree"), filepath.Join(work, "plugin.so"), r.plugin.env)
+			_ = standin.Local(ctx, release.Version, r.plugin.dir, filepath.Join(work, "tree"),
+				filepath.Join(work, "plugin.so"), r.plugin.env)
 		}
 		r.print.event("make the image")
-		img, err := standin.Image(standin.Config{Version: release.Version.String(), GoCache: true, Labels: map[string]string{label: e.id}})
+		img, err := standin.Image(standin.Config{Version: release.Version.String(), GoCache: true,
+			Labels: map[string]string{label: e.id}})
 		if err != nil {
 			return "", "", err
 		}
@@ -99,15 +103,18 @@ func (e *engine) compile(ctx context.Context, r *rehearsal, release pluginbuild.
 		}
 		e.images = append(e.images, ref)
 	}
-	artifact, err := e.build.Build(ctx, compiler.Request{Release: release, Dir: r.plugin.dir, OutputDir: filepath.Join(r.plugin.builds, "new"), Image: pluginbuild.Image{Ref: ref}})
-	return artifact.Path, "an image with this machine's Go for Tyk's compiler image; the engine is real", err
+	artifact, err := e.build.Build(ctx, compiler.Request{Release: release, Dir: r.plugin.dir,
+		OutputDir: filepath.Join(r.plugin.builds, "new"), Image: pluginbuild.Image{Ref: ref}})
+	return artifact.Path, "an image with this machine's Go for Tyk's compiler image; the " +
+		"engine is real", err
 }
 
 // remove takes back what the rehearsal put into the engine.
 func (e *engine) remove(ctx context.Context) error {
 	var errs []error
 	for _, ref := range e.images {
-		if _, err := e.docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil {
+		if _, err := e.docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true,
+			PruneChildren: true}); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -132,7 +139,8 @@ func (e *engine) left(ctx context.Context, left *Left) error {
 	}
 	left.Containers, left.Images, left.Volumes = len(containers), len(images), len(volumes.Volumes)
 	if n := left.Containers + left.Images + left.Volumes; n > 0 {
-		return fmt.Errorf("the engine still has %d containers, %d images and %d volumes with the label %s=%s", left.Containers, left.Images, left.Volumes, label, e.id)
+		return fmt.Errorf("the engine still has %d containers, %d images and %d volumes with the "+
+			"label %s=%s", left.Containers, left.Images, left.Volumes, label, e.id)
 	}
 	return nil
 }
@@ -155,13 +163,15 @@ func (r *rehearsal) redisVersion(ctx context.Context) (string, error) {
 // need.
 func (r *rehearsal) aptVersion(ctx context.Context) (string, error) {
 	var missing, packages []string
-	for _, p := range []struct{ name, deb string }{{"apt-get", "apt"}, {"dpkg", "dpkg"}, {"dpkg-deb", "dpkg"}, {"apt-ftparchive", "apt-utils"}, {"gpg", "gnupg"}, {"gpgv", "gpgv"}} {
+	for _, p := range []struct{ name, deb string }{{"apt-get", "apt"}, {"dpkg", "dpkg"}, {"dpkg-deb",
+		"dpkg"}, {"apt-ftparchive", "apt-utils"}, {"gpg", "gnupg"}, {"gpgv", "gpgv"}} {
 		if _, err := exec.LookPath(p.name); err != nil {
 			missing, packages = append(missing, p.name), append(packages, p.deb)
 		}
 	}
 	if len(missing) > 0 {
-		return "", fmt.Errorf("%s not on PATH (Debian packages %s)", strings.Join(missing, ", "), strings.Join(slices.Compact(packages), ", "))
+		return "", fmt.Errorf("%s not on PATH (Debian packages %s)", strings.Join(missing, ", "),
+			strings.Join(slices.Compact(packages), ", "))
 	}
 	out, err := r.output(ctx, "apt-get", "--version") // apt 2.6.1 (amd64)
 	return strings.Fields(out + " ? ?")[1], err

@@ -86,21 +86,24 @@ func (r *rehearsal) await(ctx context.Context, load *stage.Load, least int64) er
 
 // stage boots the hosts.
 func (r *rehearsal) stage(ctx context.Context, s *Step) (*stage.Stage, error) {
-	s.StandsIn = "containers with systemd and sshd for the hosts, small packages for Tyk's; HAProxy, Redis, ssh, apt and dpkg are real"
+	s.StandsIn = "containers with systemd and sshd for the hosts, small packages for Tyk's; " +
+		"HAProxy, Redis, ssh, apt and dpkg are real"
 	dir := filepath.Join(r.dir, "stage")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
 	r.hosts = dir
-	st, err := stage.New(ctx, stage.Options{Dir: dir, Old: r.o.from.String(), New: r.o.to.String(), Broken: r.broken(),
-		Say: func(text string) { r.print.event("%s", text) }})
+	st, err := stage.New(ctx, stage.Options{Dir: dir, Old: r.o.from.String(), New: r.o.to.String(),
+		Broken: r.broken(),
+		Say:    func(text string) { r.print.event("%s", text) }})
 	if err != nil {
 		return nil, err
 	}
 	r.later(func(context.Context) error { return st.Close() })
 	r.ports = append(r.ports, st.Front, st.Split, st.Redis.Addr)
 	image, err := host.Image(ctx, "")
-	s.say("h1 and h2 with tyk-gateway %s behind HAProxy; the image %s stays for the next time", r.o.from, image)
+	s.say("h1 and h2 with tyk-gateway %s behind HAProxy; the image %s stays for the next time",
+		r.o.from, image)
 	return st, err
 }
 
@@ -111,18 +114,23 @@ func hostsLeft(ctx context.Context, dir string, left *Left) error {
 		return err
 	}
 	defer func() { _ = docker.Close() }()
-	all, err := docker.ContainerList(ctx, container.ListOptions{All: true, Filters: filters.NewArgs(filters.Arg("label", host.Label))})
+	all, err := docker.ContainerList(ctx, container.ListOptions{All: true,
+		Filters: filters.NewArgs(filters.Arg("label", host.Label))})
 	if err != nil {
 		return err
 	}
 	var names []string
 	for _, c := range all {
-		if slices.ContainsFunc(c.Mounts, func(m container.MountPoint) bool { return strings.HasPrefix(m.Source, dir+"/") }) {
+		if slices.ContainsFunc(c.Mounts, func(m container.MountPoint) bool {
+			return strings.HasPrefix(
+				m.Source, dir+"/")
+		}) {
 			names = append(names, c.ID[:min(12, len(c.ID))])
 		}
 	}
 	if left.Containers += len(names); len(names) > 0 {
-		return fmt.Errorf("the engine still has the containers of hosts %s; docker rm -f removes them", strings.Join(names, ", "))
+		return fmt.Errorf("the engine still has the containers of hosts %s; docker rm -f removes them",
+			strings.Join(names, ", "))
 	}
 	return nil
 }
@@ -150,7 +158,10 @@ func (r *rehearsal) roll(ctx context.Context, s *Step, st *stage.Stage) error {
 	if err != nil {
 		return err
 	}
-	waves, err := inv.Waves(fleet.Options{Progress: func(host, text string) { r.print.event("%s: %s", host, text) }})
+	waves, err := inv.Waves(fleet.Options{Progress: func(host, text string) {
+		r.print.event("%s: %s",
+			host, text)
+	}})
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,8 @@ func (g gatewayPart) kind() string {
 	return "a stub gateway " + g.Version
 }
 
-// gatewayPart brings a gateway into the directory: the user's from a file, a package or an image, or
+// gatewayPart brings a gateway into the directory: the user's from a file, a package or an image,
+// or
 // a stub if arg is empty.
 func (r *rehearsal) gatewayPart(ctx context.Context, arg, version string) (gatewayPart, error) {
 	g := gatewayPart{Version: version, Real: arg != ""}
@@ -60,7 +61,8 @@ func (r *rehearsal) gatewayPart(ctx context.Context, arg, version string) (gatew
 	case arg == "":
 		var stub string
 		if stub, err = r.tykd(ctx); err == nil {
-			err = errors.Join(os.Link(stub, g.Binary), os.WriteFile(g.Binary+".version", []byte(version), 0o644))
+			err = errors.Join(os.Link(stub, g.Binary), os.WriteFile(g.Binary+".version", []byte(version),
+				0o644))
 		}
 	case strings.HasPrefix(arg, imagePrefix):
 		err = fromImage(ctx, strings.TrimPrefix(arg, imagePrefix), dir)
@@ -85,7 +87,8 @@ func (r *rehearsal) gatewayPart(ctx context.Context, arg, version string) (gatew
 			err = errors.New("it is a plugin")
 		}
 		if err != nil {
-			return g, cli.Advice(fmt.Errorf("%s is not a gateway's binary: %w", arg, err), "name the binary tyk, a .deb, or image:REF")
+			return g, cli.Advice(fmt.Errorf("%s is not a gateway's binary: %w", arg, err),
+				"name the binary tyk, a .deb, or image:REF")
 		}
 	}
 	return g, nil
@@ -141,12 +144,15 @@ func fromImage(ctx context.Context, ref, dir string) error {
 		return err
 	}
 	defer func() { _ = docker.Close() }()
-	made, err := docker.ContainerCreate(ctx, &container.Config{Image: ref, Entrypoint: []string{"/" + inPackage + "/tyk"}}, nil, nil, nil, "")
+	made, err := docker.ContainerCreate(ctx, &container.Config{Image: ref, Entrypoint: []string{"/" +
+		inPackage + "/tyk"}}, nil, nil, nil, "")
 	if err != nil {
-		return cli.Advice(fmt.Errorf("copy the gateway out of image %s: %w", ref, err), "docker pull "+ref)
+		return cli.Advice(fmt.Errorf("copy the gateway out of image %s: %w", ref, err), "docker pull "+
+			ref)
 	}
 	defer func() {
-		_ = docker.ContainerRemove(context.WithoutCancel(ctx), made.ID, container.RemoveOptions{Force: true})
+		_ = docker.ContainerRemove(context.WithoutCancel(ctx), made.ID, container.RemoveOptions{
+			Force: true})
 	}()
 	out, _, err := docker.CopyFromContainer(ctx, made.ID, "/"+inPackage)
 	if err != nil {

@@ -44,7 +44,8 @@ func (in *inputs) readFile(from, to *string) error {
 	}
 	var f upgradeFile
 	if err := yaml.Unmarshal(data, &f); err != nil {
-		return cli.Advice(fmt.Errorf("invalid -file %s: %w", in.file, err), "upgrade plan -file "+in.file+" says all that is wrong with it")
+		return cli.Advice(fmt.Errorf("invalid -file %s: %w", in.file, err), "upgrade plan -file "+in.file+
+			" says all that is wrong with it")
 	}
 	dir := filepath.Dir(in.file)
 	path := func(p string) string {
@@ -54,8 +55,10 @@ func (in *inputs) readFile(from, to *string) error {
 		return filepath.Join(dir, p)
 	}
 	p := f.Plugin
-	for into, value := range map[*string]string{from: p.From, to: f.Versions["gateway"], &in.plugin: path(p.Source), &in.manifest: path(p.Manifest),
-		&in.gateway: path(p.Gateway), &in.current: path(p.Current), &in.target: path(p.So), &in.symbol: p.Symbol, &in.hook: p.Hook, &in.name: p.Bundle.Name} {
+	for into, value := range map[*string]string{from: p.From, to: f.Versions["gateway"],
+		&in.plugin: path(p.Source), &in.manifest: path(p.Manifest),
+		&in.gateway: path(p.Gateway), &in.current: path(p.Current), &in.target: path(p.So),
+		&in.symbol: p.Symbol, &in.hook: p.Hook, &in.name: p.Bundle.Name} {
 		if *into == "" {
 			*into = value
 		}
@@ -75,7 +78,8 @@ func (in *inputs) check() error {
 	for _, x := range []struct {
 		name, path string
 		dir        bool
-	}{{"plugin", in.plugin, true}, {"manifest", in.manifest, false}, {"conf", in.conf, false}, {"apis", in.apis, true},
+	}{{"plugin", in.plugin, true}, {"manifest", in.manifest, false}, {"conf", in.conf, false},
+		{"apis", in.apis, true},
 		{"file", in.current, false}, {"file", in.target, false}} {
 		if x.path != "" {
 			if err := exists(x.name, x.path, x.dir); err != nil {
@@ -83,7 +87,8 @@ func (in *inputs) check() error {
 			}
 		}
 	}
-	for name, path := range map[string]*string{"gateway-from": &in.gatewayFrom, "gateway": &in.gateway} {
+	for name, path := range map[string]*string{"gateway-from": &in.gatewayFrom,
+		"gateway": &in.gateway} {
 		if *path == "" || strings.HasPrefix(*path, imagePrefix) {
 			continue
 		}
@@ -102,7 +107,8 @@ func (in *inputs) check() error {
 			_, err = readConf(data)
 		}
 		if err != nil {
-			return cli.Advice(fmt.Errorf("invalid -conf %s: %w", in.conf, err), "give the gateway's tyk.conf")
+			return cli.Advice(fmt.Errorf("invalid -conf %s: %w", in.conf, err),
+				"give the gateway's tyk.conf")
 		}
 	}
 	return nil
@@ -143,7 +149,8 @@ func findBuilds(dir string, from, to *semver.Version) ([]builds, error) {
 		if m := versionedName.FindStringSubmatch(base); m != nil {
 			base = m[1] + ".so"
 		}
-		b := builds{current: has(old.Output(base, "linux", goarch)), target: has(next.Output(base, "linux", goarch))}
+		b := builds{current: has(old.Output(base, "linux", goarch)), target: has(next.Output(base,
+			"linux", goarch))}
 		if b.current == "" {
 			b.current = has(base)
 		}
@@ -161,17 +168,20 @@ func findBuilds(dir string, from, to *semver.Version) ([]builds, error) {
 	}
 	switch {
 	case len(files) == 0:
-		return nil, cli.Advice(fmt.Errorf("invalid -plugin %s: it has neither go.mod nor a .so file", dir),
+		return nil, cli.Advice(fmt.Errorf("invalid -plugin %s: it has neither go.mod nor a .so file",
+			dir),
 			"name the plugin's module, or a directory with the builds for both releases")
 	case len(lack) > 0:
 		slices.Sort(lack)
-		return nil, cli.Advice(fmt.Errorf("invalid -plugin %s: no %s", dir, strings.Join(slices.Compact(lack), ", no ")),
+		return nil, cli.Advice(fmt.Errorf("invalid -plugin %s: no %s", dir,
+			strings.Join(slices.Compact(lack), ", no ")),
 			"add "+next.Output("NAME.so", "linux", goarch)+" and NAME.so, the builds for both releases")
 	}
 	return all, nil
 }
 
-// manifestOf makes a manifest for builds without one: each plugin's only function is a post hook, or
+// manifestOf makes a manifest for builds without one: each plugin's only function is a post hook,
+// or
 // what the file says.
 func (in *inputs) manifestOf(all []builds) (*bundle.Manifest, error) {
 	m := &bundle.Manifest{Middleware: bundle.Middleware{Driver: "goplugin"}}
@@ -183,7 +193,8 @@ func (in *inputs) manifestOf(all []builds) (*bundle.Manifest, error) {
 				return nil, err
 			}
 			if len(p.Exports) != 1 {
-				return nil, cli.Advice(fmt.Errorf("%s exports %s", b.current, cli.Count(len(p.Exports), "function")), "name the hooks with -manifest")
+				return nil, cli.Advice(fmt.Errorf("%s exports %s", b.current, cli.Count(len(p.Exports),
+					"function")), "name the hooks with -manifest")
 			}
 			name = p.Exports[0].Name
 		}

@@ -17,7 +17,8 @@ import (
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
 	needs(t)
-	for _, after := range []string{"components", "mongodb", "services", "apt update, plan", "revert packages"} {
+	for _, after := range []string{"components", "mongodb", "services", "apt update, plan",
+		"revert packages"} {
 		t.Run(after, func(t *testing.T) {
 			t.Parallel()
 			cmd, _, stderr, left := run(t, noCompiler, "-fail", "gateway", "-v")
@@ -40,14 +41,17 @@ func TestInterrupt(t *testing.T) {
 			}
 			<-ended
 			left()
-			if code := cmd.ProcessState.ExitCode(); code != cli.Interrupted || !strings.Contains(stderr.String(), "interrupted") {
+			if code := cmd.ProcessState.ExitCode(); code != cli.Interrupted ||
+				!strings.Contains(stderr.String(), "interrupted") {
 				t.Errorf("exit code %d\n%s", code, stderr)
 			}
 			text := seen.all()
-			if after == "services" && (!strings.Contains(text, "| go mod tidy") || !strings.Contains(text, "gateway try 1")) {
+			if after == "services" && (!strings.Contains(text, "| go mod tidy") || !strings.Contains(text,
+				"gateway try 1")) {
 				t.Errorf("-v does not show commands and events:\n%s", text)
 			}
-			if !strings.Contains(text, "interrupted: ending what is under way") || !strings.Contains(text, "directory removed") {
+			if !strings.Contains(text, "interrupted: ending what is under way") || !strings.Contains(text,
+				"directory removed") {
 				t.Errorf("no clean end:\n%s", text)
 			}
 			for _, addr := range regexp.MustCompile(`127\.0\.0\.1:\d+`).FindAllString(text, -1) {

@@ -53,7 +53,8 @@ type island struct {
 
 // isolation are the namespaces of the child.
 func isolation() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	a := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Setpgid: true,
+		Pdeathsig: syscall.SIGKILL}
 	if uid := os.Geteuid(); uid != 0 {
 		a.Cloneflags |= syscall.CLONE_NEWUSER
 		a.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
@@ -71,7 +72,8 @@ func land(j job) (i *island, isolated bool, err error) {
 	case err == nil:
 		return i, true, nil
 	case j.From.Real || j.To.Real:
-		return nil, false, cli.Advice(fmt.Errorf("isolate your gateways from the network: %w", err), "run it as root, or allow user namespaces")
+		return nil, false, cli.Advice(fmt.Errorf("isolate your gateways from the network: %w", err),
+			"run it as root, or allow user namespaces")
 	}
 	j.Isolated = false
 	i, err = start(j, &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL})
@@ -84,8 +86,10 @@ func start(j job, attr *syscall.SysProcAttr) (*island, error) {
 		return nil, err
 	}
 	// Nothing of the caller's environment configures a gateway.
-	cmd := &exec.Cmd{Path: exe, Args: []string{islandName}, Dir: j.Dir, Stderr: io.Discard, SysProcAttr: attr,
-		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + j.Dir, "TMPDIR=" + j.Dir, "LC_ALL=C.UTF-8"}}
+	cmd := &exec.Cmd{Path: exe, Args: []string{islandName}, Dir: j.Dir, Stderr: io.Discard,
+		SysProcAttr: attr,
+		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + j.Dir, "TMPDIR=" + j.Dir,
+			"LC_ALL=C.UTF-8"}}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -170,7 +174,10 @@ func child() bool {
 	if err != nil {
 		return true
 	}
-	c := &crossing{job: j, event: func(format string, a ...any) { say(said{Event: fmt.Sprintf(format, a...)}) }}
+	c := &crossing{job: j, event: func(format string, a ...any) {
+		say(said{Event: fmt.Sprintf(format,
+			a...)})
+	}}
 	defer c.stopAll()
 	for {
 		var what string
@@ -207,7 +214,8 @@ func onlyLoopback(isolated bool) error {
 	}
 	for _, i := range all {
 		if i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 {
-			return fmt.Errorf("the network has another interface than loopback: %s", strings.TrimSpace(i.Name))
+			return fmt.Errorf("the network has another interface than loopback: %s",
+				strings.TrimSpace(i.Name))
 		}
 	}
 	return nil

@@ -75,21 +75,28 @@ func command() cli.Command {
 	var from, to string
 	return cli.Command{Name: "rehearse", About: about, Notes: notes, Verbs: []cli.Verb{{
 		Flags: func(f *flag.FlagSet) {
-			f.StringVar(&from, "from", "", "`version` of gateway and dashboard that runs before (default 4.0.8)")
+			f.StringVar(&from, "from", "", "`version` of gateway and dashboard that runs before "+
+				"(default 4.0.8)")
 			f.StringVar(&to, "to", "", "`version` to upgrade to (default 5.2.5)")
 			f.StringVar(&o.fail, "fail", "", "`what` breaks: gateway, or nothing")
-			f.BoolVar(&o.fleet, "fleet", false, "upgrade two hosts in containers under load instead; needs Docker, HAProxy and redis-server")
+			f.BoolVar(&o.fleet, "fleet", false, "upgrade two hosts in containers under load instead; "+
+				"needs Docker, HAProxy and redis-server")
 			f.BoolVar(&o.keep, "keep", false, "keep the directory, to look at what was made")
 			f.BoolVar(&o.json, "json", false, "print one JSON document")
 			f.StringVar(&o.report, "report", "", "write the report as one HTML page to this `file`")
 			f.BoolVar(&o.verbose, "v", false, "print commands, events and logs as well")
-			f.StringVar(&o.given.plugin, "plugin", "", "your plugin: a `directory` with its module, or with the .so files of both releases")
+			f.StringVar(&o.given.plugin, "plugin", "", "your plugin: a `directory` with its module, or "+
+				"with the .so files of both releases")
 			f.StringVar(&o.given.manifest, "manifest", "", "the `manifest.json` of the bundle in use")
-			f.StringVar(&o.given.gatewayFrom, "gateway-from", "", "your present gateway: a `binary`, .deb or image:REF")
+			f.StringVar(&o.given.gatewayFrom, "gateway-from", "", "your present gateway: a `binary`, .deb "+
+				"or image:REF")
 			f.StringVar(&o.given.gateway, "gateway", "", "your new gateway: a `binary`, .deb or image:REF")
-			f.StringVar(&o.given.conf, "conf", "", "your gateway's configuration, a `tyk.conf`; a copy of it is changed and used")
-			f.StringVar(&o.given.apis, "apis", "", "a `directory` of your API definitions, as app_path has them; copies are used")
-			f.StringVar(&o.given.file, "file", "", "an `upgrade.yaml`: versions, plugin and bundle are taken from it")
+			f.StringVar(&o.given.conf, "conf", "", "your gateway's configuration, a `tyk.conf`; a copy of "+
+				"it is changed and used")
+			f.StringVar(&o.given.apis, "apis", "", "a `directory` of your API definitions, as app_path "+
+				"has them; copies are used")
+			f.StringVar(&o.given.file, "file", "", "an `upgrade.yaml`: versions, plugin and bundle are "+
+				"taken from it")
 		},
 		Needs: map[string]string{"manifest": "plugin"},
 		Run: func(ctx context.Context, c *cli.Call) error {
@@ -130,7 +137,8 @@ func (o *options) fill(c *cli.Call, from, to string) error {
 		return cli.Wrong("invalid -fail %q: want gateway", o.fail)
 	}
 	if o.fleet {
-		for _, name := range []string{"plugin", "manifest", "gateway-from", "gateway", "conf", "apis", "file"} {
+		for _, name := range []string{"plugin", "manifest", "gateway-from", "gateway", "conf", "apis",
+			"file"} {
 			if c.Given[name] {
 				return cli.Wrong("-%s does not go with -fleet, whose hosts run stubs", name)
 			}

@@ -94,7 +94,8 @@ func TestRewrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	g := gatewayConf{dir: dir, templates: dir, port: "18080", secret: "rehearsal", redisHost: "127.0.0.1", redisPort: "16379",
+	g := gatewayConf{dir: dir, templates: dir, port: "18080", secret: "rehearsal",
+		redisHost: "127.0.0.1", redisPort: "16379",
 		bundles: "http://127.0.0.1:1/", apps: dir, middleware: dir, upstream: "127.0.0.1:2"}
 	data, changed, err := g.rewrite(raw)
 	if err != nil {
@@ -105,17 +106,20 @@ func TestRewrite(t *testing.T) {
 			t.Errorf("%q is left in\n%s", bad, data)
 		}
 	}
-	for _, good := range []string{`"hash_keys": true`, `"max_idle_connections_per_host": 500`, `"enable_websockets": true`, `"use_ssl": false`, `"port": 16379`, `"listen_port": 18080`} {
+	for _, good := range []string{`"hash_keys": true`, `"max_idle_connections_per_host": 500`,
+		`"enable_websockets": true`, `"use_ssl": false`, `"port": 16379`, `"listen_port": 18080`} {
 		if !strings.Contains(string(data), good) {
 			t.Errorf("it lacks %s:\n%s", good, data)
 		}
 	}
-	if all := strings.Join(changed, " "); !strings.Contains(all, "x_unknown.collector (address)") || !strings.Contains(all, "slave_options (removed)") {
+	if all := strings.Join(changed, " "); !strings.Contains(all, "x_unknown.collector (address)") ||
+		!strings.Contains(all, "slave_options (removed)") {
 		t.Errorf("changed: %s", all)
 	}
 	api, err := rewriteAPI([]byte(`{"api_id":"a","domain":"x.example","custom_middleware_bundle":"a.zip","proxy":{"listen_path":"/a/","target_url":"https://192.0.2.7/x"},
 		"n":12345678901234567890,"event_handlers":{"events":{"AuthFailure":[{"handler_meta":{"target_path":"http://192.0.2.7/hook"}}]}}}`), dir, "127.0.0.1:2")
-	if err != nil || strings.Contains(string(api), "192.0.2") || !strings.Contains(string(api), `"listen_path":"/a/"`) || !strings.Contains(string(api), "12345678901234567890") {
+	if err != nil || strings.Contains(string(api), "192.0.2") || !strings.Contains(string(api),
+		`"listen_path":"/a/"`) || !strings.Contains(string(api), "12345678901234567890") {
 		t.Errorf("definition: %v\n%s", err, api)
 	}
 }
@@ -146,7 +150,8 @@ func TestCrossing(t *testing.T) {
 		t.Fatal(err)
 	}
 	gateway := func(version string) gatewayPart {
-		g := gatewayPart{Version: version, Real: true, Binary: write(version+"/tyk", binary), Templates: dir}
+		g := gatewayPart{Version: version, Real: true, Binary: write(version+"/tyk", binary),
+			Templates: dir}
 		write(version+"/tyk.version", []byte(version))
 		return g
 	}
@@ -161,11 +166,14 @@ func TestCrossing(t *testing.T) {
 	old, next := bundletest.Plugin{Gateway: "5.2.5"}, bundletest.Plugin{Gateway: "5.14.0"}
 	both := bundletest.Files{"plugin.so": old, "plugin_v5.14.0_linux_amd64.so": next}
 	one := bundletest.Files{"plugin.so": old}
-	write("apis/mine.json", []byte(`{"api_id":"mine","name":"mine","active":true,"custom_middleware_bundle":"orders.zip","proxy":{"listen_path":"/mine/","target_url":"http://`+addr+`/"}}`))
-	write("apis/other.json", []byte(`{"api_id":"other","active":true,"custom_middleware_bundle":"elsewhere.zip","proxy":{"listen_path":"/other/","target_url":"http://`+addr+`/"}}`))
+	write("apis/mine.json",
+		[]byte(`{"api_id":"mine","name":"mine","active":true,"custom_middleware_bundle":"orders.zip","proxy":{"listen_path":"/mine/","target_url":"http://`+addr+`/"}}`))
+	write("apis/other.json",
+		[]byte(`{"api_id":"other","active":true,"custom_middleware_bundle":"elsewhere.zip","proxy":{"listen_path":"/other/","target_url":"http://`+addr+`/"}}`))
 	cross := func(t *testing.T, new string, to gatewayPart) ([]*Step, error) {
 		t.Helper()
-		j := job{Dir: t.TempDir(), From: gateway("5.2.5"), To: to, Conf: write("tyk.conf", []byte(userConf(addr))), APIs: filepath.Join(dir, "apis"),
+		j := job{Dir: t.TempDir(), From: gateway("5.2.5"), To: to, Conf: write("tyk.conf",
+			[]byte(userConf(addr))), APIs: filepath.Join(dir, "apis"),
 			Bundle: "orders.zip", Old: zip("old.zip", one, one.Manifest("plugin.so")), New: new}
 		i, isolated, err := land(j)
 		if err != nil {
@@ -189,27 +197,33 @@ func TestCrossing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"your API mine: HTTP 200", "keeps its plugin, also after a reload", "your gateway 5.14.0 fetched the bundle", "your gateway 5.2.5 fetched the bundle"} {
+	for i, want := range []string{"your API mine: HTTP 200", "keeps its plugin, also after a reload",
+		"your gateway 5.14.0 fetched the bundle", "your gateway 5.2.5 fetched the bundle"} {
 		if text := strings.Join(steps[i].Detail, "\n"); !strings.Contains(text, want) {
 			t.Errorf("step %s lacks %q:\n%s", steps[i].Name, want, text)
 		}
 	}
-	if text := strings.Join(steps[0].Detail, "\n"); !strings.Contains(text, "API other is left out") || !strings.Contains(text, "storage") && !strings.Contains(text, "slave_options (removed)") {
+	if text := strings.Join(steps[0].Detail, "\n"); !strings.Contains(text, "API other is left out") ||
+		!strings.Contains(text, "storage") && !strings.Contains(text, "slave_options (removed)") {
 		t.Errorf("the first step does not say what was changed:\n%s", text)
 	}
 	// A bundle without the new build, and one that preflight judged wrong.
-	if _, err := cross(t, zip("one.zip", one, one.Manifest("plugin.so")), gateway("5.14.0")); err == nil || !strings.Contains(err.Error(), "your gateway 5.14.0 does not run the plugin: HTTP 500") {
+	if _, err := cross(t, zip("one.zip", one, one.Manifest("plugin.so")),
+		gateway("5.14.0")); err == nil || !strings.Contains(err.Error(),
+		"your gateway 5.14.0 does not run the plugin: HTTP 500") {
 		t.Errorf("a bundle without the new build: %v", err)
 	}
 	wrong := gateway("5.14.0")
 	wrong.Verdict = "fails"
-	if _, err := cross(t, filepath.Join(dir, "both.zip"), wrong); err == nil || !strings.Contains(err.Error(), "preflight was wrong") {
+	if _, err := cross(t, filepath.Join(dir, "both.zip"), wrong); err == nil ||
+		!strings.Contains(err.Error(), "preflight was wrong") {
 		t.Errorf("preflight said fails: %v", err)
 	}
 	// The binary is of another release than the one that was named.
 	wrong = gateway("5.2.5")
 	wrong.Version = "5.14.0"
-	if _, err := cross(t, filepath.Join(dir, "both.zip"), wrong); err == nil || !strings.Contains(err.Error(), `says that it is "5.2.5", not 5.14.0`) {
+	if _, err := cross(t, filepath.Join(dir, "both.zip"), wrong); err == nil ||
+		!strings.Contains(err.Error(), `says that it is "5.2.5", not 5.14.0`) {
 		t.Errorf("another release: %v", err)
 	}
 	if n := hits.Load(); n != 0 {
@@ -226,7 +240,8 @@ func TestFindBuilds(t *testing.T) {
 		want  string
 	}{
 		{[]string{"a.so", "a_v5.14.0" + suffix}, "a.so a_v5.14.0" + suffix},
-		{[]string{"a_v5.2.5" + suffix, "a_v5.14.0" + suffix}, "a_v5.2.5" + suffix + " a_v5.14.0" + suffix},
+		{[]string{"a_v5.2.5" + suffix, "a_v5.14.0" + suffix}, "a_v5.2.5" + suffix + " a_v5.14.0" +
+			suffix},
 		{[]string{"a.so"}, "!no a_v5.14.0"},
 		{[]string{"a_v5.14.0" + suffix}, "!no a.so for 5.2.5"},
 		{[]string{"a.so", "a_v5.14.0" + suffix, "b.so"}, "!no b_v5.14.0"},
@@ -243,7 +258,8 @@ func TestFindBuilds(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), says) {
 				t.Errorf("%v: %v, %v", c.files, all, err)
 			}
-		} else if err != nil || len(all) != 1 || filepath.Base(all[0].current)+" "+filepath.Base(all[0].target) != c.want {
+		} else if err != nil || len(all) != 1 || filepath.Base(all[0].current)+" "+
+			filepath.Base(all[0].target) != c.want {
 			t.Errorf("%v: %v, %v", c.files, all, err)
 		}
 	}
@@ -252,7 +268,8 @@ func TestFindBuilds(t *testing.T) {
 func TestReadFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "upgrade.yaml")
-	text := "versions: {gateway: 5.14.0}\nhosts: []\nplugin: {from: 5.2.5, current: a.so, so: a_v5.14.0_linux_amd64.so, symbol: F, hook: pre, gateway: image:x, bundle: {name: orders.zip}}\n"
+	text := "versions: {gateway: 5.14.0}\nhosts: []\nplugin: {from: 5.2.5, current: a.so, so: " +
+		"a_v5.14.0_linux_amd64.so, symbol: F, hook: pre, gateway: image:x, bundle: {name: orders.zip}}\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +278,8 @@ func TestReadFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Dir(path)
-	want := inputs{file: path, gateway: "mine", current: dir + "/a.so", target: dir + "/a_v5.14.0_linux_amd64.so", symbol: "F", hook: "pre", name: "orders.zip"}
+	want := inputs{file: path, gateway: "mine", current: dir + "/a.so", target: dir +
+		"/a_v5.14.0_linux_amd64.so", symbol: "F", hook: "pre", name: "orders.zip"}
 	if in != want || from != "5.2.5" || to != "5.13.0" {
 		t.Errorf("%+v, from %s to %s", in, from, to)
 	}
@@ -274,7 +292,8 @@ func TestUnpack(t *testing.T) {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
 		for _, n := range names {
-			if err := w.WriteHeader(&tar.Header{Name: n, Mode: 0o755, Size: int64(len(n)), Typeflag: tar.TypeReg}); err != nil {
+			if err := w.WriteHeader(&tar.Header{Name: n, Mode: 0o755, Size: int64(len(n)),
+				Typeflag: tar.TypeReg}); err != nil {
 				t.Fatal(err)
 			}
 			_, _ = w.Write([]byte(n))
@@ -284,7 +303,8 @@ func TestUnpack(t *testing.T) {
 	}
 	for _, prefix := range []string{"./opt/tyk-gateway/", "tyk-gateway/"} {
 		dir := filepath.Join(t.TempDir(), "in")
-		if err := unpack(archive(prefix+"tyk", prefix+"templates/error.json", prefix+"templates/../../../../evil", "../evil", prefix+"tyk.conf"), dir); err != nil {
+		if err := unpack(archive(prefix+"tyk", prefix+"templates/error.json",
+			prefix+"templates/../../../../evil", "../evil", prefix+"tyk.conf"), dir); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"tyk", "templates/error.json"} {
@@ -296,7 +316,8 @@ func TestUnpack(t *testing.T) {
 			t.Errorf("beside the directory: %v", all)
 		}
 	}
-	if err := unpack(archive("opt/else"), t.TempDir()); err == nil || !strings.Contains(err.Error(), "it has no /opt/tyk-gateway/tyk") {
+	if err := unpack(archive("opt/else"), t.TempDir()); err == nil || !strings.Contains(err.Error(),
+		"it has no /opt/tyk-gateway/tyk") {
 		t.Error(err)
 	}
 }
@@ -305,9 +326,11 @@ func TestUnpack(t *testing.T) {
 func TestNarrow(t *testing.T) {
 	t.Setenv("COLUMNS", "60")
 	var out bytes.Buffer
-	r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"), stdout: &out})
-	r.print.print(&Step{Name: "gateway switched", Status: statusOK, Duration: 123.4, StandsIn: strings.Repeat("stub ", 30),
-		Detail: []string{strings.Repeat("some words ", 20), "/a/" + strings.Repeat("path", 30)}})
+	r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"),
+		stdout: &out})
+	r.print.print(&Step{Name: "gateway switched", Status: statusOK, Duration: 123.4,
+		StandsIn: strings.Repeat("stub ", 30),
+		Detail:   []string{strings.Repeat("some words ", 20), "/a/" + strings.Repeat("path", 30)}})
 	r.report.Steps = []*Step{{Status: statusOK}}
 	r.summary(r.report)
 	for line := range strings.Lines(out.String()) {
@@ -325,7 +348,8 @@ func TestNarrow(t *testing.T) {
 func TestRealGateways(t *testing.T) {
 	flags := os.Getenv(realEnv)
 	if flags == "" {
-		t.Skipf("skipped: set %s to flags such as -from 5.2.5 -to 5.14.0 -gateway-from OLD -gateway NEW -plugin DIR", realEnv)
+		t.Skipf("skipped: set %s to flags such as -from 5.2.5 -to 5.14.0 -gateway-from OLD -gateway "+
+			"NEW -plugin DIR", realEnv)
 	}
 	needs(t)
 	res := rehearse(t, nil, append(strings.Fields(flags), "-json")...)

@@ -23,7 +23,8 @@ import (
 type component struct{ name, pkg, program, conf string }
 
 var components = []component{
-	{"dashboard", "tyk-dashboard", "/opt/tyk-dashboard/tyk-analytics", "/opt/tyk-dashboard/tyk_analytics.conf"},
+	{"dashboard", "tyk-dashboard", "/opt/tyk-dashboard/tyk-analytics",
+		"/opt/tyk-dashboard/tyk_analytics.conf"},
 	{"gateway", "tyk-gateway", "/opt/tyk-gateway/tyk", "/opt/tyk-gateway/tyk.conf"},
 	{"pump", "tyk-pump", "/opt/tyk-pump/tyk-pump", "/opt/tyk-pump/pump.conf"},
 }
@@ -57,7 +58,8 @@ func (k *stack) version(c component, upgraded bool) string {
 
 // installOld makes the packages, and installs those of the version before.
 func (r *rehearsal) installOld(ctx context.Context, s *Step) error {
-	s.StandsIn = "Tyk's packages: small ones with the same conffiles, sample files and scripts; a signed repository on disk; a private root for apt and dpkg"
+	s.StandsIn = "Tyk's packages: small ones with the same conffiles, sample files and scripts; a " +
+		"signed repository on disk; a private root for apt and dpkg"
 	bin, err := r.tykd(ctx)
 	if err != nil {
 		return err
@@ -66,7 +68,8 @@ func (r *rehearsal) installOld(ctx context.Context, s *Step) error {
 	r.stack = k
 	for _, c := range components {
 		for _, upgraded := range []bool{false, true} {
-			o := debs.TykOptions{Binary: bin, Crash: upgraded && r.o.fail == c.name, Config: "{\"listen_port\": 8080}\n"}
+			o := debs.TykOptions{Binary: bin, Crash: upgraded && r.o.fail == c.name,
+				Config: "{\"listen_port\": 8080}\n"}
 			if upgraded { // a new release ships a new configuration
 				o.Config = "{\"listen_port\": 8080, \"enable_new_features\": true}\n"
 			}
@@ -108,13 +111,15 @@ func (k *stack) install(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	k.host = debpkg.New(debpkg.Local(), debpkg.Options{Root: root.Dir, AptConfig: root.AptConfig, Events: k.event})
+	k.host = debpkg.New(debpkg.Local(), debpkg.Options{Root: root.Dir, AptConfig: root.AptConfig,
+		Events: k.event})
 	argv, names := []string{"apt-get", "-q", "-y", "install"}, []string{}
 	for _, c := range components {
 		argv = append(argv, c.pkg+"="+k.version(c, false))
 		names = append(names, c.pkg+" "+k.version(c, false))
 	}
-	apt := runner.Local(runner.Options{Env: []string{"APT_CONFIG=" + root.AptConfig, "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}})
+	apt := runner.Local(runner.Options{Env: []string{"APT_CONFIG=" + root.AptConfig, "LC_ALL=C",
+		"DEBIAN_FRONTEND=noninteractive"}})
 	for _, argv := range [][]string{{"apt-get", "-q", "update"}, argv} {
 		k.r.print.event("%s", strings.Join(argv, " "))
 		if err := apt(ctx, argv, nil, nil, nil); err != nil {
@@ -154,7 +159,8 @@ func (k *stack) place(c component, upgraded bool) error {
 			f.Mode = 0o644
 		}
 		// A running program is not written to, but replaced.
-		if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to+".new", data, f.Mode), os.Rename(to+".new", to)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to+".new", data, f.Mode),
+			os.Rename(to+".new", to)); err != nil {
 			return err
 		}
 	}
@@ -172,7 +178,8 @@ func (k *stack) configure(c component, addr, redis string) error {
 	if err != nil {
 		return err
 	}
-	conf := map[string]any{"listen_address": host, "listen_port": number, "secret": "not a real one", "tykd": map[string]string{"check-every": "300ms"}}
+	conf := map[string]any{"listen_address": host, "listen_port": number, "secret": "not a real one",
+		"tykd": map[string]string{"check-every": "300ms"}}
 	if host, port, err := net.SplitHostPort(redis); err == nil && c.name == "gateway" {
 		number, _ := strconv.Atoi(port)
 		conf["storage"] = map[string]any{"host": host, "port": number}
@@ -187,7 +194,8 @@ func (k *stack) configure(c component, addr, redis string) error {
 	if c.name != "gateway" {
 		return nil
 	}
-	return os.WriteFile(k.path("/opt/tyk-gateway/policies/policies.json"), []byte("{\"default\": {\"rate\": 1000, \"per\": 60}}\n"), 0o644)
+	return os.WriteFile(k.path("/opt/tyk-gateway/policies/policies.json"),
+		[]byte("{\"default\": {\"rate\": 1000, \"per\": 60}}\n"), 0o644)
 }
 
 // check reports the installed version of a component's package to health.
@@ -360,7 +368,8 @@ func (r *rehearsal) revertPackages(ctx context.Context, s *Step) error {
 			return err
 		}
 		for _, p := range change.Before {
-			s.say("%s is %s again, from the .deb that was kept (%s)", p.Name, p.Version, change.Saved[0].From)
+			s.say("%s is %s again, from the .deb that was kept (%s)", p.Name, p.Version,
+				change.Saved[0].From)
 		}
 	}
 	return nil

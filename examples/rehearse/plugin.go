@@ -57,7 +57,8 @@ const (
 	moduleNote = "a small module for Tyk's, served from disk"
 )
 
-// pluginToday makes what a team has before the upgrade: the plugin's module and the build that runs.
+// pluginToday makes what a team has before the upgrade: the plugin's module and the build that
+// runs.
 func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	p := &r.plugin
 	p.dir, p.builds = filepath.Join(r.dir, "plugin"), filepath.Join(r.dir, "builds")
@@ -115,7 +116,8 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	if err := os.Rename(artifact, p.old); err != nil {
 		return err
 	}
-	s.StandsIn += fmt.Sprintf("; %s; plugin.so is compiled in the way of %s, not of %s, because only stubs load it", how, r.o.to, r.o.from)
+	s.StandsIn += fmt.Sprintf("; %s; plugin.so is compiled in the way of %s, not of %s, because "+
+		"only stubs load it", how, r.o.to, r.o.from)
 	s.say("the module prepared for %s, and plugin.so, %s", r.o.from, size(p.old))
 	return nil
 }
@@ -179,15 +181,17 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-func (r *rehearsal) prepare(ctx context.Context, release pluginbuild.Release) (pluginbuild.Prepared, error) {
-	return pluginbuild.Prepare(ctx, r.plugin.dir, release, pluginbuild.PrepareOptions{Env: r.plugin.env, OnEvent: func(e pluginbuild.Event) {
-		switch e.Kind {
-		case pluginbuild.Started:
-			r.print.event("%s", e.Stage)
-		case pluginbuild.Output:
-			r.print.event("%s", e.Line)
-		}
-	}})
+func (r *rehearsal) prepare(ctx context.Context,
+	release pluginbuild.Release) (pluginbuild.Prepared, error) {
+	return pluginbuild.Prepare(ctx, r.plugin.dir, release, pluginbuild.PrepareOptions{
+		Env: r.plugin.env, OnEvent: func(e pluginbuild.Event) {
+			switch e.Kind {
+			case pluginbuild.Started:
+				r.print.event("%s", e.Stage)
+			case pluginbuild.Output:
+				r.print.event("%s", e.Line)
+			}
+		}})
 }
 
 // pathAndPlan decides by the target alone, and says what the procedure's text
@@ -201,7 +205,8 @@ func (r *rehearsal) pathAndPlan(_ context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	plan, err := pluginbuild.NewPlan(os.DirFS(r.plugin.dir), release, pluginbuild.PlanOptions{Current: r.o.from})
+	plan, err := pluginbuild.NewPlan(os.DirFS(r.plugin.dir), release, pluginbuild.PlanOptions{
+		Current: r.o.from})
 	if err != nil {
 		return err
 	}
@@ -291,7 +296,8 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 
 // compile compiles the module in its present state for a release, in the
 // stub image if an engine is there, and says what the stub was.
-func (r *rehearsal) compile(ctx context.Context, release pluginbuild.Release) (file, standsIn string, err error) {
+func (r *rehearsal) compile(ctx context.Context,
+	release pluginbuild.Release) (file, standsIn string, err error) {
 	if r.engine != nil {
 		return r.engine.compile(ctx, r, release)
 	}

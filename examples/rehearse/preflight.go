@@ -40,7 +40,8 @@ func (r *rehearsal) preflightReal(s *Step) error {
 	for _, x := range []struct {
 		g    *gatewayPart
 		file func(builds) string
-	}{{&r.from, func(b builds) string { return b.current }}, {&r.to, func(b builds) string { return b.target }}} {
+	}{{&r.from, func(b builds) string { return b.current }},
+		{&r.to, func(b builds) string { return b.target }}} {
 		if !x.g.Real {
 			s.say("gateway %s is a stub: not compared", x.g.Version)
 			continue
@@ -61,7 +62,8 @@ func (r *rehearsal) preflightReal(s *Step) error {
 			s.skip("no plugin was compiled: " + r.parts.gcc)
 			return nil
 		}
-		rep, err := preflight.CompareAll(plugins, gateway, preflight.Target{Symbols: symbolsOf(r.plugin.manifest)})
+		rep, err := preflight.CompareAll(plugins, gateway, preflight.Target{
+			Symbols: symbolsOf(r.plugin.manifest)})
 		if err != nil {
 			return err
 		}
@@ -108,7 +110,8 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 		return err
 	}
 	if !release.Compiler.Trimpath {
-		s.skip(fmt.Sprintf("the stub gateway is built as from 5.1.0 on, with -trimpath; plugins for %s are not, and it would not load them", r.o.to))
+		s.skip(fmt.Sprintf("the stub gateway is built as from 5.1.0 on, with -trimpath; plugins for %s "+
+			"are not, and it would not load them", r.o.to))
 		return nil
 	}
 	s.StandsIn = "a gateway of this machine's Go that can do nothing but load plugins"
@@ -130,7 +133,8 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 		return err
 	}
 	symbols := symbolsOf(r.plugin.manifest)
-	rep, err := preflight.CompareAll([]*preflight.Binary{plugin}, gateway, preflight.Target{Gateway: r.o.to, Symbols: symbols})
+	rep, err := preflight.CompareAll([]*preflight.Binary{plugin}, gateway, preflight.Target{
+		Gateway: r.o.to, Symbols: symbols})
 	if err != nil {
 		return err
 	}
@@ -138,17 +142,20 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 		r.print.event("%s", x)
 	}
 	if rep.Verdict != preflight.Loads {
-		return fmt.Errorf("the plugin %s: %v", rep.Verdict, append(rep.Findings, rep.Plugins[0].Findings...))
+		return fmt.Errorf("the plugin %s: %v", rep.Verdict, append(rep.Findings,
+			rep.Plugins[0].Findings...))
 	}
 	var out bytes.Buffer
 	var names []string
 	for _, x := range symbols {
 		names = append(names, x.Name)
-		if err := runner.Local(runner.Options{})(ctx, []string{path, "plugin", "load", "-f", r.plugin.new, "-s", x.Name}, nil, &out, nil); err != nil {
+		if err := runner.Local(runner.Options{})(ctx, []string{path, "plugin", "load", "-f", r.plugin.new,
+			"-s", x.Name}, nil, &out, nil); err != nil {
 			return fmt.Errorf("the preflight says that the plugin loads, but: %w", err)
 		}
 	}
-	s.say("verdict: %s; %d packages of plugin and gateway are the same", rep.Verdict, rep.Plugins[0].Common)
+	s.say("verdict: %s; %d packages of plugin and gateway are the same", rep.Verdict,
+		rep.Plugins[0].Common)
 	s.say("the gateway's own plugin.Open agrees, and finds %s", strings.Join(names, ", "))
 	return nil
 }
@@ -175,7 +182,8 @@ func (r *rehearsal) readManifest() (err error) {
 		p.manifest, err = given.manifestOf(p.pairs)
 		return err
 	case given.plugin != "":
-		return errors.New("your module was not compiled, so its hooks are unknown; name them with -manifest")
+		return errors.New("your module was not compiled, so its hooks are unknown; name them " +
+			"with -manifest")
 	}
 	p.manifest, err = bundle.Parse([]byte(exampleManifest))
 	return err

@@ -62,7 +62,8 @@ func digest(lines []string) string {
 func (r *rehearsal) recordBefore(ctx context.Context) error {
 	now, err := r.snapshot(ctx)
 	for _, what := range slices.Sorted(maps.Keys(now)) {
-		r.report.Proof = append(r.report.Proof, Proof{What: what, Before: digest(now[what]), was: now[what]})
+		r.report.Proof = append(r.report.Proof, Proof{What: what, Before: digest(now[what]),
+			was: now[what]})
 	}
 	return err
 }
@@ -92,7 +93,8 @@ func (r *rehearsal) prove(ctx context.Context, s *Step) error {
 		case !p.Same:
 			errs = append(errs, fmt.Errorf("%s: not as before: %s", p.What, difference(p.was, now[p.What])))
 		case p.Upgraded == p.Before:
-			errs = append(errs, fmt.Errorf("%s: the upgrade changed nothing, so that this proves nothing", p.What))
+			errs = append(errs, fmt.Errorf("%s: the upgrade changed nothing, so that this proves nothing",
+				p.What))
 		default:
 			s.say("%s: changed by the upgrade, and now as before (SHA-256 %s)", p.What, short(p.After))
 		}
@@ -129,7 +131,8 @@ func (k *stack) writePackages(ctx context.Context, w io.Writer) error {
 // writeFiles is every file of the components: name, mode, owner, content.
 func (k *stack) writeFiles(ctx context.Context, w io.Writer) error {
 	for _, dir := range []string{"opt", "etc/default", "lib/systemd"} {
-		err := filepath.WalkDir(filepath.Join(k.root, dir), func(path string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(k.root, dir), func(path string, d fs.DirEntry,
+			err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}

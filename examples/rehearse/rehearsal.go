@@ -35,12 +35,15 @@ type rehearsal struct {
 }
 
 func newRehearsal(o options) *rehearsal {
-	return &rehearsal{o: o, print: &printer{out: o.out(), verbose: o.verbose}, services: map[string]*service{},
-		report: &Report{From: o.from.String(), To: o.to.String(), Fail: o.fail, OK: true, Steps: []*Step{}}}
+	return &rehearsal{o: o, print: &printer{out: o.out(), verbose: o.verbose},
+		services: map[string]*service{},
+		report: &Report{From: o.from.String(), To: o.to.String(), Fail: o.fail, OK: true,
+			Steps: []*Step{}}}
 }
 
 // step runs one part of the story and reports it.
-func (r *rehearsal) step(ctx context.Context, name string, f func(context.Context, *Step) error) error {
+func (r *rehearsal) step(ctx context.Context, name string, f func(context.Context,
+	*Step) error) error {
 	s := &Step{Name: name, Status: statusOK, Real: true}
 	end, began := r.print.begin(name), time.Now()
 	err := ctx.Err()
@@ -85,14 +88,18 @@ func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {
 	r.report.Started = began.UTC().Format(time.RFC3339)
 	r.report.Commands = r.commands()
 	r.print.out.Printf("%s → %s in %s\n\n", r.o.from, r.o.to, r.dir)
-	defer context.AfterFunc(ctx, func() { r.print.out.Printf("interrupted: ending what is under way, cleaning up\n") })()
+	defer context.AfterFunc(ctx,
+		func() { r.print.out.Printf("interrupted: ending what is under way, cleaning up\n") })()
 	story := r.story
 	if r.o.fleet {
 		story = r.fleet
 	}
 	err = story(ctx)
 	// The context of the run may have ended; cleaning up must not.
-	err = errors.Join(err, r.step(context.WithoutCancel(ctx), "clean up", func(_ context.Context, s *Step) error { return r.cleanUp(s) }))
+	err = errors.Join(err, r.step(context.WithoutCancel(ctx), "clean up", func(_ context.Context,
+		s *Step) error {
+		return r.cleanUp(s)
+	}))
 	r.report.Duration = seconds(began)
 	return r.report, err
 }
@@ -127,9 +134,11 @@ func (r *rehearsal) story(ctx context.Context) error {
 		{"upgrade dashboard", r.upgrade("dashboard")},
 	}
 	if r.o.fail == "" {
-		steps = append(steps, step{"upgrade gateway", r.upgrade("gateway")}, step{"upgrade pump", r.upgrade("pump")}, step{"health gate", r.gateAll})
+		steps = append(steps, step{"upgrade gateway", r.upgrade("gateway")}, step{"upgrade pump",
+			r.upgrade("pump")}, step{"health gate", r.gateAll})
 	} else {
-		steps = append(steps, step{"broken gateway", r.brokenGateway}, step{"revert packages", r.revertPackages},
+		steps = append(steps, step{"broken gateway", r.brokenGateway}, step{"revert packages",
+			r.revertPackages},
 			step{"restore data", r.restoreData}, step{"health gate", r.gateOld}, step{"proof", r.prove})
 	}
 	for _, s := range steps {
@@ -147,7 +156,8 @@ type parts struct{ gcc, engine, redis, apt string }
 func (r *rehearsal) components(ctx context.Context, s *Step) error {
 	out, err := r.output(ctx, "go", "list", "-m", "-f", "{{.Path}}")
 	if err != nil || strings.TrimSpace(out) != module {
-		return fmt.Errorf("find the stubs' sources: the working directory is not inside of the module %s; run it there: go run ./examples/rehearse", module)
+		return fmt.Errorf("find the stubs' sources: the working directory is not inside of the module "+
+			"%s; run it there: go run ./examples/rehearse", module)
 	}
 	if out, err = r.output(ctx, "go", "env", "GOVERSION"); err != nil {
 		return err
@@ -187,7 +197,8 @@ func (r *rehearsal) compiler(ctx context.Context) (string, error) {
 	}
 	name := strings.Fields(cc + " gcc")[0]
 	if _, err := exec.LookPath(name); err != nil {
-		return "", fmt.Errorf("%s is not on PATH, and Go links no plugins without a C compiler (Debian packages gcc and libc6-dev)", name)
+		return "", fmt.Errorf("%s is not on PATH, and Go links no plugins without a C compiler (Debian "+
+			"packages gcc and libc6-dev)", name)
 	}
 	out, err := r.output(ctx, name, "-dumpfullversion", "-dumpversion")
 	if err != nil {

@@ -72,7 +72,8 @@ func rehearse(t *testing.T, env []string, args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-func run(t *testing.T, env []string, args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer, left func()) {
+func run(t *testing.T, env []string,
+	args ...string) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer, left func()) {
 	t.Helper()
 	path, err := built()
 	if err != nil {
@@ -118,7 +119,8 @@ func (r result) report(t *testing.T) Report {
 // needs skips where a rehearsal would leave something out.
 func needs(t *testing.T) {
 	t.Helper()
-	for prog, deb := range map[string]string{"go": "golang-go", "redis-server": "redis-server", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "gpgv": "gpgv", "apt-get": "apt", "dpkg": "dpkg"} {
+	for prog, deb := range map[string]string{"go": "golang-go", "redis-server": "redis-server",
+		"apt-ftparchive": "apt-utils", "gpg": "gnupg", "gpgv": "gpgv", "apt-get": "apt", "dpkg": "dpkg"} {
 		lab.Program(t, prog, deb)
 	}
 }
@@ -159,12 +161,14 @@ func TestUsage(t *testing.T) {
 		{"-file " + broken, cli.Usage, "upgrade plan -file"},
 	} {
 		var stdout, stderr bytes.Buffer
-		code := command().Run(t.Context(), strings.Fields(c.args), cli.Streams{Out: &stdout, Err: &stderr})
+		code := command().Run(t.Context(), strings.Fields(c.args), cli.Streams{Out: &stdout,
+			Err: &stderr})
 		got := &stderr
 		if c.code == cli.Yes {
 			got = &stdout
 		}
-		if code != c.code || !strings.Contains(got.String(), c.want) || c.code != cli.Yes && stdout.Len() > 0 {
+		if code != c.code || !strings.Contains(got.String(), c.want) || c.code != cli.Yes &&
+			stdout.Len() > 0 {
 			t.Errorf("rehearse %s: exit code %d, stdout %q, stderr\n%s", c.args, code, &stdout, &stderr)
 		}
 		if lines := strings.Count(stderr.String(), "\n"); c.code != cli.Yes && lines != 2 {
@@ -195,7 +199,8 @@ func golden(t *testing.T, name, got string) {
 	}
 	path := filepath.Join("testdata", name)
 	if *update {
-		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got),
+			0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -209,7 +214,8 @@ func golden(t *testing.T, name, got string) {
 }
 
 // A gateway that cannot start is found, and everything is as before afterwards. -keep keeps the
-// directory with everything in it and nothing running. The same run is printed as text and as a page.
+// directory with everything in it and nothing running. The same run is printed as text and as a
+// page.
 func TestFailingGateway(t *testing.T) {
 	t.Parallel()
 	needs(t)
@@ -221,18 +227,22 @@ func TestFailingGateway(t *testing.T) {
 	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Left == nil || *rep.Left != (Left{}) {
 		t.Errorf("exit code %d, report %+v\n%s", res.code, rep, res.stderr)
 	}
-	for _, name := range []string{"backup", "root/opt/tyk-gateway/tyk.conf", "plugin/go.mod", "gateway.log", "host/gateway.log"} {
+	for _, name := range []string{"backup", "root/opt/tyk-gateway/tyk.conf", "plugin/go.mod",
+		"gateway.log", "host/gateway.log"} {
 		if _, err := os.Stat(filepath.Join(rep.Dir, name)); rep.Dir == "" || err != nil {
 			t.Errorf("not kept: %v", err)
 		}
 	}
 	data, err := os.ReadFile(html)
-	if err != nil || !bytes.Contains(data, []byte("every step is ok")) || !bytes.Contains(data, []byte("gateway switched")) ||
-		!bytes.Contains(data, []byte("packbundle publish")) || !bytes.Contains(data, []byte("as before")) {
+	if err != nil || !bytes.Contains(data, []byte("every step is ok")) || !bytes.Contains(data,
+		[]byte("gateway switched")) ||
+		!bytes.Contains(data, []byte("packbundle publish")) || !bytes.Contains(data,
+		[]byte("as before")) {
 		t.Errorf("page: %v\n%s", err, data)
 	}
 	var text bytes.Buffer
-	shown := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"), fail: "gateway", stdout: &text})
+	shown := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"),
+		fail: "gateway", stdout: &text})
 	shown.print.out.Printf("%s → %s in %s\n\n", rep.From, rep.To, rep.Dir)
 	for _, s := range rep.Steps {
 		shown.print.print(s)
@@ -261,7 +271,8 @@ func TestFailingGateway(t *testing.T) {
 			t.Errorf("step %s lacks %q: %s", s.Name, want, s.Detail[0])
 		}
 		skipped := s.Name == "compile plugin" || s.Name == "preflight"
-		if skipped != (s.Status == statusSkipped) || s.Status == statusFailed || s.Detail[0] == "" || s.Real == (s.StandsIn != "") && !skipped {
+		if skipped != (s.Status == statusSkipped) || s.Status == statusFailed || s.Detail[0] == "" ||
+			s.Real == (s.StandsIn != "") && !skipped {
 			t.Errorf("step %+v", s)
 		}
 	}
@@ -272,7 +283,8 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 	t.Parallel()
 	needs(t)
 	lab.Program(t, "gcc", "gcc")
-	res := rehearse(t, []string{"DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json", "-from", "5.0.3", "-to", "v5.3.0")
+	res := rehearse(t, []string{"DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json", "-from", "5.0.3",
+		"-to", "v5.3.0")
 	rep := res.report(t)
 	if res.code != 0 || !rep.OK || rep.Reverted || rep.From != "5.0.3" || rep.To != "5.3.0" {
 		t.Fatalf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
@@ -326,11 +338,14 @@ func TestNoCommonBundle(t *testing.T) {
 // Plugins for releases before 5.1.0 are built in another way than the gateway.
 func TestNoGatewayForOldReleases(t *testing.T) {
 	t.Parallel()
-	for to, want := range map[string]string{"5.0.15": "plugins for 5.0.15 are not", "4.0.16": "plugins for 4.0.16 are not"} {
-		r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, to), stdout: io.Discard, err: io.Discard})
+	for to, want := range map[string]string{"5.0.15": "plugins for 5.0.15 are not",
+		"4.0.16": "plugins for 4.0.16 are not"} {
+		r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, to),
+			stdout: io.Discard, err: io.Discard})
 		r.plugin.new = "compiled"
 		s := &Step{}
-		if err := r.preflight(t.Context(), s); err != nil || s.Status != statusSkipped || !strings.Contains(s.Detail[0], want) {
+		if err := r.preflight(t.Context(), s); err != nil || s.Status != statusSkipped ||
+			!strings.Contains(s.Detail[0], want) {
 			t.Errorf("%s: %v, %+v", to, err, s)
 		}
 	}
@@ -345,14 +360,17 @@ func TestOnlyGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	res := rehearse(t, []string{"PATH=" + bin, "DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json", "-fail", "gateway")
+	res := rehearse(t, []string{"PATH=" + bin, "DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json",
+		"-fail", "gateway")
 	rep := res.report(t)
 	if res.code != 0 || !rep.OK || !rep.Reverted || len(rep.Proof) != 2 {
 		t.Fatalf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
 	}
 	want := map[string]string{
-		"compile plugin": "Debian packages gcc", "preflight": "no plugin was compiled", "install 4.0.8": "apt-get, dpkg",
-		"apt update, plan": "Debian packages apt, dpkg", "revert packages": "apt-get", "redis": "Debian package redis-server",
+		"compile plugin": "Debian packages gcc", "preflight": "no plugin was compiled",
+		"install 4.0.8":    "apt-get, dpkg",
+		"apt update, plan": "Debian packages apt, dpkg", "revert packages": "apt-get",
+		"redis": "Debian package redis-server",
 	}
 	if stage.Program("redis-server") != "" {
 		delete(want, "redis") // in a sbin directory, which is looked into as well
@@ -361,7 +379,8 @@ func TestOnlyGo(t *testing.T) {
 		if s.Name == "broken gateway" && strings.Contains(s.Detail[0], "apt") {
 			t.Errorf("there is no apt, and it says: %s", s.Detail[0])
 		}
-		if reason, ok := want[s.Name]; ok && (s.Status != statusSkipped || !strings.Contains(s.Detail[0], reason)) {
+		if reason, ok := want[s.Name]; ok && (s.Status != statusSkipped || !strings.Contains(s.Detail[0],
+			reason)) {
 			t.Errorf("step %+v, want it skipped for %q", s, reason)
 		}
 	}
@@ -373,7 +392,8 @@ func TestOutsideOfTheModule(t *testing.T) {
 	cmd.Dir = t.TempDir()
 	_ = cmd.Run()
 	left()
-	if cmd.ProcessState.ExitCode() != cli.No || !strings.Contains(stderr.String(), "run it there: go run ./examples/rehearse") {
+	if cmd.ProcessState.ExitCode() != cli.No || !strings.Contains(stderr.String(),
+		"run it there: go run ./examples/rehearse") {
 		t.Errorf("exit code %d\n%s\n%s", cmd.ProcessState.ExitCode(), stdout, stderr)
 	}
 }
@@ -381,14 +401,16 @@ func TestOutsideOfTheModule(t *testing.T) {
 // A place that cannot hold the directory is refused, and nothing is rehearsed.
 func TestNoPlace(t *testing.T) {
 	t.Parallel()
-	if err := room(t.TempDir(), 1<<62); err == nil || !strings.Contains(err.Error(), "TMPDIR names another place") {
+	if err := room(t.TempDir(), 1<<62); err == nil || !strings.Contains(err.Error(),
+		"TMPDIR names another place") {
 		t.Errorf("error %v", err)
 	}
 	if err := room(t.TempDir(), 1); err != nil {
 		t.Error(err)
 	}
 	res := rehearse(t, []string{"TMPDIR=/nonexistent"}, "-json")
-	if rep := res.report(t); res.code != cli.No || rep.OK || len(rep.Steps) > 0 || !strings.Contains(res.stderr, "TMPDIR names another place") {
+	if rep := res.report(t); res.code != cli.No || rep.OK || len(rep.Steps) > 0 ||
+		!strings.Contains(res.stderr, "TMPDIR names another place") {
 		t.Errorf("exit code %d, report %+v\n%s", res.code, rep, res.stderr)
 	}
 	if text := rehearse(t, []string{"TMPDIR=/nonexistent"}); text.stdout != "" {
@@ -402,8 +424,10 @@ func TestHostsLeft(t *testing.T) {
 		switch {
 		case strings.HasSuffix(q.URL.Path, "/_ping"):
 			w.Header().Set("Api-Version", "1.41")
-		case strings.HasSuffix(q.URL.Path, "/containers/json") && strings.Contains(q.URL.RawQuery, "tykupgrade.lab.host") && q.FormValue("all") == "1":
-			_, _ = io.WriteString(w, `[{"Id": "0123456789abcdef", "Mounts": [{"Source": "/tmp/mine/stage/repo"}]}, {"Id": "f", "Mounts": [{"Source": "/tmp/other/stage/repo"}]}]`)
+		case strings.HasSuffix(q.URL.Path, "/containers/json") && strings.Contains(q.URL.RawQuery,
+			"tykupgrade.lab.host") && q.FormValue("all") == "1":
+			_, _ = io.WriteString(w,
+				`[{"Id": "0123456789abcdef", "Mounts": [{"Source": "/tmp/mine/stage/repo"}]}, {"Id": "f", "Mounts": [{"Source": "/tmp/other/stage/repo"}]}]`)
 		default:
 			t.Errorf("unexpected request %s", q.URL)
 		}
@@ -411,7 +435,8 @@ func TestHostsLeft(t *testing.T) {
 	defer engine.Close()
 	t.Setenv("DOCKER_HOST", "tcp://"+engine.Listener.Addr().String())
 	left := &Left{}
-	if err := hostsLeft(t.Context(), "/tmp/mine/stage", left); left.Containers != 1 || err == nil || !strings.Contains(err.Error(), "0123456789ab;") {
+	if err := hostsLeft(t.Context(), "/tmp/mine/stage", left); left.Containers != 1 || err == nil ||
+		!strings.Contains(err.Error(), "0123456789ab;") {
 		t.Errorf("%+v, %v", left, err)
 	}
 }
@@ -445,7 +470,8 @@ func TestFleet(t *testing.T) {
 	}
 	res := rehearse(t, nil, "-fleet", "-fail", "gateway", "-json")
 	rep := res.report(t)
-	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Requests == nil || rep.Requests.Failed != 0 || rep.Requests.Sent < 1000 || rep.Left == nil || *rep.Left != (Left{}) {
+	if res.code != 0 || !rep.OK || !rep.Reverted || rep.Requests == nil || rep.Requests.Failed != 0 ||
+		rep.Requests.Sent < 1000 || rep.Left == nil || *rep.Left != (Left{}) {
 		t.Errorf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
 	}
 }
@@ -454,12 +480,16 @@ func TestPrint(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	p := &printer{out: cli.NewOut(&out)}
-	p.begin("a step")(&Step{Name: "a step", Status: statusOK, Duration: 1.25, StandsIn: "this", Detail: []string{"one", strings.Repeat("word ", 30)}})
+	p.begin("a step")(&Step{Name: "a step", Status: statusOK, Duration: 1.25, StandsIn: "this",
+		Detail: []string{"one", strings.Repeat("word ", 30)}})
 	p.print(&Step{Name: "left out", Status: statusSkipped, Detail: []string{"no such thing"}})
 	p.print(&Step{Name: "nothing to say", Status: statusOK, Real: true})
 	pad := strings.Repeat(" ", indent)
-	want := "ok      a step               1.2s  stub      one\n" + pad + strings.TrimSpace(strings.Repeat("word ", 19)) + "\n" + pad + strings.TrimSpace(strings.Repeat("word ", 11)) + "\n" +
-		pad + "stub: this\nskipped left out             0.0s  -         no such thing\nok      nothing to say       0.0s  real\n"
+	want := "ok      a step               1.2s  stub      one\n" + pad +
+		strings.TrimSpace(strings.Repeat("word ", 19)) + "\n" + pad +
+		strings.TrimSpace(strings.Repeat("word ", 11)) + "\n" +
+		pad + "stub: this\nskipped left out             0.0s  -         no such thing\nok      nothing " +
+		"to say       0.0s  real\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
@@ -469,9 +499,14 @@ func TestPrint(t *testing.T) {
 func TestFailedStep(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"), stdout: &out, err: io.Discard})
-	err := r.step(t.Context(), "wrong", func(context.Context, *Step) error { return errors.New("boom") })
-	if err == nil || r.report.OK || r.report.Steps[0].Status != statusFailed || !strings.Contains(out.String(), "failed  wrong") {
+	r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"), stdout: &out,
+		err: io.Discard})
+	err := r.step(t.Context(), "wrong", func(context.Context,
+		*Step) error {
+		return errors.New("boom")
+	})
+	if err == nil || r.report.OK || r.report.Steps[0].Status != statusFailed ||
+		!strings.Contains(out.String(), "failed  wrong") {
 		t.Errorf("error %v, report %+v\n%s", err, r.report, &out)
 	}
 	r.summary(r.report)
@@ -483,7 +518,8 @@ func TestFailedStep(t *testing.T) {
 // A proof that differs names what, and one that proves nothing is none.
 func TestDifference(t *testing.T) {
 	t.Parallel()
-	if got := difference([]string{"a", "b"}, []string{"b", "c"}); got != `only before: "a"; only after: "c"` {
+	if got := difference([]string{"a", "b"}, []string{"b",
+		"c"}); got != `only before: "a"; only after: "c"` {
 		t.Error(got)
 	}
 }

@@ -55,7 +55,10 @@ func (s *Step) MarshalJSON() ([]byte, error) {
 }
 
 // say adds a line of detail.
-func (s *Step) say(format string, a ...any) { s.Detail = append(s.Detail, fmt.Sprintf(format, a...)) }
+func (s *Step) say(format string, a ...any) {
+	s.Detail = append(s.Detail, fmt.Sprintf(format,
+		a...))
+}
 
 // skip ends a step that this machine lacks something for.
 func (s *Step) skip(reason string) { s.Status, s.Detail = statusSkipped, []string{reason} }
@@ -141,7 +144,8 @@ func (p *printer) begin(name string) (end func(*Step)) {
 func (p *printer) live() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	lines := []string{fmt.Sprintf("%s %-17s %6.1fs  %s", p.out.Paint(cli.Bold, "...    "), p.current, time.Since(p.since).Seconds(), p.out.Paint(cli.Faint, p.note))}
+	lines := []string{fmt.Sprintf("%s %-17s %6.1fs  %s", p.out.Paint(cli.Bold, "...    "), p.current,
+		time.Since(p.since).Seconds(), p.out.Paint(cli.Faint, p.note))}
 	if p.bar != "" {
 		lines = append(lines, strings.Repeat(" ", 8)+p.bar)
 	}
@@ -191,7 +195,8 @@ func kind(s *Step) string {
 // print is one step: state, name, time, real or not, and what happened. Below 90 columns the text
 // begins on a line of its own.
 func (p *printer) print(s *Step) {
-	style := map[string]cli.Style{statusOK: cli.Good, statusSkipped: cli.Warn, statusFailed: cli.Bad}[s.Status]
+	style := map[string]cli.Style{statusOK: cli.Good, statusSkipped: cli.Warn,
+		statusFailed: cli.Bad}[s.Status]
 	at, width := indent, 96
 	if screen := p.columns(); screen > 0 {
 		if screen < 90 {
@@ -206,7 +211,8 @@ func (p *printer) print(s *Step) {
 	if s.StandsIn != "" && s.Status != statusSkipped {
 		notes = wrap("stub: "+s.StandsIn, width)
 	}
-	head := fmt.Sprintf("%s %-17s %6.1fs  %-8s", p.out.Paint(style, fmt.Sprintf("%-7s", s.Status)), s.Name, s.Duration, kind(s))
+	head := fmt.Sprintf("%s %-17s %6.1fs  %-8s", p.out.Paint(style, fmt.Sprintf("%-7s", s.Status)),
+		s.Name, s.Duration, kind(s))
 	if at == indent && len(lines) > 0 {
 		head, lines = head+"  "+lines[0], lines[1:]
 	}
@@ -271,7 +277,8 @@ func (r *rehearsal) summary(rep *Report) {
 			if !p.Same {
 				verdict = out.Paint(cli.Bad, "DIFFERS")
 			}
-			rows = append(rows, []string{p.What, short(p.Before), short(p.Upgraded), short(p.After), verdict})
+			rows = append(rows, []string{p.What, short(p.Before), short(p.Upgraded), short(p.After),
+				verdict})
 		}
 		out.Printf("%s\n", out.Table(rows))
 	}
@@ -284,7 +291,8 @@ func (r *rehearsal) summary(rep *Report) {
 	case rep.Reverted && len(rep.Proof) > 0:
 		verdict = fmt.Sprintf("%s → %s failed as requested, was found, and is reverted", rep.From, rep.To)
 	}
-	counts := fmt.Sprintf("%d steps ok (%d with stubs), %d skipped, %d failed, in %.0f s", count[statusOK], stubs, count[statusSkipped], count[statusFailed], rep.Duration)
+	counts := fmt.Sprintf("%d steps ok (%d with stubs), %d skipped, %d failed, in %.0f s",
+		count[statusOK], stubs, count[statusSkipped], count[statusFailed], rep.Duration)
 	if screen := r.print.columns(); screen > 0 && screen < len(verdict)+len(counts)+2 {
 		out.Printf("%s:\n%s\n", out.Paint(style, verdict), strings.Join(wrap(counts, screen-1), "\n"))
 	} else {

@@ -96,14 +96,17 @@ const servicesNote = "the services, and the header that stands for the plugin; t
 
 // startServices starts the three programs of the old version and awaits them.
 func (r *rehearsal) startServices(ctx context.Context, s *Step) error {
-	s.StandsIn = "small programs that answer as Tyk's do, started by the rehearsal instead of systemd; the gateway loads no plugin, but shows its header where the bundle has a build for its version"
+	s.StandsIn = "small programs that answer as Tyk's do, started by the rehearsal instead of " +
+		"systemd; the gateway loads no plugin, but shows its header where the bundle has a build for " +
+		"its version"
 	for _, c := range components {
 		addr, err := freeAddr()
 		if err != nil {
 			return err
 		}
 		r.ports = append(r.ports, addr)
-		sv := &service{component: c.name, addr: addr, program: r.stack.path(c.program), conf: r.stack.path(c.conf), log: filepath.Join(r.dir, c.name+".log")}
+		sv := &service{component: c.name, addr: addr, program: r.stack.path(c.program),
+			conf: r.stack.path(c.conf), log: filepath.Join(r.dir, c.name+".log")}
 		r.services[c.name] = sv
 		if err := r.stack.configure(c, addr, r.store.redisAddr()); err != nil {
 			return err
@@ -139,7 +142,8 @@ func (r *rehearsal) restart(component, version string) error {
 
 // gate awaits components of the given version, and with the gateway that the
 // plugin's header shows. failures ends it early; 0: the deadline does.
-func (r *rehearsal) gate(ctx context.Context, version string, failures int, names ...string) (health.Report, error) {
+func (r *rehearsal) gate(ctx context.Context, version string, failures int,
+	names ...string) (health.Report, error) {
 	want, err := health.ParseVersion(version)
 	if err != nil {
 		return health.Report{}, err
@@ -153,7 +157,8 @@ func (r *rehearsal) gate(ctx context.Context, version string, failures int, name
 		case "dashboard":
 			all = []health.Probe{health.Dashboard(base)}
 		case "gateway":
-			all = []health.Probe{health.Gateway(base, want), health.Plugin(base+"/orders/1", health.Expect{Header: map[string]string{"Foo": "Bar"}})}
+			all = []health.Probe{health.Gateway(base, want), health.Plugin(base+"/orders/1",
+				health.Expect{Header: map[string]string{"Foo": "Bar"}})}
 		case "pump":
 			all = []health.Probe{health.Pump(base)}
 		}
@@ -172,7 +177,8 @@ func (r *rehearsal) gate(ctx context.Context, version string, failures int, name
 		}
 		probes = append(probes, all...)
 	}
-	return health.Wait(ctx, health.Policy{SuccessThreshold: 2, FailureThreshold: failures, Interval: 200 * time.Millisecond, MaxInterval: time.Second,
+	return health.Wait(ctx, health.Policy{SuccessThreshold: 2, FailureThreshold: failures,
+		Interval: 200 * time.Millisecond, MaxInterval: time.Second,
 		TryTimeout: time.Minute, Deadline: 5 * time.Minute, // a busy machine is slow, not broken
 		Event: func(e health.Event) {
 			text := string(e.Result.Status)

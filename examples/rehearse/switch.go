@@ -83,7 +83,8 @@ func (r *rehearsal) switchStep(what string) func(context.Context, *Step) error {
 
 func (r *rehearsal) land() (err error) {
 	given := r.o.given
-	j := job{Dir: filepath.Join(r.dir, "host"), From: r.from, To: r.to, Bundle: r.plugin.zip.name, Old: r.plugin.zip.old, New: r.plugin.zip.new,
+	j := job{Dir: filepath.Join(r.dir, "host"), From: r.from, To: r.to, Bundle: r.plugin.zip.name,
+		Old: r.plugin.zip.old, New: r.plugin.zip.new,
 		Redis: program("redis-server")}
 	if r.parts.redis != "" {
 		j.Redis = ""

@@ -35,7 +35,8 @@ func TestFleet(t *testing.T) {
 func (s *fixture) testThereAndBack(t *testing.T) {
 	inv := s.inventory(t, newer, "")
 	plan := s.succeed(t, "-file", inv, "plan")
-	if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan, "drain → install → healthy → ready") {
+	if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan,
+		"drain → install → healthy → ready") {
 		t.Errorf("plan:\n%s", plan)
 	}
 	for _, c := range []struct{ verb, want string }{{"run", "5.2.5 5.2.5"}, {"undo", "4.0.8 4.0.8"}} {
@@ -49,7 +50,8 @@ func (s *fixture) testThereAndBack(t *testing.T) {
 }
 
 func (s *fixture) testBlueGreen(t *testing.T) {
-	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.Colour+", active: blue, idle: green, soak: 1s, backends: [green]}\n")
+	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.Colour+
+		", active: blue, idle: green, soak: 1s, backends: [green]}\n")
 	l := startLoad(t, s.Split, 8)
 	s.succeed(t, "-file", inv, "run")
 	if v := s.versions(t); v != "4.0.8 5.2.5" {
@@ -74,7 +76,8 @@ func (s *fixture) testCanary(t *testing.T) {
 	l := startLoad(t, s.Front, 8)
 	code, out := s.rolling(t, "-file", inv, "run")
 	l.none(t, 500)
-	if code != cli.No || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out, "h1 has its previous state again") {
+	if code != cli.No || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out,
+		"h1 has its previous state again") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	if v := s.versions(t); v != "4.0.8 4.0.8" {
@@ -108,7 +111,8 @@ func (s *fixture) testTrouble(t *testing.T) {
 				t.Error(err)
 			}
 		}, true},
-		{"haproxy's socket", `"kind":"start"`, func() { _ = os.Rename(s.Sock, s.Sock+".gone") }, func() { _ = os.Rename(s.Sock+".gone", s.Sock) }, true},
+		{"haproxy's socket", `"kind":"start"`, func() { _ = os.Rename(s.Sock, s.Sock+".gone") },
+			func() { _ = os.Rename(s.Sock+".gone", s.Sock) }, true},
 		{"ssh", `"kind":"note"`, s.cutSSH, func() {}, false},
 	} {
 		file := impatient
@@ -127,7 +131,8 @@ func (s *fixture) testTrouble(t *testing.T) {
 		c.harm()
 		err = cmd.Wait()
 		out := cmd.Stdout.(*bytes.Buffer).String()
-		if c.fails && (err == nil || !strings.Contains(out, "resume or undo") && !strings.Contains(out, "look at the targets")) || !c.fails && err != nil {
+		if c.fails && (err == nil || !strings.Contains(out, "resume or undo") && !strings.Contains(out,
+			"look at the targets")) || !c.fails && err != nil {
 			t.Errorf("%s: error %v\n%s", c.name, err, out)
 		}
 		c.mend()
@@ -146,8 +151,10 @@ func (s *fixture) testTrouble(t *testing.T) {
 // waitFor waits until a file has a text after so many bytes.
 func waitFor(t *testing.T, path string, after int, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if data, err := os.ReadFile(path); err == nil && len(data) > after && bytes.Contains(data[after:], []byte(text)) {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(
+		5 * time.Millisecond) {
+		if data, err := os.ReadFile(path); err == nil && len(data) > after && bytes.Contains(data[after:],
+			[]byte(text)) {
 			return
 		}
 	}
@@ -188,7 +195,8 @@ func (s *fixture) testKilled(t *testing.T) {
 	}
 	for killed := 0; killed < kills; {
 		s.inventory(t, newer, "")
-		for _, c := range []struct{ first, again, to string }{{"run", "resume", newer}, {"undo", "undo", old}} {
+		for _, c := range []struct{ first, again, to string }{{"run", "resume", newer}, {"undo", "undo",
+			old}} {
 			before := installs(c.to)
 			verb := c.first
 			for n := 0; ; n++ {
@@ -225,7 +233,8 @@ func (s *fixture) testKilled(t *testing.T) {
 			_, _ = fmt.Sscan(before, &was[0], &was[1])
 			_, _ = fmt.Sscan(installs(c.to), &now[0], &now[1])
 			if now[0] != was[0]+1 || now[1] != was[1]+1 {
-				t.Errorf("%s was installed %d and %d times\n%s", c.to, now[0]-was[0], now[1]-was[1], s.succeed(t, "-file", inv, "report"))
+				t.Errorf("%s was installed %d and %d times\n%s", c.to, now[0]-was[0], now[1]-was[1],
+					s.succeed(t, "-file", inv, "report"))
 			}
 		}
 	}

@@ -49,10 +49,12 @@ func newFixture(t *testing.T) *fixture {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	s := &fixture{bin: filepath.Join(dir, "rolling")}
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", s.bin, ".").CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", s.bin,
+		".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	if s.Stage, err = stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer, Broken: broken}); err != nil {
+	if s.Stage, err = stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer,
+		Broken: broken}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -44,10 +44,12 @@ func command() cli.Command {
 		f.StringVar(&o.step, "step", "", "with -only: this step `NAME` alone")
 	}
 	journal := func(f *flag.FlagSet) {
-		f.StringVar(&o.journal, "journal", "", "`FILE` that records the run (default: -file with .journal added)")
+		f.StringVar(&o.journal, "journal", "", "`FILE` that records the run (default: -file with "+
+			".journal added)")
 	}
 	without := func(f *flag.FlagSet) {
-		f.Func("without", "skip checks: `NAMES` of "+strings.Join(exceptions, ", "), cli.Words(&o.without, exceptions...))
+		f.Func("without", "skip checks: `NAMES` of "+strings.Join(exceptions, ", "), cli.Words(&o.without,
+			exceptions...))
 	}
 	plan := func(f *flag.FlagSet) {
 		part(f)
@@ -59,8 +61,10 @@ func command() cli.Command {
 		journal(f)
 		f.BoolVar(&o.yes, "yes", false, "do not ask")
 	}
-	verb := func(name, text string, flags func(*flag.FlagSet), run func(context.Context, *cli.Call, *fleet.Inventory) error) cli.Verb {
-		return cli.Verb{Name: name, About: text, Flags: flags, Required: []string{"file"}, Needs: map[string]string{"step": "only"},
+	verb := func(name, text string, flags func(*flag.FlagSet), run func(context.Context, *cli.Call,
+		*fleet.Inventory) error) cli.Verb {
+		return cli.Verb{Name: name, About: text, Flags: flags, Required: []string{"file"},
+			Needs: map[string]string{"step": "only"},
 			Run: func(ctx context.Context, c *cli.Call) error {
 				inv, err := fleet.Load(o.file, c.In)
 				if err != nil {
@@ -71,19 +75,27 @@ func command() cli.Command {
 			}}
 	}
 	mode := func(m rollout.Mode) func(context.Context, *cli.Call, *fleet.Inventory) error {
-		return func(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error { return o.work(ctx, c, inv, m) }
+		return func(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error {
+			return o.work(ctx, c,
+				inv, m)
+		}
 	}
-	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an inventory file.", Notes: notes, Verbs: []cli.Verb{
-		verb("plan", "show what happens to which host in which order; exit code 1 if a host cannot be upgraded", plan, o.plan),
-		verb("run", "upgrade the fleet: asks every host, then you, unless -yes is given", work, mode(rollout.ModeRun)),
+	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an " +
+		"inventory file.", Notes: notes, Verbs: []cli.Verb{
+		verb("plan", "show what happens to which host in which order; exit code 1 if a host cannot "+
+			"be upgraded", plan, o.plan),
+		verb("run", "upgrade the fleet: asks every host, then you, unless -yes is given", work,
+			mode(rollout.ModeRun)),
 		verb("resume", "continue after a crash, a stop or a failure", work, mode(rollout.ModeResume)),
 		verb("undo", "take back what the run did, last host first", work, mode(rollout.ModeUndo)),
-		verb("accept", "remove from the hosts what only an undo needs, and put the journal aside", func(f *flag.FlagSet) {
-			about(f)
-			journal(f)
-			f.BoolVar(&o.yes, "yes", false, "do not ask")
-		}, o.accept),
-		{Name: "report", About: "show what was done, also while a run goes on; -html writes a page for a change board", Run: o.report,
+		verb("accept", "remove from the hosts what only an undo needs, and put the journal aside",
+			func(f *flag.FlagSet) {
+				about(f)
+				journal(f)
+				f.BoolVar(&o.yes, "yes", false, "do not ask")
+			}, o.accept),
+		{Name: "report", About: "show what was done, also while a run goes on; -html writes a page for " +
+			"a change board", Run: o.report,
 			Flags: func(f *flag.FlagSet) {
 				part(f)
 				journal(f)

@@ -23,7 +23,8 @@ hosts: [{name: p1, address: "nobody@127.0.0.1", port: 1, component: pump}]
 func invoke(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = command().Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errOut})
+	code = command().Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out,
+		Err: &errOut})
 	return code, out.String(), errOut.String()
 }
 
@@ -60,7 +61,8 @@ func TestNotConfirmed(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr := invoke(t, "n\n", "-file", inv, "-without", "plan,findings", "run")
-	if code != cli.Refused || !strings.Contains(stderr, "run the rollout of 1 target,") || !strings.Contains(stderr, "not confirmed") {
+	if code != cli.Refused || !strings.Contains(stderr, "run the rollout of 1 target,") ||
+		!strings.Contains(stderr, "not confirmed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	if _, err := os.Stat(inv + ".journal"); !errors.Is(err, os.ErrNotExist) {
@@ -75,7 +77,8 @@ func TestHostThatCannotBeReached(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, stdout, _ := invoke(t, "", "plan", "-file", inv)
-	if code != cli.No || !strings.Contains(stdout, "cannot:") || !strings.Contains(stdout, "install → healthy") || !strings.Contains(stdout, "The run ends at failure 1") {
+	if code != cli.No || !strings.Contains(stdout, "cannot:") || !strings.Contains(stdout,
+		"install → healthy") || !strings.Contains(stdout, "The run ends at failure 1") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 	code, stdout, stderr := invoke(t, "", "-file", inv, "-yes", "run")
@@ -86,7 +89,8 @@ func TestHostThatCannotBeReached(t *testing.T) {
 		t.Error("a journal was begun though no host can be upgraded")
 	}
 	code, stdout, stderr = invoke(t, "", "-file", inv, "-yes", "-without", "plan,findings", "run")
-	if code != cli.No || !strings.Contains(stdout, "outcome   held") || !strings.Contains(stderr, "p1: install failed") {
+	if code != cli.No || !strings.Contains(stdout, "outcome   held") || !strings.Contains(stderr,
+		"p1: install failed") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 	code, _, stderr = invoke(t, "", "-file", inv, "-yes", "run")
@@ -99,7 +103,8 @@ func TestLockedFleet(t *testing.T) {
 	t.Parallel()
 	inv := filepath.Join(t.TempDir(), "f.yaml")
 	lock := `{"user":"eve","host":"elsewhere","pid":7,"since":"2026-01-01T00:00:00Z"}`
-	if err := errors.Join(os.WriteFile(inv, []byte(nowhere), 0o600), os.WriteFile(inv+".journal.lock", []byte(lock), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(inv, []byte(nowhere), 0o600), os.WriteFile(inv+".journal.lock",
+		[]byte(lock), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	code, _, stderr := invoke(t, "", "-file", inv, "-yes", "-without", "plan,findings", "run")
@@ -112,18 +117,22 @@ func TestReport(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	journal := filepath.Join(dir, "j")
-	steps := []rollout.Step{{Name: "install", Do: func(context.Context) error { return nil }, Undo: func(context.Context) error { return errors.New("no such version") }},
+	steps := []rollout.Step{{Name: "install", Do: func(context.Context) error { return nil },
+		Undo: func(context.Context) error { return errors.New("no such version") }},
 		{Name: "healthy", Do: func(context.Context) error { return errors.New("status fail") }}}
-	_, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "gateway", Targets: []rollout.Target{{Name: "g1", Steps: steps}, {Name: "g2", Steps: steps}}}}, rollout.Options{Journal: journal})
+	_, err := rollout.Run(t.Context(), []rollout.Wave{{Name: "gateway", Targets: []rollout.Target{
+		{Name: "g1", Steps: steps}, {Name: "g2", Steps: steps}}}}, rollout.Options{Journal: journal})
 	if err == nil {
 		t.Fatal("no error")
 	}
 	code, stdout, _ := invoke(t, "", "-journal", journal, "report")
-	if code != cli.Yes || !strings.Contains(stdout, "not restored") || !strings.Contains(stdout, "g1: healthy: status fail") {
+	if code != cli.Yes || !strings.Contains(stdout, "not restored") || !strings.Contains(stdout,
+		"g1: healthy: status fail") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 	page := filepath.Join(dir, "p.html")
-	if code, _, stderr := invoke(t, "", "-journal", journal, "-html", page, "report"); code != cli.Yes {
+	if code, _, stderr := invoke(t, "", "-journal", journal, "-html", page,
+		"report"); code != cli.Yes {
 		t.Error(stderr)
 	}
 	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("no such version")) {

@@ -41,7 +41,8 @@ func (o *options) plan(ctx context.Context, c *cli.Call, inv *fleet.Inventory) e
 }
 
 // check collects everything that a run would be refused for.
-func (o *options) check(ctx context.Context, inv *fleet.Inventory, waves []rollout.Wave, p *planned) error {
+func (o *options) check(ctx context.Context, inv *fleet.Inventory, waves []rollout.Wave,
+	p *planned) error {
 	var errs []error
 	problem := func(exception string, err error) {
 		if err == nil || slices.Contains(o.without, exception) {
@@ -80,7 +81,8 @@ func (o *options) show(c *cli.Call, p planned) {
 	c.Problems(p.Hosts)
 }
 
-func (o *options) waves(inv *fleet.Inventory, progress func(host, text string)) ([]rollout.Wave, error) {
+func (o *options) waves(inv *fleet.Inventory, progress func(host,
+	text string)) ([]rollout.Wave, error) {
 	waves, err := inv.Waves(fleet.Options{Progress: progress, Asked: true})
 	if err == nil && o.only != "" {
 		if waves, err = rollout.Select(waves, o.only, o.step); err != nil {

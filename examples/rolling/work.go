@@ -14,7 +14,8 @@ import (
 )
 
 // work runs, resumes or undoes.
-func (o *options) work(ctx context.Context, c *cli.Call, inv *fleet.Inventory, mode rollout.Mode) error {
+func (o *options) work(ctx context.Context, c *cli.Call, inv *fleet.Inventory,
+	mode rollout.Mode) error {
 	live := cli.NewLive(c.Err)
 	waves, err := o.waves(inv, live.Note)
 	if err != nil {
@@ -39,7 +40,8 @@ func (o *options) work(ctx context.Context, c *cli.Call, inv *fleet.Inventory, m
 		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds an unfinished run", o.journal)),
 			"rolling resume continues it, rolling undo takes it back, -journal names another journal")
 	case mode != rollout.ModeRun && before == nil:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", o.journal)), "rolling run begins one; -journal names another journal")
+		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", o.journal)),
+			"rolling run begins one; -journal names another journal")
 	case mode == rollout.ModeRun && (o.step == "" || o.step == "install"):
 		// Every host is asked before the first one is touched.
 		p := planned{}
@@ -48,10 +50,12 @@ func (o *options) work(ctx context.Context, c *cli.Call, inv *fleet.Inventory, m
 		}
 		if o.check(ctx, inv, waves, &p) != nil {
 			o.show(c, p)
-			return cli.Advice(cli.Refuse(errors.New("the fleet cannot be upgraded")), "fix what is named above, or give -without plan, balancer or findings")
+			return cli.Advice(cli.Refuse(errors.New("the fleet cannot be upgraded")),
+				"fix what is named above, or give -without plan, balancer or findings")
 		}
 	}
-	question := fmt.Sprintf("%s the rollout of %s, recorded in %s?", c.Verb, cli.Count(fleet.Targets(waves), "target"), o.journal)
+	question := fmt.Sprintf("%s the rollout of %s, recorded in %s?", c.Verb,
+		cli.Count(fleet.Targets(waves), "target"), o.journal)
 	if !o.yes && o.only == "" && !c.Confirm(question) {
 		return cli.Advice(cli.Refuse(errors.New("not confirmed")), "-yes confirms")
 	}
@@ -62,7 +66,8 @@ func (o *options) work(ctx context.Context, c *cli.Call, inv *fleet.Inventory, m
 	}
 	o.yes = true
 	rep, err := live.Work(ctx, mode, waves, run)
-	if errors.Is(err, rollout.ErrPlanChanged) && before != nil && before.Outcome == rollout.OutcomeDone && mode == rollout.ModeResume {
+	if errors.Is(err, rollout.ErrPlanChanged) && before != nil &&
+		before.Outcome == rollout.OutcomeDone && mode == rollout.ModeResume {
 		// That run is finished, and this one is for other versions or hosts.
 		if err = putAside(o.journal, before); err == nil {
 			return o.work(ctx, c, inv, rollout.ModeRun)
@@ -109,9 +114,11 @@ func (o *options) accept(ctx context.Context, c *cli.Call, inv *fleet.Inventory)
 	case err != nil:
 		return err
 	case rep == nil:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", o.journal)), "rolling run begins one; -journal names another journal")
+		return cli.Advice(cli.Refuse(fmt.Errorf("the journal %s holds no run", o.journal)),
+			"rolling run begins one; -journal names another journal")
 	case rep.Outcome != rollout.OutcomeDone:
-		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s is not done", o.journal)), "rolling resume finishes it, rolling undo takes it back")
+		return cli.Advice(cli.Refuse(fmt.Errorf("the run in %s is not done", o.journal)),
+			"rolling resume finishes it, rolling undo takes it back")
 	}
 	if !o.yes && !c.Confirm("accept the run in "+o.journal+"? It cannot be undone afterwards") {
 		return cli.Advice(cli.Refuse(errors.New("not confirmed")), "-yes confirms")

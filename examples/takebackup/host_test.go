@@ -41,7 +41,8 @@ func TestHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, "ssh"), fmt.Appendf(nil, "#!/bin/sh\nexec '%s' -F '%s' \"$@\"\n", ssh, h.SSHConfig()), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "ssh"), fmt.Appendf(nil,
+		"#!/bin/sh\nexec '%s' -F '%s' \"$@\"\n", ssh, h.SSHConfig()), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
@@ -74,10 +75,13 @@ echo A=1 >/etc/default/tyk-gateway`)
 	c.run(0, "take", "-dir", dir, "-config", "-host", root)
 	c.run(0, "verify", "-dir", dir, "-level", "live", "-config", "-host", root, "latest")
 	on(`echo broken >/opt/tyk-gateway/tyk.conf; chmod 600 /opt/tyk-gateway/tyk.conf; rm /opt/tyk-gateway/policies/*; echo 2 >>/etc/default/tyk-gateway`)
-	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-config", "-host", root, "latest"); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") || !strings.Contains(msg, "policy.json is missing") {
+	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-config", "-host", root,
+		"latest"); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") || !strings.Contains(msg,
+		"policy.json is missing") {
 		t.Error(msg)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-host", root, "latest"); !strings.Contains(out, "verified") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-host", root,
+		"latest"); !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
 	if after := on(state); after != before {
@@ -88,7 +92,8 @@ echo A=1 >/etc/default/tyk-gateway`)
 	}
 
 	// A user who may not read them gets no set.
-	if _, msg := c.run(1, "take", "-dir", t.TempDir(), "-config", "-host", "deploy@"+h.Addr); !strings.Contains(msg, "tyk.conf") || !strings.Contains(msg, "Permission denied") {
+	if _, msg := c.run(1, "take", "-dir", t.TempDir(), "-config", "-host", "deploy@"+
+		h.Addr); !strings.Contains(msg, "tyk.conf") || !strings.Contains(msg, "Permission denied") {
 		t.Error(msg)
 	}
 }

@@ -18,7 +18,8 @@ import (
 )
 
 // apiName matches names of package backup.
-var apiName = regexp.MustCompile(`\b(Mongo(New|Replace|Drop|Merge)|Redis[A-Z]\w+|set [A-Z]\w+|Exclude|Include|AllowStale|Parallel|UsersAndRoles|Rescue|Listener)\b`)
+var apiName = regexp.MustCompile(
+	`\b(Mongo(New|Replace|Drop|Merge)|Redis[A-Z]\w+|set [A-Z]\w+|Exclude|Include|AllowStale|Parallel|UsersAndRoles|Rescue|Listener)\b`)
 
 // cmd runs the command as a user would.
 type cmd struct {
@@ -29,12 +30,15 @@ type cmd struct {
 func (c cmd) run(want int, args ...string) (stdout, stderr string) {
 	c.t.Helper()
 	var out, errOut bytes.Buffer
-	code := program().Run(c.t.Context(), args, cli.Streams{Env: func(name string) string { return c.env[name] }, Out: &out, Err: &errOut})
+	code := program().Run(c.t.Context(), args,
+		cli.Streams{Env: func(name string) string { return c.env[name] }, Out: &out, Err: &errOut})
 	if code != want {
-		c.t.Fatalf("takebackup %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want, &out, &errOut)
+		c.t.Fatalf("takebackup %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), code, want,
+			&out, &errOut)
 	}
 	if name := apiName.FindString(errOut.String()); name != "" {
-		c.t.Errorf("takebackup %s: %q is a name that the user of the command does not see\n%s", strings.Join(args, " "), name, &errOut)
+		c.t.Errorf("takebackup %s: %q is a name that the user of the command does not see\n%s",
+			strings.Join(args, " "), name, &errOut)
 	}
 	return out.String(), errOut.String()
 }
@@ -56,7 +60,8 @@ func (c cmd) json(want int, args ...string) map[string]any {
 func host(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
-	for name, content := range map[string]string{"opt/tyk-gateway/tyk.conf": "{}", "opt/tyk-gateway/policies/p.json": "p", "opt/tyk-pump/pump.conf": "{}"} {
+	for name, content := range map[string]string{"opt/tyk-gateway/tyk.conf": "{}",
+		"opt/tyk-gateway/policies/p.json": "p", "opt/tyk-pump/pump.conf": "{}"} {
 		path := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -81,11 +86,16 @@ func TestUsage(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for _, args := range [][]string{
-		{}, {"frob"}, {"take"}, {"take", "-dir", dir}, {"take", "-no-such-flag"}, {"take", "-dir", dir, "-config", "extra"},
-		{"take", "-dir", dir, "-redis"}, {"take", "-dir", dir, "-config", "-recipient", "x"}, {"list"}, {"prune", "-dir", dir}, {"verify"},
-		{"verify", "-level", "deep", dir}, {"verify", "latest"}, {"verify", "-config", dir}, {"verify", "-level", "live", dir},
-		{"import", dir}, {"restore", "a", "b"}, {"undo"}, {"accept", "-redis", "latest"}, {"take", "-dir", dir, "-path", "/etc/hosts"},
-		{"take", "-dir", dir, "-redis", "-redis-command", "PSYNC"}, {"prune", "-dir", dir, "-keep", "many"},
+		{}, {"frob"}, {"take"}, {"take", "-dir", dir}, {"take", "-no-such-flag"}, {"take", "-dir", dir,
+			"-config", "extra"},
+		{"take", "-dir", dir, "-redis"}, {"take", "-dir", dir, "-config", "-recipient", "x"}, {"list"},
+		{"prune", "-dir", dir}, {"verify"},
+		{"verify", "-level", "deep", dir}, {"verify", "latest"}, {"verify", "-config", dir},
+		{"verify", "-level", "live", dir},
+		{"import", dir}, {"restore", "a", "b"}, {"undo"}, {"accept", "-redis", "latest"}, {"take", "-dir",
+			dir, "-path", "/etc/hosts"},
+		{"take", "-dir", dir, "-redis", "-redis-command", "PSYNC"}, {"prune", "-dir", dir, "-keep",
+			"many"},
 	} {
 		if _, msg := c.run(2, args...); strings.Count(msg, "\n") != 2 {
 			t.Errorf("%v: want the cause and what to do:\n%s", args, msg)
@@ -113,7 +123,8 @@ func TestNobodyReads(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for _, format := range []string{"-json", "-v"} {
-		command := exec.CommandContext(t.Context(), os.Args[0], "take", format, "-v", "-dir", dir, "-config", "-root", host(t))
+		command := exec.CommandContext(t.Context(), os.Args[0], "take", format, "-v", "-dir", dir,
+			"-config", "-root", host(t))
 		command.Env = append(os.Environ(), "TAKEBACKUP_TEST_MAIN=1")
 		command.Stdout, command.Stderr = w, w
 		if err := command.Run(); command.ProcessState.ExitCode() != 1 {
@@ -138,7 +149,8 @@ func TestSetsOfFiles(t *testing.T) {
 	}
 	set := c.json(0, "take", "-dir", dir, "-config", "-root", root)["result"].(map[string]any)
 	id := set["id"].(string)
-	if out, _ := c.run(0, "list", "-dir", dir); !strings.Contains(out, id) || !strings.Contains(out, "before 5.3.0") {
+	if out, _ := c.run(0, "list", "-dir", dir); !strings.Contains(out, id) || !strings.Contains(out,
+		"before 5.3.0") {
 		t.Error(out)
 	}
 	if list := c.json(0, "list", "-dir", dir)["result"].([]any); len(list) != 2 {
@@ -151,13 +163,16 @@ func TestSetsOfFiles(t *testing.T) {
 	if err := os.WriteFile(conf, []byte("broken"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-config", "-root", root, id); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") {
+	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-config", "-root", root,
+		id); !strings.Contains(msg, "/opt/tyk-gateway/tyk.conf") {
 		t.Error(msg)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-dry-run", "-config", "-root", root, id); !strings.Contains(out, "dry run") || !strings.Contains(out, "replace") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-dry-run", "-config", "-root", root,
+		id); !strings.Contains(out, "dry run") || !strings.Contains(out, "replace") {
 		t.Error(out)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-root", root, filepath.Join(dir, id)); !strings.Contains(out, "verified") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-config", "-root", root, filepath.Join(dir,
+		id)); !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
 	if data, _ := os.ReadFile(conf); string(data) != "{}" {
@@ -170,16 +185,20 @@ func TestSetsOfFiles(t *testing.T) {
 	if list := c.json(0, "list", "-dir", dir)["result"].([]any); len(list) != 2 {
 		t.Errorf("%v", list)
 	}
-	if list := c.json(0, "list", "-dir", filepath.Join(dir, "rescued"))["result"].([]any); len(list) != 1 {
+	if list := c.json(0, "list", "-dir", filepath.Join(dir, "rescued"))["result"].([]any); len(
+		list) != 1 {
 		t.Errorf("%v", list)
 	}
-	if _, msg := c.run(2, "restore", "-dir", dir, "-config", "-root", root, "-rescue", dir+"/.", id); !strings.Contains(msg, "holds the sets") {
+	if _, msg := c.run(2, "restore", "-dir", dir, "-config", "-root", root, "-rescue", dir+"/.",
+		id); !strings.Contains(msg, "holds the sets") {
 		t.Error(msg)
 	}
-	if out, _ := c.run(0, "prune", "-dir", dir, "-keep", "1", "-dry-run"); !strings.Contains(out, "would remove") {
+	if out, _ := c.run(0, "prune", "-dir", dir, "-keep", "1", "-dry-run"); !strings.Contains(out,
+		"would remove") {
 		t.Error(out)
 	}
-	if pruned := c.json(0, "prune", "-dir", dir, "-keep", "1")["result"].(map[string]any); pruned["verified"] != id {
+	if pruned := c.json(0, "prune", "-dir", dir, "-keep",
+		"1")["result"].(map[string]any); pruned["verified"] != id {
 		t.Errorf("%v", pruned)
 	}
 	if err := os.Truncate(filepath.Join(dir, id, "config/opt/tyk-gateway/tyk.conf"), 1); err != nil {
@@ -193,7 +212,8 @@ func TestSetsOfFiles(t *testing.T) {
 	if err := os.Truncate(filepath.Join(dir, id, "manifest.json"), 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, msg := c.run(5, "restore", "-dir", dir, "-config", "-root", root, "latest"); !strings.Contains(msg, "name a set by its id") {
+	if _, msg := c.run(5, "restore", "-dir", dir, "-config", "-root", root,
+		"latest"); !strings.Contains(msg, "name a set by its id") {
 		t.Error(msg)
 	}
 }
@@ -210,8 +230,10 @@ func TestExportImport(t *testing.T) {
 	if err := os.WriteFile(key, []byte(identity.String()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.run(0, "take", "-dir", dir, "-config", "-root", root, "-export", file, "-recipient", identity.Recipient().String())
-	if _, msg := c.run(1, "import", "-dir", filepath.Join(tmp, "other"), file); !strings.Contains(msg, "identity") {
+	c.run(0, "take", "-dir", dir, "-config", "-root", root, "-export", file, "-recipient",
+		identity.Recipient().String())
+	if _, msg := c.run(1, "import", "-dir", filepath.Join(tmp, "other"), file); !strings.Contains(msg,
+		"identity") {
 		t.Error(msg)
 	}
 	c.run(0, "import", "-dir", filepath.Join(tmp, "other"), "-identity", key, file)
@@ -236,20 +258,25 @@ func TestRedis(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.env = nil
-	if _, msg := c.run(5, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "latest"); !strings.Contains(msg, "not empty") {
+	if _, msg := c.run(5, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile,
+		"latest"); !strings.Contains(msg, "not empty") {
 		t.Error(msg)
 	}
-	if _, msg := c.run(5, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-redis-mode", "offline", "-redis-dir", s.Dir, "latest"); !strings.Contains(msg, "not empty") {
+	if _, msg := c.run(5, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-redis-mode",
+		"offline", "-redis-dir", s.Dir, "latest"); !strings.Contains(msg, "not empty") {
 		t.Error(msg)
 	}
 	s.Do("SET", "string", "changed")
-	out, _ := c.run(0, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-replace", "latest")
-	if !strings.Contains(out, "verified") || !strings.Contains(out, "not requested") || s.Do("GET", "string") != "value" {
+	out, _ := c.run(0, "restore", "-dir", dir, "-redis", "-redis-uri-file", uriFile, "-replace",
+		"latest")
+	if !strings.Contains(out, "verified") || !strings.Contains(out, "not requested") ||
+		s.Do("GET", "string") != "value" {
 		t.Error(out)
 	}
 	c.env = map[string]string{redisEnv: "redis://:wrong@" + s.Addr}
 	v := c.json(1, "take", "-dir", dir, "-redis")
-	if msg := v["error"].(string); strings.Contains(msg, "wrong@") || strings.Contains(msg, ":wrong") || v["hint"] != "check user and password" {
+	if msg := v["error"].(string); strings.Contains(msg, "wrong@") || strings.Contains(msg,
+		":wrong") || v["hint"] != "check user and password" {
 		t.Errorf("%v", v)
 	}
 }
@@ -267,7 +294,8 @@ func TestRedisThereAndBack(t *testing.T) {
 	}
 	from.run(0, "take", "-dir", dir, "-redis", "-redis-command", "psync=sync-4711")
 	target.Do("SET", "mine", "1")
-	if v := to.json(5, "restore", "-dir", dir, "-redis", "latest"); !strings.Contains(v["hint"].(string), "-replace") {
+	if v := to.json(5, "restore", "-dir", dir, "-redis", "latest"); !strings.Contains(
+		v["hint"].(string), "-replace") {
 		t.Error(v)
 	}
 	undo := []string{"-dir", dir, "-redis", "-replace", "latest"}
@@ -292,10 +320,12 @@ func TestRedisThereAndBack(t *testing.T) {
 	to.run(5, "restore-dump", "-rescue", state, dump)
 	target.Do("FLUSHALL")
 	target.Do("FUNCTION", "FLUSH")
-	if out, _ := to.run(0, "restore-dump", "-rescue", state, "-dry-run", dump); !strings.Contains(out, "dry run") || target.Do("DBSIZE") != int64(0) {
+	if out, _ := to.run(0, "restore-dump", "-rescue", state, "-dry-run", dump); !strings.Contains(out,
+		"dry run") || target.Do("DBSIZE") != int64(0) {
 		t.Error(out)
 	}
-	if out, _ := to.run(0, "restore-dump", "-rescue", state, dump); !strings.Contains(out, "verified") || target.Do("DBSIZE") != source.Do("DBSIZE") {
+	if out, _ := to.run(0, "restore-dump", "-rescue", state, dump); !strings.Contains(out,
+		"verified") || target.Do("DBSIZE") != source.Do("DBSIZE") {
 		t.Error(out)
 	}
 	if err := os.Truncate(dump, 100); err != nil {

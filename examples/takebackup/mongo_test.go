@@ -43,21 +43,25 @@ func TestMongo(t *testing.T) {
 	uri := strings.Replace(s.URI(), "mongodb://", "mongodb://tyk@", 1)
 	c := cmd{t: t, env: map[string]string{mongoEnv: uri, mongoPasswordEnv: "sesame"}}
 	out, _ := c.run(0, "take", "-dir", dir, "-mongo")
-	if !strings.Contains(out, "MongoDB 7.0.14") || !strings.Contains(out, "snapshot") || !strings.Contains(out, "200") || strings.Contains(out, "sesame") {
+	if !strings.Contains(out, "MongoDB 7.0.14") || !strings.Contains(out, "snapshot") ||
+		!strings.Contains(out, "200") || strings.Contains(out, "sesame") {
 		t.Error(out)
 	}
 	c.run(0, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
-	if _, msg := c.run(5, "restore", "-dir", dir, "-mongo", "latest"); !strings.Contains(msg, "200 documents") {
+	if _, msg := c.run(5, "restore", "-dir", dir, "-mongo", "latest"); !strings.Contains(msg,
+		"200 documents") {
 		t.Error(msg)
 	}
-	if v := c.json(5, "restore", "-dir", dir, "-mongo", "latest"); !strings.Contains(v["hint"].(string), "-replace") {
+	if v := c.json(5, "restore", "-dir", dir, "-mongo", "latest"); !strings.Contains(
+		v["hint"].(string), "-replace") {
 		t.Error(v)
 	}
 	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-parallel", "100")
 	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-db", "admin")
 	fillMongo(t, s, 1000, 1)
 	c.run(1, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
-	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(out, "replace") || !strings.Contains(out, "verified") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(
+		out, "replace") || !strings.Contains(out, "verified") {
 		t.Error(out)
 	}
 	if n := len(s.Documents("tyk_analytics", "apis")); n != 200 {
@@ -65,22 +69,27 @@ func TestMongo(t *testing.T) {
 	}
 	// What a newer version added is named, and goes when that is asked.
 	s.Insert("tyk_analytics", "new", bson.Raw{5, 0, 0, 0, 0})
-	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-mongo", "latest"); !strings.Contains(msg, "tyk_analytics.new: the target differs") {
+	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-mongo",
+		"latest"); !strings.Contains(msg, "tyk_analytics.new: the target differs") {
 		t.Error(msg)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(out, "keep") || !strings.Contains(out, "-mongo-drop-extra drops it") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "latest"); !strings.Contains(
+		out, "keep") || !strings.Contains(out, "-mongo-drop-extra drops it") {
 		t.Error(out)
 	}
-	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "-mongo-drop-extra", "latest"); !strings.Contains(out, "drop ") || strings.Contains(out, "-mongo-drop-extra") {
+	if out, _ := c.run(0, "restore", "-dir", dir, "-mongo", "-replace", "-mongo-drop-extra",
+		"latest"); !strings.Contains(out, "drop ") || strings.Contains(out, "-mongo-drop-extra") {
 		t.Error(out)
 	}
 	c.run(0, "verify", "-dir", dir, "-level", "live", "-mongo", "latest")
 	// What a killed restore left is named, and goes when that is asked.
 	s.Insert("tyk_analytics", "tykupgrade_restore_0a0b0c0d_1", bson.Raw{5, 0, 0, 0, 0})
-	if out, _ := c.run(0, "prune", "-mongo", "-dry-run"); !strings.Contains(out, "tykupgrade_restore_0a0b0c0d_1") {
+	if out, _ := c.run(0, "prune", "-mongo", "-dry-run"); !strings.Contains(out,
+		"tykupgrade_restore_0a0b0c0d_1") {
 		t.Error(out)
 	}
-	if out, _ := c.run(0, "prune", "-mongo"); !strings.Contains(out, "removed") || strings.Contains(fmt.Sprint(s.Collections("tyk_analytics")), "tykupgrade_") {
+	if out, _ := c.run(0, "prune", "-mongo"); !strings.Contains(out, "removed") ||
+		strings.Contains(fmt.Sprint(s.Collections("tyk_analytics")), "tykupgrade_") {
 		t.Error(out)
 	}
 	for _, args := range [][]string{
@@ -88,18 +97,22 @@ func TestMongo(t *testing.T) {
 	} {
 		c.run(2, append([]string{"take", "-dir", dir, "-mongo"}, args...)...)
 	}
-	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-mode", "merge"}, {"-mongo-drop-extra"}} {
+	for _, args := range [][]string{{"-mongo-mode", "x"}, {"-mongo-mode", "merge"},
+		{"-mongo-drop-extra"}} {
 		c.run(2, append(append([]string{"restore", "-dir", dir, "-mongo"}, args...), "latest")...)
 	}
-	if _, msg := c.run(2, "take", "-dir", dir, "-config", "-mongo-db", "tyk_analytics"); !strings.Contains(msg, "needs -mongo") {
+	if _, msg := c.run(2, "take", "-dir", dir, "-config", "-mongo-db",
+		"tyk_analytics"); !strings.Contains(msg, "needs -mongo") {
 		t.Error(msg)
 	}
-	if _, msg := c.run(2, "restore", "-dir", dir, "-config", "-mongo-mode", "drop", "latest"); !strings.Contains(msg, "needs -mongo") {
+	if _, msg := c.run(2, "restore", "-dir", dir, "-config", "-mongo-mode", "drop",
+		"latest"); !strings.Contains(msg, "needs -mongo") {
 		t.Error(msg)
 	}
 	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-db", "no_such_database")
 	c.env[mongoPasswordEnv] = "wrong sesame"
-	if v := c.json(1, "take", "-dir", dir, "-mongo"); strings.Contains(v["error"].(string), "sesame") || v["hint"] != "check user, password and authSource" {
+	if v := c.json(1, "take", "-dir", dir, "-mongo"); strings.Contains(v["error"].(string),
+		"sesame") || v["hint"] != "check user, password and authSource" {
 		t.Errorf("%v", v)
 	}
 	file := filepath.Join(t.TempDir(), "password")
@@ -115,16 +128,19 @@ func TestRestoreDump(t *testing.T) {
 	t.Parallel()
 	from, to := mongoServer(t, mongolab.Options{}), mongoServer(t, mongolab.Options{})
 	fillMongo(t, from, 0, 10)
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: mongodb.Server{URI: from.URI()}})
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+		&mongodb.Source{Server: mongodb.Server{URI: from.URI()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	dump := filepath.Join(set.Dir, "mongo") // is what mongodump --out writes
 	c := cmd{t: t, env: map[string]string{mongoEnv: to.URI()}}
-	if out, _ := c.run(0, "restore-dump", "-dry-run", dump); !strings.Contains(out, "dry run") || len(to.Collections("tyk_analytics")) > 0 {
+	if out, _ := c.run(0, "restore-dump", "-dry-run", dump); !strings.Contains(out, "dry run") ||
+		len(to.Collections("tyk_analytics")) > 0 {
 		t.Error(out)
 	}
-	if out, _ := c.run(0, "restore-dump", dump); !strings.Contains(out, "verified") || len(to.Documents("tyk_analytics", "apis")) != 10 {
+	if out, _ := c.run(0, "restore-dump", dump); !strings.Contains(out, "verified") ||
+		len(to.Documents("tyk_analytics", "apis")) != 10 {
 		t.Error(out)
 	}
 	c.run(5, "restore-dump", dump)

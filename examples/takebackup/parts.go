@@ -36,7 +36,8 @@ func secret(c *cli.Call, env, file string) (string, error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-func secrets(c *cli.Call, part, uriEnv, uriFile, passwordEnv, passwordFile string) (uri, password string, err error) {
+func secrets(c *cli.Call, part, uriEnv, uriFile, passwordEnv,
+	passwordFile string) (uri, password string, err error) {
 	uri, err = secret(c, uriEnv, uriFile)
 	if err == nil {
 		password, err = secret(c, passwordEnv, passwordFile)
@@ -77,13 +78,15 @@ func (o *options) renamed() (map[string]string, error) {
 }
 
 func (o *options) mongoServer(c *cli.Call) (s mongodb.Server, err error) {
-	s.URI, s.Password, err = secrets(c, "mongo", mongoEnv, o.mongoURI, mongoPasswordEnv, o.mongoPassword)
+	s.URI, s.Password, err = secrets(c, "mongo", mongoEnv, o.mongoURI, mongoPasswordEnv,
+		o.mongoPassword)
 	return s, err
 }
 
 func (o *options) postgresServer(c *cli.Call) (s postgres.Server, err error) {
 	s = postgres.Server{Service: o.service, Bin: o.bin}
-	s.URI, s.Password, err = secrets(c, "postgres", postgresEnv, o.postgresURI, postgresPasswordEnv, o.postgresPassword)
+	s.URI, s.Password, err = secrets(c, "postgres", postgresEnv, o.postgresURI, postgresPasswordEnv,
+		o.postgresPassword)
 	if s.URI == "" && s.Service != "" {
 		err = nil
 	}
@@ -102,7 +105,8 @@ func (o *options) sources(c *cli.Call) (all []backup.Source, err error) {
 		all = append(all, f)
 	}
 	if o.redis {
-		r := &redisdb.Source{Component: o.redisName, Method: redisdb.Method(o.method), AllowStale: o.stale, Path: o.rdb, Sample: o.sample}
+		r := &redisdb.Source{Component: o.redisName, Method: redisdb.Method(o.method),
+			AllowStale: o.stale, Path: o.rdb, Sample: o.sample}
 		if r.Commands, err = o.renamed(); err != nil {
 			return nil, err
 		}
@@ -110,12 +114,14 @@ func (o *options) sources(c *cli.Call) (all []backup.Source, err error) {
 			return nil, err
 		}
 		if r.Method == redisdb.SAVE {
-			c.Err.Printf("%s SAVE blocks every client of the server until it is done\n", c.Err.Paint(cli.Warn, "note:"))
+			c.Err.Printf("%s SAVE blocks every client of the server until it is done\n",
+				c.Err.Paint(cli.Warn, "note:"))
 		}
 		all = append(all, r)
 	}
 	if o.mongo {
-		m := &mongodb.Source{Component: o.mongoName, Databases: o.mongoDBs, Include: o.include, Exclude: o.exclude, Plain: o.plain, Parallel: o.parallel, Log: o.log(c)}
+		m := &mongodb.Source{Component: o.mongoName, Databases: o.mongoDBs, Include: o.include,
+			Exclude: o.exclude, Plain: o.plain, Parallel: o.parallel, Log: o.log(c)}
 		if m.Server, err = o.mongoServer(c); err != nil {
 			return nil, err
 		}
@@ -125,10 +131,12 @@ func (o *options) sources(c *cli.Call) (all []backup.Source, err error) {
 				m.ReadPreference, err = readpref.New(mode)
 			}
 			if err != nil {
-				return nil, unknown("mongo-read", o.readFrom, "primary, primaryPreferred, secondary, secondaryPreferred or nearest")
+				return nil, unknown("mongo-read", o.readFrom,
+					"primary, primaryPreferred, secondary, secondaryPreferred or nearest")
 			}
 			var known bool
-			modes := map[string]mongodb.SnapshotMode{"if-possible": mongodb.SnapshotIfPossible, "required": mongodb.SnapshotRequired, "never": mongodb.SnapshotNever}
+			modes := map[string]mongodb.SnapshotMode{"if-possible": mongodb.SnapshotIfPossible,
+				"required": mongodb.SnapshotRequired, "never": mongodb.SnapshotNever}
 			if m.Snapshot, known = modes[o.snapshot]; !known {
 				return nil, unknown("mongo-snapshot", o.snapshot, "if-possible, required or never")
 			}
@@ -171,7 +179,8 @@ func (o *options) restorers(c *cli.Call) (all []backup.Restorer, err error) {
 		all = append(all, m)
 	}
 	if o.postgres {
-		p := &postgres.Restore{Component: o.postgresName, Databases: o.postgresDBs, Replace: o.replace, EndClients: o.endClients, NoOwner: o.noOwner, Log: o.log(c)}
+		p := &postgres.Restore{Component: o.postgresName, Databases: o.postgresDBs, Replace: o.replace,
+			EndClients: o.endClients, NoOwner: o.noOwner, Log: o.log(c)}
 		if p.Server, err = o.postgresServer(c); err != nil {
 			return nil, err
 		}
@@ -196,28 +205,34 @@ func (o *options) redisRestorer(c *cli.Call) (backup.Restorer, error) {
 	}
 	switch o.mode {
 	case "live":
-		return &redisdb.Live{Client: client, Component: o.redisName, Replace: o.replace, StateDir: o.rescue, Sample: o.sample, Commands: names}, nil
+		return &redisdb.Live{Client: client, Component: o.redisName, Replace: o.replace,
+			StateDir: o.rescue, Sample: o.sample, Commands: names}, nil
 	case "offline":
 	default:
 		return nil, unknown("redis-mode", o.mode, "live or offline")
 	}
 	single, ok := client.(*redis.Client)
 	if !ok {
-		return nil, cli.Wrong("-redis-mode offline restores one server at a time: give its own URI, or -redis-mode live for a cluster")
+		return nil, cli.Wrong("-redis-mode offline restores one server at a time: give its own URI, or " +
+			"-redis-mode live for a cluster")
 	}
 	systemctl := func(verb string) func(context.Context) error {
 		return func(ctx context.Context) error {
 			return debpkg.Local()(ctx, []string{"systemctl", verb, "--", o.unit}, nil, nil, nil)
 		}
 	}
-	return &redisdb.Offline{Component: o.redisName, Replace: o.replace, StateDir: o.rescue, Sample: o.sample,
-		Servers: []redisdb.Server{{Client: single, Dir: o.dataDir, Stop: systemctl("stop"), Start: systemctl("start"), Commands: names}}}, nil
+	return &redisdb.Offline{Component: o.redisName, Replace: o.replace, StateDir: o.rescue,
+		Sample: o.sample,
+		Servers: []redisdb.Server{{Client: single, Dir: o.dataDir, Stop: systemctl("stop"),
+			Start: systemctl("start"), Commands: names}}}, nil
 }
 
 func (o *options) mongoRestorer(c *cli.Call) (*mongodb.Restore, error) {
-	m := &mongodb.Restore{Component: o.mongoName, Include: o.include, Exclude: o.exclude, NoIndexes: o.noIndexes, NoOptions: o.noOptions,
+	m := &mongodb.Restore{Component: o.mongoName, Include: o.include, Exclude: o.exclude,
+		NoIndexes: o.noIndexes, NoOptions: o.noOptions,
 		DropExtra: o.dropExtra, Parallel: o.parallel, Log: o.log(c)}
-	modes := map[string]mongodb.Mode{"": mongodb.New, "new": mongodb.New, "replace": mongodb.Replace, "drop": mongodb.Drop}
+	modes := map[string]mongodb.Mode{"": mongodb.New, "new": mongodb.New, "replace": mongodb.Replace,
+		"drop": mongodb.Drop}
 	var known bool
 	if m.Mode, known = modes[o.mongoMode]; !known {
 		return nil, unknown("mongo-mode", o.mongoMode, "new, replace or drop")
@@ -240,7 +255,8 @@ func installed(ctx context.Context) map[string]string {
 	defer cancel()
 	var out strings.Builder
 	// It also fails if one of them is unknown.
-	_ = debpkg.Local()(ctx, []string{"env", "LC_ALL=C", "dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\n",
+	_ = debpkg.Local()(ctx, []string{"env", "LC_ALL=C", "dpkg-query", "-W", "-f",
+		"${db:Status-Status} ${Package} ${Version}\n",
 		"tyk-*", "redis-server", "mongodb-org-server"}, nil, &out, nil)
 	versions := map[string]string{}
 	for line := range strings.Lines(out.String()) {

@@ -13,7 +13,8 @@ func TestPostgresThereAndBack(t *testing.T) {
 	t.Parallel()
 	s := postgres.Start(t)
 	s.SQL(t, "postgres", "CREATE DATABASE tyk_analytics")
-	s.SQL(t, "tyk_analytics", "CREATE TABLE apis (id int PRIMARY KEY, doc jsonb); INSERT INTO apis VALUES (1, '{}')")
+	s.SQL(t, "tyk_analytics", "CREATE TABLE apis (id int PRIMARY KEY, doc jsonb); INSERT INTO apis "+
+		"VALUES (1, '{}')")
 	uri := filepath.Join(t.TempDir(), "uri")
 	if err := os.WriteFile(uri, []byte(s.Database("tyk_analytics")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -22,7 +23,8 @@ func TestPostgresThereAndBack(t *testing.T) {
 	c := cmd{t: t}
 	c.run(0, "take", "-dir", dir, "-postgres", "-postgres-uri-file", uri)
 	s.SQL(t, "tyk_analytics", "DROP TABLE apis; CREATE TABLE later (x int)")
-	if out, _ := c.run(1, "verify", "-dir", dir, "-level", "live", "-postgres", "-postgres-uri-file", uri, "latest"); strings.Contains(out, "ok") {
+	if out, _ := c.run(1, "verify", "-dir", dir, "-level", "live", "-postgres", "-postgres-uri-file",
+		uri, "latest"); strings.Contains(out, "ok") {
 		t.Errorf("a changed database passes: %s", out)
 	}
 	c.run(5, "restore", "-dir", dir, "-postgres", "-postgres-uri-file", uri, "latest")

@@ -33,9 +33,12 @@ func TestSecretsStay(t *testing.T) {
 		return path
 	}
 	dir := filepath.Join(tmp, "sets")
-	parts := []string{"-dir", dir, "-v", "-redis", "-mongo", "-redis-uri-file", write("redis", "redis://:"+canary+"r@"+s.Addr),
-		"-mongo-uri-file", write("mongo", strings.Replace(m.URI(), "mongodb://", "mongodb://tyk@", 1)), "-mongo-password-file", write("password", canary+"m")}
-	wrong := []string{"-dir", dir, "-v", "-redis", "-redis-uri-file", write("wrong", "redis://:"+canary+"w@"+s.Addr+"/0")}
+	parts := []string{"-dir", dir, "-v", "-redis", "-mongo", "-redis-uri-file", write("redis",
+		"redis://:"+canary+"r@"+s.Addr),
+		"-mongo-uri-file", write("mongo", strings.Replace(m.URI(), "mongodb://", "mongodb://tyk@", 1)),
+		"-mongo-password-file", write("password", canary+"m")}
+	wrong := []string{"-dir", dir, "-v", "-redis", "-redis-uri-file", write("wrong", "redis://:"+
+		canary+"w@"+s.Addr+"/0")}
 	ctx, stop := context.WithCancel(t.Context())
 	watched := make(chan string)
 	go func() { watched <- leaked(ctx, canary) }()
@@ -57,7 +60,8 @@ func TestSecretsStay(t *testing.T) {
 		command.Env = append(os.Environ(), "TAKEBACKUP_TEST_MAIN=1")
 		out, _ := command.CombinedOutput()
 		if command.ProcessState.ExitCode() != c.code {
-			t.Errorf("%v: exit code %d, want %d\n%s", c.args[0], command.ProcessState.ExitCode(), c.code, out)
+			t.Errorf("%v: exit code %d, want %d\n%s", c.args[0], command.ProcessState.ExitCode(), c.code,
+				out)
 		}
 		if bytes.Contains(out, []byte(canary)) {
 			t.Errorf("%v tells a password:\n%s", c.args[0], out)
@@ -90,7 +94,8 @@ func leaked(ctx context.Context, text string) (where string) {
 			paths, _ := filepath.Glob("/proc/[0-9]*/" + file)
 			for _, path := range paths {
 				data, err := os.ReadFile(path)
-				if err == nil && bytes.Contains(data, []byte(text)) && !bytes.HasPrefix(data, []byte("redis-server")) && !bytes.Contains(data, []byte("/redis-server")) {
+				if err == nil && bytes.Contains(data, []byte(text)) && !bytes.HasPrefix(data,
+					[]byte("redis-server")) && !bytes.Contains(data, []byte("/redis-server")) {
 					where = path + ": " + string(bytes.ReplaceAll(data, []byte{0}, []byte{' '}))
 				}
 			}

@@ -30,7 +30,8 @@ func (o *options) take(ctx context.Context, c *cli.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := backup.Take(ctx, o.dir, backup.Options{Label: o.label, Packages: installed(ctx), Log: o.log(c), Progress: c.Err.Sets()}, sources...)
+	set, err := backup.Take(ctx, o.dir, backup.Options{Label: o.label, Packages: installed(ctx),
+		Log: o.log(c), Progress: c.Err.Sets()}, sources...)
 	if err != nil {
 		return nil, err
 	}
@@ -67,9 +68,11 @@ func (o *options) say(c *cli.Call, format string, a ...any) {
 func (o *options) print(c *cli.Call, s *backup.Set) {
 	rows := [][]string{{"COMPONENT", "SERVER", "METHOD", "CONSISTENCY", "ITEMS", "SIZE"}}
 	for _, x := range s.Components {
-		rows = append(rows, []string{x.Name, x.Server, x.Method, string(x.Consistency), fmt.Sprint(x.Items), cli.Bytes(x.Bytes)})
+		rows = append(rows, []string{x.Name, x.Server, x.Method, string(x.Consistency),
+			fmt.Sprint(x.Items), cli.Bytes(x.Bytes)})
 	}
-	o.say(c, "%s %s\n%s", c.Out.Paint(cli.Good, "complete and verified:"), s.Dir, strings.TrimSuffix(c.Out.Table(rows), "\n"))
+	o.say(c, "%s %s\n%s", c.Out.Paint(cli.Good, "complete and verified:"), s.Dir,
+		strings.TrimSuffix(c.Out.Table(rows), "\n"))
 	for _, x := range s.Components {
 		for _, w := range x.Warnings {
 			o.say(c, "%s %s", c.Out.Paint(cli.Warn, "note:"), w)
@@ -78,7 +81,8 @@ func (o *options) print(c *cli.Call, s *backup.Set) {
 }
 
 func (o *options) verify(ctx context.Context, c *cli.Call) (any, error) {
-	levels := map[string]backup.Level{"files": backup.LevelFiles, "structure": backup.LevelStructure, "live": backup.LevelLive}
+	levels := map[string]backup.Level{"files": backup.LevelFiles, "structure": backup.LevelStructure,
+		"live": backup.LevelLive}
 	level, ok := levels[o.level]
 	if !ok {
 		return nil, unknown("level", o.level, "files, structure or live")
@@ -103,7 +107,8 @@ func (o *options) verify(ctx context.Context, c *cli.Call) (any, error) {
 	err = set.Verify(ctx, v)
 	if err == nil {
 		o.say(c, "%s %s, level %s", c.Out.Paint(cli.Good, "verified:"), set.Dir, level)
-	} else if !errors.Is(err, backup.ErrDamaged) && !errors.Is(err, backup.ErrDiffers) && !errors.Is(err, context.Canceled) {
+	} else if !errors.Is(err, backup.ErrDamaged) && !errors.Is(err, backup.ErrDiffers) &&
+		!errors.Is(err, context.Canceled) {
 		err = cli.Exit(cli.Unknown, err)
 	}
 	return describe(set), err
@@ -135,7 +140,8 @@ func (o *options) restore(ctx context.Context, c *cli.Call) (any, error) {
 	if err != nil {
 		return nil, refused(backup.Report{}, err)
 	}
-	report, err := set.Restore(ctx, backup.RestoreOptions{DryRun: o.dryRun, Keep: o.keep, Log: o.log(c), Progress: c.Err.Sets()}, to...)
+	report, err := set.Restore(ctx, backup.RestoreOptions{DryRun: o.dryRun, Keep: o.keep,
+		Log: o.log(c), Progress: c.Err.Sets()}, to...)
 	o.report(c, report)
 	if err == nil && o.keep && !o.dryRun {
 		o.say(c, "accept keeps it, undo puts back what was replaced")
@@ -195,20 +201,24 @@ func (o *options) restoreDump(ctx context.Context, c *cli.Call) (any, error) {
 }
 
 func (o *options) report(c *cli.Call, r backup.Report) {
-	style := map[backup.State]cli.Style{backup.StateVerified: cli.Good, backup.StateFailed: cli.Bad, backup.StateUndone: cli.Bad, backup.StateNotRequested: cli.Faint}
+	style := map[backup.State]cli.Style{backup.StateVerified: cli.Good, backup.StateFailed: cli.Bad,
+		backup.StateUndone: cli.Bad, backup.StateNotRequested: cli.Faint}
 	for _, x := range r.Components {
-		o.say(c, "%s: %s", x.Name, c.Out.Paint(style[x.State], strings.ReplaceAll(string(x.State), "_", " ")))
+		o.say(c, "%s: %s", x.Name, c.Out.Paint(style[x.State], strings.ReplaceAll(string(x.State), "_",
+			" ")))
 		rows := [][]string{{"ACTION", "ITEM", "COUNT", "SIZE", ""}}
 		extra := false
 		for _, i := range x.Items {
-			rows = append(rows, []string{string(i.Action), i.Name, count(i.Count), cli.Bytes(i.Bytes), i.Detail})
+			rows = append(rows, []string{string(i.Action), i.Name, count(i.Count), cli.Bytes(i.Bytes),
+				i.Detail})
 			extra = extra || i.Action == backup.ActionKeep
 		}
 		if len(x.Items) > 0 {
 			o.say(c, "%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
 		}
 		if extra {
-			o.say(c, "%s %s holds what the set does not have (keep above); -mongo-drop-extra drops it", c.Out.Paint(cli.Warn, "note:"), x.Name)
+			o.say(c, "%s %s holds what the set does not have (keep above); -mongo-drop-extra drops it",
+				c.Out.Paint(cli.Warn, "note:"), x.Name)
 		}
 	}
 	if r.DryRun && len(r.Components) > 0 {
@@ -250,7 +260,8 @@ func (o *options) list(_ context.Context, c *cli.Call) (any, error) {
 		for _, x := range s.Components {
 			names = append(names, x.Name)
 		}
-		rows = append(rows, []string{filepath.Base(s.Dir), s.Start.Local().Format(time.DateTime), strings.Join(names, " "), cli.Bytes(s.Bytes()), s.Label})
+		rows = append(rows, []string{filepath.Base(s.Dir), s.Start.Local().Format(time.DateTime),
+			strings.Join(names, " "), cli.Bytes(s.Bytes()), s.Label})
 	}
 	if len(sets) > 0 {
 		o.say(c, "%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
@@ -284,7 +295,8 @@ func (o *options) prune(ctx context.Context, c *cli.Call) (any, error) {
 
 // pruneMongo removes what restores left on the server: those that were killed, and with
 // -max-age what finished ones of that age replaced.
-func (o *options) pruneMongo(ctx context.Context, c *cli.Call) (left []mongodb.Leftover, err error) {
+func (o *options) pruneMongo(ctx context.Context,
+	c *cli.Call) (left []mongodb.Leftover, err error) {
 	server, err := o.mongoServer(c)
 	if err != nil {
 		return nil, err
@@ -301,7 +313,8 @@ func (o *options) pruneMongo(ctx context.Context, c *cli.Call) (left []mongodb.L
 		left, err = mongodb.Prune(ctx, server, age, o.mongoDBs...)
 	}
 	for _, l := range left {
-		o.say(c, "%s a restore into %s (%s): %s", word, l.Database, l.State, strings.Join(l.Collections, ", "))
+		o.say(c, "%s a restore into %s (%s): %s", word, l.Database, l.State, strings.Join(l.Collections,
+			", "))
 	}
 	return left, err
 }

@@ -28,8 +28,10 @@ func (o *initOptions) flags(f *flag.FlagSet) {
 	f.Var(&o.hosts, "host", "an SSH `destination`, [user@]host, or local for this machine; repeat it")
 	f.Var(&o.haproxy, "haproxy", "stats `socket` of an HAProxy: a path or host:port; repeat it")
 	f.StringVar(&o.apis, "apis", "", "`directory` of API definitions: a copy of app_path")
-	f.StringVar(&o.gatewayURL, "gateway-url", "", "`URL` of a gateway without a dashboard, to ask for its APIs, with -secret-env")
-	f.StringVar(&o.secretEnv, "secret-env", "", "`variable` that holds the secret of the gateway's tyk.conf")
+	f.StringVar(&o.gatewayURL, "gateway-url", "", "`URL` of a gateway without a dashboard, to ask "+
+		"for its APIs, with -secret-env")
+	f.StringVar(&o.secretEnv, "secret-env", "", "`variable` that holds the secret of the "+
+		"gateway's tyk.conf")
 	f.StringVar(&o.release, "release", "", "the gateways' new `version`, such as 5.2.5")
 	f.StringVar(&o.dashboard, "dashboard-release", "", "the dashboards' new `version`")
 	f.StringVar(&o.pump, "pump-release", "", "the pumps' new `version`")
@@ -62,14 +64,16 @@ func (o *initOptions) run(ctx context.Context, c *cli.Call) error {
 		d.APIs = apidef.Gateway{URL: o.gatewayURL, Secret: c.Env(o.secretEnv)}
 	}
 	if _, err := os.Lstat(o.out); o.out != "" && !o.force && !errors.Is(err, fs.ErrNotExist) {
-		return cli.Advice(cli.Refuse(fmt.Errorf("write %s: the file exists", o.out)), "-force replaces it")
+		return cli.Advice(cli.Refuse(fmt.Errorf("write %s: the file exists", o.out)),
+			"-force replaces it")
 	}
 	found, err := installation.Discover(ctx, d)
 	if err != nil {
 		return cli.Refuse(err)
 	}
 	var text bytes.Buffer
-	versions := map[string]string{fleet.Gateway: o.release, fleet.Dashboard: o.dashboard, fleet.Pump: o.pump}
+	versions := map[string]string{fleet.Gateway: o.release, fleet.Dashboard: o.dashboard,
+		fleet.Pump: o.pump}
 	if err := found.WriteFile(&text, versions); err != nil {
 		return err
 	}
@@ -83,6 +87,7 @@ func (o *initOptions) run(ctx context.Context, c *cli.Call) error {
 	if err := cli.WriteFile(o.out, text.Bytes()); err != nil {
 		return err
 	}
-	c.Out.Printf("%s: %s; edit what is marked TODO, then upgrade plan -file %[1]s\n", o.out, cli.Count(len(found.Hosts), "component"))
+	c.Out.Printf("%s: %s; edit what is marked TODO, then upgrade plan -file %[1]s\n", o.out,
+		cli.Count(len(found.Hosts), "component"))
 	return nil
 }

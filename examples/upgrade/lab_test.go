@@ -58,7 +58,8 @@ func TestInstallation(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	publishOld(t, dir)
-	s, err := stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer, Broken: broken, Bundle: "foobar.zip"})
+	s, err := stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer, Broken: broken,
+		Bundle: "foobar.zip"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,10 +76,12 @@ func TestInstallation(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if err := store.Do(t.Context(), "ACL", "SETUSER", "tyk", "on", ">sesame", "~*", "&*", "+@all").Err(); err != nil {
+	if err := store.Do(t.Context(), "ACL", "SETUSER", "tyk", "on", ">sesame", "~*", "&*",
+		"+@all").Err(); err != nil {
 		t.Fatal(err)
 	}
-	env := map[string]string{"REDIS_URI": "redis://tyk:sesame@127.0.0.1:" + s.Redis.Port, "GOPROXY": proxy, "GOSUMDB": "off"}
+	env := map[string]string{"REDIS_URI": "redis://tyk:sesame@127.0.0.1:" + s.Redis.Port,
+		"GOPROXY": proxy, "GOSUMDB": "off"}
 	sections := fmt.Sprintf(`prober: {timeout: 30s}
 gates: [{name: front, url: "http://%s/", status: 200, header: {Foo: Bar}}]
 plugin:
@@ -105,7 +108,8 @@ backup:
 		if verb := args[len(args)-1]; verb != "plan" && verb != "status" {
 			args = append([]string{"-yes"}, args...)
 		}
-		code := commandOf(&options{}).Run(t.Context(), append([]string{"-file", file}, args...), cli.Streams{Env: func(name string) string { return env[name] }, Out: &out, Err: &out})
+		code := commandOf(&options{}).Run(t.Context(), append([]string{"-file", file}, args...),
+			cli.Streams{Env: func(name string) string { return env[name] }, Out: &out, Err: &out})
 		return code, out.String()
 	}
 	succeed := func(args ...string) string {
@@ -125,7 +129,8 @@ backup:
 	t.Setenv("GOMODCACHE", filepath.Join(dir, "modcache"))
 
 	plan := succeed("plan")
-	for _, want := range []string{"4.0.8 loads plugin.so, 5.2.5 loads plugin_v5.2.5_linux_amd64.so", "config/h1, config/h2, redis into", "tyk-gateway 4.0.8 → 5.2.5"} {
+	for _, want := range []string{"4.0.8 loads plugin.so, 5.2.5 loads plugin_v5.2.5_linux_amd64.so",
+		"config/h1, config/h2, redis into", "tyk-gateway 4.0.8 → 5.2.5"} {
 		if !strings.Contains(plan, want) {
 			t.Errorf("the plan lacks %q:\n%s", want, plan)
 		}
@@ -138,17 +143,20 @@ backup:
 		t.Fatal(err)
 	}
 	report := succeed("resume")
-	for _, want := range []string{"outcome   done", "the plugin loads in", "redis", "gates after gateway"} {
+	for _, want := range []string{"outcome   done", "the plugin loads in", "redis",
+		"gates after gateway"} {
 		if !strings.Contains(report, want) {
 			t.Errorf("the report lacks %q:\n%s", want, report)
 		}
 	}
 	versions("5.2.5 5.2.5")
-	if text := succeed("status"); !strings.Contains(text, ": whole") || !strings.Contains(text, "pass") {
+	if text := succeed("status"); !strings.Contains(text, ": whole") || !strings.Contains(text,
+		"pass") {
 		t.Errorf("status:\n%s", text)
 	}
 	// The file comes back without a request lost, though it needs a restart.
-	if _, err := s.Hosts[0].Exec(t.Context(), nil, "sh", "-ec", "echo >>/opt/tyk-gateway/tyk.conf"); err != nil {
+	if _, err := s.Hosts[0].Exec(t.Context(), nil, "sh", "-ec",
+		"echo >>/opt/tyk-gateway/tyk.conf"); err != nil {
 		t.Fatal(err)
 	}
 	report = succeed("revert", "-restore", "config")
@@ -180,13 +188,15 @@ backup:
 	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "stop", "tyk-gateway"); err != nil {
 		t.Fatal(err)
 	}
-	if code, out := call("-set", "latest", "apply"); code != cli.Refused || !strings.Contains(out, "-without baseline") {
+	if code, out := call("-set", "latest", "apply"); code != cli.Refused || !strings.Contains(out,
+		"-without baseline") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "start", "tyk-gateway"); err != nil {
 		t.Fatal(err)
 	}
-	if code, out := call("-set", "latest", "apply"); code != cli.No || !strings.Contains(out, "h1 has its previous state again") || !strings.Contains(out, "outcome   held") {
+	if code, out := call("-set", "latest", "apply"); code != cli.No || !strings.Contains(out,
+		"h1 has its previous state again") || !strings.Contains(out, "outcome   held") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	versions("4.0.8 4.0.8")
@@ -194,19 +204,23 @@ backup:
 
 // takesTrafficDown shows what the default avoids: a new name with the plugin path that the
 // gateways have loaded. It is refused, and forced it fails every request.
-func takesTrafficDown(t *testing.T, s *stage.Stage, sections string, call func(...string) (int, string)) {
+func takesTrafficDown(t *testing.T, s *stage.Stage, sections string, call func(...string) (int,
+	string)) {
 	curl := lab.Program(t, "curl", "curl")
 	script := ""
 	for _, h := range s.Hosts {
 		secret := "-H x-tyk-authorization:352d20ee67be67f6340b4c0605b044b7"
-		script += fmt.Sprintf("%[1]s -sSf -o /dev/null %[2]s -X PUT -d '{\"api_id\": \"everything\", \"active\": true, \"custom_middleware_bundle\": \"'$2'\", \"proxy\": {\"listen_path\": \"/\"}}' http://%[3]s:8080/tyk/apis/everything\n"+
+		script += fmt.Sprintf("%[1]s -sSf -o /dev/null %[2]s -X PUT -d '{\"api_id\": \"everything\", "+
+			"\"active\": true, \"custom_middleware_bundle\": \"'$2'\", \"proxy\": {\"listen_path\": "+
+			"\"/\"}}' http://%[3]s:8080/tyk/apis/everything\n"+
 			"%[1]s -sSf -o /dev/null %[2]s http://%[3]s:8080/tyk/reload\n", curl, secret, h.Addr)
 	}
 	rename := filepath.Join(s.Dir, "rename")
 	if err := os.WriteFile(rename, []byte("set -e\n"+script), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	way4 := fmt.Sprintf("switch: {mode: new_name, new: other.zip, force: %%v, rename: [sh, %q, \"{from}\", \"{to}\"]}\n", rename)
+	way4 := fmt.Sprintf("switch: {mode: new_name, new: other.zip, force: %%v, rename: [sh, %q, "+
+		"\"{from}\", \"{to}\"]}\n", rename)
 	if _, err := s.Inventory(newer, sections+fmt.Sprintf(way4, false)); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +262,8 @@ func takesTrafficDown(t *testing.T, s *stage.Stage, sections string, call func(.
 func compilerImage(t *testing.T, dir string) string {
 	t.Helper()
 	so := filepath.Join(dir, "compiled.so")
-	if err := standin.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"), filepath.Join(dir, "work"), so, []string{"GOPROXY=off"}); err != nil {
+	if err := standin.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"),
+		filepath.Join(dir, "work"), so, []string{"GOPROXY=off"}); err != nil {
 		t.Fatal(err)
 	}
 	compiled, err := os.ReadFile(so)
@@ -259,7 +274,8 @@ func compilerImage(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := standin.Image(standin.Config{Version: newer, Gateway: true, Script: []string{"copy /compiled.so"}, Files: map[string]string{"/compiled.so": string(compiled)}})
+	img, err := standin.Image(standin.Config{Version: newer, Gateway: true, Script: []string{
+		"copy /compiled.so"}, Files: map[string]string{"/compiled.so": string(compiled)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +286,8 @@ func compilerImage(t *testing.T, dir string) string {
 	t.Cleanup(func() {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 		defer stop()
-		if _, err := docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil {
+		if _, err := docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true,
+			PruneChildren: true}); err != nil {
 			t.Error(err)
 		}
 		_ = docker.Close()
@@ -282,7 +299,8 @@ func compilerImage(t *testing.T, dir string) string {
 // the gateway's module, whose URL it returns.
 func pluginModule(t *testing.T, dir string) string {
 	t.Helper()
-	m := tykmod.Module{Files: map[string]string{"go.mod": "module example.com/plugins/foobar\n\ngo 1.15\n", "plugin.go": foobar}}
+	m := tykmod.Module{Files: map[string]string{
+		"go.mod": "module example.com/plugins/foobar\n\ngo 1.15\n", "plugin.go": foobar}}
 	if err := m.Extract(filepath.Join(dir, "foobar")); err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +335,9 @@ func publishOld(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	served := filepath.Join(dir, "served")
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, "plugin.so"), so.Bytes(), 0o644), os.Mkdir(served, 0o755), os.WriteFile(filepath.Join(served, "foobar.zip"), zip, 0o644)); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "plugin.so"), so.Bytes(), 0o644),
+		os.Mkdir(served, 0o755), os.WriteFile(filepath.Join(served, "foobar.zip"), zip,
+			0o644)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -75,19 +75,25 @@ type work struct {
 func commandOf(o *options) cli.Command {
 	file := func(f *flag.FlagSet) {
 		f.StringVar(&o.file, "file", "", "`FILE` that describes the upgrade, YAML or JSON; - is stdin")
-		f.StringVar(&o.journal, "journal", "", "`FILE` that records the run (default: -file with .journal added)")
+		f.StringVar(&o.journal, "journal", "", "`FILE` that records the run (default: -file with "+
+			".journal added)")
 		f.BoolVar(&o.json, "json", false, "print JSON")
 	}
 	without := func(f *flag.FlagSet) {
-		f.Func("without", "skip these checks, separated by commas: `NAMES` of "+strings.Join(checks(), ", "), cli.Words(&o.without, checks()...))
+		f.Func("without", "skip these checks, separated by commas: `NAMES` of "+strings.Join(checks(),
+			", "), cli.Words(&o.without, checks()...))
 	}
 	yes := func(f *flag.FlagSet) { f.BoolVar(&o.yes, "yes", false, "do not ask") }
 	forward := func(f *flag.FlagSet) {
-		f.StringVar(&o.stopAfter, "stop-after", "", "stop after this `WAVE`, such as prepare or dashboard; resume continues")
-		f.StringVar(&o.set, "set", "", "verify this backup `SET` instead of taking one: an id, a directory, or latest")
+		f.StringVar(&o.stopAfter, "stop-after", "", "stop after this `WAVE`, such as prepare or "+
+			"dashboard; resume continues")
+		f.StringVar(&o.set, "set", "", "verify this backup `SET` instead of taking one: an id, a "+
+			"directory, or latest")
 	}
-	verb := func(name, text string, run func(*work, context.Context) error, flags ...func(*flag.FlagSet)) cli.Verb {
-		return cli.Verb{Name: name, About: text, Required: []string{"file"}, Needs: map[string]string{"drop-extra": "restore"},
+	verb := func(name, text string, run func(*work, context.Context) error,
+		flags ...func(*flag.FlagSet)) cli.Verb {
+		return cli.Verb{Name: name, About: text, Required: []string{"file"}, Needs: map[string]string{
+			"drop-extra": "restore"},
 			Flags: func(f *flag.FlagSet) {
 				for _, add := range append([]func(*flag.FlagSet){file}, flags...) {
 					add(f)
@@ -102,19 +108,30 @@ func commandOf(o *options) cli.Command {
 			}}
 	}
 	return cli.Command{Name: "upgrade", About: about, Notes: notes, Verbs: []cli.Verb{
-		{Name: "init", About: "write a commented FILE from what hosts, HAProxy and API definitions say; changes nothing else", Flags: o.init.flags, Run: o.init.run},
-		verb("plan", "show what would be prepared, what happens to which host in which order, and all that would be refused; changes nothing", (*work).plan, without),
-		verb("apply", "prepare, then upgrade; asks first, unless -yes is given", (*work).forward, without, yes, forward),
-		verb("resume", "continue after a crash, a stop, a refusal or a failure", (*work).forward, without, yes, forward),
-		verb("revert", "take back what apply did on the hosts, last host first, and the bundles; the data only with -restore", (*work).revert, yes,
+		{Name: "init", About: "write a commented FILE from what hosts, HAProxy and API definitions " +
+			"say; changes nothing else", Flags: o.init.flags, Run: o.init.run},
+		verb("plan", "show what would be prepared, what happens to which host in which order, and all "+
+			"that would be refused; changes nothing", (*work).plan, without),
+		verb("apply", "prepare, then upgrade; asks first, unless -yes is given", (*work).forward, without,
+			yes, forward),
+		verb("resume", "continue after a crash, a stop, a refusal or a failure", (*work).forward, without,
+			yes, forward),
+		verb("revert", "take back what apply did on the hosts, last host first, and the bundles; the "+
+			"data only with -restore", (*work).revert, yes,
 			func(f *flag.FlagSet) {
 				parts := installation.Restorables()
-				f.Func("restore", "restore `PARTS` from the backup, separated by commas: "+strings.Join(parts, ", "), cli.Words(&o.restore, parts...))
-				f.BoolVar(&o.dropExtra, "drop-extra", false, "with -restore mongo: drop the collections that the backup does not have; otherwise they stay and are named")
+				f.Func("restore", "restore `PARTS` from the backup, separated by commas: "+strings.Join(parts,
+					", "), cli.Words(&o.restore, parts...))
+				f.BoolVar(&o.dropExtra, "drop-extra", false, "with -restore mongo: drop the collections that "+
+					"the backup does not have; otherwise they stay and are named")
 			}),
-		verb("accept", "remove what only a revert needs: saved packages, cached bundles, the old bundles", (*work).accept, yes),
+		verb("accept", "remove what only a revert needs: saved packages, cached bundles, the old bundles",
+			(*work).accept, yes),
 		verb("status", "show what the journal, the hosts, the bundles and the backup say", (*work).status,
-			func(f *flag.FlagSet) { f.StringVar(&o.html, "html", "", "write the run's report as a page to `FILE`") }),
+			func(f *flag.FlagSet) {
+				f.StringVar(&o.html, "html", "",
+					"write the run's report as a page to `FILE`")
+			}),
 	}}
 }
 

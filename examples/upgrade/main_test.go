@@ -43,7 +43,8 @@ plugin:
 func invoke(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = commandOf(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errOut})
+	code = commandOf(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin),
+		Out: &out, Err: &errOut})
 	return code, out.String(), errOut.String()
 }
 
@@ -65,8 +66,10 @@ func write(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	for name, data := range map[string][]byte{
-		"u.yaml": []byte(text), "plugin.so": object("now"), "plugin_v5.2.5_linux_amd64.so": object("then"),
-		"key.pem": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+		"u.yaml": []byte(text), "plugin.so": object("now"), "plugin_v5.2.5_linux_amd64.so": object(
+			"then"),
+		"key.pem": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
@@ -87,8 +90,10 @@ func TestUsage(t *testing.T) {
 		{"apply", cli.Usage, "-file is missing"},
 		{"-file x frobnicate", cli.Usage, `unknown verb "frobnicate"`},
 		{"-file x apply revert", cli.Usage, `unexpected argument "revert"`},
-		{"-file x -without luck apply", cli.Usage, `invalid -without "luck": unknown word "luck" (want backup, `},
-		{"-file x -without backup revert", cli.Usage, "-without goes with plan, apply, resume, not with revert"},
+		{"-file x -without luck apply", cli.Usage,
+			`invalid -without "luck": unknown word "luck" (want backup, `},
+		{"-file x -without backup revert", cli.Usage, "-without goes with plan, apply, resume, not " +
+			"with revert"},
 		{"-file x -restore tables revert", cli.Usage, `unknown word "tables" (want config`},
 		{"-file x -restore redis apply", cli.Usage, "-restore goes with revert, not with apply"},
 		{"-file x -restore redis -drop-extra revert", cli.Usage, "-drop-extra needs -restore mongo"},
@@ -120,15 +125,20 @@ gates: [{name: g}, {url: "http://h/"}]
 		t.Errorf("exit code %d", code)
 	}
 	for _, want := range []string{
-		"host backup: the name is taken", "the gateways have 5.2.5 already", "plugin.current", "give source", `unknown hook "late"`, "plugin.bundle.dir",
-		`plugin.bundle.name: invalid name "a/b"`, `plugin.bundle.url: invalid URL "here"`, "switch: unknown mode \"fast\"", "backup.dir", "backup.keep", "backup.redis: give", "backup.redis", "backup.mongo: give",
-		"gates: number 1", "gates: number 2", "plugin.release_mod: it goes with repo", "backup.redis: cert and key go together",
+		"host backup: the name is taken", "the gateways have 5.2.5 already", "plugin.current",
+		"give source", `unknown hook "late"`, "plugin.bundle.dir",
+		`plugin.bundle.name: invalid name "a/b"`, `plugin.bundle.url: invalid URL "here"`,
+		"switch: unknown mode \"fast\"", "backup.dir", "backup.keep", "backup.redis: give",
+		"backup.redis", "backup.mongo: give",
+		"gates: number 1", "gates: number 2", "plugin.release_mod: it goes with repo",
+		"backup.redis: cert and key go together",
 	} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("%q is not in:\n%s", want, stderr)
 		}
 	}
-	for _, text := range []string{"", "plugin: {}", "hosts: []", nowhere + "backups: {}", nowhere + "plugin: {password: x}", nowhere + "backup: {dir: d, redis: {uri: redis://x}}"} {
+	for _, text := range []string{"", "plugin: {}", "hosts: []", nowhere + "backups: {}", nowhere +
+		"plugin: {password: x}", nowhere + "backup: {dir: d, redis: {uri: redis://x}}"} {
 		if code, _, _ := invoke(t, text, "-file", "-", "plan"); code != cli.Usage {
 			t.Errorf("%q: exit code %d", text, code)
 		}
@@ -142,7 +152,8 @@ func golden(t *testing.T, name, got, dir string) {
 	got = regexp.MustCompile(`(?m)^(cannot: g1: ).*(\n.*)*`).ReplaceAllString(got, "${1}…\n")
 	path := filepath.Join("testdata", name)
 	if *update {
-		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(got),
+			0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -159,7 +170,8 @@ func TestPlan(t *testing.T) {
 backup: {dir: sets, redis: {uri_env: NO_SUCH_VARIABLE}}
 gates: [{name: front, url: "http://127.0.0.1:1/"}]
 `)
-	if code, _, stderr := invoke(t, "", "-file", file, "plan"); code != cli.Usage || !strings.Contains(stderr, "line 14: unknown key publish") {
+	if code, _, stderr := invoke(t, "", "-file", file, "plan"); code != cli.Usage ||
+		!strings.Contains(stderr, "line 14: unknown key publish") {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
 	file = write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, publish: [cp, "{file}", /srv/bundles]`, 1)+`
@@ -171,11 +183,14 @@ gates: [{name: front, url: "http://127.0.0.1:1/"}]
 		t.Errorf("exit code %d", code)
 	}
 	golden(t, "plan.txt", stdout, filepath.Dir(file))
-	_, stdout, _ = invoke(t, "", "-file", file, "-without", "backup,preflight,gates,baseline,publish", "plan")
+	_, stdout, _ = invoke(t, "", "-file", file, "-without", "backup,preflight,gates,baseline,publish",
+		"plan")
 	golden(t, "plan-without.txt", stdout, filepath.Dir(file))
 	var p installation.Plan
 	code, stdout, _ = invoke(t, "", "-file", file, "-json", "plan")
-	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != cli.No || p.Bundles[0].Plan.Plugins[0].Target.File != "plugin_v5.2.5_linux_amd64.so" || len(p.Problems) != 3 || len(p.Hosts) != 1 {
+	if err := json.Unmarshal([]byte(stdout), &p); err != nil || code != cli.No ||
+		p.Bundles[0].Plan.Plugins[0].Target.File != "plugin_v5.2.5_linux_amd64.so" ||
+		len(p.Problems) != 3 || len(p.Hosts) != 1 {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(file)); len(entries) != 4 {
@@ -191,7 +206,8 @@ func TestMissingPlugin(t *testing.T) {
 		if err := os.Rename(path, path+".away"); err != nil {
 			t.Fatal(err)
 		}
-		if _, stdout, _ := invoke(t, "", "-file", file, "plan"); !strings.Contains(stdout, path+": no such file") {
+		if _, stdout, _ := invoke(t, "", "-file", file, "plan"); !strings.Contains(stdout,
+			path+": no such file") {
 			t.Errorf("without %s:\n%s", name, stdout)
 		}
 		if err := os.Rename(path+".away", path); err != nil {
@@ -203,10 +219,12 @@ func TestMissingPlugin(t *testing.T) {
 func TestPlanSeesWhatIsNoPlugin(t *testing.T) {
 	t.Parallel()
 	file := write(t, withPlugin)
-	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "plugin.so"), []byte("#!/bin/sh"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "plugin.so"), []byte("#!/bin/sh"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code, stdout, _ := invoke(t, "", "-file", file, "plan"); code != cli.No || !strings.Contains(stdout, "plugin.so\" is not an ELF file") {
+	if code, stdout, _ := invoke(t, "", "-file", file, "plan"); code != cli.No ||
+		!strings.Contains(stdout, "plugin.so\" is not an ELF file") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
@@ -216,24 +234,29 @@ func TestRefusals(t *testing.T) {
 	file := write(t, withPlugin)
 	dir := filepath.Dir(file)
 	code, _, stderr := invoke(t, "", "-file", file, "-yes", "apply")
-	if code != cli.Refused || !strings.Contains(stderr, "-without backup,publish skips the checks that failed") {
+	if code != cli.Refused || !strings.Contains(stderr, "-without backup,publish skips the checks "+
+		"that failed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	if _, err := os.Stat(file + ".journal"); err == nil {
 		t.Error("a journal was begun")
 	}
 	code, _, stderr = invoke(t, "n\n", "-file", file, "-without", "backup,publish", "apply")
-	if code != cli.Refused || !strings.Contains(stderr, "apply gateway 5.2.5 on 1 host WITHOUT backup and publish") || !strings.Contains(stderr, "not confirmed") {
+	if code != cli.Refused || !strings.Contains(stderr,
+		"apply gateway 5.2.5 on 1 host WITHOUT backup and publish") || !strings.Contains(stderr,
+		"not confirmed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "-stop-after", "lunch", "apply")
+	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "-stop-after",
+		"lunch", "apply")
 	if code != cli.Usage || !strings.Contains(stderr, `unknown wave "lunch"`) {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 
 	// Without a gateway to look at, nothing says that the plugin loads.
 	code, _, stderr = invoke(t, "", "-file", file, "-yes", "-without", "backup,publish", "apply")
-	if code != cli.Refused || !strings.Contains(stderr, "-without preflight") || !strings.Contains(stderr, "no host was changed") {
+	if code != cli.Refused || !strings.Contains(stderr, "-without preflight") ||
+		!strings.Contains(stderr, "no host was changed") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// A gateway that is none does not help.
@@ -246,8 +269,10 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// Lifted, it comes as far as the host, and the report says what was lifted.
-	code, stdout, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight,publish", "resume")
-	if code != cli.Refused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout, "plugin preflight SKIPPED: without the check preflight") {
+	code, stdout, stderr := invoke(t, "", "-file", file, "-yes", "-without",
+		"backup,preflight,publish", "resume")
+	if code != cli.Refused || !strings.Contains(stderr, "g1: ") || !strings.Contains(stdout,
+		"plugin preflight SKIPPED: without the check preflight") {
 		t.Errorf("exit code %d, %q\n%s", code, stderr, stdout)
 	}
 	journal, err := os.ReadFile(file + ".journal")
@@ -266,7 +291,8 @@ func TestRefusals(t *testing.T) {
 	if code, _, stderr := invoke(t, "", "-file", file, "-html", page, "status"); code != cli.No {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data, []byte("preflight SKIPPED")) {
+	if data, err := os.ReadFile(page); err != nil || !bytes.Contains(data,
+		[]byte("preflight SKIPPED")) {
 		t.Errorf("page: %v", err)
 	}
 
@@ -277,23 +303,28 @@ func TestRefusals(t *testing.T) {
 	}
 	code, stdout, _ = invoke(t, "", "-file", file, "-json", "status")
 	var s installation.Status
-	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != cli.No || s.Run == nil || len(s.Hosts) != 1 || s.Hosts[0].Error == "" {
+	if err := json.Unmarshal([]byte(stdout), &s); err != nil || code != cli.No || s.Run == nil ||
+		len(s.Hosts) != 1 || s.Hosts[0].Error == "" {
 		t.Errorf("exit code %d, %v\n%s", code, err, stdout)
 	}
-	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-restore", "redis", "revert"); code != cli.Refused || !strings.Contains(stderr, "no section backup") {
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-restore", "redis",
+		"revert"); code != cli.Refused || !strings.Contains(stderr, "no section backup") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: fix what is named above, then upgrade resume") {
+	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout,
+		"next: fix what is named above, then upgrade resume") {
 		t.Errorf("status:\n%s", stdout)
 	}
 	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "revert"); code != cli.Yes {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	// What was reverted is not resumed: its backup may be old by then.
-	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight,publish", "resume"); code != cli.Refused || !strings.Contains(stderr, "was reverted") {
+	if code, _, stderr := invoke(t, "", "-file", file, "-yes", "-without", "backup,preflight,publish",
+		"resume"); code != cli.Refused || !strings.Contains(stderr, "was reverted") {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
-	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout, "next: upgrade apply begins a new run") {
+	if _, stdout, _ := invoke(t, "", "-file", file, "status"); !strings.Contains(stdout,
+		"next: upgrade apply begins a new run") {
 		t.Errorf("status:\n%s", stdout)
 	}
 }
@@ -321,7 +352,8 @@ func TestLostOutput(t *testing.T) {
 	file := write(t, nowhere)
 	for _, verb := range []string{"plan", "status"} {
 		var stderr bytes.Buffer
-		code := commandOf(&options{}).Run(t.Context(), []string{"-file", file, verb}, cli.Streams{Out: full{}, Err: &stderr})
+		code := commandOf(&options{}).Run(t.Context(), []string{"-file", file, verb},
+			cli.Streams{Out: full{}, Err: &stderr})
 		if code != cli.No {
 			t.Errorf("%s: exit code %d, %s", verb, code, &stderr)
 		}
@@ -332,14 +364,18 @@ func TestStatusWithoutRun(t *testing.T) {
 	t.Parallel()
 	file := write(t, nowhere)
 	code, stdout, _ := invoke(t, "", "-file", file, "status")
-	if code != cli.No || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout, "; upgrade apply begins one") || !strings.Contains(stdout, "g1") {
+	if code != cli.No || !strings.Contains(stdout, "no run in ") || !strings.Contains(stdout,
+		"; upgrade apply begins one") || !strings.Contains(stdout, "g1") {
 		t.Errorf("exit code %d\n%s", code, stdout)
 	}
-	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"), "status"); code != cli.Refused || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {
+	if code, _, stderr := invoke(t, "", "-file", file, "-html", filepath.Join(t.TempDir(), "x"),
+		"status"); code != cli.Refused || !strings.Contains(stderr, rollout.ErrNoRun.Error()) {
 		t.Errorf("exit code %d, %q", code, stderr)
 	}
 	for _, verb := range []string{"resume", "revert"} {
-		if code, _, stderr := invoke(t, "", "-file", file, "-yes", verb, "-journal", filepath.Join(t.TempDir(), "j")); code == cli.Yes || !strings.Contains(stderr, "no run") && !strings.Contains(stderr, "no section backup") {
+		if code, _, stderr := invoke(t, "", "-file", file, "-yes", verb, "-journal",
+			filepath.Join(t.TempDir(), "j")); code == cli.Yes || !strings.Contains(stderr, "no run") &&
+			!strings.Contains(stderr, "no section backup") {
 			t.Errorf("%s: exit code %d, %q", verb, code, stderr)
 		}
 	}
@@ -357,8 +393,10 @@ func TestInit(t *testing.T) {
 		{"init", cli.Usage, "-host is missing"},
 		{"init -host a -gateway-url http://h", cli.Usage, "-gateway-url and -secret-env go together"},
 		{"init -host a -force", cli.Usage, "-force needs -o"},
-		{"init -host a -gateway-url http://h -secret-env NO", cli.Usage, "the variable NO of -secret-env is not set"},
-		{"init -host nobody@127.0.0.1:1 -ssh-config /dev/null -o " + out, cli.Refused, "no Tyk component was found"},
+		{"init -host a -gateway-url http://h -secret-env NO", cli.Usage,
+			"the variable NO of -secret-env is not set"},
+		{"init -host nobody@127.0.0.1:1 -ssh-config /dev/null -o " + out, cli.Refused,
+			"no Tyk component was found"},
 		{"init -host a -o " + filepath.Dir(out), cli.Refused, "the file exists"},
 	} {
 		code, stdout, stderr := invoke(t, "", strings.Fields(c.args)...)

@@ -43,7 +43,8 @@ func (w *work) plan(ctx context.Context) error {
 	}
 	c.Problems(p.Hosts)
 	if failed := w.Refused(); len(failed) > 0 {
-		c.Out.Printf("-without NAME skips a check; those that fail: %s\n", strings.Join(strings.Fields(strings.Trim(fmt.Sprint(failed), "[]")), ","))
+		c.Out.Printf("-without NAME skips a check; those that fail: %s\n",
+			strings.Join(strings.Fields(strings.Trim(fmt.Sprint(failed), "[]")), ","))
 	}
 	return answer
 }
@@ -51,7 +52,10 @@ func (w *work) plan(ctx context.Context) error {
 func (w *work) printPlan(p *installation.Plan) {
 	out := w.c.Out
 	rows := [][]string{{"PREPARE", "WHAT"}}
-	add := func(what, format string, a ...any) { rows = append(rows, []string{what, fmt.Sprintf(format, a...)}) }
+	add := func(what, format string, a ...any) {
+		rows = append(rows, []string{what, fmt.Sprintf(format,
+			a...)})
+	}
 	// either says what is done, or that it was left out.
 	either := func(c installation.Check, text string) string {
 		for _, skipped := range p.Without {
@@ -88,7 +92,8 @@ func (w *work) printPlan(p *installation.Plan) {
 			}
 			add("bundle", "%s, %s", b.File, signed)
 			for _, one := range plan.Plugins {
-				add("", "%s loads %s, %s loads %s", one.Current.Gateway, one.Current.File, one.Target.Gateway, one.Target.File)
+				add("", "%s loads %s, %s loads %s", one.Current.Gateway, one.Current.File, one.Target.Gateway,
+					one.Target.File)
 			}
 			if s := plan.Switch; s != nil {
 				add("switch", "%s: a running gateway %s", s.Mode, s.Running.Text)
@@ -106,7 +111,8 @@ func (w *work) printPlan(p *installation.Plan) {
 	add("hosts", "can each be upgraded?")
 	add("baseline", "%s", either(installation.CheckBaseline, "is each healthy now?"))
 	if len(p.Gates) > 0 {
-		add("gates", "%s", either(installation.CheckGates, strings.Join(p.Gates, ", ")+": before, and after each component"))
+		add("gates", "%s", either(installation.CheckGates, strings.Join(p.Gates, ", ")+
+			": before, and after each component"))
 	}
 	text := "none"
 	switch {
@@ -209,7 +215,8 @@ func next(rep *rollout.Report) string {
 	case rep.Outcome == rollout.OutcomeNotRestored:
 		return "look at the hosts that failed, then upgrade resume or upgrade revert"
 	case !installation.Changed(rep):
-		return "fix what is named above, then upgrade resume, or upgrade apply to begin again; no host was changed"
+		return "fix what is named above, then upgrade resume, or upgrade apply to begin again; no host " +
+			"was changed"
 	}
 	return "upgrade resume continues, upgrade revert takes back what was done"
 }

@@ -37,7 +37,8 @@ func (w *work) forward(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	question := fmt.Sprintf("%s %s on %s", w.c.Verb, w.Label(), cli.Count(fleet.Targets(installation.HostWaves(waves)), "host"))
+	question := fmt.Sprintf("%s %s on %s", w.c.Verb, w.Label(),
+		cli.Count(fleet.Targets(installation.HostWaves(waves)), "host"))
 	if len(w.without) > 0 {
 		question += " WITHOUT " + strings.Join(w.without, " and ")
 	}
@@ -77,7 +78,8 @@ func (w *work) stops(waves []rollout.Wave, o *rollout.Options) (*bool, error) {
 	}
 	i := slices.Index(names, w.stopAfter)
 	if i < 0 {
-		return nil, cli.Wrong("unknown wave %q of -stop-after (want %s)", w.stopAfter, strings.Join(names, ", "))
+		return nil, cli.Wrong("unknown wave %q of -stop-after (want %s)", w.stopAfter, strings.Join(names,
+			", "))
 	}
 	if i+1 < len(names) {
 		o.Progress = func(r rollout.Record) {
@@ -93,10 +95,12 @@ func (w *work) stops(waves []rollout.Wave, o *rollout.Options) (*bool, error) {
 // translate says what to do after an error of the journal.
 func translate(err error) error {
 	for kind, hint := range map[error]string{
-		installation.ErrNotAccepted: "upgrade accept ends it, upgrade revert takes it back, -journal names another journal",
-		installation.ErrUnfinished:  "upgrade resume continues it, upgrade revert takes it back, -journal names another journal",
-		installation.ErrNoRun:       "upgrade apply begins one, -journal names another journal",
-		installation.ErrReverted:    "upgrade apply begins a new one, with a backup of now",
+		installation.ErrNotAccepted: "upgrade accept ends it, upgrade revert takes it back, -journal " +
+			"names another journal",
+		installation.ErrUnfinished: "upgrade resume continues it, upgrade revert takes it back, " +
+			"-journal names another journal",
+		installation.ErrNoRun:    "upgrade apply begins one, -journal names another journal",
+		installation.ErrReverted: "upgrade apply begins a new one, with a backup of now",
 	} {
 		if errors.Is(err, kind) {
 			return cli.Advice(cli.Refuse(err), hint)
@@ -127,9 +131,11 @@ func (w *work) ended(rep *rollout.Report, err error) error {
 	case rep != nil && !installation.Changed(rep):
 		return w.refused(fmt.Errorf("no host was changed: %w", failures(rep, err)))
 	case cli.Code(err) == cli.Unknown:
-		return cli.Advice(err, "look at the hosts that are named above, then upgrade resume or upgrade revert")
+		return cli.Advice(err, "look at the hosts that are named above, then upgrade resume or "+
+			"upgrade revert")
 	case errors.Is(err, rollout.ErrPlanChanged):
-		return cli.Advice(err, "restore the file to continue that run; -journal names another journal for a new one")
+		return cli.Advice(err, "restore the file to continue that run; -journal names another journal "+
+			"for a new one")
 	}
 	return cli.Advice(err, "upgrade resume continues, upgrade revert takes back what was done")
 }
@@ -161,7 +167,8 @@ func (w *work) revert(ctx context.Context) error {
 		if set, taken, err = w.Restorable(ctx, w.restore); err != nil {
 			return cli.Refuse(err)
 		}
-		question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST", strings.Join(w.restore, " and "), set.Dir, taken.Format("2006-01-02 15:04 MST"))
+		question += fmt.Sprintf(", and restore %s from %s: what was written since %s IS LOST",
+			strings.Join(w.restore, " and "), set.Dir, taken.Format("2006-01-02 15:04 MST"))
 	}
 	if err := w.confirm(question); err != nil {
 		return err
@@ -196,7 +203,8 @@ func (w *work) revert(ctx context.Context) error {
 // accept removes what only a revert needs, and puts the journal aside.
 func (w *work) accept(ctx context.Context) error {
 	if rep, err := w.History(); err == nil && rep != nil && rep.Outcome == rollout.OutcomeDone {
-		if err := w.confirm("accept the run in " + w.Journal + "? It cannot be reverted afterwards. Accept"); err != nil {
+		if err := w.confirm("accept the run in " + w.Journal +
+			"? It cannot be reverted afterwards. Accept"); err != nil {
 			return err
 		}
 	}

@@ -49,34 +49,41 @@ type options struct {
 
 func commandOf(o *options) cli.Command {
 	host := func(f *flag.FlagSet) {
-		f.StringVar(&o.dest, "host", "", "`user@host` to reach with the system's ssh (default this machine)")
+		f.StringVar(&o.dest, "host", "", "`user@host` to reach with the system's ssh (default "+
+			"this machine)")
 		f.StringVar(&o.ssh.Config, "ssh-config", "", "`file` for ssh -F")
 		f.StringVar(&o.ssh.Identity, "ssh-identity", "", "private key `file` for ssh -i")
 		f.StringVar(&o.ssh.Jump, "ssh-jump", "", "jump `host` for ssh -J")
 		f.IntVar(&o.ssh.Port, "ssh-port", 0, "`port` of sshd (default from ssh's configuration)")
 		f.BoolVar(&o.sudo, "sudo", false, "become root with sudo -n, which must not ask for a password")
-		f.StringVar(&o.debpkg.Root, "root", "", "private root `directory`, with -apt-config (for rehearsals)")
+		f.StringVar(&o.debpkg.Root, "root", "", "private root `directory`, with -apt-config (for "+
+			"rehearsals)")
 		f.StringVar(&o.debpkg.AptConfig, "apt-config", "", "`file` for APT_CONFIG")
 		f.BoolVar(&o.json, "json", false, "print the result as JSON")
 		f.BoolVar(&o.verbose, "v", false, "log every command")
 	}
 	wait := func(f *flag.FlagSet) {
-		f.DurationVar(&o.debpkg.LockWait, "lock-wait", debpkg.DefaultLockWait, "how long to wait for other package managers")
+		f.DurationVar(&o.debpkg.LockWait, "lock-wait", debpkg.DefaultLockWait,
+			"how long to wait for other package managers")
 	}
 	conffiles := func(f *flag.FlagSet) {
-		f.BoolVar(&o.debpkg.NewConffiles, "new-conffiles", false, "take the maintainer's configuration files over edited ones")
+		f.BoolVar(&o.debpkg.NewConffiles, "new-conffiles", false,
+			"take the maintainer's configuration files over edited ones")
 	}
 	want := func(f *flag.FlagSet) {
-		f.StringVar(&o.debs, "debs", "", "install from .deb files in this `directory` on the host, without network")
+		f.StringVar(&o.debs, "debs", "", "install from .deb files in this `directory` on the host, "+
+			"without network")
 		f.BoolVar(&o.noUpdate, "no-update", false, "do not update the package lists first")
 		f.BoolVar(&o.debpkg.Hold, "hold", false, "put the packages on hold afterwards")
 		f.BoolVar(&o.debpkg.IgnoreSpace, "ignore-space", false, "go on although the disk looks too small")
-		f.BoolVar(&o.debpkg.AcceptReleaseInfo, "accept-release-info", false, "accept that a source changed its Origin, Label or Suite")
+		f.BoolVar(&o.debpkg.AcceptReleaseInfo, "accept-release-info", false,
+			"accept that a source changed its Origin, Label or Suite")
 	}
 	settle := func(f *flag.FlagSet) {
 		f.DurationVar(&o.debpkg.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
 	}
-	verb := func(name, args, text string, run func(*job, context.Context) error, flags ...func(*flag.FlagSet)) cli.Verb {
+	verb := func(name, args, text string, run func(*job, context.Context) error,
+		flags ...func(*flag.FlagSet)) cli.Verb {
 		return cli.Verb{Name: name, Args: args, About: text,
 			Flags: func(f *flag.FlagSet) {
 				for _, add := range append([]func(*flag.FlagSet){host}, flags...) {
@@ -88,22 +95,30 @@ func commandOf(o *options) cli.Command {
 	const packages = "PACKAGE…"
 	return cli.Command{Name: "upgradehost", About: about, Notes: notes, Verbs: []cli.Verb{
 		verb("facts", "", "show what there is to know before an upgrade", (*job).facts),
-		verb("plan", packages, "show what an upgrade would do; changes nothing", (*job).plan, want, wait, conffiles),
-		verb("apply", packages, "show the plan, ask, carry it out", (*job).apply, want, wait, conffiles, settle, func(f *flag.FlagSet) {
-			f.BoolVar(&o.yes, "yes", false, "do not ask")
-			f.BoolVar(&o.stage, "stage", false, "install now, leave the old processes serving; restart the units yourself")
-			f.StringVar(&o.out, "out", "", "`file` for what revert -change needs (default upgradehost-TIME.json)")
-		}),
-		verb("revert", "", "restore the previous state of a change", (*job).revert, wait, settle, func(f *flag.FlagSet) {
-			f.StringVar(&o.change, "change", "", "`file` that apply wrote")
-			f.Func("last", "`packages`, separated by commas, whose last change in apt's history to revert", func(s string) error { o.last = strings.Split(s, ","); return nil })
-			f.BoolVar(&o.files, "files", false, "also restore configuration and overwritten files")
-		}),
-		verb("repair", "", "finish what an interrupted run of apt or dpkg left half-installed", (*job).repair, wait, conffiles),
+		verb("plan", packages, "show what an upgrade would do; changes nothing", (*job).plan, want, wait,
+			conffiles),
+		verb("apply", packages, "show the plan, ask, carry it out", (*job).apply, want, wait, conffiles,
+			settle, func(f *flag.FlagSet) {
+				f.BoolVar(&o.yes, "yes", false, "do not ask")
+				f.BoolVar(&o.stage, "stage", false, "install now, leave the old processes serving; restart "+
+					"the units yourself")
+				f.StringVar(&o.out, "out", "", "`file` for what revert -change needs (default "+
+					"upgradehost-TIME.json)")
+			}),
+		verb("revert", "", "restore the previous state of a change", (*job).revert, wait, settle,
+			func(f *flag.FlagSet) {
+				f.StringVar(&o.change, "change", "", "`file` that apply wrote")
+				f.Func("last", "`packages`, separated by commas, whose last change in apt's history to revert",
+					func(s string) error { o.last = strings.Split(s, ","); return nil })
+				f.BoolVar(&o.files, "files", false, "also restore configuration and overwritten files")
+			}),
+		verb("repair", "", "finish what an interrupted run of apt or dpkg left half-installed",
+			(*job).repair, wait, conffiles),
 		verb("history", "", "show what apt did on the host", (*job).history),
-		verb("forget", "", "remove what the host keeps for the revert of a change, and the file", (*job).forget, func(f *flag.FlagSet) {
-			f.StringVar(&o.change, "change", "", "`file` that apply wrote")
-		}),
+		verb("forget", "", "remove what the host keeps for the revert of a change, and the file",
+			(*job).forget, func(f *flag.FlagSet) {
+				f.StringVar(&o.change, "change", "", "`file` that apply wrote")
+			}),
 	}}
 }
 
@@ -146,8 +161,10 @@ func advise(err error) error {
 		{debpkg.ErrChanged, cli.Refused, "look at what changed on the host, and call apply again"},
 		{debpkg.ErrRefused, cli.Refused, "change the request; upgradehost plan lists every reason"},
 		{debpkg.ErrInterrupted, cli.No, "call upgradehost repair, or revert the change"},
-		{debpkg.ErrUnsafe, cli.Refused, "give the directory to root and take the others' write permission away"},
-		{debpkg.ErrSource, cli.No, "correct the source, or give -accept-release-info if the change is meant"},
+		{debpkg.ErrUnsafe, cli.Refused, "give the directory to root and take the others' write " +
+			"permission away"},
+		{debpkg.ErrSource, cli.No, "correct the source, or give -accept-release-info if the " +
+			"change is meant"},
 	} {
 		if errors.Is(err, a.kind) && cli.Code(err) == cli.No {
 			return cli.Exit(a.code, cli.Advice(err, a.hint))

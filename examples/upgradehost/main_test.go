@@ -25,7 +25,8 @@ type privateRoot struct {
 
 func newRoot(t *testing.T) *privateRoot {
 	t.Helper()
-	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "dpkg-deb": "dpkg"} {
+	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils",
+		"gpg": "gnupg", "dpkg-deb": "dpkg"} {
 		lab.Program(t, prog, deb)
 	}
 	repo, err := debs.NewRepo(filepath.Join(t.TempDir(), "repo"))
@@ -39,10 +40,13 @@ func newRoot(t *testing.T) *privateRoot {
 	})
 	var all []debs.Package
 	for _, v := range []string{"4.0.8", "5.2.5"} {
-		all = append(all, debs.Tyk("tyk-gateway", v, debs.TykOptions{Config: v}), debs.Tyk("tyk-dashboard", v, debs.TykOptions{}))
+		all = append(all, debs.Tyk("tyk-gateway", v, debs.TykOptions{Config: v}),
+			debs.Tyk("tyk-dashboard", v, debs.TykOptions{}))
 	}
-	all = append(all, debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0", debs.TykOptions{}),
-		debs.Tyk("tyk-gateway-ee", "5.7.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-gateway", "Replaces: tyk-gateway"}}))
+	all = append(all, debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
+		debs.TykOptions{}),
+		debs.Tyk("tyk-gateway-ee", "5.7.0", debs.TykOptions{Fields: []string{"Conflicts: tyk-gateway",
+			"Replaces: tyk-gateway"}}))
 	if _, err := repo.Add(all...); err != nil {
 		t.Fatal(err)
 	}
@@ -57,16 +61,19 @@ func newRoot(t *testing.T) *privateRoot {
 func upgradehost(t *testing.T, code int, stdin string, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	if got := commandOf(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out, Err: &errOut}); got != code {
+	if got := commandOf(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin),
+		Out: &out, Err: &errOut}); got != code {
 		t.Fatalf("%v: exit code %d, want %d\n%s%s", args, got, code, &out, &errOut)
 	}
 	return out.String(), errOut.String()
 }
 
 // command runs upgradehost in the private root.
-func (r *privateRoot) command(code int, stdin, verb string, args ...string) (stdout, stderr string) {
+func (r *privateRoot) command(code int, stdin, verb string,
+	args ...string) (stdout, stderr string) {
 	r.Helper()
-	return upgradehost(r.T, code, stdin, append([]string{verb, "-root", r.root.Dir, "-apt-config", r.root.AptConfig}, args...)...)
+	return upgradehost(r.T, code, stdin, append([]string{verb, "-root", r.root.Dir, "-apt-config",
+		r.root.AptConfig}, args...)...)
 }
 
 func (r *privateRoot) apt(args ...string) {
@@ -94,11 +101,13 @@ func TestUpgradeHost(t *testing.T) {
 	contains(t, out, "debian 12", "No Tyk package is installed")
 	r.apt("update")
 	r.apt("install", "tyk-gateway=4.0.8", "tyk-dashboard=4.0.8", "tyk-pump=1.8.3")
-	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"), 0o600); err != nil {
+	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, _ = r.command(cli.Yes, "", "facts")
-	contains(t, out, "tyk-gateway", "4.0.8", "5.2.5, 4.0.8", "edited: /opt/tyk-gateway/tyk.conf", "lab0.list:1", r.repo.KeyFile)
+	contains(t, out, "tyk-gateway", "4.0.8", "5.2.5, 4.0.8", "edited: /opt/tyk-gateway/tyk.conf",
+		"lab0.list:1", r.repo.KeyFile)
 	var facts debpkg.Facts
 	out, _ = r.command(cli.Yes, "", "facts", "-json")
 	if err := json.Unmarshal([]byte(out), &facts); err != nil || len(facts.Packages) != 3 {
@@ -107,13 +116,16 @@ func TestUpgradeHost(t *testing.T) {
 
 	versions := []string{"tyk-gateway=5.2.5", "tyk-dashboard=5.2.5", "tyk-pump=1.9.0"}
 	out, _ = r.command(cli.Yes, "", "plan", versions...)
-	contains(t, out, "edits kept, new one beside it as .dpkg-dist", "tyk-pump.service will be restarted")
-	if d, g, p := strings.Index(out, "tyk-dashboard"), strings.Index(out, "tyk-gateway"), strings.Index(out, "tyk-pump"); d > g || g > p {
+	contains(t, out, "edits kept, new one beside it as .dpkg-dist",
+		"tyk-pump.service will be restarted")
+	if d, g, p := strings.Index(out, "tyk-dashboard"), strings.Index(out, "tyk-gateway"),
+		strings.Index(out, "tyk-pump"); d > g || g > p {
 		t.Errorf("the order is not dashboard, gateway, pump:\n%s", out)
 	}
 	out, _ = r.command(cli.Yes, "", "plan", append(versions, "-json")...)
 	var plans []debpkg.Plan
-	if err := json.Unmarshal([]byte(out), &plans); err != nil || len(plans) != 3 || plans[0].Digest == "" {
+	if err := json.Unmarshal([]byte(out), &plans); err != nil || len(plans) != 3 ||
+		plans[0].Digest == "" {
 		t.Errorf("%v\n%s", err, out)
 	}
 
@@ -125,7 +137,8 @@ func TestUpgradeHost(t *testing.T) {
 		t.Error("a change was recorded though nothing was changed")
 	}
 	out, errOut = r.command(cli.Yes, "y\n", "apply", args...)
-	contains(t, out, "ok tyk-dashboard 5.2.5, was tyk-dashboard 4.0.8", "ok tyk-pump 1.9.0", "revert -change "+change)
+	contains(t, out, "ok tyk-dashboard 5.2.5, was tyk-dashboard 4.0.8", "ok tyk-pump 1.9.0",
+		"revert -change "+change)
 	contains(t, errOut, "Carry this out?", "edited configuration file: /opt/tyk-gateway/tyk.conf")
 	out, _ = r.command(cli.Yes, "", "apply", args...)
 	contains(t, out, "Nothing to do")
@@ -190,7 +203,8 @@ func TestKilled(t *testing.T) {
 	// While the host cannot be asked, the file keeps what a revert needs.
 	lab.Program(t, "ssh", "openssh-client")
 	args := []string{"apply", "-yes", "tyk-gateway=5.2.5", "tyk-pump=1.9.0", "-out", file}
-	_, errOut := r.command(cli.No, "", args[0], append(args[1:], "-host", "root@127.0.0.1", "-ssh-port", "9")...)
+	_, errOut := r.command(cli.No, "", args[0], append(args[1:], "-host", "root@127.0.0.1",
+		"-ssh-port", "9")...)
 	contains(t, errOut, "connection to the host failed", file+" still tells of it")
 	if kept, err := os.ReadFile(file); err != nil || !bytes.Contains(kept, []byte(p.Digest)) {
 		t.Errorf("the file holds %s, %v", kept, err)
@@ -216,7 +230,8 @@ func TestKilled(t *testing.T) {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"), 0o600); err != nil {
+	if err := os.WriteFile(r.root.Dir+"/opt/tyk-gateway/tyk.conf", []byte("edited"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, errOut = r.command(cli.Refused, "", "apply", "-yes", "tyk-gateway=5.2.5", "-out", file)
@@ -266,7 +281,8 @@ func TestFileOfOthers(t *testing.T) {
 	file := filepath.Join(dir, "change.json")
 	refused := func(change func() error) {
 		t.Helper()
-		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, []byte("[]"), 0o600), change()); err != nil {
+		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, []byte("[]"), 0o600),
+			change()); err != nil {
 			t.Fatal(err)
 		}
 		_, errOut := upgradehost(t, cli.Refused, "", "revert", "-change", file)
@@ -285,7 +301,8 @@ func TestFileOfOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.WriteFile(file, []byte("[]"), 0o600), os.Symlink(file, file+".link")); err != nil {
+	if err := errors.Join(os.WriteFile(file, []byte("[]"), 0o600), os.Symlink(file,
+		file+".link")); err != nil {
 		t.Fatal(err)
 	}
 	_, errOut := upgradehost(t, cli.No, "", "revert", "-change", file+".link")

@@ -62,7 +62,8 @@ func (j *job) printHistory(entries []debpkg.Entry) {
 			if e.Error != "" {
 				result = j.Out.Paint(cli.Bad, e.Error)
 			}
-			rows = append(rows, []string{e.Start.Format(time.DateTime), string(a.Kind), a.Package, a.From.String(), a.To.String(), result})
+			rows = append(rows, []string{e.Start.Format(time.DateTime), string(a.Kind), a.Package,
+				a.From.String(), a.To.String(), result})
 		}
 	}
 	j.Out.Printf("%s", j.Out.Table(rows))

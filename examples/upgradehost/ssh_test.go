@@ -35,7 +35,8 @@ func TestOverSSH(t *testing.T) {
 	if err := host.Available(); err != nil {
 		lab.Missing(t, err.Error())
 	}
-	for prog, deb := range map[string]string{"apt-ftparchive": "apt-utils", "gpg": "gnupg", "debootstrap": "debootstrap"} {
+	for prog, deb := range map[string]string{"apt-ftparchive": "apt-utils", "gpg": "gnupg",
+		"debootstrap": "debootstrap"} {
 		lab.Program(t, prog, deb)
 	}
 	dir := t.TempDir()
@@ -48,10 +49,12 @@ func TestOverSSH(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if _, err := repo.Add(debs.Tyk("tyk-gateway", "4.0.8", debs.TykOptions{Config: "4"}), debs.Tyk("tyk-gateway", "5.2.5", debs.TykOptions{Config: "5"})); err != nil {
+	if _, err := repo.Add(debs.Tyk("tyk-gateway", "4.0.8", debs.TykOptions{Config: "4"}),
+		debs.Tyk("tyk-gateway", "5.2.5", debs.TykOptions{Config: "5"})); err != nil {
 		t.Fatal(err)
 	}
-	h, err := host.Start(t.Context(), host.Options{Name: "gw1", Mounts: map[string]string{"/srv/lab": dir}})
+	h, err := host.Start(t.Context(), host.Options{Name: "gw1", Mounts: map[string]string{
+		"/srv/lab": dir}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,14 +77,17 @@ apt-get -q update; DEBIAN_FRONTEND=noninteractive apt-get -q -y install tyk-gate
 	before := exec(files)
 	command := func(code int, verb string, args ...string) string {
 		t.Helper()
-		out, errOut := upgradehost(t, code, "", append([]string{verb, "-host", "deploy@" + h.Addr, "-ssh-config", h.SSHConfig()}, args...)...)
+		out, errOut := upgradehost(t, code, "", append([]string{verb, "-host", "deploy@" + h.Addr,
+			"-ssh-config", h.SSHConfig()}, args...)...)
 		return out + errOut
 	}
 	contains(t, command(cli.Yes, "facts"), "gw1", "debian 12", "tyk-gateway.service")
 	contains(t, command(cli.No, "plan", "tyk-gateway=5.2.5"), "root is needed", "give -sudo")
 	change := filepath.Join(t.TempDir(), "change.json")
-	contains(t, command(cli.Yes, "apply", "-sudo", "-yes", "tyk-gateway=5.2.5", "-settle", "300ms", "-out", change), "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "tyk-gateway.service is active")
-	contains(t, command(cli.Yes, "revert", "-sudo", "-files", "-settle", "300ms", "-change", change), "tyk-gateway 4.0.8 is back")
+	contains(t, command(cli.Yes, "apply", "-sudo", "-yes", "tyk-gateway=5.2.5", "-settle", "300ms",
+		"-out", change), "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "tyk-gateway.service is active")
+	contains(t, command(cli.Yes, "revert", "-sudo", "-files", "-settle", "300ms", "-change", change),
+		"tyk-gateway 4.0.8 is back")
 	if after := exec(files); after != before {
 		t.Errorf("after the revert there is\n%s\nbefore there was\n%s", after, before)
 	}

@@ -109,7 +109,8 @@ func (j *job) apply(ctx context.Context) error {
 
 // work carries the requests out, after what an earlier apply began: all is
 // what its file tells.
-func (j *job) work(ctx context.Context, list [][]debpkg.Request, all []debpkg.Change) (made []debpkg.Change, err error) {
+func (j *job) work(ctx context.Context, list [][]debpkg.Request,
+	all []debpkg.Change) (made []debpkg.Change, err error) {
 	finished := len(all) > 0
 	for i := range all {
 		if all[i].Started.IsZero() {
@@ -130,7 +131,8 @@ func (j *job) work(ctx context.Context, list [][]debpkg.Request, all []debpkg.Ch
 	case len(plans) == 0:
 		return made, nil
 	case finished:
-		return made, cli.Wrong("%s holds what a revert of earlier changes needs: name another file with -out", j.out)
+		return made, cli.Wrong("%s holds what a revert of earlier changes needs: name another "+
+			"file with -out", j.out)
 	case !j.yes && !j.Confirm("Carry this out?"):
 		return made, cli.Refuse(errors.New("not approved; nothing was changed"))
 	}
@@ -149,7 +151,8 @@ func (j *job) work(ctx context.Context, list [][]debpkg.Request, all []debpkg.Ch
 // carryOut applies the plan of all[i], which an earlier apply may have begun.
 // The file tells of it before it begins, and a failed change stays in it: that is
 // what has to be reverted.
-func (j *job) carryOut(ctx context.Context, all []debpkg.Change, i int, made []debpkg.Change, begun bool) ([]debpkg.Change, error) {
+func (j *job) carryOut(ctx context.Context, all []debpkg.Change, i int, made []debpkg.Change,
+	begun bool) ([]debpkg.Change, error) {
 	if err := j.record(all); err != nil {
 		return made, err
 	}
@@ -159,8 +162,10 @@ func (j *job) carryOut(ctx context.Context, all []debpkg.Change, i int, made []d
 	}
 	change, err := do(ctx, all[i].Plan)
 	// Only the host's own word settles that what an earlier apply began is not there.
-	if begun && change.Started.IsZero() && err != nil && !errors.Is(err, debpkg.ErrChanged) && !errors.Is(err, debpkg.ErrRefused) {
-		return made, cli.Advice(err, j.out+" still tells of it: call again, or name another file with -out to leave it")
+	if begun && change.Started.IsZero() && err != nil && !errors.Is(err, debpkg.ErrChanged) &&
+		!errors.Is(err, debpkg.ErrRefused) {
+		return made, cli.Advice(err, j.out+" still tells of it: call again, or name another file with "+
+			"-out to leave it")
 	}
 	if change.Started.IsZero() { // nothing was done
 		return made, errors.Join(err, j.record(slices.Delete(slices.Clone(all), i, i+1)))

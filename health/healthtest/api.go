@@ -20,7 +20,8 @@ func (s *Program) serveAPI(w http.ResponseWriter, r *http.Request) {
 		r.Header.Add("Foo", "Bar")
 		w.Header().Add("Foo", "Bar")
 	case plugin == Broken && !passesWithoutPlugin(version):
-		writeJSON(w, http.StatusInternalServerError, map[string]string{"error": http.StatusText(http.StatusInternalServerError)})
+		writeJSON(w, http.StatusInternalServerError, map[string]string{
+			"error": http.StatusText(http.StatusInternalServerError)})
 		return
 	}
 	s.o.Upstream.ServeHTTP(w, r)
@@ -46,7 +47,8 @@ func Echo(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"method": r.Method, "path": r.URL.Path, "headers": r.Header, "body_bytes": n})
+	writeJSON(w, http.StatusOK, map[string]any{"method": r.Method, "path": r.URL.Path,
+		"headers": r.Header, "body_bytes": n})
 }
 
 // The rules below are those of the gateway's tags 3.0.0 to 5.14.0.
@@ -59,7 +61,8 @@ func (s *Program) reported() string {
 }
 
 func fails503(version string) bool {
-	return slices.Contains([]string{"5.8.3", "5.8.6", "5.8.7", "5.8.8", "5.8.9", "5.8.10", "5.8.11", "5.8.12", "5.9.0"}, version)
+	return slices.Contains([]string{"5.8.3", "5.8.6", "5.8.7", "5.8.8", "5.8.9", "5.8.10", "5.8.11",
+		"5.8.12", "5.9.0"}, version)
 }
 
 func hasReady(version string) bool { return !older(version, 5, 8, 3) }

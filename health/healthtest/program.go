@@ -104,7 +104,8 @@ func New(o Options) *Program {
 	if o.Upstream == nil {
 		o.Upstream = http.HandlerFunc(Echo)
 	}
-	s := &Program{o: o, now: o.Now, failing: map[string]string{}, conns: map[string]bool{}, plugin: o.Plugin}
+	s := &Program{o: o, now: o.Now, failing: map[string]string{}, conns: map[string]bool{},
+		plugin: o.Plugin}
 	if s.now == nil {
 		s.now = time.Now
 	}

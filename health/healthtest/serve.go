@@ -131,7 +131,8 @@ func (s *Program) ready() (int, any) {
 	case s.noReload:
 		return http.StatusServiceUnavailable, apiError("A successful API reload did not happen")
 	}
-	return http.StatusOK, answer{Status: "pass", Version: s.reported(), Description: "Tyk GW Ready", Details: s.details}
+	return http.StatusOK, answer{Status: "pass", Version: s.reported(), Description: "Tyk GW Ready",
+		Details: s.details}
 }
 
 func apiError(message string) map[string]string {

@@ -28,7 +28,8 @@ func TestWrite(t *testing.T) {
 	}
 	check(t, path, "abc", 0o600)
 	// An existing file gets the asked mode, not its old one.
-	if _, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{Mode: 0o666}, nil); err != nil {
+	if _, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{Mode: 0o666},
+		nil); err != nil {
 		t.Fatal(err)
 	}
 	check(t, path, "", 0o666)
@@ -42,7 +43,8 @@ func TestWriteFails(t *testing.T) {
 		fill func(cancel func(), w io.Writer) error
 		want error
 	}{
-		"fill fails": {func(_ func(), w io.Writer) error { _, _ = w.Write([]byte("new")); return boom }, boom},
+		"fill fails": {func(_ func(), w io.Writer) error { _, _ = w.Write([]byte("new")); return boom },
+			boom},
 		"cancelled before a write": {func(cancel func(), w io.Writer) error {
 			cancel()
 			_, err := w.Write([]byte("new"))
@@ -60,7 +62,8 @@ func TestWriteFails(t *testing.T) {
 			old(t, path)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			_, err := atomicfile.Write(ctx, path, atomicfile.Options{}, func(w io.Writer) error { return c.fill(cancel, w) })
+			_, err := atomicfile.Write(ctx, path, atomicfile.Options{},
+				func(w io.Writer) error { return c.fill(cancel, w) })
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %v", err)
 			}
@@ -105,13 +108,14 @@ func TestWriteChecked(t *testing.T) {
 	old(t, path)
 	bad := errors.New("not good")
 	write := func(verdict error) error {
-		_, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{Mode: 0o640, Check: func(f *os.File) error {
-			data, err := io.ReadAll(io.NewSectionReader(f, 0, 100))
-			if string(data) != "new" {
-				t.Errorf("checked %q, %v", data, err)
-			}
-			return verdict
-		}}, []byte("new"))
+		_, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{Mode: 0o640,
+			Check: func(f *os.File) error {
+				data, err := io.ReadAll(io.NewSectionReader(f, 0, 100))
+				if string(data) != "new" {
+					t.Errorf("checked %q, %v", data, err)
+				}
+				return verdict
+			}}, []byte("new"))
 		return err
 	}
 	if err := write(bad); !errors.Is(err, bad) {
@@ -159,11 +163,13 @@ func TestWriteTargetIsSymlink(t *testing.T) {
 	if err := os.Symlink(file, link); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := atomicfile.WriteBytes(t.Context(), link, atomicfile.Options{}, []byte("new")); !errors.Is(err, atomicfile.ErrNotRegular) {
+	if _, err := atomicfile.WriteBytes(t.Context(), link, atomicfile.Options{},
+		[]byte("new")); !errors.Is(err, atomicfile.ErrNotRegular) {
 		t.Errorf("error %v", err)
 	}
 	check(t, file, "old", 0o640)
-	if _, err := atomicfile.WriteBytes(t.Context(), link, atomicfile.Options{Follow: true}, []byte("new")); err != nil {
+	if _, err := atomicfile.WriteBytes(t.Context(), link, atomicfile.Options{Follow: true},
+		[]byte("new")); err != nil {
 		t.Fatal(err)
 	}
 	check(t, file, "new", 0o600)
@@ -174,7 +180,8 @@ func TestWriteTargetIsSymlink(t *testing.T) {
 	if err := os.Symlink("nowhere", dangling); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := atomicfile.WriteBytes(t.Context(), dangling, atomicfile.Options{Follow: true}, nil); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := atomicfile.WriteBytes(t.Context(), dangling, atomicfile.Options{Follow: true},
+		nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
 	only(t, dir, "dangling", "link")
@@ -182,7 +189,8 @@ func TestWriteTargetIsSymlink(t *testing.T) {
 
 func TestWriteNoDirectory(t *testing.T) {
 	t.Parallel()
-	_, err := atomicfile.WriteBytes(t.Context(), filepath.Join(t.TempDir(), "no", "f"), atomicfile.Options{}, nil)
+	_, err := atomicfile.WriteBytes(t.Context(), filepath.Join(t.TempDir(), "no", "f"),
+		atomicfile.Options{}, nil)
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
@@ -194,7 +202,8 @@ func TestWriteOwner(t *testing.T) {
 		t.Skip("needs root to give a file away")
 	}
 	path := filepath.Join(t.TempDir(), "f")
-	_, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{Mode: 0o640, Owner: &atomicfile.Owner{UID: 12, GID: 34}}, nil)
+	_, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{Mode: 0o640,
+		Owner: &atomicfile.Owner{UID: 12, GID: 34}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +278,8 @@ func only(t *testing.T, dir string, names ...string) {
 func TestLongestName(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
-	if _, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{}, []byte("x")); err != nil {
+	if _, err := atomicfile.WriteBytes(t.Context(), path, atomicfile.Options{},
+		[]byte("x")); err != nil {
 		t.Error(err)
 	}
 }

@@ -27,7 +27,8 @@ type Package struct {
 // List returns the packages that match patterns and all that they depend on,
 // test files left out. dir is any directory of the module; args go to go list.
 func List(dir string, args ...string) (map[string]Package, error) {
-	cmd := exec.Command("go", append([]string{"list", "-deps", "-json=ImportPath,Standard,Imports,Module"}, args...)...)
+	cmd := exec.Command("go", append([]string{"list", "-deps",
+		"-json=ImportPath,Standard,Imports,Module"}, args...)...)
 	cmd.Dir = dir
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -90,12 +91,14 @@ func compare(path, kind string, got []string, allowed map[string]string) []strin
 	var findings []string
 	for _, g := range got {
 		if allowed[g] == "" {
-			findings = append(findings, fmt.Sprintf("%s links %s %s, which its rule does not allow: remove the import, or add it to the rule with the reason", path, kind, g))
+			findings = append(findings, fmt.Sprintf("%s links %s %s, which its rule does not allow: "+
+				"remove the import, or add it to the rule with the reason", path, kind, g))
 		}
 	}
 	for a := range allowed {
 		if !slices.Contains(got, a) {
-			findings = append(findings, fmt.Sprintf("%s no longer links %s %s: remove it from the rule", path, kind, a))
+			findings = append(findings, fmt.Sprintf("%s no longer links %s %s: remove it from the rule",
+				path, kind, a))
 		}
 	}
 	slices.Sort(findings)

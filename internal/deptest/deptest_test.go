@@ -13,11 +13,12 @@ import (
 
 // backupModules is what backup links.
 var backupModules = map[string]string{
-	"filippo.io/age":                "encrypts exports",
-	"github.com/klauspost/compress": "zstd for exports, gzip at twice the speed of the standard library's",
-	"filippo.io/hpke":               "of age",
-	"golang.org/x/crypto":           "signs manifests with OpenSSH keys; also of age",
-	"golang.org/x/sys":              "of x/crypto",
+	"filippo.io/age": "encrypts exports",
+	"github.com/klauspost/compress": "zstd for exports, gzip at twice the speed of the " +
+		"standard library's",
+	"filippo.io/hpke":     "of age",
+	"golang.org/x/crypto": "signs manifests with OpenSSH keys; also of age",
+	"golang.org/x/sys":    "of x/crypto",
 }
 
 // mongoModules is what the MongoDB driver links.
@@ -87,13 +88,15 @@ var rules = map[string]deptest.Rule{
 		Modules: joined(backupModules, mongoModules),
 	},
 	"backup/mongodb/internal/dump": {
-		Own: map[string]string{"backup/internal/step": "what the set and its backends share", "internal/atomicfile": "of step"},
+		Own: map[string]string{"backup/internal/step": "what the set and its backends share",
+			"internal/atomicfile": "of step"},
 		Modules: map[string]string{
 			"github.com/klauspost/compress": "gzip at twice the speed of the standard library's",
 			"go.mongodb.org/mongo-driver":   "BSON and Extended JSON",
 		},
 	},
-	"backup/internal/step": {Own: map[string]string{"internal/atomicfile": "names what is no regular file"}},
+	"backup/internal/step": {Own: map[string]string{"internal/atomicfile": "names what is no " +
+		"regular file"}},
 	"backup/redisdb": {
 		Own: map[string]string{
 			"backup":                      "the set",
@@ -110,7 +113,8 @@ var rules = map[string]deptest.Rule{
 	},
 	"backup/redisdb/internal/rdb": {},
 	"bundle": {
-		Own: map[string]string{"internal/atomicfile": "writes bundles that are there in full or not at all"},
+		Own: map[string]string{"internal/atomicfile": "writes bundles that are there in full " +
+			"or not at all"},
 		Modules: map[string]string{
 			"github.com/Masterminds/semver/v3": "names a gateway's release",
 			"github.com/klauspost/compress":    "Deflate at twice the speed of the standard library's",
@@ -151,49 +155,61 @@ var rules = map[string]deptest.Rule{
 	},
 	"pluginbuild/compiler": {
 		Own: map[string]string{
-			"pluginbuild":         "releases and images; the recipe that a compiler follows",
-			"internal/run":        "cuts output into lines and keeps its end; also of pluginbuild",
-			"internal/redact":     "takes credentials out of the compiler's output; also of pluginbuild",
-			"internal/atomicfile": "writes plugins that are there in full or not at all; also of pluginbuild",
-			"internal/goenv":      "of pluginbuild",
+			"pluginbuild":     "releases and images; the recipe that a compiler follows",
+			"internal/run":    "cuts output into lines and keeps its end; also of pluginbuild",
+			"internal/redact": "takes credentials out of the compiler's output; also of pluginbuild",
+			"internal/atomicfile": "writes plugins that are there in full or not at all; also of " +
+				"pluginbuild",
+			"internal/goenv": "of pluginbuild",
 		},
 		Modules: map[string]string{
 			"github.com/Masterminds/semver/v3": "of pluginbuild",
 			"golang.org/x/mod":                 "of pluginbuild",
 			"golang.org/x/sys":                 "asks whether the output directory can be written to",
 
-			"github.com/docker/docker":                                      "client of the Docker Engine API",
-			"github.com/docker/cli":                                         "docker's own reading of config.json, credential helpers, contexts and ssh:// hosts",
-			"github.com/containerd/errdefs":                                 "tells the engine's errors apart",
-			"github.com/distribution/reference":                             "reads image references",
-			"github.com/moby/patternmatcher":                                "patterns of .dockerignore",
-			"github.com/opencontainers/image-spec":                          "the platform of a container",
-			"github.com/opencontainers/go-digest":                           "of distribution/reference",
-			"github.com/docker/docker-credential-helpers":                   "of docker/cli: runs credential helpers",
-			"github.com/fvbommel/sortorder":                                 "of docker/cli's context store",
-			"github.com/moby/sys/atomicwriter":                              "of docker/cli's context store",
-			"github.com/moby/sys/sequential":                                "of moby/sys/atomicwriter",
-			"github.com/sirupsen/logrus":                                    "of docker/cli's ssh connection",
-			"github.com/docker/go-connections":                              "of the docker client: sockets, TLS, ports",
-			"github.com/docker/go-units":                                    "of the docker client",
-			"github.com/moby/docker-image-spec":                             "of the docker client",
-			"github.com/containerd/errdefs/pkg":                             "of the docker client: HTTP status as error kind",
-			"github.com/pkg/errors":                                         "of the docker client",
-			"github.com/felixge/httpsnoop":                                  "of otelhttp",
-			"github.com/cespare/xxhash/v2":                                  "of OpenTelemetry",
-			"github.com/go-logr/logr":                                       "of OpenTelemetry",
-			"github.com/go-logr/stdr":                                       "of OpenTelemetry",
-			"go.opentelemetry.io/auto/sdk":                                  "of OpenTelemetry",
-			"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp": "of the docker client, which traces its calls",
-			"go.opentelemetry.io/otel":                                      "of otelhttp",
-			"go.opentelemetry.io/otel/log":                                  "of otelhttp",
-			"go.opentelemetry.io/otel/metric":                               "of otelhttp",
-			"go.opentelemetry.io/otel/trace":                                "of otelhttp",
+			"github.com/docker/docker": "client of the " +
+				"Docker Engine API",
+			"github.com/docker/cli": "docker's own reading of " +
+				"config.json, credential helpers, contexts and ssh:// hosts",
+			"github.com/containerd/errdefs": "tells the engine's " +
+				"errors apart",
+			"github.com/distribution/reference":    "reads image references",
+			"github.com/moby/patternmatcher":       "patterns of .dockerignore",
+			"github.com/opencontainers/image-spec": "the platform of a container",
+			"github.com/opencontainers/go-digest":  "of distribution/reference",
+			"github.com/docker/docker-credential-helpers": "of docker/cli: runs " +
+				"credential helpers",
+			"github.com/fvbommel/sortorder":    "of docker/cli's context store",
+			"github.com/moby/sys/atomicwriter": "of docker/cli's context store",
+			"github.com/moby/sys/sequential":   "of moby/sys/atomicwriter",
+			"github.com/sirupsen/logrus": "of docker/cli's " +
+				"ssh connection",
+			"github.com/docker/go-connections": "of the docker client: " +
+				"sockets, TLS, ports",
+			"github.com/docker/go-units":        "of the docker client",
+			"github.com/moby/docker-image-spec": "of the docker client",
+			"github.com/containerd/errdefs/pkg": "of the docker client: HTTP " +
+				"status as error kind",
+			"github.com/pkg/errors":        "of the docker client",
+			"github.com/felixge/httpsnoop": "of otelhttp",
+			"github.com/cespare/xxhash/v2": "of OpenTelemetry",
+			"github.com/go-logr/logr":      "of OpenTelemetry",
+			"github.com/go-logr/stdr":      "of OpenTelemetry",
+			"go.opentelemetry.io/auto/sdk": "of OpenTelemetry",
+			"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp": "of the docker client, which " +
+				"traces its calls",
+			"go.opentelemetry.io/otel":        "of otelhttp",
+			"go.opentelemetry.io/otel/log":    "of otelhttp",
+			"go.opentelemetry.io/otel/metric": "of otelhttp",
+			"go.opentelemetry.io/otel/trace":  "of otelhttp",
 		},
 	},
-	"pluginbuild/preflight": {Modules: map[string]string{"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
-	"debpkg":                {Own: map[string]string{"internal/run": "runs commands here, and ssh", "internal/printable": "spells out the control characters in what a host prints"}},
-	"debpkg/debpkgtest":     {Own: map[string]string{"debpkg": "whose hosts it plays", "internal/run": "of debpkg", "internal/printable": "of debpkg"}},
+	"pluginbuild/preflight": {Modules: map[string]string{
+		"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
+	"debpkg": {Own: map[string]string{"internal/run": "runs commands here, and ssh",
+		"internal/printable": "spells out the control characters in what a host prints"}},
+	"debpkg/debpkgtest": {Own: map[string]string{"debpkg": "whose hosts it plays",
+		"internal/run": "of debpkg", "internal/printable": "of debpkg"}},
 	"debpkg/rollout": {Own: map[string]string{
 		"internal/atomicfile": "syncs the journal's directory",
 		"internal/printable":  "keeps what hosts say from steering a terminal",
@@ -224,7 +240,8 @@ var rules = map[string]deptest.Rule{
 		},
 	},
 	"health/healthtest": {},
-	"health":            {Modules: map[string]string{"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
+	"health": {Modules: map[string]string{
+		"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
 }
 
 // joins are the packages that installation puts together. It links what they link.
@@ -297,7 +314,8 @@ func TestArrows(t *testing.T) {
 			if top != "examples" && strings.HasPrefix(to, "examples") {
 				t.Errorf("%s imports %s: nothing imports the examples", rel, to)
 			}
-			if strings.HasPrefix(to, "internal/lab") && !strings.HasPrefix(rel, "internal/lab") && rel != "examples/rehearse" {
+			if strings.HasPrefix(to, "internal/lab") && !strings.HasPrefix(rel, "internal/lab") &&
+				rel != "examples/rehearse" {
 				t.Errorf("%s imports %s: only tests and examples/rehearse use the stand-ins", rel, to)
 			}
 		}
@@ -315,7 +333,8 @@ func TestGuardSeesAnAddedImport(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	src := filepath.Join(dir, "added.go")
-	code := "package run\n\nimport _ \"example.com/tykupgrade/internal/atomicfile\"\nimport _ \"github.com/Masterminds/semver/v3\"\n"
+	code := "package run\n\nimport _ \"example.com/tykupgrade/internal/atomicfile\"\nimport _ " +
+		"\"github.com/Masterminds/semver/v3\"\n"
 	if err := os.WriteFile(src, []byte(code), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -335,8 +354,10 @@ func TestGuardSeesAnAddedImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	findings := strings.Join(deptest.Check(all, deptest.Module+"/internal/run", internalRules["internal/run"]), "\n")
-	for _, want := range []string{"links package internal/atomicfile", "links module github.com/Masterminds/semver/v3"} {
+	findings := strings.Join(deptest.Check(all, deptest.Module+"/internal/run",
+		internalRules["internal/run"]), "\n")
+	for _, want := range []string{"links package internal/atomicfile",
+		"links module github.com/Masterminds/semver/v3"} {
 		if !strings.Contains(findings, want) {
 			t.Errorf("no finding %q in:\n%s", want, findings)
 		}
@@ -346,8 +367,10 @@ func TestGuardSeesAnAddedImport(t *testing.T) {
 func TestCheckSeesAStaleEntry(t *testing.T) {
 	t.Parallel()
 	all := map[string]deptest.Package{deptest.Module + "/p": {}}
-	findings := deptest.Check(all, deptest.Module+"/p", deptest.Rule{Modules: map[string]string{"example.org/gone": "was needed"}})
-	if len(findings) != 1 || !strings.Contains(findings[0], "no longer links module example.org/gone") {
+	findings := deptest.Check(all, deptest.Module+"/p", deptest.Rule{Modules: map[string]string{
+		"example.org/gone": "was needed"}})
+	if len(findings) != 1 || !strings.Contains(findings[0],
+		"no longer links module example.org/gone") {
 		t.Errorf("findings %q", findings)
 	}
 }

@@ -20,7 +20,9 @@ func TestAsTheGoCommand(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte("# mine\nGOPROXY=https://file.example.org\nGOPRIVATE=a.example.org\nnot a setting\nlower=x\nGOFLAGS=-buildvcs=false\n"), 0o600); err != nil {
+	if err := os.WriteFile(file,
+		[]byte("# mine\nGOPROXY=https://file.example.org\nGOPRIVATE=a.example.org\nnot a "+
+			"setting\nlower=x\nGOFLAGS=-buildvcs=false\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}

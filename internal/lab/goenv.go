@@ -31,7 +31,8 @@ var settings = sync.OnceValues(func() (map[string]string, error) {
 // but keeps the settings that lead to modules and caches. The variables in set
 // win over both.
 func GoEnv(set ...string) []string {
-	env := append(os.Environ(), "GOENV=off", "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=local", "GO111MODULE=")
+	env := append(os.Environ(), "GOENV=off", "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=local",
+		"GO111MODULE=")
 	if values, err := settings(); err == nil { // without a go command the caller's own run says so
 		for _, name := range kept {
 			env = append(env, name+"="+values[name])

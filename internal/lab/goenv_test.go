@@ -15,7 +15,8 @@ import (
 func TestGoEnv(t *testing.T) {
 	goCmd := lab.Program(t, "go", "golang-go")
 	file := filepath.Join(t.TempDir(), "env")
-	hostile := "GOFLAGS=-buildvcs=false -mod=vendor\nGOTOOLCHAIN=go1.16.15\nGO111MODULE=off\nGOWORK=/nowhere/go.work\nGOPROXY=https://modules.example.org\n"
+	hostile := "GOFLAGS=-buildvcs=false " +
+		"-mod=vendor\nGOTOOLCHAIN=go1.16.15\nGO111MODULE=off\nGOWORK=/nowhere/go.work\nGOPROXY=https://modules.example.org\n"
 	if err := os.WriteFile(file, []byte(hostile), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,8 @@ func SmallDisk(t *testing.T, size int64, f func(dir string)) {
 		if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 			t.Fatalf("make mounts private: %v", err)
 		}
-		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+strconv.FormatInt(size, 10)); err != nil {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+strconv.FormatInt(size,
+			10)); err != nil {
 			t.Fatalf("mount small disk: %v", err)
 		}
 		f(dir)
@@ -79,7 +80,8 @@ func SmallDisk(t *testing.T, size int64, f func(dir string)) {
 	}
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
-		Missing(t, "private mounts for a small disk: "+err.Error()+" (run as root or allow user namespaces)")
+		Missing(t, "private mounts for a small disk: "+err.Error()+
+			" (run as root or allow user namespaces)")
 	}
 	if err != nil {
 		t.Fatalf("in the child with a small disk: %v\n%s", err, out)

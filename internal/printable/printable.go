@@ -17,7 +17,10 @@ func Text(s string) string { return spell(s, true) }
 func Line(s string) string { return strings.TrimSpace(spell(s, false)) }
 
 func spell(s string, lines bool) string {
-	if !strings.ContainsFunc(s, func(r rune) bool { return Steers(r) || r == utf8.RuneError || !lines && (r == '\n' || r == '\t') }) {
+	if !strings.ContainsFunc(s, func(r rune) bool {
+		return Steers(r) || r == utf8.RuneError ||
+			!lines && (r == '\n' || r == '\t')
+	}) {
 		return s
 	}
 	var b strings.Builder
@@ -51,7 +54,8 @@ func Steers(r rune) bool {
 	switch {
 	case r == '\n' || r == '\t':
 		return false
-	case r < 0x20, r >= 0x7f && r <= 0x9f, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+	case r < 0x20, r >= 0x7f && r <= 0x9f, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x2028 &&
+		r <= 0x202e, r >= 0x2066 && r <= 0x2069:
 		return true
 	}
 	return false

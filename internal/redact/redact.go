@@ -63,7 +63,8 @@ func HasPassword(url string) bool {
 }
 
 // secretValue is a query parameter with a secret.
-var secretValue = regexp.MustCompile(`(?i)([?&;#](?:[^=&;#\s]*(?:token|secret|passw|pwd|key|auth|sig|credential)[^=&;#\s]*)=)[^&;#\s]+`)
+var secretValue = regexp.MustCompile(
+	`(?i)([?&;#](?:[^=&;#\s]*(?:token|secret|passw|pwd|key|auth|sig|credential)[^=&;#\s]*)=)[^&;#\s]+`)
 
 func endOfToken(s string) int {
 	if i := strings.IndexFunc(s, unicode.IsSpace); i >= 0 {
@@ -86,7 +87,8 @@ func schemeOf(before string) string {
 
 var (
 	// host is what may follow the "@" of user information.
-	host = regexp.MustCompile(`^(\[[0-9A-Fa-f:.%]+\]|[\pL\pN._-]+)(:[0-9]+)?([^\pL\pN._:-]|:?$|:[^0-9])`)
+	host = regexp.MustCompile(
+		`^(\[[0-9A-Fa-f:.%]+\]|[\pL\pN._-]+)(:[0-9]+)?([^\pL\pN._:-]|:?$|:[^0-9])`)
 	// version is what follows the "@" of module paths, and the "@v" of proxies.
 	version = regexp.MustCompile(`^(v/|v[0-9]+([./-]|$)|latest\b|[0-9a-f]{12,40}([^\pL\pN._-]|$))`)
 	port    = regexp.MustCompile(`^[0-9]{1,5}$`)

@@ -17,21 +17,22 @@ func TestText(t *testing.T) {
 		"https://p.example.org/x@v1.9.2-0.20231218094207-cbda400a37ee": "https://p.example.org/x@v1.9.2-0.20231218094207-cbda400a37ee",
 		"https://p.example.org/x/@latest":                              "https://p.example.org/x/@latest",
 		"https://p.example.org/x@master is a branch":                   "https://p.example.org/x@master is a branch",
-		"go: x@v1: git ls-remote https://me:hunter2@git.example.org/x": "go: x@v1: git ls-remote https://me:xxxxx@git.example.org/x",
-		"access 'https://gh_token@github.com/x/': no":                  "access 'https://xxxxx@github.com/x/': no",
-		"ssh://git@git.example.org/x":                                  "ssh://git@git.example.org/x",
-		"ssh://git:pw@git.example.org/x":                               "ssh://git:xxxxx@git.example.org/x",
-		"https://me:a@b@git.example.org/x":                             "https://me:xxxxx@git.example.org/x",
-		"https://me:a/b@git.example.org/x":                             "https://me:xxxxx@git.example.org/x",
-		"https://me:a/b?c#d@e@localhost:3000/x":                        "https://me:xxxxx@localhost:3000/x",
-		"https://me:%zz@git.example.org/x":                             "https://me:xxxxx@git.example.org/x",
-		"https://tok/en@git.example.org/x":                             "https://xxxxx@git.example.org/x",
-		"https://me:12/3@git.example.org/x":                            "https://me:xxxxx@git.example.org/x",
-		"https://me:s3cret/v1@v2.example.org/x":                        "https://me:xxxxx@v2.example.org/x",
-		"redis://:pw@127.0.0.1:6379/0":                                 "redis://:xxxxx@127.0.0.1:6379/0",
-		"https://git.example.org/x?access_token=abc&depth=1 failed":    "https://git.example.org/x?access_token=xxxxx&depth=1 failed",
-		"https://git.example.org/x?ref=main&Private-Token=abc":         "https://git.example.org/x?ref=main&Private-Token=xxxxx",
-		"https://a:p@h.example.org,https://b:q@i.example.org":          "https://a:xxxxx@i.example.org",
+		"go: x@v1: git ls-remote https://me:hunter2@git.example.org/x": "go: x@v1: git ls-remote " +
+			"https://me:xxxxx@git.example.org/x",
+		"access 'https://gh_token@github.com/x/': no":               "access 'https://xxxxx@github.com/x/': no",
+		"ssh://git@git.example.org/x":                               "ssh://git@git.example.org/x",
+		"ssh://git:pw@git.example.org/x":                            "ssh://git:xxxxx@git.example.org/x",
+		"https://me:a@b@git.example.org/x":                          "https://me:xxxxx@git.example.org/x",
+		"https://me:a/b@git.example.org/x":                          "https://me:xxxxx@git.example.org/x",
+		"https://me:a/b?c#d@e@localhost:3000/x":                     "https://me:xxxxx@localhost:3000/x",
+		"https://me:%zz@git.example.org/x":                          "https://me:xxxxx@git.example.org/x",
+		"https://tok/en@git.example.org/x":                          "https://xxxxx@git.example.org/x",
+		"https://me:12/3@git.example.org/x":                         "https://me:xxxxx@git.example.org/x",
+		"https://me:s3cret/v1@v2.example.org/x":                     "https://me:xxxxx@v2.example.org/x",
+		"redis://:pw@127.0.0.1:6379/0":                              "redis://:xxxxx@127.0.0.1:6379/0",
+		"https://git.example.org/x?access_token=abc&depth=1 failed": "https://git.example.org/x?access_token=xxxxx&depth=1 failed",
+		"https://git.example.org/x?ref=main&Private-Token=abc":      "https://git.example.org/x?ref=main&Private-Token=xxxxx",
+		"https://a:p@h.example.org,https://b:q@i.example.org":       "https://a:xxxxx@i.example.org",
 		"a://b://c:d@e":                      "a://b:xxxxx@e",
 		"two: https://a:p@h/ https://b:q@i/": "two: https://a:xxxxx@h/ https://b:xxxxx@i/",
 	} {
@@ -44,7 +45,8 @@ func TestText(t *testing.T) {
 func TestHasPassword(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]bool{
-		"https://git.example.org/x": false, "https://me@git.example.org/x": false, "ssh://git@h:22/x": false,
+		"https://git.example.org/x": false, "https://me@git.example.org/x": false,
+		"ssh://git@h:22/x":    false,
 		"git@h.example.org:x": false, "/srv/repo": false, "https://h:8080/x": false,
 		"https://me:pw@h/x": true, "https://me:%zz@h/x": true, "https://me:a/b@h.example.org/x": true,
 		"https://h/x?access_token=1": true, "http://me:p w@h/x": true,
@@ -58,8 +60,10 @@ func TestHasPassword(t *testing.T) {
 // A password never survives, whatever surrounds it.
 func FuzzText(f *testing.F) {
 	for _, s := range [][3]string{
-		{"go: https://", "me:", "@git.example.org/x: no"}, {"'ssh://", "git:a@/", "?x@h.example.org:22/y'"},
-		{"a://b@c https://", "u:@:/", "#@localhost"}, {"", "", ""}, {"http://", "1:2/", "@v1.example.org/@v/list"},
+		{"go: https://", "me:", "@git.example.org/x: no"}, {"'ssh://", "git:a@/",
+			"?x@h.example.org:22/y'"},
+		{"a://b@c https://", "u:@:/", "#@localhost"}, {"", "", ""}, {"http://", "1:2/",
+			"@v1.example.org/@v/list"},
 	} {
 		f.Add(s[0], s[1], s[2])
 	}

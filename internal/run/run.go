@@ -39,13 +39,15 @@ type Options struct {
 // The streams may be nil: an absent stdin reads as empty, absent outputs are
 // dropped. What is written to stdout and stderr is the whole output; an [Error]
 // holds a bounded tail of it. The runner may be used by several goroutines.
-func Local(o Options) func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+func Local(o Options) func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
 		return o.run(ctx, argv, stdin, stdout, stderr)
 	}
 }
 
-func (o Options) run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+func (o Options) run(ctx context.Context, argv []string, stdin io.Reader, stdout,
+	stderr io.Writer) error {
 	if len(argv) == 0 || argv[0] == "" {
 		return errors.New("run: no command given")
 	}

@@ -31,13 +31,15 @@ func TestLocalExitCodeAndTail(t *testing.T) {
 	t.Parallel()
 	var whole bytes.Buffer
 	err := run.Local(run.Options{})(t.Context(),
-		[]string{"sh", "-c", "i=0; while [ $i -lt 5000 ]; do echo line $i >&2; i=$((i+1)); done; exit 7"}, nil, nil, &whole)
+		[]string{"sh", "-c", "i=0; while [ $i -lt 5000 ]; do echo line $i >&2; i=$((i+1)); done; exit 7"},
+		nil, nil, &whole)
 	var code interface{ ExitCode() int }
 	if !errors.As(err, &code) || code.ExitCode() != 7 {
 		t.Fatalf("exit code not reachable in %v", err)
 	}
 	var e *run.Error
-	if !errors.As(err, &e) || len(e.Stderr) > run.TailSize+8 || !strings.HasPrefix(e.Stderr, "…line ") || !strings.HasSuffix(e.Stderr, "line 4999\n") {
+	if !errors.As(err, &e) || len(e.Stderr) > run.TailSize+8 || !strings.HasPrefix(e.Stderr,
+		"…line ") || !strings.HasSuffix(e.Stderr, "line 4999\n") {
 		t.Errorf("tail is not bounded or not at a line start: %d bytes", len(e.Stderr))
 	}
 	if strings.Count(whole.String(), "\n") != 5000 {
@@ -59,7 +61,8 @@ func TestLocalNotStarted(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := run.Local(run.Options{})(ctx, []string{"true"}, nil, nil, nil); !errors.Is(err, context.Canceled) {
+	if err := run.Local(run.Options{})(ctx, []string{"true"}, nil, nil, nil); !errors.Is(err,
+		context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -75,7 +78,8 @@ func TestLocalStopsTheGroup(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- run.Local(run.Options{Grace: 100 * time.Millisecond})(ctx,
-			[]string{"sh", "-c", "trap '' TERM; sleep 300 & echo $$ $!; while :; do sleep 0.1; done"}, nil, w, nil)
+			[]string{"sh", "-c", "trap '' TERM; sleep 300 & echo $$ $!; while :; do sleep 0.1; done"}, nil,
+			w, nil)
 	}()
 	fields := strings.Fields(<-pids)
 	cancel(cause)
@@ -100,7 +104,8 @@ func TestLocalStopsTheGroup(t *testing.T) {
 func TestLocalDaemonKeepsOutput(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	err := run.Local(run.Options{Grace: 50 * time.Millisecond})(t.Context(), []string{"sh", "-c", "sleep 30 & echo $!"}, nil, &out, nil)
+	err := run.Local(run.Options{Grace: 50 * time.Millisecond})(t.Context(), []string{"sh", "-c",
+		"sleep 30 & echo $!"}, nil, &out, nil)
 	if err != nil {
 		t.Error(err)
 	}
@@ -123,7 +128,8 @@ func TestLocalSlowConsumer(t *testing.T) {
 		return len(p), nil
 	})
 	// More than a pipe holds would keep the command from ending.
-	err := run.Local(run.Options{Grace: 20 * time.Millisecond})(t.Context(), []string{"sh", "-c", "head -c 60000 /dev/zero"}, nil, w, nil)
+	err := run.Local(run.Options{Grace: 20 * time.Millisecond})(t.Context(), []string{"sh", "-c",
+		"head -c 60000 /dev/zero"}, nil, w, nil)
 	if err != nil || got != 60000 {
 		t.Errorf("%d bytes, %v", got, err)
 	}
@@ -147,7 +153,8 @@ func TestLocalBlockedConsumer(t *testing.T) {
 	never := make(chan struct{})
 	defer close(never)
 	w := writerFunc(func(p []byte) (int, error) { cancel(); <-never; return len(p), nil })
-	err := run.Local(run.Options{Grace: 50 * time.Millisecond})(ctx, []string{"sh", "-c", "echo x; sleep 60"}, nil, w, nil)
+	err := run.Local(run.Options{Grace: 50 * time.Millisecond})(ctx, []string{"sh", "-c",
+		"echo x; sleep 60"}, nil, w, nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}

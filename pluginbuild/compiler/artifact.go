@@ -20,18 +20,22 @@ import (
 
 // Artifact is a compiled plugin.
 type Artifact struct {
-	Path        string          `json:"path"`
-	Size        int64           `json:"size"`
-	SHA256      string          `json:"sha256"`
-	Release     string          `json:"release"`
-	GOOS        string          `json:"goos"`
-	GOARCH      string          `json:"goarch"`
-	Image       string          `json:"image"`                  // reference
-	ImageID     string          `json:"image_id"`               // digest of the image's configuration
-	ImageDigest string          `json:"image_digest,omitempty"` // of the registry's manifest; none for images that came from a file
-	GoVersion   string          `json:"go_version,omitempty"`   // as the file says: "go1.19.13"; Go 1.12 left nothing
-	ModulePath  string          `json:"module_path,omitempty"`  // the plugin's; none where it was built without modules
-	Modules     []ModuleVersion `json:"modules,omitempty"`      // linked into the plugin, as the file says
+	Path    string `json:"path"`
+	Size    int64  `json:"size"`
+	SHA256  string `json:"sha256"`
+	Release string `json:"release"`
+	GOOS    string `json:"goos"`
+	GOARCH  string `json:"goarch"`
+	Image   string `json:"image"`    // reference
+	ImageID string `json:"image_id"` // digest of the image's configuration
+	// of the registry's manifest; none for images that came from a file
+	ImageDigest string `json:"image_digest,omitempty"`
+	// as the file says: "go1.19.13"; Go 1.12 left nothing
+	GoVersion string `json:"go_version,omitempty"`
+	// the plugin's; none where it was built without modules
+	ModulePath string `json:"module_path,omitempty"`
+	// linked into the plugin, as the file says
+	Modules []ModuleVersion `json:"modules,omitempty"`
 }
 
 // ModuleVersion is one module in a plugin.
@@ -46,7 +50,8 @@ type ModuleVersion struct {
 const maxResult = 1 << 30
 
 // machines are the processors that gateways are packaged for.
-var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "s390x": elf.EM_S390}
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64,
+	"s390x": elf.EM_S390}
 
 // collect fetches the plugin, under the one name that the release's compiler
 // gives it: the script moves other .so files too.
@@ -61,16 +66,18 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 	if err != nil {
 		e := fail(ctx, StageCollect, object, err)
 		if errdefs.IsNotFound(err) {
-			e.Next = "the compiler ended well but left no file of the name that this release gives it; is the image that of the release?"
+			e.Next = "the compiler ended well but left no file of the name that this release gives it; is " +
+				"the image that of the release?"
 		}
 		return a, e
 	}
 	defer body.Close()
 	var bad error // of the check, to tell it from a full disk
-	sum, err := atomicfile.Write(ctx, object, atomicfile.Options{Mode: 0o644, Check: func(f *os.File) error {
-		bad = inspect(f, &a, q.Release.Compiler.Mode == pluginbuild.Workspace)
-		return bad
-	}}, func(w io.Writer) error {
+	sum, err := atomicfile.Write(ctx, object, atomicfile.Options{Mode: 0o644,
+		Check: func(f *os.File) error {
+			bad = inspect(f, &a, q.Release.Compiler.Mode == pluginbuild.Workspace)
+			return bad
+		}}, func(w io.Writer) error {
 		t := tar.NewReader(body)
 		h, err := t.Next()
 		if err != nil {
@@ -89,7 +96,8 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 	if err != nil {
 		e := fail(ctx, StageCollect, object, err)
 		if bad != nil {
-			e.Next = "the image does not do what the release's official compiler does; nothing was put in place"
+			e.Next = "the image does not do what the release's official compiler does; nothing was " +
+				"put in place"
 		}
 		return a, e
 	}
@@ -108,7 +116,8 @@ func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
 	case e.Type != elf.ET_DYN:
 		return fmt.Errorf("the compiler's result is not a shared object but %s", e.Type)
 	case e.Machine != machines[a.GOARCH]:
-		return fmt.Errorf("the compiler's result is for %s, not for %s", strings.TrimPrefix(e.Machine.String(), "EM_"), a.GOARCH)
+		return fmt.Errorf("the compiler's result is for %s, not for %s",
+			strings.TrimPrefix(e.Machine.String(), "EM_"), a.GOARCH)
 	}
 	info, err := buildinfo.Read(f)
 	if err != nil {
@@ -121,7 +130,8 @@ func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
 	a.GoVersion, a.ModulePath = info.GoVersion, info.Main.Path
 	for _, s := range info.Settings {
 		if s.Key == "-buildmode" && s.Value != "plugin" {
-			return errors.New("the compiler's result was built with -buildmode=" + s.Value + ", not as a plugin")
+			return errors.New("the compiler's result was built with -buildmode=" + s.Value +
+				", not as a plugin")
 		}
 	}
 	for _, m := range info.Deps {

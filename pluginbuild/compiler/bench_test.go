@@ -17,7 +17,8 @@ func BenchmarkCompile(b *testing.B) {
 	e := newBench(b)
 	dir, img := plugin(b, fooBar), pluginbuild.Image{Ref: e.image(b, standin.Config{})}
 	compile := func(b *testing.B, caches string) {
-		if _, err := e.build(b, compiler.Request{Dir: dir, Image: img}, func(o *compiler.Options) { o.Caches = caches }); err != nil {
+		if _, err := e.build(b, compiler.Request{Dir: dir, Image: img},
+			func(o *compiler.Options) { o.Caches = caches }); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -31,13 +31,18 @@ type Options struct {
 	RequireDigest bool              // refuse images that are not pinned by digest or ID
 	Auth          AuthFunc          // registry credentials; nil: ConfigAuth("")
 	Env           map[string]string // for the compiler: GOPROXY, GOPRIVATE, HTTPS_PROXY, …
-	Netrc         string            // file with credentials for module hosts; only the container sees a copy
-	Mounts        []string          // "source[:target]", directories of the engine's machine shown read-only: a file:// proxy, certificates
-	Limits        Limits
-	Caches        string            // prefix of the volumes that keep Go's caches; "": "tykupgrade"; "none": keep nothing
-	Labels        map[string]string // put on all containers and volumes, besides our own; narrows Sweep, ListCaches and RemoveCaches
-	Log           *slog.Logger      // nil: silent
-	Progress      func(Event)       // nil: none. Never called by two goroutines at once
+	// file with credentials for module hosts; only the container sees a copy
+	Netrc string
+	// "source[:target]", directories of the engine's machine shown read-only: a file:// proxy,
+	// certificates
+	Mounts []string
+	Limits Limits
+	// prefix of the volumes that keep Go's caches; "": "tykupgrade"; "none": keep nothing
+	Caches string
+	// put on all containers and volumes, besides our own; narrows Sweep, ListCaches and RemoveCaches
+	Labels   map[string]string
+	Log      *slog.Logger // nil: silent
+	Progress func(Event)  // nil: none. Never called by two goroutines at once
 }
 
 // Limits of a container. The zero value bounds memory and processes widely.
@@ -69,7 +74,8 @@ type Request struct {
 	GOARCH    string   // "": amd64. Others need a release that cross-compiles
 	OutputDir string   // where the plugin is put; "": Dir
 	Exclude   []string // what not to upload, in the syntax of .dockerignore
-	Bind      bool     // mount Dir instead of uploading a copy: local engines only, see [Builder.Build]
+	// mount Dir instead of uploading a copy: local engines only, see [Builder.Build]
+	Bind bool
 
 	GoGet  bool // GO_GET=1: the script gets the gateway's module first; from 5.2.3
 	GoTidy bool // GO_TIDY=1: it tidies first; from 5.2.4
@@ -81,7 +87,8 @@ type Request struct {
 	// [ProvenanceSuffix]: the digests of image, source tree, go.mod and go.sum.
 	Provenance bool
 
-	Stdout, Stderr io.Writer // the compiler's output in full; nil: dropped. Their errors do not stop the build
+	// the compiler's output in full; nil: dropped. Their errors do not stop the build
+	Stdout, Stderr io.Writer
 }
 
 // output is the name of the file that the compiler leaves.
@@ -138,7 +145,8 @@ func (b *Builder) Run() string { return b.run }
 // A copy of the source is uploaded, so remote engines work and nothing in Dir
 // changes. Left out are what the compiler's script would not copy or would
 // damage: names that begin with a dot (a next-generation compiler copies those) and
-// .so files, both in Dir itself, and .git directories, and a go.work in Dir. Symbolic links that lead out of Dir
+// .so files, both in Dir itself, and .git directories, and a go.work in Dir. Symbolic links that
+// lead out of Dir
 // are refused.
 //
 // With Bind, Dir is mounted instead, writable, because the script itself writes
@@ -160,7 +168,11 @@ func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
 	if err := b.stage(StageConnect, func() error { return b.connect(ctx) }); err != nil {
 		return Artifact{}, err
 	}
-	if err := b.stage(StagePull, func() error { img, err = b.ensureImage(ctx, &q); return err }); err != nil {
+	if err := b.stage(StagePull, func() error {
+		img, err = b.ensureImage(ctx,
+			&q)
+		return err
+	}); err != nil {
 		return Artifact{}, err
 	}
 	var src sourceDigest
@@ -186,11 +198,14 @@ var (
 	capRule    = regexp.MustCompile(`^[A-Z][A-Z_]*$`)
 	envRule    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	reservedTo = map[string]string{
-		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image", "GOFIPS140": "the image", "TYK_GW_PATH": "the image",
+		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image",
+		"GOFIPS140": "the image", "TYK_GW_PATH": "the image",
 		"GOOS": "the target asked for", "GOARCH": "the target asked for",
 		"GOCACHE": "the caches", "GOMODCACHE": "the caches", "NETRC": "the netrc file",
-		"EDITION": "the image", "FIPS": "the image", "TYK_GLIBC_TARGET": "the image", "VALIDATE": "an option of its own",
-		"GO_GET": "an option of its own", "GO_TIDY": "an option of its own", "DEBUG": "an option of its own",
+		"EDITION": "the image", "FIPS": "the image", "TYK_GLIBC_TARGET": "the image",
+		"VALIDATE": "an option of its own",
+		"GO_GET":   "an option of its own", "GO_TIDY": "an option of its own",
+		"DEBUG":              "an option of its own",
 		"PLUGIN_SOURCE_PATH": "the upload", "PLUGIN_BUILD_PATH": "the upload",
 	}
 )
@@ -220,23 +235,31 @@ func (b *Builder) check(q Request) (Request, error) {
 	}
 	switch {
 	case q.Release.Broken && q.Image.Ref == "":
-		return q, unsupported("its compiler image is broken: %s; name a repaired image, or choose the next patch release", strings.Join(q.Release.Notes, "; "))
+		return q, unsupported("its compiler image is broken: %s; name a repaired image, or choose the "+
+			"next patch release", strings.Join(q.Release.Notes, "; "))
 	case q.ID != "" && !idRule.MatchString(q.ID):
-		return q, refuse(object, "plugin id %q: only letters, digits, - and _, and a letter or digit first", q.ID)
+		return q, refuse(object, "plugin id %q: only letters, digits, - and _, and a letter or "+
+			"digit first", q.ID)
 	case q.ID != "" && !c.PluginID:
 		return q, unsupported("its compiler takes no plugin id")
 	case q.GOOS != "linux":
 		return q, unsupported("GOOS %s: gateways run on linux", q.GOOS)
 	case q.GOARCH != "amd64" && !c.PlatformArgs:
 		return q, unsupported("GOARCH %s: its compiler builds for linux/amd64 alone", q.GOARCH)
-	case c.Variant == pluginbuild.NextGen && q.Image.Ref == "" && !c.Crosses(q.GOARCH, q.Image.Edition):
-		return q, unsupported("GOARCH %s: no gateway of this edition is published for it, and the compiler refuses it", q.GOARCH)
-	case c.Variant != pluginbuild.NextGen && !c.Crosses(q.GOARCH, q.Image.Edition) && b.o.Env["CC"] == "":
-		return q, unsupported("GOARCH %s: its compiler sets no C compiler for it; set CC in its environment if the image has one", q.GOARCH)
+	case c.Variant == pluginbuild.NextGen && q.Image.Ref == "" && !c.Crosses(q.GOARCH,
+		q.Image.Edition):
+		return q, unsupported("GOARCH %s: no gateway of this edition is published for it, and the "+
+			"compiler refuses it", q.GOARCH)
+	case c.Variant != pluginbuild.NextGen && !c.Crosses(q.GOARCH, q.Image.Edition) &&
+		b.o.Env["CC"] == "":
+		return q, unsupported("GOARCH %s: its compiler sets no C compiler for it; set CC in its "+
+			"environment if the image has one", q.GOARCH)
 	case machines[q.GOARCH] == 0:
-		return q, refuse(object, "GOARCH %q is not one that gateways run on: %s", q.GOARCH, strings.Join(slices.Sorted(maps.Keys(machines)), ", "))
+		return q, refuse(object, "GOARCH %q is not one that gateways run on: %s", q.GOARCH,
+			strings.Join(slices.Sorted(maps.Keys(machines)), ", "))
 	}
-	for flag, asked := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug, "VALIDATE": q.NoValidate} {
+	for flag, asked := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug,
+		"VALIDATE": q.NoValidate} {
 		if asked && !slices.Contains(c.Env, flag) {
 			return q, unsupported("its compiler does not know %s", flag)
 		}
@@ -249,7 +272,8 @@ func (b *Builder) check(q Request) (Request, error) {
 		return q, err
 	}
 	if _, pinned := ref.(reference.Digested); b.o.RequireDigest && !pinned && q.Image.Digest == "" {
-		return q, refuse(object, "the image %s is not pinned, and a digest is required; give the digest that an earlier build recorded, or that the registry shows", ref)
+		return q, refuse(object, "the image %s is not pinned, and a digest is required; give the "+
+			"digest that an earlier build recorded, or that the registry shows", ref)
 	}
 	if err := b.checkOptions(object); err != nil {
 		return q, err
@@ -286,7 +310,8 @@ func checkOutput(object, dir, name string) error {
 	case err != nil:
 		return refuse(object, "output: %w", err)
 	case !info.Mode().IsRegular():
-		return refuse(object, "%s exists and is not a regular file; move it away", filepath.Join(dir, name))
+		return refuse(object, "%s exists and is not a regular file; move it away", filepath.Join(dir,
+			name))
 	}
 	return nil
 }
@@ -294,7 +319,8 @@ func checkOutput(object, dir, name string) error {
 func (b *Builder) checkOptions(object string) error {
 	o := b.o
 	if !slices.Contains([]PullPolicy{PullMissing, PullAlways, PullNever}, o.Pull) {
-		return refuse(object, "pull policy %q: choose %s, %s or %s", o.Pull, PullMissing, PullAlways, PullNever)
+		return refuse(object, "pull policy %q: choose %s, %s or %s", o.Pull, PullMissing, PullAlways,
+			PullNever)
 	}
 	for k, v := range o.Env {
 		switch {

@@ -50,8 +50,10 @@ func (b *Builder) caches(img found) ([]mounted, map[string]string) {
 	id = id[:min(32, len(id))]
 	var mounts []mounted
 	for _, c := range []struct{ kind, name, env, dir string }{
-		{buildCache, "-gocache-", "GOCACHE", cmp.Or(img.env["GOCACHE"], path.Join(home(img), ".cache/go-build"))},
-		{moduleCache, "-gomodcache-", "GOMODCACHE", cmp.Or(img.env["GOMODCACHE"], path.Join(strings.Split(gopath, ":")[0], "pkg/mod"))},
+		{buildCache, "-gocache-", "GOCACHE", cmp.Or(img.env["GOCACHE"], path.Join(home(img),
+			".cache/go-build"))},
+		{moduleCache, "-gomodcache-", "GOMODCACHE", cmp.Or(img.env["GOMODCACHE"],
+			path.Join(strings.Split(gopath, ":")[0], "pkg/mod"))},
 	} {
 		labels := b.labels(c.kind, nil)
 		labels[labelImage] = id
@@ -73,7 +75,8 @@ func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 	for _, v := range list {
 		if kind := v.labels[LabelKind]; (kind == buildCache || kind == moduleCache) &&
 			(b.o.Caches == "none" || strings.HasPrefix(v.name, b.o.Caches+"-go")) {
-			found = append(found, Cache{Name: v.name, Kind: kind, Image: v.labels[labelImage], Created: v.created})
+			found = append(found, Cache{Name: v.name, Kind: kind, Image: v.labels[labelImage],
+				Created: v.created})
 		}
 	}
 	slices.SortFunc(found, func(a, b Cache) int { return strings.Compare(a.Name, b.Name) })

@@ -52,7 +52,8 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 		j.upload = nil
 	}
 	if limits.Network == "none" && q.Release.Compiler.FetchesModules {
-		b.log(ctx, "the compiler image holds no modules and the network is off: only what the module cache has can be used")
+		b.log(ctx, "the compiler image holds no modules and the network is off: only what the module "+
+			"cache has can be used")
 	}
 	_, err := b.runJob(ctx, j)
 	var e *Error
@@ -136,7 +137,8 @@ func (b *Builder) writeUpload(ctx context.Context, w io.Writer, q *Request, netr
 	defer root.Close()
 	left, err := writeSource(w, root.FS(), q.exclusions())
 	if len(left) > 0 {
-		b.log(ctx, "not uploaded, because the compiler would not copy it or would damage it", "paths", left)
+		b.log(ctx, "not uploaded, because the compiler would not copy it or would damage it", "paths",
+			left)
 	}
 	return err
 }

@@ -80,7 +80,8 @@ func connect(o ConnectOptions) (*client.Client, error) {
 		}
 		host = fullHost(endpoint)
 		if transport != nil {
-			opts = append(opts, client.WithHTTPClient(&http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}))
+			opts = append(opts, client.WithHTTPClient(&http.Client{Transport: transport,
+				CheckRedirect: client.CheckRedirect}))
 		}
 	} else {
 		host = fullHost(host)
@@ -107,7 +108,8 @@ func connect(o ConnectOptions) (*client.Client, error) {
 // is asked for without DOCKER_CERT_PATH; the docker command then looks for the
 // certificates where its configuration is.
 func tlsFromEnv(host, configDir string) client.Opt {
-	if os.Getenv(client.EnvTLSVerify) == "" || os.Getenv(client.EnvOverrideCertPath) != "" || !strings.HasPrefix(host, "tcp://") {
+	if os.Getenv(client.EnvTLSVerify) == "" || os.Getenv(client.EnvOverrideCertPath) != "" ||
+		!strings.HasPrefix(host, "tcp://") {
 		return client.WithTLSClientConfigFromEnv()
 	}
 	cert, key := filepath.Join(configDir, "cert.pem"), filepath.Join(configDir, "key.pem")

@@ -43,14 +43,16 @@ func writeContext(t *testing.T, config, name, endpoint string, pems map[string][
 	sum := sha256.Sum256([]byte(name))
 	id := hex.EncodeToString(sum[:])
 	files := map[string][]byte{
-		filepath.Join("contexts/meta", id, "meta.json"): fmt.Appendf(nil, `{"Name":%q,"Metadata":{},"Endpoints":{"docker":%s}}`, name, endpoint),
+		filepath.Join("contexts/meta", id, "meta.json"): fmt.Appendf(nil,
+			`{"Name":%q,"Metadata":{},"Endpoints":{"docker":%s}}`, name, endpoint),
 	}
 	for file, data := range pems {
 		files[filepath.Join("contexts/tls", id, "docker", file)] = data
 	}
 	for path, data := range files {
 		path = filepath.Join(config, path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data,
+			0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,7 +60,8 @@ func writeContext(t *testing.T, config, name, endpoint string, pems map[string][
 
 func cleanDockerEnv(t *testing.T) (config string) {
 	t.Helper()
-	for _, v := range []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION"} {
+	for _, v := range []string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY",
+		"DOCKER_CERT_PATH", "DOCKER_API_VERSION"} {
 		t.Setenv(v, "")
 	}
 	config = t.TempDir()
@@ -85,7 +88,8 @@ func TestConnectFinds(t *testing.T) {
 	}
 	const local = "unix:///var/run/docker.sock"
 	host(local, compiler.ConnectOptions{})
-	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"currentContext":"current"}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(config, "config.json"),
+		[]byte(`{"currentContext":"current"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	host("tcp://current:1", compiler.ConnectOptions{})
@@ -99,8 +103,10 @@ func TestConnectFinds(t *testing.T) {
 	host("tcp://env:1", compiler.ConnectOptions{Context: "default"})
 	// As the docker command reads them.
 	for given, want := range map[string]string{
-		"unix://": local, "build": "tcp://build:2375", "build:1": "tcp://build:1", "tcp://build": "tcp://build:2375", "tcp://[::1]": "tcp://[::1]:2375",
-		"tcp://build/base": "tcp://build:2375/base", " tcp://build:1 ": "tcp://build:1", "unix:///run/x.sock": "unix:///run/x.sock",
+		"unix://": local, "build": "tcp://build:2375", "build:1": "tcp://build:1",
+		"tcp://build": "tcp://build:2375", "tcp://[::1]": "tcp://[::1]:2375",
+		"tcp://build/base": "tcp://build:2375/base", " tcp://build:1 ": "tcp://build:1",
+		"unix:///run/x.sock": "unix:///run/x.sock",
 	} {
 		t.Setenv("DOCKER_HOST", given)
 		host(want, compiler.ConnectOptions{})
@@ -112,7 +118,8 @@ func TestConnectFinds(t *testing.T) {
 	host(local, compiler.ConnectOptions{})
 
 	writeContext(t, config, "empty", `{}`, nil)
-	writeContext(t, config, "bad-tls", `{"Host":"tcp://x:1"}`, map[string][]byte{"ca.pem": []byte("no")})
+	writeContext(t, config, "bad-tls", `{"Host":"tcp://x:1"}`, map[string][]byte{
+		"ca.pem": []byte("no")})
 	for want, o := range map[string]compiler.ConnectOptions{
 		`docker context "missing"`: {Context: "missing"},
 		"names no Docker engine":   {Context: "empty"},
@@ -122,7 +129,8 @@ func TestConnectFinds(t *testing.T) {
 		"ssh":                      {Host: "ssh://host/path?x=y"},
 	} {
 		var e *compiler.Error
-		if _, err := compiler.Connect(o); !errors.As(err, &e) || e.Op != compiler.StageConnect || e.Retryable() || !strings.Contains(err.Error(), want) {
+		if _, err := compiler.Connect(o); !errors.As(err, &e) || e.Op != compiler.StageConnect ||
+			e.Retryable() || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", o, err, want)
 		}
 	}
@@ -130,7 +138,8 @@ func TestConnectFinds(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := compiler.Connect(compiler.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "config.json") {
+	if _, err := compiler.Connect(compiler.ConnectOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "config.json") {
 		t.Errorf("broken config.json: %v", err)
 	}
 }
@@ -145,7 +154,8 @@ func newTLS(t *testing.T) (pems map[string][]byte, server *tls.Config) {
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "lab"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage:    x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
@@ -158,14 +168,16 @@ func newTLS(t *testing.T) (pems map[string][]byte, server *tls.Config) {
 		t.Fatal(err)
 	}
 	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	pems = map[string][]byte{"ca.pem": cert, "cert.pem": cert, "key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})}
+	pems = map[string][]byte{"ca.pem": cert, "cert.pem": cert,
+		"key.pem": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})}
 	pair, err := tls.X509KeyPair(pems["cert.pem"], pems["key.pem"])
 	if err != nil {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(cert)
-	return pems, &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}
+	return pems, &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool,
+		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}
 }
 
 // An engine behind mutual TLS, through a context and through the environment;
@@ -203,7 +215,8 @@ func TestConnectTLS(t *testing.T) {
 	if err := ping(compiler.ConnectOptions{Context: "tls"}); err != nil {
 		t.Errorf("context: %v", err)
 	}
-	writeContext(t, config, "no-client", fmt.Sprintf(`{"Host":%q}`, host), map[string][]byte{"ca.pem": pems["ca.pem"]})
+	writeContext(t, config, "no-client", fmt.Sprintf(`{"Host":%q}`, host), map[string][]byte{
+		"ca.pem": pems["ca.pem"]})
 	if err := ping(compiler.ConnectOptions{Context: "no-client"}); err == nil {
 		t.Error("a context without client certificate")
 	}
@@ -216,8 +229,10 @@ func TestConnectTLS(t *testing.T) {
 	open.StartTLS()
 	t.Cleanup(open.Close)
 	for _, skip := range []bool{true, false} {
-		writeContext(t, config, "unsigned", fmt.Sprintf(`{"Host":%q,"SkipTLSVerify":%v}`, host, skip), client)
-		writeContext(t, config, "open", fmt.Sprintf(`{"Host":"tcp://%s","SkipTLSVerify":%v}`, open.Listener.Addr(), skip), nil)
+		writeContext(t, config, "unsigned", fmt.Sprintf(`{"Host":%q,"SkipTLSVerify":%v}`, host, skip),
+			client)
+		writeContext(t, config, "open", fmt.Sprintf(`{"Host":"tcp://%s","SkipTLSVerify":%v}`,
+			open.Listener.Addr(), skip), nil)
 		for _, name := range []string{"unsigned", "open"} {
 			if err := ping(compiler.ConnectOptions{Context: name}); (err == nil) != skip {
 				t.Errorf("context %s, verification skipped: %v: %v", name, skip, err)
@@ -235,7 +250,8 @@ func TestConnectTLS(t *testing.T) {
 		t.Error("environment without certificates")
 	}
 	t.Setenv("DOCKER_TLS_VERIFY", "1")
-	if _, err := compiler.Connect(compiler.ConnectOptions{}); err == nil || !strings.Contains(err.Error(), "ca.pem") {
+	if _, err := compiler.Connect(compiler.ConnectOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "ca.pem") {
 		t.Errorf("asked for TLS, without certificates: %v", err)
 	}
 	if err := ping(compiler.ConnectOptions{ConfigDir: certs}); err != nil {
@@ -290,7 +306,8 @@ func TestBuildOverTLS(t *testing.T) {
 	t.Setenv("DOCKER_CERT_PATH", certs)
 	t.Setenv("DOCKER_TLS_VERIFY", "1")
 	img, dir := b.script(t, "out 3 over-tls", "exit 6"), plugin(t, tiny)
-	for _, from := range []compiler.ConnectOptions{{Context: "tls"}, {Host: "tcp://" + l.Addr().String()}} {
+	for _, from := range []compiler.ConnectOptions{{Context: "tls"},
+		{Host: "tcp://" + l.Addr().String()}} {
 		c, err := compiler.Connect(from)
 		if err != nil {
 			t.Fatal(err)
@@ -299,9 +316,11 @@ func TestBuildOverTLS(t *testing.T) {
 		o := b.options()
 		o.Caches = "none"
 		var stdout buffer
-		_, err = compiler.New(c, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir, Image: img, Stdout: &stdout})
+		_, err = compiler.New(c, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"),
+			Dir: dir, Image: img, Stdout: &stdout})
 		var e *compiler.Error
-		if !errors.As(err, &e) || e.ExitCode != 6 || stdout.String() != "over-tls 0\nover-tls 1\nover-tls 2\n" {
+		if !errors.As(err, &e) || e.ExitCode != 6 ||
+			stdout.String() != "over-tls 0\nover-tls 1\nover-tls 2\n" {
 			t.Errorf("%+v: %v\n%s", from, err, stdout.String())
 		}
 	}
@@ -333,18 +352,23 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	o.Caches = "none"
 	var stdout buffer
 	img := b.script(t, "out 3 over-ssh", "exit 6")
-	_, err = compiler.New(c, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img, Stdout: &stdout})
+	_, err = compiler.New(c, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"),
+		Dir: plugin(t, tiny), Image: img, Stdout: &stdout})
 	var e *compiler.Error
-	if !errors.As(err, &e) || e.ExitCode != 6 || stdout.String() != "over-ssh 0\nover-ssh 1\nover-ssh 2\n" {
+	if !errors.As(err, &e) || e.ExitCode != 6 ||
+		stdout.String() != "over-ssh 0\nover-ssh 1\nover-ssh 2\n" {
 		t.Errorf("%v\n%s", err, stdout.String())
 	}
 	log, err := os.ReadFile(bin + "/log")
-	if err != nil || !strings.Contains(string(log), "-l me -p 2222") || !strings.Contains(string(log), "-- build.example.org docker system dial-stdio") {
+	if err != nil || !strings.Contains(string(log), "-l me -p 2222") || !strings.Contains(string(log),
+		"-- build.example.org docker system dial-stdio") {
 		t.Errorf("%s %v", log, err)
 	}
 
 	// What ssh says reaches the error.
-	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte("#!/bin/sh\nread request\necho 'Permission denied (publickey).' >&2\nexit 255\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "ssh"),
+		[]byte("#!/bin/sh\nread request\necho 'Permission denied (publickey).' >&2\nexit 255\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	c2, err := compiler.Connect(compiler.ConnectOptions{Host: "ssh://me@build.example.org"})
@@ -352,8 +376,11 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 		t.Fatal(err)
 	}
 	defer c2.Close()
-	_, err = compiler.New(c2, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: img})
-	if !errors.As(err, &e) || e.Op != compiler.StageConnect || !strings.Contains(err.Error(), "Permission denied (publickey).; the engine") || !strings.Contains(e.Hint(), "ssh HOST docker version") {
+	_, err = compiler.New(c2, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"),
+		Dir: plugin(t, tiny), Image: img})
+	if !errors.As(err, &e) || e.Op != compiler.StageConnect || !strings.Contains(err.Error(),
+		"Permission denied (publickey).; the engine") || !strings.Contains(e.Hint(),
+		"ssh HOST docker version") {
 		t.Errorf("%v", err)
 	}
 }
@@ -373,7 +400,8 @@ case "$1 $host" in
 *) echo "credentials not found in native keychain"; exit 1 ;;
 esac
 `
-	if err := os.WriteFile(filepath.Join(bin, "docker-credential-lab"), []byte(helper), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(bin, "docker-credential-lab"), []byte(helper),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
@@ -397,8 +425,10 @@ esac
 			t.Errorf("%s: %+v, %v", host, a, err)
 		}
 	}
-	for host, want := range map[string]string{"broken.example.org": "the keyring is locked", "gone.example.org": "docker-credential-not-installed"} {
-		if _, err := compiler.ConfigAuth("")(t.Context(), host); err == nil || !strings.Contains(err.Error(), want) {
+	for host, want := range map[string]string{"broken.example.org": "the keyring is locked",
+		"gone.example.org": "docker-credential-not-installed"} {
+		if _, err := compiler.ConfigAuth("")(t.Context(), host); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
@@ -416,10 +446,12 @@ esac
 			t.Cleanup(func() { _ = f.Close() }) // ends the helper
 		}
 	}()
-	if _, err := compiler.ConfigAuth("")(ctx, "asks.example.org"); !errors.Is(err, context.Canceled) || !errors.Is(err, why) {
+	if _, err := compiler.ConfigAuth("")(ctx, "asks.example.org"); !errors.Is(err, context.Canceled) ||
+		!errors.Is(err, why) {
 		t.Errorf("a helper that waits: %v", err)
 	}
-	if a, err := compiler.ConfigAuth(t.TempDir())(t.Context(), "plain.example.org"); err != nil || a.Username != "" {
+	if a, err := compiler.ConfigAuth(t.TempDir())(t.Context(), "plain.example.org"); err != nil ||
+		a.Username != "" {
 		t.Errorf("no config.json: %+v, %v", a, err)
 	}
 }
@@ -435,11 +467,14 @@ func TestWithProxies(t *testing.T) {
 	}
 	write(`{"proxies": {"default": {"httpProxy": "http://all"}, "tcp://build:2376": {"httpsProxy": "http://one"}}}`)
 	for host, want := range map[string]map[string]string{
-		"unix:///run/docker.sock": {"HTTP_PROXY": "http://all", "http_proxy": "http://all", "GOPROXY": "off"},
-		"tcp://build:2376":        {"HTTPS_PROXY": "http://one", "https_proxy": "http://one", "GOPROXY": "off"},
+		"unix:///run/docker.sock": {"HTTP_PROXY": "http://all", "http_proxy": "http://all",
+			"GOPROXY": "off"},
+		"tcp://build:2376": {"HTTPS_PROXY": "http://one", "https_proxy": "http://one",
+			"GOPROXY": "off"},
 	} {
 		given := map[string]string{"GOPROXY": "off"}
-		if env, err := compiler.WithProxies(given, "", host); err != nil || !maps.Equal(env, want) || len(given) != 1 {
+		if env, err := compiler.WithProxies(given, "", host); err != nil || !maps.Equal(env, want) ||
+			len(given) != 1 {
 			t.Errorf("%s: %v, %v", host, env, err)
 		}
 	}
@@ -448,7 +483,9 @@ func TestWithProxies(t *testing.T) {
 	}
 	write("{")
 	var e *compiler.Error
-	if _, err := compiler.WithProxies(nil, "", ""); !errors.As(err, &e) || e.Op != compiler.StageConnect || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "fix that file") {
+	if _, err := compiler.WithProxies(nil, "", ""); !errors.As(err, &e) ||
+		e.Op != compiler.StageConnect || !strings.Contains(err.Error(), dir) ||
+		!strings.Contains(err.Error(), "fix that file") {
 		t.Errorf("broken config.json: %v", err)
 	}
 }

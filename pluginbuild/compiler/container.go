@@ -92,8 +92,10 @@ func createError(e *Error) *Error {
 		e.Retry, e.Next = true, "the image was removed meanwhile; build again"
 	case strings.Contains(text, "cgroup"):
 		e.Next = "the engine cannot limit memory or processes; set those limits to -1"
-	case strings.Contains(text, "bind source path does not exist"), strings.Contains(text, "invalid mount config"):
-		e.Next = "mounted directories must exist on the engine's machine; with a remote engine upload the source instead of binding it"
+	case strings.Contains(text, "bind source path does not exist"), strings.Contains(text,
+		"invalid mount config"):
+		e.Next = "mounted directories must exist on the engine's machine; with a remote engine upload " +
+			"the source instead of binding it"
 	}
 	return e
 }
@@ -104,7 +106,8 @@ func networkHint(e *Error) bool {
 	if !errdefs.IsNotFound(e.Err) || !strings.Contains(e.Err.Error(), "network") {
 		return false
 	}
-	e.Next = "the network named for the compiler must exist on the engine; docker network ls shows those"
+	e.Next = "the network named for the compiler must exist on the engine; docker network ls " +
+		"shows those"
 	return true
 }
 
@@ -167,7 +170,8 @@ func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error
 		if errors.As(err, &at) && ended(ctx) != nil {
 			e.Err = fmt.Errorf("%s: %w", at.step, e.Err)
 		}
-		if !networkHint(e) && at != nil && at.step == "attach" && strings.Contains(e.Err.Error(), "received 409") {
+		if !networkHint(e) && at != nil && at.step == "attach" && strings.Contains(e.Err.Error(),
+			"received 409") {
 			// Podman 4.3 makes the container's process ready here and does not say
 			// why it could not.
 			e.Next = "the engine cannot run the image; docker run of " + j.spec.image + " shows why"
@@ -192,24 +196,34 @@ func exitError(j job, r result, oom bool) *Error {
 	switch {
 	case r.code == 137 && !oom:
 		// Podman 4.3 does not report the memory limit's kill as such.
-		e.Next = "something killed it from outside, most often for lack of memory; see the memory limit and the kernel's log"
+		e.Next = "something killed it from outside, most often for lack of memory; see the memory " +
+			"limit and the kernel's log"
 	case oom:
 		e.Err = fmt.Errorf("killed for lack of memory (exit code %d)", r.code)
-		e.Next = "raise the memory limit, or free memory on the engine's machine; compiling a plugin takes about 2 GiB"
+		e.Next = "raise the memory limit, or free memory on the engine's machine; compiling a plugin " +
+			"takes about 2 GiB"
 	case networkFault.MatchString(e.Message):
-		e.Retry, e.Next = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY and the network given to it decide that"
+		e.Retry, e.Next = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY "+
+			"and the network given to it decide that"
 	case strings.Contains(e.Message, "module lookup disabled by GOPROXY=off"):
-		e.Next = "GOPROXY=off lets only the module cache and vendor directories be used; give the compiler the GOPROXY of a proxy"
-	case strings.Contains(e.Message, "cannot find module providing package"), strings.Contains(e.Message, "no required module provides"):
-		e.Next = "prepare the module for this release first, or let the compiler tidy it (GO_TIDY) where the release knows that"
-	case strings.Contains(e.Message, "could not read Username"), strings.Contains(e.Message, "terminal prompts disabled"):
+		e.Next = "GOPROXY=off lets only the module cache and vendor directories be used; give the " +
+			"compiler the GOPROXY of a proxy"
+	case strings.Contains(e.Message, "cannot find module providing package"),
+		strings.Contains(e.Message, "no required module provides"):
+		e.Next = "prepare the module for this release first, or let the compiler tidy it (GO_TIDY) " +
+			"where the release knows that"
+	case strings.Contains(e.Message, "could not read Username"), strings.Contains(e.Message,
+		"terminal prompts disabled"):
 		e.Next = "private modules need GOPRIVATE and a netrc file"
-	case strings.Contains(e.Output, "newosproc"), strings.Contains(e.Output, "esource temporarily unavailable"):
+	case strings.Contains(e.Output, "newosproc"), strings.Contains(e.Output,
+		"esource temporarily unavailable"):
 		e.Next = "raise the limit of processes, or end some on the engine's machine"
 	case strings.Contains(e.Message, diskFull):
 		e.Next = diskFullNext
-	case strings.Contains(e.Message, "ermission denied"), strings.Contains(e.Message, "peration not permitted"):
-		e.Next = "the container has only the capabilities to write files; name what else the image needs in Limits"
+	case strings.Contains(e.Message, "ermission denied"), strings.Contains(e.Message,
+		"peration not permitted"):
+		e.Next = "the container has only the capabilities to write files; name what else the image " +
+			"needs in Limits"
 	}
 	return e
 }

@@ -131,19 +131,25 @@ type dockerAPI interface {
 	NegotiateAPIVersionPing(types.Ping)
 	ClientVersion() string
 
-	ImageInspect(ctx context.Context, ref string, o ...client.ImageInspectOption) (image.InspectResponse, error)
+	ImageInspect(ctx context.Context, ref string, o ...client.ImageInspectOption) (
+		image.InspectResponse, error)
 	ImagePull(ctx context.Context, ref string, o image.PullOptions) (io.ReadCloser, error)
-	ImageLoad(ctx context.Context, tar io.Reader, o ...client.ImageLoadOption) (image.LoadResponse, error)
+	ImageLoad(ctx context.Context, tar io.Reader, o ...client.ImageLoadOption) (image.LoadResponse,
+		error)
 	ImageRemove(ctx context.Context, ref string, o image.RemoveOptions) ([]image.DeleteResponse, error)
 
-	ContainerCreate(ctx context.Context, c *container.Config, h *container.HostConfig, n *network.NetworkingConfig, p *ocispec.Platform, name string) (container.CreateResponse, error)
-	ContainerAttach(ctx context.Context, id string, o container.AttachOptions) (types.HijackedResponse, error)
-	ContainerWait(ctx context.Context, id string, c container.WaitCondition) (<-chan container.WaitResponse, <-chan error)
+	ContainerCreate(ctx context.Context, c *container.Config, h *container.HostConfig,
+		n *network.NetworkingConfig, p *ocispec.Platform, name string) (container.CreateResponse, error)
+	ContainerAttach(ctx context.Context, id string, o container.AttachOptions) (types.HijackedResponse,
+		error)
+	ContainerWait(ctx context.Context, id string, c container.WaitCondition) (
+		<-chan container.WaitResponse, <-chan error)
 	ContainerStart(ctx context.Context, id string, o container.StartOptions) error
 	ContainerInspect(ctx context.Context, id string) (container.InspectResponse, error)
 	ContainerRemove(ctx context.Context, id string, o container.RemoveOptions) error
 	ContainerList(ctx context.Context, o container.ListOptions) ([]container.Summary, error)
-	CopyToContainer(ctx context.Context, id, dir string, tar io.Reader, o container.CopyToContainerOptions) error
+	CopyToContainer(ctx context.Context, id, dir string, tar io.Reader,
+		o container.CopyToContainerOptions) error
 	CopyFromContainer(ctx context.Context, id, path string) (io.ReadCloser, container.PathStat, error)
 
 	VolumeCreate(ctx context.Context, o volume.CreateOptions) (volume.Volume, error)
@@ -174,7 +180,8 @@ const platformInspect = "1.49"
 
 func (d docker) image(ctx context.Context, ref, platform string) (*picture, error) {
 	var o []client.ImageInspectOption
-	if os, arch, ok := strings.Cut(platform, "/"); ok && versions.GreaterThanOrEqualTo(d.api.ClientVersion(), platformInspect) {
+	if os, arch, ok := strings.Cut(platform, "/"); ok &&
+		versions.GreaterThanOrEqualTo(d.api.ClientVersion(), platformInspect) {
 		o = append(o, client.ImageInspectWithPlatform(&ocispec.Platform{OS: os, Architecture: arch}))
 	}
 	info, err := d.api.ImageInspect(ctx, ref, o...)
@@ -246,7 +253,8 @@ func follow(body io.ReadCloser, report func(Event)) error {
 		case m.Error != "":
 			return errors.New(m.Error)
 		}
-		report(Event{Stage: StagePull, Kind: Progress, Line: cmp.Or(m.Status, strings.TrimSpace(m.Stream)), Part: m.ID,
+		report(Event{Stage: StagePull, Kind: Progress, Line: cmp.Or(m.Status,
+			strings.TrimSpace(m.Stream)), Part: m.ID,
 			Current: max(0, m.Progress.Current), Total: max(0, m.Progress.Total)}) // -1: unknown
 	}
 }
@@ -280,7 +288,8 @@ func (d docker) create(ctx context.Context, c *creation) (string, []string, erro
 			// An existing volume is returned as it is. Of two builds that make it at
 			// the same moment one gets an error from Podman 4.3, an Internal one.
 			_, err := d.api.VolumeCreate(ctx, volume.CreateOptions{Name: m.volume, Labels: m.labels})
-			if err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(), "volume already exists") {
+			if err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(),
+				"volume already exists") {
 				return "", nil, fmt.Errorf("volume %s: %w", m.volume, err)
 			}
 		}
@@ -288,7 +297,8 @@ func (d docker) create(ctx context.Context, c *creation) (string, []string, erro
 	}
 	os, arch, _ := strings.Cut(c.platform, "/")
 	made, err := d.api.ContainerCreate(ctx, &container.Config{
-		Image: c.image, Entrypoint: c.entrypoint, Cmd: c.args, Env: c.env, Labels: c.labels, AttachStdout: true, AttachStderr: true,
+		Image: c.image, Entrypoint: c.entrypoint, Cmd: c.args, Env: c.env, Labels: c.labels,
+		AttachStdout: true, AttachStderr: true,
 	}, h, nil, &ocispec.Platform{OS: os, Architecture: arch}, c.name)
 	return made.ID, made.Warnings, err
 }
@@ -296,7 +306,8 @@ func (d docker) create(ctx context.Context, c *creation) (string, []string, erro
 func (d docker) run(ctx context.Context, id string, stdout, stderr io.Writer) (exit, error) {
 	failed := func(step string, err error) (exit, error) { return exit{}, &errRunStep{step, err} }
 	// Attached and waited for before the start: both miss what came earlier.
-	conn, err := d.api.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true, Stderr: true})
+	conn, err := d.api.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true,
+		Stderr: true})
 	if err != nil {
 		return failed("attach", err)
 	}

@@ -79,7 +79,11 @@ func testCompile(t *testing.T, b *bench) {
 	var events []compiler.Event
 	out := t.TempDir()
 	q := compiler.Request{Dir: dir, OutputDir: out, Stdout: &stdout, Stderr: &stderr}
-	a, err := b.build(t, q, func(o *compiler.Options) { o.Progress = func(e compiler.Event) { events = append(events, e) } })
+	a, err := b.build(t, q, func(o *compiler.Options) {
+		o.Progress = func(e compiler.Event) {
+			events = append(events, e)
+		}
+	})
 	if err != nil {
 		t.Fatalf("%v\n%s%s", err, stdout.String(), stderr.String())
 	}
@@ -90,11 +94,15 @@ func testCompile(t *testing.T, b *bench) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := filepath.Join(out, "plugin_v5.2.5_linux_amd64.so"); a.Path != want || info.Size() != a.Size || info.Mode() != 0o644 {
-		t.Errorf("%s with mode %v, %d bytes, reported %s, %d", want, info.Mode(), info.Size(), a.Path, a.Size)
+	if want := filepath.Join(out, "plugin_v5.2.5_linux_amd64.so"); a.Path != want ||
+		info.Size() != a.Size || info.Mode() != 0o644 {
+		t.Errorf("%s with mode %v, %d bytes, reported %s, %d", want, info.Mode(), info.Size(), a.Path,
+			a.Size)
 	}
-	if len(a.SHA256) != 64 || !strings.HasPrefix(a.ImageID, "sha256:") || !strings.HasPrefix(a.GoVersion, "go1.") ||
-		a.ModulePath != "example.org/foobar" || len(a.Modules) != 1 || a.Modules[0].Path != pluginbuild.Module {
+	if len(a.SHA256) != 64 || !strings.HasPrefix(a.ImageID, "sha256:") ||
+		!strings.HasPrefix(a.GoVersion, "go1.") ||
+		a.ModulePath != "example.org/foobar" || len(a.Modules) != 1 ||
+		a.Modules[0].Path != pluginbuild.Module {
 		t.Errorf("artifact %+v", a)
 	}
 	if !strings.Contains(stdout.String(), "PLUGIN_BUILD_PATH: /go/src/") {
@@ -132,7 +140,8 @@ func testCompile(t *testing.T, b *bench) {
 	}
 
 	replaced, err := b.build(t, compiler.Request{Dir: plugin(t, map[string]string{
-		"go.mod":     "module example.org/tiny\n\ngo 1.21\n\nrequire example.org/dep v1.0.0\n\nreplace example.org/dep => ./dep\n",
+		"go.mod": "module example.org/tiny\n\ngo 1.21\n\nrequire example.org/dep v1.0.0\n\nreplace " +
+			"example.org/dep => ./dep\n",
 		"dep/go.mod": "module example.org/dep\n\ngo 1.21\n",
 		"dep/dep.go": "package dep\n",
 		"plugin.go":  "package main\n\nimport _ \"example.org/dep\"\n\nfunc main() {}\n",
@@ -140,7 +149,8 @@ func testCompile(t *testing.T, b *bench) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(replaced.Modules) != 1 || replaced.Modules[0].Version != "v1.0.0" || !strings.HasSuffix(replaced.Modules[0].Replace, "/dep@(devel)") {
+	if len(replaced.Modules) != 1 || replaced.Modules[0].Version != "v1.0.0" ||
+		!strings.HasSuffix(replaced.Modules[0].Replace, "/dep@(devel)") {
 		t.Errorf("with a replaced dependency: %+v", replaced.Modules)
 	}
 }
@@ -157,14 +167,17 @@ func TestBuildAsUser(t *testing.T) {
 	}
 	defer docker.Close()
 	label, value, _ := strings.Cut(os.Getenv("TYKUPGRADE_TEST_USER_LABEL"), "=")
-	_, err = compiler.New(docker, compiler.Options{}).Build(t.Context(), compiler.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), OutputDir: "/"})
+	_, err = compiler.New(docker, compiler.Options{}).Build(t.Context(), compiler.Request{
+		Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), OutputDir: "/"})
 	if !errors.Is(err, compiler.ErrRequest) || !errors.Is(err, os.ErrPermission) {
 		t.Errorf("into a directory of root: %v", err)
 	}
 	_, err = compiler.New(docker, compiler.Options{
-		Pull: compiler.PullNever, Caches: "none", Mounts: standin.Mounts(), Env: map[string]string{"GOPROXY": "off"},
+		Pull: compiler.PullNever, Caches: "none", Mounts: standin.Mounts(), Env: map[string]string{
+			"GOPROXY": "off"},
 		Limits: compiler.Limits{Network: "none"}, Labels: map[string]string{label: value},
-	}).Build(t.Context(), compiler.Request{Release: release(t, "4.0.8"), Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), Image: pluginbuild.Image{Ref: ref}})
+	}).Build(t.Context(), compiler.Request{Release: release(t, "4.0.8"),
+		Dir: os.Getenv("TYKUPGRADE_TEST_USER_DIR"), Image: pluginbuild.Image{Ref: ref}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +206,8 @@ func testOwner(t *testing.T, b *bench) {
 	}
 	src, home := filepath.Join(dir, "plugin"), filepath.Join(dir, "home")
 	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "test"), exe, 0o755),
-		os.Mkdir(src, 0o755), os.Mkdir(home, 0o755), os.Chown(src, 1234, 1234), os.Chown(home, 1234, 1234)); err != nil {
+		os.Mkdir(src, 0o755), os.Mkdir(home, 0o755), os.Chown(src, 1234, 1234), os.Chown(home, 1234,
+			1234)); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range tiny {
@@ -203,15 +217,20 @@ func testOwner(t *testing.T, b *bench) {
 	}
 	// The result of 4.0 needs no build information, so it need not be compiled.
 	so := string(sharedObject(62))
-	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.run=^TestBuildAsUser$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "test"), "-test.run=^TestBuildAsUser$",
+		"-test.v")
 	cmd.Dir = src
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "DOCKER_HOST=" + b.docker.DaemonHost(), "TYKUPGRADE_TEST_USER_DIR=" + src,
-		"TYKUPGRADE_TEST_USER_IMAGE=" + b.image(t, standin.Config{Version: "4.0.8", Script: []string{"copy /so", "exit 0"}, Files: map[string]string{"/so": so}}),
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "DOCKER_HOST=" + b.docker.DaemonHost(),
+		"TYKUPGRADE_TEST_USER_DIR=" + src,
+		"TYKUPGRADE_TEST_USER_IMAGE=" + b.image(t, standin.Config{Version: "4.0.8", Script: []string{
+			"copy /so", "exit 0"}, Files: map[string]string{"/so": so}}),
 		"TYKUPGRADE_TEST_USER_LABEL=" + testLabel + "=" + b.id,
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 1234, Groups: []uint32{group}}}
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestBuildAsUser") {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 1234,
+		Groups: []uint32{group}}}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out),
+		"--- PASS: TestBuildAsUser") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	info, err = os.Stat(filepath.Join(src, "plugin.so"))
@@ -248,15 +267,18 @@ func testEras(t *testing.T, b *bench) {
 		t.Errorf("%+v, %v", a, err)
 	}
 	// From 5.2.4 the script makes the go.mod that is missing.
-	if _, err := b.build(t, compiler.Request{Dir: plugin(t, map[string]string{"plugin.go": tiny["plugin.go"]})}, nil); err != nil {
+	if _, err := b.build(t, compiler.Request{Dir: plugin(t, map[string]string{
+		"plugin.go": tiny["plugin.go"]})}, nil); err != nil {
 		t.Errorf("without go.mod: %v", err)
 	}
 	// The switches reach the script.
 	var stderr buffer
-	if _, err := b.build(t, compiler.Request{GoTidy: true, Debug: true, Stderr: &stderr}, nil); err != nil {
+	if _, err := b.build(t, compiler.Request{GoTidy: true, Debug: true, Stderr: &stderr},
+		nil); err != nil {
 		t.Error(err)
 	}
-	if got := stderr.String(); !strings.Contains(got, "+ go mod tidy\n") || strings.Contains(got, "+ go get") {
+	if got := stderr.String(); !strings.Contains(got, "+ go mod tidy\n") || strings.Contains(got,
+		"+ go get") {
 		t.Errorf("with GO_TIDY and DEBUG: %s", got)
 	}
 }
@@ -266,17 +288,23 @@ func testEras(t *testing.T, b *bench) {
 func testNext(t *testing.T, b *bench) {
 	r := nextRelease(t)
 	dir := plugin(t, map[string]string{
-		"go.mod":    "module example.org/tiny\n\ngo 1.99\n",
-		".hidden":   "x",
-		"plugin.go": "package main\n\nimport _ \"embed\"\n\n//go:embed .hidden\nvar hidden string\n\nfunc Hook() string { return hidden }\n\nfunc main() {}\n",
+		"go.mod":  "module example.org/tiny\n\ngo 1.99\n",
+		".hidden": "x",
+		"plugin.go": "package main\n\nimport _ \"embed\"\n\n//go:embed .hidden\nvar hidden " +
+			"string\n\nfunc Hook() string { return hidden }\n\nfunc main() {}\n",
 	})
-	img := pluginbuild.Image{Variant: pluginbuild.NextGen, Ref: b.image(t, standin.Config{Version: "5.15.0", Next: true, GoCache: true})}
+	img := pluginbuild.Image{Variant: pluginbuild.NextGen, Ref: b.image(t,
+		standin.Config{Version: "5.15.0", Next: true, GoCache: true})}
 	var stdout buffer
-	a, err := b.build(t, compiler.Request{Release: r, Dir: dir, Image: img, ID: "a1", Stdout: &stdout}, readGoCache(t))
-	if err != nil || filepath.Base(a.Path) != "plugin_v5.15.0_linux_amd64.so" || a.ModulePath != "example.org/tiny" || !strings.Contains(stdout.String(), "validation OK") {
+	a, err := b.build(t, compiler.Request{Release: r, Dir: dir, Image: img, ID: "a1", Stdout: &stdout},
+		readGoCache(t))
+	if err != nil || filepath.Base(a.Path) != "plugin_v5.15.0_linux_amd64.so" ||
+		a.ModulePath != "example.org/tiny" || !strings.Contains(stdout.String(), "validation OK") {
 		t.Errorf("%+v, %v\n%s", a, err, stdout.String())
 	}
-	if a, err = b.build(t, compiler.Request{Release: r, Dir: dir, Image: img, NoValidate: true, Stdout: &stdout}, readGoCache(t)); err != nil || strings.Count(stdout.String(), "validation OK") != 1 {
+	if a, err = b.build(t, compiler.Request{Release: r, Dir: dir, Image: img, NoValidate: true,
+		Stdout: &stdout}, readGoCache(t)); err != nil || strings.Count(stdout.String(),
+		"validation OK") != 1 {
 		t.Errorf("%+v, %v\n%s", a, err, stdout.String())
 	}
 }
@@ -295,13 +323,15 @@ func testCompileError(t *testing.T, b *bench) {
 			Dir: plugin(t, tiny, map[string]string{"bad.go": "package main\n\nvar x int = nope\n"}),
 		}, nil)
 		var e *compiler.Error
-		if !errors.As(err, &e) || e.Op != compiler.StageCompile || e.ExitCode != 1 || e.OOMKilled || e.Retryable() {
+		if !errors.As(err, &e) || e.Op != compiler.StageCompile || e.ExitCode != 1 || e.OOMKilled ||
+			e.Retryable() {
 			t.Fatalf("%s: %#v", version, err)
 		}
 		if e.Message != "./bad.go:3:13: undefined: nope" {
 			t.Errorf("%s: message %q of %s", version, e.Message, e.Output)
 		}
-		if !strings.Contains(stderr.String(), more) || !strings.Contains(err.Error(), "exit code 1: ./bad.go:3:13: undefined: nope") {
+		if !strings.Contains(stderr.String(), more) || !strings.Contains(err.Error(),
+			"exit code 1: ./bad.go:3:13: undefined: nope") {
 			t.Errorf("%s: %v\n%s", version, err, stderr.String())
 		}
 		if data, err := os.ReadFile(filepath.Join(out, name)); err != nil || string(data) != "earlier" {
@@ -333,7 +363,8 @@ func testManyBuilds(t *testing.T, b *bench) {
 			defer func() { <-slots }()
 			var stdout, stderr strings.Builder
 			_, err := builder.Build(t.Context(), compiler.Request{
-				Release: release(t, "5.2.5"), Dir: dir, OutputDir: t.TempDir(), Image: img, Stdout: &stdout, Stderr: &stderr,
+				Release: release(t, "5.2.5"), Dir: dir, OutputDir: t.TempDir(), Image: img, Stdout: &stdout,
+				Stderr: &stderr,
 			})
 			var e *compiler.Error
 			if !errors.As(err, &e) || e.ExitCode != 7 {
@@ -358,7 +389,8 @@ func testCancel(t *testing.T, b *bench) {
 	}
 	stages := []string{"connect", "pull", "create", "upload", "compile", "collect"}
 	dir, out := plugin(t, tiny), t.TempDir()
-	if err := os.WriteFile(filepath.Join(out, "plugin_v5.2.5_linux_amd64.so"), []byte("earlier"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(out, "plugin_v5.2.5_linux_amd64.so"), []byte("earlier"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	builder := compiler.New(b.docker, b.options())
@@ -393,10 +425,12 @@ func testCancel(t *testing.T, b *bench) {
 			}
 			one := compiler.New(b.docker, o)
 			var log strings.Builder // of one goroutine: nothing may be written once Build is back
-			_, err := one.Build(ctx, compiler.Request{Release: release(t, "5.2.5"), Dir: dir, OutputDir: out, Image: img, Stdout: &log, Stderr: &log})
+			_, err := one.Build(ctx, compiler.Request{Release: release(t, "5.2.5"), Dir: dir, OutputDir: out,
+				Image: img, Stdout: &log, Stderr: &log})
 			log.Reset()
 			var e *compiler.Error
-			if !errors.Is(err, context.Canceled) || !errors.Is(err, why) || !errors.As(err, &e) || e.Retryable() {
+			if !errors.Is(err, context.Canceled) || !errors.Is(err, why) || !errors.As(err, &e) ||
+				e.Retryable() {
 				t.Errorf("cancelled in %q: %v", stage, err)
 			}
 			if n := b.running(t, compiler.LabelRun, one.Run()); n != 0 {
@@ -409,16 +443,19 @@ func testCancel(t *testing.T, b *bench) {
 		t.Errorf("%d containers left", n)
 	}
 	only(t, out, "plugin_v5.2.5_linux_amd64.so")
-	if data, err := os.ReadFile(filepath.Join(out, "plugin_v5.2.5_linux_amd64.so")); err != nil || string(data) != "earlier" {
+	if data, err := os.ReadFile(filepath.Join(out, "plugin_v5.2.5_linux_amd64.so")); err != nil ||
+		string(data) != "earlier" {
 		t.Errorf("the earlier plugin is %q, %v", data, err)
 	}
 	only(t, dir, "go.mod", "plugin.go")
 }
 
 func testOutOfMemory(t *testing.T, b *bench) {
-	_, err := b.build(t, compiler.Request{Image: b.script(t, "memory")}, func(o *compiler.Options) { o.Limits.Memory = 48 << 20 })
+	_, err := b.build(t, compiler.Request{Image: b.script(t, "memory")},
+		func(o *compiler.Options) { o.Limits.Memory = 48 << 20 })
 	var e *compiler.Error
-	if !errors.As(err, &e) || !e.OOMKilled && !b.podman || e.ExitCode == 0 || !strings.Contains(e.Hint(), "memory limit") || e.Retryable() {
+	if !errors.As(err, &e) || !e.OOMKilled && !b.podman || e.ExitCode == 0 ||
+		!strings.Contains(e.Hint(), "memory limit") || e.Retryable() {
 		t.Errorf("%#v: %v", e, err)
 	}
 	readable(t, err)
@@ -430,9 +467,10 @@ func testBadResults(t *testing.T, b *bench) {
 		stage  string
 		want   string
 	}{
-		"no file":    {[]string{"exit 0"}, compiler.StageCollect, "left no file of the name"},
-		"other name": {[]string{"touch plugin.so", "exit 0"}, compiler.StageCollect, "left no file of the name"},
-		"not ELF":    {[]string{"write garbage", "exit 0"}, compiler.StageCollect, "no ELF file"},
+		"no file": {[]string{"exit 0"}, compiler.StageCollect, "left no file of the name"},
+		"other name": {[]string{"touch plugin.so", "exit 0"}, compiler.StageCollect,
+			"left no file of the name"},
+		"not ELF": {[]string{"write garbage", "exit 0"}, compiler.StageCollect, "no ELF file"},
 	} {
 		out := t.TempDir()
 		_, err := b.build(t, compiler.Request{Image: b.script(t, c.script...), OutputDir: out}, nil)
@@ -443,9 +481,11 @@ func testBadResults(t *testing.T, b *bench) {
 		only(t, out)
 	}
 	// An image whose entry point is missing.
-	_, err := b.build(t, compiler.Request{Image: pluginbuild.Image{Ref: b.image(t, standin.Config{Entrypoint: "/gone.sh"})}}, nil)
+	_, err := b.build(t, compiler.Request{Image: pluginbuild.Image{Ref: b.image(t,
+		standin.Config{Entrypoint: "/gone.sh"})}}, nil)
 	var e *compiler.Error
-	if !errors.As(err, &e) || e.Op != compiler.StageCompile || !strings.Contains(err.Error(), "start: ") && !(b.podman && strings.Contains(err.Error(), "attach: ")) {
+	if !errors.As(err, &e) || e.Op != compiler.StageCompile || !strings.Contains(err.Error(),
+		"start: ") && !(b.podman && strings.Contains(err.Error(), "attach: ")) {
 		t.Errorf("missing entry point: %v", err)
 	}
 }
@@ -453,10 +493,12 @@ func testBadResults(t *testing.T, b *bench) {
 // Environment, netrc, network and limits as the container sees them.
 func testSettings(t *testing.T, b *bench) {
 	netrc := filepath.Join(t.TempDir(), "netrc")
-	if err := os.WriteFile(netrc, []byte("machine git.example.org login me password hunter2\n"), 0o600); err != nil {
+	if err := os.WriteFile(netrc, []byte("machine git.example.org login me password hunter2\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
-	img := b.script(t, "env GOPROXY", "env GOPRIVATE", "env NETRC", "env GOCACHE", "env GOMODCACHE", "cat /root/.netrc", "cat /proc/net/dev", "cat /mnt/ca/ca.pem", "exit 3")
+	img := b.script(t, "env GOPROXY", "env GOPRIVATE", "env NETRC", "env GOCACHE", "env GOMODCACHE",
+		"cat /root/.netrc", "cat /proc/net/dev", "cat /mnt/ca/ca.pem", "exit 3")
 	extra := plugin(t, map[string]string{"ca.pem": "certificate"})
 	var stdout buffer
 	_, err := b.build(t, compiler.Request{Image: img, Stdout: &stdout}, func(o *compiler.Options) {
@@ -466,13 +508,15 @@ func testSettings(t *testing.T, b *bench) {
 		o.Mounts = append(o.Mounts, extra+":/mnt/ca")
 	})
 	var e *compiler.Error
-	if !errors.As(err, &e) || e.ExitCode != 3 || strings.Contains(fmt.Sprintf("%+v", e.Err), "hunter2") {
+	if !errors.As(err, &e) || e.ExitCode != 3 || strings.Contains(fmt.Sprintf("%+v", e.Err),
+		"hunter2") {
 		t.Fatal(err)
 	}
 	got := stdout.String()
 	for _, want := range []string{
 		"GOPROXY=https://proxy.example.org\n", "GOPRIVATE=git.example.org\n", "NETRC=/root/.netrc\n",
-		"GOCACHE=/root/.cache/go-build\n", "GOMODCACHE=/go/pkg/mod\n", "password hunter2\n", "lo:", "certificate",
+		"GOCACHE=/root/.cache/go-build\n", "GOMODCACHE=/go/pkg/mod\n", "password hunter2\n", "lo:",
+		"certificate",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in %s", want, got)
@@ -483,13 +527,17 @@ func testSettings(t *testing.T, b *bench) {
 	}
 	if !b.podman { // whose bridge would stay on the machine
 		var stdout buffer
-		_, _ = b.build(t, compiler.Request{Image: img, Stdout: &stdout}, func(o *compiler.Options) { o.Limits.Network = "" })
+		_, _ = b.build(t, compiler.Request{Image: img, Stdout: &stdout},
+			func(o *compiler.Options) { o.Limits.Network = "" })
 		if !strings.Contains(stdout.String(), "eth0") {
 			t.Errorf("by default there is no network: %s", stdout.String())
 		}
 	}
 	// A mount whose source is missing must not be created.
-	_, err = b.build(t, compiler.Request{Image: img}, func(o *compiler.Options) { o.Mounts = []string{extra + "/gone"} })
+	_, err = b.build(t, compiler.Request{Image: img}, func(o *compiler.Options) {
+		o.Mounts = []string{
+			extra + "/gone"}
+	})
 	if _, statErr := os.Stat(extra + "/gone"); err == nil || statErr == nil && !b.podman {
 		t.Errorf("missing mount: %v; %v", err, statErr)
 	}
@@ -507,7 +555,8 @@ func testBind(t *testing.T, b *bench) {
 			t.Errorf("%+v", a)
 		}
 	}
-	_, err := b.build(t, compiler.Request{Dir: plugin(t, tiny, map[string]string{"mine.so": "x"}), Bind: true}, nil)
+	_, err := b.build(t, compiler.Request{Dir: plugin(t, tiny, map[string]string{"mine.so": "x"}),
+		Bind: true}, nil)
 	if !errors.Is(err, compiler.ErrRequest) {
 		t.Errorf("with a .so in the way: %v", err)
 	}
@@ -539,12 +588,14 @@ func testLoadTest(t *testing.T, b *bench) {
 		}
 	}
 	// An image without the gateway is a failed test, not a verdict.
-	_, err = builder.LoadTest(t.Context(), r, pluginbuild.Image{Ref: b.image(t, standin.Config{})}, good.Path, "AddFooBarHeader")
+	_, err = builder.LoadTest(t.Context(), r, pluginbuild.Image{Ref: b.image(t, standin.Config{})},
+		good.Path, "AddFooBarHeader")
 	var e *compiler.Error
 	if !errors.As(err, &e) || e.Op != compiler.StageLoad {
 		t.Errorf("without gateway: %v", err)
 	}
-	if _, err := builder.LoadTest(t.Context(), release(t, "5.2.2"), img, good.Path, "AddFooBarHeader"); !errors.Is(err, compiler.ErrUnsupported) {
+	if _, err := builder.LoadTest(t.Context(), release(t, "5.2.2"), img, good.Path,
+		"AddFooBarHeader"); !errors.Is(err, compiler.ErrUnsupported) {
 		t.Errorf("5.2.2: %v", err)
 	}
 }
@@ -556,12 +607,14 @@ func testSweep(t *testing.T, b *bench) {
 	labels := map[string]string{compiler.LabelRun: "gone", testLabel: b.id, "sweep": b.id}
 	create := func(labels map[string]string) string {
 		t.Helper()
-		c, err := b.docker.ContainerCreate(t.Context(), &container.Config{Image: b.script(t, "sleep").Ref, Labels: labels}, nil, nil, nil, "")
+		c, err := b.docker.ContainerCreate(t.Context(), &container.Config{Image: b.script(t, "sleep").Ref,
+			Labels: labels}, nil, nil, nil, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			_ = b.docker.ContainerRemove(context.WithoutCancel(t.Context()), c.ID, container.RemoveOptions{Force: true})
+			_ = b.docker.ContainerRemove(context.WithoutCancel(t.Context()), c.ID, container.RemoveOptions{
+				Force: true})
 		})
 		return c.ID
 	}
@@ -574,7 +627,8 @@ func testSweep(t *testing.T, b *bench) {
 	if got, err := builder.Sweep(t.Context(), time.Hour); err != nil || len(got) != 0 {
 		t.Errorf("younger than an hour: %v, %v", got, err)
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) { // the engine's times are in seconds
+	// the engine's times are in seconds
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		got, err := builder.Sweep(t.Context(), time.Second)
 		if err != nil || len(got) > 1 || time.Now().After(end) {
 			t.Fatalf("%v, %v", got, err)
@@ -597,14 +651,16 @@ func testCaches(t *testing.T, b *bench) {
 	o.Env["GOFLAGS"] = "-v" // names the packages that are compiled
 	r, c := release(t, "5.2.5"), standin.Config{}
 	if b.podman { // what Go does with its caches is shown once
-		r, c = release(t, "4.0.8"), standin.Config{Version: "4.0.8", Script: []string{"copy /so", "exit 0"}, Files: map[string]string{"/so": string(sharedObject(62))}}
+		r, c = release(t, "4.0.8"), standin.Config{Version: "4.0.8", Script: []string{"copy /so",
+			"exit 0"}, Files: map[string]string{"/so": string(sharedObject(62))}}
 	}
 	img := pluginbuild.Image{Ref: b.image(t, c)}
 	builder := compiler.New(b.docker, o)
 	build := func() (compiler.Artifact, bool) {
 		t.Helper()
 		var stderr buffer
-		a, err := builder.Build(t.Context(), compiler.Request{Release: r, Dir: plugin(t, tiny), OutputDir: t.TempDir(), Image: img, Stderr: &stderr})
+		a, err := builder.Build(t.Context(), compiler.Request{Release: r, Dir: plugin(t, tiny),
+			OutputDir: t.TempDir(), Image: img, Stderr: &stderr})
 		if err != nil {
 			t.Fatalf("%v\n%s", err, stderr.String())
 		}
@@ -612,12 +668,14 @@ func testCaches(t *testing.T, b *bench) {
 	}
 	first, compiled := build()
 	list, err := builder.ListCaches(t.Context())
-	if err != nil || len(list) != 2 || list[0].Kind != "build-cache" || list[1].Kind != "module-cache" || list[1].Image == "" {
+	if err != nil || len(list) != 2 || list[0].Kind != "build-cache" ||
+		list[1].Kind != "module-cache" || list[1].Image == "" {
 		t.Errorf("%+v, %v", list, err)
 	}
 	second, again := build()
 	if compiled == b.podman || again || second.SHA256 != first.SHA256 {
-		t.Errorf("compiled the runtime %t, then %t: %s, then %s", compiled, again, first.SHA256, second.SHA256)
+		t.Errorf("compiled the runtime %t, then %t: %s, then %s", compiled, again, first.SHA256,
+			second.SHA256)
 	}
 	removed, err := builder.RemoveCaches(t.Context())
 	if err != nil || len(removed) != 2 {
@@ -626,7 +684,8 @@ func testCaches(t *testing.T, b *bench) {
 	o.Caches = "none"
 	builder = compiler.New(b.docker, o)
 	var e *compiler.Error
-	if _, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: b.script(t, "exit 5")}); !errors.As(err, &e) || e.ExitCode != 5 {
+	if _, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"),
+		Dir: plugin(t, tiny), Image: b.script(t, "exit 5")}); !errors.As(err, &e) || e.ExitCode != 5 {
 		t.Fatal(err)
 	}
 	if list, err := builder.ListCaches(t.Context()); err != nil || len(list) != 0 {
@@ -635,14 +694,17 @@ func testCaches(t *testing.T, b *bench) {
 }
 
 func testBadConnection(t *testing.T, _ *bench) {
-	docker, err := compiler.Connect(compiler.ConnectOptions{Host: "unix://" + t.TempDir() + "/none.sock"})
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: "unix://" + t.TempDir() +
+		"/none.sock"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer docker.Close()
-	_, err = compiler.New(docker, compiler.Options{}).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny)})
+	_, err = compiler.New(docker, compiler.Options{}).Build(t.Context(), compiler.Request{
+		Release: release(t, "5.2.5"), Dir: plugin(t, tiny)})
 	var e *compiler.Error
-	if !errors.As(err, &e) || e.Op != compiler.StageConnect || !e.Retryable() || !strings.Contains(e.Hint(), "DOCKER_HOST") {
+	if !errors.As(err, &e) || e.Op != compiler.StageConnect || !e.Retryable() ||
+		!strings.Contains(e.Hint(), "DOCKER_HOST") {
 		t.Errorf("%v", err)
 	}
 }

@@ -69,7 +69,8 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, ": %v", e.Kind)
 	}
 	if e.Err != nil {
-		fmt.Fprintf(&b, ": %s", strings.TrimSpace(e.Err.Error())) // that of ssh ends with a line of its own
+		// that of ssh ends with a line of its own
+		fmt.Fprintf(&b, ": %s", strings.TrimSpace(e.Err.Error()))
 	}
 	if e.Message != "" {
 		fmt.Fprintf(&b, ": %s", e.Message)

@@ -59,13 +59,15 @@ func Example_compile() {
 		Limits:   compiler.Limits{Memory: 4 << 30, CPUs: 2},
 		Progress: func(e compiler.Event) { log.Print(e.Stage, " ", e.Kind, " ", e.Line) },
 	})
-	plugin, err := b.Build(ctx, compiler.Request{Release: release, Dir: dir, Stdout: os.Stdout, Stderr: os.Stderr})
+	plugin, err := b.Build(ctx, compiler.Request{Release: release, Dir: dir, Stdout: os.Stdout,
+		Stderr: os.Stderr})
 	var failed *compiler.Error // stage, exit code, out of memory or not, the compiler's own words
 	if errors.As(err, &failed) && failed.Retryable() {
 		log.Print("try again: ", failed)
 	}
 	check(err)
-	verdict, err := b.LoadTest(ctx, release, pluginbuild.Image{}, plugin.Path, "AddFooBarHeader") // 5.2.3 and later
+	// 5.2.3 and later
+	verdict, err := b.LoadTest(ctx, release, pluginbuild.Image{}, plugin.Path, "AddFooBarHeader")
 	check(err)
 	fmt.Println(plugin.Path, plugin.SHA256, plugin.ImageDigest, verdict.Loads)
 }
@@ -78,7 +80,8 @@ func ExampleError() {
 
 	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
 	check(err)
-	_, err = compiler.NewOn(docker, compiler.Options{}).Build(context.Background(), compiler.Request{Release: release, Dir: dir})
+	_, err = compiler.NewOn(docker, compiler.Options{}).Build(context.Background(), compiler.Request{
+		Release: release, Dir: dir})
 	var failed *compiler.Error
 	if errors.As(err, &failed) {
 		fmt.Println(failed.Op, failed.ExitCode, failed.OOMKilled, failed.Retryable())
@@ -105,7 +108,8 @@ func ExampleConfigAuth() {
 	dir, err := os.MkdirTemp("", "docker-config")
 	check(err)
 	defer func() { _ = os.RemoveAll(dir) }()
-	check(os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"auths": {"hub.example.org": {"auth": "bWU6c2VjcmV0"}}}`), 0o600))
+	check(os.WriteFile(filepath.Join(dir, "config.json"),
+		[]byte(`{"auths": {"hub.example.org": {"auth": "bWU6c2VjcmV0"}}}`), 0o600))
 	auth, err := compiler.ConfigAuth(dir)(context.Background(), "hub.example.org")
 	check(err)
 	fmt.Println(auth.Username)
@@ -116,8 +120,10 @@ func ExampleWithProxies() {
 	dir, err := os.MkdirTemp("", "docker-config")
 	check(err)
 	defer func() { _ = os.RemoveAll(dir) }()
-	check(os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"proxies": {"default": {"httpsProxy": "http://proxy.example.org:3128", "noProxy": "git.example.org"}}}`), 0o600))
-	env, err := compiler.WithProxies(map[string]string{"GOPRIVATE": "git.example.org", "https_proxy": "http://mine.example.org"}, dir, "unix:///var/run/docker.sock")
+	check(os.WriteFile(filepath.Join(dir, "config.json"),
+		[]byte(`{"proxies": {"default": {"httpsProxy": "http://proxy.example.org:3128", "noProxy": "git.example.org"}}}`), 0o600))
+	env, err := compiler.WithProxies(map[string]string{"GOPRIVATE": "git.example.org",
+		"https_proxy": "http://mine.example.org"}, dir, "unix:///var/run/docker.sock")
 	check(err)
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		fmt.Println(name, env[name])
@@ -135,7 +141,8 @@ func ExampleReference() {
 	for _, i := range []pluginbuild.Image{
 		{},
 		{Edition: pluginbuild.FIPS},
-		{Ref: "mirror.example.org/tyk-plugin-compiler:v5.8.14", Digest: "sha256:" + strings.Repeat("5a", 32)},
+		{Ref: "mirror.example.org/tyk-plugin-compiler:v5.8.14", Digest: "sha256:" + strings.Repeat("5a",
+			32)},
 		{EL7: true},
 	} {
 		fmt.Println(compiler.Reference(i, release))
@@ -152,11 +159,13 @@ func ExampleBuilder_LoadTest() {
 	defer remove()
 	path := filepath.Join(dir, "plugin_v5.2.5_linux_amd64.so")
 	check(os.WriteFile(path, sharedObject(62), 0o600))
-	docker := newFake(nil, 1, "unexpected error: plugin: symbol Hok not found in plugin example.org/plugin\n", nil)
+	docker := newFake(nil, 1, "unexpected error: plugin: symbol Hok not found in plugin "+
+		"example.org/plugin\n", nil)
 
 	release, err := pluginbuild.Lookup(semver.MustParse("5.2.5"))
 	check(err)
-	verdict, err := compiler.NewOn(docker, compiler.Options{}).LoadTest(context.Background(), release, pluginbuild.Image{}, path, "Hok")
+	verdict, err := compiler.NewOn(docker, compiler.Options{}).LoadTest(context.Background(), release,
+		pluginbuild.Image{}, path, "Hok")
 	check(err)
 	fmt.Println(verdict.Loads, verdict.Reason)
 	// Output: false plugin: symbol Hok not found in plugin example.org/plugin
@@ -166,7 +175,8 @@ func ExampleBuilder_LoadTest() {
 func ExampleBuilder_Sweep() {
 	docker := exampleEngine()
 	docker.containerList = func(filters.Args) ([]container.Summary, error) {
-		return []container.Summary{{ID: "1", Names: []string{"/tykupgrade-compile-a"}, Labels: map[string]string{compiler.LabelRun: "x"}}}, nil
+		return []container.Summary{{ID: "1", Names: []string{"/tykupgrade-compile-a"},
+			Labels: map[string]string{compiler.LabelRun: "x"}}}, nil
 	}
 	fmt.Println(compiler.NewOn(docker, compiler.Options{}).Sweep(context.Background(), 24*time.Hour))
 	// Output: [tykupgrade-compile-a] <nil>
@@ -175,7 +185,8 @@ func ExampleBuilder_Sweep() {
 func ExampleBuilder_ListCaches() {
 	docker := exampleEngine()
 	docker.volumeList = func() ([]*volume.Volume, error) {
-		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{compiler.LabelRun: "x", compiler.LabelKind: "build-cache"}}}, nil
+		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{
+			compiler.LabelRun: "x", compiler.LabelKind: "build-cache"}}}, nil
 	}
 	caches, err := compiler.NewOn(docker, compiler.Options{}).ListCaches(context.Background())
 	check(err)
@@ -188,7 +199,8 @@ func ExampleBuilder_ListCaches() {
 func ExampleBuilder_RemoveCaches() {
 	docker := exampleEngine()
 	docker.volumeList = func() ([]*volume.Volume, error) {
-		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{compiler.LabelRun: "x", compiler.LabelKind: "build-cache"}}}, nil
+		return []*volume.Volume{{Name: "tykupgrade-gocache", Labels: map[string]string{
+			compiler.LabelRun: "x", compiler.LabelKind: "build-cache"}}}, nil
 	}
 	docker.volumeRemove = func(string) error { return nil }
 	fmt.Println(compiler.NewOn(docker, compiler.Options{}).RemoveCaches(context.Background()))

@@ -21,10 +21,12 @@ var gatewayMembers = []string{"/opt/tyk-gateway/tyk", "/usr/local/bin/tyk"}
 // then removes the container that it came from.
 func Gateway(ctx context.Context, c *client.Client, ref string) (io.ReadCloser, error) {
 	const op = "read gateway"
-	created, err := c.ContainerCreate(ctx, &container.Config{Image: ref, Entrypoint: gatewayMembers[:1],
-		Labels: map[string]string{LabelKind: "inspect"}}, nil, nil, nil, "")
+	created, err := c.ContainerCreate(ctx, &container.Config{Image: ref,
+		Entrypoint: gatewayMembers[:1],
+		Labels:     map[string]string{LabelKind: "inspect"}}, nil, nil, nil, "")
 	if err != nil {
-		return nil, &Error{Op: op, Object: "image " + ref, Err: fmt.Errorf("%w; is it there (docker pull)?", err)}
+		return nil, &Error{Op: op, Object: "image " + ref,
+			Err: fmt.Errorf("%w; is it there (docker pull)?", err)}
 	}
 	remove := func() error {
 		clean, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -39,7 +41,8 @@ func Gateway(ctx context.Context, c *client.Client, ref string) (io.ReadCloser, 
 		}
 		errs = append(errs, err)
 	}
-	err = fmt.Errorf("it has neither %s: %w", strings.Join(gatewayMembers, " nor "), errors.Join(errs...))
+	err = fmt.Errorf("it has neither %s: %w", strings.Join(gatewayMembers, " nor "),
+		errors.Join(errs...))
 	return nil, errors.Join(&Error{Op: op, Object: "image " + ref, Err: err}, remove())
 }
 

@@ -8,8 +8,10 @@ import (
 
 // hostSettings are the variables by which Go finds modules and the network.
 var (
-	goSettings  = []string{"GOPROXY", "GOPRIVATE", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOINSECURE", "GOVCS"}
-	netSettings = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+	goSettings = []string{"GOPROXY", "GOPRIVATE", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOINSECURE",
+		"GOVCS"}
+	netSettings = []string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
+		"no_proxy"}
 )
 
 // HostEnv returns env, for [Options.Env], with what the go command of this machine

@@ -24,7 +24,8 @@ type PullPolicy string
 
 // The pull policies.
 const (
-	PullMissing PullPolicy = "missing" // the default: when the engine lacks it, or has it for another platform
+	// the default: when the engine lacks it, or has it for another platform
+	PullMissing PullPolicy = "missing"
 	PullAlways  PullPolicy = "always"
 	PullNever   PullPolicy = "never"
 )
@@ -97,7 +98,8 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	case right && b.o.Pull != PullAlways:
 	case b.o.Pull == PullNever && have == nil:
 		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrNoImage,
-			Next: "the pull policy is never: load it into the engine (docker load), or give a file written by docker save"}
+			Next: "the pull policy is never: load it into the engine (docker load), or give a file " +
+				"written by docker save"}
 	case b.o.Pull == PullNever:
 	default:
 		if err := b.pullImage(ctx, named, want[0]); err != nil {
@@ -124,15 +126,18 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 		b.brought(pin)
 	}
 	if !slices.Contains(want, have.Platform) {
-		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrPlatform, Err: fmt.Errorf("%s, not %s", have.Platform, strings.Join(want, " or ")),
+		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrPlatform,
+			Err:  fmt.Errorf("%s, not %s", have.Platform, strings.Join(want, " or ")),
 			Next: "to compile for another architecture name that as the target (GOARCH), not as the image"}
 	}
 	digest, right := digestOf(have, pin)
 	if !right {
-		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrDigest, Err: fmt.Errorf("it has ID %s and registry digest %q, not %s", have.ID, digest, pin),
+		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrDigest,
+			Err:  fmt.Errorf("it has ID %s and registry digest %q, not %s", have.ID, digest, pin),
 			Next: "an image that came from a file has no registry digest: pin its ID"}
 	}
-	f := found{ref: ref, id: have.ID, digest: digest, platform: have.Platform, env: map[string]string{}}
+	f := found{ref: ref, id: have.ID, digest: digest, platform: have.Platform,
+		env: map[string]string{}}
 	for _, pair := range have.Env {
 		k, v, _ := strings.Cut(pair, "=")
 		f.env[k] = v
@@ -203,7 +208,8 @@ func (b *Builder) pullImage(ctx context.Context, named reference.Named, platform
 		return fail(ctx, StagePull, ref, err)
 	}
 	b.log(ctx, "pulling image", "ref", ref, "platform", platform, "anonymous", auth.anonymous())
-	if err := b.engine.bring(ctx, source{ref: ref, platform: platform, auth: auth}, b.event); err != nil {
+	if err := b.engine.bring(ctx, source{ref: ref, platform: platform, auth: auth},
+		b.event); err != nil {
 		return pullError(fail(ctx, StagePull, ref, err), host, auth.anonymous())
 	}
 	return nil
@@ -222,16 +228,21 @@ func pullError(e *Error, host string, anonymous bool) error {
 	}
 	switch {
 	case has("toomanyrequests", "rate limit"):
-		e.Retry, e.Next = true, "the registry limits pulls; log in (docker login), wait, or name the image in a mirror"
-	case has("unauthorized", "authentication required", "no basic auth credentials", "denied", "forbidden"):
+		e.Retry, e.Next = true, "the registry limits pulls; log in (docker login), wait, or name the "+
+			"image in a mirror"
+	case has("unauthorized", "authentication required", "no basic auth credentials", "denied",
+		"forbidden"):
 		e.Next = "the registry refused the credentials for " + host + "; docker login renews them"
 		if anonymous {
-			e.Next = "there were no credentials for " + host + "; docker login stores some (or the repository does not exist)"
+			e.Next = "there were no credentials for " + host + "; docker login stores some (or the " +
+				"repository does not exist)"
 		}
 	case errdefs.IsNotFound(e.Err) || has("manifest unknown", "not found", "name unknown"):
-		e.Kind, e.Next = ErrNoImage, "the registry has no such tag or digest; check the release and the edition"
+		e.Kind, e.Next = ErrNoImage, "the registry has no such tag or digest; check the release and "+
+			"the edition"
 	case networkFault.MatchString(text) || has("timeout"):
-		e.Retry, e.Next = true, "the engine could not reach the registry; an airgapped engine needs a file written by docker save, or the image's name in a mirror"
+		e.Retry, e.Next = true, "the engine could not reach the registry; an airgapped engine needs a "+
+			"file written by docker save, or the image's name in a mirror"
 	}
 	return e
 }
@@ -240,7 +251,8 @@ func pullError(e *Error, host string, anonymous bool) error {
 func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return &Error{Op: StagePull, Object: path, Err: err, Next: "it must be a file written by docker save"}
+		return &Error{Op: StagePull, Object: path, Err: err,
+			Next: "it must be a file written by docker save"}
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -249,7 +261,8 @@ func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 	}
 	if want != "" && info.Mode().IsRegular() { // a pipe can be read once
 		if names := savedNames(f); len(names) > 0 && !slices.Contains(names, want) {
-			return &Error{Op: StagePull, Object: want, Kind: ErrNoImage, Next: path + " holds " + strings.Join(names, ", ") + "; name that as the image"}
+			return &Error{Op: StagePull, Object: want, Kind: ErrNoImage, Next: path + " holds " +
+				strings.Join(names, ", ") + "; name that as the image"}
 		}
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return fail(ctx, StagePull, path, err)
@@ -257,7 +270,8 @@ func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 	}
 	b.log(ctx, "loading image", "file", path)
 	in := &counter{r: f, report: func(n int64) {
-		b.event(Event{Stage: StagePull, Kind: Progress, Line: "Loading", Part: filepath.Base(path), Current: n, Total: info.Size()})
+		b.event(Event{Stage: StagePull, Kind: Progress, Line: "Loading", Part: filepath.Base(path),
+			Current: n, Total: info.Size()})
 	}}
 	err = b.engine.bring(ctx, source{tar: in}, b.event)
 	in.over.Store(true)

@@ -31,7 +31,8 @@ type fakeBuilder struct{ failures int }
 
 func (f *fakeBuilder) Build(_ context.Context, q compiler.Request) (compiler.Artifact, error) {
 	if f.failures--; f.failures >= 0 {
-		return compiler.Artifact{}, &compiler.Error{Op: compiler.StagePull, Err: errors.New("i/o timeout"), Retry: true}
+		return compiler.Artifact{}, &compiler.Error{Op: compiler.StagePull,
+			Err: errors.New("i/o timeout"), Retry: true}
 	}
 	return compiler.Artifact{Path: q.Dir + "/" + q.Release.Output("plugin.so", "linux", "amd64")}, nil
 }

@@ -13,21 +13,30 @@ import (
 func TestCompilerMessage(t *testing.T) {
 	t.Parallel()
 	for want, output := range map[string]string{
-		"./bad.go:3:13: undefined: nope": "+ go build -buildmode=plugin\n# example.org/tiny\n./bad.go:3:13: undefined: nope\n",
-		"go: updates to go.mod needed":   "PLUGIN_BUILD_PATH: /go/src\ngo: downloading x v1\ngo: updates to go.mod needed\n",
-		"./a.go:1:2: bad":                "go: no dependencies to vendor\n./a.go:1:2: bad\n",
+		"./bad.go:3:13: undefined: nope": "+ go build -buildmode=plugin\n# " +
+			"example.org/tiny\n./bad.go:3:13: undefined: nope\n",
+		"go: updates to go.mod needed": "PLUGIN_BUILD_PATH: /go/src\ngo: downloading x v1\ngo: " +
+			"updates to go.mod needed\n",
+		"./a.go:1:2: bad": "go: no dependencies to vendor\n./a.go:1:2: bad\n",
 		// What goes on in the next line, such as the cause.
-		"go: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout": "go: downloading a v1\ngo: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout\n",
-		"./a.go:6:11: wrong type\n\t\thave X\n\t\twant Y":                   "# x\n./a.go:6:11: wrong type\n\t\thave X\n\t\twant Y\n",
-		"go: x imports\n\ty: cannot find module providing package y":        "go: finding module for package y\ngo: x imports\n\ty: cannot find module providing package y\n",
+		"go: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout": "go: downloading a " +
+			"v1\ngo: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout\n",
+		"./a.go:6:11: wrong type\n\t\thave X\n\t\twant Y": "# x\n./a.go:6:11: wrong " +
+			"type\n\t\thave X\n\t\twant Y\n",
+		"go: x imports\n\ty: cannot find module providing package y": "go: finding module for " +
+			"package y\ngo: x imports\n\ty: cannot find module providing package y\n",
 		// Nothing but what scripts always say.
 		"./a.go:1:2: a\nnote: module requires Go 1.99": "./a.go:1:2: a\nnote: module requires Go 1.99\n",
-		"a\nb":                                   "+ set\n\na\nb\r\n",
-		"":                                       "PLUGIN_BUILD_PATH: /go/src\nPLUGIN_SOURCE_PATH: /plugin-source\nINFO: Creating go.mod\ngo: to add module requirements and sums:\n\tgo mod tidy\n",
-		"2\n3\n4":                                "1\n2\n3\n4\n",
-		"/usr/bin/ld: cannot find -lfoo":         "# x\n/usr/bin/ld: cannot find -lfoo\nfor your information\n",
+		"a\nb": "+ set\n\na\nb\r\n",
+		"": "PLUGIN_BUILD_PATH: /go/src\nPLUGIN_SOURCE_PATH: " +
+			"/plugin-source\nINFO: Creating go.mod\ngo: to add module requirements and " +
+			"sums:\n\tgo mod tidy\n",
+		"2\n3\n4": "1\n2\n3\n4\n",
+		"/usr/bin/ld: cannot find -lfoo": "# x\n/usr/bin/ld: cannot find -lfoo\nfor your " +
+			"information\n",
 		"a.go:1: x\nb.go:2: y\nand 0 more lines": "", // replaced below
-		"plugin.go:5:2: package foo is not in std (/usr/local/go/src)": "plugin.go:5:2: package foo is not in std (/usr/local/go/src)\n",
+		"plugin.go:5:2: package foo is not in std (/usr/local/go/src)": "plugin.go:5:2: package foo is " +
+			"not in std (/usr/local/go/src)\n",
 	} {
 		if strings.Contains(want, "more lines") {
 			output = strings.Repeat("a.go:1: x\n", 12)
@@ -43,7 +52,8 @@ func TestLoadReason(t *testing.T) {
 	t.Parallel()
 	for output, want := range map[string]string{
 		"time=1 level=info\nunexpected error: plugin: symbol X not found in plugin p\n": "plugin: symbol X not found in plugin p",
-		"fatal error: runtime: no plugin module data\n\ngoroutine 1\n":                  "fatal error: runtime: no plugin module data",
+		"fatal error: runtime: no plugin module data\n\ngoroutine 1\n": "fatal error: " +
+			"runtime: no plugin module data",
 		"panic: boom\n":  "panic: boom",
 		"\n Usage\nmore": "Usage",
 		"":               "",
@@ -88,17 +98,22 @@ func (i resizedInfo) Size() int64 { return i.FileInfo.Size() + i.by }
 // Files that change meanwhile, links and what is no file.
 func TestWriteSource(t *testing.T) {
 	t.Parallel()
-	src := fstest.MapFS{"go.mod": {Data: []byte("module x\n")}, "pipe": {Mode: fs.ModeNamedPipe}, "socket": {Mode: fs.ModeSocket}}
-	if left, err := writeSource(io.Discard, src, exclusion{dotfiles: true}); err != nil || strings.Join(left, " ") != "pipe socket" {
+	src := fstest.MapFS{"go.mod": {Data: []byte("module x\n")}, "pipe": {Mode: fs.ModeNamedPipe},
+		"socket": {Mode: fs.ModeSocket}}
+	if left, err := writeSource(io.Discard, src, exclusion{dotfiles: true}); err != nil ||
+		strings.Join(left, " ") != "pipe socket" {
 		t.Errorf("%v, %v", left, err)
 	}
 	for _, by := range []int64{1, -1} {
-		if _, err := writeSource(io.Discard, resized{src, by}, exclusion{}); err == nil || !strings.Contains(err.Error(), "go.mod changed while it was read") {
+		if _, err := writeSource(io.Discard, resized{src, by}, exclusion{}); err == nil ||
+			!strings.Contains(err.Error(), "go.mod changed while it was read") {
 			t.Errorf("%d bytes: %v", by, err)
 		}
 	}
-	for target, out := range map[string]bool{"/etc": true, "..": true, "../x": true, "a/../../x": true, "go.mod": false, "./go.mod": false, "..x": false} {
-		if _, err := writeSource(io.Discard, fstest.MapFS{"link": {Mode: fs.ModeSymlink, Data: []byte(target)}}, exclusion{}); (err != nil) != out {
+	for target, out := range map[string]bool{"/etc": true, "..": true, "../x": true, "a/../../x": true,
+		"go.mod": false, "./go.mod": false, "..x": false} {
+		if _, err := writeSource(io.Discard, fstest.MapFS{"link": {Mode: fs.ModeSymlink,
+			Data: []byte(target)}}, exclusion{}); (err != nil) != out {
 			t.Errorf("link to %s: %v", target, err)
 		}
 	}

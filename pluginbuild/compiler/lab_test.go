@@ -72,7 +72,8 @@ func (b *bench) close(t testing.TB) {
 	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	mine := filters.NewArgs(filters.Arg("label", testLabel+"="+b.id))
-	if list, err := b.docker.ContainerList(ctx, container.ListOptions{All: true, Filters: mine}); err != nil {
+	if list, err := b.docker.ContainerList(ctx, container.ListOptions{All: true,
+		Filters: mine}); err != nil {
 		t.Error(err)
 	} else {
 		for _, c := range list {
@@ -93,7 +94,8 @@ func (b *bench) close(t testing.TB) {
 		}
 	}
 	for ref := range b.images {
-		if _, err := b.docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true, PruneChildren: true}); err != nil && !strings.Contains(err.Error(), "No such image") {
+		if _, err := b.docker.ImageRemove(ctx, ref, image.RemoveOptions{Force: true,
+			PruneChildren: true}); err != nil && !strings.Contains(err.Error(), "No such image") {
 			t.Error(err)
 		}
 	}
@@ -154,7 +156,8 @@ var goCache = sync.OnceValues(func() (string, error) {
 		if err := write(source, files); err != nil {
 			return "", err
 		}
-		if err := standin.Local(context.Background(), semver.MustParse(version), source, source+"-work", source+".so", []string{"GOPROXY=off"}); err != nil {
+		if err := standin.Local(context.Background(), semver.MustParse(version), source, source+"-work",
+			source+".so", []string{"GOPROXY=off"}); err != nil {
 			return "", err
 		}
 	}
@@ -173,7 +176,8 @@ func readGoCache(t testing.TB) func(*compiler.Options) {
 
 // build compiles with the bench's options, changed by the function. Where the
 // request names no image it gets one that reads this machine's build cache.
-func (b *bench) build(t testing.TB, q compiler.Request, change func(*compiler.Options)) (compiler.Artifact, error) {
+func (b *bench) build(t testing.TB, q compiler.Request,
+	change func(*compiler.Options)) (compiler.Artifact, error) {
 	t.Helper()
 	o := b.options()
 	if q.Release.Version == nil {
@@ -198,7 +202,8 @@ func (b *bench) build(t testing.TB, q compiler.Request, change func(*compiler.Op
 // running counts the containers of a Builder.
 func (b *bench) running(t testing.TB, label, value string) int {
 	t.Helper()
-	list, err := b.docker.ContainerList(context.WithoutCancel(t.Context()), container.ListOptions{All: true,
+	list, err := b.docker.ContainerList(context.WithoutCancel(t.Context()), container.ListOptions{
+		All:     true,
 		Filters: filters.NewArgs(filters.Arg("label", label+"="+value))})
 	if err != nil {
 		t.Fatal(err)

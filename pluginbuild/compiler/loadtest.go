@@ -31,7 +31,8 @@ var symbolRule = regexp.MustCompile(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
 //
 // A plugin that does not load is a verdict and no error; errors are about the
 // test itself.
-func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginbuild.Image, plugin, symbol string) (Verdict, error) {
+func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginbuild.Image, plugin,
+	symbol string) (Verdict, error) {
 	if r.Version == nil {
 		return Verdict{}, refuse("load test", "no release given; Lookup finds one")
 	}
@@ -44,8 +45,10 @@ func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginb
 	if i.Gateway != "" {
 		entrypoint = []string{i.Gateway}
 	} else if !r.Compiler.Gateway {
-		return Verdict{}, &Error{Op: StageLoad, Object: object, Kind: ErrUnsupported, Err: errors.New("its compiler image carries no gateway"),
-			Next: "name an image of the gateway and where it has that; package preflight compares plugin and gateway without running either"}
+		return Verdict{}, &Error{Op: StageLoad, Object: object, Kind: ErrUnsupported,
+			Err: errors.New("its compiler image carries no gateway"),
+			Next: "name an image of the gateway and where it has that; package preflight compares plugin " +
+				"and gateway without running either"}
 	}
 	if !symbolRule.MatchString(symbol) {
 		return Verdict{}, refuse("load test "+object, "symbol %q is not an exported Go name", symbol)

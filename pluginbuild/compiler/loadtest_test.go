@@ -52,20 +52,24 @@ func TestLoadTestVerdicts(t *testing.T) {
 		if c.stuck {
 			f.containerRemove = func(context.Context, string) error { return errors.New("the engine hangs") }
 		}
-		f.containerCreate = func(_ context.Context, got *container.Config, h *container.HostConfig, _ *ocispec.Platform, _ string) (string, error) {
+		f.containerCreate = func(_ context.Context, got *container.Config, h *container.HostConfig,
+			_ *ocispec.Platform, _ string) (string, error) {
 			// The plugin's own code runs: it gets no network, whatever compiling gets.
-			if h.NetworkMode != "none" || strings.Join(got.Entrypoint, " ") != "/usr/local/bin/tyk" || strings.Join(got.Cmd, " ") != "plugin load -f /plugin-source/plugin.so -s X" {
+			if h.NetworkMode != "none" || strings.Join(got.Entrypoint, " ") != "/usr/local/bin/tyk" ||
+				strings.Join(got.Cmd, " ") != "plugin load -f /plugin-source/plugin.so -s X" {
 				t.Errorf("%+v %v %v", h.NetworkMode, got.Entrypoint, got.Cmd)
 			}
 			return "c0ffee", nil
 		}
 		b := compiler.NewOn(f, compiler.Options{Limits: compiler.Limits{Network: "host"}})
-		v, err := b.LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{}, soFile(t, sharedObject(62)), "X")
+		v, err := b.LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{},
+			soFile(t, sharedObject(62)), "X")
 		var e *compiler.Error
 		if stage := string(""); errors.As(err, &e) && e.Op != c.stage || err == nil && c.stage != stage {
 			t.Errorf("%s: %v", name, err)
 		}
-		if want := c.code == 0; c.verdict && (v.Loads != want || c.code != 0 && v.Reason != "symbol X not found") || !c.verdict && v.Loads {
+		if want := c.code == 0; c.verdict && (v.Loads != want || c.code != 0 &&
+			v.Reason != "symbol X not found") || !c.verdict && v.Loads {
 			t.Errorf("%s: %+v", name, v)
 		}
 	}
@@ -86,10 +90,14 @@ func TestLoadTestRefuses(t *testing.T) {
 		"no file":           {so + "x", "X", "no such file", compiler.Options{}, false},
 		"no plugin":         {soFile(t, []byte("x")), "X", "no ELF file", compiler.Options{}, true},
 		"another processor": {soFile(t, sharedObject(183)), "X", "AARCH64", compiler.Options{}, true},
-		"options":           {so, "X", "negative", compiler.Options{Limits: compiler.Limits{PIDs: -2}}, false},
+		"options": {so, "X", "negative", compiler.Options{Limits: compiler.Limits{PIDs: -2}},
+			false},
 	} {
-		_, err := compiler.NewOn(&fake{t: t}, c.o).LoadTest(t.Context(), release(t, "5.2.5"), pluginbuild.Image{}, c.plugin, c.symbol)
-		if !errors.Is(err, compiler.ErrRequest) || errors.Is(err, compiler.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err), c.want) {
+		_, err := compiler.NewOn(&fake{t: t}, c.o).LoadTest(t.Context(), release(t, "5.2.5"),
+			pluginbuild.Image{}, c.plugin, c.symbol)
+		if !errors.Is(err, compiler.ErrRequest) ||
+			errors.Is(err, compiler.ErrUnsupported) != c.unsupported || !strings.Contains(fmt.Sprint(err),
+			c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 		readable(t, err)

@@ -7,10 +7,13 @@ import (
 )
 
 var (
-	sourceLine = regexp.MustCompile(`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |note: module requires|.*(undefined reference|cannot find|fatal error))`)
+	sourceLine = regexp.MustCompile(
+		`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |note: module requires|.*(undefined reference|cannot find|fatal error))`)
 	// What scripts and the go command say when nothing is wrong.
-	chatter      = regexp.MustCompile(`^(\++ |# |PLUGIN_(BUILD|SOURCE)_PATH: |INFO: |go: (downloading|finding|found|added|upgraded|creating new|to add module) )`)
-	networkFault = regexp.MustCompile(`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
+	chatter = regexp.MustCompile(
+		`^(\++ |# |PLUGIN_(BUILD|SOURCE)_PATH: |INFO: |go: (downloading|finding|found|added|upgraded|creating new|to add module) )`)
+	networkFault = regexp.MustCompile(
+		`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
 )
 
 // compilerMessage picks what matters from a compiler's output, at most ten

@@ -46,13 +46,20 @@ func TestNextCreates(t *testing.T) {
 		platform  string
 		want      string // error
 	}{
-		"amd64":               {"amd64", "amd64", "1.41", compiler.Request{Image: ng}, "plugin.so  linux amd64", "linux/amd64", ""},
-		"arm64 engine":        {"arm64", "arm64", "1.41", compiler.Request{Image: ng}, "plugin.so  linux amd64", "linux/arm64", ""},
-		"arm64, asked for it": {"arm64", "arm64", "1.49", compiler.Request{Image: ng}, "plugin.so  linux amd64", "linux/arm64", ""},
-		"emulated":            {"arm64", "amd64", "1.41", compiler.Request{Image: ng, ID: "a"}, "plugin.so a linux amd64", "linux/amd64", ""},
-		"for s390x":           {"amd64", "amd64", "1.41", compiler.Request{Image: ng, GOARCH: "s390x"}, "plugin.so  linux s390x", "linux/amd64", ""},
-		"image for s390x":     {"amd64", "s390x", "1.41", compiler.Request{Image: ng}, "", "", "linux/s390x, not linux/amd64 or linux/arm64"},
-		"classic on arm64":    {"arm64", "arm64", "1.41", compiler.Request{}, "", "", "linux/arm64, not linux/amd64"},
+		"amd64": {"amd64", "amd64", "1.41", compiler.Request{Image: ng},
+			"plugin.so  linux amd64", "linux/amd64", ""},
+		"arm64 engine": {"arm64", "arm64", "1.41", compiler.Request{Image: ng},
+			"plugin.so  linux amd64", "linux/arm64", ""},
+		"arm64, asked for it": {"arm64", "arm64", "1.49", compiler.Request{Image: ng},
+			"plugin.so  linux amd64", "linux/arm64", ""},
+		"emulated": {"arm64", "amd64", "1.41", compiler.Request{Image: ng, ID: "a"},
+			"plugin.so a linux amd64", "linux/amd64", ""},
+		"for s390x": {"amd64", "amd64", "1.41", compiler.Request{Image: ng, GOARCH: "s390x"},
+			"plugin.so  linux s390x", "linux/amd64", ""},
+		"image for s390x": {"amd64", "s390x", "1.41", compiler.Request{Image: ng}, "", "",
+			"linux/s390x, not linux/amd64 or linux/arm64"},
+		"classic on arm64": {"arm64", "arm64", "1.41", compiler.Request{}, "", "",
+			"linux/arm64, not linux/amd64"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -63,7 +70,8 @@ func TestNextCreates(t *testing.T) {
 			}
 			f.imagePull = stream(`{"status":"Status: up to date"}`)
 			created := false
-			f.containerCreate = func(_ context.Context, got *container.Config, _ *container.HostConfig, p *ocispec.Platform, _ string) (string, error) {
+			f.containerCreate = func(_ context.Context, got *container.Config, _ *container.HostConfig,
+				p *ocispec.Platform, _ string) (string, error) {
 				created = true
 				if args := strings.Join(got.Cmd, " "); args != c.args || p.OS+"/"+p.Architecture != c.platform {
 					t.Errorf("%q on %s/%s, want %q on %s", args, p.OS, p.Architecture, c.args, c.platform)
@@ -85,14 +93,16 @@ func TestNextCreates(t *testing.T) {
 		})
 	}
 	for name, q := range map[string]compiler.Request{
-		"s390x of an edition":  {Image: pluginbuild.Image{Variant: pluginbuild.NextGen, Edition: pluginbuild.Enterprise}, GOARCH: "s390x"},
+		"s390x of an edition": {Image: pluginbuild.Image{Variant: pluginbuild.NextGen,
+			Edition: pluginbuild.Enterprise}, GOARCH: "s390x"},
 		"NoValidate, classic":  {NoValidate: true},
 		"release without next": {Image: ng, Release: release(t, "5.14.0")},
 	} {
 		if q.Release.Version == nil {
 			q.Release = nextRelease(t)
 		}
-		if _, err := buildFake(t, &fake{t: t}, compiler.Options{}, q); !errors.Is(err, compiler.ErrUnsupported) {
+		if _, err := buildFake(t, &fake{t: t}, compiler.Options{}, q); !errors.Is(err,
+			compiler.ErrUnsupported) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -103,22 +113,27 @@ func TestNextLoadTest(t *testing.T) {
 	t.Parallel()
 	so, r := soFile(t, sharedObject(62)), nextRelease(t)
 	ng := pluginbuild.Image{Variant: pluginbuild.NextGen}
-	if _, err := compiler.NewOn(&fake{t: t}, compiler.Options{}).LoadTest(t.Context(), r, ng, so, "Hook"); !errors.Is(err, compiler.ErrUnsupported) || !strings.Contains(err.Error(), "name an image of the gateway") {
+	if _, err := compiler.NewOn(&fake{t: t}, compiler.Options{}).LoadTest(t.Context(), r, ng, so,
+		"Hook"); !errors.Is(err, compiler.ErrUnsupported) || !strings.Contains(err.Error(),
+		"name an image of the gateway") {
 		t.Errorf("%v", err)
 	}
 	f := newFake(t, 0, "", nil)
-	f.containerCreate = func(_ context.Context, got *container.Config, _ *container.HostConfig, _ *ocispec.Platform, _ string) (string, error) {
+	f.containerCreate = func(_ context.Context, got *container.Config, _ *container.HostConfig,
+		_ *ocispec.Platform, _ string) (string, error) {
 		if !slices.Equal(got.Entrypoint, []string{"/opt/tyk-gateway/tyk"}) || got.Cmd[0] != "plugin" {
 			t.Errorf("%v %v", got.Entrypoint, got.Cmd)
 		}
 		return "c0ffee", nil
 	}
 	ng.Ref = "tykio/tyk-gateway:v5.15.0"
-	if _, err := compiler.NewOn(&fake{t: t}, compiler.Options{}).LoadTest(t.Context(), r, ng, so, "Hook"); !errors.Is(err, compiler.ErrUnsupported) {
+	if _, err := compiler.NewOn(&fake{t: t}, compiler.Options{}).LoadTest(t.Context(), r, ng, so,
+		"Hook"); !errors.Is(err, compiler.ErrUnsupported) {
 		t.Errorf("the image may be a compiler: %v", err)
 	}
 	ng.Gateway = "/opt/tyk-gateway/tyk"
-	if v, err := compiler.NewOn(f, compiler.Options{}).LoadTest(t.Context(), r, ng, so, "Hook"); err != nil || !v.Loads {
+	if v, err := compiler.NewOn(f, compiler.Options{}).LoadTest(t.Context(), r, ng, so,
+		"Hook"); err != nil || !v.Loads {
 		t.Errorf("%+v, %v", v, err)
 	}
 }
@@ -140,7 +155,8 @@ func TestRemoveLoadedImage(t *testing.T) {
 		return io.NopCloser(strings.NewReader(`{"stream":"Loaded image ID"}`)), err
 	}
 	b := compiler.NewOn(f, compiler.Options{})
-	_, err := b.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Tar: soFile(t, []byte("tar")), Digest: fakeID}})
+	_, err := b.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny),
+		Image: pluginbuild.Image{Tar: soFile(t, []byte("tar")), Digest: fakeID}})
 	if e := (*compiler.Error)(nil); !errors.As(err, &e) || e.Op != compiler.StageCompile {
 		t.Fatal(err)
 	}
@@ -151,7 +167,8 @@ func TestRemoveLoadedImage(t *testing.T) {
 		}
 		return nil
 	}
-	if removed, err := b.RemoveImages(t.Context()); err != nil || !slices.Equal(removed, []string{fakeID}) {
+	if removed, err := b.RemoveImages(t.Context()); err != nil || !slices.Equal(removed,
+		[]string{fakeID}) {
 		t.Errorf("%v, %v", removed, err)
 	}
 }
@@ -159,8 +176,10 @@ func TestRemoveLoadedImage(t *testing.T) {
 // What the script copies: names with a leading dot too, but never .git.
 func TestNextUploads(t *testing.T) {
 	t.Parallel()
-	dir := plugin(t, tiny, map[string]string{".env": "", ".git/config": "", ".tykupgrade-prepare/journal.json": "", "old.so": ""})
-	for v, want := range map[pluginbuild.Variant]bool{pluginbuild.Classic: false, pluginbuild.NextGen: true} {
+	dir := plugin(t, tiny, map[string]string{".env": "", ".git/config": "",
+		".tykupgrade-prepare/journal.json": "", "old.so": ""})
+	for v, want := range map[pluginbuild.Variant]bool{pluginbuild.Classic: false,
+		pluginbuild.NextGen: true} {
 		f := newFake(t, 1, "", nil)
 		var got string
 		f.copyTo = func(_ string, r io.Reader) error {
@@ -168,8 +187,11 @@ func TestNextUploads(t *testing.T) {
 			got = string(data)
 			return err
 		}
-		_, _ = buildFake(t, f, compiler.Options{}, compiler.Request{Release: nextRelease(t), Dir: dir, Image: pluginbuild.Image{Variant: v}})
-		if strings.Contains(got, "plugin-source/.env") != want || strings.Contains(got, ".git") || strings.Contains(got, "tykupgrade-prepare") || strings.Contains(got, "old.so") || !strings.Contains(got, "plugin-source/go.mod") {
+		_, _ = buildFake(t, f, compiler.Options{}, compiler.Request{Release: nextRelease(t), Dir: dir,
+			Image: pluginbuild.Image{Variant: v}})
+		if strings.Contains(got, "plugin-source/.env") != want || strings.Contains(got, ".git") ||
+			strings.Contains(got, "tykupgrade-prepare") || strings.Contains(got, "old.so") ||
+			!strings.Contains(got, "plugin-source/go.mod") {
 			t.Errorf("%s: %q", v, got)
 		}
 	}
@@ -181,7 +203,8 @@ func TestResultTooLarge(t *testing.T) {
 	f := newFake(t, 0, "", nil)
 	f.copyFrom = func(string) (io.ReadCloser, error) {
 		var b bytes.Buffer
-		err := tar.NewWriter(&b).WriteHeader(&tar.Header{Name: "plugin.so", Typeflag: tar.TypeReg, Size: 1<<30 + 1})
+		err := tar.NewWriter(&b).WriteHeader(&tar.Header{Name: "plugin.so", Typeflag: tar.TypeReg,
+			Size: 1<<30 + 1})
 		return io.NopCloser(io.MultiReader(&b, zeros{})), err
 	}
 	out := t.TempDir()

@@ -47,7 +47,8 @@ func TestPodman(t *testing.T) {
 	for name, text := range map[string]string{
 		// Podman raises limits where it is not told, which needs rights that
 		// containers and sandboxes lack.
-		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=16384:16384\", \"nproc=16384:16384\"]\n",
+		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=16384:16384\", " +
+			"\"nproc=16384:16384\"]\n",
 		"registries.conf": "[[registry]]\nlocation = \"" + registry + "\"\ninsecure = true\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -56,9 +57,11 @@ func TestPodman(t *testing.T) {
 	}
 	host := "unix://" + filepath.Join(dir, "podman.sock")
 	var log buffer
-	service := exec.Command(podman, "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
+	service := exec.Command(podman, "--root", filepath.Join(dir, "root"), "--runroot",
+		filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
 		"--cgroup-manager", "cgroupfs", "system", "service", "--time", "0", host)
-	service.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(dir, "containers.conf"), "CONTAINERS_REGISTRIES_CONF="+filepath.Join(dir, "registries.conf"))
+	service.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(dir, "containers.conf"),
+		"CONTAINERS_REGISTRIES_CONF="+filepath.Join(dir, "registries.conf"))
 	service.Dir = dir // conmon 2.1 drops a file there when a container runs out of memory
 	service.Stdout, service.Stderr = &log, &log
 	service.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -86,14 +89,16 @@ func TestPodman(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer stop()
 	tests := exec.CommandContext(ctx, os.Args[0], args...)
-	tests.Env = append(os.Environ(), "DOCKER_HOST="+host, registryAddrEnv+"="+registry, lab.RequireEnv+"=1")
+	tests.Env = append(os.Environ(), "DOCKER_HOST="+host, registryAddrEnv+"="+registry, lab.RequireEnv+
+		"=1")
 	tests.Cancel = func() error { return tests.Process.Signal(syscall.SIGQUIT) }
 	tests.WaitDelay = 5 * time.Second
 	out, err := tests.CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s\nThe service said:\n%s", err, out, log.String())
 	}
-	if n := bytes.Count(out, []byte("--- PASS")); n < 10 && !strings.Contains(string(out), "--- FAIL") {
+	if n := bytes.Count(out, []byte("--- PASS")); n < 10 && !strings.Contains(string(out),
+		"--- FAIL") {
 		t.Errorf("only %d tests passed:\n%s", n, out)
 	}
 }

@@ -126,13 +126,15 @@ func digestDir(q *Request) (sourceDigest, error) {
 
 // statement describes a finished build. Values of the environment are left out: they
 // may hold secrets.
-func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started, finished time.Time) Statement {
+func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started,
+	finished time.Time) Statement {
 	s := Statement{Type: statementType, PredicateType: provenanceType,
 		Subject: []Subject{{Name: filepath.Base(a.Path), Digest: map[string]string{"sha256": a.SHA256}}}}
 	d := &s.Predicate.BuildDefinition
 	d.BuildType = buildType
 	d.ExternalParameters = map[string]any{
-		"release": a.Release, "commit": q.Release.Commit, "image": a.Image, "name": q.Name, "goos": q.GOOS, "goarch": q.GOARCH,
+		"release": a.Release, "commit": q.Release.Commit, "image": a.Image, "name": q.Name,
+		"goos": q.GOOS, "goarch": q.GOARCH,
 		"variant": cmp.Or(q.Release.Compiler.Variant, pluginbuild.Classic),
 	}
 	if q.ID != "" {
@@ -142,37 +144,45 @@ func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started, f
 		d.ExternalParameters["exclude"] = q.Exclude
 	}
 	var flags []string
-	for flag, on := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug, "VALIDATE=0": q.NoValidate, "bind": q.Bind} {
+	for flag, on := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug,
+		"VALIDATE=0": q.NoValidate, "bind": q.Bind} {
 		if on {
 			flags = append(flags, flag)
 		}
 	}
 	slices.Sort(flags)
-	d.InternalParameters = map[string]any{"flags": flags, "network": cmp.Or(b.o.Limits.Network, "default"), "go": a.GoVersion, "module": a.ModulePath}
-	image := Subject{Name: "image", URI: "docker:" + a.Image, Digest: map[string]string{"sha256": strings.TrimPrefix(cmp.Or(a.ImageDigest, a.ImageID), "sha256:")}}
+	d.InternalParameters = map[string]any{"flags": flags, "network": cmp.Or(b.o.Limits.Network,
+		"default"), "go": a.GoVersion, "module": a.ModulePath}
+	image := Subject{Name: "image", URI: "docker:" + a.Image, Digest: map[string]string{
+		"sha256": strings.TrimPrefix(cmp.Or(a.ImageDigest, a.ImageID), "sha256:")}}
 	if a.ImageDigest == "" {
 		image.Name = "image ID"
 	}
-	d.ResolvedDependencies = []Subject{image, {Name: "source tree", Digest: map[string]string{"sha256": src.tree}}}
+	d.ResolvedDependencies = []Subject{image, {Name: "source tree", Digest: map[string]string{
+		"sha256": src.tree}}}
 	for _, f := range [][2]string{{"go.mod", src.mod}, {"go.sum", src.sum}} {
 		if f[1] != "" {
-			d.ResolvedDependencies = append(d.ResolvedDependencies, Subject{Name: f[0], Digest: map[string]string{"sha256": f[1]}})
+			d.ResolvedDependencies = append(d.ResolvedDependencies, Subject{Name: f[0],
+				Digest: map[string]string{"sha256": f[1]}})
 		}
 	}
 	run := &s.Predicate.RunDetails
 	run.Builder.ID = buildType
 	run.Metadata.InvocationID = b.run
-	run.Metadata.StartedOn, run.Metadata.FinishedOn = started.UTC().Truncate(time.Second), finished.UTC().Truncate(time.Second)
+	run.Metadata.StartedOn, run.Metadata.FinishedOn = started.UTC().Truncate(time.Second),
+		finished.UTC().Truncate(time.Second)
 	return s
 }
 
 // writeProvenance puts the statement next to the plugin.
-func (b *Builder) writeProvenance(ctx context.Context, q *Request, a Artifact, src sourceDigest, started time.Time) error {
+func (b *Builder) writeProvenance(ctx context.Context, q *Request, a Artifact, src sourceDigest,
+	started time.Time) error {
 	data, err := json.MarshalIndent(b.statement(q, a, src, started, time.Now()), "", "  ")
 	if err != nil {
 		return fail(ctx, StageCollect, a.Path, err)
 	}
-	if _, err := atomicfile.WriteBytes(ctx, a.Path+ProvenanceSuffix, atomicfile.Options{Mode: 0o644}, append(data, '\n')); err != nil {
+	if _, err := atomicfile.WriteBytes(ctx, a.Path+ProvenanceSuffix, atomicfile.Options{Mode: 0o644},
+		append(data, '\n')); err != nil {
 		return fail(ctx, StageCollect, a.Path+ProvenanceSuffix, err)
 	}
 	return nil

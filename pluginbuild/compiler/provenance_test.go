@@ -16,7 +16,8 @@ func TestProvenance(t *testing.T) {
 	dir := plugin(t, tiny, map[string]string{"go.sum": "", "testdata/x": "1", ".env": "left out"})
 	build := func() (compiler.Artifact, compiler.Statement) {
 		t.Helper()
-		a, err := buildFake(t, newFake(t, 0, "", sharedObject(62)), compiler.Options{Env: map[string]string{"GOPROXY": "https://me:hunter2@p"}},
+		a, err := buildFake(t, newFake(t, 0, "", sharedObject(62)), compiler.Options{
+			Env: map[string]string{"GOPROXY": "https://me:hunter2@p"}},
 			compiler.Request{Dir: dir, Provenance: true, ID: "a1", Release: release(t, "4.0.8")})
 		if err != nil {
 			t.Fatal(err)
@@ -33,7 +34,9 @@ func TestProvenance(t *testing.T) {
 		t.Errorf("%v\n%s", err, data)
 	}
 	var generic map[string]any
-	if err := json.Unmarshal(data, &generic); err != nil || generic["_type"] != "https://in-toto.io/Statement/v1" || generic["predicateType"] != "https://slsa.dev/provenance/v1" {
+	if err := json.Unmarshal(data, &generic); err != nil ||
+		generic["_type"] != "https://in-toto.io/Statement/v1" ||
+		generic["predicateType"] != "https://slsa.dev/provenance/v1" {
 		t.Errorf("%v\n%s", err, data)
 	}
 	digests := func(s compiler.Statement) map[string]string {
@@ -44,7 +47,8 @@ func TestProvenance(t *testing.T) {
 		return all
 	}
 	first := digests(s)
-	if s.Subject[0].Digest["sha256"] != a.SHA256 || first["image"] != "aa" || len(first["source tree"]) != 64 || len(first["go.mod"]) != 64 || len(first["go.sum"]) != 64 {
+	if s.Subject[0].Digest["sha256"] != a.SHA256 || first["image"] != "aa" ||
+		len(first["source tree"]) != 64 || len(first["go.mod"]) != 64 || len(first["go.sum"]) != 64 {
 		t.Errorf("%s", data)
 	}
 	// Of the source what the compiler gets counts, and nothing else.
@@ -59,14 +63,16 @@ func TestProvenance(t *testing.T) {
 		t.Error("a file that is not uploaded changes the digest")
 	}
 	write("testdata/x", "2")
-	if _, s := build(); digests(s)["source tree"] == first["source tree"] || digests(s)["go.mod"] != first["go.mod"] {
+	if _, s := build(); digests(s)["source tree"] == first["source tree"] ||
+		digests(s)["go.mod"] != first["go.mod"] {
 		t.Error("a change of the source is not seen")
 	}
 	// A plugin that was replaced afterwards.
 	if err := os.WriteFile(a.Path, []byte("other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := compiler.VerifyProvenance(a.Path); err == nil || !strings.Contains(err.Error(), "the provenance is about "+a.SHA256) {
+	if _, err := compiler.VerifyProvenance(a.Path); err == nil || !strings.Contains(err.Error(),
+		"the provenance is about "+a.SHA256) {
 		t.Errorf("%v", err)
 	}
 	if _, err := compiler.VerifyProvenance(a.Path + "x"); err == nil {

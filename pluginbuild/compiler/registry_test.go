@@ -54,7 +54,8 @@ func newHub(t *testing.T) *hub {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if u, p, _ := r.BasicAuth(); u != hubUser || p != hubPassword {
 			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)
-			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`, http.StatusUnauthorized)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`,
+				http.StatusUnauthorized)
 			return
 		}
 		if strings.Contains(r.URL.Path, "/manifests/") {
@@ -97,7 +98,8 @@ func (h *hub) push(t *testing.T, path string, img v1.Image) (ref, digest string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(tag, img, remote.WithAuth(&authn.Basic{Username: hubUser, Password: hubPassword}), remote.WithContext(t.Context())); err != nil {
+	if err := remote.Write(tag, img, remote.WithAuth(&authn.Basic{Username: hubUser,
+		Password: hubPassword}), remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	d, err := img.Digest()
@@ -130,7 +132,8 @@ func TestRegistry(t *testing.T) {
 		}
 		return i
 	}
-	main := img(standin.Config{Script: []string{"exit 9"}, Files: map[string]string{"/layer": strings.Repeat(b.id, 100_000)}})
+	main := img(standin.Config{Script: []string{"exit 9"}, Files: map[string]string{
+		"/layer": strings.Repeat(b.id, 100_000)}})
 	ref, digest := h.push(t, b.id+"/compiler:v5.2.5", main)
 	id, err := main.ConfigName()
 	if err != nil {
@@ -158,28 +161,33 @@ func TestRegistry(t *testing.T) {
 	good := auth(hubUser, hubPassword)
 
 	e := try(builder(auth("", ""), ""), pluginbuild.Image{Ref: ref})
-	if e.Op != compiler.StagePull || !strings.Contains(e.Hint(), "no credentials for "+h.addr) || e.Retryable() {
+	if e.Op != compiler.StagePull || !strings.Contains(e.Hint(), "no credentials for "+h.addr) ||
+		e.Retryable() {
 		t.Errorf("no credentials: %v", e)
 	}
 	e = try(builder(auth(hubUser, "wrong-one"), ""), pluginbuild.Image{Ref: ref})
-	if e.Op != compiler.StagePull || !strings.Contains(e.Hint(), "refused the credentials") || strings.Contains(e.Error(), "wrong-one") {
+	if e.Op != compiler.StagePull || !strings.Contains(e.Hint(), "refused the credentials") ||
+		strings.Contains(e.Error(), "wrong-one") {
 		t.Errorf("wrong credentials: %v", e)
 	}
 	e = try(builder(good, ""), pluginbuild.Image{Ref: h.addr + "/" + b.id + "/compiler:v9"})
 	if !errors.Is(e, compiler.ErrNoImage) || e.Retryable() {
 		t.Errorf("unknown tag: %v", e)
 	}
-	e = try(builder(good, ""), pluginbuild.Image{Ref: ref, Digest: "sha256:" + strings.Repeat("0", 64)})
+	e = try(builder(good, ""), pluginbuild.Image{Ref: ref, Digest: "sha256:" + strings.Repeat("0",
+		64)})
 	if !errors.Is(e, compiler.ErrNoImage) {
 		t.Errorf("unknown digest: %v", e)
 	}
-	if e = try(builder(good, compiler.PullNever), pluginbuild.Image{Ref: ref}); !errors.Is(e, compiler.ErrNoImage) || e.Hint() == "" {
+	if e = try(builder(good, compiler.PullNever), pluginbuild.Image{Ref: ref}); !errors.Is(e,
+		compiler.ErrNoImage) || e.Hint() == "" {
 		t.Errorf("never: %v", e)
 	}
 
 	// As a user's config.json holds them.
 	config := t.TempDir()
-	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"auths":{"`+h.addr+`":{"auth":"`+
+	if err := os.WriteFile(filepath.Join(config, "config.json"), []byte(`{"auths":{"`+h.addr+
+		`":{"auth":"`+
 		base64.StdEncoding.EncodeToString([]byte(hubUser+":"+hubPassword))+`"}}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +204,8 @@ func TestRegistry(t *testing.T) {
 		t.Errorf("no progress in %+v", events)
 	}
 	asked := h.manifests.Load()
-	if e = try(builder(good, ""), pluginbuild.Image{Ref: ref}); !pulled(e) || h.manifests.Load() != asked {
+	if e = try(builder(good, ""), pluginbuild.Image{Ref: ref}); !pulled(e) ||
+		h.manifests.Load() != asked {
 		t.Errorf("present, %d manifests asked for: %v", h.manifests.Load()-asked, e)
 	}
 	always := builder(good, compiler.PullAlways)
@@ -216,12 +225,14 @@ func TestRegistry(t *testing.T) {
 		t.Error(err)
 	}
 	// Not while another's container uses it.
-	c, err := b.docker.ContainerCreate(t.Context(), &container.Config{Image: ref, Labels: map[string]string{testLabel: b.id}}, nil, nil, nil, "")
+	c, err := b.docker.ContainerCreate(t.Context(), &container.Config{Image: ref,
+		Labels: map[string]string{testLabel: b.id}}, nil, nil, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	removed, err := first.RemoveImages(t.Context())
-	if err == nil || len(removed) != 0 || !strings.Contains(err.Error(), "a container that this run did not make") {
+	if err == nil || len(removed) != 0 || !strings.Contains(err.Error(),
+		"a container that this run did not make") {
 		t.Errorf("in use: removed %v, %v", removed, err)
 	}
 	if err := b.docker.ContainerRemove(t.Context(), c.ID, container.RemoveOptions{}); err != nil {
@@ -241,7 +252,8 @@ func TestRegistry(t *testing.T) {
 	asked = h.manifests.Load()
 	third := builder(good, "")
 	e = try(third, pluginbuild.Image{Ref: foreign})
-	if e.Op != compiler.StagePull || !errors.Is(e, compiler.ErrPlatform) && !errors.Is(e, compiler.ErrNoImage) || h.manifests.Load()-asked > 4 {
+	if e.Op != compiler.StagePull || !errors.Is(e, compiler.ErrPlatform) &&
+		!errors.Is(e, compiler.ErrNoImage) || h.manifests.Load()-asked > 4 {
 		t.Errorf("another platform, %d manifests: %v", h.manifests.Load()-asked, e)
 	}
 	if _, err := third.RemoveImages(t.Context()); err != nil {
@@ -255,7 +267,8 @@ func TestCancelPull(t *testing.T) {
 	t.Parallel()
 	b, h := newBench(t), newHub(t)
 	// A layer of its own: the engine has that of all others meanwhile.
-	img, err := standin.Image(standin.Config{Version: "5.2.5", Files: map[string]string{"/layer": b.id}})
+	img, err := standin.Image(standin.Config{Version: "5.2.5", Files: map[string]string{
+		"/layer": b.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,9 +303,11 @@ func TestCancelPull(t *testing.T) {
 	o := b.options()
 	o.Pull, o.Auth, o.Caches = "", auth(hubUser, hubPassword), "none"
 	builder := compiler.New(b.docker, o)
-	_, err = builder.Build(ctx, compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny), Image: pluginbuild.Image{Ref: ref}})
+	_, err = builder.Build(ctx, compiler.Request{Release: release(t, "5.2.5"), Dir: plugin(t, tiny),
+		Image: pluginbuild.Image{Ref: ref}})
 	var e *compiler.Error
-	if !errors.As(err, &e) || e.Op != compiler.StagePull || !errors.Is(err, context.Canceled) || !errors.Is(err, why) || e.Retryable() {
+	if !errors.As(err, &e) || e.Op != compiler.StagePull || !errors.Is(err, context.Canceled) ||
+		!errors.Is(err, why) || e.Retryable() {
 		t.Errorf("%v", err)
 	}
 	select {
@@ -312,7 +327,8 @@ func TestCancelPull(t *testing.T) {
 func TestAirgap(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	img, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 9"}, Labels: map[string]string{"run": b.id}})
+	img, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 9"},
+		Labels: map[string]string{"run": b.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +355,8 @@ func TestAirgap(t *testing.T) {
 	dir := plugin(t, tiny)
 	try := func(i pluginbuild.Image) *compiler.Error {
 		t.Helper()
-		_, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir, Image: i})
+		_, err := builder.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir,
+			Image: i})
 		var e *compiler.Error
 		if !errors.As(err, &e) {
 			t.Fatal(err)
@@ -349,13 +366,15 @@ func TestAirgap(t *testing.T) {
 	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: id.String()}); e.ExitCode != 9 {
 		t.Errorf("%v", e)
 	}
-	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: "sha256:" + strings.Repeat("1", 64)}); e.Op != compiler.StagePull || !strings.Contains(e.Error(), "not the pinned") {
+	if e := try(pluginbuild.Image{Ref: ref, Tar: path, Digest: "sha256:" + strings.Repeat("1",
+		64)}); e.Op != compiler.StagePull || !strings.Contains(e.Error(), "not the pinned") {
 		t.Errorf("another pin: %v", e)
 	}
 	// A file with another image is not loaded.
 	unasked := "airgap.test/" + b.id + "/unasked:v1"
 	file := save(unasked)
-	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: file}); !errors.Is(e, compiler.ErrNoImage) || !strings.Contains(e.Hint(), "holds "+unasked+"; name that as the image") {
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: file}); !errors.Is(e,
+		compiler.ErrNoImage) || !strings.Contains(e.Hint(), "holds "+unasked+"; name that as the image") {
 		t.Errorf("another image: %v", e)
 	}
 	if _, err := b.docker.ImageInspect(t.Context(), unasked); err == nil {
@@ -380,11 +399,14 @@ func TestAirgap(t *testing.T) {
 	// Pinned by its ID, the image that is there needs no registry and no file.
 	o.Pull = compiler.PullNever
 	never := compiler.New(b.docker, o)
-	if _, err := never.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir, Image: pluginbuild.Image{Ref: ref, Digest: id.String()}}); err == nil || !strings.Contains(err.Error(), "exit code 9") {
+	if _, err := never.Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"), Dir: dir,
+		Image: pluginbuild.Image{Ref: ref, Digest: id.String()}}); err == nil ||
+		!strings.Contains(err.Error(), "exit code 9") {
 		t.Errorf("pinned by ID: %v", err)
 	}
 	// Another image has taken the name: the pin says that the file's is meant.
-	other, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 8"}, Labels: map[string]string{"run": b.id}})
+	other, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 8"},
+		Labels: map[string]string{"run": b.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -401,13 +423,15 @@ func TestAirgap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.docker.ImageRemove(t.Context(), otherID.String(), image.RemoveOptions{Force: true}); err != nil {
+	if _, err := b.docker.ImageRemove(t.Context(), otherID.String(), image.RemoveOptions{
+		Force: true}); err != nil {
 		t.Error(err)
 	}
 	if err := os.WriteFile(path, []byte("not a tar"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1", Tar: path}); e.Op != compiler.StagePull {
+	if e := try(pluginbuild.Image{Ref: "airgap.test/other:v1",
+		Tar: path}); e.Op != compiler.StagePull {
 		t.Errorf("broken file: %v", e)
 	}
 	if removed, err := builder.RemoveImages(t.Context()); err != nil || len(removed) != 2 {

@@ -30,7 +30,8 @@ const workFile = "go.work"
 // checkSource refuses directories that no compiler could make a plugin of.
 func checkSource(object string, q *Request) error {
 	if q.Bind && len(q.Exclude) > 0 {
-		return refuse(object, "a mounted directory is seen whole; leave out the patterns to exclude, or upload the source")
+		return refuse(object, "a mounted directory is seen whole; leave out the patterns to exclude, "+
+			"or upload the source")
 	}
 	entries, err := os.ReadDir(q.Dir)
 	if err != nil {
@@ -81,16 +82,19 @@ func (q *Request) checkFiles(object string, names []string) error {
 		case strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go"):
 			source = true
 		case q.Bind && strings.HasSuffix(name, ".so") && (q.OutputDir != q.Dir || name != q.output()):
-			return refuse(object, "%s is in the way: the compiler's script would move it and give it to root; move it away, or upload the source", filepath.Join(q.Dir, name))
+			return refuse(object, "%s is in the way: the compiler's script would move it and give it to "+
+				"root; move it away, or upload the source", filepath.Join(q.Dir, name))
 		case q.Bind && name == workFile && q.Release.Compiler.Mode == pluginbuild.Workspace:
-			return refuse(object, "%s is in the way: it would hide the compiler's own workspace; move it to a directory above, or upload the source", filepath.Join(q.Dir, name))
+			return refuse(object, "%s is in the way: it would hide the compiler's own workspace; move it "+
+				"to a directory above, or upload the source", filepath.Join(q.Dir, name))
 		}
 	}
 	switch c := q.Release.Compiler; {
 	case !source:
 		return refuse(object, "there is no Go source in %s, or all of it is excluded", q.Dir)
 	case !module && c.Mode == pluginbuild.Workspace && !c.CreatesModule():
-		return refuse(object, "%s has no go.mod, or it is excluded, and this release's compiler needs it; go mod init makes one", q.Dir)
+		return refuse(object, "%s has no go.mod, or it is excluded, and this release's compiler needs "+
+			"it; go mod init makes one", q.Dir)
 	}
 	return nil
 }
@@ -103,7 +107,10 @@ func writeSource(w io.Writer, fsys fs.FS, exclude exclusion) (left []string, err
 	if err := t.WriteHeader(header(sourceDir+"/", tar.TypeDir, 0o755)); err != nil {
 		return nil, err
 	}
-	left, err = walkSource(fsys, exclude, func(name string, d fs.DirEntry) error { return writeEntry(t, fsys, name, d) })
+	left, err = walkSource(fsys, exclude, func(name string, d fs.DirEntry) error {
+		return writeEntry(t,
+			fsys, name, d)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +119,8 @@ func writeSource(w io.Writer, fsys fs.FS, exclude exclusion) (left []string, err
 
 // walkSource calls f for every directory, regular file and symbolic link that
 // is uploaded, and refuses what the container could not have.
-func walkSource(fsys fs.FS, exclude exclusion, f func(name string, d fs.DirEntry) error) (left []string, err error) {
+func walkSource(fsys fs.FS, exclude exclusion, f func(name string,
+	d fs.DirEntry) error) (left []string, err error) {
 	lines, err := ignorefile.ReadAll(strings.NewReader(strings.Join(exclude.patterns, "\n")))
 	if err != nil {
 		return nil, fmt.Errorf("exclude: %w", err)
@@ -135,7 +143,8 @@ func walkSource(fsys fs.FS, exclude exclusion, f func(name string, d fs.DirEntry
 			return fs.SkipDir
 		case matched && !d.IsDir():
 			return nil
-		case top && strings.HasPrefix(name, ".") && exclude.dotfiles, strings.HasPrefix(name, ".tykupgrade-"), d.Name() == ".git", top && strings.HasSuffix(name, ".so"),
+		case top && strings.HasPrefix(name, ".") && exclude.dotfiles, strings.HasPrefix(name,
+			".tykupgrade-"), d.Name() == ".git", top && strings.HasSuffix(name, ".so"),
 			name == workFile, name == workFile+".sum":
 			left = append(left, name)
 			if d.IsDir() {
@@ -143,7 +152,8 @@ func walkSource(fsys fs.FS, exclude exclusion, f func(name string, d fs.DirEntry
 			}
 			return nil
 		case !utf8.ValidString(name):
-			return fmt.Errorf("the name %q is not UTF-8, which Go and archives need; exclude or rename it", name)
+			return fmt.Errorf("the name %q is not UTF-8, which Go and archives need; exclude or rename it",
+				name)
 		case err != nil:
 			return err
 		case d.Type() == fs.ModeSymlink:
@@ -164,8 +174,10 @@ func staysInside(fsys fs.FS, link string) error {
 	if err != nil {
 		return err
 	}
-	if inside := path.Join(path.Dir(link), target); path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../") {
-		return fmt.Errorf("%s is a symbolic link out of the module, to %s, which the container would not have; exclude it or replace it by what it names", link, target)
+	if inside := path.Join(path.Dir(link), target); path.IsAbs(target) || inside == ".." ||
+		strings.HasPrefix(inside, "../") {
+		return fmt.Errorf("%s is a symbolic link out of the module, to %s, which the container would "+
+			"not have; exclude it or replace it by what it names", link, target)
 	}
 	return nil
 }
@@ -209,7 +221,8 @@ func writeEntry(t *tar.Writer, fsys fs.FS, name string, d fs.DirEntry) error {
 }
 
 func header(name string, kind byte, mode int64) *tar.Header {
-	return &tar.Header{Name: name, Typeflag: kind, Mode: mode, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+	return &tar.Header{Name: name, Typeflag: kind, Mode: mode, ModTime: time.Unix(0, 0),
+		Format: tar.FormatPAX}
 }
 
 // counter counts what is read, and reports it until over: an HTTP client may

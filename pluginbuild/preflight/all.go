@@ -14,16 +14,19 @@ import (
 // Target is where the plugins are to run. The zero value checks nothing beyond
 // [Compare] and what plugins do to each other.
 type Target struct {
-	Distro  string          // "debian/11", "ubuntu/22.04": see [Distros]; empty: glibc is not checked
-	Arch    string          // Go's name of the architecture; empty: that of the gateway
-	GOAMD64 string          // highest CPU level of the hosts, "v1" to "v4"; empty: a plugin above the gateway's gets a warning
+	Distro string // "debian/11", "ubuntu/22.04": see [Distros]; empty: glibc is not checked
+	Arch   string // Go's name of the architecture; empty: that of the gateway
+	// highest CPU level of the hosts, "v1" to "v4"; empty: a plugin above the gateway's gets a warning
+	GOAMD64 string
 	Gateway *semver.Version // release of the gateway, to name the compiler image; nil: not named
 	Symbols []Symbol        // what the manifest names
 }
 
 // Symbol is a function that a bundle's manifest names.
 type Symbol struct {
-	File string // of the plugin, as the manifest spells it; the file may carry the suffix of a release, "_v5.2.5_linux_amd64"
+	// of the plugin, as the manifest spells it; the file may carry the suffix of a release,
+	// "_v5.2.5_linux_amd64"
+	File string
 	Name string
 	Hook Hook // what the manifest uses it for; empty: only its presence is checked
 }
@@ -62,7 +65,8 @@ func (t Target) check() error {
 		return bad("unknown CPU level %q; known are v1 to v4", t.GOAMD64)
 	}
 	if t.Arch != "" && !slices.Contains(slices.Collect(maps.Values(arches)), t.Arch) {
-		return bad("unknown architecture %q; known are %s", t.Arch, strings.Join(slices.Sorted(maps.Values(arches)), ", "))
+		return bad("unknown architecture %q; known are %s", t.Arch,
+			strings.Join(slices.Sorted(maps.Values(arches)), ", "))
 	}
 	for _, s := range t.Symbols {
 		if s.Name == "" || s.File == "" {
@@ -84,7 +88,8 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 		return Report{}, err
 	}
 	if len(plugins) == 0 || gateway == nil || slices.Contains(plugins, nil) {
-		return Report{}, fail("compare", "plugins", fmt.Errorf("%w: no plugin or no gateway given", ErrTarget))
+		return Report{}, fail("compare", "plugins", fmt.Errorf("%w: no plugin or no gateway given",
+			ErrTarget))
 	}
 	r := Report{Verdict: Loads, Gateway: gateway}
 	for _, p := range plugins {
@@ -130,13 +135,15 @@ func among(results []Result, gateway *Binary) {
 		}
 		if other := holder(paths[p.PluginPath], p); other != nil && p.PluginPath != "" {
 			if !sameFile(p, other) {
-				r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: p.PluginPath, Detail: "plugin already loaded: " + other.Name + " has the same plugin path",
+				r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: p.PluginPath,
+					Detail: "plugin already loaded: " + other.Name + " has the same plugin path",
 					Remedy: "give one of them another module path, or an id when compiling"})
 			}
 			continue
 		}
 		if other := holder(modules[p.Main.Path], p); other != nil && p.Main.Path != "" {
-			r.add(Finding{Verdict: Loads, Kind: KindDuplicate, Subject: p.Main.Path, Detail: "module of " + other.Name + " as well",
+			r.add(Finding{Verdict: Loads, Kind: KindDuplicate, Subject: p.Main.Path, Detail: "module of " +
+				other.Name + " as well",
 				Remedy: "compile both from the same source, so that the packages they share stay equal"})
 		}
 		var differ []string
@@ -153,7 +160,8 @@ func among(results []Result, gateway *Binary) {
 		}
 		if len(differ) > 0 {
 			r.Mismatched = append(r.Mismatched, differ...)
-			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: sample(differ), Detail: "differs from the one in " + owner.Name + ", which is opened first",
+			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: sample(differ),
+				Detail: "differs from the one in " + owner.Name + ", which is opened first",
 				Remedy: "compile both with the same version of it", Packages: differ})
 		}
 		// A plugin that was refused does not take its path.
@@ -173,7 +181,10 @@ func sameFile(a, b *Binary) bool {
 // rivals are builds of one plugin for several releases, such as plugin.so and
 // plugin_v5.2.5_linux_amd64.so in one directory: a gateway opens one of them.
 func rivals(a, b *Binary) bool {
-	stem := func(b *Binary) string { return releaseSuffix.ReplaceAllString(strings.TrimSuffix(b.Name, ".so"), "") }
+	stem := func(b *Binary) string {
+		return releaseSuffix.ReplaceAllString(strings.TrimSuffix(b.Name,
+			".so"), "")
+	}
 	return a.Name != b.Name && stem(a) == stem(b)
 }
 
@@ -186,7 +197,8 @@ func (r *Report) alternatives() (left map[int]bool) {
 		group := []int{i}
 		for j := range r.Plugins {
 			if rivals(r.Plugins[i].Plugin, r.Plugins[j].Plugin) {
-				names, loads, group = append(names, r.Plugins[j].Plugin.Name), append(loads, r.Plugins[j].Verdict == Loads), append(group, j)
+				names, loads, group = append(names, r.Plugins[j].Plugin.Name), append(loads,
+					r.Plugins[j].Verdict == Loads), append(group, j)
 			}
 		}
 		if left[i] || !slices.Contains(loads, true) || !slices.Contains(loads, false) {
@@ -196,7 +208,8 @@ func (r *Report) alternatives() (left map[int]bool) {
 			left[j] = true
 		}
 		slices.Sort(names)
-		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: strings.Join(names, ", "), Detail: "a gateway opens one of them, and not all of them load",
+		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: strings.Join(names, ", "),
+			Detail: "a gateway opens one of them, and not all of them load",
 			Remedy: "check only the file that a gateway of this release opens"})
 	}
 	return left
@@ -206,19 +219,25 @@ func (r *Report) alternatives() (left map[int]bool) {
 func (r *Result) target(g *Binary, t Target) {
 	p := r.Plugin
 	if t.Arch != "" && p.Arch != t.Arch {
-		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "architecture", Detail: "target " + t.Arch + ", plugin " + machine(p),
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "architecture", Detail: "target " + t.Arch +
+			", plugin " + machine(p),
 			Remedy: "compile the plugin for " + t.Arch})
 	}
 	switch {
 	case t.GOAMD64 != "" && p.GOAMD64 > t.GOAMD64:
-		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "GOAMD64", Detail: "target " + t.GOAMD64 + ", plugin " + p.GOAMD64 +
-			": it loads, and crashes the gateway at the first instruction that the CPU lacks", Remedy: "compile the plugin with GOAMD64=" + t.GOAMD64})
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "GOAMD64", Detail: "target " + t.GOAMD64 +
+			", plugin " + p.GOAMD64 +
+			": it loads, and crashes the gateway at the first instruction that the CPU lacks",
+			Remedy: "compile the plugin with GOAMD64=" + t.GOAMD64})
 	case t.GOAMD64 == "" && g.GOAMD64 != "" && p.GOAMD64 > g.GOAMD64:
-		r.add(Finding{Verdict: Loads, Kind: KindCPU, Subject: "GOAMD64", Detail: versions(g.GOAMD64, p.GOAMD64) + ": it crashes the gateway on a lesser CPU",
+		r.add(Finding{Verdict: Loads, Kind: KindCPU, Subject: "GOAMD64", Detail: versions(g.GOAMD64,
+			p.GOAMD64) + ": it crashes the gateway on a lesser CPU",
 			Remedy: "compile the plugin with GOAMD64=" + g.GOAMD64})
 	}
-	if has, needs := highest(g.Needs), highest(p.Needs); t.Distro == "" && has != "" && compareDotted(needs, has) > 0 {
-		r.add(Finding{Verdict: Loads, Kind: KindLibrary, Subject: "glibc", Detail: versions(has, needs) + ": it loads only where glibc is that new",
+	if has, needs := highest(g.Needs), highest(p.Needs); t.Distro == "" && has != "" &&
+		compareDotted(needs, has) > 0 {
+		r.add(Finding{Verdict: Loads, Kind: KindLibrary, Subject: "glibc", Detail: versions(has, needs) +
+			": it loads only where glibc is that new",
 			Remedy: "name the distribution of the gateway hosts to have it checked"})
 	}
 	remedy := "compile the plugin on a system with glibc " + glibcs[t.Distro] + " or older"
@@ -251,7 +270,8 @@ func glibcFindings(b *Binary, t Target, remedy string) []Finding {
 	for _, n := range b.Needs {
 		if compareDotted(n.Glibc, has) > 0 {
 			found = append(found, Finding{Verdict: Fails, Kind: KindLibrary, Subject: n.Library,
-				Detail: fmt.Sprintf("%s has glibc %s, %s needs %s", t.Distro, has, name(b), n.Glibc), Remedy: remedy})
+				Detail: fmt.Sprintf("%s has glibc %s, %s needs %s", t.Distro, has, name(b), n.Glibc),
+				Remedy: remedy})
 		}
 	}
 	return found
@@ -261,11 +281,13 @@ func glibcFindings(b *Binary, t Target, remedy string) []Finding {
 func (r *Report) gateway(t Target) {
 	g := r.Gateway
 	if t.Arch != "" && g.Arch != t.Arch {
-		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "architecture", Detail: "target " + t.Arch + ", gateway " + machine(g),
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "architecture", Detail: "target " + t.Arch +
+			", gateway " + machine(g),
 			Remedy: "compare with the gateway of the target's architecture"})
 	}
 	if kind, lib := cLibrary(g.Libraries); lib != "" && t.Distro != "" {
-		r.add(Finding{Verdict: Fails, Kind: KindLibrary, Subject: lib, Detail: "the gateway is linked with " + kind + ", and " + t.Distro + " has glibc",
+		r.add(Finding{Verdict: Fails, Kind: KindLibrary, Subject: lib,
+			Detail: "the gateway is linked with " + kind + ", and " + t.Distro + " has glibc",
 			Remedy: "compare with the gateway package of that distribution"})
 	}
 	for _, f := range glibcFindings(g, t, "compare with the gateway package of that distribution") {
@@ -284,7 +306,8 @@ var releaseSuffix = regexp.MustCompile(`_v?\d+\.\d+\.\d+_[a-z0-9]+_[a-z0-9]+$`)
 
 // is says whether a plugin is the file that a manifest means.
 func (s Symbol) is(b *Binary) bool {
-	want, got := strings.TrimSuffix(path.Base(s.File), ".so"), strings.TrimSuffix(path.Base(b.Name), ".so")
+	want, got := strings.TrimSuffix(path.Base(s.File), ".so"), strings.TrimSuffix(path.Base(b.Name),
+		".so")
 	return got == want || releaseSuffix.ReplaceAllString(got, "") == want
 }
 
@@ -299,7 +322,8 @@ func (r *Report) symbols(symbols []Symbol) {
 			}
 		}
 		if !given {
-			r.add(Finding{Verdict: Unknown, Kind: KindSymbol, Subject: s.Name, Detail: "the manifest takes it from " + s.File + ", which was not given",
+			r.add(Finding{Verdict: Unknown, Kind: KindSymbol, Subject: s.Name,
+				Detail: "the manifest takes it from " + s.File + ", which was not given",
 				Remedy: "check that file as well"})
 		}
 	}
@@ -323,15 +347,18 @@ func (r *Result) symbol(s Symbol) {
 		for i, f := range p.Exports {
 			names[i] = f.Name
 		}
-		add(Fails, "the plugin has no such function; it exports "+orNone(sample(names)), "correct the name in the manifest or in the plugin; it must begin with a capital letter")
+		add(Fails, "the plugin has no such function; it exports "+orNone(sample(names)),
+			"correct the name in the manifest or in the plugin; it must begin with a capital letter")
 		return
 	}
 	switch f := p.Exports[i]; {
 	case s.Hook == "" || f.Hook == s.Hook:
 	case f.Hook == HookUnknown:
-		add(Loads, "its signature cannot be read, as the file has no debug information", "compile without -ldflags=-s -w to have it checked")
+		add(Loads, "its signature cannot be read, as the file has no debug information",
+			"compile without -ldflags=-s -w to have it checked")
 	default:
-		add(Fails, fmt.Sprintf("its signature is %s; a %s hook needs %s", f.Signature, s.Hook, wants[s.Hook]), "change the function, or use it for another hook")
+		add(Fails, fmt.Sprintf("its signature is %s; a %s hook needs %s", f.Signature, s.Hook,
+			wants[s.Hook]), "change the function, or use it for another hook")
 	}
 }
 

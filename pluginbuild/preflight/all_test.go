@@ -14,10 +14,12 @@ func TestHooks(t *testing.T) {
 	t.Parallel()
 	const args = "net/http.ResponseWriter, *net/http.Request"
 	want := []preflight.Func{
-		{Name: "Analytics", Hook: preflight.HookAnalytics, Signature: "func(*" + record + "/analytics.AnalyticsRecord)"},
+		{Name: "Analytics", Hook: preflight.HookAnalytics, Signature: "func(*" + record +
+			"/analytics.AnalyticsRecord)"},
 		{Name: "Nothing", Hook: preflight.HookNone, Signature: "func()"},
 		{Name: "Request", Hook: preflight.HookRequest, Signature: "func(" + args + ")"},
-		{Name: "Response", Hook: preflight.HookResponse, Signature: "func(net/http.ResponseWriter, *net/http.Response, *net/http.Request)"},
+		{Name: "Response", Hook: preflight.HookResponse, Signature: "func(net/http.ResponseWriter, " +
+			"*net/http.Response, *net/http.Request)"},
 		{Name: "Returns", Hook: preflight.HookNone, Signature: "func(" + args + ") (int, error)"},
 	}
 	full, stripped := inspect(t, build(t, more["hooks"])), inspect(t, build(t, more["hooks s -w"]))
@@ -30,7 +32,8 @@ func TestHooks(t *testing.T) {
 	for i := range want {
 		want[i].Hook, want[i].Signature = preflight.HookUnknown, ""
 	}
-	if !slices.Equal(stripped.Exports, want) || !slices.Equal(stripped.Variables, []string{"Variable"}) {
+	if !slices.Equal(stripped.Exports, want) || !slices.Equal(stripped.Variables,
+		[]string{"Variable"}) {
 		t.Errorf("stripped: exports %+v, variables %v", stripped.Exports, stripped.Variables)
 	}
 
@@ -47,9 +50,12 @@ func TestHooks(t *testing.T) {
 		{full, "Analytics", preflight.HookAnalytics, preflight.Loads, ""},
 		{full, "Nothing", "", preflight.Loads, ""},
 		{full, "Request", preflight.HookResponse, preflight.Fails,
-			"Request: its signature is func(" + args + "); a response hook needs func(http.ResponseWriter, *http.Response, *http.Request)"},
-		{full, "Returns", preflight.HookRequest, preflight.Fails, "a request hook needs func(http.ResponseWriter, *http.Request)"},
-		{full, "request", preflight.HookRequest, preflight.Fails, "the plugin has no such function; it exports Analytics, Nothing, Request and 2 more"},
+			"Request: its signature is func(" + args +
+				"); a response hook needs func(http.ResponseWriter, *http.Response, *http.Request)"},
+		{full, "Returns", preflight.HookRequest, preflight.Fails,
+			"a request hook needs func(http.ResponseWriter, *http.Request)"},
+		{full, "request", preflight.HookRequest, preflight.Fails,
+			"the plugin has no such function; it exports Analytics, Nothing, Request and 2 more"},
 		{full, "Method", preflight.HookRequest, preflight.Fails, "the plugin has no such function"},
 		{full, "Variable", preflight.HookRequest, preflight.Fails, "a variable, not a function"},
 		{stripped, "Request", preflight.HookRequest, preflight.Loads, "its signature cannot be read"},
@@ -130,22 +136,38 @@ func TestTarget(t *testing.T) {
 		verdict preflight.Verdict
 		want    string
 	}{
-		"xenial":                  {preflight.Target{Distro: "ubuntu/16.04"}, "2.24", "", preflight.Fails, "ubuntu/16.04 has glibc 2.23, p.so needs 2.24; compile the plugin on a system with glibc 2.23 or older, such as the -el7 image"},
-		"xenial fits":             {preflight.Target{Distro: "ubuntu/16.04"}, "2.23", "", preflight.Loads, ""},
-		"bionic":                  {preflight.Target{Distro: "ubuntu/18.04"}, "2.28", "", preflight.Fails, "glibc 2.27"},
-		"focal":                   {preflight.Target{Distro: "ubuntu/20.04"}, "2.32", "", preflight.Fails, "glibc 2.31"},
-		"bullseye":                {preflight.Target{Distro: "debian/11"}, "2.32", "", preflight.Fails, "glibc 2.31"},
-		"bullseye fits":           {preflight.Target{Distro: "debian/11"}, "2.4", "", preflight.Loads, ""},
-		"jammy":                   {preflight.Target{Distro: "ubuntu/22.04"}, "2.36", "", preflight.Fails, "glibc 2.35"},
-		"bookworm":                {preflight.Target{Distro: "debian/12"}, "2.38", "", preflight.Fails, "glibc 2.36"},
-		"bookworm fits":           {preflight.Target{Distro: "debian/12"}, "2.36", "", preflight.Loads, ""},
-		"noble":                   {preflight.Target{Distro: "ubuntu/24.04"}, "2.41", "", preflight.Fails, "glibc 2.39"},
-		"trixie":                  {preflight.Target{Distro: "debian/13"}, "2.42", "", preflight.Fails, "glibc 2.41"},
-		"architecture":            {preflight.Target{Arch: "arm64"}, "", "", preflight.Fails, "target arm64, plugin amd64"},
-		"CPU":                     {preflight.Target{GOAMD64: "v2"}, "", "v3", preflight.Fails, "target v2, plugin v3"},
-		"CPU fits":                {preflight.Target{GOAMD64: "v3"}, "", "v3", preflight.Loads, ""},
-		"distribution not stated": {preflight.Target{}, "2.34", "", preflight.Loads, "glibc: gateway 2.17, plugin 2.34: it loads only where glibc is that new"},
-		"CPU not stated":          {preflight.Target{}, "", "v3", preflight.Loads, "gateway v1, plugin v3"},
+		"xenial": {preflight.Target{Distro: "ubuntu/16.04"}, "2.24", "", preflight.Fails,
+			"ubuntu/16.04 has glibc 2.23, p.so needs 2.24; compile the plugin on a system with glibc 2.23 " +
+				"or older, such as the -el7 image"},
+		"xenial fits": {preflight.Target{Distro: "ubuntu/16.04"}, "2.23", "", preflight.Loads,
+			""},
+		"bionic": {preflight.Target{Distro: "ubuntu/18.04"}, "2.28", "", preflight.Fails,
+			"glibc 2.27"},
+		"focal": {preflight.Target{Distro: "ubuntu/20.04"}, "2.32", "", preflight.Fails,
+			"glibc 2.31"},
+		"bullseye": {preflight.Target{Distro: "debian/11"}, "2.32", "", preflight.Fails,
+			"glibc 2.31"},
+		"bullseye fits": {preflight.Target{Distro: "debian/11"}, "2.4", "", preflight.Loads,
+			""},
+		"jammy": {preflight.Target{Distro: "ubuntu/22.04"}, "2.36", "", preflight.Fails,
+			"glibc 2.35"},
+		"bookworm": {preflight.Target{Distro: "debian/12"}, "2.38", "", preflight.Fails,
+			"glibc 2.36"},
+		"bookworm fits": {preflight.Target{Distro: "debian/12"}, "2.36", "", preflight.Loads,
+			""},
+		"noble": {preflight.Target{Distro: "ubuntu/24.04"}, "2.41", "", preflight.Fails,
+			"glibc 2.39"},
+		"trixie": {preflight.Target{Distro: "debian/13"}, "2.42", "", preflight.Fails,
+			"glibc 2.41"},
+		"architecture": {preflight.Target{Arch: "arm64"}, "", "", preflight.Fails,
+			"target arm64, plugin amd64"},
+		"CPU": {preflight.Target{GOAMD64: "v2"}, "", "v3", preflight.Fails,
+			"target v2, plugin v3"},
+		"CPU fits": {preflight.Target{GOAMD64: "v3"}, "", "v3", preflight.Loads, ""},
+		"distribution not stated": {preflight.Target{}, "2.34", "", preflight.Loads,
+			"glibc: gateway 2.17, plugin 2.34: it loads only where glibc is that new"},
+		"CPU not stated": {preflight.Target{}, "", "v3", preflight.Loads,
+			"gateway v1, plugin v3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -160,14 +182,16 @@ func TestTarget(t *testing.T) {
 			for _, f := range r.Plugins[0].Findings {
 				got = append(got, f.String())
 			}
-			if all := strings.Join(got, "\n"); r.Verdict != c.verdict || !strings.Contains(all, c.want) || (c.want == "") != (all == "") {
+			if all := strings.Join(got, "\n"); r.Verdict != c.verdict || !strings.Contains(all, c.want) ||
+				(c.want == "") != (all == "") {
 				t.Errorf("%s %q, not %s %q", r.Verdict, all, c.verdict, c.want)
 			}
 		})
 	}
 	g := gatewayOf(t)
 	g.Needs[0].Glibc = "2.34"
-	if r, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "p.so")}, g, preflight.Target{Distro: "debian/11"}); err != nil || r.Verdict != preflight.Fails || len(r.Findings) != 1 {
+	if r, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "p.so")}, g, preflight.Target{
+		Distro: "debian/11"}); err != nil || r.Verdict != preflight.Fails || len(r.Findings) != 1 {
 		t.Errorf("a gateway for another distribution: %s %v, %v", r.Verdict, r.Findings, err)
 	}
 }
@@ -181,12 +205,14 @@ func TestTargetInvalid(t *testing.T) {
 		{Symbols: []preflight.Symbol{{Name: "A"}}},
 		{Symbols: []preflight.Symbol{{File: "a.so", Name: "A", Hook: "pre"}}},
 	} {
-		if _, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "p.so")}, gatewayOf(t), target); !errors.Is(err, preflight.ErrTarget) {
+		if _, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "p.so")}, gatewayOf(t),
+			target); !errors.Is(err, preflight.ErrTarget) {
 			t.Errorf("%+v: error %v", target, err)
 		}
 	}
 	for _, plugins := range [][]*preflight.Binary{nil, {nil}} {
-		if _, err := preflight.CompareAll(plugins, gatewayOf(t), preflight.Target{}); !errors.Is(err, preflight.ErrTarget) {
+		if _, err := preflight.CompareAll(plugins, gatewayOf(t), preflight.Target{}); !errors.Is(err,
+			preflight.ErrTarget) {
 			t.Errorf("%v: error %v", plugins, err)
 		}
 	}
@@ -202,13 +228,15 @@ func TestNeeds(t *testing.T) {
 		"libz.so.1":   {"ZLIB_1.2.9", "GLIBC_ABI_DT_RELR"},
 	}}
 	b, err := inspectBytes(f.bytes())
-	want := []preflight.Need{{Library: "libc.so.6", Glibc: "2.34"}, {Library: "libm.so.6", Glibc: "2.29"}, {Library: "libz.so.1", Glibc: "2.36"}}
+	want := []preflight.Need{{Library: "libc.so.6", Glibc: "2.34"}, {Library: "libm.so.6",
+		Glibc: "2.29"}, {Library: "libz.so.1", Glibc: "2.36"}}
 	if err != nil || !slices.Equal(b.Needs, want) {
 		t.Errorf("%v, %v", b, err)
 	}
 	// Against what the dynamic linker itself lists.
 	real := inspect(t, build(t, plugins["base"]))
-	if len(real.Needs) == 0 || real.Needs[0].Library != "libc.so.6" || !slices.Contains(real.Libraries, "libc.so.6") {
+	if len(real.Needs) == 0 || real.Needs[0].Library != "libc.so.6" || !slices.Contains(real.Libraries,
+		"libc.so.6") {
 		t.Errorf("%+v", real.Needs)
 	}
 	versions, err := elfVersions(real.Name)

@@ -12,39 +12,54 @@ const (
 )
 
 var sources = map[string]string{
-	"gw/go.mod":           "module example.com/gw\n\ngo 1.16\n\nrequire " + dep + " v1.5.0\n",
-	"gw/host/main.go":     hostSource("\n\t\"example.com/gw/shared\"\n\t\""+dep+"\"\n", "shared.Inlined(1) + shared.Called(1) + dep.Version() + dep.Count()"),
-	"gw/sealed/main.go":   hostSource("\n\t\"crypto/sha256\"\n", "sha256.Sum256(nil)"),
-	"plug/sealed/main.go": "package main\n\nimport \"crypto/sha256\"\n\n// Sum uses cryptography.\nfunc Sum() [32]byte { return sha256.Sum256(nil) }\n\nfunc main() {}\n",
-	"gw/noplugin/main.go": "package main\n\nimport \"C\"\nimport \"example.com/gw/shared\"\n\nfunc main() { println(shared.Called(1)) }\n",
+	"gw/go.mod": "module example.com/gw\n\ngo 1.16\n\nrequire " + dep + " v1.5.0\n",
+	"gw/host/main.go": hostSource("\n\t\"example.com/gw/shared\"\n\t\""+dep+"\"\n",
+		"shared.Inlined(1) + shared.Called(1) + dep.Version() + dep.Count()"),
+	"gw/sealed/main.go": hostSource("\n\t\"crypto/sha256\"\n", "sha256.Sum256(nil)"),
+	"plug/sealed/main.go": "package main\n\nimport \"crypto/sha256\"\n\n// Sum uses " +
+		"cryptography.\nfunc Sum() [32]byte { return sha256.Sum256(nil) }\n\nfunc main() {}\n",
+	"gw/noplugin/main.go": "package main\n\nimport \"C\"\nimport \"example.com/gw/shared\"\n\nfunc " +
+		"main() { println(shared.Called(1)) }\n",
 	"gw/shared/shared.go": shared("a + 1", "a * 7"),
-	"gw/shared/tags.go":   "//go:build extra\n// +build extra\n\npackage shared\n\n// Extra is there under a tag only.\nfunc Extra() int { return 1 }\n",
+	"gw/shared/tags.go": "//go:build extra\n// +build extra\n\npackage shared\n\n// Extra is " +
+		"there under a tag only.\nfunc Extra() int { return 1 }\n",
 	"gw/inner/main.go":    pluginSource,
 	"plug/go.mod":         "module example.com/plug\n\ngo 1.16\n\nrequire " + dep + " v1.5.0\n",
 	"plug/main.go":        pluginSource,
 	"plug/my.hooks/h.go":  pluginSource,
 	"plug/extra/extra.go": "package extra\n\n// N is inlined.\nfunc N() int { return 1 }\n",
-	"plug/a/main.go":      "package main\n\nimport \"example.com/plug/extra\"\n\n// A uses a package that no gateway has.\nfunc A() int { return extra.N() }\n\nfunc main() {}\n",
-	"plug/b/main.go":      "package main\n\nimport \"example.com/plug/extra\"\n\n// B uses a package that no gateway has.\nfunc B() int { return extra.N() }\n\nfunc main() {}\n",
-	"plug/lib/main.go":    "package main\n\nimport \"C\"\nimport \"example.com/gw/shared\"\n\n//export F\nfunc F() int { return shared.Called(1) }\n\nfunc main() {}\n",
-	"plug/libp/main.go":   "package main\n\nimport \"C\"\nimport _ \"plugin\"\nimport \"example.com/gw/shared\"\n\n//export G\nfunc G() int { return shared.Called(1) }\n\nfunc main() {}\n",
-	"plug/undef/main.go":  "package main\n\n// extern int nowhere(void);\nimport \"C\"\n\n// U calls what no library has.\nfunc U() int { return int(C.nowhere()) }\n\nfunc main() {}\n",
-	"plug/none/main.go":   "package main\n\nfunc main() {}\n",
-	"new/go.mod":          "module example.com/plug\n\ngo 1.16\n\nrequire " + dep + " v1.6.0\n",
-	"new/main.go":         pluginSource,
-	"out/go.mod":          "module example.com/plug\n\ngo 1.16\n\nrequire (\n\texample.com/gw v1.0.0\n\t" + dep + " v1.5.0\n)\n\nreplace example.com/gw => ../gw\n",
-	"out/main.go":         pluginSource,
-	"hooks/go.mod":        "module example.com/hooks\n\ngo 1.16\n\nrequire " + record + " v1.8.0\n",
-	"hooks/main.go":       hooksSource,
-	"plug/bare/bare.go":   strings.Replace(pluginSource, "\nfunc main() {}\n", "", 1),
-	"gw/bare/bare.go":     strings.Replace(pluginSource, "\nfunc main() {}\n", "", 1),
-	"plug/asm/asm.go":     "package main\n\n// extern int asm_answer;\nimport \"C\"\n\n// A is what an assembly file without a GNU-stack note says.\nfunc A() int { return int(C.asm_answer) }\n",
-	"plug/asm/answer.S":   "\t.data\n\t.globl asm_answer\nasm_answer:\n\t.long 42\n",
-	"plug/tls/tls.go":     "package main\n\n// static __thread char big[1 << 20] __attribute__((tls_model(\"initial-exec\")));\n// static int first(void) { return big[0]; }\nimport \"C\"\n\n// A uses thread-local storage.\nfunc A() int { return int(C.first()) }\n",
-	"c/lib.c":             "int answer(void) { return 42; }\n",
-	"base.work":           "go 1.18\n\nuse (\n\t./gw\n\t./plug\n)\n",
-	"new.work":            "go 1.18\n\nuse (\n\t./gw\n\t./new\n)\n",
-	"hooks.work":          "go 1.18\n\nuse ./hooks\n",
+	"plug/a/main.go": "package main\n\nimport \"example.com/plug/extra\"\n\n// A uses a " +
+		"package that no gateway has.\nfunc A() int { return extra.N() }\n\nfunc main() {}\n",
+	"plug/b/main.go": "package main\n\nimport \"example.com/plug/extra\"\n\n// B uses a " +
+		"package that no gateway has.\nfunc B() int { return extra.N() }\n\nfunc main() {}\n",
+	"plug/lib/main.go": "package main\n\nimport \"C\"\nimport " +
+		"\"example.com/gw/shared\"\n\n//export F\nfunc F() int { return shared.Called(1) }\n\nfunc " +
+		"main() {}\n",
+	"plug/libp/main.go": "package main\n\nimport \"C\"\nimport _ \"plugin\"\nimport " +
+		"\"example.com/gw/shared\"\n\n//export G\nfunc G() int { return shared.Called(1) }\n\nfunc " +
+		"main() {}\n",
+	"plug/undef/main.go": "package main\n\n// extern int nowhere(void);\nimport \"C\"\n\n// U " +
+		"calls what no library has.\nfunc U() int { return int(C.nowhere()) }\n\nfunc main() {}\n",
+	"plug/none/main.go": "package main\n\nfunc main() {}\n",
+	"new/go.mod":        "module example.com/plug\n\ngo 1.16\n\nrequire " + dep + " v1.6.0\n",
+	"new/main.go":       pluginSource,
+	"out/go.mod": "module example.com/plug\n\ngo 1.16\n\nrequire " +
+		"(\n\texample.com/gw v1.0.0\n\t" + dep + " v1.5.0\n)\n\nreplace example.com/gw => ../gw\n",
+	"out/main.go":       pluginSource,
+	"hooks/go.mod":      "module example.com/hooks\n\ngo 1.16\n\nrequire " + record + " v1.8.0\n",
+	"hooks/main.go":     hooksSource,
+	"plug/bare/bare.go": strings.Replace(pluginSource, "\nfunc main() {}\n", "", 1),
+	"gw/bare/bare.go":   strings.Replace(pluginSource, "\nfunc main() {}\n", "", 1),
+	"plug/asm/asm.go": "package main\n\n// extern int asm_answer;\nimport \"C\"\n\n// A is what " +
+		"an assembly file without a GNU-stack note says.\nfunc A() int { return int(C.asm_answer) }\n",
+	"plug/asm/answer.S": "\t.data\n\t.globl asm_answer\nasm_answer:\n\t.long 42\n",
+	"plug/tls/tls.go": "package main\n\n// static __thread char big[1 << 20] " +
+		"__attribute__((tls_model(\"initial-exec\")));\n// static int first(void) { return big[0]; " +
+		"}\nimport \"C\"\n\n// A uses thread-local storage.\nfunc A() int { return int(C.first()) }\n",
+	"c/lib.c":    "int answer(void) { return 42; }\n",
+	"base.work":  "go 1.18\n\nuse (\n\t./gw\n\t./plug\n)\n",
+	"new.work":   "go 1.18\n\nuse (\n\t./gw\n\t./new\n)\n",
+	"hooks.work": "go 1.18\n\nuse ./hooks\n",
 }
 
 // hostSource loads $PREFLIGHT_PLUGIN0, …1, …2 and tells what plugin.Open said. It
@@ -74,7 +89,8 @@ func main() {
 `
 }
 
-const depCount = "\n// Count is not.\n//\n//go:noinline\nfunc Count() int { n++; return n }\n\nvar n int\n"
+const depCount = "\n// Count is not.\n//\n//go:noinline\nfunc Count() int { n++; return n " +
+	"}\n\nvar n int\n"
 
 const pluginSource = `package main
 
@@ -114,7 +130,8 @@ func main() { unexported(nil, nil) }
 `
 
 func shared(inlined, called string) string {
-	return "package shared\n\n// Inlined is copied into its callers.\nfunc Inlined(a int) int { return " + inlined + " }\n\n" +
+	return "package shared\n\n// Inlined is copied into its callers.\nfunc Inlined(a int) " +
+		"int { return " + inlined + " }\n\n" +
 		"// Called is not.\n//go:noinline\nfunc Called(a int) int { return " + called + " }\n"
 }
 
@@ -211,22 +228,26 @@ var plugins = map[string]artifact{
 
 // kinds are plugins whose verdict does not come from hashes: they meet a few hosts.
 var kinds = map[string]artifact{
-	"no main":             plugin(artifact{pkg: "plug/bare"}),
-	"no main, file":       plugin(artifact{pkg: "plug/bare/bare.go"}),
-	"no main, stripped":   plugin(artifact{pkg: "plug/bare/bare.go", flags: []string{"-ldflags=-s -w"}, after: []string{"strip"}}),
-	"no main, 1.19":       plugin(artifact{pkg: "plug/bare", gover: "go1.19.13", after: []string{"strip"}}),
-	"no main, 1.16":       plugin(artifact{pkg: "gw/bare", gover: oldest, work: "off"}),
-	"no main, 1.16, file": plugin(artifact{pkg: "gw/bare/bare.go", gover: oldest, work: "off", after: []string{"strip"}}),
-	"pluginpath":          plugin(artifact{flags: []string{"-ldflags=-w -pluginpath=1700000000-x"}}),
-	"pluginpath, 1.16":    plugin(artifact{pkg: "gw/inner", gover: oldest, work: "off", flags: []string{"-ldflags=-w -pluginpath=1700000000-x"}}),
-	"symbolic":            plugin(artifact{linker: "-Wl,-Bsymbolic"}),
-	"symbolic functions":  plugin(artifact{linker: "-Wl,-Bsymbolic-functions"}),
-	"nodlopen":            plugin(artifact{linker: "-Wl,-z,nodlopen"}),
-	"executable stack":    plugin(artifact{pkg: "plug/asm"}),
-	"static TLS":          plugin(artifact{pkg: "plug/tls"}),
-	"musl":                plugin(artifact{pkg: "plug/asm", library: "libc.musl-x86_64.so.1"}),
-	"uClibc":              plugin(artifact{pkg: "plug/asm", library: "libc.so.0"}),
-	"old OpenSSL":         plugin(artifact{pkg: "plug/asm", library: "libcrypto.so.1.0.0"}),
+	"no main":       plugin(artifact{pkg: "plug/bare"}),
+	"no main, file": plugin(artifact{pkg: "plug/bare/bare.go"}),
+	"no main, stripped": plugin(artifact{pkg: "plug/bare/bare.go", flags: []string{"-ldflags=-s -w"},
+		after: []string{"strip"}}),
+	"no main, 1.19": plugin(artifact{pkg: "plug/bare", gover: "go1.19.13",
+		after: []string{"strip"}}),
+	"no main, 1.16": plugin(artifact{pkg: "gw/bare", gover: oldest, work: "off"}),
+	"no main, 1.16, file": plugin(artifact{pkg: "gw/bare/bare.go", gover: oldest, work: "off",
+		after: []string{"strip"}}),
+	"pluginpath": plugin(artifact{flags: []string{"-ldflags=-w -pluginpath=1700000000-x"}}),
+	"pluginpath, 1.16": plugin(artifact{pkg: "gw/inner", gover: oldest, work: "off",
+		flags: []string{"-ldflags=-w -pluginpath=1700000000-x"}}),
+	"symbolic":           plugin(artifact{linker: "-Wl,-Bsymbolic"}),
+	"symbolic functions": plugin(artifact{linker: "-Wl,-Bsymbolic-functions"}),
+	"nodlopen":           plugin(artifact{linker: "-Wl,-z,nodlopen"}),
+	"executable stack":   plugin(artifact{pkg: "plug/asm"}),
+	"static TLS":         plugin(artifact{pkg: "plug/tls"}),
+	"musl":               plugin(artifact{pkg: "plug/asm", library: "libc.musl-x86_64.so.1"}),
+	"uClibc":             plugin(artifact{pkg: "plug/asm", library: "libc.so.0"}),
+	"old OpenSSL":        plugin(artifact{pkg: "plug/asm", library: "libcrypto.so.1.0.0"}),
 }
 
 // kindHosts are the hosts that kinds meet.
@@ -234,13 +255,15 @@ var kindHosts = []string{"base", "s -w", "1.16", "1.19", "1.25"}
 
 // more are artifacts outside the cross product.
 var more = map[string]artifact{
-	"library":    plugin(artifact{pkg: "plug/asm", library: "libnowhere.so.9"}),
-	"undefined":  plugin(artifact{pkg: "plug/undef"}),
-	"no plugin":  {pkg: "gw/noplugin"},
-	"b":          plugin(artifact{pkg: "plug/b"}),
-	"b other":    plugin(artifact{pkg: "plug/b", flags: []string{"-gcflags=example.com/plug/extra=-l"}}),
-	"hooks":      plugin(artifact{pkg: "hooks", work: "hooks.work", debug: true}),
-	"hooks s -w": plugin(artifact{pkg: "hooks", work: "hooks.work", flags: []string{"-ldflags=-s -w"}}),
+	"library":   plugin(artifact{pkg: "plug/asm", library: "libnowhere.so.9"}),
+	"undefined": plugin(artifact{pkg: "plug/undef"}),
+	"no plugin": {pkg: "gw/noplugin"},
+	"b":         plugin(artifact{pkg: "plug/b"}),
+	"b other": plugin(artifact{pkg: "plug/b",
+		flags: []string{"-gcflags=example.com/plug/extra=-l"}}),
+	"hooks": plugin(artifact{pkg: "hooks", work: "hooks.work", debug: true}),
+	"hooks s -w": plugin(artifact{pkg: "hooks", work: "hooks.work",
+		flags: []string{"-ldflags=-s -w"}}),
 	"hooks 1.19": plugin(artifact{pkg: "hooks", work: "hooks.work", gover: "go1.19.13", debug: true}),
 	"arm64":      {pkg: "plug/none", env: []string{"GOARCH=arm64", "CGO_ENABLED=0"}},
 }

@@ -126,7 +126,8 @@ func BenchmarkInspectGenerated(b *testing.B) {
 		code := &strings.Builder{}
 		fmt.Fprintf(code, "package p%d\n\nvar sink int\n", i)
 		for j := range 50 {
-			fmt.Fprintf(code, "\ntype T%d struct{ n int }\n\nfunc (t *T%d) M() int { sink++; return t.n }\n\n//go:noinline\nfunc F%d(n int) int { return (&T%d{n}).M() }\n", j, j, j, j)
+			fmt.Fprintf(code, "\ntype T%d struct{ n int }\n\nfunc (t *T%d) M() int { sink++; return t.n "+
+				"}\n\n//go:noinline\nfunc F%d(n int) int { return (&T%d{n}).M() }\n", j, j, j, j)
 		}
 		code.WriteString("\nfunc init() {\n")
 		for j := range 50 {
@@ -138,9 +139,11 @@ func BenchmarkInspectGenerated(b *testing.B) {
 		}
 		fmt.Fprintf(imports, "import _ \"example.com/gw/generated/p%d\"\n", i)
 	}
-	main := "package main\n\nimport _ \"plugin\"\nimport _ \"net/http\"\n" + imports.String() + "\nfunc main() {}\n"
+	main := "package main\n\nimport _ \"plugin\"\nimport _ \"net/http\"\n" + imports.String() +
+		"\nfunc main() {}\n"
 	if err := errors.Join(os.MkdirAll(filepath.Join(w.dir, "gw", "generated", "host"), 0o700),
-		os.WriteFile(filepath.Join(w.dir, "gw", "generated", "host", "main.go"), []byte(main), 0o600)); err != nil {
+		os.WriteFile(filepath.Join(w.dir, "gw", "generated", "host", "main.go"), []byte(main),
+			0o600)); err != nil {
 		b.Fatal(err)
 	}
 	path := build(b, artifact{pkg: "gw/generated/host"})

@@ -48,12 +48,13 @@ const (
 
 // Finding is one reason, or a warning.
 type Finding struct {
-	Verdict  Verdict  `json:"verdict"` // what it makes of the plugin; Loads marks a warning
-	Kind     Kind     `json:"kind"`
-	Subject  string   `json:"subject"`            // "github.com/google/uuid", "-trimpath"
-	Detail   string   `json:"detail"`             // "gateway v1.6.0, plugin v1.5.0"
-	Remedy   string   `json:"remedy,omitempty"`   // what to do
-	Packages []string `json:"packages,omitempty"` // the packages that differ because of it; none: whatever differs
+	Verdict Verdict `json:"verdict"` // what it makes of the plugin; Loads marks a warning
+	Kind    Kind    `json:"kind"`
+	Subject string  `json:"subject"`          // "github.com/google/uuid", "-trimpath"
+	Detail  string  `json:"detail"`           // "gateway v1.6.0, plugin v1.5.0"
+	Remedy  string  `json:"remedy,omitempty"` // what to do
+	// the packages that differ because of it; none: whatever differs
+	Packages []string `json:"packages,omitempty"`
 }
 
 func (f Finding) String() string {
@@ -66,9 +67,10 @@ func (f Finding) String() string {
 
 // Result is the judgement of one plugin.
 type Result struct {
-	Plugin     *Binary   `json:"plugin"`
-	Verdict    Verdict   `json:"verdict"`
-	Common     int       `json:"common"`               // packages that both files hold and whose hashes were compared
+	Plugin  *Binary `json:"plugin"`
+	Verdict Verdict `json:"verdict"`
+	// packages that both files hold and whose hashes were compared
+	Common     int       `json:"common"`
 	Mismatched []string  `json:"mismatched,omitempty"` // those that differ
 	Findings   []Finding `json:"findings,omitempty"`   // the decisive ones first
 
@@ -82,7 +84,10 @@ func (r *Result) add(f Finding) {
 
 // sort puts the decisive findings first.
 func (r *Result) sort() {
-	slices.SortStableFunc(r.Findings, func(a, b Finding) int { return cmp.Compare(rank[b.Verdict], rank[a.Verdict]) })
+	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
+		return cmp.Compare(rank[b.Verdict],
+			rank[a.Verdict])
+	})
 }
 
 // Compare gives the verdict of plugin.Open in that gateway, on a machine whose
@@ -100,7 +105,8 @@ func compare(p, g *Binary, img image, distro string) Result {
 		r.add(Finding{Verdict: v, Kind: KindFile, Subject: subject, Detail: detail, Remedy: remedy})
 	}
 	if p.Machine != g.Machine {
-		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "machine", Detail: "gateway " + machine(g) + ", plugin " + machine(p),
+		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "machine", Detail: "gateway " + machine(g) +
+			", plugin " + machine(p),
 			Remedy: "compile the plugin for " + machine(g)})
 		return r
 	}
@@ -110,38 +116,48 @@ func compare(p, g *Binary, img image, distro string) Result {
 	}
 	switch {
 	case !p.Go && !p.symbols:
-		file(Unknown, name(p), "nothing says whether Go compiled it: its dynamic symbol table was removed", "compare the file that the compiler wrote")
+		file(Unknown, name(p), "nothing says whether Go compiled it: its dynamic symbol table "+
+			"was removed", "compare the file that the compiler wrote")
 		return r
 	case !p.Go:
-		file(Fails, name(p), "a shared object that Go did not compile", "compile the plugin with Go and -buildmode=plugin")
+		file(Fails, name(p), "a shared object that Go did not compile",
+			"compile the plugin with Go and -buildmode=plugin")
 		return r
 	case !p.Plugin:
-		file(Fails, name(p), "compiled by Go, but not as a plugin"+mode(p), "compile it with -buildmode=plugin")
+		file(Fails, name(p), "compiled by Go, but not as a plugin"+mode(p),
+			"compile it with -buildmode=plugin")
 		return r
 	}
 	r.mapped = r.loader(p)
 	switch {
 	case g.Settings["CGO_ENABLED"] == "0":
-		file(Fails, name(g), "compiled with CGO_ENABLED=0, so it cannot load any plugin", "use the gateway's official build")
+		file(Fails, name(g), "compiled with CGO_ENABLED=0, so it cannot load any plugin",
+			"use the gateway's official build")
 		return r
 	case g.Shared:
-		file(Unknown, name(g), "a shared object, not a gateway binary", "name the gateway's own binary, such as /opt/tyk-gateway/tyk")
+		file(Unknown, name(g), "a shared object, not a gateway binary",
+			"name the gateway's own binary, such as /opt/tyk-gateway/tyk")
 	case len(g.Packages) == 0:
-		file(Unknown, name(g), "it has no package hashes: not a Go program that can load plugins, or its dynamic symbol table was removed",
+		file(Unknown, name(g), "it has no package hashes: not a Go program that can load plugins, or "+
+			"its dynamic symbol table was removed",
 			"name the gateway's own binary as it was released, such as /opt/tyk-gateway/tyk")
 	}
 	if len(p.Packages) == 0 {
-		file(Unknown, name(p), "it has no package hashes: its dynamic symbol table was removed", "compare the file that the compiler wrote")
+		file(Unknown, name(p), "it has no package hashes: its dynamic symbol table was removed",
+			"compare the file that the compiler wrote")
 	}
 	r.hashes(p, g, img)
 	r.libraries(p, g, distro)
 	r.stack(g, distro)
 	switch {
 	case p.PluginPath == "":
-		file(Unknown, name(p), "the package that holds its functions cannot be found", "compare the file that the compiler wrote")
+		file(Unknown, name(p), "the package that holds its functions cannot be found",
+			"compare the file that the compiler wrote")
 	case p.declared > 0 && len(p.Exports)+len(p.Variables) == 0:
-		file(Fails, name(p), fmt.Sprintf("plugin.Open looks up %s as %s.NAME, and the file has none, as after -ldflags=-pluginpath",
-			count(int(p.declared), "name", "names"), p.PluginPath), "compile it without -ldflags=-pluginpath")
+		file(Fails, name(p), fmt.Sprintf("plugin.Open looks up %s as %s.NAME, and the file has none, "+
+			"as after -ldflags=-pluginpath",
+			count(int(p.declared), "name", "names"), p.PluginPath),
+			"compile it without -ldflags=-pluginpath")
 	}
 	r.sort()
 	return r
@@ -170,7 +186,8 @@ func (r *Result) hashes(p, g *Binary, img image) {
 	slices.Sort(unreadable)
 	if len(unreadable) > 0 {
 		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: "package hashes", Packages: unreadable,
-			Detail: fmt.Sprintf("%s cannot be read", count(len(unreadable), "hash", "hashes")), Remedy: "compare the files as the compiler wrote them"})
+			Detail: fmt.Sprintf("%s cannot be read", count(len(unreadable), "hash", "hashes")),
+			Remedy: "compare the files as the compiler wrote them"})
 	}
 	if len(r.Mismatched) > 0 {
 		for _, f := range explain(p, g, r.Mismatched, img) {
@@ -179,17 +196,22 @@ func (r *Result) hashes(p, g *Binary, img image) {
 		return
 	}
 	// Every Go program holds the runtime.
-	if _, ok := p.Packages["runtime"]; !ok && len(p.Packages) > 0 || r.Common == 0 && r.Verdict == Loads {
-		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: "package hashes", Detail: "the runtime's is not among them, so the list is not whole",
+	if _, ok := p.Packages["runtime"]; !ok && len(p.Packages) > 0 || r.Common == 0 &&
+		r.Verdict == Loads {
+		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: "package hashes",
+			Detail: "the runtime's is not among them, so the list is not whole",
 			Remedy: "compare the files as the compiler wrote them"})
 	}
 	// Seen with Go 1.26.7 and 1.26.8: fixes inside packages change no hash.
 	if gv, pv := g.release(), p.release(); gv != pv && gv != "" && pv != "" {
-		r.add(Finding{Verdict: Loads, Kind: KindGo, Subject: "Go", Detail: versions(gv, pv) + ", although all hashes agree",
+		r.add(Finding{Verdict: Loads, Kind: KindGo, Subject: "Go", Detail: versions(gv, pv) +
+			", although all hashes agree",
 			Remedy: img.recompile() + " to run the code that was tested"})
 	}
-	if gf, pf := setting(g, "GOFIPS140"), setting(p, "GOFIPS140"); gf != pf && len(g.Settings) > 0 && len(p.Settings) > 0 {
-		r.add(Finding{Verdict: Loads, Kind: KindFlag, Subject: "GOFIPS140", Detail: versions(gf, pf) + ", although all hashes agree",
+	if gf, pf := setting(g, "GOFIPS140"), setting(p, "GOFIPS140"); gf != pf && len(g.Settings) > 0 &&
+		len(p.Settings) > 0 {
+		r.add(Finding{Verdict: Loads, Kind: KindFlag, Subject: "GOFIPS140", Detail: versions(gf, pf) +
+			", although all hashes agree",
 			Remedy: img.recompile()})
 	}
 }

@@ -55,8 +55,10 @@ func openELF(r io.ReaderAt, size int64) (*object, error) {
 	case elf.Class(head[elf.EI_CLASS]) == elf.ELFCLASS32:
 		return nil, fmt.Errorf("%w: 32-bit; Tyk gateways are 64-bit", ErrUnsupported)
 	case elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB:
-		return nil, fmt.Errorf("%w: big-endian, as of s390x; only little-endian machines can be checked", ErrUnsupported)
-	case elf.Class(head[elf.EI_CLASS]) != elf.ELFCLASS64, elf.Data(head[elf.EI_DATA]) != elf.ELFDATA2LSB:
+		return nil, fmt.Errorf("%w: big-endian, as of s390x; only little-endian machines can be checked",
+			ErrUnsupported)
+	case elf.Class(head[elf.EI_CLASS]) != elf.ELFCLASS64,
+		elf.Data(head[elf.EI_DATA]) != elf.ELFDATA2LSB:
 		return nil, malformed("impossible ELF class or byte order")
 	}
 	le := binary.LittleEndian
@@ -92,7 +94,8 @@ func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 
 // shared tells a shared object from an executable, which may be ET_DYN too.
 func (o *object) shared() bool {
-	return o.Type == elf.ET_DYN && !slices.ContainsFunc(o.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+	return o.Type == elf.ET_DYN && !slices.ContainsFunc(o.Progs,
+		func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }
 
 // table returns the first section of a type and the string table it names, or
@@ -108,8 +111,10 @@ func (o *object) table(t elf.SectionType) (tab, names *elf.Section, err error) {
 	}
 	names = o.Sections[tab.Link]
 	for _, s := range []*elf.Section{tab, names} {
-		if s.Flags&elf.SHF_COMPRESSED != 0 || s.Offset > uint64(o.size) || s.FileSize > uint64(o.size)-s.Offset {
-			return nil, nil, malformed("section %s lies outside the file, at %d with %d bytes", s.Name, s.Offset, s.FileSize)
+		if s.Flags&elf.SHF_COMPRESSED != 0 || s.Offset > uint64(o.size) ||
+			s.FileSize > uint64(o.size)-s.Offset {
+			return nil, nil, malformed("section %s lies outside the file, at %d with %d bytes", s.Name,
+				s.Offset, s.FileSize)
 		}
 	}
 	if names.FileSize > 1<<32 {
@@ -130,7 +135,8 @@ func (o *object) read(s *elf.Section) ([]byte, error) {
 // loaded reads what the dynamic linker would put at a virtual address.
 func (o *object) loaded(addr, n uint64) ([]byte, error) {
 	for _, p := range o.Progs {
-		if p.Type == elf.PT_LOAD && addr >= p.Vaddr && addr-p.Vaddr <= p.Filesz && n <= p.Filesz-(addr-p.Vaddr) {
+		if p.Type == elf.PT_LOAD && addr >= p.Vaddr && addr-p.Vaddr <= p.Filesz &&
+			n <= p.Filesz-(addr-p.Vaddr) {
 			b := make([]byte, n)
 			off := p.Off + (addr - p.Vaddr)
 			if off > uint64(o.size) || n > uint64(o.size)-off {
@@ -172,7 +178,8 @@ func (o *object) needs() ([]Need, error) {
 			return nil, err
 		}
 		need := Need{Library: lib}
-		for aux, left := off+uint64(le.Uint32(p[off+8:])), le.Uint16(p[off+2:]); left > 0 && aux+16 <= uint64(len(p)); left-- {
+		for aux, left := off+uint64(le.Uint32(p[off+8:])), le.Uint16(p[off+2:]); left > 0 &&
+			aux+16 <= uint64(len(p)); left-- {
 			if steps--; steps < 0 {
 				return nil, malformed("section %s has more entries than it has room for", tab.Name)
 			}
@@ -181,7 +188,8 @@ func (o *object) needs() ([]Need, error) {
 				return nil, err
 			}
 			o.relrVersion = o.relrVersion || version == relrVersion
-			if g := glibc(version); g != "" && le.Uint16(p[aux+4:])&weakVersion == 0 && compareDotted(g, need.Glibc) > 0 {
+			if g := glibc(version); g != "" && le.Uint16(p[aux+4:])&weakVersion == 0 &&
+				compareDotted(g, need.Glibc) > 0 {
 				need.Glibc = g
 			}
 			next := uint64(le.Uint32(p[aux+12:]))

@@ -64,7 +64,8 @@ func fail(op, object string, err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	e := &Error{Op: op, Object: object, Err: err, Next: hintFor(err), Retry: errors.Is(err, syscall.ENOSPC)}
+	e := &Error{Op: op, Object: object, Err: err, Next: hintFor(err), Retry: errors.Is(err,
+		syscall.ENOSPC)}
 	if i := slices.IndexFunc(kinds, func(k error) bool { return errors.Is(err, k) }); i >= 0 {
 		e.Kind = kinds[i]
 	}

@@ -28,7 +28,8 @@ func write(files map[string][]byte) string {
 // The lines of the README. In production the files are the .so and
 // /opt/tyk-gateway/tyk, or /proc/PID/exe of a gateway that runs.
 func Example() {
-	dir := write(map[string][]byte{"plugin_v5.2.5_linux_amd64.so": forgedPlugin().bytes(), "tyk": forgedGateway().bytes()})
+	dir := write(map[string][]byte{"plugin_v5.2.5_linux_amd64.so": forgedPlugin().bytes(),
+		"tyk": forgedGateway().bytes()})
 	defer os.RemoveAll(dir)
 
 	gateway, err := preflight.Inspect(filepath.Join(dir, "tyk"))
@@ -38,7 +39,8 @@ func Example() {
 	report, err := preflight.CompareAll([]*preflight.Binary{plugin}, gateway, preflight.Target{
 		Distro:  "debian/11",
 		Gateway: semver.MustParse("5.2.5"),
-		Symbols: []preflight.Symbol{{File: "plugin.so", Name: "AddFooBarHeader", Hook: preflight.HookRequest}},
+		Symbols: []preflight.Symbol{{File: "plugin.so", Name: "AddFooBarHeader",
+			Hook: preflight.HookRequest}},
 	})
 	check(err)
 	fmt.Println(report.Verdict) // loads, fails or unknown

@@ -38,7 +38,8 @@ func (b *Binary) experiments() []string {
 	_, in, _ := strings.Cut(b.GoVersion, "X:")
 	list := strings.Split(in+","+b.Settings["GOEXPERIMENT"], ",")
 	slices.Sort(list)
-	return slices.DeleteFunc(slices.Compact(list), func(s string) bool { return strings.TrimSpace(s) == "" })
+	return slices.DeleteFunc(slices.Compact(list),
+		func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
 // release is the Go version without its experiments, "go1.23.1 X:boringcrypto"
@@ -62,7 +63,8 @@ func explain(p, g *Binary, mismatched []string, img image) []Finding {
 	}
 	var found []Finding
 	add := func(kind Kind, subject, detail, remedy string, packages []string) {
-		found = append(found, Finding{Verdict: Fails, Kind: kind, Subject: subject, Detail: detail, Remedy: remedy, Packages: packages})
+		found = append(found, Finding{Verdict: Fails, Kind: kind, Subject: subject, Detail: detail,
+			Remedy: remedy, Packages: packages})
 	}
 	if gv, pv := g.release(), p.release(); gv != pv && gv != "" && pv != "" {
 		add(KindGo, "Go", versions(gv, pv), img.recompile(), nil)
@@ -76,7 +78,8 @@ func explain(p, g *Binary, mismatched []string, img image) []Finding {
 	}
 	whole := len(found) > 0 // something that can touch every package
 	if len(std) > 0 && !whole {
-		add(KindPackage, "standard library", sample(std)+": differs although Go's version and the recorded flags are the same or were not recorded",
+		add(KindPackage, "standard library", sample(std)+": differs although Go's version and the "+
+			"recorded flags are the same or were not recorded",
 			img.recompile(), std)
 		whole = true
 	}
@@ -119,7 +122,8 @@ var flagKeys = []struct {
 func flags(p, g *Binary, std bool) []Finding {
 	var found []Finding
 	add := func(subject, gateway, plugin, remedy string) {
-		found = append(found, Finding{Subject: subject, Detail: versions(gateway, plugin), Remedy: remedy})
+		found = append(found, Finding{Subject: subject, Detail: versions(gateway, plugin),
+			Remedy: remedy})
 	}
 	if gx, px := strings.Join(g.experiments(), ","), strings.Join(p.experiments(), ","); gx != px {
 		add("GOEXPERIMENT", gx, px, "")
@@ -135,7 +139,8 @@ func flags(p, g *Binary, std bool) []Finding {
 		}
 		remedy := ""
 		switch {
-		case k.key == "GOFIPS140" || k.key == "CGO_ENABLED" || k.key == "-compiler" || k.key == "-asmflags":
+		case k.key == "GOFIPS140" || k.key == "CGO_ENABLED" || k.key == "-compiler" ||
+			k.key == "-asmflags":
 		case gv == "":
 			remedy = "compile the plugin without " + k.key
 		case gv == "true":
@@ -161,12 +166,16 @@ func setting(b *Binary, key string) string {
 		slices.Sort(tags)
 		// Go adds the first for GOFIPS140, which has its own name. The second marks the
 		// gateway's files alone; compilers before 5.8.14 and 5.12.1 do not set it.
-		tags = slices.DeleteFunc(tags, func(t string) bool { return strings.HasPrefix(t, "fips140") || t == "goplugin" })
+		tags = slices.DeleteFunc(tags, func(t string) bool {
+			return strings.HasPrefix(t, "fips140") ||
+				t == "goplugin"
+		})
 		return strings.Join(slices.Compact(tags), ",")
 	case "-gcflags", "-asmflags":
 		// Without a pattern ("all=-N") the flags reach the main package alone,
 		// which the other file does not hold.
-		if before, _, ok := strings.Cut(v, "="); !ok || strings.HasPrefix(strings.TrimSpace(before), "-") {
+		if before, _, ok := strings.Cut(v, "="); !ok || strings.HasPrefix(strings.TrimSpace(before),
+			"-") {
 			return ""
 		}
 	}
@@ -175,7 +184,8 @@ func setting(b *Binary, key string) string {
 
 // moduleFinding explains why packages of one module differ; differs is false
 // if both files name the same version of it.
-func moduleFinding(path string, p, g *Binary, packages []string, img image) (f Finding, differs bool) {
+func moduleFinding(path string, p, g *Binary, packages []string,
+	img image) (f Finding, differs bool) {
 	f = Finding{Verdict: Fails, Kind: KindModule, Subject: path, Packages: packages}
 	pm, pok := p.module(path)
 	gm, gok := g.module(path)
@@ -189,9 +199,11 @@ func moduleFinding(path string, p, g *Binary, packages []string, img image) (f F
 		outside := pok && orDevel(gv) != orDevel(pv)
 		switch of := compiledFor(p); {
 		case outside:
-			f.Detail += ", because the plugin was compiled with " + pv + " of it and not in the gateway's workspace"
+			f.Detail += ", because the plugin was compiled with " + pv +
+				" of it and not in the gateway's workspace"
 		case of != "" && img.release != nil && of != img.release.String():
-			f.Detail += ", because the plugin was compiled for " + of + ", and the gateway is " + img.release.String()
+			f.Detail += ", because the plugin was compiled for " + of + ", and the gateway is " +
+				img.release.String()
 		case of != "":
 			f.Detail += "; the plugin's name says that it was compiled for " + of
 		}
@@ -203,7 +215,8 @@ func moduleFinding(path string, p, g *Binary, packages []string, img image) (f F
 		f.Remedy = img.recompile()
 		return f, false
 	case gv == pv:
-		f.Detail = "differs, although both say " + gv + ": the source was changed, or compiled outside the gateway's workspace"
+		f.Detail = "differs, although both say " + gv + ": the source was changed, or compiled outside " +
+			"the gateway's workspace"
 		f.Remedy = img.recompile()
 		return f, false
 	}
@@ -214,7 +227,8 @@ func moduleFinding(path string, p, g *Binary, packages []string, img image) (f F
 	case gm.Version == "(devel)" || gm.Version == "":
 		f.Remedy = img.recompile()
 	case newer(pm.Version, gm.Version):
-		f.Remedy = "in the plugin's go.mod: require " + gm.spec() + ", and lower whatever asks for more (go mod graph)"
+		f.Remedy = "in the plugin's go.mod: require " + gm.spec() +
+			", and lower whatever asks for more (go mod graph)"
 	default:
 		f.Remedy = "in the plugin's go.mod: require " + gm.spec()
 	}
@@ -254,7 +268,10 @@ func (b *Binary) module(path string) (Module, bool) {
 	if b.Main.Path == path && path != "" {
 		return b.Main, true
 	}
-	i, ok := slices.BinarySearchFunc(b.Modules, path, func(m Module, p string) int { return cmp.Compare(m.Path, p) })
+	i, ok := slices.BinarySearchFunc(b.Modules, path, func(m Module,
+		p string) int {
+		return cmp.Compare(m.Path, p)
+	})
 	if !ok {
 		return Module{}, false
 	}

@@ -39,9 +39,16 @@ func (f forged) bytes() []byte {
 	le := binary.LittleEndian
 	var str, sym, hash, dyn, need bytes.Buffer
 	str.WriteByte(0)
-	add := func(s string) uint32 { n := uint32(str.Len()); str.WriteString(s); str.WriteByte(0); return n }
+	add := func(s string) uint32 {
+		n := uint32(str.Len())
+		str.WriteString(s)
+		str.WriteByte(
+			0)
+		return n
+	}
 	entry := func(name string, kind elf.SymType, section uint16, value, size uint64) {
-		_ = binary.Write(&sym, le, elf.Sym64{Name: add(name), Info: elf.ST_INFO(elf.STB_GLOBAL, kind), Shndx: section, Value: value, Size: size})
+		_ = binary.Write(&sym, le, elf.Sym64{Name: add(name), Info: elf.ST_INFO(elf.STB_GLOBAL, kind),
+			Shndx: section, Value: value, Size: size})
 	}
 	sym.Write(make([]byte, elf.Sym64Size))
 	phnum := 2
@@ -58,7 +65,8 @@ func (f forged) bytes() []byte {
 	for i, p := range names {
 		// Real tables hold package hashes far apart from each other.
 		for range f.fill / max(1, len(names)) {
-			entry(fmt.Sprintf("github.com/some/longer/module/path.(*Type%d).MethodOfIt%d", i, sym.Len()), elf.STT_FUNC, 1, base, 8)
+			entry(fmt.Sprintf("github.com/some/longer/module/path.(*Type%d).MethodOfIt%d", i, sym.Len()),
+				elf.STT_FUNC, 1, base, 8)
 		}
 		h := f.packages[p]
 		entry(mark+"link.pkghash."+p, elf.STT_OBJECT, 1, base, 16)
@@ -151,7 +159,8 @@ func (f forged) bytes() []byte {
 			body.Write(make([]byte, pad))
 			off += pad
 		}
-		h := elf.Section64{Name: nameOff, Type: uint32(s.typ), Off: off, Addr: off, Size: uint64(len(s.data)), Link: s.link, Entsize: s.ent, Flags: uint64(elf.SHF_ALLOC)}
+		h := elf.Section64{Name: nameOff, Type: uint32(s.typ), Off: off, Addr: off,
+			Size: uint64(len(s.data)), Link: s.link, Entsize: s.ent, Flags: uint64(elf.SHF_ALLOC)}
 		if i == 0 {
 			h = elf.Section64{}
 		}
@@ -167,12 +176,16 @@ func (f forged) bytes() []byte {
 		machine = elf.EM_X86_64
 	}
 	var out bytes.Buffer
-	head := elf.Header64{Type: uint16(typ), Machine: uint16(machine), Version: 1, Phoff: 64, Shoff: off, Ehsize: 64,
-		Phentsize: 56, Phnum: uint16(phnum), Shentsize: 64, Shnum: uint16(len(heads)), Shstrndx: uint16(len(heads) - 1)}
+	head := elf.Header64{Type: uint16(typ), Machine: uint16(machine), Version: 1, Phoff: 64,
+		Shoff: off, Ehsize: 64,
+		Phentsize: 56, Phnum: uint16(phnum), Shentsize: 64, Shnum: uint16(len(heads)),
+		Shstrndx: uint16(len(heads) - 1)}
 	copy(head.Ident[:], elf.ELFMAG+"\x02\x01\x01")
 	_ = binary.Write(&out, le, head)
-	_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 6, Filesz: off, Memsz: off, Align: cmp.Or(f.align, 4096)})
-	_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(cmp.Or(f.stack, elf.PF_R|elf.PF_W))})
+	_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: 6, Filesz: off, Memsz: off,
+		Align: cmp.Or(f.align, 4096)})
+	_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(cmp.Or(f.stack,
+		elf.PF_R|elf.PF_W))})
 	if f.interp {
 		_ = binary.Write(&out, le, elf.Prog64{Type: uint32(elf.PT_INTERP)})
 	}
@@ -187,8 +200,10 @@ func forgedGateway() forged {
 		interp: true, goVersion: "go1.22.1",
 		modInfo: "path\tgithub.com/TykTechnologies/tyk\nmod\tgithub.com/TykTechnologies/tyk\t(devel)\t\ndep\tgithub.com/google/uuid\tv1.6.0\t\n" +
 			"build\t-trimpath=true\nbuild\tGOAMD64=v1\n",
-		packages: map[string]string{"main": "mainmain", "runtime": "runtime1", "net/http": "nethttp1", "github.com/google/uuid": "uuid-1.6"},
-		needed:   []string{"libc.so.6"}, versions: map[string][]string{"libc.so.6": {"GLIBC_2.2.5", "GLIBC_2.17"}},
+		packages: map[string]string{"main": "mainmain", "runtime": "runtime1", "net/http": "nethttp1",
+			"github.com/google/uuid": "uuid-1.6"},
+		needed: []string{"libc.so.6"}, versions: map[string][]string{"libc.so.6": {"GLIBC_2.2.5",
+			"GLIBC_2.17"}},
 	}
 }
 
@@ -197,9 +212,12 @@ func forgedPlugin() forged {
 		goVersion: "go1.22.1",
 		modInfo: "path\texample.com/hooks\nmod\texample.com/hooks\t(devel)\t\ndep\tgithub.com/google/uuid\tv1.5.0\t\n" +
 			"build\t-buildmode=plugin\nbuild\t-trimpath=true\nbuild\tGOAMD64=v1\n",
-		packages: map[string]string{"example.com/hooks": "hooks123", "runtime": "runtime1", "net/http": "nethttp1", "github.com/google/uuid": "uuid-1.5"},
-		funcs:    []string{"example.com/hooks.main", "example.com/hooks.AddFooBarHeader", "example.com/hooks.(*T).Method", "example.com/hooks.init"},
-		needed:   []string{"libc.so.6"}, versions: map[string][]string{"libc.so.6": {"GLIBC_2.2.5", "GLIBC_2.34"}, "libm.so.6": {"GLIBC_2.29"}},
+		packages: map[string]string{"example.com/hooks": "hooks123", "runtime": "runtime1",
+			"net/http": "nethttp1", "github.com/google/uuid": "uuid-1.5"},
+		funcs: []string{"example.com/hooks.main", "example.com/hooks.AddFooBarHeader",
+			"example.com/hooks.(*T).Method", "example.com/hooks.init"},
+		needed: []string{"libc.so.6"}, versions: map[string][]string{"libc.so.6": {"GLIBC_2.2.5",
+			"GLIBC_2.34"}, "libm.so.6": {"GLIBC_2.29"}},
 	}
 }
 

@@ -29,41 +29,95 @@ const (
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	le := binary.LittleEndian
-	section := func(b []byte, i, field int) []byte { return b[int(le.Uint64(b[shoff:]))+i*secHeader+field:] }
+	section := func(b []byte, i, field int) []byte {
+		return b[int(le.Uint64(b[shoff:]))+i*secHeader+
+			field:]
+	}
 	for name, c := range map[string]struct {
 		damage func(b []byte) []byte
 		want   error
 	}{
-		"empty":                 {func([]byte) []byte { return nil }, preflight.ErrNotELF},
-		"one byte":              {func(b []byte) []byte { return b[:1] }, preflight.ErrNotELF},
-		"text":                  {func([]byte) []byte { return []byte("#!/bin/sh\nexec tyk\n") }, preflight.ErrNotELF},
-		"magic only":            {func(b []byte) []byte { return b[:4] }, preflight.ErrMalformed},
-		"header cut":            {func(b []byte) []byte { return b[:63] }, preflight.ErrMalformed},
-		"half":                  {func(b []byte) []byte { return b[:len(b)/2] }, preflight.ErrMalformed},
-		"last byte gone":        {func(b []byte) []byte { return b[:len(b)-1] }, preflight.ErrMalformed},
-		"32-bit":                {func(b []byte) []byte { b[elf.EI_CLASS] = 1; return b }, preflight.ErrUnsupported},
-		"big-endian":            {func(b []byte) []byte { b[elf.EI_DATA] = 2; return b }, preflight.ErrUnsupported},
-		"class 7":               {func(b []byte) []byte { b[elf.EI_CLASS] = 7; return b }, preflight.ErrMalformed},
-		"object file":           {func(b []byte) []byte { b[16] = byte(elf.ET_REL); return b }, preflight.ErrUnsupported},
-		"core dump":             {func(b []byte) []byte { b[16] = byte(elf.ET_CORE); return b }, preflight.ErrUnsupported},
-		"65535 segments":        {func(b []byte) []byte { le.PutUint16(b[phnum:], 0xffff); return b }, preflight.ErrMalformed},
-		"65535 sections":        {func(b []byte) []byte { le.PutUint16(b[shnum:], 0xffff); return b }, preflight.ErrMalformed},
-		"extended sections":     {func(b []byte) []byte { le.PutUint16(b[shnum:], 0); return b }, preflight.ErrMalformed},
-		"sections beyond end":   {func(b []byte) []byte { le.PutUint64(b[shoff:], 1<<62); return b }, preflight.ErrMalformed},
-		"sections at -1":        {func(b []byte) []byte { le.PutUint64(b[shoff:], 1<<64-1); return b }, preflight.ErrMalformed},
-		"huge dynsym":           {func(b []byte) []byte { le.PutUint64(section(b, dynsym, secSize), 24<<40); return b }, preflight.ErrMalformed},
-		"overflowing dynsym":    {func(b []byte) []byte { le.PutUint64(section(b, dynsym, secSize), 1<<64-24); return b }, preflight.ErrMalformed},
-		"odd dynsym":            {func(b []byte) []byte { le.PutUint64(section(b, dynsym, secSize), 25); return b }, preflight.ErrMalformed},
-		"dynsym elsewhere":      {func(b []byte) []byte { le.PutUint64(section(b, dynsym, secOffset), 1<<63-1); return b }, preflight.ErrMalformed},
-		"no string table":       {func(b []byte) []byte { le.PutUint32(section(b, dynsym, secLink), 1); return b }, preflight.ErrMalformed},
-		"string table 9999":     {func(b []byte) []byte { le.PutUint32(section(b, dynsym, secLink), 9999); return b }, preflight.ErrMalformed},
-		"huge string table":     {func(b []byte) []byte { le.PutUint64(section(b, dynstr, secSize), 1<<40); return b }, preflight.ErrMalformed},
-		"huge dynamic section":  {func(b []byte) []byte { le.PutUint64(section(b, dynamic, secSize), 1<<40); return b }, preflight.ErrMalformed},
-		"huge version needs":    {func(b []byte) []byte { le.PutUint64(section(b, verneed, secSize), 1<<40); return b }, preflight.ErrMalformed},
-		"endless version needs": {func(b []byte) []byte { loop(b[le.Uint64(section(b, verneed, secOffset)):]); return b }, preflight.ErrMalformed},
+		"empty":    {func([]byte) []byte { return nil }, preflight.ErrNotELF},
+		"one byte": {func(b []byte) []byte { return b[:1] }, preflight.ErrNotELF},
+		"text": {func([]byte) []byte { return []byte("#!/bin/sh\nexec tyk\n") },
+			preflight.ErrNotELF},
+		"magic only":     {func(b []byte) []byte { return b[:4] }, preflight.ErrMalformed},
+		"header cut":     {func(b []byte) []byte { return b[:63] }, preflight.ErrMalformed},
+		"half":           {func(b []byte) []byte { return b[:len(b)/2] }, preflight.ErrMalformed},
+		"last byte gone": {func(b []byte) []byte { return b[:len(b)-1] }, preflight.ErrMalformed},
+		"32-bit": {func(b []byte) []byte { b[elf.EI_CLASS] = 1; return b },
+			preflight.ErrUnsupported},
+		"big-endian": {func(b []byte) []byte { b[elf.EI_DATA] = 2; return b },
+			preflight.ErrUnsupported},
+		"class 7": {func(b []byte) []byte { b[elf.EI_CLASS] = 7; return b },
+			preflight.ErrMalformed},
+		"object file": {func(b []byte) []byte { b[16] = byte(elf.ET_REL); return b },
+			preflight.ErrUnsupported},
+		"core dump": {func(b []byte) []byte { b[16] = byte(elf.ET_CORE); return b },
+			preflight.ErrUnsupported},
+		"65535 segments": {func(b []byte) []byte { le.PutUint16(b[phnum:], 0xffff); return b },
+			preflight.ErrMalformed},
+		"65535 sections": {func(b []byte) []byte { le.PutUint16(b[shnum:], 0xffff); return b },
+			preflight.ErrMalformed},
+		"extended sections": {func(b []byte) []byte { le.PutUint16(b[shnum:], 0); return b },
+			preflight.ErrMalformed},
+		"sections beyond end": {func(b []byte) []byte { le.PutUint64(b[shoff:], 1<<62); return b },
+			preflight.ErrMalformed},
+		"sections at -1": {func(b []byte) []byte { le.PutUint64(b[shoff:], 1<<64-1); return b },
+			preflight.ErrMalformed},
+		"huge dynsym": {func(b []byte) []byte {
+			le.PutUint64(section(b, dynsym, secSize),
+				24<<40)
+			return b
+		}, preflight.ErrMalformed},
+		"overflowing dynsym": {func(b []byte) []byte {
+			le.PutUint64(section(b, dynsym, secSize),
+				1<<64-24)
+			return b
+		}, preflight.ErrMalformed},
+		"odd dynsym": {func(b []byte) []byte {
+			le.PutUint64(section(b, dynsym, secSize),
+				25)
+			return b
+		}, preflight.ErrMalformed},
+		"dynsym elsewhere": {func(b []byte) []byte {
+			le.PutUint64(section(b, dynsym, secOffset),
+				1<<63-1)
+			return b
+		}, preflight.ErrMalformed},
+		"no string table": {func(b []byte) []byte {
+			le.PutUint32(section(b, dynsym, secLink),
+				1)
+			return b
+		}, preflight.ErrMalformed},
+		"string table 9999": {func(b []byte) []byte {
+			le.PutUint32(section(b, dynsym, secLink),
+				9999)
+			return b
+		}, preflight.ErrMalformed},
+		"huge string table": {func(b []byte) []byte {
+			le.PutUint64(section(b, dynstr, secSize),
+				1<<40)
+			return b
+		}, preflight.ErrMalformed},
+		"huge dynamic section": {func(b []byte) []byte {
+			le.PutUint64(section(b, dynamic, secSize),
+				1<<40)
+			return b
+		}, preflight.ErrMalformed},
+		"huge version needs": {func(b []byte) []byte {
+			le.PutUint64(section(b, verneed, secSize),
+				1<<40)
+			return b
+		}, preflight.ErrMalformed},
+		"endless version needs": {func(b []byte) []byte {
+			loop(b[le.Uint64(section(b, verneed, secOffset)):])
+			return b
+		}, preflight.ErrMalformed},
 		"version needs in each other": {func(b []byte) []byte {
 			table := b[le.Uint64(section(b, verneed, secOffset)):][:le.Uint64(section(b, verneed, secSize))]
-			for ; len(table) > 0; table = table[16:] { // each a library and a version, and followed by the next
+			// each a library and a version, and followed by the next
+			for ; len(table) > 0; table = table[16:] {
 				copy(table, []byte{1, 0, 0xff, 0xff, 0, 0, 0, 0, 16, 0, 0, 0, 16, 0, 0, 0})
 			}
 			return b
@@ -114,7 +168,8 @@ func TestHostileHashes(t *testing.T) {
 		f := forgedPlugin()
 		f.packages["github.com/google/uuid"] = "uuid-1.6"
 		good := f.bytes()
-		if b, err := inspectBytes(good); err != nil || preflight.Compare(b, gateway).Verdict != preflight.Loads {
+		if b, err := inspectBytes(good); err != nil || preflight.Compare(b,
+			gateway).Verdict != preflight.Loads {
 			t.Fatalf("%v, %v", b, err)
 		}
 		start := le.Uint64(good[le.Uint64(good[shoff:])+dynsym*secHeader+secOffset:])
@@ -127,7 +182,8 @@ func TestHostileHashes(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := preflight.Compare(b, gateway)
-			if r.Verdict != preflight.Unknown || (len(b.Unreadable) != 1 && name != "undefined" && !(name == "named twice" && i == 2)) {
+			if r.Verdict != preflight.Unknown || (len(b.Unreadable) != 1 && name != "undefined" &&
+				!(name == "named twice" && i == 2)) {
 				t.Errorf("%s %d: %s %v", name, i, r.Verdict, r.Findings)
 			}
 		}
@@ -151,11 +207,13 @@ func TestReadFails(t *testing.T) {
 	data := forgedPlugin().bytes()
 	broken := errors.New("bad sector")
 	for n := range int64(len(data)) {
-		if _, err := preflight.InspectReaderAt(failing{data, n, broken}, int64(len(data)), "p.so"); err == nil {
+		if _, err := preflight.InspectReaderAt(failing{data, n, broken}, int64(len(data)),
+			"p.so"); err == nil {
 			t.Fatalf("byte %d cannot be read, and was not missed", n)
 		}
 	}
-	if _, err := preflight.InspectReaderAt(bytes.NewReader(data), int64(len(data))+1<<20, "p.so"); !errors.Is(err, preflight.ErrMalformed) {
+	if _, err := preflight.InspectReaderAt(bytes.NewReader(data), int64(len(data))+1<<20,
+		"p.so"); !errors.Is(err, preflight.ErrMalformed) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -194,7 +252,8 @@ func TestForgedHashes(t *testing.T) {
 		t.Fatalf("%d packages of 500, %v", len(b.Packages), err)
 	}
 	for i := range 500 {
-		if p := fmt.Sprintf("example.com/p%d", i); b.Packages[p] != fmt.Sprintf("%x", fmt.Sprintf("%08d", i)) {
+		if p := fmt.Sprintf("example.com/p%d", i); b.Packages[p] != fmt.Sprintf("%x", fmt.Sprintf("%08d",
+			i)) {
 			t.Errorf("%s: %s", p, b.Packages[p])
 		}
 	}
@@ -241,7 +300,8 @@ func FuzzInspect(f *testing.F) {
 	}
 	f.Add(forgedPlugin().bytes())
 	f.Add(forgedGateway().bytes())
-	f.Add(forged{mark: "go.", packages: map[string]string{"runtime": "x"}, debug: map[string][]byte{"info": make([]byte, 64), "abbrev": {0}}}.bytes())
+	f.Add(forged{mark: "go.", packages: map[string]string{"runtime": "x"}, debug: map[string][]byte{
+		"info": make([]byte, 64), "abbrev": {0}}}.bytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := inspectBytes(data)
 		var e *preflight.Error
@@ -251,8 +311,10 @@ func FuzzInspect(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r, err := preflight.CompareAll([]*preflight.Binary{b, b}, gateway, preflight.Target{Distro: "debian/11", GOAMD64: "v1"})
-		if err != nil || (r.Verdict == preflight.Loads && (len(r.Plugins[0].Mismatched) > 0 || r.Plugins[0].Common == 0)) {
+		r, err := preflight.CompareAll([]*preflight.Binary{b, b}, gateway, preflight.Target{
+			Distro: "debian/11", GOAMD64: "v1"})
+		if err != nil || (r.Verdict == preflight.Loads && (len(r.Plugins[0].Mismatched) > 0 ||
+			r.Plugins[0].Common == 0)) {
 			t.Errorf("%s %v %v", r.Verdict, r.Plugins, err)
 		}
 	})
@@ -282,15 +344,18 @@ func debugOf(pkg string) map[string][]byte {
 		unit.WriteByte(0)
 	}
 	unit.Write([]byte{0, 0})
-	return map[string][]byte{"abbrev": abbrev, "info": append(binary.LittleEndian.AppendUint32(nil, uint32(unit.Len())), unit.Bytes()...)}
+	return map[string][]byte{"abbrev": abbrev, "info": append(binary.LittleEndian.AppendUint32(nil,
+		uint32(unit.Len())), unit.Bytes()...)}
 }
 
 func TestForgedDebug(t *testing.T) {
 	t.Parallel()
 	const pkg = "example.com/hooks"
-	f := forged{packages: map[string]string{pkg: "1", "runtime": "2"}, funcs: []string{pkg + ".main", pkg + ".Request"}, debug: debugOf(pkg)}
+	f := forged{packages: map[string]string{pkg: "1", "runtime": "2"}, funcs: []string{pkg + ".main",
+		pkg + ".Request"}, debug: debugOf(pkg)}
 	b, err := inspectBytes(f.bytes())
-	want := preflight.Func{Name: "Request", Hook: preflight.HookRequest, Signature: "func(net/http.ResponseWriter, *net/http.Request)"}
+	want := preflight.Func{Name: "Request", Hook: preflight.HookRequest,
+		Signature: "func(net/http.ResponseWriter, *net/http.Request)"}
 	if err != nil || b.GoVersion != "go1.19.13" || len(b.Exports) != 1 || b.Exports[0] != want {
 		t.Errorf("%+v, %v", b, err)
 	}
@@ -306,7 +371,8 @@ func FuzzDebug(f *testing.F) {
 	good := debugOf(pkg)
 	f.Add(good["abbrev"], good["info"], []byte{0})
 	f.Fuzz(func(t *testing.T, abbrev, info, str []byte) {
-		file := forged{packages: map[string]string{pkg: "1", "runtime": "2"}, funcs: []string{"p.main", "p.Request"}}
+		file := forged{packages: map[string]string{pkg: "1", "runtime": "2"}, funcs: []string{"p.main",
+			"p.Request"}}
 		file.debug = map[string][]byte{"abbrev": abbrev, "info": info, "str": str}
 		b, err := inspectBytes(file.bytes())
 		if err == nil && len(b.Exports) != 1 {

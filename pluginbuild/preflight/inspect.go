@@ -26,22 +26,29 @@ type Binary struct {
 	Arch    string `json:"arch"`    // the same in Go's words, "amd64"; empty for others
 	Shared  bool   `json:"shared"`  // a shared object, not an executable
 
-	Go         bool     `json:"go"`                   // compiled by Go
-	Plugin     bool     `json:"plugin"`               // a Go plugin (-buildmode=plugin)
-	PluginPath string   `json:"pluginPath,omitempty"` // two plugins of one path cannot both be loaded; empty if unknown
-	Exports    []Func   `json:"exports,omitempty"`    // what a manifest may name
-	Variables  []string `json:"variables,omitempty"`  // exported, but no hooks
+	Go     bool `json:"go"`     // compiled by Go
+	Plugin bool `json:"plugin"` // a Go plugin (-buildmode=plugin)
+	// two plugins of one path cannot both be loaded; empty if unknown
+	PluginPath string   `json:"pluginPath,omitempty"`
+	Exports    []Func   `json:"exports,omitempty"`   // what a manifest may name
+	Variables  []string `json:"variables,omitempty"` // exported, but no hooks
 
-	GoVersion string            `json:"goVersion,omitempty"` // "go1.25.4"; empty before Go 1.13
-	Main      Module            `json:"main,omitzero"`
-	Modules   []Module          `json:"modules,omitempty"`  // sorted by path; none for builds in GOPATH mode; read from file names for plugins of Go before 1.20
-	Settings  map[string]string `json:"settings,omitempty"` // "-trimpath": "true"; empty before Go 1.18
-	GOAMD64   string            `json:"goamd64,omitempty"`  // "v1" to "v4"; empty if unknown or another machine
+	GoVersion string `json:"goVersion,omitempty"` // "go1.25.4"; empty before Go 1.13
+	Main      Module `json:"main,omitzero"`
+	// sorted by path; none for builds in GOPATH mode; read from file names for plugins of Go before
+	// 1.20
+	Modules []Module `json:"modules,omitempty"`
+	// "-trimpath": "true"; empty before Go 1.18
+	Settings map[string]string `json:"settings,omitempty"`
+	// "v1" to "v4"; empty if unknown or another machine
+	GOAMD64 string `json:"goamd64,omitempty"`
 
 	Libraries []string `json:"libraries,omitempty"` // shared libraries that must be there
-	Loader    []string `json:"loader,omitempty"`    // what decides for the dynamic linker: "executable_stack", "nodlopen", "symbolic"
-	Needs     []Need   `json:"needs,omitempty"`     // glibc versions, the highest for each library
-	Undefined []string `json:"undefined,omitempty"` // symbols of a shared object that no versioned library promises
+	// what decides for the dynamic linker: "executable_stack", "nodlopen", "symbolic"
+	Loader []string `json:"loader,omitempty"`
+	Needs  []Need   `json:"needs,omitempty"` // glibc versions, the highest for each library
+	// symbols of a shared object that no versioned library promises
+	Undefined []string `json:"undefined,omitempty"`
 
 	// Packages holds the hash of every package linked, in hex, as plugin.Open
 	// compares it. Unreadable names those whose hash could not be read.
@@ -56,8 +63,9 @@ type Binary struct {
 
 // Module is a Go module that was linked.
 type Module struct {
-	Path    string  `json:"path"`
-	Version string  `json:"version,omitempty"` // "(devel)" for the main module and those of a workspace
+	Path string `json:"path"`
+	// "(devel)" for the main module and those of a workspace
+	Version string  `json:"version,omitempty"`
 	Replace *Module `json:"replace,omitempty"` // what was compiled in its place
 }
 
@@ -121,7 +129,8 @@ func InspectReaderAt(r io.ReaderAt, size int64, name string) (b *Binary, err err
 	}
 	b.Name, b.Size = name, size
 	sum := sha256.New()
-	n, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte, min(size, chunk)))
+	n, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte,
+		min(size, chunk)))
 	if err == nil && n < size {
 		err = malformed("it ends after %d of %d bytes", n, size)
 	}

@@ -50,7 +50,8 @@ func TestInspect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !b.Go || b.GoVersion != info.GoVersion || b.GoVersion != runtime.Version() || b.Main.Path != info.Main.Path || len(b.Modules) != len(info.Deps) {
+			if !b.Go || b.GoVersion != info.GoVersion || b.GoVersion != runtime.Version() ||
+				b.Main.Path != info.Main.Path || len(b.Modules) != len(info.Deps) {
 				t.Errorf("Go %s, main %+v, modules %+v", b.GoVersion, b.Main, b.Modules)
 			}
 			for _, s := range info.Settings {
@@ -61,7 +62,8 @@ func TestInspect(t *testing.T) {
 					t.Errorf("GOAMD64 %q, architecture %q", b.GOAMD64, b.Arch)
 				}
 			}
-			if b.Plugin != (info.Settings[0].Value == "plugin") || !strings.HasPrefix(b.PluginPath, c.pluginPath) || (c.pluginPath == "") != (b.PluginPath == "") {
+			if b.Plugin != (info.Settings[0].Value == "plugin") || !strings.HasPrefix(b.PluginPath,
+				c.pluginPath) || (c.pluginPath == "") != (b.PluginPath == "") {
 				t.Errorf("plugin %v with path %q", b.Plugin, b.PluginPath)
 			}
 			var exports []string
@@ -73,7 +75,8 @@ func TestInspect(t *testing.T) {
 			}
 		})
 	}
-	if b := inspect(t, build(t, plugins["c"])); b.Go || b.Plugin || !b.Shared || b.Machine != "EM_X86_64" {
+	if b := inspect(t, build(t, plugins["c"])); b.Go || b.Plugin || !b.Shared ||
+		b.Machine != "EM_X86_64" {
 		t.Errorf("a library of C: %+v", b)
 	}
 	// For another machine nothing needs to be loaded to tell.

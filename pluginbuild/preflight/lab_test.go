@@ -31,7 +31,8 @@ var bench = sync.OnceValues(func() (*workbench, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &workbench{dir: dir, slots: make(chan struct{}, 2), built: map[string]func() (string, error){}}
+	w := &workbench{dir: dir, slots: make(chan struct{}, 2), built: map[string]func() (string,
+		error){}}
 	return w, w.lay()
 })
 
@@ -70,16 +71,20 @@ func (w *workbench) lay() error {
 	}
 	var sums strings.Builder
 	for _, m := range []struct{ path, version, file, text string }{
-		{dep, "v1.5.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { return 5 }\n" + depCount},
-		{dep, "v1.6.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { return 6 }\n" + depCount},
-		{record, "v1.8.0", "analytics/analytics.go", "package analytics\n\n// AnalyticsRecord is what a pump stores.\ntype AnalyticsRecord struct{ Path string }\n"},
+		{dep, "v1.5.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { " +
+			"return 5 }\n" + depCount},
+		{dep, "v1.6.0", "dep.go", "package dep\n\n// Version is inlined.\nfunc Version() int { " +
+			"return 6 }\n" + depCount},
+		{record, "v1.8.0", "analytics/analytics.go", "package analytics\n\n// AnalyticsRecord is what " +
+			"a pump stores.\ntype AnalyticsRecord struct{ Path string }\n"},
 	} {
 		if err := w.publish(&sums, m.path, m.version, m.file, m.text); err != nil {
 			return err
 		}
 	}
 	for _, dir := range []string{"gw", "plug", "new", "out", "hooks"} {
-		if err := os.WriteFile(filepath.Join(w.dir, dir, "go.sum"), []byte(sums.String()), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(w.dir, dir, "go.sum"), []byte(sums.String()),
+			0o600); err != nil {
 			return err
 		}
 	}
@@ -110,7 +115,8 @@ func (w *workbench) publish(sums io.Writer, path, version, file, text string) er
 	if err := zip.CreateFromDir(&z, module.Version{Path: path, Version: version}, src); err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{".zip": z.Bytes(), ".mod": []byte(mod), ".info": fmt.Appendf(nil, `{"Version":%q}`, version)} {
+	for name, data := range map[string][]byte{".zip": z.Bytes(), ".mod": []byte(mod),
+		".info": fmt.Appendf(nil, `{"Version":%q}`, version)} {
 		if err := os.WriteFile(filepath.Join(dir, version+name), data, 0o600); err != nil {
 			return err
 		}
@@ -119,11 +125,15 @@ func (w *workbench) publish(sums io.Writer, path, version, file, text string) er
 	if err != nil {
 		return err
 	}
-	modSum, err := dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(mod)), nil })
+	modSum, err := dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser,
+		error) {
+		return io.NopCloser(strings.NewReader(mod)), nil
+	})
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(sums, "%s %s %s\n%s %s/go.mod %s\n", path, version, sum, path, version, modSum)
+	_, err = fmt.Fprintf(sums, "%s %s %s\n%s %s/go.mod %s\n", path, version, sum, path, version,
+		modSum)
 	return err
 }
 
@@ -217,8 +227,10 @@ func (w *workbench) build(a artifact, out string) error {
 	}
 	env := append([]string{
 		"GOGC=400", // a sixth less work for the compiler
-		"GOROOT=", "GOWORK=" + work, "GOFLAGS=-modcacherw", "GO111MODULE=on", "GOMODCACHE=" + filepath.Join(w.dir, "mod"),
-		"GOPROXY=file://" + filepath.Join(w.dir, "proxy"), "GONOSUMDB=*", "GOSUMDB=off", "GONOPROXY=none", "GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", cgo,
+		"GOROOT=", "GOWORK=" + work, "GOFLAGS=-modcacherw", "GO111MODULE=on", "GOMODCACHE=" +
+			filepath.Join(w.dir, "mod"),
+		"GOPROXY=file://" + filepath.Join(w.dir, "proxy"), "GONOSUMDB=*", "GOSUMDB=off", "GONOPROXY=none",
+		"GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", cgo,
 	}, a.env...)
 	if err := w.run(filepath.Join(w.dir, top), env, tool, append(args, pkg)...); err != nil {
 		return err
@@ -235,14 +247,16 @@ func (w *workbench) stub(name string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(out), 0o700); err != nil {
 		return "", err
 	}
-	return out, w.run(w.dir, nil, "gcc", "-shared", "-nostdlib", "-Wl,-soname,"+name, "-o", out, "-x", "c", "/dev/null")
+	return out, w.run(w.dir, nil, "gcc", "-shared", "-nostdlib", "-Wl,-soname,"+name, "-o", out, "-x",
+		"c", "/dev/null")
 }
 
 func (w *workbench) overlay(text, out string) (string, error) {
 	if err := os.WriteFile(out+".go", []byte(text), 0o600); err != nil {
 		return "", err
 	}
-	data, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(w.dir, "gw/shared/shared.go"): out + ".go"}})
+	data, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(w.dir,
+		"gw/shared/shared.go"): out + ".go"}})
 	if err != nil {
 		return "", err
 	}
@@ -313,7 +327,10 @@ var inspected sync.Map // artifacts do not change
 
 func inspect(t testing.TB, path string) *preflight.Binary {
 	t.Helper()
-	f, _ := inspected.LoadOrStore(path, sync.OnceValues(func() (*preflight.Binary, error) { return preflight.Inspect(path) }))
+	f, _ := inspected.LoadOrStore(path, sync.OnceValues(func() (*preflight.Binary,
+		error) {
+		return preflight.Inspect(path)
+	}))
 	b, err := f.(func() (*preflight.Binary, error))()
 	if err != nil {
 		t.Fatal(err)

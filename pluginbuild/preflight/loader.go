@@ -10,11 +10,12 @@ import (
 // What a file asks of the dynamic linker, as [Binary.Loader] names it. All but the
 // last two make dlopen fail with glibc 2.36 (elf/dl-load.c, elf/dl-tls.c).
 const (
-	loaderNoOpen    = "nodlopen"         // DF_1_NOOPEN
-	loaderPIE       = "pie"              // DF_1_PIE
-	loaderAlign     = "unaligned"        // a segment that is not aligned to pages of 4 KiB
-	loaderRelr      = "unversioned_relr" // DT_RELR without the version that goes with it
-	loaderStaticTLS = "static_tls"       // more static thread-local storage than a process has to spare
+	loaderNoOpen = "nodlopen"         // DF_1_NOOPEN
+	loaderPIE    = "pie"              // DF_1_PIE
+	loaderAlign  = "unaligned"        // a segment that is not aligned to pages of 4 KiB
+	loaderRelr   = "unversioned_relr" // DT_RELR without the version that goes with it
+	// more static thread-local storage than a process has to spare
+	loaderStaticTLS = "static_tls"
 	loaderSymbolic  = "symbolic"         // DT_SYMBOLIC, DF_SYMBOLIC: its own symbols come first
 	loaderStack     = "executable_stack" // PT_GNU_STACK is executable or missing
 )
@@ -103,19 +104,25 @@ func (r *Result) loader(p *Binary) (mapped bool) {
 		refused := true
 		switch what {
 		case loaderNoOpen:
-			f.Detail, f.Remedy = "the dynamic linker refuses it: it is marked as not to be opened (-z nodlopen)", "compile it without -Wl,-z,nodlopen"
+			f.Detail, f.Remedy = "the dynamic linker refuses it: it is marked as not to be opened "+
+				"(-z nodlopen)", "compile it without -Wl,-z,nodlopen"
 		case loaderPIE:
-			f.Detail, f.Remedy = "the dynamic linker refuses it: a position-independent executable", "compile it with -buildmode=plugin"
+			f.Detail, f.Remedy = "the dynamic linker refuses it: a position-independent executable",
+				"compile it with -buildmode=plugin"
 		case loaderAlign:
-			f.Detail, f.Remedy = "the dynamic linker refuses it: a segment is not aligned to pages", "compile it without -Wl,-z,max-page-size"
+			f.Detail, f.Remedy = "the dynamic linker refuses it: a segment is not aligned to pages",
+				"compile it without -Wl,-z,max-page-size"
 		case loaderRelr:
-			f.Detail, f.Remedy = "the dynamic linker refuses it: packed relocations without the glibc version that they need",
+			f.Detail, f.Remedy = "the dynamic linker refuses it: packed relocations without the glibc "+
+				"version that they need",
 				"link it with the linker of the compiler image, or without -z pack-relative-relocs"
 		case loaderStaticTLS:
-			f.Detail = fmt.Sprintf("it needs more than the %d bytes of static thread-local storage that glibc keeps for files opened later", staticTLS)
+			f.Detail = fmt.Sprintf("it needs more than the %d bytes of static thread-local storage that "+
+				"glibc keeps for files opened later", staticTLS)
 			f.Remedy = "compile its C code without -ftls-model=initial-exec"
 		case loaderSymbolic:
-			f.Detail, f.Remedy = "linked with -Bsymbolic: it would use a Go runtime of its own, and crash the gateway", "compile it without -Wl,-Bsymbolic"
+			f.Detail, f.Remedy = "linked with -Bsymbolic: it would use a Go runtime of its own, and crash "+
+				"the gateway", "compile it without -Wl,-Bsymbolic"
 			refused = false
 		default:
 			continue
@@ -137,10 +144,12 @@ func (r *Result) stack(g *Binary, distro string) {
 		return
 	}
 	f := Finding{Verdict: Loads, Kind: KindLoader, Subject: "executable stack",
-		Detail: "needed by the plugin, not by the gateway: the gateway's stacks become executable, and glibc " + execStackGlibc + " or newer (Debian 13) refuses the plugin",
+		Detail: "needed by the plugin, not by the gateway: the gateway's stacks become " +
+			"executable, and glibc " + execStackGlibc + " or newer (Debian 13) refuses the plugin",
 		Remedy: `compile it with CGO_LDFLAGS=-Wl,-z,noexecstack, or end its assembly files with .section .note.GNU-stack,"",@progbits`}
 	if has := glibcs[distro]; has != "" && compareDotted(has, execStackGlibc) >= 0 {
-		f.Verdict, f.Detail = Fails, fmt.Sprintf("needed by the plugin, not by the gateway: glibc %s of %s refuses it", has, distro)
+		f.Verdict, f.Detail = Fails, fmt.Sprintf("needed by the plugin, not by the gateway: glibc %s "+
+			"of %s refuses it", has, distro)
 	}
 	r.add(f)
 }

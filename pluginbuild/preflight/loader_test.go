@@ -24,21 +24,42 @@ func TestLoader(t *testing.T) {
 		loader  string
 		want    string
 	}{
-		"nothing":               {func(*forged) {}, "debian/13", preflight.Loads, "", ""},
-		"not to be opened":      {func(f *forged) { f.flags[elf.DT_FLAGS_1] = uint64(elf.DF_1_NOOPEN) }, "", preflight.Fails, "nodlopen", "refuses it: it is marked"},
-		"other flags":           {func(f *forged) { f.flags[elf.DT_FLAGS_1] = uint64(elf.DF_1_NODELETE | elf.DF_1_NOW) }, "", preflight.Loads, "", ""},
-		"PIE":                   {func(f *forged) { f.flags[elf.DT_FLAGS_1] = df1PIE }, "", preflight.Fails, "pie", "a position-independent executable"},
-		"symbolic":              {func(f *forged) { f.flags[elf.DT_SYMBOLIC] = 0 }, "", preflight.Fails, "symbolic", "-Bsymbolic"},
-		"symbolic flag":         {func(f *forged) { f.flags[elf.DT_FLAGS] = uint64(elf.DF_SYMBOLIC) }, "", preflight.Fails, "symbolic", "-Bsymbolic"},
-		"small pages":           {func(f *forged) { f.align = 2048 }, "", preflight.Fails, "unaligned", "not aligned to pages"},
-		"large pages":           {func(f *forged) { f.align = 65536 }, "", preflight.Loads, "", ""},
-		"packed relocations":    {func(f *forged) { f.flags[dtRelr] = 64 }, "", preflight.Fails, "unversioned_relr", "packed relocations"},
-		"with their version":    {func(f *forged) { f.flags[dtRelr] = 64; f.versions["libc.so.6"] = []string{"GLIBC_ABI_DT_RELR"} }, "debian/12", preflight.Loads, "", ""},
-		"the same on an old":    {func(f *forged) { f.flags[dtRelr] = 64; f.versions["libc.so.6"] = []string{"GLIBC_ABI_DT_RELR"} }, "debian/11", preflight.Fails, "", "debian/11 has glibc 2.31"},
-		"static TLS, none used": {func(f *forged) { f.flags[elf.DT_FLAGS] = uint64(elf.DF_STATIC_TLS) }, "", preflight.Loads, "", ""},
-		"executable stack":      {func(f *forged) { f.stack = elf.PF_R | elf.PF_W | elf.PF_X }, "", preflight.Loads, "executable_stack", "glibc 2.41 or newer (Debian 13) refuses"},
-		"the same, bookworm":    {func(f *forged) { f.stack = elf.PF_R | elf.PF_W | elf.PF_X }, "debian/12", preflight.Loads, "executable_stack", "stacks become executable"},
-		"the same, trixie":      {func(f *forged) { f.stack = elf.PF_R | elf.PF_W | elf.PF_X }, "debian/13", preflight.Fails, "executable_stack", "glibc 2.41 of debian/13 refuses it"},
+		"nothing": {func(*forged) {}, "debian/13", preflight.Loads, "", ""},
+		"not to be opened": {func(f *forged) { f.flags[elf.DT_FLAGS_1] = uint64(elf.DF_1_NOOPEN) },
+			"", preflight.Fails, "nodlopen", "refuses it: it is marked"},
+		"other flags": {func(f *forged) {
+			f.flags[elf.DT_FLAGS_1] = uint64(
+				elf.DF_1_NODELETE | elf.DF_1_NOW)
+		}, "", preflight.Loads, "", ""},
+		"PIE": {func(f *forged) { f.flags[elf.DT_FLAGS_1] = df1PIE }, "",
+			preflight.Fails, "pie", "a position-independent executable"},
+		"symbolic": {func(f *forged) { f.flags[elf.DT_SYMBOLIC] = 0 }, "", preflight.Fails,
+			"symbolic", "-Bsymbolic"},
+		"symbolic flag": {func(f *forged) { f.flags[elf.DT_FLAGS] = uint64(elf.DF_SYMBOLIC) }, "",
+			preflight.Fails, "symbolic", "-Bsymbolic"},
+		"small pages": {func(f *forged) { f.align = 2048 }, "", preflight.Fails, "unaligned",
+			"not aligned to pages"},
+		"large pages": {func(f *forged) { f.align = 65536 }, "", preflight.Loads, "", ""},
+		"packed relocations": {func(f *forged) { f.flags[dtRelr] = 64 }, "", preflight.Fails,
+			"unversioned_relr", "packed relocations"},
+		"with their version": {func(f *forged) {
+			f.flags[dtRelr] = 64
+			f.versions["libc.so.6"] =
+				[]string{"GLIBC_ABI_DT_RELR"}
+		}, "debian/12", preflight.Loads, "", ""},
+		"the same on an old": {func(f *forged) {
+			f.flags[dtRelr] = 64
+			f.versions["libc.so.6"] =
+				[]string{"GLIBC_ABI_DT_RELR"}
+		}, "debian/11", preflight.Fails, "", "debian/11 has glibc 2.31"},
+		"static TLS, none used": {func(f *forged) { f.flags[elf.DT_FLAGS] = uint64(elf.DF_STATIC_TLS) },
+			"", preflight.Loads, "", ""},
+		"executable stack": {func(f *forged) { f.stack = elf.PF_R | elf.PF_W | elf.PF_X }, "",
+			preflight.Loads, "executable_stack", "glibc 2.41 or newer (Debian 13) refuses"},
+		"the same, bookworm": {func(f *forged) { f.stack = elf.PF_R | elf.PF_W | elf.PF_X },
+			"debian/12", preflight.Loads, "executable_stack", "stacks become executable"},
+		"the same, trixie": {func(f *forged) { f.stack = elf.PF_R | elf.PF_W | elf.PF_X },
+			"debian/13", preflight.Fails, "executable_stack", "glibc 2.41 of debian/13 refuses it"},
 	} {
 		f := forgedPlugin()
 		f.packages["github.com/google/uuid"] = "uuid-1.6"
@@ -48,7 +69,8 @@ func TestLoader(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := preflight.CompareAll([]*preflight.Binary{b}, gatewayOf(t), preflight.Target{Distro: c.distro})
+		r, err := preflight.CompareAll([]*preflight.Binary{b}, gatewayOf(t), preflight.Target{
+			Distro: c.distro})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +81,8 @@ func TestLoader(t *testing.T) {
 		if c.distro == "" && c.loader == "" && strings.Contains(got, "name the distribution") {
 			got = "" // said where glibc is not known
 		}
-		if r.Verdict != c.verdict || strings.Join(b.Loader, " ") != c.loader || !strings.Contains(got, c.want) || (c.want == "") != (got == "") {
+		if r.Verdict != c.verdict || strings.Join(b.Loader, " ") != c.loader || !strings.Contains(got,
+			c.want) || (c.want == "") != (got == "") {
 			t.Errorf("%s: %s %v %q, want %s %q", name, r.Verdict, b.Loader, got, c.verdict, c.want)
 		}
 	}
@@ -68,7 +91,8 @@ func TestLoader(t *testing.T) {
 	g.Loader = []string{"executable_stack"}
 	p := agreeing(t, "p.so")
 	p.Loader, p.Needs = g.Loader, nil
-	if r, err := preflight.CompareAll([]*preflight.Binary{p}, g, preflight.Target{Distro: "debian/13"}); err != nil || r.Verdict != preflight.Loads {
+	if r, err := preflight.CompareAll([]*preflight.Binary{p}, g, preflight.Target{
+		Distro: "debian/13"}); err != nil || r.Verdict != preflight.Loads {
 		t.Errorf("%s %v, %v", r.Verdict, r.Plugins, err)
 	}
 }
@@ -77,10 +101,11 @@ func TestLoader(t *testing.T) {
 func TestLibraries(t *testing.T) {
 	t.Parallel()
 	for lib, want := range map[string]map[string]preflight.Verdict{
-		"libpthread.so.0":          {"": preflight.Loads, "debian/12": preflight.Loads},
-		"libz.so.1":                {"": preflight.Unknown, "debian/12": preflight.Loads},
-		"libxml2.so.2":             {"": preflight.Unknown, "debian/12": preflight.Unknown},
-		"libssl.so.1.1":            {"": preflight.Unknown, "debian/11": preflight.Unknown, "debian/12": preflight.Fails, "ubuntu/16.04": preflight.Fails},
+		"libpthread.so.0": {"": preflight.Loads, "debian/12": preflight.Loads},
+		"libz.so.1":       {"": preflight.Unknown, "debian/12": preflight.Loads},
+		"libxml2.so.2":    {"": preflight.Unknown, "debian/12": preflight.Unknown},
+		"libssl.so.1.1": {"": preflight.Unknown, "debian/11": preflight.Unknown,
+			"debian/12": preflight.Fails, "ubuntu/16.04": preflight.Fails},
 		"libssl.so.3":              {"ubuntu/22.04": preflight.Unknown, "ubuntu/20.04": preflight.Fails},
 		"/opt/lib/libx.so":         {"": preflight.Unknown, "debian/12": preflight.Unknown},
 		"libc.musl-x86_64.so.1":    {"": preflight.Fails, "debian/12": preflight.Fails},
@@ -98,8 +123,10 @@ func TestLibraries(t *testing.T) {
 		for distro, verdict := range want {
 			p := agreeing(t, "p.so")
 			p.Libraries, p.Needs = []string{"libc.so.6", lib}, nil
-			r, err := preflight.CompareAll([]*preflight.Binary{p}, gatewayOf(t), preflight.Target{Distro: distro})
-			if err != nil || r.Verdict != verdict || verdict != preflight.Loads && r.Plugins[0].Findings[0].Kind != preflight.KindLibrary {
+			r, err := preflight.CompareAll([]*preflight.Binary{p}, gatewayOf(t), preflight.Target{
+				Distro: distro})
+			if err != nil || r.Verdict != verdict || verdict != preflight.Loads &&
+				r.Plugins[0].Findings[0].Kind != preflight.KindLibrary {
 				t.Errorf("%s on %q: %s %v, %v", lib, distro, r.Verdict, r.Plugins[0].Findings, err)
 			}
 		}
@@ -109,7 +136,8 @@ func TestLibraries(t *testing.T) {
 	g.Libraries, g.Needs, p.Needs = []string{"libc.musl-x86_64.so.1"}, nil, nil
 	for distro, want := range map[string]int{"": 0, "debian/12": 1} {
 		r, err := preflight.CompareAll([]*preflight.Binary{p}, g, preflight.Target{Distro: distro})
-		if err != nil || r.Verdict != preflight.Fails || len(r.Findings) != want || !strings.Contains(r.Plugins[0].Findings[0].Detail, "the gateway with musl") {
+		if err != nil || r.Verdict != preflight.Fails || len(r.Findings) != want ||
+			!strings.Contains(r.Plugins[0].Findings[0].Detail, "the gateway with musl") {
 			t.Errorf("%q: %s %v %v, %v", distro, r.Verdict, r.Plugins[0].Findings, r.Findings, err)
 		}
 	}
@@ -124,12 +152,18 @@ func TestRivals(t *testing.T) {
 		verdict preflight.Verdict
 		want    string // all findings
 	}{
-		"two that fit":          {map[string]bool{"b/plugin.so": true, "b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Loads, ""},
-		"one that fits":         {map[string]bool{"b/plugin_v4.3.0_linux_amd64.so": false, "b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Unknown, "a gateway opens one of them"},
-		"none that fits":        {map[string]bool{"b/plugin.so": false, "b/plugin_v5.2.5_linux_amd64.so": false}, preflight.Fails, ""},
-		"other directories":     {map[string]bool{"a/plugin.so": true, "b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Fails, "already loaded"},
-		"other names":           {map[string]bool{"b/one.so": true, "b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Fails, "already loaded"},
-		"three, one of another": {map[string]bool{"b/plugin.so": true, "b/plugin_v5.2.5_linux_amd64.so": true, "b/two.so": true}, preflight.Fails, "already loaded"},
+		"two that fit": {map[string]bool{"b/plugin.so": true,
+			"b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Loads, ""},
+		"one that fits": {map[string]bool{"b/plugin_v4.3.0_linux_amd64.so": false,
+			"b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Unknown, "a gateway opens one of them"},
+		"none that fits": {map[string]bool{"b/plugin.so": false,
+			"b/plugin_v5.2.5_linux_amd64.so": false}, preflight.Fails, ""},
+		"other directories": {map[string]bool{"a/plugin.so": true,
+			"b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Fails, "already loaded"},
+		"other names": {map[string]bool{"b/one.so": true,
+			"b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Fails, "already loaded"},
+		"three, one of another": {map[string]bool{"b/plugin.so": true,
+			"b/plugin_v5.2.5_linux_amd64.so": true, "b/two.so": true}, preflight.Fails, "already loaded"},
 	} {
 		var plugins []*preflight.Binary
 		for _, file := range slices.Sorted(maps.Keys(c.files)) {
@@ -155,7 +189,8 @@ func TestRivals(t *testing.T) {
 		for _, f := range r.Findings {
 			got = append(got, f.String())
 		}
-		if all := strings.Join(got, "\n"); r.Verdict != c.verdict || !strings.Contains(all, c.want) || (c.want == "") != (all == "") {
+		if all := strings.Join(got, "\n"); r.Verdict != c.verdict || !strings.Contains(all, c.want) ||
+			(c.want == "") != (all == "") {
 			t.Errorf("%s: %s %q, want %s %q", name, r.Verdict, all, c.verdict, c.want)
 		}
 	}
@@ -168,7 +203,8 @@ func TestExplainGatewayModule(t *testing.T) {
 	const tyk = "github.com/TykTechnologies/tyk"
 	gateway := func() *preflight.Binary {
 		return &preflight.Binary{
-			Name: "tyk", Machine: "EM_X86_64", Arch: "amd64", Go: true, GoVersion: "go1.22.1", Main: preflight.Module{Path: tyk, Version: "(devel)"},
+			Name: "tyk", Machine: "EM_X86_64", Arch: "amd64", Go: true, GoVersion: "go1.22.1",
+			Main:    preflight.Module{Path: tyk, Version: "(devel)"},
 			Modules: []preflight.Module{}, Settings: map[string]string{"-tags": "goplugin"},
 			Packages: map[string]string{"runtime": "aa", tyk + "/log": "bb", tyk + "/user": "cc"},
 		}
@@ -178,18 +214,27 @@ func TestExplainGatewayModule(t *testing.T) {
 		version string // of the gateway's module in the plugin
 		want    string
 	}{
-		"another release": {"plugin_v5.2.4_linux_amd64.so", "(devel)", tyk + ": the gateway's own module: " + tyk + "/log, " + tyk + "/user differ, because the plugin was compiled for 5.2.4, and the gateway is 5.2.5; " +
-			"recompile in the image tykio/tyk-plugin-compiler:v5.2.5, which has the gateway's packages"},
-		"the same release": {"plugin_v5.2.5_linux_amd64.so", "(devel)", "differ; the plugin's name says that it was compiled for 5.2.5; recompile"},
-		"unknown":          {"plugin.so", "(devel)", "/user differ; recompile"},
-		"outside":          {"plugin.so", "v1.9.2-0.20231006100548-ffa83a27d3bf", "because the plugin was compiled with v1.9.2-0.20231006100548-ffa83a27d3bf of it and not in the gateway's workspace"},
+		"another release": {"plugin_v5.2.4_linux_amd64.so", "(devel)",
+			tyk + ": the gateway's own module: " + tyk + "/log, " + tyk +
+				"/user differ, because the plugin was compiled for 5.2.4, and the gateway is 5.2.5; " +
+				"recompile in the image tykio/tyk-plugin-compiler:v5.2.5, which has the gateway's packages"},
+		"the same release": {"plugin_v5.2.5_linux_amd64.so", "(devel)",
+			"differ; the plugin's name says that it was compiled for 5.2.5; recompile"},
+		"unknown": {"plugin.so", "(devel)", "/user differ; recompile"},
+		"outside": {"plugin.so", "v1.9.2-0.20231006100548-ffa83a27d3bf",
+			"because the plugin was compiled with v1.9.2-0.20231006100548-ffa83a27d3bf of it and not in " +
+				"the gateway's workspace"},
 	} {
 		g, p := gateway(), gateway()
-		p.Name, p.Shared, p.Plugin, p.PluginPath, p.Settings = c.file, true, true, "example.com/p", map[string]string{"-tags": ""}
-		p.Main, p.Modules = preflight.Module{Path: "example.com/p"}, []preflight.Module{{Path: tyk, Version: c.version}}
+		p.Name, p.Shared, p.Plugin, p.PluginPath, p.Settings = c.file, true, true, "example.com/p",
+			map[string]string{"-tags": ""}
+		p.Main, p.Modules = preflight.Module{Path: "example.com/p"}, []preflight.Module{{Path: tyk,
+			Version: c.version}}
 		p.Packages[tyk+"/log"], p.Packages[tyk+"/user"] = "dd", "ee"
-		r, err := preflight.CompareAll([]*preflight.Binary{p}, g, preflight.Target{Gateway: semver.MustParse("5.2.5")})
-		if err != nil || len(r.Plugins[0].Findings) != 1 || !strings.Contains(r.Plugins[0].Findings[0].String(), c.want) {
+		r, err := preflight.CompareAll([]*preflight.Binary{p}, g, preflight.Target{
+			Gateway: semver.MustParse("5.2.5")})
+		if err != nil || len(r.Plugins[0].Findings) != 1 ||
+			!strings.Contains(r.Plugins[0].Findings[0].String(), c.want) {
 			t.Errorf("%s: %v, %v", name, r.Plugins[0].Findings, err)
 		}
 	}

@@ -42,7 +42,8 @@ func (o *object) moduleData(packages int) (data moduleData, ok bool) {
 	}
 	le := binary.LittleEndian
 	for _, s := range o.Sections {
-		if s.Type != elf.SHT_RELA || s.Entsize != relaSize || s.Offset > uint64(o.size) || s.FileSize > uint64(o.size)-s.Offset {
+		if s.Type != elf.SHT_RELA || s.Entsize != relaSize || s.Offset > uint64(o.size) ||
+			s.FileSize > uint64(o.size)-s.Offset {
 			continue
 		}
 		buf := make([]byte, min(chunk/relaSize*relaSize, s.FileSize/relaSize*relaSize))
@@ -80,7 +81,8 @@ func (o *object) moduleDataAt(slot, path, packages uint64) (moduleData, bool) {
 	}
 	word := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
 	exports, length := word(0), word(3)
-	if exports != word(1) || exports > maxExports || length == 0 || length > maxName || word(5) != packages || word(6) != packages {
+	if exports != word(1) || exports > maxExports || length == 0 || length > maxName ||
+		word(5) != packages || word(6) != packages {
 		return moduleData{}, false
 	}
 	text, err := o.loaded(path, length)
@@ -115,7 +117,10 @@ func (o *object) pluginPath(b *Binary) (path, prefix string, err error) {
 // those with a function main, which others may have too, or by the path that the go
 // command recorded and the linker's hash confirms.
 func guessPath(mains []string, b *Binary) string {
-	mains = slices.DeleteFunc(slices.Clone(mains), func(p string) bool { return p == "main" || p == "runtime" })
+	mains = slices.DeleteFunc(slices.Clone(mains), func(p string) bool {
+		return p == "main" ||
+			p == "runtime"
+	})
 	unnamed := func(p string) bool { return strings.HasPrefix(p, "plugin/unnamed-") }
 	for _, p := range mains {
 		switch {

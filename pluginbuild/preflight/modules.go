@@ -20,7 +20,8 @@ func (o *object) modules() []Module {
 	found := map[string]Module{}
 	for _, s := range o.Sections {
 		// Plugins of Go 1.16 and 1.19 have their tables in .data.rel.ro.
-		if (!strings.HasSuffix(s.Name, ".gopclntab") && s.Name != ".data.rel.ro") || s.Type != elf.SHT_PROGBITS || s.Flags&elf.SHF_COMPRESSED != 0 ||
+		if (!strings.HasSuffix(s.Name, ".gopclntab") && s.Name != ".data.rel.ro") ||
+			s.Type != elf.SHT_PROGBITS || s.Flags&elf.SHF_COMPRESSED != 0 ||
 			s.Offset > uint64(o.size) || s.FileSize > uint64(o.size)-s.Offset {
 			continue
 		}
@@ -43,7 +44,10 @@ func (o *object) modules() []Module {
 			}
 		}
 	}
-	return slices.SortedFunc(maps.Values(found), func(a, b Module) int { return strings.Compare(a.Path, b.Path) })
+	return slices.SortedFunc(maps.Values(found), func(a, b Module) int {
+		return strings.Compare(a.Path,
+			b.Path)
+	})
 }
 
 // fileModule reads the module around the @ at p[i] of a file name, which NULs
@@ -60,7 +64,10 @@ func fileModule(p []byte, i int) (Module, bool) {
 		path = unbang(after)
 	}
 	if _, err := semver.StrictNewVersion(strings.TrimPrefix(version, "v")); err != nil || path == "" ||
-		strings.HasPrefix(path, "/") || strings.ContainsFunc(path, func(r rune) bool { return r <= ' ' || r > unicode.MaxASCII }) {
+		strings.HasPrefix(path, "/") || strings.ContainsFunc(path, func(r rune) bool {
+		return r <= ' ' ||
+			r > unicode.MaxASCII
+	}) {
 		return Module{}, false
 	}
 	return Module{Path: path, Version: version}, true

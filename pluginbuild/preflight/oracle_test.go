@@ -75,16 +75,19 @@ func oracle(t *testing.T, hosts, plugins map[string]artifact) {
 						load.Add(1)
 					}
 					if r.Verdict != want {
-						t.Errorf("plugin %q: plugin.Open: %s\nverdict %s, %d of %d packages differ: %v", p, said, r.Verdict, len(r.Mismatched), r.Common, r.Findings)
+						t.Errorf("plugin %q: plugin.Open: %s\nverdict %s, %d of %d packages differ: %v", p, said,
+							r.Verdict, len(r.Mismatched), r.Common, r.Findings)
 					}
 					if r.Verdict != preflight.Loads && len(r.Findings) == 0 {
 						t.Errorf("plugin %q: %s without a finding", p, r.Verdict)
 					}
 					// The package that the runtime names is one of ours.
-					if _, pkg, ok := strings.Cut(said, "different version of package "); ok && !slices.Contains(r.Mismatched, pkg) {
+					if _, pkg, ok := strings.Cut(said, "different version of package "); ok &&
+						!slices.Contains(r.Mismatched, pkg) {
 						t.Errorf("plugin %q: %s is not among %v", p, pkg, r.Mismatched)
 					}
-					if strings.HasPrefix(p, "no main") && (len(r.Plugin.Exports) != 1 || r.Plugin.Exports[0].Name != "Hook") {
+					if strings.HasPrefix(p, "no main") && (len(r.Plugin.Exports) != 1 ||
+						r.Plugin.Exports[0].Name != "Hook") {
 						t.Errorf("plugin %q exports %v", p, r.Plugin.Exports)
 					}
 				}
@@ -124,10 +127,14 @@ func TestOracleUnknown(t *testing.T) {
 		plugin, gateway *preflight.Binary
 		open, finding   string
 	}{
-		"library of another host":     {inspect(t, build(t, more["library"])), gateway, "cannot open shared object file", "libnowhere.so.9: needed by the plugin"},
-		"undefined C symbol":          {inspect(t, build(t, more["undefined"])), gateway, "undefined symbol: nowhere", "nowhere: used by the plugin's C code"},
-		"gateway cannot load plugins": {inspect(t, build(t, plugins["base"])), inspect(t, build(t, more["no plugin"])), "", "no package hashes"},
-		"gateway is a shared object":  {inspect(t, build(t, plugins["base"])), inspect(t, build(t, plugins["base"])), "", "not a gateway binary"},
+		"library of another host": {inspect(t, build(t, more["library"])), gateway,
+			"cannot open shared object file", "libnowhere.so.9: needed by the plugin"},
+		"undefined C symbol": {inspect(t, build(t, more["undefined"])), gateway,
+			"undefined symbol: nowhere", "nowhere: used by the plugin's C code"},
+		"gateway cannot load plugins": {inspect(t, build(t, plugins["base"])),
+			inspect(t, build(t, more["no plugin"])), "", "no package hashes"},
+		"gateway is a shared object": {inspect(t, build(t, plugins["base"])),
+			inspect(t, build(t, plugins["base"])), "", "not a gateway binary"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -137,7 +144,8 @@ func TestOracleUnknown(t *testing.T) {
 				}
 			}
 			r := preflight.Compare(c.plugin, c.gateway)
-			if r.Verdict != preflight.Unknown || len(r.Findings) == 0 || !strings.Contains(r.Findings[0].String(), c.finding) {
+			if r.Verdict != preflight.Unknown || len(r.Findings) == 0 ||
+				!strings.Contains(r.Findings[0].String(), c.finding) {
 				t.Errorf("%s %v, not unknown with %q", r.Verdict, r.Findings, c.finding)
 			}
 		})
@@ -148,13 +156,15 @@ func TestOracleUnknown(t *testing.T) {
 func TestOracleSeveral(t *testing.T) {
 	t.Parallel()
 	set := map[string]artifact{
-		"base": plugins["base"], "stripped": plugins["s -w"], "plain": plugins["plain"], "dotted": plugins["dotted"], "other module": plugins["tags"],
+		"base": plugins["base"], "stripped": plugins["s -w"], "plain": plugins["plain"],
+		"dotted": plugins["dotted"], "other module": plugins["tags"],
 		"a": plugins["private"], "b": more["b"], "b other": more["b other"],
 	}
 	files := buildAll(t, set)
 	hostPath := build(t, hosts["base"])
 	gateway := inspect(t, hostPath)
-	for name, link := range map[string]func(string, string) error{"link": os.Symlink, "hard link": os.Link} {
+	for name, link := range map[string]func(string, string) error{"link": os.Symlink,
+		"hard link": os.Link} {
 		path := filepath.Join(t.TempDir(), "link.so")
 		if err := link(files["base"].path, path); err != nil {
 			t.Fatal(err)
@@ -196,14 +206,16 @@ func TestOracleSeveral(t *testing.T) {
 				}
 				t.Logf("%s: %s", c.plugins[i], said)
 				if r.Plugins[i].Verdict != want {
-					t.Errorf("plugin %q: plugin.Open: %s\nverdict %s: %v", c.plugins[i], said, r.Plugins[i].Verdict, r.Plugins[i].Findings)
+					t.Errorf("plugin %q: plugin.Open: %s\nverdict %s: %v", c.plugins[i], said,
+						r.Plugins[i].Verdict, r.Plugins[i].Findings)
 				}
 			}
 			if r.Verdict != worst {
 				t.Errorf("verdict %s, not %s", r.Verdict, worst)
 			}
 			last := r.Plugins[len(r.Plugins)-1].Findings
-			if c.finding != "" && !slices.ContainsFunc(last, func(f preflight.Finding) bool { return strings.Contains(f.String(), c.finding) }) {
+			if c.finding != "" && !slices.ContainsFunc(last,
+				func(f preflight.Finding) bool { return strings.Contains(f.String(), c.finding) }) {
 				t.Errorf("no finding %q in %v", c.finding, last)
 			}
 		})

@@ -17,8 +17,10 @@ type Hook string
 // The gateway asserts the type of a symbol when it loads it, so that a function
 // of another type does not serve.
 const (
-	HookRequest   Hook = "request"   // pre, auth_check, post_key_auth, post: func(http.ResponseWriter, *http.Request)
-	HookResponse  Hook = "response"  // response: func(http.ResponseWriter, *http.Response, *http.Request)
+	// pre, auth_check, post_key_auth, post: func(http.ResponseWriter, *http.Request)
+	HookRequest Hook = "request"
+	// response: func(http.ResponseWriter, *http.Response, *http.Request)
+	HookResponse  Hook = "response"
 	HookAnalytics Hook = "analytics" // func(*analytics.AnalyticsRecord)
 	HookNone      Hook = "none"      // a signature that fits none of them
 	HookUnknown   Hook = "unknown"   // not readable, as in a stripped file
@@ -26,9 +28,10 @@ const (
 
 // Func is an exported function of a plugin.
 type Func struct {
-	Name      string `json:"name"`
-	Hook      Hook   `json:"hook"`
-	Signature string `json:"signature,omitempty"` // "func(net/http.ResponseWriter, *net/http.Request)"; empty if unknown
+	Name string `json:"name"`
+	Hook Hook   `json:"hook"`
+	// "func(net/http.ResponseWriter, *net/http.Request)"; empty if unknown
+	Signature string `json:"signature,omitempty"`
 }
 
 const (
@@ -135,7 +138,8 @@ func hookOf(sig string) Hook {
 	}
 	// A vendored package, as in gateways before 5.1, has a longer path.
 	const record = "github.com/TykTechnologies/tyk-pump/analytics.AnalyticsRecord)"
-	if p, ok := strings.CutPrefix(sig, "func(*"); ok && (p == record || strings.HasSuffix(p, "/vendor/"+record)) {
+	if p, ok := strings.CutPrefix(sig, "func(*"); ok && (p == record || strings.HasSuffix(p,
+		"/vendor/"+record)) {
 		return HookAnalytics
 	}
 	return HookNone
@@ -146,7 +150,10 @@ func (o *object) dwarf() *dwarf.Data {
 	left := uint64(maxDebug)
 	o.budget.left = maxDebug
 	load := func(name string) []byte {
-		i := slices.IndexFunc(o.Sections, func(s *elf.Section) bool { return s.Name == ".debug_"+name || s.Name == ".zdebug_"+name })
+		i := slices.IndexFunc(o.Sections, func(s *elf.Section) bool {
+			return s.Name == ".debug_"+name ||
+				s.Name == ".zdebug_"+name
+		})
 		if i < 0 {
 			return nil
 		}

@@ -52,7 +52,8 @@ func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
 		return nil, fail("inspect", path, context.Cause(ctx))
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		return nil, &Error{Op: "inspect", Object: path, Kind: e.Kind, Err: fmt.Errorf("%s %s: %w", e.Op, e.Object, e.Err), Next: e.Next, Retry: e.Retry}
+		return nil, &Error{Op: "inspect", Object: path, Kind: e.Kind, Err: fmt.Errorf("%s %s: %w", e.Op,
+			e.Object, e.Err), Next: e.Next, Retry: e.Retry}
 	}
 	return b, err
 }
@@ -68,7 +69,8 @@ func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error)
 	}
 	var found []*Binary
 	for _, f := range z.File {
-		if f.FileInfo().IsDir() || len(members) == 0 && !strings.HasSuffix(f.Name, ".so") || len(members) > 0 && !slices.Contains(members, f.Name) {
+		if f.FileInfo().IsDir() || len(members) == 0 && !strings.HasSuffix(f.Name, ".so") ||
+			len(members) > 0 && !slices.Contains(members, f.Name) {
 			continue
 		}
 		if f.UncompressedSize64 > maxSpool {
@@ -201,7 +203,8 @@ func isWrite(err error) bool {
 // damaged marks the errors that speak of an archive's content; others, as of a
 // connection, stay as they are.
 func damaged(err error) error {
-	for _, of := range []error{tar.ErrHeader, zip.ErrFormat, zip.ErrChecksum, zip.ErrAlgorithm, gzip.ErrHeader, gzip.ErrChecksum, io.EOF, io.ErrUnexpectedEOF} {
+	for _, of := range []error{tar.ErrHeader, zip.ErrFormat, zip.ErrChecksum, zip.ErrAlgorithm,
+		gzip.ErrHeader, gzip.ErrChecksum, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(err, of) {
 			return fmt.Errorf("%w: %w", ErrMalformed, err)
 		}

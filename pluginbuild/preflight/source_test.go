@@ -26,7 +26,8 @@ func tarOf(name string, data []byte) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	_ = w.WriteHeader(&tar.Header{Name: "./opt/", Typeflag: tar.TypeDir, Mode: 0o755})
-	_ = w.WriteHeader(&tar.Header{Name: "./opt/link", Typeflag: tar.TypeSymlink, Linkname: "tyk-gateway/tyk"})
+	_ = w.WriteHeader(&tar.Header{Name: "./opt/link", Typeflag: tar.TypeSymlink,
+		Linkname: "tyk-gateway/tyk"})
 	_ = w.WriteHeader(&tar.Header{Name: name, Size: int64(len(data)), Mode: 0o755})
 	_, _ = w.Write(data)
 	_ = w.Close()
@@ -67,7 +68,8 @@ func TestInspectDeb(t *testing.T) {
 	tree := filepath.Join(dir, "tree")
 	gateway := forgedGateway().bytes()
 	for name, data := range map[string]string{
-		"DEBIAN/control":      "Package: tyk-gateway\nVersion: 5.2.5\nArchitecture: amd64\nMaintainer: a <a@example.org>\nDescription: gateway\n",
+		"DEBIAN/control": "Package: tyk-gateway\nVersion: 5.2.5\nArchitecture: amd64\nMaintainer: " +
+			"a <a@example.org>\nDescription: gateway\n",
 		"opt/tyk-gateway/tyk": string(gateway),
 	} {
 		file := filepath.Join(tree, name)
@@ -86,7 +88,8 @@ func TestInspectDeb(t *testing.T) {
 	for _, compression := range []string{"gzip", "none", "xz", "zstd"} {
 		t.Run(compression, func(t *testing.T) {
 			deb := filepath.Join(dir, compression+".deb")
-			if out, err := exec.Command(dpkg, "--root-owner-group", "-Z"+compression, "-b", tree, deb).CombinedOutput(); err != nil {
+			if out, err := exec.Command(dpkg, "--root-owner-group", "-Z"+compression, "-b", tree,
+				deb).CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			data, err := os.ReadFile(deb)
@@ -95,7 +98,8 @@ func TestInspectDeb(t *testing.T) {
 			}
 			b, err := preflight.InspectDeb(bytes.NewReader(data), member)
 			if compression == "xz" || compression == "zstd" {
-				if !errors.Is(err, preflight.ErrCompression) || !strings.Contains(err.Error(), "dpkg-deb --fsys-tarfile") {
+				if !errors.Is(err, preflight.ErrCompression) || !strings.Contains(err.Error(),
+					"dpkg-deb --fsys-tarfile") {
 					t.Fatalf("error %v", err)
 				}
 				out, err := exec.Command(dpkg, "--fsys-tarfile", deb).Output()
@@ -132,12 +136,14 @@ func TestInspectTar(t *testing.T) {
 			t.Errorf("%q: error %v, not %v", member, err, want)
 		}
 	}
-	if _, err := preflight.InspectTar(bytes.NewReader(data), "/opt/link"); err == nil || !strings.Contains(err.Error(), "ask for tyk-gateway/tyk") {
+	if _, err := preflight.InspectTar(bytes.NewReader(data), "/opt/link"); err == nil ||
+		!strings.Contains(err.Error(), "ask for tyk-gateway/tyk") {
 		t.Errorf("error %v does not say where the link leads", err)
 	}
 	for n := range 3*512 + len(gateway) { // what follows is padding
 		if n%97 == 0 {
-			if _, err := preflight.InspectTar(bytes.NewReader(data[:n]), "/opt/tyk-gateway/tyk"); err == nil {
+			if _, err := preflight.InspectTar(bytes.NewReader(data[:n]),
+				"/opt/tyk-gateway/tyk"); err == nil {
 				t.Errorf("cut off after %d of %d bytes, and read", n, len(data))
 			}
 		}
@@ -145,7 +151,9 @@ func TestInspectTar(t *testing.T) {
 	// A pipe that breaks is not the archive's fault.
 	broken := errors.New("connection lost")
 	for _, n := range []int{600, 2000} {
-		if _, err := preflight.InspectTar(io.MultiReader(bytes.NewReader(data[:n]), iotest.ErrReader(broken)), ""); !errors.Is(err, broken) || errors.Is(err, preflight.ErrMalformed) {
+		if _, err := preflight.InspectTar(io.MultiReader(bytes.NewReader(data[:n]),
+			iotest.ErrReader(broken)), ""); !errors.Is(err, broken) ||
+			errors.Is(err, preflight.ErrMalformed) {
 			t.Errorf("after %d bytes: error %v", n, err)
 		}
 	}
@@ -178,25 +186,30 @@ func TestInspectZip(t *testing.T) {
 	read := func(members ...string) ([]*preflight.Binary, error) {
 		return preflight.InspectZip(bytes.NewReader(buf.Bytes()), int64(buf.Len()), members...)
 	}
-	if all, err := read(); err != nil || len(all) != 2 || all[0].Name != "plugin.so" || all[0].SHA256 != all[1].SHA256 {
+	if all, err := read(); err != nil || len(all) != 2 || all[0].Name != "plugin.so" ||
+		all[0].SHA256 != all[1].SHA256 {
 		t.Errorf("read %v, %v", all, err)
 	}
 	if one, err := read("plugin.so"); err != nil || len(one) != 1 {
 		t.Errorf("read %v, %v", one, err)
 	}
-	if _, err := read("manifest.json"); !errors.Is(err, preflight.ErrNotELF) || !strings.Contains(err.Error(), "manifest.json") {
+	if _, err := read("manifest.json"); !errors.Is(err, preflight.ErrNotELF) ||
+		!strings.Contains(err.Error(), "manifest.json") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := read("plugin.so", "gone.so"); !errors.Is(err, preflight.ErrNoMember) || !strings.Contains(err.Error(), "gone.so") {
+	if _, err := read("plugin.so", "gone.so"); !errors.Is(err, preflight.ErrNoMember) ||
+		!strings.Contains(err.Error(), "gone.so") {
 		t.Errorf("error %v", err)
 	}
 	// A flipped byte in the middle is seen by its checksum or by inflate.
 	data := bytes.Clone(buf.Bytes())
 	data[300] ^= 0xff
-	if _, err := preflight.InspectZip(bytes.NewReader(data), int64(len(data)), "plugin.so"); !errors.Is(err, preflight.ErrMalformed) {
+	if _, err := preflight.InspectZip(bytes.NewReader(data), int64(len(data)),
+		"plugin.so"); !errors.Is(err, preflight.ErrMalformed) {
 		t.Errorf("error %v", err)
 	}
-	if _, err := preflight.InspectZip(strings.NewReader("PK"), 2); !errors.Is(err, preflight.ErrMalformed) {
+	if _, err := preflight.InspectZip(strings.NewReader("PK"), 2); !errors.Is(err,
+		preflight.ErrMalformed) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -211,7 +224,8 @@ func TestSpoolDiskFull(t *testing.T) {
 			Retryable() bool
 			Hint() string
 		}
-		if !errors.Is(err, syscall.ENOSPC) || !errors.As(err, &retry) || !retry.Retryable() || !strings.Contains(retry.Hint(), "TMPDIR") {
+		if !errors.Is(err, syscall.ENOSPC) || !errors.As(err, &retry) || !retry.Retryable() ||
+			!strings.Contains(retry.Hint(), "TMPDIR") {
 			t.Errorf("error %v", err)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -230,7 +244,8 @@ func TestInspectPath(t *testing.T) {
 	} {
 		_, err := preflight.Inspect(path)
 		var retry interface{ Retryable() bool }
-		if !errors.Is(err, want) || strings.Count(err.Error(), path) != 1 || !errors.As(err, &retry) || retry.Retryable() {
+		if !errors.Is(err, want) || strings.Count(err.Error(), path) != 1 || !errors.As(err, &retry) ||
+			retry.Retryable() {
 			t.Errorf("%s: error %v", path, err)
 		}
 	}
@@ -282,12 +297,14 @@ func TestInspectFile(t *testing.T) {
 		kind    error
 		message string
 	}{
-		"tyk":         {data, "", filepath.Join(dir, "tyk"), nil, ""},
-		"tyk.deb":     {debOf("data.tar.gz", gzipped(inTar)), "", "." + preflight.GatewayFile, nil, ""},
-		"tyk.tar":     {inTar, "", "." + preflight.GatewayFile, nil, ""},
-		"named.tar":   {inTar, preflight.GatewayFile, "." + preflight.GatewayFile, nil, ""},
-		"other.tar":   {inTar, "/opt/other", "", preflight.ErrNoMember, "other.tar: read tar /opt/other: no such file"},
-		"xz.deb":      {debOf("data.tar.xz", inTar), "", "", preflight.ErrCompression, "xz.deb: read Debian package: unsupported compression"},
+		"tyk":       {data, "", filepath.Join(dir, "tyk"), nil, ""},
+		"tyk.deb":   {debOf("data.tar.gz", gzipped(inTar)), "", "." + preflight.GatewayFile, nil, ""},
+		"tyk.tar":   {inTar, "", "." + preflight.GatewayFile, nil, ""},
+		"named.tar": {inTar, preflight.GatewayFile, "." + preflight.GatewayFile, nil, ""},
+		"other.tar": {inTar, "/opt/other", "", preflight.ErrNoMember,
+			"other.tar: read tar /opt/other: no such file"},
+		"xz.deb": {debOf("data.tar.xz", inTar), "", "", preflight.ErrCompression,
+			"xz.deb: read Debian package: unsupported compression"},
 		"script":      {[]byte("#!/bin/sh\n"), "", "", preflight.ErrNotELF, "script: not an ELF file"},
 		"missing/tyk": {nil, "", "", os.ErrNotExist, "inspect " + filepath.Join(dir, "missing/tyk")},
 	} {

@@ -37,7 +37,8 @@ func (o *object) hashes() (hash map[string]string, unreadable []string, err erro
 	}
 	at := map[uint32]string{}
 	total := 0
-	err = scan(io.NewSectionReader(o.r, int64(names.Offset), int64(names.FileSize)), func(off uint32, pkg string) error {
+	err = scan(io.NewSectionReader(o.r, int64(names.Offset), int64(names.FileSize)), func(off uint32,
+		pkg string) error {
 		if total += len(pkg); len(at) == maxPackages || total > maxNames {
 			return malformed("more package names than any Go program has")
 		}
@@ -136,7 +137,8 @@ func (o *object) symbols(tab *elf.Section, each func(i int, s symbol) error) err
 			return fmt.Errorf("read symbols: %w", err)
 		}
 		for ; len(p) > 0; p = p[symSize:] {
-			s := symbol{name: le.Uint32(p), info: p[4], section: le.Uint16(p[6:]), value: le.Uint64(p[8:]), size: le.Uint64(p[16:])}
+			s := symbol{name: le.Uint32(p), info: p[4], section: le.Uint16(p[6:]), value: le.Uint64(p[8:]),
+				size: le.Uint64(p[16:])}
 			if err := each(i, s); err != nil {
 				return err
 			}
@@ -155,7 +157,8 @@ func (o *object) mainPackages(packages map[string]string) ([]string, error) {
 	}
 	var mains []string
 	err := o.names(func(name string, s symbol, _ bool) error {
-		if pkg, ok := symbolOf[name]; ok && !s.undefined() && s.kind() == elf.STT_FUNC && len(mains) < maxPackages {
+		if pkg, ok := symbolOf[name]; ok && !s.undefined() && s.kind() == elf.STT_FUNC &&
+			len(mains) < maxPackages {
 			mains = append(mains, pkg)
 		}
 		return nil
@@ -203,7 +206,8 @@ func (o *object) names(each func(name string, s symbol, versioned bool) error) e
 	}
 	str := &strtab{r: o.r, sec: names}
 	var versions *elf.Section
-	if i := slices.IndexFunc(o.Sections, func(s *elf.Section) bool { return s.Type == elf.SHT_GNU_VERSYM }); i >= 0 {
+	if i := slices.IndexFunc(o.Sections,
+		func(s *elf.Section) bool { return s.Type == elf.SHT_GNU_VERSYM }); i >= 0 {
 		versions = o.Sections[i]
 	}
 	return o.symbols(tab, func(i int, s symbol) error {

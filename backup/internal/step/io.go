@@ -78,8 +78,9 @@ func CheckSpace(dir string, need int64) error {
 		return Fail("measure free space of", dir, err)
 	}
 	if free := int64(st.Bavail) * st.Bsize; free < need {
-		return &Error{Op: "check free space of", Object: dir, Kind: ErrNoSpace, Retry: true, Next: FreeSpaceHint,
-			Err: fmt.Errorf("%d bytes free, %d needed", free, need)}
+		return &Error{Op: "check free space of", Object: dir, Kind: ErrNoSpace, Retry: true,
+			Next: FreeSpaceHint,
+			Err:  fmt.Errorf("%d bytes free, %d needed", free, need)}
 	}
 	return nil
 }
@@ -92,7 +93,8 @@ func OutsideSets(dir string) error {
 	}
 	for p := abs; ; p = filepath.Dir(p) {
 		if exists(filepath.Join(p, ManifestName)) && exists(filepath.Join(p, ChecksumName)) {
-			return &Error{Op: "write into", Object: dir, Err: fmt.Errorf("%s is a set, and would be damaged by it", p),
+			return &Error{Op: "write into", Object: dir,
+				Err:  fmt.Errorf("%s is a set, and would be damaged by it", p),
 				Next: "choose a directory outside of it"}
 		}
 		if p == filepath.Dir(p) {

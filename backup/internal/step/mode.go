@@ -3,7 +3,8 @@ package step
 import "io/fs"
 
 // specialBits are the three that Go keeps elsewhere.
-var specialBits = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky}
+var specialBits = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid,
+	0o1000: fs.ModeSticky}
 
 // UnixMode is m as chmod(2) takes it.
 func UnixMode(m fs.FileMode) uint32 {

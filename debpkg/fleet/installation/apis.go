@@ -37,9 +37,11 @@ func (u *Upgrade) store(ctx context.Context) (apidef.Store, error) {
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(data) {
-			return nil, &Error{Op: "read", Object: a.CA, Kind: ErrFile, Err: errors.New("no certificate in PEM form"), Next: "correct apis.ca"}
+			return nil, &Error{Op: "read", Object: a.CA, Kind: ErrFile,
+				Err: errors.New("no certificate in PEM form"), Next: "correct apis.ca"}
 		}
-		o.Client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
+		o.Client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool,
+			MinVersion: tls.VersionTLS12}}}
 	}
 	switch {
 	case a.Directory != "":
@@ -116,12 +118,14 @@ func (u *Upgrade) uses(ctx context.Context, hosts []fleet.Host) (note usesNote, 
 		}
 		for _, name := range slices.Sorted(maps.Keys(used)) {
 			if !mine[name] {
-				errs = append(errs, fmt.Errorf("bundle %s of API %s has no build for the new version in the file: add it to bundles", name, strings.Join(used[name], ", ")))
+				errs = append(errs, fmt.Errorf("bundle %s of API %s has no build for the new version in the "+
+					"file: add it to bundles", name, strings.Join(used[name], ", ")))
 			}
 		}
 		disk := inv.OnDisk()
 		for _, path := range slices.Sorted(maps.Keys(disk)) {
-			errs = append(errs, fmt.Errorf("%s loads %s from the gateway's disk, and no bundle brings a build for the new version", strings.Join(disk[path], ", "), path))
+			errs = append(errs, fmt.Errorf("%s loads %s from the gateway's disk, and no bundle brings a "+
+				"build for the new version", strings.Join(disk[path], ", "), path))
 		}
 	}
 	problems, notes, err := u.signatures(ctx, inv, hosts)
@@ -130,12 +134,16 @@ func (u *Upgrade) uses(ctx context.Context, hosts []fleet.Host) (note usesNote, 
 }
 
 // signatures checks the bundles against public_key_path of each gateway host.
-func (u *Upgrade) signatures(ctx context.Context, inv *apidef.Inventory, hosts []fleet.Host) (problems []error, notes []string, err error) {
+func (u *Upgrade) signatures(ctx context.Context, inv *apidef.Inventory,
+	hosts []fleet.Host) (problems []error, notes []string, err error) {
 	from, to, err := u.versions()
 	if err != nil {
 		return nil, nil, err
 	}
-	hosts = slices.DeleteFunc(slices.Clone(hosts), func(h fleet.Host) bool { return !fleet.IsGateway(h.Component) })
+	hosts = slices.DeleteFunc(slices.Clone(hosts), func(h fleet.Host) bool {
+		return !fleet.IsGateway(
+			h.Component)
+	})
 	keys := make([]*rsa.PublicKey, len(hosts))
 	if err := fleet.Each(hosts, func(i int, h fleet.Host) (err error) {
 		keys[i], err = u.publicKey(ctx, h)
@@ -204,7 +212,8 @@ func (u *Upgrade) publicKey(ctx context.Context, h fleet.Host) (*rsa.PublicKey, 
 	read := func(path string) ([]byte, error) {
 		var out, stderr bytes.Buffer
 		if err := u.Runner(h)(ctx, []string{"cat", "--", path}, nil, &out, &stderr); err != nil {
-			return nil, &Error{Op: "read", Object: path, Err: fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String())), Retry: true}
+			return nil, &Error{Op: "read", Object: path, Err: fmt.Errorf("%w: %s", err,
+				strings.TrimSpace(stderr.String())), Retry: true}
 		}
 		return out.Bytes(), nil
 	}
@@ -216,7 +225,8 @@ func (u *Upgrade) publicKey(ctx context.Context, h fleet.Host) (*rsa.PublicKey, 
 		Key string `json:"public_key_path"`
 	}
 	if err := json.Unmarshal(data, &conf); err != nil {
-		return nil, &Error{Op: "read", Object: config, Err: errors.New("it is not JSON"), Next: "correct the file"}
+		return nil, &Error{Op: "read", Object: config, Err: errors.New("it is not JSON"),
+			Next: "correct the file"}
 	}
 	if conf.Key == "" {
 		return nil, nil
@@ -247,7 +257,8 @@ func (u *Upgrade) rename(ctx context.Context, b Bundle) error {
 		if a, err = u.arrange(ctx, b); err != nil {
 			return err
 		}
-		plan, err = apidef.NewPlan(ctx, s, apidef.Change{From: b.Name, To: b.New, Gateway: a.upgrade.From, Switch: a.plan.Switch, Force: u.Switch.Force})
+		plan, err = apidef.NewPlan(ctx, s, apidef.Change{From: b.Name, To: b.New, Gateway: a.upgrade.From,
+			Switch: a.plan.Switch, Force: u.Switch.Force})
 	}
 	if err != nil {
 		return err

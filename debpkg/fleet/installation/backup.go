@@ -25,7 +25,8 @@ import (
 // backup takes a set, which is verified before it counts, or verifies the one that was named.
 func (u *Upgrade) backup(ctx context.Context) error {
 	if u.without(CheckBackup) {
-		return rollout.Save(ctx, setNote{Overridden: overridden(CheckBackup, errors.New("no set was taken or verified"))})
+		return rollout.Save(ctx, setNote{Overridden: overridden(CheckBackup,
+			errors.New("no set was taken or verified"))})
 	}
 	if u.begun {
 		var note setNote
@@ -33,7 +34,8 @@ func (u *Upgrade) backup(ctx context.Context) error {
 			return err
 		} else if ok && note.Dir != "" {
 			// A set of now would hold hosts that are upgraded.
-			return u.refuse(CheckBackup, fmt.Errorf("the set %s of this run is gone or damaged, and hosts have been changed since; look for a copy of it", note.Dir))
+			return u.refuse(CheckBackup, fmt.Errorf("the set %s of this run is gone or damaged, and hosts "+
+				"have been changed since; look for a copy of it", note.Dir))
 		}
 	}
 	open := u.take
@@ -48,7 +50,8 @@ func (u *Upgrade) backup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	note := setNote{Dir: set.Dir, Taken: set.Start, Bytes: set.Bytes(), Existing: u.existing() != "", Warnings: append(warnings, missing...)}
+	note := setNote{Dir: set.Dir, Taken: set.Start, Bytes: set.Bytes(), Existing: u.existing() != "",
+		Warnings: append(warnings, missing...)}
 	for _, comp := range set.Components {
 		note.Components = append(note.Components, comp.Name)
 		for _, w := range comp.Warnings {
@@ -106,7 +109,8 @@ func (u *Upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 	}
 	b := u.Backup
 	if db.redis != nil {
-		sources = append(sources, &redisdb.Source{Client: db.redis, Method: redisdb.Method(b.Redis.Method)})
+		sources = append(sources, &redisdb.Source{Client: db.redis,
+			Method: redisdb.Method(b.Redis.Method)})
 	}
 	if b.Mongo != nil {
 		sources = append(sources, &mongodb.Source{Server: db.mongo, Databases: b.Mongo.Databases})
@@ -118,7 +122,8 @@ func (u *Upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	set, err := backup.Take(ctx, b.Dir, backup.Options{Label: "before " + u.Label(), Packages: versions, Progress: u.backingUp}, sources...)
+	set, err := backup.Take(ctx, b.Dir, backup.Options{Label: "before " + u.Label(),
+		Packages: versions, Progress: u.backingUp}, sources...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -131,7 +136,8 @@ func (u *Upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 	var warnings []string
 	if b.Keep > 0 || b.MaxAge > 0 {
 		// The set is good whatever becomes of older ones.
-		if _, err := backup.Prune(ctx, b.Dir, backup.Policy{Keep: b.Keep, MaxAge: time.Duration(b.MaxAge)}); err != nil {
+		if _, err := backup.Prune(ctx, b.Dir, backup.Policy{Keep: b.Keep,
+			MaxAge: time.Duration(b.MaxAge)}); err != nil {
 			warnings = append(warnings, "old sets: "+err.Error())
 		}
 	}
@@ -173,7 +179,8 @@ func (u *Upgrade) named(ctx context.Context) (*backup.Set, []string, error) {
 		return nil, nil, err
 	}
 	if age := time.Since(set.Start); age > u.Backup.fresh() {
-		return nil, nil, fmt.Errorf("the set %s is %v old, backup.fresh allows %v", set.Dir, age.Round(time.Minute), u.Backup.fresh())
+		return nil, nil, fmt.Errorf("the set %s is %v old, backup.fresh allows %v", set.Dir,
+			age.Round(time.Minute), u.Backup.fresh())
 	}
 	if err := set.Covers(u.wanted(), nil); err != nil {
 		return nil, nil, err
@@ -212,7 +219,8 @@ func (u *Upgrade) complete(set *backup.Set) ([]string, error) {
 	if len(lines) == 0 || u.without(CheckDatabase) {
 		return lines, nil
 	}
-	return nil, u.refuse(CheckDatabase, fmt.Errorf("%s; add it to the section backup, or name it in backup.external if somebody else backs it up", strings.Join(lines, "; ")))
+	return nil, u.refuse(CheckDatabase, fmt.Errorf("%s; add it to the section backup, or name it in "+
+		"backup.external if somebody else backs it up", strings.Join(lines, "; ")))
 }
 
 // databases are the servers of the file that can be reached.
@@ -279,7 +287,8 @@ func clientTLS(ca, cert, key string) (*tls.Config, error) {
 	if cert != "" {
 		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
-			return nil, fmt.Errorf("the certificates for Redis: certificate %s with key %s: %w", cert, key, err)
+			return nil, fmt.Errorf("the certificates for Redis: certificate %s with key %s: %w", cert, key,
+				err)
 		}
 		conf.Certificates = []tls.Certificate{pair}
 	}

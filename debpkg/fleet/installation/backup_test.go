@@ -46,7 +46,8 @@ func newData(t *testing.T) *data {
 		t.Fatal(err)
 	}
 	d.mongo.Insert("tyk_analytics", "tyk_apis", raw)
-	d.env = map[string]string{"MONGO_URI": strings.Replace(d.mongo.URI(), "mongodb://", "mongodb://tyk:s3cret@", 1)}
+	d.env = map[string]string{"MONGO_URI": strings.Replace(d.mongo.URI(), "mongodb://",
+		"mongodb://tyk:s3cret@", 1)}
 	d.file = write(t, "")
 	d.conf = filepath.Join(filepath.Dir(d.file), "tyk.conf")
 	d.write(t, d.conf, "before")
@@ -93,7 +94,9 @@ func (d *data) take(t *testing.T, change func(*Upgrade)) (setNote, error) {
 func TestBackup(t *testing.T) {
 	t.Parallel()
 	d := newData(t)
-	if _, err := d.take(t, func(u *Upgrade) { u.Set = "latest" }); err == nil || !strings.Contains(err.Error(), "holds no set") || !strings.Contains(err.Error(), "or skip the check backup") {
+	if _, err := d.take(t, func(u *Upgrade) { u.Set = "latest" }); err == nil ||
+		!strings.Contains(err.Error(), "holds no set") || !strings.Contains(err.Error(),
+		"or skip the check backup") {
 		t.Errorf("error %v", err)
 	}
 	first, err := d.take(t, nil)
@@ -106,7 +109,8 @@ func TestBackup(t *testing.T) {
 	}
 	// A damaged one is replaced before the first host, and never after.
 	damage(t, first.Dir)
-	if _, err := d.take(t, func(u *Upgrade) { u.begun = true }); err == nil || !strings.Contains(err.Error(), "gone or damaged") {
+	if _, err := d.take(t, func(u *Upgrade) { u.begun = true }); err == nil ||
+		!strings.Contains(err.Error(), "gone or damaged") {
 		t.Errorf("error %v", err)
 	}
 	second, err := d.take(t, nil)
@@ -129,8 +133,9 @@ func TestBackup(t *testing.T) {
 	}{
 		"latest":    {func(u *Upgrade) { u.Set = "latest" }, ""},
 		"directory": {func(u *Upgrade) { u.Set = second.Dir }, ""},
-		"old":       {func(u *Upgrade) { u.Set, u.Backup.Fresh = "latest", 1 }, "backup.fresh allows 1ns"},
-		"damaged":   {func(u *Upgrade) { u.Set = filepath.Base(first.Dir) }, "damaged"},
+		"old": {func(u *Upgrade) { u.Set, u.Backup.Fresh = "latest", 1 },
+			"backup.fresh allows 1ns"},
+		"damaged": {func(u *Upgrade) { u.Set = filepath.Base(first.Dir) }, "damaged"},
 		"lacking": {func(u *Upgrade) {
 			u.Set, u.Hosts = "latest", append(u.Hosts, u.Hosts[0])
 			u.Hosts[1].Name, u.Hosts[1].Address = "g2", "elsewhere"
@@ -140,7 +145,8 @@ func TestBackup(t *testing.T) {
 			t.Fatal(err)
 		}
 		note, err := d.take(t, c.change)
-		if c.want == "" && (err != nil || note.Dir != second.Dir || !note.Existing) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+		if c.want == "" && (err != nil || note.Dir != second.Dir || !note.Existing) || c.want != "" &&
+			(err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %+v, %v", name, note, err)
 		}
 	}
@@ -161,10 +167,13 @@ func TestServersThatAreMissing(t *testing.T) {
 	t.Parallel()
 	d := newData(t)
 	d.env = nil
-	if _, err := d.take(t, nil); err == nil || !strings.Contains(err.Error(), "the URI of backup.mongo: the variable MONGO_URI is not set; export it; or skip the check backup") {
+	if _, err := d.take(t, nil); err == nil || !strings.Contains(err.Error(),
+		"the URI of backup.mongo: the variable MONGO_URI is not set; export it; or skip the "+
+			"check backup") {
 		t.Errorf("error %v", err)
 	}
-	d.env = map[string]string{"MONGO_URI": "mongodb://tyk:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=200"}
+	d.env = map[string]string{
+		"MONGO_URI": "mongodb://tyk:s3cret@127.0.0.1:1/?serverSelectionTimeoutMS=200"}
 	if _, err := d.take(t, nil); err == nil || strings.Contains(err.Error(), "s3cret") {
 		t.Errorf("error %v", err)
 	}
@@ -191,14 +200,19 @@ func TestRedisWithCertificates(t *testing.T) {
 	}
 	d := &data{file: file}
 	d.write(t, filepath.Join(dir, "uri"), "rediss://"+s.Addr)
-	d.write(t, filepath.Join(dir, "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})))
-	d.write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
+	d.write(t, filepath.Join(dir, "cert.pem"),
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})))
+	d.write(t, filepath.Join(dir, "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY",
+		Bytes: key})))
 	d.write(t, file, fmt.Sprintf(`
 versions: {gateway: 5.2.5}
 hosts: [{name: g1, address: local, component: gateway, package: tykupgrade-no-such-package}]
 backup: {dir: sets, paths: [%s], redis: {uri_file: uri, ca: cert.pem, cert: cert.pem, key: key.pem}}
 `, file))
-	if _, err := d.take(t, func(u *Upgrade) { u.Backup.Redis.Cert, u.Backup.Redis.Key = "", "" }); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if _, err := d.take(t, func(u *Upgrade) {
+		u.Backup.Redis.Cert, u.Backup.Redis.Key = "",
+			""
+	}); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("without a certificate: %v", err)
 	}
 	readable := func(u *Upgrade) error {
@@ -211,7 +225,8 @@ backup: {dir: sets, paths: [%s], redis: {uri_file: uri, ca: cert.pem, cert: cert
 	}
 	u := prepared(t, file, nil)
 	u.Backup.Redis.Key = "no-such-file"
-	if err := readable(u); err == nil || !strings.Contains(err.Error(), "the certificates for Redis: certificate ") {
+	if err := readable(u); err == nil || !strings.Contains(err.Error(),
+		"the certificates for Redis: certificate ") {
 		t.Errorf("error %v", err)
 	}
 	note, err := d.take(t, nil)
@@ -286,10 +301,12 @@ func TestPostgres(t *testing.T) {
 	t.Parallel()
 	s := postgres.Start(t)
 	s.SQL(t, "postgres", "CREATE DATABASE tyk_analytics")
-	s.SQL(t, "tyk_analytics", "CREATE TABLE apis (id int PRIMARY KEY, doc jsonb); INSERT INTO apis VALUES (1, '{\"a\": 1}'), (2, NULL)")
+	s.SQL(t, "tyk_analytics", "CREATE TABLE apis (id int PRIMARY KEY, doc jsonb); INSERT INTO apis "+
+		"VALUES (1, '{\"a\": 1}'), (2, NULL)")
 	file := write(t, "")
 	dir := filepath.Dir(file)
-	d := &data{file: file, conf: filepath.Join(dir, "tyk_analytics.conf"), env: map[string]string{"PG_URI": s.Database("tyk_analytics")}}
+	d := &data{file: file, conf: filepath.Join(dir, "tyk_analytics.conf"), env: map[string]string{
+		"PG_URI": s.Database("tyk_analytics")}}
 	d.write(t, d.conf, "before")
 	d.write(t, file, fmt.Sprintf(`
 versions: {dashboard: 5.2.5}
@@ -301,30 +318,37 @@ backup: {dir: sets, paths: [%s], postgres: {uri_env: PG_URI, bin: %q}}
 		t.Fatalf("%+v, %v", note, err)
 	}
 	d.write(t, d.conf, "after")
-	s.SQL(t, "tyk_analytics", "UPDATE apis SET doc = '{}'; INSERT INTO apis VALUES (3, NULL); CREATE TABLE later (x int)")
+	s.SQL(t, "tyk_analytics", "UPDATE apis SET doc = '{}'; INSERT INTO apis VALUES (3, NULL); "+
+		"CREATE TABLE later (x int)")
 	u := prepared(t, file, d.env)
 	// Files alone leave the database as it is, and need no URI.
-	if report, err := restore(t, prepared(t, file, nil), note, "config"); err != nil || len(report.Components) != 1 {
+	if report, err := restore(t, prepared(t, file, nil), note, "config"); err != nil ||
+		len(report.Components) != 1 {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if text, err := os.ReadFile(d.conf); err != nil || string(text) != "before" || s.SQL(t, "tyk_analytics", "SELECT count(*) FROM apis") != "3" {
+	if text, err := os.ReadFile(d.conf); err != nil || string(text) != "before" ||
+		s.SQL(t, "tyk_analytics", "SELECT count(*) FROM apis") != "3" {
 		t.Errorf("%s, %v", text, err)
 	}
 	if _, err := restore(t, prepared(t, file, nil), note, "postgres"); !errors.Is(err, ErrSecret) {
 		t.Errorf("without a URI: %v", err)
 	}
 	report, err := restore(t, u, note, "postgres")
-	if err != nil || len(report.Components) != 1 || report.Components[0].State != backup.StateVerified {
+	if err != nil || len(report.Components) != 1 ||
+		report.Components[0].State != backup.StateVerified {
 		t.Fatalf("%+v, %v", report, err)
 	}
-	if got := s.SQL(t, "tyk_analytics", "SELECT string_agg(id || coalesce(doc::text, '-'), ' ' ORDER BY id) FROM apis"); got != `1{"a": 1} 2-` {
+	if got := s.SQL(t, "tyk_analytics", "SELECT string_agg(id || coalesce(doc::text, '-'), ' ' "+
+		"ORDER BY id) FROM apis"); got != `1{"a": 1} 2-` {
 		t.Errorf("rows %q", got)
 	}
-	if got := s.SQL(t, "tyk_analytics", "SELECT count(*) FROM pg_tables WHERE tablename = 'later'"); got != "0" {
+	if got := s.SQL(t, "tyk_analytics",
+		"SELECT count(*) FROM pg_tables WHERE tablename = 'later'"); got != "0" {
 		t.Error("a table of after is there")
 	}
 	// What was replaced goes once the restore is verified.
-	if got := s.SQL(t, "postgres", "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname LIKE '%tykupgrade%'"); got != "" {
+	if got := s.SQL(t, "postgres", "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname "+
+		"LIKE '%tykupgrade%'"); got != "" {
 		t.Errorf("databases %s are left", got)
 	}
 	damaged, _ := filepath.Glob(filepath.Join(note.Dir, "postgres", "*"))
@@ -333,7 +357,8 @@ backup: {dir: sets, paths: [%s], postgres: {uri_env: PG_URI, bin: %q}}
 			t.Fatal(err)
 		}
 	}
-	if _, err := restore(t, u, note, "postgres"); !errors.Is(err, backup.ErrDamaged) || s.SQL(t, "tyk_analytics", "SELECT count(*) FROM apis") != "2" {
+	if _, err := restore(t, u, note, "postgres"); !errors.Is(err, backup.ErrDamaged) ||
+		s.SQL(t, "tyk_analytics", "SELECT count(*) FROM apis") != "2" {
 		t.Errorf("a damaged set: %v", err)
 	}
 }
@@ -350,25 +375,29 @@ func TestSecrets(t *testing.T) {
 		s    Secret
 		want string
 	}{
-		"variable":        {Secret{Env: "A"}, ""},
-		"file":            {Secret{File: filepath.Join(dir, "full")}, ""},
-		"command":         {Secret{Command: []string{"printf", "s3cret\n"}}, ""},
-		"no variable":     {Secret{Env: "B"}, "the variable B is not set"},
-		"no file":         {Secret{File: filepath.Join(dir, "none")}, "no such file"},
-		"empty file":      {Secret{File: filepath.Join(dir, "empty")}, "it is empty"},
-		"failing command": {Secret{Command: []string{"sh", "-c", "cat \"$0\"; cat \"$0\" >&2; exit 3", filepath.Join(dir, "full")}}, "sh: exit code 3"},
-		"no command":      {Secret{Command: []string{"tykupgrade-no-such-program"}}, "tykupgrade-no-such-program"},
+		"variable":    {Secret{Env: "A"}, ""},
+		"file":        {Secret{File: filepath.Join(dir, "full")}, ""},
+		"command":     {Secret{Command: []string{"printf", "s3cret\n"}}, ""},
+		"no variable": {Secret{Env: "B"}, "the variable B is not set"},
+		"no file":     {Secret{File: filepath.Join(dir, "none")}, "no such file"},
+		"empty file":  {Secret{File: filepath.Join(dir, "empty")}, "it is empty"},
+		"failing command": {Secret{Command: []string{"sh", "-c", "cat \"$0\"; cat \"$0\" >&2; exit 3",
+			filepath.Join(dir, "full")}}, "sh: exit code 3"},
+		"no command": {Secret{Command: []string{"tykupgrade-no-such-program"}},
+			"tykupgrade-no-such-program"},
 	} {
 		got, err := c.s.read(t.Context(), "the key", env)
 		if c.want == "" && (err != nil || got != "s3cret") {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
-		if c.want != "" && (!errors.Is(err, ErrSecret) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "s3cret")) {
+		if c.want != "" && (!errors.Is(err, ErrSecret) || !strings.Contains(err.Error(), c.want) ||
+			strings.Contains(err.Error(), "s3cret")) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	got := strings.Join(words("redis://tyk:op%2Ben@h:6379"), "|")
-	if got != "redis://tyk:op%2Ben@h:6379|op+en|op%2Ben|op+en" || words("https://proxy.golang.org") != nil || len(words("plain")) != 1 {
+	if got != "redis://tyk:op%2Ben@h:6379|op+en|op%2Ben|op+en" ||
+		words("https://proxy.golang.org") != nil || len(words("plain")) != 1 {
 		t.Errorf("words %q", got)
 	}
 }

@@ -30,16 +30,23 @@ func (u *Upgrade) pluginSteps(b Bundle) []rollout.Step {
 			return kind + " " + one.name()
 		}
 		if one.Source == "" {
-			steps = append(steps, rollout.Step{Name: step("given"), Do: func(ctx context.Context) error { return u.given(ctx, one) }})
+			steps = append(steps, rollout.Step{Name: step("given"), Do: func(ctx context.Context) error {
+				return u.given(ctx, one)
+			}})
 			continue
 		}
-		steps = append(steps, rollout.Step{Name: step("module"), Do: func(ctx context.Context) error { return u.module(ctx, one) }},
+		steps = append(steps, rollout.Step{Name: step("module"), Do: func(ctx context.Context) error {
+			return u.module(ctx, one)
+		}},
 			rollout.Step{Name: step("compile"), Timeout: time.Hour,
 				Do:   func(ctx context.Context) error { return u.compile(ctx, one) },
 				Done: func(ctx context.Context) (bool, error) { return u.compiled(ctx, one) }})
 	}
 	return append(steps,
-		rollout.Step{Name: "preflight", Do: func(ctx context.Context) error { return u.preflight(ctx, b) }},
+		rollout.Step{Name: "preflight", Do: func(ctx context.Context) error {
+			return u.preflight(ctx,
+				b)
+		}},
 		rollout.Step{Name: "bundle",
 			Do:   func(ctx context.Context) error { return u.writeBundle(ctx, b) },
 			Done: func(ctx context.Context) (bool, error) { return u.bundled(ctx, b) }})
@@ -63,7 +70,9 @@ func (u *Upgrade) lookup(ctx context.Context) (pluginbuild.Release, error) {
 	r, err := pluginbuild.Sources{Table: p.Releases, Repo: p.Repo, GoMod: p.ReleaseMod}.Lookup(ctx, v)
 	var unknown *pluginbuild.UnknownReleaseError
 	if errors.As(err, &unknown) {
-		return r, fmt.Errorf("gateway %s is not in the release table, whose nearest is %s; correct the version, name a file with the release as plugin.releases, or the gateway's repository as plugin.repo", v, unknown.Nearest.Version)
+		return r, fmt.Errorf("gateway %s is not in the release table, whose nearest is %s; correct the "+
+			"version, name a file with the release as plugin.releases, or the gateway's repository as "+
+			"plugin.repo", v, unknown.Nearest.Version)
 	}
 	if err == nil {
 		u.found = &r
@@ -79,7 +88,8 @@ func (u *Upgrade) module(ctx context.Context, b Build) error {
 	}
 	note := moduleNote{Release: r.Version.String()}
 	if b.Prepare {
-		done, err := pluginbuild.Prepare(ctx, b.Source, r, pluginbuild.PrepareOptions{Env: u.environ(), OnEvent: u.compiling})
+		done, err := pluginbuild.Prepare(ctx, b.Source, r, pluginbuild.PrepareOptions{Env: u.environ(),
+			OnEvent: u.compiling})
 		if err != nil {
 			return err
 		}
@@ -107,7 +117,8 @@ func (u *Upgrade) module(ctx context.Context, b Build) error {
 		return err
 	}
 	if len(stop) > 0 {
-		return fmt.Errorf("the module in %s does not fit %s: %w", b.Source, r.Version, errors.Join(stop...))
+		return fmt.Errorf("the module in %s does not fit %s: %w", b.Source, r.Version,
+			errors.Join(stop...))
 	}
 	return nil
 }
@@ -163,7 +174,8 @@ func (u *Upgrade) compile(ctx context.Context, b Build) (err error) {
 		Pull: compiler.PullPolicy(c.Pull), Env: env, Netrc: c.Netrc, Mounts: c.Mounts, Caches: c.Caches,
 		Limits: compiler.Limits{Network: c.Network}, Progress: u.compiling,
 	})
-	a, err := builder.Build(ctx, compiler.Request{Release: r, Dir: b.Source, Name: b.name(), OutputDir: u.buildDir(b), Image: u.image()})
+	a, err := builder.Build(ctx, compiler.Request{Release: r, Dir: b.Source, Name: b.name(),
+		OutputDir: u.buildDir(b), Image: u.image()})
 	if err != nil {
 		return err
 	}
@@ -171,7 +183,8 @@ func (u *Upgrade) compile(ctx context.Context, b Build) (err error) {
 	if digest == "" {
 		digest = a.ImageID
 	}
-	return rollout.Save(ctx, compileNote{File: a.Path, SHA256: a.SHA256, Image: a.Image + " " + digest, Go: a.GoVersion, Source: source})
+	return rollout.Save(ctx, compileNote{File: a.Path, SHA256: a.SHA256, Image: a.Image + " " + digest,
+		Go: a.GoVersion, Source: source})
 }
 
 // image is the one that the file names, which has its own edition, or the release's.

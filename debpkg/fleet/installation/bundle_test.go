@@ -23,7 +23,8 @@ func undo(t *testing.T, u *Upgrade, target string) error {
 	if waves, err = rollout.Select(waves, target, ""); err != nil {
 		t.Fatal(err)
 	}
-	_, err = rollout.Undo(t.Context(), waves, rollout.Options{Journal: filepath.Join(u.dir, target+".journal")})
+	_, err = rollout.Undo(t.Context(), waves, rollout.Options{Journal: filepath.Join(u.dir,
+		target+".journal")})
 	return err
 }
 
@@ -43,16 +44,19 @@ func TestPublish(t *testing.T) {
 			dir := filepath.Dir(file)
 			srv.Config.Handler = http.FileServer(http.Dir(filepath.Join(dir, "served")))
 			keys := strings.ReplaceAll(c.keys, "DIR", dir) + `, url: "` + srv.URL + `"`
-			if err := os.WriteFile(file, []byte(strings.Replace(withPlugin, "key: key.pem", "key: key.pem, "+keys, 1)), 0o600); err != nil {
+			if err := os.WriteFile(file, []byte(strings.Replace(withPlugin, "key: key.pem", "key: key.pem, "+
+				keys, 1)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			served := filepath.Join(dir, "served", "foobar.zip")
-			if err := errors.Join(os.Mkdir(filepath.Dir(served), 0o755), os.WriteFile(served, []byte("the old bundle"), 0o644)); err != nil {
+			if err := errors.Join(os.Mkdir(filepath.Dir(served), 0o755), os.WriteFile(served,
+				[]byte("the old bundle"), 0o644)); err != nil {
 				t.Fatal(err)
 			}
 			is := func(want string) {
 				t.Helper()
-				if data, err := os.ReadFile(served); err != nil || (string(data) == "the old bundle") != (want == "old") {
+				if data, err := os.ReadFile(served); err != nil ||
+					(string(data) == "the old bundle") != (want == "old") {
 					t.Errorf("served: %v, %d bytes, want the %s bundle", err, len(data), want)
 				}
 			}
@@ -68,7 +72,8 @@ func TestPublish(t *testing.T) {
 			}
 			is("new")
 			var note publishNote
-			if err := json.Unmarshal(rep.Saved(TargetBundle, "publish"), &note); err != nil || note.URL != srv.URL+"/foobar.zip" {
+			if err := json.Unmarshal(rep.Saved(TargetBundle, "publish"), &note); err != nil ||
+				note.URL != srv.URL+"/foobar.zip" {
 				t.Errorf("%+v, %v", note, err)
 			}
 			if err := undo(t, u, TargetBundle); err != nil {
@@ -83,7 +88,8 @@ func TestPublish(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, pattern := range []string{"served/.*", "bundles/*.before-upgrade"} {
-				if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 && !strings.HasSuffix(left[0], ".lock") {
+				if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) > 0 &&
+					!strings.HasSuffix(left[0], ".lock") {
 					t.Errorf("left after accepting: %v", left)
 				}
 			}
@@ -96,12 +102,14 @@ func TestPublishedByHand(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewServer(http.NotFoundHandler())
 	defer srv.Close()
-	u := prepared(t, write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, url: "`+srv.URL+`"`, 1)), nil, CheckPreflight)
+	u := prepared(t, write(t, strings.Replace(withPlugin, "key: key.pem", `key: key.pem, url: "`+
+		srv.URL+`"`, 1)), nil, CheckPreflight)
 	if _, err := step(t, u, TargetPlugin); err != nil {
 		t.Fatal(err)
 	}
 	_, err := step(t, u, TargetBundle)
-	if err == nil || !strings.Contains(err.Error(), "under the name foobar.zip, keep the old file, and resume") {
+	if err == nil || !strings.Contains(err.Error(), "under the name foobar.zip, keep the old "+
+		"file, and resume") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -130,7 +138,8 @@ func TestBundleFollowsThePlugin(t *testing.T) {
 	if again := sum(); again != first {
 		t.Error("the same builds made another bundle")
 	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "plugin_v5.2.5_linux_amd64.so"), object("changed"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "plugin_v5.2.5_linux_amd64.so"),
+		object("changed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	second := sum()

@@ -60,11 +60,14 @@ func (u *Upgrade) arrange(ctx context.Context, b Bundle) (*arranged, error) {
 			return nil, err
 		}
 		// All of them may have the same base name.
-		current, next := fmt.Sprintf("%d/current/%s", i, filepath.Base(one.Current)), fmt.Sprintf("%d/target/%s", i, filepath.Base(target))
+		current, next := fmt.Sprintf("%d/current/%s", i, filepath.Base(one.Current)),
+			fmt.Sprintf("%d/target/%s", i, filepath.Base(target))
 		a.files[current], a.files[next] = one.Current, target
-		a.upgrade.Plugins = append(a.upgrade.Plugins, bundle.Plugin{Current: current, Target: next, Response: len(m.Middleware.Response) > 0})
+		a.upgrade.Plugins = append(a.upgrade.Plugins, bundle.Plugin{Current: current, Target: next,
+			Response: len(m.Middleware.Response) > 0})
 	}
-	a.upgrade.Switch = bundle.Switch{Mode: u.Switch.Mode, Name: b.Name, New: b.New, Force: u.Switch.Force}
+	a.upgrade.Switch = bundle.Switch{Mode: u.Switch.Mode, Name: b.Name, New: b.New,
+		Force: u.Switch.Force}
 	if err := u.paths(b, a); err != nil {
 		return nil, err
 	}
@@ -98,7 +101,8 @@ func (u *Upgrade) paths(b Bundle, a *arranged) error {
 			if err != nil {
 				return err
 			}
-			*list = append(*list, bundle.Open{Bundle: other.Name, File: filepath.Base(now), PluginPath: loaded})
+			*list = append(*list, bundle.Open{Bundle: other.Name, File: filepath.Base(now),
+				PluginPath: loaded})
 		}
 	}
 	return nil
@@ -170,7 +174,8 @@ func (u *Upgrade) writeBundle(ctx context.Context, b Bundle) error {
 	if err != nil {
 		return err
 	}
-	note := bundleNote{File: file, SHA256: result.SHA256, Size: result.Size, Signed: o.Signer != nil, Asked: a.asked(), Loads: map[string]string{}}
+	note := bundleNote{File: file, SHA256: result.SHA256, Size: result.Size, Signed: o.Signer != nil,
+		Asked: a.asked(), Loads: map[string]string{}}
 	for version, files := range result.Loads {
 		note.Loads[version] = strings.Join(files, ", ")
 	}
@@ -228,7 +233,8 @@ func (u *Upgrade) bundled(ctx context.Context, b Bundle) (bool, error) {
 		return false, err
 	}
 	a, err := u.arrange(ctx, b)
-	if err != nil || a.asked() != note.Asked || note.Signed != (u.Plugin.Bundle.Key != "") || note.File != u.bundleFile(b) {
+	if err != nil || a.asked() != note.Asked || note.Signed != (u.Plugin.Bundle.Key != "") ||
+		note.File != u.bundleFile(b) {
 		return false, err
 	}
 	now, err := a.inputs()

@@ -65,7 +65,8 @@ func (f *File) rebase(paths ...*string) {
 
 func (f *File) checkPlugin(c *checker) {
 	p := f.Plugin
-	f.rebase(&p.Current, &p.Running, &p.Source, &p.So, &p.Manifest, &p.Releases, &p.ReleaseMod, &p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Serve, &p.Bundle.Key)
+	f.rebase(&p.Current, &p.Running, &p.Source, &p.So, &p.Manifest, &p.Releases, &p.ReleaseMod,
+		&p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Serve, &p.Bundle.Key)
 	if !strings.HasPrefix(p.Gateway, imagePrefix) {
 		f.rebase(&p.Gateway)
 	}
@@ -88,7 +89,8 @@ func (f *File) checkPlugin(c *checker) {
 		c.bad("plugin.bundle: give serve or publish, not both")
 	}
 	if u, err := url.Parse(p.Bundle.URL); p.Bundle.URL != "" && (err != nil || u.Host == "") {
-		c.bad("plugin.bundle.url: invalid URL %q: want one such as https://bundles.example.com/", p.Bundle.URL)
+		c.bad("plugin.bundle.url: invalid URL %q: want one such as https://bundles.example.com/",
+			p.Bundle.URL)
 	}
 }
 
@@ -101,13 +103,16 @@ func (f *File) bundles() []Bundle {
 		return f.Bundles
 	}
 	p := f.Plugin
-	return []Bundle{{Name: p.Bundle.Name, New: f.Switch.New, Plugins: []Build{p.Build}, Function: p.Function}}
+	return []Bundle{{Name: p.Bundle.Name, New: f.Switch.New, Plugins: []Build{p.Build},
+		Function: p.Function}}
 }
 
 func (f *File) checkBundles(c *checker) {
 	several := len(f.Bundles) > 0
-	if p := f.Plugin; several && (p.Build != Build{} || p.Function != Function{} || p.Bundle.Name != "" || f.Switch.New != "") {
-		c.bad("bundles: current, running, source, so, prepare, manifest, symbol, hook, bundle.name and switch.new stand in each of bundles, not in plugin and switch")
+	if p := f.Plugin; several && (p.Build != Build{} || p.Function != Function{} ||
+		p.Bundle.Name != "" || f.Switch.New != "") {
+		c.bad("bundles: current, running, source, so, prepare, manifest, symbol, hook, bundle.name and " +
+			"switch.new stand in each of bundles, not in plugin and switch")
 	}
 	seen := map[string]bool{}
 	for i, b := range f.bundles() {
@@ -124,7 +129,8 @@ func (f *File) checkBundles(c *checker) {
 		}
 		switch {
 		case b.Name == "":
-			c.bad("%s: want the name that the APIs have in custom_middleware_bundle, such as orders.zip", name)
+			c.bad("%s: want the name that the APIs have in custom_middleware_bundle, such as orders.zip",
+				name)
 		case b.Name != filepath.Base(b.Name):
 			c.bad("%s: invalid name %q: want one without a slash", name, b.Name)
 		}
@@ -191,7 +197,8 @@ func (f *File) checkSwitch(c *checker) {
 	case s.Mode == bundle.BlueGreen && f.BlueGreen == nil:
 		c.bad("switch: mode blue_green needs the section bluegreen")
 	case renames && s.Rename == nil && f.APIs == nil:
-		c.bad("switch: mode %s needs the section apis, or rename, the command that names the new bundle in the APIs", s.Mode)
+		c.bad("switch: mode %s needs the section apis, or rename, the command that names the new "+
+			"bundle in the APIs", s.Mode)
 	}
 }
 
@@ -213,7 +220,8 @@ func (f *File) checkAPIs(c *checker) {
 		}
 	}
 	if a.Dashboard != "" && len(a.Keys) == 0 {
-		c.bad("apis.keys: want the API key of a dashboard user for each organisation, such as [{env: TYK_DASHBOARD_KEY}]")
+		c.bad("apis.keys: want the API key of a dashboard user for each organisation, such as [{env: " +
+			"TYK_DASHBOARD_KEY}]")
 	}
 	if a.Gateway != "" && a.Secret.given() != 1 {
 		c.bad("apis.secret: give env, file or command: one of them")
@@ -242,7 +250,8 @@ func (f *File) checkBackup(c *checker) {
 	for _, name := range slices.Sorted(maps.Keys(uris)) {
 		f.rebase(&uris[name].File)
 		if uris[name].secret().given() != 1 {
-			c.bad("backup.%s: give uri_env, the name of a variable, uri_file or uri_command: one of them", name)
+			c.bad("backup.%s: give uri_env, the name of a variable, uri_file or uri_command: one of them",
+				name)
 		}
 	}
 	if r := b.Redis; r != nil {

@@ -43,7 +43,8 @@ type FoundHost struct {
 
 // components of packages, in the order in which they are upgraded.
 var components = []struct{ pkg, component string }{
-	{"tyk-dashboard", fleet.Dashboard}, {"tyk-gateway", fleet.Gateway}, {"tyk-pump", fleet.Pump}, {"tyk-sink", fleet.MDCB},
+	{"tyk-dashboard", fleet.Dashboard}, {"tyk-gateway", fleet.Gateway}, {"tyk-pump", fleet.Pump},
+	{"tyk-sink", fleet.MDCB},
 }
 
 // Discover asks hosts for their Tyk packages, HAProxy for its servers, and the APIs for their
@@ -99,7 +100,8 @@ func Discover(ctx context.Context, o DiscoverOptions) (*Found, error) {
 		return nil, context.Cause(ctx)
 	}
 	if len(f.Hosts) == 0 {
-		return nil, &Error{Op: "discover", Object: "installation", Err: fmt.Errorf("no Tyk component was found: %s", strings.Join(f.Problems, "; ")),
+		return nil, &Error{Op: "discover", Object: "installation",
+			Err:  fmt.Errorf("no Tyk component was found: %s", strings.Join(f.Problems, "; ")),
 			Next: "name hosts with Tyk's packages that can be reached over SSH"}
 	}
 	return f, nil
@@ -148,13 +150,15 @@ func (f *Found) balancer(ctx context.Context, at string) {
 				h.Server = s.Name
 			}
 			if h.Server != s.Name {
-				f.Problems = append(f.Problems, fmt.Sprintf("host %s is server %s and server %s; one name must do", h.Name, h.Server, s.Name))
+				f.Problems = append(f.Problems, fmt.Sprintf("host %s is server %s and server %s; one "+
+					"name must do", h.Name, h.Server, s.Name))
 			} else if !slices.Contains(p.Backends[h.Component], s.Backend) {
 				p.Backends[h.Component] = append(p.Backends[h.Component], s.Backend)
 			}
 		}
 		if !matched {
-			f.Problems = append(f.Problems, fmt.Sprintf("HAProxy %s: server %s/%s (%s) is not one of the hosts", at, s.Backend, s.Name, s.Address))
+			f.Problems = append(f.Problems, fmt.Sprintf("HAProxy %s: server %s/%s (%s) is not one "+
+				"of the hosts", at, s.Backend, s.Name, s.Address))
 		}
 	}
 	f.HAProxy = append(f.HAProxy, p)

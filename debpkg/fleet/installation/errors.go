@@ -85,17 +85,19 @@ const (
 	CheckBackup    Check = "backup"    // there is a verified backup
 	CheckDatabase  Check = "database"  // the backup has every database that a component uses
 	CheckPreflight Check = "preflight" // the plugin is known to load in the new gateway
-	CheckAPIs      Check = "apis"      // every plugin that an active API uses is in the file, with signatures that gateways accept
-	CheckPublish   Check = "publish"   // the bundle server has the bundle
-	CheckBalancer  Check = "balancer"  // a load balancer takes hosts out of traffic
-	CheckFindings  Check = "findings"  // versions, licences and configuration go together
-	CheckBaseline  Check = "baseline"  // every host is healthy before
-	CheckGates     Check = "gates"     // the gates hold
+	// every plugin that an active API uses is in the file, with signatures that gateways accept
+	CheckAPIs     Check = "apis"
+	CheckPublish  Check = "publish"  // the bundle server has the bundle
+	CheckBalancer Check = "balancer" // a load balancer takes hosts out of traffic
+	CheckFindings Check = "findings" // versions, licences and configuration go together
+	CheckBaseline Check = "baseline" // every host is healthy before
+	CheckGates    Check = "gates"    // the gates hold
 )
 
 // Checks lists every check.
 func Checks() []Check {
-	return []Check{CheckBackup, CheckDatabase, CheckPreflight, CheckAPIs, CheckPublish, CheckBalancer, CheckFindings, CheckBaseline, CheckGates}
+	return []Check{CheckBackup, CheckDatabase, CheckPreflight, CheckAPIs, CheckPublish, CheckBalancer,
+		CheckFindings, CheckBaseline, CheckGates}
 }
 
 // refuse is a failed check, and remembered for [Upgrade.Refused].

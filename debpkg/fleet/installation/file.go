@@ -17,11 +17,13 @@ import (
 type File struct {
 	fleet.Inventory `yaml:",inline"`
 
-	Plugin  *Plugin  `yaml:"plugin"`  // Go plugins of the gateways; none: they have none
-	Bundles []Bundle `yaml:"bundles"` // several bundles, or one with several plugins, instead of the one that plugin describes
-	Switch  Switch   `yaml:"switch"`  // how the gateways get the new bundles
-	APIs    *APIs    `yaml:"apis"`    // where the API definitions are; none: nobody checks what they use
-	Backup  *Backup  `yaml:"backup"`  // what is backed up before the first host; none: nothing
+	Plugin *Plugin `yaml:"plugin"` // Go plugins of the gateways; none: they have none
+	// several bundles, or one with several plugins, instead of the one that plugin describes
+	Bundles []Bundle `yaml:"bundles"`
+	Switch  Switch   `yaml:"switch"` // how the gateways get the new bundles
+	// where the API definitions are; none: nobody checks what they use
+	APIs   *APIs   `yaml:"apis"`
+	Backup *Backup `yaml:"backup"` // what is backed up before the first host; none: nothing
 
 	dir string // of the file
 }
@@ -37,8 +39,9 @@ type Plugin struct {
 	Repo       string `yaml:"repo"`        // repository to ask for the commit of an unknown release
 	ReleaseMod string `yaml:"release_mod"` // go.mod of that release's tag
 
-	Gateway string `yaml:"gateway"` // of the new version, to check plugins against: its binary, .deb, or image:REF
-	Distro  string `yaml:"distro"`  // of the gateway hosts, such as debian/12, to check glibc
+	// of the new version, to check plugins against: its binary, .deb, or image:REF
+	Gateway string `yaml:"gateway"`
+	Distro  string `yaml:"distro"` // of the gateway hosts, such as debian/12, to check glibc
 
 	Compiler Compiler `yaml:"compiler"` // the compiler image and its engine
 	Bundle   Server   `yaml:"bundle"`   // where bundles are made and served
@@ -57,7 +60,8 @@ type Build struct {
 type Function struct {
 	Manifest string `yaml:"manifest"` // manifest.json of the bundle that is in use
 	Symbol   string `yaml:"symbol"`   // function of the plugin, instead of manifest
-	Hook     string `yaml:"hook"`     // where symbol runs: pre, auth_check, post_key_auth, post or response
+	// where symbol runs: pre, auth_check, post_key_auth, post or response
+	Hook string `yaml:"hook"`
 }
 
 // Bundle is one bundle with its plugins.
@@ -86,22 +90,27 @@ type Compiler struct {
 
 // Server is where bundles are made, and how they get to the bundle server.
 type Server struct {
-	Dir     string   `yaml:"dir"`     // where builds and bundles are made
-	Name    string   `yaml:"name"`    // of the only bundle, as the APIs have it in custom_middleware_bundle: orders.zip
+	Dir string `yaml:"dir"` // where builds and bundles are made
+	// of the only bundle, as the APIs have it in custom_middleware_bundle: orders.zip
+	Name    string   `yaml:"name"`
 	Key     string   `yaml:"key"`     // file with the RSA key that signs bundles; empty: unsigned
 	Serve   string   `yaml:"serve"`   // directory that a bundle server on this machine serves
 	Publish []string `yaml:"publish"` // command that publishes {file} as {name}, instead of serve
-	URL     string   `yaml:"url"`     // bundle_base_url of the gateways; it must have the bundle before the first host is touched
+	// bundle_base_url of the gateways; it must have the bundle before the first host is touched
+	URL string `yaml:"url"`
 }
 
 // Switch is how gateways get the new bundle. In YAML it is a mode alone, or a mapping.
 type Switch struct {
-	Mode   bundle.Mode `yaml:"mode"`   // same_name (default), unique_path, blue_green, new_name
-	New    string      `yaml:"new"`    // the new name of the only bundle, with every mode but same_name
-	Rename []string    `yaml:"rename"` // command that names it in the APIs, with {from} and {to}, instead of the section apis
-	Force  bool        `yaml:"force"`  // carry out a switch that takes traffic down
-	Config string      `yaml:"config"` // tyk.conf on the gateway hosts; empty: Tyk's
-	APIs   []string    `yaml:"apis"`   // API ids, without the section apis: gateways 3.0.0 to 3.2.2 and 4.0.0 cache by API
+	Mode bundle.Mode `yaml:"mode"` // same_name (default), unique_path, blue_green, new_name
+	// the new name of the only bundle, with every mode but same_name
+	New string `yaml:"new"`
+	// command that names it in the APIs, with {from} and {to}, instead of the section apis
+	Rename []string `yaml:"rename"`
+	Force  bool     `yaml:"force"`  // carry out a switch that takes traffic down
+	Config string   `yaml:"config"` // tyk.conf on the gateway hosts; empty: Tyk's
+	// API ids, without the section apis: gateways 3.0.0 to 3.2.2 and 4.0.0 cache by API
+	APIs []string `yaml:"apis"`
 }
 
 // UnmarshalYAML reads a mode alone, or a mapping.
@@ -123,20 +132,24 @@ type APIs struct {
 	Gateway   string   `yaml:"gateway"`   // URL of a gateway without a dashboard
 	Secret    Secret   `yaml:"secret"`    // secret of its tyk.conf, for gateway
 	Directory string   `yaml:"directory"` // app_path on this machine
-	CA        string   `yaml:"ca"`        // authority that signed the server's certificate; empty: one of the system's
+	// authority that signed the server's certificate; empty: one of the system's
+	CA string `yaml:"ca"`
 }
 
 // Backup is what the set holds and where it is kept.
 type Backup struct {
-	Dir   string   `yaml:"dir"`   // directory of the sets
-	Paths []string `yaml:"paths"` // on every host; empty: Tyk's configuration and what its packages overwrite
+	Dir string `yaml:"dir"` // directory of the sets
+	// on every host; empty: Tyk's configuration and what its packages overwrite
+	Paths []string `yaml:"paths"`
 	Redis *Redis   `yaml:"redis"` // the Redis of the stack
 	Mongo *Mongo   `yaml:"mongo"` // the MongoDB of the dashboard
 
 	Postgres *Postgres `yaml:"postgres"` // the PostgreSQL of the dashboard or of pumps
-	External []string  `yaml:"external"` // databases that somebody else backs up: redis, mongo, postgres, mysql
+	// databases that somebody else backs up: redis, mongo, postgres, mysql
+	External []string `yaml:"external"`
 
-	Set   string         `yaml:"set"`   // an existing set instead of a new one: its id, directory, or latest
+	// an existing set instead of a new one: its id, directory, or latest
+	Set   string         `yaml:"set"`
 	Fresh fleet.Duration `yaml:"fresh"` // how old an existing set may be; 0: a day
 
 	Keep   int            `yaml:"keep"`    // so many sets stay; 0: all
@@ -145,8 +158,9 @@ type Backup struct {
 
 // Redis is the Redis of the stack.
 type Redis struct {
-	URI    `yaml:",inline"`
-	CA     string `yaml:"ca"`     // authority that signed the server's certificate; empty: one of the system's
+	URI `yaml:",inline"`
+	// authority that signed the server's certificate; empty: one of the system's
+	CA     string `yaml:"ca"`
 	Cert   string `yaml:"cert"`   // the client's certificate, with key
 	Key    string `yaml:"key"`    // the key of cert
 	Method string `yaml:"method"` // psync (default), bgsave, save or dump
@@ -163,7 +177,8 @@ type Mongo struct {
 type Postgres struct {
 	URI       `yaml:",inline"`
 	Databases []string `yaml:"databases"` // empty: that of the URI, otherwise tyk_analytics
-	Bin       string   `yaml:"bin"`       // directory of psql, pg_dump and pg_restore; empty: the newest of Debian's
+	// directory of psql, pg_dump and pg_restore; empty: the newest of Debian's
+	Bin string `yaml:"bin"`
 }
 
 // uris are the connection URIs by the name of their section.

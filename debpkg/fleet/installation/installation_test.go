@@ -61,8 +61,10 @@ func write(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	for name, data := range map[string][]byte{
-		"u.yaml": []byte(text), "plugin.so": object("now"), "plugin_v5.2.5_linux_amd64.so": object("then"),
-		"key.pem": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+		"u.yaml": []byte(text), "plugin.so": object("now"), "plugin_v5.2.5_linux_amd64.so": object(
+			"then"),
+		"key.pem": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
@@ -95,7 +97,8 @@ func prepared(t *testing.T, file string, env map[string]string, without ...Check
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := New(f, file+".journal", Options{Env: func(name string) string { return env[name] }, Without: without})
+	u, err := New(f, file+".journal", Options{Env: func(name string) string { return env[name] },
+		Without: without})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,12 +111,17 @@ const documented = "../../../examples/upgrade/upgrade.yaml"
 func TestGates(t *testing.T) {
 	t.Parallel()
 	status := http.StatusInternalServerError
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		_ *http.Request) {
+		w.WriteHeader(status)
+	}))
 	defer srv.Close()
-	file := write(t, nowhere+fmt.Sprintf("health: {success_threshold: 1, deadline: 300ms}\ngates: [{name: front, url: %q}]\n", srv.URL))
+	file := write(t, nowhere+fmt.Sprintf("health: {success_threshold: 1, deadline: 300ms}\ngates: "+
+		"[{name: front, url: %q}]\n", srv.URL))
 	target := GatesAfter + "gateway"
 	u := prepared(t, file, nil)
-	if _, err := step(t, u, target); err == nil || !strings.Contains(err.Error(), "front") || !strings.Contains(err.Error(), "check gates") {
+	if _, err := step(t, u, target); err == nil || !strings.Contains(err.Error(), "front") ||
+		!strings.Contains(err.Error(), "check gates") {
 		t.Errorf("error %v", err)
 	}
 	rep, err := step(t, prepared(t, file, nil, CheckGates), target)
@@ -130,7 +138,8 @@ func TestGates(t *testing.T) {
 // them the operator learns which keys name one.
 func TestReleaseThatTheTableLacks(t *testing.T) {
 	t.Parallel()
-	file := write(t, strings.NewReplacer("5.2.5", "99.0.0", "so: plugin_v99.0.0_linux_amd64.so", "source: .\n  prepare: true").Replace(strings.ReplaceAll(withPlugin, "5.2.5", "99.0.0")))
+	file := write(t, strings.NewReplacer("5.2.5", "99.0.0", "so: plugin_v99.0.0_linux_amd64.so",
+		"source: .\n  prepare: true").Replace(strings.ReplaceAll(withPlugin, "5.2.5", "99.0.0")))
 	dir := filepath.Dir(file)
 	known, err := pluginbuild.Lookup(semver.MustParse("5.14.0"))
 	if err != nil {
@@ -141,30 +150,38 @@ func TestReleaseThatTheTableLacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string]string{"more.json": string(table), "go.mod": "module example.com/p\n\ngo 1.25\n", "tyk.mod": "module github.com/TykTechnologies/tyk\n\ngo 1.25\n",
-		"p.go": "package main\n\nimport \"net/http\"\n\nfunc AddFooBarHeader(http.ResponseWriter, *http.Request) {}\n\nfunc main() {}\n"} {
+	for name, data := range map[string]string{"more.json": string(table),
+		"go.mod":  "module example.com/p\n\ngo 1.25\n",
+		"tyk.mod": "module github.com/TykTechnologies/tyk\n\ngo 1.25\n",
+		"p.go": "package main\n\nimport \"net/http\"\n\nfunc AddFooBarHeader(http.ResponseWriter, " +
+			"*http.Request) {}\n\nfunc main() {}\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	u := prepared(t, file, nil)
-	if _, err := u.planBundle(t.Context(), u.bundles()[0]); err == nil || !strings.Contains(err.Error(), "nearest is 5.14.0; correct the version, name a file with the release as plugin.releases, or the gateway's repository as plugin.repo") {
+	if _, err := u.planBundle(t.Context(), u.bundles()[0]); err == nil ||
+		!strings.Contains(err.Error(), "nearest is 5.14.0; correct the version, name a file with the "+
+			"release as plugin.releases, or the gateway's repository as plugin.repo") {
 		t.Errorf("error %v", err)
 	}
 	u.Plugin.Releases, u.Plugin.Source = filepath.Join(dir, "more.json"), filepath.Join(dir, "empty")
 	if err := os.Mkdir(u.Plugin.Source, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.planBundle(t.Context(), u.bundles()[0]); err == nil || !strings.Contains(err.Error(), u.Plugin.Source+": ") {
+	if _, err := u.planBundle(t.Context(), u.bundles()[0]); err == nil ||
+		!strings.Contains(err.Error(), u.Plugin.Source+": ") {
 		t.Errorf("it is not said where: %v", err)
 	}
 	u.Plugin.Source = dir
 	p, err := u.planBundle(t.Context(), u.bundles()[0])
-	if err != nil || p.Plugins[0].Build.Commit != known.Commit || filepath.Base(p.Plugins[0].Target) != "plugin_v99.0.0_linux_amd64.so" {
+	if err != nil || p.Plugins[0].Build.Commit != known.Commit ||
+		filepath.Base(p.Plugins[0].Target) != "plugin_v99.0.0_linux_amd64.so" {
 		t.Errorf("%+v, %v", p, err)
 	}
 	git := lab.Program(t, "git", "git")
-	for _, args := range []string{"init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m x", "tag v99.0.0"} {
+	for _, args := range []string{"init -q", "-c user.name=a -c user.email=a@b commit -q " +
+		"--allow-empty -m x", "tag v99.0.0"} {
 		cmd := exec.Command(git, strings.Fields(args)...)
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -173,7 +190,8 @@ func TestReleaseThatTheTableLacks(t *testing.T) {
 	}
 	u = prepared(t, file, nil)
 	u.Plugin.Repo, u.Plugin.ReleaseMod = dir, filepath.Join(dir, "tyk.mod")
-	if p, err = u.planBundle(t.Context(), u.bundles()[0]); err != nil || len(p.Plugins[0].Build.Commit) != 40 || p.Plugins[0].Build.Commit == known.Commit {
+	if p, err = u.planBundle(t.Context(), u.bundles()[0]); err != nil ||
+		len(p.Plugins[0].Build.Commit) != 40 || p.Plugins[0].Build.Commit == known.Commit {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
@@ -181,7 +199,8 @@ func TestReleaseThatTheTableLacks(t *testing.T) {
 // An image that is named is of the edition that it is of.
 func TestImage(t *testing.T) {
 	t.Parallel()
-	u := prepared(t, write(t, strings.Replace(withPlugin, "component: gateway", "component: gateway, package: tyk-gateway-ee", 1)), nil)
+	u := prepared(t, write(t, strings.Replace(withPlugin, "component: gateway",
+		"component: gateway, package: tyk-gateway-ee", 1)), nil)
 	if i := u.image(); i.Edition != pluginbuild.Enterprise {
 		t.Errorf("%+v", i)
 	}
@@ -194,7 +213,9 @@ func TestImage(t *testing.T) {
 // A budget in percent is one of the hosts alone.
 func TestBudget(t *testing.T) {
 	t.Parallel()
-	u := prepared(t, write(t, "versions: {gateway: 5.2.5, pump: 1.9.0}\nbudget: 50%\nhosts: [{name: a, component: gateway}, {name: b, component: gateway}, {name: c, component: pump}]\ngates: [{name: g, url: \"http://h/\"}]\n"), nil)
+	u := prepared(t, write(t, "versions: {gateway: 5.2.5, pump: 1.9.0}\nbudget: 50%\nhosts: [{name: "+
+		"a, component: gateway}, {name: b, component: gateway}, {name: c, component: pump}]\ngates: "+
+		"[{name: g, url: \"http://h/\"}]\n"), nil)
 	waves, err := u.Waves()
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +223,8 @@ func TestBudget(t *testing.T) {
 	if o := u.RunOptions(t.Context(), waves); o.Budget != (rollout.CountOrPercent{Count: 1}) {
 		t.Errorf("budget %+v", o.Budget)
 	}
-	if last := waves[len(waves)-1]; last.Name != GatesAfter+"pump" || last.Canary.Count != 1 || waves[0].Canary.Count != len(waves[0].Targets) {
+	if last := waves[len(waves)-1]; last.Name != GatesAfter+"pump" || last.Canary.Count != 1 ||
+		waves[0].Canary.Count != len(waves[0].Targets) {
 		t.Errorf("waves %+v", waves)
 	}
 }
@@ -219,7 +241,8 @@ func TestDocumentedFile(t *testing.T) {
 	for _, w := range waves {
 		names = append(names, w.Name)
 	}
-	if got, want := strings.Join(names, ", "), "prepare, dashboard, gates after dashboard, gateway, gates after gateway, pump, gates after pump"; got != want {
+	if got, want := strings.Join(names, ", "), "prepare, dashboard, gates after dashboard, gateway, "+
+		"gates after gateway, pump, gates after pump"; got != want {
 		t.Errorf("waves %s, want %s", got, want)
 	}
 }
@@ -261,9 +284,11 @@ func TestFingerprint(t *testing.T) {
 	for _, c := range []struct {
 		name, text string
 		counts     bool
-	}{{"plugin.go", "package main", true}, {"plugin.go", "package  main", true}, {"x.so", "built", false}, {".git/HEAD", "x", false}, {"sub/go.mod", "module x", true}} {
+	}{{"plugin.go", "package main", true}, {"plugin.go", "package  main", true}, {"x.so", "built",
+		false}, {".git/HEAD", "x", false}, {"sub/go.mod", "module x", true}} {
 		path := filepath.Join(dir, c.name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(c.text), 0o600)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(c.text),
+			0o600)); err != nil {
 			t.Fatal(err)
 		}
 		got, err := fingerprintOf(prepared(t, file, nil))

@@ -33,9 +33,10 @@ type PlannedBundle struct {
 	File    string              `json:"file"`
 	Signed  bool                `json:"signed"`
 	Plugins []PlannedPlugin     `json:"plugins"`
-	Plan    *bundle.UpgradePlan `json:"plan,omitempty"`    // nil: a problem says why
-	Publish string              `json:"publish,omitempty"` // the command or the directory; empty: by hand
-	URL     string              `json:"url,omitempty"`     // that must have it before the first host
+	Plan    *bundle.UpgradePlan `json:"plan,omitempty"` // nil: a problem says why
+	// the command or the directory; empty: by hand
+	Publish string `json:"publish,omitempty"`
+	URL     string `json:"url,omitempty"` // that must have it before the first host
 }
 
 // PlannedPlugin is one plugin: what its new build comes from.
@@ -87,7 +88,8 @@ func (u *Upgrade) Plan(ctx context.Context) (*Plan, error) {
 	hosts := HostWaves(waves)
 	p.Hosts, p.Stops = u.Plans(ctx, hosts), u.Stops(hosts)
 	p.Findings, err = u.Findings(ctx, u.HostsOf(hosts))
-	reachable := fleet.Refused(p.Hosts) == nil // otherwise it is said already that a host cannot be asked
+	// otherwise it is said already that a host cannot be asked
+	reachable := fleet.Refused(p.Hosts) == nil
 	if reachable {
 		problem("findings", lifted(CheckFindings, err))
 	}
@@ -106,7 +108,8 @@ func (u *Upgrade) Plan(ctx context.Context) (*Plan, error) {
 
 // planUses is what checkUses will find. Bundles that are still to be written have no
 // signature to look at, so the key that will sign them counts.
-func (u *Upgrade) planUses(ctx context.Context, hosts []fleet.Host, reachable bool) (usesNote, error) {
+func (u *Upgrade) planUses(ctx context.Context, hosts []fleet.Host,
+	reachable bool) (usesNote, error) {
 	written := true
 	for _, b := range u.bundles() {
 		_, err := os.Stat(u.bundleFile(b))
@@ -129,7 +132,8 @@ func (u *Upgrade) planUses(ctx context.Context, hosts []fleet.Host, reachable bo
 		}
 		key, err := u.publicKey(ctx, h)
 		if err == nil && key != nil {
-			err = fmt.Errorf("its tyk.conf has public_key_path, and gateway %s refuses an unsigned bundle: give plugin.bundle.key", to)
+			err = fmt.Errorf("its tyk.conf has public_key_path, and gateway %s refuses an unsigned "+
+				"bundle: give plugin.bundle.key", to)
 		}
 		return err
 	})
@@ -138,7 +142,8 @@ func (u *Upgrade) planUses(ctx context.Context, hosts []fleet.Host, reachable bo
 // planBundle plans the builds of a bundle and arranges it.
 func (u *Upgrade) planBundle(ctx context.Context, b Bundle) (PlannedBundle, error) {
 	up := u.upload(b)
-	p := PlannedBundle{Name: up.Name, File: u.bundleFile(b), Signed: u.Plugin.Bundle.Key != "", URL: up.Redacted(),
+	p := PlannedBundle{Name: up.Name, File: u.bundleFile(b), Signed: u.Plugin.Bundle.Key != "",
+		URL:     up.Redacted(),
 		Publish: strings.Join(u.Plugin.Bundle.Publish, " ")}
 	if u.Plugin.Bundle.Serve != "" {
 		p.Publish = u.Plugin.Bundle.Serve
@@ -199,7 +204,8 @@ func (u *Upgrade) planBuild(ctx context.Context, b Build) (PlannedPlugin, error)
 	if err != nil {
 		return p, err
 	}
-	build, err := pluginbuild.NewPlan(os.DirFS(b.Source), r, pluginbuild.PlanOptions{Current: from, Name: b.name(), Image: u.image()})
+	build, err := pluginbuild.NewPlan(os.DirFS(b.Source), r, pluginbuild.PlanOptions{Current: from,
+		Name: b.name(), Image: u.image()})
 	if err != nil {
 		return p, err
 	}
@@ -207,7 +213,8 @@ func (u *Upgrade) planBuild(ctx context.Context, b Build) (PlannedPlugin, error)
 	var errs []error
 	for _, f := range build.Findings {
 		if f.Blocks() || f.Prepare && !b.Prepare {
-			errs = append(errs, fmt.Errorf("%s: %s; %s", filepath.Join(b.Source, f.Where), f.Message, f.Remedy))
+			errs = append(errs, fmt.Errorf("%s: %s; %s", filepath.Join(b.Source, f.Where), f.Message,
+				f.Remedy))
 		}
 	}
 	return p, errors.Join(errs...)

@@ -12,7 +12,8 @@ import (
 )
 
 // errNoGateway is the cause of a preflight that has nothing to compare with.
-var errNoGateway = errors.New("nothing says whether the plugin will load: name the new gateway's binary, its .deb or image:REF as plugin.gateway")
+var errNoGateway = errors.New("nothing says whether the plugin will load: name the new gateway's " +
+	"binary, its .deb or image:REF as plugin.gateway")
 
 // preflight says whether everything that the new gateway takes from the bundle will load.
 func (u *Upgrade) preflight(ctx context.Context, b Bundle) error {
@@ -31,7 +32,8 @@ func (u *Upgrade) preflight(ctx context.Context, b Bundle) error {
 	}
 	const most = 20 // the decisive ones come first; a plugin of another Go has hundreds
 	if n := len(note.Findings); n > most {
-		note.Findings = append(note.Findings[:most], fmt.Sprintf("and %d more; examples/buildplugin check shows all", n-most))
+		note.Findings = append(note.Findings[:most],
+			fmt.Sprintf("and %d more; examples/buildplugin check shows all", n-most))
 	}
 	if err == nil && report.Verdict != preflight.Loads {
 		why := "the plugin will not load in the new gateway"
@@ -102,7 +104,8 @@ func (u *Upgrade) gateway(ctx context.Context) (*preflight.Binary, error) {
 	if !ok {
 		return preflight.InspectFile(ctx, u.Plugin.Gateway, "")
 	}
-	docker, err := compiler.Connect(compiler.ConnectOptions{Host: u.Plugin.Compiler.Host, Context: u.Plugin.Compiler.Context})
+	docker, err := compiler.Connect(compiler.ConnectOptions{Host: u.Plugin.Compiler.Host,
+		Context: u.Plugin.Compiler.Context})
 	if err != nil {
 		return nil, err
 	}

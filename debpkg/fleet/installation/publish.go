@@ -33,7 +33,8 @@ func (u *Upgrade) bundleSteps(b Bundle) []rollout.Step {
 				return runCommand(ctx, u.Switch.Rename, map[string]string{"{from}": from, "{to}": to})
 			}
 		}
-		steps = append(steps, rollout.Step{Name: "rename", Do: rename(b.Name, b.New), Undo: rename(b.New, b.Name)})
+		steps = append(steps, rollout.Step{Name: "rename", Do: rename(b.Name, b.New), Undo: rename(b.New,
+			b.Name)})
 	case u.APIs != nil && (u.Switch.Mode == bundle.UniquePath || u.Switch.Mode == bundle.NewName):
 		steps = append(steps, rollout.Step{Name: "rename", Timeout: time.Hour,
 			Do:   func(ctx context.Context) error { return u.rename(ctx, b) },
@@ -45,7 +46,8 @@ func (u *Upgrade) bundleSteps(b Bundle) []rollout.Step {
 // unpublished says why nobody would know whether gateways get the bundle.
 func (u *Upgrade) unpublished() error {
 	if b := u.Plugin.Bundle; b.Serve == "" && b.URL == "" {
-		return errors.New("nothing says whether the bundle server has the bundle: give plugin.bundle.url, or the served directory as plugin.bundle.serve")
+		return errors.New("nothing says whether the bundle server has the bundle: give " +
+			"plugin.bundle.url, or the served directory as plugin.bundle.serve")
 	}
 	return nil
 }
@@ -54,7 +56,8 @@ func (u *Upgrade) unpublished() error {
 func (u *Upgrade) publication(b Bundle) bundle.Publication {
 	abs, _ := filepath.Abs(u.Journal)
 	sum := sha256.Sum256([]byte(abs))
-	return bundle.Publication{Dir: u.Plugin.Bundle.Serve, Name: u.publishedName(b), Run: hex.EncodeToString(sum[:8])}
+	return bundle.Publication{Dir: u.Plugin.Bundle.Serve, Name: u.publishedName(b),
+		Run: hex.EncodeToString(sum[:8])}
 }
 
 // upload is a bundle server that a command, or somebody, publishes to.
@@ -85,7 +88,8 @@ func (u *Upgrade) publish(ctx context.Context, b Bundle) error {
 	}
 	if err := up.Publish(ctx, written.File); err != nil {
 		if errors.Is(err, bundle.ErrServer) {
-			return fmt.Errorf("%w; upload %s under the name %s, keep the old file, and resume", err, written.File, up.Name)
+			return fmt.Errorf("%w; upload %s under the name %s, keep the old file, and resume", err,
+				written.File, up.Name)
 		}
 		return err
 	}
@@ -135,7 +139,8 @@ func runCommand(ctx context.Context, argv []string, words map[string]string) err
 
 // swap makes a gateway host fetch the bundles again while its service is stopped.
 func (u *Upgrade) swap(h fleet.Host) *fleet.Swap {
-	return &fleet.Swap{Runner: u.Runner(h), Config: u.Switch.Config, Caches: func(config []byte, from, to debpkg.Version) ([]string, error) {
+	return &fleet.Swap{Runner: u.Runner(h), Config: u.Switch.Config, Caches: func(config []byte, from,
+		to debpkg.Version) ([]string, error) {
 		var gateways []*semver.Version
 		for _, version := range []debpkg.Version{from, to} {
 			if version.IsZero() {

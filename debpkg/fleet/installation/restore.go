@@ -25,7 +25,8 @@ func Restorables() []string { return []string{"config", "redis", "mongo", "postg
 // refuses parts that the file or the set does not have, so that nothing is reverted first.
 func (u *Upgrade) Restorable(ctx context.Context, parts []string) (*backup.Set, time.Time, error) {
 	refuse := func(err error, next string) (*backup.Set, time.Time, error) {
-		return nil, time.Time{}, &Error{Op: "restore", Object: strings.Join(parts, ", "), Kind: ErrRefused, Err: err, Next: next}
+		return nil, time.Time{}, &Error{Op: "restore", Object: strings.Join(parts, ", "),
+			Kind: ErrRefused, Err: err, Next: next}
 	}
 	rep, err := u.History()
 	if err != nil {
@@ -43,7 +44,8 @@ func (u *Upgrade) Restorable(ctx context.Context, parts []string) (*backup.Set, 
 	}
 	for _, part := range parts {
 		if !slices.Contains(Restorables(), part) {
-			return refuse(fmt.Errorf("unknown part %q (want %s)", part, strings.Join(Restorables(), ", ")), "")
+			return refuse(fmt.Errorf("unknown part %q (want %s)", part, strings.Join(Restorables(), ", ")),
+				"")
 		}
 		if part != "config" && u.Backup.uris()[part] == nil {
 			return refuse(fmt.Errorf("the file's section backup has no %s", part), "add it")
@@ -62,8 +64,10 @@ func (u *Upgrade) Restorable(ctx context.Context, parts []string) (*backup.Set, 
 // Restore restores parts of a set: files first, with the restarts that they need, then data.
 // In the end all hosts are healthy. What is replaced is kept next to the directory of the
 // sets, under its name with .rescued added.
-func (u *Upgrade) Restore(ctx context.Context, set *backup.Set, parts []string) (backup.Report, error) {
-	rescue := filepath.Clean(u.Backup.Dir) + ".rescued" // next to the sets, so that none of them counts as the latest
+func (u *Upgrade) Restore(ctx context.Context, set *backup.Set,
+	parts []string) (backup.Report, error) {
+	// next to the sets, so that none of them counts as the latest
+	rescue := filepath.Clean(u.Backup.Dir) + ".rescued"
 	var files, data []backup.Restorer
 	if slices.Contains(parts, "config") {
 		hosts, _ := u.Machines()
@@ -85,12 +89,15 @@ func (u *Upgrade) Restore(ctx context.Context, set *backup.Set, parts []string) 
 		case "redis":
 			data = append(data, &redisdb.Live{Client: db.redis, Replace: true, StateDir: rescue})
 		case "mongo":
-			data = append(data, &mongodb.Restore{Server: db.mongo, Mode: mongodb.Replace, DropExtra: u.DropExtra})
+			data = append(data, &mongodb.Restore{Server: db.mongo, Mode: mongodb.Replace,
+				DropExtra: u.DropExtra})
 		case "postgres":
-			data = append(data, &postgres.Restore{Server: db.postgres, Databases: u.Backup.Postgres.Databases, Replace: true, EndClients: true})
+			data = append(data, &postgres.Restore{Server: db.postgres,
+				Databases: u.Backup.Postgres.Databases, Replace: true, EndClients: true})
 		}
 	}
-	report, err := set.RestoreStages(ctx, backup.RestoreOptions{Progress: u.backingUp}, u.restart, files, data)
+	report, err := set.RestoreStages(ctx, backup.RestoreOptions{Progress: u.backingUp}, u.restart,
+		files, data)
 	if err != nil {
 		return report, err
 	}
@@ -126,7 +133,8 @@ func (u *Upgrade) restart(ctx context.Context, report backup.Report) error {
 		_, err = rollout.Run(ctx, waves, rollout.Options{})
 	}
 	if err != nil {
-		return fmt.Errorf("restart %s after their files were restored: %w", strings.Join(names, ", "), err)
+		return fmt.Errorf("restart %s after their files were restored: %w", strings.Join(names, ", "),
+			err)
 	}
 	return nil
 }

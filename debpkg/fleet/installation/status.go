@@ -46,7 +46,8 @@ func (u *Upgrade) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Run: rep, Set: setStatus(ctx, rep), Hosts: u.Statuses(ctx, u.HostsOf(HostWaves(waves)))}
+	s := Status{Run: rep, Set: setStatus(ctx, rep), Hosts: u.Statuses(ctx,
+		u.HostsOf(HostWaves(waves)))}
 	for _, b := range u.bundles() {
 		if one := bundleStatus(rep, u.part(TargetPlugin, b)); one != nil {
 			s.Bundles = append(s.Bundles, *one)

@@ -41,9 +41,11 @@ func reserved(name string) bool {
 
 // Options change how an upgrade is carried out. The zero value skips nothing.
 type Options struct {
-	Without   []Check                   // checks to skip
-	Set       string                    // verify this backup instead of taking one: an id, a directory, or latest
-	DropExtra bool                      // a restore of MongoDB drops the collections that the backup lacks
+	Without []Check // checks to skip
+	// verify this backup instead of taking one: an id, a directory, or latest
+	Set string
+	// a restore of MongoDB drops the collections that the backup lacks
+	DropExtra bool
 	Env       func(name string) string  // finds variables; nil: os.Getenv
 	Progress  func(target, text string) // told what goes on; nil: nobody
 }
@@ -66,10 +68,12 @@ type Upgrade struct {
 func New(f *File, journal string, o Options) (*Upgrade, error) {
 	for _, c := range o.Without {
 		if !slices.Contains(Checks(), c) {
-			return nil, &Error{Op: "skip check", Object: string(c), Err: fmt.Errorf("unknown check (want one of %v)", Checks())}
+			return nil, &Error{Op: "skip check", Object: string(c),
+				Err: fmt.Errorf("unknown check (want one of %v)", Checks())}
 		}
 	}
-	u := &Upgrade{File: f, Options: o, Journal: journal, env: o.Env, refused: map[Check]bool{}, written: map[string]bundleNote{}}
+	u := &Upgrade{File: f, Options: o, Journal: journal, env: o.Env, refused: map[Check]bool{},
+		written: map[string]bundleNote{}}
 	if u.env == nil {
 		u.env = os.Getenv
 	}
@@ -131,18 +135,24 @@ func (u *Upgrade) Waves() ([]rollout.Wave, error) {
 		add(u.part(TargetPlugin, b), u.pluginSteps(b)...)
 	}
 	now := []rollout.Step{
-		{Name: "plan", Do: func(ctx context.Context) error { return u.planHosts(ctx, hosts) }, Timeout: time.Hour},
+		{Name: "plan", Do: func(ctx context.Context) error { return u.planHosts(ctx, hosts) },
+			Timeout: time.Hour},
 		{Name: "findings", Do: func(ctx context.Context) error { return u.findings(ctx, hosts) }},
 	}
 	if u.Plugin != nil {
-		now = append(now, rollout.Step{Name: "apis", Do: func(ctx context.Context) error { return u.checkUses(ctx, hosts) }, Timeout: time.Hour})
+		now = append(now, rollout.Step{Name: "apis", Do: func(ctx context.Context) error {
+			return u.checkUses(ctx, hosts)
+		}, Timeout: time.Hour})
 	}
-	now = append(now, rollout.Step{Name: "baseline", Do: func(ctx context.Context) error { return u.baseline(ctx, hosts) }})
+	now = append(now, rollout.Step{Name: "baseline", Do: func(ctx context.Context) error {
+		return u.baseline(ctx, hosts)
+	}})
 	if len(u.Gates) > 0 {
 		now = append(now, rollout.Step{Name: "gates", Do: u.hold})
 	}
 	add(TargetHosts, now...)
-	add(TargetBackup, rollout.Step{Name: "set", Do: u.backup, Done: u.backedUp, Timeout: 12 * time.Hour})
+	add(TargetBackup, rollout.Step{Name: "set", Do: u.backup, Done: u.backedUp,
+		Timeout: 12 * time.Hour})
 	for _, b := range u.bundles() {
 		// Last, when nothing else can refuse: from now on a gateway without a cache gets it.
 		add(u.part(TargetBundle, b), u.bundleSteps(b)...)
@@ -183,7 +193,10 @@ func (u *Upgrade) RunOptions(ctx context.Context, waves []rollout.Wave) rollout.
 // planHosts finds out what would keep any host from being upgraded, before the first one is
 // touched. The journal keeps how many there are of each version.
 func (u *Upgrade) planHosts(ctx context.Context, waves []rollout.Wave) error {
-	now, err := u.Update(ctx, u.HostsOf(waves), func(host, text string) { u.event(TargetHosts, host+": "+text) }, u.expected)
+	now, err := u.Update(ctx, u.HostsOf(waves), func(host, text string) {
+		u.event(TargetHosts,
+			host+": "+text)
+	}, u.expected)
 	return errors.Join(rollout.Save(ctx, hostsNote{now}), err)
 }
 
@@ -222,7 +235,8 @@ func (u *Upgrade) expected(h fleet.Host, now string) error {
 	if to, err := u.release(); err != nil || v.Equal(from) || v.Equal(to) {
 		return err
 	}
-	return fmt.Errorf("the gateway is %s, but the bundle is made for %s and %s; correct plugin.from and plugin.current", now, u.Plugin.From, u.Versions[h.Component])
+	return fmt.Errorf("the gateway is %s, but the bundle is made for %s and %s; correct plugin.from "+
+		"and plugin.current", now, u.Plugin.From, u.Versions[h.Component])
 }
 
 // skippable runs a check that saves nothing unless it is skipped.
@@ -240,7 +254,10 @@ func (u *Upgrade) skippable(ctx context.Context, c Check, check func(context.Con
 // baseline asks whether everything is healthy as it is: after the upgrade nobody could tell
 // what it broke.
 func (u *Upgrade) baseline(ctx context.Context, waves []rollout.Wave) error {
-	return u.skippable(ctx, CheckBaseline, func(ctx context.Context) error { return u.Baseline(ctx, u.HostsOf(waves)) })
+	return u.skippable(ctx, CheckBaseline, func(ctx context.Context) error {
+		return u.Baseline(ctx,
+			u.HostsOf(waves))
+	})
 }
 
 // hold asks the gates.

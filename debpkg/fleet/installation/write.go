@@ -14,9 +14,12 @@ import (
 // quote writes a text as a YAML scalar that fits into flow and block style.
 func quote(s string) string {
 	plain := s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._/@-", r))
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("._/@-", r))
 	})
-	if plain && strings.ContainsAny(s[:1], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/") && !slices.Contains([]string{"true", "false", "yes", "no", "null", "on", "off", "y", "n"}, strings.ToLower(s)) {
+	if plain && strings.ContainsAny(s[:1], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/") &&
+		!slices.Contains([]string{"true", "false", "yes", "no", "null", "on", "off", "y", "n"},
+			strings.ToLower(s)) {
 		return s
 	}
 	return strconv.Quote(strings.ReplaceAll(s, "${", "$${"))
@@ -51,7 +54,8 @@ func (f *Found) WriteFile(w io.Writer, versions map[string]string) error {
 	f.plugins(line, now[fleet.Gateway])
 	line("\nbackup:\n  dir: backups")
 	line("  # redis: {uri_env: REDIS_URI}       # TODO: what tyk.conf has; or uri_file, uri_command")
-	line("  # mongo: {uri_env: MONGO_URI}       # TODO: what tyk_analytics.conf has: mongo or postgres")
+	line("  # mongo: {uri_env: MONGO_URI}       # TODO: what tyk_analytics.conf has: mongo " +
+		"or postgres")
 	line("  # postgres: {uri_env: POSTGRES_URI}")
 	line("\n# gates:                             # TODO: requests that must be answered throughout")
 	line("# - {name: front, url: \"https://api.example.com/hello\", status: 200}")
@@ -62,7 +66,8 @@ func (f *Found) WriteFile(w io.Writer, versions map[string]string) error {
 func (f *Found) hosts(line func(string, ...any)) {
 	line("\nhosts: # one entry for each component on each machine")
 	for _, h := range f.Hosts {
-		text := "name: " + quote(h.Name) + ", address: " + quote(h.Address) + ", component: " + h.Component
+		text := "name: " + quote(h.Name) + ", address: " + quote(h.Address) + ", component: " +
+			h.Component
 		if h.Package != "" {
 			text += ", package: " + quote(h.Package)
 		}
@@ -77,7 +82,8 @@ func (f *Found) hosts(line func(string, ...any)) {
 		line("- {%s}%s", text, note)
 	}
 	var ssh []string
-	for key, value := range map[string]string{"config": f.SSH.Config, "identity": f.SSH.Identity, "known_hosts": f.SSH.KnownHosts, "jump": f.SSH.Jump} {
+	for key, value := range map[string]string{"config": f.SSH.Config, "identity": f.SSH.Identity,
+		"known_hosts": f.SSH.KnownHosts, "jump": f.SSH.Jump} {
 		if value != "" {
 			ssh = append(ssh, key+": "+quote(value))
 		}
@@ -95,7 +101,8 @@ func (f *Found) hosts(line func(string, ...any)) {
 
 func (f *Found) front(line func(string, ...any)) {
 	if len(f.HAProxy) == 0 {
-		line("\n# balancer: none  # TODO: haproxy, or balancer: none if requests may fail while a host restarts")
+		line("\n# balancer: none  # TODO: haproxy, or balancer: none if requests may fail while a " +
+			"host restarts")
 		return
 	}
 	line("\nhaproxy: # every process in front of the hosts")
@@ -126,15 +133,18 @@ func (f *Found) plugins(line func(string, ...any), from string) {
 	line("#plugin:")
 	line("#  from: %s # the gateways' version now", quote(from))
 	line("#  gateway: tyk-gateway.deb # of the new version, to check plugins against")
-	line("#  bundle: {dir: bundles, url: \"https://bundles.example.com/\", publish: [cp, \"{file}\", \"/srv/bundles/{name}\"]}")
+	line("#  bundle: {dir: bundles, url: \"https://bundles.example.com/\", publish: [cp, " +
+		"\"{file}\", \"/srv/bundles/{name}\"]}")
 	line("#switch: same_name")
 	line("#bundles:")
 	for _, name := range slices.Sorted(maps.Keys(f.Bundles)) {
 		line("#- name: %s # of API %s", quote(name), strings.Join(f.Bundles[name], ", "))
 		line("#  manifest: %s", quote(strings.TrimSuffix(name, ".zip")+"/manifest.json"))
-		line("#  plugins: [{current: %s, source: %s, prepare: true}]", quote(strings.TrimSuffix(name, ".zip")+"/plugin.so"), quote(strings.TrimSuffix(name, ".zip")))
+		line("#  plugins: [{current: %s, source: %s, prepare: true}]", quote(strings.TrimSuffix(name,
+			".zip")+"/plugin.so"), quote(strings.TrimSuffix(name, ".zip")))
 	}
 	for _, path := range slices.Sorted(maps.Keys(f.OnDisk)) {
-		line("# TODO: %s loads %s from the gateway's disk, and no bundle brings a new build", strings.Join(f.OnDisk[path], ", "), path)
+		line("# TODO: %s loads %s from the gateway's disk, and no bundle brings a new build",
+			strings.Join(f.OnDisk[path], ", "), path)
 	}
 }

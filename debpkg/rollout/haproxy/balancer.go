@@ -177,9 +177,10 @@ func (b Balancer) restore(ctx context.Context, server string, all []kept) error 
 			return invalid(b.Address, fmt.Errorf("unknown state %q (want ready, drain or maint)", k.State))
 		}
 	}
-	err := b.set(ctx, server, func(i int) string { return all[i].State }, func(i int, s serverState) bool {
-		return keptOf(b.Backends[i], s).State == all[i].State
-	})
+	err := b.set(ctx, server, func(i int) string { return all[i].State },
+		func(i int, s serverState) bool {
+			return keptOf(b.Backends[i], s).State == all[i].State
+		})
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,8 @@ func refusal(address, command, answer string) *Error {
 	switch low := strings.ToLower(answer); {
 	case strings.Contains(low, "permission denied"):
 		e.Kind, e.Next = ErrPermission, `give the socket "level admin" in haproxy.cfg`
-	case strings.Contains(low, "no such") || strings.Contains(low, "can't find") || strings.Contains(low, "unknown map"):
+	case strings.Contains(low, "no such") || strings.Contains(low, "can't find") ||
+		strings.Contains(low, "unknown map"):
 		e.Kind, e.Next = ErrNotFound, "check the names of backend, server and map against haproxy.cfg"
 	}
 	return e

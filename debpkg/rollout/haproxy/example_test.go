@@ -8,7 +8,8 @@ import (
 )
 
 func ExampleBalancer() {
-	lb := haproxy.Balancer{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
+	lb := haproxy.Balancer{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{
+		"gateways"}}
 	err := lb.Drain(context.Background(), "gw1; disable frontend web")
 	fmt.Println(err)
 	// Output: check names on haproxy at /run/haproxy/admin.sock: invalid name "gw1; disable frontend web" of a backend or server; give names as they stand in haproxy.cfg

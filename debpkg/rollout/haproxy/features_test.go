@@ -34,7 +34,8 @@ type site struct {
 }
 
 func (s *site) lb(backends ...string) haproxy.Balancer {
-	return haproxy.Balancer{Network: "unix", Address: filepath.Join(s.dir, "admin"), Backends: backends}
+	return haproxy.Balancer{Network: "unix", Address: filepath.Join(s.dir, "admin"),
+		Backends: backends}
 }
 
 func startSite(t *testing.T, check string, args ...string) *site {
@@ -112,7 +113,8 @@ const quickChecks = "inter 100ms fall 2 rise 2"
 
 var (
 	quickUp    = rollout.UpOptions{Interval: 20 * time.Millisecond, Deadline: time.Minute}
-	quickDrain = rollout.DrainOptions{Interval: 20 * time.Millisecond, Deadline: time.Minute, Grace: 300 * time.Millisecond}
+	quickDrain = rollout.DrainOptions{Interval: 20 * time.Millisecond, Deadline: time.Minute,
+		Grace: 300 * time.Millisecond}
 )
 
 func (s *site) state(t *testing.T, server string, backends ...string) rollout.State {
@@ -153,7 +155,8 @@ func TestAdministrativeStates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(both.Ready(ctx, "h3"), rollout.WaitUp(ctx, both, "h3", quickUp)); err != nil {
+	if err := errors.Join(both.Ready(ctx, "h3"), rollout.WaitUp(ctx, both, "h3",
+		quickUp)); err != nil {
 		t.Errorf("a disabled server does not become ready: %v", err)
 	}
 	if err := both.Restore(ctx, "h3", kept); err != nil {
@@ -175,7 +178,8 @@ func TestAdministrativeStates(t *testing.T) {
 	if !strings.Contains(s.ask(t, "show stat api 4 -1"), "agent") {
 		t.Fatal("there is no agent check")
 	}
-	for name, out := range map[string]func(context.Context, string) error{"drain": both.Drain, "maint": both.Maintain} {
+	for name, out := range map[string]func(context.Context, string) error{"drain": both.Drain,
+		"maint": both.Maintain} {
 		kept, err := both.Keep(ctx, "h1")
 		if err != nil || !strings.Contains(string(kept), `"agent":true`) {
 			t.Fatalf("kept %s, %v", kept, err)
@@ -183,12 +187,14 @@ func TestAdministrativeStates(t *testing.T) {
 		if err := out(ctx, "h1"); err != nil {
 			t.Fatal(name, err)
 		}
-		for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(
+			20 * time.Millisecond) {
 			if st := s.state(t, "h1", "api", "web"); !st.Drained {
 				t.Fatalf("%s was undone: %+v", name, st)
 			}
 		}
-		if err := errors.Join(both.Restore(ctx, "h1", kept), rollout.WaitUp(ctx, both, "h1", quickUp)); err != nil {
+		if err := errors.Join(both.Restore(ctx, "h1", kept), rollout.WaitUp(ctx, both, "h1",
+			quickUp)); err != nil {
 			t.Fatal(name, err)
 		}
 		again, err := both.Keep(ctx, "h1")
@@ -200,10 +206,13 @@ func TestAdministrativeStates(t *testing.T) {
 	if err := errors.Join(both.Drain(ctx, "h2"), both.Ready(ctx, "h2")); err != nil {
 		t.Fatal(err)
 	}
-	if kept, err := both.Keep(ctx, "h2"); err != nil || strings.Count(string(kept), `"agent":true`) != 1 {
+	if kept, err := both.Keep(ctx, "h2"); err != nil || strings.Count(string(kept),
+		`"agent":true`) != 1 {
 		t.Errorf("kept %s, %v", kept, err)
 	}
-	for name, data := range map[string]string{"not JSON": "x", "another backend": `[{"backend":"x","state":"ready"}]`, "another state": `[{"backend":"api","state":"x"},{"backend":"web","state":"ready"}]`} {
+	for name, data := range map[string]string{"not JSON": "x",
+		"another backend": `[{"backend":"x","state":"ready"}]`,
+		"another state":   `[{"backend":"api","state":"x"},{"backend":"web","state":"ready"}]`} {
 		if err := both.Restore(ctx, "h1", []byte(data)); !errors.Is(err, haproxy.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -224,21 +233,25 @@ func TestChecksThatChange(t *testing.T) {
 	if !st.Up || !st.Changing || st.Drained {
 		t.Fatalf("state %+v", st)
 	}
-	err := rollout.WaitUp(t.Context(), s.lb("api"), "h1", rollout.UpOptions{Interval: 10 * time.Millisecond, Deadline: 50 * time.Millisecond})
+	err := rollout.WaitUp(t.Context(), s.lb("api"), "h1", rollout.UpOptions{
+		Interval: 10 * time.Millisecond, Deadline: 50 * time.Millisecond})
 	if !errors.Is(err, rollout.ErrTimeout) {
 		t.Errorf("it counts as up: %v", err)
 	}
 	ok := func(context.Context) error { return nil }
 	for _, c := range []struct{ sick, first string }{{"h1", "h2"}, {"h1", "h1"}} {
-		hosts := []rollout.Host{{Name: "g2", Server: "h2", Install: rollout.Step{Do: ok, Undo: ok}, Healthy: ok}, {Name: "g1", Server: "h1", Install: rollout.Step{Do: ok, Undo: ok}, Healthy: ok}}
-		w, err := rollout.Rolling("w", hosts, rollout.RollingOptions{Balancer: s.lb("api"), Drain: quickDrain, Up: quickUp})
+		hosts := []rollout.Host{{Name: "g2", Server: "h2", Install: rollout.Step{Do: ok, Undo: ok},
+			Healthy: ok}, {Name: "g1", Server: "h1", Install: rollout.Step{Do: ok, Undo: ok}, Healthy: ok}}
+		w, err := rollout.Rolling("w", hosts, rollout.RollingOptions{Balancer: s.lb("api"),
+			Drain: quickDrain, Up: quickUp})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if c.first == "h1" {
 			s.servers[0].SetSick(false)
 			s.servers[1].SetSick(true)
-			for !strings.Contains(s.state(t, "h2", "api").Detail, "/h2 UP ") || s.state(t, "h1", "api").Changing {
+			for !strings.Contains(s.state(t, "h2", "api").Detail, "/h2 UP ") ||
+				s.state(t, "h1", "api").Changing {
 				time.Sleep(10 * time.Millisecond)
 			}
 			w.Targets = w.Targets[1:]
@@ -298,7 +311,8 @@ func TestProcessFromBeforeAReload(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	for name, lb := range map[string]haproxy.Balancer{"by its processes": plain, "by its master": master} {
+	for name, lb := range map[string]haproxy.Balancer{"by its processes": plain,
+		"by its master": master} {
 		if err := lb.Drain(ctx, busy); err != nil {
 			t.Fatal(err)
 		}
@@ -308,7 +322,8 @@ func TestProcessFromBeforeAReload(t *testing.T) {
 		}
 		o := quickDrain
 		o.Deadline = 200 * time.Millisecond
-		if err := rollout.WaitDrained(ctx, lb, busy, o); !errors.Is(err, rollout.ErrTimeout) || !strings.Contains(err.Error(), "from before a reload") {
+		if err := rollout.WaitDrained(ctx, lb, busy, o); !errors.Is(err, rollout.ErrTimeout) ||
+			!strings.Contains(err.Error(), "from before a reload") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -387,8 +402,10 @@ func TestStateIsReadBack(t *testing.T) {
 		}
 	}()
 	lb := haproxy.Balancer{Network: "unix", Address: path, Backends: []string{"api", "web"}}
-	for name, f := range map[string]func(context.Context, string) error{"drain": lb.Drain, "maint": lb.Maintain} {
-		if err := f(t.Context(), "h1"); !errors.Is(err, haproxy.ErrRefused) || !strings.Contains(err.Error(), "accepted, but") {
+	for name, f := range map[string]func(context.Context, string) error{"drain": lb.Drain,
+		"maint": lb.Maintain} {
+		if err := f(t.Context(), "h1"); !errors.Is(err, haproxy.ErrRefused) ||
+			!strings.Contains(err.Error(), "accepted, but") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -399,7 +416,8 @@ func TestStateIsReadBack(t *testing.T) {
 	if err := lb.Ready(t.Context(), "h1"); !errors.Is(err, haproxy.ErrRefused) {
 		t.Errorf("ready: %v", err)
 	}
-	err = rollout.WaitDrained(t.Context(), lb, "h1", rollout.DrainOptions{Interval: time.Millisecond, Deadline: 50 * time.Millisecond})
+	err = rollout.WaitDrained(t.Context(), lb, "h1", rollout.DrainOptions{Interval: time.Millisecond,
+		Deadline: 50 * time.Millisecond})
 	if !errors.Is(err, rollout.ErrTimeout) || !strings.Contains(err.Error(), "3 queued") {
 		t.Errorf("a queue in the second backend: %v", err)
 	}
@@ -421,18 +439,21 @@ func TestNoRequestIsLost(t *testing.T) {
 		before = append(before, string(kept))
 		install := func(version string) func(context.Context) error {
 			return func(context.Context) error {
-				if st := s.state(t, server.Name, "api", "web"); !st.Drained || st.Sessions > 0 || !strings.Contains(st.Detail, "MAINT") {
+				if st := s.state(t, server.Name, "api", "web"); !st.Drained || st.Sessions > 0 ||
+					!strings.Contains(st.Detail, "MAINT") {
 					t.Errorf("%s is installed while it is %+v", server.Name, st)
 				}
 				return server.Install(version)
 			}
 		}
 		hosts = append(hosts, rollout.Host{
-			Name: server.Name, Server: server.Name, Install: rollout.Step{Do: install("new"), Undo: install("old")},
+			Name: server.Name, Server: server.Name, Install: rollout.Step{Do: install("new"),
+				Undo: install("old")},
 			Healthy: func(context.Context) error { return nil },
 		})
 	}
-	w, err := rollout.Rolling("gateways", hosts, rollout.RollingOptions{Balancer: lb, Drain: quickDrain, Up: quickUp})
+	w, err := rollout.Rolling("gateways", hosts, rollout.RollingOptions{Balancer: lb,
+		Drain: quickDrain, Up: quickUp})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -445,7 +466,8 @@ func TestNoRequestIsLost(t *testing.T) {
 		_, err := c.call(t.Context(), []rollout.Wave{w}, o)
 		sent, failed, why := load.End(5000)
 		if err != nil || failed > 0 {
-			t.Errorf("to %s: %d of %d requests failed, the first by %v; %v", c.version, failed, sent, why, err)
+			t.Errorf("to %s: %d of %d requests failed, the first by %v; %v", c.version, failed, sent, why,
+				err)
 		}
 		var now []string
 		for _, server := range s.servers {

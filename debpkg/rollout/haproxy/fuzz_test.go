@@ -18,7 +18,8 @@ func FuzzParseStat(f *testing.F) {
 }
 
 func FuzzParseServersState(f *testing.F) {
-	f.Add("1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state\n3 api 1 h1 127.0.0.1 0 8\n", "api", "h1")
+	f.Add("1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state\n3 api 1 h1 "+
+		"127.0.0.1 0 8\n", "api", "h1")
 	f.Add("# be_name srv_admin_state srv_name\napi x", "api", "h1")
 	f.Fuzz(func(t *testing.T, text, backend, server string) {
 		_, _ = parseServersState(text, backend, server)

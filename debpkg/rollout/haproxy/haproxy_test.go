@@ -42,7 +42,8 @@ func startHAProxy(t *testing.T) *proxy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &proxy{dir: dir, slow: make(chan struct{}), mapFile: filepath.Join(dir, "active.map"), tcp: freePort(t), front: freePort(t)}
+	p := &proxy{dir: dir, slow: make(chan struct{}), mapFile: filepath.Join(dir, "active.map"),
+		tcp: freePort(t), front: freePort(t)}
 	var servers [2]string
 	for i := range servers {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -57,7 +58,8 @@ func startHAProxy(t *testing.T) *proxy {
 		t.Cleanup(s.Close)
 		servers[i] = s.Listener.Addr().String()
 	}
-	if err := os.WriteFile(p.mapFile, []byte("# which colour is live\nother x\nactive blue\n"), 0o640); err != nil {
+	if err := os.WriteFile(p.mapFile, []byte("# which colour is live\nother x\nactive blue\n"),
+		0o640); err != nil {
 		t.Fatal(err)
 	}
 	cfg := fmt.Sprintf(`global
@@ -101,7 +103,8 @@ backend green
 	})
 	h := p.api()
 	for _, server := range []string{"h1", "h2"} {
-		if err := rollout.WaitUp(t.Context(), h, server, rollout.UpOptions{Interval: 20 * time.Millisecond, Deadline: time.Minute}); err != nil {
+		if err := rollout.WaitUp(t.Context(), h, server, rollout.UpOptions{
+			Interval: 20 * time.Millisecond, Deadline: time.Minute}); err != nil {
 			t.Fatalf("%v\n%s", err, out.String())
 		}
 	}
@@ -145,7 +148,8 @@ func TestHAProxy(t *testing.T) {
 		if err := h.Ready(ctx, "h1"); err != nil {
 			t.Fatal(name, err)
 		}
-		if err := rollout.WaitUp(ctx, h, "h1", rollout.UpOptions{Interval: 10 * time.Millisecond}); err != nil {
+		if err := rollout.WaitUp(ctx, h, "h1", rollout.UpOptions{
+			Interval: 10 * time.Millisecond}); err != nil {
 			t.Error(name, err)
 		}
 	}
@@ -156,11 +160,15 @@ func TestHAProxy(t *testing.T) {
 		want   string
 		retry  bool
 	}{
-		"no such server":   {p.api(), "h9", "o such server", false},
-		"no such backend":  {haproxy.Balancer{Network: "unix", Address: p.sock("admin"), Backends: []string{"nope"}}, "h1", "No such", false},
-		"not an admin":     {haproxy.Balancer{Network: "unix", Address: p.sock("operator"), Backends: []string{"api"}}, "h1", `level admin`, false},
-		"no socket":        {haproxy.Balancer{Network: "unix", Address: p.sock("gone"), Backends: []string{"api"}}, "h1", "check that HAProxy runs", true},
-		"no backend named": {haproxy.Balancer{Network: "unix", Address: p.sock("admin")}, "h1", "no backend named", false},
+		"no such server": {p.api(), "h9", "o such server", false},
+		"no such backend": {haproxy.Balancer{Network: "unix", Address: p.sock("admin"),
+			Backends: []string{"nope"}}, "h1", "No such", false},
+		"not an admin": {haproxy.Balancer{Network: "unix", Address: p.sock("operator"),
+			Backends: []string{"api"}}, "h1", `level admin`, false},
+		"no socket": {haproxy.Balancer{Network: "unix", Address: p.sock("gone"),
+			Backends: []string{"api"}}, "h1", "check that HAProxy runs", true},
+		"no backend named": {haproxy.Balancer{Network: "unix", Address: p.sock("admin")}, "h1",
+			"no backend named", false},
 		"a second command": {p.api(), "h1 state ready; disable server api/h2", "invalid name", false},
 	} {
 		err := c.h.Drain(ctx, c.server)
@@ -247,7 +255,8 @@ func TestHAProxyDrainsAServerThatIsDown(t *testing.T) {
 	if err := h.Drain(t.Context(), "h2"); err != nil {
 		t.Error(err)
 	}
-	if err := rollout.WaitDrained(t.Context(), h, "h2", rollout.DrainOptions{Interval: 10 * time.Millisecond}); err != nil {
+	if err := rollout.WaitDrained(t.Context(), h, "h2", rollout.DrainOptions{
+		Interval: 10 * time.Millisecond}); err != nil {
 		t.Error(err)
 	}
 }
@@ -266,7 +275,8 @@ func TestWaitUpSeesASickServer(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	err := rollout.WaitUp(t.Context(), p.api(), "h2", rollout.UpOptions{Interval: 10 * time.Millisecond, Deadline: 50 * time.Millisecond})
+	err := rollout.WaitUp(t.Context(), p.api(), "h2", rollout.UpOptions{
+		Interval: 10 * time.Millisecond, Deadline: 50 * time.Millisecond})
 	var be *rollout.Error
 	if !errors.As(err, &be) || !strings.Contains(err.Error(), "DOWN") {
 		t.Fatalf("error %v", err)
@@ -292,7 +302,8 @@ func TestMapSwitch(t *testing.T) {
 		body, _ := io.ReadAll(resp.Body)
 		return string(body)
 	}
-	s := haproxy.Switch{Instances: []haproxy.Balancer{p.api(), {Network: "tcp", Address: p.tcp}}, File: p.mapFile}
+	s := haproxy.Switch{Instances: []haproxy.Balancer{p.api(), {Network: "tcp", Address: p.tcp}},
+		File: p.mapFile}
 	for _, c := range []struct{ colour, server string }{{"green", "h2"}, {"blue", "h1"}} {
 		if err := s.Set(ctx, c.colour); err != nil {
 			t.Fatal(err)
@@ -304,7 +315,8 @@ func TestMapSwitch(t *testing.T) {
 			t.Errorf("%s is served by %s", c.colour, got)
 		}
 		data, err := os.ReadFile(p.mapFile)
-		if want := "# which colour is live\nother x\nactive " + c.colour + "\n"; err != nil || string(data) != want {
+		if want := "# which colour is live\nother x\nactive " + c.colour + "\n"; err != nil ||
+			string(data) != want {
 			t.Errorf("file %q, %v", data, err)
 		}
 	}
@@ -315,7 +327,8 @@ func TestMapSwitch(t *testing.T) {
 	}
 	s.Store = nil
 	broken := s
-	broken.Instances = append(broken.Instances[:1:1], haproxy.Balancer{Network: "unix", Address: p.sock("gone")})
+	broken.Instances = append(broken.Instances[:1:1], haproxy.Balancer{Network: "unix",
+		Address: p.sock("gone")})
 	if err := broken.Set(ctx, "green"); err == nil {
 		t.Error("a missing instance was accepted")
 	}
@@ -324,7 +337,8 @@ func TestMapSwitch(t *testing.T) {
 	}
 	for name, bad := range map[string]haproxy.Switch{
 		"no instance": {File: p.mapFile}, "no such map": {Instances: s.Instances, File: "/nope"},
-		"no such key": {Instances: s.Instances, File: p.mapFile, Key: "nope"}, "injection": {Instances: s.Instances, File: p.mapFile + " x"},
+		"no such key": {Instances: s.Instances, File: p.mapFile, Key: "nope"},
+		"injection":   {Instances: s.Instances, File: p.mapFile + " x"},
 	} {
 		if _, err := bad.Active(ctx); err == nil {
 			t.Errorf("%s was accepted", name)
@@ -336,4 +350,7 @@ func TestMapSwitch(t *testing.T) {
 type readOnly struct{}
 
 func (readOnly) Read(_ context.Context, path string) ([]byte, error) { return os.ReadFile(path) }
-func (readOnly) Write(context.Context, string, []byte) error         { return errors.New("read-only") }
+func (readOnly) Write(context.Context, string, []byte) error {
+	return errors.New(
+		"read-only")
+}

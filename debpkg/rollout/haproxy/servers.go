@@ -43,7 +43,8 @@ func parseServers(answer string) (all []Server, ok bool) {
 			}
 			return ""
 		}
-		if s := (Server{field("be_name"), field("srv_name"), field("srv_addr")}); s.Backend != "" && s.Name != "" {
+		if s := (Server{field("be_name"), field("srv_name"), field("srv_addr")}); s.Backend != "" &&
+			s.Name != "" {
 			all = append(all, s)
 		}
 	}

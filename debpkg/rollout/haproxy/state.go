@@ -175,6 +175,7 @@ func statusOf(status string) rollout.State {
 	s := rollout.State{Detail: status}
 	first, rest, _ := strings.Cut(status, " ")
 	s.Up = first == "UP" || status == "no check"
-	s.Changing = (first == "UP" || first == "DOWN") && strings.Contains(rest, "/") && !strings.HasPrefix(rest, "(")
+	s.Changing = (first == "UP" || first == "DOWN") && strings.Contains(rest, "/") &&
+		!strings.HasPrefix(rest, "(")
 	return s
 }

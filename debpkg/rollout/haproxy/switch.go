@@ -71,7 +71,8 @@ func (s Switch) Active(ctx context.Context) (string, error) {
 		if i > 0 && got != colour {
 			return "", &Error{
 				Op: "read map " + s.File, Object: h.Address, Kind: ErrRefused,
-				Err:  fmt.Errorf("it sends traffic to %q, the one at %s to %q", got, s.Instances[0].Address, colour),
+				Err: fmt.Errorf("it sends traffic to %q, the one at %s to %q", got, s.Instances[0].Address,
+					colour),
 				Next: "set the colour to make them agree",
 			}
 		}

@@ -47,7 +47,8 @@ var (
 
 // NewBalancer returns a load balancer in front of servers that are ready and up.
 func NewBalancer(servers ...string) *Balancer {
-	b := &Balancer{servers: map[string]*server{}, names: servers, clients: map[string]string{}, fail: map[string]error{}}
+	b := &Balancer{servers: map[string]*server{}, names: servers, clients: map[string]string{},
+		fail: map[string]error{}}
 	for _, s := range servers {
 		b.servers[s] = &server{mode: "ready"}
 	}

@@ -22,9 +22,11 @@ type Call = func(context.Context, []rollout.Wave, rollout.Options) (*rollout.Rep
 // ends there. It returns ErrCrashed then, and nil if the call ended before that. Functions that
 // were under way at that moment end as they do: so may a command on a host whose caller was
 // killed.
-func CrashAfter(ctx context.Context, n int, call Call, waves []rollout.Wave, o rollout.Options) error {
+func CrashAfter(ctx context.Context, n int, call Call, waves []rollout.Wave,
+	o rollout.Options) error {
 	if o.Journal == "" || n < 0 {
-		return fmt.Errorf("crash after %d records of journal %q: want a journal and 0 records or more", n, o.Journal)
+		return fmt.Errorf("crash after %d records of journal %q: want a journal and 0 records or more", n,
+			o.Journal)
 	}
 	before, err := lines(o.Journal)
 	if err != nil {

@@ -29,7 +29,8 @@ func TestGrammar(t *testing.T) {
 	}
 	run := func(_ context.Context, c *Call) error { got = c; return fails }
 	c := Command{Name: "tool", About: "It works.", Verbs: []Verb{
-		{Name: "apply", About: "do it", Required: []string{"file"}, Run: run, Needs: map[string]string{"wait": "set"},
+		{Name: "apply", About: "do it", Required: []string{"file"}, Run: run, Needs: map[string]string{
+			"wait": "set"},
 			Flags: func(f *flag.FlagSet) {
 				shared(f)
 				f.StringVar(&set, "set", "", "a `set`")
@@ -45,9 +46,11 @@ func TestGrammar(t *testing.T) {
 		return code, out.String(), errs.String()
 	}
 	// Flags and arguments in any order.
-	for _, args := range []string{"apply -file x -yes", "-file x apply -yes", "-yes -file=x apply", "apply -yes --file x"} {
+	for _, args := range []string{"apply -file x -yes", "-file x apply -yes", "-yes -file=x apply",
+		"apply -yes --file x"} {
 		file, yes = "", false
-		if code, _, errs := call(args); code != Yes || file != "x" || !yes || got.Verb != "apply" || !got.Given["file"] {
+		if code, _, errs := call(args); code != Yes || file != "x" || !yes || got.Verb != "apply" ||
+			!got.Given["file"] {
 			t.Errorf("%s: code %d, file %q, %s", args, code, file, errs)
 		}
 	}
@@ -75,14 +78,19 @@ func TestGrammar(t *testing.T) {
 		{"-version", Yes, "tool ", ""},
 		{"apply -version", Yes, "tool ", ""},
 		{"", Usage, "", "tool: no verb given (want apply, show, ask)\n  tool -h shows what it can do\n"},
-		{"aply", Usage, "", "tool: unknown verb \"aply\" (want apply, show, ask)\n  tool -h shows what it can do\n"},
+		{"aply", Usage, "", "tool: unknown verb \"aply\" (want apply, show, ask)\n  tool -h shows what " +
+			"it can do\n"},
 		{"apply", Usage, "", "tool apply: -file is missing\n  tool apply -h shows the flags\n"},
 		{"apply -fiel x", Usage, "", "tool apply: unknown flag -fiel\n  tool apply -h shows the flags\n"},
 		{"apply -file", Usage, "", "tool apply: -file needs a value\n  tool apply -h shows the flags\n"},
-		{"apply -file x -set s -wait 5", Usage, "", "tool apply: invalid -wait \"5\": want a duration such as 90s or 5m\n  tool apply -h shows the flags\n"},
-		{"apply -file x -wait 5s", Usage, "", "tool apply: -wait needs -set\n  tool apply -h shows the flags\n"},
-		{"apply -file x more", Usage, "", "tool apply: unexpected argument \"more\"\n  tool apply -h shows the flags\n"},
-		{"show -set s a b", Usage, "", "tool show: -set goes with apply, not with show\n  tool show -h shows the flags\n"},
+		{"apply -file x -set s -wait 5", Usage, "", "tool apply: invalid -wait \"5\": want a duration " +
+			"such as 90s or 5m\n  tool apply -h shows the flags\n"},
+		{"apply -file x -wait 5s", Usage, "", "tool apply: -wait needs -set\n  tool apply -h shows " +
+			"the flags\n"},
+		{"apply -file x more", Usage, "", "tool apply: unexpected argument \"more\"\n  tool apply -h " +
+			"shows the flags\n"},
+		{"show -set s a b", Usage, "", "tool show: -set goes with apply, not with show\n  tool show -h " +
+			"shows the flags\n"},
 		{"show a", Usage, "", "tool show: FILE is missing\n  tool show -h shows the flags\n"},
 	} {
 		code, out, errs := call(x.args)
@@ -97,7 +105,8 @@ func TestGrammar(t *testing.T) {
 	}{
 		{errors.New("no"), No, "tool ask: no\n"},
 		{hinted{}, No, "tool ask: take host: it is locked\n  call Unlock\n"},
-		{Exit(Busy, fmt.Errorf("look: %w", hinted{})), Busy, "tool ask: look: take host: it is locked\n  call Unlock\n"},
+		{Exit(Busy, fmt.Errorf("look: %w", hinted{})), Busy,
+			"tool ask: look: take host: it is locked\n  call Unlock\n"},
 		{Advice(hinted{}, "give -unlock"), No, "tool ask: take host: it is locked\n  give -unlock\n"},
 		{Refuse(errors.New("not now")), Refused, "tool ask: not now\n"},
 		{Exit(Unknown, nil), Unknown, ""},

@@ -70,9 +70,11 @@ type Streams struct {
 // the output that is gone, as in "upgrade apply | tee log", does not end it.
 func (c Command) Main() {
 	OutliveReader()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM,
+		syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
-	code := c.Run(ctx, os.Args[1:], Streams{Env: os.Getenv, In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	code := c.Run(ctx, os.Args[1:], Streams{Env: os.Getenv, In: os.Stdin, Out: os.Stdout,
+		Err: os.Stderr})
 	stop()
 	os.Exit(code)
 }
@@ -188,7 +190,8 @@ func (c Command) verb(args []string) (rest []string, verb *Verb, asked string, e
 		case verb == nil:
 			at := slices.IndexFunc(c.Verbs, func(v Verb) bool { return v.Name == a })
 			if at < 0 {
-				return nil, nil, asked, Advice(errUnknown("verb", a, c.names()), c.Name+" -h shows what it can do")
+				return nil, nil, asked, Advice(errUnknown("verb", a, c.names()),
+					c.Name+" -h shows what it can do")
 			}
 			verb = &c.Verbs[at]
 			continue
@@ -196,7 +199,8 @@ func (c Command) verb(args []string) (rest []string, verb *Verb, asked string, e
 		rest = append(rest, a)
 	}
 	if verb == nil && asked == "" {
-		err = Advice(errors.New("no verb given (want "+strings.Join(c.names(), ", ")+")"), c.Name+" -h shows what it can do")
+		err = Advice(errors.New("no verb given (want "+strings.Join(c.names(), ", ")+")"),
+			c.Name+" -h shows what it can do")
 	}
 	return rest, verb, asked, err
 }

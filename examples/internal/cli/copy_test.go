@@ -26,15 +26,18 @@ func TestCopiedExamplesBuild(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "go.mod" {
-			data = bytes.Replace(data, []byte("module example.com/tykupgrade\n"), []byte("module example.org/copy\n"), 1)
-			data = append(data, "\nrequire example.com/tykupgrade v0.0.0\n\nreplace example.com/tykupgrade => "+root+"\n"...)
+			data = bytes.Replace(data, []byte("module example.com/tykupgrade\n"),
+				[]byte("module example.org/copy\n"), 1)
+			data = append(data, "\nrequire example.com/tykupgrade v0.0.0\n\nreplace "+
+				"example.com/tykupgrade => "+root+"\n"...)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	copied := 0
-	err = filepath.WalkDir(filepath.Join(root, "examples"), func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(root, "examples"), func(path string, d fs.DirEntry,
+		err error) error {
 		rel, rerr := filepath.Rel(root, path)
 		switch {
 		case errors.Join(err, rerr) != nil:
@@ -48,7 +51,8 @@ func TestCopiedExamplesBuild(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		data = bytes.ReplaceAll(data, []byte(`"example.com/tykupgrade/examples/`), []byte(`"example.org/copy/examples/`))
+		data = bytes.ReplaceAll(data, []byte(`"example.com/tykupgrade/examples/`),
+			[]byte(`"example.org/copy/examples/`))
 		copied++
 		to := filepath.Join(dir, rel)
 		return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, data, 0o600))

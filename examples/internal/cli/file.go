@@ -32,7 +32,8 @@ func ReadOwn(path string) ([]byte, error) {
 		st, ok := x.Sys().(*syscall.Stat_t)
 		foreign := ok && st.Uid != 0 && int(st.Uid) != os.Geteuid()
 		if foreign || x.Mode().Perm()&0o022 != 0 && x.Mode()&os.ModeSticky == 0 {
-			return nil, Exit(Refused, Advice(fmt.Errorf("read %s: %s belongs to, or can be written to by, somebody else", path, x.Name()),
+			return nil, Exit(Refused, Advice(fmt.Errorf("read %s: %s belongs to, or can be written to by, "+
+				"somebody else", path, x.Name()),
 				"look at what the file says, then move it to a directory of your own with mode 600"))
 		}
 	}

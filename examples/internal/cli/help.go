@@ -19,7 +19,8 @@ func errUnknown(what, got string, want []string) error {
 var (
 	unknownFlag = regexp.MustCompile(`^flag provided but not defined: -(.+)$`)
 	missingArg  = regexp.MustCompile(`^flag needs an argument: -(.+)$`)
-	badValue    = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-([^:]+): (.*)$`)
+	badValue    = regexp.MustCompile(
+		`^invalid (?:boolean )?value (".*") for (?:flag )?-([^:]+): (.*)$`)
 )
 
 // flagError says what is wrong with a flag in one line.
@@ -119,7 +120,8 @@ func (c Command) verbHelp(out *Out, v *Verb) string {
 		if arg != "" {
 			head += " " + arg
 		}
-		if x.DefValue != "" && x.DefValue != "0" && x.DefValue != "0s" && x.DefValue != "false" && !strings.Contains(usage, "default") {
+		if x.DefValue != "" && x.DefValue != "0" && x.DefValue != "0s" && x.DefValue != "false" &&
+			!strings.Contains(usage, "default") {
 			usage += " (default " + x.DefValue + ")"
 		}
 		if len(head) > 22 {
@@ -150,5 +152,6 @@ func (c Command) build() string {
 			}
 		}
 	}
-	return fmt.Sprintf("%s %s%s, %s %s/%s\n", c.Name, version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("%s %s%s, %s %s/%s\n", c.Name, version, revision, runtime.Version(),
+		runtime.GOOS, runtime.GOARCH)
 }

@@ -40,7 +40,8 @@ func NewLive(out *Out) *Live {
 // a terminal that is gone, stops between hosts. The second one cuts short and undoes the
 // hosts under way. SIGUSR1 pauses, SIGUSR2 continues. The end of ctx is ignored: pass a
 // context for its values only.
-func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave, o rollout.Options) (*rollout.Report, error) {
+func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave,
+	o rollout.Options) (*rollout.Report, error) {
 	if o.Control == nil {
 		o.Control = &rollout.Control{}
 	}
@@ -214,8 +215,10 @@ func (t *Live) lines() []string {
 	for _, s := range t.ended {
 		counts[s]++
 	}
-	lines := []string{fmt.Sprintf("%s: %d of %d done, %d restored, %d need attention", t.out.Paint(Bold, t.wave),
-		counts[rollout.StatusDone], t.targets, counts[rollout.StatusUndone], counts[rollout.StatusNotRestored])}
+	lines := []string{fmt.Sprintf("%s: %d of %d done, %d restored, %d need attention",
+		t.out.Paint(Bold, t.wave),
+		counts[rollout.StatusDone], t.targets, counts[rollout.StatusUndone],
+		counts[rollout.StatusNotRestored])}
 	rest := 0
 	t.order = keep(t.order, t.hosts)
 	for i, name := range t.order {
@@ -224,7 +227,8 @@ func (t *Live) lines() []string {
 			continue
 		}
 		l := t.hosts[name]
-		lines = append(lines, fmt.Sprintf("  %-24s %-14s %6s  %s", name, l.step, time.Since(l.since).Round(time.Second), l.text))
+		lines = append(lines, fmt.Sprintf("  %-24s %-14s %6s  %s", name, l.step,
+			time.Since(l.since).Round(time.Second), l.text))
 	}
 	if rest > 0 {
 		lines = append(lines, fmt.Sprintf("  and %d more", rest))

@@ -30,7 +30,9 @@ func TestTableLines(t *testing.T) {
 	tab.record(rollout.Record{Kind: rollout.KindEnd, Target: "h300", Status: rollout.StatusDone})
 	tab.record(rollout.Record{Kind: rollout.KindEnd, Target: "h300", Status: rollout.StatusUndone})
 	lines := tab.lines()
-	if len(lines) != 22 || !strings.Contains(lines[0], "1 of 5000 done, 1 restored, 0 need") || !strings.Contains(lines[len(lines)-1], "and 279 more") || !strings.Contains(strings.Join(lines, "\n"), "unpacking") {
+	if len(lines) != 22 || !strings.Contains(lines[0], "1 of 5000 done, 1 restored, 0 need") ||
+		!strings.Contains(lines[len(lines)-1], "and 279 more") || !strings.Contains(strings.Join(lines,
+		"\n"), "unpacking") {
 		t.Errorf("%d lines:\n%s", len(lines), strings.Join(lines, "\n"))
 	}
 }
@@ -69,9 +71,12 @@ func TestHangup(t *testing.T) {
 		}
 		return ctx.Err()
 	}}
-	wave := rollout.Wave{Name: "w", Targets: []rollout.Target{{Name: "a", Steps: []rollout.Step{hang}}, {Name: "b", Steps: []rollout.Step{hang}}}}
-	rep, err := NewLive(NewOut(out)).Work(t.Context(), rollout.ModeRun, []rollout.Wave{wave}, rollout.Options{})
-	if !errors.Is(err, rollout.ErrStopped) || rep.Count(rollout.StatusDone) != 1 || rep.Count(rollout.StatusPending) != 1 {
+	wave := rollout.Wave{Name: "w", Targets: []rollout.Target{{Name: "a", Steps: []rollout.Step{hang}},
+		{Name: "b", Steps: []rollout.Step{hang}}}}
+	rep, err := NewLive(NewOut(out)).Work(t.Context(), rollout.ModeRun, []rollout.Wave{wave},
+		rollout.Options{})
+	if !errors.Is(err, rollout.ErrStopped) || rep.Count(rollout.StatusDone) != 1 ||
+		rep.Count(rollout.StatusPending) != 1 {
 		t.Errorf("%v, %+v", err, rep)
 	}
 }

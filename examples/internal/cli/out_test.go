@@ -60,7 +60,8 @@ func TestBarAndBytes(t *testing.T) {
 		{9, 3, "100%  3 B of 3 B"},
 		{7, 0, "7 B"},
 	} {
-		if got := Bar("pull", c.done, c.total); !strings.HasPrefix(got, "pull ") || !strings.HasSuffix(got, c.want) {
+		if got := Bar("pull", c.done, c.total); !strings.HasPrefix(got, "pull ") ||
+			!strings.HasSuffix(got, c.want) {
 			t.Errorf("Bar(%d, %d) = %q", c.done, c.total, got)
 		}
 	}

@@ -54,7 +54,8 @@ func (l *itemLines) take(e backup.Event) (lines []string) {
 		case e.ItemDone < e.ItemTotal && at < 0:
 			l.order = append(l.order, e.Item)
 		}
-		l.text[e.Item] = fmt.Sprintf("  %-40s %3d%%  %d of %d", e.Item, 100*e.ItemDone/e.ItemTotal, e.ItemDone, e.ItemTotal)
+		l.text[e.Item] = fmt.Sprintf("  %-40s %3d%%  %d of %d", e.Item, 100*e.ItemDone/e.ItemTotal,
+			e.ItemDone, e.ItemTotal)
 	}
 	if e.Done {
 		l.order = nil

@@ -232,7 +232,8 @@ func style(p []byte) int {
 // steers says whether a character is C0, C1, or changes the direction of text.
 func steers(r rune) bool {
 	switch {
-	case r >= 0x7f && r <= 0x9f, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x2028 && r <= 0x202e, r >= 0x2066 && r <= 0x2069:
+	case r >= 0x7f && r <= 0x9f, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x2028 && r <= 0x202e,
+		r >= 0x2066 && r <= 0x2069:
 		return true
 	}
 	return false

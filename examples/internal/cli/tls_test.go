@@ -23,7 +23,8 @@ func TestClientTLS(t *testing.T) {
 		{"", "", text, "give both"},
 		{"", text, text, "certificate " + text + " with key " + text},
 	} {
-		if _, err := ClientTLS(c.ca, c.cert, c.key); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := ClientTLS(c.ca, c.cert, c.key); err == nil || !strings.Contains(err.Error(),
+			c.want) {
 			t.Errorf("%v: %v", c, err)
 		}
 	}

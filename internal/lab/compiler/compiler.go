@@ -36,9 +36,10 @@ import (
 
 // Config describes one image.
 type Config struct {
-	Version string            // of the gateway: "5.2.5"; it decides how the script behaves
-	Next    bool              // it follows the script of the next-generation image
-	Script  []string          // what the entry point does instead of compiling: see the command standin
+	Version string // of the gateway: "5.2.5"; it decides how the script behaves
+	Next    bool   // it follows the script of the next-generation image
+	// what the entry point does instead of compiling: see the command standin
+	Script  []string
 	Arch    string            // what the image says of itself; "": amd64
 	Gateway bool              // with /usr/local/bin/tyk
 	GoCache bool              // it reads this machine's Go build cache: see GoCacheMount
@@ -56,7 +57,8 @@ const gatewayDir = "go/src/github.com/TykTechnologies/tyk"
 // gatewayFiles is the module in the image, by file name.
 func gatewayFiles() (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for from, to := range map[string]string{"go.mod.txt": "go.mod", "main.go.txt": "main.go", "log.go.txt": "log/log.go"} {
+	for from, to := range map[string]string{"go.mod.txt": "go.mod", "main.go.txt": "main.go",
+		"log.go.txt": "log/log.go"} {
 		data, err := gatewaySource.ReadFile("gateway/" + from)
 		if err != nil {
 			return nil, err
@@ -166,7 +168,8 @@ func Load(ctx context.Context, engine Loader, ref string, img v1.Image) error {
 // libraries.
 func Mounts() []string {
 	// Not /usr as a whole: the image has files of its own in /usr/local.
-	dirs := []string{"/usr/bin", "/usr/lib", "/usr/include", "/usr/libexec", "/usr/lib64", "/bin", "/lib", "/lib64", goroot()}
+	dirs := []string{"/usr/bin", "/usr/lib", "/usr/include", "/usr/libexec", "/usr/lib64", "/bin",
+		"/lib", "/lib64", goroot()}
 	return slices.DeleteFunc(dirs, func(dir string) bool {
 		info, err := os.Stat(dir)
 		return err != nil || !info.IsDir()
@@ -200,7 +203,8 @@ var goroot = sync.OnceValue(func() string {
 
 var entryPoint = sync.OnceValues(func() ([]byte, error) {
 	// Untrimmed: most of the standard library is then in the build cache already.
-	return goBuild("", []string{"CGO_ENABLED=0"}, "-ldflags=-s -w", "example.com/tykupgrade/internal/lab/compiler/standin")
+	return goBuild("", []string{"CGO_ENABLED=0"}, "-ldflags=-s -w",
+		"example.com/tykupgrade/internal/lab/compiler/standin")
 })
 
 // gateway is compiled as the real one is: trimmed, with cgo.
@@ -246,11 +250,13 @@ func layerOf(files map[string][]byte) (v1.Layer, error) {
 			parents = append(parents, dir)
 		}
 		for _, dir := range slices.Backward(parents) {
-			if err := w.WriteHeader(&tar.Header{Name: dir + "/", Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
+			if err := w.WriteHeader(&tar.Header{Name: dir + "/", Typeflag: tar.TypeDir,
+				Mode: 0o755}); err != nil {
 				return nil, err
 			}
 		}
-		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(files[name]))}); err != nil {
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755,
+			Size: int64(len(files[name]))}); err != nil {
 			return nil, err
 		}
 		if _, err := w.Write(files[name]); err != nil {
@@ -261,6 +267,9 @@ func layerOf(files map[string][]byte) (v1.Layer, error) {
 		return nil, err
 	}
 	// Compressing is most of a test's work under the race detector.
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil },
+	return tarball.LayerFromOpener(func() (io.ReadCloser,
+		error) {
+		return io.NopCloser(bytes.NewReader(buf.Bytes())), nil
+	},
 		tarball.WithCompressionLevel(gzip.NoCompression))
 }

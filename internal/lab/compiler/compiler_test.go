@@ -32,7 +32,9 @@ func TestImage(t *testing.T) {
 		return d.String()
 	}
 	one := compiler.Config{Version: "5.2.5"}
-	if digest(one) != digest(compiler.Config{Version: "5.2.5"}) || digest(one) == digest(compiler.Config{Version: "5.2.6"}) || digest(one) == digest(compiler.Config{Version: "5.2.5", Script: []string{"exit 1"}}) {
+	if digest(one) != digest(compiler.Config{Version: "5.2.5"}) ||
+		digest(one) == digest(compiler.Config{Version: "5.2.6"}) || digest(one) == digest(compiler.Config{
+		Version: "5.2.5", Script: []string{"exit 1"}}) {
 		t.Error("digests do not follow the configuration")
 	}
 	img, err := compiler.Image(one)
@@ -65,7 +67,8 @@ func TestImage(t *testing.T) {
 		}
 	}
 	var saved bytes.Buffer
-	if err := compiler.Save(&saved, "lab.test/compiler:v5.2.5", img); err != nil || !bytes.Contains(saved.Bytes(), []byte("lab.test/compiler:v5.2.5")) {
+	if err := compiler.Save(&saved, "lab.test/compiler:v5.2.5", img); err != nil ||
+		!bytes.Contains(saved.Bytes(), []byte("lab.test/compiler:v5.2.5")) {
 		t.Errorf("saved %d bytes, %v", saved.Len(), err)
 	}
 }

@@ -23,7 +23,8 @@ func Gateway() ([]byte, error) { return gateway() }
 // in a workspace with the gateway's module. source is the plugin's module, work
 // an empty directory, env what the go command gets in addition, out the file to
 // write.
-func Local(ctx context.Context, release *semver.Version, source, work, out string, env []string) error {
+func Local(ctx context.Context, release *semver.Version, source, work, out string,
+	env []string) error {
 	tree, flags := filepath.Join(work, "go", "src"), []string{"build", "-buildmode=plugin", "-o", out}
 	gateway, plugin := filepath.Join(work, gatewayDir), filepath.Join(tree, "plugin_plugin")
 	workspace := !release.LessThan(semver.MustParse("5.1.0"))

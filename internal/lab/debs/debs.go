@@ -31,9 +31,10 @@ type Package struct {
 	Arch          string   // empty: that of this machine
 	Fields        []string // further control fields, such as "Depends: x"
 	Files         map[string]File
-	Conffiles     []string          // which of Files are conffiles
-	Leaving       []string          // conffiles of earlier versions, declared remove-on-upgrade
-	Scripts       map[string]string // preinst, postinst, prerm, postrm: shell text without the first line
+	Conffiles     []string // which of Files are conffiles
+	Leaving       []string // conffiles of earlier versions, declared remove-on-upgrade
+	// preinst, postinst, prerm, postrm: shell text without the first line
+	Scripts map[string]string
 }
 
 // built holds packages that this process built before, by their content: many
@@ -47,7 +48,8 @@ func (p Package) Build(dir string) (string, error) {
 	}
 	deb := filepath.Join(dir, p.Name+"_"+strings.ReplaceAll(p.Version, ":", "%3a")+"_"+p.Arch+".deb")
 	content := fmt.Sprintf("%#v", p) // fmt prints maps in order
-	large := slices.ContainsFunc(slices.Collect(maps.Values(p.Files)), func(f File) bool { return f.Source != "" })
+	large := slices.ContainsFunc(slices.Collect(maps.Values(p.Files)),
+		func(f File) bool { return f.Source != "" })
 	if data, ok := built.Load(content); ok {
 		return deb, os.WriteFile(deb, data.([]byte), 0o644)
 	}
@@ -60,7 +62,8 @@ func (p Package) Build(dir string) (string, error) {
 		return "", fmt.Errorf("build %s %s: %w", p.Name, p.Version, err)
 	}
 	// gzip: the oldest dpkg on any supported host reads it.
-	if _, err := command("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, deb); err != nil {
+	if _, err := command("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree,
+		deb); err != nil {
 		return "", err
 	}
 	if large {
@@ -122,15 +125,20 @@ func (p Package) write(tree string) error {
 		fmt.Fprintln(&conffiles, "remove-on-upgrade "+path)
 	}
 	var c bytes.Buffer
-	fmt.Fprintf(&c, "Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Lab <lab@example.com>\n", p.Name, p.Version, p.Arch)
-	if !slices.ContainsFunc(p.Fields, func(f string) bool { return strings.HasPrefix(f, "Installed-Size:") }) {
+	fmt.Fprintf(&c, "Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: Lab <lab@example.com>\n",
+		p.Name, p.Version, p.Arch)
+	if !slices.ContainsFunc(p.Fields, func(f string) bool {
+		return strings.HasPrefix(f,
+			"Installed-Size:")
+	}) {
 		fmt.Fprintf(&c, "Installed-Size: %d\n", size/1024+1)
 	}
 	for _, f := range p.Fields {
 		fmt.Fprintln(&c, f)
 	}
 	fmt.Fprintf(&c, "Description: stand-in for %s\n", p.Name)
-	for name, data := range map[string][]byte{"control": c.Bytes(), "md5sums": sums.Bytes(), "conffiles": conffiles.Bytes()} {
+	for name, data := range map[string][]byte{"control": c.Bytes(), "md5sums": sums.Bytes(),
+		"conffiles": conffiles.Bytes()} {
 		if len(data) == 0 {
 			continue
 		}
@@ -139,7 +147,8 @@ func (p Package) write(tree string) error {
 		}
 	}
 	for name, text := range p.Scripts {
-		if err := os.WriteFile(filepath.Join(control, name), []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(control, name), []byte("#!/bin/sh\n"+text),
+			0o755); err != nil {
 			return err
 		}
 	}

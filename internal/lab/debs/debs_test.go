@@ -15,7 +15,8 @@ import (
 // repository in a private root.
 func TestPrivateRoot(t *testing.T) {
 	t.Parallel()
-	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "dpkg-deb": "dpkg"} {
+	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils",
+		"gpg": "gnupg", "dpkg-deb": "dpkg"} {
 		lab.Program(t, prog, deb)
 	}
 	repo, err := debs.NewRepo(filepath.Join(t.TempDir(), "repo"))
@@ -27,7 +28,8 @@ func TestPrivateRoot(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if _, err := repo.Add(debs.Tyk("tyk-gateway", "4.0.8", debs.TykOptions{}), debs.Tyk("tyk-gateway", "5.2.5", debs.TykOptions{})); err != nil {
+	if _, err := repo.Add(debs.Tyk("tyk-gateway", "4.0.8", debs.TykOptions{}), debs.Tyk("tyk-gateway",
+		"5.2.5", debs.TykOptions{})); err != nil {
 		t.Fatal(err)
 	}
 	root, err := debs.NewRoot(filepath.Join(t.TempDir(), "root"), repo)
@@ -49,7 +51,8 @@ func TestPrivateRoot(t *testing.T) {
 	}
 	for _, v := range []string{"4.0.8", "5.2.5", "4.0.8"} {
 		apt("install", "--allow-downgrades", "tyk-gateway="+v)
-		out, err := exec.Command("dpkg-query", "--admindir="+root.Dir+"/var/lib/dpkg", "-W", "-f", "${Version} ${db:Status-Status}", "tyk-gateway").Output()
+		out, err := exec.Command("dpkg-query", "--admindir="+root.Dir+"/var/lib/dpkg", "-W", "-f",
+			"${Version} ${db:Status-Status}", "tyk-gateway").Output()
 		if err != nil || string(out) != v+" installed" {
 			t.Errorf("after installing %s: %q, %v", v, out, err)
 		}

@@ -67,7 +67,8 @@ func (k *key) open() (err error) {
 			_ = k.end()
 		}
 	}()
-	if _, err := k.gpg("--passphrase", "", "--quick-generate-key", "Lab <lab@example.com>", "ed25519", "sign", "never"); err != nil {
+	if _, err := k.gpg("--passphrase", "", "--quick-generate-key", "Lab <lab@example.com>", "ed25519",
+		"sign", "never"); err != nil {
 		return err
 	}
 	if k.public, err = k.gpg("--export"); err != nil {
@@ -95,7 +96,8 @@ func (k *key) end() error {
 }
 
 func (k *key) gpg(args ...string) ([]byte, error) {
-	return commandIn("", nil, append([]string{"gpg", "--homedir", k.home, "--batch", "--quiet", "--no-tty"}, args...)...)
+	return commandIn("", nil, append([]string{"gpg", "--homedir", k.home, "--batch", "--quiet",
+		"--no-tty"}, args...)...)
 }
 
 // Add builds the packages into the repository and publishes its indexes. It
@@ -127,7 +129,8 @@ func (r *Repo) Publish() error {
 			return err
 		}
 	}
-	release, err := commandIn(r.Dir, nil, "apt-ftparchive", "-o", "APT::FTPArchive::Release::Origin=Lab",
+	release, err := commandIn(r.Dir, nil, "apt-ftparchive", "-o",
+		"APT::FTPArchive::Release::Origin=Lab",
 		"-o", "APT::FTPArchive::Release::Suite=stable", "release", ".")
 	if err != nil {
 		return err
@@ -140,7 +143,8 @@ func (r *Repo) Publish() error {
 
 // Sign signs Release as it is.
 func (r *Repo) Sign() error {
-	_, err := r.key.gpg("--yes", "--clearsign", "--output", filepath.Join(r.Dir, "InRelease"), filepath.Join(r.Dir, "Release"))
+	_, err := r.key.gpg("--yes", "--clearsign", "--output", filepath.Join(r.Dir, "InRelease"),
+		filepath.Join(r.Dir, "Release"))
 	return err
 }
 

@@ -19,7 +19,8 @@ func NewRoot(dir string, repos ...*Repo) (*Root, error) {
 	for _, d := range []string{
 		"etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/sources.list.d", "etc/apt/trusted.gpg.d",
 		"var/lib/dpkg/updates", "var/lib/dpkg/info", "var/lib/dpkg/triggers", "var/lib/dpkg/parts",
-		"var/lib/apt/lists/partial", "var/lib/apt/periodic", "var/cache/apt/archives/partial", "var/log/apt", "tmp",
+		"var/lib/apt/lists/partial", "var/lib/apt/periodic", "var/cache/apt/archives/partial",
+		"var/log/apt", "tmp",
 	} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, err
@@ -45,13 +46,15 @@ DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless";
 	files := map[string]string{
 		"etc/apt/private.conf": conf,
 		"etc/debian_version":   "12.0\n",
-		"etc/os-release":       "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n",
-		"var/lib/dpkg/status":  "",
+		"etc/os-release": "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian " +
+			"GNU/Linux\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n",
+		"var/lib/dpkg/status": "",
 		// Selections need it up to dpkg 1.19 (Ubuntu 20.04).
 		"var/lib/dpkg/available": "",
 	}
 	for i, repo := range repos {
-		files[fmt.Sprintf("etc/apt/sources.list.d/lab%d.list", i)] = repo.List("file:"+repo.Dir, repo.KeyFile)
+		files[fmt.Sprintf("etc/apt/sources.list.d/lab%d.list", i)] = repo.List("file:"+repo.Dir,
+			repo.KeyFile)
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {

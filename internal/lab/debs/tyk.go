@@ -8,9 +8,10 @@ import (
 // TykOptions changes a fake of a Tyk package. The zero value is a
 // service that starts, and stays up doing nothing.
 type TykOptions struct {
-	Binary   string            // executable to install as the service's; empty: a script that sleeps
-	Args     string            // arguments of the service in its unit
-	Config   string            // content of the conffile; empty: a small JSON text that is the same in every version
+	Binary string // executable to install as the service's; empty: a script that sleeps
+	Args   string // arguments of the service in its unit
+	// content of the conffile; empty: a small JSON text that is the same in every version
+	Config   string
 	Samples  map[string]string // further files below the component's directory, overwritten on upgrade
 	Crash    bool              // the service exits at once
 	Fields   []string          // further control fields
@@ -35,9 +36,11 @@ func Tyk(name, version string, o TykOptions) Package {
 	program := File{Source: o.Binary, Mode: 0o755}
 	switch {
 	case o.Crash:
-		program = File{Content: "#!/bin/sh\n# " + version + "\necho " + base + " " + version + ": cannot start >&2\nexit 1\n", Mode: 0o755}
+		program = File{Content: "#!/bin/sh\n# " + version + "\necho " + base + " " + version +
+			": cannot start >&2\nexit 1\n", Mode: 0o755}
 	case o.Binary == "":
-		program.Content = "#!/bin/sh\n# " + version + "\necho " + base + " " + version + " started\nexec sleep 2147483647\n"
+		program.Content = "#!/bin/sh\n# " + version + "\necho " + base + " " + version +
+			" started\nexec sleep 2147483647\n"
 	}
 	if o.Config == "" {
 		o.Config = "{\"listen_port\": 8080}\n"

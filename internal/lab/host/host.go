@@ -69,7 +69,8 @@ func Start(ctx context.Context, o Options) (_ *Host, err error) {
 	if _, err := rand.Read(random); err != nil {
 		return nil, err
 	}
-	argv := []string{"docker", "run", "-d", "--name", "tykupgrade-" + o.Name + "-" + hex.EncodeToString(random), "--hostname", o.Name,
+	argv := []string{"docker", "run", "-d", "--name", "tykupgrade-" + o.Name + "-" +
+		hex.EncodeToString(random), "--hostname", o.Name,
 		"--label", Label + "=1", "--stop-signal", "SIGRTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock"}
 	if _, err := os.Stat("/sys/fs/cgroup/systemd"); err == nil {
 		argv = append(argv, "-v", "/sys/fs/cgroup:/sys/fs/cgroup:ro")
@@ -121,7 +122,8 @@ func (h *Host) boot(ctx context.Context) error {
 // root and deploy.
 func (h *Host) trust(ctx context.Context) error {
 	key := filepath.Join(h.dir, "id")
-	if _, err := output(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", key); err != nil {
+	if _, err := output(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f",
+		key); err != nil {
 		return err
 	}
 	pub, err := os.ReadFile(key + ".pub")
@@ -136,7 +138,9 @@ cat /etc/ssh/ssh_host_ed25519_key.pub`)
 	if err != nil {
 		return err
 	}
-	config := fmt.Sprintf("Host *\n  User root\n  IdentityFile %s\n  IdentitiesOnly yes\n  UserKnownHostsFile %s\n  GlobalKnownHostsFile /dev/null\n", key, filepath.Join(h.dir, "known_hosts"))
+	config := fmt.Sprintf("Host *\n  User root\n  IdentityFile %s\n  IdentitiesOnly yes\n  "+
+		"UserKnownHostsFile %s\n  GlobalKnownHostsFile /dev/null\n", key, filepath.Join(h.dir,
+		"known_hosts"))
 	return errors.Join(
 		os.WriteFile(filepath.Join(h.dir, "known_hosts"), []byte(h.Addr+" "+hostKey), 0o600),
 		os.WriteFile(h.SSHConfig(), []byte(config), 0o600))
@@ -171,12 +175,14 @@ func (h *Host) Close() error {
 
 // Available says why hosts cannot be run on this machine; nil: they can.
 var Available = sync.OnceValue(func() error {
-	for prog, deb := range map[string]string{"docker": "docker.io", "ssh": "openssh-client", "ssh-keygen": "openssh-client"} {
+	for prog, deb := range map[string]string{"docker": "docker.io", "ssh": "openssh-client",
+		"ssh-keygen": "openssh-client"} {
 		if _, err := exec.LookPath(prog); err != nil {
 			return fmt.Errorf("%s is not on PATH (Debian package %s)", prog, deb)
 		}
 	}
-	if _, err := output(context.Background(), "docker", "version", "-f", "{{.Server.Version}}"); err != nil {
+	if _, err := output(context.Background(), "docker", "version", "-f",
+		"{{.Server.Version}}"); err != nil {
 		return fmt.Errorf("no Docker engine answers (Debian package docker.io): %w", err)
 	}
 	return nil
@@ -195,7 +201,8 @@ func run(ctx context.Context, stdin io.Reader, argv ...string) (string, error) {
 	if err := cmd.Run(); err != nil {
 		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
 		lines = lines[max(0, len(lines)-15):]
-		return stdout.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.Join(lines, "\n"))
+		return stdout.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.Join(lines,
+			"\n"))
 	}
 	return stdout.String(), nil
 }

@@ -16,7 +16,8 @@ func TestHost(t *testing.T) {
 		lab.Missing(t, err.Error())
 	}
 	ctx := t.Context()
-	h, err := host.Start(ctx, host.Options{Name: "lab-test", Mounts: map[string]string{"/srv/x": t.TempDir()}})
+	h, err := host.Start(ctx, host.Options{Name: "lab-test", Mounts: map[string]string{
+		"/srv/x": t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,12 +29,14 @@ func TestHost(t *testing.T) {
 			t.Errorf("closed twice: %v", err)
 		}
 	})
-	out, err := exec.CommandContext(ctx, "ssh", "-F", h.SSHConfig(), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "deploy@"+h.Addr,
+	out, err := exec.CommandContext(ctx, "ssh", "-F", h.SSHConfig(), "-o", "BatchMode=yes", "-o",
+		"StrictHostKeyChecking=yes", "deploy@"+h.Addr,
 		"sudo", "-n", "systemctl", "is-active", "ssh.service").CombinedOutput()
 	if err != nil || strings.TrimSpace(string(out)) != "active" {
 		t.Errorf("through SSH as deploy: %q, %v", out, err)
 	}
-	if out, err := h.Exec(context.Background(), strings.NewReader("in"), "sh", "-c", "cat; hostname; test -d /srv/x"); err != nil || out != "inlab-test\n" {
+	if out, err := h.Exec(context.Background(), strings.NewReader("in"), "sh", "-c",
+		"cat; hostname; test -d /srv/x"); err != nil || out != "inlab-test\n" {
 		t.Errorf("exec: %q, %v", out, err)
 	}
 }

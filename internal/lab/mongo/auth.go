@@ -10,7 +10,8 @@ import (
 
 // beforeLogin lists what mongod answers to a client that is not logged in.
 var beforeLogin = map[string]bool{
-	"hello": true, "isMaster": true, "ismaster": true, "saslStart": true, "saslContinue": true, "ping": true,
+	"hello": true, "isMaster": true, "ismaster": true, "saslStart": true, "saslContinue": true,
+	"ping":      true,
 	"buildInfo": true, "buildinfo": true, "endSessions": true,
 }
 
@@ -31,7 +32,8 @@ func (s *Server) enrol() error {
 
 func (c *conn) saslStart(q request) (bson.Raw, error) {
 	if m, _ := q.body.Lookup("mechanism").StringValueOK(); m != "SCRAM-SHA-256" {
-		return nil, refusal{334, "MechanismUnavailable", "received authentication for mechanism " + m + " which is not enabled"}
+		return nil, refusal{334, "MechanismUnavailable", "received authentication for mechanism " + m +
+			" which is not enabled"}
 	}
 	if c.s.users == nil {
 		return nil, refusal{18, "AuthenticationFailed", "Authentication failed."}

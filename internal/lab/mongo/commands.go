@@ -23,21 +23,27 @@ func init() {
 		"killSessions": (*conn).killSessions, "killAllSessions": nothing,
 		"saslStart": (*conn).saslStart, "saslContinue": (*conn).saslContinue,
 		"getParameter":  (*conn).getParameter,
-		"listDatabases": (*conn).listDatabases, "listCollections": (*conn).listCollections, "listIndexes": (*conn).listIndexes,
-		"create": (*conn).createCollection, "createIndexes": (*conn).createIndexes, "drop": (*conn).drop,
+		"listDatabases": (*conn).listDatabases, "listCollections": (*conn).listCollections,
+		"listIndexes": (*conn).listIndexes,
+		"create":      (*conn).createCollection, "createIndexes": (*conn).createIndexes,
+		"drop":         (*conn).drop,
 		"dropDatabase": (*conn).dropDatabase, "renameCollection": (*conn).rename, "collMod": nothing,
 		"insert": (*conn).insert, "update": (*conn).update, "delete": (*conn).delete,
 		"find": (*conn).find, "getMore": (*conn).getMore, "killCursors": (*conn).killCursors,
-		"count": (*conn).count, "aggregate": (*conn).aggregate, "collStats": (*conn).collStats, "collstats": (*conn).collStats,
-		"dbStats": (*conn).dbStats,
+		"count": (*conn).count, "aggregate": (*conn).aggregate, "collStats": (*conn).collStats,
+		"collstats": (*conn).collStats,
+		"dbStats":   (*conn).dbStats,
 	}
 }
 
 func (c *conn) hello(q request) (bson.Raw, error) {
 	d := bson.D{
-		{Key: "helloOk", Value: true}, {Key: "ismaster", Value: true}, {Key: "isWritablePrimary", Value: true},
-		{Key: "maxBsonObjectSize", Value: int32(16 << 20)}, {Key: "maxMessageSizeBytes", Value: int32(maxMessage)},
-		{Key: "maxWriteBatchSize", Value: int32(100_000)}, {Key: "localTime", Value: primitive.NewDateTimeFromTime(now())},
+		{Key: "helloOk", Value: true}, {Key: "ismaster", Value: true}, {Key: "isWritablePrimary",
+			Value: true},
+		{Key: "maxBsonObjectSize", Value: int32(16 << 20)}, {Key: "maxMessageSizeBytes",
+			Value: int32(maxMessage)},
+		{Key: "maxWriteBatchSize", Value: int32(100_000)}, {Key: "localTime",
+			Value: primitive.NewDateTimeFromTime(now())},
 		{Key: "logicalSessionTimeoutMinutes", Value: int32(30)}, {Key: "minWireVersion", Value: int32(0)},
 		{Key: "maxWireVersion", Value: int32(c.s.wire())}, {Key: "readOnly", Value: false},
 	}
@@ -45,8 +51,10 @@ func (c *conn) hello(q request) (bson.Raw, error) {
 	case c.s.o.Mongos:
 		d = append(d, bson.E{Key: "msg", Value: "isdbgrid"})
 	case !c.s.o.Standalone:
-		d = append(d, bson.E{Key: "setName", Value: "lab"}, bson.E{Key: "setVersion", Value: int32(1)}, bson.E{Key: "secondary", Value: false},
-			bson.E{Key: "hosts", Value: bson.A{c.s.Addr()}}, bson.E{Key: "primary", Value: c.s.Addr()}, bson.E{Key: "me", Value: c.s.Addr()})
+		d = append(d, bson.E{Key: "setName", Value: "lab"}, bson.E{Key: "setVersion", Value: int32(1)},
+			bson.E{Key: "secondary", Value: false},
+			bson.E{Key: "hosts", Value: bson.A{c.s.Addr()}}, bson.E{Key: "primary", Value: c.s.Addr()},
+			bson.E{Key: "me", Value: c.s.Addr()})
 	}
 	if _, err := q.body.LookupErr("saslSupportedMechs"); err == nil {
 		d = append(d, bson.E{Key: "saslSupportedMechs", Value: bson.A{"SCRAM-SHA-256"}})
@@ -128,7 +136,8 @@ func (c *conn) listDatabases(request) (bson.Raw, error) {
 			size += k.bytes
 		}
 		total += size
-		list = append(list, bson.D{{Key: "name", Value: n}, {Key: "sizeOnDisk", Value: size}, {Key: "empty", Value: size == 0}})
+		list = append(list, bson.D{{Key: "name", Value: n}, {Key: "sizeOnDisk", Value: size},
+			{Key: "empty", Value: size == 0}})
 	}
 	return ok(bson.E{Key: "databases", Value: list}, bson.E{Key: "totalSize", Value: total})
 }
@@ -156,7 +165,8 @@ func (c *conn) listCollections(q request) (bson.Raw, error) {
 		if k.kind == "collection" {
 			info = append(info, bson.E{Key: "uuid", Value: primitive.Binary{Subtype: 4, Data: k.uuid}})
 		}
-		d := bson.D{{Key: "name", Value: n}, {Key: "type", Value: k.kind}, {Key: "options", Value: options}, {Key: "info", Value: info}}
+		d := bson.D{{Key: "name", Value: n}, {Key: "type", Value: k.kind}, {Key: "options",
+			Value: options}, {Key: "info", Value: info}}
 		if k.kind == "collection" {
 			d = append(d, bson.E{Key: "idIndex", Value: k.idIndex})
 		}
@@ -179,7 +189,8 @@ func (c *conn) listIndexes(q request) (bson.Raw, error) {
 		return nil, refusal{26, "NamespaceNotFound", "ns does not exist: " + q.db + "." + q.target}
 	}
 	if k.kind == "view" {
-		return nil, refusal{166, "CommandNotSupportedOnView", "Namespace " + q.db + "." + q.target + " is a view, not a collection"}
+		return nil, refusal{166, "CommandNotSupportedOnView", "Namespace " + q.db + "." + q.target +
+			" is a view, not a collection"}
 	}
 	var out []bson.Raw
 	for _, x := range k.indexes {
@@ -206,14 +217,16 @@ func (c *conn) find(q request) (bson.Raw, error) {
 	if level, _ := q.body.Lookup("readConcern", "level").StringValueOK(); level == "snapshot" {
 		switch {
 		case c.s.o.Standalone && !c.s.o.IgnoreSnapshot:
-			return nil, refusal{123, "NotAReplicaSet", "node needs to be a replica set member to use readConcern: snapshot"}
+			return nil, refusal{123, "NotAReplicaSet", "node needs to be a replica set member to use " +
+				"readConcern: snapshot"}
 		case !c.s.o.IgnoreSnapshot:
 			cu.at = max(c.s.clock, 1)
 			if at, isTime := timestamp(q.body.Lookup("readConcern", "atClusterTime")); isTime {
 				cu.at = at
 			}
 			if k != nil && k.born > cu.at {
-				return nil, refusal{246, "SnapshotUnavailable", "Unable to read from a snapshot due to pending collection catalog changes"}
+				return nil, refusal{246, "SnapshotUnavailable",
+					"Unable to read from a snapshot due to pending collection catalog changes"}
 			}
 		}
 	}
@@ -251,7 +264,8 @@ func (c *conn) first(q request, cu *cursor, coll string) (bson.Raw, error) {
 
 // batch builds a cursor reply. most below 0 asks for no documents, 0 for as
 // many as fit into 16 MB.
-func (c *conn) batch(cu *cursor, field, coll string, most int64, keep func(more bool) int64) (bson.Raw, error) {
+func (c *conn) batch(cu *cursor, field, coll string, most int64,
+	keep func(more bool) int64) (bson.Raw, error) {
 	size := 64 << 10
 	if cu.coll != nil {
 		size = int(min(cu.coll.bytes+cu.coll.bytes/8, 16<<20)) + 4096
@@ -296,15 +310,17 @@ func (c *conn) getMore(q request) (bson.Raw, error) {
 	}
 	if cu.coll != nil && cu.coll.gone {
 		drop()
-		return nil, refusal{175, "QueryPlanKilled", "collection dropped. UUID " + hex.EncodeToString(cu.coll.uuid)}
+		return nil, refusal{175, "QueryPlanKilled", "collection dropped. UUID " +
+			hex.EncodeToString(cu.coll.uuid)}
 	}
-	return c.batch(cu, "nextBatch", q.target, integer(q.body.Lookup("batchSize")), func(more bool) int64 {
-		if more {
-			return id
-		}
-		drop()
-		return 0
-	})
+	return c.batch(cu, "nextBatch", q.target, integer(q.body.Lookup("batchSize")),
+		func(more bool) int64 {
+			if more {
+				return id
+			}
+			drop()
+			return 0
+		})
 }
 
 func (c *conn) killCursors(q request) (bson.Raw, error) {
@@ -343,7 +359,8 @@ func (c *conn) collStats(q request) (bson.Raw, error) {
 	if k := c.s.collection(q.db, q.target); k != nil {
 		n, size = int64(k.live), k.bytes
 	}
-	return ok(bson.E{Key: "ns", Value: q.db + "." + q.target}, bson.E{Key: "count", Value: n}, bson.E{Key: "size", Value: size})
+	return ok(bson.E{Key: "ns", Value: q.db + "." + q.target}, bson.E{Key: "count", Value: n},
+		bson.E{Key: "size", Value: size})
 }
 
 // dbStats sums up a database.
@@ -354,7 +371,8 @@ func (c *conn) dbStats(q request) (bson.Raw, error) {
 	for _, k := range c.s.dbs[q.db] {
 		n, size = n+int64(k.live), size+k.bytes
 	}
-	return ok(bson.E{Key: "db", Value: q.db}, bson.E{Key: "objects", Value: n}, bson.E{Key: "dataSize", Value: float64(size)})
+	return ok(bson.E{Key: "db", Value: q.db}, bson.E{Key: "objects", Value: n}, bson.E{Key: "dataSize",
+		Value: float64(size)})
 }
 
 // aggregate knows the pipelines that count: an optional $match, then $group or $count.
@@ -373,7 +391,8 @@ func (c *conn) aggregate(q request) (bson.Raw, error) {
 		case "$group":
 			field = "n"
 		default:
-			return nil, refusal{40324, "Location40324", "Unrecognized pipeline stage name: '" + stage.Key() + "'"}
+			return nil, refusal{40324, "Location40324", "Unrecognized pipeline stage name: '" + stage.Key() +
+				"'"}
 		}
 	}
 	if field == "" {

@@ -24,7 +24,8 @@ func (c *conn) legacy(id int32, body []byte) error {
 	if err != nil {
 		return err
 	}
-	at, out := wiremessage.AppendHeaderStart(c.out[:0], wiremessage.NextRequestID(), id, wiremessage.OpReply)
+	at, out := wiremessage.AppendHeaderStart(c.out[:0], wiremessage.NextRequestID(), id,
+		wiremessage.OpReply)
 	out = wiremessage.AppendReplyFlags(out, 0)
 	out = wiremessage.AppendReplyCursorID(out, 0)
 	out = wiremessage.AppendReplyStartingFrom(out, 0)

@@ -25,7 +25,8 @@ func start(t *testing.T, o mongo.Options) (*mongo.Server, *driver.Client) {
 
 func connect(t *testing.T, s *mongo.Server, login string) *driver.Client {
 	t.Helper()
-	c, err := driver.Connect(t.Context(), options.Client().ApplyURI(strings.Replace(s.URI(), "mongodb://", "mongodb://"+login, 1)))
+	c, err := driver.Connect(t.Context(), options.Client().ApplyURI(strings.Replace(s.URI(),
+		"mongodb://", "mongodb://"+login, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,13 +38,16 @@ func TestLogin(t *testing.T) {
 	t.Parallel()
 	s, stranger := start(t, mongo.Options{User: "u", Password: "p"})
 	var refused driver.CommandError
-	if err := stranger.Database("d").RunCommand(t.Context(), bson.D{{Key: "count", Value: "c"}}).Err(); !errors.As(err, &refused) || refused.Code != 13 {
+	if err := stranger.Database("d").RunCommand(t.Context(), bson.D{{Key: "count", Value: "c"}}).
+		Err(); !errors.As(err, &refused) || refused.Code != 13 {
 		t.Errorf("without login: %v", err)
 	}
-	if err := connect(t, s, "u:x@").Ping(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "AuthenticationFailed") {
+	if err := connect(t, s, "u:x@").Ping(t.Context(), nil); err == nil ||
+		!strings.Contains(err.Error(), "AuthenticationFailed") {
 		t.Errorf("wrong password: %v", err)
 	}
-	if _, err := connect(t, s, "u:p@").Database("d").ListCollectionNames(t.Context(), bson.D{}); err != nil {
+	if _, err := connect(t, s, "u:p@").Database("d").ListCollectionNames(t.Context(),
+		bson.D{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -52,7 +56,9 @@ func TestInsertIsLikeMongod(t *testing.T) {
 	t.Parallel()
 	s, c := start(t, mongo.Options{})
 	coll := c.Database("d").Collection("c")
-	if _, err := coll.InsertMany(t.Context(), []any{bson.D{{Key: "_id", Value: 1}, {Key: "at", Value: primitive.Timestamp{}}, {Key: "in", Value: bson.D{{Key: "at", Value: primitive.Timestamp{}}}}}}); err != nil {
+	if _, err := coll.InsertMany(t.Context(), []any{bson.D{{Key: "_id", Value: 1},
+		{Key: "at", Value: primitive.Timestamp{}}, {Key: "in", Value: bson.D{{Key: "at",
+			Value: primitive.Timestamp{}}}}}}); err != nil {
 		t.Fatal(err)
 	}
 	got := s.Documents("d", "c")[0]
@@ -63,9 +69,12 @@ func TestInsertIsLikeMongod(t *testing.T) {
 		t.Error("a zero timestamp further in was replaced")
 	}
 	// Equal numbers of different types are one _id.
-	_, err := coll.InsertMany(t.Context(), []any{bson.D{{Key: "_id", Value: 1.0}}, bson.D{{Key: "_id", Value: 2}}, bson.D{{Key: "_id", Value: int64(1)}}}, options.InsertMany().SetOrdered(false))
+	_, err := coll.InsertMany(t.Context(), []any{bson.D{{Key: "_id", Value: 1.0}},
+		bson.D{{Key: "_id", Value: 2}}, bson.D{{Key: "_id", Value: int64(1)}}},
+		options.InsertMany().SetOrdered(false))
 	var bulk driver.BulkWriteException
-	if !errors.As(err, &bulk) || len(bulk.WriteErrors) != 2 || bulk.WriteErrors[1].Index != 2 || bulk.WriteErrors[0].Code != 11000 {
+	if !errors.As(err, &bulk) || len(bulk.WriteErrors) != 2 || bulk.WriteErrors[1].Index != 2 ||
+		bulk.WriteErrors[0].Code != 11000 {
 		t.Errorf("error %v", err)
 	}
 	if n, err := coll.CountDocuments(t.Context(), bson.D{}); err != nil || n != 2 {
@@ -117,14 +126,16 @@ func TestSnapshotReadsThePast(t *testing.T) {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	s, c := start(t, mongo.Options{})
-	for name, f := range map[string]mongo.Fault{"cut": {Cut: true}, "lose": {Lose: true}, "code": {Code: 8, Name: "UnknownError", Msg: "m"}} {
+	for name, f := range map[string]mongo.Fault{"cut": {Cut: true}, "lose": {Lose: true},
+		"code": {Code: 8, Name: "UnknownError", Msg: "m"}} {
 		s.Hook(func(cmd mongo.Command) mongo.Fault {
 			if cmd.Name == "create" {
 				return f
 			}
 			return mongo.Fault{}
 		})
-		if err := c.Database("d").RunCommand(t.Context(), bson.D{{Key: "create", Value: name}}).Err(); err == nil {
+		if err := c.Database("d").RunCommand(t.Context(), bson.D{{Key: "create", Value: name}}).
+			Err(); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -253,7 +253,8 @@ func (c *conn) msg(id int32, body []byte) error {
 	if err != nil || flags&wiremessage.MoreToCome != 0 {
 		return err
 	}
-	at, out := wiremessage.AppendHeaderStart(c.out[:0], wiremessage.NextRequestID(), id, wiremessage.OpMsg)
+	at, out := wiremessage.AppendHeaderStart(c.out[:0], wiremessage.NextRequestID(), id,
+		wiremessage.OpMsg)
 	out = wiremessage.AppendMsgFlags(out, 0)
 	out = wiremessage.AppendMsgSectionType(out, wiremessage.SingleDocument)
 	out = append(out, reply...)
@@ -305,7 +306,8 @@ func (c *conn) run(q request) (bson.Raw, error) {
 		}
 	}
 	if c.s.o.User != "" && c.user == "" && !beforeLogin[q.name] {
-		return marshal(refusal{13, "Unauthorized", "command " + q.name + " requires authentication"}.reply())
+		return marshal(refusal{13, "Unauthorized", "command " + q.name +
+			" requires authentication"}.reply())
 	}
 	do, ok := commands[q.name]
 	if !ok {
@@ -329,7 +331,8 @@ type written struct {
 	reply  bson.Raw
 }
 
-func (s *Server) remembered(c *conn, q request, do func(*conn, request) (bson.Raw, error)) (bson.Raw, error) {
+func (s *Server) remembered(c *conn, q request, do func(*conn, request) (bson.Raw,
+	error)) (bson.Raw, error) {
 	number, err := q.body.LookupErr("txnNumber")
 	session, _ := q.body.Lookup("lsid").DocumentOK()
 	if err != nil || session == nil {
@@ -366,7 +369,8 @@ type refusal struct {
 func (r refusal) Error() string { return r.msg }
 
 func (r refusal) reply() bson.D {
-	return bson.D{{Key: "ok", Value: 0.0}, {Key: "errmsg", Value: r.msg}, {Key: "code", Value: r.code}, {Key: "codeName", Value: r.name}}
+	return bson.D{{Key: "ok", Value: 0.0}, {Key: "errmsg", Value: r.msg}, {Key: "code", Value: r.code},
+		{Key: "codeName", Value: r.name}}
 }
 
 func marshal(d bson.D) (bson.Raw, error) { return bson.Marshal(d) }

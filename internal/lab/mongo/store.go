@@ -114,17 +114,21 @@ func (s *Server) create(db, name, kind string, options, idIndex bson.D) *collect
 	c := &collection{name: name, kind: kind, options: options, uuid: newUUID(now), born: now}
 	if kind == "collection" {
 		if idIndex == nil {
-			idIndex = bson.D{{Key: "v", Value: int32(2)}, {Key: "key", Value: bson.D{{Key: "_id", Value: int32(1)}}}, {Key: "name", Value: "_id_"}}
+			idIndex = bson.D{{Key: "v", Value: int32(2)}, {Key: "key", Value: bson.D{{Key: "_id",
+				Value: int32(1)}}}, {Key: "name", Value: "_id_"}}
 			if l := lookup(options, "collation"); l != nil {
 				idIndex = append(idIndex, bson.E{Key: "collation", Value: l})
 			}
 		}
 		c.idIndex = idIndex
 		if lookup(options, "clusteredIndex") != nil {
-			c.idIndex = append(idIndex[:3:3], bson.E{Key: "unique", Value: true}, bson.E{Key: "clustered", Value: true})
-			c.indexes = []*index{{spec: c.idIndex, keys: []string{"_id"}, unique: true, seen: map[string]struct{}{}}}
+			c.idIndex = append(idIndex[:3:3], bson.E{Key: "unique", Value: true}, bson.E{Key: "clustered",
+				Value: true})
+			c.indexes = []*index{{spec: c.idIndex, keys: []string{"_id"}, unique: true,
+				seen: map[string]struct{}{}}}
 		} else {
-			c.indexes = []*index{{spec: idIndex, keys: []string{"_id"}, unique: true, seen: map[string]struct{}{}}}
+			c.indexes = []*index{{spec: idIndex, keys: []string{"_id"}, unique: true,
+				seen: map[string]struct{}{}}}
 		}
 	}
 	s.dbs[db][name] = c

@@ -9,11 +9,14 @@ import (
 
 // createOptions is what create takes in 7.0, without what is not stored.
 var createOptions = []string{
-	"capped", "size", "max", "storageEngine", "validator", "validationLevel", "validationAction", "indexOptionDefaults", "viewOn", "pipeline",
-	"collation", "timeseries", "expireAfterSeconds", "changeStreamPreAndPostImages", "clusteredIndex", "encryptedFields", "autoIndexId", "flags",
+	"capped", "size", "max", "storageEngine", "validator", "validationLevel", "validationAction",
+	"indexOptionDefaults", "viewOn", "pipeline",
+	"collation", "timeseries", "expireAfterSeconds", "changeStreamPreAndPostImages", "clusteredIndex",
+	"encryptedFields", "autoIndexId", "flags",
 }
 
-var generic = []string{"lsid", "$db", "$clusterTime", "writeConcern", "comment", "$readPreference", "maxTimeMS", "txnNumber", "apiVersion"}
+var generic = []string{"lsid", "$db", "$clusterTime", "writeConcern", "comment", "$readPreference",
+	"maxTimeMS", "txnNumber", "apiVersion"}
 
 func (c *conn) createCollection(q request) (bson.Raw, error) {
 	var body bson.D
@@ -28,13 +31,15 @@ func (c *conn) createCollection(q request) (bson.Raw, error) {
 		case slices.Contains(createOptions, e.Key):
 			options = append(options, e)
 		case !slices.Contains(generic, e.Key):
-			return nil, refusal{40415, "Location40415", "BSON field 'create." + e.Key + "' is an unknown field."}
+			return nil, refusal{40415, "Location40415", "BSON field 'create." + e.Key +
+				"' is an unknown field."}
 		}
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if c.s.collection(q.db, q.target) != nil {
-		return nil, refusal{48, "NamespaceExists", "Collection " + q.db + "." + q.target + " already exists."}
+		return nil, refusal{48, "NamespaceExists", "Collection " + q.db + "." + q.target +
+			" already exists."}
 	}
 	switch {
 	case lookup(options, "viewOn") != nil:
@@ -51,7 +56,8 @@ func (c *conn) createCollection(q request) (bson.Raw, error) {
 		views.add(raw, c.s.tick(), false)
 	case lookup(options, "timeseries") != nil:
 		c.s.create(q.db, q.target, "timeseries", options, nil)
-		buckets := bson.D{{Key: "validator", Value: bson.D{{Key: "$jsonSchema", Value: bson.D{{Key: "required", Value: bson.A{"_id", "control", "data"}}}}}},
+		buckets := bson.D{{Key: "validator", Value: bson.D{{Key: "$jsonSchema",
+			Value: bson.D{{Key: "required", Value: bson.A{"_id", "control", "data"}}}}}},
 			{Key: "clusteredIndex", Value: true}, {Key: "timeseries", Value: lookup(options, "timeseries")}}
 		c.s.create(q.db, "system.buckets."+q.target, "collection", buckets, nil)
 	case lookup(options, "clusteredIndex") != nil && idIndex != nil:
@@ -64,8 +70,10 @@ func (c *conn) createCollection(q request) (bson.Raw, error) {
 
 // indexOptions is what createIndexes takes in 7.0.
 var indexOptions = []string{
-	"v", "key", "name", "unique", "sparse", "background", "expireAfterSeconds", "partialFilterExpression", "collation", "hidden", "storageEngine",
-	"weights", "default_language", "language_override", "textIndexVersion", "2dsphereIndexVersion", "bits", "min", "max", "wildcardProjection",
+	"v", "key", "name", "unique", "sparse", "background", "expireAfterSeconds",
+	"partialFilterExpression", "collation", "hidden", "storageEngine",
+	"weights", "default_language", "language_override", "textIndexVersion", "2dsphereIndexVersion",
+	"bits", "min", "max", "wildcardProjection",
 	"clustered", "prepareUnique",
 }
 
@@ -82,7 +90,8 @@ func (c *conn) createIndexes(q request) (bson.Raw, error) {
 		if err := bson.Unmarshal(raw, &given); err != nil {
 			return nil, err
 		}
-		x := &index{spec: bson.D{{Key: "v", Value: int32(2)}, {Key: "key"}, {Key: "name"}}, seen: map[string]struct{}{}}
+		x := &index{spec: bson.D{{Key: "v", Value: int32(2)}, {Key: "key"}, {Key: "name"}},
+			seen: map[string]struct{}{}}
 		collation := lookup(k.options, "collation")
 		for _, e := range given {
 			switch {
@@ -97,7 +106,8 @@ func (c *conn) createIndexes(q request) (bson.Raw, error) {
 			case slices.Contains(indexOptions, e.Key):
 				x.spec = append(x.spec, e)
 			case !lenient:
-				return nil, refusal{197, "InvalidIndexSpecificationOption", "The field '" + e.Key + "' is not valid for an index specification"}
+				return nil, refusal{197, "InvalidIndexSpecificationOption", "The field '" + e.Key +
+					"' is not valid for an index specification"}
 			}
 		}
 		// mongod 7.0 does not store the simple collation.
@@ -111,7 +121,10 @@ func (c *conn) createIndexes(q request) (bson.Raw, error) {
 				x.spec = append(x.spec, bson.E{Key: "2dsphereIndexVersion", Value: int32(3)})
 			}
 		}
-		if slices.ContainsFunc(k.indexes, func(o *index) bool { return lookup(o.spec, "name") == lookup(x.spec, "name") }) {
+		if slices.ContainsFunc(k.indexes, func(o *index) bool {
+			return lookup(o.spec,
+				"name") == lookup(x.spec, "name")
+		}) {
 			continue
 		}
 		if x.unique, _ = lookup(x.spec, "unique").(bool); x.unique {
@@ -121,7 +134,8 @@ func (c *conn) createIndexes(q request) (bson.Raw, error) {
 				}
 				key := x.key(d.raw)
 				if _, dup := x.seen[key]; dup {
-					return nil, refusal{11000, "DuplicateKey", "Index build failed: E11000 duplicate key error collection: " + q.db + "." + q.target + " dup key: " + x.value(d.raw)}
+					return nil, refusal{11000, "DuplicateKey", "Index build failed: E11000 duplicate key error " +
+						"collection: " + q.db + "." + q.target + " dup key: " + x.value(d.raw)}
 				}
 				x.seen[key] = struct{}{}
 			}
@@ -142,7 +156,8 @@ func (c *conn) drop(q request) (bson.Raw, error) {
 	c.s.remove(q.db, k)
 	if views := c.s.collection(q.db, "system.views"); k.kind == "view" && views != nil {
 		for i, d := range views.docs {
-			if id, _ := bson.Raw(d.raw).Lookup("_id").StringValueOK(); d.died == 0 && id == q.db+"."+q.target {
+			if id, _ := bson.Raw(d.raw).Lookup("_id").StringValueOK(); d.died == 0 && id == q.db+"."+
+				q.target {
 				views.kill(i, c.s.tick())
 			}
 		}
@@ -202,7 +217,8 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 	keep := false
 	if v, err := q.body.LookupErr("bypassEmptyTsReplacement"); err == nil {
 		if !c.s.keepsZeroTimestamps() {
-			return nil, refusal{40415, "Location40415", "BSON field 'insert.bypassEmptyTsReplacement' is an unknown field."}
+			return nil, refusal{40415, "Location40415", "BSON field 'insert.bypassEmptyTsReplacement' is " +
+				"an unknown field."}
 		}
 		keep, _ = v.BooleanOK()
 	}
@@ -219,7 +235,8 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 		k = c.s.create(q.db, q.target, "collection", nil, nil)
 	}
 	if k.kind != "collection" {
-		return nil, refusal{166, "CommandNotSupportedOnView", "the lab inserts into collections only, not into a " + k.kind}
+		return nil, refusal{166, "CommandNotSupportedOnView", "the lab inserts into collections only, " +
+			"not into a " + k.kind}
 	}
 	var n int32
 	failed := bson.A{}
@@ -230,10 +247,13 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 			doc = stamped(doc, at)
 		}
 		if !unchecked && !k.valid(doc) {
-			failed = append(failed, bson.D{{Key: "index", Value: int32(i)}, {Key: "code", Value: int32(121)}, {Key: "errmsg", Value: "Document failed validation"}})
+			failed = append(failed, bson.D{{Key: "index", Value: int32(i)}, {Key: "code", Value: int32(121)},
+				{Key: "errmsg", Value: "Document failed validation"}})
 		} else if dup := k.add(doc, at, true); dup != nil {
-			failed = append(failed, bson.D{{Key: "index", Value: int32(i)}, {Key: "code", Value: int32(11000)},
-				{Key: "errmsg", Value: "E11000 duplicate key error collection: " + q.db + "." + q.target + " index: " +
+			failed = append(failed, bson.D{{Key: "index", Value: int32(i)}, {Key: "code",
+				Value: int32(11000)},
+				{Key: "errmsg", Value: "E11000 duplicate key error collection: " + q.db + "." + q.target +
+					" index: " +
 					lookup(dup.index.spec, "name").(string) + " dup key: " + dup.value}})
 		} else {
 			n++
@@ -250,7 +270,8 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 	return ok(reply...)
 }
 
-// update knows replacements and upserts of whole documents, as documents and as [{$replaceRoot: {newRoot: {$literal: …}}}].
+// update knows replacements and upserts of whole documents, as documents and as [{$replaceRoot:
+// {newRoot: {$literal: …}}}].
 func (c *conn) update(q request) (bson.Raw, error) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
@@ -293,7 +314,8 @@ func (c *conn) update(q request) (bson.Raw, error) {
 		}
 		if !found && upsert { // of a whole document, with its _id
 			if dup := k.add(slices.Clone(with), c.s.tick(), true); dup != nil {
-				return nil, refusal{11000, "DuplicateKey", "E11000 duplicate key error collection: " + q.db + "." + q.target + " dup key: " + dup.value}
+				return nil, refusal{11000, "DuplicateKey", "E11000 duplicate key error collection: " + q.db +
+					"." + q.target + " dup key: " + dup.value}
 			}
 			n++
 		}

@@ -83,7 +83,8 @@ func StartIn(t testing.TB, dir string, settings ...string) *Server {
 	s.copyCluster(t)
 	if dir != "" {
 		wal, moved := filepath.Join(s.Dir, "pg_wal"), filepath.Join(top, "pg_wal")
-		out, err := s.command("sh", "-c", `cp -a "$1" "$2" && rm -r "$1" && ln -s "$2" "$1"`, "sh", wal, moved).CombinedOutput()
+		out, err := s.command("sh", "-c", `cp -a "$1" "$2" && rm -r "$1" && ln -s "$2" "$1"`, "sh", wal,
+			moved).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
@@ -94,8 +95,10 @@ func StartIn(t testing.TB, dir string, settings ...string) *Server {
 	}
 	_, s.Port, _ = net.SplitHostPort(l.Addr().String())
 	_ = l.Close()
-	conf := append([]string{"listen_addresses = '127.0.0.1'", "port = " + s.Port, "unix_socket_directories = '" + top + "'", "fsync = off",
-		"shared_buffers = 16MB", "max_connections = 30", "log_min_messages = fatal", "wal_level = minimal", "max_wal_senders = 0", "autovacuum = off"}, settings...)
+	conf := append([]string{"listen_addresses = '127.0.0.1'", "port = " + s.Port,
+		"unix_socket_directories = '" + top + "'", "fsync = off",
+		"shared_buffers = 16MB", "max_connections = 30", "log_min_messages = fatal",
+		"wal_level = minimal", "max_wal_senders = 0", "autovacuum = off"}, settings...)
 	f, err := os.OpenFile(filepath.Join(s.Dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteString(strings.Join(conf, "\n") + "\n")
@@ -134,7 +137,8 @@ func (s *Server) copyCluster(t testing.TB) {
 			_ = os.RemoveAll(template.dir)
 		}
 	})
-	if out, err := exec.Command("cp", "-a", filepath.Join(template.dir, "data"), s.Dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-a", filepath.Join(template.dir, "data"),
+		s.Dir).CombinedOutput(); err != nil {
 		t.Fatalf("copy the cluster: %v\n%s", err, out)
 	}
 }
@@ -154,7 +158,8 @@ func (s *Server) initCluster(t testing.TB) string {
 			fail("%v", err)
 		}
 	}
-	init := s.command("initdb", "--pgdata="+filepath.Join(top, "data"), "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions")
+	init := s.command("initdb", "--pgdata="+filepath.Join(top, "data"), "--username=postgres",
+		"--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions")
 	init.Dir = top
 	if out, err := init.CombinedOutput(); err != nil {
 		fail("initdb: %v\n%s", err, out)
@@ -187,7 +192,8 @@ func (s *Server) Run(t testing.TB) {
 	s.gone = make(chan struct{})
 	go func(cmd *exec.Cmd, gone chan struct{}) { _ = cmd.Wait(); close(gone) }(s.cmd, s.gone)
 	for range 600 {
-		if err := s.command("pg_isready", "--quiet", "--host=127.0.0.1", "--port="+s.Port).Run(); err == nil {
+		if err := s.command("pg_isready", "--quiet", "--host=127.0.0.1", "--port="+
+			s.Port).Run(); err == nil {
 			return
 		}
 		select {
@@ -222,7 +228,8 @@ func (s *Server) SQL(t testing.TB, database, sql string) string {
 
 // TrySQL is SQL for statements that may fail.
 func (s *Server) TrySQL(database, sql string) (string, error) {
-	cmd := exec.Command(filepath.Join(s.Bin, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", s.Database(database))
+	cmd := exec.Command(filepath.Join(s.Bin, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
+		"-d", s.Database(database))
 	cmd.Stdin = strings.NewReader(sql)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

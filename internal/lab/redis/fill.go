@@ -17,8 +17,10 @@ func (s *Server) Fill() {
 	if err := Fill(s.t.Context(), s.Client()); err != nil {
 		s.t.Fatal(err)
 	}
-	s.Do("FUNCTION", "LOAD", "REPLACE", "#!lua name=lab\nredis.register_function('one', function() return 1 end)")
-	other := redis.NewClient(&redis.Options{Addr: s.Addr, Password: s.Password, TLSConfig: s.TLS, DB: 3})
+	s.Do("FUNCTION", "LOAD", "REPLACE", "#!lua name=lab\nredis.register_function('one', function() "+
+		"return 1 end)")
+	other := redis.NewClient(&redis.Options{Addr: s.Addr, Password: s.Password, TLSConfig: s.TLS,
+		DB: 3})
 	defer other.Close()
 	if err := other.Set(s.t.Context(), "in database 3", "x", 0).Err(); err != nil {
 		s.t.Fatal(err)

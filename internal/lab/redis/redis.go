@@ -62,7 +62,8 @@ func StartTLS(t testing.TB, args ...string) *Server {
 	dir := t.TempDir()
 	s := newServer(t, "redis-server")
 	s.TLS = certificates(t, dir)
-	s.args = append(s.args, "--port", "0", "--tls-port", s.Port, "--tls-cert-file", dir+"/cert.pem", "--tls-key-file", dir+"/key.pem",
+	s.args = append(s.args, "--port", "0", "--tls-port", s.Port, "--tls-cert-file", dir+"/cert.pem",
+		"--tls-key-file", dir+"/key.pem",
 		"--tls-ca-cert-file", dir+"/cert.pem", "--tls-auth-clients", "yes", "--tls-replication", "yes")
 	s.args = append(s.args, args...)
 	s.Start()
@@ -74,7 +75,8 @@ func newServer(t testing.TB, program string, args ...string) *Server {
 	path := lab.Program(t, program, program) // Debian has a package of each name
 	s := &Server{t: t, program: path, Dir: t.TempDir(), Port: FreePort(t)}
 	s.Addr = net.JoinHostPort("127.0.0.1", s.Port)
-	s.args = append(append(s.defaults(), "--enable-debug-command", "yes", "--shutdown-timeout", "0"), args...)
+	s.args = append(append(s.defaults(), "--enable-debug-command", "yes", "--shutdown-timeout", "0"),
+		args...)
 	t.Cleanup(s.Kill)
 	return s
 }
@@ -117,7 +119,8 @@ func (s *Server) StartE() error {
 	deadline := time.Now().Add(3 * time.Minute)
 	for {
 		err := c.Ping(context.Background()).Err()
-		if err == nil || strings.HasPrefix(err.Error(), "NOAUTH") || strings.HasPrefix(err.Error(), "WRONGPASS") || strings.HasPrefix(err.Error(), "LOADING") {
+		if err == nil || strings.HasPrefix(err.Error(), "NOAUTH") || strings.HasPrefix(err.Error(),
+			"WRONGPASS") || strings.HasPrefix(err.Error(), "LOADING") {
 			return nil
 		}
 		if time.Now().After(deadline) || s.exited() {
@@ -168,7 +171,8 @@ func (s *Server) Listener(l net.Listener) net.Listener {
 // times a second meanwhile where keys have some hundred bytes.
 func Loading(t testing.TB, rdb string) *Server {
 	t.Helper()
-	s := newServer(t, "redis-server", "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "2048")
+	s := newServer(t, "redis-server", "--key-load-delay", "2000",
+		"--loading-process-events-interval-bytes", "2048")
 	data, err := os.ReadFile(rdb)
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +192,8 @@ func (s *Server) Pid() int {
 }
 
 func (s *Server) client() *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: s.Addr, Password: s.Password, TLSConfig: s.TLS, MaxRetries: -1})
+	return redis.NewClient(&redis.Options{Addr: s.Addr, Password: s.Password, TLSConfig: s.TLS,
+		MaxRetries: -1})
 }
 
 // Client returns a client of the default user, closed with the test.
@@ -200,7 +205,8 @@ func (s *Server) Client() *redis.Client {
 
 // User returns a client of another user.
 func (s *Server) User(name, password string) *redis.Client {
-	c := redis.NewClient(&redis.Options{Addr: s.Addr, Username: name, Password: password, TLSConfig: s.TLS, MaxRetries: -1})
+	c := redis.NewClient(&redis.Options{Addr: s.Addr, Username: name, Password: password,
+		TLSConfig: s.TLS, MaxRetries: -1})
 	s.t.Cleanup(func() { _ = c.Close() })
 	return c
 }
@@ -223,7 +229,8 @@ func Cluster(t testing.TB, n int) ([]*Server, *redis.ClusterClient) {
 	servers := make([]*Server, n)
 	var addrs []string
 	for i := range servers {
-		servers[i] = Start(t, "--cluster-enabled", "yes", "--cluster-port", FreePort(t), "--cluster-node-timeout", "5000", "--cluster-require-full-coverage", "no")
+		servers[i] = Start(t, "--cluster-enabled", "yes", "--cluster-port", FreePort(t),
+			"--cluster-node-timeout", "5000", "--cluster-require-full-coverage", "no")
 		addrs = append(addrs, servers[i].Addr)
 	}
 	const slots = 16384
@@ -240,7 +247,9 @@ func Cluster(t testing.TB, n int) ([]*Server, *redis.ClusterClient) {
 	WaitFor(t, "the cluster to agree", func() bool {
 		for _, s := range servers {
 			info, _ := s.Do("CLUSTER", "INFO").(string)
-			if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_slots_assigned:16384") || !strings.Contains(info, "cluster_known_nodes:"+strconv.Itoa(n)) {
+			if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info,
+				"cluster_slots_assigned:16384") || !strings.Contains(info, "cluster_known_nodes:"+
+				strconv.Itoa(n)) {
 				return false
 			}
 		}
@@ -257,7 +266,8 @@ func Sentinel(t testing.TB, master *Server) string {
 	t.Helper()
 	s := newServer(t, "redis-sentinel")
 	conf := filepath.Join(s.Dir, "sentinel.conf")
-	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nlogfile %s/log\nsentinel monitor mymaster 127.0.0.1 %s 1\n", s.Port, s.Dir, s.Dir, master.Port)
+	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nlogfile %s/log\nsentinel monitor mymaster "+
+		"127.0.0.1 %s 1\n", s.Port, s.Dir, s.Dir, master.Port)
 	if master.Password != "" {
 		text += "sentinel auth-pass mymaster " + master.Password + "\n"
 	}
@@ -313,9 +323,13 @@ func certificates(t testing.TB, dir string) *tls.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{
+		CommonName: "localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{
+			x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ func Run(program, dir string, args ...string) (*Server, error) {
 
 // defaults save nothing by themselves, and give snapshots without delay.
 func (s *Server) defaults() []string {
-	return []string{"--port", s.Port, "--bind", "127.0.0.1", "--dir", s.Dir, "--logfile", filepath.Join(s.Dir, "log"),
+	return []string{"--port", s.Port, "--bind", "127.0.0.1", "--dir", s.Dir, "--logfile",
+		filepath.Join(s.Dir, "log"),
 		"--save", "", "--repl-diskless-sync-delay", "0"}
 }

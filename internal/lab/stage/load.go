@@ -89,7 +89,8 @@ func (l *Load) request(client *http.Client, method, url string) {
 	}
 	if err != nil {
 		l.failed.Add(1)
-		l.first.CompareAndSwap(nil, fmt.Sprintf("%s %s at %s: %v", method, url, time.Now().Format("15:04:05.000"), err))
+		l.first.CompareAndSwap(nil, fmt.Sprintf("%s %s at %s: %v", method, url,
+			time.Now().Format("15:04:05.000"), err))
 	}
 }
 

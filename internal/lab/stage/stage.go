@@ -31,11 +31,12 @@ import (
 
 // Options says what a stage offers. All fields but Say are needed.
 type Options struct {
-	Dir    string       // for sockets, packages and configuration; its path must be short
-	Old    string       // the version that the hosts begin with
-	New    string       // another one in the repository
-	Broken string       // one whose gateway cannot start
-	Bundle string       // the gateways have one API with this bundle; it is served from Dir/served, which is there
+	Dir    string // for sockets, packages and configuration; its path must be short
+	Old    string // the version that the hosts begin with
+	New    string // another one in the repository
+	Broken string // one whose gateway cannot start
+	// the gateways have one API with this bundle; it is served from Dir/served, which is there
+	Bundle string
 	Say    func(string) // told what is going on; nil: nobody
 }
 
@@ -62,7 +63,8 @@ type Stage struct {
 // Available says why there can be no stage on this machine; nil: there can.
 func Available() error {
 	var errs []error
-	for prog, deb := range map[string]string{"haproxy": "haproxy", "redis-server": "redis-server", "apt-ftparchive": "apt-utils", "gpg": "gnupg", "dpkg-deb": "dpkg"} {
+	for prog, deb := range map[string]string{"haproxy": "haproxy", "redis-server": "redis-server",
+		"apt-ftparchive": "apt-utils", "gpg": "gnupg", "dpkg-deb": "dpkg"} {
 		if Program(prog) == "" {
 			errs = append(errs, fmt.Errorf("%s is not on PATH (Debian package %s)", prog, deb))
 		}
@@ -86,7 +88,8 @@ func New(ctx context.Context, o Options) (_ *Stage, err error) {
 	if o.Say == nil {
 		o.Say = func(string) {}
 	}
-	s := &Stage{Dir: o.Dir, o: o, Sock: filepath.Join(o.Dir, "admin"), Colour: filepath.Join(o.Dir, "active.map")}
+	s := &Stage{Dir: o.Dir, o: o, Sock: filepath.Join(o.Dir, "admin"), Colour: filepath.Join(o.Dir,
+		"active.map")}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -97,7 +100,8 @@ func New(ctx context.Context, o Options) (_ *Stage, err error) {
 		return nil, err
 	}
 	o.Say("redis-server")
-	if s.Redis, err = redis.Run(Program("redis-server"), data, "--bind", "0.0.0.0", "--protected-mode", "no"); err != nil {
+	if s.Redis, err = redis.Run(Program("redis-server"), data, "--bind", "0.0.0.0", "--protected-mode",
+		"no"); err != nil {
 		return nil, err
 	}
 	o.Say("packages")
@@ -146,11 +150,13 @@ func (s *Stage) packages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	gateway := debs.TykOptions{Binary: bin, Args: "-conf /opt/tyk-gateway/tyk.conf", Samples: samples, Config: fmt.Sprintf(
-		`{"listen_port": 8080, "storage": {"host": %q, "port": %s}, %s"tykd": {"start-delay": "1s", "check-every": "500ms"}}`, addr, s.Redis.Port, more)}
+	gateway := debs.TykOptions{Binary: bin, Args: "-conf /opt/tyk-gateway/tyk.conf", Samples: samples,
+		Config: fmt.Sprintf(
+			`{"listen_port": 8080, "storage": {"host": %q, "port": %s}, %s"tykd": {"start-delay": "1s", "check-every": "500ms"}}`, addr, s.Redis.Port, more)}
 	bad := gateway
 	bad.Crash = true
-	_, err = s.repo.Add(debs.Tyk("tyk-gateway", s.o.Old, gateway), debs.Tyk("tyk-gateway", s.o.New, gateway), debs.Tyk("tyk-gateway", s.o.Broken, bad))
+	_, err = s.repo.Add(debs.Tyk("tyk-gateway", s.o.Old, gateway), debs.Tyk("tyk-gateway", s.o.New,
+		gateway), debs.Tyk("tyk-gateway", s.o.Broken, bad))
 	return err
 }
 
@@ -167,7 +173,8 @@ func (s *Stage) serve(addr string) (config string, samples map[string]string, er
 	s.Bundles = "http://" + l.Addr().String()
 	s.server = &http.Server{Handler: http.FileServer(http.Dir(filepath.Join(s.Dir, "served")))}
 	go func() { _ = s.server.Serve(l) }()
-	config = fmt.Sprintf(`"enable_bundle_downloader": true, "bundle_base_url": %q, "app_path": "/opt/tyk-gateway/apps", "middleware_path": "/opt/tyk-gateway/middleware", "secret": "352d20ee67be67f6340b4c0605b044b7", `, s.Bundles)
+	config = fmt.Sprintf(
+		`"enable_bundle_downloader": true, "bundle_base_url": %q, "app_path": "/opt/tyk-gateway/apps", "middleware_path": "/opt/tyk-gateway/middleware", "secret": "352d20ee67be67f6340b4c0605b044b7", `, s.Bundles)
 	api := fmt.Sprintf(`{"api_id": "everything", "active": true, "custom_middleware_bundle": %q, "proxy": {"listen_path": "/"}}`, s.o.Bundle)
 	return config, map[string]string{"apps/everything.json": api}, nil
 }
@@ -196,7 +203,8 @@ func (s *Stage) boot(ctx context.Context, name string) (*host.Host, error) {
 		return nil, err
 	}
 	_, err = h.Exec(ctx, strings.NewReader(s.repo.List("file:/repo", "/repo/key.gpg")), "sh", "-ec",
-		"cat >/etc/apt/sources.list.d/tyk_tyk-gateway.list; apt-get -q update; apt-get -q -y install tyk-gateway="+s.o.Old)
+		"cat >/etc/apt/sources.list.d/tyk_tyk-gateway.list; apt-get -q update; apt-get -q -y install "+
+			"tyk-gateway="+s.o.Old)
 	return h, err
 }
 
@@ -248,7 +256,8 @@ backend green
 	}
 	s.balancer = cmd
 	lb := haproxy.Balancer{Network: "unix", Address: s.Sock}
-	for server, backends := range map[string][]string{"h1": {"gateways", "blue"}, "h2": {"gateways", "green"}} {
+	for server, backends := range map[string][]string{"h1": {"gateways", "blue"}, "h2": {"gateways",
+		"green"}} {
 		lb.Backends = backends
 		if err := rollout.WaitUp(ctx, lb, server, rollout.UpOptions{}); err != nil {
 			s.stopBalancer() // before its output is read
@@ -285,7 +294,8 @@ hosts:
 - {name: h2, address: %[5]s, component: gateway, server: h2, colour: green}
 %[6]s`, version, config, s.Sock, s.Hosts[0].Addr, s.Hosts[1].Addr, more, cmp.Or(s.Patience, 5*time.Minute))
 	path := filepath.Join(s.Dir, "fleet.yaml")
-	err := errors.Join(os.WriteFile(config, []byte(ssh.String()), 0o600), os.WriteFile(path, []byte(text), 0o600))
+	err := errors.Join(os.WriteFile(config, []byte(ssh.String()), 0o600), os.WriteFile(path,
+		[]byte(text), 0o600))
 	_ = os.Remove(path + ".journal")
 	return path, err
 }
@@ -294,7 +304,8 @@ hosts:
 func (s *Stage) Versions(ctx context.Context) ([]string, error) {
 	var all []string
 	for _, h := range s.Hosts {
-		out, err := h.Exec(ctx, nil, "dpkg-query", "-W", "-f", "${Version} ${db:Status-Abbrev}", "tyk-gateway")
+		out, err := h.Exec(ctx, nil, "dpkg-query", "-W", "-f", "${Version} ${db:Status-Abbrev}",
+			"tyk-gateway")
 		if err != nil {
 			return nil, err
 		}

@@ -147,7 +147,8 @@ func (c *client) do(addr, method, path, body string) (*http.Response, string, er
 
 func (k *conn) exchange(last bool, method, path, body string) (*http.Response, string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: gateways\r\nContent-Length: %d\r\n", method, path, len(body))
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: gateways\r\nContent-Length: %d\r\n", method, path,
+		len(body))
 	if last {
 		b.WriteString("Connection: close\r\n")
 	}

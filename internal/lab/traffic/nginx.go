@@ -52,7 +52,8 @@ http {
 			tb.Fatal(err)
 		}
 	}
-	cmd := exec.Command(bin, "-p", n.dir, "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off; error_log stderr; pid "+n.dir+"/nginx.pid;")
+	cmd := exec.Command(bin, "-p", n.dir, "-c", "nginx.conf", "-e", "stderr", "-g",
+		"daemon off; error_log stderr; pid "+n.dir+"/nginx.pid;")
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &n.out, &n.out, time.Second
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
@@ -78,7 +79,8 @@ http {
 // Command is the script's command line for drain, ready or state of a server.
 func (n *Nginx) Command(verb string) []string {
 	return []string{
-		"env", "NGINX_UPSTREAM=" + filepath.Join(n.dir, "upstream.conf"), "NGINX_PID=" + filepath.Join(n.dir, "nginx.pid"),
+		"env", "NGINX_UPSTREAM=" + filepath.Join(n.dir, "upstream.conf"), "NGINX_PID=" +
+			filepath.Join(n.dir, "nginx.pid"),
 		"NGINX_TEST=true", "sh", filepath.Join(n.dir, "nginx-server"), verb, "{server}",
 	}
 }

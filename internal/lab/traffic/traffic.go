@@ -46,7 +46,10 @@ func (s *Server) listen(version string) error {
 		return err
 	}
 	s.Addr = l.Addr().String()
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, version) })}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		s.serve(w, r, version)
+	})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.srv, s.version = srv, version

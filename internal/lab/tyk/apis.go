@@ -35,7 +35,8 @@ func NewAPIs(o Options, c Conf) *APIs {
 	if c.MiddlewarePath == "" {
 		c.MiddlewarePath = filepath.Join(filepath.Dir(filepath.Clean(c.AppPath)), "middleware")
 	}
-	s := &APIs{conf: c, next: o.Upstream, version: o.Version, log: logger{w: c.Log, format: c.LogFormat}}
+	s := &APIs{conf: c, next: o.Upstream, version: o.Version, log: logger{w: c.Log,
+		format: c.LogFormat}}
 	if s.next == nil {
 		s.next = http.HandlerFunc(Echo)
 	}
@@ -100,7 +101,8 @@ type definition struct {
 // process has open stays open.
 func (s *APIs) reload() {
 	if s.process == nil {
-		s.process = &process{opened: map[string]string{}, failed: map[string]error{}, digests: map[string]string{}}
+		s.process = &process{opened: map[string]string{}, failed: map[string]error{},
+			digests: map[string]string{}}
 	}
 	files, _ := filepath.Glob(filepath.Join(s.conf.AppPath, "*.json"))
 	slices.Sort(files)
@@ -138,7 +140,8 @@ func (s *APIs) servePlugins(w http.ResponseWriter, r *http.Request) {
 	version := s.version
 	var found *api
 	for _, a := range s.process.apis {
-		if strings.HasPrefix(r.URL.Path, a.listen) && (found == nil || len(a.listen) > len(found.listen)) {
+		if strings.HasPrefix(r.URL.Path, a.listen) && (found == nil ||
+			len(a.listen) > len(found.listen)) {
 			found = a
 		}
 	}
@@ -157,7 +160,8 @@ func (s *APIs) servePlugins(w http.ResponseWriter, r *http.Request) {
 			w.Header().Add("X-Plugin-Digest", h.digest)
 		// A response plugin that is missing is skipped by every release.
 		case !h.response && !passesWithoutPlugin(version):
-			writeJSON(w, http.StatusInternalServerError, map[string]string{"error": http.StatusText(http.StatusInternalServerError)})
+			writeJSON(w, http.StatusInternalServerError, map[string]string{
+				"error": http.StatusText(http.StatusInternalServerError)})
 			return
 		}
 	}
@@ -171,7 +175,8 @@ func (s *APIs) serveGatewayAPI(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	if s.conf.Secret == "" || r.Header.Get("X-Tyk-Authorization") != s.conf.Secret {
-		writeJSON(w, http.StatusForbidden, apiError("Attempted administrative access with invalid or missing key!"))
+		writeJSON(w, http.StatusForbidden, apiError("Attempted administrative access with invalid or "+
+			"missing key!"))
 		return true
 	}
 	rest = strings.Trim(rest, "/")
@@ -226,7 +231,8 @@ func (s *APIs) definition(w http.ResponseWriter, r *http.Request, id string, oas
 	}
 	switch {
 	case oas && !a.oas:
-		writeJSON(w, http.StatusBadRequest, apiError("the requested API definition is in Tyk classic format, please use old endpoint"))
+		writeJSON(w, http.StatusBadRequest, apiError("the requested API definition is in Tyk classic "+
+			"format, please use old endpoint"))
 	case r.Method == http.MethodGet && oas:
 		data, err := read(file)
 		if err != nil || data == nil {
@@ -239,7 +245,8 @@ func (s *APIs) definition(w http.ResponseWriter, r *http.Request, id string, oas
 	case r.Method != http.MethodPut:
 		writeJSON(w, http.StatusMethodNotAllowed, apiError("Method not supported"))
 	case s.conf.UseDashboard:
-		writeJSON(w, http.StatusMethodNotAllowed, apiError("Due to enabled use_db_app_configs, please use the Dashboard API"))
+		writeJSON(w, http.StatusMethodNotAllowed, apiError("Due to enabled use_db_app_configs, please "+
+			"use the Dashboard API"))
 	case !oas && a.oas:
 		writeJSON(w, http.StatusBadRequest, apiError("this API endpoint only supports Tyk Classic APIs"))
 	default:
@@ -265,7 +272,10 @@ func (s *APIs) replace(r *http.Request, a *api, file string, oas bool) error {
 		//lint:ignore ST1005 the gateway's words
 		return fmt.Errorf("Request malformed")
 	}
-	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool { return slices.Contains(lost, name) })
+	maps.DeleteFunc(fields, func(name string, _ json.RawMessage) bool {
+		return slices.Contains(lost,
+			name)
+	})
 	out, err := json.MarshalIndent(fields, "", "  ")
 	if err != nil {
 		return err

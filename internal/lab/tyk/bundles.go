@@ -76,7 +76,8 @@ func (p *process) plugin(version, file, symbol string) (string, error) {
 		case !b.Plugin:
 			err = fmt.Errorf("plugin.Open(%q): not implemented", name)
 		case built != "" && built != version:
-			err = fmt.Errorf("plugin.Open(%q): plugin was built with a different version of package internal/goarch", name)
+			err = fmt.Errorf("plugin.Open(%q): plugin was built with a different version of package "+
+				"internal/goarch", name)
 		case p.opened[b.PluginPath] != "":
 			err = fmt.Errorf("plugin.Open(%q): plugin already loaded", name)
 		}
@@ -88,7 +89,8 @@ func (p *process) plugin(version, file, symbol string) (string, error) {
 		p.opened[b.PluginPath], p.digests[real] = real, digest
 	}
 	b, err := preflight.Inspect(real)
-	if err == nil && !slices.ContainsFunc(b.Exports, func(f preflight.Func) bool { return f.Name == symbol }) {
+	if err == nil && !slices.ContainsFunc(b.Exports,
+		func(f preflight.Func) bool { return f.Name == symbol }) {
 		return "", fmt.Errorf("plugin: symbol %s not found in plugin %s", symbol, b.PluginPath)
 	}
 	return digest, nil
@@ -145,7 +147,8 @@ func (s *APIs) load(a *api, value string) error {
 	for _, name := range names {
 		dir := root
 		if !single {
-			dir = filepath.Join(root, strings.NewReplacer("/", "__").Replace(strings.TrimSuffix(name, path.Ext(name))))
+			dir = filepath.Join(root, strings.NewReplacer("/", "__").Replace(strings.TrimSuffix(name,
+				path.Ext(name))))
 		}
 		m, err := s.bundle(a, name, dir)
 		if err != nil {
@@ -165,12 +168,14 @@ func (s *APIs) load(a *api, value string) error {
 		}
 		if h := m.Middleware.AuthCheck; h.Name != "" {
 			if all.AuthCheck.Name != "" {
-				return fail(nil, fmt.Sprintf("Couldn't merge bundle %q: bundle %q declares an auth_check hook but another bundle has already set one (%q)", name, name, all.AuthCheck.Name))
+				return fail(nil, fmt.Sprintf("Couldn't merge bundle %q: bundle %q declares an auth_check "+
+					"hook but another bundle has already set one (%q)", name, name, all.AuthCheck.Name))
 			}
 			all.AuthCheck = prefix(h)[0]
 		}
 		if all.Driver != "" && m.Middleware.Driver != all.Driver {
-			return fail(nil, fmt.Sprintf("Couldn't merge bundle %q: bundle %q declares driver %q but earlier bundles set %q", name, name, m.Middleware.Driver, all.Driver))
+			return fail(nil, fmt.Sprintf("Couldn't merge bundle %q: bundle %q declares driver %q but "+
+				"earlier bundles set %q", name, name, m.Middleware.Driver, all.Driver))
 		}
 		all.Driver = m.Middleware.Driver
 		all.Pre = append(all.Pre, prefix(m.Middleware.Pre...)...)
@@ -199,19 +204,25 @@ func (s *APIs) open(a *api, all bundle.Middleware) {
 		for _, e := range entries {
 			files = append(files, e.Name())
 		}
-		r, err := bundle.Resolve(filepath.Base(h.Path), bundle.Loader{Gateway: parsed(s.version), Response: got.response}, files)
+		r, err := bundle.Resolve(filepath.Base(h.Path), bundle.Loader{Gateway: parsed(s.version),
+			Response: got.response}, files)
 		file := filepath.Join(filepath.Dir(h.Path), r.File)
 		switch {
 		case err != nil && older(s.version, 4, 3, 0):
-			s.logf("error", "Could not load Go-plugin", "error", fmt.Sprintf("plugin.Open(%q): realpath failed", h.Path), "mwPath", h.Path, "mwSymbolName", h.Name)
+			s.logf("error", "Could not load Go-plugin", "error",
+				fmt.Sprintf("plugin.Open(%q): realpath failed", h.Path), "mwPath", h.Path, "mwSymbolName",
+				h.Name)
 		case err != nil && got.response:
-			s.logf("error", "Could not load Go-plugin. File was not found", "error", "plugin file not found", "mwPath", h.Path, "mwSymbolName", h.Name)
+			s.logf("error", "Could not load Go-plugin. File was not found", "error", "plugin file not found",
+				"mwPath", h.Path, "mwSymbolName", h.Name)
 		case err != nil:
-			s.logf("error", "plugin file not found", "error", "plugin file not found", "mwPath", h.Path, "mwSymbolName", h.Name)
+			s.logf("error", "plugin file not found", "error", "plugin file not found", "mwPath", h.Path,
+				"mwSymbolName", h.Name)
 		default:
 			digest, err := s.process.plugin(s.version, file, h.Name)
 			if err != nil {
-				s.logf("error", "Could not load Go-plugin", "error", err.Error(), "mwPath", h.Path, "mwSymbolName", h.Name)
+				s.logf("error", "Could not load Go-plugin", "error", err.Error(), "mwPath", h.Path,
+					"mwSymbolName", h.Name)
 			} else {
 				got.file, got.digest = filepath.Base(file), digest
 			}
@@ -227,7 +238,8 @@ func (s *APIs) bundle(a *api, name, dir string) (*bundle.Manifest, error) {
 		s.logf("info", "Loading existing bundle: "+name, "prefix", "main")
 		m, err := s.manifest(dir)
 		if err == nil {
-			if mode := rechecks(s.version); !s.conf.SkipVerify && (mode == "full" || mode == "signed" && m.Signature != "") {
+			if mode := rechecks(s.version); !s.conf.SkipVerify && (mode == "full" || mode == "signed" &&
+				m.Signature != "") {
 				err = s.verify(m, dir)
 			}
 		}

@@ -57,7 +57,11 @@ func newYard(t *testing.T) *yard {
 		}
 	}
 	files := http.FileServer(http.Dir(filepath.Join(y.dir, "served")))
-	y.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { y.fetched.Add(1); files.ServeHTTP(w, r) }))
+	y.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		y.fetched.Add(1)
+		files.ServeHTTP(w, r)
+	}))
 	t.Cleanup(y.server.Close)
 	y.define("a.zip")
 	return y
@@ -71,7 +75,9 @@ func (y *yard) write(name string, data []byte) {
 }
 
 func (y *yard) define(bundles string) {
-	y.write("apps/api1.json", fmt.Appendf(nil, `{"api_id":"api1","active":true,"custom_middleware_bundle":%q,"proxy":{"listen_path":"/api1/"}}`, bundles))
+	y.write("apps/api1.json", fmt.Appendf(nil,
+		`{"api_id":"api1","active":true,"custom_middleware_bundle":%q,"proxy":{"listen_path":"/api1/"}}`,
+		bundles))
 }
 
 func (y *yard) publish(name, hook string, f bundletest.Files, o bundle.Options) {
@@ -84,7 +90,8 @@ func (y *yard) publish(name, hook string, f bundletest.Files, o bundle.Options) 
 }
 
 func (y *yard) start(version string, change func(*tyk.Conf)) {
-	c := tyk.Conf{AppPath: filepath.Join(y.dir, "apps"), MiddlewarePath: filepath.Join(y.dir, "middleware"),
+	c := tyk.Conf{AppPath: filepath.Join(y.dir, "apps"), MiddlewarePath: filepath.Join(y.dir,
+		"middleware"),
 		Downloader: true, BundleBaseURL: y.server.URL, Secret: "s", Log: &y.log}
 	if change != nil {
 		change(&c)
@@ -110,7 +117,8 @@ func (y *yard) reload() {
 
 func (y *yard) uncache(version, value string) {
 	y.t.Helper()
-	dirs, err := bundle.CacheDir(semver.MustParse(version), filepath.Join(y.dir, "middleware"), "api1", value)
+	dirs, err := bundle.CacheDir(semver.MustParse(version), filepath.Join(y.dir, "middleware"), "api1",
+		value)
 	if err != nil {
 		y.t.Fatal(err)
 	}
@@ -134,7 +142,9 @@ func (y *yard) want(what, want string) {
 // The table of what happens, as it was measured on real gateways.
 func TestSwitchOfBundles(t *testing.T) {
 	t.Parallel()
-	for version, without := range map[string]string{"3.0.0": "200 ", "4.0.0": "200 ", "4.0.8": "200 ", "4.0.13": "500 ", "4.3.2": "200 ", "5.0.0": "200 ", "5.0.1": "500 ", "5.2.5": "500 ", "5.14.0": "500 "} {
+	for version, without := range map[string]string{"3.0.0": "200 ", "4.0.0": "200 ", "4.0.8": "200 ",
+		"4.0.13": "500 ", "4.3.2": "200 ", "5.0.0": "200 ", "5.0.1": "500 ", "5.2.5": "500 ",
+		"5.14.0": "500 "} {
 		y := newYard(t)
 		y.publish("a.zip", "plugin.so", bundletest.Files{"plugin.so": {Content: "old"}}, bundle.Options{})
 		y.publish("b.zip", "plugin.so", bundletest.Files{"plugin.so": {Content: "new"}}, bundle.Options{})
@@ -143,13 +153,15 @@ func TestSwitchOfBundles(t *testing.T) {
 		y.define("b.zip")
 		y.reload()
 		y.want(version+" new name, reload", without)
-		if log := y.log.String(); !strings.Contains(log, `error="plugin.Open(`) || !strings.Contains(log, "plugin already loaded") || !strings.Contains(log, "Could not load Go-plugin") {
+		if log := y.log.String(); !strings.Contains(log, `error="plugin.Open(`) || !strings.Contains(log,
+			"plugin already loaded") || !strings.Contains(log, "Could not load Go-plugin") {
 			t.Errorf("%s: %s", version, log)
 		}
 		y.reload()
 		y.want(version+" again", without)
 		if w := httptest.NewRecorder(); true {
-			if y.stub.ServeHTTP(w, httptest.NewRequest("GET", "/hello", nil)); !strings.Contains(w.Body.String(), `"pass"`) {
+			if y.stub.ServeHTTP(w, httptest.NewRequest("GET", "/hello", nil)); !strings.Contains(
+				w.Body.String(), `"pass"`) {
 				t.Errorf("%s: /hello %s", version, w.Body)
 			}
 		}
@@ -177,7 +189,8 @@ func TestSwitchOfBundles(t *testing.T) {
 func TestBundleForTwoReleases(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)
-	y.publish("a.zip", "plugin.so", bundletest.Files{"plugin.so": {Gateway: "4.0.8"}, "plugin_v5.2.5_linux_amd64.so": {Gateway: "5.2.5"}}, bundle.Options{})
+	y.publish("a.zip", "plugin.so", bundletest.Files{"plugin.so": {Gateway: "4.0.8"},
+		"plugin_v5.2.5_linux_amd64.so": {Gateway: "5.2.5"}}, bundle.Options{})
 	y.start("4.0.8", nil)
 	y.want("4.0.8", "200 plugin.so")
 	y.stub.Restart("5.2.5")
@@ -195,8 +208,10 @@ func TestSignaturesByEra(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public := pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)})
-	for version, unsigned := range map[string]string{"5.0.11": "200 plugin.so", "5.0.12": "404 ", "5.1.0": "200 plugin.so", "5.3.0": "200 plugin.so", "5.3.1": "404 ", "5.14.0": "404 "} {
+	public := pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY",
+		Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)})
+	for version, unsigned := range map[string]string{"5.0.11": "200 plugin.so", "5.0.12": "404 ",
+		"5.1.0": "200 plugin.so", "5.3.0": "200 plugin.so", "5.3.1": "404 ", "5.14.0": "404 "} {
 		for _, signed := range []bool{false, true} {
 			y := newYard(t)
 			y.write("pub.pem", public)
@@ -255,7 +270,8 @@ func TestLogFormats(t *testing.T) {
 }
 
 func dirOf(y *yard, version string) string {
-	dirs, err := bundle.CacheDir(semver.MustParse(version), filepath.Join(y.dir, "middleware"), "api1", "a.zip")
+	dirs, err := bundle.CacheDir(semver.MustParse(version), filepath.Join(y.dir, "middleware"), "api1",
+		"a.zip")
 	if err != nil {
 		y.t.Fatal(err)
 	}

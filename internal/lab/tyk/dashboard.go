@@ -55,7 +55,8 @@ func (d *DashboardAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer d.mu.Unlock()
 	org, known := d.Keys[r.Header.Get("Authorization")]
 	if !known {
-		writeJSON(w, http.StatusUnauthorized, map[string]string{"Status": "Error", "Message": "Not authorised"})
+		writeJSON(w, http.StatusUnauthorized, map[string]string{"Status": "Error",
+			"Message": "Not authorised"})
 		return
 	}
 	id, ok := strings.CutPrefix(r.URL.Path, "/api/apis")
@@ -73,13 +74,15 @@ func (d *DashboardAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch doc := docs[id]; {
 	case doc == nil || d.orgs[id] != org:
-		writeJSON(w, http.StatusNotFound, map[string]string{"Status": "Error", "Message": "Could not retrieve detail"})
+		writeJSON(w, http.StatusNotFound, map[string]string{"Status": "Error",
+			"Message": "Could not retrieve detail"})
 	case r.Method == http.MethodGet:
 		writeJSON(w, http.StatusOK, json.RawMessage(doc))
 	case r.Method == http.MethodPut:
 		data, err := io.ReadAll(r.Body)
 		if err != nil || !json.Valid(data) {
-			writeJSON(w, http.StatusBadRequest, map[string]string{"Status": "Error", "Message": "API Definition not valid"})
+			writeJSON(w, http.StatusBadRequest, map[string]string{"Status": "Error",
+				"Message": "API Definition not valid"})
 			return
 		}
 		docs[id] = data

@@ -69,7 +69,8 @@ func TestGatewayByVersion(t *testing.T) {
 		{"5.8.12", 503, 503}, {"5.9.0", 503, 503}, {"5.14.0", 200, 503},
 	} {
 		now := time.Now()
-		s := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: c.version, Upstream: http.NotFoundHandler(), Now: func() time.Time { return now }})
+		s := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: c.version, Upstream: http.NotFoundHandler(),
+			Now: func() time.Time { return now }})
 		s.SetRedis(errors.New("down"))
 		now = now.Add(11 * time.Second)
 		hello, _ := ask(s, "GET", "/hello")
@@ -77,7 +78,8 @@ func TestGatewayByVersion(t *testing.T) {
 		if hello != c.hello || ready != c.ready {
 			t.Errorf("%s: hello %d, ready %d, want %d, %d", c.version, hello, ready, c.hello, c.ready)
 		}
-		if code, body := ask(s, "POST", "/hello"); code != 405 || !strings.Contains(body, `"status":"error"`) {
+		if code, body := ask(s, "POST", "/hello"); code != 405 || !strings.Contains(body,
+			`"status":"error"`) {
 			t.Errorf("POST: %d %s", code, body)
 		}
 	}
@@ -94,7 +96,8 @@ func TestReadiness(t *testing.T) {
 		{"5.14.0", func(s *tyk.Stub) { s.SetReloaded(false) }, 503},
 		{"5.14.0", func(s *tyk.Stub) { s.SetStopping(true) }, 503},
 		{"5.13.0", func(s *tyk.Stub) { s.SetStopping(true) }, 200},
-		{"5.13.0", func(s *tyk.Stub) { s.SetRedis(errors.New("down")) }, 503}, // before the first check too
+		// before the first check too
+		{"5.13.0", func(s *tyk.Stub) { s.SetRedis(errors.New("down")) }, 503},
 	} {
 		s := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: c.version})
 		c.change(s)
@@ -147,7 +150,8 @@ func TestProcess(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(exe, "-conf", conf, "version").Output(); err != nil || string(out) != "5.2.5\n" {
+	if out, err := exec.Command(exe, "-conf", conf, "version").Output(); err != nil ||
+		string(out) != "5.2.5\n" {
 		t.Fatalf("version: %q, %v", out, err)
 	}
 	start := func(argv ...string) *exec.Cmd {
@@ -164,7 +168,8 @@ func TestProcess(t *testing.T) {
 	wait := func(want string) {
 		t.Helper()
 		var last string
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(
+			20 * time.Millisecond) {
 			res, err := http.Get("http://127.0.0.1:" + port + "/alive")
 			if err != nil {
 				last = err.Error()
@@ -203,7 +208,8 @@ func TestProcess(t *testing.T) {
 		}
 		req.Header.Set("Expect", "100-continue")
 		go func() {
-			res, err := (&http.Transport{ExpectContinueTimeout: time.Minute, DisableKeepAlives: true}).RoundTrip(req)
+			res, err := (&http.Transport{ExpectContinueTimeout: time.Minute, DisableKeepAlives: true}).
+				RoundTrip(req)
 			if err == nil {
 				_ = res.Body.Close()
 			}

@@ -66,7 +66,8 @@ const placeholder = "v0.0.0-00010101000000-000000000000"
 // other replace is an error, as it was with 3.x gateways.
 func (g Gateway) Modules() []Module {
 	mod := &strings.Builder{}
-	fmt.Fprintf(mod, "module %s\n\ngo %s\n\nrequire github.com/sirupsen/logrus %s\n", Path, g.Go, LogrusVersion)
+	fmt.Fprintf(mod, "module %s\n\ngo %s\n\nrequire github.com/sirupsen/logrus %s\n", Path, g.Go,
+		LogrusVersion)
 	imports, uses := &strings.Builder{}, &strings.Builder{}
 	deps := []Module{Logrus(LogrusVersion)}
 	for i, r := range g.Replaces {
@@ -84,12 +85,15 @@ func (g Gateway) Modules() []Module {
 		fmt.Fprintf(uses, "var _ = dep%d.Name\n", i)
 		deps = append(deps, leaf(newPath, oldPath, newVersion))
 	}
-	apidef := "package apidef\n\n" + imports.String() + uses.String() + "\ntype APIDefinition struct{ APIID, Name string }\n"
+	apidef := "package apidef\n\n" + imports.String() + uses.String() +
+		"\ntype APIDefinition struct{ APIID, Name string }\n"
 	return append([]Module{{Path: Path, Version: g.Version, Commit: g.Commit, Files: map[string]string{
 		"go.mod":           mod.String(),
 		"apidef/apidef.go": apidef,
-		"user/user.go":     "package user\n\ntype SessionState struct {\n\tAlias    string\n\tMetaData map[string]interface{}\n}\n",
-		"log/log.go":       "package log\n\nimport \"github.com/sirupsen/logrus\"\n\nvar log = logrus.New()\n\nfunc Get() *logrus.Logger { return log }\n",
+		"user/user.go": "package user\n\ntype SessionState struct {\n\tAlias    string\n\tMetaData " +
+			"map[string]interface{}\n}\n",
+		"log/log.go": "package log\n\nimport \"github.com/sirupsen/logrus\"\n\nvar log = " +
+			"logrus.New()\n\nfunc Get() *logrus.Logger { return log }\n",
 		"ctx/ctx.go": `package ctx
 
 import (
@@ -181,7 +185,8 @@ func (m Module) write(proxy string) error {
 	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
 		files = append(files, file{name, m.Files[name]})
 	}
-	if err := zip.Create(&zipped, module.Version{Path: m.Path, Version: m.Version}, files); err != nil {
+	if err := zip.Create(&zipped, module.Version{Path: m.Path, Version: m.Version},
+		files); err != nil {
 		return err
 	}
 	version, err := module.EscapeVersion(m.Version)
@@ -246,12 +251,15 @@ func Env(proxy, modcache string) []string {
 // file is one entry for package zip.
 type file struct{ name, content string }
 
-func (f file) Path() string                 { return f.name }
-func (f file) Lstat() (fs.FileInfo, error)  { return f, nil }
-func (f file) Open() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(f.content)), nil }
-func (f file) Name() string                 { return path.Base(f.name) }
-func (f file) Size() int64                  { return int64(len(f.content)) }
-func (f file) Mode() fs.FileMode            { return 0o644 }
-func (f file) ModTime() time.Time           { return time.Time{} }
-func (f file) IsDir() bool                  { return false }
-func (f file) Sys() any                     { return nil }
+func (f file) Path() string                { return f.name }
+func (f file) Lstat() (fs.FileInfo, error) { return f, nil }
+func (f file) Open() (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader(f.content)),
+		nil
+}
+func (f file) Name() string       { return path.Base(f.name) }
+func (f file) Size() int64        { return int64(len(f.content)) }
+func (f file) Mode() fs.FileMode  { return 0o644 }
+func (f file) ModTime() time.Time { return time.Time{} }
+func (f file) IsDir() bool        { return false }
+func (f file) Sys() any           { return nil }

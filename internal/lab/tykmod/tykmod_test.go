@@ -47,7 +47,8 @@ func TestRealGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	src := filepath.Join(dir, "plugin")
-	m := tykmod.Module{Files: map[string]string{"go.mod": "module example.org/plugin\n\ngo 1.15\n", "main.go": plugin}}
+	m := tykmod.Module{Files: map[string]string{"go.mod": "module example.org/plugin\n\ngo 1.15\n",
+		"main.go": plugin}}
 	if err := m.Extract(src); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,8 @@ func TestRealGo(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	if out, err := run("get", tykmod.Path+"@"+gateway.Commit); err == nil || !strings.Contains(out, "jensneuse") {
+	if out, err := run("get", tykmod.Path+"@"+gateway.Commit); err == nil || !strings.Contains(out,
+		"jensneuse") {
 		t.Errorf("go get without the replace: %v\n%s", err, out)
 	}
 	for _, args := range [][]string{
@@ -76,7 +78,8 @@ func TestRealGo(t *testing.T) {
 	if err != nil || !strings.Contains(string(mod), tykmod.Path+" "+gateway.Version) {
 		t.Errorf("go.mod %v\n%s", err, mod)
 	}
-	if _, err := os.Stat(filepath.Join(src, "vendor/github.com/TykTechnologies/graphql-go-tools")); err == nil {
+	if _, err := os.Stat(filepath.Join(src,
+		"vendor/github.com/TykTechnologies/graphql-go-tools")); err == nil {
 		t.Error("the fork is vendored under its own path")
 	}
 }

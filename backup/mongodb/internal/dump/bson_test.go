@@ -27,15 +27,24 @@ func rawElements(elems []bsoncore.Element) []bson.RawElement {
 func sample() []byte {
 	inner := bsoncore.BuildDocument(nil, bsoncore.AppendInt32Element(nil, "a", 1))
 	return bsoncore.BuildDocument(nil,
-		bsoncore.AppendDoubleElement(nil, "double", 1), bsoncore.AppendStringElement(nil, "string", "text"),
-		bsoncore.AppendDocumentElement(nil, "document", inner), bsoncore.AppendArrayElement(nil, "array", inner),
-		bsoncore.AppendBinaryElement(nil, "binary", 2, []byte{1, 2}), bsoncore.AppendUndefinedElement(nil, "undefined"),
-		bsoncore.AppendObjectIDElement(nil, "id", primitive.ObjectID{1}), bsoncore.AppendBooleanElement(nil, "boolean", true),
-		bsoncore.AppendDateTimeElement(nil, "date", 1), bsoncore.AppendNullElement(nil, "null"), bsoncore.AppendRegexElement(nil, "regex", "a", "i"),
-		bsoncore.AppendDBPointerElement(nil, "pointer", "a.b", primitive.ObjectID{1}), bsoncore.AppendJavaScriptElement(nil, "code", "f()"),
-		bsoncore.AppendSymbolElement(nil, "symbol", "s"), bsoncore.AppendCodeWithScopeElement(nil, "scope", "f()", inner),
-		bsoncore.AppendInt32Element(nil, "int32", 1), bsoncore.AppendTimestampElement(nil, "timestamp", 1, 1),
-		bsoncore.AppendInt64Element(nil, "int64", 1), bsoncore.AppendDecimal128Element(nil, "decimal", primitive.NewDecimal128(1, 1)),
+		bsoncore.AppendDoubleElement(nil, "double", 1), bsoncore.AppendStringElement(nil, "string",
+			"text"),
+		bsoncore.AppendDocumentElement(nil, "document", inner), bsoncore.AppendArrayElement(nil, "array",
+			inner),
+		bsoncore.AppendBinaryElement(nil, "binary", 2, []byte{1, 2}), bsoncore.AppendUndefinedElement(nil,
+			"undefined"),
+		bsoncore.AppendObjectIDElement(nil, "id", primitive.ObjectID{1}),
+		bsoncore.AppendBooleanElement(nil, "boolean", true),
+		bsoncore.AppendDateTimeElement(nil, "date", 1), bsoncore.AppendNullElement(nil, "null"),
+		bsoncore.AppendRegexElement(nil, "regex", "a", "i"),
+		bsoncore.AppendDBPointerElement(nil, "pointer", "a.b", primitive.ObjectID{1}),
+		bsoncore.AppendJavaScriptElement(nil, "code", "f()"),
+		bsoncore.AppendSymbolElement(nil, "symbol", "s"), bsoncore.AppendCodeWithScopeElement(nil,
+			"scope", "f()", inner),
+		bsoncore.AppendInt32Element(nil, "int32", 1), bsoncore.AppendTimestampElement(nil, "timestamp", 1,
+			1),
+		bsoncore.AppendInt64Element(nil, "int64", 1), bsoncore.AppendDecimal128Element(nil, "decimal",
+			primitive.NewDecimal128(1, 1)),
 		bsoncore.AppendMinKeyElement(nil, "min"), bsoncore.AppendMaxKeyElement(nil, "max"))
 }
 
@@ -131,7 +140,8 @@ func TestBSONReaderFindsCuts(t *testing.T) {
 		for err == nil {
 			_, err = r.Next()
 		}
-		if boundary := n%len(one) == 0; boundary != (err == io.EOF) || !boundary && !errors.Is(err, ErrBSON) {
+		if boundary := n%len(one) == 0; boundary != (err == io.EOF) || !boundary &&
+			!errors.Is(err, ErrBSON) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}

@@ -34,7 +34,8 @@ func IsID(x bson.Raw) bool {
 // legacyFields are fields of index documents that mean nothing to today's servers.
 // Drivers up to 2.x stored options of the write there, and servers before 3.4 took any.
 // createIndexes refuses them, and "ns", since 4.4. "v" is the server's own choice.
-var legacyFields = []string{"ns", "v", "safe", "w", "wtimeout", "j", "fsync", "dropDups", "drop_dups", "dropdups", "_id", "cache", "unsafe"}
+var legacyFields = []string{"ns", "v", "safe", "w", "wtimeout", "j", "fsync", "dropDups",
+	"drop_dups", "dropdups", "_id", "cache", "unsafe"}
 
 // Clean returns an index document in the form that createIndexes takes today, as
 // mongorestore 100.18 does: without legacy fields and options that are null, with

@@ -64,7 +64,8 @@ func (s *Space) Metadata() ([]byte, error) {
 	var again bson.Raw
 	if err := bson.UnmarshalExtJSON(text, true, &again); err != nil || !bytes.Equal(raw, again) {
 		// {"$date": …} as a key, for example: mongodump 100.18 stops here too.
-		return nil, errors.New("its options or indexes hold names that Extended JSON takes for types, so the metadata could not be read back")
+		return nil, errors.New("its options or indexes hold names that Extended JSON takes for types, " +
+			"so the metadata could not be read back")
 	}
 	return text, nil
 }

@@ -30,7 +30,8 @@ func TestMongoFileNames(t *testing.T) {
 	}
 	// The whole of such a name is compared with mongodump's own in the
 	// interoperability tests.
-	if got := FileName(strings.Repeat("x", 239)); len(got) != 238 || !strings.HasPrefix(got, strings.Repeat("x", 208)+"%24") {
+	if got := FileName(strings.Repeat("x", 239)); len(got) != 238 || !strings.HasPrefix(got,
+		strings.Repeat("x", 208)+"%24") {
 		t.Errorf("%q", got)
 	}
 }
@@ -38,8 +39,10 @@ func TestMongoFileNames(t *testing.T) {
 func TestMetadata(t *testing.T) {
 	t.Parallel()
 	s := &Space{DB: "db", Name: "c", Type: TypeCollection, UUID: strings.Repeat("0a", 16),
-		Options: raw(t, bson.D{{Key: "capped", Value: true}, {Key: "size", Value: int64(5)}, {Key: "a", Value: "<&>"}}),
-		Indexes: []bson.Raw{raw(t, bson.D{{Key: "v", Value: int32(2)}, {Key: "key", Value: bson.D{{Key: "_id", Value: int32(1)}}}, {Key: "name", Value: "_id_"}})}}
+		Options: raw(t, bson.D{{Key: "capped", Value: true}, {Key: "size", Value: int64(5)},
+			{Key: "a", Value: "<&>"}}),
+		Indexes: []bson.Raw{raw(t, bson.D{{Key: "v", Value: int32(2)}, {Key: "key",
+			Value: bson.D{{Key: "_id", Value: int32(1)}}}, {Key: "name", Value: "_id_"}})}}
 	text, err := s.Metadata()
 	if err != nil {
 		t.Fatal(err)
@@ -50,17 +53,21 @@ func TestMetadata(t *testing.T) {
 		t.Errorf("%s\nwant %s", text, want)
 	}
 	back, err := ParseMetadata("db", text)
-	if err != nil || !bytes.Equal(back.Options, s.Options) || !bytes.Equal(back.Indexes[0], s.Indexes[0]) {
+	if err != nil || !bytes.Equal(back.Options, s.Options) || !bytes.Equal(back.Indexes[0],
+		s.Indexes[0]) {
 		t.Errorf("%+v %v", back, err)
 	}
 	// Names that Extended JSON takes for types cannot be written; mongodump stops as well.
-	s.Options = raw(t, bson.D{{Key: "validator", Value: bson.D{{Key: "a", Value: bson.D{{Key: "$date", Value: "x"}}}}}})
+	s.Options = raw(t, bson.D{{Key: "validator", Value: bson.D{{Key: "a", Value: bson.D{{Key: "$date",
+		Value: "x"}}}}}})
 	if _, err := s.Metadata(); err == nil {
 		t.Error("metadata that cannot be read back was written")
 	}
 	for _, bad := range []string{
-		``, `{`, `[]`, `{"indexes":5}`, `{"indexes":[5]}`, `{}`, `{"indexes":[],"uuid":"xy"}`, `{"indexes":[],"uuid":"00"}`, `{"indexes":[],"type":"other"}`,
-		`{"indexes":[{}]}`, `{"indexes":[{"name":"a"}]}`, `{"indexes":[],"options":5}`, `{"indexes":[],"collectionName":5}`,
+		``, `{`, `[]`, `{"indexes":5}`, `{"indexes":[5]}`, `{}`, `{"indexes":[],"uuid":"xy"}`,
+		`{"indexes":[],"uuid":"00"}`, `{"indexes":[],"type":"other"}`,
+		`{"indexes":[{}]}`, `{"indexes":[{"name":"a"}]}`, `{"indexes":[],"options":5}`,
+		`{"indexes":[],"collectionName":5}`,
 	} {
 		if _, err := ParseMetadata("db", []byte(bad)); err == nil {
 			t.Errorf("%s was accepted", bad)
@@ -88,7 +95,8 @@ func FuzzMetadata(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s: %v", text, err)
 		}
-		if !bytes.Equal(again.Options, s.Options) && !emptyDoc(s.Options) || len(again.Indexes) != len(s.Indexes) || again.Name != s.Name || again.Type != s.Type {
+		if !bytes.Equal(again.Options, s.Options) && !emptyDoc(s.Options) ||
+			len(again.Indexes) != len(s.Indexes) || again.Name != s.Name || again.Type != s.Type {
 			t.Errorf("%+v became %+v", s, again)
 		}
 	})

@@ -116,7 +116,8 @@ func (t TTL) Expires(doc []byte, before time.Time) bool {
 
 // staleOptions are options of collections that servers no longer take, or that mean
 // nothing since MongoDB 4.0: mongod 3.x listed them, and so dumps hold them.
-var staleOptions = []string{"autoIndexId", "recordIdsReplicated", "uuid", "flags", "temp", "create", "$nExtents"}
+var staleOptions = []string{"autoIndexId", "recordIdsReplicated", "uuid", "flags", "temp", "create",
+	"$nExtents"}
 
 // neededOptions make a view or a time series what it is.
 var neededOptions = []string{"viewOn", "pipeline", "timeseries"}
@@ -150,7 +151,8 @@ func (s *Space) Difference(have *Space, scope Scope) string {
 	if s.Type != have.Type {
 		return fmt.Sprintf("it is a %s, the dump has a %s", have.Type, s.Type)
 	}
-	if want, got := sorted(s.CreateOptions(scope.NoOptions)), sorted(have.CreateOptions(scope.NoOptions)); !bytes.Equal(want, got) {
+	if want, got := sorted(s.CreateOptions(scope.NoOptions)),
+		sorted(have.CreateOptions(scope.NoOptions)); !bytes.Equal(want, got) {
 		return fmt.Sprintf("its options are %s, the dump has %s", bson.Raw(got), bson.Raw(want))
 	}
 	if scope.NoIndexes || s.Type == TypeView {
@@ -195,7 +197,10 @@ func mapsKeys(maps ...map[string]bson.Raw) func(func(string) bool) {
 // the order means something (index keys).
 func sorted(elems []bson.RawElement) bson.Raw {
 	elems = slices.Clone(elems)
-	slices.SortStableFunc(elems, func(a, b bson.RawElement) int { return strings.Compare(a.Key(), b.Key()) })
+	slices.SortStableFunc(elems, func(a, b bson.RawElement) int {
+		return strings.Compare(a.Key(),
+			b.Key())
+	})
 	return join(elems)
 }
 
@@ -205,7 +210,10 @@ func Without(d bson.Raw, fields ...string) bson.Raw {
 	if err != nil || len(d) == 0 {
 		return nil
 	}
-	return join(slices.DeleteFunc(elems, func(e bson.RawElement) bool { return slices.Contains(fields, e.Key()) }))
+	return join(slices.DeleteFunc(elems, func(e bson.RawElement) bool {
+		return slices.Contains(fields,
+			e.Key())
+	}))
 }
 
 func join(elems []bson.RawElement) bson.Raw {

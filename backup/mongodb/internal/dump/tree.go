@@ -171,7 +171,9 @@ func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 			files[name] = []string{}
 			for _, f := range entries {
 				if f.IsDir() {
-					return nil, &step.Error{Op: "open", Object: name, Err: fmt.Errorf("it holds the directory %q: a dump has one directory for each database and files in it", f.Name()),
+					return nil, &step.Error{Op: "open", Object: name,
+						Err: fmt.Errorf("it holds the directory %q: a dump has one directory for each database "+
+							"and files in it", f.Name()),
 						Next: "name the directory that was given to mongodump --out"}
 				}
 				files[name] = append(files[name], f.Name())
@@ -182,10 +184,13 @@ func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 				return nil, err
 			}
 		case strings.HasPrefix(name, "oplog.bson"):
-			return nil, &step.Error{Op: "open", Object: name, Err: errors.New("the dump was taken with --oplog and is consistent only after a replay, which is not supported"),
+			return nil, &step.Error{Op: "open", Object: name,
+				Err: errors.New("the dump was taken with --oplog and is consistent only after a replay, " +
+					"which is not supported"),
 				Next: "use mongorestore --oplogReplay"}
 		case strings.Contains(name, BSONSuffix) || strings.Contains(name, MetadataSuffix):
-			return nil, &step.Error{Op: "open", Object: name, Err: errors.New("collections lie where the directories of databases belong"),
+			return nil, &step.Error{Op: "open", Object: name,
+				Err:  errors.New("collections lie where the directories of databases belong"),
 				Next: "name the directory above, the one that was given to mongodump --out"}
 		default:
 			return nil, fmt.Errorf("unexpected file %q", name)
@@ -204,11 +209,14 @@ func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 		}
 	}
 	if len(suffixes) == 2 {
-		return nil, errors.New("some files are compressed and some are not: remains of two dumps in one directory")
+		return nil, errors.New("some files are compressed and some are not: remains of two dumps in " +
+			"one directory")
 	}
 	t.Gzip = suffixes[true]
 	if !complete && !noPrelude {
-		return nil, &step.Error{Op: "open", Object: "the dump", Err: fmt.Errorf("%w: there is no %s, which mongodump writes last: it was interrupted, or is of an older version, which wrote none", step.ErrDamaged, PreludeName),
+		return nil, &step.Error{Op: "open", Object: "the dump",
+			Err: fmt.Errorf("%w: there is no %s, which mongodump writes last: it was interrupted, or is "+
+				"of an older version, which wrote none", step.ErrDamaged, PreludeName),
 			Next: "dump again, or say that the dump is known to be complete"}
 	}
 	for db, names := range files {
@@ -219,7 +227,10 @@ func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 	if len(t.All) == 0 {
 		return nil, errors.New("it holds no collections")
 	}
-	slices.SortFunc(t.All, func(a, b *Collection) int { return strings.Compare(a.Namespace(), b.Namespace()) })
+	slices.SortFunc(t.All, func(a, b *Collection) int {
+		return strings.Compare(a.Namespace(),
+			b.Namespace())
+	})
 	slices.Sort(t.Users)
 	return t, nil
 }
@@ -256,7 +267,9 @@ func (t *Tree) addDatabase(ctx context.Context, db string, names []string) error
 			}
 			spaces = append(spaces, &Collection{Space: s})
 		case plain == "system.indexes.bson":
-			return &step.Error{Op: "open", Object: file, Err: errors.New("dumps of MongoDB 2 keep their indexes in this file, which is not supported"), Next: "use a mongorestore of that time"}
+			return &step.Error{Op: "open", Object: file,
+				Err:  errors.New("dumps of MongoDB 2 keep their indexes in this file, which is not supported"),
+				Next: "use a mongorestore of that time"}
 		case strings.HasSuffix(plain, BSONSuffix):
 			data[strings.TrimSuffix(plain, BSONSuffix)] = true
 		default:
@@ -274,14 +287,16 @@ func (t *Tree) addDatabase(ctx context.Context, db string, names []string) error
 			return fmt.Errorf("%s: a view with documents of its own", d.Namespace())
 		case d.Type == TypeView:
 		case !has:
-			return fmt.Errorf("%w: %s%s is missing: the metadata of %s is there, its documents are not", step.ErrDamaged, path.Join(db, stem), BSONSuffix+t.Suffix(), d.Namespace())
+			return fmt.Errorf("%w: %s%s is missing: the metadata of %s is there, its documents are not",
+				step.ErrDamaged, path.Join(db, stem), BSONSuffix+t.Suffix(), d.Namespace())
 		default:
 			d.Data = path.Join(db, stem+BSONSuffix+t.Suffix())
 			delete(data, stem)
 		}
 	}
 	for stem := range data {
-		return fmt.Errorf("%w: %s is missing: documents without the options and indexes of their collection", step.ErrDamaged, path.Join(db, stem)+MetadataSuffix+t.Suffix())
+		return fmt.Errorf("%w: %s is missing: documents without the options and indexes of "+
+			"their collection", step.ErrDamaged, path.Join(db, stem)+MetadataSuffix+t.Suffix())
 	}
 	return nil
 }

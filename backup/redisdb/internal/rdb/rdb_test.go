@@ -78,19 +78,24 @@ var encodings = map[string][]string{
 	},
 	"zset": {
 		"\x03\x01" + str("m") + "\x031.5", "\x05\x01" + str("m") + "\x00\x00\x00\x00\x00\x00\xf8\x3f",
-		"\x0c" + str(ziplistOf("\x00\x01m", "\x03\x031.5")), "\x11" + str(listpackOf("\x81m\x02", "\x831.5\x04")),
+		"\x0c" + str(ziplistOf("\x00\x01m", "\x03\x031.5")), "\x11" + str(listpackOf("\x81m\x02",
+			"\x831.5\x04")),
 	},
 	"hash": {
-		"\x04\x01" + str("f") + str("v"), "\x0d" + str(ziplistOf("\x00\x01f", "\x03\x01v")), "\x10" + str(listpackOf("\x81f\x02", "\x81v\x02")),
-		"\x09" + str("\x01\x01f\x01\x00v\xff"), "\x09" + str("\x01\x01f\x01\x02v..\xff"), "\x09" + str("\xfe\xfe\x01\x00\x00\x00f\x01\x00v\xff"),
-		"\x16\x01\x00" + str("f") + str("v"), "\x17" + str(listpackOf("\x81f\x02", "\x81v\x02", "\x00\x01")),
+		"\x04\x01" + str("f") + str("v"), "\x0d" + str(ziplistOf("\x00\x01f", "\x03\x01v")), "\x10" +
+			str(listpackOf("\x81f\x02", "\x81v\x02")),
+		"\x09" + str("\x01\x01f\x01\x00v\xff"), "\x09" + str("\x01\x01f\x01\x02v..\xff"), "\x09" +
+			str("\xfe\xfe\x01\x00\x00\x00f\x01\x00v\xff"),
+		"\x16\x01\x00" + str("f") + str("v"), "\x17" + str(listpackOf("\x81f\x02", "\x81v\x02",
+			"\x00\x01")),
 		"\x18" + le64(0) + "\x01\x00" + str("f") + str("v"),
 		"\x19" + le64(0) + str(listpackOf("\x81f\x02", "\x81v\x02", "\x00\x01")),
 	},
 	"hash with field expiry": {
 		"\x18" + le64(100) + "\x01\x06" + str("f") + str("v"), // 100 ms, plus 5
 		"\x19" + le64(100) + str(listpackOf("\x81f\x02", "\x81v\x02", "\x69\x01")),
-		"\x16\x01\x40\x69" + str("f") + str("v"), "\x17" + str(listpackOf("\x81f\x02", "\x81v\x02", "\x69\x01")),
+		"\x16\x01\x40\x69" + str("f") + str("v"), "\x17" + str(listpackOf("\x81f\x02", "\x81v\x02",
+			"\x69\x01")),
 	},
 	"stream": {
 		streamOf(1), streamOf(2), streamOf(3), streamOf(4), streamOf(5),
@@ -136,18 +141,21 @@ func TestEncodings(t *testing.T) {
 		for i, row := range rows {
 			file := keyOf(14, row)
 			for _, v := range []Visit{{}, {Check: true}} {
-				if info, err := Read(t.Context(), bytes.NewReader(file), v); err != nil || info.Keys != 1 || info.Empty != 0 {
+				if info, err := Read(t.Context(), bytes.NewReader(file), v); err != nil || info.Keys != 1 ||
+					info.Empty != 0 {
 					t.Fatalf("%s %d %+v: %+v %v", name, i, v, info, err)
 				}
 			}
 			var got Digest
-			_, err := Read(t.Context(), iotest.OneByteReader(bytes.NewReader(file)), Visit{Digest: true, Key: func(k *Key) error {
-				got = k.Digest
-				if string(k.Name) != "key" || string(k.Raw) != row[1:] || string(file[k.Start:k.End]) != row[1:] {
-					t.Errorf("%s %d: key %q, value %q", name, i, k.Name, k.Raw)
-				}
-				return nil
-			}})
+			_, err := Read(t.Context(), iotest.OneByteReader(bytes.NewReader(file)), Visit{Digest: true,
+				Key: func(k *Key) error {
+					got = k.Digest
+					if string(k.Name) != "key" || string(k.Raw) != row[1:] ||
+						string(file[k.Start:k.End]) != row[1:] {
+						t.Errorf("%s %d: key %q, value %q", name, i, k.Name, k.Raw)
+					}
+					return nil
+				}})
 			if i == 0 {
 				first = got
 			}
@@ -158,7 +166,8 @@ func TestEncodings(t *testing.T) {
 				continue // Valkey's meaning of this type is the one of DUMP
 			}
 			payload := AppendFooter([]byte(row), 14, CRC(0, []byte(row)))
-			if sum, _, err := DumpDigest(t.Context(), bytes.NewReader(payload), int64(len(payload)), 0); err != nil || sum != first {
+			if sum, _, err := DumpDigest(t.Context(), bytes.NewReader(payload), int64(len(payload)),
+				0); err != nil || sum != first {
 				t.Errorf("%s: DUMP of encoding %d sums up to another value (%v)", name, i, err)
 			}
 			for at := range payload {
@@ -177,7 +186,8 @@ func TestDigestSees(t *testing.T) {
 	t.Parallel()
 	sum := func(row string) Digest {
 		var d Digest
-		if _, err := Read(t.Context(), bytes.NewReader(keyOf(14, row)), Visit{Digest: true, Key: func(k *Key) error { d = k.Digest; return nil }}); err != nil {
+		if _, err := Read(t.Context(), bytes.NewReader(keyOf(14, row)), Visit{Digest: true,
+			Key: func(k *Key) error { d = k.Digest; return nil }}); err != nil {
 			t.Fatal(err)
 		}
 		return d
@@ -185,16 +195,17 @@ func TestDigestSees(t *testing.T) {
 	base := streamOf(3)
 	id := "\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00\x01"
 	for name, change := range map[string][2]string{
-		"value":           {"\x81w\x02", "\x81W\x02"},
-		"field":           {"\x81f\x02", "\x81F\x02"},
-		"last id":         {"\x02\x07\x08", "\x02\x07\x09"},
-		"group":           {"group", "Group"},
-		"delivered":       {"group\x05\x01", "group\x05\x02"},
-		"pending id":      {id + le64(1000), strings.Replace(id, "\x05", "\x06", 1) + le64(1000)},
-		"pending time":    {le64(1000), le64(1001)},
-		"pending count":   {le64(1000) + "\x03", le64(1000) + "\x04"},
-		"consumer":        {"consumer", "Consumer"},
-		"consumer's own":  {le64(3000) + "\x01" + id, le64(3000) + "\x01" + strings.Replace(id, "\x05", "\x06", 1)},
+		"value":         {"\x81w\x02", "\x81W\x02"},
+		"field":         {"\x81f\x02", "\x81F\x02"},
+		"last id":       {"\x02\x07\x08", "\x02\x07\x09"},
+		"group":         {"group", "Group"},
+		"delivered":     {"group\x05\x01", "group\x05\x02"},
+		"pending id":    {id + le64(1000), strings.Replace(id, "\x05", "\x06", 1) + le64(1000)},
+		"pending time":  {le64(1000), le64(1001)},
+		"pending count": {le64(1000) + "\x03", le64(1000) + "\x04"},
+		"consumer":      {"consumer", "Consumer"},
+		"consumer's own": {le64(3000) + "\x01" + id, le64(3000) + "\x01" + strings.Replace(id, "\x05",
+			"\x06", 1)},
 		"consumer's none": {le64(3000) + "\x01" + id, le64(3000) + "\x00"},
 	} {
 		changed := strings.Replace(base, change[0], change[1], 1)
@@ -218,10 +229,11 @@ func TestDigestSees(t *testing.T) {
 func TestFieldExpiry(t *testing.T) {
 	t.Parallel()
 	read := func(version int, row string, cutoff int64) (d Digest, gone bool) {
-		_, err := Read(t.Context(), bytes.NewReader(keyOf(version, row)), Visit{Digest: true, Cutoff: cutoff, Key: func(k *Key) error {
-			d, gone = k.Digest, k.Gone
-			return nil
-		}})
+		_, err := Read(t.Context(), bytes.NewReader(keyOf(version, row)), Visit{Digest: true,
+			Cutoff: cutoff, Key: func(k *Key) error {
+				d, gone = k.Digest, k.Gone
+				return nil
+			}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,7 +243,8 @@ func TestFieldExpiry(t *testing.T) {
 	for name, row := range map[string]string{
 		"valkey": "\x16\x02" + str("f") + str("v") + le64(-1) + str("g") + str("w") + le64(500),
 		"redis":  "\x18" + le64(500) + "\x02\x00" + str("f") + str("v") + "\x01" + str("g") + str("w"),
-		"packed": "\x19" + le64(500) + str(listpackOf("\x81f\x02", "\x81v\x02", "\x00\x01", "\x81g\x02", "\x81w\x02", "\xc1\xf4\x02")),
+		"packed": "\x19" + le64(500) + str(listpackOf("\x81f\x02", "\x81v\x02", "\x00\x01", "\x81g\x02",
+			"\x81w\x02", "\xc1\xf4\x02")),
 	} {
 		version := 12
 		if name == "valkey" {
@@ -253,18 +266,23 @@ func TestFieldExpiry(t *testing.T) {
 // encoding, however the file is read.
 func TestEmptyCollections(t *testing.T) {
 	t.Parallel()
-	empty := []string{"\x01\x00", "\x02\x00", "\x03\x00", "\x04\x00", "\x05\x00", "\x0a" + str(ziplistOf()), "\x0b" + str("\x02\x00\x00\x00\x00\x00\x00\x00"),
-		"\x0c" + str(ziplistOf()), "\x0d" + str(ziplistOf()), "\x0e\x00", "\x0e\x01" + str(ziplistOf()), "\x10" + str(listpackOf()), "\x11" + str(listpackOf()),
-		"\x12\x00", "\x12\x01\x02" + str(listpackOf()), "\x14" + str(listpackOf()), "\x09" + str("\x00\xff"), "\x18" + le64(0) + "\x00"}
+	empty := []string{"\x01\x00", "\x02\x00", "\x03\x00", "\x04\x00", "\x05\x00", "\x0a" +
+		str(ziplistOf()), "\x0b" + str("\x02\x00\x00\x00\x00\x00\x00\x00"),
+		"\x0c" + str(ziplistOf()), "\x0d" + str(ziplistOf()), "\x0e\x00", "\x0e\x01" + str(ziplistOf()),
+		"\x10" + str(listpackOf()), "\x11" + str(listpackOf()),
+		"\x12\x00", "\x12\x01\x02" + str(listpackOf()), "\x14" + str(listpackOf()), "\x09" +
+			str("\x00\xff"), "\x18" + le64(0) + "\x00"}
 	for _, row := range empty {
 		for _, v := range []Visit{{}, {Check: true}, {Digest: true}} {
-			if info, err := Read(t.Context(), bytes.NewReader(keyOf(12, row)), v); err != nil || info.Empty != 1 || info.Keys != 1 {
+			if info, err := Read(t.Context(), bytes.NewReader(keyOf(12, row)), v); err != nil ||
+				info.Empty != 1 || info.Keys != 1 {
 				t.Errorf("%q %+v: %+v %v", row, v, info, err)
 			}
 		}
 	}
 	for _, row := range []string{"\x00\x00", "\x0f\x00\x00\x00\x00\x00"} {
-		if info, err := Read(t.Context(), bytes.NewReader(keyOf(12, row)), Visit{}); err != nil || info.Empty != 0 {
+		if info, err := Read(t.Context(), bytes.NewReader(keyOf(12, row)), Visit{}); err != nil ||
+			info.Empty != 0 {
 			t.Errorf("%q: %+v %v", row, info, err)
 		}
 	}
@@ -274,13 +292,17 @@ func TestFile(t *testing.T) {
 	t.Parallel()
 	key := "\x00" + str("k") + str("v")
 	module := "\x81\x25\x6b\x9c\x8a\xcb\xf9\x28\x00" // an id of nine characters
-	body := "\xfa" + str("redis-ver") + str("7.0.15") + "\xfa" + str("ctime") + "\xc2\x00\x00\x00\x66" + "\xf5" + str("code") +
+	body := "\xfa" + str("redis-ver") + str("7.0.15") + "\xfa" + str("ctime") +
+		"\xc2\x00\x00\x00\x66" + "\xf5" + str("code") +
 		"\xf7" + module + "\x02\x01\x05" + str("x") + "\x00" +
-		"\xfe\x00\xfb\x02\x01\xf4\x01\x01\x01" + "\xfc\x01\x00\x00\x00\x00\x00\x00\x00" + key + "\xfd\x02\x00\x00\x00\xf8\x05" + key + "\xfe\x09\xf9\x07" + key +
+		"\xfe\x00\xfb\x02\x01\xf4\x01\x01\x01" + "\xfc\x01\x00\x00\x00\x00\x00\x00\x00" + key +
+		"\xfd\x02\x00\x00\x00\xf8\x05" + key + "\xfe\x09\xf9\x07" + key +
 		"\x07" + str("m") + module + "\x01\x05\x03\x01\x02\x03\x04\x00"
 	info, err := Read(t.Context(), bytes.NewReader(fileOf(10, body)), Visit{})
-	if err != nil || info.Keys != 4 || info.Expiring != 2 || info.Databases[9] != 2 || info.Functions != 1 || info.Server != "7.0.15" ||
-		info.Created != time.Unix(0x66000000, 0).UTC() || !info.Checksum || info.Types["string"] != 3 || info.Modules["JWucisv5K"] != 1 || info.ModuleAux["JWucisv5K"] != 1 {
+	if err != nil || info.Keys != 4 || info.Expiring != 2 || info.Databases[9] != 2 ||
+		info.Functions != 1 || info.Server != "7.0.15" ||
+		info.Created != time.Unix(0x66000000, 0).UTC() || !info.Checksum || info.Types["string"] != 3 ||
+		info.Modules["JWucisv5K"] != 1 || info.ModuleAux["JWucisv5K"] != 1 {
 		t.Errorf("%+v %v", info, err)
 	}
 	whole := fileOf(10, "\xfe\x00"+key)
@@ -290,7 +312,8 @@ func TestFile(t *testing.T) {
 		t.Errorf("checksum switched off: %+v %v", info, err)
 	}
 	for n := range whole {
-		if _, err := Read(t.Context(), bytes.NewReader(whole[:n]), Visit{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		if _, err := Read(t.Context(), bytes.NewReader(whole[:n]), Visit{}); !errors.Is(err,
+			io.ErrUnexpectedEOF) {
 			t.Errorf("cut at %d: %v", n, err)
 		}
 		bad := bytes.Clone(whole)
@@ -299,11 +322,14 @@ func TestFile(t *testing.T) {
 			t.Errorf("byte %d flipped: no error", n)
 		}
 	}
-	if info, err := Read(t.Context(), strings.NewReader("REDIS0003\xfe\x00"+key+"\xff"), Visit{}); err != nil || info.Keys != 1 {
+	if info, err := Read(t.Context(), strings.NewReader("REDIS0003\xfe\x00"+key+"\xff"),
+		Visit{}); err != nil || info.Keys != 1 {
 		t.Errorf("a version without checksum: %+v %v", info, err)
 	}
-	valkey := fileOf(MaxValkey, "\xfa"+str("valkey-ver")+str("9.0.1")+"\xf3"+str("job")+"\x01\x00\x05\xfe\x00"+key)
-	if info, err := Read(t.Context(), bytes.NewReader(valkey), Visit{}); err != nil || info.Keys != 1 || !info.Valkey || info.Version != 80 || info.Server != "9.0.1" {
+	valkey := fileOf(MaxValkey, "\xfa"+str("valkey-ver")+str("9.0.1")+"\xf3"+str("job")+
+		"\x01\x00\x05\xfe\x00"+key)
+	if info, err := Read(t.Context(), bytes.NewReader(valkey), Visit{}); err != nil ||
+		info.Keys != 1 || !info.Valkey || info.Version != 80 || info.Server != "9.0.1" {
 		t.Errorf("valkey: %+v %v", info, err)
 	}
 }
@@ -313,13 +339,15 @@ func TestTrailingMark(t *testing.T) {
 	t.Parallel()
 	whole := fileOf(10, "\xfe\x00\x00"+str("k")+str("v"))
 	mark := strings.Repeat("0123456789abcdef", 3)[:40]
-	for _, wrap := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.OneByteReader, iotest.DataErrReader} {
+	for _, wrap := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r },
+		iotest.OneByteReader, iotest.DataErrReader} {
 		info, err := Read(t.Context(), wrap(strings.NewReader(string(whole)+mark)), Visit{})
 		if err != nil || info.Trailing != 40 || info.Size != int64(len(whole)+40) || info.Keys != 1 {
 			t.Errorf("%+v %v", info, err)
 		}
 		for _, tail := range []string{"x", mark[:39], mark + "0", strings.Repeat("!", 40)} {
-			if _, err := Read(t.Context(), wrap(strings.NewReader(string(whole)+tail)), Visit{}); err == nil {
+			if _, err := Read(t.Context(), wrap(strings.NewReader(string(whole)+tail)),
+				Visit{}); err == nil {
 				t.Errorf("followed by %q: no error", tail)
 			}
 		}
@@ -332,14 +360,17 @@ func TestUnknown(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("some bytes ", 60_000)
 	for name, file := range map[string][]byte{
-		"type": fileOf(11, "\xfe\x00\x63"+str("k")+long), "version": fileOf(99, long), "opcode": fileOf(11, "\xf6"+long), "short": fileOf(99, ""),
-		"metadata": fileOf(13, "\xfe\x00\xf3\x01"+long), "array": fileOf(15, long), "module before 4.0": fileOf(8, "\xfe\x00\x06"+str("k")+long),
+		"type": fileOf(11, "\xfe\x00\x63"+str("k")+long), "version": fileOf(99, long),
+		"opcode": fileOf(11, "\xf6"+long), "short": fileOf(99, ""),
+		"metadata": fileOf(13, "\xfe\x00\xf3\x01"+long), "array": fileOf(15, long),
+		"module before 4.0": fileOf(8, "\xfe\x00\x06"+str("k")+long),
 	} {
 		info, err := Read(t.Context(), bytes.NewReader(file), Visit{})
 		if err != nil || info.NotWalked == "" || info.Size != int64(len(file)) || !info.Checksum {
 			t.Errorf("%s: %+v %v", name, info, err)
 		}
-		if _, err := Read(t.Context(), bytes.NewReader(file), Visit{Key: func(*Key) error { return nil }}); !errors.Is(err, ErrUnknown) {
+		if _, err := Read(t.Context(), bytes.NewReader(file),
+			Visit{Key: func(*Key) error { return nil }}); !errors.Is(err, ErrUnknown) {
 			t.Errorf("%s: %v", name, err)
 		}
 		for _, at := range []int{8, len(file) - 9, len(file) - 1, len(file) / 2} {
@@ -369,7 +400,8 @@ func bomb(n int) (packed string, size int) {
 // end of ctx is seen while it does.
 func TestBomb(t *testing.T) {
 	packed, size := bomb(128 << 20)
-	value := "\x00\xc3" + string(AppendLength(nil, uint64(len(packed)))) + string(AppendLength(nil, uint64(size))) + packed
+	value := "\x00\xc3" + string(AppendLength(nil, uint64(len(packed)))) + string(AppendLength(nil,
+		uint64(size))) + packed
 	file := keyOf(10, value)
 	allocated := func(f func()) int64 {
 		var before, after runtime.MemStats
@@ -379,7 +411,8 @@ func TestBomb(t *testing.T) {
 		return int64(after.TotalAlloc - before.TotalAlloc)
 	}
 	n := allocated(func() {
-		if _, err := Read(t.Context(), bytes.NewReader(file), Visit{Check: true, Key: func(*Key) error { return nil }}); err != nil {
+		if _, err := Read(t.Context(), bytes.NewReader(file), Visit{Check: true,
+			Key: func(*Key) error { return nil }}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -387,7 +420,8 @@ func TestBomb(t *testing.T) {
 		t.Errorf("%d bytes allocated", n)
 	}
 	// A packed value, which must be in memory, is not read at that size.
-	huge := keyOf(10, "\x10\xc3"+string(AppendLength(nil, 4<<20))+string(AppendLength(nil, 300<<20))+strings.Repeat("x", 4<<20))
+	huge := keyOf(10, "\x10\xc3"+string(AppendLength(nil, 4<<20))+string(AppendLength(nil, 300<<20))+
+		strings.Repeat("x", 4<<20))
 	n = allocated(func() {
 		info, err := Read(t.Context(), bytes.NewReader(huge), Visit{Check: true})
 		if err != nil || info.NotWalked == "" {
@@ -420,7 +454,8 @@ func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 func TestLargeValues(t *testing.T) {
 	t.Parallel()
 	large := strings.Repeat("0123456789", 100_000)
-	file := fileOf(10, "\xfe\x00\x00"+str("a")+str("x")+"\x00"+str("b")+str(large)+"\x00"+str("c")+str("y"))
+	file := fileOf(10, "\xfe\x00\x00"+str("a")+str("x")+"\x00"+str("b")+str(large)+"\x00"+str("c")+
+		str("y"))
 	var got []string
 	_, err := Read(t.Context(), bytes.NewReader(file), Visit{Key: func(k *Key) error {
 		if (k.Raw == nil) != (string(k.Name) == "b") {
@@ -429,7 +464,8 @@ func TestLargeValues(t *testing.T) {
 		got = append(got, string(file[k.Start:k.End]))
 		return nil
 	}})
-	if err != nil || len(got) != 3 || got[0] != str("x") || got[1] != str(large) || got[2] != str("y") {
+	if err != nil || len(got) != 3 || got[0] != str("x") || got[1] != str(large) ||
+		got[2] != str("y") {
 		t.Errorf("%d values, %v", len(got), err)
 	}
 }
@@ -445,12 +481,14 @@ func TestWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	info, err := Read(t.Context(), &b, Visit{Check: true})
-	if err != nil || info.Keys != 1 || info.Databases[3] != 1 || info.Expiring != 1 || info.Server != "7.0.15" || !info.Checksum {
+	if err != nil || info.Keys != 1 || info.Databases[3] != 1 || info.Expiring != 1 ||
+		info.Server != "7.0.15" || !info.Checksum {
 		t.Errorf("%+v %v", info, err)
 	}
 	payload := "\xf5" + str("one") + "\xf5" + str("two")
 	var libs []string
-	err = Functions(t.Context(), AppendFooter([]byte(payload), 10, CRC(0, []byte(payload))), func(p []byte) error { libs = append(libs, string(p)); return nil })
+	err = Functions(t.Context(), AppendFooter([]byte(payload), 10, CRC(0, []byte(payload))),
+		func(p []byte) error { libs = append(libs, string(p)); return nil })
 	if err != nil || strings.Join(libs, ",") != "one,two" {
 		t.Errorf("%v %v", libs, err)
 	}
@@ -475,12 +513,13 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%d bytes of %d read", plain.Size, len(data))
 		}
 		checked, err := Read(t.Context(), bytes.NewReader(data), Visit{Check: true})
-		summed, err3 := Read(t.Context(), bytes.NewReader(data), Visit{Digest: true, Key: func(k *Key) error {
-			if k.Raw != nil && string(k.Raw) != string(data[k.Start:k.End]) {
-				t.Fatalf("value %q is not where it is said to be", k.Raw)
-			}
-			return nil
-		}})
+		summed, err3 := Read(t.Context(), bytes.NewReader(data), Visit{Digest: true,
+			Key: func(k *Key) error {
+				if k.Raw != nil && string(k.Raw) != string(data[k.Start:k.End]) {
+					t.Fatalf("value %q is not where it is said to be", k.Raw)
+				}
+				return nil
+			}})
 		if err == nil && err3 == nil && checked.Keys != summed.Keys {
 			t.Fatalf("%+v\n%+v", checked, summed)
 		}

@@ -13,24 +13,32 @@ import (
 
 // Info is what reading a file from end to end tells of it.
 type Info struct {
-	Version   int               `json:"version"`              // of the format: 10 is Redis 7.0, 11 is 7.2, 80 is Valkey 9.0
-	Server    string            `json:"server,omitempty"`     // version of the server that wrote it
-	Valkey    bool              `json:"valkey,omitempty"`     // Valkey wrote it
-	Created   time.Time         `json:"created,omitzero"`     // when the server began to write it
-	Size      int64             `json:"size"`                 // bytes
-	Trailing  int64             `json:"trailing,omitempty"`   // bytes of Size that are the end mark of a transfer
-	Keys      int64             `json:"keys"`                 // all databases
-	Expiring  int64             `json:"expiring,omitempty"`   // keys that have a time to live
-	Empty     int64             `json:"empty,omitempty"`      // of Keys: collections without elements, which servers do not load
-	Largest   int64             `json:"largest,omitempty"`    // bytes of the largest value as in the file
-	Databases map[int]int64     `json:"databases,omitempty"`  // keys of each
-	Types     map[string]int64  `json:"types,omitempty"`      // keys of each type
-	Modules   map[string]int64  `json:"modules,omitempty"`    // keys of each module's type, by the type's name
-	ModuleAux map[string]int64  `json:"module_aux,omitempty"` // records that a module keeps outside of keys, by type
-	Functions int64             `json:"functions,omitempty"`  // function libraries
-	Checksum  bool              `json:"checksum"`             // false: the server has rdbchecksum off, so the file carries none
-	NotWalked string            `json:"not_walked,omitempty"` // why keys were not counted; checksums hold all the same
-	Aux       map[string]string `json:"-"`                    // what else the server noted
+	// of the format: 10 is Redis 7.0, 11 is 7.2, 80 is Valkey 9.0
+	Version int       `json:"version"`
+	Server  string    `json:"server,omitempty"` // version of the server that wrote it
+	Valkey  bool      `json:"valkey,omitempty"` // Valkey wrote it
+	Created time.Time `json:"created,omitzero"` // when the server began to write it
+	Size    int64     `json:"size"`             // bytes
+	// bytes of Size that are the end mark of a transfer
+	Trailing int64 `json:"trailing,omitempty"`
+	Keys     int64 `json:"keys"`               // all databases
+	Expiring int64 `json:"expiring,omitempty"` // keys that have a time to live
+	// of Keys: collections without elements, which servers do not load
+	Empty int64 `json:"empty,omitempty"`
+	// bytes of the largest value as in the file
+	Largest   int64            `json:"largest,omitempty"`
+	Databases map[int]int64    `json:"databases,omitempty"` // keys of each
+	Types     map[string]int64 `json:"types,omitempty"`     // keys of each type
+	// keys of each module's type, by the type's name
+	Modules map[string]int64 `json:"modules,omitempty"`
+	// records that a module keeps outside of keys, by type
+	ModuleAux map[string]int64 `json:"module_aux,omitempty"`
+	Functions int64            `json:"functions,omitempty"` // function libraries
+	// false: the server has rdbchecksum off, so the file carries none
+	Checksum bool `json:"checksum"`
+	// why keys were not counted; checksums hold all the same
+	NotWalked string            `json:"not_walked,omitempty"`
+	Aux       map[string]string `json:"-"` // what else the server noted
 }
 
 // ErrUnknown is matched by a value whose form is not known. The file may be fine.
@@ -55,9 +63,10 @@ type Key struct {
 
 // Visit says what is wanted of each key.
 type Visit struct {
-	Digest   bool
-	Check    bool                       // look into packed and compressed values as well
-	Cutoff   int64                      // with Digest: fields of hashes that expire up to then do not count; Unix time in ms
+	Digest bool
+	Check  bool // look into packed and compressed values as well
+	// with Digest: fields of hashes that expire up to then do not count; Unix time in ms
+	Cutoff   int64
 	Key      func(*Key) error           // nil: only count
 	Function func(library []byte) error // nil: only count
 }
@@ -140,7 +149,8 @@ func (c *cursor) footer(info *Info) error {
 			c.pos += markSize
 			info.Size, info.Trailing = c.offset(), markSize
 		}
-		if c.err == nil && (c.pos < c.end || c.fill(1)) || errors.Is(c.err, io.ErrUnexpectedEOF) && c.pos < c.end {
+		if c.err == nil && (c.pos < c.end || c.fill(1)) || errors.Is(c.err, io.ErrUnexpectedEOF) &&
+			c.pos < c.end {
 			return errors.New("bytes follow the end of the file")
 		}
 	}

@@ -186,7 +186,8 @@ func scoreBytes(f float64) []byte {
 }
 
 // packed reads a value that is one string holding all elements.
-func (c *cursor) packed(d *digester, split func([]byte) ([][]byte, error), use func(*digester, [][]byte) error) {
+func (c *cursor) packed(d *digester, split func([]byte) ([][]byte, error), use func(*digester,
+	[][]byte) error) {
 	if d == nil {
 		c.emptyPacked()
 		return

@@ -42,7 +42,8 @@ func AppendFooter(p []byte, version int, crc uint64) []byte {
 // DumpDigest sums up what DUMP returned, as [Visit] does with the value of a
 // key. The payload of size bytes comes from r; its checksum is checked. gone
 // is [Key.Gone].
-func DumpDigest(ctx context.Context, r io.Reader, size, cutoff int64) (sum Digest, gone bool, err error) {
+func DumpDigest(ctx context.Context, r io.Reader, size,
+	cutoff int64) (sum Digest, gone bool, err error) {
 	if size < Footer+1 {
 		return sum, false, errors.New("the reply to DUMP is too short")
 	}

@@ -67,7 +67,8 @@ func (b *build) run(args []string) error {
 		b.version[i], _ = strconv.Atoi(tag[i+1])
 	}
 	if len(args) == 0 || args[0] == "" {
-		fmt.Print("To build a plugin:\n      /build.sh <plugin_name> <plugin_id>\n\n<plugin_id> is optional\n")
+		fmt.Print("To build a plugin:\n      /build.sh <plugin_name> <plugin_id>\n\n<plugin_id> " +
+			"is optional\n")
 		os.Exit(1)
 	}
 	args = append(args, "", "", "")
@@ -112,7 +113,10 @@ func (b *build) since(major, minor, patch int) bool {
 	return slices.Compare(b.version[:], []int{major, minor, patch}) >= 0
 }
 
-func (b *build) line(major, minor int) bool { return b.version[0] == major && b.version[1] == minor }
+func (b *build) line(major, minor int) bool {
+	return b.version[0] == major &&
+		b.version[1] == minor
+}
 
 func (b *build) takesID() bool {
 	return b.line(3, 0) && b.since(3, 0, 10) || b.line(3, 2) && b.since(3, 2, 3) || b.since(4, 0, 0)
@@ -130,7 +134,8 @@ func (b *build) output() string {
 		return b.name
 	}
 	base := strings.TrimSuffix(b.name, filepath.Ext(b.name))
-	return fmt.Sprintf("%s_v%d.%d.%d_%s_%s.so", base, b.version[0], b.version[1], b.version[2], b.goos, b.goarch)
+	return fmt.Sprintf("%s_v%d.%d.%d_%s_%s.so", base, b.version[0], b.version[1], b.version[2], b.goos,
+		b.goarch)
 }
 
 func (b *build) inGOPATH() error {
@@ -151,7 +156,8 @@ func (b *build) inGOPATH() error {
 	}
 	args := []string{"build", "-buildmode=plugin", "-o", b.output()}
 	if !b.takesID() {
-		args = append(args, "-ldflags", "-pluginpath="+strconv.FormatInt(time.Now().Unix(), 10)+"-"+b.name)
+		args = append(args, "-ldflags", "-pluginpath="+strconv.FormatInt(time.Now().Unix(), 10)+"-"+
+			b.name)
 	}
 	if err := b.goCmd([]string{"GO111MODULE=off"}, args...); err != nil {
 		return err
@@ -173,7 +179,8 @@ func (b *build) inWorkspace() error {
 		return errors.New("go.mod is missing: the plugin must be a Go module")
 	default:
 		fmt.Println("INFO: Creating go.mod")
-		if err := b.goCmd([]string{"GOWORK=off"}, "mod", "init", "tyk.internal/tyk_plugin"+b.id); err != nil {
+		if err := b.goCmd([]string{"GOWORK=off"}, "mod", "init", "tyk.internal/tyk_plugin"+
+			b.id); err != nil {
 			return err
 		}
 	}
@@ -183,11 +190,13 @@ func (b *build) inWorkspace() error {
 		}
 	}
 	work := filepath.Dir(gateway)
-	if err := os.WriteFile(filepath.Join(work, "go.work"), []byte("go "+b.goVersion()+"\n\nuse ./tyk\nuse ./"+filepath.Base(b.dir)+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(work, "go.work"), []byte("go "+b.goVersion()+
+		"\n\nuse ./tyk\nuse ./"+filepath.Base(b.dir)+"\n"), 0o644); err != nil {
 		return err
 	}
 	if os.Getenv("GO_GET") == "1" && b.since(5, 2, 3) {
-		if err := b.goCmd(nil, "get", "github.com/TykTechnologies/tyk@"+os.Getenv("GITHUB_SHA")); err != nil {
+		if err := b.goCmd(nil, "get", "github.com/TykTechnologies/tyk@"+
+			os.Getenv("GITHUB_SHA")); err != nil {
 			return err
 		}
 	}

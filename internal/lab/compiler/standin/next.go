@@ -33,7 +33,8 @@ func (b *build) next() error {
 	}
 	for _, e := range entries {
 		if e.Name() != ".git" {
-			if out, err := exec.Command("cp", "-a", filepath.Join(source, e.Name()), b.dir+"/").CombinedOutput(); err != nil {
+			if out, err := exec.Command("cp", "-a", filepath.Join(source, e.Name()),
+				b.dir+"/").CombinedOutput(); err != nil {
 				return fmt.Errorf("%w: %s", err, out)
 			}
 		}
@@ -45,11 +46,13 @@ func (b *build) next() error {
 	}
 	work := filepath.Dir(gateway)
 	defer os.Remove(filepath.Join(work, "go.work"))
-	if err := os.WriteFile(filepath.Join(work, "go.work"), []byte("go "+b.goVersion()+"\n\nuse ./tyk\nuse ./"+filepath.Base(b.dir)+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(work, "go.work"), []byte("go "+b.goVersion()+
+		"\n\nuse ./tyk\nuse ./"+filepath.Base(b.dir)+"\n"), 0o644); err != nil {
 		return err
 	}
 	if os.Getenv("GO_GET") == "1" {
-		if err := b.goCmd(nil, "get", "github.com/TykTechnologies/tyk@"+os.Getenv("GITHUB_SHA")); err != nil {
+		if err := b.goCmd(nil, "get", "github.com/TykTechnologies/tyk@"+
+			os.Getenv("GITHUB_SHA")); err != nil {
 			return err
 		}
 	}
@@ -64,7 +67,8 @@ func (b *build) next() error {
 		tags += ",ee"
 		if b.goarch == "s390x" {
 			//lint:ignore ST1005 the script's words
-			return fmt.Errorf("ERROR: edition '%s' has no %s Gateway (published: amd64 arm64).", edition, b.goarch)
+			return fmt.Errorf("ERROR: edition '%s' has no %s Gateway (published: amd64 arm64).", edition,
+				b.goarch)
 		}
 	}
 	args := []string{"build", "-buildmode=plugin"}

@@ -76,8 +76,10 @@ func parse(args []string) (*settings, error) {
 	f := flag.NewFlagSet("tykd", flag.ContinueOnError)
 	f.Usage = func() { fmt.Fprint(f.Output(), usage); f.PrintDefaults() }
 	f.StringVar(&s.name, "name", nameOf(os.Args[0]), "gateway, dashboard or pump")
-	f.StringVar(&s.listen, "listen", "", "address or port to listen on (default the program's port on every interface)")
-	f.StringVar(&s.control, "control", "", "address or port of the control API; health then answers there only")
+	f.StringVar(&s.listen, "listen", "", "address or port to listen on (default the program's port "+
+		"on every interface)")
+	f.StringVar(&s.control, "control", "", "address or port of the control API; health then "+
+		"answers there only")
 	f.StringVar(&s.version, "version", version, "version to report")
 	f.StringVar(&s.redis, "redis", "", "host:port of the Redis to check; empty: Redis is always up")
 	f.StringVar(&s.hello, "hello", "", "path of the health endpoint")
@@ -86,9 +88,12 @@ func parse(args []string) (*settings, error) {
 	f.BoolVar(&s.dashboard, "dashboard", false, "check a dashboard too (always up)")
 	f.DurationVar(&s.startDelay, "start-delay", 0, "wait before listening")
 	f.DurationVar(&s.checkEvery, "check-every", 10*time.Second, "interval of the gateway's own checks")
-	f.DurationVar(&s.latency, "latency", 0, "delay of every answer; a path /delay/150ms/x takes that long by itself")
-	f.DurationVar(&s.drain, "drain", 0, "at SIGTERM stop listening and wait this long for requests in flight (0: die at once)")
-	f.DurationVar(&s.shutdownDelay, "shutdown-delay", 0, "at SIGTERM keep serving this long before draining")
+	f.DurationVar(&s.latency, "latency", 0, "delay of every answer; a path /delay/150ms/x takes "+
+		"that long by itself")
+	f.DurationVar(&s.drain, "drain", 0, "at SIGTERM stop listening and wait this long for requests "+
+		"in flight (0: die at once)")
+	f.DurationVar(&s.shutdownDelay, "shutdown-delay", 0,
+		"at SIGTERM keep serving this long before draining")
 	conf := f.String("conf", "", "configuration file of the real program")
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -216,7 +221,8 @@ func readConf(path string, apis *tyk.Conf) (map[string]string, error) {
 }
 
 func (s *settings) serve() error {
-	o := tyk.Options{Kind: tyk.Kind(s.name), Version: s.version, CheckEvery: s.checkEvery, HelloPath: s.hello,
+	o := tyk.Options{Kind: tyk.Kind(s.name), Version: s.version, CheckEvery: s.checkEvery,
+		HelloPath: s.hello,
 		ReadyPath: s.ready, Control: s.control != "", Dashboard: s.dashboard}
 	port := map[tyk.Kind]string{tyk.Gateway: "8080", tyk.Dashboard: "3000", tyk.Pump: "8083"}[o.Kind]
 	if port == "" {
