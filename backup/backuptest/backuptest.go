@@ -4,7 +4,6 @@
 //
 // [Case] says what a source needs for [Run]. The tests of package hostfiles use all of
 // it.
-
 package backuptest
 
 import (

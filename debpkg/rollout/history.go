@@ -36,19 +36,19 @@ func Archive(journal string, rep *Report) (bool, error) {
 }
 
 // Begun reports whether the run has begun a target for which match is true.
-func (rep *Report) Begun(match func(TargetReport) bool) bool {
-	return rep != nil && slices.ContainsFunc(rep.Targets, func(t TargetReport) bool {
+func (r *Report) Begun(match func(TargetReport) bool) bool {
+	return r != nil && slices.ContainsFunc(r.Targets, func(t TargetReport) bool {
 		return t.Status != StatusPending && match(t)
 	})
 }
 
 // Saved returns what a step of a target saved last. Nil: nothing.
-func (rep *Report) Saved(target, step string) []byte {
-	if rep == nil {
+func (r *Report) Saved(target, step string) []byte {
+	if r == nil {
 		return nil
 	}
 	var note []byte
-	for _, t := range rep.Targets {
+	for _, t := range r.Targets {
 		for _, s := range t.Steps {
 			if t.Name == target && s.Name == step && s.Note != nil {
 				note = s.Note

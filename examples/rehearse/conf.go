@@ -126,13 +126,13 @@ func (m *moved) file(path string) string {
 
 // gatewayConf are the parts of a configuration that a rehearsal decides.
 type gatewayConf struct {
-	dir, templates      string
-	port, secret        string
-	redisHost           string
-	redisPort           json.Number
-	bundles             string // bundle_base_url
-	apps, middleware    string
-	upstream, publicKey string
+	dir, templates   string
+	port, secret     string
+	redisHost        string
+	redisPort        json.Number
+	bundles          string // bundle_base_url
+	apps, middleware string
+	upstream         string
 }
 
 // rewrite makes the configuration of a rehearsed gateway out of a user's, or of an empty one, and

@@ -80,7 +80,7 @@ func TestPublish(t *testing.T) {
 				t.Fatal(err)
 			}
 			is("old")
-			if rep, err = step(t, u, TargetBundle); err != nil {
+			if _, err = step(t, u, TargetBundle); err != nil {
 				t.Fatal(err)
 			}
 			is("new")
