@@ -32,14 +32,14 @@ type link struct {
 	open map[net.Conn]bool
 }
 
-func newLink(t *testing.T, s *pglab.Server) *link {
+func newLink(t *testing.T, s *pglab.Server, up bool) *link {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	k := &link{t: t, at: l.Addr().String(), open: map[net.Conn]bool{}}
+	k := &link{t: t, at: l.Addr().String(), up: up, open: map[net.Conn]bool{}}
 	k.left.Store(-1)
 	go func() {
 		for {
@@ -119,7 +119,7 @@ func TestCutConnection(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	down := newLink(t, s)
+	down := newLink(t, s, false)
 	down.left.Store(256 << 10)
 	dir := t.TempDir()
 	_, err = backup.Take(t.Context(), dir, backup.Options{}, &postgres.Source{Server: postgres.Server{
@@ -129,8 +129,7 @@ func TestCutConnection(t *testing.T) {
 		t.Errorf("take left %v %v", sets, backuptest.Leftovers(t, dir))
 	}
 	s.SQL(t, "rows", "DELETE FROM t WHERE x > 10")
-	up := newLink(t, s)
-	up.up = true
+	up := newLink(t, s, true)
 	to := &postgres.Restore{Server: postgres.Server{URI: up.uri("postgres")}, Replace: true,
 		EndClients: true}
 	up.left.Store(256 << 10)

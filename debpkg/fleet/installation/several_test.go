@@ -321,8 +321,8 @@ func TestDiscover(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{`gateway: "5.2.5" # installed: 4.0.8`,
-		"# TODO: the version to upgrade to", "name: gw1-gateway, address: \"ops@gw1.example.com\", " +
-			"component: gateway, package: tyk-gateway-ee",
+		"# TODO: the version to upgrade to", "name: gw1-gateway, " +
+			"address: ops@gw1.example.com, component: gateway, package: tyk-gateway-ee",
 		"name: gw1-pump", "#- name: orders.zip # of API a", "ssh: {sudo: true}",
 		"# TODO: empty: no Tyk package is installed there"} {
 		if !strings.Contains(text.String(), want) {

@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"testing"
-	"testing/synctest"
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
@@ -77,27 +75,4 @@ func ExampleCrashAfter() {
 	// Output:
 	// true
 	// map[gw1:new gw2:new] <nil>
-}
-
-// A drain waits up to 30 s for the last session: in virtual time that takes no time at all.
-func Example_virtualTime() {
-	// In a test file: func TestDrain(t *testing.T).
-	test := func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			lb := rollouttest.NewBalancer("gw1", "gw2")
-			name, end, err := lb.Open("")
-			if err != nil {
-				t.Fatal(err)
-			}
-			time.AfterFunc(20*time.Second, end) // a slow request
-			start := time.Now()
-			err = rollout.TakeOut(t.Context(), lb, name, rollout.DrainOptions{Deadline: 30 * time.Second})
-			if took := time.Since(start); err != nil || took < 20*time.Second {
-				t.Errorf("took %v: %v", took, err)
-			}
-		})
-	}
-	fmt.Println(testing.RunTests(func(_, _ string) (bool, error) { return true, nil },
-		[]testing.InternalTest{{Name: "TestDrain", F: test}}))
-	// Output: true
 }
