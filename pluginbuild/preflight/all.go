@@ -96,11 +96,11 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 		r.Plugins = append(r.Plugins, compare(p, gateway, image{release: t.Gateway}, t.Distro))
 	}
 	among(r.Plugins, gateway)
-	left := r.alternatives()
 	for i := range r.Plugins {
 		r.Plugins[i].target(gateway, t)
 	}
 	r.symbols(t.Symbols)
+	left := r.alternatives()
 	r.gateway(t)
 	for i := range r.Plugins {
 		r.Plugins[i].sort()
