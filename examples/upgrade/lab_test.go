@@ -181,6 +181,7 @@ backup:
 	takesTrafficDown(t, s, sections, call)
 
 	// A host that is not healthy before, and a version that cannot start.
+	s.Patience = 45 * time.Second // what is broken stays so
 	file, err = s.Inventory(broken, "backup: {dir: sets}\n")
 	if err != nil {
 		t.Fatal(err)
