@@ -12,7 +12,7 @@ ACCEPTED = GO-2026-4883 GO-2026-4887
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test test-long fmt vet lint vuln bench fuzz screen ferret
+.PHONY: test test-long fmt vet lint vuln bench fuzz screen
 
 # Of the packages one more than there are cores is tested at a time: some wait
 # for their hosts most of the time.
@@ -22,7 +22,7 @@ test: fmt vet lint
 
 # All tests, with those that take minutes of both cores.
 test-long:
-	TYKUPGRADE_TEST_LONG=1 $(GO) test -race -p $$(nproc) -timeout 60m $(TESTFLAGS) ./...
+	TYKUPGRADE_TEST_LONG=1 TYKUPGRADE_TEST_KILLS=50 $(GO) test -race -p $$(nproc) -timeout 60m $(TESTFLAGS) ./...
 
 fmt:
 	@files=$$(gofmt -l .); \
@@ -57,10 +57,5 @@ fuzz:
 
 # The picture in the README, of a real run.
 screen:
-	$(GO) run ./examples/rehearse 2>/dev/null | $(GO) run ./internal/screen go run ./examples/rehearse >docs/rehearsal.svg.new
+	$(GO) run ./examples/rehearse 2>/dev/null | grep -v "^\.\.\. " | $(GO) run ./internal/screen go run ./examples/rehearse >docs/rehearsal.svg.new
 	mv docs/rehearsal.svg.new docs/rehearsal.svg
-
-# The MongoDB backup against FerretDB, in a module of its own: compiling its SQLite takes
-# minutes of two cores.
-ferret:
-	$(GO) -C internal/lab/ferret test -count=1 ./...

@@ -40,8 +40,8 @@ func exit(err error) {
 
 // How many kills a test makes by itself: 50 of each take minutes of CPU.
 const (
-	takeKills    = 12
-	restoreKills = 10
+	takeKills    = 6
+	restoreKills = 6
 )
 
 // moments is how many kills a test makes; TYKUPGRADE_TEST_KILLS asks for more.

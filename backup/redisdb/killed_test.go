@@ -102,7 +102,7 @@ func (k *killCase) serve(ctx context.Context) {
 // or goes back; both end in a whole state, and nothing is left behind.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
-	moments := int64(50)
+	moments := int64(20)
 	if n, err := strconv.ParseInt(os.Getenv("TYKUPGRADE_TEST_KILLS"), 10, 64); err == nil {
 		moments = n
 	}
