@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
@@ -274,6 +275,7 @@ func applyHelper(file string) int {
 // The operator's process is killed while postinst runs. Another one with the
 // same plan attaches to the run, and does nothing twice.
 func TestHostOperatorKilled(t *testing.T) {
+	lab.Long(t) // TestHostCrash is of the same kind
 	t.Parallel()
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
 		debs.TykOptions{Postinst: waiting}))

@@ -217,6 +217,7 @@ func golden(t *testing.T, name, got string) {
 // directory with everything in it and nothing running. The same run is printed as text and as a
 // page.
 func TestFailingGateway(t *testing.T) {
+	lab.Long(t) // .ci/run rehearses a failing gateway as well
 	t.Parallel()
 	needs(t)
 	html := filepath.Join(t.TempDir(), "report.html")

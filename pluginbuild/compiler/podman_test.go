@@ -23,6 +23,7 @@ func TestPodman(t *testing.T) {
 	if os.Getenv(registryAddrEnv) != "" {
 		t.Skip("this is the child")
 	}
+	lab.Long(t) // TestEngine makes the same calls to Docker
 	if os.Geteuid() != 0 {
 		lab.Missing(t, "root rights for a Podman service of its own")
 	}
