@@ -397,7 +397,7 @@ func TestSecrets(t *testing.T) {
 	}
 	got := strings.Join(words("redis://tyk:op%2Ben@h:6379"), "|")
 	if got != "redis://tyk:op%2Ben@h:6379|op+en|op%2Ben|op+en" ||
-		words("https://proxy.golang.org") != nil || len(words("plain")) != 1 {
+		words("https://modules.example.com") != nil || len(words("plain")) != 1 {
 		t.Errorf("words %q", got)
 	}
 }
