@@ -44,7 +44,9 @@ else
 	w=$(mktemp -d "$dir/repack.XXXXXX")
 	chmod 755 "$w"; mkdir -m 755 "$w/DEBIAN"
 	dpkg-query --admindir="$admin" -s "$pkg" | awk '/^[^ \t]/ { skip = /^(Status|Conffiles|Config-Version|Triggers-Pending|Triggers-Awaited):/ } !skip' >"$w/DEBIAN/control"
-	dpkg-query --admindir="$admin" -L "$pkg" | while read -r f; do
+	# Directories have entries below them. Some are links on the host: /lib, where /usr is merged.
+	dpkg-query --admindir="$admin" -L "$pkg" | awk '{ all[NR] = $0; sub(/\/[^\/]*$/, ""); dir[$0] = 1 }
+		END { for (i = 1; i <= NR; i++) if (!(all[i] in dir)) print all[i] }' | while read -r f; do
 		case $f in /?*) if [ -L "$root$f" ] || [ -f "$root$f" ]; then printf '.%s\n' "$f"; fi ;; esac
 	done >"$w/DEBIAN/list"
 	# A pipe hides that its first command failed.

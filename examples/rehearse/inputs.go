@@ -19,7 +19,7 @@ import (
 
 // inputs are the user's own parts, each optional.
 type inputs struct {
-	plugin, manifest, gatewayFrom, gateway, conf, apis, file string
+	plugin, manifest, gatewayFrom, gateway, conf, apis, debs, file string
 
 	current, target string // the .so of both releases, from the file
 	symbol, hook    string // of a new bundle, from the file

@@ -151,8 +151,12 @@ func (i *island) close() {
 	_ = i.cmd.Wait()
 }
 
-// child runs this process as the island if it is one, and says so.
+// child runs this process as the island or a machine if it is one, and says so.
 func child() bool {
+	if len(os.Args) == 1 && os.Args[0] == machineName {
+		firstProcess()
+		return true
+	}
 	if len(os.Args) != 1 || os.Args[0] != islandName {
 		return false
 	}

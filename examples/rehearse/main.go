@@ -28,7 +28,7 @@ what this machine lacks is skipped, with the reason. On two cores it takes a qua
 of a minute, and the first time a minute and a half, because Go compiles everything.`
 
 const notes = `Give your own parts and they take the place of stubs: -plugin, -manifest, -gateway-from,
--gateway, -conf, -apis, or -file with an upgrade.yaml that names them. Your gateways run in a
+-gateway, -conf, -apis, -debs, or -file with an upgrade.yaml that names them. Your gateways run in a
 network namespace whose only interface is loopback, with a Redis of the rehearsal and a
 copy of the configuration in which every address, path and secret is replaced. That
 needs root, or user namespaces.
@@ -53,6 +53,7 @@ type options struct {
 	verbose     bool
 	report      string // file of the HTML page
 	given       inputs
+	debs        []debPair // of -debs
 	stdout, err io.Writer
 }
 
@@ -95,6 +96,8 @@ func command() cli.Command {
 				"it is changed and used")
 			f.StringVar(&o.given.apis, "apis", "", "a `directory` of your API definitions, as app_path "+
 				"has them; copies are used")
+			f.StringVar(&o.given.debs, "debs", "", "a `directory` with the present and the new .deb of your "+
+				"packages; they are installed with their own scripts in a root of their own (as root)")
 			f.StringVar(&o.given.file, "file", "", "an `upgrade.yaml`: versions, plugin and bundle are "+
 				"taken from it")
 		},
@@ -102,7 +105,7 @@ func command() cli.Command {
 		Run: func(ctx context.Context, c *cli.Call) error {
 			o := o // several calls of one command do not share what is filled in
 			o.stdout, o.err = c.Out, c.Err
-			if err := o.fill(c, from, to); err != nil {
+			if err := o.fill(ctx, c, from, to); err != nil {
 				return err
 			}
 			return perform(ctx, c, o)
@@ -132,13 +135,13 @@ func perform(ctx context.Context, c *cli.Call, o options) error {
 }
 
 // fill checks the flags and everything that they name, before anything is made.
-func (o *options) fill(c *cli.Call, from, to string) error {
+func (o *options) fill(ctx context.Context, c *cli.Call, from, to string) error {
 	if o.fail != "" && o.fail != "gateway" {
 		return cli.Wrong("invalid -fail %q: want gateway", o.fail)
 	}
 	if o.fleet {
 		for _, name := range []string{"plugin", "manifest", "gateway-from", "gateway", "conf", "apis",
-			"file"} {
+			"debs", "file"} {
 			if c.Given[name] {
 				return cli.Wrong("-%s does not go with -fleet, whose hosts run stubs", name)
 			}
@@ -146,6 +149,12 @@ func (o *options) fill(c *cli.Call, from, to string) error {
 	}
 	if o.given.file != "" {
 		if err := o.given.readFile(&from, &to); err != nil {
+			return cli.Exit(cli.Usage, err)
+		}
+	}
+	if o.given.debs != "" {
+		var err error
+		if o.debs, err = o.given.readDebs(ctx, &from, &to); err != nil {
 			return cli.Exit(cli.Usage, err)
 		}
 	}

@@ -28,6 +28,7 @@ type rehearsal struct {
 	island   *island
 	isolated bool // it has a network of its own
 
+	own      *own // nil: no packages of the user
 	plugin   pluginState
 	stack    *stack
 	store    stores
@@ -125,6 +126,12 @@ func (r *rehearsal) story(ctx context.Context) error {
 		{"publish bundle", r.switchStep(stepPublish)},
 		{"gateway switched", r.switchStep(stepNext)},
 		{"gateway back", r.switchStep(stepBack)},
+	}
+	if r.o.given.debs != "" {
+		steps = append(steps, step{"your packages", r.debsToday}, step{"your packages upgraded",
+			r.debsNext}, step{"your packages reverted", r.debsBack})
+	}
+	steps = append(steps, []step{
 		{"redis", r.startRedis},
 		{"mongodb", r.startMongo},
 		{"install " + r.o.from.String(), r.installOld},
@@ -132,7 +139,7 @@ func (r *rehearsal) story(ctx context.Context) error {
 		{"backup", r.takeBackup},
 		{"apt update, plan", r.planPackages},
 		{"upgrade dashboard", r.upgrade("dashboard")},
-	}
+	}...)
 	if r.o.fail == "" {
 		steps = append(steps, step{"upgrade gateway", r.upgrade("gateway")}, step{"upgrade pump",
 			r.upgrade("pump")}, step{"health gate", r.gateAll})

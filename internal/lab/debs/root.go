@@ -20,9 +20,14 @@ func NewRoot(dir string, repos ...*Repo) (*Root, error) {
 		"etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/sources.list.d", "etc/apt/trusted.gpg.d",
 		"var/lib/dpkg/updates", "var/lib/dpkg/info", "var/lib/dpkg/triggers", "var/lib/dpkg/parts",
 		"var/lib/apt/lists/partial", "var/lib/apt/periodic", "var/cache/apt/archives/partial",
-		"var/log/apt", "tmp",
+		"var/log/apt", "tmp", "usr/bin", "usr/sbin", "usr/lib",
 	} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range []string{"bin", "sbin", "lib"} { // /usr is merged, as on Debian since 12
+		if err := os.Symlink("usr/"+d, filepath.Join(dir, d)); err != nil {
 			return nil, err
 		}
 	}
