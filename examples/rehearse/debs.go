@@ -273,7 +273,7 @@ func (r *rehearsal) debsNext(ctx context.Context, s *Step) error {
 	return nil
 }
 
-// debsBack reverts the upgrade, and compares every file with what was there before.
+// debsBack reverts the upgrade, and compares every file with its state before the upgrade.
 func (r *rehearsal) debsBack(ctx context.Context, s *Step) error {
 	if r.own == nil {
 		s.skip("your packages are not installed")
