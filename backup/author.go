@@ -1,41 +1,76 @@
 package backup
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 )
 
-// checkAuthor refuses a set that somebody else could have made or changed.
-func checkAuthor(dir string) error {
-	for p := dir; ; p = filepath.Dir(p) {
-		info, err := os.Lstat(p)
-		if err != nil {
-			return &Error{Op: "restore", Object: dir, Err: err}
+// checkAuthor refuses a set that somebody else could have made, or could change while it is
+// read: each directory above it, and everything in it.
+func checkAuthor(op, dir string) error {
+	refuse := func(err error) error {
+		e := &Error{Op: op, Object: dir, Err: err}
+		if errors.Is(err, errOthers) {
+			e.Kind = ErrUnsafe
+			e.Next = "check who made the set, then copy it into a directory that only you can write"
 		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if err := ownAlone(info, st); err != nil {
-			return &Error{Op: "restore", Object: dir, Kind: ErrUnsafe, Err: fmt.Errorf("%s %w", p, err),
-				Next: "check who made the set, then copy it into a directory that only you can write"}
-		}
-		if p == filepath.Dir(p) {
-			return nil
-		}
+		return e
 	}
+	if err := ownAbove(dir); err != nil {
+		return refuse(err)
+	}
+	return filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = d.Info()
+		}
+		if err == nil && d.Type() != fs.ModeSymlink {
+			err = ownAlone(p, info, false)
+		}
+		if err != nil {
+			return refuse(err)
+		}
+		return nil
+	})
 }
 
-func ownAlone(info os.FileInfo, st *syscall.Stat_t) error {
-	if uid := int(st.Uid); uid != 0 && uid != os.Geteuid() {
-		return fmt.Errorf("belongs to user %d", uid)
+// ownAbove looks at each directory above an absolute path without links.
+func ownAbove(path string) error {
+	for p := path; p != filepath.Dir(p); {
+		p = filepath.Dir(p)
+		info, err := os.Lstat(p)
+		if err == nil {
+			err = ownAlone(p, info, true)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errOthers = errors.New("others could change it")
+
+// ownAlone refuses what another user owns or can write to. In a sticky directory others can
+// add names, and not change ours: sticky says that this suffices.
+func ownAlone(path string, info os.FileInfo, sticky bool) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s has no owner that this system tells: %w", path, errOthers)
+	}
+	uid, me := int(st.Uid), os.Geteuid()
+	if uid != 0 && uid != me {
+		return fmt.Errorf("%s belongs to user %d: %w", path, uid, errOthers)
 	}
 	// A group of this user's own, as Debian makes one for each user, is no other.
-	group := info.Mode().Perm()&0o020 != 0 && st.Gid != 0 && int(st.Gid) != os.Getegid()
-	if (group || info.Mode().Perm()&0o002 != 0) && info.Mode()&os.ModeSticky == 0 {
-		return fmt.Errorf("is writable by other users (mode %v)", info.Mode().Perm())
+	group := st.Gid != 0 && (int(st.Gid) != os.Getegid() || int(st.Gid) != me)
+	perm := info.Mode().Perm()
+	if (perm&0o020 != 0 && group || perm&0o002 != 0) && !(sticky && info.Mode()&os.ModeSticky != 0) {
+		return fmt.Errorf("%s has mode %v: %w", path, perm, errOthers)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/backup/redisdb"
+	"example.com/tykupgrade/internal/lab"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
 
@@ -24,7 +25,7 @@ func TestKilledHelper(t *testing.T) {
 
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	backuptest.Kill(t, "TestKilledHelper", 50, "BACKUP_TEST_ROOT="+tykHost(t))
+	backuptest.Kill(t, "TestKilledHelper", lab.Kills(10), "BACKUP_TEST_ROOT="+tykHost(t))
 }
 
 func TestDamaged(t *testing.T) {

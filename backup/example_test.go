@@ -171,7 +171,7 @@ func ExampleSet_Export() {
 		log.Fatal(err)
 	}
 	again, err := backup.Import(ctx, filepath.Join(filepath.Dir(set.Dir), "elsewhere"),
-		bytes.NewReader(data), identity)
+		bytes.NewReader(data), backup.ImportOptions{Identities: []age.Identity{identity}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -185,7 +185,8 @@ func ExampleImport() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	_, err = backup.Import(context.Background(), dir, bytes.NewReader([]byte("not an export")))
+	_, err = backup.Import(context.Background(), dir, bytes.NewReader([]byte("not an export")),
+		backup.ImportOptions{})
 	fmt.Println(errors.Is(err, backup.ErrNotASet))
 	// Output: true
 }

@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -20,15 +21,23 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Import unpacks what [Set.Export] wrote into a new set below dir. With
-// identities it takes an encrypted export only, and refuses any other with
-// [ErrUnsafe]. As with [Take] the set is verified up to [LevelStructure] before it
-// gets its name, and nothing is left otherwise.
+// ImportOptions changes which exports are taken. The zero value takes any that is not
+// encrypted.
+type ImportOptions struct {
+	// to decrypt with; an export that is not encrypted is then refused with [ErrUnsafe]
+	Identities []age.Identity
+	AllowPlain bool // with Identities: takes an export that is not encrypted, too
+	// refuses a set that none of these keys signed: see [Set.VerifySignature]
+	RequireSignature []crypto.PublicKey
+}
+
+// Import unpacks what [Set.Export] wrote into a new set below dir. As with [Take] the set
+// is verified up to [LevelStructure] before it gets its name, and nothing is left
+// otherwise.
 //
 // Encryption with age keeps an export secret. It does not tell who made it, since
-// anybody who has the recipient can encrypt: [Set.VerifySignature] does.
-func Import(ctx context.Context, dir string, r io.Reader,
-	identities ...age.Identity) (*Set, error) {
+// anybody who has the recipient can encrypt: a signature does.
+func Import(ctx context.Context, dir string, r io.Reader, o ImportOptions) (*Set, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, step.Fail("import into", dir, err)
@@ -47,16 +56,15 @@ func Import(ctx context.Context, dir string, r io.Reader,
 	if err := sweep(dir); err != nil {
 		return nil, step.Fail("remove leftovers in", dir, err)
 	}
-	set, err := unpack(ctx, dir, r, identities)
+	set, err := unpack(ctx, dir, r, o)
 	if err != nil {
 		return nil, step.Fail("import into", dir, err)
 	}
 	return set, nil
 }
 
-func unpack(ctx context.Context, dir string, r io.Reader,
-	identities []age.Identity) (_ *Set, err error) {
-	in, closeIn, err := unpacker(&step.ReadMeter{Ctx: ctx, R: r}, identities)
+func unpack(ctx context.Context, dir string, r io.Reader, o ImportOptions) (_ *Set, err error) {
+	in, closeIn, err := unpacker(&step.ReadMeter{Ctx: ctx, R: r}, o)
 	if err != nil {
 		return nil, err
 	}
@@ -92,26 +100,35 @@ func unpack(ctx context.Context, dir string, r io.Reader,
 	if _, err := io.Copy(io.Discard, in); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
+	if len(o.RequireSignature) > 0 {
+		set, err := open(partial)
+		if err == nil {
+			err = set.VerifySignature(o.RequireSignature...)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	return publish(ctx, dir, m.ID, func(Event) {})
 }
 
 // unpacker recognises what the archive is wrapped in by its first bytes.
-func unpacker(r io.Reader, identities []age.Identity) (io.Reader, func(), error) {
+func unpacker(r io.Reader, o ImportOptions) (io.Reader, func(), error) {
 	b := bufio.NewReader(r)
 	const ageIntro = "age-encryption.org/"
 	if head, _ := b.Peek(len(ageIntro)); string(head) == ageIntro {
-		if len(identities) == 0 {
+		if len(o.Identities) == 0 {
 			return nil, nil, errors.New("the export is encrypted with age; give an identity")
 		}
-		plain, err := age.Decrypt(b, identities...)
+		plain, err := age.Decrypt(b, o.Identities...)
 		if err != nil {
 			return nil, nil, err
 		}
 		b = bufio.NewReader(plain)
-	} else if len(identities) > 0 && len(head) > 0 {
+	} else if len(o.Identities) > 0 && !o.AllowPlain && len(head) > 0 {
 		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrUnsafe,
 			Err:  errors.New("it is not encrypted, though an identity is given"),
-			Next: "check who made it, then import it without an identity"}
+			Next: "check who made it, then set AllowPlain"}
 	}
 	if head, _ := b.Peek(4); !bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
 		return nil, nil, fmt.Errorf("%w: neither a .tar.zst nor a .tar.zst.age of this package",

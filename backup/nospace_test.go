@@ -62,7 +62,7 @@ func TestDiskFills(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer in.Close()
-		_, err = backup.Import(t.Context(), sets, in)
+		_, err = backup.Import(t.Context(), sets, in, backup.ImportOptions{})
 		check(t, "import", sets, err)
 
 		err = whole.Export(t.Context(), filepath.Join(dir, "set.tar.zst"), backup.ExportOptions{})

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -249,5 +250,9 @@ func readBounded(path string) ([]byte, error) {
 	if info.Size() > maxManifest {
 		return nil, fmt.Errorf("%s: %d bytes are too many for a manifest", path, info.Size())
 	}
-	return os.ReadFile(path)
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err == nil && len(data) > maxManifest {
+		err = fmt.Errorf("%s: it grows beyond what a manifest has", path)
+	}
+	return data, err
 }

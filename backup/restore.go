@@ -59,9 +59,10 @@ const (
 	StateUndone       State = "undone"        // restored, then the previous state was put back
 )
 
-// Restore refuses with [ErrUnsafe] a set that another user could have made or
-// changed: the set's directory and each above it must belong to root or to this
-// user, and be writable by nobody else, or be sticky as /tmp is.
+// Restore refuses with [ErrUnsafe] a set that another user could have made or could
+// change. Everything in the set and each directory above it must belong to root or to
+// this user, and be writable by nobody else. A directory above the set may be sticky as
+// /tmp is.
 //
 // Restore verifies the set up to [LevelStructure] and lets every restorer plan.
 // When none refuses, it restores one component after the other and compares each
@@ -77,7 +78,7 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 	if err != nil {
 		return report, step.Fail("restore", s.Dir, err)
 	}
-	if err := checkAuthor(s.Dir); err != nil {
+	if err := checkAuthor("restore", s.Dir); err != nil {
 		return report, err
 	}
 	release, err := s.hold()
@@ -220,8 +221,12 @@ func (r *setRestore) undo(ctx context.Context, components []ComponentReport) err
 // Undo puts back what a restore with [RestoreOptions].Keep, or one that was
 // killed, replaced: of each restorer that is an [Undoer], last component first.
 // The restorers are built as for the restore. Undo goes on after an error and
-// returns all of them; it may be called again.
+// returns all of them; it may be called again. It refuses the sets that Restore refuses
+// with [ErrUnsafe].
 func (s *Set) Undo(ctx context.Context, to ...Restorer) error {
+	if err := checkAuthor("undo the restore of", s.Dir); err != nil {
+		return err
+	}
 	return s.each("undo the restore of", true, to, func(r Restorer, st *Stored) error {
 		if u, ok := r.(Undoer); ok {
 			return u.Undo(ctx, st)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/internal/lab"
 )
 
@@ -205,11 +206,27 @@ func TestSignatureTravels(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	again, err := backup.Import(t.Context(), t.TempDir(), in)
+	again, err := backup.Import(t.Context(), t.TempDir(), in,
+		backup.ImportOptions{RequireSignature: []crypto.PublicKey{key.Public()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := again.VerifySignature(key.Public()); err != nil {
 		t.Error(err)
+	}
+	// One that somebody else signed is not taken, and nothing of it is left.
+	_, stranger, _ := ed25519.GenerateKey(rand.Reader)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if _, err := backup.Import(t.Context(), dir, bytes.NewReader(data),
+		backup.ImportOptions{RequireSignature: []crypto.PublicKey{stranger.Public()}}); !errors.Is(err,
+		backup.ErrUnsafe) {
+		t.Errorf("a stranger's key: %v", err)
+	}
+	if left := backuptest.Leftovers(t, dir); len(left) > 0 {
+		t.Errorf("left %v", left)
 	}
 }

@@ -137,7 +137,7 @@ func publish(ctx context.Context, dir, id string, progress func(Event)) (*Set, e
 	if err := set.Verify(ctx, VerifyOptions{Progress: progress}); err != nil {
 		return nil, err
 	}
-	if err := syncTree(partial); err != nil {
+	if err := syncTree(ctx, partial); err != nil {
 		return nil, step.Fail("sync", partial, err)
 	}
 	if err := step.Ended(ctx); err != nil {
@@ -317,12 +317,32 @@ func sweep(dir string) error {
 	return nil
 }
 
-// syncTree makes everything below dir durable with one call: a set has many
-// files, and none counts before the set has its name.
-func syncTree(dir string) error {
-	d, err := os.Open(dir)
+// syncEach is how many files are made durable one by one. Syncfs is one call for any number,
+// and waits for what others wrote to the same file system.
+const syncEach = 64
+
+// syncTree makes everything below dir durable: none of it counts before the set has its name.
+func syncTree(ctx context.Context, dir string) error {
+	var paths []string
+	err := filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
+		paths = append(paths, p)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
+	if len(paths) > syncEach {
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
+	}
+	return step.Together(ctx, len(paths), func(_ context.Context, i int) error {
+		f, err := os.Open(paths[i])
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Sync(), f.Close())
+	})
 }

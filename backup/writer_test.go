@@ -149,7 +149,8 @@ func TestKilledExport(t *testing.T) {
 			t.Errorf("%d temporary files: the run did not remove what the one before left", n)
 		}
 		if data, err := os.Open(path); err == nil {
-			if _, err := backup.Import(t.Context(), t.TempDir(), data); err != nil {
+			if _, err := backup.Import(t.Context(), t.TempDir(), data,
+				backup.ImportOptions{}); err != nil {
 				t.Errorf("the export is not whole: %v", err)
 			}
 			_ = data.Close()

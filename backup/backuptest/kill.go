@@ -44,7 +44,7 @@ func Kill(t *testing.T, helper string, n int, env ...string) {
 	// More than n only where none of them hit a set that was being built.
 	for i := 0; i < n || (leftovers == 0 && i < 10*n); i++ {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+helper+"$")
-		cmd.Env = append(append(os.Environ(), killEnv+"="+dir), env...)
+		cmd.Env = append(append(os.Environ(), killEnv+"="+dir, "GORACE=atexit_sleep_ms=0"), env...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		out, err := cmd.StdoutPipe()
 		if err != nil {

@@ -85,14 +85,15 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 			t.Fatal(err)
 		}
 		in := t.TempDir()
-		var ids []age.Identity
-		if len(o.Recipients) > 0 {
-			ids = append(ids, id)
-		} else if _, err := backup.Import(t.Context(), t.TempDir(), bytes.NewReader(data),
-			id); !errors.Is(err, backup.ErrUnsafe) {
-			t.Errorf("an export that is not encrypted, with an identity: %v", err)
+		with := backup.ImportOptions{Identities: []age.Identity{id}}
+		if len(o.Recipients) == 0 {
+			if _, err := backup.Import(t.Context(), t.TempDir(), bytes.NewReader(data),
+				with); !errors.Is(err, backup.ErrUnsafe) {
+				t.Errorf("an export that is not encrypted, with an identity: %v", err)
+			}
+			with.AllowPlain = true
 		}
-		again, err := backup.Import(t.Context(), in, bytes.NewReader(data), ids...)
+		again, err := backup.Import(t.Context(), in, bytes.NewReader(data), with)
 		if err != nil || again.ID != set.ID {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -104,7 +105,7 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 				broken = broken[:at]
 			}
 			in := t.TempDir()
-			if s, err := backup.Import(t.Context(), in, bytes.NewReader(broken), ids...); err == nil &&
+			if s, err := backup.Import(t.Context(), in, bytes.NewReader(broken), with); err == nil &&
 				!sameSet(s, set) {
 				t.Errorf("%s: a damaged export became another set", name)
 			} else if err != nil && len(Leftovers(t, in)) > 0 {

@@ -39,8 +39,8 @@ func TestSetsAreLeftAlone(t *testing.T) {
 		backup.ExportOptions{}); err == nil {
 		t.Error("exported into the set")
 	}
-	if _, err := backup.Import(t.Context(), inside, strings.NewReader("")); err == nil ||
-		!strings.Contains(err.Error(), "is a set") {
+	if _, err := backup.Import(t.Context(), inside, strings.NewReader(""),
+		backup.ImportOptions{}); err == nil || !strings.Contains(err.Error(), "is a set") {
 		t.Errorf("import: %v", err)
 	}
 	for i, d := range []string{root, dir} {

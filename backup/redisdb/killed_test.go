@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +21,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/redisdb"
+	"example.com/tykupgrade/internal/lab"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
 
@@ -102,10 +102,7 @@ func (k *killCase) serve(ctx context.Context) {
 // or goes back; both end in a whole state, and nothing is left behind.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
-	moments := int64(20)
-	if n, err := strconv.ParseInt(os.Getenv("TYKUPGRADE_TEST_KILLS"), 10, 64); err == nil {
-		moments = n
-	}
+	moments := int64(lab.Kills(6))
 	source := redislab.Start(t)
 	source.Do("DEBUG", "POPULATE", 5000, "filler", 20)
 	source.Do("HSET", "hash", "f", "v")
@@ -119,15 +116,14 @@ func TestKilledRestore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			t.Cleanup(func() { t.Logf("killed %d times: %v", moments, phases.seen) })
-			for worker := range 2 { // one waits for a disk while the other computes
+			for worker := range min(2, (moments+7)/8) { // one waits for a disk while the other computes
 				t.Run(fmt.Sprint(worker), func(t *testing.T) {
 					t.Parallel()
 					k := newKillCase(t, set, off)
 					k.whole(t)
-					random := rand.New(rand.NewPCG(1, uint64(worker)))
 					for i := next.Add(1); i <= moments && !t.Failed(); i = next.Add(1) {
 						k.early = i%16 == 0
-						k.moment(t, time.Duration(random.Int64N(int64(k.span))), i%2 == 0, &phases)
+						k.moment(t, rand.N(k.span), i%2 == 0, &phases)
 					}
 				})
 			}
@@ -183,7 +179,7 @@ func (k *killCase) run(t *testing.T, after time.Duration) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledHelper$")
-	cmd.Env = append(os.Environ(), killEnv+"="+string(env))
+	cmd.Env = append(os.Environ(), killEnv+"="+string(env), "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -201,11 +201,14 @@ func openRescue(ctx context.Context, j *journal) (*backup.Stored, Details, error
 // write empties the target if it held something, and writes the set.
 func (r *Live) write(ctx context.Context, state *stateDir, j *journal, t *target, s *backup.Stored,
 	count func(int)) error {
-	if j.Phase == phaseEmptying || j.Phase == phaseSaving && t.holds {
+	if fresh := j.Phase == phaseSaving; j.Phase == phaseEmptying || fresh && t.holds {
 		if err := state.next(ctx, j, phaseEmptying); err != nil {
 			return err
 		}
 		if err := t.topo.flush(ctx, true); err != nil {
+			if fresh && errors.Is(err, errKept) { // there is nothing to put back
+				err = errors.Join(err, state.next(ctx, j, phaseSaving))
+			}
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package redisdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"example.com/tykupgrade/backup"
@@ -106,9 +107,12 @@ func (r *Live) Accept(ctx context.Context, s *backup.Stored) error {
 	return state.remove()
 }
 
-// flush empties every node.
+// errKept says that the servers hold all that they held.
+var errKept = errors.New("nothing was removed")
+
+// flush empties every node. The error matches errKept if the first one refused.
 func (t *topology) flush(ctx context.Context, functions bool) error {
-	for _, n := range t.nodes {
+	for i, n := range t.nodes {
 		c, err := n.open(ctx, 0)
 		if err != nil {
 			return err
@@ -116,6 +120,9 @@ func (t *topology) flush(ctx context.Context, functions bool) error {
 		c.idle = slowLimit
 		_, err = c.command("FLUSHALL")
 		c.close()
+		if err != nil && i == 0 && isReply(err) {
+			err = fmt.Errorf("%w (%w)", err, errKept)
+		}
 		if err != nil {
 			return serverError("empty", n.object(), ctxFirst(ctx, err))
 		}

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"example.com/tykupgrade/backup"
 )
 
-// mayRun asks whether the user may run commands, without running them: they are
-// queued in a transaction that is discarded. Servers check permissions when they
-// queue (Redis 6.0 and newer, which are those that have users).
+// mayRun asks whether the user may run commands, and whether the server would take them,
+// without running them: they are queued in a transaction that is discarded. Servers check
+// both when they queue: permissions from Redis 6.0 on, which is the first with users.
 func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 	c, err := n.open(ctx, 0)
 	if err != nil {
@@ -41,6 +42,8 @@ func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 			return fail(args, err)
 		case denied(err) && refused == nil:
 			refused = fail(args, err)
+		case noWrites(err) && refused == nil:
+			refused = refuse(n, ErrCannotHold, "repair the server first", "it refuses %s: %w", args[0], err)
 		}
 	}
 	// The connection is closed in any case, which discards as well.
@@ -48,6 +51,18 @@ func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 		return fail([]string{"DISCARD"}, err)
 	}
 	return refused
+}
+
+// noWrites is the answer of a server that takes no writes now, whoever asks: its last save
+// failed, too few replicas are connected, it is a replica, its cluster is down (seen in
+// Redis 7.0).
+func noWrites(err error) bool {
+	for _, code := range []string{"MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN"} {
+		if strings.HasPrefix(strings.TrimPrefix(err.Error(), "-"), code+" ") {
+			return true
+		}
+	}
+	return false
 }
 
 // needed lists what a restore into n runs: there and, after a failure, back.

@@ -1,8 +1,11 @@
 package redisdb_test
 
 import (
+	"bytes"
 	"errors"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -53,6 +56,55 @@ func TestLiveMissingPermission(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server that takes no writes is refused by Plan. If it begins to refuse them later,
+// nothing has been removed and nothing is left to put back.
+func TestLiveNoWrites(t *testing.T) {
+	t.Parallel()
+	_, set := filled(t)
+	target := redislab.Start(t)
+	target.Do("SET", "mine", "1")
+	replicas := func(n int) { target.Do("CONFIG", "SET", "min-replicas-to-write", n) }
+	replicas(1)
+	r := &redisdb.Live{Client: target.Client(), Replace: true, StateDir: t.TempDir()}
+	for _, dry := range []bool{true, false} {
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: dry}, r)
+		if !errors.Is(err, redisdb.ErrCannotHold) || !strings.Contains(err.Error(), "NOREPLICAS") {
+			t.Errorf("dry run %v: %v", dry, err)
+		}
+	}
+	replicas(0)
+	r.Client = dialer(t, target, func(raw net.Conn) net.Conn {
+		return before{raw, func(p []byte) {
+			journal, _ := os.ReadFile(filepath.Join(r.StateDir, "redis.restore.json"))
+			if bytes.Contains(p, []byte("FLUSHALL")) && bytes.Contains(journal, []byte("emptying")) {
+				replicas(1)
+			}
+		}}
+	})
+	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
+	if err == nil || !strings.Contains(err.Error(), "nothing was removed") ||
+		strings.Contains(err.Error(), "rollback failed") {
+		t.Errorf("%v", err)
+	}
+	if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
+		t.Error("what was there is gone")
+	}
+	if _, err := os.Stat(filepath.Join(r.StateDir, "redis.restore.json")); err == nil {
+		t.Error("a journal is left")
+	}
+}
+
+// before lets something happen before each write.
+type before struct {
+	net.Conn
+	f func([]byte)
+}
+
+func (c before) Write(p []byte) (int, error) {
+	c.f(p)
+	return c.Conn.Write(p)
 }
 
 // Where PSYNC is forbidden, the rescue is read as the set was.

@@ -3,6 +3,7 @@ package redisdb_test
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +44,10 @@ func TestTargetCannotHold(t *testing.T) {
 	t.Parallel()
 	const v7, key = "REDIS0010", "\x00\x03key\x05value"
 	large := "\x00\x03big" + "\x80\x00\x60\x00\x00" + strings.Repeat("x", 6<<20)
+	// LZF: one x, then 264 bytes by each reference to the byte before.
+	packed := "\x00x" + strings.Repeat("\xe0\xff\x00", 24_000)
+	small := "\x00\x03big\xc3\x80" + string(binary.BigEndian.AppendUint32(nil, uint32(len(packed)))) +
+		"\x80" + string(binary.BigEndian.AppendUint32(nil, 1+264*24_000)) + packed
 	for name, c := range map[string]struct {
 		head, body, args string
 		kind             error
@@ -53,9 +58,10 @@ func TestTargetCannotHold(t *testing.T) {
 			redisdb.ErrCannotHold, "ReJSON-RL"},
 		"module data": {v7, "\xf7" + moduleID("ft_index0") + "\x02\x01\x02\x05\x00\xfe\x00" + key, "",
 			nil, "ft_index0"},
-		"maxmemory": {v7, "\xfe\x00" + large, "4mb", redisdb.ErrCannotHold, "maxmemory"},
-		"newer":     {"REDIS0012", "\xfe\x00" + key, "", backup.ErrTooNew, "version 12"},
-		"valkey":    {"VALKEY080", "\xfe\x00" + key, "", backup.ErrTooNew, "version 80"},
+		"maxmemory":  {v7, "\xfe\x00" + large, "4mb", redisdb.ErrCannotHold, "maxmemory"},
+		"compressed": {v7, "\xfe\x00" + small, "4mb", redisdb.ErrCannotHold, "maxmemory"},
+		"newer":      {"REDIS0012", "\xfe\x00" + key, "", backup.ErrTooNew, "version 12"},
+		"valkey":     {"VALKEY080", "\xfe\x00" + key, "", backup.ErrTooNew, "version 80"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -128,6 +134,28 @@ func TestEmptyCollections(t *testing.T) {
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Offline{
 		Servers: []redisdb.Server{offline(other)}, StateDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A key that expired in 1970 or before, as a file can have it, has expired and harms nobody.
+func TestPastExpiry(t *testing.T) {
+	t.Parallel()
+	gone := func(ms int64) string {
+		return "\xfc" + string(binary.LittleEndian.AppendUint64(nil, uint64(ms)))
+	}
+	set := setOf(t, "REDIS0010", "\xfe\x00"+gone(-5000)+"\x00\x01a\x01v"+gone(0)+"\x00\x01b\x01v"+
+		gone(-1)+"\x00\x01c\x01v"+"\xfd\x00\x00\x00\x80\x00\x01d\x01v")
+	target, other := redislab.Start(t), redislab.Start(t)
+	for s, r := range map[*redislab.Server]backup.Restorer{
+		target: &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()},
+		other:  &redisdb.Offline{Servers: []redisdb.Server{offline(other)}, StateDir: t.TempDir()},
+	} {
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {
+			t.Errorf("%T: %v", r, err)
+		}
+		if keys := s.Do("KEYS", "*"); fmt.Sprint(keys) != "[c]" { // its expiry is the value for none
+			t.Errorf("%T: keys %v", r, keys)
+		}
 	}
 }
 

@@ -162,9 +162,9 @@ func checkModules(ctx context.Context, n *node, info serverInfo, d Details) erro
 func checkMemory(nodes []*node, infos []serverInfo, d Details) error {
 	var need, room int64
 	for _, from := range d.Nodes {
-		// What it took in the server it came from. The file is about half of
-		// that, and never much more.
-		need += max(from.Memory, from.RDB.Size)
+		// What it took in the server it came from. Without compression the file is about
+		// half of that, and never much more.
+		need += max(from.Memory, from.RDB.Size+from.RDB.Expands)
 	}
 	for _, info := range infos {
 		limit := info.int("maxmemory")

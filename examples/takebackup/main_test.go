@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/examples/internal/cli"
+	"example.com/tykupgrade/internal/lab"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
 
@@ -238,8 +240,74 @@ func TestExportImport(t *testing.T) {
 	}
 	c.run(0, "import", "-dir", filepath.Join(tmp, "other"), "-identity", key, file)
 	c.run(0, "verify", "-dir", filepath.Join(tmp, "other"), "latest")
-	c.run(0, "export", "-dir", dir, "latest", filepath.Join(tmp, "plain.tar.zst"))
-	c.run(0, "import", "-dir", filepath.Join(tmp, "third"), filepath.Join(tmp, "plain.tar.zst"))
+	plain, third := filepath.Join(tmp, "plain.tar.zst"), filepath.Join(tmp, "third")
+	c.run(2, "export", "-require-encrypted", "-dir", dir, "latest", plain)
+	c.run(0, "export", "-dir", dir, "latest", plain)
+	c.run(2, "import", "-dir", third, "-require-encrypted", plain)
+	c.run(2, "import", "-dir", third, "-allow-plain", plain)
+	if _, msg := c.run(1, "import", "-dir", third, "-identity", key, plain); !strings.Contains(msg,
+		"not encrypted") || !strings.Contains(msg, "-allow-plain") {
+		t.Error(msg)
+	}
+	c.run(0, "import", "-dir", third, "-identity", key, "-allow-plain", plain)
+	c.run(1, "import", "-dir", t.TempDir(), "-identity", plain, file)
+}
+
+// A set is signed with a key of ssh-keygen, and a set that another key or nobody signed is
+// refused by every verb that is told to require a signature.
+func TestSigned(t *testing.T) {
+	t.Parallel()
+	keygen := lab.Program(t, "ssh-keygen", "openssh-client")
+	c := cmd{t: t}
+	root, dir, tmp := host(t), t.TempDir(), t.TempDir()
+	for _, name := range []string{"ours", "theirs"} {
+		if out, err := exec.CommandContext(t.Context(), keygen, "-q", "-t", "ed25519", "-N", "", "-f",
+			filepath.Join(tmp, name)).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	ours, theirs := filepath.Join(tmp, "ours"), filepath.Join(tmp, "theirs.pub")
+	config := []string{"-dir", dir, "-config", "-root", root}
+	with := func(args ...string) []string { return append(args, config...) }
+	c.run(1, with("take", "-sign", theirs)...) // a public key
+	if err := os.Chmod(ours, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, msg := c.run(1, with("take", "-sign", ours)...); !strings.Contains(msg, "others may read") {
+		t.Error(msg)
+	}
+	if sets, _ := backup.List(dir); len(sets) > 0 {
+		t.Errorf("%d sets are left", len(sets))
+	}
+	if err := os.Chmod(ours, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.run(0, with("take", "-sign", ours)...)
+	file := filepath.Join(tmp, "set.tar.zst")
+	c.run(0, "export", "-dir", dir, "latest", file)
+	conf := filepath.Join(root, "opt/tyk-gateway/tyk.conf")
+	if err := os.WriteFile(conf, []byte("broken"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	for key, code := range map[string]int{theirs: 1, ours + ".pub": 0} {
+		c.run(code, "verify", "-dir", dir, "-require-signature", key, "latest")
+		in := filepath.Join(tmp, fmt.Sprint("in", code))
+		c.run(code, "import", "-dir", in, "-require-signature", key, file)
+		if sets, _ := backup.List(in); len(sets) != 1-code {
+			t.Errorf("%d sets imported", len(sets))
+		}
+	}
+	_, msg := c.run(5, with("restore", "-require-signature", theirs, "latest")...)
+	if !strings.Contains(msg, "signed it") {
+		t.Error(msg)
+	}
+	if data, _ := os.ReadFile(conf); string(data) != "broken" {
+		t.Errorf("tyk.conf is %q", data)
+	}
+	c.run(0, with("restore", "-require-signature", ours+".pub", "latest")...)
+	if data, _ := os.ReadFile(conf); string(data) != "{}" {
+		t.Errorf("tyk.conf is %q", data)
+	}
 }
 
 func TestRedis(t *testing.T) {
@@ -248,7 +316,7 @@ func TestRedis(t *testing.T) {
 	s.Fill()
 	dir := t.TempDir()
 	uri := "redis://:sesame@" + s.Addr + "/0"
-	c := cmd{t: t, env: map[string]string{redisEnv: uri}}
+	c := cmd{t: t, env: map[string]string{"TAKEBACKUP_REDIS_URI": uri}}
 	c.run(0, "take", "-dir", dir, "-redis", "-config", "-root", host(t))
 	if out, _ := c.run(0, "verify", "-dir", dir, "latest"); strings.Contains(out, "sesame") {
 		t.Error(out)
@@ -273,7 +341,7 @@ func TestRedis(t *testing.T) {
 		s.Do("GET", "string") != "value" {
 		t.Error(out)
 	}
-	c.env = map[string]string{redisEnv: "redis://:wrong@" + s.Addr}
+	c.env = map[string]string{"TAKEBACKUP_REDIS_URI": "redis://:wrong@" + s.Addr}
 	v := c.json(1, "take", "-dir", dir, "-redis")
 	if msg := v["error"].(string); strings.Contains(msg, "wrong@") || strings.Contains(msg,
 		":wrong") || v["hint"] != "check user and password" {
@@ -287,8 +355,8 @@ func TestRedisThereAndBack(t *testing.T) {
 	source, target := redislab.Start(t, "--rename-command", "PSYNC", "sync-4711"), redislab.Start(t)
 	source.Fill()
 	dir := t.TempDir()
-	from := cmd{t: t, env: map[string]string{redisEnv: "redis://" + source.Addr}}
-	to := cmd{t: t, env: map[string]string{redisEnv: "redis://" + target.Addr}}
+	from := cmd{t: t, env: map[string]string{"TAKEBACKUP_REDIS_URI": "redis://" + source.Addr}}
+	to := cmd{t: t, env: map[string]string{"TAKEBACKUP_REDIS_URI": "redis://" + target.Addr}}
 	if _, msg := from.run(1, "take", "-dir", dir, "-redis"); !strings.Contains(msg, "-redis-command") {
 		t.Error(msg)
 	}

@@ -41,7 +41,8 @@ func TestMongo(t *testing.T) {
 	fillMongo(t, s, 0, 200)
 	dir := t.TempDir()
 	uri := strings.Replace(s.URI(), "mongodb://", "mongodb://tyk@", 1)
-	c := cmd{t: t, env: map[string]string{mongoEnv: uri, mongoPasswordEnv: "sesame"}}
+	c := cmd{t: t, env: map[string]string{"TAKEBACKUP_MONGODB_URI": uri,
+		"TAKEBACKUP_MONGODB_PASSWORD": "sesame"}}
 	out, _ := c.run(0, "take", "-dir", dir, "-mongo")
 	if !strings.Contains(out, "MongoDB 7.0.14") || !strings.Contains(out, "snapshot") ||
 		!strings.Contains(out, "200") || strings.Contains(out, "sesame") {
@@ -110,7 +111,7 @@ func TestMongo(t *testing.T) {
 		t.Error(msg)
 	}
 	c.run(1, "take", "-dir", dir, "-mongo", "-mongo-db", "no_such_database")
-	c.env[mongoPasswordEnv] = "wrong sesame"
+	c.env["TAKEBACKUP_MONGODB_PASSWORD"] = "wrong sesame"
 	if v := c.json(1, "take", "-dir", dir, "-mongo"); strings.Contains(v["error"].(string),
 		"sesame") || v["hint"] != "check user, password and authSource" {
 		t.Errorf("%v", v)
@@ -134,7 +135,7 @@ func TestRestoreDump(t *testing.T) {
 		t.Fatal(err)
 	}
 	dump := filepath.Join(set.Dir, "mongo") // is what mongodump --out writes
-	c := cmd{t: t, env: map[string]string{mongoEnv: to.URI()}}
+	c := cmd{t: t, env: map[string]string{"TAKEBACKUP_MONGODB_URI": to.URI()}}
 	if out, _ := c.run(0, "restore-dump", "-dry-run", dump); !strings.Contains(out, "dry run") ||
 		len(to.Collections("tyk_analytics")) > 0 {
 		t.Error(out)

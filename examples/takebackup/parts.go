@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -19,98 +20,98 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-const (
-	redisEnv            = "TAKEBACKUP_REDIS_URI"
-	mongoEnv            = "TAKEBACKUP_MONGODB_URI"
-	mongoPasswordEnv    = "TAKEBACKUP_MONGODB_PASSWORD"
-	postgresEnv         = "TAKEBACKUP_POSTGRES_URI"
-	postgresPasswordEnv = "TAKEBACKUP_POSTGRES_PASSWORD"
-)
-
-// secret reads what must not be on a command line.
-func secret(c *cli.Call, env, file string) (string, error) {
-	if file == "" {
-		return c.Env(env), nil
-	}
-	data, err := os.ReadFile(file)
-	return strings.TrimSpace(string(data)), err
+// call is one invocation, with what must be closed in the end.
+type call struct {
+	*cli.Call
+	clients []redis.UniversalClient
 }
 
-func secrets(c *cli.Call, part, uriEnv, uriFile, passwordEnv,
-	passwordFile string) (uri, password string, err error) {
-	uri, err = secret(c, uriEnv, uriFile)
-	if err == nil {
-		password, err = secret(c, passwordEnv, passwordFile)
+func (c *call) close() {
+	for _, client := range c.clients {
+		_ = client.Close()
 	}
-	if err == nil && uri == "" {
-		err = cli.Wrong("-%s needs a URI in %s or -%[1]s-uri-file", part, uriEnv)
+}
+
+func (c *call) log() *slog.Logger {
+	if !c.On("v") {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(c.Err, nil))
+}
+
+// server reads URI and password, which must not be on a command line.
+func (c *call) server(part, env string) (uri, password string, err error) {
+	read := func(flag, env string) (string, error) {
+		file := c.Text(flag)
+		if file == "" {
+			return c.Env(env), nil
+		}
+		data, err := os.ReadFile(file)
+		return strings.TrimSpace(string(data)), err
+	}
+	uri, err = read(part+"-uri-file", env+"_URI")
+	if err == nil {
+		password, err = read(part+"-password-file", env+"_PASSWORD")
+	}
+	if err == nil && uri == "" && c.Text(part+"-service") == "" {
+		err = cli.Wrong("-%s needs a URI in %s_URI or -%[1]s-uri-file", part, env)
 	}
 	return uri, password, err
 }
 
-func (o *options) redisClient(c *cli.Call) (redis.UniversalClient, error) {
-	uri, _, err := secrets(c, "redis", redisEnv, o.redisURI, "", "")
-	if err != nil {
-		return nil, err
-	}
-	conf, err := cli.ClientTLS(o.redisCA, o.redisCert, o.redisKey)
-	if err != nil {
-		return nil, err
-	}
-	client, err := redisdb.NewClient(uri, conf)
-	if err == nil {
-		o.clients = append(o.clients, client)
-	}
-	return client, err
-}
-
-// renamed reads -redis-command.
-func (o *options) renamed() (map[string]string, error) {
+// redis returns a client, and the names of renamed commands.
+func (c *call) redis() (redis.UniversalClient, map[string]string, error) {
 	names := map[string]string{}
-	for _, pair := range o.commands {
+	for _, pair := range c.List("redis-command") {
 		name, is, ok := strings.Cut(pair, "=")
 		if !ok || name == "" || is == "" {
-			return nil, cli.Wrong("invalid -redis-command %q: want COMMAND=NAME, as PSYNC=psync-4711", pair)
+			return nil, nil, cli.Wrong("invalid -redis-command %q: want COMMAND=NAME, as PSYNC=psync-4711",
+				pair)
 		}
 		names[strings.ToUpper(name)] = is
 	}
-	return names, nil
+	uri, _, err := c.server("redis", "TAKEBACKUP_REDIS")
+	if err != nil {
+		return nil, nil, err
+	}
+	conf, err := cli.ClientTLS(c.Text("redis-ca"), c.Text("redis-cert"), c.Text("redis-key"))
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := redisdb.NewClient(uri, conf)
+	if err == nil {
+		c.clients = append(c.clients, client)
+	}
+	return client, names, err
 }
 
-func (o *options) mongoServer(c *cli.Call) (s mongodb.Server, err error) {
-	s.URI, s.Password, err = secrets(c, "mongo", mongoEnv, o.mongoURI, mongoPasswordEnv,
-		o.mongoPassword)
+func (c *call) mongo() (s mongodb.Server, err error) {
+	s.URI, s.Password, err = c.server("mongo", "TAKEBACKUP_MONGODB")
 	return s, err
 }
 
-func (o *options) postgresServer(c *cli.Call) (s postgres.Server, err error) {
-	s = postgres.Server{Service: o.service, Bin: o.bin}
-	s.URI, s.Password, err = secrets(c, "postgres", postgresEnv, o.postgresURI, postgresPasswordEnv,
-		o.postgresPassword)
-	if s.URI == "" && s.Service != "" {
-		err = nil
-	}
+func (c *call) postgres() (s postgres.Server, err error) {
+	s = postgres.Server{Service: c.Text("postgres-service"), Bin: c.Text("postgres-bin")}
+	s.URI, s.Password, err = c.server("postgres", "TAKEBACKUP_POSTGRES")
 	return s, err
 }
 
 // sources are what was chosen, for taking a set and for comparing one.
-func (o *options) sources(c *cli.Call) (all []backup.Source, err error) {
-	if o.config {
-		f := &hostfiles.Source{Component: o.configName, Paths: o.paths}
-		if o.host != "" {
-			f.Runner = debpkg.SSH(o.host, debpkg.SSHOptions{})
+func (c *call) sources() (all []backup.Source, err error) {
+	if c.On("config") {
+		f := &hostfiles.Source{Component: c.Text("config-name"), Paths: c.List("path")}
+		if host := c.Text("host"); host != "" {
+			f.Runner = debpkg.SSH(host, debpkg.SSHOptions{})
 		} else {
-			f.FS = os.DirFS(o.root)
+			f.FS = os.DirFS(c.Text("root"))
 		}
 		all = append(all, f)
 	}
-	if o.redis {
-		r := &redisdb.Source{Component: o.redisName, Method: redisdb.Method(o.method),
-			AllowStale: o.stale, Path: o.rdb, Sample: o.sample}
-		if r.Commands, err = o.renamed(); err != nil {
-			return nil, err
-		}
-		if r.Client, err = o.redisClient(c); err != nil {
+	if c.On("redis") {
+		r := &redisdb.Source{Component: c.Text("redis-name"),
+			Method: redisdb.Method(c.Text("redis-method")), AllowStale: c.On("redis-stale"),
+			Path: c.Text("redis-rdb"), Sample: c.Number("redis-sample")}
+		if r.Client, r.Commands, err = c.redis(); err != nil {
 			return nil, err
 		}
 		if r.Method == redisdb.SAVE {
@@ -119,33 +120,17 @@ func (o *options) sources(c *cli.Call) (all []backup.Source, err error) {
 		}
 		all = append(all, r)
 	}
-	if o.mongo {
-		m := &mongodb.Source{Component: o.mongoName, Databases: o.mongoDBs, Include: o.include,
-			Exclude: o.exclude, Plain: o.plain, Parallel: o.parallel, Log: o.log(c)}
-		if m.Server, err = o.mongoServer(c); err != nil {
+	if c.On("mongo") {
+		m, err := c.mongoSource()
+		if err != nil {
 			return nil, err
-		}
-		if c.Verb == "take" {
-			mode, err := readpref.ModeFromString(o.readFrom)
-			if err == nil {
-				m.ReadPreference, err = readpref.New(mode)
-			}
-			if err != nil {
-				return nil, unknown("mongo-read", o.readFrom,
-					"primary, primaryPreferred, secondary, secondaryPreferred or nearest")
-			}
-			var known bool
-			modes := map[string]mongodb.SnapshotMode{"if-possible": mongodb.SnapshotIfPossible,
-				"required": mongodb.SnapshotRequired, "never": mongodb.SnapshotNever}
-			if m.Snapshot, known = modes[o.snapshot]; !known {
-				return nil, unknown("mongo-snapshot", o.snapshot, "if-possible, required or never")
-			}
 		}
 		all = append(all, m)
 	}
-	if o.postgres {
-		p := &postgres.Source{Component: o.postgresName, Databases: o.postgresDBs, Log: o.log(c)}
-		if p.Server, err = o.postgresServer(c); err != nil {
+	if c.On("postgres") {
+		p := &postgres.Source{Component: c.Text("postgres-name"), Databases: c.List("postgres-db"),
+			Log: c.log()}
+		if p.Server, err = c.postgres(); err != nil {
 			return nil, err
 		}
 		all = append(all, p)
@@ -153,35 +138,63 @@ func (o *options) sources(c *cli.Call) (all []backup.Source, err error) {
 	return all, nil
 }
 
-// restorers are what was chosen, for restore, undo and accept.
-func (o *options) restorers(c *cli.Call) (all []backup.Restorer, err error) {
-	if o.config {
-		f := &hostfiles.Restore{Component: o.configName, Paths: o.paths, Only: o.only, Rescue: o.rescue}
-		if o.host != "" {
-			f.Runner = debpkg.SSH(o.host, debpkg.SSHOptions{})
+func (c *call) mongoSource() (m *mongodb.Source, err error) {
+	m = &mongodb.Source{Component: c.Text("mongo-name"), Databases: c.List("mongo-db"),
+		Include: c.List("mongo-include"), Exclude: c.List("mongo-exclude"), Plain: c.On("mongo-plain"),
+		Parallel: c.Number("mongo-parallel"), Log: c.log()}
+	if m.Server, err = c.mongo(); err != nil || c.Verb != "take" {
+		return m, err
+	}
+	mode, err := cli.One(c.Call, "mongo-read", map[string]readpref.Mode{
+		"primary": readpref.PrimaryMode, "primaryPreferred": readpref.PrimaryPreferredMode,
+		"secondary": readpref.SecondaryMode, "secondaryPreferred": readpref.SecondaryPreferredMode,
+		"nearest": readpref.NearestMode})
+	if err == nil {
+		m.ReadPreference, err = readpref.New(mode)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.Snapshot, err = cli.One(c.Call, "mongo-snapshot", map[string]mongodb.SnapshotMode{
+		"if-possible": mongodb.SnapshotIfPossible, "required": mongodb.SnapshotRequired,
+		"never": mongodb.SnapshotNever})
+	return m, err
+}
+
+var errNothing = cli.Wrong("nothing chosen: give -config, -redis, -mongo or -postgres")
+
+// restorers are what was chosen, for restore, undo and accept. rescue is where they keep what
+// they replace.
+func (c *call) restorers(rescue string) (all []backup.Restorer, err error) {
+	if c.On("config") {
+		f := &hostfiles.Restore{Component: c.Text("config-name"), Paths: c.List("path"),
+			Only: c.List("only"), Rescue: rescue}
+		if host := c.Text("host"); host != "" {
+			f.Runner = debpkg.SSH(host, debpkg.SSHOptions{})
 		} else {
-			f.Root = o.root
+			f.Root = c.Text("root")
 		}
 		all = append(all, f)
 	}
-	if o.redis {
-		r, err := o.redisRestorer(c)
+	if c.On("redis") {
+		r, err := c.redisRestorer(rescue)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, r)
 	}
-	if o.mongo {
-		m, err := o.mongoRestorer(c)
+	if c.On("mongo") {
+		m, err := c.mongoRestorer()
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, m)
 	}
-	if o.postgres {
-		p := &postgres.Restore{Component: o.postgresName, Databases: o.postgresDBs, Replace: o.replace,
-			EndClients: o.endClients, NoOwner: o.noOwner, Log: o.log(c)}
-		if p.Server, err = o.postgresServer(c); err != nil {
+	if c.On("postgres") {
+		p := &postgres.Restore{Component: c.Text("postgres-name"), Databases: c.List("postgres-db"),
+			Replace: c.On("replace"), EndClients: c.On("postgres-end-clients"),
+			NoOwner: c.On("postgres-no-owner"), Log: c.log()}
+		if p.Server, err = c.postgres(); err != nil {
 			return nil, err
 		}
 		all = append(all, p)
@@ -192,24 +205,19 @@ func (o *options) restorers(c *cli.Call) (all []backup.Restorer, err error) {
 	return all, err
 }
 
-var errNothing = cli.Wrong("nothing chosen: give -config, -redis, -mongo or -postgres")
-
-func (o *options) redisRestorer(c *cli.Call) (backup.Restorer, error) {
-	names, err := o.renamed()
+func (c *call) redisRestorer(rescue string) (backup.Restorer, error) {
+	client, names, err := c.redis()
 	if err != nil {
 		return nil, err
 	}
-	client, err := o.redisClient(c)
+	offline, err := cli.One(c.Call, "redis-mode", map[string]bool{"live": false, "offline": true})
 	if err != nil {
 		return nil, err
 	}
-	switch o.mode {
-	case "live":
-		return &redisdb.Live{Client: client, Component: o.redisName, Replace: o.replace,
-			StateDir: o.rescue, Sample: o.sample, Commands: names}, nil
-	case "offline":
-	default:
-		return nil, unknown("redis-mode", o.mode, "live or offline")
+	component, replace, sample := c.Text("redis-name"), c.On("replace"), c.Number("redis-sample")
+	if !offline {
+		return &redisdb.Live{Client: client, Component: component, Replace: replace, StateDir: rescue,
+			Sample: sample, Commands: names}, nil
 	}
 	single, ok := client.(*redis.Client)
 	if !ok {
@@ -218,33 +226,32 @@ func (o *options) redisRestorer(c *cli.Call) (backup.Restorer, error) {
 	}
 	systemctl := func(verb string) func(context.Context) error {
 		return func(ctx context.Context) error {
-			return debpkg.Local()(ctx, []string{"systemctl", verb, "--", o.unit}, nil, nil, nil)
+			return debpkg.Local()(ctx, []string{"systemctl", verb, "--", c.Text("redis-unit")}, nil, nil,
+				nil)
 		}
 	}
-	return &redisdb.Offline{Component: o.redisName, Replace: o.replace, StateDir: o.rescue,
-		Sample: o.sample,
-		Servers: []redisdb.Server{{Client: single, Dir: o.dataDir, Stop: systemctl("stop"),
+	return &redisdb.Offline{Component: component, Replace: replace, StateDir: rescue, Sample: sample,
+		Servers: []redisdb.Server{{Client: single, Dir: c.Text("redis-dir"), Stop: systemctl("stop"),
 			Start: systemctl("start"), Commands: names}}}, nil
 }
 
-func (o *options) mongoRestorer(c *cli.Call) (*mongodb.Restore, error) {
-	m := &mongodb.Restore{Component: o.mongoName, Include: o.include, Exclude: o.exclude,
-		NoIndexes: o.noIndexes, NoOptions: o.noOptions,
-		DropExtra: o.dropExtra, Parallel: o.parallel, Log: o.log(c)}
-	modes := map[string]mongodb.Mode{"": mongodb.New, "new": mongodb.New, "replace": mongodb.Replace,
-		"drop": mongodb.Drop}
-	var known bool
-	if m.Mode, known = modes[o.mongoMode]; !known {
-		return nil, unknown("mongo-mode", o.mongoMode, "new, replace or drop")
+func (c *call) mongoRestorer() (m *mongodb.Restore, err error) {
+	m = &mongodb.Restore{Component: c.Text("mongo-name"), Include: c.List("mongo-include"),
+		Exclude: c.List("mongo-exclude"), NoIndexes: c.On("mongo-no-indexes"),
+		NoOptions: c.On("mongo-no-options"), DropExtra: c.On("mongo-drop-extra"),
+		Parallel: c.Number("mongo-parallel"), Log: c.log()}
+	otherwise := mongodb.New
+	if c.On("replace") {
+		otherwise = mongodb.Replace
 	}
-	if o.mongoMode == "" && o.replace {
-		m.Mode = mongodb.Replace
+	m.Mode, err = cli.One(c.Call, "mongo-mode", map[string]mongodb.Mode{"": otherwise,
+		"new": mongodb.New, "replace": mongodb.Replace, "drop": mongodb.Drop})
+	if err == nil && m.DropExtra && m.Mode == mongodb.New && c.Verb == "restore" {
+		err = cli.Wrong("-mongo-drop-extra goes with -mongo-mode replace or drop")
 	}
-	if o.dropExtra && m.Mode == mongodb.New && c.Verb == "restore" {
-		return nil, cli.Wrong("-mongo-drop-extra goes with -mongo-mode replace or drop")
+	if err == nil {
+		m.Server, err = c.mongo()
 	}
-	var err error
-	m.Server, err = o.mongoServer(c)
 	return m, err
 }
 

@@ -51,6 +51,14 @@ func Program(t testing.TB, name, deb string) string {
 	return ""
 }
 
+// Kills is how many times a test kills what it tests: few, or what TYKUPGRADE_TEST_KILLS says.
+func Kills(few int) int {
+	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS")); err == nil {
+		return n
+	}
+	return few
+}
+
 const smallDiskEnv = "TYKUPGRADE_TEST_SMALL_DISK"
 
 // SmallDisk runs f with a directory on a file system of its own that holds size
@@ -71,7 +79,7 @@ func SmallDisk(t *testing.T, size int64, f func(dir string)) {
 		return
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), smallDiskEnv+"="+t.TempDir())
+	cmd.Env = append(os.Environ(), smallDiskEnv+"="+t.TempDir(), "GORACE=atexit_sleep_ms=0")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER

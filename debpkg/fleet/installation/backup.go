@@ -2,6 +2,7 @@ package installation
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -43,6 +44,9 @@ func (u *Upgrade) backup(ctx context.Context) error {
 		open = u.named
 	}
 	set, warnings, err := open(ctx)
+	if err == nil {
+		err = u.signed(set)
+	}
 	if err != nil {
 		return u.refuse(CheckBackup, err)
 	}
@@ -86,12 +90,39 @@ func (u *Upgrade) backedUp(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, nil
 	}
-	return set.Verify(ctx, backup.VerifyOptions{}) == nil, ctx.Err()
+	return u.signed(set) == nil && set.Verify(ctx, backup.VerifyOptions{}) == nil, ctx.Err()
+}
+
+// signers are the keys of which one must have signed a set; none: sets need no signature.
+func (u *Upgrade) signers() ([]crypto.PublicKey, error) {
+	if u.Backup.RequireSignature == "" {
+		return nil, nil
+	}
+	return backup.ReadPublicKeys(u.Backup.RequireSignature)
+}
+
+// signed refuses a set without the signature that the file demands.
+func (u *Upgrade) signed(set *backup.Set) error {
+	keys, err := u.signers()
+	if err != nil || len(keys) == 0 {
+		return err
+	}
+	return set.VerifySignature(keys...)
 }
 
 // take makes a new set, and removes old ones.
 func (u *Upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
+	var signer crypto.Signer
 	var sources []backup.Source
+	if u.Backup.Sign != "" {
+		var err error
+		if signer, err = backup.ReadSigner(u.Backup.Sign); err != nil {
+			return nil, nil, err
+		}
+	} else if u.Backup.RequireSignature != "" {
+		return nil, nil, errors.New("backup.require_signature: a new set needs backup.sign, the key that " +
+			"signs it")
+	}
 	hosts, _ := u.Machines()
 	for _, h := range hosts {
 		f := &hostfiles.Source{Component: configOf(h.Name), Paths: u.Backup.Paths}
@@ -123,7 +154,7 @@ func (u *Upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 		return nil, nil, err
 	}
 	set, err := backup.Take(ctx, b.Dir, backup.Options{Label: "before " + u.Label(),
-		Packages: versions, Progress: u.backingUp}, sources...)
+		Packages: versions, Signer: signer, Progress: u.backingUp}, sources...)
 	if err != nil {
 		return nil, nil, err
 	}

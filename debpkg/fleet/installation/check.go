@@ -239,7 +239,7 @@ func (f *File) checkAPIs(c *checker) {
 
 func (f *File) checkBackup(c *checker) {
 	b := f.Backup
-	f.rebase(&b.Dir)
+	f.rebase(&b.Dir, &b.Sign, &b.RequireSignature)
 	if b.Dir == "" {
 		c.bad("backup.dir: name the directory for the sets")
 	}

@@ -148,6 +148,11 @@ type Backup struct {
 	// databases that somebody else backs up: redis, mongo, postgres, mysql
 	External []string `yaml:"external"`
 
+	// OpenSSH key that signs new sets; empty: they are not signed
+	Sign string `yaml:"sign"`
+	// public keys, one of which must have signed a set that is used or restored
+	RequireSignature string `yaml:"require_signature"`
+
 	// an existing set instead of a new one: its id, directory, or latest
 	Set   string         `yaml:"set"`
 	Fresh fleet.Duration `yaml:"fresh"` // how old an existing set may be; 0: a day

@@ -53,6 +53,9 @@ func (u *Upgrade) Restorable(ctx context.Context, parts []string) (*backup.Set, 
 	}
 	set, err := backup.Open(note.Dir)
 	if err == nil {
+		err = u.signed(set)
+	}
+	if err == nil {
 		err = set.Verify(ctx, backup.VerifyOptions{})
 	}
 	if err != nil {
@@ -96,8 +99,12 @@ func (u *Upgrade) Restore(ctx context.Context, set *backup.Set,
 				Databases: u.Backup.Postgres.Databases, Replace: true, EndClients: true})
 		}
 	}
-	report, err := set.RestoreStages(ctx, backup.RestoreOptions{Progress: u.backingUp}, u.restart,
-		files, data)
+	keys, err := u.signers()
+	if err != nil {
+		return backup.Report{Set: set.ID}, err
+	}
+	report, err := set.RestoreStages(ctx, backup.RestoreOptions{RequireSignature: keys,
+		Progress: u.backingUp}, u.restart, files, data)
 	if err != nil {
 		return report, err
 	}

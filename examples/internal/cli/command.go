@@ -56,6 +56,8 @@ type Call struct {
 	Env      func(string) string
 	In       io.Reader
 	Out, Err *Out
+
+	flags *flag.FlagSet
 }
 
 // Streams are what a command reads and writes.
@@ -150,7 +152,7 @@ func (c Command) parse(args []string, call *Call) (*Verb, string, error) {
 			call.Args, rest = append(call.Args, rest[0]), rest[1:]
 		}
 	}
-	call.Verb, call.Given = verb.Name, map[string]bool{}
+	call.Verb, call.Given, call.flags = verb.Name, map[string]bool{}, f
 	f.Visit(func(x *flag.Flag) { call.Given[x.Name] = true })
 	return verb, "", verb.check(call)
 }

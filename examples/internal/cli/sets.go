@@ -2,7 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"example.com/tykupgrade/backup"
 )
@@ -36,6 +39,69 @@ func (o *Out) Sets() func(backup.Event) {
 			lines = append(append(lines, bars[name]), items[name]...)
 		}
 		o.Redraw(lines...)
+	}
+}
+
+// Set prints what a set holds, and what its sources warn of.
+func (c *Call) Set(s *backup.Set) {
+	rows := [][]string{{"COMPONENT", "SERVER", "METHOD", "CONSISTENCY", "ITEMS", "SIZE"}}
+	for _, x := range s.Components {
+		rows = append(rows, []string{x.Name, x.Server, x.Method, string(x.Consistency),
+			fmt.Sprint(x.Items), Bytes(x.Bytes)})
+	}
+	c.Say("%s %s\n%s", c.Out.Paint(Good, "complete and verified:"), s.Dir,
+		strings.TrimSuffix(c.Out.Table(rows), "\n"))
+	for _, x := range s.Components {
+		for _, w := range x.Warnings {
+			c.Say("%s %s", c.Out.Paint(Warn, "note:"), w)
+		}
+	}
+}
+
+// SetList prints a line for each set.
+func (c *Call) SetList(sets []*backup.Set) {
+	rows := [][]string{{"ID", "TAKEN", "COMPONENTS", "SIZE", "LABEL"}}
+	for _, s := range sets {
+		var names []string
+		for _, x := range s.Components {
+			names = append(names, x.Name)
+		}
+		rows = append(rows, []string{filepath.Base(s.Dir), s.Start.Local().Format(time.DateTime),
+			strings.Join(names, " "), Bytes(s.Bytes()), s.Label})
+	}
+	if len(sets) > 0 {
+		c.Say("%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
+	}
+}
+
+// Restored prints what a restore did, or would do. extra is the flag that drops what the set
+// does not have.
+func (c *Call) Restored(r backup.Report, extra string) {
+	style := map[backup.State]Style{backup.StateVerified: Good, backup.StateFailed: Bad,
+		backup.StateUndone: Bad, backup.StateNotRequested: Faint}
+	for _, x := range r.Components {
+		c.Say("%s: %s", x.Name, c.Out.Paint(style[x.State], strings.ReplaceAll(string(x.State), "_",
+			" ")))
+		rows := [][]string{{"ACTION", "ITEM", "COUNT", "SIZE", ""}}
+		kept := false
+		for _, i := range x.Items {
+			count := ""
+			if i.Count != 0 {
+				count = fmt.Sprint(i.Count)
+			}
+			rows = append(rows, []string{string(i.Action), i.Name, count, Bytes(i.Bytes), i.Detail})
+			kept = kept || i.Action == backup.ActionKeep
+		}
+		if len(x.Items) > 0 {
+			c.Say("%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
+		}
+		if kept {
+			c.Say("%s %s holds what the set does not have (keep above); %s drops it",
+				c.Out.Paint(Warn, "note:"), x.Name, extra)
+		}
+	}
+	if r.DryRun && len(r.Components) > 0 {
+		c.Say("dry run: nothing was changed")
 	}
 }
 

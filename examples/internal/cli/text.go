@@ -18,6 +18,9 @@ func (l *List) String() string { return strings.Join(*l, ",") }
 // Set adds a value.
 func (l *List) Set(s string) error { *l = append(*l, s); return nil }
 
+// Get returns the values.
+func (l *List) Get() any { return []string(*l) }
+
 // Words returns the function of a flag that takes some of the known words,
 // separated by commas.
 func Words(to *[]string, known ...string) func(string) error {

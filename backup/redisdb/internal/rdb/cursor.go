@@ -26,6 +26,7 @@ type cursor struct {
 	elements int64 // of the value in hand
 	big      []byte
 	out      []byte // what a compressed string expands into
+	expands  int64  // bytes that compressed strings take more once they are not
 	valkey   bool
 	moduleID uint64 // of the module value in hand
 }

@@ -26,7 +26,9 @@ type Info struct {
 	// of Keys: collections without elements, which servers do not load
 	Empty int64 `json:"empty,omitempty"`
 	// bytes of the largest value as in the file
-	Largest   int64            `json:"largest,omitempty"`
+	Largest int64 `json:"largest,omitempty"`
+	// bytes that strings take more than Size once they are decompressed
+	Expands   int64            `json:"expands,omitempty"`
 	Databases map[int]int64    `json:"databases,omitempty"` // keys of each
 	Types     map[string]int64 `json:"types,omitempty"`     // keys of each type
 	// keys of each module's type, by the type's name
@@ -110,7 +112,8 @@ func (c *cursor) file(v Visit) (Info, error) {
 	err = c.body(&info, v)
 	if errors.Is(err, ErrUnknown) {
 		info.NotWalked = err.Error()
-		info.Keys, info.Expiring, info.Empty, info.Functions, info.Largest = 0, 0, 0, 0, 0
+		info.Keys, info.Expiring, info.Empty, info.Functions = 0, 0, 0, 0
+		info.Largest, info.Expands = 0, 0
 		info.Databases, info.Types, info.Modules, info.ModuleAux = nil, nil, nil, nil
 		// The visitor has not seen everything; that must not look complete.
 		if v.Key != nil {
@@ -214,6 +217,7 @@ func (c *cursor) body(info *Info, v Visit) error {
 	}
 	err := w.run()
 	w.fold()
+	info.Expands = c.expands
 	for t, n := range w.types {
 		if n > 0 {
 			info.Types[forms[t].name] += n
@@ -304,11 +308,20 @@ func (w *walk) record(op byte) error {
 	case opFreq:
 		c.byte()
 	case opExpireMS:
-		w.k.Expire = int64(c.uint64le())
+		w.k.Expire = pointInTime(int64(c.uint64le()))
 	case opExpireS:
-		w.k.Expire = int64(int32(c.uint32le())) * 1000
+		w.k.Expire = pointInTime(int64(int32(c.uint32le())) * 1000)
 	}
 	return nil
+}
+
+// pointInTime is an expiry as a server reads it: -1 is none, and one of 1970 or before has
+// passed. RESTORE takes neither zero nor less for that (Redis 7.0).
+func pointInTime(ms int64) int64 {
+	if ms == -1 {
+		return 0
+	}
+	return max(1, ms)
 }
 
 func count(m *map[string]int64, name string) {

@@ -51,6 +51,7 @@ func (c *cursor) head() stringHead {
 		if packed > maxString || size > maxString || size > packed*264 {
 			c.failf("a compressed string of %d bytes for %d", packed, size)
 		}
+		c.expands += int64(size) - int64(packed)
 		return stringHead{size: size, packed: packed}
 	default:
 		c.failf("string encoding %d has no meaning", n)

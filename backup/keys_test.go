@@ -1,0 +1,106 @@
+package backup_test
+
+import (
+	"encoding/pem"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/internal/lab"
+)
+
+// Keys are read from the files that ssh-keygen writes: of each kind the private one signs,
+// and the public one is that which is required.
+func TestReadKeys(t *testing.T) {
+	t.Parallel()
+	keygen := lab.Program(t, "ssh-keygen", "openssh-client")
+	dir := t.TempDir()
+	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
+		path := filepath.Join(dir, kind)
+		if out, err := exec.CommandContext(t.Context(), keygen, "-q", "-t", kind, "-N", "", "-f",
+			path).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		key, err := backup.ReadSigner(path)
+		if err != nil {
+			t.Errorf("%s: %v", kind, err)
+			continue
+		}
+		public, err := os.ReadFile(path + ".pub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := signedSet(t, key)
+		for form, text := range map[string]string{"a .pub file": string(public),
+			"allowed signers": "# ours\n\nme@example.com " + string(public)} {
+			file := filepath.Join(dir, "keys")
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			keys, err := backup.ReadPublicKeys(file)
+			if err == nil {
+				err = set.VerifySignature(keys...)
+			}
+			if err != nil {
+				t.Errorf("%s, %s: %v", kind, form, err)
+			}
+		}
+	}
+}
+
+// A key that others know, or a list of keys that others could change, is refused, and no
+// error holds a key.
+func TestBadKeys(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	key := signers(t)["ed25519"]
+	block, err1 := ssh.MarshalPrivateKey(key, "")
+	locked, err2 := ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("sesame"))
+	public, err3 := ssh.NewPublicKey(key.Public())
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	private, line := string(pem.EncodeToMemory(block)), string(ssh.MarshalAuthorizedKey(public))
+	secret := strings.Split(private, "\n")[2]
+	signer := func(path string) error { _, err := backup.ReadSigner(path); return err }
+	list := func(path string) error { _, err := backup.ReadPublicKeys(path); return err }
+	for name, c := range map[string]struct {
+		read   func(string) error
+		text   string
+		mode   os.FileMode
+		want   string
+		unsafe bool
+	}{
+		"readable":          {signer, private, 0o640, "others may read it", true},
+		"writable":          {signer, private, 0o602, "others could change it", true},
+		"a passphrase":      {signer, string(pem.EncodeToMemory(locked)), 0o600, "ssh-keygen -Y sign", false},
+		"a public key":      {signer, line, 0o600, "not a private key of OpenSSH", false},
+		"cut":               {signer, private[:len(private)/2], 0o600, "not a private key of OpenSSH", false},
+		"empty":             {list, "\n# none\n", 0o644, "it holds no key", false},
+		"a private key":     {list, private, 0o644, "line 1 is not a public key", false},
+		"one line is wrong": {list, line + "ssh-ed25519 AAAA\n", 0o644, "line 2", false},
+		"an authority":      {list, "cert-authority " + line, 0o644, "line 1", false},
+		"options":           {list, "namespaces=\"file\" " + line, 0o644, "line 1", false},
+		"writable list":     {list, line, 0o666, "others could change it", true},
+	} {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := errors.Join(os.WriteFile(path, []byte(c.text), 0o600),
+			os.Chmod(path, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		err := c.read(path)
+		if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err,
+			backup.ErrUnsafe) != c.unsafe || strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := list(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+}

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Table is the flags of all verbs as text: a line for each with the letters of its verbs, its
+// name, and its usage, in which <word> stands for the value. A line that begins with a blank
+// goes on with the usage. What follows the name is the kind: nothing for a switch, "=" and the
+// default for a text, "#" for a number, "~" for a duration, "…" for what may be repeated.
+type Table string
+
+// Flags returns what registers the flags of one verb. [Call] has their values.
+func (t Table) Flags(letter string) func(*flag.FlagSet) {
+	return func(f *flag.FlagSet) {
+		for _, line := range t.lines() {
+			words := strings.Fields(line)
+			if len(words) < 3 || !strings.Contains(words[0], letter) {
+				continue
+			}
+			usage := strings.NewReplacer("<", "`", ">", "`").Replace(strings.Join(words[2:], " "))
+			name, otherwise, text := strings.Cut(words[1], "=")
+			kind := strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz-")
+			name = strings.TrimSuffix(name, kind)
+			switch {
+			case text:
+				f.String(name, otherwise, usage)
+			case kind == "#":
+				f.Int(name, 0, usage)
+			case kind == "~":
+				f.Duration(name, 0, usage)
+			case kind == "…":
+				f.Var(&List{}, name, usage)
+			default:
+				f.Bool(name, false, usage)
+			}
+		}
+	}
+}
+
+// lines are the flags, each on one line.
+func (t Table) lines() (all []string) {
+	for line := range strings.SplitSeq(string(t), "\n") {
+		if strings.HasPrefix(line, " ") && len(all) > 0 {
+			all[len(all)-1] += line
+		} else if line != "" {
+			all = append(all, line)
+		}
+	}
+	return all
+}
+
+// PartNeeds lists the flags that mean nothing without another one: -NAME-x needs -NAME where
+// the verb has such a switch.
+func PartNeeds(flags func(*flag.FlagSet)) map[string]string {
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	flags(f)
+	with := map[string]string{}
+	f.VisitAll(func(x *flag.Flag) {
+		part, _, ok := strings.Cut(x.Name, "-")
+		if ok && f.Lookup(part) != nil {
+			with[x.Name] = part
+		}
+	})
+	return with
+}
+
+// value is what a flag of the verb has; a verb without the flag has the zero value.
+func value[T any](c *Call, name string) (v T) {
+	if c.flags == nil {
+		return v
+	}
+	if x := c.flags.Lookup(name); x != nil {
+		if g, ok := x.Value.(flag.Getter); ok {
+			v, _ = g.Get().(T)
+		}
+	}
+	return v
+}
+
+// On reports whether a switch is on.
+func (c *Call) On(name string) bool { return value[bool](c, name) }
+
+// Text is the value of a flag.
+func (c *Call) Text(name string) string { return value[string](c, name) }
+
+// Number is the value of a flag.
+func (c *Call) Number(name string) int { return value[int](c, name) }
+
+// Duration is the value of a flag.
+func (c *Call) Duration(name string) time.Duration { return value[time.Duration](c, name) }
+
+// List is the values of a flag that may be repeated.
+func (c *Call) List(name string) []string { return value[[]string](c, name) }
+
+// One returns what belongs to a flag's value, or says which values there are.
+func One[T any](c *Call, name string, values map[string]T) (T, error) {
+	v, ok := values[c.Text(name)]
+	if !ok {
+		words := slices.Sorted(maps.Keys(values))
+		words = slices.DeleteFunc(words, func(s string) bool { return s == "" })
+		last := len(words) - 1
+		return v, Wrong("unknown -%s %q (want %s or %s)", name, c.Text(name),
+			strings.Join(words[:last], ", "), words[last])
+	}
+	return v, nil
+}
+
+// Answer ends a verb that has a switch -json: that prints the result, or the error with its
+// hint. It returns the error with its exit code.
+func (c *Call) Answer(ctx context.Context, result any, err error) error {
+	c.Err.Clear()
+	if Code(err) == Interrupted && ctx.Err() == nil {
+		err = Exit(No, err) // a part of the work was ended, nobody interrupted us
+	}
+	if !c.On("json") {
+		return err
+	}
+	out := map[string]any{"ok": err == nil, "result": result}
+	if err != nil {
+		cause, hint := Explain(err)
+		var again interface{ Retryable() bool }
+		out["error"], out["hint"] = cause, hint
+		out["retryable"] = errors.As(err, &again) && again.Retryable()
+	}
+	return errors.Join(err, c.JSON(out))
+}
+
+// Say prints a line for people: nothing with -json.
+func (c *Call) Say(format string, a ...any) {
+	c.Err.Clear()
+	if !c.On("json") {
+		c.Out.Printf(format+"\n", a...)
+	}
+}

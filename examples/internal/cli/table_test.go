@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+const testFlags Table = `
+AB json          print JSON
+AB part          a part
+A part-name=x    the <name>
+                 of the part
+B number#        a <count>
+B wait~          how long
+AB one…          may be repeated
+A mode=          the <mode>: fast or safe
+`
+
+func tableCommand(run func(context.Context, *Call) error) Command {
+	return Command{Name: "test", Verbs: []Verb{
+		{Name: "a", Flags: testFlags.Flags("A"), Needs: PartNeeds(testFlags.Flags("A")), Run: run},
+		{Name: "b", Flags: testFlags.Flags("B"), Run: run}}}
+}
+
+// The text of a table makes the flags of each verb, and a call has their values.
+func TestTable(t *testing.T) {
+	t.Parallel()
+	var got string
+	c := tableCommand(func(_ context.Context, c *Call) error {
+		got = fmt.Sprintln(c.On("part"), c.Text("part-name"), c.Number("number"), c.Duration("wait"),
+			c.List("one"), c.Text("none"))
+		return nil
+	})
+	for args, want := range map[string]string{
+		"a":                                     "false x 0 0s []",
+		"a -part -part-name y -one 1 -one 2":    "true y 0 0s [1 2]",
+		"b -number 3 -wait 5s -one 1 -part":     "true  3 5s [1]",
+		"b -part-name y":                        "-part-name goes with a, not with b",
+		"b -number many":                        "-number",
+		"a -part-name y":                        "-part-name needs -part",
+		"a -part -part-name y -one=4 -one 5 -h": "the name of the part",
+	} {
+		var out bytes.Buffer
+		got = ""
+		code := c.Run(t.Context(), strings.Fields(args), Streams{Out: &out, Err: &out})
+		if text := strings.Join(strings.Fields(got+out.String()), " "); !strings.Contains(text,
+			strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("%s: %d: %s, want %s", args, code, text, want)
+		}
+	}
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	testFlags.Flags("A")(f)
+	if usage := f.Lookup("part-name").Usage; usage != "the `name` of the part" {
+		t.Errorf("usage %q", usage)
+	}
+}
+
+type again struct{ error }
+
+func (again) Retryable() bool { return true }
+
+// With -json the answer is one object, also where it is an error.
+func TestAnswer(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args string
+		err  error
+		code int
+		want string
+	}{
+		{"a -json", nil, Yes, `{"ok":true,"result":7}`},
+		{"a -json", Advice(again{errors.New("busy")}, "wait"), No,
+			`{"error":"busy","hint":"wait","ok":false,"result":7,"retryable":true}`},
+		{"a", Advice(errors.New("busy"), "wait"), No, ""},
+		// somebody ended a part of the work, and not this command
+		{"a -json", context.Canceled, No, `{"error":"context canceled","hint":"","ok":false,"result":7,` +
+			`"retryable":false}`},
+	} {
+		var out, errOut bytes.Buffer
+		code := tableCommand(func(ctx context.Context, x *Call) error {
+			x.Say("for people")
+			return x.Answer(ctx, 7, c.err)
+		}).Run(t.Context(), strings.Fields(c.args), Streams{Out: &out, Err: &errOut})
+		var flat bytes.Buffer
+		if c.want != "" {
+			if err := json.Compact(&flat, out.Bytes()); err != nil {
+				t.Errorf("%v in %s", err, &out)
+			}
+		} else if out.String() != "for people\n" {
+			t.Errorf("%s: %s", c.args, &out)
+		}
+		if code != c.code || flat.String() != c.want {
+			t.Errorf("%s, %v: %d %s", c.args, c.err, code, &flat)
+		}
+	}
+	one := func(args ...string) error {
+		var err error
+		code := tableCommand(func(_ context.Context, c *Call) error {
+			_, err = One(c, "mode", map[string]time.Duration{"": 0, "safe": 1, "fast": 2})
+			return nil
+		}).Run(t.Context(), args, Streams{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}})
+		if code != Yes {
+			t.Errorf("%v: %d", args, code)
+		}
+		return err
+	}
+	if one("a", "-mode", "fast") != nil || one("a") != nil || one("a", "-mode",
+		"odd").Error() != `unknown -mode "odd" (want fast or safe)` {
+		t.Error(one("a", "-mode", "odd"))
+	}
+}
