@@ -56,8 +56,8 @@ func (g Gate) check() error {
 	return nil
 }
 
-// probe asks the gate.
-func (g Gate) probe() health.Probe {
+// Probe asks the gate once. It is for a gate of a parsed file: an invalid Body panics.
+func (g Gate) Probe() health.Probe {
 	if g.Query != "" {
 		at := strings.TrimSuffix(g.URL, "/") + "/api/v1/query?" + url.Values{"query": {g.Query}}.Encode()
 		p := health.HTTP(at, health.Expect{})
@@ -200,7 +200,7 @@ func get(ctx context.Context, at string) ([]byte, error) {
 func (inv *Inventory) gateProbes() []health.Probe {
 	var all []health.Probe
 	for _, g := range inv.Gates {
-		all = append(all, g.probe())
+		all = append(all, g.Probe())
 	}
 	return all
 }
@@ -226,7 +226,7 @@ func (inv *Inventory) ProbeGates(ctx context.Context) error {
 	var probes []health.Probe
 	for _, g := range inv.Gates {
 		if g.Query == "" {
-			probes = append(probes, g.probe())
+			probes = append(probes, g.Probe())
 		}
 	}
 	rep, err := health.Once(ctx, health.Policy{}, probes...)

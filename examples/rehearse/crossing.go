@@ -17,6 +17,7 @@ import (
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/bundle/apidef"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/health"
 	labredis "example.com/tykupgrade/internal/lab/redis"
 )
@@ -37,6 +38,7 @@ type crossing struct {
 	from    int64           // where the log of the gateway that runs begins
 	routes  []route         // of the user's APIs that have the bundle
 	visible string          // what the plugin of the present release brings about
+	gates   []fleet.Gate    // of the user, that hold with the present gateway
 }
 
 // route is an API of the user.
@@ -65,19 +67,19 @@ func (c *crossing) step(ctx context.Context, what string) error {
 		if err := c.run(ctx, c.job.From); err != nil {
 			return err
 		}
-		return c.proof(ctx, c.job.From)
+		return errors.Join(c.proof(ctx, c.job.From), c.firstGates(ctx))
 	case stepPublish:
 		return c.publishNew(ctx)
 	case stepNext:
 		if err := c.change(ctx, c.job.To); err != nil {
 			return err
 		}
-		return c.proof(ctx, c.job.To)
+		return errors.Join(c.proof(ctx, c.job.To), c.holdGates(ctx, c.job.To))
 	case stepBack:
 		if err := c.change(ctx, c.job.From); err != nil {
 			return err
 		}
-		if err := c.proof(ctx, c.job.From); err != nil {
+		if err := errors.Join(c.proof(ctx, c.job.From), c.holdGates(ctx, c.job.From)); err != nil {
 			return err
 		}
 		c.gateway.stop()

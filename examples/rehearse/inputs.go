@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/preflight"
@@ -30,6 +32,7 @@ type inputs struct {
 // the whole.
 type upgradeFile struct {
 	Versions map[string]string `yaml:"versions"`
+	Gates    []fleet.Gate      `yaml:"gates"`
 	Plugin   struct {
 		From, Current, Source, So, Manifest, Symbol, Hook, Gateway string
 		Bundle                                                     struct{ Name string }
@@ -37,14 +40,14 @@ type upgradeFile struct {
 }
 
 // readFile fills in what no flag gives. Paths are relative to the file.
-func (in *inputs) readFile(from, to *string) error {
+func (in *inputs) readFile(from, to *string) (gates []fleet.Gate, err error) {
 	data, err := os.ReadFile(in.file)
 	if err != nil {
-		return cli.Advice(fmt.Errorf("invalid -file: %w", err), "name an upgrade.yaml")
+		return nil, cli.Advice(fmt.Errorf("invalid -file: %w", err), "name an upgrade.yaml")
 	}
 	var f upgradeFile
 	if err := yaml.Unmarshal(data, &f); err != nil {
-		return cli.Advice(fmt.Errorf("invalid -file %s: %w", in.file, err), "upgrade plan -file "+in.file+
+		return nil, cli.Advice(fmt.Errorf("invalid -file %s: %w", in.file, err), "upgrade plan -file "+in.file+
 			" says all that is wrong with it")
 	}
 	dir := filepath.Dir(in.file)
@@ -70,7 +73,12 @@ func (in *inputs) readFile(from, to *string) error {
 	if in.plugin == "" && in.target == "" {
 		in.manifest, in.symbol, in.hook = "", "", ""
 	}
-	return nil
+	for _, g := range f.Gates {
+		if _, err := regexp.Compile(g.Body); err != nil {
+			return nil, fmt.Errorf("invalid -file %s: gate %s: %w", in.file, g.Name, err)
+		}
+	}
+	return f.Gates, nil
 }
 
 // check looks at everything that is named, and runs nothing.

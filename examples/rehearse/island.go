@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
@@ -32,6 +33,8 @@ type job struct {
 	Old      string      `json:"old"` // the zip that is in use
 	New      string      `json:"new"` // the zip of both builds
 	Isolated bool        `json:"isolated"`
+
+	Gates []fleet.Gate `json:"gates"`
 }
 
 // said is a line from the child: something that goes on, or the end of a step.

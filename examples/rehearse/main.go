@@ -14,6 +14,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
 )
@@ -53,7 +54,8 @@ type options struct {
 	verbose     bool
 	report      string // file of the HTML page
 	given       inputs
-	debs        []debPair // of -debs
+	debs        []debPair    // of -debs
+	gates       []fleet.Gate // of -file
 	stdout, err io.Writer
 }
 
@@ -98,8 +100,8 @@ func command() cli.Command {
 				"has them; copies are used")
 			f.StringVar(&o.given.debs, "debs", "", "a `directory` with the present and the new .deb of your "+
 				"packages; they are installed with their own scripts in a root of their own (as root)")
-			f.StringVar(&o.given.file, "file", "", "an `upgrade.yaml`: versions, plugin and bundle are "+
-				"taken from it")
+			f.StringVar(&o.given.file, "file", "", "an `upgrade.yaml`: versions, plugin, bundle and gates "+
+				"are taken from it")
 		},
 		Needs: map[string]string{"manifest": "plugin"},
 		Run: func(ctx context.Context, c *cli.Call) error {
@@ -148,7 +150,8 @@ func (o *options) fill(ctx context.Context, c *cli.Call, from, to string) error 
 		}
 	}
 	if o.given.file != "" {
-		if err := o.given.readFile(&from, &to); err != nil {
+		var err error
+		if o.gates, err = o.given.readFile(&from, &to); err != nil {
 			return cli.Exit(cli.Usage, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/bundle/bundletest"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/tyk"
@@ -170,10 +171,14 @@ func TestCrossing(t *testing.T) {
 		[]byte(`{"api_id":"mine","name":"mine","active":true,"custom_middleware_bundle":"orders.zip","proxy":{"listen_path":"/mine/","target_url":"http://`+addr+`/"}}`))
 	write("apis/other.json",
 		[]byte(`{"api_id":"other","active":true,"custom_middleware_bundle":"elsewhere.zip","proxy":{"listen_path":"/other/","target_url":"http://`+addr+`/"}}`))
+	gates := []fleet.Gate{{Name: "mine", URL: "https://api.example.com/mine/x?y=1", Body: "Host|{"},
+		{Name: "elsewhere", URL: "https://" + addr + "/elsewhere/"},
+		{Name: "metrics", URL: "https://" + addr, Query: "up"}}
 	cross := func(t *testing.T, new string, to gatewayPart) ([]*Step, error) {
 		t.Helper()
 		j := job{Dir: t.TempDir(), From: gateway("5.2.5"), To: to, Conf: write("tyk.conf",
 			[]byte(userConf(addr))), APIs: filepath.Join(dir, "apis"),
+			Gates:  gates,
 			Bundle: "orders.zip", Old: zip("old.zip", one, one.Manifest("plugin.so")), New: new}
 		i, isolated, err := land(j)
 		if err != nil {
@@ -197,6 +202,16 @@ func TestCrossing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for i, step := range steps {
+		text, holds := strings.Join(step.Detail, "\n"), "your gate mine holds"
+		if strings.Contains(text, holds) != (i != 1) {
+			t.Errorf("step %s: gates:\n%s", step.Name, text)
+		}
+		if i == 0 && (!strings.Contains(text, "your gate elsewhere is left out: it does not hold") ||
+			!strings.Contains(text, "your gate metrics is left out")) {
+			t.Errorf("step %s says nothing of the gates that are left out:\n%s", step.Name, text)
+		}
+	}
 	for i, want := range []string{"your API mine: HTTP 200", "keeps its plugin, also after a reload",
 		"your gateway 5.14.0 fetched the bundle", "your gateway 5.2.5 fetched the bundle"} {
 		if text := strings.Join(steps[i].Detail, "\n"); !strings.Contains(text, want) {
@@ -218,6 +233,12 @@ func TestCrossing(t *testing.T) {
 	if _, err := cross(t, filepath.Join(dir, "both.zip"), wrong); err == nil ||
 		!strings.Contains(err.Error(), "preflight was wrong") {
 		t.Errorf("preflight said fails: %v", err)
+	}
+	// A gate that the new gateway does not hold.
+	gates = []fleet.Gate{{Name: "old", URL: "https://api.example.com/hello", Body: `"5\.2\.5"`}}
+	if _, err := cross(t, filepath.Join(dir, "both.zip"), gateway("5.14.0")); err == nil ||
+		!strings.Contains(err.Error(), "with your gateway 5.14.0 your gate old no longer holds") {
+		t.Errorf("a gate that does not hold: %v", err)
 	}
 	// The binary is of another release than the one that was named.
 	wrong = gateway("5.2.5")
@@ -269,13 +290,15 @@ func TestReadFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "upgrade.yaml")
 	text := "versions: {gateway: 5.14.0}\nhosts: []\nplugin: {from: 5.2.5, current: a.so, so: " +
-		"a_v5.14.0_linux_amd64.so, symbol: F, hook: pre, gateway: image:x, bundle: {name: orders.zip}}\n"
+		"a_v5.14.0_linux_amd64.so, symbol: F, hook: pre, gateway: image:x, bundle: {name: orders.zip}}\n" +
+		"gates: [{name: teapot, url: 'https://api.example.com/x', status: 418}]\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	in, from, to := inputs{file: path, gateway: "mine"}, "", "5.13.0"
-	if err := in.readFile(&from, &to); err != nil {
-		t.Fatal(err)
+	gates, err := in.readFile(&from, &to)
+	if err != nil || len(gates) != 1 || gates[0].Status != 418 {
+		t.Fatal(gates, err)
 	}
 	dir := filepath.Dir(path)
 	want := inputs{file: path, gateway: "mine", current: dir + "/a.so", target: dir +

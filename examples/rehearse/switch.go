@@ -85,7 +85,7 @@ func (r *rehearsal) land() (err error) {
 	given := r.o.given
 	j := job{Dir: filepath.Join(r.dir, "host"), From: r.from, To: r.to, Bundle: r.plugin.zip.name,
 		Old: r.plugin.zip.old, New: r.plugin.zip.new,
-		Redis: program("redis-server")}
+		Redis: program("redis-server"), Gates: r.o.gates}
 	if r.parts.redis != "" {
 		j.Redis = ""
 	}
