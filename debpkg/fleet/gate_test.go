@@ -46,24 +46,36 @@ func TestGates(t *testing.T) {
 		{`url: URL, json: {data.items.0.state: closed}`, `data.items.0.state is "open", want "closed"`},
 		{`url: URL, json: {data.items.1.state: open}`, "the body has no data.items.1.state"},
 		{`url: URL/slow, max_latency: 20ms`, "max_latency is 20ms"},
-		{`url: URL/slow, max_latency: 20s`, ""},
+		{`url: URL/slow, max_latency: 5m`, ""},
 		{`url: URL, query: "0.5", max: 0.5`, ""},
 		{`url: URL, query: "0.5", max: 0.4`, "0.5 is above 0.4"},
 		{`url: URL, query: "0.5", min: 0.6`, "0.5 is below 0.6"},
 		{`url: URL, query: "NaN", min: 0`, "NaN is not a number"},
 	} {
 		inv, err := fleet.Parse([]byte("versions: {pump: 1.9.0}\nhosts: [{name: p, component: " +
-			"pump}]\nhealth: {success_threshold: 1, deadline: 300ms}\ngates: [{name: g, " +
+			"pump}]\ngates: [{name: g, " +
 			strings.ReplaceAll(c.gate, "URL", srv.URL) + "}]\n"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err = inv.ProbeGates(t.Context()); strings.Contains(c.gate, "query") {
-			err = inv.HoldGates(t.Context())
-		}
+		err = inv.AskGates(t.Context())
 		if (err != nil) != (c.want != "") || err != nil && (!strings.Contains(err.Error(), c.want) ||
 			!strings.Contains(err.Error(), "g")) {
 			t.Errorf("%s: %v", c.gate, err)
+		}
+	}
+	// They hold for as long as they pass, and one that does not pass ends the wait.
+	for number, holds := range map[string]bool{"0.5": true, "0.7": false} {
+		inv, err := fleet.Parse(fmt.Appendf(nil, "versions: {pump: 1.9.0}\nhosts: [{name: p, component: "+
+			"pump}]\nhealth: {success_threshold: 1, deadline: %s}\ngates: [{name: g, url: %q, query: "+
+			"%q, max: 0.6}, {name: h, url: %[2]q}]\n", map[bool]string{true: "5m", false: "300ms"}[holds],
+			srv.URL, number))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := inv.HoldGates(t.Context()); (err == nil) != holds || !holds && !errors.Is(err,
+			fleet.ErrUnhealthy) {
+			t.Errorf("%s: %v", number, err)
 		}
 	}
 	for _, gate := range []string{`url: "http://h/"`, "name: g", `name: g, url: h`,

@@ -36,6 +36,8 @@ type Inventory struct {
 	Prober Prober `yaml:"prober"`
 	// commands or webhooks at points of the run
 	Hooks []Hook `yaml:"hooks"`
+	// the group of the journal may read it and continue the run: its mode is 0660 then
+	SharedJournal bool `yaml:"shared_journal"`
 	// one entry for each component on each machine
 	Hosts []Host `yaml:"hosts"`
 
@@ -94,6 +96,8 @@ type Canary struct {
 type Drain struct {
 	Deadline Duration `yaml:"deadline"` // how long the last session may take
 	Force    bool     `yaml:"force"`    // end the sessions that are left then
+	// how long clients with a cookie may keep going to a drained server; 0: 5 s
+	Grace Duration `yaml:"grace"`
 }
 
 // Wait is a time limit.

@@ -84,7 +84,7 @@ func (inv *Inventory) component(component string, hosts []rollout.Host,
 
 func (inv *Inventory) drain() rollout.DrainOptions {
 	return rollout.DrainOptions{Deadline: time.Duration(inv.Drain.Deadline), Force: inv.Drain.Force,
-		Interval: inv.every}
+		Grace: time.Duration(inv.Drain.Grace), Interval: inv.every}
 }
 
 func (inv *Inventory) rolling(component string) rollout.RollingOptions {
@@ -143,6 +143,7 @@ func (inv *Inventory) RunOptions() rollout.Options {
 	o := rollout.Options{
 		About: fmt.Sprint(inv.Versions), Budget: rollout.CountOrPercent(inv.Budget),
 		OnBudgetExceeded: rollout.BudgetAction(inv.OnBudgetExceeded), Prober: inv.prober(),
+		Shared: inv.SharedJournal,
 	}
 	for _, h := range inv.Hooks {
 		o.Hooks = append(o.Hooks, h.hook())

@@ -35,6 +35,15 @@ func Archive(journal string, rep *Report) (bool, error) {
 	return err == nil, err
 }
 
+// Repeats reports whether running the waves again only repeats the run in the report: it is of
+// the same waves and o.About, and it is done. With unfinished, a run that is not finished counts
+// too. [Resume] then has the effect of one idempotent call; otherwise call [Run]. A nil report
+// repeats nothing.
+func (r *Report) Repeats(waves []Wave, o Options, unfinished bool) bool {
+	return r != nil && r.Plan == planDigest(waves, o.About) &&
+		(r.Outcome == OutcomeDone || unfinished && !r.Outcome.Finished())
+}
+
 // Begun reports whether the run has begun a target for which match is true.
 func (r *Report) Begun(match func(TargetReport) bool) bool {
 	return r != nil && slices.ContainsFunc(r.Targets, func(t TargetReport) bool {

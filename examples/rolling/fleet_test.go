@@ -1,273 +1,240 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
-	"math/rand/v2"
+	"errors"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/site"
+	"example.com/tykupgrade/internal/lab/stage"
+	"example.com/tykupgrade/internal/lab/traffic"
 )
 
-// The tests of this file upgrade and revert two real systemd hosts each, over
-// SSH, with the real apt, behind a real HAProxy under load.
-
+// Two real systemd hosts go there and back over SSH, with the real apt, behind a real HAProxy. What
+// can happen on the way is tested with hosts in memory, here and in package fleet.
 func TestFleet(t *testing.T) {
 	t.Parallel()
-	s := newFixture(t)
-	t.Run("rolling there and back", s.testThereAndBack)
-	t.Run("blue-green there and back", s.testBlueGreen)
-	t.Run("canary that crashes", s.testCanary)
-	t.Run("one host, one step", s.testOnly)
-	t.Run("trouble", s.testTrouble)
-	t.Run("killed", s.testKilled)
-}
-
-func (s *fixture) testThereAndBack(t *testing.T) {
-	inv := s.inventory(t, newer, "")
-	plan := s.succeed(t, "-file", inv, "plan")
-	if !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") || !strings.Contains(plan,
-		"drain → install → healthy → ready") {
-		t.Errorf("plan:\n%s", plan)
-	}
-	for _, c := range []struct{ verb, want string }{{"run", "5.2.5 5.2.5"}, {"undo", "4.0.8 4.0.8"}} {
-		l := startLoad(t, s.Front, 16)
-		s.succeed(t, "-file", inv, c.verb)
-		l.none(t, 5000)
-		if v := s.versions(t); v != c.want {
-			t.Fatalf("versions %s", v)
-		}
-	}
-}
-
-func (s *fixture) testBlueGreen(t *testing.T) {
-	inv := s.inventory(t, newer, "bluegreen: {component: gateway, map: "+s.Colour+
-		", active: blue, idle: green, soak: 1s, backends: [green]}\n")
-	l := startLoad(t, s.Split, 8)
-	s.succeed(t, "-file", inv, "run")
-	if v := s.versions(t); v != "4.0.8 5.2.5" {
-		t.Errorf("versions %s", v)
-	}
-	if data, err := os.ReadFile(s.Colour); err != nil || string(data) != "active green\n" {
-		t.Errorf("stored: %q, %v", data, err)
-	}
-	s.succeed(t, "-file", inv, "undo")
-	l.none(t, 1000)
-	if v := s.versions(t); v != "4.0.8 4.0.8" {
-		t.Errorf("versions %s", v)
-	}
-	if data, err := os.ReadFile(s.Colour); err != nil || string(data) != "active blue\n" {
-		t.Errorf("stored: %q, %v", data, err)
-	}
-}
-
-func (s *fixture) testCanary(t *testing.T) {
-	inv := s.inventory(t, broken, "canary: {count: 1, soak: 1s}\nbudget: 50%\n")
-	before := s.installs(t, s.Hosts[1], broken)
-	l := startLoad(t, s.Front, 8)
-	code, out := s.rolling(t, "-file", inv, "run")
-	l.none(t, 500)
-	if code != cli.No || !strings.Contains(out, "canary h1 failed") || !strings.Contains(out,
-		"h1 has its previous state again") {
-		t.Errorf("exit code %d\n%s", code, out)
-	}
-	if v := s.versions(t); v != "4.0.8 4.0.8" {
-		t.Errorf("versions %s", v)
-	}
-	if n := s.installs(t, s.Hosts[1], broken); n != before {
-		t.Error("the second host was touched")
-	}
-}
-
-// testTrouble takes away Redis, HAProxy's socket and SSH in the middle of one run. Each time a
-// host may be out of service, the other serves on, and resume goes on.
-func (s *fixture) testTrouble(t *testing.T) {
-	lab.Long(t)
-	s.Patience = 20 * time.Second // what comes back, comes back with the next call
-	inv := s.inventory(t, newer, "")
-	impatient, err := os.ReadFile(inv)
+	s := newStage(t)
+	inv, err := s.Inventory(site.New, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Patience = 0
-	l := startLoad(t, s.Front, 2)
-	verb := "run"
+	call := func(args ...string) string {
+		t.Helper()
+		code, _, out := 0, "", ""
+		code, stdout, stderr := invoke(t, "", append([]string{"-file", inv}, args...)...)
+		if out = stdout + stderr; code != cli.Yes {
+			t.Fatalf("rolling %q: exit code %d\n%s", args, code, out)
+		}
+		return out
+	}
+	if plan := call("plan"); !strings.Contains(plan, "tyk-gateway 4.0.8 → 5.2.5") ||
+		!strings.Contains(plan, "drain → install → healthy → ready") {
+		t.Errorf("plan:\n%s", plan)
+	}
+	l := stage.StartLoad(s.Front, 4)
+	t.Cleanup(l.Stop)
+	call("-yes", "run")
+	if v := versions(t.Context(), t, s); v != "5.2.5 5.2.5" {
+		t.Errorf("versions %s", v)
+	}
+	call("-yes", "undo")
+	if v := versions(t.Context(), t, s); v != "4.0.8 4.0.8" {
+		t.Errorf("versions %s", v)
+	}
+	l.Stop()
+	if total, failed := l.Sent(); failed > 0 || total < 100 {
+		t.Errorf("%d of %d requests failed, the first: %s", failed, total, l.First())
+	}
+}
+
+// Every verb, on hosts in memory.
+func TestVerbs(t *testing.T) {
+	t.Parallel()
+	s, front, file := newSite(t, "drain: {grace: 300ms}\nshared_journal: true\n")
+	load := traffic.Run(4, front)
 	for _, c := range []struct {
-		name, until string // what happens once the call has written this to the journal
-		harm, mend  func()
-		fails       bool
+		verb, versions string
+		want           []string
 	}{
-		{"redis", `"step":"install","attempt":1,"ok":true`, s.Redis.Stop, func() {
-			if err := s.Redis.StartE(); err != nil {
-				t.Error(err)
-			}
-		}, true},
-		{"haproxy's socket", `"kind":"start"`, func() { _ = os.Rename(s.Sock, s.Sock+".gone") },
-			func() { _ = os.Rename(s.Sock+".gone", s.Sock) }, true},
-		{"ssh", `"kind":"note"`, s.cutSSH, func() {}, false},
+		{"plan", "4.0.8 4.0.8", []string{"tyk-gateway 4.0.8 → 5.2.5", "ends at failure 1"}},
+		{"run", "5.2.5 5.2.5", []string{"outcome   done", "targets   2, 2 done"}},
+		{"run", "5.2.5 5.2.5", []string{"outcome   done", "still done"}}, // nothing is done again
+		{"report", "5.2.5 5.2.5", []string{"outcome   done"}},
+		{"audit", "5.2.5 5.2.5", []string{`"event":"command"`, `"event":"done"`}},
+		{"undo", "4.0.8 4.0.8", []string{"outcome   undone"}},
+		{"run", "5.2.5 5.2.5", []string{"outcome   done"}}, // a new run, for the old one is undone
+		{"accept", "5.2.5 5.2.5", nil},
 	} {
-		file := impatient
-		if !c.fails {
-			file = bytes.ReplaceAll(file, []byte("deadline: 20s"), []byte("deadline: 5m"))
+		args := []string{"-file", file, c.verb}
+		switch c.verb {
+		case "run", "undo", "accept":
+			args = append(args, "-yes")
 		}
-		if err := os.WriteFile(inv, file, 0o600); err != nil {
-			t.Fatal(err)
+		code, out := rolling(t, s, args...)
+		if code != cli.Yes || s.Versions() != c.versions {
+			t.Fatalf("%s: exit code %d, versions %s\n%s", c.verb, code, s.Versions(), out)
 		}
-		before, err := os.ReadFile(inv + ".journal")
-		if err != nil && !os.IsNotExist(err) {
-			t.Fatal(err)
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: no %q in\n%s", c.verb, want, out)
+			}
 		}
-		cmd := s.start(t, "-file", inv, verb)
-		waitFor(t, inv+".journal", len(before), c.until)
+		if info, err := os.Stat(file + ".journal"); c.verb == "run" && (err != nil ||
+			info.Mode().Perm() != 0o660) {
+			t.Errorf("the journal is not its group's: %v, %v", info, err)
+		}
+	}
+	if sent, failed, why := load.End(200); failed > 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", failed, sent, why)
+	}
+	if n := len(s.Gateways[0].Installed(0)); n != 3 {
+		t.Errorf("h1 was given %d packages, want 3", n)
+	}
+	if code, out := rolling(t, s, "-file", file, "-yes", "undo"); code != cli.Refused ||
+		!strings.Contains(out, "holds no run") {
+		t.Errorf("an accepted run: exit code %d\n%s", code, out)
+	}
+	kept, _ := filepath.Glob(file + ".journal.*")
+	if len(kept) != 2 {
+		t.Errorf("journals of finished runs: %v", kept)
+	}
+	code, out := rolling(t, s, "audit", "-journal", kept[0], "-format", "syslog")
+	if code != cli.Yes || !strings.HasPrefix(out, "<109>1 ") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	if code, _ := rolling(t, s, "audit", "-journal", kept[0], "-format", "csv"); code != cli.Usage {
+		t.Errorf("an unknown format: exit code %d", code)
+	}
+}
+
+// One host, and one step of it, in calls of their own.
+func TestOnly(t *testing.T) {
+	t.Parallel()
+	s, _, file := newSite(t, "")
+	for range 2 { // the second call finds everything done
+		code, _ := rolling(t, s, "-file", file, "-only", "h2", "-json", "run")
+		rep, err := rollout.History(file + ".journal.h2")
+		if code != cli.Yes || err != nil || rep.Outcome != rollout.OutcomeDone ||
+			len(rep.Targets) != 1 || rep.Targets[0].Name != "h2" {
+			t.Errorf("exit code %d, %v, report %+v", code, err, rep)
+		}
+	}
+	steps := func(verb string, names ...string) {
+		for _, step := range names {
+			if code, out := rolling(t, s, "-file", file, "-only", "h1", "-step", step,
+				verb); code != cli.Yes {
+				t.Fatalf("%s %s: exit code %d\n%s", verb, step, code, out)
+			}
+		}
+	}
+	steps("run", "drain", "install", "healthy", "ready")
+	if v := s.Versions(); v != "5.2.5 5.2.5" {
+		t.Errorf("versions %s", v)
+	}
+	steps("undo", "ready", "install", "drain")
+	if code, out := rolling(t, s, "-file", file, "-only", "h2", "undo"); code != cli.Yes ||
+		s.Versions() != "4.0.8 4.0.8" {
+		t.Errorf("exit code %d, versions %s\n%s", code, s.Versions(), out)
+	}
+}
+
+// HAProxy's socket, and then a host, cannot be reached in the middle of a run. The run ends, says
+// what to do, and resume goes on.
+func TestTrouble(t *testing.T) {
+	t.Parallel()
+	s, front, file := newSite(t, "")
+	load := traffic.Run(2, front)
+	for _, c := range []struct {
+		verb       string
+		harm, mend func()
+	}{
+		{"run", func() { _ = os.Rename(s.Socket(), s.Socket()+".gone") },
+			func() { _ = os.Rename(s.Socket()+".gone", s.Socket()) }},
+		{"resume", func() { s.Gateways[0].Cut(errors.New("no route to host")) },
+			func() { s.Gateways[0].Cut(nil) }},
+	} {
 		c.harm()
-		err = cmd.Wait()
-		out := cmd.Stdout.(*bytes.Buffer).String()
-		if c.fails && (err == nil || !strings.Contains(out, "resume or undo") && !strings.Contains(out,
-			"look at the targets")) || !c.fails && err != nil {
-			t.Errorf("%s: error %v\n%s", c.name, err, out)
+		code, out := rolling(t, s, "-file", file, "-without", "plan,findings", "-yes", c.verb)
+		if code == cli.Yes || !strings.Contains(out, "resume") {
+			t.Errorf("%s: exit code %d\n%s", c.verb, code, out)
 		}
 		c.mend()
-		verb = "resume"
 	}
-	if v := s.versions(t); v != "5.2.5 5.2.5" {
-		t.Errorf("versions %s", v)
+	for _, c := range []struct{ verb, want string }{{"resume", "5.2.5 5.2.5"}, {"undo",
+		"4.0.8 4.0.8"}} {
+		code, out := rolling(t, s, "-file", file, "-yes", c.verb)
+		if code != cli.Yes || s.Versions() != c.want {
+			t.Errorf("%s: exit code %d, versions %s\n%s", c.verb, code, s.Versions(), out)
+		}
 	}
-	s.succeed(t, "-file", inv, "undo")
-	l.none(t, 500)
-	if v := s.versions(t); v != "4.0.8 4.0.8" {
-		t.Errorf("versions %s", v)
+	if sent, failed, why := load.End(100); failed > 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", failed, sent, why)
 	}
 }
 
-// waitFor waits until a file has a text after so many bytes.
-func waitFor(t *testing.T, path string, after int, text string) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(
-		5 * time.Millisecond) {
-		if data, err := os.ReadFile(path); err == nil && len(data) > after && bytes.Contains(data[after:],
-			[]byte(text)) {
-			return
+// The play of the docs as it stands there, with the Ansible of the machine: an upgrade, the same
+// play again, and the next upgrade, which meets the journals of the first.
+func TestAnsiblePlay(t *testing.T) {
+	t.Parallel()
+	ansible := lab.Program(t, "ansible-playbook", "ansible-core")
+	page, err := os.ReadFile("../../docs/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "## In an Ansible play\n\n```yaml\n")
+	play, _, ok := strings.Cut(rest, "```\n")
+	if !ok {
+		t.Fatal("docs/commands.md has no play")
+	}
+	s, front, file := newSite(t, "")
+	bin, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(s.Dir, "hosts")
+	s.Listen(t, socket)
+	for name, text := range map[string]string{"play.yaml": play, "inventory": "[gateways]\nh1\nh2\n",
+		"rolling": "#!/bin/sh\nexec env " + hostsEnv + "=" + socket + " " + bin + " \"$@\"\n"} {
+		if err := os.WriteFile(filepath.Join(s.Dir, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
 		}
 	}
-	t.Fatalf("%s never held %s", path, text)
-}
-
-// cutSSH kills every ssh client that uses the stage's configuration, shared
-// connections included.
-func (s *fixture) cutSSH() {
-	time.Sleep(300 * time.Millisecond) // apt is at work by then
-	for range 1000 {
-		if exec.Command("pkill", "-9", "-f", "^ssh .*"+s.Dir).Run() == nil {
-			return // it killed one
+	load := traffic.Run(2, front)
+	for i, c := range []struct {
+		version string
+		commits int // packages that h1 was given so far
+	}{{site.New, 1}, {site.New, 1}, {site.Next, 2}} {
+		describe(t, s, file, c.version, "")
+		cmd := exec.CommandContext(t.Context(), ansible, "-i", "inventory", "play.yaml")
+		cmd.Dir = s.Dir
+		cmd.Env = append(os.Environ(), "PATH="+s.Dir+":"+os.Getenv("PATH"), "LC_ALL=C.UTF-8",
+			"ANSIBLE_LOCAL_TEMP="+filepath.Join(s.Dir, "tmp"), "ANSIBLE_REMOTE_TEMP="+filepath.Join(
+				s.Dir, "tmp"), "ANSIBLE_NOCOLOR=1")
+		out, err := cmd.CombinedOutput()
+		if want := c.version + " " + c.version; err != nil || s.Versions() != want {
+			t.Fatalf("play %d: versions %s, want %s: %v\n%s", i+1, s.Versions(), want, err, out)
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-// testKilled kills the operator's process with kill -9 at random moments, there and back, and
-// goes on each time. Package fleet has the same with hosts in memory and more kills.
-func (s *fixture) testKilled(t *testing.T) {
-	lab.Long(t)
-	kills := 4
-	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS")); err == nil {
-		kills = n
-	}
-	seed := rand.Uint64()
-	rnd := rand.New(rand.NewPCG(seed, 1))
-	t.Logf("seed %d", seed)
-	l := startLoad(t, s.Front, 4)
-	inv := s.inventory(t, newer, "")
-	installs := func(version string) string {
-		var all []string
-		for _, h := range s.Hosts {
-			all = append(all, strconv.Itoa(s.installs(t, h, version)))
-		}
-		return strings.Join(all, " ")
-	}
-	for killed := 0; killed < kills; {
-		s.inventory(t, newer, "")
-		for _, c := range []struct{ first, again, to string }{{"run", "resume", newer}, {"undo", "undo",
-			old}} {
-			before := installs(c.to)
-			verb := c.first
-			for n := 0; ; n++ {
-				cmd := s.start(t, "-file", inv, verb)
-				ended := make(chan error, 1)
-				go func() { ended <- cmd.Wait() }()
-				var err error
-				if n < 2 {
-					select {
-					case <-time.After(time.Duration(1000+rnd.IntN(9000)) * time.Millisecond):
-						_ = syscall.Kill(cmd.Process.Pid, syscall.SIGKILL)
-						err = <-ended
-					case err = <-ended:
-					}
-				} else {
-					err = <-ended
-				}
-				if err == nil {
-					break
-				}
-				if cmd.ProcessState.Exited() {
-					t.Fatalf("%v\n%s", err, cmd.Stdout)
-				}
-				killed++
-				// A run that is killed before its first record has left nothing to resume.
-				if info, err := os.Stat(inv + ".journal"); err == nil && info.Size() > 0 {
-					verb = c.again
-				}
-			}
-			if v := s.versions(t); v != c.to+" "+c.to {
-				t.Errorf("versions %s, want %s", v, c.to)
-			}
-			var was, now [2]int
-			_, _ = fmt.Sscan(before, &was[0], &was[1])
-			_, _ = fmt.Sscan(installs(c.to), &now[0], &now[1])
-			if now[0] != was[0]+1 || now[1] != was[1]+1 {
-				t.Errorf("%s was installed %d and %d times\n%s", c.to, now[0]-was[0], now[1]-was[1],
-					s.succeed(t, "-file", inv, "report"))
+		for _, g := range s.Gateways {
+			if n := len(g.Installed(0)); n != c.commits {
+				t.Errorf("play %d: %s was given %d packages, want %d", i+1, g.Name, n, c.commits)
 			}
 		}
 	}
-	l.none(t, 500)
-}
-
-// testOnly is what Ansible or a CI system calls.
-func (s *fixture) testOnly(t *testing.T) {
-	inv := s.inventory(t, newer, "")
-	for range 2 { // the second call finds everything done
-		out := s.succeed(t, "-file", inv, "-only", "h2", "-json", "run")
-		var rep rollout.Report
-		if err := json.Unmarshal([]byte(out[strings.Index(out, "\n{")+1:]), &rep); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		if rep.Outcome != rollout.OutcomeDone || len(rep.Targets) != 1 || rep.Targets[0].Name != "h2" {
-			t.Errorf("report %+v", rep)
-		}
+	if sent, failed, why := load.End(100); failed > 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", failed, sent, why)
 	}
-	if v := s.versions(t); v != "4.0.8 5.2.5" {
-		t.Errorf("versions %s", v)
-	}
-	s.succeed(t, "-file", inv, "-only", "h2", "undo")
-	for _, step := range []string{"drain", "install", "healthy", "ready"} {
-		s.succeed(t, "-file", inv, "-only", "h1", "-step", step, "run")
-	}
-	if v := s.versions(t); v != "5.2.5 4.0.8" {
-		t.Errorf("versions %s", v)
-	}
-	for _, step := range []string{"ready", "install", "drain"} {
-		s.succeed(t, "-file", inv, "-only", "h1", "-step", step, "undo")
-	}
-	if v := s.versions(t); v != "4.0.8 4.0.8" {
-		t.Errorf("versions %s", v)
+	var rep rollout.Report
+	code, out := rolling(t, s, "-file", file, "-only", "h1", "-json", "report")
+	if err := json.Unmarshal([]byte(out), &rep); err != nil || code != cli.Yes ||
+		rep.Outcome != rollout.OutcomeDone {
+		t.Errorf("exit code %d, %v\n%s", code, err, out)
 	}
 }

@@ -4,11 +4,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"strings"
 
+	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
-	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
@@ -22,100 +23,90 @@ Exit code 3 means here: a host could not be restored and needs attention.
 
 // options are the flags.
 type options struct {
-	file, journal, only, step, html string
-	without                         []string
-	json, yes                       bool
+	file, journal, only, step, html, format string
+	without                                 []string
+	json, yes                               bool
+
+	connect func(fleet.Host) debpkg.Runner // for tests; nil: SSH
 }
 
-// exceptions are the checks that -without skips.
-var exceptions = []string{"plan", "balancer", "findings"}
+func main() { command(&options{}).Main() }
 
-func main() { command().Main() }
-
-func command() cli.Command {
-	o := &options{}
-	about := func(f *flag.FlagSet) {
-		f.StringVar(&o.file, "file", "", "`FILE` with hosts and versions, YAML or JSON; - is stdin")
-		f.BoolVar(&o.json, "json", false, "print JSON")
-	}
-	part := func(f *flag.FlagSet) {
-		about(f)
-		f.StringVar(&o.only, "only", "", "work on this `HOST` alone")
-		f.StringVar(&o.step, "step", "", "with -only: this step `NAME` alone")
-	}
-	journal := func(f *flag.FlagSet) {
-		f.StringVar(&o.journal, "journal", "", "`FILE` that records the run (default: -file with "+
-			".journal added)")
-	}
-	without := func(f *flag.FlagSet) {
-		f.Func("without", "skip checks: `NAMES` of "+strings.Join(exceptions, ", "), cli.Words(&o.without,
-			exceptions...))
-	}
-	plan := func(f *flag.FlagSet) {
-		part(f)
-		without(f)
-	}
-	work := func(f *flag.FlagSet) {
-		part(f)
-		without(f)
-		journal(f)
-		f.BoolVar(&o.yes, "yes", false, "do not ask")
-	}
-	verb := func(name, text string, flags func(*flag.FlagSet), run func(context.Context, *cli.Call,
+func command(o *options) cli.Command {
+	verb := func(name, about, flags string, run func(context.Context, *cli.Call,
 		*fleet.Inventory) error) cli.Verb {
-		return cli.Verb{Name: name, About: text, Flags: flags, Required: []string{"file"},
+		return cli.Verb{Name: name, About: about, Required: []string{"file"},
 			Needs: map[string]string{"step": "only"},
+			Flags: func(f *flag.FlagSet) {
+				for name := range strings.FieldsSeq(flags) {
+					o.flag(f, name)
+				}
+			},
 			Run: func(ctx context.Context, c *cli.Call) error {
 				inv, err := fleet.Load(o.file, c.In)
 				if err != nil {
 					return cli.Exit(cli.Usage, err)
 				}
-				o.place()
-				return run(ctx, c, inv)
+				inv.Connect = o.connect
+				return errors.Join(o.place(), run(ctx, c, inv))
 			}}
 	}
-	mode := func(m rollout.Mode) func(context.Context, *cli.Call, *fleet.Inventory) error {
-		return func(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error {
-			return o.work(ctx, c,
-				inv, m)
-		}
-	}
+	// These two need the journal alone.
+	report := verb("report", "show what was done, also while a run goes on; -html writes a page for "+
+		"a change board", "file only step journal json html", nil)
+	audit := verb("audit", "print who did what, one line for each event",
+		"file only step journal format", nil)
+	report.Required, report.Run, audit.Required, audit.Run = nil, o.report, nil, o.audit
+	const work = "file only step journal json without yes"
 	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an " +
 		"inventory file.", Notes: notes, Verbs: []cli.Verb{
 		verb("plan", "show what happens to which host in which order; exit code 1 if a host cannot "+
-			"be upgraded", plan, o.plan),
-		verb("run", "upgrade the fleet: asks every host, then you, unless -yes is given", work,
-			mode(rollout.ModeRun)),
-		verb("resume", "continue after a crash, a stop or a failure", work, mode(rollout.ModeResume)),
-		verb("undo", "take back what the run did, last host first", work, mode(rollout.ModeUndo)),
+			"be upgraded", "file only step json without", o.plan),
+		verb("run", "upgrade the fleet: asks every host, then you, unless -yes is given", work, o.work),
+		verb("resume", "continue after a crash, a stop or a failure", work, o.work),
+		verb("undo", "take back what the run did, last host first", work, o.work),
 		verb("accept", "remove from the hosts what only an undo needs, and put the journal aside",
-			func(f *flag.FlagSet) {
-				about(f)
-				journal(f)
-				f.BoolVar(&o.yes, "yes", false, "do not ask")
-			}, o.accept),
-		{Name: "report", About: "show what was done, also while a run goes on; -html writes a page for " +
-			"a change board", Run: o.report,
-			Flags: func(f *flag.FlagSet) {
-				part(f)
-				journal(f)
-				f.StringVar(&o.html, "html", "", "write a page to `FILE`")
-			}, Needs: map[string]string{"step": "only"}},
+			"file journal json yes", o.accept),
+		report, audit,
 	}}
 }
 
-// place finds the journal: each host, and each step, has one of its own.
-func (o *options) place() {
-	switch {
-	case o.journal == "" && o.file == "-":
-		o.journal = "fleet.journal"
-	case o.journal == "":
-		o.journal = o.file + ".journal"
+// flag registers one flag.
+func (o *options) flag(f *flag.FlagSet, name string) {
+	switch name {
+	case "file":
+		f.StringVar(&o.file, name, "", "`FILE` with hosts and versions, YAML or JSON; - is stdin")
+	case "json":
+		f.BoolVar(&o.json, name, false, "print JSON")
+	case "only":
+		f.StringVar(&o.only, name, "", "work on this `HOST` alone")
+	case "step":
+		f.StringVar(&o.step, name, "", "with -only: this step `NAME` alone")
+	case "without":
+		f.Func(name, "skip checks: `NAMES` of "+strings.Join(fleet.Checks(), ", "),
+			cli.Words(&o.without, fleet.Checks()...))
+	case "journal":
+		f.StringVar(&o.journal, name, "", "`FILE` that records the run (default: -file with "+
+			".journal added)")
+	case "yes":
+		f.BoolVar(&o.yes, name, false, "do not ask")
+	case "html":
+		f.StringVar(&o.html, name, "", "write a page to `FILE`")
+	case "format":
+		cli.AuditFlag(f, &o.format)
 	}
-	if o.only != "" {
-		o.journal += "." + o.only
-		if o.step != "" {
-			o.journal += "." + strings.ReplaceAll(o.step, " ", "-")
+}
+
+// place finds the journal: each host, and each step, has one of its own.
+func (o *options) place() error {
+	if o.file == "" && o.journal == "" {
+		return cli.Wrong("-file or -journal is missing")
+	}
+	o.journal = cli.Journal(o.journal, o.file, "fleet.journal")
+	for _, part := range []string{o.only, o.step} {
+		if part != "" {
+			o.journal += "." + strings.ReplaceAll(part, " ", "-")
 		}
 	}
+	return nil
 }

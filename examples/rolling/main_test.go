@@ -23,7 +23,7 @@ hosts: [{name: p1, address: "nobody@127.0.0.1", port: 1, component: pump}]
 func invoke(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = command().Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out,
+	code = command(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out,
 		Err: &errOut})
 	return code, out.String(), errOut.String()
 }

@@ -27,7 +27,7 @@ import (
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
-const old, newer, broken = "4.0.8", "5.2.5", "5.3.0"
+const old, newer = "4.0.8", "5.2.5"
 
 const foobar = `package main
 
@@ -45,9 +45,9 @@ func AddFooBarHeader(rw http.ResponseWriter, r *http.Request) {
 func main() {}
 `
 
-// TestInstallation takes a whole installation there and back: a plugin that is
-// compiled in a container, two real systemd hosts over SSH behind a real
-// HAProxy under load, a real Redis.
+// TestInstallation takes a whole installation there and back: a plugin that is compiled in a
+// container, two real systemd hosts over SSH behind a real HAProxy under load, a real Redis. The
+// other ways of a switch are tested in package installation, with hosts in memory.
 func TestInstallation(t *testing.T) {
 	if err := stage.Available(); err != nil {
 		lab.Missing(t, err.Error())
@@ -58,7 +58,7 @@ func TestInstallation(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	publishOld(t, dir)
-	s, err := stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer, Broken: broken,
+	s, err := stage.New(t.Context(), stage.Options{Dir: dir, Old: old, New: newer,
 		Bundle: "foobar.zip"})
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ backup:
 		t.Errorf("the file was not restored:\n%s", report)
 	}
 	l.Stop()
-	if total, failed := l.Sent(); failed > 0 || total < 1000 {
+	if total, failed := l.Sent(); failed > 0 || total < 300 {
 		t.Errorf("%d of %d requests failed: %s", failed, total, l.First())
 	}
 	// The hosts are reverted; the data can still follow.
@@ -176,85 +176,6 @@ backup:
 	data, err := os.ReadFile(file + ".journal")
 	if err != nil || bytes.Contains(data, []byte("sesame")) {
 		t.Errorf("the journal holds the password, or cannot be read: %v", err)
-	}
-
-	takesTrafficDown(t, s, sections, call)
-
-	// A host that is not healthy before, and a version that cannot start.
-	s.Patience = 45 * time.Second // what is broken stays so
-	file, err = s.Inventory(broken, "backup: {dir: sets}\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "stop", "tyk-gateway"); err != nil {
-		t.Fatal(err)
-	}
-	if code, out := call("-set", "latest", "apply"); code != cli.Refused || !strings.Contains(out,
-		"-without baseline") {
-		t.Errorf("exit code %d\n%s", code, out)
-	}
-	if _, err := s.Hosts[1].Exec(t.Context(), nil, "systemctl", "start", "tyk-gateway"); err != nil {
-		t.Fatal(err)
-	}
-	if code, out := call("-set", "latest", "apply"); code != cli.No || !strings.Contains(out,
-		"h1 has its previous state again") || !strings.Contains(out, "outcome   held") {
-		t.Errorf("exit code %d\n%s", code, out)
-	}
-	versions("4.0.8 4.0.8")
-}
-
-// takesTrafficDown shows what the default avoids: a new name with the plugin path that the
-// gateways have loaded. It is refused, and forced it fails every request.
-func takesTrafficDown(t *testing.T, s *stage.Stage, sections string, call func(...string) (int,
-	string)) {
-	curl := lab.Program(t, "curl", "curl")
-	script := ""
-	for _, h := range s.Hosts {
-		secret := "-H x-tyk-authorization:352d20ee67be67f6340b4c0605b044b7"
-		script += fmt.Sprintf("%[1]s -sSf -o /dev/null %[2]s -X PUT -d '{\"api_id\": \"everything\", "+
-			"\"active\": true, \"custom_middleware_bundle\": \"'$2'\", \"proxy\": {\"listen_path\": "+
-			"\"/\"}}' http://%[3]s:8080/tyk/apis/everything\n"+
-			"%[1]s -sSf -o /dev/null %[2]s http://%[3]s:8080/tyk/reload\n", curl, secret, h.Addr)
-	}
-	rename := filepath.Join(s.Dir, "rename")
-	if err := os.WriteFile(rename, []byte("set -e\n"+script), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	way4 := fmt.Sprintf("switch: {mode: new_name, new: other.zip, force: %%v, rename: [sh, %q, "+
-		"\"{from}\", \"{to}\"]}\n", rename)
-	if _, err := s.Inventory(newer, sections+fmt.Sprintf(way4, false)); err != nil {
-		t.Fatal(err)
-	}
-	if code, out := call("plan"); code != cli.No || !strings.Contains(out, "plugin already loaded") {
-		t.Errorf("exit code %d\n%s", code, out)
-	}
-	// The load counts the outage; a prober would end the run at its beginning.
-	unwatched := strings.Replace(sections, "prober: {timeout: 30s}", "prober: {off: true}", 1)
-	if _, err := s.Inventory(newer, unwatched+fmt.Sprintf(way4, true)); err != nil {
-		t.Fatal(err)
-	}
-	l := stage.StartLoad(s.Front, 2, "Foo")
-	defer l.Stop()
-	if code, out := call("-stop-after", "prepare", "apply"); code != cli.Yes {
-		t.Fatalf("exit code %d\n%s", code, out)
-	}
-	total, _ := l.Sent()
-	for now := total; now < total+200; now, _ = l.Sent() {
-		time.Sleep(10 * time.Millisecond)
-	}
-	l.Stop()
-	sent, failed := l.Sent()
-	t.Logf("with a new name: %d of %d requests failed, the first: %s", failed, sent, l.First())
-	if failed < 150 {
-		t.Errorf("%d of %d requests failed: the outage is not there", failed, sent)
-	}
-	if code, out := call("revert"); code != cli.Yes {
-		t.Errorf("exit code %d\n%s", code, out)
-	}
-	for _, h := range s.Hosts {
-		if _, err := h.Exec(t.Context(), nil, "systemctl", "restart", "tyk-gateway"); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

@@ -5,13 +5,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
 
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/fleet/installation"
 	"example.com/tykupgrade/examples/internal/cli"
 )
@@ -58,12 +59,17 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 // options are the flags.
 type options struct {
-	file, journal, stopAfter, set, html string
-	without, restore                    []string
-	dropExtra, json, yes                bool
+	file, journal, stopAfter, set, html, format string
+	without, restore                            []string
+	dropExtra, json, yes                        bool
 
 	init initOptions
+
+	connect func(fleet.Host) debpkg.Runner // for tests; nil: SSH
 }
+
+// stdinJournal is the journal of a file that comes from stdin.
+const stdinJournal = "upgrade.journal"
 
 // work is one call with its upgrade.
 type work struct {
@@ -132,6 +138,17 @@ func commandOf(o *options) cli.Command {
 				f.StringVar(&o.html, "html", "",
 					"write the run's report as a page to `FILE`")
 			}),
+		{Name: "audit", About: "print who did what, one line for each event",
+			Flags: func(f *flag.FlagSet) {
+				file(f)
+				cli.AuditFlag(f, &o.format)
+			},
+			Run: func(_ context.Context, c *cli.Call) error {
+				if o.file == "" && o.journal == "" {
+					return cli.Wrong("-file or -journal is missing")
+				}
+				return c.Audit(cli.Journal(o.journal, o.file, stdinJournal), o.format)
+			}},
 	}}
 }
 
@@ -155,12 +172,8 @@ func (o *options) load(c *cli.Call) (*work, error) {
 	if err != nil {
 		return nil, cli.Exit(cli.Usage, err)
 	}
-	switch {
-	case o.journal == "" && o.file == "-":
-		o.journal = "upgrade.journal"
-	case o.journal == "":
-		o.journal = o.file + ".journal"
-	}
+	f.Connect = o.connect
+	o.journal = cli.Journal(o.journal, o.file, stdinJournal)
 	io := installation.Options{Set: o.set, DropExtra: o.dropExtra, Env: c.Env}
 	for _, name := range o.without {
 		io.Without = append(io.Without, installation.Check(name))
@@ -171,8 +184,5 @@ func (o *options) load(c *cli.Call) (*work, error) {
 
 // confirm asks unless -yes is given.
 func (w *work) confirm(question string) error {
-	if w.yes || w.c.Confirm(question+"?") {
-		return nil
-	}
-	return cli.Advice(cli.Refuse(errors.New("not confirmed")), "-yes confirms")
+	return w.c.Sure(w.yes, question)
 }

@@ -279,7 +279,7 @@ func TestRefusals(t *testing.T) {
 	if err != nil || !bytes.Contains(journal, []byte("without the check preflight")) {
 		t.Errorf("%v\n%s", err, journal)
 	}
-	zips, _ := filepath.Glob(filepath.Join(dir, "bundles", "*"))
+	zips, _ := filepath.Glob(filepath.Join(dir, "bundles", "*.zip"))
 	if len(zips) != 1 || filepath.Base(zips[0]) != "foobar.zip" {
 		t.Fatalf("bundles: %v", zips)
 	}

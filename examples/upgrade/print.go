@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"example.com/tykupgrade/backup"
@@ -198,11 +197,7 @@ func page(path string, rep *rollout.Report) error {
 	if rep == nil {
 		return translate(&installation.Error{Op: "write", Object: path, Kind: installation.ErrNoRun})
 	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(rep.WriteHTML(f), f.Close())
+	return cli.Page(path, rep)
 }
 
 // next is what can be done after a run.

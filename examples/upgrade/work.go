@@ -124,20 +124,10 @@ func (w *work) refused(err error) error {
 
 // ended gives a run's error its exit code and its advice, in words of this command.
 func (w *work) ended(rep *rollout.Report, err error) error {
-	err = cli.Ended(rep, err)
-	switch {
-	case err == nil || cli.Code(err) == cli.Busy:
-		return err
-	case rep != nil && !installation.Changed(rep):
+	if err != nil && rep != nil && !installation.Changed(rep) {
 		return w.refused(fmt.Errorf("no host was changed: %w", failures(rep, err)))
-	case cli.Code(err) == cli.Unknown:
-		return cli.Advice(err, "look at the hosts that are named above, then upgrade resume or "+
-			"upgrade revert")
-	case errors.Is(err, rollout.ErrPlanChanged):
-		return cli.Advice(err, "restore the file to continue that run; -journal names another journal "+
-			"for a new one")
 	}
-	return cli.Advice(err, "upgrade resume continues, upgrade revert takes back what was done")
+	return cli.Ended(rep, err, "upgrade resume continues, upgrade revert takes back what was done")
 }
 
 // failures are what went wrong in a preparation.

@@ -103,7 +103,10 @@ const LongEnv = "TYKUPGRADE_TEST_LONG"
 // short run has another test of the same calls, with fewer hosts or kills.
 func Long(t testing.TB) {
 	t.Helper()
-	if os.Getenv(LongEnv) == "" {
+	if !IsLong() {
 		t.Skipf("skipped, a long test: set %s, or run make test-long", LongEnv)
 	}
 }
+
+// IsLong reports whether [LongEnv] is set, for tests that do more of the same then.
+func IsLong() bool { return os.Getenv(LongEnv) != "" }

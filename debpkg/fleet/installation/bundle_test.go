@@ -1,7 +1,11 @@
 package installation
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
@@ -92,6 +97,70 @@ func TestPublish(t *testing.T) {
 					!strings.HasSuffix(left[0], ".lock") {
 					t.Errorf("left after accepting: %v", left)
 				}
+			}
+		})
+	}
+}
+
+// A bundle is published only with the detached signature of the key that the file names. Without a
+// private key here somebody else signs it.
+func TestPublishNeedsASignature(t *testing.T) {
+	t.Parallel()
+	for name, keys := range map[string]string{
+		"by a command":            `publish: [cp, "{file}", "DIR/served/{name}"]`,
+		"into a served directory": "serve: served",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := write(t, "")
+			dir := filepath.Dir(file)
+			keys := strings.ReplaceAll(keys, "DIR", dir)
+			text := strings.Replace(withPlugin, "key: key.pem", "verify_key: pub.pem, "+keys, 1)
+			key, err := privateKey(filepath.Join(dir, "key.pem"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			served := filepath.Join(dir, "served", "foobar.zip")
+			if err := errors.Join(os.WriteFile(file, []byte(text), 0o600), os.Mkdir(filepath.Dir(served),
+				0o755), os.WriteFile(served, []byte("old"), 0o644), os.WriteFile(filepath.Join(dir,
+				"pub.pem"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
+				0o600)); err != nil {
+				t.Fatal(err)
+			}
+			u := prepared(t, file, nil, CheckPreflight, CheckPublish)
+			if _, err := step(t, u, TargetPlugin); err != nil {
+				t.Fatal(err)
+			}
+			zip := filepath.Join(dir, "bundles", "foobar.zip")
+			refused := func(want string) {
+				t.Helper()
+				_, err := step(t, u, TargetBundle)
+				if data, rerr := os.ReadFile(served); err == nil || !strings.Contains(err.Error(), want) ||
+					string(data) != "old" || rerr != nil {
+					t.Errorf("%v, and %q is served, %v", err, data, rerr)
+				}
+			}
+			refused("openssl dgst -sha256 -sign KEY " + zip)
+			other, err := rsa.GenerateKey(rand.Reader, 2048)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := bundle.SignFile(t.Context(), zip, other); err != nil {
+				t.Fatal(err)
+			}
+			refused("check that the key is the signer's")
+			if err := bundle.SignFile(t.Context(), zip, key); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := step(t, u, TargetBundle); err != nil {
+				t.Fatal(err)
+			}
+			if data, err := os.ReadFile(served); err != nil || string(data) == "old" {
+				t.Errorf("a signed bundle is not published: %v", err)
 			}
 		})
 	}

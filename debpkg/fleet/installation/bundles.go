@@ -174,6 +174,11 @@ func (u *Upgrade) writeBundle(ctx context.Context, b Bundle) error {
 	if err != nil {
 		return err
 	}
+	if o.Signer != nil { // over the whole zip, in addition to the one that gateways check
+		if err := bundle.SignFile(ctx, file, o.Signer); err != nil {
+			return err
+		}
+	}
 	note := bundleNote{File: file, SHA256: result.SHA256, Size: result.Size, Signed: o.Signer != nil,
 		Asked: a.asked(), Loads: map[string]string{}}
 	for version, files := range result.Loads {
@@ -199,6 +204,23 @@ func privateKey(path string) (*rsa.PrivateKey, error) {
 		return nil, err
 	}
 	key, err := bundle.ParsePrivateKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
+}
+
+// verifyKey is the key whose detached signature a bundle must have. Nil: it needs none.
+func (u *Upgrade) verifyKey() (*rsa.PublicKey, error) {
+	path := u.Plugin.Bundle.VerifyKey
+	if path == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	key, err := bundle.ParsePublicKey(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

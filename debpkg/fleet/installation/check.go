@@ -66,7 +66,8 @@ func (f *File) rebase(paths ...*string) {
 func (f *File) checkPlugin(c *checker) {
 	p := f.Plugin
 	f.rebase(&p.Current, &p.Running, &p.Source, &p.So, &p.Manifest, &p.Releases, &p.ReleaseMod,
-		&p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Serve, &p.Bundle.Key)
+		&p.Compiler.Tar, &p.Compiler.Netrc, &p.Bundle.Dir, &p.Bundle.Serve, &p.Bundle.Key,
+		&p.Bundle.VerifyKey)
 	if !strings.HasPrefix(p.Gateway, imagePrefix) {
 		f.rebase(&p.Gateway)
 	}

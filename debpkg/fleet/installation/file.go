@@ -92,10 +92,12 @@ type Compiler struct {
 type Server struct {
 	Dir string `yaml:"dir"` // where builds and bundles are made
 	// of the only bundle, as the APIs have it in custom_middleware_bundle: orders.zip
-	Name    string   `yaml:"name"`
-	Key     string   `yaml:"key"`     // file with the RSA key that signs bundles; empty: unsigned
-	Serve   string   `yaml:"serve"`   // directory that a bundle server on this machine serves
-	Publish []string `yaml:"publish"` // command that publishes {file} as {name}, instead of serve
+	Name string `yaml:"name"`
+	Key  string `yaml:"key"` // file with the RSA key that signs bundles; empty: unsigned
+	// file with a public RSA key; a bundle is published only with a detached signature of it
+	VerifyKey string   `yaml:"verify_key"`
+	Serve     string   `yaml:"serve"`   // directory that a bundle server on this machine serves
+	Publish   []string `yaml:"publish"` // command that publishes {file} as {name}, instead of serve
 	// bundle_base_url of the gateways; it must have the bundle before the first host is touched
 	URL string `yaml:"url"`
 }

@@ -170,6 +170,9 @@ func (u *Upgrade) planBundle(ctx context.Context, b Bundle) (PlannedBundle, erro
 		_, err := privateKey(u.Plugin.Bundle.Key)
 		errs = append(errs, err)
 	}
+	if _, err := u.verifyKey(); err != nil {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return p, err
 	}

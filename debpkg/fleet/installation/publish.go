@@ -80,11 +80,21 @@ func (u *Upgrade) publish(ctx context.Context, b Bundle) error {
 	u.mu.Unlock()
 	up := u.upload(b)
 	note := publishNote{Name: up.Name, URL: up.Redacted()}
+	key, err := u.verifyKey()
+	if err != nil {
+		return err
+	}
 	if u.Plugin.Bundle.Serve != "" {
-		if _, err := u.publication(b).Publish(ctx, written.File); err != nil {
-			return err
+		p := u.publication(b)
+		p.Key = key
+		if _, err := p.Publish(ctx, written.File); err != nil {
+			return unsigned(err, written.File)
 		}
 		up.Put = nil
+	} else if key != nil {
+		if err := bundle.VerifyFile(written.File, key); err != nil {
+			return unsigned(err, written.File)
+		}
 	}
 	if err := up.Publish(ctx, written.File); err != nil {
 		if errors.Is(err, bundle.ErrServer) {
@@ -97,6 +107,15 @@ func (u *Upgrade) publish(ctx context.Context, b Bundle) error {
 		note.Overridden = overridden(CheckPublish, u.unpublished())
 	}
 	return rollout.Save(ctx, note)
+}
+
+// unsigned says how a bundle gets the signature that it lacks.
+func unsigned(err error, file string) error {
+	if errors.Is(err, bundle.ErrUnsigned) || errors.Is(err, bundle.ErrSignature) {
+		return fmt.Errorf("%w; with the key of plugin.bundle.verify_key: openssl dgst -sha256 -sign KEY "+
+			"%s | base64 -w0 >%[2]s%s, then resume", err, file, bundle.SignatureSuffix)
+	}
+	return err
 }
 
 // unpublish serves the old bundle again. The hosts are back by then. An old file that nobody

@@ -255,17 +255,25 @@ func targets(waves []rollout.Wave) int {
 	return n
 }
 
-// Ended gives the error of a rollout its exit code.
-func Ended(rep *rollout.Report, err error) error {
+// Ended gives the error of a rollout its exit code and its advice. next says which verbs continue
+// the run and take it back.
+func Ended(rep *rollout.Report, err error, next string) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, rollout.ErrLocked):
 		return Exit(Busy, err)
-	case rep != nil && rep.Outcome == rollout.OutcomeNotRestored:
-		return Exit(Unknown, err) // nobody knows the state of a host that could not be restored
+	case errors.Is(err, rollout.ErrPlanChanged):
+		return Advice(err, "restore the file to continue that run; -journal names another journal for "+
+			"a new one")
+	case rep == nil:
+		return err
+	case rep.Outcome == rollout.OutcomeNotRestored: // nobody knows the state of such a host
+		return Exit(Unknown, Advice(err, "look at the hosts that are named above; then "+next))
+	case rep.Outcome == rollout.OutcomeUndone:
+		return Advice(err, "nothing is changed: fix the cause and begin again")
 	}
-	return err
+	return Advice(err, "fix the cause; then "+next)
 }
 
 // Signals explains in a help text what ends a run that [Live] shows.

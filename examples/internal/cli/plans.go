@@ -27,3 +27,16 @@ func (c *Call) Problems(rows []fleet.Planned) {
 		}
 	}
 }
+
+// Preview prints what speaks against an upgrade, and what its operator must know.
+func (c *Call) Preview(p fleet.Preview) {
+	for _, f := range p.Findings {
+		if !f.Refuse {
+			c.Out.Printf("%s %s\n", c.Out.Paint(Warn, "note:"), f)
+		}
+	}
+	for _, x := range p.Problems {
+		c.Out.Printf("%s %s; or give -without %s\n", c.Out.Paint(Bad, "cannot:"), x.Text, x.Check)
+	}
+	c.Problems(p.Hosts)
+}

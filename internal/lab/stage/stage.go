@@ -29,12 +29,12 @@ import (
 	"example.com/tykupgrade/internal/lab/tyk"
 )
 
-// Options says what a stage offers. All fields but Say are needed.
+// Options says what a stage offers. Dir, Old and New are needed.
 type Options struct {
 	Dir    string // for sockets, packages and configuration; its path must be short
 	Old    string // the version that the hosts begin with
 	New    string // another one in the repository
-	Broken string // one whose gateway cannot start
+	Broken string // one whose gateway cannot start; empty: none
 	// the gateways have one API with this bundle; it is served from Dir/served, which is there
 	Bundle string
 	Say    func(string) // told what is going on; nil: nobody
@@ -153,10 +153,13 @@ func (s *Stage) packages(ctx context.Context) error {
 	gateway := debs.TykOptions{Binary: bin, Args: "-conf /opt/tyk-gateway/tyk.conf", Samples: samples,
 		Config: fmt.Sprintf(
 			`{"listen_port": 8080, "storage": {"host": %q, "port": %s}, %s"tykd": {"start-delay": "1s", "check-every": "500ms"}}`, addr, s.Redis.Port, more)}
-	bad := gateway
-	bad.Crash = true
-	_, err = s.repo.Add(debs.Tyk("tyk-gateway", s.o.Old, gateway), debs.Tyk("tyk-gateway", s.o.New,
-		gateway), debs.Tyk("tyk-gateway", s.o.Broken, bad))
+	all := []debs.Package{debs.Tyk("tyk-gateway", s.o.Old, gateway),
+		debs.Tyk("tyk-gateway", s.o.New, gateway)}
+	if s.o.Broken != "" {
+		gateway.Crash = true
+		all = append(all, debs.Tyk("tyk-gateway", s.o.Broken, gateway))
+	}
+	_, err = s.repo.Add(all...)
 	return err
 }
 

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"io"
+	"os"
+
+	"example.com/tykupgrade/debpkg/rollout"
+)
+
+// Journal is the journal of the run that a file describes: the one that is named, or the file's
+// name with ".journal" added. For a file from stdin it is other.
+func Journal(named, file, other string) string {
+	if file == "-" {
+		file = ""
+	} else if file != "" {
+		file += ".journal"
+	}
+	return cmp.Or(named, file, other)
+}
+
+// AuditFlag registers the flag of [Call.Audit].
+func AuditFlag(f *flag.FlagSet, format *string) {
+	f.StringVar(format, "format", string(rollout.AuditJSON), "json, one object a line, or syslog, "+
+		"RFC 5424: `FORMAT`")
+}
+
+// Audit prints who did what in the run of a journal, one line for each event.
+func (c *Call) Audit(journal, format string) error {
+	f, err := os.Open(journal)
+	if errors.Is(err, os.ErrNotExist) {
+		return Advice(Refuse(errors.New("the journal "+journal+" does not exist")),
+			"-journal names another journal")
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	switch format := rollout.AuditFormat(format); format {
+	case rollout.AuditJSON, rollout.AuditSyslog:
+		return rollout.ExportAudit(f, c.Out, format)
+	}
+	return Wrong("invalid -format %q: want json or syslog", format)
+}
+
+// Report prints a report as text, or as JSON.
+func (c *Call) Report(rep *rollout.Report, json bool) error {
+	if json {
+		return c.JSON(rep)
+	}
+	return rep.WriteText(c.Out)
+}
+
+// Page writes a report as a page to a file.
+func Page(path string, rep interface{ WriteHTML(io.Writer) error }) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(rep.WriteHTML(f), f.Close())
+}
+
+// Sure asks unless yes is set. A no is an error.
+func (c *Call) Sure(yes bool, question string) error {
+	if yes || c.Confirm(question+"?") {
+		return nil
+	}
+	return Advice(Refuse(errors.New("not confirmed")), "-yes confirms")
+}
