@@ -1,0 +1,32 @@
+package postgres_test
+
+import (
+	"strings"
+	"testing"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
+	"example.com/tykupgrade/backup/postgres"
+	lab "example.com/tykupgrade/internal/lab/postgres"
+)
+
+func TestConformancePostgres(t *testing.T) {
+	t.Parallel()
+	const secret = "canary-of-conformance"
+	s := small(t)
+	s.SQL(t, "postgres", "CREATE ROLE dash LOGIN PASSWORD '"+secret+"'; GRANT pg_read_all_data TO dash")
+	login(t, s, "dash")
+	uri := strings.Replace(s.Database("small"), "postgres@", "dash:"+secret+"@", 1)
+	empty := lab.Start(t)
+	backuptest.Run(t, backuptest.Case{
+		Source: func(*testing.T) backup.Source { return &postgres.Source{Server: postgres.Server{URI: uri}} },
+		Restorer: func(t *testing.T) backup.Restorer {
+			return &postgres.Restore{Server: postgres.Server{URI: empty.URI}}
+		},
+		Change: func(t *testing.T) { s.SQL(t, "small", "UPDATE t SET y = 'changed' WHERE x = 7") },
+		Broken: func(*testing.T) backup.Source {
+			return &postgres.Source{Server: postgres.Server{URI: uri}, Databases: []string{"nothing here"}}
+		},
+		Secret: secret,
+	})
+}
