@@ -12,7 +12,7 @@ ACCEPTED = GO-2026-4883 GO-2026-4887
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test test-long fmt vet lint vuln bench fuzz screen
+.PHONY: test test-long ferret fmt vet lint vuln bench fuzz screen
 
 # Of the packages one more than there are cores is tested at a time: some wait
 # for their hosts most of the time.
@@ -23,6 +23,11 @@ test: fmt vet lint
 # All tests, with those that take minutes of both cores.
 test-long:
 	TYKUPGRADE_TEST_LONG=1 TYKUPGRADE_TEST_KILLS=50 $(GO) test -race -p $$(nproc) -timeout 60m $(TESTFLAGS) ./...
+
+# The MongoDB backup against FerretDB, a second server. Its module is one of its own, and
+# compiling it takes longer than make test's limit has room for.
+ferret:
+	$(GO) -C internal/lab/ferret test -count=1 -timeout 15m .
 
 fmt:
 	@files=$$(gofmt -l .); \

@@ -1,9 +1,13 @@
 package hostfiles_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"example.com/tykupgrade/backup"
@@ -64,6 +68,56 @@ func BenchmarkRestore(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+		})
+	}
+}
+
+// The same through a Runner, where each command costs a round trip: calls/op is how many
+// there are to compare and to restore.
+func BenchmarkRunner(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			root := b.TempDir()
+			manyFiles(b, root, n, "before")
+			var calls atomic.Int32
+			runner := func(ctx context.Context, argv []string, in io.Reader, out, errs io.Writer) error {
+				calls.Add(1)
+				return localRunner(ctx, argv, in, out, errs)
+			}
+			set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &hostfiles.Source{
+				Runner: runner, Paths: []string{root}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			to := &hostfiles.Restore{Runner: runner, Paths: []string{root}, Rescue: b.TempDir()}
+			st, _ := set.Component(to.Name())
+			measure := func(f func() error) func(b *testing.B) {
+				return func(b *testing.B) {
+					calls.Store(0)
+					for b.Loop() {
+						b.StopTimer()
+						manyFiles(b, root, n, "after")
+						before := calls.Load()
+						b.StartTimer()
+						if err := f(); err != nil {
+							b.Fatal(err)
+						}
+						b.StopTimer()
+						b.ReportMetric(float64(calls.Load()-before), "calls/op")
+						b.StartTimer()
+					}
+				}
+			}
+			b.Run("restore", measure(func() error {
+				_, err := to.Restore(b.Context(), st, func(backup.Event) {})
+				return err
+			}))
+			b.Run("compare", measure(func() error {
+				if err := to.Prove(b.Context(), st); !errors.Is(err, backup.ErrDiffers) {
+					return fmt.Errorf("changed files were not found: %w", err)
+				}
+				return nil
+			}))
 		})
 	}
 }

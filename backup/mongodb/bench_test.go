@@ -22,10 +22,10 @@ import (
 
 // analytics fills a collection with documents like those of Tyk's pump, of
 // about 280 bytes, a third of it random.
-func analytics(t testing.TB, s *mongolab.Server, n int) (size int64) {
+func analytics(t testing.TB, s *mongolab.Server, name string, n int) (size int64) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(1, 2))
-	s.Fill("tyk_analytics", "z_tyk_analyticz", n, func(i int) bson.Raw {
+	s.Fill("tyk_analytics", name, n, func(i int) bson.Raw {
 		noise := make([]byte, 48)
 		for j := 0; j < len(noise); j += 8 {
 			binary.LittleEndian.PutUint64(noise[j:], r.Uint64())
@@ -42,11 +42,27 @@ func analytics(t testing.TB, s *mongolab.Server, n int) (size int64) {
 	return size
 }
 
-const benchDocs = 300_000
+// benchSizes are numbers of documents, in collections of a quarter each.
+var benchSizes = []int{3_000, 30_000, 300_000}
+
+// quarters fills four collections with n documents.
+func quarters(b *testing.B, s *mongolab.Server, n int) (size int64) {
+	b.Helper()
+	for i := range 4 {
+		size += analytics(b, s, fmt.Sprint("z_tyk_analyticz_", i), n/4)
+	}
+	return size
+}
 
 func BenchmarkDump(b *testing.B) {
+	for _, n := range benchSizes {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) { benchDump(b, n) })
+	}
+}
+
+func benchDump(b *testing.B, n int) {
 	s := mongoServer(b, mongolab.Options{})
-	size := analytics(b, s, benchDocs)
+	size := quarters(b, s, n)
 	ours := func(m *mongodb.Source) func(b *testing.B, dir string) {
 		m.Server = uri(s)
 		return func(b *testing.B, dir string) {
@@ -103,8 +119,14 @@ func BenchmarkDump(b *testing.B) {
 }
 
 func BenchmarkRestore(b *testing.B) {
+	for _, n := range benchSizes {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) { benchRestore(b, n) })
+	}
+}
+
+func benchRestore(b *testing.B, n int) {
 	from := mongoServer(b, mongolab.Options{})
-	size := analytics(b, from, benchDocs)
+	size := quarters(b, from, n)
 	set := takeMongo(b, &mongodb.Source{Server: uri(from)})
 	for _, c := range []struct {
 		name string
@@ -139,19 +161,64 @@ func BenchmarkRestore(b *testing.B) {
 // Many small collections: what counts is commands and files, not documents.
 func BenchmarkCollections(b *testing.B) {
 	for _, n := range []int{20, 200, 2000} {
-		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
-			s := mongoServer(b, mongolab.Options{})
-			for i := range n {
-				s.Insert("tyk_analytics", fmt.Sprint("c", i), doc(b, bson.D{{Key: "_id", Value: i}}))
-			}
-			for b.Loop() {
-				if _, err := backup.Take(b.Context(), b.TempDir(), backup.Options{},
-					&mongodb.Source{Server: uri(s)}); err != nil {
-					b.Fatal(err)
-				}
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) { benchCollections(b, n) })
+	}
+}
+
+func benchCollections(b *testing.B, n int) {
+	s := mongoServer(b, mongolab.Options{})
+	for i := range n {
+		s.Insert("tyk_analytics", fmt.Sprint("c", i), doc(b, bson.D{{Key: "_id", Value: i}}))
+	}
+	var set *backup.Set
+	b.Run("take", func(b *testing.B) {
+		commands := countCommands(s)
+		for b.Loop() {
+			set = takeMongo(b, &mongodb.Source{Server: uri(s)})
+		}
+		b.ReportMetric(float64(commands.Load())/float64(b.N), "commands/op")
+	})
+	b.Run("mongodump", func(b *testing.B) {
+		dump := tool(b, "mongodump")
+		commands := countCommands(s)
+		for b.Loop() {
+			runTool(b, dump, "--quiet", "--gzip", "--uri", s.URI(), "--db", "tyk_analytics",
+				"--out", b.TempDir())
+		}
+		b.ReportMetric(float64(commands.Load())/float64(b.N), "commands/op")
+	})
+	if set == nil {
+		set = takeMongo(b, &mongodb.Source{Server: uri(s)})
+	}
+	into := func(b *testing.B, restore func(to *mongolab.Server)) {
+		var commands float64
+		for b.Loop() {
+			b.StopTimer()
+			to := mongoServer(b, mongolab.Options{})
+			count := countCommands(to)
+			b.StartTimer()
+			restore(to)
+			b.StopTimer()
+			commands += float64(count.Load())
+			to.Close()
+			b.StartTimer()
+		}
+		b.ReportMetric(commands/float64(b.N), "commands/op")
+	}
+	b.Run("restore", func(b *testing.B) {
+		into(b, func(to *mongolab.Server) {
+			if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &mongodb.Restore{
+				Server: uri(to)}); err != nil {
+				b.Fatal(err)
 			}
 		})
-	}
+	})
+	b.Run("mongorestore", func(b *testing.B) {
+		restore := tool(b, "mongorestore")
+		into(b, func(to *mongolab.Server) {
+			runTool(b, restore, "--quiet", "--gzip", "--uri", to.URI(), filepath.Join(set.Dir, "mongo"))
+		})
+	})
 }
 
 const memoryEnv = "BACKUP_TEST_MONGODB_MEMORY"

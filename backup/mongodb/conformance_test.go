@@ -51,7 +51,7 @@ func TestKilledMongoHelper(t *testing.T) {
 
 func TestKilledMongo(t *testing.T) {
 	t.Parallel()
-	backuptest.Kill(t, "TestKilledMongoHelper", 50, mongoEnv+"="+mongoWith(t, mongolab.Options{},
+	backuptest.Kill(t, "TestKilledMongoHelper", moments(6), mongoEnv+"="+mongoWith(t, mongolab.Options{},
 		30).URI())
 }
 
@@ -64,6 +64,6 @@ func TestDamagedMongo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		backuptest.Damage(t, set, 250)
+		backuptest.Damage(t, set, 100)
 	}
 }

@@ -30,6 +30,7 @@ const (
 	codeNamespaceExists     = 48
 	codeCommandNotFound     = 59
 	codeQueryPlanKilled     = 175
+	codeNotImplemented      = 238 // FerretDB
 	codeSnapshotTooOld      = 239
 	codeSnapshotUnavailable = 246
 	codeDuplicateKey        = 11000

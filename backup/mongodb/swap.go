@@ -63,12 +63,20 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 	return err
 }
 
-// rename gives a collection another name within its database.
+// rename gives a collection another name within its database. With dropTarget it replaces
+// one that has the name.
 func (c *conn) rename(ctx context.Context, r *reader, db, from, to string, dropTarget bool) error {
 	return r.persist(ctx, "rename of "+db+"."+from, func() error {
 		err := c.run(ctx, "admin", bson.D{{Key: "renameCollection", Value: db + "." + from},
 			{Key: "to", Value: db + "." + to},
 			{Key: "dropTarget", Value: dropTarget}, majority})
+		if dropTarget && code(err) == codeNotImplemented { // by FerretDB 1.24: two steps
+			dropTarget = false
+			if err = c.drop(ctx, db, to); err == nil {
+				err = c.run(ctx, "admin", bson.D{{Key: "renameCollection", Value: db + "." + from},
+					{Key: "to", Value: db + "." + to}, {Key: "dropTarget", Value: false}, majority})
+			}
+		}
 		if err == nil {
 			return nil
 		}

@@ -53,6 +53,12 @@ var sayings = []struct {
 	{regexp.MustCompile(
 		`57P0[123]|terminating connection|server closed the connection unexpectedly|SSL SYSCALL error|Connection reset|no connection to the server|could not (?:send|receive) data|connection to server was lost|the database system is (?:starting up|shutting down|in recovery)`),
 		ErrAborted, "see the server's log, then try again", true},
+	{regexp.MustCompile(`certificate verify failed|server certificate for|root certificate file|` +
+		`server does not support SSL`), ErrConnection,
+		"check sslmode and sslrootcert of the connection: the server did not prove who it is", false},
+	{regexp.MustCompile(
+		`42P01|42703|relation ".*" does not exist|could not open relation with OID|cache lookup failed`),
+		backup.ErrChanged, "another session changes tables; try again when it has finished", true},
 	{regexp.MustCompile(
 		`could not translate host name|Connection refused|could not connect|connection to server .* failed|timeout expired|No route to host`),
 		ErrConnection, "check host, port and firewall", true},
@@ -92,6 +98,9 @@ func toolError(ctx context.Context, tool string, stderr []string, err error) err
 	}
 	all := strings.Join(stderr, "\n")
 	for _, s := range sayings {
+		if s.kind == backup.ErrChanged && tool == "pg_restore" {
+			continue // nobody else works in a database that is being restored
+		}
 		if s.match.MatchString(all) {
 			e.Kind, e.Next, e.Retry = s.kind, s.next, s.retry
 			break

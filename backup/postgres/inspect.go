@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -26,9 +27,23 @@ func (s *session) server() (serverFacts, error) {
 
 func (f serverFacts) major() int { return f.Num / 10000 }
 
-// snapshot opens a transaction that sees one moment and exports it.
+// snapshot opens a transaction that sees one moment and exports it. It locks the tables
+// before that moment: TRUNCATE and a rewriting ALTER TABLE change what an older snapshot
+// sees (15).
 func (s *session) snapshot() (id, lsn string, err error) {
-	if _, err := s.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+	tables, err := s.tables()
+	if err != nil {
+		return "", "", err
+	}
+	sql := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	for part := range slices.Chunk(tables, 100) {
+		var names []string
+		for _, t := range part {
+			names = append(names, "ONLY "+quoteIdent(t.Schema)+"."+quoteIdent(t.Name))
+		}
+		sql += "; LOCK TABLE " + strings.Join(names, ", ") + " IN ACCESS SHARE MODE"
+	}
+	if _, err := s.query(sql); err != nil {
 		return "", "", err
 	}
 	var v struct{ ID, LSN string }
@@ -61,12 +76,18 @@ func (s *session) database() (Database, error) {
 	if d.Provider == "c" || d.Provider == "d" {
 		d.Provider = ""
 	}
+	d.Tables, err = s.tables()
+	return d, err
+}
+
+// tables lists those with rows of their own that the current database holds.
+func (s *session) tables() (tables []Table, err error) {
 	err = s.rows(`SELECT n.nspname AS schema, c.relname AS name, pg_table_size(c.oid) AS bytes
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\_%'
 		AND NOT EXISTS (SELECT 1 FROM pg_depend p WHERE p.classid = 'pg_class'::regclass AND p.objid = c.oid AND p.deptype = 'e')
-		ORDER BY 1, 2`, &d.Tables)
-	return d, err
+		ORDER BY 1, 2`, &tables)
+	return tables, err
 }
 
 // count counts the rows of every table in the session's snapshot.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,18 +25,21 @@ const DefaultDatabase = "tyk_analytics"
 // Each database is read at one moment, whatever clients write meanwhile. The
 // moments of two databases differ. The user needs SELECT on every table and
 // must not be subject to row-level security; otherwise Plan or Backup fails.
-// pg_dump holds ACCESS SHARE locks: DDL on a table waits until the dump ends,
-// and a dump that waits a minute for a lock fails with a retryable [ErrInUse].
+// A dump holds ACCESS SHARE locks from before that moment: DDL and TRUNCATE of a
+// table wait until the dump ends. A dump that waits longer than LockWait for
+// such a statement fails with a retryable [ErrInUse].
 //
 // A Source holds no connection and may be used by several goroutines. After an
 // error, a cancel or a kill -9 nothing stays on the server: its session ends
 // with the pipe.
 type Source struct {
 	Server    Server
-	Component string       // name in the set; empty: "postgres"
-	Databases []string     // empty: the database of Server.URI, otherwise DefaultDatabase
-	Compress  int          // pg_dump's level from 1 to 9, 0: 1; negative: none
-	Log       *slog.Logger // nil: silent
+	Component string   // name in the set; empty: "postgres"
+	Databases []string // empty: the database of Server.URI, otherwise DefaultDatabase
+	Compress  int      // pg_dump's level from 1 to 9, 0: 1; negative: none
+	// LockWait is how long a dump waits for another session's lock; 0: a minute.
+	LockWait time.Duration
+	Log      *slog.Logger // nil: silent
 }
 
 // Name returns the component's name.
@@ -119,6 +123,14 @@ func (s *Source) planOne(ctx context.Context, c *client, db string, e *backup.Es
 	return nil
 }
 
+// lockWait is LockWait in milliseconds, as servers and pg_dump take it.
+func (s *Source) lockWait() string {
+	if s.LockWait <= 0 {
+		return "60000"
+	}
+	return strconv.FormatInt(max(s.LockWait.Milliseconds(), 1), 10)
+}
+
 // tools holds pg_dump's version to the server's: pg_dump reads older servers.
 func (s *Source) tools(ctx context.Context, c *client, f serverFacts) (int, string, error) {
 	major, version, err := c.version(ctx, "pg_dump")
@@ -175,6 +187,9 @@ func (s *Source) backupOne(ctx context.Context, c *client, db string, w *backup.
 	if d.DumpMajor, d.Dump, err = s.tools(ctx, c, facts); err != nil {
 		return Database{}, err
 	}
+	if _, err := q.query("SET lock_timeout = " + s.lockWait()); err != nil {
+		return Database{}, err
+	}
 	id, lsn, err := q.snapshot()
 	if err != nil {
 		return Database{}, err
@@ -218,7 +233,7 @@ func (s *Source) dump(ctx context.Context, c *client, d Database, w *backup.Writ
 				w.ItemProgress(d.Name+": "+printable(strings.TrimSuffix(table, `"`)), 0, 1, 0, 0)
 			}
 		}, "pg_dump", "--format=custom", fmt.Sprintf("--compress=%d", max(level, 0)), "--snapshot="+
-			d.Snapshot, "--lock-wait-timeout=60s",
+			d.Snapshot, "--lock-wait-timeout="+s.lockWait(),
 			"--no-password", "--verbose", "--dbname="+c.conninfo(d.Name))
 		written = sink.err
 		if written != nil {

@@ -7,7 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/FerretDB/FerretDB/ferretdb"
@@ -29,6 +32,7 @@ func start(t *testing.T) mongodb.Server {
 		Listener:  ferretdb.ListenerConfig{TCP: "127.0.0.1:0"},
 		Handler:   "sqlite",
 		SQLiteURL: "file:" + t.TempDir() + "/",
+		Logger:    slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -73,9 +77,15 @@ func fill(t *testing.T, s mongodb.Server) {
 	db := client(t, s)
 	var keys []any
 	for i := range 500 {
-		keys = append(keys, bson.D{{Key: "_id", Value: int64(i)}, {Key: "hash", Value: fmt.Sprintf("%064x", i)}, {Key: "tags", Value: bson.A{"a", int32(i), 1.5, nil, true}}})
+		keys = append(keys, bson.D{{Key: "_id", Value: int64(i)},
+			{Key: "hash", Value: fmt.Sprintf("%064x", i)},
+			{Key: "tags", Value: bson.A{"a", int32(i), 1.5, nil, true}}})
 	}
-	for name, docs := range map[string][]any{"keys": keys, "apis": {bson.D{{Key: "_id", Value: "a"}, {Key: "name", Value: "über"}}}, "odd name-1": {bson.D{{Key: "_id", Value: 1}}}} {
+	for name, docs := range map[string][]any{
+		"keys":       keys,
+		"apis":       {bson.D{{Key: "_id", Value: "a"}, {Key: "name", Value: "über"}}},
+		"odd name-1": {bson.D{{Key: "_id", Value: 1}}},
+	} {
 		if _, err := db.Collection(name).InsertMany(t.Context(), docs); err != nil {
 			t.Fatal(err)
 		}
@@ -101,6 +111,20 @@ func take(t *testing.T, s mongodb.Server) *backup.Set {
 	return set
 }
 
+// digests are those of the documents by collection, in any order.
+func digests(t *testing.T, set *backup.Set) map[string]string {
+	t.Helper()
+	var d mongodb.Details
+	if err := set.Components[0].DecodeDetails(&d); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, c := range d.Collections {
+		out[c.Name] = fmt.Sprint(c.Count, c.Bytes, c.Digest)
+	}
+	return out
+}
+
 func count(t *testing.T, s mongodb.Server, name string) int64 {
 	t.Helper()
 	n, err := client(t, s).Collection(name).CountDocuments(t.Context(), bson.D{})
@@ -117,33 +141,42 @@ func TestThereAndBack(t *testing.T) {
 	fill(t, from)
 	set := take(t, from)
 	c := set.Components[0]
-	t.Logf("%s, %s: consistency %q, %d documents, warnings %q", c.Server, c.Topology, c.Consistency, c.Items, c.Warnings)
+	t.Logf("%s, %s: consistency %q, %d documents, warnings %q", c.Server, c.Topology,
+		c.Consistency, c.Items, c.Warnings)
 	if c.Items != 502 || c.Consistency != backup.ConsistencyNone {
 		t.Errorf("%d documents, consistency %q", c.Items, c.Consistency)
 	}
 	live := func(s mongodb.Server, set *backup.Set) {
 		t.Helper()
-		if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive, Against: []backup.Prover{&mongodb.Source{Server: s}}}); err != nil {
+		if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
+			Against: []backup.Prover{&mongodb.Source{Server: s}}}); err != nil {
 			t.Error(err)
 		}
 	}
 	live(from, set)
 	other := start(t)
-	if report, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: other}); err != nil {
-		t.Fatalf("%v %+v", err, report)
+	into := func(s mongodb.Server, set *backup.Set) error {
+		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: s})
+		return err
+	}
+	if err := into(other, set); err != nil {
+		t.Fatal(err)
 	}
 	live(other, set)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: other}); !errors.Is(err, backup.ErrNotEmpty) {
+	if err := into(other, set); !errors.Is(err, backup.ErrNotEmpty) {
 		t.Errorf("a second time: %v", err)
 	}
 	at := stub(t)
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: at}); err != nil {
+	if err := into(at, set); err != nil {
 		t.Fatal(err)
 	}
 	live(at, set)
 	again := take(t, at)
+	if a, b := digests(t, set), digests(t, again); len(a) != 4 || !maps.Equal(a, b) {
+		t.Errorf("FerretDB's dump and the stub's differ:\n%v\n%v", a, b)
+	}
 	third := start(t)
-	if _, err := again.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: third}); err != nil {
+	if err := into(third, again); err != nil {
 		t.Fatal(err)
 	}
 	live(third, again)
@@ -158,7 +191,8 @@ func TestReplaceAndUndo(t *testing.T) {
 	s := start(t)
 	fill(t, s)
 	set := take(t, s)
-	if _, err := client(t, s).Collection("keys").DeleteMany(t.Context(), bson.D{{Key: "_id", Value: bson.D{{Key: "$gte", Value: int64(10)}}}}); err != nil {
+	if _, err := client(t, s).Collection("keys").DeleteMany(t.Context(),
+		bson.D{{Key: "_id", Value: bson.D{{Key: "$gte", Value: int64(10)}}}}); err != nil {
 		t.Fatal(err)
 	}
 	to := &mongodb.Restore{Server: s, Mode: mongodb.Replace}
@@ -186,29 +220,77 @@ func TestReplaceAndUndo(t *testing.T) {
 	}
 }
 
+// A document that a dump without a snapshot holds twice comes back once, in its later
+// version.
+func TestDuplicates(t *testing.T) {
+	from, err := mongolab.Start(mongolab.Options{Standalone: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(from.Close)
+	at := mongodb.Server{URI: from.URI()}
+	fill(t, at)
+	keys := client(t, at).Collection("keys")
+	var once sync.Once
+	from.Hook(func(q mongolab.Command) mongolab.Fault {
+		if q.Name == "getMore" && q.Target == "keys" {
+			once.Do(func() {
+				if _, err := keys.DeleteOne(t.Context(), bson.D{{Key: "_id", Value: int64(3)}}); err != nil {
+					t.Error(err)
+				}
+				if _, err := keys.InsertOne(t.Context(), bson.D{{Key: "_id", Value: int64(3)},
+					{Key: "hash", Value: "later"}}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return mongolab.Fault{}
+	})
+	set := take(t, at)
+	from.Hook(nil)
+	if n := set.Components[0].Items; n != 503 {
+		t.Fatalf("%d documents: none was read twice", n)
+	}
+	to := start(t)
+	if _, err := set.Restore(t.Context(), backup.RestoreOptions{},
+		&mongodb.Restore{Server: to}); err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Hash string }
+	err = client(t, to).Collection("keys").FindOne(t.Context(),
+		bson.D{{Key: "_id", Value: int64(3)}}).Decode(&got)
+	if n := count(t, to, "keys"); err != nil || n != 500 || got.Hash != "later" {
+		t.Errorf("%d keys, %+v, %v", n, got, err)
+	}
+}
+
 // What FerretDB 1.24 does not take is refused with the name of the collection and the
 // next step, and nothing is left.
 func TestRefused(t *testing.T) {
 	at := stub(t)
 	db := client(t, at)
 	for _, c := range []struct{ name, command, what string }{
-		{"ttl", "createIndexes", "index"}, {"capped", "create", "options"},
+		{"ttl", "createIndexes", "index"}, {"checked", "create", "options"},
 	} {
-		cmd := bson.D{{Key: "create", Value: c.name}, {Key: "validator", Value: bson.D{{Key: "a", Value: 1}}}}
+		cmd := bson.D{{Key: c.command, Value: c.name},
+			{Key: "validator", Value: bson.D{{Key: "a", Value: 1}}}}
 		if c.command == "createIndexes" {
-			cmd = bson.D{{Key: "createIndexes", Value: c.name}, {Key: "indexes", Value: bson.A{bson.D{{Key: "key", Value: bson.D{{Key: "at", Value: 1}}}, {Key: "name", Value: "ttl"}, {Key: "expireAfterSeconds", Value: 0}}}}}
+			cmd[1] = bson.E{Key: "indexes", Value: bson.A{bson.D{{Key: "name", Value: "ttl"},
+				{Key: "key", Value: bson.D{{Key: "at", Value: 1}}}, {Key: "expireAfterSeconds", Value: 0}}}}
 		}
 		if err := db.RunCommand(t.Context(), cmd).Err(); err != nil {
 			t.Fatal(err)
 		}
-		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &mongodb.Source{Server: at, Include: []string{"*." + c.name}})
+		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
+			&mongodb.Source{Server: at, Include: []string{"*." + c.name}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ferret := start(t)
 		_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: ferret})
 		var e *backup.Error
-		if !errors.As(err, &e) || !strings.Contains(err.Error(), c.name) || !strings.Contains(err.Error(), c.what) {
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), c.name) ||
+			!strings.Contains(err.Error(), c.what) || e.Hint() == "" {
 			t.Errorf("%s: %v", c.name, err)
 		}
 		if left, err := mongodb.Leftovers(t.Context(), ferret); err != nil || len(left) > 0 {

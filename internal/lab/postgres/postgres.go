@@ -30,7 +30,8 @@ type Server struct {
 	gone chan struct{}
 }
 
-const nobody = 65534
+// User is who runs the server when the test is root: nobody.
+const User = 65534
 
 // Bin returns the newest directory of PostgreSQL's programs, or skips the test.
 func Bin(t testing.TB) string {
@@ -52,14 +53,24 @@ func Bin(t testing.TB) string {
 // Start runs a server until the test ends. settings are lines of postgresql.conf.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	return StartIn(t, "", settings...)
+	return start(t, Bin(t), "", settings...)
 }
 
 // StartIn is Start with the data directory in dir, and the write-ahead log elsewhere, so
 // that a small disk stops statements and not the server. Empty: both elsewhere.
 func StartIn(t testing.TB, dir string, settings ...string) *Server {
 	t.Helper()
-	bin := Bin(t)
+	return start(t, Bin(t), dir, settings...)
+}
+
+// StartBin is Start with the programs in bin, which may be of another version.
+func StartBin(t testing.TB, bin string, settings ...string) *Server {
+	t.Helper()
+	return start(t, bin, "", settings...)
+}
+
+func start(t testing.TB, bin, dir string, settings ...string) *Server {
+	t.Helper()
 	top, err := os.MkdirTemp("", "tykupgrade-pg") // short: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +81,7 @@ func StartIn(t testing.TB, dir string, settings ...string) *Server {
 		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
-		if err := os.Chown(top, nobody, nobody); err != nil {
+		if err := os.Chown(top, User, User); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -113,31 +124,38 @@ func StartIn(t testing.TB, dir string, settings ...string) *Server {
 	return s
 }
 
-// template is a cluster that initdb made, shared by the servers that run at a time.
-var template struct {
+// templates are clusters that initdb made, by the directory of its programs. The servers
+// that run at a time share them: initdb takes longer than all that most tests do.
+var templates = struct {
 	sync.Mutex
+	of map[string]*template
+}{of: map[string]*template{}}
+
+type template struct {
 	users int
 	dir   string
 }
 
-// copyCluster gives the server a data directory: initdb takes longer than all that most
-// tests do.
+// copyCluster gives the server a data directory.
 func (s *Server) copyCluster(t testing.TB) {
 	t.Helper()
-	template.Lock()
-	defer template.Unlock()
-	if template.users == 0 {
-		template.dir = s.initCluster(t)
+	templates.Lock()
+	defer templates.Unlock()
+	c := templates.of[s.Bin]
+	if c == nil {
+		c = &template{dir: s.initCluster(t)}
+		templates.of[s.Bin] = c
 	}
-	template.users++
+	c.users++
 	t.Cleanup(func() {
-		template.Lock()
-		defer template.Unlock()
-		if template.users--; template.users == 0 {
-			_ = os.RemoveAll(template.dir)
+		templates.Lock()
+		defer templates.Unlock()
+		if c.users--; c.users == 0 {
+			_ = os.RemoveAll(c.dir)
+			delete(templates.of, s.Bin)
 		}
 	})
-	if out, err := exec.Command("cp", "-a", filepath.Join(template.dir, "data"),
+	if out, err := exec.Command("cp", "-a", filepath.Join(c.dir, "data"),
 		s.Dir).CombinedOutput(); err != nil {
 		t.Fatalf("copy the cluster: %v\n%s", err, out)
 	}
@@ -154,7 +172,7 @@ func (s *Server) initCluster(t testing.TB) string {
 		t.Fatalf(format, args...)
 	}
 	if os.Geteuid() == 0 {
-		if err := os.Chown(top, nobody, nobody); err != nil {
+		if err := os.Chown(top, User, User); err != nil {
 			fail("%v", err)
 		}
 	}
@@ -175,9 +193,12 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = filepath.Dir(s.Dir)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	if !strings.HasPrefix(s.Bin, "/usr/") { // of Second, with libraries that this machine lacks
+		cmd.Env = append(cmd.Env, "LD_LIBRARY_PATH="+filepath.Join(s.Bin, "../../../x86_64-linux-gnu"))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT, Setpgid: true}
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: User, Gid: User}
 	}
 	return cmd
 }

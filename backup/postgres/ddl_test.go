@@ -1,0 +1,144 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/backuptest"
+	"example.com/tykupgrade/backup/postgres"
+	lab "example.com/tykupgrade/internal/lab/postgres"
+	"example.com/tykupgrade/internal/run"
+)
+
+// hooked runs programs here, and calls before once before pg_dump starts, and during once
+// when it prints that it reads the contents of a table.
+func hooked(before, during func()) backup.Runner {
+	local := run.Local(run.Options{})
+	var first, second sync.Once
+	return func(ctx context.Context, argv []string, in io.Reader, out, errs io.Writer) error {
+		if strings.Contains(strings.Join(argv, " "), "--format=custom") {
+			first.Do(before)
+			errs = writer(func(p []byte) (int, error) {
+				if strings.Contains(string(p), "dumping contents") {
+					second.Do(during)
+				}
+				return len(p), nil
+			}, errs)
+		}
+		return local(ctx, argv, in, out, errs)
+	}
+}
+
+type hook struct {
+	f func(p []byte) (int, error)
+	w io.Writer
+}
+
+func writer(f func(p []byte) (int, error), w io.Writer) io.Writer { return hook{f, w} }
+
+func (h hook) Write(p []byte) (int, error) {
+	_, _ = h.f(p)
+	return h.w.Write(p)
+}
+
+// later runs a statement in the background and waits until the server makes it wait.
+func later(t *testing.T, s *lab.Server, sql string) (done chan error) {
+	t.Helper()
+	done = make(chan error, 1)
+	go func() {
+		_, err := s.TrySQL("small", sql)
+		done <- err
+	}()
+	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_locks WHERE NOT granted") == "0" {
+		select {
+		case err := <-done:
+			t.Errorf("%s did not wait for the dump: %v", sql, err)
+			done <- err
+			return done
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return done
+}
+
+// DDL and TRUNCATE that arrive while a set is taken wait for it. It holds the state of its
+// moment.
+func TestDDLMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	for _, sql := range []string{"TRUNCATE t", "ALTER TABLE t ALTER x TYPE bigint", "DROP TABLE t"} {
+		var done chan error
+		source := &postgres.Source{Databases: []string{"small"}, Server: postgres.Server{URI: s.URI,
+			Runner: hooked(func() {}, func() { done = later(t, s, sql) })}}
+		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, source)
+		if err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+		if n := set.Components[0].Items; n != 1000 {
+			t.Errorf("%s: the set has %d rows", sql, n)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("after the dump: %v", err)
+		}
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &postgres.Restore{
+			Server: postgres.Server{URI: s.URI}, Replace: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A statement that gets between the snapshot and pg_dump cannot empty a table of the set:
+// the dump gives up after LockWait, and the statement goes on.
+func TestDDLInBetween(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	var done chan error
+	dir := t.TempDir()
+	_, err := backup.Take(t.Context(), dir, backup.Options{}, &postgres.Source{
+		Databases: []string{"small"}, LockWait: 200 * time.Millisecond,
+		Server: postgres.Server{URI: s.URI,
+			Runner: hooked(func() { done = later(t, s, "TRUNCATE t") }, func() {})}})
+	var e *backup.Error
+	if !errors.Is(err, postgres.ErrInUse) || !errors.As(err, &e) || !e.Retryable() || e.Hint() == "" {
+		t.Errorf("a lock that is not to be had: %v", err)
+	}
+	if sets, _ := backup.List(dir); len(sets) > 0 || len(backuptest.Leftovers(t, dir)) > 0 {
+		t.Errorf("left %v %v", sets, backuptest.Leftovers(t, dir))
+	}
+	if err := <-done; err != nil {
+		t.Errorf("the other session: %v", err)
+	}
+}
+
+// A table that goes away between two questions is a retryable ErrChanged.
+func TestTableGoes(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	s.SQL(t, "small", "CREATE TABLE brief (x int)")
+	var dropped sync.Once
+	local := run.Local(run.Options{})
+	runner := func(ctx context.Context, argv []string, in io.Reader, out, errs io.Writer) error {
+		if strings.Contains(strings.Join(argv, " "), "psql") {
+			out = writer(func(p []byte) (int, error) {
+				if strings.Contains(string(p), `"name":"brief"`) {
+					dropped.Do(func() { s.SQL(t, "small", "DROP TABLE brief") })
+				}
+				return len(p), nil
+			}, out)
+		}
+		return local(ctx, argv, in, out, errs)
+	}
+	q := &postgres.Source{Server: postgres.Server{URI: s.URI, Runner: runner},
+		Databases: []string{"small"}}
+	var e *backup.Error
+	_, err := q.Backup(t.Context(), backup.NewWriter(t.TempDir(), q.Name(), nil))
+	if !errors.Is(err, backup.ErrChanged) || !errors.As(err, &e) || !e.Retryable() || e.Hint() == "" {
+		t.Errorf("a table that was dropped after it was listed: %v", err)
+	}
+}
