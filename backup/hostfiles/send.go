@@ -115,8 +115,11 @@ const (
 	// Directories: mode, uid, gid and path.
 	perlDirs = `$/="\0"; while(defined($m=<STDIN>)){($u,$g,$p)=map{scalar <STDIN>}1..3;chomp($m,$u,$g,$p)==4 or die "cut off\n";` +
 		`-d $p && !-l $p or mkdir($p,0700) or die "$p: $!\n"; chown($u,$g,$p) or die "$p: $!\n"; chmod(oct($m),$p) or die "$p: $!\n"}`
-	// Renames: old and new path.
-	perlRename = `$/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b)==2 or die "cut off\n";rename($a,$b) or die "$b: $!\n"}`
+	// Renames: old and new path. What is written is on the disk before the first rename, and
+	// the renames are at the end. It flushes these files and not, as sync does, the whole host.
+	perlRename = `use Fcntl; use IO::Handle; $/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b)==2 or die "cut off\n";push @p,[$a,$b]} ` +
+		`sub flush{sysopen(F,$_[0],O_RDONLY|O_NOFOLLOW|O_NONBLOCK) or $!{ELOOP}||$!{EACCES} and return or die "$_[0]: $!\n"; F->sync or die "$_[0]: $!\n"; close F} ` +
+		`flush($_->[0]) for @p; for(@p){rename($_->[0],$_->[1]) or die "$_->[1]: $!\n"; $_->[1]=~m{^(.*/)} and $d{$1}=1} flush($_) for keys %d`
 	// Removals: files, and directories with a slash at the end where they are empty.
 	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p) or die "cut off\n"; if($p=~s{/$}{}){rmdir($p);next} unlink($p) or $!{ENOENT} or die "$p: $!\n"}`
 )
@@ -152,7 +155,7 @@ func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity,
 	if err := f.unpack(ctx, s, id, b.files, temps); err != nil {
 		return err
 	}
-	return f.command(ctx, id, records(pairs), "sh", "-c", "sync && perl -e '"+perlRename+"'")
+	return f.command(ctx, id, records(pairs), "perl", "-MErrno", "-e", perlRename)
 }
 
 func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, files []change,

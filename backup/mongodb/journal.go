@@ -102,6 +102,7 @@ type lease struct {
 
 	mu   sync.Mutex // held while the lease is written
 	stop func()
+	gone bool // the journal was removed; FerretDB 1.24 makes a collection that is updated
 }
 
 func (l *lease) doc(until time.Time) leaseDoc {
@@ -229,9 +230,12 @@ func (l *lease) renew(ctx context.Context) error {
 	return l.conn.fail("restore into", l.db, err)
 }
 
-// release ends the lease and leaves the journal.
+// release ends the lease and leaves the journal. After forget it does nothing.
 func (l *lease) release(ctx context.Context) {
 	l.stop()
+	if l.gone {
+		return
+	}
 	ctx, cancel := aside(ctx)
 	defer cancel()
 	q := bson.D{{Key: "_id", Value: leaseID}, {Key: "token", Value: l.token}}
@@ -242,7 +246,9 @@ func (l *lease) release(ctx context.Context) {
 // forget removes the journal.
 func (l *lease) forget(ctx context.Context) error {
 	l.stop()
-	return l.conn.drop(ctx, l.db, journalName)
+	err := l.conn.drop(ctx, l.db, journalName)
+	l.gone = err == nil
+	return err
 }
 
 // replace writes one document of the journal and returns how many it replaced or made.

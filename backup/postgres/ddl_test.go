@@ -55,7 +55,8 @@ func later(t *testing.T, s *lab.Server, sql string) (done chan error) {
 		_, err := s.TrySQL("small", sql)
 		done <- err
 	}()
-	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_locks WHERE NOT granted") == "0" {
+	for s.SQL(t, "small", "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND "+
+		"query LIKE '"+sql+"%'") == "0" {
 		select {
 		case err := <-done:
 			t.Errorf("%s did not wait for the dump: %v", sql, err)
@@ -67,78 +68,81 @@ func later(t *testing.T, s *lab.Server, sql string) (done chan error) {
 	return done
 }
 
-// DDL and TRUNCATE that arrive while a set is taken wait for it. It holds the state of its
-// moment.
-func TestDDLMeanwhile(t *testing.T) {
+// Statements of other sessions that change tables while a set is taken.
+func TestDDL(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	for _, sql := range []string{"TRUNCATE t", "ALTER TABLE t ALTER x TYPE bigint", "DROP TABLE t"} {
-		var done chan error
-		source := &postgres.Source{Databases: []string{"small"}, Server: postgres.Server{URI: s.URI,
-			Runner: hooked(func() {}, func() { done = later(t, s, sql) })}}
-		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, source)
+	s.SQL(t, "small", "CREATE TABLE altered AS TABLE t; CREATE TABLE dropped AS TABLE t; "+
+		"CREATE TABLE brief (x int)")
+	source := func(before, during func()) *postgres.Source {
+		return &postgres.Source{Databases: []string{"small"}, Server: postgres.Server{URI: s.URI,
+			Runner: hooked(before, during)}}
+	}
+	none := func() {}
+
+	t.Run("a table goes between two questions", func(t *testing.T) {
+		var dropped sync.Once
+		local := run.Local(run.Options{})
+		runner := func(ctx context.Context, argv []string, in io.Reader, out, errs io.Writer) error {
+			if strings.Contains(strings.Join(argv, " "), "psql") {
+				out = writer(func(p []byte) (int, error) {
+					if strings.Contains(string(p), `"name":"brief"`) {
+						dropped.Do(func() { s.SQL(t, "small", "DROP TABLE brief") })
+					}
+					return len(p), nil
+				}, out)
+			}
+			return local(ctx, argv, in, out, errs)
+		}
+		q := &postgres.Source{Server: postgres.Server{URI: s.URI, Runner: runner},
+			Databases: []string{"small"}}
+		var e *backup.Error
+		_, err := q.Backup(t.Context(), backup.NewWriter(t.TempDir(), q.Name(), nil))
+		if !errors.Is(err, backup.ErrChanged) || !errors.As(err, &e) || !e.Retryable() ||
+			e.Hint() == "" {
+			t.Errorf("error %v", err)
+		}
+	})
+
+	// They wait, and the set holds the state of its moment.
+	t.Run("during the dump", func(t *testing.T) {
+		var waiting []chan error
+		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, source(none, func() {
+			for _, sql := range []string{"TRUNCATE t", "ALTER TABLE altered ALTER x TYPE bigint",
+				"DROP TABLE dropped"} {
+				waiting = append(waiting, later(t, s, sql))
+			}
+		}))
 		if err != nil {
-			t.Fatalf("%s: %v", sql, err)
-		}
-		if n := set.Components[0].Items; n != 1000 {
-			t.Errorf("%s: the set has %d rows", sql, n)
-		}
-		if err := <-done; err != nil {
-			t.Errorf("after the dump: %v", err)
-		}
-		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &postgres.Restore{
-			Server: postgres.Server{URI: s.URI}, Replace: true}); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// A statement that gets between the snapshot and pg_dump cannot empty a table of the set:
-// the dump gives up after LockWait, and the statement goes on.
-func TestDDLInBetween(t *testing.T) {
-	t.Parallel()
-	s := small(t)
-	var done chan error
-	dir := t.TempDir()
-	_, err := backup.Take(t.Context(), dir, backup.Options{}, &postgres.Source{
-		Databases: []string{"small"}, LockWait: 200 * time.Millisecond,
-		Server: postgres.Server{URI: s.URI,
-			Runner: hooked(func() { done = later(t, s, "TRUNCATE t") }, func() {})}})
-	var e *backup.Error
-	if !errors.Is(err, postgres.ErrInUse) || !errors.As(err, &e) || !e.Retryable() || e.Hint() == "" {
-		t.Errorf("a lock that is not to be had: %v", err)
-	}
-	if sets, _ := backup.List(dir); len(sets) > 0 || len(backuptest.Leftovers(t, dir)) > 0 {
-		t.Errorf("left %v %v", sets, backuptest.Leftovers(t, dir))
-	}
-	if err := <-done; err != nil {
-		t.Errorf("the other session: %v", err)
-	}
-}
-
-// A table that goes away between two questions is a retryable ErrChanged.
-func TestTableGoes(t *testing.T) {
-	t.Parallel()
-	s := small(t)
-	s.SQL(t, "small", "CREATE TABLE brief (x int)")
-	var dropped sync.Once
-	local := run.Local(run.Options{})
-	runner := func(ctx context.Context, argv []string, in io.Reader, out, errs io.Writer) error {
-		if strings.Contains(strings.Join(argv, " "), "psql") {
-			out = writer(func(p []byte) (int, error) {
-				if strings.Contains(string(p), `"name":"brief"`) {
-					dropped.Do(func() { s.SQL(t, "small", "DROP TABLE brief") })
-				}
-				return len(p), nil
-			}, out)
+		if n := set.Components[0].Items; n != 3000 || len(waiting) != 3 {
+			t.Errorf("the set has %d rows, %d statements waited", n, len(waiting))
 		}
-		return local(ctx, argv, in, out, errs)
-	}
-	q := &postgres.Source{Server: postgres.Server{URI: s.URI, Runner: runner},
-		Databases: []string{"small"}}
-	var e *backup.Error
-	_, err := q.Backup(t.Context(), backup.NewWriter(t.TempDir(), q.Name(), nil))
-	if !errors.Is(err, backup.ErrChanged) || !errors.As(err, &e) || !e.Retryable() || e.Hint() == "" {
-		t.Errorf("a table that was dropped after it was listed: %v", err)
-	}
+		for _, done := range waiting {
+			if err := <-done; err != nil {
+				t.Errorf("after the dump: %v", err)
+			}
+		}
+	})
+
+	// Such a statement cannot empty a table of the set: the dump gives up after LockWait.
+	t.Run("between the snapshot and pg_dump", func(t *testing.T) {
+		var done chan error
+		dir := t.TempDir()
+		q := source(func() { done = later(t, s, "TRUNCATE altered") }, none)
+		q.LockWait = 200 * time.Millisecond
+		_, err := backup.Take(t.Context(), dir, backup.Options{}, q)
+		var e *backup.Error
+		if !errors.Is(err, postgres.ErrInUse) || !errors.As(err, &e) || !e.Retryable() ||
+			e.Hint() == "" {
+			t.Errorf("a lock that is not to be had: %v", err)
+		}
+		if sets, _ := backup.List(dir); len(sets) > 0 || len(backuptest.Leftovers(t, dir)) > 0 {
+			t.Errorf("left %v %v", sets, backuptest.Leftovers(t, dir))
+		}
+		if err := <-done; err != nil {
+			t.Errorf("the other session: %v", err)
+		}
+	})
 }

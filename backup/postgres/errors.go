@@ -45,7 +45,7 @@ var sayings = []struct {
 	{regexp.MustCompile(`unsupported version \(.*\) in file header`), backup.ErrTooNew,
 		"use the client programs of the version that wrote the archive, or newer ones", false},
 	{regexp.MustCompile(
-		`55P03|canceling statement due to lock timeout|could not obtain lock|deadlock detected`),
+		`55P03|canceling statement due to (?:lock|statement) timeout|could not obtain lock|deadlock detected`),
 		ErrInUse, "another session changes tables; try again when it has finished", true},
 	{regexp.MustCompile(
 		`55006|is being accessed by other users|There (?:is|are) \d+ other sessions? using the database`),

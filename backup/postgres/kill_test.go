@@ -40,8 +40,8 @@ func exit(err error) {
 
 // How many kills a test makes by itself: 50 of each take minutes of CPU.
 const (
-	takeKills    = 6
-	restoreKills = 6
+	takeKills    = 4
+	restoreKills = 4
 )
 
 // moments is how many kills a test makes; TYKUPGRADE_TEST_KILLS asks for more.
@@ -146,12 +146,12 @@ func TestKilledRestore(t *testing.T) {
 // settle waits until what a killed process started has noticed, and its sessions are gone.
 func settle(t *testing.T, s *lab.Server) {
 	t.Helper()
-	for range 6000 {
+	for range 1200 {
 		if s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name IN "+
 			"('tykupgrade', 'pg_restore', 'pg_dump') OR datname LIKE '%tykupgrade%'") == "0" {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 	t.Fatal("sessions of a killed process are left")
 }
