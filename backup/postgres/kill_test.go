@@ -40,8 +40,8 @@ func exit(err error) {
 
 // How many kills a test makes by itself: 50 of each take minutes of CPU.
 const (
-	takeKills    = 4
-	restoreKills = 4
+	takeKills    = 3
+	restoreKills = 3
 )
 
 // moments is how many kills a test makes; TYKUPGRADE_TEST_KILLS asks for more.

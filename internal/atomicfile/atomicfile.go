@@ -112,6 +112,7 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 			return Sum{}, err
 		}
 	}
+	unlock(f)
 	if err := f.Close(); err != nil {
 		return Sum{}, err
 	}

@@ -33,6 +33,10 @@ func createTemp(target string) (*os.File, error) {
 	}
 }
 
+// unlock releases the lock by name. Close alone would not while a command that is just
+// being started has a copy of the descriptor, and the file would be locked under its name.
+func unlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
 // linked reports whether the file still has a name.
 func linked(f *os.File) bool {
 	info, err := f.Stat()

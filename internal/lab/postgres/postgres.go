@@ -109,7 +109,8 @@ func start(t testing.TB, bin, dir string, settings ...string) *Server {
 	conf := append([]string{"listen_addresses = '127.0.0.1'", "port = " + s.Port,
 		"unix_socket_directories = '" + top + "'", "fsync = off",
 		"shared_buffers = 16MB", "max_connections = 30", "log_min_messages = fatal",
-		"wal_level = minimal", "max_wal_senders = 0", "autovacuum = off"}, settings...)
+		"wal_level = minimal", "max_wal_senders = 0", "autovacuum = off", "full_page_writes = off",
+		"wal_init_zero = off", "max_logical_replication_workers = 0"}, settings...)
 	f, err := os.OpenFile(filepath.Join(s.Dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteString(strings.Join(conf, "\n") + "\n")
