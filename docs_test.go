@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,7 +51,7 @@ func packages(t *testing.T) map[string]string {
 func TestCodeIsExamples(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
-	for _, dir := range packages(t) {
+	for _, dir := range append(slices.Collect(maps.Values(packages(t))), ".") {
 		files, _ := filepath.Glob(dir + "/*_test.go")
 		for _, file := range files {
 			for line := range strings.Lines(read(t, file)) {
