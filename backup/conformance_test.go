@@ -25,7 +25,7 @@ func TestKilledHelper(t *testing.T) {
 
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	backuptest.Kill(t, "TestKilledHelper", lab.Kills(10), "BACKUP_TEST_ROOT="+tykHost(t))
+	backuptest.Kill(t, "TestKilledHelper", lab.Kills(6), "BACKUP_TEST_ROOT="+tykHost(t))
 }
 
 func TestDamaged(t *testing.T) {
@@ -37,7 +37,7 @@ func TestDamaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	backuptest.Damage(t, set, 300)
+	backuptest.Damage(t, set, 150)
 }
 
 func write(t testing.TB, root, name, content string, mode os.FileMode) {

@@ -45,6 +45,16 @@ func Import(ctx context.Context, dir string, r io.Reader, o ImportOptions) (*Set
 	if err := step.OutsideSets(dir); err != nil {
 		return nil, step.Fail("import into", dir, err)
 	}
+	in, closeIn, err := unpacker(&step.ReadMeter{Ctx: ctx, R: r}, o)
+	if err != nil {
+		return nil, step.Fail("import into", dir, err)
+	}
+	defer closeIn()
+	u := &unpacking{ctx: ctx, in: in, tr: tar.NewReader(in), dir: dir}
+	m, err := u.manifest()
+	if err != nil {
+		return nil, step.Fail("import into", dir, err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, step.Fail("import into", dir, err)
 	}
@@ -56,24 +66,15 @@ func Import(ctx context.Context, dir string, r io.Reader, o ImportOptions) (*Set
 	if err := sweep(dir); err != nil {
 		return nil, step.Fail("remove leftovers in", dir, err)
 	}
-	set, err := unpack(ctx, dir, r, o)
+	set, err := u.unpack(m, o)
 	if err != nil {
 		return nil, step.Fail("import into", dir, err)
 	}
 	return set, nil
 }
 
-func unpack(ctx context.Context, dir string, r io.Reader, o ImportOptions) (_ *Set, err error) {
-	in, closeIn, err := unpacker(&step.ReadMeter{Ctx: ctx, R: r}, o)
-	if err != nil {
-		return nil, err
-	}
-	defer closeIn()
-	u := &unpacking{ctx: ctx, tr: tar.NewReader(in), dir: dir}
-	m, err := u.manifest()
-	if err != nil {
-		return nil, err
-	}
+func (u *unpacking) unpack(m *Manifest, o ImportOptions) (_ *Set, err error) {
+	ctx, dir := u.ctx, u.dir
 	if _, err := os.Lstat(filepath.Join(dir, m.ID)); err == nil {
 		return nil, fmt.Errorf("set %s: %w", m.ID, fs.ErrExist)
 	}
@@ -97,7 +98,7 @@ func unpack(ctx context.Context, dir string, r io.Reader, o ImportOptions) (_ *S
 		return nil, err
 	}
 	// What follows the archive's end must be the compressor's own end.
-	if _, err := io.Copy(io.Discard, in); err != nil {
+	if _, err := io.Copy(io.Discard, u.in); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if len(o.RequireSignature) > 0 {
@@ -131,8 +132,9 @@ func unpacker(r io.Reader, o ImportOptions) (io.Reader, func(), error) {
 			Next: "check who made it, then set AllowPlain"}
 	}
 	if head, _ := b.Peek(4); !bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
-		return nil, nil, fmt.Errorf("%w: neither a .tar.zst nor a .tar.zst.age of this package",
-			ErrNotASet)
+		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrNotASet,
+			Err:  errors.New("it is neither a .tar.zst nor a .tar.zst.age of this package"),
+			Next: "give a file that Export wrote"}
 	}
 	z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
@@ -143,6 +145,7 @@ func unpacker(r io.Reader, o ImportOptions) (io.Reader, func(), error) {
 
 type unpacking struct {
 	ctx context.Context
+	in  io.Reader // unpacked, with what follows the archive's end
 	tr  *tar.Reader
 	dir string
 	id  string

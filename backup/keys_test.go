@@ -1,15 +1,12 @@
 package backup_test
 
 import (
-	"encoding/pem"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/crypto/ssh"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/internal/lab"
@@ -23,8 +20,9 @@ func TestReadKeys(t *testing.T) {
 	dir := t.TempDir()
 	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
 		path := filepath.Join(dir, kind)
-		if out, err := exec.CommandContext(t.Context(), keygen, "-q", "-t", kind, "-N", "", "-f",
-			path).CombinedOutput(); err != nil {
+		bits := map[string]string{"ed25519": "256", "ecdsa": "256", "rsa": "2048"}[kind]
+		if out, err := exec.CommandContext(t.Context(), keygen, "-q", "-t", kind, "-b", bits, "-N", "",
+			"-f", path).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		key, err := backup.ReadSigner(path)
@@ -59,14 +57,23 @@ func TestReadKeys(t *testing.T) {
 func TestBadKeys(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	key := signers(t)["ed25519"]
-	block, err1 := ssh.MarshalPrivateKey(key, "")
-	locked, err2 := ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("sesame"))
-	public, err3 := ssh.NewPublicKey(key.Public())
-	if err := errors.Join(err1, err2, err3); err != nil {
-		t.Fatal(err)
+	keygen := lab.Program(t, "ssh-keygen", "openssh-client")
+	text := map[string]string{} // of the files
+	for name, passphrase := range map[string]string{"open": "", "locked": "sesame"} {
+		path := filepath.Join(dir, name)
+		if out, err := exec.CommandContext(t.Context(), keygen, "-q", "-t", "ed25519", "-a", "1", "-N",
+			passphrase, "-f", path).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, file := range []string{name, name + ".pub"} {
+			data, err := os.ReadFile(filepath.Join(dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text[file] = string(data)
+		}
 	}
-	private, line := string(pem.EncodeToMemory(block)), string(ssh.MarshalAuthorizedKey(public))
+	private, line := text["open"], text["open.pub"]
 	secret := strings.Split(private, "\n")[2]
 	signer := func(path string) error { _, err := backup.ReadSigner(path); return err }
 	list := func(path string) error { _, err := backup.ReadPublicKeys(path); return err }
@@ -79,7 +86,7 @@ func TestBadKeys(t *testing.T) {
 	}{
 		"readable":          {signer, private, 0o640, "others may read it", true},
 		"writable":          {signer, private, 0o602, "others could change it", true},
-		"a passphrase":      {signer, string(pem.EncodeToMemory(locked)), 0o600, "ssh-keygen -Y sign", false},
+		"a passphrase":      {signer, text["locked"], 0o600, "ssh-keygen -Y sign", false},
 		"a public key":      {signer, line, 0o600, "not a private key of OpenSSH", false},
 		"cut":               {signer, private[:len(private)/2], 0o600, "not a private key of OpenSSH", false},
 		"empty":             {list, "\n# none\n", 0o644, "it holds no key", false},

@@ -27,12 +27,16 @@ func TestRestoreAuthor(t *testing.T) {
 		},
 		// sticky protects names, not what is written into a file
 		"writable and sticky": func(dir string) error { return os.Chmod(dir, 0o777|os.ModeSticky) },
-		"writable file":       func(dir string) error { return os.Chmod(filepath.Join(dir, "a/file"), 0o666) },
+		"writable file": func(dir string) error {
+			return os.Chmod(filepath.Join(dir, "a/file"), 0o666)
+		},
 		"writable manifest": func(dir string) error {
 			return os.Chmod(filepath.Join(dir, "manifest.json"), 0o602)
 		},
-		"writable component":    func(dir string) error { return os.Chmod(filepath.Join(dir, "a"), 0o777) },
-		"somebody else's file":  func(dir string) error { return os.Chown(filepath.Join(dir, "a/file"), 65534, 0) },
+		"writable component": func(dir string) error { return os.Chmod(filepath.Join(dir, "a"), 0o777) },
+		"somebody else's file": func(dir string) error {
+			return os.Chown(filepath.Join(dir, "a/file"), 65534, 0)
+		},
 		"somebody else's above": func(dir string) error { return os.Chown(filepath.Dir(dir), 65534, 0) },
 	} {
 		if os.Geteuid() != 0 && !strings.HasPrefix(name, "writable") {

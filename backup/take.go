@@ -59,6 +59,12 @@ func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, 
 	if err := step.OutsideSets(dir); err != nil {
 		return nil, step.Fail("take", dir, err)
 	}
+	t := &taking{o: o, log: step.Logger(o.Log), progress: step.Serial(o.Progress), dir: dir,
+		start: time.Now().UTC()}
+	estimates, err := t.plan(ctx, sources)
+	if err != nil {
+		return nil, step.WithEnd(ctx, err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, step.Fail("take", dir, err)
 	}
@@ -70,9 +76,7 @@ func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, 
 	if err := sweep(dir); err != nil {
 		return nil, step.Fail("remove leftovers in", dir, err)
 	}
-	t := &taking{o: o, log: step.Logger(o.Log), progress: step.Serial(o.Progress), dir: dir,
-		start: time.Now().UTC()}
-	set, err := t.run(ctx, sources)
+	set, err := t.run(ctx, sources, estimates)
 	if err != nil {
 		return nil, step.WithEnd(ctx, err)
 	}
@@ -88,9 +92,9 @@ type taking struct {
 	start    time.Time
 }
 
-func (t *taking) run(ctx context.Context, sources []Source) (_ *Set, err error) {
-	estimates, err := t.plan(ctx, sources)
-	if err != nil {
+func (t *taking) run(ctx context.Context, sources []Source,
+	estimates []Estimate) (_ *Set, err error) {
+	if err := t.space(estimates); err != nil {
 		return nil, err
 	}
 	id := newID(t.start)
@@ -169,9 +173,11 @@ func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error)
 			TotalItems: estimates[i].Items, Done: true})
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
+	return estimates, err
+}
+
+// space makes sure that what the sources expect fits.
+func (t *taking) space(estimates []Estimate) error {
 	need := max(t.o.Reserve, 0)
 	if t.o.Reserve == 0 {
 		need = defaultReserve
@@ -179,7 +185,7 @@ func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error)
 	for _, e := range estimates {
 		need += max(e.Bytes, 0)
 	}
-	return estimates, step.CheckSpace(t.dir, need)
+	return step.CheckSpace(t.dir, need)
 }
 
 func (t *taking) read(ctx context.Context, partial string, sources []Source,

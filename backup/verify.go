@@ -72,20 +72,25 @@ func (s *Set) verify(ctx context.Context, o VerifyOptions, later map[string]bool
 		}
 	}
 	progress := step.Serial(o.Progress)
-	if err := s.verifyFiles(ctx, progress); err != nil {
-		return err
-	}
-	if o.Level == LevelFiles {
-		return nil
-	}
 	var findings []error
-	for _, c := range s.Components {
-		if later[c.Name] {
-			continue
+	// Side by side: the second reader finds in memory what the first has read.
+	readers := int(min(o.Level, LevelStructure))
+	err := step.Together(ctx, readers, func(ctx context.Context, i int) error {
+		if i == 0 {
+			return s.verifyFiles(ctx, progress)
 		}
-		if err := s.verifyStructure(ctx, c.Name); err != nil {
-			findings = append(findings, err)
+		for _, c := range s.Components {
+			if later[c.Name] {
+				continue
+			}
+			if err := s.verifyStructure(ctx, c.Name); err != nil {
+				findings = append(findings, err)
+			}
 		}
+		return nil
+	})
+	if err != nil || o.Level == LevelFiles {
+		return err // files that are not as the manifest says explain the rest
 	}
 	if len(findings) > 0 || o.Level == LevelStructure {
 		return errors.Join(findings...)

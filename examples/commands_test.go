@@ -4,12 +4,14 @@ package examples_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"example.com/tykupgrade/examples/internal/cli"
@@ -100,6 +102,31 @@ var calls = map[string][]bad{
 		{"-gateway-url https://127.0.0.1:1 -ca none", cli.Usage, "none: no such file"},
 		{"-json more", cli.Usage, `unexpected argument "more"`},
 	},
+	"takebackup": {
+		{"", cli.Usage, "no verb given"},
+		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"take -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"take", cli.Usage, "-dir is missing"},
+		{"take -dir sets", cli.Usage, "nothing chosen"},
+		{"take -dir sets -redis", cli.Usage, "TAKEBACKUP_REDIS_URI"},
+		{"take -dir sets -redis -redis-uri-file broken.json", cli.No, "Redis URI"},
+		{"take -dir sets -config -sign text.so", cli.No, "not a private key"},
+		{"take -dir sets -config -root none", cli.No, ""},
+		{"verify empty", cli.No, "empty"},
+		{"verify none", cli.No, "none"},
+		{"verify -level deep empty", cli.Usage, `unknown -level "deep"`},
+		{"verify latest", cli.Usage, "latest needs -dir"},
+		{"restore -config empty", cli.Refused, "empty"},
+		{"restore -dir empty -config latest", cli.Refused, "no set"},
+		{"restore -config -require-signature broken.json empty", cli.Refused, "line 1"},
+		{"restore-dump -redis none.rdb", cli.No, "none.rdb: no such file"},
+		{"undo -redis", cli.Usage, "SET is missing"},
+		{"import -dir empty text.so", cli.No, ""},
+		{"export -require-encrypted empty a.tar", cli.Usage, "-recipient"},
+		{"prune -dir empty", cli.Usage, "-keep or -max-age is missing"},
+		{"prune -dir empty -keep many", cli.Usage, "-keep"},
+		{"list -dir none", cli.No, "none"},
+	},
 	"rehearse": {
 		{"-no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
 		{"-plugin none", cli.Usage, ""},
@@ -112,55 +139,86 @@ var calls = map[string][]bad{
 	},
 }
 
+// commands builds all commands once, with the race detector if the tests have it, and returns
+// their directory.
+var commands = sync.OnceValues(func() (bin string, err error) {
+	if bin, err = os.MkdirTemp("", "commands-"); err != nil {
+		return "", err
+	}
+	built = bin
+	// as the tests are built: the packages are compiled already
+	build := []string{"build", raceFlag, "-o", bin + "/", "./upgradehost"}
+	for name := range calls {
+		build = append(build, "./"+name)
+	}
+	if out, err := exec.Command("go", build...).CombinedOutput(); err != nil {
+		return bin, fmt.Errorf("go %s: %w\n%s", strings.Join(build, " "), err, out)
+	}
+	return bin, nil
+})
+
+var built string // their directory; empty: no test has asked for them
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	os.Exit(code)
+}
+
 // A wrong call is answered by the cause and what to do, with the right exit code. It prints
 // nothing else and leaves nothing behind.
 func TestBadInput(t *testing.T) {
 	t.Parallel()
-	bin := t.TempDir()
-	// as the tests are built: the packages are compiled already
-	build := []string{"build", raceFlag, "-o", bin + "/"}
-	for name := range calls {
-		build = append(build, "./"+name)
-	}
-	if out, err := exec.CommandContext(t.Context(), "go", build...).CombinedOutput(); err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(build, " "), err, out)
+	bin, err := commands()
+	if err != nil {
+		t.Fatal(err)
 	}
 	for name, all := range calls {
 		if len(all) < 8 {
 			t.Errorf("%s has %d wrong calls, want 8 or more", name, len(all))
 		}
-		for _, c := range all {
-			dir := t.TempDir()
-			for file, text := range files {
-				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
-					t.Fatal(err)
-				}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, c := range all {
+				c.run(t, bin, name)
 			}
-			if err := os.Mkdir(filepath.Join(dir, "empty"), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			before, home := tree(t, dir), t.TempDir()
-			var stdout, stderr bytes.Buffer
-			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), strings.Fields(c.args)...)
-			// No home, engine or temporary file of this machine takes part. ssh keeps sockets at home.
-			cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + dir,
-				"DOCKER_HOST=unix:///nonexistent"}
-			cmd.Stdout, cmd.Stderr = &stdout, &stderr
-			err := cmd.Run()
-			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-				t.Fatal(err)
-			}
-			lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
-			if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(stderr.String(),
-				c.want) || stdout.Len() > 0 || len(lines) != 2 ||
-				!strings.HasPrefix(lines[0], name) || !strings.HasPrefix(lines[1], "  ") {
-				t.Errorf("%s %s: exit code %d, want %d\nstdout %q\nstderr:\n%s", name, c.args, code, c.code,
-					&stdout, &stderr)
-			}
-			if after := tree(t, dir); !slices.Equal(before, after) {
-				t.Errorf("%s %s left %v, before it was %v", name, c.args, after, before)
-			}
+		})
+	}
+}
+
+func (c bad) run(t *testing.T, bin, name string) {
+	t.Helper()
+	dir := t.TempDir()
+	for file, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
 		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	before, home := tree(t, dir), t.TempDir()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), strings.Fields(c.args)...)
+	// No home, engine or temporary file of this machine takes part. ssh keeps sockets at home.
+	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + dir,
+		"DOCKER_HOST=unix:///nonexistent", "GORACE=atexit_sleep_ms=0"}
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
+	if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(stderr.String(),
+		c.want) || stdout.Len() > 0 || len(lines) != 2 ||
+		!strings.HasPrefix(lines[0], name) || !strings.HasPrefix(lines[1], "  ") {
+		t.Errorf("%s %s: exit code %d, want %d\nstdout %q\nstderr:\n%s", name, c.args, code, c.code,
+			&stdout, &stderr)
+	}
+	if after := tree(t, dir); !slices.Equal(before, after) {
+		t.Errorf("%s %s left %v, before it was %v", name, c.args, after, before)
 	}
 }
 

@@ -2,6 +2,7 @@ package redisdb_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +37,7 @@ func BenchmarkSnapshot(b *testing.B) {
 		b.StartTimer()
 	}
 	b.Run("redis-cli", func(b *testing.B) {
+		before := cpu(b, s)
 		for b.Loop() {
 			out := filepath.Join(b.TempDir(), "dump.rdb")
 			if err := exec.Command(cli, "-p", s.Port, "--rdb", out).Run(); err != nil {
@@ -43,12 +46,14 @@ func BenchmarkSnapshot(b *testing.B) {
 			size(b, out)
 			clean(b, out)
 		}
+		b.ReportMetric((cpu(b, s)-before).Seconds()/float64(b.N), "cpu-s/op")
 	})
 	for _, m := range []redisdb.Method{redisdb.PSYNC, redisdb.BGSAVE, redisdb.SAVE, redisdb.DUMP} {
 		b.Run(string(m), func(b *testing.B) {
 			src := &redisdb.Source{Client: s.Client(), Method: m}
 			var copied time.Duration
 			var peak uint64
+			before := cpu(b, s)
 			for b.Loop() {
 				dir := b.TempDir()
 				stop := watchMemory(&peak)
@@ -63,6 +68,7 @@ func BenchmarkSnapshot(b *testing.B) {
 				clean(b, dir)
 			}
 			// The rest is the verification before the set gets its name.
+			b.ReportMetric((cpu(b, s)-before).Seconds()/float64(b.N), "cpu-s/op")
 			b.ReportMetric(copied.Seconds()/float64(b.N), "copy-s/op")
 			b.ReportMetric(float64(peak)/(1<<20), "heap-MiB")
 		})
@@ -115,15 +121,25 @@ func BenchmarkProve(b *testing.B) {
 	}
 }
 
-// BenchmarkRestore writes 1M keys of 200 random bytes into an empty server: the writing
-// alone and everything (verification, plan, writing, comparison), beside redis-cli --pipe
-// fed with the same RESTORE commands, in one run.
+// benchKeys are the sizes of BenchmarkRestore; TYKUPGRADE_BENCH_KEYS chooses one.
+func benchKeys() []int {
+	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_BENCH_KEYS")); err == nil {
+		return []int{n}
+	}
+	return []int{100_000, 300_000, 1_000_000}
+}
+
+// BenchmarkRestore writes keys of 200 random bytes into an empty server: the writing alone,
+// and everything (verification, plan, writing, comparison), next to redis-cli --pipe fed with
+// the same RESTORE commands. cpu-s counts the client and the server.
 func BenchmarkRestore(b *testing.B) {
 	cli := lab.Program(b, "redis-cli", "redis-tools")
-	keys := 1_000_000
-	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_BENCH_KEYS")); err == nil {
-		keys = n
+	for _, keys := range benchKeys() {
+		b.Run(fmt.Sprintf("n=%d", keys), func(b *testing.B) { benchRestore(b, cli, keys) })
 	}
+}
+
+func benchRestore(b *testing.B, cli string, keys int) {
 	source := redislab.Start(b)
 	source.FillRandom(keys, 200)
 	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{},
@@ -139,14 +155,16 @@ func BenchmarkRestore(b *testing.B) {
 	run := func(name string, f func() error) {
 		b.Run(name, func(b *testing.B) {
 			var peak uint64
+			var used time.Duration
 			for b.Loop() {
-				stop := watchMemory(&peak)
+				stop, before := watchMemory(&peak), cpu(b, target)
 				err := f()
 				stop()
 				if err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()
+				used += cpu(b, target) - before
 				if n := target.Do("DBSIZE"); n != int64(keys) {
 					b.Fatalf("%v keys", n)
 				}
@@ -154,6 +172,7 @@ func BenchmarkRestore(b *testing.B) {
 				b.StartTimer()
 			}
 			b.ReportMetric(float64(peak)/(1<<20), "heap-MiB")
+			b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
 		})
 	}
 	live := func(b *testing.B) *redisdb.Live {
@@ -177,6 +196,65 @@ func BenchmarkRestore(b *testing.B) {
 		_, err := set.Restore(b.Context(), backup.RestoreOptions{}, live(b))
 		return err
 	})
+}
+
+// cpu is what this process, its children that ended and the server have used.
+func cpu(b *testing.B, s *redislab.Server) time.Duration {
+	b.Helper()
+	var sum time.Duration
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(who, &u); err != nil {
+			b.Fatal(err)
+		}
+		sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Pid()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')'):]))
+	for _, ticks := range f[12:16] { // user and system, its own and of children that ended
+		n, _ := strconv.ParseInt(ticks, 10, 64)
+		sum += time.Duration(n) * 10 * time.Millisecond
+	}
+	return sum
+}
+
+// BenchmarkValue restores and compares one string of n MiB, and one hash with 4,000 fields for
+// each: heap-MiB shows whether a value is held.
+func BenchmarkValue(b *testing.B) {
+	for _, mib := range []int{16, 64, 256} {
+		b.Run(fmt.Sprintf("n=%d", mib), func(b *testing.B) {
+			run := []string{"--rdbcompression", "no", "--proto-max-bulk-len", "1gb",
+				"--client-query-buffer-limit", "2gb"}
+			s := redislab.Start(b, run...)
+			s.Do("DEBUG", "POPULATE", 1, "string", mib<<20)
+			s.Do("EVAL", "for i = 1, ARGV[1] do redis.call('HSET', 'hash', 'field' .. i, 'value' .. i) end",
+				0, mib*4000)
+			set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{},
+				&redisdb.Source{Client: s.Client()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.Kill()
+			target := redislab.Start(b, run...)
+			var peak uint64
+			for b.Loop() {
+				stop := watchMemory(&peak)
+				_, err := set.Restore(b.Context(), backup.RestoreOptions{},
+					&redisdb.Live{Client: target.Client(), StateDir: b.TempDir(), Sample: 2})
+				stop()
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				target.Do("FLUSHALL")
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(peak)/(1<<20), "heap-MiB")
+		})
+	}
 }
 
 // writeCommands writes a file of RESTORE commands, one for each key.
