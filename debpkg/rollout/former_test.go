@@ -21,7 +21,7 @@ import (
 // installation, after an undo, and after a crash at any record.
 func TestFormerStateComesBack(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := onMemory(t)
 	for _, mode := range []string{"maint", "drain", "ready"} {
 		for _, end := range []string{"done", "install", "healthy", "undo", "crash", "crash and undo"} {
 			synctest.Test(t, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -180,9 +181,13 @@ func (s story) play(ctx context.Context, dir string) (bad []string) {
 // stayed up all the while.
 func TestAnyStoryEndsWell(t *testing.T) {
 	t.Parallel()
+	shm := onMemory(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		s := drawStory(rt)
-		dir := t.TempDir()
+		dir, err := os.MkdirTemp(shm, "")
+		if err != nil {
+			t.Fatal(err)
+		}
 		var bad []string
 		synctest.Test(t, func(t *testing.T) { bad = s.play(t.Context(), dir) })
 		if len(bad) > 0 {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -304,9 +305,24 @@ func TestMapSwitch(t *testing.T) {
 	}
 	s := haproxy.Switch{Instances: []haproxy.Balancer{p.api(), {Network: "tcp", Address: p.tcp}},
 		File: p.mapFile}
+	owner := os.Geteuid()
+	if owner == 0 { // another owner can be given and is kept
+		owner = 65534
+		if err := os.Chown(p.mapFile, owner, owner); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, c := range []struct{ colour, server string }{{"green", "h2"}, {"blue", "h1"}} {
 		if err := s.Set(ctx, c.colour); err != nil {
 			t.Fatal(err)
+		}
+		info, err := os.Stat(p.mapFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); int(st.Uid) != owner || info.Mode().Perm() != 0o640 {
+			t.Errorf("the map file belongs to %d with mode %v, want %d and 0640", st.Uid,
+				info.Mode().Perm(), owner)
 		}
 		if now, err := s.Active(ctx); now != c.colour || err != nil {
 			t.Errorf("active is %q, %v", now, err)

@@ -13,8 +13,9 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Bits of srv_admin_state (HAProxy 2.6). "Configured as disabled" (4) and "address was changed"
-// (64) stay set on servers that serve.
+// Bits of srv_admin_state (HAProxy 2.6). "Configured as disabled" (4) and "its name was changed"
+// (64) stay set on servers that serve. A changed address sets no bit, and in 2.6 a
+// changed name may set none either.
 const (
 	adminForcedMaint    = 1
 	adminInheritedMaint = 2
