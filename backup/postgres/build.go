@@ -144,6 +144,13 @@ func (w *work) compare(ctx context.Context, db Database, name string, bare bool)
 	if err != nil {
 		return err
 	}
+	if w.dump == 0 {
+		tool, err := w.c.version(ctx, "pg_dump")
+		if err != nil {
+			return err
+		}
+		w.dump = tool.major
+	}
 	if w.dump != w.d.DumpMajor || w.facts.major() != w.d.Major {
 		want.forgetWords()
 		got.forgetWords()

@@ -42,26 +42,26 @@ func (r *Restore) checkServer(ctx context.Context, w *work, q *session) error {
 			Err:  fmt.Errorf("the set is of PostgreSQL %s, the server is %s", w.d.Server, w.facts.Version),
 			Next: "restore into the same major version or a newer one"}
 	}
-	major, version, err := w.c.version(ctx, "pg_restore")
-	if err == nil && major < w.d.DumpMajor {
-		err = &backup.Error{Op: "restore with", Object: "pg_restore " + version, Kind: ErrToolTooOld,
-			Err:  fmt.Errorf("pg_dump %s wrote the set", w.d.Dump),
-			Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.d.DumpMajor)}
-	}
+	tools, err := w.c.versions(ctx, "pg_restore", "pg_dump")
 	if err != nil {
 		return err
 	}
-	if major, version, err = w.c.version(ctx, "pg_dump"); err == nil && major < w.facts.major() {
-		err = &backup.Error{Op: "compare with", Object: "pg_dump " + version, Kind: ErrToolTooOld,
+	restore, dump := tools[0], tools[1]
+	switch {
+	case restore.major < w.d.DumpMajor:
+		return &backup.Error{Op: "restore with", Object: "pg_restore " + restore.text,
+			Kind: ErrToolTooOld, Err: fmt.Errorf("pg_dump %s wrote the set", w.d.Dump),
+			Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.d.DumpMajor)}
+	case dump.major < w.facts.major():
+		return &backup.Error{Op: "compare with", Object: "pg_dump " + dump.text, Kind: ErrToolTooOld,
 			Err:  fmt.Errorf("the server is %s", w.facts.Version),
 			Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.facts.major())}
-	}
-	if err == nil && !w.facts.Create {
-		err = &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrNotAllowed,
+	case !w.facts.Create:
+		return &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrNotAllowed,
 			Err:  fmt.Errorf("user %s may not create databases", w.facts.User),
 			Next: "ALTER ROLE … CREATEDB, or use another user"}
 	}
-	return err
+	return nil
 }
 
 // checkNeeds looks for what a database needs of the server and a dump does not

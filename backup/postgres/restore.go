@@ -51,7 +51,7 @@ type work struct {
 	d     *Details
 	dbs   []Database
 	facts serverFacts
-	dump  int // major version of pg_dump where the tools run
+	dump  int // major version of pg_dump where the tools run; 0: not asked yet
 }
 
 func (r *Restore) open(ctx context.Context, s *backup.Stored) (*work, *session, error) {
@@ -157,9 +157,6 @@ func (r *Restore) Restore(ctx context.Context, s *backup.Stored,
 		return nil, err
 	}
 	defer func() { q.close() }()
-	if w.dump, _, err = w.c.version(ctx, "pg_dump"); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err == nil {
 			return
@@ -208,9 +205,6 @@ func (r *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 		return err
 	}
 	defer q.close()
-	if w.dump, _, err = w.c.version(ctx, "pg_dump"); err != nil {
-		return err
-	}
 	for _, db := range w.dbs {
 		live, err := q.look(db.Name)
 		if err != nil {
@@ -260,7 +254,7 @@ func (r *Restore) Undo(ctx context.Context, s *backup.Stored) error {
 			sql = append(sql, rename(db.Name, w.newName(db)))
 		}
 	}
-	if err := r.renameAll(ctx, w, sql, true); err != nil {
+	if err := r.renameAll(ctx, w, q, sql, true); err != nil {
 		return err
 	}
 	return r.dropNew(ctx, w)

@@ -37,9 +37,6 @@ func (s *Scratch) Prove(ctx context.Context, st *backup.Stored) error {
 	if err := r.checkServer(ctx, w, q); err != nil {
 		return err
 	}
-	if w.dump, _, err = w.c.version(ctx, "pg_dump"); err != nil {
-		return err
-	}
 	for _, db := range w.dbs {
 		if err := r.checkNeeds(w, q, db); err != nil {
 			return err

@@ -125,20 +125,45 @@ func (c *client) shell(ctx context.Context, script string, stdin io.Reader, stdo
 
 var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
 
-// version returns the major version of a tool.
-func (c *client) version(ctx context.Context, name string) (int, string, error) {
+// toolVersion is what a program says of itself.
+type toolVersion struct {
+	major int
+	text  string
+}
+
+// versions asks each of the tools for its version, in one call.
+func (c *client) versions(ctx context.Context, names ...string) ([]toolVersion, error) {
 	var out strings.Builder
-	if err := c.tool(ctx, nil, &out, nil, name, "--version"); err != nil {
-		return 0, "", &backup.Error{Op: "run", Object: name, Kind: ErrTools, Err: err,
+	err := c.shell(ctx, script+`for t in "$@"; do "$t" --version || exit; done`, nil, &out, nil,
+		names[0], names[1:]...)
+	if err != nil {
+		return nil, &backup.Error{Op: "run", Object: strings.Join(names, ", "), Kind: ErrTools, Err: err,
 			Next: "install postgresql-client where the tools run, or set Bin to the directory that has them"}
 	}
-	m := versionNumber.FindStringSubmatch(out.String())
-	if m == nil {
-		return 0, "", &backup.Error{Op: "run", Object: name, Kind: ErrTools,
-			Err: fmt.Errorf("unknown version %q", strings.TrimSpace(out.String()))}
+	var all []toolVersion
+	said := strings.Split(strings.TrimSpace(out.String()), "\n")
+	for i, name := range names {
+		var m []string
+		if len(said) == len(names) {
+			m = versionNumber.FindStringSubmatch(said[i])
+		}
+		if m == nil {
+			return nil, &backup.Error{Op: "run", Object: name, Kind: ErrTools,
+				Err: fmt.Errorf("unknown version %q", strings.TrimSpace(out.String()))}
+		}
+		major, _ := strconv.Atoi(m[1])
+		all = append(all, toolVersion{major, strings.TrimPrefix(m[0], "(PostgreSQL) ")})
 	}
-	major, _ := strconv.Atoi(m[1])
-	return major, strings.TrimPrefix(m[0], "(PostgreSQL) "), nil
+	return all, nil
+}
+
+// version asks one tool.
+func (c *client) version(ctx context.Context, name string) (toolVersion, error) {
+	all, err := c.versions(ctx, name)
+	if err != nil {
+		return toolVersion{}, err
+	}
+	return all[0], nil
 }
 
 // lines splits a stream into lines, keeps its last ones and passes each on.

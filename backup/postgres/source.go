@@ -97,7 +97,7 @@ func (s *Source) planOne(ctx context.Context, c *client, db string, e *backup.Es
 	if err != nil {
 		return err
 	}
-	if _, _, err := s.tools(ctx, c, facts); err != nil {
+	if _, err := s.tools(ctx, c, facts); err != nil {
 		return err
 	}
 	d, err := q.database()
@@ -132,14 +132,14 @@ func (s *Source) lockWait() string {
 }
 
 // tools holds pg_dump's version to the server's: pg_dump reads older servers.
-func (s *Source) tools(ctx context.Context, c *client, f serverFacts) (int, string, error) {
-	major, version, err := c.version(ctx, "pg_dump")
-	if err == nil && major < f.major() {
-		err = &backup.Error{Op: "dump with", Object: "pg_dump " + version, Kind: ErrToolTooOld,
+func (s *Source) tools(ctx context.Context, c *client, f serverFacts) (toolVersion, error) {
+	tool, err := c.version(ctx, "pg_dump")
+	if err == nil && tool.major < f.major() {
+		err = &backup.Error{Op: "dump with", Object: "pg_dump " + tool.text, Kind: ErrToolTooOld,
 			Err:  fmt.Errorf("the server is %s", f.Version),
 			Next: fmt.Sprintf("install postgresql-client-%d where the tools run, or set Bin", f.major())}
 	}
-	return major, version, err
+	return tool, err
 }
 
 // Backup writes one archive for each database.
@@ -184,9 +184,11 @@ func (s *Source) backupOne(ctx context.Context, c *client, db string, w *backup.
 		return Database{}, err
 	}
 	d.Server, d.Major, d.Standby = facts.Version, facts.major(), facts.Standby
-	if d.DumpMajor, d.Dump, err = s.tools(ctx, c, facts); err != nil {
+	tool, err := s.tools(ctx, c, facts)
+	if err != nil {
 		return Database{}, err
 	}
+	d.DumpMajor, d.Dump = tool.major, tool.text
 	if _, err := q.query("SET lock_timeout = " + s.lockWait()); err != nil {
 		return Database{}, err
 	}

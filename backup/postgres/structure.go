@@ -92,12 +92,12 @@ func archive(ctx context.Context, s *backup.Stored, d *Details, db Database,
 	if err != nil {
 		return nil, err
 	}
-	major, version, err := c.version(ctx, "pg_restore")
+	tool, err := c.version(ctx, "pg_restore")
 	if err != nil {
 		return nil, err
 	}
-	if major < d.DumpMajor {
-		return nil, &backup.Error{Op: "read archive with", Object: "pg_restore " + version,
+	if tool.major < d.DumpMajor {
+		return nil, &backup.Error{Op: "read archive with", Object: "pg_restore " + tool.text,
 			Kind: ErrToolTooOld,
 			Err:  fmt.Errorf("pg_dump %s wrote it", d.Dump),
 			Next: fmt.Sprintf("install postgresql-client-%d on this machine", d.DumpMajor)}

@@ -38,33 +38,34 @@ func (r *Restore) swap(ctx context.Context, w *work) (replaced map[string]bool, 
 		}
 		sql = append(sql, "COMMENT ON DATABASE "+quoteIdent(db.Name)+" IS "+words)
 	}
-	return replaced, r.renameAll(ctx, w, sql, r.EndClients)
+	return replaced, r.renameAll(ctx, w, q, sql, r.EndClients)
 }
 
 // renameAll runs renames in one transaction, so that a kill at any moment
 // leaves all names or none changed. A database with sessions cannot be renamed;
-// with end they are ended, again and again while clients reconnect.
-func (r *Restore) renameAll(ctx context.Context, w *work, sql []string, end bool) error {
+// with end they are ended, again and again while clients reconnect. q is of no use after a
+// failure.
+func (r *Restore) renameAll(ctx context.Context, w *work, q *session, sql []string,
+	end bool) error {
 	if len(sql) == 0 {
 		return nil
 	}
 	for try := 0; ; try++ {
-		err := r.tryRename(ctx, w, sql, end)
+		err := w.tryRename(q, sql, end)
 		if err == nil || !errors.Is(err, ErrInUse) || try == 40 || !end && try == 3 {
 			return err
 		}
 		if err := step.Pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
+		if q, err = w.c.connect(ctx, w.c.maintenance()); err != nil { // psql ended with the error
+			return err
+		}
+		defer q.close()
 	}
 }
 
-func (r *Restore) tryRename(ctx context.Context, w *work, sql []string, end bool) error {
-	q, err := w.c.connect(ctx, w.c.maintenance())
-	if err != nil {
-		return err
-	}
-	defer q.close()
+func (w *work) tryRename(q *session, sql []string, end bool) error {
 	var names []string
 	for _, db := range w.dbs {
 		names = append(names, quoteLiteral(db.Name))
