@@ -266,11 +266,7 @@ func (c *conn) first(q request, cu *cursor, coll string) (bson.Raw, error) {
 // many as fit into 16 MB.
 func (c *conn) batch(cu *cursor, field, coll string, most int64,
 	keep func(more bool) int64) (bson.Raw, error) {
-	size := 64 << 10
-	if cu.coll != nil {
-		size = int(min(cu.coll.bytes+cu.coll.bytes/8, 16<<20)) + 4096
-	}
-	at, out := bsoncore.AppendDocumentStart(make([]byte, 0, size))
+	at, out := bsoncore.AppendDocumentStart(c.cursor[:0])
 	cursorAt, out := bsoncore.AppendDocumentElementStart(out, "cursor")
 	batchAt, out := bsoncore.AppendArrayElementStart(out, field)
 	more := true
@@ -290,6 +286,7 @@ func (c *conn) batch(cu *cursor, field, coll string, most int64,
 	out, _ = bsoncore.AppendDocumentEnd(out, cursorAt)
 	out = bsoncore.AppendDoubleElement(out, "ok", 1)
 	out, err := bsoncore.AppendDocumentEnd(out, at)
+	c.cursor = out
 	return bson.Raw(out), err
 }
 

@@ -186,8 +186,8 @@ type conn struct {
 	c     net.Conn
 	login *scram.ServerConversation
 	user  string
-	in    []byte
-	out   []byte
+	// Buffers that the next command uses again: of a message, an answer, a batch of a cursor.
+	in, out, cursor []byte
 }
 
 var errCut = errors.New("connection cut on purpose")
