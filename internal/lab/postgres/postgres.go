@@ -178,7 +178,7 @@ func (s *Server) initCluster(t testing.TB) string {
 		}
 	}
 	init := s.command("initdb", "--pgdata="+filepath.Join(top, "data"), "--username=postgres",
-		"--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
+		"--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync",
 		"--wal-segsize=1")
 	init.Dir = top
 	if out, err := init.CombinedOutput(); err != nil {
