@@ -393,3 +393,36 @@ func TestPlaintextWarning(t *testing.T) {
 		}
 	}
 }
+
+// remote is a connection that says it leads elsewhere.
+type remote struct{ net.Conn }
+
+func (remote) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 6379}
+}
+
+// A master that Sentinel names is judged by its own address: no warning of one on this machine.
+func TestSentinelWarning(t *testing.T) {
+	t.Parallel()
+	s := redislab.Start(t)
+	s.Do("SET", "key", "v")
+	sentinel := redislab.Sentinel(t, s)
+	for _, far := range []bool{false, true} {
+		c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "mymaster", MaxRetries: -1,
+			SentinelAddrs: []string{sentinel}, Dialer: func(ctx context.Context, network,
+				addr string) (net.Conn, error) {
+				var d net.Dialer
+				raw, err := d.DialContext(ctx, network, addr)
+				if err == nil && far {
+					raw = remote{raw}
+				}
+				return raw, err
+			}})
+		t.Cleanup(func() { _ = c.Close() })
+		set := takeRedis(t, c)
+		if w := strings.Join(set.Components[0].Warnings, ""); strings.Contains(w,
+			"192.0.2.1:6379 is not encrypted") != far || strings.Contains(w, "not encrypted") != far {
+			t.Errorf("far %v: %q", far, w)
+		}
+	}
+}
