@@ -191,10 +191,11 @@ func (s *Server) Pid() int {
 	return s.cmd.Process.Pid
 }
 
-func (s *Server) client() *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: s.Addr, Password: s.Password, TLSConfig: s.TLS,
-		MaxRetries: -1})
+func (s *Server) options() *redis.Options {
+	return &redis.Options{Addr: s.Addr, Password: s.Password, TLSConfig: s.TLS, MaxRetries: -1}
 }
+
+func (s *Server) client() *redis.Client { return redis.NewClient(s.options()) }
 
 // Client returns a client of the default user, closed with the test.
 func (s *Server) Client() *redis.Client {
@@ -211,10 +212,12 @@ func (s *Server) User(name, password string) *redis.Client {
 	return c
 }
 
-// Do runs one command and fails the test where the server refuses it.
+// Do runs one command, however long it takes, and fails the test where the server refuses it.
 func (s *Server) Do(args ...any) any {
 	s.t.Helper()
-	c := s.client()
+	o := s.options()
+	o.ReadTimeout = 10 * time.Minute
+	c := redis.NewClient(o)
 	defer c.Close()
 	v, err := c.Do(context.Background(), args...).Result()
 	if err != nil && err != redis.Nil {
