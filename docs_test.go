@@ -334,12 +334,13 @@ func TestImportedElsewhere(t *testing.T) {
 import (
 	"fmt"
 
+	"github.com/Masterminds/semver/v3"
+
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/health"
 )
 
 func main() {
-	v, err := health.ParseVersion("5.2.5")
+	v, err := semver.StrictNewVersion("5.2.5")
 	if err != nil {
 		panic(err)
 	}

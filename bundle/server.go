@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/internal/atomicfile"
+	"example.com/tykupgrade/internal/redact"
 )
 
 // DefaultFetchTime bounds a download. Gateways give one 5 seconds; see
@@ -73,8 +74,7 @@ func redacted(addr string) string {
 	if err != nil {
 		return "URL"
 	}
-	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
-	return shown.String()
+	return redact.URL(u)
 }
 
 func (o FetchOptions) get(ctx context.Context, op, addr string, w io.Writer) (int64, error) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+
+	"example.com/tykupgrade/internal/redact"
 )
 
 // aptError classifies a failed run of apt or dpkg. A lost connection is not a
@@ -123,7 +125,7 @@ func parseURIs(text string) []Download {
 	var list []Download
 	for line := range strings.Lines(text) {
 		if m := uriLine.FindStringSubmatch(line); m != nil {
-			list = append(list, Download{URI: redact(m[1]), File: m[2], Size: number64(m[3])})
+			list = append(list, Download{URI: redact.Text(m[1]), File: m[2], Size: number64(m[3])})
 		}
 	}
 	return list

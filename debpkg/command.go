@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/internal/printable"
+	"example.com/tykupgrade/internal/redact"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -115,7 +116,7 @@ func (h *Host) script(ctx context.Context, stdin io.Reader, name, text string,
 const scriptName = "debpkg-"
 
 // tidy makes text from the host fit to be shown.
-func tidy(s string) string { return printable.Text(redact(s)) }
+func tidy(s string) string { return printable.Text(redact.Text(s)) }
 
 // brief makes the error of a command short: the argv of a script is the script.
 func brief(ctx context.Context, err error) error {

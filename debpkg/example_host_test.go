@@ -273,7 +273,7 @@ func ExampleHost_Update() {
 	fmt.Println(u.Failures[0].URI)
 	// Output:
 	// true true
-	// https://***@packagecloud.io/tyk/tyk-gateway/debian/dists/bookworm
+	// https://xxxxx@packagecloud.io/tyk/tyk-gateway/debian/dists/bookworm
 }
 
 func ExampleHost_Packages() {
@@ -293,7 +293,7 @@ func ExampleHost_Sources() {
 		"bookworm main\n\x1d"), debpkg.Options{})
 	list, err := host.Sources(context.Background())
 	fmt.Println(list[0].URIs[0], list[0].SignedBy, list[0].Tyk(), err)
-	// Output: https://***@packagecloud.io/tyk/tyk-gateway/debian /usr/share/keyrings/tyk.gpg true <nil>
+	// Output: https://xxxxx@packagecloud.io/tyk/tyk-gateway/debian /usr/share/keyrings/tyk.gpg true <nil>
 }
 
 func ExampleHost_Debs() {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"example.com/tykupgrade/internal/redact"
 )
 
 // Entry is one run in apt's history log. A run that failed is logged with what
@@ -56,7 +58,7 @@ func (h *Host) historyAt(ctx context.Context, file string) ([]Entry, error) {
 	if err != nil {
 		return nil, task{"read", "apt's history"}.wrap(err)
 	}
-	return parseHistory(redact(text)), nil
+	return parseHistory(redact.Text(text)), nil
 }
 
 func parseHistory(text string) []Entry {

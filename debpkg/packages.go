@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/redact"
 )
 
 // Package is what dpkg knows of one package.
@@ -166,7 +168,7 @@ func parseMadison(text string) []Available {
 		f := strings.SplitN(strings.TrimSpace(line), " | ", 3)
 		if len(f) == 3 && !strings.HasSuffix(f[2], " Sources") {
 			list = append(list, Available{Package: strings.TrimSpace(f[0]), Version: Version{
-				strings.TrimSpace(f[1])}, Origin: redact(strings.TrimSpace(f[2]))})
+				strings.TrimSpace(f[1])}, Origin: redact.Text(strings.TrimSpace(f[2]))})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b Available) int {

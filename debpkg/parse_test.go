@@ -128,7 +128,7 @@ rpm https://example.org x
 `)
 	want := []Source{
 		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 2, Types: []string{"deb"},
-			URIs:   []string{"https://***@packagecloud.io/tyk/tyk-gateway/debian/"},
+			URIs:   []string{"https://xxxxx@packagecloud.io/tyk/tyk-gateway/debian/"},
 			Suites: []string{"bookworm"}, Components: []string{"main", "contrib"},
 			SignedBy: "/etc/apt/keyrings/tyk.gpg"},
 		{File: "/etc/apt/sources.list.d/tyk_tyk-gateway.list", Line: 3, Types: []string{"deb-src"},

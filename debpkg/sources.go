@@ -4,6 +4,8 @@ import (
 	"context"
 	"regexp"
 	"strings"
+
+	"example.com/tykupgrade/internal/redact"
 )
 
 // Source is one entry of apt's sources: a line of a .list file or a stanza of
@@ -37,16 +39,12 @@ func (s Source) Tyk() bool {
 	return false
 }
 
-var userinfo = regexp.MustCompile(`://[^/\s]+@`)
-
-// redact removes credentials from addresses: private repositories of
-// packagecloud carry a token as the user name.
-func redact(s string) string { return userinfo.ReplaceAllString(s, "://***@") }
-
 // bare is an address as apt prints it, without credentials.
 func bare(uri string) string {
-	return strings.TrimRight(strings.Replace(uri, "://***@", "://", 1), "/")
+	return strings.TrimRight(userinfo.ReplaceAllString(uri, "://"), "/")
 }
+
+var userinfo = regexp.MustCompile(`://[^/\s]+@`)
 
 // offersScript prints the files of sources that apt reads, by their names
 // (apt_preferences(5), "the files have either no or the extension"), and then
@@ -111,7 +109,7 @@ func parseList(file, text string) []Source {
 		if len(words) < 2 {
 			continue
 		}
-		s.URIs, s.Suites = []string{redact(words[0])}, words[1:2]
+		s.URIs, s.Suites = []string{redact.Text(words[0])}, words[1:2]
 		if len(words) > 2 {
 			s.Components = words[2:]
 		}
@@ -159,7 +157,7 @@ func parseDeb822(file, text string) []Source {
 			Suites:     strings.Fields(st.fields["suites"]),
 			Components: strings.Fields(st.fields["components"])}
 		for _, u := range strings.Fields(st.fields["uris"]) {
-			s.URIs = append(s.URIs, redact(u))
+			s.URIs = append(s.URIs, redact.Text(u))
 		}
 		if len(s.Types) == 0 || len(s.URIs) == 0 {
 			continue

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 // Readiness is what a gateway's /ready said.
@@ -78,7 +80,7 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 		r.fail(Fail, err, "something else may listen there, or stand in front")
 		return
 	}
-	v, _ := ParseVersion(d.Version)
+	v, _ := tykversion.Parse(d.Version)
 	e := eraOf(v)
 	r.setVersion(d.Version)
 	r.Components = d.Components

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/internal/redact"
 )
 
 // Kind is what a probe asks, and with that what its answer can prove.
@@ -221,13 +223,7 @@ func (p Probe) name() string {
 }
 
 // shown is the URL as it may be printed: a query can hold an API key.
-func shown(u *url.URL) string {
-	s := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
-	if u.RawQuery != "" {
-		s.RawQuery = "…"
-	}
-	return clean(s.String())
-}
+func shown(u *url.URL) string { return clean(redact.URL(u)) }
 
 // String names the probe and where it asks.
 func (p Probe) String() string {
@@ -246,14 +242,3 @@ func (p Probe) MarshalJSON() ([]byte, error) { return json.Marshal(p.String()) }
 
 // LogValue logs [Probe.String].
 func (p Probe) LogValue() slog.Value { return slog.StringValue(p.String()) }
-
-// ParseVersion reads a version as Tyk and Debian write it: 5.2.5, v5.2.5,
-// 5.3.0-rc1, 5.3.0~rc1.
-func ParseVersion(s string) (*semver.Version, error) {
-	bare := strings.TrimPrefix(strings.TrimSpace(s), "v")
-	v, err := semver.StrictNewVersion(strings.Replace(bare, "~", "-", 1))
-	if err != nil {
-		return nil, fmt.Errorf("version %q: %w", clean(s), err)
-	}
-	return v, nil
-}

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"regexp"
 	"time"
+
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 // attempt is one try of one probe.
@@ -174,7 +176,7 @@ func after(sep, s string) string {
 
 func (r *Result) setVersion(reported string) {
 	r.Version = reported
-	if v, err := ParseVersion(reported); err == nil {
+	if v, err := tykversion.Parse(reported); err == nil {
 		r.Version = v.String()
 	}
 }
@@ -184,7 +186,7 @@ func (t *attempt) wrongVersion(reported string) error {
 	if t.p.Want == nil || reported == "" {
 		return nil
 	}
-	if v, err := ParseVersion(reported); err == nil && v.Equal(t.p.Want) {
+	if v, err := tykversion.Parse(reported); err == nil && v.Equal(t.p.Want) {
 		return nil
 	}
 	return fmt.Errorf("%w: %s, want %s", ErrVersion, reported, t.p.Want)

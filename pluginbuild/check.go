@@ -46,6 +46,9 @@ type CheckOptions struct {
 	// Only those that the plugin's go.mod names are seen, which from go 1.17 on
 	// are all after `go mod tidy`.
 	GatewayMod io.Reader
+
+	// NoGet is as in [CommandOptions]: what [Prepare] does about a finding differs.
+	NoGet bool
 }
 
 const (
@@ -64,7 +67,7 @@ func CheckModule(src fs.FS, r Release, o CheckOptions) ([]Finding, error) {
 	if src == nil {
 		return nil, errors.New("check module: no file system given; os.DirFS makes one of a directory")
 	}
-	c := &checker{src: src, r: r}
+	c := &checker{src: src, r: r, noGet: o.NoGet && r.Compiler.Mode == Workspace}
 	if o.GatewayMod != nil {
 		gateway, err := readGoMod(o.GatewayMod)
 		if err != nil {
@@ -98,6 +101,7 @@ type checker struct {
 	src     fs.FS
 	r       Release
 	gateway *modfile.File
+	noGet   bool
 
 	root     []fs.DirEntry
 	dirs     []*build.Package // every readable package of the module, the root's first

@@ -166,7 +166,7 @@ func (c *checker) replaces(mod *modfile.File) {
 				"the gateway uses %s as it is; a plugin built with a replaced one does not load", m.Old.Path)
 		}
 	}
-	if requires(mod, Module) == "" {
+	if requires(mod, Module) == "" || c.noGet {
 		return // nothing that needs them, or that is a finding of its own
 	}
 	for _, p := range c.r.Replaces {
@@ -238,6 +238,9 @@ func (c *checker) dependencies(mod *modfile.File) {
 	case v == "":
 		c.add(SeverityError, "gateway-module", "go.mod", "go get "+Module+"@"+c.r.Commit,
 			"the plugin imports the gateway's packages and go.mod does not require them").Prepare = true
+	case c.noGet:
+		c.add(SeverityInfo, "gateway-module", "go.mod", "go mod edit -droprequire="+Module,
+			"the gateway's module is required, and the compiler's workspace supplies it").Prepare = true
 	case !c.isCommit(v):
 		c.add(SeverityError, "gateway-module", "go.mod", "go get "+Module+"@"+c.r.Commit,
 			"the gateway's module is required at %s, which is not the commit of %s", v,

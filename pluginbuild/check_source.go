@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // packages looks at the Go source.
@@ -123,6 +124,12 @@ func (c *checker) hooks(root *build.Package) {
 			"response and analytics hooks",
 			"no exported function has a hook's signature as written; %s could, through types of "+
 				"other packages", unsure[0].name)
+	case len(scan.lower) > 0:
+		h := scan.lower[0]
+		c.add(SeverityError, "no-hook", h.where, "rename it to "+exported(h.name)+
+			", here and in the manifest",
+			"%s has the signature of a %s hook, but the name of a function that only its package can "+
+				"call: it begins with a lower-case letter", h.name, h.kind)
 	default:
 		c.add(SeverityError, "no-hook", where(root),
 			"export func Name(http.ResponseWriter, *http.Request), or a response or analytics "+
@@ -136,6 +143,7 @@ func (c *checker) hooks(root *build.Package) {
 type hookScan struct {
 	set     *token.FileSet
 	funcs   []scanned
+	lower   []hook             // what would be hooks with an exported name
 	aliases map[string]aliasOf // of this package
 }
 
@@ -174,7 +182,7 @@ func (s *hookScan) add(f *ast.File) {
 	for _, d := range f.Decls {
 		switch d := d.(type) {
 		case *ast.FuncDecl:
-			if d.Recv == nil && d.Name.IsExported() {
+			if d.Recv == nil {
 				s.funcs = append(s.funcs, scanned{d, imports})
 			}
 		case *ast.GenDecl:
@@ -204,13 +212,29 @@ func (s *hookScan) hooks() (found, unsure []hook) {
 			}
 		}
 		h := hook{name: f.decl.Name.Name, where: s.position(f.decl)}
-		if h.kind = hookKinds["("+strings.Join(params, ", ")+")"]; h.kind != "" {
+		h.kind = hookKinds["("+strings.Join(params, ", ")+")"]
+		switch {
+		case !f.decl.Name.IsExported():
+			if h.kind != "" {
+				s.lower = append(s.lower, h)
+			}
+		case h.kind != "":
 			found = append(found, h)
-		} else if slices.ContainsFunc(params, func(p string) bool { return strings.Contains(p, "?") }) {
+		case slices.ContainsFunc(params, func(p string) bool { return strings.Contains(p, "?") }):
 			unsure = append(unsure, h)
 		}
 	}
 	return found, unsure
+}
+
+// exported is a name with a capital first.
+func exported(name string) string {
+	runes := []rune(strings.TrimLeft(name, "_"))
+	if len(runes) == 0 {
+		return "Hook"
+	}
+	runes[0] = unicode.ToUpper(runes[0])
+	return string(runes)
 }
 
 func (s *hookScan) position(n ast.Node) string {

@@ -2,7 +2,10 @@ package pluginbuild
 
 import (
 	"fmt"
+	"go/version"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
@@ -26,7 +29,7 @@ func Derive(v *semver.Version, commit string) (Release, error) {
 	}
 	near := unknown.Nearest
 	r = Release{Version: v, Commit: commit, Go: near.Go, Replaces: near.Replaces,
-		Compiler: era(core(v)), Next: nextCompiler(core(v))}
+		Compiler: era(core(v)), Next: nextCompiler(v)}
 	r.Compiler.Go, r.Compiler.Base = near.Compiler.Go, near.Compiler.Base
 	if r.Next != nil {
 		r.Next.Go = near.Compiler.Go
@@ -58,7 +61,25 @@ func (r Release) WithGoMod(mod io.Reader) (Release, error) {
 		}
 	}
 	r.Notes = nil
+	r.Compiler.raise(r.Go)
+	if r.Next != nil {
+		next := *r.Next
+		next.raise(r.Go)
+		r.Next = &next
+	}
 	return r, r.Validate()
+}
+
+// raise takes the Go of a release's go.mod for the compiler's where that is older. All
+// tags from 5.3.0 to 5.15.0-rc7 build in an image of the minor version that their go.mod
+// names.
+func (c *Compiler) raise(directive string) {
+	minor := strings.TrimPrefix(version.Lang("go"+directive), "go")
+	if minor == "" || version.Compare("go"+minor, version.Lang("go"+c.Go)) <= 0 {
+		return
+	}
+	c.Base = strings.Replace(c.Base, ":"+c.Go+"-", ":"+minor+"-", 1)
+	c.Go = minor
 }
 
 // era is what follows from the version alone, read from the compiler's
@@ -107,9 +128,18 @@ func era(v *semver.Version) Compiler {
 	return c
 }
 
+// withoutNext are the tags of 5.13.2 and 5.15.0 that lack the next-generation compiler.
+var withoutNext = []string{"5.13.2-rc1", "5.13.2-rc2", "5.13.2-rc3", "5.15.0-alpha1",
+	"5.15.0-alpha9", "5.15.0-rc1", "5.15.0-rc2", "5.15.0-rc3", "5.15.0-rc4", "5.15.0-rc5",
+	"5.15.0-rc6"}
+
 // nextCompiler is the next-generation compiler where tags of that version have one:
-// release candidates of 5.13.2 and alphas of 5.15.0 were seen.
+// release candidates of 5.13.2 and 5.15.0 and alphas of 5.15.0 were seen.
 func nextCompiler(v *semver.Version) *Compiler {
+	if slices.Contains(withoutNext, v.String()) {
+		return nil
+	}
+	v = core(v)
 	from := func(s string) bool { return !v.LessThan(semver.MustParse(s)) }
 	if !from("5.15.0") && (!from("5.13.2") || from("5.14.0")) {
 		return nil

@@ -150,7 +150,7 @@ func TestPrepareKeepsSecretsOutOfErrors(t *testing.T) {
 	}
 	all := err.Error() + failed.Output + strings.Join(lines, "\n")
 	if strings.Contains(all, "hunter2") || !strings.Contains(all,
-		"bob:xxxxx@example.com/ for example.net") {
+		"xxxxx@example.com/ for example.net") {
 		t.Errorf("secrets or settings lost:\n%s", all)
 	}
 }

@@ -28,7 +28,7 @@ func derived(t *testing.T, version string) pluginbuild.Release {
 func TestNextCompiler(t *testing.T) {
 	t.Parallel()
 	for version, want := range map[string]bool{
-		"5.13.2~rc1": true, "5.13.3": true, "5.14.1": false, "5.15.0-alpha12": true, "5.15.0": true,
+		"5.13.2~rc4": true, "5.13.3": true, "5.14.1": false, "5.15.0-alpha12": true, "5.15.0": true,
 		"6.0.0": true, "5.12.9": false,
 	} {
 		r := derived(t, version)

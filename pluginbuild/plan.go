@@ -47,6 +47,7 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 	if err != nil {
 		return Plan{}, fmt.Errorf("plan: %w", err)
 	}
+	o.CheckOptions.NoGet = o.CheckOptions.NoGet || o.NoGet
 	findings, err := CheckModule(src, r, o.CheckOptions)
 	if err != nil {
 		return Plan{}, fmt.Errorf("plan for %s: %w", r.name(), err)

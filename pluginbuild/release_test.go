@@ -268,9 +268,24 @@ func TestDerive(t *testing.T) {
 		"(\n\texample.org/a v1.0.0 => example.org/b v1.2.3\n\texample.org/c => ./local\n)\n"
 	r, err = r.WithGoMod(strings.NewReader(mod))
 	if err != nil || r.Go != "1.26.0" || r.Toolchain != "go1.26.3" || len(r.Replaces) != 1 ||
-		len(r.Notes) != 0 ||
+		len(r.Notes) != 0 || r.Compiler.Go != "1.26" || r.Next == nil || r.Next.Go != "1.26" ||
+		r.Compiler.Base != "tykio/golang-cross:1.26-bullseye" ||
 		r.Replaces[0].String() != "example.org/a@v1.0.0=example.org/b@v1.2.3" {
 		t.Errorf("with its own go.mod: %+v, %v", r, err)
+	}
+	// An older go.mod lowers nothing, and the table's own entries stay as they are.
+	old := "module " + pluginbuild.Module + "\n\ngo 1.16\n"
+	if r, err := near.WithGoMod(strings.NewReader(old)); err != nil ||
+		r.Compiler.Go != near.Compiler.Go || r.Compiler.Base != near.Compiler.Base {
+		t.Errorf("with an older go.mod: %+v, %v", r, err)
+	}
+	// Not every candidate has the next-generation compiler.
+	for v, has := range map[string]bool{"5.15.0-rc6": false, "5.15.0-rc7": true, "5.13.2-rc3": false,
+		"5.13.2-rc4": true, "5.13.2": true, "5.14.0-rc1": false} {
+		if r, err := pluginbuild.Derive(semver.MustParse(v), commit); err != nil ||
+			(r.Next != nil) != has {
+			t.Errorf("%s: %+v, %v", v, r.Next, err)
+		}
 	}
 	for _, bad := range []string{"module example.org/other\n", "modul x", strings.Repeat("// x\n",
 		1<<19)} {

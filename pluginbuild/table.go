@@ -15,6 +15,8 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 	"golang.org/x/mod/module"
+
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 //go:embed releases.json
@@ -251,12 +253,9 @@ func (r Replace) validate() error {
 // leading v, and a pre-release part in the semantic or the Debian spelling
 // ("5.3.0-rc1", "5.3.0~rc1").
 func ParseVersion(s string) (*semver.Version, error) {
-	if len(s) > 64 {
-		return nil, fmt.Errorf("gateway version %.20q…: longer than 64 characters", s)
-	}
-	v, err := semver.StrictNewVersion(strings.Replace(strings.TrimPrefix(s, "v"), "~", "-", 1))
+	v, err := tykversion.Parse(s)
 	if err != nil {
-		return nil, fmt.Errorf("gateway version %q: %w; write it like 5.2.5", s, err)
+		return nil, fmt.Errorf("gateway %w", err)
 	}
 	return v, nil
 }

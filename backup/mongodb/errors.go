@@ -9,6 +9,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
+	"example.com/tykupgrade/internal/redact"
 )
 
 // Errors that callers match with errors.Is, next to those of package backup.
@@ -95,15 +96,8 @@ func (c *conn) fail(op, object string, err error) error {
 // scrub makes sure that no secret is in the text, nor in that of a cause.
 func (c *conn) scrub(err error) error {
 	text := err.Error()
-	for _, s := range c.secrets {
-		if s != "" && strings.Contains(text, s) {
-			for _, s := range c.secrets {
-				if s != "" {
-					text = strings.ReplaceAll(text, s, "***")
-				}
-			}
-			return errors.New(text)
-		}
+	if clean := redact.Secrets(text, c.secrets...); clean != text {
+		return errors.New(clean)
 	}
 	return err
 }

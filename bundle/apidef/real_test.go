@@ -27,6 +27,7 @@ import (
 	"example.com/tykupgrade/health"
 	"example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/lab/tyk"
+	"example.com/tykupgrade/internal/tykversion"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
@@ -79,7 +80,7 @@ func (g *real) start() {
 			_ = resp.Body.Close()
 			// It listens before its APIs are loaded.
 			if code, _ := g.ask("/plain/"); err == nil && code == http.StatusOK {
-				if g.version, err = health.ParseVersion(hello.Version); err != nil {
+				if g.version, err = tykversion.Parse(hello.Version); err != nil {
 					g.t.Fatal(err)
 				}
 				return

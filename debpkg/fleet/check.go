@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 // Check fills in defaults and reports every mistake at once, as an [ErrInventory]. It asks
@@ -96,7 +96,7 @@ func (inv *Inventory) checkHost(i int, seen map[string]bool, bad func(string, ..
 	}
 	if _, err := debpkg.ParseVersion(inv.Versions[h.Component]); err != nil {
 		bad("host %s: versions.%s: %w", h.Name, h.Component, err)
-	} else if _, err := health.ParseVersion(inv.Versions[h.Component]); err != nil {
+	} else if _, err := tykversion.Parse(inv.Versions[h.Component]); err != nil {
 		bad("host %s: versions.%s: %w: want the exact version, such as 5.2.5", h.Name, h.Component, err)
 	}
 	if b, _ := inv.balancer(h.Component); inv.server(*h) != "" && inv.BlueGreen == nil && b == nil {

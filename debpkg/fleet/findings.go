@@ -12,7 +12,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"example.com/tykupgrade/debpkg"
-	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 // Finding is something about versions and configuration that a rolling upgrade must not
@@ -81,7 +81,7 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 		if f, ok := inv.logFormat(h, now[i], conf[i]); ok {
 			all = add(all, f)
 		}
-		if v, err := health.ParseVersion(now[i].String()); err == nil && older(v, "3.0.0") &&
+		if v, err := tykversion.Parse(now[i].String()); err == nil && older(v, "3.0.0") &&
 			(IsGateway(h.Component) || h.Component == Dashboard) {
 			all = add(all, Finding{Kind: "rollback", Hosts: []string{h.Name}, Source: sourceRemoved,
 				Text: "packages before 3.0 were removed from the repositories: a revert depends on the copy " +
@@ -116,7 +116,7 @@ func add(all []Finding, f Finding) []Finding {
 func (inv *Inventory) versionFindings() []Finding {
 	var all []Finding
 	version := func(component string) *semver.Version {
-		v, err := health.ParseVersion(inv.Versions[component])
+		v, err := tykversion.Parse(inv.Versions[component])
 		if err != nil {
 			return nil
 		}
@@ -142,8 +142,8 @@ func (inv *Inventory) versionFindings() []Finding {
 
 // logFormat reports a gateway whose log changes its format: 5.13.1, and from 5.14.0 on.
 func (inv *Inventory) logFormat(h Host, now debpkg.Version, conf map[string]any) (Finding, bool) {
-	from, err := health.ParseVersion(now.String())
-	to, terr := health.ParseVersion(inv.Versions[h.Component])
+	from, err := tykversion.Parse(now.String())
+	to, terr := tykversion.Parse(inv.Versions[h.Component])
 	if err != nil || terr != nil || !IsGateway(h.Component) || conf["log_format"] != nil ||
 		!older(from, "5.13.1") || older(to, "5.13.1") {
 		return Finding{}, false

@@ -10,6 +10,7 @@ import (
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 // Runner reaches a host: this machine or SSH, as root by sudo if the inventory says so.
@@ -81,7 +82,7 @@ func unitOf(name string) string {
 
 // Probes show whether a version serves on the host.
 func (h Host) Probes(version string) ([]health.Probe, error) {
-	want, err := health.ParseVersion(version)
+	want, err := tykversion.Parse(version)
 	if err != nil {
 		return nil, fmt.Errorf("host %s: %w", h.Name, err)
 	}

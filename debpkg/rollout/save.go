@@ -6,11 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
-	"strconv"
 	"strings"
 
 	"example.com/tykupgrade/internal/printable"
+	"example.com/tykupgrade/internal/redact"
 )
 
 type memoKey struct{}
@@ -84,31 +83,10 @@ func Say(ctx context.Context, text string) {
 	}
 }
 
-// redact also finds a secret as it looks inside a JSON string, a Go string and a URL.
-func (j *journal) redact(s string) string {
-	for _, secret := range j.secrets {
-		if secret == "" || s == "" {
-			continue
-		}
-		forms := []string{secret, url.QueryEscape(secret), url.PathEscape(secret),
-			url.User(secret).String()}
-		for _, quoted := range []string{strconv.Quote(secret), jsonQuote(secret)} {
-			forms = append(forms, quoted[1:len(quoted)-1])
-		}
-		for _, form := range forms {
-			s = strings.ReplaceAll(s, form, "[redacted]")
-		}
-	}
-	return s
-}
+func (j *journal) redact(s string) string { return redact.Secrets(s, j.secrets...) }
 
 // clean is redact for text that is shown.
 func (j *journal) clean(s string) string { return printable.Text(j.redact(s)) }
-
-func jsonQuote(s string) string {
-	data, _ := json.Marshal(s) // a string never fails
-	return string(data)
-}
 
 // redactJSON changes strings only: a secret of digits would otherwise make numbers invalid.
 func (j *journal) redactJSON(note json.RawMessage) (json.RawMessage, error) {

@@ -1,13 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strings"
-	"time"
 
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
@@ -42,7 +42,7 @@ func (c *command) plan(ctx context.Context, call *cli.Call) error {
 
 // planFor plans, with what the bundle's other plugins add.
 func (c *command) planFor(r pluginbuild.Release) (pluginbuild.Plan, error) {
-	q := c.request
+	q := c.Request
 	o := pluginbuild.PlanOptions{NoGet: c.noGet, Name: q.Name, GOOS: q.GOOS, GOARCH: q.GOARCH,
 		Image: q.Image}
 	var err error
@@ -97,14 +97,8 @@ func show(out *cli.Out, findings []pluginbuild.Finding) {
 // result is what -json prints of preparing and compiling.
 type result struct {
 	Prepare *pluginbuild.Prepared `json:"prepare,omitempty"`
-	Compile *compiled             `json:"compile,omitempty"`
+	Compile *compiler.Built       `json:"compile,omitempty"`
 	Error   *failure              `json:"error,omitempty"`
-}
-
-type compiled struct {
-	compiler.Artifact
-	LoadTest      *compiler.Verdict `json:"load_test,omitempty"`
-	RemovedImages []string          `json:"removed_images,omitempty"`
 }
 
 type failure struct {
@@ -161,7 +155,7 @@ func (c *command) prepare(ctx context.Context, call *cli.Call,
 			"was changed"), "fix them, or give -force"))
 	}
 	p, err := pluginbuild.Prepare(ctx, c.dir, r, pluginbuild.PrepareOptions{NoGet: c.noGet,
-		Go: c.goCmd, OnEvent: (&progress{out: call.Err}).event})
+		Go: c.goCmd, OnEvent: shown(call.Err)})
 	if err != nil {
 		return nil, err
 	}
@@ -177,58 +171,35 @@ func (c *command) prepare(ctx context.Context, call *cli.Call,
 }
 
 func (c *command) compile(ctx context.Context, call *cli.Call,
-	r pluginbuild.Release) (*compiled, error) {
+	r pluginbuild.Release) (*compiler.Built, error) {
 	b, closeEngine, err := c.engine(call)
 	if err != nil {
 		return nil, err
 	}
-	defer closeEngine()
-	q := c.request
-	q.Release, q.Dir = r, c.dir
-	var done compiled
-	if done.Artifact, err = b.Build(ctx, q); err == nil && c.loadTest != "" {
-		var v compiler.Verdict
-		if v, err = b.LoadTest(ctx, r, q.Image, done.Path, c.loadTest); err == nil {
-			done.LoadTest = &v
-		}
-	}
-	if c.removeImage {
-		// Also after a failure or Ctrl-C: the image is of no more use.
-		clean, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer stop()
-		var rmErr error
-		done.RemovedImages, rmErr = b.RemoveImages(clean)
-		err = errors.Join(err, rmErr)
-	}
+	defer func() { _ = closeEngine() }()
+	done, err := c.Build(ctx, b, r, c.dir, c.loadTest, c.removeImage)
 	call.Err.Clear()
 	if done.Path == "" {
 		return nil, err
 	}
+	if c.json {
+		return &done, err
+	}
 	// The plugin is in place, even if what came afterwards failed.
-	if !c.json {
-		done.show(call.Out)
-	}
-	return &done, err
-}
-
-func (r compiled) show(out *cli.Out) {
-	digest := r.ImageDigest
-	if digest == "" {
-		digest = r.ImageID
-	}
 	rows := [][]string{
-		{"compiled", out.Paint(cli.Good, r.Path)}, {"size", cli.Bytes(r.Size)}, {"sha256", r.SHA256},
-		{"for", "gateway " + r.Release + ", " + r.GOOS + "/" + r.GOARCH}, {"with", r.GoVersion},
-		{"image", r.Image + " " + digest},
+		{"compiled", call.Out.Paint(cli.Good, done.Path)}, {"size", cli.Bytes(done.Size)},
+		{"sha256", done.SHA256}, {"for", "gateway " + done.Release + ", " + done.GOOS + "/" + done.GOARCH},
+		{"with", done.GoVersion}, {"image", done.Image + " " + cmp.Or(done.ImageDigest, done.ImageID)},
 	}
-	if v := r.LoadTest; v != nil && v.Loads {
-		rows = append(rows, []string{"load test", out.Paint(cli.Good, "the gateway loads it")})
+	if v := done.LoadTest; v != nil && v.Loads {
+		rows = append(rows, []string{"load test", call.Out.Paint(cli.Good, "the gateway loads it")})
 	} else if v != nil {
-		rows = append(rows, []string{"load test", out.Paint(cli.Bad, "the gateway does not load it: "+
-			v.Reason)})
+		rows = append(rows, []string{"load test", call.Out.Paint(cli.Bad,
+			"the gateway does not load it: "+v.Reason)})
 	}
-	for _, ref := range r.RemovedImages {
+	for _, ref := range done.RemovedImages {
 		rows = append(rows, []string{"removed", ref})
 	}
-	out.Printf("%s", out.Table(rows))
+	call.Out.Printf("%s", call.Out.Table(rows))
+	return &done, err
 }

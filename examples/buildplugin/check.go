@@ -70,17 +70,23 @@ func (c *command) check(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	var binaries []*preflight.Binary
-	for _, path := range call.Args {
-		if err := ctx.Err(); err != nil {
-			return err
+	// Plugins side by side; those of a bundle are.
+	binaries, err := preflight.InspectAll(ctx, call.Args...)
+	if errors.Is(err, preflight.ErrNotELF) {
+		binaries = nil
+		for _, path := range call.Args {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			found, named, err := c.inspectPlugin(path, target.Gateway)
+			if err != nil {
+				return err
+			}
+			binaries = append(binaries, found...)
+			target.Symbols = append(target.Symbols, named...)
 		}
-		found, named, err := c.inspectPlugin(path, target.Gateway)
-		if err != nil {
-			return err
-		}
-		binaries = append(binaries, found...)
-		target.Symbols = append(target.Symbols, named...)
+	} else if err != nil {
+		return err
 	}
 	report, err := preflight.CompareAll(binaries, gateway, target)
 	switch {
@@ -158,25 +164,15 @@ var verdictStyle = map[preflight.Verdict]cli.Style{preflight.Loads: cli.Good,
 	preflight.Fails: cli.Bad, preflight.Unknown: cli.Warn}
 
 func printReport(o *cli.Out, r preflight.Report) {
-	rows := [][]string{{"FILE", "VERDICT", "GO", "ARCH", "PACKAGES", "SIZE", "FUNCTIONS"}}
-	for _, p := range r.Plugins {
-		var funcs []string
-		for _, f := range p.Plugin.Exports {
-			funcs = append(funcs, fmt.Sprintf("%s (%s)", f.Name, f.Hook))
-		}
-		rows = append(rows, []string{p.Plugin.Name, o.Paint(verdictStyle[p.Verdict], string(p.Verdict)),
-			orDash(p.Plugin.GoVersion), orDash(p.Plugin.Arch),
-			fmt.Sprintf("%d of %d agree", p.Common-len(p.Mismatched), p.Common), cli.Bytes(p.Plugin.Size),
-			orDash(strings.Join(funcs, ", "))})
+	rows := r.Rows()
+	for i, p := range r.Plugins {
+		rows[i+1][1] = o.Paint(verdictStyle[p.Verdict], rows[i+1][1])
 	}
-	g := r.Gateway
-	rows = append(rows, []string{g.Name, "(gateway)", orDash(g.GoVersion), orDash(g.Arch),
-		fmt.Sprint(len(g.Packages)), cli.Bytes(g.Size), ""})
 	o.Printf("%s", o.Table(rows))
 	for _, p := range r.Plugins {
 		printFindings(o, p.Plugin.Name, p.Findings)
 	}
-	printFindings(o, g.Name, r.Findings)
+	printFindings(o, r.Gateway.Name, r.Findings)
 }
 
 func printFindings(o *cli.Out, name string, findings []preflight.Finding) {
@@ -194,11 +190,4 @@ func printFindings(o *cli.Out, name string, findings []preflight.Finding) {
 			o.Printf("           %s\n", f.Remedy)
 		}
 	}
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }

@@ -46,16 +46,23 @@ func checkLab(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	for _, args := range [][]string{
-		{"-o", "tyk", "-trimpath", "./host"},
-		{"-o", "plugin_v5.2.5_linux_amd64.so", "-buildmode=plugin", "-trimpath", "./hooks"},
-		{"-o", "plugin.so", "-buildmode=plugin", "./hooks"},
+	for mode, args := range map[string][]string{
+		"exe -trimpath": {"-o", "tyk", "-trimpath", "./host"},
+		"plugin -trimpath": {"-o", "plugin_v5.2.5_linux_amd64.so", "-buildmode=plugin", "-trimpath",
+			"./hooks"},
+		"plugin": {"-o", "plugin.so", "-buildmode=plugin", "./hooks"},
 	} {
 		cmd := exec.Command(goCmd, append([]string{"build"}, args...)...)
 		cmd.Dir = dir
 		cmd.Env = lab.GoEnv("CGO_ENABLED=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+		if err := lab.Fill(mode, func() error {
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%w\n%s", err, out)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
 		}
 	}
 	return dir

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Masterminds/semver/v3"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
@@ -26,6 +27,8 @@ import (
 	standin "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
+
+const release = "5.2.5"
 
 const engineLabel = "com.example.tykupgrade.test"
 
@@ -51,7 +54,7 @@ func newEngine(t *testing.T) *engine {
 	lab.Program(t, "gcc", "gcc")
 	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
 	e.shared = []string{"-caches", "tykupgrade-test-" + e.id, "-label", engineLabel + "=" + e.id}
-	e.flags = append([]string{"compile", "-release", "5.2.5", "-pull", "never", "-network", "none",
+	e.flags = append([]string{"compile", "-release", release, "-pull", "never", "-network", "none",
 		"-env", "GOPROXY=off"}, e.shared...)
 	for _, m := range standin.Mounts() {
 		e.flags = append(e.flags, "-mount", m)
@@ -74,7 +77,7 @@ func newEngine(t *testing.T) *engine {
 
 func (e *engine) image(t *testing.T, c standin.Config) string {
 	t.Helper()
-	c.Version = "5.2.5"
+	c.Version = release
 	img, err := standin.Image(c)
 	if err != nil {
 		t.Fatal(err)
@@ -99,11 +102,14 @@ func Hook(a int) int { return a }
 func main() {}
 `
 
+const tinyMod = "module example.org/tiny\n\ngo 1.19\n"
+
+var tiny = map[string]string{"go.mod": tinyMod, "plugin.go": pluginSource}
+
 func module(t *testing.T, source string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"go.mod": "module example.org/tiny\n\ngo 1.19\n",
-		"plugin.go": source} {
+	for name, text := range map[string]string{"go.mod": tinyMod, "plugin.go": source} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +120,12 @@ func module(t *testing.T, source string) string {
 func TestCompile(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	ref := e.image(t, standin.Config{Gateway: true})
+	cache, err := standin.FillGoCache(t.Context(), semver.MustParse(release), tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.flags = append(e.flags, "-mount", cache, "-caches", "none")
+	ref := e.image(t, standin.Config{Gateway: true, GoCache: true})
 	dir := module(t, pluginSource)
 
 	// For machines, with a load test that fails: Hook is no request hook.
@@ -154,6 +165,17 @@ func TestCompile(t *testing.T) {
 		t.Errorf("%d\n%s\n%s", code, stdout, stderr)
 	}
 
+	// One that keeps Go's caches: the volumes are listed, and removed in the end.
+	so, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := e.image(t, standin.Config{Script: []string{"copy /so", "exit 0"},
+		Files: map[string]string{"/so": string(so)}})
+	if code, stdout, stderr = e.call(t, append([]string{"-image", kept, "-dir", dir, "-o", out},
+		e.shared...)...); code != 0 {
+		t.Errorf("%d\n%s\n%s", code, stdout, stderr)
+	}
 	if code, stdout, stderr = call(t, append([]string{"caches"}, e.shared...)...); code != 0 ||
 		strings.Count(stdout, "tykupgrade-test-"+e.id) != 2 {
 		t.Errorf("%d %s %s", code, stdout, stderr)
@@ -273,8 +295,8 @@ func TestCompileUsage(t *testing.T) {
 		fs := flag.NewFlagSet("", flag.ContinueOnError)
 		c.compileFlags(fs)
 		if err := fs.Parse([]string{"-memory", text, "-exclude-from", patterns}); err != nil ||
-			c.options.Limits.Memory != want || strings.Join(c.request.Exclude, " ") != "*.md testdata" {
-			t.Errorf("%s: %d, %q, %v", text, c.options.Limits.Memory, c.request.Exclude, err)
+			c.Options.Limits.Memory != want || strings.Join(c.Request.Exclude, " ") != "*.md testdata" {
+			t.Errorf("%s: %d, %q, %v", text, c.Options.Limits.Memory, c.Request.Exclude, err)
 		}
 	}
 }

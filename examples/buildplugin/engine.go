@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"time"
 
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
@@ -12,20 +11,9 @@ import (
 )
 
 // engine connects to the Docker engine; closeEngine releases it.
-func (c *command) engine(call *cli.Call) (b *compiler.Builder, closeEngine func(), err error) {
-	docker, err := compiler.Connect(c.connect)
-	if err != nil {
-		return nil, nil, err
-	}
-	o := c.options
-	o.Progress = (&progress{out: call.Err}).event
-	if o.Env, err = compiler.HostEnv(o.Env); err == nil {
-		o.Env, err = compiler.WithProxies(o.Env, "", docker.DaemonHost())
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, docker.Close())
-	}
-	return compiler.New(docker, o), func() { _ = docker.Close() }, nil
+func (c *command) engine(call *cli.Call) (b *compiler.Builder, closeEngine func() error, err error) {
+	c.Options.Progress = shown(call.Err)
+	return c.Open()
 }
 
 func (c *command) caches(ctx context.Context, call *cli.Call) error {
@@ -33,7 +21,7 @@ func (c *command) caches(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	defer closeEngine()
+	defer func() { _ = closeEngine() }()
 	if c.remove {
 		removed, err := b.RemoveCaches(ctx)
 		return c.names(call, "removed", removed, err)
@@ -58,7 +46,7 @@ func (c *command) sweep(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	defer closeEngine()
+	defer func() { _ = closeEngine() }()
 	swept, err := b.Sweep(ctx, c.older)
 	return c.names(call, "swept", swept, err)
 }
@@ -87,78 +75,32 @@ func (c *command) list(ctx context.Context, call *cli.Call) error {
 	if c.json {
 		return t.Write(call.Out)
 	}
-	rows := [][]string{{"RELEASE", "COMMIT", "DATE", "PATH", "GO", "BUILD", "REPLACES", "EDITIONS",
-		"NOTES (-json: in full)"}}
-	for _, r := range t {
-		var editions, replaces []string
-		for _, e := range r.Compiler.Editions {
-			editions = append(editions, string(e))
-		}
-		for _, p := range r.Replaces {
-			replaces = append(replaces, p.Old[strings.LastIndexByte(p.Old, '/')+1:])
-		}
-		date, build := "", string(r.Compiler.Mode)
-		if !r.Date.IsZero() {
-			date = r.Date.Format("2006-01-02")
-		}
-		if r.Next != nil {
-			build = strings.TrimPrefix(build+"+ng", "+")
-		}
-		note, style := []rune(strings.Join(r.Notes, "; ")), cli.Faint
-		if len(note) > 60 {
-			note = append(note[:60], '…')
-		}
+	rows := t.Rows()
+	for i, r := range t {
+		style, note := cli.Faint, &rows[i+1][len(rows[0])-1]
 		if r.Broken {
-			note, style = []rune("broken: "+string(note)), cli.Bad
+			style = cli.Bad
 		}
-		rows = append(rows, []string{r.Version.String(), r.Commit[:12], date,
-			string(rune('0' + r.Path())), r.Compiler.Go, build,
-			strings.Join(replaces, ","), strings.Join(append(editions, map[bool][]string{
-				true: {"std"}}[len(editions) == 0]...), " "), call.Out.Paint(style, string(note))})
+		*note = call.Out.Paint(style, *note)
 	}
 	call.Out.Printf("%s", call.Out.Table(rows))
 	return nil
 }
 
-// progress shows the steps: bars for what is transferred on a terminal, the
-// compiler's lines as they come, and a line for each step that has ended.
-type progress struct {
-	out   *cli.Out
-	parts []string
-	bars  map[string]string
-}
-
-func (p *progress) event(e pluginbuild.Event) {
-	switch e.Kind {
-	case pluginbuild.Started:
-		p.parts, p.bars = nil, map[string]string{}
-		p.out.Redraw(e.Stage + " …")
-	case pluginbuild.Progress:
-		if p.bars[e.Part] == "" {
-			p.parts = append(p.parts, e.Part)
+// shown shows the steps of preparing and compiling. Of what the go command says while it
+// prepares, the last line is enough.
+func shown(out *cli.Out) func(pluginbuild.Event) {
+	s := cli.Steps{Out: out}
+	return func(e pluginbuild.Event) {
+		switch e.Kind {
+		case pluginbuild.Started:
+			s.Start(e.Stage)
+		case pluginbuild.Progress:
+			s.Move(e.Stage, e.Part, e.Line, e.Current, e.Total)
+		case pluginbuild.Output:
+			s.Line(e.Stage, e.Line, strings.HasPrefix(e.Stage, "go "))
+		case pluginbuild.Done:
+			s.End(e.Stage, e.Elapsed, e.Err)
 		}
-		label := strings.TrimSpace(e.Part + " " + e.Line)
-		if p.bars[e.Part] = label; e.Current > 0 {
-			p.bars[e.Part] = cli.Bar(label, e.Current, e.Total)
-		}
-		// Images of many layers would scroll the terminal.
-		lines := []string{e.Stage + " …"}
-		for _, part := range p.parts[max(0, len(p.parts)-12):] {
-			lines = append(lines, "  "+p.bars[part])
-		}
-		p.out.Redraw(lines...)
-	case pluginbuild.Output:
-		if strings.HasPrefix(e.Stage, "go ") { // of a step of the preparation the last line is enough
-			p.out.Redraw(e.Stage+" …", "  "+p.out.Paint(cli.Faint, e.Line))
-			return
-		}
-		p.out.Printf("%s\n", p.out.Paint(cli.Faint, e.Line))
-	case pluginbuild.Done:
-		p.out.Clear()
-		mark := p.out.Paint(cli.Good, "ok")
-		if e.Err != nil {
-			mark = p.out.Paint(cli.Bad, "failed")
-		}
-		p.out.Printf("%-14s %s  %s\n", e.Stage, mark, e.Elapsed.Round(time.Millisecond))
 	}
 }

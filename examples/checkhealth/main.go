@@ -201,9 +201,10 @@ func (o *options) policy() (health.Policy, error) {
 func (o *options) probes() ([]health.Probe, error) {
 	var want *semver.Version
 	if o.version != "" {
-		v, err := health.ParseVersion(o.version)
+		bare := strings.Replace(strings.TrimPrefix(o.version, "v"), "~", "-", 1) // Debian's spelling
+		v, err := semver.StrictNewVersion(bare)
 		if err != nil {
-			return nil, fmt.Errorf("-release: %w", err)
+			return nil, fmt.Errorf("invalid -release %q: want a version such as 5.2.5", o.version)
 		}
 		want = v
 	}

@@ -18,8 +18,8 @@ import (
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/bundle/apidef"
 	"example.com/tykupgrade/debpkg/fleet"
-	"example.com/tykupgrade/health"
 	labredis "example.com/tykupgrade/internal/lab/redis"
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // crossing is one gateway host in the child: the present release, the switch of the bundle, the new
@@ -280,7 +280,7 @@ func (c *crossing) run(ctx context.Context, g gatewayPart) error {
 		if last = c.get(hello, &answer); last != nil {
 			continue
 		}
-		got, err := health.ParseVersion(answer.Version)
+		got, err := pluginbuild.ParseVersion(answer.Version)
 		if err != nil || !got.Equal(want) {
 			return fmt.Errorf("%s says that it is %q, not %s", g.Binary, answer.Version, want)
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // service is a program of a package as a process. There is no systemd in a
@@ -144,7 +145,7 @@ func (r *rehearsal) restart(component, version string) error {
 // plugin's header shows. failures ends it early; 0: the deadline does.
 func (r *rehearsal) gate(ctx context.Context, version string, failures int,
 	names ...string) (health.Report, error) {
-	want, err := health.ParseVersion(version)
+	want, err := pluginbuild.ParseVersion(version)
 	if err != nil {
 		return health.Report{}, err
 	}

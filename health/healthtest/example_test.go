@@ -7,13 +7,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/Masterminds/semver/v3"
+
 	"example.com/tykupgrade/health"
 	"example.com/tykupgrade/health/healthtest"
 )
 
 // waitForGateway stands for the code of an in-house team that is to be tested.
 func waitForGateway(ctx context.Context, policy health.Policy, version string) error {
-	want, err := health.ParseVersion(version)
+	want, err := semver.StrictNewVersion(version)
 	if err != nil {
 		return err
 	}

@@ -83,6 +83,7 @@ var rules = map[string]deptest.Rule{
 			"backup":                       "the set",
 			"backup/internal/step":         "what the set and its backends share",
 			"backup/mongodb/internal/dump": "reads and writes the files of mongodump",
+			"internal/redact":              "takes passwords out of errors",
 			"internal/atomicfile":          "of backup",
 		},
 		Modules: joined(backupModules, mongoModules),
@@ -114,7 +115,7 @@ var rules = map[string]deptest.Rule{
 	"backup/redisdb/internal/rdb": {},
 	"bundle": {
 		Own: map[string]string{"internal/atomicfile": "writes bundles that are there in full " +
-			"or not at all"},
+			"or not at all", "internal/redact": "takes credentials out of addresses"},
 		Modules: map[string]string{
 			"github.com/Masterminds/semver/v3": "names a gateway's release",
 			"github.com/klauspost/compress":    "Deflate at twice the speed of the standard library's",
@@ -124,6 +125,7 @@ var rules = map[string]deptest.Rule{
 		Own: map[string]string{
 			"bundle":              "names in definitions, plugin paths, signatures",
 			"internal/atomicfile": "replaces definitions and writes its journal",
+			"internal/redact":     "of bundle",
 		},
 		Modules: map[string]string{
 			"github.com/Masterminds/semver/v3": "names a gateway's release",
@@ -134,6 +136,7 @@ var rules = map[string]deptest.Rule{
 		Own: map[string]string{
 			"bundle":              "writes the bundles of the plugins that it makes",
 			"internal/atomicfile": "of bundle",
+			"internal/redact":     "of bundle",
 		},
 		Modules: map[string]string{
 			"github.com/Masterminds/semver/v3": "of bundle",
@@ -145,6 +148,7 @@ var rules = map[string]deptest.Rule{
 			"internal/run":        "runs go and git",
 			"internal/redact":     "takes credentials out of their output",
 			"internal/goenv":      "reads the go command's settings without running it",
+			"internal/tykversion": "reads versions",
 			"internal/atomicfile": "saves what Prepare may have to put back",
 		},
 		Modules: map[string]string{
@@ -160,7 +164,8 @@ var rules = map[string]deptest.Rule{
 			"internal/redact": "takes credentials out of the compiler's output; also of pluginbuild",
 			"internal/atomicfile": "writes plugins that are there in full or not at all; also of " +
 				"pluginbuild",
-			"internal/goenv": "of pluginbuild",
+			"internal/goenv":      "of pluginbuild",
+			"internal/tykversion": "of pluginbuild",
 		},
 		Modules: map[string]string{
 			"github.com/Masterminds/semver/v3": "of pluginbuild",
@@ -207,22 +212,26 @@ var rules = map[string]deptest.Rule{
 	"pluginbuild/preflight": {Modules: map[string]string{
 		"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
 	"debpkg": {Own: map[string]string{"internal/run": "runs commands here, and ssh",
-		"internal/printable": "spells out the control characters in what a host prints"}},
+		"internal/printable": "spells out the control characters in what a host prints",
+		"internal/redact":    "takes the tokens of private repositories out of it"}},
 	"debpkg/debpkgtest": {Own: map[string]string{"debpkg": "whose hosts it plays",
-		"internal/run": "of debpkg", "internal/printable": "of debpkg"}},
+		"internal/run": "of debpkg", "internal/printable": "of debpkg", "internal/redact": "of debpkg"}},
 	"debpkg/rollout": {Own: map[string]string{
 		"internal/atomicfile": "syncs the journal's directory",
 		"internal/printable":  "keeps what hosts say from steering a terminal",
+		"internal/redact":     "keeps secrets out of the journal",
 	}},
 	"debpkg/rollout/haproxy": {Own: map[string]string{
 		"debpkg/rollout":      "implements its Balancer and Switch",
 		"internal/atomicfile": "stores the map file of a blue-green switch durably",
 		"internal/printable":  "of debpkg/rollout",
+		"internal/redact":     "of debpkg/rollout",
 	}},
 	"debpkg/rollout/rollouttest": {Own: map[string]string{
 		"debpkg/rollout":      "implements its Balancer, runs and cuts short its runs",
 		"internal/atomicfile": "of debpkg/rollout",
 		"internal/printable":  "of debpkg/rollout",
+		"internal/redact":     "of debpkg/rollout",
 	}},
 	"debpkg/fleet": {
 		Own: map[string]string{
@@ -232,6 +241,8 @@ var rules = map[string]deptest.Rule{
 			"health":                 "finds out whether a host serves",
 			"internal/run":           "of debpkg",
 			"internal/printable":     "of debpkg",
+			"internal/redact":        "of debpkg",
+			"internal/tykversion":    "reads the inventory's versions; also of health",
 			"internal/atomicfile":    "of debpkg/rollout",
 		},
 		Modules: map[string]string{
@@ -240,7 +251,10 @@ var rules = map[string]deptest.Rule{
 		},
 	},
 	"health/healthtest": {},
-	"health": {Modules: map[string]string{
+	"health": {Own: map[string]string{
+		"internal/redact":     "keeps passwords and API keys out of what is shown",
+		"internal/tykversion": "reads what gateways report",
+	}, Modules: map[string]string{
 		"github.com/Masterminds/semver/v3": "compares the version that answers with the expected one"}},
 }
 
@@ -273,9 +287,11 @@ func init() {
 
 // internalRules does the same for the internal packages that public ones use.
 var internalRules = map[string]deptest.Rule{
-	"internal/printable":  {},
-	"internal/run":        {},
-	"internal/redact":     {},
+	"internal/printable": {},
+	"internal/run":       {},
+	"internal/redact":    {},
+	"internal/tykversion": {Modules: map[string]string{
+		"github.com/Masterminds/semver/v3": "versions"}},
 	"internal/goenv":      {},
 	"internal/atomicfile": {},
 }

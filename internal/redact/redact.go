@@ -1,23 +1,29 @@
 // Package redact takes credentials out of text that people see: errors, logs,
-// lines of output. It knows URLs and nothing about any program.
+// lines of output. All packages use it. It knows URLs and nothing about any program.
 package redact
 
 import (
+	"encoding/json"
+	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// Hidden is written in place of a secret.
-const Hidden = "xxxxx"
+// What is written in place of a secret: in a URL, and elsewhere.
+const (
+	Hidden   = "xxxxx"
+	Redacted = "[redacted]"
+)
 
 // Text returns s without the passwords of URLs ("https://me:secret@host") and
 // without the values of query parameters whose names speak of a secret
 // ("?access_token=…"). A URL need not parse, and a password may hold any
 // character except white space. In doubt more is hidden than needed. An http or
-// https URL with a user and no password loses the user too: that is how tokens
-// are written.
+// https URL loses the user too: "https://TOKEN@host", "https://TOKEN:@host" and
+// "https://TOKEN:x-oauth-basic@host" are how tokens are written.
 func Text(s string) string {
 	var b strings.Builder
 	for {
@@ -60,6 +66,39 @@ func HasPassword(url string) bool {
 	}
 	end := userinfo(rest)
 	return end >= 0 && strings.Contains(rest[:end], ":")
+}
+
+// URL returns u without user, password, query values and fragment.
+func URL(u *url.URL) string {
+	s := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	if u.RawQuery != "" {
+		s.RawQuery = "…"
+	}
+	return s.String()
+}
+
+// Secrets returns s without the given secrets: as they are, and as they look in a URL,
+// a JSON string and a Go string.
+func Secrets(s string, secrets ...string) string {
+	for _, secret := range secrets {
+		if secret == "" || s == "" {
+			continue
+		}
+		forms := []string{secret, url.QueryEscape(secret), url.PathEscape(secret),
+			url.User(secret).String()}
+		for _, quoted := range []string{strconv.Quote(secret), jsonQuote(secret)} {
+			forms = append(forms, quoted[1:len(quoted)-1])
+		}
+		for _, form := range forms {
+			s = strings.ReplaceAll(s, form, Redacted)
+		}
+	}
+	return s
+}
+
+func jsonQuote(s string) string {
+	data, _ := json.Marshal(s) // a string never fails
+	return string(data)
 }
 
 // secretValue is a query parameter with a secret.
@@ -131,12 +170,11 @@ func named(next string) bool {
 func hide(user, scheme string) string {
 	name, _, password := strings.Cut(user, ":")
 	switch {
-	case strings.ContainsAny(name, "/?#@"):
+	case strings.HasSuffix(scheme, "http"), strings.HasSuffix(scheme, "https"), // tor+https
+		strings.ContainsAny(name, "/?#@"):
 		return Hidden
 	case password:
 		return name + ":" + Hidden
-	case scheme == "http" || scheme == "https":
-		return Hidden
 	}
 	return user
 }

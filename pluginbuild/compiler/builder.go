@@ -84,7 +84,8 @@ type Request struct {
 	NoValidate bool // VALIDATE=0: the next-generation compiler does not check what it has built
 
 	// Provenance writes an in-toto statement next to the plugin, named after it with
-	// [ProvenanceSuffix]: the digests of image, source tree, go.mod and go.sum.
+	// [ProvenanceSuffix]: the digests of image, source tree, go.mod and go.sum. If the source
+	// changed meanwhile there is an error of [StageCollect] instead, and the plugin.
 	Provenance bool
 
 	// the compiler's output in full; nil: dropped. Their errors do not stop the build

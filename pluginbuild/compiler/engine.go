@@ -28,6 +28,10 @@ import (
 // engine is all that a build needs of a container engine. Its errors keep their
 // kinds of github.com/containerd/errdefs. This file is the only one that knows the
 // Docker client, Connect aside.
+//
+// Nine verbs stand for the client's 20 methods: one greets, two are about images, four
+// about the life of a container, two about what crashed runs left. To join more, such
+// as put and run, would give up the stages that a build reports one by one.
 type engine interface {
 	// hello asks whether the engine is there. It returns the address, "" if unknown,
 	// also with an error.

@@ -2,13 +2,13 @@ package compiler
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
-	"github.com/docker/docker/api/types/container"
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
 )
 
@@ -18,24 +18,31 @@ var gatewayMembers = []string{"/opt/tyk-gateway/tyk", "/usr/local/bin/tyk"}
 
 // Gateway returns a tar with the gateway's binary of an image that the engine has: one of the
 // gateway, or of the plugin compiler. Nothing in the image is run. Close the tar; the engine
-// then removes the container that it came from.
+// then removes the container that it came from. One that a killed process left is found by
+// [Builder.Sweep].
 func Gateway(ctx context.Context, c *client.Client, ref string) (io.ReadCloser, error) {
+	return gateway(ctx, docker{c}, ref)
+}
+
+func gateway(ctx context.Context, e engine, ref string) (io.ReadCloser, error) {
 	const op = "read gateway"
-	created, err := c.ContainerCreate(ctx, &container.Config{Image: ref,
-		Entrypoint: gatewayMembers[:1],
-		Labels:     map[string]string{LabelKind: "inspect"}}, nil, nil, nil, "")
+	b := newBuilder(e, Options{})
+	id := strings.ToLower("tykupgrade-inspect-" + b.run[:8] + "-" + rand.Text()[:8])
+	remove := func() error { return b.removeContainer(context.WithoutCancel(ctx), id) }
+	create, stop := lasting(ctx, cleanupTime) // see runJob
+	_, _, err := e.create(create, &creation{name: id, image: ref, entrypoint: gatewayMembers[:1],
+		labels: b.labels("inspect", nil), limits: Limits{Network: "none"}})
+	stop()
 	if err != nil {
-		return nil, &Error{Op: op, Object: "image " + ref,
-			Err: fmt.Errorf("%w; is it there (docker pull)?", err)}
-	}
-	remove := func() error {
-		clean, stop := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer stop()
-		return c.ContainerRemove(clean, created.ID, container.RemoveOptions{Force: true})
+		failed := fail(ctx, op, "image "+ref, err)
+		if errdefs.IsNotFound(err) {
+			failed.Kind, failed.Next = ErrNoImage, "pull it, or load it from a file (docker load)"
+		}
+		return nil, join(failed, remove())
 	}
 	var errs []error
 	for _, member := range gatewayMembers {
-		tar, _, err := c.CopyFromContainer(ctx, created.ID, member)
+		tar, err := e.get(ctx, id, member)
 		if err == nil {
 			return &removing{tar, remove}, nil
 		}
@@ -43,7 +50,7 @@ func Gateway(ctx context.Context, c *client.Client, ref string) (io.ReadCloser, 
 	}
 	err = fmt.Errorf("it has neither %s: %w", strings.Join(gatewayMembers, " nor "),
 		errors.Join(errs...))
-	return nil, errors.Join(&Error{Op: op, Object: "image " + ref, Err: err}, remove())
+	return nil, join(fail(ctx, op, "image "+ref, err), remove())
 }
 
 // removing removes its container when it is closed.

@@ -145,23 +145,14 @@ func (b *bench) options() compiler.Options {
 
 // goCache is the mount of this machine's build cache, once that has Go's library
 // as plugins of two eras need it.
-var goCache = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "tykupgrade-fill-*")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
+var goCache = sync.OnceValues(func() (mount string, err error) {
 	for version, files := range map[string]map[string]string{"5.2.5": fooBar, "4.0.8": tiny} {
-		source := filepath.Join(dir, version)
-		if err := write(source, files); err != nil {
-			return "", err
-		}
-		if err := standin.Local(context.Background(), semver.MustParse(version), source, source+"-work",
-			source+".so", []string{"GOPROXY=off"}); err != nil {
+		if mount, err = standin.FillGoCache(context.Background(), semver.MustParse(version),
+			files); err != nil {
 			return "", err
 		}
 	}
-	return standin.GoCacheMount()
+	return mount, nil
 })
 
 // readGoCache is for images with standin.Config.GoCache.

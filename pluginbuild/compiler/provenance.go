@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,8 +125,8 @@ func digestDir(q *Request) (sourceDigest, error) {
 	return digestSource(root.FS(), q.exclusions())
 }
 
-// statement describes a finished build. Values of the environment are left out: they
-// may hold secrets.
+// statement describes a finished build. Of the environment it has the names only: the
+// values may hold secrets.
 func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started,
 	finished time.Time) Statement {
 	s := Statement{Type: statementType, PredicateType: provenanceType,
@@ -152,7 +153,8 @@ func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started,
 	}
 	slices.Sort(flags)
 	d.InternalParameters = map[string]any{"flags": flags, "network": cmp.Or(b.o.Limits.Network,
-		"default"), "go": a.GoVersion, "module": a.ModulePath}
+		"default"), "go": a.GoVersion, "module": a.ModulePath,
+		"environment": slices.Sorted(maps.Keys(b.o.Env))}
 	image := Subject{Name: "image", URI: "docker:" + a.Image, Digest: map[string]string{
 		"sha256": strings.TrimPrefix(cmp.Or(a.ImageDigest, a.ImageID), "sha256:")}}
 	if a.ImageDigest == "" {
@@ -177,6 +179,15 @@ func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started,
 // writeProvenance puts the statement next to the plugin.
 func (b *Builder) writeProvenance(ctx context.Context, q *Request, a Artifact, src sourceDigest,
 	started time.Time) error {
+	// The digests are from before the upload. What changed since may be in the plugin.
+	if now, err := digestDir(q); err != nil || now != src {
+		if err == nil {
+			err = errors.New("the source changed while it was compiled, so no provenance was written")
+		}
+		e := fail(ctx, StageCollect, q.Dir, err)
+		e.Next = "compile again"
+		return e
+	}
 	data, err := json.MarshalIndent(b.statement(q, a, src, started, time.Now()), "", "  ")
 	if err != nil {
 		return fail(ctx, StageCollect, a.Path, err)

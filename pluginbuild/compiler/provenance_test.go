@@ -2,6 +2,7 @@ package compiler_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +48,10 @@ func TestProvenance(t *testing.T) {
 		return all
 	}
 	first := digests(s)
+	if names := s.Predicate.BuildDefinition.InternalParameters["environment"]; fmt.Sprint(
+		names) != "[GOPROXY]" {
+		t.Errorf("environment %v", names)
+	}
 	if s.Subject[0].Digest["sha256"] != a.SHA256 || first["image"] != "aa" ||
 		len(first["source tree"]) != 64 || len(first["go.mod"]) != 64 || len(first["go.sum"]) != 64 {
 		t.Errorf("%s", data)
@@ -66,6 +71,20 @@ func TestProvenance(t *testing.T) {
 	if _, s := build(); digests(s)["source tree"] == first["source tree"] ||
 		digests(s)["go.mod"] != first["go.mod"] {
 		t.Error("a change of the source is not seen")
+	}
+	// A source that changes while it is compiled has no provenance.
+	f := newFake(t, 0, "", sharedObject(62))
+	start := f.containerStart
+	f.containerStart = func() error {
+		write("testdata/x", "3")
+		return start()
+	}
+	if changed, err := buildFake(t, f, compiler.Options{}, compiler.Request{Dir: dir,
+		Provenance: true, Release: release(t, "4.0.8"), OutputDir: t.TempDir()}); err == nil ||
+		!strings.Contains(err.Error(), "the source changed") {
+		t.Errorf("%+v, %v", changed, err)
+	} else if _, err := os.Stat(changed.Path + compiler.ProvenanceSuffix); err == nil {
+		t.Error("there is a provenance")
 	}
 	// A plugin that was replaced afterwards.
 	if err := os.WriteFile(a.Path, []byte("other"), 0o600); err != nil {

@@ -1,6 +1,9 @@
 package preflight_test
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // The lab is a gateway and plugins in miniature, laid out as in Tyk's compiler:
 // a workspace of the gateway's module and the plugin's, both trimmed, with a
@@ -149,7 +152,50 @@ type artifact struct {
 	linker  string // flag for gcc
 	library string // a library that is there for the linker alone
 	after   []string
+
+	stubHTTP bool // net/http has only what a hook's signature needs
+	// Go's library is compiled for this one alone: the short run leaves it out
+	costly bool
 }
+
+// libraryMode tells the ways apart in which Go's library is compiled.
+func (a artifact) libraryMode() string {
+	key := "exe"
+	switch a.mode {
+	case "plugin":
+		key = "plugin"
+	case "pie", "c-shared":
+		key = "-shared"
+	}
+	for _, f := range append(slices.Clone(a.flags), a.env...) {
+		if strings.Contains(f, "all=") || strings.HasPrefix(f, "-race") ||
+			strings.HasPrefix(f, "-cover") || strings.HasPrefix(f, "GO") {
+			key += " " + f
+		}
+	}
+	if !a.plain {
+		key += " -trimpath"
+	}
+	if strings.HasPrefix(a.pkg, "hooks") && !a.stubHTTP {
+		key += " net/http"
+	}
+	return strings.TrimSpace(a.gover + " " + key)
+}
+
+const stubHTTP = `package http
+
+type Header map[string][]string
+
+type ResponseWriter interface {
+	Header() Header
+	Write([]byte) (int, error)
+	WriteHeader(int)
+}
+
+type Request struct{ Header Header }
+
+type Response struct{ Header Header }
+`
 
 func host(a artifact) artifact   { a.pkg = "gw/host"; return a }
 func plugin(a artifact) artifact { a.mode = "plugin"; a.pkg = orElse(a.pkg, "plug"); return a }
@@ -171,24 +217,24 @@ var hosts = map[string]artifact{
 	"base":        host(artifact{}),
 	"plain":       host(artifact{plain: true}),
 	"tags":        host(artifact{flags: []string{"-tags=extra"}}),
-	"race":        host(artifact{flags: []string{"-race"}}),
-	"cover":       host(artifact{flags: []string{"-cover"}}),
+	"race":        host(artifact{costly: true, flags: []string{"-race"}}),
+	"cover":       host(artifact{costly: true, flags: []string{"-cover"}}),
 	"s -w":        host(artifact{flags: []string{"-ldflags=-s -w"}}),
 	"strip":       host(artifact{after: []string{"strip"}}),
-	"pie":         host(artifact{mode: "pie"}),
-	"v3":          host(artifact{env: []string{"GOAMD64=v3"}}),
-	"experiment":  host(artifact{env: []string{"GOEXPERIMENT=nogreenteagc"}}),
-	"sealed":      {pkg: "gw/sealed"},
-	"sealed fips": {pkg: "gw/sealed", env: []string{"GOFIPS140=v1.0.0"}},
-	"all=-N -l":   host(artifact{flags: []string{"-gcflags=all=-N -l"}}),
+	"pie":         host(artifact{costly: true, mode: "pie"}),
+	"v3":          host(artifact{costly: true, env: []string{"GOAMD64=v3"}}),
+	"experiment":  host(artifact{costly: true, env: []string{"GOEXPERIMENT=nogreenteagc"}}),
+	"sealed":      {costly: true, pkg: "gw/sealed"},
+	"sealed fips": {costly: true, pkg: "gw/sealed", env: []string{"GOFIPS140=v1.0.0"}},
+	"all=-N -l":   host(artifact{costly: true, flags: []string{"-gcflags=all=-N -l"}}),
 	"new dep":     host(artifact{work: "new.work"}),
 	"new inlined": host(artifact{overlay: newInlined}),
 	"new called":  host(artifact{overlay: newCalled}),
 	"no cgo":      host(artifact{env: []string{"CGO_ENABLED=0"}}),
 	"1.16":        host(artifact{gover: oldest, work: "off"}),
 	"1.19":        host(artifact{gover: "go1.19.13"}),
-	"1.25":        host(artifact{gover: "go1.25.4"}),
-	"1.26.7":      host(artifact{gover: "go1.26.7"}),
+	"1.25":        host(artifact{costly: true, gover: "go1.25.4"}),
+	"1.26.7":      host(artifact{costly: true, gover: "go1.26.7"}),
 }
 
 var plugins = map[string]artifact{
@@ -199,16 +245,16 @@ var plugins = map[string]artifact{
 	"plain":        plugin(artifact{plain: true}),
 	"tags":         plugin(artifact{flags: []string{"-tags=extra"}}),
 	"other tags":   plugin(artifact{flags: []string{"-tags=unused"}}),
-	"race":         plugin(artifact{flags: []string{"-race"}}),
-	"cover":        plugin(artifact{flags: []string{"-cover"}}),
+	"race":         plugin(artifact{costly: true, flags: []string{"-race"}}),
+	"cover":        plugin(artifact{costly: true, flags: []string{"-cover"}}),
 	"s -w":         plugin(artifact{flags: []string{"-ldflags=-s -w"}}),
 	"strip":        plugin(artifact{after: []string{"strip"}}),
-	"v3":           plugin(artifact{env: []string{"GOAMD64=v3"}}),
-	"experiment":   plugin(artifact{env: []string{"GOEXPERIMENT=nogreenteagc"}}),
-	"sealed":       plugin(artifact{pkg: "plug/sealed"}),
-	"sealed fips":  plugin(artifact{pkg: "plug/sealed", env: []string{"GOFIPS140=v1.0.0"}}),
+	"v3":           plugin(artifact{costly: true, env: []string{"GOAMD64=v3"}}),
+	"experiment":   plugin(artifact{costly: true, env: []string{"GOEXPERIMENT=nogreenteagc"}}),
+	"sealed":       plugin(artifact{costly: true, pkg: "plug/sealed"}),
+	"sealed fips":  plugin(artifact{costly: true, pkg: "plug/sealed", env: []string{"GOFIPS140=v1.0.0"}}),
 	"-N":           plugin(artifact{flags: []string{"-gcflags=-N -l"}}),
-	"all=-N -l":    plugin(artifact{flags: []string{"-gcflags=all=-N -l"}}),
+	"all=-N -l":    plugin(artifact{costly: true, flags: []string{"-gcflags=all=-N -l"}}),
 	"new dep":      plugin(artifact{pkg: "new", work: "new.work"}),
 	"outside":      plugin(artifact{pkg: "out", work: "off"}),
 	"new inlined":  plugin(artifact{overlay: newInlined}),
@@ -218,10 +264,10 @@ var plugins = map[string]artifact{
 	"1.16":         plugin(artifact{pkg: "gw/inner", gover: oldest, work: "off", debug: true}),
 	"1.19":         plugin(artifact{gover: "go1.19.13", debug: true}),
 	"1.19 new dep": plugin(artifact{pkg: "new", work: "new.work", gover: "go1.19.13", debug: true}),
-	"1.25":         plugin(artifact{gover: "go1.25.4"}),
-	"1.26.7":       plugin(artifact{gover: "go1.26.7"}),
-	"c-shared":     {pkg: "plug/lib", mode: "c-shared"},
-	"c-shared too": {pkg: "plug/libp", mode: "c-shared"},
+	"1.25":         plugin(artifact{costly: true, gover: "go1.25.4"}),
+	"1.26.7":       plugin(artifact{costly: true, gover: "go1.26.7"}),
+	"c-shared":     {costly: true, pkg: "plug/lib", mode: "c-shared"},
+	"c-shared too": {costly: true, pkg: "plug/libp", mode: "c-shared"},
 	"executable":   host(artifact{}),
 	"c":            {pkg: "c/lib.c"},
 }
@@ -264,6 +310,7 @@ var more = map[string]artifact{
 	"hooks": plugin(artifact{pkg: "hooks", work: "hooks.work", debug: true}),
 	"hooks s -w": plugin(artifact{pkg: "hooks", work: "hooks.work",
 		flags: []string{"-ldflags=-s -w"}}),
-	"hooks 1.19": plugin(artifact{pkg: "hooks", work: "hooks.work", gover: "go1.19.13", debug: true}),
-	"arm64":      {pkg: "plug/none", env: []string{"GOARCH=arm64", "CGO_ENABLED=0"}},
+	"hooks 1.19": plugin(artifact{pkg: "hooks", work: "hooks.work", gover: "go1.19.13", debug: true,
+		stubHTTP: true}),
+	"arm64": {costly: true, pkg: "plug/none", env: []string{"GOARCH=arm64", "CGO_ENABLED=0"}},
 }

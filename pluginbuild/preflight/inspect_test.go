@@ -3,6 +3,7 @@ package preflight_test
 import (
 	"crypto/sha256"
 	"debug/buildinfo"
+	"debug/elf"
 	"encoding/hex"
 	"os"
 	"runtime"
@@ -80,7 +81,14 @@ func TestInspect(t *testing.T) {
 		t.Errorf("a library of C: %+v", b)
 	}
 	// For another machine nothing needs to be loaded to tell.
-	r := preflight.Compare(inspect(t, build(t, plugins["base"])), inspect(t, build(t, more["arm64"])))
+	f := forgedGateway()
+	f.machine = elf.EM_AARCH64
+	file, size := f.reader()
+	arm64, err := preflight.InspectReaderAt(file, size, "tyk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := preflight.Compare(inspect(t, build(t, plugins["base"])), arm64)
 	if r.Verdict != preflight.Fails || r.Findings[0].Kind != preflight.KindCPU {
 		t.Errorf("%s %v", r.Verdict, r.Findings)
 	}

@@ -143,6 +143,9 @@ var errNoToolchain = errors.New("toolchain is not obtainable")
 // cannot be had.
 func build(t testing.TB, a artifact) string {
 	t.Helper()
+	if a.costly {
+		lab.Long(t)
+	}
 	lab.Program(t, "gcc", "gcc")
 	w, err := bench()
 	if err != nil {
@@ -225,6 +228,13 @@ func (w *workbench) build(a artifact, out string) error {
 		}
 		cgo = "CGO_LDFLAGS=-Wl,--no-as-needed " + stub
 	}
+	if a.stubHTTP {
+		overlay, err := w.stubHTTP(tool, out)
+		if err != nil {
+			return err
+		}
+		args = append(args, "-overlay", overlay)
+	}
 	env := append([]string{
 		"GOGC=400", // a sixth less work for the compiler
 		"GOROOT=", "GOWORK=" + work, "GOFLAGS=-modcacherw", "GO111MODULE=on", "GOMODCACHE=" +
@@ -232,7 +242,9 @@ func (w *workbench) build(a artifact, out string) error {
 		"GOPROXY=file://" + filepath.Join(w.dir, "proxy"), "GONOSUMDB=*", "GOSUMDB=off", "GONOPROXY=none",
 		"GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", cgo,
 	}, a.env...)
-	if err := w.run(filepath.Join(w.dir, top), env, tool, append(args, pkg)...); err != nil {
+	if err := lab.Fill(a.libraryMode(), func() error {
+		return w.run(filepath.Join(w.dir, top), env, tool, append(args, pkg)...)
+	}); err != nil {
 		return err
 	}
 	if len(a.after) > 0 {
@@ -249,6 +261,26 @@ func (w *workbench) stub(name string) (string, error) {
 	}
 	return out, w.run(w.dir, nil, "gcc", "-shared", "-nostdlib", "-Wl,-soname,"+name, "-o", out, "-x",
 		"c", "/dev/null")
+}
+
+// stubHTTP replaces net/http, so that it and its many dependencies need not be compiled.
+func (w *workbench) stubHTTP(tool, out string) (string, error) {
+	dir := filepath.Join(filepath.Dir(filepath.Dir(tool)), "src", "net", "http")
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(files) == 0 {
+		return "", fmt.Errorf("no package net/http in %s: %w", dir, err)
+	}
+	replace := map[string]string{}
+	for _, f := range files {
+		replace[f] = ""
+	}
+	replace[filepath.Join(dir, "http.go")] = out + ".http.go"
+	data, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", err
+	}
+	return out + ".http.json", errors.Join(os.WriteFile(out+".http.go", []byte(stubHTTP), 0o600),
+		os.WriteFile(out+".http.json", data, 0o600))
 }
 
 func (w *workbench) overlay(text, out string) (string, error) {

@@ -59,7 +59,7 @@ func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
 }
 
 // InspectZip inspects members of a bundle, or all that end in .so if none is
-// named. Each is copied to a file in the temporary directory that is gone when
+// named, side by side as [InspectAll] does. Each is copied to a file in the temporary directory that is gone when
 // the call returns. The names of the result are those of the members.
 func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error) {
 	const op, archive = "read", "bundle"
@@ -67,7 +67,7 @@ func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error)
 	if err != nil {
 		return nil, fail(op, archive, damaged(err))
 	}
-	var found []*Binary
+	var files []*zip.File
 	for _, f := range z.File {
 		if f.FileInfo().IsDir() || len(members) == 0 && !strings.HasSuffix(f.Name, ".so") ||
 			len(members) > 0 && !slices.Contains(members, f.Name) {
@@ -76,24 +76,28 @@ func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error)
 		if f.UncompressedSize64 > maxSpool {
 			return nil, fail(op, f.Name, malformed("it claims %d bytes", f.UncompressedSize64))
 		}
-		m, err := f.Open()
-		if err != nil {
-			return nil, fail(op, f.Name, damaged(err))
-		}
-		b, err := spool(m, f.Name)
-		_ = m.Close()
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, b)
+		files = append(files, f)
 	}
 	for _, m := range members {
-		if !slices.ContainsFunc(found, func(b *Binary) bool { return b.Name == m }) {
+		if !slices.ContainsFunc(files, func(f *zip.File) bool { return f.Name == m }) {
 			return nil, fail(op, archive, fmt.Errorf("%w: %s", ErrNoMember, m))
 		}
 	}
-	if len(found) == 0 {
+	if len(files) == 0 {
 		return nil, fail(op, archive, fmt.Errorf("%w: none ends in .so", ErrNoMember))
+	}
+	found := make([]*Binary, len(files))
+	err = each(context.Background(), len(files), func(i int) error {
+		m, err := files[i].Open()
+		if err != nil {
+			return fail(op, files[i].Name, damaged(err))
+		}
+		defer func() { _ = m.Close() }()
+		found[i], err = spool(m, files[i].Name)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return found, nil
 }

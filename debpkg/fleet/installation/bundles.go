@@ -18,7 +18,7 @@ import (
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/internal/tykversion"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
@@ -33,7 +33,7 @@ type arranged struct {
 
 // versions are the gateways' before and after.
 func (u *Upgrade) versions() (from, to *semver.Version, err error) {
-	if from, err = pluginbuild.ParseVersion(u.Plugin.From); err == nil {
+	if from, err = tykversion.Parse(u.Plugin.From); err == nil {
 		to, err = u.release()
 	}
 	return from, to, err

@@ -15,7 +15,7 @@ import (
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
-	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/tykversion"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -71,7 +71,7 @@ func (f *File) checkPlugin(c *checker) {
 	if !strings.HasPrefix(p.Gateway, imagePrefix) {
 		f.rebase(&p.Gateway)
 	}
-	from, err := pluginbuild.ParseVersion(p.From)
+	from, err := tykversion.Parse(p.From)
 	if err != nil {
 		c.bad("plugin.from: %w", err)
 	}
@@ -283,7 +283,7 @@ func (f *File) release() (*semver.Version, error) {
 	if !ok {
 		return nil, errors.New("there is no gateway among the hosts")
 	}
-	v, err := health.ParseVersion(f.Versions[h.Component])
+	v, err := tykversion.Parse(f.Versions[h.Component])
 	if err != nil {
 		return nil, fmt.Errorf("versions.%s: %w", h.Component, err)
 	}

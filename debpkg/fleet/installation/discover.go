@@ -11,7 +11,7 @@ import (
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout/haproxy"
-	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 // DiscoverOptions say where to look. Nothing is guessed that is not found there.
@@ -178,7 +178,7 @@ func (h FoundHost) is(s haproxy.Server) bool {
 
 // apis reads which bundles the APIs name.
 func (f *Found) apis(ctx context.Context, s apidef.Store) {
-	v, err := health.ParseVersion(f.versions()[fleet.Gateway])
+	v, err := tykversion.Parse(f.versions()[fleet.Gateway])
 	if err != nil {
 		f.Problems = append(f.Problems, "the APIs were not read: no gateway was found")
 		return

@@ -10,6 +10,7 @@ import (
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/debpkg/fleet"
+	"example.com/tykupgrade/internal/tykversion"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -203,7 +204,7 @@ func (u *Upgrade) planBuild(ctx context.Context, b Build) (PlannedPlugin, error)
 	if err != nil {
 		return p, err
 	}
-	from, err := pluginbuild.ParseVersion(u.Plugin.From)
+	from, err := tykversion.Parse(u.Plugin.From)
 	if err != nil {
 		return p, err
 	}

@@ -18,7 +18,7 @@ import (
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/tykversion"
 )
 
 // bundleSteps publish a bundle and, if its name is new, name it in the APIs.
@@ -165,7 +165,7 @@ func (u *Upgrade) swap(h fleet.Host) *fleet.Swap {
 			if version.IsZero() {
 				continue
 			}
-			v, err := health.ParseVersion(version.String())
+			v, err := tykversion.Parse(version.String())
 			if err != nil {
 				return nil, err
 			}

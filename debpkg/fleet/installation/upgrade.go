@@ -12,7 +12,7 @@ import (
 
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
-	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/tykversion"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -224,11 +224,11 @@ func (u *Upgrade) expected(h fleet.Host, now string) error {
 	if u.Plugin == nil || !fleet.IsGateway(h.Component) {
 		return nil
 	}
-	v, err := health.ParseVersion(now)
+	v, err := tykversion.Parse(now)
 	if err != nil {
 		return err
 	}
-	from, err := pluginbuild.ParseVersion(u.Plugin.From)
+	from, err := tykversion.Parse(u.Plugin.From)
 	if err != nil {
 		return err
 	}

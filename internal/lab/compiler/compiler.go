@@ -217,7 +217,13 @@ var gateway = sync.OnceValues(func() ([]byte, error) {
 	if err := writeGateway(dir); err != nil {
 		return nil, err
 	}
-	return goBuild(dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath", "-tags=goplugin", ".")
+	var out []byte
+	err = lab.Fill("exe -trimpath", func() (err error) {
+		out, err = goBuild(dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath", "-tags=goplugin",
+			"-ldflags=-w", ".")
+		return err
+	})
+	return out, err
 })
 
 // frugal saves the Go compiler a sixth of its work.

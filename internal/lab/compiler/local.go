@@ -26,17 +26,21 @@ func Gateway() ([]byte, error) { return gateway() }
 func Local(ctx context.Context, release *semver.Version, source, work, out string,
 	env []string) error {
 	tree, flags := filepath.Join(work, "go", "src"), []string{"build", "-buildmode=plugin", "-o", out}
+	mode := "plugin"
 	gateway, plugin := filepath.Join(work, gatewayDir), filepath.Join(tree, "plugin_plugin")
 	workspace := !release.LessThan(semver.MustParse("5.1.0"))
 	if workspace {
 		plugin = filepath.Join(filepath.Dir(gateway), "plugin_plugin")
-		flags = append(flags, "-trimpath", "-tags=goplugin")
+		flags, mode = append(flags, "-trimpath", "-tags=goplugin"), "plugin -trimpath"
 	}
 	if err := writeGateway(gateway); err != nil {
 		return err
 	}
 	if err := os.CopyFS(plugin, os.DirFS(source)); err != nil {
 		return err
+	}
+	if imports(plugin, "net/http") {
+		mode += " net/http"
 	}
 	env = append(env, "CGO_ENABLED=1", "GOFLAGS=-buildvcs=false", frugal)
 	if workspace {
@@ -54,10 +58,49 @@ func Local(ctx context.Context, release *semver.Version, source, work, out strin
 	}
 	cmd := exec.CommandContext(ctx, "go", flags...)
 	cmd.Dir, cmd.Env = plugin, lab.GoEnv(env...)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile the plugin with this machine's Go: %w: %s", err, bytes.TrimSpace(text))
+	return lab.Fill(mode, func() error {
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("compile the plugin with this machine's Go: %w: %s", err,
+				bytes.TrimSpace(text))
+		}
+		return nil
+	})
+}
+
+// FillGoCache compiles a plugin as [Local] does, so that this machine's build cache has
+// Go's library as plugins of that release need it, and returns [GoCacheMount].
+func FillGoCache(ctx context.Context, release *semver.Version,
+	files map[string]string) (string, error) {
+	dir, err := os.MkdirTemp("", "tykupgrade-fill-*")
+	if err != nil {
+		return "", err
 	}
-	return nil
+	defer os.RemoveAll(dir)
+	source := filepath.Join(dir, "source")
+	if err := os.Mkdir(source, 0o700); err != nil {
+		return "", err
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(source, name), []byte(text), 0o600); err != nil {
+			return "", err
+		}
+	}
+	if err := Local(ctx, release, source, filepath.Join(dir, "work"), filepath.Join(dir, "plugin.so"),
+		[]string{"GOPROXY=off"}); err != nil {
+		return "", err
+	}
+	return GoCacheMount()
+}
+
+// imports says whether a file in dir itself names a package.
+func imports(dir, pkg string) bool {
+	files, _ := filepath.Glob(filepath.Join(dir, "*.go"))
+	for _, f := range files {
+		if data, err := os.ReadFile(f); err == nil && bytes.Contains(data, []byte(`"`+pkg+`"`)) {
+			return true
+		}
+	}
+	return false
 }
 
 func writeGateway(dir string) error {

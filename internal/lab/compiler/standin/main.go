@@ -10,6 +10,7 @@
 //	write TEXT     leave a file of that content under the expected name
 //	copy PATH      the same with the content of a file in the image
 //	touch NAME     leave an empty file of that name in the plugin's source
+//	append PATH    add a line "kept" to a file
 //	cat PATH       print a file or its error
 //	env NAME       print a variable
 //	deaf           ignore SIGTERM from here on
@@ -336,6 +337,15 @@ func (b *build) script(lines []string) error {
 			}
 		case "touch":
 			if err := os.WriteFile(filepath.Join(source, arg), nil, 0o755); err != nil {
+				return err
+			}
+		case "append":
+			f, err := os.OpenFile(arg, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString("kept\n")
+			if err := errors.Join(err, f.Close()); err != nil {
 				return err
 			}
 		case "cat":
