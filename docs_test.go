@@ -335,7 +335,6 @@ import (
 	"fmt"
 
 	"github.com/Masterminds/semver/v3"
-
 	"example.com/tykupgrade/bundle"
 )
 
