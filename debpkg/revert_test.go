@@ -78,6 +78,59 @@ func TestRevertTells(t *testing.T) {
 	}
 }
 
+// Packages of Multi-Arch: same go together, each with what is saved of it.
+func TestSiblings(t *testing.T) {
+	t.Parallel()
+	foreign := "i386"
+	if debs.Arch() != "amd64" {
+		foreign = "amd64"
+	}
+	var all []debs.Package
+	for _, v := range []string{"1", "2"} {
+		for _, arch := range []string{debs.Arch(), foreign} {
+			all = append(all, debs.Package{Name: "tyk-lib", Version: v, Arch: arch, Fields: []string{"Multi-Arch: same"}, Files: map[string]debs.File{
+				"/usr/share/tyk-lib/data": {Content: v}, "/usr/lib/tyk-lib/" + arch: {Content: v + arch}}})
+		}
+	}
+	f := newFixture(t, all...)
+	f.write("/etc/apt/private.conf", f.file("/etc/apt/private.conf")+"APT::Architectures:: \""+foreign+"\";\n")
+	f.write("/var/lib/dpkg/arch", debs.Arch()+"\n"+foreign+"\n")
+	f.raw("apt-get", "-q", "update")
+	f.install("tyk-lib=1", "tyk-lib:"+foreign+"=1")
+	h, ctx := f.host(), t.Context()
+	want := func(version string) {
+		t.Helper()
+		f.want("tyk-lib:"+debs.Arch(), version, "install installed")
+		f.want("tyk-lib:"+foreign, version, "install installed")
+	}
+	p := f.plan(h, f.request("tyk-lib", "2"))
+	if len(p.Actions) != 2 || p.Refused() != nil || len(p.Owned) > 0 || len(p.Overwrites) > 0 {
+		t.Fatalf("plan %s\n%+v", p, p)
+	}
+	for _, a := range p.Actions {
+		if a.Rollback != "repository" || a.SHA256 == "" || a.From.String() != "1" || a.Arch != a.FromArch {
+			t.Errorf("action %+v", a)
+		}
+	}
+	c, err := h.Apply(ctx, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("2")
+	var saved []string
+	for _, s := range c.Saved {
+		saved = append(saved, filepath.Base(s.Path)+" "+s.From)
+	}
+	slices.Sort(saved)
+	if list := []string{"tyk-lib_1_" + debs.Arch() + ".deb repository", "tyk-lib_1_" + foreign + ".deb repository"}; !slices.Equal(saved, list) {
+		t.Errorf("saved %q", saved)
+	}
+	if err := h.Revert(ctx, roundTrip(t, c), debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want("1")
+}
+
 // Logs that logrotate named by dates (dateext), and compressed in any way.
 func TestHistoryLogs(t *testing.T) {
 	t.Parallel()

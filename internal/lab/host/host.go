@@ -71,7 +71,9 @@ func Start(ctx context.Context, o Options) (_ *Host, err error) {
 	}
 	argv := []string{"docker", "run", "-d", "--name", "tykupgrade-" + o.Name + "-" +
 		hex.EncodeToString(random), "--hostname", o.Name,
-		"--label", Label + "=1", "--stop-signal", "SIGRTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock"}
+		"--label", Label + "=1", "--stop-signal", "SIGRTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock",
+		// systemd 256 and newer boot on cgroup v1 only when told.
+		"-e", "SYSTEMD_PROC_CMDLINE=SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"}
 	if _, err := os.Stat("/sys/fs/cgroup/systemd"); err == nil {
 		argv = append(argv, "-v", "/sys/fs/cgroup:/sys/fs/cgroup:ro")
 	} else {

@@ -5,13 +5,15 @@ suite=$1 root=$2/root image=$3
 components=main
 case $suite in focal | jammy) components=main,universe ;; esac
 debootstrap --variant=minbase --components=$components \
-	--include=systemd,systemd-sysv,dbus,ca-certificates,curl,procps,iproute2,apt-utils,openssh-server,sudo,gpg,gpgv \
+	--include=systemd,systemd-sysv,dbus,ca-certificates,curl,procps,iproute2,apt-utils,openssh-server,sudo,gpg,gpgv,libpam-systemd,tcsh \
 	"$suite" "$root" >&2
 chroot "$root" systemctl mask systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket \
 	systemd-udev-trigger.service getty@tty1.service getty.target console-getty.service \
 	apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
 	fstrim.timer e2scrub_all.timer e2scrub_reap.service motd-news.timer \
 	systemd-logind.service systemd-timesyncd.service systemd-resolved.service systemd-networkd.service >&2
+# logind is masked: without it this only delays every login.
+sed -i /pam_systemd/d "$root/etc/pam.d/common-session"
 chroot "$root" useradd -m -s /bin/bash deploy
 echo 'deploy ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/deploy"
 chmod 440 "$root/etc/sudoers.d/deploy"
