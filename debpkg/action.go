@@ -99,6 +99,25 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey,
 	return h.offered(ctx, p, s, lookup)
 }
 
+// Before and After tell the package with its version for people, before and after the
+// action: "tyk-gateway 5.2.5" or "tyk-gateway not installed".
+func (a Action) Before() string { return present(a.Package, a.From) }
+
+// After is described with Before.
+func (a Action) After() string {
+	if a.Kind == Remove {
+		return present(a.Package, Version{})
+	}
+	return present(a.Package, a.To)
+}
+
+func present(pkg string, v Version) string {
+	if v.IsZero() {
+		return pkg + " not installed"
+	}
+	return pkg + " " + v.String()
+}
+
 // asRequested holds apt's answer to the requests, exactly: apt takes some names
 // for patterns, and a trailing - or + for a wish.
 func (p *Plan) asRequested(s survey) error {
@@ -144,8 +163,7 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 		}
 	}
 	t := task{"read", "what the sources say of " + join(p.Requests)}
-	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offeredScript, scriptName +
-		"offered"}, append(append(args, "--"), files...)...)...)
+	out, errOut, err := h.raw(ctx, nil, append(script("offered"), append(append(args, "--"), files...)...)...)
 	if err != nil && exitCode(err) >= 0 {
 		return aptError(t, said{err: tidy(errOut)}, err)
 	} else if err != nil {

@@ -46,6 +46,14 @@ func (c Change) ServiceNames() []string {
 	return slices.Compact(names)
 }
 
+// UnitText describes one of UnitsAfter for people.
+func (c Change) UnitText(u Unit) string {
+	if c.Staged {
+		return u.Name + " still runs the version before; restart it to switch"
+	}
+	return u.String()
+}
+
 // Apply carries out a plan. It refuses a plan with refusals, and with
 // [ErrChanged] one that no longer describes the host. Before anything is
 // changed it waits for other package managers, keeps the .deb of each
@@ -230,6 +238,7 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 			j.hold = append(j.hold, a.Package)
 		}
 	}
+	j.pins = pins{dir: look.preferences(), all: p.Pin, want: pinsOf(p.Actions, false)}
 	if stage {
 		for _, u := range c.UnitsBefore {
 			if u.LoadState == "loaded" {
@@ -247,6 +256,21 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 	}
 	started = true
 	return h.conclude(ctx, op, c)
+}
+
+// pinsOf names the versions after the actions, or before them.
+func pinsOf(actions []Action, before bool) []string {
+	var list []string
+	for _, a := range actions {
+		v := a.To
+		if before {
+			v = a.From
+		} else if a.Kind == Remove {
+			v = Version{}
+		}
+		list = append(list, a.Package+"="+v.text)
+	}
+	return list
 }
 
 // record notes how the packages and units are before the change.

@@ -104,16 +104,12 @@ func (h *Host) output(ctx context.Context, argv ...string) (string, error) {
 	return out, explain(ctx, err, errOut)
 }
 
-// script runs a POSIX shell script. Its arguments are $1 and so on. Its name is
-// $0, by which package debpkgtest knows what is asked.
-func (h *Host) script(ctx context.Context, stdin io.Reader, name, text string,
+// script runs one of our scripts. Its arguments are $1 and so on.
+func (h *Host) script(ctx context.Context, stdin io.Reader, name string,
 	args ...string) (string, error) {
-	out, errOut, err := h.raw(ctx, stdin, append([]string{"sh", "-c", text, scriptName + name},
-		args...)...)
+	out, errOut, err := h.raw(ctx, stdin, append(script(name), args...)...)
 	return out, explain(ctx, err, errOut)
 }
-
-const scriptName = "debpkg-"
 
 // tidy makes text from the host fit to be shown.
 func tidy(s string) string { return printable.Text(redact.Text(s)) }
@@ -123,7 +119,7 @@ func brief(ctx context.Context, err error) error {
 	var e *run.Error
 	switch {
 	case err == nil, errors.Is(err, ErrConnection), errors.Is(err, ErrNotRoot), errors.Is(err,
-		ErrShell):
+		ErrShell), errors.Is(err, ErrHelper):
 		return err
 	case ctx.Err() != nil:
 		return ended(ctx)

@@ -32,7 +32,7 @@ func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 				p))
 		}
 	}
-	out, err := h.script(ctx, nil, "debs", debsScript, append([]string{""}, paths...)...)
+	out, err := h.script(ctx, nil, "debs", append([]string{""}, paths...)...)
 	if err != nil {
 		t := task{"read", strings.Join(paths, ", ")}
 		if ctx.Err() != nil || exitCode(err) < 0 {
@@ -64,7 +64,7 @@ func (h *Host) debsThere(ctx context.Context, files []string) ([]Deb, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
-	out, err := h.script(ctx, nil, "debs", debsScript, append([]string{"skip"}, files...)...)
+	out, err := h.script(ctx, nil, "debs", append([]string{"skip"}, files...)...)
 	return parseDebs(out), err
 }
 
@@ -78,6 +78,17 @@ func parseDebs(out string) []Deb {
 }
 
 var debFileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%-]*\.deb$`)
+
+// uploadScript: $1 directory, $2 name of the file, which comes on standard input.
+const uploadScript = safeFunc + `set -e; umask 077; own "$1"
+read -r boot </proc/sys/kernel/random/boot_id; boot=${boot%%-*}; read -r up x </proc/uptime; up=${up%.*}
+for f in "$1"/.*.part.*; do
+	[ -f "$f" ] || continue
+	x=${f##*.part.}; b=${x%%.*} u=${x#*.}; u=${u%%.*}
+	if [ "$b" = "$boot" ] && [ $((up - u)) -lt 86400 ]; then continue; fi
+	rm -f "$f"
+done
+p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`
 
 // Upload copies a .deb file to the host, below StateDir, and returns what
 // arrived there. A file of that name is replaced once the new one is there
@@ -94,15 +105,7 @@ func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error
 	// A part of its own, as others may upload the same. A lost connection looks
 	// like the end of the file over there; what it leaves goes
 	// after a day of uptime, or a reboot.
-	out, err := h.script(ctx, io.TeeReader(r, sum), "upload", safeFunc+`set -e; umask 077; own "$1"
-read -r boot </proc/sys/kernel/random/boot_id; boot=${boot%%-*}; read -r up x </proc/uptime; up=${up%.*}
-for f in "$1"/.*.part.*; do
-	[ -f "$f" ] || continue
-	x=${f##*.part.}; b=${x%%.*} u=${x#*.}; u=${u%%.*}
-	if [ "$b" = "$boot" ] && [ $((up - u)) -lt 86400 ]; then continue; fi
-	rm -f "$f"
-done
-p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, dir, name)
+	out, err := h.script(ctx, io.TeeReader(r, sum), "upload", dir, name)
 	part := strings.TrimSuffix(out, "\n")
 	d, err := func() (Deb, error) {
 		if err != nil {
@@ -121,7 +124,7 @@ p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`, di
 				Retry:  true, Next: "upload it again"}
 		}
 		debs[0].Path = path.Join(dir, name)
-		if _, err := h.script(ctx, nil, "move", `mv -T "$1" "$2"`, part, debs[0].Path); err != nil {
+		if _, err := h.script(ctx, nil, "move", part, debs[0].Path); err != nil {
 			return Deb{}, task{"upload", name}.wrap(err)
 		}
 		return debs[0], nil
@@ -163,7 +166,7 @@ func (h *Host) contents(ctx context.Context, files map[string]string) (map[strin
 		args = append(args, n, files[n])
 	}
 	t := task{"read", "the candidates of " + strings.Join(names, ", ")}
-	out, err := h.script(ctx, nil, "candidates", candidatesScript, args...)
+	out, err := h.script(ctx, nil, "candidates", args...)
 	if err != nil {
 		return nil, t.wrap(err)
 	}

@@ -15,6 +15,7 @@ var (
 	ErrNotRoot    = errors.New("root is needed")
 	ErrShell      = errors.New("login shell is not a POSIX shell")
 	ErrOutput     = errors.New("command printed too much")
+	ErrHelper     = errors.New("helper on the host refuses")
 
 	ErrNoVersion       = errors.New("no source offers this version")
 	ErrNoPackage       = errors.New("no source offers this package")

@@ -1,10 +1,19 @@
 package debpkg
 
-import "context"
+import (
+	"context"
+	"io"
+)
 
 // Classify is the failure catalogue's reader.
 func Classify(verb, stdout, stderr string, cause error) *Error {
 	return classify(task{verb, ""}, said{stdout, stderr}, cause)
+}
+
+// CheckShell asks the login shell behind remote whether it is a POSIX shell.
+func CheckShell(ctx context.Context, remote func(ctx context.Context, command string,
+	stdin io.Reader, stdout, stderr io.Writer) error) error {
+	return (&probe{}).check(ctx, "gw1", remote)
 }
 
 // Limit changes how much a command may print.

@@ -120,7 +120,7 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 		return nil
 	}
 	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), "save-files",
-		saveFilesScript, h.o.Root, prep, strings.Join(besideSuffixes, " "))
+		h.o.Root, prep, strings.Join(besideSuffixes, " "))
 	if err != nil {
 		return t.wrap(unsafe(t, err))
 	}
@@ -161,8 +161,7 @@ func (h *Host) checkFiles(ctx context.Context, op task, c Change) error {
 	if c.FilesSHA256 == "" {
 		return nil
 	}
-	out, err := h.script(ctx, nil, "check-files",
-		`cd -- "$1" && cat files.tar.gz files.*.tar.gz 2>/dev/null | sha256sum`, c.Dir)
+	out, err := h.script(ctx, nil, "check-files", c.Dir)
 	if err != nil {
 		return op.wrap(err)
 	}
@@ -231,7 +230,7 @@ func (h *Host) revertFiles(ctx context.Context, op task, c Change) error {
 	// Half of the configuration would be worse than all or none.
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
-	if _, err := h.script(dctx, strings.NewReader(list.String()), "revert-files", revertFilesScript,
+	if _, err := h.script(dctx, strings.NewReader(list.String()), "revert-files",
 		h.o.Root, c.Dir); err != nil {
 		return op.wrap(unsafe(op, err))
 	}

@@ -54,7 +54,7 @@ done
 if [ -f "$1" ]; then cat -- "$1"; fi`
 
 func (h *Host) historyAt(ctx context.Context, file string) ([]Entry, error) {
-	text, err := h.script(ctx, nil, "history", historyScript, file)
+	text, err := h.script(ctx, nil, "history", file)
 	if err != nil {
 		return nil, task{"read", "apt's history"}.wrap(err)
 	}

@@ -78,6 +78,11 @@ type Options struct {
 	// next upgrade of the system leaves their versions alone. Packages that are
 	// on hold already stay so with or without it.
 	Hold bool
+	// Pin pins the versions that Apply and Revert leave, with priority 1001, in a file for
+	// each package: /etc/apt/preferences.d/tykupgrade-NAME.pref. A pin that such a file
+	// holds already follows the package without Pin too, so that it never names a version
+	// that was left behind. Pins of others stay.
+	Pin bool
 	// IgnoreSpace makes too little free space a note of the plan instead of a
 	// refusal.
 	IgnoreSpace bool

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,9 +41,20 @@ func TestHostUpgrade(t *testing.T) {
 		if !u.Active() || u.MainPID == 0 || u.FileState != "enabled" {
 			t.Errorf("unit %+v", u)
 		}
-		if got := m.exec("curl", "-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1",
-			"http://127.0.0.1:8080/hello"); !strings.Contains(got, want) {
-			t.Errorf("hello answers %s, want version %s", got, want)
+		// Type=simple: the unit is active before its process listens.
+		var got []byte
+		var err error
+		for range 400 {
+			var r *http.Response
+			if r, err = http.Get("http://" + m.Addr + ":8080/hello"); err == nil {
+				got, err = io.ReadAll(r.Body)
+				_ = r.Body.Close()
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("hello answers %s, want version %s (%v)", got, want, err)
 		}
 		return u.MainPID
 	}

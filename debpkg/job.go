@@ -27,6 +27,7 @@ type job struct {
 	hold   []string // packages to put on hold afterwards
 	auto   []string // packages to mark as installed automatically afterwards
 	mask   []string // units not to start or restart meanwhile
+	pins   pins     // what to pin afterwards
 	change any      // recorded as change.json
 }
 
@@ -85,13 +86,30 @@ const lookFunc = `look() {
 } 2>/dev/null
 `
 
+// pins are the versions that apt is told to keep. A pin of ours follows its package: it
+// names the version that is there after a run, and goes with the package.
+type pins struct {
+	dir  string   // apt's directory of preferences
+	want []string // NAME=VERSION, or NAME= for a package that goes
+	all  bool     // also those that have no pin yet
+}
+
+// args are three arguments of the job script.
+func (p pins) args() []string {
+	all := ""
+	if p.all {
+		all = "all"
+	}
+	return []string{p.dir, all, strings.Join(p.want, " ")}
+}
+
 // jobScript: $1 prepared directory, $2 job directory, $3 packages to hold, $4
-// packages to mark as automatic, $5 units to mask, then argv. It exits with 75
+// packages to mark as automatic, $5 units to mask, $6 to $8 pins, then argv. It exits with 75
 // when another operator's run of the same has begun since this one was prepared:
 // the record of its process, whose path is unique, differs then. Clocks and
 // times of files decide nothing.
-const jobScript = lookFunc + `prep=$1 dir=$2 hold=$3 auto=$4 mask=$5
-shift 5
+const jobScript = lookFunc + `prep=$1 dir=$2 hold=$3 auto=$4 mask=$5 prefs=$6 all=$7 pins=$8
+shift 8
 exec </dev/null >"$prep/log" 2>&1
 trap 'echo $? >"$prep/over"' EXIT
 exec 9<"${dir%/*}" && flock 9 || exit 1
@@ -112,6 +130,16 @@ for u in $mask; do systemctl unmask --runtime -- "$u"; done
 # named on the command line counts as installed by hand.
 if [ -n "$auto" ]; then apt-mark auto $auto; fi
 if [ -n "$hold" ]; then apt-mark hold $hold; fi
+for p in $pins; do
+	n=${p%%=*} v=${p#*=} f=$prefs/tykupgrade-$(printf %s "${p%%=*}" | tr : _).pref
+	[ -n "$all" ] || [ -e "$f" ] || continue
+	if [ -z "$v" ]; then rm -f "$f"; continue; fi
+	# What failed to arrive is not pinned: an older pin would bring it at the next upgrade.
+	if ! now=$(dpkg-query --admindir="${prefs%/etc/apt/*}/var/lib/dpkg" -W -f '${Version}' "$n") || [ "$now" != "$v" ]; then rm -f "$f"; continue; fi
+	mkdir -p "$prefs" && rm -f "$f.new" && (umask 022; printf '# Written by tykupgrade: apt keeps this version.\nPackage: %s\nPin: version %s\nPin-Priority: 1001\n' "$n" "$v" >"$f.new") && mv -T "$f.new" "$f" && continue
+	echo "E: cannot pin $n to $v in $prefs" >>errors
+	[ $rc -ne 0 ] || rc=74
+done
 echo $rc >rc.new && sync rc.new && mv rc.new rc
 `
 
@@ -198,10 +226,7 @@ func parseState(out string) (jobState, error) {
 // jobState looks for a run, and reads what it recorded.
 func (h *Host) jobState(ctx context.Context, dir string) (jobState, []byte, error) {
 	t := task{"look", "for the run in " + dir}
-	out, err := h.script(ctx, nil, "state", safeFunc+lookFunc+`s=$(look "$1")
-if [ "$s" = dead ]; then s=$(look "$1"); fi
-echo "$s"
-[ "$s" = none ] || { safe "$1" && { [ ! -e "$1/change.json" ] || cat "$1/change.json"; }; }`, dir)
+	out, err := h.script(ctx, nil, "state", dir)
 	if err != nil {
 		return jobState{}, nil, t.wrap(unsafe(t, err))
 	}
@@ -239,7 +264,7 @@ echo "$d"`
 // prepare makes an empty directory for the job, readable by root only.
 func (h *Host) prepare(ctx context.Context, dir string) (string, error) {
 	t := task{"make", "a directory for the run"}
-	out, err := h.script(ctx, nil, "prepare", prepareScript, dir)
+	out, err := h.script(ctx, nil, "prepare", dir)
 	if err != nil {
 		return "", t.wrap(unsafe(t, err))
 	}
@@ -254,7 +279,7 @@ func (h *Host) prepare(ctx context.Context, dir string) (string, error) {
 func (h *Host) discard(ctx context.Context, prep string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if _, err := h.script(ctx, nil, "discard", `rm -rf "$1"`, prep); err != nil {
+	if _, err := h.script(ctx, nil, "discard", prep); err != nil {
 		h.o.Log.WarnContext(ctx, "a prepared directory stays", "dir", prep, "err", err)
 	}
 }
@@ -263,9 +288,7 @@ func (h *Host) discard(ctx context.Context, prep string) {
 // the client looks like the end of the file.
 func (h *Host) writeFile(ctx context.Context, name string, data []byte) error {
 	in := io.MultiReader(strings.NewReader(strconv.Itoa(len(data))+"\n"), bytes.NewReader(data))
-	_, err := h.script(ctx, in, "write", `set -e; umask 077; read -r n; cat >"$1.tmp"
-if [ "$(wc -c <"$1.tmp")" -ne "$n" ]; then rm "$1.tmp"; echo "less than $n bytes arrived" >&2; exit 1; fi
-sync "$1.tmp"; mv -T "$1.tmp" "$1"`, name)
+	_, err := h.script(ctx, in, "write", name)
 	if err != nil {
 		return task{"write", fmt.Sprintf("%s on the host", name)}.wrap(err)
 	}
@@ -284,13 +307,14 @@ func (h *Host) start(ctx context.Context, j job) error {
 	}
 	// From here on the context no longer stops the start: half of it would be
 	// worse than all.
-	args := append([]string{j.prep, h.o.Root, j.dir, strings.Join(j.hold, " "), strings.Join(j.auto,
-		" "), strings.Join(j.mask, " ")}, append(h.env(), j.argv...)...)
+	args := []string{j.prep, h.o.Root, j.dir, strings.Join(j.hold, " "), strings.Join(j.auto, " "),
+		strings.Join(j.mask, " ")}
+	args = append(append(append(args, j.pins.args()...), h.env()...), j.argv...)
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
 	begin := func() error {
 		in := fmt.Sprintf("%d %d\n%s%s", len(record), len(jobScript), record, jobScript)
-		_, err := h.script(dctx, strings.NewReader(in), "start", startScript, args...)
+		_, err := h.script(dctx, strings.NewReader(in), "start", args...)
 		return err
 	}
 	err = begin()
@@ -359,8 +383,8 @@ func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 		var s jobState
 		attempt := func() error {
 			var state run.Tail
-			if err := h.stream(dctx, nil, seen, &state, "sh", "-c", followScript, scriptName+"follow", dir,
-				strconv.FormatInt(seen.n+1, 10)); err != nil {
+			if err := h.stream(dctx, nil, seen, &state, append(script("follow"), dir,
+				strconv.FormatInt(seen.n+1, 10))...); err != nil {
 				return explain(dctx, err, state.String())
 			}
 			text := strings.TrimSpace(state.String())
@@ -394,8 +418,7 @@ func (c *countWriter) Write(p []byte) (int, error) {
 
 // log returns all that the job printed, or the last megabyte of each stream.
 func (h *Host) log(ctx context.Context, dir string) (said, error) {
-	out, err := h.script(ctx, nil, "log",
-		`cd -- "$1" && tail -c 1000000 log && printf '\034' && { [ ! -e errors ] || tail -c 1000000 errors; }`, dir)
+	out, err := h.script(ctx, nil, "log", dir)
 	if err != nil {
 		return said{}, task{"read", "the output of the run"}.wrap(err)
 	}

@@ -58,7 +58,7 @@ func (h *Host) Locks(ctx context.Context) ([]Lock, error) {
 	for _, p := range lockPaths {
 		args = append(args, h.path(p))
 	}
-	out, err := h.script(ctx, nil, "locks", lockFunc+`locks "$@"`, args...)
+	out, err := h.script(ctx, nil, "locks", args...)
 	if err != nil {
 		return nil, task{"look", "for other package managers"}.wrap(err)
 	}

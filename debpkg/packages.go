@@ -150,8 +150,8 @@ var unknownOnly = regexp.MustCompile(
 // offers reads the sources' files and what the sources offer of the packages.
 func (h *Host) offers(ctx context.Context, packages []string) ([]Source, []Available, error) {
 	t := task{"read", "the sources and what they offer"}
-	out, errOut, err := h.raw(ctx, nil, append([]string{"sh", "-c", offersScript, scriptName +
-		"offers", h.path("/etc/apt")}, packages...)...)
+	out, errOut, err := h.raw(ctx, nil, append(append(script("offers"),
+		h.path("/etc/apt")), packages...)...)
 	if err != nil && (exitCode(err) != 100 || !unknownOnly.MatchString(errOut)) {
 		if exitCode(err) < 0 {
 			return nil, nil, t.wrap(explain(ctx, err, errOut))

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ type Plan struct {
 	Overwrites []Overwrite
 	Owned      []Owned `json:",omitempty"` // files of other packages that dpkg would refuse to replace
 	Hold       bool    `json:",omitempty"` // Apply puts the packages on hold: see [Options]
+	Pin        bool    `json:",omitempty"` // Apply pins their versions
 	Problems   []Problem
 	Fetched    bool   // the candidates were read; without, their conffiles and scripts are not known
 	Digest     string // of what Apply compares with the host
@@ -94,6 +96,22 @@ func (h *Host) Plan(ctx context.Context, want ...Request) (Plan, error) {
 	return h.plan(ctx, want, !h.o.NoFetch)
 }
 
+// Plans makes a plan for each group of requests, see [InOrder]. With the plans it returns an
+// [ErrRefused] that has the reasons of all that must not be applied. An error of another
+// kind comes with the plans before it.
+func (h *Host) Plans(ctx context.Context, groups [][]Request) ([]Plan, error) {
+	var plans []Plan
+	var refused error
+	for _, want := range groups {
+		p, err := h.Plan(ctx, want...)
+		if err != nil {
+			return plans, err
+		}
+		plans, refused = append(plans, p), errors.Join(refused, p.Refused())
+	}
+	return plans, refused
+}
+
 func (h *Host) plan(ctx context.Context, want []Request, fetch bool) (Plan, error) {
 	p, _, err := h.planned(ctx, want, fetch)
 	return p, err
@@ -123,7 +141,8 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 				"was interrupted"})
 	}
 	p := Plan{Host: s.Identity, OS: s.OS, Arch: s.Arch,
-		Created: time.Now().UTC().Truncate(time.Second), Requests: want, Fetched: fetch, Hold: h.o.Hold}
+		Created: time.Now().UTC().Truncate(time.Second), Requests: want, Fetched: fetch, Hold: h.o.Hold,
+		Pin: h.o.Pin}
 	debs, err := h.resolveDebs(ctx, s.Arch, want)
 	if err != nil {
 		return Plan{}, s, err

@@ -38,8 +38,8 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 			warn("", "%s is on hold; it is changed as requested and stays on hold", a.Package)
 		}
 		if a.Candidate != "" {
-			next := "set Options.Hold, or pin the version, else the next unattended upgrade may change it"
-			if a.Held || p.Hold {
+			next := "set Options.Hold or Options.Pin, else the next unattended upgrade may change it"
+			if a.Held || p.Hold || p.Pin {
 				next = ""
 			}
 			warn(next, "apt's own choice for %s is %s, not %s", a.Package, a.Candidate, a.To)

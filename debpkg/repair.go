@@ -85,7 +85,7 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 				Next: "wait for it to end"}
 		}
 	}
-	if _, err := h.script(ctx, nil, "forget", `rm -rf -- "$1" "$1-revert"`, dir); err != nil {
+	if _, err := h.script(ctx, nil, "forget", dir); err != nil {
 		return op.wrap(err)
 	}
 	return nil

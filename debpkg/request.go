@@ -58,6 +58,23 @@ func ParseRequest(s string) (Request, error) {
 	return r, nil
 }
 
+// ParseRequests reads several, as a user types them. deb, if not empty, is a .deb file or a
+// directory of them on the host that those to be installed come from.
+func ParseRequests(words []string, deb string) ([]Request, error) {
+	var all []Request
+	for _, w := range words {
+		r, err := ParseRequest(w)
+		if err != nil {
+			return nil, err
+		}
+		if !r.Remove {
+			r.Deb = deb
+		}
+		all = append(all, r)
+	}
+	return all, validRequests(all)
+}
+
 // InOrder groups requests for one plan each: the components in the order of
 // [Components], then all others together, so that one edition can replace another.
 func InOrder(want []Request) [][]Request {

@@ -220,6 +220,7 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 	}
 	h.event(Event{Kind: EventStep, Text: op.String()})
 	j := job{prep: prep, dir: dir, hold: hold, auto: c.autoBefore(), change: c,
+		pins: pins{dir: look.preferences(), all: h.o.Pin, want: pinsOf(c.Plan.Actions, true)},
 		argv: h.aptGet(in, "-o", "APT::Status-Fd=3", "-o", fmt.Sprintf("DPkg::Lock::Timeout=%d",
 			int(h.o.LockWait.Seconds())))}
 	if err := h.start(ctx, j); err != nil {
@@ -294,8 +295,7 @@ func (h *Host) resetFailed(ctx context.Context, units []string) error {
 		return nil
 	}
 	// It fails for units that are not loaded, which have nothing to reset.
-	_, err := h.script(ctx, nil, "reset-failed", `systemctl reset-failed -- "$@" 2>/dev/null; true`,
-		units...)
+	_, err := h.script(ctx, nil, "reset-failed", units...)
 	return err
 }
 

@@ -91,7 +91,7 @@ func (h *Host) saveDebs(ctx context.Context, actions []Action, s survey, prep,
 		return nil, nil
 	}
 	t := task{"save", "the installed packages"}
-	out, err := h.script(ctx, nil, "save-packages", saveScript, args...)
+	out, err := h.script(ctx, nil, "save-packages", args...)
 	if err != nil {
 		return nil, t.wrap(err)
 	}

@@ -94,3 +94,23 @@ func TestHostSSH(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// Real shells, started as sshd starts a login shell. Those that run lines of our scripts
+// but mean something else by them are refused.
+func TestLoginShells(t *testing.T) {
+	t.Parallel()
+	for shell, posix := range map[string]bool{"dash": true, "bash": true, "fish": false, "tcsh": false} {
+		lab.Program(t, shell, shell)
+		remote := func(ctx context.Context, command string, stdin io.Reader, stdout, stderr io.Writer) error {
+			return debpkg.Local()(ctx, []string{"env", "HOME=" + t.TempDir(), shell, "-c", command}, stdin,
+				stdout, stderr)
+		}
+		err := debpkg.CheckShell(t.Context(), remote)
+		if posix && err != nil {
+			t.Errorf("%s: %v", shell, err)
+		}
+		if !posix {
+			wantError(t, err, debpkg.ErrShell, "on gw1", "POSIX login shell")
+		}
+	}
+}

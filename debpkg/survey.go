@@ -124,7 +124,7 @@ type survey struct {
 // survey looks at the host and at the packages with these names or patterns.
 func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	t := task{"read", "the facts of the host"}
-	out, err := h.script(ctx, nil, "survey", surveyScript, append([]string{h.o.Root, h.o.StateDir},
+	out, err := h.script(ctx, nil, "survey", append([]string{h.o.Root, h.o.StateDir},
 		names...)...)
 	if err != nil {
 		return survey{}, t.wrap(err)
@@ -269,6 +269,9 @@ func (s survey) serviceNames() []string {
 // archives is apt's cache of .deb files, history its log.
 func (s survey) archives() string {
 	return aptDir(s.config, "Dir", "Dir::Cache", "Dir::Cache::archives")
+}
+func (s survey) preferences() string {
+	return aptDir(s.config, "Dir", "Dir::Etc", "Dir::Etc::preferencesparts")
 }
 func (s survey) history() string { return aptDir(s.config, "Dir", "Dir::Log", "Dir::Log::History") }
 

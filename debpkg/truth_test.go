@@ -62,7 +62,7 @@ func TestPlanTells(t *testing.T) {
 	f.write(pin, "Package: tyk-gateway\nPin: version 4.0.8\nPin-Priority: 1001\n")
 	p = f.plan(h, f.request("tyk-gateway", "5.2.5"))
 	if a := p.Actions[0]; a.Candidate != "4.0.8" || !strings.Contains(p.String(),
-		"apt's own choice for tyk-gateway is 4.0.8, not 5.2.5; set Options.Hold") {
+		"apt's own choice for tyk-gateway is 4.0.8, not 5.2.5; set Options.Hold or Options.Pin") {
 		t.Errorf("action %+v\n%s", a, p)
 	}
 	if err := os.Remove(f.root.Dir + pin); err != nil {

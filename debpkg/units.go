@@ -120,8 +120,7 @@ func (h *Host) Restart(ctx context.Context, names ...string) error {
 	}
 	op := task{"restart", strings.Join(names, ", ")}
 	h.event(Event{Kind: EventStep, Text: op.String()})
-	out, err := h.script(ctx, nil, "restart",
-		`systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`, names...)
+	out, err := h.script(ctx, nil, "restart", names...)
 	if err != nil {
 		if ctx.Err() != nil {
 			return op.wrap(err)
@@ -177,7 +176,7 @@ func (h *Host) waitStable(ctx context.Context, names []string) ([]Unit, error) {
 	var since time.Time
 	looks := 0
 	for {
-		out, err := h.script(ctx, nil, "watch", watchScript, append([]string{strconv.Itoa(looks)},
+		out, err := h.script(ctx, nil, "watch", append([]string{strconv.Itoa(looks)},
 			names...)...)
 		if err != nil {
 			return nil, op.wrap(err)

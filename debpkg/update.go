@@ -140,7 +140,7 @@ func (h *Host) lookAtKeys(ctx context.Context, sources []Source, failures []Sour
 			if len(files) == 0 {
 				continue
 			}
-			out, err := h.script(ctx, nil, "keys", keysScript, append([]string{h.o.Root}, files...)...)
+			out, err := h.script(ctx, nil, "keys", append([]string{h.o.Root}, files...)...)
 			if err != nil {
 				return
 			}

@@ -113,13 +113,18 @@ func TestParseVersionLikeDpkg(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	texts := []string{"", "abc", "v5.2.5", "1:2-", "1.0:2", "0:1.0:2", "1_0", "-1", "1-", ":1", "1:",
 		"2147483648:1", "2147483647:1", "-1:1", "1.0~rc1", "1 0", "1é", "1-1_", "00:1"}
-	for range 300 {
+	for range 80 {
 		texts = append(texts, randomVersion(r))
 	}
-	for _, s := range texts {
-		err := exec.Command("dpkg", "--validate-version", s).Run()
-		if _, ours := ParseVersion(s); (ours == nil) != (err == nil) {
-			t.Errorf("%q: ours %v, dpkg %v", s, ours, err)
+	out, err := exec.Command("sh", append([]string{"-c",
+		`for v; do dpkg --validate-version "$v" 2>/dev/null; echo $?; done`, "dpkg"}, texts...)...).Output()
+	says := strings.Fields(string(out))
+	if err != nil || len(says) != len(texts) {
+		t.Fatalf("%d answers, %v", len(says), err)
+	}
+	for i, s := range texts {
+		if _, ours := ParseVersion(s); (ours == nil) != (says[i] == "0") {
+			t.Errorf("%q: ours %v, dpkg %s", s, ours, says[i])
 		}
 	}
 }

@@ -102,6 +102,7 @@ var calls = map[string][]bad{
 		{"-gateway-url https://127.0.0.1:1 -ca none", cli.Usage, "none: no such file"},
 		{"-json more", cli.Usage, `unexpected argument "more"`},
 	},
+<<<<<<< HEAD
 	"takebackup": {
 		{"", cli.Usage, "no verb given"},
 		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
@@ -126,6 +127,27 @@ var calls = map[string][]bad{
 		{"prune -dir empty", cli.Usage, "-keep or -max-age is missing"},
 		{"prune -dir empty -keep many", cli.Usage, "-keep"},
 		{"list -dir none", cli.No, "none"},
+=======
+	"upgradehost": {
+		{"", cli.Usage, "no verb given"},
+		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
+		{"plan -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
+		{"plan", cli.Usage, "nothing requested"},
+		{"plan tyk-gateway=v5.2.5", cli.Usage, "v5.2.5"},
+		{"apply -yes tyk-gateway", cli.Usage, "it has no version"},
+		{"apply -yes tyk-gateway=1 tyk-gateway=2", cli.Usage, "requested twice"},
+		{"apply -yes -debs empty tyk-gateway=1", cli.Usage, "absolute path"},
+		{"apply -yes -out broken.json tyk-gateway=1", cli.No, "read broken.json"},
+		{"revert -yes", cli.Usage, "-yes goes with apply"},
+		{"revert -change none.json", cli.No, "none.json: no such file"},
+		{"revert -change empty", cli.No, "empty"},
+		{"revert -change broken.json -last tyk-pump", cli.Usage, "either -change FILE or -last PACKAGES"},
+		{"forget", cli.Usage, "-change is missing"},
+		{"facts -host nobody@127.0.0.1 -ssh-port 1 -ssh-config /dev/null", cli.No,
+			"connection to the host failed"},
+		{"install-helper", cli.Usage, "USER is missing"},
+		{"install-helper root:x", cli.No, "not a user's name"},
+>>>>>>> 6360b5e (debpkg: a helper for sudo, pins, records; hosts' images of fewer packages; Debian 13, KillUserProcesses and shells are tested)
 	},
 	"rehearse": {
 		{"-no-such-flag", cli.Usage, "unknown flag -no-such-flag"},

@@ -88,7 +88,7 @@ func (h *Host) survey(args []string, _ string) answer {
 		"ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\nPRETTY_NAME=\"Debian GNU/Linux 12 " +
 			"(bookworm)\"\n",
 		"fake-" + h.name + "\n", h.name + "\n", "apt 2.6.1 amd64\ndpkg 1.21.22 amd64\n", "yes\n", "",
-		"Dir /\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log " +
+		"Dir /\nDir::Etc etc/apt\nDir::Etc::preferencesparts preferences.d\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log " +
 			"var/log/apt\nDir::Log::History history.log\n",
 		strings.Repeat("1\n", 3) + strings.Repeat("2621440 4096\n", 3), broken.String(),
 		packages.String(), sums.String() + within + digests.String(), auto.String(), units.String(),
@@ -268,7 +268,7 @@ func (h *Host) revertFiles(args []string, stdin string) answer {
 }
 
 // start: prepared directory, root, directory, packages to hold, packages to mark,
-// units to mask, command.
+// units to mask, directory of pins, "all" to pin those without a pin, pins, command.
 func (h *Host) start(args []string, stdin string) answer {
 	head, rest, _ := strings.Cut(stdin, "\n")
 	n, err := strconv.Atoi(strings.Fields(head)[0])
@@ -281,10 +281,23 @@ func (h *Host) start(args []string, stdin string) answer {
 			h.units[u].masked = true
 		}
 	}
-	r := h.install(args[6:])
+	r := h.install(args[9:])
 	for _, u := range mask {
 		if h.units[u] != nil {
 			h.units[u].masked = false
+		}
+	}
+	for _, one := range strings.Fields(args[8]) {
+		name, version, _ := strings.Cut(one, "=")
+		file := path.Join(args[6], "tykupgrade-"+name+".pref")
+		p := h.installed[name]
+		if _, ok := h.files[file]; args[7] == "" && !ok {
+			continue
+		}
+		delete(h.files, file)
+		if p != nil && version != "" && p.Version == version {
+			h.files[file] = fmt.Sprintf("# Written by tykupgrade: apt keeps this version.\nPackage: %s\n"+
+				"Pin: version %s\nPin-Priority: 1001\n", name, version)
 		}
 	}
 	for _, n := range strings.Fields(args[4]) {

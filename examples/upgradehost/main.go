@@ -36,6 +36,7 @@ type options struct {
 	dest    string
 	ssh     debpkg.SSHOptions
 	sudo    bool
+	helper  bool
 	debpkg  debpkg.Options
 	debs    string
 	out     string // where apply records the changes
@@ -56,6 +57,8 @@ func commandOf(o *options) cli.Command {
 		f.StringVar(&o.ssh.Jump, "ssh-jump", "", "jump `host` for ssh -J")
 		f.IntVar(&o.ssh.Port, "ssh-port", 0, "`port` of sshd (default from ssh's configuration)")
 		f.BoolVar(&o.sudo, "sudo", false, "become root with sudo -n, which must not ask for a password")
+		f.BoolVar(&o.helper, "helper", false, "become root with sudo and the helper that "+
+			"install-helper installed")
 		f.StringVar(&o.debpkg.Root, "root", "", "private root `directory`, with -apt-config (for "+
 			"rehearsals)")
 		f.StringVar(&o.debpkg.AptConfig, "apt-config", "", "`file` for APT_CONFIG")
@@ -74,17 +77,24 @@ func commandOf(o *options) cli.Command {
 		f.StringVar(&o.debs, "debs", "", "install from .deb files in this `directory` on the host, "+
 			"without network")
 		f.BoolVar(&o.noUpdate, "no-update", false, "do not update the package lists first")
-		f.BoolVar(&o.debpkg.Hold, "hold", false, "put the packages on hold afterwards")
 		f.BoolVar(&o.debpkg.IgnoreSpace, "ignore-space", false, "go on although the disk looks too small")
 		f.BoolVar(&o.debpkg.AcceptReleaseInfo, "accept-release-info", false,
 			"accept that a source changed its Origin, Label or Suite")
+	}
+	keep := func(f *flag.FlagSet) {
+		f.BoolVar(&o.debpkg.Hold, "hold", false, "put the packages on hold afterwards")
+		f.BoolVar(&o.debpkg.Pin, "pin", false, "pin the versions in apt's preferences afterwards")
 	}
 	settle := func(f *flag.FlagSet) {
 		f.DurationVar(&o.debpkg.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
 	}
 	verb := func(name, args, text string, run func(*job, context.Context) error,
 		flags ...func(*flag.FlagSet)) cli.Verb {
-		return cli.Verb{Name: name, Args: args, About: text,
+		var required []string
+		if name == "forget" {
+			required = []string{"change"}
+		}
+		return cli.Verb{Name: name, Args: args, About: text, Required: required,
 			Flags: func(f *flag.FlagSet) {
 				for _, add := range append([]func(*flag.FlagSet){host}, flags...) {
 					add(f)
@@ -95,9 +105,9 @@ func commandOf(o *options) cli.Command {
 	const packages = "PACKAGE…"
 	return cli.Command{Name: "upgradehost", About: about, Notes: notes, Verbs: []cli.Verb{
 		verb("facts", "", "show what there is to know before an upgrade", (*job).facts),
-		verb("plan", packages, "show what an upgrade would do; changes nothing", (*job).plan, want, wait,
+		verb("plan", packages, "show what an upgrade would do; changes nothing", (*job).plan, want, keep, wait,
 			conffiles),
-		verb("apply", packages, "show the plan, ask, carry it out", (*job).apply, want, wait, conffiles,
+		verb("apply", packages, "show the plan, ask, carry it out", (*job).apply, want, keep, wait, conffiles,
 			settle, func(f *flag.FlagSet) {
 				f.BoolVar(&o.yes, "yes", false, "do not ask")
 				f.BoolVar(&o.stage, "stage", false, "install now, leave the old processes serving; restart "+
@@ -105,7 +115,7 @@ func commandOf(o *options) cli.Command {
 				f.StringVar(&o.out, "out", "", "`file` for what revert -change needs (default "+
 					"upgradehost-TIME.json)")
 			}),
-		verb("revert", "", "restore the previous state of a change", (*job).revert, wait, settle,
+		verb("revert", "", "restore the previous state of a change", (*job).revert, keep, wait, settle,
 			func(f *flag.FlagSet) {
 				f.StringVar(&o.change, "change", "", "`file` that apply wrote")
 				f.Func("last", "`packages`, separated by commas, whose last change in apt's history to revert",
@@ -119,6 +129,8 @@ func commandOf(o *options) cli.Command {
 			(*job).forget, func(f *flag.FlagSet) {
 				f.StringVar(&o.change, "change", "", "`file` that apply wrote")
 			}),
+		verb("install-helper", "USER", "let a user do this through sudo without other rights; needs root",
+			(*job).installHelper),
 	}}
 }
 
@@ -126,6 +138,7 @@ func commandOf(o *options) cli.Command {
 type job struct {
 	*options
 	*cli.Call
+	run  debpkg.Runner // as root
 	host *debpkg.Host
 }
 
@@ -135,7 +148,10 @@ func (o *options) job(c *cli.Call) *job {
 	if o.dest != "" {
 		r = debpkg.SSH(o.dest, o.ssh)
 	}
-	if o.sudo {
+	switch {
+	case o.helper:
+		r = debpkg.Helper(r)
+	case o.sudo:
 		r = debpkg.Sudo(r)
 	}
 	level := slog.LevelWarn
@@ -144,7 +160,7 @@ func (o *options) job(c *cli.Call) *job {
 	}
 	o.debpkg.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: level}))
 	o.debpkg.Events = j.progress
-	j.host = debpkg.New(r, o.debpkg)
+	j.run, j.host = r, debpkg.New(r, o.debpkg)
 	return j
 }
 
@@ -161,8 +177,10 @@ func advise(err error) error {
 		{debpkg.ErrChanged, cli.Refused, "look at what changed on the host, and call apply again"},
 		{debpkg.ErrRefused, cli.Refused, "change the request; upgradehost plan lists every reason"},
 		{debpkg.ErrInterrupted, cli.No, "call upgradehost repair, or revert the change"},
-		{debpkg.ErrUnsafe, cli.Refused, "give the directory to root and take the others' write " +
-			"permission away"},
+		{debpkg.ErrHelper, cli.Refused, "call upgradehost install-helper as root, or give -sudo with a " +
+			"user who may do everything"},
+		{debpkg.ErrUnsafe, cli.Refused, "give the directory or file to root or to yourself, and take the " +
+			"others' write permission away"},
 		{debpkg.ErrSource, cli.No, "correct the source, or give -accept-release-info if the " +
 			"change is meant"},
 	} {

@@ -212,8 +212,12 @@ func TestKilled(t *testing.T) {
 	out, errOut := r.command(cli.Yes, "", args[0], args[1:]...)
 	contains(t, errOut, "finishing what an earlier apply began")
 	contains(t, out, "ok tyk-gateway 5.2.5, was tyk-gateway 4.0.8", "ok tyk-pump 1.9.0")
-	changes, err := readChanges(file)
-	if err != nil || len(changes) != 2 || changes[0].Dir != c.Dir || len(changes[0].Saved) != 1 {
+	record, err := debpkg.OpenRecord(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := record.Changes
+	if len(changes) != 2 || changes[0].Dir != c.Dir || len(changes[0].Saved) != 1 {
 		t.Errorf("%+v, %v", changes, err)
 	}
 	out, _ = r.command(cli.Yes, "", "revert", "-change", file)
@@ -256,7 +260,7 @@ func TestUsage(t *testing.T) {
 		{cli.Yes, "-h", "PACKAGE is tyk-gateway=5.2.5"},
 		{cli.Yes, "plan -h", "-ssh-jump host"},
 		{cli.Usage, "upgrade", `unknown verb "upgrade"`},
-		{cli.Usage, "plan", "PACKAGE is missing"},
+		{cli.Usage, "plan", "nothing requested"},
 		{cli.Usage, "plan tyk-gateway=v5.2.5", "write 5.2.5 rather than v5.2.5"},
 		{cli.Usage, "plan tyk-gateway", "write tyk-gateway=5.2.5, or tyk-gateway- to remove it"},
 		{cli.Usage, "plan Tyk=5.2.5", `"Tyk" is not a package name`},
@@ -266,7 +270,7 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, "revert", "either -change FILE or -last PACKAGES"},
 		{cli.Usage, "forget", "-change is missing"},
 		{cli.No, "revert -change /nowhere", "no such file"},
-		{cli.No, "revert -change " + broken, "name a file that apply wrote"},
+		{cli.No, "revert -change " + broken, "name a file of changes"},
 		{cli.No, "facts -host=-x", "is not a destination"},
 	} {
 		out, errOut := upgradehost(t, c.code, "", strings.Fields(c.args)...)

@@ -26,31 +26,26 @@ func (j *job) progress(e debpkg.Event) {
 
 // ok prints a line of success for people.
 func (j *job) ok(format string, a ...any) {
+	j.Err.Clear()
 	if !j.json {
 		j.Out.Printf("%s %s\n", j.Out.Paint(cli.Good, "ok"), fmt.Sprintf(format, a...))
 	}
 }
 
-func state(pkg string, v debpkg.Version) string {
-	if v.IsZero() {
-		return pkg + " not installed"
-	}
-	return pkg + " " + v.String()
-}
-
-func (j *job) printChange(change debpkg.Change) {
-	for _, a := range change.Plan.Actions {
-		j.ok("%s, was %s", state(a.Package, a.To), state(a.Package, a.From))
-	}
-	for _, u := range change.UnitsAfter {
-		if change.Staged {
-			j.Out.Printf("   %s still runs the version before; restart it to switch\n", u.Name)
-		} else {
-			j.Out.Printf("   %s\n", u)
+// changed prints changes for people.
+func (j *job) changed(changes []debpkg.Change) {
+	for _, c := range changes {
+		for _, a := range c.Plan.Actions {
+			j.ok("%s, was %s", a.After(), a.Before())
 		}
-	}
-	if change.Note != "" {
-		j.Out.Printf("%s\n", j.Out.Paint(cli.Warn, "note: "+change.Note))
+		for _, u := range c.UnitsAfter {
+			if !j.json {
+				j.Out.Printf("   %s\n", c.UnitText(u))
+			}
+		}
+		if c.Note != "" && !j.json {
+			j.Out.Printf("%s\n", j.Out.Paint(cli.Warn, "note: "+c.Note))
+		}
 	}
 }
 

@@ -212,10 +212,12 @@ var rules = map[string]deptest.Rule{
 	"pluginbuild/preflight": {Modules: map[string]string{
 		"github.com/Masterminds/semver/v3": "orders module versions and names a gateway's release"}},
 	"debpkg": {Own: map[string]string{"internal/run": "runs commands here, and ssh",
-		"internal/printable": "spells out the control characters in what a host prints",
-		"internal/redact":    "takes the tokens of private repositories out of it"}},
+		"internal/atomicfile": "writes a Record",
+		"internal/printable":  "spells out the control characters in what a host prints",
+		"internal/redact":     "takes the tokens of private repositories out of it"}},
 	"debpkg/debpkgtest": {Own: map[string]string{"debpkg": "whose hosts it plays",
-		"internal/run": "of debpkg", "internal/printable": "of debpkg", "internal/redact": "of debpkg"}},
+		"internal/atomicfile": "of debpkg", "internal/run": "of debpkg",
+		"internal/printable": "of debpkg", "internal/redact": "of debpkg"}},
 	"debpkg/rollout": {Own: map[string]string{
 		"internal/atomicfile": "syncs the journal's directory",
 		"internal/printable":  "keeps what hosts say from steering a terminal",

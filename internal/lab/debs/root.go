@@ -46,7 +46,7 @@ Acquire::Retries "0";
 #clear DPkg::Post-Invoke;
 #clear DPkg::Pre-Install-Pkgs;
 #clear APT::Update::Post-Invoke-Success;
-DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless"; "--log=%[1]s/var/log/dpkg.log"; };
+DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless"; "--force-unsafe-io"; "--log=%[1]s/var/log/dpkg.log"; };
 `, dir, Arch())
 	files := map[string]string{
 		"etc/apt/private.conf": conf,
