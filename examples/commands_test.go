@@ -102,7 +102,6 @@ var calls = map[string][]bad{
 		{"-gateway-url https://127.0.0.1:1 -ca none", cli.Usage, "none: no such file"},
 		{"-json more", cli.Usage, `unexpected argument "more"`},
 	},
-<<<<<<< HEAD
 	"takebackup": {
 		{"", cli.Usage, "no verb given"},
 		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
@@ -127,7 +126,6 @@ var calls = map[string][]bad{
 		{"prune -dir empty", cli.Usage, "-keep or -max-age is missing"},
 		{"prune -dir empty -keep many", cli.Usage, "-keep"},
 		{"list -dir none", cli.No, "none"},
-=======
 	"upgradehost": {
 		{"", cli.Usage, "no verb given"},
 		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
@@ -147,7 +145,6 @@ var calls = map[string][]bad{
 			"connection to the host failed"},
 		{"install-helper", cli.Usage, "USER is missing"},
 		{"install-helper root:x", cli.No, "not a user's name"},
->>>>>>> 6360b5e (debpkg: a helper for sudo, pins, records; hosts' images of fewer packages; Debian 13, KillUserProcesses and shells are tested)
 	},
 	"rehearse": {
 		{"-no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
