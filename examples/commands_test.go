@@ -126,6 +126,7 @@ var calls = map[string][]bad{
 		{"prune -dir empty", cli.Usage, "-keep or -max-age is missing"},
 		{"prune -dir empty -keep many", cli.Usage, "-keep"},
 		{"list -dir none", cli.No, "none"},
+	},
 	"upgradehost": {
 		{"", cli.Usage, "no verb given"},
 		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
