@@ -18,7 +18,8 @@ import (
 // Finding is something about versions and configuration that a rolling upgrade must not
 // meet, or that its operator must know.
 type Finding struct {
-	Kind   string   `json:"kind"` // a token: licences, mdcb_order, log_format, support, rollback
+	// a token: licences, mdcb_order, log_format, support, rollback or ready_drain
+	Kind   string   `json:"kind"`
 	Refuse bool     `json:"refuse"`
 	Hosts  []string `json:"hosts,omitempty"`
 	Text   string   `json:"text"`
@@ -79,6 +80,9 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 			licences[sum] = append(licences[sum], h.Name)
 		}
 		if f, ok := inv.logFormat(h, now[i], conf[i]); ok {
+			all = add(all, f)
+		}
+		if f, ok := inv.undrained(h, now[i], conf[i]); ok {
 			all = add(all, f)
 		}
 		if v, err := tykversion.Parse(now[i].String()); err == nil && older(v, "3.0.0") &&
@@ -151,6 +155,22 @@ func (inv *Inventory) logFormat(h Host, now debpkg.Version, conf map[string]any)
 	return Finding{Kind: "log_format", Hosts: []string{h.Name}, Source: sourceGateway,
 		Text: "the gateway's log changes its format (RFC 3339 times, message= instead of msg=); " +
 			"log_format: legacy in tyk.conf keeps the old one for tools that read it"}, true
+}
+
+// undrained reports a host that balancer: ready cannot take out of traffic: without commands the
+// service must fail the balancer's check by itself while it still serves.
+func (inv *Inventory) undrained(h Host, now debpkg.Version, conf map[string]any) (Finding, bool) {
+	if inv.Balancer.Kind != BalancerReady || len(inv.Balancer.Drain) > 0 || !balanced(h.Component) {
+		return Finding{}, false
+	}
+	v, err := health.ParseVersion(now.String())
+	delay, _ := conf["graceful_shutdown_delay_seconds"].(float64)
+	if err == nil && IsGateway(h.Component) && !older(v, "5.14.0") && delay > 0 {
+		return Finding{}, false
+	}
+	return Finding{Kind: "ready_drain", Refuse: true, Hosts: []string{h.Name}, Source: sourceGateway,
+		Text: "the service does not leave the load balancer before it ends: give balancer the commands " +
+			"drain and ready, or set graceful_shutdown_delay_seconds of a gateway from 5.14.0 on"}, true
 }
 
 func older(v *semver.Version, than string) bool { return v.LessThan(semver.MustParse(than)) }

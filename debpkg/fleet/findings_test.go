@@ -93,6 +93,33 @@ func TestFindings(t *testing.T) {
 	}
 }
 
+// A balancer that only checks needs hosts that fail its check before they end: gateways from 5.14 on
+// with the delay, or any host with commands.
+func TestReadyNeedsHostsThatDrain(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		component, version, config, more string
+		refused                          bool
+	}{
+		{"gateway", "5.14.0", `{"graceful_shutdown_delay_seconds": 15}`, "", false},
+		{"gateway", "5.14.0", `{}`, "", true},
+		{"gateway", "5.13.0", `{"graceful_shutdown_delay_seconds": 15}`, "", true},
+		{"gateway", "5.13.0", `{}`, ", drain: [touch, /run/out], ready: [rm, /run/out]", false},
+		{"dashboard", "5.14.0", `{}`, "", true},
+	} {
+		inv, err := fleet.Parse(fmt.Appendf(nil, "versions: {%s: 5.14.1}\nbalancer: {kind: ready, "+
+			"settle: 1s%s}\nhosts: [{name: h1, component: %[1]s}]\n", c.component, c.more))
+		if err != nil {
+			t.Fatal(err)
+		}
+		inv.Connect = func(h fleet.Host) debpkg.Runner { return answers(h.Package, c.version, c.config) }
+		all, err := inv.Findings(t.Context(), inv.Hosts)
+		if err != nil || strings.Contains(kinds(all), "ready_drain true h1") != c.refused {
+			t.Errorf("%+v: %q, %v", c, kinds(all), err)
+		}
+	}
+}
+
 // More than one host that clients reach needs a balancer, or the word that none is meant.
 func TestUnbalanced(t *testing.T) {
 	t.Parallel()

@@ -379,6 +379,48 @@ func TestLockThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// A colleague of the journal's group, another Unix user, resumes a shared run, and nobody else does.
+func TestColleagueResumes(t *testing.T) {
+	t.Parallel()
+	const group = 4242
+	f := newFleet()
+	waves := []rollout.Wave{f.wave("w", "a", "b")}
+	if journal := os.Getenv("ROLLOUT_TEST_COLLEAGUE"); journal != "" {
+		f.at["a"] = "new"
+		rep, err := rollout.Resume(t.Context(), waves, rollout.Options{Journal: journal, Shared: true})
+		fmt.Println("RESULT", err, rep != nil && rep.Outcome == rollout.OutcomeDone, f.said())
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("another user is needed: run as root")
+	}
+	dir, err := os.MkdirTemp("", "shared")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := errors.Join(os.Chown(dir, 0, group), os.Chmod(dir, 0o770|os.ModeSetgid)); err != nil {
+		t.Fatal(err)
+	}
+	journal := filepath.Join(dir, "journal")
+	f.fail["b upgrade"] = errors.New("disk is full")
+	if _, err := rollout.Run(t.Context(), waves, rollout.Options{Journal: journal,
+		Shared: true}); err == nil {
+		t.Fatal("no error")
+	}
+	for _, c := range []struct {
+		groups []uint32
+		want   string
+	}{{nil, "permission denied"}, {[]uint32{group}, "RESULT <nil> true"}} {
+		cmd := again(t, "TestColleagueResumes", "ROLLOUT_TEST_COLLEAGUE="+journal)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534,
+			Groups: c.groups}}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), c.want) {
+			t.Errorf("groups %v: %v\n%s", c.groups, err, out)
+		}
+	}
+}
+
 // A target that could not be undone is out of service, so a resumed run begins with it.
 func TestNotRestoredComesFirst(t *testing.T) {
 	t.Parallel()

@@ -4,14 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -26,8 +24,16 @@ func again(t *testing.T, test string, env ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	// another user may not look into the build's directory
-	if os.Geteuid() == 0 && strings.Contains(test, "Lock") {
-		copied := filepath.Join(os.TempDir(), fmt.Sprintf("rollout-test-%d", os.Getpid()))
+	if os.Geteuid() == 0 && test != "TestKill" {
+		dir, err := os.MkdirTemp("", "rollout-test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		copied := filepath.Join(dir, "test")
 		in, err := os.Open(bin)
 		if err != nil {
 			t.Fatal(err)
@@ -37,7 +43,6 @@ func again(t *testing.T, test string, env ...string) *exec.Cmd {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = os.Remove(copied) })
 		if _, err := io.Copy(out, in); errors.Join(err, out.Close()) != nil {
 			t.Fatal(err)
 		}
