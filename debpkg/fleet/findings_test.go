@@ -112,7 +112,8 @@ func TestReadyNeedsHostsThatDrain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inv.Connect = func(h fleet.Host) debpkg.Runner { return answers(h.Package, c.version, c.config) }
+		run := answers(inv.Hosts[0].Package, c.version, c.config)
+		inv.Connect = func(fleet.Host) debpkg.Runner { return run }
 		all, err := inv.Findings(t.Context(), inv.Hosts)
 		if err != nil || strings.Contains(kinds(all), "ready_drain true h1") != c.refused {
 			t.Errorf("%+v: %q, %v", c, kinds(all), err)

@@ -195,7 +195,7 @@ func (g *guarded) enough(ctx context.Context, server string) error {
 	return nil
 }
 
-// recheck is how often a server is asked for while its host is worked on.
+// recheck is how often the state of a server is read while its host is worked on.
 const recheck = 2 * time.Second
 
 // during does work on a host and keeps its server out meanwhile: a reload of the load balancer

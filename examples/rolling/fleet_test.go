@@ -153,8 +153,8 @@ func TestTrouble(t *testing.T) {
 	s, front, file := newSite(t, "")
 	load := traffic.Run(2, front)
 	for _, c := range []struct {
-		verb       string
-		harm, mend func()
+		verb      string
+		harm, fix func()
 	}{
 		{"run", func() { _ = os.Rename(s.Socket(), s.Socket()+".gone") },
 			func() { _ = os.Rename(s.Socket()+".gone", s.Socket()) }},
@@ -166,7 +166,7 @@ func TestTrouble(t *testing.T) {
 		if code == cli.Yes || !strings.Contains(out, "resume") {
 			t.Errorf("%s: exit code %d\n%s", c.verb, code, out)
 		}
-		c.mend()
+		c.fix()
 	}
 	for _, c := range []struct{ verb, want string }{{"resume", "5.2.5 5.2.5"}, {"undo",
 		"4.0.8 4.0.8"}} {

@@ -23,7 +23,7 @@ import (
 )
 
 // data is a host of this machine with one file, a real Redis and a MongoDB that
-// stands in.
+// is a stub.
 type data struct {
 	file, conf string
 	env        map[string]string

@@ -52,7 +52,7 @@ func (b Balancer) server(ctx context.Context, backend, server string) (serverSta
 		return serverState{}, b.strange(command, answer, err)
 	}
 	// A drained server whose checks fail reads DOWN, as in every upgrade, so the
-	// administrative state is asked for by itself.
+	// administrative state is read by itself.
 	command = "show servers state " + backend
 	if answer, err = b.ask(ctx, command); err != nil {
 		return serverState{}, err

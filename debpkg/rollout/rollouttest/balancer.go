@@ -55,7 +55,7 @@ func NewBalancer(servers ...string) *Balancer {
 	return b
 }
 
-// Log returns what was asked for so far, such as "drain gw1".
+// Log returns the requests so far, such as "drain gw1".
 func (b *Balancer) Log() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

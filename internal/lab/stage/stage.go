@@ -1,6 +1,6 @@
 // Package stage sets up what a rollout is shown and tested on: two gateway
 // hosts with systemd in containers, behind a real HAProxy, with a real Redis,
-// and a load of requests. The gateways are stand-ins.
+// and a load of requests. The gateways are stubs.
 package stage
 
 import (
