@@ -15,7 +15,7 @@ import (
 // DefaultMiddlewarePath is middleware_path in the tyk.conf of Tyk's packages.
 const DefaultMiddlewarePath = "/opt/tyk-gateway/middleware"
 
-// Cached is a bundle on a gateway's disk.
+// Cached is the place of a bundle on a gateway's disk.
 type Cached struct {
 	Name string `json:"name"` // of the bundle
 	Dir  string `json:"dir"`  // where the gateway unpacks it; absolute
@@ -25,8 +25,8 @@ type Cached struct {
 // in the public repository before 5.15 was released.
 var listSince = semver.New(5, 15, 0, "", "")
 
-// Names returns the bundles that the value of custom_middleware_bundle names. A
-// gateway before 5.15 takes the value as one name, commas included.
+// Names returns the bundles that the value of custom_middleware_bundle names. A gateway before 5.15
+// reads the whole value as one name, including commas. A nil gateway counts as one before 5.15.
 func Names(gateway *semver.Version, value string) []string {
 	if value == "" {
 		return nil
@@ -43,16 +43,14 @@ func Names(gateway *semver.Version, value string) []string {
 	return names
 }
 
-// CacheDir returns where a gateway keeps the bundles that an API names in
-// custom_middleware_bundle. The gateway uses a directory that exists and
-// downloads nothing. Remove exactly these directories, while the gateway is
-// stopped, to make it fetch the bundles again.
+// CacheDir returns the directories of the bundles that an API names in custom_middleware_bundle. It
+// reads no disk. If the directory exists, the gateway uses it and downloads nothing. To make a
+// gateway fetch the bundles again, stop it and remove exactly these directories.
 //
-// middlewarePath is middleware_path of the gateway's tyk.conf, an absolute path;
-// empty: [DefaultMiddlewarePath]. apiID counts for 3.0.0 to 3.2.2 and 4.0.0
-// only: they keep a copy for each API. Later releases keep one for all APIs with
-// the same value. From 5.15 each bundle of a list has a directory below that of
-// the whole value.
+// middlewarePath is middleware_path of the gateway's tyk.conf and must be absolute. If it is empty,
+// [DefaultMiddlewarePath] is used. Only 3.0.0 to 3.2.2 and 4.0.0 use apiID, because they keep a
+// copy for each API. Other releases keep one copy for all APIs with the same value. From 5.15 each
+// bundle of a list has a directory below that of the whole value.
 func CacheDir(gateway *semver.Version, middlewarePath, apiID, value string) ([]Cached, error) {
 	fail := func(object, hint, format string, a ...any) ([]Cached, error) {
 		return nil, &Error{Op: "find cached bundle", Object: object, Err: fmt.Errorf(format, a...),
@@ -96,7 +94,7 @@ func CacheDir(gateway *semver.Version, middlewarePath, apiID, value string) ([]C
 	return all, nil
 }
 
-// cachesPerAPI is seen in the tags 3.0.0 to 3.2.2 and 4.0.0.
+// cachesPerAPI was read in the tags 3.0.0 to 3.2.2 and 4.0.0.
 func cachesPerAPI(gateway *semver.Version) bool {
 	v := release(gateway)
 	return v.LessThan(semver.New(3, 2, 3, "", "")) || v.Equal(semver.New(4, 0, 0, "", ""))

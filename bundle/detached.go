@@ -16,10 +16,11 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// SignDetached returns a signature over the whole zip: base64 of RSA PKCS#1 v1.5
-// over SHA-256 of its bytes. Gateways do not look at it. It covers what the
-// signature in the manifest leaves out: names, hooks and boundaries. openssl
-// dgst -sha256 -verify checks it once it is decoded.
+// SignDetached returns a signature over the whole zip: base64 of RSA PKCS#1 v1.5 over SHA-256 of
+// its bytes. Gateways ignore it. It covers what the signature in the manifest leaves out: names,
+// hooks and the boundaries between files. After decoding, openssl dgst -sha256 -verify checks it.
+//
+// A signer without an RSA key of at least 1024 bits is an error of kind [ErrKey].
 func SignDetached(zip io.Reader, signer crypto.Signer) (string, error) {
 	public, err := checkSigner(signer)
 	if err != nil {
@@ -32,8 +33,8 @@ func SignDetached(zip io.Reader, signer crypto.Signer) (string, error) {
 	return signDigest(signer, public, h.Sum(nil))
 }
 
-// VerifyDetached checks a signature of [SignDetached]. A wrong one is an error of
-// kind [ErrSignature], an empty one of kind [ErrUnsigned].
+// VerifyDetached checks a signature of [SignDetached]. A wrong signature is an error of kind
+// [ErrSignature], an empty one of kind [ErrUnsigned].
 func VerifyDetached(zip io.Reader, signature string, key *rsa.PublicKey) error {
 	const op = "verify detached signature"
 	if err := checkKey(op, key); err != nil {
@@ -62,14 +63,14 @@ func verifyDigest(digest []byte, signature string, key *rsa.PublicKey) error {
 	return nil
 }
 
-// SignatureSuffix is what the name of a zip gets for the file of its detached signature.
+// SignatureSuffix follows the name of a zip in the name of its signature's file.
 const SignatureSuffix = ".sig"
 
 // maxSignature bounds the file of a detached signature: RSA of 16384 bits has 2,732 characters.
 const maxSignature = 4 << 10
 
-// SignFile signs the zip at path with [SignDetached] and writes the signature to a file next to it,
-// whose name is that of the zip and [SignatureSuffix]. After an error an earlier file is as it was.
+// SignFile signs the zip at path with [SignDetached]. It writes the signature to the file path +
+// [SignatureSuffix] with mode 0644. After an error or a kill, an earlier signature is unchanged.
 func SignFile(ctx context.Context, path string, signer crypto.Signer) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -91,8 +92,7 @@ func SignFile(ctx context.Context, path string, signer crypto.Signer) error {
 }
 
 // VerifyFile checks the zip at path against the signature that [SignFile] wrote next to it. A
-// missing
-// one is an error of kind [ErrUnsigned], a wrong one of kind [ErrSignature].
+// missing signature is an error of kind [ErrUnsigned], a wrong one of kind [ErrSignature].
 func VerifyFile(path string, key *rsa.PublicKey) error {
 	digest, err := DigestFile(path)
 	if err != nil {
@@ -101,8 +101,8 @@ func VerifyFile(path string, key *rsa.PublicKey) error {
 	return verifyBeside(path, digest, key)
 }
 
-// verifyBeside checks a digest of the file at path against the signature next to it, so that the
-// bytes that were hashed are those that are judged.
+// verifyBeside checks a digest of the file at path against the signature next to it. It does not
+// read the file again, because the file may have changed.
 func verifyBeside(path string, digest Digest, key *rsa.PublicKey) error {
 	const op = "verify detached signature"
 	if err := checkKey(op, key); err != nil {

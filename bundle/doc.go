@@ -1,26 +1,37 @@
-// Package bundle builds, verifies, publishes and reads Tyk plugin bundles: the zip
-// of plugin files and manifest.json that a gateway downloads for an API.
+// Package bundle builds, verifies, publishes and reads Tyk plugin bundles. A bundle
+// is a zip of plugin files and manifest.json. A gateway downloads it for an API.
 //
-// [Write] and [WriteFile] build what "tyk bundle build" builds. [Verify] and
-// [Extract] check a bundle and trust nothing in it. [Resolve] answers which file a
-// gateway loads when it starts. [ForUpgrade] arranges the present and the new
-// build of each plugin in one bundle, so that both gateway releases load their
-// own, and predicts what running gateways do. [WriteUpgrade] does it all.
+// [WriteFile] builds what "tyk bundle build" builds. [Verify] and [Extract] check a
+// bundle and trust nothing in it. [Resolve] tells which file a gateway loads when it
+// starts:
+//
+//	l := bundle.Loader{Gateway: semver.MustParse("5.2.5")}
+//	r, err := bundle.Resolve("plugin.so", l, m.FileList)
+//	// r.File is plugin_v5.2.5_linux_amd64.so if the bundle has it
+//
+// [ForUpgrade] arranges the current and the new build of each plugin in one bundle,
+// so that both gateway releases load their own build. It also predicts what running
+// gateways do. [WriteUpgrade] plans, writes and verifies such a bundle in one call.
 //
 // # Switching gateways
 //
-// A gateway keeps a bundle by its name and downloads no name twice. A running
-// gateway that is given a new name with the same plugin refuses it: "plugin
-// already loaded". Up to 5.0.0 requests then pass without the plugin; from 5.0.1
-// on each is answered with 500, until a restart. /hello stays "pass".
+// A gateway caches a bundle under its name and never downloads a cached name again.
+// If the APIs get a new name, a running gateway fetches it but cannot load the same
+// plugin twice: "plugin already loaded". [WithoutPlugin] tells by release whether
+// requests then pass without the plugin or fail with 500. /hello stays "pass".
 //
-// So keep the name. [Publication] serves the new bundle under it and keeps the old
-// one. Gateways go on with their caches. Then take each host in its turn: drain
-// it, stop the gateway, remove the directories of [CacheDir], start it. [Mode] has
-// the other ways.
+// So keep the name. [Publication] serves the new bundle under the old name and keeps
+// the old file. Running gateways continue with their caches. Then handle one host at
+// a time: drain it, stop the gateway, remove the directories of [CacheDirs], and
+// start the gateway. [Mode] lists the other methods.
 //
-// The rules are those of Tyk 3.0.0 to 5.14.0; what 5.15 adds was read in its
-// sources. Several goroutines may call the functions as long as nobody changes a
-// [Manifest] meanwhile. Functions that leave files behind take a context; the
-// others run until their reader or writer ends.
+// # Limits
+//
+// The rules were read in the sources of Tyk 3.0.0 to 5.14.0. Those of 5.15 were read
+// in its sources before the release. Predictions say whether a plugin loads, not
+// whether it works. Zips are read with the limits of [VerifyOptions].
+//
+// The functions are safe for concurrent use while nobody changes a [Manifest].
+// Functions that write files take a context. The others run until their reader or
+// writer ends.
 package bundle

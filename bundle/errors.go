@@ -25,18 +25,20 @@ var (
 	ErrAccepted  = errors.New("the publication is accepted and the old bundle is removed")
 )
 
-// Error is the error type of this package. Kind is one of its sentinels or nil.
+// Error is the error type of this package. Its text is "Op Object: cause; Next". It holds no
+// secrets.
 type Error struct {
 	Op     string // what was attempted: "write bundle", "verify bundle"
 	Object string // the file, entry or manifest field; may be empty
-	Kind   error  // a sentinel of this package; nil if reading or writing failed
-	Err    error  // the cause; nil if Kind says it all
+	Kind   error  // a sentinel of this package; nil if a read or a write failed
+	Err    error  // the cause; nil if Kind is the whole cause
 	Next   string // what to do; may be empty
 	Retry  bool   // the same call may succeed later
 
 	Findings []Finding // of ErrManifest: those of severity Refused, at least one
 }
 
+// Error returns the text for people: what failed, the cause and the next step.
 func (e *Error) Error() string {
 	s := e.Op
 	if e.Object != "" {
@@ -73,8 +75,8 @@ func (e *Error) Unwrap() []error {
 	return all
 }
 
-// Retryable reports whether the same call may succeed later: true if reading,
-// writing or asking failed, false if the content is bad.
+// Retryable reports whether the same call may succeed later. It is true if a read, a write or a
+// request failed, and false if the content is bad.
 func (e *Error) Retryable() bool { return e.Retry }
 
 // Hint returns the next step, or an empty string.

@@ -11,13 +11,13 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Extract verifies the bundle at r as [Verify] does while it unpacks it into
-// dir, which is created (its parent must exist) or must hold none of the
-// bundle's names. Nothing outside dir is touched, whatever the names and links
-// in it. Files get mode 0644 and are on disk when Extract returns.
+// Extract verifies the bundle at r like [Verify] and unpacks it into dir. The parent of dir must
+// exist. Extract creates dir; an existing one must not hold any of the bundle's names. Names and
+// links in the bundle never lead outside dir. Files have mode 0644 and are on disk when Extract
+// returns.
 //
-// When anything fails or ctx ends, what was created is removed again. Files are
-// there before they are verified: use them only after Extract has returned.
+// After an error or the end of ctx, Extract removes everything that it created. A kill may leave
+// files that were not verified, so use them only after Extract has returned.
 func Extract(ctx context.Context, r io.ReaderAt, size int64, dir string,
 	o VerifyOptions) (*Manifest, error) {
 	const op = "extract bundle"
@@ -44,7 +44,7 @@ func Extract(ctx context.Context, r io.ReaderAt, size int64, dir string,
 	return a.manifest, nil
 }
 
-// target is the directory being filled, with what must go again on failure.
+// target is the directory that is filled, with the list of what to remove after a failure.
 type target struct {
 	dir     string
 	root    *os.Root

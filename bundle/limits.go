@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// Limits of [VerifyOptions] and [Options] if none are given.
+// Default limits of [VerifyOptions] and [Options].
 const (
 	DefaultMaxSize  = 2 << 30 // bytes of all files together, unpacked
 	DefaultMaxFiles = 1000
@@ -15,7 +15,7 @@ const (
 
 const (
 	maxManifest = 1 << 20
-	// Files below this size are harmless whatever their ratio: a text of blanks, say.
+	// Smaller files are harmless at any ratio, for example a text of spaces.
 	ratioFloor = 1 << 20
 )
 

@@ -8,10 +8,10 @@ type Listed struct {
 	Manifest *Manifest
 }
 
-// CheckList returns what a gateway from 5.15 on does not accept of a list of
-// bundles, in the order of the list: it appends their hooks, takes auth_check
-// from one bundle only, wants one driver, and leaves traffic_logs out. The rules
-// were read in the public repository before 5.15 was released.
+// CheckList returns the findings about a list of bundles for gateways from 5.15 on, in the order of
+// the list. Such a gateway appends the hooks of all bundles. It accepts auth_check in only one
+// bundle and only one driver, and it ignores traffic_logs. The rules were read in the public
+// repository before the release of 5.15.
 func CheckList(list []Listed) []Finding {
 	var all []Finding
 	add := func(s Severity, name, format, remedy string, a ...any) {

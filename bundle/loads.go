@@ -10,10 +10,10 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Opens returns the plugin files that a gateway opens of a bundle with this
-// manifest when it starts. name is the bundle's; pluginPath reads the plugin path
-// out of a file of the bundle, and nil leaves the paths unknown. Hooks for which
-// the gateway finds no file are left out; Resolve reports them.
+// Opens returns the plugin files that a gateway opens at its start from a bundle with this
+// manifest. name is the name of the bundle. pluginPath reads the plugin path of a file in the
+// bundle; if it is nil, the paths stay unknown. Opens leaves out hooks without a file, which
+// [Manifest.Resolve] reports.
 func (m *Manifest) Opens(name string, l Loader, pluginPath func(file string) (string,
 	error)) ([]Open, error) {
 	if m.Middleware.Driver != driverGo {
@@ -41,27 +41,27 @@ func (m *Manifest) Opens(name string, l Loader, pluginPath func(file string) (st
 	return opens, nil
 }
 
-// Enforces reports whether a gateway refuses a bundle whose checksum or signature
-// is wrong: from 5.0.12 and from 5.3.1 on. Releases before, and 5.1.0 to 5.3.0,
-// log "Bundle verification failed" and load it.
+// Enforces reports whether a gateway refuses a bundle with a wrong checksum or signature. Releases
+// 5.0.12 to 5.0.x and those from 5.3.1 on do. Earlier releases and 5.1.0 to 5.3.0 log "Bundle
+// verification failed" and load the bundle.
 func Enforces(gateway *semver.Version) bool {
 	v := release(gateway)
 	return !v.LessThan(semver.New(5, 3, 1, "", "")) ||
 		!v.LessThan(semver.New(5, 0, 12, "", "")) && v.LessThan(semver.New(5, 1, 0, "", ""))
 }
 
-// Acceptance is what a gateway does with a bundle that it downloads.
+// Acceptance predicts what a gateway does with a downloaded bundle.
 type Acceptance struct {
 	Gateway string `json:"gateway"`
 	Bundle  string `json:"bundle"`
 	Loads   bool   `json:"loads"`             // false: APIs that name it are not served
-	Problem string `json:"problem,omitempty"` // what is wrong with it, also if it loads
-	Err     error  `json:"-"`                 // the same as an error of this package
+	Problem string `json:"problem,omitempty"` // what is wrong, even if the bundle loads
+	Err     error  `json:"-"`                 // Problem as an error of this package
 }
 
-// Accept checks a bundle of size bytes at r against the key of a gateway's
-// public_key_path, nil if that is not set, and says what each release does with
-// it. An error means that the bundle cannot be read at all.
+// Accept checks a bundle of size bytes at r and predicts what each release does with it. key is the
+// key in the gateway's public_key_path, or nil if that is not set. An error means that the bundle
+// cannot be read.
 func Accept(name string, r io.ReaderAt, size int64, key *rsa.PublicKey,
 	gateways ...*semver.Version) ([]Acceptance, error) {
 	_, err := Verify(r, size, VerifyOptions{Key: key})

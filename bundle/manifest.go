@@ -18,22 +18,22 @@ import (
 // ManifestName is the name of the manifest inside a bundle.
 const ManifestName = "manifest.json"
 
-// Manifest is a bundle's manifest.json. Order and tags of the fields are those
-// of the gateway's own type, stable from 3.0.0 to 5.14.0 but for the two
-// "disabled", which came in 5.0.0. Marshalling one gives the bytes that "tyk
-// bundle build" 5.14 gives, and with traffic_logs those of 5.15.
+// Manifest is a bundle's manifest.json. The fields have the order and tags of the gateway's own
+// type. That type is the same from 3.0.0 to 5.14.0, except for the two "disabled", which 5.0.0
+// added. A marshalled Manifest has the same bytes as one of "tyk bundle build" 5.14, or of 5.15
+// with traffic_logs.
 type Manifest struct {
 	FileList   []string   `json:"file_list"`
 	Middleware Middleware `json:"custom_middleware"`
 	Checksum   string     `json:"checksum"`  // lower-case hex MD5 over the files in list order
 	Signature  string     `json:"signature"` // base64 RSA PKCS#1 v1.5 over SHA-256 of the same bytes
 
-	// Unknown holds the fields that [Parse] met and the gateway 5.14 does not
-	// know, by JSON path. They are reported by Validate and not written.
+	// Unknown holds by JSON path the fields that [Parse] found and gateway 5.14 does not know.
+	// Validate reports them, and Write leaves them out.
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
-// Middleware says which functions the gateway calls, and when.
+// Middleware lists the functions that the gateway calls, by stage.
 type Middleware struct {
 	Pre         []Hook `json:"pre"`
 	Post        []Hook `json:"post"`
@@ -46,8 +46,8 @@ type Middleware struct {
 	IDExtractor IDExtractor `json:"id_extractor"`
 }
 
-// Hook is one function. With the goplugin driver Name is the exported symbol
-// and Path the file, from which gateways derive versioned names: see [Resolve].
+// Hook is one function. With the goplugin driver, Name is the exported symbol and Path the file.
+// Gateways derive versioned file names from Path: see [Resolve].
 type Hook struct {
 	Disabled       bool   `json:"disabled"` // ignored by gateways before 5.0.0
 	Name           string `json:"name"`
@@ -56,7 +56,7 @@ type Hook struct {
 	RawBodyOnly    bool   `json:"raw_body_only"`
 }
 
-// IDExtractor lets the gateway cache what a custom authentication returned.
+// IDExtractor lets the gateway cache the result of a custom authentication.
 type IDExtractor struct {
 	Disabled        bool           `json:"disabled"`
 	ExtractFrom     string         `json:"extract_from"` // body, header, querystring or form
@@ -64,8 +64,8 @@ type IDExtractor struct {
 	ExtractorConfig map[string]any `json:"extractor_config"`
 }
 
-// Parse reads a manifest.json. It accepts what the gateway accepts, but nothing
-// after the object; whether the content makes sense is for [Manifest.Validate].
+// Parse reads a manifest.json. It accepts what the gateway accepts, but no data after the object.
+// [Manifest.Validate] checks the content.
 func Parse(data []byte) (*Manifest, error) {
 	m := &Manifest{Unknown: map[string]json.RawMessage{}}
 	if err := json.Unmarshal(data, m); err != nil {
@@ -144,7 +144,7 @@ func fieldByTag(t reflect.Type, name string) (reflect.StructField, bool) {
 	return reflect.StructField{}, false
 }
 
-// WriteTo writes the manifest as it is in a bundle: compact JSON.
+// WriteTo writes the manifest as compact JSON, its form in a bundle.
 func (m *Manifest) WriteTo(w io.Writer) (int64, error) {
 	data, err := json.Marshal(m)
 	if err != nil {
@@ -163,9 +163,9 @@ type placed struct {
 	traffic  bool // traffic_logs
 }
 
-// TrafficLogsSince is the first release that reads traffic_logs of a manifest.
-// It loads the file by its exact name, and not from a list of bundles. It was read
-// in the public repository before 5.15 was released.
+// TrafficLogsSince is the first release that reads traffic_logs of a manifest. It loads the file by
+// its exact name, and ignores traffic_logs in a list of bundles. The rule was read in the public
+// repository before the release of 5.15.
 var TrafficLogsSince = semver.New(5, 15, 0, "", "")
 
 // resolve is what a gateway loads for the hook. Of traffic_logs it is nothing

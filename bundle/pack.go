@@ -11,23 +11,24 @@ import (
 	"slices"
 )
 
-// UpgradeResult is a bundle for two gateway versions that was written and read
-// again.
+// UpgradeResult describes a bundle for two gateway versions that was written and verified.
 type UpgradeResult struct {
 	Result
 	Plan *UpgradePlan
-	// Loads lists by gateway version the files that it takes from the bundle at
-	// its start, in the order of the hooks.
+	// Loads lists by gateway version the files that the gateway loads at its start, in the order of
+	// the hooks.
 	Loads map[string][]string
 }
 
-// WriteUpgrade plans a bundle for both versions of u, writes it to path and
-// verifies the file that it wrote: structure, checksum, the signature if o signs,
-// the plan's manifest, and that each version takes its own build of every
-// plugin. m is the manifest that is in use; src has its files and those of
-// u.Plugins. If the plan has response hooks, Plugin.Response is set by itself.
+// WriteUpgrade plans a bundle for both versions of u, writes it to path and verifies the written
+// file. It checks structure, checksum, the signature if o signs, and the plan's manifest. It also
+// checks that each version loads its own build of every plugin.
 //
-// After an error path is as it was.
+// m is the manifest in use. src has its files and those of u.Plugins. WriteUpgrade sets
+// Plugin.Response for plugins that response hooks use.
+//
+// After an error or a kill, an earlier file at path is unchanged. A kill may leave path + ".new",
+// which the next call replaces.
 func WriteUpgrade(ctx context.Context, path string, src fs.FS, m *Manifest, u Upgrade,
 	o Options) (*UpgradeResult, error) {
 	const op = "write upgrade bundle"
@@ -77,8 +78,8 @@ func (m *Manifest) usedByResponse(u Upgrade, p Plugin) bool {
 	return false
 }
 
-// compare reads the file at path as gateways will, and compares what each release
-// loads with the plan.
+// compare reads the file at path like a gateway, and compares what each release loads with the
+// plan.
 func (p *UpgradePlan) compare(path string, want *Manifest, o Options,
 	wrote Result) (map[string][]string, error) {
 	f, err := os.Open(path)

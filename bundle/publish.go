@@ -19,13 +19,13 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Digest identifies a file by its content.
+// Digest identifies a file by its size and content.
 type Digest struct {
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"` // lower-case hex
 }
 
-// DigestFile reads the file at path.
+// DigestFile reads the file at path and returns its digest.
 func DigestFile(path string) (Digest, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -37,39 +37,40 @@ func DigestFile(path string) (Digest, error) {
 	return Digest{n, hex.EncodeToString(h.Sum(nil))}, err
 }
 
-// Publication is a bundle that takes the place of another one in a directory
-// that a bundle server serves. The old file stays next to it, hidden, until the
-// publication is accepted or reverted.
+// Publication replaces a bundle in a directory that a bundle server serves. The old bundle stays
+// next to the new one, hidden, until the publication is accepted or reverted.
 //
-// Two files next to the bundle keep the state: .NAME.publication, the record, and
-// .NAME.kept, the old bundle. Every method may be repeated, also after kill -9
-// at any moment, and goes on from what it finds. Readers of the bundle see the
-// old file or the new one, each as a whole.
+// Two files next to the bundle keep the state: the record .NAME.publication and the old bundle
+// .NAME.kept. Every method may be called again, also after a kill -9 at any moment, and continues
+// from the state that it finds. Readers of the bundle see the old file or the new one, each as a
+// whole. A lock on Dir excludes other processes: the second call fails with [ErrPublished] and may
+// be retried.
 type Publication struct {
 	Dir  string // the served directory; nobody but its owner and root may write there
-	Name string // of the bundle in it, as the APIs have it
-	Run  string // who publishes; another run is refused until this one is accepted or reverted
+	Name string // the bundle's name in the APIs
+	Run  string // id of the run; another run is refused until this one is accepted or reverted
 
-	// Key, if set, must have signed what is published: Publish looks for the signature of [SignFile]
-	// beside the file and refuses it with [ErrUnsigned] or [ErrSignature] before anything changes.
+	// Key is the key that must have signed a published file. Publish checks the signature of
+	// [SignFile] next to the file. A missing signature is refused with [ErrUnsigned] and a wrong
+	// one with [ErrSignature], before anything changes. nil: any file is published.
 	Key *rsa.PublicKey
 }
 
-// State is how far a publication has come.
+// State is the progress of a publication.
 type State string
 
 // The states of a publication.
 const (
-	StateNone      State = "none"      // no record: nothing to revert or accept
+	StateNone      State = "none"      // no record; nothing to revert or accept
 	StatePrepared  State = "prepared"  // recorded; the old bundle is still served
 	StatePublished State = "published" // the new bundle is served
-	StateAccepted  State = "accepted"  // being accepted: only leftovers remain
+	StateAccepted  State = "accepted"  // accepted; Accept has not yet removed all files
 )
 
-// Record is what a publication has written down.
+// Record is the state that a publication keeps on disk.
 type Record struct {
 	Run      string  `json:"run"`
-	Old      *Digest `json:"old"` // nil: there was none
+	Old      *Digest `json:"old"` // nil: no bundle had the name
 	New      Digest  `json:"new"`
 	Accepted bool    `json:"accepted,omitempty"`
 }
@@ -77,7 +78,7 @@ type Record struct {
 func (p Publication) path() string   { return filepath.Join(p.Dir, p.Name) }
 func (p Publication) record() string { return filepath.Join(p.Dir, "."+p.Name+".publication") }
 
-// Kept is the path of the old bundle while the publication is not accepted.
+// Kept returns the path of the old bundle. The file exists from Publish until Accept or Revert.
 func (p Publication) Kept() string { return filepath.Join(p.Dir, "."+p.Name+".kept") }
 
 func (p Publication) fail(op string, kind, err error, hint string) error {
@@ -117,7 +118,7 @@ func (p Publication) read(op string) (*Record, error) {
 		info.Mode().Perm()&0o022 != 0 ||
 		ok && int(stat.Uid) != os.Geteuid() && stat.Uid != 0 {
 		return nil, p.fail(op, ErrChanged, fmt.Errorf("others can write %s", p.record()),
-			"look who made it, and remove it")
+			"check who made it, then remove it")
 	}
 	data, err := os.ReadFile(p.record())
 	if err != nil {
@@ -126,7 +127,7 @@ func (p Publication) read(op string) (*Record, error) {
 	r := &Record{}
 	if err := json.Unmarshal(data, r); err != nil || r.Run == "" || len(r.New.SHA256) != 64 {
 		return nil, p.fail(op, ErrChanged, fmt.Errorf("%s is not a record: %w", p.record(),
-			errors.Join(err, fs.ErrInvalid)), "look at both files and remove it")
+			errors.Join(err, fs.ErrInvalid)), "compare it with the bundle, then remove it")
 	}
 	return r, nil
 }
@@ -144,15 +145,13 @@ func (p Publication) write(ctx context.Context, r *Record) error {
 	return err
 }
 
-// lock keeps two processes from publishing at once. The kernel releases it with
-// the process.
+// lock excludes other processes. The kernel releases it with the process.
 func (p Publication) lock(op string) (func(), error) {
 	d, err := os.Open(p.Dir)
 	if err != nil {
 		return nil, p.fail(op, nil, err, "")
 	}
-	// A child of this process that is just being forked holds a lock on until it has begun its
-	// program.
+	// A child that this process just forked holds the lock until it executes its program.
 	err = syscall.EWOULDBLOCK
 	for try := 0; try < 20 && err != nil; try++ {
 		if try > 0 {
@@ -226,7 +225,8 @@ func digestOf(path string) (*Digest, error) {
 
 func same(a, b *Digest) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
 
-// State reads the record of whichever run has one, and compares nothing.
+// State returns the state and the record of any run that has published under this name. The record
+// is nil for [StateNone]. State takes no lock and changes nothing.
 func (p Publication) State() (State, *Record, error) {
 	const op = "read publication"
 	r, err := p.read(op)
@@ -246,10 +246,10 @@ func (p Publication) State() (State, *Record, error) {
 	return StatePrepared, r, nil
 }
 
-// Publish serves file under the name. The old file is copied aside first and
-// compared; a record says so. With the same run and file Publish does nothing
-// that is done. Errors of kind [ErrPublished] or [ErrChanged] leave everything
-// as it is.
+// Publish serves file under the name. It writes the record first, then copies the old bundle aside
+// and compares the copy, and then replaces the bundle. A second call with the same run and file
+// continues an interrupted one or does nothing. After an error the old bundle or the new one is
+// served as a whole. Errors of kind [ErrPublished] or [ErrChanged] change nothing.
 func (p Publication) Publish(ctx context.Context, file string) (Record, error) {
 	const op = "publish bundle"
 	r, unlock, err := p.begin(op)
@@ -277,7 +277,7 @@ func (p Publication) Publish(ctx context.Context, file string) (Record, error) {
 			return Record{}, p.fail(op, nil, err, "")
 		}
 	case r.Accepted:
-		return Record{}, p.fail(op, ErrAccepted, nil, "give the next publication a run of its own")
+		return Record{}, p.fail(op, ErrAccepted, nil, "give the next publication its own run")
 	case r.New != next:
 		return Record{}, p.fail(op, ErrPublished, errors.New("the same run published other content"),
 			"revert it first")
@@ -329,9 +329,10 @@ func (p Publication) copy(ctx context.Context, from, to string, want Digest,
 	return err
 }
 
-// Revert serves the old bundle again, or none if there was none, and removes the
-// record. Without a record it does nothing. After [Publication.Accept] the error
-// is of kind [ErrAccepted].
+// Revert serves the old bundle again and removes the record. If no bundle had the name before,
+// Revert removes the new one. Without a record it does nothing. If the publication is being
+// accepted, the error is of kind [ErrAccepted]. If somebody else changed the bundle, the error is
+// of kind [ErrChanged], and nothing changes.
 func (p Publication) Revert(ctx context.Context) error {
 	const op = "revert publication"
 	r, unlock, err := p.begin(op)
@@ -369,8 +370,9 @@ func (p Publication) Revert(ctx context.Context) error {
 	return p.forget(op)
 }
 
-// Accept removes the old bundle and the record. Without a record it does
-// nothing.
+// Accept removes the old bundle and the record; a revert is then no longer possible. Without a
+// record it does nothing. If the new bundle is not the served one, the error is of kind
+// [ErrChanged].
 func (p Publication) Accept(ctx context.Context) error {
 	const op = "accept publication"
 	r, unlock, err := p.begin(op)

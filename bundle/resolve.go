@@ -11,7 +11,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Resolution is what one gateway version does for one hook.
+// Resolution is the file that one gateway version loads for one hook.
 type Resolution struct {
 	Hook    string   `json:"hook,omitempty"` // JSON path of the hook; set by Manifest.Resolve
 	Path    string   `json:"path"`           // as written in the hook
@@ -21,7 +21,7 @@ type Resolution struct {
 	File string `json:"file"`
 }
 
-// form is one way in which a gateway derives a file name from a hook path.
+// form is one rule by which a gateway derives a file name from a hook path.
 type form int
 
 const (
@@ -30,8 +30,8 @@ const (
 	prefixed             // plugin_v5.2.5_linux_amd64.so, what the compiler writes from 4.1.0 on
 )
 
-// eras is the loader's history. tyk-docs still describe the order of 4.3.0 for
-// all later versions.
+// eras is the loader's history, read in the sources. tyk-docs still describes the order of 4.3.0
+// for all later versions.
 var eras = []struct {
 	from              *semver.Version
 	request, response []form
@@ -44,28 +44,28 @@ var eras = []struct {
 	{semver.New(4, 3, 2, "", ""), []form{prefixed, bare, exact}, []form{prefixed, bare, exact}},
 }
 
-// Loader is a gateway that looks for a plugin file.
+// Loader describes a gateway that looks for a plugin file.
 type Loader struct {
 	Gateway      *semver.Version // a pre-release counts as its release, as it does in the loader
 	GOOS, GOARCH string          // the gateway's; empty: linux, amd64
-	// Response: it looks for a response hook. Gateways before 4.3.2 load those by
-	// their exact name only.
+	// Response is true for a response hook. Gateways before 4.3.2 load its plugin only by the exact
+	// name.
 	Response bool
 }
 
-// Resolve returns which of files a gateway loads for a hook of the goplugin
-// driver when it starts, and the names that it tries in order. A gateway that
-// runs may refuse the file all the same: see [Switch].
+// Resolve returns which of files a gateway loads at its start for a hook of the goplugin driver.
+// The Resolution also has the names that the gateway tries, in order. A running gateway may still
+// refuse the file: see [Switch].
 //
-// If no name fits, the error is of kind [ErrNotFound] and the Resolution still
-// has the names.
+// If no name matches, the error is of kind [ErrNotFound] and the Resolution still has the names.
+// The order was read in the sources of 3.0.0 to 5.14.0.
 func Resolve(hook string, l Loader, files []string) (Resolution, error) {
 	return resolve(hook, l.Gateway, l.GOOS, l.GOARCH, files, l.Response)
 }
 
-// Resolve resolves every hook of a goplugin manifest against its file_list.
-// Disabled hooks are left out from 5.0.0 on; earlier gateways load them.
-// The error joins those of the hooks that load nothing.
+// Resolve resolves every hook of a goplugin manifest against its file_list. From 5.0.0 on it leaves
+// out disabled hooks; earlier gateways load them. The error joins the errors of all hooks without a
+// file. Other drivers are an error.
 func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Resolution, error) {
 	if m.Middleware.Driver != driverGo {
 		return nil, &Error{Op: "resolve hooks", Object: "custom_middleware.driver",
@@ -115,10 +115,10 @@ func resolve(hook string, gateway *semver.Version, goos, goarch string, files []
 		"add a file of one of these names to file_list")
 }
 
-// candidates lists the names that a gateway tries, relative to the bundle's
-// directory; nil when hook names no file.
+// candidates lists the names that a gateway tries, relative to the bundle's directory. It returns
+// nil if hook names no file.
 func candidates(hook string, gateway *semver.Version, goos, goarch string, response bool) []string {
-	// The gateway joins the path to the bundle's directory, so leading slashes vanish.
+	// The gateway joins the path to the bundle's directory, which drops leading slashes.
 	name := path.Clean(strings.TrimLeft(hook, "/"))
 	if name == "." || name == ".." || strings.HasSuffix(name, "/..") {
 		return nil

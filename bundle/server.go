@@ -16,25 +16,24 @@ import (
 	"example.com/tykupgrade/internal/redact"
 )
 
-// DefaultFetchTime bounds a download. Gateways give one 5 seconds; see
-// [GatewayFetchTime].
+// DefaultFetchTime is the limit of a whole download. Gateways allow less: see [GatewayFetchTime].
 const DefaultFetchTime = time.Minute
 
-// GatewayFetchTime is how long a gateway waits for a bundle, from 4.0.11 and
-// 4.3.2 on with up to four retries.
+// GatewayFetchTime is how long a gateway waits for a bundle. From 4.0.11 and 4.3.2 on it retries up
+// to four times.
 const GatewayFetchTime = 5 * time.Second
 
-// FetchOptions changes how a bundle server is asked.
+// FetchOptions changes the requests to a bundle server. The zero value is useful.
 type FetchOptions struct {
-	Client  *http.Client  // its transport counts: TLS, CAs, proxies; nil: the default one
-	Header  http.Header   // sent along; never shown in errors
+	Client  *http.Client  // gives transport and cookies: TLS, CAs, proxies; nil: the default one
+	Header  http.Header   // sent with the request; never in errors
 	Timeout time.Duration // of the whole download; 0: DefaultFetchTime
 	MaxSize int64         // bytes of a bundle; 0: DefaultMaxSize
 }
 
-// Served reports whether the bundle server has exactly this bundle at addr: nil,
-// or an error of kind [ErrServer] with what it has instead. At most one byte more
-// than want.Size is read. A redirect is refused.
+// Served checks that the bundle server has exactly the bundle want at addr. If it serves another
+// file, redirects or answers another status than 200, the error is of kind [ErrServer]. Served
+// reads at most want.Size + 1 bytes.
 func Served(ctx context.Context, addr string, want Digest, o FetchOptions) error {
 	const op = "look for bundle"
 	o.MaxSize = want.Size
@@ -51,9 +50,9 @@ func Served(ctx context.Context, addr string, want Digest, o FetchOptions) error
 	return nil
 }
 
-// Fetch downloads the bundle at addr into the new or existing file at path. An
-// answer of 404 is an error of kind [ErrServer] that matches fs.ErrNotExist too.
-// After an error path is as it was.
+// Fetch downloads the bundle at addr into a file at path with mode 0644, and replaces an existing
+// file. Status 404 is an error of kind [ErrServer] that also matches fs.ErrNotExist. After an error
+// or a kill, an existing file is unchanged.
 func Fetch(ctx context.Context, addr, path string, o FetchOptions) (Digest, error) {
 	var failed error
 	sum, err := atomicfile.Write(ctx, path, atomicfile.Options{Mode: 0o644}, func(w io.Writer) error {
@@ -132,12 +131,12 @@ func (o FetchOptions) get(ctx context.Context, op, addr string, w io.Writer) (in
 	}
 	if n > o.MaxSize {
 		return fail(ErrServer, fmt.Errorf("%w: more than %d bytes", ErrLimit, o.MaxSize),
-			"look what the server has there", false)
+			"check what the server has there, or raise MaxSize", false)
 	}
 	return n, nil
 }
 
-// ended is the context's cause, nil while it goes on.
+// ended returns the context's cause, or nil while the context is not done.
 func ended(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return nil

@@ -22,8 +22,8 @@ const (
 		"(BEGIN RSA PUBLIC KEY)"
 )
 
-// ParsePrivateKey reads the key for [Options.Signer]: RSA, in PEM, as PKCS#1 or
-// PKCS#8. Errors match [ErrKey] and hold no part of the key.
+// ParsePrivateKey reads an RSA key for [Options.Signer] in PEM form, as PKCS#1 or PKCS#8. The key
+// must not be encrypted. Errors match [ErrKey] and hold no part of the key.
 func ParsePrivateKey(data []byte) (*rsa.PrivateKey, error) {
 	fail := func(format string, a ...any) (*rsa.PrivateKey, error) {
 		return nil, keyError("read private key", fmt.Sprintf(format, a...), acceptedPrivate)
@@ -53,8 +53,8 @@ func ParsePrivateKey(data []byte) (*rsa.PrivateKey, error) {
 	return fail("the PEM block is %q", block.Type)
 }
 
-// ParsePublicKey reads the key for [VerifyOptions.Key]: RSA, in PEM, as PKIX or
-// PKCS#1. Errors match [ErrKey].
+// ParsePublicKey reads an RSA key for [VerifyOptions.Key] in PEM form, as PKIX or PKCS#1. Errors
+// match [ErrKey].
 func ParsePublicKey(data []byte) (*rsa.PublicKey, error) {
 	fail := func(format string, a ...any) (*rsa.PublicKey, error) {
 		return nil, keyError("read public key", fmt.Sprintf(format, a...), acceptedPublic)
@@ -121,7 +121,7 @@ func checkSigner(signer crypto.Signer) (*rsa.PublicKey, error) {
 	return key, checkKey(op, key)
 }
 
-// minKeyBits is the least that Go's RSA takes, from 1.24 on.
+// minKeyBits is the smallest size that Go's RSA accepts from 1.24 on.
 const minKeyBits = 1024
 
 func checkKey(op string, key *rsa.PublicKey) error {

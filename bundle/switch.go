@@ -8,33 +8,33 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Mode is how gateways get a new bundle. The behaviour was measured on 5.2.5
-// and 5.14.0 and read in the sources of 3.0.0 to 5.14.0.
+// Mode is the method by which gateways get a new bundle. The behaviour was measured on 5.2.5 and
+// 5.14.0, and read in the sources of 3.0.0 to 5.14.0.
 type Mode string
 
 const (
-	// SameName publishes the bundle under the name that the APIs have. Gateways
-	// keep serving from their caches. Each host in its turn is drained and
-	// stopped, its cached directory is removed, and it starts.
+	// SameName publishes the bundle under the name that the APIs use. Running gateways continue
+	// with their caches. One host at a time is drained and stopped, its cached directory is
+	// removed, and its gateway starts.
 	SameName Mode = "same_name"
-	// UniquePath publishes under a new name a build for the present release that
-	// has a plugin path of its own. Running gateways reload onto it. Both copies
-	// stay in memory until a restart, and both run their init functions.
+	// UniquePath publishes the bundle under a new name. Its build for the current release has its
+	// own plugin path, so running gateways can load it. Both builds run their init functions and
+	// stay in memory until a restart.
 	UniquePath Mode = "unique_path"
-	// BlueGreen publishes under a new name that only the idle gateways see.
+	// BlueGreen publishes the bundle under a new name that only the idle gateways see.
 	BlueGreen Mode = "blue_green"
-	// NewName publishes under a new name and reloads running gateways onto a
-	// build with the plugin path that they have loaded. They refuse it.
+	// NewName publishes the bundle under a new name. Its build has the plugin path that running
+	// gateways have loaded, so they refuse it: [ErrOutage] without Force.
 	NewName Mode = "new_name"
 )
 
-// Modes lists every mode, the safest first.
+// Modes returns every mode, the safest first.
 func Modes() []Mode { return []Mode{SameName, UniquePath, BlueGreen, NewName} }
 
 // Effect is what happens to an API's requests.
 type Effect string
 
-// The effects.
+// Effects of a switch on requests.
 const (
 	PluginRuns     Effect = "plugin_runs"
 	PluginBypassed Effect = "plugin_bypassed" // requests pass without the plugin
@@ -42,10 +42,10 @@ const (
 	EffectUnknown  Effect = "unknown"
 )
 
-// WithoutPlugin returns what a gateway does with requests when it cannot load a
-// plugin: up to 5.0.0 they pass without it, authentication included; 4.0.13 to
-// 4.0.16 and from 5.0.1 on every request is answered with 500. /hello and
-// /ready stay as they are.
+// WithoutPlugin returns what a gateway does with requests if it cannot load a plugin. Releases up
+// to 5.0.0 let requests pass without the plugin, even if it authenticates. Releases 4.0.13 to
+// 4.0.16 and those from 5.0.1 on answer every request with 500. /hello and /ready do not change. A
+// nil gateway gives [EffectUnknown].
 func WithoutPlugin(gateway *semver.Version) Effect {
 	if gateway == nil {
 		return EffectUnknown
@@ -58,25 +58,26 @@ func WithoutPlugin(gateway *semver.Version) Effect {
 	return RequestsFail
 }
 
-// Open is a plugin file that a gateway process opens. Two files with one plugin
-// path cannot be open in one process: Go refuses the second with "plugin already
-// loaded". File names and contents do not count.
+// Open is a plugin file that a gateway process opens. A process cannot open two files with the same
+// plugin path: Go refuses the second with "plugin already loaded". File names and contents do not
+// matter.
 type Open struct {
-	Bundle     string `json:"bundle,omitempty"`      // its name; empty: a file outside bundles
+	Bundle     string `json:"bundle,omitempty"`      // name of the bundle; empty: a file outside bundles
 	File       string `json:"file"`                  // in the bundle, or on the gateway's disk
 	PluginPath string `json:"plugin_path,omitempty"` // from the file; empty: unknown
 }
 
+// String returns BUNDLE/FILE, or FILE outside bundles.
 func (o Open) String() string { return strings.TrimPrefix(o.Bundle+"/"+o.File, "/") }
 
-// Clash is two files of which a process can open only the first.
+// Clash is a pair of files with one plugin path. A process can open only the first.
 type Clash struct {
 	First  Open `json:"first"`
 	Second Open `json:"second"`
 }
 
-// Clashes returns the files that a process cannot open because an earlier one of
-// the list has their plugin path. Files without a known path are left out.
+// Clashes returns the files that a process cannot open because an earlier file of the list has the
+// same plugin path. It ignores files without a known path.
 func Clashes(opens []Open) []Clash {
 	var all []Clash
 	first := map[string]Open{}
@@ -95,37 +96,37 @@ func Clashes(opens []Open) []Clash {
 	return all
 }
 
-// Switch says how gateways get the bundle of an [Upgrade].
+// Switch describes how gateways get the bundle of an [Upgrade].
 type Switch struct {
 	Mode Mode   // empty: SameName
-	Name string // the bundle's name now, as the APIs have it
-	New  string // its name afterwards; empty with SameName
+	Name string // the bundle's current name in the APIs
+	New  string // its new name; empty with SameName
 
-	// Running is what running gateways have open for the APIs that change.
+	// Running lists the plugins that running gateways have open for the APIs that change.
 	Running []Open
-	// Others is what gateways open for other APIs, before and after.
+	// Others lists the plugins that gateways open for other APIs, before and after the switch.
 	Others []Open
-	// Force plans an outage that would be refused. The plan still shows it.
+	// Force plans a switch even if gateways lose a plugin. The plan still shows the outage.
 	Force bool
 }
 
-// Outcome is what one gateway does at one moment of a switch.
+// Outcome predicts what one gateway does at one moment of a switch.
 type Outcome struct {
 	Gateway string `json:"gateway"`
 	Effect  Effect `json:"effect"`
 	Text    string `json:"text"` // a sentence for people
 }
 
-// SwitchPlan predicts a switch. Nothing in it says that a plugin works.
+// SwitchPlan predicts a switch. It predicts whether plugins load, not whether they work.
 type SwitchPlan struct {
 	Mode    Mode    `json:"mode"`
 	Name    string  `json:"name,omitempty"`
 	New     string  `json:"new_name,omitempty"`
 	Running Outcome `json:"running"` // a gateway that runs while the bundle is published and reloaded
-	// a gateway of the present release that restarts by itself meanwhile
+	// a gateway of the current release that restarts by itself during the switch
 	Crashed Outcome `json:"crashed"`
 	Started Outcome `json:"started"` // a gateway of the new release at its start
-	// a gateway of the present release that starts with the new bundle
+	// a gateway of the current release that starts with the new bundle
 	Back   Outcome `json:"back"`
 	Forced bool    `json:"forced,omitempty"`
 }
@@ -180,7 +181,7 @@ func (u Upgrade) planSwitch(p *UpgradePlan) (*SwitchPlan, error) {
 		if c := Clashes(all); len(c) > 0 {
 			*start.into = Outcome{start.version.String(), WithoutPlugin(start.version), alreadyLoaded(c[0])}
 			if !s.Force {
-				return nil, fail(ErrOutage, "compile one of them with a plugin path of its own",
+				return nil, fail(ErrOutage, "compile one of them with its own plugin path",
 					"gateway %s opens %s and %s, and both have the plugin path %s", start.version, c[0].First,
 					c[0].Second, c[0].First.PluginPath)
 			}
@@ -220,7 +221,7 @@ func (u Upgrade) planSwitch(p *UpgradePlan) (*SwitchPlan, error) {
 		return plan, nil
 	}
 	hint := "use mode same_name, or compile the build for " + from +
-		" with a plugin path of its own and use mode unique_path"
+		" with its own plugin path and use mode unique_path"
 	if s.Mode == UniquePath {
 		hint = "compile the build for " + from + " with a build ID or another module path, or use " +
 			"mode same_name"

@@ -20,8 +20,8 @@ type Symbol struct {
 	Response bool // of a response hook, whose function has another signature
 }
 
-// Symbols returns the functions that a goplugin manifest names, disabled hooks left out.
-// Another driver is an error of kind [ErrManifest].
+// Symbols returns the functions that the hooks of a goplugin manifest name. It leaves out disabled
+// hooks and traffic_logs. Another driver is an error of kind [ErrManifest].
 func (m *Manifest) Symbols() ([]Symbol, error) {
 	if m.Middleware.Driver != driverGo {
 		return nil, &Error{Op: "list functions", Object: "custom_middleware.driver", Kind: ErrManifest,
@@ -37,15 +37,14 @@ func (m *Manifest) Symbols() ([]Symbol, error) {
 	return all, nil
 }
 
-// HookKinds returns the kinds of hooks that [ForHook] knows, in the order in which a gateway
-// calls them.
+// HookKinds returns the hook kinds that [ForHook] accepts, in the order of a gateway's calls.
 func HookKinds() []string {
 	return []string{"pre", "auth_check", "post_key_auth", "post", "response"}
 }
 
-// ForHook returns a manifest for one function of one plugin. file is the build that the
-// gateway loads now. The hook names the plugin without the suffix of a compiler if the
-// gateway finds the file by that name, and otherwise the file itself.
+// ForHook returns a manifest with one hook that calls the function symbol. file is the build that
+// the gateway loads now. The hook's path is [PluginName] of file if the gateway finds the file by
+// that name. Otherwise it is the base name of file.
 func ForHook(kind, symbol, file string, gateway *semver.Version) (*Manifest, error) {
 	const op = "make manifest"
 	if !slices.Contains(HookKinds(), kind) {
@@ -73,8 +72,8 @@ func ForHook(kind, symbol, file string, gateway *semver.Version) (*Manifest, err
 	return m, nil
 }
 
-// PluginName returns the name of a plugin's file without the suffix that the plugin compiler
-// adds from 4.1.0 on: plugin.so for plugin_v5.2.5_linux_amd64.so.
+// PluginName returns the base name of a plugin's file without the compiler's suffix: plugin.so for
+// plugin_v5.2.5_linux_amd64.so. The plugin compiler adds that suffix from 4.1.0 on.
 func PluginName(file string) string {
 	file = path.Base(file)
 	if m := versioned.FindStringSubmatch(file); m != nil {
@@ -83,7 +82,7 @@ func PluginName(file string) string {
 	return file
 }
 
-// ParseFile reads a manifest.json from disk.
+// ParseFile reads a manifest.json from disk with [Parse].
 func ParseFile(name string) (*Manifest, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -99,9 +98,10 @@ func ParseFile(name string) (*Manifest, error) {
 // workingDirectory is that of the gateway's unit in Tyk's packages.
 const workingDirectory = "/opt/tyk-gateway"
 
-// CacheDirs returns the directories in which gateways of the given releases keep bundles, by
-// the content of a host's tyk.conf: see [CacheDir]. apis are the IDs of the APIs that name
-// the bundles; 3.0.0 to 3.2.2 and 4.0.0 need them.
+// CacheDirs returns the directories in which gateways of the given releases cache the bundles
+// names: see [CacheDir]. config is the content of the host's tyk.conf; a relative middleware_path
+// is below /opt/tyk-gateway. apis holds the IDs of the APIs that name the bundles; only 3.0.0 to
+// 3.2.2 and 4.0.0 need them. CacheDirs reads no disk.
 func CacheDirs(config []byte, names, apis []string, gateways ...*semver.Version) ([]string, error) {
 	var conf struct {
 		Middleware string `json:"middleware_path"`

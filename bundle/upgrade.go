@@ -273,7 +273,7 @@ func (u pair) impossible() error {
 		Op: "plan upgrade bundle",
 		Err: fmt.Errorf("%w: gateway %s loads the exact name of a hook's path only%s, and gateway %s "+
 			"takes that name before any other", ErrNoUpgrade, only, what, other),
-		Next: "publish a bundle of its own for each version, under different names, and switch the API " +
+		Next: "publish one bundle for each version, under different names, and switch the API " +
 			"when the gateways are switched, " +
 			"or upgrade to 4.3.2 or later, which prefers versioned names",
 	}
@@ -333,7 +333,7 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 			r, loads, _ := c.hook.resolve(Loader{Gateway: v, GOOS: p.upgrade.GOOS, GOARCH: p.upgrade.GOARCH},
 				n.FileList)
 			if loads && c.hook.traffic && r.File != want {
-				hint = "give traffic_logs a plugin of its own: gateways load it by its exact name"
+				hint = "give traffic_logs its own plugin: gateways load it by its exact name"
 			}
 			if loads && r.File != want {
 				return nil, &Error{Op: op, Object: c.hook.at,

@@ -12,25 +12,26 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Upload is a bundle that takes the place of another one on a server that only the caller's
-// own tool can write to. The old file is downloaded first and kept in Dir until the upload is
-// accepted or reverted. Every method may be repeated, also after kill -9.
+// Upload replaces a bundle on a server that only the caller's own tool can write to. Publish
+// downloads the old bundle first and keeps it in Dir until the upload is accepted or reverted.
+// Every method may be called again, also after a kill -9.
 //
 // Use [Publication] for a directory on this machine.
 type Upload struct {
-	// the gateways' bundle_base_url; empty: the server is not asked, and no old file is kept
+	// URL is the gateways' bundle_base_url. Empty: the server is not checked, and no old bundle is
+	// kept.
 	URL  string
-	Name string // as the APIs have it
-	Dir  string // on this machine, for the old file
-	// Put uploads a file under a name. Nil: somebody does it by hand before Publish.
+	Name string // the bundle's name in the APIs
+	Dir  string // directory on this machine for the old bundle
+	// Put uploads a file under a name. nil: somebody uploads the file by hand before Publish.
 	Put   func(ctx context.Context, file, name string) error
 	Fetch FetchOptions
 }
 
-// Kept is the path of the old bundle while the upload is neither accepted nor reverted.
+// Kept returns the path of the old bundle. The file exists from Publish until Accept or Revert.
 func (u Upload) Kept() string { return filepath.Join(u.Dir, u.Name+".before-upgrade") }
 
-// none says that the server had no such file before.
+// none is the path of a file that records that the server had no old bundle.
 func (u Upload) none() string { return u.Kept() + ".none" }
 
 // At returns the address of the bundle, or an empty string without a URL.
@@ -47,7 +48,7 @@ func (u Upload) At() (string, error) {
 	return base.JoinPath(u.Name).String(), nil
 }
 
-// Redacted is the address without user, password and query, for people.
+// Redacted returns the address without user, password and query. It is empty without a URL.
 func (u Upload) Redacted() string {
 	at, err := u.At()
 	if err != nil || at == "" {
@@ -56,8 +57,9 @@ func (u Upload) Redacted() string {
 	return redacted(at)
 }
 
-// Publish keeps the old file, uploads file and waits for nothing: after it the server serves
-// exactly file, or the error is of kind [ErrServer].
+// Publish keeps the old bundle, uploads file and then downloads it from the server. If the server
+// does not serve exactly file, the error is of kind [ErrServer]. A later call keeps the first old
+// bundle.
 func (u Upload) Publish(ctx context.Context, file string) error {
 	at, err := u.At()
 	if err != nil {
@@ -83,7 +85,7 @@ func (u Upload) Publish(ctx context.Context, file string) error {
 	return Served(ctx, at, want, u.Fetch)
 }
 
-// keep downloads what the server has, once: what an earlier call kept is the old file.
+// keep downloads the old bundle once. The file that an earlier call kept is the old bundle.
 func (u Upload) keep(ctx context.Context, at string) error {
 	for _, path := range []string{u.Kept(), u.none()} {
 		if _, err := os.Lstat(path); err == nil {
@@ -103,8 +105,8 @@ func (u Upload) keep(ctx context.Context, at string) error {
 	return nil
 }
 
-// Revert uploads the old file again and forgets it. Where the server had no file, or Publish
-// was never called, it changes nothing on the server.
+// Revert uploads the old bundle again and removes the local copy. If the server had no bundle
+// before, or without Publish, it changes nothing on the server.
 func (u Upload) Revert(ctx context.Context) error {
 	if _, err := os.Lstat(u.Kept()); err == nil && u.Put != nil {
 		if err := u.Put(ctx, u.Kept(), u.Name); err != nil {
@@ -114,7 +116,7 @@ func (u Upload) Revert(ctx context.Context) error {
 	return u.Accept(ctx)
 }
 
-// Accept removes the old file.
+// Accept removes the local copy of the old bundle; a revert is then no longer possible.
 func (u Upload) Accept(context.Context) error {
 	for _, path := range []string{u.Kept(), u.none()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -237,7 +237,7 @@ func ReadJournal(path string) (*Plan, error) {
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o022 != 0 || ok &&
 		int(stat.Uid) != os.Geteuid() {
 		return nil, &Error{Op: op, Object: path, Kind: ErrJournal, Err: errors.New("others can write it"),
-			Next: "look who made it"}
+			Next: "check who made it, then remove it"}
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -24,6 +24,7 @@ type Error struct {
 	Retry  bool   // the same call may succeed later
 }
 
+// Error returns the text for people: what failed, the cause and the next step.
 func (e *Error) Error() string {
 	s := e.Op
 	if e.Object != "" {
