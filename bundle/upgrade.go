@@ -11,25 +11,25 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Upgrade describes what one bundle has to serve.
+// Upgrade describes the two gateway releases and the plugins that one bundle serves.
 type Upgrade struct {
 	From, To     *semver.Version // the gateways before and after
 	Plugins      []Plugin        // at least one
 	GOOS, GOARCH string          // the gateways'; empty: linux, amd64
 
-	// PluginPath reads the plugin path out of a build; preflight.Inspect finds
-	// it. nil: the paths are unknown, and only modes that need none are planned.
+	// PluginPath reads the plugin path of a build, for example with preflight.Inspect. nil: the
+	// paths are unknown, and only modes that do not need them are planned.
 	PluginPath func(file string) (string, error)
 	// Switch says how the gateways get the bundle.
 	Switch Switch
 }
 
-// Plugin is the two builds of one plugin, each by its path as the source of the
-// files has it; the base names count.
+// Plugin names the two builds of one plugin by their paths in the source of the files. Base names
+// are the names in the bundle.
 type Plugin struct {
 	Current, Target string
-	// Response: response hooks use the plugin. Gateways before 4.3.2 load it by
-	// its exact name only.
+	// Response is true if response hooks use the plugin. Gateways before 4.3.2 load it only by its
+	// exact name.
 	Response bool
 }
 
@@ -44,10 +44,11 @@ type UpgradePlan struct {
 	upgrade Upgrade
 }
 
-// PluginPlan is what becomes of one plugin.
+// PluginPlan is the plan for one plugin.
 type PluginPlan struct {
 	Hook string `json:"hook"` // the path for every hook of this plugin
-	// Current and Target show what each version tries and finds at its start.
+	// Current and Target show which names each version tries at its start, and the file that it
+	// loads.
 	Current     Resolution `json:"current"`
 	Target      Resolution `json:"target"`
 	CurrentPath string     `json:"current_plugin_path,omitempty"`
@@ -57,15 +58,15 @@ type PluginPlan struct {
 	cost int
 }
 
-// ForUpgrade arranges the two builds of each plugin. It keeps their names if
-// it can; otherwise the plan has copies under the names that each version tries.
-// For 4.0.8 and 5.2.5 that is plugin.so and plugin_v5.2.5_linux_amd64.so with
-// the hook path plugin.so.
+// ForUpgrade arranges the two builds of each plugin. It keeps their file names if possible.
+// Otherwise the plan has copies under the names that each version tries. For 4.0.8 and 5.2.5 these
+// are plugin.so and plugin_v5.2.5_linux_amd64.so, with the hook path plugin.so. ForUpgrade reads no
+// file except through u.PluginPath.
 //
-// The plan also predicts what gateways do that run while the bundle is switched.
-// An error of kind [ErrNoUpgrade] says that no arrangement works: publish two
-// bundles and switch the API with the gateways. An error of kind [ErrOutage]
-// says that gateways would lose a plugin, and names a mode in which they do not.
+// The plan also predicts what running gateways do during the switch. An error of kind
+// [ErrNoUpgrade] means that no arrangement works: publish two bundles, and switch the APIs together
+// with the gateways. An error of kind [ErrOutage] means that gateways would lose a plugin; its hint
+// names a mode that avoids that.
 func ForUpgrade(u Upgrade) (*UpgradePlan, error) {
 	var each [][]PluginPlan
 	if len(u.Plugins) == 0 {
@@ -115,9 +116,9 @@ func (u Upgrade) readPaths(p *PluginPlan) (err error) {
 	return nil
 }
 
-// combine takes for each plugin the cheapest plan whose names the earlier ones
-// left free. A plan that is good for its plugin alone may give a file to another
-// one's hook, so the whole is resolved as well.
+// combine takes for each plugin the cheapest plan whose names are still free. A plan that works for
+// one plugin alone may give a file to another plugin's hook. So combine also resolves all hooks
+// together.
 func (u Upgrade) combine(each [][]PluginPlan, chosen []PluginPlan) *UpgradePlan {
 	if len(chosen) < len(each) {
 		for _, plan := range each[len(chosen)] {
@@ -196,8 +197,8 @@ func (u pair) check() error {
 		if !strings.HasSuffix(name, ".so") || name == ".so" {
 			return fail(what, "name the compiled plugin", "%q is not the name of a .so file", b.File)
 		}
-		// The copy of a file that is for another gateway would have a name that
-		// says otherwise, and fail when it is loaded.
+		// A copy of a build for another gateway would have a wrong version in its name, and would
+		// fail to load.
 		if m := versioned.FindStringSubmatch(name); m != nil && name != prefixed.name(m[1],
 			release(b.Gateway), u.GOOS, u.GOARCH) &&
 			name != bare.name(m[1], release(b.Gateway), u.GOOS, u.GOARCH) {
@@ -229,8 +230,7 @@ func (u pair) hookPaths() []string {
 	return append(all, path.Base(u.Current.File))
 }
 
-// names lists what a build may be called: what its gateway tries first comes
-// first.
+// names lists the possible names of a build in the order in which its gateway tries them.
 func (u pair) names(b build, hook string) []string {
 	return candidates(hook, b.Gateway, u.GOOS, u.GOARCH, u.Response)
 }
@@ -258,8 +258,8 @@ func (u pair) try(hook, current, target string) (PluginPlan, bool) {
 	return p, err1 == nil && err2 == nil && p.Current.File == current && p.Target.File == target
 }
 
-// impossible explains why no plan works: the version that knows the exact name
-// only needs it for its own build, and the other takes it first.
+// impossible explains why no plan works. One version loads only the exact name, and the other
+// version tries that name first.
 func (u pair) impossible() error {
 	only, other := u.Current.Gateway, u.Target.Gateway
 	if hook := u.hookPaths()[0]; len(candidates(hook, only, u.GOOS, u.GOARCH, u.Response)) > 1 {
@@ -279,10 +279,9 @@ func (u pair) impossible() error {
 	}
 }
 
-// Manifest returns m with the plan in it: file_list has the plan's files where
-// it had the current builds, the hooks that load them have the plan's paths, and
-// checksum and signature are empty. It fails if m has no such hook, or if its
-// other files or hooks keep the plan from working.
+// Manifest returns a copy of m with the plan applied. The plan's files replace the current builds
+// in file_list, and the hooks that load them get the plan's paths. Checksum and signature are
+// empty. Manifest fails if m has no such hook, or if other files or hooks of m prevent the plan.
 func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 	const op = "apply upgrade plan"
 	if m == nil {
@@ -344,8 +343,7 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 	return n, nil
 }
 
-// FS returns src with the plan's names added: what [Write] needs, without
-// copying a file.
+// FS returns src with the plan's file names added, for [Write]. It copies no file.
 func (p *UpgradePlan) FS(src fs.FS) fs.FS { return renamed{src, p.Sources} }
 
 type renamed struct {

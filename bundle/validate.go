@@ -14,19 +14,19 @@ import (
 	"strings"
 )
 
-// Severity says what becomes of a manifest with a finding.
+// Severity is the consequence of a finding.
 type Severity string
 
 const (
-	// Refused means that the gateway or tyk bundle build refuses it, or that no
-	// gateway can use it. [Write] refuses it as well.
+	// Refused means that the gateway or tyk bundle build refuses the manifest, or that no gateway
+	// can use it. [Write] also refuses it.
 	Refused Severity = "refused"
-	// Accepted means that the gateway accepts it, but something does not work as
-	// it reads.
+	// Accepted means that the gateway accepts the manifest, but ignores a part of it or reads it in
+	// another sense.
 	Accepted Severity = "accepted"
 )
 
-// Finding is one thing that is wrong with a manifest or its files.
+// Finding is one problem of a manifest or its files.
 type Finding struct {
 	Path     string   `json:"path"` // JSON path: custom_middleware.post[0].path
 	Severity Severity `json:"severity"`
@@ -38,9 +38,8 @@ const driverGo = "goplugin"
 
 var drivers = []string{"otto", "python", "lua", "grpc", driverGo}
 
-// Validate returns everything that is wrong with m, in the order of the
-// manifest, or nil. src holds the files of file_list; without one (nil) only
-// the manifest itself is looked at.
+// Validate returns all problems of m in the order of the manifest, or nil. src holds the files of
+// file_list. If src is nil, Validate checks only the manifest.
 func (m *Manifest) Validate(src fs.FS) []Finding {
 	v := &validation{m: m, src: src}
 	v.run()
@@ -97,8 +96,8 @@ func (v *validation) files() {
 	}
 }
 
-// nameProblem says why name cannot be a bundle entry. Gateways join it to the
-// bundle's directory, and so take ./plugin.so for plugin.so.
+// nameProblem explains why name cannot be a bundle entry. Gateways join the name to the bundle's
+// directory, so ./plugin.so means plugin.so.
 func nameProblem(name string) (problem, remedy string) {
 	const flat = "put the file next to the manifest and list its bare name"
 	if !path.IsAbs(name) && !strings.HasSuffix(name, "/") && !slices.Contains(strings.Split(name, "/"),
@@ -127,7 +126,7 @@ func nameProblem(name string) (problem, remedy string) {
 }
 
 func (v *validation) file(at, name string) {
-	// Before it is opened: opening a pipe waits for its writer.
+	// Check this before opening: an open of a pipe waits for its writer.
 	info, err := fs.Stat(v.src, path.Clean(name))
 	if err == nil && !info.Mode().IsRegular() {
 		v.add(Refused, at, fmt.Sprintf("%q is not a regular file but %s", name, kind(info.Mode())),
@@ -167,14 +166,14 @@ func (v *validation) file(at, name string) {
 	}
 }
 
-// loadable says whether a gateway of some version might load name as a plugin.
+// loadable reports whether a gateway of any version may load name as a plugin.
 func (v *validation) loadable(name string) bool {
 	return strings.HasSuffix(name, ".so") ||
 		slices.ContainsFunc(v.m.hooks(), func(h placed) bool { return satisfies(name, h.Path) })
 }
 
-// satisfies says whether some gateway loads file for a hook path: it has the
-// exact name, or that of a versioned sibling.
+// satisfies reports whether any gateway loads file for a hook path, by the exact name or by a
+// versioned name.
 func satisfies(file, hook string) bool {
 	hook = path.Clean(strings.TrimLeft(hook, "/"))
 	if file == hook {
@@ -195,8 +194,8 @@ func kind(m fs.FileMode) string {
 	}
 }
 
-// notSharedObject says what keeps the ELF file at r from being a shared object.
-// It reads the header only, so it works on streams.
+// notSharedObject explains why the file at r is not a 64-bit shared object, or returns "". It reads
+// only the header, so it works on streams.
 func notSharedObject(r io.Reader, size int64) string {
 	var h [64]byte
 	if n, err := io.ReadFull(r, h[:]); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {

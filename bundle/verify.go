@@ -14,20 +14,19 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// VerifyOptions changes what a bundle must meet. The zero value checks
-// structure and checksum within the default limits.
+// VerifyOptions sets the requirements of a bundle. The zero value checks structure and checksum
+// within the default limits.
 type VerifyOptions struct {
-	// Key is the public key that the bundle must be signed with; an unsigned
-	// bundle is then refused. nil: signatures are not looked at.
+	// Key is the public key that must match the bundle's signature. An unsigned bundle is then
+	// refused. nil: signatures are not checked.
 	//
-	// Tyk's signature covers the concatenated contents of the files and nothing
-	// else. It holds when hooks are removed, names are swapped or a boundary
-	// between two files is moved. Use Expect, SHA256 or [VerifyDetached] against
-	// a bundle that somebody may have changed.
+	// Tyk's signature covers only the concatenated contents of the files. It still matches if
+	// somebody removes hooks, swaps names or moves the boundary between two files. Use Expect,
+	// SHA256 or [VerifyDetached] for a bundle that somebody may have changed.
 	Key *rsa.PublicKey
 
-	// Expect is the manifest that the bundle must have, but for checksum and
-	// signature. nil: any.
+	// Expect is the manifest that the bundle must have, except for checksum and signature. nil:
+	// any.
 	Expect *Manifest
 	// SHA256 is the digest of the whole zip, in hex. Empty: any.
 	SHA256 string
@@ -40,16 +39,15 @@ type VerifyOptions struct {
 	Progress func(Event)
 }
 
-// Verify reads the bundle of size bytes at r in full and returns its manifest
-// when everything holds: a flat zip of exactly the regular files in file_list
-// and a manifest.json, each once, within the limits; a matching checksum; a
-// valid signature if o has a key. Empty directories and what macOS adds to a zip
-// are passed over, as gateways do.
+// Verify reads the whole bundle of size bytes at r and returns its manifest. The bundle must be a
+// flat zip of manifest.json and exactly the regular files in file_list, within the limits. Two
+// entries of one name must be equal. The checksum must match, and the signature too if o has a key.
+// Like gateways, Verify ignores empty directories and the files that macOS adds to a zip.
 //
-// What is wrong can be told apart with errors.Is: [ErrStructure] (this includes
-// broken and truncated archives), [ErrLimit], [ErrChecksum], [ErrUnsigned],
-// [ErrSignature]. Gateways before 5.0.12 and 5.3.1 load a bundle even when its
-// checksum or signature is wrong, so verify before publishing.
+// Errors have the kinds [ErrStructure], also for damaged and truncated archives, [ErrLimit],
+// [ErrChecksum], [ErrUnsigned], [ErrSignature], [ErrExpected] and [ErrKey]. Verify every bundle
+// before publishing it, because some gateways load one with a wrong checksum or signature: see
+// [Enforces].
 func Verify(r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
 	const op = "verify bundle"
 	a, err := open(op, r, size, o)
@@ -73,7 +71,7 @@ type discard struct{ io.Writer }
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 func (discard) Close() error                { return nil }
 
-// archive is a bundle whose structure is sound; its content is unread.
+// archive is a bundle with a valid structure. Its content is not yet read.
 type archive struct {
 	o        VerifyOptions
 	entries  map[string]*zip.File
@@ -83,7 +81,7 @@ type archive struct {
 	total    int64
 }
 
-// open checks everything that can be seen without unpacking the files.
+// open checks everything that needs no unpacking.
 func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, error) {
 	limits, err := o.limits(op)
 	if err != nil {
@@ -99,8 +97,8 @@ func open(op string, r io.ReaderAt, size int64, o VerifyOptions) (*archive, erro
 	}
 	a := &archive{o: limits, entries: map[string]*zip.File{}, dirs: map[string]bool{}}
 	z, err := zip.NewReader(r, size)
-	// ErrInsecurePath comes with a usable reader, and only where GODEBUG asks
-	// for it; the names are checked below.
+	// ErrInsecurePath comes with a usable reader, and only if GODEBUG requests it. The names are
+	// checked below.
 	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
 		return nil, failure(op, "", err)
 	}
@@ -132,14 +130,14 @@ func (a *archive) entry(f *zip.File) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrStructure, fmt.Sprintf(format, args...))
 	}
-	// Gateways make the directory and go on.
+	// Gateways create the directory and continue.
 	if dir, ok := strings.CutSuffix(f.Name, "/"); ok && f.Mode().IsDir() &&
 		f.UncompressedSize64 == 0 && fs.ValidPath(dir) {
 		a.dirs[dir] = true
 		return nil
 	}
 	name := path.Clean(f.Name)
-	// Gateways unpack what macOS adds and look at none of it, if its directory comes first.
+	// Gateways unpack the entries of macOS and ignore them, if their directory comes first.
 	if strings.HasPrefix(f.Name, "__MACOSX/") && a.dirs[path.Dir(name)] && f.Mode().IsRegular() &&
 		f.UncompressedSize64 <= ratioFloor {
 		return nil
@@ -182,7 +180,7 @@ func metadata(name string) bool {
 	return strings.HasPrefix(name, "__MACOSX/") || path.Base(name) == ".DS_Store"
 }
 
-// zipNameProblem tells what a person did who made the zip.
+// zipNameProblem explains a mistake of the person who made the zip.
 func zipNameProblem(name string) string {
 	problem, _ := nameProblem(name)
 	dir, rest, below := strings.Cut(strings.TrimPrefix(name, "./"), "/")
@@ -239,8 +237,8 @@ func (a *archive) readManifest(op string) error {
 	return nil
 }
 
-// stream unpacks every file into what create returns for it, in list order, and
-// compares the sums.
+// stream unpacks every file into the writer that create returns for it, in list order, and compares
+// the sums.
 func (a *archive) stream(ctx context.Context, op string, create func(name string) (io.WriteCloser,
 	error)) error {
 	s := newSums(a.o.Key != nil)
@@ -282,8 +280,8 @@ func (a *archive) unpack(name string, s *sums, c *copier, create func(string) (i
 	return c.copy(io.MultiWriter(out, s), in, name)
 }
 
-// failure makes an [Error] of what went wrong with a bundle: bad content, for
-// which there is a sentinel, or reading and writing.
+// failure makes an [Error] of a problem with a bundle. Bad content gets a sentinel; a failed read
+// or write has none.
 func failure(op, object string, err error) error {
 	if own := new(Error); errors.As(err, &own) && own.Op == op {
 		return err

@@ -19,22 +19,21 @@ import (
 
 // Options changes how a bundle is written. The zero value writes an unsigned one.
 type Options struct {
-	// Signer signs the bundle; its key must be RSA. [ParsePrivateKey] gives
-	// one, key services and hardware modules fit as well. nil: unsigned.
+	// Signer signs the bundle. Its key must be RSA. [ParsePrivateKey] returns such a signer; key
+	// services and hardware modules work too. nil: unsigned.
 	Signer crypto.Signer
 
-	// Limits as in [VerifyOptions]: Write refuses with [ErrLimit] what [Verify] with the same limits
-	// would refuse. 0: the defaults.
+	// Limits as in [VerifyOptions]. Write refuses with [ErrLimit] a bundle that [Verify] with the
+	// same limits would refuse. 0: the defaults.
 	MaxSize  int64
 	MaxFiles int
 	MaxRatio int64
 
-	// Progress is called after each piece that was read, by the calling
-	// goroutine. nil: not at all.
+	// Progress is called in the calling goroutine after each piece that was read. nil: never.
 	Progress func(Event)
 }
 
-// Event is how far writing or extracting has come.
+// Event reports the progress of reading, writing or extracting a bundle.
 type Event struct {
 	File  string // the file being read
 	Done  int64  // bytes, over all files
@@ -48,32 +47,31 @@ type Result struct {
 	SHA256   string    // of the zip, lower-case hex
 }
 
-// Name returns a file name for the bundle that changes with its content:
-// "<stem>-<12 digits of SHA256>.zip". It is for an archive of bundles. To switch
-// running gateways keep the name that the APIs have: see [Mode].
+// Name returns a file name that changes with the bundle's content: "<stem>-<12 digits of
+// SHA256>.zip". Use it for an archive of bundles. To switch running gateways, keep the name that
+// the APIs use: see [Mode].
 func (r Result) Name(stem string) string {
 	return stem + "-" + r.SHA256[:min(12, len(r.SHA256))] + ".zip"
 }
 
-// Write writes the bundle of m and its files, which src holds, to w: the files
-// in the order of file_list, then manifest.json. m is left as it is; checksum
-// and signature are in the result's. Equal input gives equal bytes on every
-// machine, in some 12 MiB of memory whatever the size.
+// Write writes a bundle to w: the files of m from src in the order of file_list, then
+// manifest.json. It does not change m; the manifest in the result has checksum and signature. Equal
+// input gives equal bytes on every machine. Write needs about 12 MiB of memory for a bundle of any
+// size.
 //
-// Without a signer the signature is empty, even if m has one: that is of other files.
-// tyk bundle build keeps it, which is the one difference between the manifests.
+// Without a signer the signature is empty, even if m has one, because that one may belong to other
+// files. "tyk bundle build" keeps it; this is the only difference between the manifests.
 //
-// Findings of severity [Refused] are an error of kind [ErrManifest], too many or too large
-// files one of kind [ErrLimit]; then nothing was written. After any other error what w received
-// is not a bundle.
+// Findings of severity [Refused] are an error of kind [ErrManifest], and exceeded limits one of
+// kind [ErrLimit]. After an error, do not use the data in w; [WriteFile] leaves none.
 func Write(w io.Writer, src fs.FS, m *Manifest, o Options) (Result, error) {
 	return write(context.Background(), w, src, m, o)
 }
 
-// WriteFile writes the bundle to a file with mode 0644. The file appears when
-// it is complete and on disk; when writing fails or ctx ends, an earlier file
-// of that name is what it was, and no other file is left. A path that is a
-// directory or a symbolic link is refused.
+// WriteFile writes the bundle to a file with mode 0644. The file appears when it is complete and on
+// disk. After an error, or if ctx ends, an earlier file is unchanged and no temporary file is left.
+// After a kill a temporary file may be left. A path that is a directory or a symbolic link is
+// refused.
 func WriteFile(ctx context.Context, path string, src fs.FS, m *Manifest,
 	o Options) (Result, error) {
 	var result Result
@@ -215,7 +213,7 @@ func (c *copier) copy(dst io.Writer, src io.Reader, name string) error {
 	}
 }
 
-// counter counts and digests what passes through.
+// counter counts and digests the bytes that pass through.
 type counter struct {
 	w    io.Writer
 	hash hash.Hash

@@ -15,14 +15,14 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Apply carries out a plan on a store. journal is a file that it makes first,
-// readable by its owner only: it holds the documents for [Revert].
+// Apply carries out a plan on a store. It first writes the file journal, which holds the documents
+// for [Revert] and is readable only by its owner. The journal must not be in the directory of a
+// [Directory].
 //
-// If the file is there, it must be of the same plan; Apply then continues
-// after a killed process. APIs that have the new document are left as they are.
-// If one API holds a third document or a write fails, those that were written are
-// put back, and the error says so. If that fails too, the error is of kind
-// [ErrPartial], and Apply or Revert may be called again.
+// If the journal exists, it must be of the same plan. Apply then continues the work of a killed
+// process and skips APIs that have the new document. If an API holds a third document, the error is
+// of kind [ErrChanged], and Apply writes nothing. If a write fails or ctx ends, Apply restores the
+// written APIs. If that fails too, the error is of kind [ErrPartial]; call Apply or Revert again.
 func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 	const op = "apply bundle change"
 	if p == nil || len(p.Edits) == 0 {
@@ -52,7 +52,7 @@ func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 		return &Error{Op: op, Object: journal, Kind: ErrJournal,
 			Next: "apply or revert that plan first, see ReadJournal"}
 	}
-	// Everything is looked at before anything is written.
+	// Read everything before writing anything.
 	found, err := look(ctx, op, s, p)
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 	if err == nil {
 		return nil
 	}
-	// Whatever ended ctx, the APIs do not stay half changed.
+	// Even if ctx has ended, restore the changed APIs.
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if failed := revert(back, op, s, p); failed != nil {
@@ -81,10 +81,9 @@ func Apply(ctx context.Context, s Store, p *Plan, journal string) error {
 		Retry: true}
 }
 
-// Revert puts back the very documents that the plan in the journal found, and
-// removes the journal. It may be called at any time and again. An API that holds
-// a third document is left as it is, and named in the error; the others are put
-// back, and the journal stays. Without a journal there is nothing to do.
+// Revert restores the exact documents that the plan in the journal read, and removes the journal.
+// It may be called at any time, also twice. Revert skips an API that holds a third document, names
+// it in the error, restores the others and keeps the journal. Without a journal it does nothing.
 func Revert(ctx context.Context, s Store, journal string) error {
 	const op = "revert bundle change"
 	unlock, err := lock(op, journal)
@@ -105,7 +104,8 @@ func Revert(ctx context.Context, s Store, journal string) error {
 	return remove(op, journal)
 }
 
-// Accept removes the journal: the change can no longer be taken back.
+// Accept removes the journal. A revert is then no longer possible. Without a journal it does
+// nothing.
 func Accept(journal string) error {
 	const op = "accept bundle change"
 	unlock, err := lock(op, journal)
@@ -127,7 +127,7 @@ func remove(op, journal string) error {
 	return nil
 }
 
-// look reads every API; a third document is an error of kind [ErrChanged].
+// look reads every API. A third document is an error of kind [ErrChanged].
 func look(ctx context.Context, op string, s Store, p *Plan) ([]API, error) {
 	found := make([]API, len(p.Edits))
 	for i, e := range p.Edits {
@@ -142,19 +142,19 @@ func look(ctx context.Context, op string, s Store, p *Plan) ([]API, error) {
 	return found, nil
 }
 
-// knows refuses a document that is neither of the two. Of a directory's OAS API
-// one form may be written and the other not.
+// knows refuses a document that is neither of the two. For an OAS API in a directory, one form may
+// be written and the other not.
 func (e Edit) knows(op string, s Store, now API) error {
 	if sameIn(s, now, e.Next) || sameIn(s, now, e.Was) ||
 		oneOf(now.Classic, e.Was.Classic, e.Next.Classic) && oneOf(now.OAS, e.Was.OAS, e.Next.OAS) {
 		return nil
 	}
 	return &Error{Op: op, Object: e.Was.ID, Kind: ErrChanged,
-		Next: "look who changed it; revert the others or plan again"}
+		Next: "check who changed it, then revert the others or plan again"}
 }
 
-// write brings an API to a document. What a [Committer] shows says nothing about
-// writes that have not taken effect, so that those are always repeated.
+// write makes want the document of an API. A [Committer] does not show writes that have not taken
+// effect, so write always repeats those.
 func write(ctx context.Context, s Store, now, want API) error {
 	if _, later := s.(Committer); !later && sameIn(s, now, want) {
 		return nil
@@ -162,7 +162,7 @@ func write(ctx context.Context, s Store, now, want API) error {
 	return s.Replace(ctx, now, want)
 }
 
-// revert puts back what it can, the last edit first, and joins the errors.
+// revert restores the documents, the last edit first, and joins the errors.
 func revert(ctx context.Context, op string, s Store, p *Plan) error {
 	var failed []error
 	var done []API
@@ -190,7 +190,7 @@ func commit(ctx context.Context, s Store, changed []API) error {
 	return nil
 }
 
-// lock keeps two processes from one journal. The kernel releases it with the
+// lock excludes other processes from the journal's directory. The kernel releases it with the
 // process.
 func lock(op, journal string) (func(), error) {
 	dir, err := os.Open(filepath.Dir(journal))
@@ -225,8 +225,9 @@ func writeJournal(ctx context.Context, path string, p *Plan) error {
 	return err
 }
 
-// ReadJournal returns the plan in a journal. A missing file matches
-// fs.ErrNotExist. A file that others may write, or own, is refused.
+// ReadJournal returns the plan in a journal. A missing file is an error that matches
+// fs.ErrNotExist. A damaged file, or one that another user owns or can write, is an error of kind
+// [ErrJournal].
 func ReadJournal(path string) (*Plan, error) {
 	const op = "read journal"
 	info, err := os.Lstat(path)

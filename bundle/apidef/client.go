@@ -13,18 +13,17 @@ import (
 	"unicode"
 )
 
-// ClientOptions changes how a store is asked over HTTP. The zero value is useful.
+// ClientOptions changes the HTTP requests to a store. The zero value is useful.
 type ClientOptions struct {
-	Client  *http.Client  // its transport counts: TLS, CAs, proxies; nil: the default one
+	Client  *http.Client  // gives the transport: TLS, CAs, proxies; nil: the default one
 	Timeout time.Duration // of one request; 0: 30 s
-	Retries int           // of a reading request that failed; 0: 3, negative: none
+	Retries int           // of a failed read request; 0: 3, negative: none; writes are never repeated
 }
 
 // maxAnswer bounds an answer: a dashboard sends all of its APIs at once.
 const maxAnswer = 256 << 20
 
-// client speaks with one server. Its secret goes into one header and nowhere
-// else.
+// client sends requests to one server. The secret is only in one header.
 type client struct {
 	base   string
 	header string
@@ -47,8 +46,8 @@ func (c client) url(path string) (string, error) {
 	return u.String(), nil
 }
 
-// do sends a request and returns the body of an answer in the 200s. Requests that
-// read are repeated; those that write are not.
+// do sends a request and returns the body of a 2xx answer. It repeats read requests, never write
+// requests.
 func (c client) do(ctx context.Context, op, object, secret, method, path string,
 	body []byte) ([]byte, error) {
 	addr, err := c.url(path)
@@ -108,7 +107,7 @@ func (c client) once(ctx context.Context, op, object, secret, method, addr strin
 		if errors.As(err, &e) {
 			err = e.Err
 		}
-		// The header may be what is wrong: its value is not repeated.
+		// The header's value may be the problem. The error must not contain it.
 		if secret != "" && strings.Contains(err.Error(), secret) || strings.Contains(err.Error(),
 			"invalid header") {
 			return fail(ErrAuth, errors.New("the key holds characters that no header can"),
@@ -139,7 +138,7 @@ func (c client) once(ctx context.Context, op, object, secret, method, addr strin
 	return fail(nil, err, "", resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests)
 }
 
-// said is the message of an error answer, fit to be shown.
+// said returns the message of an error answer, without secrets and control characters.
 func said(data []byte, secret string) string {
 	message := ""
 	for _, key := range []string{"message", "Message", "error"} {

@@ -10,10 +10,10 @@ import (
 	"net/url"
 )
 
-// Dashboard is the API of a Tyk dashboard: /api/apis. A save makes every gateway
-// reload: see bundle.NewName for what that can do.
+// Dashboard is the [Store] behind a Tyk dashboard's API, /api/apis. A write makes every gateway
+// reload: see bundle.NewName for the consequences.
 //
-// Written from the public API reference; no dashboard was available for a test.
+// It follows the public API reference. It is not tested with a real dashboard: none was available.
 type Dashboard struct {
 	URL  string   // http://host:port
 	Keys []string // a user's API key for each organisation
@@ -29,8 +29,8 @@ func (d Dashboard) do(ctx context.Context, op, object, key, method, path string,
 // maxPages bounds the pages of one organisation.
 const maxPages = 10_000
 
-// APIs implements [Store]. It asks for all APIs at once, and for further pages if
-// the dashboard does not know that.
+// APIs implements [Store]. It requests all APIs at once, and further pages if the dashboard does
+// not support that.
 func (d Dashboard) APIs(ctx context.Context) ([]API, error) {
 	const op = "list APIs"
 	if len(d.Keys) == 0 {
@@ -118,7 +118,7 @@ func (d Dashboard) find(ctx context.Context, id string) (API, string, error) {
 			a, err := d.complete(ctx, op, key, data)
 			return a, key, err
 		}
-		// A dashboard answers in several ways about APIs of other organisations.
+		// A dashboard has several answers for APIs of other organisations.
 		if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrAuth) {
 			return API{}, "", err
 		}
@@ -126,8 +126,8 @@ func (d Dashboard) find(ctx context.Context, id string) (API, string, error) {
 	return API{}, "", err
 }
 
-// Replace implements [Store]. Between its look and its write somebody else may
-// write: the dashboard has no conditional request.
+// Replace implements [Store]. Somebody else may write between its read and its write, because the
+// dashboard has no conditional request.
 func (d Dashboard) Replace(ctx context.Context, was, next API) error {
 	const op = "replace API"
 	now, key, err := d.find(ctx, was.ID)
@@ -147,9 +147,9 @@ func (d Dashboard) Replace(ctx context.Context, was, next API) error {
 	return err
 }
 
-// Same implements [Comparer]. The list and a single API may be spaced or
-// enveloped in different ways; the definitions count. Of an OAS API the dashboard
-// makes the classic twin.
+// Same implements [Comparer]. It compares the definitions and ignores spaces and the envelope,
+// which differ between the list and a single API. For an OAS API it ignores the classic form, which
+// the dashboard derives.
 func (d Dashboard) Same(a, b API) bool {
 	if a.ID != b.ID || (a.OAS == nil) != (b.OAS == nil) {
 		return false
@@ -165,7 +165,7 @@ func (d Dashboard) Same(a, b API) bool {
 	return canonical(x) == canonical(y)
 }
 
-// canonical has sorted keys and no space; numbers stay as they are written.
+// canonical returns the document with sorted keys and no spaces. Numbers stay as written.
 func canonical(doc []byte) string {
 	d := json.NewDecoder(bytes.NewReader(doc))
 	d.UseNumber()

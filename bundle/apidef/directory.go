@@ -17,13 +17,12 @@ import (
 
 var errNoID = errors.New("it has no api_id")
 
-// Directory is app_path of a gateway without a dashboard: *.json, and NAME-oas.json
-// next to NAME.json for an OAS API. A gateway sees a change at its next reload.
+// Directory is the [Store] in app_path of a gateway without a dashboard. It has *.json files, and
+// for an OAS API NAME-oas.json next to NAME.json. A gateway sees a change at its next reload.
 //
-// Files are replaced as a whole and keep owner and mode. A link is refused. Of an
-// OAS API the two files are written one after the other, the OAS form first; a
-// process that is killed between them leaves a pair that disagrees, which [Apply]
-// and [Revert] repair.
+// Writes replace whole files and keep owner and mode. Links are refused. Replace writes the two
+// files of an OAS API one after the other, the OAS form first. A kill between them leaves two forms
+// that disagree, which [Apply] and [Revert] repair.
 type Directory struct {
 	Path string
 }
@@ -34,7 +33,7 @@ func (d Directory) fail(op, object string, kind, err error, next string) error {
 	return &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next, Retry: kind == nil}
 }
 
-// APIs implements [Store]. A file that is no definition is an error.
+// APIs implements [Store]. A file that is not a definition is an error of kind [ErrDefinition].
 func (d Directory) APIs(context.Context) ([]API, error) {
 	files, err := d.files()
 	if err != nil {
@@ -118,8 +117,7 @@ func (d Directory) API(ctx context.Context, id string) (API, error) {
 	return a, err
 }
 
-// find returns an API and its classic file. Files that cannot be read are passed
-// over: they are not this API's business.
+// find returns an API and its classic file. It skips unreadable files, which belong to other APIs.
 func (d Directory) find(op, id string) (API, string, error) {
 	files, err := d.files()
 	if err != nil {
@@ -138,8 +136,8 @@ func (d Directory) find(op, id string) (API, string, error) {
 	return API{}, "", d.fail(op, id, ErrNotFound, nil, "")
 }
 
-// Replace implements [Store]. A lock on the directory keeps other callers of
-// Replace out, not editors.
+// Replace implements [Store]. It waits up to ten seconds for a lock on the directory. The lock
+// excludes other callers of Replace, but not editors.
 func (d Directory) Replace(ctx context.Context, was, next API) error {
 	const op = "replace API"
 	dir, err := os.Open(d.Path)
@@ -158,7 +156,7 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 	if err != nil {
 		return err
 	}
-	// Of an OAS API either form may have been written before a kill.
+	// A kill may have left either form of an OAS API written.
 	if !oneOf(now.Classic, was.Classic, next.Classic) || !oneOf(now.OAS, was.OAS, next.OAS) ||
 		next.ID != was.ID {
 		return d.fail(op, was.ID, ErrChanged, nil, "plan again")
@@ -178,7 +176,7 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 
 func oneOf(now, a, b []byte) bool { return bytes.Equal(now, a) || bytes.Equal(now, b) }
 
-// clean removes the temporary files that killed writers of path left.
+// clean removes the temporary files of killed writers of path.
 func clean(path string) error {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	for _, e := range entries {

@@ -8,14 +8,14 @@ import (
 	"unicode/utf8"
 )
 
-// errAmbiguous is the cause if a document has a key twice. Programs differ in
-// which one they read.
+// errAmbiguous is the cause if a document has a key twice. Programs differ in which of the two they
+// read.
 var errAmbiguous = errors.New("duplicate key")
 
 // span is the place of a value in a document.
 type span struct{ start, end int }
 
-// maxDepth bounds how deep a document may be nested.
+// maxDepth limits the nesting of a document.
 const maxDepth = 512
 
 // walker reads a valid JSON document without decoding it.
@@ -143,9 +143,8 @@ func root(doc []byte) (span, error) {
 	return s, nil
 }
 
-// find returns the place of the value at a path of object keys, and how many of
-// the keys exist. Gateways match keys whatever their case, so that a key in
-// another case, or twice, is refused.
+// find returns the place of the value at a path of object keys, and how many of the keys exist.
+// Gateways ignore the case of keys, so find refuses a key in another case and a duplicate key.
 func find(doc []byte, path ...string) (s span, depth int, err error) {
 	if s, err = root(doc); err != nil {
 		return s, 0, err
@@ -183,9 +182,8 @@ func get(doc []byte, path ...string) ([]byte, error) {
 	return doc[s.start:s.end], nil
 }
 
-// set returns doc with the value at path. An existing value is replaced. A
-// missing one is added as the last member of the deepest object that exists. All
-// other bytes stay as they are.
+// set returns doc with the value at path. It replaces an existing value, and adds a missing one as
+// the last member of the deepest existing object. All other bytes stay unchanged.
 func set(doc []byte, value any, path ...string) ([]byte, error) {
 	if len(path) == 0 {
 		return nil, errors.New("no path given")
@@ -229,7 +227,7 @@ func splice(doc []byte, s span, raw []byte) []byte {
 	return append(out, doc[s.end:]...)
 }
 
-// text is the string at path; other values and none give "".
+// text returns the string at path, or "" if there is none. Another type is an error.
 func text(doc []byte, path ...string) (string, error) {
 	raw, err := get(doc, path...)
 	if err != nil || raw == nil {
@@ -242,7 +240,7 @@ func text(doc []byte, path ...string) (string, error) {
 	return s, nil
 }
 
-// flag is the boolean at path, or otherwise the fallback.
+// flag returns the boolean at path, or fallback if there is none.
 func flag(doc []byte, fallback bool, path ...string) (bool, error) {
 	raw, err := get(doc, path...)
 	if err != nil || raw == nil {

@@ -14,12 +14,13 @@ var (
 	ErrPartial    = errors.New("some APIs are changed and some are not")
 )
 
-// Error is the error type of this package. Kind is one of its sentinels or nil.
+// Error is the error type of this package. Its text is "Op Object: Kind: cause; Next", without keys
+// and secrets.
 type Error struct {
 	Op     string // what was attempted: "list APIs", "replace API"
 	Object string // the API's ID, a file or an address without secrets
-	Kind   error
-	Err    error
+	Kind   error  // a sentinel of this package; nil if a request, a read or a write failed
+	Err    error  // the cause; nil if Kind is the whole cause
 	Next   string // what to do; may be empty
 	Retry  bool   // the same call may succeed later
 }

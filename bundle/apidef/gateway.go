@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// Gateway is the API of one gateway without a dashboard: /tyk/apis.
+// Gateway is the [Store] behind the API of one gateway without a dashboard, /tyk/apis. Prefer a
+// [Directory] if app_path can be reached.
 //
-// It gives a definition back as its structs hold it: fields that the release does
-// not know are lost in a write, and an API with a bundle shows the hooks of the
-// bundle as its own. Prefer a [Directory] if app_path can be reached. A write
-// takes effect with a reload of that gateway, which Commit asks for; others that
-// share app_path need one too.
+// A gateway returns a definition from its own structs. A write therefore loses fields that the
+// release does not know. An API with a bundle shows the bundle's hooks as its own. A write takes
+// effect when the gateway reloads, which Commit requests. Other gateways with the same app_path
+// also need a reload.
 type Gateway struct {
 	URL    string // http://host:port
 	Secret string // of tyk.conf
@@ -87,8 +87,8 @@ func (g Gateway) API(ctx context.Context, id string) (API, error) {
 	return g.complete(ctx, op, data)
 }
 
-// Replace implements [Store]. Between its look and its write somebody else may
-// write: the gateway has no conditional request.
+// Replace implements [Store]. Somebody else may write between its read and its write, because the
+// gateway has no conditional request.
 func (g Gateway) Replace(ctx context.Context, was, next API) error {
 	const op = "replace API"
 	now, err := g.API(ctx, was.ID)
@@ -106,17 +106,17 @@ func (g Gateway) Replace(ctx context.Context, was, next API) error {
 	return err
 }
 
-// commitTime bounds the wait for a reload; it takes about a second.
+// commitTime limits the wait for a reload, which takes about a second.
 const commitTime = 30 * time.Second
 
-// Commit implements [Committer]: it reloads the gateway and waits until it
-// serves what was written.
+// Commit implements [Committer]. It reloads the gateway and waits up to 30 seconds until the
+// gateway serves the changed definitions.
 func (g Gateway) Commit(ctx context.Context, changed []API) error {
 	const op = "reload gateway"
 	ctx, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
 	for try := 0; ; try++ {
-		// A reload that is under way may have read the old files.
+		// A reload in progress may have read the old files.
 		if try%10 == 0 {
 			if _, err := g.do(ctx, op, "", http.MethodGet, "/tyk/reload?block=true", nil); err != nil {
 				return err
@@ -141,21 +141,21 @@ func (g Gateway) Commit(ctx context.Context, changed []API) error {
 		case <-ctx.Done():
 			return &Error{Op: op, Object: missing, Err: fmt.Errorf("the gateway does not serve the new "+
 				"definition: %w", ctx.Err()),
-				Next: "look into its log", Retry: true}
+				Next: "read the log of the gateway", Retry: true}
 		}
 	}
 }
 
-// Same implements [Comparer]: the hooks that a bundle brings and the servers that
-// a gateway writes into an OAS document do not count.
+// Same implements [Comparer]. It ignores the hooks of a bundle, and the servers that a gateway
+// writes into an OAS document.
 func (g Gateway) Same(a, b API) bool {
 	return a.ID == b.ID && meaning(a.Classic, "custom_middleware", a) == meaning(b.Classic,
 		"custom_middleware", b) &&
 		reflect.DeepEqual(decode(a.OAS, "servers"), decode(b.OAS, "servers"))
 }
 
-// meaning is the canonical form of a classic document. The classic twin of an OAS
-// API is made by the gateway, so that only its bundle counts.
+// meaning returns the canonical form of a classic document. The gateway derives the classic form of
+// an OAS API, so only its bundle matters.
 func meaning(doc []byte, without string, a API) string {
 	value, enabled, err := a.bundles()
 	if err != nil || a.OAS != nil {

@@ -13,16 +13,16 @@ import (
 	"example.com/tykupgrade/bundle"
 )
 
-// Use is what one API uses of plugins.
+// Use lists the bundles and plugins that one API uses.
 type Use struct {
 	API      string `json:"api"`
 	Org      string `json:"org,omitempty"`
 	Name     string `json:"name,omitempty"`
 	OAS      bool   `json:"oas"`
 	Inactive bool   `json:"inactive,omitempty"`
-	Value    string `json:"value,omitempty"` // of custom_middleware_bundle, as it stands
-	Disabled bool   `json:"disabled"`        // the bundle is named and turned off
-	// the names in Value, for the release of the inventory
+	Value    string `json:"value,omitempty"` // of custom_middleware_bundle, unchanged
+	Disabled bool   `json:"disabled"`        // the API names the bundle but does not use it
+	// the names in Value, read by the release of the inventory
 	Bundles []string `json:"bundles,omitempty"`
 	Plugins []Plugin `json:"plugins,omitempty"`
 }
@@ -33,18 +33,18 @@ type Plugin struct {
 	Path     string `json:"path"`             // of the .so
 	Symbol   string `json:"symbol,omitempty"` // its function
 	Disabled bool   `json:"disabled,omitempty"`
-	// Bundled: the file comes out of the API's bundle, whose hooks take the place
-	// of the definition's own. Otherwise it is on the gateway's disk.
+	// Bundled is true if the file comes from the API's bundle, whose hooks replace those of the
+	// definition. Otherwise it is on the gateway's disk.
 	Bundled bool `json:"bundled,omitempty"`
 }
 
-// Inventory is what the APIs of a store use, ordered by API.
+// Inventory lists what the APIs of a store use, ordered by API.
 type Inventory struct {
 	Uses []Use `json:"uses"`
 }
 
-// List reads the inventory of a store. gateway is the release that runs: from
-// 5.15 a bundle may be a list.
+// List reads the inventory of a store. gateway is the running release: from 5.15 an API may name a
+// list of bundles. A definition that cannot be read is an error of kind [ErrDefinition].
 func List(ctx context.Context, s Store, gateway *semver.Version) (*Inventory, error) {
 	apis, err := s.APIs(ctx)
 	if err != nil {
@@ -90,8 +90,7 @@ func use(a API, gateway *semver.Version) (Use, error) {
 	return u, nil
 }
 
-// finder looks through a whole definition, because the places where a plugin may
-// be named differ by release and form.
+// finder searches a whole definition, because the places of plugins differ by release and form.
 type finder struct {
 	doc     []byte
 	bundled bool
@@ -149,8 +148,8 @@ func (f *finder) walk(at string, s span, disabled bool) {
 	}
 }
 
-// Bundles returns the names of all bundles that an active API uses, each with
-// its APIs, both sorted. These need a build for the new release.
+// Bundles returns the names of all bundles that active APIs use, each with the IDs of its APIs in
+// order. These bundles need a build for the new release.
 func (inv *Inventory) Bundles() map[string][]string {
 	all := map[string][]string{}
 	for _, u := range inv.Uses {
@@ -163,9 +162,9 @@ func (inv *Inventory) Bundles() map[string][]string {
 	return all
 }
 
-// OnDisk returns the plugins that active APIs load from the gateway's disk, by
-// path, each with the places that name it. These need a build for the new
-// release, too, and no bundle brings it.
+// OnDisk returns by path the plugins that active APIs load from the gateway's disk, each with the
+// places that name it. These plugins also need a build for the new release, and no bundle contains
+// it.
 func (inv *Inventory) OnDisk() map[string][]string {
 	all := map[string][]string{}
 	for _, u := range inv.Uses {
@@ -178,11 +177,10 @@ func (inv *Inventory) OnDisk() map[string][]string {
 	return all
 }
 
-// Clashes finds two files with one plugin path among all that the active APIs
-// make a gateway open: only the first API that is loaded keeps its plugin. opens
-// has what a gateway opens of each bundle, see bundle.Manifest.Opens, and
-// pluginPath reads the path of a file on the gateway's disk; nil: those are left
-// out.
+// Clashes returns pairs of files with the same plugin path among all files that a gateway opens for
+// active APIs. Only the first loaded API keeps its plugin. opens lists the files of each bundle:
+// see bundle.Manifest.Opens. pluginPath reads the plugin path of a file on the gateway's disk. If
+// it is nil, Clashes ignores those files.
 func (inv *Inventory) Clashes(opens map[string][]bundle.Open, pluginPath func(file string) (string,
 	error)) ([]bundle.Clash, error) {
 	var all []bundle.Open

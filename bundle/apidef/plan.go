@@ -15,18 +15,18 @@ import (
 	"example.com/tykupgrade/bundle"
 )
 
-// Change puts one bundle in the place of another.
+// Change replaces one bundle name with another.
 type Change struct {
-	From string // a name that the APIs have now
+	From string // a name that APIs have now
 	To   string
 	APIs []string // IDs; empty: every API that names From
-	// Gateway is the release that runs; from 5.15 From may be one of a list.
+	// Gateway is the running release; from 5.15 an API may name a list that contains From.
 	Gateway *semver.Version
 
-	// Switch is the plan of bundle.ForUpgrade for the new name To. Without one, or
-	// if running gateways would lose a plugin, the change is refused.
+	// Switch is the plan of bundle.ForUpgrade for the new name To. Without it, or if running
+	// gateways would lose a plugin, [NewPlan] refuses the change.
 	Switch *bundle.SwitchPlan
-	Force  bool // plan it all the same
+	Force  bool // plan the change without this check
 }
 
 // Edit is the change of one API.
@@ -35,8 +35,7 @@ type Edit struct {
 	Next API `json:"next"`
 }
 
-// Plan is a change of several APIs. It holds their documents as they are: treat
-// it as a secret.
+// Plan is a change of several APIs. It holds their whole documents, so treat it as a secret.
 type Plan struct {
 	From  string `json:"from"`
 	To    string `json:"to"`
@@ -58,7 +57,9 @@ func (p *Plan) digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// NewPlan reads the APIs and plans the change. It writes nothing.
+// NewPlan reads the APIs and plans the change. It writes nothing. A change that takes a plugin out
+// of service is an error of kind [ErrOutage]. If no API names the bundle, the error is of kind
+// [ErrNotFound].
 func NewPlan(ctx context.Context, s Store, c Change) (*Plan, error) {
 	const op = "plan bundle change"
 	fail := func(object string, kind, err error, next string) (*Plan, error) {
@@ -121,8 +122,7 @@ func NewPlan(ctx context.Context, s Store, c Change) (*Plan, error) {
 	return p, nil
 }
 
-// replaced puts to in the place of from and leaves the rest of a list, its
-// spaces included, as it is.
+// replaced replaces from with to, and keeps the rest of a list with its spaces.
 func replaced(gateway *semver.Version, value, from, to string) string {
 	if value == from {
 		return to

@@ -13,27 +13,28 @@ import (
 	"example.com/tykupgrade/bundle"
 )
 
-// Host is what one gateway host does with bundles.
+// Host describes the gateway on one host.
 type Host struct {
 	Name     string
 	From, To *semver.Version
-	// Key is the public key that public_key_path of its tyk.conf names; nil if
-	// that is not set.
+	// Key is the public key in the file that public_key_path of tyk.conf names, or nil if that is
+	// not set.
 	Key *rsa.PublicKey
 }
 
-// Finding is a bundle that a release refuses, or loads although it is wrong.
+// Finding is a bundle with a problem: the release refuses it, or loads it with a warning.
 type Finding struct {
 	Host    string   `json:"host"`
 	Bundle  string   `json:"bundle"`
 	APIs    []string `json:"apis"`
 	Release string   `json:"release"`
-	Blocks  bool     `json:"blocks"` // the release does not serve the APIs
+	Blocks  bool     `json:"blocks"` // true: the release does not serve the APIs
 	Problem string   `json:"problem"`
 }
 
+// String returns the finding as one sentence.
 func (f Finding) String() string {
-	what := "loads all the same"
+	what := "still loads"
 	if f.Blocks {
 		what = "refuses"
 	}
@@ -41,10 +42,10 @@ func (f Finding) String() string {
 		strings.Join(f.APIs, ", "), f.Problem)
 }
 
-// Signatures checks every bundle of the inventory against the keys of the hosts,
-// for the releases before and after: from 5.0.12 and from 5.3.1 on an unsigned
-// bundle is refused if the key is set. fetch returns the path of a
-// bundle's zip. The findings are ordered by bundle and host.
+// Signatures checks every bundle of the inventory against the keys of the hosts, for the current
+// and the new release. fetch returns the path of a bundle's zip. The findings are ordered by bundle
+// and host. If a key is set, gateways from 5.0.12 and 5.3.1 on refuse an unsigned bundle: see
+// bundle.Enforces.
 func (inv *Inventory) Signatures(ctx context.Context, hosts []Host, fetch func(ctx context.Context,
 	name string) (string, error)) ([]Finding, error) {
 	const op = "check signatures"

@@ -7,37 +7,36 @@ import (
 	"strings"
 )
 
-// API is one API as a store holds it.
+// API is one API in the form of its store.
 type API struct {
 	ID  string `json:"id"`  // api_id
 	Org string `json:"org"` // org_id
-	// Classic is the classic definition, also of an OAS API, as the store gave
-	// it: for a dashboard with the envelope around it.
+	// Classic is the classic definition as the store returned it. An OAS API has one too. A
+	// dashboard's document has an envelope around it.
 	Classic []byte `json:"classic"`
 	// OAS is the OAS definition; nil for a classic API.
 	OAS []byte `json:"oas,omitempty"`
 }
 
-// Store holds API definitions. Its methods may be called by several goroutines.
+// Store holds API definitions. Its methods are safe for concurrent use.
 type Store interface {
-	// APIs returns every API, ordered by ID.
+	// APIs returns all APIs, ordered by ID.
 	APIs(ctx context.Context) ([]API, error)
-	// API returns one. An unknown ID is an error of kind [ErrNotFound].
+	// API returns one API. An unknown ID is an error of kind [ErrNotFound].
 	API(ctx context.Context, id string) (API, error)
-	// Replace writes next if the store still holds was. If it holds another
-	// document, the error is of kind [ErrChanged] and nothing is written.
+	// Replace writes next if the store still holds was. If it holds another document, the error is
+	// of kind [ErrChanged], and nothing is written.
 	Replace(ctx context.Context, was, next API) error
 }
 
-// Committer is a store whose writes take effect later. Commit makes them take
-// effect and returns when they have. [Apply] and [Revert] call it once, at the
-// end.
+// Committer is a store whose writes take effect later. Commit waits until the changed APIs are in
+// effect. [Apply] and [Revert] call it once, at the end.
 type Committer interface {
 	Commit(ctx context.Context, changed []API) error
 }
 
-// Comparer is a store that gives a document back in another form than it was
-// written. Same reports whether two documents mean the same there.
+// Comparer is a store that returns a document in another form than the written one. Same reports
+// whether two documents mean the same in this store.
 type Comparer interface {
 	Same(a, b API) bool
 }
@@ -67,8 +66,8 @@ func (a API) at(path ...string) []string {
 // oasBundle is where an OAS definition names its bundle.
 var oasBundle = []string{"x-tyk-api-gateway", "middleware", "global", "pluginConfig", "bundle"}
 
-// bundles returns the value of custom_middleware_bundle and whether it is in
-// use. The OAS form wins: the gateway makes the classic one of it.
+// bundles returns the value of custom_middleware_bundle and whether it is in use. The OAS form has
+// priority, because the gateway derives the classic form from it.
 func (a API) bundles() (value string, enabled bool, err error) {
 	if a.OAS != nil {
 		raw, err := get(a.OAS, oasBundle...)
@@ -84,7 +83,7 @@ func (a API) bundles() (value string, enabled bool, err error) {
 	return value, value != "" && !disabled, firstError(err1, err2)
 }
 
-// withBundles returns a with another value, in both forms.
+// withBundles returns a with another value in both forms.
 func (a API) withBundles(value string) (API, error) {
 	next := a
 	var err error
@@ -92,7 +91,7 @@ func (a API) withBundles(value string) (API, error) {
 		if next.OAS, err = set(a.OAS, value, append(slices.Clone(oasBundle), "path")...); err != nil {
 			return a, err
 		}
-		// A dashboard may leave the twin out.
+		// A dashboard may omit the classic form.
 		if raw, err := get(a.Classic, a.at("custom_middleware_bundle")...); err != nil || raw == nil {
 			return next, err
 		}

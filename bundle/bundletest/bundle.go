@@ -9,10 +9,10 @@ import (
 	"example.com/tykupgrade/bundle"
 )
 
-// Files is a source for bundle.Write: shared objects by their names.
+// Files holds shared objects by file name. [Files.FS] is a source for bundle.Write.
 type Files map[string]Plugin
 
-// FS returns the files.
+// FS returns the files as a file system in memory.
 func (f Files) FS() fs.FS {
 	m := fstest.MapFS{}
 	for name, p := range f {
@@ -21,8 +21,8 @@ func (f Files) FS() fs.FS {
 	return m
 }
 
-// Manifest returns a manifest for the files with one post hook for hook, which
-// calls the function AddFooBarHeader.
+// Manifest returns a manifest of all files with one post hook. The hook has the path hook and calls
+// the function AddFooBarHeader.
 func (f Files) Manifest(hook string) *bundle.Manifest {
 	m := &bundle.Manifest{Middleware: bundle.Middleware{Driver: "goplugin", Post: []bundle.Hook{
 		{Name: "AddFooBarHeader", Path: hook}}}}
@@ -33,7 +33,7 @@ func (f Files) Manifest(hook string) *bundle.Manifest {
 	return m
 }
 
-// Zip returns a bundle of the files with [Files.Manifest].
+// Zip returns the bundle that bundle.Write makes of the files and [Files.Manifest].
 func (f Files) Zip(hook string, o bundle.Options) ([]byte, error) {
 	var b bytes.Buffer
 	_, err := bundle.Write(&b, f.FS(), f.Manifest(hook), o)

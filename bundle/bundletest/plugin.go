@@ -1,9 +1,9 @@
-// Package bundletest makes plugins and bundles for unit tests: shared objects of
-// a few kilobytes that need no C compiler, no Tyk and no Docker.
+// Package bundletest makes plugins and bundles for unit tests. The plugins are shared objects of a
+// few kilobytes and need no C compiler, no Tyk and no Docker.
 //
-// A [Plugin] carries what tools read from a compiled Go plugin: build info, the
-// plugin path, package hashes and exported symbols. The dynamic linker loads it.
-// It holds no code, so no gateway can run it.
+// A [Plugin] has the data that tools read from a compiled Go plugin: build info, plugin path,
+// package hashes and exported symbols. The dynamic linker loads it. It has no code, so no gateway
+// can run it.
 package bundletest
 
 import (
@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// GatewaySetting is the build setting that names the gateway release a [Plugin]
-// was made for. Real plugins have none: only package hashes tell.
+// GatewaySetting is the build setting that names the gateway release of a [Plugin]. Real plugins
+// have no such setting: only their package hashes show the release.
 const GatewaySetting = "bundletest.gateway"
 
 // Plugin describes a shared object. The zero value is a plugin with the path
@@ -26,7 +26,7 @@ type Plugin struct {
 	Gateway string   // release that it is built for: "5.2.5"; empty: any
 	Go      string   // "go1.19.13"; empty: go1.25.0
 	Machine elf.Machine
-	Content string // makes two files differ that have everything else in common
+	Content string // makes otherwise equal files differ
 }
 
 func (p Plugin) fill() Plugin {
@@ -65,7 +65,7 @@ func (p Plugin) buildInfo() []byte {
 	return append(b, make([]byte, 16)...)
 }
 
-// symbolPath spells a plugin path as the Go linker does in symbol names.
+// symbolPath escapes a plugin path like the Go linker in symbol names.
 func symbolPath(p string) string {
 	dir, last := path.Split(p)
 	return dir + strings.ReplaceAll(last, ".", "%2e")
@@ -88,8 +88,8 @@ type section struct {
 	data  []byte
 }
 
-// Bytes returns the file: one readable and writable segment at address 0, with
-// a dynamic section, as the dynamic linker wants it.
+// Bytes returns the file. It has one readable and writable segment at address 0 with a dynamic
+// section, so the dynamic linker loads it.
 func (p Plugin) Bytes() []byte {
 	p = p.fill()
 	le := binary.LittleEndian
