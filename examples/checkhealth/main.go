@@ -1,5 +1,4 @@
-// Command checkhealth asks a Tyk stack whether it is healthy, once or until it
-// stays so.
+// Command checkhealth checks the health of a Tyk stack, once or until it stays healthy.
 package main
 
 import (
@@ -86,7 +85,7 @@ func (o *options) flags(f *flag.FlagSet) {
 		"-plugin-url, for API keys")
 }
 
-// check asks, once or until all pass.
+// check runs the probes once, or until all pass.
 func (o *options) check(ctx context.Context, c *cli.Call) error {
 	if err := o.fit(c); err != nil {
 		return err
@@ -138,8 +137,8 @@ func (o *options) check(ctx context.Context, c *cli.Call) error {
 	return cli.Exit(result, nil)
 }
 
-// needs names, for flags that would otherwise do nothing, the flag that they go with: nobody
-// should believe in a check that was not made.
+// needs names the flag that another flag requires. Without it that flag would do nothing, and its
+// user would trust a check that never ran.
 var needs = map[string]string{
 	"expect-header": "plugin-url", "expect-status": "plugin-url", "expect-body": "plugin-url",
 	"header-file": "plugin-url",
@@ -147,7 +146,7 @@ var needs = map[string]string{
 	"cert": "key", "key": "cert",
 }
 
-// fit refuses flags that do not go together.
+// fit refuses flags that contradict each other.
 func (o *options) fit(c *cli.Call) error {
 	// Without any, one of each is asked at its default address.
 	gateway := c.Given["gateway-url"] || !c.Given["dashboard-url"] && !c.Given["pump-url"] &&

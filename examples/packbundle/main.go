@@ -1,5 +1,5 @@
-// Command packbundle builds, verifies, explains and publishes Tyk plugin bundles.
-// It shows package bundle at work.
+// Command packbundle builds, verifies, explains and publishes Tyk plugin bundles. It is a thin
+// command around package bundle.
 package main
 
 import (
@@ -139,7 +139,7 @@ func show(c *cli.Call, findings []bundle.Finding) {
 	}
 }
 
-// progress draws a bar on a terminal when there is enough to wait for.
+// progress draws a bar on a terminal if the work takes long.
 func progress(c *cli.Call, label string) func(bundle.Event) {
 	const large = 16 << 20
 	if !c.Err.Live() {

@@ -51,7 +51,7 @@ func (c *crossing) ask(path string) (int, map[string]bool, error) {
 	return resp.StatusCode, seen, err
 }
 
-// shows is what a request of the API with the plugin has that one without lacks.
+// shows returns what the plugin adds to a request: the difference to an API without the plugin.
 func (c *crossing) shows() (int, string, error) {
 	plainCode, plain, err := c.ask(plainAPI)
 	if err != nil {
@@ -73,9 +73,8 @@ func (c *crossing) shows() (int, string, error) {
 	return code, strings.Join(more, ", "), nil
 }
 
-// proof asks APIs and the log whether the plugin of a release is at work, and compares that with
-// what
-// preflight said.
+// proof checks APIs and the log for the plugin of a release, and compares the result with
+// preflight's prediction.
 func (c *crossing) proof(ctx context.Context, g gatewayPart) error {
 	code, shows, err := c.shows()
 	if err != nil {

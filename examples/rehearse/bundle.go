@@ -20,7 +20,7 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// zips are the bundles of a rehearsal; empty where the releases cannot share one.
+// zips holds the bundles of a rehearsal; empty if the releases cannot share one.
 type zips struct{ name, old, new string }
 
 // exampleManifest is the procedure's, before the new build is added.
@@ -34,7 +34,7 @@ const exampleManifest = `{
  "checksum": "", "signature": ""
 }`
 
-// bundle puts both builds into one bundle, and asks which gateway loads which.
+// bundle puts both builds into one bundle, and resolves which gateway loads which build.
 func (r *rehearsal) bundle(ctx context.Context, s *Step) error {
 	p := &r.plugin
 	p.loads = map[string]bool{}
@@ -169,8 +169,8 @@ func cmpOr(a, b string) string {
 	return b
 }
 
-// twoBundles is for releases that share no bundle, such as 4.0.8 and 4.0.16: each looks for
-// plugin.so alone.
+// twoBundles is for releases that cannot share a bundle, such as 4.0.8 and 4.0.16: both look only
+// for plugin.so.
 func (r *rehearsal) twoBundles(ctx context.Context, s *Step, m *bundle.Manifest, targets []string,
 	why error) error {
 	s.say("%v", why)

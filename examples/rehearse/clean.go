@@ -19,12 +19,11 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// adopt makes this process the parent of what its children leave behind, so
-// that nothing can outlive it unseen: gpg's agent, a Go command whose parent
-// was interrupted.
+// adopt makes this process the parent of orphans, such as gpg's agent or a Go command whose parent
+// was interrupted. So none of them outlives it unnoticed.
 func adopt() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }
 
-// needed is more than what a rehearsal was seen to take in its directory.
+// needed is more than the measured size of a rehearsal's directory, in bytes.
 const needed = 300 << 20
 
 // workDir makes the directory that everything happens in. Sockets are made
@@ -49,8 +48,7 @@ func workDir() (string, error) {
 	return dir, nil
 }
 
-// room refuses a place that is as good as full, before a compiler says so in
-// its own words.
+// room refuses a directory without enough free space, before a compiler fails there.
 func room(dir string, least uint64) error {
 	var fs unix.Statfs_t
 	if unix.Statfs(dir, &fs) != nil {
@@ -77,11 +75,11 @@ func removeAll(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// endChildren ends every process that this one started, or that was left to
-// it, and returns the names of those that had to be killed.
+// endChildren ends every process that this one started or adopted. It returns the names of those
+// that it had to kill.
 func endChildren() []string {
 	var killed []string
-	// What was told to end just now may take a moment.
+	// A process that was just asked to end may take a moment.
 	for limit := time.Now().Add(30 * time.Second); len(children()) > 0 && time.Now().Before(limit); {
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -144,11 +142,11 @@ func children() map[int]string {
 	return mine
 }
 
-// cleanUp undoes what undo holds, last first, removes the directory and looks
-// at what is left.
+// cleanUp calls the functions of undo, the last first, removes the directory and counts the
+// leftovers.
 func (r *rehearsal) cleanUp(s *Step) error {
 	var errs []error
-	// Also after Ctrl-C, but not for ever.
+	// Also after Ctrl-C, with a time limit.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for i := len(r.undo) - 1; i >= 0; i-- {

@@ -30,8 +30,8 @@ func readConf(data []byte) (map[string]any, error) {
 	return conf, nil
 }
 
-// moved turns a user's document into one for the rehearsal: every address in it leads to a place of
-// the rehearsal, every path below its directory, and no secret is left.
+// moved converts a user's document for the rehearsal. Every address becomes one of the rehearsal
+// and every path one below its directory, and all secrets are removed.
 type moved struct {
 	dir      string // where files and paths go
 	upstream string // host:port that takes the place of other systems
@@ -48,7 +48,7 @@ var (
 
 func (m *moved) note(at, what string) { m.changed = append(m.changed, at+" ("+what+")") }
 
-// value returns what takes the place of v.
+// value returns the replacement of v.
 func (m *moved) value(at, key string, v any) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -111,7 +111,7 @@ var routes = map[string]bool{"listen_path": true, "path": true, "listenPath": tr
 	"route":         true,
 	"endpoint_name": true, "match_pattern": true, "rewrite_to": true, "control_api_hostname": true}
 
-// file copies a file that can be read into the directory. What cannot is only named there.
+// file copies a readable file into the directory. It only names an unreadable one there.
 func (m *moved) file(path string) string {
 	sum := sha256.Sum256([]byte(path))
 	to := filepath.Join(m.dir, fmt.Sprintf("%x-%s", sum[:4], filepath.Base(path)))
@@ -147,7 +147,7 @@ func (g gatewayConf) rewrite(conf map[string]any) ([]byte, []string, error) {
 	if out == nil {
 		out = map[string]any{}
 	}
-	// What leads to other systems, or needs parts that a rehearsal does not have.
+	// Settings that lead to other systems, or need parts that a rehearsal lacks.
 	for _, name := range []string{"slave_options", "db_app_conf_options", "cache_storage",
 		"separate_analytics_storage", "analytics_storage",
 		"tracing", "newrelic", "kv", "auth_override", "external_services", "monitor", "event_handlers",

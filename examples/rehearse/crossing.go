@@ -22,8 +22,8 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// crossing is one gateway host in the child: the present release, the switch of the bundle, the new
-// release, and the way back.
+// crossing is one gateway host in the child: the current release, the switch of the bundle, the new
+// release, and the revert.
 type crossing struct {
 	job    job
 	event  func(format string, a ...any)
@@ -97,7 +97,7 @@ func (c *crossing) stopAll() {
 	}
 }
 
-// prepare starts what surrounds a gateway, and lays its files out.
+// prepare starts the services around a gateway and writes its files.
 func (c *crossing) prepare() error {
 	for _, d := range []string{"apps", "served", "middleware", "redis"} {
 		if err := os.MkdirAll(c.path(d), 0o755); err != nil {
@@ -308,7 +308,7 @@ func (c *crossing) logged(most int) []byte {
 	return data[max(0, len(data)-most):]
 }
 
-// publishNew puts the new bundle in the place of the old one while the gateway runs.
+// publishNew replaces the old bundle with the new one while the gateway runs.
 func (c *crossing) publishNew(ctx context.Context) error {
 	if _, err := c.publish.Publish(ctx, c.job.New); err != nil {
 		return err
@@ -333,7 +333,7 @@ func (c *crossing) publishNew(ctx context.Context) error {
 	}
 	c.say("%s is published under its old name; the running gateway %s keeps its plugin, also "+
 		"after a reload", c.job.Bundle, g.Version)
-	// A gateway that crashes meanwhile restarts from its cache.
+	// A gateway that crashes now restarts from its cache.
 	c.gateway.stop()
 	if err := c.run(ctx, g); err != nil {
 		return err
@@ -364,7 +364,7 @@ func (c *crossing) reload(ctx context.Context) error {
 	return nil
 }
 
-// change replaces the gateway by another release, without the cached bundle.
+// change replaces the gateway with another release, without the cached bundle.
 func (c *crossing) change(ctx context.Context, g gatewayPart) error {
 	c.gateway.stop()
 	if _, err := os.Stat(c.cache[0].Dir); err != nil {

@@ -139,8 +139,8 @@ func (r *rehearsal) startMongo(ctx context.Context, s *Step) error {
 	return nil
 }
 
-// migrate stands for what a new dashboard does to the databases at its start:
-// things that installing the old package again does not take back.
+// migrate imitates a new dashboard's migration of the databases at its start. A reinstall of the
+// old package does not undo it.
 func (d *stores) migrate(ctx context.Context) (string, error) {
 	apis, policies := d.db().Collection("tyk_apis"), d.db().Collection("tyk_policies")
 	_, err := apis.ReplaceOne(ctx, bson.D{{Key: "_id", Value: 1}}, bson.D{{Key: "_id", Value: 1},
@@ -167,8 +167,8 @@ func (d *stores) migrate(ctx context.Context) (string, error) {
 	return text + ", four Redis keys", err
 }
 
-// takeBackup takes one set of configuration and databases, verified before it
-// counts, and compares it with what runs.
+// takeBackup takes one verified set of configuration and databases, and compares it with the
+// running stack.
 func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 	d := &r.store
 	d.dir = filepath.Join(r.dir, "backup")
@@ -213,8 +213,8 @@ func (r *rehearsal) backupEvent(e backup.Event) {
 	}
 }
 
-// restoreData brings configuration and databases back from the set, without the
-// collections that the new version made.
+// restoreData restores configuration and databases from the set, and removes the collections of the
+// new version.
 func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	d := &r.store
 	s.StandsIn = d.standsIn()

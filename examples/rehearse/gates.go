@@ -10,9 +10,9 @@ import (
 	"example.com/tykupgrade/health"
 )
 
-// firstGates asks the user's gates of the present gateway. Their requests go to it instead of to
-// the user's systems. A gate that does not hold there asks for something that is not here, such as
-// an API that -apis does not have: it says nothing about the new gateway, and is left out.
+// firstGates runs the user's gates against the current gateway instead of the user's systems. A
+// gate that fails there needs something that the rehearsal lacks, such as an API that -apis does
+// not have. It predicts nothing about the new gateway, so it is left out.
 func (c *crossing) firstGates(ctx context.Context) error {
 	for _, g := range c.job.Gates {
 		if g.Query != "" {
@@ -37,7 +37,7 @@ func (c *crossing) firstGates(ctx context.Context) error {
 	return nil
 }
 
-// holdGates asks the gates that held with the present gateway.
+// holdGates runs the gates that passed with the current gateway.
 func (c *crossing) holdGates(ctx context.Context, g gatewayPart) error {
 	for _, x := range c.gates {
 		if why := failed(ctx, x); why != "" {
@@ -48,7 +48,7 @@ func (c *crossing) holdGates(ctx context.Context, g gatewayPart) error {
 	return nil
 }
 
-// failed says why a gate does not hold; empty: it does.
+// failed explains why a gate fails; empty: it passes.
 func failed(ctx context.Context, g fleet.Gate) string {
 	rep, err := health.Once(ctx, health.Policy{TryTimeout: time.Minute, Deadline: 2 * time.Minute},
 		g.Probe())

@@ -47,8 +47,7 @@ func (g gatewayPart) kind() string {
 }
 
 // gatewayPart brings a gateway into the directory: the user's from a file, a package or an image,
-// or
-// a stub if arg is empty.
+// or a stub if arg is empty.
 func (r *rehearsal) gatewayPart(ctx context.Context, arg, version string) (gatewayPart, error) {
 	g := gatewayPart{Version: version, Real: arg != ""}
 	dir := filepath.Join(r.dir, "gateways", version)
@@ -94,7 +93,7 @@ func (r *rehearsal) gatewayPart(ctx context.Context, arg, version string) (gatew
 	return g, nil
 }
 
-// writeTemplates are the least that a gateway starts with.
+// writeTemplates writes the templates without which a gateway does not start.
 func writeTemplates(dir string) error {
 	return errors.Join(os.MkdirAll(dir, 0o755),
 		os.WriteFile(filepath.Join(dir, "error.json"), []byte(`{"error": "{{.Message}}"}`+"\n"), 0o644),
@@ -137,7 +136,7 @@ func fromDeb(ctx context.Context, deb, dir string) error {
 	return nil
 }
 
-// fromImage copies the gateway out of an image that the engine has. Nothing in it is run.
+// fromImage copies the gateway out of an image of the engine. It runs nothing in the image.
 func fromImage(ctx context.Context, ref, dir string) error {
 	docker, err := compiler.Connect(compiler.ConnectOptions{})
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// writeHTML writes the report as one page that needs no script and no network, to be attached to a
-// change request.
+// writeHTML writes the report as one page for a change request. The page needs no script and no
+// network.
 func writeHTML(path string, rep *Report) error {
 	var b strings.Builder
 	if err := page.Execute(&b, rep); err != nil {

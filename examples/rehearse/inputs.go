@@ -81,7 +81,7 @@ func (in *inputs) readFile(from, to *string) (gates []fleet.Gate, err error) {
 	return f.Gates, nil
 }
 
-// check looks at everything that is named, and runs nothing.
+// check examines every named file, and runs nothing.
 func (in *inputs) check() error {
 	for _, x := range []struct {
 		name, path string
@@ -188,9 +188,8 @@ func findBuilds(dir string, from, to *semver.Version) ([]builds, error) {
 	return all, nil
 }
 
-// manifestOf makes a manifest for builds without one: each plugin's only function is a post hook,
-// or
-// what the file says.
+// manifestOf makes a manifest for builds without one. Each plugin's only function is a post hook,
+// unless the file names another hook.
 func (in *inputs) manifestOf(all []builds) (*bundle.Manifest, error) {
 	m := &bundle.Manifest{Middleware: bundle.Middleware{Driver: "goplugin"}}
 	for _, b := range all {

@@ -21,7 +21,7 @@ import (
 // islandName is the name under which this program runs as the child that holds the gateways.
 const islandName = "rehearse-island"
 
-// job is what the child is to do.
+// job describes the work of the child.
 type job struct {
 	Dir      string      `json:"dir"`
 	Redis    string      `json:"redis"` // the program redis-server; empty: none
@@ -45,8 +45,8 @@ type said struct {
 	Error  string   `json:"error,omitempty"`
 }
 
-// island is the child. It has a network of its own with nothing but loopback, and takes every
-// process that it started with it when it ends.
+// island is the child. Its network has only loopback. When it ends, every process that it started
+// ends too.
 type island struct {
 	cmd *exec.Cmd
 	in  *json.Encoder
@@ -66,8 +66,8 @@ func isolation() *syscall.SysProcAttr {
 	return a
 }
 
-// land starts the child. Gateways of the user run on an island only; stubs do without one where the
-// machine has none.
+// land starts the child. The user's gateways run only on an island. Stubs run without one if the
+// machine does not support it.
 func land(j job) (i *island, isolated bool, err error) {
 	j.Isolated = true
 	i, err = start(j, isolation())

@@ -25,8 +25,8 @@ import (
 const machineName = "rehearse-machine"
 
 // machine is a root directory that shows this machine's /usr, /etc and package database, and keeps
-// whatever is written to them to itself. Programs in it see no process, no network and no systemd
-// of this machine. All of it ends with its first process.
+// all writes to them private. Programs in it see no process, no network and no systemd of this
+// machine. It ends with its first process.
 type machine struct {
 	root string
 	cmd  *exec.Cmd
@@ -122,8 +122,7 @@ func reap() {
 	}
 }
 
-// shown are the directories of this machine that the other one has copies of, as they are written
-// to.
+// shown lists the directories of this machine that are shown with private writes.
 var shown = []string{"/usr", "/etc", "/var/lib/dpkg"}
 
 // setUp makes the root below the working directory, and changes to it.
@@ -200,7 +199,7 @@ func overlay(from, to, dir string) error {
 	return nil
 }
 
-// bind shows a directory at to, where nobody can write to it.
+// bind shows a directory read-only at to.
 func bind(from, to string) error {
 	err := unix.Mount(from, to, "", unix.MS_BIND, "")
 	if err == nil {
@@ -212,7 +211,7 @@ func bind(from, to string) error {
 	return nil
 }
 
-// ownSources leaves apt no source, and nothing that runs beside it.
+// ownSources removes apt's sources and hooks.
 func ownSources() error {
 	err := os.Remove("/etc/apt/sources.list")
 	if errors.Is(err, os.ErrNotExist) {

@@ -1,6 +1,6 @@
 // Command rehearse carries out a whole upgrade of a Tyk stack with a Go plugin on this machine, in
-// a throwaway directory: the packages of this module at work, with the user's own parts or stubs
-// for what is not given.
+// a throwaway directory. It runs the packages of this module with the user's own parts, and with
+// stubs for missing parts.
 package main
 
 import (
@@ -136,7 +136,7 @@ func perform(ctx context.Context, c *cli.Call, o options) error {
 	return err
 }
 
-// fill checks the flags and everything that they name, before anything is made.
+// fill checks the flags and everything that they name before it creates anything.
 func (o *options) fill(ctx context.Context, c *cli.Call, from, to string) error {
 	if o.fail != "" && o.fail != "gateway" {
 		return cli.Wrong("invalid -fail %q: want gateway", o.fail)
@@ -196,7 +196,7 @@ func parseRelease(text string) (*semver.Version, error) {
 	return r.Version, nil
 }
 
-// out is where people read; with -json nobody does.
+// out returns the output for people, which is discarded with -json.
 func (o options) out() *cli.Out {
 	if out, ok := o.stdout.(*cli.Out); ok && !o.json {
 		return out

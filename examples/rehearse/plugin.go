@@ -17,7 +17,7 @@ import (
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
-// pluginState is how far the plugin has come.
+// pluginState is the state of the plugin.
 type pluginState struct {
 	dir      string // its module
 	builds   string // directory of the compiled files
@@ -106,8 +106,8 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 		s.say("the module of a plugin for %s; not compiled: %s", r.o.from, r.parts.gcc)
 		return nil
 	}
-	// The target's way of building serves: another one would compile Go's
-	// library once more, and nothing loads this file here.
+	// The target's build method is enough. Another one would compile Go's library again, and
+	// nothing loads this file here.
 	artifact, how, err := r.compile(ctx, target)
 	if err != nil {
 		return err
@@ -122,8 +122,8 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	return nil
 }
 
-// goEnv is Go's environment: the example's module needs nothing but what is served from disk, the
-// user's has dependencies of its own.
+// goEnv is Go's environment. The example's module needs only the modules that are served from disk;
+// the user's module has its own dependencies.
 func (r *rehearsal) goEnv(ctx context.Context) ([]string, error) {
 	env := tykmod.Env(r.plugin.proxy, filepath.Join(r.dir, "modcache"))
 	if r.o.given.plugin == "" {
@@ -194,8 +194,8 @@ func (r *rehearsal) prepare(ctx context.Context,
 		}})
 }
 
-// pathAndPlan decides by the target alone, and says what the procedure's text
-// makes of it.
+// pathAndPlan chooses the path by the target release only, and reports which path the procedure's
+// text gives.
 func (r *rehearsal) pathAndPlan(_ context.Context, s *Step) error {
 	if r.plugin.mine {
 		s.skip("your compiled builds are used")
@@ -221,7 +221,7 @@ func (r *rehearsal) pathAndPlan(_ context.Context, s *Step) error {
 	return nil
 }
 
-// verb is how many words name a go command: go get, go mod tidy.
+// verb is the number of words that name a go command, as in go get or go mod tidy.
 func verb(argv []string) int {
 	if len(argv) > 1 && argv[1] == "mod" {
 		return 3

@@ -19,8 +19,8 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 )
 
-// state is a part of the stack that must be as before after a revert. It is
-// read by other means than those that bring it back.
+// state is a part of the stack that a revert must restore. It is read by other means than those
+// that restore it.
 type state struct {
 	name string
 	read func(context.Context, io.Writer) error
@@ -37,7 +37,7 @@ func (r *rehearsal) states() []state {
 	return all
 }
 
-// snapshot reads every state, as lines; nil where nothing will be reverted.
+// snapshot reads every state as lines; nil if nothing will be reverted.
 func (r *rehearsal) snapshot(ctx context.Context) (map[string][]string, error) {
 	if r.o.fail == "" {
 		return nil, nil
@@ -68,7 +68,7 @@ func (r *rehearsal) recordBefore(ctx context.Context) error {
 	return err
 }
 
-// recordUpgraded notes what the upgrade has made of it.
+// recordUpgraded records the states after the upgrade.
 func (r *rehearsal) recordUpgraded(ctx context.Context) error {
 	now, err := r.snapshot(ctx)
 	for i := range r.report.Proof {

@@ -11,7 +11,7 @@ import (
 	runner "example.com/tykupgrade/internal/run"
 )
 
-// rehearsal is one run: what the steps leave to each other.
+// rehearsal is one run. It holds the data that the steps share.
 type rehearsal struct {
 	o      options
 	print  *printer
@@ -73,12 +73,12 @@ func (r *rehearsal) step(ctx context.Context, name string, f func(context.Contex
 // seconds since a time, to the millisecond.
 func seconds(began time.Time) float64 { return float64(time.Since(began).Milliseconds()) / 1000 }
 
-// later registers what has to be undone at the end, whatever happens.
+// later registers a function that runs at the end in any case.
 func (r *rehearsal) later(f func(context.Context) error) { r.undo = append(r.undo, f) }
 
 func (r *rehearsal) interrupted() bool { return r.ctx != nil && r.ctx.Err() != nil }
 
-// perform tells the story and cleans up.
+// perform runs all steps and cleans up.
 func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {
 	began := time.Now()
 	r.ctx = ctx
@@ -105,7 +105,7 @@ func (r *rehearsal) perform(ctx context.Context) (_ *Report, err error) {
 	return r.report, err
 }
 
-// step is a part of a story.
+// step is one part of the upgrade.
 type step struct {
 	name string
 	do   func(context.Context, *Step) error
@@ -156,10 +156,10 @@ func (r *rehearsal) story(ctx context.Context) error {
 	return nil
 }
 
-// parts says what of the outside world is missing and why; empty: it is here.
+// parts explains which outside programs are missing; empty: all are present.
 type parts struct{ gcc, engine, redis, apt string }
 
-// components looks around. Only a Go command inside this module is a must.
+// components finds the outside programs. Only a Go command inside this module is required.
 func (r *rehearsal) components(ctx context.Context, s *Step) error {
 	out, err := r.output(ctx, "go", "list", "-m", "-f", "{{.Path}}")
 	if err != nil || strings.TrimSpace(out) != module {

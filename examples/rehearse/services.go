@@ -42,8 +42,8 @@ func (s *service) start(env ...string) error {
 	s.cmd = exec.Command(s.program, "--conf", s.conf)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = filepath.Dir(s.program), log, log
 	s.cmd.Env = append(os.Environ(), env...)
-	// An interrupt at the terminal is for the rehearsal, which ends it in order;
-	// one that is killed takes it along.
+	// An interrupt at the terminal reaches only the rehearsal, which stops the service in order. If
+	// the rehearsal is killed, the service ends too.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", s.program, err)
@@ -125,8 +125,8 @@ func (r *rehearsal) startServices(ctx context.Context, s *Step) error {
 	return nil
 }
 
-// restart starts the program that is installed. Whether a stub gateway
-// shows the plugin's header depends on what the bundle has for its version.
+// restart starts the installed program. A stub gateway shows the plugin's header only if the bundle
+// has a build for its version.
 func (r *rehearsal) restart(component, version string) error {
 	sv := r.services[component]
 	sv.stop()
@@ -141,8 +141,8 @@ func (r *rehearsal) restart(component, version string) error {
 	return sv.start(env...)
 }
 
-// gate awaits components of the given version, and with the gateway that the
-// plugin's header shows. failures ends it early; 0: the deadline does.
+// gate waits for components of the given version, and for the plugin's header in the gateway's
+// answers. failures ends the wait early; 0: only the deadline does.
 func (r *rehearsal) gate(ctx context.Context, version string, failures int,
 	names ...string) (health.Report, error) {
 	want, err := pluginbuild.ParseVersion(version)

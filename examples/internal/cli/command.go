@@ -1,15 +1,13 @@
-// Package cli is what the example commands share: flags and verbs, exit codes, the
-// terminal with its live progress, tables, and certificates from files. It knows
-// nothing of Tyk.
+// Package cli has the parts that all example commands share: flags and verbs, exit codes, live
+// progress on a terminal, tables, and certificates from files. It knows nothing about Tyk.
 //
-// Every command has one grammar, "command VERB [flags] [arguments]", with flags and
-// arguments in any order. -h prints help to stdout and -version the build. A mistake
-// is answered in two lines: the cause, and what to do.
+// Every command has the grammar "command VERB [flags] [arguments]", with flags and arguments in any
+// order. -h prints help to stdout, and -version prints the build. An error has two lines: the
+// cause, and what to do.
 //
-// Flags have one name in all commands: -gateway is a gateway's binary, .deb file or
-// image:REF; -gateway-url its URL; -release a gateway's version; -host an SSH
-// destination; -engine the address of a Docker engine; -json prints JSON; -yes
-// answers the question.
+// Flags have one name in all commands: -gateway is a gateway's binary, .deb file or image:REF;
+// -gateway-url its URL; -release a gateway's version; -host an SSH destination; -engine the address
+// of a Docker engine; -json prints JSON; -yes answers the question.
 package cli
 
 import (
@@ -25,7 +23,7 @@ import (
 	"syscall"
 )
 
-// Command is a program. Its zero value does nothing; Name and Verbs are needed.
+// Command is a program. Name and Verbs are required.
 type Command struct {
 	Name  string
 	About string // what it does: the beginning of its help
@@ -39,11 +37,11 @@ type Verb struct {
 	Args  string // how its arguments are written: "SET FILE", or "[HOST…]" for any number
 	About string // one line
 
-	// Flags registers the verb's flags. It may be called several times. The names h,
-	// help and version are taken.
+	// Flags registers the verb's flags. It may be called several times. The names h, help and
+	// version are reserved.
 	Flags    func(*flag.FlagSet)
 	Required []string          // flags that must be given
-	Needs    map[string]string // flags that mean nothing without another one
+	Needs    map[string]string // flags that require another flag
 
 	Run func(context.Context, *Call) error
 }
@@ -60,16 +58,16 @@ type Call struct {
 	flags *flag.FlagSet
 }
 
-// Streams are what a command reads and writes.
+// Streams are the input and the outputs of a command.
 type Streams struct {
 	Env      func(string) string
 	In       io.Reader
 	Out, Err io.Writer
 }
 
-// Main runs the command as this process and does not return. The context of a verb
-// ends with the first Ctrl-C, SIGTERM or SIGHUP; a second one ends the process. A reader of
-// the output that is gone, as in "upgrade apply | tee log", does not end it.
+// Main runs the command as this process and does not return. The first Ctrl-C, SIGTERM or SIGHUP
+// ends the context of a verb; a second one ends the process. The process continues if the reader of
+// its output ends, as in "upgrade apply | tee log".
 func (c Command) Main() {
 	OutliveReader()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM,
@@ -124,7 +122,7 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	return code
 }
 
-// parse finds the verb and sets its flags. A help that is not empty is the answer.
+// parse finds the verb and sets its flags. If help is not empty, it is the command's answer.
 func (c Command) parse(args []string, call *Call) (*Verb, string, error) {
 	rest, verb, asked, err := c.verb(args)
 	switch {
@@ -157,7 +155,7 @@ func (c Command) parse(args []string, call *Call) (*Verb, string, error) {
 	return verb, "", verb.check(call)
 }
 
-// verb finds the verb among the arguments: the first that belongs to no flag.
+// verb finds the verb: the first argument that belongs to no flag.
 func (c Command) verb(args []string) (rest []string, verb *Verb, asked string, err error) {
 	takes := map[string]bool{} // whether a flag takes the next argument
 	for _, v := range c.Verbs {
@@ -215,7 +213,7 @@ func (c Command) names() []string {
 	return all
 }
 
-// set is the verb's flags, fresh.
+// set returns a new flag set of the verb.
 func (v *Verb) set(name string) *flag.FlagSet {
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
@@ -226,7 +224,7 @@ func (v *Verb) set(name string) *flag.FlagSet {
 	return f
 }
 
-// check holds the call to what the verb says of its flags and arguments.
+// check compares the call with the verb's rules for flags and arguments.
 func (v *Verb) check(call *Call) error {
 	for _, name := range v.Required {
 		if !call.Given[name] {
@@ -251,6 +249,5 @@ func (v *Verb) check(call *Call) error {
 	return nil
 }
 
-// OutliveReader keeps a process alive when the reader of its output is gone. [Command.Main]
-// does it by itself.
+// OutliveReader keeps a process alive after the reader of its output ends. [Command.Main] calls it.
 func OutliveReader() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

@@ -9,13 +9,13 @@ import (
 	"syscall"
 )
 
-// The exit codes of every command.
+// Exit codes of every command.
 const (
-	Yes         = 0   // done, or the answer is yes
-	No          = 1   // failed, or the answer is no
+	Yes         = 0   // success: the work is done, or the check passed
+	No          = 1   // failure: the work or the check failed
 	Usage       = 2   // wrong flags, arguments or file
-	Unknown     = 3   // the answer cannot be known
-	Busy        = 4   // somebody else is at work
+	Unknown     = 3   // the result is unknown
+	Busy        = 4   // another process holds the lock
 	Refused     = 5   // refused before anything changed
 	Interrupted = 130 // by Ctrl-C or SIGTERM
 )
@@ -34,11 +34,11 @@ type exit struct {
 func (e *exit) Error() string { return e.err.Error() }
 func (e *exit) Unwrap() error { return e.err }
 
-// errSilent ends a command whose answer is printed already.
+// errSilent ends a command that has printed its answer.
 var errSilent = errors.New("the answer is printed")
 
-// Exit gives an error its exit code. A nil err ends the command with the code and
-// prints nothing more; with code Yes it is nil.
+// Exit gives an error an exit code. With a nil err the command ends with the code and prints
+// nothing more. Exit returns nil for a nil err and the code [Yes].
 func Exit(code int, err error) error {
 	switch {
 	case err == nil && code == Yes:
@@ -49,10 +49,10 @@ func Exit(code int, err error) error {
 	return &exit{code, err}
 }
 
-// Wrong is a mistake in flags, arguments or files.
+// Wrong returns an error about flags, arguments or files, with the exit code [Usage].
 func Wrong(format string, a ...any) error { return Exit(Usage, fmt.Errorf(format, a...)) }
 
-// Refuse says that nothing was changed; nil stays nil.
+// Refuse gives err the exit code [Refused]: nothing was changed. It returns nil for nil.
 func Refuse(err error) error {
 	if err == nil {
 		return nil
@@ -60,7 +60,7 @@ func Refuse(err error) error {
 	return Exit(Refused, err)
 }
 
-// Code is the exit code of an error: its own, that of an interruption, or No.
+// Code returns the exit code of an error: its own code, [Interrupted] or [No].
 func Code(err error) int {
 	var e *exit
 	switch {
@@ -74,7 +74,7 @@ func Code(err error) int {
 	return No
 }
 
-// Hinter is an error that knows the next step.
+// Hinter is an error with a next step.
 type Hinter interface{ Hint() string }
 
 // Advice is an error with the next step in the words of the command.
@@ -94,8 +94,8 @@ func (a *advice) Error() string { return a.err.Error() }
 func (a *advice) Unwrap() error { return a.err }
 func (a *advice) Hint() string  { return a.hint }
 
-// Explain splits an error into its cause and the next step. The outermost hint
-// counts; the text of an error that ends with its own hint loses it.
+// Explain splits an error into its cause and the next step, which is the outermost hint. It removes
+// the hint from the end of the cause.
 func Explain(err error) (cause, hint string) {
 	cause = err.Error()
 	var h Hinter

@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// WriteFile replaces a file that only its owner may read. The file is there in full or not
-// at all, also after a crash.
+// WriteFile replaces a file that only its owner can read. After an error or a crash the old file is
+// unchanged.
 func WriteFile(path string, data []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// errUnknown is a word that is not among those that are known.
+// errUnknown returns the error about a word that is not in the list of known words.
 func errUnknown(what, got string, want []string) error {
 	return fmt.Errorf("unknown %s %q (want %s)", what, got, strings.Join(want, ", "))
 }
@@ -71,7 +71,7 @@ func (v *Verb) example(name, flagName string) string {
 	return "another value"
 }
 
-// help is the whole command's.
+// help returns the help of the whole command.
 func (c Command) help(out *Out) string {
 	if c.Verbs[0].Name == "" {
 		return c.verbHelp(out, &c.Verbs[0])
@@ -95,7 +95,7 @@ func (c Command) help(out *Out) string {
 	return b.String() + "\n" + Codes
 }
 
-// verbHelp is one verb's, with its flags.
+// verbHelp returns the help of one verb with its flags.
 func (c Command) verbHelp(out *Out, v *Verb) string {
 	var b strings.Builder
 	line := "usage: " + c.Name
@@ -139,7 +139,7 @@ func (c Command) verbHelp(out *Out, v *Verb) string {
 	return b.String()
 }
 
-// build says which build this is.
+// build returns the version of this build.
 func (c Command) build() string {
 	version, revision := "(devel)", ""
 	if info, ok := debug.ReadBuildInfo(); ok {

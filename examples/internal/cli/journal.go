@@ -10,8 +10,8 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Journal is the journal of the run that a file describes: the one that is named, or the file's
-// name with ".journal" added. For a file from stdin it is other.
+// Journal returns the path of a run's journal: named if it is set, otherwise the file's name +
+// ".journal". For a file from stdin it returns other.
 func Journal(named, file, other string) string {
 	if file == "-" {
 		file = ""
@@ -62,7 +62,7 @@ func Page(path string, rep interface{ WriteHTML(io.Writer) error }) error {
 	return errors.Join(rep.WriteHTML(f), f.Close())
 }
 
-// Sure asks unless yes is set. A no is an error.
+// Sure asks the question unless yes is set. The answer no is an error.
 func (c *Call) Sure(yes bool, question string) error {
 	if yes || c.Confirm(question+"?") {
 		return nil

@@ -13,8 +13,8 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Live shows a rollout while it goes on: the hosts that are under way, and counts. If
-// the output is not a terminal, each event is a line of a log.
+// Live shows a running rollout: the hosts in progress, and counts. If the output is not a terminal,
+// each event is a line of a log.
 type Live struct {
 	out *Out
 
@@ -31,15 +31,15 @@ type line struct {
 	since      time.Time
 }
 
-// NewLive returns a view that is shown on out.
+// NewLive returns a view on out.
 func NewLive(out *Out) *Live {
 	return &Live{out: out, hosts: map[string]*line{}, ended: map[string]rollout.Status{}}
 }
 
-// Work runs, resumes or undoes the waves and shows them. The first Ctrl-C or SIGTERM, or
-// a terminal that is gone, stops between hosts. The second one cuts short and undoes the
-// hosts under way. SIGUSR1 pauses, SIGUSR2 continues. The end of ctx is ignored: pass a
-// context for its values only.
+// Work runs, resumes or undoes the waves and shows them. The first Ctrl-C or SIGTERM, or the loss
+// of the terminal, stops the run between hosts. A second signal interrupts the hosts in progress
+// and undoes them. SIGUSR1 pauses, and SIGUSR2 continues. Work uses only the values of ctx and
+// ignores its end.
 func (t *Live) Work(ctx context.Context, mode rollout.Mode, waves []rollout.Wave,
 	o rollout.Options) (*rollout.Report, error) {
 	if o.Control == nil {
@@ -104,7 +104,7 @@ func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *Out) 
 	}
 }
 
-// Note takes what a package says of a host.
+// Note shows a message about a host.
 func (t *Live) Note(host, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -113,8 +113,7 @@ func (t *Live) Note(host, text string) {
 	}
 }
 
-// record takes the run's events. Where there is no live view each becomes a
-// line of a log.
+// record takes the run's events. Without a live view each becomes a line of a log.
 func (t *Live) record(r rollout.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -206,7 +205,7 @@ func (t *Live) follow() (stop func()) {
 	}
 }
 
-// lines are few however large the fleet is.
+// lines returns a few lines for a fleet of any size.
 func (t *Live) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -236,7 +235,7 @@ func (t *Live) lines() []string {
 	return lines
 }
 
-// keep drops the names of hosts that are no longer under way.
+// keep drops the names of hosts that are no longer in progress.
 func keep(order []string, hosts map[string]*line) []string {
 	kept := order[:0]
 	for _, name := range order {
@@ -255,8 +254,8 @@ func targets(waves []rollout.Wave) int {
 	return n
 }
 
-// Ended gives the error of a rollout its exit code and its advice. next says which verbs continue
-// the run and take it back.
+// Ended gives the error of a rollout its exit code and its advice. next names the verbs that
+// continue and undo the run.
 func Ended(rep *rollout.Report, err error, next string) error {
 	switch {
 	case err == nil:

@@ -11,9 +11,8 @@ import (
 	xterm "golang.org/x/term"
 )
 
-// Out is one output stream of a command: coloured only on a terminal, with a live
-// region that is redrawn in place. Control characters in what it prints are spelled
-// out. Its methods may be called by several goroutines.
+// Out is one output stream of a command. On a terminal it has colours and a live region that is
+// redrawn in place. It escapes control characters. Its methods are safe for concurrent use.
 type Out struct {
 	w      io.Writer
 	live   bool // redraws in place are possible
@@ -27,8 +26,8 @@ type Out struct {
 	err   error // of the first write that failed
 }
 
-// NewOut describes w. It is live only if w is a terminal, and coloured only if also
-// NO_COLOR is unset and TERM is not dumb. COLUMNS sets the width of tables elsewhere.
+// NewOut returns an Out for w. It is live only if w is a terminal. It is coloured only if also
+// NO_COLOR is unset and TERM is not dumb. COLUMNS sets the width of tables if w is not a terminal.
 func NewOut(w io.Writer) *Out {
 	o := &Out{w: w, width: func() int { return 80 }}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 20 {
@@ -49,10 +48,10 @@ func NewOut(w io.Writer) *Out {
 	return o
 }
 
-// Live reports whether progress is shown in place.
+// Live reports whether the output shows progress in place.
 func (o *Out) Live() bool { return o.live }
 
-// Width is the terminal's, in columns, and 80 elsewhere.
+// Width returns the width of the terminal in columns, or 80 without one.
 func (o *Out) Width() int { return o.width() }
 
 // Write prints above the live region, so that an Out can be a log's output.
@@ -77,8 +76,8 @@ func (o *Out) Write(p []byte) (int, error) {
 // Printf prints a formatted line or lines above the live region.
 func (o *Out) Printf(format string, a ...any) { _, _ = fmt.Fprintf(o, format, a...) }
 
-// Err returns the error of the first print that failed. A command whose answer could
-// not be written has not succeeded.
+// Err returns the error of the first failed print. A command has failed if it cannot print its
+// answer.
 func (o *Out) Err() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -124,11 +123,10 @@ func (o *Out) draw(lines []string) {
 	o.lines = lines
 }
 
-// Style is one of the few ways in which commands mark text.
+// Style is a mark of text, such as a colour.
 type Style string
 
-// What each style is for: good results, results that need attention, failures,
-// headings, and what matters less.
+// Styles of good results, results that need attention, failures, headings, and minor text.
 const (
 	Good  Style = "\x1b[32m"
 	Warn  Style = "\x1b[33m"

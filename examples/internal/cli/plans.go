@@ -15,7 +15,7 @@ func (c *Call) Plans(rows []fleet.Planned) string {
 	return c.Out.Table(table)
 }
 
-// Problems prints what keeps hosts from being upgraded.
+// Problems prints the problems that prevent an upgrade of hosts.
 func (c *Call) Problems(rows []fleet.Planned) {
 	for _, r := range rows {
 		if r.Err != nil {
@@ -28,7 +28,7 @@ func (c *Call) Problems(rows []fleet.Planned) {
 	}
 }
 
-// Preview prints what speaks against an upgrade, and what its operator must know.
+// Preview prints the problems of an upgrade and the notes for its operator.
 func (c *Call) Preview(p fleet.Preview) {
 	for _, f := range p.Findings {
 		if !f.Refuse {

@@ -10,9 +10,9 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// Sets shows how a set is taken, verified or restored: a bar for each component, and a
-// line for each collection or table in progress. Use one for each call. It shows nothing
-// if the output is not a terminal.
+// Sets shows the progress while a set is taken, verified or restored. It has a bar for each
+// component, and a line for each collection or table in progress. Use one Sets for each call. It
+// shows nothing if the output is not a terminal.
 func (o *Out) Sets() func(backup.Event) {
 	var order []string
 	bars, items := map[string]string{}, map[string][]string{}
@@ -42,7 +42,7 @@ func (o *Out) Sets() func(backup.Event) {
 	}
 }
 
-// Set prints what a set holds, and what its sources warn of.
+// Set prints the contents of a set and the warnings of its sources.
 func (c *Call) Set(s *backup.Set) {
 	rows := [][]string{{"COMPONENT", "SERVER", "METHOD", "CONSISTENCY", "ITEMS", "SIZE"}}
 	for _, x := range s.Components {
@@ -74,8 +74,8 @@ func (c *Call) SetList(sets []*backup.Set) {
 	}
 }
 
-// Restored prints what a restore did, or would do. extra is the flag that drops what the set
-// does not have.
+// Restored prints what a restore did or would do. extra is the flag that removes data that the set
+// lacks.
 func (c *Call) Restored(r backup.Report, extra string) {
 	style := map[backup.State]Style{backup.StateVerified: Good, backup.StateFailed: Bad,
 		backup.StateUndone: Bad, backup.StateNotRequested: Faint}
@@ -105,7 +105,7 @@ func (c *Call) Restored(r backup.Report, extra string) {
 	}
 }
 
-// itemLines has a line for each item that has begun and not ended.
+// itemLines returns a line for each item in progress.
 type itemLines struct {
 	order []string
 	text  map[string]string

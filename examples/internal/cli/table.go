@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Table is the flags of all verbs as text: a line for each with the letters of its verbs, its
-// name, and its usage, in which <word> stands for the value. A line that begins with a blank
-// goes on with the usage. What follows the name is the kind: nothing for a switch, "=" and the
-// default for a text, "#" for a number, "~" for a duration, "…" for what may be repeated.
+// Table holds the flags of all verbs as text. A line has the letters of the verbs, the flag's name
+// and its usage, in which <word> names the value. A line that begins with a space continues the
+// usage. The character after the name is the kind: none for a switch, "=" and the default for a
+// text, "#" for a number, "~" for a duration, "…" for a repeatable flag.
 type Table string
 
-// Flags returns what registers the flags of one verb. [Call] has their values.
+// Flags returns the function that registers the flags of one verb. [Call] has their values.
 func (t Table) Flags(letter string) func(*flag.FlagSet) {
 	return func(f *flag.FlagSet) {
 		for _, line := range t.lines() {
@@ -56,8 +56,8 @@ func (t Table) lines() (all []string) {
 	return all
 }
 
-// PartNeeds lists the flags that mean nothing without another one: -NAME-x needs -NAME where
-// the verb has such a switch.
+// PartNeeds returns the flags that require another flag: -NAME-x requires -NAME if the verb has
+// that switch.
 func PartNeeds(flags func(*flag.FlagSet)) map[string]string {
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	flags(f)
@@ -71,7 +71,7 @@ func PartNeeds(flags func(*flag.FlagSet)) map[string]string {
 	return with
 }
 
-// value is what a flag of the verb has; a verb without the flag has the zero value.
+// value returns the value of a flag, or the zero value if the verb has no such flag.
 func value[T any](c *Call, name string) (v T) {
 	if c.flags == nil {
 		return v
@@ -87,19 +87,19 @@ func value[T any](c *Call, name string) (v T) {
 // On reports whether a switch is on.
 func (c *Call) On(name string) bool { return value[bool](c, name) }
 
-// Text is the value of a flag.
+// Text returns the value of a text flag.
 func (c *Call) Text(name string) string { return value[string](c, name) }
 
-// Number is the value of a flag.
+// Number returns the value of a number flag.
 func (c *Call) Number(name string) int { return value[int](c, name) }
 
-// Duration is the value of a flag.
+// Duration returns the value of a duration flag.
 func (c *Call) Duration(name string) time.Duration { return value[time.Duration](c, name) }
 
-// List is the values of a flag that may be repeated.
+// List returns the values of a repeatable flag.
 func (c *Call) List(name string) []string { return value[[]string](c, name) }
 
-// One returns what belongs to a flag's value, or says which values there are.
+// One returns the entry for a flag's value. An unknown value is an error that lists the known ones.
 func One[T any](c *Call, name string, values map[string]T) (T, error) {
 	v, ok := values[c.Text(name)]
 	if !ok {
@@ -112,8 +112,8 @@ func One[T any](c *Call, name string, values map[string]T) (T, error) {
 	return v, nil
 }
 
-// Answer ends a verb that has a switch -json: that prints the result, or the error with its
-// hint. It returns the error with its exit code.
+// Answer ends a verb that has a switch -json. With -json it prints the result, or the error with
+// its hint. It returns the error with its exit code.
 func (c *Call) Answer(ctx context.Context, result any, err error) error {
 	c.Err.Clear()
 	if Code(err) == Interrupted && ctx.Err() == nil {
@@ -132,7 +132,7 @@ func (c *Call) Answer(ctx context.Context, result any, err error) error {
 	return errors.Join(err, c.JSON(out))
 }
 
-// Say prints a line for people: nothing with -json.
+// Say prints a line for people. It prints nothing with -json.
 func (c *Call) Say(format string, a ...any) {
 	c.Err.Clear()
 	if !c.On("json") {

@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// List is a flag that may be given several times.
+// List is a repeatable flag.
 type List []string
 
 func (l *List) String() string { return strings.Join(*l, ",") }
@@ -21,8 +21,7 @@ func (l *List) Set(s string) error { *l = append(*l, s); return nil }
 // Get returns the values.
 func (l *List) Get() any { return []string(*l) }
 
-// Words returns the function of a flag that takes some of the known words,
-// separated by commas.
+// Words returns the function of a flag that accepts known words, separated by commas.
 func Words(to *[]string, known ...string) func(string) error {
 	return func(text string) error {
 		for word := range strings.SplitSeq(text, ",") {
@@ -35,7 +34,7 @@ func Words(to *[]string, known ...string) func(string) error {
 	}
 }
 
-// Confirm asks a question that "y" answers with yes.
+// Confirm asks a question. Only the answer "y" is a yes.
 func (c *Call) Confirm(question string) bool {
 	c.Err.Printf("%s [y/N] ", question)
 	answer, _ := bufio.NewReader(c.In).ReadString('\n')
@@ -49,7 +48,7 @@ func (c *Call) JSON(v any) error {
 	return enc.Encode(v)
 }
 
-// Count writes a number with its noun: "1 host", "3 hosts".
+// Count returns a number with its noun: "1 host", "3 hosts".
 func Count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
@@ -57,8 +56,8 @@ func Count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// Bar renders one line of progress: label, bar, percent, amounts. A total of 0 or
-// less means that the amount to come is unknown.
+// Bar returns one line of progress: label, bar, percent, amounts. A total of 0 or less means that
+// the total is unknown.
 func Bar(label string, done, total int64) string {
 	const cells = 28
 	if total <= 0 {
@@ -71,7 +70,7 @@ func Bar(label string, done, total int64) string {
 		strings.Repeat("·", cells-full), part*100, Bytes(done), Bytes(total))
 }
 
-// Bytes renders a size with a binary unit.
+// Bytes returns a size with a binary unit.
 func Bytes(n int64) string {
 	const units = "KMGTPE"
 	if n < 1024 {
@@ -84,9 +83,9 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", f, units[i])
 }
 
-// Table aligns rows in columns two spaces apart; the first row is the heading.
-// Colour codes do not count as width. On a terminal the last column breaks between
-// words, and stands on lines of its own if the others leave it too little room.
+// Table aligns rows in columns two spaces apart. The first row is the heading. Colour codes do not
+// count as width. On a terminal the last column breaks between words. It gets separate lines if the
+// other columns leave too little room.
 func (o *Out) Table(rows [][]string) string {
 	var widths []int
 	for _, row := range rows {
