@@ -1,8 +1,7 @@
-// Package atomicfile writes files that are either there in full, on disk, or
-// not there at all.
+// Package atomicfile writes files that are either complete and on disk, or not present at all.
 //
-// It covers local POSIX file systems. It does not lock: of two writers of one
-// path the later rename wins, each file being whole.
+// It supports local POSIX file systems. It does not lock the path: if two writers write one path,
+// the later rename wins, and each file is whole.
 package atomicfile
 
 import (
@@ -19,42 +18,38 @@ import (
 	"syscall"
 )
 
-// ErrNotRegular is matched when the target exists and is not a regular file: a
-// directory, a device, or (without [Options.Follow]) a symbolic link.
+// ErrNotRegular is the error if the target exists and is not a regular file. It may be a directory,
+// a device, or without [Options.Follow] a symbolic link.
 var ErrNotRegular = errors.New("exists and is not a regular file")
 
 // Options changes how a file is written. The zero value writes a 0600 file.
 type Options struct {
 	Mode     fs.FileMode // permission bits, whatever the umask; 0: 0600
 	Owner    *Owner      // nil: the calling user
-	Follow   bool        // a symbolic link stays and the file that it names is replaced
+	Follow   bool        // keep a symbolic link and replace the file that it names
 	NoDigest bool        // leave Sum.SHA256 empty
-	NoSync   bool        // the caller syncs: until then a power cut may leave less than the whole file
+	NoSync   bool        // the caller syncs; before that a power failure may leave a part of the file
 
-	// Check looks at the whole temporary file before it takes the name; its
-	// error is as one of fill.
+	// Check reads the whole temporary file before the rename. Its error counts as an error of fill.
 	Check func(*os.File) error
 }
 
 // Owner is a numeric user and group.
 type Owner struct{ UID, GID int }
 
-// Sum describes what was written.
+// Sum describes a written file.
 type Sum struct {
 	Size   int64
 	SHA256 string // lower-case hex
 }
 
-// Write creates or replaces path with what fill writes. The bytes go to a
-// temporary file in the same directory, named ".<name>.tmp-*" (a long name is
-// shortened to fit), which is given its mode and owner, synced, renamed over
-// path, and the directory synced. When fill fails, the disk is full or ctx ends,
-// the temporary file is removed and path is what it was before; so it is when
-// fill panics, and the panic goes on. After kill -9 the temporary file stays until
-// [Sweep] removes it.
+// Write creates or replaces path with the bytes that fill writes. They go to a temporary file
+// ".<name>.tmp-*" in the same directory, with a shortened name if it is long. Write sets mode and
+// owner, syncs the file, renames it to path and syncs the directory.
 //
-// Errors wrap their cause; retrying helps where the cause is a full disk that
-// has been cleared.
+// If fill fails or panics, the disk is full or ctx ends, Write removes the temporary file, and path
+// is unchanged. Only a sync of the directory can fail after the rename. After kill -9 the temporary
+// file stays until [Sweep] removes it. Errors wrap their cause.
 func Write(ctx context.Context, path string, o Options, fill func(io.Writer) error) (Sum, error) {
 	sum, err := write(ctx, path, o, fill)
 	if err != nil {
@@ -127,8 +122,7 @@ func write(ctx context.Context, path string, o Options, fill func(io.Writer) err
 	if w.hash != nil {
 		sum.SHA256 = hex.EncodeToString(w.hash.Sum(nil))
 	}
-	// From here on path has its new content, so a failing sync must not remove
-	// or restore anything.
+	// From here on path has its new content, so a failed sync must not remove or restore anything.
 	if o.NoSync {
 		return sum, nil
 	}
@@ -146,7 +140,8 @@ func WriteBytes(ctx context.Context, path string, o Options, data []byte) (Sum, 
 	})
 }
 
-// SyncDir makes renames, creations and removals in dir durable.
+// SyncDir makes renames, creations and removals in dir durable. It does nothing on file systems
+// that cannot sync directories.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -184,8 +179,8 @@ func resolve(path string, follow bool) (string, error) {
 	}
 }
 
-// counter counts and hashes what reaches the file, and stops a fill function
-// that does not look at its context.
+// counter counts and hashes the bytes of the file. It also stops a fill function that ignores its
+// context.
 type counter struct {
 	ctx  context.Context
 	w    io.Writer

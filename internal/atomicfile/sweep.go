@@ -8,15 +8,15 @@ import (
 	"syscall"
 )
 
-// tempPrefix begins the names of a target's temporary files. 255 bytes are what
-// file systems take, and CreateTemp adds up to ten.
+// tempPrefix begins the names of a target's temporary files. File systems accept names of 255
+// bytes, and CreateTemp adds up to ten.
 func tempPrefix(target string) string {
 	base := filepath.Base(target)
 	return "." + base[:min(len(base), 238)] + ".tmp-"
 }
 
-// createTemp makes a temporary file and locks it: the kernel releases the lock when
-// the process dies, so that [Sweep] knows whose file is left.
+// createTemp makes a temporary file and locks it. The kernel releases the lock when the process
+// dies, so [Sweep] recognizes the files of killed writers.
 func createTemp(target string) (*os.File, error) {
 	for {
 		f, err := os.CreateTemp(filepath.Dir(target), tempPrefix(target)+"*")
@@ -33,8 +33,8 @@ func createTemp(target string) (*os.File, error) {
 	}
 }
 
-// unlock releases the lock by name. Close alone would not while a command that is just
-// being started has a copy of the descriptor, and the file would be locked under its name.
+// unlock releases the lock explicitly. Close alone does not while a command that is being started
+// has a copy of the descriptor.
 func unlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
 
 // linked reports whether the file still has a name.
@@ -47,8 +47,8 @@ func linked(f *os.File) bool {
 	return !ok || st.Nlink > 0
 }
 
-// Sweep removes the temporary files that killed writers of path left next to it. It
-// leaves alone those of writers at work, and files that this user may not open.
+// Sweep removes the temporary files that killed writers of path left next to it. It keeps those of
+// active writers and files that this user may not open.
 func Sweep(path string) error {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package goenv reads the settings of the go command on this machine without
-// running it: a go command refuses to start under settings that a newer one wrote.
+// Package goenv reads the settings of the go command on this machine without running it. A go
+// command refuses to start under settings that a newer one wrote.
 package goenv
 
 import (
@@ -10,18 +10,18 @@ import (
 	"strings"
 )
 
-// maxFile bounds what is read of the file. `go env -w` writes a few lines.
+// maxFile limits the size of the file in bytes. `go env -w` writes a few lines.
 const maxFile = 1 << 20
 
-// Settings are what applies where the go command would run.
+// Settings are the settings that the go command would use.
 type Settings struct {
 	env  map[string]string
 	file map[string]string
 }
 
-// Read takes a process's environment, KEY=value with later entries winning, and
-// the file that `go env -w` writes: $GOENV, else go/env in the user's configuration
-// directory. A missing file is no error.
+// Read combines an environment of KEY=value entries, of which later ones win, with the file that
+// `go env -w` writes. That file is $GOENV, or go/env in the user's configuration directory. A
+// missing file is not an error.
 func Read(environ []string) (Settings, error) {
 	s := Settings{env: map[string]string{}, file: map[string]string{}}
 	for _, kv := range environ {
@@ -65,8 +65,7 @@ func Read(environ []string) (Settings, error) {
 	return s, nil
 }
 
-// Get returns a setting. As for the go command, an empty variable does not hide
-// what the file says.
+// Get returns a setting. As in the go command, an empty variable does not hide the file's value.
 func (s Settings) Get(key string) string {
 	if v := s.env[key]; v != "" {
 		return v

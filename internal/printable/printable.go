@@ -1,6 +1,6 @@
-// Package printable makes text from hosts, files and peers safe to show. A
-// terminal obeys escape sequences, and bidirectional marks reorder what a
-// person reads. Both are spelled out here, so nothing is lost.
+// Package printable makes text from hosts, files and peers safe to show. A terminal obeys escape
+// sequences, and bidirectional marks change the order of the shown text. The package writes both as
+// escapes, so nothing is lost.
 package printable
 
 import (
@@ -9,11 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// Text spells out the control characters of s but keeps its lines and tabs. A
-// carriage return in front of a newline is dropped.
+// Text escapes the control characters of s but keeps its lines and tabs. It drops a carriage return
+// before a newline.
 func Text(s string) string { return spell(s, true) }
 
-// Line is [Text] on one line: line ends and tabs become blanks.
+// Line returns [Text] on one line: line ends and tabs become spaces.
 func Line(s string) string { return strings.TrimSpace(spell(s, false)) }
 
 func spell(s string, lines bool) string {

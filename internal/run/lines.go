@@ -5,12 +5,11 @@ import (
 	"strings"
 )
 
-// MaxLine is where [Lines] cuts a line without an end.
+// MaxLine is the length in bytes at which [Lines] cuts a line without an end.
 const MaxLine = 64 << 10
 
-// Lines is a writer that cuts a stream into lines and hands each to Emit, without
-// its end. Write never fails. Flush hands over a last line without an end. It is for
-// one goroutine.
+// Lines is a writer that cuts a stream into lines and passes each to Emit without its end. Write
+// never fails. Flush passes on a last line without an end. Lines is not safe for concurrent use.
 type Lines struct {
 	Emit func(line string)
 	rest []byte
@@ -34,7 +33,7 @@ func (l *Lines) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Flush ends the line that has begun.
+// Flush passes an unfinished line to Emit.
 func (l *Lines) Flush() {
 	if len(l.rest) > 0 {
 		l.Emit(strings.TrimRight(string(l.rest), "\r"))

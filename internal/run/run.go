@@ -1,6 +1,5 @@
-// Package run executes commands on this machine for the packages that drive
-// outside programs. It knows how to start, stop and describe a command, and
-// nothing about any particular program.
+// Package run executes commands on this machine for the packages that drive other programs. It
+// starts, stops and describes commands, and knows no particular program.
 package run
 
 import (
@@ -16,11 +15,10 @@ import (
 	"time"
 )
 
-// DefaultGrace is how long a cancelled command has between the polite signal
-// and the kill.
+// DefaultGrace is the time between the stop signal and SIGKILL for a cancelled command.
 const DefaultGrace = 5 * time.Second
 
-// TailSize is how many bytes of each output stream an [Error] keeps.
+// TailSize is the number of bytes that an [Error] keeps of each output stream.
 const TailSize = 8 << 10
 
 // Options changes how Local runs commands. The zero value is useful.
@@ -28,17 +26,15 @@ type Options struct {
 	Dir   string         // working directory; empty: the caller's
 	Env   []string       // KEY=value pairs added to the caller's environment; later ones win
 	Grace time.Duration  // between Stop and SIGKILL once the context ends; 0: DefaultGrace
-	Stop  syscall.Signal // the polite signal; 0: SIGTERM
+	Stop  syscall.Signal // the stop signal; 0: SIGTERM
 }
 
-// Local returns a runner that executes argv on this machine in a process group
-// of its own, so that an interrupt typed at the terminal reaches the caller
-// alone and the caller decides. When ctx ends the whole group gets o.Stop and,
-// after o.Grace, SIGKILL; the call returns once the command has gone.
+// Local returns a runner that executes argv on this machine in a new process group. An interrupt
+// from the terminal therefore reaches only the caller. When ctx ends, the whole group gets o.Stop
+// and, after o.Grace, SIGKILL. The call returns after the command has ended.
 //
-// The streams may be nil: an absent stdin reads as empty, absent outputs are
-// dropped. What is written to stdout and stderr is the whole output; an [Error]
-// holds a bounded tail of it. The runner may be used by several goroutines.
+// A nil stdin is empty, and output to a nil stdout or stderr is dropped. The writers get the whole
+// output, and an [Error] keeps its tail. The runner is safe for concurrent use.
 func Local(o Options) func(ctx context.Context, argv []string, stdin io.Reader, stdout,
 	stderr io.Writer) error {
 	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -81,12 +77,12 @@ func (o Options) run(ctx context.Context, argv []string, stdin io.Reader, stdout
 		err = cmd.Wait()
 	}
 	if ctx.Err() != nil && cmd.Process != nil {
-		// Children that outlived the leader hold locks and ports; the group's
-		// number cannot have been reused while any of them lives.
+		// Children that outlive the leader hold locks and ports. The group's number cannot be
+		// reused while one of them lives.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	copied := pipes.finish(ctx)
-	// A reader for stdin that has not ended is no failure of the command.
+	// A stdin that has not ended is not a failure of the command.
 	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
 		err = nil
 	}
@@ -140,7 +136,7 @@ func newPipes(cmd *exec.Cmd, stdout, stderr io.Writer, grace time.Duration) (*pi
 	return p, nil
 }
 
-// started closes the ends that belong to the command.
+// started closes the ends of the command.
 func (p *pipes) started() {
 	for _, f := range p.theirs {
 		_ = f.Close()
@@ -205,17 +201,17 @@ func tee(w io.Writer, t *Tail) io.Writer {
 	return io.MultiWriter(w, t)
 }
 
-// Error is a command that could not be started, failed, or was stopped.
+// Error describes a command that did not start, failed or was stopped.
 type Error struct {
 	Argv           []string
-	Code           int    // exit code; -1 when it did not start, was killed by a signal or was stopped
+	Code           int    // exit code; -1 if it did not start, was killed by a signal or was stopped
 	Stdout, Stderr string // the last TailSize bytes of each
 	Err            error  // *exec.Error, *exec.ExitError, or the context's error
 
 	cause error
 }
 
-// ExitCode returns the command's exit code, or -1 when it has none.
+// ExitCode returns the command's exit code, or -1 if it has none.
 func (e *Error) ExitCode() int { return e.Code }
 
 // Unwrap lets errors.Is find the context's error and its cause.
@@ -277,7 +273,7 @@ func (t *Tail) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// String returns the tail, beginning at a line start where something was cut.
+// String returns the tail. If something was cut off, it begins at the start of a line.
 func (t *Tail) String() string {
 	b, cut := t.buf, t.cut
 	if len(b) > TailSize {

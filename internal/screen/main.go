@@ -70,7 +70,7 @@ text { fill: #e6edf3 }
 	return w.Flush()
 }
 
-// expand replaces tabs by blanks up to the next stop.
+// expand replaces tabs with spaces up to the next stop.
 func expand(line string) string {
 	var b strings.Builder
 	column := 0
