@@ -294,8 +294,8 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 	return nil
 }
 
-// compile compiles the module in its present state for a release, in the
-// stub image if an engine is there, and says what the stub was.
+// compile compiles the module for a release, in the stub image if there is an engine. It reports
+// which stub was used.
 func (r *rehearsal) compile(ctx context.Context,
 	release pluginbuild.Release) (file, standsIn string, err error) {
 	if r.engine != nil {
