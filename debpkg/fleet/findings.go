@@ -163,7 +163,7 @@ func (inv *Inventory) undrained(h Host, now debpkg.Version, conf map[string]any)
 	if inv.Balancer.Kind != BalancerReady || len(inv.Balancer.Drain) > 0 || !balanced(h.Component) {
 		return Finding{}, false
 	}
-	v, err := health.ParseVersion(now.String())
+	v, err := tykversion.Parse(now.String())
 	delay, _ := conf["graceful_shutdown_delay_seconds"].(float64)
 	if err == nil && IsGateway(h.Component) && !older(v, "5.14.0") && delay > 0 {
 		return Finding{}, false
