@@ -64,7 +64,7 @@ type Restorer interface {
 // Undoer is a [Restorer] that keeps what Restore replaced. Undo puts it back
 // after Restore succeeded: because Prove failed, because another component
 // failed, or because the caller wants it. Undo also works in a later process, and
-// does nothing where nothing is left to undo. Its context outlives one that was
+// does nothing if nothing is left to undo. Its context outlives one that was
 // cancelled.
 type Undoer interface {
 	Undo(ctx context.Context, s *Stored) error
@@ -72,7 +72,7 @@ type Undoer interface {
 
 // Accepter is a [Restorer] that keeps what Restore replaced. Accept removes it
 // after Prove passed. Accept also works in a later process, and does nothing
-// where nothing is left to remove.
+// if nothing is left to remove.
 type Accepter interface {
 	Accept(ctx context.Context, s *Stored) error
 }

@@ -65,8 +65,8 @@ func (c Change) UnitText(u Unit) string {
 // returns the same Change. When ctx ends before dpkg has begun, nothing is
 // changed; after that Apply waits for dpkg, up to two minutes.
 //
-// What counts is the state of the packages and that the units which ran before
-// are stable, not apt's exit code. A Change with an error, such as [ErrScript],
+// Apply judges by the packages' state, and by the units that ran before: they must be stable. apt's
+// exit code does not count. A Change with an error, such as [ErrScript],
 // [ErrOutcome] or [ErrUnit], says how far it came; it can be reverted when its
 // Started is not zero.
 func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {

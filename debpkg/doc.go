@@ -10,7 +10,7 @@
 // connection or a killed program does not stop it half-way, and the same call
 // finds its result.
 //
-// apt's exit code is not taken for an answer: Tyk's packages restart their
+// The package does not rely on apt's exit code: Tyk's packages restart their
 // service while they are installed and hide it when that fails, and apt exits
 // with 100 when a package that has nothing to do with the change is broken.
 // What counts is the state that dpkg records and whether the units stay up.

@@ -90,8 +90,8 @@ func (p Plan) digest() string {
 // [Options].NoFetch is set it fetches the candidates, to compare their
 // conffiles and read their scripts. Call [Host.Update] before.
 //
-// What cannot be planned at all (an unknown version, unmet dependencies) is an
-// error; what must not be applied is in the plan's Problems.
+// Plan returns an error if no plan is possible (an unknown version, unmet dependencies). A plan that
+// must not be applied says why in its Problems.
 func (h *Host) Plan(ctx context.Context, want ...Request) (Plan, error) {
 	return h.plan(ctx, want, !h.o.NoFetch)
 }

@@ -199,7 +199,7 @@ func installOf(want []Request, debs map[string]Deb) install {
 }
 
 // explainPlan adds to apt's words what else the host knows: which versions
-// there are, and which packages on hold stand in the way.
+// there are, and which packages on hold prevent it.
 func (h *Host) explainPlan(ctx context.Context, err error, want []Request) error {
 	var e *Error
 	if !errors.As(err, &e) {

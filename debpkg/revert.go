@@ -18,7 +18,7 @@ type RevertOptions struct {
 	// Files also brings back the configuration files, and the policies,
 	// templates and the like that were overwritten, as they were before the
 	// change, and takes away what dpkg put beside them (.dpkg-dist and its like).
-	// What is there now is kept beside the saved ones on the host. A
+	// The current files are kept next to the saved ones on the host. A
 	// configuration file that only the newer version has stays.
 	Files bool
 }

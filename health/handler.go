@@ -20,9 +20,9 @@ type HandlerOptions struct {
 }
 
 // Handler exposes the latest report to load balancers, rollouts and
-// Prometheus. latest makes a report, for example by [Once]; it runs when one is
-// asked for and the last is older than MaxAge, never twice at a time, and its
-// context ends after Timeout. Where it does not return in time the answer is
+// Prometheus. latest makes a report, for example by [Once]; it runs on a
+// request if the last report is older than MaxAge, never twice at a time, and its
+// context ends after Timeout. If it does not return in time, the answer is
 // "unknown".
 //
 // GET and HEAD answer 200 for pass and warn, otherwise 503, with

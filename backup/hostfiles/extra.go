@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a file has besides content, mode, owner and time is not kept. The manifest names
-// it, so that nobody believes it was.
+// A set keeps content, mode, owner and time of a file only. The manifest names what else a file has.
 
 // extrasOf lists the extended attributes of an open file, and its ACLs among them. A file
 // system without them, and an fs.FS without descriptors, have none.

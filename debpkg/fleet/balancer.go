@@ -40,8 +40,8 @@ type Balancer struct {
 	State []string `yaml:"state"`
 	Kill  []string `yaml:"kill"` // command that ends the sessions of a server
 
-	// Settle is, of ready, the time from a change until the balancer has acted on it and the
-	// longest request has ended.
+	// Settle is for kind ready: how long to wait after a change until the balancer has acted on it
+	// and the longest request has ended.
 	Settle Duration `yaml:"settle"`
 }
 

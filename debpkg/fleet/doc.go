@@ -17,6 +17,6 @@
 // # Limits
 //
 // A host has one component; two components on one machine are two hosts with one address.
-// What a step saved in the journal is needed to revert it, so journals belong to a run
-// until it is accepted.
+// A revert needs the data that its step saved in the journal. Keep the journal until the run is
+// accepted.
 package fleet

@@ -54,7 +54,7 @@ const (
 //
 // A host is undone in the opposite order: drained again, the old version installed, awaited,
 // and put back into its former state. A server that was out of service before the run stays
-// out. The state of a server is read again and again while its host is worked on. A server that
+// out. The run reads the state of a server repeatedly while it works on the host. A server that
 // somebody made ready meanwhile is taken out again.
 //
 // Measured with two gateways that die at SIGTERM, 16 clients and HAProxy 2.6, this order lost

@@ -48,8 +48,8 @@ func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck err
 
 // undoAll undoes whatever the run changed, the last wave first and the last
 // target of a wave first, with the parallelism of the wave. When a target
-// cannot be undone no further one begins: each would take another host out of
-// service in addition to the one that is stuck. A run that undoes itself does so even
+// cannot be undone no further one begins: each would take one more host out of
+// service. A run that undoes itself does so even
 // when ctx has ended; Control stops both.
 func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 	stuck := false

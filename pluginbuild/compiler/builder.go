@@ -143,18 +143,16 @@ func (b *Builder) Run() string { return b.run }
 // step. The container is linux/amd64, whatever the target; that of a next-generation
 // compiler has the engine's own processor where the image has it.
 //
-// A copy of the source is uploaded, so remote engines work and nothing in Dir
-// changes. Left out are what the compiler's script would not copy or would
-// damage: names that begin with a dot (a next-generation compiler copies those) and
-// .so files, both in Dir itself, and .git directories, and a go.work in Dir. Symbolic links that
-// lead out of Dir
-// are refused.
+// A copy of the source is uploaded, so remote engines work and nothing in Dir changes. Left out are
+// what the compiler's script would not copy or would damage: names that begin with a dot (a
+// next-generation compiler copies those) and .so files, both in Dir itself, and .git directories,
+// and a go.work in Dir. Symbolic links that lead out of Dir are refused.
 //
 // With Bind, Dir is mounted instead, writable, because the script itself writes
 // the plugin there, not in one step. Other .so files in Dir are refused then:
 // the script would make them root's.
 //
-// What cannot work matches [ErrRequest] and is found before anything is done.
+// An impossible request is an error of kind [ErrRequest], found before anything is done.
 // Other errors are an [Error] with its stage; with one of [StageRemove] the
 // plugin is in place and only its container could not be removed. Where a build
 // fails and its container stays as well, both errors are joined, the build's

@@ -31,12 +31,11 @@ type ConnectOptions struct {
 	ConfigDir string // "": $DOCKER_CONFIG, else ~/.docker
 }
 
-// Connect returns a client for an engine, with version negotiation. It reads
-// configuration files and dials nothing; the first call of a [Builder] does.
-// TLS comes from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH (without it ConfigDir),
-// or from the context.
-// For ssh:// hosts the system's ssh runs `docker system dial-stdio` there, so
-// its keys, agent and configuration count; each API call is one ssh process.
+// Connect returns a client for an engine, with version negotiation. It reads configuration files
+// and dials nothing; the first call of a [Builder] does. TLS comes from DOCKER_TLS_VERIFY and
+// DOCKER_CERT_PATH (without it ConfigDir), or from the context. For ssh:// hosts the system's ssh
+// runs `docker system dial-stdio` there, so its keys, agent and configuration count; each API call
+// is one ssh process.
 //
 // Errors are an [Error] of [StageConnect]; no retry helps. Close the client
 // after use.
