@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -249,6 +251,25 @@ func TestCrossing(t *testing.T) {
 	}
 	if n := hits.Load(); n != 0 {
 		t.Errorf("the rehearsed gateways reached this machine %d times", n)
+	}
+}
+
+// A header of the connection alone is not taken for the plugin's.
+func TestShows(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Both", "1")
+		if r.URL.Path == withPlugin {
+			w.Header().Set("Keep-Alive", "timeout=5")
+			_, _ = w.Write([]byte(`{"Foo":["Bar"],"Connection":["close"],"Host":["x"]}`))
+			return
+		}
+		_, _ = w.Write([]byte(`{"Host":["x"]}`))
+	}))
+	defer s.Close()
+	c := crossing{gateway: &service{addr: s.Listener.Addr().String()}}
+	if code, shows, err := c.shows(); code != 200 || shows != "request header Foo" || err != nil {
+		t.Errorf("%d, %q, %v", code, shows, err)
 	}
 }
 
