@@ -46,19 +46,19 @@ func Dial(socket string) (func(fleet.Host) debpkg.Runner, error) {
 // begun ends whatever becomes of its caller. It is exported for net/rpc: see [Site.Listen].
 type Hosts struct{ s *Site }
 
-// Command is one command, and Answer what came of it.
-type (
-	Command struct {
-		Host  string
-		Argv  []string
-		Stdin []byte
-	}
-	Answer struct {
-		Stdout, Stderr []byte
-		Code           int
-		Failed         string
-	}
-)
+// Command is one command on a host.
+type Command struct {
+	Host  string
+	Argv  []string
+	Stdin []byte
+}
+
+// Answer is what came of a [Command].
+type Answer struct {
+	Stdout, Stderr []byte
+	Code           int
+	Failed         string
+}
 
 // Run runs one.
 func (h *Hosts) Run(c Command, a *Answer) error {
