@@ -97,7 +97,7 @@ var calls = map[string][]bad{
 		{"-plugin-url here", cli.Usage, "bad URL"},
 		{"-gateway-url http://127.0.0.1:1 -timeout soon", cli.Usage,
 			`invalid -timeout "soon": want a duration`},
-		{"-gateway-url http://127.0.0.1:1 -release new", cli.Usage, `version "new"`},
+		{"-gateway-url http://127.0.0.1:1 -release new", cli.Usage, `invalid -release "new"`},
 		{"-gateway-url http://127.0.0.1:1 -header-file none", cli.Usage, ""},
 		{"-gateway-url https://127.0.0.1:1 -ca none", cli.Usage, "none: no such file"},
 		{"-json more", cli.Usage, `unexpected argument "more"`},
