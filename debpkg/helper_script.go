@@ -89,7 +89,7 @@ job() { # of start: ten arguments, then the command
 	[ $# -gt 9 ] || no "start without a command"
 	isprep "$1"; is "$2" ''; isrun "$3"
 	is "${1%.new.*}" "$3"
-	is "$7" /etc/apt/preferences.d
+	case $7 in /etc/apt/preferences.d) ;; '') is "$8$9" '' ;; *) no "\"$7\"" ;; esac # Repair pins nothing
 	case $8 in '' | all) ;; *) no "\"$8\"" ;; esac
 	for x in "$4" "$5" "$6" "$9"; do case $x in *[!A-Za-z0-9.+~:=_%\ -]*) no "\"$x\" is not a list of words" ;; esac; done
 	for w in $4 $5 $9; do tyk "$w"; done

@@ -107,6 +107,8 @@ func attacks(m *machine, c debpkg.Change) {
 		{"start", prep, "/", run, "", "", "", "/etc/apt/preferences.d", "", "", "apt-get", "update"},
 		{"start", prep, "", run, "openssl", "", "", "/etc/apt/preferences.d", "", "", "apt-get", "update"},
 		{"start", prep, "", run, "", "", "ssh.service", "/etc/apt/preferences.d", "", "", "apt-get", "update"},
+		{"start", prep, "", run, "", "", "", "", "all", "tyk-gateway=5.2.5", "apt-get", "update"},
+		{"start", prep, "", run, "", "", "", "", "", "tyk-gateway=5.2.5", "apt-get", "update"},
 		{"start", prep, "", run, "", "", "", "/etc/cron.d", "all", "tyk-gateway=5.2.5", "apt-get", "update"},
 		{"start", prep, "", run, "", "", "", "/etc/apt/preferences.d", "all", "tyk-x=1\nPackage:*", "apt-get", "update"},
 		{"start", prep, "", run, "", "", "$(touch /root/pwned)", "/etc/apt/preferences.d", "", "", "apt-get", "update"},
