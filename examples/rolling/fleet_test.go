@@ -20,6 +20,7 @@ import (
 // Two real systemd hosts go there and back over SSH, with the real apt, behind a real HAProxy. What
 // can happen on the way is tested with hosts in memory, here and in package fleet.
 func TestFleet(t *testing.T) {
+	lab.Long(t) // debpkg/fleet does the same without the command, and upgrade's test with one
 	t.Parallel()
 	s := newStage(t)
 	inv, err := s.Inventory(site.New, "")
