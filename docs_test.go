@@ -291,14 +291,21 @@ func hasKeys(s *ast.StructType) bool {
 	return slices.ContainsFunc(s.Fields.List, func(f *ast.Field) bool { return yamlKey(f) != "" })
 }
 
+func plural(kind string) string {
+	if rest, ok := strings.CutPrefix(kind, "list of "); ok {
+		return "lists of " + rest
+	}
+	return kind + "s"
+}
+
 func kind(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.StarExpr:
 		return kind(e.X)
 	case *ast.ArrayType:
-		return "list of " + kind(e.Elt) + "s"
+		return "list of " + plural(kind(e.Elt))
 	case *ast.MapType:
-		return "map of " + kind(e.Value) + "s"
+		return "map of " + plural(kind(e.Value))
 	case *ast.SelectorExpr:
 		return kind(e.Sel)
 	case *ast.Ident:
