@@ -159,8 +159,14 @@ func setUp(debs string) error {
 			all = append(all[:len(all):len(all)], d)
 		}
 	}
+	// An overlay cannot write to another one, which the root of a container is.
+	written := filepath.Join(dir, "written")
+	if err := errors.Join(os.Mkdir(written, 0o755), unix.Mount("tmpfs", written, "tmpfs", 0,
+		"mode=755")); err != nil {
+		return fmt.Errorf("mount %s: %w", written, err)
+	}
 	for i, d := range all {
-		if err := overlay(d, filepath.Join(root, d), filepath.Join(dir, strconv.Itoa(i))); err != nil {
+		if err := overlay(d, filepath.Join(root, d), filepath.Join(written, strconv.Itoa(i))); err != nil {
 			return err
 		}
 	}
