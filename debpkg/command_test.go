@@ -103,7 +103,7 @@ func TestOutputOfHost(t *testing.T) {
 		"\x1b\a\r\u202e") || !strings.Contains(err.Error(), `\x1b]0;owned\x07\u202etyk`) {
 		t.Errorf("%q", err)
 	}
-	p := debpkg.Plan{HeldBack: []string{"x\x1b[2J"}, Problems: []debpkg.Problem{{Text: "a\u2066b"}}}
+	p := debpkg.Plan{KeptBack: []string{"x\x1b[2J"}, Problems: []debpkg.Problem{{Text: "a\u2066b"}}}
 	if text := p.String(); strings.ContainsAny(text, "\x1b\u2066") {
 		t.Errorf("%q", text)
 	}

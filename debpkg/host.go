@@ -76,7 +76,7 @@ type Options struct {
 	NoFetch bool
 	// Hold puts the packages on hold after Apply and after Revert, so that the
 	// next upgrade of the system leaves their versions alone. Packages that are
-	// on hold already stay so with or without it.
+	// on hold already stay so in either case.
 	Hold bool
 	// Pin pins the versions that Apply and Revert leave, with priority 1001, in a file for
 	// each package: /etc/apt/preferences.d/tykupgrade-NAME.pref. A pin that such a file

@@ -21,7 +21,7 @@ type Plan struct {
 	Requests   []Request
 	Actions    []Action
 	Unchanged  []string   // requested and already there
-	HeldBack   []string   // Tyk packages on hold that stay as they are
+	KeptBack   []string   // Tyk packages on hold that stay as they are
 	Downloads  []Download // still to be fetched when the plan was begun
 	Restarts   []Restart
 	Conffiles  []ConffilePlan
@@ -167,7 +167,7 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 	for _, b := range s.Packages {
 		if b.Held() && !slices.ContainsFunc(p.Actions,
 			func(a Action) bool { return a.Package == b.Name }) {
-			p.HeldBack = append(p.HeldBack, b.Name)
+			p.KeptBack = append(p.KeptBack, b.Name)
 		}
 	}
 	var need space

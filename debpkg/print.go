@@ -44,7 +44,7 @@ func (p Plan) String() string {
 	for _, u := range p.Unchanged {
 		fmt.Fprintf(&b, "%s is as requested already.\n", u)
 	}
-	for _, u := range p.HeldBack {
+	for _, u := range p.KeptBack {
 		fmt.Fprintf(&b, "%s is on hold and stays as it is.\n", u)
 	}
 	for _, r := range p.Restarts {

@@ -19,10 +19,10 @@ const (
 	BeforeRun    Point = "before_run"    // after the lock and the journal are held
 	BeforeWave   Point = "before_wave"   // not when a run is undone
 	BeforeTarget Point = "before_target" // not when a target is undone
-	AfterTarget  Point = "after_target"  // Status says how it ended
+	AfterTarget  Point = "after_target"  // Status has the outcome
 	AfterWave    Point = "after_wave"    // not when a run is undone
 	OnFailure    Point = "on_failure"    // a target failed, before AfterTarget
-	AfterRun     Point = "after_run"     // Outcome says how it ended
+	AfterRun     Point = "after_run"     // see Outcome
 )
 
 // DefaultHookTimeout is for a Hook without a Timeout.

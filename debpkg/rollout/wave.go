@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// forward runs or resumes the waves and says how it ended.
+// forward runs or resumes the waves and reports the outcome.
 func (r *runner) forward(ctx context.Context) Outcome {
 	for _, w := range r.waves {
 		if r.wave(ctx, w); r.stopping() != nil {

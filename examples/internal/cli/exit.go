@@ -21,8 +21,8 @@ const (
 )
 
 // Codes explains the exit codes in a help text.
-const Codes = `Exit codes: 0 yes or done, 1 no or failed, 2 wrong usage, 3 unknown, 4 somebody
-else is at work, 5 refused before anything changed, 130 interrupted.
+const Codes = `Exit codes: 0 yes or done, 1 no or failed, 2 wrong usage, 3 unknown, 4 another
+process holds the lock, 5 refused before anything changed, 130 interrupted.
 `
 
 // exit is an error that knows its exit code.
