@@ -102,14 +102,6 @@ func (g *guarded) target(h Host) (Target, error) {
 		return g.isUp(ctx, h.Server)
 	}
 	timeout := max(g.o.Drain.timeout(), stepTimeout(g.o.Up.Deadline))
-	// A drain that was begun again by a resume, and cut off, has left the server drained only.
-	undo := install.Undo
-	install.Undo = func(ctx context.Context) error {
-		if err := awaitOut(ctx, g.o.Balancer, h.Server, g.o.Drain); err != nil {
-			return err
-		}
-		return undo(ctx)
-	}
 	for _, f := range []*func(context.Context) error{&install.Do, &install.Undo, &healthy.Check} {
 		work := *f
 		*f = func(ctx context.Context) error { return g.during(ctx, h.Server, work) }
