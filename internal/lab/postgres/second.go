@@ -26,8 +26,11 @@ func Second(t testing.TB) string {
 			t.Fatal(err)
 		}
 	}
+	// The archive is the one that this machine's own apt uses.
 	cmd := exec.Command("sh", "-euc", `mkdir -p lists/partial archives/partial root
-		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bullseye main" >sources
+		archive=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' | head -n 1)
+		[ -n "$archive" ] || { echo "apt knows no archive of Debian: run apt-get update" >&2; exit 1; }
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive bullseye main" >sources
 		apt() { apt-get -q -o Dir::Etc::sourcelist="$PWD/sources" -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$PWD/lists" \
 			-o Dir::State::status=/dev/null -o Dir::Cache="$PWD" -o APT::Sandbox::User=root "$@"; }
 		apt update
