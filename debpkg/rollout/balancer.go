@@ -58,6 +58,7 @@ type State struct {
 	Up       bool   `json:"up"`                 // health checks pass and it can get new sessions
 	Changing bool   `json:"changing,omitempty"` // the last check said the opposite of Up
 	Drained  bool   `json:"drained"`            // administratively out: no new sessions
+	Away     bool   `json:"away,omitempty"`     // Drained, and persistent clients go elsewhere too
 	Sessions int    `json:"sessions"`           // under way
 	Queue    int    `json:"queue"`              // waiting for the server
 	Total    int64  `json:"total,omitempty"`    // sessions so far; 0 if unknown
@@ -80,12 +81,13 @@ func pools(ctx context.Context, b Balancer, server string) ([]State, error) {
 	return []State{s}, err
 }
 
-// Merge makes one state of those of several pools: a server is up or drained only if each
+// Merge makes one state of those of several pools: a server is up, drained or away only if each
 // of them says so, and sessions are added up.
 func Merge(pools []State) State {
-	sum := State{Up: true, Drained: true}
+	sum := State{Up: true, Drained: true, Away: true}
 	for _, s := range pools {
 		sum.Up, sum.Drained = sum.Up && s.Up, sum.Drained && s.Drained
+		sum.Away = sum.Away && s.Away
 		sum.Changing = sum.Changing || s.Changing
 		sum.Sessions, sum.Queue, sum.Total = sum.Sessions+s.Sessions, sum.Queue+s.Queue, sum.Total+s.Total
 		if s.Detail != "" {
@@ -143,6 +145,9 @@ func (a all) Pools(ctx context.Context, server string) ([]State, error) {
 		for _, s := range p {
 			if len(a) > 1 {
 				s.Pool = strconv.Itoa(i+1) + "/" + s.Pool
+			}
+			if _, ok := b.(Maintainer); !ok {
+				s.Away = s.Drained // it knows nothing stronger
 			}
 			every = append(every, s)
 		}

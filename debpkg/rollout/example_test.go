@@ -290,7 +290,7 @@ func ExampleAll() {
 	east, west := memory{"gw1": {Up: true, Sessions: 2}}, memory{"gw1": {Drained: true, Sessions: 1}}
 	state, err := rollout.All(east, west).State(context.Background(), "gw1")
 	fmt.Printf("%+v %v\n", state, err)
-	// Output: {Up:false Changing:false Drained:false Sessions:3 Queue:0 Total:0 Detail: Pool:} <nil>
+	// Output: {Up:false Changing:false Drained:false Away:false Sessions:3 Queue:0 Total:0 Detail: Pool:} <nil>
 }
 
 func ExampleExec() {

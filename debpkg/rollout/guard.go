@@ -142,7 +142,56 @@ func (g *guarded) drain(ctx context.Context, server string) (others bool, err er
 		return len(g.away) > 0, err
 	}
 	g.away[server] = true
+	// A server in maintenance stays there: an earlier attempt may have left a broken host, and
+	// drain would let persistent clients back to it.
+	if _, ok := g.o.Balancer.(Maintainer); ok {
+		if away, err := isAway(ctx, g.o.Balancer, server); err != nil || away {
+			return false, err
+		}
+	}
 	return false, g.o.Balancer.Drain(ctx, server)
+}
+
+// isAway reports whether no pool sends any client to the server, as far as the balancer can do
+// that.
+func isAway(ctx context.Context, b Balancer, server string) (bool, error) {
+	p, err := pools(ctx, b, server)
+	if err != nil {
+		return false, err
+	}
+	if _, ok := b.(Maintainer); ok {
+		return Merge(p).Away, nil
+	}
+	return Merge(p).Drained, nil
+}
+
+// isOut reports whether an earlier process has left the server out of service. Others wait for
+// it then, as for one that this process has taken out.
+func (g *guarded) isOut(ctx context.Context, server string) bool {
+	p, err := pools(ctx, g.o.Balancer, server)
+	if err != nil || slices.ContainsFunc(p, State.serves) {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.away[server] = true
+	return true
+}
+
+// outBefore does the undo of an installation once the server is out. It usually is. A process
+// that was killed while it drained the server, or somebody else, may have left it in service.
+func (g *guarded) outBefore(server string, undo func(context.Context) error,
+) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if away, err := isAway(ctx, g.o.Balancer, server); err != nil {
+			return err
+		} else if !away {
+			if err := g.out(ctx, server); err != nil {
+				return err
+			}
+		}
+		return undo(ctx)
+	}
 }
 
 // enough counts in each pool where the server serves: nothing is taken from the others.

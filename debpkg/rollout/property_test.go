@@ -134,15 +134,19 @@ func (s story) play(ctx context.Context, dir string) (bad []string) {
 	if ready <= 1 {
 		minUp = -1
 	}
-	w, err := rollout.Rolling("w", hosts, rollout.RollingOptions{Balancer: lb, MinUp: minUp,
-		MaxUnavailable: rollout.CountOrPercent{Count: s.parallel}})
-	if err != nil {
-		return []string{err.Error()}
+	// Each call is a process of its own, which knows only the journal and the balancer.
+	waves := func() []rollout.Wave {
+		w, err := rollout.Rolling("w", hosts, rollout.RollingOptions{Balancer: lb, MinUp: minUp,
+			MaxUnavailable: rollout.CountOrPercent{Count: s.parallel}})
+		if err != nil {
+			wrong("%v", err)
+		}
+		if s.canary {
+			w.Canary.Count = 1
+		}
+		return []rollout.Wave{w}
 	}
-	if s.canary {
-		w.Canary.Count = 1
-	}
-	waves, o := []rollout.Wave{w}, rollout.Options{Journal: filepath.Join(dir, "journal"),
+	o := rollout.Options{Journal: filepath.Join(dir, "journal"),
 		Budget: rollout.CountOrPercent{Count: 1}}
 	if s.rollback {
 		o.OnBudgetExceeded = rollout.Rollback
@@ -150,12 +154,12 @@ func (s story) play(ctx context.Context, dir string) (bad []string) {
 	verbs := map[string]rollouttest.Call{"run": rollout.Run, "resume": rollout.Resume,
 		"undo": rollout.Undo}
 	for _, c := range s.calls {
-		_ = rollouttest.CrashAfter(ctx, c.after, verbs[c.name], waves, o)
+		_ = rollouttest.CrashAfter(ctx, c.after, verbs[c.name], waves(), o)
 	}
 	mu.Lock()
 	failing = nil
 	mu.Unlock()
-	rep, err := verbs[s.last](ctx, waves, o)
+	rep, err := verbs[s.last](ctx, waves(), o)
 	if err != nil {
 		wrong("%s: %v", s.last, err)
 	}
@@ -167,6 +171,15 @@ func (s story) play(ctx context.Context, dir string) (bad []string) {
 		if got := lb.Mode(names[i]); got != s.modes[i] {
 			wrong("s%d was in %s, is in %s", i, s.modes[i], got)
 		}
+	}
+	last := map[string]string{}
+	for _, entry := range lb.Log() {
+		mode, server, _ := strings.Cut(entry, " ")
+		restored := s.modes[slices.Index(names, server)] == "drain" // logged as drain, too
+		if mode == "drain" && last[server] == "maint" && !restored {
+			wrong("%s came back to persistent clients in the middle of the work", server)
+		}
+		last[server] = mode
 	}
 	if len(bad) > 0 && rep != nil {
 		var b strings.Builder
@@ -192,6 +205,76 @@ func TestAnyStoryEndsWell(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { bad = s.play(t.Context(), dir) })
 		if len(bad) > 0 {
 			rt.Fatalf("%+v\n%s", s, strings.Join(bad, "\n"))
+		}
+	})
+}
+
+// Stories that once ended badly.
+func TestStoriesEndWell(t *testing.T) {
+	t.Parallel()
+	ready := func(n int) []string { return slices.Repeat([]string{"ready"}, n) }
+	for name, s := range map[string]story{
+		"a repeated drain opens a half upgraded host to persistent clients": {hosts: 2, parallel: 1,
+			modes: ready(2), calls: []call{{"run", 7}, {"resume", 4}}, last: "undo"},
+		"a drain is cut off before an undo": {hosts: 5, parallel: 4, modes: ready(5),
+			failing: []string{"g3 healthy"}, calls: []call{{"run", 38}, {"resume", 2}, {"resume", 7}},
+			last: "undo"},
+		"one that serves is resumed before the canary that is out": {hosts: 3, parallel: 2,
+			modes: []string{"ready", "maint", "ready"}, failing: []string{"g0 revert", "g2 healthy"},
+			canary: true, calls: []call{{"run", 4}, {"resume", 2}, {"resume", 14}, {"undo", 10}},
+			last: "resume"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			shm := onMemory(t)
+			for range 20 {
+				dir, err := os.MkdirTemp(shm, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				var bad []string
+				synctest.Test(t, func(t *testing.T) { bad = s.play(t.Context(), dir) })
+				if len(bad) > 0 {
+					t.Fatal(strings.Join(bad, "\n"))
+				}
+			}
+		})
+	}
+}
+
+// Somebody puts a server back into service after the process that took it out was killed. The
+// undo takes it out before it touches the host.
+func TestUndoTakesOutAgain(t *testing.T) {
+	t.Parallel()
+	shm := onMemory(t)
+	synctest.Test(t, func(t *testing.T) {
+		lb := rollouttest.NewBalancer("s0", "s1")
+		during := ""
+		host := rollout.Host{Name: "g0", Server: "s0",
+			Healthy: func(context.Context) error { return nil },
+			Install: rollout.Step{
+				Do:   func(context.Context) error { return nil },
+				Undo: func(context.Context) error { during = lb.Mode("s0"); return nil },
+			}}
+		other := host
+		other.Name, other.Server = "g1", "s1"
+		w, err := rollout.Rolling("w", []rollout.Host{host, other},
+			rollout.RollingOptions{Balancer: lb})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := rollout.Options{Journal: filepath.Join(shm, "journal")}
+		waves := []rollout.Wave{w}
+		_ = rollouttest.CrashAfter(t.Context(), 9, rollout.Run, waves, o)
+		if lb.Mode("s0") != "maint" {
+			t.Fatalf("killed while the server is in %s: %v", lb.Mode("s0"), lb.Log())
+		}
+		lb.SetMode("s0", "ready")
+		if _, err := rollout.Undo(t.Context(), waves, o); err != nil {
+			t.Fatal(err)
+		}
+		if during != "maint" || lb.Mode("s0") != "ready" {
+			t.Errorf("reverted while the server is in %q, then it is in %s", during, lb.Mode("s0"))
 		}
 	})
 }

@@ -102,13 +102,15 @@ func (g *guarded) target(h Host) (Target, error) {
 		return g.isUp(ctx, h.Server)
 	}
 	timeout := max(g.o.Drain.timeout(), stepTimeout(g.o.Up.Deadline))
+	install.Undo = g.outBefore(h.Server, install.Undo)
 	for _, f := range []*func(context.Context) error{&install.Do, &install.Undo, &healthy.Check} {
 		work := *f
 		*f = func(ctx context.Context) error { return g.during(ctx, h.Server, work) }
 	}
 	// Neither has a Done: a step that is skipped is not undone, and a host must not be
 	// reverted without a drain.
-	return Target{Name: h.Name, Steps: []Step{
+	isOut := func(ctx context.Context) bool { return g.isOut(ctx, h.Server) }
+	return Target{Name: h.Name, out: isOut, Steps: []Step{
 		{
 			Name: StepDrain, Undo: in, Timeout: timeout,
 			Do: func(ctx context.Context) error {

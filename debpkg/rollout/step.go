@@ -44,6 +44,8 @@ type Retry struct {
 type Target struct {
 	Name  string
 	Steps []Step
+
+	out func(context.Context) bool // it serves nobody now; nil: unknown
 }
 
 // Wave is a group of targets that begins when the wave before it has ended.

@@ -54,9 +54,9 @@ func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck err
 func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 	stuck := false
 	for _, w := range slices.Backward(r.waves) {
-		left, others := r.leftUnderWay(w.Targets)
-		slices.Reverse(left)
-		slices.Reverse(others)
+		backward := slices.Clone(w.Targets)
+		slices.Reverse(backward)
+		left, others := r.leftUnderWay(ctx, backward)
 		window := make(chan struct{}, max(1, w.MaxUnavailable.Of(len(w.Targets))))
 		var wg sync.WaitGroup
 		var stop error

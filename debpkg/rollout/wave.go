@@ -59,38 +59,49 @@ func (r *runner) wave(ctx context.Context, w Wave) {
 	}
 	defer func() { _ = r.hook(ctx, HookEvent{Point: AfterWave, Wave: w.Name}) }()
 	canary := min(w.Canary.Count, len(w.Targets))
-	left, rest := r.leftUnderWay(w.Targets[canary:])
-	if len(left) > 0 {
-		r.targets(ctx, w, left, false)
-		if r.stopping() != nil {
-			return
+	first := map[string]bool{}
+	for _, t := range w.Targets[:canary] {
+		first[t.Name] = true
+	}
+	left, others := r.leftUnderWay(ctx, w.Targets)
+	if r.targets(ctx, w, left, first); r.stopping() != nil {
+		return
+	}
+	var canaries, rest []Target
+	for _, t := range others {
+		if first[t.Name] {
+			canaries = append(canaries, t)
+		} else {
+			rest = append(rest, t)
 		}
 	}
 	if canary > 0 {
-		left, others := r.leftUnderWay(w.Targets[:canary])
-		r.targets(ctx, w, append(left, others...), true)
-		if r.stopping() != nil {
+		if r.targets(ctx, w, canaries, first); r.stopping() != nil {
 			return
 		}
 		if !r.passed(w, canary) && !r.soak(ctx, w, canary) {
 			return
 		}
 	}
-	r.targets(ctx, w, rest, false)
+	r.targets(ctx, w, rest, first)
 }
 
-// leftUnderWay parts the targets that an earlier process left under way, which
-// may be out of service, from the others: they come first, or more than the
-// allowed number would be out.
-func (r *runner) leftUnderWay(targets []Target) (left, others []Target) {
+// leftUnderWay parts the targets that an earlier process left under way from the others. They
+// come first, or more than the allowed number would be out. Those that are out of service come
+// before those that serve: the guard of the last server lets the latter wait for them.
+func (r *runner) leftUnderWay(ctx context.Context, targets []Target) (left, others []Target) {
+	var serving []Target
 	for _, t := range targets {
-		if s := r.status(t.Name); s == StatusRunning || s == StatusNotRestored {
-			left = append(left, t)
-		} else {
+		switch s := r.status(t.Name); {
+		case s != StatusRunning && s != StatusNotRestored:
 			others = append(others, t)
+		case t.out != nil && !t.out(ctx):
+			serving = append(serving, t)
+		default:
+			left = append(left, t)
 		}
 	}
-	return left, others
+	return append(left, serving...), others
 }
 
 // passed says whether the canary has soaked, and has not been worked on since.
@@ -108,7 +119,7 @@ func (r *runner) passed(w Wave, canary int) bool {
 
 // targets works on a sliding window of the targets and returns once all that
 // were begun have ended.
-func (r *runner) targets(ctx context.Context, w Wave, targets []Target, canary bool) {
+func (r *runner) targets(ctx context.Context, w Wave, targets []Target, canary map[string]bool) {
 	window := make(chan struct{}, max(1, w.MaxUnavailable.Of(len(w.Targets))))
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -133,7 +144,7 @@ func (r *runner) targets(ctx context.Context, w Wave, targets []Target, canary b
 			case r.j.broken() != nil && !r.stuck(t.Name):
 				r.halt(r.j.broken())
 			case !errors.Is(err, errBudget):
-				r.failed(t.Name, err, canary)
+				r.failed(t.Name, err, canary[t.Name])
 			}
 		})
 	}

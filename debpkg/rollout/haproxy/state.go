@@ -65,6 +65,7 @@ func (b Balancer) server(ctx context.Context, backend, server string) (serverSta
 	all.state = s
 	if all.admin&adminOut != 0 {
 		all.state.Drained = true
+		all.state.Away = all.admin&adminMaint != 0 && !all.agent
 		if !strings.Contains(s.Detail, " DRAIN") && !strings.Contains(s.Detail, " MAINT") {
 			all.state.Detail += " and out"
 		}

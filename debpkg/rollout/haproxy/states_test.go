@@ -86,8 +86,8 @@ func TestAdministrativeStates(t *testing.T) {
 		}
 		for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(
 			20 * time.Millisecond) {
-			if st := s.state(t, "h1", "api", "web"); !st.Drained {
-				t.Fatalf("%s was undone: %+v", name, st)
+			if st := s.state(t, "h1", "api", "web"); !st.Drained || st.Away != (name == "maint") {
+				t.Fatalf("%s was undone, or is another state: %+v", name, st)
 			}
 		}
 		if err := errors.Join(both.Restore(ctx, "h1", kept), rollout.WaitUp(ctx, both, "h1",

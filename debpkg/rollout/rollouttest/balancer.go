@@ -179,7 +179,8 @@ func (b *Balancer) State(ctx context.Context, name string) (rollout.State, error
 		return rollout.State{}, b.fail["state "+name]
 	}
 	return rollout.State{
-		Up: !s.down, Drained: s.mode != "ready", Sessions: s.sessions, Total: s.total, Detail: s.mode,
+		Up: !s.down, Drained: s.mode != "ready", Away: s.mode == "maint", Sessions: s.sessions,
+		Total: s.total, Detail: s.mode,
 	}, nil
 }
 

@@ -46,7 +46,7 @@ func ExampleBalancer() {
 	fmt.Println(strings.Join(lb.Log(), ", "), err)
 	fmt.Println(lb.Mode("gw1"), lb.Mode("gw2"))
 	// Output:
-	// drain gw1, maint gw1, ready gw1, drain gw2, maint gw2, maint gw2 <nil>
+	// drain gw1, maint gw1, ready gw1, maint gw2, maint gw2 <nil>
 	// ready maint
 }
 
