@@ -89,8 +89,11 @@ func attacks(m *machine, c debpkg.Change) {
 	digest := m.exec("sed", "-n", "s/^digest=//p", debpkg.HelperPath)
 	const run, prep = "/var/lib/tykupgrade/runs/x", "/var/lib/tykupgrade/runs/x.new.abcdef"
 	m.exec("mkdir", "-p", prep)
-	before := m.exec("sh", "-c", "cat /etc/shadow /etc/passwd /etc/sudoers.d/* "+debpkg.HelperPath+
-		"; ls -lR /etc/apt /etc/cron.d /root /var/lib/tykupgrade")
+	// Times of files count, those of directories do not: refused calls make and remove run.
+	const look = "cat /etc/shadow /etc/passwd /etc/sudoers.d/* " + debpkg.HelperPath +
+		"; find /etc/apt /etc/cron.d /root /var/lib/tykupgrade -printf '%M %u:%g %p ' " +
+		`\( -type d -printf '\n' -o -printf '%s %T@ %l\n' \) | sort`
+	before := m.exec("sh", "-c", look)
 	job := func(argv ...string) []string {
 		return append([]string{"start", prep, "", run, "", "", "", "/etc/apt/preferences.d", "", ""}, argv...)
 	}
@@ -187,8 +190,7 @@ func attacks(m *machine, c debpkg.Change) {
 	}
 	m.exec("test", "!", "-e", "/root/pwned")
 	m.exec("sh", "-c", "rm -rf "+run+"; mkdir -p "+prep)
-	if after := m.exec("sh", "-c", "cat /etc/shadow /etc/passwd /etc/sudoers.d/* "+debpkg.HelperPath+
-		"; ls -lR /etc/apt /etc/cron.d /root /var/lib/tykupgrade"); after != before {
+	if after := m.exec("sh", "-c", look); after != before {
 		m.Errorf("it was\n%s\nit is\n%s", before, after)
 	}
 	m.exec("rm", "-rf", prep)

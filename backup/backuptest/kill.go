@@ -41,8 +41,7 @@ func Helper(sources func() []backup.Source) {
 func Kill(t *testing.T, helper string, n int, env ...string) {
 	dir := t.TempDir()
 	sets, leftovers := 0, 0
-	// More than n only where none of them hit a set that was being built.
-	for i := 0; i < n || (leftovers == 0 && i < 10*n); i++ {
+	for i := range n {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+helper+"$")
 		cmd.Env = append(append(os.Environ(), killEnv+"="+dir, "GORACE=atexit_sleep_ms=0"), env...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -61,7 +60,15 @@ func Kill(t *testing.T, helper string, n int, env ...string) {
 			_ = cmd.Wait()
 			t.Fatalf("helper: %s", line[:m])
 		}
-		time.Sleep(time.Duration(rand.Int64N(int64(30 * time.Millisecond))))
+		// Every second kill waits for a set that is being built: on a busy machine a moment by
+		// the clock comes before the next set has begun.
+		for end := time.Now().Add(time.Minute); i%2 == 0 && len(Leftovers(t, dir)) == 0 &&
+			time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		if i%4 != 0 {
+			time.Sleep(time.Duration(rand.Int64N(int64(30 * time.Millisecond))))
+		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		left := Leftovers(t, dir)
