@@ -24,8 +24,8 @@
 // Needed are the essential packages of Debian (apt, dpkg, a POSIX shell,
 // coreutils, util-linux), and root. Kept below /var/lib/tykupgrade, readable by
 // root only, are the .deb files of the versions that were replaced, the
-// configuration as it was, and the output of each run; only [Host.Forget] removes
-// them. A directory of your own (StateDir) must be writable by that user alone.
+// configuration as it was, and the output of each run; only [Host.Forget] and
+// [Host.Prune] remove them. A directory of your own (StateDir) must be writable by that user alone.
 //
 // # Limits
 //

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/internal/lab/debs"
@@ -74,6 +75,12 @@ func TestOperatorsAtOnce(t *testing.T) {
 	}
 	if err := os.Remove(f.root.Dir + "/etc/machine-id"); err != nil {
 		t.Fatal(err)
+	}
+	list, err := f.host().Prune(t.Context(), debpkg.PruneOptions{Before: time.Now().Add(time.Hour),
+		DryRun: true})
+	if err != nil || len(list) != 1 || list[0].State != debpkg.PruneForgotten ||
+		list[0].Dir != changes[0].Dir || list[0].Kilobytes == 0 {
+		t.Errorf("what a prune would do: %+v, %v", list, err)
 	}
 	if err := f.host().Forget(t.Context(), killed); err != nil {
 		t.Error(err)

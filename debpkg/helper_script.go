@@ -107,6 +107,7 @@ check() {
 	debs) case ${1-} in '' | skip) ;; *) no "\"$1\"" ;; esac; shift; for w; do readable "$w"; done ;;
 	locks) for w; do case $w in /var/lib/dpkg/lock-frontend | /var/lib/dpkg/lock | /var/lib/apt/lists/lock | /var/cache/apt/archives/lock) ;; *) no "\"$w\"" ;; esac; done ;;
 	state | prepare | log | check-files | forget) [ $# -eq 1 ] || no "arguments"; isrun "$1" ;;
+	changes) [ $# -eq 1 ] || no "arguments"; is "$1" "$runs" ;;
 	discard) [ $# -eq 1 ] || no "arguments"; isprep "$1" ;;
 	follow) [ $# -eq 2 ] || no "arguments"; isrun "$1"; number "$2" ;;
 	write) [ $# -eq 1 ] || no "arguments"; is "${1##*/}" change.json; isrun "${1%/*}" ;;

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/internal/lab/debs"
@@ -73,6 +74,10 @@ rm -f /root/pwned /usr/local/sbin/tykupgrade-helper /etc/sudoers.d/tykupgrade`)
 	if entries, err := h.History(ctx); err != nil || len(entries) == 0 {
 		t.Errorf("history %v, %v", entries, err)
 	}
+	if list, err := h.Prune(ctx, debpkg.PruneOptions{Before: c.Ended.Add(time.Hour),
+		DryRun: true}); err != nil || len(list) != 2 {
+		t.Errorf("to prune: %v, %v", list, err)
+	}
 	if err := h.Forget(ctx, c); err != nil {
 		t.Error(err)
 	}
@@ -127,6 +132,7 @@ func attacks(m *machine, c debpkg.Change) {
 		{"debs", "", "/home/ops"}, {"debs", "", "/tmp/tyk-evil_1_all.deb"},
 		{"state", "/etc"}, {"prepare", "/etc/x"}, {"prepare", "/var/lib/tykupgrade/runs/../../../../etc/x"},
 		{"discard", "/var/lib/tykupgrade/runs/x"}, {"discard", "/etc"}, {"discard", prep + "/../.."}, {"discard", prep, "/etc"},
+		{"changes", "/etc"}, {"changes", "/var/lib/tykupgrade/runs/"}, {"changes", "/var/lib/tykupgrade/runs", "/etc"},
 		{"forget", "/var/lib/tykupgrade/runs/."}, {"forget", "/var/lib/tykupgrade/runs/.."}, {"forget", "/"}, {"forget", "-x"},
 		{"write", "/etc/cron.d/change.json"}, {"write", prep + "/job.sh"}, {"write", run + "/../change.json"},
 		{"move", "/home/ops/x", "/etc/shadow"}, {"upload", "/etc/cron.d", "x"}, {"follow", "/etc", "1"}, {"log", "/etc"},

@@ -85,8 +85,5 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 				Next: "wait for it to end"}
 		}
 	}
-	if _, err := h.script(ctx, nil, "forget", dir); err != nil {
-		return op.wrap(err)
-	}
-	return nil
+	return h.forget(ctx, dir)
 }

@@ -4,11 +4,12 @@ package debpkg
 // knows no others.
 var scripts = map[string]string{
 	"candidates":     candidatesScript,
+	"changes":        changesScript,
 	"check-files":    `cd -- "$1" && cat files.tar.gz files.*.tar.gz 2>/dev/null | sha256sum`,
 	"debs":           debsScript,
 	"discard":        `rm -rf "$1"`,
 	"follow":         followScript,
-	"forget":         `rm -rf -- "$1" "$1-revert"`,
+	"forget":         forgetScript,
 	"history":        historyScript,
 	"install-helper": installHelperScript,
 	"keys":           keysScript,

@@ -63,6 +63,18 @@ func TestUpgradeAndBack(t *testing.T) {
 		"restart tyk-gateway.service"}; !slices.Equal(fake.Done(), want) {
 		t.Errorf("done %q", fake.Done())
 	}
+	for _, want := range []debpkg.PruneState{debpkg.PruneYoung, debpkg.PruneInUse, debpkg.PruneForgotten} {
+		o := debpkg.PruneOptions{Before: c.Ended.Add(time.Hour), DryRun: true}
+		switch want {
+		case debpkg.PruneYoung:
+			o.Before = c.Started
+		case debpkg.PruneInUse:
+			o.Keep = []debpkg.Change{c}
+		}
+		if list, err := host.Prune(ctx, o); err != nil || len(list) != 1 || list[0].State != want {
+			t.Errorf("to prune: %v, %v, want %s", list, err, want)
+		}
+	}
 	if err := host.Forget(ctx, c); err != nil {
 		t.Error(err)
 	}

@@ -25,7 +25,7 @@ func init() {
 		"save-packages": (*Host).savePackages, "save-files": (*Host).saveFiles,
 		"check-files": (*Host).checkFiles, "revert-files": (*Host).revertFiles,
 		"start": (*Host).start, "follow": (*Host).follow, "log": (*Host).log, "reset-failed": nothing,
-		"forget":  (*Host).forget,
+		"forget": (*Host).forget, "changes": (*Host).changes,
 		"restart": (*Host).restart, "watch": (*Host).watch, "history": (*Host).aptHistory,
 	}
 }
@@ -330,6 +330,25 @@ func (h *Host) log(args []string, _ string) answer {
 		return answer{out: string(r.out) + part + string(r.errs)}
 	}
 	return answer{err: "No such file or directory\n", code: 1}
+}
+
+// changes: of each run of a plan the name, how it and its revert stand, its size, and what
+// both recorded.
+func (h *Host) changes(args []string, _ string) answer {
+	var b strings.Builder
+	for _, dir := range slices.Sorted(maps.Keys(h.runs)) {
+		if path.Dir(dir) != args[0] || len(path.Base(dir)) != 16 {
+			continue
+		}
+		stands, recorded := "none", ""
+		if r := h.runs[dir+"-revert"]; r != nil {
+			stands, recorded = fmt.Sprintf("ended %d", r.code), string(r.change)
+		}
+		r := h.runs[dir]
+		b.WriteString(strings.Join([]string{path.Base(dir), fmt.Sprintf("ended %d", r.code), stands, "4",
+			string(r.change), recorded}, within) + part)
+	}
+	return answer{out: b.String()}
 }
 
 func (h *Host) forget(args []string, _ string) answer {

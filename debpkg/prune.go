@@ -1,0 +1,218 @@
+package debpkg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// PruneState says what [Host.Prune] did with a change, and why it kept one.
+type PruneState string
+
+// The states of a change that a host keeps.
+const (
+	PruneForgotten  PruneState = "forgotten"  // with DryRun: it would be
+	PruneYoung      PruneState = "young"      // it ended after PruneOptions.Before
+	PruneInUse      PruneState = "in_use"     // PruneOptions.Keep names it
+	PruneRunning    PruneState = "running"    // the change or its revert goes on
+	PruneUnfinished PruneState = "unfinished" // it failed or was cut off, and was not reverted since
+	PruneUnreadable PruneState = "unreadable" // its record is missing or damaged
+)
+
+// String is the state for people.
+func (s PruneState) String() string {
+	switch s {
+	case PruneForgotten:
+		return "forgotten"
+	case PruneYoung:
+		return "kept: not old enough"
+	case PruneInUse:
+		return "kept: it can still be reverted"
+	case PruneRunning:
+		return "kept: it is in progress"
+	case PruneUnfinished:
+		return "kept: it is not finished; revert it, or forget this change itself"
+	case PruneUnreadable:
+		return "kept: its record cannot be read; look at its log"
+	}
+	return string(s)
+}
+
+// Pruned is one change that the host keeps saved packages and configuration of.
+type Pruned struct {
+	Dir       string // on the host
+	State     PruneState
+	Requests  []Request `json:",omitempty"` // what the change was about
+	Ended     time.Time `json:",omitzero"`  // as recorded; of an unfinished change, when it started
+	Kilobytes int64     // on the host's disk
+}
+
+// String is the row for people.
+func (p Pruned) String() string {
+	what := join(p.Requests)
+	if what == "" {
+		what = path.Base(p.Dir)
+	}
+	if !p.Ended.IsZero() {
+		what += " of " + p.Ended.UTC().Format("2006-01-02 15:04 MST")
+	}
+	return fmt.Sprintf("%s (%d MiB): %s", what, (p.Kilobytes+1023)/1024, p.State)
+}
+
+// PruneOptions say what [Host.Prune] forgets.
+type PruneOptions struct {
+	// Before is required: changes that ended earlier are forgotten. The age comes from the
+	// time that the change recorded, by the clock of the operator who made it.
+	Before time.Time
+	Keep   []Change // changes that a journal or a file of changes can still revert
+	DryRun bool     // only report
+}
+
+// Prune forgets the host's old changes: the saved .deb files and configuration that only a
+// revert needs. It keeps every change that is in progress, that failed or was cut off and was
+// not reverted, or that o.Keep names. Changes come back oldest first. After an error, and
+// after a kill, call it again; what was forgotten by then is gone.
+func (h *Host) Prune(ctx context.Context, o PruneOptions) ([]Pruned, error) {
+	op := task{"prune", "the changes that the host keeps"}
+	switch {
+	case h.err != nil:
+		return nil, h.err
+	case o.Before.IsZero():
+		return nil, op.fail(Error{Detail: "no time is given", Next: "set PruneOptions.Before"})
+	}
+	out, err := h.script(ctx, nil, "changes", path.Join(h.o.StateDir, "runs"))
+	if err != nil {
+		return nil, op.wrap(unsafe(op, err))
+	}
+	var list []Pruned
+	for row := range strings.SplitSeq(strings.TrimSuffix(out, "\x1c"), "\x1c") {
+		if row == "" {
+			continue
+		}
+		p, err := h.pruned(row, o)
+		if err != nil {
+			return nil, op.wrap(err)
+		}
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b Pruned) int {
+		if n := a.Ended.Compare(b.Ended); n != 0 {
+			return n
+		}
+		return strings.Compare(a.Dir, b.Dir)
+	})
+	for i := range list {
+		if o.DryRun || list[i].State != PruneForgotten {
+			continue
+		}
+		err := h.forget(ctx, list[i].Dir)
+		switch {
+		case errors.Is(err, ErrLocked):
+			list[i].State = PruneRunning // it has begun since
+		case err != nil:
+			return list[:i], op.wrap(err)
+		}
+	}
+	return list, nil
+}
+
+// pruned judges a row of changesScript.
+func (h *Host) pruned(row string, o PruneOptions) (Pruned, error) {
+	part := strings.Split(row, "\x1d")
+	if len(part) != 6 {
+		return Pruned{}, fmt.Errorf("unexpected answer %q", tidy(row))
+	}
+	p := Pruned{Dir: path.Join(h.o.StateDir, "runs", part[0]), Kilobytes: number64(part[3])}
+	run, err := parseState(part[1])
+	if err != nil {
+		return p, err
+	}
+	revert, err := parseState(part[2])
+	if err != nil {
+		return p, err
+	}
+	c, err := readChange(p.Dir, []byte(part[4]))
+	p.Requests, p.Ended = c.Plan.Requests, c.Ended
+	if p.Ended.IsZero() {
+		p.Ended = c.Started
+	}
+	reverted := false
+	if back, err := readChange(p.Dir, []byte(part[5])); err == nil && back.Started.Equal(c.Started) {
+		reverted = revert.name == "ended" && revert.n == 0
+	} else {
+		revert.name = "none" // of an earlier time that the same plan was applied
+	}
+	switch {
+	case run.name == "running", revert.name == "running":
+		p.State = PruneRunning
+	case err != nil, c.Dir != p.Dir, c.Started.IsZero():
+		p.State = PruneUnreadable
+	case revert.name != "none" && !reverted,
+		!reverted && (run.name != "ended" || c.Ended.IsZero() || c.unmet() != nil):
+		p.State = PruneUnfinished
+	case slices.ContainsFunc(o.Keep, func(k Change) bool {
+		return k.Dir == p.Dir || k.Plan.Digest != "" && k.Plan.Digest == c.Plan.Digest
+	}):
+		p.State = PruneInUse
+	case !p.Ended.Before(o.Before):
+		p.State = PruneYoung
+	default:
+		p.State = PruneForgotten
+	}
+	return p, nil
+}
+
+// changesScript: $1 directory of the runs. Of each run of a plan it prints the name, how it
+// and its revert stand, the kilobytes of both, and what both recorded.
+const changesScript = safeFunc + lookFunc + `[ -d "$1" ] || exit 0
+safe "$1" || exit
+stand() {
+	s=$(look "$1")
+	if [ "$s" = dead ]; then s=$(look "$1"); fi # it may have ended between two looks
+	printf '%s\035' "$s"
+}
+for d in "$1"/*; do
+	n=${d##*/}
+	case $n in *[!0-9a-f]*) continue ;; esac
+	[ "${#n}" -eq 16 ] && [ -d "$d" ] && [ ! -L "$d" ] || continue
+	printf '%s\035' "$n"
+	stand "$d"; stand "$d-revert"
+	k=0
+	for x in "$d" "$d-revert"; do
+		[ ! -d "$x" ] || { y=$(du -sk -- "$x") && k=$((k + ${y%%[!0-9]*})); }
+	done
+	printf '%s\035' "$k"
+	[ ! -e "$d/change.json" ] || cat "$d/change.json"
+	printf '\035'
+	[ ! -e "$d-revert/change.json" ] || cat "$d-revert/change.json"
+	printf '\034'
+done`
+
+// forgetScript: $1 job directory. The lock is that of a job's start. What tells of the run
+// goes last, so that a call that was cut off can be repeated.
+const forgetScript = lookFunc + `set -e
+[ -e "$1" ] || [ -e "$1-revert" ] || exit 0
+exec 9<"${1%/*}"; flock 9
+for d in "$1" "$1-revert"; do
+	case $(look "$d") in running*) echo "the run in $d goes on" >&2; exit 75 ;; esac
+done
+for f in "$1"/*; do
+	case ${f##*/} in change.json | rc | pid) ;; *) rm -rf -- "$f" ;; esac
+done
+rm -rf -- "$1-revert"
+rm -rf -- "$1"`
+
+// forget removes the directories of a run and of its revert.
+func (h *Host) forget(ctx context.Context, dir string) error {
+	op := task{"forget", "the change in " + dir}
+	_, err := h.script(ctx, nil, "forget", dir)
+	if exitCode(err) == 75 {
+		return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked, Detail: "it is in progress",
+			Err: err, Retry: true, Next: "wait for it to end"}
+	}
+	return op.wrap(err)
+}
