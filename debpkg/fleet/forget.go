@@ -47,7 +47,7 @@ func recordOf(rep *rollout.Report, host string) (record, bool) {
 			continue
 		}
 		for _, s := range t.Steps {
-			if s.Name == "install" && s.Note != nil {
+			if s.Name == stepInstall && s.Note != nil {
 				_ = json.Unmarshal(s.Note, &r)
 			}
 		}

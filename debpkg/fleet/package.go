@@ -21,6 +21,9 @@ type PackageOptions struct {
 	Asked bool
 }
 
+// stepInstall is the name of the step that [Package] makes.
+const stepInstall = "install"
+
 // Package is the rollout step "install" for one package on one host.
 //
 // Do updates the package lists, plans, saves the plan in the journal and carries it out. A
@@ -30,7 +33,7 @@ type PackageOptions struct {
 // that Undo needs is complete. The step may be tried twice.
 func Package(host *debpkg.Host, want debpkg.Request, o PackageOptions) rollout.Step {
 	p := &pkg{host: host, want: want, swap: o.Swap}
-	s := rollout.Step{Name: "install", Do: p.install, Undo: p.revert, Done: p.done,
+	s := rollout.Step{Name: stepInstall, Do: p.install, Undo: p.revert, Done: p.done,
 		Retry: rollout.Retry{Attempts: 2, Wait: 2 * time.Second}}
 	if !o.Asked {
 		s.Ask = p.ask

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -8,7 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"example.com/tykupgrade/debpkg"
+	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
@@ -238,4 +242,79 @@ func TestAnsiblePlay(t *testing.T) {
 		rep.Outcome != rollout.OutcomeDone {
 		t.Errorf("exit code %d, %v\n%s", code, err, out)
 	}
+}
+
+// Old runs that nobody accepted are forgotten by their recorded age. What a journal can undo
+// stays, whatever its age.
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	s, _, file := newSite(t, "drain: {grace: 100ms}\n")
+	now := time.Now()
+	prune := func(want int, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		o := &options{connect: s.Connect, prune: cli.Pruning{Now: func() time.Time { return now }}}
+		if code := command(o).Run(t.Context(), append([]string{"prune", "-file", file}, args...),
+			cli.Streams{In: strings.NewReader(""), Out: &out, Err: &out}); code != want {
+			t.Errorf("prune %q: exit code %d\n%s", args, code, out.String())
+		}
+		return out.String()
+	}
+	run := func(args ...string) {
+		t.Helper()
+		if code, out := rolling(t, s, append([]string{"-file", file, "-yes"}, args...)...); code != cli.Yes {
+			t.Fatalf("%q: exit code %d\n%s", args, code, out)
+		}
+	}
+	count := func(text, part string, want int) {
+		t.Helper()
+		if n := strings.Count(text, part); n != want {
+			t.Errorf("%d times %q, want %d:\n%s", n, part, want, text)
+		}
+	}
+	forgotten := func() (n int) {
+		for _, g := range s.Gateways {
+			n += strings.Count(strings.Join(g.Fake.Done(), "\n"), "forget ")
+		}
+		return n
+	}
+	count(prune(cli.Yes, "-older-than", "1h"), "keeps nothing", 2)
+	run("-only", "h1", "run") // h1's own journal
+	run("run")
+	now = now.Add(1000 * time.Hour)
+	count(prune(cli.Yes, "-older-than", "1h", "-yes"), "kept: it can still be reverted", 2)
+	describe(t, s, file, site.Next, "drain: {grace: 100ms}\n")
+	run("run") // puts the fleet's journal aside
+	out := prune(cli.Yes, "-older-than", "1h", "-dry-run")
+	count(out, "kept: it can still be reverted", 3) // h1's journal, and the new run on both
+	count(out, ": forgotten", 1)
+	count(prune(cli.Refused, "-older-than", "1h"), "not confirmed", 1)
+	count(prune(cli.Yes, "-older-than", "1200h", "-yes"), "kept: not old enough", 1)
+	if n := forgotten(); n != 0 {
+		t.Errorf("%d changes were forgotten", n)
+	}
+	if err := os.Remove(file + ".journal.h1"); err != nil {
+		t.Fatal(err)
+	}
+	count(prune(cli.Yes, "-older-than", "1h", "-yes"), "2 changes forgotten", 1)
+	if n := forgotten(); n != 2 {
+		t.Errorf("%d changes were forgotten, want 2", n)
+	}
+	var rows []fleet.Pruned
+	if err := json.Unmarshal([]byte(prune(cli.Yes, "-older-than", "1h", "-yes", "-json")),
+		&rows); err != nil || len(rows) != 2 || len(rows[0].Changes) != 1 ||
+		rows[0].Changes[0].State != debpkg.PruneInUse {
+		t.Errorf("%v: %+v", err, rows)
+	}
+	run("undo") // has all it needs
+	if v := s.Versions(); v != site.New+" "+site.New {
+		t.Errorf("versions %s", v)
+	}
+	count(prune(cli.Yes, "-older-than", "1h", "-yes"), "2 changes forgotten", 1) // undone
+	if err := os.WriteFile(file+".journal", []byte("garbage\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	count(prune(cli.Refused, "-older-than", "1h", "-yes"), "what can still be undone is unknown", 1)
+	count(prune(cli.Usage), "-older-than is missing", 1)
+	count(prune(cli.Usage, "-older-than", "0s"), "want more than 0", 1)
 }

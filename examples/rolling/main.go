@@ -26,6 +26,7 @@ type options struct {
 	file, journal, only, step, html, format string
 	without                                 []string
 	json, yes                               bool
+	prune                                   cli.Pruning
 
 	connect func(fleet.Host) debpkg.Runner // for tests; nil: SSH
 }
@@ -57,6 +58,16 @@ func command(o *options) cli.Command {
 	audit := verb("audit", "print who did what, one line for each event",
 		"file only step journal format", nil)
 	report.Required, report.Run, audit.Required, audit.Run = nil, o.report, nil, o.audit
+	prune := verb("prune", "remove from the hosts what an undo of old runs needs, whether accepted or "+
+		"not; never of a change that is unfinished or that the journal can undo", "file journal json yes",
+		func(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error {
+			return c.Prune(ctx, inv, &o.prune, o.json, o.yes, o.journals(inv)...)
+		})
+	flags := prune.Flags
+	prune.Required, prune.Flags = append(prune.Required, "older-than"), func(f *flag.FlagSet) {
+		flags(f)
+		o.prune.Flags(f)
+	}
 	const work = "file only step journal json without yes"
 	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an " +
 		"inventory file.", Notes: notes, Verbs: []cli.Verb{
@@ -67,6 +78,7 @@ func command(o *options) cli.Command {
 		verb("undo", "take back what the run did, last host first", work, o.work),
 		verb("accept", "remove from the hosts what only an undo needs, and put the journal aside",
 			"file journal json yes", o.accept),
+		prune,
 		report, audit,
 	}}
 }
@@ -95,6 +107,16 @@ func (o *options) flag(f *flag.FlagSet, name string) {
 	case "format":
 		cli.AuditFlag(f, &o.format)
 	}
+}
+
+// journals are all that hold runs of the inventory: of the fleet, and of each host or step.
+func (o *options) journals(inv *fleet.Inventory) []string {
+	all := []string{o.journal}
+	for _, h := range inv.Hosts {
+		host := o.journal + "." + strings.ReplaceAll(h.Name, " ", "-")
+		all = append(all, host, host+".install")
+	}
+	return all
 }
 
 // place finds the journal: each host, and each step, has one of its own.

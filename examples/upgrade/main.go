@@ -62,6 +62,7 @@ type options struct {
 	file, journal, stopAfter, set, html, format string
 	without, restore                            []string
 	dropExtra, json, yes                        bool
+	prune                                       cli.Pruning
 
 	init initOptions
 
@@ -113,6 +114,11 @@ func commandOf(o *options) cli.Command {
 				return run(w, ctx)
 			}}
 	}
+	prune := verb("prune", "remove from the hosts what a revert of old upgrades needs; never of a change "+
+		"that is unfinished or that the journal can revert", func(w *work, ctx context.Context) error {
+		return w.c.Prune(ctx, &w.Inventory, &o.prune, o.json, o.yes, o.journal)
+	}, yes, o.prune.Flags)
+	prune.Required = append(prune.Required, "older-than")
 	return cli.Command{Name: "upgrade", About: about, Notes: notes, Verbs: []cli.Verb{
 		{Name: "init", About: "write a commented FILE from what hosts, HAProxy and API definitions " +
 			"say; changes nothing else", Flags: o.init.flags, Run: o.init.run},
@@ -133,6 +139,7 @@ func commandOf(o *options) cli.Command {
 			}),
 		verb("accept", "remove what only a revert needs: saved packages, cached bundles, the old bundles",
 			(*work).accept, yes),
+		prune,
 		verb("status", "show what the journal, the hosts, the bundles and the backup say", (*work).status,
 			func(f *flag.FlagSet) {
 				f.StringVar(&o.html, "html", "",

@@ -27,6 +27,7 @@ const notes = `Without -host it works on this machine.
   upgradehost revert -host ops@gw1 -sudo -change change.json
   upgradehost revert -host ops@gw1 -sudo -last tyk-gateway,tyk-pump
   upgradehost forget -host ops@gw1 -sudo -change change.json
+  upgradehost forget -host ops@gw1 -sudo -older-than 720h
 `
 
 func main() { commandOf(&options{}).Main() }
@@ -41,6 +42,8 @@ type options struct {
 	debs    string
 	out     string // where apply records the changes
 	change  string // what revert and forget read
+	keep    []string
+	prune   cli.Pruning
 	last    []string
 	json    bool
 	verbose bool
@@ -90,11 +93,8 @@ func commandOf(o *options) cli.Command {
 	}
 	verb := func(name, args, text string, run func(*job, context.Context) error,
 		flags ...func(*flag.FlagSet)) cli.Verb {
-		var required []string
-		if name == "forget" {
-			required = []string{"change"}
-		}
-		return cli.Verb{Name: name, Args: args, About: text, Required: required,
+		return cli.Verb{Name: name, Args: args, About: text,
+			Needs: map[string]string{"keep": "older-than", "dry-run": "older-than"},
 			Flags: func(f *flag.FlagSet) {
 				for _, add := range append([]func(*flag.FlagSet){host}, flags...) {
 					add(f)
@@ -125,9 +125,13 @@ func commandOf(o *options) cli.Command {
 		verb("repair", "", "finish what an interrupted run of apt or dpkg left half-installed",
 			(*job).repair, wait, conffiles),
 		verb("history", "", "show what apt did on the host", (*job).history),
-		verb("forget", "", "remove what the host keeps for the revert of a change, and the file",
+		verb("forget", "", "remove what the host keeps for the revert of a change, and the file; or of "+
+			"all old changes, but never of one that is unfinished",
 			(*job).forget, func(f *flag.FlagSet) {
 				f.StringVar(&o.change, "change", "", "`file` that apply wrote")
+				o.prune.Flags(f)
+				f.Func("keep", "with -older-than: keep the changes of this `file`, which apply wrote; may be "+
+					"repeated", func(s string) error { o.keep = append(o.keep, s); return nil })
 			}),
 		verb("install-helper", "USER", "let a user do this through sudo without other rights; needs root",
 			(*job).installHelper),

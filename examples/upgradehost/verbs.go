@@ -162,6 +162,12 @@ func (j *job) repair(ctx context.Context) error {
 }
 
 func (j *job) forget(ctx context.Context) error {
+	if (j.change == "") != j.Given["older-than"] {
+		return cli.Wrong("give either -change FILE or -older-than AGE")
+	}
+	if j.change == "" {
+		return j.forgetOld(ctx)
+	}
 	record, err := debpkg.OpenRecord(j.change)
 	if err != nil {
 		return err
@@ -171,6 +177,31 @@ func (j *job) forget(ctx context.Context) error {
 	}
 	j.ok("nothing is kept of %s any more; it cannot be reverted", j.change)
 	return nil
+}
+
+// forgetOld forgets what the host keeps of old changes.
+func (j *job) forgetOld(ctx context.Context) error {
+	before, err := j.prune.Before()
+	if err != nil {
+		return err
+	}
+	o := debpkg.PruneOptions{Before: before, DryRun: j.prune.DryRun}
+	for _, file := range j.keep {
+		record, err := debpkg.OpenRecord(file)
+		if err != nil {
+			return err
+		}
+		o.Keep = append(o.Keep, record.Changes...)
+	}
+	list, err := j.host.Prune(ctx, o)
+	return errors.Join(err, j.done(append([]debpkg.Pruned{}, list...), func() {
+		for _, p := range list {
+			j.Out.Printf("%s\n", p)
+		}
+		if len(list) == 0 && err == nil {
+			j.Out.Printf("the host keeps nothing\n")
+		}
+	}))
 }
 
 func (j *job) installHelper(ctx context.Context) error {
