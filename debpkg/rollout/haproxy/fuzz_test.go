@@ -28,6 +28,7 @@ func FuzzParseServersState(f *testing.F) {
 
 func FuzzSetMapEntry(f *testing.F) {
 	f.Add("# c\nactive blue\nx y\n", "active", "green")
+	f.Add("# c\r\nactive blue\r\r\nx y\r\nend", "active", "green")
 	f.Fuzz(func(t *testing.T, old, key, value string) {
 		if !mapWord.MatchString(key) || !mapWord.MatchString(value) {
 			return
@@ -38,6 +39,12 @@ func FuzzSetMapEntry(f *testing.F) {
 		}
 		if twice := setMapEntry(once, key, value); !bytes.Equal(once, twice) {
 			t.Fatalf("%q then %q", once, twice)
+		}
+		// Every other line stays as it is.
+		for line := range strings.Lines(old) {
+			if w := strings.Fields(line); (len(w) == 0 || w[0] != key) && !strings.Contains(string(once), line) {
+				t.Fatalf("%q lost %q", once, line)
+			}
 		}
 	})
 }

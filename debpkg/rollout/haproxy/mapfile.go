@@ -1,7 +1,6 @@
 package haproxy
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"os"
@@ -51,14 +50,14 @@ func mapEntry(data []byte, key string) (string, bool) {
 func setMapEntry(old []byte, key, value string) []byte {
 	var b bytes.Buffer
 	found := false
-	sc := bufio.NewScanner(bytes.NewReader(old))
-	sc.Buffer(nil, len(old)+1)
-	for sc.Scan() {
-		line := sc.Text()
+	for line := range strings.Lines(string(old)) {
 		if f := strings.Fields(line); len(f) > 0 && f[0] == key {
 			line, found = key+" "+value, true
 		}
-		b.WriteString(line + "\n")
+		if !strings.HasSuffix(line, "\n") {
+			line += "\n"
+		}
+		b.WriteString(line)
 	}
 	if !found {
 		b.WriteString(key + " " + value + "\n")
