@@ -205,6 +205,38 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// The file names commands that run here: it is refused if everybody can write or replace it.
+func TestFileOfEverybody(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "f.yaml"), filepath.Join(t.TempDir(), "link.yaml")
+	if err := errors.Join(os.WriteFile(path, []byte(good), 0o600), os.Symlink(path, link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		file, dir os.FileMode
+		want      string
+	}{
+		{0o600, 0o700, ""},
+		{0o664, 0o775, ""},                 // a team's
+		{0o644, 0o777 | os.ModeSticky, ""}, // such as /tmp
+		{0o602, 0o700, "everybody can write to it; chmod o-w "},
+		{0o646, 0o777 | os.ModeSticky, "everybody can write to it; chmod o-w "},
+		{0o600, 0o777, "everybody can replace it; chmod o-w " + dir},
+	} {
+		if err := errors.Join(os.Chmod(path, c.file), os.Chmod(dir, c.dir)); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []string{path, link} {
+			_, err := fleet.Load(p, nil)
+			if (err == nil) != (c.want == "") || err != nil && (!errors.Is(err, fleet.ErrInventory) ||
+				!strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%s, file %v, directory %v: %v", p, c.file, c.dir, err)
+			}
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte("max_unavailable: 3\nhosts: [{}]"))

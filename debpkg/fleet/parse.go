@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -29,7 +30,8 @@ func Load(path string, stdin io.Reader) (*Inventory, error) {
 	return inv, nil
 }
 
-// Read reads a file of at most 4 MiB. "-" is stdin.
+// Read reads a file of at most 4 MiB. "-" is stdin. It refuses a file that everybody can write
+// to or replace: the file names commands that run here, and what root installs.
 func Read(path string, stdin io.Reader) ([]byte, error) {
 	fail := func(err error) ([]byte, error) {
 		return nil, &Error{Op: "read", Object: path, Kind: ErrInventory, Err: err}
@@ -41,6 +43,9 @@ func Read(path string, stdin io.Reader) ([]byte, error) {
 			return fail(errors.Unwrap(err)) // the path is named already
 		}
 		defer func() { _ = f.Close() }()
+		if err := closed(f, path); err != nil {
+			return fail(err)
+		}
 		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxFile+1))
@@ -51,6 +56,29 @@ func Read(path string, stdin io.Reader) ([]byte, error) {
 		return fail(err)
 	}
 	return data, nil
+}
+
+// closed refuses an open file that everybody can write to, or replace in its directory.
+func closed(f *os.File, path string) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o002 != 0 && info.Mode().IsRegular() {
+		return fmt.Errorf("everybody can write to it; chmod o-w %s", path)
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(real)
+	if info, err = os.Stat(dir); err != nil {
+		return err
+	}
+	if info.Mode().Perm()&0o002 != 0 && info.Mode()&os.ModeSticky == 0 {
+		return fmt.Errorf("everybody can replace it; chmod o-w %s", dir)
+	}
+	return nil
 }
 
 // Parse reads and checks an inventory. ${NAME} in a text is the variable NAME: see [Expand].
