@@ -1,10 +1,14 @@
 package pluginbuild_test
 
 import (
+	"bufio"
 	"errors"
+	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/pluginbuild"
@@ -119,14 +123,34 @@ func FuzzShell(f *testing.F) {
 		"a=b"} {
 		f.Add(s)
 	}
-	sh := lab.Program(f, "sh", "dash")
+	// One shell for all of them: starting one takes far longer than reading a line.
+	sh := exec.Command(lab.Program(f, "sh", "dash"))
+	in, err := sh.StdinPipe()
+	if err != nil {
+		f.Fatal(err)
+	}
+	out, err := sh.StdoutPipe()
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := sh.Start(); err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() {
+		_ = in.Close()
+		_ = sh.Wait()
+	})
+	answers := bufio.NewReader(out)
 	f.Fuzz(func(t *testing.T, s string) {
 		if strings.ContainsRune(s, 0) {
 			t.Skip()
 		}
 		line := pluginbuild.Command{Argv: []string{"printf", "%s", "[" + s, s, s + "]"}}.Shell()
-		got, err := exec.Command(sh, "-c", line).Output()
-		if err != nil || string(got) != "["+s+s+s+"]" {
+		// A quote that stays open would wait for its end.
+		_ = out.(*os.File).SetReadDeadline(time.Now().Add(time.Minute))
+		_, werr := io.WriteString(in, line+"\nprintf '\\0'\n")
+		got, err := answers.ReadString(0)
+		if err = errors.Join(werr, err); err != nil || got != "["+s+s+s+"]\x00" {
 			t.Fatalf("%q became %q, %v", s, got, err)
 		}
 	})
