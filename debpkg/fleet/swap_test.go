@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -165,5 +166,47 @@ func TestSwapRefusesOtherPaths(t *testing.T) {
 		if _, err := s.caches(t.Context(), &record{Plan: &debpkg.Plan{}}); !errors.Is(err, ErrCache) {
 			t.Errorf("%s: %v", dir, err)
 		}
+	}
+}
+
+// Once a run is accepted, the cached bundles that were put aside go, and nothing else. A host that
+// the run did not finish keeps its own.
+func TestForgetCachedBundles(t *testing.T) {
+	t.Parallel()
+	dirs := map[string]string{}
+	rep := &rollout.Report{}
+	for name, status := range map[string]rollout.Status{"done": rollout.StatusDone,
+		"failed": rollout.StatusNotRestored} {
+		dir := filepath.Join(t.TempDir(), "bundles", "0123456789abcdef0123456789abcdef")
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(filepath.Join(aside(dir), "x"),
+			0o755)); err != nil {
+			t.Fatal(err)
+		}
+		note, err := json.Marshal(record{Plan: &debpkg.Plan{}, Cached: []cached{{dir, true}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirs[name] = dir
+		rep.Targets = append(rep.Targets, rollout.TargetReport{Name: name, Status: status,
+			Steps: []rollout.StepReport{{Name: stepInstall, OK: true, Note: note}}})
+	}
+	g := &gatewayHost{left: 1000}
+	inv := &Inventory{Hosts: []Host{{Name: "done"}, {Name: "failed"}, {Name: "other"}},
+		Connect: func(Host) debpkg.Runner { return g.run }}
+	for range 2 { // it may be called again
+		if err := inv.Forget(t.Context(), rep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]bool{dirs["done"]: true, aside(dirs["done"]): false,
+		dirs["failed"]: true, aside(dirs["failed"]): true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	g.left = 0
+	if err := inv.Forget(t.Context(), rep); !errors.Is(err, ErrCache) ||
+		!strings.HasPrefix(err.Error(), "done: ") {
+		t.Errorf("a host that is gone: %v", err)
 	}
 }
