@@ -205,6 +205,33 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// Each mistake in the section balancer is refused with its own words.
+func TestBalancerSection(t *testing.T) {
+	t.Parallel()
+	const hosts = "versions: {gateway: 5.14.0}\nhosts: [{name: g, component: gateway}]\nbalancer: "
+	for text, want := range map[string]string{
+		"none": "",
+		"{kind: ready, settle: 1s, drain: [a], ready: [b]}": "",
+		"{kind: exec, drain: [a], ready: [b], state: [c]}":  "",
+		"nginx":                                            `unknown kind "nginx"`,
+		"haproxy":                                          "needs the section haproxy",
+		"{kind: exec, drain: [a], ready: [b]}":             "drain, ready and state",
+		"{kind: exec, drain: [a], state: [b]}":             "drain, ready and state",
+		"{kind: exec, ready: [a], state: [b]}":             "drain, ready and state",
+		"{kind: ready, settle: 1s, drain: [a]}":            "drain and ready go together",
+		"{kind: ready, settle: 1s, ready: [a]}":            "drain and ready go together",
+		"{kind: ready, settle: 1s, state: [a]}":            "state and kill go with kind exec",
+		"{kind: ready, settle: 1s, kill: [a]}":             "state and kill go with kind exec",
+		"{kind: ready, drain: [a], ready: [b]}":            "kind ready needs settle",
+		"{kind: none, drain: [a], ready: [b], state: [c]}": "commands go with kind exec or ready",
+	} {
+		_, err := fleet.Parse([]byte(hosts + text + "\n"))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // The file names commands that run here: it is refused if everybody can write or replace it.
 func TestFileOfEverybody(t *testing.T) {
 	t.Parallel()
