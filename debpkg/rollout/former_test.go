@@ -71,60 +71,6 @@ func TestFormerStateComesBack(t *testing.T) {
 	}
 }
 
-// A reload of the load balancer or a colleague puts a server back while its host is worked on. It is
-// taken out again, by a balancer that knows maintenance and by one that can only drain.
-func TestServerIsKeptOut(t *testing.T) {
-	t.Parallel()
-	for _, mode := range []string{"maint", "drain"} {
-		t.Run(mode, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { keptOut(t, mode) })
-		})
-	}
-}
-
-func keptOut(t *testing.T, mode string) {
-	f := newFleet()
-	lb := rollouttest.NewBalancer("s1", "s2")
-	balancer := rollout.Balancer(lb)
-	if mode == "drain" {
-		balancer = struct{ rollout.Balancer }{lb} // hides Maintain
-	}
-	f.hook = func(_ context.Context, what string) error {
-		if what != "g1 install" && what != "g1 revert" {
-			return nil
-		}
-		lb.SetMode("s1", "ready")
-		time.Sleep(5 * time.Second)
-		if lb.Mode("s1") != mode {
-			return fmt.Errorf("s1 is in %s during %s", lb.Mode("s1"), what)
-		}
-		return nil
-	}
-	w, err := rollout.Rolling("w", []rollout.Host{f.installs("g1", "s1"), f.installs("g2", "s2")},
-		rollout.RollingOptions{Balancer: balancer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := rollout.Options{Journal: filepath.Join(t.TempDir(), "journal")}
-	rep, err := rollout.Run(t.Context(), []rollout.Wave{w}, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text := fmt.Sprint(rep.Events); !strings.Contains(text, "s1 was put back into service") {
-		t.Error(text)
-	}
-	// A done target is in service, and looking at it does not take it out.
-	before := len(lb.Log())
-	if _, err := rollout.Resume(t.Context(), []rollout.Wave{w}, o); err != nil ||
-		len(lb.Log()) != before {
-		t.Errorf("%v, %v", lb.Log()[before:], err)
-	}
-	if _, err := rollout.Undo(t.Context(), []rollout.Wave{w}, o); err != nil {
-		t.Error(err)
-	}
-}
-
 // Clients with a cookie keep coming to a drained server; maintenance ends that, and no session is
 // cut.
 func TestPersistentClients(t *testing.T) {
