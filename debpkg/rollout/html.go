@@ -140,26 +140,29 @@ func class(o Outcome) string {
 }
 
 // PageStyle is the style sheet of [Report.WriteHTML], for pages next to it.
-const PageStyle = `:root { --ok:#2e7d4f; --bad:#b3261e; --undo:#b26a00; --skip:#8a94a0; --line:#dfe3e8; --ink:#1d232a; --soft:#5b6670; }
+const PageStyle = `:root { --ok:#2e7d4f; --bad:#b3261e; --undo:#b26a00; --skip:#8a94a0; --line:#dfe3e8; --ink:#1d232a; --soft:#5b6670; --paper:#fff; --track:#f4f6f8; --alarm:#fbeeee; color-scheme:light dark; }
+@media (prefers-color-scheme: dark) { :root { --ok:#3f9a66; --bad:#d9584f; --undo:#c98a2b; --skip:#6f7a86; --line:#343b43; --ink:#e3e7eb; --soft:#9aa5b0; --paper:#15191d; --track:#242a31; --alarm:#3a2020; } }
 * { box-sizing:border-box; }
-body { font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; color:var(--ink); margin:2rem auto; max-width:1180px; padding:0 1.25rem; }
+body { font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; color:var(--ink); background:var(--paper); margin:2rem auto; max-width:1180px; padding:0 1.25rem; }
 h1 { font-size:1.5rem; margin:0 0 .25rem; } h2 { font-size:1.1rem; margin:2rem 0 .5rem; }
 .soft { color:var(--soft); }
 .badge { display:inline-block; padding:.05rem .55rem; border-radius:1rem; color:#fff; font-size:.85rem; white-space:nowrap; background:var(--skip); }
 .badge.ok,.badge.done { background:var(--ok); } .badge.bad,.badge.not_restored { background:var(--bad); } .badge.undo,.badge.undone,.badge.running { background:var(--undo); }
-.halt { border-left:4px solid var(--bad); padding:.4rem .8rem; background:#fbeeee; margin:.8rem 0; overflow-wrap:anywhere; }
+.halt { border-left:4px solid var(--bad); padding:.4rem .8rem; background:var(--alarm); margin:.8rem 0; overflow-wrap:anywhere; }
 .counts { display:flex; flex-wrap:wrap; gap:1.5rem; margin:.8rem 0; } .counts b { display:block; font-size:1.5rem; font-weight:600; }
 table { border-collapse:collapse; width:100%; } th,td { text-align:left; padding:.3rem .6rem .3rem 0; vertical-align:top; border-bottom:1px solid var(--line); }
 th { color:var(--soft); font-weight:500; font-size:.85rem; }
-td.name { overflow-wrap:anywhere; } .err { color:var(--bad); font-size:.85rem; overflow-wrap:anywhere; white-space:pre-wrap; }
+td.name { overflow-wrap:anywhere; } td.short { white-space:nowrap; } td.part { width:25%; } .err { color:var(--bad); font-size:.85rem; overflow-wrap:anywhere; white-space:pre-wrap; }
 .grid { table-layout:fixed; } .grid th:nth-child(1){width:22%} .grid th:nth-child(2){width:7rem} .grid th:nth-child(3){width:5.5rem}
-.track { position:relative; height:1.35rem; background:#f4f6f8; border-radius:3px; }
-.track i { position:absolute; top:2px; bottom:2px; border-radius:2px; min-width:3px; background:var(--ok); border-right:1px solid #fff; }
+.track { position:relative; height:1.35rem; background:var(--track); border-radius:3px; }
+.track i { position:absolute; top:2px; bottom:2px; border-radius:2px; min-width:3px; background:var(--ok); border-right:1px solid var(--paper); }
 .track i.bad { background:var(--bad); } .track i.undo { background:var(--undo); } .track i.skip { background:var(--skip); }
 .axis { position:relative; height:1.1rem; font-size:.75rem; color:var(--soft); } .axis span { position:absolute; transform:translateX(-50%); white-space:nowrap; }
 .axis span:first-child { transform:none; } .axis span:last-child { transform:translateX(-100%); }
 .key span { margin-right:1.1rem; font-size:.85rem; } .key i { display:inline-block; width:.9rem; height:.7rem; border-radius:2px; margin-right:.35rem; }
 details { margin:.2rem 0; } summary { cursor:pointer; font-size:.85rem; color:var(--soft); } details table { font-size:.85rem; }
+pre { overflow-x:auto; }
+@media (max-width:640px) { .stack > tbody > tr:first-child { display:none; } .stack > tbody > tr { display:block; padding:.5rem 0; border-bottom:1px solid var(--line); } .stack > tbody > tr > td { display:block; width:auto; border:0; padding:.1rem 0; white-space:normal; overflow-wrap:anywhere; } .grid details { overflow-x:auto; } }
 @media print { body { margin:0; max-width:none; } .track, .badge, .key i { -webkit-print-color-adjust:exact; print-color-adjust:exact; } }`
 
 var page = template.Must(template.New("report").Funcs(template.FuncMap{
@@ -185,14 +188,14 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 <div class="counts">{{range .Counts}}<div><b>{{.N}}</b><span class="soft">{{.Status | words}}</span></div>{{end}}</div>
 
 <h2>Who and when</h2>
-<table>
+<table class="stack">
 <tr><th>Time (UTC)</th><th>Event</th></tr>
-{{range .Events}}<tr><td style="white-space:nowrap">{{stamp .Time}}</td><td>{{.Text}}</td></tr>
+{{range .Events}}<tr><td style="white-space:nowrap">{{stamp .Time}}</td><td class="name">{{.Text}}</td></tr>
 {{end}}</table>
 
 <h2>Targets</h2>
 <p class="key"><span><i style="background:var(--ok)"></i>done</span><span><i style="background:var(--undo)"></i>undone</span><span><i style="background:var(--bad)"></i>failed</span><span><i style="background:var(--skip)"></i>was done already</span></p>
-<table class="grid">
+<table class="grid stack">
 <tr><th>Target</th><th>Status</th><th>Took</th><th><div class="axis">{{range .Ticks}}<span style="left:{{printf "%.2f" .Left}}%">{{.Label}}</span>{{end}}</div></th></tr>
 {{range .Rows}}<tr>
 <td class="name"><strong>{{.Name}}</strong><br><span class="soft">{{.Wave}}</span></td>

@@ -448,6 +448,7 @@ func TestReportHTML(t *testing.T) {
 		}
 	}
 	for _, want := range []string{"&lt;script&gt;", "held", "1 more pending", "undo drain",
+		"prefers-color-scheme: dark", "max-width:640px",
 		fmt.Sprint(rep.Who[0].PID)} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)

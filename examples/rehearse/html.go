@@ -45,19 +45,19 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 {{with .Requests}}<p>{{.Failed}} failed of {{.Sent}} requests</p>{{end}}
 
 <h2>Steps</h2>
-<table>
+<table class="stack">
 <tr><th>Step</th><th>Status</th><th>Took</th><th>Real or stub</th><th>What happened</th></tr>
 {{range .Steps}}<tr>
-<td class="name"><strong>{{.Name}}</strong></td>
+<td class="short"><strong>{{.Name}}</strong></td>
 <td><span class="badge {{class .}}">{{.Status}}</span></td>
 <td>{{took .Duration}}</td>
-<td>{{kind .}}{{if and .StandsIn (ne .Status "skipped")}}<br><span class="soft">{{.StandsIn}}</span>{{end}}</td>
+<td class="part">{{kind .}}{{if and .StandsIn (ne .Status "skipped")}}<br><span class="soft">{{.StandsIn}}</span>{{end}}</td>
 <td class="name">{{range .Detail}}{{.}}<br>{{end}}</td>
 </tr>
 {{end}}</table>
 {{if .Proof}}
 <h2>Compared before and after the revert</h2>
-<table>
+<table class="stack">
 <tr><th>What</th><th>Before</th><th>Upgraded</th><th>Reverted</th><th></th></tr>
 {{range .Proof}}<tr><td>{{.What}}</td><td>{{short .Before}}</td><td>{{short .Upgraded}}</td><td>{{short .After}}</td><td><span class="badge {{if .Same}}ok{{else}}bad{{end}}">{{if .Same}}as before{{else}}differs{{end}}</span></td></tr>
 {{end}}</table>{{end}}
