@@ -17,45 +17,59 @@ div=; [ ! -s "$admin/diversions" ] || div=$(dpkg-divert --admindir "$admin" --li
 where() {
 	set --
 	while IFS= read -r e; do
+		printf '%s\n' "$e"
 		e=$root$e; while [ ! -e "$e" ]; do e=${e%/*}; e=${e:-/}; done
 		set -- "$@" "$e"
 	done <"$d/dirs"
 	[ $# -eq 0 ] || { stat -L -c %d -- "$@"; stat -f -c '%a %S' -- "$@"; }
+}
+truename() {
+	t=$1
+	case $div in *"diversion of $1 to "*) t=$(dpkg-divert --admindir "$admin" --truename "$1") ;; esac
+}
+plain() { [ -f "$1" ] && [ -r "$1" ]; }
+sums() {
+	set --
+	while IFS= read -r f; do set -- "$@" "$d/x$f"; done <"$d/list"
+	md5sum -- "$@" >"$d/new"
+	set --
+	while IFS= read -r f; do truename "$f"; ! plain "$root$t" || set -- "$@" "$root$t"; printf '%s\n' "$t" >&3; done <"$d/list" 3>"$d/true"
+	: >"$d/old"; [ $# -eq 0 ] || md5sum -- "$@" >"$d/old"
+	while IFS= read -r f <&3 && IFS= read -r t <&4 && read -r m x <&5; do
+		if plain "$root$t"; then read -r o x <&6; elif [ -e "$root$t" ]; then o=unreadable; else o=absent; fi
+		printf '%s\t%s\t%s\n' "$f" "${m#\\}" "${o#\\}"
+	done 3<"$d/list" 4<"$d/true" 5<"$d/new" 6<"$d/old"
 }
 while [ $# -gt 0 ]; do
 	pkg=$1 deb=$2; shift 2
 	rm -rf "$d"/*; mkdir "$d/x"
 	dpkg-deb -e "$deb" "$d/c"
 	dpkg-deb --fsys-tarfile "$deb" >"$d/tar"
-	tar -tv -f "$d/tar" | awk '{ t = substr($1, 1, 1); if (t == "d") next; n = $3; l = $0; sub(/^[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +/, "", l); if (t == "l") sub(/ -> .*/, "", l); if (t == "h") sub(/ link to .*/, "", l); sub(/^\./, "", l); print n "\t" l }' >"$d/files"
-	cat "$d/files"
+	: >"$d/paths"; : >"$d/dirs"
+	tar -tv -f "$d/tar" | awk -v d="$d" '{ t = substr($1, 1, 1); if (t == "d") next; n = $3; l = $0; sub(/^[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +/, "", l); if (t == "l") sub(/ -> .*/, "", l); if (t == "h") sub(/ link to .*/, "", l); sub(/^\./, "", l); print n "\t" l
+		print l >(d "/paths"); sub(/\/[^\/]*$/, "", l); if (!(l in seen)) { seen[l]; print l >(d "/dirs") } }'
 	s
-	: >"$d/list"
-	[ ! -s "$d/c/conffiles" ] || sed -n 's,^/,./,p' "$d/c/conffiles" >"$d/list"
+	: >"$d/list"; : >"$d/leaving"
+	[ ! -e "$d/c/conffiles" ] || while read -r f; do
+		case $f in /*) printf '%s\n' "$f" >&3 ;; 'remove-on-upgrade '*) f=${f#* }; printf '%s\n' "${f#"${f%%[! ]*}"}" >&4 ;; esac
+	done <"$d/c/conffiles" 3>"$d/list" 4>"$d/leaving"
 	if [ -s "$d/list" ]; then
-		tar -x -f "$d/tar" -C "$d/x" -T "$d/list"
-		while IFS= read -r f; do
-			m=$(md5sum <"$d/x/$f"); f=${f#.}; t=$f
-			case $div in *"diversion of $f to "*) t=$(dpkg-divert --admindir "$admin" --truename "$f") ;; esac
-			if [ ! -e "$root$t" ]; then o=absent; elif o=$(md5sum <"$root$t" 2>/dev/null); then o=${o%% *}; else o=unreadable; fi
-			printf '%s\t%s\t%s\n' "$f" "${m%% *}" "$o"
-		done <"$d/list"
+		sed 's,^,.,' "$d/list" | tar -x -f "$d/tar" -C "$d/x" -T -
+		sums
 	fi
 	s
-	[ ! -s "$d/c/conffiles" ] || sed -n 's/^remove-on-upgrade  *//p' "$d/c/conffiles"
+	[ ! -s "$d/leaving" ] || cat "$d/leaving"
 	s
 	[ ! -e "$d/c/postinst" ] || cat "$d/c/postinst"
 	s
-	sed -n 's/^Replaces: *//p' "$d/c/control"
+	while IFS= read -r f; do case $f in 'Replaces: '*) printf '%s\n' "${f#* }" ;; esac; done <"$d/c/control"
 	s
 	if dpkg-query --admindir="$admin" -L "$pkg" >"$d/own" 2>/dev/null; then
 		dpkg ${root:+--root="$root"} --verify "$pkg" 2>"$d/err" || [ $? -eq 1 ] || { cat "$d/err" >&2; exit 1; }
 	else : >"$d/own"; fi
 	s
-	sort "$d/own" >"$d/own.s"
-	cut -f 2 "$d/files" | sort | comm -23 - "$d/own.s" | while IFS= read -r f; do
-		t=$f
-		case $div in *"diversion of $f to "*) t=$(dpkg-divert --admindir "$admin" --truename "$f") ;; esac
+	awk 'FILENAME == ARGV[1] { own[$0]; next } !($0 in own)' "$d/own" "$d/paths" | while IFS= read -r f; do
+		truename "$f"
 		[ ! -f "$root$t" ] || printf '%s\n' "$f"
 	done >"$d/there"
 	if [ -s "$d/there" ]; then
@@ -63,7 +77,6 @@ while [ $# -gt 0 ]; do
 		cat "$d/there"; s; grep -v '^diversion ' "$d/owners" || :
 	else s; fi
 	s
-	awk -F '\t' '{ sub(/\/[^\/]*$/, "", $2); if (!($2 in seen)) { seen[$2]; print $2 } }' "$d/files" >"$d/dirs"
-	cat "$d/dirs"; where
+	where
 	printf '\034'
 done`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -208,4 +209,43 @@ func TestSSHCommandLine(t *testing.T) {
 	o.ControlDir = dir
 	_, err := o.Argv("gw1")
 	wantError(t, err, debpkg.ErrUnsafe, filepath.Dir(dir))
+}
+
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	for text, h := range map[string]*debpkg.Host{
+		"no Runner":                           debpkg.New(nil, debpkg.Options{}),
+		"option Root":                         debpkg.New(debpkg.Local(), debpkg.Options{Root: "x"}),
+		"option StateDir":                     debpkg.New(debpkg.Local(), debpkg.Options{StateDir: "x"}),
+		"duration in the options is negative": debpkg.New(debpkg.Local(), debpkg.Options{LockWait: -1}),
+	} {
+		if _, err := h.Facts(t.Context()); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func FuzzQuote(f *testing.F) {
+	f.Add("echo", "a b", "'")
+	f.Add("x=y", "", "\\'\"$`!\n")
+	f.Add("-n", "~", "*?[a]{b,c}#")
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		argv := []string{a, b, c}
+		line, err := debpkg.Quote(append([]string{"printf", `%s\0`}, argv...))
+		if err != nil {
+			if !strings.ContainsRune(a+b+c, 0) {
+				t.Errorf("%q: %v", argv, err)
+			}
+			return
+		}
+		out, err := exec.Command("sh", "-c", line).Output()
+		if err != nil || string(out) != a+"\x00"+b+"\x00"+c+"\x00" {
+			t.Errorf("%q became %q by %s (%v)", argv, out, line, err)
+		}
+		// As the command itself, a name is never taken for an assignment.
+		if line, err := debpkg.Quote([]string{a}); err == nil && strings.Contains(a, "=") &&
+			!strings.HasPrefix(line, "'") {
+			t.Errorf("%q is %s", a, line)
+		}
+	})
 }

@@ -79,7 +79,9 @@ func TestFailures(t *testing.T) {
 	f.want("tyk-gateway", "4.0.8", "install installed")
 	f.want("tyk-pump", "1.8.3", "install installed")
 
-	// A dependency that comes along is named, and goes back with the rest.
+	// A dependency that comes along is named, and goes back with the rest. Its mark
+	// survives the way there and back.
+	f.raw("apt-mark", "auto", "tyk-dep")
 	p := f.plan(h, f.request("tyk-pump", "1.9.0"))
 	if len(p.Actions) != 2 || !slices.ContainsFunc(p.Actions,
 		func(a debpkg.Action) bool { return a.Package == "tyk-dep" && !a.Requested }) {
@@ -95,6 +97,9 @@ func TestFailures(t *testing.T) {
 	}
 	f.want("tyk-dep", "1", "install installed")
 	f.want("tyk-pump", "1.8.3", "install installed")
+	if auto := f.raw("apt-mark", "showauto"); strings.TrimSpace(auto) != "tyk-dep" {
+		t.Errorf("automatic: %q", auto)
+	}
 
 	// postinst fails: the error has the script's words, later plans are
 	// refused, a revert puts everything right.

@@ -121,7 +121,7 @@ func TestHostCrash(t *testing.T) {
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
 		debs.TykOptions{Crash: true}))
 	h := m.host()
-	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	m.install("tyk-gateway=4.0.8")
 	c, err := h.Apply(t.Context(), m.plan(h, m.request("tyk-gateway", "5.2.5")))
 	wantError(t, err, debpkg.ErrUnit, "tyk-gateway.service", "tyk-gateway 5.2.5: cannot start",
 		"or revert")
@@ -159,7 +159,7 @@ func TestHostStage(t *testing.T) {
 		gateway("5.3.0", debs.TykOptions{Postinst: waiting}), debs.Tyk("tyk-pump", "1.9.0",
 			debs.TykOptions{}))
 	h := m.host()
-	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	m.install("tyk-gateway=4.0.8")
 	old := m.unit(h, "tyk-gateway.service")
 	_, err := h.Stage(t.Context(), m.plan(h, m.request("tyk-pump", "1.9.0")))
 	wantError(t, err, debpkg.ErrRefused, "tyk-pump")
@@ -217,7 +217,7 @@ func TestHostConnectionCut(t *testing.T) {
 	}
 	m := newMachine(t, v1, v2)
 	h := m.host()
-	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	m.install("tyk-gateway=4.0.8")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
 	type result struct {
 		c   debpkg.Change
@@ -293,7 +293,7 @@ func TestHostOperatorKilled(t *testing.T) {
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
 		debs.TykOptions{Postinst: waiting}))
 	h := m.host()
-	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	m.install("tyk-gateway=4.0.8")
 	m.exec("apt-mark", "hold", "tyk-gateway")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
 	file := filepath.Join(t.TempDir(), "plan.json")
@@ -348,7 +348,7 @@ func TestHostCancelled(t *testing.T) {
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
 		debs.TykOptions{Postinst: waiting}))
 	h := m.host()
-	m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	m.install("tyk-gateway=4.0.8")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("the operator went home")
 	go func() {

@@ -80,7 +80,7 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		if err := h.waitLocks(ctx, op, deadline); err != nil {
 			return err
 		}
-		err := h.revertPackages(ctx, op, dir, c)
+		look, err = h.revertPackages(ctx, op, dir, c)
 		switch {
 		case errors.Is(err, ErrLocked) && time.Now().Before(deadline):
 			if err := pause(ctx, lockPause); err != nil {
@@ -100,7 +100,12 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		}
 		break
 	}
-	return h.revertUnits(ctx, op, c, o)
+	if o.Files {
+		if err := h.revertFiles(ctx, op, c); err != nil {
+			return err
+		}
+	}
+	return h.revertUnits(ctx, c, o, look)
 }
 
 // sameHost refuses a change that was made on another host. A host that was
@@ -189,34 +194,34 @@ func back(c Change, now []Package) []Action {
 	return list
 }
 
-func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change) error {
+// revertPackages returns how the host is afterwards.
+func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change) (survey, error) {
 	look, err := h.survey(ctx, names(c.Plan.Actions)...)
 	if err != nil {
-		return op.wrap(err)
+		return look, op.wrap(err)
 	}
 	if look.Journal {
-		return op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish",
+		return look, op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish",
 			Next: "call Repair"})
 	}
-	now := look.Packages
-	todo := back(c, now)
+	todo := back(c, look.Packages)
 	hold := c.heldBefore(h.o.Hold)
 	if len(todo) == 0 {
-		return h.holdAgain(ctx, op, hold, now)
+		return look, h.holdAgain(ctx, op, hold, look.Packages)
 	}
 	in, err := h.revertArgs(ctx, op, c, todo, look)
 	if err != nil {
-		return err
+		return look, err
 	}
 	if err := h.checkRevert(ctx, op, c, in, todo); err != nil {
-		return err
+		return look, err
 	}
 	if err := h.resetFailed(ctx, c.ServiceNames()); err != nil {
-		return op.wrap(err)
+		return look, op.wrap(err)
 	}
 	prep, err := h.prepare(ctx, dir)
 	if err != nil {
-		return op.wrap(err)
+		return look, op.wrap(err)
 	}
 	h.event(Event{Kind: EventStep, Text: op.String()})
 	j := job{prep: prep, dir: dir, hold: hold, auto: c.autoBefore(), change: c,
@@ -225,30 +230,30 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 			int(h.o.LockWait.Seconds())))}
 	if err := h.start(ctx, j); err != nil {
 		h.discard(ctx, prep)
-		return op.wrap(err)
+		return look, op.wrap(err)
 	}
 	s, err := h.follow(ctx, dir)
 	if err != nil {
-		return op.wrap(err)
+		return look, op.wrap(err)
 	}
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
-	if now, err = h.Packages(dctx, names(c.Plan.Actions)...); err != nil {
-		return op.wrap(err)
+	if look, err = h.survey(dctx, names(c.Plan.Actions)...); err != nil {
+		return look, op.wrap(err)
 	}
-	if left := back(c, now); len(left) > 0 {
+	if left := back(c, look.Packages); len(left) > 0 {
 		output, err := h.log(dctx, dir)
 		if err != nil {
-			return op.wrap(err)
+			return look, op.wrap(err)
 		}
 		e := classify(op, output, &Error{Op: op.verb, Object: op.object, Kind: ErrOutcome,
 			Detail: strings.Join(names(left), ", ") + " not back"})
 		if s.name == "dead" {
 			e.Kind, e.Next = ErrInterrupted, "call Repair, then Revert again"
 		}
-		return e
+		return look, e
 	}
-	return nil
+	return look, nil
 }
 
 // heldBefore lists the packages to hold after the revert: those that were on
@@ -299,16 +304,7 @@ func (h *Host) resetFailed(ctx context.Context, units []string) error {
 	return err
 }
 
-func (h *Host) revertUnits(ctx context.Context, op task, c Change, o RevertOptions) error {
-	if o.Files {
-		if err := h.revertFiles(ctx, op, c); err != nil {
-			return err
-		}
-	}
-	look, err := h.survey(ctx, names(c.Plan.Actions)...)
-	if err != nil {
-		return op.wrap(err)
-	}
+func (h *Host) revertUnits(ctx context.Context, c Change, o RevertOptions, look survey) error {
 	var wait []string
 	for _, a := range c.Plan.Actions {
 		if a.From.IsZero() {

@@ -167,3 +167,46 @@ func TestHistoryLogs(t *testing.T) {
 		t.Errorf("a damaged log: %v", err)
 	}
 }
+
+// Changes that somebody else made are reverted by apt's history, rotated and
+// compressed files included.
+func TestRevertFromHistory(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}),
+		debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
+			debs.TykOptions{}))
+	f.install("tyk-gateway=4.0.8", "tyk-pump=1.8.3")
+	f.install("tyk-gateway=5.2.5", "tyk-pump=1.9.0")
+	h := f.host()
+	ctx := t.Context()
+	log := f.root.Dir + "/var/log/apt/history.log"
+	f.raw("sh", "-c", "gzip -c "+log+" >"+log+".2.gz && rm "+log)
+	entries, err := h.History(ctx)
+	if err != nil || len(entries) != 2 || entries[1].Actions[0].Kind != debpkg.Upgrade ||
+		entries[1].End.IsZero() {
+		t.Fatalf("%+v, %v", entries, err)
+	}
+	c, err := h.RevertFromHistory(ctx, "tyk-gateway", "tyk-pump")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Revert(ctx, roundTrip(t, c), debpkg.RevertOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "4.0.8", "install installed")
+	f.want("tyk-pump", "1.8.3", "install installed")
+	// The revert is the newest entry now, in the plain file.
+	c, err = h.RevertFromHistory(ctx, "tyk-gateway")
+	if err != nil || c.Plan.Actions[0].Kind != debpkg.Downgrade {
+		t.Errorf("%+v, %v", c.Plan.Actions, err)
+	}
+	f.raw("dpkg", "--root="+f.root.Dir, "--force-not-root", "--force-script-chrootless", "-i",
+		f.repo.Dir+"/tyk-gateway_5.2.5_"+debs.Arch()+".deb")
+	_, err = h.RevertFromHistory(ctx, "tyk-gateway")
+	wantError(t, err, debpkg.ErrChanged, "at 5.2.5", "4.0.8")
+	_, err = h.RevertFromHistory(ctx, "tyk-nix")
+	wantError(t, err, debpkg.ErrNoRollback, "does not mention tyk-nix")
+	if _, err := h.RevertFromHistory(ctx); err == nil {
+		t.Error("no package was given")
+	}
+}

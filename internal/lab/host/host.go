@@ -103,8 +103,14 @@ func (h *Host) boot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
-		// Before the bus is there, --wait fails at once.
-		out, err := h.Exec(ctx, nil, "systemctl", "is-system-running", "--wait")
+		// Before the bus is there, --wait fails at once. The loop is in the host, as each
+		// call through the engine costs many processes.
+		out, err := h.Exec(ctx, nil, "sh", "-c", `for i in 1 2 3 4 5 6 7 8 9 10; do
+	s=$(systemctl is-system-running --wait 2>/dev/null) && break
+	[ "$s" != degraded ] || break
+	sleep 0.1
+done
+echo "$s"; [ "$s" = running ]`)
 		state := strings.TrimSpace(out)
 		if err == nil || state == "degraded" {
 			return nil
