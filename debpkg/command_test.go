@@ -62,6 +62,11 @@ func TestStreamsInterleaved(t *testing.T) {
 	if strings.Contains(e.Detail, "next") {
 		t.Errorf("detail %q", e.Detail)
 	}
+	// A maintainer script's standard output shows what other rows look for.
+	e = debpkg.Classify("apply", "cp: No space left on device\nE: Unable to locate package decoy\n",
+		"dpkg: error processing package tyk-gateway (--configure):\n installed tyk-gateway package "+
+			"post-installation script subprocess returned error exit status 1\n", nil)
+	wantError(t, e, debpkg.ErrScript, "exit status 1")
 	// dpkg explains itself on the indented line.
 	e = debpkg.Classify("apply", "", "dpkg: error processing archive /x.deb (--unpack):\n trying to "+
 		"overwrite '/opt/a', which is also in package tyk-gateway-ee 5.7.0\nErrors were "+

@@ -10,6 +10,28 @@ import (
 	"example.com/tykupgrade/internal/lab/host"
 )
 
+// The images of the suites that tests run. .ci/run makes them before it measures.
+func TestImages(t *testing.T) {
+	t.Parallel()
+	if err := host.Available(); err != nil {
+		lab.Missing(t, err.Error())
+	}
+	for _, suite := range []string{"bookworm", "trixie"} {
+		name, err := host.Image(t.Context(), suite)
+		if err != nil && host.NoSuite(err) {
+			t.Logf("%s cannot be had from the mirror of this machine: %v", suite, err)
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := host.Image(t.Context(), suite)
+		if err != nil || again != name || !strings.Contains(name, suite) {
+			t.Errorf("image %s, then %s, %v", name, again, err)
+		}
+	}
+}
+
 func TestHost(t *testing.T) {
 	t.Parallel()
 	if err := host.Available(); err != nil {

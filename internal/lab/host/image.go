@@ -50,6 +50,18 @@ func Image(ctx context.Context, suite string) (string, error) {
 	return image, err
 }
 
+// NoSuite says whether Image failed because this machine's debootstrap, or the mirror that
+// it uses, does not know the suite.
+func NoSuite(err error) bool {
+	for _, text := range []string{"Failed getting release file", "Couldn't download",
+		"No such script"} {
+		if strings.Contains(err.Error(), text) {
+			return true
+		}
+	}
+	return false
+}
+
 func have(ctx context.Context, image string) bool {
 	_, err := output(ctx, "docker", "image", "inspect", image)
 	return err == nil
