@@ -1,12 +1,18 @@
 package backup_test
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/internal/lab"
@@ -109,5 +115,73 @@ func TestBadKeys(t *testing.T) {
 	}
 	if err := list(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
+	}
+}
+
+// Keys that somebody else could exchange trust nobody: neither the file nor a directory above it
+// may be another user's.
+func TestKeysOfOthers(t *testing.T) {
+	t.Parallel()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := ssh.NewPublicKey(private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := filepath.Dir
+	for name, spoil := range map[string]func(path string) error{
+		"":                        func(string) error { return nil },
+		"somebody else's":         func(path string) error { return os.Chown(path, 65534, 0) },
+		"somebody else's above":   func(path string) error { return os.Chown(up(path), 65534, 0) },
+		"writable above":          func(path string) error { return os.Chmod(up(path), 0o777) },
+		"writable further above":  func(path string) error { return os.Chmod(up(up(path)), 0o777) },
+		"writable behind a link":  linked(0o777),
+		"protected behind a link": linked(0o755),
+	} {
+		if os.Geteuid() != 0 && strings.HasPrefix(name, "somebody") {
+			continue
+		}
+		good := name == "" || strings.HasPrefix(name, "protected")
+		dir := filepath.Join(t.TempDir(), "a")
+		path := filepath.Join(dir, "key")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			text []byte
+			read func() error
+		}{
+			{pem.EncodeToMemory(block), func() error { _, err := backup.ReadSigner(path); return err }},
+			{ssh.MarshalAuthorizedKey(public), func() error {
+				_, err := backup.ReadPublicKeys(path)
+				return err
+			}},
+		} {
+			if err := errors.Join(os.WriteFile(path, c.text, 0o600), spoil(path)); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.read(); (err == nil) != good || !good && !errors.Is(err, backup.ErrUnsafe) {
+				t.Errorf("%q: %v", name, err)
+			}
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// linked puts a link in the place of a file, which it moves to a directory with this mode.
+func linked(mode os.FileMode) func(string) error {
+	return func(path string) error {
+		dir := filepath.Join(filepath.Dir(filepath.Dir(path)), fmt.Sprintf("b%o", mode))
+		real := filepath.Join(dir, "key")
+		return errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, mode), os.Rename(path, real),
+			os.Symlink(real, path))
 	}
 }
