@@ -49,6 +49,10 @@ type VerifyOptions struct {
 // before publishing it, because some gateways load one with a wrong checksum or signature: see
 // [Enforces].
 func Verify(r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
+	return verify(context.Background(), r, size, o)
+}
+
+func verify(ctx context.Context, r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
 	const op = "verify bundle"
 	a, err := open(op, r, size, o)
 	if err != nil {
@@ -57,8 +61,7 @@ func Verify(r io.ReaderAt, size int64, o VerifyOptions) (*Manifest, error) {
 	if err := o.expected(op, a, r, size); err != nil {
 		return nil, err
 	}
-	if err := a.stream(context.Background(), op, func(string) (io.WriteCloser,
-		error) {
+	if err := a.stream(ctx, op, func(string) (io.WriteCloser, error) {
 		return discard{}, nil
 	}); err != nil {
 		return nil, err
