@@ -90,6 +90,29 @@ type Expect struct {
 	Body   *regexp.Regexp    // matched against the first MaxBody bytes
 }
 
+// NewExpect returns the Expect of text, such as the flags of a command. A header is "Name: value",
+// or "Name" for any value. body is a regular expression. An empty body is not looked at. The error
+// begins with the word header or body.
+func NewExpect(status int, headers []string, body string) (e Expect, err error) {
+	e.Status = status
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ":")
+		if name = strings.TrimSpace(name); name == "" {
+			return e, fmt.Errorf("header %q: want 'Name: value'", h)
+		}
+		if e.Header == nil {
+			e.Header = map[string]string{}
+		}
+		e.Header[name] = strings.TrimSpace(value)
+	}
+	if body != "" {
+		if e.Body, err = regexp.Compile(body); err != nil {
+			return e, fmt.Errorf("body: %w", err)
+		}
+	}
+	return e, nil
+}
+
 func (e Expect) empty() bool { return e.Status == 0 && len(e.Header) == 0 && e.Body == nil }
 
 // Gateway asks a gateway for its health, readiness and version. base may be
