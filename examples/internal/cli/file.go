@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 )
@@ -23,4 +24,37 @@ func WriteFile(path string, data []byte) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// File parses the file that a flag names. Without the flag it returns the zero value. The error
+// names the flag and the file.
+func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err error) {
+	path := c.Text(name)
+	if path == "" {
+		return v, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return v, err
+	}
+	if v, err = parse(data); err != nil {
+		err = fmt.Errorf("-%s %s: %w", name, path, err)
+	}
+	return v, err
+}
+
+// ReadFiles reads several files. An empty path gives nil.
+func ReadFiles(paths ...string) ([][]byte, error) {
+	all := make([][]byte, len(paths))
+	for i, path := range paths {
+		if path == "" {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		all[i] = data
+	}
+	return all, nil
 }

@@ -137,9 +137,9 @@ const (
 	reset Style = "\x1b[0m"
 )
 
-// Paint returns s in a style if the output shows colour.
+// Paint returns s in a style if the output shows colour. The empty style has none.
 func (o *Out) Paint(style Style, s string) string {
-	if !o.color || s == "" {
+	if !o.color || s == "" || style == "" {
 		return s
 	}
 	return string(style) + s + string(reset)

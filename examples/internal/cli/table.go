@@ -13,7 +13,8 @@ import (
 // Table holds the flags of all verbs as text. A line has the letters of the verbs, the flag's name
 // and its usage, in which <word> names the value. A line that begins with a space continues the
 // usage. The character after the name is the kind: none for a switch, "=" and the default for a
-// text, "#" for a number, "~" for a duration, "…" for a repeatable flag.
+// text, "#" for a number, "~" for a duration, "…" for a repeatable flag. "~" may be followed by "="
+// and a default.
 type Table string
 
 // Flags returns the function that registers the flags of one verb. [Call] has their values.
@@ -26,15 +27,16 @@ func (t Table) Flags(letter string) func(*flag.FlagSet) {
 			}
 			usage := strings.NewReplacer("<", "`", ">", "`").Replace(strings.Join(words[2:], " "))
 			name, otherwise, text := strings.Cut(words[1], "=")
-			kind := strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz-")
+			kind := strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz0123456789-")
 			name = strings.TrimSuffix(name, kind)
 			switch {
+			case kind == "~":
+				d, _ := time.ParseDuration(otherwise) // none is 0
+				f.Duration(name, d, usage)
 			case text:
 				f.String(name, otherwise, usage)
 			case kind == "#":
 				f.Int(name, 0, usage)
-			case kind == "~":
-				f.Duration(name, 0, usage)
 			case kind == "…":
 				f.Var(&List{}, name, usage)
 			default:
@@ -98,6 +100,11 @@ func (c *Call) Duration(name string) time.Duration { return value[time.Duration]
 
 // List returns the values of a repeatable flag.
 func (c *Call) List(name string) []string { return value[[]string](c, name) }
+
+// Any reports whether one of the flags was given.
+func (c *Call) Any(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return c.Given[name] })
+}
 
 // One returns the entry for a flag's value. An unknown value is an error that lists the known ones.
 func One[T any](c *Call, name string, values map[string]T) (T, error) {

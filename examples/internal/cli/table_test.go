@@ -19,6 +19,7 @@ A part-name=x    the <name>
                  of the part
 B number#        a <count>
 B wait~          how long
+A settle2~=5s     how long
 AB one…          may be repeated
 A mode=          the <mode>: fast or safe
 `
@@ -35,17 +36,17 @@ func TestTable(t *testing.T) {
 	var got string
 	c := tableCommand(func(_ context.Context, c *Call) error {
 		got = fmt.Sprintln(c.On("part"), c.Text("part-name"), c.Number("number"), c.Duration("wait"),
-			c.List("one"), c.Text("none"))
+			c.List("one"), c.Text("none"), c.Duration("settle2"))
 		return nil
 	})
 	for args, want := range map[string]string{
-		"a":                                     "false x 0 0s []",
-		"a -part -part-name y -one 1 -one 2":    "true y 0 0s [1 2]",
-		"b -number 3 -wait 5s -one 1 -part":     "true  3 5s [1]",
-		"b -part-name y":                        "-part-name goes with a, not with b",
-		"b -number many":                        "-number",
-		"a -part-name y":                        "-part-name needs -part",
-		"a -part -part-name y -one=4 -one 5 -h": "the name of the part",
+		"a": "false x 0 0s [] 5s",
+		"a -part -part-name y -one 1 -one 2 -settle2 1m": "true y 0 0s [1 2] 1m0s",
+		"b -number 3 -wait 5s -one 1 -part":              "true  3 5s [1] 0s",
+		"b -part-name y":                                 "-part-name goes with a, not with b",
+		"b -number many":                                 "-number",
+		"a -part-name y":                                 "-part-name needs -part",
+		"a -part -part-name y -one=4 -one 5 -h":          "the name of the part",
 	} {
 		var out bytes.Buffer
 		got = ""

@@ -129,6 +129,17 @@ func (o *Out) Table(rows [][]string) string {
 	return b.String()
 }
 
+// Marked is [Out.Table] with the cells of one column in the style of their text.
+func (o *Out) Marked(rows [][]string, column int, styles map[string]Style) string {
+	marked := make([][]string, len(rows))
+	for i, row := range rows {
+		if marked[i] = slices.Clone(row); i > 0 {
+			marked[i][column] = o.Paint(styles[row[column]], row[column])
+		}
+	}
+	return o.Table(marked)
+}
+
 // indent writes text behind head, broken between words, all lines below one another.
 func indent(head, text string, width int) string {
 	start := visible(head)
