@@ -45,7 +45,7 @@ var apiName = regexp.MustCompile(
 func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = commandOf(&options{}).Run(t.Context(), args, cli.Streams{Out: &out, Err: &errs})
+	code = program().Run(t.Context(), args, cli.Streams{Out: &out, Err: &errs})
 	if name := apiName.FindString(out.String() + errs.String()); name != "" {
 		t.Errorf("checkhealth %q: %q is a name that the user of the command does not see\n%s%s", args,
 			name, &out, &errs)
@@ -128,7 +128,7 @@ func TestFullOutput(t *testing.T) {
 		r, w := io.Pipe()
 		_ = r.CloseWithError(errors.New("disk full"))
 		var errs bytes.Buffer
-		if code := commandOf(&options{}).Run(t.Context(), append([]string{"-pump-url", pump.URL},
+		if code := program().Run(t.Context(), append([]string{"-pump-url", pump.URL},
 			strings.Fields(format)...), cli.Streams{Out: w, Err: &errs}); code != 1 ||
 			!strings.Contains(errs.String(), "disk full") {
 			t.Errorf("%s: exit %d, %s", format, code, &errs)
@@ -179,7 +179,7 @@ func TestWait(t *testing.T) {
 	timer := time.AfterFunc(100*time.Millisecond, cancel)
 	defer timer.Stop()
 	var o, e bytes.Buffer
-	if code := commandOf(&options{}).Run(ctx, append(args, "-wait", "1m"), cli.Streams{Out: &o,
+	if code := program().Run(ctx, append(args, "-wait", "1m"), cli.Streams{Out: &o,
 		Err: &e}); code != 130 || !strings.Contains(e.String(), "stopped") {
 		t.Errorf("interrupt: exit %d\n%s", code, e.String())
 	}

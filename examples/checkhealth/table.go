@@ -8,6 +8,10 @@ import (
 	"example.com/tykupgrade/health"
 )
 
+// styles are those of the column STATUS.
+var styles = map[string]cli.Style{"pass": cli.Good, "warn": cli.Warn, "unknown": cli.Warn,
+	"fail": cli.Bad}
+
 // live is the table that is redrawn while waiting.
 type live struct {
 	out  *cli.Out
@@ -23,20 +27,6 @@ func (l *live) event(e health.Event) {
 			rows = append(rows, row)
 		}
 	}
-	text := table(l.out, rows) + fmt.Sprintf("%d of %d ready", e.Done, e.Of)
+	text := l.out.Marked(rows, 1, styles) + fmt.Sprintf("%d of %d ready", e.Done, e.Of)
 	l.out.Redraw(strings.Split(text, "\n")...)
-}
-
-// table colours the status column.
-func table(out *cli.Out, rows [][]string) string {
-	styles := map[string]cli.Style{"pass": cli.Good, "warn": cli.Warn, "unknown": cli.Warn,
-		"fail": cli.Bad}
-	painted := make([][]string, len(rows))
-	for i, row := range rows {
-		painted[i] = append([]string(nil), row...)
-		if style, ok := styles[row[1]]; ok && i > 0 {
-			painted[i][1] = out.Paint(style, row[1])
-		}
-	}
-	return out.Table(painted)
 }
