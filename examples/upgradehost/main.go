@@ -5,10 +5,7 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"log/slog"
-	"strings"
-	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -30,142 +27,94 @@ const notes = `Without -host it works on this machine.
   upgradehost forget -host ops@gw1 -sudo -older-than 720h
 `
 
-func main() { commandOf(&options{}).Main() }
+func main() { program().Main() }
 
-// options are the flags.
-type options struct {
-	dest    string
-	ssh     debpkg.SSHOptions
-	sudo    bool
-	helper  bool
-	debpkg  debpkg.Options
-	debs    string
-	out     string // where apply records the changes
-	change  string // what revert and forget read
-	keep    []string
-	prune   cli.Pruning
-	last    []string
-	json    bool
-	verbose bool
+// flags by the verbs Facts, Plan, Apply, reVert, Repair, History, forGet and install-helper (I).
+const flags cli.Table = `
+FPAVRHGI host=         <user@host> to reach with the system's ssh (default this machine)
+FPAVRHGI ssh-config=   <file> for ssh -F
+FPAVRHGI ssh-identity= private key <file> for ssh -i
+FPAVRHGI ssh-jump=     jump <host> for ssh -J
+FPAVRHGI ssh-port#     <port> of sshd (default from ssh's configuration)
+FPAVRHGI sudo          become root with sudo -n, which must not ask for a password
+FPAVRHGI helper        become root with sudo and the helper that install-helper installed
+FPAVRHGI root=         private root <directory>, with -apt-config (for rehearsals)
+FPAVRHGI apt-config=   <file> for APT_CONFIG
+FPAVRHGI json          print the result as JSON
+FPAVRHGI v             log every command
+PAVR lock-wait~=5m     how long to wait for other package managers
+PAR new-conffiles      take the maintainer's configuration files over edited ones
+PA debs=               install from .deb files in this <directory> on the host, without network
+PA no-update           do not update the package lists first
+PA ignore-space        go on although the disk looks too small
+PA accept-release-info accept that a source changed its Origin, Label or Suite
+PAV hold               put the packages on hold afterwards
+PAV pin                pin the versions in apt's preferences afterwards
+AV settle~=5s          how long a unit must stay up unchanged
+A yes                  do not ask
+A stage                install now, leave the old processes serving; restart the units yourself
+A out=                 <file> for what revert -change needs (default upgradehost-TIME.json)
+VG change=             <file> that apply wrote
+V last=                <packages>, separated by commas, whose last change in apt's history to revert
+V files                also restore configuration and overwritten files
+G older-than~          forget what changes that ended longer ago than this <AGE>, such as 720h, keep
+                       for a revert
+G dry-run              only say what would be forgotten
+G keep…                with -older-than: keep the changes of this <file>, which apply wrote; may be
+                       repeated
+`
 
-	noUpdate, stage, yes, files bool
-}
-
-func commandOf(o *options) cli.Command {
-	host := func(f *flag.FlagSet) {
-		f.StringVar(&o.dest, "host", "", "`user@host` to reach with the system's ssh (default "+
-			"this machine)")
-		f.StringVar(&o.ssh.Config, "ssh-config", "", "`file` for ssh -F")
-		f.StringVar(&o.ssh.Identity, "ssh-identity", "", "private key `file` for ssh -i")
-		f.StringVar(&o.ssh.Jump, "ssh-jump", "", "jump `host` for ssh -J")
-		f.IntVar(&o.ssh.Port, "ssh-port", 0, "`port` of sshd (default from ssh's configuration)")
-		f.BoolVar(&o.sudo, "sudo", false, "become root with sudo -n, which must not ask for a password")
-		f.BoolVar(&o.helper, "helper", false, "become root with sudo and the helper that "+
-			"install-helper installed")
-		f.StringVar(&o.debpkg.Root, "root", "", "private root `directory`, with -apt-config (for "+
-			"rehearsals)")
-		f.StringVar(&o.debpkg.AptConfig, "apt-config", "", "`file` for APT_CONFIG")
-		f.BoolVar(&o.json, "json", false, "print the result as JSON")
-		f.BoolVar(&o.verbose, "v", false, "log every command")
-	}
-	wait := func(f *flag.FlagSet) {
-		f.DurationVar(&o.debpkg.LockWait, "lock-wait", debpkg.DefaultLockWait,
-			"how long to wait for other package managers")
-	}
-	conffiles := func(f *flag.FlagSet) {
-		f.BoolVar(&o.debpkg.NewConffiles, "new-conffiles", false,
-			"take the maintainer's configuration files over edited ones")
-	}
-	want := func(f *flag.FlagSet) {
-		f.StringVar(&o.debs, "debs", "", "install from .deb files in this `directory` on the host, "+
-			"without network")
-		f.BoolVar(&o.noUpdate, "no-update", false, "do not update the package lists first")
-		f.BoolVar(&o.debpkg.IgnoreSpace, "ignore-space", false, "go on although the disk looks too small")
-		f.BoolVar(&o.debpkg.AcceptReleaseInfo, "accept-release-info", false,
-			"accept that a source changed its Origin, Label or Suite")
-	}
-	keep := func(f *flag.FlagSet) {
-		f.BoolVar(&o.debpkg.Hold, "hold", false, "put the packages on hold afterwards")
-		f.BoolVar(&o.debpkg.Pin, "pin", false, "pin the versions in apt's preferences afterwards")
-	}
-	settle := func(f *flag.FlagSet) {
-		f.DurationVar(&o.debpkg.Settle, "settle", 5*time.Second, "how long a unit must stay up unchanged")
-	}
-	verb := func(name, args, text string, run func(*job, context.Context) error,
-		flags ...func(*flag.FlagSet)) cli.Verb {
-		return cli.Verb{Name: name, Args: args, About: text,
+func program() cli.Command {
+	verb := func(letter, name, args, about string, do func(*job, context.Context) error) cli.Verb {
+		return cli.Verb{Name: name, Args: args, About: about, Flags: flags.Flags(letter),
 			Needs: map[string]string{"keep": "older-than", "dry-run": "older-than"},
-			Flags: func(f *flag.FlagSet) {
-				for _, add := range append([]func(*flag.FlagSet){host}, flags...) {
-					add(f)
-				}
-			},
-			Run: func(ctx context.Context, c *cli.Call) error { return advise(run(o.job(c), ctx)) }}
+			Run:   func(ctx context.Context, c *cli.Call) error { return advise(do(newJob(c), ctx)) }}
 	}
 	const packages = "PACKAGE…"
 	return cli.Command{Name: "upgradehost", About: about, Notes: notes, Verbs: []cli.Verb{
-		verb("facts", "", "show what there is to know before an upgrade", (*job).facts),
-		verb("plan", packages, "show what an upgrade would do; changes nothing", (*job).plan, want, keep, wait,
-			conffiles),
-		verb("apply", packages, "show the plan, ask, carry it out", (*job).apply, want, keep, wait, conffiles,
-			settle, func(f *flag.FlagSet) {
-				f.BoolVar(&o.yes, "yes", false, "do not ask")
-				f.BoolVar(&o.stage, "stage", false, "install now, leave the old processes serving; restart "+
-					"the units yourself")
-				f.StringVar(&o.out, "out", "", "`file` for what revert -change needs (default "+
-					"upgradehost-TIME.json)")
-			}),
-		verb("revert", "", "restore the previous state of a change", (*job).revert, keep, wait, settle,
-			func(f *flag.FlagSet) {
-				f.StringVar(&o.change, "change", "", "`file` that apply wrote")
-				f.Func("last", "`packages`, separated by commas, whose last change in apt's history to revert",
-					func(s string) error { o.last = strings.Split(s, ","); return nil })
-				f.BoolVar(&o.files, "files", false, "also restore configuration and overwritten files")
-			}),
-		verb("repair", "", "finish what an interrupted run of apt or dpkg left half-installed",
-			(*job).repair, wait, conffiles),
-		verb("history", "", "show what apt did on the host", (*job).history),
-		verb("forget", "", "remove what the host keeps for the revert of a change, and the file; or of "+
-			"all old changes, but never of one that is unfinished",
-			(*job).forget, func(f *flag.FlagSet) {
-				f.StringVar(&o.change, "change", "", "`file` that apply wrote")
-				o.prune.Flags(f)
-				f.Func("keep", "with -older-than: keep the changes of this `file`, which apply wrote; may be "+
-					"repeated", func(s string) error { o.keep = append(o.keep, s); return nil })
-			}),
-		verb("install-helper", "USER", "let a user do this through sudo without other rights; needs root",
-			(*job).installHelper),
+		verb("F", "facts", "", "show what there is to know before an upgrade", (*job).facts),
+		verb("P", "plan", packages, "show what an upgrade would do; changes nothing", (*job).plan),
+		verb("A", "apply", packages, "show the plan, ask, carry it out", (*job).apply),
+		verb("V", "revert", "", "restore the previous state of a change", (*job).revert),
+		verb("R", "repair", "", "finish what an interrupted run of apt or dpkg left half-installed",
+			(*job).repair),
+		verb("H", "history", "", "show what apt did on the host", (*job).history),
+		verb("G", "forget", "", "remove what the host keeps for the revert of a change, and the file; or "+
+			"of all old changes, but never of one that is unfinished", (*job).forget),
+		verb("I", "install-helper", "USER", "let a user do this through sudo without other rights; needs "+
+			"root", (*job).installHelper),
 	}}
 }
 
 // job is one call of a verb.
 type job struct {
-	*options
 	*cli.Call
 	run  debpkg.Runner // as root
 	host *debpkg.Host
 }
 
-func (o *options) job(c *cli.Call) *job {
-	j := &job{options: o, Call: c}
+func newJob(c *cli.Call) *job {
 	r := debpkg.Local()
-	if o.dest != "" {
-		r = debpkg.SSH(o.dest, o.ssh)
+	if dest := c.Text("host"); dest != "" {
+		r = debpkg.SSH(dest, debpkg.SSHOptions{Config: c.Text("ssh-config"),
+			Identity: c.Text("ssh-identity"), Jump: c.Text("ssh-jump"), Port: c.Number("ssh-port")})
 	}
 	switch {
-	case o.helper:
+	case c.On("helper"):
 		r = debpkg.Helper(r)
-	case o.sudo:
+	case c.On("sudo"):
 		r = debpkg.Sudo(r)
 	}
 	level := slog.LevelWarn
-	if o.verbose {
+	if c.On("v") {
 		level = slog.LevelDebug
 	}
-	o.debpkg.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: level}))
-	o.debpkg.Events = j.progress
-	j.run, j.host = r, debpkg.New(r, o.debpkg)
-	return j
+	return &job{Call: c, run: r, host: debpkg.New(r, debpkg.Options{Root: c.Text("root"),
+		AptConfig: c.Text("apt-config"), LockWait: c.Duration("lock-wait"), Settle: c.Duration("settle"),
+		NewConffiles: c.On("new-conffiles"), IgnoreSpace: c.On("ignore-space"),
+		AcceptReleaseInfo: c.On("accept-release-info"), Hold: c.On("hold"), Pin: c.On("pin"),
+		Events: progress(c.Err),
+		Log:    slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: level}))})}
 }
 
 // advise gives an error its exit code, and names flags and verbs where the

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,7 +62,7 @@ func newRoot(t *testing.T) *privateRoot {
 func upgradehost(t *testing.T, code int, stdin string, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	if got := commandOf(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin),
+	if got := program().Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin),
 		Out: &out, Err: &errOut}); got != code {
 		t.Fatalf("%v: exit code %d, want %d\n%s%s", args, got, code, &out, &errOut)
 	}
@@ -280,6 +281,15 @@ func TestUsage(t *testing.T) {
 	} {
 		out, errOut := upgradehost(t, c.code, "", strings.Fields(c.args)...)
 		contains(t, out+errOut, c.text)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	flags.Flags("A")(f)
+	if d := f.Lookup("lock-wait").DefValue; d != debpkg.DefaultLockWait.String() {
+		t.Errorf("-lock-wait has the default %s", d)
 	}
 }
 

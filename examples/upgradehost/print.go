@@ -10,26 +10,25 @@ import (
 )
 
 // progress shows what goes on: a bar on a terminal, and waits everywhere.
-func (j *job) progress(e debpkg.Event) {
-	switch e.Kind {
-	case debpkg.EventDownload, debpkg.EventInstall:
-		label := strings.TrimSpace(string(e.Kind) + " " + e.Package)
-		j.Err.Redraw(cli.Bar(fmt.Sprintf("%-28s", label), int64(e.Percent), 100) + "  " + e.Text)
-	case debpkg.EventStep:
-		j.Err.Redraw(e.Text)
-	case debpkg.EventConffile:
-		j.Err.Printf("edited configuration file: %s\n", e.Text)
-	default:
-		j.Err.Printf("%s\n", j.Err.Paint(cli.Warn, strings.TrimSpace(e.Package+" "+e.Text)))
+func progress(out *cli.Out) func(debpkg.Event) {
+	return func(e debpkg.Event) {
+		switch e.Kind {
+		case debpkg.EventDownload, debpkg.EventInstall:
+			label := strings.TrimSpace(string(e.Kind) + " " + e.Package)
+			out.Redraw(cli.Bar(fmt.Sprintf("%-28s", label), int64(e.Percent), 100) + "  " + e.Text)
+		case debpkg.EventStep:
+			out.Redraw(e.Text)
+		case debpkg.EventConffile:
+			out.Printf("edited configuration file: %s\n", e.Text)
+		default:
+			out.Printf("%s\n", out.Paint(cli.Warn, strings.TrimSpace(e.Package+" "+e.Text)))
+		}
 	}
 }
 
 // ok prints a line of success for people.
 func (j *job) ok(format string, a ...any) {
-	j.Err.Clear()
-	if !j.json {
-		j.Out.Printf("%s %s\n", j.Out.Paint(cli.Good, "ok"), fmt.Sprintf(format, a...))
-	}
+	j.Say("%s %s", j.Out.Paint(cli.Good, "ok"), fmt.Sprintf(format, a...))
 }
 
 // changed prints changes for people.
@@ -39,12 +38,10 @@ func (j *job) changed(changes []debpkg.Change) {
 			j.ok("%s, was %s", a.After(), a.Before())
 		}
 		for _, u := range c.UnitsAfter {
-			if !j.json {
-				j.Out.Printf("   %s\n", c.UnitText(u))
-			}
+			j.Say("   %s", c.UnitText(u))
 		}
-		if c.Note != "" && !j.json {
-			j.Out.Printf("%s\n", j.Out.Paint(cli.Warn, "note: "+c.Note))
+		if c.Note != "" {
+			j.Say("%s", j.Out.Paint(cli.Warn, "note: "+c.Note))
 		}
 	}
 }

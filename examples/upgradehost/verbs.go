@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"example.com/tykupgrade/debpkg"
@@ -14,7 +16,7 @@ import (
 // done prints the result: as JSON, or for people.
 func (j *job) done(v any, show func()) error {
 	j.Err.Clear()
-	if j.json {
+	if j.On("json") {
 		return j.JSON(v)
 	}
 	show()
@@ -31,11 +33,11 @@ func (j *job) facts(ctx context.Context) error {
 
 // plans makes and prints the plans, and refuses what must not be applied.
 func (j *job) plans(ctx context.Context) ([]debpkg.Plan, error) {
-	want, err := debpkg.ParseRequests(j.Args, j.debs)
+	want, err := debpkg.ParseRequests(j.Args, j.Text("debs"))
 	if err != nil {
 		return nil, cli.Exit(cli.Usage, err)
 	}
-	if !j.noUpdate && j.debs == "" {
+	if !j.On("no-update") && j.Text("debs") == "" {
 		if err := j.host.Update(ctx); err != nil {
 			return nil, err
 		}
@@ -43,37 +45,33 @@ func (j *job) plans(ctx context.Context) ([]debpkg.Plan, error) {
 	plans, err := j.host.Plans(ctx, debpkg.InOrder(want))
 	j.Err.Clear()
 	for _, p := range plans {
-		if !j.json {
-			j.Out.Printf("%s\n", p)
-		}
+		j.Say("%s", p)
 	}
 	return plans, err
 }
 
 func (j *job) plan(ctx context.Context) error {
 	plans, err := j.plans(ctx)
-	if j.json && plans != nil {
+	if j.On("json") && plans != nil {
 		return errors.Join(err, j.JSON(plans))
 	}
 	return err
 }
 
 func (j *job) apply(ctx context.Context) error {
-	if _, err := debpkg.ParseRequests(j.Args, j.debs); err != nil {
+	if _, err := debpkg.ParseRequests(j.Args, j.Text("debs")); err != nil {
 		return cli.Exit(cli.Usage, err)
 	}
-	if j.out == "" {
-		j.out = "upgradehost-" + time.Now().UTC().Format("20060102T150405Z") + ".json"
-	}
-	record, err := debpkg.OpenRecord(j.out)
+	file := cmp.Or(j.Text("out"), "upgradehost-"+time.Now().UTC().Format("20060102T150405Z")+".json")
+	record, err := debpkg.OpenRecord(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		record, err = &debpkg.Record{Path: j.out}, nil
+		record, err = &debpkg.Record{Path: file}, nil
 	}
 	if err != nil {
 		return err
 	}
 	made, err := j.work(ctx, record)
-	if j.json && made != nil {
+	if j.On("json") && made != nil {
 		err = errors.Join(err, j.JSON(made))
 	}
 	return err
@@ -81,17 +79,17 @@ func (j *job) apply(ctx context.Context) error {
 
 // work carries the requests out, after what an earlier apply began.
 func (j *job) work(ctx context.Context, record *debpkg.Record) (made []debpkg.Change, err error) {
-	finished := len(record.Changes) > 0 && !record.Begun()
+	stage, finished := j.On("stage"), len(record.Changes) > 0 && !record.Begun()
 	if record.Begun() {
 		j.Err.Printf("finishing what an earlier apply began\n")
-		made, err = record.Resume(ctx, j.host, j.stage)
+		made, err = record.Resume(ctx, j.host, stage)
 		j.changed(made)
 		switch {
 		case err != nil && record.Begun():
-			return made, cli.Advice(err, j.out+" still tells of it: call again, or name another file with "+
+			return made, cli.Advice(err, record.Path+" still tells of it: call again, or name another file with "+
 				"-out to leave it")
 		case err != nil:
-			return made, j.goBack(err, made)
+			return made, goBack(err, record, made)
 		}
 	}
 	plans, err := j.plans(ctx)
@@ -104,49 +102,48 @@ func (j *job) work(ctx context.Context, record *debpkg.Record) (made []debpkg.Ch
 		return made, nil
 	case finished:
 		return made, cli.Wrong("%s holds what a revert of earlier changes needs: name another "+
-			"file with -out", j.out)
-	case !j.yes && !j.Confirm("Carry this out?"):
+			"file with -out", record.Path)
+	case !j.On("yes") && !j.Confirm("Carry this out?"):
 		return made, cli.Refuse(errors.New("not approved; nothing was changed"))
 	}
 	for _, p := range plans {
-		c, err := record.Apply(ctx, j.host, p, j.stage)
+		c, err := record.Apply(ctx, j.host, p, stage)
 		if !c.Started.IsZero() {
 			made = append(made, c)
 		}
 		if err != nil {
-			return made, j.goBack(err, made)
+			return made, goBack(err, record, made)
 		}
 		j.changed(made[len(made)-1:])
 	}
-	if !j.json {
-		j.Out.Printf("To go back: upgradehost revert -change %s\n", j.out)
-	}
+	j.Say("To go back: upgradehost revert -change %s", record.Path)
 	return made, nil
 }
 
 // goBack says how, if there is something to go back from.
-func (j *job) goBack(err error, made []debpkg.Change) error {
+func goBack(err error, record *debpkg.Record, made []debpkg.Change) error {
 	if len(made) == 0 {
 		return err
 	}
-	return cli.Advice(err, "to go back: upgradehost revert -change "+j.out)
+	return cli.Advice(err, "to go back: upgradehost revert -change "+record.Path)
 }
 
 func (j *job) revert(ctx context.Context) error {
-	if (j.change == "") == (j.last == nil) {
+	change, last := j.Text("change"), j.Given["last"]
+	if (change == "") == !last {
 		return cli.Wrong("give either -change FILE or -last PACKAGES")
 	}
 	record, err := &debpkg.Record{}, error(nil)
-	if j.last == nil {
-		record, err = debpkg.OpenRecord(j.change)
+	if !last {
+		record, err = debpkg.OpenRecord(change)
 	} else {
 		record.Changes = make([]debpkg.Change, 1)
-		record.Changes[0], err = j.host.RevertFromHistory(ctx, j.last...)
+		record.Changes[0], err = j.host.RevertFromHistory(ctx, strings.Split(j.Text("last"), ",")...)
 	}
 	if err != nil {
 		return err
 	}
-	return record.Revert(ctx, j.host, debpkg.RevertOptions{Files: j.files}, func(c debpkg.Change) {
+	return record.Revert(ctx, j.host, debpkg.RevertOptions{Files: j.On("files")}, func(c debpkg.Change) {
 		for _, a := range c.Plan.Actions {
 			j.ok("%s is back from %s", a.Before(), a.After())
 		}
@@ -162,31 +159,32 @@ func (j *job) repair(ctx context.Context) error {
 }
 
 func (j *job) forget(ctx context.Context) error {
-	if (j.change == "") != j.Given["older-than"] {
+	if (j.Text("change") == "") != j.Given["older-than"] {
 		return cli.Wrong("give either -change FILE or -older-than AGE")
 	}
-	if j.change == "" {
+	if j.Text("change") == "" {
 		return j.forgetOld(ctx)
 	}
-	record, err := debpkg.OpenRecord(j.change)
+	record, err := debpkg.OpenRecord(j.Text("change"))
+	if err == nil {
+		err = record.Forget(ctx, j.host)
+	}
 	if err != nil {
 		return err
 	}
-	if err := record.Forget(ctx, j.host); err != nil {
-		return err
-	}
-	j.ok("nothing is kept of %s any more; it cannot be reverted", j.change)
+	j.ok("nothing is kept of %s any more; it cannot be reverted", record.Path)
 	return nil
 }
 
 // forgetOld forgets what the host keeps of old changes.
 func (j *job) forgetOld(ctx context.Context) error {
-	before, err := j.prune.Before()
+	old := cli.Pruning{OlderThan: j.Duration("older-than"), DryRun: j.On("dry-run")}
+	before, err := old.Before()
 	if err != nil {
 		return err
 	}
-	o := debpkg.PruneOptions{Before: before, DryRun: j.prune.DryRun}
-	for _, file := range j.keep {
+	o := debpkg.PruneOptions{Before: before, DryRun: old.DryRun}
+	for _, file := range j.List("keep") {
 		record, err := debpkg.OpenRecord(file)
 		if err != nil {
 			return err
