@@ -160,15 +160,14 @@ var calls = map[string][]bad{
 	},
 }
 
-// commands builds all commands once, with the race detector if the tests have it, and returns
-// their directory.
+// commands builds all commands once, as users have them, and returns their directory. The race
+// detector looks at them in the tests of their own packages.
 var commands = sync.OnceValues(func() (bin string, err error) {
 	if bin, err = os.MkdirTemp("", "commands-"); err != nil {
 		return "", err
 	}
 	built = bin
-	// as the tests are built: the packages are compiled already
-	build := []string{"build", raceFlag, "-o", bin + "/", "./upgradehost"}
+	build := []string{"build", "-ldflags=-s -w", "-o", bin + "/"}
 	for name := range calls {
 		build = append(build, "./"+name)
 	}
@@ -225,7 +224,7 @@ func (c bad) run(t *testing.T, bin, name string) {
 	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), strings.Fields(c.args)...)
 	// No home, engine or temporary file of this machine takes part. ssh keeps sockets at home.
 	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + dir,
-		"DOCKER_HOST=unix:///nonexistent", "GORACE=atexit_sleep_ms=0"}
+		"DOCKER_HOST=unix:///nonexistent"}
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {

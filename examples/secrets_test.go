@@ -3,6 +3,7 @@ package examples_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/tykupgrade/internal/lab/canary"
 )
 
 // The words that must stay where they were given: in a file, or in a variable, which children
@@ -52,8 +55,8 @@ hooks: [{name: chat, on: [before_run, on_failure, after_run], url_env: HOOK}]
 `,
 }
 
-// secretCalls are calls that use a secret and fail. What they do with it when they succeed is
-// tested where the servers are: of databases in takebackup, of compilers in buildplugin.
+// secretCalls are calls that use a secret and fail. TestSecretsStayInSuccess has those that
+// succeed, and the tests of takebackup and upgrade those that need their servers.
 var secretCalls = map[string][]string{
 	"packbundle": {"build -manifest broken.json -key key.pem",
 		"build -key key.pem -manifest m.json -json"},
@@ -106,15 +109,7 @@ func TestSecretsStay(t *testing.T) {
 	}))
 	t.Cleanup(hostile.Close)
 	at := strings.TrimPrefix(hostile.URL, "http://")
-	ctx, stop := context.WithCancel(t.Context())
-	watched := make(chan string, 1)
-	go func() { watched <- leaked(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if where := <-watched; where != "" {
-			t.Errorf("a secret is in %s", where)
-		}
-	})
+	watch(t)
 	for name := range calls {
 		if len(secretCalls[name]) == 0 {
 			t.Errorf("%s has no call with a secret", name)
@@ -142,17 +137,26 @@ func TestSecretsStay(t *testing.T) {
 // quiet runs a command that fails, and looks for the words.
 func quiet(t *testing.T, bin, dir, name, args string) {
 	t.Helper()
+	code, out := search(t, bin, dir, name, args, "HOOK=http://127.0.0.1:1/"+envCanary,
+		"SECRET="+envCanary, "GOPROXY=https://tyk:"+envCanary+"@127.0.0.1:1",
+		"MONGO=mongodb://tyk:"+envCanary+"@127.0.0.1:1/?serverSelectionTimeoutMS=100")
+	if code == 0 && !strings.HasPrefix(args, "status") && !strings.HasPrefix(args, "plan -json") {
+		t.Errorf("%s %s: it succeeded\n%s", name, args, out)
+	}
+}
+
+// search runs a command and looks for the words in its output, and in all files but those that
+// hold them.
+func search(t *testing.T, bin, dir, name, args string, env ...string) (code int, out []byte) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), strings.Fields(args)...)
-	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir,
-		"DOCKER_HOST=unix:///nonexistent", "GORACE=atexit_sleep_ms=0",
-		"HOOK=http://127.0.0.1:1/" + envCanary, "SECRET=" + envCanary,
-		"MONGO=mongodb://tyk:" + envCanary + "@127.0.0.1:1/?serverSelectionTimeoutMS=100",
-		"GOPROXY=https://tyk:" + envCanary + "@127.0.0.1:1"}
+	cmd.Dir, cmd.Env = dir, append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir,
+		"TMPDIR=" + dir, "DOCKER_HOST=unix:///nonexistent"}, env...)
 	out, err := cmd.CombinedOutput()
-	if err == nil && !strings.HasPrefix(args, "status") && !strings.HasPrefix(args, "plan -json") {
-		t.Errorf("%s %s: it succeeded\n%s", name, args, out)
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
 	}
 	if hasCanary(out) {
 		t.Errorf("%s %s tells a secret:\n%s", name, args, out)
@@ -170,34 +174,26 @@ func quiet(t *testing.T, bin, dir, name, args string) {
 	if err != nil {
 		t.Error(err)
 	}
+	return cmd.ProcessState.ExitCode(), out
 }
 
 func hasCanary(data []byte) bool {
 	return bytes.Contains(data, []byte(fileCanary)) || bytes.Contains(data, []byte(envCanary))
 }
 
-// leaked looks at all processes until ctx ends, and says where a secret stands in the
-// arguments, or one from a file in the environment. psql and pg_dump take a password from
-// PGPASSWORD, which on Linux only their user and root can read.
-func leaked(ctx context.Context) (where string) {
-	for ctx.Err() == nil {
-		for file, found := range map[string]func([]byte) bool{"cmdline": hasCanary,
-			"environ": func(b []byte) bool {
-				for v := range bytes.SplitSeq(b, []byte{0}) {
-					if bytes.Contains(v, []byte(fileCanary)) && !bytes.HasPrefix(v, []byte("PGPASSWORD=")) {
-						return true
-					}
-				}
-				return false
-			}} {
-			paths, _ := filepath.Glob("/proc/[0-9]*/" + file)
-			for _, path := range paths {
-				if data, err := os.ReadFile(path); err == nil && found(data) {
-					where = path + ": " + string(bytes.ReplaceAll(data, []byte{0}, []byte{' '}))
-				}
+// watch looks at all processes until the test ends, for a secret in the arguments, or one from a
+// file in the environment. psql and pg_dump take a password from PGPASSWORD, which on Linux only
+// their user and root can read.
+func watch(t *testing.T) {
+	canary.Watch(t, func(p canary.Process) bool {
+		if hasCanary(p.Args) {
+			return true
+		}
+		for v := range bytes.SplitSeq(p.Env, []byte{0}) {
+			if bytes.Contains(v, []byte(fileCanary)) && !bytes.HasPrefix(v, []byte("PGPASSWORD=")) {
+				return true
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return where
+		return false
+	})
 }

@@ -1,0 +1,53 @@
+package canary
+
+import (
+	"bytes"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// A word in the arguments or the environment of a child is found.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{"arguments", "environment"} {
+		word := []byte("f1nd-m3-" + where)
+		looks := func(p Process) bool { return bytes.Contains(append(p.Args, p.Env...), word) }
+		if x := scan(looks); x != "" {
+			t.Errorf("found before it is there: %s", x)
+		}
+		cmd := exec.CommandContext(t.Context(), "sleep", "60")
+		if where == "environment" {
+			cmd.Env = []string{"WORD=" + string(word)}
+		} else {
+			cmd.Args[0] = string(word)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		seen := false
+		for !seen && t.Context().Err() == nil { // until the child has begun
+			seen = scan(looks) != ""
+			time.Sleep(time.Millisecond)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	w := &recorder{TB: t}
+	t.Run("watched", func(t *testing.T) {
+		w.TB = t
+		Watch(w, func(Process) bool { return true })
+		time.Sleep(50 * time.Millisecond)
+	})
+	if !w.failed {
+		t.Error("a leak does not fail the test")
+	}
+}
+
+// recorder notes a failure instead of failing.
+type recorder struct {
+	testing.TB
+	failed bool
+}
+
+func (r *recorder) Errorf(string, ...any) { r.failed = true }
