@@ -98,6 +98,12 @@ func TestPodman(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v\n%s\nThe service said:\n%s", err, out, log.String())
 	}
+	// Compiling, and a gateway that loads what was compiled.
+	for _, name := range []string{"TestEngine/Compile", "TestEngine/LoadTest"} {
+		if err == nil && !bytes.Contains(out, []byte("--- PASS: "+name+" ")) {
+			t.Errorf("%s did not run", name)
+		}
+	}
 	if n := bytes.Count(out, []byte("--- PASS")); n < 10 && !strings.Contains(string(out),
 		"--- FAIL") {
 		t.Errorf("only %d tests passed:\n%s", n, out)
