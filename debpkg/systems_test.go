@@ -159,7 +159,7 @@ echo 'session optional pam_systemd.so' >>/etc/pam.d/common-session`)
 	}
 }
 
-// A jump host with a key of its own is used.
+// A jump host and a key of its own are used.
 func TestHostLogin(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -189,8 +189,13 @@ func TestHostLogin(t *testing.T) {
 	o.Jump = "root@" + m.Addr + ":9"
 	_, err = debpkg.New(debpkg.SSH("root@127.0.0.1", o), m.options()).Facts(t.Context())
 	wantError(t, err, debpkg.ErrConnection)
-	o.Jump, o.Identity = "", filepath.Join(dir, "absent")
-	o.Config = "/dev/null"
+	// No file names the key but Identity.
+	o.Jump, o.Config = "", "/dev/null"
+	facts, err = debpkg.New(debpkg.SSH("root@"+m.Addr, o), m.options()).Facts(t.Context())
+	if err != nil || facts.Hostname != m.Host.Name {
+		t.Errorf("with a key of its own: %s, %v", facts.Hostname, err)
+	}
+	o.Identity = filepath.Join(dir, "absent")
 	_, err = debpkg.New(debpkg.SSH("root@"+m.Addr, o), m.options()).Facts(t.Context())
 	wantError(t, err, debpkg.ErrConnection, "load the right key into the agent, or name it")
 }
