@@ -34,7 +34,7 @@ func Find(dir, name string) (*Set, error) {
 }
 
 // RescueDir returns the directory for the sets of what a restore of s replaces: dir, or
-// if that is empty "rescued" beside s. It refuses the directory that s itself lies in: a
+// if that is empty "rescued" next to s. It refuses the directory that s itself lies in: a
 // set of what was replaced would be the newest there.
 func (s *Set) RescueDir(dir string) (string, error) {
 	sets := filepath.Dir(s.Dir)

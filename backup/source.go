@@ -136,9 +136,9 @@ const (
 	ActionCreate  Action = "create"
 	ActionReplace Action = "replace"
 	ActionSame    Action = "same" // nothing to do: it is as in the set
-	ActionSkip    Action = "skip" // left out because the caller asked for that
+	ActionSkip    Action = "skip" // left out because the caller requested that
 	ActionKeep    Action = "keep" // the set does not have it, and it stays
-	ActionDrop    Action = "drop" // the set does not have it, and the caller asked for it to go
+	ActionDrop    Action = "drop" // the set does not have it, and the caller requested it to go
 )
 
 // Writer is where a source puts its files: the source's own directory within

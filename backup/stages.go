@@ -7,7 +7,7 @@ import "context"
 // in between: a server that loads data makes its clients unhealthy. between may be nil.
 //
 // A failed stage takes back its own components. Those of earlier stages stay restored; the
-// report, which lists the components that were asked for, tells which.
+// report, which lists the components that were requested, tells which.
 func (s *Set) RestoreStages(ctx context.Context, o RestoreOptions, between func(context.Context,
 	Report) error, stages ...[]Restorer) (Report, error) {
 	whole := Report{Set: s.ID, DryRun: o.DryRun}

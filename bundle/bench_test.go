@@ -19,7 +19,7 @@ import (
 
 const benchSize = 64 << 20
 
-// BenchmarkBuild writes a bundle of two files of 64 MB to disk, and beside each
+// BenchmarkBuild writes a bundle of two files of 64 MB to disk, and next to each
 // one, in turn, the way tyk bundle build 5.14 does it: whole files in memory,
 // read twice, archive/zip and crypto/md5. The content is pieces of large Go
 // binaries, stripped (the go tool chain, the harder case) and with the compressed

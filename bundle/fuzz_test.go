@@ -56,7 +56,7 @@ func FuzzParse(f *testing.F) {
 }
 
 // Extract leaves nothing where it fails and exactly the bundle where it does
-// not, writes nothing beside its directory, and agrees with Verify.
+// not, writes nothing next to its directory, and agrees with Verify.
 func FuzzVerifyExtract(f *testing.F) {
 	f.Add(built(f, bundle.Options{}))
 	for _, c := range attacks {

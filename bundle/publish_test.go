@@ -67,7 +67,7 @@ func TestPublish(t *testing.T) {
 			t.Helper()
 			got, _, err := p.State()
 			if err != nil || got != state || content(t, served) != text || leftovers(t, p) != rest {
-				t.Errorf("old %q, %s: %s, %v, serves %q, beside it %q", old, what, got, err, content(t, served),
+				t.Errorf("old %q, %s: %s, %v, serves %q, next to it %q", old, what, got, err, content(t, served),
 					leftovers(t, p))
 			}
 		}
@@ -253,7 +253,7 @@ func TestPublishKilled(t *testing.T) {
 			t.Fatalf("round %d: %v", i, err)
 		}
 		if content(t, served) != old || leftovers(t, p) != "" {
-			t.Fatalf("round %d, %d: beside it %q", i, len(want), leftovers(t, p))
+			t.Fatalf("round %d, %d: next to it %q", i, len(want), leftovers(t, p))
 		}
 	}
 	if _, err := p.Publish(t.Context(), file); err != nil {

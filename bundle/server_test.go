@@ -74,7 +74,7 @@ func TestServedAndFetch(t *testing.T) {
 		_, fetched := bundle.Fetch(t.Context(), addr, file, bundle.FetchOptions{Timeout: timeout,
 			MaxSize: 6})
 		if c.path == "/other.zip" {
-			fetched = err // a digest was not asked for
+			fetched = err // a digest was not requested
 		}
 		for _, err := range []error{err, fetched} {
 			if c.kind == nil {

@@ -136,7 +136,7 @@ func TestValidateFinds(t *testing.T) {
 				"\x7fELF")
 		},
 			"file_list[0]", bundle.Refused, "not an ELF"},
-		"text beside the plugin": {func(m *bundle.Manifest, src fstest.MapFS) {
+		"text next to the plugin": {func(m *bundle.Manifest, src fstest.MapFS) {
 			m.FileList = append(m.FileList, "a.txt")
 			src["a.txt"] = &fstest.MapFile{Data: []byte("text")}
 		}, "file_list[1]", bundle.Accepted, "not an ELF"},

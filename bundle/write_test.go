@@ -305,7 +305,7 @@ func TestProgress(t *testing.T) {
 }
 
 // A failed or cancelled build leaves the earlier file as it was, and nothing
-// beside it.
+// next to it.
 func TestWriteFileIsAtomic(t *testing.T) {
 	t.Parallel()
 	m := goManifest("plugin.so")

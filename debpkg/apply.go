@@ -28,7 +28,7 @@ type Change struct {
 	Saved       []Saved             // .deb files of the versions before
 	Files       []string            // configuration and other files in the archive of them
 	FilesSHA256 string              `json:",omitempty"` // of that archive
-	// where such files, and dpkg's beside them, were looked for
+	// where such files, and dpkg's next to them, were looked for
 	Looked   []string `json:",omitempty"`
 	ExitCode int      // apt's
 	// what apt complained of though the packages are as planned

@@ -32,8 +32,8 @@ const (
 	OutcomeSame     Outcome = "unchanged"
 	OutcomeReplaced Outcome = "replaced"   // not edited, so dpkg replaces it without asking
 	OutcomeKept     Outcome = "edits kept" // edited; the new version ships what the old one did
-	OutcomeConflict Outcome = "edits kept, new one beside it as .dpkg-dist"
-	OutcomeTaken    Outcome = "new one taken, edits beside it as .dpkg-old"
+	OutcomeConflict Outcome = "edits kept, new one next to it as .dpkg-dist"
+	OutcomeTaken    Outcome = "new one taken, edits next to it as .dpkg-old"
 	OutcomeDeleted  Outcome = "stays deleted"
 	OutcomeRestored Outcome = "was deleted, comes back"
 	OutcomeNew      Outcome = "new"
@@ -43,7 +43,7 @@ const (
 	OutcomeOverwritten Outcome = "edits overwritten, no longer a configuration file"
 	// Declared remove-on-upgrade (dpkg 1.20.6 and newer).
 	OutcomeRemoved Outcome = "removed"
-	OutcomeMoved   Outcome = "removed, edits beside it as .dpkg-old"
+	OutcomeMoved   Outcome = "removed, edits next to it as .dpkg-old"
 	OutcomeUnknown Outcome = "not known: the candidate was not fetched"
 )
 
@@ -140,7 +140,7 @@ func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey,
 			}
 			continue
 		}
-		// dpkg unpacks the new files beside the old ones before it replaces them.
+		// dpkg unpacks the new files next to the old ones before it replaces them.
 		listed := int64(0)
 		for _, d := range c.disks {
 			listed += d.need

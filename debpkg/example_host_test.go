@@ -46,7 +46,7 @@ func ExampleHost_Plan() {
 	replay("plan", plan)
 	// Output:
 	// upgrade tyk-gateway 4.0.8 to 5.2.5
-	// /opt/tyk-gateway/tyk.conf: edits kept, new one beside it as .dpkg-dist
+	// /opt/tyk-gateway/tyk.conf: edits kept, new one next to it as .dpkg-dist
 	// restarts tyk-gateway.service
 	// refused: <nil>
 }

@@ -51,7 +51,7 @@ func Example() {
 	// tyk-gateway.service will be restarted by the installation of tyk-gateway.
 	//
 	// CONFIGURATION FILE         ON DISK  IN THE CANDIDATE  OUTCOME
-	// /opt/tyk-gateway/tyk.conf  edited   changed           edits kept, new one beside it as .dpkg-dist
+	// /opt/tyk-gateway/tyk.conf  edited   changed           edits kept, new one next to it as .dpkg-dist
 	//
 	// Note: tyk-gateway 5.2.5 on debian 12 amd64: the origins disagree: procedure (2024-02-06): no, publishing CI (2026-08): yes.
 	// installed: 5.2.5

@@ -130,7 +130,7 @@ func TestFailures(t *testing.T) {
 	}
 	f.want("tyk-gateway", "4.0.8", "install installed")
 
-	// A removal that is asked for, and back.
+	// A removal that is requested, and back.
 	c, err = h.Apply(ctx, f.plan(h, f.request("tyk-gateway-ee", "5.7.0"),
 		debpkg.Request{Package: "tyk-gateway", Remove: true}))
 	if err != nil {

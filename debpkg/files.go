@@ -8,7 +8,7 @@ import (
 )
 
 // What dpkg (1.21), its helper for maintainer scripts and -confold or -confnew
-// put beside a conffile.
+// put next to a conffile.
 var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak",
 	".dpkg-backup", ".dpkg-remove"}
 

@@ -21,7 +21,7 @@ import (
 )
 
 // From a clean host through an upgrade and back, as a user with sudo, with the
-// stub gateway as the service: what runs is what was asked for.
+// stub gateway as the service: what runs is what was requested.
 func TestHostUpgrade(t *testing.T) {
 	t.Parallel()
 	bin, err := tyk.Build(t.Context(), t.TempDir(), "")

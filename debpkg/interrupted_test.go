@@ -240,7 +240,7 @@ func TestFacts(t *testing.T) {
 		len(facts.Sources[0].Serves) != 4 || len(facts.ByHand)+len(facts.Broken)+len(facts.Locks) != 0 {
 		t.Errorf("facts %+v", facts)
 	}
-	// What is on hold and not asked for is said to stay.
+	// What is on hold and not requested is said to stay.
 	if p := f.plan(h, f.request("tyk-gateway", "5.2.5")); !slices.Equal(p.KeptBack,
 		[]string{"tyk-pump"}) || !strings.Contains(p.String(), "tyk-pump is on hold and stays") {
 		t.Errorf("plan %s", p)

@@ -17,7 +17,7 @@ import (
 type RevertOptions struct {
 	// Files also brings back the configuration files, and the policies,
 	// templates and the like that were overwritten, as they were before the
-	// change, and takes away what dpkg put beside them (.dpkg-dist and its like).
+	// change, and takes away what dpkg put next to them (.dpkg-dist and its like).
 	// The current files are kept next to the saved ones on the host. A
 	// configuration file that only the newer version has stays.
 	Files bool
@@ -166,7 +166,7 @@ func (h *Host) inState(op task, c Change) error {
 	return nil
 }
 
-// revertDir is where the run of the revert lives: beside that of the change.
+// revertDir is where the run of the revert lives: next to that of the change.
 func (c Change) revertDir(state string) string {
 	if c.Dir != "" {
 		return c.Dir + "-revert"

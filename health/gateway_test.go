@@ -316,7 +316,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // Where nothing answers, the caller's checks are asked all the same, and what
-// they found stands beside the probe's failure.
+// they found stands next to the probe's failure.
 func TestChecksOfWhatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	refused, missing := errors.New("connection refused"), errors.New("tyk-gateway is not installed")

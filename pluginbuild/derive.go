@@ -55,7 +55,7 @@ func (r Release) WithGoMod(mod io.Reader) (Release, error) {
 		r.Toolchain = f.Toolchain.Name
 	}
 	for _, p := range f.Replace {
-		// A directory beside the gateway's sources means nothing to a plugin.
+		// A directory next to the gateway's sources means nothing to a plugin.
 		if p.New.Version != "" {
 			r.Replaces = append(r.Replaces, Replace{p.Old.Path, p.Old.Version, p.New.Path, p.New.Version})
 		}

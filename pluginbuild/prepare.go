@@ -131,7 +131,7 @@ type Recovery struct {
 
 // Recover undoes an interrupted [Prepare] of the module in dir. [Prepare] does so by
 // itself. What is not as Prepare saved it may be a person's work since then, so
-// Recover moves it into a directory beside go.mod and names it. A Recover that is
+// Recover moves it into a directory next to go.mod and names it. A Recover that is
 // interrupted can be repeated.
 func Recover(dir string) (Recovery, error) {
 	r, err := recoverDir(dir)

@@ -219,7 +219,7 @@ func TestPrepareMovesBetweenReleases(t *testing.T) {
 		"5.7.1", "5.2.1")
 	dir := newModule(t, "module example.org/plugin\n", nil)
 	for _, v := range route {
-		// The gateway's module at this commit alone: the last one is not asked for.
+		// The gateway's module at this commit alone: the last one is not requested.
 		env, r := offline(t, v), lookup(t, v)
 		for _, other := range route {
 			proxy := strings.TrimPrefix(env[0], "GOPROXY=file://")
@@ -239,7 +239,7 @@ func TestPrepareMovesBetweenReleases(t *testing.T) {
 	}
 }
 
-// Without go get the plugin builds in a workspace beside the gateway, as the
+// Without go get the plugin builds in a workspace next to the gateway, as the
 // compiler does it, with no proxy at all.
 func TestPrepareWithoutGet(t *testing.T) {
 	t.Parallel()

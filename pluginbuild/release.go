@@ -15,7 +15,7 @@ import (
 )
 
 // Module is the gateway's module path. It has no /vN suffix, so no tag from
-// v2.0.0 on can be asked for by name; only commits work.
+// v2.0.0 on can be requested by name; only commits work.
 const Module = "github.com/TykTechnologies/tyk"
 
 // Release is what is known of one gateway release, as far as building a plugin

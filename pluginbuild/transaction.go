@@ -289,7 +289,7 @@ func (t *transaction) recover() (bool, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&t.journal); err != nil || t.Format != 1 {
-		return false, fmt.Errorf("%s is not readable (%v); the files beside it are what an interrupted "+
+		return false, fmt.Errorf("%s is not readable (%v); the files next to it are what an interrupted "+
 			"Prepare saved: put them back by hand, then remove the directory", t.backup(journalName), err)
 	}
 	// Since then a person may have worked on the module. Nobody can tell that from

@@ -70,7 +70,7 @@ func (c Case) take(t *testing.T, dir string) *backup.Set {
 		t.Errorf("last event %+v, component has %d items, %d bytes", last, comp.Items, comp.Bytes)
 	}
 	if left := Leftovers(t, dir); len(left) > 0 {
-		t.Errorf("left beside the set: %v", left)
+		t.Errorf("left next to the set: %v", left)
 	}
 	return set
 }
@@ -133,7 +133,7 @@ func (c Case) levels(t *testing.T, set *backup.Set) {
 	}
 }
 
-// Leftovers lists what a directory of sets holds beside sets and the lock.
+// Leftovers lists what a directory of sets holds next to sets and the lock.
 func Leftovers(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -218,7 +218,7 @@ func onlyVanished(stderr string) bool {
 }
 
 var (
-	errTar   = errors.New("the archive is not what was asked for")
+	errTar   = errors.New("the archive is not what was requested")
 	errLacks = fmt.Errorf("%w: it lacks files", errTar)
 )
 

@@ -21,7 +21,7 @@ type walk struct {
 	reached  map[string]bool // patterns that led to something
 	visited  map[string]bool
 	warnings []string
-	inside   *matcher // what was asked for: links into it are always followed
+	inside   *matcher // what was requested: links into it are always followed
 }
 
 // cursor is a pattern on its way: links in front of it are resolved.
@@ -214,7 +214,7 @@ func (w *walk) add(e entry, next *[]cursor, origin string) {
 	}
 }
 
-// mayFollow decides about a link: one that leads into what was asked for, or one
+// mayFollow decides about a link: one that leads into what was requested, or one
 // that only root or this user can have made. Any other owner could have the
 // secrets of the host archived, and an old state of them brought back.
 func (w *walk) mayFollow(e entry) bool {

@@ -235,7 +235,7 @@ func TestDDLDuringDump(t *testing.T) {
 	}
 }
 
-// So is it when nothing is left of what was asked for.
+// So is it when nothing is left of what was requested.
 func TestAllDroppedDuringDump(t *testing.T) {
 	t.Parallel()
 	s := smallMongo(t, mongolab.Options{})

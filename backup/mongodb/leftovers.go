@@ -25,7 +25,7 @@ type Leftover struct {
 	Collections []string
 }
 
-// LeftoverState says how a restore ended.
+// LeftoverState reports the outcome of a restore.
 type LeftoverState string
 
 // How a restore ended.

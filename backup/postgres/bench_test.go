@@ -39,7 +39,7 @@ func runTool(b *testing.B, s *lab.Server, name string, args ...string) {
 	}
 }
 
-// A verified set with digests and row counts, beside pg_dump alone.
+// A verified set with digests and row counts, next to pg_dump alone.
 func BenchmarkTake(b *testing.B) {
 	s := benchServer(b)
 	for _, c := range []struct {
@@ -68,7 +68,7 @@ func BenchmarkTake(b *testing.B) {
 	}
 }
 
-// A restore with verification, comparison and swap, beside pg_restore alone.
+// A restore with verification, comparison and swap, next to pg_restore alone.
 func BenchmarkRestore(b *testing.B) {
 	s := benchServer(b)
 	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &postgres.Source{

@@ -306,7 +306,7 @@ func TestDumpExpiryRace(t *testing.T) {
 }
 
 // What would not fit on the disk is refused before anything changes: the rescue, and the
-// file beside the server's own.
+// file next to the server's own.
 func TestNoRoom(t *testing.T) {
 	t.Parallel()
 	lab.SmallDisk(t, 1<<20, func(dir string) {

@@ -217,7 +217,7 @@ func (n *node) modules(ctx context.Context, info serverInfo) (names map[string]b
 		return names, true
 	}
 	// INFO modules has lines "module:name=…,ver=…"; INFO alone leaves it out of
-	// some releases, so it is asked for by name.
+	// some releases, so it is requested by name.
 	text, err := n.do(ctx, "INFO", "modules").Text()
 	if err != nil {
 		return nil, false

@@ -223,7 +223,7 @@ func (k *killCase) run(t *testing.T, after time.Duration) {
 func (k *killCase) moment(t *testing.T, after time.Duration, forward bool, phases *phaseCounts) {
 	k.State = t.TempDir()
 	k.run(t, after)
-	// A stop or start that was asked for is carried out first.
+	// A stop or start that was requested is carried out first.
 	redislab.WaitFor(t, "the server's unit", func() bool {
 		left, _ := os.ReadDir(k.Unit)
 		return len(left) == 0

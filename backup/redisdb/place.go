@@ -79,7 +79,7 @@ func plainName(s string) bool {
 	return s != "" && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00\n")
 }
 
-// stage copies the set's file beside its place while the server runs: a full
+// stage copies the set's file next to its place while the server runs: a full
 // disk is found before anything stops.
 func (p *placed) stage(ctx context.Context, s *backup.Stored, size int64, count func(int64)) error {
 	src, err := s.Open(p.File)

@@ -139,7 +139,7 @@ func TestOfflineRollback(t *testing.T) {
 			if left, _ := filepath.Glob(filepath.Join(target.Dir, "*restore*")); len(left) > 0 {
 				t.Errorf("left over: %v", left)
 			}
-			// What was there is kept beside until it is accepted.
+			// The old file is kept next to it until it is accepted.
 			r.Servers[0].Start = server.Start
 			report, err = set.Restore(t.Context(), backup.RestoreOptions{Keep: true}, r)
 			if err != nil {

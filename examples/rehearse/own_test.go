@@ -329,7 +329,7 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
-// The gateway of a package or image comes out, and nothing beside its directory.
+// The gateway of a package or image comes out, and nothing next to its directory.
 func TestUnpack(t *testing.T) {
 	t.Parallel()
 	archive := func(names ...string) *bytes.Buffer {
@@ -357,7 +357,7 @@ func TestUnpack(t *testing.T) {
 			}
 		}
 		if all, _ := filepath.Glob(filepath.Join(dir, "..", "*")); len(all) != 1 {
-			t.Errorf("beside the directory: %v", all)
+			t.Errorf("next to the directory: %v", all)
 		}
 	}
 	if err := unpack(archive("opt/else"), t.TempDir()); err == nil || !strings.Contains(err.Error(),

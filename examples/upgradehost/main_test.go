@@ -117,7 +117,7 @@ func TestUpgradeHost(t *testing.T) {
 
 	versions := []string{"tyk-gateway=5.2.5", "tyk-dashboard=5.2.5", "tyk-pump=1.9.0"}
 	out, _ = r.command(cli.Yes, "", "plan", versions...)
-	contains(t, out, "edits kept, new one beside it as .dpkg-dist",
+	contains(t, out, "edits kept, new one next to it as .dpkg-dist",
 		"tyk-pump.service will be restarted")
 	if d, g, p := strings.Index(out, "tyk-dashboard"), strings.Index(out, "tyk-gateway"),
 		strings.Index(out, "tyk-pump"); d > g || g > p {

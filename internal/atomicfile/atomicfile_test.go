@@ -35,7 +35,7 @@ func TestWrite(t *testing.T) {
 	check(t, path, "", 0o666)
 }
 
-// Every failure leaves the earlier file as it was and nothing beside it.
+// Every failure leaves the earlier file as it was and nothing next to it.
 func TestWriteFails(t *testing.T) {
 	t.Parallel()
 	boom := errors.New("boom")

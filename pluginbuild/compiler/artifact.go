@@ -105,7 +105,7 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 	return a, nil
 }
 
-// inspect checks that f is a plugin for the architecture asked for, and reads
+// inspect checks that f is a plugin for the requested architecture, and reads
 // what Go left in it.
 func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
 	e, err := elf.NewFile(f)

@@ -199,7 +199,7 @@ var (
 	reservedTo = map[string]string{
 		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image",
 		"GOFIPS140": "the image", "TYK_GW_PATH": "the image",
-		"GOOS": "the target asked for", "GOARCH": "the target asked for",
+		"GOOS": "the requested target", "GOARCH": "the requested target",
 		"GOCACHE": "the caches", "GOMODCACHE": "the caches", "NETRC": "the netrc file",
 		"EDITION": "the image", "FIPS": "the image", "TYK_GLIBC_TARGET": "the image",
 		"VALIDATE": "an option of its own",

@@ -104,7 +104,7 @@ func connect(o ConnectOptions) (*client.Client, error) {
 }
 
 // tlsFromEnv is the client's own, which would leave out TLS where verification
-// is asked for without DOCKER_CERT_PATH; the docker command then looks for the
+// is requested without DOCKER_CERT_PATH; the docker command then looks for the
 // certificates where its configuration is.
 func tlsFromEnv(host, configDir string) client.Opt {
 	if os.Getenv(client.EnvTLSVerify) == "" || os.Getenv(client.EnvOverrideCertPath) != "" ||

@@ -192,7 +192,7 @@ func TestConnectTLS(t *testing.T) {
 		case "/v1.41/volumes": // the version that both sides know
 			_, _ = io.WriteString(w, `{"Volumes":[]}`)
 		default:
-			t.Errorf("asked for %s", r.URL.Path)
+			t.Errorf("requested %s", r.URL.Path)
 			http.NotFound(w, r)
 		}
 	}))
@@ -252,10 +252,10 @@ func TestConnectTLS(t *testing.T) {
 	t.Setenv("DOCKER_TLS_VERIFY", "1")
 	if _, err := compiler.Connect(compiler.ConnectOptions{}); err == nil ||
 		!strings.Contains(err.Error(), "ca.pem") {
-		t.Errorf("asked for TLS, without certificates: %v", err)
+		t.Errorf("requested TLS, without certificates: %v", err)
 	}
 	if err := ping(compiler.ConnectOptions{ConfigDir: certs}); err != nil {
-		t.Errorf("certificates beside config.json: %v", err)
+		t.Errorf("certificates next to config.json: %v", err)
 	}
 	t.Setenv("DOCKER_CERT_PATH", certs)
 	if err := ping(compiler.ConnectOptions{}); err != nil {

@@ -20,7 +20,7 @@ import (
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
-// Credentials are asked for under the name that config.json uses.
+// Credentials are requested under the name that config.json uses.
 func TestRegistryNames(t *testing.T) {
 	t.Parallel()
 	for ref, want := range map[string]string{"": "https://index.docker.io/v1/",
@@ -38,7 +38,7 @@ func TestRegistryNames(t *testing.T) {
 			return compiler.Credentials{}, nil
 		}}, compiler.Request{Image: pluginbuild.Image{Ref: ref}})
 		if err == nil || asked != want {
-			t.Errorf("%q: asked for %s: %v", ref, asked, err)
+			t.Errorf("%q: requested %s: %v", ref, asked, err)
 		}
 	}
 }
@@ -151,7 +151,7 @@ func TestWrongPlatformAfterPull(t *testing.T) {
 	}
 }
 
-// Leftovers: an engine may return more than was asked for (Podman 4.3 joins
+// Leftovers: an engine may return more than was requested (Podman 4.3 joins
 // labels by "or"), and may fail for one of several.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
@@ -165,7 +165,7 @@ func TestLeftovers(t *testing.T) {
 	f := &fake{t: t}
 	f.containerList = func(a filters.Args) ([]container.Summary, error) {
 		if !a.ExactMatch("label", "team=a") || !a.ExactMatch("label", compiler.LabelRun) {
-			t.Errorf("asked for %v", a)
+			t.Errorf("requested %v", a)
 		}
 		young := time.Now().Unix()
 		return []container.Summary{

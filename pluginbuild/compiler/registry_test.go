@@ -246,7 +246,7 @@ func TestRegistry(t *testing.T) {
 		t.Error("the image is still there")
 	}
 
-	// An image for another platform is refused after one look, not asked for
+	// An image for another platform is refused after one look, not requested
 	// again and again.
 	foreign, _ := h.push(t, b.id+"/compiler:arm64", img(standin.Config{Arch: "arm64"}))
 	asked = h.manifests.Load()

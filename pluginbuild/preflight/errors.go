@@ -15,7 +15,7 @@ var (
 	ErrUnsupported = errors.New("unsupported kind of ELF file")
 	// ErrMalformed is matched by truncated, damaged or forged files.
 	ErrMalformed = errors.New("malformed file")
-	// ErrNoMember is matched when an archive does not hold the file asked for.
+	// ErrNoMember is matched when an archive does not hold the requested file.
 	ErrNoMember = errors.New("no such file in the archive")
 	// ErrCompression is matched by packages whose members are compressed in a
 	// way that the standard library cannot read.

@@ -45,7 +45,7 @@ func (s *Steps) Line(step, text string, passing bool) {
 	s.Out.Printf("%s\n", text)
 }
 
-// End says how the step ended.
+// End reports the outcome of the step.
 func (s *Steps) End(step string, elapsed time.Duration, err error) {
 	s.Out.Clear()
 	mark := s.Out.Paint(Good, "ok")
