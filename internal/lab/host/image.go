@@ -46,7 +46,9 @@ func Image(ctx context.Context, suite string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	_, err = run(ctx, strings.NewReader(recipe), "sh", "-s", suite, dir, image)
+	// debootstrap mounts /proc in the root. In a namespace of its own nothing stays mounted, and
+	// nothing of this machine is below a directory that is removed, when it is killed.
+	_, err = run(ctx, strings.NewReader(recipe), "unshare", "--mount", "sh", "-s", suite, dir, image)
 	return image, err
 }
 
