@@ -46,7 +46,7 @@ func TestHostDebian13(t *testing.T) {
 		!strings.HasPrefix(facts.Apt.String(), "3.") || !facts.Systemd || len(facts.Available) != 3 {
 		t.Fatalf("facts %+v, %v", facts, err)
 	}
-	first := m.apply(h, m.request("tyk-gateway", "4.0.8"))
+	m.install("tyk-gateway=4.0.8")
 	m.exec("sh", "-c", "echo edited >/opt/tyk-gateway/tyk.conf")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
 	if p.Conffiles[0].Outcome != debpkg.OutcomeConflict || p.Actions[0].Rollback != "repository" ||
@@ -84,9 +84,6 @@ func TestHostDebian13(t *testing.T) {
 	if got := m.version("tyk-gateway"); got != "4.0.8 install installed" ||
 		m.exec("cat", "/opt/tyk-gateway/tyk.conf") != "edited" {
 		t.Errorf("reverted: %s", got)
-	}
-	if err := h.Revert(ctx, first, debpkg.RevertOptions{}); err != nil {
-		t.Fatal(err)
 	}
 	for want, request := range map[error]debpkg.Request{
 		debpkg.ErrNoVersion: m.request("tyk-gateway", "9"),
