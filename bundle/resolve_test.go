@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -144,6 +145,44 @@ func TestManifestResolve(t *testing.T) {
 // Every release with the first and the last of each loader order, in both
 // directions: there is a plan, and it holds what it proves, or one of the two
 // gateways takes the exact name first and the other no other.
+func TestLoadedFiles(t *testing.T) {
+	t.Parallel()
+	m := goManifest("b.so", "a_v5.2.5_linux_amd64.so", "a_v5.2.5_linux_arm64.so", "unused.so")
+	m.Middleware.Post[0].Path = "b.so"
+	m.Middleware.Pre = []bundle.Hook{{Name: "P", Path: "a.so"}, {Name: "Q", Path: "b.so"}}
+	m.Middleware.Response = []bundle.Hook{{Name: "R", Path: "a.so"}}
+	for goarch, want := range map[string]string{"amd64": "[a_v5.2.5_linux_amd64.so b.so]",
+		"arm64": "[a_v5.2.5_linux_arm64.so b.so]"} {
+		files, err := m.LoadedFiles(semver.MustParse("5.2.5"), "linux", goarch)
+		if err != nil || fmt.Sprint(files) != want {
+			t.Errorf("%s: %v, %v, want %s", goarch, files, err, want)
+		}
+	}
+	// One hook without a file is an error, even if the others have theirs.
+	if files, err := m.LoadedFiles(semver.MustParse("5.3.0"), "", ""); files != nil ||
+		!errors.Is(err, bundle.ErrNotFound) {
+		t.Errorf("%v, %v", files, err)
+	}
+}
+
+func TestEachSymbol(t *testing.T) {
+	t.Parallel()
+	m := goManifest("b.so")
+	m.Middleware.Pre = []bundle.Hook{{Name: "P", Path: "a.so"}, {Name: "D", Path: "a.so", Disabled: true}}
+	m.Middleware.Response = []bundle.Hook{{Name: "R", Path: "a.so"}}
+	m.Middleware.Post = nil
+	var got []string
+	add := func(file, name string, response bool) { got = append(got, file+" "+name+" "+fmt.Sprint(response)) }
+	if err := m.EachSymbol(add); err != nil || fmt.Sprint(got) != "[a.so P false a.so R true]" {
+		t.Errorf("%q, %v", got, err)
+	}
+	m.Middleware.Driver = "otto"
+	got = nil
+	if err := m.EachSymbol(add); !errors.Is(err, bundle.ErrManifest) || got != nil {
+		t.Errorf("otto: %q, %v", got, err)
+	}
+}
+
 func TestForUpgradeEveryRelease(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("testdata/loaders.json")

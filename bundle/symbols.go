@@ -37,6 +37,16 @@ func (m *Manifest) Symbols() ([]Symbol, error) {
 	return all, nil
 }
 
+// EachSymbol calls f for each of [Manifest.Symbols], in their order, and returns the error of that.
+// The method AddSymbol of a preflight.Target is such an f.
+func (m *Manifest) EachSymbol(f func(file, name string, response bool)) error {
+	all, err := m.Symbols()
+	for _, s := range all {
+		f(s.File, s.Name, s.Response)
+	}
+	return err
+}
+
 // HookKinds returns the hook kinds that [ForHook] accepts, in the order of a gateway's calls.
 func HookKinds() []string {
 	return []string{"pre", "auth_check", "post_key_auth", "post", "response"}

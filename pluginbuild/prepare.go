@@ -38,6 +38,14 @@ type Prepared struct {
 	Recovery  Recovery `json:"recovery,omitzero"`   // how
 }
 
+// String names what changed, in words for people.
+func (p Prepared) String() string {
+	if len(p.Changed) == 0 {
+		return "nothing had to change"
+	}
+	return "changed " + strings.Join(p.Changed, ", ")
+}
+
 // Prepare brings the plugin module in dir to the release by running its
 // [Release.Commands] there. The caller's environment holds, so GOPROXY,
 // GOPRIVATE, GONOSUMDB, netrc and the SSH agent work as on the command line, and
@@ -127,6 +135,18 @@ type Recovery struct {
 	// files and directories of the module that were not as saved
 	Moved []string `json:"moved,omitempty"`
 	Aside string   `json:"aside,omitempty"` // directory in the module that they are in now
+}
+
+// String says what was done, in words for people. It is empty if there was nothing to undo.
+func (r Recovery) String() string {
+	switch {
+	case r.Aside != "":
+		return fmt.Sprintf("an interrupted run was undone; what was not as it had saved it (%s) is now "+
+			"in %s", strings.Join(r.Moved, ", "), r.Aside)
+	case r.Found:
+		return "an interrupted run was undone"
+	}
+	return ""
 }
 
 // Recover undoes an interrupted [Prepare] of the module in dir. [Prepare] does so by

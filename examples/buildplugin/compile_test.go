@@ -293,7 +293,7 @@ func TestCompileUsage(t *testing.T) {
 		"4g": 4 << 30, "4GB": 4 << 30, "-1": -1} {
 		c := new(command)
 		fs := flag.NewFlagSet("", flag.ContinueOnError)
-		c.compileFlags(fs)
+		c.Compile(fs)
 		if err := fs.Parse([]string{"-memory", text, "-exclude-from", patterns}); err != nil ||
 			c.Options.Limits.Memory != want || strings.Join(c.Request.Exclude, " ") != "*.md testdata" {
 			t.Errorf("%s: %d, %q, %v", text, c.Options.Limits.Memory, c.Request.Exclude, err)

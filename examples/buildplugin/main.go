@@ -1,16 +1,15 @@
-// Command buildplugin brings a Go plugin's module to a gateway release and compiles
-// it there: see -h.
+// Command buildplugin brings a Go plugin's module to a gateway release and compiles it there. It
+// shows package pluginbuild and those below it at work.
 package main
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"time"
+	"strings"
 
 	"example.com/tykupgrade/examples/internal/cli"
-	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
+	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
 const notes = `The release table has the general releases. Others come from -releases FILE, in the
@@ -19,113 +18,71 @@ compiler can do then follows from the version, and Go version and replaces from 
 go.mod that -release-mod names.
 `
 
-// command holds the flags of one call.
-type command struct {
-	release, dir, current string
-	json                  bool
-	sources               pluginbuild.Sources
-	with                  cli.List
-	noGet, force          bool
-	goCmd                 string
+// flags by the verbs Plan, Build, pRepare, Compile, checK, List, cAches and Sweep. Those of
+// compiler.Flags are added.
+var flags = cli.Table(`
+PBRCKLAS json      print JSON
+PBRCL release=     gateway <release>, such as 5.2.5
+PBRCL releases=    JSON <file> with releases that the table lacks
+PBRCL repo=        git <repository> to ask for the commit of a release that the table lacks
+PBRCL release-mod= the release's own go.mod <file>, to find dependencies newer than the gateway's;
+                   with -repo also for its Go version and replaces
+PBRC dir=.         <directory> of the plugin's module
+PBRC current=      <release> that runs now, to explain the path
+PBRC with…         <directory> of another plugin for the same bundle; may be given again
+PBRC no-get        from 5.1 on: leave the gateway's module to the compiler, so that go.mod does not
+                   name it
+BR force           prepare in spite of findings that stop the plugin
+BR go=go           the go <program>
+BC remove-image    remove the image afterwards if this call brought it
+BC load-test=      afterwards let the image's gateway (from 5.2.3) load the plugin and look up this
+                   <symbol>
+K gateway=         the gateway's <binary>, /proc/PID/exe of a running one, its .deb, or a tar
+                   (docker cp, dpkg-deb --fsys-tarfile; /dev/stdin for a pipe)
+K gateway-file=    the binary's <path> inside a .deb (default ` + preflight.GatewayFile + `) or a
+                   tar (default: its first file)
+K distro=          <distribution> of the gateway hosts, to check glibc: ` +
+	strings.Join(preflight.Distros(), ", ") + `
+K goamd64=         highest CPU <level> of the gateway hosts, v1 to v4
+K manifest=        manifest.json <file> whose functions the plugins must have
+K release=         gateway <release>: of a bundle only the files that it takes are checked
+K goarch=amd64     <architecture> of the gateway hosts
+A remove           remove them
+S older~           than this <age>
+`)
 
-	compiler.Flags
-	loadTest            string
-	removeImage, remove bool
-	older               time.Duration
-
-	checkOptions
-}
+// command holds the flags that package compiler has of its own.
+type command struct{ compiler.Flags }
 
 func main() { new(command).tool().Main() }
 
 func (c *command) tool() cli.Command {
-	all := func(groups ...func(*flag.FlagSet)) func(*flag.FlagSet) {
-		return func(fs *flag.FlagSet) {
-			fs.BoolVar(&c.json, "json", false, "print JSON")
-			for _, add := range groups {
-				add(fs)
-			}
-		}
+	verb := func(letter, name, args, required, about string, run func(context.Context,
+		*cli.Call) error, groups ...func(*flag.FlagSet)) cli.Verb {
+		return cli.Verb{Name: name, Args: args, About: about, Required: strings.Fields(required),
+			Run: run, Flags: func(fs *flag.FlagSet) {
+				for _, add := range append(groups, flags.Flags(letter)) {
+					add(fs)
+				}
+			}}
 	}
-	need := []string{"release"}
-	return cli.Command{Name: "buildplugin", About: "Brings a Go plugin to a gateway release and " +
-		"compiles it.", Notes: notes, Verbs: []cli.Verb{
-		{Name: "plan", About: "show path, commands, image and findings; exit code 1 if a finding " +
-			"stops the plugin",
-			Flags: all(c.releaseFlags, c.moduleFlags), Required: need, Run: c.plan},
-		{Name: "build", About: "prepare the module, then compile it",
-			Flags:    all(c.releaseFlags, c.moduleFlags, c.prepareFlags, c.Engine, c.compileFlags),
-			Required: need, Run: c.build(true, true)},
-		{Name: "prepare", About: "prepare the module: the previous state is restored if a step fails",
-			Flags: all(c.releaseFlags, c.moduleFlags, c.prepareFlags), Required: need, Run: c.build(true,
-				false)},
-		{Name: "compile", About: "compile the module as it is",
-			Flags: all(c.releaseFlags, c.moduleFlags, c.Engine, c.compileFlags), Required: need,
-			Run: c.build(false, true)},
-		{Name: "check", Args: "PLUGIN…", About: "predict whether plugins, or those of a bundle, load " +
-			"in a gateway",
-			Flags: all(c.checkFlags), Required: []string{"gateway"}, Run: c.check},
-		{Name: "list", About: "show the release table, or one entry of it, ready to commit with -json",
-			Flags: all(c.releaseFlags), Run: c.list},
-		{Name: "caches", About: "list Go's caches on the Docker engine, or remove them", Run: c.caches,
-			Flags: all(c.Engine, func(fs *flag.FlagSet) {
-				fs.BoolVar(&c.remove, "remove", false,
-					"remove them")
-			})},
-		{Name: "sweep", About: "remove containers that crashed runs left on the Docker engine",
-			Required: []string{"older"}, Run: c.sweep,
-			Flags: all(c.Engine, func(fs *flag.FlagSet) {
-				fs.DurationVar(&c.older, "older", 0,
-					"than this `age`")
-			})},
+	const about = "Brings a Go plugin to a gateway release and compiles it."
+	return cli.Command{Name: "buildplugin", About: about, Notes: notes, Verbs: []cli.Verb{
+		verb("P", "plan", "", "release", "show path, commands, image and findings; exit code 1 if a "+
+			"finding stops the plugin", c.plan, c.Plugin),
+		verb("B", "build", "", "release", "prepare the module, then compile it", c.build, c.Plugin,
+			c.Engine, c.Compile),
+		verb("R", "prepare", "", "release", "prepare the module: the previous state is restored if a "+
+			"step fails", c.build, c.Plugin),
+		verb("C", "compile", "", "release", "compile the module as it is", c.build, c.Plugin, c.Engine,
+			c.Compile),
+		verb("K", "check", "PLUGIN…", "gateway", "predict whether plugins, or those of a bundle, load "+
+			"in a gateway", check),
+		verb("L", "list", "", "", "show the release table, or one entry of it, ready to commit with "+
+			"-json", list),
+		verb("A", "caches", "", "", "list Go's caches on the Docker engine, or remove them", c.engine,
+			c.Engine),
+		verb("S", "sweep", "", "older", "remove containers that crashed runs left on the Docker engine",
+			c.engine, c.Engine),
 	}}
-}
-
-func (c *command) releaseFlags(fs *flag.FlagSet) {
-	fs.StringVar(&c.release, "release", "", "gateway `release`, such as 5.2.5")
-	fs.StringVar(&c.sources.Table, "releases", "", "JSON `file` with releases that the table lacks")
-	fs.StringVar(&c.sources.Repo, "repo", "", "git `repository` to ask for the commit of a release "+
-		"that the table lacks")
-	fs.StringVar(&c.sources.GoMod, "release-mod", "", "the release's own go.mod `file`, to find "+
-		"dependencies newer than the gateway's; with -repo also for its Go version and replaces")
-}
-
-func (c *command) moduleFlags(fs *flag.FlagSet) {
-	fs.StringVar(&c.dir, "dir", ".", "`directory` of the plugin's module")
-	c.Plugin(fs)
-	fs.StringVar(&c.current, "current", "", "`release` that runs now, to explain the path")
-	fs.Var(&c.with, "with", "`directory` of another plugin for the same bundle; may be given again")
-	fs.BoolVar(&c.noGet, "no-get", false, "from 5.1 on: leave the gateway's module to the compiler, "+
-		"so that go.mod does not name it")
-}
-
-func (c *command) prepareFlags(fs *flag.FlagSet) {
-	fs.BoolVar(&c.force, "force", false, "prepare in spite of findings that stop the plugin")
-	fs.StringVar(&c.goCmd, "go", "go", "the go `program`")
-}
-
-func (c *command) compileFlags(fs *flag.FlagSet) {
-	c.Compile(fs)
-	fs.BoolVar(&c.removeImage, "remove-image", false,
-		"remove the image afterwards if this call brought it")
-	fs.StringVar(&c.loadTest, "load-test", "", "afterwards let the image's gateway (from 5.2.3) "+
-		"load the plugin and look up this `symbol`")
-}
-
-// find returns the release that -release names.
-func (c *command) find(ctx context.Context) (pluginbuild.Release, error) {
-	v, err := pluginbuild.ParseVersion(c.release)
-	if err != nil {
-		return pluginbuild.Release{}, cli.Wrong("invalid -release %q: want a version such as 5.2.5",
-			c.release)
-	}
-	r, err := c.sources.Lookup(ctx, v)
-	if unknown := (*pluginbuild.UnknownReleaseError)(nil); errors.As(err, &unknown) {
-		next := "if the version is right, give -releases FILE, or -repo with the gateway's repository"
-		if unknown.Nearest != nil {
-			next = "the nearest known release is " + unknown.Nearest.Version.String() + "; " + next
-		}
-		return r, cli.Advice(errors.New("release "+v.String()+" is not in the release table"), next)
-	}
-	return r, err
 }

@@ -1,6 +1,7 @@
 package compiler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -126,6 +127,12 @@ func (f *Flags) Compile(fs *flag.FlagSet) {
 	fs.StringVar(&o.Limits.Network, "network", "", "`network` of the compiler: none, host or a name")
 }
 
+// PlanOptions returns what a plan of the plugin needs of the flags.
+func (f *Flags) PlanOptions() pluginbuild.PlanOptions {
+	q := f.Request
+	return pluginbuild.PlanOptions{Name: q.Name, GOOS: q.GOOS, GOARCH: q.GOARCH, Image: q.Image}
+}
+
 // Open connects to the engine and returns a Builder with the environment of [HostEnv] and
 // [WithProxies]. Call closeEngine in the end.
 func (f *Flags) Open() (b *Builder, closeEngine func() error, err error) {
@@ -149,6 +156,29 @@ type Built struct {
 	LoadTest      *Verdict `json:"load_test,omitempty"`
 	RemovedImages []string `json:"removed_images,omitempty"`
 }
+
+// Rows are the result as a table for people: a name and a value in each row. The row "load test" is
+// there after a load test, and a row "removed" for each image that was removed.
+func (b Built) Rows() [][]string {
+	size := units.CustomSize("%.1f %s", float64(b.Size), 1024, []string{"B", "KiB", "MiB", "GiB"})
+	rows := [][]string{{"compiled", b.Path}, {"size", size}, {"sha256", b.SHA256},
+		{"for", "gateway " + b.Release + ", " + b.GOOS + "/" + b.GOARCH}, {"with", b.GoVersion},
+		{"image", b.Image + " " + cmp.Or(b.ImageDigest, b.ImageID)}}
+	if b.LoadTest != nil {
+		result := "the gateway loads it"
+		if b.Refused() {
+			result = "the gateway does not load it: " + b.LoadTest.Reason
+		}
+		rows = append(rows, []string{"load test", result})
+	}
+	for _, ref := range b.RemovedImages {
+		rows = append(rows, []string{"removed", ref})
+	}
+	return rows
+}
+
+// Refused reports whether there was a load test and the gateway did not load the plugin.
+func (b Built) Refused() bool { return b.LoadTest != nil && !b.LoadTest.Loads }
 
 // Build compiles and, for a symbol that is not "", lets the gateway of the image load the
 // plugin and look that up. With removeImage the image that this call brought is removed in

@@ -31,6 +31,15 @@ type Symbol struct {
 	Hook Hook // what the manifest uses it for; empty: only its presence is checked
 }
 
+// AddSymbol adds a function that a manifest names for a response hook or for a request hook.
+func (t *Target) AddSymbol(file, name string, response bool) {
+	s := Symbol{File: file, Name: name, Hook: HookRequest}
+	if response {
+		s.Hook = HookResponse
+	}
+	t.Symbols = append(t.Symbols, s)
+}
+
 // Report is the judgement of several plugins in one gateway.
 type Report struct {
 	Verdict  Verdict   `json:"verdict"` // the worst of all

@@ -56,21 +56,13 @@ func (u *Upgrade) compare(ctx context.Context, b Bundle) (preflight.Report, erro
 	if err != nil {
 		return preflight.Report{}, err
 	}
-	resolved, err := a.manifest.Resolve(a.upgrade.To, "linux", "amd64")
-	if err != nil {
-		return preflight.Report{}, err
-	}
-	symbols, err := a.manifest.Symbols()
+	files, err := a.manifest.LoadedFiles(a.upgrade.To, "linux", "amd64")
 	if err != nil {
 		return preflight.Report{}, err
 	}
 	t := preflight.Target{Distro: u.Plugin.Distro, Gateway: a.upgrade.To}
-	for _, s := range symbols {
-		hook := preflight.HookRequest
-		if s.Response {
-			hook = preflight.HookResponse
-		}
-		t.Symbols = append(t.Symbols, preflight.Symbol{File: s.File, Name: s.Name, Hook: hook})
+	if err := a.manifest.EachSymbol(t.AddSymbol); err != nil {
+		return preflight.Report{}, err
 	}
 	u.event(u.part(TargetPlugin, b), "read "+u.Plugin.Gateway)
 	gateway, err := u.gateway(ctx)
@@ -78,21 +70,16 @@ func (u *Upgrade) compare(ctx context.Context, b Bundle) (preflight.Report, erro
 		return preflight.Report{}, err
 	}
 	var all []*preflight.Binary
-	seen := map[string]bool{"": true}
-	for _, r := range resolved {
-		if seen[r.File] {
-			continue
-		}
-		seen[r.File] = true
-		path := a.files[r.File]
-		if source, ok := a.plan.Sources[r.File]; ok {
+	for _, file := range files {
+		path := a.files[file]
+		if source, ok := a.plan.Sources[file]; ok {
 			path = a.files[source]
 		}
 		one, err := preflight.Inspect(path)
 		if err != nil {
 			return preflight.Report{}, err
 		}
-		one.Name = r.File
+		one.Name = file
 		all = append(all, one)
 	}
 	return preflight.CompareAll(all, gateway, t)

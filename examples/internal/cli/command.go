@@ -1,5 +1,5 @@
 // Package cli has the parts that all example commands share: flags and verbs, exit codes, live
-// progress on a terminal, tables, and certificates from files. It knows nothing about Tyk.
+// progress on a terminal, tables, and certificates from files.
 //
 // Every command has the grammar "command VERB [flags] [arguments]", with flags and arguments in any
 // order. -h prints help to stdout, and -version prints the build. An error has two lines: the

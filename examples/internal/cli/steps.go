@@ -3,54 +3,51 @@ package cli
 import (
 	"strings"
 	"time"
+
+	"example.com/tykupgrade/pluginbuild"
 )
 
-// Steps shows steps that come one after another: bars for what is transferred on a
-// terminal, lines of output as they come, and a line for each step that has ended.
-type Steps struct {
-	Out   *Out
-	parts []string
-	bars  map[string]string
-}
-
-// Start begins a step.
-func (s *Steps) Start(step string) {
-	s.parts, s.bars = nil, map[string]string{}
-	s.Out.Redraw(step + " …")
-}
-
-// Move shows how far a part of the step is; a total of 0 is unknown.
-func (s *Steps) Move(step, part, text string, current, total int64) {
-	if s.bars[part] == "" {
-		s.parts = append(s.parts, part)
+// Steps shows the steps of preparing and compiling a plugin: bars for what is transferred on a
+// terminal, lines of output as they come, and a line for each step that has ended. Of the go
+// command's output it shows the last line, on a terminal, until the step ends. Use one Steps for
+// each call.
+func (o *Out) Steps() func(pluginbuild.Event) {
+	var parts []string
+	bars := map[string]string{}
+	return func(e pluginbuild.Event) {
+		head := e.Stage + " …"
+		switch e.Kind {
+		case pluginbuild.Started:
+			parts, bars = nil, map[string]string{}
+			o.Redraw(head)
+		case pluginbuild.Progress:
+			if bars[e.Part] == "" {
+				parts = append(parts, e.Part)
+			}
+			label := strings.TrimSpace(e.Part + " " + e.Line)
+			if bars[e.Part] = label; e.Current > 0 {
+				bars[e.Part] = Bar(label, e.Current, e.Total)
+			}
+			// Images of many layers would scroll the terminal.
+			lines := []string{head}
+			for _, part := range parts[max(0, len(parts)-12):] {
+				lines = append(lines, "  "+bars[part])
+			}
+			o.Redraw(lines...)
+		case pluginbuild.Output:
+			line := o.Paint(Faint, e.Line)
+			if strings.HasPrefix(e.Stage, "go ") {
+				o.Redraw(head, "  "+line)
+			} else {
+				o.Printf("%s\n", line)
+			}
+		case pluginbuild.Done:
+			o.Clear()
+			mark := o.Paint(Good, "ok")
+			if e.Err != nil {
+				mark = o.Paint(Bad, "failed")
+			}
+			o.Printf("%-14s %s  %s\n", e.Stage, mark, e.Elapsed.Round(time.Millisecond))
+		}
 	}
-	label := strings.TrimSpace(part + " " + text)
-	if s.bars[part] = label; current > 0 {
-		s.bars[part] = Bar(label, current, total)
-	}
-	// Images of many layers would scroll the terminal.
-	lines := []string{step + " …"}
-	for _, part := range s.parts[max(0, len(s.parts)-12):] {
-		lines = append(lines, "  "+s.bars[part])
-	}
-	s.Out.Redraw(lines...)
-}
-
-// Line shows a line of output; a passing one is seen until the next.
-func (s *Steps) Line(step, text string, passing bool) {
-	if text = s.Out.Paint(Faint, text); passing {
-		s.Out.Redraw(step+" …", "  "+text)
-		return
-	}
-	s.Out.Printf("%s\n", text)
-}
-
-// End reports the outcome of the step.
-func (s *Steps) End(step string, elapsed time.Duration, err error) {
-	s.Out.Clear()
-	mark := s.Out.Paint(Good, "ok")
-	if err != nil {
-		mark = s.Out.Paint(Bad, "failed")
-	}
-	s.Out.Printf("%-14s %s  %s\n", step, mark, elapsed.Round(time.Millisecond))
 }

@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/pluginbuild"
 )
 
 // Table holds the flags of all verbs as text. A line has the letters of the verbs, the flag's name
@@ -92,6 +96,18 @@ func (c *Call) On(name string) bool { return value[bool](c, name) }
 // Text returns the value of a text flag.
 func (c *Call) Text(name string) string { return value[string](c, name) }
 
+// Version returns the gateway version that a flag has, or nil without the flag.
+func (c *Call) Version(name string) (*semver.Version, error) {
+	if !c.Given[name] {
+		return nil, nil
+	}
+	v, err := pluginbuild.ParseVersion(c.Text(name))
+	if err != nil {
+		return nil, Wrong("invalid -%s %q: want a version such as 5.2.5", name, c.Text(name))
+	}
+	return v, nil
+}
+
 // Number returns the value of a number flag.
 func (c *Call) Number(name string) int { return value[int](c, name) }
 
@@ -130,13 +146,39 @@ func (c *Call) Answer(ctx context.Context, result any, err error) error {
 		return err
 	}
 	out := map[string]any{"ok": err == nil, "result": result}
-	if err != nil {
-		cause, hint := Explain(err)
-		var again interface{ Retryable() bool }
-		out["error"], out["hint"] = cause, hint
-		out["retryable"] = errors.As(err, &again) && again.Retryable()
+	if f := Failed(err); f != nil {
+		out["error"], out["hint"], out["retryable"] = f.Message, f.Hint, f.Retryable
 	}
 	return errors.Join(err, c.JSON(out))
+}
+
+// Failure is an error in JSON.
+type Failure struct {
+	Message   string `json:"message"` // the cause
+	Hint      string `json:"hint,omitempty"`
+	Retryable bool   `json:"retryable"`
+}
+
+// Failed describes an error for JSON. It returns nil for nil.
+func Failed(err error) *Failure {
+	if err == nil {
+		return nil
+	}
+	var f Failure
+	var again interface{ Retryable() bool }
+	f.Message, f.Hint = Explain(err)
+	f.Retryable = errors.As(err, &again) && again.Retryable()
+	return &f
+}
+
+// Show prints text, or v as JSON with -json.
+func (c *Call) Show(v any, text string) error {
+	c.Err.Clear()
+	if c.On("json") {
+		return c.JSON(v)
+	}
+	c.Out.Printf("%s", text)
+	return nil
 }
 
 // Say prints a line for people. It prints nothing with -json.

@@ -117,3 +117,55 @@ func TestAnswer(t *testing.T) {
 		t.Error(one("a", "-mode", "odd"))
 	}
 }
+
+// A version is read as gateways write it. A wrong one is a wrong call.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"a -mode v5.2.5":     "5.2.5",
+		"a -mode 5.3.0~rc1":  "5.3.0-rc1",
+		"a":                  "<nil>",
+		"a -mode=":           `invalid -mode "": want a version such as 5.2.5`,
+		"a -mode latest":     `invalid -mode "latest": want a version such as 5.2.5`,
+		"a -mode 5.2 -json ": `invalid -mode "5.2": want a version`,
+	} {
+		var out bytes.Buffer
+		code := tableCommand(func(_ context.Context, c *Call) error {
+			v, err := c.Version("mode")
+			if err == nil {
+				c.Out.Printf("%v", v)
+			}
+			return err
+		}).Run(t.Context(), strings.Fields(args), Streams{Out: &out, Err: &out})
+		if bad := strings.HasPrefix(want, "invalid"); !strings.Contains(out.String(), want) ||
+			bad != (code == Usage) {
+			t.Errorf("%s: %d: %s, want %s", args, code, &out, want)
+		}
+	}
+}
+
+func TestShow(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{"a": "text", "a -json": "7\n"} {
+		var out bytes.Buffer
+		tableCommand(func(_ context.Context, c *Call) error { return c.Show(7, "text") }).Run(t.Context(),
+			strings.Fields(args), Streams{Out: &out, Err: &out})
+		if out.String() != want {
+			t.Errorf("%s: %q, want %q", args, &out, want)
+		}
+	}
+}
+
+func TestFailed(t *testing.T) {
+	t.Parallel()
+	if f := Failed(nil); f != nil {
+		t.Errorf("of no error: %+v", f)
+	}
+	err := fmt.Errorf("build: %w", Advice(again{errors.New("busy")}, "wait"))
+	if f := Failed(err); *f != (Failure{"build: busy", "wait", true}) {
+		t.Errorf("%+v", f)
+	}
+	if f := Failed(errors.New("full")); *f != (Failure{Message: "full"}) {
+		t.Errorf("%+v", f)
+	}
+}
