@@ -107,6 +107,23 @@ func ReadIdentities(path string) ([]age.Identity, error) {
 	return all, nil
 }
 
+// ParseRecipients parses recipients of age for [ExportOptions].Recipients: age1…, as age-keygen
+// prints them. The error quotes the recipient, but nothing of an identity, which is secret.
+func ParseRecipients(list ...string) ([]age.Recipient, error) {
+	var all []age.Recipient
+	for _, s := range list {
+		if strings.HasPrefix(strings.ToUpper(strings.TrimSpace(s)), "AGE-SECRET-KEY-") {
+			return nil, errors.New("recipient: it is an identity, which is secret (want age1…)")
+		}
+		r, err := age.ParseX25519Recipient(s)
+		if err != nil {
+			return nil, fmt.Errorf("recipient %q: %w", s, err)
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
 // readKeys reads a file that decides who is trusted: nobody else may write it.
 func readKeys(path string) ([]byte, fs.FileInfo, error) {
 	abs, err := filepath.Abs(path)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
 	"example.com/tykupgrade/backup"
@@ -183,5 +184,33 @@ func linked(mode os.FileMode) func(string) error {
 		real := filepath.Join(dir, "key")
 		return errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, mode), os.Rename(path, real),
 			os.Symlink(real, path))
+	}
+}
+
+func TestParseRecipients(t *testing.T) {
+	t.Parallel()
+	key, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := key.Recipient().String()
+	if got, err := backup.ParseRecipients(to, to); err != nil || len(got) != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := backup.ParseRecipients(); err != nil || got != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"", "x", to[1:]} {
+		if got, err := backup.ParseRecipients(to, bad); err == nil || got != nil ||
+			!strings.HasPrefix(err.Error(), fmt.Sprintf("recipient %q: ", bad)) {
+			t.Errorf("%q: %v, %v", bad, got, err)
+		}
+	}
+	// A pasted identity is secret.
+	for _, secret := range []string{key.String(), " " + strings.ToLower(key.String())} {
+		if _, err := backup.ParseRecipients(secret); err == nil || strings.Contains(
+			strings.ToUpper(err.Error()), "AGE-SECRET") {
+			t.Error(err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -45,12 +46,21 @@ type VerifyOptions struct {
 	Level    Level       // 0: LevelStructure
 	Against  []Prover    // for LevelLive: what each component is compared with
 	Progress func(Event) // called for one event at a time
+
+	// RequireSignature refuses a set that none of these keys signed: see
+	// [Set.VerifySignature]. Empty: sets need no signature.
+	RequireSignature []crypto.PublicKey
 }
 
 // Verify reads the whole set and returns every finding, joined. Findings match
 // [ErrDamaged], or [ErrDiffers] where a live system is not as the set. Nothing
-// is changed.
+// is changed. A missing signature is the only finding then, and matches [ErrUnsafe].
 func (s *Set) Verify(ctx context.Context, o VerifyOptions) error {
+	if len(o.RequireSignature) > 0 {
+		if err := s.VerifySignature(o.RequireSignature...); err != nil {
+			return err
+		}
+	}
 	return step.WithEnd(ctx, s.verify(ctx, o, nil))
 }
 

@@ -25,6 +25,12 @@ type Leftover struct {
 	Collections []string
 }
 
+// String returns "a restore into tyk_analytics (interrupted): a, b".
+func (l Leftover) String() string {
+	return fmt.Sprintf("a restore into %s (%s): %s", l.Database, l.State, strings.Join(l.Collections,
+		", "))
+}
+
 // LeftoverState reports the outcome of a restore.
 type LeftoverState string
 

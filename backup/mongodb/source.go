@@ -59,6 +59,18 @@ const (
 	SnapshotNever
 )
 
+func (m SnapshotMode) String() string {
+	switch m {
+	case SnapshotIfPossible:
+		return "if-possible"
+	case SnapshotRequired:
+		return "required"
+	case SnapshotNever:
+		return "never"
+	}
+	return fmt.Sprintf("SnapshotMode(%d)", int(m))
+}
+
 // Details is what the manifest says of a component of kind [Kind].
 type Details struct {
 	Gzip bool `json:"gzip"`

@@ -120,7 +120,7 @@ func build(ctx context.Context, c *cli.Call) error {
 		dir = filepath.Dir(c.Text("manifest"))
 	}
 	o, signed := bundle.Options{Progress: progress(c, "pack")}, "unsigned"
-	if c.Text("key") != "" {
+	if c.Given["key"] {
 		if o.Signer, err = cli.File(c, "key", bundle.ParsePrivateKey); err != nil {
 			return fail(c, err)
 		}

@@ -67,12 +67,16 @@ echo secret >/opt/tyk-gateway/tyk.conf; chown tyk:tyk /opt/tyk-gateway/tyk.conf;
 touch -d '2024-05-06 07:08:09 UTC' /opt/tyk-gateway/tyk.conf
 echo '{}' >"/opt/tyk-gateway/policies/it's a \$policy.json"
 ln -s ../opt/tyk-gateway/tyk.conf /etc/tyk.conf
-echo A=1 >/etc/default/tyk-gateway`)
+echo A=1 >/etc/default/tyk-gateway
+printf 'Package: tyk-gateway\nStatus: install ok installed\nVersion: 5.2.5\nArchitecture: all\nMaintainer: x <x@y>\nDescription: x\n\n' >>/var/lib/dpkg/status`)
 	const state = `find /opt/tyk-gateway /etc/default/tyk-gateway ! -type d -printf '%p %M %U %G %s %T@\n' | sort; cat /opt/tyk-gateway/tyk.conf`
 	before := on(state)
 
 	c, dir, root := cmd{t: t}, t.TempDir(), "root@"+h.Addr
-	c.run(0, "take", "-dir", dir, "-config", "-host", root)
+	set := c.json(0, "take", "-dir", dir, "-config", "-host", root)["result"].(map[string]any)
+	if versions := fmt.Sprint(set["packages"]); !strings.Contains(versions, "tyk-gateway:5.2.5") {
+		t.Errorf("the set belongs to the packages %s, not to those of the host", versions)
+	}
 	c.run(0, "verify", "-dir", dir, "-level", "live", "-config", "-host", root, "latest")
 	on(`echo broken >/opt/tyk-gateway/tyk.conf; chmod 600 /opt/tyk-gateway/tyk.conf; rm /opt/tyk-gateway/policies/*; echo 2 >>/etc/default/tyk-gateway`)
 	if _, msg := c.run(1, "verify", "-dir", dir, "-level", "live", "-config", "-host", root,

@@ -5,9 +5,10 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/redisdb"
@@ -15,14 +16,9 @@ import (
 )
 
 func main() {
-	redis.SetLogger(quiet{})
+	logging.Disable() // the Redis client's own log
 	program().Main()
 }
-
-// quiet keeps the Redis client's own log off the terminal.
-type quiet struct{}
-
-func (quiet) Printf(context.Context, string, ...any) {}
 
 // flags by the verbs Take, List, Verify, Restore, restore-Dump, Undo, Accept, Export, Import
 // and Prune.
@@ -117,36 +113,7 @@ RUA postgres-end-clients end the sessions of other clients right before the swap
 VRUA postgres-no-owner   without owners and privileges, for a server that lacks the roles
 `
 
-func program() cli.Command {
-	verb := func(letter, name, args, about string,
-		do func(context.Context, *call) (any, error)) cli.Verb {
-		f := flags.Flags(letter)
-		with := cli.PartNeeds(f)
-		if letter == "D" { // it finds out by itself what the path holds
-			with = map[string]string{}
-		}
-		for _, name := range []string{"root", "host", "path", "only"} {
-			with[name] = "config"
-		}
-		if with["allow-plain"] = "identity"; letter == "T" {
-			with["recipient"] = "export"
-		}
-		v := cli.Verb{Name: name, Args: args, About: about, Flags: f, Needs: with,
-			Run: func(ctx context.Context, c *cli.Call) error {
-				x := &call{Call: c}
-				defer x.close()
-				result, err := do(ctx, x)
-				return c.Answer(ctx, result, x.advise(err))
-			}}
-		if strings.Contains("TLI", letter) {
-			v.Required = []string{"dir"}
-		}
-		return v
-	}
-	return cli.Command{
-		Name:  "takebackup",
-		About: "Takes, verifies, restores, lists and prunes backup sets.",
-		Notes: `SET is the directory of a set, or with -dir its id or the word latest. -config,
+const notes = `SET is the directory of a set, or with -dir its id or the word latest. -config,
 -redis, -mongo and -postgres choose what to take, compare or restore. Connection URIs
 come from the environment or from a file, so that no password is on a command line:
 TAKEBACKUP_REDIS_URI, TAKEBACKUP_MONGODB_URI and TAKEBACKUP_POSTGRES_URI.
@@ -154,7 +121,11 @@ TAKEBACKUP_REDIS_URI, TAKEBACKUP_MONGODB_URI and TAKEBACKUP_POSTGRES_URI.
 restore verifies the set, asks everything before it changes anything, and compares the
 result with the set. With -keep, and after it was killed, undo puts back what it
 replaced, and accept keeps the result.
-`,
+`
+
+func program() cli.Command {
+	return cli.Command{Name: "takebackup", Notes: notes,
+		About: "Takes, verifies, restores, lists and prunes backup sets.",
 		Verbs: []cli.Verb{
 			verb("T", "take", "", "take a new set below -dir", take),
 			verb("L", "list", "", "list the sets below -dir, newest first", list),
@@ -162,34 +133,53 @@ replaced, and accept keeps the result.
 			verb("R", "restore", "SET", "verify a set, restore from it, and compare the result", restore),
 			verb("D", "restore-dump", "PATH", "restore a dump.rdb of Redis, or the directory that "+
 				"mongodump --out wrote", restoreDump),
-			verb("U", "undo", "SET", "put back what a restore replaced", undo),
-			verb("A", "accept", "SET", "keep a restore, and forget how to undo it", accept),
+			verb("U", "undo", "SET", "put back what a restore replaced", ending((*backup.Set).Undo, "undone",
+				"the previous state is restored, or there was nothing to undo")),
+			verb("A", "accept", "SET", "keep a restore, and forget how to undo it", ending((*backup.Set).Accept,
+				"accepted", "accepted: there is nothing to undo any more")),
 			verb("E", "export", "SET FILE", "write one .tar.zst file, encrypted with -recipient", export),
 			verb("I", "import", "FILE", "make a set of such a file", importSet),
 			verb("P", "prune", "", "remove old sets, never the newest that verifies", prune),
-		},
+		}}
+}
+
+func verb(letter, name, args, about string, do func(context.Context, *call) (any, error)) cli.Verb {
+	v := cli.Verb{Name: name, Args: args, About: about, Flags: flags.Flags(letter),
+		Run: func(ctx context.Context, c *cli.Call) error {
+			x := &call{Call: c}
+			defer x.close()
+			result, err := do(ctx, x)
+			return c.Answer(ctx, result, x.advise(err))
+		}}
+	if strings.Contains("TLI", letter) {
+		v.Required = []string{"dir"}
 	}
+	v.Needs = map[string]string{"root": "config", "host": "config", "path": "config", "only": "config",
+		"allow-plain": "identity"}
+	if letter != "D" { // it finds out by itself what the path holds
+		maps.Copy(v.Needs, cli.PartNeeds(v.Flags))
+	}
+	if letter == "T" {
+		v.Needs["recipient"] = "export"
+	}
+	return v
 }
 
 // advise says the next step in flags and verbs, and gives an error its exit code.
 func (c *call) advise(err error) error {
-	for _, x := range []struct {
-		kind error
-		hint string
-	}{
-		{backup.ErrNotEmpty, "give -replace if what is there may go"},
-		{redisdb.ErrUnfinished, "finish it with restore, go back with undo, or keep it with accept"},
-		{redisdb.ErrOfflineOnly, "-redis-mode offline places the file as it is"},
-		{backup.ErrNotAllowed, "give the user the permission that the error names; -redis-command " +
-			"gives the name of a renamed command, -redis-method reads in another way"},
-	} {
-		if errors.Is(err, x.kind) && (x.kind != backup.ErrNotAllowed || c.On("redis")) {
-			err = cli.Advice(err, x.hint)
-			break
-		}
-	}
 	if errors.Is(err, backup.ErrLocked) {
-		return cli.Exit(cli.Busy, err)
+		err = cli.Exit(cli.Busy, err)
+	}
+	switch {
+	case errors.Is(err, backup.ErrNotEmpty):
+		return cli.Advice(err, "give -replace if what is there may go")
+	case errors.Is(err, redisdb.ErrUnfinished):
+		return cli.Advice(err, "finish it with restore, go back with undo, or keep it with accept")
+	case errors.Is(err, redisdb.ErrOfflineOnly):
+		return cli.Advice(err, "-redis-mode offline places the file as it is")
+	case errors.Is(err, backup.ErrNotAllowed) && c.On("redis"):
+		return cli.Advice(err, "give the user the permission that the error names; -redis-command "+
+			"gives the name of a renamed command, -redis-method reads in another way")
 	}
 	return err
 }

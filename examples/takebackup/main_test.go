@@ -105,6 +105,39 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// A flag whose variable was empty demands what it says all the same, and a pasted identity of age
+// is not repeated.
+func TestEmptyFlags(t *testing.T) {
+	t.Parallel()
+	c := cmd{t: t}
+	root, dir, file := host(t), t.TempDir(), filepath.Join(t.TempDir(), "set.tar.zst")
+	c.run(0, "take", "-dir", dir, "-config", "-root", root, "-export", file)
+	in := filepath.Join(dir, "in")
+	for _, args := range [][]string{
+		{"take", "-dir", in, "-config", "-root", root, "-sign="},
+		{"verify", "-dir", dir, "-require-signature=", "latest"},
+		{"import", "-dir", in, "-require-signature=", file},
+		{"import", "-dir", in, "-identity=", file},
+		{"import", "-dir", in, "-require-encrypted", "-identity=", file},
+	} {
+		if _, msg := c.run(2, args...); !strings.Contains(msg, "needs a value") {
+			t.Errorf("%v: %s", args, msg)
+		}
+	}
+	c.run(2, "restore", "-dir", dir, "-config", "-root", root, "-require-signature=", "latest")
+	if _, err := os.Stat(in); err == nil {
+		t.Error("a set was written")
+	}
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, msg := c.run(2, "export", "-dir", dir, "-recipient", identity.String(), "latest",
+		file); strings.Contains(msg, "AGE-SECRET-KEY") || !strings.Contains(msg, "-recipient") {
+		t.Error(msg)
+	}
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv("TAKEBACKUP_TEST_MAIN") != "" {
 		main()

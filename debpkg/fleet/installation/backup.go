@@ -3,8 +3,6 @@ package installation
 import (
 	"context"
 	"crypto"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -285,10 +283,12 @@ func (u *Upgrade) databases(ctx context.Context) (databases, error) {
 		switch name {
 		case "redis":
 			r := u.Backup.Redis
-			conf, err := clientTLS(r.CA, r.Cert, r.Key)
-			if err == nil {
-				d.redis, err = redisdb.NewClient(uris[name], conf)
+			conf, err := redisdb.ReadTLS(r.CA, r.Cert, r.Key)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("the certificates for Redis: %w", err))
+				continue
 			}
+			d.redis, err = redisdb.NewClient(uris[name], conf)
 			errs = append(errs, err)
 		case "mongo":
 			d.mongo = mongodb.Server{URI: uris[name]}
@@ -297,31 +297,4 @@ func (u *Upgrade) databases(ctx context.Context) (databases, error) {
 		}
 	}
 	return d, errors.Join(errs...)
-}
-
-// clientTLS reads PEM files. Nil: all three are empty.
-func clientTLS(ca, cert, key string) (*tls.Config, error) {
-	if ca == "" && cert == "" {
-		return nil, nil
-	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		data, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("the certificates for Redis: %w", err)
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("the certificates for Redis: %s holds no certificate in PEM form", ca)
-		}
-	}
-	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("the certificates for Redis: certificate %s with key %s: %w", cert, key,
-				err)
-		}
-		conf.Certificates = []tls.Certificate{pair}
-	}
-	return conf, nil
 }

@@ -56,6 +56,7 @@ type Call struct {
 	Out, Err *Out
 
 	flags *flag.FlagSet
+	noted error // the first error of Note
 }
 
 // Streams are the input and the outputs of a command.

@@ -26,12 +26,12 @@ func WriteFile(path string, data []byte) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// File parses the file that a flag names. Without the flag it returns the zero value. The error
-// names the flag and the file.
+// File parses the file that a flag names. Without the flag it returns the zero value. A flag with
+// an empty name is an error. The error of parse names the flag and the file.
 func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err error) {
 	path := c.Text(name)
 	if path == "" {
-		return v, nil
+		return v, c.empty(name)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {

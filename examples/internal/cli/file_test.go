@@ -22,6 +22,7 @@ func TestFile(t *testing.T) {
 	parse := func(data []byte) (int, error) { return strconv.Atoi(string(data)) }
 	for args, want := range map[string]string{
 		"":                "0",
+		"-f=":             "-f needs a value",
 		"-f " + good:      "42",
 		"-f " + bad:       "-f " + bad + ": strconv.Atoi",
 		"-f " + dir:       "is a directory",

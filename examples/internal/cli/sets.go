@@ -74,6 +74,17 @@ func (c *Call) SetList(sets []*backup.Set) {
 	}
 }
 
+// Pruned prints which sets were removed, or with a dry run would be, and which are kept.
+func (c *Call) Pruned(p backup.Pruned, dryRun bool) {
+	word := map[bool]string{false: "removed", true: "would remove"}[dryRun]
+	for _, id := range p.Removed {
+		c.Say("%s %s", word, id)
+	}
+	for _, id := range p.Kept {
+		c.Say("kept %s", id)
+	}
+}
+
 // Restored prints what a restore did or would do. extra is the flag that removes data that the set
 // lacks.
 func (c *Call) Restored(r backup.Report, extra string) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -120,19 +119,6 @@ func (c *Call) List(name string) []string { return value[[]string](c, name) }
 // Any reports whether one of the flags was given.
 func (c *Call) Any(names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return c.Given[name] })
-}
-
-// One returns the entry for a flag's value. An unknown value is an error that lists the known ones.
-func One[T any](c *Call, name string, values map[string]T) (T, error) {
-	v, ok := values[c.Text(name)]
-	if !ok {
-		words := slices.Sorted(maps.Keys(values))
-		words = slices.DeleteFunc(words, func(s string) bool { return s == "" })
-		last := len(words) - 1
-		return v, Wrong("unknown -%s %q (want %s or %s)", name, c.Text(name),
-			strings.Join(words[:last], ", "), words[last])
-	}
-	return v, nil
 }
 
 // Answer ends a verb that has a switch -json. With -json it prints the result, or the error with

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 const testFlags Table = `
@@ -100,21 +99,6 @@ func TestAnswer(t *testing.T) {
 		if code != c.code || flat.String() != c.want {
 			t.Errorf("%s, %v: %d %s", c.args, c.err, code, &flat)
 		}
-	}
-	one := func(args ...string) error {
-		var err error
-		code := tableCommand(func(_ context.Context, c *Call) error {
-			_, err = One(c, "mode", map[string]time.Duration{"": 0, "safe": 1, "fast": 2})
-			return nil
-		}).Run(t.Context(), args, Streams{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}})
-		if code != Yes {
-			t.Errorf("%v: %d", args, code)
-		}
-		return err
-	}
-	if one("a", "-mode", "fast") != nil || one("a") != nil || one("a", "-mode",
-		"odd").Error() != `unknown -mode "odd" (want fast or safe)` {
-		t.Error(one("a", "-mode", "odd"))
 	}
 }
 

@@ -1,15 +1,17 @@
-package cli
+package redisdb_test
 
 import (
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"example.com/tykupgrade/backup/redisdb"
 )
 
-func TestClientTLS(t *testing.T) {
+func TestReadTLS(t *testing.T) {
 	t.Parallel()
-	if conf, err := ClientTLS("", "", ""); conf != nil || err != nil {
+	if conf, err := redisdb.ReadTLS("", "", ""); conf != nil || err != nil {
 		t.Errorf("%v, %v", conf, err)
 	}
 	text := filepath.Join(t.TempDir(), "text")
@@ -23,8 +25,8 @@ func TestClientTLS(t *testing.T) {
 		{"", "", text, "give both"},
 		{"", text, text, "certificate " + text + " with key " + text},
 	} {
-		if _, err := ClientTLS(c.ca, c.cert, c.key); err == nil || !strings.Contains(err.Error(),
-			c.want) {
+		if _, err := redisdb.ReadTLS(c.ca, c.cert, c.key); err == nil ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v", c, err)
 		}
 	}

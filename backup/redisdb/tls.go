@@ -1,4 +1,4 @@
-package cli
+package redisdb
 
 import (
 	"crypto/tls"
@@ -8,10 +8,10 @@ import (
 	"os"
 )
 
-// ClientTLS reads PEM files: the authority that signed the server's certificate, empty
-// for those of the system, and the client's own certificate and key, empty for none.
-// It returns nil if all three are empty.
-func ClientTLS(ca, cert, key string) (*tls.Config, error) {
+// ReadTLS reads what [NewClient] needs for TLS from PEM files: the authority that signed the
+// server's certificate, empty for those of the system, and the client's own certificate and key,
+// empty for none. It returns nil if all three are empty.
+func ReadTLS(ca, cert, key string) (*tls.Config, error) {
 	if ca == "" && cert == "" && key == "" {
 		return nil, nil
 	}
