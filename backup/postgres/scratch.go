@@ -10,7 +10,8 @@ import (
 
 // Prove compares the live databases with a set, object by object and row by row.
 func (s *Source) Prove(ctx context.Context, st *backup.Stored) error {
-	r := &Restore{Server: s.Server, Component: s.Component, Databases: s.Databases}
+	r := &Restore{Server: s.Server, Component: s.Component, Databases: s.Databases,
+		NoOwner: s.NoOwner}
 	return r.Prove(ctx, st)
 }
 

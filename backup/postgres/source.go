@@ -39,6 +39,7 @@ type Source struct {
 	Compress  int      // pg_dump's level from 1 to 9, 0: 1; negative: none
 	// LockWait is how long a dump waits for another session's lock; 0: a minute.
 	LockWait time.Duration
+	NoOwner  bool         // Prove: without owners and privileges, as [Restore] has it
 	Log      *slog.Logger // nil: silent
 }
 

@@ -29,10 +29,14 @@ func (c *call) close() {
 
 // runner reaches the host of the configuration files; nil: this one.
 func (c *call) runner() backup.Runner {
-	if host := c.Text("host"); host != "" {
-		return debpkg.SSH(host, debpkg.SSHOptions{})
+	host := c.Text("host")
+	switch {
+	case host == "":
+		return nil
+	case c.Given["root"]:
+		c.Note(cli.Wrong("-root and -host exclude each other"))
 	}
-	return nil
+	return debpkg.SSH(host, debpkg.SSHOptions{})
 }
 
 // server reads URI and password, which must not be on a command line.
@@ -104,7 +108,7 @@ func (c *call) sources() (all []backup.Source) {
 	}
 	if c.On("postgres") {
 		all = append(all, &postgres.Source{Server: c.postgres(), Component: c.Text("postgres-name"),
-			Databases: c.List("postgres-db"), Log: c.Log()})
+			Databases: c.List("postgres-db"), NoOwner: c.On("postgres-no-owner"), Log: c.Log()})
 	}
 	return all
 }

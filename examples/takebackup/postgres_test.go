@@ -33,4 +33,16 @@ func TestPostgresThereAndBack(t *testing.T) {
 		t.Errorf("%s rows", got)
 	}
 	c.run(2, "take", "-dir", dir, "-config", "-postgres-db", "x")
+
+	// Without the owners both a restore and a comparison do without them.
+	s.SQL(t, "tyk_analytics", "CREATE ROLE takebackup_owner; ALTER TABLE apis OWNER TO takebackup_owner")
+	c.run(0, "take", "-dir", dir, "-postgres", "-postgres-uri-file", uri)
+	c.run(0, "restore", "-dir", dir, "-postgres", "-postgres-uri-file", uri, "-replace",
+		"-postgres-no-owner", "latest")
+	live := []string{"verify", "-dir", dir, "-level", "live", "-postgres", "-postgres-uri-file", uri,
+		"latest"}
+	if _, msg := c.run(1, live...); !strings.Contains(msg, "takebackup_owner") {
+		t.Error(msg)
+	}
+	c.run(0, append(live, "-postgres-no-owner")...)
 }
