@@ -93,14 +93,12 @@ func ExampleLive() {
 }
 
 func ExampleOffline() {
-	systemctl := func(verb string) func(context.Context) error {
-		return func(context.Context) error { fmt.Println("systemctl", verb, "redis-server"); return nil }
-	}
+	stop, start := redisdb.Systemd("redis-server", nil)
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
 	defer client.Close()
 	to := &redisdb.Offline{StateDir: "/var/lib/tykupgrade/redis",
-		Servers: []redisdb.Server{{Client: client, Dir: "/var/lib/redis", Stop: systemctl("stop"),
-			Start: systemctl("start")}}}
+		Servers: []redisdb.Server{{Client: client, Dir: "/var/lib/redis", Stop: stop,
+			Start: start}}}
 	fmt.Println(to.Name(), len(to.Servers))
 	// Output: redis 1
 }

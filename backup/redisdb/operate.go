@@ -23,8 +23,8 @@ func ParseCommands(pairs ...string) (map[string]string, error) {
 	return names, nil
 }
 
-// Systemd returns Stop and Start of a [Server] that is a unit of systemd. They run systemctl with r,
-// which is root on the server's machine; nil: as this user on this machine. systemctl stop returns
+// Systemd returns Stop and Start of a [Server] that is a unit of systemd. They run systemctl with
+// r, as root on the server's machine; nil: as this user on this machine. systemctl stop returns
 // when the process has ended.
 func Systemd(unit string, r backup.Runner) (stop, start func(context.Context) error) {
 	if r == nil {

@@ -41,6 +41,9 @@ const (
 	DUMP Method = "dump"
 )
 
+// Methods returns all methods, the default first.
+func Methods() []Method { return []Method{PSYNC, BGSAVE, SAVE, DUMP} }
+
 // Source backs up every key, with its remaining time to live as a point in
 // time, and function libraries. Keys that expire between backup and restore do
 // not come back. ACL users, configuration and modules are not part of Redis'
@@ -114,7 +117,7 @@ func (r *Source) check() error {
 	if r.Client == nil {
 		return errors.New("no client given")
 	}
-	if !slices.Contains([]Method{PSYNC, BGSAVE, SAVE, DUMP}, r.method()) {
+	if !slices.Contains(Methods(), r.method()) {
 		return fmt.Errorf("unknown method %q (want %s, %s, %s or %s)", r.Method, PSYNC, BGSAVE, SAVE,
 			DUMP)
 	}

@@ -133,10 +133,8 @@ func program() cli.Command {
 			verb("R", "restore", "SET", "verify a set, restore from it, and compare the result", restore),
 			verb("D", "restore-dump", "PATH", "restore a dump.rdb of Redis, or the directory that "+
 				"mongodump --out wrote", restoreDump),
-			verb("U", "undo", "SET", "put back what a restore replaced", ending((*backup.Set).Undo, "undone",
-				"the previous state is restored, or there was nothing to undo")),
-			verb("A", "accept", "SET", "keep a restore, and forget how to undo it", ending((*backup.Set).Accept,
-				"accepted", "accepted: there is nothing to undo any more")),
+			verb("U", "undo", "SET", "put back what a restore replaced", undo),
+			verb("A", "accept", "SET", "keep a restore, and forget how to undo it", accept),
 			verb("E", "export", "SET FILE", "write one .tar.zst file, encrypted with -recipient", export),
 			verb("I", "import", "FILE", "make a set of such a file", importSet),
 			verb("P", "prune", "", "remove old sets, never the newest that verifies", prune),

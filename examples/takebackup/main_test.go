@@ -97,6 +97,7 @@ func TestUsage(t *testing.T) {
 		{"import", dir}, {"restore", "a", "b"}, {"undo"}, {"accept", "-redis", "latest"}, {"take", "-dir",
 			dir, "-path", "/etc/hosts"},
 		{"take", "-dir", dir, "-config", "-root", dir, "-host", "x"},
+		{"take", "-dir", dir, "-redis", "-redis-method", "odd"},
 		{"take", "-dir", dir, "-redis", "-redis-command", "PSYNC"}, {"prune", "-dir", dir, "-keep",
 			"many"},
 	} {

@@ -89,7 +89,8 @@ func (c *call) sources() (all []backup.Source) {
 	if c.On("redis") {
 		client, names := c.redis()
 		all = append(all, &redisdb.Source{Client: client, Commands: names,
-			Component: c.Text("redis-name"), Method: redisdb.Method(c.Text("redis-method")),
+			Component:  c.Text("redis-name"),
+			Method:     cli.Word(c.Call, "redis-method", redisdb.Methods()...),
 			AllowStale: c.On("redis-stale"), Path: c.Text("redis-rdb"), Sample: c.Number("redis-sample")})
 	}
 	if c.On("mongo") {

@@ -35,7 +35,8 @@ func TestPostgresThereAndBack(t *testing.T) {
 	c.run(2, "take", "-dir", dir, "-config", "-postgres-db", "x")
 
 	// Without the owners both a restore and a comparison do without them.
-	s.SQL(t, "tyk_analytics", "CREATE ROLE takebackup_owner; ALTER TABLE apis OWNER TO takebackup_owner")
+	s.SQL(t, "tyk_analytics", "CREATE ROLE takebackup_owner; ALTER TABLE apis OWNER TO "+
+		"takebackup_owner")
 	c.run(0, "take", "-dir", dir, "-postgres", "-postgres-uri-file", uri)
 	c.run(0, "restore", "-dir", dir, "-postgres", "-postgres-uri-file", uri, "-replace",
 		"-postgres-no-owner", "latest")

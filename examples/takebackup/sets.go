@@ -163,6 +163,12 @@ func restoreDump(ctx context.Context, c *call) (any, error) {
 	return report, c.restored(report, err)
 }
 
+var (
+	undo = ending((*backup.Set).Undo, "undone",
+		"the previous state is restored, or there was nothing to undo")
+	accept = ending((*backup.Set).Accept, "accepted", "accepted: there is nothing to undo any more")
+)
+
 // ending is the verb that undoes or accepts a restore.
 func ending(end func(*backup.Set, context.Context, ...backup.Restorer) error, key,
 	text string) func(context.Context, *call) (any, error) {
@@ -210,7 +216,8 @@ func prune(ctx context.Context, c *call) (any, error) {
 
 // pruneMongo removes what restores left on the server: those that were killed, and with
 // -max-age what finished ones of that age replaced.
-func pruneMongo(ctx context.Context, c *call, p backup.Policy) (left []mongodb.Leftover, err error) {
+func pruneMongo(ctx context.Context, c *call, p backup.Policy) (left []mongodb.Leftover,
+	err error) {
 	server, word := c.mongo(), "removed"
 	if err := c.Noted(); err != nil {
 		return nil, err

@@ -260,8 +260,7 @@ func (f *File) checkBackup(c *checker) {
 		if (r.Cert == "") != (r.Key == "") {
 			c.bad("backup.redis: cert and key go together")
 		}
-		known := []redisdb.Method{"", redisdb.PSYNC, redisdb.BGSAVE, redisdb.SAVE, redisdb.DUMP}
-		if !slices.Contains(known, redisdb.Method(r.Method)) {
+		if m := redisdb.Method(r.Method); m != "" && !slices.Contains(redisdb.Methods(), m) {
 			c.bad("backup.redis.method: unknown method %q (want psync, bgsave, save or dump)", r.Method)
 		}
 	}
