@@ -97,7 +97,6 @@ func TestUsage(t *testing.T) {
 		{"import", dir}, {"restore", "a", "b"}, {"undo"}, {"accept", "-redis", "latest"}, {"take", "-dir",
 			dir, "-path", "/etc/hosts"},
 		{"take", "-dir", dir, "-config", "-root", dir, "-host", "x"},
-		{"take", "-dir", dir, "-redis", "-redis-method", "odd"},
 		{"take", "-dir", dir, "-redis", "-redis-command", "PSYNC"}, {"prune", "-dir", dir, "-keep",
 			"many"},
 	} {
@@ -353,6 +352,10 @@ func TestRedis(t *testing.T) {
 	uri := "redis://:sesame@" + s.Addr + "/0"
 	c := cmd{t: t, env: map[string]string{"TAKEBACKUP_REDIS_URI": uri}}
 	c.run(0, "take", "-dir", dir, "-redis", "-config", "-root", host(t))
+	if _, msg := c.run(2, "take", "-dir", dir, "-redis", "-redis-method",
+		"odd"); !strings.Contains(msg, "psync, bgsave, save or dump") {
+		t.Error(msg)
+	}
 	if out, _ := c.run(0, "verify", "-dir", dir, "latest"); strings.Contains(out, "sesame") {
 		t.Error(out)
 	}
