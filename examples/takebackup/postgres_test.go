@@ -42,7 +42,7 @@ func TestPostgresThereAndBack(t *testing.T) {
 		"-postgres-no-owner", "latest")
 	live := []string{"verify", "-dir", dir, "-level", "live", "-postgres", "-postgres-uri-file", uri,
 		"latest"}
-	if _, msg := c.run(1, live...); !strings.Contains(msg, "takebackup_owner") {
+	if _, msg := c.run(1, live...); !strings.Contains(msg, "public.apis differs") {
 		t.Error(msg)
 	}
 	c.run(0, append(live, "-postgres-no-owner")...)

@@ -42,7 +42,7 @@ func TestValues(t *testing.T) {
 		"-key none":                 "not a key: none",
 		"-uri " + file:              `a "" 0 "text"`,
 		"-uri " + dir:               "is a directory",
-		"-mode c -key none -uri no": `unknown -mode "c"`,
+		"-mode c -key none -uri no": `unknown -mode "c" (want`,
 		"-key none -uri no":         "not a key",
 	} {
 		var out bytes.Buffer
