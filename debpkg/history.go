@@ -21,6 +21,16 @@ type Entry struct {
 	Actions     []Action
 }
 
+// Rows are the actions as a table for people: time, kind of action, package, old and new version.
+func (e Entry) Rows() [][]string {
+	var rows [][]string
+	for _, a := range e.Actions {
+		rows = append(rows, []string{e.Start.Format(time.DateTime), string(a.Kind), a.Package,
+			a.From.String(), a.To.String()})
+	}
+	return rows
+}
+
 // History reads apt's history log, rotated and compressed files included,
 // oldest first.
 func (h *Host) History(ctx context.Context) ([]Entry, error) {

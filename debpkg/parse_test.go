@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -247,6 +249,18 @@ func TestSupportData(t *testing.T) {
 	}
 	if len(origins) != 3 {
 		t.Errorf("origins %v", origins)
+	}
+}
+
+func TestEntryRows(t *testing.T) {
+	t.Parallel()
+	e := Entry{Start: time.Date(2026, 11, 29, 2, 0, 0, 0, time.UTC), Actions: []Action{
+		{Kind: Upgrade, Package: "tyk-gateway", From: Version{"5.2.5"}, To: Version{"5.14.0"}},
+		{Kind: Install, Package: "tyk-pump", To: Version{"1.9.0"}}}}
+	want := "[[2026-11-29 02:00:00 upgrade tyk-gateway 5.2.5 5.14.0] " +
+		"[2026-11-29 02:00:00 install tyk-pump  1.9.0]]"
+	if got := fmt.Sprint(e.Rows()); got != want {
+		t.Errorf("rows %s", got)
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -44,19 +43,4 @@ func (j *job) changed(changes []debpkg.Change) {
 			j.Say("%s", j.Out.Paint(cli.Warn, "note: "+c.Note))
 		}
 	}
-}
-
-func (j *job) printHistory(entries []debpkg.Entry) {
-	rows := [][]string{{"WHEN", "WHAT", "PACKAGE", "FROM", "TO", "RESULT"}}
-	for _, e := range entries {
-		for _, a := range e.Actions {
-			result := j.Out.Paint(cli.Good, "ok")
-			if e.Error != "" {
-				result = j.Out.Paint(cli.Bad, e.Error)
-			}
-			rows = append(rows, []string{e.Start.Format(time.DateTime), string(a.Kind), a.Package,
-				a.From.String(), a.To.String(), result})
-		}
-	}
-	j.Out.Printf("%s", j.Out.Table(rows))
 }

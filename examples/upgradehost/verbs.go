@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -13,22 +14,12 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// done prints the result: as JSON, or for people.
-func (j *job) done(v any, show func()) error {
-	j.Err.Clear()
-	if j.On("json") {
-		return j.JSON(v)
-	}
-	show()
-	return nil
-}
-
 func (j *job) facts(ctx context.Context) error {
 	f, err := j.host.Facts(ctx)
 	if err != nil {
 		return err
 	}
-	return j.done(f, func() { j.Out.Printf("%s", f) })
+	return j.Show(f, f.String())
 }
 
 // plans makes and prints the plans, and refuses what must not be applied.
@@ -192,14 +183,14 @@ func (j *job) forgetOld(ctx context.Context) error {
 		o.Keep = append(o.Keep, record.Changes...)
 	}
 	list, err := j.host.Prune(ctx, o)
-	return errors.Join(err, j.done(append([]debpkg.Pruned{}, list...), func() {
-		for _, p := range list {
-			j.Out.Printf("%s\n", p)
-		}
-		if len(list) == 0 && err == nil {
-			j.Out.Printf("the host keeps nothing\n")
-		}
-	}))
+	var text strings.Builder
+	for _, p := range list {
+		fmt.Fprintln(&text, p)
+	}
+	if len(list) == 0 && err == nil {
+		text.WriteString("the host keeps nothing\n")
+	}
+	return errors.Join(err, j.Show(append([]debpkg.Pruned{}, list...), text.String()))
 }
 
 func (j *job) installHelper(ctx context.Context) error {
@@ -215,6 +206,15 @@ func (j *job) history(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return j.done(append([]debpkg.Entry{}, entries...), // [] rather than null
-		func() { j.printHistory(entries) })
+	rows := [][]string{{"WHEN", "WHAT", "PACKAGE", "FROM", "TO", "RESULT"}}
+	for _, e := range entries {
+		result := j.Out.Paint(cli.Good, "ok")
+		if e.Error != "" {
+			result = j.Out.Paint(cli.Bad, e.Error)
+		}
+		for _, row := range e.Rows() {
+			rows = append(rows, append(row, result))
+		}
+	}
+	return j.Show(append([]debpkg.Entry{}, entries...), j.Out.Table(rows)) // [] rather than null
 }
