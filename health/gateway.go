@@ -165,7 +165,7 @@ func (t *attempt) age(r *Result, a *response) {
 		fresh := *r
 		r.fail(Unknown, fmt.Errorf("%w: the gateway's last own check is %v old by the Date of the answer",
 			ErrStale, age.Round(time.Second)),
-			"restart it, or raise MaxAge if liveness_check.check_duration is that long")
+			"restart it, or raise the maximum age if liveness_check.check_duration is that long")
 		r.fresh = &fresh
 	case age < -limit:
 		r.NotCovered = append(r.NotCovered, "the age of the gateway's own check: the Date of the "+
