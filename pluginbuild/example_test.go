@@ -261,6 +261,7 @@ func ExamplePrepare() {
 func ExampleRecover() {
 	dir, remove := moduleDir()
 	defer remove()
-	fmt.Println(pluginbuild.Recover(dir)) // nothing was interrupted
-	// Output: {false [] } <nil>
+	recovered, err := pluginbuild.Recover(dir)
+	fmt.Println(recovered.Found, err) // nothing was interrupted
+	// Output: false <nil>
 }
