@@ -92,7 +92,7 @@ func TestManifestFiles(t *testing.T) {
 			"other.so":                         false,
 			"plugin_v5.2.5_linux_amd64_old.so": false,
 		} {
-			r, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "/work/"+name)}, gatewayOf(t),
+			r, err := preflight.CompareAll([]*preflight.Binary{agreeing(t, "/srv/"+name)}, gatewayOf(t),
 				preflight.Target{Symbols: []preflight.Symbol{{File: file, Name: "AddFooBarHeader"}}})
 			want := preflight.Loads
 			if !given {
