@@ -90,8 +90,8 @@ func (m *Manifest) Resolve(gateway *semver.Version, goos, goarch string) ([]Reso
 	return all, errors.Join(failed...)
 }
 
-// LoadedFiles returns the files that a gateway loads for the hooks of the manifest, each once, in the
-// order of the hooks. Its errors are those of [Manifest.Resolve], and then it returns no file.
+// LoadedFiles returns the files that a gateway loads for the hooks of the manifest, each once, in
+// the order of the hooks. Its errors are those of [Manifest.Resolve], and then it returns no file.
 func (m *Manifest) LoadedFiles(gateway *semver.Version, goos, goarch string) ([]string, error) {
 	hooks, err := m.Resolve(gateway, goos, goarch)
 	if err != nil {

@@ -165,9 +165,9 @@ func isAway(ctx context.Context, b Balancer, server string) (bool, error) {
 	return Merge(p).Drained, nil
 }
 
-// isOut reports whether an earlier process has left the server out of service. Others wait for
-// it then, as for one that this process has taken out.
-func (g *guarded) isOut(ctx context.Context, server string) bool {
+// foundOut reports whether an earlier process has left the server out of service, and counts it
+// among those that this process has taken out: others wait for it.
+func (g *guarded) foundOut(ctx context.Context, server string) bool {
 	p, err := pools(ctx, g.o.Balancer, server)
 	if err != nil || slices.ContainsFunc(p, State.serves) {
 		return false

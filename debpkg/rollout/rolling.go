@@ -109,7 +109,7 @@ func (g *guarded) target(h Host) (Target, error) {
 	}
 	// Neither has a Done: a step that is skipped is not undone, and a host must not be
 	// reverted without a drain.
-	isOut := func(ctx context.Context) bool { return g.isOut(ctx, h.Server) }
+	isOut := func(ctx context.Context) bool { return g.foundOut(ctx, h.Server) }
 	return Target{Name: h.Name, out: isOut, Steps: []Step{
 		{
 			Name: StepDrain, Undo: in, Timeout: timeout,

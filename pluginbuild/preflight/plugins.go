@@ -13,7 +13,8 @@ import (
 // one after the other.
 //
 // Files of their own are inspected as [InspectAll] does, those of a bundle as [InspectZip] does. A
-// pipe is refused. Errors are of type [*Error] or those of members. When ctx ends, no further file is begun.
+// pipe is refused. Errors are of type [*Error] or those of members. When ctx ends, no further file
+// is begun.
 func InspectPlugins(ctx context.Context, members func(r io.ReaderAt, size int64) ([]string, error),
 	paths ...string) ([]*Binary, error) {
 	bundled := make([][]*Binary, len(paths))
