@@ -18,6 +18,7 @@ import (
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/bundle/apidef"
 	"example.com/tykupgrade/debpkg/fleet"
+	"example.com/tykupgrade/internal/lab/port"
 	labredis "example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/pluginbuild"
 )
@@ -134,7 +135,7 @@ func (c *crossing) prepare() error {
 		}
 		c.conf.redisPort = json.Number(c.redis.Port)
 	}
-	addr, err := freeAddr()
+	addr, err := port.Addr()
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/lab/port"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -101,7 +101,7 @@ func (r *rehearsal) startServices(ctx context.Context, s *Step) error {
 		"systemd; the gateway loads no plugin, but shows its header where the bundle has a build for " +
 		"its version"
 	for _, c := range components {
-		addr, err := freeAddr()
+		addr, err := port.Addr()
 		if err != nil {
 			return err
 		}
@@ -212,13 +212,4 @@ func (r *rehearsal) gateAll(ctx context.Context, s *Step) error {
 	r.sayHealth(s, rep)
 	s.say("an API request shows the plugin's header, Foo: Bar")
 	return nil
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
 }

@@ -235,7 +235,11 @@ func TestProcessFromBeforeAReload(t *testing.T) {
 	}
 	plain, master := s.lb("web"), s.lb("web")
 	master.Master = filepath.Join(s.dir, "master")
-	for { // the master starts again from scratch, too
+	// The master starts again from scratch, too. It is asked about a drained server only.
+	if err := plain.Drain(ctx, busy); err != nil {
+		t.Fatal(err)
+	}
+	for {
 		if _, err := master.State(ctx, busy); !errors.Is(err, haproxy.ErrUnreachable) {
 			break
 		}

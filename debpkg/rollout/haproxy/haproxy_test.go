@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/debpkg/rollout/haproxy"
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/traffic"
 )
 
 // proxy is a running HAProxy with servers h1 and h2 in the backends api and
@@ -44,7 +44,7 @@ func startHAProxy(t *testing.T) *proxy {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	p := &proxy{dir: dir, slow: make(chan struct{}), mapFile: filepath.Join(dir, "active.map"),
-		tcp: freePort(t), front: freePort(t)}
+		tcp: traffic.Port(t), front: traffic.Port(t)}
 	var servers [2]string
 	for i := range servers {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -114,16 +114,6 @@ backend green
 
 func (p *proxy) api() haproxy.Balancer {
 	return haproxy.Balancer{Network: "unix", Address: p.sock("admin"), Backends: []string{"api"}}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 func TestHAProxy(t *testing.T) {

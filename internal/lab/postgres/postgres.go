@@ -5,7 +5,6 @@ package postgres
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/port"
 )
 
 // Server is one server; the superuser is postgres, trusted on loopback.
@@ -100,12 +100,9 @@ func start(t testing.TB, bin, dir string, settings ...string) *Server {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if s.Port, err = port.Free(); err != nil {
 		t.Fatal(err)
 	}
-	_, s.Port, _ = net.SplitHostPort(l.Addr().String())
-	_ = l.Close()
 	conf := append([]string{"listen_addresses = '127.0.0.1'", "port = " + s.Port,
 		"unix_socket_directories = '" + top + "'", "fsync = off",
 		"shared_buffers = 16MB", "max_connections = 30", "log_min_messages = fatal",

@@ -28,6 +28,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/port"
 )
 
 // Server is one running redis-server. Start and Stop may be called in turn.
@@ -282,31 +283,14 @@ func Sentinel(t testing.TB, master *Server) string {
 	return s.Addr
 }
 
-// FreePort returns a loopback port that was free a moment ago, never the same
-// one twice: servers that start side by side would meet.
+// FreePort returns a port of [port.Free].
 func FreePort(t testing.TB) string {
 	t.Helper()
-	port, err := freePort()
+	n, err := port.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return port
-}
-
-var givenPorts sync.Map
-
-func freePort() (string, error) {
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", err
-		}
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		_ = l.Close()
-		if _, given := givenPorts.LoadOrStore(port, true); !given {
-			return port, nil
-		}
-	}
+	return n
 }
 
 // WaitFor asks until done, and fails the test after three minutes.

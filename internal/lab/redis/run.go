@@ -3,17 +3,19 @@ package redis
 import (
 	"net"
 	"path/filepath"
+
+	"example.com/tykupgrade/internal/lab/port"
 )
 
 // Run starts the redis-server at program outside of a test, with its data in
 // dir, which must exist. Close it with [Server.Kill]; the methods that fail a
 // test are not for it. args are added as [Start] does.
 func Run(program, dir string, args ...string) (*Server, error) {
-	port, err := freePort()
+	n, err := port.Free()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{program: program, Dir: dir, Addr: net.JoinHostPort("127.0.0.1", port), Port: port}
+	s := &Server{program: program, Dir: dir, Addr: net.JoinHostPort("127.0.0.1", n), Port: n}
 	s.args = append(s.defaults(), args...)
 	if err := s.StartE(); err != nil {
 		s.Kill()

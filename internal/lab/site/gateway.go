@@ -20,6 +20,7 @@ import (
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/debpkgtest"
 	"example.com/tykupgrade/health/healthtest"
+	"example.com/tykupgrade/internal/lab/traffic"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
 
@@ -82,7 +83,7 @@ func (j *journal) bytes() []byte {
 
 func newGateway(tb testing.TB, dir, host string) *Gateway {
 	tb.Helper()
-	g := &Gateway{Name: host, Addr: "127.0.0.1:0", Fake: debpkgtest.New(host), dir: dir}
+	g := &Gateway{Name: host, Addr: traffic.Port(tb), Fake: debpkgtest.New(host), dir: dir}
 	plain := healthtest.New(healthtest.Options{Kind: healthtest.Gateway, Version: Old,
 		CheckEvery: checkEvery})
 	g.program.Store(&program{plain, plain.Restart})
@@ -120,9 +121,6 @@ func (g *Gateway) start() error {
 	l, err := net.Listen("tcp", g.Addr)
 	if err != nil {
 		return err
-	}
-	if g.srv == nil && strings.HasSuffix(g.Addr, ":0") {
-		g.Addr = l.Addr().String()
 	}
 	g.log.clear()
 	g.program.Load().restart(g.Version())

@@ -25,6 +25,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout/haproxy"
 	"example.com/tykupgrade/internal/lab/debs"
 	"example.com/tykupgrade/internal/lab/host"
+	"example.com/tykupgrade/internal/lab/port"
 	"example.com/tykupgrade/internal/lab/redis"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
@@ -213,8 +214,8 @@ func (s *Stage) boot(ctx context.Context, name string) (*host.Host, error) {
 
 func (s *Stage) balance(ctx context.Context) error {
 	var err error
-	if s.Front, err = freeAddr(); err == nil {
-		s.Split, err = freeAddr()
+	if s.Front, err = port.Addr(); err == nil {
+		s.Split, err = port.Addr()
 	}
 	if err != nil {
 		return err
@@ -268,15 +269,6 @@ backend green
 		}
 	}
 	return nil
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
 }
 
 // Inventory writes the file of debpkg/fleet for a version, with lines added, and returns its path.

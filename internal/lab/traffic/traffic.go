@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"example.com/tykupgrade/internal/lab/port"
 )
 
 // Server answers with its name and version. Installing a version ends it at once, with all
@@ -27,7 +29,7 @@ type Server struct {
 // Start starts a server on a loopback port until the test ends.
 func Start(tb testing.TB, name, version string) *Server {
 	tb.Helper()
-	s := &Server{Name: name, Addr: "127.0.0.1:0"}
+	s := &Server{Name: name, Addr: Port(tb)}
 	if err := s.listen(version); err != nil {
 		tb.Fatal(err)
 	}
@@ -45,7 +47,6 @@ func (s *Server) listen(version string) error {
 	if err != nil {
 		return err
 	}
-	s.Addr = l.Addr().String()
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter,
 		r *http.Request) {
 		s.serve(w, r, version)
@@ -143,10 +144,9 @@ func Agent(tb testing.TB, word string) (port string) {
 // Port returns a loopback address that is free now.
 func Port(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := port.Addr()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addr
 }

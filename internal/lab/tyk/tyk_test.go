@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/port"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
 
@@ -258,11 +259,9 @@ func TestProcess(t *testing.T) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	n, err := port.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return n
 }
