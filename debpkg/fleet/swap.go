@@ -3,8 +3,8 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"path"
 	"regexp"
 	"slices"
@@ -28,14 +28,11 @@ type Swap struct {
 	Caches func(config []byte, from, to debpkg.Version) ([]string, error)
 }
 
-// cached is one directory that was put aside.
+// cached is one directory that was put aside: at Path.before-upgrade, where no gateway looks.
 type cached struct {
 	Path string
-	Kept bool // it was there, and stands at aside(Path)
+	Kept bool // it was there
 }
-
-// aside is where a cached directory is kept. A gateway looks for MD5 digests only.
-func aside(dir string) string { return dir + ".before-upgrade" }
 
 // cacheDir is what a gateway names the directory of a bundle.
 var cacheDir = regexp.MustCompile(
@@ -53,14 +50,26 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 		if err != nil {
 			return err
 		}
-		r.Cached = []cached{}
-		for _, dir := range dirs {
-			there, err := s.exists(ctx, dir)
-			if err != nil {
-				return err
-			}
-			r.Cached = append(r.Cached, cached{dir, there})
+		all := make([]cached, len(dirs))
+		for i, dir := range dirs {
+			all[i].Path = dir
 		}
+		out, err := s.files(ctx, lookScript, all)
+		if err != nil {
+			return err
+		}
+		answers := strings.Fields(out)
+		if len(answers) != len(all) {
+			return s.error("look at", strings.Join(dirs, ", "),
+				fmt.Errorf("the host answers %q", out), "")
+		}
+		for i := range all {
+			all[i].Kept = answers[i] == "true"
+		}
+		if _, err := s.files(ctx, clearScript, all); err != nil {
+			return err
+		}
+		r.Cached = all
 		// From now on a revert knows what to put back.
 		if err := rollout.Save(ctx, r); err != nil {
 			return err
@@ -69,13 +78,8 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 	if err := s.run(ctx, "systemctl", "stop", unit); err != nil {
 		return err
 	}
-	for _, c := range r.Cached {
-		// What is aside was put there by an earlier try, and what has come since is not kept.
-		script := `if [ -e "$2" ] || [ -h "$2" ] || [ "$3" = false ]; then rm -rf -- "$1"; elif [ -e "$1" ] || [ -h "$1" ]; then mv -T -- "$1" "$2"; fi`
-		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path),
-			fmt.Sprint(c.Kept)); err != nil {
-			return err
-		}
+	if _, err := s.files(ctx, asideScript, r.Cached); err != nil {
+		return err
 	}
 	if err := host.Restart(ctx, unit); err != nil {
 		return err
@@ -93,12 +97,8 @@ func (s *Swap) back(ctx context.Context, host *debpkg.Host, unit string, r *reco
 	if err := s.run(ctx, "systemctl", "stop", unit); err != nil {
 		return err
 	}
-	for _, c := range r.Cached {
-		script := `if [ -e "$2" ] || [ -h "$2" ]; then rm -rf -- "$1"; mv -T -- "$2" "$1"; elif [ "$3" = false ]; then rm -rf -- "$1"; fi`
-		if err := s.run(ctx, "sh", "-ec", script, "sh", c.Path, aside(c.Path),
-			fmt.Sprint(c.Kept)); err != nil {
-			return err
-		}
+	if _, err := s.files(ctx, backScript, r.Cached); err != nil {
+		return err
 	}
 	r.Fresh = false
 	if err := rollout.Save(ctx, r); err != nil {
@@ -112,12 +112,8 @@ func (s *Swap) back(ctx context.Context, host *debpkg.Host, unit string, r *reco
 
 // forget removes what was kept aside.
 func (s *Swap) forget(ctx context.Context, r record) error {
-	for _, c := range r.Cached {
-		if err := s.run(ctx, "rm", "-rf", "--", aside(c.Path)); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := s.files(ctx, forgetScript, r.Cached)
+	return err
 }
 
 // caches reads the gateway's configuration and asks for the directories.
@@ -157,28 +153,36 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 	return dirs, nil
 }
 
-func (s *Swap) exists(ctx context.Context, dir string) (bool, error) {
-	var out bytes.Buffer
-	err := s.Runner(ctx, []string{"sh", "-c", `if [ -e "$1" ] || [ -h "$1" ]; then echo yes; fi`, "sh",
-		dir}, nil, &out, io.Discard)
-	if err != nil {
-		return false, s.error("look at", dir, err, "")
+// files runs a script about the directories, and returns what it prints.
+func (s *Swap) files(ctx context.Context, script string, all []cached) (string, error) {
+	if len(all) == 0 {
+		return "", nil
 	}
-	return strings.TrimSpace(out.String()) == "yes", nil
+	argv := []string{"sh", "-ec", script, "sh"}
+	var names []string
+	for _, c := range all {
+		argv = append(argv, c.Path, fmt.Sprint(c.Kept))
+		names = append(names, c.Path)
+	}
+	var stdout, stderr bytes.Buffer
+	if err := s.Runner(ctx, argv, nil, &stdout, &stderr); err != nil {
+		return "", s.error("replace cached bundle", strings.Join(names, ", "), err, stderr.String())
+	}
+	return stdout.String(), nil
 }
 
 func (s *Swap) run(ctx context.Context, argv ...string) error {
 	var stderr bytes.Buffer
 	if err := s.Runner(ctx, argv, nil, nil, &stderr); err != nil {
-		object := argv[len(argv)-1]
-		if argv[0] == "sh" {
-			object = argv[4]
-		}
-		return s.error("replace cached bundle", object, err, stderr.String())
+		return s.error("replace cached bundle", argv[len(argv)-1], err, stderr.String())
 	}
 	return nil
 }
 
 func (s *Swap) error(op, object string, err error, stderr string) error {
-	return &Error{Op: op, Object: object, Kind: ErrCache, Err: said(err, stderr), Retry: true}
+	e := &Error{Op: op, Object: object, Kind: ErrCache, Err: said(err, stderr), Retry: true}
+	if led := interface{ ExitCode() int }(nil); errors.As(err, &led) && led.ExitCode() == 78 {
+		e.Retry, e.Next = false, "look at who made it; let middleware_path lead through directories"
+	}
+	return e
 }

@@ -17,6 +17,9 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
+// aside is where a cached directory is kept.
+func aside(dir string) string { return dir + ".before-upgrade" }
+
 // gatewayHost has a gateway that fetches the bundle at its start if it has no cache. After
 // left commands every further one fails, as if the program had been killed.
 type gatewayHost struct {
@@ -49,8 +52,8 @@ func (g *gatewayHost) run(ctx context.Context, argv []string, stdin io.Reader, s
 		_, err := io.WriteString(stdout, `{"middleware_path": "/x", "secret": "s"}`)
 		return err
 	default:
-		g.touched = g.touched || g.running && (strings.Contains(text, "rm -rf") || strings.Contains(text,
-			"mv -T"))
+		changes := len(argv) > 2 && (argv[2] == asideScript || argv[2] == backScript)
+		g.touched = g.touched || g.running && changes
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 		return cmd.Run()
