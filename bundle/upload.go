@@ -105,12 +105,27 @@ func (u Upload) keep(ctx context.Context, at string) error {
 	return nil
 }
 
-// Revert uploads the old bundle again and removes the local copy. If the server had no bundle
-// before, or without Publish, it changes nothing on the server.
+// Revert uploads the old bundle again, downloads it from the server, and removes the local copy. If
+// the server does not serve exactly the old bundle, the error is of kind [ErrServer] and the copy
+// stays. If the server had no bundle before, or without Publish, Revert changes nothing on the
+// server.
 func (u Upload) Revert(ctx context.Context) error {
 	if _, err := os.Lstat(u.Kept()); err == nil && u.Put != nil {
+		at, err := u.At()
+		if err != nil {
+			return err
+		}
+		old, err := DigestFile(u.Kept())
+		if err != nil {
+			return &Error{Op: "publish old bundle", Object: u.Name, Err: err, Retry: true}
+		}
 		if err := u.Put(ctx, u.Kept(), u.Name); err != nil {
 			return &Error{Op: "publish old bundle", Object: u.Name, Err: err, Retry: true}
+		}
+		if at != "" {
+			if err := Served(ctx, at, old, u.Fetch); err != nil {
+				return err
+			}
 		}
 	}
 	return u.Accept(ctx)
