@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 
 	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Options changes how a set is taken. The zero value is useful.
@@ -263,7 +263,7 @@ func checkComponents(names []string) error {
 	return nil
 }
 
-var idForm = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$`)
+var idForm = lazyregexp.New(`^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$`)
 
 func newID(start time.Time) string {
 	var b [4]byte

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // ManifestName is the name of the manifest inside a bundle.
@@ -99,7 +100,7 @@ func position(data []byte, err error) string {
 }
 
 // plainName is a name that needs no quotes in a JSON path.
-var plainName = regexp.MustCompile(`^\w+$`)
+var plainName = lazyregexp.New(`^\w+$`)
 
 // collect walks raw along t and keeps what t has no field for.
 func (m *Manifest) collect(at string, raw json.RawMessage, t reflect.Type) {

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Resolution is the file that one gateway version loads for one hook.
@@ -174,7 +175,7 @@ func (f form) name(file string, v *semver.Version, goos, goarch string) string {
 }
 
 // versioned matches a name that the compiler or a gateway derived from a base.
-var versioned = regexp.MustCompile(`^(.+)_v?(\d+\.\d+\.\d+)_([a-z0-9]+)_([a-z0-9]+)\.so$`)
+var versioned = lazyregexp.New(`^(.+)_v?(\d+\.\d+\.\d+)_([a-z0-9]+)_([a-z0-9]+)\.so$`)
 
 // release drops what follows the patch level.
 func release(v *semver.Version) *semver.Version {

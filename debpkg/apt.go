@@ -3,9 +3,9 @@ package debpkg
 import (
 	"context"
 	"errors"
-	"regexp"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/redact"
 )
 
@@ -88,9 +88,9 @@ func (h *Host) simulate(ctx context.Context, op task, args []string) (simulation
 }
 
 var (
-	instLine = regexp.MustCompile(
+	instLine = lazyregexp.New(
 		`^(Inst|Conf) (\S+)(?: \[([^\]]*)\])? \((\S+)(.*?)(?: \[[^\]]*\])?\)`)
-	remvLine = regexp.MustCompile(`^(?:Remv|Purg) (\S+)(?: \[([^\]]*)\])?`)
+	remvLine = lazyregexp.New(`^(?:Remv|Purg) (\S+)(?: \[([^\]]*)\])?`)
 )
 
 func parseSimulation(text string) simulation {
@@ -118,7 +118,7 @@ type Download struct {
 	Size int64
 }
 
-var uriLine = regexp.MustCompile(`^'([^']*)' (\S+) (\d+)(?: (\S*))?`)
+var uriLine = lazyregexp.New(`^'([^']*)' (\S+) (\d+)(?: (\S*))?`)
 
 // parseURIs reads apt-get --print-uris.
 func parseURIs(text string) []Download {

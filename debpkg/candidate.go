@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Restart is a unit that a package's script will restart.
@@ -230,4 +231,4 @@ func outcome(c ConffilePlan, takeNew bool) Outcome {
 	}
 }
 
-var verifyLine = regexp.MustCompile(`^(\S{9})\s+(?:([a-z]) )?\s*(/.*)$`)
+var verifyLine = lazyregexp.New(`^(\S{9})\s+(?:([a-z]) )?\s*(/.*)$`)

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Deb is a .deb file on the host.
@@ -77,7 +79,7 @@ func parseDebs(out string) []Deb {
 	return debs
 }
 
-var debFileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%-]*\.deb$`)
+var debFileName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._+~%-]*\.deb$`)
 
 // uploadScript: $1 directory, $2 name of the file, which comes on standard input.
 const uploadScript = safeFunc + `set -e; umask 077; own "$1"
@@ -270,9 +272,9 @@ func lines(text string) []string {
 
 var (
 	// debhelper writes: deb-systemd-invoke $_dh_action 'x.service'
-	restarting = regexp.MustCompile(
+	restarting = lazyregexp.New(
 		`(?m)^[^#\n]*\b(?:(?:systemctl|deb-systemd-invoke|invoke-rc\.d|service)\b.*\b(?:re)?start\b|deb-systemd-invoke \$_dh_action\b).*$`)
-	unitFile = regexp.MustCompile(`^(?:/usr)?/lib/systemd/system/([^/@]+\.service)$`)
+	unitFile = lazyregexp.New(`^(?:/usr)?/lib/systemd/system/([^/@]+\.service)$`)
 )
 
 // units are the services that the package ships.

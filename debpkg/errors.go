@@ -3,9 +3,9 @@ package debpkg
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/printable"
 )
 
@@ -116,7 +116,7 @@ func (o task) wrap(err error) error {
 
 // failure is one row of the catalogue: a text of apt or dpkg and what it means.
 type failure struct {
-	text  *regexp.Regexp
+	text  *lazyregexp.Regexp
 	kind  error
 	retry bool
 	next  string
@@ -126,53 +126,53 @@ type failure struct {
 // locale. apt's exit code is 100 throughout. The first row that matches names
 // the failure, so causes stand before their consequences.
 var failures = []failure{
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`.*are you root\?.*|dpkg: error: .*requires superuser privilege.*|.*open lock file \S+/lock .*Permission denied.*`),
 		ErrNotRoot, false, "run as root, or wrap the Runner in Sudo"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`Could not get lock \S+.*|[Uu]nable to (?:lock|acquire) .*lock.*|dpkg: error: .*lock.* (?:was|is) locked by .*`),
 		ErrLocked, true, "wait for the other program to end"},
-	{regexp.MustCompile(`.*dpkg was interrupted, you must manually run.*`),
+	{lazyregexp.New(`.*dpkg was interrupted, you must manually run.*`),
 		ErrInterrupted, false, "call Repair first"},
-	{regexp.MustCompile(`.*No space left on device.*|.*You don't have enough free space in.*`),
+	{lazyregexp.New(`.*No space left on device.*|.*You don't have enough free space in.*`),
 		ErrDiskFull, false, "free some space, then repair or revert"},
-	{regexp.MustCompile(`dpkg: error processing .*\n\s+trying to overwrite .*`),
+	{lazyregexp.New(`dpkg: error processing .*\n\s+trying to overwrite .*`),
 		ErrFileConflict, false, "remove the other package in the same request, or ask the publisher"},
-	{regexp.MustCompile(`E: Version '.*' for '.*' was not found`),
+	{lazyregexp.New(`E: Version '.*' for '.*' was not found`),
 		ErrNoVersion, false, "update the package lists, and choose from what is available"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`E: Unable to locate package .*|E: Package '.*' has no installation candidate|E: Couldn't find any package by.*`),
 		ErrNoPackage, false, "update the package lists, and check that a source for this " +
 			"component is set up"},
-	{regexp.MustCompile(`E: Packages were downgraded and -y was used without --allow-downgrades.*`),
+	{lazyregexp.New(`E: Packages were downgraded and -y was used without --allow-downgrades.*`),
 		ErrDowngrade, false, "make a plan, which allows the requested downgrade"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`E: Held packages were changed and -y was used without --allow-change-held-packages.*`),
 		ErrHeld, false, "name the held package in the request, or leave it alone"},
-	{regexp.MustCompile(`E: Packages need to be removed but remove is disabled.*`),
+	{lazyregexp.New(`E: Packages need to be removed but remove is disabled.*`),
 		ErrRemoval, false, "request the removal if you mean it"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`E: There were unauthenticated packages and -y was used.*|.*--allow-unauthenticated.*`),
 		ErrUnauthenticated, false, "give the source a signed-by key"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`E: Malformed (?:entry|stanza|line) .*|E: Conflicting values set for option .*|E: The list of sources could not be read.*|E: The value '.*' is invalid for APT::Default-Release.*|E: Type '.*' is not known .*|E: (?:Opening|Could not open file) \S*sources\S*.*`),
 		ErrSource, false, "correct the file that apt names"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`.*NO_PUBKEY.*|.*(?:BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG).*|.*[Mm]issing key [0-9A-F]{8,}.*|E: The repository .* is not signed.*|.*signatures? couldn't be verified.*|.*is no longer signed.*`),
 		ErrSignature, false, "install the publisher's key and name it in the source's signed-by"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`.*File has unexpected size.*|.*Hash Sum mismatch.*|E: Failed to fetch \S+\.deb\s+404.*`),
 		ErrStale, true, "update the package lists and plan again"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`.*does not have a Release file.*|[EW]: Failed to fetch .*|W: Some index files failed to download.*|E: Unable to fetch some archives.*|E: Could not (?:resolve|connect).*`),
 		ErrNetwork, true, "check the network, the proxy and the address of the source"},
-	{regexp.MustCompile(`.*end of file on stdin at conffile prompt.*`),
+	{lazyregexp.New(`.*end of file on stdin at conffile prompt.*`),
 		ErrConffile, false, "call Repair, which keeps the edited file, then look at the " +
 			".dpkg-dist next to it"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`.*(?:installed|old|new) \S+ package \S+ script subprocess returned error exit status.*|.*subprocess .*(?:pre|post)(?:inst|rm).* returned error exit status.*|.*script subprocess (?:was killed|failed).*`),
 		ErrScript, false, "look at what the script printed, then call Repair or Revert"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`E: Unable to correct problems, you have held broken packages.*|E: Unable to satisfy dependencies.*|E: Broken packages.*|.*dependency problems.*`),
 		ErrDepends, false, "request the missing packages too, or add the source that has them"},
 }
@@ -198,7 +198,7 @@ func classify(o task, out said, cause error) *Error {
 	return e
 }
 
-var unmet = regexp.MustCompile(`The following packages have unmet dependencies:\n(?:[ \t].*\n?)+`)
+var unmet = lazyregexp.New(`The following packages have unmet dependencies:\n(?:[ \t].*\n?)+`)
 
 // lastErrors returns the last lines that apt or dpkg marks as errors, with the
 // indented ones that belong to them, or the last lines of all.

@@ -9,10 +9,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -69,7 +69,7 @@ func SudoersFor(user string) (string, error) {
 		HelperPath), nil
 }
 
-var userName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+var userName = lazyregexp.New(`^[a-z_][a-z0-9_-]{0,31}$`)
 
 // InstallHelper installs the helper and its sudoers file for user, as root: r is a Runner of
 // root's, or [Sudo]. It replaces those of an earlier version, and may be called again.
@@ -153,7 +153,7 @@ func Helper(r Runner) Runner {
 	}
 }
 
-var helperRefusal = regexp.MustCompile(`(?m)^tykupgrade-helper: .*$`)
+var helperRefusal = lazyregexp.New(`(?m)^tykupgrade-helper: .*$`)
 
 // helperCall turns a command of a Host into a call of the helper, which sets the
 // environment itself.

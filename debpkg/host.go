@@ -7,11 +7,11 @@ import (
 	"io"
 	"log/slog"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -48,7 +48,7 @@ func Sudo(r Runner) Runner {
 }
 
 // Seen with sudo 1.8 to 1.9 in the C locale.
-var sudoRefusal = regexp.MustCompile(
+var sudoRefusal = lazyregexp.New(
 	`(?m)^(?:sudo: (?:a password is required|.*(?:must have a tty|a terminal is required|no tty present|not allowed|may not run|setuid root|no new privileges).*|unable to .*sudoers.*|no valid sudoers sources found.*)|Sorry, user .* (?:is not allowed|may not run) .*|\S+ is not (?:in the sudoers file|allowed to run sudo).*)$`)
 
 // DefaultLockWait is how long Apply and its like wait for other package

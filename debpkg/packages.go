@@ -3,10 +3,10 @@ package debpkg
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/redact"
 )
 
@@ -144,7 +144,7 @@ func (h *Host) Available(ctx context.Context, packages ...string) ([]Available, 
 
 // unknownOnly is what apt-cache prints when it just does not know a package:
 // apt 3 then exits with 100, apt 2 with 0.
-var unknownOnly = regexp.MustCompile(
+var unknownOnly = lazyregexp.New(
 	`^(?:[EWN]: (?:Unable to locate package|No packages found).*\n?)*$`)
 
 // offers reads the sources' files and what the sources offer of the packages.

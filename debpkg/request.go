@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Request is what should become of one package.
@@ -95,9 +96,9 @@ func InOrder(want []Request) [][]Request {
 }
 
 var (
-	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
+	packageName = lazyregexp.New(`^[a-z0-9][a-z0-9+.-]+$`)
 	// of a foreign architecture too
-	changedName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?$`)
+	changedName = lazyregexp.New(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?$`)
 )
 
 func validRequests(want []Request) error {

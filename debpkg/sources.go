@@ -2,9 +2,9 @@ package debpkg
 
 import (
 	"context"
-	"regexp"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/redact"
 )
 
@@ -44,7 +44,7 @@ func bare(uri string) string {
 	return strings.TrimRight(userinfo.ReplaceAllString(uri, "://"), "/")
 }
 
-var userinfo = regexp.MustCompile(`://[^/\s]+@`)
+var userinfo = lazyregexp.New(`://[^/\s]+@`)
 
 // offersScript prints the files of sources that apt reads, by their names
 // (apt_preferences(5), "the files have either no or the extension"), and then

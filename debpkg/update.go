@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/printable"
 )
 
@@ -156,23 +156,23 @@ func (h *Host) lookAtKeys(ctx context.Context, sources []Source, failures []Sour
 func (e *Error) is(kind error) bool { return e.Kind == kind }
 
 var (
-	fetchLine = regexp.MustCompile(`^[WE]: Failed to fetch (\S+)\s+(.*)$`)
-	errLine   = regexp.MustCompile(`^Err:\d+ (\S+)(.*)$`)
-	gpgLine   = regexp.MustCompile(
+	fetchLine = lazyregexp.New(`^[WE]: Failed to fetch (\S+)\s+(.*)$`)
+	errLine   = lazyregexp.New(`^Err:\d+ (\S+)(.*)$`)
+	gpgLine   = lazyregexp.New(
 		`^[WE]: (?:OpenPGP signature verification failed|GPG error|An error occurred during the signature verification\..*(?:GPG error|failed)): (\S+) (.*)$`)
-	repoLine = regexp.MustCompile(
+	repoLine = lazyregexp.New(
 		`^[WE]: The repository '(\S+)[^']*' (is not signed|is no longer signed|does not have a Release file|no longer has a Release file|provides only weak security information|does no longer have a Release file).*$`)
-	changeLine = regexp.MustCompile(`^E: Repository '(\S+)[^']*' (changed its '.*)$`)
-	validLine  = regexp.MustCompile(`^E: Release file for (\S+) (is expired|is not valid yet)(.*)$`)
-	valueLine  = regexp.MustCompile(
+	changeLine = lazyregexp.New(`^E: Repository '(\S+)[^']*' (changed its '.*)$`)
+	validLine  = lazyregexp.New(`^E: Release file for (\S+) (is expired|is not valid yet)(.*)$`)
+	valueLine  = lazyregexp.New(
 		`^E: (Conflicting values set for option \S+ regarding source (\S+).*)$`)
-	entryLine = regexp.MustCompile(
+	entryLine = lazyregexp.New(
 		`^E: (Malformed (?:entry|stanza|line) (\d+) in (?:list file|source list|\S+ list) (\S+).*)$`)
-	badKey = regexp.MustCompile(
+	badKey = lazyregexp.New(
 		`NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG|ERRSIG|[Mm]issing key|[Kk]ey.* expired|not signed|no longer signed|signatures? (?:couldn't|could not) be verified|[Ss]ignature verification|weak security|[Pp]olicy rejects|Signing key on \S+ is not bound|not bound: |key is not valid|cannot be read .*keyring|unsupported filetype|[Nn]o (?:acceptable|valid) signature`)
-	refetchTag  = regexp.MustCompile(`(?:/|\s)(?:In)?Release(?:\.gpg)?$`)
-	releaseName = regexp.MustCompile(`^.*?(?:In)?Release(?:\.gpg)?: `)
-	httpStatus  = regexp.MustCompile(`^\s*([45]\d\d)\s`)
+	refetchTag  = lazyregexp.New(`(?:/|\s)(?:In)?Release(?:\.gpg)?$`)
+	releaseName = lazyregexp.New(`^.*?(?:In)?Release(?:\.gpg)?: `)
+	httpStatus  = lazyregexp.New(`^\s*([45]\d\d)\s`)
 )
 
 // rank orders what apt says of one source: the cause of a failed fetch, then

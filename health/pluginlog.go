@@ -8,10 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Runner runs a command on a host. debpkg.Local and debpkg.SSH return one.
@@ -114,13 +115,13 @@ func (f PluginFault) same(g PluginFault) bool {
 type entry map[string]string
 
 var (
-	ansi = regexp.MustCompile(`\x1b\[[0-9;]*m`)
+	ansi = lazyregexp.New(`\x1b\[[0-9;]*m`)
 	// One key=value of logrus: the value bare or quoted as Go does it.
-	pair = regexp.MustCompile(`(?:^|\s)([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)`)
+	pair = lazyregexp.New(`(?:^|\s)([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)`)
 	// [Nov 29 00:33:58] ERROR main: message, as on a terminal.
-	terminal = regexp.MustCompile(
+	terminal = lazyregexp.New(
 		`\[[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d\]\s+(DEBUG|INFO|WARN|WARNING|ERROR|FATAL|PANIC)\s+(.*)`)
-	fields = regexp.MustCompile(`\s+[A-Za-z_][\w.]*=`)
+	fields = lazyregexp.New(`\s+[A-Za-z_][\w.]*=`)
 )
 
 func parseEntry(line []byte) (entry, bool) {
@@ -234,7 +235,7 @@ func Journal(run Runner, unit string) LogReader {
 	}
 }
 
-var isInvocation = regexp.MustCompile(`^[0-9a-f]{32}$`)
+var isInvocation = lazyregexp.New(`^[0-9a-f]{32}$`)
 
 // LogFile reads a log file from a byte on: its size before the gateway was
 // started, as [LogSize] gives it. A file that was rotated since gives no answer.

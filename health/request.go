@@ -8,9 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"time"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/tykversion"
 )
 
@@ -85,7 +85,7 @@ func (a *response) wantsTLS() bool {
 	return a.code == http.StatusBadRequest && plainToTLS.Match(a.body)
 }
 
-var plainToTLS = regexp.MustCompile(
+var plainToTLS = lazyregexp.New(
 	`(?i)HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL-enabled`)
 
 const useHTTPS = "use https:// for this port"

@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/redact"
 	"example.com/tykupgrade/internal/run"
 )
@@ -130,52 +130,52 @@ func ended(ctx context.Context) error {
 	return err
 }
 
-var networkFault = regexp.MustCompile(
+var networkFault = lazyregexp.New(
 	`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
 
 // gitFault is how git words what networkFault matches elsewhere.
-var gitFault = regexp.MustCompile(
+var gitFault = lazyregexp.New(
 	`Could not resolve host|Failed to connect|Couldn't connect|Connection timed out|The requested URL returned error: 5`)
 
 // hints turns what go (1.21 to 1.26) and git say into the next step; the first
 // match counts.
 var hints = []struct {
-	match *regexp.Regexp
+	match *lazyregexp.Regexp
 	next  string
 }{
-	{regexp.MustCompile(`executable file not found`),
+	{lazyregexp.New(`executable file not found`),
 		"install the program, or put it on PATH"},
-	{regexp.MustCompile(`flag provided but not defined: -toolchain`),
+	{lazyregexp.New(`flag provided but not defined: -toolchain`),
 		"the go command is older than 1.21; install a newer one, the compiler image brings its own"},
-	{regexp.MustCompile(`checksum mismatch|SECURITY ERROR`),
+	{lazyregexp.New(`checksum mismatch|SECURITY ERROR`),
 		"the downloaded module is not the one that go.sum or the checksum database knows: find out why " +
 			"the proxy serves other content before removing any line from go.sum"},
-	{regexp.MustCompile(`verifying (module|go\.mod)|checksum database|sum\.golang\.org`),
+	{lazyregexp.New(`verifying (module|go\.mod)|checksum database|sum\.golang\.org`),
 		"the checksum database does not know this module: for a private module or a proxy of your own " +
 			"set GONOSUMDB (or GOPRIVATE) to its path"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`terminal prompts disabled|could not read Username|Permission denied \(publickey\)|Authentication failed|401 Unauthorized|403 Forbidden`),
 		"the server refuses: give it credentials through netrc, a git credential helper or the SSH " +
 			"agent, or name another source in GOPROXY or GOPRIVATE"},
-	{regexp.MustCompile(`module path must match major version`),
+	{lazyregexp.New(`module path must match major version`),
 		"ask for a commit instead of a tag; a module without /vN in its path has no versions from v2 on"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`requires go >?=? ?\d|requires go1|invalid go version|unknown directive: toolchain|toolchain not available|errors parsing go.mod`),
 		"a module asks for a newer Go than the go command is: install that Go or set GOTOOLCHAIN=auto; " +
 			"if it is newer than the release's compiler too, require an older version of that module"},
-	{regexp.MustCompile(`module lookup disabled by GOPROXY=off`),
+	{lazyregexp.New(`module lookup disabled by GOPROXY=off`),
 		"GOPROXY=off forbids downloads: fill the module cache first, or set GOPROXY to a proxy that " +
 			"has the modules"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`but does not contain package|no required module provides package|no matching versions for query "latest"`),
 		"the plugin imports a package that this release of the gateway does not have: change the import"},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`unknown revision|invalid version|no matching versions|not found: |reading file://.*no such file`),
 		"the proxy or repository does not have that commit: check GOPROXY, or set GOPRIVATE to fetch " +
 			"from the repository itself; private repositories need credentials"},
-	{regexp.MustCompile(`declares its path as`),
+	{lazyregexp.New(`declares its path as`),
 		"a module is required under another path than its own: a replace directive of the gateway's " +
 			"go.mod is missing"},
-	{regexp.MustCompile(`no space left on device|disk quota exceeded`),
+	{lazyregexp.New(`no space left on device|disk quota exceeded`),
 		"the disk is full: free space in the module's directory, GOMODCACHE and TMPDIR, then try again"},
 }

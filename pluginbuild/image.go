@@ -1,9 +1,10 @@
 package pluginbuild
 
 import (
-	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Image says which compiler image to use. The zero value is the release's
@@ -72,10 +73,10 @@ func (i Image) Reference(r Release) (string, error) {
 }
 
 var (
-	digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+	digestForm = lazyregexp.New(`^sha256:[0-9a-f]{64}$`)
 	// refForm is the grammar of image references, a little wider than the real one:
 	// an engine has the last word.
-	refForm = regexp.MustCompile(
+	refForm = lazyregexp.New(
 		`^(([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
 )
 

@@ -10,10 +10,11 @@ import (
 	"go/types"
 	"go/version"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // stdapi.txt says which Go brought the package-level names of the standard library:
@@ -37,7 +38,7 @@ var newNames = sync.OnceValue(func() map[string]string {
 
 // requiresGo is how go/types words that code is newer than the language version
 // (1.21 to 1.26).
-var requiresGo = regexp.MustCompile(`^(.*?)[:,]? ?requires? (go1\.[0-9]+) or later`)
+var requiresGo = lazyregexp.New(`^(.*?)[:,]? ?requires? (go1\.[0-9]+) or later`)
 
 // newer finds code that the compiler's Go cannot read, or that uses names of the
 // standard library that it does not have.

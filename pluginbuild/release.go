@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 	"golang.org/x/mod/module"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Module is the gateway's module path. It has no /vN suffix, so no tag from
@@ -249,9 +250,9 @@ func (r Release) Output(name, goos, goarch string) string {
 }
 
 var (
-	nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*\.so$`)
+	nameForm = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._-]*\.so$`)
 	// suffixed is a name that already has what the compiler adds.
-	suffixed = regexp.MustCompile(`^(.+?)_v?[0-9]+\.[0-9]+\.[0-9]+[^/]*\.so$`)
+	suffixed = lazyregexp.New(`^(.+?)_v?[0-9]+\.[0-9]+\.[0-9]+[^/]*\.so$`)
 )
 
 // ValidateName refuses names that no gateway would find the plugin under: paths,

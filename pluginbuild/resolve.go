@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/redact"
 	"example.com/tykupgrade/internal/run"
 )
@@ -65,7 +65,7 @@ func resolveCommit(ctx context.Context, runner Runner, repo string,
 
 // transportHelper is how git names a program to run instead of a transport
 // ("ext::sh -c …").
-var transportHelper = regexp.MustCompile(`^[A-Za-z0-9+.-]*::`)
+var transportHelper = lazyregexp.New(`^[A-Za-z0-9+.-]*::`)
 
 // pickTag reads the output of ls-remote. Patterns match by trailing path
 // components, so a tag like x/refs/tags/v1 could be among the lines.

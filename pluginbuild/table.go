@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"go/version"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"golang.org/x/mod/module"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/tykversion"
 )
 
@@ -177,10 +177,10 @@ func readBounded(r io.Reader, limit int64) ([]byte, error) {
 }
 
 var (
-	commitForm = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	goForm     = regexp.MustCompile(
+	commitForm = lazyregexp.New(`^[0-9a-f]{40}$`)
+	goForm     = lazyregexp.New(
 		`^[1-9][0-9]*\.(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)|(rc|beta)[1-9][0-9]*)?$`)
-	toolchainForm = regexp.MustCompile(`^go[1-9][0-9.]*(rc[0-9]+|beta[0-9]+)?(-[A-Za-z0-9.+-]+)?$`)
+	toolchainForm = lazyregexp.New(`^go[1-9][0-9.]*(rc[0-9]+|beta[0-9]+)?(-[A-Za-z0-9.+-]+)?$`)
 )
 
 // Validate reports what is missing or malformed in a release, so that one made

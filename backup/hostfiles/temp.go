@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,11 +17,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // tempForm is the name of a file that is being restored. It names the machine and the
 // process that restore, so that a later one can tell whether that was killed.
-var tempForm = regexp.MustCompile(`^\..*\.restore-([0-9a-f]{8})-([0-9]+)-[a-z0-9]{8}$`)
+var tempForm = lazyregexp.New(`^\..*\.restore-([0-9a-f]{8})-([0-9]+)-[a-z0-9]{8}$`)
 
 func tempName(name string) string {
 	return fmt.Sprintf(".%.180s.restore-%s-%d-%s", name, thisBoot(), os.Getpid(),

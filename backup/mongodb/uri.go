@@ -4,18 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/mongo/options"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 var (
-	hostForm = regexp.MustCompile(
+	hostForm = lazyregexp.New(
 		`^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|(?i:%2F)[A-Za-z0-9._%-]+\.sock)(?::([0-9]{1,5}))?$`)
-	escapeForm = regexp.MustCompile(`^(?:[^%]|%[0-9A-Fa-f]{2})*$`)
-	optionForm = regexp.MustCompile(`^[A-Za-z0-9]+=`)
+	escapeForm = lazyregexp.New(`^(?:[^%]|%[0-9A-Fa-f]{2})*$`)
+	optionForm = lazyregexp.New(`^[A-Za-z0-9]+=`)
 )
 
 // splitURI returns what may be shown of a URI, and what may not. It refuses every URI in

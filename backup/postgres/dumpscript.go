@@ -8,9 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // object is one entry of a dump in SQL form: its statements, or its rows.
@@ -23,7 +24,7 @@ type object struct {
 // objects are the entries of a dump by type, name and schema.
 type objects map[string]*object
 
-var heading = regexp.MustCompile(
+var heading = lazyregexp.New(
 	`^-- (?:Data for )?Name: (.*); Type: (.*); Schema: (.*); Owner: (.*?)(?:; Tablespace: .*)?$`)
 
 // noise are lines that depend on the order of entries, on the program that

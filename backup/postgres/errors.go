@@ -3,11 +3,11 @@ package postgres
 import (
 	"context"
 	"errors"
-	"regexp"
 	"strings"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Errors that callers match with errors.Is. Those of package backup apply too:
@@ -25,46 +25,46 @@ var (
 
 // sayings maps what libpq, the server (15) and the tools print to a decision.
 var sayings = []struct {
-	match *regexp.Regexp
+	match *lazyregexp.Regexp
 	kind  error
 	next  string
 	retry bool
 }{
-	{regexp.MustCompile(`No space left on device|53100|disk full`), backup.ErrNoSpace,
+	{lazyregexp.New(`No space left on device|53100|disk full`), backup.ErrNoSpace,
 		"free space where the data goes, then try again", true},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`password authentication failed|no password supplied|fe_sendauth|no pg_hba\.conf entry|Peer authentication failed|Ident authentication failed|role ".*" does not exist|certificate authentication failed`),
 		ErrLogin, "check user, password and pg_hba.conf", false},
-	{regexp.MustCompile(`FATAL: .*database ".*" does not exist`), ErrNoDatabase,
+	{lazyregexp.New(`FATAL: .*database ".*" does not exist`), ErrNoDatabase,
 		"check the name of the database", false},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`42501|permission denied|must be owner|must be superuser|query would be affected by row-level security`),
 		backup.ErrNotAllowed, "give the user the permission, or use the owner of the database", false},
-	{regexp.MustCompile(`aborting because of server version mismatch`), ErrToolTooOld,
+	{lazyregexp.New(`aborting because of server version mismatch`), ErrToolTooOld,
 		"install the client programs of the server's version", false},
-	{regexp.MustCompile(`unsupported version \(.*\) in file header`), backup.ErrTooNew,
+	{lazyregexp.New(`unsupported version \(.*\) in file header`), backup.ErrTooNew,
 		"use the client programs of the version that wrote the archive, or newer ones", false},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`55P03|canceling statement due to (?:lock|statement) timeout|could not obtain lock|deadlock detected`),
 		ErrInUse, "another session changes tables; try again when it has finished", true},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`55006|is being accessed by other users|There (?:is|are) \d+ other sessions? using the database`),
 		ErrInUse, "stop the clients first, or set EndClients", true},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`57P0[123]|terminating connection|server closed the connection unexpectedly|SSL SYSCALL error|Connection reset|no connection to the server|could not (?:send|receive) data|connection to server was lost|the database system is (?:starting up|shutting down|in recovery)`),
 		ErrAborted, "see the server's log, then try again", true},
-	{regexp.MustCompile(`certificate verify failed|server certificate for|root certificate file|` +
+	{lazyregexp.New(`certificate verify failed|server certificate for|root certificate file|` +
 		`server does not support SSL`), ErrConnection,
 		"check sslmode and sslrootcert of the connection: the server did not prove who it is", false},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`42P01|42703|relation ".*" does not exist|could not open relation with OID|cache lookup failed`),
 		backup.ErrChanged, "another session changes tables; try again when it has finished", true},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`could not translate host name|Connection refused|could not connect|connection to server .* failed|timeout expired|No route to host`),
 		ErrConnection, "check host, port and firewall", true},
-	{regexp.MustCompile(`not found|cannot execute|No such file or directory: psql`), ErrTools,
+	{lazyregexp.New(`not found|cannot execute|No such file or directory: psql`), ErrTools,
 		"install postgresql-client where the tools run, or set Bin", false},
-	{regexp.MustCompile(
+	{lazyregexp.New(
 		`could not read from input file|corrupt|did not find magic string|could not uncompress|invalid|unexpected end of file|not appear to be a valid archive`),
 		backup.ErrDamaged, "use another set", false},
 }

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -123,7 +123,7 @@ func (c *client) shell(ctx context.Context, script string, stdin io.Reader, stdo
 	return toolError(ctx, name, errs.tail(), err)
 }
 
-var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
+var versionNumber = lazyregexp.New(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
 
 // toolVersion is what a program says of itself.
 type toolVersion struct {

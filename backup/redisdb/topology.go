@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // topology is what a client leads to.
@@ -32,7 +32,7 @@ type node struct {
 
 func (n *node) object() string { return "redis " + n.addr }
 
-var unsafeInName = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
+var unsafeInName = lazyregexp.New(`[^A-Za-z0-9.-]+`)
 
 func (n *node) file() string {
 	return strings.Trim(unsafeInName.ReplaceAllString(n.addr, "_"), "_.") + ".rdb"

@@ -4,15 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // variable is ${NAME}; $${NAME} stands for the text ${NAME}.
-var variable = regexp.MustCompile(`\$?\$\{([^}]*)\}`)
+var variable = lazyregexp.New(`\$?\$\{([^}]*)\}`)
 
-var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var variableName = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // Expand replaces ${NAME} in every text of v, a pointer to a struct that [Decode] has filled,
 // by the variable NAME. $${NAME} stays as ${NAME}. Keys, numbers and durations are left alone.

@@ -8,10 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // maxFile bounds an inventory.
@@ -121,8 +122,8 @@ func Decode(data []byte, v any) error {
 
 // The decoder (go.yaml.in/yaml 3.0) names Go's types.
 var (
-	unknownKey = regexp.MustCompile(`field (.+) not found in type \S+$`)
-	unfit      = regexp.MustCompile(`cannot unmarshal (.+) into \S+$`)
+	unknownKey = lazyregexp.New(`field (.+) not found in type \S+$`)
+	unfit      = lazyregexp.New(`cannot unmarshal (.+) into \S+$`)
 )
 
 // DecodeNode decodes a node into v, a pointer to a struct, in an UnmarshalYAML of a value

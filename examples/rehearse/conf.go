@@ -11,9 +11,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // readConf decodes a tyk.conf. Numbers stay as they are written.
@@ -39,10 +40,10 @@ type moved struct {
 }
 
 var (
-	secretKey = regexp.MustCompile(
+	secretKey = lazyregexp.New(
 		`(?i)secret|password|passwd|token|licen[cs]e|api_?key|private|credential|dsn`)
-	hostPort = regexp.MustCompile(`^\[?[A-Za-z0-9_.:-]+\]?:\d{1,5}$`)
-	hostKey  = regexp.MustCompile(
+	hostPort = lazyregexp.New(`^\[?[A-Za-z0-9_.:-]+\]?:\d{1,5}$`)
+	hostKey  = lazyregexp.New(
 		`(?i)^(host|hosts|hostname|addr|addrs|address|server|servers|endpoint|domain|.*_host|.*_addr|.*_address|.*_hostname|.*_endpoint)$`)
 )
 

@@ -11,13 +11,13 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strings"
 
 	"github.com/docker/docker/api/types/container"
 
 	"example.com/tykupgrade/examples/internal/cli"
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/pluginbuild/compiler"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
@@ -28,7 +28,7 @@ const (
 	inPackage   = "opt/tyk-gateway" // where packages and images have the gateway
 )
 
-var versionedName = regexp.MustCompile(`^(.+)_v?\d+\.\d+\.\d+_[a-z0-9]+_[a-z0-9]+\.so$`)
+var versionedName = lazyregexp.New(`^(.+)_v?\d+\.\d+\.\d+_[a-z0-9]+_[a-z0-9]+\.so$`)
 
 // gatewayPart is a gateway that is run.
 type gatewayPart struct {

@@ -296,6 +296,7 @@ var internalRules = map[string]deptest.Rule{
 		"github.com/Masterminds/semver/v3": "versions"}},
 	"internal/goenv":      {},
 	"internal/atomicfile": {},
+	"internal/lazyregexp": {},
 }
 
 func TestArrows(t *testing.T) {

@@ -5,11 +5,12 @@ package redact
 import (
 	"encoding/json"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // What is written in place of a secret: in a URL, and elsewhere.
@@ -102,7 +103,7 @@ func jsonQuote(s string) string {
 }
 
 // secretValue is a query parameter with a secret.
-var secretValue = regexp.MustCompile(
+var secretValue = lazyregexp.New(
 	`(?i)([?&;#](?:[^=&;#\s]*(?:token|secret|passw|pwd|key|auth|sig|credential)[^=&;#\s]*)=)[^&;#\s]+`)
 
 func endOfToken(s string) int {
@@ -126,11 +127,11 @@ func schemeOf(before string) string {
 
 var (
 	// host is what may follow the "@" of user information.
-	host = regexp.MustCompile(
+	host = lazyregexp.New(
 		`^(\[[0-9A-Fa-f:.%]+\]|[\pL\pN._-]+)(:[0-9]+)?([^\pL\pN._:-]|:?$|:[^0-9])`)
 	// version is what follows the "@" of module paths, and the "@v" of proxies.
-	version = regexp.MustCompile(`^(v/|v[0-9]+([./-]|$)|latest\b|[0-9a-f]{12,40}([^\pL\pN._-]|$))`)
-	port    = regexp.MustCompile(`^[0-9]{1,5}$`)
+	version = lazyregexp.New(`^(v/|v[0-9]+([./-]|$)|latest\b|[0-9a-f]{12,40}([^\pL\pN._-]|$))`)
+	port    = lazyregexp.New(`^[0-9]{1,5}$`)
 )
 
 // userinfo returns where the "@" stands that ends a URL's user information, or

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 	"github.com/docker/docker/client"
 	"golang.org/x/sys/unix"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -193,9 +193,9 @@ func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
 }
 
 var (
-	idRule     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
-	capRule    = regexp.MustCompile(`^[A-Z][A-Z_]*$`)
-	envRule    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	idRule     = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
+	capRule    = lazyregexp.New(`^[A-Z][A-Z_]*$`)
+	envRule    = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	reservedTo = map[string]string{
 		"GITHUB_TAG": "the image", "GITHUB_SHA": "the image", "BUILD_TAG": "the image",
 		"GOFIPS140": "the image", "TYK_GW_PATH": "the image",

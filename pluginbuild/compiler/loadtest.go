@@ -7,9 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
+	"example.com/tykupgrade/internal/lazyregexp"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -20,7 +20,7 @@ type Verdict struct {
 	Output string `json:"output,omitempty"` // the end of what the gateway printed
 }
 
-var symbolRule = regexp.MustCompile(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
+var symbolRule = lazyregexp.New(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
 
 // LoadTest lets the gateway in the compiler image load a plugin and look up a
 // hook: `tyk plugin load`. The plugin's own init code runs there, in a container

@@ -2,17 +2,18 @@ package compiler
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 var (
-	sourceLine = regexp.MustCompile(
+	sourceLine = lazyregexp.New(
 		`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |note: module requires|.*(undefined reference|cannot find|fatal error))`)
 	// What scripts and the go command say when nothing is wrong.
-	chatter = regexp.MustCompile(
+	chatter = lazyregexp.New(
 		`^(\++ |# |PLUGIN_(BUILD|SOURCE)_PATH: |INFO: |go: (downloading|finding|found|added|upgraded|creating new|to add module) )`)
-	networkFault = regexp.MustCompile(
+	networkFault = lazyregexp.New(
 		`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
 )
 

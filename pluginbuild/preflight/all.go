@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Target is where the plugins are to run. The zero value checks nothing beyond
@@ -311,7 +312,7 @@ func (r *Report) add(f Finding) {
 
 // releaseSuffix is what compilers append from 4.1.0 on; gateways look for it
 // with and without the v.
-var releaseSuffix = regexp.MustCompile(`_v?\d+\.\d+\.\d+_[a-z0-9]+_[a-z0-9]+$`)
+var releaseSuffix = lazyregexp.New(`_v?\d+\.\d+\.\d+_[a-z0-9]+_[a-z0-9]+$`)
 
 // is says whether a plugin is the file that a manifest means.
 func (s Symbol) is(b *Binary) bool {

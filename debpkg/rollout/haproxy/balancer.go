@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Balancer is one HAProxy process. Its methods may be called concurrently.
@@ -34,7 +34,7 @@ var (
 
 // name is what HAProxy allows in names of proxies and servers. It keeps a name from carrying a
 // second command.
-var name = regexp.MustCompile(`^[A-Za-z0-9_.:-]+$`)
+var name = lazyregexp.New(`^[A-Za-z0-9_.:-]+$`)
 
 func (b Balancer) check(server string) error {
 	if len(b.Backends) == 0 {

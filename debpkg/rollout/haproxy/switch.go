@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Switch is a [rollout.Switch] by an entry of an HAProxy map file, with
@@ -43,7 +43,7 @@ func (s Switch) store() MapFile {
 	return s.Store
 }
 
-var mapWord = regexp.MustCompile(`^[A-Za-z0-9_./:-]+$`)
+var mapWord = lazyregexp.New(`^[A-Za-z0-9_./:-]+$`)
 
 func (s Switch) check(words ...string) error {
 	if len(s.Instances) == 0 {
