@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -31,7 +32,7 @@ func TestPreparePassesSettingsThrough(t *testing.T) {
 	script := "#!/bin/sh\n" + sshAdd + " -l >&2 || { echo 'git@example.org: Permission denied " +
 		"(publickey).' >&2; exit 255; }\n" +
 		"for last; do :; done\nexec sh -c \"$last\"\n"
-	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(script), 0o755); err != nil {
+	if err := run.WriteProgram(filepath.Join(bin, "ssh"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	refusing := httptest.NewServer(http.NotFoundHandler())

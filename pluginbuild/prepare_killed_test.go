@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild"
 )
 
@@ -122,7 +123,7 @@ func TestPrepareOrphan(t *testing.T) {
 	bin := t.TempDir()
 	script := "#!/bin/sh\ncase \"$*\" in mod\\ tidy*) echo waiting >" + fifo + "; read x <" + fifo +
 		";; esac\nexec " + real + " \"$@\"\n"
-	if err := os.WriteFile(filepath.Join(bin, "go"), []byte(script), 0o755); err != nil {
+	if err := run.WriteProgram(filepath.Join(bin, "go"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPrepareChild$")

@@ -3,7 +3,6 @@ package postgres_test
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/postgres"
 	lab "example.com/tykupgrade/internal/lab/postgres"
+	"example.com/tykupgrade/internal/run"
 )
 
 // stub makes a directory with the real programs, some of which report another version. That
@@ -32,7 +32,7 @@ func stub(t *testing.T, s *lab.Server, versions map[string]int) string {
 				tool, v)
 		}
 		text += "exec " + real + " \"$@\"\n"
-		if err := os.WriteFile(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
+		if err := run.WriteProgram(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,16 +21,34 @@ var errNoID = errors.New("it has no api_id")
 // Directory is the [Store] in app_path of a gateway without a dashboard. It has *.json files, and
 // for an OAS API NAME-oas.json next to NAME.json. A gateway sees a change at its next reload.
 //
-// Writes replace whole files and keep owner and mode. Links are refused. Replace writes the two
+// Writes replace whole files and keep owner and mode. Links are refused. A caller who is root
+// reads and writes in one and the same directory, also if the service's user exchanges it for a
+// link meanwhile (Linux, with /proc). Replace writes the two
 // files of an OAS API one after the other, the OAS form first. A kill between them leaves two forms
 // that disagree, which [Apply] and [Revert] repair.
 type Directory struct {
 	Path string
+
+	// open is Path while Replace has it open: the same directory, whatever its name leads to now.
+	open string
+}
+
+func (d Directory) path() string {
+	if d.open != "" {
+		return d.open
+	}
+	return d.Path
 }
 
 const maxDefinition = 16 << 20
 
 func (d Directory) fail(op, object string, kind, err error, next string) error {
+	if name, ok := strings.CutPrefix(object, d.open+"/"); ok && d.open != "" {
+		object = filepath.Join(d.Path, name)
+	}
+	if at := (*fs.PathError)(nil); errors.As(err, &at) {
+		err = at.Err // the object says where
+	}
 	return &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next, Retry: kind == nil}
 }
 
@@ -58,7 +77,7 @@ func (d Directory) APIs(context.Context) ([]API, error) {
 }
 
 func (d Directory) files() ([]string, error) {
-	entries, err := os.ReadDir(d.Path)
+	entries, err := os.ReadDir(d.path())
 	if err != nil {
 		return nil, d.fail("list APIs", d.Path, nil, err, "name the gateway's app_path")
 	}
@@ -66,7 +85,7 @@ func (d Directory) files() ([]string, error) {
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), ".json") && !strings.HasSuffix(e.Name(), "-oas.json") &&
 			!strings.HasPrefix(e.Name(), ".") {
-			files = append(files, filepath.Join(d.Path, e.Name()))
+			files = append(files, filepath.Join(d.path(), e.Name()))
 		}
 	}
 	return files, nil
@@ -152,6 +171,7 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+	d.open = fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
 	now, file, err := d.find(op, was.ID)
 	if err != nil {
 		return err
@@ -163,12 +183,12 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 	}
 	if next.OAS != nil && !bytes.Equal(now.OAS, next.OAS) {
 		if err := writeFile(ctx, oasFile(file), next.OAS); err != nil {
-			return d.fail(op, was.ID, nil, err, "")
+			return d.fail(op, oasFile(file), nil, err, "")
 		}
 	}
 	if !bytes.Equal(now.Classic, next.Classic) {
 		if err := writeFile(ctx, file, next.Classic); err != nil {
-			return d.fail(op, was.ID, nil, err, "")
+			return d.fail(op, file, nil, err, "")
 		}
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/internal/run"
 )
 
 // again runs one test of this binary in a process of its own.
@@ -34,16 +34,11 @@ func again(t *testing.T, test string, env ...string) *exec.Cmd {
 			t.Fatal(err)
 		}
 		copied := filepath.Join(dir, "test")
-		in, err := os.Open(bin)
-		if err != nil {
-			t.Fatal(err)
+		data, err := os.ReadFile(bin)
+		if err == nil {
+			err = run.WriteProgram(copied, data, 0o755)
 		}
-		defer func() { _ = in.Close() }()
-		out, err := os.OpenFile(copied, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
 		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.Copy(out, in); errors.Join(err, out.Close()) != nil {
 			t.Fatal(err)
 		}
 		bin = copied

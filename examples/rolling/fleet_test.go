@@ -19,6 +19,7 @@ import (
 	"example.com/tykupgrade/internal/lab/site"
 	"example.com/tykupgrade/internal/lab/stage"
 	"example.com/tykupgrade/internal/lab/traffic"
+	"example.com/tykupgrade/internal/run"
 )
 
 // Two real systemd hosts go there and back over SSH, with the real apt, behind a real HAProxy. What
@@ -208,7 +209,7 @@ func TestAnsiblePlay(t *testing.T) {
 	s.Listen(t, socket)
 	for name, text := range map[string]string{"play.yaml": play, "inventory": "[gateways]\nh1\nh2\n",
 		"rolling": "#!/bin/sh\nexec env " + hostsEnv + "=" + socket + " " + bin + " \"$@\"\n"} {
-		if err := os.WriteFile(filepath.Join(s.Dir, name), []byte(text), 0o700); err != nil {
+		if err := run.WriteProgram(filepath.Join(s.Dir, name), []byte(text), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}

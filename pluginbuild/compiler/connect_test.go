@@ -31,6 +31,7 @@ import (
 	"github.com/docker/docker/api/types/volume"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
@@ -338,7 +339,7 @@ func TestConnectSSH(t *testing.T) {
 for command; do :; done
 exec env DOCKER_HOST=` + host + ` sh -c "$command"
 `
-	if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(script), 0o755); err != nil {
+	if err := run.WriteProgram(filepath.Join(bin, "ssh"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	path := os.Getenv("PATH")

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	standin "example.com/tykupgrade/internal/lab/compiler"
+	"example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
@@ -65,7 +66,7 @@ func testOwner(t *testing.T, b *bench) {
 		t.Fatal(err)
 	}
 	src, home := filepath.Join(dir, "plugin"), filepath.Join(dir, "home")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "test"), exe, 0o755),
+	if err := errors.Join(os.Chmod(dir, 0o755), run.WriteProgram(filepath.Join(dir, "test"), exe, 0o755),
 		os.Mkdir(src, 0o755), os.Mkdir(home, 0o755), os.Chown(src, 1234, 1234), os.Chown(home, 1234,
 			1234)); err != nil {
 		t.Fatal(err)

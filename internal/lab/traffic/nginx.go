@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/run"
 )
 
 // Nginx is a running nginx in front of servers, with the script of docs/balancers.md that takes
@@ -48,7 +49,7 @@ http {
 }
 `, n.dir, n.Front),
 	} {
-		if err := os.WriteFile(filepath.Join(n.dir, name), []byte(text), 0o700); err != nil {
+		if err := run.WriteProgram(filepath.Join(n.dir, name), []byte(text), 0o700); err != nil {
 			tb.Fatal(err)
 		}
 	}
