@@ -21,7 +21,7 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/tyk"
-	"example.com/tykupgrade/internal/run"
+	runner "example.com/tykupgrade/internal/run"
 )
 
 // realEnv holds the flags of a rehearsal with real gateways, such as "-from 5.2.5 -to 5.14.0
@@ -144,7 +144,7 @@ func TestCrossing(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := run.WriteProgram(path, data, 0o755); err != nil {
+		if err := runner.WriteProgram(path, data, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		return path
