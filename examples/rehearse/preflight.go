@@ -11,7 +11,6 @@ import (
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/internal/lab/compiler"
-	"example.com/tykupgrade/internal/run"
 	runner "example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/preflight"
@@ -122,7 +121,7 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 		return err
 	}
 	path := filepath.Join(r.dir, "tyk")
-	if err := run.WriteProgram(path, data, 0o755); err != nil {
+	if err := runner.WriteProgram(path, data, 0o755); err != nil {
 		return err
 	}
 	gateway, err := preflight.Inspect(path)
