@@ -93,7 +93,7 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 					}
 					return []string{dir, dir}, nil
 				}}
-				host := debpkg.New(g.run, debpkg.Options{Settle: time.Millisecond, SettleLimit: time.Second})
+				host := debpkg.New(g.run, debpkg.Options{Settle: time.Millisecond, SettleLimit: time.Minute})
 				plan := debpkg.Plan{Actions: []debpkg.Action{{Kind: debpkg.Upgrade, Package: "tyk-gateway",
 					From: v("4.0.8"), To: v("5.2.5")}}}
 				do := func(f func(context.Context, *record) error) func(context.Context) error {

@@ -65,7 +65,7 @@ func TestHangup(t *testing.T) {
 			}
 			select {
 			case <-out:
-			case <-time.After(10 * time.Second):
+			case <-time.After(2 * time.Minute):
 				return errors.New("nobody stops the run")
 			}
 		}

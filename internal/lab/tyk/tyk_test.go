@@ -169,7 +169,7 @@ func TestProcess(t *testing.T) {
 	wait := func(want string) {
 		t.Helper()
 		var last string
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(
+		for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(
 			20 * time.Millisecond) {
 			res, err := http.Get("http://127.0.0.1:" + port + "/alive")
 			if err != nil {
