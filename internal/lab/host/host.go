@@ -15,13 +15,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -41,7 +39,8 @@ type Host struct {
 	Name string // the hostname
 	Addr string // the address at which this machine reaches it: every port, sshd on 22
 
-	dir string // key, known_hosts, ssh_config
+	dir string     // key, known_hosts, ssh_config
+	ns  []*os.File // the container's namespaces; none: commands go through the engine
 }
 
 // Start boots a host and returns once systemd has finished booting and sshd
@@ -88,11 +87,13 @@ func Start(ctx context.Context, o Options) (_ *Host, err error) {
 		return nil, err
 	}
 	h.ID = strings.TrimSpace(id)
-	addr, err := output(ctx, "docker", "inspect", "-f", "{{.NetworkSettings.IPAddress}}", h.ID)
+	facts, err := output(ctx, "docker", "inspect", "-f",
+		"{{.NetworkSettings.IPAddress}} {{.State.Pid}}", h.ID)
 	if err != nil {
 		return nil, err
 	}
-	h.Addr = strings.TrimSpace(addr)
+	addr, pid, _ := strings.Cut(strings.TrimSpace(facts), " ")
+	h.Addr, h.ns = addr, namespaces(h.ID, pid)
 	if err := h.boot(ctx); err != nil {
 		return nil, err
 	}
@@ -159,16 +160,6 @@ cat /etc/ssh/ssh_host_ed25519_key.pub`)
 // same key and sudo without a password.
 func (h *Host) SSHConfig() string { return filepath.Join(h.dir, "ssh_config") }
 
-// Exec runs a command in the host through the engine, not through SSH, and
-// returns its standard output.
-func (h *Host) Exec(ctx context.Context, stdin io.Reader, argv ...string) (string, error) {
-	cmd := []string{"docker", "exec"}
-	if stdin != nil {
-		cmd = append(cmd, "-i")
-	}
-	return run(ctx, stdin, append(append(cmd, h.ID), argv...)...)
-}
-
 // Close removes the container and the keys. It may be called twice.
 func (h *Host) Close() error {
 	var err error
@@ -178,6 +169,7 @@ func (h *Host) Close() error {
 			err = nil
 		}
 	}
+	closeAll(h.ns)
 	return errors.Join(err, os.RemoveAll(h.dir))
 }
 
@@ -195,22 +187,3 @@ var Available = sync.OnceValue(func() error {
 	}
 	return nil
 })
-
-func output(ctx context.Context, argv ...string) (string, error) { return run(ctx, nil, argv...) }
-
-func run(ctx context.Context, stdin io.Reader, argv ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdin = stdin
-	cmd.WaitDelay = 5 * time.Second
-	// An interrupt at the terminal is for the caller, who ends it in order.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
-		lines = lines[max(0, len(lines)-15):]
-		return stdout.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.Join(lines,
-			"\n"))
-	}
-	return stdout.String(), nil
-}

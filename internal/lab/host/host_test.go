@@ -50,6 +50,9 @@ func TestHost(t *testing.T) {
 		if err := h.Close(); err != nil {
 			t.Errorf("closed twice: %v", err)
 		}
+		if out, err := h.Exec(context.Background(), nil, "hostname"); err == nil {
+			t.Errorf("a closed host answers %q", out)
+		}
 	})
 	out, err := exec.CommandContext(ctx, "ssh", "-F", h.SSHConfig(), "-o", "BatchMode=yes", "-o",
 		"StrictHostKeyChecking=yes", "deploy@"+h.Addr,
