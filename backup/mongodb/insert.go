@@ -20,7 +20,7 @@ import (
 // How documents are sent: unordered, so that one rejected document does not hide the
 // others; two senders for a collection, as one waits for the disk.
 const (
-	batchBytes   = 1 << 20
+	batchBytes   = 512 << 10
 	batchDocs    = 10_000
 	senders      = 2
 	maxDocument  = 16 << 20 // what a client may insert
@@ -121,11 +121,12 @@ func (r *restoring) insert(ctx context.Context, j *job) error {
 		if inner.Err() != nil {
 			return context.Cause(inner)
 		}
-		if err := dump.Check(doc); err != nil {
+		shape, err := dump.Inspect(doc)
+		if err != nil {
 			return fmt.Errorf("document %d: %w", sum.Count+1, err)
 		}
 		sum.Add(doc)
-		if reason := unfit(doc); reason != "" {
+		if reason := unfit(doc, shape); reason != "" {
 			rejected.add(doc, reason)
 			return nil
 		}
@@ -134,7 +135,7 @@ func (r *restoring) insert(ctx context.Context, j *job) error {
 			b = <-r.pool
 			b.begin(j)
 		}
-		b.add(doc, dump.ZeroTimestamp(doc))
+		b.add(doc, shape.ZeroTime)
 		return nil
 	})
 	if err == nil && len(b.starts) > 0 {
@@ -161,11 +162,11 @@ func (r *restoring) insert(ctx context.Context, j *job) error {
 }
 
 // unfit says why a document would not arrive as it is.
-func unfit(doc []byte) string {
+func unfit(doc []byte, shape dump.Shape) string {
 	if len(doc) > maxDocument {
 		return "larger than the 16 MiB that a client may insert"
 	}
-	if _, err := bson.Raw(doc).LookupErr("_id"); err != nil {
+	if !shape.HasID {
 		return "it has no _id, and the server would invent one"
 	}
 	return ""
@@ -251,7 +252,7 @@ func (r *restoring) sendBatch(ctx context.Context, j *job, b *batch, again *repe
 // which servers take from 4.2 on.
 func (r *restoring) overwrite(ctx context.Context, j *job, doc bson.Raw) error {
 	var with any = doc
-	if dump.ZeroTimestamp(doc) {
+	if shape, err := dump.Inspect(doc); err == nil && shape.ZeroTime {
 		with = bson.A{bson.D{{Key: "$replaceRoot", Value: bson.D{{Key: "newRoot",
 			Value: bson.D{{Key: "$literal", Value: doc}}}}}}}
 	}

@@ -18,7 +18,7 @@ import (
 // server to the one that digests, compresses and writes.
 const (
 	readChunk      = 512 << 10
-	readBatch      = 4 << 20 // wished size of a server's reply, where the mean document size is known
+	readBatch      = 1 << 20 // wished size of a server's reply, where the mean document size is known
 	sessionRefresh = 5 * time.Minute
 	readAttempts   = 4
 )

@@ -26,6 +26,7 @@ type collection struct {
 	docs       []document
 	live       int
 	bytes      int64
+	capped     bool
 	indexes    []*index
 }
 
@@ -112,6 +113,7 @@ func (s *Server) create(db, name, kind string, options, idIndex bson.D) *collect
 	}
 	now := s.tick()
 	c := &collection{name: name, kind: kind, options: options, uuid: newUUID(now), born: now}
+	c.capped, _ = lookup(options, "capped").(bool)
 	if kind == "collection" {
 		if idIndex == nil {
 			idIndex = bson.D{{Key: "v", Value: int32(2)}, {Key: "key", Value: bson.D{{Key: "_id",
@@ -152,6 +154,8 @@ type duplicate struct {
 
 // add stores a document of its own. With check, unique indexes are enforced.
 func (c *collection) add(raw []byte, at uint32, check bool) *duplicate {
+	var keys [4]string // of the unique indexes; more than four allocate
+	made := keys[:0]
 	for _, x := range c.indexes {
 		if !x.unique {
 			continue
@@ -160,16 +164,18 @@ func (c *collection) add(raw []byte, at uint32, check bool) *duplicate {
 		if _, dup := x.seen[key]; dup && check {
 			return &duplicate{x, x.value(raw)}
 		}
+		made = append(made, key)
 	}
 	for _, x := range c.indexes {
 		if x.unique {
-			x.seen[x.key(raw)] = struct{}{}
+			x.seen[made[0]] = struct{}{}
+			made = made[1:]
 		}
 	}
 	c.docs = append(c.docs, document{raw: raw, born: at})
 	c.live++
 	c.bytes += int64(len(raw))
-	if capped, _ := lookup(c.options, "capped").(bool); capped {
+	if c.capped {
 		c.trim(at)
 	}
 	return nil
@@ -198,8 +204,13 @@ func (c *collection) kill(i int, at uint32) {
 }
 
 func (x *index) key(raw []byte) string {
-	var b []byte
+	var room [32]byte
+	b := room[:0]
 	for _, k := range x.keys {
+		if !strings.Contains(k, ".") {
+			b = appendComparable(b, bson.Raw(raw).Lookup(k))
+			continue
+		}
 		b = appendComparable(b, bson.Raw(raw).Lookup(strings.Split(k, ".")...))
 	}
 	return string(b)
@@ -325,6 +336,12 @@ func (cu *cursor) next(dst []byte, most, budget int64) (out []byte, taken int64,
 		return dst, taken, cu.pos < len(cu.fixed)
 	}
 	docs := cu.coll.docs
+	mean := cu.coll.bytes/int64(max(cu.coll.live, 1)) + 10
+	expected := int64(len(docs)-cu.pos) * mean
+	if most > 0 {
+		expected = min(expected, most*mean)
+	}
+	dst = slices.Grow(dst, int(min(expected, budget)))
 	for ; cu.pos < len(docs) && (most <= 0 || taken < most); cu.pos++ {
 		d := docs[cu.pos]
 		if cu.at == 0 && d.died != 0 || cu.at != 0 && (d.born > cu.at || d.died != 0 && d.died <= cu.at) {
@@ -340,28 +357,29 @@ func (cu *cursor) next(dst []byte, most, budget int64) (out []byte, taken int64,
 	return dst, taken, cu.pos < len(docs)
 }
 
-// stamped gives top-level zero timestamps the server's time, as mongod does on
+// stamp gives top-level zero timestamps of a document the server's time, as mongod does on
 // insert unless it is told not to.
-func stamped(raw []byte, at uint32) []byte {
-	doc := slices.Clone(raw)
-	elems, err := bsoncore.Document(doc).Elements()
-	if err != nil {
-		return doc
-	}
-	for _, e := range elems {
-		v := e.Value()
-		if t, i, isTime := v.TimestampOK(); isTime && t == 0 && i == 0 && e.Key() != "_id" {
+func stamp(doc []byte, at uint32) {
+	_, rest, _ := bsoncore.ReadLength(doc)
+	for len(rest) > 1 {
+		e, after, ok := bsoncore.ReadElement(rest)
+		if !ok {
+			return
+		}
+		if rest = after; e[0] != byte(bson.TypeTimestamp) || e.Key() == "_id" {
+			continue
+		}
+		if v := e.Value(); [8]byte(v.Data) == [8]byte{} {
 			binary.LittleEndian.PutUint32(v.Data, at)
 			binary.LittleEndian.PutUint32(v.Data[4:], epoch)
 		}
 	}
-	return doc
 }
 
-// withID puts an _id in front of a document that has none.
+// withID copies a document, and puts an _id in front where there is none.
 func withID(raw []byte) []byte {
 	if _, err := bson.Raw(raw).LookupErr("_id"); err == nil {
-		return raw
+		return slices.Clone(raw)
 	}
 	at, out := bsoncore.AppendDocumentStart(nil)
 	out = bsoncore.AppendObjectIDElement(out, "_id", primitive.NewObjectID())

@@ -242,9 +242,9 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 	failed := bson.A{}
 	for i, raw := range q.values("documents") {
 		at := c.s.tick()
-		doc := withID(slices.Clone(raw))
+		doc := withID(raw)
 		if !keep {
-			doc = stamped(doc, at)
+			stamp(doc, at)
 		}
 		if !unchecked && !k.valid(doc) {
 			failed = append(failed, bson.D{{Key: "index", Value: int32(i)}, {Key: "code", Value: int32(121)},

@@ -22,9 +22,10 @@ var ErrBSON = errors.New("malformed BSON")
 
 // Reader reads documents that stand back to back, as in a .bson file.
 type Reader struct {
-	r   *bufio.Reader
-	buf []byte
-	off int64 // where the next document begins
+	r     *bufio.Reader
+	shown int    // bytes of the document that the last Next returned out of r
+	buf   []byte // for documents that do not fit into r
+	off   int64  // where the next document begins
 }
 
 // NewReader returns a Reader of r.
@@ -36,35 +37,45 @@ func NewReader(r io.Reader) *Reader {
 // byte; it is valid until the call after. io.EOF means that the input ended
 // between two documents.
 func (b *Reader) Next() ([]byte, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(b.r, head[:1]); err != nil {
+	_, _ = b.r.Discard(b.shown) // it was there for Peek
+	b.shown = 0
+	head, err := b.r.Peek(4)
+	switch {
+	case len(head) == 0:
 		return nil, err // io.EOF: the regular end
-	}
-	if _, err := io.ReadFull(b.r, head[1:]); err != nil {
+	case err != nil:
 		return nil, b.cut(err)
 	}
-	return b.rest(binary.LittleEndian.Uint32(head[:]))
-}
-
-// rest reads the document whose length field has been read already.
-func (b *Reader) rest(size uint32) ([]byte, error) {
+	size := binary.LittleEndian.Uint32(head)
 	if size < 5 || size > maxBSON {
 		return nil, fmt.Errorf("%w at offset %d: length %d", ErrBSON, b.off, size)
 	}
-	// In steps, so that a wrong length costs no memory.
-	doc := binary.LittleEndian.AppendUint32(b.buf[:0], size)
-	for have := uint32(4); have < size; have = uint32(len(doc)) {
-		step := min(size-have, max(have, 64<<10))
-		doc = slices.Grow(doc, int(step))[:have+step]
-		if _, err := io.ReadFull(b.r, doc[have:]); err != nil {
-			return nil, b.cut(err)
-		}
+	doc, err := b.body(int(size))
+	if err != nil {
+		return nil, b.cut(err)
 	}
-	b.buf = doc
 	if doc[size-1] != 0 {
 		return nil, fmt.Errorf("%w at offset %d: no zero at the end", ErrBSON, b.off)
 	}
 	b.off += int64(size)
+	return doc, nil
+}
+
+func (b *Reader) body(size int) ([]byte, error) {
+	if size <= b.r.Size() {
+		b.shown = size
+		return b.r.Peek(size)
+	}
+	// In steps, so that a wrong length costs no memory.
+	doc := b.buf[:0]
+	for have := 0; have < size; have = len(doc) {
+		step := min(size-have, max(have, 64<<10))
+		doc = slices.Grow(doc, step)[:have+step]
+		if _, err := io.ReadFull(b.r, doc[have:]); err != nil {
+			return nil, err
+		}
+	}
+	b.buf = doc
 	return doc, nil
 }
 
@@ -77,9 +88,26 @@ func (b *Reader) cut(err error) error {
 
 // Check walks a document and everything in it: lengths, types, terminators.
 // The text of strings is not looked at, because servers hold invalid UTF-8 too.
-func Check(doc []byte) error { return walk(doc, 0) }
+func Check(doc []byte) error {
+	_, err := Inspect(doc)
+	return err
+}
 
-func walk(doc []byte, depth int) error {
+// Shape is what an insert has to know of a document.
+type Shape struct {
+	HasID bool
+	// ZeroTime: a top-level field other than _id is a timestamp of zero, which servers
+	// replace by the time of day unless told not to.
+	ZeroTime bool
+}
+
+// Inspect is Check, and tells the document's shape.
+func Inspect(doc []byte) (s Shape, err error) {
+	err = walk(doc, 0, &s)
+	return s, err
+}
+
+func walk(doc []byte, depth int, top *Shape) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%w: nested deeper than %d levels", ErrBSON, maxDepth)
 	}
@@ -99,12 +127,17 @@ func walk(doc []byte, depth int) error {
 		if err != nil {
 			return fmt.Errorf("field %q: %w", name, err)
 		}
+		if top != nil {
+			id := string(name) == "_id"
+			top.HasID = top.HasID || id
+			top.ZeroTime = top.ZeroTime || kind == 0x11 && !id && [8]byte(rest[:8]) == [8]byte{}
+		}
 		switch kind {
 		case 0x03, 0x04:
-			err = walk(rest[:n], depth+1)
+			err = walk(rest[:n], depth+1, nil)
 		case 0x0F:
 			code := 8 + int(binary.LittleEndian.Uint32(rest[4:]))
-			err = walk(rest[code:n], depth+1)
+			err = walk(rest[code:n], depth+1, nil)
 		}
 		if err != nil {
 			return fmt.Errorf("field %q: %w", name, err)
@@ -193,29 +226,6 @@ func ValueSize(kind byte, b []byte) (n int, err error) {
 		return 0, fmt.Errorf("%w: string without its zero", ErrBSON)
 	}
 	return int(total), nil
-}
-
-// ZeroTimestamp reports whether a top-level field other than _id is a timestamp of zero,
-// which servers replace by the time of day unless told not to.
-func ZeroTimestamp(doc []byte) bool {
-	rest := doc[4 : len(doc)-1]
-	for len(rest) > 0 {
-		kind := rest[0]
-		key := bytes.IndexByte(rest[1:], 0)
-		if key < 0 {
-			return false
-		}
-		value := rest[2+key:]
-		n, err := ValueSize(kind, value)
-		if err != nil {
-			return false
-		}
-		if kind == 0x11 && [8]byte(value[:8]) == [8]byte{} && string(rest[1:1+key]) != "_id" {
-			return true
-		}
-		rest = value[n:]
-	}
-	return false
 }
 
 func putLength(doc []byte) { binary.LittleEndian.PutUint32(doc, uint32(len(doc))) }
