@@ -193,7 +193,7 @@ func TestForgedSet(t *testing.T) {
 	}
 	write(t, forged, "opt/tyk-gateway/tyk.conf", "x", 0o755)
 	if err := os.Chmod(filepath.Join(forged, "opt/tyk-gateway/tyk.conf"),
-		0o755|os.ModeSetuid); err != nil {
+		0o755|os.ModeSetuid|os.ModeSetgid); err != nil {
 		t.Fatal(err)
 	}
 	set = takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(forged)})
@@ -203,10 +203,44 @@ func TestForgedSet(t *testing.T) {
 			SetID: keep}); err != nil {
 			t.Fatal(err)
 		}
-		info, err := os.Stat(filepath.Join(root, "opt/tyk-gateway/tyk.conf"))
-		if err != nil || (info.Mode()&os.ModeSetuid != 0) != keep {
-			t.Errorf("SetID %v: %v %v", keep, info, err)
+		checkSetID(t, filepath.Join(root, "opt/tyk-gateway/tyk.conf"), keep)
+	}
+}
+
+// checkSetID looks for both set-id bits.
+func checkSetID(t *testing.T, name string, want bool) {
+	t.Helper()
+	info, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bit := range []os.FileMode{os.ModeSetuid, os.ModeSetgid} {
+		if (info.Mode()&bit != 0) != want {
+			t.Errorf("%v, want %v: %t", info.Mode(), bit, want)
 		}
+	}
+}
+
+// The same through a Runner.
+func TestSetIDThroughRunner(t *testing.T) {
+	t.Parallel()
+	needGNU(t)
+	root := t.TempDir()
+	write(t, root, "app/file", "x", 0o755)
+	name := filepath.Join(root, "app/file")
+	if err := os.Chmod(name, 0o755|os.ModeSetuid|os.ModeSetgid); err != nil {
+		t.Fatal(err)
+	}
+	set := takePlain(t, t.TempDir(), &hostfiles.Source{Runner: localRunner, Paths: []string{root}})
+	for _, keep := range []bool{false, true} {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &hostfiles.Restore{
+			Runner: localRunner, Paths: []string{root}, SetID: keep}); err != nil {
+			t.Fatal(err)
+		}
+		checkSetID(t, name, keep)
 	}
 }
 

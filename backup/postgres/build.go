@@ -167,7 +167,7 @@ func (w *work) compare(ctx context.Context, db Database, name string, bare bool)
 func (o objects) forgetWords() {
 	for key, x := range o {
 		switch x.Type {
-		case "TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS":
+		case "TABLE DATA", "SEQUENCE SET", "BLOB DATA":
 		case "TABLE ATTACH", "INDEX ATTACH": // entries of their own from pg_dump 14 on
 			delete(o, key)
 		default:

@@ -16,7 +16,7 @@
 // Limits: roles, passwords and tablespaces belong to the server, not to a
 // database, so the set names them but does not hold them. Reading an archive
 // needs pg_restore on the machine that verifies. Extensions' own objects come
-// from the extension. Rules were seen with PostgreSQL 15, and with 13 as the older server.
+// from the extension. Rules were seen with PostgreSQL 15 and 17, and with 13 as the older server.
 package postgres
 
 import (

@@ -43,6 +43,7 @@ func readScript(r io.Reader) (objects, error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	var current *object
 	data, began := false, false
+	large := &largeObjects{out: out}
 	hash := sha256.New()
 	flush := func() {
 		if current != nil && !data {
@@ -88,6 +89,10 @@ func readScript(r io.Reader) (objects, error) {
 			flush()
 			m := heading.FindSubmatch(line)
 			current = &object{Type: string(m[2]), Name: string(m[1]), Schema: string(m[3])}
+			if large.begin(current.Type, current.Name) {
+				current = nil
+				break
+			}
 			key := current.key()
 			for n := 2; out[key] != nil; n++ {
 				key = fmt.Sprintf("%s #%d", current.key(), n)
@@ -99,7 +104,9 @@ func readScript(r io.Reader) (objects, error) {
 		case bytes.HasPrefix(line, []byte("-- PostgreSQL database dump complete")):
 			began = true
 			flush()
-			current = nil
+			current, large.reading = nil, nil
+		case large.reading != nil:
+			large.reading(line)
 		case current == nil || noise(line):
 		default:
 			hash.Write(line)
@@ -109,7 +116,7 @@ func readScript(r io.Reader) (objects, error) {
 			break
 		}
 	}
-	if data || !began {
+	if data || !began || large.open != nil {
 		return nil, errors.New("the dump ends early")
 	}
 	return out, nil
@@ -132,8 +139,7 @@ func (o *object) key() string { return o.Type + " " + o.Schema + "." + o.Name }
 
 func (o *object) add(sum []byte) {
 	o.rows++
-	o.sum[0] += binary.BigEndian.Uint64(sum)
-	o.sum[1] += binary.BigEndian.Uint64(sum[8:])
+	o.mix(sum)
 }
 
 // differences names what is not the same in two dumps: at most limit lines,

@@ -64,7 +64,8 @@ func (s *Source) databases(c *client) []string {
 }
 
 // Plan connects to every database and refuses what could not be dumped: a
-// pg_dump older than the server, a missing database, a table that the user may
+// pg_dump older than the server or newer than this machine's pg_restore, which
+// verifies the set, a missing database, a table that the user may
 // not read, two names for one database.
 func (s *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	var e backup.Estimate
@@ -98,7 +99,12 @@ func (s *Source) planOne(ctx context.Context, c *client, db string, e *backup.Es
 	if err != nil {
 		return err
 	}
-	if _, err := s.tools(ctx, c, facts); err != nil {
+	tool, err := s.tools(ctx, c, facts)
+	if err != nil {
+		return err
+	}
+	// A set is read again where it is taken.
+	if _, err := archiveReader(ctx, tool.major, tool.text); err != nil {
 		return err
 	}
 	d, err := q.database()

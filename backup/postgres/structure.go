@@ -84,10 +84,9 @@ func digest(s *backup.Stored, db Database) string {
 	return ""
 }
 
-// archive turns an archive into its objects with this machine's pg_restore.
-// bare leaves out owners and privileges.
-func archive(ctx context.Context, s *backup.Stored, d *Details, db Database,
-	bare bool) (objects, error) {
+// archiveReader finds this machine's pg_restore, and refuses one that cannot read what a
+// pg_dump wrote.
+func archiveReader(ctx context.Context, major int, dump string) (*client, error) {
 	c, err := Server{}.client()
 	if err != nil {
 		return nil, err
@@ -96,11 +95,22 @@ func archive(ctx context.Context, s *backup.Stored, d *Details, db Database,
 	if err != nil {
 		return nil, err
 	}
-	if tool.major < d.DumpMajor {
+	if tool.major < major {
 		return nil, &backup.Error{Op: "read archive with", Object: "pg_restore " + tool.text,
 			Kind: ErrToolTooOld,
-			Err:  fmt.Errorf("pg_dump %s wrote it", d.Dump),
-			Next: fmt.Sprintf("install postgresql-client-%d on this machine", d.DumpMajor)}
+			Err:  fmt.Errorf("pg_dump %s wrote it", dump),
+			Next: fmt.Sprintf("install postgresql-client-%d on this machine", major)}
+	}
+	return c, nil
+}
+
+// archive turns an archive into its objects with this machine's pg_restore.
+// bare leaves out owners and privileges.
+func archive(ctx context.Context, s *backup.Stored, d *Details, db Database,
+	bare bool) (objects, error) {
+	c, err := archiveReader(ctx, d.DumpMajor, d.Dump)
+	if err != nil {
+		return nil, err
 	}
 	f, err := s.Open(db.File)
 	if err != nil {

@@ -92,6 +92,60 @@ func TestScriptIsReadWhole(t *testing.T) {
 	}
 }
 
+// Large objects as pg_dump 15 and 17 write them are the same, and a change of one is found.
+func TestLargeObjects(t *testing.T) {
+	t.Parallel()
+	const tail = "-- PostgreSQL database dump complete\n"
+	content := func(oid, hex string) string {
+		return "SELECT pg_catalog.lo_open('" + oid + "', 131072);\n" + hex +
+			"SELECT pg_catalog.lo_close(0);\n\n"
+	}
+	write := func(hex string) string { return `SELECT pg_catalog.lowrite(0, '\x` + hex + "');\n" }
+	of15 := "-- Name: 1; Type: BLOB; Schema: -; Owner: o\n--\nSELECT pg_catalog.lo_create('1');\n\n" +
+		"ALTER LARGE OBJECT 1 OWNER TO o;\n" +
+		"-- Name: 2; Type: BLOB; Schema: -; Owner: o\n--\nSELECT pg_catalog.lo_create('2');\n" +
+		"ALTER LARGE OBJECT 2 OWNER TO o;\n" +
+		"-- Name: LARGE OBJECT 2; Type: ACL; Schema: -; Owner: o\nGRANT SELECT ON LARGE OBJECT 2 TO r;\n" +
+		"-- Data for Name: BLOBS; Type: BLOBS; Schema: -; Owner: -\n--\nBEGIN;\n\n" +
+		content("1", write("00ff")+write("11")) + content("2", write("22")) + "COMMIT;\n\n" + tail
+	of17 := "-- Name: 1..2; Type: BLOB METADATA; Schema: -; Owner: o\n--\n" +
+		"SELECT pg_catalog.lo_create('1');\nSELECT pg_catalog.lo_create('2');\n\n" +
+		"ALTER LARGE OBJECT 1 OWNER TO o;\nALTER LARGE OBJECT 2 OWNER TO o;\n" +
+		"-- Name: LARGE OBJECTS 2; Type: ACL; Schema: -; Owner: o\nGRANT SELECT ON LARGE OBJECT 2 TO r;\n" +
+		"-- Data for Name: 1; Type: BLOBS; Schema: -; Owner: o\nBEGIN;\n" +
+		content("1", write("00ff11")) + "COMMIT;\n" +
+		"-- Data for Name: 2; Type: BLOBS; Schema: -; Owner: o\nBEGIN;\n" + content("2", write("22")) +
+		"COMMIT;\n" + tail
+	read := func(text string) objects {
+		t.Helper()
+		o, err := readScript(strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	a := read(of15)
+	if lines, n := a.differences(read(of17), 9); n != 0 || len(a) != 4 {
+		t.Errorf("%d objects, %q", len(a), lines)
+	}
+	for old, changed := range map[string]string{
+		"00ff": "00fe", "SELECT ON LARGE OBJECT 2": "UPDATE ON LARGE OBJECT 2",
+		"OBJECT 1 OWNER TO o": "OBJECT 1 OWNER TO p",
+	} {
+		lines, n := a.differences(read(strings.Replace(of17, old, changed, 1)), 9)
+		if n != 1 || !strings.HasPrefix(lines[0], "blob") {
+			t.Errorf("%s: %q", changed, lines)
+		}
+	}
+	if _, n := a.differences(read(strings.Replace(of17, content("2", write("22")), "", 1)), 9); n != 1 {
+		t.Errorf("the content of one is missing: %d differences", n)
+	}
+	open := strings.Replace(of17, content("2", write("22")), "SELECT pg_catalog.lo_open('2', 131072);\n", 1)
+	if _, err := readScript(strings.NewReader(open)); err == nil {
+		t.Error("a dump that ends within a large object passed")
+	}
+}
+
 func FuzzScript(f *testing.F) {
 	f.Add("-- Name: t; Type: TABLE; Schema: s; Owner: o\nCREATE\n-- Data for Name: t; Type: TABLE " +
 		"DATA; Schema: s; Owner: o\nCOPY t FROM stdin;\n1\n\\.\n-- PostgreSQL database dump complete\n")

@@ -192,9 +192,6 @@ func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = filepath.Dir(s.Dir)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	if !strings.HasPrefix(s.Bin, "/usr/") { // of Second, with libraries that this machine lacks
-		cmd.Env = append(cmd.Env, "LD_LIBRARY_PATH="+filepath.Join(s.Bin, "../../../x86_64-linux-gnu"))
-	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT, Setpgid: true}
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: User, Gid: User}

@@ -129,6 +129,22 @@ func FuzzBSONReader(f *testing.F) {
 	})
 }
 
+// Documents that fit into the buffer and others are read one after the other.
+func TestBSONReaderSizes(t *testing.T) {
+	t.Parallel()
+	large := bsoncore.BuildDocument(nil, bsoncore.AppendBinaryElement(nil, "b", 0, make([]byte, 300<<10)))
+	docs := [][]byte{sample(), large, sample(), large, large, sample()}
+	r := NewReader(bytes.NewReader(bytes.Join(docs, nil)))
+	for i, want := range docs {
+		if got, err := r.Next(); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("document %d: %d bytes, %v", i, len(got), err)
+		}
+	}
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("after the last one: %v", err)
+	}
+}
+
 func TestBSONReaderFindsCuts(t *testing.T) {
 	t.Parallel()
 	one := sample()
