@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/internal/lab"
 )
 
 func content(t *testing.T, path string) string {
@@ -204,10 +205,7 @@ func TestPublishKilled(t *testing.T) {
 		}
 	}
 	t.Parallel()
-	rounds := 25
-	if testing.Short() {
-		rounds = 5
-	}
+	rounds := lab.Kills(8)
 	old, next := strings.Repeat("old", 50_000), strings.Repeat("new", 50_000)
 	p, file := publication(t, old)
 	if err := os.WriteFile(file, []byte(next), 0o644); err != nil {

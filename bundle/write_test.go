@@ -120,7 +120,7 @@ func TestWriteIsDeterministic(t *testing.T) {
 	m := goManifest("plugin.so", "plugin_v5.2.5_linux_amd64.so")
 	src := fstest.MapFS{}
 	for i, name := range m.FileList {
-		src[name] = &fstest.MapFile{Data: noise(uint64(i), 1<<20+i)}
+		src[name] = &fstest.MapFile{Data: noise(uint64(i), 300<<10+i)} // two chunks
 	}
 	write := func(src fs.FS) string {
 		result, err := bundle.Write(io.Discard, src, m, bundle.Options{})

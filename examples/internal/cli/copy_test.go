@@ -60,8 +60,9 @@ func TestCopiedExamplesBuild(t *testing.T) {
 	if err != nil || copied < 20 {
 		t.Fatalf("%d files copied: %v", copied, err)
 	}
-	// Of several commands go build writes and links none.
-	cmd := exec.CommandContext(t.Context(), "go", "build", raceFlag, "-mod=mod", "./...")
+	// What go build does without linking, which takes half a minute. The copies are not run, so they
+	// are compiled without the race detector: what they import is in the cache of vet and lint.
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-export", "-mod=mod", "./...")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOENV=off", "GOFLAGS=", "GOWORK=off", "GOPROXY=off", "GOSUMDB=off")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -1,6 +1,0 @@
-//go:build race
-
-package cli
-
-// The copies share the build cache of the tests.
-const raceFlag = "-race"
