@@ -1,6 +1,6 @@
 // Package tykupgrade is the root of an SDK that automates upgrading a self-managed Tyk API gateway
-// with custom Go plugins on Debian and Ubuntu. It holds no code. Each package below wraps one
-// concern and can be used alone:
+// with custom Go plugins on Debian and Ubuntu. It has no code. Each package below has one concern
+// and can be used alone:
 //
 //   - [example.com/tykupgrade/pluginbuild]: the recipe of a gateway release, and preparing the
 //     plugin's module for it

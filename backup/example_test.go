@@ -57,7 +57,7 @@ func Example() {
 			&hostfiles.Restore{Component: "config/gateway-1", Runner: gateway,
 				Rescue: "/var/backups/tyk/rescued"},
 			&redisdb.Live{Client: client, Replace: true, StateDir: "/var/lib/tykupgrade/redis"})
-		fmt.Println(report.Components, err) // every item, and whether the result is proven
+		fmt.Println(report.Components, err) // every item, and whether the result is verified
 		return err
 	}
 	fmt.Println(upgrade(context.Background(), nil, "not a URI"))

@@ -153,7 +153,7 @@ type unpacking struct {
 	raw    []byte      // manifest.json
 	sum    []byte      // manifest.sha256
 	sig    []byte      // manifest.json.sig, empty if the set is not signed
-	peeked *tar.Header // read, and not asked for yet
+	peeked *tar.Header // read, and not requested yet
 }
 
 // peek returns the next header and leaves it for next.

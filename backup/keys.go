@@ -91,8 +91,8 @@ func ReadPublicKeys(path string) ([]crypto.PublicKey, error) {
 	return keys, nil
 }
 
-// ReadIdentities reads the identities of age for [ImportOptions].Identities, as age-keygen
-// writes them. No error holds any of them.
+// ReadIdentities reads age identities, as age-keygen writes them, for
+// [ImportOptions].Identities. No error contains an identity.
 func ReadIdentities(path string) ([]age.Identity, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -76,7 +76,7 @@ func open(dir string) (*Set, error) {
 
 // List opens the sets below dir, newest first. Sets that cannot be opened are
 // left out and named in the error, which is then not nil; a directory without
-// sets is no error.
+// sets is not an error.
 func List(dir string) ([]*Set, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

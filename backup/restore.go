@@ -220,7 +220,7 @@ func (r *setRestore) undo(ctx context.Context, components []ComponentReport) err
 
 // Undo puts back what a restore with [RestoreOptions].Keep, or one that was
 // killed, replaced: of each restorer that is an [Undoer], last component first.
-// The restorers are built as for the restore. Undo goes on after an error and
+// The restorers are built as for the restore. Undo continues after an error and
 // returns all of them; it may be called again. It refuses the sets that Restore refuses
 // with [ErrUnsafe].
 func (s *Set) Undo(ctx context.Context, to ...Restorer) error {

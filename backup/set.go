@@ -56,7 +56,7 @@ type Component struct {
 // Consistency is what a copy promises.
 type Consistency string
 
-// What a copy promises.
+// The consistencies.
 const (
 	ConsistencySnapshot Consistency = "snapshot" // everything at one moment
 	ConsistencyPerNode  Consistency = "per node" // each node at one moment of its own

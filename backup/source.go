@@ -131,7 +131,7 @@ type Item struct {
 // Action is what a restore does to an item.
 type Action string
 
-// What a restore does to an item.
+// Actions of a restore.
 const (
 	ActionCreate  Action = "create"
 	ActionReplace Action = "replace"

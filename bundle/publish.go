@@ -162,7 +162,7 @@ func (p Publication) lock(op string) (func(), error) {
 	if err != nil {
 		_ = d.Close()
 		return nil, &Error{Op: op, Object: p.path(), Kind: ErrPublished,
-			Err: errors.New("another process works in the directory"), Next: "wait for it", Retry: true}
+			Err: errors.New("another process uses the directory"), Next: "wait for it", Retry: true}
 	}
 	return func() { _ = d.Close() }, nil
 }

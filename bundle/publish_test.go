@@ -189,7 +189,7 @@ func TestPublishRefuses(t *testing.T) {
 const killEnv = "BUNDLE_TEST_PUBLISH"
 
 // A process that is killed while it publishes, reverts and accepts leaves the
-// old bundle or the new one, and the next one goes on from there or back.
+// old bundle or the new one, and the next one continues from there or goes back.
 func TestPublishKilled(t *testing.T) {
 	if args := os.Getenv(killEnv); args != "" {
 		f := strings.Split(args, "|")

@@ -20,7 +20,7 @@ type Upgrade struct {
 	// PluginPath reads the plugin path of a build, for example with preflight.Inspect. nil: the
 	// paths are unknown, and only modes that do not need them are planned.
 	PluginPath func(file string) (string, error)
-	// Switch says how the gateways get the bundle.
+	// Switch is how the gateways get the bundle.
 	Switch Switch
 }
 
@@ -316,7 +316,7 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 		}
 		if !found {
 			return nil, &Error{Op: op, Object: "custom_middleware",
-				Err: fmt.Errorf("gateway %s loads %s for none of its hooks", one.pair.Current.Gateway, file)}
+				Err: fmt.Errorf("gateway %s loads %s for no hook", one.pair.Current.Gateway, file)}
 		}
 	}
 	for _, c := range changes {

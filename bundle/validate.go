@@ -106,7 +106,7 @@ func nameProblem(name string) (problem, remedy string) {
 	}
 	switch {
 	case name == "":
-		return "is no file name", "remove the entry"
+		return "is not a file name", "remove the entry"
 	case name == ManifestName:
 		return "would be overwritten by the manifest of the bundle, so the checksum could never match",
 			"remove it: the manifest is added by itself"

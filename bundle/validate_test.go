@@ -104,7 +104,7 @@ func TestValidateFinds(t *testing.T) {
 		"dot": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, ".") },
 			"file_list[1]", bundle.Refused, "is a directory"},
 		"empty name": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "") },
-			"file_list[1]", bundle.Refused, "no file name"},
+			"file_list[1]", bundle.Refused, "not a file name"},
 		"NUL": {func(m *bundle.Manifest, _ fstest.MapFS) { m.FileList = append(m.FileList, "a\x00.so") },
 			"file_list[1]", bundle.Refused, "NUL"},
 		"duplicate": {func(m *bundle.Manifest, _ fstest.MapFS) {

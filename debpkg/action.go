@@ -171,7 +171,7 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != 4 {
-		return t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+		return t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out)})
 	}
 	for _, st := range stanzas(part[0]) {
 		name := st.fields["package"]

@@ -75,7 +75,7 @@ func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {
 
 // Stage is Apply for hosts that must choose the moment of the restart: it
 // keeps the packages' scripts from restarting the units (by masking them until
-// the end of the run), so that the old processes go on serving until
+// the end of the run), so that the old processes keep serving until
 // [Host.Restart] of the Change's ServiceNames. A unit that dies meanwhile starts
 // again with the new version. It takes plans of upgrades and downgrades only:
 // the scripts of a first installation would unmask.
@@ -83,7 +83,7 @@ func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
 	for _, a := range p.Actions {
 		if a.Kind == Install || a.Kind == Remove {
 			return Change{}, &Error{Op: "stage", Object: join(p.Requests), Kind: ErrRefused,
-				Detail: fmt.Sprintf("the plan is to %s %s, and only what is installed can go on serving",
+				Detail: fmt.Sprintf("the plan is to %s %s, and only what is installed can keep serving",
 					a.Kind, a.Package), Next: "use Apply"}
 		}
 	}
@@ -137,9 +137,9 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 // runDir is where the run of a plan lives, whose digest has been checked.
 func (h *Host) runDir(p Plan) string { return path.Join(h.o.StateDir, "runs", p.Digest[:16]) }
 
-// resume attaches to a run of the same plan that goes on, or gives back the
-// result of one that the host still shows. A run whose effects are gone, by a
-// revert perhaps, does not count.
+// resume attaches to a run of the same plan that is still running, or returns the
+// result of one that the host still shows. A run whose effects are gone, perhaps
+// by a revert, does not count.
 func (h *Host) resume(ctx context.Context, op task, dir string) (Change, bool, error) {
 	s, data, err := h.jobState(ctx, dir)
 	if err != nil {

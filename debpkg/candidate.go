@@ -48,7 +48,7 @@ const (
 	OutcomeUnknown Outcome = "not known: the candidate was not fetched"
 )
 
-// Overwrite is a file that is no conffile, was changed on this host, and will
+// Overwrite is a file that is not a conffile, was changed on this host, and will
 // be replaced silently: policies, templates, sample scripts.
 type Overwrite struct{ Package, Path string }
 

@@ -84,7 +84,7 @@ func (h *Host) raw(ctx context.Context, stdin io.Reader,
 	return out.buf.String(), errOut.buf.String(), err
 }
 
-// program names a command in an error: the text of a script is no help.
+// program names a command in an error: the text of a script does not help.
 func program(argv []string) string {
 	if argv[0] == "sh" {
 		return "a script"

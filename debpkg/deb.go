@@ -92,10 +92,9 @@ for f in "$1"/.*.part.*; do
 done
 p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`
 
-// Upload copies a .deb file to the host, below StateDir, and returns what
-// arrived there. A file of that name is replaced once the new one is there
-// whole, by the digest of what was sent. name is a file name without a
-// directory.
+// Upload copies a .deb file to the host, below StateDir, and describes the copy.
+// It replaces a file of that name once the digest of the copy is that of what was
+// sent. name is a file name without a directory.
 func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error) {
 	if !debFileName.MatchString(name) {
 		return Deb{}, task{"upload", fmt.Sprintf("%q", name)}.fail(Error{Kind: ErrDeb,
@@ -174,13 +173,13 @@ func (h *Host) contents(ctx context.Context, files map[string]string) (map[strin
 	}
 	blocks := strings.Split(out, "\x1c")
 	if len(blocks) != len(names)+1 {
-		return nil, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+		return nil, t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out)})
 	}
 	found := map[string]contents{}
 	for i, n := range names {
 		part := strings.Split(blocks[i], "\x1d")
 		if len(part) != 9 {
-			return nil, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+			return nil, t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out)})
 		}
 		found[n] = parseContents(n, h.o.Root, part)
 	}

@@ -247,9 +247,9 @@ func ExampleFacts_String() {
 	// Output:
 	// gw1
 	// debian 12 (bookworm), amd64, apt 2.6.1, dpkg 1.21.22
-	// free below /var/cache/apt/archives: 10240.0 MiB
-	// free below /opt: 10240.0 MiB
-	// free below /var/lib/tykupgrade: 10240.0 MiB
+	// free below /var/cache/apt/archives: 10.0 GiB
+	// free below /opt: 10.0 GiB
+	// free below /var/lib/tykupgrade: 10.0 GiB
 	//
 	// PACKAGE      VERSION  STATE      EDITION  SOURCE OFFERS  THIS SYSTEM
 	// tyk-gateway  4.0.8    installed  -        5.2.5          not supported

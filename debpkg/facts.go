@@ -41,7 +41,7 @@ type Facts struct {
 	Available []Available // of Tyk's packages
 	ByHand    []string    // installed Tyk packages that no source offers: installed from .deb files
 	Broken    []Package   // any package that an earlier run left half-way
-	Journal   bool        // dpkg was interrupted and has work of its own to finish: see Repair
+	Journal   bool        // a run of dpkg was interrupted: see Repair
 	Locks     []Lock
 	Units     []Unit // of Tyk's installed packages
 }

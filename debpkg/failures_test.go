@@ -145,7 +145,7 @@ func TestFailures(t *testing.T) {
 	f.want("tyk-gateway-ee", "", "")
 
 	// A foreign package that is half-configured makes apt exit with 100, and
-	// is no reason to call ours failed.
+	// does not make ours failed.
 	if _, err := f.repo.Add(debs.Package{Name: "foreign", Version: "1", Scripts: map[string]string{
 		"postinst": "exit 1\n"}}); err != nil {
 		t.Fatal(err)

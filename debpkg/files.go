@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// What dpkg (1.21), its helper for maintainer scripts and -confold or -confnew
-// put next to a conffile.
+// besideSuffixes are those of the files that dpkg (1.21), its helper for maintainer
+// scripts, and -confold or -confnew put next to a conffile.
 var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak",
 	".dpkg-backup", ".dpkg-remove"}
 
@@ -96,9 +96,9 @@ rm -f "$2/files" "$2/looked" "$2/paths"`
 
 // saveFiles keeps the conffiles, the files that will be overwritten, and each
 // component's configuration and defaults, with what earlier upgrades left next to
-// them. Absent ones are left out. Of a link, its target is kept too, which is
-// what dpkg replaces. It notes in c the kept files, the archives' SHA-256, and
-// where it looked.
+// them. It leaves out absent files. It also keeps the target of a link, because dpkg
+// replaces the target. It notes in c the kept files, the archives' SHA-256, and the
+// places it looked at.
 func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 	t := task{"save", "the configuration"}
 	var paths []string
@@ -126,7 +126,7 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != 3 {
-		return t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+		return t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out)})
 	}
 	c.FilesSHA256, _, _ = strings.Cut(part[0], " ")
 	c.Files, c.Looked = lines(part[1]), lines(part[2])

@@ -243,7 +243,7 @@ func TestUploadBreaksOff(t *testing.T) {
 	}
 }
 
-// A directory that others can write to is no place for what root installs.
+// A directory that others can write to is not a place for what root installs.
 func TestStateDirOfOthers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))

@@ -43,7 +43,7 @@ func (h *Host) History(ctx context.Context) ([]Entry, error) {
 
 // historyScript prints the rotated logs by the time of their last entry's
 // rotation, as their names say (logrotate's numbers or dates), then the log.
-// Right after a rotation there is no plain file. A missing file is no error, an
+// Right after a rotation there is no plain file. A missing file is not an error, an
 // unreadable one is.
 const historyScript = `show() {
 	case $1 in

@@ -71,8 +71,8 @@ type Options struct {
 	// NewConffiles takes the maintainer's configuration files where an edited
 	// one conflicts with a new one. The default keeps the edited ones.
 	NewConffiles bool
-	// NoFetch keeps Plan from downloading the candidates. What it then cannot
-	// know (the candidates' conffiles and scripts) is marked as assumed.
+	// NoFetch keeps Plan from downloading the candidates. Plan then marks as assumed
+	// what only the candidates say: their conffiles and scripts.
 	NoFetch bool
 	// Hold puts the packages on hold after Apply and after Revert, so that the
 	// next upgrade of the system leaves their versions alone. Packages that are

@@ -94,7 +94,7 @@ func TestInterrupted(t *testing.T) {
 	}
 	p := crash()
 	f.want("tyk-gateway", "5.2.5", "install half-configured")
-	// dpkg's own journal of what it was doing stands in everyone's way.
+	// dpkg's own journal of what it was doing blocks everyone.
 	_, err := h.Plan(t.Context(), f.request("tyk-gateway", "4.0.8"))
 	wantError(t, err, debpkg.ErrInterrupted, "Repair")
 	c, err := h.Apply(t.Context(), p)

@@ -15,7 +15,7 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// A job is a run of apt or dpkg that goes on when the connection, or the
+// A job is a run of apt or dpkg that continues when the connection, or the
 // program that started it, is gone. It lives in a directory of its own on the
 // host: what it runs, apt's progress, both outputs, and the exit code once it
 // has ended. It is prepared in a directory of its caller's own, so that two
@@ -147,7 +147,7 @@ echo $rc >rc.new && sync rc.new && mv rc.new rc
 // place: as a transient unit where systemd runs the host, as logind may kill all
 // that belongs to a session (KillUserProcesses), otherwise in a session of its
 // own. Standard input holds change.json with its length and the job's script. It
-// may be run again. What a revert needs is on the disk before anything changes.
+// may be run again. Everything that a revert needs is on the disk before anything changes.
 const startScript = `set -e; umask 077
 cd /
 prep=$1 root=$2; shift 2
@@ -245,9 +245,9 @@ func unsafe(t task, err error) error {
 	return err
 }
 
-// prepareScript: $1 job directory. Whoever could change what is kept there
-// could have it installed by root. What vanished callers prepared goes a day of
-// the host's uptime later, or after a reboot.
+// prepareScript: $1 job directory. Whoever could change the files there could have
+// them installed by root. Preparations of callers that vanished are removed after a
+// day of the host's uptime, or a reboot.
 const prepareScript = safeFunc + `set -e; umask 077
 runs=${1%/*}; own "$runs"
 read -r boot </proc/sys/kernel/random/boot_id; read -r up x </proc/uptime; up=${up%.*}
@@ -333,7 +333,7 @@ func (h *Host) start(ctx context.Context, j job) error {
 	return task{"start", "the run in " + j.dir}.wrap(err)
 }
 
-// finishLimit is how long a run of dpkg may go on once the caller's context
+// finishLimit is how long a run of dpkg may continue once the caller's context
 // has ended before the caller gets its answer without the result.
 const finishLimit = 2 * time.Minute
 
@@ -355,7 +355,8 @@ func (h *Host) reconnect(ctx context.Context, err error, f func() error) error {
 	deadline := time.Now().Add(reconnectLimit)
 	for wait := 200 * time.Millisecond; errors.Is(err, ErrConnection) &&
 		time.Now().Before(deadline); wait = min(2*wait, 5*time.Second) {
-		h.event(Event{Kind: EventWait, Text: "the connection is lost; the run goes on, trying again"})
+		h.event(Event{Kind: EventWait, Text: "the connection is lost, and the run continues on the host; " +
+			"trying again"})
 		h.o.Log.WarnContext(ctx, "connection lost", "err", err)
 		if err := pause(ctx, wait); err != nil {
 			return err
@@ -397,7 +398,7 @@ func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 			err = h.reconnect(dctx, err, attempt)
 		}
 		if err != nil {
-			return s, task{"follow", fmt.Sprintf("the run in %s, which goes on", dir)}.wrap(err)
+			return s, task{"follow", fmt.Sprintf("the run in %s, which continues", dir)}.wrap(err)
 		}
 		if s.name != "running" {
 			return s, nil

@@ -237,7 +237,7 @@ func (m *machine) version(pkg string) string {
 	return m.exec("dpkg-query", "-W", "-f", "${Version} ${db:Status-Want} ${db:Status-Status}", pkg)
 }
 
-// waiting is a postinst that reports to have begun, and waits to go on.
+// waiting is a postinst that reports to have begun, and waits to be released.
 const waiting = "touch /run/lab-begun; while [ ! -e /run/lab-go ]; do sleep 0.1; done\n"
 
 // begun waits in the host: each look through the engine would cost as much as a step of

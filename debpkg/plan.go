@@ -137,7 +137,7 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 	}
 	if s.Journal {
 		return Plan{}, s, op.fail(Error{Kind: ErrInterrupted,
-			Detail: "dpkg has work of its own to finish", Next: "call Repair, or Revert the change that " +
+			Detail: "its run is unfinished", Next: "call Repair, or Revert the change that " +
 				"was interrupted"})
 	}
 	p := Plan{Host: s.Identity, OS: s.OS, Arch: s.Arch,

@@ -45,7 +45,7 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 			warn(next, "apt's own choice for %s is %s, not %s", a.Package, a.Candidate, a.To)
 		}
 		if a.Rollback == fromRepack {
-			warn("fetch the .deb of the installed version before you go on",
+			warn("fetch the .deb of the installed version before you continue",
 				"%s %s is neither in apt's cache nor in a source: it will be packed again from the "+
 					"installed files", a.Package, a.From)
 		}

@@ -18,7 +18,7 @@ const (
 	PruneForgotten  PruneState = "forgotten"  // with DryRun: it would be
 	PruneYoung      PruneState = "young"      // it ended after PruneOptions.Before
 	PruneInUse      PruneState = "in_use"     // PruneOptions.Keep names it
-	PruneRunning    PruneState = "running"    // the change or its revert goes on
+	PruneRunning    PruneState = "running"    // the change or its revert is running
 	PruneUnfinished PruneState = "unfinished" // it failed or was cut off, and was not reverted since
 	PruneUnreadable PruneState = "unreadable" // its record is missing or damaged
 )
@@ -166,8 +166,8 @@ func (h *Host) pruned(row string, o PruneOptions) (Pruned, error) {
 	return p, nil
 }
 
-// changesScript: $1 directory of the runs. Of each run of a plan it prints the name, how it
-// and its revert stand, the kilobytes of both, and what both recorded.
+// changesScript: $1 directory of the runs. For each run of a plan it prints the name, its
+// state and that of its revert, the kilobytes of both, and what both recorded.
 const changesScript = safeFunc + lookFunc + `[ -d "$1" ] || exit 0
 safe "$1" || exit
 stand() {
@@ -192,13 +192,13 @@ for d in "$1"/*; do
 	printf '\034'
 done`
 
-// forgetScript: $1 job directory. The lock is that of a job's start. What tells of the run
+// forgetScript: $1 job directory. The lock is that of a job's start. The record of the run
 // goes last, so that a call that was cut off can be repeated.
 const forgetScript = lookFunc + `set -e
 [ -e "$1" ] || [ -e "$1-revert" ] || exit 0
 exec 9<"${1%/*}"; flock 9
 for d in "$1" "$1-revert"; do
-	case $(look "$d") in running*) echo "the run in $d goes on" >&2; exit 75 ;; esac
+	case $(look "$d") in running*) echo "the run in $d is under way" >&2; exit 75 ;; esac
 done
 for f in "$1"/*; do
 	case ${f##*/} in change.json | rc | pid) ;; *) rm -rf -- "$f" ;; esac

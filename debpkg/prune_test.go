@@ -86,7 +86,7 @@ func (r *runsDir) write(dir string, c debpkg.Change, rc string) {
 	}
 }
 
-// running makes a run one that goes on.
+// running makes a run one that is still running.
 func (r *runsDir) running(dir string) {
 	r.Helper()
 	job := filepath.Join(dir, "job.sh")

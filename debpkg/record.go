@@ -25,7 +25,7 @@ type Record struct {
 
 // OpenRecord reads the file at path, which decides what root does on the host: an
 // [ErrUnsafe] says that somebody else could have written it. If there is none, the error
-// matches [fs.ErrNotExist], and &Record{Path: path} begins one.
+// matches [fs.ErrNotExist]. [NewRecord] begins one.
 func OpenRecord(path string) (*Record, error) {
 	op := task{"read", path}
 	data, err := readOwn(op, path)
@@ -37,6 +37,18 @@ func OpenRecord(path string) (*Record, error) {
 		return nil, op.fail(Error{Err: err, Next: "name a file of changes"})
 	}
 	return r, nil
+}
+
+// NewRecord is [OpenRecord], but begins a record if there is no file at path. Its directory
+// must exist. The first change of the record writes the file.
+func NewRecord(path string) (*Record, error) {
+	r, err := OpenRecord(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err = os.Stat(filepath.Dir(path)); err == nil {
+			r = &Record{Path: path}
+		}
+	}
+	return r, err
 }
 
 // readOwn reads a file if it and its directory are this user's or root's alone.

@@ -89,7 +89,7 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 			continue
 		case errors.Is(err, ErrInterrupted) && !repaired:
 			// dpkg's own journal must be worked off before anything else. That
-			// a script fails in it is no matter: its package is going.
+			// a script fails in it does not matter: its package is going.
 			repaired = true
 			if err := h.Repair(ctx); err != nil {
 				h.o.Log.WarnContext(ctx, "repair before the revert", "err", err)
@@ -201,7 +201,7 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 		return look, op.wrap(err)
 	}
 	if look.Journal {
-		return look, op.fail(Error{Kind: ErrInterrupted, Detail: "dpkg has work of its own to finish",
+		return look, op.fail(Error{Kind: ErrInterrupted, Detail: "its run is unfinished",
 			Next: "call Repair"})
 	}
 	todo := back(c, look.Packages)

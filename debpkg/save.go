@@ -25,8 +25,8 @@ type Saved struct {
 // saveScript puts the .debs of installed versions into directory $4: $1 root,
 // $2 dpkg's directory, $3 apt's cache, then package, version, architecture and
 // file name of each. The cache's file is taken only if it is whole and of that
-// version. What is packed again holds the files as they are on the host, edited
-// conffiles included; ownership and modes are kept where root runs this.
+// version. A repacked package has the files as they are on the host, edited
+// conffiles included. Ownership and modes are kept if root runs this.
 const saveScript = `set -e
 umask 077
 root=$1 admin=$2 cache=$3 dir=$4; shift 4
@@ -97,7 +97,7 @@ func (h *Host) saveDebs(ctx context.Context, actions []Action, s survey, prep,
 	}
 	rows := lines(out)
 	if len(rows) != 2*len(list) {
-		return nil, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out)})
+		return nil, t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out)})
 	}
 	for i := range list {
 		list[i].From = rows[2*i]

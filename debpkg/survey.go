@@ -131,7 +131,7 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != partCount {
-		return survey{}, t.fail(Error{Detail: "the host's answer has another form", Output: tidy(out),
+		return survey{}, t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out),
 			Next: "look at what its login shell prints"})
 	}
 	s := survey{config: map[string]string{}, units: map[string][]string{}}

@@ -105,7 +105,7 @@ func TestHostDebian13(t *testing.T) {
 }
 
 // logind kills all that a session leaves behind (KillUserProcesses=yes). The
-// connection is cut while postinst runs: apt goes on.
+// connection is cut while postinst runs: apt continues.
 func TestHostKillUserProcesses(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",

@@ -21,7 +21,7 @@ type SourceFailure struct {
 	Next   string // what to do
 }
 
-// UpdateError says which sources failed. apt then goes on with the package
+// UpdateError says which sources failed. apt then continues with the package
 // lists of earlier updates for these.
 type UpdateError struct {
 	Failures []SourceFailure
@@ -99,7 +99,7 @@ func (h *Host) Update(ctx context.Context) error {
 			e.is(ErrConnection) {
 			return e
 		}
-		// What the sources' files say is a help, not a condition.
+		// The sources' files help, but are not required.
 		sources, _ := h.Sources(ctx)
 		for i, f := range failures {
 			if f.Entry == "" {

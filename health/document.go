@@ -52,7 +52,7 @@ type Document struct {
 	Components  []Component
 }
 
-// ErrMalformed is the cause for a body that is no health document.
+// ErrMalformed is the cause for a body that is not a health document.
 var ErrMalformed = errors.New("not a health document")
 
 // Parse reads an application/health+json body: the early drafts with "details",

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// Policy says how probes are repeated. The zero value waits at most two minutes
+// Policy sets how probes are repeated. The zero value waits at most two minutes
 // for two passes in a row of each probe.
 type Policy struct {
 	// SuccessThreshold is how many passes in a row each probe needs, 0: two. A
 	// gateway's pass counts only if it rests on a newer check of its own, which
-	// it makes every ten seconds. So the second pass shows that the checks go on.
+	// it makes every ten seconds. So the second pass shows that the checks still run.
 	SuccessThreshold int
 	// For is the least time between the first and the last of those passes.
 	For time.Duration

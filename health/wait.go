@@ -52,9 +52,9 @@ func (e *WaitError) Retryable() bool {
 	return !errors.As(e.Err, &own) || own.Retryable()
 }
 
-// Once tries each probe one time and reports. What the probes found is in the
-// report alone; an error means that a probe or the policy is invalid, and
-// nothing was asked, or that ctx ended first.
+// Once tries each probe one time and returns the results in the report. A failed
+// probe is not an error. An error means that a probe or the policy is invalid, so
+// that nothing was tried, or that ctx ended first.
 func Once(ctx context.Context, p Policy, probes ...Probe) (Report, error) {
 	w, err := newWaiter(p, probes)
 	if err != nil {
@@ -64,12 +64,12 @@ func Once(ctx context.Context, p Policy, probes ...Probe) (Report, error) {
 	return w.run(ctx)
 }
 
-// Wait repeats the probes until all of them have, at the same time, the passes
-// in a row that p demands. It ends early when one fails FailureThreshold times
-// in a row, or in a way that no repetition changes (a certificate for another
-// name). The other tries are then cancelled with that error as their cause. The
-// error is a [*WaitError]; the report holds the last result of each probe also
-// when the error is not nil.
+// Wait repeats the probes until all of them have, at the same time, as many
+// passes in a row as p demands. It ends early if a probe fails FailureThreshold
+// times in a row, or in a way that no repetition changes, such as a certificate
+// for another name. It then cancels the other tries with that error as their
+// cause. The error is a [*WaitError]. The report holds the last result of each
+// probe, also with an error.
 //
 // Counting starts again after a result that is not a pass, after a changed
 // Instance of a [Check], and when a gateway's own check is older than the last

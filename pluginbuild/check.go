@@ -125,8 +125,8 @@ func (c *checker) release() {
 	}
 }
 
-// read walks the module and parses its packages. What the go command would not
-// look at is left out.
+// read walks the module and parses its packages. It skips what the go command
+// ignores.
 func (c *checker) read() error {
 	var err error
 	if c.root, err = fs.ReadDir(c.src, "."); err != nil {

@@ -246,8 +246,8 @@ func (s *hookScan) position(n ast.Node) string {
 // types, so that what is written is what it is.
 var wellKnown = []string{"net/http", "github.com/TykTechnologies/tyk-pump/analytics"}
 
-// typeName writes a type with full import paths. A name that may stand for
-// another type has a question mark.
+// typeName writes a type with full import paths. A name that may mean another
+// type gets a question mark.
 func (s *hookScan) typeName(e ast.Expr, imports map[string]string, depth int) string {
 	if depth > 10 {
 		return "?" // aliases in a circle

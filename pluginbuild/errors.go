@@ -155,8 +155,9 @@ var hints = []struct {
 			"set GONOSUMDB (or GOPRIVATE) to its path"},
 	{lazyregexp.New(
 		`terminal prompts disabled|could not read Username|Permission denied \(publickey\)|Authentication failed|401 Unauthorized|403 Forbidden`),
-		"the server refuses: give it credentials through netrc, a git credential helper or the SSH " +
-			"agent, or name another source in GOPROXY or GOPRIVATE"},
+		"the server refuses: give it credentials through netrc (machine HOST:PORT if the address has a " +
+			"port: Go 1.24 and later compare it), a git credential helper or the SSH agent, or name another " +
+			"source in GOPROXY or GOPRIVATE"},
 	{lazyregexp.New(`module path must match major version`),
 		"ask for a commit instead of a tag; a module without /vN in its path has no versions from v2 on"},
 	{lazyregexp.New(

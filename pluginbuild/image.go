@@ -23,7 +23,7 @@ type Image struct {
 	// ID: any other image is refused
 	Digest string
 	// Gateway is where the image has the gateway, such as /opt/tyk-gateway/tyk of
-	// tykio/tyk-gateway. Only a load test needs it, with an image that is no compiler.
+	// tykio/tyk-gateway. Only a load test needs it, with an image that is not a compiler.
 	Gateway string
 	// file written by `docker save`, loaded where the engine lacks the image; nothing is pulled then
 	Tar string

@@ -53,14 +53,14 @@ func (p Prepared) String() string {
 // the plugin is not the compiler's, and of GOFLAGS only -modcacherw is used; with
 // -modfile or -overlay in it Prepare fails with [ErrGoFlags].
 //
-// It is a transaction: when a step fails, the result does not fit the release,
-// or ctx ends, go.mod, go.sum, go.work, go.work.sum and the vendor directory
-// are put back byte for byte. What is needed for that lives in the module's
-// directory .tykupgrade-prepare, so that after a kill or a power cut the next
-// Prepare or [Recover] puts things back. The file system of dir must know
-// locks and renames of directories.
+// It is a transaction. If a step fails, the result does not fit the release, or
+// ctx ends, Prepare restores go.mod, go.sum, go.work, go.work.sum and the vendor
+// directory byte for byte. It keeps the copies for that in the module's directory
+// .tykupgrade-prepare, so that after a kill or a power cut the next Prepare or
+// [Recover] restores them. The file system of dir must support locks and renames
+// of directories.
 //
-// A failed step is a [Error]. Of two calls for one dir at a time the second
+// A failed step is an [Error]. A second call for the same dir at the same time
 // fails with [ErrBusy].
 func Prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (Prepared, error) {
 	p, err := prepare(ctx, dir, r, o)
@@ -149,10 +149,10 @@ func (r Recovery) String() string {
 	return ""
 }
 
-// Recover undoes an interrupted [Prepare] of the module in dir. [Prepare] does so by
-// itself. What is not as Prepare saved it may be a person's work since then, so
-// Recover moves it into a directory next to go.mod and names it. A Recover that is
-// interrupted can be repeated.
+// Recover undoes an interrupted [Prepare] of the module in dir. The next [Prepare] does
+// so by itself. A file that differs from what Prepare wrote may be a person's work since
+// then, so Recover moves it into a directory next to go.mod and names it. An interrupted
+// Recover can be repeated.
 func Recover(dir string) (Recovery, error) {
 	r, err := recoverDir(dir)
 	if err != nil {
@@ -247,7 +247,7 @@ func stepName(argv []string) string {
 }
 
 // fits checks go.mod after the commands: they can succeed and yet leave a module
-// that the release's compiler refuses, because a dependency asked for more.
+// that the release's compiler refuses, because a dependency requires more.
 func (r Release) fits(dir string, noGet bool) error {
 	data, err := readModuleFile(os.DirFS(dir))
 	if err != nil {

@@ -39,7 +39,7 @@ func AddFooBarHeader(rw http.ResponseWriter, r *http.Request) {
 func main() {}
 `
 
-// gatewayAt is the stand-in for the module of a release.
+// gatewayAt is the stub of the module of a release.
 func gatewayAt(r pluginbuild.Release) tykmod.Gateway {
 	g := tykmod.Gateway{Version: r.PseudoVersion(), Commit: r.Commit, Go: r.Go}
 	for _, p := range r.Replaces {
@@ -49,7 +49,7 @@ func gatewayAt(r pluginbuild.Release) tykmod.Gateway {
 }
 
 // offline is an environment whose only source of modules is a proxy on disk
-// with the stand-in at some releases.
+// with the stub at some releases.
 func offline(t testing.TB, versions ...string) []string {
 	t.Helper()
 	lab.Program(t, "go", "golang-go")

@@ -166,7 +166,7 @@ func (r Release) WithVariant(v Variant) (Release, error) {
 	return r, nil
 }
 
-// variant is "" where there is no compiler.
+// variant is "" if there is no compiler.
 func (c Compiler) variant() Variant {
 	if c.Variant == "" && c.Mode != "" {
 		return Classic

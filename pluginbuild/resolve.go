@@ -41,7 +41,7 @@ func ResolveCommit(ctx context.Context, runner Runner, repo string,
 func resolveCommit(ctx context.Context, runner Runner, repo string,
 	v *semver.Version) (string, error) {
 	if repo == "" || strings.HasPrefix(repo, "-") {
-		return "", errors.New("that is no repository; give a URL or a directory")
+		return "", errors.New("not a repository; give a URL or a directory")
 	}
 	if redact.HasPassword(repo) {
 		return "", ErrSecretInURL

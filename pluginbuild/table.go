@@ -196,11 +196,11 @@ func (r Release) Validate() error {
 	case !commitForm.MatchString(r.Commit):
 		return bad("commit %q is not 40 lower-case hex digits", r.Commit)
 	case r.Go != "" && !goForm.MatchString(r.Go):
-		return bad("go directive %q is no Go version such as 1.16 or 1.25.0", r.Go)
+		return bad("invalid go directive %q: want a Go version such as 1.16 or 1.25.0", r.Go)
 	case r.Compiler.Go != "" && !version.IsValid("go"+r.Compiler.Go):
 		return bad("the compiler's Go version %q is not one", r.Compiler.Go)
 	case r.Toolchain != "" && !toolchainForm.MatchString(r.Toolchain):
-		return bad("toolchain directive %q is no toolchain name such as go1.21.4", r.Toolchain)
+		return bad("invalid toolchain directive %q: want a name such as go1.21.4", r.Toolchain)
 	case r.Compiler.Mode == "" && r.Next == nil:
 		return bad("no compiler mode given (want vendor, gopath, modules or workspace)")
 	}

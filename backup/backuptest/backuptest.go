@@ -26,7 +26,7 @@ type Case struct {
 	// Restorer writes into an empty system of its own.
 	Restorer func(t *testing.T) backup.Restorer
 	// Change alters the live system, so that it no longer is as in a set taken
-	// before. nil: the source is no Prover.
+	// before. nil: the source is not a Prover.
 	Change func(t *testing.T)
 	// Broken is a source that fails, with a Secret in its configuration.
 	Broken func(t *testing.T) backup.Source

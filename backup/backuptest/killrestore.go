@@ -111,7 +111,7 @@ func (k KilledRestore) RunMoments(t *testing.T, env func(moment int) []string) {
 	}
 }
 
-// recover goes on after a kill, and returns 1 if that hit a restore at work.
+// recover continues after a kill, and returns 1 if that hit a restore at work.
 func (k KilledRestore) recover(t *testing.T, before, after string, back bool) (cut int) {
 	t.Helper()
 	if k.Settle != nil {

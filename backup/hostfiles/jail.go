@@ -287,8 +287,8 @@ func setTime(f *os.File, t time.Time) error {
 	return os.Chtimes("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), time.Time{}, t)
 }
 
-// writeLink makes a link and gives it its owner. What then stands under the name
-// is changed only where it is still that link.
+// writeLink makes a link and gives it its owner. It changes the owner only if the
+// name is still that link.
 func writeLink(dir *os.File, w written) error {
 	if err := unix.Symlinkat(w.Link, int(dir.Fd()), w.temp); err != nil {
 		return err
@@ -308,8 +308,8 @@ func writeLink(dir *os.File, w written) error {
 	return unix.Fchownat(fd, "", w.UID, w.GID, unix.AT_EMPTY_PATH)
 }
 
-// makeDir makes one directory as the set has it. What then stands under the name
-// gets its owner only where it is still an empty directory of this process.
+// makeDir makes one directory as the set has it. It sets the owner only if the name
+// is still an empty directory of this process.
 func makeDir(parent *os.File, at string, dirs map[string]dirChange) error {
 	d, ok := dirs[at]
 	if !ok {

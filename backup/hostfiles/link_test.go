@@ -112,7 +112,7 @@ func TestLinkedWildcard(t *testing.T) {
 	}
 }
 
-// An installed package without its files is no host without the component.
+// An installed package without its files is not a host without the component.
 func TestInstalledWithoutFiles(t *testing.T) {
 	t.Parallel()
 	root := tykHost(t)

@@ -35,8 +35,7 @@ func (h remoteHost) tree(ctx context.Context, dirs []string) ([]entry, error) {
 // findFormat is type, size, mode, owner, hard links, time, path and target.
 const findFormat = `%y\t%s\t%m\t%U\t%G\t%u\t%g\t%n\t%T@\t%p\0%l\0`
 
-// find looks at roots in one call, whatever their number. What does not exist is
-// left out.
+// find looks at all roots in one call. It leaves out roots that do not exist.
 func (h remoteHost) find(ctx context.Context, roots []string, depth string) ([]entry, error) {
 	var in, out, errOut bytes.Buffer
 	for _, r := range roots {
@@ -49,7 +48,7 @@ func (h remoteHost) find(ctx context.Context, roots []string, depth string) ([]e
 		return nil, step.Fail("list", "files of the remote host", e)
 	}
 	// Exit code 1 of find, 123 of xargs, also means that something vanished, which
-	// is no error.
+	// is not an error.
 	if err != nil && ((exitCode(err) != 1 && exitCode(err) != 123) || !onlyMissing(errOut.String())) {
 		return nil, step.Fail("list", "files of the remote host", err)
 	}

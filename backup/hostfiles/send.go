@@ -115,8 +115,8 @@ const (
 	// Directories: mode, uid, gid and path.
 	perlDirs = `$/="\0"; while(defined($m=<STDIN>)){($u,$g,$p)=map{scalar <STDIN>}1..3;chomp($m,$u,$g,$p)==4 or die "cut off\n";` +
 		`-d $p && !-l $p or mkdir($p,0700) or die "$p: $!\n"; chown($u,$g,$p) or die "$p: $!\n"; chmod(oct($m),$p) or die "$p: $!\n"}`
-	// Renames: old and new path. What is written is on the disk before the first rename, and
-	// the renames are at the end. It flushes these files and not, as sync does, the whole host.
+	// Renames: old and new path. The files are on the disk before the first rename, and the
+	// renames at the end. It flushes these files, not the whole host as sync does.
 	perlRename = `use Fcntl; use IO::Handle; $/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b)==2 or die "cut off\n";push @p,[$a,$b]} ` +
 		`sub flush{sysopen(F,$_[0],O_RDONLY|O_NOFOLLOW|O_NONBLOCK) or $!{ELOOP}||$!{EACCES} and return or die "$_[0]: $!\n"; F->sync or die "$_[0]: $!\n"; close F} ` +
 		`flush($_->[0]) for @p; for(@p){rename($_->[0],$_->[1]) or die "$_->[1]: $!\n"; $_->[1]=~m{^(.*/)} and $d{$1}=1} flush($_) for keys %d`

@@ -109,7 +109,7 @@ func (e entry) target() string {
 // host reads the files of one machine. No method follows a link in the last
 // element of a path.
 type host interface {
-	// lstat looks at each path. What is not there is left out.
+	// lstat looks at each path. It leaves out paths that do not exist.
 	lstat(ctx context.Context, paths []string) ([]entry, error)
 	// children lists what is in the directories, one level deep.
 	children(ctx context.Context, dirs []string) ([]entry, error)

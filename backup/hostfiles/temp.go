@@ -56,7 +56,7 @@ func deserted(name string, age time.Duration) bool {
 	return pid != os.Getpid() && unix.Kill(pid, 0) == unix.ESRCH
 }
 
-// dirsOfFiles lists the directories that hold what a comparison is about.
+// dirsOfFiles lists the directories of the compared files.
 func (c *comparison) dirsOfFiles() []string {
 	var names []string
 	for _, f := range c.files {

@@ -127,7 +127,7 @@ func (w *walk) look(ctx context.Context, todo []cursor) error {
 }
 
 // along follows base from the root. At a link in the middle it stops and returns
-// the pattern that goes on behind it.
+// the rest of the pattern behind it.
 func (w *walk) along(base, rest string, c cursor) (at string, ok bool, more []cursor) {
 	for i := 1; i <= len(base); i++ {
 		if i < len(base) && base[i] != '/' {
@@ -191,7 +191,7 @@ func (w *walk) expand(ctx context.Context, wild []cursor, dirs []string, next *[
 	return nil
 }
 
-// add records an entry, and goes on behind a link.
+// add records an entry, and continues behind a link.
 func (w *walk) add(e entry, next *[]cursor, origin string) {
 	if _, dup := w.all[e.path]; dup {
 		return

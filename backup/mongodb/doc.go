@@ -6,10 +6,12 @@
 //	…
 //	_, err = set.Restore(ctx, backup.RestoreOptions{}, &mongodb.Restore{Server: server, Mode: mongodb.Replace})
 //
-// [Source] writes a component, [Restore] brings it back, [OpenDump] reads what mongodump
-// wrote. [Leftovers] and [Prune] deal with restores that were killed.
+// [Source] writes a component, [Restore] restores it, and [OpenDump] reads what mongodump
+// wrote. [Leftovers] lists what killed restores left on a server, and [Prune] removes it.
 //
-// Limits: no oplog, no users and roles, no archives, no time series of MongoDB 8.3 and
-// newer. Tests run against a stub of the wire protocol; a real replica
-// set was not tested, because none was available.
+// # Limits
+//
+// No oplog, no users and roles, no archives, no time series of MongoDB 8.3 and newer. Tests
+// run against a stub of the wire protocol. Not tested with a real replica set: none was
+// available.
 package mongodb

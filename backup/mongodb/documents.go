@@ -97,8 +97,8 @@ func (d *dumping) readInto(ctx context.Context, r *reader, s *dumpSpace,
 	return nil
 }
 
-// compare lists the collections again. What was created, dropped, renamed or given other
-// options or indexes meanwhile would be in the dump in parts only.
+// compare lists the collections again. The dump would have only parts of a collection that
+// was created, dropped or renamed meanwhile, or got other options or indexes.
 func (d *dumping) compare(ctx context.Context) error {
 	changed := func(err error) error {
 		return &backup.Error{Op: "dump", Object: d.conn.at, Kind: backup.ErrChanged, Err: err,

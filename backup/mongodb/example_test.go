@@ -29,7 +29,7 @@ func dashboard() *mongolab.Server {
 }
 
 // A dump before the upgrade, and back: the live collections stay until those
-// from the set are proven.
+// from the set are compared.
 func ExampleSource() {
 	server := dashboard()
 	defer server.Close()

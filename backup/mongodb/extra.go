@@ -11,8 +11,8 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// extra is a collection that is on the server and not in the dump, which would hold it,
-// had it been there. What a dump left out does not count.
+// extra is a collection that is on the server and not in the dump, although the dump would
+// have included it. A collection that the dump left out does not count.
 type extra struct {
 	*dump.Space
 	kept    string

@@ -43,7 +43,7 @@ func (b *batch) full(next int) bool {
 
 // begin starts a command. The options that depend on the documents come after them.
 func (b *batch) begin(j *job) {
-	if cap(b.command) > 2*batchBytes { // one large document is no reason to keep so much
+	if cap(b.command) > 2*batchBytes { // one large document does not justify keeping so much
 		b.command = nil
 	}
 	if b.command == nil {

@@ -206,7 +206,7 @@ func (r *restoring) plan(ctx context.Context) ([]backup.Item, error) {
 	return r.report(), errors.Join(refused...)
 }
 
-// refuse says why a collection that exists stands in the way.
+// refuse returns why a collection that exists blocks the restore.
 func (r *restoring) refuse(ctx context.Context, j *job) error {
 	switch {
 	case r.m.Mode == Drop:

@@ -15,8 +15,8 @@ import (
 )
 
 // prove compares the chosen collections of a dump with the server. With exact there may
-// be no others. What this value has just restored and read back is not read again while
-// UUID and count are the same.
+// be no others. It does not read again a collection that this value has just restored and
+// read back, as long as UUID and count are the same.
 func (m *Restore) prove(ctx context.Context, data *source, exact bool) error {
 	known := m.verified
 	m.verified = nil

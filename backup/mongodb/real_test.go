@@ -25,7 +25,7 @@ import (
 const realMongoEnv = "TYKUPGRADE_TEST_MONGODB_URI"
 
 // What nothing but a server can answer, asked of a real one where there is one,
-// and of the stand-in always, so that the test itself is tested.
+// and of the fake server always, so that the test itself is tested.
 func TestServer(t *testing.T) {
 	t.Parallel()
 	t.Run("stand-in", func(t *testing.T) {

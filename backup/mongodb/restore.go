@@ -17,8 +17,8 @@ import (
 // Documents go into new collections next to the live ones. Restore reads each back once
 // and compares count, digest and indexes with the dump. When all are equal it renames the
 // live collections to names of the run, and the new ones to theirs: see [Mode]. Until
-// then nothing that was there has changed. What was replaced stays on the server, and
-// takes its space twice, until [Restore.Accept] removes it or [Restore.Undo] puts it back.
+// then the live collections are unchanged. The replaced ones stay on the server, and take
+// their space, until [Restore.Accept] removes them or [Restore.Undo] puts them back.
 //
 // Prove by the value that restored compares what can have changed since: UUIDs, counts,
 // options, indexes. Any other Prove reads all documents.
@@ -69,9 +69,9 @@ const (
 	// New refuses to touch a collection that exists and is not empty.
 	New Mode = iota
 	// Replace restores next to the live collections and swaps at the end: two renames
-	// for each collection, between which its name is missing for a moment. What is
-	// written to a collection during its swap is replaced with it. Time series and
-	// system.js, which cannot be renamed, are refused where they exist.
+	// for each collection, between which its name is missing for a moment. A document
+	// that is written to a collection during its swap is replaced with it. Time series and
+	// system.js cannot be renamed, so they are refused if they exist.
 	Replace
 	// Drop drops each live collection and restores in its place, for servers without
 	// space for both. After a failure the dump is the only copy, and Undo is refused.

@@ -22,7 +22,7 @@ import (
 	mongolab "example.com/tykupgrade/internal/lab/mongo"
 )
 
-// mongoServer runs a stand-in for the test.
+// mongoServer runs the fake server for the test.
 func mongoServer(t testing.TB, o mongolab.Options) *mongolab.Server {
 	t.Helper()
 	s, err := mongolab.Start(o)

@@ -17,13 +17,13 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Server says how to reach a deployment: by URI, or with a client that the caller has
+// Server describes how to reach a deployment: by URI, or with a client that the caller has
 // and keeps.
 type Server struct {
 	// URI is what the driver takes: hosts, ports, user, TLS, replica set, mongodb+srv.
 	// Credentials in it reach no message, log or manifest.
 	URI string
-	// Password goes with the user of URI, so that it need not be written there.
+	// Password is that of the user in URI, so that URI need not contain it.
 	Password string
 	// TLS replaces what URI says about TLS.
 	TLS *tls.Config

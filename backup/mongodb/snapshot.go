@@ -14,7 +14,7 @@ import (
 )
 
 // snapshot fixes the cluster time to read at, where the server proves that it
-// will: it has to name the time, and the same one again when asked for it.
+// will: it has to name the time, and the same one again on request.
 func (d *dumping) snapshot(ctx context.Context) error {
 	if d.m.Snapshot == SnapshotNever {
 		return nil

@@ -1,22 +1,28 @@
 // Package postgres backs up and restores PostgreSQL databases with the standard
-// tools: psql, pg_dump and pg_restore run where a Runner runs them, here or on
-// the database host.
+// tools: psql, pg_dump and pg_restore. A Runner runs them here or on the database
+// host.
+//
+//	set, err := backup.Take(ctx, dir, backup.Options{}, &postgres.Source{Server: server})
+//	…
+//	report, err := set.Restore(ctx, backup.RestoreOptions{},
+//		&postgres.Restore{Server: server, Replace: true})
 //
 // A [Source] writes one custom-format archive of each database into a set, read
-// at one moment. The manifest records what the server had at that moment: row
-// counts, LSN, versions, encoding, roles, tablespaces, extensions. [Restore]
-// builds a new database next to the live one, compares it with the archive and
-// swaps the two by name in one transaction. [Scratch] compares without touching
-// the live database.
+// at one moment. The manifest records row counts, LSN, versions, encoding, roles,
+// tablespaces and extensions of that moment. [Restore] builds a new database next
+// to the live one, compares it with the archive, and swaps the two by name in one
+// transaction. [Scratch] compares without touching the live database.
 //
 // The comparison covers every object that pg_dump writes: tables, sequences,
 // indexes, constraints, views, functions, large objects, privileges, and each
 // table's rows by count and order-independent digest.
 //
-// Limits: roles, passwords and tablespaces belong to the server, not to a
-// database, so the set names them but does not hold them. Reading an archive
-// needs pg_restore on the machine that verifies. Extensions' own objects come
-// from the extension. Rules were seen with PostgreSQL 15 and 17, and with 13 as the older server.
+// # Limits
+//
+// Roles, passwords and tablespaces belong to the server, not to a database, so the
+// set names them but does not hold them. Reading an archive needs pg_restore on the
+// machine that verifies. Extensions' own objects come from the extension. The rules
+// were seen with PostgreSQL 15 and 17, and with 13 as the older server.
 package postgres
 
 import (

@@ -217,7 +217,7 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// Writes and DDL go on while the set is taken; it holds one moment.
+// Writes and DDL continue while the set is taken; it holds one moment.
 func TestOneMoment(t *testing.T) {
 	t.Parallel()
 	s := server(t)

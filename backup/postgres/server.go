@@ -14,7 +14,7 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// Server says how to reach a PostgreSQL server and where the tools run.
+// Server describes how to reach a PostgreSQL server and where the tools run.
 type Server struct {
 	// URI is a libpq connection URI: postgresql://user@host:5432/database with
 	// sslmode, sslrootcert and the other parameters of libpq. A password in it

@@ -106,7 +106,7 @@ func (c *conn) close() {
 }
 
 // abort closes the connection and drops what was not sent yet, so that the
-// server does not go on for long with commands that nobody waits for.
+// server does not continue for long with commands that nobody waits for.
 func (c *conn) abort() {
 	raw := c.Conn
 	if t, ok := raw.(*tls.Conn); ok {

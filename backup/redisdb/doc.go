@@ -1,4 +1,4 @@
-// Package redisdb backs up Redis and Valkey into a set, and brings them back.
+// Package redisdb backs up Redis and Valkey into a set, and restores them.
 //
 //	client, err := redisdb.NewClient(uri, nil)
 //	set, err := backup.Take(ctx, dir, backup.Options{}, &redisdb.Source{Client: client})
@@ -10,12 +10,14 @@
 // file of a server of this machine and restarts it. [Scratch] loads a set into a
 // server of its own and compares. [Dump] makes a set of an existing dump.rdb.
 //
-// Both restores ask everything before they change anything, and keep a journal:
-// after kill -9 the next run says what state the servers are in, and goes
-// forward or back.
+// Both restores check everything before they change anything, and keep a journal:
+// after kill -9 the next run reports the state of the servers, and goes forward or
+// back.
 //
-// Limits: files of RDB version 15 and newer (Redis 8.10) are checked by header
-// and checksum only, and restored with Offline only. Data that modules keep
-// outside of keys is restored with Offline only. Rules of servers were seen in
-// Redis 7.0.15; those of other releases come from their sources.
+// # Limits
+//
+// Files of RDB version 15 and newer (Redis 8.10) are checked by header and checksum
+// only. They are restored with Offline only, and so is data that modules keep outside
+// of keys. The rules of servers were seen in Redis 7.0.15. Those of other releases
+// come from their sources.
 package redisdb

@@ -77,7 +77,7 @@ func ExampleDump_Restore() {
 	// Output: true true
 }
 
-// Where a restore was killed, a Live with the same StateDir goes on with it, or
+// Where a restore was killed, a Live with the same StateDir continues it, or
 // takes it back.
 func ExampleLive() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})

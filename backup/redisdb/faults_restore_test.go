@@ -39,7 +39,7 @@ func dialer(t *testing.T, s *redislab.Server, wrap func(net.Conn) net.Conn) *red
 	return c
 }
 
-// lossy loses replies: after so many bytes of them the server goes on to answer, and
+// lossy loses replies: after so many bytes of them the server still answers, and
 // nobody hears it; then the connection breaks.
 type lossy struct {
 	net.Conn
@@ -137,7 +137,7 @@ func (answers) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	return next
 }
 
-// Keys that expire while the comparison goes on do not count, by the server's clock.
+// Keys that expire during the comparison do not count, by the server's clock.
 func TestProveNearExpiry(t *testing.T) {
 	t.Parallel()
 	s := redislab.Start(t)

@@ -62,7 +62,7 @@ func TestFunctionsUnread(t *testing.T) {
 	}
 }
 
-// A count that cannot be had is no difference, for which a restore would be
+// A count that cannot be had is not a difference, for which a restore would be
 // taken back.
 func TestSampleWithoutInfo(t *testing.T) {
 	t.Parallel()

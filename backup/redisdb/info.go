@@ -77,7 +77,7 @@ func (i serverInfo) version() (product string, major, minor int) {
 	return product, major, minor
 }
 
-// info reads INFO. A user that may not is no error: a snapshot needs none of
+// info reads INFO. A user that may not is not an error: a snapshot needs none of
 // it, and the server itself refuses PSYNC while it loads or has no master.
 func (n *node) info(ctx context.Context) (serverInfo, error) {
 	info := serverInfo{}

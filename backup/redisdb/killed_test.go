@@ -98,7 +98,7 @@ func (k *killCase) serve(ctx context.Context) {
 	}
 }
 
-// A restore that is killed at any moment is found by the next run, which goes on
+// A restore that is killed at any moment is found by the next run, which continues
 // or goes back; both end in a whole state, and nothing is left behind.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()

@@ -32,7 +32,7 @@ func (r *Offline) Accept(ctx context.Context, s *backup.Stored) error {
 }
 
 // finishAccept removes what was moved aside. There is no way back from the first
-// name on, so whoever finds the journal in this phase goes on.
+// name on, so whoever finds the journal in this phase continues.
 func finishAccept(state *stateDir, j *journal) error {
 	for _, p := range j.Servers {
 		err := p.check()

@@ -201,7 +201,7 @@ func lock(op, journal string) (func(), error) {
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = dir.Close()
 		return nil, &Error{Op: op, Object: journal,
-			Err: errors.New("another process works in its directory"), Next: "wait for it", Retry: true}
+			Err: errors.New("another process uses its directory"), Next: "wait for it", Retry: true}
 	}
 	return func() { _ = dir.Close() }, nil
 }

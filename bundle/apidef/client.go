@@ -37,7 +37,7 @@ func (c client) url(path string) (string, error) {
 			Err: errors.New("bad URL: want http://host:port or https://host:port")}
 	}
 	if u.User != nil || u.RawQuery != "" {
-		return "", &Error{Op: "read address", Err: errors.New("bad URL: it holds a user or a query"),
+		return "", &Error{Op: "read address", Err: errors.New("invalid URL: it has a user or a query"),
 			Next: "give the key as a key"}
 	}
 	path, query, _ := strings.Cut(path, "?")

@@ -166,7 +166,7 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 	defer dir.Close()
 	for try := 0; syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil; try++ {
 		if err := ctx.Err(); err != nil || try == 100 {
-			return d.fail(op, d.Path, nil, errors.Join(errors.New("another process works in the directory"),
+			return d.fail(op, d.Path, nil, errors.Join(errors.New("another process uses the directory"),
 				err), "wait for it; keep journals elsewhere")
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -156,7 +156,7 @@ func (h *Host) FailUpdate(stderr string) {
 }
 
 // Disconnect makes the connection break after n more commands: times commands
-// fail with debpkg.ErrConnection then. A run that has begun goes on.
+// fail with debpkg.ErrConnection then. A run that has begun continues.
 func (h *Host) Disconnect(n, times int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,7 +183,7 @@ func (h *Host) Active(name string) bool {
 	return u != nil && u.active
 }
 
-// Done lists what the host was made to do, in order: "update", "install
+// Done lists what was done to the host, in order: "update", "install
 // tyk-gateway=5.2.5", "remove tyk-pump", "restart tyk-gateway.service".
 func (h *Host) Done() []string {
 	h.mu.Lock()

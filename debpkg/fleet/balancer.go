@@ -33,7 +33,7 @@ type Balancer struct {
 	// rollout.State as JSON or exits with 0 (up), 10 (drained), 11 (draining) or 12 (down). Of
 	// ready, drain and ready run on the host: they make the balancer's check fail and pass, for
 	// example by a file that it looks at. Gateways from 5.14 with graceful_shutdown_delay_seconds
-	// need none: they answer /ready with 503 from SIGTERM on and go on serving for that time.
+	// need none: they answer /ready with 503 from SIGTERM on and keep serving for that time.
 	Drain []string `yaml:"drain"`
 	Ready []string `yaml:"ready"` // command that puts a server back; {server} is its name
 	// command that prints JSON, or exits with 0 up, 10 drained, 11 draining, 12 down

@@ -100,7 +100,7 @@ func (h Hook) post(ctx context.Context, e rollout.HookEvent) error {
 	return nil
 }
 
-// Prober says how the gates' requests are sent throughout a run, to show that the run does
+// Prober sets how the gates' requests are sent throughout a run, to show that the run does
 // no harm.
 type Prober struct {
 	Off     bool     `yaml:"off"`     // no prober

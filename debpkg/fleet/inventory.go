@@ -70,7 +70,7 @@ type Plugin struct {
 	Header map[string]string `yaml:"header"` // expected headers; an empty value: any
 }
 
-// SSH says how hosts are reached.
+// SSH describes how hosts are reached.
 type SSH struct {
 	Config     string `yaml:"config"`      // ssh configuration file; empty: the user's
 	Identity   string `yaml:"identity"`    // private key file
@@ -92,7 +92,7 @@ type Canary struct {
 	Soak  Duration `yaml:"soak"`  // how long they are watched before the rest
 }
 
-// Drain says how long sessions may take to finish, and what happens then.
+// Drain sets how long sessions may take to finish, and what happens then.
 type Drain struct {
 	Deadline Duration `yaml:"deadline"` // how long the last session may take
 	Force    bool     `yaml:"force"`    // end the sessions that are left then

@@ -139,8 +139,8 @@ func (p *pkg) done(ctx context.Context) (bool, error) {
 	return err == nil && !now.IsZero() && now.Compare(p.want.Version) == 0, err
 }
 
-// revert takes back what the saved plan did. Of a plan without a change, which a killed
-// process leaves, debpkg finds the rest on the host: it never carries the plan out.
+// revert takes back what the saved plan did. A killed process leaves a plan without a change:
+// debpkg finds the rest on the host, and never carries the plan out.
 func (p *pkg) revert(ctx context.Context) error {
 	var r record
 	if _, err := rollout.Saved(ctx, &r); err != nil || r.Plan == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -50,6 +51,10 @@ func Read(path string, stdin io.Reader) ([]byte, error) {
 		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	var failed *fs.PathError
+	if errors.As(err, &failed) {
+		err = failed.Err // the path is named already
+	}
 	if err == nil && len(data) > maxFile {
 		err = fmt.Errorf("larger than %d bytes", maxFile)
 	}

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // Swap makes a gateway fetch bundles again that it has cached. A gateway never fetches a
@@ -35,7 +35,7 @@ type cached struct {
 }
 
 // cacheDir is what a gateway names the directory of a bundle.
-var cacheDir = regexp.MustCompile(
+var cacheDir = lazyregexp.New(
 	`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}(?:/[^/]+)?$`)
 
 // forward stops the service, puts the cached directories aside and starts the service. It

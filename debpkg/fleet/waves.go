@@ -25,7 +25,7 @@ type Options struct {
 	Asked bool
 }
 
-// Waves puts the upgrade of all hosts together, component by component in their order.
+// Waves builds the upgrade of all hosts, component by component in their order.
 func (inv *Inventory) Waves(o Options) ([]rollout.Wave, error) {
 	waves := map[string][]rollout.Wave{}
 	for _, component := range inv.Order {

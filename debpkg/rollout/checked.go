@@ -14,7 +14,7 @@ type CheckedOptions struct {
 	// Out makes the server fail the balancer's check while it still serves, and In makes it
 	// pass again, for example by creating and removing a file that the check looks at. Nil:
 	// the service does so itself. Gateways from 5.14 with graceful_shutdown_delay_seconds
-	// answer /ready with 503 from SIGTERM on, and go on serving for that time.
+	// answer /ready with 503 from SIGTERM on, and keep serving for that time.
 	Out, In func(ctx context.Context, server string) error
 
 	// Check asks what the balancer's check asks, such as GET /ready. Nil: every server that

@@ -1,35 +1,36 @@
-// Package rollout runs named steps on many targets in waves. A canary goes first, a limited
-// number is worked on at a time, and a budget says how many may fail. A journal records the run,
-// so that a crash can be resumed and everything can be undone.
+// Package rollout runs named steps on many targets in waves. A canary goes first, a limit says how
+// many targets change at a time, and a budget how many may fail. A journal records the run, so that
+// a run can be resumed after a crash, and undone.
 //
-//	lb := haproxy.Balancer{Network: "unix", Address: "/run/haproxy/admin.sock", Backends: []string{"gateways"}}
+//	lb := haproxy.Balancer{Network: "unix", Address: "/run/haproxy/admin.sock",
+//		Backends: []string{"gateways"}}
 //	wave, err := rollout.Rolling("gateways", hosts, rollout.RollingOptions{Balancer: lb})
 //	…
 //	report, err := rollout.Run(ctx, []rollout.Wave{wave}, rollout.Options{Journal: "gateways.journal"})
 //
 // It knows neither apt nor HTTP: a step is a function. [Rolling] and [BlueGreen] build the waves of
-// two strategies. A [Balancer] takes hosts out of and into a load balancer: HAProxy is in package
-// haproxy, [Exec] runs commands, [NewChecked] is for those that find out by health checks, and
-// [None] is for hosts without one. Package rollouttest has one for unit tests.
+// two strategies. A [Balancer] takes hosts out of a load balancer and back into it. Package haproxy
+// has the one for HAProxy. [Exec] runs commands, [NewChecked] is for balancers that only follow
+// health checks, and [None] is for hosts without one. Package rollouttest has one for unit tests.
 //
 // A [Prober] shows what a run does to requests, a [Hook] can veto it, [Watch] polls gates while a
 // canary soaks, and [ExportAudit] makes an audit log of a journal.
 //
 // # What a step promises
 //
-// Do is idempotent: after a crash it may be called again. So is Undo, which may be called when Do
-// or an earlier Undo ended half-way. Undo takes the target back to what it was before Do. Done
-// looks at the target itself and reports whether Do's effect holds. A run skips a step that is
-// done, and a resumed run trusts the journal only if Done confirms it. Accept removes what Undo
+// Do is idempotent, because a run calls it again after a crash. Undo is idempotent too, and also
+// works after a Do or an Undo that ended half-way. It restores the state of the target before Do.
+// Done looks at the target itself and reports whether Do's effect holds. A run skips a step that
+// is done, and a resumed run trusts the journal only if Done confirms it. Accept removes what Undo
 // needs.
 //
 // # Who may write a journal
 //
-// A journal decides what happens on every host. It must belong to this user or root, must not be
-// writable by others, and must be in a directory in which others cannot replace it; Options.Shared
-// relaxes this for a group. Each record has the digest of the record before it, so a changed one
-// is found. Whoever may write the file can still write a whole new chain: keep [ExportAudit]'s
-// output elsewhere if that matters.
+// A journal decides what happens on every host. It must belong to this user or root, and others
+// must be able neither to write it nor to replace it in its directory. Options.Shared relaxes this
+// for a group. Each record has the digest of the record before it, so that a reader finds a changed
+// one. A user who may write the file can still write a whole new chain. If that matters, keep
+// [ExportAudit]'s output elsewhere.
 //
 // # Limits
 //

@@ -271,7 +271,7 @@ func TestJournalOfOthersIsRefused(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	check("a directory of everybody", resume(), "every user can write in directory")
+	check("a directory of everybody", resume(), "every user can write to directory")
 	_ = os.Chmod(dir, 0o700)
 	link := filepath.Join(dir, "link")
 	if err := os.Symlink("journal", link); err != nil {

@@ -65,8 +65,8 @@ type guarded struct {
 	away    map[string]bool
 }
 
-// remember saves the state of the server before the run changes it. What an earlier attempt
-// saved is kept: it saw the server before the run did.
+// remember saves the state of the server before the run changes it. It keeps the state that an
+// earlier attempt saved, because that one saw the server before any change.
 func (g *guarded) remember(ctx context.Context, server string) error {
 	var f former
 	if has, err := Saved(ctx, &f); err != nil || has {

@@ -80,7 +80,7 @@ func (r *Report) view() view {
 		}
 		v.Rows = append(v.Rows, row{TargetReport: t})
 	}
-	// What needs attention comes first; the rest in the order in which it began.
+	// Targets that need attention come first; the rest in the order in which they began.
 	rank := func(s Status) int {
 		return slices.Index([]Status{StatusNotRestored, StatusRunning, StatusUndone}, s) & 3
 	}

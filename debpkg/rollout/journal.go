@@ -17,8 +17,8 @@ import (
 // version 1 were not chained.
 const journalVersion = 2
 
-// What a record may hold: longer text is cut, a larger note is refused. So none comes near
-// maxRecord, which bounds a line for reading and writing.
+// Limits of a record. Longer text is cut, and a larger note is refused, so that no record comes
+// near maxRecord, which bounds a line for reading and writing.
 const (
 	maxText   = 64 << 10
 	maxNote   = 1 << 20
@@ -52,7 +52,7 @@ const (
 	KindDone     Kind = "done"     // the call ended: Outcome
 )
 
-// durable reports whether a record must be on disk before the run goes on. The others get there
+// durable reports whether a record must be on disk before the run continues. The others get there
 // with the next one that must: without them a step is only repeated.
 func (k Kind) durable() bool {
 	switch k {
@@ -63,7 +63,7 @@ func (k Kind) durable() bool {
 	return true
 }
 
-// Record is one line of the journal and one event of a run. The fields after Kind are set where
+// Record is one line of the journal and one event of a run. The fields after Kind are set if
 // they apply.
 type Record struct {
 	Version int             `json:"v"`

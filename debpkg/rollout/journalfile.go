@@ -110,7 +110,7 @@ func trustedDir(dir string, shared bool) error {
 		case int(st.Uid) != os.Geteuid() && st.Uid != 0 && !(shared && first):
 			return fmt.Errorf("directory %s belongs to user %d: %w", dir, st.Uid, errNotTrusted)
 		case perm&0o002 != 0 && !sticky:
-			return fmt.Errorf("every user can write in directory %s: %w", dir, errNotTrusted)
+			return fmt.Errorf("every user can write to directory %s: %w", dir, errNotTrusted)
 		case perm&0o020 != 0 && !sticky && !shared && !private && st.Gid != 0:
 			return fmt.Errorf("group %d can write in directory %s: %w", st.Gid, dir, errNotTrusted)
 		}

@@ -139,7 +139,7 @@ func intern(names map[string]string, fields ...*string) {
 }
 
 // History returns the report of the run in a journal. Nil: there is no journal, or it is
-// empty. It takes no lock and may be called while a run goes on.
+// empty. It takes no lock and may be called while a run is under way.
 func History(journal string) (*Report, error) {
 	f, err := os.Open(journal)
 	if errors.Is(err, fs.ErrNotExist) {

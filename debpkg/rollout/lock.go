@@ -22,8 +22,8 @@ type Owner struct {
 	PID   int       `json:"pid"`
 	Since time.Time `json:"since"`
 
-	// Start is the kernel's start time of the process in clock ticks since boot: process
-	// numbers are used again, this pair is not.
+	// Start is the kernel's start time of the process in clock ticks since boot. The kernel
+	// reuses a PID, but not this pair.
 	Start string `json:"start,omitempty"`
 }
 
@@ -118,8 +118,8 @@ func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner,
 	return func() error { return errors.Join(unlockOwn(path, me), tmp.Close()) }, from, nil
 }
 
-// held says whether a living process has the file locked with the kernel, as
-// owners have all the while.
+// held reports whether a living process holds the kernel's lock on the file, as
+// an owner does throughout a run.
 func held(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

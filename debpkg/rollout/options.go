@@ -40,7 +40,7 @@ const (
 // holds at the first failure.
 type Options struct {
 	// Journal is the file that records the run. A file with ".lock" added to its name
-	// exists while a run goes on. Empty: no journal and no lock, and a crash cannot be
+	// exists while a run is under way. Empty: no journal and no lock, and a crash cannot be
 	// resumed.
 	Journal string
 

@@ -62,7 +62,7 @@ func (r *runner) probe(ctx context.Context) (stop func()) {
 	if timeout == 0 {
 		timeout = 5 * time.Second
 	}
-	// It goes on while targets are undone after ctx has ended.
+	// It continues while targets are undone after ctx has ended.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() {

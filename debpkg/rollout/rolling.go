@@ -23,7 +23,7 @@ type Host struct {
 	Healthy, Restored func(context.Context) error
 }
 
-// RollingOptions says how hosts behind a load balancer are taken out and in.
+// RollingOptions sets how hosts behind a load balancer are taken out and in.
 type RollingOptions struct {
 	Balancer       Balancer // nil: no host may have a Server
 	Drain          DrainOptions
@@ -92,7 +92,7 @@ func (g *guarded) target(h Host) (Target, error) {
 	}
 	out := func(ctx context.Context) error { return g.out(ctx, h.Server) }
 	in := func(ctx context.Context) error {
-		// What is changed is saved before.
+		// Save the state before changing it.
 		if has, err := Saved(ctx, &former{}); err != nil || !has {
 			return err
 		}

@@ -32,7 +32,7 @@ type Step struct {
 	Retry   Retry
 }
 
-// Retry says how often a failing step is tried. An error with a method Retryable() bool that
+// Retry sets how often a failing step is tried. An error with a method Retryable() bool that
 // returns false is not tried again.
 type Retry struct {
 	Attempts int           // tries in all; 0: one

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// DrainOptions says how to wait for a server's last session. The zero value wants three
+// DrainOptions sets how to wait for a server's last session. The zero value wants three
 // readings in a row, 200 ms apart, within five minutes.
 type DrainOptions struct {
 	Readings int           // in a row without session and queue; 0: 3
@@ -41,7 +41,7 @@ func stepTimeout(deadline time.Duration) time.Duration {
 	return deadline + DefaultStepTimeout
 }
 
-// UpOptions says how to wait until the load balancer sends traffic again. The zero value wants
+// UpOptions sets how to wait until the load balancer sends traffic again. The zero value wants
 // three readings in a row, 200 ms apart, within two minutes.
 type UpOptions struct {
 	Readings int

@@ -99,7 +99,7 @@ func (c *command) build(ctx context.Context, call *cli.Call) error {
 func (c *command) prepare(ctx context.Context, call *cli.Call,
 	r pluginbuild.Release) (*pluginbuild.Prepared, error) {
 	dir := call.Text("dir")
-	// What an interrupted run left would only confuse the checks.
+	// The files of an interrupted run would only confuse the checks.
 	old, err := pluginbuild.Recover(dir)
 	if err != nil {
 		return nil, err

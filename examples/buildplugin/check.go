@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -30,8 +32,15 @@ func check(ctx context.Context, call *cli.Call) error {
 		return err
 	}
 	gateway, err := preflight.InspectFile(ctx, call.Text("gateway"), call.Text("gateway-file"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.Exit(cli.Usage, err)
+	}
 	if err != nil {
 		return err
+	}
+	goarch := cmp.Or(call.Text("goarch"), gateway.Arch)
+	if gateway.Arch != "" && goarch != gateway.Arch {
+		return cli.Wrong("-goarch %s is not the architecture of -gateway, %s", goarch, gateway.Arch)
 	}
 	plugins, err := preflight.InspectPlugins(ctx, func(r io.ReaderAt, size int64) ([]string, error) {
 		m, err := bundle.Verify(r, size, bundle.VerifyOptions{})
@@ -41,7 +50,7 @@ func check(ctx context.Context, call *cli.Call) error {
 		if err != nil || target.Gateway == nil {
 			return nil, err
 		}
-		return m.LoadedFiles(target.Gateway, "linux", call.Text("goarch"))
+		return m.LoadedFiles(target.Gateway, "linux", goarch)
 	}, call.Args...)
 	if err != nil {
 		return err

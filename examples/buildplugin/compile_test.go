@@ -32,7 +32,7 @@ const release = "5.2.5"
 
 const engineLabel = "com.example.tykupgrade.test"
 
-// engine is the real one with a stand-in compiler. Its flags make a call use
+// engine is the real one with a stub compiler. Its flags make a call use
 // that and leave nothing behind.
 type engine struct {
 	docker *client.Client
@@ -128,7 +128,7 @@ func TestCompile(t *testing.T) {
 	ref := e.image(t, standin.Config{Gateway: true, GoCache: true})
 	dir := module(t, pluginSource)
 
-	// For machines, with a load test that fails: Hook is no request hook.
+	// For machines, with a load test that fails: Hook is not a request hook.
 	code, stdout, stderr := e.call(t, "-image", ref, "-dir", dir, "-json", "-load-test", "Hook",
 		"-memory", "2g", "-cpus", "2", "-pids", "1000")
 	var result struct {

@@ -13,7 +13,7 @@ import (
 )
 
 const notes = `The release table has the general releases. Others come from -releases FILE, in the
-form of list -json, or from -repo URL, which is asked for the tag's commit. What the
+form of list -json, or from -repo URL, which has the tag's commit. What the
 compiler can do then follows from the version, and Go version and replaces from the
 go.mod that -release-mod names.
 `
@@ -29,7 +29,7 @@ PBRCL release-mod= the release's own go.mod <file>, to find dependencies newer t
                    with -repo also for its Go version and replaces
 PBRC dir=.         <directory> of the plugin's module
 PBRC current=      <release> that runs now, to explain the path
-PBRC with…         <directory> of another plugin for the same bundle; may be given again
+PBRC with…         <directory> of another plugin for the same bundle; repeatable
 PBRC no-get        from 5.1 on: leave the gateway's module to the compiler, so that go.mod does not
                    name it
 BR force           prepare in spite of findings that stop the plugin
@@ -46,7 +46,7 @@ K distro=          <distribution> of the gateway hosts, to check glibc: ` +
 K goamd64=         highest CPU <level> of the gateway hosts, v1 to v4
 K manifest=        manifest.json <file> whose functions the plugins must have
 K release=         gateway <release>: of a bundle only the files that it takes are checked
-K goarch=amd64     <architecture> of the gateway hosts
+K goarch=          <architecture> of the gateway hosts (default: that of -gateway)
 A remove           remove them
 S older~           than this <age>
 `)

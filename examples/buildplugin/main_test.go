@@ -87,7 +87,7 @@ func AddFooBarHeader(rw http.ResponseWriter, r *http.Request) { logger.Info("cal
 	return dir
 }
 
-// offline sets the environment so that modules come from the stand-in alone.
+// offline sets the environment so that modules come from the stub proxy alone.
 func offline(t *testing.T, version string) {
 	t.Helper()
 	lab.Program(t, "go", "golang-go")
@@ -125,9 +125,9 @@ func TestUsage(t *testing.T) {
 		{[]string{"plan", "-release", "5.99.0"}, 1, "give -releases FILE, or -repo"},
 		{[]string{"plan", "-release", "5.14.0", "-variant", "ng"}, 1, "no next-generation compiler"},
 		{[]string{"sweep"}, 2, "-older is missing"},
-		{[]string{"plan", "-release", "5.2.5", "-dir", "/no/such/dir"}, 1, "/no/such/dir"},
+		{[]string{"plan", "-release", "5.2.5", "-dir", "/no/such/dir"}, 2, "/no/such/dir"},
 		{[]string{"plan", "-release", "5.2.5", "-edition", "fips"}, 1, "no edition"},
-		{[]string{"list", "-releases", "/no/such/file"}, 1, "/no/such/file"},
+		{[]string{"list", "-releases", "/no/such/file"}, 2, "/no/such/file"},
 	} {
 		code, stdout, stderr := call(t, c.args...)
 		if code != c.code || !strings.Contains(stdout+stderr, c.want) {

@@ -139,6 +139,13 @@ func fit(c *cli.Call) error {
 	if wait := c.Duration("wait"); wait < 0 {
 		return cli.Wrong("invalid -wait %v: want a duration such as 2m", wait)
 	}
+	if c.Given["plugin-url"] && !c.Any("expect-status", "expect-header", "expect-body") {
+		return cli.Wrong("-plugin-url needs -expect-status, -expect-header or -expect-body, with what " +
+			"only the plugin does")
+	}
+	if status := c.Number("expect-status"); c.Given["expect-status"] && (status < 100 || status > 599) {
+		return cli.Wrong("invalid -expect-status %d: want 100 to 599, such as 401", status)
+	}
 	json, prom, healthJSON := c.On("json"), c.On("prom"), c.On("health-json")
 	if json && prom || json && healthJSON || prom && healthJSON {
 		return cli.Wrong("-json, -health-json and -prom exclude each other")

@@ -119,7 +119,7 @@ func TestWrongUse(t *testing.T) {
 	}
 }
 
-// An answer that could not be printed is no pass.
+// An answer that could not be printed is not a pass.
 func TestFullOutput(t *testing.T) {
 	t.Parallel()
 	pump := httptest.NewServer(tyk.New(tyk.Options{Kind: tyk.Pump}))

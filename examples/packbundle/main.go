@@ -28,7 +28,7 @@ B detached       also write a signature over the whole zip, to the bundle's name
 V pub=           the RSA public <key>, a PEM file; the bundle must then be signed
 V sha256=        the <digest> that the zip must have
 V detached       BUNDLE.sig must be the key's signature over the whole zip
-W release=       the gateway's <version>, as 5.2.5
+W release=       the gateway's <version>, such as 5.2.5
 W platform=linux/amd64 the gateway's <os/arch>
 P pub=           the RSA public <key>, a PEM file; BUNDLE.sig must be its signature over the whole
                  zip
@@ -180,11 +180,11 @@ func which(ctx context.Context, c *cli.Call) error {
 	release, platform := c.Text("release"), c.Text("platform")
 	v, err := semver.StrictNewVersion(strings.TrimPrefix(release, "v"))
 	if err != nil {
-		return cli.Wrong("invalid -release %q: want all three numbers, as 5.2.5", release)
+		return cli.Wrong("invalid -release %q: want all three numbers, such as 5.2.5", release)
 	}
 	goos, goarch, _ := strings.Cut(platform, "/")
 	if goos == "" || goarch == "" {
-		return cli.Wrong("invalid -platform %q: want os/arch, as linux/arm64", platform)
+		return cli.Wrong("invalid -platform %q: want os/arch, such as linux/arm64", platform)
 	}
 	m, _, err := bundle.Check(ctx, c.Args[0], bundle.VerifyOptions{Progress: progress(c, "verify")})
 	if err != nil {

@@ -252,7 +252,7 @@ func (r *rehearsal) debsNext(ctx context.Context, s *Step) error {
 		s.say("%s: %s", c.Path, c.Outcome)
 	}
 	for _, o := range plan.Overwrites {
-		s.say("%s is no conffile: edits in it will be overwritten", o.Path)
+		s.say("%s is not a conffile: edits in it will be overwritten", o.Path)
 	}
 	if change.Note != "" {
 		s.say("apt complained: %s", change.Note)

@@ -171,7 +171,7 @@ func TestReadDebs(t *testing.T) {
 	}
 }
 
-// A gateway comes out of a package and out of an image, ready to be run; a stub stands in for it.
+// A gateway comes out of a package and out of an image, ready to be run; a stub replaces it.
 func TestGatewayPart(t *testing.T) {
 	t.Parallel()
 	lab.Program(t, "dpkg-deb", "dpkg")

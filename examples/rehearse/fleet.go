@@ -68,7 +68,7 @@ func (r *rehearsal) fleet(ctx context.Context) error {
 	return nil
 }
 
-// await lets the load go on until it has sent so many requests.
+// await waits until the load has sent so many requests.
 func (r *rehearsal) await(ctx context.Context, load *stage.Load, least int64) error {
 	for {
 		total, failed := load.Sent()

@@ -37,7 +37,7 @@ type job struct {
 	Gates []fleet.Gate `json:"gates"`
 }
 
-// said is a line from the child: something that goes on, or the end of a step.
+// said is a line from the child: progress, or the end of a step.
 type said struct {
 	Event  string   `json:"event,omitempty"`
 	Detail []string `json:"detail,omitempty"`

@@ -258,7 +258,7 @@ func (r *rehearsal) planPackages(ctx context.Context, s *Step) error {
 		s.say("%s: %s", c.Path, c.Outcome)
 	}
 	for _, o := range plan.Overwrites {
-		s.say("%s is no conffile: the edits in it will be overwritten", o.Path)
+		s.say("%s is not a conffile: edits in it will be overwritten", o.Path)
 	}
 	return nil
 }

@@ -16,8 +16,8 @@ import (
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
-// preflight predicts whether each gateway loads its builds. Of the user's gateways the prediction
-// is compared later with what happens.
+// preflight predicts whether each gateway loads its builds. For the user's gateways a later step
+// compares the prediction with what happens.
 func (r *rehearsal) preflight(ctx context.Context, s *Step) error {
 	if err := r.readManifest(); err != nil {
 		return err
@@ -62,8 +62,11 @@ func (r *rehearsal) preflightReal(s *Step) error {
 			s.skip("no plugin was compiled: " + r.parts.gcc)
 			return nil
 		}
-		rep, err := preflight.CompareAll(plugins, gateway, preflight.Target{
-			Symbols: symbolsOf(r.plugin.manifest)})
+		var target preflight.Target
+		if err := r.plugin.manifest.EachSymbol(target.AddSymbol); err != nil {
+			return err
+		}
+		rep, err := preflight.CompareAll(plugins, gateway, target)
 		if err != nil {
 			return err
 		}
@@ -81,25 +84,6 @@ func (r *rehearsal) preflightReal(s *Step) error {
 		}
 	}
 	return nil
-}
-
-// symbolsOf are the functions that a manifest names.
-func symbolsOf(m *bundle.Manifest) []preflight.Symbol {
-	var all []preflight.Symbol
-	add := func(kind preflight.Hook, hooks ...bundle.Hook) {
-		for _, h := range hooks {
-			if h.Name != "" && h.Path != "" && !h.Disabled {
-				all = append(all, preflight.Symbol{File: h.Path, Name: h.Name, Hook: kind})
-			}
-		}
-	}
-	mw := m.Middleware
-	add(preflight.HookRequest, mw.Pre...)
-	add(preflight.HookRequest, mw.AuthCheck)
-	add(preflight.HookRequest, mw.PostKeyAuth...)
-	add(preflight.HookRequest, mw.Post...)
-	add(preflight.HookResponse, mw.Response...)
-	return all
 }
 
 // preflightStub compares the new build with a gateway that links the same packages, and lets that
@@ -132,9 +116,11 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	symbols := symbolsOf(r.plugin.manifest)
-	rep, err := preflight.CompareAll([]*preflight.Binary{plugin}, gateway, preflight.Target{
-		Gateway: r.o.to, Symbols: symbols})
+	target := preflight.Target{Gateway: r.o.to}
+	if err := r.plugin.manifest.EachSymbol(target.AddSymbol); err != nil {
+		return err
+	}
+	rep, err := preflight.CompareAll([]*preflight.Binary{plugin}, gateway, target)
 	if err != nil {
 		return err
 	}
@@ -147,7 +133,7 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 	}
 	var out bytes.Buffer
 	var names []string
-	for _, x := range symbols {
+	for _, x := range target.Symbols {
 		names = append(names, x.Name)
 		if err := runner.Local(runner.Options{})(ctx, []string{path, "plugin", "load", "-f", r.plugin.new,
 			"-s", x.Name}, nil, &out, nil); err != nil {

@@ -81,7 +81,7 @@ type Requests struct {
 	First  string `json:"first,omitempty"` // the first failure
 }
 
-// Left counts what is still there when everything was stopped.
+// Left counts what is still there after everything was stopped.
 type Left struct {
 	Processes  int `json:"processes"`
 	Containers int `json:"containers"`
@@ -152,7 +152,7 @@ func (p *printer) live() []string {
 	return lines
 }
 
-// event is what goes on inside of a step: shown while it lasts, printed with -v.
+// event is what happens inside a step: shown while it lasts, printed with -v.
 func (p *printer) event(format string, a ...any) {
 	text := strings.TrimSpace(fmt.Sprintf(format, a...))
 	if text == "" {

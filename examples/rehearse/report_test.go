@@ -40,7 +40,7 @@ func TestHostsLeft(t *testing.T) {
 	}
 }
 
-// What nobody could read is no success, though every step was.
+// What nobody could read is not a success, though every step was.
 func TestLostOutput(t *testing.T) {
 	t.Parallel()
 	path, err := built()

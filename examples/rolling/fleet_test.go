@@ -153,7 +153,7 @@ func TestOnly(t *testing.T) {
 }
 
 // HAProxy's socket, and then a host, cannot be reached in the middle of a run. The run ends, says
-// what to do, and resume goes on.
+// what to do, and resume continues.
 func TestTrouble(t *testing.T) {
 	t.Parallel()
 	s, front, file := newSite(t, "")
@@ -254,7 +254,7 @@ func TestPrune(t *testing.T) {
 	prune := func(want int, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
-		o := &options{connect: s.Connect, prune: cli.Pruning{Now: func() time.Time { return now }}}
+		o := job{connect: s.Connect, now: func() time.Time { return now }}
 		if code := command(o).Run(t.Context(), append([]string{"prune", "-file", file}, args...),
 			cli.Streams{In: strings.NewReader(""), Out: &out, Err: &out}); code != want {
 			t.Errorf("prune %q: exit code %d\n%s", args, code, out.String())

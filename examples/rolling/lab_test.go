@@ -19,7 +19,7 @@ const hostsEnv = "ROLLING_TEST_HOSTS"
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(hostsEnv); socket != "" {
-		o := &options{}
+		var o job
 		var err error
 		if o.connect, err = site.Dial(socket); err != nil {
 			panic(err)
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func rolling(t *testing.T, s *site.Site, args ...string) (code int, output string) {
 	t.Helper()
 	var out bytes.Buffer
-	code = command(&options{connect: s.Connect}).Run(t.Context(), args, cli.Streams{
+	code = command(job{connect: s.Connect}).Run(t.Context(), args, cli.Streams{
 		In: strings.NewReader(""), Out: &out, Err: &out})
 	return code, out.String()
 }

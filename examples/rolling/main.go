@@ -4,9 +4,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"strings"
+	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/fleet"
@@ -17,117 +17,93 @@ const notes = `With -only HOST, run is one idempotent, resumable call for that h
 own engine (Ansible, Temporal, Nomad, a CI system) goes through the hosts. -step NAME
 narrows it to one of drain, install, healthy, ready.
 
-` + cli.Signals + `
-Exit code 3 means here: a host could not be restored and needs attention.
+` + cli.Signals
+
+// flags by the verbs Plan, Work (run, resume and undo), Accept, pruNe, Report and audit (L).
+const flags cli.Table = `
+PWANRL file=    <FILE> with hosts and versions, YAML or JSON; - is stdin
+PWANRL journal= <FILE> that records the run (default: -file with .journal added)
+PWRL only=      work on this <HOST> alone
+PWRL step=      with -only: this step <NAME> alone
+PWANR json      print JSON
+WAN yes         do not ask
+R html=         write a page to <FILE>
 `
 
-// options are the flags.
-type options struct {
-	file, journal, only, step, html, format string
-	without                                 []string
-	json, yes                               bool
-	prune                                   cli.Pruning
+// job is one call of a verb.
+type job struct {
+	*cli.Call
+	inv     *fleet.Inventory // nil for report and audit, which need the journal alone
+	journal string
+	without []string
 
 	connect func(fleet.Host) debpkg.Runner // for tests; nil: SSH
+	now     func() time.Time               // for tests; nil: time.Now
 }
 
-func main() { command(&options{}).Main() }
+func main() { command(job{}).Main() }
 
-func command(o *options) cli.Command {
-	verb := func(name, about, flags string, run func(context.Context, *cli.Call,
-		*fleet.Inventory) error) cli.Verb {
-		return cli.Verb{Name: name, About: about, Required: []string{"file"},
-			Needs: map[string]string{"step": "only"},
-			Flags: func(f *flag.FlagSet) {
-				for name := range strings.FieldsSeq(flags) {
-					o.flag(f, name)
-				}
-			},
-			Run: func(ctx context.Context, c *cli.Call) error {
-				inv, err := fleet.Load(o.file, c.In)
-				if err != nil {
-					return cli.Exit(cli.Usage, err)
-				}
-				inv.Connect = o.connect
-				return errors.Join(o.place(), run(ctx, c, inv))
-			}}
+func command(o job) cli.Command {
+	verb := func(letter, name, about string, do func(*job, context.Context) error) cli.Verb {
+		j := o
+		v := cli.Verb{Name: name, About: about, Needs: map[string]string{"step": "only"}}
+		v.Flags = func(f *flag.FlagSet) {
+			flags.Flags(letter)(f)
+			switch letter {
+			case "P", "W":
+				cli.Without(f, &j.without, fleet.Checks()...)
+			case "N":
+				cli.PruneFlags(f)
+			case "L":
+				cli.AuditFlag(f)
+			}
+		}
+		if !strings.Contains("RL", letter) {
+			v.Required = []string{"file"}
+		}
+		v.Run = func(ctx context.Context, c *cli.Call) error {
+			j.Call = c
+			if err := j.open(); err != nil {
+				return err
+			}
+			return do(&j, ctx)
+		}
+		return v
 	}
-	// These two need the journal alone.
-	report := verb("report", "show what was done, also while a run goes on; -html writes a page for "+
-		"a change board", "file only step journal json html", nil)
-	audit := verb("audit", "print who did what, one line for each event",
-		"file only step journal format", nil)
-	report.Required, report.Run, audit.Required, audit.Run = nil, o.report, nil, o.audit
-	prune := verb("prune", "remove from the hosts what an undo of old runs needs, whether accepted or "+
-		"not; never of a change that is unfinished or that the journal can undo", "file journal json yes",
-		func(ctx context.Context, c *cli.Call, inv *fleet.Inventory) error {
-			return c.Prune(ctx, inv, &o.prune, o.json, o.yes, o.journals(inv)...)
-		})
-	flags := prune.Flags
-	prune.Required, prune.Flags = append(prune.Required, "older-than"), func(f *flag.FlagSet) {
-		flags(f)
-		o.prune.Flags(f)
-	}
-	const work = "file only step journal json without yes"
 	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an " +
 		"inventory file.", Notes: notes, Verbs: []cli.Verb{
-		verb("plan", "show what happens to which host in which order; exit code 1 if a host cannot "+
-			"be upgraded", "file only step json without", o.plan),
-		verb("run", "upgrade the fleet: asks every host, then you, unless -yes is given", work, o.work),
-		verb("resume", "continue after a crash, a stop or a failure", work, o.work),
-		verb("undo", "take back what the run did, last host first", work, o.work),
-		verb("accept", "remove from the hosts what only an undo needs, and put the journal aside",
-			"file journal json yes", o.accept),
-		prune,
-		report, audit,
+		verb("P", "plan", "show what happens to which host in which order; exit code 1 if a host "+
+			"cannot be upgraded", (*job).plan),
+		verb("W", "run", "upgrade the fleet: asks every host, then you, unless -yes is given",
+			(*job).work),
+		verb("W", "resume", "continue after a crash, a stop or a failure", (*job).work),
+		verb("W", "undo", "take back what the run did, last host first", (*job).work),
+		verb("A", "accept", "remove from the hosts what only an undo needs, and put the journal aside",
+			(*job).accept),
+		verb("N", "prune", "remove from the hosts what an undo of old runs needs, whether accepted or "+
+			"not; never of a change that is unfinished or that the journal can undo", (*job).forget),
+		verb("R", "report", "show what was done, also while a run goes on; -html writes a page for a "+
+			"change board", (*job).report),
+		verb("L", "audit", "print who did what, one line for each event", (*job).audit),
 	}}
 }
 
-// flag registers one flag.
-func (o *options) flag(f *flag.FlagSet, name string) {
-	switch name {
-	case "file":
-		f.StringVar(&o.file, name, "", "`FILE` with hosts and versions, YAML or JSON; - is stdin")
-	case "json":
-		f.BoolVar(&o.json, name, false, "print JSON")
-	case "only":
-		f.StringVar(&o.only, name, "", "work on this `HOST` alone")
-	case "step":
-		f.StringVar(&o.step, name, "", "with -only: this step `NAME` alone")
-	case "without":
-		f.Func(name, "skip checks: `NAMES` of "+strings.Join(fleet.Checks(), ", "),
-			cli.Words(&o.without, fleet.Checks()...))
-	case "journal":
-		f.StringVar(&o.journal, name, "", "`FILE` that records the run (default: -file with "+
-			".journal added)")
-	case "yes":
-		f.BoolVar(&o.yes, name, false, "do not ask")
-	case "html":
-		f.StringVar(&o.html, name, "", "write a page to `FILE`")
-	case "format":
-		cli.AuditFlag(f, &o.format)
-	}
-}
-
-// journals are all that hold runs of the inventory: of the fleet, and of each host or step.
-func (o *options) journals(inv *fleet.Inventory) []string {
-	all := []string{o.journal}
-	for _, h := range inv.Hosts {
-		host := o.journal + "." + strings.ReplaceAll(h.Name, " ", "-")
-		all = append(all, host, host+".install")
-	}
-	return all
-}
-
-// place finds the journal: each host, and each step, has one of its own.
-func (o *options) place() error {
-	if o.file == "" && o.journal == "" {
+// open reads the inventory, and finds the journal: each host, and each step, has one of its own.
+func (j *job) open() (err error) {
+	file := j.Text("file")
+	switch {
+	case file == "" && j.Text("journal") == "":
 		return cli.Wrong("-file or -journal is missing")
+	case j.Verb != "report" && j.Verb != "audit":
+		if j.inv, err = fleet.Load(file, j.In); err != nil {
+			return cli.WrongFile(err)
+		}
+		j.inv.Connect = j.connect
 	}
-	o.journal = cli.Journal(o.journal, o.file, "fleet.journal")
-	for _, part := range []string{o.only, o.step} {
+	j.journal = cli.Journal(j.Text("journal"), file, "fleet.journal")
+	for _, part := range []string{j.Text("only"), j.Text("step")} {
 		if part != "" {
-			o.journal += "." + strings.ReplaceAll(part, " ", "-")
+			j.journal += "." + strings.ReplaceAll(part, " ", "-")
 		}
 	}
 	return nil

@@ -23,7 +23,7 @@ hosts: [{name: p1, address: "nobody@127.0.0.1", port: 1, component: pump}]
 func invoke(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	code = command(&options{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out,
+	code = command(job{}).Run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &out,
 		Err: &errOut})
 	return code, out.String(), errOut.String()
 }
@@ -44,7 +44,7 @@ func TestUsage(t *testing.T) {
 		{"-file x -html y run", cli.Usage, "-html goes with report, not with run"},
 		{"-file /nonexistent run", cli.Usage, "/nonexistent: no such file"},
 		{"report", cli.Usage, "-file or -journal is missing"},
-		{"-journal /nonexistent report", cli.No, "the journal holds no run"},
+		{"-journal /nonexistent report", cli.Refused, "the journal /nonexistent holds no run"},
 		{"-file testdata/none.yaml -only x plan", cli.Usage, "no such file"},
 	} {
 		code, _, stderr := invoke(t, "", strings.Fields(c.args)...)

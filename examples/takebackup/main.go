@@ -30,7 +30,7 @@ T label=                 free <text> for the manifest, such as the reason
 T sign=                  sign the set with the OpenSSH key in this <file>
 VRI require-signature=   refuse a set that none of the public keys in this <file> signed
 T export=                afterwards export the set to this <file>
-TE recipient…            encrypt the export to this age <recipient> (age1…); may be repeated
+TE recipient…            encrypt the export to this age <recipient> (age1…); repeatable
 TE require-encrypted     refuse an export without a recipient
 I require-encrypted      refuse an export that is not encrypted
 I identity=              the <file> with the age identity to decrypt with
@@ -48,11 +48,10 @@ TVRUA config             configuration files: Tyk's, and what its packages overw
 TVRUA config-name=config the <name> of the component in the set, such as config/gateway-1
 TVRUA root=/             the <directory> that stands for / on this host
 TVRUA host=              the configuration files of this <host> over SSH, as [user@]host
-T path…                  instead of Tyk's files this absolute <path>, with wildcards; may be
-                         repeated
+T path…                  instead of Tyk's files this absolute <path>, with wildcards; repeatable
 RUA path…                the set may write below this absolute <path> instead of Tyk's, with
-                         wildcards; may be repeated
-RUA only…                only this absolute <path>, with wildcards; may be repeated
+                         wildcards; repeatable
+RUA only…                only this absolute <path>, with wildcards; repeatable
 
 TVRUAD redis             Redis, at the URI of TAKEBACKUP_REDIS_URI
 TVRUA redis-name=redis   the <name> of the component in the set
@@ -62,7 +61,7 @@ TVRUAD redis-ca=         PEM <file> of the authority that signed the server's ce
 TVRUAD redis-cert=       PEM <file> of the client's certificate
 TVRUAD redis-key=        PEM <file> of the client's key
 TVRUAD redis-command…    a <name> that the server has for a renamed command, as PSYNC=psync-4711;
-                         may be repeated
+                         repeatable
 VRUAD redis-sample#      compare this <number> of keys, chosen at random, instead of all
 T redis-method=psync     the <method>: psync, bgsave, save (blocks all clients) or dump
 T redis-stale            also from a replica that has lost its master
@@ -80,10 +79,10 @@ TVRUAPD mongo-uri-file=  read the URI from this <file>:
 TVRUAPD mongo-password-file= read the user's password from this <file> instead of the URI or
                          TAKEBACKUP_MONGODB_PASSWORD
 TVRUAD mongo-parallel#   collections at a time (default 4)
-TP mongo-db…             a <database> (default tyk_analytics); may be repeated
-TRUAD mongo-include…     only collections that match this <pattern> of database.collection; may be
-                         repeated
-TRUAD mongo-exclude…     leave out what matches this <pattern>; may be repeated
+TP mongo-db…             a <database> (default tyk_analytics); repeatable
+TRUAD mongo-include…     only collections that match this <pattern> of database.collection;
+                         repeatable
+TRUAD mongo-exclude…     leave out what matches this <pattern>; repeatable
 T mongo-read=primary     the <members> to read: primary, primaryPreferred, secondary,
                          secondaryPreferred or nearest
 T mongo-snapshot=if-possible <whether> to read all collections at one moment: if-possible,
@@ -107,8 +106,7 @@ TVRUA postgres-password-file= read the user's password from this <file> instead 
 TVRUA postgres-service=  an <entry> of pg_service.conf instead of a URI
 TVRUA postgres-bin=      the <directory> of psql, pg_dump and pg_restore (default: the newest of
                          Debian's, then PATH)
-TVRUA postgres-db…       a <database> (default that of the URI, then tyk_analytics); may be
-                         repeated
+TVRUA postgres-db…       a <database> (default that of the URI, then tyk_analytics); repeatable
 RUA postgres-end-clients end the sessions of other clients right before the swap
 VRUA postgres-no-owner   without owners and privileges, for a server that lacks the roles
 `

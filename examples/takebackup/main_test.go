@@ -217,7 +217,7 @@ func TestSetsOfFiles(t *testing.T) {
 	if kept, _ := filepath.Glob(filepath.Join(dir, "rescued", "2*")); len(kept) != 1 {
 		t.Errorf("rescued: %v", kept)
 	}
-	// What was replaced is no backup of its own: it is neither listed nor the latest.
+	// What was replaced is not a backup of its own: it is neither listed nor the latest.
 	if list := c.json(0, "list", "-dir", dir)["result"].([]any); len(list) != 2 {
 		t.Errorf("%v", list)
 	}
@@ -284,7 +284,7 @@ func TestExportImport(t *testing.T) {
 		t.Error(msg)
 	}
 	c.run(0, "import", "-dir", third, "-identity", key, "-allow-plain", plain)
-	c.run(1, "import", "-dir", t.TempDir(), "-identity", plain, file)
+	c.run(2, "import", "-dir", t.TempDir(), "-identity", plain, file)
 }
 
 // A set is signed with a key of ssh-keygen, and a set that another key or nobody signed is
@@ -303,11 +303,11 @@ func TestSigned(t *testing.T) {
 	ours, theirs := filepath.Join(tmp, "ours"), filepath.Join(tmp, "theirs.pub")
 	config := []string{"-dir", dir, "-config", "-root", root}
 	with := func(args ...string) []string { return append(args, config...) }
-	c.run(1, with("take", "-sign", theirs)...) // a public key
+	c.run(2, with("take", "-sign", theirs)...) // a public key
 	if err := os.Chmod(ours, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, msg := c.run(1, with("take", "-sign", ours)...); !strings.Contains(msg, "others may read") {
+	if _, msg := c.run(2, with("take", "-sign", ours)...); !strings.Contains(msg, "others may read") {
 		t.Error(msg)
 	}
 	if sets, _ := backup.List(dir); len(sets) > 0 {

@@ -86,7 +86,7 @@ func TestSecretsStay(t *testing.T) {
 	}
 }
 
-// leaked looks at all processes until ctx ends, and says where the text stands in the
+// leaked looks at all processes until ctx ends, and returns where the text is in the
 // arguments or the environment of one. redis-server gets its own from the test.
 func leaked(ctx context.Context, text string) (where string) {
 	for ctx.Err() == nil {

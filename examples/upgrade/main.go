@@ -43,8 +43,7 @@ report show that:
 
 ` + cli.Signals + `
 examples/upgrade/upgrade.yaml has every key of FILE, and init writes one from what it finds.
-In FILE ${NAME} is the variable NAME. Exit code 3 means here: a host could not be restored
-and needs attention.
+In FILE ${NAME} is the variable NAME.
 `
 
 func main() {
@@ -59,10 +58,9 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 // options are the flags.
 type options struct {
-	file, journal, stopAfter, set, html, format string
-	without, restore                            []string
-	dropExtra, json, yes                        bool
-	prune                                       cli.Pruning
+	file, journal, stopAfter, set, html string
+	without, restore                    []string
+	dropExtra, json, yes                bool
 
 	init initOptions
 
@@ -86,10 +84,7 @@ func commandOf(o *options) cli.Command {
 			".journal added)")
 		f.BoolVar(&o.json, "json", false, "print JSON")
 	}
-	without := func(f *flag.FlagSet) {
-		f.Func("without", "skip these checks, separated by commas: `NAMES` of "+strings.Join(checks(),
-			", "), cli.Words(&o.without, checks()...))
-	}
+	without := func(f *flag.FlagSet) { cli.Without(f, &o.without, checks()...) }
 	yes := func(f *flag.FlagSet) { f.BoolVar(&o.yes, "yes", false, "do not ask") }
 	forward := func(f *flag.FlagSet) {
 		f.StringVar(&o.stopAfter, "stop-after", "", "stop after this `WAVE`, such as prepare or "+
@@ -114,11 +109,6 @@ func commandOf(o *options) cli.Command {
 				return run(w, ctx)
 			}}
 	}
-	prune := verb("prune", "remove from the hosts what a revert of old upgrades needs; never of a change "+
-		"that is unfinished or that the journal can revert", func(w *work, ctx context.Context) error {
-		return w.c.Prune(ctx, &w.Inventory, &o.prune, o.json, o.yes, o.journal)
-	}, yes, o.prune.Flags)
-	prune.Required = append(prune.Required, "older-than")
 	return cli.Command{Name: "upgrade", About: about, Notes: notes, Verbs: []cli.Verb{
 		{Name: "init", About: "write a commented FILE from what hosts, HAProxy and API definitions " +
 			"say; changes nothing else", Flags: o.init.flags, Run: o.init.run},
@@ -139,7 +129,10 @@ func commandOf(o *options) cli.Command {
 			}),
 		verb("accept", "remove what only a revert needs: saved packages, cached bundles, the old bundles",
 			(*work).accept, yes),
-		prune,
+		verb("prune", "remove from the hosts what a revert of old upgrades needs; never of a change "+
+			"that is unfinished or that the journal can revert", func(w *work, ctx context.Context) error {
+			return w.c.Prune(ctx, &w.Inventory, nil, o.journal)
+		}, yes, cli.PruneFlags),
 		verb("status", "show what the journal, the hosts, the bundles and the backup say", (*work).status,
 			func(f *flag.FlagSet) {
 				f.StringVar(&o.html, "html", "",
@@ -148,13 +141,13 @@ func commandOf(o *options) cli.Command {
 		{Name: "audit", About: "print who did what, one line for each event",
 			Flags: func(f *flag.FlagSet) {
 				file(f)
-				cli.AuditFlag(f, &o.format)
+				cli.AuditFlag(f)
 			},
 			Run: func(_ context.Context, c *cli.Call) error {
 				if o.file == "" && o.journal == "" {
 					return cli.Wrong("-file or -journal is missing")
 				}
-				return c.Audit(cli.Journal(o.journal, o.file, stdinJournal), o.format)
+				return c.Audit(cli.Journal(o.journal, o.file, stdinJournal))
 			}},
 	}}
 }
@@ -177,7 +170,7 @@ func (o *options) load(c *cli.Call) (*work, error) {
 	}
 	f, err := installation.Load(o.file, installation.LoadOptions{Stdin: c.In})
 	if err != nil {
-		return nil, cli.Exit(cli.Usage, err)
+		return nil, cli.WrongFile(err)
 	}
 	f.Connect = o.connect
 	o.journal = cli.Journal(o.journal, o.file, stdinJournal)

@@ -346,7 +346,7 @@ type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
 
-// An answer that could not be written is no success.
+// An answer that could not be written is not a success.
 func TestLostOutput(t *testing.T) {
 	t.Parallel()
 	file := write(t, nowhere)

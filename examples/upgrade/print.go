@@ -163,7 +163,7 @@ func printRestored(c *cli.Call, r *backup.Report) {
 	}
 }
 
-// status shows what everybody says. It may be called while a run goes on.
+// status shows what everybody says. It may be called while a run is under way.
 func (w *work) status(ctx context.Context) error {
 	s, err := w.Status(ctx)
 	if err != nil {

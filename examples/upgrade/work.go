@@ -175,7 +175,7 @@ func (w *work) revert(ctx context.Context) error {
 		Restored *backup.Report `json:"restored,omitempty"`
 	}{Report: rep}
 	if err == nil && set != nil {
-		signal.Ignore(syscall.SIGHUP) // a terminal that is gone is no reason to end a restore half way
+		signal.Ignore(syscall.SIGHUP) // a terminal that is gone must not end a restore half way
 		var restored backup.Report
 		restored, err = w.Restore(ctx, set, w.restore)
 		result.Restored = &restored

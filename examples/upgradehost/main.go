@@ -46,7 +46,7 @@ PAVR lock-wait~=5m     how long to wait for other package managers
 PAR new-conffiles      take the maintainer's configuration files over edited ones
 PA debs=               install from .deb files in this <directory> on the host, without network
 PA no-update           do not update the package lists first
-PA ignore-space        go on although the disk looks too small
+PA ignore-space        continue although the disk looks too small
 PA accept-release-info accept that a source changed its Origin, Label or Suite
 PAV hold               put the packages on hold afterwards
 PAV pin                pin the versions in apt's preferences afterwards
@@ -81,8 +81,8 @@ func program() cli.Command {
 		verb("H", "history", "", "show what apt did on the host", (*job).history),
 		verb("G", "forget", "", "remove what the host keeps for the revert of a change, and the file; or "+
 			"of all old changes, but never of one that is unfinished", (*job).forget),
-		verb("I", "install-helper", "USER", "let a user do this through sudo without other rights; needs "+
-			"root", (*job).installHelper),
+		verb("I", "install-helper", "USER", "let a user do this through sudo without other permissions; "+
+			"needs root", (*job).installHelper),
 	}}
 }
 

@@ -274,9 +274,10 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, "forget -change x -dry-run", "-dry-run needs -older-than"},
 		{cli.Usage, "forget -change x -keep y", "-keep needs -older-than"},
 		{cli.Usage, "forget -older-than -1h", `invalid -older-than "-1h0m0s": want more than 0`},
-		{cli.No, "forget -older-than 1h -keep /nowhere", "no such file"},
-		{cli.No, "revert -change /nowhere", "no such file"},
+		{cli.Usage, "forget -older-than 1h -keep /nowhere", "no such file"},
+		{cli.Usage, "revert -change /nowhere", "no such file"},
 		{cli.No, "revert -change " + broken, "name a file of changes"},
+		{cli.No, "apply -yes -out /nowhere/x tyk-gateway=5.2.5", "/nowhere: no such file"},
 		{cli.No, "facts -host=-x", "is not a destination"},
 	} {
 		out, errOut := upgradehost(t, c.code, "", strings.Fields(c.args)...)

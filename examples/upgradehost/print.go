@@ -8,7 +8,7 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
-// progress shows what goes on: a bar on a terminal, and waits everywhere.
+// progress shows what happens: a bar on a terminal, and waits everywhere.
 func progress(out *cli.Out) func(debpkg.Event) {
 	return func(e debpkg.Event) {
 		switch e.Kind {

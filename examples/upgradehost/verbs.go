@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -54,10 +53,7 @@ func (j *job) apply(ctx context.Context) error {
 		return cli.Exit(cli.Usage, err)
 	}
 	file := cmp.Or(j.Text("out"), "upgradehost-"+time.Now().UTC().Format("20060102T150405Z")+".json")
-	record, err := debpkg.OpenRecord(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		record, err = &debpkg.Record{Path: file}, nil
-	}
+	record, err := debpkg.NewRecord(file)
 	if err != nil {
 		return err
 	}
@@ -111,7 +107,7 @@ func (j *job) work(ctx context.Context, record *debpkg.Record) (made []debpkg.Ch
 	return made, nil
 }
 
-// goBack says how, if there is something to go back from.
+// goBack adds how to go back, if there is something to go back from.
 func goBack(err error, record *debpkg.Record, made []debpkg.Change) error {
 	if len(made) == 0 {
 		return err
@@ -169,12 +165,11 @@ func (j *job) forget(ctx context.Context) error {
 
 // forgetOld forgets what the host keeps of old changes.
 func (j *job) forgetOld(ctx context.Context) error {
-	old := cli.Pruning{OlderThan: j.Duration("older-than"), DryRun: j.On("dry-run")}
-	before, err := old.Before()
+	before, err := j.Before(nil)
 	if err != nil {
 		return err
 	}
-	o := debpkg.PruneOptions{Before: before, DryRun: old.DryRun}
+	o := debpkg.PruneOptions{Before: before, DryRun: j.On("dry-run")}
 	for _, file := range j.List("keep") {
 		record, err := debpkg.OpenRecord(file)
 		if err != nil {

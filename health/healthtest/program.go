@@ -16,7 +16,7 @@ const (
 	Pump      Kind = "pump"
 )
 
-// Options describes a program. Only Kind is needed; a gateway also wants Version.
+// Options describes a program. Only Kind is required; a gateway also needs Version.
 type Options struct {
 	Kind       Kind
 	Version    string           // bare: "5.2.5"; a gateway up to 4.0.x says "v4.0.8"

@@ -13,7 +13,7 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// What is written in place of a secret: in a URL, and elsewhere.
+// Texts in place of a secret: in a URL, and elsewhere.
 const (
 	Hidden   = "xxxxx"
 	Redacted = "[redacted]"
@@ -36,7 +36,7 @@ func Text(s string) string {
 		token := rest[:endOfToken(rest)]
 		scheme := schemeOf(s[:at])
 		b.WriteString(s[:at+3])
-		// What follows the user information may hold another URL's, which the
+		// The text after the user information may hold another URL's, which the
 		// last "@" of the token has covered.
 		end := userinfo(token)
 		if end >= 0 {

@@ -110,7 +110,7 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
 	e, err := elf.NewFile(f)
 	if err != nil {
-		return fmt.Errorf("the compiler's result is no ELF file: %w", err)
+		return fmt.Errorf("the compiler's result is not an ELF file: %w", err)
 	}
 	switch {
 	case e.Type != elf.ET_DYN:

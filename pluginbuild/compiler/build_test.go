@@ -259,7 +259,7 @@ plugin-source/testdata/keep.txt 644 `
 		t.Errorf("uploaded\n%s\nwant\n%s", text, want)
 	}
 
-	// An engine that stops reading; a link out of the module is no fault where it
+	// An engine that stops reading; a link out of the module is not a fault if it
 	// is excluded.
 	if err := os.Symlink("../../etc", filepath.Join(dir, "sub", "out")); err != nil {
 		t.Fatal(err)

@@ -262,9 +262,9 @@ func ConfigAuth(dir string) AuthFunc {
 // WithProxies returns env, for [Options.Env], with the proxy variables that
 // config.json of a directory ("" as in [ConnectOptions]) has for the engine at
 // host, a client's DaemonHost, or else for every engine: HTTP_PROXY, https_proxy
-// and so on, as docker run gives them to containers (docker CLI 28). What env has
-// of a variable, in capitals or not, wins. They may hold passwords, which
-// whoever may inspect the container sees.
+// and so on, as docker run gives them to containers (docker CLI 28). A variable
+// that env has, in capitals or not, wins. The values may hold passwords, which
+// everybody sees who may inspect the container.
 func WithProxies(env map[string]string, dir, host string) (map[string]string, error) {
 	config, err := loadConfig(dir)
 	if err != nil {

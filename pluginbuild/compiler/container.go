@@ -64,7 +64,7 @@ func (b *Builder) runJob(ctx context.Context, j job) (r result, err error) {
 	})
 	defer func() {
 		// Right after a failed creation the name may not be known yet, or
-		// never; removing what is not there is no error.
+		// never; removing what is not there is not an error.
 		err = join(err, b.removeContainer(context.WithoutCancel(ctx), id))
 	}()
 	if err != nil {

@@ -5,7 +5,7 @@ import "example.com/tykupgrade/pluginbuild"
 // Event is something that happened during a build: see [pluginbuild.Event].
 type Event = pluginbuild.Event
 
-// What an [Event] reports.
+// Kinds of an [Event].
 const (
 	Started  = pluginbuild.Started
 	Output   = pluginbuild.Output

@@ -21,7 +21,7 @@ import (
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
-// exampleEngine stands in for an engine, so that the examples need none.
+// exampleEngine replaces an engine, so that the examples need none.
 func exampleEngine() *fake { return newFake(nil, 0, "", sharedObject(62)) }
 
 // Compiling with limits, for a host whose packages came from the -el7 build.

@@ -59,18 +59,18 @@ func (f *Flags) Engine(fs *flag.FlagSet) {
 		"`prefix` of the volumes for Go's caches, or none")
 	f.Options.Labels = map[string]string{}
 	fs.Func("label", "`name=value` to put on all containers and volumes; narrows caches and sweep; "+
-		"may be given again", func(s string) error {
+		"repeatable", func(s string) error {
 		name, value, _ := strings.Cut(s, "=")
 		f.Options.Labels[name] = value
 		return nil
 	})
 }
 
-// Compile registers how it is compiled: the remaining fields of Options and Request.
+// Compile registers the flags of compiling: the remaining fields of Options and Request.
 func (f *Flags) Compile(fs *flag.FlagSet) {
 	q, o := &f.Request, &f.Options
 	list := func(to *[]string, name, usage string) {
-		fs.Func(name, usage+"; may be given again", func(s string) error {
+		fs.Func(name, usage+"; repeatable", func(s string) error {
 			*to = append(*to, s)
 			return nil
 		})
@@ -103,7 +103,7 @@ func (f *Flags) Compile(fs *flag.FlagSet) {
 		return errors.Join(err, file.Close())
 	})
 	o.Env = map[string]string{}
-	fs.Func("env", "`NAME[=VALUE]` for the compiler; may be given again. Always passed on: GOPROXY "+
+	fs.Func("env", "`NAME[=VALUE]` for the compiler; repeatable. Always passed on: GOPROXY "+
 		"and the like, *_PROXY, and the proxies of docker's config.json", func(s string) error {
 		name, value, ok := strings.Cut(s, "=")
 		if !ok {
@@ -157,8 +157,8 @@ type Built struct {
 	RemovedImages []string `json:"removed_images,omitempty"`
 }
 
-// Rows are the result as a table for people: a name and a value in each row. The row "load test" is
-// there after a load test, and a row "removed" for each image that was removed.
+// Rows returns the result as a table for people: a name and a value in each row. It has a row
+// "load test" after a load test, and a row "removed" for each removed image.
 func (b Built) Rows() [][]string {
 	size := units.CustomSize("%.1f %s", float64(b.Size), 1024, []string{"B", "KiB", "MiB", "GiB"})
 	rows := [][]string{{"compiled", b.Path}, {"size", size}, {"sha256", b.SHA256},

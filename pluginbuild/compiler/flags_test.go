@@ -13,7 +13,7 @@ import (
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
-// A command of a team takes the flags that it needs. It would go on with Open and Build.
+// A command of a team takes the flags that it needs. Open and Build would follow.
 func ExampleFlags() {
 	var f compiler.Flags
 	fs := flag.NewFlagSet("ourbuild", flag.ContinueOnError)

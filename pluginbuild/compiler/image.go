@@ -174,7 +174,7 @@ func digestOf(i *picture, pin string) (digest string, right bool) {
 	return digest, pin == "" || pin == digest || pin == i.ID
 }
 
-// lookImage returns nil where there is no such image. No engine knows an image
+// lookImage returns nil if there is no such image. No engine knows an image
 // by its name and ID together (name@ID), so a pin is tried by itself too.
 func (b *Builder) lookImage(ctx context.Context, ref, pin, platform string) (*picture, error) {
 	have, err := b.inspectImage(ctx, ref, platform)
@@ -188,7 +188,7 @@ func (b *Builder) lookImage(ctx context.Context, ref, pin, platform string) (*pi
 	return have, err
 }
 
-// inspectImage returns nil where there is no such image.
+// inspectImage returns nil if there is no such image.
 func (b *Builder) inspectImage(ctx context.Context, ref, platform string) (*picture, error) {
 	have, err := b.engine.image(ctx, ref, platform)
 	if err != nil {

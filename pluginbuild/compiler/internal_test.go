@@ -18,7 +18,7 @@ func TestCompilerMessage(t *testing.T) {
 		"go: updates to go.mod needed": "PLUGIN_BUILD_PATH: /go/src\ngo: downloading x v1\ngo: " +
 			"updates to go.mod needed\n",
 		"./a.go:1:2: bad": "go: no dependencies to vendor\n./a.go:1:2: bad\n",
-		// What goes on in the next line, such as the cause.
+		// What continues on the next line, such as the cause.
 		"go: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout": "go: downloading a " +
 			"v1\ngo: a@v1 requires\n\tb@v2: reading https://p/b: dial tcp: timeout\n",
 		"./a.go:6:11: wrong type\n\t\thave X\n\t\twant Y": "# x\n./a.go:6:11: wrong " +
@@ -95,7 +95,7 @@ type resizedInfo struct {
 
 func (i resizedInfo) Size() int64 { return i.FileInfo.Size() + i.by }
 
-// Files that change meanwhile, links and what is no file.
+// Files that change meanwhile, links and what is not a file.
 func TestWriteSource(t *testing.T) {
 	t.Parallel()
 	src := fstest.MapFS{"go.mod": {Data: []byte("module x\n")}, "pipe": {Mode: fs.ModeNamedPipe},

@@ -33,7 +33,7 @@ import (
 // on one engine can be told apart.
 const testLabel = "com.example.tykupgrade.test"
 
-// bench is an engine with stand-in images, for one test and its subtests.
+// bench is an engine with stub images, for one test and its subtests.
 type bench struct {
 	docker *client.Client
 	id     string
@@ -101,7 +101,7 @@ func (b *bench) close(t testing.TB) {
 	}
 }
 
-// image loads a stand-in into the engine and returns its name. Equal
+// image loads a stub image into the engine and returns its name. Equal
 // configurations share one.
 func (b *bench) image(t testing.TB, c standin.Config) string {
 	t.Helper()

@@ -10,7 +10,7 @@ import (
 var (
 	sourceLine = lazyregexp.New(
 		`^(\S+\.(go|c|h|s|S):\d+|go\.mod:|go\.work:|package \S+ is not|pattern |note: module requires|.*(undefined reference|cannot find|fatal error))`)
-	// What scripts and the go command say when nothing is wrong.
+	// Output of scripts and the go command that reports no fault.
 	chatter = lazyregexp.New(
 		`^(\++ |# |PLUGIN_(BUILD|SOURCE)_PATH: |INFO: |go: (downloading|finding|found|added|upgraded|creating new|to add module) )`)
 	networkFault = lazyregexp.New(
@@ -19,7 +19,7 @@ var (
 
 // compilerMessage picks what matters from a compiler's output, at most ten
 // lines: errors with a place in the source; without one what the go command
-// says, and else the last three lines. Indented lines go on with what the line
+// says, and else the last three lines. Indented lines continue what the line
 // before them says: often only they name the cause.
 func compilerMessage(output string) string {
 	var source, command, rest, dropped []string

@@ -86,7 +86,7 @@ func TestNextCreates(t *testing.T) {
 			if created != (c.want == "") || !strings.Contains(fmt.Sprint(err), c.want) {
 				t.Errorf("%v", err)
 			}
-			// A store of several platforms is asked for one, where the API can.
+			// A store of several platforms is asked for one, if the API can.
 			if asked := slices.Contains(f.calls, "ImageInspect for linux/"+c.arch); asked != (c.api == "1.49") {
 				t.Errorf("calls %v", f.calls)
 			}

@@ -46,7 +46,7 @@ func TestPodman(t *testing.T) {
 	registry := l.Addr().String()
 	_ = l.Close()
 	for name, text := range map[string]string{
-		// Podman raises limits where it is not told, which needs rights that
+		// Podman raises limits unless told otherwise, which needs permissions that
 		// containers and sandboxes lack.
 		"containers.conf": "[containers]\ndefault_ulimits = [\"nofile=16384:16384\", " +
 			"\"nproc=16384:16384\"]\n",

@@ -24,7 +24,7 @@ import (
 // ProvenanceSuffix follows a plugin's name in that of its provenance.
 const ProvenanceSuffix = ".intoto.json"
 
-// Statement says how a plugin was made: an in-toto Statement v1 with a SLSA
+// Statement records how a plugin was made: an in-toto Statement v1 with a SLSA
 // Provenance v1 predicate, for tools that read those. It is not signed.
 type Statement struct {
 	Type          string     `json:"_type"`
@@ -125,8 +125,8 @@ func digestDir(q *Request) (sourceDigest, error) {
 	return digestSource(root.FS(), q.exclusions())
 }
 
-// statement describes a finished build. Of the environment it has the names only: the
-// values may hold secrets.
+// statement describes a finished build. It has only the names of the environment's
+// variables, because their values may hold secrets.
 func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started,
 	finished time.Time) Statement {
 	s := Statement{Type: statementType, PredicateType: provenanceType,
@@ -179,7 +179,7 @@ func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started,
 // writeProvenance puts the statement next to the plugin.
 func (b *Builder) writeProvenance(ctx context.Context, q *Request, a Artifact, src sourceDigest,
 	started time.Time) error {
-	// The digests are from before the upload. What changed since may be in the plugin.
+	// The digests are from before the upload. A later change may be in the plugin.
 	if now, err := digestDir(q); err != nil || now != src {
 		if err == nil {
 			err = errors.New("the source changed while it was compiled, so no provenance was written")
@@ -199,9 +199,9 @@ func (b *Builder) writeProvenance(ctx context.Context, q *Request, a Artifact, s
 	return nil
 }
 
-// VerifyProvenance checks that the provenance next to a plugin is about that very
-// file, and returns it. Whether it is true depends on who could write both: it is not
-// signed.
+// VerifyProvenance checks that the provenance next to a plugin describes that file, and
+// returns it. The provenance is not signed: trust it only if you trust everybody who
+// could write both files.
 func VerifyProvenance(plugin string) (Statement, error) {
 	bad := func(err error) (Statement, error) {
 		return Statement{}, &Error{Op: "verify provenance", Object: plugin, Err: err}

@@ -40,7 +40,7 @@ var fixedAddr sync.Mutex
 // hub is a registry on loopback that wants credentials.
 type hub struct {
 	addr      string
-	manifests atomic.Int64                            // manifests asked for
+	manifests atomic.Int64                            // manifests requested
 	held      string                                  // digest of a layer
 	hold      atomic.Pointer[func(more func() error)] // called when that layer is downloaded
 }

@@ -72,7 +72,7 @@ func (t Target) check() error {
 		return bad("unknown distribution %q; known are %s", t.Distro, strings.Join(Distros(), ", "))
 	}
 	if t.GOAMD64 != "" && !slices.Contains([]string{"v1", "v2", "v3", "v4"}, t.GOAMD64) {
-		return bad("unknown CPU level %q; known are v1 to v4", t.GOAMD64)
+		return bad("unknown CPU level %q (want v1, v2, v3 or v4)", t.GOAMD64)
 	}
 	if t.Arch != "" && !slices.Contains(slices.Collect(maps.Values(arches)), t.Arch) {
 		return bad("unknown architecture %q; known are %s", t.Arch,

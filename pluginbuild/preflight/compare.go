@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Verdict is whether a plugin will load. The zero value is no verdict.
+// Verdict is whether a plugin will load. The zero value is not a verdict.
 type Verdict string
 
 // Unknown is never a quiet yes: something that decides could not be read.

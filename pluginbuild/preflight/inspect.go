@@ -71,7 +71,7 @@ type Module struct {
 
 // Inspect reads a plugin or a gateway binary without loading or executing it;
 // for a running gateway, path is /proc/PID/exe. A file of 500 MB takes less
-// than a second and 64 MiB. A file that is no Go plugin is not an error: see
+// than a second and 64 MiB. A file that is not a Go plugin is not an error: see
 // [Binary.Plugin]. Errors are of type [*Error].
 func Inspect(path string) (*Binary, error) {
 	f, err := os.Open(path)

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// What a file asks of the dynamic linker, as [Binary.Loader] names it. All but the
-// last two make dlopen fail with glibc 2.36 (elf/dl-load.c, elf/dl-tls.c).
+// Requirements of a file for the dynamic linker, as [Binary.Loader] names them. All but
+// the last two make dlopen fail with glibc 2.36 (elf/dl-load.c, elf/dl-tls.c).
 const (
 	loaderNoOpen = "nodlopen"         // DF_1_NOOPEN
 	loaderPIE    = "pie"              // DF_1_PIE

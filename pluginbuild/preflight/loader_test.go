@@ -131,7 +131,7 @@ func TestLibraries(t *testing.T) {
 			}
 		}
 	}
-	// A gateway that is no glibc program at all.
+	// A gateway that is not a glibc program at all.
 	g, p := gatewayOf(t), agreeing(t, "p.so")
 	g.Libraries, g.Needs, p.Needs = []string{"libc.musl-x86_64.so.1"}, nil, nil
 	for distro, want := range map[string]int{"": 0, "debian/12": 1} {

@@ -45,7 +45,8 @@ func InspectPlugins(ctx context.Context, members func(r io.ReaderAt, size int64)
 	return all, nil
 }
 
-// inspectBundle returns nothing for a file that is no zip. What it cannot open [Inspect] reports.
+// inspectBundle returns nothing for a file that is not a zip. [Inspect] reports a file that cannot
+// be opened.
 func inspectBundle(path string,
 	members func(r io.ReaderAt, size int64) ([]string, error)) ([]*Binary, error) {
 	if info, err := os.Stat(path); err != nil {

@@ -17,7 +17,7 @@ func Undoing(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), UndoLimit)
 }
 
-// Ended is nil until ctx ends; then it matches both ctx.Err() and the cause.
+// Ended returns nil until ctx ends, then an error that matches both ctx.Err() and the cause.
 func Ended(ctx context.Context) error {
 	err := ctx.Err()
 	if err == nil {

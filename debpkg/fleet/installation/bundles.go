@@ -78,8 +78,8 @@ func (u *Upgrade) arrange(ctx context.Context, b Bundle) (*arranged, error) {
 	return a, err
 }
 
-// paths tells the plan which plugin paths gateways have loaded and will load. One plugin
-// under its present name meets no other, so nothing is read then.
+// paths tells the plan which plugin paths gateways have loaded and will load. A single plugin
+// that keeps its name cannot collide with another, so paths reads nothing for it.
 func (u *Upgrade) paths(b Bundle, a *arranged) error {
 	if all := u.bundles(); u.Switch.sameName() && len(all) == 1 && len(b.Plugins) == 1 {
 		return nil

@@ -230,7 +230,7 @@ func (f *File) checkAPIs(c *checker) {
 	for i := range a.Keys {
 		f.rebase(&a.Keys[i].File)
 		if a.Keys[i].given() != 1 {
-			c.bad("apis.keys: number %d: give env, file or command: one of them", i+1)
+			c.bad("apis.keys: key %d needs one of env, file and command", i+1)
 		}
 	}
 	if f.Plugin == nil {

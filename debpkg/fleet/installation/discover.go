@@ -48,8 +48,8 @@ var components = []struct{ pkg, component string }{
 }
 
 // Discover asks hosts for their Tyk packages, HAProxy for its servers, and the APIs for their
-// bundles. It changes nothing. What cannot be asked is one of the problems, not an error; an
-// error means that there is nothing at all.
+// bundles. It changes nothing. A system that does not answer is one of the problems, not an
+// error; an error means that nothing was found at all.
 func Discover(ctx context.Context, o DiscoverOptions) (*Found, error) {
 	f := &Found{SSH: o.SSH}
 	inv := &fleet.Inventory{SSH: o.SSH, Connect: o.Connect}

@@ -18,12 +18,12 @@
 // publishes the bundles last. The other waves are those of package fleet, with the file's
 // gates after each component.
 //
-// A check that fails refuses the upgrade. [Options.Without] skips checks by name; the journal
-// and the report show that.
+// A failed check stops the upgrade. [Options.Without] skips checks by name, and the journal and
+// the report show that.
 //
 // # Limits
 //
 // All bundles are for the gateways of one version before and one after. Importing this package
-// links the clients of Docker, Redis and MongoDB; a program that wants less puts the other
-// packages together as this one does.
+// links the clients of Docker, Redis and MongoDB. A program that wants less combines the other
+// packages itself.
 package installation

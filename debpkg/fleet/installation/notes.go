@@ -13,7 +13,7 @@ import (
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
-// What the journal keeps of each step.
+// Notes that the journal keeps of each step.
 type (
 	moduleNote struct {
 		Release  string   `json:"release"`

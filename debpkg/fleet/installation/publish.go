@@ -109,7 +109,7 @@ func (u *Upgrade) publish(ctx context.Context, b Bundle) error {
 	return rollout.Save(ctx, note)
 }
 
-// unsigned says how a bundle gets the signature that it lacks.
+// unsigned tells how a bundle gets the signature that it lacks.
 func unsigned(err error, file string) error {
 	if errors.Is(err, bundle.ErrUnsigned) || errors.Is(err, bundle.ErrSignature) {
 		return fmt.Errorf("%w; with the key of plugin.bundle.verify_key: openssl dgst -sha256 -sign KEY "+

@@ -65,8 +65,8 @@ func (u *Upgrade) Restorable(ctx context.Context, parts []string) (*backup.Set, 
 }
 
 // Restore restores parts of a set: files first, with the restarts that they need, then data.
-// In the end all hosts are healthy. What is replaced is kept next to the directory of the
-// sets, under its name with .rescued added.
+// In the end all hosts are healthy. Restore keeps the replaced files and data next to the
+// directory of the sets, under its name with .rescued added.
 func (u *Upgrade) Restore(ctx context.Context, set *backup.Set,
 	parts []string) (backup.Report, error) {
 	// next to the sets, so that none of them counts as the latest

@@ -14,7 +14,7 @@ import (
 	"example.com/tykupgrade/debpkg"
 )
 
-// Secret is where a secret comes from, because the file is no place for it: exactly one of
+// Secret is where a secret comes from, because the file is not the place for it: exactly one of
 // its fields is set.
 type Secret struct {
 	Env     string   `yaml:"env"`     // variable that holds it
@@ -87,7 +87,7 @@ func silent(err error, program string) error {
 }
 
 // words are what no record may hold: a secret, and the password in it, as it is written
-// and as it is meant. A URI without a password is no secret.
+// and as it is meant. A URI without a password is not a secret.
 func words(secret string) []string {
 	u, err := url.Parse(secret)
 	if err != nil || u.Scheme == "" || u.Host == "" {

@@ -36,7 +36,7 @@ func (s Status) OK() bool {
 	return ok
 }
 
-// Status asks everybody. It changes nothing, and may be called while a run goes on.
+// Status asks everybody. It changes nothing, and may be called while a run is under way.
 func (u *Upgrade) Status(ctx context.Context) (Status, error) {
 	rep, err := u.History()
 	if err != nil {

@@ -47,7 +47,7 @@ type Options struct {
 	// a restore of MongoDB drops the collections that the backup lacks
 	DropExtra bool
 	Env       func(name string) string  // finds variables; nil: os.Getenv
-	Progress  func(target, text string) // told what goes on; nil: nobody
+	Progress  func(target, text string) // receives progress; nil: nobody
 }
 
 // Upgrade is one upgrade of a file. Its methods may be called by several goroutines.

@@ -136,8 +136,8 @@ func keptOf(backend string, s serverState) kept {
 	return k
 }
 
-// Keep returns what operators, the configuration and agents decided about the server. What the
-// server inherits from one that it tracks is not part of it.
+// Keep returns what operators, the configuration and agents decided about the server, without
+// what the server inherits from one that it tracks.
 func (b Balancer) Keep(ctx context.Context, server string) (json.RawMessage, error) {
 	now, err := b.servers(ctx, server)
 	if err != nil {

@@ -77,7 +77,7 @@ func statCommand(backend string) string {
 	return "show stat " + backend + " 4 -1" // 4: servers, -1: all of them
 }
 
-// strange is an answer that cannot be used: HAProxy's own error if it is one.
+// strange returns the error for an answer that cannot be used: HAProxy's own error if it has one.
 func (b Balancer) strange(command, answer string, err error) error {
 	if strings.HasPrefix(answer, "# ") || strings.HasPrefix(answer, "1\n") {
 		return refusal(b.Address, command, err.Error())

@@ -1,8 +1,8 @@
-// Package rollouttest is for unit tests of programs that use package rollout: a load balancer
-// in memory with sessions and persistent clients, and runs that end as if the process was
-// killed.
+// Package rollouttest is for unit tests of programs that use package rollout. It has a load
+// balancer in memory, with sessions and persistent clients. It also ends runs as if the process
+// was killed.
 //
-// With testing/synctest a test of hours of waiting takes milliseconds.
+// Inside testing/synctest, a test that waits for hours takes milliseconds.
 package rollouttest
 
 import (

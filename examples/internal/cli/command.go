@@ -15,9 +15,11 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -106,6 +108,9 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	if err == nil || errors.Is(err, errSilent) {
 		return code
 	}
+	if code == No && call.missing(err) {
+		code = Usage
+	}
 	if code == No && ctx.Err() != nil {
 		code = Interrupted
 	}
@@ -121,6 +126,19 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 		call.Err.Printf("  %s\n", hint)
 	}
 	return code
+}
+
+// missing reports whether err says that the file or directory of a flag does not exist.
+func (c *Call) missing(err error) (is bool) {
+	var p *fs.PathError
+	if c.flags == nil || !errors.As(err, &p) || !errors.Is(p, fs.ErrNotExist) {
+		return false
+	}
+	c.flags.Visit(func(f *flag.Flag) {
+		path, err := filepath.Abs(f.Value.String())
+		is = is || f.Value.String() == p.Path || err == nil && path == p.Path
+	})
+	return is
 }
 
 // parse finds the verb and sets its flags. If help is not empty, it is the command's answer.

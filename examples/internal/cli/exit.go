@@ -13,7 +13,7 @@ import (
 const (
 	Yes         = 0   // success: the work is done, or the check passed
 	No          = 1   // failure: the work or the check failed
-	Usage       = 2   // wrong flags, arguments or file
+	Usage       = 2   // wrong flags or arguments, or a wrong file of a flag
 	Unknown     = 3   // the result is unknown
 	Busy        = 4   // another process holds the lock
 	Refused     = 5   // refused before anything changed

@@ -27,7 +27,8 @@ func WriteFile(path string, data []byte) (err error) {
 }
 
 // File parses the file that a flag names. Without the flag it returns the zero value. A flag with
-// an empty name is an error. The error of parse names the flag and the file.
+// an empty name is an error. The error of parse names the flag and the file. All errors have the
+// exit code [Usage].
 func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err error) {
 	path := c.Text(name)
 	if path == "" {
@@ -35,12 +36,20 @@ func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err 
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return v, err
+		return v, Exit(Usage, err)
 	}
 	if v, err = parse(data); err != nil {
-		err = fmt.Errorf("-%s %s: %w", name, path, err)
+		err = Exit(Usage, fmt.Errorf("-%s %s: %w", name, path, err))
 	}
 	return v, err
+}
+
+// WrongFile returns an error about the file of -file, with the exit code [Usage].
+func WrongFile(err error) error {
+	if _, hint := Explain(err); hint == "" && fileHint(err) == "" {
+		err = Advice(err, "correct the file; docs/upgrade-yaml.md explains its keys")
+	}
+	return Exit(Usage, err)
 }
 
 // ReadFiles reads several files. An empty path gives nil.

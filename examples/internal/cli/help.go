@@ -15,7 +15,7 @@ func errUnknown(what, got string, want []string) error {
 	return fmt.Errorf("unknown %s %q (want %s)", what, got, strings.Join(want, ", "))
 }
 
-// What package flag says (Go 1.26).
+// Error texts of package flag (Go 1.26).
 var (
 	unknownFlag = regexp.MustCompile(`^flag provided but not defined: -(.+)$`)
 	missingArg  = regexp.MustCompile(`^flag needs an argument: -(.+)$`)
@@ -79,7 +79,7 @@ func (c Command) help(out *Out) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "usage: %s VERB [flags] [arguments]\n\n", c.Name)
 	if c.About != "" {
-		fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(c.About))
+		b.WriteString(prose(c.About, out) + "\n")
 	}
 	width := 0
 	for _, v := range c.Verbs {
@@ -90,9 +90,9 @@ func (c Command) help(out *Out) string {
 	}
 	fmt.Fprintf(&b, "\n%s VERB -h shows the verb's flags, %[1]s -version the build.\n", c.Name)
 	if c.Notes != "" {
-		fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(c.Notes))
+		b.WriteString("\n" + prose(c.Notes, out))
 	}
-	return b.String() + "\n" + Codes
+	return b.String() + "\n" + prose(Codes, out)
 }
 
 // verbHelp returns the help of one verb with its flags.
@@ -111,7 +111,7 @@ func (c Command) verbHelp(out *Out, v *Verb) string {
 	fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(line+" "+v.Args))
 	for _, text := range []string{v.About, c.About} {
 		if text != "" && (text == v.About || v.Name == "") {
-			fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(text))
+			b.WriteString(prose(text, out) + "\n")
 		}
 	}
 	f.VisitAll(func(x *flag.Flag) {
@@ -122,7 +122,7 @@ func (c Command) verbHelp(out *Out, v *Verb) string {
 		}
 		if x.DefValue != "" && x.DefValue != "0" && x.DefValue != "0s" && x.DefValue != "false" &&
 			!strings.Contains(usage, "default") {
-			usage += " (default " + x.DefValue + ")"
+			usage += " (default " + trimZeros(x) + ")"
 		}
 		if len(head) > 22 {
 			b.WriteString(head + "\n")
@@ -132,11 +132,45 @@ func (c Command) verbHelp(out *Out, v *Verb) string {
 	})
 	if v.Name == "" {
 		if c.Notes != "" {
-			fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(c.Notes))
+			b.WriteString("\n" + prose(c.Notes, out))
 		}
-		b.WriteString("\n" + Codes)
+		b.WriteString("\n" + prose(Codes, out))
 	}
 	return b.String()
+}
+
+// prose breaks the paragraphs of a help text between words. Lines that begin with a space stay.
+func prose(text string, out *Out) string {
+	width := min(out.Width(), 90)
+	var b, paragraph strings.Builder
+	flush := func() {
+		if paragraph.Len() > 0 {
+			b.WriteString(indent("", paragraph.String(), width))
+			paragraph.Reset()
+		}
+	}
+	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
+		if line != "" && line[0] != ' ' {
+			paragraph.WriteString(line + " ")
+			continue
+		}
+		flush()
+		b.WriteString(line + "\n")
+	}
+	flush()
+	return b.String()
+}
+
+// trimZeros returns the default of a flag: 5m instead of 5m0s.
+func trimZeros(f *flag.Flag) string {
+	text := f.DefValue
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // build returns the version of this build.

@@ -22,13 +22,13 @@ func Journal(named, file, other string) string {
 }
 
 // AuditFlag registers the flag of [Call.Audit].
-func AuditFlag(f *flag.FlagSet, format *string) {
-	f.StringVar(format, "format", string(rollout.AuditJSON), "json, one object a line, or syslog, "+
-		"RFC 5424: `FORMAT`")
+func AuditFlag(f *flag.FlagSet) {
+	f.String("format", string(rollout.AuditJSON), "the `FORMAT`: json, one object a line, or syslog, "+
+		"RFC 5424")
 }
 
 // Audit prints who did what in the run of a journal, one line for each event.
-func (c *Call) Audit(journal, format string) error {
+func (c *Call) Audit(journal string) error {
 	f, err := os.Open(journal)
 	if errors.Is(err, os.ErrNotExist) {
 		return Advice(Refuse(errors.New("the journal "+journal+" does not exist")),
@@ -38,11 +38,11 @@ func (c *Call) Audit(journal, format string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	switch format := rollout.AuditFormat(format); format {
-	case rollout.AuditJSON, rollout.AuditSyslog:
-		return rollout.ExportAudit(f, c.Out, format)
+	format := Word(c, "format", rollout.AuditJSON, rollout.AuditSyslog)
+	if err := c.Noted(); err != nil {
+		return err
 	}
-	return Wrong("invalid -format %q: want json or syslog", format)
+	return rollout.ExportAudit(f, c.Out, format)
 }
 
 // Report prints a report as text, or as JSON.

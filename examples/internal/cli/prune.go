@@ -12,40 +12,36 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Pruning are the flags of a prune of hosts.
-type Pruning struct {
-	OlderThan time.Duration
-	DryRun    bool
-
-	Now func() time.Time // for tests; nil: time.Now
+// PruneFlags registers the flags of [Call.Prune].
+func PruneFlags(f *flag.FlagSet) {
+	f.Duration("older-than", 0, "forget what changes that ended longer ago than this `AGE`, such as "+
+		"720h, keep for a revert")
+	f.Bool("dry-run", false, "only say what would be forgotten")
 }
 
-// Flags registers them.
-func (p *Pruning) Flags(f *flag.FlagSet) {
-	f.DurationVar(&p.OlderThan, "older-than", 0, "forget what changes that ended longer ago than this "+
-		"`AGE`, such as 720h, keep for a revert")
-	f.BoolVar(&p.DryRun, "dry-run", false, "only say what would be forgotten")
-}
-
-// Before is the time that separates old from young.
-func (p *Pruning) Before() (time.Time, error) {
-	if p.OlderThan <= 0 {
-		return time.Time{}, Wrong("invalid -older-than %q: want more than 0, such as 720h", p.OlderThan)
+// Before returns the time that the flag -older-than means. now is for tests; nil means time.Now.
+func (c *Call) Before(now func() time.Time) (time.Time, error) {
+	age := c.Duration("older-than")
+	switch {
+	case !c.Given["older-than"]:
+		return time.Time{}, Wrong("-older-than is missing")
+	case age <= 0:
+		return time.Time{}, Wrong("invalid -older-than %q: want more than 0, such as 720h", age)
 	}
-	now := time.Now
-	if p.Now != nil {
-		now = p.Now
+	if now == nil {
+		now = time.Now
 	}
-	return now().Add(-p.OlderThan), nil
+	return now().Add(-age), nil
 }
 
 // Prune forgets what hosts keep of old changes, after a question. It keeps what the runs of
-// these journals can still undo.
-func (c *Call) Prune(ctx context.Context, inv *fleet.Inventory, p *Pruning, json, yes bool,
+// these journals can still undo. Its flags are those of [PruneFlags], -json and -yes. now is for
+// tests; nil means time.Now.
+func (c *Call) Prune(ctx context.Context, inv *fleet.Inventory, now func() time.Time,
 	journals ...string) error {
-	o := fleet.PruneOptions{DryRun: true}
+	o, json := fleet.PruneOptions{DryRun: true}, c.On("json")
 	var err error
-	if o.Before, err = p.Before(); err != nil {
+	if o.Before, err = c.Before(now); err != nil {
 		return err
 	}
 	for _, journal := range journals {
@@ -60,9 +56,9 @@ func (c *Call) Prune(ctx context.Context, inv *fleet.Inventory, p *Pruning, json
 		c.pruned(rows)
 	}
 	n := forgotten(rows)
-	if n > 0 && !p.DryRun { // a machine that cannot be asked does not stop the others
+	if n > 0 && !c.On("dry-run") { // a machine that cannot be asked does not stop the others
 		question := fmt.Sprintf("forget %s for good", Count(n, "change"))
-		if err := c.Sure(yes, question); err != nil {
+		if err := c.Sure(c.On("yes"), question); err != nil {
 			return err
 		}
 		o.DryRun = false

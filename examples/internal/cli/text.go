@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"slices"
@@ -32,6 +33,12 @@ func Words(to *[]string, known ...string) func(string) error {
 		}
 		return nil
 	}
+}
+
+// Without registers the flag that skips checks.
+func Without(f *flag.FlagSet, to *[]string, checks ...string) {
+	f.Func("without", "skip these checks, separated by commas: `NAMES` of "+strings.Join(checks, ", "),
+		Words(to, checks...))
 }
 
 // Confirm asks a question. Only the answer "y" is a yes.

@@ -37,8 +37,7 @@ func Word[T any](c *Call, name string, known ...T) (v T) {
 }
 
 // Read reads the file that a flag names. Without the flag it returns the zero value. It notes an
-// error of read, and one for an empty name: a variable that is unset does not lift what the flag
-// demands.
+// error of read, and one for an empty name: an unset variable must not skip a check.
 func Read[T any](c *Call, name string, read func(path string) (T, error)) (v T) {
 	path := c.Text(name)
 	if path == "" {
@@ -46,7 +45,9 @@ func Read[T any](c *Call, name string, read func(path string) (T, error)) (v T) 
 		return v
 	}
 	v, err := read(path)
-	c.Note(err)
+	if err != nil {
+		c.Note(Exit(Usage, err))
+	}
 	return v
 }
 
@@ -65,7 +66,9 @@ func (c *Call) Secret(name, env string) string {
 		return c.Env(env)
 	}
 	data, err := os.ReadFile(c.Text(name))
-	c.Note(err)
+	if err != nil {
+		c.Note(Exit(Usage, err))
+	}
 	return strings.TrimSpace(string(data))
 }
 

@@ -18,7 +18,7 @@ const (
 
 var errLZF = errors.New("compressed string is damaged")
 
-// stringHead says how the next string is stored.
+// stringHead reads how the next string is stored.
 type stringHead struct {
 	size   uint64 // bytes that it has
 	packed uint64 // bytes that it takes compressed; 0: it is not

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// form says how a value type is read. A nil digester skips the value as cheaply
+// form is how a value type is read. A nil digester skips the value as cheaply
 // as its form allows.
 type form struct {
 	name  string
