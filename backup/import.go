@@ -76,7 +76,9 @@ func Import(ctx context.Context, dir string, r io.Reader, o ImportOptions) (*Set
 func (u *unpacking) unpack(m *Manifest, o ImportOptions) (_ *Set, err error) {
 	ctx, dir := u.ctx, u.dir
 	if _, err := os.Lstat(filepath.Join(dir, m.ID)); err == nil {
-		return nil, fmt.Errorf("set %s: %w", m.ID, fs.ErrExist)
+		return nil, &step.Error{Op: "import into", Object: dir,
+			Err:  fmt.Errorf("set %s is there already: %w", m.ID, fs.ErrExist),
+			Next: "use that set, or import into another directory"}
 	}
 	var need int64
 	for _, f := range m.Files {

@@ -132,7 +132,7 @@ func (s *Set) prove(ctx context.Context, p Prover, progress func(Event)) error {
 	e := Event{Component: st.Name, Phase: PhaseProve, TotalItems: st.Items}
 	progress(e)
 	if err := p.Prove(ctx, st); err != nil {
-		return step.Fail("prove", st.Name, err)
+		return step.Fail("compare", st.Name, err)
 	}
 	e.Items, e.Done = st.Items, true
 	progress(e)

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -116,7 +117,7 @@ func Decode(data []byte, v any) error {
 		var errs []error
 		for _, text := range all.Errors {
 			text = unknownKey.ReplaceAllString(text, "unknown key $1")
-			errs = append(errs, errors.New(unfit.ReplaceAllString(text, "$1 does not fit here")))
+			errs = append(errs, errors.New(misfit(text)))
 		}
 		return errors.Join(errs...)
 	case err == nil && !errors.Is(dec.Decode(&yaml.Node{}), io.EOF):
@@ -128,8 +129,32 @@ func Decode(data []byte, v any) error {
 // The decoder (go.yaml.in/yaml 3.0) names Go's types.
 var (
 	unknownKey = lazyregexp.New(`field (.+) not found in type \S+$`)
-	unfit      = lazyregexp.New(`cannot unmarshal (.+) into \S+$`)
+	unfit      = lazyregexp.New(`^(.*)cannot unmarshal (!!\w+)(.*) into (\S+)$`)
 )
+
+// misfit words an error about a value of a wrong kind for a reader who does not know Go.
+func misfit(text string) string {
+	m := unfit.FindStringSubmatch(text)
+	if m == nil {
+		return text
+	}
+	kinds := map[string]string{"!!map": "a mapping", "!!seq": "a list", "!!str": "the text",
+		"!!int": "the number", "!!float": "the number", "!!bool": "the word", "!!null": "nothing"}
+	text = m[1] + cmp.Or(kinds[m[2]], m[2]) + m[3] + " does not fit here"
+	switch to := m[4]; {
+	case to == "string":
+		text += ": want a text"
+	case to == "bool":
+		text += ": want true or false"
+	case strings.HasPrefix(to, "int"):
+		text += ": want a whole number"
+	case strings.HasPrefix(to, "[]"):
+		text += ": want a list"
+	case strings.HasPrefix(to, "map["):
+		text += ": want a mapping"
+	}
+	return text
+}
 
 // DecodeNode decodes a node into v, a pointer to a struct, in an UnmarshalYAML of a value
 // that has several forms. Unknown keys are errors, which the decoder forgets there.

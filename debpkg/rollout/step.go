@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -156,7 +157,11 @@ func (v *validator) steps(t Target) {
 // Select keeps one target, and of it one step if step is not empty. A team with an engine of its
 // own (Ansible, Temporal, Nomad, a CI system) calls it for each host.
 func Select(waves []Wave, target, step string) ([]Wave, error) {
+	var all []string
 	for _, w := range waves {
+		for _, t := range w.Targets {
+			all = append(all, t.Name)
+		}
 		i := slices.IndexFunc(w.Targets, func(t Target) bool { return t.Name == target })
 		if i < 0 {
 			continue
@@ -169,11 +174,15 @@ func Select(waves []Wave, target, step string) ([]Wave, error) {
 				for _, s := range t.Steps {
 					names = append(names, s.Name)
 				}
-				return nil, fmt.Errorf("select step: target %s has no step %q; it has %q", target, step, names)
+				return nil, fmt.Errorf("select step: unknown step %q of target %s (want %s)", step, target,
+					strings.Join(names, ", "))
 			}
 			t.Steps = t.Steps[j : j+1]
 		}
 		return []Wave{{Name: w.Name, Targets: []Target{t}}}, nil
 	}
-	return nil, fmt.Errorf("select target: no target is named %q", target)
+	if len(all) > 10 {
+		all = append(all[:10], "…")
+	}
+	return nil, fmt.Errorf("select target: unknown target %q (want %s)", target, strings.Join(all, ", "))
 }

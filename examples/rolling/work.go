@@ -21,7 +21,7 @@ func (j *job) plan(ctx context.Context) error {
 	if j.On("json") {
 		err = j.JSON(p)
 	} else {
-		j.Out.Printf("%s\n%s\n", j.Plans(p.Hosts), j.inv.Stops(waves))
+		j.Say("%s\n%s", j.Plans(p.Hosts), j.inv.Stops(waves))
 		j.Preview(p)
 	}
 	if err == nil && !p.OK() {

@@ -167,6 +167,8 @@ func (c *call) advise(err error) error {
 		err = cli.Exit(cli.Busy, err)
 	}
 	switch {
+	case errors.Is(err, backup.ErrDiffers) && c.Verb == "verify":
+		return cli.Advice(err, "restore -dry-run shows what a restore would change")
 	case errors.Is(err, backup.ErrNotEmpty):
 		return cli.Advice(err, "give -replace if what is there may go")
 	case errors.Is(err, redisdb.ErrUnfinished):

@@ -121,10 +121,11 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	if hint == "" && code == Usage {
 		hint = name + " -h shows the flags"
 	}
-	call.Err.Printf("%s %s\n", call.Err.Paint(Bad, name+":"), cause)
+	text := call.Err.Paint(Bad, name+":") + " " + cause + "\n"
 	if hint != "" {
-		call.Err.Printf("  %s\n", hint)
+		text += "  " + hint + "\n"
 	}
+	call.Err.Printf("%s", call.Err.fill(text))
 	return code
 }
 

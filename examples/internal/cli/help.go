@@ -88,7 +88,7 @@ func (c Command) help(out *Out) string {
 	for _, v := range c.Verbs {
 		b.WriteString(indent(fmt.Sprintf("  %-*s  ", width, v.Name), v.About, out.Width()))
 	}
-	fmt.Fprintf(&b, "\n%s VERB -h shows the verb's flags, %[1]s -version the build.\n", c.Name)
+	b.WriteString("\n" + prose(c.Name+" VERB -h shows the verb's flags, "+c.Name+" -version the build.", out))
 	if c.Notes != "" {
 		b.WriteString("\n" + prose(c.Notes, out))
 	}
@@ -139,7 +139,8 @@ func (c Command) verbHelp(out *Out, v *Verb) string {
 	return b.String()
 }
 
-// prose breaks the paragraphs of a help text between words. Lines that begin with a space stay.
+// prose breaks the paragraphs of a help text between words. A line that begins with a space is a row
+// of two columns, or stays as it is.
 func prose(text string, out *Out) string {
 	width := min(out.Width(), 90)
 	var b, paragraph strings.Builder
@@ -155,6 +156,12 @@ func prose(text string, out *Out) string {
 			continue
 		}
 		flush()
+		word := strings.TrimLeft(line, " ")
+		_, text, columns := strings.Cut(word, "  ")
+		if text = strings.TrimLeft(text, " "); columns && !strings.Contains(word[:len(word)-len(text)], "-") {
+			b.WriteString(indent(strings.TrimSuffix(line, text), text, width))
+			continue
+		}
 		b.WriteString(line + "\n")
 	}
 	flush()

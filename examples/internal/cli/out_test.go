@@ -75,3 +75,24 @@ func TestTableIgnoresColour(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// Lines of prose break between words at the width of a terminal, and rows of two columns keep
+// their columns. Without a terminal a line stays whole, for programs that read it.
+func TestNarrow(t *testing.T) {
+	t.Parallel()
+	out := &Out{narrow: true, width: func() int { return 30 }}
+	long := "run: connection to the host failed: refused\n  check the address of the host"
+	if got, want := out.fill(long), "run: connection to the host\n  failed: refused\n"+
+		"  check the address of the\n    host"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := (&Out{}).fill(long); got != long {
+		t.Errorf("%q", got)
+	}
+	help := "A command that does\nmany things.\n\n  plan  show what would be done to a host\n\n" +
+		"  cmd -x y z a b c d e f g h i j\n"
+	if got, want := prose(help, out), "A command that does many\nthings.\n\n  plan  show what would be\n"+
+		"        done to a host\n\n  cmd -x y z a b c d e f g h i j\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 
 	"example.com/tykupgrade/debpkg/fleet"
@@ -20,10 +21,11 @@ func (c *Call) Problems(rows []fleet.Planned) {
 	for _, r := range rows {
 		if r.Err != nil {
 			cause, hint := Explain(r.Err)
-			c.Out.Printf("%s %s: %s\n", c.Out.Paint(Bad, "cannot:"), r.Host, cause)
+			text := c.Out.Paint(Bad, "cannot:") + " " + r.Host + ": " + cause + "\n"
 			if hint != "" {
-				c.Out.Printf("  %s\n", hint)
+				text += "  " + hint + "\n"
 			}
+			c.Out.Printf("%s", c.Out.fill(text))
 		}
 	}
 }
@@ -32,11 +34,12 @@ func (c *Call) Problems(rows []fleet.Planned) {
 func (c *Call) Preview(p fleet.Preview) {
 	for _, f := range p.Findings {
 		if !f.Refuse {
-			c.Out.Printf("%s %s\n", c.Out.Paint(Warn, "note:"), f)
+			c.Out.Printf("%s\n", c.Out.fill(fmt.Sprintf("%s %s", c.Out.Paint(Warn, "note:"), f)))
 		}
 	}
 	for _, x := range p.Problems {
-		c.Out.Printf("%s %s; or give -without %s\n", c.Out.Paint(Bad, "cannot:"), x.Text, x.Check)
+		c.Out.Printf("%s\n", c.Out.fill(fmt.Sprintf("%s %s; or give -without %s",
+			c.Out.Paint(Bad, "cannot:"), x.Text, x.Check)))
 	}
 	c.Problems(p.Hosts)
 }

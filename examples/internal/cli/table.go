@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -171,6 +172,6 @@ func (c *Call) Show(v any, text string) error {
 func (c *Call) Say(format string, a ...any) {
 	c.Err.Clear()
 	if !c.On("json") {
-		c.Out.Printf(format+"\n", a...)
+		c.Out.Printf("%s\n", c.Out.fill(fmt.Sprintf(format, a...)))
 	}
 }

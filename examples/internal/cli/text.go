@@ -175,6 +175,24 @@ func indent(head, text string, width int) string {
 	return b.String()
 }
 
+// fill breaks the lines that are wider than a narrow output between words, and indents what
+// follows by two columns more.
+func (o *Out) fill(text string) string {
+	if !o.narrow {
+		return text
+	}
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if visible(line) <= o.width() {
+			continue
+		}
+		left := line[:len(line)-len(strings.TrimLeft(line, " "))]
+		rest := strings.TrimSuffix(indent("", line, o.width()-len(left)-2), "\n")
+		lines[i] = left + strings.ReplaceAll(rest, "\n", "\n  "+left)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // visible counts the columns of a text.
 func visible(s string) int {
 	n := 0
