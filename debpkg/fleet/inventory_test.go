@@ -171,7 +171,7 @@ func TestDecodeReportsEverything(t *testing.T) {
 line 2: unknown on_budget_exceeded "stop" (want hold or rollback)
 line 3: unknown key host
 line 5: unknown key adress
-line 5: the text ` + "`ssh`" + ` does not fit here`
+line 5: the text ` + "`ssh`" + ` does not fit here: want a whole number`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
