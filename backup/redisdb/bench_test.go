@@ -22,55 +22,58 @@ import (
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
 
-// BenchmarkSnapshot copies 1M keys of 200 random bytes with every method,
-// and with redis-cli --rdb, from one server in one run.
+// BenchmarkSnapshot takes a verified set of keys of 200 random bytes with every method, next to
+// redis-cli --rdb, from one server in one run.
 func BenchmarkSnapshot(b *testing.B) {
 	cli := lab.Program(b, "redis-cli", "redis-tools")
-	s := redislab.Start(b)
-	s.FillRandom(1_000_000, 200)
-	clean := func(b *testing.B, path string) {
-		b.StopTimer()
-		if err := os.RemoveAll(path); err != nil {
-			b.Fatal(err)
-		}
-		syscall.Sync() // so that no run pays for the one before
-		b.StartTimer()
+	for _, keys := range benchKeys() {
+		b.Run(fmt.Sprintf("n=%d", keys), func(b *testing.B) { benchSnapshot(b, cli, keys) })
 	}
-	b.Run("redis-cli", func(b *testing.B) {
-		before := cpu(b, s)
-		for b.Loop() {
-			out := filepath.Join(b.TempDir(), "dump.rdb")
-			if err := exec.Command(cli, "-p", s.Port, "--rdb", out).Run(); err != nil {
-				b.Fatal(err)
-			}
-			size(b, out)
-			clean(b, out)
-		}
-		b.ReportMetric((cpu(b, s)-before).Seconds()/float64(b.N), "cpu-s/op")
-	})
-	for _, m := range []redisdb.Method{redisdb.PSYNC, redisdb.BGSAVE, redisdb.SAVE, redisdb.DUMP} {
-		b.Run(string(m), func(b *testing.B) {
-			src := &redisdb.Source{Client: s.Client(), Method: m}
-			var copied time.Duration
+}
+
+func benchSnapshot(b *testing.B, cli string, keys int) {
+	s := redislab.Start(b)
+	s.FillRandom(keys, 200)
+	run := func(name string, f func(b *testing.B, dir string) (path string)) {
+		b.Run(name, func(b *testing.B) {
+			var client, server time.Duration
 			var peak uint64
-			before := cpu(b, s)
 			for b.Loop() {
 				dir := b.TempDir()
 				stop := watchMemory(&peak)
-				set, err := backup.Take(b.Context(), dir, backup.Options{}, src)
+				c, v := clientCPU(b), serverCPU(b, s)
+				path := f(b, dir)
+				b.StopTimer()
+				client += clientCPU(b) - c
+				server += serverCPU(b, s) - v
 				stop()
-				if err != nil {
+				size(b, path)
+				if err := os.RemoveAll(dir); err != nil {
 					b.Fatal(err)
 				}
-				c := set.Components[0]
-				copied += c.End.Sub(c.Start)
-				size(b, filepath.Join(set.Dir, set.Files[0].Path))
-				clean(b, dir)
+				syscall.Sync() // so that no run pays for the one before
+				b.StartTimer()
 			}
-			// The rest is the verification before the set gets its name.
-			b.ReportMetric((cpu(b, s)-before).Seconds()/float64(b.N), "cpu-s/op")
-			b.ReportMetric(copied.Seconds()/float64(b.N), "copy-s/op")
+			b.ReportMetric(client.Seconds()/float64(b.N), "client-cpu-s/op")
+			b.ReportMetric(server.Seconds()/float64(b.N), "server-cpu-s/op")
 			b.ReportMetric(float64(peak)/(1<<20), "heap-MiB")
+		})
+	}
+	run("redis-cli", func(b *testing.B, dir string) string {
+		out := filepath.Join(dir, "dump.rdb")
+		if err := exec.Command(cli, "-p", s.Port, "--rdb", out).Run(); err != nil {
+			b.Fatal(err)
+		}
+		return out
+	})
+	for _, m := range redisdb.Methods() {
+		run(string(m), func(b *testing.B, dir string) string {
+			set, err := backup.Take(b.Context(), dir, backup.Options{},
+				&redisdb.Source{Client: s.Client(), Method: m})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return filepath.Join(set.Dir, set.Files[0].Path)
 		})
 	}
 }
@@ -121,7 +124,7 @@ func BenchmarkProve(b *testing.B) {
 	}
 }
 
-// benchKeys are the sizes of BenchmarkRestore; TYKUPGRADE_BENCH_KEYS chooses one.
+// benchKeys are the numbers of keys; TYKUPGRADE_BENCH_KEYS chooses one.
 func benchKeys() []int {
 	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_BENCH_KEYS")); err == nil {
 		return []int{n}
@@ -131,7 +134,7 @@ func benchKeys() []int {
 
 // BenchmarkRestore writes keys of 200 random bytes into an empty server: the writing alone,
 // and everything (verification, plan, writing, comparison), next to redis-cli --pipe fed with
-// the same RESTORE commands. cpu-s counts the client and the server.
+// the same RESTORE commands.
 func BenchmarkRestore(b *testing.B) {
 	cli := lab.Program(b, "redis-cli", "redis-tools")
 	for _, keys := range benchKeys() {
@@ -155,16 +158,18 @@ func benchRestore(b *testing.B, cli string, keys int) {
 	run := func(name string, f func() error) {
 		b.Run(name, func(b *testing.B) {
 			var peak uint64
-			var used time.Duration
+			var client, server time.Duration
 			for b.Loop() {
-				stop, before := watchMemory(&peak), cpu(b, target)
+				stop := watchMemory(&peak)
+				c, s := clientCPU(b), serverCPU(b, target)
 				err := f()
 				stop()
 				if err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()
-				used += cpu(b, target) - before
+				client += clientCPU(b) - c
+				server += serverCPU(b, target) - s
 				if n := target.Do("DBSIZE"); n != int64(keys) {
 					b.Fatalf("%v keys", n)
 				}
@@ -172,7 +177,8 @@ func benchRestore(b *testing.B, cli string, keys int) {
 				b.StartTimer()
 			}
 			b.ReportMetric(float64(peak)/(1<<20), "heap-MiB")
-			b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
+			b.ReportMetric(client.Seconds()/float64(b.N), "client-cpu-s/op")
+			b.ReportMetric(server.Seconds()/float64(b.N), "server-cpu-s/op")
 		})
 	}
 	live := func(b *testing.B) *redisdb.Live {
@@ -198,10 +204,9 @@ func benchRestore(b *testing.B, cli string, keys int) {
 	})
 }
 
-// cpu is what this process, its children that ended and the server have used.
-func cpu(b *testing.B, s *redislab.Server) time.Duration {
+// clientCPU is what this process and its children that ended have used.
+func clientCPU(b *testing.B) (sum time.Duration) {
 	b.Helper()
-	var sum time.Duration
 	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
 		var u syscall.Rusage
 		if err := syscall.Getrusage(who, &u); err != nil {
@@ -209,6 +214,11 @@ func cpu(b *testing.B, s *redislab.Server) time.Duration {
 		}
 		sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
+	return sum
+}
+
+func serverCPU(b *testing.B, s *redislab.Server) (sum time.Duration) {
+	b.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.Pid()))
 	if err != nil {
 		b.Fatal(err)

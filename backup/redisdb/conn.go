@@ -277,6 +277,20 @@ func (c *conn) text() (string, error) {
 	return string(p), c.endBulk()
 }
 
+// process says which process answers; empty: the user may not ask.
+func (c *conn) process() (string, error) {
+	if err := errors.Join(c.put("INFO", "server"), c.w.Flush()); err != nil {
+		return "", err
+	}
+	text, err := c.text()
+	if denied(err) {
+		return "", nil
+	}
+	_, rest, _ := strings.Cut(text, "run_id:")
+	id, _, _ := strings.Cut(rest, "\r")
+	return id, err
+}
+
 // array reads the head of an array.
 func (c *conn) array() (int, error) {
 	s, err := c.line()

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
+
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
 )
@@ -26,6 +28,9 @@ var (
 	// ErrOfflineOnly reports data that only [Offline] can restore: a newer version than
 	// this program reads, or data that modules keep outside of keys.
 	ErrOfflineOnly = errors.New("it cannot be restored key by key")
+	// ErrRestarted reports a server that was restarted, or replaced by a failover, while
+	// [Live] wrote to it: what it had confirmed may be lost.
+	ErrRestarted = errors.New("the server was restarted or replaced by a failover meanwhile")
 )
 
 // renamed returns the name that a server knows a command by.
@@ -42,15 +47,24 @@ func denied(err error) bool {
 	if err == nil {
 		return false
 	}
-	s := strings.ToLower(strings.TrimPrefix(err.Error(), "-"))
+	s := strings.ToLower(reply(err))
 	return strings.HasPrefix(s, "noperm") || strings.HasPrefix(s, "err unknown command") ||
 		strings.HasPrefix(s, "err unknown subcommand")
 }
 
 // unknownCommand is a command that the server does not have under this name.
 func unknownCommand(err error) bool {
-	return err != nil && strings.HasPrefix(strings.ToLower(strings.TrimPrefix(err.Error(), "-")),
-		"err unknown")
+	return err != nil && strings.HasPrefix(strings.ToLower(reply(err)), "err unknown")
+}
+
+// reply is what a server answered, without what was put in front of it.
+func reply(err error) string {
+	text := err.Error()
+	var e redis.Error
+	if errors.As(err, &e) {
+		text = e.Error()
+	}
+	return strings.TrimPrefix(text, "-")
 }
 
 // serverError says what to do about the errors that Redis users meet.
@@ -60,7 +74,7 @@ func serverError(op, object string, err error) error {
 		return err
 	}
 	e := &backup.Error{Op: op, Object: object, Err: err, Retry: step.Retryable(err)}
-	s := strings.TrimPrefix(err.Error(), "-")
+	s := reply(err)
 	var netErr net.Error
 	var file *fs.PathError // its cause would pass for a network error's
 	switch {
@@ -72,9 +86,19 @@ func serverError(op, object string, err error) error {
 	case denied(err):
 		e.Kind = backup.ErrNotAllowed
 		e.Next = "give the user this permission, or choose another method"
+	case strings.HasPrefix(s, "OOM "):
+		e.Kind, e.Next = ErrCannotHold, "raise maxmemory"
+	case strings.HasPrefix(s, "DENIED "): // its text goes on for a page
+		first, _, _ := strings.Cut(s, "because")
+		e.Err = errors.New(strings.TrimSpace(first))
+		e.Next = "connect from the server's own machine, or give the server a password"
+	case strings.HasPrefix(s, "ERR max number of clients"):
+		e.Next, e.Retry = "raise maxclients, or wait until others have disconnected", true
 	case strings.HasPrefix(s, "LOADING"), strings.HasPrefix(s, "NOMASTERLINK"), strings.HasPrefix(s,
-		"MASTERDOWN"), strings.HasPrefix(s, "BUSY "):
+		"MASTERDOWN"), strings.HasPrefix(s, "CLUSTERDOWN"), strings.HasPrefix(s, "BUSY "):
 		e.Retry = true
+	case noWrites(err):
+		e.Kind, e.Next, e.Retry = ErrCannotHold, "repair the server first", true
 	case errors.Is(err, syscall.ENOSPC):
 		e.Kind, e.Next, e.Retry = backup.ErrNoSpace, step.FreeSpaceHint, true
 	case errors.Is(err, context.Canceled), errors.As(err, &file):

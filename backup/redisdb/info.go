@@ -1,10 +1,13 @@
 package redisdb
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,7 +90,7 @@ func (n *node) info(ctx context.Context) (serverInfo, error) {
 		err = n.do(ctx, "PING").Err()
 	}
 	if err != nil && !denied(err) {
-		return nil, serverError("read INFO of", n.object(), ctxFirst(ctx, err))
+		return nil, n.unreachable(ctx, "read INFO of", err)
 	}
 	for line := range strings.Lines(text) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
@@ -95,6 +98,39 @@ func (n *node) info(ctx context.Context) (serverInfo, error) {
 		}
 	}
 	return info, nil
+}
+
+// unreachable explains why a server does not answer. One that refuses a connection says why,
+// and closes it (7.0); the client library hears that only if it has not written yet.
+func (n *node) unreachable(ctx context.Context, op string, err error) error {
+	if isReply(err) || step.Ended(ctx) != nil {
+		return serverError(op, n.object(), ctxFirst(ctx, err))
+	}
+	o := n.client.Options()
+	if raw, e := o.Dialer(ctx, o.Network, o.Addr); e == nil {
+		_ = raw.SetDeadline(time.Now().Add(time.Second))
+		line, _ := bufio.NewReader(io.LimitReader(raw, 1<<10)).ReadString('\n')
+		_ = raw.Close()
+		if strings.HasPrefix(line, "-") {
+			return serverError(op, n.object(), replyError(strings.TrimSpace(line[1:])))
+		}
+	}
+	e := serverError(op, n.object(), err)
+	var known *backup.Error
+	var badName *tls.CertificateVerificationError
+	if !errors.As(e, &known) {
+		return e
+	}
+	switch timedOut := errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, context.DeadlineExceeded); {
+	case errors.As(err, &badName):
+		known.Next = "check the certificate authority, and the name that the certificate is for"
+	case o.TLSConfig == nil && errors.Is(err, io.EOF):
+		known.Next += "; one that speaks TLS alone needs rediss://"
+	case o.TLSConfig != nil && timedOut:
+		known.Next += "; one without TLS needs redis://"
+	}
+	return e
 }
 
 // config reads one setting; ok is false where the server does not tell.

@@ -32,6 +32,10 @@ import (
 // they return [ErrUnfinished] and say what state the servers are in. Writes of
 // clients between Restore and Undo are lost with Undo if Replace was set.
 //
+// A server that is restarted, or replaced by a failover, while Restore writes fails it with
+// [ErrRestarted], and what was there comes back. A failover that begins in the last seconds
+// can still lose keys: Redis replicates after it has answered.
+//
 // The report warns of a connection that leaves this machine without TLS.
 //
 // Accept forgets the journal. The set of what was replaced stays in StateDir; it
@@ -125,6 +129,7 @@ func (r *Live) Restore(ctx context.Context, s *backup.Stored,
 	}
 	if j == nil {
 		j = newJournal("live", r.Name(), t.topo.origin(), s)
+		j.TargetIDs = t.topo.ids
 		if err := r.save(ctx, state, j, t); err != nil {
 			return nil, errors.Join(err, state.remove())
 		}
@@ -217,18 +222,35 @@ func (r *Live) write(ctx context.Context, state *stateDir, j *journal, t *target
 	}
 	w := newWriter(ctx, t.topo.nodes, count)
 	w.skip = j.Acked
+	var saved chan error // not nil while the journal is being written
 	last := time.Now()
-	w.saved = func(acked int64) error {
-		if time.Since(last) < journalEvery || acked <= j.Acked {
-			return nil
+	w.saved = func(acked int64) (err error) {
+		select {
+		case err = <-saved:
+			saved = nil
+		default:
+		}
+		if err != nil || saved != nil || time.Since(last) < journalEvery || acked <= j.Acked {
+			return err
 		}
 		last, j.Acked = time.Now(), acked
-		return state.save(ctx, j)
+		now, done := *j, make(chan error, 1)
+		saved = done
+		go func() { done <- state.save(ctx, &now) }() // the server need not wait for our disk
+		return nil
 	}
 	err := w.write(s, t.details)
 	w.close()
+	if saved != nil {
+		if e := <-saved; err == nil {
+			err = e
+		}
+	}
 	if j.Acked = max(j.Acked, w.acked()); err != nil {
 		j.Sent = max(1, w.next)
+		return err
+	}
+	if err := errors.Join(t.evicted(ctx), t.topo.stillMaster(ctx, r.Client)); err != nil {
 		return err
 	}
 	return state.next(ctx, j, phaseRestored)

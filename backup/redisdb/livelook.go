@@ -13,6 +13,7 @@ import (
 // target is what Plan found out.
 type target struct {
 	topo      *topology
+	infos     []serverInfo // of its nodes
 	details   Details
 	holds     bool // keys or functions are there
 	functions bool // there or in the set
@@ -55,15 +56,14 @@ func (r *Live) look(ctx context.Context, s *backup.Stored, state *stateDir) (*ta
 	if err != nil {
 		return nil, err
 	}
-	var infos []serverInfo
 	for _, n := range t.topo.nodes {
 		info, err := r.lookAt(ctx, n, t, version)
 		if err != nil {
 			return nil, err
 		}
-		infos = append(infos, info)
+		t.infos = append(t.infos, info)
 	}
-	if err := checkMemory(t.topo.nodes, infos, t.details); err != nil {
+	if err := checkMemory(t.topo.nodes, t.infos, t.details); err != nil {
 		return nil, err
 	}
 	for _, n := range t.topo.nodes {
@@ -72,7 +72,7 @@ func (r *Live) look(ctx context.Context, s *backup.Stored, state *stateDir) (*ta
 		}
 	}
 	if t.holds {
-		err = r.mayRescue(ctx, s, state, t, infos)
+		err = r.mayRescue(ctx, s, state, t)
 	}
 	return t, err
 }
@@ -90,7 +90,7 @@ func (r *Live) unfinished(ctx context.Context, s *backup.Stored, state *stateDir
 	if err != nil || j == nil {
 		return nil, err
 	}
-	if err := j.fits("live", t.topo.origin(), s); err != nil {
+	if err := j.fits("live", t.topo.origin(), t.topo.ids, s); err != nil {
 		return nil, err
 	}
 	switch j.Phase {
@@ -157,8 +157,8 @@ func (r *Live) lookAt(ctx context.Context, n *node, t *target, version int) (ser
 
 // mayRescue makes sure that what the target holds can be read, and brought back
 // key by key.
-func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir, t *target,
-	infos []serverInfo) error {
+func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir,
+	t *target) error {
 	if t.rescue == "" {
 		if t.rescue = Method(s.Method); t.rescue != DUMP {
 			t.rescue = PSYNC // the others need the server's files
@@ -170,7 +170,7 @@ func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir,
 	}
 	var size int64
 	for i, n := range t.topo.nodes {
-		version, err := n.rdbVersion(ctx, infos[i])
+		version, err := n.rdbVersion(ctx, t.infos[i])
 		if err != nil {
 			return err
 		}
@@ -185,10 +185,10 @@ func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir,
 		} else if err := n.mayRun(ctx, []string{"SCAN", "0"}, []string{"DUMP", "key"}); err != nil {
 			return fmt.Errorf("read what the target holds: %w", err)
 		}
-		if err := r.readsBack(ctx, n, infos[i]); err != nil {
+		if err := r.readsBack(ctx, n, t.infos[i]); err != nil {
 			return err
 		}
-		size += infos[i].int("used_memory_dataset")
+		size += t.infos[i].int("used_memory_dataset")
 	}
 	if t.resume != nil {
 		return nil

@@ -26,7 +26,7 @@ func (r *Live) Undo(ctx context.Context, s *backup.Stored) error {
 	if err != nil {
 		return err
 	}
-	if err := j.fits("live", topo.origin(), s); err != nil {
+	if err := j.fits("live", topo.origin(), topo.ids, s); err != nil {
 		return err
 	}
 	return r.back(ctx, state, j, s)
@@ -99,7 +99,7 @@ func (r *Live) Accept(ctx context.Context, s *backup.Stored) error {
 		return err
 	}
 	if j.Set != identity(s) {
-		return j.fits(j.Kind, j.Target, s)
+		return j.fits(j.Kind, j.Target, nil, s)
 	}
 	if j.Phase != phaseRestored {
 		return j.unfinished("it cannot be accepted", "finish it with Restore, or go back with Undo")

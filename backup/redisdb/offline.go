@@ -22,7 +22,8 @@ import (
 // While Restore runs each server is stopped, what it had is moved aside within
 // its directory, and the server is started and waited for. A server with
 // appendonly yes ignores dump.rdb (7.0: it starts empty, without an error), so
-// there the file becomes the base of a new append-only file. A server that would
+// there the file becomes the base of a new append-only file, also where appendonly is off at
+// the moment and an old append-only file lies there. A server that would
 // not save what it holds when it is stopped is told to save first (BGSAVE). A
 // failure puts back what each server had. Undo does that later, and Accept removes what was
 // moved aside.
@@ -148,7 +149,7 @@ func (r *Offline) unfinished(ctx context.Context, s *backup.Stored,
 		}
 		return nil, finishAccept(state, j)
 	}
-	if err := j.fits("offline", r.target(), s); err != nil {
+	if err := j.fits("offline", r.target(), nil, s); err != nil {
 		return nil, err
 	}
 	if j.Phase == phaseRestored {

@@ -21,6 +21,7 @@ type place struct {
 	holds     bool
 	plaintext string // a warning; empty: none
 	unsaved   bool   // the server does not save what it holds when it is stopped
+	aofOff    bool   // at the moment
 }
 
 func (r *Offline) places(ctx context.Context, s *backup.Stored) ([]*place, error) {
@@ -136,12 +137,11 @@ func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told st
 	}
 	p.unsaved = cfg["appendonly"] != "yes" && (!known || save == "")
 	p.RDB = cfg["dbfilename"]
-	if cfg["appendonly"] == "yes" {
-		p.Base, p.AOF = cfg["appendfilename"], cfg["appendfilename"]
-		if p.Multi {
-			p.AOF = cfg["appenddirname"]
-		}
+	p.Base, p.AOF = cfg["appendfilename"], cfg["appendfilename"]
+	if p.Multi {
+		p.AOF = cfg["appenddirname"]
 	}
+	p.aofOff = cfg["appendonly"] != "yes"
 	for _, name := range append(p.names(), p.Base) {
 		if name != "" && !plainName(name) || p.RDB == "" {
 			return "", refuse(n, nil, "correct the server's configuration",
@@ -187,6 +187,12 @@ func (p *place) lookAtDir(ctx context.Context, server *Server, n *node, told str
 	}
 	p.UID, p.GID, p.Mode = data.uid, data.gid, 0o660
 	err = data.act(func(root *os.Root) error {
+		// The configuration file may say otherwise, and the server would load what lies there.
+		if p.aofOff && p.AOF != "" {
+			if _, err := root.Lstat(p.AOF); errors.Is(err, fs.ErrNotExist) {
+				p.AOF, p.Base = "", ""
+			}
+		}
 		f, err := root.Lstat(p.RDB)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil

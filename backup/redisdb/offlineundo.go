@@ -59,7 +59,7 @@ func (r *Offline) end(s *backup.Stored, f func(*stateDir, *journal) error) error
 	if err != nil || j == nil {
 		return err
 	}
-	if err := j.fits("offline", r.target(), s); err != nil {
+	if err := j.fits("offline", r.target(), nil, s); err != nil {
 		return err
 	}
 	if j.Phase == phaseAccepted {

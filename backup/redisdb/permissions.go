@@ -58,7 +58,7 @@ func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 // Redis 7.0).
 func noWrites(err error) bool {
 	for _, code := range []string{"MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN"} {
-		if strings.HasPrefix(strings.TrimPrefix(err.Error(), "-"), code+" ") {
+		if strings.HasPrefix(reply(err), code+" ") {
 			return true
 		}
 	}

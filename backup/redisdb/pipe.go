@@ -15,12 +15,12 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// windowBytes and windowKeys bound what is sent before its replies are read.
-// Two windows are in flight: the server works on one while the other is made.
+// windowBytes and windowKeys bound what is sent in one piece, and windows how many of these
+// may lack replies. 2 MiB keep a server busy while this process waits for a core or a disk.
 const (
-	windowBytes = 512 << 10
+	windowBytes = 128 << 10
 	windowKeys  = 1000
-	windows     = 2
+	windows     = 16
 )
 
 // window is RESTORE commands for one database.
@@ -50,12 +50,13 @@ type pipe struct {
 	done    func(keys int)
 
 	c       *conn
+	process string // of the server; empty: it does not tell
 	db      int
 	ids     []string // of the connections that were lost
 	id      string
 	current *window
 	sent    []*window
-	spare   *window // one whose memory can be used again
+	spare   []*window // whose memory can be used again
 }
 
 // add puts a key into the current window, and sends that when it is full.
@@ -75,8 +76,10 @@ func (p *pipe) add(k *rdb.Key, index int64) error {
 		return p.flush()
 	}
 	if p.current == nil {
-		if p.current, p.spare = p.spare, nil; p.current == nil {
-			p.current = &window{buf: make([]byte, 0, windowBytes+64<<10)}
+		if last := len(p.spare) - 1; last >= 0 {
+			p.current, p.spare = p.spare[last], p.spare[:last]
+		} else {
+			p.current = &window{buf: make([]byte, 0, windowBytes+8<<10)}
 		}
 		p.current.db = k.DB
 	}
@@ -122,7 +125,7 @@ func (p *pipe) appendTail(b []byte, it *item) []byte {
 	return b
 }
 
-// flush sends the current window, and reads the replies of the one before.
+// flush sends the current window, and reads the replies of the oldest if too many lack them.
 func (p *pipe) flush() error {
 	w := p.current
 	if w == nil || len(w.items) == 0 {
@@ -155,8 +158,17 @@ func (p *pipe) connect() error {
 	if p.id != "" {
 		p.ids = append(p.ids, p.id)
 	}
-	p.c, p.db = c, 0
 	p.id, _ = c.command("CLIENT", "ID") // forbidden: it stays unknown
+	now, err := c.process()
+	if err == nil && p.process != "" && now != "" && now != p.process {
+		err = &backup.Error{Op: "write to", Object: p.n.object(), Kind: ErrRestarted, Retry: true,
+			Next: "restore again"}
+	}
+	if err != nil {
+		c.close()
+		return err
+	}
+	p.c, p.db, p.process = c, 0, now
 	return nil
 }
 
@@ -254,7 +266,7 @@ func (p *pipe) receive() error {
 	p.done(len(w.items))
 	if w.buf != nil {
 		w.buf, w.items = w.buf[:0], w.items[:0]
-		p.spare = w
+		p.spare = append(p.spare, w)
 	}
 	return nil
 }
@@ -312,7 +324,9 @@ func (p *pipe) ours(db int, items []item) error {
 		return err
 	}
 	for _, it := range items {
-		if !equal[it.name] {
+		same, there := equal[it.name]
+		// An expiring key that has gone meanwhile is nobody's.
+		if !same && (there || it.expire == 0) {
 			return fmt.Errorf("key %.80q: somebody wrote to the target meanwhile: %w", it.name,
 				backup.ErrNotEmpty)
 		}
@@ -320,7 +334,8 @@ func (p *pipe) ours(db int, items []item) error {
 	return nil
 }
 
-// compare says which items are on the server as they are in the set.
+// compare says which items are on the server as they are in the set. It leaves out those that
+// are not there.
 func (p *pipe) compare(db int, items []item) (map[string]bool, error) {
 	keys := make([]rdb.Key, len(items))
 	for i, it := range items {
@@ -340,8 +355,9 @@ func (p *pipe) compare(db int, items []item) (map[string]bool, error) {
 	}
 	equal := map[string]bool{}
 	for i := range keys {
-		l, ok := live[items[i].name]
-		equal[items[i].name] = ok && sameKey(&keys[i], l)
+		if l, ok := live[items[i].name]; ok {
+			equal[items[i].name] = sameKey(&keys[i], l)
+		}
 	}
 	return equal, nil
 }

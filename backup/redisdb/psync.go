@@ -1,6 +1,7 @@
 package redisdb
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -89,8 +90,10 @@ func (n *node) psync(ctx context.Context, w *backup.Writer, out *Node) error {
 	}
 	out.ReplID, out.Offset = replID, offset
 	_, err = w.Create(ctx, out.File, nil, func(dst io.Writer) (err error) {
-		out.RDB, err = rdb.Read(ctx, io.TeeReader(file, dst), rdb.Visit{})
-		return ctxFirst(ctx, err)
+		// A server sends small pieces; each would be a write and a note of progress.
+		pieces := bufio.NewWriterSize(dst, 256<<10)
+		out.RDB, err = rdb.Read(ctx, io.TeeReader(file, pieces), rdb.Visit{})
+		return ctxFirst(ctx, errors.Join(err, pieces.Flush()))
 	})
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return &backup.Error{Op: op, Object: n.object(), Err: fmt.Errorf("the connection was cut: %w",

@@ -220,9 +220,9 @@ func TestDumpRestore(t *testing.T) {
 // A target whose functions would be in the way is refused; a failure leaves none.
 func TestFunctionsLeftBehind(t *testing.T) {
 	t.Parallel()
-	source := redislab.Start(t)
+	source := redislab.Start(t, "--rdbcompression", "no")
 	source.Fill()
-	source.Do("DEBUG", "POPULATE", 5000, "filler", 10)
+	source.Do("DEBUG", "POPULATE", 40, "filler", 120_000) // more than is sent without a reply
 	set := takeRedis(t, source.Client())
 	target := redislab.Start(t)
 	target.Do("FUNCTION", "LOAD", "#!lua name=mine\nredis.register_function('two', function() "+

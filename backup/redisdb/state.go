@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -42,6 +43,7 @@ type journal struct {
 	Set       string    `json:"set"`     // digest of the component's files
 	SetDir    string    `json:"set_dir"` // where it was, for messages
 	Target    string    `json:"target"`
+	TargetIDs []string  `json:"target_ids,omitempty"` // what tells it after a failover
 	Phase     phase     `json:"phase"`
 	Started   time.Time `json:"started"`
 	// the set of what was there; empty: the target was empty
@@ -212,9 +214,13 @@ func newJournal(kind, component, target string, s *backup.Stored) *journal {
 		Target: target, Phase: phaseSaving, Started: time.Now().UTC()}
 }
 
-// fits refuses a journal of another set, target or kind of restore.
-func (j *journal) fits(kind, target string, s *backup.Stored) error {
-	if j.Kind == kind && j.Target == target && j.Set == identity(s) {
+// fits refuses a journal of another set, target or kind of restore. A target that shares an id
+// is the same after a failover.
+func (j *journal) fits(kind, target string, ids []string, s *backup.Stored) error {
+	same := j.Target == target || slices.ContainsFunc(ids, func(id string) bool {
+		return slices.Contains(j.TargetIDs, id)
+	})
+	if j.Kind == kind && same && j.Set == identity(s) {
 		return nil
 	}
 	return j.unfinished(fmt.Sprintf("it restored the set %s into %s (%s)", j.SetDir, j.Target, j.Kind),

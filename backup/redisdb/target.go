@@ -3,6 +3,7 @@ package redisdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -177,6 +178,23 @@ func checkMemory(nodes []*node, infos []serverInfo, d Details) error {
 	if need > room {
 		return refuse(nodes[0], ErrCannotHold, "raise maxmemory",
 			"maxmemory leaves %d bytes for data, and the set needs about %d", room, need)
+	}
+	return nil
+}
+
+// evicted refuses servers that have removed keys to make room since Plan looked: what a set
+// takes in memory depends on their settings, so the estimate can be wrong.
+func (t *target) evicted(ctx context.Context) error {
+	for i, n := range t.topo.nodes {
+		info, err := n.info(ctx)
+		if err != nil {
+			return err
+		}
+		if gone := info.int("evicted_keys") - t.infos[i].int("evicted_keys"); gone > 0 {
+			return &backup.Error{Op: "write to", Object: t.topo.origin(), Kind: ErrCannotHold,
+				Err:  fmt.Errorf("it evicted %d keys to make room while the set was written", gone),
+				Next: "raise maxmemory"}
+		}
 	}
 	return nil
 }

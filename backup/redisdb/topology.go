@@ -19,6 +19,9 @@ type topology struct {
 	kind  string
 	nodes []*node
 	owner string // of a cluster: who has which slots
+	// what stays after a failover: replication histories of a master that Sentinel names, or
+	// ids of a cluster's nodes
+	ids []string
 }
 
 // node is one server that holds data of its own.
@@ -84,7 +87,31 @@ func singleTopology(ctx context.Context, c *redis.Client,
 			Next: "connect with a cluster client, so that every master is included"}
 	}
 	t.nodes = []*node{n}
+	if t.kind == "sentinel" {
+		for _, name := range []string{"master_replid", "master_replid2"} {
+			if id := info[name]; strings.Trim(id, "0") != "" {
+				t.ids = append(t.ids, id)
+			}
+		}
+	}
 	return t, nil
+}
+
+// stillMaster makes sure that Sentinel has not named another master since: what this one
+// was given would be lost.
+func (t *topology) stillMaster(ctx context.Context, c redis.UniversalClient) error {
+	if t.kind != "sentinel" {
+		return nil
+	}
+	now, err := topologyOf(ctx, c, t.nodes[0].names)
+	if err != nil {
+		return err
+	}
+	if now.origin() != t.origin() {
+		return &backup.Error{Op: "write to", Object: t.origin(), Kind: ErrRestarted, Retry: true,
+			Next: "restore again"}
+	}
+	return nil
 }
 
 // clusterTopology finds the masters.
@@ -134,6 +161,12 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient,
 		defer mu.Unlock()
 		if n := byID[id]; n != nil {
 			n.client = m
+		}
+		if len(t.ids) == 0 {
+			for line := range strings.Lines(known) {
+				id, _, _ := strings.Cut(line, " ")
+				t.ids = append(t.ids, id)
+			}
 		}
 		// How a node marks slots that it is giving away or taking over.
 		moving = moving || strings.Contains(known, "->-") || strings.Contains(known, "-<-")

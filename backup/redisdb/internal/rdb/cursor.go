@@ -29,6 +29,7 @@ type cursor struct {
 	expands  int64  // bytes that compressed strings take more once they are not
 	valkey   bool
 	moduleID uint64 // of the module value in hand
+	visited  bool   // the error is the visitor's
 }
 
 func newCursor(ctx context.Context, r io.Reader, size int) *cursor {

@@ -7,11 +7,6 @@
 // and the checksum only.
 package rdb
 
-import (
-	"hash/crc64"
-	"math/bits"
-)
-
 // Limits of the format that this package knows.
 const (
 	MaxRedis  = 14 // newest RDB version of Redis that is walked (8.8)
@@ -20,11 +15,6 @@ const (
 
 // Walks says whether values in this RDB version can be read.
 func Walks(version int) bool { return version <= MaxRedis || version == MaxValkey }
-
-var crcJones = crc64.MakeTable(bits.Reverse64(0xad93d23594c935a9))
-
-// CRC updates the CRC-64 of Redis, which neither starts nor ends inverted.
-func CRC(crc uint64, p []byte) uint64 { return ^crc64.Update(^crc, crcJones, p) }
 
 // Opcodes of a file (rdb.h of Redis 7.0; slot info from 7.4, 243 from Redis 8.6
 // and Valkey 9.0 with two meanings).

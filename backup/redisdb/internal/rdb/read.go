@@ -81,7 +81,7 @@ type Visit struct {
 func Read(ctx context.Context, r io.Reader, v Visit) (Info, error) {
 	c := newCursor(ctx, r, bufferSize)
 	info, err := c.file(v)
-	if err != nil {
+	if err != nil && !c.visited {
 		err = fmt.Errorf("RDB, at byte %d: %w", c.offset(), err)
 	}
 	return info, err
@@ -295,7 +295,9 @@ func (w *walk) record(op byte) error {
 		library := c.string()
 		w.info.Functions++
 		if c.err == nil && w.v.Function != nil {
-			return w.v.Function(library)
+			err := w.v.Function(library)
+			c.visited = err != nil
+			return err
 		}
 	case opFunctionRC:
 		return unknownf("a function library of a 7.0 release candidate")
@@ -392,6 +394,7 @@ func (w *walk) entry(op byte) error {
 	var err error
 	if w.v.Key != nil {
 		err = w.v.Key(k)
+		c.visited = err != nil
 	}
 	k.Expire = 0
 	return err
