@@ -56,6 +56,10 @@ func BenchmarkTake(b *testing.B) {
 			runTool(b, s, "pg_dump", "--format=custom", "--file="+filepath.Join(dir, "dump"),
 				s.Database("pump"))
 		}},
+		{"pg_dump with our level", func(b *testing.B, dir string) {
+			runTool(b, s, "pg_dump", "--format=custom", "--compress=1", "--file="+
+				filepath.Join(dir, "dump"), s.Database("pump"))
+		}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {

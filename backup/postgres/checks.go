@@ -17,6 +17,10 @@ type existing struct {
 	Mine    bool   `json:"mine"`
 	Clients int    `json:"clients"`
 	Comment string `json:"comment"`
+	// What EndClients cannot end: prepared transactions forbid a rename, and a slot would go
+	// on with the database that was replaced.
+	Prepared []string `json:"prepared"`
+	Slots    []string `json:"slots"`
 }
 
 // look returns the database of that name, or nil.
@@ -24,7 +28,9 @@ func (s *session) look(name string) (*existing, error) {
 	var found []existing
 	err := s.rows(`SELECT oid::bigint AS oid, pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'MEMBER') AS mine,
 		coalesce(shobj_description(oid, 'pg_database'), '') AS comment,
-		(SELECT count(*) FROM pg_stat_activity WHERE datid = d.oid AND pid <> pg_backend_pid() AND backend_type = 'client backend') AS clients
+		(SELECT count(*) FROM pg_stat_activity WHERE datid = d.oid AND pid <> pg_backend_pid() AND backend_type = 'client backend') AS clients,
+		ARRAY(SELECT gid FROM pg_prepared_xacts WHERE database = d.datname ORDER BY gid) AS prepared,
+		ARRAY(SELECT slot_name FROM pg_replication_slots WHERE database = d.datname ORDER BY slot_name) AS slots
 		FROM pg_database d WHERE datname = `+quoteLiteral(name), &found)
 	if err != nil || len(found) == 0 {
 		return nil, err
@@ -135,10 +141,26 @@ func (r *Restore) checkLive(w *work, db Database, live existing) error {
 	case !live.Mine && !w.facts.Super:
 		return fail(backup.ErrNotAllowed, fmt.Sprintf("user %s is not a member of its owner %s",
 			w.facts.User, live.Owner), "use the owner")
+	case len(live.Prepared) > 0:
+		return fail(ErrInUse, "it has open prepared transactions: "+listed(live.Prepared),
+			"end each in that database with COMMIT PREPARED or ROLLBACK PREPARED")
+	case len(live.Slots) > 0:
+		return fail(ErrInUse, "logical replication slots read it, and would go on with the replaced "+
+			"database: "+listed(live.Slots),
+			"end the replication and drop each slot with pg_drop_replication_slot")
 	case live.Clients > 0 && !r.EndClients:
 		return &backup.Error{Op: "replace", Object: "database " + db.Name, Kind: ErrInUse,
 			Err:  fmt.Errorf("%d client sessions use it", live.Clients),
 			Next: "stop the clients first, or set EndClients", Retry: true}
 	}
 	return nil
+}
+
+// listed shows the first few names, as text that cannot move a terminal's cursor.
+func listed(names []string) string {
+	text := strings.Join(names[:min(len(names), 5)], ", ")
+	if more := len(names) - 5; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return printable(text)
 }
