@@ -243,12 +243,11 @@ func benchCollections(b *testing.B, n int) {
 	for i := range n {
 		s.Insert("tyk_analytics", fmt.Sprint("c", i), doc(b, bson.D{{Key: "_id", Value: i}}))
 	}
-	var set *backup.Set
 	b.Run("take", func(b *testing.B) {
 		commands := countCommands(s)
 		defer cpu(b)()
 		for b.Loop() {
-			set = takeMongo(b, &mongodb.Source{Server: uri(s)})
+			takeMongo(b, &mongodb.Source{Server: uri(s)})
 		}
 		b.ReportMetric(float64(commands.Load())/float64(b.N), "commands/op")
 	})
@@ -262,9 +261,7 @@ func benchCollections(b *testing.B, n int) {
 		}
 		b.ReportMetric(float64(commands.Load())/float64(b.N), "commands/op")
 	})
-	if set == nil {
-		set = takeMongo(b, &mongodb.Source{Server: uri(s)})
-	}
+	set := takeMongo(b, &mongodb.Source{Server: uri(s)})
 	into := func(b *testing.B, restore func(to *mongolab.Server)) {
 		var commands float64
 		defer cpu(b)()
