@@ -186,7 +186,7 @@ func TestCancelEverywhere(t *testing.T) {
 	f.install("tyk-gateway=4.0.8")
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	cause := errors.New("enough")
-	step := int64(4)
+	step := int64(7)
 	if os.Getenv(lab.LongEnv) != "" {
 		step = 1
 	}

@@ -140,7 +140,7 @@ done 2>/dev/null`, "attack", f.root.Dir+"/opt/tyk-gateway", secret)
 		_ = attack.Wait()
 	}()
 	h, rounds := f.host(), 0
-	for want := lab.Kills(15); rounds < want; rounds++ {
+	for want := lab.Kills(8); rounds < want; rounds++ {
 		_ = h.RevertFiles(t.Context(), c) // it fails as often as the user is quick
 	}
 	for _, name := range []string{"tyk.conf", "policies.json", "sub/policies.json"} {
