@@ -302,7 +302,7 @@ func (v *validation) extractor() {
 	case !known:
 		effect = "it extracts nothing"
 	case x.ExtractWith == "value":
-		effect = "it gives all requests one identity, and so the session of whoever came first"
+		effect = "it gives all requests one identity, and so the session of the first client"
 	}
 	v.add(Accepted, base+".extract_from", fmt.Sprintf("the gateway cannot extract from %q with %q: %s",
 		x.ExtractFrom, x.ExtractWith, effect),

@@ -32,7 +32,7 @@ const (
 //   - options of apt, files, units and directories other than those that this package uses
 //   - the environment of the caller, and scripts other than its own
 //
-// Whoever may call it can install, downgrade, remove, hold and pin the Tyk packages that the
+// A user who may call it can install, downgrade, remove, hold and pin the Tyk packages that the
 // host's signed sources offer, restart their units, and read and restore their configuration.
 func HelperScript() string {
 	body := helperBody()

@@ -245,7 +245,7 @@ func unsafe(t task, err error) error {
 	return err
 }
 
-// prepareScript: $1 job directory. Whoever could change the files there could have
+// prepareScript: $1 job directory. A user who could change the files there could have
 // them installed by root. Preparations of callers that vanished are removed after a
 // day of the host's uptime, or a reboot.
 const prepareScript = safeFunc + `set -e; umask 077

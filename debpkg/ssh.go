@@ -167,7 +167,7 @@ func quoteOption(path string) (string, error) {
 }
 
 // master names the shared connection. Connections are shared only by those who
-// log in alike and trust the same host keys: whoever shares one does not check
+// log in alike and trust the same host keys: a user who shares one does not check
 // the key again.
 func (o SSHOptions) master(dest string) string {
 	sum := sha256.New()

@@ -107,7 +107,7 @@ func (r *Result) fail(s Status, err error, hint string) {
 	}
 }
 
-// add records the failure of a caller's check. Beside one of the probe itself it
+// add records the failure of a caller's check. Next to one of the probe itself it
 // is told as well: it may be why.
 func (r *Result) add(err error, hint string) {
 	own, failed := r.Err.(*Error)

@@ -12,7 +12,7 @@ import (
 // the table alone.
 type Sources struct {
 	Table string // JSON file with more releases: see [ReadTable]
-	Repo  string // git repository that is asked for the tag's commit: see [ResolveCommit]
+	Repo  string // git repository with the tag's commit: see [ResolveCommit]
 	GoMod string // with Repo: the tag's go.mod, a file, for its Go version and replaces
 }
 

@@ -121,7 +121,7 @@ func (c *comparison) checkAbove() error {
 			if !c.trusted(p) {
 				return &backup.Error{Op: "look at", Object: p, Kind: backup.ErrUnsafe,
 					Err:  fmt.Errorf("user %d controls this link on the way to files of the set", e.meta.UID),
-					Next: "replace it by a directory, or let root own it and the directories above it"}
+					Next: "replace it with a directory, or let root own it and the directories above it"}
 			}
 		default:
 			return &backup.Error{Op: "look at", Object: p,

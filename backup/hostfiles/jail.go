@@ -147,7 +147,7 @@ func linkIn(dir *os.File, name, at string, safe bool) (string, error) {
 	if !safe || !ownUID(int(st.Uid)) {
 		return "", &backup.Error{Op: "open", Object: "/" + at, Kind: backup.ErrUnsafe,
 			Err:  fmt.Errorf("it is a symbolic link that user %d controls", st.Uid),
-			Next: "replace it by a directory"}
+			Next: "replace it with a directory"}
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(dir.Fd()), name, buf)

@@ -401,7 +401,7 @@ func errVanished(name string) error {
 func errKeepsChanging(name string) error {
 	return &backup.Error{Op: "read", Object: name, Err: fmt.Errorf("%w, %d times in a row",
 		backup.ErrChanged, readTries), Retry: true,
-		Next: "stop the program that writes it for a moment"}
+		Next: "stop the program that writes it, then run the backup again"}
 }
 
 func init() { backup.RegisterKind(Kind, filesStructure) }

@@ -38,7 +38,7 @@ func (c client) url(path string) (string, error) {
 	}
 	if u.User != nil || u.RawQuery != "" {
 		return "", &Error{Op: "read address", Err: errors.New("invalid URL: it has a user or a query"),
-			Next: "give the key as a key"}
+			Next: "remove them; the key has a field of its own"}
 	}
 	path, query, _ := strings.Cut(path, "?")
 	u = u.JoinPath(path)

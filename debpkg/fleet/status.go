@@ -29,7 +29,7 @@ func (s Status) OK() bool {
 }
 
 // Statuses asks hosts what they are now. It changes nothing and may be called while a run
-// goes on.
+// is under way.
 func (inv *Inventory) Statuses(ctx context.Context, hosts []Host) []Status {
 	all := make([]Status, len(hosts))
 	_ = Each(hosts, func(i int, h Host) error {

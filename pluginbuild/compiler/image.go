@@ -252,7 +252,7 @@ func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return &Error{Op: StagePull, Object: path, Err: err,
-			Next: "it must be a file written by docker save"}
+			Next: "give a file that docker save wrote"}
 	}
 	defer f.Close()
 	info, err := f.Stat()

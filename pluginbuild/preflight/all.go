@@ -90,7 +90,7 @@ func (t Target) check() error {
 }
 
 // CompareAll judges plugins that one gateway loads, in this order, on a target.
-// Beside what [Compare] says it looks at what plugins do to each other, at the
+// In addition to [Compare] it looks at what plugins do to each other, at the
 // target's architecture, CPU level and glibc, and at the symbols that a
 // manifest names. It fails only if the target is invalid or nothing is given.
 func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
