@@ -64,7 +64,7 @@ const (
 	ConsistencyNone     Consistency = "none"
 )
 
-// File is one file of a set, or a symbolic link where Link is set. Mode, owner
+// File is one file of a set, or a symbolic link if Link is set. Mode, owner
 // and time are those of its origin.
 type File struct {
 	Path   string    `json:"path"`

@@ -71,10 +71,10 @@ func SudoersFor(user string) (string, error) {
 
 var userName = lazyregexp.New(`^[a-z_][a-z0-9_-]{0,31}$`)
 
-// InstallHelper installs the helper and its sudoers file for user, as root: r is a Runner of
-// root's, or [Sudo]. It replaces those of an earlier version, and may be called again.
-// visudo checks the sudoers file before it counts. After an error the earlier files stay. At
-// most the helper is new: without a sudoers file it gives nobody a right.
+// InstallHelper installs the helper and its sudoers file for user. r runs as root: a Runner of
+// root's, or [Sudo]. It replaces the files of an earlier version, and can be repeated. visudo
+// checks the sudoers file before it takes effect. After an error the earlier files stay. At most
+// the helper is new: without a sudoers file it gives nobody a permission.
 func InstallHelper(ctx context.Context, r Runner, user string) error {
 	op := task{"install", "the helper " + HelperPath}
 	rules, err := SudoersFor(user)

@@ -21,7 +21,8 @@ type Entry struct {
 	Actions     []Action
 }
 
-// Rows are the actions as a table for people: time, kind of action, package, old and new version.
+// Rows returns the actions as a table for people: time, kind of action, package, old and new
+// version.
 func (e Entry) Rows() [][]string {
 	var rows [][]string
 	for _, a := range e.Actions {

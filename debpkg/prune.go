@@ -51,7 +51,7 @@ type Pruned struct {
 	Kilobytes int64     // on the host's disk
 }
 
-// String is the row for people.
+// String returns the change in words for people.
 func (p Pruned) String() string {
 	what := join(p.Requests)
 	if what == "" {

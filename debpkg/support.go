@@ -67,7 +67,7 @@ var supportRules = sync.OnceValue(func() []supportRule {
 	return rules
 })
 
-// Supports answers whether a version of a package is meant for this system.
+// Supports reports whether a version of a package is meant for this system.
 func Supports(pkg string, v Version, os OS, arch string) Support {
 	var s Support
 	for _, r := range supportRules() {

@@ -131,11 +131,11 @@ func (h *Host) Restart(ctx context.Context, names ...string) error {
 }
 
 // WaitStable returns nil once every unit has been active with the same main
-// process and without a new restart for [Options].Settle: `systemctl restart`
-// succeeds for a program that exits at once (systemd 252, Type=simple), and a
-// crash loop looks active about half of the time. It returns an [ErrUnit] with
-// the last lines of the journal when a unit fails, restarts again and again, or
-// is not stable within SettleLimit.
+// process, and without a restart, for [Options].Settle. It is needed because
+// `systemctl restart` succeeds for a program that exits at once (systemd 252,
+// Type=simple), and a crash loop looks active about half of the time. WaitStable
+// returns an [ErrUnit] with the last lines of the journal if a unit fails, keeps
+// restarting, or is not stable within SettleLimit.
 func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 	_, err := h.waitStable(ctx, names)
 	return err

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// Version is a Debian package version. The zero value stands for no version at
-// all. Versions that dpkg takes for equal (1.0,
-// 0:1.0 and 1.0-0) are not == to each other; ask Compare.
+// Version is a Debian package version. The zero value means no version. Versions
+// that dpkg treats as equal (1.0, 0:1.0 and 1.0-0) are not == to each other: use
+// Compare.
 type Version struct{ text string }
 
 // ParseVersion accepts what `dpkg --validate-version` accepts without a

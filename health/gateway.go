@@ -77,7 +77,7 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 		if a.code != http.StatusOK {
 			err = fmt.Errorf("HTTP %d: %w", a.code, err)
 		}
-		r.fail(Fail, err, "something else may listen there, or stand in front")
+		r.fail(Fail, err, "another program or a proxy may answer there")
 		return
 	}
 	v, _ := tykversion.Parse(d.Version)

@@ -111,7 +111,7 @@ func (s Server) options(c *conn) (*options.ClientOptions, error) {
 		o.SetTLSConfig(s.TLS)
 	}
 	if o.TLSConfig == nil && !local(o.Hosts) {
-		c.exposed = "the connection to " + at + " has no TLS: whoever is on the way reads the data; " +
+		c.exposed = "the connection to " + at + " has no TLS: everybody on the network path can read the data; " +
 			"add tls=true to the URI"
 	}
 	return o, nil

@@ -29,14 +29,15 @@ const (
 type Balancer struct {
 	Kind string `yaml:"kind"` // haproxy, exec, ready or none
 
-	// Commands. Of exec they run on this machine, with {server} in them; state prints
-	// rollout.State as JSON or exits with 0 (up), 10 (drained), 11 (draining) or 12 (down). Of
-	// ready, drain and ready run on the host: they make the balancer's check fail and pass, for
-	// example by a file that it looks at. Gateways from 5.14 with graceful_shutdown_delay_seconds
-	// need none: they answer /ready with 503 from SIGTERM on and keep serving for that time.
+	// command that takes a server out. With kind exec, commands run on this machine, and {server}
+	// is the server's name. With kind ready, drain and ready run on the host: they make the
+	// balancer's check fail and pass, for example by a file that it looks at. Gateways from 5.14 with
+	// graceful_shutdown_delay_seconds need none: from SIGTERM on they answer /ready with 503, and
+	// keep serving for that time.
 	Drain []string `yaml:"drain"`
 	Ready []string `yaml:"ready"` // command that puts a server back; {server} is its name
-	// command that prints JSON, or exits with 0 up, 10 drained, 11 draining, 12 down
+	// command that prints rollout.State as JSON, or exits with 0 (up), 10 (drained), 11 (draining)
+	// or 12 (down)
 	State []string `yaml:"state"`
 	Kill  []string `yaml:"kill"` // command that ends the sessions of a server
 

@@ -103,8 +103,8 @@ func Parse(data []byte) (*Inventory, error) {
 	return inv, nil
 }
 
-// Decode reads YAML or JSON into v, such as a struct with an [Inventory] and more in it.
-// Unknown keys and a second document are errors. All mistakes are reported at once.
+// Decode reads YAML or JSON into v, such as a struct with an [Inventory] and more in it. Unknown
+// keys and a second document are errors. The error has all mistakes.
 func Decode(data []byte, v any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)

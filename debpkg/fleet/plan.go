@@ -69,7 +69,7 @@ func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned
 	return rows
 }
 
-// Refused joins what keeps hosts from being upgraded. Nil: nothing does.
+// Refused joins the errors that keep hosts from being upgraded. It returns nil if there are none.
 func Refused(rows []Planned) error {
 	var errs []error
 	for _, r := range rows {

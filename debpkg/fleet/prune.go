@@ -16,8 +16,8 @@ import (
 type PruneOptions struct {
 	// Before is required: changes that ended earlier are forgotten.
 	Before time.Time
-	// Keep are the runs of the journals in hand. Whatever they did stays, unless they are
-	// undone. Runs of other journals are not known here.
+	// Keep has the runs of the known journals. Their changes stay unless the runs are undone.
+	// Prune knows no other journals.
 	Keep   []*rollout.Report
 	DryRun bool // only report
 }

@@ -16,7 +16,7 @@ type Gate struct {
 
 // Watch returns a function for Canary.Watch and BlueGreenOptions.Watch. It checks all gates every
 // so often until its context ends, and fails with the first gate that fails. A gate that was
-// never checked fails too: what was not seen is not good.
+// never checked fails too.
 func Watch(every time.Duration, gates ...Gate) func(context.Context) error {
 	return func(ctx context.Context) error {
 		rows := make([]int, len(gates))
@@ -45,8 +45,8 @@ func Watch(every time.Duration, gates ...Gate) func(context.Context) error {
 	}
 }
 
-// Pass returns once each gate has passed so many times in a row, and with the last error of each
-// gate that did not when ctx ends.
+// Pass returns nil once each gate has passed so many times in a row. If ctx ends before, it returns
+// the last error of each gate that has not.
 func Pass(ctx context.Context, every time.Duration, passes int, gates ...Gate) error {
 	rows, last := make([]int, len(gates)), make([]error, len(gates))
 	for {

@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"io"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -16,7 +17,7 @@ const maxRows = 500
 // at most 500 targets a timeline of their steps, those that failed first. The other targets are
 // listed by status. It is meant for people who approve and review changes.
 func (r *Report) WriteHTML(w io.Writer) error {
-	return page.Execute(w, r.view())
+	return page().Execute(w, r.view())
 }
 
 // view is the report laid out for the page.
@@ -165,12 +166,13 @@ pre { overflow-x:auto; }
 @media (max-width:640px) { .stack > tbody > tr:first-child { display:none; } .stack > tbody > tr { display:block; padding:.5rem 0; border-bottom:1px solid var(--line); } .stack > tbody > tr > td { display:block; width:auto; border:0; padding:.1rem 0; white-space:normal; overflow-wrap:anywhere; } .grid details { overflow-x:auto; } }
 @media print { body { margin:0; max-width:none; } .track, .badge, .key i { -webkit-print-color-adjust:exact; print-color-adjust:exact; } }`
 
-var page = template.Must(template.New("report").Funcs(template.FuncMap{
-	"css":   func() template.CSS { return PageStyle },
-	"stamp": stamp,
-	"words": Status.words,
-	"ms":    func(d time.Duration) string { return d.Round(time.Millisecond).String() },
-}).Parse(`<!DOCTYPE html>
+var page = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("report").Funcs(template.FuncMap{
+		"css":   func() template.CSS { return PageStyle },
+		"stamp": stamp,
+		"words": Status.words,
+		"ms":    func(d time.Duration) string { return d.Round(time.Millisecond).String() },
+	}).Parse(`<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -212,3 +214,4 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 </body>
 </html>
 `))
+})

@@ -89,9 +89,9 @@ func (o Options) validate() error {
 	return errors.Join(o.Budget.validate("failure budget"), o.Prober.validate(), o.validateHooks())
 }
 
-// Control pauses, continues and stops a run between targets: targets that have
-// begun are finished. The zero value is ready; its methods may be called from
-// any goroutine, before and during a run.
+// Control pauses, continues and stops a run between targets. Targets that have
+// begun finish. The zero value is ready to use. Any goroutine may call its
+// methods, before and during a run.
 type Control struct {
 	mu      sync.Mutex
 	paused  chan struct{} // closed when the pause ends; nil: not paused

@@ -93,7 +93,7 @@ func (r *rehearsal) prove(ctx context.Context, s *Step) error {
 		case !p.Same:
 			errs = append(errs, fmt.Errorf("%s: not as before: %s", p.What, difference(p.was, now[p.What])))
 		case p.Upgraded == p.Before:
-			errs = append(errs, fmt.Errorf("%s: the upgrade changed nothing, so that this proves nothing",
+			errs = append(errs, fmt.Errorf("%s: the upgrade changed nothing, so the comparison shows nothing",
 				p.What))
 		default:
 			s.say("%s: changed by the upgrade, and now as before (SHA-256 %s)", p.What, short(p.After))

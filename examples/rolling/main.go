@@ -82,7 +82,7 @@ func command(o job) cli.Command {
 			(*job).accept),
 		verb("N", "prune", "remove from the hosts what an undo of old runs needs, whether accepted or "+
 			"not; never of a change that is unfinished or that the journal can undo", (*job).forget),
-		verb("R", "report", "show what was done, also while a run goes on; -html writes a page for a "+
+		verb("R", "report", "show what was done, also during a run; -html writes a page for a "+
 			"change board", (*job).report),
 		verb("L", "audit", "print who did what, one line for each event", (*job).audit),
 	}}

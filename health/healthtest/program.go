@@ -148,7 +148,7 @@ func (s *Program) SetWedged(v bool) { s.change(func() { s.wedged = v }) }
 // demands. A new program has.
 func (s *Program) SetReloaded(v bool) { s.change(func() { s.noReload = !v }) }
 
-// SetStopping says that the gateway is shutting down; /ready of 5.14 shows it.
+// SetStopping sets whether the gateway is shutting down, which /ready of 5.14 shows.
 func (s *Program) SetStopping(v bool) { s.change(func() { s.stopping = v }) }
 
 // SetPlugin changes the state of the plugin.

@@ -84,7 +84,7 @@ func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 }
 
 // RemoveCaches removes the caches that ListCaches lists and returns the names
-// of those removed. One in use by a running build stays and makes an error.
+// of those removed. A cache in use by a running build stays, and is an error.
 func (b *Builder) RemoveCaches(ctx context.Context) ([]string, error) {
 	list, err := b.ListCaches(ctx)
 	if err != nil {

@@ -24,13 +24,13 @@ var symbolRule = lazyregexp.New(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
 
 // LoadTest lets the gateway in the compiler image load a plugin and look up a
 // hook: `tyk plugin load`. The plugin's own init code runs there, in a container
-// without network. Where the compiler image has no gateway (before 5.2.3, and every
-// next-generation one), i must name an image that has one and where (Ref and Gateway);
-// otherwise, and for plugins for other processors than amd64, the error matches
+// without network. Compiler images before 5.2.3, and every next-generation one, have no
+// gateway: i must then name an image that has one and its path (Ref and Gateway). Without
+// them, and for plugins for processors other than amd64, the error matches
 // [ErrUnsupported].
 //
-// A plugin that does not load is a verdict and no error; errors are about the
-// test itself.
+// A plugin that does not load is a verdict, not an error. Errors are about the test
+// itself.
 func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginbuild.Image, plugin,
 	symbol string) (Verdict, error) {
 	if r.Version == nil {

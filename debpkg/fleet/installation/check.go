@@ -113,7 +113,7 @@ func (f *File) checkBundles(c *checker) {
 	if p := f.Plugin; several && (p.Build != Build{} || p.Function != Function{} ||
 		p.Bundle.Name != "" || f.Switch.New != "") {
 		c.bad("bundles: current, running, source, so, prepare, manifest, symbol, hook, bundle.name and " +
-			"switch.new stand in each of bundles, not in plugin and switch")
+			"switch.new belong to each of bundles, not in plugin and switch")
 	}
 	seen := map[string]bool{}
 	for i, b := range f.bundles() {

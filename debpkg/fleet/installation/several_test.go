@@ -137,7 +137,7 @@ func TestSeveralMistakes(t *testing.T) {
 		"symbol for two": {"manifest: orders/manifest.json", "symbol: X\n  hook: pre",
 			"a bundle with several plugins needs a manifest"},
 		"both forms": {"from: 4.0.8,", "from: 4.0.8, current: plugin.so,",
-			"stand in each of bundles"},
+			"belong to each of bundles"},
 		"no new name": {"bundles:\n", "switch: {mode: unique_path, rename: [x]}\nbundles:\n",
 			"needs new, another name for the bundle orders.zip"},
 		"no way to name": {"name: orders.zip", "name: orders.zip\n  new: o2.zip",

@@ -71,5 +71,5 @@ func refusal(address, command, answer string) *Error {
 
 func invalid(address string, err error) *Error {
 	return &Error{Op: "check names", Object: address, Kind: ErrInvalid, Err: err,
-		Next: "give names as they stand in haproxy.cfg"}
+		Next: "give names as haproxy.cfg has them"}
 }

@@ -276,7 +276,7 @@ func Ended(rep *rollout.Report, err error, next string) error {
 }
 
 // Signals explains in a help text how a run that [Live] shows is stopped, and its exit code 3.
-const Signals = `While a run goes on: Ctrl-C, and a terminal that is gone, stop it after the hosts
-under way; a second Ctrl-C undoes these first; SIGUSR1 pauses, SIGUSR2 continues. Exit code 3
-means here: a host could not be restored and needs attention.
+const Signals = `During a run: Ctrl-C, and a terminal that is gone, stop it after the hosts under
+way; a second Ctrl-C undoes these first; SIGUSR1 pauses, SIGUSR2 continues. Exit code 3 means
+here: a host could not be restored and needs attention.
 `
