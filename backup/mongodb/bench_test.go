@@ -360,4 +360,7 @@ func TestConstantMemory(t *testing.T) {
 	if large > small+18 { // holding the documents would be 24 more, once; a run measures 1 or 2
 		t.Errorf("memory grew from %d MiB to %d MiB", small, large)
 	}
+	if large > 110 {
+		t.Errorf("%d MiB in use", large)
+	}
 }
