@@ -238,14 +238,14 @@ func (m *machine) version(pkg string) string {
 }
 
 // waiting is a postinst that reports to have begun, and waits to be released.
-const waiting = "touch /run/lab-begun; while [ ! -e /run/lab-go ]; do sleep 0.1; done\n"
+const waiting = "touch /run/lab-begun; while [ ! -e /run/lab-go ]; do sleep 0.3; done\n"
 
 // begun waits in the host: each look through the engine would cost as much as a step of
 // the test.
 func (m *machine) begun() {
 	m.Helper()
 	if _, err := m.Exec(context.Background(), nil, "timeout", "300", "sh", "-c",
-		"until [ -e /run/lab-begun ]; do sleep 0.1; done"); err != nil {
+		"until [ -e /run/lab-begun ]; do sleep 0.3; done"); err != nil {
 		m.Fatalf("postinst has not begun: %v", err)
 	}
 }
