@@ -234,7 +234,7 @@ func serverCPU(b *testing.B, s *redislab.Server) (sum time.Duration) {
 // BenchmarkValue restores and compares one string of n MiB, and one hash with 4,000 fields for
 // each: heap-MiB shows whether a value is held.
 func BenchmarkValue(b *testing.B) {
-	for _, mib := range []int{16, 64, 256} {
+	for _, mib := range []int{32, 128, 512} {
 		b.Run(fmt.Sprintf("n=%d", mib), func(b *testing.B) {
 			run := []string{"--rdbcompression", "no", "--proto-max-bulk-len", "1gb",
 				"--client-query-buffer-limit", "2gb"}
