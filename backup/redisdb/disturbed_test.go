@@ -151,7 +151,8 @@ func TestLiveFailover(t *testing.T) {
 func TestLiveCutExpiring(t *testing.T) {
 	t.Parallel()
 	source := redislab.Start(t)
-	source.Do("EVAL", "for i = 1, 9000 do redis.call('SET', 'k' .. i, ('x'):rep(99), 'EX', 3600) end", 0)
+	source.Do("EVAL", "for i = 1, 9000 do redis.call('SET', 'k' .. i, ('x'):rep(99), 'EX', 3600) end",
+		0)
 	set := takeRedis(t, source.Client())
 	target := redislab.Start(t)
 	var cuts atomic.Int64
@@ -182,8 +183,8 @@ func TestConnectionRefused(t *testing.T) {
 	secret := redislab.StartTLS(t)
 	plain := redis.NewClient(&redis.Options{Addr: secret.Addr, MaxRetries: -1})
 	t.Cleanup(func() { _ = plain.Close() })
-	cases := map[*redis.Client]string{
-		redis.NewClient(&redis.Options{Addr: full.Addr, MaxRetries: -1}): "raise maxclients", plain: "rediss://"}
+	another := redis.NewClient(&redis.Options{Addr: full.Addr, MaxRetries: -1})
+	cases := map[*redis.Client]string{another: "raise maxclients", plain: "rediss://"}
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
 		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
