@@ -20,6 +20,7 @@ import (
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
+	"example.com/tykupgrade/internal/run"
 )
 
 // killSession kills a job and all that it started, as a host that goes down
@@ -332,7 +333,7 @@ func TestCannotStart(t *testing.T) {
 	f.install("tyk-gateway=4.0.8")
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, "flock"),
+	if err := run.WriteProgram(filepath.Join(bin, "flock"),
 		[]byte("#!/bin/sh\necho 'flock: 9: No locks available' >&2\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
