@@ -5,8 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
-	"regexp"
 	"strings"
+
+	"example.com/tykupgrade/internal/lazyregexp"
 )
 
 // largeObjects turns the entries of large objects into one of each object's definition and
@@ -32,7 +33,7 @@ func (l *largeObjects) begin(kind, name string) bool {
 	return l.reading != nil
 }
 
-var largeObject = regexp.MustCompile(`(?:lo_create\('|lo_open\('|LARGE OBJECT )([0-9]+)`)
+var largeObject = lazyregexp.New(`(?:lo_create\('|lo_open\('|LARGE OBJECT )([0-9]+)`)
 
 // definition counts a statement for the object that it names, in any order.
 func (l *largeObjects) definition(line []byte) {
