@@ -126,7 +126,7 @@ var attacks = map[string]struct {
 	"odd directory": {[]entry{{name: "../"}, {name: "a", data: "abc"}, {name: manifest,
 		data: abcOnly}}, bundle.ErrStructure, "directory"},
 	"no name": {[]entry{{name: "", data: "abc"}, {name: manifest, data: abcOnly}},
-		bundle.ErrStructure, "no file name"},
+		bundle.ErrStructure, "not a file name"},
 	"duplicate": {[]entry{{name: "a", data: "abc"}, {name: "a", data: "abd"},
 		{name: manifest, data: abcOnly}}, bundle.ErrStructure, "two entries"},
 	"two manifests": {[]entry{{name: "a", data: "abc"}, {name: manifest, data: abcOnly},
