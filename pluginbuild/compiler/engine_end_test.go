@@ -180,7 +180,7 @@ func testBadResults(t *testing.T, b *bench) {
 		"no file": {[]string{"exit 0"}, compiler.StageCollect, "left no file of the name"},
 		"other name": {[]string{"touch plugin.so", "exit 0"}, compiler.StageCollect,
 			"left no file of the name"},
-		"not ELF": {[]string{"write garbage", "exit 0"}, compiler.StageCollect, "no ELF file"},
+		"not ELF": {[]string{"write garbage", "exit 0"}, compiler.StageCollect, "not an ELF file"},
 	} {
 		out := t.TempDir()
 		_, err := b.build(t, compiler.Request{Image: b.script(t, c.script...), OutputDir: out}, nil)

@@ -88,7 +88,7 @@ func TestLoadTestRefuses(t *testing.T) {
 		"private symbol":    {so, "hook", "not an exported Go name", compiler.Options{}, false},
 		"a flag":            {so, "-h", "not an exported Go name", compiler.Options{}, false},
 		"no file":           {so + "x", "X", "no such file", compiler.Options{}, false},
-		"no plugin":         {soFile(t, []byte("x")), "X", "no ELF file", compiler.Options{}, true},
+		"no plugin":         {soFile(t, []byte("x")), "X", "not an ELF file", compiler.Options{}, true},
 		"another processor": {soFile(t, sharedObject(183)), "X", "AARCH64", compiler.Options{}, true},
 		"options": {so, "X", "negative", compiler.Options{Limits: compiler.Limits{PIDs: -2}},
 			false},
