@@ -89,6 +89,10 @@ func TestGrammar(t *testing.T) {
 			"the flags\n"},
 		{"apply -file x more", Usage, "", "tool apply: unexpected argument \"more\"\n  tool apply -h " +
 			"shows the flags\n"},
+		{"apply -file x redis://:geheim@h:1/0", Usage, "", "tool apply: unexpected argument " +
+			"\"redis://***@h:1/0\"\n  tool apply -h shows the flags\n"},
+		{"apply -file x -set s -wait mongodb://u:ge/heim@h", Usage, "", "tool apply: invalid -wait " +
+			"\"mongodb://***@h\": want a duration such as 90s or 5m\n  tool apply -h shows the flags\n"},
 		{"show -set s a b", Usage, "", "tool show: -set goes with apply, not with show\n  tool show -h " +
 			"shows the flags\n"},
 		{"show a", Usage, "", "tool show: FILE is missing\n  tool show -h shows the flags\n"},

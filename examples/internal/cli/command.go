@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -121,12 +122,22 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	if hint == "" && code == Usage {
 		hint = name + " -h shows the flags"
 	}
-	text := call.Err.Paint(Bad, name+":") + " " + cause + "\n"
+	text := call.Err.Paint(Bad, name+":") + " " + masked(cause) + "\n"
 	if hint != "" {
 		text += "  " + hint + "\n"
 	}
 	call.Err.Printf("%s", call.Err.fill(text))
 	return code
+}
+
+// masked hides the password of a URI that somebody gave where it does not belong: as an argument, or
+// as the value of a flag that takes none.
+func masked(text string) string {
+	if !strings.Contains(text, ":/") || !strings.Contains(text, "@") {
+		return text
+	}
+	return regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s"]*:[^\s"]*@`).ReplaceAllString(text,
+		"${1}***@")
 }
 
 // missing reports whether err says that the file or directory of a flag does not exist.
