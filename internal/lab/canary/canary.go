@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -17,16 +16,18 @@ type Process struct {
 	Env  []byte // empty if it cannot be read
 }
 
-// Watch looks at all processes of the machine every ten milliseconds until the test ends. A
-// process that leaks fails the test. leaks is called by one goroutine.
+// Watch looks every ten milliseconds until the test ends at the processes that have begun since,
+// and once at all others. A process that leaks fails the test. leaks is called by one goroutine.
 func Watch(t testing.TB, leaks func(Process) bool) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	found := make(chan string, 1)
 	go func() {
+		var s scanner
 		where := ""
-		for ctx.Err() == nil {
-			if x := scan(leaks); x != "" {
+		for more := true; more; {
+			more = ctx.Err() == nil // the last scan follows the end of the test
+			if x := s.scan(leaks); x != "" {
 				where = x
 			}
 			time.Sleep(10 * time.Millisecond)
@@ -41,18 +42,40 @@ func Watch(t testing.TB, leaks func(Process) bool) {
 	})
 }
 
+// scanner finds the processes that leak.
+type scanner struct {
+	old map[string]bool // those of the first scan that still run
+}
+
 // scan returns the first process that leaks, or an empty string.
-func scan(leaks func(Process) bool) string {
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+func (s *scanner) scan(leaks func(Process) bool) string {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return ""
+	}
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1)
+	first, running, leak := s.old == nil, map[string]bool{}, ""
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		if first || s.old[name] {
+			running[name] = true
+		}
+		if s.old[name] || leak != "" {
+			continue
+		}
+		dir := "/proc/" + name
+		args, err := os.ReadFile(dir + "/cmdline")
 		if err != nil {
 			continue // it has ended
 		}
-		env, _ := os.ReadFile(filepath.Join(dir, "environ"))
+		env, _ := os.ReadFile(dir + "/environ")
 		if leaks(Process{args, env}) {
-			return dir + ": " + string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))
+			leak = dir + ": " + string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))
 		}
 	}
-	return ""
+	s.old = running
+	return leak
 }

@@ -13,7 +13,8 @@ func TestWatch(t *testing.T) {
 	for _, where := range []string{"arguments", "environment"} {
 		word := []byte("f1nd-m3-" + where)
 		looks := func(p Process) bool { return bytes.Contains(append(p.Args, p.Env...), word) }
-		if x := scan(looks); x != "" {
+		var s scanner
+		if x := s.scan(looks); x != "" {
 			t.Errorf("found before it is there: %s", x)
 		}
 		cmd := exec.CommandContext(t.Context(), "sleep", "60")
@@ -27,17 +28,21 @@ func TestWatch(t *testing.T) {
 		}
 		seen := false
 		for !seen && t.Context().Err() == nil { // until the child has begun
-			seen = scan(looks) != ""
+			seen = s.scan(looks) != ""
 			time.Sleep(time.Millisecond)
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}
+	// So is one that was there before.
+	began := new(scanner)
+	if began.scan(func(Process) bool { return true }) == "" {
+		t.Error("the first scan passes over the processes that run")
+	}
 	w := &recorder{TB: t}
 	t.Run("watched", func(t *testing.T) {
 		w.TB = t
 		Watch(w, func(Process) bool { return true })
-		time.Sleep(50 * time.Millisecond)
 	})
 	if !w.failed {
 		t.Error("a leak does not fail the test")
