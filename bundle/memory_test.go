@@ -13,13 +13,13 @@ import (
 
 const peakLimit = 32 << 10 // KiB
 
-// TestPeakMemory writes a plugin of 160 MB in a process of its own and reads
+// TestPeakMemory writes a plugin of 80 MB in a process of its own and reads
 // that process's peak. The process is compiled without the race detector, which
 // would multiply it. VmHWM is used as ru_maxrss starts at the size of the parent
 // where Go starts a process.
 func TestPeakMemory(t *testing.T) {
 	if testing.Short() {
-		t.Skip("skipped: writes 160 MB")
+		t.Skip("skipped: writes 80 MB")
 	}
 	t.Parallel()
 	if _, err := os.Stat("/proc/self/status"); err != nil {

@@ -378,7 +378,7 @@ func TestExtractLeavesNothing(t *testing.T) {
 
 func TestExtractFullDisk(t *testing.T) {
 	lab.SmallDisk(t, 128<<10, func(disk string) {
-		src := fstest.MapFS{"plugin.so": {Data: noise(1, 1<<20)}}
+		src := fstest.MapFS{"plugin.so": {Data: noise(1, 200<<10)}}
 		var zipped bytes.Buffer
 		if _, err := bundle.Write(&zipped, src, goManifest("plugin.so"), bundle.Options{}); err != nil {
 			t.Fatal(err)

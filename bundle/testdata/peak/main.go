@@ -1,4 +1,4 @@
-// Command peak writes a bundle with a plugin of 160 MB and prints the line of
+// Command peak writes a bundle with a plugin of 80 MB and prints the line of
 // /proc/self/status with the peak of its memory.
 package main
 
@@ -16,7 +16,7 @@ import (
 	"example.com/tykupgrade/bundle/bundletest"
 )
 
-const peakSize = 160 << 20
+const peakSize = 80 << 20
 
 func main() {
 	self, err := os.Open("/proc/self/exe")
@@ -47,7 +47,7 @@ func main() {
 // endless does not shrink, which takes a third of the time.
 var endless = rand.NewChaCha8([32]byte{})
 
-// large serves a shared object of 160 MB: a quarter of it repeats content, which
+// large serves a shared object of 80 MB: a quarter of it repeats content, which
 // takes the most memory.
 type large struct{ content *os.File }
 

@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+
+	"example.com/tykupgrade/internal/lab/exe"
 )
 
 // Build compiles the command tykd, static and stripped, into dir and returns
@@ -16,12 +17,11 @@ func Build(ctx context.Context, dir, version string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+
-		version,
-		"-o", out, "example.com/tykupgrade/internal/lab/tyk/tykd")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build tykd: %w: %s", err, text)
+	// Not trimmed: most of the standard library is then in the build cache already.
+	if err := exe.Build(ctx, "", out, append(os.Environ(), "CGO_ENABLED=0"),
+		"-ldflags=-s -w -X main.version="+version,
+		"example.com/tykupgrade/internal/lab/tyk/tykd"); err != nil {
+		return "", fmt.Errorf("build tykd: %w", err)
 	}
 	return out, nil
 }
