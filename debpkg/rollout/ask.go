@@ -8,11 +8,11 @@ import (
 	"sync"
 )
 
-// asking is how many targets are asked at a time.
+// asking is how many targets ask works on at a time.
 const asking = 16
 
-// ask calls the Ask of every step that the run has still to do, before any target is touched. It
-// returns an [ErrRefused] that names every target which cannot be worked on.
+// ask calls the Ask of every step that the run still has to do, before it changes any target. It
+// returns an [ErrRefused] that names every target whose Ask failed.
 func (r *runner) ask(ctx context.Context) error {
 	if r.mode != ModeRun && r.mode != ModeResume {
 		return nil
@@ -41,7 +41,7 @@ func (r *runner) ask(ctx context.Context) error {
 		return r.fail(nil, errors.Join(err, context.Cause(ctx)), "")
 	}
 	if err := errors.Join(errs...); err != nil {
-		return r.fail(ErrRefused, err, "nothing was begun: correct what is named and call it again")
+		return r.fail(ErrRefused, err, "nothing was started: fix each named cause, then call it again")
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func Audited(run Runner) Runner {
 	}
 }
 
-// AuditFormat is how [ExportAudit] writes.
+// AuditFormat is an output format of [ExportAudit].
 type AuditFormat string
 
 // The formats of an audit log.
@@ -70,9 +70,9 @@ type auditLine struct {
 	Prev    string    `json:"prev_sha256,omitempty"`
 }
 
-// ExportAudit reads a journal and writes who did what, and with which result, one line for each
-// record except what steps saved. A damaged journal is an [ErrJournal] after the lines before the
-// damage.
+// ExportAudit reads a journal and writes one line for each record: who did what, with which result.
+// It leaves out what steps saved. If the journal is damaged, ExportAudit writes the lines before
+// the damage and returns an [ErrJournal].
 func ExportAudit(journal io.Reader, w io.Writer, format AuditFormat) error {
 	if format != AuditJSON && format != AuditSyslog {
 		return fmt.Errorf("unknown audit format %q (want json or syslog)", format)
@@ -133,7 +133,7 @@ func result(ok bool) string {
 	return "failed"
 }
 
-// syslogLine is of severity notice, or warning for what failed.
+// syslogLine has severity notice, or warning for a failure.
 func syslogLine(rec Record, host string, data []byte) []byte {
 	const logAudit, warning, notice = 13, 4, 5
 	severity := notice

@@ -22,12 +22,12 @@ type Balancer interface {
 	Drain(ctx context.Context, server string) error
 	// Ready lets the server have sessions again as soon as its health checks pass.
 	Ready(ctx context.Context, server string) error
-	// State reports what the load balancer makes of the server now.
+	// State reports how the load balancer sees the server now.
 	State(ctx context.Context, server string) (State, error)
 }
 
-// Maintainer is a [Balancer] that can also turn away clients that persist on a drained
-// server, for example by a cookie. Existing sessions finish.
+// Maintainer is a [Balancer] that can also turn away persistent clients of a drained server, such
+// as those with a cookie. Existing sessions finish.
 type Maintainer interface {
 	Maintain(ctx context.Context, server string) error
 }
@@ -37,17 +37,17 @@ type Killer interface {
 	Kill(ctx context.Context, server string) error
 }
 
-// Keeper is a [Balancer] that can save the administrative state of a server and restore it.
-// [Rolling] restores the other kinds of Balancer by Drain and Ready.
+// Keeper is a [Balancer] that can save the administrative state of a server and restore it. For
+// other kinds of Balancer, [Rolling] restores the state by Drain and Ready.
 type Keeper interface {
 	// Keep returns the state as JSON. It changes nothing.
 	Keep(ctx context.Context, server string) (json.RawMessage, error)
-	// Restore brings back a state that Keep returned.
+	// Restore restores a state that Keep returned.
 	Restore(ctx context.Context, server string, kept json.RawMessage) error
 }
 
-// Pooler is a [Balancer] that has a server in several pools, such as backends. The guard of
-// the last server counts each pool by itself.
+// Pooler is a [Balancer] that has a server in several pools, such as backends. [Rolling] counts the
+// servers that are up in each pool separately.
 type Pooler interface {
 	// Pools returns the state of the server in each pool, with State.Pool set.
 	Pools(ctx context.Context, server string) ([]State, error)
@@ -66,7 +66,7 @@ type State struct {
 	Pool     string `json:"pool,omitempty"`     // set by a Pooler
 }
 
-// in reports whether the server is up for good and may have sessions.
+// in reports whether the server is steadily up and may have sessions.
 func (s State) in() bool { return s.Up && !s.Drained && !s.Changing }
 
 // serves reports whether clients may be on the server.
@@ -81,8 +81,8 @@ func pools(ctx context.Context, b Balancer, server string) ([]State, error) {
 	return []State{s}, err
 }
 
-// Merge makes one state of those of several pools: a server is up, drained or away only if each
-// of them says so, and sessions are added up.
+// Merge combines the states of several pools. A server is up, drained or away only if it is so in
+// each of them. Sessions are added up.
 func Merge(pools []State) State {
 	sum := State{Up: true, Drained: true, Away: true}
 	for _, s := range pools {
@@ -100,8 +100,8 @@ func Merge(pools []State) State {
 	return sum
 }
 
-// All is several load balancers in front of the same servers, as one. Each of them gets every call.
-// See [Merge] for what State reports.
+// All combines several load balancers in front of the same servers into one. Each of them gets
+// every call. State reports their states as [Merge] combines them.
 func All(balancers ...Balancer) Balancer { return all(balancers) }
 
 type all []Balancer
@@ -155,7 +155,7 @@ func (a all) Pools(ctx context.Context, server string) ([]State, error) {
 	return every, nil
 }
 
-// Maintain leaves those drained that know nothing stronger.
+// Maintain leaves a server drained in balancers that have no maintenance.
 func (a all) Maintain(ctx context.Context, server string) error {
 	return a.each(func(b Balancer) error {
 		if m, ok := b.(Maintainer); ok {

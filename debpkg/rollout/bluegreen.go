@@ -7,18 +7,17 @@ import (
 	"time"
 )
 
-// Switch says which colour of a blue-green pair gets the traffic, and changes
-// it. Set is idempotent, atomic for the traffic, and survives a restart of the
-// load balancer.
+// Switch reports and changes which colour of a blue-green pair gets the traffic. Set is idempotent,
+// and all traffic moves at once. Its effect survives a restart of the load balancer.
 type Switch interface {
 	Active(ctx context.Context) (string, error)
 	Set(ctx context.Context, colour string) error
 }
 
-// Persister is a [Switch] that has the colour in two places: the load balancer's memory, and a
-// file for its next start. A crash can come between the two.
+// Persister is a [Switch] that keeps the colour in two places: in the load balancer's memory, and
+// in a file for its next start. A crash can leave the two different.
 type Persister interface {
-	// Persisted reports whether the next start of the load balancer finds the colour.
+	// Persisted reports whether the load balancer will use the colour after its next start.
 	Persisted(ctx context.Context, colour string) (bool, error)
 }
 
@@ -27,29 +26,29 @@ type BlueGreenOptions struct {
 	Switch       Switch
 	Active, Idle string // the colours as the switch names them, before the run
 
-	// Soak is how long the new colour is watched before the run counts as
-	// done; a Watch that fails switches back. Watch gets a context that ends
-	// with the soak. It may be nil.
+	// Soak is how long the new colour serves under Watch before the run is done. If Watch
+	// fails, the traffic goes back. Its context ends with the soak. Watch may be nil.
 	Soak  time.Duration
 	Watch func(context.Context) error
 
-	// Balancer says when a host that has a Server has ended the last session of
-	// the time before: it is not touched earlier, on the way there and back.
-	// Without one, nothing waits for requests that were under way at a switch.
+	// Balancer reports the sessions of hosts that have a Server. A host is changed only after
+	// its last session from before the switch has ended, forward and back. With a nil Balancer,
+	// nothing waits for requests that were under way at a switch.
 	Balancer Balancer
 	Drain    DrainOptions
 
 	MaxUnavailable CountOrPercent // of the idle colour's hosts; zero: all at once
 }
 
-// BlueGreen builds two waves: the first upgrades every host of the idle colour,
-// which has no traffic; the second, the target "switch", asks each once more,
-// moves the traffic, and soaks. When the soak fails the traffic goes back; the
-// idle colour keeps the new version, to be looked at, unless the run is told
-// to undo itself.
+// BlueGreen builds two waves. The first upgrades every host of the idle colour, which has no
+// traffic. The second has one target, "switch". It checks each host again, moves the traffic, and
+// soaks.
+//
+// If the soak fails, the traffic goes back. The idle colour keeps the new version, so that it can
+// be examined. With OnBudgetExceeded set to Rollback, the run undoes that too.
 func BlueGreen(idle []Host, o BlueGreenOptions) ([]Wave, error) {
 	if o.Switch == nil || o.Active == "" || o.Idle == "" || o.Active == o.Idle {
-		return nil, errors.New("blue-green: give a switch and two different colours")
+		return nil, errors.New("blue-green: want a switch and two different colours")
 	}
 	if o.MaxUnavailable == (CountOrPercent{}) {
 		o.MaxUnavailable = CountOrPercent{Count: len(idle)}
@@ -117,7 +116,7 @@ func (o BlueGreenOptions) soak(ctx context.Context) error {
 	return soak(ctx, o.Soak, o.Watch)
 }
 
-// soak waits for d with watch running; it ends early when watch fails.
+// soak waits for d while watch runs. It ends early if watch fails.
 func soak(ctx context.Context, d time.Duration, watch func(context.Context) error) error {
 	during, cancel := context.WithTimeout(ctx, d)
 	defer cancel()

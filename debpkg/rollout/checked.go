@@ -8,26 +8,27 @@ import (
 	"time"
 )
 
-// CheckedOptions describes a load balancer that cannot be told anything and that asks each
-// server itself, by a health check, whether it may send traffic there.
+// CheckedOptions describes a load balancer that takes no commands. It decides by health checks of
+// its own which servers get traffic.
 type CheckedOptions struct {
-	// Out makes the server fail the balancer's check while it still serves, and In makes it
-	// pass again, for example by creating and removing a file that the check looks at. Nil:
-	// the service does so itself. Gateways from 5.14 with graceful_shutdown_delay_seconds
-	// answer /ready with 503 from SIGTERM on, and keep serving for that time.
+	// Out makes the server fail the balancer's check while it still serves. In makes it pass
+	// again. They may create and remove a file that the check looks at. Nil: the service does
+	// so itself. Gateways from 5.14 with graceful_shutdown_delay_seconds answer /ready with 503
+	// after SIGTERM, and serve until the delay has passed.
 	Out, In func(ctx context.Context, server string) error
 
-	// Check asks what the balancer's check asks, such as GET /ready. Nil: every server that
-	// is not out counts as up.
+	// Check makes the same request as the balancer's check, such as GET /ready. Nil: every
+	// server that is not out counts as up.
 	Check func(ctx context.Context, server string) (bool, error)
 
-	// Settle is the time from a change until the balancer has acted on it and the last
-	// request has ended: the check's interval times its count, and the longest request. Drain
-	// waits for it if there is an Out, Ready always.
+	// Settle is the time that a change needs to take full effect: the check's interval times
+	// its count, plus the longest request. Drain waits for it if Out is set. Ready always
+	// waits.
 	Settle time.Duration
 }
 
-// Checked is a [Balancer] for a load balancer that finds out by itself. See [NewChecked].
+// Checked is a [Balancer] for a load balancer that only follows its own health checks. [NewChecked]
+// makes one.
 type Checked struct {
 	o   CheckedOptions
 	mu  sync.Mutex
@@ -36,12 +37,12 @@ type Checked struct {
 
 var _ Balancer = (*Checked)(nil)
 
-// NewChecked returns a [Checked]. It remembers in memory which servers are out: a resumed run
+// NewChecked returns a [Checked]. It remembers in memory which servers are out, so a resumed run
 // drains a server again.
 func NewChecked(o CheckedOptions) *Checked { return &Checked{o: o, out: map[string]bool{}} }
 
-// None returns a [Balancer] that does nothing, for hosts without a load balancer. Requests that
-// meet a host while it restarts fail.
+// None returns a [Balancer] that does nothing, for hosts without a load balancer. Requests to a
+// host fail while it restarts.
 func None() *Checked { return NewChecked(CheckedOptions{}) }
 
 // Drain calls Out and waits for Settle.
@@ -72,8 +73,8 @@ func (c *Checked) Ready(ctx context.Context, server string) error {
 	return nil
 }
 
-// State calls Check for a server that is not out. It cannot see sessions: Drain has waited for
-// them.
+// State calls Check for a server that is not out. It cannot count sessions. Drain has waited for
+// them already.
 func (c *Checked) State(ctx context.Context, server string) (State, error) {
 	switch {
 	case c.isOut(server):

@@ -21,7 +21,7 @@ var (
 	ErrPlanChanged = errors.New("waves, targets, steps or versions differ from those in the journal")
 	// ErrJournal: the journal was changed or damaged. Error.Line is the first bad line.
 	ErrJournal = errors.New("the journal is damaged")
-	// ErrLocked: another run holds the lock. Error.Owner says whose it is, if that is known.
+	// ErrLocked: another run holds the lock. Error.Owner names its owner, if known.
 	ErrLocked = errors.New("another run holds the lock")
 	// ErrDeadline is the cause in the context of a step whose timeout has passed.
 	ErrDeadline = errors.New("the step's timeout has passed")
@@ -32,29 +32,29 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrAccepted: the run was accepted, so it can no longer be undone or resumed.
 	ErrAccepted = errors.New("the run was accepted")
-	// ErrVetoed: a hook failed at a point before something. Resume continues the run.
+	// ErrVetoed: a hook failed at one of the Before points. Resume continues the run.
 	ErrVetoed = errors.New("vetoed by a hook")
 	// ErrProbes: more probes failed than Prober.Allowed. Resume continues the run.
 	ErrProbes = errors.New("too many probes failed")
-	// ErrRefused: a target said that it cannot be worked on. Nothing was begun.
+	// ErrRefused: the Ask of a step failed. Nothing was started.
 	ErrRefused = errors.New("a target cannot be worked on")
-	// ErrInvalid: waves or options are wrong. Nothing was begun.
+	// ErrInvalid: waves or options are invalid. Nothing was started.
 	ErrInvalid = errors.New("invalid")
 )
 
-// Error is every error of this package that has more to say than a sentinel. The fields
-// after Retry are set where their sentinel says so.
+// Error is an error of this package with its details. The fields after Retry are set only for the
+// sentinels that their comments name.
 type Error struct {
-	Op     string // what was attempted, such as "run" or "drain"
-	Object string // on what: the journal, the server
+	Op     string // the action, such as "run" or "drain"
+	Object string // the journal or the server
 	Kind   error  // one of the sentinels above, or nil
 	Err    error  // the cause, or nil
 	Next   string // what to do; it names calls of this package
 	Retry  bool   // the same call can succeed later
 
-	Outcome Outcome           // of a run that did not bring every target to its end
-	Halt    string            // why no further target was begun
-	Targets map[string]string // ErrFailed: what failed, by target
+	Outcome Outcome           // of a run that did not finish every target
+	Halt    string            // why no further target was started
+	Targets map[string]string // ErrFailed: the failure of each target
 	Owner   *Owner            // ErrLocked: nil if unknown
 	Line    int               // ErrJournal
 	Last    *State            // ErrTimeout: nil if no report arrived
@@ -82,7 +82,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// failed lists at most three targets: the report has them all.
+// failed lists at most three targets. The report has all of them.
 func (e *Error) failed() string {
 	if len(e.Targets) == 0 {
 		return ""
@@ -115,13 +115,13 @@ func (e *Error) Unwrap() []error {
 	return all
 }
 
-// Hint says what to do next, or is empty.
+// Hint returns what to do next. It may be empty.
 func (e *Error) Hint() string { return e.Next }
 
 // Retryable reports whether the same call can succeed later.
 func (e *Error) Retryable() bool { return e.Retry }
 
-// final reports whether err says of itself that trying again is useless.
+// final reports whether err says that another attempt is useless.
 func final(err error) bool {
 	var re interface{ Retryable() bool }
 	return errors.As(err, &re) && !re.Retryable()

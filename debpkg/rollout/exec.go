@@ -17,12 +17,12 @@ const (
 	ExitDown     = 12 // it is not out, but its checks fail
 )
 
-// Exec is a load balancer that is driven by commands, for example a cloud's own client in a
-// script. In each argument "{server}" stands for the server. A command that exits with another
-// code than 0 has failed.
+// Exec is a [Balancer] that runs commands, such as a script around a cloud's own client. It
+// replaces "{server}" in each argument by the server's name. A command fails if its exit code is
+// not 0.
 //
-// StateCommand prints a [State] as JSON, or prints nothing and exits with one of [ExitUp],
-// [ExitDrained], [ExitDraining] and [ExitDown]. Exit codes need a Run whose error has a method
+// StateCommand prints a [State] as JSON. It may instead print nothing and exit with [ExitUp],
+// [ExitDrained], [ExitDraining] or [ExitDown]. For exit codes, the error of Run must have a method
 // ExitCode() int.
 type Exec struct {
 	Run                                      Runner
@@ -57,7 +57,7 @@ func (x Exec) run(ctx context.Context, op string, argv []string, server string,
 	stdout *capped) error {
 	e := &Error{Op: op, Object: server}
 	if x.Run == nil || len(argv) == 0 {
-		e.Kind, e.Err = ErrInvalid, errors.New("no command given for it")
+		e.Kind, e.Err = ErrInvalid, errors.New("no command is set for it")
 		return e
 	}
 	if server == "" || strings.HasPrefix(server, "-") || strings.ContainsFunc(server, control) {
@@ -71,7 +71,7 @@ func (x Exec) run(ctx context.Context, op string, argv []string, server string,
 	var stderr capped
 	err := x.Run(ctx, filled, nil, stdout, &stderr)
 	if err == nil && stdout.over {
-		err = fmt.Errorf("it printed more than %d bytes", maxOutput)
+		err = fmt.Errorf("the command printed more than %d bytes", maxOutput)
 	}
 	if err == nil {
 		return nil
@@ -79,7 +79,7 @@ func (x Exec) run(ctx context.Context, op string, argv []string, server string,
 	if said := strings.TrimSpace(stderr.String()); said != "" && !strings.Contains(err.Error(), said) {
 		err = fmt.Errorf("%w: %s", err, said)
 	}
-	e.Err, e.Retry, e.Next = err, !final(err), "look at the command "+filled[0]
+	e.Err, e.Retry, e.Next = err, !final(err), "check the command "+filled[0]
 	return e
 }
 

@@ -295,7 +295,7 @@ func TestJournalOfOthersIsRefused(t *testing.T) {
 				t.Errorf("lock %v, %v", info, err)
 			}
 			err = resume()
-			check("a live run", err, "which runs; wait for that run")
+			check("a live run", err, ", still running; wait for that run")
 			if errors.Is(err, rollout.ErrLocked) && strings.Contains(err.Error(), "remove") {
 				t.Errorf("it says to remove a live lock: %v", err)
 			}

@@ -11,12 +11,12 @@ import (
 type Gate struct {
 	Name     string
 	Check    func(context.Context) error // nil: the condition holds
-	Failures int                         // in a row until the gate fails; 0: one
+	Failures int                         // failed checks in a row until the gate fails; 0: one
 }
 
-// Watch returns a function for Canary.Watch and BlueGreenOptions.Watch. It checks all gates every
-// so often until its context ends, and fails with the first gate that fails. A gate that was
-// never checked fails too.
+// Watch returns a function for Canary.Watch and BlueGreenOptions.Watch. The function checks all
+// gates at each interval until its context ends. It returns the error of the first gate that fails.
+// A gate that was never checked is a failure too.
 func Watch(every time.Duration, gates ...Gate) func(context.Context) error {
 	return func(ctx context.Context) error {
 		rows := make([]int, len(gates))
@@ -45,8 +45,8 @@ func Watch(every time.Duration, gates ...Gate) func(context.Context) error {
 	}
 }
 
-// Pass returns nil once each gate has passed so many times in a row. If ctx ends before, it returns
-// the last error of each gate that has not.
+// Pass returns nil once each gate has passed the given number of times in a row. If ctx ends first,
+// Pass returns the last error of each gate that has not.
 func Pass(ctx context.Context, every time.Duration, passes int, gates ...Gate) error {
 	rows, last := make([]int, len(gates)), make([]error, len(gates))
 	for {

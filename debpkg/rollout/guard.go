@@ -37,7 +37,7 @@ func keep(ctx context.Context, b Balancer, server string) (former, error) {
 	return f, err
 }
 
-// restore changes nothing that the balancer itself changed meanwhile, such as health.
+// restore leaves alone what the balancer changed itself, such as health.
 func (f former) restore(ctx context.Context, b Balancer, server string) error {
 	k, ok := b.(Keeper)
 	switch {
@@ -82,8 +82,8 @@ func (g *guarded) remember(ctx context.Context, server string) error {
 	return Save(ctx, f)
 }
 
-// before is the state of the server before the run, or one in service if that is unknown, as
-// when a single step is run.
+// before returns the state of the server before the run. If it is unknown, as when a single step
+// runs, before assumes a server in service.
 func (g *guarded) before(ctx context.Context) (former, error) {
 	var f former
 	_, err := savedBy(ctx, StepDrain, &f)
@@ -112,7 +112,7 @@ func (g *guarded) isUp(ctx context.Context, server string) error {
 	return nil
 }
 
-// out waits while servers that this run has taken out itself could come back.
+// out drains the server. It waits as long as servers that this run has taken out can come back.
 func (g *guarded) out(ctx context.Context, server string) error {
 	for {
 		others, err := g.drain(ctx, server)
@@ -152,7 +152,7 @@ func (g *guarded) drain(ctx context.Context, server string) (others bool, err er
 	return false, g.o.Balancer.Drain(ctx, server)
 }
 
-// isAway reports whether no pool sends any client to the server, as far as the balancer can do
+// isAway reports whether no pool sends any client to the server, as far as the balancer supports
 // that.
 func isAway(ctx context.Context, b Balancer, server string) (bool, error) {
 	p, err := pools(ctx, b, server)
@@ -165,8 +165,8 @@ func isAway(ctx context.Context, b Balancer, server string) (bool, error) {
 	return Merge(p).Drained, nil
 }
 
-// foundOut reports whether an earlier process has left the server out of service, and counts it
-// among those that this process has taken out: others wait for it.
+// foundOut reports whether an earlier process has left the server out of service. It then counts
+// the server among those that this process has taken out, so that others wait for it.
 func (g *guarded) foundOut(ctx context.Context, server string) bool {
 	p, err := pools(ctx, g.o.Balancer, server)
 	if err != nil || slices.ContainsFunc(p, State.serves) {
@@ -178,8 +178,8 @@ func (g *guarded) foundOut(ctx context.Context, server string) bool {
 	return true
 }
 
-// outBefore does the undo of an installation once the server is out. It usually is. A process
-// that was killed while it drained the server, or somebody else, may have left it in service.
+// outBefore undoes an installation once the server is out. It usually is out already. Somebody else
+// may have put it into service, or a process was killed while it drained the server.
 func (g *guarded) outBefore(server string, undo func(context.Context) error,
 ) func(context.Context) error {
 	return func(ctx context.Context) error {
@@ -194,7 +194,7 @@ func (g *guarded) outBefore(server string, undo func(context.Context) error,
 	}
 }
 
-// enough counts in each pool where the server serves: nothing is taken from the others.
+// enough counts only in pools that the server serves. Other pools lose nothing.
 func (g *guarded) enough(ctx context.Context, server string) error {
 	least := g.o.MinUp
 	if least == 0 {

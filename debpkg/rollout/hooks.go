@@ -14,9 +14,9 @@ import (
 // Point is a moment of a run at which hooks are called.
 type Point string
 
-// The points of a run. Those before something may veto it by failing.
+// The points of a run. At the Before points, the error of a hook is a veto.
 const (
-	BeforeRun    Point = "before_run"    // after the lock and the journal are held
+	BeforeRun    Point = "before_run"    // with the lock and the journal held
 	BeforeWave   Point = "before_wave"   // not when a run is undone
 	BeforeTarget Point = "before_target" // not when a target is undone
 	AfterTarget  Point = "after_target"  // Status has the outcome
@@ -25,14 +25,14 @@ const (
 	AfterRun     Point = "after_run"     // see Outcome
 )
 
-// DefaultHookTimeout is for a Hook without a Timeout.
+// DefaultHookTimeout is the timeout of a Hook whose Timeout is 0.
 const DefaultHookTimeout = 30 * time.Second
 
 // Hook is called at some points of a run, one call at a time for each target. Each call is
 // recorded.
 //
-// An error at a point before something is a veto: no further target begins, and the run ends
-// with [ErrVetoed] and can be resumed. An error at another point is recorded and changes nothing.
+// An error at a Before point is a veto: no further target starts, and the run ends with
+// [ErrVetoed]. It can be resumed. An error at another point is only recorded.
 type Hook struct {
 	Name    string
 	On      []Point
@@ -41,7 +41,7 @@ type Hook struct {
 	Timeout time.Duration // 0: DefaultHookTimeout
 }
 
-// HookEvent is what a hook is told. It is written as JSON by [CommandHook].
+// HookEvent describes a moment of a run to a hook. [CommandHook] passes it as JSON.
 type HookEvent struct {
 	Point   Point     `json:"point"`
 	Mode    Mode      `json:"mode"`
@@ -56,8 +56,8 @@ type HookEvent struct {
 	Failed  int       `json:"failed"` // targets that failed so far
 }
 
-// CommandHook returns a Call that runs a command with the event as JSON on stdin. An exit code
-// other than 0 is an error with the beginning of its output.
+// CommandHook returns a function for Hook.Call. It runs a command with the event as JSON on stdin.
+// If the command fails, the error has the beginning of its output.
 func CommandHook(run Runner, argv ...string) func(context.Context, HookEvent) error {
 	return func(ctx context.Context, e HookEvent) error {
 		data, err := json.Marshal(e)
@@ -84,8 +84,8 @@ func (o Options) validateHooks() error {
 	return errors.Join(errs...)
 }
 
-// hook calls the hooks of a point and returns the first veto. They see the end of ctx only
-// before something: what has happened is told all the same.
+// hook calls the hooks of a point and returns the first veto. Only hooks of Before points see the
+// end of ctx: the others report what has happened already.
 func (r *runner) hook(ctx context.Context, e HookEvent) error {
 	if len(r.o.Hooks) == 0 {
 		return nil

@@ -13,9 +13,9 @@ import (
 // page of 100,000 timelines has 78 MB, which no browser opens.
 const maxRows = 500
 
-// WriteHTML writes the report as one page that needs no script and no network: a summary, and for
-// at most 500 targets a timeline of their steps, those that failed first. The other targets are
-// listed by status. It is meant for people who approve and review changes.
+// WriteHTML writes the report as one page without scripts, for people who approve and review
+// changes. The page has a summary and timelines of at most 500 targets, failed ones first. It lists
+// the other targets by status.
 func (r *Report) WriteHTML(w io.Writer) error {
 	return page().Execute(w, r.view())
 }
@@ -140,7 +140,7 @@ func class(o Outcome) string {
 	}
 }
 
-// PageStyle is the style sheet of [Report.WriteHTML], for pages next to it.
+// PageStyle is the style sheet of [Report.WriteHTML]. Other pages use it to look the same.
 const PageStyle = `:root { --ok:#2e7d4f; --bad:#b3261e; --undo:#b26a00; --skip:#8a94a0; --line:#dfe3e8; --ink:#1d232a; --soft:#5b6670; --paper:#fff; --track:#f4f6f8; --alarm:#fbeeee; color-scheme:light dark; }
 @media (prefers-color-scheme: dark) { :root { --ok:#3f9a66; --bad:#d9584f; --undo:#c98a2b; --skip:#6f7a86; --line:#343b43; --ink:#e3e7eb; --soft:#9aa5b0; --paper:#15191d; --track:#242a31; --alarm:#3a2020; } }
 * { box-sizing:border-box; }

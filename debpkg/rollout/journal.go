@@ -25,35 +25,35 @@ const (
 	maxRecord = 16 << 20
 )
 
-// Kind says what a record is about.
+// Kind is what a record is about.
 type Kind string
 
 // The kinds of records, in the order in which a run writes them.
 const (
 	KindRun      Kind = "run"      // a call begins: Who, Plan, Mode
-	KindPlan     Kind = "plan"     // Names of targets of a wave, before the first begins
+	KindPlan     Kind = "plan"     // Names are targets of a wave, before the first begins
 	KindTakeover Kind = "takeover" // the lock of a dead process was taken: Error names it
 	KindWave     Kind = "wave"     // a wave begins
 	KindSoak     Kind = "soak"     // a canary's soak begins (no OK) or has ended
 	KindTarget   Kind = "target"   // a target begins
 	KindVerify   Kind = "verify"   // a resumed run looked at a target that the journal calls done
 	KindStart    Kind = "start"    // an attempt of a step, or of its undo, begins
-	KindNote     Kind = "note"     // a step has something to remember
+	KindNote     Kind = "note"     // a step called Save
 	KindInfo     Kind = "info"     // Text for the operator
 	KindCommand  Kind = "command"  // a command ended: Text is its program, Digest of all of it
 	KindStep     Kind = "step"     // the attempt ended
-	KindSkip     Kind = "skip"     // Done said that the step's effect holds
+	KindSkip     Kind = "skip"     // Done reported that the step's effect is there
 	KindEnd      Kind = "end"      // a target ended: Status
 	KindHook     Kind = "hook"     // a hook ended: Text is its name and point
-	KindProbe    Kind = "probe"    // a probe failed: Names were worked on; or Probes were counted
+	KindProbe    Kind = "probe"    // a probe failed during work on Names, or Probes were counted
 	KindPause    Kind = "pause"    // no further target begins
 	KindContinue Kind = "continue" // the pause ended
 	KindHalt     Kind = "halt"     // no further target begins in this run: Error says why
 	KindDone     Kind = "done"     // the call ended: Outcome
 )
 
-// durable reports whether a record must be on disk before the run continues. The others get there
-// with the next one that must: without them a step is only repeated.
+// durable reports whether a record must be on disk before the run continues. Other records get
+// there with the next one that must. If one is lost, a step is only repeated.
 func (k Kind) durable() bool {
 	switch k {
 	case KindVerify, KindInfo, KindCommand, KindStep, KindSkip, KindTarget, KindProbe, KindPause,
@@ -118,11 +118,11 @@ func newJournal(o Options) *journal {
 	return j
 }
 
-// add writes a record, makes it known, and returns once it is on disk if it has to be. Its
-// error means that nothing more may be begun: what is not journalled could not be undone after
+// add writes a record and reports it. If the record must be durable, add returns once it is on
+// disk. After an error nothing more may begin: a change without a record could not be undone after
 // a crash.
 func (j *journal) add(rec Record) error {
-	// What a host said must not steer a terminal or a page that shows the record.
+	// Text from a host must not control a terminal or a page that shows the record.
 	rec.Error = printable.Text(shorten(j.redact(rec.Error)))
 	rec.Text = printable.Text(shorten(j.redact(rec.Text)))
 	if rec.Note != nil {
@@ -200,7 +200,7 @@ func (j *journal) failed(err error) error {
 	if j.bad == nil {
 		j.bad = &Error{
 			Op: "write", Object: "journal " + j.path, Err: err,
-			Next: "nothing further is begun; what is undone now is reported but not recorded",
+			Next: "nothing further starts; what is undone now is reported but not recorded",
 		}
 	}
 	return j.bad

@@ -13,8 +13,8 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// open opens or creates the journal, drops what a crash left half-written, and reads what is
-// there.
+// open opens or creates the journal, drops a record that a crash left half-written, and reads the
+// others.
 func (j *journal) open(shared bool) error {
 	fail := func(err error) error {
 		if e := (*Error)(nil); errors.As(err, &e) && e.Kind == ErrJournal {

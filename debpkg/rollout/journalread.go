@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// damaged says which line of a journal cannot be used and why.
+// damaged returns the error for a line of a journal that cannot be used.
 func damaged(line int, err error) *Error {
 	return &Error{
 		Op: "read", Object: "journal", Kind: ErrJournal, Line: line,
@@ -22,9 +22,9 @@ func damaged(line int, err error) *Error {
 	}
 }
 
-// ReadJournal reads the records of a journal. A last line without its line end is what a crash
-// leaves, and is dropped. Anything else that is not a record in sequence, with the digest of the
-// line before it, is an [ErrJournal].
+// ReadJournal reads the records of a journal. It drops a last line without a line end, which a
+// crash can leave. Each other line must be the next record and have the digest of the line before
+// it. Otherwise the error is an [ErrJournal].
 func ReadJournal(r io.Reader) ([]Record, error) {
 	var recs []Record
 	_, err := scanJournal(r, func(rec Record) { recs = append(recs, rec) })
@@ -34,8 +34,8 @@ func ReadJournal(r io.Reader) ([]Record, error) {
 	return recs, nil
 }
 
-// ReadReport reads a journal as [ReadJournal] does and returns its report. It holds one record
-// at a time.
+// ReadReport reads a journal as [ReadJournal] does and returns its report. It holds one record in
+// memory at a time.
 func ReadReport(r io.Reader) (*Report, error) {
 	rep := &Report{}
 	if _, err := scanJournal(r, rep.apply); err != nil {
@@ -138,8 +138,8 @@ func intern(names map[string]string, fields ...*string) {
 	}
 }
 
-// History returns the report of the run in a journal. Nil: there is no journal, or it is
-// empty. It takes no lock and may be called while a run is under way.
+// History returns the report of the run in a journal, or nil if there is no journal or it is empty.
+// It takes no lock and may be called during a run.
 func History(journal string) (*Report, error) {
 	f, err := os.Open(journal)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -156,8 +156,8 @@ func History(journal string) (*Report, error) {
 	return BuildReport(recs), nil
 }
 
-// Archive gives the journal of the run in rep another name, so that a new run can begin with
-// the same path. A journal that somebody has locked stays, and the result is false.
+// Archive renames the journal of the run in rep, so that a new run can use its path. If somebody
+// has locked the journal, Archive leaves it and returns false.
 func Archive(journal string, rep *Report) (bool, error) {
 	if _, err := os.Lstat(journal + ".lock"); !errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -166,10 +166,9 @@ func Archive(journal string, rep *Report) (bool, error) {
 	return err == nil, err
 }
 
-// Repeats reports whether running the waves again only repeats the run in the report: it is of
-// the same waves and o.About, and it is done. With unfinished, a run that is not finished counts
-// too. [Resume] then has the effect of one idempotent call; otherwise call [Run]. A nil report
-// repeats nothing.
+// Repeats reports whether the run in the report had the same waves and o.About and is done. With
+// unfinished, it accepts an unfinished run too. If Repeats returns true, call [Resume], which
+// changes only what is missing. Otherwise call [Run]. For a nil report it returns false.
 func (r *Report) Repeats(waves []Wave, o Options, unfinished bool) bool {
 	return r != nil && r.Plan == planDigest(waves, o.About) &&
 		(r.Outcome == OutcomeDone || unfinished && !r.Outcome.Finished())
@@ -182,7 +181,7 @@ func (r *Report) Begun(match func(TargetReport) bool) bool {
 	})
 }
 
-// Saved returns what a step of a target saved last. Nil: nothing.
+// Saved returns what a step of a target saved last, or nil.
 func (r *Report) Saved(target, step string) []byte {
 	if r == nil {
 		return nil

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Owner is who holds the lock of a journal.
+// Owner identifies the process that holds the lock of a journal.
 type Owner struct {
 	User  string    `json:"user"`
 	Actor string    `json:"actor,omitempty"` // the person behind User, if that is somebody else
@@ -39,26 +39,26 @@ func (o Owner) String() string {
 		o.Since.UTC().Format(time.RFC3339))
 }
 
-// locked says who holds the lock. A retry helps once they are done.
+// locked returns the error that names the lock's owner. A retry helps once that run has ended.
 func locked(path string, owner *Owner, alive bool) error {
 	e := &Error{Op: "lock", Object: path, Kind: ErrLocked, Owner: owner, Retry: true}
 	switch {
 	case owner == nil:
-		e.Err = fmt.Errorf("%w, and this user cannot read whose it is", ErrLocked)
+		e.Err = fmt.Errorf("%w, and this user cannot read its owner's name", ErrLocked)
 		e.Next = "ask the owner of the file"
 	case alive:
-		e.Err = fmt.Errorf("%w: it is held by %s, which runs", ErrLocked, owner)
+		e.Err = fmt.Errorf("%w: %s, still running", ErrLocked, owner)
 		e.Next = "wait for that run"
 	default:
-		e.Err = fmt.Errorf("%w: it is held by %s", ErrLocked, owner)
-		e.Next = "wait for that run, or, once you know that it has ended, remove the file"
+		e.Err = fmt.Errorf("%w: %s", ErrLocked, owner)
+		e.Next = "wait for that run; if you know that it has ended, remove the file"
 	}
 	return e
 }
 
-// lock creates path with the name of its owner, readable by everybody. A lock never expires. One
-// whose owner was a process of this machine that no longer exists is taken over, and from says
-// whose it was.
+// lock creates path with the name of its owner, readable by everybody. A lock never expires. If its
+// owner was a process of this machine that no longer exists, lock takes it over and returns that
+// owner as from.
 func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner, err error) {
 	defer func() {
 		if err != nil && !errors.As(err, new(*Error)) {
@@ -100,8 +100,8 @@ func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner,
 	if err != nil {
 		return nil, nil, err
 	}
-	// The content has to be there when the name appears, so it is written aside and linked;
-	// link fails where another machine was faster.
+	// The file must be complete when its name appears, so it is written under another name and
+	// linked. The link fails if another machine was faster.
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".lock-*")
 	if err != nil {
 		return nil, nil, err

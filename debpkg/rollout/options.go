@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Mode says what a call does with the journal.
+// Mode is what a call does with the run in the journal.
 type Mode string
 
 // The modes of a run.
@@ -19,14 +19,14 @@ const (
 	ModeAccept Mode = "accept"
 )
 
-// BudgetAction says what happens when more targets fail than the budget allows.
+// BudgetAction is what a run does when more targets fail than the budget allows.
 type BudgetAction int
 
 const (
-	// Hold begins no further target, lets those that have begun end, and leaves the
-	// others as they are.
+	// Hold starts no further target. Targets that have begun finish, and the others stay as
+	// they are.
 	Hold BudgetAction = iota
-	// Rollback also undoes everything that the run changed, last first.
+	// Rollback also undoes every change of the run, the last one first.
 	Rollback
 )
 
@@ -36,45 +36,44 @@ const (
 	DefaultUndoTimeout = 15 * time.Minute
 )
 
-// Options of a run. The zero value runs without a journal, one target at a time, and
-// holds at the first failure.
+// Options of a run. The zero value runs without a journal, one target at a time, and stops at the
+// first failure.
 type Options struct {
-	// Journal is the file that records the run. A file with ".lock" added to its name
-	// exists while a run is under way. Empty: no journal and no lock, and a crash cannot be
-	// resumed.
+	// Journal is the file that records the run. A file with ".lock" added to its name exists
+	// while a run is under way. Empty: there is no journal and no lock, and the run cannot be
+	// resumed after a crash.
 	Journal string
 
 	// Shared lets the members of the journal's group read it and continue the run: its mode is
 	// 0660 instead of 0600. Their Shared must be set too.
 	Shared bool
 
-	// Actor is who runs it, for the journal, such as the person behind a CI job. Empty: the
-	// user who called sudo, if there is one.
+	// Actor is the person behind the run, such as the one who started a CI job. The journal
+	// records it. Empty: the user who called sudo, if there is one.
 	Actor string
 
-	// Budget is how many targets of the whole run may fail, as a count or as a percentage
-	// of all targets. A target that failed is undone, and the run continues while the
-	// budget lasts.
+	// Budget is how many targets of the whole run may fail, as a count or as a percentage of
+	// all targets. The run undoes a target that failed, and continues while the budget lasts.
 	Budget           CountOrPercent
 	OnBudgetExceeded BudgetAction
 
-	// StepTimeout is for one attempt of a step that has no Timeout of its own. 0:
-	// DefaultStepTimeout.
+	// StepTimeout limits one attempt of a step without a Timeout of its own. 0:
+	// [DefaultStepTimeout].
 	StepTimeout time.Duration
-	// UndoTimeout is for one attempt to undo a step, unless the step's own Timeout is
-	// longer. It runs even when ctx has ended. 0: DefaultUndoTimeout.
+	// UndoTimeout limits one attempt to undo a step, unless the step's own Timeout is longer.
+	// It applies after ctx has ended too. 0: [DefaultUndoTimeout].
 	UndoTimeout time.Duration
 
 	Control  *Control     // nil: the run cannot be paused or stopped between targets
 	Progress func(Record) // called with each record, one at a time; nil: not called
 	Hooks    []Hook
-	Prober   *Prober // nil: nothing shows what the run does to requests
+	Prober   *Prober // nil: no probes are sent
 
 	// Secrets are replaced by "[redacted]" in records and in what steps save.
 	Secrets []string
 
-	// About is what the run is for, such as the versions. Resume and Undo must be given
-	// the same text, as they must be given the same waves.
+	// About describes the run, such as its versions. Resume and Undo need the same text, as
+	// they need the same waves.
 	About string
 }
 
@@ -124,8 +123,8 @@ func (c *Control) Continue() {
 	c.release()
 }
 
-// Stop ends the run, or an undo, before the next target; a canary's soak ends at
-// once, and begins again from scratch on resume. The run can be resumed later.
+// Stop ends a run or an undo before the next target. It ends the soak of a canary at once, and
+// Resume repeats that soak from scratch.
 func (c *Control) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,23 +8,24 @@ import (
 	"time"
 )
 
-// Prober sends requests through the load balancer throughout a run, to show that the run does
-// no harm. A failed probe is recorded with its time and the targets that were worked on.
+// Prober sends requests through the load balancer during a run, to show whether clients notice it.
+// A failed probe is recorded with its time and the targets that were being changed.
 type Prober struct {
 	// Probe makes one request. It must end with its context.
 	Probe func(context.Context) error
 
-	Every   time.Duration // between the beginnings of probes, one at a time; 0: 1 s
+	Every   time.Duration // between the starts of probes, one at a time; 0: 1 s
 	Timeout time.Duration // of one probe; 0: 5 s
 
-	// Allowed is how many probes may fail. With one more the run pauses before the next
-	// target, as by Control.Pause, until Control.Continue, which allows as many again. Without
-	// a Control, or with Stop, the run stops with [ErrProbes] and can be resumed.
+	// Allowed is how many probes may fail. After one more failure the run pauses before the
+	// next target, as with Control.Pause. Control.Continue allows the same number again.
+	// Without a Control, or with Stop, the run ends with [ErrProbes] instead and can be
+	// resumed.
 	Allowed int
 	Stop    bool
 }
 
-// ProbeCount is how many probes were sent and how many failed.
+// ProbeCount counts the probes of a run.
 type ProbeCount struct {
 	Sent   int `json:"sent"`
 	Failed int `json:"failed"`
@@ -42,8 +43,8 @@ func (p *Prober) validate() error {
 	return nil
 }
 
-// The journal counts probes from time to time, and names so many failures: a load balancer that
-// is down for an hour must not fill it.
+// The journal has a count of probes at intervals, and a bounded number of failures. A load balancer
+// that is down for an hour must not fill it.
 const (
 	countProbesEvery = 60
 	maxProbeFailures = 1000
@@ -113,7 +114,7 @@ func (r *runner) probe(ctx context.Context) (stop func()) {
 	}
 }
 
-// tooMany lets no further target begin.
+// tooMany keeps further targets from starting.
 func (r *runner) tooMany(count ProbeCount) {
 	if r.o.Control == nil || r.o.Prober.Stop {
 		r.halt(fmt.Errorf("%w: %s", ErrProbes, count))
@@ -123,7 +124,7 @@ func (r *runner) tooMany(count ProbeCount) {
 	r.o.Control.Pause()
 }
 
-// inHand returns the targets that are worked on.
+// inHand returns the targets that are being changed.
 func (r *runner) inHand() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

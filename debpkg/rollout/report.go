@@ -11,10 +11,10 @@ import (
 	"example.com/tykupgrade/internal/printable"
 )
 
-// Status is where a target stands.
+// Status is the state of a target.
 type Status string
 
-// The statuses of a target. After a crash a target can be found Running.
+// The statuses of a target. A crash can leave a target in StatusRunning.
 const (
 	StatusPending     Status = "pending"      // not begun
 	StatusRunning     Status = "running"      // begun and not ended
@@ -26,7 +26,7 @@ const (
 // Outcome is how a run ended.
 type Outcome string
 
-// The outcomes of a run; Unfinished is what a crash leaves.
+// The outcomes of a run. A crash leaves OutcomeUnfinished.
 const (
 	OutcomeUnfinished  Outcome = ""
 	OutcomeDone        Outcome = "done"         // every target is done
@@ -38,7 +38,7 @@ const (
 	OutcomeAccepted    Outcome = "accepted"     // kept for good; it can no longer be undone
 )
 
-// Finished reports whether nothing is left to do: Run begins a new run with the same journal.
+// Finished reports whether nothing is left to do. Run then begins a new run with the same journal.
 func (o Outcome) Finished() bool {
 	return o == OutcomeDone || o == OutcomeUndone || o == OutcomeAccepted
 }
@@ -58,7 +58,7 @@ func (o Outcome) words() string {
 func (o Outcome) next() string {
 	switch o {
 	case OutcomeNotRestored:
-		return "look at the targets that are not restored: they may be out of service"
+		return "check the targets that are not restored: they may be out of service"
 	case OutcomeUndone:
 		return "nothing is changed: fix the cause, then call Run"
 	}
@@ -73,15 +73,15 @@ func (s Status) words() string {
 	return string(s)
 }
 
-// Report is what a run did, whoever ran it and however often it was resumed.
-// It is built from the records alone, so the journal of a run gives the same.
+// Report is what a run did, from its first call to its last resume or undo. It is built from the
+// records alone, so a run and its journal give the same report.
 type Report struct {
 	Who     []Owner        `json:"who"` // who ran it, resumed it, undid it
 	Plan    string         `json:"plan"`
 	Started time.Time      `json:"started"`
 	Ended   time.Time      `json:"ended,omitzero"` // of the last record
 	Outcome Outcome        `json:"outcome"`
-	Halt    string         `json:"halt,omitempty"` // why no further target was begun
+	Halt    string         `json:"halt,omitempty"` // why no further target was started
 	Events  []Note         `json:"events,omitempty"`
 	Probes  *ProbeCount    `json:"probes,omitempty"` // nil: none were sent
 	Targets []TargetReport `json:"targets"`
@@ -128,7 +128,7 @@ type StepReport struct {
 	began bool // changed by this run and not undone
 }
 
-// BuildReport reduces the records of a journal.
+// BuildReport builds the report of a run from the records of its journal.
 func BuildReport(recs []Record) *Report {
 	r := &Report{}
 	for _, rec := range recs {
@@ -165,8 +165,8 @@ func (t *TargetReport) step(name string, undo bool) *StepReport {
 	return nil
 }
 
-// changed says whether the run began the step and has not undone it, and
-// returns what the step saved last.
+// changed reports whether the run began the step and has not undone it, and returns what the step
+// saved last.
 func (t *TargetReport) changed(name string) (bool, json.RawMessage) {
 	began, note := false, json.RawMessage(nil)
 	for i := range t.Steps {
@@ -244,7 +244,7 @@ func (r *Report) apply(rec Record) {
 			r.Probes.Failed += rec.Probes.Failed
 			return
 		}
-		// A load balancer that is down must not push out what else happened.
+		// A load balancer that is down must not push other events out.
 		if r.probesSaid++; r.probesSaid <= maxProbesSaid {
 			r.say(rec, "probe failed while "+working(rec.Names)+": "+rec.Error)
 		}
@@ -334,8 +334,8 @@ func (r *Report) say(rec Record, text string) {
 	r.Events = append(r.Events, Note{rec.Time, text})
 }
 
-// WriteText writes the report for a terminal or a ticket: a summary, then a
-// line for each target that is begun, with what went wrong below it.
+// WriteText writes the report for a terminal or a ticket: a summary, then a line for each target
+// that has begun, with its errors below.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "outcome   %s\n", r.Outcome.words())

@@ -6,20 +6,20 @@ import (
 	"fmt"
 )
 
-// Host is what a strategy needs of a host, as functions.
+// Host has the functions with which a strategy upgrades a host.
 type Host struct {
 	Name string
 
 	// Server is the host's name in the load balancer; empty if there is none, as for pumps.
 	Server string
 
-	// Install brings the new version. Its Undo brings back the old one, and its Done reports
-	// whether the new one is there. Installing a Tyk package restarts its service at once
+	// Install installs the new version. Its Undo restores the old one, and its Done reports
+	// whether the new one is installed. Installing a Tyk package restarts its service at once
 	// (postinst of gateway 4.0.8 to 5.14.0), so it comes after the drain.
 	Install Step
 
-	// Healthy waits until the new version serves, Restored until the old one does after
-	// Install was undone. Restored may be nil.
+	// Healthy waits until the new version serves. After Install is undone, Restored waits until
+	// the old version serves. Restored may be nil.
 	Healthy, Restored func(context.Context) error
 }
 
@@ -28,12 +28,11 @@ type RollingOptions struct {
 	Balancer       Balancer // nil: no host may have a Server
 	Drain          DrainOptions
 	Up             UpOptions
-	MaxUnavailable CountOrPercent // hosts that are out at a time, at most; zero: one
+	MaxUnavailable CountOrPercent // how many hosts may be out at a time; zero: one
 	Canary         Canary         // the first hosts, alone
 
-	// MinUp is how many other servers the load balancer must see up, in each pool where the
-	// server is up, before it is drained. It counts on the way back too. 0: one, negative:
-	// none.
+	// MinUp is how many other servers must be up before a server is drained, in each pool where
+	// it is up. It applies to an undo too. 0: one, negative: none.
 	MinUp int
 }
 
@@ -44,21 +43,20 @@ const (
 	StepReady   = "ready"
 )
 
-// Rolling builds the wave that upgrades hosts one after the other behind a load balancer. The
-// steps of each are
+// Rolling builds a wave that upgrades hosts behind a load balancer, by default one at a time. The
+// steps of each host are
 //
 //	drain    no new sessions, then none at all, then maintenance
 //	install  the new version
 //	healthy  the new version serves
 //	ready    the former state, and the load balancer has seen the host up
 //
-// A host is undone in the opposite order: drained again, the old version installed, awaited,
-// and put back into its former state. A server that was out of service before the run stays
-// out. The run reads the state of a server repeatedly while it works on the host. A server that
-// somebody made ready meanwhile is taken out again.
+// Undo reverses the order: it drains the host again, installs the old version, waits for it, and
+// restores the former state. A server that was out of service before the run stays out. While the
+// run works on a host, it takes the server out again if somebody makes it ready.
 //
-// Measured with two gateways that die at SIGTERM, 16 clients and HAProxy 2.6, this order lost
-// no request of 13,172.
+// In a measurement with HAProxy 2.6, 16 clients and two gateways that die at SIGTERM, this order
+// lost none of 13,172 requests.
 func Rolling(name string, hosts []Host, o RollingOptions) (Wave, error) {
 	w := Wave{Name: name, MaxUnavailable: o.MaxUnavailable, Canary: o.Canary}
 	g := &guarded{o: o, away: map[string]bool{}}
@@ -107,8 +105,8 @@ func (g *guarded) target(h Host) (Target, error) {
 		work := *f
 		*f = func(ctx context.Context) error { return g.during(ctx, h.Server, work) }
 	}
-	// Neither has a Done: a step that is skipped is not undone, and a host must not be
-	// reverted without a drain.
+	// Neither step has a Done. A skipped step is not undone, and a host must not be reverted
+	// without a drain.
 	isOut := func(ctx context.Context) bool { return g.foundOut(ctx, h.Server) }
 	return Target{Name: h.Name, out: isOut, Steps: []Step{
 		{

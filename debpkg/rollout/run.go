@@ -10,18 +10,18 @@ import (
 	"sync"
 )
 
-// Run takes every target through its steps, wave by wave. It returns the report with and
-// without an error. The error is an *[Error].
+// Run takes every target through its steps, wave by wave. It returns the report whether or not it
+// fails. An error is an *[Error].
 //
-// When ctx ends, running steps see it. Targets that are under way are undone with a context
-// of their own, and those that are done stay. Step functions of different targets may run
-// concurrently; those of one target never do.
+// The context of each step ends with ctx. Run then undoes the targets that are under way, with a
+// context of its own, and leaves the done ones. Steps of different targets may run concurrently,
+// steps of one target never do.
 func Run(ctx context.Context, waves []Wave, o Options) (*Report, error) {
 	return begin(ctx, waves, o, ModeRun)
 }
 
-// Resume continues the run in o.Journal after a crash, a stop or a failure. The waves must be
-// those that the run was begun with.
+// Resume continues the run in o.Journal after a crash, a stop or a failure. The waves must be the
+// same as at its beginning.
 //
 // Resume trusts a target that the journal calls done only if the Done and the Check of each
 // of its steps confirm it. Otherwise it repeats the steps, as it does for a target that was
@@ -31,8 +31,8 @@ func Resume(ctx context.Context, waves []Wave, o Options) (*Report, error) {
 	return begin(ctx, waves, o, ModeResume)
 }
 
-// Undo undoes what the run in o.Journal did. The last wave comes first, and in each wave the
-// targets that were under way. Targets that the run did not change are left alone.
+// Undo undoes the run in o.Journal. It starts with the last wave, and in each wave with the targets
+// that were under way. It leaves targets alone that the run did not change.
 func Undo(ctx context.Context, waves []Wave, o Options) (*Report, error) {
 	return begin(ctx, waves, o, ModeUndo)
 }

@@ -26,13 +26,13 @@ func memoOf(ctx context.Context) *memo {
 	return m
 }
 
-var errNoStep = errors.New("the context is not one that a step was called with")
+var errNoStep = errors.New("the context does not belong to a step")
 
-// Save keeps v, as JSON, with the step that ctx belongs to. A step saves what it is about to
-// change, such as the old version. The value is durable when Save returns. The step's Done,
-// Check and Undo read it with [Saved], also in a later process. A later Save replaces it.
+// Save stores v as JSON with the step that ctx belongs to. A step saves what it is about to change,
+// such as the old version. The value is durable when Save returns. The step's Done, Check and Undo
+// read it with [Saved], also in a later process. A later Save replaces it.
 //
-// Options.Secrets are redacted in it. A value of more than 1 MiB is refused.
+// Save redacts Options.Secrets in the value and refuses more than 1 MiB.
 func Save(ctx context.Context, v any) error {
 	m := memoOf(ctx)
 	if m == nil {
@@ -50,7 +50,7 @@ func Save(ctx context.Context, v any) error {
 	return m.r.j.add(Record{Kind: KindNote, Target: m.target, Step: m.step, Note: data})
 }
 
-// Saved decodes into v what the step saved last, and reports whether there was anything.
+// Saved decodes into v what the step saved last. It returns false if the step has saved nothing.
 func Saved(ctx context.Context, v any) (bool, error) {
 	m := memoOf(ctx)
 	if m == nil {
@@ -85,10 +85,10 @@ func Say(ctx context.Context, text string) {
 
 func (j *journal) redact(s string) string { return redact.Secrets(s, j.secrets...) }
 
-// clean is redact for text that is shown.
+// clean redacts text and makes it safe to print.
 func (j *journal) clean(s string) string { return printable.Text(j.redact(s)) }
 
-// redactJSON changes strings only: a secret of digits would otherwise make numbers invalid.
+// redactJSON changes strings only. Redacting a secret of digits would make numbers invalid.
 func (j *journal) redactJSON(note json.RawMessage) (json.RawMessage, error) {
 	if j.redact(string(note)) == string(note) {
 		return note, nil

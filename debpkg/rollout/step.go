@@ -17,16 +17,17 @@ type Step struct {
 	Undo func(context.Context) error         // nil: there is nothing to undo
 	Done func(context.Context) (bool, error) // nil: Do runs whenever the step is reached
 
-	// Ask looks whether Do can succeed and changes nothing. Run and Resume call it for every
-	// target that they have not begun, sixteen at a time, before they touch the first one. An
-	// error begins nothing. [Saved] has nothing for it. Nil: not asked.
+	// Ask checks whether Do can succeed and changes nothing. Run and Resume call it for every
+	// target that has not begun, 16 at a time, before they change the first one. After an error
+	// nothing starts. [Saved] returns nothing in it. Nil: nothing is checked.
 	Ask func(context.Context) error
 
-	// Check must succeed after Do, or after Done returned true, for the step to count. A
-	// resumed run calls it again for targets that are done. Nil: not checked.
+	// Check runs after Do, or after Done returned true. If it fails, the step has failed. A
+	// resumed run calls it again for targets that are done. Nil: nothing is checked.
 	Check func(context.Context) error
 
-	// Accept removes what Undo would need. [Accept] calls it. Nil: nothing is kept for Undo.
+	// Accept removes what Undo would need. The function [Accept] calls it. Nil: there is
+	// nothing to remove.
 	Accept func(context.Context) error
 
 	Timeout time.Duration // of one attempt; 0: Options.StepTimeout
@@ -57,25 +58,25 @@ type Wave struct {
 	Canary         Canary         // the first targets, alone
 }
 
-// Canary is the first targets of a wave. The rest of the wave begins once they have passed.
-// A canary that fails stops the run whatever the failure budget.
+// Canary selects the first targets of a wave. The rest of the wave begins once they have passed. If
+// a canary fails, the run stops, regardless of the failure budget.
 type Canary struct {
 	Count int           // targets of the wave that go first; 0: none
-	Soak  time.Duration // how long they are left running before the rest begins
+	Soak  time.Duration // how long they run before the rest of the wave begins
 
-	// Watch is called once when the soak begins, with a context that ends with it. An error
-	// fails the canary. Nil: the soak only waits.
+	// Watch is called once when the soak begins. Its context ends with the soak. If it returns
+	// an error, the canary has failed. Nil: the soak only waits.
 	Watch func(context.Context) error
 }
 
-// CountOrPercent is a number of targets: a count, or a percentage of those in question. Set
-// at most one.
+// CountOrPercent is a number of targets: a count, or a percentage of all those concerned. Set at
+// most one of the two.
 type CountOrPercent struct {
 	Count   int
 	Percent float64
 }
 
-// Of returns the number among n targets. A percentage is rounded down.
+// Of returns the number for n targets. It rounds a percentage down.
 func (c CountOrPercent) Of(n int) int {
 	if c.Count > 0 {
 		return min(c.Count, n)
@@ -154,8 +155,9 @@ func (v *validator) steps(t Target) {
 	}
 }
 
-// Select keeps one target, and of it one step if step is not empty. A team with an engine of its
-// own (Ansible, Temporal, Nomad, a CI system) calls it for each host.
+// Select returns the waves with only the named target, and only the named step of it unless step is
+// empty. It is for other engines, such as Ansible, Nomad or a CI system, that run one host at a
+// time.
 func Select(waves []Wave, target, step string) ([]Wave, error) {
 	var all []string
 	for _, w := range waves {

@@ -56,7 +56,7 @@ func (r *runner) steps(ctx context.Context, w Wave, t Target) error {
 	for _, s := range t.Steps {
 		err := r.step(ctx, t, s)
 		if err == nil && r.o.OnBudgetExceeded == Rollback && errors.Is(r.stopping(), errBudget) {
-			err = errBudget // all will be undone, so going on is in vain
+			err = errBudget // all will be undone, so more work is in vain
 		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", s.Name, err)
@@ -130,8 +130,8 @@ func (r *runner) step(ctx context.Context, t Target, s Step) error {
 	})
 }
 
-// attempts calls f until it succeeds, its retries are used up, or an error
-// says that trying again is in vain. rec names the step in the records.
+// attempts calls f until it succeeds, no retries are left, or an error is final. rec names the step
+// in the records.
 func (r *runner) attempts(ctx context.Context, retry Retry, rec Record, f func() error) error {
 	wait := retry.Wait
 	for n := 1; ; n++ {
@@ -184,8 +184,7 @@ func (r *runner) stepContext(ctx context.Context, t Target,
 	return context.WithTimeoutCause(ctx, timeout, ErrDeadline)
 }
 
-// guard turns a panic of a step into its failure, so that other targets are
-// still brought to a safe state.
+// guard turns a panic of a step into an error, so that other targets still reach a safe state.
 func guard(f func() error) error {
 	_, err := guard2(func() (bool, error) { return true, f() })
 	return err

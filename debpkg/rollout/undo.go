@@ -8,10 +8,9 @@ import (
 	"sync"
 )
 
-// undoTarget takes a target back, last step first. It has a deadline of its
-// own for each step and does not end with ctx. It stops at the first step that
-// cannot be undone, and returns why: going on could put a broken host back into
-// service.
+// undoTarget undoes the steps of a target, last step first. Each has a deadline of its own and does
+// not end with ctx. undoTarget stops at the first step that cannot be undone and returns the cause:
+// another step could put a broken host back into service.
 func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck error) {
 	ctx = context.WithoutCancel(ctx)
 	defer r.work(t.Name)()
@@ -46,11 +45,10 @@ func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck err
 	return stuck
 }
 
-// undoAll undoes whatever the run changed, the last wave first and the last
-// target of a wave first, with the parallelism of the wave. When a target
-// cannot be undone no further one begins: each would take one more host out of
-// service. A run that undoes itself does so even
-// when ctx has ended; Control stops both.
+// undoAll undoes every change of the run, the last wave first and the last target of a wave first,
+// with the parallelism of the wave. If a target cannot be undone, no further one begins, because
+// each could take one more host out of service. A run that undoes itself continues after ctx has
+// ended. Control stops both.
 func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 	stuck := false
 	for _, w := range slices.Backward(r.waves) {
@@ -109,8 +107,7 @@ func (r *runner) undoAll(ctx context.Context, mode Mode) Outcome {
 	return OutcomeUndone
 }
 
-// touched says whether the run changed something on the target that can be
-// undone.
+// touched reports whether the run made a change on the target that can be undone.
 func (r *runner) touched(t Target) bool {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
@@ -122,10 +119,10 @@ func (r *runner) touched(t Target) bool {
 	return false
 }
 
-// Accept keeps the run in o.Journal for good: it calls the Accept of each step of each target
-// that is done, which removes what Undo would have needed. It is for runs that ended with
-// OutcomeDone or OutcomePartial. From its beginning on the run can no longer be undone or
-// resumed; after an error or a crash call Accept again.
+// Accept makes the run in o.Journal final. It calls Step.Accept for each step of each done target,
+// which removes what Undo needs. The run must have ended with OutcomeDone or OutcomePartial. Once
+// Accept has begun, the run can no longer be undone or resumed. After an error or a crash, call
+// Accept again.
 func Accept(ctx context.Context, waves []Wave, o Options) (*Report, error) {
 	return begin(ctx, waves, o, ModeAccept)
 }

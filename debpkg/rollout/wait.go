@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// DrainOptions sets how to wait for a server's last session. The zero value wants three
-// readings in a row, 200 ms apart, within five minutes.
+// DrainOptions sets how to wait for a server's last session. The zero value requires three readings
+// in a row, 200 ms apart, within five minutes.
 type DrainOptions struct {
-	Readings int           // in a row without session and queue; 0: 3
+	Readings int           // in a row without sessions and queue; 0: 3
 	Interval time.Duration // between readings; 0: 200 ms
 	Deadline time.Duration // for sessions that do not end, such as streams; 0: 5 minutes
-	Force    bool          // at the deadline end what is left and continue, instead of failing
+	Force    bool          // at the deadline, end the remaining sessions and continue
 
-	// Grace is how long persistent clients, for example those with a cookie, may keep going
-	// to a drained server. After it a [Maintainer] turns them away. 0: 5 seconds.
+	// Grace is how long persistent clients, such as those with a cookie, may use a drained
+	// server. Then a [Maintainer] turns them away. 0: 5 seconds.
 	Grace time.Duration
 }
 
@@ -41,7 +41,7 @@ func stepTimeout(deadline time.Duration) time.Duration {
 	return deadline + DefaultStepTimeout
 }
 
-// UpOptions sets how to wait until the load balancer sends traffic again. The zero value wants
+// UpOptions sets how to wait until the load balancer sends traffic again. The zero value requires
 // three readings in a row, 200 ms apart, within two minutes.
 type UpOptions struct {
 	Readings int
@@ -49,23 +49,22 @@ type UpOptions struct {
 	Deadline time.Duration
 }
 
-// WaitDrained returns once the server is out and has had neither session nor queue for several
-// readings: one reading can fall between two requests of a queue. Its error is an [ErrTimeout]
-// or that of ctx.
+// WaitDrained returns once the server is out and several readings have shown no session and no
+// queue. One reading can fall between two queued requests. The error is an [ErrTimeout] or that of
+// ctx.
 func WaitDrained(ctx context.Context, b Balancer, server string, o DrainOptions) error {
 	return waitSessions(ctx, b, server, o, "drain", func(s State) bool { return s.Drained }, nil)
 }
 
-// WaitIdle returns once a server has had neither session nor queue for several readings. It is
-// for a server that gets no new sessions for another reason, such as the colour of its
-// environment.
+// WaitIdle returns once several readings have shown no session and no queue. It is for servers that
+// get no new sessions although they are not drained, such as those of an idle colour.
 func WaitIdle(ctx context.Context, b Balancer, server string, o DrainOptions) error {
 	return waitSessions(ctx, b, server, o, "wait for the sessions of",
 		func(State) bool { return true }, nil)
 }
 
-// TakeOut drains a server and returns once its sessions have ended. A [Maintainer] then has it
-// in maintenance, so that persistent clients stay away too.
+// TakeOut drains a server and returns once its sessions have ended. With a [Maintainer] it also
+// puts the server into maintenance, so that persistent clients stay away.
 func TakeOut(ctx context.Context, b Balancer, server string, o DrainOptions) error {
 	if err := b.Drain(ctx, server); err != nil {
 		return err
@@ -81,9 +80,9 @@ func awaitOut(ctx context.Context, b Balancer, server string, o DrainOptions) er
 	if !ok {
 		return WaitDrained(ctx, b, server, o)
 	}
-	// Maintenance comes late: where the load balancer ends the sessions of servers in
-	// maintenance, those under way would be lost. Only clients that keep coming to the
-	// drained server make it come before the last session has ended.
+	// Maintenance comes last, because some load balancers end the sessions of servers in
+	// maintenance. It comes before the last session has ended only if clients keep using the
+	// drained server.
 	start, begun := time.Now(), int64(-1)
 	persist := func(s State) bool {
 		if begun < 0 {
@@ -101,8 +100,7 @@ func awaitOut(ctx context.Context, b Balancer, server string, o DrainOptions) er
 	return WaitDrained(ctx, b, server, o)
 }
 
-// insistent drains a server again that something put back meanwhile, such as a reload of the
-// load balancer.
+// insistent drains a server again if something puts it back, such as a reload of the load balancer.
 type insistent struct{ Balancer }
 
 func (i insistent) State(ctx context.Context, server string) (State, error) {
@@ -141,9 +139,8 @@ func waitSessions(ctx context.Context, b Balancer, server string, o DrainOptions
 	return k.Kill(ctx, server)
 }
 
-// WaitUp returns once the load balancer has seen the server up for several readings. A run
-// that went on earlier lost most requests in measurements with two hosts: 1,170 of 4,604. Its
-// error is an [ErrTimeout] or that of ctx.
+// WaitUp returns once several readings have shown the server up. Without this wait, a measurement
+// with two hosts lost 1,170 of 4,604 requests. The error is an [ErrTimeout] or that of ctx.
 func WaitUp(ctx context.Context, b Balancer, server string, o UpOptions) error {
 	return waitUp(ctx, b, server, o, func(State) bool { return false })
 }
@@ -167,7 +164,7 @@ func waitUp(ctx context.Context, b Balancer, server string, o UpOptions,
 			return Merge(counted), err
 		},
 		good: State.in,
-		next: "look at the load balancer's health check of the server, and at the service itself",
+		next: "check the load balancer's health check of the server, and the service itself",
 	})
 	return err
 }
@@ -205,7 +202,7 @@ func wait(ctx context.Context, w waiting) (last *State, err error) {
 	var lastErr error
 	for row := 0; ; {
 		s, err := w.read(during)
-		// A whole reading says more than a later one that was cut short.
+		// A complete reading is worth more than a later one that was cut short.
 		if err == nil {
 			last, lastErr = &s, nil
 		} else if during.Err() == nil || last == nil {

@@ -86,9 +86,9 @@ func (r *runner) wave(ctx context.Context, w Wave) {
 	r.targets(ctx, w, rest, first)
 }
 
-// leftUnderWay parts the targets that an earlier process left under way from the others. They
-// come first, or more than the allowed number would be out. Those that are out of service come
-// before those that serve: the guard of the last server lets the latter wait for them.
+// leftUnderWay separates the targets that an earlier process left under way from the others. They
+// come first, or too many targets would be out. Of them, those out of service come before those
+// that serve, because draining a server may have to wait for others to come back.
 func (r *runner) leftUnderWay(ctx context.Context, targets []Target) (left, others []Target) {
 	var serving []Target
 	for _, t := range targets {
@@ -104,7 +104,7 @@ func (r *runner) leftUnderWay(ctx context.Context, targets []Target) (left, othe
 	return append(left, serving...), others
 }
 
-// passed says whether the canary has soaked, and has not been worked on since.
+// passed reports whether the canary has soaked and has not been changed since.
 func (r *runner) passed(w Wave, canary int) bool {
 	r.j.mu.Lock()
 	defer r.j.mu.Unlock()
@@ -117,8 +117,7 @@ func (r *runner) passed(w Wave, canary int) bool {
 	return soaked > 0
 }
 
-// targets works on a sliding window of the targets and returns once all that
-// were begun have ended.
+// targets works on a sliding window of the targets and returns once all that have begun have ended.
 func (r *runner) targets(ctx context.Context, w Wave, targets []Target, canary map[string]bool) {
 	window := make(chan struct{}, max(1, w.MaxUnavailable.Of(len(w.Targets))))
 	var wg sync.WaitGroup
@@ -158,7 +157,7 @@ func (r *runner) paused(yes bool) {
 	_ = r.j.add(Record{Kind: kind})
 }
 
-// soak leaves the canary running and watched; what fails is undone.
+// soak lets the canary run under its watch. It undoes a canary that fails.
 func (r *runner) soak(ctx context.Context, w Wave, canary int) bool {
 	if w.Canary.Soak == 0 && w.Canary.Watch == nil {
 		return true

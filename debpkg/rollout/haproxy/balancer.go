@@ -14,11 +14,11 @@ import (
 // Balancer is one HAProxy process. Its methods may be called concurrently.
 type Balancer struct {
 	Network  string   // "unix" or "tcp"
-	Address  string   // of the stats socket
-	Backends []string // in which the server is, under the same name; each is a pool of its own
+	Address  string   // the stats socket
+	Backends []string // each has the server under the same name and is one pool
 
-	// Master is the path of the master socket ("haproxy -S"). With it, sessions of processes
-	// from before a reload are counted too. Empty: see the limits of this package.
+	// Master is the path of the master socket ("haproxy -S"). With it, the sessions of
+	// processes from before a reload count too. Empty: see the limits of this package.
 	Master string
 
 	Timeout time.Duration // of one command; 0: 5 s
@@ -48,16 +48,15 @@ func (b Balancer) check(server string) error {
 	return nil
 }
 
-// Drain sets the server's state to drain in every backend, then reads all of them back. An
-// agent check is disabled first: its answer "ready" would undo the drain. Ready and Restore
-// enable it again.
+// Drain sets the server's state to drain in every backend, then reads all of them back. It disables
+// an agent check first, because the answer "ready" would undo the drain. Ready and Restore enable
+// the check again.
 func (b Balancer) Drain(ctx context.Context, server string) error {
 	return b.takeOut(ctx, server, "drain")
 }
 
-// Maintain sets the server's state to maintenance, in which clients that persist by a cookie go
-// to other servers. With "on-marked-down shutdown-sessions" HAProxy also ends the server's
-// sessions. It is otherwise as Drain.
+// Maintain does the same as Drain, with the state maintenance. Clients with a cookie then go to
+// other servers. With "on-marked-down shutdown-sessions" HAProxy also ends the server's sessions.
 func (b Balancer) Maintain(ctx context.Context, server string) error {
 	return b.takeOut(ctx, server, "maint")
 }
@@ -94,7 +93,8 @@ func (b Balancer) Ready(ctx context.Context, server string) error {
 	return b.restore(ctx, server, kept)
 }
 
-// set changes all backends and then reads them: a server that tracks another one follows it.
+// set changes all backends before it reads them, because a server that tracks another one follows
+// it.
 func (b Balancer) set(ctx context.Context, server string, state func(int) string,
 	good func(int, serverState) bool,
 ) error {
@@ -136,8 +136,8 @@ func keptOf(backend string, s serverState) kept {
 	return k
 }
 
-// Keep returns what operators, the configuration and agents decided about the server, without
-// what the server inherits from one that it tracks.
+// Keep returns the server's own administrative state in each backend, as operators, the
+// configuration and agents set it. It leaves out what a tracking server inherits.
 func (b Balancer) Keep(ctx context.Context, server string) (json.RawMessage, error) {
 	now, err := b.servers(ctx, server)
 	if err != nil {
@@ -150,16 +150,16 @@ func (b Balancer) Keep(ctx context.Context, server string) (json.RawMessage, err
 	return json.Marshal(all)
 }
 
-// Restore brings back in every backend what Keep returned, and reads it back.
+// Restore restores the state from Keep in every backend, then reads all of them back.
 func (b Balancer) Restore(ctx context.Context, server string, data json.RawMessage) error {
 	var all []kept
 	err := json.Unmarshal(data, &all)
 	if err == nil && len(all) != len(b.Backends) {
-		err = fmt.Errorf("it is of %d backends, not of %d", len(all), len(b.Backends))
+		err = fmt.Errorf("it has %d backends, want %d", len(all), len(b.Backends))
 	}
 	for i := range all {
 		if err == nil && all[i].Backend != b.Backends[i] {
-			err = fmt.Errorf("it is of backend %q, not of %q", all[i].Backend, b.Backends[i])
+			err = fmt.Errorf("it has backend %q, want %q", all[i].Backend, b.Backends[i])
 		}
 	}
 	if err != nil {
@@ -195,8 +195,8 @@ func (b Balancer) restore(ctx context.Context, server string, all []kept) error 
 	return nil
 }
 
-// Kill ends all sessions of the server, also those of processes from before a reload if there
-// is a Master.
+// Kill ends all sessions of the server. With a Master, it also ends those in processes from before
+// a reload.
 func (b Balancer) Kill(ctx context.Context, server string) error {
 	if err := b.check(server); err != nil {
 		return err
@@ -218,13 +218,13 @@ func (b Balancer) Kill(ctx context.Context, server string) error {
 	return nil
 }
 
-// State merges the backends, see [rollout.Merge].
+// State returns the states of all backends, combined by [rollout.Merge].
 func (b Balancer) State(ctx context.Context, server string) (rollout.State, error) {
 	p, err := b.Pools(ctx, server)
 	return rollout.Merge(p), err
 }
 
-// Pools returns the server's state in each backend.
+// Pools returns the state of the server in each backend.
 func (b Balancer) Pools(ctx context.Context, server string) ([]rollout.State, error) {
 	now, err := b.servers(ctx, server)
 	if err != nil {

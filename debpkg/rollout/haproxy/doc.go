@@ -10,7 +10,9 @@
 //
 // Tested with HAProxy 2.6. The states that this package sets live in the memory of one HAProxy
 // process. A reload without a server state file forgets them, and package rollout then sets them
-// again. Only a master socket shows what a process from before a reload still serves. Without one,
-// a server on the same machine counts as busy while such a process runs. The sessions of a server
-// on another machine are unknown then.
+// again.
+//
+// Only a master socket shows which sessions a process from before a reload still has. Without one,
+// a server counts as busy while such a process runs on this machine. Such processes on other
+// machines are not seen.
 package haproxy

@@ -13,15 +13,15 @@ var (
 	ErrPermission = errors.New("the socket does not permit it")
 	// ErrNotFound: HAProxy has no such backend, server, map or key.
 	ErrNotFound = errors.New("HAProxy does not have it")
-	// ErrRefused: HAProxy refused a command, or its state is not what the command should bring.
+	// ErrRefused: HAProxy refused a command, or accepted it without the wanted effect.
 	ErrRefused = errors.New("HAProxy refused")
-	// ErrInvalid: a field or an argument cannot be used. Nothing was sent.
+	// ErrInvalid: a field or an argument is invalid. Nothing was sent.
 	ErrInvalid = errors.New("invalid")
 )
 
 // Error is a failed operation on HAProxy.
 type Error struct {
-	Op     string // what was attempted: a command of the Runtime API, or "check"
+	Op     string // a command of the Runtime API, or "check"
 	Object string // the address of the socket
 	Kind   error  // one of the sentinels above
 	Err    error  // the cause, or nil
@@ -47,13 +47,13 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind, e.Err}
 }
 
-// Hint says what to do next.
+// Hint returns what to do next.
 func (e *Error) Hint() string { return e.Next }
 
 // Retryable reports whether the same call can succeed later.
 func (e *Error) Retryable() bool { return e.Retry }
 
-// refusal is an error that HAProxy answered.
+// refusal returns the error for HAProxy's answer.
 func refusal(address, command, answer string) *Error {
 	e := &Error{
 		Op: command, Object: address, Answer: answer, Kind: ErrRefused,
@@ -71,5 +71,5 @@ func refusal(address, command, answer string) *Error {
 
 func invalid(address string, err error) *Error {
 	return &Error{Op: "check names", Object: address, Kind: ErrInvalid, Err: err,
-		Next: "give names as haproxy.cfg has them"}
+		Next: "use the names in haproxy.cfg"}
 }

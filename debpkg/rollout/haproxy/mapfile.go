@@ -10,7 +10,7 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// MapFile reads and replaces a map file where HAProxy reads it, for example on another host.
+// MapFile reads and replaces the map file that HAProxy reads, for example on another host.
 type MapFile interface {
 	Read(ctx context.Context, path string) ([]byte, error)
 	// Write replaces the whole file durably. The file keeps its owner and mode.

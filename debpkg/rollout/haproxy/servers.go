@@ -11,7 +11,7 @@ type Server struct {
 	Address       string // the IP address; empty: none, or a Unix socket
 }
 
-// Servers lists the servers of all backends. Of b, the address of the socket counts.
+// Servers lists the servers of all backends. It uses only the socket of b, not its Backends.
 func (b Balancer) Servers(ctx context.Context) ([]Server, error) {
 	const command = "show servers state"
 	answer, err := b.ask(ctx, command)

@@ -28,7 +28,7 @@ func (b Balancer) askAt(ctx context.Context, network, address, command string) (
 	}
 	return "", &Error{
 		Op: command, Object: address, Kind: ErrUnreachable, Err: err, Retry: true,
-		Next: "check that HAProxy runs, and that its stats socket exists and may be used",
+		Next: "check that HAProxy runs and that this user may use its stats socket",
 	}
 }
 
@@ -68,7 +68,7 @@ func (b Balancer) exchange(ctx context.Context, network, address, command string
 	return strings.TrimSpace(string(data)), err
 }
 
-// do sends a command that answers nothing on success: errors are text.
+// do sends a command whose answer is empty on success. Any text is an error.
 func (b Balancer) do(ctx context.Context, command string) error {
 	answer, err := b.ask(ctx, command)
 	if err == nil && answer != "" {

@@ -51,8 +51,8 @@ func (b Balancer) server(ctx context.Context, backend, server string) (serverSta
 	if err != nil {
 		return serverState{}, b.strange(command, answer, err)
 	}
-	// A drained server whose checks fail reads DOWN, as in every upgrade, so the
-	// administrative state is read by itself.
+	// A drained server whose checks fail reads DOWN, as in every upgrade. The administrative
+	// state is therefore read separately.
 	command = "show servers state " + backend
 	if answer, err = b.ask(ctx, command); err != nil {
 		return serverState{}, err
@@ -170,9 +170,9 @@ func parseStat(r io.Reader, backend, server string) (rollout.State, error) {
 	}
 }
 
-// statusOf reads a status such as "UP", "UP 1/3", "DOWN 1/2", "UP (via api/h1)" or "no check",
-// which is all that can be known of a server without health checks. "UP 1/3" serves until its
-// checks have failed often enough; NOLB takes clients that persist only.
+// statusOf reads a status such as "UP", "UP 1/3", "DOWN 1/2" or "UP (via api/h1)". A server without
+// health checks has "no check". "UP 1/3" serves until its checks have failed often enough. NOLB
+// takes only persistent clients.
 func statusOf(status string) rollout.State {
 	s := rollout.State{Detail: status}
 	first, rest, _ := strings.Cut(status, " ")

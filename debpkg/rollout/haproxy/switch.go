@@ -11,17 +11,17 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// Switch is a [rollout.Switch] by an entry of an HAProxy map file, with
+// Switch is a [rollout.Switch] that changes an entry of an HAProxy map file. The frontend has
 //
 //	use_backend %[str(active),map(/etc/haproxy/active.map,blue)]
 //
-// in the frontend. The Runtime API changes the map in memory only (seen with HAProxy 2.6), so
-// the file is rewritten too.
+// The Runtime API changes the map only in memory (seen with HAProxy 2.6), so Switch rewrites the
+// file too.
 type Switch struct {
-	Instances []Balancer // every process that has the map; their Backends are not used
+	Instances []Balancer // all processes with the map; Backends are not used
 	File      string     // the map's path as haproxy.cfg names it
 	Key       string     // the entry's key; empty: "active"
-	Store     MapFile    // where File is; nil: on this machine
+	Store     MapFile    // reads and writes File; nil: on this machine
 }
 
 var (
@@ -47,7 +47,7 @@ var mapWord = lazyregexp.New(`^[A-Za-z0-9_./:-]+$`)
 
 func (s Switch) check(words ...string) error {
 	if len(s.Instances) == 0 {
-		return invalid(s.File, errors.New("no HAProxy named"))
+		return invalid(s.File, errors.New("want at least one HAProxy in Instances"))
 	}
 	for _, w := range append(words, s.File, s.key()) {
 		if !mapWord.MatchString(w) {
@@ -71,9 +71,9 @@ func (s Switch) Active(ctx context.Context) (string, error) {
 		if i > 0 && got != colour {
 			return "", &Error{
 				Op: "read map " + s.File, Object: h.Address, Kind: ErrRefused,
-				Err: fmt.Errorf("it sends traffic to %q, the one at %s to %q", got, s.Instances[0].Address,
+				Err: fmt.Errorf("it sends traffic to %q, but the one at %s to %q", got, s.Instances[0].Address,
 					colour),
-				Next: "set the colour to make them agree",
+				Next: "call Set to make them agree",
 			}
 		}
 		colour = got
@@ -81,7 +81,7 @@ func (s Switch) Active(ctx context.Context) (string, error) {
 	return colour, nil
 }
 
-// Persisted reports whether the file has the colour, which HAProxy reads when it starts.
+// Persisted reports whether the file, which HAProxy reads when it starts, has the colour.
 func (s Switch) Persisted(ctx context.Context, colour string) (bool, error) {
 	if err := s.check(colour); err != nil {
 		return false, err
@@ -112,9 +112,8 @@ func (s Switch) read(ctx context.Context, h Balancer) (string, error) {
 	return "", refusal(h.Address, command, "No such key: "+s.key())
 }
 
-// Set changes every instance, reads it back, and stores the file. If one of them fails, those
-// that were changed are changed back. After a crash in the middle Persisted tells whether the
-// file was reached.
+// Set changes every instance, reads it back, and stores the file. If one fails, Set changes the
+// others back. After a crash, Persisted reports whether the file was stored.
 func (s Switch) Set(ctx context.Context, colour string) (err error) {
 	if err := s.check(colour); err != nil {
 		return err

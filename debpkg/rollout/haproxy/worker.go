@@ -11,7 +11,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// addOldSessions counts what processes from before a reload still serve.
+// addOldSessions adds the sessions of processes from before a reload.
 func (b Balancer) addOldSessions(ctx context.Context, server string, states []rollout.State) error {
 	if b.Master == "" {
 		return b.addOldProcesses(ctx, states)
@@ -78,8 +78,8 @@ func parseProc(answer string) []string {
 	return pids
 }
 
-// addOldProcesses looks for the siblings of the process that answers, on this machine. How many
-// sessions they have cannot be known, so each counts as one.
+// addOldProcesses looks on this machine for siblings of the process that answers. Their numbers of
+// sessions are unknown, so each sibling counts as one session.
 func (b Balancer) addOldProcesses(ctx context.Context, states []rollout.State) error {
 	if b.Network != "unix" || len(states) == 0 {
 		return nil
@@ -97,7 +97,7 @@ func (b Balancer) addOldProcesses(ctx context.Context, states []rollout.State) e
 		for _, old := range siblings(pid) {
 			states[0].Sessions++
 			states[0].Detail += fmt.Sprintf(" and process %d from before a reload may have some: "+
-				"wait for its end, or give the master socket", old)
+				"wait for its end, or set Master", old)
 		}
 	}
 	return nil

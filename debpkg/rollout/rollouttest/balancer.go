@@ -1,6 +1,6 @@
 // Package rollouttest is for unit tests of programs that use package rollout. It has a load
-// balancer in memory, with sessions and persistent clients. It also ends runs as if the process
-// was killed.
+// balancer in memory, with sessions and persistent clients. [CrashAfter] ends a run as if its
+// process had been killed.
 //
 // Inside testing/synctest, a test that waits for hours takes milliseconds.
 package rollouttest
@@ -16,11 +16,12 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// ErrNoServer is the answer to a client when no server may serve it.
+// ErrNoServer is the error of Open when no server can serve the client.
 var ErrNoServer = errors.New("no server is up")
 
-// Balancer is a load balancer in memory. Its methods may be called concurrently. Clients persist
-// on their server while it is drained, as by a cookie, and not while it is in maintenance.
+// Balancer is a load balancer in memory. Its methods may be called concurrently. Named clients stay
+// on their server while it is drained, as with a cookie. They leave a server that is in
+// maintenance.
 type Balancer struct {
 	mu      sync.Mutex
 	servers map[string]*server
@@ -62,7 +63,8 @@ func (b *Balancer) Log() []string {
 	return slices.Clone(b.log)
 }
 
-// Fail lets a call such as "drain gw1" fail with err from now on; nil: succeed.
+// Fail makes a call such as "drain gw1" fail with err from now on. With a nil err it succeeds
+// again.
 func (b *Balancer) Fail(call string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -76,22 +78,24 @@ func (b *Balancer) SetUp(name string, up bool) {
 	b.servers[name].down = !up
 }
 
-// Mode returns "ready", "drain" or "maint", and SetMode sets it as an operator would.
+// Mode returns the administrative state of a server: "ready", "drain" or "maint".
 func (b *Balancer) Mode(name string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.servers[name].mode
 }
 
-// SetMode sets the administrative state of a server without an entry in the log.
+// SetMode sets the administrative state of a server as an operator would. It adds nothing to the
+// log.
 func (b *Balancer) SetMode(name, mode string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.servers[name].mode = mode
 }
 
-// Open begins a session of a client and returns its server and the function that ends it. A
-// client that was on a server stays there while it may. A client without a name has no cookie.
+// Open begins a session of a client. It returns the name of the server and the function that ends
+// the session. A client stays on its server as long as that server takes it. A client without a
+// name has no cookie. If no server is up, the error is [ErrNoServer].
 func (b *Balancer) Open(client string) (name string, end func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -136,7 +140,7 @@ func (b *Balancer) do(ctx context.Context, verb, name string, f func(*server)) e
 	b.log = append(b.log, call)
 	s := b.servers[name]
 	if s == nil {
-		return fmt.Errorf("%s: no such server", call)
+		return fmt.Errorf("%s: unknown server", call)
 	}
 	if err := b.fail[call]; err != nil {
 		return err
@@ -165,7 +169,7 @@ func (b *Balancer) Kill(ctx context.Context, name string) error {
 	return b.do(ctx, "kill", name, func(s *server) { s.sessions = 0 })
 }
 
-// State implements [rollout.Balancer]. It is not logged.
+// State implements [rollout.Balancer]. The log does not show it.
 func (b *Balancer) State(ctx context.Context, name string) (rollout.State, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -174,7 +178,7 @@ func (b *Balancer) State(ctx context.Context, name string) (rollout.State, error
 	case ctx.Err() != nil:
 		return rollout.State{}, ctx.Err()
 	case s == nil:
-		return rollout.State{}, fmt.Errorf("state of %s: no such server", name)
+		return rollout.State{}, fmt.Errorf("state of %s: unknown server", name)
 	case b.fail["state "+name] != nil:
 		return rollout.State{}, b.fail["state "+name]
 	}
@@ -184,12 +188,12 @@ func (b *Balancer) State(ctx context.Context, name string) (rollout.State, error
 	}, nil
 }
 
-// Keep implements [rollout.Keeper]. It is not logged.
+// Keep implements [rollout.Keeper]. The log does not show it.
 func (b *Balancer) Keep(_ context.Context, name string) (json.RawMessage, error) {
 	return json.Marshal(b.Mode(name))
 }
 
-// Restore implements [rollout.Keeper]. It is logged as the mode that it restores.
+// Restore implements [rollout.Keeper]. The log shows the mode that it restores.
 func (b *Balancer) Restore(ctx context.Context, name string, kept json.RawMessage) error {
 	var mode string
 	if err := json.Unmarshal(kept, &mode); err != nil {

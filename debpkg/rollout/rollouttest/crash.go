@@ -11,17 +11,16 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// ErrCrashed is the error of [CrashAfter] when the run was cut short.
+// ErrCrashed is the error of [CrashAfter] if it cut the run short.
 var ErrCrashed = errors.New("crashed")
 
 // Call is one of [rollout.Run], [rollout.Resume] and [rollout.Undo].
 type Call = func(context.Context, []rollout.Wave, rollout.Options) (*rollout.Report, error)
 
-// CrashAfter makes the call and lets it end as if the process was killed once the journal in
-// o.Journal has got n more records: no function of a step is called any more, and the journal
-// ends there. It returns ErrCrashed then, and nil if the call ended before that. Functions that
-// were under way at that moment end as they do: so may a command on a host whose caller was
-// killed.
+// CrashAfter makes the call and ends it as if its process had been killed after n more records in
+// o.Journal. From then on no function of a step is called, and the journal ends there. CrashAfter
+// then returns [ErrCrashed], or nil if the call ended before. Functions that are running at that
+// moment still finish, as a command on a host may after its caller was killed.
 func CrashAfter(ctx context.Context, n int, call Call, waves []rollout.Wave,
 	o rollout.Options) error {
 	if o.Journal == "" || n < 0 {
