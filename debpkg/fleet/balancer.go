@@ -24,16 +24,16 @@ const (
 	BalancerNone    = "none"    // requests fail while a host restarts
 )
 
-// Balancer says what takes hosts out of and into traffic. In YAML it is a kind alone, or
-// a mapping.
+// Balancer sets how hosts are taken out of traffic and put back. In YAML it is a kind alone, or a
+// mapping.
 type Balancer struct {
 	Kind string `yaml:"kind"` // haproxy, exec, ready or none
 
-	// command that takes a server out. With kind exec, commands run on this machine, and {server}
-	// is the server's name. With kind ready, drain and ready run on the host: they make the
-	// balancer's check fail and pass, for example by a file that it looks at. Gateways from 5.14 with
-	// graceful_shutdown_delay_seconds need none: from SIGTERM on they answer /ready with 503, and
-	// keep serving for that time.
+	// command that takes a server out. With kind exec, commands run on this machine, and
+	// {server} is the server's name. With kind ready, drain and ready run on the host. They
+	// make the balancer's check fail and pass, for example by a file that it looks at. Gateways
+	// from 5.14 with graceful_shutdown_delay_seconds need none: after SIGTERM they answer
+	// /ready with 503 and serve until the delay has passed.
 	Drain []string `yaml:"drain"`
 	Ready []string `yaml:"ready"` // command that puts a server back; {server} is its name
 	// command that prints rollout.State as JSON, or exits with 0 (up), 10 (drained), 11 (draining)
@@ -41,8 +41,8 @@ type Balancer struct {
 	State []string `yaml:"state"`
 	Kill  []string `yaml:"kill"` // command that ends the sessions of a server
 
-	// Settle is for kind ready: how long to wait after a change until the balancer has acted on it
-	// and the longest request has ended.
+	// Settle is for kind ready. It is the time after a change until the balancer has acted on
+	// it and the longest request has ended.
 	Settle Duration `yaml:"settle"`
 }
 
@@ -80,7 +80,7 @@ func (inv *Inventory) checkBalancer() error {
 	return nil
 }
 
-// server is the host's name in the load balancer. Empty: none is in front.
+// server returns the host's name in the load balancer, or "" if none is in front.
 func (inv *Inventory) server(h Host) string {
 	switch {
 	case inv.Balancer.Kind == BalancerNone:
@@ -91,7 +91,7 @@ func (inv *Inventory) server(h Host) string {
 	return h.Server
 }
 
-// balancer is what takes hosts of a component out. Nil: nothing does.
+// balancer returns the balancer of a component, or nil.
 func (inv *Inventory) balancer(component string) (rollout.Balancer, error) {
 	b := inv.Balancer
 	switch b.Kind {
@@ -123,7 +123,7 @@ func (inv *Inventory) hostOf(server string) (Host, error) {
 			return h, nil
 		}
 	}
-	return Host{}, fmt.Errorf("no host is server %s", server)
+	return Host{}, fmt.Errorf("unknown server %s", server)
 }
 
 // onHost runs a command on the host itself.
@@ -137,7 +137,7 @@ func (inv *Inventory) onHost(argv []string) func(context.Context, string) error 
 	}
 }
 
-// answersReady asks what a balancer's check asks: /ready of a gateway that has it, and
+// answersReady makes the same request as a balancer's check: /ready of a gateway that has it, and
 // otherwise the health endpoint.
 func (inv *Inventory) answersReady(ctx context.Context, server string) (bool, error) {
 	h, err := inv.hostOf(server)
@@ -159,7 +159,7 @@ func (inv *Inventory) answersReady(ctx context.Context, server string) (bool, er
 	return err == nil && (rep.Status == health.Pass || rep.Status == health.Warn), err
 }
 
-// proxies are the HAProxy processes in front of a component.
+// proxies returns the HAProxy processes in front of a component.
 func (inv *Inventory) proxies(component string) []rollout.Balancer {
 	var all []rollout.Balancer
 	for _, p := range inv.HAProxy {
@@ -178,9 +178,9 @@ func (p HAProxy) process(backends []string) haproxy.Balancer {
 	return haproxy.Balancer{Network: network, Address: p.Address, Backends: backends}
 }
 
-// Unbalanced returns an error if several hosts of a component that clients reach would be
-// restarted with nothing that takes them out of traffic. balancer: none says that this is
-// meant.
+// Unbalanced returns an error if a component that clients reach has several hosts and no load
+// balancer. They would restart under traffic. With "balancer: none" in the inventory, that is
+// intended.
 func (inv *Inventory) Unbalanced() error {
 	if inv.Balancer.Kind == BalancerNone {
 		return nil
@@ -206,7 +206,7 @@ func (inv *Inventory) Unbalanced() error {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return &Error{Op: "check", Object: "load balancers", Err: err,
-			Next: "give each host its server, and haproxy or balancer; or write balancer: none"}
+			Next: "set server of each host, and haproxy or balancer; or write balancer: none"}
 	}
 	return nil
 }

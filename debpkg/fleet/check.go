@@ -11,8 +11,8 @@ import (
 	"example.com/tykupgrade/internal/tykversion"
 )
 
-// Check fills in defaults and reports every mistake at once, as an [ErrInventory]. It asks
-// no host.
+// Check fills in defaults. It reports all mistakes at once as an [ErrInventory]. It contacts no
+// host.
 func (inv *Inventory) Check() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }

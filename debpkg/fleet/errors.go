@@ -7,22 +7,22 @@ import (
 
 // Errors that callers match with errors.Is.
 var (
-	// ErrInventory: the inventory is wrong. Nothing was asked or changed.
+	// ErrInventory: the inventory is invalid. No host was contacted.
 	ErrInventory = errors.New("the inventory is wrong")
 	// ErrNotInstalled: the host does not have the package.
 	ErrNotInstalled = errors.New("the package is not installed")
-	// ErrUnhealthy: a host, a gate or a watched canary fails.
+	// ErrUnhealthy: a host, a gate or a canary failed its checks.
 	ErrUnhealthy = errors.New("unhealthy")
 	// ErrCache: the cached bundle of a gateway cannot be replaced.
 	ErrCache = errors.New("the cached bundle cannot be replaced")
-	// ErrVetoed: a hook refused.
+	// ErrVetoed: a hook vetoed the run.
 	ErrVetoed = errors.New("a hook refused")
 )
 
-// Error is every error of this package that is not one of debpkg, health or rollout.
+// Error is an error of this package. Errors of debpkg, health and rollout keep their own types.
 type Error struct {
-	Op     string // what was attempted, such as "read" or "replace bundle"
-	Object string // on what: a file, a host
+	Op     string // the action, such as "read" or "replace bundle"
+	Object string // a file or a host
 	Kind   error  // one of the sentinels above, or nil
 	Err    error  // the cause, or nil
 	Next   string // what to do
@@ -55,7 +55,7 @@ func (e *Error) Unwrap() []error {
 	return all
 }
 
-// Hint says what to do next, or is empty.
+// Hint returns what to do next. It may be empty.
 func (e *Error) Hint() string { return e.Next }
 
 // Retryable reports whether the same call can succeed later.

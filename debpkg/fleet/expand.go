@@ -15,9 +15,9 @@ var variable = lazyregexp.New(`\$?\$\{([^}]*)\}`)
 
 var variableName = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// Expand replaces ${NAME} in every text of v, a pointer to a struct that [Decode] has filled,
-// by the variable NAME. $${NAME} stays as ${NAME}. Keys, numbers and durations are left alone.
-// All variables that are not set, or have no valid name, are reported at once.
+// Expand replaces ${NAME} by the variable NAME in every string of v, a pointer to a struct that
+// [Decode] has filled. $${NAME} becomes ${NAME}. Keys, numbers and durations stay as they are. The
+// error names all variables that are unset or have an invalid name.
 func Expand(v any, lookup func(name string) (string, bool)) error {
 	e := &expander{lookup: lookup}
 	e.walk(reflect.ValueOf(v))

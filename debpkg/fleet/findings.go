@@ -15,15 +15,15 @@ import (
 	"example.com/tykupgrade/internal/tykversion"
 )
 
-// Finding is something about versions and configuration that a rolling upgrade must not
-// meet, or that its operator must know.
+// Finding is a fact about versions or configuration that stops a rolling upgrade, or that its
+// operator must know.
 type Finding struct {
 	// a token: licences, mdcb_order, log_format, support, rollback or ready_drain
 	Kind   string   `json:"kind"`
 	Refuse bool     `json:"refuse"`
 	Hosts  []string `json:"hosts,omitempty"`
 	Text   string   `json:"text"`
-	Source string   `json:"source"` // where the rule is from
+	Source string   `json:"source"` // the document or fact behind the rule
 }
 
 func (f Finding) String() string {
@@ -41,12 +41,12 @@ const (
 	sourceRemoved = "Tyk's package repositories, March 2025"
 )
 
-// supported are the minor lines of gateway and dashboard that get fixes: the newest and
-// the newest with long-term support.
+// supported lists the minor versions of gateway and dashboard that get fixes: the newest, and the
+// newest with long-term support.
 var supported = []string{"5.8", "5.14"}
 
-// Findings compares versions, and the configuration that it reads from the hosts. It
-// keeps no secret of it. An error means that a host could not be asked.
+// Findings checks the versions of the inventory, and the configuration that it reads from the
+// hosts. Findings contain no secrets. An error means that a host could not be read.
 func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, error) {
 	all := inv.versionFindings()
 	now := make([]debpkg.Version, len(hosts))
@@ -88,7 +88,7 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 		if v, err := tykversion.Parse(now[i].String()); err == nil && older(v, "3.0.0") &&
 			(IsGateway(h.Component) || h.Component == Dashboard) {
 			all = add(all, Finding{Kind: "rollback", Hosts: []string{h.Name}, Source: sourceRemoved,
-				Text: "packages before 3.0 were removed from the repositories: a revert depends on the copy " +
+				Text: "packages before 3.0 were removed from the repositories, so a revert needs the copy " +
 					"that is saved on the host"})
 		}
 	}
@@ -105,7 +105,7 @@ func (inv *Inventory) Findings(ctx context.Context, hosts []Host) ([]Finding, er
 	return all, err
 }
 
-// add joins findings that differ by host alone.
+// add joins findings that differ only by host.
 func add(all []Finding, f Finding) []Finding {
 	for i := range all {
 		if all[i].Kind == f.Kind && all[i].Text == f.Text {
@@ -116,7 +116,7 @@ func add(all []Finding, f Finding) []Finding {
 	return append(all, f)
 }
 
-// versionFindings need the inventory alone.
+// versionFindings returns the findings that need only the inventory.
 func (inv *Inventory) versionFindings() []Finding {
 	var all []Finding
 	version := func(component string) *semver.Version {
@@ -157,8 +157,8 @@ func (inv *Inventory) logFormat(h Host, now debpkg.Version, conf map[string]any)
 			"log_format: legacy in tyk.conf keeps the old one for tools that read it"}, true
 }
 
-// undrained reports a host that balancer: ready cannot take out of traffic: without commands the
-// service must fail the balancer's check by itself while it still serves.
+// undrained reports a host that "balancer: ready" cannot take out of traffic. Without commands, the
+// service itself must fail the balancer's check while it still serves.
 func (inv *Inventory) undrained(h Host, now debpkg.Version, conf map[string]any) (Finding, bool) {
 	if inv.Balancer.Kind != BalancerReady || len(inv.Balancer.Drain) > 0 || !balanced(h.Component) {
 		return Finding{}, false
@@ -169,7 +169,7 @@ func (inv *Inventory) undrained(h Host, now debpkg.Version, conf map[string]any)
 		return Finding{}, false
 	}
 	return Finding{Kind: "ready_drain", Refuse: true, Hosts: []string{h.Name}, Source: sourceGateway,
-		Text: "the service does not leave the load balancer before it ends: give balancer the commands " +
+		Text: "the service does not leave the load balancer before it stops: set the balancer's commands " +
 			"drain and ready, or set graceful_shutdown_delay_seconds of a gateway from 5.14.0 on"}, true
 }
 
@@ -184,7 +184,7 @@ func readFile(ctx context.Context, run debpkg.Runner, path string) ([]byte, erro
 	return out.Bytes(), nil
 }
 
-// said adds what a command printed.
+// said adds the output of a command to its error.
 func said(err error, stderr string) error {
 	text := strings.TrimSpace(stderr)
 	if text == "" {

@@ -11,9 +11,9 @@ import (
 )
 
 // Forget removes from the hosts what only a revert of the run needs: saved packages and
-// configuration, and cached bundles. Call it once the run is accepted; it cannot be
-// reverted afterwards. Hosts that the run did not finish keep everything. It may be
-// called again after an error.
+// configuration, and old cached bundles. Call it once the run is accepted. Afterwards the run
+// cannot be reverted. Hosts that the run did not finish keep everything. After an error or a kill,
+// call Forget again.
 func (inv *Inventory) Forget(ctx context.Context, rep *rollout.Report) error {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 16)
@@ -39,7 +39,7 @@ func (inv *Inventory) Forget(ctx context.Context, rep *rollout.Report) error {
 	return errors.Join(errs...)
 }
 
-// recordOf is what the install step of a host that is done saved last.
+// recordOf returns what the install step of a done host saved last.
 func recordOf(rep *rollout.Report, host string) (record, bool) {
 	var r record
 	for _, t := range rep.Targets {

@@ -16,15 +16,15 @@ import (
 	"example.com/tykupgrade/health"
 )
 
-// Gate is a request that must be answered as expected before a run, after each component
-// and while canaries soak. A gate with a Query asks a Prometheus server.
+// Gate is a request that must get the expected answer before a run, after each component and while
+// canaries soak. With a Query, it is a query of a Prometheus server.
 type Gate struct {
 	Name       string            `yaml:"name"`        // in reports
-	URL        string            `yaml:"url"`         // what is requested
+	URL        string            `yaml:"url"`         // request URL
 	Status     int               `yaml:"status"`      // 0: any 2xx
 	Header     map[string]string `yaml:"header"`      // expected headers; an empty value: any
 	Body       string            `yaml:"body"`        // regular expression
-	JSON       map[string]string `yaml:"json"`        // by path, such as data.items.0.state: its value
+	JSON       map[string]string `yaml:"json"`        // expected values by path, such as data.items.0.state
 	MaxLatency Duration          `yaml:"max_latency"` // of one request
 
 	Query string   `yaml:"query"` // PromQL; URL is the server's; the answer is one number
@@ -48,7 +48,7 @@ func (g Gate) check() error {
 	case g.Query == "" && (g.Min != nil || g.Max != nil):
 		return fmt.Errorf("gate %s: min and max go with query", g.Name)
 	case g.Query != "" && (g.Body != "" || g.JSON != nil || g.Status != 0 || g.Header != nil):
-		return fmt.Errorf("gate %s: query does not go with status, header, body or json", g.Name)
+		return fmt.Errorf("gate %s: query excludes status, header, body and json", g.Name)
 	}
 	if _, err := regexp.Compile(g.Body); err != nil {
 		return fmt.Errorf("gate %s: invalid body: %w", g.Name, err)
@@ -56,7 +56,8 @@ func (g Gate) check() error {
 	return nil
 }
 
-// Probe asks the gate once. It is for a gate of a parsed file: an invalid Body panics.
+// Probe returns a probe that makes the gate's request once. Body must be valid, as
+// [Inventory.Check] requires: Probe panics on an invalid one.
 func (g Gate) Probe() health.Probe {
 	if g.Query != "" {
 		at := strings.TrimSuffix(g.URL, "/") + "/api/v1/query?" + url.Values{"query": {g.Query}}.Encode()
@@ -78,7 +79,7 @@ func (g Gate) Probe() health.Probe {
 	return p
 }
 
-// answer looks at latency and JSON.
+// answer checks latency and JSON.
 func (g Gate) answer(ctx context.Context) (health.Finding, error) {
 	begun := time.Now()
 	body, err := get(ctx, g.URL)
@@ -205,7 +206,7 @@ func (inv *Inventory) gateProbes() []health.Probe {
 	return all
 }
 
-// HoldGates waits until every gate holds, for as long as it asks for.
+// HoldGates waits until every gate has held for its own time, [Gate.For].
 func (inv *Inventory) HoldGates(ctx context.Context) error {
 	policy := inv.Health.policy()
 	for _, g := range inv.Gates {
@@ -220,8 +221,8 @@ func (inv *Inventory) HoldGates(ctx context.Context) error {
 	return nil
 }
 
-// ProbeGates asks every gate without a Query once and returns what failed. It is what a
-// prober calls throughout a run.
+// ProbeGates makes the request of every gate without a Query once and returns the failures. The
+// prober of a run calls it.
 func (inv *Inventory) ProbeGates(ctx context.Context) error {
 	var probes []health.Probe
 	for _, g := range inv.Gates {

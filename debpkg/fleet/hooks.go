@@ -16,18 +16,18 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Hook is a command or a web address that is told what a run does. A hook that fails at a
-// point before something vetoes it.
+// Hook is a command or a webhook that gets the events of a run. If it fails at a point such as
+// before_target, the run stops there.
 type Hook struct {
 	Name string `yaml:"name"` // in reports
 	// before_run, before_wave, before_target, after_target, after_wave, on_failure, after_run
 	On    []string `yaml:"on"`
 	Waves []string `yaml:"waves"` // names of waves, such as prepare or gateway; empty: all
-	// gets the event as JSON on stdin; an exit code other than 0 is a failure
+	// gets the event as JSON on stdin and fails with an exit code other than 0
 	Command []string `yaml:"command"`
-	// gets the event as JSON in a POST; an answer other than 2xx is a failure
+	// gets the event as JSON in a POST and fails with a status other than 2xx
 	URL     string   `yaml:"url"`
-	URLEnv  string   `yaml:"url_env"` // the variable that holds the URL, if the URL is a secret
+	URLEnv  string   `yaml:"url_env"` // variable with the URL, if the URL is a secret
 	Timeout Duration `yaml:"timeout"` // 0: 30 s
 }
 
@@ -69,7 +69,7 @@ func (h Hook) hook() rollout.Hook {
 	return r
 }
 
-// post sends the event. The address, which may be a secret, is in no error.
+// post sends the event. Its errors do not contain the URL, which may be a secret.
 func (h Hook) post(ctx context.Context, e rollout.HookEvent) error {
 	at := h.URL
 	if h.URLEnv != "" {
@@ -83,7 +83,7 @@ func (h Hook) post(ctx context.Context, e rollout.HookEvent) error {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at, bytes.NewReader(data))
 	if err != nil {
-		return errors.New("the URL is not one")
+		return errors.New("invalid URL")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
@@ -95,13 +95,12 @@ func (h Hook) post(ctx context.Context, e rollout.HookEvent) error {
 	}
 	_ = resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		return errors.New("the answer is " + resp.Status)
+		return errors.New("unexpected status " + resp.Status)
 	}
 	return nil
 }
 
-// Prober sets how the gates' requests are sent throughout a run, to show that the run does
-// no harm.
+// Prober sets how a run sends the gates' requests all the time, to show whether clients notice it.
 type Prober struct {
 	Off     bool     `yaml:"off"`     // no prober
 	Every   Duration `yaml:"every"`   // 0: 1 s

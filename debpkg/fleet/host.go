@@ -13,9 +13,10 @@ import (
 	"example.com/tykupgrade/internal/tykversion"
 )
 
-// Runner reaches a host: this machine or SSH, as root by sudo if the inventory says so.
+// Runner returns a function that runs commands on a host, by SSH or on this machine. With SSH.Sudo
+// they run as root.
 //
-// Inside a step of a run each command is recorded in the journal, see [rollout.Audited].
+// The journal records each command of a step, see [rollout.Audited].
 func (inv *Inventory) Runner(h Host) debpkg.Runner { return rollout.Audited(inv.reach(h)) }
 
 func (inv *Inventory) reach(h Host) debpkg.Runner {
@@ -35,7 +36,7 @@ func (inv *Inventory) reach(h Host) debpkg.Runner {
 	return r
 }
 
-// host is the host with its packages. Events go to progress, which may be nil.
+// host returns the debpkg.Host of a host. Events go to progress, which may be nil.
 func (inv *Inventory) host(h Host, progress func(host, text string)) *debpkg.Host {
 	o := debpkg.Options{Settle: time.Duration(inv.Health.Settle)}
 	if progress != nil {
@@ -44,7 +45,7 @@ func (inv *Inventory) host(h Host, progress func(host, text string)) *debpkg.Hos
 	return debpkg.New(inv.Runner(h), o)
 }
 
-// Installed is the version of a host's package. The zero version means that the package
+// Installed returns the installed version of a host's package, or the zero version if the package
 // is not installed.
 func (inv *Inventory) Installed(ctx context.Context, h Host) (debpkg.Version, error) {
 	return installed(ctx, inv.host(h, nil), h.Package)
@@ -58,7 +59,7 @@ func installed(ctx context.Context, host *debpkg.Host, name string) (debpkg.Vers
 	return packages[0].Version, nil
 }
 
-// mustHave is installed for hosts that must have the package.
+// mustHave returns the installed version, or an [ErrNotInstalled].
 func mustHave(ctx context.Context, host *debpkg.Host, name string) (debpkg.Version, error) {
 	v, err := installed(ctx, host, name)
 	if err == nil && v.IsZero() {
@@ -67,7 +68,7 @@ func mustHave(ctx context.Context, host *debpkg.Host, name string) (debpkg.Versi
 	return v, err
 }
 
-// Unit is the service of the host's package, whatever its edition.
+// Unit returns the systemd unit of the host's package, in every edition.
 func (h Host) Unit() string { return unitOf(h.Package) }
 
 func unitOf(name string) string {
@@ -80,7 +81,7 @@ func unitOf(name string) string {
 	return name + ".service"
 }
 
-// Probes show whether a version serves on the host.
+// Probes returns the probes that check whether a version serves on the host.
 func (h Host) Probes(version string) ([]health.Probe, error) {
 	want, err := tykversion.Parse(version)
 	if err != nil {

@@ -6,43 +6,43 @@ import (
 	"example.com/tykupgrade/debpkg"
 )
 
-// Inventory is the file, YAML or JSON. [Inventory.Check] fills in defaults.
+// Inventory is the content of the file, in YAML or JSON. [Inventory.Check] fills in defaults.
 type Inventory struct {
 	Versions map[string]string `yaml:"versions"` // by component: gateway: 5.2.5
 	Order    Order             `yaml:"order"`    // standard (default) or mdcb
-	// hosts of a component that are out at a time: 1 (default), 3 or 25%
+	// how many hosts of a component may be out at a time: 1 (default), 3 or 25%
 	MaxUnavailable Amount `yaml:"max_unavailable"`
-	// hosts of the whole run that may fail: 0 (default), 2 or 5%
+	// how many hosts of the whole run may fail: 0 (default), 2 or 5%
 	Budget           Amount           `yaml:"budget"`
 	OnBudgetExceeded OnBudgetExceeded `yaml:"on_budget_exceeded"` // hold (default) or rollback
 	Canary           Canary           `yaml:"canary"`             // of each component
 	SSH              SSH              `yaml:"ssh"`                // for all hosts
 	// haproxy, exec, ready or none; empty: haproxy if there is one
 	Balancer Balancer `yaml:"balancer"`
-	// every process in front of the hosts
+	// all HAProxy processes in front of the hosts
 	HAProxy []HAProxy `yaml:"haproxy"`
-	// instead of a rolling upgrade of its component
+	// replaces the rolling upgrade of its component
 	BlueGreen *BlueGreen `yaml:"bluegreen"`
-	// how the last sessions of a host are waited for
+	// how to wait for the last sessions of a host
 	Drain Drain `yaml:"drain"`
-	// until the load balancer sees a host up
+	// how long to wait until the load balancer sees a host up
 	Up     Wait   `yaml:"up"`
-	Health Health `yaml:"health"` // until a host serves
+	Health Health `yaml:"health"` // when a host counts as healthy
 	// other servers that must be up before one is drained; 0: one, -1: none
 	MinUp int `yaml:"min_up"`
-	// must hold before the first host and after each component
+	// requests that must succeed before the first host and after each component
 	Gates []Gate `yaml:"gates"`
-	// sends the gates' requests throughout the run
+	// sends the gates' requests during the whole run
 	Prober Prober `yaml:"prober"`
 	// commands or webhooks at points of the run
 	Hooks []Hook `yaml:"hooks"`
-	// the group of the journal may read it and continue the run: its mode is 0660 then
+	// lets the journal's group read it and continue the run: its mode is then 0660
 	SharedJournal bool `yaml:"shared_journal"`
 	// one entry for each component on each machine
 	Hosts []Host `yaml:"hosts"`
 
-	// Connect reaches a host in another way than [Inventory.Runner] does by itself, for
-	// programs with connections of their own and for tests. Nil: SSH, or this machine.
+	// Connect replaces the connection of [Inventory.Runner] to a host, for tests and for
+	// programs with their own connections. Nil: SSH, or this machine.
 	Connect func(Host) debpkg.Runner `yaml:"-"`
 
 	every time.Duration // between two questions to a load balancer; 0: rollout's default
@@ -63,14 +63,14 @@ type Host struct {
 	Colour string  `yaml:"colour"` // of a blue-green pair
 }
 
-// Plugin is an API request and what only the plugin brings about in its answer.
+// Plugin is an API request whose expected answer only the plugin can produce.
 type Plugin struct {
 	URL    string            `yaml:"url"`    // of an API that has the plugin
 	Status int               `yaml:"status"` // expected HTTP status; 0: any 2xx
 	Header map[string]string `yaml:"header"` // expected headers; an empty value: any
 }
 
-// SSH describes how hosts are reached.
+// SSH sets how to reach hosts.
 type SSH struct {
 	Config     string `yaml:"config"`      // ssh configuration file; empty: the user's
 	Identity   string `yaml:"identity"`    // private key file
@@ -79,24 +79,24 @@ type SSH struct {
 	Sudo       bool   `yaml:"sudo"`        // become root with sudo -n
 }
 
-// HAProxy is one process with the backends that hold a component's hosts.
+// HAProxy is one HAProxy process, with the backends of each component's hosts.
 type HAProxy struct {
 	Network  string              `yaml:"network"`  // unix (default) or tcp
 	Address  string              `yaml:"address"`  // path of the socket, or host:port
 	Backends map[string][]string `yaml:"backends"` // by component
 }
 
-// Canary is the first hosts of a component, left running alone for a while.
+// Canary sets how many hosts of a component go first, and how long they run before the rest.
 type Canary struct {
 	Count int      `yaml:"count"` // hosts that go first
-	Soak  Duration `yaml:"soak"`  // how long they are watched before the rest
+	Soak  Duration `yaml:"soak"`  // how long they run under watch before the rest
 }
 
-// Drain sets how long sessions may take to finish, and what happens then.
+// Drain sets how long sessions may take to finish, and what happens after that.
 type Drain struct {
 	Deadline Duration `yaml:"deadline"` // how long the last session may take
-	Force    bool     `yaml:"force"`    // end the sessions that are left then
-	// how long clients with a cookie may keep going to a drained server; 0: 5 s
+	Force    bool     `yaml:"force"`    // end the remaining sessions at the deadline
+	// how long clients with a cookie may still use a drained server; 0: 5 s
 	Grace Duration `yaml:"grace"`
 }
 
@@ -105,22 +105,22 @@ type Wait struct {
 	Deadline Duration `yaml:"deadline"` // how long to wait
 }
 
-// Health says when a host counts as healthy.
+// Health sets when a host counts as healthy.
 type Health struct {
 	SuccessThreshold int      `yaml:"success_threshold"` // passes in a row
 	Deadline         Duration `yaml:"deadline"`          // how long a host may take to serve
-	// how long the unit must stay up unchanged after an installation
+	// how long the unit must run without a restart after an installation
 	Settle Duration `yaml:"settle"`
 }
 
 // BlueGreen moves one component's traffic between two colours.
 type BlueGreen struct {
 	Component string   `yaml:"component"` // the component that has two colours
-	Map       string   `yaml:"map"`       // the map file in haproxy.cfg
+	Map       string   `yaml:"map"`       // the map file's path in haproxy.cfg
 	Key       string   `yaml:"key"`       // the key in the map
-	Active    string   `yaml:"active"`    // before the run
+	Active    string   `yaml:"active"`    // the colour with the traffic before the run
 	Idle      string   `yaml:"idle"`      // the colour that is upgraded
-	Soak      Duration `yaml:"soak"`      // how long the new colour is watched before the run ends
-	// that hold the idle colour's hosts, to see their last sessions finish
+	Soak      Duration `yaml:"soak"`      // how long the new colour runs under watch before the run ends
+	// backends with the idle colour's hosts, to see their last sessions finish
 	Backends []string `yaml:"backends"`
 }

@@ -2,8 +2,8 @@ package fleet
 
 import "fmt"
 
-// Machines are the hosts with each machine once, and for every host of the inventory the name
-// of the one that stands for its machine. Components on one machine have one address and port.
+// Machines returns one host for each machine, and maps the name of every host to that host's name.
+// Hosts with the same address and port are on one machine.
 func (inv *Inventory) Machines() (hosts []Host, of map[string]string) {
 	of = map[string]string{}
 	first := map[string]string{}
@@ -18,7 +18,8 @@ func (inv *Inventory) Machines() (hosts []Host, of map[string]string) {
 	return hosts, of
 }
 
-// Label names the versions of a run in the order of the components: "gateway 5.2.5, pump 1.9.0".
+// Label returns the versions of a run in the order of the components, such as "gateway 5.2.5, pump
+// 1.9.0".
 func (inv *Inventory) Label() string {
 	text := ""
 	for _, component := range inv.Order {

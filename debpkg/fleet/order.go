@@ -17,18 +17,17 @@ const (
 	DataPlanePump    = "data-plane-pump"
 )
 
-// StandardOrder is the order in which the components of an installation are upgraded:
-// dashboard, gateway, pump, as the documented procedure has it.
+// StandardOrder returns the documented order of an upgrade: dashboard, gateway, pump.
 func StandardOrder() []string { return []string{Dashboard, Gateway, Pump} }
 
-// MDCBOrder is the order for an installation with MDCB: the control plane first, then
-// the data planes.
+// MDCBOrder returns the order for an installation with MDCB: the control plane first, then the data
+// planes.
 func MDCBOrder() []string {
 	return []string{MDCB, Pump, Dashboard, Gateway, DataPlanePump, DataPlaneGateway}
 }
 
-// InOrder joins the waves of components in an order such as [StandardOrder]. A component that the
-// order does not name is an error. One without waves is left out.
+// InOrder joins the waves of components in an order such as [StandardOrder]. It leaves out
+// components without waves. A component that is missing in the order is an error.
 func InOrder(order []string, waves map[string][]rollout.Wave) ([]rollout.Wave, error) {
 	for name := range waves {
 		if !slices.Contains(order, name) {

@@ -9,28 +9,27 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// PackageOptions change what [Package] does. The zero value installs and no more.
+// PackageOptions change what [Package] does. The zero value only installs.
 type PackageOptions struct {
-	// Swap replaces cached bundles of a gateway while its service is stopped. The package
-	// is then installed with the restart held back, so that the service starts once, with
-	// the new version and the new bundle. Nil: the package's own script restarts the
-	// service.
+	// Swap replaces cached bundles of a gateway while its service is stopped. The package is
+	// then installed without its restart, so that the service starts once, with the new version
+	// and the new bundle. Nil: the package's own script restarts the service.
 	Swap *Swap
-	// Asked leaves out the step's Ask, which plans the installation before the run touches its
-	// first host and refuses the run if the host cannot be upgraded.
+	// Asked leaves out the step's Ask. Ask plans the installation before the run changes its
+	// first host, and stops the run if the host cannot be upgraded.
 	Asked bool
 }
 
 // stepInstall is the name of the step that [Package] makes.
 const stepInstall = "install"
 
-// Package is the rollout step "install" for one package on one host.
+// Package returns the rollout step "install" for one package on one host.
 //
-// Do updates the package lists, plans, saves the plan in the journal and carries it out. A
-// plan that was saved is carried out as it is: debpkg attaches to what a killed run began.
-// Undo reverts what the saved plan did, and nothing else: a plan that was never begun
-// leaves the host alone. Done reports whether the version is installed and the record
-// that Undo needs is complete. The step may be tried twice.
+// Do updates the package lists, plans, saves the plan in the journal and applies it. After a kill,
+// Do applies the saved plan, and debpkg attaches to a job that is still running. Undo reverts only
+// what the saved plan did. If the plan never started, Undo leaves the host alone. Done reports
+// whether the version is installed and the record for Undo is complete. The step makes up to two
+// attempts.
 func Package(host *debpkg.Host, want debpkg.Request, o PackageOptions) rollout.Step {
 	p := &pkg{host: host, want: want, swap: o.Swap}
 	s := rollout.Step{Name: stepInstall, Do: p.install, Undo: p.revert, Done: p.done,
@@ -89,7 +88,7 @@ func (p *pkg) install(ctx context.Context) error {
 	return p.swap.forward(ctx, p.host, unitOf(p.want.Package), &r)
 }
 
-// ask plans by the package lists that the host has.
+// ask plans with the package lists that the host has.
 func (p *pkg) ask(ctx context.Context) error {
 	plan, err := p.host.Plan(ctx, p.want)
 	if err != nil {
@@ -98,7 +97,7 @@ func (p *pkg) ask(ctx context.Context) error {
 	return plan.Refused()
 }
 
-// plan saves what will be done before anything is changed.
+// plan saves the plan before anything is changed.
 func (p *pkg) plan(ctx context.Context, r *record) error {
 	if err := p.host.Update(ctx); err != nil {
 		return err
@@ -114,8 +113,8 @@ func (p *pkg) plan(ctx context.Context, r *record) error {
 	return rollout.Save(ctx, r)
 }
 
-// stageable reports whether the restart can be held back: a first installation starts
-// its service whatever is done.
+// stageable reports whether the restart can be left out. A first installation always starts its
+// service.
 func stageable(p debpkg.Plan) bool {
 	for _, a := range p.Actions {
 		if a.Kind != debpkg.Upgrade && a.Kind != debpkg.Downgrade {
@@ -125,8 +124,8 @@ func stageable(p debpkg.Plan) bool {
 	return len(p.Actions) > 0
 }
 
-// done is false while an installation that was begun has not been read back, because its
-// record is what a revert needs.
+// done is false until an installation that began has been read back, because a revert needs that
+// record.
 func (p *pkg) done(ctx context.Context) (bool, error) {
 	var r record
 	if _, err := rollout.Saved(ctx, &r); err != nil || r.Plan != nil && r.Change == nil {
@@ -139,12 +138,12 @@ func (p *pkg) done(ctx context.Context) (bool, error) {
 	return err == nil && !now.IsZero() && now.Compare(p.want.Version) == 0, err
 }
 
-// revert takes back what the saved plan did. A killed process leaves a plan without a change:
-// debpkg finds the rest on the host, and never carries the plan out.
+// revert undoes what the saved plan did. A killed process leaves a plan without a change. debpkg
+// then finds the rest on the host, and never applies the plan.
 func (p *pkg) revert(ctx context.Context) error {
 	var r record
 	if _, err := rollout.Saved(ctx, &r); err != nil || r.Plan == nil {
-		return err // it ended before anything was planned
+		return err // the step ended before the plan was saved
 	}
 	if p.swap != nil {
 		if err := p.swap.back(ctx, p.host, unitOf(p.want.Package), &r); err != nil {
@@ -154,7 +153,7 @@ func (p *pkg) revert(ctx context.Context) error {
 	return p.host.Revert(ctx, r.change(), debpkg.RevertOptions{})
 }
 
-// change is what a revert is given.
+// change returns the argument of a revert.
 func (r record) change() debpkg.Change {
 	if r.Change != nil {
 		return *r.Change
@@ -162,8 +161,8 @@ func (r record) change() debpkg.Change {
 	return debpkg.Change{Plan: *r.Plan}
 }
 
-// before is the version that a package had before the plan. The zero version means that
-// it was not installed.
+// before returns the version that a package had before the plan, or the zero version if it was not
+// installed.
 func (r record) before(name string) debpkg.Version {
 	for _, a := range r.Plan.Actions {
 		if a.Package == name {

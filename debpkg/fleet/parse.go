@@ -33,8 +33,8 @@ func Load(path string, stdin io.Reader) (*Inventory, error) {
 	return inv, nil
 }
 
-// Read reads a file of at most 4 MiB. "-" is stdin. It refuses a file that everybody can write
-// to or replace: the file names commands that run here, and what root installs.
+// Read reads a file of at most 4 MiB. "-" is stdin. Read refuses a file that everybody can change
+// or replace, because it names commands to run here and packages to install as root.
 func Read(path string, stdin io.Reader) ([]byte, error) {
 	fail := func(err error) ([]byte, error) {
 		return nil, &Error{Op: "read", Object: path, Kind: ErrInventory, Err: err}
@@ -88,7 +88,7 @@ func closed(f *os.File, path string) error {
 	return nil
 }
 
-// Parse reads and checks an inventory. ${NAME} in a text is the variable NAME: see [Expand].
+// Parse reads and checks an inventory. It replaces ${NAME} by the variable NAME, see [Expand].
 func Parse(data []byte) (*Inventory, error) {
 	inv := &Inventory{}
 	if err := Decode(data, inv); err != nil {
@@ -103,8 +103,8 @@ func Parse(data []byte) (*Inventory, error) {
 	return inv, nil
 }
 
-// Decode reads YAML or JSON into v, such as a struct with an [Inventory] and more in it. Unknown
-// keys and a second document are errors. The error has all mistakes.
+// Decode reads YAML or JSON into v, such as a struct that embeds an [Inventory]. Unknown keys and a
+// second document are errors. The error lists all mistakes.
 func Decode(data []byte, v any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
@@ -132,7 +132,7 @@ var (
 	unfit      = lazyregexp.New(`^(.*)cannot unmarshal (!!\w+)(.*) into (\S+)$`)
 )
 
-// misfit words an error about a value of a wrong kind for a reader who does not know Go.
+// misfit words an error about a value of the wrong kind without Go's type names.
 func misfit(text string) string {
 	m := unfit.FindStringSubmatch(text)
 	if m == nil {
@@ -156,8 +156,8 @@ func misfit(text string) string {
 	return text
 }
 
-// DecodeNode decodes a node into v, a pointer to a struct, in an UnmarshalYAML of a value
-// that has several forms. Unknown keys are errors, which the decoder forgets there.
+// DecodeNode decodes a node into v, a pointer to a struct. It is for an UnmarshalYAML method of a
+// value with several forms, in which the decoder itself does not detect unknown keys.
 func DecodeNode(n *yaml.Node, v any) error {
 	if n.Kind == yaml.MappingNode {
 		known := map[string]bool{}

@@ -11,7 +11,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Planned is what will happen to one target of a wave.
+// Planned is the plan for one target of a wave.
 type Planned struct {
 	Wave  string       `json:"wave"`
 	Host  string       `json:"host"`
@@ -21,15 +21,14 @@ type Planned struct {
 	Err   error        `json:"-"` // why the host cannot be upgraded
 }
 
-// Plan asks the host what an upgrade would do there, by the package lists that it has.
-// It changes nothing.
+// Plan plans the upgrade of a host with the package lists that it has. It changes nothing.
 func (inv *Inventory) Plan(ctx context.Context, h Host) (debpkg.Plan, error) {
 	m := inv.machine(h, nil)
 	return debpkg.New(inv.Runner(h), debpkg.Options{NoFetch: true}).Plan(ctx, m.request())
 }
 
-// Plans asks every host in the waves what an upgrade would do there, sixteen at a time.
-// A host that cannot be upgraded has an Err; [Refused] joins them.
+// Plans plans the upgrade of every host in the waves, 16 at a time. If a host cannot be upgraded,
+// its Err is set. [Refused] joins these errors.
 func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned {
 	hosts := map[string]Host{}
 	for _, h := range inv.Hosts {
@@ -69,7 +68,7 @@ func (inv *Inventory) Plans(ctx context.Context, waves []rollout.Wave) []Planned
 	return rows
 }
 
-// Refused joins the errors that keep hosts from being upgraded. It returns nil if there are none.
+// Refused joins the errors of hosts that cannot be upgraded, or returns nil.
 func Refused(rows []Planned) error {
 	var errs []error
 	for _, r := range rows {
@@ -80,7 +79,7 @@ func Refused(rows []Planned) error {
 	return errors.Join(errs...)
 }
 
-// Actions says in a few words what will be installed.
+// Actions returns a short text of what will be installed.
 func (r Planned) Actions() string {
 	switch {
 	case r.Plan == nil:
@@ -99,7 +98,7 @@ func (r Planned) Actions() string {
 	return strings.Join(parts, ", ")
 }
 
-// Stops says in a few sentences when the run of the waves ends early.
+// Stops returns a few sentences about when a run of the waves ends early.
 func (inv *Inventory) Stops(waves []rollout.Wave) string {
 	budget := rollout.CountOrPercent(inv.Budget).Of(Targets(waves))
 	most := inv.MaxUnavailable

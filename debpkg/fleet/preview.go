@@ -15,10 +15,10 @@ const (
 	CheckFindings = "findings" // versions, licences and configuration go together
 )
 
-// Checks are the names that [Inventory.Preview] takes.
+// Checks returns the names that [Inventory.Preview] takes.
 func Checks() []string { return []string{CheckPlan, CheckBalancer, CheckFindings} }
 
-// Preview is what would happen to the hosts of some waves, and what speaks against it.
+// Preview has the plans for the hosts of some waves, and the problems that were found.
 type Preview struct {
 	Hosts    []Planned `json:"hosts"`
 	Findings []Finding `json:"findings,omitempty"`
@@ -31,8 +31,8 @@ type Problem struct {
 	Text  string `json:"text"`
 }
 
-// Preview asks every host what an upgrade would do there and looks for all that speaks against
-// it. It changes nothing. Checks that are named in without are skipped.
+// Preview plans the upgrade of every host and runs all checks. It changes nothing. It skips the
+// checks that without names.
 func (inv *Inventory) Preview(ctx context.Context, waves []rollout.Wave,
 	without ...string) Preview {
 	var p Preview
@@ -58,5 +58,5 @@ func (inv *Inventory) Preview(ctx context.Context, waves []rollout.Wave,
 	return p
 }
 
-// OK reports whether nothing speaks against the upgrade.
+// OK reports whether the preview found no problem.
 func (p Preview) OK() bool { return len(p.Problems) == 0 && Refused(p.Hosts) == nil }

@@ -12,27 +12,27 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// PruneOptions say what [Inventory.Prune] forgets.
+// PruneOptions set what [Inventory.Prune] forgets.
 type PruneOptions struct {
-	// Before is required: changes that ended earlier are forgotten.
+	// Before is required. Prune forgets changes that ended earlier.
 	Before time.Time
-	// Keep has the runs of the known journals. Their changes stay unless the runs are undone.
-	// Prune knows no other journals.
+	// Keep has the reports of known journals. Their changes stay, unless the run was undone.
+	// Prune does not look for other journals.
 	Keep   []*rollout.Report
 	DryRun bool // only report
 }
 
-// Pruned is what one machine keeps for reverts, and what became of it.
+// Pruned lists what one machine kept for reverts, and what Prune did with it.
 type Pruned struct {
 	Host    string          `json:"host"` // one of those on the machine
 	Changes []debpkg.Pruned `json:"changes"`
 	Error   string          `json:"error,omitempty"`
 }
 
-// Prune forgets what the machines keep of old changes by [debpkg.Host.Prune], which never
-// forgets an unfinished one: saved packages and configuration. For runs that were never
-// accepted; [Inventory.Forget] is for those that are. An error of one machine does not stop
-// the others. Call it again after an error or a kill.
+// Prune removes the saved packages and configuration of old changes from the machines. It is for
+// runs that were never accepted. [Inventory.Forget] is for accepted runs. Prune calls
+// [debpkg.Host.Prune], which keeps unfinished changes. An error of one machine does not stop the
+// others. After an error or a kill, call Prune again.
 func (inv *Inventory) Prune(ctx context.Context, o PruneOptions) ([]Pruned, error) {
 	hosts, _ := inv.Machines()
 	keep := []debpkg.Change{}
@@ -63,8 +63,8 @@ func (inv *Inventory) Prune(ctx context.Context, o PruneOptions) ([]Pruned, erro
 	return rows, errors.Join(errs...)
 }
 
-// revertible are the changes that an undo of the run would revert. It takes all that the run
-// ever saved: a plan too many keeps a change too many, and a plan too few loses one.
+// revertible returns the changes that an undo of the run would revert. It takes everything that the
+// run ever saved. One plan too many only keeps a change, one too few loses it.
 func revertible(rep *rollout.Report) ([]debpkg.Change, error) {
 	if rep == nil || rep.Outcome == rollout.OutcomeUndone {
 		return nil, nil
@@ -78,7 +78,7 @@ func revertible(rep *rollout.Report) ([]debpkg.Change, error) {
 			var r record
 			if err := json.Unmarshal(s.Note, &r); err != nil {
 				return nil, &Error{Op: "read", Object: "what the run saved of " + t.Name, Err: err,
-					Next: "look at the journal"}
+					Next: "check the journal"}
 			}
 			if r.Plan != nil {
 				list = append(list, r.change())

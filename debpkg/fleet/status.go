@@ -11,7 +11,7 @@ import (
 	"example.com/tykupgrade/health"
 )
 
-// Status is what a host is now.
+// Status is the present state of a host.
 type Status struct {
 	Host      string        `json:"host"`
 	Component string        `json:"component"`
@@ -22,14 +22,13 @@ type Status struct {
 	Error     string        `json:"error,omitempty"`
 }
 
-// OK reports whether the host is as the inventory wants it.
+// OK reports whether the host is in the state that the inventory describes.
 func (s Status) OK() bool {
 	return s.Error == "" && s.Installed == s.Wanted && (s.Health == health.Pass ||
 		s.Health == health.Warn)
 }
 
-// Statuses asks hosts what they are now. It changes nothing and may be called while a run
-// is under way.
+// Statuses returns the present state of hosts. It changes nothing and may be called during a run.
 func (inv *Inventory) Statuses(ctx context.Context, hosts []Host) []Status {
 	all := make([]Status, len(hosts))
 	_ = Each(hosts, func(i int, h Host) error {
@@ -69,8 +68,8 @@ func (s *Status) ask(ctx context.Context, inv *Inventory, h Host) error {
 	return err
 }
 
-// Baseline waits until hosts are healthy with what is installed there. Before a run it
-// tells what the run cannot have broken. Hosts without their package are left out.
+// Baseline waits until hosts are healthy with their installed versions. Call it before a run, to
+// find faults that the run did not cause. It leaves out hosts without their package.
 func (inv *Inventory) Baseline(ctx context.Context, hosts []Host) error {
 	byHost := make([][]health.Probe, len(hosts))
 	err := Each(hosts, func(i int, h Host) error {
@@ -93,8 +92,8 @@ func (inv *Inventory) Baseline(ctx context.Context, hosts []Host) error {
 	return nil
 }
 
-// Each calls f for every host, eight at a time, and joins the errors with the hosts'
-// names. An error that several hosts share stands once.
+// Each calls f for every host, eight at a time. It joins the errors with the names of their hosts.
+// If several hosts have the same error, it appears once.
 func Each(hosts []Host, f func(i int, h Host) error) error {
 	errs := make([]error, len(hosts))
 	slots := make(chan struct{}, 8)
@@ -127,9 +126,9 @@ func Each(hosts []Host, f func(i int, h Host) error) error {
 	return errors.Join(all...)
 }
 
-// Update fetches the package lists of hosts and then plans the upgrade of each. It returns
-// how many hosts have which package, and what keeps hosts from being upgraded. expect,
-// which may be nil, refuses a host by what is installed there.
+// Update updates the package lists of hosts and then plans the upgrade of each. It returns how many
+// hosts have which package, and the errors of hosts that cannot be upgraded. expect may be nil.
+// Otherwise it checks what is installed on a host, and its error refuses the host.
 func (inv *Inventory) Update(ctx context.Context, hosts []Host, progress func(host, text string),
 	expect func(Host, string) error) (map[string]int, error) {
 	found := make([]string, len(hosts))

@@ -14,10 +14,10 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// Swap makes a gateway fetch bundles again that it has cached. A gateway never fetches a
-// name twice (3.0.0 to 5.14.0), so the cached directory must go while the service is
-// stopped. The directory is kept next to its place, under a name that no gateway looks
-// for, until [Inventory.Forget]; a revert puts it back.
+// Swap makes a gateway fetch cached bundles again. A gateway never fetches a bundle name twice
+// (3.0.0 to 5.14.0), so Swap moves the cached directory away while the service is stopped. The
+// directory stays next to its old place, under a name that no gateway uses. A revert moves it back,
+// and [Inventory.Forget] removes it.
 type Swap struct {
 	Runner debpkg.Runner // reaches the host as root
 	Config string        // tyk.conf on the host; empty: /opt/tyk-gateway/tyk.conf
@@ -28,19 +28,19 @@ type Swap struct {
 	Caches func(config []byte, from, to debpkg.Version) ([]string, error)
 }
 
-// cached is one directory that was put aside: at Path.before-upgrade, where no gateway looks.
+// cached is one directory that was moved to Path.before-upgrade, where no gateway looks.
 type cached struct {
 	Path string
 	Kept bool // it was there
 }
 
-// cacheDir is what a gateway names the directory of a bundle.
+// cacheDir matches the paths of a gateway's bundle directories.
 var cacheDir = lazyregexp.New(
 	`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}(?:/[^/]+)?$`)
 
-// forward stops the service, puts the cached directories aside and starts the service. It
-// is idempotent, also after a kill: a directory that is aside already stays there, and
-// what a gateway has fetched meanwhile is removed.
+// forward stops the service, moves the cached directories away and starts the service. It is
+// idempotent, also after a kill: a directory that was moved stays there, and what a gateway has
+// fetched since is removed.
 func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *record) error {
 	if r.Fresh {
 		return host.WaitStable(ctx, unit)
@@ -61,7 +61,7 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 		answers := strings.Fields(out)
 		if len(answers) != len(all) {
 			return s.error("look at", strings.Join(dirs, ", "),
-				fmt.Errorf("the host answers %q", out), "")
+				fmt.Errorf("unexpected output %q", out), "")
 		}
 		for i := range all {
 			all[i].Kept = answers[i] == "true"
@@ -70,7 +70,7 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 			return err
 		}
 		r.Cached = all
-		// From now on a revert knows what to put back.
+		// From now on a revert knows what to move back.
 		if err := rollout.Save(ctx, r); err != nil {
 			return err
 		}
@@ -88,8 +88,8 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 	return rollout.Save(ctx, r)
 }
 
-// back stops the service and puts back the directories that were cached before, so that
-// going back does not depend on the bundle server. The service is started by the revert.
+// back stops the service and moves the old cached directories back, so that a revert does not need
+// the bundle server. The revert starts the service.
 func (s *Swap) back(ctx context.Context, host *debpkg.Host, unit string, r *record) error {
 	if r.Cached == nil {
 		return nil
@@ -110,7 +110,7 @@ func (s *Swap) back(ctx context.Context, host *debpkg.Host, unit string, r *reco
 	return host.Restart(ctx, unit)
 }
 
-// forget removes what was kept aside.
+// forget removes the directories that were moved away.
 func (s *Swap) forget(ctx context.Context, r record) error {
 	_, err := s.files(ctx, forgetScript, r.Cached)
 	return err
@@ -132,7 +132,7 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 			from, to = a.From, a.To
 		}
 	}
-	if to.IsZero() { // nothing is installed: it is there already
+	if to.IsZero() { // nothing is to be installed
 		for _, w := range r.Plan.Requests {
 			from, to = w.Version, w.Version
 		}
@@ -146,7 +146,7 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 	for _, dir := range dirs {
 		if dir != path.Clean(dir) || !cacheDir.MatchString(dir) {
 			return nil, &Error{Op: "replace cached bundle", Object: dir, Kind: ErrCache,
-				Err:  fmt.Errorf("not the path of a cached bundle"),
+				Err:  fmt.Errorf("this is not the path of a cached bundle"),
 				Next: "return paths that end in bundles/<md5> from Swap.Caches"}
 		}
 	}
@@ -182,7 +182,7 @@ func (s *Swap) run(ctx context.Context, argv ...string) error {
 func (s *Swap) error(op, object string, err error, stderr string) error {
 	e := &Error{Op: op, Object: object, Kind: ErrCache, Err: said(err, stderr), Retry: true}
 	if led := interface{ ExitCode() int }(nil); errors.As(err, &led) && led.ExitCode() == 78 {
-		e.Retry, e.Next = false, "look at who made it; let middleware_path lead through directories"
+		e.Retry, e.Next = false, "find out who made it; use a middleware_path without links"
 	}
 	return e
 }

@@ -11,13 +11,13 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// wrong is an error that the decoder collects with those of other lines.
+// wrong returns an error that the decoder collects with those of other lines.
 func wrong(n *yaml.Node, format string, a ...any) error {
 	return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: ", n.Line) + fmt.Sprintf(format,
 		a...)}}
 }
 
-// Duration reads "90s" or "5m".
+// Duration is a time span such as "90s" or "5m".
 type Duration time.Duration
 
 // UnmarshalYAML reads a Go duration.
@@ -77,7 +77,7 @@ func (o *Order) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// OnBudgetExceeded says what happens if more hosts fail than the budget allows.
+// OnBudgetExceeded is what happens if more hosts fail than the budget allows.
 type OnBudgetExceeded rollout.BudgetAction
 
 // UnmarshalYAML reads hold or rollback.

@@ -10,7 +10,7 @@ import (
 	"example.com/tykupgrade/health"
 )
 
-// machine is one host with what is to become of it.
+// machine is one host with its wanted version.
 type machine struct {
 	Host
 	deb     *debpkg.Host
@@ -83,7 +83,7 @@ func (m *machine) wait(ctx context.Context, version string) error {
 }
 
 func (h Health) policy() health.Policy {
-	// A try asks dpkg over SSH as well, which a busy host answers late.
+	// An attempt also runs dpkg over SSH, which takes long on a busy host.
 	return health.Policy{SuccessThreshold: h.SuccessThreshold, Deadline: time.Duration(h.Deadline),
 		TryTimeout: 15 * time.Second}
 }

@@ -11,17 +11,18 @@ import (
 	"example.com/tykupgrade/health"
 )
 
-// Options change how [Inventory.Waves] puts a run together. The zero value installs the
-// versions of the inventory and no more.
+// Options change how [Inventory.Waves] builds a run. The zero value only installs the versions of
+// the inventory.
 type Options struct {
-	// Progress is told what the packages report of a host. Nil: nobody is told.
+	// Progress is called with messages about a host. It may be called concurrently. Nil: no
+	// messages.
 	Progress func(host, text string)
-	// Swap returns how the cached bundles of a gateway host are replaced. Nil, or a nil
-	// Swap: they are not. With a Swap, a gateway is healthy only if its own log, in the
-	// journal of systemd, says of no plugin and no bundle that it was not loaded.
+	// Swap returns how to replace the cached bundles of a gateway host. If Swap or its result
+	// is nil, they stay. With a Swap, a gateway is healthy only if its log in systemd's journal
+	// reports no plugin and no bundle as not loaded.
 	Swap func(Host) *Swap
-	// Asked says that the caller has planned every host, for example by [Inventory.Plans].
-	// Otherwise the run does so itself, before it touches the first host.
+	// Asked is set if the caller has planned every host, for example by [Inventory.Plans].
+	// Otherwise the run does so before it changes the first host.
 	Asked bool
 }
 
@@ -97,8 +98,8 @@ func (inv *Inventory) rolling(component string) rollout.RollingOptions {
 	return o
 }
 
-// Restarts puts the restart of the services of some hosts together, drained before and
-// healthy after as for an upgrade. Nothing undoes a restart.
+// Restarts builds waves that restart the services of the named hosts. As in an upgrade, a host is
+// drained before and must be healthy after. A restart cannot be undone.
 func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 	nothing := func(context.Context) error { return nil }
 	waves := map[string][]rollout.Wave{}
@@ -137,8 +138,8 @@ func (inv *Inventory) Restarts(names ...string) ([]rollout.Wave, error) {
 	return InOrder(inv.Order, waves)
 }
 
-// RunOptions are the options of a run that the inventory sets. A run is about its
-// versions: a journal of other versions is not resumed.
+// RunOptions returns the options of a run that the inventory sets. About has the versions, so a
+// journal of other versions cannot be resumed.
 func (inv *Inventory) RunOptions() rollout.Options {
 	o := rollout.Options{
 		About: fmt.Sprint(inv.Versions), Budget: rollout.CountOrPercent(inv.Budget),
@@ -151,7 +152,7 @@ func (inv *Inventory) RunOptions() rollout.Options {
 	return o
 }
 
-// Targets counts the targets of waves.
+// Targets returns the number of targets in waves.
 func Targets(waves []rollout.Wave) int {
 	n := 0
 	for _, w := range waves {
@@ -160,7 +161,7 @@ func Targets(waves []rollout.Wave) int {
 	return n
 }
 
-// HostsOf returns the hosts of the inventory that the waves have, in its order.
+// HostsOf returns the hosts that occur in the waves, in the order of the inventory.
 func (inv *Inventory) HostsOf(waves []rollout.Wave) []Host {
 	var all []Host
 	for _, h := range inv.Hosts {

@@ -23,7 +23,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// store is where the API definitions are. Nil: the file does not say.
+// store returns the store of the API definitions, or nil if the file names none.
 func (u *Upgrade) store(ctx context.Context) (apidef.Store, error) {
 	a := u.APIs
 	if a == nil {
@@ -38,7 +38,7 @@ func (u *Upgrade) store(ctx context.Context) (apidef.Store, error) {
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(data) {
 			return nil, &Error{Op: "read", Object: a.CA, Kind: ErrFile,
-				Err: errors.New("no certificate in PEM form"), Next: "correct apis.ca"}
+				Err: errors.New("no certificate in PEM form"), Next: "fix apis.ca"}
 		}
 		o.Client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool,
 			MinVersion: tls.VersionTLS12}}}
@@ -61,7 +61,7 @@ func (u *Upgrade) store(ctx context.Context) (apidef.Store, error) {
 	return d, nil
 }
 
-// inventory is what the APIs use. Without a store it is the bundles of the file.
+// inventory returns what the APIs use. Without a store, it returns the bundles of the file.
 func (u *Upgrade) inventory(ctx context.Context) (inv *apidef.Inventory, known bool, err error) {
 	from, _, err := u.versions()
 	if err != nil {
@@ -82,7 +82,7 @@ func (u *Upgrade) inventory(ctx context.Context) (inv *apidef.Inventory, known b
 	return inv, false, nil
 }
 
-// checkUses compares what the APIs use with what the file brings, and the bundles' signatures
+// checkUses compares what the APIs use with what the file provides, and the bundles' signatures
 // with the keys of the hosts.
 func (u *Upgrade) checkUses(ctx context.Context, waves []rollout.Wave) error {
 	note, err := u.uses(ctx, u.HostsOf(waves))
@@ -95,7 +95,7 @@ func (u *Upgrade) checkUses(ctx context.Context, waves []rollout.Wave) error {
 	return u.refuse(CheckAPIs, err)
 }
 
-// uses is everything that checkUses refuses, joined.
+// uses returns everything that checkUses refuses, joined.
 func (u *Upgrade) uses(ctx context.Context, hosts []fleet.Host) (note usesNote, err error) {
 	inv, known, err := u.inventory(ctx)
 	if err != nil {
@@ -113,7 +113,7 @@ func (u *Upgrade) uses(ctx context.Context, hosts []fleet.Host) (note usesNote, 
 		for _, b := range u.bundles() {
 			mine[b.Name], mine[b.New] = true, true
 			if used[b.Name] == nil && used[b.New] == nil {
-				note.Notes = append(note.Notes, "no active API names bundle "+b.Name)
+				note.Notes = append(note.Notes, "no active API uses bundle "+b.Name)
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(used)) {
@@ -124,7 +124,7 @@ func (u *Upgrade) uses(ctx context.Context, hosts []fleet.Host) (note usesNote, 
 		}
 		disk := inv.OnDisk()
 		for _, path := range slices.Sorted(maps.Keys(disk)) {
-			errs = append(errs, fmt.Errorf("%s loads %s from the gateway's disk, and no bundle brings a "+
+			errs = append(errs, fmt.Errorf("%s loads %s from the gateway's disk, and no bundle contains a "+
 				"build for the new version", strings.Join(disk[path], ", "), path))
 		}
 	}
@@ -183,7 +183,7 @@ func (u *Upgrade) signatures(ctx context.Context, inv *apidef.Inventory,
 	return problems, notes, err
 }
 
-// fetch downloads a bundle that the file does not make.
+// fetch downloads a bundle that this upgrade does not build.
 func (u *Upgrade) fetch(ctx context.Context, dir, name string) (string, error) {
 	at, err := bundle.Upload{URL: u.Plugin.Bundle.URL, Name: name}.At()
 	switch {
@@ -199,8 +199,8 @@ func (u *Upgrade) fetch(ctx context.Context, dir, name string) (string, error) {
 	return path, err
 }
 
-// publicKey is what public_key_path of a host's tyk.conf names. Nil: it is not set, or the
-// host has no gateway yet.
+// publicKey reads the key that public_key_path of a host's tyk.conf names. It returns nil if none
+// is set or the host has no gateway yet.
 func (u *Upgrade) publicKey(ctx context.Context, h fleet.Host) (*rsa.PublicKey, error) {
 	if now, err := u.Installed(ctx, h); err != nil || now.IsZero() {
 		return nil, err
@@ -226,7 +226,7 @@ func (u *Upgrade) publicKey(ctx context.Context, h fleet.Host) (*rsa.PublicKey, 
 	}
 	if err := json.Unmarshal(data, &conf); err != nil {
 		return nil, &Error{Op: "read", Object: config, Err: errors.New("it is not JSON"),
-			Next: "correct the file"}
+			Next: "fix the file"}
 	}
 	if conf.Key == "" {
 		return nil, nil
@@ -241,17 +241,17 @@ func (u *Upgrade) publicKey(ctx context.Context, h fleet.Host) (*rsa.PublicKey, 
 	return key, nil
 }
 
-// apisJournal holds the definitions that a change of the bundle's name found.
+// apisJournal is the file with the definitions from before a change of the bundle's name.
 func (u *Upgrade) apisJournal(b Bundle) string { return u.Journal + ".apis." + b.Name }
 
-// rename names the new bundle in every API that names the old one.
+// rename changes every API that names the old bundle to the new one.
 func (u *Upgrade) rename(ctx context.Context, b Bundle) error {
 	s, err := u.store(ctx)
 	if err != nil {
 		return err
 	}
 	journal := u.apisJournal(b)
-	plan, err := apidef.ReadJournal(journal) // of an earlier try
+	plan, err := apidef.ReadJournal(journal) // of an earlier attempt
 	if errors.Is(err, os.ErrNotExist) {
 		var a *arranged
 		if a, err = u.arrange(ctx, b); err != nil {
@@ -274,7 +274,7 @@ func (u *Upgrade) renameBack(ctx context.Context, b Bundle) error {
 	return apidef.Revert(ctx, s, u.apisJournal(b))
 }
 
-// apiIDs are the APIs that name one of the bundles. Without a store the file lists them.
+// apiIDs returns the APIs that name one of the bundles. Without a store, the file lists them.
 func (u *Upgrade) apiIDs(names []string) ([]string, error) {
 	if len(u.Switch.APIs) > 0 || u.APIs == nil {
 		return u.Switch.APIs, nil

@@ -21,7 +21,7 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// backup takes a set, which is verified before it counts, or verifies the one that was named.
+// backup takes and verifies a set, or verifies the existing set that was named.
 func (u *Upgrade) backup(ctx context.Context) error {
 	if u.without(CheckBackup) {
 		return rollout.Save(ctx, setNote{Overridden: overridden(CheckBackup,
@@ -32,9 +32,9 @@ func (u *Upgrade) backup(ctx context.Context) error {
 		if ok, err := rollout.Saved(ctx, &note); err != nil {
 			return err
 		} else if ok && note.Dir != "" {
-			// A set of now would hold hosts that are upgraded.
+			// A new set would contain hosts that are upgraded already.
 			return u.refuse(CheckBackup, fmt.Errorf("the set %s of this run is gone or damaged, and hosts "+
-				"have been changed since; look for a copy of it", note.Dir))
+				"have been changed since; find a copy of it", note.Dir))
 		}
 	}
 	open := u.take
@@ -63,7 +63,7 @@ func (u *Upgrade) backup(ctx context.Context) error {
 	return rollout.Save(ctx, note)
 }
 
-// existing is the set that was named instead of a new one.
+// existing returns the name of an existing set to use, or "".
 func (u *Upgrade) existing() string {
 	if u.Set != "" {
 		return u.Set
@@ -71,8 +71,8 @@ func (u *Upgrade) existing() string {
 	return u.Backup.Set
 }
 
-// backedUp trusts the set that the journal has as long as it verifies, and before the first
-// host as long as it is fresh.
+// backedUp trusts the set in the journal while it verifies. Until the first host has begun, the set
+// must also be fresh.
 func (u *Upgrade) backedUp(ctx context.Context) (bool, error) {
 	var note setNote
 	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
@@ -91,7 +91,8 @@ func (u *Upgrade) backedUp(ctx context.Context) (bool, error) {
 	return u.signed(set) == nil && set.Verify(ctx, backup.VerifyOptions{}) == nil, ctx.Err()
 }
 
-// signers are the keys of which one must have signed a set; none: sets need no signature.
+// signers returns the keys, one of which must have signed a set. With no keys, sets need no
+// signature.
 func (u *Upgrade) signers() ([]crypto.PublicKey, error) {
 	if u.Backup.RequireSignature == "" {
 		return nil, nil
@@ -99,7 +100,7 @@ func (u *Upgrade) signers() ([]crypto.PublicKey, error) {
 	return backup.ReadPublicKeys(u.Backup.RequireSignature)
 }
 
-// signed refuses a set without the signature that the file demands.
+// signed refuses a set without the signature that the file requires.
 func (u *Upgrade) signed(set *backup.Set) error {
 	keys, err := u.signers()
 	if err != nil || len(keys) == 0 {
@@ -164,7 +165,7 @@ func (u *Upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 	}
 	var warnings []string
 	if b.Keep > 0 || b.MaxAge > 0 {
-		// The set is good whatever becomes of older ones.
+		// The set is good even if older ones cannot be removed.
 		if _, err := backup.Prune(ctx, b.Dir, backup.Policy{Keep: b.Keep,
 			MaxAge: time.Duration(b.MaxAge)}); err != nil {
 			warnings = append(warnings, "old sets: "+err.Error())
@@ -173,14 +174,14 @@ func (u *Upgrade) take(ctx context.Context) (*backup.Set, []string, error) {
 	return set, warnings, nil
 }
 
-// configOf is the component that holds the files of a machine.
+// configOf returns the name of the component with the files of a machine.
 func configOf(host string) string { return "config/" + host }
 
 func (u *Upgrade) backingUp(e backup.Event) {
 	u.event(TargetBackup, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Component, e.Phase, e.Item)))
 }
 
-// packages asks the hosts what they have, for the manifest: by host and package.
+// packages returns the installed packages by host and package, for the manifest.
 func (u *Upgrade) packages(ctx context.Context) (map[string]string, error) {
 	found := make([]string, len(u.Hosts))
 	err := fleet.Each(u.Hosts, func(i int, h fleet.Host) error {
@@ -197,8 +198,7 @@ func (u *Upgrade) packages(ctx context.Context) (map[string]string, error) {
 	return all, err
 }
 
-// named verifies an existing set: it must be whole, fresh, of what is installed, and hold
-// everything.
+// named verifies an existing set. It must be complete and fresh, and match the installed versions.
 func (u *Upgrade) named(ctx context.Context) (*backup.Set, []string, error) {
 	set, err := backup.Find(u.Backup.Dir, u.existing())
 	if err != nil {
@@ -218,12 +218,12 @@ func (u *Upgrade) named(ctx context.Context) (*backup.Set, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	// A set that another program took has other keys, which say nothing of these hosts.
+	// A set from another program has other keys, which do not concern these hosts.
 	maps.DeleteFunc(versions, func(key, _ string) bool { return set.Packages[key] == "" })
 	return set, nil, set.Covers(u.wanted(), versions)
 }
 
-// wanted are the components that a set must have.
+// wanted returns the components that a set must have.
 func (f *File) wanted() []string {
 	var names []string
 	hosts, _ := f.Machines()
@@ -238,8 +238,8 @@ func (f *File) wanted() []string {
 	return names
 }
 
-// complete refuses a set that lacks a database which the hosts' own configuration names,
-// unless somebody else backs it up.
+// complete refuses a set without a database that the hosts' own configuration names, unless
+// somebody else backs it up.
 func (u *Upgrade) complete(set *backup.Set) ([]string, error) {
 	var lines []string
 	for _, n := range backup.Missing(set.Missing(), u.Backup.External...) {
@@ -252,7 +252,7 @@ func (u *Upgrade) complete(set *backup.Set) ([]string, error) {
 		"backup.external if somebody else backs it up", strings.Join(lines, "; ")))
 }
 
-// databases are the servers of the file that can be reached.
+// databases has the database servers that the file names.
 type databases struct {
 	redis    redis.UniversalClient
 	mongo    mongodb.Server
@@ -265,8 +265,8 @@ func (d databases) close() {
 	}
 }
 
-// databases reads URIs and certificates; it dials nothing. Close the result also after an
-// error, which names everything that is missing.
+// databases reads URIs and certificates and opens no connection. The caller closes the result after
+// an error too. The error names everything that is missing.
 func (u *Upgrade) databases(ctx context.Context) (databases, error) {
 	var d databases
 	var errs []error

@@ -18,8 +18,8 @@ import (
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
-// pluginSteps bring the plugins of a bundle to the new version, and into a bundle that serves
-// both. None changes a host.
+// pluginSteps returns the steps that build the plugins for the new version and pack a bundle for
+// both versions. No step changes a host.
 func (u *Upgrade) pluginSteps(b Bundle) []rollout.Step {
 	var steps []rollout.Step
 	for _, one := range b.Plugins {
@@ -52,7 +52,7 @@ func (u *Upgrade) pluginSteps(b Bundle) []rollout.Step {
 			Done: func(ctx context.Context) (bool, error) { return u.bundled(ctx, b) }})
 }
 
-// name of the plugin, without the suffix that compilers add.
+// name returns the plugin's name, without the suffix that compilers add.
 func (b Build) name() string { return bundle.PluginName(filepath.Base(b.Current)) }
 
 // lookup finds the release that plugins are compiled for, once.
@@ -80,7 +80,7 @@ func (u *Upgrade) lookup(ctx context.Context) (pluginbuild.Release, error) {
 	return r, err
 }
 
-// module says whether the plugin's module fits the release.
+// module checks whether the plugin's module fits the release.
 func (u *Upgrade) module(ctx context.Context, b Build) error {
 	r, err := u.lookup(ctx)
 	if err != nil {
@@ -108,7 +108,7 @@ func (u *Upgrade) module(ctx context.Context, b Build) error {
 		note.Findings = append(note.Findings, string(f.Severity)+": "+text)
 		switch {
 		case f.Prepare:
-			stop = append(stop, fmt.Errorf("%s; with prepare: true in the file this is done", text))
+			stop = append(stop, fmt.Errorf("%s; prepare: true in the file does this", text))
 		case f.Blocks():
 			stop = append(stop, errors.New(text))
 		}
@@ -123,7 +123,7 @@ func (u *Upgrade) module(ctx context.Context, b Build) error {
 	return nil
 }
 
-// target is where the build for the new version is, or will be.
+// target returns the path of the build for the new version.
 func (u *Upgrade) target(ctx context.Context, b Build) (string, error) {
 	if b.So != "" {
 		return b.So, nil
@@ -135,8 +135,8 @@ func (u *Upgrade) target(ctx context.Context, b Build) (string, error) {
 	return filepath.Join(u.buildDir(b), r.Output(b.name(), "linux", "amd64")), nil
 }
 
-// buildDir is apart from the bundles, because a compiler before 4.1.0 gives the plugin the
-// name that the present one has. Of several plugins each has its own.
+// buildDir returns a directory separate from the bundles, because compilers before 4.1.0 name the
+// new plugin like the present one. Each of several plugins has its own directory.
 func (u *Upgrade) buildDir(b Build) string {
 	dir := filepath.Join(u.Plugin.Bundle.Dir, "builds")
 	if len(u.Bundles) > 0 {
@@ -187,7 +187,7 @@ func (u *Upgrade) compile(ctx context.Context, b Build) (err error) {
 		Go: a.GoVersion, Source: source})
 }
 
-// image is the one that the file names, which has its own edition, or the release's.
+// image returns the image that the file names, which has its own edition, or the release's.
 func (u *Upgrade) image() pluginbuild.Image {
 	c := u.Plugin.Compiler
 	i := pluginbuild.Image{EL7: c.EL7, Ref: c.Image, Digest: c.Digest, Tar: c.Tar}
@@ -214,8 +214,8 @@ func (u *Upgrade) environ() []string {
 	return env
 }
 
-// fingerprint changes with everything that the build is made of: an operator who corrects the
-// module and resumes wants another one.
+// fingerprint changes with all inputs of the build. An operator who fixes the module and resumes
+// gets a new build.
 func (u *Upgrade) fingerprint(b Build) (string, error) {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "%s %+v\n", u.Versions, u.Plugin.Compiler)
@@ -238,7 +238,7 @@ func (u *Upgrade) fingerprint(b Build) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// compiled trusts the build that the journal has.
+// compiled trusts the build in the journal.
 func (u *Upgrade) compiled(ctx context.Context, b Build) (bool, error) {
 	var note compileNote
 	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
@@ -255,7 +255,7 @@ func (u *Upgrade) compiled(ctx context.Context, b Build) (bool, error) {
 	return sum == note.SHA256, err
 }
 
-// given takes the build that was made elsewhere.
+// given uses a build that was made elsewhere.
 func (u *Upgrade) given(ctx context.Context, b Build) error {
 	sum, err := digest(b.So)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
-// arranged is a bundle before it is written: everything but bytes.
+// arranged is a bundle before it is written.
 type arranged struct {
 	plan     *bundle.UpgradePlan
 	upgrade  bundle.Upgrade
@@ -31,7 +31,7 @@ type arranged struct {
 	files    disk
 }
 
-// versions are the gateways' before and after.
+// versions returns the gateways' versions before and after.
 func (u *Upgrade) versions() (from, to *semver.Version, err error) {
 	if from, err = tykversion.Parse(u.Plugin.From); err == nil {
 		to, err = u.release()
@@ -39,8 +39,8 @@ func (u *Upgrade) versions() (from, to *semver.Version, err error) {
 	return from, to, err
 }
 
-// arrange finds the names under which each version loads its own builds, and what running
-// gateways do at the switch. It refuses a switch that takes traffic down.
+// arrange finds names under which each version loads its own builds, and what running gateways do
+// at the switch. It refuses a switch that interrupts traffic.
 func (u *Upgrade) arrange(ctx context.Context, b Bundle) (*arranged, error) {
 	from, to, err := u.versions()
 	if err != nil {
@@ -78,8 +78,8 @@ func (u *Upgrade) arrange(ctx context.Context, b Bundle) (*arranged, error) {
 	return a, err
 }
 
-// paths tells the plan which plugin paths gateways have loaded and will load. A single plugin
-// that keeps its name cannot collide with another, so paths reads nothing for it.
+// paths adds to the plan the plugin paths that gateways have loaded and will load. A single plugin
+// that keeps its name cannot collide, so paths reads nothing for it.
 func (u *Upgrade) paths(b Bundle, a *arranged) error {
 	if all := u.bundles(); u.Switch.sameName() && len(all) == 1 && len(b.Plugins) == 1 {
 		return nil
@@ -108,7 +108,7 @@ func (u *Upgrade) paths(b Bundle, a *arranged) error {
 	return nil
 }
 
-// pluginPath reads the plugin path of a build. One that is still to be compiled has none yet.
+// pluginPath reads the plugin path of a build, or returns "" before it is compiled.
 func pluginPath(file string) (string, error) {
 	b, err := preflight.Inspect(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -120,7 +120,7 @@ func pluginPath(file string) (string, error) {
 	return b.PluginPath, nil
 }
 
-// manifest is the one that is in use, or a new one for one function.
+// manifest returns the manifest in use, or a new one for one function.
 func (b Bundle) manifest(from *semver.Version) (*bundle.Manifest, error) {
 	if b.Manifest != "" {
 		return bundle.ParseFile(b.Manifest)
@@ -128,7 +128,7 @@ func (b Bundle) manifest(from *semver.Version) (*bundle.Manifest, error) {
 	return bundle.ForHook(b.Hook, b.Symbol, b.Plugins[0].Current, from)
 }
 
-// disk is files by the names that a bundle's source has for them.
+// disk maps names in a bundle's source to files.
 type disk map[string]string
 
 func (d disk) Open(name string) (fs.File, error) {
@@ -139,12 +139,12 @@ func (d disk) Open(name string) (fs.File, error) {
 	return os.Open(path)
 }
 
-// bundleFile is where a bundle is written, before it is published.
+// bundleFile returns the path of a bundle before it is published.
 func (u *Upgrade) bundleFile(b Bundle) string {
 	return filepath.Join(u.Plugin.Bundle.Dir, u.publishedName(b))
 }
 
-// publishedName is the bundle's name on the bundle server.
+// publishedName returns the bundle's name on the bundle server.
 func (u *Upgrade) publishedName(b Bundle) string {
 	if u.Switch.sameName() {
 		return b.Name
@@ -191,7 +191,7 @@ func (u *Upgrade) writeBundle(ctx context.Context, b Bundle) error {
 	return rollout.Save(ctx, note)
 }
 
-// wrote remembers what is to be published.
+// wrote remembers the bundle that is to be published.
 func (u *Upgrade) wrote(b Bundle, note bundleNote) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -210,7 +210,7 @@ func privateKey(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// verifyKey is the key whose detached signature a bundle must have. Nil: it needs none.
+// verifyKey returns the key whose detached signature a bundle must have, or nil if it needs none.
 func (u *Upgrade) verifyKey() (*rsa.PublicKey, error) {
 	path := u.Plugin.Bundle.VerifyKey
 	if path == "" {
@@ -240,15 +240,15 @@ func (a *arranged) inputs() (map[string]string, error) {
 	return sums, nil
 }
 
-// asked is a digest of the manifest as the file asks for it.
+// asked returns a digest of the manifest that the file describes.
 func (a *arranged) asked() string {
 	h := sha256.New()
 	_, _ = a.manifest.WriteTo(h)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// bundled trusts the bundle that the journal has as long as it is whole and what the file
-// asks for, made of the present builds.
+// bundled trusts the bundle in the journal while it is undamaged, matches the file, and contains
+// the present builds.
 func (u *Upgrade) bundled(ctx context.Context, b Bundle) (bool, error) {
 	var note bundleNote
 	if ok, err := rollout.Saved(ctx, &note); !ok || err != nil {
@@ -273,7 +273,7 @@ func (u *Upgrade) bundled(ctx context.Context, b Bundle) (bool, error) {
 	return sum == note.SHA256, err
 }
 
-// digest is the SHA-256 of a file, in hex.
+// digest returns the SHA-256 of a file, in hex.
 func digest(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -27,7 +27,7 @@ type checker struct{ errs []error }
 
 func (c *checker) bad(format string, a ...any) { c.errs = append(c.errs, fmt.Errorf(format, a...)) }
 
-// Check fills in defaults and reports every mistake at once. It asks nobody.
+// Check fills in defaults and reports all mistakes at once. It contacts no other system.
 func (f *File) Check() error {
 	c := &checker{}
 	if err := f.Inventory.Check(); err != nil {
@@ -87,7 +87,7 @@ func (f *File) checkPlugin(c *checker) {
 		c.bad("plugin.bundle.dir: name the directory for the bundle")
 	}
 	if p.Bundle.Serve != "" && len(p.Bundle.Publish) > 0 {
-		c.bad("plugin.bundle: give serve or publish, not both")
+		c.bad("plugin.bundle: want serve or publish, not both")
 	}
 	if u, err := url.Parse(p.Bundle.URL); p.Bundle.URL != "" && (err != nil || u.Host == "") {
 		c.bad("plugin.bundle.url: invalid URL %q: want one such as https://bundles.example.com/",
@@ -95,7 +95,7 @@ func (f *File) checkPlugin(c *checker) {
 	}
 }
 
-// bundles are those of the file, whichever way it describes them.
+// bundles returns the bundles of the file, from bundles or from plugin.
 func (f *File) bundles() []Bundle {
 	switch {
 	case f.Plugin == nil:
@@ -157,7 +157,7 @@ func (f *File) checkBundles(c *checker) {
 
 func (f Function) check(c *checker, at string, plugins int) {
 	if (f.Manifest == "") == (f.Symbol == "") {
-		c.bad("%s: give the bundle's manifest, or symbol and hook: one of them", at)
+		c.bad("%s: want either the bundle's manifest, or symbol and hook", at)
 	}
 	if f.Symbol != "" && plugins > 1 {
 		c.bad("%s: a bundle with several plugins needs a manifest instead of symbol", at)
@@ -172,10 +172,10 @@ func (b Build) check(c *checker, at string) {
 		c.bad("%s.current: name the .so that the gateways load now", at)
 	}
 	if (b.Source == "") == (b.So == "") {
-		c.bad("%s: give source, to compile it, or so, if it is compiled: one of them", at)
+		c.bad("%s: want either source, to compile it, or so, if it is compiled", at)
 	}
 	if b.Prepare && b.Source == "" {
-		c.bad("%s.prepare: there is no source to prepare", at)
+		c.bad("%s.prepare: source is missing", at)
 	}
 }
 
@@ -213,7 +213,7 @@ func (f *File) checkAPIs(c *checker) {
 		}
 	}
 	if given != 1 {
-		c.bad("apis: give dashboard, gateway or directory: one of them")
+		c.bad("apis: want one of dashboard, gateway and directory")
 	}
 	for key, at := range map[string]string{"dashboard": a.Dashboard, "gateway": a.Gateway} {
 		if u, err := url.Parse(at); at != "" && (err != nil || u.Host == "") {
@@ -225,7 +225,7 @@ func (f *File) checkAPIs(c *checker) {
 			"TYK_DASHBOARD_KEY}]")
 	}
 	if a.Gateway != "" && a.Secret.given() != 1 {
-		c.bad("apis.secret: give env, file or command: one of them")
+		c.bad("apis.secret: want one of env, file and command")
 	}
 	for i := range a.Keys {
 		f.rebase(&a.Keys[i].File)
@@ -251,7 +251,7 @@ func (f *File) checkBackup(c *checker) {
 	for _, name := range slices.Sorted(maps.Keys(uris)) {
 		f.rebase(&uris[name].File)
 		if uris[name].secret().given() != 1 {
-			c.bad("backup.%s: give uri_env, the name of a variable, uri_file or uri_command: one of them",
+			c.bad("backup.%s: want one of uri_env (the name of a variable), uri_file and uri_command",
 				name)
 		}
 	}
@@ -266,7 +266,7 @@ func (f *File) checkBackup(c *checker) {
 	}
 }
 
-// gatewayHost is the first host with a gateway.
+// gatewayHost returns the first host with a gateway.
 func (f *File) gatewayHost() (fleet.Host, bool) {
 	for _, h := range f.Hosts {
 		if fleet.IsGateway(h.Component) {
@@ -276,11 +276,11 @@ func (f *File) gatewayHost() (fleet.Host, bool) {
 	return fleet.Host{}, false
 }
 
-// release is the version that the gateways are to have.
+// release returns the version to which the gateways are upgraded.
 func (f *File) release() (*semver.Version, error) {
 	h, ok := f.gatewayHost()
 	if !ok {
-		return nil, errors.New("there is no gateway among the hosts")
+		return nil, errors.New("none of the hosts is a gateway")
 	}
 	v, err := tykversion.Parse(f.Versions[h.Component])
 	if err != nil {
@@ -289,7 +289,7 @@ func (f *File) release() (*semver.Version, error) {
 	return v, nil
 }
 
-// edition of the gateways, which plugins are compiled for.
+// edition returns the edition of the gateways for which plugins are compiled.
 func (f *File) edition() pluginbuild.Edition {
 	h, _ := f.gatewayHost()
 	if e := debpkg.Edition(h.Package); e != "" {

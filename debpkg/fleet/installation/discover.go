@@ -14,42 +14,42 @@ import (
 	"example.com/tykupgrade/internal/tykversion"
 )
 
-// DiscoverOptions say where to look. Nothing is guessed that is not found there.
+// DiscoverOptions set where [Discover] looks. It guesses nothing.
 type DiscoverOptions struct {
-	Hosts   []string     // as host or user@host for SSH; "local" is this machine
-	SSH     fleet.SSH    // how they are reached
+	Hosts   []string     // host or user@host for SSH; "local" is this machine
+	SSH     fleet.SSH    // how to reach them
 	HAProxy []string     // stats sockets: a path, or host:port
 	APIs    apidef.Store // nil: not asked
 
-	// Connect reaches a host in another way, as fleet.Inventory.Connect does. Nil: SSH.
+	// Connect replaces the connection to a host, as fleet.Inventory.Connect does. Nil: SSH.
 	Connect func(fleet.Host) debpkg.Runner
 }
 
-// Found is what there is. It holds no secret.
+// Found is the result of [Discover]. It contains no secret.
 type Found struct {
 	SSH      fleet.SSH
 	Hosts    []FoundHost
 	HAProxy  []fleet.HAProxy
 	Bundles  map[string][]string // APIs by the bundle that they name
-	OnDisk   map[string][]string // places by the plugin that they load from the gateway's disk
-	Problems []string            // what could not be asked or is not clear
+	OnDisk   map[string][]string // places in APIs by the plugin that they load from the gateway's disk
+	Problems []string            // systems that did not answer, and unclear results
 }
 
-// FoundHost is a component on a host with its version.
+// FoundHost is a component on a host, with its version.
 type FoundHost struct {
 	fleet.Host
 	Version string
 }
 
-// components of packages, in the order in which they are upgraded.
+// components maps packages to components, in the order of an upgrade.
 var components = []struct{ pkg, component string }{
 	{"tyk-dashboard", fleet.Dashboard}, {"tyk-gateway", fleet.Gateway}, {"tyk-pump", fleet.Pump},
 	{"tyk-sink", fleet.MDCB},
 }
 
-// Discover asks hosts for their Tyk packages, HAProxy for its servers, and the APIs for their
-// bundles. It changes nothing. A system that does not answer is one of the problems, not an
-// error; an error means that nothing was found at all.
+// Discover finds the Tyk packages on hosts, the servers of HAProxy, and the bundles of the APIs. It
+// changes nothing. If a system does not answer, Found.Problems says so. Discover fails only if it
+// finds no Tyk component at all.
 func Discover(ctx context.Context, o DiscoverOptions) (*Found, error) {
 	f := &Found{SSH: o.SSH}
 	inv := &fleet.Inventory{SSH: o.SSH, Connect: o.Connect}
@@ -102,7 +102,7 @@ func Discover(ctx context.Context, o DiscoverOptions) (*Found, error) {
 	if len(f.Hosts) == 0 {
 		return nil, &Error{Op: "discover", Object: "installation",
 			Err:  fmt.Errorf("no Tyk component was found: %s", strings.Join(f.Problems, "; ")),
-			Next: "name hosts with Tyk's packages that can be reached over SSH"}
+			Next: "name reachable hosts that have Tyk's packages"}
 	}
 	return f, nil
 }
@@ -113,7 +113,7 @@ func (f *Found) problem(err error) {
 	}
 }
 
-// plainName is a host's name without user and domain.
+// plainName returns a host's name without user and domain.
 func plainName(address string) string {
 	name := address[strings.LastIndexByte(address, '@')+1:]
 	if net.ParseIP(name) != nil {
@@ -123,7 +123,7 @@ func plainName(address string) string {
 	return name
 }
 
-// balancer finds the hosts among the servers of an HAProxy, by address or by name.
+// balancer finds the hosts among the servers of an HAProxy, by address or name.
 func (f *Found) balancer(ctx context.Context, at string) {
 	p := fleet.HAProxy{Address: at, Backends: map[string][]string{}}
 	if !strings.HasPrefix(at, "/") {
@@ -150,8 +150,8 @@ func (f *Found) balancer(ctx context.Context, at string) {
 				h.Server = s.Name
 			}
 			if h.Server != s.Name {
-				f.Problems = append(f.Problems, fmt.Sprintf("host %s is server %s and server %s; one "+
-					"name must do", h.Name, h.Server, s.Name))
+				f.Problems = append(f.Problems, fmt.Sprintf("host %s is server %s and server %s; give it "+
+					"one name", h.Name, h.Server, s.Name))
 			} else if !slices.Contains(p.Backends[h.Component], s.Backend) {
 				p.Backends[h.Component] = append(p.Backends[h.Component], s.Backend)
 			}
@@ -164,7 +164,7 @@ func (f *Found) balancer(ctx context.Context, at string) {
 	f.HAProxy = append(f.HAProxy, p)
 }
 
-// is reports whether a server is the host. Clients do not reach a pump by a balancer.
+// is reports whether a server is the host. A pump is never behind a balancer.
 func (h FoundHost) is(s haproxy.Server) bool {
 	if h.Component == fleet.Pump || h.Component == fleet.MDCB {
 		return false
@@ -191,7 +191,7 @@ func (f *Found) apis(ctx context.Context, s apidef.Store) {
 	f.Bundles, f.OnDisk = inv.Bundles(), inv.OnDisk()
 }
 
-// versions are the installed versions by component, of the first host of each.
+// versions returns the installed version of the first host of each component.
 func (f *Found) versions() map[string]string {
 	all := map[string]string{}
 	for _, h := range f.Hosts {

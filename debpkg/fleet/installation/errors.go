@@ -8,32 +8,32 @@ import (
 
 // Errors that callers match with errors.Is.
 var (
-	// ErrFile: the file is wrong. Nothing was asked or changed.
+	// ErrFile: the file is invalid. No other system was contacted.
 	ErrFile = errors.New("the file is wrong")
 	// ErrRefused: a check failed. Error.Check is its name if Options.Without can skip it.
 	ErrRefused = errors.New("refused")
-	// ErrSecret: a secret that the file names cannot be read.
+	// ErrSecret: a secret of the file cannot be read.
 	ErrSecret = errors.New("the secret cannot be read")
-	// ErrNotAccepted: the journal holds a run that is done, and neither accepted nor reverted.
+	// ErrNotAccepted: the run in the journal is done, but neither accepted nor reverted.
 	ErrNotAccepted = errors.New("the run is done and not accepted")
-	// ErrUnfinished: the journal holds a run that is not done.
+	// ErrUnfinished: the run in the journal is not finished.
 	ErrUnfinished = errors.New("the run is not finished")
 	// ErrNoRun: the journal holds no run.
 	ErrNoRun = errors.New("the journal holds no run")
-	// ErrReverted: the run was reverted, and its backup may be old.
+	// ErrReverted: the run was reverted and cannot be resumed, because its backup may be old.
 	ErrReverted = errors.New("the run was reverted")
 )
 
-// Error is every error of this package that is not one of a package that it joins.
+// Error is an error of this package. Errors of the packages that it joins keep their own types.
 type Error struct {
-	Op     string // what was attempted: "read", "check plugin"
-	Object string // on what: a file, a key, a bundle
+	Op     string // the action, such as "read" or "check plugin"
+	Object string // such as a file, a key or a bundle
 	Kind   error  // one of the sentinels above, or nil
 	Err    error  // the cause, or nil
 	Next   string // what to do
 	Retry  bool   // the same call can succeed later
 
-	Check Check // ErrRefused: the check that Options.Without can skip; empty: none can
+	Check Check // ErrRefused: the check that failed; empty: it cannot be skipped
 }
 
 func (e *Error) Error() string {
@@ -62,12 +62,12 @@ func (e *Error) Unwrap() []error {
 	return all
 }
 
-// Hint says what to do next, or is empty.
+// Hint returns what to do next. It may be empty.
 func (e *Error) Hint() string {
 	if e.Check == "" {
 		return e.Next
 	}
-	skip := fmt.Sprintf("or skip the check %s, which the journal will show", e.Check)
+	skip := fmt.Sprintf("or skip the check %s, which the journal records", e.Check)
 	if e.Next == "" {
 		return skip
 	}
@@ -84,23 +84,23 @@ type Check string
 const (
 	CheckBackup    Check = "backup"    // there is a verified backup
 	CheckDatabase  Check = "database"  // the backup has every database that a component uses
-	CheckPreflight Check = "preflight" // the plugin is known to load in the new gateway
+	CheckPreflight Check = "preflight" // the plugin loads in the new gateway
 	// every plugin that an active API uses is in the file, with signatures that gateways accept
 	CheckAPIs     Check = "apis"
 	CheckPublish  Check = "publish"  // the bundle server has the bundle
 	CheckBalancer Check = "balancer" // a load balancer takes hosts out of traffic
-	CheckFindings Check = "findings" // versions, licences and configuration go together
-	CheckBaseline Check = "baseline" // every host is healthy before
-	CheckGates    Check = "gates"    // the gates hold
+	CheckFindings Check = "findings" // versions, licences and configuration fit together
+	CheckBaseline Check = "baseline" // every host is healthy before the upgrade
+	CheckGates    Check = "gates"    // the gates hold before the upgrade
 )
 
-// Checks lists every check.
+// Checks returns all checks.
 func Checks() []Check {
 	return []Check{CheckBackup, CheckDatabase, CheckPreflight, CheckAPIs, CheckPublish, CheckBalancer,
 		CheckFindings, CheckBaseline, CheckGates}
 }
 
-// refuse is a failed check, and remembered for [Upgrade.Refused].
+// refuse returns the error of a failed check and remembers it for [Upgrade.Refused].
 func (u *Upgrade) refuse(check Check, err error) error {
 	var own *Error
 	if errors.As(err, &own) && own.Kind == ErrRefused {
@@ -130,7 +130,7 @@ func (u *Upgrade) Refused() []Check {
 	return all
 }
 
-// overridden is what the journal says of a check that was skipped.
+// overridden returns the journal's text about a skipped check.
 func overridden(check Check, why error) string {
 	var own *Error
 	if errors.As(why, &own) && own.Kind == ErrRefused {

@@ -8,29 +8,27 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// History is what the journal holds, with the checks that were skipped among its events. Nil:
-// nothing.
+// History returns the report of the run in the journal, or nil. Its events include skipped checks.
 func (u *Upgrade) History() (*rollout.Report, error) {
 	rep, err := rollout.History(u.Journal)
 	return Skipped(rep), err
 }
 
-// Changed reports whether a run has begun to change anything that gateways see: a host, or
-// the bundle server.
+// Changed reports whether a run has begun to change a host or the bundle server.
 func Changed(rep *rollout.Report) bool {
 	return hostsBegun(rep) || rep.Begun(func(t rollout.TargetReport) bool {
 		return t.Name == TargetBundle || strings.HasPrefix(t.Name, TargetBundle+" ")
 	})
 }
 
-// hostsBegun reports whether anything beyond the preparation was begun.
+// hostsBegun reports whether the run got past the preparation.
 func hostsBegun(rep *rollout.Report) bool {
 	return rep.Begun(func(t rollout.TargetReport) bool { return t.Wave != WavePrepare })
 }
 
-// Begin reports whether a run in this mode can begin. A run that changed nothing gives way to
-// a new one: its journal gets another name. The error is of kind [ErrNotAccepted],
-// [ErrUnfinished], [ErrNoRun] or [ErrReverted].
+// Begin returns an error if a run in this mode cannot begin: [ErrNotAccepted], [ErrUnfinished],
+// [ErrNoRun] or [ErrReverted]. For a new run, it renames the journal of an old run that changed
+// nothing or was reverted.
 func (u *Upgrade) Begin(mode rollout.Mode) error {
 	refuse := func(kind error) error { return &Error{Op: string(mode), Object: u.Journal, Kind: kind} }
 	rep, err := u.History()
@@ -55,8 +53,8 @@ func (u *Upgrade) Begin(mode rollout.Mode) error {
 	return nil
 }
 
-// Accept removes what only a revert of the run needs, from the hosts and from the bundle
-// server, and gives the journal another name. It may be called again after an error.
+// Accept removes from the hosts and the bundle server what only a revert of the run needs. Then it
+// renames the journal. After an error or a kill, call Accept again.
 func (u *Upgrade) Accept(ctx context.Context) error {
 	rep, err := u.History()
 	switch {

@@ -48,7 +48,7 @@ type (
 		URL        string `json:"url,omitempty"` // where it was found
 		Overridden string `json:"overridden,omitempty"`
 	}
-	// hostsNote is how many hosts have which package before.
+	// hostsNote has the number of hosts for each package before the upgrade.
 	hostsNote struct {
 		Now map[string]int `json:"now"`
 	}
@@ -70,14 +70,13 @@ type (
 		Warnings   []string  `json:"warnings,omitempty"`
 		Overridden string    `json:"overridden,omitempty"`
 	}
-	// overriddenNote is the note of a step that has nothing else to say.
+	// overriddenNote is the note of a step that was skipped.
 	overriddenNote struct {
 		Overridden string `json:"overridden,omitempty"`
 	}
 )
 
-// Skipped adds the checks that were skipped to the events of a report, where every reader
-// sees them.
+// Skipped adds the skipped checks to the events of a report, so that every reader sees them.
 func Skipped(rep *rollout.Report) *rollout.Report {
 	if rep == nil {
 		return nil
@@ -96,12 +95,12 @@ func Skipped(rep *rollout.Report) *rollout.Report {
 	return rep
 }
 
-// Prepared is what one step of the preparation found, for people.
+// Prepared is the result of one step of the preparation, in words.
 type Prepared struct {
 	Target, Step, Text string
 }
 
-// Preparation is what the steps of the preparation found, in their order.
+// Preparation returns the results of the steps of the preparation, in their order.
 func Preparation(rep *rollout.Report) []Prepared {
 	var all []Prepared
 	for _, t := range rep.Targets {
@@ -128,7 +127,7 @@ func Preparation(rep *rollout.Report) []Prepared {
 	return all
 }
 
-// describe says what a step's note holds.
+// describe returns a step's note in words.
 func describe(step string, data json.RawMessage) string {
 	kind, _, _ := strings.Cut(step, " ") // the rest names a plugin
 	read := func(v any) bool { return json.Unmarshal(data, v) == nil }

@@ -14,7 +14,7 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// Plan is all that will be done, before any of it is, and everything that would be refused.
+// Plan is what an upgrade will do, and every problem that would stop it.
 type Plan struct {
 	Bundles  []PlannedBundle `json:"bundles,omitempty"`
 	Backup   []string        `json:"backup,omitempty"` // components of the set
@@ -37,20 +37,20 @@ type PlannedBundle struct {
 	Plan    *bundle.UpgradePlan `json:"plan,omitempty"` // nil: a problem says why
 	// the command or the directory; empty: by hand
 	Publish string `json:"publish,omitempty"`
-	URL     string `json:"url,omitempty"` // that must have it before the first host
+	URL     string `json:"url,omitempty"` // it must serve the bundle before the first host is changed
 }
 
-// PlannedPlugin is one plugin: what its new build comes from.
+// PlannedPlugin is one plugin and how it gets its new build.
 type PlannedPlugin struct {
 	Build   *pluginbuild.Plan `json:"build,omitempty"` // nil: the build is given
 	Prepare bool              `json:"prepare,omitempty"`
 	Target  string            `json:"target"`
 }
 
-// OK reports whether nothing would be refused.
+// OK reports whether the plan has no problem.
 func (p *Plan) OK() bool { return len(p.Problems) == 0 && fleet.Refused(p.Hosts) == nil }
 
-// Plan asks the hosts, and the store of the APIs, and changes nothing.
+// Plan plans the upgrade. It asks the hosts and the store of the APIs, and changes nothing.
 func (u *Upgrade) Plan(ctx context.Context) (*Plan, error) {
 	waves, err := u.Waves()
 	if err != nil {
@@ -89,7 +89,7 @@ func (u *Upgrade) Plan(ctx context.Context) (*Plan, error) {
 	hosts := HostWaves(waves)
 	p.Hosts, p.Stops = u.Plans(ctx, hosts), u.Stops(hosts)
 	p.Findings, err = u.Findings(ctx, u.HostsOf(hosts))
-	// otherwise it is said already that a host cannot be asked
+	// otherwise the hosts' errors are reported already
 	reachable := fleet.Refused(p.Hosts) == nil
 	if reachable {
 		problem("findings", lifted(CheckFindings, err))
@@ -107,8 +107,8 @@ func (u *Upgrade) Plan(ctx context.Context) (*Plan, error) {
 	return p, nil
 }
 
-// planUses is what checkUses will find. Bundles that are still to be written have no
-// signature to look at, so the key that will sign them counts.
+// planUses predicts the result of checkUses. Bundles that are not written yet have no signature, so
+// the key that will sign them counts.
 func (u *Upgrade) planUses(ctx context.Context, hosts []fleet.Host,
 	reachable bool) (usesNote, error) {
 	written := true
@@ -134,7 +134,7 @@ func (u *Upgrade) planUses(ctx context.Context, hosts []fleet.Host,
 		key, err := u.publicKey(ctx, h)
 		if err == nil && key != nil {
 			err = fmt.Errorf("its tyk.conf has public_key_path, and gateway %s refuses an unsigned "+
-				"bundle: give plugin.bundle.key", to)
+				"bundle: set plugin.bundle.key", to)
 		}
 		return err
 	})

@@ -11,11 +11,11 @@ import (
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
-// errNoGateway is the cause of a preflight that has nothing to compare with.
-var errNoGateway = errors.New("nothing says whether the plugin will load: name the new gateway's " +
-	"binary, its .deb or image:REF as plugin.gateway")
+// errNoGateway is the error of a preflight without a gateway to compare with.
+var errNoGateway = errors.New("unknown whether the plugin will load; set plugin.gateway to the new " +
+	"gateway's binary, its .deb or image:REF")
 
-// preflight says whether everything that the new gateway takes from the bundle will load.
+// preflight predicts whether everything that the new gateway takes from the bundle loads.
 func (u *Upgrade) preflight(ctx context.Context, b Bundle) error {
 	report, err := u.compare(ctx, b)
 	note := preflightNote{Verdict: report.Verdict}

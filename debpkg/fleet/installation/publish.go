@@ -43,10 +43,10 @@ func (u *Upgrade) bundleSteps(b Bundle) []rollout.Step {
 	return steps
 }
 
-// unpublished says why nobody would know whether gateways get the bundle.
+// unpublished returns an error if nothing shows whether gateways get the bundle.
 func (u *Upgrade) unpublished() error {
 	if b := u.Plugin.Bundle; b.Serve == "" && b.URL == "" {
-		return errors.New("nothing says whether the bundle server has the bundle: give " +
+		return errors.New("unknown whether the bundle server has the bundle; set " +
 			"plugin.bundle.url, or the served directory as plugin.bundle.serve")
 	}
 	return nil
@@ -72,8 +72,8 @@ func (u *Upgrade) upload(b Bundle) bundle.Upload {
 	return up
 }
 
-// publish puts the bundle on its server. The old file is kept until the run is accepted.
-// Gateways that run keep serving from their caches.
+// publish puts the bundle on its server and keeps the old file until the run is accepted. Running
+// gateways keep serving from their caches.
 func (u *Upgrade) publish(ctx context.Context, b Bundle) error {
 	u.mu.Lock()
 	written := u.written[b.Name]
@@ -109,7 +109,7 @@ func (u *Upgrade) publish(ctx context.Context, b Bundle) error {
 	return rollout.Save(ctx, note)
 }
 
-// unsigned tells how a bundle gets the signature that it lacks.
+// unsigned adds to an error how to sign the bundle.
 func unsigned(err error, file string) error {
 	if errors.Is(err, bundle.ErrUnsigned) || errors.Is(err, bundle.ErrSignature) {
 		return fmt.Errorf("%w; with the key of plugin.bundle.verify_key: openssl dgst -sha256 -sign KEY "+
@@ -118,8 +118,8 @@ func unsigned(err error, file string) error {
 	return err
 }
 
-// unpublish serves the old bundle again. The hosts are back by then. An old file that nobody
-// kept here is the operator's to put back.
+// unpublish serves the old bundle again, after the hosts are reverted. If this program did not keep
+// the old file, the operator restores it.
 func (u *Upgrade) unpublish(ctx context.Context, b Bundle) error {
 	if u.Plugin.Bundle.Serve != "" {
 		return u.publication(b).Revert(ctx)
@@ -139,7 +139,7 @@ func (u *Upgrade) acceptBundle(ctx context.Context, b Bundle) error {
 	return errors.Join(errs...)
 }
 
-// runCommand runs the team's own command.
+// runCommand runs a command of the file.
 func runCommand(ctx context.Context, argv []string, words map[string]string) error {
 	var out strings.Builder
 	filled := make([]string, len(argv))

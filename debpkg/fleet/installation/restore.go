@@ -18,11 +18,11 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Restorables are the parts of a backup that [Upgrade.Restore] knows.
+// Restorables returns the parts of a backup that [Upgrade.Restore] can restore.
 func Restorables() []string { return []string{"config", "redis", "mongo", "postgres"} }
 
-// Restorable returns the set of the run in the journal, verified, and when it was taken. It
-// refuses parts that the file or the set does not have, so that nothing is reverted first.
+// Restorable verifies and returns the set of the run in the journal, and when it was taken. It
+// refuses parts that the file or the set does not have. Call it before a revert.
 func (u *Upgrade) Restorable(ctx context.Context, parts []string) (*backup.Set, time.Time, error) {
 	refuse := func(err error, next string) (*backup.Set, time.Time, error) {
 		return nil, time.Time{}, &Error{Op: "restore", Object: strings.Join(parts, ", "),
@@ -64,9 +64,9 @@ func (u *Upgrade) Restorable(ctx context.Context, parts []string) (*backup.Set, 
 	return set, note.Taken, nil
 }
 
-// Restore restores parts of a set: files first, with the restarts that they need, then data.
-// In the end all hosts are healthy. Restore keeps the replaced files and data next to the
-// directory of the sets, under its name with .rescued added.
+// Restore restores parts of a set: files first, with the restarts that they need, then data. It
+// returns once all hosts are healthy. The replaced files and data stay next to the directory of the
+// sets, under its name with .rescued added.
 func (u *Upgrade) Restore(ctx context.Context, set *backup.Set,
 	parts []string) (backup.Report, error) {
 	// next to the sets, so that none of them counts as the latest
@@ -114,7 +114,7 @@ func (u *Upgrade) Restore(ctx context.Context, set *backup.Set,
 	return report, nil
 }
 
-// restart lets services read their files again where the restore changed some.
+// restart restarts the services whose files the restore changed.
 func (u *Upgrade) restart(ctx context.Context, report backup.Report) error {
 	_, of := u.Machines()
 	changed := map[string]bool{}

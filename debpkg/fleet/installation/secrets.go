@@ -14,18 +14,18 @@ import (
 	"example.com/tykupgrade/debpkg"
 )
 
-// Secret is where a secret comes from, because the file is not the place for it: exactly one of
-// its fields is set.
+// Secret names where a secret comes from, because the file must not contain it. Exactly one field
+// is set.
 type Secret struct {
-	Env     string   `yaml:"env"`     // variable that holds it
-	File    string   `yaml:"file"`    // file that holds it
-	Command []string `yaml:"command"` // command that prints it, such as [pass, show, tyk/key]
+	Env     string   `yaml:"env"`     // variable with the secret
+	File    string   `yaml:"file"`    // file with the secret
+	Command []string `yaml:"command"` // command that prints the secret, such as [pass, show, tyk/key]
 }
 
-// URI is where a connection URI comes from: exactly one of its fields is set.
+// URI names where a connection URI comes from. Exactly one field is set.
 type URI struct {
-	Env     string   `yaml:"uri_env"`     // variable that holds the URI
-	File    string   `yaml:"uri_file"`    // file that holds the URI
+	Env     string   `yaml:"uri_env"`     // variable with the URI
+	File    string   `yaml:"uri_file"`    // file with the URI
 	Command []string `yaml:"uri_command"` // command that prints the URI
 }
 
@@ -42,7 +42,7 @@ func (s Secret) given() int {
 	return n
 }
 
-// read returns the secret. what names it in errors, which never hold it.
+// read returns the secret. what names it in errors, which never contain it.
 func (s Secret) read(ctx context.Context, what string, env func(string) string) (string, error) {
 	fail := func(err error, next string) (string, error) {
 		return "", &Error{Op: "read", Object: what, Kind: ErrSecret, Err: err, Next: next}
@@ -61,7 +61,7 @@ func (s Secret) read(ctx context.Context, what string, env func(string) string) 
 		}
 		value = string(data)
 	default:
-		// The command's own words stay out of the error: they may hold the secret.
+		// The output of the command may contain the secret, so it stays out of the error.
 		var out bytes.Buffer
 		if err := debpkg.Local()(ctx, s.Command, nil, &out, io.Discard); err != nil {
 			return fail(silent(err, s.Command[0]), "run the command by hand")
@@ -74,20 +74,20 @@ func (s Secret) read(ctx context.Context, what string, env func(string) string) 
 	return value, nil
 }
 
-// silent is the error of a command without what the command printed.
+// silent returns the error of a command without its output.
 func silent(err error, program string) error {
 	var ran interface{ ExitCode() int }
 	switch {
 	case errors.Is(err, exec.ErrNotFound), !errors.As(err, &ran):
 		return err
 	case ran.ExitCode() < 0:
-		return fmt.Errorf("%s did not end by itself", program)
+		return fmt.Errorf("%s was killed by a signal", program)
 	}
 	return fmt.Errorf("%s: exit code %d", program, ran.ExitCode())
 }
 
-// words are what no record may hold: a secret, and the password in it, as it is written
-// and as it is meant. A URI without a password is not a secret.
+// words returns what no record may contain: a secret, and the password in it, escaped and
+// unescaped. A URI without a password is not a secret.
 func words(secret string) []string {
 	u, err := url.Parse(secret)
 	if err != nil || u.Scheme == "" || u.Host == "" {
@@ -99,7 +99,7 @@ func words(secret string) []string {
 	return nil
 }
 
-// secrets are what no record may hold. Those that cannot be read are none.
+// secrets returns what no record may contain. It leaves out secrets that cannot be read.
 func (u *Upgrade) secrets(ctx context.Context) []string {
 	var all []string
 	add := func(s Secret) {

@@ -196,7 +196,7 @@ func TestUses(t *testing.T) {
 	u := prepared(t, file, nil, CheckPreflight)
 	note, err := u.uses(t.Context(), nil)
 	if err != nil || note.APIs != 1 || !slices.Equal(note.Notes,
-		[]string{"no active API names bundle billing.zip"}) {
+		[]string{"no active API uses bundle billing.zip"}) {
 		t.Errorf("%+v, %v", note, err)
 	}
 	if ids, err := u.apiIDs([]string{"orders.zip"}); err != nil || !slices.Equal(ids,

@@ -9,22 +9,22 @@ import (
 	"example.com/tykupgrade/debpkg/rollout"
 )
 
-// Status is what the journal, the hosts, the bundles and the backup say now.
+// Status is the present state of the run, the hosts, the bundles and the backup.
 type Status struct {
-	Run     *rollout.Report `json:"run,omitempty"` // none: nothing was begun
+	Run     *rollout.Report `json:"run,omitempty"` // none: no run was started
 	Bundles []FileStatus    `json:"bundles,omitempty"`
 	Set     *FileStatus     `json:"set,omitempty"`
 	Hosts   []fleet.Status  `json:"hosts"`
 }
 
-// FileStatus is a bundle or the set of the run as it is now.
+// FileStatus is the present state of a bundle or of the run's set.
 type FileStatus struct {
 	Path  string `json:"path"`
 	OK    bool   `json:"ok"`
 	Error string `json:"error,omitempty"`
 }
 
-// OK reports whether the run is done and everything is as the file wants it.
+// OK reports whether the run is done and everything is in the state that the file describes.
 func (s Status) OK() bool {
 	ok := s.Run != nil && s.Run.Outcome == rollout.OutcomeDone && (s.Set == nil || s.Set.OK)
 	for _, b := range s.Bundles {
@@ -36,7 +36,8 @@ func (s Status) OK() bool {
 	return ok
 }
 
-// Status asks everybody. It changes nothing, and may be called while a run is under way.
+// Status reads the journal, the bundles and the set, and asks all hosts. It changes nothing and may
+// be called during a run.
 func (u *Upgrade) Status(ctx context.Context) (Status, error) {
 	rep, err := u.History()
 	if err != nil {
@@ -67,7 +68,7 @@ func bundleStatus(rep *rollout.Report, target string) *FileStatus {
 	if s.OK = err == nil && sum == note.SHA256; err != nil {
 		s.Error = err.Error()
 	} else if !s.OK {
-		s.Error = "it is not what was written: SHA-256 " + sum + " instead of " + note.SHA256
+		s.Error = "it has changed: SHA-256 " + sum + ", want " + note.SHA256
 	}
 	return s
 }

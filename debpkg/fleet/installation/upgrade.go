@@ -16,8 +16,8 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// The first wave and its targets. Those of a plugin and of a bundle have the bundle's name
-// added if the file has several.
+// The first wave and its targets. If the file has several bundles, the bundle's name is added to
+// TargetPlugin and TargetBundle.
 const (
 	WavePrepare  = "prepare"
 	TargetPlugin = "plugin"
@@ -25,11 +25,11 @@ const (
 	TargetBackup = "backup"
 	TargetBundle = "bundle"
 
-	// GatesAfter begins the names of the waves that hold the gates after a component.
+	// GatesAfter is the prefix of the names of waves that check the gates after a component.
 	GatesAfter = "gates after "
 )
 
-// reserved names are those of targets that are no hosts.
+// reserved reports whether a name is that of a target other than a host.
 func reserved(name string) bool {
 	for _, target := range []string{TargetPlugin, TargetBundle} {
 		if name == target || strings.HasPrefix(name, target+" ") {
@@ -39,32 +39,32 @@ func reserved(name string) bool {
 	return name == TargetHosts || name == TargetBackup || strings.HasPrefix(name, GatesAfter)
 }
 
-// Options change how an upgrade is carried out. The zero value skips nothing.
+// Options of an upgrade. The zero value skips nothing.
 type Options struct {
 	Without []Check // checks to skip
-	// verify this backup instead of taking one: an id, a directory, or latest
+	// use this backup instead of taking one: an ID, a directory, or latest
 	Set string
-	// a restore of MongoDB drops the collections that the backup lacks
+	// a restore of MongoDB drops collections that the backup does not have
 	DropExtra bool
 	Env       func(name string) string  // finds variables; nil: os.Getenv
-	Progress  func(target, text string) // receives progress; nil: nobody
+	Progress  func(target, text string) // gets progress messages; nil: none
 }
 
-// Upgrade is one upgrade of a file. Its methods may be called by several goroutines.
+// Upgrade is the upgrade that a file describes. Its methods may be called concurrently.
 type Upgrade struct {
 	*File
 	Options
 	Journal string // the path of the run's journal
 
 	env     func(string) string
-	begun   bool // hosts were begun by an earlier run of the journal
+	begun   bool // an earlier run in the journal has changed hosts
 	mu      sync.Mutex
 	refused map[Check]bool
 	written map[string]bundleNote // by bundle name
 	found   *pluginbuild.Release  // what lookup has found
 }
 
-// New puts an upgrade together. It reads the journal, which need not exist, and nothing else.
+// New returns an upgrade of the file. It reads the journal, which need not exist, and nothing else.
 func New(f *File, journal string, o Options) (*Upgrade, error) {
 	for _, c := range o.Without {
 		if !slices.Contains(Checks(), c) {
@@ -90,7 +90,7 @@ func (u *Upgrade) event(target, text string) {
 	}
 }
 
-// part names the target of a bundle's part.
+// part returns the name of a target for a bundle.
 func (u *Upgrade) part(target string, b Bundle) string {
 	if len(u.bundles()) == 1 {
 		return target
@@ -98,7 +98,8 @@ func (u *Upgrade) part(target string, b Bundle) string {
 	return target + " " + b.Name
 }
 
-// Ready reports what the file alone refuses: no backup, no bundle server, no balancer.
+// Ready returns the failures of checks that need only the file: no backup, no bundle server, no
+// balancer.
 func (u *Upgrade) Ready() error {
 	var errs []error
 	check := func(c Check, err error) {
@@ -116,8 +117,8 @@ func (u *Upgrade) Ready() error {
 	return errors.Join(errs...)
 }
 
-// Waves are the preparation, which changes no host, then the hosts with the gates after each
-// component.
+// Waves returns the waves of the run: the preparation, which changes no host, then the hosts, with
+// the gates after each component.
 func (u *Upgrade) Waves() ([]rollout.Wave, error) {
 	o := fleet.Options{Progress: u.event, Asked: true} // the target "hosts" asks them
 	if u.Plugin != nil && u.Switch.sameName() {
@@ -154,10 +155,11 @@ func (u *Upgrade) Waves() ([]rollout.Wave, error) {
 	add(TargetBackup, rollout.Step{Name: "set", Do: u.backup, Done: u.backedUp,
 		Timeout: 12 * time.Hour})
 	for _, b := range u.bundles() {
-		// Last, when nothing else can refuse: from now on a gateway without a cache gets it.
+		// The bundle comes last, after all checks: from now on a gateway without a cache
+		// fetches it.
 		add(u.part(TargetBundle, b), u.bundleSteps(b)...)
 	}
-	// As canaries they end the run whatever the budget for hosts.
+	// As canaries they end the run regardless of the budget for hosts.
 	prepare.Canary.Count = len(prepare.Targets)
 	waves := []rollout.Wave{prepare}
 	for _, w := range hosts {
@@ -171,15 +173,15 @@ func (u *Upgrade) Waves() ([]rollout.Wave, error) {
 	return waves, nil
 }
 
-// HostWaves are those of waves with hosts in them.
+// HostWaves returns the waves that contain hosts.
 func HostWaves(waves []rollout.Wave) []rollout.Wave {
 	return slices.DeleteFunc(slices.Clone(waves), func(w rollout.Wave) bool {
 		return w.Name == WavePrepare || strings.HasPrefix(w.Name, GatesAfter)
 	})
 }
 
-// RunOptions are those of a run of the waves. A budget in percent is one of the hosts: the
-// other parts of the upgrade do not count. The caller adds Control and Progress.
+// RunOptions returns the options for a run of the waves. A budget in percent counts hosts only, not
+// the other targets. The caller adds Control and Progress.
 func (u *Upgrade) RunOptions(ctx context.Context, waves []rollout.Wave) rollout.Options {
 	o := u.Inventory.RunOptions()
 	o.Budget = rollout.CountOrPercent{Count: o.Budget.Of(fleet.Targets(HostWaves(waves)))}
@@ -190,8 +192,8 @@ func (u *Upgrade) RunOptions(ctx context.Context, waves []rollout.Wave) rollout.
 	return o
 }
 
-// planHosts finds out what would keep any host from being upgraded, before the first one is
-// touched. The journal keeps how many there are of each version.
+// planHosts plans the upgrade of every host before the first one is changed. The journal keeps the
+// number of hosts by version.
 func (u *Upgrade) planHosts(ctx context.Context, waves []rollout.Wave) error {
 	now, err := u.Update(ctx, u.HostsOf(waves), func(host, text string) {
 		u.event(TargetHosts,
@@ -200,7 +202,7 @@ func (u *Upgrade) planHosts(ctx context.Context, waves []rollout.Wave) error {
 	return errors.Join(rollout.Save(ctx, hostsNote{now}), err)
 }
 
-// findings looks for what a rolling upgrade must not meet.
+// findings looks for facts that stop a rolling upgrade.
 func (u *Upgrade) findings(ctx context.Context, waves []rollout.Wave) error {
 	all, err := u.Findings(ctx, u.HostsOf(waves))
 	errs := []error{err}
@@ -219,7 +221,7 @@ func (u *Upgrade) findings(ctx context.Context, waves []rollout.Wave) error {
 	return u.refuse(CheckFindings, err)
 }
 
-// expected holds a gateway host to the version that the bundles were made for.
+// expected refuses a gateway whose version is not the one that the bundles were made for.
 func (u *Upgrade) expected(h fleet.Host, now string) error {
 	if u.Plugin == nil || !fleet.IsGateway(h.Component) {
 		return nil
@@ -239,7 +241,7 @@ func (u *Upgrade) expected(h fleet.Host, now string) error {
 		"and plugin.current", now, u.Plugin.From, u.Versions[h.Component])
 }
 
-// skippable runs a check that saves nothing unless it is skipped.
+// skippable runs a check, and saves a note only if it is skipped.
 func (u *Upgrade) skippable(ctx context.Context, c Check, check func(context.Context) error) error {
 	err := check(ctx)
 	switch {
@@ -251,8 +253,8 @@ func (u *Upgrade) skippable(ctx context.Context, c Check, check func(context.Con
 	return u.refuse(c, err)
 }
 
-// baseline asks whether everything is healthy as it is: after the upgrade nobody could tell
-// what it broke.
+// baseline checks that everything is healthy before the upgrade, so that earlier faults are not
+// blamed on it.
 func (u *Upgrade) baseline(ctx context.Context, waves []rollout.Wave) error {
 	return u.skippable(ctx, CheckBaseline, func(ctx context.Context) error {
 		return u.Baseline(ctx,
@@ -260,10 +262,10 @@ func (u *Upgrade) baseline(ctx context.Context, waves []rollout.Wave) error {
 	})
 }
 
-// hold asks the gates.
+// hold waits until the gates hold.
 func (u *Upgrade) hold(ctx context.Context) error {
 	if u.without(CheckGates) {
-		return rollout.Save(ctx, overriddenNote{overridden(CheckGates, errors.New("no gate was asked"))})
+		return rollout.Save(ctx, overriddenNote{overridden(CheckGates, errors.New("no gate was checked"))})
 	}
 	return u.skippable(ctx, CheckGates, u.HoldGates)
 }

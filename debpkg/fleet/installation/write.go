@@ -11,7 +11,7 @@ import (
 	"example.com/tykupgrade/debpkg/fleet"
 )
 
-// quote writes a text as a YAML scalar that fits into flow and block style.
+// quote returns a text as a YAML scalar for flow and block style.
 func quote(s string) string {
 	plain := s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
@@ -25,9 +25,9 @@ func quote(s string) string {
 	return strconv.Quote(strings.ReplaceAll(s, "${", "$${"))
 }
 
-// WriteFile writes a commented file for an upgrade of what was found to the given versions by
-// component. A component without one stays at its version, as a line to edit. [Load] takes the
-// file as it is written; what it lacks is a remark that begins with TODO.
+// WriteFile writes a commented file that upgrades what was found to the given versions by
+// component. A component without a version keeps its own, in a line to edit. [Load] accepts the
+// file. Comments that begin with TODO mark what is missing.
 func (f *Found) WriteFile(w io.Writer, versions map[string]string) error {
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
@@ -123,7 +123,7 @@ func (f *Found) front(line func(string, ...any)) {
 	}
 }
 
-// plugins writes the section only as a remark: builds cannot be found on the hosts.
+// plugins writes the section as a comment, because builds cannot be found on the hosts.
 func (f *Found) plugins(line func(string, ...any), from string) {
 	if len(f.Bundles) == 0 && len(f.OnDisk) == 0 {
 		line("\n# No bundle was found in the API definitions. With Go plugins add plugin: and apis:.")
