@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// ActionKind says what happens to a package.
+// ActionKind is what happens to a package.
 type ActionKind string
 
 // The kinds of actions.
@@ -19,23 +19,23 @@ const (
 	Remove    ActionKind = "remove"
 )
 
-// Action is what happens to one package.
+// Action is a planned change of one package.
 type Action struct {
 	Kind      ActionKind
 	Package   string
 	Arch      string  // of the version to install, or of the removed one
 	FromArch  string  `json:",omitempty"` // of the installed version
 	From, To  Version // zero: not installed before, not installed after
-	Requested bool    // requested, rather than needed by a requested one
+	Requested bool    // false: a requested package needs it
 	Held      bool    `json:",omitempty"` // on hold; Apply keeps the hold
-	Origin    string  `json:",omitempty"` // apt's word for the source, or local-deb
+	Origin    string  `json:",omitempty"` // the source as apt names it, or local-deb
 	Deb       string  `json:",omitempty"` // the local .deb file
 	Size      int64   // of the .deb
-	Installed int64   // bytes on disk when installed, by the package's own account
-	SHA256    string  // of the .deb, by the source's index
-	// what apt would install by itself, if that is another version
+	Installed int64   // bytes on disk when installed, as the package states
+	SHA256    string  // of the .deb, from the source's index
+	// the version that apt would choose itself, if it is another one
 	Candidate string `json:",omitempty"`
-	Rollback  string // where From could be had from at planning: cache, repository or repack
+	Rollback  string // source of From when the plan was made: cache, repository or repack
 }
 
 func (s simulation) names() []string {
@@ -99,11 +99,11 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey,
 	return h.offered(ctx, p, s, lookup)
 }
 
-// Before and After tell the package with its version for people, before and after the
-// action: "tyk-gateway 5.2.5" or "tyk-gateway not installed".
+// Before returns the package and its version before the action, such as "tyk-gateway 5.2.5" or
+// "tyk-gateway not installed".
 func (a Action) Before() string { return present(a.Package, a.From) }
 
-// After is described with Before.
+// After returns the package and its version after the action, like Before.
 func (a Action) After() string {
 	if a.Kind == Remove {
 		return present(a.Package, Version{})
@@ -118,8 +118,8 @@ func present(pkg string, v Version) string {
 	return pkg + " " + v.String()
 }
 
-// asRequested holds apt's answer to the requests, exactly: apt takes some names
-// for patterns, and a trailing - or + for a wish.
+// asRequested checks that apt's answer is exactly what was requested. apt takes some names for
+// patterns, and a trailing - or + for an instruction.
 func (p *Plan) asRequested(s survey) error {
 	for _, r := range p.Requests {
 		now, ok := find(s.Packages, r.Package)
@@ -133,8 +133,8 @@ func (p *Plan) asRequested(s survey) error {
 			p.Unchanged = append(p.Unchanged, r.Package)
 		default:
 			return task{"plan", join(p.Requests)}.fail(Error{Kind: ErrNoPackage,
-				Detail: fmt.Sprintf("apt's plan does not bring %s; it takes the name for a pattern", r),
-				Next:   "give the package's exact name, and check that a source for this component is set up"})
+				Detail: fmt.Sprintf("apt's plan does not include %s: it takes the name for a pattern", r),
+				Next:   "use the package's exact name, and check that a source for this component is set up"})
 		}
 	}
 	return nil
@@ -151,8 +151,8 @@ printf '\034'; names=; for p in $to; do names="$names ${p%%=*}"; done
 [ -z "$names" ] || apt-cache policy -- $names || exit $?
 printf '\034'; for f; do [ ! -f "$cache/$f" ] || printf '%s\n' "$f"; done`
 
-// offered adds what the sources say: size and digest of each candidate, where
-// each installed version can be had again, and what apt would choose by itself.
+// offered adds what the sources state: size and digest of each candidate, a source of each
+// installed version, and apt's own choice.
 func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) error {
 	args := append([]string{s.archives()}, lookup...)
 	args = append(args, "--")

@@ -11,27 +11,26 @@ import (
 	"time"
 )
 
-// Change is what an Apply did, and all that a Revert needs. It can be
-// marshalled and read back, on another machine as well; what it refers to is on
-// the host, below Dir.
+// Change is the result of an Apply, and all that a Revert needs. It can be marshalled and read back
+// on another machine. Its files are on the host, below Dir.
 type Change struct {
 	Plan        Plan
 	Dir         string // on the host; empty for a change from apt's history
 	Started     time.Time
 	Ended       time.Time `json:",omitzero"`
-	Staged      bool      // installed, the units not restarted
-	Before      []Package // of the packages in the plan
+	Staged      bool      // the units were not restarted
+	Before      []Package // the packages of the plan
 	After       []Package
 	UnitsBefore []Unit
 	UnitsAfter  []Unit
 	Units       map[string][]string // units by package
-	Saved       []Saved             // .deb files of the versions before
-	Files       []string            // configuration and other files in the archive of them
-	FilesSHA256 string              `json:",omitempty"` // of that archive
-	// where such files, and dpkg's next to them, were looked for
+	Saved       []Saved             // .deb files of the earlier versions
+	Files       []string            // saved configuration and other files
+	FilesSHA256 string              `json:",omitempty"` // of their archive
+	// where Apply looked for such files, and for dpkg's copies next to them
 	Looked   []string `json:",omitempty"`
 	ExitCode int      // apt's
-	// what apt complained of though the packages are as planned
+	// an error of apt, although the packages are as planned
 	Note string `json:",omitempty"`
 }
 
@@ -46,39 +45,36 @@ func (c Change) ServiceNames() []string {
 	return slices.Compact(names)
 }
 
-// UnitText describes one of UnitsAfter for people.
+// UnitText describes one of UnitsAfter in words.
 func (c Change) UnitText(u Unit) string {
 	if c.Staged {
-		return u.Name + " still runs the version before; restart it to switch"
+		return u.Name + " still runs the earlier version; restart it to switch"
 	}
 	return u.String()
 }
 
-// Apply carries out a plan. It refuses a plan with refusals, and with
-// [ErrChanged] one that no longer describes the host. Before anything is
-// changed it waits for other package managers, keeps the .deb of each
-// installed version and the configuration, and downloads all it needs.
+// Apply carries out a plan. It refuses a plan whose Refused is not nil, and one that no longer
+// describes the host ([ErrChanged]). Before it changes anything, it waits for other package
+// managers, saves the .deb of each installed version and the configuration, and downloads all it
+// needs.
 //
-// apt then runs detached: it finishes when the connection is lost or the
-// program ends, and Apply attaches to it again, be it by itself or when it is
-// called again with the same plan. Applying a plan that has been carried out
-// returns the same Change. When ctx ends before dpkg has begun, nothing is
-// changed; after that Apply waits for dpkg, up to two minutes.
+// apt then runs detached, so it finishes even if the connection is lost or the program ends. Apply
+// attaches to it again when the connection is back, or when it is called again with the same plan.
+// For a plan that has been carried out, it returns the same Change. If ctx ends before dpkg has
+// begun, nothing is changed. After that, Apply waits for dpkg for up to two minutes.
 //
-// Apply judges by the packages' state, and by the units that ran before: they must be stable. apt's
-// exit code does not count. A Change with an error, such as [ErrScript],
-// [ErrOutcome] or [ErrUnit], says how far it came; it can be reverted when its
-// Started is not zero.
+// Apply succeeds if the packages are in the planned state and the units that ran before are stable.
+// apt's exit code does not count. With an error such as [ErrScript], [ErrOutcome] or [ErrUnit], the
+// Change describes what was done. It can be reverted if its Started is not zero.
 func (h *Host) Apply(ctx context.Context, p Plan) (Change, error) {
 	return h.apply(ctx, p, false)
 }
 
-// Stage is Apply for hosts that must choose the moment of the restart: it
-// keeps the packages' scripts from restarting the units (by masking them until
-// the end of the run), so that the old processes keep serving until
-// [Host.Restart] of the Change's ServiceNames. A unit that dies meanwhile starts
-// again with the new version. It takes plans of upgrades and downgrades only:
-// the scripts of a first installation would unmask.
+// Stage is Apply without the restart of units. It masks the units until the end of the run, so that
+// the packages' scripts cannot restart them. The old processes keep serving until [Host.Restart] of
+// the Change's ServiceNames. A unit that dies before that starts again with the new version. Stage
+// takes only plans of upgrades and downgrades, because the scripts of a first installation unmask
+// units.
 func (h *Host) Stage(ctx context.Context, p Plan) (Change, error) {
 	for _, a := range p.Actions {
 		if a.Kind == Install || a.Kind == Remove {
@@ -96,7 +92,7 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 	}
 	if p.digest() != p.Digest || p.Digest == "" {
 		return Change{}, &Error{Op: "apply", Object: "the plan", Kind: ErrRefused,
-			Detail: "its digest does not fit its content", Next: "make the plan again"}
+			Detail: "its digest does not match its content", Next: "make the plan again"}
 	}
 	if err := p.Refused(); err != nil {
 		return Change{}, err
@@ -134,12 +130,11 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 	}
 }
 
-// runDir is where the run of a plan lives, whose digest has been checked.
+// runDir returns the directory of the run of a plan whose digest has been checked.
 func (h *Host) runDir(p Plan) string { return path.Join(h.o.StateDir, "runs", p.Digest[:16]) }
 
-// resume attaches to a run of the same plan that is still running, or returns the
-// result of one that the host still shows. A run whose effects are gone, perhaps
-// by a revert, does not count.
+// resume attaches to a run of the same plan, or returns the result of one whose effects are still
+// there. A run that was reverted does not count.
 func (h *Host) resume(ctx context.Context, op task, dir string) (Change, bool, error) {
 	s, data, err := h.jobState(ctx, dir)
 	if err != nil {
@@ -168,7 +163,7 @@ func (h *Host) resume(ctx context.Context, op task, dir string) (Change, bool, e
 	return c, true, err
 }
 
-// samePackages reports whether every package is as it was, holds aside.
+// samePackages reports whether all versions and states are equal. It ignores holds.
 func samePackages(a, b []Package) bool {
 	if len(a) != len(b) {
 		return false
@@ -213,7 +208,7 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 	}
 	if now.Digest != p.Digest {
 		return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged,
-			Detail: strings.Join(p.differences(now), "; "), Next: "look at what changed, make a new plan " +
+			Detail: strings.Join(p.differences(now), "; "), Next: "check what changed, make a new plan " +
 				"and have it approved"}
 	}
 	c := Change{Plan: p, Dir: dir, Started: time.Now().UTC(), Staged: stage}
@@ -249,7 +244,7 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 	h.event(Event{Kind: EventStep, Text: join(p.Requests)})
 	if err := h.start(ctx, j); err != nil {
 		if errors.Is(err, ErrConnection) {
-			// Whether it runs is not known; calling again tells.
+			// It may be running. Another call finds out.
 			return c, op.wrap(err)
 		}
 		return Change{}, op.wrap(err)
@@ -258,7 +253,7 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 	return h.conclude(ctx, op, c)
 }
 
-// pinsOf names the versions after the actions, or before them.
+// pinsOf returns the versions after the actions, or before them.
 func pinsOf(actions []Action, before bool) []string {
 	var list []string
 	for _, a := range actions {
@@ -273,7 +268,7 @@ func pinsOf(actions []Action, before bool) []string {
 	return list
 }
 
-// record notes how the packages and units are before the change.
+// record notes the state of packages and units before the change.
 func (c *Change) record(s survey) {
 	c.Units = map[string][]string{}
 	for _, p := range s.Packages {
@@ -303,12 +298,12 @@ func readChange(dir string, data []byte) (Change, error) {
 	var c Change
 	if err := json.Unmarshal(data, &c); err != nil {
 		return Change{}, task{"read", "what an earlier run recorded"}.fail(Error{Err: err,
-			Next: "look at the log in " + dir + " and remove the directory to begin again"})
+			Next: "read the log in " + dir + " and remove the directory to begin again"})
 	}
 	return c, nil
 }
 
-// install is the command line that carries the plan out.
+// install returns the command line that carries out the plan.
 func (p Plan) install() install {
 	debs := map[string]Deb{}
 	for _, a := range p.Actions {

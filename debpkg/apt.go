@@ -9,8 +9,7 @@ import (
 	"example.com/tykupgrade/internal/redact"
 )
 
-// aptError classifies a failed run of apt or dpkg. A lost connection is not a
-// failure of apt's.
+// aptError classifies a failed run of apt or dpkg. A lost connection is not apt's failure.
 func aptError(op task, out said, err error) *Error {
 	var own *Error
 	if errors.As(err, &own) {
@@ -22,13 +21,13 @@ func aptError(op task, out said, err error) *Error {
 // install is an apt-get command line that changes packages.
 type install struct {
 	args      []string // what follows "install"
-	downgrade bool     // downgrades are meant
-	held      bool     // changes of held packages are meant
-	removal   bool     // removals are meant
+	downgrade bool     // allow downgrades
+	held      bool     // allow changes of held packages
+	removal   bool     // allow removals
 }
 
-// argv returns the command line with further flags. Only what was meant is
-// allowed, so that a run whose plan no longer holds fails.
+// aptGet returns the command line with further flags. It allows only what the plan contains, so
+// that a run fails if apt's plan has changed.
 func (h *Host) aptGet(in install, flags ...string) []string {
 	argv := []string{"apt-get", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0"}
 	if h.o.NewConffiles {
@@ -52,7 +51,7 @@ func (h *Host) aptGet(in install, flags ...string) []string {
 	return append(append(argv, "install", "--"), in.args...)
 }
 
-// apt runs an apt-get install line and returns all that it printed.
+// apt runs an apt-get install line and returns its whole output.
 func (h *Host) apt(ctx context.Context, op task, in install, flags ...string) (string, error) {
 	out, err := h.both(ctx, h.aptGet(in, flags...)...)
 	if err == nil {
@@ -64,7 +63,7 @@ func (h *Host) apt(ctx context.Context, op task, in install, flags ...string) (s
 	return "", aptError(op, out, err)
 }
 
-// simulation is what apt-get -s says that it would do.
+// simulation is the result of apt-get -s.
 type simulation struct {
 	inst []simulated
 	conf []simulated
@@ -77,8 +76,8 @@ type simulated struct {
 	origin   string
 }
 
-// simulate asks apt what it would do. Everything is allowed in the simulation,
-// so that refusals can be told with their reason.
+// simulate asks apt what it would do. The simulation allows everything, so that a refusal can state
+// its reason.
 func (h *Host) simulate(ctx context.Context, op task, args []string) (simulation, error) {
 	out, err := h.apt(ctx, op, install{args: args, downgrade: true, held: true, removal: true}, "-s")
 	if err != nil {
@@ -131,7 +130,7 @@ func parseURIs(text string) []Download {
 	return list
 }
 
-// debName is the name that apt gives a .deb file.
+// debName returns the name that apt gives a .deb file.
 func debName(pkg string, v Version, arch string) string {
 	pkg, _, _ = strings.Cut(pkg, ":")
 	return pkg + "_" + strings.ReplaceAll(v.text, ":", "%3a") + "_" + arch + ".deb"

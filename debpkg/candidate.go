@@ -10,16 +10,17 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// Restart is a unit that a package's script will restart.
+// Restart is a unit that a package's maintainer script restarts.
 type Restart struct {
 	Unit, Package string
 	Assumed       bool `json:",omitempty"` // the script could not be read
 }
 
-// ConffilePlan is a conffile's three-way state and what will become of it.
+// ConffilePlan is the state of a conffile in the old version, on disk and in the candidate, and its
+// outcome.
 type ConffilePlan struct {
 	Package, Path string
-	// the path that the file has on the disk instead
+	// the file's path on disk, if dpkg-divert has moved it
 	Diverted                 string `json:",omitempty"`
 	Shipped, Disk, Candidate string // MD5; empty: no such file
 	Outcome                  Outcome
@@ -39,8 +40,7 @@ const (
 	OutcomeRestored Outcome = "was deleted, comes back"
 	OutcomeNew      Outcome = "new"
 	OutcomeObsolete Outcome = "no longer shipped, stays"
-	// The new version ships the path as an ordinary file: dpkg 1.21 overwrites
-	// edits without a word.
+	// The new version ships the path as an ordinary file. dpkg 1.21 overwrites edits silently.
 	OutcomeOverwritten Outcome = "edits overwritten, no longer a configuration file"
 	// Declared remove-on-upgrade (dpkg 1.20.6 and newer).
 	OutcomeRemoved Outcome = "removed"
@@ -48,16 +48,16 @@ const (
 	OutcomeUnknown Outcome = "not known: the candidate was not fetched"
 )
 
-// Overwrite is a file that is not a conffile, was changed on this host, and will
-// be replaced silently: policies, templates, sample scripts.
+// Overwrite is a changed file that is not a conffile, such as a policy or a template. dpkg will
+// replace it silently.
 type Overwrite struct{ Package, Path string }
 
-// Owned is a file of a candidate that another installed package owns.
+// Owned is a file of a candidate that belongs to another installed package.
 type Owned struct{ Package, Path, Owner string }
 
-// fetchDebs downloads the candidates into apt's cache and returns where each
-// one's file is, by package. apt does not copy those of a file: source. What
-// does not fit is not fetched.
+// fetchDebs downloads the candidates into apt's cache and returns the path of each file, by
+// package. apt does not copy files of a file: source. It fetches nothing that does not fit on the
+// disk.
 func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, need *space,
 	fetch bool) (map[string]string, error) {
 	op := task{"download", join(p.Requests)}
@@ -95,7 +95,7 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, nee
 		case a.Deb != "":
 			files[a.Package] = a.Deb
 		case fetch:
-			// Without fetching, what the cache happens to hold must not make two
+			// Without fetching, the present content of the cache must not make two
 			// plans differ.
 			file := debName(a.Package, a.To, a.Arch)
 			files[a.Package] = path.Join(s.archives(), file)
@@ -107,8 +107,8 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, nee
 	return files, nil
 }
 
-// candidates compares the candidates with what is installed. It returns the
-// room that the plan needs.
+// candidates compares the candidates with the installed versions. It returns the space that the
+// plan needs.
 func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey,
 	fetch bool) (space, error) {
 	in.downgrade, in.held, in.removal = true, true, true

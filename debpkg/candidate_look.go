@@ -1,13 +1,12 @@
 package debpkg
 
-// candidatesScript reads .deb files on the host and compares them with what is
-// there: $1 root, then a package and its file in turn. It unpacks the control
-// files and the conffiles only, into a temporary directory that it removes. Of
-// each package it prints, separated by \035: its files with sizes, the conffiles
-// with their digests there and on the disk, the flagged ones, postinst, the
-// control field Replaces, what dpkg --verify says, which of its files exist
-// though the installed version does not own them, with their owners, and its
-// directories with the file systems that they are on.
+// candidatesScript reads .deb files on the host and compares them with what is there: $1 root, then
+// a package and its file in turn. It unpacks only the control files and the conffiles, into a
+// temporary directory that it removes. For each package it prints, separated by \035: its files
+// with sizes, its conffiles with their digests in the package and on disk, flagged conffiles,
+// postinst, the control field Replaces, and the output of dpkg --verify. Then come files that exist
+// although the installed version does not own them, with their owners, and its directories with
+// their file systems.
 const candidatesScript = `set -e
 root=$1; shift
 admin=$root/var/lib/dpkg

@@ -17,9 +17,8 @@ import (
 // is the list of all installed packages, of about 100 bytes each.
 const maxOutput = 32 << 20
 
-// env is what every command of ours runs under. NEEDRESTART_SUSPEND keeps
-// needrestart's dpkg hook from asking. The PATH of an SSH session lacks sbin,
-// and dpkg refuses to work without it.
+// env returns the environment of every command. NEEDRESTART_SUSPEND keeps needrestart's dpkg hook
+// from asking. The PATH of an SSH session lacks sbin, and dpkg refuses to work without it.
 func (h *Host) env() []string {
 	env := []string{"env", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_SUSPEND=1",
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -39,11 +38,11 @@ func (h *Host) stream(ctx context.Context, stdin io.Reader, stdout, stderr io.Wr
 	return brief(ctx, h.run(ctx, append(h.env(), argv...), stdin, stdout, stderr))
 }
 
-// said is what a command printed, credentials removed and control characters
-// spelled out. The streams are kept apart: only standard error is judged.
+// said is the output of a command, with credentials removed and control characters escaped. Only
+// standard error is classified, so the streams are separate.
 type said struct{ out, err string }
 
-// String is both streams for a reader.
+// String returns both streams.
 func (s said) String() string {
 	if s.out != "" && !strings.HasSuffix(s.out, "\n") {
 		return s.out + "\n" + s.err
@@ -78,13 +77,13 @@ func (h *Host) raw(ctx context.Context, stdin io.Reader,
 	if ctx.Err() == nil && (context.Cause(cctx) == ErrOutput || errors.Is(err, ErrOutput)) {
 		err = task{"run", program(argv)}.fail(Error{Kind: ErrOutput,
 			Detail: fmt.Sprintf("more than %d MiB", maxOutput>>20),
-			Next:   "look at what the program prints on the host"})
+			Next:   "check what the program prints on the host"})
 		return "", "", err
 	}
 	return out.buf.String(), errOut.buf.String(), err
 }
 
-// program names a command in an error: the text of a script does not help.
+// program names a command in an error, without the text of a script.
 func program(argv []string) string {
 	if argv[0] == "sh" {
 		return "a script"
@@ -92,7 +91,7 @@ func program(argv []string) string {
 	return argv[0]
 }
 
-// both runs a command and returns both streams, fit to be shown.
+// both runs a command and returns both streams, safe to print.
 func (h *Host) both(ctx context.Context, argv ...string) (said, error) {
 	out, errOut, err := h.raw(ctx, nil, argv...)
 	return said{tidy(out), tidy(errOut)}, err
@@ -111,10 +110,10 @@ func (h *Host) script(ctx context.Context, stdin io.Reader, name string,
 	return out, explain(ctx, err, errOut)
 }
 
-// tidy makes text from the host fit to be shown.
+// tidy makes text from the host safe to print.
 func tidy(s string) string { return printable.Text(redact.Text(s)) }
 
-// brief makes the error of a command short: the argv of a script is the script.
+// brief shortens the error of a command, whose argv may be a whole script.
 func brief(ctx context.Context, err error) error {
 	var e *run.Error
 	switch {
@@ -129,7 +128,7 @@ func brief(ctx context.Context, err error) error {
 	return err
 }
 
-// explain adds what a command printed to its error.
+// explain adds the output of a command to its error.
 func explain(ctx context.Context, err error, stderr string) error {
 	if own := (*Error)(nil); err == nil || ctx.Err() != nil || errors.As(err, &own) {
 		return err
@@ -148,7 +147,7 @@ type commandError struct {
 func (e *commandError) Error() string { return e.text }
 func (e *commandError) Unwrap() error { return e.err }
 
-// exitCode is the command's exit code, or -1 when it has none.
+// exitCode returns the command's exit code, or -1 if it has none.
 func exitCode(err error) int {
 	var e interface{ ExitCode() int }
 	if err == nil {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// conclude follows the run to its end and judges it.
+// conclude follows the run to its end and checks the result.
 func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) {
 	s, err := h.follow(ctx, c.Dir)
 	if err != nil {
 		return c, op.wrap(err)
 	}
-	// The answer is worth having even when the caller has stopped waiting.
+	// The result is recorded even if the caller has stopped waiting.
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
 	output, err := h.log(dctx, c.Dir)
@@ -47,7 +47,7 @@ func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) 
 		e.Detail = strings.TrimSpace(e.Detail + "\n" + strings.Join(wrong, "; "))
 		verdict = e
 	case s.name == "dead" || s.n != 0:
-		// Half-configured packages of other people's make every run fail.
+		// Half-configured packages that the change does not concern make every run fail.
 		c.Note = classify(op, output, nil).Error()
 		h.o.Log.WarnContext(ctx, "the packages are as planned, but apt complained", "note", c.Note)
 	}
@@ -63,8 +63,7 @@ func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) 
 	return c, verdict
 }
 
-// unmask does what a killed job of a staged change could not: as long as the
-// units are masked, nothing starts them.
+// unmask unmasks the units if the job of a staged change was killed. Nothing starts a masked unit.
 func (h *Host) unmask(ctx context.Context, units []Unit) error {
 	var names []string
 	for _, u := range units {
@@ -90,7 +89,7 @@ func (h *Host) saveChange(ctx context.Context, c Change) error {
 	return h.writeFile(ctx, path.Join(c.Dir, "change.json"), data)
 }
 
-// unmet lists what differs from the plan.
+// unmet lists the differences from the plan.
 func (c Change) unmet() []string {
 	var list []string
 	for _, a := range c.Plan.Actions {
@@ -112,8 +111,7 @@ func (c Change) unmet() []string {
 	return list
 }
 
-// judgeUnits waits until the units that matter are stable: those that ran
-// before, and those that are new.
+// judgeUnits waits until the units that ran before, and new ones, are stable.
 func (h *Host) judgeUnits(ctx context.Context, c Change, look survey) (Change, error) {
 	c.Units = map[string][]string{}
 	var wait []string
@@ -126,7 +124,7 @@ func (h *Host) judgeUnits(ctx context.Context, c Change, look survey) (Change, e
 			i := slices.IndexFunc(c.UnitsBefore, func(b Unit) bool { return b.Name == u })
 			comp, ok := component(a.Package)
 			switch {
-			// A unit for a timer or an administrator need not run.
+			// A unit that a timer or an administrator starts need not run.
 			case i < 0 && !(ok && comp.Unit == u) && !begun(look.states, u):
 			case i < 0, c.UnitsBefore[i].Active(), c.UnitsBefore[i].ActiveState == "activating":
 				wait = append(wait, u)

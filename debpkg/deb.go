@@ -25,8 +25,8 @@ type Deb struct {
 	SHA256  string
 }
 
-// Debs reads .deb files on the host. Each path is a file or a directory, of
-// which the files *.deb count. Paths are absolute.
+// Debs reads .deb files on the host. Each path is a file, or a directory with *.deb files. Paths
+// must be absolute.
 func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 	for _, p := range paths {
 		if !path.IsAbs(p) {
@@ -41,7 +41,7 @@ func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 			return nil, t.wrap(err)
 		}
 		return nil, t.fail(Error{Kind: ErrDeb, Detail: err.Error(), Err: err,
-			Next: "check that the file was copied whole"})
+			Next: "check that the file was copied completely"})
 	}
 	return parseDebs(out), nil
 }
@@ -61,7 +61,7 @@ for p; do
 	else one "$p"; fi
 done`
 
-// debsThere reads the .deb files that can be read.
+// debsThere reads .deb files and leaves out unreadable ones.
 func (h *Host) debsThere(ctx context.Context, files []string) ([]Deb, error) {
 	if len(files) == 0 {
 		return nil, nil
@@ -92,20 +92,20 @@ for f in "$1"/.*.part.*; do
 done
 p=$(mktemp "$1/.$2.part.$boot.$up.XXXXXX"); echo "$p"; cat >"$p"; sync "$p"`
 
-// Upload copies a .deb file to the host, below StateDir, and describes the copy.
-// It replaces a file of that name once the digest of the copy is that of what was
-// sent. name is a file name without a directory.
+// Upload copies a .deb file to the host, below StateDir, and describes the copy. It replaces a file
+// of the same name only after the digest of the copy was compared. name is a file name without a
+// directory.
 func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error) {
 	if !debFileName.MatchString(name) {
 		return Deb{}, task{"upload", fmt.Sprintf("%q", name)}.fail(Error{Kind: ErrDeb,
-			Detail: "not a plain file name that ends with .deb",
-			Next:   "give one such as tyk-gateway_5.2.5_amd64.deb"})
+			Detail: "it is not a plain file name that ends with .deb",
+			Next:   "use a name such as tyk-gateway_5.2.5_amd64.deb"})
 	}
 	dir := path.Join(h.o.StateDir, "uploads")
 	sum := sha256.New()
-	// A part of its own, as others may upload the same. A lost connection looks
-	// like the end of the file over there; what it leaves goes
-	// after a day of uptime, or a reboot.
+	// Each upload has a part of its own, because others may upload the same file. On the host,
+	// a lost connection looks like the end of the file. What it leaves is removed after a day
+	// of uptime, or a reboot.
 	out, err := h.script(ctx, io.TeeReader(r, sum), "upload", dir, name)
 	part := strings.TrimSuffix(out, "\n")
 	d, err := func() (Deb, error) {
@@ -136,7 +136,7 @@ func (h *Host) Upload(ctx context.Context, name string, r io.Reader) (Deb, error
 	return d, err
 }
 
-// contents is what a candidate brings that matters for a plan.
+// contents has the parts of a candidate that matter for a plan.
 type contents struct {
 	conffiles map[string]string // path: MD5
 	disk      map[string]string // path: MD5 of what is on the disk; empty: nothing
@@ -150,7 +150,7 @@ type contents struct {
 	disks     []room
 }
 
-// room is how many bytes go below a top directory.
+// room is the number of bytes below a top directory.
 type room struct {
 	Disk
 	need int64
@@ -276,7 +276,7 @@ var (
 	unitFile = lazyregexp.New(`^(?:/usr)?/lib/systemd/system/([^/@]+\.service)$`)
 )
 
-// units are the services that the package ships.
+// units returns the services that the package ships.
 func (c contents) units() []string {
 	var names []string
 	for _, f := range c.files {
@@ -287,8 +287,8 @@ func (c contents) units() []string {
 	return names
 }
 
-// restarts predicts which of the units a postinst script restarts. A script
-// that names none of them, by a variable perhaps, may restart each.
+// restarts predicts which of the units a postinst script restarts. A script that names none of
+// them, perhaps because it uses a variable, may restart each.
 func restarts(postinst string, units []string) []string {
 	lines := strings.Join(restarting.FindAllString(postinst, -1), "\n")
 	if lines == "" {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// differences tells what changed between two plans of the same requests.
+// differences lists what changed between two plans of the same requests.
 func (p Plan) differences(now Plan) []string {
 	var list []string
 	if p.Host != now.Host {

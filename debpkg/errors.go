@@ -47,17 +47,17 @@ var (
 
 // Error is a failed operation on a host.
 type Error struct {
-	Op     string // what was attempted: "apply"
-	Object string // on what: "tyk-gateway=5.2.5"
-	Kind   error  // one of the sentinels; nil: none fits
-	Err    error  // the cause; may be nil
-	Detail string // the lines of output that name the cause, or what else is known
-	Output string // everything that the program printed: standard output, then standard error
+	Op     string // the action, such as "apply"
+	Object string // such as "tyk-gateway=5.2.5"
+	Kind   error  // one of the sentinels, or nil
+	Err    error  // the cause, or nil
+	Detail string // the lines of output that show the cause, or other details
+	Output string // all output of the program: standard output, then standard error
 	Next   string // what to do
-	Retry  bool   // the same call may succeed later
+	Retry  bool   // the same call can succeed later
 }
 
-// Unwrap lets errors.Is and errors.As find the kind and the cause.
+// Unwrap returns Kind and Err, for errors.Is and errors.As.
 func (e *Error) Unwrap() []error {
 	var list []error
 	for _, err := range []error{e.Kind, e.Err} {
@@ -68,10 +68,10 @@ func (e *Error) Unwrap() []error {
 	return list
 }
 
-// Retryable reports whether the same call may succeed later.
+// Retryable reports whether the same call can succeed later.
 func (e *Error) Retryable() bool { return e.Retry }
 
-// Hint is the next step, or empty.
+// Hint returns what to do next. It may be empty.
 func (e *Error) Hint() string { return e.Next }
 
 func (e *Error) Error() string {
@@ -92,7 +92,7 @@ func (e *Error) Error() string {
 	return printable.Text(text)
 }
 
-// task is what a call attempts, and on what.
+// task is a call's action and its object.
 type task struct{ verb, object string }
 
 func (o task) String() string { return strings.TrimSpace(o.verb + " " + o.object) }
@@ -103,7 +103,7 @@ func (o task) fail(e Error) *Error {
 	return &e
 }
 
-// wrap says what was attempted when err does not say it in an Error already.
+// wrap adds the operation to an error that is not an Error already.
 func (o task) wrap(err error) error {
 	if err == nil {
 		return nil
@@ -122,9 +122,9 @@ type failure struct {
 	next  string
 }
 
-// Seen on standard error of apt 2.0 (Ubuntu 20.04) to 3.0 (Debian 13) in the C
-// locale. apt's exit code is 100 throughout. The first row that matches names
-// the failure, so causes stand before their consequences.
+// Seen on standard error of apt 2.0 (Ubuntu 20.04) to 3.0 (Debian 13) in the C locale. apt's exit
+// code is 100 throughout. The first row that matches names the failure, so causes come before their
+// consequences.
 var failures = []failure{
 	{lazyregexp.New(
 		`.*are you root\?.*|dpkg: error: .*requires superuser privilege.*|.*open lock file \S+/lock .*Permission denied.*`),
@@ -156,7 +156,7 @@ var failures = []failure{
 		ErrUnauthenticated, false, "give the source a signed-by key"},
 	{lazyregexp.New(
 		`E: Malformed (?:entry|stanza|line) .*|E: Conflicting values set for option .*|E: The list of sources could not be read.*|E: The value '.*' is invalid for APT::Default-Release.*|E: Type '.*' is not known .*|E: (?:Opening|Could not open file) \S*sources\S*.*`),
-		ErrSource, false, "correct the file that apt names"},
+		ErrSource, false, "fix the file that apt names"},
 	{lazyregexp.New(
 		`.*NO_PUBKEY.*|.*(?:BADSIG|EXPKEYSIG|REVKEYSIG|EXPSIG).*|.*[Mm]issing key [0-9A-F]{8,}.*|E: The repository .* is not signed.*|.*signatures? couldn't be verified.*|.*is no longer signed.*`),
 		ErrSignature, false, "install the publisher's key and name it in the source's signed-by"},
@@ -167,26 +167,26 @@ var failures = []failure{
 		`.*does not have a Release file.*|[EW]: Failed to fetch .*|W: Some index files failed to download.*|E: Unable to fetch some archives.*|E: Could not (?:resolve|connect).*`),
 		ErrNetwork, true, "check the network, the proxy and the address of the source"},
 	{lazyregexp.New(`.*end of file on stdin at conffile prompt.*`),
-		ErrConffile, false, "call Repair, which keeps the edited file, then look at the " +
+		ErrConffile, false, "call Repair, which keeps the edited file, then compare it with the " +
 			".dpkg-dist next to it"},
 	{lazyregexp.New(
 		`.*(?:installed|old|new) \S+ package \S+ script subprocess returned error exit status.*|.*subprocess .*(?:pre|post)(?:inst|rm).* returned error exit status.*|.*script subprocess (?:was killed|failed).*`),
-		ErrScript, false, "look at what the script printed, then call Repair or Revert"},
+		ErrScript, false, "read the output of the script, then call Repair or Revert"},
 	{lazyregexp.New(
 		`E: Unable to correct problems, you have held broken packages.*|E: Unable to satisfy dependencies.*|E: Broken packages.*|.*dependency problems.*`),
 		ErrDepends, false, "request the missing packages too, or add the source that has them"},
 }
 
-// classify finds the row of the catalogue that apt's standard error shows.
-// Standard output is for the reader alone: on a loaded machine its lines land in
-// the middle of others. Unknown output is an [ErrApt] with its last error lines.
+// classify finds the row of the catalogue that apt's standard error shows. Standard output is only
+// for the reader: on a loaded machine its lines land in the middle of others. Unknown output is an
+// [ErrApt] with its last error lines.
 func classify(o task, out said, cause error) *Error {
 	e := o.fail(Error{Kind: ErrApt, Output: out.String(), Err: cause, Next: "read the whole output"})
 	for _, f := range failures {
 		if lines := f.text.FindString(out.err); lines != "" {
 			e.Kind, e.Retry, e.Next, e.Detail = f.kind, f.retry, f.next, strings.TrimSpace(lines)
 			if f.kind == ErrDepends {
-				// Which ones apt tells on standard output.
+				// apt names the packages on standard output.
 				if more := unmet.FindString(out.out); more != "" {
 					e.Detail = strings.TrimSpace(more)
 				}

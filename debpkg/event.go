@@ -5,18 +5,18 @@ import (
 	"strings"
 )
 
-// EventKind says what an [Event] is about.
+// EventKind is what an [Event] is about.
 type EventKind string
 
 // The kinds of events.
 const (
 	EventStep EventKind = "step" // a step begins; Text names it
-	// somebody holds a lock, or the connection is lost; Text says who
+	// another process holds a lock, or the connection is lost; Text has the details
 	EventWait     EventKind = "wait"
 	EventDownload EventKind = "download" // apt downloads; Percent and Text
 	EventInstall  EventKind = "install"  // dpkg works on Package; Percent and Text
 	EventConffile EventKind = "conffile" // dpkg meets an edited conffile; Text is its path
-	EventProblem  EventKind = "problem"  // a package failed; Text says why
+	EventProblem  EventKind = "problem"  // a package failed; Text has the cause
 )
 
 // Event is one step of progress.

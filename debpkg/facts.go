@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// OS is what /etc/os-release says.
+// OS is the content of /etc/os-release.
 type OS struct {
 	ID        string // debian, ubuntu
 	VersionID string // 12, 22.04
@@ -22,13 +22,13 @@ type Disk struct {
 	device string
 }
 
-// Identity tells hosts apart.
+// Identity identifies a host.
 type Identity struct {
 	Hostname string
-	Machine  string // a digest of /etc/machine-id, which is itself confidential
+	Machine  string // a digest of /etc/machine-id, because the ID itself is confidential
 }
 
-// Facts is what there is to know of a host before an upgrade.
+// Facts describes a host before an upgrade.
 type Facts struct {
 	Identity
 	OS        OS
@@ -37,31 +37,31 @@ type Facts struct {
 	Systemd   bool
 	Disks     []Disk
 	Sources   []Source
-	Packages  []Package   // Tyk's
+	Packages  []Package   // Tyk's packages
 	Available []Available // of Tyk's packages
-	ByHand    []string    // installed Tyk packages that no source offers: installed from .deb files
-	Broken    []Package   // any package that an earlier run left half-way
+	ByHand    []string    // Tyk packages that no source offers: installed from .deb files
+	Broken    []Package   // all packages that an earlier run left half-way
 	Journal   bool        // a run of dpkg was interrupted: see Repair
 	Locks     []Lock
 	Units     []Unit // of Tyk's installed packages
 }
 
-// Component is a Tyk component and where it lives.
+// Component is a Tyk component with its package and paths.
 type Component struct {
 	Package string // base name, without an edition's suffix
 	Unit    string
 	Config  string
 }
 
-// Components are the three that the procedure upgrades, in its order.
+// The components that the documented procedure upgrades, in its order.
 var components = []Component{
 	{"tyk-dashboard", "tyk-dashboard.service", "/opt/tyk-dashboard/tyk_analytics.conf"},
 	{"tyk-gateway", "tyk-gateway.service", "/opt/tyk-gateway/tyk.conf"},
 	{"tyk-pump", "tyk-pump.service", "/opt/tyk-pump/pump.conf"},
 }
 
-// Components returns Tyk's components in the order in which the procedure
-// upgrades them: dashboard, gateway, pump.
+// Components returns Tyk's components in the documented order of an upgrade: dashboard, gateway,
+// pump.
 func Components() []Component { return slices.Clone(components) }
 
 // component finds the component of a package, whatever its edition.
@@ -74,7 +74,7 @@ func component(pkg string) (Component, bool) {
 	return components[i], true
 }
 
-// Edition is the suffix of a Tyk package: ee, fips or empty.
+// Edition returns the suffix of a Tyk package: ee, fips or empty.
 func Edition(pkg string) string {
 	for _, e := range []string{"ee", "fips"} {
 		if strings.HasSuffix(pkg, "-"+e) {
@@ -84,11 +84,11 @@ func Edition(pkg string) string {
 	return ""
 }
 
-// The editions that releases since 5.7 or some lines of them come in.
+// The editions of releases since 5.7, or of some of them.
 var tykPackages = []string{"tyk-dashboard", "tyk-dashboard-ee", "tyk-dashboard-fips", "tyk-gateway",
 	"tyk-gateway-ee", "tyk-gateway-fips", "tyk-pump", "tyk-pump-fips"}
 
-// Facts collects everything. It changes nothing on the host.
+// Facts reads the facts of the host. It changes nothing.
 func (h *Host) Facts(ctx context.Context) (Facts, error) {
 	s, err := h.survey(ctx, "tyk-*")
 	if err != nil {

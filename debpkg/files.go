@@ -94,11 +94,10 @@ printf '\034'; [ ! -e "$2/files" ] || cat "$2/files"
 printf '\034'; cat "$2/looked"
 rm -f "$2/files" "$2/looked" "$2/paths"`
 
-// saveFiles keeps the conffiles, the files that will be overwritten, and each
-// component's configuration and defaults, with what earlier upgrades left next to
-// them. It leaves out absent files. It also keeps the target of a link, because dpkg
-// replaces the target. It notes in c the kept files, the archives' SHA-256, and the
-// places it looked at.
+// saveFiles saves the conffiles, the files that will be overwritten, and each component's
+// configuration, with the copies that earlier upgrades left next to them. It leaves out absent
+// files. It also saves the target of a link, because dpkg replaces the target. It notes in c the
+// saved files, the SHA-256 of the archives, and where it looked.
 func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 	t := task{"save", "the configuration"}
 	var paths []string
@@ -133,10 +132,9 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 	return nil
 }
 
-// added lists the files that were not there before the change and that dpkg
-// may have put there: what it leaves next to conffiles, and conffiles that had
-// been deleted. A conffile that only the new version has stays: dpkg would take
-// its absence for a decision, and leave it out of the next upgrade.
+// added lists the files that dpkg may have created during the change: copies next to conffiles, and
+// conffiles that had been deleted. A conffile that only the new version has stays: dpkg would take
+// its absence for a decision and leave it out of the next upgrade.
 func (c Change) added() []string {
 	var list []string
 	for _, f := range c.Looked {
@@ -156,7 +154,7 @@ func (c Change) added() []string {
 	return list
 }
 
-// checkFiles refuses when the saved configuration is not what was saved.
+// checkFiles refuses if the saved configuration has changed.
 func (h *Host) checkFiles(ctx context.Context, op task, c Change) error {
 	if c.FilesSHA256 == "" {
 		return nil
@@ -167,8 +165,8 @@ func (h *Host) checkFiles(ctx context.Context, op task, c Change) error {
 	}
 	if sum, _, _ := strings.Cut(out, " "); sum != c.FilesSHA256 {
 		return op.fail(Error{Kind: ErrNoRollback, Detail: path.Join(c.Dir, "files.tar.gz") +
-			" is gone or was changed since it was saved", Next: "revert without the files, and bring them " +
-			"back from a backup"})
+			" is gone or has changed since it was saved", Next: "revert without the files, and restore them " +
+			"from a backup"})
 	}
 	return nil
 }
@@ -208,8 +206,8 @@ for l in "$2"/gone*; do
 done
 rm -f "$2"/now* "$2"/gone*`
 
-// revertFiles brings back the files of before, after what is there now was put
-// into archives of its own, and takes away what dpkg added.
+// revertFiles saves the present files in archives of their own, restores the earlier ones, and
+// removes what dpkg added.
 func (h *Host) revertFiles(ctx context.Context, op task, c Change) error {
 	var list strings.Builder
 	for _, f := range c.Files {
@@ -226,8 +224,8 @@ func (h *Host) revertFiles(ctx context.Context, op task, c Change) error {
 	if ctx.Err() != nil {
 		return op.wrap(ended(ctx))
 	}
-	h.event(Event{Kind: EventStep, Text: "bring back the configuration"})
-	// Half of the configuration would be worse than all or none.
+	h.event(Event{Kind: EventStep, Text: "restore the configuration"})
+	// Half of the configuration would be worse than all or nothing.
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
 	if _, err := h.script(dctx, strings.NewReader(list.String()), "revert-files",

@@ -16,19 +16,19 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// HelperPath and HelperSudoers are where [InstallHelper] puts its files on a host.
+// HelperPath and HelperSudoers are the paths of [InstallHelper]'s files on a host.
 const (
 	HelperPath    = "/usr/local/sbin/tykupgrade-helper"
 	HelperSudoers = "/etc/sudoers.d/tykupgrade"
 )
 
-// HelperScript is the program that [InstallHelper] installs: a shell script that root owns.
-// It carries out the calls of a [Host] on the system itself (no Options.Root, AptConfig or
-// StateDir), and refuses everything else:
+// HelperScript returns the program that [InstallHelper] installs: a shell script that root owns. It
+// carries out the calls of a [Host] on the system itself, without Options.Root, AptConfig or
+// StateDir. It refuses everything else:
 //
 //   - packages that are not Tyk's by name, and their dependencies where they would be saved
 //     or reverted
-//   - .deb files that the caller brings: their scripts would run as root
+//   - .deb files of the caller, because their scripts would run as root
 //   - options of apt, files, units and directories other than those that this package uses
 //   - the environment of the caller, and scripts other than its own
 //
@@ -58,11 +58,11 @@ func helperBody() string {
 	return b.String()
 }
 
-// SudoersFor is the file for sudo that lets user, and nobody else, call the helper.
+// SudoersFor returns the sudoers file that lets only this user call the helper.
 func SudoersFor(user string) (string, error) {
 	if !userName.MatchString(user) {
-		return "", task{"install", "the helper"}.fail(Error{Detail: fmt.Sprintf("%q is not a user's name",
-			user), Next: "give the name of the user who logs in, such as deploy"})
+		return "", task{"install", "the helper"}.fail(Error{Detail: fmt.Sprintf("%q is not a user name",
+			user), Next: "use the name of the user who logs in, such as deploy"})
 	}
 	return fmt.Sprintf("# Written by tykupgrade: %[1]s may upgrade Tyk's packages as root, and nothing "+
 		"else.\nDefaults!%[2]s env_reset, !requiretty, !setenv\n%[1]s ALL=(root) NOPASSWD: %[2]s\n", user,
@@ -71,10 +71,10 @@ func SudoersFor(user string) (string, error) {
 
 var userName = lazyregexp.New(`^[a-z_][a-z0-9_-]{0,31}$`)
 
-// InstallHelper installs the helper and its sudoers file for user. r runs as root: a Runner of
-// root's, or [Sudo]. It replaces the files of an earlier version, and can be repeated. visudo
-// checks the sudoers file before it takes effect. After an error the earlier files stay. At most
-// the helper is new: without a sudoers file it gives nobody a permission.
+// InstallHelper installs the helper and its sudoers file for user. r must run commands as root, for
+// example through [Sudo]. It replaces the files of an earlier version and can be repeated. visudo
+// checks the sudoers file before it takes effect. After an error the earlier files stay, except
+// that the helper may be new. Without a sudoers file it gives nobody permissions.
 func InstallHelper(ctx context.Context, r Runner, user string) error {
 	op := task{"install", "the helper " + HelperPath}
 	rules, err := SudoersFor(user)
@@ -88,7 +88,7 @@ func InstallHelper(ctx context.Context, r Runner, user string) error {
 		user, fmt.Sprint(len(rules))); err != nil {
 		if exitCode(err) == 79 {
 			return op.fail(Error{Kind: ErrNotRoot, Err: err, Detail: err.Error(),
-				Next: "give a Runner of root's, or Sudo"})
+				Next: "use a Runner that runs as root, or wrap it in Sudo"})
 		}
 		return op.wrap(unsafe(op, err))
 	}
@@ -114,10 +114,10 @@ sync "$1.new" "$2.new~"
 mv -T "$1.new" "$1"
 mv -T "$2.new~" "$2"`
 
-// Helper runs the commands of a [Host] through sudo and the helper that [InstallHelper] put
-// there, so that the user needs no other right. r logs in as that user. Commands of others,
-// such as the files of a backup, are refused. An [ErrHelper] says that the helper refuses a
-// call, is of another version, or is not there.
+// Helper returns a Runner that runs the commands of a [Host] through sudo and the helper of
+// [InstallHelper], so that the user needs no other permission. r logs in as that user. The helper
+// refuses all other commands, such as those of a backup. The error is an [ErrHelper] if the helper
+// refuses a call, has another version, or is not installed.
 func Helper(r Runner) Runner {
 	sum := sha256.Sum256([]byte(helperBody()))
 	digest := hex.EncodeToString(sum[:8])
@@ -142,10 +142,10 @@ func Helper(r Runner) Runner {
 		switch {
 		case strings.Contains(tail.String(), HelperPath+": command not found"),
 			exitCode(err) == 76 && text != "":
-			e.Detail = "it is not there, or of another version"
+			e.Detail = "it is not installed, or has another version"
 			e.Next = "call InstallHelper as root"
 		case exitCode(err) == 77 && text != "":
-			e.Next = "do this with a user who may do everything through sudo"
+			e.Next = "use a user who may run all commands through sudo"
 		default:
 			return err
 		}
@@ -155,8 +155,8 @@ func Helper(r Runner) Runner {
 
 var helperRefusal = lazyregexp.New(`(?m)^tykupgrade-helper: .*$`)
 
-// helperCall turns a command of a Host into a call of the helper, which sets the
-// environment itself.
+// helperCall turns a command of a Host into a call of the helper. The helper sets the environment
+// itself.
 func helperCall(argv []string) ([]string, error) {
 	rest := argv
 	if len(rest) > 0 && rest[0] == "env" {
@@ -172,7 +172,7 @@ func helperCall(argv []string) ([]string, error) {
 		scripts[strings.TrimPrefix(rest[3], scriptName)] == rest[2]:
 		call := append([]string{strings.TrimPrefix(rest[3], scriptName)}, rest[4:]...)
 		if call[0] == "start" && len(call) > 10 {
-			// Nor does it take the environment of the job.
+			// It does not take the environment of the job either.
 			at := 10
 			for at < len(call) && (call[at] == "env" || strings.Contains(call[at], "=")) {
 				at++
@@ -184,6 +184,6 @@ func helperCall(argv []string) ([]string, error) {
 		return rest, nil
 	}
 	return nil, &Error{Op: "run", Object: "through " + HelperPath, Kind: ErrHelper,
-		Detail: "the command is not one of debpkg's", Next: "run it with a user who may do everything " +
+		Detail: "it is not a command of debpkg", Next: "run it with a user who may run all commands " +
 			"through sudo"}
 }

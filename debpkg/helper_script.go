@@ -1,9 +1,9 @@
 package debpkg
 
-// helperChecks refuses, with exit code 77, whatever is not a call of this package about
-// Tyk's packages with their usual paths. A caller may be hostile: what a check lets
-// through must not make him root. So nothing of his is installed, no path of his is
-// written or removed, and no option of apt's is his. It is sh, as every host has that.
+// helperChecks refuses, with exit code 77, everything but calls of this package about Tyk's
+// packages and their usual paths. A caller may be hostile, and nothing that a check allows may make
+// him root. So the helper installs nothing of his, writes and removes no path of his, and takes no
+// apt option of his. It is written for sh, which every host has.
 const helperChecks = `no() { echo "tykupgrade-helper: refused: $*" >&2; exit 77; }
 state=/var/lib/tykupgrade runs=/var/lib/tykupgrade/runs cache=/var/cache/apt/archives
 nl='

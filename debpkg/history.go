@@ -11,8 +11,8 @@ import (
 	"example.com/tykupgrade/internal/redact"
 )
 
-// Entry is one run in apt's history log. A run that failed is logged with what
-// it meant to do and with its Error; later repairs by dpkg are not logged.
+// Entry is one run in apt's history log. apt logs a failed run with its intended actions and its
+// Error. It does not log later repairs by dpkg.
 type Entry struct {
 	Start, End  time.Time // in the host's time zone, which the log does not state: UTC here
 	Command     string
@@ -21,8 +21,7 @@ type Entry struct {
 	Actions     []Action
 }
 
-// Rows returns the actions as a table for people: time, kind of action, package, old and new
-// version.
+// Rows returns the actions as rows of a table: time, kind of action, package, old and new version.
 func (e Entry) Rows() [][]string {
 	var rows [][]string
 	for _, a := range e.Actions {
@@ -32,8 +31,7 @@ func (e Entry) Rows() [][]string {
 	return rows
 }
 
-// History reads apt's history log, rotated and compressed files included,
-// oldest first.
+// History reads apt's history log, including rotated and compressed files, oldest entry first.
 func (h *Host) History(ctx context.Context) ([]Entry, error) {
 	s, err := h.survey(ctx)
 	if err != nil {
@@ -144,11 +142,10 @@ func historyActions(text string, kind ActionKind) []Action {
 	return list
 }
 
-// RevertFromHistory builds the Change that undoes the latest change of the
-// packages in apt's history, for changes that Apply did not make. Nothing of
-// these was saved, so [Host.Revert] takes the versions from the sources or
-// apt's cache. It returns an [ErrChanged] when a package is no longer as the
-// history says, having been changed without apt.
+// RevertFromHistory returns a Change from apt's history, with which [Host.Revert] undoes the latest
+// change of the packages. It is for changes that Apply did not make. Nothing of these was saved, so
+// Revert takes the versions from the sources or apt's cache. If a package was changed without apt
+// since, the error is an [ErrChanged].
 func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Change, error) {
 	op := task{"look", "up the last change of " + strings.Join(packages, ", ")}
 	if len(packages) == 0 {
@@ -178,13 +175,13 @@ func (h *Host) RevertFromHistory(ctx context.Context, packages ...string) (Chang
 				have = "at " + p.Version.text
 			}
 			return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged,
-				Detail: fmt.Sprintf("%s is %s, by the history it should be at %q", name, have, a.To),
+				Detail: fmt.Sprintf("%s is %s, but apt's history has version %q", name, have, a.To),
 				Next:   "it was changed without apt; plan the version that you want"}
 		}
 		a.Held, a.FromArch = there && p.Held(), a.Arch
 		c.Plan.Actions = append(c.Plan.Actions, a)
 		if there {
-			// Whether it was on hold then is not known; as it is now, it stays.
+			// Its earlier hold is unknown, so the present one stays.
 			c.Before = append(c.Before, p)
 		}
 		if c.Started.IsZero() || e.Start.Before(c.Started) {

@@ -15,19 +15,18 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// Runner runs a command on a host and returns once it has ended. It returns nil
-// for exit code 0, and otherwise an error with a method ExitCode() int. An error
-// that matches [ErrConnection] means that the command may still be running.
-// Streams may be nil. Several goroutines may call it. [Local], [SSH] and [Sudo]
-// make Runners.
+// Runner runs a command on a host and returns once it has ended. It returns nil for exit code 0,
+// and otherwise an error with a method ExitCode() int. An error that matches [ErrConnection] means
+// that the command may still be running. Streams may be nil. It may be called concurrently.
+// [Local], [SSH] and [Sudo] return Runners.
 type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
 	stderr io.Writer) error
 
-// Local runs commands on this machine.
+// Local returns a Runner for this machine.
 func Local() Runner { return run.Local(run.Options{}) }
 
-// Sudo runs commands of r as root through `sudo -n`, which never asks for a
-// password. The user needs NOPASSWD for all commands.
+// Sudo returns a Runner that runs the commands of r as root through `sudo -n`, which never asks for
+// a password. The user needs NOPASSWD for all commands.
 func Sudo(r Runner) Runner {
 	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
 		var tail run.Tail
@@ -51,82 +50,76 @@ func Sudo(r Runner) Runner {
 var sudoRefusal = lazyregexp.New(
 	`(?m)^(?:sudo: (?:a password is required|.*(?:must have a tty|a terminal is required|no tty present|not allowed|may not run|setuid root|no new privileges).*|unable to .*sudoers.*|no valid sudoers sources found.*)|Sorry, user .* (?:is not allowed|may not run) .*|\S+ is not (?:in the sudoers file|allowed to run sudo).*)$`)
 
-// DefaultLockWait is how long Apply and its like wait for other package
-// managers when [Options.LockWait] is zero.
+// DefaultLockWait is how long calls wait for other package managers if [Options.LockWait] is zero.
 const DefaultLockWait = 5 * time.Minute
 
-// Options changes how a [Host] works. The zero value is the running system
-// with Tyk's packages.
+// Options changes how a [Host] works. The zero value is for the running system.
 type Options struct {
-	// Root is the directory that apt and dpkg work in, together with AptConfig,
-	// which must set them up for it; units and services are then left alone.
-	// Empty: the system itself. For a chroot, wrap the Runner instead.
+	// Root is the directory in which apt and dpkg work. AptConfig must set them up for it.
+	// Units are then left alone. Empty: the system itself. For a chroot, wrap the Runner
+	// instead.
 	Root string
 	// AptConfig is a file on the host for apt's environment variable
 	// APT_CONFIG.
 	AptConfig string
-	// StateDir is where the host keeps saved packages and configuration, and
-	// what became of each Apply. Empty: /var/lib/tykupgrade, below Root.
+	// StateDir is the directory on the host for saved packages and configuration, and for the
+	// results of runs. Empty: /var/lib/tykupgrade, below Root.
 	StateDir string
-	// NewConffiles takes the maintainer's configuration files where an edited
-	// one conflicts with a new one. The default keeps the edited ones.
+	// NewConffiles takes the maintainer's file if an edited configuration file conflicts with a
+	// new one. The default keeps the edited file.
 	NewConffiles bool
-	// NoFetch keeps Plan from downloading the candidates. Plan then marks as assumed
-	// what only the candidates say: their conffiles and scripts.
+	// NoFetch keeps Plan from downloading the candidates. Their conffiles and scripts are then
+	// unknown, and Plan marks what it assumes.
 	NoFetch bool
-	// Hold puts the packages on hold after Apply and after Revert, so that the
-	// next upgrade of the system leaves their versions alone. Packages that are
-	// on hold already stay so in either case.
+	// Hold puts the packages on hold after Apply and after Revert, so that the next upgrade of
+	// the system does not change them. Packages that are on hold stay on hold in any case.
 	Hold bool
-	// Pin pins the versions that Apply and Revert leave, with priority 1001, in a file for
-	// each package: /etc/apt/preferences.d/tykupgrade-NAME.pref. A pin that such a file
-	// holds already follows the package without Pin too, so that it never names a version
-	// that was left behind. Pins of others stay.
+	// Pin pins the versions after Apply and Revert, with priority 1001. Each package has a
+	// file, /etc/apt/preferences.d/tykupgrade-NAME.pref. If such a file exists, Apply and
+	// Revert update it without Pin too. Other pins stay.
 	Pin bool
-	// IgnoreSpace makes too little free space a note of the plan instead of a
-	// refusal.
+	// IgnoreSpace makes a lack of disk space a note of the plan instead of a refusal.
 	IgnoreSpace bool
-	// AcceptReleaseInfo lets Update accept that a source changed its Origin,
-	// Label, Suite or Codename (apt-get --allow-releaseinfo-change).
+	// AcceptReleaseInfo lets Update accept a changed Origin, Label, Suite or Codename of a
+	// source (apt-get --allow-releaseinfo-change).
 	AcceptReleaseInfo bool
-	// LockWait is how long to wait for other package managers.
+	// LockWait is how long to wait for other package managers. Zero: [DefaultLockWait].
 	LockWait time.Duration
-	// Settle is how long a unit must stay up unchanged to count as stable, and
-	// SettleLimit when to give up. Zero: 5 s and 60 s.
+	// Settle is how long a unit must run without a restart to count as stable. SettleLimit is
+	// when to give up. Zero: 5 s and 60 s.
 	Settle, SettleLimit time.Duration
 	Log                 *slog.Logger // nil: silent
 	Events              func(Event)  // progress, called synchronously; nil: none
 }
 
-// Host is one Debian or Ubuntu system. Its methods hold no state between
-// calls, and may be called by several goroutines as far as the host's own
-// locks let them get on.
+// Host is one Debian or Ubuntu system. It keeps no state between calls. Its methods may be called
+// concurrently, but the host's own locks make some of them wait.
 type Host struct {
 	run Runner
 	o   Options
-	err error // what is wrong with the options; every call returns it
+	err error // the error in the options; every call returns it
 
 	limit int // bytes that a command may print on a stream
 }
 
-// New returns the host that r runs commands on. It does no I/O. Most calls
-// need root there: a Runner of root's, or [Sudo].
+// New returns the host on which r runs commands. It does no I/O. Most calls need root there, for
+// example through [Sudo].
 func New(r Runner, o Options) *Host {
 	h := &Host{run: r, o: o, limit: maxOutput}
 	for name, dir := range map[string]string{"Root": o.Root, "AptConfig": o.AptConfig,
 		"StateDir": o.StateDir} {
 		if dir != "" && !path.IsAbs(dir) {
 			h.err = task{"use", "debpkg"}.fail(Error{Detail: fmt.Sprintf("option %s is %q", name, dir),
-				Next: "give an absolute path"})
+				Next: "use an absolute path"})
 		}
 	}
 	if r == nil {
-		h.err = task{"use", "debpkg"}.fail(Error{Detail: "no Runner given",
-			Next: "take Local() or SSH(...)"})
+		h.err = task{"use", "debpkg"}.fail(Error{Detail: "the Runner is nil",
+			Next: "use Local() or SSH(...)"})
 	}
 	if o.LockWait < 0 || o.Settle < 0 || o.SettleLimit < 0 {
 		h.err = task{"use", "debpkg"}.fail(Error{Detail: "a duration in the options is negative",
-			Next: "give zero for the default"})
+			Next: "use zero for the default"})
 	}
 	if o.Root == "/" {
 		h.o.Root = ""

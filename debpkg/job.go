@@ -15,11 +15,10 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// A job is a run of apt or dpkg that continues when the connection, or the
-// program that started it, is gone. It lives in a directory of its own on the
-// host: what it runs, apt's progress, both outputs, and the exit code once it
-// has ended. It is prepared in a directory of its caller's own, so that two
-// operators with the same plan cannot mix, and becomes DIR in one step, by itself.
+// A job is a run of apt or dpkg that continues without the connection or the program that started
+// it. Its directory on the host has its command, apt's progress, both outputs, and the exit code
+// once it has ended. Each caller prepares a directory of its own, so that two operators with the
+// same plan cannot interfere. The job itself renames it to DIR in one step.
 type job struct {
 	prep   string // as prepare returned it
 	dir    string
@@ -86,15 +85,15 @@ const lookFunc = `look() {
 } 2>/dev/null
 `
 
-// pins are the versions that apt is told to keep. A pin of ours follows its package: it
-// names the version that is there after a run, and goes with the package.
+// pins are the versions for apt to keep. Our pin of a package names its version after the run, and
+// is removed with the package.
 type pins struct {
 	dir  string   // apt's directory of preferences
-	want []string // NAME=VERSION, or NAME= for a package that goes
-	all  bool     // also those that have no pin yet
+	want []string // NAME=VERSION, or NAME= for a removed package
+	all  bool     // also packages without a pin
 }
 
-// args are three arguments of the job script.
+// args returns three arguments of the job script.
 func (p pins) args() []string {
 	all := ""
 	if p.all {
@@ -235,11 +234,11 @@ func (h *Host) jobState(ctx context.Context, dir string) (jobState, []byte, erro
 	return s, []byte(change), t.wrap(err)
 }
 
-// unsafe recognises the refusal of safeFunc.
+// unsafe turns the refusal of safeFunc into an [ErrUnsafe].
 func unsafe(t task, err error) error {
 	if exitCode(err) == 78 {
 		return t.fail(Error{Kind: ErrUnsafe, Detail: err.Error(), Err: err,
-			Next: "give the directory to root and take the others' write permission away, or set " +
+			Next: "make root the owner of the directory and remove write permission for others, or set " +
 				"Options.StateDir"})
 	}
 	return err
@@ -284,8 +283,8 @@ func (h *Host) discard(ctx context.Context, prep string) {
 	}
 }
 
-// writeFile replaces a file once all of data is there: over SSH, the death of
-// the client looks like the end of the file.
+// writeFile replaces a file once all of data has arrived. Over SSH, the death of the client looks
+// like the end of the file.
 func (h *Host) writeFile(ctx context.Context, name string, data []byte) error {
 	in := io.MultiReader(strings.NewReader(strconv.Itoa(len(data))+"\n"), bytes.NewReader(data))
 	_, err := h.script(ctx, in, "write", name)
@@ -295,8 +294,7 @@ func (h *Host) writeFile(ctx context.Context, name string, data []byte) error {
 	return nil
 }
 
-// start begins the job, unless it has begun. Once it returns nil the job runs
-// by itself.
+// start begins the job, unless it has begun. After a nil error the job runs without us.
 func (h *Host) start(ctx context.Context, j job) error {
 	record, err := json.Marshal(j.change)
 	if err != nil {
@@ -305,8 +303,8 @@ func (h *Host) start(ctx context.Context, j job) error {
 	if err := ctx.Err(); err != nil {
 		return ended(ctx)
 	}
-	// From here on the context no longer stops the start: half of it would be
-	// worse than all.
+	// From here on the context no longer stops the start, because half of it would be worse
+	// than all.
 	args := []string{j.prep, h.o.Root, j.dir, strings.Join(j.hold, " "), strings.Join(j.auto, " "),
 		strings.Join(j.mask, " ")}
 	args = append(append(append(args, j.pins.args()...), h.env()...), j.argv...)
@@ -319,7 +317,7 @@ func (h *Host) start(ctx context.Context, j job) error {
 	}
 	err = begin()
 	if errors.Is(err, ErrConnection) {
-		// It may have started, or not; the script knows.
+		// It may or may not have started. The script finds out.
 		err = h.reconnect(dctx, err, begin)
 	}
 	if err == nil {
@@ -327,8 +325,8 @@ func (h *Host) start(ctx context.Context, j job) error {
 	}
 	if exitCode(err) == 75 {
 		return &Error{Op: "start", Object: "the run in " + j.dir, Kind: ErrLocked,
-			Detail: "another operator has just begun the same", Retry: true,
-			Next: "call again, which attaches to that run"}
+			Detail: "another operator has just begun the same run", Retry: true,
+			Next: "call it again to attach to that run"}
 	}
 	return task{"start", "the run in " + j.dir}.wrap(err)
 }
@@ -337,10 +335,10 @@ func (h *Host) start(ctx context.Context, j job) error {
 // has ended before the caller gets its answer without the result.
 const finishLimit = 2 * time.Minute
 
-// reconnectLimit is how long a lost connection is tried again.
+// reconnectLimit is how long to try to reconnect.
 const reconnectLimit = 5 * time.Minute
 
-// lasting is a context that outlives ctx by finishLimit.
+// lasting returns a context that outlives ctx by finishLimit.
 func (h *Host) lasting(ctx context.Context) (context.Context, context.CancelFunc) {
 	dctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -366,8 +364,8 @@ func (h *Host) reconnect(ctx context.Context, err error, f func() error) error {
 	return err
 }
 
-// follow passes the job's progress on until it has ended, and returns its
-// exit code. It does not matter who started it, or when.
+// follow reports the job's progress until its end and returns its exit code. Anybody may have
+// started the job.
 func (h *Host) follow(ctx context.Context, dir string) (jobState, error) {
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
@@ -417,7 +415,7 @@ func (c *countWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// log returns all that the job printed, or the last megabyte of each stream.
+// log returns the output of the job, or the last megabyte of each stream.
 func (h *Host) log(ctx context.Context, dir string) (said, error) {
 	out, err := h.script(ctx, nil, "log", dir)
 	if err != nil {

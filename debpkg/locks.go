@@ -52,7 +52,7 @@ const lockFunc = `locks() {
 } 2>/dev/null
 `
 
-// Locks lists which of apt's and dpkg's four locks are held, and by whom.
+// Locks returns the held locks of apt and dpkg, with their holders.
 func (h *Host) Locks(ctx context.Context) ([]Lock, error) {
 	var args []string
 	for _, p := range lockPaths {
@@ -78,9 +78,8 @@ func parseLocks(text string) []Lock {
 // lockPause is how long to wait before looking again whether a lock is free.
 const lockPause = 250 * time.Millisecond
 
-// waitLocks returns once nobody holds a lock, or an [ErrLocked] that names the
-// holder. Between this and apt's start somebody may come first, so callers go
-// on waiting when apt reports a lock.
+// waitLocks returns once nobody holds a lock, or an [ErrLocked] that names the holder. Another
+// program may take the lock before apt starts, so callers keep waiting if apt reports a lock.
 func (h *Host) waitLocks(ctx context.Context, op task, deadline time.Time) error {
 	told := ""
 	for {
@@ -96,7 +95,7 @@ func (h *Host) waitLocks(ctx context.Context, op task, deadline time.Time) error
 		if !time.Now().Before(deadline) {
 			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked,
 				Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
-				Next: "wait for it to end, or look at what it is waiting for; never delete the lock file"}
+				Next: "wait for it to end, or find out why it waits; never delete the lock file"}
 		}
 		if err := pause(ctx, lockPause); err != nil {
 			return op.wrap(fmt.Errorf("wait for %s: %w", told, err))
@@ -112,7 +111,7 @@ func describe(locks []Lock) string {
 	return strings.Join(parts, ", ")
 }
 
-// retryLocked calls f until it fails for another reason than a lock.
+// retryLocked repeats f as long as it fails because of a lock.
 func (h *Host) retryLocked(ctx context.Context, op task, f func() error) error {
 	deadline := time.Now().Add(h.o.LockWait)
 	for {

@@ -10,11 +10,11 @@ import (
 	"example.com/tykupgrade/internal/redact"
 )
 
-// Package is what dpkg knows of one package.
+// Package is dpkg's record of one package.
 type Package struct {
 	Name    string // with ":ARCH" for a foreign architecture
 	Arch    string
-	Version Version // also of a removed package whose configuration is left
+	Version Version // set for a removed package that has left its configuration too
 	Want    string  // dpkg's word: install, hold, deinstall, purge, unknown
 	// dpkg's word: installed, config-files, half-configured, unpacked, half-installed, not-installed,
 	// triggers-…
@@ -24,14 +24,14 @@ type Package struct {
 	Conffiles []Conffile
 }
 
-// base is the name without an architecture.
+// base returns the name without an architecture.
 func (p Package) base() string {
 	name, _, _ := strings.Cut(p.Name, ":")
 	return name
 }
 
-// Installed reports whether the package is installed and configured. Packages
-// with triggers pending count: dpkg runs those by itself.
+// Installed reports whether the package is installed and configured. Packages with pending triggers
+// count, because dpkg runs those itself.
 func (p Package) Installed() bool {
 	return !p.Reinst && (p.Status == "installed" || strings.HasPrefix(p.Status, "triggers-"))
 }
@@ -45,13 +45,13 @@ func (p Package) Broken() bool {
 		p.Status == "half-configured"
 }
 
-// Conffile is one configuration file that dpkg guards.
+// Conffile is a configuration file that dpkg protects.
 type Conffile struct {
 	Path     string
 	Shipped  string // MD5 of what the installed version shipped
-	Disk     string // MD5 of what is there; empty: no file; "unreadable": root is needed
+	Disk     string // MD5 of the file on disk; empty: no file; "unreadable": root is needed
 	Obsolete bool   `json:",omitempty"` // no longer part of the package
-	Diverted string `json:",omitempty"` // the path that it has on the disk instead (dpkg-divert)
+	Diverted string `json:",omitempty"` // its path on disk, if dpkg-divert has moved it
 }
 
 // Edited reports whether the file differs from what the package shipped.
@@ -62,9 +62,8 @@ const (
 	packageFormat = stateFormat + `${Conffiles}\n`
 )
 
-// Packages returns what dpkg knows of the packages whose names match the given
-// names or dpkg patterns ("tyk-*"), conffiles compared with the disk. Unknown
-// names are left out.
+// Packages returns dpkg's records of the packages that match the given names or dpkg patterns
+// ("tyk-*"). It compares conffiles with the disk. Unknown names are left out.
 func (h *Host) Packages(ctx context.Context, names ...string) ([]Package, error) {
 	if len(names) == 0 {
 		return nil, nil
@@ -104,7 +103,8 @@ func parsePackages(text, native string) ([]Package, error) {
 				return nil, fmt.Errorf("unexpected line of dpkg-query %q", line)
 			}
 			if f[4] == "not-installed" {
-				// A name that dpkg has only seen in a dependency. Its blank line follows.
+				// This is a name that dpkg has only seen in a dependency. Its blank
+				// line follows.
 				continue
 			}
 			if native != "" && f[1] != native && f[1] != "all" {
@@ -129,11 +129,11 @@ func find(list []Package, name string) (Package, bool) {
 type Available struct {
 	Package string
 	Version Version
-	Origin  string // where, as apt-cache madison prints it; credentials removed
+	Origin  string // the source, as apt-cache madison prints it; credentials removed
 }
 
-// Available lists the versions that the sources offer, newest first, by the
-// package lists as of the last update. Unknown packages have none.
+// Available returns the versions that the sources offer, newest first, from the package lists on
+// the host. Unknown packages have none.
 func (h *Host) Available(ctx context.Context, packages ...string) ([]Available, error) {
 	if len(packages) == 0 {
 		return nil, nil
@@ -142,12 +142,12 @@ func (h *Host) Available(ctx context.Context, packages ...string) ([]Available, 
 	return list, err
 }
 
-// unknownOnly is what apt-cache prints when it just does not know a package:
-// apt 3 then exits with 100, apt 2 with 0.
+// unknownOnly matches what apt-cache prints for an unknown package. apt 3 then exits with 100, apt
+// 2 with 0.
 var unknownOnly = lazyregexp.New(
 	`^(?:[EWN]: (?:Unable to locate package|No packages found).*\n?)*$`)
 
-// offers reads the sources' files and what the sources offer of the packages.
+// offers reads the source files, and the versions of the packages that the sources offer.
 func (h *Host) offers(ctx context.Context, packages []string) ([]Source, []Available, error) {
 	t := task{"read", "the sources and what they offer"}
 	out, errOut, err := h.raw(ctx, nil, append(append(script("offers"),

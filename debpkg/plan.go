@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Plan says what an Apply will do. It can be printed, and marshalled and read
-// back, on another machine as well.
+// Plan is what an Apply will do. It can be printed, and marshalled and read back on another
+// machine.
 type Plan struct {
 	Host       Identity
 	OS         OS
@@ -20,9 +20,9 @@ type Plan struct {
 	Created    time.Time
 	Requests   []Request
 	Actions    []Action
-	Unchanged  []string   // requested and already there
+	Unchanged  []string   // requested, but installed already
 	KeptBack   []string   // Tyk packages on hold that stay as they are
-	Downloads  []Download // still to be fetched when the plan was begun
+	Downloads  []Download // files that were missing when planning began
 	Restarts   []Restart
 	Conffiles  []ConffilePlan
 	Overwrites []Overwrite
@@ -30,14 +30,14 @@ type Plan struct {
 	Hold       bool    `json:",omitempty"` // Apply puts the packages on hold: see [Options]
 	Pin        bool    `json:",omitempty"` // Apply pins their versions
 	Problems   []Problem
-	Fetched    bool   // the candidates were read; without, their conffiles and scripts are not known
-	Digest     string // of what Apply compares with the host
+	Fetched    bool   // the candidates were read; otherwise their conffiles and scripts are unknown
+	Digest     string // of everything that Apply compares with the host
 }
 
 // Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool { return len(p.Actions) == 0 }
 
-// DownloadSize is the number of bytes to fetch.
+// DownloadSize returns the number of bytes to fetch.
 func (p Plan) DownloadSize() int64 {
 	var n int64
 	for _, d := range p.Downloads {
@@ -65,9 +65,8 @@ func (p Plan) Refused() error {
 		"; "), Next: next}
 }
 
-// digest covers what must still hold when the plan is applied: the host, its
-// packages and files, and the candidates. Times, progress of downloads and the
-// wording of problems are left out.
+// digest covers what must be the same when the plan is applied: the host, its packages and files,
+// and the candidates. It leaves out times, downloads and the wording of problems.
 func (p Plan) digest() string {
 	p.Created, p.Downloads, p.Digest = time.Time{}, nil, ""
 	p.Problems = slices.Clone(p.Problems)
@@ -85,20 +84,19 @@ func (p Plan) digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Plan finds out what would happen if the requests were carried out. It
-// changes nothing but apt's cache of downloaded packages: unless
-// [Options].NoFetch is set it fetches the candidates, to compare their
-// conffiles and read their scripts. Call [Host.Update] before.
+// Plan plans the requested changes. It fetches the candidates into apt's cache, unless
+// [Options].NoFetch is set, to compare their conffiles and read their scripts. It changes nothing
+// else. Call [Host.Update] first.
 //
-// Plan returns an error if no plan is possible (an unknown version, unmet dependencies). A plan that
-// must not be applied says why in its Problems.
+// Plan returns an error if no plan is possible, for example because of an unknown version or unmet
+// dependencies. If a plan must not be applied, its Problems have the reasons.
 func (h *Host) Plan(ctx context.Context, want ...Request) (Plan, error) {
 	return h.plan(ctx, want, !h.o.NoFetch)
 }
 
-// Plans makes a plan for each group of requests, see [InOrder]. With the plans it returns an
-// [ErrRefused] that has the reasons of all that must not be applied. An error of another
-// kind comes with the plans before it.
+// Plans makes a plan for each group of requests, see [InOrder]. If some plans must not be applied,
+// it returns all plans with an [ErrRefused] that has the reasons. With another error, it returns
+// the plans made so far.
 func (h *Host) Plans(ctx context.Context, groups [][]Request) ([]Plan, error) {
 	var plans []Plan
 	var refused error

@@ -8,7 +8,7 @@ import (
 	"example.com/tykupgrade/internal/printable"
 )
 
-// String renders the plan as tables that a person can approve.
+// String returns the plan as tables, for approval.
 func (p Plan) String() string {
 	var b strings.Builder
 	host := p.Host.Hostname
@@ -42,7 +42,7 @@ func (p Plan) String() string {
 		}
 	}
 	for _, u := range p.Unchanged {
-		fmt.Fprintf(&b, "%s is as requested already.\n", u)
+		fmt.Fprintf(&b, "%s is already as requested.\n", u)
 	}
 	for _, u := range p.KeptBack {
 		fmt.Fprintf(&b, "%s is on hold and stays as it is.\n", u)

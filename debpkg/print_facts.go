@@ -7,7 +7,7 @@ import (
 	"example.com/tykupgrade/internal/printable"
 )
 
-// String renders the facts as tables for a person.
+// String returns the facts as tables.
 func (f Facts) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n%s %s (%s), %s, apt %s, dpkg %s", f.Hostname, f.OS.ID, f.OS.VersionID,

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// Problem is something that the plan's reader must know.
+// Problem is a refusal or a warning of a plan.
 type Problem struct {
 	Refuse bool // Apply will not run such a plan
 	Text   string
 	Next   string `json:",omitempty"`
 }
 
-// problems judges the plan.
+// problems adds the refusals and warnings to the plan.
 func (h *Host) problems(p *Plan, s survey, need space) {
 	refuse := func(next, format string, a ...any) {
 		p.Problems = append(p.Problems, Problem{Refuse: true, Text: fmt.Sprintf(format, a...),
@@ -38,7 +38,7 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 			warn("", "%s is on hold; it is changed as requested and stays on hold", a.Package)
 		}
 		if a.Candidate != "" {
-			next := "set Options.Hold or Options.Pin, else the next unattended upgrade may change it"
+			next := "set Options.Hold or Options.Pin; otherwise the next unattended upgrade may change it"
 			if a.Held || p.Hold || p.Pin {
 				next = ""
 			}
@@ -54,9 +54,9 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 			system := fmt.Sprintf("%s %s on %s %s %s", a.Package, a.To, p.OS.ID, p.OS.VersionID, a.Arch)
 			switch {
 			case !s.Known:
-				warn("ask the publisher", "nothing is known of %s", system)
-			// Not a refusal: the sources are per distribution, so a package that
-			// one of them offers is meant for this system, whatever lists say.
+				warn("ask the publisher", "unknown whether %s is supported", system)
+			// This is not a refusal. Sources are per distribution, so a package that
+			// one of them offers is meant for this system, even if the lists differ.
 			case !s.OK:
 				warn("choose a version that supports this system, or ask the publisher",
 					"%s is not supported: %s", system, s)
@@ -70,9 +70,9 @@ func (h *Host) problems(p *Plan, s survey, need space) {
 		_, tyk := component(b.Name)
 		text := fmt.Sprintf("an earlier run left %s %s %s", b.Name, b.Version, b.Status)
 		if requested || tyk {
-			refuse("call Repair, or Revert the change that left it so", "%s", text)
+			refuse("call Repair, or Revert for the change that left it so", "%s", text)
 		} else {
-			warn("repair it: until then every apt run ends with an error, whatever it did", "%s", text)
+			warn("repair it: until then every run of apt ends with an error", "%s", text)
 		}
 	}
 	for _, o := range p.Owned {

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// PruneState says what [Host.Prune] did with a change, and why it kept one.
+// PruneState is what [Host.Prune] did with a change, or why it kept it.
 type PruneState string
 
 // The states of a change that a host keeps.
 const (
-	PruneForgotten  PruneState = "forgotten"  // with DryRun: it would be
+	PruneForgotten  PruneState = "forgotten"  // with DryRun: it would be forgotten
 	PruneYoung      PruneState = "young"      // it ended after PruneOptions.Before
 	PruneInUse      PruneState = "in_use"     // PruneOptions.Keep names it
 	PruneRunning    PruneState = "running"    // the change or its revert is running
@@ -23,7 +23,7 @@ const (
 	PruneUnreadable PruneState = "unreadable" // its record is missing or damaged
 )
 
-// String is the state for people.
+// String returns the state in words.
 func (s PruneState) String() string {
 	switch s {
 	case PruneForgotten:
@@ -42,16 +42,16 @@ func (s PruneState) String() string {
 	return string(s)
 }
 
-// Pruned is one change that the host keeps saved packages and configuration of.
+// Pruned is a change whose packages and configuration the host has saved.
 type Pruned struct {
 	Dir       string // on the host
 	State     PruneState
 	Requests  []Request `json:",omitempty"` // what the change was about
-	Ended     time.Time `json:",omitzero"`  // as recorded; of an unfinished change, when it started
+	Ended     time.Time `json:",omitzero"`  // for an unfinished change, when it started
 	Kilobytes int64     // on the host's disk
 }
 
-// String returns the change in words for people.
+// String returns the change in words.
 func (p Pruned) String() string {
 	what := join(p.Requests)
 	if what == "" {
@@ -63,26 +63,25 @@ func (p Pruned) String() string {
 	return fmt.Sprintf("%s (%d MiB): %s", what, (p.Kilobytes+1023)/1024, p.State)
 }
 
-// PruneOptions say what [Host.Prune] forgets.
+// PruneOptions set what [Host.Prune] forgets.
 type PruneOptions struct {
-	// Before is required: changes that ended earlier are forgotten. The age comes from the
-	// time that the change recorded, by the clock of the operator who made it.
+	// Before is required. Prune forgets changes that ended earlier. The times are those that
+	// the changes recorded, by the clocks of their operators.
 	Before time.Time
 	Keep   []Change // changes that a journal or a file of changes can still revert
 	DryRun bool     // only report
 }
 
-// Prune forgets the host's old changes: the saved .deb files and configuration that only a
-// revert needs. It keeps every change that is in progress, that failed or was cut off and was
-// not reverted, or that o.Keep names. Changes come back oldest first. After an error, and
-// after a kill, call it again; what was forgotten by then is gone.
+// Prune removes the saved .deb files and configuration of old changes, which only a revert needs.
+// It keeps changes that are in progress, changes in o.Keep, and unfinished changes that were not
+// reverted. It returns the changes oldest first. After an error or a kill, call Prune again.
 func (h *Host) Prune(ctx context.Context, o PruneOptions) ([]Pruned, error) {
 	op := task{"prune", "the changes that the host keeps"}
 	switch {
 	case h.err != nil:
 		return nil, h.err
 	case o.Before.IsZero():
-		return nil, op.fail(Error{Detail: "no time is given", Next: "set PruneOptions.Before"})
+		return nil, op.fail(Error{Detail: "no time is set", Next: "set PruneOptions.Before"})
 	}
 	out, err := h.script(ctx, nil, "changes", path.Join(h.o.StateDir, "runs"))
 	if err != nil {
@@ -120,7 +119,7 @@ func (h *Host) Prune(ctx context.Context, o PruneOptions) ([]Pruned, error) {
 	return list, nil
 }
 
-// pruned judges a row of changesScript.
+// pruned reads a row of changesScript and decides about its change.
 func (h *Host) pruned(row string, o PruneOptions) (Pruned, error) {
 	part := strings.Split(row, "\x1d")
 	if len(part) != 6 {

@@ -233,7 +233,7 @@ func TestPrune(t *testing.T) {
 		t.Errorf("not kept any more: %v", got)
 	}
 	if _, err := r.host(debpkg.Local()).Prune(t.Context(), debpkg.PruneOptions{}); err == nil ||
-		!strings.Contains(err.Error(), "no time is given") {
+		!strings.Contains(err.Error(), "no time is set") {
 		t.Errorf("without a time: %v", err)
 	}
 	if err := os.Chmod(runs, 0o777); err != nil {

@@ -15,17 +15,17 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Record is a file of the changes on one host, on the operator's machine: what a revert
-// needs. It tells of a change before it begins, so that it survives the death of the
-// operator's process. It is for one goroutine.
+// Record is a file on the operator's machine with the changes of one host, which a revert needs. It
+// contains a change before the change begins, so that nothing is lost if the operator's process
+// dies. A Record must not be used concurrently.
 type Record struct {
 	Path    string
 	Changes []Change // in the order in which they were made
 }
 
-// OpenRecord reads the file at path, which decides what root does on the host: an
-// [ErrUnsafe] says that somebody else could have written it. If there is none, the error
-// matches [fs.ErrNotExist]. [NewRecord] begins one.
+// OpenRecord reads the file at path. The file decides what root does on the host, so the error is
+// an [ErrUnsafe] if somebody else could have written it. If there is no file, the error matches
+// [fs.ErrNotExist]. [NewRecord] begins one.
 func OpenRecord(path string) (*Record, error) {
 	op := task{"read", path}
 	data, err := readOwn(op, path)
@@ -39,8 +39,8 @@ func OpenRecord(path string) (*Record, error) {
 	return r, nil
 }
 
-// NewRecord is [OpenRecord], but begins a record if there is no file at path. Its directory
-// must exist. The first change of the record writes the file.
+// NewRecord does the same as [OpenRecord], but begins a record if there is no file at path. The
+// directory must exist. The first change writes the file.
 func NewRecord(path string) (*Record, error) {
 	r, err := OpenRecord(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,28 +74,28 @@ func readOwn(op task, path string) ([]byte, error) {
 		foreign := ok && st.Uid != 0 && int(st.Uid) != os.Geteuid()
 		if foreign || x.Mode().Perm()&0o022 != 0 && x.Mode()&os.ModeSticky == 0 {
 			return nil, op.fail(Error{Kind: ErrUnsafe, Detail: x.Name() +
-				" belongs to, or can be written to by, somebody else",
-				Next: "look at what the file says, then move it to a directory of your own with mode 600"})
+				" belongs to somebody else, or somebody else can write to it",
+				Next: "check the content of the file, then move it to a directory of your own with mode 600"})
 		}
 	}
 	return io.ReadAll(f)
 }
 
-// Begun reports whether a change may have begun whose outcome the file does not tell.
+// Begun reports whether the record has a change without an outcome, which may have begun.
 func (r *Record) Begun() bool {
 	return slices.ContainsFunc(r.Changes, func(c Change) bool { return c.Started.IsZero() })
 }
 
-// Apply carries out a plan. The file tells of it before it begins. A change that fails
-// stays in the file, as it has to be reverted; one that never began does not.
+// Apply carries out a plan with [Host.Apply], or with [Host.Stage] if stage is true. It writes the
+// plan to the file first. A change that fails stays in the file, so that it can be reverted. A
+// change that never began is removed.
 func (r *Record) Apply(ctx context.Context, h *Host, p Plan, stage bool) (Change, error) {
 	r.Changes = append(r.Changes, Change{Plan: p})
 	return r.carryOut(ctx, h, len(r.Changes)-1, stage, false)
 }
 
-// Resume carries out again what may have begun when an operator's process died. The host
-// knows what became of it, and does nothing twice. If it cannot be asked, the file keeps
-// what it has.
+// Resume repeats the changes that may have begun before an operator's process died. The host has
+// their results and does nothing twice. If the host does not answer, the file stays as it is.
 func (r *Record) Resume(ctx context.Context, h *Host, stage bool) ([]Change, error) {
 	var made []Change
 	for i := 0; i < len(r.Changes); i++ {
@@ -130,7 +130,7 @@ func (r *Record) carryOut(ctx context.Context, h *Host, i int, stage, begun bool
 	switch {
 	case !c.Started.IsZero():
 		r.Changes[i] = c
-	// Only the host's own word settles that what an earlier call began is not there.
+	// Only the host itself can confirm that an earlier call began nothing.
 	case begun && err != nil && !errors.Is(err, ErrChanged) && !errors.Is(err, ErrRefused):
 		return c, err
 	default:
@@ -139,8 +139,8 @@ func (r *Record) carryOut(ctx context.Context, h *Host, i int, stage, begun bool
 	return c, errors.Join(err, r.write(context.WithoutCancel(ctx)))
 }
 
-// Revert brings back the state before the changes, the last one first. each, if not nil, is
-// called after each of them.
+// Revert reverts the changes, the last one first. If each is not nil, it is called after every
+// change.
 func (r *Record) Revert(ctx context.Context, h *Host, o RevertOptions, each func(Change)) error {
 	for _, c := range slices.Backward(r.Changes) {
 		if err := h.Revert(ctx, c, o); err != nil {
@@ -153,8 +153,8 @@ func (r *Record) Revert(ctx context.Context, h *Host, o RevertOptions, each func
 	return nil
 }
 
-// Forget removes what the host keeps of the changes, and then the file. As long as the host
-// cannot be asked, the file stays.
+// Forget removes the saved data of the changes from the host, and then the file. If the host does
+// not answer, the file stays.
 func (r *Record) Forget(ctx context.Context, h *Host) error {
 	for _, c := range r.Changes {
 		if err := h.Forget(ctx, c); err != nil {
@@ -164,7 +164,7 @@ func (r *Record) Forget(ctx context.Context, h *Host) error {
 	return os.Remove(r.Path)
 }
 
-// write replaces the file, and removes it when there is nothing to tell.
+// write replaces the file, or removes it if there are no changes.
 func (r *Record) write(ctx context.Context) error {
 	op := task{"write", r.Path + ", which a revert needs"}
 	if len(r.Changes) == 0 {

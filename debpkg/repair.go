@@ -6,16 +6,15 @@ import (
 	"path"
 )
 
-// Repair finishes what an interrupted run left: it configures half-installed
-// packages, keeping edited conffiles (or taking the maintainer's, by
-// [Options].NewConffiles). It installs nothing. An [ErrScript] means that the
-// package's own script fails again.
+// Repair configures the half-installed packages that an interrupted run left. It keeps edited
+// conffiles, or takes the maintainer's with [Options].NewConffiles. It installs nothing. The error
+// is an [ErrScript] if a package's own script fails again.
 func (h *Host) Repair(ctx context.Context) error {
 	op := task{"repair", "half-installed packages"}
 	return h.retryLocked(ctx, op, func() error {
 		h.event(Event{Kind: EventStep, Text: op.String()})
 		dir := path.Join(h.o.StateDir, "runs", "repair")
-		// One of an operator who is gone may be under way.
+		// An earlier repair may still be running.
 		if _, err := h.follow(ctx, dir); err != nil {
 			return op.wrap(err)
 		}
@@ -53,10 +52,9 @@ func (h *Host) Repair(ctx context.Context) error {
 	})
 }
 
-// Forget removes what the host keeps of a change: the saved .deb files and
-// configuration. It cannot be reverted with them any more. It refuses with an
-// [ErrLocked] while the change or its revert is under way, and with an
-// [ErrRefused] on a host that the change was not made on.
+// Forget removes the saved .deb files and configuration of a change from the host. They are then
+// missing for a revert. The error is an [ErrLocked] while the change or its revert is running, and
+// an [ErrRefused] if the change was made on another host.
 func (h *Host) Forget(ctx context.Context, c Change) error {
 	dir := path.Clean(c.Dir)
 	if c.Dir == "" && c.Plan.Digest != "" && c.Plan.digest() == c.Plan.Digest {
@@ -81,7 +79,7 @@ func (h *Host) Forget(ctx context.Context, c Change) error {
 		}
 		if s.name == "running" {
 			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked,
-				Detail: fmt.Sprintf("process %d is at work on it", s.n), Retry: true,
+				Detail: fmt.Sprintf("process %d is working on it", s.n), Retry: true,
 				Next: "wait for it to end"}
 		}
 	}

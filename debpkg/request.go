@@ -11,13 +11,13 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// Request is what should become of one package.
+// Request is the wanted state of one package.
 type Request struct {
 	Package string
-	Version Version // exact; tyk-pump has its own line of versions
-	// Deb installs from a .deb file on the host, or from the matching one in a
-	// directory, instead of from a source. Package and Version are checked
-	// against it; a zero Version takes the file's.
+	Version Version // the exact version; tyk-pump has its own version line
+	// Deb is a .deb file on the host to install from, or a directory with a matching one.
+	// Empty: a source. The file must have the requested Package and Version. A zero Version
+	// means the file's version.
 	Deb    string `json:",omitempty"`
 	SHA256 string `json:",omitempty"` // of Deb; empty: not checked
 	Remove bool   `json:",omitempty"`
@@ -59,8 +59,8 @@ func ParseRequest(s string) (Request, error) {
 	return r, nil
 }
 
-// ParseRequests reads several, as a user types them. deb, if not empty, is a .deb file or a
-// directory of them on the host that those to be installed come from.
+// ParseRequests reads several requests, as [ParseRequest] does. If deb is not empty, it becomes the
+// Deb of all requests that install a package.
 func ParseRequests(words []string, deb string) ([]Request, error) {
 	var all []Request
 	for _, w := range words {
@@ -76,8 +76,8 @@ func ParseRequests(words []string, deb string) ([]Request, error) {
 	return all, validRequests(all)
 }
 
-// InOrder groups requests for one plan each: the components in the order of
-// [Components], then all others together, so that one edition can replace another.
+// InOrder groups requests into plans. The components come first, in the order of [Components]. All
+// other requests follow together, so that one edition can replace another.
 func InOrder(want []Request) [][]Request {
 	var groups [][]Request
 	others := slices.Clone(want)
@@ -107,7 +107,7 @@ func validRequests(want []Request) error {
 			"an upgrade"}.wrap(fmt.Errorf(format, a...))
 	}
 	if len(want) == 0 {
-		return bad("nothing requested; name a package and its exact version")
+		return bad("nothing is requested; name a package and its exact version")
 	}
 	seen := map[string]bool{}
 	for _, r := range want {
@@ -119,7 +119,7 @@ func validRequests(want []Request) error {
 		case r.Remove && (r.Deb != "" || !r.Version.IsZero()):
 			return bad("%s is to be removed, so it takes no version", r.Package)
 		case !r.Remove && r.Deb == "" && r.Version.IsZero():
-			return bad("%s has no version; give the exact one", r.Package)
+			return bad("%s has no version; name the exact one", r.Package)
 		case r.Deb != "" && !path.IsAbs(r.Deb):
 			return bad("the .deb file %q of %s needs an absolute path on the host", r.Deb, r.Package)
 		}
@@ -165,7 +165,7 @@ func (h *Host) resolveDebs(ctx context.Context, arch string,
 			case d.Arch != arch && d.Arch != "all":
 				why = append(why, fmt.Sprintf("%s is for %s, the host is %s", d.Path, d.Arch, arch))
 			case r.SHA256 != "" && !strings.EqualFold(d.SHA256, r.SHA256):
-				why = append(why, fmt.Sprintf("%s has SHA-256 %s, not %s", d.Path, d.SHA256, r.SHA256))
+				why = append(why, fmt.Sprintf("%s has SHA-256 %s, want %s", d.Path, d.SHA256, r.SHA256))
 			default:
 				fits = append(fits, d)
 			}
@@ -176,10 +176,10 @@ func (h *Host) resolveDebs(ctx context.Context, arch string,
 			fallthrough
 		case len(fits) == 0:
 			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb, Detail: strings.Join(why, "; "),
-				Next: "fetch the right file, from a place you trust"}
+				Next: "get the right file from a place you trust"}
 		case len(fits) > 1 && !single:
 			return nil, &Error{Op: op.verb, Object: op.object, Kind: ErrDeb,
-				Detail: fmt.Sprintf("%d files fit", len(fits)), Next: "name the file, or give the version"}
+				Detail: fmt.Sprintf("%d files fit", len(fits)), Next: "name the file, or set the version"}
 		}
 		found[r.Package], want[i].Version = fits[0], fits[0].Version
 	}
@@ -199,8 +199,8 @@ func installOf(want []Request, debs map[string]Deb) install {
 	return in
 }
 
-// explainPlan adds to apt's words what else the host knows: which versions
-// there are, and which packages on hold prevent it.
+// explainPlan adds to apt's error the available versions, and the packages on hold that prevent the
+// plan.
 func (h *Host) explainPlan(ctx context.Context, err error, want []Request) error {
 	var e *Error
 	if !errors.As(err, &e) {

@@ -13,28 +13,24 @@ import (
 	"time"
 )
 
-// RevertOptions changes what a Revert brings back.
+// RevertOptions changes what a Revert restores.
 type RevertOptions struct {
-	// Files also brings back the configuration files, and the policies,
-	// templates and the like that were overwritten, as they were before the
-	// change, and takes away what dpkg put next to them (.dpkg-dist and its like).
-	// The current files are kept next to the saved ones on the host. A
-	// configuration file that only the newer version has stays.
+	// Files also restores the configuration files, and overwritten files such as policies and
+	// templates. It removes dpkg's copies next to them, such as .dpkg-dist. The present files
+	// are saved next to the earlier ones on the host. A configuration file that only the newer
+	// version has stays.
 	Files bool
 }
 
-// Revert brings back exactly the versions that were installed before c: from
-// the saved .deb files, from a source where only a repacked one was saved, or
-// from a source or apt's cache for a change from [Host.RevertFromHistory].
-// Packages that c newly installed are removed, their configuration stays.
-// Packages on hold before are on hold again. Units are freed from systemd's
-// start limit, and those that ran before c run, and are stable, afterwards.
+// Revert installs exactly the versions from before c. It takes them from the saved .deb files, or
+// from a source if only a repacked file was saved. For a change from [Host.RevertFromHistory], it
+// takes them from a source or apt's cache. It removes packages that c newly installed, but not
+// their configuration. It restores holds. Revert resets systemd's start limit, and the units that
+// ran before c are stable when it returns.
 //
-// It works on the half-installed packages that a failed Apply leaves, runs
-// detached like Apply, and may be called again: what is back already is left
-// alone. An [ErrNoRollback] means that nothing was touched. Of a Change with no
-// more than its Plan, all that a caller has whose process was killed during
-// Apply, the host knows the rest.
+// Revert also works after a failed Apply with half-installed packages. Like Apply, it runs detached
+// and may be called again. An [ErrNoRollback] means that nothing was changed. If the caller was
+// killed during Apply and has only the Plan of the Change, the host adds the rest.
 func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 	if h.err != nil {
 		return h.err
@@ -65,7 +61,7 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		}
 	}
 	dir := c.revertDir(h.o.StateDir)
-	// Neither the change itself nor an earlier revert of it may be under way.
+	// Neither the change nor an earlier revert of it may be running.
 	for _, d := range []string{c.Dir, dir} {
 		if d == "" {
 			continue
@@ -88,8 +84,8 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 			}
 			continue
 		case errors.Is(err, ErrInterrupted) && !repaired:
-			// dpkg's own journal must be worked off before anything else. That
-			// a script fails in it does not matter: its package is going.
+			// dpkg must finish its own journal before anything else. If a script fails
+			// there, that does not matter, because its package is replaced.
 			repaired = true
 			if err := h.Repair(ctx); err != nil {
 				h.o.Log.WarnContext(ctx, "repair before the revert", "err", err)
@@ -117,11 +113,11 @@ func sameHost(op task, c Change, look survey) error {
 	}
 	return op.fail(Error{Kind: ErrRefused, Detail: fmt.Sprintf("the change was made on %s (machine "+
 		"%s), this is %s (machine %s)", was.Hostname, dash(was.Machine), is.Hostname, dash(is.Machine)),
-		Next: "revert it there; if this host was installed again, nothing of the change is left: plan " +
+		Next: "revert it there; if this host was reinstalled, nothing of the change is left: plan " +
 			"the version that you want"})
 }
 
-// recorded completes a change of which the caller knows the plan alone.
+// recorded completes a change of which the caller has only the plan.
 func (h *Host) recorded(ctx context.Context, op task, c Change) (Change, error) {
 	if c.Dir != "" {
 		return c, h.inState(op, c)
@@ -130,8 +126,8 @@ func (h *Host) recorded(ctx context.Context, op task, c Change) (Change, error) 
 		return c, nil
 	}
 	if c.Plan.digest() != c.Plan.Digest {
-		return c, op.fail(Error{Kind: ErrRefused, Detail: "the digest of its plan does not fit the " +
-			"plan's content", Next: "take the change as Apply returned it"})
+		return c, op.fail(Error{Kind: ErrRefused, Detail: "the digest of its plan does not match the " +
+			"plan's content", Next: "use the change as Apply returned it"})
 	}
 	dir := h.runDir(c.Plan)
 	s, data, err := h.jobState(ctx, dir)
@@ -148,8 +144,8 @@ func (h *Host) recorded(ctx context.Context, op task, c Change) (Change, error) 
 	return whole, h.inState(op, whole)
 }
 
-// inState refuses a change whose files are anywhere but in StateDir, which
-// nobody but root can write to: root installs them.
+// inState refuses a change whose files are outside of StateDir. Root installs these files, and only
+// root can write to StateDir.
 func (h *Host) inState(op task, c Change) error {
 	bad := path.Clean(c.Dir) != c.Dir || path.Dir(c.Dir) != path.Join(h.o.StateDir, "runs")
 	for _, s := range c.Saved {
@@ -160,13 +156,13 @@ func (h *Host) inState(op task, c Change) error {
 	}
 	if bad {
 		return op.fail(Error{Kind: ErrRefused, Detail: "the change names files outside of " +
-			path.Join(h.o.StateDir, "runs"), Next: "take the change as Apply returned it, and the " +
+			path.Join(h.o.StateDir, "runs"), Next: "use the change as Apply returned it, and the " +
 			"StateDir that it was made with"})
 	}
 	return nil
 }
 
-// revertDir is where the run of the revert lives: next to that of the change.
+// revertDir returns the directory of the revert's run, next to that of the change.
 func (c Change) revertDir(state string) string {
 	if c.Dir != "" {
 		return c.Dir + "-revert"
@@ -179,7 +175,7 @@ func (c Change) revertDir(state string) string {
 	return path.Join(state, "runs", "history-"+hex.EncodeToString(sum[:8]))
 }
 
-// back lists the actions that are still to be undone.
+// back returns the actions that are still to be undone.
 func back(c Change, now []Package) []Action {
 	var list []Action
 	for _, a := range c.Plan.Actions {
@@ -194,7 +190,7 @@ func back(c Change, now []Package) []Action {
 	return list
 }
 
-// revertPackages returns how the host is afterwards.
+// revertPackages returns the state of the host afterwards.
 func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change) (survey, error) {
 	look, err := h.survey(ctx, names(c.Plan.Actions)...)
 	if err != nil {
@@ -256,8 +252,7 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 	return look, nil
 }
 
-// heldBefore lists the packages to hold after the revert: those that were on
-// hold, or all.
+// heldBefore returns the packages to hold after the revert: those that were on hold, or all.
 func (c Change) heldBefore(all bool) []string {
 	var list []string
 	for _, b := range c.Before {
@@ -268,7 +263,7 @@ func (c Change) heldBefore(all bool) []string {
 	return list
 }
 
-// autoBefore lists those that apt had installed for other packages.
+// autoBefore returns the packages that apt had installed for others.
 func (c Change) autoBefore() []string {
 	var list []string
 	for _, b := range c.Before {
@@ -324,7 +319,7 @@ func (h *Host) revertUnits(ctx context.Context, c Change, o RevertOptions, look 
 	if wait = slices.Compact(wait); len(wait) == 0 {
 		return nil
 	}
-	// The postinst script restarts, but hides when that fails.
+	// The postinst script restarts the unit, but hides a failure.
 	if o.Files || slices.ContainsFunc(pick(look.states, wait),
 		func(u Unit) bool { return !u.Active() || u.NeedDaemonReload }) {
 		return h.Restart(ctx, wait...)

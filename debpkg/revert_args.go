@@ -66,7 +66,7 @@ func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action,
 	return in, nil
 }
 
-// unusable says why the file is not the .deb that is meant, or nothing.
+// unusable returns why the file is not the wanted .deb, or "".
 func unusable(debs []Deb, name, sum string, a Action) string {
 	i := slices.IndexFunc(debs, func(d Deb) bool { return d.Path == name })
 	pkg, _, _ := strings.Cut(a.Package, ":")
@@ -81,7 +81,7 @@ func unusable(debs []Deb, name, sum string, a Action) string {
 	return ""
 }
 
-// checkRevert asks apt first, so that nobody's package goes by surprise.
+// checkRevert asks apt first, so that the revert does not remove or change other packages.
 func (h *Host) checkRevert(ctx context.Context, op task, c Change, in install,
 	todo []Action) error {
 	sim, err := h.simulate(ctx, op, in.args)

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Where the .deb of an installed version comes from.
+// The sources of the .deb of an installed version.
 const (
 	fromCache      = "cache"
 	fromRepository = "repository"
@@ -73,7 +73,7 @@ rm -f "$dir/download.log"
 sha256sum <"$file"
 done`
 
-// saveDebs keeps the .deb of every version that the actions replace or remove.
+// saveDebs saves the .deb of every version that the actions replace or remove.
 func (h *Host) saveDebs(ctx context.Context, actions []Action, s survey, prep,
 	dir string) ([]Saved, error) {
 	args := []string{h.o.Root, h.path("/var/lib/dpkg"), s.archives(), prep}

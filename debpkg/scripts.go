@@ -1,7 +1,7 @@
 package debpkg
 
-// scripts are all POSIX shell scripts that run on a host, by name. The helper for sudo
-// knows no others.
+// scripts are all POSIX shell scripts that run on a host, by name. The helper for sudo accepts no
+// others.
 var scripts = map[string]string{
 	"candidates":     candidatesScript,
 	"changes":        changesScript,
@@ -37,8 +37,8 @@ if [ "$(wc -c <"$1.tmp")" -ne "$n" ]; then rm "$1.tmp"; echo "less than $n bytes
 sync "$1.tmp"; mv -T "$1.tmp" "$1"`,
 }
 
-// script is the command line of a script, without its arguments. Its name is $0, by
-// which package debpkgtest and the helper know what is wanted.
+// script returns the command line of a script, without its arguments. $0 is its name, by which
+// package debpkgtest and the helper identify it.
 func script(name string) []string {
 	return []string{"sh", "-c", scripts[name], scriptName + name}
 }

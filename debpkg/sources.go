@@ -21,12 +21,11 @@ type Source struct {
 	SignedBy string   `json:",omitempty"`
 	Trusted  bool     `json:",omitempty"` // [trusted=yes]: signatures are not checked
 	Disabled bool     `json:",omitempty"`
-	Serves   []string `json:",omitempty"` // which Tyk packages it offers, by the package lists
+	Serves   []string `json:",omitempty"` // the Tyk packages in its package lists
 }
 
-// Tyk reports whether the entry is meant for Tyk packages or offers some: by what
-// it serves, by the file name that packagecloud's script chooses
-// (tyk_tyk-gateway.list), or by its address.
+// Tyk reports whether the entry is for Tyk packages. It checks what the source serves, the file
+// name that packagecloud's script chooses (tyk_tyk-gateway.list), and the address.
 func (s Source) Tyk() bool {
 	if len(s.Serves) > 0 || strings.Contains(s.File, "/tyk_tyk-") {
 		return true
@@ -39,7 +38,7 @@ func (s Source) Tyk() bool {
 	return false
 }
 
-// bare is an address as apt prints it, without credentials.
+// bare returns an address as apt prints it, without credentials.
 func bare(uri string) string {
 	return strings.TrimRight(userinfo.ReplaceAllString(uri, "://"), "/")
 }
@@ -58,8 +57,8 @@ done
 printf '\035'
 if [ $# -gt 0 ]; then apt-cache madison -- "$@"; fi`
 
-// Sources lists the entries in the files that apt reads. Files that apt ignores
-// because of their name are left out.
+// Sources returns the entries in the files that apt reads. It leaves out files that apt ignores
+// because of their name.
 func (h *Host) Sources(ctx context.Context) ([]Source, error) {
 	list, _, err := h.offers(ctx, nil)
 	return list, err

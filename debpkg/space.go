@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// space is how much room a plan needs on each file system.
+// space is how many bytes a plan needs on each file system.
 type space []spaceOn
 
 type spaceOn struct {
@@ -32,7 +32,7 @@ func (s *space) add(d Disk, size int64, what string) {
 	}
 }
 
-// lacking says where there is not enough.
+// lacking describes the file systems without enough free space.
 func (s space) lacking() []string {
 	var list []string
 	for _, o := range s {

@@ -20,32 +20,30 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// SSHOptions changes how [SSH] connects. The zero value is what `ssh DEST`
-// does, with the user's configuration, agent and jump hosts. Unknown host keys
-// are refused, nothing is ever asked, and nothing is forwarded to the host.
+// SSHOptions changes how [SSH] connects. The zero value connects like `ssh DEST`, with the user's
+// configuration, agent and jump hosts. It refuses unknown host keys, never asks a question, and
+// forwards nothing to the host.
 type SSHOptions struct {
 	Config     string        // ssh -F
 	Port       int           // 0: from the configuration
 	Identity   string        // ssh -i, a private key file
 	KnownHosts string        // a known_hosts file instead of the user's
 	Jump       string        // ssh -J
-	Timeout    time.Duration // for connecting, and for noticing a dead connection; 0: 15 s
-	// Forward keeps the forwardings of the user's configuration: the agent, X11
-	// and ports. Root on the host can use what is forwarded.
+	Timeout    time.Duration // to connect, and to detect a dead connection; 0: 15 s
+	// Forward keeps the forwarding of the agent, X11 and ports in the user's configuration.
+	// Root on the host can use what is forwarded.
 	Forward bool
-	// ControlDir is where connections are kept open for sharing, for a minute
-	// after the last use. It must belong to this user and be writable by nobody
-	// else. Empty: below the user's cache directory. "none": no sharing. A
-	// directory of more than 56 bytes is too long for a socket, so connections
-	// are not shared there.
+	// ControlDir is the directory for shared connections, which stay open for a minute after
+	// their last use. It must belong to this user and be writable by nobody else. Empty: a
+	// directory below the user's cache directory. "none": no sharing. A path of more than 56
+	// bytes is too long for a socket, so connections are not shared there.
 	ControlDir string
 }
 
-// SSH runs commands on dest, "host" or "user@host", with the system's OpenSSH
-// client (7.6 or newer). The first call checks that the login shell there is a
-// POSIX shell, and returns [ErrShell] otherwise: other shells run the lines of a
-// script one by one. When the connection cannot be made or is lost, the error
-// matches [ErrConnection], and the command may still be running there.
+// SSH returns a Runner for dest, "host" or "user@host". It uses the system's OpenSSH client, 7.6 or
+// newer. The first call returns an [ErrShell] unless the login shell is a POSIX shell, because
+// other shells run a script line by line. If the connection fails or is lost, the error matches
+// [ErrConnection], and the command may still be running.
 func SSH(dest string, o SSHOptions) Runner {
 	local := run.Local(run.Options{})
 	remote := func(ctx context.Context, command string, stdin io.Reader, stdout,
@@ -72,7 +70,7 @@ func SSH(dest string, o SSHOptions) Runner {
 	}
 }
 
-// probe remembers that the login shell understands what Quote writes.
+// probe remembers that the login shell understands the output of Quote.
 type probe struct {
 	mu sync.Mutex
 	ok bool
@@ -103,16 +101,16 @@ func (p *probe) check(ctx context.Context, dest string, remote func(ctx context.
 		Next: "give the user a POSIX login shell such as /bin/sh, or connect as another user"}
 }
 
-// ownExit tells an exit code 255 of the command from ssh's own 255 for a
-// broken connection. The marker comes last on standard error.
+// ownExit distinguishes an exit code 255 of the command from ssh's own 255 for a broken connection.
+// The marker comes last on standard error.
 const ownExit = `; rc=$?; [ $rc -ne 255 ] || printf '` + exitMark + `' >&2; exit $rc`
 
 const exitMark = "\x01tykupgrade:255\x01"
 
-// argv is the ssh command line up to the remote command.
+// argv returns the ssh command line up to the remote command.
 func (o SSHOptions) argv(dest string) ([]string, error) {
 	if dest == "" || strings.HasPrefix(dest, "-") {
-		return nil, fmt.Errorf("%q is not a destination; write host or user@host", dest)
+		return nil, fmt.Errorf("%q is not a destination; want host or user@host", dest)
 	}
 	seconds := strconv.Itoa(int(max(time.Second, cmp.Or(o.Timeout, 15*time.Second)).Seconds()))
 	argv := []string{"ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
@@ -156,19 +154,17 @@ func (o SSHOptions) argv(dest string) ([]string, error) {
 	return append(argv, "--", dest), nil
 }
 
-// quoteOption writes a path as ssh's configuration takes it: blanks separate
-// words there.
+// quoteOption quotes a path for ssh's configuration, in which blanks separate words.
 func quoteOption(path string) (string, error) {
 	if strings.ContainsAny(path, "\"\n") {
-		return "", fmt.Errorf("ssh cannot be given the path %q; choose one without quotes and line ends",
+		return "", fmt.Errorf("ssh does not accept the path %q; use one without quotes and line ends",
 			path)
 	}
 	return `"` + path + `"`, nil
 }
 
-// master names the shared connection. Connections are shared only by those who
-// log in alike and trust the same host keys: a user who shares one does not check
-// the key again.
+// master names the shared connection. Only Runners with the same login and the same host keys share
+// one, because the second user does not check the key again.
 func (o SSHOptions) master(dest string) string {
 	sum := sha256.New()
 	home, _ := os.UserHomeDir()
@@ -230,7 +226,7 @@ func private(dir string) error {
 			(last || info.Mode()&os.ModeSticky == 0) {
 			return &Error{Op: "use", Object: dir + " for shared connections", Kind: ErrUnsafe, Detail: d +
 				" belongs to, or can be written to by, somebody else",
-				Next: "name a ControlDir of your own, or none"}
+				Next: "set ControlDir to a directory of your own, or to none"}
 		}
 		if d == filepath.Dir(d) {
 			return nil
@@ -259,11 +255,11 @@ func sshError(ctx context.Context, dest string, err error, m *marker) error {
 			e.Next = "check the address, and that `ssh " + dest + "` works without a question"
 		case strings.Contains(detail, "Host key verification failed"), strings.Contains(detail,
 			"No matching host key"):
-			e.Retry, e.Next = false, "compare the host's key with the one its owner states, then add it "+
+			e.Retry, e.Next = false, "compare the host's key with its owner's copy, then add it "+
 				"to known_hosts"
 		case strings.Contains(detail, "Permission denied"):
-			e.Retry, e.Next = false, "load the right key into the agent, or name it; passwords are "+
-				"never asked for"
+			e.Retry, e.Next = false, "load the right key into the agent, or set Identity; ssh never "+
+				"asks for a password"
 		case errors.As(err, &start) && strings.Contains(err.Error(), "executable file not found"):
 			e.Retry, e.Next = false, "install the OpenSSH client here"
 		}
@@ -276,7 +272,7 @@ func sshError(ctx context.Context, dest string, err error, m *marker) error {
 type marker struct {
 	w    io.Writer
 	tail run.Tail
-	held []byte // may be the beginning of the marker
+	held []byte // possible beginning of the marker
 	seen bool
 }
 
@@ -310,8 +306,8 @@ func (m *marker) pass(n int) {
 	m.held = m.held[n:]
 }
 
-// Quote returns a command line that a POSIX shell splits into argv again. It
-// refuses what no command line can hold: a NUL byte, and no command at all.
+// Quote returns a command line that a POSIX shell splits into argv again. An empty argv and an
+// argument with a NUL byte are errors.
 func Quote(argv []string) (string, error) {
 	if len(argv) == 0 || argv[0] == "" {
 		return "", errors.New("no command given")
@@ -324,8 +320,8 @@ func Quote(argv []string) (string, error) {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		// An assignment or a keyword in front would be taken as such, so the
-		// command itself is quoted whenever it is not a plain name.
+		// A shell would interpret an assignment or a keyword in front, so the command
+		// itself is quoted unless it is a plain name.
 		if arg != "" && !strings.ContainsFunc(arg, func(r rune) bool {
 			return !(alnum(r) || strings.ContainsRune("_./:,@%+-", r) || r == '=' && i > 0)
 		}) {

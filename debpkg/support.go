@@ -9,19 +9,18 @@ import (
 	"sync"
 )
 
-// Origin is who says that a distribution is supported.
+// Origin is a source of the fact that a distribution is supported.
 type Origin struct {
 	Name string // procedure, publishing CI, documentation
 	Date string // as of
 	Says bool
 }
 
-// Support is an answer to whether a release of a component is meant for an
-// operating system.
+// Support reports whether a release of a component supports an operating system.
 type Support struct {
-	Known   bool     // some origin covers this release of this package
-	OK      bool     // by the newest of them
-	Origins []Origin // all that cover it, oldest first: they disagree at times
+	Known   bool     // an origin covers this release of this package
+	OK      bool     // the newest of the origins says so
+	Origins []Origin // all origins that cover it, oldest first; they may disagree
 }
 
 // Disputed reports whether the origins disagree.
@@ -67,7 +66,8 @@ var supportRules = sync.OnceValue(func() []supportRule {
 	return rules
 })
 
-// Supports reports whether a version of a package is meant for this system.
+// Supports reports whether a version of a package supports this system, by the tables in this
+// package.
 func Supports(pkg string, v Version, os OS, arch string) Support {
 	var s Support
 	for _, r := range supportRules() {

@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// surveyScript answers in one call what every plan, change and revert needs of
-// the host: $1 root, $2 StateDir, then names or patterns of packages. Parts of
-// the answer end with a file separator, in the order of the constants below. It
-// starts few processes, as several surveys belong to one change.
+// surveyScript reads in one call what every plan, change and revert needs from the host: $1 root,
+// $2 StateDir, then names or patterns of packages. Parts of the answer end with a file separator,
+// in the order of the constants below. It starts few processes, as several surveys belong to one
+// change.
 const surveyScript = `root=$1 state=$2; shift 2
 admin=$root/var/lib/dpkg
 s() { printf '\034'; }
@@ -112,7 +112,7 @@ const (
 	partCount
 )
 
-// survey is the host at one moment.
+// survey is the state of the host at one moment.
 type survey struct {
 	Facts                     // what does not need the sources; Packages are the requested ones
 	config  map[string]string // of apt
@@ -121,7 +121,7 @@ type survey struct {
 	states  []Unit // of those units and of the components'
 }
 
-// survey looks at the host and at the packages with these names or patterns.
+// survey reads the state of the host, and of the packages with these names or patterns.
 func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	t := task{"read", "the facts of the host"}
 	out, err := h.script(ctx, nil, "survey", append([]string{h.o.Root, h.o.StateDir},
@@ -132,7 +132,7 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	part := strings.Split(out, "\x1c")
 	if len(part) != partCount {
 		return survey{}, t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out),
-			Next: "look at what its login shell prints"})
+			Next: "check what its login shell prints"})
 	}
 	s := survey{config: map[string]string{}, units: map[string][]string{}}
 	s.OS = parseOSRelease(part[partOS])
@@ -163,7 +163,7 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	s.Disks = parseDisks([]string{h.path("/var/cache/apt/archives"), h.path("/opt"), h.o.StateDir},
 		part[partDisks])
 	if s.OS.ID == "" || s.Arch == "" {
-		return survey{}, t.wrap(errors.New("/etc/os-release or dpkg does not answer; is it " +
+		return survey{}, t.wrap(errors.New("/etc/os-release or dpkg is missing; is it " +
 			"Debian or Ubuntu?"))
 	}
 	if s.Broken, err = parsePackages(part[partBroken], s.Arch); err == nil {
@@ -204,8 +204,8 @@ func parseDisks(dirs []string, text string) []Disk {
 	return disks
 }
 
-// sums fills in what is on the disk of each conffile, in dpkg's order: first
-// which of them are there, then the digests of those that can be read.
+// sums fills in the digest on disk of each conffile, in dpkg's order. text has first which of them
+// exist, then the digests of the readable ones.
 func (s *survey) sums(root, text string) error {
 	text, sums, _ := strings.Cut(text, "\x1d")
 	digests := map[string]string{}
@@ -234,9 +234,8 @@ func (s *survey) sums(root, text string) error {
 	return nil
 }
 
-// findUnits notes each installed package's units: those whose files it ships,
-// and that of its component if a script puts it in place (gateways before 4.0
-// and the dashboard may do so).
+// findUnits notes each installed package's units: those that it ships, and that of its component,
+// which a script may create (gateways before 4.0, the dashboard).
 func (s *survey) findUnits(shipped string) {
 	rows := fields(shipped, 2)
 	for _, p := range s.Packages {
@@ -256,7 +255,7 @@ func (s *survey) findUnits(shipped string) {
 	}
 }
 
-// serviceNames are the units of all packages that were requested.
+// serviceNames returns the units of all requested packages.
 func (s survey) serviceNames() []string {
 	var all []string
 	for _, u := range s.units {
@@ -266,7 +265,7 @@ func (s survey) serviceNames() []string {
 	return slices.Compact(all)
 }
 
-// archives is apt's cache of .deb files, history its log.
+// archives returns apt's cache of .deb files.
 func (s survey) archives() string {
 	return aptDir(s.config, "Dir", "Dir::Cache", "Dir::Cache::archives")
 }

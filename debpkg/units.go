@@ -104,16 +104,16 @@ func parseUnits(text string) []Unit {
 	return units
 }
 
-// begun reports whether a unit has ever been started: those for timers and
-// sockets, or what an administrator has stopped, are inactive.
+// begun reports whether a unit has ever been started. Units for timers and sockets, and units that
+// an administrator stopped, are inactive.
 func begun(states []Unit, name string) bool {
 	i := slices.IndexFunc(states, func(u Unit) bool { return u.Name == name })
 	return i >= 0 && states[i].ActiveState != "inactive"
 }
 
-// Restart makes systemd forget earlier failures (after its start limit it
-// refuses to start a unit for ten seconds), reads changed unit files, restarts
-// the units, and waits until they are stable.
+// Restart restarts the units and waits until they are stable, like WaitStable. It reads changed
+// unit files first. It also resets systemd's start limit, after which systemd refuses to start a
+// unit for ten seconds.
 func (h *Host) Restart(ctx context.Context, names ...string) error {
 	if len(names) == 0 || h.o.Root != "" {
 		return nil
@@ -130,12 +130,10 @@ func (h *Host) Restart(ctx context.Context, names ...string) error {
 	return h.WaitStable(ctx, names...)
 }
 
-// WaitStable returns nil once every unit has been active with the same main
-// process, and without a restart, for [Options].Settle. It is needed because
-// `systemctl restart` succeeds for a program that exits at once (systemd 252,
-// Type=simple), and a crash loop looks active about half of the time. WaitStable
-// returns an [ErrUnit] with the last lines of the journal if a unit fails, keeps
-// restarting, or is not stable within SettleLimit.
+// WaitStable returns nil once every unit has been active, with the same main process and without a
+// restart, for [Options].Settle. `systemctl restart` is no such check: it succeeds for a program
+// that exits at once (systemd 252, Type=simple). If a unit fails, keeps restarting, or is not
+// stable within SettleLimit, the error is an [ErrUnit] with the last lines of the journal.
 func (h *Host) WaitStable(ctx context.Context, names ...string) error {
 	_, err := h.waitStable(ctx, names)
 	return err

@@ -43,7 +43,8 @@ func (e *UpdateError) Error() string {
 	return printable.Text("update the package lists: " + strings.Join(parts, "; ") + "; " + e.Hint())
 }
 
-// Unwrap lets errors.Is find ErrNetwork, ErrSignature and ErrSource.
+// Unwrap returns the kinds of the failures, such as ErrNetwork, ErrSignature and ErrSource, for
+// errors.Is.
 func (e *UpdateError) Unwrap() []error {
 	var kinds []error
 	for _, f := range e.Failures {
@@ -52,14 +53,14 @@ func (e *UpdateError) Unwrap() []error {
 	return kinds
 }
 
-// Retryable is true if all that failed is the network, and no server refused.
+// Retryable reports whether every failure is one of the network, without a refusal by a server.
 func (e *UpdateError) Retryable() bool {
 	return !slices.ContainsFunc(e.Failures, func(f SourceFailure) bool {
 		return f.Kind != ErrNetwork || slices.Contains([]int{401, 402, 403, 407}, f.Status)
 	})
 }
 
-// Hint is the next step of each failure, once.
+// Hint returns the next step of each failure, without duplicates.
 func (e *UpdateError) Hint() string {
 	var steps []string
 	for _, f := range e.Failures {
@@ -70,10 +71,9 @@ func (e *UpdateError) Hint() string {
 	return strings.Join(steps, "; ")
 }
 
-// Update fetches the package lists. Unlike `apt-get update`, which succeeds
-// when the network is down or a key is missing as long as an older list exists,
-// it returns an [UpdateError] for every source that failed, on every apt
-// version. It waits for other package managers like Apply does.
+// Update fetches the package lists. If any source fails, it returns an [UpdateError], with every
+// version of apt. `apt-get update` itself succeeds without the network or a key as long as an older
+// list exists. Update waits for other package managers, as Apply does.
 func (h *Host) Update(ctx context.Context) error {
 	op := task{"update", "the package lists"}
 	h.event(Event{Kind: EventStep, Text: op.String()})
@@ -122,8 +122,8 @@ for f; do
 	printf '%s\t%s\n' "$f" "$w"
 done`
 
-// lookAtKeys adds what is wrong with the key files of the sources that are not
-// signed with a known key. A look that fails adds nothing.
+// lookAtKeys adds the faults of the key files of sources that are not signed with a known key. If
+// the check itself fails, it adds nothing.
 func (h *Host) lookAtKeys(ctx context.Context, sources []Source, failures []SourceFailure) {
 	for i, f := range failures {
 		if f.Kind != ErrSignature {
@@ -175,9 +175,8 @@ var (
 	httpStatus  = lazyregexp.New(`^\s*([45]\d\d)\s`)
 )
 
-// rank orders what apt says of one source: the cause of a failed fetch, then
-// what it says of the signature, then that the repository lacks one, which is
-// what every failed fetch ends with.
+// rank orders apt's messages about one source: the cause of a failed fetch, then those about the
+// signature, then that the repository has none, with which every failed fetch ends.
 const (
 	rankRepo = iota
 	rankFetch
@@ -185,10 +184,9 @@ const (
 	rankCause
 )
 
-// parseUpdate finds the failing sources in what apt-get update printed. One
-// source shows up in several lines; the reason of the highest rank is kept. Of
-// standard output only the Err: lines count, and only if standard error has no
-// failure of that source, or just that there is no repository.
+// parseUpdate finds the failed sources in the output of apt-get update. If a source has several
+// lines, the one of the highest rank counts. The Err: lines of standard output count only if
+// standard error has no failure of that source, or only that there is no repository.
 func parseUpdate(said said) []SourceFailure {
 	var list []SourceFailure
 	var ranks []int
@@ -217,12 +215,12 @@ func parseUpdate(said said) []SourceFailure {
 			f.Status, rank = int(number64(m[1])), rankCause
 			switch f.Status {
 			case 401, 402, 403, 407:
-				f.Next = "check the token or password of the source, and what the account may read"
+				f.Next = "check the token or password of the source, and the account's permissions"
 			}
 		case strings.Contains(reason, "NOSPLIT"), strings.Contains(reason, "NODATA"),
 			strings.Contains(reason, "Clearsigned file isn't valid"):
-			rank, f.Next = rankCause, "look at what the address answers: a proxy or a login page sends "+
-				"something else than the repository"
+			rank, f.Next = rankCause, "check the answer of the address: a proxy or a login page sends "+
+				"something other than the repository"
 		case badKey.MatchString(reason):
 			f.Kind, rank, f.Next = ErrSignature, rankKey, keyNext
 		}
@@ -236,14 +234,14 @@ func parseUpdate(said said) []SourceFailure {
 			fetched(m[1], releaseName.ReplaceAllString(m[2], ""))
 		} else if m := repoLine.FindStringSubmatch(line); m != nil {
 			f := SourceFailure{URI: m[1], Kind: ErrNetwork, Reason: m[2],
-				Next: "check the address of the source: there is no repository"}
+				Next: "check the address of the source: no repository is there"}
 			if badKey.MatchString(m[2]) {
 				f.Kind, f.Next = ErrSignature, keyNext
 			}
 			add(rankRepo, f)
 		} else if m := changeLine.FindStringSubmatch(line); m != nil {
 			add(rankCause, SourceFailure{URI: m[1], Kind: ErrSource, Reason: m[2],
-				Next: "ask the publisher whether that is meant, then set Options.AcceptReleaseInfo"})
+				Next: "ask the publisher whether that is intended, then set Options.AcceptReleaseInfo"})
 		} else if m := validLine.FindStringSubmatch(line); m != nil {
 			next := "ask the publisher, or the owner of the mirror, for a fresh Release file; check the " +
 				"host's clock"
@@ -256,7 +254,7 @@ func parseUpdate(said said) []SourceFailure {
 				Next: "remove one of the two entries, or give both the same option"})
 		} else if m := entryLine.FindStringSubmatch(line); m != nil {
 			add(rankCause, SourceFailure{Entry: m[3] + ":" + m[2], Kind: ErrSource, Reason: m[1],
-				Next: "correct that entry"})
+				Next: "fix that entry"})
 		}
 	}
 	known := len(list)

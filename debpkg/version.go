@@ -8,13 +8,12 @@ import (
 	"strings"
 )
 
-// Version is a Debian package version. The zero value means no version. Versions
-// that dpkg treats as equal (1.0, 0:1.0 and 1.0-0) are not == to each other: use
-// Compare.
+// Version is a Debian package version. The zero value means no version. Use Compare to compare
+// versions: those that dpkg treats as equal (1.0, 0:1.0 and 1.0-0) are not ==.
 type Version struct{ text string }
 
-// ParseVersion accepts what `dpkg --validate-version` accepts without a
-// warning (dpkg 1.21), apart from blanks around it and an epoch with a sign.
+// ParseVersion accepts what `dpkg --validate-version` accepts without a warning (dpkg 1.21), except
+// blanks around it and an epoch with a sign.
 func ParseVersion(s string) (Version, error) {
 	if err := validate(s); err != nil {
 		return Version{}, task{"parse", fmt.Sprintf("version %q", s)}.wrap(err)
@@ -26,11 +25,11 @@ func validate(s string) error {
 	epoch, upstream, revision := split(s)
 	switch {
 	case s == "":
-		return errors.New("it is empty; give the exact version, such as 5.2.5")
+		return errors.New("it is empty; want the exact version, such as 5.2.5")
 	case strings.Contains(s, ":"):
 		if n, err := strconv.ParseInt(epoch, 10, 64); err != nil || n < 0 || n > math.MaxInt32 ||
 			epoch[0] == '+' || epoch[0] == '-' {
-			return errors.New("the epoch before the colon is not a number that dpkg takes")
+			return errors.New("the epoch before the colon is not a number that dpkg accepts")
 		}
 	}
 	switch {
@@ -74,7 +73,7 @@ func (v Version) IsZero() bool { return v.text == "" }
 // MarshalText returns the text that was parsed.
 func (v Version) MarshalText() ([]byte, error) { return []byte(v.text), nil }
 
-// UnmarshalText parses; an empty text is the zero Version.
+// UnmarshalText parses text as ParseVersion does. An empty text is the zero Version.
 func (v *Version) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
 		*v = Version{}
@@ -123,8 +122,8 @@ func comparePart(a, b string) int {
 	return 0
 }
 
-// order is the weight of the next non-digit: a tilde sorts before the end,
-// letters before everything else. A digit weighs as much as the end.
+// order returns the weight of the next non-digit. A tilde sorts before the end, letters before
+// everything else. A digit weighs as much as the end.
 func order(s string) int {
 	switch {
 	case s == "" || digit(s[0]):

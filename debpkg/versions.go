@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Versions returns the versions of the installed packages whose names match the given names or
-// dpkg patterns ("tyk-*"), by name, such as for a backup's manifest. Unknown names are left out.
-// It asks dpkg-query alone, so it needs neither root nor apt. [Host.Packages] knows more.
+// Versions returns the versions of installed packages by name. The packages match the given names
+// or dpkg patterns ("tyk-*"). Unknown names are left out. It runs only dpkg-query, so it needs
+// neither root nor apt. [Host.Packages] returns more.
 func (h *Host) Versions(ctx context.Context, names ...string) (map[string]string, error) {
 	versions := map[string]string{}
 	if len(names) == 0 {

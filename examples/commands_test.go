@@ -148,7 +148,7 @@ var calls = map[string][]bad{
 		{"facts -host nobody@127.0.0.1 -ssh-port 1 -ssh-config /dev/null", cli.No,
 			"connection to the host failed"},
 		{"install-helper", cli.Usage, "USER is missing"},
-		{"install-helper root:x", cli.No, "not a user's name"},
+		{"install-helper root:x", cli.No, "not a user name"},
 	},
 	"rehearse": {
 		{"-no-such-flag", cli.Usage, "unknown flag -no-such-flag"},

@@ -1,7 +1,7 @@
-// Package debpkgtest has a Debian host in memory, for unit tests of programs
-// that use package debpkg. A [Host] knows packages, what its sources offer,
-// configuration files and units. Its [Host.Run] is a Runner, so that the real
-// debpkg.Host plans, applies and reverts on it. Failures are programmed.
+// Package debpkgtest has a Debian host in memory, for unit tests of programs that use package
+// debpkg. A [Host] knows packages, what its sources offer, configuration files and units. Its
+// [Host.Run] is a Runner, so that the real debpkg.Host plans, applies and reverts on it. Tests can
+// make it fail.
 //
 //	fake := debpkgtest.New("gw1")
 //	fake.Offer(debpkgtest.Tyk("tyk-gateway", "5.2.5"))
@@ -10,9 +10,9 @@
 //
 // # Limits
 //
-// The host has no dependencies between packages, no file contents other than
-// those of conffiles, and no Upload. It follows debpkg of the same version of
-// this module: what debpkg asks a host may change with any release.
+// The host has no dependencies between packages, no file contents except those of conffiles, and no
+// Upload. It fits only the debpkg of the same version of this module, because debpkg's commands may
+// change with any release.
 package debpkgtest
 
 import (
@@ -28,12 +28,12 @@ import (
 type Package struct {
 	Name, Version string
 	Conffiles     map[string]string // content by path
-	Unit          string            // the service that it ships; empty: none
+	Unit          string            // the service that the package ships; empty: none
 	Crash         bool              // the service does not stay up
 	PostinstExit  int               // exit code of its postinst script
 }
 
-// Tyk is a version of a Tyk component with its conffile and its unit.
+// Tyk returns a version of a Tyk component with its conffile and its unit.
 func Tyk(name, version string) Package {
 	p := Package{Name: name, Version: version}
 	base := strings.TrimSuffix(strings.TrimSuffix(name, "-ee"), "-fips")
@@ -45,8 +45,7 @@ func Tyk(name, version string) Package {
 	return p
 }
 
-// Host is a Debian 12 host in memory. Its methods may be called by several
-// goroutines.
+// Host is a Debian 12 host in memory. Its methods may be called concurrently.
 type Host struct {
 	mu        sync.Mutex
 	name      string
@@ -83,7 +82,7 @@ type run struct {
 	code                      int
 }
 
-// New returns a host of this name without packages.
+// New returns a host without packages.
 func New(name string) *Host {
 	return &Host{name: name, installed: map[string]*installed{}, files: map[string]string{},
 		units: map[string]*unit{},
@@ -97,7 +96,7 @@ func (h *Host) Offer(packages ...Package) {
 	h.offers = append(h.offers, packages...)
 }
 
-// Withdraw takes a version out of the source.
+// Withdraw removes a version from the source.
 func (h *Host) Withdraw(name, version string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -107,7 +106,7 @@ func (h *Host) Withdraw(name, version string) {
 	})
 }
 
-// Install puts packages on the host, their units running.
+// Install installs packages on the host and starts their units.
 func (h *Host) Install(packages ...Package) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -125,46 +124,46 @@ func (h *Host) Hold(name string) {
 	}
 }
 
-// Write changes a file on the host; Read returns one, or "".
+// Write writes a file on the host.
 func (h *Host) Write(path, content string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.files[path] = content
 }
 
-// Read returns the content of a file that is a conffile or was written.
+// Read returns the content of a conffile or of a file that was written, or "".
 func (h *Host) Read(path string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.files[path]
 }
 
-// Locked makes another package manager hold dpkg's lock; an empty command
-// releases it.
+// Locked makes another package manager, with this command name, hold dpkg's lock. An empty command
+// releases the lock.
 func (h *Host) Locked(command string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lock = command
 }
 
-// FailUpdate makes apt-get update print this on standard error and fail; an
-// empty text ends that.
+// FailUpdate makes apt-get update print a text on standard error and fail. With an empty text it
+// succeeds again.
 func (h *Host) FailUpdate(stderr string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.update = stderr
 }
 
-// Disconnect makes the connection break after n more commands: times commands
-// fail with debpkg.ErrConnection then. A run that has begun continues.
+// Disconnect breaks the connection after n more commands. Then the given number of commands fail
+// with debpkg.ErrConnection. A run of apt that has begun continues.
 func (h *Host) Disconnect(n, times int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.disconnect, h.lost = n+1, times
 }
 
-// State is a package's version with dpkg's words: "5.2.5 hold installed", or ""
-// for one that is not there.
+// State returns a package's version and dpkg's words for its state, such as "5.2.5 hold installed".
+// For an absent package it returns "".
 func (h *Host) State(name string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,8 +182,8 @@ func (h *Host) Active(name string) bool {
 	return u != nil && u.active
 }
 
-// Done lists what was done to the host, in order: "update", "install
-// tyk-gateway=5.2.5", "remove tyk-pump", "restart tyk-gateway.service".
+// Done returns the changes of the host in order, such as "update", "install tyk-gateway=5.2.5",
+// "remove tyk-pump" and "restart tyk-gateway.service".
 func (h *Host) Done() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -193,8 +192,7 @@ func (h *Host) Done() []string {
 
 func (h *Host) note(format string, a ...any) { h.done = append(h.done, fmt.Sprintf(format, a...)) }
 
-// Break leaves a package as an interrupted run does: unpacked, and not yet
-// configured.
+// Break leaves a package as an interrupted run does: unpacked, but not configured.
 func (h *Host) Break(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

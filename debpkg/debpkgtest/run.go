@@ -25,8 +25,7 @@ type answer struct {
 	code     int
 }
 
-// Run is the host's debpkg.Runner. A command that it does not know ends with an
-// error that names it.
+// Run is the host's debpkg.Runner. The error for an unknown command names it.
 func (h *Host) Run(ctx context.Context, argv []string, stdin io.Reader, stdout,
 	stderr io.Writer) error {
 	if err := ctx.Err(); err != nil {

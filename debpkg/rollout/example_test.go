@@ -246,7 +246,7 @@ func ExampleSaved() {
 	var was string
 	_, err := rollout.Saved(context.Background(), &was)
 	fmt.Println(err)
-	// Output: read what a step saved: the context is not one that a step was called with
+	// Output: read what a step saved: the context does not belong to a step
 }
 
 func ExampleControl() {

@@ -332,7 +332,7 @@ func TestLockThatCannotBeRead(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "RESULT true") || !strings.Contains(string(out),
-		"cannot read whose it is") {
+		"cannot read its owner's name") {
 		t.Errorf("%s, %v", out, err)
 	}
 }

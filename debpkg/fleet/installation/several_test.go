@@ -147,7 +147,7 @@ func TestSeveralMistakes(t *testing.T) {
 		"no key": {"bundles:\n", "apis: {dashboard: \"https://d\"}\nbundles:\n",
 			"apis.keys: want"},
 		"two stores": {"bundles:\n", "apis: {directory: d, gateway: \"http://g\", secret: {env: A, " +
-			"file: b}}\nbundles:\n", "apis.secret: give env, file or command"},
+			"file: b}}\nbundles:\n", "apis.secret: want one of env, file and command"},
 	} {
 		_, err := Load("-", LoadOptions{Stdin: strings.NewReader(strings.Replace(two, c.from, c.to, 1))})
 		if !errors.Is(err, ErrFile) || !strings.Contains(err.Error(), c.want) {
@@ -235,7 +235,7 @@ func TestUses(t *testing.T) {
 	}
 	u.Versions["gateway"] = "5.8.0"
 	if note, err = u.planUses(t.Context(), u.Hosts, true); err == nil || !strings.Contains(err.Error(),
-		"g1: its tyk.conf has public_key_path, and gateway 5.8.0 refuses an unsigned bundle: give "+
+		"g1: its tyk.conf has public_key_path, and gateway 5.8.0 refuses an unsigned bundle: set "+
 			"plugin.bundle.key") {
 		t.Errorf("planned: %+v, %v", note, err)
 	}
