@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// checkAuthor refuses a set that somebody else could have made, or could change while it is
-// read: each directory above it, and everything in it.
+// checkAuthor refuses a set that somebody else could have made, or could change while it is read.
+// It checks each directory above the set and everything in it.
 func checkAuthor(op, dir string) error {
 	refuse := func(err error) error {
 		e := &Error{Op: op, Object: dir, Err: err}
@@ -38,7 +38,7 @@ func checkAuthor(op, dir string) error {
 	})
 }
 
-// ownAbove looks at each directory above an absolute path without links.
+// ownAbove checks each directory above an absolute path without links.
 func ownAbove(path string) error {
 	for p := path; p != filepath.Dir(p); {
 		p = filepath.Dir(p)
@@ -55,18 +55,18 @@ func ownAbove(path string) error {
 
 var errOthers = errors.New("others could change it")
 
-// ownAlone refuses what another user owns or can write to. In a sticky directory others can
-// add names, and not change ours: sticky says that this suffices.
+// ownAlone refuses what another user owns or can write to. In a sticky directory others can add
+// names, but not change ours. sticky allows such a directory.
 func ownAlone(path string, info os.FileInfo, sticky bool) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return fmt.Errorf("%s has no owner that this system tells: %w", path, errOthers)
+		return fmt.Errorf("%s: unknown owner: %w", path, errOthers)
 	}
 	uid, me := int(st.Uid), os.Geteuid()
 	if uid != 0 && uid != me {
 		return fmt.Errorf("%s belongs to user %d: %w", path, uid, errOthers)
 	}
-	// A group of this user's own, as Debian makes one for each user, is no other.
+	// This user's own group, which Debian makes for each user, is allowed.
 	group := st.Gid != 0 && (int(st.Gid) != os.Getegid() || int(st.Gid) != me)
 	perm := info.Mode().Perm()
 	if (perm&0o020 != 0 && group || perm&0o002 != 0) && !(sticky && info.Mode()&os.ModeSticky != 0) {

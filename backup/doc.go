@@ -1,9 +1,8 @@
-// Package backup takes what an upgrade could damage into one set: configuration
-// files, Redis, MongoDB. It verifies the set, restores from it and compares the
-// result with it.
+// Package backup saves what an upgrade could damage in one set: configuration files, Redis, MongoDB
+// and PostgreSQL. It verifies the set, restores from it, and compares the result with it.
 //
-// A set is a directory. It is built under a temporary name and renamed last, so
-// that a set that can be opened is complete:
+// A set is a directory. It is built under a temporary name and renamed last, so a set that opens is
+// complete:
 //
 //	<id>/
 //	  manifest.json    what, when, from which versions; every file with its digest
@@ -13,21 +12,20 @@
 //	  redis/<node>.rdb of package redisdb
 //	  mongo/…          of package mongodb: exactly what mongodump --out writes
 //
-// [Take] writes a set. [Open] and [Set.Verify] read it. [Set.Restore] restores
-// from it, and [Set.Undo] takes that back. [Prune] removes old sets. [Set.Export]
-// and [Import] move a set as a single file.
+// [Take] writes a set. [Open] and [Set.Verify] read it. [Set.Restore] restores from it, and
+// [Set.Undo] undoes a restore. [Prune] removes old sets. [Set.Export] and [Import] move a set as a
+// single file.
 //
-// The packages with a [Source] register their kinds with [RegisterKind]: a program
-// that verifies or restores a component imports the package of its kind. Package
-// backuptest holds the conformance suite for any Source and Restorer.
+// Each package with a [Source] registers its kind with [RegisterKind]. A program that verifies or
+// restores a component must import the package of its kind. Package backuptest has conformance
+// tests for any Source and Restorer.
 //
-// Directories and files of a set are readable by their owner alone: they hold the
-// secrets of the system that they came from. Checksums find damage, and age keeps an
-// export secret; neither tells who made a set. Restore therefore refuses a set that
-// another user could have changed. A signature over the manifest names the author:
-// [Options].Signer or [Set.Sign] makes it, and [RestoreOptions].RequireSignature or
-// [Set.VerifySignature] checks it.
+// Only their owner can read the directories and files of a set, because they contain secrets.
+// Checksums find damage, and encryption with age keeps an export secret. Neither shows who made a
+// set. Restore therefore refuses a set that another user could have changed. A signature of the
+// manifest identifies the author. [Options].Signer and [Set.Sign] make it.
+// [RestoreOptions].RequireSignature and [Set.VerifySignature] check it.
 //
-// Limits: local POSIX file systems for the set itself. The sources of one set are
-// not consistent with each other; each says in the manifest what it promises.
+// Limits: A set must be on a local POSIX file system. The components of a set are not consistent
+// with each other. The manifest states the consistency of each one.
 package backup

@@ -17,8 +17,7 @@ var (
 	ErrUnknownKind = step.ErrUnknownKind
 )
 
-// Error is a failed step: what was attempted, on what, and why. Its text is
-// "op object: cause; what to do". Its Unwrap returns Kind and Err, Hint returns
-// what to do, and Retryable reports whether the same call may succeed later.
-// Object never holds a password.
+// Error is a failed step. Its text is "op object: cause; what to do". Unwrap returns Kind and Err,
+// Hint returns what to do, and Retryable reports whether the same call can succeed later. Object
+// never contains a password.
 type Error = step.Error

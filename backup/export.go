@@ -24,12 +24,10 @@ type ExportOptions struct {
 	Progress   func(Event)     // called for one event at a time
 }
 
-// Export writes the set as one file: a tar archive compressed with zstd, to be
-// named .tar.zst, and with recipients encrypted with age, to be named
-// .tar.zst.age; standard tools read both. Every digest is checked on the way,
-// so that a damaged set is not exported. path is replaced only by the whole
-// file, which is readable by its owner alone. After kill -9 the next Export to the
-// same path removes what was left.
+// Export writes the set to one file, a tar archive compressed with zstd (.tar.zst). With
+// recipients, it is also encrypted with age (.tar.zst.age). Standard tools read both. Export checks
+// every digest and refuses a damaged set. It replaces path only by the complete file, which only
+// its owner can read. After kill -9, the next Export to the same path removes the leftovers.
 func (s *Set) Export(ctx context.Context, path string, o ExportOptions) error {
 	if err := step.OutsideSets(filepath.Dir(path)); err != nil {
 		return step.Fail("export", s.Dir, err)
@@ -59,7 +57,7 @@ func (s *Set) Export(ctx context.Context, path string, o ExportOptions) error {
 	return nil
 }
 
-// packer stacks compression on encryption on w; done ends both.
+// packer compresses and then encrypts to w. done ends both.
 func packer(w io.Writer, recipients []age.Recipient) (out io.Writer, done func() error, err error) {
 	closers := []io.Closer{}
 	if len(recipients) > 0 {
@@ -122,7 +120,7 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 		return err
 	}
 	if want.Size >= 0 && info.Size() != want.Size {
-		return fmt.Errorf("%w: it has %d bytes, the manifest says %d", ErrDamaged, info.Size(), want.Size)
+		return fmt.Errorf("%w: it has %d bytes, want %d by the manifest", ErrDamaged, info.Size(), want.Size)
 	}
 	// The directory goes into the archive, so that unpacking by hand makes one.
 	err = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: s.ID + "/" + want.Path, Mode: 0o600,
@@ -136,7 +134,7 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 		return err
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); want.SHA256 != "" && got != want.SHA256 {
-		return fmt.Errorf("%w: its SHA-256 is %s, the manifest says %s", ErrDamaged, got, want.SHA256)
+		return fmt.Errorf("%w: its SHA-256 is %s, want %s by the manifest", ErrDamaged, got, want.SHA256)
 	}
 	return nil
 }

@@ -21,22 +21,21 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// ImportOptions changes which exports are taken. The zero value takes any that is not
+// ImportOptions changes which exports are accepted. The zero value accepts any export that is not
 // encrypted.
 type ImportOptions struct {
-	// to decrypt with; an export that is not encrypted is then refused with [ErrUnsafe]
+	// decrypt the export; with identities, an export that is not encrypted is an [ErrUnsafe]
 	Identities []age.Identity
-	AllowPlain bool // with Identities: takes an export that is not encrypted, too
-	// refuses a set that none of these keys signed: see [Set.VerifySignature]
+	AllowPlain bool // with Identities: accept an export that is not encrypted too
+	// one of these keys must have signed the set, see [Set.VerifySignature]; empty: none
 	RequireSignature []crypto.PublicKey
 }
 
-// Import unpacks what [Set.Export] wrote into a new set below dir. As with [Take] the set
-// is verified up to [LevelStructure] before it gets its name, and nothing is left
-// otherwise.
+// Import unpacks an export of [Set.Export] into a new set below dir. As in [Take], the set is
+// verified up to [LevelStructure] before it gets its name. After an error nothing is left.
 //
-// Encryption with age keeps an export secret. It does not tell who made it, since
-// anybody who has the recipient can encrypt: a signature does.
+// Encryption with age keeps an export secret. It does not show who made it, because anybody with
+// the recipient can encrypt. A signature does.
 func Import(ctx context.Context, dir string, r io.Reader, o ImportOptions) (*Set, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -77,7 +76,7 @@ func (u *unpacking) unpack(m *Manifest, o ImportOptions) (_ *Set, err error) {
 	ctx, dir := u.ctx, u.dir
 	if _, err := os.Lstat(filepath.Join(dir, m.ID)); err == nil {
 		return nil, &step.Error{Op: "import into", Object: dir,
-			Err:  fmt.Errorf("set %s is there already: %w", m.ID, fs.ErrExist),
+			Err:  fmt.Errorf("set %s exists already: %w", m.ID, fs.ErrExist),
 			Next: "use that set, or import into another directory"}
 	}
 	var need int64
@@ -99,7 +98,7 @@ func (u *unpacking) unpack(m *Manifest, o ImportOptions) (_ *Set, err error) {
 	if err := u.files(partial, m); err != nil {
 		return nil, err
 	}
-	// What follows the archive's end must be the compressor's own end.
+	// Only the compressor's own end may follow the end of the archive.
 	if _, err := io.Copy(io.Discard, u.in); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
@@ -115,13 +114,13 @@ func (u *unpacking) unpack(m *Manifest, o ImportOptions) (_ *Set, err error) {
 	return publish(ctx, dir, m.ID, func(Event) {})
 }
 
-// unpacker recognises what the archive is wrapped in by its first bytes.
+// unpacker detects encryption and compression by the first bytes.
 func unpacker(r io.Reader, o ImportOptions) (io.Reader, func(), error) {
 	b := bufio.NewReader(r)
 	const ageIntro = "age-encryption.org/"
 	if head, _ := b.Peek(len(ageIntro)); string(head) == ageIntro {
 		if len(o.Identities) == 0 {
-			return nil, nil, errors.New("the export is encrypted with age; give an identity")
+			return nil, nil, errors.New("the export is encrypted with age; set Identities")
 		}
 		plain, err := age.Decrypt(b, o.Identities...)
 		if err != nil {
@@ -130,13 +129,13 @@ func unpacker(r io.Reader, o ImportOptions) (io.Reader, func(), error) {
 		b = bufio.NewReader(plain)
 	} else if len(o.Identities) > 0 && !o.AllowPlain && len(head) > 0 {
 		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrUnsafe,
-			Err:  errors.New("it is not encrypted, though an identity is given"),
+			Err:  errors.New("it is not encrypted, although Identities is set"),
 			Next: "check who made it, then set AllowPlain"}
 	}
 	if head, _ := b.Peek(4); !bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
 		return nil, nil, &Error{Op: "read", Object: "export", Kind: ErrNotASet,
 			Err:  errors.New("it is neither a .tar.zst nor a .tar.zst.age of this package"),
-			Next: "give a file that Export wrote"}
+			Next: "use a file that Export wrote"}
 	}
 	z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
@@ -147,7 +146,7 @@ func unpacker(r io.Reader, o ImportOptions) (io.Reader, func(), error) {
 
 type unpacking struct {
 	ctx context.Context
-	in  io.Reader // unpacked, with what follows the archive's end
+	in  io.Reader // unpacked, including bytes after the archive's end
 	tr  *tar.Reader
 	dir string
 	id  string
@@ -155,7 +154,7 @@ type unpacking struct {
 	raw    []byte      // manifest.json
 	sum    []byte      // manifest.sha256
 	sig    []byte      // manifest.json.sig, empty if the set is not signed
-	peeked *tar.Header // read, and not requested yet
+	peeked *tar.Header // read, but not returned yet
 }
 
 // peek returns the next header and leaves it for next.
@@ -166,7 +165,7 @@ func (u *unpacking) peek() (h *tar.Header, err error) {
 	return u.peeked, err
 }
 
-// next returns the header of the entry that must come now.
+// next returns the header of the next entry, which must be want.
 func (u *unpacking) next(want string) (*tar.Header, error) {
 	h, err := u.peek()
 	if errors.Is(err, io.EOF) {
@@ -225,8 +224,8 @@ func (u *unpacking) manifest() (_ *Manifest, err error) {
 	return m, nil
 }
 
-// files unpacks what the manifest lists, in its order, and the two files that
-// make the directory a set last.
+// files unpacks the files in the order of the manifest. The two files that make the directory a set
+// come last.
 func (u *unpacking) files(partial string, m *Manifest) error {
 	for _, c := range m.Components {
 		if err := os.MkdirAll(filepath.Join(partial, filepath.FromSlash(c.Name)), 0o700); err != nil {
@@ -253,7 +252,7 @@ func (u *unpacking) files(partial string, m *Manifest) error {
 			return err
 		}
 		if sum.Size != f.Size || sum.SHA256 != f.SHA256 {
-			return fmt.Errorf("%s: %w: size or SHA-256 is not as in the manifest", f.Path, ErrDamaged)
+			return fmt.Errorf("%s: %w: size or SHA-256 differs from the manifest", f.Path, ErrDamaged)
 		}
 	}
 	if _, err := u.peek(); !errors.Is(err, io.EOF) {

@@ -19,16 +19,16 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// ReadSigner reads a private key of OpenSSH for [Options].Signer and [Set.Sign]: Ed25519,
-// ECDSA or RSA, without a passphrase. The error matches [ErrUnsafe] if anybody but the
-// owner may read the file. No error holds any of the key.
+// ReadSigner reads an OpenSSH private key for [Options].Signer and [Set.Sign]: Ed25519, ECDSA or
+// RSA, without a passphrase. If others may read the file, the error matches [ErrUnsafe]. No error
+// contains any part of the key.
 func ReadSigner(path string) (crypto.Signer, error) {
 	fail := func(kind, err error, next string) (crypto.Signer, error) {
 		return nil, &Error{Op: "read the key", Object: path, Kind: kind, Err: err, Next: next}
 	}
 	data, info, err := readKeys(path)
 	if errors.Is(err, errOthers) {
-		return fail(ErrUnsafe, err, "make another key")
+		return fail(ErrUnsafe, err, "use another key")
 	}
 	if err != nil {
 		return fail(nil, err, "")
@@ -52,13 +52,13 @@ func ReadSigner(path string) (crypto.Signer, error) {
 		"make one with ssh-keygen -t ed25519")
 }
 
-// ReadPublicKeys reads the keys for [RestoreOptions].RequireSignature: lines as in id_ed25519.pub,
-// in authorized_keys or in the allowed signers of ssh-keygen. Blank lines and comments do not
-// count. There is at least one key, and any other line is an error.
+// ReadPublicKeys reads keys for [RestoreOptions].RequireSignature. Lines have the format of
+// id_ed25519.pub, of authorized_keys or of ssh-keygen's allowed signers. Blank lines and comments
+// are ignored. Any other line is an error, and so is a file without a key.
 func ReadPublicKeys(path string) ([]crypto.PublicKey, error) {
 	fail := func(err error) ([]crypto.PublicKey, error) {
 		e := &Error{Op: "read the keys", Object: path, Err: err,
-			Next: "give the .pub file of the key that signs sets"}
+			Next: "use the .pub file of the key that signs sets"}
 		if errors.Is(err, errOthers) {
 			e.Kind, e.Next = ErrUnsafe, "check its keys, then move it where only you can write"
 		}
@@ -77,7 +77,8 @@ func ReadPublicKeys(path string) ([]crypto.PublicKey, error) {
 			continue
 		}
 		key, _, before, _, err := ssh.ParseAuthorizedKey(line)
-		// An allowed signer begins with whom the key belongs to, which parses as options do.
+		// A line of allowed signers begins with the owner of the key, which parses like
+		// options.
 		if err != nil || slices.ContainsFunc(before, func(s string) bool {
 			return s == "cert-authority" || strings.Contains(s, "=")
 		}) {
@@ -86,7 +87,7 @@ func ReadPublicKeys(path string) ([]crypto.PublicKey, error) {
 		keys = append(keys, key)
 	}
 	if len(keys) == 0 {
-		return fail(errors.New("it holds no key"))
+		return fail(errors.New("it contains no key"))
 	}
 	return keys, nil
 }
@@ -107,8 +108,8 @@ func ReadIdentities(path string) ([]age.Identity, error) {
 	return all, nil
 }
 
-// ParseRecipients parses recipients of age for [ExportOptions].Recipients: age1…, as age-keygen
-// prints them. The error quotes the recipient, but nothing of an identity, which is secret.
+// ParseRecipients parses age recipients, such as age1…, for [ExportOptions].Recipients. The error
+// quotes an invalid recipient, but never an identity, which is secret.
 func ParseRecipients(list ...string) ([]age.Recipient, error) {
 	var all []age.Recipient
 	for _, s := range list {
@@ -124,7 +125,7 @@ func ParseRecipients(list ...string) ([]age.Recipient, error) {
 	return all, nil
 }
 
-// readKeys reads a file that decides who is trusted: nobody else may write it.
+// readKeys reads a file of trusted keys. Nobody else may be able to write it.
 func readKeys(path string) ([]byte, fs.FileInfo, error) {
 	abs, err := filepath.Abs(path)
 	if err == nil {

@@ -96,7 +96,7 @@ func TestBadKeys(t *testing.T) {
 		"a passphrase":      {signer, text["locked"], 0o600, "ssh-keygen -Y sign", false},
 		"a public key":      {signer, line, 0o600, "not a private key of OpenSSH", false},
 		"cut":               {signer, private[:len(private)/2], 0o600, "not a private key of OpenSSH", false},
-		"empty":             {list, "\n# none\n", 0o644, "it holds no key", false},
+		"empty":             {list, "\n# none\n", 0o644, "it contains no key", false},
 		"a private key":     {list, private, 0o644, "line 1 is not a public key", false},
 		"one line is wrong": {list, line + "ssh-ed25519 AAAA\n", 0o644, "line 2", false},
 		"an authority":      {list, "cert-authority " + line, 0o644, "line 1", false},

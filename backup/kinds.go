@@ -12,13 +12,12 @@ var kinds = struct {
 	checks map[string]func(ctx context.Context, s *Stored) error
 }{checks: map[string]func(ctx context.Context, s *Stored) error{}}
 
-// RegisterKind makes components of one kind known to this program. check reads
-// a component from end to end without its server, for [LevelStructure]; its
-// errors are findings and match [ErrDamaged] in the result of [Set.Verify].
+// RegisterKind makes a kind of component known to this program. check reads a whole component
+// without its server, for [LevelStructure]. In the result of [Set.Verify], its errors match
+// [ErrDamaged].
 //
-// Each package with a source calls it in its init function, so that importing
-// the package suffices. RegisterKind panics for an empty kind, a nil check and
-// a second registration of one kind.
+// Each package with a source calls it in its init function, so importing the package is enough.
+// RegisterKind panics for an empty kind, a nil check, or a kind that is registered already.
 func RegisterKind(kind string, check func(ctx context.Context, s *Stored) error) {
 	kinds.Lock()
 	defer kinds.Unlock()
@@ -31,7 +30,7 @@ func RegisterKind(kind string, check func(ctx context.Context, s *Stored) error)
 	kinds.checks[kind] = check
 }
 
-// packages tells which import makes a kind known.
+// packages maps a kind to the package that registers it.
 var packages = map[string]string{
 	"files":    "example.com/tykupgrade/backup/hostfiles",
 	"redis":    "example.com/tykupgrade/backup/redisdb",
@@ -39,7 +38,7 @@ var packages = map[string]string{
 	"postgres": "example.com/tykupgrade/backup/postgres",
 }
 
-// structure returns the check of a kind. A component of kind "" has none.
+// structure returns the check of a kind. Kind "" has none.
 func structure(kind string) (func(ctx context.Context, s *Stored) error, error) {
 	if kind == "" {
 		return func(context.Context, *Stored) error { return nil }, nil

@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// Need is one database that a program on a host uses, as the host's own
-// configuration says. It holds no address and no secret.
+// Need is a database that a program on a host uses, according to the host's configuration. It
+// contains no address and no secret.
 type Need struct {
 	// the kind of component that backs it up: "redis", "mongo", "postgres", "mysql", …
 	Kind string `json:"kind"`
 	By   string `json:"by"`   // the program: "dashboard", "gateway", "pump", "mdcb"
-	From string `json:"from"` // where it says so: "/opt/tyk-gateway/tyk.conf: storage.type"
+	From string `json:"from"` // the setting: "/opt/tyk-gateway/tyk.conf: storage.type"
 }
 
 // String returns "dashboard uses mongo (/opt/tyk-dashboard/tyk_analytics.conf: mongo_url)".
 func (n Need) String() string { return n.By + " uses " + n.Kind + " (" + n.From + ")" }
 
-// Missing returns the needs that none of the kinds covers.
+// Missing returns the needs whose kind is not among kinds.
 func Missing(needs []Need, kinds ...string) []Need {
 	var out []Need
 	for _, n := range needs {
@@ -29,9 +29,8 @@ func Missing(needs []Need, kinds ...string) []Need {
 	return out
 }
 
-// Missing returns the databases that the configuration files of the set name and
-// that no component of the set holds. Restoring such a set does not bring back a
-// working system unless somebody else backs these databases up.
+// Missing returns the databases that the set's configuration files name, but that the set does not
+// contain. Such a set restores a working system only if somebody else backs these databases up.
 func (m *Manifest) Missing() []Need {
 	var needs []Need
 	var kinds []string
@@ -42,9 +41,9 @@ func (m *Manifest) Missing() []Need {
 	return Missing(needs, kinds...)
 }
 
-// Covers reports whether the set has all named components, and whether it was
-// taken at the given package versions. A package that the set does not record
-// differs. The error matches [ErrDiffers] and lists everything that is missing.
+// Covers returns an error unless the set has all named components and was taken at the given
+// package versions. A package that the set does not record counts as different. The error matches
+// [ErrDiffers] and lists all differences.
 func (m *Manifest) Covers(components []string, packages map[string]string) error {
 	var missing []string
 	for _, name := range components {

@@ -19,8 +19,7 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Set is a complete set on disk. It is read-only and may be used by several
-// goroutines.
+// Set is a complete set on disk. It is read-only and may be used concurrently.
 type Set struct {
 	Manifest
 	Dir string // absolute
@@ -28,19 +27,18 @@ type Set struct {
 	sum [sha256.Size]byte // of manifest.json
 }
 
-// maxManifest bounds what is read into memory on the word of a file's size.
+// maxManifest bounds how much of a manifest is read into memory.
 const maxManifest = 256 << 20
 
-// Open reads the manifest of the set in dir and checks it against its
-// checksum. It does not read the other files: [Set.Verify] does. The error
-// matches [ErrNotASet] where dir holds no complete set and [ErrDamaged] where
-// it holds a damaged one.
+// Open reads the manifest of the set in dir and checks it against its checksum. It does not read
+// the other files, as [Set.Verify] does. The error matches [ErrNotASet] if dir is not a complete
+// set, and [ErrDamaged] if the set is damaged.
 func Open(dir string) (*Set, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, step.Fail("open", dir, err)
 	}
-	// A link such as latest -> ID names the set that it leads to.
+	// A link such as latest -> ID stands for the set that it leads to.
 	if real, err := filepath.EvalSymlinks(abs); err == nil {
 		abs = real
 	}
@@ -74,9 +72,8 @@ func open(dir string) (*Set, error) {
 	return &Set{Manifest: *m, Dir: dir, sum: sha256.Sum256(data)}, nil
 }
 
-// List opens the sets below dir, newest first. Sets that cannot be opened are
-// left out and named in the error, which is then not nil; a directory without
-// sets is not an error.
+// List opens the sets below dir, newest first. It leaves out sets that cannot be opened, and its
+// error names them. A directory without sets is not an error.
 func List(dir string) ([]*Set, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -104,7 +101,7 @@ func List(dir string) ([]*Set, error) {
 	return sets, errors.Join(bad...)
 }
 
-// Bytes is the size of all files of the set but the manifest.
+// Bytes returns the size of all files of the set, without the manifest.
 func (s *Set) Bytes() int64 {
 	var n int64
 	for _, c := range s.Components {
@@ -131,7 +128,7 @@ func (s *Set) Component(name string) (*Stored, bool) {
 	return nil, false
 }
 
-// ParseManifest reads a manifest and checks that it makes sense in itself.
+// ParseManifest parses a manifest and checks that it is consistent.
 func ParseManifest(data []byte) (*Manifest, error) {
 	var m Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
@@ -200,7 +197,7 @@ func (m *Manifest) write(ctx context.Context, dir string) error {
 		return err
 	}
 	data = append(data, '\n')
-	// What a restore reads back is what goes into the checksum.
+	// The checksum covers what a restore will read back.
 	again, err := ParseManifest(data)
 	if err != nil {
 		return err
@@ -214,9 +211,8 @@ func (m *Manifest) write(ctx context.Context, dir string) error {
 	return err
 }
 
-// checksums is the content of manifest.sha256: the manifest and every file in
-// the format of coreutils' sha256sum, so that the set can be checked without
-// this package.
+// checksums returns the content of manifest.sha256. It lists the manifest and every file in the
+// format of sha256sum, so that the set can be checked without this package.
 func (m *Manifest) checksums(manifest []byte) []byte {
 	var b bytes.Buffer
 	sum := sha256.Sum256(manifest)
@@ -233,8 +229,7 @@ func (m *Manifest) checksums(manifest []byte) []byte {
 	return b.Bytes()
 }
 
-// sumEscaper is how sha256sum (coreutils 9.1) writes awkward names; such a
-// line begins with a backslash.
+// sumEscaper escapes names as sha256sum (coreutils 9.1) does. Such a line begins with a backslash.
 var sumEscaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 
 func readBounded(path string) ([]byte, error) {
@@ -252,7 +247,7 @@ func readBounded(path string) ([]byte, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err == nil && len(data) > maxManifest {
-		err = fmt.Errorf("%s: it grows beyond what a manifest has", path)
+		err = fmt.Errorf("%s: it has grown over the limit for a manifest", path)
 	}
 	return data, err
 }

@@ -13,8 +13,8 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Policy says which sets may go: those beyond the Keep newest, and those older
-// than MaxAge. A zero field does not count; at least one must be set.
+// Policy selects the sets that [Prune] may remove: those beyond the Keep newest, and those older
+// than MaxAge. A zero field selects none. At least one must be set.
 type Policy struct {
 	Keep   int
 	MaxAge time.Duration
@@ -22,23 +22,22 @@ type Policy struct {
 	Now    func() time.Time // nil: time.Now
 }
 
-// Pruned is what [Prune] decided, by set id and newest first.
+// Pruned is the result of [Prune]: IDs of sets, newest first.
 type Pruned struct {
 	Kept     []string `json:"kept"`
-	Removed  []string `json:"removed"`  // with a dry run: would be
+	Removed  []string `json:"removed"`  // with DryRun: would be removed
 	Verified string   `json:"verified"` // the newest set that passes verification, never removed
 }
 
-// Prune removes sets below dir by p. The newest set that passes
-// [LevelStructure] stays whatever p says, and where none passes nothing is
-// removed. Directories that do not open as a set are left alone and reported in
-// the error, as are sets that a restore is using. A set disappears at once: it
-// is renamed first, and a killed run is finished by the next.
+// Prune removes the sets below dir that p selects. It never removes the newest set that passes
+// [LevelStructure]. If none passes, it removes nothing. It leaves alone directories that do not
+// open as a set, and sets that a restore is using. The error names them. A set is renamed before it
+// is removed, so it is never visible in part. The next Prune finishes a killed one.
 func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 	var out Pruned
 	if p.Keep < 0 || p.MaxAge < 0 || (p.Keep == 0 && p.MaxAge == 0) {
-		return out, step.Fail("prune", dir, errors.New("give a number of sets to keep or a maximum "+
-			"age, or both"))
+		return out, step.Fail("prune", dir, errors.New("set Policy.Keep or Policy.MaxAge, "+
+			"or both"))
 	}
 	if p.Now == nil {
 		p.Now = time.Now
@@ -61,13 +60,13 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 			return out, step.Fail("remove leftovers in", dir, err)
 		}
 	}
-	// The clock was wrong when a set from the future was taken, or is wrong now:
-	// such a set stays, and does not count as the newest.
+	// If a set is from the future, a clock is or was wrong. Such a set stays and does not count
+	// as the newest.
 	sets, future := split(sets, p.Now())
 	for _, s := range future {
 		out.Kept = append(out.Kept, s.ID)
 		findings = append(findings, &Error{Op: "prune", Object: s.Dir,
-			Err:  fmt.Errorf("it was taken in the future, at %s", s.Start.Format(time.RFC3339)),
+			Err:  fmt.Errorf("its time %s is in the future", s.Start.Format(time.RFC3339)),
 			Next: "check the clock; remove the set by hand if it is not wanted"})
 	}
 	for _, s := range sets {
@@ -117,7 +116,7 @@ func Prune(ctx context.Context, dir string, p Policy) (Pruned, error) {
 // futureTolerance is how far clocks of hosts that share sets may differ.
 const futureTolerance = 5 * time.Minute
 
-// split takes the sets that were taken after now apart.
+// split separates the sets that were taken after now.
 func split(sets []*Set, now time.Time) (past, future []*Set) {
 	for _, s := range sets {
 		if s.Start.Sub(now) > futureTolerance {
@@ -139,7 +138,7 @@ func removeAll(paths []string) error {
 	return errors.Join(errs...)
 }
 
-// hide gives a set the name of one that is being removed, and returns its path.
+// hide renames a set that is about to be removed and returns the new path.
 func (s *Set) hide(dir string) (string, error) {
 	f, err := os.Open(filepath.Join(s.Dir, step.ManifestName))
 	if err != nil {

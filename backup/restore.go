@@ -16,22 +16,22 @@ import (
 
 // RestoreOptions changes how a set is restored. The zero value is useful.
 type RestoreOptions struct {
-	DryRun bool // verify and plan, change nothing
+	DryRun bool // only verify and plan
 
-	// Keep leaves in place what restorers kept for [Set.Undo]: the caller ends
-	// the matter with Undo or [Set.Accept], in this process or a later one.
-	// Otherwise Restore accepts once all components are verified.
+	// Keep leaves the replaced data for [Set.Undo]. The caller must then call Undo or
+	// [Set.Accept], in this process or a later one. Without Keep, Restore accepts once all
+	// components are verified.
 	Keep bool
 
-	// RequireSignature refuses a set that none of these keys signed: see
-	// [Set.VerifySignature]. Empty: sets need no signature.
+	// RequireSignature has the keys of which one must have signed the set, see
+	// [Set.VerifySignature]. Empty: the set needs no signature.
 	RequireSignature []crypto.PublicKey
 
 	Log      *slog.Logger // nil: silent
 	Progress func(Event)  // called for one event at a time
 }
 
-// Report is what a restore did, or with a dry run would do.
+// Report is what a restore did, or would do in a dry run.
 type Report struct {
 	Set        string            `json:"set"`
 	DryRun     bool              `json:"dry_run,omitempty"`
@@ -46,32 +46,30 @@ type ComponentReport struct {
 	Reason string `json:"reason,omitempty"` // why it failed or was undone
 }
 
-// State is how far a component came.
+// State is the state of a component after a restore.
 type State string
 
-// How far a component came.
+// The states of a component.
 const (
 	StateNotRequested State = "not_requested" // no restorer was given for it
 	StatePlanned      State = "planned"       // nothing was changed
-	StateFailed       State = "failed"        // Restore failed; the reason tells what is left
+	StateFailed       State = "failed"        // Restore failed; Reason has what is left
 	StateRestored     State = "restored"      // restored, but not verified
 	StateVerified     State = "verified"      // restored, and the result equals the set
-	StateUndone       State = "undone"        // restored, then the previous state was put back
+	StateUndone       State = "undone"        // restored, then undone
 )
 
-// Restore refuses with [ErrUnsafe] a set that another user could have made or could
-// change. Everything in the set and each directory above it must belong to root or to
-// this user, and be writable by nobody else. A directory above the set may be sticky as
-// /tmp is.
+// Restore restores components of the set. It refuses a set that another user could have made or
+// could change ([ErrUnsafe]). Everything in the set and each directory above it must belong to root
+// or this user, and nobody else may be able to write to it. A sticky directory above the set, such
+// as /tmp, is allowed.
 //
-// Restore verifies the set up to [LevelStructure] and lets every restorer plan.
-// When none refuses, it restores one component after the other and compares each
-// result with the set.
+// Restore first verifies the set up to [LevelStructure] and calls Plan of every restorer. If none
+// refuses, it restores one component after the other and compares each result with the set.
 //
-// After a failure it takes back the restored components whose restorer is an
-// [Undoer], last one first. This happens also after ctx ended. The report tells
-// the state and the items of every component, also where an error is returned.
-// While Restore runs [Prune] does not remove the set.
+// After a failure, Restore undoes the restored components whose restorer is an [Undoer], last one
+// first, even if ctx has ended. The report has the state and items of every component, whether or
+// not there is an error. [Prune] does not remove the set while Restore runs.
 func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Report, error) {
 	report := Report{Set: s.ID, DryRun: o.DryRun}
 	asked, err := s.targets(to)
@@ -99,7 +97,7 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 	}
 	if err := step.WithEnd(ctx, s.verify(ctx, VerifyOptions{Progress: r.progress},
 		later)); err != nil {
-		return report, fmt.Errorf("restore %s: the set does not pass verification, nothing was "+
+		return report, fmt.Errorf("restore %s: the set does not pass verification; nothing was "+
 			"changed: %w", s.Dir, err)
 	}
 	if report.Components, err = r.plan(ctx); err != nil || o.DryRun {
@@ -117,15 +115,15 @@ func (s *Set) Restore(ctx context.Context, o RestoreOptions, to ...Restorer) (Re
 // targets maps restorers to the components of the set.
 func (s *Set) targets(to []Restorer) (map[string]Restorer, error) {
 	if len(to) == 0 {
-		return nil, fmt.Errorf("no target given; the set holds %s", s.names())
+		return nil, fmt.Errorf("no restorer is given; the set has %s", s.names())
 	}
 	asked := map[string]Restorer{}
 	for _, r := range to {
 		if _, ok := s.Component(r.Name()); !ok {
-			return nil, fmt.Errorf("the set has no component %q; it holds %s", r.Name(), s.names())
+			return nil, fmt.Errorf("unknown component %q; the set has %s", r.Name(), s.names())
 		}
 		if asked[r.Name()] != nil {
-			return nil, fmt.Errorf("two targets for component %q", r.Name())
+			return nil, fmt.Errorf("two restorers for component %q", r.Name())
 		}
 		asked[r.Name()] = r
 	}
@@ -193,7 +191,7 @@ func (r *setRestore) one(ctx context.Context, c *ComponentReport) error {
 	return nil
 }
 
-// undo takes back what was restored before the failure, last one first.
+// undo undoes what was restored before the failure, last one first.
 func (r *setRestore) undo(ctx context.Context, components []ComponentReport) error {
 	ctx, cancel := step.Undoing(ctx)
 	defer cancel()
@@ -218,11 +216,10 @@ func (r *setRestore) undo(ctx context.Context, components []ComponentReport) err
 	return errors.Join(errs...)
 }
 
-// Undo puts back what a restore with [RestoreOptions].Keep, or one that was
-// killed, replaced: of each restorer that is an [Undoer], last component first.
-// The restorers are built as for the restore. Undo continues after an error and
-// returns all of them; it may be called again. It refuses the sets that Restore refuses
-// with [ErrUnsafe].
+// Undo undoes a restore that ran with [RestoreOptions].Keep or was killed. It calls Undo of each
+// restorer that is an [Undoer], last component first. The restorers must be built as for the
+// restore. Undo continues after an error, returns all errors, and may be called again. It refuses
+// unsafe sets as Restore does ([ErrUnsafe]).
 func (s *Set) Undo(ctx context.Context, to ...Restorer) error {
 	if err := checkAuthor("undo the restore of", s.Dir); err != nil {
 		return err
@@ -235,8 +232,8 @@ func (s *Set) Undo(ctx context.Context, to ...Restorer) error {
 	})
 }
 
-// Accept removes what restorers kept for [Set.Undo], of each that is an
-// [Accepter]. It may be called again, also in a later process.
+// Accept removes the replaced data, after which the restore cannot be undone. It calls Accept of
+// each restorer that is an [Accepter]. It may be called again, also in a later process.
 func (s *Set) Accept(ctx context.Context, to ...Restorer) error {
 	return s.each("accept the restore of", false, to, func(r Restorer, st *Stored) error {
 		if a, ok := r.(Accepter); ok {
@@ -267,7 +264,7 @@ func (s *Set) each(op string, backward bool, to []Restorer, f func(Restorer, *St
 	return errors.Join(errs...)
 }
 
-// hold keeps Prune away while the set is in use. Several readers may hold it.
+// hold keeps Prune from removing the set while it is in use. Several readers may hold it.
 func (s *Set) hold() (release func(), err error) {
 	f, err := os.Open(filepath.Join(s.Dir, step.ManifestName))
 	if err != nil {

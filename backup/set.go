@@ -14,17 +14,16 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Schema is the version of the manifest that this package writes. It reads
-// this one and older ones.
+// Schema is the version of the manifest that this package writes. It also reads older versions.
 const Schema = 1
 
 // Manifest describes a set. Paths have slashes and are relative to the set.
 type Manifest struct {
 	Schema int    `json:"schema"`
 	ID     string `json:"id"`
-	Tool   string `json:"tool"` // name and version of what took it
+	Tool   string `json:"tool"` // name and version of the program that took the set
 	Label  string `json:"label,omitempty"`
-	// installed versions that the set belongs to
+	// installed package versions when the set was taken
 	Packages   map[string]string `json:"packages,omitempty"`
 	Start      time.Time         `json:"start"`
 	End        time.Time         `json:"end"`
@@ -32,7 +31,7 @@ type Manifest struct {
 	Files      []File            `json:"files"`
 }
 
-// Component is what one source put into the set.
+// Component is the part of a set from one source.
 type Component struct {
 	Name string `json:"name"` // and its directory
 	// "files", "redis", "mongo"; empty: no structure of its own
@@ -41,7 +40,7 @@ type Component struct {
 	Server string `json:"server,omitempty"` // product and version
 	// "standalone", "sentinel", "cluster", "replica set", …
 	Topology    string      `json:"topology,omitempty"`
-	Consistency Consistency `json:"consistency,omitempty"` // what the copy promises
+	Consistency Consistency `json:"consistency,omitempty"` // of the copy
 	Method      string      `json:"method,omitempty"`      // how it was read
 	Start       time.Time   `json:"start"`
 	End         time.Time   `json:"end"`
@@ -53,19 +52,19 @@ type Component struct {
 	Details json.RawMessage `json:"details,omitempty"` // typed by kind
 }
 
-// Consistency is what a copy promises.
+// Consistency is how consistent a copy is.
 type Consistency string
 
 // The consistencies.
 const (
 	ConsistencySnapshot Consistency = "snapshot" // everything at one moment
 	ConsistencyPerNode  Consistency = "per node" // each node at one moment of its own
-	ConsistencyPerItem  Consistency = "per item" // each key, document or file is whole
+	ConsistencyPerItem  Consistency = "per item" // each key, document or file is complete
 	ConsistencyNone     Consistency = "none"
 )
 
-// File is one file of a set, or a symbolic link if Link is set. Mode, owner
-// and time are those of its origin.
+// File is a file of a set, or a symbolic link if Link is set. Mode, owner and time are those of the
+// original.
 type File struct {
 	Path   string    `json:"path"`
 	Size   int64     `json:"size"`
@@ -86,7 +85,7 @@ func (f *File) SetMeta(m Meta) {
 	f.MTime = m.ModTime.UTC()
 }
 
-// Perm returns the mode of the file's origin.
+// Perm returns the mode of the original file.
 func (f File) Perm() (fs.FileMode, error) {
 	n, err := strconv.ParseUint(f.Mode, 8, 12)
 	if err != nil {
@@ -95,8 +94,8 @@ func (f File) Perm() (fs.FileMode, error) {
 	return step.FileMode(uint32(n)), nil
 }
 
-// checkName accepts clean relative paths that stay inside, and nothing that a
-// tool reading line by line could misread.
+// checkName accepts clean relative paths inside the set, without characters that a line-based tool
+// could misread.
 func checkName(name string) error {
 	switch {
 	case name == "" || name == ".":
@@ -105,7 +104,7 @@ func checkName(name string) error {
 		"../"):
 		return fmt.Errorf("name %q is not a clean relative path", name)
 	case strings.ContainsRune(name, 0) || !utf8.ValidString(name):
-		return fmt.Errorf("name %q is not UTF-8 or holds a zero byte, which the manifest cannot hold; "+
+		return fmt.Errorf("name %q is not UTF-8 or has a zero byte, which the manifest cannot hold; "+
 			"leave it out", name)
 	}
 	return nil

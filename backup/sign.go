@@ -22,7 +22,7 @@ import (
 // SignatureNamespace is the namespace of a set's signature, for ssh-keygen's option -n.
 const SignatureNamespace = "tykupgrade.set"
 
-// signatureName is where ssh-keygen -Y sign writes the signature of the manifest.
+// signatureName is the file to which ssh-keygen -Y sign writes the signature of the manifest.
 const signatureName = step.ManifestName + ".sig"
 
 const (
@@ -55,15 +55,15 @@ func signed(b signatureBlob, message []byte) ([]byte, error) {
 		string(digest)})...), nil
 }
 
-// Sign writes manifest.json.sig into the set. The manifest holds the digest of every
-// file, so the signature covers the whole set. Keys are those of OpenSSH: Ed25519, ECDSA
-// or RSA. These commands write and check the same file:
+// Sign writes manifest.json.sig into the set. The manifest has the digest of every file, so the
+// signature covers the whole set. The key is Ed25519, ECDSA or RSA. These commands write and check
+// the same file:
 //
 //	ssh-keygen -Y sign -f KEY -n tykupgrade.set manifest.json
 //	ssh-keygen -Y verify -f ALLOWED_SIGNERS -I NAME -n tykupgrade.set -s manifest.json.sig <manifest.json
 //
-// Sign replaces an earlier signature. It does not look at the files: call
-// [Set.Verify] first for a set that somebody else could have changed.
+// Sign replaces an earlier signature. It does not read the other files. Call [Set.Verify] first if
+// somebody else could have changed the set.
 func (s *Set) Sign(ctx context.Context, signer crypto.Signer) error {
 	data, err := s.manifestBytes()
 	if err == nil {
@@ -105,9 +105,9 @@ func writeSignature(ctx context.Context, dir string, signer crypto.Signer, manif
 	return err
 }
 
-// VerifySignature checks that one of keys signed the set's manifest. A key is one of
-// package crypto, or an ssh.PublicKey of golang.org/x/crypto/ssh. Without a signature,
-// or with one of another key, the error matches [ErrUnsafe].
+// VerifySignature checks that one of keys signed the set's manifest. A key is a public key of a
+// crypto package, or an ssh.PublicKey of golang.org/x/crypto/ssh. If there is no signature, or
+// another key signed, the error matches [ErrUnsafe].
 func (s *Set) VerifySignature(keys ...crypto.PublicKey) error {
 	refuse := func(err error) error {
 		return &Error{Op: "check the signature of", Object: s.Dir, Kind: ErrUnsafe, Err: err,
@@ -136,7 +136,7 @@ func (s *Set) VerifySignature(keys ...crypto.PublicKey) error {
 			return nil
 		}
 	}
-	return refuse(fmt.Errorf("the key %s signed it", ssh.FingerprintSHA256(by)))
+	return refuse(fmt.Errorf("another key signed it: %s", ssh.FingerprintSHA256(by)))
 }
 
 // signedBy returns the key that signed the manifest. The error matches fs.ErrNotExist
@@ -192,7 +192,8 @@ func parseSignature(text, message []byte) (ssh.PublicKey, error) {
 	return key, key.Verify(data, &sig)
 }
 
-// manifestBytes reads the manifest that the set was opened with.
+// manifestBytes reads the manifest again and checks that it has not changed since the set was
+// opened.
 func (s *Set) manifestBytes() ([]byte, error) {
 	data, err := readBounded(filepath.Join(s.Dir, step.ManifestName))
 	if err == nil && sha256.Sum256(data) != s.sum {

@@ -18,28 +18,25 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Runner executes one command on the host in question: argv without a shell,
-// stdin may be nil. An error that has an ExitCode() int method is a command
-// that ran and failed.
+// Runner runs a command on a host, without a shell. stdin may be nil. If the command ran and
+// failed, the error has a method ExitCode() int.
 type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
 	stderr io.Writer) error
 
-// Source is one thing to back up. Name is the component's name and at the same
-// time the directory of the set that it owns: a clean relative path such as
-// "redis" or "config/gateway-1", unique within the set.
+// Source reads one component. Name returns the component's name, which is also its directory in the
+// set. It is a clean relative path such as "redis" or "config/gateway-1", and unique in the set.
 //
-// Plan looks without changing anything: it refuses what cannot be backed up
-// and estimates the size. Backup writes everything through w and returns what
-// the manifest should say; name, times, bytes and files are filled in by
-// [Take]. Both return soon after ctx ends and leave nothing running.
+// Plan changes nothing. It refuses what cannot be backed up, and estimates the size. Backup writes
+// everything through w and returns the component for the manifest. [Take] fills in name, times,
+// bytes and files. Both return soon after ctx ends and leave nothing running.
 type Source interface {
 	Name() string
 	Plan(ctx context.Context) (Estimate, error)
 	Backup(ctx context.Context, w *Writer) (Component, error)
 }
 
-// Prover compares a live system with what a set holds. It changes nothing on
-// the system, and its error matches [ErrDiffers] where the two are not the same.
+// Prover compares a live system with a component of a set. It changes nothing on the system. If the
+// two differ, its error matches [ErrDiffers].
 type Prover interface {
 	Name() string // the component's name in the set
 	Prove(ctx context.Context, s *Stored) error
@@ -47,40 +44,36 @@ type Prover interface {
 
 // Restorer restores one component.
 //
-// Plan changes nothing. It lists every item with what would happen to it, and
-// refuses (ErrNotEmpty, ErrTooNew, …) what Restore would refuse. Restore is
-// called only after Plan succeeded, and reports every item. A Restore that fails
-// restores the previous state itself, or its error says where the rest is.
-// Prove is called after Restore. progress may be called by several goroutines.
+// Plan changes nothing. It returns every item with its action, and refuses what Restore would
+// refuse, for example with [ErrNotEmpty] or [ErrTooNew]. Restore is called only after Plan
+// succeeded, and returns every item. If it fails, it restores the previous state, or its error
+// names what is left and where. Prove is called after Restore. progress may be called concurrently.
 //
-// A Restorer that can take a finished Restore back implements [Undoer] and
-// [Accepter] as well.
+// A Restorer that can undo a finished Restore implements [Undoer] and [Accepter] too.
 type Restorer interface {
 	Prover
 	Plan(ctx context.Context, s *Stored) ([]Item, error)
 	Restore(ctx context.Context, s *Stored, progress func(Event)) ([]Item, error)
 }
 
-// Undoer is a [Restorer] that keeps what Restore replaced. Undo puts it back
-// after Restore succeeded: because Prove failed, because another component
-// failed, or because the caller wants it. Undo also works in a later process, and
-// does nothing if nothing is left to undo. Its context outlives one that was
-// cancelled.
+// Undoer is a [Restorer] that keeps the data that Restore replaced. Undo restores that data after a
+// successful Restore, for example because Prove or another component failed. Undo also works in a
+// later process. It does nothing if nothing is left to undo. Its context is not cancelled with that
+// of the restore.
 type Undoer interface {
 	Undo(ctx context.Context, s *Stored) error
 }
 
-// Accepter is a [Restorer] that keeps what Restore replaced. Accept removes it
-// after Prove passed. Accept also works in a later process, and does nothing
-// if nothing is left to remove.
+// Accepter is a [Restorer] that keeps the data that Restore replaced. Accept removes that data
+// after Prove passed. Accept also works in a later process. It does nothing if nothing is left to
+// remove.
 type Accepter interface {
 	Accept(ctx context.Context, s *Stored) error
 }
 
-// StructureVerifier is a [Restorer] that reads its component from end to end while it
-// restores, with the checks of [LevelStructure], and changes nothing that was there before
-// all of it has passed. If VerifiesStructure returns true, [Set.Restore] leaves that
-// level to it and reads the component once less.
+// StructureVerifier is a [Restorer] that makes the checks of [LevelStructure] while it restores. It
+// must change no existing data before the whole component has passed. If VerifiesStructure returns
+// true, [Set.Restore] leaves that level to the Restorer and reads the component once less.
 type StructureVerifier interface {
 	VerifiesStructure() bool
 }
@@ -91,25 +84,25 @@ type Estimate struct {
 	Items int64 // keys, documents or files
 }
 
-// Event is progress. Bytes and Items count from the start of the component;
-// totals are estimates, 0 where unknown.
+// Event reports progress. Bytes and Items count from the start of the component. Totals are
+// estimates, or 0 if unknown.
 type Event struct {
 	Component  string
 	Phase      Phase
-	Item       string // the file, node or collection in hand; may be empty
+	Item       string // the present file, node or collection; may be empty
 	Bytes      int64
 	TotalBytes int64
 	Items      int64
 	TotalItems int64
-	ItemDone   int64 // how far Item is: documents of a collection; 0 where that is not told
+	ItemDone   int64 // progress within Item, such as documents of a collection; 0 if unknown
 	ItemTotal  int64
 	Done       bool // the last event of this phase for the component
 }
 
-// Phase is what a component is going through.
+// Phase is the present phase of a component.
 type Phase string
 
-// Phases in the order in which they occur.
+// The phases, in their order.
 const (
 	PhasePlan    Phase = "plan"
 	PhaseBackup  Phase = "backup"
@@ -119,7 +112,7 @@ const (
 	PhaseExport  Phase = "export" // of a whole set: Component is empty
 )
 
-// Item is one thing that a restore did, or with a dry run would do.
+// Item is one thing that a restore did, or would do in a dry run.
 type Item struct {
 	Name   string `json:"name"`             // a path, a node, a namespace
 	Action Action `json:"action"`           // what happened to it
@@ -135,14 +128,14 @@ type Action string
 const (
 	ActionCreate  Action = "create"
 	ActionReplace Action = "replace"
-	ActionSame    Action = "same" // nothing to do: it is as in the set
+	ActionSame    Action = "same" // it equals the set: nothing to do
 	ActionSkip    Action = "skip" // left out because the caller requested that
 	ActionKeep    Action = "keep" // the set does not have it, and it stays
-	ActionDrop    Action = "drop" // the set does not have it, and the caller requested it to go
+	ActionDrop    Action = "drop" // the set does not have it, and the caller requested its removal
 )
 
-// Writer is where a source puts its files: the source's own directory within
-// the set that is being built. Its methods may be called by several goroutines.
+// Writer writes the files of a source into the source's directory of a new set. Its methods may be
+// called concurrently.
 type Writer struct {
 	component string
 	dir       string // absolute directory of the component
@@ -155,14 +148,14 @@ type Writer struct {
 	items int64
 }
 
-// NewWriter returns a writer of its own, outside a set: dir is the component's
-// directory, and progress may be nil. Unit tests of a source use it.
+// NewWriter returns a writer outside of a set, for unit tests of a source. dir is the component's
+// directory. progress may be nil.
 func NewWriter(dir, component string, progress func(Event)) *Writer {
 	return &Writer{component: component, dir: dir, report: step.Serial(progress)}
 }
 
-// Meta is what is known of a file where it came from. The file in the set is
-// 0600 and the caller's whatever Meta says.
+// Meta describes the original of a file. The file in the set always has mode 0600 and belongs to
+// the caller.
 type Meta struct {
 	Mode        fs.FileMode
 	UID, GID    int
@@ -170,11 +163,10 @@ type Meta struct {
 	ModTime     time.Time
 }
 
-// Create writes one file of the set with what fill writes, and records its
-// size, digest and origin for the manifest. name is relative to the
-// component's directory, with slashes. A nil meta is a file that the source
-// made itself. After an error nothing of it is left. [Take] makes all files durable
-// before the set gets its name.
+// Create writes one file of the set with the output of fill, and records its size, digest and meta
+// for the manifest. name is a slash-separated path relative to the component's directory. meta is
+// nil for a file without an original. After an error no file is left. [Take] makes all files
+// durable before the set gets its name.
 func (w *Writer) Create(ctx context.Context, name string, meta *Meta,
 	fill func(io.Writer) error) (File, error) {
 	if err := checkName(name); err != nil {
@@ -200,7 +192,7 @@ func (w *Writer) Create(ctx context.Context, name string, meta *Meta,
 	return f, nil
 }
 
-// Link records a symbolic link; the set holds it in the manifest alone.
+// Link records a symbolic link. Only the manifest has it.
 func (w *Writer) Link(name, target string, meta Meta) error {
 	err := checkName(name)
 	if err == nil && !utf8.ValidString(target) {
@@ -215,15 +207,14 @@ func (w *Writer) Link(name, target string, meta Meta) error {
 	return nil
 }
 
-// Progress adds to the component's counts and passes them on. item is the item in
-// progress. Create has counted the bytes that it wrote.
+// Progress adds to the component's counts and reports them. item is the present item. Create counts
+// the bytes that it writes itself.
 func (w *Writer) Progress(item string, bytes, items int64) {
 	w.ItemProgress(item, bytes, items, 0,
 		0)
 }
 
-// ItemProgress is Progress for an item that is long enough for a bar of its own:
-// done of total documents or keys of the item are written.
+// ItemProgress is Progress for a large item, of which done of total documents or keys are written.
 func (w *Writer) ItemProgress(item string, bytes, items, done, total int64) {
 	w.mu.Lock()
 	w.bytes += bytes
@@ -234,11 +225,10 @@ func (w *Writer) ItemProgress(item string, bytes, items, done, total int64) {
 	w.report(e)
 }
 
-// Component is the name of the component that w writes.
+// Component returns the name of the component that w writes.
 func (w *Writer) Component() string { return w.component }
 
-// Stored gives access to the files that Create has written so far, so that a
-// source can check them before it returns.
+// Stored returns the files that Create has written so far, so that a source can check them.
 func (w *Writer) Stored() *Stored {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -250,8 +240,8 @@ func (w *Writer) Stored() *Stored {
 	return st
 }
 
-// Reset forgets and removes everything that was written, for a source that
-// begins again. No other method may run at the same time.
+// Reset removes everything that was written, for a source that begins again. It must not be called
+// concurrently with other methods.
 func (w *Writer) Reset() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -283,7 +273,7 @@ func (s *Stored) Open(name string) (*os.File, error) {
 	return os.OpenInRoot(s.Dir, filepath.FromSlash(name))
 }
 
-// SetDetails stores what only sources of this kind know.
+// SetDetails stores details that depend on the kind, as JSON.
 func (c *Component) SetDetails(v any) error {
 	data, err := json.Marshal(v)
 	if err == nil {
@@ -292,7 +282,7 @@ func (c *Component) SetDetails(v any) error {
 	return err
 }
 
-// DecodeDetails is the reverse of SetDetails.
+// DecodeDetails decodes the details that SetDetails stored.
 func (c *Component) DecodeDetails(v any) error {
 	if len(c.Details) == 0 {
 		return nil

@@ -2,12 +2,12 @@ package backup
 
 import "context"
 
-// RestoreStages restores in stages: all restorers of one stage as one [Set.Restore], then
-// between, then the next. Put configuration files before data, and restart what reads them
-// in between: a server that loads data makes its clients unhealthy. between may be nil.
+// RestoreStages restores in stages. Each stage is one [Set.Restore], and between runs after it.
+// between may be nil. Put configuration files before data and restart their services in between,
+// because a server that loads data makes its clients unhealthy.
 //
-// A failed stage takes back its own components. Those of earlier stages stay restored; the
-// report, which lists the components that were requested, tells which.
+// A failed stage undoes its own components. Those of earlier stages stay restored. The report lists
+// all requested components with their states.
 func (s *Set) RestoreStages(ctx context.Context, o RestoreOptions, between func(context.Context,
 	Report) error, stages ...[]Restorer) (Report, error) {
 	whole := Report{Set: s.ID, DryRun: o.DryRun}
@@ -31,7 +31,8 @@ func (s *Set) RestoreStages(ctx context.Context, o RestoreOptions, between func(
 	return whole, nil
 }
 
-// Changed reports whether the restore of a component changed an item.
+// Changed returns the number of items that the restore of the component created, replaced or
+// dropped.
 func (c ComponentReport) Changed() int {
 	n := 0
 	for _, i := range c.Items {

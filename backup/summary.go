@@ -2,8 +2,8 @@ package backup
 
 import "slices"
 
-// Summary is what a list or a report shows of a set: its directory, and its manifest without the
-// files. It is meant for JSON.
+// Summary describes a set for a list or a report, usually as JSON. It has the directory, and the
+// manifest without its files.
 type Summary struct {
 	Dir string `json:"dir"`
 	Manifest
@@ -16,8 +16,7 @@ func (s *Set) Summary() Summary {
 	return d
 }
 
-// Untouched reports whether the restore changed nothing, because it was refused or only planned.
-// The error of such a restore is a refusal.
+// Untouched reports whether the restore changed nothing, because it was refused or a dry run.
 func (r Report) Untouched() bool {
 	return !slices.ContainsFunc(r.Components, func(c ComponentReport) bool {
 		return c.State != StatePlanned && c.State != StateNotRequested

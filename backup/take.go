@@ -26,8 +26,8 @@ import (
 // Options changes how a set is taken. The zero value is useful.
 type Options struct {
 	Label    string            // free text for the manifest: "before 5.3.0"
-	Packages map[string]string // installed package versions that the set belongs to
-	Tool     string            // what takes the set; empty: this module and its version
+	Packages map[string]string // installed package versions, for the manifest
+	Tool     string            // the program that takes the set; empty: this module and its version
 	// bytes that must stay free on the file system; 0: 64 MiB, negative: none
 	Reserve  int64
 	Signer   crypto.Signer // signs the manifest as [Set.Sign] does; nil: no signature
@@ -37,14 +37,13 @@ type Options struct {
 
 const defaultReserve = 64 << 20
 
-// Take reads all sources side by side into a new set below dir, verifies it up
-// to [LevelStructure] and only then gives it its name: either a complete set is
-// there or, after any failure or the end of ctx, nothing. dir is created 0700
-// where it is missing. One run at a time writes to dir ([ErrLocked]); what a
-// killed run left behind is removed first.
+// Take reads all sources concurrently into a new set below dir. It verifies the set up to
+// [LevelStructure] before it gives it its name. After an error or the end of ctx, nothing is left.
+// Take creates dir with mode 0700 if it is missing. Only one run at a time may write to dir
+// ([ErrLocked]). Take first removes what a killed run left.
 //
-// [ErrNoSpace] says that the estimates of the sources do not fit. An error of a
-// source stops the other sources.
+// If the estimates of the sources do not fit on the disk, the error matches [ErrNoSpace]. An error
+// of a source stops the other sources.
 func Take(ctx context.Context, dir string, o Options, sources ...Source) (*Set, error) {
 	if err := checkSources(sources); err != nil {
 		return nil, step.Fail("take", dir, err)
@@ -131,7 +130,7 @@ func (t *taking) run(ctx context.Context, sources []Source,
 	return publish(ctx, t.dir, id, t.progress)
 }
 
-// publish verifies the set under its temporary name and gives it its own.
+// publish verifies the set under its temporary name and renames it.
 func publish(ctx context.Context, dir, id string, progress func(Event)) (*Set, error) {
 	partial := partialDir(dir, id)
 	set, err := open(partial)
@@ -176,7 +175,7 @@ func (t *taking) plan(ctx context.Context, sources []Source) ([]Estimate, error)
 	return estimates, err
 }
 
-// space makes sure that what the sources expect fits.
+// space checks that the estimates of the sources fit.
 func (t *taking) space(estimates []Estimate) error {
 	need := max(t.o.Reserve, 0)
 	if t.o.Reserve == 0 {
@@ -235,7 +234,7 @@ func (t *taking) read(ctx context.Context, partial string, sources []Source,
 
 func checkSources(sources []Source) error {
 	if len(sources) == 0 {
-		return errors.New("no sources given")
+		return errors.New("no source is given")
 	}
 	var names []string
 	for _, s := range sources {
@@ -279,8 +278,7 @@ const (
 
 func partialDir(dir, id string) string { return filepath.Join(dir, "."+id+partialSuffix) }
 
-// lock keeps other runs away from dir. The kernel releases it when the process
-// dies, however it dies.
+// lock excludes other runs from dir. The kernel releases it whenever the process ends.
 func lock(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW,
 		0o600)
@@ -298,8 +296,8 @@ func lock(dir string) (unlock func(), err error) {
 	return func() { unlockClose(f) }, nil
 }
 
-// unlockClose releases a lock by name: closing alone would not while a command
-// that is just being started still has a copy of the descriptor.
+// unlockClose unlocks explicitly. Closing alone does not unlock while a command that is just being
+// started has a copy of the descriptor.
 func unlockClose(f *os.File) {
 	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
 	_ = f.Close()
@@ -323,11 +321,11 @@ func sweep(dir string) error {
 	return nil
 }
 
-// syncEach is how many files are made durable one by one. Syncfs is one call for any number,
-// and waits for what others wrote to the same file system.
+// syncEach is the largest number of files to sync one by one. Syncfs is one call for any number,
+// but also waits for other programs' writes to the file system.
 const syncEach = 64
 
-// syncTree makes everything below dir durable: none of it counts before the set has its name.
+// syncTree makes everything below dir durable, before the set gets its name.
 func syncTree(ctx context.Context, dir string) error {
 	var paths []string
 	err := filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {

@@ -17,15 +17,15 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// Level is how deep a verification looks; each level includes those before it.
+// Level is the depth of a verification. Each level includes those before it.
 type Level int
 
 // The levels.
 const (
 	LevelFiles Level = 1 + iota // sizes and digests, nothing missing, nothing unexpected
-	// each component can be read from end to end and holds what the manifest says
+	// each component can be read completely and matches the manifest
 	LevelStructure
-	// each component equals a live system, or one that it was restored to
+	// each component equals a live system, or a scratch one that it was restored to
 	LevelLive
 )
 
@@ -44,7 +44,7 @@ func (l Level) String() string {
 // VerifyOptions changes how a set is verified. The zero value is useful.
 type VerifyOptions struct {
 	Level    Level       // 0: LevelStructure
-	Against  []Prover    // for LevelLive: what each component is compared with
+	Against  []Prover    // for LevelLive: one for each component
 	Progress func(Event) // called for one event at a time
 
 	// RequireSignature refuses a set that none of these keys signed: see
@@ -52,9 +52,9 @@ type VerifyOptions struct {
 	RequireSignature []crypto.PublicKey
 }
 
-// Verify reads the whole set and returns every finding, joined. Findings match
-// [ErrDamaged], or [ErrDiffers] where a live system is not as the set. Nothing
-// is changed. A missing signature is the only finding then, and matches [ErrUnsafe].
+// Verify reads the whole set and returns all findings, joined. It changes nothing. Findings match
+// [ErrDamaged], or [ErrDiffers] if a live system differs from the set. Without a required
+// signature, the only finding matches [ErrUnsafe].
 func (s *Set) Verify(ctx context.Context, o VerifyOptions) error {
 	if len(o.RequireSignature) > 0 {
 		if err := s.VerifySignature(o.RequireSignature...); err != nil {
@@ -64,13 +64,13 @@ func (s *Set) Verify(ctx context.Context, o VerifyOptions) error {
 	return step.WithEnd(ctx, s.verify(ctx, o, nil))
 }
 
-// verify leaves the structure of some components to those who read them next.
+// verify skips the structure of the components in later, whose restorers check it.
 func (s *Set) verify(ctx context.Context, o VerifyOptions, later map[string]bool) error {
 	if o.Level == 0 {
 		o.Level = LevelStructure
 	}
 	if o.Level < LevelFiles || o.Level > LevelLive {
-		return step.Fail("verify", s.Dir, fmt.Errorf("there is no level %d", o.Level))
+		return step.Fail("verify", s.Dir, fmt.Errorf("unknown level %d", o.Level))
 	}
 	provers := map[string]Prover{}
 	for _, p := range o.Against {
@@ -83,7 +83,8 @@ func (s *Set) verify(ctx context.Context, o VerifyOptions, later map[string]bool
 	}
 	progress := step.Serial(o.Progress)
 	var findings []error
-	// Side by side: the second reader finds in memory what the first has read.
+	// Both levels read concurrently, because the second reader finds in memory what the first
+	// has read.
 	readers := int(min(o.Level, LevelStructure))
 	err := step.Together(ctx, readers, func(ctx context.Context, i int) error {
 		if i == 0 {
@@ -100,7 +101,7 @@ func (s *Set) verify(ctx context.Context, o VerifyOptions, later map[string]bool
 		return nil
 	})
 	if err != nil || o.Level == LevelFiles {
-		return err // files that are not as the manifest says explain the rest
+		return err // damaged files explain the other findings
 	}
 	if len(findings) > 0 || o.Level == LevelStructure {
 		return errors.Join(findings...)
@@ -116,12 +117,12 @@ func (s *Set) verify(ctx context.Context, o VerifyOptions, later map[string]bool
 func (s *Set) checkProvers(provers map[string]Prover) error {
 	for _, c := range s.Components {
 		if provers[c.Name] == nil {
-			return fmt.Errorf("level live needs something to compare component %q with", c.Name)
+			return fmt.Errorf("level live needs a Prover for component %q", c.Name)
 		}
 	}
 	for name := range provers {
 		if _, ok := s.Component(name); !ok {
-			return fmt.Errorf("the set has no component %q", name)
+			return fmt.Errorf("unknown component %q", name)
 		}
 	}
 	return nil
@@ -204,8 +205,8 @@ func (s *Set) owner(path string) string {
 	return ""
 }
 
-// unexpected lists what is in the directory without being in the manifest. A
-// directory is expected when it leads to a file or belongs to a component.
+// unexpected lists what the directory contains but the manifest does not. A directory is expected
+// if it leads to a file or belongs to a component.
 func (s *Set) unexpected() (findings []error, err error) {
 	expected := map[string]bool{step.ManifestName: true, step.ChecksumName: true, signatureName: true}
 	dirs := map[string]bool{".": true}
@@ -276,7 +277,7 @@ func checkFile(ctx context.Context, path string, want File, progress func(int64)
 	return nil
 }
 
-// names of the components, for messages.
+// names returns the names of the components, for messages.
 func (s *Set) names() string {
 	var names []string
 	for _, c := range s.Components {

@@ -1,9 +1,8 @@
-// Package backuptest holds the conformance tests that every backup source and
-// restorer passes: [Run] for all of them, [RunTree] for sources of files, [Kill] and
-// [KilledRestore] for kill -9, [Damage] for a set that was changed.
+// Package backuptest has conformance tests for backup sources and restorers. [Run] is for all of
+// them, [RunTree] for sources of files, [Kill] and [KilledRestore] for kill -9, and [Damage] for a
+// changed set.
 //
-// [Case] says what a source needs for [Run]. The tests of package hostfiles use all of
-// it.
+// [Case] describes a source for [Run]. The tests of package hostfiles are a complete example.
 package backuptest
 
 import (
@@ -19,16 +18,16 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// Case is one source with all that its conformance test needs.
+// Case describes a source for its conformance test.
 type Case struct {
-	// Source reads a live system that holds something.
+	// Source returns a source of a live system that is not empty.
 	Source func(t *testing.T) backup.Source
-	// Restorer writes into an empty system of its own.
+	// Restorer returns a restorer for an empty system of its own.
 	Restorer func(t *testing.T) backup.Restorer
-	// Change alters the live system, so that it no longer is as in a set taken
-	// before. nil: the source is not a Prover.
+	// Change changes the live system, so that it differs from earlier sets. Nil: the source is
+	// not a Prover.
 	Change func(t *testing.T)
-	// Broken is a source that fails, with a Secret in its configuration.
+	// Broken returns a source that fails and has Secret in its configuration.
 	Broken func(t *testing.T) backup.Source
 	Secret string
 }
@@ -133,7 +132,7 @@ func (c Case) levels(t *testing.T, set *backup.Set) {
 	}
 }
 
-// Leftovers lists what a directory of sets holds next to sets and the lock.
+// Leftovers returns everything in a directory of sets except the sets and the lock.
 func Leftovers(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

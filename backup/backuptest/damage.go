@@ -12,8 +12,8 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// Damage flips or removes one byte at n random places of the set, one after
-// the other. Verification finds every one.
+// Damage flips or removes one byte at n random places of the set, one at a time. It fails the test
+// unless verification finds each one.
 func Damage(t *testing.T, set *backup.Set, n int) {
 	dir := copySet(t, set)
 	var files []string
@@ -34,7 +34,7 @@ func Damage(t *testing.T, set *backup.Set, n int) {
 		t.Fatal(err)
 	}
 	for i := range n {
-		// Every other time by file, so that small ones are hit as well.
+		// Every other place is chosen by file, so that small files are hit too.
 		at := rand.IntN(len(files))
 		off := rand.Int64N(sizes[at])
 		if i%2 == 0 {

@@ -14,11 +14,11 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// killEnv tells the helper process where to write sets.
+// killEnv is the directory in which the helper process writes sets.
 const killEnv = "BACKUPTEST_KILL_DIR"
 
-// Helper is what the test named in [Kill] calls first: in the helper process it
-// takes one set after the other until it is killed, and does not return.
+// Helper must be the first call of the test that [Kill] names. In the helper process it takes sets
+// until it is killed, and does not return. Elsewhere it does nothing.
 func Helper(sources func() []backup.Source) {
 	dir := os.Getenv(killEnv)
 	if dir == "" {
@@ -34,10 +34,9 @@ func Helper(sources func() []backup.Source) {
 	}
 }
 
-// Kill runs the test binary again n times with the named test, which must call
-// [Helper], and kills it with SIGKILL at a random moment. Every set that opens
-// then is complete, and the next run removes what was left. env is added to
-// the helper's environment.
+// Kill runs the test binary n times with the test named helper, which must call [Helper], and sends
+// SIGKILL at a random moment. It fails the test unless every set that opens is complete and the
+// next run removes all leftovers. env is added to the helper's environment.
 func Kill(t *testing.T, helper string, n int, env ...string) {
 	dir := t.TempDir()
 	sets, leftovers := 0, 0
@@ -52,7 +51,7 @@ func Kill(t *testing.T, helper string, n int, env ...string) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// The first set shows that it works; the moment counts from there.
+		// The first set shows that the helper works. The moment counts from there.
 		line := make([]byte, 64)
 		m, _ := out.Read(line)
 		if !bytes.HasPrefix(line[:m], []byte("TAKEN")) {
@@ -60,8 +59,8 @@ func Kill(t *testing.T, helper string, n int, env ...string) {
 			_ = cmd.Wait()
 			t.Fatalf("helper: %s", line[:m])
 		}
-		// Every second kill waits for a set that is being built: on a busy machine a moment by
-		// the clock comes before the next set has begun.
+		// Every second kill waits for a set that is being built. On a busy machine, a
+		// random moment often comes before the next set has begun.
 		for end := time.Now().Add(time.Minute); i%2 == 0 && len(Leftovers(t, dir)) == 0 &&
 			time.Now().Before(end); {
 			time.Sleep(time.Millisecond)

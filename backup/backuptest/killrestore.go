@@ -17,8 +17,8 @@ import (
 // killSetEnv names the set that the helper process restores.
 const killSetEnv = "BACKUPTEST_KILL_SET"
 
-// RestoreHelper is what the test named in [KilledRestore] calls first: in the helper
-// process it restores the set and does not return.
+// RestoreHelper must be the first call of the test that [KilledRestore] names. In the helper
+// process it restores the set and does not return. Elsewhere it does nothing.
 func RestoreHelper(restorer func() backup.Restorer) {
 	dir := os.Getenv(killSetEnv)
 	if dir == "" {
@@ -37,26 +37,26 @@ func RestoreHelper(restorer func() backup.Restorer) {
 	os.Exit(0)
 }
 
-// KilledRestore is a restore that is killed, with all that its test needs.
+// KilledRestore describes a restore for a test that kills it.
 type KilledRestore struct {
 	Helper string   // name of the test that calls [RestoreHelper] first
 	Env    []string // added to the helper's environment
 	Set    *backup.Set
-	// Restorer returns the same as the helper's, in this process.
+	// Restorer returns the helper's restorer, in this process.
 	Restorer func() backup.Restorer
-	// Reset gives the target the state before a restore.
+	// Reset restores the state of the target before a restore.
 	Reset func(t *testing.T)
-	// Settle waits until what the killed process started has ended, and lets pass what it
-	// holds, such as a lease. nil: nothing.
+	// Settle waits until everything that the killed process started or holds, such as a lease,
+	// has ended. Nil: nothing.
 	Settle func(t *testing.T)
-	// State describes the whole target, with everything that a restore could leave there.
+	// State returns a description of the whole target, including everything that a restore
+	// could leave there.
 	State func(t *testing.T) string
 }
 
-// Run restores in another process and kills it with SIGKILL, at n random moments. In turn
-// the next restore goes forward, or Undo goes back if the restorer is a [backup.Undoer].
-// Afterwards the target holds all of the new state or all of the old one, and nothing
-// else.
+// Run restores in another process and kills it with SIGKILL at n random moments. After a kill, it
+// restores again, or every other time calls Undo if the restorer is a [backup.Undoer]. It fails the
+// test unless the target then has exactly the new or the old state.
 func (k KilledRestore) Run(t *testing.T, n int) {
 	k.Reset(t)
 	before := k.State(t)
@@ -69,7 +69,7 @@ func (k KilledRestore) Run(t *testing.T, n int) {
 		t.Fatal("the restore changes nothing: the test shows nothing")
 	}
 	cut := 0
-	// More than n only where none of them hit a restore at work.
+	// There are more than n kills only if none of them hit a restore at work.
 	for i := 0; i < n || (cut == 0 && i < 10*n); i++ {
 		k.Reset(t)
 		if _, out := k.run(t, rand.N(whole)); bytes.Contains(out, []byte("FAILED")) {
@@ -83,8 +83,8 @@ func (k KilledRestore) Run(t *testing.T, n int) {
 	}
 }
 
-// RunMoments is Run for a helper that kills itself at the moment that env names, from 0
-// on, until a restore is over before its moment comes.
+// RunMoments is Run for a helper that kills itself at the moment that env sets. Moments count from
+// 0. RunMoments ends when a restore finishes before its moment.
 func (k KilledRestore) RunMoments(t *testing.T, env func(moment int) []string) {
 	k.Reset(t)
 	before := k.State(t)
@@ -131,7 +131,7 @@ func (k KilledRestore) recover(t *testing.T, before, after string, back bool) (c
 		return cut
 	}
 	_, err := k.Set.Restore(t.Context(), backup.RestoreOptions{}, k.Restorer())
-	if err != nil && k.Set.Accept(t.Context(), k.Restorer()) == nil { // it was over, and not accepted
+	if err != nil && k.Set.Accept(t.Context(), k.Restorer()) == nil { // it was complete, but not accepted
 		_, err = k.Set.Restore(t.Context(), backup.RestoreOptions{}, k.Restorer())
 	}
 	if got := k.State(t); err != nil || got != after {

@@ -18,7 +18,7 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// cancel ends the context at many moments of a run: nothing may be left.
+// cancel ends the context at many moments of a run. Nothing may be left.
 func (c Case) cancel(t *testing.T) {
 	cause := errors.New("the operator pressed stop")
 	for at := range 12 {
@@ -183,7 +183,7 @@ func (c Case) differs(t *testing.T, set *backup.Set) {
 	t.Log(err)
 }
 
-// clock prunes with a clock that is an hour off: no set loses its place by that.
+// clock prunes with a clock that is an hour off, which must not change the order of sets.
 func (c Case) clock(t *testing.T) {
 	dir := t.TempDir()
 	var ids []string

@@ -13,17 +13,18 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// TreeCase is a source of files with all that [RunTree] needs.
+// TreeCase describes a source of files for [RunTree].
 type TreeCase struct {
-	// Source reads root/app, and follows the link that it is.
+	// Source returns a source that reads root/app, a link that it follows.
 	Source func(t *testing.T, root string) backup.Source
-	// Restorer writes below root, where nothing is left of what Source read.
+	// Restorer returns a restorer that writes below root, from which the files of Source are
+	// gone.
 	Restorer func(t *testing.T, root string) backup.Restorer
 }
 
-// RunTree takes a component that is a symbolic link to another directory and restores it
-// where nothing is left of it. All comes back as it was: the link, modes and owners of
-// files and directories, empty directories, links that lead nowhere.
+// RunTree backs up a component that is a symbolic link to a directory, removes all of it, and
+// restores it. It compares the link, modes and owners of files and directories, empty directories,
+// and dangling links.
 func RunTree(t *testing.T, c TreeCase) {
 	root := t.TempDir()
 	if err := os.Chmod(filepath.Dir(root), 0o755); err != nil { // other users own parts of the tree
@@ -51,7 +52,7 @@ func RunTree(t *testing.T, c TreeCase) {
 	if after := Tree(t, root); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-	// A mode that differs is a difference, of a directory as well.
+	// A different mode is a difference, also of a directory.
 	st, _ := set.Component(c.Restorer(t, root).Name())
 	if err := os.Chmod(filepath.Join(root, "data/app/private"), 0o755); err != nil {
 		t.Fatal(err)
@@ -101,8 +102,8 @@ func buildTree(t *testing.T, root string) {
 	}
 }
 
-// Tree describes everything below root, a line each: type, mode, owner, time and content
-// of files, target of links. The times of links and directories are left out.
+// Tree describes everything below root, one line each: type, mode, owner, time and content of
+// files, and targets of links. It leaves out the times of links and directories.
 func Tree(t testing.TB, root string) string {
 	t.Helper()
 	var lines []string

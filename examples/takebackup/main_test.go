@@ -249,7 +249,7 @@ func TestSetsOfFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, msg := c.run(5, "restore", "-dir", dir, "-config", "-root", root,
-		"latest"); !strings.Contains(msg, "name a set by its id") {
+		"latest"); !strings.Contains(msg, "name a set by its ID") {
 		t.Error(msg)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// UndoLimit bounds a rollback, which outlives the context that ended.
+// UndoLimit bounds a rollback, which outlives the caller's context.
 const UndoLimit = 10 * time.Minute
 
 // Undoing returns a context for a rollback: it outlives ctx and ends after
@@ -29,8 +29,8 @@ func Ended(ctx context.Context) error {
 	return err
 }
 
-// WithEnd makes sure that an error that the end of ctx caused says so: some
-// clients report neither the context's error nor its cause.
+// WithEnd adds the end of ctx to an error that it caused. Some clients report neither the context's
+// error nor its cause.
 func WithEnd(ctx context.Context, err error) error {
 	e := Ended(ctx)
 	if err == nil || e == nil || (errors.Is(err, ctx.Err()) && errors.Is(err, context.Cause(ctx))) {
@@ -39,8 +39,8 @@ func WithEnd(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", err, e)
 }
 
-// Together runs f for 0…n-1 side by side. The first error stops the others and
-// is returned alone: theirs would only repeat it.
+// Together runs f for 0…n-1 concurrently. The first error stops the others. Together returns only
+// that one, because the others would only repeat it.
 func Together(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

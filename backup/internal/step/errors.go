@@ -1,8 +1,7 @@
-// Package step holds what package backup and its backends share: the error of a
-// failed step, the end of contexts, reading and counting.
+// Package step has what package backup and its backends share: the error of a failed step, the end
+// of contexts, reading and counting.
 //
-// It exists so that the backends need not copy it, and holds no rule of any
-// outside system.
+// It contains no rule of an outside system.
 package step
 
 import (
@@ -29,12 +28,12 @@ var (
 
 // Error is documented in package backup, which exports it.
 type Error struct {
-	Op     string // what was attempted: "back up", "verify", "restore"
-	Object string // on what: a component, a file, a server's address; never a password
-	Kind   error  // a sentinel that callers match with errors.Is; may be nil
-	Err    error  // the cause; may be nil where Kind says all
+	Op     string // the action, such as "back up", "verify" or "restore"
+	Object string // a component, a file or a server's address; never a password
+	Kind   error  // a sentinel that callers match with errors.Is, or nil
+	Err    error  // the cause, or nil
 	Next   string // what to do; may be empty
-	Retry  bool   // the same call may succeed later
+	Retry  bool   // the same call can succeed later
 }
 
 // Error returns "op object: cause; what to do".
@@ -72,12 +71,11 @@ func (e *Error) Hint() string {
 	return e.Next
 }
 
-// Retryable reports whether the same call may succeed later.
+// Retryable reports whether the same call can succeed later.
 func (e *Error) Retryable() bool { return e.Retry || Retryable(e.Err) }
 
-// Fail wraps err once with what was attempted. An error that already names op
-// and object passes through, so that layers need not know of each other. A full
-// disk gets its sentinel and its hint here, wherever it was met.
+// Fail adds op and object to err, unless an error in its chain already has both. It also adds the
+// sentinel and the hint for a full disk.
 func Fail(op, object string, err error) error {
 	var e *Error
 	if errors.As(err, &e) && e.Op == op && e.Object == object {
@@ -91,17 +89,17 @@ func Fail(op, object string, err error) error {
 	return out
 }
 
-// FreeSpaceHint tells what to do about a full disk.
+// FreeSpaceHint is the hint for a full disk.
 const FreeSpaceHint = "free some space, remove old sets with Prune, or choose another directory"
 
-// Retryable asks the cause, so that wrapping loses nothing.
+// Retryable reports whether an error in the chain is retryable.
 func Retryable(err error) bool {
 	var r interface{ Retryable() bool }
 	return errors.As(err, &r) && r.Retryable()
 }
 
-// Damaged marks a finding. It leaves alone what is not one: the end of a
-// context and errors of the system that reads.
+// Damaged marks a finding with [ErrDamaged]. It leaves alone the end of a context and errors of the
+// reading system.
 func Damaged(err error) error {
 	var errno syscall.Errno
 	if errors.Is(err, ErrDamaged) || errors.Is(err, context.Canceled) ||

@@ -51,8 +51,8 @@ func (m *ReadMeter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// OpenRegular opens a regular file for reading. It never follows a link in the
-// last element, nor waits for the writer of a pipe.
+// OpenRegular opens a regular file for reading. It never follows a link in the last element and
+// never waits for the writer of a pipe.
 func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
@@ -71,7 +71,7 @@ func OpenRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
-// CheckSpace refuses where the file system of dir has less than need bytes free.
+// CheckSpace returns an error if the file system of dir has less than need bytes free.
 func CheckSpace(dir string, need int64) error {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
@@ -85,7 +85,8 @@ func CheckSpace(dir string, need int64) error {
 	return nil
 }
 
-// OutsideSets refuses to write into a set, which would no longer verify.
+// OutsideSets returns an error if dir is inside a set, because a new file there would damage the
+// set.
 func OutsideSets(dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -94,8 +95,8 @@ func OutsideSets(dir string) error {
 	for p := abs; ; p = filepath.Dir(p) {
 		if exists(filepath.Join(p, ManifestName)) && exists(filepath.Join(p, ChecksumName)) {
 			return &Error{Op: "write into", Object: dir,
-				Err:  fmt.Errorf("%s is a set, and would be damaged by it", p),
-				Next: "choose a directory outside of it"}
+				Err:  fmt.Errorf("it is inside the set %s and would damage it", p),
+				Next: "use a directory outside of the set"}
 		}
 		if p == filepath.Dir(p) {
 			return nil
@@ -108,7 +109,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Module is the name and, where known, the version of this module.
+// Module returns the name and, if known, the version of this module.
 func Module() string {
 	const path = "example.com/tykupgrade"
 	info, ok := debug.ReadBuildInfo()
@@ -123,7 +124,7 @@ func Module() string {
 	return path
 }
 
-// Logger is l, or one that discards.
+// Logger returns l, or a logger that discards everything if l is nil.
 func Logger(l *slog.Logger) *slog.Logger {
 	if l == nil {
 		return slog.New(slog.DiscardHandler)
@@ -131,7 +132,7 @@ func Logger(l *slog.Logger) *slog.Logger {
 	return l
 }
 
-// Serial lets callers use a Progress function without locks of their own.
+// Serial returns f with a lock, so that it may be called concurrently.
 func Serial[E any](f func(E)) func(E) {
 	if f == nil {
 		return func(E) {}

@@ -6,7 +6,7 @@ import "io/fs"
 var specialBits = map[uint32]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid,
 	0o1000: fs.ModeSticky}
 
-// UnixMode is m as chmod(2) takes it.
+// UnixMode converts m to the form of chmod(2).
 func UnixMode(m fs.FileMode) uint32 {
 	u := uint32(m.Perm())
 	for bit, flag := range specialBits {

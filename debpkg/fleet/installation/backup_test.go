@@ -95,7 +95,7 @@ func TestBackup(t *testing.T) {
 	t.Parallel()
 	d := newData(t)
 	if _, err := d.take(t, func(u *Upgrade) { u.Set = "latest" }); err == nil ||
-		!strings.Contains(err.Error(), "holds no set") || !strings.Contains(err.Error(),
+		!strings.Contains(err.Error(), "has no set") || !strings.Contains(err.Error(),
 		"or skip the check backup") {
 		t.Errorf("error %v", err)
 	}
