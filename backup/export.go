@@ -120,7 +120,7 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 		return err
 	}
 	if want.Size >= 0 && info.Size() != want.Size {
-		return fmt.Errorf("%w: it has %d bytes, want %d by the manifest", ErrDamaged, info.Size(), want.Size)
+		return fmt.Errorf("%w: it has %d bytes, the manifest says %d", ErrDamaged, info.Size(), want.Size)
 	}
 	// The directory goes into the archive, so that unpacking by hand makes one.
 	err = tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: s.ID + "/" + want.Path, Mode: 0o600,
@@ -134,7 +134,7 @@ func (s *Set) packFile(ctx context.Context, tw *tar.Writer, want File, progress 
 		return err
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); want.SHA256 != "" && got != want.SHA256 {
-		return fmt.Errorf("%w: its SHA-256 is %s, want %s by the manifest", ErrDamaged, got, want.SHA256)
+		return fmt.Errorf("%w: its SHA-256 is %s, the manifest says %s", ErrDamaged, got, want.SHA256)
 	}
 	return nil
 }

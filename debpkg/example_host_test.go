@@ -338,8 +338,7 @@ func ExampleNew() {
 	host := debpkg.New(debpkg.Local(), debpkg.Options{StateDir: "state"})
 	_, err := host.Facts(context.Background())
 	fmt.Println(err)
-	// Output: read the facts of the host: use debpkg: option StateDir is "state"; use an
-	// absolute path
+	// Output: read the facts of the host: use debpkg: option StateDir is "state"; use an absolute path
 }
 
 func ExampleLocal() {
@@ -364,8 +363,7 @@ func ExampleSudo() {
 func ExampleSSH() {
 	r := debpkg.SSH("-oProxyCommand=reboot", debpkg.SSHOptions{})
 	fmt.Println(r(context.Background(), []string{"true"}, nil, nil, nil))
-	// Output: connect to -oProxyCommand=reboot: "-oProxyCommand=reboot" is not a destination;
-	// want host or user@host
+	// Output: connect to -oProxyCommand=reboot: "-oProxyCommand=reboot" is not a destination; want host or user@host
 }
 
 func ExampleEdition() {
