@@ -16,20 +16,20 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// change is one file of the set and what becomes of it on the host.
+// change is one file of the set and its action on the host.
 type change struct {
 	backup.File
 	action backup.Action
 }
 
-// dirChange is one directory of the set and what becomes of it on the host.
+// dirChange is one directory of the set and its action on the host.
 type dirChange struct {
 	Dir
 	action backup.Action
-	was    backup.Meta // of a directory that is there
+	was    backup.Meta // of an existing directory
 }
 
-// comparison is a host as far as a set has it.
+// comparison compares a set with the same paths on a host.
 type comparison struct {
 	files []change
 	dirs  []dirChange
@@ -37,8 +37,8 @@ type comparison struct {
 	have  map[string]entry // files and links of the host
 }
 
-// compare looks at everything that the component holds. It needs two calls of a
-// Runner, whatever the number of files.
+// compare compares everything in the component with the host. It needs two calls of a Runner for
+// any number of files.
 func compare(ctx context.Context, h host, s *backup.Stored) (*comparison, error) {
 	var d Details
 	if err := s.DecodeDetails(&d); err != nil {
@@ -112,7 +112,7 @@ func compare(ctx context.Context, h host, s *backup.Stored) (*comparison, error)
 	return out, nil
 }
 
-// checkAbove refuses what stands where a directory of the set belongs.
+// checkAbove refuses anything else in the place of a directory of the set.
 func (c *comparison) checkAbove() error {
 	for _, p := range slices.Sorted(maps.Keys(c.above)) {
 		switch e := c.above[p]; e.typ {
@@ -187,7 +187,7 @@ func sameDir(want Dir, is entry) bool {
 	return have.Mode == want.Mode && have.UID == want.UID && have.GID == want.GID
 }
 
-// differences lists what is not as in the set.
+// differences lists the differences from the set.
 func (c *comparison) differences() error {
 	var bad []error
 	for _, f := range c.files {
@@ -210,8 +210,8 @@ func (c *comparison) differences() error {
 	return errors.Join(bad...)
 }
 
-// Prove compares the host's files with the set: content, mode, owner, links, and
-// mode and owner of directories.
+// Prove compares the host with the set: content, mode and owner of files, links, and mode and owner
+// of directories.
 func (f *Source) Prove(ctx context.Context, s *backup.Stored) error {
 	h, err := f.host()
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// tykPrograms are the programs whose configuration names databases: the file
-// that each reads and the prefix of the variables that override it.
+// tykPrograms are the programs whose configuration names databases, with their files and the
+// prefixes of the variables that override them.
 var tykPrograms = []struct {
 	by, file, env string
 	needs         func(c config) []backup.Need
@@ -27,7 +27,7 @@ var tykPrograms = []struct {
 	{"mdcb", "/opt/tyk-sink/tyk_sink.conf", "TYK_MDCB_", mdcbNeeds},
 }
 
-// envFiles hold variables of the services, in the order in which later ones win.
+// envFiles contain variables of the services. Later files win.
 var envFiles = []string{
 	"/lib/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service",
 	"/etc/systemd/system/tyk-*.service.d/*.conf", "/etc/default/tyk-*",
@@ -36,14 +36,14 @@ var envFiles = []string{
 // maxConfig bounds what is read into memory of one configuration file.
 const maxConfig = 16 << 20
 
-// Databases lists the databases that Tyk's programs use, by their configuration
-// files and the variables of their services, from a file system whose root is the
-// host's. It reads no secret into the result.
+// Databases returns the databases that Tyk's programs use, according to their configuration files
+// and the variables of their services. The root of fsys is that of the host. The result contains no
+// secret.
 //
-// A program counts where its configuration file exists. Rules as of dashboard
-// 5.x, gateway 5.x and pump 1.x: without a setting the dashboard uses MongoDB,
-// gateway and dashboard use Redis, and the pump reads from Redis. A file that
-// cannot be read as JSON is an error; the result holds what the others say.
+// A program counts if its configuration file exists. The rules are those of dashboard 5.x, gateway
+// 5.x and pump 1.x: without a setting the dashboard uses MongoDB, gateway and dashboard use Redis,
+// and the pump reads from Redis. A file that is not JSON is an error. The result then has the
+// databases of the other files.
 func Databases(fsys fs.FS) ([]backup.Need, error) {
 	files := map[string][]byte{}
 	var errs []error
@@ -82,8 +82,8 @@ func configPatterns() []string {
 	return out
 }
 
-// Needs lists the databases that Tyk's programs on the host of f use, as
-// [Databases] does, here or through the Runner. Paths and IfPresent do not count.
+// Needs returns the databases that Tyk's programs on the host of f use, as [Databases] does. It
+// ignores Paths and IfPresent.
 func (f *Source) Needs(ctx context.Context) ([]backup.Need, error) {
 	h, err := (&Source{FS: f.FS, Runner: f.Runner}).host()
 	if err != nil {
@@ -115,7 +115,7 @@ func (f *Source) Needs(ctx context.Context) ([]backup.Need, error) {
 	return databases(resolved(all, files))
 }
 
-// resolved gives files behind links the names under which programs open them.
+// resolved returns files behind links under the names by which programs open them.
 func resolved(all map[string]entry, files map[string][]byte) map[string][]byte {
 	out := maps.Clone(files)
 	for _, p := range configPatterns() {
@@ -154,7 +154,7 @@ func databases(files map[string][]byte) ([]backup.Need, error) {
 		if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), &c.doc); err != nil {
 			errs = append(errs, &backup.Error{Op: "read", Object: p.file,
 				Err:  errors.New("it is not a JSON object"),
-				Next: "correct the file; " + p.by + " cannot start with it either"})
+				Next: "fix the file; " + p.by + " cannot start with it either"})
 			continue
 		}
 		for _, n := range p.needs(c) {
@@ -212,15 +212,15 @@ func splitQuoted(s string) []string {
 	return out
 }
 
-// config is the configuration of one program: its file and its variables.
+// config has the file and the variables of one program.
 type config struct {
 	by, file, prefix string
 	doc              map[string]any
 	env              map[string]string
 }
 
-// text returns the setting at a path such as "storage.main.type", where it is
-// set, and an empty text otherwise. A variable wins over the file.
+// text returns the setting at a path such as "storage.main.type", and where it is set. Without a
+// setting it returns "". A variable wins over the file.
 func (c config) text(keys string) (value, from string) {
 	name := c.prefix + strings.ToUpper(strings.NewReplacer(".", "_", "_", "").Replace(keys))
 	if v := c.env[name]; v != "" {
@@ -239,7 +239,7 @@ func (c config) need(kind, from string) backup.Need {
 	return backup.Need{Kind: kindOf(kind), By: c.by, From: from}
 }
 
-// kindOf maps what configurations call a database to the kind of a component.
+// kindOf maps a configuration's name of a database to the kind of a component.
 func kindOf(s string) string {
 	switch s = strings.ToLower(s); {
 	case s == "postgresql" || s == "pgx":
@@ -284,7 +284,7 @@ func gatewayNeeds(c config) []backup.Need {
 	return []backup.Need{c.need(kind, from)}
 }
 
-// mdcbNeeds: a sink reads and writes the dashboard's database and Redis.
+// mdcbNeeds returns the databases of a sink, which uses the dashboard's database and Redis.
 func mdcbNeeds(c config) []backup.Need {
 	out := []backup.Need{c.redis("storage.type")}
 	kind, from := c.text("analytics.type")
@@ -329,8 +329,8 @@ func pumpNeeds(c config) []backup.Need {
 	return out
 }
 
-// pumpKind is the database of a pump of the given type, empty for one that
-// writes elsewhere. SQL pumps say which at key.
+// pumpKind returns the database of a pump of the given type, or "" if it writes elsewhere. SQL
+// pumps name it at key.
 func (c config) pumpKind(typ, key string) string {
 	switch {
 	case strings.HasPrefix(typ, "mongo"):

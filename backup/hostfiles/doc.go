@@ -5,12 +5,12 @@
 //	…
 //	report, err := set.Restore(ctx, backup.RestoreOptions{}, &hostfiles.Restore{Component: "config"})
 //
-// [Source] takes content, mode, owner, time, links and directories. [Restore]
-// restores them and follows no path that another user can change. [Databases] and
-// [Source.Needs] list the databases that the configuration names.
+// [Source] backs up content, mode, owner, time, links and directories. [Restore] restores them and
+// follows no path that another user can change. [Databases] and [Source.Needs] list the databases
+// that the configuration names.
 //
 // # Limits
 //
-// ACLs, extended attributes and hard links are not kept. The other host needs GNU
-// find and tar, xargs and perl-base, which every Debian has.
+// ACLs, extended attributes and hard links are not kept. A host that is reached through a Runner
+// needs GNU find and tar, xargs and perl-base, which every Debian has.
 package hostfiles

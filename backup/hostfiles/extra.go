@@ -11,10 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A set keeps content, mode, owner and time of a file only. The manifest names what else a file has.
+// A set keeps only content, mode, owner and time of a file. The manifest names what else a file
+// has.
 
-// extrasOf lists the extended attributes of an open file, and its ACLs among them. A file
-// system without them, and an fs.FS without descriptors, have none.
+// extrasOf returns the extended attributes of an open file, including its ACLs. Without such
+// attributes, or without a descriptor, it returns none.
 func extrasOf(f any) []string {
 	file, ok := f.(*os.File)
 	if !ok {
@@ -32,7 +33,7 @@ func extrasOf(f any) []string {
 	return out
 }
 
-// extrasOfHeader does it for an entry of a tar archive.
+// extrasOfHeader does the same for an entry of a tar archive.
 func extrasOfHeader(h *tar.Header) []string {
 	var out []string
 	for _, key := range slices.Sorted(maps.Keys(h.PAXRecords)) {
@@ -61,10 +62,10 @@ func addExtra(out []string, name string) []string {
 	return append(out, name)
 }
 
-// extraWarning is the manifest's line about an entry; empty if there is nothing to say.
+// extraWarning returns the manifest's warning about an entry, or "".
 func extraWarning(e entry) string {
 	if len(e.extras) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s has %s, which the set does not hold", e.path, strings.Join(e.extras, ", "))
+	return fmt.Sprintf("%s has %s, which the set does not keep", e.path, strings.Join(e.extras, ", "))
 }

@@ -39,7 +39,7 @@ func (h localHost) lstat(ctx context.Context, paths []string) ([]entry, error) {
 	return out, nil
 }
 
-// gone tells that something is not there, or no longer.
+// gone reports whether err means that a path does not exist.
 func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) ||
 		errors.Is(err, syscall.ENOTDIR)
@@ -164,7 +164,7 @@ func (h localHost) tryOne(ctx context.Context, name string, e entry, f func(entr
 	return h.readFile(ctx, name, e, before, f)
 }
 
-// errMoved ends the copying of a file that turned out to be another one.
+// errMoved ends the copying of a file that was replaced by another one.
 var errMoved = errors.New("changed")
 
 func (h localHost) readFile(ctx context.Context, name string, e entry, before fs.FileInfo,
@@ -177,7 +177,7 @@ func (h localHost) readFile(ctx context.Context, name string, e entry, before fs
 		return false, err
 	}
 	defer src.Close()
-	// fs.FS has no O_NOFOLLOW: what was opened must be what was looked at.
+	// fs.FS has no O_NOFOLLOW, so the opened file is compared with the one that was checked.
 	opened, err := src.Stat()
 	if err != nil || !sameState(before, opened) {
 		return false, err
@@ -199,7 +199,7 @@ func (h localHost) readFile(ctx context.Context, name string, e entry, before fs
 	return err == nil, err
 }
 
-// checkedReader asks end before it says that everything has been read.
+// checkedReader calls end before it reports the end of the input.
 type checkedReader struct {
 	r   io.Reader
 	end func() error
@@ -236,7 +236,7 @@ func metaOf(info fs.FileInfo) backup.Meta {
 	return m
 }
 
-// userName and groupName are empty where the host has no name for the number.
+// userName returns the name of a user, or "" if the host has none for the number.
 func userName(id int) string {
 	u, err := user.LookupId(strconv.Itoa(id))
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// jail writes below a root without ever following a link that somebody else can
-// change: every directory is opened by its parent's descriptor.
+// jail writes below a root without following any link that somebody else can change. It opens every
+// directory by its parent's descriptor.
 type jail struct {
 	root *os.File
 	last *os.File // the directory of the file before, by name
@@ -45,9 +45,9 @@ func (j *jail) close() {
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
-// dir opens a directory by its path below the root. The result belongs to j and
-// is closed by the next call. missing makes a directory that is not there, in
-// its parent; nil: that is an error.
+// dir opens a directory by its path below the root. The result belongs to j, and the next call
+// closes it. missing makes a missing directory in its parent. If it is nil, a missing directory is
+// an error.
 func (j *jail) dir(name string, missing func(parent *os.File, at string,
 	safe bool) error) (*os.File, bool, error) {
 	if j.last != nil && j.name == name {
@@ -133,8 +133,8 @@ func (j *jail) try(name string, missing func(*os.File, string,
 	return cur, safe && safeDir(metaOf(info)), "", nil
 }
 
-// linkIn reads a link that root or this user owns, in a directory that nobody
-// else can change, and refuses every other.
+// linkIn reads a link that root or this user owns, in a directory that nobody else can change. It
+// refuses any other.
 func linkIn(dir *os.File, name, at string, safe bool) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -308,8 +308,8 @@ func writeLink(dir *os.File, w written) error {
 	return unix.Fchownat(fd, "", w.UID, w.GID, unix.AT_EMPTY_PATH)
 }
 
-// makeDir makes one directory as the set has it. It sets the owner only if the name
-// is still an empty directory of this process.
+// makeDir makes one directory of the set. It sets the owner only if the name is still an empty
+// directory of this process.
 func makeDir(parent *os.File, at string, dirs map[string]dirChange) error {
 	d, ok := dirs[at]
 	if !ok {
@@ -341,7 +341,7 @@ func makeDir(parent *os.File, at string, dirs map[string]dirChange) error {
 	return errors.Join(f.Chown(d.UID, d.GID), f.Chmod(mode))
 }
 
-// dirs makes directories that hold nothing, and corrects mode and owner of others.
+// dirs makes empty directories, and sets mode and owner of existing ones.
 func (j *jail) dirs(c *comparison, missing func(*os.File, string, bool) error) error {
 	for _, d := range c.dirs {
 		if d.action != backup.ActionReplace && (d.action != backup.ActionCreate || !d.Listed) {
@@ -368,8 +368,8 @@ func (j *jail) dirs(c *comparison, missing func(*os.File, string, bool) error) e
 	return nil
 }
 
-// correctDir sets mode and owner. In a directory that somebody else controls it
-// touches only that user's own directories: any other could be put there by name.
+// correctDir sets mode and owner. In a directory that another user controls, it changes only that
+// user's own directories, because the user could have moved any other there.
 func correctDir(f *os.File, d dirChange, above backup.Meta, safe bool) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -382,7 +382,7 @@ func correctDir(f *os.File, d dirChange, above backup.Meta, safe bool) error {
 	if !safe && is.meta.UID != above.UID {
 		return &backup.Error{Op: "restore", Object: "/" + d.Path, Kind: backup.ErrUnsafe,
 			Err:  fmt.Errorf("user %d controls the directory above it", above.UID),
-			Next: "correct mode and owner of this directory by hand"}
+			Next: "set mode and owner of this directory by hand"}
 	}
 	mode, err := backup.File{Mode: d.Mode}.Perm()
 	if err != nil {

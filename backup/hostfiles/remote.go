@@ -35,7 +35,7 @@ func (h remoteHost) tree(ctx context.Context, dirs []string) ([]entry, error) {
 // findFormat is type, size, mode, owner, hard links, time, path and target.
 const findFormat = `%y\t%s\t%m\t%U\t%G\t%u\t%g\t%n\t%T@\t%p\0%l\0`
 
-// find looks at all roots in one call. It leaves out roots that do not exist.
+// find lists all roots in one call. It leaves out roots that do not exist.
 func (h remoteHost) find(ctx context.Context, roots []string, depth string) ([]entry, error) {
 	var in, out, errOut bytes.Buffer
 	for _, r := range roots {
@@ -110,7 +110,7 @@ func parseEntry(line string) (entry, error) {
 	gid, err4 := strconv.ParseUint(f[4], 10, 32)
 	links, err5 := strconv.ParseUint(f[7], 10, 64)
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil || size < 0 {
-		return entry{}, errors.New("a number is not one")
+		return entry{}, errors.New("invalid number")
 	}
 	if e.typ == 'f' {
 		e.size = size
@@ -121,7 +121,7 @@ func parseEntry(line string) (entry, error) {
 	return e, nil
 }
 
-// name is empty where find prints a number for want of a name.
+// name returns "" for a number, which find prints instead of a missing name.
 func name(s string) string {
 	if _, err := strconv.Atoi(s); err == nil {
 		return ""
@@ -159,8 +159,8 @@ func (h remoteHost) read(ctx context.Context, entries []entry, reset func() erro
 	return errKeepsChanging("files of the remote host")
 }
 
-// readAll streams one tar archive of all entries. GNU tar ends with 1 when a
-// file changed while it read it; then readAll returns what tar said.
+// readAll streams one tar archive of all entries. If a file changes while it is read, GNU tar exits
+// with 1, and readAll returns tar's messages.
 func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, backup.Meta,
 	io.Reader) error) (changed string, err error) {
 	var names bytes.Buffer
@@ -181,7 +181,7 @@ func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, 
 		done <- err
 	}()
 	parseErr := readTar(pr, entries, f)
-	if parseErr != nil && !errors.Is(parseErr, errLacks) { // tar has more to say otherwise
+	if parseErr != nil && !errors.Is(parseErr, errLacks) { // otherwise tar's own error is better
 		cancel()
 	}
 	_, _ = io.Copy(io.Discard, pr)
@@ -200,8 +200,7 @@ func (h remoteHost) readAll(ctx context.Context, entries []entry, f func(entry, 
 	return "", step.Fail("read", "files of the remote host", runErr)
 }
 
-// onlyVanished says whether tar failed only for files that were listed and are
-// gone now; listing again would not show them.
+// onlyVanished reports whether tar failed only because listed files have vanished.
 func onlyVanished(stderr string) bool {
 	if stderr == "" {
 		return false
@@ -217,11 +216,11 @@ func onlyVanished(stderr string) bool {
 }
 
 var (
-	errTar   = errors.New("the archive is not what was requested")
+	errTar   = errors.New("the archive has unexpected content")
 	errLacks = fmt.Errorf("%w: it lacks files", errTar)
 )
 
-// readTar hands out the wanted entries of a tar archive, each exactly once.
+// readTar passes on the wanted entries of a tar archive, each exactly once.
 func readTar(r io.Reader, want []entry, f func(entry, backup.Meta, io.Reader) error) error {
 	left := map[string]entry{}
 	for _, e := range want {
@@ -238,7 +237,7 @@ func readTar(r io.Reader, want []entry, f func(entry, backup.Meta, io.Reader) er
 		}
 		e, ok := left["/"+strings.TrimSuffix(h.Name, "/")]
 		if !ok {
-			return fmt.Errorf("%w: it holds %.200q", errTar, h.Name)
+			return fmt.Errorf("%w: %.200q", errTar, h.Name)
 		}
 		delete(left, e.path)
 		switch {

@@ -14,7 +14,7 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// RescueDetails is what the details of a set in Rescue hold, with [Details].
+// RescueDetails are the details of a component in a rescue set, in addition to [Details].
 type RescueDetails struct {
 	Details
 	Of string `json:"of"` // ID of the set that was restored
@@ -23,8 +23,8 @@ type RescueDetails struct {
 	CreatedDirs []string `json:"created_dirs,omitempty"` // directories that did not exist before
 }
 
-// rescue takes a set of what will be replaced, which also lists what will be
-// created. Without a rescue directory and with nothing to replace there is none.
+// rescue takes a set of the files that will be replaced, with a list of those that will be created.
+// Without a rescue directory and with nothing to replace, it takes none.
 func (f *Restore) rescue(ctx context.Context, s *backup.Stored,
 	c *comparison) (*backup.Set, error) {
 	h, err := f.host()
@@ -55,7 +55,7 @@ func (f *Restore) rescue(ctx context.Context, s *backup.Stored,
 	return backup.Take(ctx, f.Rescue, backup.Options{Label: "replaced by the restore of " + r.d.Of}, r)
 }
 
-// rescuer is a source of given files, which may be none.
+// rescuer is a source of a list of files, which may be empty.
 type rescuer struct {
 	name    string
 	h       host
@@ -117,7 +117,7 @@ func (f *Restore) rollback(ctx context.Context, c *comparison, rescued *backup.S
 	return nil
 }
 
-// takeBack removes what was created and restores what was replaced.
+// takeBack removes the created files and restores the replaced ones.
 func (f *Restore) takeBack(ctx context.Context, d RescueDetails, rescued *backup.Set) error {
 	errs := []error{f.remove(ctx, d)}
 	if rescued != nil {
@@ -128,13 +128,13 @@ func (f *Restore) takeBack(ctx context.Context, d RescueDetails, rescued *backup
 			err = back.apply(ctx, old, undo, func(change) {})
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("what was there is in %s: %w", rescued.Dir, err))
+			errs = append(errs, fmt.Errorf("the previous files are in %s: %w", rescued.Dir, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// remove removes files that were created, and created directories that are empty.
+// remove removes created files, and created directories that are empty.
 func (f *Restore) remove(ctx context.Context, d RescueDetails) error {
 	slices.Sort(d.CreatedDirs)
 	slices.Reverse(d.CreatedDirs)
@@ -157,13 +157,13 @@ func (f *Restore) remove(ctx context.Context, d RescueDetails) error {
 	return errors.Join(errs...)
 }
 
-// Undo puts back what the last restore of this set replaced and removes what it
-// created, from the set that it left in Rescue. It works after a restore that
-// was killed as well. Undo of a restore that changed nothing does nothing.
+// Undo undoes the last restore of this set with the set in Rescue. It restores replaced files and
+// removes created ones. It also works after a killed restore. If the restore changed nothing, Undo
+// does nothing.
 func (f *Restore) Undo(ctx context.Context, s *backup.Stored) error {
 	if f.Rescue == "" {
 		return &backup.Error{Op: "undo the restore of", Object: f.Name(),
-			Err: errors.New("there is no rescue directory: created files stay"), Next: "set Restore.Rescue"}
+			Err: errors.New("Rescue is not set, so created files stay"), Next: "set Restore.Rescue"}
 	}
 	sets, err := backup.List(f.Rescue)
 	if errors.Is(err, os.ErrNotExist) {

@@ -14,41 +14,38 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Restore is a [backup.Restorer] for the files of one host: content, mode,
-// numeric owner, modification time, links, and mode and owner of directories. It
-// leaves alone a file that is as in the set, and files that the set does not
-// have. ACLs, extended attributes and hard links are not kept.
+// Restore is a [backup.Restorer] for the files of one host: content, mode, numeric owner,
+// modification time, links, and mode and owner of directories. It leaves alone files that equal the
+// set, and files that the set does not have. It does not restore ACLs, extended attributes and hard
+// links.
 //
-// Restore first takes a set of what it will replace into Rescue. All files are
-// written under temporary names, synced, and then renamed. After a failure the
-// previous state is restored. [Restore.Undo] takes a finished or killed restore
-// back, also in a later process, as long as the set in Rescue exists. The next
-// Restore or Undo removes the temporary files of a killed one, here and through a
-// Runner: at once those of this machine, after a day those of another one.
+// Restore first takes a set of the files that it will replace into Rescue. It writes all files
+// under temporary names, syncs them, and renames them. After a failure it restores the previous
+// state. [Restore.Undo] undoes a finished or killed restore, also in a later process, as long as
+// the set in Rescue exists. The next Restore or Undo removes the temporary files of a killed one.
+// Those of a restore on another machine must be a day old.
 //
-// Restore never follows a path that another user can change. On this host it
-// opens every directory without following links, and sets owner, mode and time
-// through the file's descriptor. A link on the way counts only where root or this
-// user owns it and every directory above it. Through a Runner it writes into
-// another user's directory with that user's ID, or refuses and names the
+// Restore never follows a path that another user can change. On this host it opens every directory
+// without following links, and sets owner, mode and time through the file's descriptor. It follows
+// a link on the way only if root or this user owns the link and every directory above it. Through a
+// Runner it writes into another user's directory with that user's ID, or refuses and names the
 // directory.
 type Restore struct {
 	Component string // name in the set; empty: "config"
-	Root      string // this host: where its root is; empty with a nil Runner: "/"
+	Root      string // the root directory of this host; empty with a nil Runner: "/"
 
-	// Runner is another host. It needs GNU find and tar, xargs and perl-base there,
-	// and setpriv where files are restored into directories of other users.
+	// Runner reaches another host. It needs GNU find and tar, xargs and perl-base. To restore
+	// into directories of other users, it needs setpriv too.
 	Runner backup.Runner
 
-	// Paths are the patterns of what may be written: absolute paths with the
-	// wildcards of path.Match, directories with all that is below. Empty: the
-	// paths that [Source] takes by default. A set with changes elsewhere is refused
-	// with ErrUnsafe, whatever it says itself.
+	// Paths are the patterns of files that Restore may write. They are absolute, may have the
+	// wildcards of path.Match, and include everything below a directory. Empty: the default
+	// paths of [Source]. If a set changes other files, the error matches [backup.ErrUnsafe].
 	Paths []string
 
-	Only   []string // restore only these, as Paths; empty: all files
-	Rescue string   // directory for the set of what is replaced, not one with other sets
-	SetID  bool     // restore set-user-ID and set-group-ID bits of files; they are dropped otherwise
+	Only   []string // patterns, like Paths, of the files to restore; empty: all
+	Rescue string   // directory for the set of replaced files; it has no other sets
+	SetID  bool     // restore set-user-ID and set-group-ID bits of files; false: drop them
 }
 
 // Name returns the component's name.
@@ -61,7 +58,7 @@ func (f *Restore) Name() string {
 
 func (f *Restore) host() (host, error) {
 	if f.Root != "" && f.Runner != nil {
-		return nil, errors.New("both Root and Runner are set: choose one")
+		return nil, errors.New("both Root and Runner are set; set one of them")
 	}
 	for _, p := range slices.Concat(f.Only, f.Paths) {
 		if _, err := path.Match(p, ""); err != nil || !path.IsAbs(p) {
@@ -81,8 +78,8 @@ func (f *Restore) root() string {
 	return f.Root
 }
 
-// DefaultPaths are the patterns of what [Source] takes, and [Restore] may write,
-// where neither names paths. The caller may append to the result.
+// DefaultPaths returns the default patterns of [Source] and [Restore]. The caller may append to the
+// result.
 func DefaultPaths() []string {
 	out := slices.Clone(tykAlways)
 	for _, c := range tykComponents {
@@ -98,7 +95,7 @@ func (f *Restore) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, er
 	if err != nil {
 		return nil, err
 	}
-	return c.items("what is there goes into a set in " + f.Rescue), nil
+	return c.items("the present file goes into a set in " + f.Rescue), nil
 }
 
 func (f *Restore) plan(ctx context.Context, s *backup.Stored) (*comparison, error) {
@@ -124,8 +121,8 @@ func (f *Restore) plan(ctx context.Context, s *backup.Stored) (*comparison, erro
 		replaces = replaces || d.action == backup.ActionReplace
 	}
 	if replaces && f.Rescue == "" {
-		return nil, errors.New("files would be replaced: give a rescue directory, for the set of what " +
-			"is there now")
+		return nil, errors.New("files would be replaced; set Restore.Rescue, for the set of the " +
+			"present files")
 	}
 	if f.Rescue != "" {
 		return c, step.OutsideSets(f.Rescue)
@@ -133,7 +130,7 @@ func (f *Restore) plan(ctx context.Context, s *backup.Stored) (*comparison, erro
 	return c, nil
 }
 
-// compare is compare with what Only leaves out, and what is never restored.
+// compare compares the set with the host, without the files that Only leaves out.
 func (f *Restore) compare(ctx context.Context, s *backup.Stored) (*comparison, error) {
 	h, err := f.host()
 	if err != nil {
@@ -164,7 +161,7 @@ func (f *Restore) compare(ctx context.Context, s *backup.Stored) (*comparison, e
 	return c, nil
 }
 
-// withoutSetID returns s as it is restored.
+// withoutSetID returns s without the bits that are not restored.
 func (f *Restore) withoutSetID(s *backup.Stored) *backup.Stored {
 	if f.SetID {
 		return s
@@ -200,7 +197,7 @@ func (c *comparison) items(detail string) []backup.Item {
 	return items
 }
 
-// Restore writes the files that are missing or different.
+// Restore writes the missing and the different files.
 func (f *Restore) Restore(ctx context.Context, s *backup.Stored,
 	progress func(backup.Event)) ([]backup.Item, error) {
 	c, err := f.plan(ctx, s)
@@ -210,10 +207,10 @@ func (f *Restore) Restore(ctx context.Context, s *backup.Stored,
 	detail := ""
 	rescued, err := f.rescue(ctx, s, c)
 	if err != nil {
-		return nil, fmt.Errorf("save what would be replaced: %w", err)
+		return nil, fmt.Errorf("save the files that would be replaced: %w", err)
 	}
 	if rescued != nil {
-		detail = "what was there is in " + rescued.Dir
+		detail = "the previous file is in " + rescued.Dir
 	}
 	e := backup.Event{Component: f.Name(), Phase: backup.PhaseRestore, TotalBytes: s.Bytes,
 		TotalItems: s.Items}
@@ -229,7 +226,7 @@ func (f *Restore) Restore(ctx context.Context, s *backup.Stored,
 	return c.items(detail), nil
 }
 
-// apply carries a comparison out.
+// apply makes the changes of a comparison.
 func (f *Restore) apply(ctx context.Context, s *backup.Stored, c *comparison,
 	done func(change)) error {
 	var todo []change
@@ -269,14 +266,14 @@ func (f *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 	return c.differences()
 }
 
-// setID is the ID of the set that s belongs to.
+// setID returns the ID of the set that contains s.
 func setID(s *backup.Stored) string {
 	return filepath.Base(strings.TrimSuffix(s.Dir, "/"+filepath.FromSlash(s.Name)))
 }
 
-// matcher matches paths with patterns: literal ones by a look-up.
+// matcher matches paths with patterns. Literal patterns need only a look-up.
 type matcher struct {
-	literal map[string]string // plain path: the pattern as given
+	literal map[string]string // original pattern by plain path
 	wild    []string
 	used    map[string]bool
 }

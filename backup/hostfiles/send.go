@@ -28,8 +28,8 @@ type batch struct {
 	dirs  []dirChange
 }
 
-// send writes files of another host: all of them under temporary names first,
-// then each gets its own. The number of calls does not depend on that of files.
+// send writes files on another host, all of them under temporary names first, and then renames
+// them. The number of calls does not depend on the number of files.
 func (f *Restore) send(ctx context.Context, s *backup.Stored, c *comparison, todo []change) error {
 	batches, err := f.batches(ctx, c, todo)
 	if err != nil {
@@ -44,8 +44,8 @@ func (f *Restore) send(ctx context.Context, s *backup.Stored, c *comparison, tod
 	return nil
 }
 
-// batches sorts changes by who writes them. Below a directory that another user
-// controls, root acts as that user, who then owns what it writes.
+// batches groups changes by the user who writes them. Below a directory that another user controls,
+// root acts as that user, who then owns the written files.
 func (f *Restore) batches(ctx context.Context, c *comparison,
 	todo []change) (map[identity]*batch, error) {
 	out := map[identity]*batch{}
@@ -69,7 +69,7 @@ func (f *Restore) batches(ctx context.Context, c *comparison,
 			return asIs, &backup.Error{Op: "restore", Object: "/" + name, Kind: backup.ErrUnsafe,
 				Err: fmt.Errorf("other users can change the directory %s, and the file belongs to user %d",
 					dir, uid),
-				Next: "restore it on the host itself, or let root own that directory"}
+				Next: "restore on the host itself, or make root the owner of that directory"}
 		}
 		return identity{uid, gid}, nil
 	}
@@ -108,9 +108,9 @@ func (f *Restore) isRoot(ctx context.Context) (bool, error) {
 	return strings.TrimSpace(out.String()) == "0", nil
 }
 
-// Scripts for perl, which is essential on Debian: each reads records that end with a zero
-// byte, and ends at the first that fails. A record without its end was cut off with the
-// connection, and would name another file.
+// Scripts for perl, which is essential on Debian. Each reads records that end with a zero byte and
+// stops at the first that fails. A record without its end was cut off with the connection and would
+// name another file.
 const (
 	// Directories: mode, uid, gid and path.
 	perlDirs = `$/="\0"; while(defined($m=<STDIN>)){($u,$g,$p)=map{scalar <STDIN>}1..3;chomp($m,$u,$g,$p)==4 or die "cut off\n";` +
@@ -120,7 +120,7 @@ const (
 	perlRename = `use Fcntl; use IO::Handle; $/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b)==2 or die "cut off\n";push @p,[$a,$b]} ` +
 		`sub flush{sysopen(F,$_[0],O_RDONLY|O_NOFOLLOW|O_NONBLOCK) or $!{ELOOP}||$!{EACCES} and return or die "$_[0]: $!\n"; F->sync or die "$_[0]: $!\n"; close F} ` +
 		`flush($_->[0]) for @p; for(@p){rename($_->[0],$_->[1]) or die "$_->[1]: $!\n"; $_->[1]=~m{^(.*/)} and $d{$1}=1} flush($_) for keys %d`
-	// Removals: files, and directories with a slash at the end where they are empty.
+	// Removals: files, and empty directories, whose names end with a slash.
 	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p) or die "cut off\n"; if($p=~s{/$}{}){rmdir($p);next} unlink($p) or $!{ENOENT} or die "$p: $!\n"}`
 )
 

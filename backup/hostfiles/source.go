@@ -21,34 +21,33 @@ import (
 // Kind is the kind of the components that [Source] writes.
 const Kind = "files"
 
-// Source backs up files of one host: content, mode, owner, modification time
-// and symbolic links. A link is recorded, and the file that it names is
-// included. Exactly one of FS and Runner is set.
+// Source is a [backup.Source] for files of one host: content, mode, owner, modification time and
+// symbolic links. It records a link and also includes the file that the link names. Exactly one of
+// FS and Runner must be set. As a [backup.Prover] it compares the host with a set.
 //
-// Without paths it takes what a Tyk upgrade touches, for the components that
-// are installed: their configuration, which is a Debian conffile for gateway
-// and pump only, and everything that the packages overwrite without asking.
+// Without paths it backs up what a Tyk upgrade changes: the configuration of the installed
+// components, which is a Debian conffile only for gateway and pump, and everything that the
+// packages overwrite silently.
 //
 // A Files is a [Source], and a [Prover] that compares the host with a set.
 type Source struct {
-	Component string        // name in the set, best with the host: "config/gateway-1"; empty: "config"
+	Component string        // name in the set, such as "config/gateway-1"; empty: "config"
 	FS        fs.FS         // this host: os.DirFS("/")
-	Runner    backup.Runner // another host: needs GNU find and tar there
+	Runner    backup.Runner // another host, which needs GNU find and tar
 
-	// Paths must exist, IfPresent may. Both are absolute, name a file or a
-	// directory with all that is in it, and may hold the wildcards of
-	// path.Match. Both empty: see above.
+	// Paths must exist, IfPresent may. Both are absolute and may have the wildcards of
+	// path.Match. A directory includes everything below it. Both empty: the default paths.
 	Paths, IfPresent []string
 }
 
-// Details is what a files component's details hold.
+// Details are the details of a component of kind [Kind].
 type Details struct {
 	Paths []string `json:"paths"` // the absolute paths that were requested and found
 	// directories of the files; sets of older versions have none
 	Dirs []Dir `json:"dirs,omitempty"`
 }
 
-// Dir is one directory: path without the leading slash, mode and owner.
+// Dir is one directory. Its path has no leading slash.
 type Dir struct {
 	Path   string `json:"path"`
 	Mode   string `json:"mode"` // octal
@@ -56,12 +55,11 @@ type Dir struct {
 	GID    int    `json:"gid"`
 	User   string `json:"user,omitempty"`
 	Group  string `json:"group,omitempty"`
-	Listed bool   `json:"listed,omitempty"` // it lies in what was requested, rather than above
+	Listed bool   `json:"listed,omitempty"` // a requested path contains it; false: it is above one
 }
 
-// tykComponents are the directories of Tyk's packages with the file that each
-// needs to start, and what an upgrade overwrites silently (measured on the
-// packages 4.0 to 5.14).
+// tykComponents are the directories of Tyk's packages, with the file that each needs to start and
+// the files that an upgrade overwrites silently (packages 4.0 to 5.14).
 var tykComponents = []struct {
 	dir, config string
 	also        []string
@@ -73,7 +71,7 @@ var tykComponents = []struct {
 	{"/opt/tyk-pump", "pump.conf", nil},
 }
 
-// tykAlways is taken along where there is a component.
+// tykAlways is included if any component is installed.
 var tykAlways = []string{"/etc/default/tyk-*", "/lib/systemd/system/tyk-*.service",
 	"/etc/systemd/system/tyk-*.service", "/etc/systemd/system/tyk-*.service.d",
 	"/usr/lib/systemd/system/tyk-*.service"}
@@ -89,16 +87,16 @@ func (f *Source) Name() string {
 // entry is one file, directory or link as a host lists it.
 type entry struct {
 	path  string // absolute
-	typ   byte   // 'f', 'd', 'l', or anything else; 0: nothing is there
+	typ   byte   // 'f', 'd', 'l', or anything else; 0: it does not exist
 	size  int64
 	link  string
 	links uint64 // hard links
 	meta  backup.Meta
 
-	extras []string // what is not kept, once it was read: ACLs, extended attributes
+	extras []string // ACLs and extended attributes, which are not kept; set by reading
 }
 
-// target is the absolute path that a link names.
+// target returns the absolute path that a link names.
 func (e entry) target() string {
 	if path.IsAbs(e.link) {
 		return path.Clean(e.link)
@@ -109,22 +107,21 @@ func (e entry) target() string {
 // host reads the files of one machine. No method follows a link in the last
 // element of a path.
 type host interface {
-	// lstat looks at each path. It leaves out paths that do not exist.
+	// lstat returns the entry of each path. It leaves out paths that do not exist.
 	lstat(ctx context.Context, paths []string) ([]entry, error)
-	// children lists what is in the directories, one level deep.
+	// children lists the entries of the directories, one level deep.
 	children(ctx context.Context, dirs []string) ([]entry, error)
-	// tree lists what is below the directories, at any depth.
+	// tree lists the entries below the directories, at any depth.
 	tree(ctx context.Context, dirs []string) ([]entry, error)
-	// read calls f once for every entry of type 'f', 'l' or 'd', in any order, with
-	// what is not kept of it, and again from the start where something changed
-	// meanwhile: reset comes first. r is nil unless it is a file.
+	// read calls f once for every entry of type 'f', 'l' or 'd', in any order. If something
+	// changes meanwhile, it calls reset and starts again. r is nil unless the entry is a file.
 	read(ctx context.Context, entries []entry, reset func() error, f func(e entry, m backup.Meta,
 		r io.Reader) error) error
 }
 
 func (f *Source) host() (host, error) {
 	if (f.FS == nil) == (f.Runner == nil) {
-		return nil, errors.New("exactly one of FS and backup.Runner must be given")
+		return nil, errors.New("want exactly one of FS and Runner")
 	}
 	for _, p := range append(slices.Clone(f.Paths), f.IfPresent...) {
 		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
@@ -140,7 +137,7 @@ func (f *Source) host() (host, error) {
 	return remoteHost{f.Runner}, nil
 }
 
-// Plan finds the files.
+// Plan finds the files and returns their number and size. It changes nothing.
 func (f *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	h, err := f.host()
 	if err != nil {
@@ -157,7 +154,7 @@ func (f *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	return e, nil
 }
 
-// Backup copies the files.
+// Backup copies the files into the set.
 func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
 	c := backup.Component{Kind: Kind, Topology: "host", Consistency: backup.ConsistencyPerItem,
 		Method: "read"}
@@ -222,18 +219,17 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	return c, c.SetDetails(Details{Paths: found.paths, Dirs: found.dirs})
 }
 
-// finding is what a source takes.
+// finding is everything that a source backs up.
 type finding struct {
 	all      map[string]entry
 	entries  []entry // files and links, by path
 	trees    []entry // directories, by path
 	dirs     []Dir
-	paths    []string // patterns that led to something
+	paths    []string // patterns with a match
 	warnings []string
 }
 
-// find lists files and links by path, follows links to the files that they
-// name, and makes sure that nothing is missing that must be there.
+// find lists files and links by path, follows links, and checks that nothing required is missing.
 func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 	must, may := f.Paths, f.IfPresent
 	var err error
@@ -257,7 +253,7 @@ func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 			out.paths = append(out.paths, p)
 		} else if needed[p] {
 			return nil, &backup.Error{Op: "find", Object: p, Err: fs.ErrNotExist,
-				Next: "correct the path, or name it as one that may be missing"}
+				Next: "fix the path, or move it to IfPresent"}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
@@ -279,7 +275,7 @@ func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 		}
 		if e.typ == 'l' {
 			if seen, ok := w.known[follow(all, name)]; ok && seen.typ == 0 {
-				out.warnings = append(out.warnings, fmt.Sprintf("%s is a link to %s, which is not there",
+				out.warnings = append(out.warnings, fmt.Sprintf("%s is a link to %s, which does not exist",
 					e.path, e.target()))
 			}
 		}
@@ -293,8 +289,7 @@ func (f *Source) find(ctx context.Context, h host) (*finding, error) {
 	return out, nil
 }
 
-// dirsOf returns the directories of a walk: those that were found, and those
-// above each entry.
+// dirsOf returns the directories that a walk found, and those above each entry.
 func dirsOf(w *walk) []Dir {
 	above := map[string]bool{}
 	for name := range w.all {
@@ -319,9 +314,8 @@ func dirOf(e entry, listed bool) Dir {
 		UID: e.meta.UID, GID: e.meta.GID, User: e.meta.User, Group: e.meta.Group, Listed: listed}
 }
 
-// tykPaths returns what is taken by default. A component counts as installed
-// when its directory is there, as a directory or a link, or when dpkg has its
-// package installed.
+// tykPaths returns the default paths. A component counts as installed if its directory exists, as a
+// directory or a link, or if dpkg has installed its package.
 func tykPaths(ctx context.Context, h host) (must, may []string, err error) {
 	var dirs, ask []string
 	for _, c := range tykComponents {
@@ -343,22 +337,22 @@ func tykPaths(ctx context.Context, h host) (must, may []string, err error) {
 	}
 	if len(must) == 0 {
 		return nil, nil, &backup.Error{Op: "find", Object: "Tyk's configuration",
-			Err:  fmt.Errorf("none of %v is there: %w", dirs, fs.ErrNotExist),
-			Next: "name the paths, or run it on a host that has Tyk installed"}
+			Err:  fmt.Errorf("none of %v exists: %w", dirs, fs.ErrNotExist),
+			Next: "set Paths, or use a host that has Tyk installed"}
 	}
 	return must, append(may, tykAlways...), nil
 }
 
-// dpkgInfo is a file that dpkg keeps while a package is installed, and removes
-// with the package even where its configuration stays.
+// dpkgInfo returns a file that dpkg keeps while a package is installed. dpkg removes it with the
+// package, even if the configuration stays.
 func dpkgInfo(dir string) string { return "/var/lib/dpkg/info/" + path.Base(dir) + ".md5sums" }
 
-// escapePattern makes a pattern that matches p alone.
+// escapePattern returns a pattern that matches only p.
 func escapePattern(p string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(p)
 }
 
-// isPattern says whether p has wildcards; plain is p without escapes.
+// isPattern reports whether p has wildcards. plain is p without escapes.
 func isPattern(p string) (wild bool, plain string) {
 	var b strings.Builder
 	for i := 0; i < len(p); i++ {
@@ -395,7 +389,7 @@ func pause(ctx context.Context) error {
 func errVanished(name string) error {
 	return &backup.Error{Op: "read", Object: name, Kind: backup.ErrChanged, Err: fs.ErrNotExist,
 		Retry: true,
-		Next:  "it was there when the files were listed: run the backup again"}
+		Next:  "it existed when the files were listed: run the backup again"}
 }
 
 func errKeepsChanging(name string) error {
@@ -406,10 +400,10 @@ func errKeepsChanging(name string) error {
 
 func init() { backup.RegisterKind(Kind, filesStructure) }
 
-// filesStructure is LevelStructure: as many files as the component says.
+// filesStructure is the check of LevelStructure. It compares the number of files.
 func filesStructure(_ context.Context, s *backup.Stored) error {
 	if int64(len(s.Files)) != s.Items {
-		return fmt.Errorf("it holds %d files and links, the manifest says %d", len(s.Files), s.Items)
+		return fmt.Errorf("it has %d files and links, the manifest says %d", len(s.Files), s.Items)
 	}
 	var d Details
 	return s.DecodeDetails(&d)

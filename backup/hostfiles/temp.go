@@ -21,8 +21,8 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// tempForm is the name of a file that is being restored. It names the machine and the
-// process that restore, so that a later one can tell whether that was killed.
+// tempForm is the temporary name of a restored file. It names the machine and the process, so that
+// a later process can find out whether it was killed.
 var tempForm = lazyregexp.New(`^\..*\.restore-([0-9a-f]{8})-([0-9]+)-[a-z0-9]{8}$`)
 
 func tempName(name string) string {
@@ -30,20 +30,19 @@ func tempName(name string) string {
 		strings.ToLower(rand.Text()[:8]))
 }
 
-// thisBoot stands for this machine since it was started: process numbers mean something
-// there only.
+// thisBoot identifies this machine since its last boot. Process numbers mean nothing elsewhere.
 var thisBoot = sync.OnceValue(func() string {
 	host, _ := os.Hostname()
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return fmt.Sprintf("%x", sha256.Sum256(append([]byte(host+"\x00"), boot...)))[:8]
 })
 
-// tempAge is how old a file of another machine must be to count as left: longer than any
-// restore takes.
+// tempAge is how old a temporary file of another machine must be to count as left behind. It is
+// longer than any restore.
 const tempAge = 24 * time.Hour
 
-// deserted reports whether a file is the temporary one of a restore that was killed. age
-// counts from the last change of its status, because a restore sets the time.
+// deserted reports whether a file is a temporary one of a killed restore. age counts from the last
+// change of the file's status, because a restore sets the modification time.
 func deserted(name string, age time.Duration) bool {
 	m := tempForm.FindStringSubmatch(name)
 	if m == nil {
@@ -73,8 +72,8 @@ func dirsOfNames(names []string) []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// sweep removes what killed restores left in directories. Nothing hangs on it, so what it
-// cannot look at stays.
+// sweep removes what killed restores left in directories. It is not required, so it ignores what it
+// cannot read.
 func (j *jail) sweep(dirs []string) {
 	for _, name := range dirs {
 		if d, _, err := j.dir(name, nil); err == nil {
@@ -129,7 +128,7 @@ func (f *Restore) sweepRemote(ctx context.Context, dirs []string) error {
 	return f.removeNames(ctx, names)
 }
 
-// records are what a script reads from its stdin, each ended by a zero byte.
+// records returns the input of a script, in which each name ends with a zero byte.
 func records(names []string) *bytes.Buffer {
 	var out bytes.Buffer
 	for _, n := range names {

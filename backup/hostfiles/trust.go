@@ -9,8 +9,8 @@ import (
 // ownUID reports whether a user is root or the one who runs this program.
 func ownUID(uid int) bool { return uid == 0 || uid == os.Geteuid() }
 
-// safeDir reports whether nobody but root and this user can replace what is in a
-// directory. A sticky directory such as /tmp protects the entries of each owner.
+// safeDir reports whether only root and this user can replace entries of a directory. A sticky
+// directory such as /tmp protects the entries of each owner.
 func safeDir(m backup.Meta) bool {
 	return ownUID(m.UID) && (m.Mode.Perm()&0o022 == 0 || m.Mode&os.ModeSticky != 0)
 }

@@ -10,28 +10,28 @@ import (
 	"unicode/utf8"
 )
 
-// walk finds what patterns match on a host. Every directory of a path is looked
-// at, so that links in the middle are seen, and all patterns advance together, so
-// that a remote host answers in few calls however many paths there are.
+// walk finds the files that match patterns on a host. It checks every directory of a path, so that
+// it sees links in the middle. All patterns advance together, so that a remote host needs few calls
+// for any number of paths.
 type walk struct {
 	h     host
-	known map[string]entry // by path; typ 0: nothing is there
-	all   map[string]entry // what was found, without the directories above it
+	known map[string]entry // by path; typ 0: it does not exist
+	all   map[string]entry // the found entries, without the directories above them
 
-	reached  map[string]bool // patterns that led to something
+	reached  map[string]bool // patterns with a match
 	visited  map[string]bool
 	warnings []string
-	inside   *matcher // what was requested: links into it are always followed
+	inside   *matcher // the requested paths; links into them are always followed
 }
 
-// cursor is a pattern on its way: links in front of it are resolved.
+// cursor is a pattern in progress. Links in its resolved beginning are gone.
 type cursor struct {
 	pattern string
-	origin  string // as the caller gave it
+	origin  string // the caller's pattern
 }
 
-// walkLinks finds what patterns match, with all that is in matched directories
-// and the targets of links.
+// walkLinks finds the entries that match patterns, everything below matched directories, and the
+// targets of links.
 func walkLinks(ctx context.Context, h host, patterns []string) (map[string]entry, *walk, error) {
 	w := &walk{h: h, known: map[string]entry{}, all: map[string]entry{}, reached: map[string]bool{},
 		visited: map[string]bool{}, inside: newMatcher(patterns)}
@@ -99,7 +99,7 @@ func (w *walk) advance(ctx context.Context, todo []cursor) (next []cursor, err e
 	return next, nil
 }
 
-// look asks the host about all directories of the literal parts.
+// look reads all directories of the literal parts from the host.
 func (w *walk) look(ctx context.Context, todo []cursor) error {
 	ask := map[string]bool{}
 	for _, c := range todo {
@@ -159,7 +159,7 @@ func (w *walk) along(base, rest string, c cursor) (at string, ok bool, more []cu
 	return base, true, nil
 }
 
-// mergedUsr are the links of every Debian since 12. They are no part of Tyk.
+// mergedUsr are the links of every Debian since 12. They do not belong to Tyk.
 var mergedUsr = map[string]bool{"/lib": true, "/lib64": true, "/bin": true, "/sbin": true}
 
 // expand matches the children of dirs with the first wildcard of each pattern.
@@ -214,9 +214,9 @@ func (w *walk) add(e entry, next *[]cursor, origin string) {
 	}
 }
 
-// mayFollow decides about a link: one that leads into what was requested, or one
-// that only root or this user can have made. Any other owner could have the
-// secrets of the host archived, and an old state of them brought back.
+// mayFollow reports whether to follow a link: one into the requested paths, or one that only root
+// or this user can have made. Any other owner could have secrets of the host archived, and old ones
+// restored.
 func (w *walk) mayFollow(e entry) bool {
 	if w.inside.match(e.target()) {
 		return true
@@ -268,8 +268,8 @@ func follow(all map[string]entry, p string) string {
 	return p
 }
 
-// splitWild splits a pattern before its first element with a wildcard: base is
-// literal and without escapes, rest is empty where there is no wildcard.
+// splitWild splits a pattern before its first element with a wildcard. base is literal and without
+// escapes. Without a wildcard, rest is empty.
 func splitWild(p string) (base, rest string) {
 	if wild, plain := isPattern(p); !wild {
 		return plain, ""

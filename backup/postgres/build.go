@@ -50,8 +50,8 @@ func (r *Restore) build(ctx context.Context, w *work, q *session, db Database, n
 	return made.OID, nil
 }
 
-// fill runs pg_restore: in parallel from the file where the tools run on this
-// machine, otherwise from its stdin.
+// fill runs pg_restore. If the tools run on this machine, it restores in parallel from the file,
+// otherwise from stdin.
 func (r *Restore) fill(ctx context.Context, w *work, db Database, name string,
 	report func(string)) error {
 	args := []string{"--exit-on-error", "--no-password", "--verbose", "--dbname=" + w.c.conninfo(name)}
@@ -81,7 +81,7 @@ func (r *Restore) fill(ctx context.Context, w *work, db Database, name string,
 	}, "pg_restore", args...)
 }
 
-// properties are those of the database itself, which no archive brings.
+// properties returns the properties of the database itself, which an archive does not have.
 func (r *Restore) properties(db Database, name string) []string {
 	id := quoteIdent(name)
 	sql := []string{fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", id, db.Limit)}
@@ -122,9 +122,9 @@ func settingName(key string) string {
 	return strings.Join(parts, ".")
 }
 
-// compare holds a database to the archive. Statements are compared as text when
-// server and pg_dump have the major versions of the set; otherwise their words
-// may differ, and only names, rows, sequences and large objects count.
+// compare compares a database with the archive. It compares statements as text if server and
+// pg_dump have the major versions of the set. Otherwise the text may differ, and only names, rows,
+// sequences and large objects count.
 func (w *work) compare(ctx context.Context, db Database, name string, bare bool) error {
 	var want objects
 	if !bare {
@@ -163,12 +163,12 @@ func (w *work) compare(ctx context.Context, db Database, name string, bare bool)
 		Err: fmt.Errorf("%d differences: %s", n, strings.Join(lines, "; "))}
 }
 
-// forgetWords leaves what archives of all versions have in common.
+// forgetWords removes everything in which archives of different versions may differ.
 func (o objects) forgetWords() {
 	for key, x := range o {
 		switch x.Type {
 		case "TABLE DATA", "SEQUENCE SET", "BLOB DATA":
-		case "TABLE ATTACH", "INDEX ATTACH": // entries of their own from pg_dump 14 on
+		case "TABLE ATTACH", "INDEX ATTACH": // separate entries since pg_dump 14
 			delete(o, key)
 		default:
 			x.sum = [2]uint64{}

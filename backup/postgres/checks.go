@@ -17,8 +17,8 @@ type existing struct {
 	Mine    bool   `json:"mine"`
 	Clients int    `json:"clients"`
 	Comment string `json:"comment"`
-	// What EndClients cannot end: prepared transactions forbid a rename, and a slot would go
-	// on with the database that was replaced.
+	// EndClients cannot end these. Prepared transactions prevent a rename, and a slot would
+	// continue with the replaced database.
 	Prepared []string `json:"prepared"`
 	Slots    []string `json:"slots"`
 }
@@ -45,7 +45,7 @@ func (r *Restore) checkServer(ctx context.Context, w *work, q *session) error {
 	}
 	if w.facts.major() < w.d.Major {
 		return &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrTooNew,
-			Err:  fmt.Errorf("the set is of PostgreSQL %s, the server is %s", w.d.Server, w.facts.Version),
+			Err:  fmt.Errorf("the set is from PostgreSQL %s, the server is %s", w.d.Server, w.facts.Version),
 			Next: "restore into the same major version or a newer one"}
 	}
 	tools, err := w.c.versions(ctx, "pg_restore", "pg_dump")
@@ -64,14 +64,14 @@ func (r *Restore) checkServer(ctx context.Context, w *work, q *session) error {
 			Next: fmt.Sprintf("install postgresql-client-%d where the tools run", w.facts.major())}
 	case !w.facts.Create:
 		return &backup.Error{Op: "restore into", Object: w.c.String(), Kind: backup.ErrNotAllowed,
-			Err:  fmt.Errorf("user %s may not create databases", w.facts.User),
+			Err:  fmt.Errorf("user %s has no permission to create databases", w.facts.User),
 			Next: "ALTER ROLE … CREATEDB, or use another user"}
 	}
 	return nil
 }
 
-// checkNeeds looks for what a database needs of the server and a dump does not
-// bring: roles, tablespaces, extensions, a locale.
+// checkNeeds checks what a database needs from the server, because a dump does not contain it:
+// roles, tablespaces, extensions, a locale.
 func (r *Restore) checkNeeds(w *work, q *session, db Database) error {
 	var missing []string
 	ask := func(what string, names []string, from string) error {
@@ -126,10 +126,10 @@ func (r *Restore) checkNeeds(w *work, q *session, db Database) error {
 		Next: "create or install it on the target; for roles NoOwner restores without them"}
 }
 
-// locale is a name as every operating system spells it: en_US.UTF-8 is en_US.utf8.
+// locale unifies the spelling of operating systems: en_US.UTF-8 is en_US.utf8.
 func locale(s string) string { return strings.ReplaceAll(strings.ToLower(s), "-", "") }
 
-// checkLive refuses what the swap could not do.
+// checkLive refuses a database that the swap could not replace.
 func (r *Restore) checkLive(w *work, db Database, live existing) error {
 	fail := func(kind error, why, next string) error {
 		return &backup.Error{Op: "replace", Object: "database " + db.Name, Kind: kind,
@@ -137,7 +137,7 @@ func (r *Restore) checkLive(w *work, db Database, live existing) error {
 	}
 	switch {
 	case !r.Replace:
-		return fail(backup.ErrNotEmpty, "it exists", "allow that it is replaced")
+		return fail(backup.ErrNotEmpty, "it exists", "set Restore.Replace to replace it")
 	case !live.Mine && !w.facts.Super:
 		return fail(backup.ErrNotAllowed, fmt.Sprintf("user %s is not a member of its owner %s",
 			w.facts.User, live.Owner), "use the owner")
@@ -145,7 +145,7 @@ func (r *Restore) checkLive(w *work, db Database, live existing) error {
 		return fail(ErrInUse, "it has open prepared transactions: "+listed(live.Prepared),
 			"end each in that database with COMMIT PREPARED or ROLLBACK PREPARED")
 	case len(live.Slots) > 0:
-		return fail(ErrInUse, "logical replication slots read it, and would go on with the replaced "+
+		return fail(ErrInUse, "logical replication slots read it, and would continue with the replaced "+
 			"database: "+listed(live.Slots),
 			"end the replication and drop each slot with pg_drop_replication_slot")
 	case live.Clients > 0 && !r.EndClients:
@@ -156,7 +156,7 @@ func (r *Restore) checkLive(w *work, db Database, live existing) error {
 	return nil
 }
 
-// listed shows the first few names, as text that cannot move a terminal's cursor.
+// listed returns the first few names, safe to print.
 func listed(names []string) string {
 	text := strings.Join(names[:min(len(names), 5)], ", ")
 	if more := len(names) - 5; more > 0 {

@@ -6,7 +6,7 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// Details is what the manifest says of a component of kind [Kind].
+// Details are the details of a component of kind [Kind].
 type Details struct {
 	Server    string     `json:"server"`  // version, "15.8"
 	Major     int        `json:"major"`   // of the server
@@ -33,7 +33,7 @@ type Database struct {
 	Grants     []Grant  `json:"grants,omitempty"`   // on the database itself
 	Comment    string   `json:"comment,omitempty"`
 	Size       int64    `json:"size"`            // bytes on the server
-	Roles      []string `json:"roles,omitempty"` // that objects or privileges name
+	Roles      []string `json:"roles,omitempty"` // roles in objects or privileges
 	Spaces     []string `json:"tablespaces,omitempty"`
 	Extensions []string `json:"extensions,omitempty"`
 	Tables     []Table  `json:"tables"` // with rows of their own, sorted
@@ -46,7 +46,7 @@ type Grant struct {
 	Grantable bool   `json:"grantable,omitempty"`
 }
 
-// Table is one table with its rows at the snapshot.
+// Table is one table with its number of rows at the snapshot.
 type Table struct {
 	Schema string `json:"schema"`
 	Name   string `json:"name"`

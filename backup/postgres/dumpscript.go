@@ -17,18 +17,18 @@ import (
 // object is one entry of a dump in SQL form: its statements, or its rows.
 type object struct {
 	Type, Name, Schema string
-	sum                [2]uint64 // of statements; of rows a sum that any order gives
+	sum                [2]uint64 // of statements, or an order-independent sum of rows
 	rows               int64
 }
 
-// objects are the entries of a dump by type, name and schema.
+// objects maps type, name and schema to the entries of a dump.
 type objects map[string]*object
 
 var heading = lazyregexp.New(
 	`^-- (?:Data for )?Name: (.*); Type: (.*); Schema: (.*); Owner: (.*?)(?:; Tablespace: .*)?$`)
 
-// noise are lines that depend on the order of entries, on the program that
-// wrote them, or on nothing: pg_dump since 15.14 adds \restrict with a random key.
+// noise reports whether a line does not describe the database. Such lines depend on the order of
+// entries or the program, or are random: pg_dump since 15.14 adds \restrict with a random key.
 func noise(line []byte) bool {
 	return len(line) == 0 || bytes.HasPrefix(line, []byte("--")) || bytes.HasPrefix(line,
 		[]byte("SET ")) ||
@@ -36,8 +36,8 @@ func noise(line []byte) bool {
 		[]byte(`\restrict `)) || bytes.HasPrefix(line, []byte(`\unrestrict `))
 }
 
-// readScript reads what pg_dump or pg_restore print, line by line, in memory
-// that depends on the number of objects only.
+// readScript reads the output of pg_dump or pg_restore line by line. The needed memory depends only
+// on the number of objects.
 func readScript(r io.Reader) (objects, error) {
 	out := objects{}
 	in := bufio.NewReaderSize(r, 256<<10)
@@ -142,8 +142,8 @@ func (o *object) add(sum []byte) {
 	o.mix(sum)
 }
 
-// differences names what is not the same in two dumps: at most limit lines,
-// and how many there are.
+// differences returns at most limit lines about the differences of two dumps, and the number of all
+// differences.
 func (o objects) differences(got objects, limit int) (lines []string, n int) {
 	report := func(format string, args ...any) {
 		if n++; n <= limit {

@@ -23,7 +23,7 @@ var (
 	ErrAborted    = errors.New("the server ended the command")
 )
 
-// sayings maps what libpq, the server (15) and the tools print to a decision.
+// sayings maps messages of libpq, the server (15) and the tools to sentinels.
 var sayings = []struct {
 	match *lazyregexp.Regexp
 	kind  error
@@ -31,7 +31,7 @@ var sayings = []struct {
 	retry bool
 }{
 	{lazyregexp.New(`No space left on device|53100|disk full`), backup.ErrNoSpace,
-		"free space where the data goes, then try again", true},
+		"free some space for the data, then try again", true},
 	{lazyregexp.New(
 		`password authentication failed|no password supplied|fe_sendauth|no pg_hba\.conf entry|Peer authentication failed|Ident authentication failed|role ".*" does not exist|certificate authentication failed`),
 		ErrLogin, "check user, password and pg_hba.conf", false},
@@ -39,7 +39,7 @@ var sayings = []struct {
 		"check the name of the database", false},
 	{lazyregexp.New(
 		`42501|permission denied|must be owner|must be superuser|query would be affected by row-level security`),
-		backup.ErrNotAllowed, "give the user the permission, or use the owner of the database", false},
+		backup.ErrNotAllowed, "grant the user the permission, or use the owner of the database", false},
 	{lazyregexp.New(`aborting because of server version mismatch`), ErrToolTooOld,
 		"install the client programs of the server's version", false},
 	{lazyregexp.New(`unsupported version \(.*\) in file header`), backup.ErrTooNew,
@@ -52,10 +52,10 @@ var sayings = []struct {
 		ErrInUse, "stop the clients first, or set EndClients", true},
 	{lazyregexp.New(
 		`57P0[123]|terminating connection|server closed the connection unexpectedly|SSL SYSCALL error|Connection reset|no connection to the server|could not (?:send|receive) data|connection to server was lost|the database system is (?:starting up|shutting down|in recovery)`),
-		ErrAborted, "see the server's log, then try again", true},
+		ErrAborted, "read the server's log, then try again", true},
 	{lazyregexp.New(`certificate verify failed|server certificate for|root certificate file|` +
 		`server does not support SSL`), ErrConnection,
-		"check sslmode and sslrootcert of the connection: the server did not prove who it is", false},
+		"check sslmode and sslrootcert: the server's certificate was not verified", false},
 	{lazyregexp.New(
 		`42P01|42703|relation ".*" does not exist|could not open relation with OID|cache lookup failed`),
 		backup.ErrChanged, "another session changes tables; try again when it has finished", true},
@@ -69,8 +69,8 @@ var sayings = []struct {
 		backup.ErrDamaged, "use another set", false},
 }
 
-// toolError is a tool that failed: the lines that name the cause, and a
-// sentinel for what they mean.
+// toolError returns the error of a failed tool, with the lines that show the cause and their
+// sentinel.
 func toolError(ctx context.Context, tool string, stderr []string, err error) error {
 	if ended := step.Ended(ctx); ended != nil {
 		return ended
@@ -109,7 +109,7 @@ func toolError(ctx context.Context, tool string, stderr []string, err error) err
 	return e
 }
 
-// said shows what the tool printed and keeps the error of the run for errors.As.
+// said has the output of a tool as its text, and the error of the run for errors.As.
 type said struct {
 	text string
 	err  error
@@ -118,7 +118,7 @@ type said struct {
 func (s *said) Error() string { return s.text }
 func (s *said) Unwrap() error { return s.err }
 
-// printable replaces control characters: a server's words are data.
+// printable replaces control characters, because a server's messages may contain data.
 func printable(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 &&

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// serverFacts are those of the whole server.
+// serverFacts are facts of the whole server.
 type serverFacts struct {
 	Version string `json:"version"`
 	Num     int    `json:"num"`
@@ -27,9 +27,8 @@ func (s *session) server() (serverFacts, error) {
 
 func (f serverFacts) major() int { return f.Num / 10000 }
 
-// snapshot opens a transaction that sees one moment and exports it. It locks the tables
-// before that moment: TRUNCATE and a rewriting ALTER TABLE change what an older snapshot
-// sees (15).
+// snapshot opens a transaction with a snapshot and exports it. It locks the tables first, because
+// TRUNCATE and a rewriting ALTER TABLE change what an older snapshot sees (15).
 func (s *session) snapshot() (id, lsn string, err error) {
 	tables, err := s.tables()
 	if err != nil {
@@ -52,8 +51,8 @@ func (s *session) snapshot() (id, lsn string, err error) {
 	return v.ID, v.LSN, err
 }
 
-// database reads what the manifest says of the current database, in the
-// session's snapshot. Rows are counted by count.
+// database reads the manifest's entry for the current database in the session's snapshot, without
+// the numbers of rows.
 func (s *session) database() (Database, error) {
 	var d Database
 	err := s.json(`SELECT row_to_json(q) FROM (SELECT datname AS name, pg_get_userbyid(datdba) AS owner,
@@ -80,7 +79,7 @@ func (s *session) database() (Database, error) {
 	return d, err
 }
 
-// tables lists those with rows of their own that the current database holds.
+// tables returns the tables of the current database that have rows of their own.
 func (s *session) tables() (tables []Table, err error) {
 	err = s.rows(`SELECT n.nspname AS schema, c.relname AS name, pg_table_size(c.oid) AS bytes
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -15,12 +15,12 @@ import (
 // contents; pg_dump 17 groups both by owner and privileges.
 type largeObjects struct {
 	out     objects
-	reading func(line []byte) // of the current entry; nil: it is of something else
-	open    *object           // whose content is being read
+	reading func(line []byte) // reads the current entry; nil: it is not of large objects
+	open    *object           // the object whose content is being read
 	content hash.Hash
 }
 
-// begin looks at the heading of an entry and reports whether it is of large objects.
+// begin reads the heading of an entry and reports whether it is of large objects.
 func (l *largeObjects) begin(kind, name string) bool {
 	l.reading = nil
 	switch {
@@ -35,7 +35,7 @@ func (l *largeObjects) begin(kind, name string) bool {
 
 var largeObject = lazyregexp.New(`(?:lo_create\('|lo_open\('|LARGE OBJECT )([0-9]+)`)
 
-// definition counts a statement for the object that it names, in any order.
+// definition adds a statement to the sum of the object that it names, in any order.
 func (l *largeObjects) definition(line []byte) {
 	if noise(line) {
 		return
@@ -53,7 +53,7 @@ var (
 	writeEnd = []byte(`');`)
 )
 
-// data reads the statements that fill objects. How they cut the content does not matter.
+// data reads the statements that fill objects. The sizes of their parts do not matter.
 func (l *largeObjects) data(line []byte) {
 	switch {
 	case noise(line), bytes.Equal(line, []byte("BEGIN;")), bytes.Equal(line, []byte("COMMIT;")):
@@ -81,7 +81,7 @@ func (l *largeObjects) get(kind, oid string) *object {
 	return o
 }
 
-// mix adds to the sum what no order changes.
+// mix adds to the sum, which does not depend on the order.
 func (o *object) mix(sum []byte) {
 	o.sum[0] += binary.BigEndian.Uint64(sum)
 	o.sum[1] += binary.BigEndian.Uint64(sum[8:])

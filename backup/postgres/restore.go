@@ -15,24 +15,23 @@ import (
 
 // Restore is a [backup.Restorer] for the databases of a component.
 //
-// Each database is built under a name of its own next to the live one and
-// compared with the archive object by object and row by row. Only then do all of
-// them take the live names, in one transaction; the replaced databases stay
-// under NAME_tykupgrade_old_ID until Accept removes them. So a failure, a cancel
-// or a kill -9 leaves either all live databases or all restored ones. Databases
-// that a killed run left under NAME_tykupgrade_new_ID are reported by Plan and
-// removed by the next Restore of the same set.
+// Restore builds each database as NAME_tykupgrade_new_ID next to the live one and compares it with
+// the archive, object by object and row by row. Then all of them take the live names in one
+// transaction. The replaced databases stay as NAME_tykupgrade_old_ID until Accept removes them. So
+// a failure, a cancel or a kill -9 leaves either all live databases or all restored ones. Plan
+// reports new databases that a killed run left, and the next Restore of the same set removes them.
 //
-// The user needs CREATEDB and the ownership of the live databases, and must be
-// a member of the roles that own objects; a superuser has all of that.
+// The user needs CREATEDB, must own the live databases, and must be a member of the roles that own
+// objects. A superuser has all of that.
 type Restore struct {
 	Server    Server
 	Component string   // name in the set; empty: "postgres"
-	Databases []string // empty: all of the component
-	Replace   bool     // databases that exist and hold tables are replaced
-	// sessions of other clients are ended right before the swap; otherwise they refuse the restore
+	Databases []string // databases to restore; empty: all of the component
+	Replace   bool     // replace existing databases that have tables
+	// end the sessions of other clients right before the swap; false: such sessions are an
+	// ErrInUse
 	EndClients bool
-	// objects belong to the connecting user, without privileges: for a server that lacks the roles
+	// restore without owners and privileges, for a server without the roles
 	NoOwner bool
 	Jobs    int          // of pg_restore when the tools run on this machine; 0: 2
 	Log     *slog.Logger // nil: silent
@@ -44,7 +43,7 @@ type Restore struct {
 // Name returns the component's name.
 func (r *Restore) Name() string { return name(r.Component) }
 
-// work is what one restore acts on.
+// work has the data of one restore.
 type work struct {
 	c     *client
 	s     *backup.Stored
@@ -68,7 +67,7 @@ func (r *Restore) open(ctx context.Context, s *backup.Stored) (*work, *session, 
 	for _, n := range r.Databases {
 		if !slices.ContainsFunc(w.dbs, func(db Database) bool { return db.Name == n }) {
 			return nil, nil, &backup.Error{Op: "restore", Object: "database " + n, Kind: ErrNoDatabase,
-				Err: errors.New("the set does not hold it")}
+				Err: errors.New("the set does not have it")}
 		}
 	}
 	if w.c, err = r.Server.client(); err != nil {
@@ -85,7 +84,7 @@ func (r *Restore) open(ctx context.Context, s *backup.Stored) (*work, *session, 
 	return w, q, nil
 }
 
-// Plan asks the server for everything that a restore needs and changes nothing.
+// Plan checks on the server everything that a restore needs. It changes nothing.
 func (r *Restore) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, error) {
 	w, q, err := r.open(ctx, s)
 	if err != nil {
@@ -149,7 +148,7 @@ func (r *Restore) planOne(w *work, q *session, db Database) ([]backup.Item, erro
 	return items, nil
 }
 
-// Restore builds, compares and swaps.
+// Restore builds the databases, compares them with the set, and swaps them with the live ones.
 func (r *Restore) Restore(ctx context.Context, s *backup.Stored,
 	progress func(backup.Event)) (items []backup.Item, err error) {
 	w, q, err := r.open(ctx, s)
@@ -196,9 +195,9 @@ func (r *Restore) Restore(ctx context.Context, s *backup.Stored,
 	return items, nil
 }
 
-// Prove compares the live databases with the set. A database that this Restore
-// compared before the swap, and that is still the same one (by oid), is not read
-// again: clients may write to it since.
+// Prove compares the live databases with the set. If this Restore compared a database before the
+// swap, and it is still the same one (by oid), Prove does not read it again, because clients may
+// have written to it.
 func (r *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 	w, q, err := r.open(ctx, s)
 	if err != nil {
@@ -227,8 +226,8 @@ func (r *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 	return nil
 }
 
-// Undo gives the live names back to the replaced databases and drops the
-// restored ones. Where nothing was replaced, it drops what the restore made.
+// Undo renames the replaced databases back and drops the restored ones. It also drops databases
+// that the restore created without replacing any.
 func (r *Restore) Undo(ctx context.Context, s *backup.Stored) error {
 	w, q, err := r.open(ctx, s)
 	if err != nil {
@@ -300,7 +299,7 @@ func rename(from, to string) string {
 	return "ALTER DATABASE " + quoteIdent(from) + " RENAME TO " + quoteIdent(to)
 }
 
-// drop ends leftover sessions where the server can (from 13 on).
+// drop ends leftover sessions if the server can (since 13).
 func (w *work) drop(name string) string {
 	sql := "DROP DATABASE IF EXISTS " + quoteIdent(name)
 	if w.facts.major() >= 13 {
@@ -323,7 +322,7 @@ func (r *Restore) dropNew(ctx context.Context, w *work) error {
 	return nil
 }
 
-// Names of a run follow from the archive, so that a later process finds them.
+// The names of a run depend on the archive, so that a later process finds them.
 func (w *work) id() string {
 	for _, f := range w.s.Files {
 		if len(f.SHA256) >= 8 && strings.HasSuffix(f.Path, ".dump") {
@@ -340,7 +339,7 @@ func (w *work) mark() string {
 func (w *work) newName(db Database) string { return runName(db.Name, "new", w.id()) }
 func (w *work) oldName(db Database) string { return runName(db.Name, "old", w.id()) }
 
-// runName stays below the server's 63 bytes for a name.
+// runName returns a name within the server's limit of 63 bytes.
 func runName(db, what, id string) string {
 	suffix := "_tykupgrade_" + what + "_" + id
 	for len(db) > 63-len(suffix) {

@@ -15,19 +15,19 @@ func (s *Source) Prove(ctx context.Context, st *backup.Stored) error {
 	return r.Prove(ctx, st)
 }
 
-// Scratch is a [backup.Prover] that restores each database under a name of its
-// own, compares it with the set and drops it. It touches no other database. The
-// server needs the space for one database.
+// Scratch is a [backup.Prover] that restores each database under a temporary name, compares it with
+// the set and drops it. It changes no other database. The server needs space for one database at a
+// time.
 type Scratch struct {
 	Server    Server
 	Component string // name in the set; empty: "postgres"
-	NoOwner   bool   // as for Restore
+	NoOwner   bool   // see Restore.NoOwner
 }
 
 // Name returns the component's name.
 func (s *Scratch) Name() string { return name(s.Component) }
 
-// Prove restores and compares.
+// Prove restores each database, compares it with the set and drops it.
 func (s *Scratch) Prove(ctx context.Context, st *backup.Stored) error {
 	r := &Restore{Server: s.Server, Component: s.Component, NoOwner: s.NoOwner}
 	w, q, err := r.open(ctx, st)

@@ -14,27 +14,27 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// Server describes how to reach a PostgreSQL server and where the tools run.
+// Server sets how to reach a PostgreSQL server and where the tools run.
 type Server struct {
-	// URI is a libpq connection URI: postgresql://user@host:5432/database with
-	// sslmode, sslrootcert and the other parameters of libpq. A password in it
-	// reaches neither argv nor errors. Empty: Service, or libpq's environment
-	// variables (PGHOST, PGUSER, PGPASSWORD, …).
+	// URI is a libpq connection URI: postgresql://user@host:5432/database with sslmode,
+	// sslrootcert and the other parameters of libpq. A password in it appears neither in argv
+	// nor in errors. Empty: Service, or libpq's environment variables (PGHOST, PGUSER,
+	// PGPASSWORD, …).
 	URI string
 	// Service is an entry of pg_service.conf, used when URI is empty.
 	Service string
-	// Database is the one to connect to first, to read catalogs and to create
-	// and rename databases. Empty: postgres.
+	// Maintenance is the database for connections that read catalogs, and create and rename
+	// databases. Empty: postgres.
 	Maintenance string
-	// Password goes with the user of URI. The tools get it through a pipe and
-	// an environment variable. Empty: that of URI, or libpq's password file.
+	// Password is the password of the user in URI. The tools get it through a pipe and an
+	// environment variable. Empty: the one in URI, or in libpq's password file.
 	Password string
 	// PassFile is a password file in libpq's format, where the tools run.
 	PassFile string
 	// Runner runs the tools. nil: on this machine.
 	Runner backup.Runner
-	// Bin is the directory of psql, pg_dump and pg_restore where Runner runs.
-	// Empty: the newest below /usr/lib/postgresql (Debian), otherwise PATH.
+	// Bin is the directory of psql, pg_dump and pg_restore where Runner runs. Empty: the newest
+	// version below /usr/lib/postgresql (Debian), otherwise PATH.
 	Bin string
 }
 
@@ -58,8 +58,8 @@ export PATH LC_ALL PGTZ PGAPPNAME PGCONNECT_TIMEOUT
 shift 2
 `
 
-// A session's stdin stays open, so a runner would wait for it after psql has
-// gone: the shell tells.
+// A session's stdin stays open, so a Runner would wait for it after psql has ended. The shell
+// reports the end of psql.
 const (
 	once    = script + `exec "$@"`
 	telling = script + `"$@"; code=$?; printf '\n%s\n' '` + gone + `'; exit $code`
@@ -125,7 +125,7 @@ func (c *client) shell(ctx context.Context, script string, stdin io.Reader, stdo
 
 var versionNumber = lazyregexp.New(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
 
-// toolVersion is what a program says of itself.
+// toolVersion is a program's version.
 type toolVersion struct {
 	major int
 	text  string

@@ -12,8 +12,8 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// session is a psql that stays connected, so that a transaction and its
-// snapshot stay open over several commands. One goroutine uses it.
+// session is a psql that stays connected, so that a transaction and its snapshot stay open over
+// several commands. It must not be used concurrently.
 type session struct {
 	c      *client
 	in     *io.PipeWriter
@@ -24,8 +24,7 @@ type session struct {
 	cancel context.CancelFunc
 }
 
-// Lines that no query prints: psql's output is text, and these begin with a
-// control character.
+// Lines that no query prints, because they begin with a control character.
 const (
 	marker = "\x01tykupgrade-end"
 	gone   = "\x01tykupgrade-gone"
@@ -46,7 +45,7 @@ func (c *client) connect(ctx context.Context, database string) (*session, error)
 		s.done <- err
 		_ = stdout.Close()
 	}()
-	// Names and functions mean the same whatever the database's settings are.
+	// Names and functions must not depend on the settings of the database.
 	if _, err := s.query("SET search_path = pg_catalog; SET standard_conforming_strings = on; SET " +
 		"row_security = off; SET lock_timeout = '60s'; SET statement_timeout = 0; SET " +
 		"idle_in_transaction_session_timeout = 0"); err != nil {
@@ -104,7 +103,7 @@ func (s *session) rows(sql string, v any) error {
 	return s.json("SELECT coalesce(json_agg(row_to_json(q)), '[]') FROM ("+sql+") q", v)
 }
 
-// close ends the session and waits until psql has gone.
+// close ends the session and waits for the end of psql.
 func (s *session) close() {
 	_ = s.in.Close()
 	go func() { _, _ = io.Copy(io.Discard, s.pipe) }()

@@ -16,30 +16,28 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// DefaultDatabase is what Tyk's dashboard uses.
+// DefaultDatabase is the database of Tyk's dashboard.
 const DefaultDatabase = "tyk_analytics"
 
-// Source backs up databases of one server: a [backup.Source], and a
-// [backup.Prover] that compares the live databases with a set.
+// Source is a [backup.Source] for databases of one server. As a [backup.Prover] it compares the
+// live databases with a set.
 //
-// Each database is read at one moment, whatever clients write meanwhile. The
-// moments of two databases differ. The user needs SELECT on every table and
-// must not be subject to row-level security; otherwise Plan or Backup fails.
-// A dump holds ACCESS SHARE locks from before that moment: DDL and TRUNCATE of a
-// table wait until the dump ends. A dump that waits longer than LockWait for
-// such a statement fails with a retryable [ErrInUse].
+// A backup shows each database at one moment, even if clients write meanwhile. The moments of two
+// databases differ. The user needs SELECT on every table and must not be subject to row-level
+// security. Otherwise Plan or Backup fails. A dump holds ACCESS SHARE locks, so DDL and TRUNCATE of
+// a table wait until it ends. A dump that waits longer than LockWait for such a statement fails
+// with a retryable [ErrInUse].
 //
-// A Source holds no connection and may be used by several goroutines. After an
-// error, a cancel or a kill -9 nothing stays on the server: its session ends
-// with the pipe.
+// A Source holds no connection and may be used concurrently. After an error, a cancel or a kill -9
+// nothing is left on the server, because the session ends with its pipe.
 type Source struct {
 	Server    Server
 	Component string   // name in the set; empty: "postgres"
 	Databases []string // empty: the database of Server.URI, otherwise DefaultDatabase
-	Compress  int      // pg_dump's level from 1 to 9, 0: 1; negative: none
+	Compress  int      // pg_dump's level from 1 to 9; 0: 1, negative: none
 	// LockWait is how long a dump waits for another session's lock; 0: a minute.
 	LockWait time.Duration
-	NoOwner  bool         // Prove: without owners and privileges, as [Restore] has it
+	NoOwner  bool         // for Prove: see Restore.NoOwner
 	Log      *slog.Logger // nil: silent
 }
 
@@ -63,10 +61,10 @@ func (s *Source) databases(c *client) []string {
 	return []string{DefaultDatabase}
 }
 
-// Plan connects to every database and refuses what could not be dumped: a
-// pg_dump older than the server or newer than this machine's pg_restore, which
-// verifies the set, a missing database, a table that the user may
-// not read, two names for one database.
+// Plan connects to every database and refuses what could not be dumped. It refuses a pg_dump that
+// is older than the server, or newer than this machine's pg_restore, which verifies the set. It
+// also refuses a missing database, a table that the user may not read, and two names for one
+// database.
 func (s *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	var e backup.Estimate
 	c, err := s.Server.client()
@@ -103,7 +101,7 @@ func (s *Source) planOne(ctx context.Context, c *client, db string, e *backup.Es
 	if err != nil {
 		return err
 	}
-	// A set is read again where it is taken.
+	// A set is verified on the machine that takes it.
 	if _, err := archiveReader(ctx, tool.major, tool.text); err != nil {
 		return err
 	}
@@ -130,7 +128,7 @@ func (s *Source) planOne(ctx context.Context, c *client, db string, e *backup.Es
 	return nil
 }
 
-// lockWait is LockWait in milliseconds, as servers and pg_dump take it.
+// lockWait returns LockWait in milliseconds, for servers and pg_dump.
 func (s *Source) lockWait() string {
 	if s.LockWait <= 0 {
 		return "60000"
@@ -138,7 +136,7 @@ func (s *Source) lockWait() string {
 	return strconv.FormatInt(max(s.LockWait.Milliseconds(), 1), 10)
 }
 
-// tools holds pg_dump's version to the server's: pg_dump reads older servers.
+// tools checks that pg_dump is not older than the server. pg_dump can read older servers.
 func (s *Source) tools(ctx context.Context, c *client, f serverFacts) (toolVersion, error) {
 	tool, err := c.version(ctx, "pg_dump")
 	if err == nil && tool.major < f.major() {

@@ -12,8 +12,8 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// checkStructure reads every archive of a component from end to end and holds
-// the rows in it to those that the server counted at the snapshot.
+// checkStructure reads every archive of a component completely. It compares the numbers of rows
+// with the server's counts at the snapshot.
 func checkStructure(ctx context.Context, s *backup.Stored) error {
 	d, err := details(s)
 	if err != nil {
@@ -29,9 +29,8 @@ func checkStructure(ctx context.Context, s *backup.Stored) error {
 	return nil
 }
 
-// read holds the objects of archives that this process has read, by the digest of the
-// file: a restore compares with what it verified a moment ago, and does not decode the
-// archive a second time for that.
+// read caches the objects of archives by the digest of the file, so that a restore does not decode
+// an archive that it has just verified.
 var read archives
 
 type archives struct {
@@ -74,7 +73,7 @@ func (a *archives) get(digest string) objects {
 	return out
 }
 
-// digest is that of a database's archive in the manifest; empty if it has none.
+// digest returns the manifest's digest of a database's archive, or "".
 func digest(s *backup.Stored, db Database) string {
 	for _, f := range s.Files {
 		if f.Path == db.File {
@@ -84,8 +83,8 @@ func digest(s *backup.Stored, db Database) string {
 	return ""
 }
 
-// archiveReader finds this machine's pg_restore, and refuses one that cannot read what a
-// pg_dump wrote.
+// archiveReader finds this machine's pg_restore. It refuses one that cannot read archives of the
+// given pg_dump.
 func archiveReader(ctx context.Context, major int, dump string) (*client, error) {
 	c, err := Server{}.client()
 	if err != nil {
@@ -104,8 +103,8 @@ func archiveReader(ctx context.Context, major int, dump string) (*client, error)
 	return c, nil
 }
 
-// archive turns an archive into its objects with this machine's pg_restore.
-// bare leaves out owners and privileges.
+// archive reads the objects of an archive with this machine's pg_restore. bare leaves out owners
+// and privileges.
 func archive(ctx context.Context, s *backup.Stored, d *Details, db Database,
 	bare bool) (objects, error) {
 	c, err := archiveReader(ctx, d.DumpMajor, d.Dump)
@@ -152,7 +151,7 @@ func rowsMatch(found objects, db Database) error {
 		"; ")))
 }
 
-// sanitized is a name as pg_dump writes it into comments (15).
+// sanitized returns a name as pg_dump writes it into comments (15).
 func sanitized(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
 
 // script runs a tool that prints SQL and reads its objects.

@@ -34,17 +34,16 @@ func (r *Restore) swap(ctx context.Context, w *work) (replaced map[string]bool, 
 		sql = append(sql, rename(w.newName(db), db.Name))
 		words := comment(db.Comment)
 		if live == nil {
-			words = quoteLiteral(w.mark()) // lets Undo know that there was nothing before
+			words = quoteLiteral(w.mark()) // tells Undo that no database was replaced
 		}
 		sql = append(sql, "COMMENT ON DATABASE "+quoteIdent(db.Name)+" IS "+words)
 	}
 	return replaced, r.renameAll(ctx, w, q, sql, r.EndClients)
 }
 
-// renameAll runs renames in one transaction, so that a kill at any moment
-// leaves all names or none changed. A database with sessions cannot be renamed;
-// with end they are ended, again and again while clients reconnect. q is of no use after a
-// failure.
+// renameAll runs renames in one transaction, so that a kill changes all names or none. A database
+// with sessions cannot be renamed. With end set, they are ended repeatedly, because clients
+// reconnect. q cannot be used after a failure.
 func (r *Restore) renameAll(ctx context.Context, w *work, q *session, sql []string,
 	end bool) error {
 	if len(sql) == 0 {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// target is a connection without its secrets: what argv and errors may hold.
+// target is a connection without its secrets, for argv and errors.
 type target struct {
 	uri      *url.URL // nil: a service or libpq's environment
 	service  string
@@ -15,8 +15,8 @@ type target struct {
 	password string
 }
 
-// parseURI splits a connection URI. Its errors repeat no part of it: whatever
-// does not parse may be a password.
+// parseURI splits a connection URI. Its errors contain no part of the URI, because any part may be
+// a password.
 func parseURI(uri string) (*target, error) {
 	bad := errors.New("the connection URI does not parse (want " +
 		"postgresql://user@host:5432/database?sslmode=verify-full; " +
@@ -57,7 +57,7 @@ func parseURI(uri string) (*target, error) {
 	return t, nil
 }
 
-// conninfo is libpq's connection string to one database of the target.
+// conninfo returns libpq's connection string for one database of the target.
 func (t *target) conninfo(database string) string {
 	if t.uri == nil {
 		s := "dbname=" + quoteConn(database)
@@ -71,7 +71,7 @@ func (t *target) conninfo(database string) string {
 	return u.String()
 }
 
-// String is what errors and the manifest show.
+// String returns the target for errors and the manifest.
 func (t *target) String() string {
 	switch {
 	case t.uri != nil:
@@ -87,8 +87,8 @@ func (t *target) String() string {
 	return "the server of libpq's environment"
 }
 
-// plaintext reports whether passwords and data may travel unencrypted: to
-// another machine without an sslmode that demands TLS.
+// plaintext reports whether passwords and data may travel unencrypted, that is, to another machine
+// without an sslmode that requires TLS.
 func (t *target) plaintext() bool {
 	if t.uri == nil {
 		return false
