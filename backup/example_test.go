@@ -61,7 +61,7 @@ func Example() {
 		return err
 	}
 	fmt.Println(upgrade(context.Background(), nil, "not a URI"))
-	// Output: read the Redis URI: it is not of a known form; write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded
+	// Output: read the Redis URI: unknown form; write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded
 }
 
 func ExampleTake() {

@@ -19,15 +19,15 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// proofSpan is how far in the future a key must expire to be compared: it must
-// still be there when the last server has been read.
+// proofSpan is how far in the future a key must expire to be compared, so that it still exists when
+// the last server has been read.
 const proofSpan = 15 * time.Minute
 
-// summary sums up a data set so that two of them can be compared in constant
-// memory. A difference in one key shows in that key's bucket.
+// summary sums up a data set, so that two sets can be compared in constant memory. A difference in
+// one key shows in that key's bucket.
 type summary struct {
-	cutoff  int64 // what expires up to then does not count; Unix time in ms
-	rough   bool  // the server tells expiries less exactly than a file has them
+	cutoff  int64 // keys that expire up to then do not count; Unix time in ms
+	rough   bool  // the server's expiries are less exact than those in a file
 	keys    map[int]int64
 	buckets [4096]rdb.Digest
 	libs    map[rdb.Digest]bool
@@ -47,8 +47,8 @@ func (s *summary) library(code []byte) error {
 	return nil
 }
 
-// counts says whether a key is compared: servers do not load collections
-// without elements, and what expires soon may be gone.
+// counts reports whether a key is compared. Servers do not load empty collections, and keys that
+// expire soon may be gone.
 func counts(k *rdb.Key, cutoff int64) bool {
 	return !k.Empty && !k.Gone && (k.Expire == 0 || k.Expire > cutoff)
 }
@@ -78,7 +78,7 @@ func keyDigest(k *rdb.Key, rough bool) rdb.Digest {
 	return rdb.ToDigest(sum[:])
 }
 
-// diff describes how a live data set differs from s; empty: not at all.
+// diff describes how a live data set differs from s, or returns "".
 func (s *summary) diff(live *summary) string {
 	var found []string
 	dbs := map[int]bool{}
@@ -90,7 +90,7 @@ func (s *summary) diff(live *summary) string {
 	}
 	for db := range dbs {
 		if a, b := s.keys[db], live.keys[db]; a != b {
-			found = append(found, fmt.Sprintf("database %d holds %d keys, the set %d", db, b, a))
+			found = append(found, fmt.Sprintf("database %d has %d keys, the set %d", db, b, a))
 		}
 	}
 	slices.Sort(found)
@@ -112,14 +112,13 @@ func (s *summary) diff(live *summary) string {
 	return strings.Join(found, "; ")
 }
 
-// Prove compares every key of the set, or a sample, with the live data: value,
-// type and expiry. It changes nothing. Keys and fields of hashes that expire
-// within a quarter of an hour by the server's clock are left out. All keys are
-// read with PSYNC, or with SCAN and DUMP if the user may not run PSYNC. On
-// servers before 7.0 the latter compares only whether a key expires.
+// Prove compares every key of the set, or a sample, with the live data: value, type and expiry. It
+// changes nothing. It leaves out keys and hash fields that expire within 15 minutes by the server's
+// clock. It reads all keys with PSYNC, or with SCAN and DUMP if the user may not run PSYNC. On
+// servers before 7.0, SCAN and DUMP compare only whether a key expires.
 //
-// Streams are compared by entries, ids, groups, consumers and pending entries.
-// How a server encodes a value does not matter.
+// Streams are compared by entries, IDs, groups, consumers and pending entries. The server's
+// encoding of a value does not matter.
 func (r *Source) Prove(ctx context.Context, s *backup.Stored) error {
 	topo, err := topologyOf(ctx, r.Client, r.Commands)
 	if err != nil {
@@ -128,8 +127,8 @@ func (r *Source) Prove(ctx context.Context, s *backup.Stored) error {
 	return compare(ctx, topo.nodes, r.Client, s, r.Sample)
 }
 
-// cutoffOf is the Unix time in ms up to which what expires is not compared, by
-// the clock of the servers and of this machine, whichever is ahead.
+// cutoffOf returns the Unix time in ms up to which expiring keys are not compared. It uses the
+// latest of the clocks of the servers and this machine.
 func cutoffOf(ctx context.Context, nodes []*node) (int64, error) {
 	latest := time.Now()
 	for _, n := range nodes {
@@ -192,8 +191,8 @@ func compare(ctx context.Context, nodes []*node, client redis.UniversalClient, s
 	return nil
 }
 
-// roughExpiry says whether a node must be read by key and tells expiries only as
-// the sum of a clock and a remaining time.
+// roughExpiry reports whether a node must be read by key and its expiries are only the sum of a
+// clock and a remaining time.
 func roughExpiry(ctx context.Context, nodes []*node) (bool, error) {
 	for _, n := range nodes {
 		if !denied(n.do(ctx, "PEXPIRETIME", "key").Err()) {

@@ -17,9 +17,8 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// conn is a connection driven by hand, for what the client library has no room
-// for: PSYNC, whose answer is a file; values of any size, which are streamed;
-// and commands that must be neither timed out nor repeated.
+// conn is a connection without the client library, for what the library does not support: PSYNC,
+// whose answer is a file, streamed values of any size, and commands without time-out or retry.
 type conn struct {
 	net.Conn
 	r     *bufio.Reader
@@ -33,13 +32,12 @@ const (
 	// idleLimit is the default of Redis' own repl-timeout. While it prepares a
 	// snapshot a master sends a newline every repl-ping-replica-period (10 s).
 	idleLimit = 60 * time.Second
-	// slowLimit is for commands that a server needs long for: a value of
-	// gigabytes, FLUSHALL of millions of keys.
+	// slowLimit is for slow commands, such as a value of gigabytes or FLUSHALL of millions of
+	// keys.
 	slowLimit = 15 * time.Minute
 )
 
-// dial connects and logs in with what the client was given. The end of ctx
-// closes the connection.
+// dial connects and logs in with the client's options. The end of ctx closes the connection.
 func (n *node) dial(ctx context.Context) (*conn, error) {
 	o := n.client.Options()
 	raw, err := o.Dialer(ctx, o.Network, o.Addr)
@@ -77,7 +75,7 @@ func (n *node) dial(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-// open is dial with a database selected and errors that say what to do.
+// open does the same as dial, selects a database, and adds hints to errors.
 func (n *node) open(ctx context.Context, db int) (*conn, error) {
 	c, err := n.dial(ctx)
 	if err == nil && db != 0 {
@@ -91,8 +89,7 @@ func (n *node) open(ctx context.Context, db int) (*conn, error) {
 	return c, nil
 }
 
-// ctxFirst prefers the reason for which a connection was closed to the error
-// that this caused.
+// ctxFirst returns the end of ctx instead of the error that the closed connection caused.
 func ctxFirst(ctx context.Context, err error) error {
 	if e := step.Ended(ctx); err != nil && e != nil {
 		return e
@@ -105,8 +102,8 @@ func (c *conn) close() {
 	_ = c.Close()
 }
 
-// abort closes the connection and drops what was not sent yet, so that the
-// server does not continue for long with commands that nobody waits for.
+// abort closes the connection and drops unsent data, so that the server does not continue for long
+// with commands that nobody waits for.
 func (c *conn) abort() {
 	raw := c.Conn
 	if t, ok := raw.(*tls.Conn); ok {
@@ -147,7 +144,7 @@ func (c *conn) put(args ...string) error {
 	return err
 }
 
-// appendCommand appends a command, under the name that the server knows it by.
+// appendCommand appends a command, under the server's name for it.
 func appendCommand(b []byte, names map[string]string, args ...string) []byte {
 	b = append(strconv.AppendInt(append(b, '*'), int64(len(args)), 10), "\r\n"...)
 	for i, a := range args {
@@ -185,7 +182,7 @@ type replyError string
 
 func (e replyError) Error() string { return string(e) }
 
-// RedisError marks it for the client library's classification.
+// RedisError marks the type for the client library's classification.
 func (replyError) RedisError() {}
 
 var _ redis.Error = replyError("")
@@ -215,7 +212,7 @@ func (c *conn) status() (string, error) {
 	return strings.TrimLeft(s, "+:"), nil
 }
 
-// ok reads the reply if it is +OK, which most are, without any memory of its own.
+// ok reads the reply if it is +OK, as most are, without an allocation.
 func (c *conn) ok() bool {
 	const want = "+OK\r\n"
 	p, err := c.r.Peek(len(want))
@@ -235,8 +232,8 @@ func (c *conn) number() (int64, error) {
 	return strconv.ParseInt(s, 10, 64)
 }
 
-// bulk reads the head of a bulk reply: its size, or -1 for none. The caller
-// reads the bytes and then calls endBulk.
+// bulk reads the head of a bulk reply and returns its size, or -1 for none. The caller reads the
+// bytes and then calls endBulk.
 func (c *conn) bulk() (int64, error) {
 	s, err := c.line()
 	switch {
@@ -277,7 +274,7 @@ func (c *conn) text() (string, error) {
 	return string(p), c.endBulk()
 }
 
-// process says which process answers; empty: the user may not ask.
+// process identifies the process that answers, or returns "" if the user may not ask.
 func (c *conn) process() (string, error) {
 	if err := errors.Join(c.put("INFO", "server"), c.w.Flush()); err != nil {
 		return "", err

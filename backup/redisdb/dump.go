@@ -14,21 +14,21 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// scanner reads keys with DUMP and their expiry.
+// scanner reads keys and their expiry with DUMP.
 type scanner struct {
 	ctx  context.Context
 	n    *node
 	c    *conn
 	db   int
-	mean float64 // bytes of a value, lately
-	old  bool    // the server does not know PEXPIRETIME (before 7.0) or the user may not run it
+	mean float64 // mean size of recent values in bytes
+	old  bool    // the server has no PEXPIRETIME (before 7.0) or the user may not run it
 
-	// value reads size bytes, what DUMP returned for key. keep is called if
-	// nothing changed meanwhile; it may be called later than the next value.
+	// value reads size bytes, the result of DUMP for key. keep is called if the expiry did not
+	// change meanwhile, possibly after the next value.
 	value func(key string, size int64, r io.Reader) (keep func(expire int64) error, err error)
 }
 
-// batchBytes bounds what a server holds ready for us.
+// batchBytes bounds how much a server buffers for us.
 const (
 	batchBytes = 4 << 20
 	batchKeys  = 500
@@ -39,8 +39,8 @@ func (n *node) scan(ctx context.Context, info serverInfo, begin func(db int), va
 	size int64, r io.Reader) (func(int64) error, error)) error {
 	if len(info) == 0 && n.id == "" { // a cluster has only database 0
 		return &backup.Error{Op: "list the databases of", Object: n.object(), Kind: backup.ErrNotAllowed,
-			Err:  errors.New("INFO is forbidden, and only it tells which databases hold keys"),
-			Next: "give the user +info"}
+			Err:  errors.New("INFO is forbidden, and only INFO lists the databases with keys"),
+			Next: "grant the user +info"}
 	}
 	dbs := []int{0}
 	for db := range info.databases() {
@@ -106,9 +106,9 @@ func (s *scanner) database() error {
 	}
 }
 
-// keys reads the values of keys, as many at a time as batchBytes has room for.
-// A key whose expiry changed meanwhile is read again: the value might be the old
-// one and the expiry the new one's. Keys that are gone are left out.
+// keys reads the values of keys in batches of up to batchBytes. It reads a key again if its expiry
+// changed meanwhile, because value and expiry might not belong together. It leaves out keys that
+// are gone.
 func (s *scanner) keys(keys []string) error {
 	for round := 0; len(keys) > 0; round++ {
 		if round == 100 {
@@ -179,8 +179,8 @@ func (s *scanner) batch(keys []string) (changed []string, err error) {
 	return changed, nil
 }
 
-// same says whether two looks at the expiry of a key fit. Without PEXPIRETIME
-// it is the sum of a clock and a remaining time, which is less exact.
+// same reports whether two readings of an expiry are equal. Without PEXPIRETIME an expiry is the
+// sum of a clock and a remaining time, which is less exact.
 func same(before, after int64, old bool) bool {
 	if after == -2 {
 		return false
@@ -198,8 +198,7 @@ func (s *scanner) putExpiry(key string) error {
 	return s.c.put("PEXPIRETIME", key)
 }
 
-// expiry reads the reply to putExpiry: a Unix time in ms, -1 for none, -2 where
-// the key is gone.
+// expiry reads the reply to putExpiry: a Unix time in ms, -1 for none, or -2 if the key is gone.
 func (s *scanner) expiry() (int64, error) {
 	if !s.old {
 		return s.c.number()
@@ -231,7 +230,7 @@ func (s *scanner) dump(key string) (keep func(int64) error, err error) {
 	return keep, s.c.endBulk()
 }
 
-// dump writes a file out of what DUMP returns: the same bytes.
+// dump writes a file from the results of DUMP, whose bytes are the same.
 func (n *node) dump(ctx context.Context, w *backup.Writer,
 	out *Node) (warnings []string, err error) {
 	info, err := n.info(ctx)

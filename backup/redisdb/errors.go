@@ -19,21 +19,21 @@ import (
 // Errors that callers match with errors.Is, in addition to those of package
 // backup.
 var (
-	// ErrUnfinished reports an earlier restore that was neither finished,
-	// accepted nor undone. Its error says what state the server is in.
+	// ErrUnfinished: an earlier restore was not finished, accepted or undone. The error
+	// describes the state of the server.
 	ErrUnfinished = errors.New("an earlier restore is unfinished")
-	// ErrCannotHold reports a target that cannot hold the data: too few
-	// databases, too little memory, a missing module.
+	// ErrCannotHold: the target cannot hold the data. It has too few databases, too little
+	// memory, or lacks a module.
 	ErrCannotHold = errors.New("the target cannot hold the data")
-	// ErrOfflineOnly reports data that only [Offline] can restore: a newer version than
-	// this program reads, or data that modules keep outside of keys.
+	// ErrOfflineOnly: only [Offline] can restore the data. Its version is newer than this
+	// program reads, or modules keep data outside of keys.
 	ErrOfflineOnly = errors.New("it cannot be restored key by key")
-	// ErrRestarted reports a server that was restarted, or replaced by a failover, while
-	// [Live] wrote to it: what it had confirmed may be lost.
+	// ErrRestarted: the server was restarted, or replaced by a failover, while [Live] wrote to
+	// it. Confirmed keys may be lost.
 	ErrRestarted = errors.New("the server was restarted or replaced by a failover meanwhile")
 )
 
-// renamed returns the name that a server knows a command by.
+// renamed returns the server's name for a command.
 func renamed(names map[string]string, command string) string {
 	if name, ok := names[command]; ok {
 		return name
@@ -41,8 +41,8 @@ func renamed(names map[string]string, command string) string {
 	return command
 }
 
-// denied is a command that the user may not run or that the server does not
-// have: renamed, switched off by a managed service, or newer.
+// denied reports whether the user may not run a command, or the server does not have it: it may be
+// renamed, disabled by a managed service, or newer.
 func denied(err error) bool {
 	if err == nil {
 		return false
@@ -52,12 +52,12 @@ func denied(err error) bool {
 		strings.HasPrefix(s, "err unknown subcommand")
 }
 
-// unknownCommand is a command that the server does not have under this name.
+// unknownCommand reports whether the server has no command of this name.
 func unknownCommand(err error) bool {
 	return err != nil && strings.HasPrefix(strings.ToLower(reply(err)), "err unknown")
 }
 
-// reply is what a server answered, without what was put in front of it.
+// reply returns a server's answer without the text that was added in front.
 func reply(err error) string {
 	text := err.Error()
 	var e redis.Error
@@ -67,7 +67,7 @@ func reply(err error) string {
 	return strings.TrimPrefix(text, "-")
 }
 
-// serverError says what to do about the errors that Redis users meet.
+// serverError adds a sentinel and a hint to a server's error.
 func serverError(op, object string, err error) error {
 	var done *backup.Error
 	if errors.As(err, &done) && done.Op == op && done.Object == object {
@@ -82,16 +82,16 @@ func serverError(op, object string, err error) error {
 		e.Next = "check user and password"
 	case unknownCommand(err):
 		e.Kind = backup.ErrNotAllowed
-		e.Next = "set Commands if the server has the command under another name, or choose another method"
+		e.Next = "set Commands if the server has renamed the command, or use another method"
 	case denied(err):
 		e.Kind = backup.ErrNotAllowed
-		e.Next = "give the user this permission, or choose another method"
+		e.Next = "grant the user this permission, or use another method"
 	case strings.HasPrefix(s, "OOM "):
 		e.Kind, e.Next = ErrCannotHold, "raise maxmemory"
 	case strings.HasPrefix(s, "DENIED "): // its text goes on for a page
 		first, _, _ := strings.Cut(s, "because")
 		e.Err = errors.New(strings.TrimSpace(first))
-		e.Next = "connect from the server's own machine, or give the server a password"
+		e.Next = "connect from the server's own machine, or set a password on the server"
 	case strings.HasPrefix(s, "ERR max number of clients"):
 		e.Next, e.Retry = "raise maxclients, or wait until others have disconnected", true
 	case strings.HasPrefix(s, "LOADING"), strings.HasPrefix(s, "NOMASTERLINK"), strings.HasPrefix(s,
@@ -110,7 +110,7 @@ func serverError(op, object string, err error) error {
 	return e
 }
 
-// refuse is what Plan says of a target that cannot take the set.
+// refuse returns the error for a target that cannot take the set.
 func refuse(n *node, kind error, next, format string, a ...any) error {
 	return &backup.Error{Op: "restore", Object: n.object(), Kind: kind, Err: fmt.Errorf(format, a...),
 		Next: next}

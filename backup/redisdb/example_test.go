@@ -37,7 +37,7 @@ func ExampleNewClient() {
 	fmt.Println(errors.Unwrap(err) != nil, err)
 	// Output:
 	// true <nil>
-	// false read the Redis URI: it names no host, or one with a port that is not a number; write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded
+	// false read the Redis URI: it has no host, or a port that is not a number; write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded
 }
 
 func ExampleSource() {
@@ -60,7 +60,7 @@ func ExampleDump() {
 	}
 	c := set.Components[0]
 	fmt.Println(c.Kind, c.Items, c.Warnings[0])
-	// Output: redis 1 the file has no checksum of its own: damage from before the set was taken is not seen
+	// Output: redis 1 the file has no checksum of its own, so damage from before the backup cannot be detected
 }
 
 func ExampleDump_Restore() {

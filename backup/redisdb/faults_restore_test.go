@@ -218,7 +218,7 @@ func TestRescueUnreadable(t *testing.T) {
 	}), Replace: true, StateDir: t.TempDir()}
 	_, err := set.Restore(t.Context(), backup.RestoreOptions{}, r)
 	if !errors.Is(err, redisdb.ErrCannotHold) || !strings.Contains(err.Error(),
-		"could not be brought back") {
+		"could not be restored") {
 		t.Errorf("%v", err)
 	}
 	untouched(r.StateDir)

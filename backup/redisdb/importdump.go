@@ -14,10 +14,9 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// Dump is a [backup.Source] that takes an existing RDB file into a set: the
-// dump.rdb of a server, what redis-cli --rdb wrote, or a file of a managed
-// service. From then on it is verified and restored as any other component.
-// The file is read from end to end, and refused if it is damaged or cut.
+// Dump is a [backup.Source] for an existing RDB file: the dump.rdb of a server, the output of
+// redis-cli --rdb, or a file of a managed service. The component is verified and restored like any
+// other. Backup reads the whole file and refuses a damaged or truncated one.
 type Dump struct {
 	Path      string
 	Component string // name in the set; empty: "redis"
@@ -26,7 +25,7 @@ type Dump struct {
 // Name returns the component's name.
 func (d *Dump) Name() string { return named(d.Component) }
 
-// Plan looks whether there is a regular file.
+// Plan checks that the path is a regular file.
 func (d *Dump) Plan(context.Context) (backup.Estimate, error) {
 	f, err := step.OpenRegular(d.Path)
 	if err != nil {
@@ -40,7 +39,7 @@ func (d *Dump) Plan(context.Context) (backup.Estimate, error) {
 	return backup.Estimate{Bytes: info.Size()}, nil
 }
 
-// Backup copies the file and reads it while it does.
+// Backup copies the file and verifies it meanwhile.
 func (d *Dump) Backup(ctx context.Context, w *backup.Writer) (backup.Component, error) {
 	c := backup.Component{Kind: Kind, Method: "file", Consistency: backup.ConsistencySnapshot,
 		Topology: "standalone", Origin: d.Path}
@@ -64,7 +63,7 @@ func (d *Dump) Backup(ctx context.Context, w *backup.Writer) (backup.Component, 
 		c.Server = product(node.RDB) + " " + node.RDB.Server
 	}
 	if types := moduleTypes(node.RDB); len(types) > 0 {
-		c.Warnings = append(c.Warnings, "the data holds types of modules, which the target needs too: "+
+		c.Warnings = append(c.Warnings, "the data has types of modules, which the target needs too: "+
 			strings.Join(types, ", "))
 	}
 	if node.RDB.NotWalked != "" {
@@ -72,20 +71,20 @@ func (d *Dump) Backup(ctx context.Context, w *backup.Writer) (backup.Component, 
 			"; the set can be restored with Offline only")
 	}
 	if !node.RDB.Checksum {
-		c.Warnings = append(c.Warnings, "the file has no checksum of its own: damage from before the "+
-			"set was taken is not seen")
+		c.Warnings = append(c.Warnings, "the file has no checksum of its own, so damage from before the "+
+			"backup cannot be detected")
 	}
 	return c, c.SetDetails(Details{Nodes: []Node{node}})
 }
 
-// Restore brings the file back without a set of the caller's: it takes one into
-// dir, restores that with to, a [Live] or an [Offline], and removes it if that
-// succeeded. After a failure, or with o.Keep, the set stays in dir.
+// Restore restores the file without a set of the caller. It takes a set into dir and restores it
+// with to, a [Live] or an [Offline]. It removes the set after a success. After a failure, or with
+// o.Keep, the set stays in dir.
 func (d *Dump) Restore(ctx context.Context, o backup.RestoreOptions, dir string,
 	to backup.Restorer) (backup.Report, error) {
 	if to.Name() != d.Name() {
 		return backup.Report{}, step.Fail("restore", d.Path,
-			fmt.Errorf("the target is for component %q, the file is %q", to.Name(), d.Name()))
+			fmt.Errorf("the restorer is for component %q, the file is %q", to.Name(), d.Name()))
 	}
 	set, err := backup.Take(ctx, dir, backup.Options{Label: "of " + d.Path, Log: o.Log,
 		Progress: o.Progress}, d)

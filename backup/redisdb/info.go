@@ -20,8 +20,8 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// do runs one command, which may be run twice. A server that was restarted has
-// closed the connections in the client's pool: those are used up first.
+// do runs one command, possibly twice. A restarted server has closed the connections in the
+// client's pool, and the first attempts may use those.
 func (n *node) do(ctx context.Context, args ...any) *redis.Cmd {
 	if name, ok := args[0].(string); ok {
 		args[0] = renamed(n.names, name)
@@ -37,7 +37,7 @@ func (n *node) do(ctx context.Context, args ...any) *redis.Cmd {
 	}
 }
 
-// serverInfo is INFO, line by line. It is empty where the user may not read it.
+// serverInfo has the lines of INFO. It is empty if the user may not read INFO.
 type serverInfo map[string]string
 
 func (i serverInfo) int(name string) int64 {
@@ -70,7 +70,7 @@ func (i serverInfo) keys() (n int64) {
 	return n
 }
 
-// version is that of the product: Valkey says 7.2.4 as redis_version.
+// version returns the version of the product. Valkey has 7.2.4 as its redis_version.
 func (i serverInfo) version() (product string, major, minor int) {
 	product, text := "redis", i["redis_version"]
 	if v := i["valkey_version"]; v != "" {
@@ -80,13 +80,13 @@ func (i serverInfo) version() (product string, major, minor int) {
 	return product, major, minor
 }
 
-// info reads INFO. A user that may not is not an error: a snapshot needs none of
-// it, and the server itself refuses PSYNC while it loads or has no master.
+// info reads INFO. A missing permission is not an error: a snapshot does not need INFO, and the
+// server itself refuses PSYNC while it loads or has no master.
 func (n *node) info(ctx context.Context) (serverInfo, error) {
 	info := serverInfo{}
 	text, err := n.do(ctx, "INFO").Text()
 	if denied(err) {
-		// Something must show that the server can be reached and likes us.
+		// Another command must show that the server can be reached and accepts the login.
 		err = n.do(ctx, "PING").Err()
 	}
 	if err != nil && !denied(err) {
@@ -100,8 +100,8 @@ func (n *node) info(ctx context.Context) (serverInfo, error) {
 	return info, nil
 }
 
-// unreachable explains why a server does not answer. One that refuses a connection says why,
-// and closes it (7.0); the client library hears that only if it has not written yet.
+// unreachable explains why a server does not answer. A server that refuses a connection sends the
+// reason and closes it (7.0). The client library sees that only if it has not written yet.
 func (n *node) unreachable(ctx context.Context, op string, err error) error {
 	if isReply(err) || step.Ended(ctx) != nil {
 		return serverError(op, n.object(), ctxFirst(ctx, err))
@@ -124,16 +124,16 @@ func (n *node) unreachable(ctx context.Context, op string, err error) error {
 	switch timedOut := errors.Is(err, os.ErrDeadlineExceeded) ||
 		errors.Is(err, context.DeadlineExceeded); {
 	case errors.As(err, &badName):
-		known.Next = "check the certificate authority, and the name that the certificate is for"
+		known.Next = "check the certificate authority and the name in the certificate"
 	case o.TLSConfig == nil && errors.Is(err, io.EOF):
-		known.Next += "; one that speaks TLS alone needs rediss://"
+		known.Next += "; a server with only TLS needs rediss://"
 	case o.TLSConfig != nil && timedOut:
-		known.Next += "; one without TLS needs redis://"
+		known.Next += "; a server without TLS needs redis://"
 	}
 	return e
 }
 
-// config reads one setting; ok is false where the server does not tell.
+// config reads one setting. ok is false if the server does not allow it.
 func (n *node) config(ctx context.Context, name string) (value string, ok bool, err error) {
 	all, err := n.do(ctx, "CONFIG", "GET", name).Slice()
 	if err != nil {
@@ -162,8 +162,8 @@ func (n *node) config(ctx context.Context, name string) (value string, ok bool, 
 	return "", false, nil
 }
 
-// clock is the server's time: whether a key has expired is the server's
-// decision, not that of this machine. Where TIME is forbidden it is this one's.
+// clock returns the server's time, because the server decides whether a key has expired. If TIME is
+// forbidden, it returns this machine's time.
 func (n *node) clock(ctx context.Context) (time.Time, error) {
 	parts, err := n.do(ctx, "TIME").StringSlice()
 	if denied(err) {
@@ -183,9 +183,8 @@ func (n *node) clock(ctx context.Context) (time.Time, error) {
 		fmt.Errorf("TIME was answered with %q", parts))
 }
 
-// functions reads the function libraries as FUNCTION DUMP returns them. There
-// are none where the server does not know of functions: before 7.0, and
-// services that leave them out. Hidden are those that the user may not see.
+// functions returns the function libraries in the form of FUNCTION DUMP. Servers before 7.0 and
+// some services have none. hidden reports that the user may not read them.
 func (n *node) functions(ctx context.Context) (payload []byte, hidden bool, err error) {
 	text, err := n.do(ctx, "FUNCTION", "DUMP").Text()
 	switch {
@@ -207,9 +206,8 @@ func (n *node) holdsFunctions(ctx context.Context) (bool, error) {
 	return len(payload) > rdb.Footer, err
 }
 
-// rdbVersion finds out which RDB version the server writes, which is also the
-// newest that it loads. Redis 7.0 and newer tell without a key; the table
-// serves the rest.
+// rdbVersion returns the RDB version that the server writes, which is also the newest that it
+// loads. Redis 7.0 and newer show it without a key. For the others there is a table.
 func (n *node) rdbVersion(ctx context.Context, info serverInfo) (int, error) {
 	if payload, err := n.do(ctx, "FUNCTION", "DUMP").Text(); err == nil && len(payload) >= rdb.Footer {
 		return rdb.DumpVersion([]byte(payload)), nil
@@ -238,11 +236,11 @@ func (n *node) rdbVersion(ctx context.Context, info serverInfo) (int, error) {
 	}
 	return 0, &backup.Error{Op: "find the RDB version of", Object: n.object(),
 		Kind: backup.ErrNotAllowed, Err: fmt.Errorf("FUNCTION DUMP, DUMP and INFO are forbidden"),
-		Next: "give the user one of these permissions"}
+		Next: "grant the user one of these permissions"}
 }
 
-// modules lists the modules that the server has loaded; ok is false where it
-// does not tell.
+// modules returns the modules that the server has loaded. ok is false if the server does not allow
+// it.
 func (n *node) modules(ctx context.Context, info serverInfo) (names map[string]bool, ok bool) {
 	names = map[string]bool{}
 	list, err := n.do(ctx, "MODULE", "LIST").Slice()
@@ -252,8 +250,7 @@ func (n *node) modules(ctx context.Context, info serverInfo) (names map[string]b
 		}
 		return names, true
 	}
-	// INFO modules has lines "module:name=…,ver=…"; INFO alone leaves it out of
-	// some releases, so it is requested by name.
+	// INFO modules has lines "module:name=…,ver=…". Some releases leave them out of INFO alone.
 	text, err := n.do(ctx, "INFO", "modules").Text()
 	if err != nil {
 		return nil, false
@@ -285,11 +282,10 @@ func addModule(names map[string]bool, entry any) {
 	}
 }
 
-// pollEvery is how often a server is asked for a state that it does not
-// announce.
+// pollEvery is the interval at which poll calls done.
 const pollEvery = 50 * time.Millisecond
 
-// poll asks until done is true.
+// poll calls done until it returns true.
 func poll(ctx context.Context, done func() (bool, error)) error {
 	for {
 		if ok, err := done(); ok || err != nil {

@@ -11,13 +11,13 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// sampled is how many keys permissions are tried with.
+// sampled is the number of keys with which permissions are checked.
 const sampled = 64
 
 var errEnough = errors.New("enough")
 
-// sampleKeys returns some keys of the set, of names that begin differently: what
-// a user may do depends on patterns of names. It looks at the first 100,000.
+// sampleKeys returns some keys of the set whose names begin differently, because permissions depend
+// on patterns of names. It reads the first 100,000.
 func sampleKeys(ctx context.Context, s *backup.Stored, d Details) ([]string, error) {
 	var keys []string
 	for _, n := range d.Nodes {
@@ -40,7 +40,7 @@ func sampleKeys(ctx context.Context, s *backup.Stored, d Details) ([]string, err
 	return keys, nil
 }
 
-// prefixLen is the length of what stands before the first separator.
+// prefixLen returns the length of a name up to its first separator.
 func prefixLen(name []byte) int {
 	for i, b := range name {
 		if b == ':' || b == '-' || b == '.' || b == '_' || b == '/' {
@@ -50,7 +50,7 @@ func prefixLen(name []byte) int {
 	return len(name)
 }
 
-// existing is the nearest directory that exists.
+// existing returns the nearest existing directory.
 func existing(dir string) string {
 	for {
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {

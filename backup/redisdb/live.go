@@ -13,42 +13,40 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Live is a [backup.Restorer] that writes the set key by key with RESTORE into
-// servers that run: one server, the master that Sentinel names, or a cluster of
-// any number of masters. Nothing is stopped. It needs Redis 5.0 or newer.
+// Live is a [backup.Restorer] that writes the set key by key with RESTORE into running servers: one
+// server, the master that Sentinel names, or a cluster of any number of masters. It stops nothing.
+// It needs Redis 5.0 or newer.
 //
-// A target that holds keys or functions is refused unless Replace is set. Then
-// Restore takes a set of what it holds into StateDir, reads that back, and only
-// then empties the target. Where the target was empty a failure leaves it empty.
+// A target with keys or functions is refused unless Replace is set. With Replace, Restore first
+// takes a set of the target's data into StateDir and reads it back. Then it empties the target. If
+// the target was empty, a failure leaves it empty.
 //
-// Plan refuses, with nothing changed, what would fail later: a newer data
-// format, more databases than the target has, modules that it lacks, too little
-// maxmemory, a value larger than the server takes, commands that the user may not
-// run, a target whose data could not be brought back. Permissions are tried with some keys of the
-// set, not with all.
+// Plan refuses what would fail later: a newer data format, too few databases, missing modules, too
+// little maxmemory, a value over the server's limit, commands that the user may not run, and a
+// target whose data could not be restored. It checks permissions with some keys of the set, not
+// with all.
 //
-// StateDir holds a journal. After kill -9 a Live with the same StateDir finds
-// it: Plan and Restore with the same set go forward, Undo goes back. Otherwise
-// they return [ErrUnfinished] and say what state the servers are in. Writes of
-// clients between Restore and Undo are lost with Undo if Replace was set.
+// StateDir has a journal. After kill -9, Restore with the same set and StateDir goes forward, and
+// Undo goes back. With another set, Plan and Restore return [ErrUnfinished] with the state of the
+// servers. If Replace was set, Undo loses the writes of clients since Restore.
 //
-// A server that is restarted, or replaced by a failover, while Restore writes fails it with
-// [ErrRestarted], and what was there comes back. A failover that begins in the last seconds
-// can still lose keys: Redis replicates after it has answered.
+// If a server is restarted, or replaced by a failover, while Restore writes, Restore fails with
+// [ErrRestarted] and restores the previous data. A failover in the last seconds can still lose
+// keys, because Redis replicates after it has answered.
 //
-// The report warns of a connection that leaves this machine without TLS.
+// The report has a warning if a connection leaves this machine without TLS.
 //
-// Accept forgets the journal. The set of what was replaced stays in StateDir; it
-// is a set as any other, and [backup.Prune] removes it.
+// Accept removes the journal. The set of the replaced data stays in StateDir, where [backup.Prune]
+// can remove it.
 type Live struct {
 	Client    redis.UniversalClient
-	StateDir  string // the operator's directory for the journal, and for the set of what is replaced
+	StateDir  string // directory for the journal and the set of the replaced data
 	Component string // name in the set; empty: "redis"
-	Replace   bool   // the set replaces everything that the target holds
-	Sample    int    // Prove: compare so many keys, chosen at random, instead of all
+	Replace   bool   // replace all data of the target
+	Sample    int    // Prove compares this many random keys; 0: all
 
-	// Rescue is how the target is read before it is emptied: PSYNC or DUMP.
-	// Empty: as the set was read. Plan refuses if the user may not.
+	// Rescue is the method that reads the target before it is emptied: PSYNC or DUMP. Empty:
+	// the method of the set. Plan refuses a method that the user may not run.
 	Rescue Method
 
 	Commands map[string]string // as in [Source]
@@ -57,7 +55,7 @@ type Live struct {
 // Name returns the component's name.
 func (r *Live) Name() string { return named(r.Component) }
 
-// Plan refuses what cannot be loaded and lists each file. It changes nothing.
+// Plan refuses a set that cannot be loaded, and returns an item for each file. It changes nothing.
 func (r *Live) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, error) {
 	state, err := openState(r.StateDir, r.Name(), false)
 	if err != nil {
@@ -83,10 +81,10 @@ func (t *target) items(dir string) []backup.Item {
 			i.Action, i.Detail = backup.ActionSame, "restored at "+t.resume.Started.Format(time.RFC3339)+
 				", and compared just now"
 		case t.resume != nil:
-			i.Detail += "; goes on with the restore of " + t.resume.Started.Format(time.RFC3339) + ": " +
+			i.Detail += "; continues the restore of " + t.resume.Started.Format(time.RFC3339) + ": " +
 				t.resume.state()
 		case t.holds:
-			i.Detail += "; what it holds goes into a set in " + dir + " first"
+			i.Detail += "; its present data goes into a set in " + dir + " first"
 		}
 		if n.RDB.Empty > 0 {
 			i.Detail += fmt.Sprintf("; %d collections without elements are left out", n.RDB.Empty)
@@ -99,7 +97,7 @@ func (t *target) items(dir string) []backup.Item {
 	return items
 }
 
-// plaintext warns of the first connection that is not encrypted.
+// plaintext returns a warning about the first connection that is not encrypted.
 func (t *target) plaintext() string {
 	for _, n := range t.topo.nodes {
 		if warning := n.plaintext(); warning != "" {
@@ -109,8 +107,8 @@ func (t *target) plaintext() string {
 	return ""
 }
 
-// Restore writes the set. A failure puts back what was there, also after ctx has
-// ended; where that fails too, Undo tries again.
+// Restore writes the set. After a failure it restores the previous data, even if ctx has ended. If
+// that fails too, call Undo.
 func (r *Live) Restore(ctx context.Context, s *backup.Stored,
 	progress func(backup.Event)) ([]backup.Item, error) {
 	state, err := openState(r.StateDir, r.Name(), true)
@@ -136,7 +134,7 @@ func (r *Live) Restore(ctx context.Context, s *backup.Stored,
 	}
 	if j.Rescue != "" {
 		for i := range items {
-			items[i].Detail = "key by key into " + t.topo.origin() + "; what it held is in the set " +
+			items[i].Detail = "key by key into " + t.topo.origin() + "; its previous data is in the set " +
 				j.Rescue
 		}
 		items[0].Detail += t.plaintext()
@@ -145,7 +143,7 @@ func (r *Live) Restore(ctx context.Context, s *backup.Stored,
 		TotalItems: s.Items}
 	err = r.write(ctx, state, j, t, s, func(keys int) {
 		if e.Items += int64(keys); s.Items > 0 {
-			// What is sent is larger than the file: each key has its own footer.
+			// More is sent than the file contains, because each key has its own footer.
 			e.Bytes = s.Bytes * e.Items / s.Items
 		}
 		progress(e)
@@ -160,7 +158,7 @@ func (r *Live) Restore(ctx context.Context, s *backup.Stored,
 	return items, nil
 }
 
-// save takes a set of what the target holds, and reads it back.
+// save takes a set of the target's data and reads it back.
 func (r *Live) save(ctx context.Context, state *stateDir, j *journal, t *target) error {
 	if err := state.save(ctx, j); err != nil || !t.holds {
 		return err
@@ -169,7 +167,7 @@ func (r *Live) save(ctx context.Context, state *stateDir, j *journal, t *target)
 		j.SetDir},
 		&Source{Client: r.Client, Component: r.Name(), Method: t.rescue, Commands: r.Commands})
 	if err != nil {
-		return fmt.Errorf("save what would be replaced: %w", err)
+		return fmt.Errorf("save the target's data: %w", err)
 	}
 	j.Rescue = set.Dir
 	if _, _, err = openRescue(ctx, j); err != nil {
@@ -178,7 +176,7 @@ func (r *Live) save(ctx context.Context, state *stateDir, j *journal, t *target)
 	return err
 }
 
-// openRescue opens and checks the set of what was there.
+// openRescue opens and checks the set of the previous data.
 func openRescue(ctx context.Context, j *journal) (*backup.Stored, Details, error) {
 	var d Details
 	set, err := backup.Open(j.Rescue)
@@ -203,7 +201,7 @@ func openRescue(ctx context.Context, j *journal) (*backup.Stored, Details, error
 	return old, d, nil
 }
 
-// write empties the target if it held something, and writes the set.
+// write empties the target if necessary, and writes the set.
 func (r *Live) write(ctx context.Context, state *stateDir, j *journal, t *target, s *backup.Stored,
 	count func(int)) error {
 	if fresh := j.Phase == phaseSaving; j.Phase == phaseEmptying || fresh && t.holds {
@@ -211,7 +209,7 @@ func (r *Live) write(ctx context.Context, state *stateDir, j *journal, t *target
 			return err
 		}
 		if err := t.topo.flush(ctx, true); err != nil {
-			if fresh && errors.Is(err, errKept) { // there is nothing to put back
+			if fresh && errors.Is(err, errKept) { // there is nothing to restore
 				err = errors.Join(err, state.next(ctx, j, phaseSaving))
 			}
 			return err
@@ -256,7 +254,7 @@ func (r *Live) write(ctx context.Context, state *stateDir, j *journal, t *target
 	return state.next(ctx, j, phaseRestored)
 }
 
-// journalEvery is how often the journal is told how many keys are written.
+// journalEvery is how often the journal gets the number of written keys.
 const journalEvery = time.Second
 
 // Prove compares the target with the set, as [Source.Prove] does. It changes

@@ -10,21 +10,21 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// target is what Plan found out.
+// target is the result of Plan's checks.
 type target struct {
 	topo      *topology
 	infos     []serverInfo // of its nodes
 	details   Details
-	holds     bool // keys or functions are there
-	functions bool // there or in the set
+	holds     bool // it has keys or functions
+	functions bool // the target or the set has functions
 	rescue    Method
 	resume    *journal // of an earlier run of the same restore
 }
 
-// look asks everything.
+// look makes all checks.
 func (r *Live) look(ctx context.Context, s *backup.Stored, state *stateDir) (*target, error) {
 	if r.Client == nil {
-		return nil, errors.New("no client given")
+		return nil, errors.New("Client is nil")
 	}
 	t := &target{rescue: r.Rescue}
 	var err error
@@ -39,7 +39,7 @@ func (r *Live) look(ctx context.Context, s *backup.Stored, state *stateDir) (*ta
 			return nil, offlineOnly(n.File, n.RDB.NotWalked)
 		}
 		if len(n.RDB.ModuleAux) > 0 {
-			return nil, offlineOnly(n.File, fmt.Sprintf("it holds data that modules keep outside "+
+			return nil, offlineOnly(n.File, fmt.Sprintf("it has data that modules keep outside "+
 				"of keys (%v)", moduleTypes(n.RDB)))
 		}
 	}
@@ -97,19 +97,19 @@ func (r *Live) unfinished(ctx context.Context, s *backup.Stored, state *stateDir
 	case phaseSaving:
 		return nil, nil
 	case phaseUndoing:
-		return nil, j.unfinished("putting back what was there was interrupted", "call Undo again")
+		return nil, j.unfinished("the undo of it was interrupted", "call Undo again")
 	case phaseRestored:
 		err := compare(ctx, t.topo.nodes, r.Client, s, r.Sample)
 		if errors.Is(err, backup.ErrDiffers) {
-			return nil, j.unfinished("since then somebody has written to the server",
-				"call Accept to keep what it holds, or Undo to put back what it held before the restore")
+			return nil, j.unfinished("somebody has written to the server since",
+				"call Accept to keep its present data, or Undo to restore its data from before the restore")
 		}
 		return j, err
 	}
 	return j, nil
 }
 
-// lookAt asks one node.
+// lookAt checks one node.
 func (r *Live) lookAt(ctx context.Context, n *node, t *target, version int) (serverInfo, error) {
 	info, err := n.info(ctx)
 	if err == nil {
@@ -139,7 +139,7 @@ func (r *Live) lookAt(ctx context.Context, n *node, t *target, version int) (ser
 	if err != nil {
 		return nil, err
 	}
-	if t.resume != nil { // what it holds is ours
+	if t.resume != nil { // the data is ours
 		t.holds = t.holds || t.resume.Phase == phaseEmptying
 		t.functions = t.functions || functions
 		return info, nil
@@ -155,8 +155,7 @@ func (r *Live) lookAt(ctx context.Context, n *node, t *target, version int) (ser
 	return info, nil
 }
 
-// mayRescue makes sure that what the target holds can be read, and brought back
-// key by key.
+// mayRescue checks that the target's data can be read, and restored key by key.
 func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir,
 	t *target) error {
 	if t.rescue == "" {
@@ -176,14 +175,14 @@ func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir,
 		}
 		if !rdb.Walks(version) {
 			return refuse(n, ErrCannotHold, "use Offline, or empty the server yourself",
-				"what it holds is in RDB version %d, which this program cannot bring back key by key", version)
+				"its data has RDB version %d, which this program cannot restore key by key", version)
 		}
 		if t.rescue == PSYNC {
 			if err := n.mayPSYNC(ctx); err != nil {
-				return fmt.Errorf("read what the target holds: %w", err)
+				return fmt.Errorf("read the target's data: %w", err)
 			}
 		} else if err := n.mayRun(ctx, []string{"SCAN", "0"}, []string{"DUMP", "key"}); err != nil {
-			return fmt.Errorf("read what the target holds: %w", err)
+			return fmt.Errorf("read the target's data: %w", err)
 		}
 		if err := r.readsBack(ctx, n, t.infos[i]); err != nil {
 			return err
@@ -196,8 +195,7 @@ func (r *Live) mayRescue(ctx context.Context, s *backup.Stored, state *stateDir,
 	return step.CheckSpace(existing(state.dir), size)
 }
 
-// readsBack reads what a server with modules holds: only that tells whether it
-// can be brought back.
+// readsBack reads the data of a server with modules. Only that shows whether it can be restored.
 func (r *Live) readsBack(ctx context.Context, n *node, info serverInfo) error {
 	if loaded, ok := n.modules(ctx, info); ok && len(loaded) == 0 {
 		return nil
@@ -209,7 +207,7 @@ func (r *Live) readsBack(ctx context.Context, n *node, info serverInfo) error {
 	defer c.close()
 	file, _, _, err := c.snapshot()
 	if denied(err) {
-		return nil // it is read with DUMP, and looked at before anything goes
+		return nil // it is read with DUMP, and checked before anything is removed
 	}
 	var held RDBInfo
 	if err == nil {
@@ -221,7 +219,7 @@ func (r *Live) readsBack(ctx context.Context, n *node, info serverInfo) error {
 	return returns(n.object(), held)
 }
 
-// returns refuses what could not be brought back key by key.
+// returns refuses data that could not be restored key by key.
 func returns(object string, held RDBInfo) error {
 	why := held.NotWalked
 	if len(held.ModuleAux) > 0 {
@@ -231,6 +229,6 @@ func returns(object string, held RDBInfo) error {
 		return nil
 	}
 	return &backup.Error{Op: "restore", Object: object, Kind: ErrCannotHold,
-		Err:  fmt.Errorf("what the target holds could not be brought back: %s", why),
+		Err:  fmt.Errorf("the target's data could not be restored: %s", why),
 		Next: "use Offline, or empty the server yourself"}
 }

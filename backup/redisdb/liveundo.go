@@ -8,10 +8,9 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// Undo puts back what Restore replaced, or removes what it wrote into an empty
-// target, in this process or a later one. The copy of what was there is opened
-// and checked before anything is removed. Without a restore to undo it does
-// nothing. After an error it may be called again.
+// Undo restores the data that Restore replaced, or removes the keys that it wrote into an empty
+// target. It also works in a later process. It checks the saved set before it removes anything. If
+// there is no restore to undo, it does nothing. After an error, call it again.
 func (r *Live) Undo(ctx context.Context, s *backup.Stored) error {
 	state, err := openState(r.StateDir, r.Name(), true)
 	if err != nil {
@@ -32,15 +31,15 @@ func (r *Live) Undo(ctx context.Context, s *backup.Stored) error {
 	return r.back(ctx, state, j, s)
 }
 
-// back goes back to what was there.
+// back restores the previous data.
 func (r *Live) back(ctx context.Context, state *stateDir, j *journal, s *backup.Stored) error {
 	err := r.goBack(ctx, state, j, s)
 	if err == nil {
 		return state.remove()
 	}
-	where := "the server may hold keys of the set"
+	where := "the server may have keys of the set"
 	if j.Rescue != "" {
-		where = "what the server held is in the set " + j.Rescue
+		where = "the server's previous data is in the set " + j.Rescue
 	}
 	return &backup.Error{Op: "undo the restore of", Object: j.Target,
 		Err: fmt.Errorf("rollback failed, %s: %w", where, err), Next: "fix the cause and call Undo",
@@ -86,8 +85,8 @@ func (r *Live) goBack(ctx context.Context, state *stateDir, j *journal, s *backu
 	return err
 }
 
-// Accept forgets the restore: there is no Undo any more. The set of what was
-// replaced stays in StateDir.
+// Accept removes the journal, after which the restore cannot be undone. The set of the replaced
+// data stays in StateDir.
 func (r *Live) Accept(ctx context.Context, s *backup.Stored) error {
 	state, err := openState(r.StateDir, r.Name(), true)
 	if err != nil {
@@ -102,12 +101,12 @@ func (r *Live) Accept(ctx context.Context, s *backup.Stored) error {
 		return j.fits(j.Kind, j.Target, nil, s)
 	}
 	if j.Phase != phaseRestored {
-		return j.unfinished("it cannot be accepted", "finish it with Restore, or go back with Undo")
+		return j.unfinished("it cannot be accepted", "call Restore to finish it, or Undo to go back")
 	}
 	return state.remove()
 }
 
-// errKept says that the servers hold all that they held.
+// errKept means that the servers still have all their data.
 var errKept = errors.New("nothing was removed")
 
 // flush empties every node. The error matches errKept if the first one refused.
@@ -133,7 +132,7 @@ func (t *topology) flush(ctx context.Context, functions bool) error {
 	return nil
 }
 
-// flushFunctions removes the function libraries, where servers know of them.
+// flushFunctions removes the function libraries, if the servers support them.
 func (t *topology) flushFunctions(ctx context.Context) error {
 	for _, n := range t.nodes {
 		if err := n.do(ctx, "FUNCTION", "FLUSH").Err(); err != nil && !unknownCommand(err) {

@@ -15,54 +15,49 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Offline is a [backup.Restorer] that puts files where servers of this machine
-// load them at their next start, and starts them. It works for servers of any
-// configuration, and is the fastest for large data.
+// Offline is a [backup.Restorer] that replaces the data files of stopped servers on this machine
+// and starts the servers. It works with any configuration of a server and is fastest for large
+// data.
 //
-// While Restore runs each server is stopped, what it had is moved aside within
-// its directory, and the server is started and waited for. A server with
-// appendonly yes ignores dump.rdb (7.0: it starts empty, without an error), so
-// there the file becomes the base of a new append-only file, also where appendonly is off at
-// the moment and an old append-only file lies there. A server that would
-// not save what it holds when it is stopped is told to save first (BGSAVE). A
-// failure puts back what each server had. Undo does that later, and Accept removes what was
-// moved aside.
+// For each server, Restore saves unsaved data with BGSAVE, stops the server, renames its files
+// within their directory, places the new file, starts the server and waits for it. A server with
+// appendonly yes ignores dump.rdb: 7.0 starts empty, without an error. The file then becomes the
+// base of a new append-only file, also if appendonly is off but an old append-only file exists.
+// After a failure, Restore restores the files of each server. Undo does that later, and Accept
+// removes the renamed files.
 //
-// Files are written with the permissions of the directory's owner. The
-// directory that a server names is believed only if it belongs to the user whose
-// process answers; for a server of root, in a container or behind a proxy name
-// it with [Server].Dir.
+// Files are written with the permissions of the directory's owner. Offline uses the directory that
+// a server reports only if it belongs to the user of the server's process. For a server that runs
+// as root, in a container or behind a proxy, set [Server].Dir.
 //
-// StateDir holds a journal. After kill -9 an Offline with the same StateDir
-// finds it: Restore with the same set first puts back what there was, then
-// begins again; Undo only puts back.
+// StateDir has a journal. After kill -9, Restore with the same set and StateDir first restores the
+// previous files, then begins again. Undo only restores the previous files.
 //
-// Under Sentinel, or where a cluster has replicas, stopping a master starts a
-// failover: pause it, or use [Live].
+// With Sentinel, or with replicas in a cluster, stopping a master starts a failover. Disable
+// failovers, or use [Live].
 type Offline struct {
 	Servers   []Server
-	StateDir  string // the operator's directory for the journal
+	StateDir  string // directory for the journal
 	Component string // name in the set; empty: "redis"
-	Replace   bool   // also where a server holds keys
+	Replace   bool   // replace the data of servers that have keys
 	Sample    int    // Prove: compare so many keys, chosen at random, instead of all
 
-	// Uncompared accepts a set whose keys this package cannot read, as a newer
-	// server wrote it. Prove then only looks whether the servers have loaded
-	// their files.
+	// Uncompared accepts a set of a newer server, whose keys this package cannot read. Prove
+	// then only checks that the servers have loaded their files.
 	Uncompared bool
 }
 
-// Server is one server of this machine. Stop and Start act on its unit. Stop
-// returns when the process has gone, Start may return before it answers; both
-// may be called when there is nothing to do.
+// Server is one server on this machine. Stop and Start act on its unit. Stop returns once the
+// process has ended. Start may return before the server answers. Both must succeed if there is
+// nothing to do.
 type Server struct {
 	Client      *redis.Client
-	File        string // in the component's directory; may be empty if there is only one
-	Dir         string // data directory; empty: what CONFIG GET says, if that can be believed
+	File        string // name in the component's directory; may be empty if there is only one file
+	Dir         string // data directory; empty: the one of CONFIG GET, if it can be trusted
 	Stop, Start func(ctx context.Context) error
 
-	// Config answers for CONFIG GET if the server does not: dbfilename,
-	// appendonly, appenddirname, appendfilename, save; dir is the same as Dir.
+	// Config replaces CONFIG GET if the server forbids it. Its keys are dbfilename, appendonly,
+	// appenddirname, appendfilename and save. dir is the same as Dir.
 	Config map[string]string
 
 	Commands map[string]string // as in [Source]
@@ -77,7 +72,7 @@ func (s *Server) node() *node {
 
 func (r *Offline) check() error {
 	if len(r.Servers) == 0 {
-		return errors.New("no servers given")
+		return errors.New("Servers is empty")
 	}
 	for _, s := range r.Servers {
 		if s.Client == nil || s.Stop == nil || s.Start == nil {
@@ -95,8 +90,7 @@ func (r *Offline) target() string {
 	return "redis " + strings.Join(addrs, ",")
 }
 
-// Plan looks at every server and lists what would be placed where. It changes
-// nothing.
+// Plan checks every server and returns the files that would be placed. It changes nothing.
 func (r *Offline) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -116,8 +110,8 @@ func (r *Offline) Plan(ctx context.Context, s *backup.Stored) ([]backup.Item, er
 	case j != nil && j.Phase != phaseSaving: // the servers may be down
 		for _, p := range j.Servers {
 			items = append(items, backup.Item{Name: p.Addr, Action: backup.ActionReplace,
-				Detail: "put back what it had before the restore of " + j.Started.Format(time.RFC3339) +
-					" was interrupted, then restore again"})
+				Detail: "undo the restore of " + j.Started.Format(time.RFC3339) +
+					", which was interrupted, then restore again"})
 		}
 		return items, nil
 	}
@@ -178,8 +172,8 @@ func (p *place) item() backup.Item {
 	return i
 }
 
-// Restore stops, places and starts one server after the other. A failure puts
-// back what every server had, also after ctx has ended.
+// Restore stops each server, places its file and starts it, one after the other. After a failure it
+// restores the files of every server, even if ctx has ended.
 func (r *Offline) Restore(ctx context.Context, s *backup.Stored,
 	progress func(backup.Event)) ([]backup.Item, error) {
 	if err := r.check(); err != nil {
@@ -263,14 +257,14 @@ func (r *Offline) place(ctx context.Context, s *backup.Stored, state *stateDir, 
 	return items, nil
 }
 
-// placeOne does everything for one server. While it is down the end of ctx must
-// not leave it so: then Restore fails, and puts back.
+// placeOne does everything for one server. If ctx ends while the server is down, Restore fails and
+// restores its files.
 func (r *Offline) placeOne(ctx context.Context, state *stateDir, j *journal, server *Server,
 	p *place) error {
 	n := server.node()
-	if p.holds && p.unsaved { // otherwise there would be nothing to put back
+	if p.holds && p.unsaved { // otherwise there would be nothing to restore
 		if err := n.saveInBackground(ctx); err != nil {
-			return fmt.Errorf("save what the server holds before it is stopped: %w", err)
+			return fmt.Errorf("save the server's data before the stop: %w", err)
 		}
 	}
 	p.Step = stepStopping

@@ -14,13 +14,13 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// place is what Plan found out about one server.
+// place is the result of Plan's checks of one server.
 type place struct {
 	placed
 	from      Node
 	holds     bool
 	plaintext string // a warning; empty: none
-	unsaved   bool   // the server does not save what it holds when it is stopped
+	unsaved   bool   // the server does not save its data when it is stopped
 	aofOff    bool   // at the moment
 }
 
@@ -30,7 +30,7 @@ func (r *Offline) places(ctx context.Context, s *backup.Stored) ([]*place, error
 		return nil, err
 	}
 	if len(r.Servers) != len(d.Nodes) {
-		return nil, fmt.Errorf("%d servers given for a set of %d nodes; name one for each file",
+		return nil, fmt.Errorf("%d servers for a set of %d nodes; set one for each file",
 			len(r.Servers), len(d.Nodes))
 	}
 	suffix := ".before-restore-" + time.Now().UTC().Format("20060102T150405.000Z")
@@ -52,7 +52,7 @@ func (r *Offline) places(ctx context.Context, s *backup.Stored) ([]*place, error
 		if p.from.RDB.NotWalked != "" && !r.Uncompared {
 			return nil, &backup.Error{Op: "restore", Object: p.File,
 				Err:  fmt.Errorf("it cannot be compared after the restore: %s", p.from.RDB.NotWalked),
-				Next: "set Uncompared if that may be"}
+				Next: "set Uncompared to restore it anyway"}
 		}
 		if err := p.look(ctx, server, n, r.Replace); err != nil {
 			return nil, err
@@ -62,8 +62,7 @@ func (r *Offline) places(ctx context.Context, s *backup.Stored) ([]*place, error
 	return places, nil
 }
 
-// look asks the running server and its directory, and refuses what would fail
-// later.
+// look checks the running server and its directory, and refuses what would fail later.
 func (p *place) look(ctx context.Context, server *Server, n *node, replace bool) error {
 	d := Details{Nodes: []Node{p.from}}
 	info, err := n.info(ctx)
@@ -105,8 +104,8 @@ func (p *place) look(ctx context.Context, server *Server, n *node, replace bool)
 	return p.lookAtDir(ctx, server, n, told)
 }
 
-// fileNames asks for the names of the files; told is the directory that the server
-// tells of, which is not believed yet.
+// fileNames asks the server for the names of its files. told is the server's directory, which is
+// not trusted yet.
 func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told string, err error) {
 	cfg := map[string]string{}
 	for _, name := range []string{"dir", "dbfilename", "appendonly", "appendfilename",
@@ -144,15 +143,14 @@ func (p *place) fileNames(ctx context.Context, server *Server, n *node) (told st
 	p.aofOff = cfg["appendonly"] != "yes"
 	for _, name := range append(p.names(), p.Base) {
 		if name != "" && !plainName(name) || p.RDB == "" {
-			return "", refuse(n, nil, "correct the server's configuration",
-				"it calls its file %q, which is not a plain name", name)
+			return "", refuse(n, nil, "fix the server's configuration",
+				"its file is %q, which is not a plain name", name)
 		}
 	}
 	return cfg["dir"], nil
 }
 
-// lookAtDir decides which directory is the server's, and takes owner and mode
-// from what is there.
+// lookAtDir decides which directory the server uses, and reads owner and mode of its files.
 func (p *place) lookAtDir(ctx context.Context, server *Server, n *node, told string) error {
 	op := "find the data directory of"
 	named := server.Dir
@@ -176,10 +174,10 @@ func (p *place) lookAtDir(ctx context.Context, server *Server, n *node, told str
 		uid, err := n.serverUID(ctx)
 		if err != nil || uid == 0 || uid != data.uid {
 			if err == nil {
-				err = fmt.Errorf("the server says %s, which belongs to user %d, and runs as user %d", p.Dir,
+				err = fmt.Errorf("the server reports %s, which belongs to user %d, but it runs as user %d", p.Dir,
 					data.uid, uid)
 			} else {
-				err = fmt.Errorf("the server says %s, and its user cannot be found out: %w", p.Dir, err)
+				err = fmt.Errorf("the server reports %s, but its user is unknown: %w", p.Dir, err)
 			}
 			return &backup.Error{Op: op, Object: n.object(), Err: err,
 				Next: "set Server.Dir if this is its data directory"}
@@ -187,7 +185,7 @@ func (p *place) lookAtDir(ctx context.Context, server *Server, n *node, told str
 	}
 	p.UID, p.GID, p.Mode = data.uid, data.gid, 0o660
 	err = data.act(func(root *os.Root) error {
-		// The configuration file may say otherwise, and the server would load what lies there.
+		// The configuration file may differ, and the server would then load the old file.
 		if p.aofOff && p.AOF != "" {
 			if _, err := root.Lstat(p.AOF); errors.Is(err, fs.ErrNotExist) {
 				p.AOF, p.Base = "", ""

@@ -11,14 +11,13 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Undo puts back what every server had before Restore, in this process or a
-// later one. Without a restore to undo it does nothing. After an error it may be
-// called again.
+// Undo restores the files that every server had before Restore. It also works in a later process.
+// If there is no restore to undo, it does nothing. After an error, call it again.
 func (r *Offline) Undo(ctx context.Context, s *backup.Stored) error {
 	return r.end(s, func(state *stateDir, j *journal) error { return r.back(ctx, state, j) })
 }
 
-// Accept removes what was moved aside: there is no Undo any more.
+// Accept removes the replaced files, after which the restore cannot be undone.
 func (r *Offline) Accept(ctx context.Context, s *backup.Stored) error {
 	return r.end(s, func(state *stateDir, j *journal) error {
 		if j.Phase != phaseRestored {
@@ -31,8 +30,8 @@ func (r *Offline) Accept(ctx context.Context, s *backup.Stored) error {
 	})
 }
 
-// finishAccept removes what was moved aside. There is no way back from the first
-// name on, so whoever finds the journal in this phase continues.
+// finishAccept removes the replaced files. After the first removal there is no way back, so a
+// process that finds the journal in this phase continues.
 func finishAccept(state *stateDir, j *journal) error {
 	for _, p := range j.Servers {
 		err := p.check()
@@ -68,9 +67,8 @@ func (r *Offline) end(s *backup.Stored, f func(*stateDir, *journal) error) error
 	return f(state, j)
 }
 
-// back puts back what every server had, last one first. A server whose step
-// fails is left as it is: one that cannot be stopped would write over what is
-// put back.
+// back restores the files of every server, last one first. It leaves a server alone if its step
+// fails, because a server that does not stop would overwrite restored files.
 func (r *Offline) back(ctx context.Context, state *stateDir, j *journal) error {
 	var errs []error
 	if j.Phase != phaseSaving {
@@ -84,7 +82,7 @@ func (r *Offline) back(ctx context.Context, state *stateDir, j *journal) error {
 			}
 			errs = append(errs, &backup.Error{Op: "undo the restore of", Object: "redis " + p.Addr,
 				Retry: true, Next: "fix the cause and call Undo",
-				Err: fmt.Errorf("rollback failed; what the server had may be in %v: %w", kept, err)})
+				Err: fmt.Errorf("rollback failed; the server's previous files may be in %v: %w", kept, err)})
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -102,7 +100,7 @@ func (r *Offline) backOne(ctx context.Context, p *placed) error {
 	}
 	i := slices.IndexFunc(r.Servers, func(s Server) bool { return s.Client.Options().Addr == p.Addr })
 	if i < 0 {
-		return errors.New("this server is not among those given")
+		return errors.New("this server is not in Servers")
 	}
 	server := &r.Servers[i]
 	n := server.node()

@@ -16,15 +16,14 @@ import (
 	"syscall"
 )
 
-// dataDir is a server's data directory. Whatever is done there is done with its
-// owner's permissions and through one descriptor: root is never led elsewhere by
-// links or directories that the owner swaps.
+// dataDir is a server's data directory. All work in it uses the owner's permissions and one
+// descriptor, so that the owner cannot lead root elsewhere by links or exchanged directories.
 type dataDir struct {
 	path     string
 	uid, gid int
 }
 
-// openData finds out who owns a data directory.
+// openData returns a data directory with its owner.
 func openData(path string) (dataDir, error) {
 	d := dataDir{path: path}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
@@ -42,14 +41,14 @@ func openData(path string) (dataDir, error) {
 	}
 	d.uid, d.gid = int(st.Uid), int(st.Gid)
 	if euid := os.Geteuid(); euid != 0 && euid != d.uid {
-		return d, fmt.Errorf("it belongs to user %d; run this as root or as that user", d.uid)
+		return d, fmt.Errorf("it belongs to user %d; run as root or as that user", d.uid)
 	}
 	return d, nil
 }
 
-// act runs f with the owner's permissions. The directory is opened as root, as
-// the owner may not be allowed to walk there; who owns it is checked on the
-// descriptor. f must not start goroutines that touch files.
+// act runs f with the owner's permissions. It opens the directory as root, because the owner may
+// have no access to the directories above, and checks the owner of the descriptor. f must not start
+// goroutines that use files.
 func (d dataDir) act(f func(root *os.Root) error) (err error) {
 	root, err := os.OpenRoot(d.path)
 	if err != nil {
@@ -61,13 +60,12 @@ func (d dataDir) act(f func(root *os.Root) error) (err error) {
 		return err
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != d.uid {
-		return fmt.Errorf("%s is not the directory that it was: it belongs to another user", d.path)
+		return fmt.Errorf("%s was replaced: it now belongs to another user", d.path)
 	}
 	return asUser(d.uid, d.gid, func() error { return f(root) })
 }
 
-// asUser runs f on a thread whose access to files is that of another user and
-// group, if this process is root.
+// asUser runs f with the file access of another user and group, if this process is root.
 func asUser(uid, gid int, f func() error) error {
 	if os.Geteuid() != 0 || uid == 0 {
 		return f()
@@ -79,15 +77,15 @@ func asUser(uid, gid int, f func() error) error {
 		err = f()
 	}
 	if e := setFS(0, egid); e != nil {
-		// The goroutine keeps the thread, so that nobody else gets it.
+		// The goroutine keeps the thread, so that no other goroutine gets it.
 		return errors.Join(err, e)
 	}
 	runtime.UnlockOSThread()
 	return err
 }
 
-// setFS sets whose access to files this thread has. The kernel answers with the
-// value before, never with an error, so it is asked again.
+// setFS sets the user and group for this thread's file access. The kernel returns the value before
+// and never an error, so setFS asks again.
 func setFS(uid, gid int) error {
 	const ask = ^uintptr(0)
 	for _, id := range []struct {
@@ -115,7 +113,7 @@ func syncRoot(root *os.Root) error {
 	return errors.Join(err, d.Close())
 }
 
-// serverUID asks the kernel, not the server, which user's process answers.
+// serverUID asks the kernel for the user of the server's process.
 func (n *node) serverUID(ctx context.Context) (int, error) {
 	c, err := n.open(ctx, 0)
 	if err != nil {
@@ -140,7 +138,7 @@ func (n *node) serverUID(ctx context.Context) (int, error) {
 	case *net.TCPConn:
 		return socketOwner(raw.RemoteAddr(), raw.LocalAddr())
 	}
-	return 0, fmt.Errorf("a connection of type %T does not tell", raw)
+	return 0, fmt.Errorf("the user of a %T connection is unknown", raw)
 }
 
 func peerCredentials(c *net.UnixConn) (uid int, err error) {
@@ -159,7 +157,7 @@ func peerCredentials(c *net.UnixConn) (uid int, err error) {
 	return int(cred.Uid), nil
 }
 
-// socketOwner finds the other end of a connection among this machine's sockets.
+// socketOwner returns the owner of the other end of a connection on this machine.
 func socketOwner(local, remote net.Addr) (int, error) {
 	l, err1 := netip.ParseAddrPort(local.String())
 	r, err2 := netip.ParseAddrPort(remote.String())

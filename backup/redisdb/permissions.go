@@ -9,9 +9,9 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// mayRun asks whether the user may run commands, and whether the server would take them,
-// without running them: they are queued in a transaction that is discarded. Servers check
-// both when they queue: permissions from Redis 6.0 on, which is the first with users.
+// mayRun checks whether the user may run commands, and whether the server accepts them. It queues
+// them in a transaction and discards it. Servers check commands when they queue them, and
+// permissions since Redis 6.0, the first with users.
 func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 	c, err := n.open(ctx, 0)
 	if err != nil {
@@ -23,7 +23,7 @@ func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 		var known *backup.Error
 		if errors.As(e, &known) && denied(err) {
 			known.Err = fmt.Errorf("the user may not run %s: %w", command[0], err)
-			known.Next = "give the user this permission"
+			known.Next = "grant the user this permission"
 			if unknownCommand(err) {
 				known.Next = "set Commands if the server has renamed " + command[0]
 			}
@@ -46,16 +46,15 @@ func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 			refused = refuse(n, ErrCannotHold, "repair the server first", "it refuses %s: %w", args[0], err)
 		}
 	}
-	// The connection is closed in any case, which discards as well.
+	// Closing the connection discards the transaction too.
 	if _, err := c.command("DISCARD"); err != nil && !isReply(err) {
 		return fail([]string{"DISCARD"}, err)
 	}
 	return refused
 }
 
-// noWrites is the answer of a server that takes no writes now, whoever asks: its last save
-// failed, too few replicas are connected, it is a replica, its cluster is down (seen in
-// Redis 7.0).
+// noWrites reports whether a server takes no writes from any user at present: its last save failed,
+// too few replicas are connected, it is a replica, or its cluster is down (seen in Redis 7.0).
 func noWrites(err error) bool {
 	for _, code := range []string{"MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN"} {
 		if strings.HasPrefix(reply(err), code+" ") {
@@ -65,14 +64,13 @@ func noWrites(err error) bool {
 	return false
 }
 
-// needed lists what a restore into n runs: there and, after a failure, back.
-// keys are some of the set's.
+// needed returns the commands of a restore and of its undo. keys are some keys of the set.
 func (t *target) needed(keys []string) [][]string {
 	if len(keys) == 0 {
 		keys = []string{"key"}
 	}
 	var commands [][]string
-	for _, k := range keys { // a user may be allowed certain keys alone
+	for _, k := range keys { // permissions can depend on keys
 		commands = append(commands, []string{"RESTORE", k, "0", "x"}, []string{"UNLINK", k},
 			[]string{"DUMP", k})
 	}

@@ -15,15 +15,15 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// windowBytes and windowKeys bound what is sent in one piece, and windows how many of these
-// may lack replies. 2 MiB keep a server busy while this process waits for a core or a disk.
+// windowBytes and windowKeys bound how much is sent at a time. windows bounds how many windows may
+// wait for replies. 2 MiB keep a server busy while this process waits for a core or a disk.
 const (
 	windowBytes = 128 << 10
 	windowKeys  = 1000
 	windows     = 16
 )
 
-// window is RESTORE commands for one database.
+// window is a group of RESTORE commands for one database.
 type window struct {
 	db       int
 	buf      []byte
@@ -33,7 +33,7 @@ type window struct {
 
 // item is one key of a window.
 type item struct {
-	index      int64 // in the set
+	index      int64 // the key's place in the set
 	name       string
 	expire     int64
 	typ        byte
@@ -46,20 +46,20 @@ type pipe struct {
 	n       *node
 	file    *os.File // where values come from
 	version int      // of the file
-	replace bool     // what is there under the same name goes
+	replace bool     // replace keys of the same name
 	done    func(keys int)
 
 	c       *conn
-	process string // of the server; empty: it does not tell
+	process string // of the server; empty: unknown
 	db      int
 	ids     []string // of the connections that were lost
 	id      string
 	current *window
 	sent    []*window
-	spare   []*window // whose memory can be used again
+	spare   []*window // windows for reuse
 }
 
-// add puts a key into the current window, and sends that when it is full.
+// add adds a key to the current window, and sends the window when it is full.
 func (p *pipe) add(k *rdb.Key, index int64) error {
 	if w := p.current; w != nil && w.db != k.DB {
 		if err := p.flush(); err != nil {
@@ -125,7 +125,8 @@ func (p *pipe) appendTail(b []byte, it *item) []byte {
 	return b
 }
 
-// flush sends the current window, and reads the replies of the oldest if too many lack them.
+// flush sends the current window. If too many windows wait for replies, it reads those of the
+// oldest.
 func (p *pipe) flush() error {
 	w := p.current
 	if w == nil || len(w.items) == 0 {
@@ -140,7 +141,7 @@ func (p *pipe) flush() error {
 	return p.recovered(err)
 }
 
-// drain reads all replies that are outstanding.
+// drain reads all outstanding replies.
 func (p *pipe) drain() error {
 	err := p.flush()
 	for err == nil && len(p.sent) > 0 {
@@ -207,8 +208,8 @@ func (p *pipe) send(w *window) error {
 	return p.c.w.Flush()
 }
 
-// payload is what RESTORE wants of a value: type, value, version and checksum.
-// It is read from the file twice, so that memory need not hold it.
+// payload returns a value in the form for RESTORE: type, value, version and checksum. It reads the
+// file twice, so that the value need not fit into memory.
 func (p *pipe) payload(it *item) (io.Reader, error) {
 	section := func() io.Reader { return io.NewSectionReader(p.file, it.start, it.end-it.start) }
 	crc := rdb.CRC(0, []byte{it.typ})
@@ -271,8 +272,8 @@ func (p *pipe) receive() error {
 	return nil
 }
 
-// recovered connects again if the connection was lost, and sends again what was
-// not confirmed. Commands that the server had carried out meet their own keys.
+// recovered reconnects after a lost connection and sends unconfirmed commands again. A command that
+// the server had already run then finds its own key.
 func (p *pipe) recovered(err error) error {
 	for try := 0; err != nil && try < 6 && lost(err); try++ {
 		if e := step.Ended(p.ctx); e != nil {
@@ -303,7 +304,7 @@ func (p *pipe) recovered(err error) error {
 	return err
 }
 
-// lost is a connection that broke, not an answer.
+// lost reports whether err is a broken connection rather than an answer.
 func lost(err error) bool {
 	var e *backup.Error
 	if errors.As(err, &e) {
@@ -313,8 +314,7 @@ func lost(err error) bool {
 		!errors.Is(err, errSet)
 }
 
-// ours finds out about keys that are there already: they are the set's, or
-// somebody else's.
+// ours checks existing keys. It returns an error for keys that somebody else has written.
 func (p *pipe) ours(db int, items []item) error {
 	if len(items) == 0 {
 		return nil
@@ -325,7 +325,7 @@ func (p *pipe) ours(db int, items []item) error {
 	}
 	for _, it := range items {
 		same, there := equal[it.name]
-		// An expiring key that has gone meanwhile is nobody's.
+		// An expiring key may have gone meanwhile.
 		if !same && (there || it.expire == 0) {
 			return fmt.Errorf("key %.80q: somebody wrote to the target meanwhile: %w", it.name,
 				backup.ErrNotEmpty)
@@ -334,8 +334,7 @@ func (p *pipe) ours(db int, items []item) error {
 	return nil
 }
 
-// compare says which items are on the server as they are in the set. It leaves out those that
-// are not there.
+// compare reports for each existing item whether the server's value equals the set's.
 func (p *pipe) compare(db int, items []item) (map[string]bool, error) {
 	keys := make([]rdb.Key, len(items))
 	for i, it := range items {
@@ -362,11 +361,11 @@ func (p *pipe) compare(db int, items []item) (map[string]bool, error) {
 	return equal, nil
 }
 
-// errSet is trouble with the set itself.
+// errSet is a failure to read the set itself.
 var errSet = errors.New("the set cannot be read")
 
-// close ends the connection. After an error it first reads what is outstanding,
-// so that the server is done with our commands before anything is taken back.
+// close ends the connection. After an error it first reads outstanding replies, so that the server
+// has finished our commands before an undo.
 func (p *pipe) close() {
 	if p.c == nil {
 		return

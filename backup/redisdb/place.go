@@ -19,31 +19,30 @@ import (
 
 var littleEndianMachine = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
-// placed is what the journal holds of one server. All names are plain, and lie
-// in Dir.
+// placed is the journal's entry for one server. All names are plain names in Dir.
 type placed struct {
 	Addr string      `json:"addr"`
 	File string      `json:"file"` // of the set
 	Dir  string      `json:"dir"`
-	UID  int         `json:"uid"` // who owns Dir
+	UID  int         `json:"uid"` // owner of Dir
 	GID  int         `json:"gid"`
 	Mode fs.FileMode `json:"mode"` // of the file
 	RDB  string      `json:"rdb"`  // dump.rdb
 	// append-only directory (7.0) or file (before); empty: off
 	AOF     string    `json:"aof,omitempty"`
-	Base    string    `json:"base,omitempty"` // how names in the directory begin
+	Base    string    `json:"base,omitempty"` // prefix of names in the directory
 	Multi   bool      `json:"multi,omitempty"`
-	Suffix  string    `json:"suffix"`            // of what is moved aside
-	Step    placeStep `json:"step,omitempty"`    // how far it came
-	Existed []string  `json:"existed,omitempty"` // from stepMoving on: names that were there
+	Suffix  string    `json:"suffix"`            // of renamed old files
+	Step    placeStep `json:"step,omitempty"`    // the last step that began
+	Existed []string  `json:"existed,omitempty"` // since stepMoving: names that existed
 }
 
-// placeStep is on disk before what it names begins.
+// placeStep is on disk before the step begins.
 type placeStep string
 
 const (
 	stepStopping placeStep = "stopping" // nothing is moved yet
-	stepMoving   placeStep = "moving"   // the server is down, and its files may be aside
+	stepMoving   placeStep = "moving"   // the server is down, and its files may be renamed
 	stepStarted  placeStep = "started"  // it runs with the set's data
 )
 
@@ -58,7 +57,7 @@ func (p *placed) names() []string {
 	return []string{p.RDB, p.AOF}
 }
 
-// check refuses a journal whose names lead elsewhere.
+// check refuses a journal with names outside of the data directory.
 func (p *placed) check() error {
 	for _, name := range append(p.names(), p.Base, p.Suffix) {
 		if name != "" && !plainName(name) {
@@ -70,7 +69,7 @@ func (p *placed) check() error {
 	}
 	d, err := openData(p.Dir)
 	if err == nil && d != p.data() {
-		err = fmt.Errorf("%s belongs to user %d, and to %d when the restore began", p.Dir, d.uid, p.UID)
+		err = fmt.Errorf("%s belongs to user %d, but belonged to %d when the restore began", p.Dir, d.uid, p.UID)
 	}
 	return err
 }
@@ -79,8 +78,8 @@ func plainName(s string) bool {
 	return s != "" && s != "." && s != ".." && !strings.ContainsAny(s, "/\x00\n")
 }
 
-// stage copies the set's file next to its place while the server runs: a full
-// disk is found before anything stops.
+// stage copies the set's file next to its place while the server runs, so that a full disk stops
+// the restore before any server is stopped.
 func (p *placed) stage(ctx context.Context, s *backup.Stored, size int64, count func(int64)) error {
 	src, err := s.Open(p.File)
 	if err != nil {
@@ -114,8 +113,8 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// existing lists what is there. The server is down: one with save points wrote
-// its file just now.
+// existing lists the server's files. The server is down, and may have written its file during the
+// stop.
 func (p *placed) existing() (names []string, err error) {
 	err = p.data().act(func(root *os.Root) error {
 		for _, name := range p.names() {
@@ -131,10 +130,9 @@ func (p *placed) existing() (names []string, err error) {
 	return names, err
 }
 
-// put moves aside what is there, and gives the staged file its names. With an
-// append-only file both names are there: which one the server reads depends on
-// the configuration file that it starts with, and CONFIG GET tells only that of
-// the moment.
+// put renames the old files and gives the staged file its names. With an append-only file it uses
+// both names, because the configuration file decides which one the server reads, and CONFIG GET
+// shows only the present setting.
 func (p *placed) put() error {
 	return p.data().act(func(root *os.Root) error {
 		for _, name := range p.Existed {
@@ -170,7 +168,7 @@ func (p *placed) put() error {
 	})
 }
 
-// putBack gives what was there its names again. It may run several times.
+// putBack gives the old files their names again. It may run several times.
 func (p *placed) putBack() error {
 	return p.data().act(func(root *os.Root) error {
 		for _, name := range p.names() {
@@ -187,7 +185,7 @@ func (p *placed) putBack() error {
 				existed = existed || e == name
 			}
 			if existed && !aside {
-				continue // it was not moved yet, or is back
+				continue // it was not renamed yet, or has its name again
 			}
 			if err := root.RemoveAll(name); err != nil {
 				return err
@@ -202,7 +200,7 @@ func (p *placed) putBack() error {
 	})
 }
 
-// clean removes the staged name, and with aside what was moved aside.
+// clean removes the staged file, and with aside the renamed old files too.
 func (p *placed) clean(aside bool) error {
 	return p.data().act(func(root *os.Root) error {
 		err := removed(root.Remove(p.staged()))
@@ -222,7 +220,7 @@ func removed(err error) error {
 	return err
 }
 
-// down stops the server and makes sure that it is gone.
+// down stops the server and checks that it has ended.
 func (n *node) down(ctx context.Context, stop func(context.Context) error) error {
 	if err := stop(ctx); err != nil {
 		return step.Fail("stop", n.object(), err)
@@ -233,7 +231,7 @@ func (n *node) down(ctx context.Context, stop func(context.Context) error) error
 		if err == nil {
 			c.close()
 		}
-		// Anything else may be a server that is alive, or ctx that has ended.
+		// Any other error may mean that the server is alive, or that ctx has ended.
 		if notListening(err) || time.Since(stopped) < patience {
 			return notListening(err), step.Ended(ctx)
 		}
@@ -255,7 +253,7 @@ func (n *node) up(ctx context.Context, start func(context.Context) error) error 
 		return step.Fail("start", n.object(), err)
 	}
 	var last error
-	// A server that cannot load its file exits, and nothing else tells.
+	// A server that cannot load its file exits, and only that shows the failure.
 	started := time.Now()
 	err := poll(ctx, func() (bool, error) {
 		var info serverInfo
@@ -280,11 +278,11 @@ func (n *node) up(ctx context.Context, start func(context.Context) error) error 
 	return nil
 }
 
-// patience is how long a server may be silent after its start (while it loads it
-// does answer), still be there after its stop, or be gone while it loads.
+// patience is how long a server may take to answer after its start, or to end after its stop. A
+// loading server does answer.
 var patience = 30 * time.Second
 
-// notListening says that there is no server: nothing has the port or the socket.
+// notListening reports whether err means that no process has the port or the socket.
 func notListening(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
 }

@@ -16,8 +16,8 @@ import (
 // snapshot asks for a full synchronisation and returns the file as a stream
 // that ends after its last byte.
 func (c *conn) snapshot() (file io.Reader, replID string, offset int64, err error) {
-	// rdb-only (7.0) makes the server close after the file. Older servers do
-	// not know it, and are left by closing.
+	// rdb-only (7.0) makes the server close the connection after the file. With older servers,
+	// the client closes it.
 	for _, args := range [][]string{{"REPLCONF", "capa", "eof", "capa", "psync2"}, {"REPLCONF",
 		"rdb-only", "1"}} {
 		if _, err := c.command(args...); err != nil && (denied(err) || !isReply(err)) {
@@ -58,9 +58,9 @@ func (c *conn) announced(s string) (io.Reader, error) {
 	return &sizedReader{r: c, left: size}, nil
 }
 
-// mayPSYNC asks without starting a transfer: the offset is not a number, which
-// servers refuse (7.0) after they checked the permission. Older servers may
-// begin to save; the connection is closed at once.
+// mayPSYNC checks the permission without a transfer. The offset is not a number, which servers
+// refuse (7.0) after they checked the permission. Older servers may begin to save, so the
+// connection is closed at once.
 func (n *node) mayPSYNC(ctx context.Context) error {
 	c, err := n.open(ctx, 0)
 	if err != nil {
@@ -90,7 +90,7 @@ func (n *node) psync(ctx context.Context, w *backup.Writer, out *Node) error {
 	}
 	out.ReplID, out.Offset = replID, offset
 	_, err = w.Create(ctx, out.File, nil, func(dst io.Writer) (err error) {
-		// A server sends small pieces; each would be a write and a note of progress.
+		// A server sends small pieces, each of which would be a write and a progress event.
 		pieces := bufio.NewWriterSize(dst, 256<<10)
 		out.RDB, err = rdb.Read(ctx, io.TeeReader(file, pieces), rdb.Visit{})
 		return ctxFirst(ctx, errors.Join(err, pieces.Flush()))
@@ -124,9 +124,8 @@ func (s *sizedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// markedReader is a snapshot that the server streams: it ends with a mark, and
-// nothing follows before we answer. So the end is known when the last bytes
-// received are the mark; that many are held back until then.
+// markedReader is a snapshot that the server streams. It ends with a mark, and nothing follows
+// before we answer. markedReader therefore keeps back as many bytes as the mark has.
 type markedReader struct {
 	r    io.Reader
 	mark string

@@ -31,7 +31,7 @@ func compareSample(ctx context.Context, nodes []*node, client redis.UniversalCli
 					return nil
 				}
 				lasting++
-				// Every key has the same chance, however many there are.
+				// Every key has the same chance, for any number of keys.
 				at := len(chosen)
 				if at == sample {
 					if at = int(rand.Int64N(lasting)); at >= sample {
@@ -54,21 +54,21 @@ func compareSample(ctx context.Context, nodes []*node, client redis.UniversalCli
 		if err != nil {
 			return err
 		}
-		if len(info) == 0 { // DBSIZE tells of one database alone
+		if len(info) == 0 { // DBSIZE counts only one database
 			return &backup.Error{Op: "count the keys of", Object: n.object(), Kind: backup.ErrNotAllowed,
-				Err:  errors.New("INFO is forbidden, and only it tells of every database"),
-				Next: "give the user +info, or compare all keys"}
+				Err:  errors.New("INFO is forbidden, and only INFO counts the keys of all databases"),
+				Next: "grant the user +info, or compare all keys"}
 		}
 		have += info.keys()
 	}
 	if have < lasting || have > all {
-		return fmt.Errorf("%w: it holds %d keys, the set %d of which %d expire soon", backup.ErrDiffers,
+		return fmt.Errorf("%w: it has %d keys, the set %d of which %d expire soon", backup.ErrDiffers,
 			have, all, all-lasting)
 	}
 	return compareKeys(ctx, nodes, chosen, cutoff)
 }
 
-// compareKeys compares the values of some keys, each on the node that has it.
+// compareKeys compares the values of some keys, each on its own node.
 func compareKeys(ctx context.Context, nodes []*node, chosen []rdb.Key, cutoff int64) error {
 	type place struct{ node, db int }
 	slots := slotOwners(nodes)
@@ -98,7 +98,7 @@ func compareKeys(ctx context.Context, nodes []*node, chosen []rdb.Key, cutoff in
 	return errors.Join(bad...)
 }
 
-// liveKey is a key as a server has it.
+// liveKey is the summary of a key on a server.
 type liveKey struct {
 	digest rdb.Digest
 	expire int64
@@ -112,7 +112,7 @@ func sameKey(k *rdb.Key, live liveKey) bool {
 	return k.Digest == live.digest && k.Expire == live.expire
 }
 
-// digests sums up keys of one database. Keys that are not there are left out.
+// digests sums up keys of one database. It leaves out keys that do not exist.
 func (n *node) digests(ctx context.Context, db int, keys []rdb.Key,
 	cutoff int64) (map[string]liveKey, error) {
 	c, err := n.open(ctx, db)

@@ -14,7 +14,7 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// save lets the server write its file and copies that.
+// save makes the server write its file and copies the file.
 func (n *node) save(ctx context.Context, w *backup.Writer, out *Node, r *Source) error {
 	object := "redis " + n.addr
 	path := r.Path
@@ -69,13 +69,13 @@ func (n *node) save(ctx context.Context, w *backup.Writer, out *Node, r *Source)
 		return &backup.Error{Op: "copy " + path + " of", Object: object,
 			Err: fmt.Errorf("the file is from %s, before the save at %s",
 				out.RDB.Created.Format(time.RFC3339), start.UTC().Format(time.RFC3339)),
-			Next: "the server writes to another file: correct the path"}
+			Next: "the server writes to another file: fix Source.Path"}
 	}
 	return nil
 }
 
-// saveNow runs SAVE over a connection of its own: the client library would
-// give up after its read timeout and send it again.
+// saveNow runs SAVE over a connection of its own, because the client library would repeat it after
+// its read time-out.
 func (n *node) saveNow(ctx context.Context) error {
 	object := "redis " + n.addr
 	for {
@@ -94,12 +94,12 @@ func (n *node) saveNow(ctx context.Context) error {
 			return nil
 		case busySaving(err):
 			continue // somebody else's save began in between
-		case err.Error() == "ERR": // all that 7.0 says when the disk is full
+		case err.Error() == "ERR": // the whole answer of 7.0 if the disk is full
 			err = errors.New("the server could not write its file")
 		}
 		e := serverError("run SAVE on", object, ctxFirst(ctx, err)).(*backup.Error)
 		if e.Next == "" {
-			e.Next = "its log says why"
+			e.Next = "read its log"
 		}
 		return e
 	}
@@ -109,22 +109,22 @@ func busySaving(err error) bool {
 	return isReply(err) && err.Error() == "ERR Background save already in progress"
 }
 
-// saveInBackground runs BGSAVE and finds out whether it worked: the reply says
-// "started" even when the child fails.
+// saveInBackground runs BGSAVE and checks the result, because the reply is "started" even if the
+// child fails.
 func (n *node) saveInBackground(ctx context.Context) error {
 	object := "redis " + n.addr
 	for {
 		if err := n.waitForChild(ctx); err != nil {
 			return err
 		}
-		// Only now: a server closes connections that are idle for its timeout.
+		// The connection is opened late, because a server closes idle connections.
 		conn, err := n.dial(ctx)
 		if err != nil {
 			return serverError("connect to", object, ctxFirst(ctx, err))
 		}
 		_, err = conn.command("BGSAVE")
 		conn.close()
-		// Both are somebody else's that began in between.
+		// In both cases somebody else's save began in between.
 		if busySaving(err) || (isReply(err) && strings.Contains(err.Error(), "child process") &&
 			strings.Contains(err.Error(), "BGSAVE")) {
 			continue
@@ -145,13 +145,13 @@ func (n *node) saveInBackground(ctx context.Context) error {
 		return &backup.Error{Op: "run BGSAVE on", Object: object,
 			Err:   fmt.Errorf("the server's saving process failed (rdb_last_bgsave_status:%s)", status),
 			Retry: true,
-			Next:  "its log says why: mostly a full disk or a directory that it may not write to"}
+			Next:  "read its log: usually the disk is full or the directory is not writable"}
 	}
 	return nil
 }
 
-// waitForChild returns once no save, no AOF rewrite and no module's child is
-// running: each of them keeps the others from starting.
+// waitForChild returns once no save, AOF rewrite or module's child is running, because each of them
+// prevents the others.
 func (n *node) waitForChild(ctx context.Context) error {
 	return poll(ctx, func() (bool, error) {
 		info, err := n.info(ctx)
@@ -160,9 +160,9 @@ func (n *node) waitForChild(ctx context.Context) error {
 		}
 		if info["rdb_bgsave_in_progress"] == "" {
 			return false, &backup.Error{Op: "watch the saving of", Object: "redis " + n.addr,
-				Err:  errors.New("INFO persistence is forbidden, and only it tells whether saving worked"),
+				Err:  errors.New("INFO persistence is forbidden, and only it shows whether saving worked"),
 				Kind: backup.ErrNotAllowed,
-				Next: "give the user +info, or set Source.Method to " + string(PSYNC)}
+				Next: "grant the user +info, or set Source.Method to " + string(PSYNC)}
 		}
 		return info["rdb_bgsave_in_progress"] == "0" && info["aof_rewrite_in_progress"] == "0" &&
 			info["module_fork_in_progress"] != "1", nil

@@ -18,13 +18,12 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// Scratch is a [backup.Prover] that restores into a server of its own: it starts
-// redis-server for each file on a socket in a temporary directory, lets it load
-// the file, compares every key with the set, and stops it. It touches nothing
-// else. The memory of the machine must hold the data of one file.
+// Scratch is a [backup.Prover] that loads each file into a temporary redis-server, which listens
+// only on a socket in a temporary directory. It compares every key with the set and stops the
+// server. The data of one file must fit into the machine's memory.
 type Scratch struct {
 	Component string // name in the set; empty: "redis"
-	Program   string // empty: "redis-server"; at least as new as the server that was backed up
+	Program   string // at least as new as the server that was backed up; empty: "redis-server"
 	Dir       string // for the temporary directory; empty: the system's
 }
 
@@ -33,7 +32,7 @@ func (r *Scratch) Name() string {
 	return named(r.Component)
 }
 
-// Prove loads and compares.
+// Prove loads each file into a temporary server and compares it with the set.
 func (r *Scratch) Prove(ctx context.Context, s *backup.Stored) error {
 	d, err := detailsOf(s)
 	if err != nil {
@@ -90,7 +89,7 @@ func (r *Scratch) load(ctx context.Context, s *backup.Stored, n Node, have *summ
 	err = scratchSum(ctx, &node{client: client, addr: socket}, exited, have)
 	_ = client.Close()
 	stop()
-	if errors.Is(err, errScratchGone) { // its exit has been received
+	if errors.Is(err, errScratchGone) { // its exit was received already
 		return fmt.Errorf("%w:\n%s", err, bytes.TrimSpace(log.Bytes()[max(0, log.Len()-2000):]))
 	}
 	<-exited

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// slotTable says which node has which slot of a cluster; nil: there is one node.
+// slotTable maps each slot of a cluster to its node. nil: there is only one node.
 type slotTable []uint16
 
-// slotOwners reads who has which slots.
+// slotOwners returns the owners of all slots.
 func slotOwners(nodes []*node) slotTable {
 	if len(nodes) == 1 && nodes[0].slots == "" {
 		return nil
@@ -35,8 +35,8 @@ func (t slotTable) of(key []byte) int {
 	return int(t[slotOf(key)])
 }
 
-// slotOf is the slot of a key (cluster specification): the CRC-16 (XMODEM) of
-// the key, or of the part in its first braces where that is not empty.
+// slotOf returns the slot of a key (cluster specification): the CRC-16 (XMODEM) of the key, or of
+// the text in its first braces if that is not empty.
 func slotOf(key []byte) int {
 	if i := bytes.IndexByte(key, '{'); i >= 0 {
 		if j := bytes.IndexByte(key[i+1:], '}'); j > 0 {

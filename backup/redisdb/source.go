@@ -19,79 +19,76 @@ import (
 // Kind is the kind of the components that [Source] writes.
 const Kind = "redis"
 
-// Method is how the data is read.
+// Method is a way to read the data.
 type Method string
 
-// The methods. Each writes files that every server of the same version or a
-// newer one loads.
+// The methods. Servers of the same or a newer version can load their files.
 const (
-	// PSYNC asks for a snapshot over the network, as a replica would. The user
-	// needs +psync and +replconf alone, and no file access. A server with
-	// repl-diskless-sync yes waits repl-diskless-sync-delay (5 s by default)
-	// first. A slow reader is cut off by client-output-buffer-limit replica.
+	// PSYNC requests a snapshot over the network, as a replica does. The user needs only +psync
+	// and +replconf, and no file access. A server with repl-diskless-sync yes first waits
+	// repl-diskless-sync-delay (5 s by default). client-output-buffer-limit replica cuts off a
+	// slow reader.
 	PSYNC Method = "psync"
-	// BGSAVE lets the server save in the background and copies its file.
+	// BGSAVE makes the server save in the background and copies its file.
 	BGSAVE Method = "bgsave"
-	// SAVE is the procedure's SAVE: it blocks all clients of the server until
+	// SAVE is the method of the documented procedure. It blocks all clients of the server until
 	// the file is written.
 	SAVE Method = "save"
-	// DUMP reads key by key, for managed services that allow nothing else.
-	// There is no single moment that the result belongs to. The memory needed is
-	// that of the largest value and about 80 bytes for each key.
+	// DUMP reads key by key, for managed services that allow nothing else. The keys do not
+	// belong to a single moment. It needs memory for the largest value, and about 80 bytes for
+	// each key.
 	DUMP Method = "dump"
 )
 
 // Methods returns all methods, the default first.
 func Methods() []Method { return []Method{PSYNC, BGSAVE, SAVE, DUMP} }
 
-// Source backs up every key, with its remaining time to live as a point in
-// time, and function libraries. Keys that expire between backup and restore do
-// not come back. ACL users, configuration and modules are not part of Redis'
-// snapshots: add their files with package hostfiles.
+// Source is a [backup.Source] for all keys, with their expiry as a point in time, and function
+// libraries. Keys that expire between backup and restore are not restored. ACL users, configuration
+// and modules are not part of Redis' snapshots. Add their files with package hostfiles. As a
+// [backup.Prover], a Source compares the live data with a set.
 //
-// Client decides the topology: redis.NewClient for one server,
-// redis.NewFailoverClient for the master that Sentinel names,
-// redis.NewClusterClient for every master of a cluster. Its TLS and user apply
-// to everything. It stays the caller's to close. A Source is a [backup.Source],
-// and a [backup.Prover] that compares the live data with a set.
+// Client decides the topology: redis.NewClient for one server, redis.NewFailoverClient for the
+// master that Sentinel names, redis.NewClusterClient for every master of a cluster. Its TLS
+// configuration and user apply to all connections. The caller closes it.
 type Source struct {
 	Client    redis.UniversalClient
 	Component string // name in the set; empty: "redis"
 	Method    Method // empty: PSYNC
-	// also read a replica that has lost its master (not with PSYNC, which the server refuses)
+	// read a replica that has lost its master too; the server refuses this with PSYNC
 	AllowStale bool
-	Path       string // BGSAVE, SAVE: the server's RDB file, if CONFIG GET is not allowed
+	Path       string // for BGSAVE and SAVE: the server's RDB file, if CONFIG GET is not allowed
 	Sample     int    // Prove: compare so many keys, chosen at random, instead of all
 
-	// Commands holds the names of commands that the server has renamed
-	// (rename-command): {"PSYNC": "psync-4711"}. CLUSTER cannot be renamed.
+	// Commands maps commands to the names that the server has given them (rename-command), such
+	// as {"PSYNC": "psync-4711"}. CLUSTER must keep its name.
 	Commands map[string]string
 
-	// Open reads the server's RDB file for BGSAVE and SAVE; addr says on which
-	// node. nil: a file of this machine.
+	// Open opens the RDB file of the node addr, for BGSAVE and SAVE. Nil: a file on this
+	// machine.
 	Open func(ctx context.Context, addr, path string) (io.ReadCloser, error)
 }
 
-// Details is what a component's details hold.
+// Details are the details of a component of kind [Kind].
 type Details struct {
 	Nodes []Node `json:"nodes"`
 }
 
-// Node is one server's part.
+// Node is the part of one server.
 type Node struct {
 	File    string   `json:"file"` // in the component's directory
 	Addr    string   `json:"addr"`
 	ID      string   `json:"id,omitempty"`    // in the cluster
 	Slots   string   `json:"slots,omitempty"` // of the cluster: "0-5460,6000"
 	Role    string   `json:"role,omitempty"`
-	ReplID  string   `json:"repl_id,omitempty"` // replication history and
-	Offset  int64    `json:"offset,omitempty"`  // place in it, of a PSYNC snapshot
-	Memory  int64    `json:"memory,omitempty"`  // bytes that the data took in the server; 0: unknown
-	Modules []string `json:"modules,omitempty"` // that the server had loaded
+	ReplID  string   `json:"repl_id,omitempty"` // replication history of a PSYNC snapshot
+	Offset  int64    `json:"offset,omitempty"`  // its place in that history
+	Memory  int64    `json:"memory,omitempty"`  // bytes of the data in the server's memory; 0: unknown
+	Modules []string `json:"modules,omitempty"` // modules that the server had loaded
 	RDB     RDBInfo  `json:"rdb"`
 }
 
-// RDBInfo is what reading a file of the set from end to end tells of it.
+// RDBInfo describes a file of the set, as found by reading all of it.
 type RDBInfo = rdb.Info
 
 func init() { backup.RegisterKind(Kind, checkStructure) }
@@ -115,7 +112,7 @@ func (r *Source) method() Method {
 
 func (r *Source) check() error {
 	if r.Client == nil {
-		return errors.New("no client given")
+		return errors.New("Client is nil")
 	}
 	if !slices.Contains(Methods(), r.method()) {
 		return fmt.Errorf("unknown method %q (want %s, %s, %s or %s)", r.Method, PSYNC, BGSAVE, SAVE,
@@ -124,8 +121,8 @@ func (r *Source) check() error {
 	return nil
 }
 
-// Plan connects to every node, refuses those that cannot give a good copy, and
-// estimates the size from their memory.
+// Plan connects to every node and refuses one that cannot give a good copy. It estimates the size
+// from the nodes' memory.
 func (r *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	if err := r.check(); err != nil {
 		return backup.Estimate{}, err
@@ -161,8 +158,8 @@ func (r *Source) checkState(n *node, info serverInfo) error {
 	case info["loading"] == "1" || info["async_loading"] == "1":
 		return refuse(true, "the server is loading its data", "wait until INFO says loading:0")
 	case stale && r.method() == PSYNC:
-		return refuse(true, "it is a replica whose link to its master is down, and a server in that "+
-			"state gives no PSYNC snapshot",
+		return refuse(true, "it is a replica whose link to its master is down, and such a server "+
+			"gives no PSYNC snapshot",
 			"back up the master, or use another method with AllowStale")
 	case stale && !r.AllowStale:
 		return refuse(true, "it is a replica whose link to its master is down, so its data is old",
@@ -272,7 +269,7 @@ func nodeWarnings(n *node, info serverInfo, out Node, m Method) (warnings []stri
 		warn("SAVE blocked all clients of the server while it ran")
 	}
 	if types := moduleTypes(out.RDB); len(types) > 0 {
-		warn("the data holds types of modules, which the target needs too: %s", strings.Join(types, ", "))
+		warn("the data has types of modules, which the target needs too: %s", strings.Join(types, ", "))
 	}
 	if out.RDB.Empty > 0 {
 		warn("%d keys are collections without elements, which servers do not load", out.RDB.Empty)
@@ -280,8 +277,7 @@ func nodeWarnings(n *node, info serverInfo, out Node, m Method) (warnings []stri
 	return warnings
 }
 
-// plaintext tells of data and a password that cross a network unencrypted; empty:
-// they do not.
+// plaintext returns a warning if data and password cross a network unencrypted, or "".
 func (n *node) plaintext() string {
 	o := n.client.Options()
 	if o.TLSConfig != nil || o.Network == "unix" || loopback(n.addr) {
@@ -291,8 +287,8 @@ func (n *node) plaintext() string {
 		"the network; use rediss://"
 }
 
-// checkStructure is LevelStructure: every file can be read from the first byte
-// to its checksum, and holds what the manifest says.
+// checkStructure is the check of LevelStructure: every file can be read up to its checksum and
+// matches the manifest.
 func checkStructure(ctx context.Context, s *backup.Stored) error {
 	d, err := detailsOf(s)
 	if err != nil {
@@ -306,18 +302,18 @@ func checkStructure(ctx context.Context, s *backup.Stored) error {
 		if err != nil {
 			return err
 		}
-		// A file that the program of its time could not walk has no counts.
+		// A file that an older program could not read has no counts.
 		counted := n.RDB.NotWalked == "" && info.NotWalked == ""
 		if info.Size != n.RDB.Size || info.Version != n.RDB.Version || counted &&
 			(info.Keys != n.RDB.Keys || info.Functions != n.RDB.Functions) {
-			return fmt.Errorf("%s: it holds %d keys in %d bytes, the manifest says %d in %d", n.File,
+			return fmt.Errorf("%s: it has %d keys in %d bytes, the manifest says %d in %d", n.File,
 				info.Keys, info.Size, n.RDB.Keys, n.RDB.Size)
 		}
 	}
 	return nil
 }
 
-// detailsOf reads the details of a component; there is at least one node.
+// detailsOf reads the details of a component, which has at least one node.
 func detailsOf(s *backup.Stored) (Details, error) {
 	var d Details
 	if err := s.DecodeDetails(&d); err != nil {

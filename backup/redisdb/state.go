@@ -20,55 +20,54 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// phase is how far a restore came. It is on disk before the step that it names
-// begins.
+// phase is the phase of a restore. It is on disk before the phase begins.
 type phase string
 
 const (
-	// a copy of what is there is being taken, or the file is being copied; nothing has changed
+	// the old data is being saved, or the new file is being copied; nothing has changed
 	phaseSaving   phase = "saving"
-	phaseEmptying phase = "emptying" // what is there is being removed
+	phaseEmptying phase = "emptying" // the old data is being removed
 	phaseWriting  phase = "writing"  // the set's keys are being written
 	phasePlacing  phase = "placing"  // servers are being stopped, and files moved
-	phaseRestored phase = "restored" // done, neither accepted nor undone
-	phaseUndoing  phase = "undoing"  // what was there is being put back
-	phaseAccepted phase = "accepted" // what was moved aside is being removed
+	phaseRestored phase = "restored" // done, but neither accepted nor undone
+	phaseUndoing  phase = "undoing"  // the old data is being restored
+	phaseAccepted phase = "accepted" // the replaced files are being removed
 )
 
-// journal is what a later process must know of a restore.
+// journal tells a later process about a restore.
 type journal struct {
 	Schema    int       `json:"schema"`
 	Kind      string    `json:"kind"` // "live" or "offline"
 	Component string    `json:"component"`
 	Set       string    `json:"set"`     // digest of the component's files
-	SetDir    string    `json:"set_dir"` // where it was, for messages
+	SetDir    string    `json:"set_dir"` // its directory, for messages
 	Target    string    `json:"target"`
-	TargetIDs []string  `json:"target_ids,omitempty"` // what tells it after a failover
+	TargetIDs []string  `json:"target_ids,omitempty"` // identify the target after a failover
 	Phase     phase     `json:"phase"`
 	Started   time.Time `json:"started"`
-	// the set of what was there; empty: the target was empty
+	// the set of the old data; empty: the target was empty
 	Rescue string `json:"rescue,omitempty"`
 	// keys from the beginning of the set that the server has confirmed
 	Acked   int64     `json:"acked,omitempty"`
-	Sent    int64     `json:"sent,omitempty"`    // keys that it may have got; 0: unknown
+	Sent    int64     `json:"sent,omitempty"`    // keys that the server may have got; 0: unknown
 	Servers []*placed `json:"servers,omitempty"` // offline
 }
 
 const journalSchema = 1
 
-// stateDir is the operator's directory for journals and rescue sets.
+// stateDir is the directory for journals and rescue sets.
 type stateDir struct {
 	dir  string
 	path string // of the journal
 	lock *os.File
 }
 
-// openState checks the directory. With create it is made if it is missing, and
-// locked until close: one restore of a component at a time.
+// openState checks the directory. With create, it makes a missing directory and locks it until
+// close, so that there is only one restore of a component at a time.
 func openState(dir, component string, create bool) (*stateDir, error) {
 	if dir == "" {
-		return nil, errors.New("no StateDir given: it holds the journal of the restore and the set of " +
-			"what is replaced")
+		return nil, errors.New("StateDir is empty; set it to a directory for the journal and the set of " +
+			"the replaced data")
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -86,7 +85,7 @@ func openState(dir, component string, create bool) (*stateDir, error) {
 	}
 	if err := checkPrivate(abs, false); err != nil {
 		return nil, &backup.Error{Op: "open", Object: dir, Err: err,
-			Next: "choose a directory that only you and root can write to"}
+			Next: "use a directory that only you and root can write to"}
 	}
 	if !create {
 		return s, nil
@@ -113,8 +112,8 @@ func (s *stateDir) close() {
 	}
 }
 
-// checkPrivate refuses a directory that others could write to, or swap. below says that a
-// directory will be made in it, which is checked again then.
+// checkPrivate refuses a directory that others could write to or exchange. below is set if a
+// directory will be made in it, which is then checked again.
 func checkPrivate(dir string, below bool) error {
 	real, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -135,7 +134,7 @@ func checkPrivate(dir string, below bool) error {
 		// A sticky directory lets others add names, but not change ours.
 		others := info.Mode().Perm()&0o022 != 0 && (info.Mode()&fs.ModeSticky == 0 || p == real && !below)
 		if (st.Uid != 0 && int(st.Uid) != os.Geteuid()) || others {
-			return fmt.Errorf("%s belongs to user %d with mode %v: others could change what lies there", p,
+			return fmt.Errorf("%s belongs to user %d with mode %v: others could change its files", p,
 				st.Uid, info.Mode().Perm())
 		}
 		if p == filepath.Dir(p) {
@@ -144,7 +143,7 @@ func checkPrivate(dir string, below bool) error {
 	}
 }
 
-// load reads the journal; nil where there is none.
+// load reads the journal, or returns nil if there is none.
 func (s *stateDir) load() (*journal, error) {
 	f, err := step.OpenRegular(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -199,7 +198,7 @@ func (s *stateDir) remove() error {
 	return atomicfile.SyncDir(s.dir)
 }
 
-// identity tells sets apart by the digests of a component's files.
+// identity identifies a set by the digests of a component's files.
 func identity(s *backup.Stored) string {
 	h := sha256.New()
 	for _, f := range s.Files {
@@ -214,8 +213,8 @@ func newJournal(kind, component, target string, s *backup.Stored) *journal {
 		Target: target, Phase: phaseSaving, Started: time.Now().UTC()}
 }
 
-// fits refuses a journal of another set, target or kind of restore. A target that shares an id
-// is the same after a failover.
+// fits refuses a journal of another set, target or kind of restore. Targets with a common ID are
+// the same one after a failover.
 func (j *journal) fits(kind, target string, ids []string, s *backup.Stored) error {
 	same := j.Target == target || slices.ContainsFunc(ids, func(id string) bool {
 		return slices.Contains(j.TargetIDs, id)
@@ -224,7 +223,7 @@ func (j *journal) fits(kind, target string, ids []string, s *backup.Stored) erro
 		return nil
 	}
 	return j.unfinished(fmt.Sprintf("it restored the set %s into %s (%s)", j.SetDir, j.Target, j.Kind),
-		"finish it by restoring that set again, or call Undo or Accept with that set and that target")
+		"restore that set again to finish it, or call Undo or Accept with that set and that target")
 }
 
 func (j *journal) unfinished(what, next string) error {
@@ -233,23 +232,23 @@ func (j *journal) unfinished(what, next string) error {
 			j.Phase, j.state(), what), Next: next}
 }
 
-// state says what the servers hold.
+// state describes the data of the servers.
 func (j *journal) state() string {
 	was := "the server was empty before"
 	if j.Rescue != "" {
-		was = "what it held is in the set " + j.Rescue
+		was = "its previous data is in the set " + j.Rescue
 	}
 	switch j.Phase {
 	case phaseSaving:
 		return "nothing has changed yet"
 	case phaseEmptying:
-		return "the server holds all, some or none of what it held; " + was
+		return "the server has all, some or none of its previous data; " + was
 	case phaseWriting:
-		return fmt.Sprintf("the server holds at least %d keys of the set; %s", j.Acked, was)
+		return fmt.Sprintf("the server has at least %d keys of the set; %s", j.Acked, was)
 	case phasePlacing:
-		return "servers may be stopped, and what they had may be next to its place under another name"
+		return "servers may be stopped, and their previous files may have other names in the same directory"
 	case phaseRestored:
 		return "the set is in place, neither accepted nor undone; " + was
 	}
-	return "what was there is being put back; " + was
+	return "the previous data is being restored; " + was
 }

@@ -13,7 +13,7 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// checkState refuses a server that must not or cannot take the data.
+// checkState refuses a server that cannot or must not take the data.
 func checkState(ctx context.Context, n *node, info serverInfo, version int) error {
 	switch {
 	case info["loading"] == "1" || info["async_loading"] == "1":
@@ -38,14 +38,14 @@ func checkState(ctx context.Context, n *node, info serverInfo, version int) erro
 	return nil
 }
 
-// checkEmpty refuses a server that holds keys or functions.
+// checkEmpty refuses a server that has keys or functions.
 func checkEmpty(n *node, keys int64, functions bool) error {
-	next := "allow replacement (Replace, -replace) if what it holds may go"
+	next := "allow replacement (Replace, -replace) if its data may be lost"
 	if keys > 0 {
-		return refuse(n, backup.ErrNotEmpty, next, "it holds %d keys", keys)
+		return refuse(n, backup.ErrNotEmpty, next, "it has %d keys", keys)
 	}
 	if functions {
-		return refuse(n, backup.ErrNotEmpty, next, "it holds function libraries")
+		return refuse(n, backup.ErrNotEmpty, next, "it has function libraries")
 	}
 	return nil
 }
@@ -62,8 +62,8 @@ func (n *node) countKeys(ctx context.Context, info serverInfo) (int64, error) {
 	return keys, nil
 }
 
-// checkDatabases selects the highest database of the set: a server that loads a
-// file with more databases than it has exits (Redis 7.0).
+// checkDatabases selects the highest database of the set, because a server exits when it loads a
+// file with too many databases (Redis 7.0).
 func checkDatabases(ctx context.Context, n *node, d Details) error {
 	highest := 0
 	for _, from := range d.Nodes {
@@ -76,7 +76,7 @@ func checkDatabases(ctx context.Context, n *node, d Details) error {
 	}
 	if n.id != "" {
 		return refuse(n, ErrCannotHold, "restore into a server that is not part of a cluster",
-			"the set holds keys in database %d, and a cluster has only database 0", highest)
+			"the set has keys in database %d, but a cluster has only database 0", highest)
 	}
 	c, err := n.open(ctx, 0)
 	if err != nil {
@@ -90,13 +90,13 @@ func checkDatabases(ctx context.Context, n *node, d Details) error {
 	case isReply(err) && !denied(err):
 		return refuse(n, ErrCannotHold, "raise its setting databases to "+strconv.Itoa(highest+1)+
 			" or more",
-			"the set holds keys in database %d: %w", highest, err)
+			"the set has keys in database %d: %w", highest, err)
 	}
 	return serverError("restore", n.object(), ctxFirst(ctx, err))
 }
 
-// moduleOf says which module brings a type of the modules that Redis Ltd.
-// publishes; names as MODULE LIST has them, in lower case.
+// moduleOf maps the types of the modules that Redis Ltd. publishes to the modules' names, as in
+// MODULE LIST but in lower case.
 var moduleOf = map[string][]string{
 	"ReJSON-RL": {"rejson"}, "MBbloom--": {"bf"}, "MBbloomCF": {"bf"}, "CMSk-TYPE": {"bf"},
 	"TopK-TYPE": {"bf"}, "TDIS-TYPE": {"bf"},
@@ -118,8 +118,8 @@ func moduleTypes(info RDBInfo) []string {
 	return slices.Sorted(maps.Keys(types))
 }
 
-// checkModules refuses a server without the modules of the set's data: it exits
-// while it loads such a file, and refuses RESTORE (Redis 7.0).
+// checkModules refuses a server without the modules of the set's data. It would exit while it loads
+// such a file, and refuse RESTORE (Redis 7.0).
 func checkModules(ctx context.Context, n *node, info serverInfo, d Details) error {
 	var types []string
 	had := map[string]bool{}
@@ -134,8 +134,8 @@ func checkModules(ctx context.Context, n *node, info serverInfo, d Details) erro
 	}
 	loaded, told := n.modules(ctx, info)
 	if !told {
-		return refuse(n, backup.ErrNotAllowed, "give the user +module|list or +info",
-			"the set holds data of modules (%s), and the server does not tell which it has loaded",
+		return refuse(n, backup.ErrNotAllowed, "grant the user +module|list or +info",
+			"the set has data of modules (%s), but the user may not list the server's modules",
 			strings.Join(types, ", "))
 	}
 	for _, t := range types {
@@ -143,27 +143,28 @@ func checkModules(ctx context.Context, n *node, info serverInfo, d Details) erro
 		if known := moduleOf[t]; known != nil {
 			ok = slices.ContainsFunc(known, func(name string) bool { return loaded[name] })
 		} else {
-			// A type of somebody's own: every module that its server had must be here.
+			// The type is of an unknown module, so every module of the old server must
+			// be loaded.
 			ok = len(had) > 0
 			for name := range had {
 				ok = ok && loaded[name]
 			}
 		}
 		if !ok {
-			return refuse(n, ErrCannotHold, "load the module that the data was written by",
-				"the set holds data of the module type %q, and the server lacks its module (it has: %s)",
+			return refuse(n, ErrCannotHold, "load the module that wrote the data",
+				"the set has data of the module type %q, but the server lacks its module (it has: %s)",
 				t, strings.Join(slices.Sorted(maps.Keys(loaded)), ", "))
 		}
 	}
 	return nil
 }
 
-// checkMemory refuses servers whose maxmemory is too small: depending on their
-// policy they would evict what is restored, or refuse it half way.
+// checkMemory refuses servers whose maxmemory is too small. Depending on their policy they would
+// evict restored keys, or refuse keys half-way.
 func checkMemory(nodes []*node, infos []serverInfo, d Details) error {
 	var need, room int64
 	for _, from := range d.Nodes {
-		// What it took in the server it came from. Without compression the file is about
+		// The need is the memory in the old server. Without compression the file is about
 		// half of that, and never much more.
 		need += max(from.Memory, from.RDB.Size+from.RDB.Expands)
 	}
@@ -172,18 +173,18 @@ func checkMemory(nodes []*node, infos []serverInfo, d Details) error {
 		if limit == 0 {
 			return nil // no limit, or unknown
 		}
-		// What an empty server takes counts as well.
+		// The memory of an empty server counts too.
 		room += limit - max(0, info.int("used_memory")-info.int("used_memory_dataset"))
 	}
 	if need > room {
 		return refuse(nodes[0], ErrCannotHold, "raise maxmemory",
-			"maxmemory leaves %d bytes for data, and the set needs about %d", room, need)
+			"maxmemory leaves %d bytes for data, but the set needs about %d", room, need)
 	}
 	return nil
 }
 
-// evicted refuses servers that have removed keys to make room since Plan looked: what a set
-// takes in memory depends on their settings, so the estimate can be wrong.
+// evicted refuses servers that have evicted keys since Plan. The needed memory depends on their
+// settings, so the estimate can be wrong.
 func (t *target) evicted(ctx context.Context) error {
 	for i, n := range t.topo.nodes {
 		info, err := n.info(ctx)
@@ -192,21 +193,21 @@ func (t *target) evicted(ctx context.Context) error {
 		}
 		if gone := info.int("evicted_keys") - t.infos[i].int("evicted_keys"); gone > 0 {
 			return &backup.Error{Op: "write to", Object: t.topo.origin(), Kind: ErrCannotHold,
-				Err:  fmt.Errorf("it evicted %d keys to make room while the set was written", gone),
+				Err:  fmt.Errorf("it evicted %d keys while the set was written", gone),
 				Next: "raise maxmemory"}
 		}
 	}
 	return nil
 }
 
-// checkLargest refuses a server that takes no command as large as the set's largest
-// value: it would close the connection in the middle (Redis 7.0).
+// checkLargest refuses a server whose limit is below the set's largest value. It would close the
+// connection in the middle of the command (Redis 7.0).
 func checkLargest(ctx context.Context, n *node, d Details) error {
 	var largest int64
 	for _, from := range d.Nodes {
 		largest = max(largest, from.RDB.Largest)
 	}
-	if largest == 0 { // the set was taken before this was noted
+	if largest == 0 { // an older set does not have it
 		return nil
 	}
 	largest += 1 + rdb.Footer
@@ -218,7 +219,7 @@ func checkLargest(ctx context.Context, n *node, d Details) error {
 		limit, err := strconv.ParseInt(value, 10, 64)
 		if told && err == nil && largest > limit {
 			return refuse(n, ErrCannotHold, "raise "+name+", or use Offline",
-				"the set's largest value takes %d bytes, and its setting %s is %d", largest, name, limit)
+				"the set's largest value has %d bytes, but its setting %s is %d", largest, name, limit)
 		}
 	}
 	return nil

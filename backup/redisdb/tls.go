@@ -8,15 +8,15 @@ import (
 	"os"
 )
 
-// ReadTLS reads what [NewClient] needs for TLS from PEM files: the authority that signed the
-// server's certificate, empty for those of the system, and the client's own certificate and key,
-// empty for none. It returns nil if all three are empty.
+// ReadTLS reads the TLS configuration for [NewClient] from PEM files. ca has the CA certificate of
+// the server. If it is empty, the system's are used. cert and key are the client's own, or empty.
+// If all three are empty, ReadTLS returns nil.
 func ReadTLS(ca, cert, key string) (*tls.Config, error) {
 	if ca == "" && cert == "" && key == "" {
 		return nil, nil
 	}
 	if (cert == "") != (key == "") {
-		return nil, errors.New("a certificate and its key go together: give both")
+		return nil, errors.New("want both a certificate and its key")
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
@@ -26,7 +26,7 @@ func ReadTLS(ca, cert, key string) (*tls.Config, error) {
 		}
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("%s holds no certificate in PEM form", ca)
+			return nil, fmt.Errorf("%s has no certificate in PEM form", ca)
 		}
 	}
 	if cert != "" {

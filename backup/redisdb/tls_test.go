@@ -19,7 +19,7 @@ func TestReadTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ ca, cert, key, want string }{
-		{text, "", "", text + " holds no certificate in PEM form"},
+		{text, "", "", text + " has no certificate in PEM form"},
 		{text + ".none", "", "", "no such file"},
 		{"", text, "", "give both"},
 		{"", "", text, "give both"},

@@ -14,13 +14,13 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// topology is what a client leads to.
+// topology is the set of servers behind a client.
 type topology struct {
 	kind  string
 	nodes []*node
-	owner string // of a cluster: who has which slots
-	// what stays after a failover: replication histories of a master that Sentinel names, or
-	// ids of a cluster's nodes
+	owner string // the owners of a cluster's slots
+	// stay the same after a failover: replication histories of a master that Sentinel names, or
+	// IDs of a cluster's nodes
 	ids []string
 }
 
@@ -30,7 +30,7 @@ type node struct {
 	addr   string
 	id     string
 	slots  string
-	names  map[string]string // commands that the server has under another name
+	names  map[string]string // the server's names of renamed commands
 }
 
 func (n *node) object() string { return "redis " + n.addr }
@@ -49,8 +49,7 @@ func (t *topology) origin() string {
 	return "redis " + strings.Join(addrs, ",")
 }
 
-// topologyOf connects and finds the nodes. names are commands that the servers
-// have under another name.
+// topologyOf connects and finds the nodes. names are the servers' names of renamed commands.
 func topologyOf(ctx context.Context, c redis.UniversalClient,
 	names map[string]string) (*topology, error) {
 	switch c := c.(type) {
@@ -67,7 +66,7 @@ func singleTopology(ctx context.Context, c *redis.Client,
 	names map[string]string) (*topology, error) {
 	t := &topology{kind: "standalone"}
 	n := &node{client: c, addr: c.Options().Addr, names: names}
-	// What NewFailoverClient (9.23) has in place of an address.
+	// NewFailoverClient (9.23) has this instead of an address.
 	if n.addr == "FailoverClient" {
 		t.kind = "sentinel"
 		conn, err := n.dial(ctx)
@@ -97,8 +96,8 @@ func singleTopology(ctx context.Context, c *redis.Client,
 	return t, nil
 }
 
-// stillMaster makes sure that Sentinel has not named another master since: what this one
-// was given would be lost.
+// stillMaster checks that Sentinel has not named another master since, because keys of the old one
+// would be lost.
 func (t *topology) stillMaster(ctx context.Context, c redis.UniversalClient) error {
 	if t.kind != "sentinel" {
 		return nil
@@ -148,7 +147,7 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient,
 		return nil, fmt.Errorf("read the topology of redis cluster: no node serves slot %d; repair the "+
 			"cluster first", next)
 	}
-	// The client may know a node by another address than the cluster does.
+	// The client and the cluster may have different addresses for a node.
 	var mu sync.Mutex
 	moving := false
 	err = c.ForEachMaster(ctx, func(ctx context.Context, m *redis.Client) error {
@@ -168,7 +167,7 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient,
 				t.ids = append(t.ids, id)
 			}
 		}
-		// How a node marks slots that it is giving away or taking over.
+		// These marks are on slots that a node is giving away or taking over.
 		moving = moving || strings.Contains(known, "->-") || strings.Contains(known, "-<-")
 		return err
 	})
@@ -192,8 +191,8 @@ func clusterTopology(ctx context.Context, c *redis.ClusterClient,
 
 const slotCount = 16384
 
-// unchanged makes sure that no slot moved while the nodes were read: its keys
-// would be in two files or in none.
+// unchanged checks that no slot moved while the nodes were read, because its keys would be in two
+// files or in none.
 func (t *topology) unchanged(ctx context.Context, c redis.UniversalClient) error {
 	cluster, ok := c.(*redis.ClusterClient)
 	if !ok {

@@ -13,8 +13,8 @@ import (
 	"example.com/tykupgrade/backup"
 )
 
-// NewClient makes a client from a URI, which may come from the environment or a
-// file. No error repeats any of it, and nothing is connected yet:
+// NewClient returns a client for a URI. It opens no connection, and its errors contain no part of
+// the URI. The forms of a URI are
 //
 //	redis://user:password@host:6379/0                     one server, as redis-cli -u takes it
 //	redis+cluster://user:password@node1:6379,node2:6379   a cluster
@@ -25,19 +25,18 @@ import (
 //	redis://s1:26379/0?master_name=mymaster               the same, as go-redis takes it
 //	unix:///run/redis/redis.sock?db=0                     one server's socket
 //
-// rediss:// (rediss+cluster, rediss+sentinel, rediss-sentinel) is TLS, with t if
-// it is not nil; t together with a scheme without TLS is refused. The other
-// options of go-redis' URLs work, and these for user and password:
+// rediss:// (rediss+cluster, rediss+sentinel, rediss-sentinel) uses TLS, with t unless it is nil. A
+// t with a scheme without TLS is an error. The options of go-redis' URLs are accepted, and these
+// for user and password:
 //
-//   - username=, password=: of the servers that hold data
+//   - username=, password=: of the data servers
 //   - sentinel_username=, sentinel_password=: of the Sentinels; without them the
 //     Sentinels are asked without a login
 //
-// The user and password before the @ are those of the servers that hold data.
+// The user and password before the @ are those of the data servers.
 //
-// Encode special characters of a password: %40 for @, %3A for :, %2F for /, %3F
-// for ?, %23 for #, %25 for %. A password that stands there as it is works where
-// it cannot be mistaken for something else.
+// Encode special characters of a password: %40 for @, %3A for :, %2F for /, %3F for ?, %23 for #,
+// %25 for %. An unencoded password is accepted if it is unambiguous.
 func NewClient(uri string, t *tls.Config) (redis.UniversalClient, error) {
 	p, err := parseURI(strings.TrimSpace(uri))
 	if err == nil && t != nil && !p.tls {
@@ -55,7 +54,7 @@ func NewClient(uri string, t *tls.Config) (redis.UniversalClient, error) {
 	return c, nil
 }
 
-// uriParts is a URI that was taken apart.
+// uriParts has the parts of a URI.
 type uriParts struct {
 	mode       string // "", "cluster", "sentinel", "unix"
 	tls        bool
@@ -66,14 +65,14 @@ type uriParts struct {
 	query      url.Values
 }
 
-// Reasons that repeat nothing of the URI.
+// Errors that contain no part of the URI.
 var (
-	errURIForm   = errors.New("it is not of a known form")
+	errURIForm   = errors.New("unknown form")
 	errURIScheme = errors.New("unknown scheme (want redis, rediss, redis+cluster, " +
 		"redis+sentinel or unix)")
-	errURIHost   = errors.New("it names no host, or one with a port that is not a number")
-	errURIMaster = errors.New("it names no master for Sentinel")
-	errURIOption = errors.New("it has an option that is unknown or has a wrong value")
+	errURIHost   = errors.New("it has no host, or a port that is not a number")
+	errURIMaster = errors.New("it has no name of a master for Sentinel")
+	errURIOption = errors.New("it has an unknown option or an option with an invalid value")
 )
 
 var uriSchemes = map[string]uriParts{
@@ -123,7 +122,7 @@ func parseURI(uri string) (uriParts, error) {
 	return p, p.complete(fragment)
 }
 
-// complete finds out what the client shall be.
+// complete decides about the kind of client.
 func (p *uriParts) complete(fragment string) error {
 	port := "6379"
 	if p.query.Has("master_name") || fragment != "" {
@@ -159,9 +158,8 @@ func (p *uriParts) complete(fragment string) error {
 	return nil
 }
 
-// cutUserinfo finds where the password ends. A URI in which everything is
-// encoded has one @ before its path; in one with a raw password the last @ of
-// what is not options is the right one.
+// cutUserinfo finds the end of the password. A fully encoded URI has one @ before its path. With a
+// raw password, the last @ before the options is the right one.
 func cutUserinfo(s string) (info, rest string, err error) {
 	authority := s
 	if i := strings.IndexAny(s, "/?#"); i >= 0 {
@@ -174,7 +172,7 @@ func cutUserinfo(s string) (info, rest string, err error) {
 	if i < 0 {
 		return "", s, nil
 	}
-	// An @ further on: in an option's value, or a raw password with / ? or #.
+	// A later @ is in an option's value, or in a raw password with / ? or #.
 	if q := strings.IndexByte(s, '?'); q >= 0 && q < i && strings.Contains(s[q:i], "=") &&
 		validHosts(s) {
 		return "", s, nil
@@ -182,7 +180,7 @@ func cutUserinfo(s string) (info, rest string, err error) {
 	return s[:i], s[i+1:], nil
 }
 
-// validHosts says whether s begins with hosts and ports.
+// validHosts reports whether s begins with hosts and ports.
 func validHosts(s string) bool {
 	hosts, _, _ := strings.Cut(s, "?")
 	hosts, _, _ = strings.Cut(hosts, "/")
@@ -194,7 +192,7 @@ func validHosts(s string) bool {
 	return true
 }
 
-// unescaped decodes what is encoded; a raw password with a % stays as it is.
+// unescaped decodes percent-encoding. It returns a raw password with a % unchanged.
 func unescaped(s string) string {
 	if d, err := url.PathUnescape(s); err == nil {
 		return d
@@ -202,8 +200,8 @@ func unescaped(s string) string {
 	return s
 }
 
-// client builds what the parts describe. The libraries' own parsers read the
-// options; user and password are set afterwards, as they are.
+// client builds the client. The libraries' own parsers read the options. User and password are set
+// afterwards, unchanged.
 func (p uriParts) client(t *tls.Config) (redis.UniversalClient, error) {
 	scheme := "redis"
 	if p.tls {
@@ -268,7 +266,7 @@ func (p uriParts) client(t *tls.Config) (redis.UniversalClient, error) {
 	return redis.NewClient(o), nil
 }
 
-// loopback says whether an address stays on this machine.
+// loopback reports whether an address is on this machine.
 func loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {

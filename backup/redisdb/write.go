@@ -15,13 +15,13 @@ type writer struct {
 	ctx     context.Context
 	nodes   []*node
 	slots   slotTable
-	skip    int64 // keys from the beginning that are there already
+	skip    int64 // keys from the beginning that were written already
 	replace bool
 
 	pipes []*pipe
 	next  int64             // index of the next key
 	count func(int)         // keys that the server has confirmed
-	saved func(int64) error // called now and then: how many keys from the beginning are confirmed
+	saved func(int64) error // called at intervals with the number of confirmed keys from the beginning
 }
 
 func newWriter(ctx context.Context, nodes []*node, count func(int)) *writer {
@@ -29,8 +29,7 @@ func newWriter(ctx context.Context, nodes []*node, count func(int)) *writer {
 		count: count}
 }
 
-// acked is how many keys from the beginning are confirmed. Those after it may be
-// as well.
+// acked returns how many keys from the beginning are confirmed. Later ones may be confirmed too.
 func (w *writer) acked() int64 {
 	n := w.next
 	for _, p := range w.pipes {
@@ -72,7 +71,7 @@ func (w *writer) file(s *backup.Stored, from Node) error {
 	return err
 }
 
-// prepare makes the pipes for one file. Those of the file before are drained.
+// prepare makes the pipes for one file. It drains those of the file before.
 func (w *writer) prepare(f *os.File, version int) {
 	for i, n := range w.nodes {
 		if w.pipes[i] == nil {
@@ -112,8 +111,7 @@ func (w *writer) function(library []byte) error {
 	return nil
 }
 
-// close ends the connections and waits until the servers are done with what was
-// sent over them.
+// close ends the connections and waits until the servers have finished the commands on them.
 func (w *writer) close() {
 	ctx, cancel := step.Undoing(w.ctx)
 	defer cancel()
@@ -123,23 +121,23 @@ func (w *writer) close() {
 		}
 		p.close()
 		for _, id := range p.ids {
-			// It may be gone already, or be forbidden.
+			// The connection may have ended, or the command may be forbidden.
 			_ = p.n.do(ctx, "CLIENT", "KILL", "ID", id).Err()
 		}
 	}
 }
 
-// remover removes keys of a component that a restore wrote into a target that
-// was empty, and only those: somebody else may have begun to use it.
+// remover removes the keys that a restore wrote into an empty target. It removes only those,
+// because somebody else may have begun to use the target.
 type remover struct {
 	w     *writer
-	acked int64 // keys before it are ours by their names
+	acked int64 // keys before it are ours
 	sent  int64 // keys from it on were never sent; 0: unknown
 	low   int64 // keys before it are removed
 	gone  int64 // keys removed that were in doubt
 	db    int
 	batch [][]item // by node
-	sure  bool     // those of the batch are ours
+	sure  bool     // the keys of the batch are ours
 }
 
 func (r *remover) run(s *backup.Stored, d Details) error {
@@ -150,7 +148,7 @@ func (r *remover) run(s *backup.Stored, d Details) error {
 				return err
 			}
 		}
-		// A server may have carried out late what was in doubt.
+		// A server may have run a doubtful command late.
 		if r.gone == 0 || round == 20 {
 			return nil
 		}
