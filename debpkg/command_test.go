@@ -219,7 +219,7 @@ func TestSSHCommandLine(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for text, h := range map[string]*debpkg.Host{
-		"no Runner":                           debpkg.New(nil, debpkg.Options{}),
+		"no Runner is given":                  debpkg.New(nil, debpkg.Options{}),
 		"option Root":                         debpkg.New(debpkg.Local(), debpkg.Options{Root: "x"}),
 		"option StateDir":                     debpkg.New(debpkg.Local(), debpkg.Options{StateDir: "x"}),
 		"duration in the options is negative": debpkg.New(debpkg.Local(), debpkg.Options{LockWait: -1}),

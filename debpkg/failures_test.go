@@ -47,12 +47,12 @@ func TestFailures(t *testing.T) {
 	_, err = h.Plan(ctx, f.request("tyk-gateway", "6.0.0"))
 	wantError(t, err, debpkg.ErrDepends, "libnothing")
 	for name, want := range map[string][]debpkg.Request{
-		"nothing requested":  nil,
-		"not a package name": {{Package: "-o", Version: version(t, "1")}},
-		"requested twice":    {f.request("tyk-pump", "1.9.0"), f.request("tyk-pump", "1.8.3")},
-		"has no version":     {{Package: "tyk-pump"}},
-		"takes no version":   {{Package: "tyk-pump", Version: version(t, "1"), Remove: true}},
-		"absolute path":      {{Package: "tyk-pump", Deb: "x.deb"}},
+		"nothing is requested": nil,
+		"not a package name":   {{Package: "-o", Version: version(t, "1")}},
+		"requested twice":      {f.request("tyk-pump", "1.9.0"), f.request("tyk-pump", "1.8.3")},
+		"has no version":       {{Package: "tyk-pump"}},
+		"takes no version":     {{Package: "tyk-pump", Version: version(t, "1"), Remove: true}},
+		"absolute path":        {{Package: "tyk-pump", Deb: "x.deb"}},
 	} {
 		if _, err := h.Plan(ctx, want...); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v: %v", want, err)

@@ -85,7 +85,7 @@ rm -f /root/pwned /usr/local/sbin/tykupgrade-helper /etc/sudoers.d/tykupgrade`)
 	wantError(t, err, debpkg.ErrHelper, "would run as root")
 	m.exec("sh", "-c", "echo >>"+debpkg.HelperPath+"; sed -i s/^digest=./digest=x/ "+debpkg.HelperPath)
 	_, err = h.Facts(ctx)
-	wantError(t, err, debpkg.ErrHelper, "of another version", "InstallHelper")
+	wantError(t, err, debpkg.ErrHelper, "has another version", "InstallHelper")
 }
 
 // attacks calls sudo and the helper as a hostile user does.

@@ -114,7 +114,7 @@ func New(r Runner, o Options) *Host {
 		}
 	}
 	if r == nil {
-		h.err = task{"use", "debpkg"}.fail(Error{Detail: "the Runner is nil",
+		h.err = task{"use", "debpkg"}.fail(Error{Detail: "no Runner is given",
 			Next: "use Local() or SSH(...)"})
 	}
 	if o.LockWait < 0 || o.Settle < 0 || o.SettleLimit < 0 {

@@ -19,11 +19,11 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// mostIDs bounds the memory for finding duplicates to 32 MB a collection.
+// mostIDs bounds the memory that finds duplicates to 32 MB per collection.
 const mostIDs = 4 << 20
 
-// dumpDocuments writes the .bson file of a collection, from scratch when reading has to
-// begin again.
+// dumpDocuments writes the .bson file of a collection. If reading must begin again, it starts the
+// file from scratch.
 func (d *dumping) dumpDocuments(ctx context.Context, s *dumpSpace, packer *gzip.Writer) error {
 	reader := *d.reader
 	if s.apart {
@@ -33,7 +33,7 @@ func (d *dumping) dumpDocuments(ctx context.Context, s *dumpSpace, packer *gzip.
 	err := d.reader.persist(ctx, s.Namespace(), read)
 	if c := code(err); reader.at != nil && d.m.Snapshot == SnapshotIfPossible &&
 		(c == codeSnapshotTooOld || c == codeSnapshotUnavailable) {
-		d.log.Warn("the snapshot is gone, reading without", "collection", s.Namespace(), "error",
+		d.log.Warn("the snapshot has expired, reading without it", "collection", s.Namespace(), "error",
 			d.conn.scrub(err))
 		d.lost.Store(true)
 		reader.at = nil
@@ -97,8 +97,8 @@ func (d *dumping) readInto(ctx context.Context, r *reader, s *dumpSpace,
 	return nil
 }
 
-// compare lists the collections again. The dump would have only parts of a collection that
-// was created, dropped or renamed meanwhile, or got other options or indexes.
+// compare lists the collections again and refuses changes. The dump would have only parts of a
+// collection that was created, dropped, renamed or altered meanwhile.
 func (d *dumping) compare(ctx context.Context) error {
 	changed := func(err error) error {
 		return &backup.Error{Op: "dump", Object: d.conn.at, Kind: backup.ErrChanged, Err: err,
@@ -108,7 +108,7 @@ func (d *dumping) compare(ctx context.Context) error {
 	if err == nil {
 		err = d.reader.persist(ctx, "list indexes", func() error { return d.conn.describe(ctx, again) })
 	}
-	var none *backup.Error // nothing that was chosen is there any more
+	var none *backup.Error // all chosen collections are gone
 	if errors.As(err, &none) {
 		return changed(none.Err)
 	}

@@ -12,11 +12,11 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// Dump is what mongodump wrote outside of a set: the directory of --out, plain or with
-// --gzip. Archives are not read.
+// Dump is a dump of mongodump outside of a set: the directory of --out, with or without --gzip.
+// Archives are not supported.
 //
-// A directory holds no checksums. So a byte that changed inside a string, or documents cut
-// off at a boundary, cannot be seen there.
+// A directory has no checksums. A changed byte inside a string, or documents that are missing at
+// the end, cannot be detected.
 type Dump struct {
 	Path string
 	data *source
@@ -24,14 +24,14 @@ type Dump struct {
 
 // DumpOptions changes how a dump is read. The zero value is useful.
 type DumpOptions struct {
-	// NoPrelude accepts a directory without prelude.json: one of an older mongodump,
-	// which wrote none, that is known to have succeeded.
+	// NoPrelude accepts a directory without prelude.json. Set it for a dump of an older
+	// mongodump, which wrote none, if that mongodump succeeded.
 	NoPrelude bool
 }
 
-// OpenDump reads the whole dump at path and checks what can be checked: that every
-// collection has its documents and its metadata, and that every document is whole. A path
-// that is not a dump, or a level too deep or too high, is an error.
+// OpenDump reads the whole dump at path. It checks that every collection has its documents and its
+// metadata, and that every document is complete. path must be the directory that was given to
+// mongodump --out.
 func OpenDump(ctx context.Context, path string, o DumpOptions) (*Dump, error) {
 	d := &Dump{Path: path}
 	err := d.open(ctx, o)
@@ -76,7 +76,7 @@ func (d *Dump) open(ctx context.Context, o DumpOptions) error {
 	return err
 }
 
-// Collections lists what the dump holds, with digests as in a set's manifest.
+// Collections returns the collections of the dump, with digests as in a set's manifest.
 func (d *Dump) Collections() []Collection {
 	var all []Collection
 	for _, s := range d.data.All {
@@ -90,10 +90,10 @@ func (d *Dump) Collections() []Collection {
 	return all
 }
 
-// Restore restores the dump as [backup.Set.Restore] does a component of a set: plan,
-// write, compare, and undo after a failed comparison. The report tells of every
-// collection, also where an error is returned. With o.Keep the caller ends the matter with
-// [Dump.Accept] or [Dump.Undo], in this process or a later one.
+// Restore restores the dump as [backup.Set.Restore] restores a component of a set: it plans,
+// writes, compares, and undoes after a failed comparison. The report has every collection, whether
+// or not there is an error. With o.Keep the caller must call [Dump.Accept] or [Dump.Undo], in this
+// process or a later one.
 func (d *Dump) Restore(ctx context.Context, o backup.RestoreOptions,
 	to *Restore) (backup.ComponentReport, error) {
 	report := backup.ComponentReport{Name: d.Path, State: backup.StatePlanned}
@@ -138,11 +138,11 @@ func (d *Dump) restore(ctx context.Context, o backup.RestoreOptions, to *Restore
 	return to.end(ctx, d.data, accepting)
 }
 
-// Accept drops what [Dump.Restore] replaced: see [Restore.Accept].
+// Accept drops the collections that [Dump.Restore] replaced, see [Restore.Accept].
 func (d *Dump) Accept(ctx context.Context, to *Restore) error {
 	return to.end(ctx, d.data,
 		accepting)
 }
 
-// Undo puts back what [Dump.Restore] replaced: see [Restore.Undo].
+// Undo restores the collections that [Dump.Restore] replaced, see [Restore.Undo].
 func (d *Dump) Undo(ctx context.Context, to *Restore) error { return to.end(ctx, d.data, undoing) }

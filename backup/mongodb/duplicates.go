@@ -11,8 +11,8 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// repeated collects documents whose _id the server had already: because the dump holds
-// two versions, or because the answer to an insert was lost.
+// repeated collects documents whose _id the server had already. Either the dump has two versions,
+// or the answer to an insert was lost.
 type repeated struct {
 	mu  sync.Mutex
 	ids map[string]repeat
@@ -34,8 +34,8 @@ func (d *repeated) add(doc bson.Raw, resent bool, reason string) {
 	d.ids[id] = repeat{resent && (!known || old.resent), reason}
 }
 
-// latest makes the last version in the dump the one that the server holds. It reads the
-// dump again only if the server reported documents twice.
+// latest makes the server keep the last version in the dump. It reads the dump again only if the
+// server reported duplicate documents.
 func (r *restoring) latest(ctx context.Context, j *job, again *repeated, rejected *rejects) error {
 	if len(again.ids) == 0 {
 		return nil
@@ -74,8 +74,7 @@ type version struct {
 	n   int // versions of this document
 }
 
-// lastVersions returns the last version of the wanted documents, and what the others add
-// up to.
+// lastVersions returns the last version of the wanted documents, and the sum of the other versions.
 func lastVersions(read dump.Read,
 	wanted func(doc []byte) bool) (last map[string]version, superseded dump.Tally, err error) {
 	last = map[string]version{}
@@ -94,8 +93,8 @@ func lastVersions(read dump.Read,
 	return last, superseded, err
 }
 
-// superseded works out what earlier versions of documents in a dump add up to, of those
-// that keep chooses; nil: of all. It reads the dump once, and again if there are any.
+// superseded returns the sum of earlier versions of documents in a dump. It counts only those that
+// keep chooses, unless keep is nil. It reads the dump once, and again if there are any.
 func (r *restoring) superseded(ctx context.Context, j *job,
 	keep func([]byte) bool) (dump.Tally, error) {
 	ids := &dump.IDs{}

@@ -14,15 +14,15 @@ import (
 
 // Errors that callers match with errors.Is, next to those of package backup.
 var (
-	// ErrRejected is matched when the server did not take documents: a unique index,
-	// a size limit. No document is skipped silently.
+	// ErrRejected: the server rejected documents, for example because of a unique index or a
+	// size limit. No document is skipped silently.
 	ErrRejected = errors.New("documents were rejected")
-	// ErrUnaccepted is matched when an earlier restore still keeps the collections that
-	// it replaced. Call Accept or Undo first.
+	// ErrUnaccepted: an earlier restore still keeps the collections that it replaced. Call
+	// Accept or Undo first.
 	ErrUnaccepted = errors.New("an earlier restore keeps the collections that it replaced")
 )
 
-// Codes of MongoDB errors that mean something to us.
+// Codes of MongoDB errors that need special handling.
 const (
 	codeUnauthorized        = 13
 	codeAuthFailed          = 18
@@ -37,8 +37,8 @@ const (
 	codeDuplicateKey        = 11000
 )
 
-// passing are the codes after which the same read may work: the list of the retryable
-// reads specification, and cursors that went with their server.
+// passing are the codes after which the same read may succeed: the list of the retryable reads
+// specification, and lost cursors.
 var passing = map[int32]bool{
 	6: true, 7: true, 89: true, 91: true, 134: true, 189: true, 262: true, 9001: true, 10107: true,
 	11600: true, 11602: true, 13435: true, 13436: true,
@@ -53,7 +53,7 @@ func code(err error) int32 {
 	return 0
 }
 
-// transient reports whether doing the same again may help.
+// transient reports whether another attempt may succeed.
 func transient(err error) bool {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) &&
 		!mongo.IsTimeout(err) {
@@ -63,8 +63,7 @@ func transient(err error) bool {
 	return passing[code(err)] || mongo.IsNetworkError(err) || step.Retryable(err)
 }
 
-// fail turns an error of the driver's into one of ours: without secrets, with what to
-// do.
+// fail turns an error of the driver into one of package backup, without secrets and with a hint.
 func (c *conn) fail(op, object string, err error) error {
 	if err == nil {
 		return nil
@@ -85,15 +84,15 @@ func (c *conn) fail(op, object string, err error) error {
 		e.Next = "raise minSnapshotHistoryWindowInSeconds on the server, or back up without a snapshot"
 	case strings.Contains(err.Error(), "x509: "): // server selection keeps it as text alone
 		e.Retry = false
-		e.Next = "trust the CA of the server's certificate, and use the host name that it is for"
+		e.Next = "trust the CA of the server's certificate, and use a host name in the certificate"
 	case mongo.IsTimeout(err) || mongo.IsNetworkError(err):
 		e.Retry = true
-		e.Next = "check that the server runs and can be reached from here"
+		e.Next = "check that the server runs and is reachable from this machine"
 	}
 	return e
 }
 
-// scrub makes sure that no secret is in the text, nor in that of a cause.
+// scrub removes secrets from the text of an error and of its causes.
 func (c *conn) scrub(err error) error {
 	text := err.Error()
 	if clean := redact.Secrets(text, c.secrets...); clean != text {

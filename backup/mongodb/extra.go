@@ -11,8 +11,8 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// extra is a collection that is on the server and not in the dump, although the dump would
-// have included it. A collection that the dump left out does not count.
+// extra is a collection on the server that the dump would have included, but does not have. A
+// collection that the dump left out does not count.
 type extra struct {
 	*dump.Space
 	kept    string
@@ -33,7 +33,7 @@ func (r *restoring) findExtras(live map[string]*dump.Space) {
 	}
 }
 
-// planExtras says what becomes of them in modes that replace live collections.
+// planExtras plans the extra collections in modes that replace live collections.
 func (r *restoring) planExtras(ctx context.Context) (refused []error) {
 	if r.m.Mode == New {
 		return nil
@@ -51,7 +51,7 @@ func (r *restoring) planExtras(ctx context.Context) (refused []error) {
 			}
 		}
 		if x.Type == dump.TypeCollection {
-			// For the reader alone: a server that does not tell costs nothing else.
+			// The count is only for the reader, so an error is ignored.
 			x.item.Count, _ = r.conn.Database(x.DB).Collection(x.Name).EstimatedDocumentCount(ctx)
 		}
 	}
@@ -75,7 +75,7 @@ func (x *extra) record() runJob {
 	return out
 }
 
-// removeExtras comes when all else is done, and takes away only what the plan named.
+// removeExtras runs last and removes only the collections in the plan.
 func (r *restoring) removeExtras(ctx context.Context) error {
 	if !r.m.DropExtra {
 		return nil

@@ -133,7 +133,7 @@ func TestConsistency(t *testing.T) {
 		{name: "never, with writes", mode: mongodb.SnapshotNever, hook: writes,
 			want: backup.ConsistencyNone, items: 516},
 		{name: "required and ignored", server: mongolab.Options{IgnoreSnapshot: true},
-			mode: mongodb.SnapshotRequired, fails: "does not name the cluster time"},
+			mode: mongodb.SnapshotRequired, fails: "does not return the cluster time"},
 		{name: "required of a standalone", server: mongolab.Options{Standalone: true},
 			mode: mongodb.SnapshotRequired, fails: "a standalone of version 7.0.14 has none"},
 		{name: "too old", hook: func(*mongolab.Server) func(mongolab.Command) mongolab.Fault {

@@ -36,8 +36,7 @@ func (r *restoring) fill(ctx context.Context, j *job) error {
 	return r.mark(ctx, j)
 }
 
-// create makes the collection that documents go to: next to the live one, or in its
-// place.
+// create makes the collection for the documents, next to the live one or in its place.
 func (r *restoring) create(ctx context.Context, j *job) error {
 	if j.live != nil && j.temp == "" {
 		if err := r.clear(ctx, j); err != nil {
@@ -65,8 +64,8 @@ func (r *restoring) create(ctx context.Context, j *job) error {
 	return r.mark(ctx, j)
 }
 
-// make runs create. Undo may drop what is ours, also after a lost answer, but not what
-// somebody else created in the meantime. A name of the run is always ours.
+// make runs create. Undo may drop a collection that this run created, also after a lost answer, but
+// not one of somebody else. A name of the run is always ours.
 func (r *restoring) make(ctx context.Context, j *job, create bson.D) error {
 	if j.temp == "" {
 		err := r.conn.run(ctx, j.DB, create)
@@ -85,7 +84,7 @@ func (r *restoring) make(ctx context.Context, j *job, create bson.D) error {
 	})
 }
 
-// mark records how far a collection in place is.
+// mark records the progress of a collection in place.
 func (r *restoring) mark(ctx context.Context, j *job) error {
 	if j.temp != "" {
 		return nil
@@ -96,8 +95,8 @@ func (r *restoring) mark(ctx context.Context, j *job) error {
 	return err
 }
 
-// clear drops the live collection to make place. After an error it looks whether that was
-// done, so that the report can be believed.
+// clear drops the live collection. After an error it checks whether the collection is gone, so that
+// the report is correct.
 func (r *restoring) clear(ctx context.Context, j *job) error {
 	j.dropped = true
 	err := r.conn.drop(ctx, j.DB, j.Name)
@@ -112,7 +111,7 @@ func (r *restoring) clear(ctx context.Context, j *job) error {
 	return err
 }
 
-// find looks one collection up; nil if there is none.
+// find returns one collection, or nil if it does not exist.
 func (r *restoring) find(ctx context.Context, db, name string) (*dump.Space, error) {
 	cursor, err := r.conn.Database(db).ListCollections(ctx, bson.D{{Key: "name", Value: name}})
 	if err != nil {
@@ -125,7 +124,7 @@ func (r *restoring) find(ctx context.Context, db, name string) (*dump.Space, err
 	return parseSpace(db, slices.Clone(cursor.Current))
 }
 
-// readBack compares what the server holds now with what the dump was found to hold.
+// readBack compares the collection on the server with the dump.
 func (r *restoring) readBack(ctx context.Context, j *job) error {
 	have, err := r.tally(ctx, j, j.into(), nil)
 	if err != nil {
@@ -138,10 +137,11 @@ func (r *restoring) readBack(ctx context.Context, j *job) error {
 }
 
 func differs(have, want dump.Tally) error {
-	return fmt.Errorf("%w: it holds %s, the dump %s", backup.ErrDiffers, have, want)
+	return fmt.Errorf("%w: it has %s, the dump %s", backup.ErrDiffers, have, want)
 }
 
-// tally reads a collection. keep chooses what counts; nil: everything.
+// tally reads a collection and sums up the documents that keep chooses. If keep is nil, it sums up
+// all.
 func (r *restoring) tally(ctx context.Context, j *job, coll string,
 	keep func([]byte) bool) (have dump.Tally, err error) {
 	err = r.reader.persist(ctx, "read "+j.to(), func() error {
@@ -156,7 +156,7 @@ func (r *restoring) tally(ctx context.Context, j *job, coll string,
 	return have, err
 }
 
-// buildIndexes creates all but the one on _id with one command.
+// buildIndexes creates all indexes but the one on _id with one command.
 func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 	if r.m.NoIndexes {
 		return nil
@@ -183,7 +183,7 @@ func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 		text, _, _ := strings.Cut(refused.Message, " dup key:")
 		return &backup.Error{Op: "create the indexes of", Object: j.to(), Kind: ErrRejected,
 			Err: errors.New("a unique index: " + text),
-			Next: "the dump holds documents that its own unique index forbids: remove them where it was " +
+			Next: "the dump has documents that its own unique index forbids: remove them where it was " +
 				"taken and back up again, or restore without indexes (NoIndexes)"}
 	case !errors.As(err, &refused) || transient(err) || refused.Code == codeUnauthorized:
 		return fmt.Errorf("create %d indexes: %w", len(list), err)
@@ -205,7 +205,7 @@ func (r *restoring) createIndexes(ctx context.Context, j *job, list bson.A) erro
 		{Key: "indexes", Value: list}, majority})
 }
 
-// identities notes what was made before it gets its name.
+// identities notes the new collections before they get their names.
 func (r *restoring) identities(ctx context.Context) error {
 	uuids := map[string]string{}
 	for _, db := range r.databases() {
@@ -277,8 +277,8 @@ func (n *run) index(name string) int {
 	return slices.IndexFunc(n.Jobs, func(j runJob) bool { return j.Name == name })
 }
 
-// name decides which collections are built next to the live ones, and where the live
-// ones go.
+// name decides which collections are built next to the live ones, and the new names of the live
+// ones.
 func (r *restoring) name() {
 	parallel := r.m.parallel()
 	r.pool = make(chan *batch, parallel+senders)
@@ -297,6 +297,6 @@ func (r *restoring) name() {
 	r.nameExtras()
 }
 
-// ttlMargin is how far ahead a document's removal may lie for it to be left out of a
-// comparison: longer than any comparison takes.
+// ttlMargin is how long before its removal a document is left out of comparisons. It is longer than
+// any comparison.
 const ttlMargin = 24 * time.Hour

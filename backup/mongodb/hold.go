@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// hold takes the lease of every database, and takes back what killed runs left there.
+// hold takes the lease of every database, and ends killed runs there.
 func (r *restoring) hold(ctx context.Context) error {
 	for _, db := range r.databases() {
 		l, old, err := acquire(ctx, r.reader, db, r.token, r.m.leaseLength())
@@ -23,7 +23,7 @@ func (r *restoring) hold(ctx context.Context) error {
 	return nil
 }
 
-// clean brings an earlier run to its end.
+// clean finishes or undoes an earlier run.
 func (r *restoring) clean(ctx context.Context, db string, old *run) error {
 	if old.Phase == replaced {
 		return unaccepted(db, old)
@@ -50,7 +50,7 @@ func (r *restoring) forget(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// letGo ends the leases that are left.
+// letGo releases the remaining leases.
 func (r *restoring) letGo(ctx context.Context) {
 	for _, l := range r.leases {
 		l.release(ctx)

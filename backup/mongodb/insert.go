@@ -17,13 +17,13 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// How documents are sent: unordered, so that one rejected document does not hide the
-// others; two senders for a collection, as one waits for the disk.
+// Documents are sent unordered, so that one rejected document does not hide others. A collection
+// has two senders, because one waits for the disk.
 const (
 	batchBytes   = 512 << 10
 	batchDocs    = 10_000
 	senders      = 2
-	maxDocument  = 16 << 20 // what a client may insert
+	maxDocument  = 16 << 20 // the limit for inserts by clients
 	shownRejects = 5
 )
 
@@ -88,14 +88,14 @@ func (b *batch) finish(j *job, keepZero bool) (bson.Raw, error) {
 	return bson.Raw(b.command), err
 }
 
-// insert sends a collection's documents. It checks each from end to end, and that they
-// are the ones the dump was found to hold.
+// insert sends a collection's documents. It checks each document, and that together they match the
+// dump's digest.
 func (r *restoring) insert(ctx context.Context, j *job) error {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	n := senders
 	if j.Capped() {
-		n = 1 // the order is part of what it holds
+		n = 1 // the order of documents matters
 	}
 	full := make(chan *batch)
 	again := &repeated{}
@@ -153,7 +153,7 @@ func (r *restoring) insert(ctx context.Context, j *job) error {
 	case err != nil:
 		return err
 	case sum != j.Tally:
-		return fmt.Errorf("%w: the dump holds %s now, and held %s", r.data.otherwise(), sum, j.Tally)
+		return fmt.Errorf("%w: the dump has %s now, but had %s", r.data.otherwise(), sum, j.Tally)
 	}
 	if err := r.latest(ctx, j, again, &rejected); err != nil {
 		return err
@@ -161,20 +161,19 @@ func (r *restoring) insert(ctx context.Context, j *job) error {
 	return rejected.err()
 }
 
-// unfit says why a document would not arrive as it is.
+// unfit returns why a document would not arrive unchanged, or "".
 func unfit(doc []byte, shape dump.Shape) string {
 	if len(doc) > maxDocument {
-		return "larger than the 16 MiB that a client may insert"
+		return "it is larger than 16 MiB, the limit for inserts"
 	}
 	if !shape.HasID {
-		return "it has no _id, and the server would invent one"
+		return "it has no _id, so the server would add one"
 	}
 	return ""
 }
 
-// send inserts one batch. It may be sent again after a lost answer: documents that had
-// arrived are then no news. Only an _id can be a duplicate, because the other indexes
-// are built later.
+// send inserts one batch. After a lost answer it sends the batch again and accepts documents that
+// had arrived. Only an _id can be a duplicate, because the other indexes are built later.
 func (r *restoring) send(ctx context.Context, j *job, b *batch, again *repeated,
 	rejected *rejects) error {
 	keepZero := slices.Contains(b.zero, true)
@@ -212,8 +211,8 @@ func (r *restoring) sendCommand(ctx context.Context, j *job, b *batch, command b
 	})
 }
 
-// sendApart is for servers that do not know bypassEmptyTsReplacement: they keep a zero
-// timestamp in an update that replaces the document.
+// sendApart is for servers without bypassEmptyTsReplacement. They keep a zero timestamp in an
+// update that replaces the document.
 func (r *restoring) sendApart(ctx context.Context, j *job, b *batch, again *repeated,
 	rejected *rejects) error {
 	others := &batch{}
@@ -248,8 +247,8 @@ func (r *restoring) sendBatch(ctx context.Context, j *job, b *batch, again *repe
 	return r.sendCommand(ctx, j, b, command, again, rejected)
 }
 
-// overwrite replaces the document with the same _id. A zero timestamp needs a literal,
-// which servers take from 4.2 on.
+// overwrite replaces the document with the same _id. A zero timestamp needs a literal, which
+// servers accept since 4.2.
 func (r *restoring) overwrite(ctx context.Context, j *job, doc bson.Raw) error {
 	var with any = doc
 	if shape, err := dump.Inspect(doc); err == nil && shape.ZeroTime {
@@ -269,13 +268,13 @@ func (r *restoring) overwrite(ctx context.Context, j *job, doc bson.Raw) error {
 	})
 }
 
-// rawCommand is a command that is encoded already.
+// rawCommand is an encoded command.
 type rawCommand bson.Raw
 
 // MarshalBSON implements bson.Marshaler.
 func (c rawCommand) MarshalBSON() ([]byte, error) { return c, nil }
 
-// rejection is the server's reason without the values of fields, which may be secrets.
+// rejection returns the server's reason without the values of fields, which may be secrets.
 func rejection(w mongo.WriteError) string {
 	text, _, _ := strings.Cut(w.Message, " dup key:")
 	if len(text) > 200 {
@@ -284,7 +283,7 @@ func rejection(w mongo.WriteError) string {
 	return fmt.Sprintf("%s (code %d)", text, w.Code)
 }
 
-// rejects counts documents that were not taken and keeps the first few.
+// rejects counts rejected documents and keeps the first few errors.
 type rejects struct {
 	mu    sync.Mutex
 	n     int64

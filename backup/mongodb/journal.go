@@ -23,7 +23,7 @@ import (
 const (
 	journalName = "tykupgrade_restore"
 	tempPrefix  = "tykupgrade_restore_" // new collections, followed by the run's token
-	keptPrefix  = "tykupgrade_kept_"    // what was replaced
+	keptPrefix  = "tykupgrade_kept_"    // replaced collections
 )
 
 func isOurs(name string) bool {
@@ -37,23 +37,23 @@ func newToken() string {
 	return hex.EncodeToString(token[:])
 }
 
-// phase is how far a run is in one database.
+// phase is the phase of a run in one database.
 type phase string
 
 const (
 	building  phase = "building"  // only collections with a name of the run were written
 	swapping  phase = "swapping"  // some of them may have their own names
-	replaced  phase = "replaced"  // all have, and what they replaced is kept
-	undoing   phase = "undoing"   // what was replaced is on its way back
-	accepting phase = "accepting" // what was replaced is being dropped
+	replaced  phase = "replaced"  // all of them have, and the replaced ones are kept
+	undoing   phase = "undoing"   // the replaced ones are being restored
+	accepting phase = "accepting" // the replaced ones are being dropped
 )
 
-// run is what a restore leaves about itself in one database, so that another process can
-// go on with it. It is one document, which the server replaces as a whole.
+// run is the journal of a restore in one database, so that another process can continue or undo it.
+// It is one document, which the server replaces atomically.
 type run struct {
 	ID      string    `bson:"_id"`
 	Token   string    `bson:"token"`
-	Source  string    `bson:"source"` // what is restored
+	Source  string    `bson:"source"` // identifies the dump
 	Mode    Mode      `bson:"mode"`
 	Phase   phase     `bson:"phase"`
 	Started time.Time `bson:"started"`
@@ -64,15 +64,15 @@ type run struct {
 type runJob struct {
 	Name  string   `bson:"name"`
 	Type  string   `bson:"type"`
-	Live  bool     `bson:"live,omitempty"`  // something of this name was there
+	Live  bool     `bson:"live,omitempty"`  // the name existed before
 	Temp  string   `bson:"temp,omitempty"`  // empty: in place
-	Kept  string   `bson:"kept,omitempty"`  // where that is
-	UUID  string   `bson:"uuid,omitempty"`  // of what was made
-	View  bson.Raw `bson:"view,omitempty"`  // definition of the view that was there
-	New   bson.Raw `bson:"new,omitempty"`   // definition of the new one
+	Kept  string   `bson:"kept,omitempty"`  // the new name of the replaced one
+	UUID  string   `bson:"uuid,omitempty"`  // of the new collection
+	View  bson.Raw `bson:"view,omitempty"`  // definition of the replaced view
+	New   bson.Raw `bson:"new,omitempty"`   // definition of the new view
 	Extra bool     `bson:"extra,omitempty"` // not in the set
 
-	made, filled bool // for what is in place: from documents of their own, or from memory
+	made, filled bool // for a collection in place: from its own documents, or from memory
 }
 
 const (
@@ -80,8 +80,8 @@ const (
 	leaseID = "lease"
 )
 
-// leaseDoc says who is at work. It is the first document of the journal, and its _id
-// makes it a lock.
+// leaseDoc identifies the running restore. It is the first document of the journal, and its unique
+// _id makes it a lock.
 type leaseDoc struct {
 	ID     string    `bson:"_id"`
 	Token  string    `bson:"token"`
@@ -89,11 +89,11 @@ type leaseDoc struct {
 	Until  time.Time `bson:"until"`  // by the server's clock
 }
 
-// leaseTime is how long a run that is silent counts as alive. A run renews its lease four
-// times as often.
+// leaseTime is how long a silent run counts as alive. A run renews its lease four times in this
+// time.
 const leaseTime = time.Minute
 
-// lease is the right to change a database's journal.
+// lease is the permission to change a database's journal.
 type lease struct {
 	conn   *conn
 	db     string
@@ -102,7 +102,7 @@ type lease struct {
 
 	mu   sync.Mutex // held while the lease is written
 	stop func()
-	gone bool // the journal was removed; FerretDB 1.24 makes a collection that is updated
+	gone bool // the journal was removed, and an update must not create it again (FerretDB 1.24)
 }
 
 func (l *lease) doc(until time.Time) leaseDoc {
@@ -144,7 +144,7 @@ func acquire(ctx context.Context, r *reader, db, token string,
 	return l, old, nil
 }
 
-// abandon leaves a journal as it was before acquire, also if only its answer was lost.
+// abandon restores the journal from before acquire, even if only the answer was lost.
 func (l *lease) abandon(ctx context.Context) {
 	l.stop()
 	ctx, cancel := aside(ctx)
@@ -159,7 +159,7 @@ func (l *lease) abandon(ctx context.Context) {
 	}
 }
 
-// journal reads a database's journal, again after a passing error.
+// journal reads a database's journal, and repeats that after a transient error.
 func (r *reader) journal(ctx context.Context, db string) (old *run, held *leaseDoc, err error) {
 	err = r.persist(ctx, "journal of "+db, func() (err error) {
 		old, held, err = r.conn.journal(ctx, db)
@@ -168,7 +168,7 @@ func (r *reader) journal(ctx context.Context, db string) (old *run, held *leaseD
 	return old, held, err
 }
 
-// errGone says that the other run has ended meanwhile.
+// errGone means that the other run has ended meanwhile.
 var errGone = errors.New("the lease is gone")
 
 // takeOver replaces a lease that has ended.
@@ -197,7 +197,7 @@ func (l *lease) takeOver(ctx context.Context) error {
 
 func locked(db string, l *leaseDoc) error {
 	return &backup.Error{Op: "restore into", Object: db, Kind: backup.ErrLocked, Retry: true,
-		Err:  fmt.Errorf("a restore of %s is at work, or was killed", l.Holder),
+		Err:  fmt.Errorf("a restore by %s is running, or was killed", l.Holder),
 		Next: "wait for it; if it was killed, try again after " + l.Until.Local().Format(time.TimeOnly)}
 }
 
@@ -211,7 +211,7 @@ func (l *lease) keep(ctx context.Context, done chan<- struct{}) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			_ = l.renew(ctx) // the run itself renews before it changes what is live
+			_ = l.renew(ctx) // the run itself renews before it changes live collections
 		}
 	}
 }
@@ -225,7 +225,7 @@ func (l *lease) renew(ctx context.Context) error {
 	if err == nil && n == 0 {
 		return &backup.Error{Op: "restore into", Object: l.db, Kind: backup.ErrLocked,
 			Err:  errors.New("another run took over after this one was silent for too long"),
-			Next: "look at the network, and restore again", Retry: true}
+			Next: "check the network, and restore again", Retry: true}
 	}
 	return l.conn.fail("restore into", l.db, err)
 }
@@ -239,7 +239,7 @@ func (l *lease) release(ctx context.Context) {
 	ctx, cancel := aside(ctx)
 	defer cancel()
 	q := bson.D{{Key: "_id", Value: leaseID}, {Key: "token", Value: l.token}}
-	// otherwise it ends by itself
+	// after an error it expires
 	_, _ = l.conn.replace(ctx, l.db, q, l.doc(time.Unix(0, 0).UTC()), false)
 }
 
@@ -263,13 +263,13 @@ func (c *conn) replace(ctx context.Context, db string, q bson.D, doc any,
 	return n, err
 }
 
-// jobDoc says of a collection in place how far it is.
+// jobDoc records the progress of a collection in place.
 type jobDoc struct {
 	ID           int  `bson:"_id"` // index of the job
 	Made, Filled bool `bson:",omitempty"`
 }
 
-// journal reads what a database's journal holds; nil for what it does not.
+// journal reads a database's journal. A missing document is nil.
 func (c *conn) journal(ctx context.Context, db string) (*run, *leaseDoc, error) {
 	cursor, err := c.Database(db).Collection(journalName, options.Collection().SetReadPreference(
 		readpref.Primary())).Find(ctx, bson.D{})

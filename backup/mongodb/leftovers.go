@@ -15,13 +15,13 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// Leftover is what a restore left in a database.
+// Leftover describes what a restore left in a database.
 type Leftover struct {
 	Database string
 	State    LeftoverState
 	Started  time.Time // of the restore; zero if unknown
-	// Collections have names of the run: copies that were never put in place, and what
-	// was replaced.
+	// Collections with names of the run: copies that were never put in place, and replaced
+	// collections.
 	Collections []string
 }
 
@@ -31,29 +31,28 @@ func (l Leftover) String() string {
 		", "))
 }
 
-// LeftoverState reports the outcome of a restore.
+// LeftoverState is the state of a restore that left something.
 type LeftoverState string
 
-// How a restore ended.
+// The states of a restore that left something.
 const (
-	// it is at work, or was killed less than a minute ago
+	// it is running, or was killed less than a minute ago
 	LeftRunning     LeftoverState = "running"
-	LeftInterrupted LeftoverState = "interrupted" // it was killed; the next restore takes it back
-	LeftUnaccepted  LeftoverState = "unaccepted"  // it finished, and waits for Accept or Undo
+	LeftInterrupted LeftoverState = "interrupted" // it was killed; the next restore undoes it
+	LeftUnaccepted  LeftoverState = "unaccepted"  // it finished; call Accept or Undo
 	LeftUnknown     LeftoverState = "unknown"     // collections without a journal
 )
 
-// Leftovers lists what restores left on a server, and changes nothing. Without databases
-// it looks into [DefaultDatabase].
+// Leftovers lists what restores left on a server, and changes nothing. Without databases it reads
+// [DefaultDatabase].
 func Leftovers(ctx context.Context, s Server, databases ...string) ([]Leftover, error) {
 	return leftovers(ctx, s, databases, nil)
 }
 
-// Prune removes what restores left on a server, and returns what it removed. It takes
-// interrupted restores back, and drops new collections without a journal. It accepts
-// restores that finished longer than keep ago; a negative keep accepts none. It leaves
-// alone restores at work, and replaced collections without a journal: nobody knows their
-// names.
+// Prune removes what restores left on a server, and returns what it removed. It undoes interrupted
+// restores, and drops new collections without a journal. It accepts restores that finished longer
+// than keep ago, or none if keep is negative. It leaves alone running restores, and replaced
+// collections without a journal, because their names are unknown.
 func Prune(ctx context.Context, s Server, keep time.Duration,
 	databases ...string) ([]Leftover, error) {
 	return leftovers(ctx, s, databases, func(c *conn, r *reader, l Leftover, n *run) (bool, error) {
@@ -67,7 +66,7 @@ func Prune(ctx context.Context, s Server, keep time.Duration,
 			return true, c.endRun(ctx, r, l.Database, leaseTime, to, func(now *run) error {
 				if now.Token != n.Token {
 					return &backup.Error{Op: "prune", Object: l.Database, Kind: backup.ErrLocked,
-						Err: errors.New("another restore began"), Retry: true}
+						Err: errors.New("another restore has begun"), Retry: true}
 				}
 				return nil
 			})
@@ -87,7 +86,7 @@ func Prune(ctx context.Context, s Server, keep time.Duration,
 	})
 }
 
-// leftovers lists what is there, or with do what do says that it removed.
+// leftovers lists what is left. With do, it lists what do has removed.
 func leftovers(ctx context.Context, s Server, databases []string, do func(*conn, *reader, Leftover,
 	*run) (bool, error)) (all []Leftover, err error) {
 	if len(databases) == 0 {
@@ -149,8 +148,7 @@ func leftovers(ctx context.Context, s Server, databases []string, do func(*conn,
 	return all, nil
 }
 
-// endRun brings the run of a database to its end, if there is one, and removes its
-// journal.
+// endRun ends the run of a database, if there is one, and removes its journal.
 func (c *conn) endRun(ctx context.Context, r *reader, db string, length time.Duration, to phase,
 	allowed func(*run) error) error {
 	_, ours, err := c.spaces(ctx, db)
@@ -189,7 +187,7 @@ func unaccepted(db string, n *run) error {
 		Next: "call Accept or Undo with the set that it restored, or Prune"}
 }
 
-// peek refuses for a plan what a restore would refuse, and notes what it would do first.
+// peek refuses what a restore would refuse, and notes what it would do first.
 func (r *restoring) peek(ctx context.Context) error {
 	for _, db := range r.databases() {
 		n, held, err := r.reader.journal(ctx, db)
@@ -212,22 +210,22 @@ func (r *restoring) peek(ctx context.Context) error {
 	return nil
 }
 
-// note is the report's line about a run that was killed.
+// note returns the report's item for a killed run.
 func note(db string, n *run, done bool) backup.Item {
 	verb := "will be"
 	if done {
 		verb = "was"
 	}
-	what := "taken back: its new collections are dropped, and what it replaced gets its names back"
+	what := "undone: its new collections are dropped, and the replaced ones get their names back"
 	if n.Phase == accepting {
-		what = "brought to its end: what it replaced is dropped"
+		what = "finished: the collections that it replaced are dropped"
 	}
 	return backup.Item{Name: db + "." + journalName, Action: backup.ActionDrop,
 		Detail: fmt.Sprintf("a restore that began at %s was killed, and %s %s",
 			n.Started.Local().Format(time.DateTime), verb, what)}
 }
 
-// rewind makes a list of collections what it will be once a killed run is taken back.
+// rewind changes a list of collections to its state after the undo of a killed run.
 func rewind(n *run, live map[string]*dump.Space, ours []*dump.Space) {
 	if n.Phase == accepting {
 		return
@@ -238,7 +236,7 @@ func rewind(n *run, live map[string]*dump.Space, ours []*dump.Space) {
 	}
 	for _, j := range n.Jobs {
 		for ns, s := range live {
-			inPlace := j.Temp == "" && !j.Extra // a restore looks whether it is the run's own
+			inPlace := j.Temp == "" && !j.Extra // a restore checks whether it is the run's own
 			placed := j.Temp != "" && there[j.Temp] == nil && n.Phase != building
 			if s.Name == j.Name && !j.Live && (inPlace || placed) {
 				delete(live, ns)
@@ -255,7 +253,7 @@ func rewind(n *run, live map[string]*dump.Space, ours []*dump.Space) {
 	}
 }
 
-// noteOrphans names collections of restores that no journal knows.
+// noteOrphans notes collections of restores without a journal.
 func (r *restoring) noteOrphans(ours []*dump.Space) {
 	for _, s := range ours {
 		if s.Name == journalName || strings.Contains(s.Name, r.token) {

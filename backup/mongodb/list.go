@@ -78,7 +78,7 @@ func (c *conn) spaces(ctx context.Context, db string) (all, ours []*dump.Space, 
 	return all, ours, nil
 }
 
-// parseSpace reads one entry of listCollections.
+// parseSpace parses one entry of listCollections.
 func parseSpace(db string, info bson.Raw) (*dump.Space, error) {
 	s := &dump.Space{DB: db}
 	s.Name, _ = info.Lookup("name").StringValueOK()
@@ -86,7 +86,7 @@ func parseSpace(db string, info bson.Raw) (*dump.Space, error) {
 		return nil, errors.New("listCollections: an entry without a name")
 	}
 	if s.Type, _ = info.Lookup("type").StringValueOK(); s.Type == "" {
-		s.Type = dump.TypeCollection // FerretDB 1.24 and MongoDB before 3.4 do not tell
+		s.Type = dump.TypeCollection // FerretDB 1.24 and MongoDB before 3.4 leave it out
 	}
 	if options, ok := info.Lookup("options").DocumentOK(); ok && len(options) > 5 {
 		s.Options = options
@@ -120,8 +120,7 @@ func (c *conn) indexes(ctx context.Context, s *dump.Space) ([]bson.Raw, error) {
 	return indexes, cursor.Err()
 }
 
-// patterns selects namespaces: "*" and "?" as in a shell, within the whole
-// "database.collection".
+// patterns selects namespaces. "*" and "?" work as in a shell, on the whole "database.collection".
 type patterns struct{ include, exclude []string }
 
 func (p patterns) check() error {
@@ -144,7 +143,7 @@ func (p patterns) match(namespace string) bool {
 		!slices.ContainsFunc(p.exclude, hit)
 }
 
-// everything reports whether nothing is left out.
+// everything reports whether the patterns leave out nothing.
 func (p patterns) everything() bool { return len(p.include) == 0 && len(p.exclude) == 0 }
 
 // matchPattern is path.Match with "/" as a character like any other.
@@ -156,7 +155,7 @@ func matchPattern(pattern, name string) bool {
 
 func checkParallel(n int) error {
 	if n < 0 || n > 64 {
-		return fmt.Errorf("invalid number of collections at a time %d: want 1 to 64", n)
+		return fmt.Errorf("invalid number %d of collections at a time: want 1 to 64", n)
 	}
 	return nil
 }

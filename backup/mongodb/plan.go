@@ -20,25 +20,25 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// job is one collection, view or time series on its way back.
+// job is the restore of one collection, view or time series.
 type job struct {
 	*dump.Collection
-	live    *dump.Space // what is there; nil: nothing
-	temp    string      // where it is until the swap; empty: in place
-	kept    string      // where the live one goes in the swap
-	uuid    string      // of what was made
-	want    dump.Tally  // what the server has to hold: without earlier versions of duplicates
-	dropped bool        // the live one, to make place
-	made    bool        // created by us, in place or next to the live one, or perhaps so
-	filled  bool        // all documents and indexes are there and equal
-	placed  bool        // under its own name
+	live    *dump.Space // the existing one, or nil
+	temp    string      // its name until the swap; empty: in place
+	kept    string      // the live one's name after the swap
+	uuid    string      // of the new collection
+	want    dump.Tally  // the documents for the server, without earlier versions of duplicates
+	dropped bool        // the live one was dropped
+	made    bool        // we have or may have created it
+	filled  bool        // all documents and indexes were compared
+	placed  bool        // it has its own name
 	done    int64       // documents sent
 	item    backup.Item
 }
 
 func (j *job) to() string { return j.Namespace() }
 
-// into is the collection that documents are written to.
+// into returns the name of the collection for the documents.
 func (j *job) into() string {
 	s := *j.Space
 	s.Name = cmp.Or(j.temp, j.Name)
@@ -59,8 +59,8 @@ type restoring struct {
 	data     *source
 	jobs     []*job
 	extras   []*extra
-	notes    []backup.Item   // what other runs left
-	killed   map[string]*run // by database, for a plan: what a restore takes back first
+	notes    []backup.Item   // about what other runs left
+	killed   map[string]*run // by database, for a plan: runs that a restore undoes first
 	token    string
 	leases   []*lease
 	runs     map[string]*run // by database
@@ -73,7 +73,7 @@ type restoring struct {
 	totalDocs, totalBytes int64
 }
 
-// begin chooses what goes back, and connects.
+// begin chooses the collections, and connects.
 func (m *Restore) begin(ctx context.Context, data *source) (*restoring, error) {
 	if err := m.check(); err != nil {
 		return nil, err
@@ -83,8 +83,8 @@ func (m *Restore) begin(ctx context.Context, data *source) (*restoring, error) {
 		return nil, err
 	}
 	if m.DropExtra && data.covers == nil {
-		return nil, errors.New("the dump does not say what was left out of it, so DropExtra cannot " +
-			"tell what is new; drop that by hand")
+		return nil, errors.New("the dump does not record what was left out of it, so DropExtra cannot " +
+			"find new collections; drop those by hand")
 	}
 	conn, err := m.Server.connect(ctx)
 	if err != nil {
@@ -101,7 +101,7 @@ func (m *Restore) begin(ctx context.Context, data *source) (*restoring, error) {
 	return r, nil
 }
 
-// look finds out what is on the server.
+// look reads the collections on the server.
 func (r *restoring) look(ctx context.Context) error {
 	live := map[string]*dump.Space{}
 	for _, db := range r.databases() {
@@ -161,7 +161,7 @@ func (m *Restore) choose(data *source) ([]*job, error) {
 		jobs = append(jobs, &job{Collection: d, want: d.Tally})
 	}
 	if len(unused) > 0 {
-		return nil, fmt.Errorf("the dump holds nothing that matches %s", strings.Join(unused, ", "))
+		return nil, fmt.Errorf("the dump has no collection that matches %s", strings.Join(unused, ", "))
 	}
 	if len(jobs) == 0 {
 		return nil, errors.New("everything in the dump is excluded")
@@ -169,7 +169,7 @@ func (m *Restore) choose(data *source) ([]*job, error) {
 	return jobs, nil
 }
 
-// plan says what a restore would do to each collection, and refuses what it would refuse.
+// plan returns what a restore would do to each collection, and refuses what it would refuse.
 func (m *Restore) plan(ctx context.Context, data *source) ([]backup.Item, error) {
 	r, err := m.begin(ctx, data)
 	if err != nil {
@@ -212,7 +212,7 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 	case r.m.Mode == Drop:
 		return nil
 	case j.live.Type != j.Type:
-		return notEmpty(j, fmt.Sprintf("there is a %s of this name, the dump has a %s", j.live.Type,
+		return notEmpty(j, fmt.Sprintf("a %s of this name exists, the dump has a %s", j.live.Type,
 			j.Type), "drop it, or restore in the mode drop")
 	case j.Type != dump.TypeView && !renamable(j.Space):
 		return notEmpty(j, "time series and system collections cannot be renamed, so the live one "+
@@ -227,14 +227,14 @@ func (r *restoring) refuse(ctx context.Context, j *job) error {
 		return r.conn.fail("look at", j.to(), err)
 	}
 	if n > 0 {
-		return notEmpty(j, fmt.Sprintf("it holds %d documents", n),
+		return notEmpty(j, fmt.Sprintf("it has %d documents", n),
 			"restore in the mode replace, or after dropping it")
 	}
 	return nil
 }
 
-// holds counts documents, 0 only if there are none: the estimate alone may say 0 of what
-// is not empty after an unclean shutdown.
+// holds counts documents. It returns 0 only if there are none. After an unclean shutdown, the
+// server's estimate alone may be 0 for a collection that is not empty.
 func (c *conn) holds(ctx context.Context, db, name string) (int64, error) {
 	coll := c.Database(db).Collection(name, options.Collection().SetReadPreference(readpref.Primary()))
 	err := coll.FindOne(ctx, bson.D{}).Err()
@@ -265,7 +265,7 @@ func (r *restoring) report() []backup.Item {
 	}
 	for _, db := range r.data.Users {
 		items = append(items, backup.Item{Name: "users and roles of " + db, Action: backup.ActionSkip,
-			Detail: "in the dump, and not restored: create them by hand or use mongorestore " +
+			Detail: "in the dump, but not restored: create them by hand or use mongorestore " +
 				"--restoreDbUsersAndRoles"})
 	}
 	return append(items, r.notes...)

@@ -14,9 +14,9 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// prove compares the chosen collections of a dump with the server. With exact there may
-// be no others. It does not read again a collection that this value has just restored and
-// read back, as long as UUID and count are the same.
+// prove compares the chosen collections of a dump with the server. With exact, other collections
+// are a difference. It does not read a collection again that this value has just restored and
+// compared, as long as UUID and count are the same.
 func (m *Restore) prove(ctx context.Context, data *source, exact bool) error {
 	known := m.verified
 	m.verified = nil
@@ -60,7 +60,7 @@ func (m *Restore) prove(ctx context.Context, data *source, exact bool) error {
 	return errors.Join(findings...)
 }
 
-// describe asks for the indexes of what is compared.
+// describe reads the indexes of the compared collections.
 func (r *restoring) describe(ctx context.Context) error {
 	var live []*dump.Space
 	for _, j := range r.jobs {
@@ -102,8 +102,8 @@ func (r *restoring) count(ctx context.Context, j *job) (n int64, err error) {
 	return n, err
 }
 
-// sameDocuments reads a collection and compares it with the dump. If the server removes
-// documents by their age, neither side counts what is about to be removed.
+// sameDocuments reads a collection and compares it with the dump. If the server removes documents
+// by age, it ignores those that are about to be removed on both sides.
 func (r *restoring) sameDocuments(ctx context.Context, j *job) error {
 	rules := j.Removals()
 	before := time.Now().Add(ttlMargin)

@@ -14,11 +14,11 @@ import (
 	"go.mongodb.org/mongo-driver/mongo/readpref"
 )
 
-// How a collection is read: chunks pass from the goroutine that waits for the
-// server to the one that digests, compresses and writes.
+// One goroutine waits for the server and passes chunks to another, which digests, compresses and
+// writes them.
 const (
 	readChunk      = 512 << 10
-	readBatch      = 1 << 20 // wished size of a server's reply, where the mean document size is known
+	readBatch      = 1 << 20 // wanted size of a server's reply, if the mean document size is known
 	sessionRefresh = 5 * time.Minute
 	readAttempts   = 4
 )
@@ -32,9 +32,9 @@ type reader struct {
 	log     *slog.Logger
 }
 
-// each passes the documents of a collection to do, in natural order; a document
-// is valid during the call only. It returns after the cursor on the server is
-// gone, also when ctx ends. mean is the expected size of a document, 0 unknown.
+// each passes the documents of a collection to do, in natural order. A document is valid only
+// during the call. each returns after the server's cursor is closed, also if ctx ends. mean is the
+// expected size of a document, or 0 if unknown.
 func (r *reader) each(ctx context.Context, db, coll string, mean int64,
 	do func(doc []byte) error) error {
 	inner, cancel := context.WithCancel(ctx)
@@ -81,7 +81,7 @@ func (r *reader) fetch(ctx context.Context, db, coll string, mean int64, chunks 
 			_ = cursor.Close(ctx)
 		}
 		if err != nil {
-			// The reply that would have told the cursor's number may be lost.
+			// The reply with the cursor's number may be lost.
 			kill := bson.D{{Key: "killSessions", Value: bson.A{session.ID()}}}
 			_ = r.conn.Database("admin").RunCommand(ctx, kill,
 				options.RunCmd().SetReadPreference(r.preference())).Err()
@@ -111,10 +111,10 @@ func (r *reader) fetch(ctx context.Context, db, coll string, mean int64, chunks 
 	return nil
 }
 
-// find opens the cursor. It asks the server not to time it out, so that a slow
-// disk loses nothing, unless the server forbids that (shared Atlas tiers).
+// find opens the cursor. It requests a cursor without time-out, for slow disks, unless the server
+// forbids that (shared Atlas tiers).
 func (r *reader) find(ctx context.Context, db, coll string, keep bool) (*mongo.Cursor, error) {
-	// The hint says that the scan is meant: SERVER-127688.
+	// The hint shows that the scan is intended: SERVER-127688.
 	command := bson.D{{Key: "find", Value: coll}, {Key: "hint", Value: bson.D{{Key: "$natural",
 		Value: 1}}}}
 	if keep {
@@ -147,9 +147,9 @@ func (r *reader) preference() *readpref.ReadPref {
 	return r.pref
 }
 
-// probe asks for one document in a snapshot and returns the cluster time that
-// the server says it read at. No time means that the server does not honour
-// snapshots: FerretDB 1.24 ignores the wish silently.
+// probe reads one document in a snapshot and returns the cluster time in the server's answer.
+// Without a time, the server does not support snapshots: FerretDB 1.24 ignores the request
+// silently.
 func (r *reader) probe(ctx context.Context, db, coll string) (*primitive.Timestamp, error) {
 	command := bson.D{{Key: "find", Value: coll}, {Key: "limit", Value: 1}, {Key: "singleBatch",
 		Value: true}, r.concern()}
@@ -165,8 +165,8 @@ func (r *reader) probe(ctx context.Context, db, coll string) (*primitive.Timesta
 	return &primitive.Timestamp{T: t, I: i}, nil
 }
 
-// keepAlive refreshes a session, which the server otherwise ends with its
-// cursors after 30 minutes. The returned function stops it.
+// keepAlive refreshes a session until stop is called. The server otherwise ends it and its cursors
+// after 30 minutes.
 func (r *reader) keepAlive(ctx context.Context, session mongo.Session) (stop func()) {
 	every := r.refresh
 	if every == 0 {
@@ -193,8 +193,8 @@ func (r *reader) keepAlive(ctx context.Context, session mongo.Session) (stop fun
 	return func() { cancel(); <-done }
 }
 
-// persist repeats a step that failed for a passing reason: a primary that stepped down,
-// a cut connection, a cursor that is gone.
+// persist repeats a step after a transient error: a primary that stepped down, a broken connection,
+// a lost cursor.
 func (r *reader) persist(ctx context.Context, what string, do func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := do()

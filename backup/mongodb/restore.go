@@ -12,69 +12,69 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Restore is the [backup.Restorer] of a component that a [Source] wrote, and of a [Dump].
+// Restore is a [backup.Restorer] for the component of a [Source]. It also restores a [Dump].
 //
-// Documents go into new collections next to the live ones. Restore reads each back once
-// and compares count, digest and indexes with the dump. When all are equal it renames the
-// live collections to names of the run, and the new ones to theirs: see [Mode]. Until
-// then the live collections are unchanged. The replaced ones stay on the server, and take
-// their space, until [Restore.Accept] removes them or [Restore.Undo] puts them back.
+// Restore writes documents into new collections next to the live ones. It reads each back once and
+// compares count, digest and indexes with the dump. If all are equal, it renames the live
+// collections to names of the run, and then the new ones to theirs, see [Mode]. Until then the live
+// collections are unchanged. The replaced ones stay on the server, and need their space, until
+// [Restore.Accept] drops them or [Restore.Undo] restores them.
 //
-// Prove by the value that restored compares what can have changed since: UUIDs, counts,
-// options, indexes. Any other Prove reads all documents.
+// Prove of the same value compares only what can have changed since Restore: UUIDs, counts, options
+// and indexes. Any other Prove reads all documents.
 //
-// A run writes what it does into the collection tykupgrade_restore of each database. A
-// second run in the same database is refused with [backup.ErrLocked] while the first one
-// is alive. After kill -9 the next Restore takes the killed one back and begins from
-// scratch, up to a minute later; [Leftovers] shows what is there, and [Prune] removes it.
+// A run keeps a journal in the collection tykupgrade_restore of each database. While it is alive, a
+// second run in the same database is refused with [backup.ErrLocked]. After kill -9 the next
+// Restore undoes the killed one and begins from scratch. It may have to wait up to a minute.
+// [Leftovers] shows what a killed run left, and [Prune] removes it.
 //
 // The user needs the roles "readWrite" and "dbAdmin" on the databases (or "restore" and
-// "readWrite"). Validators are not asked (bypassDocumentValidation, part of dbAdmin),
-// because the server that was dumped held the documents as they are.
+// "readWrite"). Validators are bypassed (bypassDocumentValidation, part of dbAdmin), because the
+// dumped server had accepted the documents.
 type Restore struct {
-	Component string // name within the set; empty: "mongo"
+	Component string // name in the set; empty: "mongo"
 	Server    Server
 	Mode      Mode
 	Include   []string // patterns of database.collection as in the dump; empty: everything
-	Exclude   []string // likewise; wins over Include
-	// NoIndexes restores and compares documents and options only. Use it for servers
-	// that refuse an index, and create the indexes by hand.
+	Exclude   []string // patterns of what to leave out; wins over Include
+	// NoIndexes restores and compares only documents and options. Use it if the server refuses
+	// an index, and create the indexes by hand.
 	NoIndexes bool
-	// NoOptions creates collections without options such as capped, collation and
-	// validator, and does not compare them. Views and time series keep what makes them.
+	// NoOptions creates collections without options such as capped, collation and validator,
+	// and does not compare them. Views and time series keep the options that define them.
 	NoOptions bool
-	// DropExtra removes the collections that a set does not have and would have, had
-	// they been there: those of a newer version, after an aborted upgrade. Without it
-	// they stay and are reported; mongorestore --drop keeps them silently. With Replace
-	// they are renamed first, as replaced collections are.
+	// DropExtra drops collections that the set would have included, but does not have, such as
+	// those of a newer version after an aborted upgrade. Otherwise they stay, and the report
+	// names them. mongorestore --drop keeps them silently. With Replace they are renamed first,
+	// like replaced collections.
 	DropExtra bool
 	Parallel  int          // collections at a time; 0: 4
 	Log       *slog.Logger // nil: silent
 
 	lease    time.Duration      // how long a silent run counts as alive; 0: leaseTime
-	verified map[string]checked // what the last Restore read back, for one Prove
+	verified map[string]checked // the collections that the last Restore compared, for one Prove
 }
 
-// checked is a collection that was read back and was equal.
+// checked is a collection that was read back and equal.
 type checked struct {
 	uuid  string
 	count int64
 }
 
-// Mode says what happens to collections that exist.
+// Mode is what a restore does with existing collections.
 type Mode int
 
 // The modes.
 const (
-	// New refuses to touch a collection that exists and is not empty.
+	// New refuses to change a collection that exists and is not empty.
 	New Mode = iota
-	// Replace restores next to the live collections and swaps at the end: two renames
-	// for each collection, between which its name is missing for a moment. A document
-	// that is written to a collection during its swap is replaced with it. Time series and
-	// system.js cannot be renamed, so they are refused if they exist.
+	// Replace restores next to the live collections and swaps at the end. A swap is two
+	// renames, between which the collection's name is missing for a moment. A document that is
+	// written during the swap is replaced too. Time series and system.js cannot be renamed, so
+	// existing ones are refused.
 	Replace
-	// Drop drops each live collection and restores in its place, for servers without
-	// space for both. After a failure the dump is the only copy, and Undo is refused.
+	// Drop drops each live collection and restores in its place, for servers without space for
+	// both. After a failure the dump is the only copy, and Undo returns an error.
 	Drop
 )
 
@@ -118,10 +118,9 @@ func (m *Restore) Restore(ctx context.Context, s *backup.Stored,
 	return m.restore(ctx, data, progress)
 }
 
-// Prove implements [backup.Restorer]: options, indexes, count and digest of every
-// collection. Documents that a TTL index has removed since, or may remove within a day,
-// are left out on both sides. With DropExtra a collection that the set does not have is a
-// difference, too.
+// Prove implements [backup.Restorer]. It compares options, indexes, count and digest of every
+// collection. On both sides it leaves out documents that a TTL index has removed since, or may
+// remove within a day. With DropExtra, a collection that the set does not have is a difference too.
 func (m *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 	data, err := openStored(ctx, s)
 	if err != nil {
@@ -130,8 +129,9 @@ func (m *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 	return m.prove(ctx, data, m.DropExtra)
 }
 
-// VerifiesStructure implements [backup.StructureVerifier]: every document is checked on
-// its way into a collection that is not in place yet. Drop changes what is there first.
+// VerifiesStructure implements [backup.StructureVerifier]. It returns true if every document is
+// checked on its way into a new collection. With patterns it returns false, and in the mode Drop, in
+// which live collections are dropped first.
 func (m *Restore) VerifiesStructure() bool {
 	return m.Mode != Drop && patterns{m.Include, m.Exclude}.everything()
 }
@@ -151,7 +151,7 @@ func (m *Restore) check() error {
 
 func (m *Restore) parallel() int { return cmp.Or(m.Parallel, 4) }
 
-// restore does it. The report says of every collection how far it came.
+// restore restores the dump. The report has the state of every collection.
 func (m *Restore) restore(ctx context.Context, data *source,
 	progress func(backup.Event)) (items []backup.Item, err error) {
 	m.verified = nil

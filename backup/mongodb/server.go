@@ -17,36 +17,35 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Server describes how to reach a deployment: by URI, or with a client that the caller has
-// and keeps.
+// Server sets how to reach a deployment, by a URI or with a client of the caller.
 type Server struct {
-	// URI is what the driver takes: hosts, ports, user, TLS, replica set, mongodb+srv.
-	// Credentials in it reach no message, log or manifest.
+	// URI is a connection string of the driver: hosts, ports, user, TLS, replica set,
+	// mongodb+srv. Its credentials appear in no message, log or manifest.
 	URI string
-	// Password is that of the user in URI, so that URI need not contain it.
+	// Password is the password of the user in URI, so that URI need not contain it.
 	Password string
-	// TLS replaces what URI says about TLS.
+	// TLS replaces the TLS options of URI.
 	TLS *tls.Config
 	// Client replaces all other fields. It stays connected.
 	Client *mongo.Client
 }
 
-// conn is a connected client and what is known of the server.
+// conn is a connected client with facts about the server.
 type conn struct {
 	*mongo.Client
 	own     bool
 	at      string // address for messages and the manifest, without credentials
 	secrets []string
-	exposed string // why others can read along; empty: they cannot, or unknown
+	exposed string // why others can read the traffic; empty: they cannot, or unknown
 
 	version  string
 	numbers  [3]int
 	topology string
-	replica  bool          // snapshot reads are worth trying
-	ahead    time.Duration // of the server's clock
+	replica  bool          // snapshot reads may work
+	ahead    time.Duration // how far the server's clock is ahead
 }
 
-// connect reaches the server and asks what it is.
+// connect connects to the server and reads its version and topology.
 func (s Server) connect(ctx context.Context) (*conn, error) {
 	c := &conn{Client: s.Client, at: "MongoDB (the caller's client)"}
 	if s.Client == nil {
@@ -64,7 +63,7 @@ func (s Server) connect(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-// uriHint tells how to write a URI that keeps its password apart.
+// uriHint is the hint for a URI with a separate password.
 const uriHint = "write it as mongodb://user@host:27017/ and set the password in Server.Password"
 
 func (s Server) dial(ctx context.Context, c *conn) error {
@@ -76,7 +75,7 @@ func (s Server) dial(ctx context.Context, c *conn) error {
 	return c.fail("connect to", c.at, err)
 }
 
-// options reads the URI, and says in c what may be shown of it.
+// options reads the URI, and sets in c the parts that may be shown.
 func (s Server) options(c *conn) (*options.ClientOptions, error) {
 	refuse := func(object string, err error) error {
 		return &backup.Error{Op: "connect to", Object: object, Err: err, Next: uriHint}
@@ -101,7 +100,7 @@ func (s Server) options(c *conn) (*options.ClientOptions, error) {
 	}
 	if s.Password != "" {
 		if o.Auth == nil || o.Auth.Username == "" {
-			return nil, refuse(at, errors.New("a password was given, but the URI names no user"))
+			return nil, refuse(at, errors.New("Password is set, but the URI has no user"))
 		}
 		cred := *o.Auth
 		cred.Password, cred.PasswordSet = s.Password, true
@@ -117,7 +116,7 @@ func (s Server) options(c *conn) (*options.ClientOptions, error) {
 	return o, nil
 }
 
-// local reports whether all hosts are this one.
+// local reports whether all hosts are this machine.
 func local(hosts []string) bool {
 	for _, h := range hosts {
 		if host, _, err := net.SplitHostPort(h); err == nil {
@@ -160,7 +159,7 @@ func (c *conn) identify(ctx context.Context) error {
 	return err
 }
 
-// now is the server's time, which leases are written in.
+// now returns the server's time, which leases use.
 func (c *conn) now() time.Time { return time.Now().Add(c.ahead).UTC().Truncate(time.Millisecond) }
 
 func parseVersion(s string) (v [3]int, err error) {
@@ -170,13 +169,13 @@ func parseVersion(s string) (v [3]int, err error) {
 	return v, nil
 }
 
-// atLeast compares the server's version.
+// atLeast reports whether the server has at least this version.
 func (c *conn) atLeast(major, minor int) bool {
 	return c.numbers[0] > major || c.numbers[0] == major && c.numbers[1] >= minor
 }
 
-// keepsZeroTimestamps reports whether inserts know bypassEmptyTsReplacement:
-// SERVER-88750, in 8.0 and backported to 7.0.13, 6.0.17 and 5.0.29.
+// keepsZeroTimestamps reports whether inserts support bypassEmptyTsReplacement: SERVER-88750, in
+// 8.0 and backported to 7.0.13, 6.0.17 and 5.0.29.
 func (c *conn) keepsZeroTimestamps() bool {
 	least, backported := map[int]int{5: 29, 6: 17, 7: 13}[c.numbers[0]]
 	return c.numbers[0] >= 8 || backported && c.numbers[1] == 0 && c.numbers[2] >= least
@@ -186,8 +185,8 @@ func (c *conn) admin(ctx context.Context, command bson.D) (bson.Raw, error) {
 	return c.Database("admin").RunCommand(ctx, command).Raw()
 }
 
-// run executes a write whose answer does not matter. It waits for the answer a little
-// longer than ctx: the server could otherwise run the command after what undoes it.
+// run executes a write. It waits for the answer a little longer than ctx, because the server could
+// otherwise run the command after its undo.
 func (c *conn) run(ctx context.Context, db string, command any) error {
 	ctx, cancel := trailing(ctx)
 	defer cancel()
@@ -203,7 +202,7 @@ func (c *conn) close(ctx context.Context) {
 	_ = c.Disconnect(ctx)
 }
 
-// trailing ends ten seconds after ctx.
+// trailing returns a context that ends ten seconds after ctx.
 func trailing(ctx context.Context) (context.Context, context.CancelFunc) {
 	if ctx.Err() != nil {
 		return context.WithCancel(ctx)
@@ -219,10 +218,10 @@ func trailing(ctx context.Context) (context.Context, context.CancelFunc) {
 	return out, func() { stop(); cancel() }
 }
 
-// aside is a short context for cleaning up after ctx ended.
+// aside returns a short context to clean up after ctx has ended.
 func aside(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 }
 
-// majority is what every write waits for: a failover can undo any other write.
+// majority is the write concern of every write, because a failover can undo other writes.
 var majority = bson.E{Key: "writeConcern", Value: bson.D{{Key: "w", Value: "majority"}}}

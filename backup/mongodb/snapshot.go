@@ -13,8 +13,8 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// snapshot fixes the cluster time to read at, where the server proves that it
-// will: it has to name the time, and the same one again on request.
+// snapshot fixes the cluster time for all reads, if the server supports that. The server must
+// return a time, and the same one again on request.
 func (d *dumping) snapshot(ctx context.Context) error {
 	if d.m.Snapshot == SnapshotNever {
 		return nil
@@ -69,8 +69,7 @@ func (d *dumping) snapshot(ctx context.Context) error {
 	return nil
 }
 
-// probe finds the time of the snapshot, or checks that a collection can be
-// read at it.
+// probe finds the time of the snapshot, or checks that a collection can be read at that time.
 func (d *dumping) probe(ctx context.Context, s *dumpSpace) error {
 	ask := &reader{conn: d.conn, pref: d.m.ReadPreference, at: cmp.Or(d.reader.at,
 		&primitive.Timestamp{})}
@@ -83,11 +82,11 @@ func (d *dumping) probe(ctx context.Context, s *dumpSpace) error {
 	case err != nil:
 		return err
 	case got == nil:
-		return errors.New("the server does not name the cluster time it read at")
+		return errors.New("the server does not return the cluster time of its read")
 	case d.reader.at == nil:
 		d.reader.at = got
 	case !got.Equal(*d.reader.at):
-		return fmt.Errorf("the server read %s at another time than it was asked to", s.Namespace())
+		return fmt.Errorf("the server read %s at another time than requested", s.Namespace())
 	}
 	return nil
 }

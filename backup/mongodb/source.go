@@ -14,17 +14,17 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Kind is the kind of a component that a [Source] wrote.
+// Kind is the kind of the components that a [Source] writes.
 const Kind = "mongo"
 
-// DefaultDatabase is what Tyk's dashboard and pump use.
+// DefaultDatabase is the database of Tyk's dashboard and pump.
 const DefaultDatabase = "tyk_analytics"
 
 func init() { backup.RegisterKind(Kind, structure) }
 
-// Source is a [backup.Source]: one or more databases of a MongoDB deployment. The files
-// are those of mongodump --out, byte for byte, so that mongorestore reads them. The
-// manifest says in addition what each collection must hold.
+// Source is a [backup.Source] for databases of a MongoDB deployment. The files are those of
+// mongodump --out, byte for byte, so that mongorestore can read them. The manifest adds counts and
+// digests of each collection.
 //
 // The user needs the role "read" on the databases.
 type Source struct {
@@ -33,7 +33,7 @@ type Source struct {
 	Databases []string // empty: DefaultDatabase
 	// patterns of database.collection with * and ?; empty: everything
 	Include        []string
-	Exclude        []string           // likewise; wins over Include
+	Exclude        []string           // patterns of what to leave out; wins over Include
 	ReadPreference *readpref.ReadPref // nil: primary
 	Snapshot       SnapshotMode
 	Plain          bool         // no gzip
@@ -43,19 +43,19 @@ type Source struct {
 	refresh time.Duration // of sessions; 0: sessionRefresh
 }
 
-// SnapshotMode says whether all collections are read at one cluster time, which replica
-// sets and sharded clusters can do from MongoDB 5.0 on, for five minutes unless
-// minSnapshotHistoryWindowInSeconds says otherwise.
+// SnapshotMode sets whether all collections are read at one cluster time. Replica sets and sharded
+// clusters support that since MongoDB 5.0. A snapshot lasts five minutes, or
+// minSnapshotHistoryWindowInSeconds.
 //
-// Without a snapshot each collection is read as it changes. A document that is deleted
-// and inserted again meanwhile can then be read twice. The manifest counts such
-// documents, and a restore keeps the version that was read last.
+// Without a snapshot, collections may change while they are read. A document that is deleted and
+// inserted again meanwhile can then be read twice. The manifest counts such documents, and a
+// restore keeps the version that was read last.
 type SnapshotMode int
 
 // The snapshot modes.
 const (
-	SnapshotIfPossible SnapshotMode = iota // otherwise without, and the manifest says so
-	SnapshotRequired                       // an error where it is not possible
+	SnapshotIfPossible SnapshotMode = iota // if not possible, the manifest has a warning
+	SnapshotRequired                       // if not possible, Backup fails
 	SnapshotNever
 )
 
@@ -71,22 +71,22 @@ func (m SnapshotMode) String() string {
 	return fmt.Sprintf("SnapshotMode(%d)", int(m))
 }
 
-// Details is what the manifest says of a component of kind [Kind].
+// Details are the details of a component of kind [Kind].
 type Details struct {
 	Gzip bool `json:"gzip"`
-	// seconds.increment that everything was read at
+	// the time of the snapshot as seconds.increment
 	ClusterTime string   `json:"cluster_time,omitempty"`
 	Databases   []string `json:"databases"`
-	// written by older versions only; a restore skips them
+	// written only by older versions; a restore skips them
 	Users bool `json:"users_and_roles,omitempty"`
-	// what was requested, "*.*" for everything; empty: older versions did not record it
+	// the requested patterns, "*.*" for everything; empty in sets of older versions
 	Include     []string     `json:"include,omitempty"`
 	Exclude     []string     `json:"exclude,omitempty"`
 	Collections []Collection `json:"collections"` // sorted by namespace
 }
 
-// Collection is one collection, view or time series of a set. Count, bytes and digest
-// are of the documents as the server sends them.
+// Collection is one collection, view or time series of a set. Count, Bytes and Digest are those of
+// the documents as the server sends them.
 type Collection struct {
 	DB      string   `json:"db"`
 	Name    string   `json:"name"`
@@ -95,9 +95,9 @@ type Collection struct {
 	Indexes []string `json:"indexes,omitempty"`
 	Count   int64    `json:"count"` // for a time series: of its buckets
 	Bytes   int64    `json:"bytes"` // uncompressed
-	// the sum of the documents' SHA-256 modulo 2^256: any order
+	// the sum of the documents' SHA-256 modulo 2^256, independent of their order
 	Digest string `json:"digest,omitempty"`
-	// documents whose _id an earlier document of the file has
+	// documents with the _id of an earlier document in the file
 	Duplicates int64  `json:"duplicates,omitempty"`
 	Metadata   string `json:"metadata,omitempty"`
 	Data       string `json:"data,omitempty"` // files below the component's directory
@@ -147,9 +147,9 @@ func checkDatabase(db string) error {
 	return nil
 }
 
-// Plan implements [backup.Source]. A database that does not exist or holds nothing, an
-// include pattern that matches nothing and a server that does not answer are errors;
-// mongodump calls all but the last success.
+// Plan implements [backup.Source]. It returns an error for a missing or empty database, for an
+// include pattern without a match, and if the server does not answer. For mongodump, all but the
+// last are a success.
 func (m *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	if err := m.check(); err != nil {
 		return backup.Estimate{}, err
@@ -161,7 +161,7 @@ func (m *Source) Plan(ctx context.Context) (backup.Estimate, error) {
 	defer d.conn.close(ctx)
 	e, err := d.estimate(ctx)
 	if !m.Plain {
-		e.Bytes /= 2 // JSON-like data shrinks to a quarter; half is on the safe side
+		e.Bytes /= 2 // JSON-like data shrinks to a quarter, so half is a safe estimate
 	}
 	return e, err
 }
@@ -187,8 +187,8 @@ func (m *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 	return c, nil
 }
 
-// Prove implements [backup.Prover]: it compares the server that a set was taken of with
-// the set, as [Restore.Prove] does with DropExtra.
+// Prove implements [backup.Prover]. It compares the live server with the set, as [Restore.Prove]
+// does with DropExtra.
 func (m *Source) Prove(ctx context.Context, s *backup.Stored) error {
 	data, err := openStored(ctx, s)
 	if err != nil {

@@ -20,13 +20,13 @@ import (
 // source is a dump that can be restored.
 type source struct {
 	*dump.Tree
-	covers  *patterns // what the dump would hold, had it been there; nil: it does not say
-	digest  string    // of what it holds: a later process knows by it which run is its own
+	covers  *patterns // what the dump would have included; nil: unknown
+	digest  string    // of its content, by which a later process finds its own run
 	inASet  bool
 	details Details
 }
 
-// otherwise is the kind of the error when the dump is not what it was found to be.
+// otherwise returns the kind of the error if the dump has changed.
 func (s *source) otherwise() error {
 	if s.inASet {
 		return backup.ErrDamaged
@@ -42,9 +42,9 @@ func (s *source) identify() {
 	s.digest = hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// structure reads a component of kind "mongo" from end to end. Every file is accounted
-// for, metadata can be read and says what the manifest says, and every document is whole.
-// The documents add up to the manifest's counts, bytes and digests.
+// structure reads a whole component of kind "mongo". It checks that every file belongs to a
+// collection, that metadata matches the manifest, and that every document is complete. The
+// documents must match the manifest's counts, bytes and digests.
 func structure(ctx context.Context, s *backup.Stored) error {
 	t, err := openStored(ctx, s)
 	if err != nil {
@@ -61,7 +61,7 @@ func structure(ctx context.Context, s *backup.Stored) error {
 			return e
 		}
 		if err == nil && got != d.Tally {
-			err = fmt.Errorf("%w: %s holds %s, the manifest says %s", backup.ErrDamaged, d.Data, got,
+			err = fmt.Errorf("%w: %s has %s, the manifest says %s", backup.ErrDamaged, d.Data, got,
 				d.Tally)
 		}
 		mu.Lock()
@@ -72,8 +72,8 @@ func structure(ctx context.Context, s *backup.Stored) error {
 	return errors.Join(err, errors.Join(findings...))
 }
 
-// openStored is [dump.OpenTree] for a component of a set: the manifest says which files
-// there are, and what is in them.
+// openStored does the same as [dump.OpenTree] for a component of a set. The manifest lists the
+// files and their content.
 func openStored(ctx context.Context, s *backup.Stored) (*source, error) {
 	damaged := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{backup.ErrDamaged}, args...)...)
@@ -119,7 +119,7 @@ func openStored(ctx context.Context, s *backup.Stored) (*source, error) {
 		}
 		if m.Name != c.Name || m.Type != c.Type || m.UUID != c.UUID || !slices.Equal(m.IndexNames(),
 			c.Indexes) || (c.Data == "") != (c.Type == dump.TypeView) {
-			return nil, damaged("%s does not say of %s.%s what the manifest says", c.Metadata, c.DB, c.Name)
+			return nil, damaged("%s differs from the manifest about %s.%s", c.Metadata, c.DB, c.Name)
 		}
 		d := &dump.Collection{Space: m, Data: c.Data, Tally: dump.Tally{Count: c.Count, Bytes: c.Bytes}}
 		if d.Sum, err = dump.ParseSum(c.Digest); err != nil && c.Data != "" {
@@ -142,7 +142,7 @@ func openStored(ctx context.Context, s *backup.Stored) (*source, error) {
 	return t, nil
 }
 
-// preludeDir is where prelude.json stands: see dumping.prelude.
+// preludeDir returns the directory of prelude.json, see dumping.prelude.
 func (d *Details) preludeDir() string {
 	if len(d.Databases) == 1 {
 		return d.Databases[0]

@@ -9,8 +9,7 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// swapAll gives every collection its name, then makes the views, then takes away what the
-// set does not have.
+// swapAll gives every collection its name, then makes the views, then removes extra collections.
 func (r *restoring) swapAll(ctx context.Context) error {
 	err := each(ctx, r.m.parallel(), len(r.jobs), func(ctx context.Context, i int) error {
 		j := r.jobs[i]
@@ -48,7 +47,8 @@ func (r *restoring) swap(ctx context.Context, j *job) error {
 		moved = err == nil
 	}
 	if moved && r.m.Mode == New {
-		// It was empty before, and a gateway may run. Now nobody writes to it any more.
+		// It was empty before, but a gateway may have written to it. Now nobody writes to
+		// it any more.
 		n, err := r.conn.holds(ctx, j.DB, j.kept)
 		if err != nil {
 			return err
@@ -80,7 +80,7 @@ func (c *conn) rename(ctx context.Context, r *reader, db, from, to string, dropT
 		if err == nil {
 			return nil
 		}
-		// The answer may be lost while the rename was done, also when ctx ends.
+		// The rename may be done although its answer was lost, also if ctx ends.
 		ctx, cancel := aside(ctx)
 		defer cancel()
 		there, lookup := c.Database(db).ListCollectionNames(ctx,

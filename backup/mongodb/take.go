@@ -30,7 +30,7 @@ type dumping struct {
 	w      *backup.Writer
 	spaces []*dumpSpace
 
-	lost     atomic.Bool // a snapshot was begun and does not hold for all collections
+	lost     atomic.Bool // the snapshot does not cover all collections
 	leftover []string    // collections of restores
 }
 
@@ -38,11 +38,11 @@ type dumpSpace struct {
 	*dump.Space
 	size, count int64 // estimates
 	apart       bool  // not readable at the snapshot's time
-	unchecked   bool  // too large to look for duplicates
+	unchecked   bool  // too large for a search for duplicates
 	out         Collection
 }
 
-// open connects and lists what is to be dumped.
+// open connects and lists the collections to dump.
 func (m *Source) open(ctx context.Context) (*dumping, error) {
 	conn, err := m.Server.connect(ctx)
 	if err != nil {
@@ -106,13 +106,13 @@ func (d *dumping) list(ctx context.Context) ([]*dump.Space, error) {
 	}
 	if len(chosen) == 0 {
 		return nil, &backup.Error{Op: "dump", Object: strings.Join(d.m.databases(), ", "),
-			Err: errors.New("every collection is excluded"), Next: "correct the patterns"}
+			Err: errors.New("every collection is excluded"), Next: "fix the patterns"}
 	}
 	d.leftover = leftover
 	return chosen, nil
 }
 
-// estimate asks for sizes: once for a database that is dumped as a whole.
+// estimate reads sizes, with one question for a database that is dumped as a whole.
 func (d *dumping) estimate(ctx context.Context) (e backup.Estimate, err error) {
 	if d.m.patterns().everything() {
 		for _, db := range d.m.databases() {
@@ -136,8 +136,8 @@ func (d *dumping) estimate(ctx context.Context) (e backup.Estimate, err error) {
 	return e, err
 }
 
-// measure asks for sizes, and for indexes if wanted, several collections at a time. A
-// server that gives no size costs the progress bar its total and nothing else.
+// measure reads sizes, and indexes if wanted, of several collections at a time. Without sizes, only
+// the progress bar lacks its total.
 func (d *dumping) measure(ctx context.Context, indexes bool) error {
 	err := each(ctx, questions, len(d.spaces), func(ctx context.Context, i int) error {
 		s := d.spaces[i]
@@ -207,7 +207,7 @@ func (d *dumping) run(ctx context.Context) (backup.Component, error) {
 	return c, c.SetDetails(details)
 }
 
-// warnings are for the manifest.
+// warnings returns the warnings for the manifest.
 func (d *dumping) warnings() (all []string) {
 	if d.conn.exposed != "" {
 		all = append(all, d.conn.exposed)
@@ -215,10 +215,10 @@ func (d *dumping) warnings() (all []string) {
 	switch {
 	case d.lost.Load():
 		all = append(all, "not every collection could be read in the snapshot (it was too old for "+
-			"minSnapshotHistoryWindowInSeconds, or the collection is capped and the server old); they are "+
-			"of different moments")
+			"minSnapshotHistoryWindowInSeconds, or the collection is capped and the server old), so they are "+
+			"from different moments")
 	case d.reader.at == nil && d.m.Snapshot != SnapshotNever:
-		all = append(all, "the server does not show that it reads snapshots; the collections are of "+
+		all = append(all, "the server does not support snapshots, so the collections are from "+
 			"different moments")
 	}
 	for _, s := range d.spaces {
@@ -228,7 +228,7 @@ func (d *dumping) warnings() (all []string) {
 				s.Namespace(), s.out.Duplicates))
 		}
 		if s.unchecked {
-			all = append(all, fmt.Sprintf("%s: more than %d documents, so duplicates were not looked for; "+
+			all = append(all, fmt.Sprintf("%s: more than %d documents, so duplicates were not searched for; "+
 				"a restore finds them", s.Namespace(), mostIDs))
 		}
 	}
@@ -298,8 +298,8 @@ func pack(w io.Writer, packer *gzip.Writer, data []byte) error {
 	return packer.Close()
 }
 
-// prelude is what mongodump 100.x writes last. It stands next to the databases, or with a
-// single one in its directory, as after mongodump --db.
+// prelude writes prelude.json, which mongodump 100.x writes last. It is next to the databases. With
+// a single database it is in the database's directory, as after mongodump --db.
 func (d *dumping) prelude(ctx context.Context, databases []string) error {
 	data, err := json.Marshal(struct{ ServerVersion, ToolVersion string }{d.conn.version,
 		step.Module()})

@@ -15,8 +15,7 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// undo restores the previous state after an error, and with Drop removes what is there in
-// parts only.
+// undo restores the previous state after an error. With Drop, it removes incomplete collections.
 func (r *restoring) undo(ctx context.Context) error {
 	ctx, cancel := step.Undoing(ctx)
 	defer cancel()
@@ -41,7 +40,7 @@ func (r *restoring) undo(ctx context.Context) error {
 	return errors.Join(notes...)
 }
 
-// tell makes the report say what a failed run did to each collection.
+// tell reports what a failed run did to each collection.
 func (r *restoring) tell(notes *[]error) {
 	lost, stayed := 0, 0
 	for _, j := range r.jobs {
@@ -70,9 +69,9 @@ func (r *restoring) tell(notes *[]error) {
 	}
 }
 
-// takeBack restores the previous state of a database from a run's journal. It does what is
-// left to do, so that it can be called again. sure says that the run is our own, so that
-// what it made is known and not only likely.
+// takeBack restores the previous state of a database from a run's journal. It can be called again,
+// and does only what is left to do. With sure, the run is our own, so that its collections are
+// known for certain.
 func (c *conn) takeBack(ctx context.Context, r *reader, db string, n *run, sure bool) error {
 	var all, ours []*dump.Space
 	err := r.persist(ctx, "list "+db, func() (err error) {
@@ -97,7 +96,7 @@ func (c *conn) takeBack(ctx context.Context, r *reader, db string, n *run, sure 
 	if len(left) == 0 {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("rollback failed: these collections are left over: %s; restore "+
+	return errors.Join(fmt.Errorf("rollback failed, and these collections are left: %s; restore "+
 		"again, or call Prune", strings.Join(left, ", ")), errors.Join(failed...))
 }
 
@@ -134,9 +133,9 @@ func (c *conn) takeJobBack(ctx context.Context, r *reader, db string, n *run, j 
 		now.UUID == j.UUID)
 	switch {
 	case j.Kept != "" && there[j.Kept] != nil && j.Extra && now != nil:
-		return fmt.Errorf("a new collection has the name; what was there is %s.%s", db, j.Kept)
+		return fmt.Errorf("a new collection has the name; the previous one is %s.%s", db, j.Kept)
 	case j.Kept != "" && there[j.Kept] != nil:
-		// What has the name now is the new one, or was written in the moment of the swap.
+		// The collection with the name is the new one, or was created during the swap.
 		return c.rename(ctx, r, db, j.Kept, j.Name, now != nil)
 	case placed && !j.Live && !j.Extra:
 		return drop(j.Name)
@@ -160,8 +159,7 @@ func (c *conn) takeViewBack(ctx context.Context, db string, n *run, j runJob, no
 	return nil
 }
 
-// finish brings a run that was killed to an end: forward if its result was accepted, back
-// otherwise.
+// finish ends a killed run: forward if its result was accepted, otherwise back.
 func (c *conn) finish(ctx context.Context, r *reader, db string, n *run) error {
 	if n.Phase == accepting {
 		return c.dropKept(ctx, r, db, n)
@@ -178,7 +176,7 @@ func (c *conn) forgetRun(ctx context.Context, db string, n *run) error {
 	return c.run(ctx, db, deleteIDs(ids))
 }
 
-// dropKept removes what a run replaced.
+// dropKept drops the collections that a run replaced.
 func (c *conn) dropKept(ctx context.Context, r *reader, db string, n *run) error {
 	return each(ctx, questions, len(n.Jobs), func(ctx context.Context, i int) error {
 		name := n.Jobs[i].Kept
@@ -192,9 +190,9 @@ func (c *conn) dropKept(ctx context.Context, r *reader, db string, n *run) error
 	})
 }
 
-// Undo implements [backup.Undoer]: it gives the collections that Restore replaced their
-// names back and drops the new ones, with everything that was written to them since. It
-// works in a later process. After a restore in the mode [Drop] it is refused.
+// Undo implements [backup.Undoer]. It gives the replaced collections their names back and drops the
+// new ones, with everything that was written to them since. It works in a later process too. After
+// a restore in the mode [Drop] it returns an error.
 func (m *Restore) Undo(ctx context.Context, s *backup.Stored) error {
 	data, err := openStored(ctx, s)
 	if err != nil {
