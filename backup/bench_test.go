@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/internal/lab"
 )
 
 // many is a source of n files of 100 bytes.
@@ -29,11 +30,13 @@ func many(n int) backup.Source {
 func BenchmarkTake(b *testing.B) {
 	for _, n := range []int{100, 1000, 10_000} {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			before := lab.CPU(b)
 			for b.Loop() {
 				if _, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, many(n)); err != nil {
 					b.Fatal(err)
 				}
 			}
+			lab.ReportCPU(b, lab.CPU(b)-before)
 		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/lab"
 )
 
 // counted wraps a listener and knows how many connections are open.
@@ -119,7 +120,7 @@ func TestThousandEndpointsAreBounded(t *testing.T) {
 // The cost of a probe must not grow with the number of probes.
 func BenchmarkProbes(b *testing.B) {
 	for _, n := range []int{1000, 10000, 30000} {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
+		b.Run(fmt.Sprint("n=", n), func(b *testing.B) {
 			answer := roundTrip(func(*http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: 200, Header: http.Header{},
 					Body: io.NopCloser(strings.NewReader(`{"status":"ok"}`))}, nil
@@ -128,12 +129,14 @@ func BenchmarkProbes(b *testing.B) {
 			for i := range probes {
 				probes[i] = health.Pump("pump" + strconv.Itoa(i))
 			}
+			before := lab.CPU(b)
 			for b.Loop() {
 				if _, err := health.Once(b.Context(), health.Policy{Client: &http.Client{Transport: answer}},
 					probes...); err != nil {
 					b.Fatal(err)
 				}
 			}
+			lab.ReportCPU(b, lab.CPU(b)-before)
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/probe")
 		})
 	}

@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/hostfiles"
+	"example.com/tykupgrade/internal/lab"
 )
 
 // manyFiles makes n files of 200 bytes, 100 in a directory.
@@ -38,12 +40,14 @@ func BenchmarkTake(b *testing.B) {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			root := b.TempDir()
 			manyFiles(b, root, n, "before")
+			before := lab.CPU(b)
 			for b.Loop() {
 				if _, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, &hostfiles.Source{
 					FS: os.DirFS(root), Paths: benchPaths}); err != nil {
 					b.Fatal(err)
 				}
 			}
+			lab.ReportCPU(b, lab.CPU(b)-before)
 		})
 	}
 }
@@ -59,15 +63,19 @@ func BenchmarkRestore(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			var used time.Duration
 			for b.Loop() {
 				b.StopTimer()
 				manyFiles(b, root, n, "after")
+				before := lab.CPU(b)
 				b.StartTimer()
 				if _, err := set.Restore(b.Context(), backup.RestoreOptions{}, &hostfiles.Restore{Root: root,
 					Paths: benchPaths, Rescue: b.TempDir()}); err != nil {
 					b.Fatal(err)
 				}
+				used += lab.CPU(b) - before
 			}
+			lab.ReportCPU(b, used)
 		})
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"runtime/metrics"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/mongodb"
+	"example.com/tykupgrade/internal/lab"
 	mongolab "example.com/tykupgrade/internal/lab/mongo"
 )
 
@@ -212,23 +212,10 @@ func peakMiB(t *testing.T) int {
 	return kib >> 10
 }
 
-// cpu reports the CPU time of an operation, the server's and that of child processes
-// included: on a shared machine it says more than the wall time.
+// cpu reports the CPU time of an operation, the server's included.
 func cpu(b *testing.B) (report func()) {
-	used := func() (sum time.Duration) {
-		for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
-			var u syscall.Rusage
-			if err := syscall.Getrusage(who, &u); err != nil {
-				b.Fatal(err)
-			}
-			sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
-		}
-		return sum
-	}
-	before := used()
-	return func() {
-		b.ReportMetric(float64((used()-before).Milliseconds())/float64(b.N), "cpu-ms/op")
-	}
+	before := lab.CPU(b)
+	return func() { lab.ReportCPU(b, lab.CPU(b)-before) }
 }
 
 // Many small collections: what counts is commands and files, not documents.

@@ -41,10 +41,10 @@ func benchSnapshot(b *testing.B, cli string, keys int) {
 			for b.Loop() {
 				dir := b.TempDir()
 				stop := watchMemory(&peak)
-				c, v := clientCPU(b), serverCPU(b, s)
+				c, v := lab.CPU(b), serverCPU(b, s)
 				path := f(b, dir)
 				b.StopTimer()
-				client += clientCPU(b) - c
+				client += lab.CPU(b) - c
 				server += serverCPU(b, s) - v
 				stop()
 				size(b, path)
@@ -107,10 +107,16 @@ func watchMemory(peak *uint64) (stop func()) {
 	return func() { close(done); <-gone }
 }
 
-// BenchmarkProve compares 1M keys with the live server, all of them.
+// BenchmarkProve compares all keys with the live server.
 func BenchmarkProve(b *testing.B) {
+	for _, keys := range benchKeys() {
+		b.Run(fmt.Sprintf("n=%d", keys), func(b *testing.B) { benchProve(b, keys) })
+	}
+}
+
+func benchProve(b *testing.B, keys int) {
 	s := redislab.Start(b)
-	s.FillRandom(1_000_000, 200)
+	s.FillRandom(keys, 200)
 	src := &redisdb.Source{Client: s.Client()}
 	set, err := backup.Take(b.Context(), b.TempDir(), backup.Options{}, src)
 	if err != nil {
@@ -161,14 +167,14 @@ func benchRestore(b *testing.B, cli string, keys int) {
 			var client, server time.Duration
 			for b.Loop() {
 				stop := watchMemory(&peak)
-				c, s := clientCPU(b), serverCPU(b, target)
+				c, s := lab.CPU(b), serverCPU(b, target)
 				err := f()
 				stop()
 				if err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()
-				client += clientCPU(b) - c
+				client += lab.CPU(b) - c
 				server += serverCPU(b, target) - s
 				if n := target.Do("DBSIZE"); n != int64(keys) {
 					b.Fatalf("%v keys", n)
@@ -202,19 +208,6 @@ func benchRestore(b *testing.B, cli string, keys int) {
 		_, err := set.Restore(b.Context(), backup.RestoreOptions{}, live(b))
 		return err
 	})
-}
-
-// clientCPU is what this process and its children that ended have used.
-func clientCPU(b *testing.B) (sum time.Duration) {
-	b.Helper()
-	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
-		var u syscall.Rusage
-		if err := syscall.Getrusage(who, &u); err != nil {
-			b.Fatal(err)
-		}
-		sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
-	return sum
 }
 
 func serverCPU(b *testing.B, s *redislab.Server) (sum time.Duration) {

@@ -52,10 +52,10 @@ func report(in io.Reader, out io.Writer) error {
 	}
 	sort.Strings(names)
 	for _, name := range names {
-		for _, unit := range []string{"ns/op", "B/op"} {
+		for _, unit := range []string{"ns/op", "cpu-ms/op", "B/op"} {
 			points := all[name].cost[unit]
 			if k, ok := exponent(points); ok {
-				fmt.Fprintf(out, "growth  %-60s %-6s n^%.2f  (%d sizes)\n", name, unit, k, len(points))
+				fmt.Fprintf(out, "growth  %-60s %-9s n^%.2f  (%d sizes)\n", name, unit, k, len(points))
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
@@ -79,11 +80,13 @@ func BenchmarkInspectAll(b *testing.B) {
 				}
 			}
 			b.ReportAllocs()
+			before := lab.CPU(b)
 			for b.Loop() {
 				if _, err := preflight.InspectAll(b.Context(), paths...); err != nil {
 					b.Fatal(err)
 				}
 			}
+			lab.ReportCPU(b, lab.CPU(b)-before)
 		})
 	}
 }

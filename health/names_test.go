@@ -1,0 +1,124 @@
+package health_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/tykupgrade/health"
+)
+
+// sockets counts those that the resolver has open.
+type sockets struct{ open, most atomic.Int64 }
+
+type socket struct {
+	net.Conn
+	s *sockets
+}
+
+func (c socket) Close() error {
+	c.s.open.Add(-1)
+	return c.Conn.Close()
+}
+
+// silentDNS makes every lookup of this process ask a name server that does not answer.
+func silentDNS(tb testing.TB) *sockets {
+	tb.Helper()
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s, before := &sockets{}, net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, "udp", silent.LocalAddr().String())
+			if err != nil {
+				return nil, err
+			}
+			n := s.open.Add(1)
+			for m := s.most.Load(); n > m && !s.most.CompareAndSwap(m, n); m = s.most.Load() {
+			}
+			return socket{c, s}, nil
+		}}
+	tb.Cleanup(func() {
+		net.DefaultResolver = before
+		_ = silent.Close()
+	})
+	return s
+}
+
+func unresolved(n int, timeout time.Duration) (probes []health.Probe) {
+	for i := range n {
+		p := health.Pump(fmt.Sprintf("http://pump%d.example.invalid:8083", i))
+		p.Timeout = timeout
+		probes = append(probes, p)
+	}
+	return probes
+}
+
+// Names that nobody resolves hold few sockets at a time, and are named as the cause.
+func TestLookupsAreBounded(t *testing.T) {
+	dns := silentDNS(t)
+	r, err := health.Once(t.Context(), health.Policy{}, unresolved(200, 100*time.Millisecond)...)
+	if err != nil || r.Status != health.Fail {
+		t.Fatal(r.Status, err)
+	}
+	for _, p := range r.Probes {
+		if !errors.Is(p.Err, health.ErrLookup) {
+			t.Fatal(p.Err)
+		}
+	}
+	// 32 lookups of two questions each, and those whose end the resolver has not noticed yet.
+	// Without a bound it is 400.
+	if n := dns.most.Load(); n == 0 || n > 160 {
+		t.Errorf("%d sockets at a time", n)
+	}
+}
+
+// BenchmarkNames probes n hosts whose names nobody resolves. descriptors is how many more
+// files were open at a time.
+func BenchmarkNames(b *testing.B) {
+	silentDNS(b)
+	for _, n := range []int{100, 300, 1000} {
+		b.Run(fmt.Sprint("n=", n), func(b *testing.B) {
+			probes := unresolved(n, time.Second)
+			before, most := descriptors(b), 0
+			done, gone := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(gone)
+				tick := time.NewTicker(10 * time.Millisecond)
+				defer tick.Stop()
+				for {
+					select {
+					case <-done:
+						return
+					case <-tick.C:
+						most = max(most, descriptors(b))
+					}
+				}
+			}()
+			for b.Loop() {
+				if r, err := health.Once(b.Context(), health.Policy{}, probes...); err != nil ||
+					!errors.Is(r.Probes[n-1].Err, health.ErrLookup) {
+					b.Error(r.Probes[n-1].Err, err)
+				}
+			}
+			close(done)
+			<-gone
+			b.ReportMetric(float64(most-before), "descriptors")
+		})
+	}
+}
+
+func descriptors(b *testing.B) int {
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		b.Error(err)
+	}
+	return len(all)
+}
