@@ -8,13 +8,12 @@ import (
 	"time"
 )
 
-// MaxBody is how much of a body is read. A longer health document is refused.
+// MaxBody is how many bytes of a body a probe reads. A longer health document is an error.
 const MaxBody = 256 << 10
 
 const maxHeader = 64 << 10
 
-// Result is what one try of one probe found. Err and Error say the same; only
-// Error is in its JSON.
+// Result is the outcome of one try of one probe. Error is the text of Err, for JSON.
 type Result struct {
 	Probe      string        `json:"probe"`
 	Kind       Kind          `json:"kind"`
@@ -24,7 +23,7 @@ type Result struct {
 	HTTPStatus int           `json:"http_status,omitempty"`
 	Components []Component   `json:"components,omitempty"`
 	Readiness  Readiness     `json:"readiness,omitempty"` // of a gateway
-	Evidence   time.Time     `json:"evidence,omitzero"`   // when the gateway last looked at its Redis
+	Evidence   time.Time     `json:"evidence,omitzero"`   // when the gateway last checked its Redis
 	Findings   []NamedResult `json:"checks,omitempty"`    // of the caller's checks
 	NotCovered []string      `json:"not_covered,omitempty"`
 	Time       time.Time     `json:"time"` // when the try began
@@ -33,7 +32,7 @@ type Result struct {
 	Err        error         `json:"-"`
 
 	instance string
-	// what the result would be if only the age of the gateway's own check did not matter
+	// the result without regard to the age of the gateway's own check
 	fresh *Result
 }
 
@@ -45,10 +44,10 @@ type NamedResult struct {
 	Output  string `json:"output,omitempty"`
 }
 
-// Check asks once. A nil client is one of [NewClient]; of another only the
-// transport and the cookie jar are used. It takes no longer than the probe's
-// Timeout, and as long again for Checks. When ctx ends first, the result is
-// Unknown and its Err has the context's error and cause.
+// Check tries the probe once. It uses the transport and the cookie jar of c; nil means a
+// client of [NewClient]. It takes at most the probe's Timeout, and the same again for Checks.
+// If ctx ends first, the result is Unknown and Err wraps the context's error and its cause.
+// Several goroutines may call it.
 func (p Probe) Check(ctx context.Context, c *http.Client) Result {
 	r := Result{Probe: p.name(), Kind: p.Kind, Time: time.Now().UTC()}
 	u, err := p.target()
@@ -83,8 +82,7 @@ func (p Probe) Check(ctx context.Context, c *http.Client) Result {
 	default:
 		t.request(try, &r)
 	}
-	// In a time of their own: a package that is missing is told best where
-	// nothing answers.
+	// The checks have their own time limit: if nothing answers, a missing package may be why.
 	checks, cancelChecks := context.WithTimeoutCause(ctx, limit, errTryTimeout)
 	defer cancelChecks()
 	t.callerChecks(checks, &r)
@@ -107,8 +105,8 @@ func (r *Result) fail(s Status, err error, hint string) {
 	}
 }
 
-// add records the failure of a caller's check. Next to one of the probe itself it
-// is told as well: it may be why.
+// add records the failure of a caller's check. If the probe failed too, the error has both,
+// since one may be the cause of the other.
 func (r *Result) add(err error, hint string) {
 	own, failed := r.Err.(*Error)
 	if !failed || r.Status != Fail {
@@ -129,9 +127,9 @@ func (t *attempt) failTransport(r *Result, err error) {
 	r.fail(Fail, newError(r.Probe, r.URL, cause, hint, !permanent), "")
 }
 
-// callerChecks runs what the caller wants to be looked at too.
+// callerChecks runs the caller's checks.
 func (t *attempt) callerChecks(ctx context.Context, r *Result) {
-	told := r.Version != ""
+	reported := r.Version != ""
 	for _, c := range t.p.Checks {
 		n := NamedResult{Name: clean(c.Name), Status: Pass}
 		f, err := c.Run(ctx)
@@ -148,9 +146,9 @@ func (t *attempt) callerChecks(ctx context.Context, r *Result) {
 				n.Status = Fail
 				r.add(fmt.Errorf("%s: %w", n.Name, err), versionHint)
 			}
-			if n.Version != "" && !told {
+			if n.Version != "" && !reported {
 				r.setVersion(n.Version)
-				told = true
+				reported = true
 			}
 		}
 		if f.Instance != "" {
@@ -158,7 +156,7 @@ func (t *attempt) callerChecks(ctx context.Context, r *Result) {
 		}
 		r.Findings = append(r.Findings, n)
 	}
-	if !told && defaults[t.p.Kind].port != "" && len(r.NotCovered) > 0 {
-		r.NotCovered = append(r.NotCovered, "the version: it does not tell")
+	if !reported && defaults[t.p.Kind].port != "" && len(r.NotCovered) > 0 {
+		r.NotCovered = append(r.NotCovered, "the version: not reported")
 	}
 }

@@ -93,7 +93,7 @@ func TestHostileAnswers(t *testing.T) {
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
-		}, health.ErrNoAnswer, "nothing whole within 300ms"},
+		}, health.ErrNoAnswer, "no complete answer within 300ms"},
 		{"slow drip of a head", func(c net.Conn) {
 			for {
 				if _, err := io.WriteString(c, "H"); err != nil {
@@ -103,7 +103,7 @@ func TestHostileAnswers(t *testing.T) {
 			}
 		}, nil, ""},
 		{"silence", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, health.ErrNoAnswer,
-			"nothing whole within 300ms"},
+			"no complete answer within 300ms"},
 		{"closed at once", func(net.Conn) {}, nil, "EOF"},
 		{"body cut short", func(c net.Conn) {
 			_, _ = io.WriteString(c,
@@ -376,7 +376,7 @@ func TestBadHeaderIsPermanent(t *testing.T) {
 		r := p.Check(t.Context(), nil)
 		var own *health.Error
 		if !errors.As(r.Err, &own) || own.Retryable() ||
-			own.Hint() != "correct the headers that are sent" || strings.Contains(r.Error, "topsecret") {
+			own.Hint() != "correct the probe's headers" || strings.Contains(r.Error, "topsecret") {
 			t.Errorf("%v", r.Err)
 		}
 	}

@@ -12,22 +12,22 @@ import (
 	"time"
 )
 
-// ClientOptions describes an HTTP client for probes. The zero value is useful.
+// ClientOptions configures the client of [NewClient]. The zero value is useful.
 type ClientOptions struct {
 	CA         []byte // PEM certificates to trust instead of the system's
 	Cert, Key  []byte // PEM client certificate
-	ServerName string // for SNI and the certificate's name, where the URL has another
+	ServerName string // for SNI and the certificate, if it differs from the URL's host
 }
 
-// NewClient returns a client for [Probe.Check] and [Policy.Client]. It opens a
-// connection for every request: a kept one may lead to a process that no
-// longer listens.
+// NewClient returns a client for [Probe.Check] and [Policy].Client. It opens a new connection
+// for every request, because a kept one may lead to a process that no longer listens. It
+// demands TLS 1.2 and uses no HTTP proxy. It fails if a certificate or key is not valid PEM.
 func NewClient(o ClientOptions) (*http.Client, error) {
 	c := &tls.Config{ServerName: o.ServerName, MinVersion: tls.VersionTLS12}
 	if len(o.CA) > 0 {
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(o.CA) {
-			return nil, errors.New("read CA: no PEM certificate in it")
+			return nil, errors.New("read CA: no PEM certificate")
 		}
 	}
 	if len(o.Cert) > 0 || len(o.Key) > 0 {

@@ -18,12 +18,11 @@ const MediaType = "application/health+json"
 // Status is the state of a component, a probe or a report.
 type Status string
 
-// The four states. They order Pass, Warn, Unknown, Fail: the worst of several
-// is their sum.
+// The four states, from best to worst. A report has the worst state of its probes.
 const (
 	Pass    Status = "pass"
 	Warn    Status = "warn"
-	Unknown Status = "unknown" // nothing that could be believed was said yet
+	Unknown Status = "unknown" // no reliable answer yet
 	Fail    Status = "fail"
 )
 
@@ -32,18 +31,18 @@ func worst(a, b Status) Status {
 	return order[max(slices.Index(order, a), slices.Index(order, b))]
 }
 
-// Component is one entry of a health document: what the answering program says
-// of one thing that it depends on.
+// Component is one entry of a health document: the state of one dependency of the program
+// that answers.
 type Component struct {
 	Name   string    `json:"name"`
 	Status Status    `json:"status"`
 	Output string    `json:"output,omitempty"`
 	Type   string    `json:"component_type,omitempty"`
-	Time   time.Time `json:"time,omitzero"` // when it was looked at; zero: not told
+	Time   time.Time `json:"time,omitzero"` // of the check; zero: not reported
 }
 
-// Document is a health document. Texts are cleaned of control characters and
-// bounded in length, so that they can be shown.
+// Document is a health document. Its texts are safe to print: they have a bounded length and
+// no control characters.
 type Document struct {
 	Status      Status
 	Version     string
@@ -52,13 +51,13 @@ type Document struct {
 	Components  []Component
 }
 
-// ErrMalformed is the cause for a body that is not a health document.
+// ErrMalformed means that a body is not a health document.
 var ErrMalformed = errors.New("not a health document")
 
-// Parse reads an application/health+json body: the early drafts with "details",
-// as Tyk writes them, the later ones with "checks" and arrays, and the aliases
-// ok and up, error and down. Unknown members are skipped. Components are in
-// the order of their names. The error wraps [ErrMalformed].
+// Parse reads an application/health+json body. It accepts early drafts with "details", as Tyk
+// writes them, and later ones with "checks" and arrays. It also accepts the aliases ok and up,
+// error and down. It skips unknown members and sorts components by name. The error wraps
+// [ErrMalformed].
 func Parse(body []byte) (Document, error) {
 	var raw struct {
 		Status      string          `json:"status"`
@@ -162,7 +161,7 @@ func parseStatus(s string) (Status, bool) {
 	return Unknown, false
 }
 
-// text is the string that raw holds, cleaned; anything but a string is none.
+// text returns the string in raw, cleaned. It returns "" if raw holds anything else.
 func text(raw json.RawMessage) string {
 	var s string
 	if json.Unmarshal(raw, &s) != nil {
@@ -173,8 +172,7 @@ func text(raw json.RawMessage) string {
 
 const maxText = 300
 
-// clean makes foreign text fit to be shown: on one line, without the escape
-// sequences that a terminal obeys, and not long.
+// clean makes foreign text safe to print: one short line without escape sequences.
 func clean(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText] + "…"

@@ -14,31 +14,33 @@ import (
 
 // Errors that callers match with errors.Is.
 var (
-	// another release than the expected one answers
+	// Another release than the expected one answers.
 	ErrVersion = errors.New("wrong version")
-	// the program reports a failure itself
+	// The program itself reports a failure.
 	ErrUnhealthy = errors.New("unhealthy")
-	// a gateway's /ready reports it
+	// The gateway's /ready reports that it is not ready.
 	ErrNotReady = errors.New("not ready")
-	// "pass" before the gateway's first check
+	// The gateway answers before its first own check.
 	ErrNotYetKnown = errors.New("not yet known")
-	// the gateway's own checks no longer run
+	// The gateway's own checks no longer run.
 	ErrStale = errors.New("stale")
-	// an HTTP status, header or body other than expected
+	// The HTTP status, a header or the body is not the expected one.
 	ErrUnexpected = errors.New("unexpected answer")
-	// connected or not, no whole answer arrived
+	// No complete answer arrived in time.
 	ErrNoAnswer = errors.New("no answer in time")
-	ErrLookup   = errors.New("host name not resolved") // by DNS, in time
-	// refused before anything was sent
-	ErrInvalid  = errors.New("invalid probe")
-	ErrDeadline = errors.New("deadline passed before enough passes") // of a Wait
+	// DNS did not resolve the host name in time.
+	ErrLookup = errors.New("host name not resolved")
+	// The probe is invalid. Nothing was sent.
+	ErrInvalid = errors.New("invalid probe")
+	// The deadline of a Wait passed.
+	ErrDeadline = errors.New("deadline passed before enough passes")
 )
 
 // kinds are the sentinels that an [Error] of a probe can have as its Kind.
 var kinds = []error{ErrVersion, ErrUnhealthy, ErrNotReady, ErrNotYetKnown, ErrStale, ErrUnexpected,
 	ErrNoAnswer, ErrLookup, ErrMalformed, ErrLogUnreadable, ErrInvalid}
 
-// Error is one try of one probe that did not pass.
+// Error reports why one try of one probe did not pass.
 type Error struct {
 	Op     string // "check"
 	Object string // the probe's name
@@ -46,7 +48,7 @@ type Error struct {
 	Kind   error  // a sentinel of this package, or nil
 	Err    error  // the cause; it wraps Kind
 	Next   string // what to do; may be empty
-	Retry  bool   // another try can succeed without a change of the probe
+	Retry  bool   // another try of the same probe can succeed
 }
 
 func newError(probe, url string, err error, next string, retry bool) *Error {
@@ -60,7 +62,7 @@ func newError(probe, url string, err error, next string, retry bool) *Error {
 	return e
 }
 
-// Error reads "check object at URL: cause; what to do".
+// Error returns "check object at URL: cause; what to do".
 func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", e.Op, e.Object)
@@ -74,8 +76,7 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap lets errors.Is find the sentinels of this package, the context's
-// error and its cause.
+// Unwrap returns Kind, if set, and Err.
 func (e *Error) Unwrap() []error {
 	if e.Kind == nil {
 		return []error{e.Err}
@@ -89,7 +90,7 @@ func (e *Error) Hint() string { return e.Next }
 // Retryable returns Retry.
 func (e *Error) Retryable() bool { return e.Retry }
 
-// stopped is a context that ended: its error and its cause.
+// stopped reports that a context ended. It wraps the context's error and cause.
 type stopped struct{ err, cause error }
 
 func (s *stopped) Error() string   { return "stopped: " + s.cause.Error() }
@@ -99,8 +100,8 @@ func stoppedBy(ctx context.Context) error {
 	return &stopped{err: ctx.Err(), cause: context.Cause(ctx)}
 }
 
-// transportError rewords what net/http or a dialer said. Its URL is dropped:
-// the query may hold a key.
+// transportError rewords an error of net/http or a dialer. It drops the URL, whose query may
+// hold a key.
 func transportError(err error, limit time.Duration) (hint string, permanent bool, cause error) {
 	var outer *url.Error
 	if errors.As(err, &outer) {
@@ -119,22 +120,22 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 		return "check the host name and the name servers of this machine", false, err
 	case errors.Is(err, errTryTimeout), errors.Is(err, context.DeadlineExceeded), errors.As(err,
 		&timeout) && timeout.Timeout():
-		return "", false, fmt.Errorf("%w: nothing whole within %v", ErrNoAnswer, limit)
+		return "", false, fmt.Errorf("%w: no complete answer within %v", ErrNoAnswer, limit)
 	case errors.As(err, &host):
 		return "use the certificate's host name in the URL, or set ServerName", true, err
 	case errors.As(err, &authority):
-		return "give the CA that signed it", true, err
+		return "pass the CA that signed it", true, err
 	case errors.As(err, &invalid):
-		return "renew the certificate or give its CA", true, err
+		return "renew the certificate or pass its CA", true, err
 	case errors.As(err, &record), strings.Contains(err.Error(),
 		"server gave HTTP response to HTTPS client"):
 		return "use http:// for this port", true, err
 	case errors.As(err, &remote) && remote.Op == "remote error":
-		// A TLS alert, whose type crypto/tls keeps to itself.
+		// This is a TLS alert. crypto/tls does not export its type.
 		return "the server refused the TLS handshake: check the client certificate",
 			strings.Contains(err.Error(), "certificate"), err
 	case strings.HasPrefix(err.Error(), "net/http: invalid header field"):
-		return "correct the headers that are sent", true, err
+		return "correct the probe's headers", true, err
 	}
 	return "", false, err
 }

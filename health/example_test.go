@@ -114,7 +114,7 @@ func ExampleDashboard() {
 	c, _ := stack()
 	r := health.Dashboard("dash").Check(context.Background(), c)
 	fmt.Println(r.Status, r.NotCovered)
-	// Output: pass [more than liveness: the endpoint does not look at its databases the version: it does not tell]
+	// Output: pass [more than liveness: the endpoint does not check its databases the version: not reported]
 }
 
 func ExamplePump() {
@@ -153,7 +153,7 @@ func ExampleTCP() {
 func ExampleNewClient() {
 	_, err := health.NewClient(health.ClientOptions{CA: []byte("not PEM"), ServerName: "gw1.internal"})
 	fmt.Println(err)
-	// Output: read CA: no PEM certificate in it
+	// Output: read CA: no PEM certificate
 }
 
 func ExampleParse() {

@@ -15,36 +15,35 @@ import (
 	"example.com/tykupgrade/internal/tykversion"
 )
 
-// Readiness is what a gateway's /ready said.
+// Readiness is the answer of a gateway's /ready.
 type Readiness string
 
 // The answers of /ready.
 const (
 	Ready            Readiness = "ready"
 	NotReady         Readiness = "not ready"
-	ReadyUnsupported Readiness = "unsupported" // the release has none, or its path is another
+	ReadyUnsupported Readiness = "unsupported" // the release has no /ready, or at another path
 )
 
 const defaultMaxAge = time.Minute
 
-// era is how a release's endpoints behave.
+// era describes the health endpoints of a release.
 type era struct {
-	hello503 bool // /hello answers HTTP 503 when it fails; elsewhere it is always 200
-	ready    bool // there is a /ready
+	hello503 bool // /hello answers HTTP 503 when it fails; otherwise always 200
+	ready    bool // the release has /ready
 	known    bool
 }
 
 var readySince = semver.New(5, 8, 3, "", "")
 
-// eraOf knows the tags from 3.0.0 to 5.14.0 and takes later ones to be like
-// the last. A gateway built outside Tyk's pipeline says v5.5.0-dev whatever it
-// is, so nothing is known of a version with "dev" in it.
+// eraOf knows the tags from 3.0.0 to 5.14.0 and treats later ones like the last. Every gateway
+// built outside Tyk's pipeline reports v5.5.0-dev, so a "dev" version is unknown.
 func eraOf(v *semver.Version) era {
 	if v == nil || v.Prerelease() == "dev" {
 		return era{}
 	}
 	e := era{known: true, ready: !v.LessThan(readySince)}
-	// Introduced, taken back, in again by the 5.8 line, and gone since.
+	// 5.8.3 introduced it. Later releases removed it, added it again and removed it.
 	switch p := v.Patch(); {
 	case v.Major() != 5:
 	case v.Minor() == 8:
@@ -55,7 +54,7 @@ func eraOf(v *semver.Version) era {
 	return e
 }
 
-// gateway judges /hello and, where the release has it, /ready.
+// gateway requests /hello and, if the release has it, /ready.
 func (t *attempt) gateway(ctx context.Context, r *Result) {
 	r.NotCovered = []string{"whether plugins load: send an API request with Plugin"}
 	if t.p.Want == nil {
@@ -90,8 +89,8 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 		r.fail(Fail, err, versionHint)
 	}
 	if t.p.Want != nil && d.Version == "" {
-		r.fail(Fail, fmt.Errorf("%w: none told, want %s", ErrVersion, t.p.Want),
-			"something else may listen there")
+		r.fail(Fail, fmt.Errorf("%w: none reported, want %s", ErrVersion, t.p.Want),
+			"another program may listen there")
 	}
 	if e.known && !e.ready {
 		r.Readiness = ReadyUnsupported
@@ -101,7 +100,7 @@ func (t *attempt) gateway(ctx context.Context, r *Result) {
 	t.ready(ctx, r, e)
 }
 
-// judge reads the gateway's own view of itself.
+// judge evaluates the gateway's report about itself.
 func (t *attempt) judge(r *Result, a *response, d Document, e era) {
 	var redis *Component
 	for i := range d.Components {
@@ -112,8 +111,8 @@ func (t *attempt) judge(r *Result, a *response, d Document, e era) {
 		if c.Status == Pass {
 			continue
 		}
-		// A gateway that cannot reach Redis is of no use, though releases
-		// that also check a dashboard call it "warn".
+		// A gateway without Redis is useless. Releases that also check a dashboard still
+		// report "warn".
 		status := Warn
 		switch {
 		case c.Status == Unknown:
@@ -130,7 +129,7 @@ func (t *attempt) judge(r *Result, a *response, d Document, e era) {
 	if a.code == http.StatusServiceUnavailable {
 		hint := ""
 		if e.known && !e.hello503 {
-			hint = "this release answers 200 even when it fails: something in front says 503"
+			hint = "this release answers 200 even when it fails: a proxy in front answers 503"
 		}
 		r.fail(Fail, fmt.Errorf("%w: HTTP 503", ErrUnhealthy), hint)
 	}
@@ -138,19 +137,18 @@ func (t *attempt) judge(r *Result, a *response, d Document, e era) {
 	case redis == nil:
 		// Seen in 5.14.0: "pass" for ten seconds with Redis down.
 		r.fail(Unknown, fmt.Errorf("%w: status %s without details of redis", ErrNotYetKnown, d.Status),
-			"a gateway's first own check comes ten seconds after its start")
+			"wait: a gateway first checks itself ten seconds after its start")
 	case redis.Time.IsZero():
-		r.fail(Unknown, fmt.Errorf("%w: the details of redis carry no time", ErrNotYetKnown), "")
+		r.fail(Unknown, fmt.Errorf("%w: the details of redis have no time", ErrNotYetKnown), "")
 	default:
 		r.Evidence = redis.Time
 		t.age(r, a)
 	}
 }
 
-// age compares two times of the same machine, so clocks need not agree. A
-// gateway whose Redis client hung repeated its last answer for ever (TT-17486).
-// A proxy that writes Date itself (nginx does) compares two clocks after all:
-// Wait then goes by whether the checks get newer.
+// age compares two times of the same machine, so clocks need not agree. A gateway whose Redis
+// client hung repeated its last answer for ever (TT-17486). nginx and other proxies write Date
+// themselves, so age compares two clocks. Wait then only demands that the checks get newer.
 func (t *attempt) age(r *Result, a *response) {
 	limit := t.p.MaxAge
 	if limit == 0 {
@@ -165,7 +163,7 @@ func (t *attempt) age(r *Result, a *response) {
 		fresh := *r
 		r.fail(Unknown, fmt.Errorf("%w: the gateway's last own check is %v old by the Date of the answer",
 			ErrStale, age.Round(time.Second)),
-			"restart it, or raise the maximum age if liveness_check.check_duration is that long")
+			"restart the gateway, or raise the maximum age if liveness_check.check_duration is longer")
 		r.fresh = &fresh
 	case age < -limit:
 		r.NotCovered = append(r.NotCovered, "the age of the gateway's own check: the Date of the "+
@@ -173,8 +171,8 @@ func (t *attempt) age(r *Result, a *response) {
 	}
 }
 
-// fetchReady asks the readiness path under the prefix that /hello has behind a
-// proxy, and at the root if nothing answers there.
+// fetchReady requests the readiness path under the prefix that /hello has behind a proxy. If
+// that is not found, it requests the path at the root.
 func (t *attempt) fetchReady(ctx context.Context) (*url.URL, *response, error) {
 	u := *t.u
 	ready := t.readyPath()
@@ -188,7 +186,7 @@ func (t *attempt) fetchReady(ctx context.Context) (*url.URL, *response, error) {
 	below.Path = prefix + ready
 	a, err := t.fetch(ctx, &below)
 	if err == nil && a.code == http.StatusNotFound {
-		// /hello itself may be named with a slash in it.
+		// The name of /hello itself may contain a slash.
 		if b, err := t.fetch(ctx, &u); err == nil && b.code != http.StatusNotFound {
 			return &u, b, nil
 		}
@@ -203,8 +201,8 @@ func (t *attempt) readyPath() string {
 	return "/ready"
 }
 
-// ready asks the readiness endpoint. An API that listens on every path answers
-// there too, so only the gateway's own words count.
+// ready requests the readiness endpoint. An API that listens on every path answers there too,
+// so only the gateway's own document counts.
 func (t *attempt) ready(ctx context.Context, r *Result, e era) {
 	u, a, err := t.fetchReady(ctx)
 	if err != nil {
@@ -218,7 +216,7 @@ func (t *attempt) ready(ctx context.Context, r *Result, e era) {
 		r.Readiness = Ready
 		if d.Status != Pass {
 			r.Readiness = NotReady
-			r.fail(Fail, fmt.Errorf("%w: %s says %s", ErrNotReady, u.Path, d.Status), "")
+			r.fail(Fail, fmt.Errorf("%w: %s: status %s", ErrNotReady, u.Path, d.Status), "")
 		}
 	case a.code == http.StatusServiceUnavailable:
 		r.Readiness = NotReady
@@ -229,7 +227,7 @@ func (t *attempt) ready(ctx context.Context, r *Result, e era) {
 		r.fail(Fail, fmt.Errorf("%w: %s: %s", ErrNotReady, u.Path, said), "")
 	default:
 		r.Readiness = ReadyUnsupported
-		note := fmt.Sprintf("readiness: %s answered HTTP %d, not as a gateway does", u.Path, a.code)
+		note := fmt.Sprintf("readiness: %s answered HTTP %d, but not as a gateway", u.Path, a.code)
 		r.NotCovered = append(r.NotCovered, note)
 		if e.ready {
 			r.fail(Warn, errors.New(note), "check readiness_check_endpoint_name")

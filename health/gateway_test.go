@@ -97,7 +97,7 @@ func TestGatewayAnswersOfEveryEra(t *testing.T) {
 			"", health.Unknown, health.ErrNotYetKnown, "", "5.2.5", health.ReadyUnsupported},
 		{"redis without a time",
 			hello(200, `{"status":"pass","version":"5.2.5","details":{"redis":{"status":"pass","time":"soon"}}}`),
-			"", health.Unknown, health.ErrNotYetKnown, "carry no time", "5.2.5", health.ReadyUnsupported},
+			"", health.Unknown, health.ErrNotYetKnown, "have no time", "5.2.5", health.ReadyUnsupported},
 		{"redis down, HTTP 200", hello(200, `{"status":"fail","version":"5.2.5","details":{`+redis("fail",
 			down)+`}}`),
 			"5.2.5", health.Fail, health.ErrUnhealthy, "Redis is either down", "5.2.5",
@@ -112,9 +112,9 @@ func TestGatewayAnswersOfEveryEra(t *testing.T) {
 		{"5.8.6 fails with 503", with(hello(503, `{"status":"fail","version":"5.8.6","details":{`+
 			redis("fail", down)+`}}`), 503, `{"status":"error","message":"Redis connection not available"}`),
 			"5.8.6", health.Fail, health.ErrUnhealthy, "redis: fail", "5.8.6", health.NotReady},
-		{"503 of something in front", with(hello(503, `{"status":"pass","version":"5.8.4","details":{`+
+		{"503 of a proxy in front", with(hello(503, `{"status":"pass","version":"5.8.4","details":{`+
 			redis("pass", "")+`}}`), 200, `{"status":"pass","description":"Tyk GW Ready"}`),
-			"5.8.4", health.Fail, health.ErrUnhealthy, "something in front says 503", "5.8.4", health.Ready},
+			"5.8.4", health.Fail, health.ErrUnhealthy, "a proxy in front answers 503", "5.8.4", health.Ready},
 		{"503 without a document", hello(503, "upstream connect error"), "", health.Fail,
 			health.ErrMalformed, "HTTP 503", "", ""},
 		{"5.14.0 ready", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+redis("pass",
@@ -128,7 +128,7 @@ func TestGatewayAnswersOfEveryEra(t *testing.T) {
 			"5.14.0", health.Warn, nil, "readiness_check_endpoint_name", "5.14.0", health.ReadyUnsupported},
 		{"an API answers /ready", with(hello(200, `{"status":"pass","version":"5.14.0","details":{`+
 			redis("pass", "")+`}}`), 200, `{"status":"pass","path":"/ready"}`),
-			"5.14.0", health.Warn, nil, "not as a gateway does", "5.14.0", health.ReadyUnsupported},
+			"5.14.0", health.Warn, nil, "but not as a gateway", "5.14.0", health.ReadyUnsupported},
 		{"unstamped build, /ready unknown",
 			hello(200, `{"status":"pass","version":"v5.5.0-dev","details":{`+redis("pass", "")+`}}`),
 			"", health.Pass, nil, "readiness: /ready answered HTTP 404", "5.5.0-dev",
@@ -148,7 +148,7 @@ func TestGatewayAnswersOfEveryEra(t *testing.T) {
 			hello(200, `{"status":"pass","version":"v5.3.0-rc1","details":{`+redis("pass", "")+`}}`),
 			"5.3.0~rc1", health.Pass, nil, "", "5.3.0-rc1", health.ReadyUnsupported},
 		{"no version", hello(200, `{"status":"pass","details":{`+redis("pass", "")+`}}`), "5.2.5",
-			health.Fail, health.ErrVersion, "none told", "", health.ReadyUnsupported},
+			health.Fail, health.ErrVersion, "none reported", "", health.ReadyUnsupported},
 		{"stale", hello(200,
 			`{"status":"pass","version":"5.2.5","details":{"redis":{"status":"pass","time":"2026-11-23T05:55:00Z"}}}`),
 			"5.2.5", health.Unknown, health.ErrStale, "5m5s old", "5.2.5", health.ReadyUnsupported},
@@ -299,7 +299,7 @@ func TestDashboardAndPump(t *testing.T) {
 		if !strings.Contains(r.NotCovered[0], "more than liveness") {
 			t.Errorf("%s: not covered %q", c.name, r.NotCovered)
 		}
-		if told := slices.Contains(r.NotCovered, "the version: it does not tell"); told != (c.f.Version == "") {
+		if told := slices.Contains(r.NotCovered, "the version: not reported"); told != (c.f.Version == "") {
 			t.Errorf("%s: not covered %q", c.name, r.NotCovered)
 		}
 	}

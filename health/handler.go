@@ -12,23 +12,27 @@ import (
 	"time"
 )
 
-// HandlerOptions bounds what requests to a [Handler] can cause. The zero value
-// is useful.
+// HandlerOptions limits the work that requests to a [Handler] cause. The zero value is useful.
 type HandlerOptions struct {
-	MaxAge  time.Duration // how long a report is served before a new one is made; 0: five seconds
-	Timeout time.Duration // how long a request waits for a new one; 0: ten seconds
+	MaxAge  time.Duration // how long to serve a report before making a new one; 0: five seconds
+	Timeout time.Duration // how long a request waits for a new report; 0: ten seconds
 }
 
-// Handler exposes the latest report to load balancers, rollouts and
-// Prometheus. latest makes a report, for example by [Once]; it runs on a
-// request if the last report is older than MaxAge, never twice at a time, and its
-// context ends after Timeout. If it does not return in time, the answer is
-// "unknown".
+// Handler serves the latest report to load balancers, rollouts and Prometheus. It calls
+// latest, for example [Once], on a request if the last report is older than MaxAge. It never
+// runs latest twice at a time, and ends its context after Timeout. If latest does not return
+// in time, the answer is "unknown".
 //
-// GET and HEAD answer 200 for pass and warn, otherwise 503, with
-// application/health+json; ?format=json gives [Report.WriteJSON], ?format=table a
-// table, ?format=prometheus, or an Accept as Prometheus sends it (text/plain
-// first, or OpenMetrics among others), the exposition format, which is always 200.
+// GET and HEAD answer 200 for pass and warn, otherwise 503. The query parameter format
+// selects the body:
+//
+//   - none: application/health+json
+//   - json: as [Report.WriteJSON]
+//   - table: as [Report.WriteTable]
+//   - prometheus: as [Report.WritePrometheus], always with 200
+//
+// Without the parameter, an Accept header of Prometheus selects prometheus: it begins with
+// text/plain or names OpenMetrics.
 func Handler(latest func(context.Context) (Report, error), o HandlerOptions) http.Handler {
 	if o.MaxAge <= 0 {
 		o.MaxAge = 5 * time.Second
@@ -47,7 +51,7 @@ type handler struct {
 	report  Report
 	err     error
 	made    time.Time
-	pending chan struct{} // closed when the report that is being made is there
+	pending chan struct{} // closed when the new report is ready
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -103,8 +107,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// get returns the report that is fresh enough, or waits for a new one. The
-// making of it belongs to no single request: the first to ask may go away.
+// get returns the last report if it is fresh enough, otherwise waits for a new one. No request
+// owns the new report: its client may go away.
 func (h *handler) get(ctx context.Context) (Report, time.Duration, error) {
 	h.mu.Lock()
 	if h.pending == nil && !h.made.IsZero() && time.Since(h.made) < h.o.MaxAge {
@@ -142,7 +146,7 @@ func (h *handler) renew(ctx context.Context, pending chan struct{}) {
 	defer h.mu.Unlock()
 	h.report, h.err, h.made, h.pending = report, err, time.Now(), nil
 	if len(report.Probes) > 0 {
-		h.err = nil // what the probes say is more than the error
+		h.err = nil // the probes say more than the error
 	}
 	close(pending)
 }

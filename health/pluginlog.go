@@ -19,11 +19,11 @@ import (
 type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
 	stderr io.Writer) error
 
-// ErrLogUnreadable is the cause if a gateway's log gives no answer: it cannot be
-// read, or it holds no line of the gateway. The result is then Unknown.
+// ErrLogUnreadable means that a gateway's log cannot be read or has no line of the gateway.
+// The result is then Unknown.
 var ErrLogUnreadable = errors.New("log gives no answer")
 
-// PluginFault is what a gateway's log says about a plugin that it has not loaded.
+// PluginFault is a gateway's log entry about a plugin that it did not load.
 type PluginFault struct {
 	Kind   FaultKind `json:"kind"`
 	Symbol string    `json:"symbol,omitempty"` // the plugin's function
@@ -41,9 +41,9 @@ type FaultKind string
 const (
 	PluginNotLoaded     FaultKind = "plugin_not_loaded"
 	PluginNotFound      FaultKind = "plugin_not_found"
-	PluginAlreadyLoaded FaultKind = "plugin_already_loaded" // restart the gateway: nothing else helps
+	PluginAlreadyLoaded FaultKind = "plugin_already_loaded" // only a restart of the gateway helps
 	BundleNotFetched    FaultKind = "bundle_not_fetched"
-	// before 5.0.12 and from 5.1.0 to 5.3.0 it is used all the same
+	// before 5.0.12 and from 5.1.0 to 5.3.0 the gateway uses the bundle nevertheless
 	BundleNotVerified FaultKind = "bundle_not_verified"
 	BundleNotLoaded   FaultKind = "bundle_not_loaded"
 )
@@ -63,9 +63,9 @@ func (f PluginFault) String() string {
 	return b.String()
 }
 
-// PluginLog is what [ReadPluginLog] found.
+// PluginLog is the result of [ReadPluginLog].
 type PluginLog struct {
-	Entries int           // log entries of a gateway; 0: nothing can be concluded
+	Entries int           // log entries of a gateway; 0: the log shows nothing
 	Faults  []PluginFault // each once, in the order of the log
 }
 
@@ -74,19 +74,20 @@ const (
 	maxFaults  = 100
 )
 
-// ReadPluginLog reads a gateway's log: text as up to 5.13 (msg=) and from 5.14 on
-// (message=), legacy, JSON, and the coloured form of a terminal. Lines of other
-// programs are skipped. The messages are those in the sources of 3.0.0 to 5.14.0.
+// ReadPluginLog reads a gateway's log as text (msg= up to 5.13, message= from 5.14), legacy,
+// JSON, or the coloured form of a terminal. It skips lines of other programs. It knows the
+// messages in the sources of 3.0.0 to 5.14.0. It keeps the first 100 different faults. After a
+// read error it returns what it has read so far.
 //
-// A fault that the log tells of may be over: a bundle that could not be fetched
-// is fetched at the next reload. A plugin that is already loaded stays refused.
+// A fault in the log may be over: the gateway fetches a missing bundle at its next reload. It
+// refuses a plugin that is already loaded until its restart.
 func ReadPluginLog(r io.Reader) (PluginLog, error) {
 	var l PluginLog
 	in := bufio.NewReaderSize(r, maxLogLine)
 	for {
 		line, err := in.ReadSlice('\n')
 		for long := err; errors.Is(long, bufio.ErrBufferFull); {
-			line = slices.Clone(line) // the beginning says what it is
+			line = slices.Clone(line) // its beginning is enough
 			_, long = in.ReadSlice('\n')
 			err = long
 		}
@@ -111,12 +112,12 @@ func (f PluginFault) same(g PluginFault) bool {
 	return f == g
 }
 
-// entry is one line of a gateway's log, its texts cleaned.
+// entry is one line of a gateway's log with cleaned texts.
 type entry map[string]string
 
 var (
 	ansi = lazyregexp.New(`\x1b\[[0-9;]*m`)
-	// One key=value of logrus: the value bare or quoted as Go does it.
+	// One key=value of logrus. The value is bare or quoted as in Go.
 	pair = lazyregexp.New(`(?:^|\s)([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)`)
 	// [Nov 29 00:33:58] ERROR main: message, as on a terminal.
 	terminal = lazyregexp.New(
@@ -155,7 +156,7 @@ func parseEntry(line []byte) (entry, bool) {
 	return e.normal()
 }
 
-// normal gives the message one name and tells gateways' entries from others.
+// normal stores the message as "msg" and reports whether the entry is a gateway's.
 func (e entry) normal() (entry, bool) {
 	if e["message"] != "" {
 		e["msg"] = e["message"]
@@ -163,7 +164,7 @@ func (e entry) normal() (entry, bool) {
 	return e, e["msg"] != "" && e["level"] != ""
 }
 
-// faultMessages holds how the messages begin, the more special ones first.
+// faultMessages holds the beginnings of the messages, the more specific ones first.
 var faultMessages = []struct {
 	text string
 	kind FaultKind
@@ -213,12 +214,11 @@ func (e entry) fault() (PluginFault, bool) {
 	return PluginFault{}, false
 }
 
-// LogReader writes a gateway's log since the start of its process.
+// LogReader writes a gateway's log since the start of its process to w.
 type LogReader func(ctx context.Context, w io.Writer) error
 
-// Journal reads the log of a systemd unit from its present start on: the
-// messages of its invocation. systemd 232 or later is needed. The user must be
-// root or in the group systemd-journal or adm.
+// Journal reads the messages of a systemd unit since its last start. It needs systemd 232 or
+// later. The user must be root or in the group systemd-journal or adm.
 func Journal(run Runner, unit string) LogReader {
 	return func(ctx context.Context, w io.Writer) error {
 		var id bytes.Buffer
@@ -228,7 +228,7 @@ func Journal(run Runner, unit string) LogReader {
 		}
 		invocation := strings.TrimSpace(id.String())
 		if !isInvocation.MatchString(invocation) {
-			return fmt.Errorf("unit %s has no invocation", clean(unit))
+			return fmt.Errorf("read journal of %s: the unit has not been started", clean(unit))
 		}
 		return logged(run, ctx, []string{"journalctl", "--no-pager", "--quiet", "--output=cat",
 			"_SYSTEMD_INVOCATION_ID=" + invocation}, w)
@@ -237,8 +237,8 @@ func Journal(run Runner, unit string) LogReader {
 
 var isInvocation = lazyregexp.New(`^[0-9a-f]{32}$`)
 
-// LogFile reads a log file from a byte on: its size before the gateway was
-// started, as [LogSize] gives it. A file that was rotated since gives no answer.
+// LogFile reads a log file from the offset from, in bytes. Take from with [LogSize] before the
+// gateway starts. It finds nothing in a file that was rotated since.
 func LogFile(run Runner, path string, from int64) LogReader {
 	return func(ctx context.Context, w io.Writer) error {
 		return logged(run, ctx, []string{"tail", "-c", "+" + strconv.FormatInt(from+1, 10), "--", path},
@@ -263,7 +263,7 @@ func logged(run Runner, ctx context.Context, argv []string, w io.Writer) error {
 	return nil
 }
 
-// tail keeps the beginning of what a command says on stderr.
+// tail keeps the beginning of a command's stderr.
 type tail []byte
 
 func (t *tail) Write(p []byte) (int, error) {
@@ -271,11 +271,10 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// PluginsLoaded is a [Check] of a gateway's own log: it fails if the log says that
-// a plugin or its bundle was not loaded, and names plugin, path and cause. If the
-// log cannot be read or has no entry of the gateway the result is Unknown, never
-// Pass. It complements [Plugin]: a log without faults does not show that an API
-// uses a plugin.
+// PluginsLoaded is a [Check] of a gateway's own log. It fails if the gateway did not load a
+// plugin or its bundle, and names plugin, path and cause. If the log cannot be read or has no
+// entry of the gateway, the result is Unknown and the error wraps [ErrLogUnreadable]. It
+// complements [Plugin]: a log without faults does not show that an API uses a plugin.
 func PluginsLoaded(read LogReader) Check {
 	return Check{Name: "plugins", Run: func(ctx context.Context) (Finding, error) {
 		in, out := io.Pipe()
@@ -296,7 +295,7 @@ func PluginsLoaded(read LogReader) Check {
 		case err != nil:
 			return Finding{}, fmt.Errorf("%w: %w", ErrLogUnreadable, err)
 		case l.Entries == 0:
-			return Finding{}, fmt.Errorf("%w: it has no entry of a gateway since its start",
+			return Finding{}, fmt.Errorf("%w: no entry of a gateway since its start",
 				ErrLogUnreadable)
 		}
 		return Finding{Output: fmt.Sprintf("%d log entries, no plugin failed to load", l.Entries)}, nil

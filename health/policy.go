@@ -11,49 +11,48 @@ import (
 // Policy sets how probes are repeated. The zero value waits at most two minutes
 // for two passes in a row of each probe.
 type Policy struct {
-	// SuccessThreshold is how many passes in a row each probe needs, 0: two. A
-	// gateway's pass counts only if it rests on a newer check of its own, which
-	// it makes every ten seconds. So the second pass shows that the checks still run.
+	// SuccessThreshold is how many passes in a row each probe needs; 0: two. A gateway checks
+	// itself every ten seconds. Its pass counts only if its own check is newer than at the last
+	// pass. So the second pass shows that the checks still run.
 	SuccessThreshold int
 	// For is the least time between the first and the last of those passes.
 	For time.Duration
 	// AcceptWarn makes a warning count as a pass.
 	AcceptWarn bool
-	// FailureThreshold is how many failures in a row end the wait, 0: no number
-	// does, the deadline decides. An unknown result is neither pass nor failure.
+	// FailureThreshold is how many failures in a row end the wait; 0: only the deadline ends
+	// it. An unknown result is neither pass nor failure.
 	FailureThreshold int
-	// Startup is the time from the beginning in which no failure counts and none
-	// ends the wait: an ingress that starts shows another certificate for a while.
+	// Startup is the time from the beginning during which failures do not count and do not end
+	// the wait. An ingress that starts may show another certificate for a while.
 	Startup time.Duration
-	// Deadline limits the whole wait, 0: two minutes.
+	// Deadline limits the whole wait; 0: two minutes.
 	Deadline time.Duration
-	// Interval is the time between two tries of a probe, 0: one second. It
-	// doubles with each try in a row that does not pass, up to MaxInterval, 0:
-	// ten seconds. The pause is a random part of it (full jitter).
+	// Interval is the longest pause between two tries of a probe; 0: one second. It doubles
+	// after each miss in a row, up to MaxInterval; 0: ten seconds. Each pause is a random part
+	// of it (full jitter).
 	Interval, MaxInterval time.Duration
-	// TryTimeout limits one try of a probe without a Timeout of its own, 0:
-	// DefaultTimeout.
+	// TryTimeout limits one try of a probe that has no Timeout; 0: DefaultTimeout.
 	TryTimeout time.Duration
-	// Concurrency is how many tries run at a time, 0: 256.
+	// Concurrency is how many tries run at a time; 0: 256.
 	Concurrency int
 
-	Client *http.Client // nil: one of NewClient
-	Event  func(Event)  // called after each try, one at a time; nil: no calls
+	Client *http.Client // nil: a client of NewClient
+	Event  func(Event)  // called after each try, one call at a time; may be nil
 	Log    *slog.Logger // nil: silent
 }
 
 // Event describes one try within a [Wait].
 type Event struct {
-	Index    int // of the probe, in the order given
+	Index    int // of the probe, in the order of the arguments
 	Result   Result
 	Try      int           // of this probe, from 1
-	Counted  bool          // whether the try added to Passes
-	Passes   int           // in a row, with this try
-	Failures int           // in a row, with this try
-	Needed   int           // passes in a row
+	Counted  bool          // the try added to Passes
+	Passes   int           // in a row, including this try
+	Failures int           // in a row, including this try
+	Needed   int           // passes in a row that the probe needs
 	Next     time.Duration // until the next try
-	Done     int           // probes that have all passes they need
-	Of       int           // probes
+	Done     int           // probes with all passes that they need
+	Of       int           // number of probes
 }
 
 func (p Policy) withDefaults() (Policy, error) {

@@ -19,10 +19,10 @@ import (
 	"example.com/tykupgrade/internal/redact"
 )
 
-// Kind is what a probe asks, and with that what its answer can prove.
+// Kind is the kind of a probe.
 type Kind string
 
-// The kinds of probes; each has a constructor.
+// The kinds of probes. Each has a constructor.
 const (
 	KindGateway   Kind = "gateway"
 	KindDashboard Kind = "dashboard"
@@ -32,29 +32,28 @@ const (
 	KindTCP       Kind = "tcp"
 )
 
-// DefaultTimeout is the time limit of one try.
+// DefaultTimeout is the time limit of one try without a Timeout.
 const DefaultTimeout = 5 * time.Second
 
-// Probe is one thing to ask. Make it with a constructor and fill in what is
-// special. Printing one, by fmt, JSON or slog, shows no secrets.
+// Probe is one request and the answer that it expects. Make it with a constructor, then set
+// optional fields. fmt, JSON and slog print no secrets of it.
 type Probe struct {
 	Name string // in reports; empty: the kind and the host
 	Kind Kind
 
-	// URL says where to ask. For gateway, dashboard and pump a missing scheme
-	// is http, a missing path the program's default (of a dashboard /hello,
-	// and /health where that is not found), and without a scheme a missing
-	// port is the program's default too: "gw1" is http://gw1:8080/hello. With
-	// control_api_port set, the gateway answers on that port alone. User and
-	// password in it are used for basic authentication.
+	// URL is the address to probe. For gateway, dashboard and pump, parts may be missing: "gw1"
+	// is http://gw1:8080/hello. The scheme is http and the path is the program's default. For a
+	// dashboard this is /hello, or /health if /hello is not found. The default port applies
+	// only if the scheme is missing too. A gateway with control_api_port answers on that port
+	// alone. User and password in the URL are used for basic authentication.
 	URL string
 
 	Want *semver.Version // the expected version; nil: any
 	// gateway: its readiness path, "/ready" if empty (readiness_check_endpoint_name)
 	Ready string
-	// gateway: how old its own checks may be; 0: a minute. Raise it with liveness_check.check_duration
+	// gateway: maximum age of its own checks; 0: a minute. Raise it with liveness_check.check_duration
 	MaxAge  time.Duration
-	Timeout time.Duration // of one try, and again of its Checks; 0: DefaultTimeout
+	Timeout time.Duration // of one try, and the same again for its Checks; 0: DefaultTimeout
 
 	Method   string // plugin and HTTP; empty: GET
 	Body     []byte // plugin and HTTP
@@ -63,36 +62,35 @@ type Probe struct {
 	User     string
 	Password string
 
-	Checks []Check // the caller's own, after the probe's, one by one
+	Checks []Check // the caller's own; they run one by one after the probe itself
 }
 
-// Check is something that the caller looks at in addition: the installed
-// package's version, or whether the unit runs. It is asked whatever the probe
-// itself found, for no longer than the probe's Timeout, and Run must end when
-// its context does. An error makes the result a failure; where the probe fails
-// too, the result's error tells of both.
+// Check is an additional check by the caller, such as of a package's version or a unit's state.
+// It runs whether or not the probe itself passed. All Checks of a probe share one Timeout. Run
+// must return when its context ends. An error makes the result a failure. If the probe fails
+// too, the result's error has both causes.
 type Check struct {
 	Name string
 	Run  func(context.Context) (Finding, error)
 }
 
-// Finding is what a Check saw.
+// Finding is the result of a [Check].
 type Finding struct {
-	Version  string // compared with Probe.Want; empty: the check does not tell
-	Instance string // a process: "pid 812, restarts 0". Wait starts to count again when it changes
+	Version  string // compared with Probe.Want; empty: unknown
+	Instance string // a process: "pid 812, restarts 0". Wait counts from zero after a change
 	Output   string
 }
 
-// Expect is what an answer must show. The zero value asks for any 2xx status.
+// Expect describes the expected answer. The zero value accepts any 2xx status.
 type Expect struct {
 	Status int               // 0: any 2xx
-	Header map[string]string // each must be there with this value; an empty value: with any
+	Header map[string]string // required headers; an empty value matches any value
 	Body   *regexp.Regexp    // matched against the first MaxBody bytes
 }
 
-// NewExpect returns the Expect of text, such as the flags of a command. A header is "Name: value",
-// or "Name" for any value. body is a regular expression. An empty body is not looked at. The error
-// begins with the word header or body.
+// NewExpect makes an Expect from text, such as the flags of a command. A header is
+// "Name: value", or "Name" for any value. body is a regular expression; empty matches any body.
+// The error begins with the word header or body.
 func NewExpect(status int, headers []string, body string) (e Expect, err error) {
 	e.Status = status
 	for _, h := range headers {
@@ -115,25 +113,25 @@ func NewExpect(status int, headers []string, body string) (e Expect, err error) 
 
 func (e Expect) empty() bool { return e.Status == 0 && len(e.Header) == 0 && e.Body == nil }
 
-// Gateway asks a gateway for its health, readiness and version. base may be
-// empty (http://localhost:8080/hello); want may be nil.
+// Gateway probes a gateway's health, readiness and version. An empty base means
+// http://localhost:8080/hello. A nil want accepts any version.
 func Gateway(base string, want *semver.Version) Probe {
 	return Probe{Kind: KindGateway, URL: base, Want: want}
 }
 
-// Dashboard asks a dashboard whether it lives, by default at
-// http://localhost:3000/hello. It proves no more than that.
+// Dashboard probes whether a dashboard is alive, by default at http://localhost:3000/hello. A
+// pass shows only that it answers.
 func Dashboard(base string) Probe { return Probe{Kind: KindDashboard, URL: base} }
 
-// Pump asks a pump whether it lives, by default at http://localhost:8083/health.
-// It proves no more than that.
+// Pump probes whether a pump is alive, by default at http://localhost:8083/health. A pass
+// shows only that it answers.
 func Pump(base string) Probe { return Probe{Kind: KindPump, URL: base} }
 
-// Plugin sends an API request whose answer shows that a plugin ran: one of
-// status, header and body must be expected that only the plugin brings about.
+// Plugin sends an API request whose answer shows that a plugin ran. Expect a status, header or
+// body that only the plugin produces; an empty Expect is invalid.
 func Plugin(url string, e Expect) Probe { return Probe{Kind: KindPlugin, URL: url, Expect: e} }
 
-// HTTP sends any request.
+// HTTP sends a request to any HTTP server.
 func HTTP(url string, e Expect) Probe { return Probe{Kind: KindHTTP, URL: url, Expect: e} }
 
 // TCP opens a connection to host:port and closes it.
@@ -145,7 +143,7 @@ var defaults = map[Kind]struct{ port, path string }{
 	KindPump:      {"8083", "/health"},
 }
 
-// target resolves the URL. The user part is left in it; see [Probe.shown].
+// target resolves the URL. The result still has the user part; see shown.
 func (p Probe) target() (*url.URL, error) {
 	def, known := defaults[p.Kind]
 	raw := p.URL
@@ -158,7 +156,7 @@ func (p Probe) target() (*url.URL, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		// url.Error quotes the whole, password included.
+		// url.Error quotes the whole URL with its password.
 		var e *url.Error
 		if errors.As(err, &e) {
 			err = e.Err
@@ -179,7 +177,7 @@ func (p Probe) target() (*url.URL, error) {
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return nil, fmt.Errorf("bad URL: there is no port %s", clean(port))
+			return nil, fmt.Errorf("bad URL: invalid port %s", clean(port))
 		}
 	}
 	if bare && u.Port() == "" {
@@ -192,7 +190,7 @@ func (p Probe) target() (*url.URL, error) {
 	return u, nil
 }
 
-// validate refuses a probe that no try can make good.
+// validate returns an error for a probe that cannot pass.
 func (p Probe) validate() error {
 	u, err := p.target()
 	fail := func(err error, hint string) error {
@@ -205,19 +203,19 @@ func (p Probe) validate() error {
 	case err != nil:
 		return fail(err, "want http://host:port/path")
 	case p.Kind == KindPlugin && p.Expect.empty():
-		return fail(errors.New("nothing is expected that shows the plugin at work"),
-			"expect the status, a header or a body that it brings about")
+		return fail(errors.New("no expected answer shows that the plugin ran"),
+			"expect a status, header or body that only the plugin produces")
 	case p.Ready != "" && !strings.HasPrefix(p.Ready, "/"):
 		return fail(fmt.Errorf("readiness path %q does not begin with a slash", p.Ready), "")
 	case p.Timeout < 0 || p.MaxAge < 0:
-		return fail(errors.New("a negative time limit or age"), "")
+		return fail(errors.New("Timeout or MaxAge is negative"), "")
 	}
 	if _, err := http.NewRequest(p.method(), u.String(), nil); err != nil {
 		return fail(fmt.Errorf("bad method %q", clean(p.Method)), "")
 	}
 	for _, c := range p.Checks {
 		if c.Name == "" || c.Run == nil {
-			return fail(errors.New("a check lacks its name or function"), "")
+			return fail(errors.New("a check has no name or no function"), "")
 		}
 	}
 	return nil
@@ -245,10 +243,10 @@ func (p Probe) name() string {
 	return clean(name)
 }
 
-// shown is the URL as it may be printed: a query can hold an API key.
+// shown returns the URL without password and query, which may hold keys.
 func shown(u *url.URL) string { return clean(redact.URL(u)) }
 
-// String names the probe and where it asks.
+// String returns the probe's name and URL, without password and query.
 func (p Probe) String() string {
 	u, err := p.target()
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// Report is what probes found. Its JSON is stable: members are added, never
-// renamed.
+// Report is the result of [Once] or [Wait]. Its JSON is stable: new releases add members, but
+// never rename them.
 type Report struct {
-	Status   Status        `json:"status"` // the worst of the probes; never Pass where Error is set
+	Status   Status        `json:"status"` // the worst of the probes; never Pass if Error is set
 	Started  time.Time     `json:"started"`
 	Duration time.Duration `json:"duration_ns"`
-	Error    string        `json:"error,omitempty"` // why a wait ended without what it waited for
-	Probes   []ProbeReport `json:"probes"`          // in the order they were given
+	Error    string        `json:"error,omitempty"` // why a wait failed
+	Probes   []ProbeReport `json:"probes"`          // in the order of the arguments
 }
 
 // ProbeReport is the last result of one probe.
@@ -37,7 +37,7 @@ func (w *waiter) report() Report {
 			if u, err := t.probe.target(); err == nil {
 				t.last.URL = shown(u)
 			}
-			t.last.fail(Unknown, fmt.Errorf("%w: the time was up before its turn", ErrNotYetKnown),
+			t.last.fail(Unknown, fmt.Errorf("%w: the time ended before its first try", ErrNotYetKnown),
 				"allow more time or concurrency")
 		}
 		r.Status = worst(r.Status, t.last.Status)
@@ -47,7 +47,7 @@ func (w *waiter) report() Report {
 	return r
 }
 
-// WriteJSON writes the report with all it holds.
+// WriteJSON writes the complete report as JSON.
 func (r Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
@@ -56,8 +56,8 @@ func (r Report) WriteJSON(w io.Writer) error {
 }
 
 // WriteHealth writes the report as application/health+json of
-// draft-inadarei-api-health-check-06, one check per probe. The draft has no
-// word for unknown: it becomes fail with an output that says so.
+// draft-inadarei-api-health-check-06, with one check per probe. The draft has no status
+// unknown, so it becomes fail with an output that begins with "unknown".
 func (r Report) WriteHealth(w io.Writer) error {
 	type check struct {
 		ComponentType string   `json:"componentType"`
@@ -88,7 +88,7 @@ func (r Report) WriteHealth(w io.Writer) error {
 		doc.Checks[key] = append(doc.Checks[key], c)
 	}
 	if r.Status == Unknown {
-		doc.Notes = []string{"not yet known; told as fail"}
+		doc.Notes = []string{"not yet known; reported as fail"}
 	}
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
@@ -103,7 +103,7 @@ func known(s Status) Status {
 	return s
 }
 
-// Rows are the cells of a table of the report, heading first.
+// Rows returns the cells of a table of the report. The first row is the heading.
 func (r Report) Rows() [][]string {
 	rows := [][]string{{"PROBE", "STATUS", "VERSION", "LATENCY", "TRIES", "REMARK"}}
 	for _, p := range r.Probes {
@@ -114,7 +114,7 @@ func (r Report) Rows() [][]string {
 	return rows
 }
 
-// remark is why a probe did not pass or, of one that did, what it leaves open.
+// remark returns why a probe did not pass, or what a pass does not cover.
 func (p ProbeReport) remark() string {
 	if p.Err != nil {
 		if e, ok := p.Err.(*Error); ok {
@@ -182,12 +182,12 @@ func (r Report) WritePrometheus(w io.Writer) error {
 		s(nil,
 			truth(p.Status == Pass))
 	})
-	family("tyk_probe_status", "1 for the state the probe is in.", func(p ProbeReport, s sample) {
+	family("tyk_probe_status", "1 for the current state of the probe.", func(p ProbeReport, s sample) {
 		for _, state := range []Status{Pass, Warn, Unknown, Fail} {
 			s([]string{"status", string(state)}, truth(p.Status == state))
 		}
 	})
-	family("tyk_probe_component_up", "Whether the program says that it reaches what it depends on.",
+	family("tyk_probe_component_up", "Whether the program reaches this dependency.",
 		func(p ProbeReport, s sample) {
 			seen := map[string]float64{}
 			var names []string
@@ -203,7 +203,7 @@ func (r Report) WritePrometheus(w io.Writer) error {
 				s([]string{"component", n}, seen[n])
 			}
 		})
-	family("tyk_probe_version_info", "The version that answered, as a label.", func(p ProbeReport,
+	family("tyk_probe_version_info", "The reported version, as a label.", func(p ProbeReport,
 		s sample) {
 		if p.Version != "" {
 			s([]string{"version", p.Version}, 1)

@@ -91,7 +91,7 @@ func TestReportFormats(t *testing.T) {
 		}
 		golden(t, name, b.Bytes())
 		if err := write(failing{}); err == nil {
-			t.Errorf("%s: a failed write is not told", name)
+			t.Errorf("%s: a failed write is not reported", name)
 		}
 	}
 	var b bytes.Buffer

@@ -71,7 +71,7 @@ func (t *attempt) fetch(ctx context.Context, u *url.URL) (*response, error) {
 	return a, nil
 }
 
-// document reads a health document out of an answer.
+// document parses the health document of an answer.
 func (a *response) document() (Document, error) {
 	if a.cut {
 		return Document{}, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, MaxBody)
@@ -79,8 +79,8 @@ func (a *response) document() (Document, error) {
 	return Parse(a.body)
 }
 
-// wantsTLS reports whether a server answered a plain request on its TLS port,
-// in the words of Go (gateways), nginx, HAProxy's neighbours and Apache.
+// wantsTLS reports whether a TLS port answered a plain request. It knows the messages of Go
+// (gateways), nginx and Apache.
 func (a *response) wantsTLS() bool {
 	return a.code == http.StatusBadRequest && plainToTLS.Match(a.body)
 }
@@ -90,7 +90,7 @@ var plainToTLS = lazyregexp.New(
 
 const useHTTPS = "use https:// for this port"
 
-// describe says what kind of answer it was that is not the expected one.
+// describe returns an error that describes an unexpected answer.
 func (a *response) describe() error {
 	if a.wantsTLS() {
 		return fmt.Errorf("%w: HTTP %d: the port speaks TLS", ErrUnexpected, a.code)
@@ -107,18 +107,17 @@ func (a *response) describe() error {
 	return fmt.Errorf("%w: %s", ErrUnexpected, text)
 }
 
-// alive is the probe of dashboard and pump.
+// alive probes a dashboard or a pump.
 func (t *attempt) alive(ctx context.Context, r *Result) {
 	what := "its databases"
 	if t.p.Kind == KindPump {
 		what = "its stores and how far it lags behind"
 	}
-	r.NotCovered = []string{"more than liveness: the endpoint does not look at " + what}
+	r.NotCovered = []string{"more than liveness: the endpoint does not check " + what}
 	a, err := t.fetch(ctx, t.u)
 	if err == nil && a.code == http.StatusNotFound && t.p.Kind == KindDashboard &&
 		t.u.Path == defaults[KindDashboard].path {
-		// The dashboard's configuration reference names /health as the
-		// default, its procedures /hello.
+		// Tyk's configuration reference names /health as the default, its procedures /hello.
 		u := *t.u
 		u.Path = "/health"
 		var second *response
@@ -137,7 +136,7 @@ func (t *attempt) alive(ctx context.Context, r *Result) {
 	}
 	d, err := a.document()
 	if err != nil {
-		r.fail(Fail, err, "something else may listen there")
+		r.fail(Fail, err, "another program may listen there")
 		return
 	}
 	r.Components = d.Components
@@ -145,14 +144,14 @@ func (t *attempt) alive(ctx context.Context, r *Result) {
 	r.Status = Pass
 	if d.Status != Pass {
 		r.fail(d.Status, fmt.Errorf("%w: status %s%s", ErrUnhealthy, d.Status, after(": ", d.Output)),
-			"look at its log")
+			"see its log")
 	}
 	if err := t.wrongVersion(d.Version); err != nil {
 		r.fail(Fail, err, versionHint)
 	}
 }
 
-// hint is the next step after an answer that was not the program's own.
+// hint returns the next step after an answer that is not the program's own.
 func (a *response) hint(notFound string) string {
 	switch {
 	case a.wantsTLS():
@@ -160,9 +159,9 @@ func (a *response) hint(notFound string) string {
 	case a.code == http.StatusNotFound:
 		return notFound
 	case a.code == http.StatusMethodNotAllowed:
-		return "something in front changes the method: it must be GET"
+		return "a proxy in front changes the method: it must be GET"
 	case a.code/100 == 3:
-		return "probe the address that it redirects to"
+		return "probe the target of the redirect"
 	}
 	return ""
 }
@@ -181,7 +180,7 @@ func (r *Result) setVersion(reported string) {
 	}
 }
 
-// wrongVersion holds a reported version to the wanted one.
+// wrongVersion returns an error if the reported version is not the expected one.
 func (t *attempt) wrongVersion(reported string) error {
 	if t.p.Want == nil || reported == "" {
 		return nil
@@ -194,9 +193,9 @@ func (t *attempt) wrongVersion(reported string) error {
 
 const versionHint = "the old process may still hold the port, or the upgrade did not happen"
 
-// connect is the probe of a TCP port.
+// connect probes a TCP port.
 func (t *attempt) connect(ctx context.Context, r *Result) {
-	r.NotCovered = []string{"only that the port accepts connections"}
+	r.NotCovered = []string{"more than that the port accepts connections"}
 	conn, err := dial(ctx, "tcp", t.u.Host)
 	if err != nil {
 		t.failTransport(r, err)
@@ -206,7 +205,7 @@ func (t *attempt) connect(ctx context.Context, r *Result) {
 	r.Status = Pass
 }
 
-// request is the probe of a plugin or of any HTTP server.
+// request probes a plugin or any HTTP server.
 func (t *attempt) request(ctx context.Context, r *Result) {
 	a, err := t.fetch(ctx, t.u)
 	if err != nil {
@@ -232,7 +231,7 @@ func (t *attempt) request(ctx context.Context, r *Result) {
 		if e.Status != 0 {
 			want = fmt.Sprint(e.Status)
 		}
-		// The body stays out of the message: an API's answer may echo keys.
+		// The message does not have the body: an API's answer may echo keys.
 		r.fail(Fail, fmt.Errorf("%w: HTTP %d, want %s", ErrUnexpected, a.code, want), hint)
 	case e.Body != nil && !e.Body.Match(a.body):
 		more := ""

@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// ParseHeader reads lines "Name: value" for [Probe].Header, such as those of a file with an API
-// key. It skips empty lines. An error names the line's number and not its text, which may be a
-// secret. A line has at most 64 KiB.
+// ParseHeader reads lines "Name: value" for [Probe].Header, for example from a file with an API
+// key. It skips empty lines. An error has the line's number but not its text, which may be
+// secret. A line may have up to 64 KiB.
 func ParseHeader(data []byte) (http.Header, error) {
 	h := http.Header{}
 	s := bufio.NewScanner(bytes.NewReader(data))
@@ -28,8 +28,8 @@ func ParseHeader(data []byte) (http.Header, error) {
 	return h, s.Err()
 }
 
-// ParseUser reads user:password for [Probe].User and Password. It removes the end of the line. An
-// error does not have the text, which may be a secret.
+// ParseUser reads user:password for [Probe].User and Password. It removes the end of the line.
+// An error does not contain the text, which may be secret.
 func ParseUser(data []byte) (*url.Userinfo, error) {
 	user, password, ok := strings.Cut(strings.TrimRight(string(data), "\r\n"), ":")
 	if !ok {

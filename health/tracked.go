@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// tracked is a probe with the sum of its tries.
+// tracked is a probe with the state of its tries.
 type tracked struct {
 	probe    Probe
 	index    int
@@ -18,17 +18,17 @@ type tracked struct {
 	failures int
 	misses   int       // tries in a row that did not pass, for the interval
 	first    time.Time // end of the first pass in a row
-	evidence time.Time // of the last pass counted
+	evidence time.Time // of the last counted pass
 	instance string
-	repeated int       // passes in a row that rested on a check already counted
+	repeated int       // passes in a row whose own check was already counted
 	restarts int       // times the gateway's own check was older than the one before
-	newest   time.Time // of all own checks seen, counted or not
-	advanced time.Time // when newest was last replaced by a newer one
+	newest   time.Time // time of the newest own check, counted or not
+	advanced time.Time // when newest last changed
 	done     bool
 	next     time.Time
 }
 
-// queue is a heap of probes, the next one due first.
+// queue is a heap of probes. The first is due next.
 type queue []*tracked
 
 func (q queue) Len() int { return len(q) }
@@ -54,9 +54,8 @@ func (t *tracked) note(r Result) {
 	}
 }
 
-// seen takes back that a gateway's own check is stale when it got newer since
-// the last try: then the check runs, and the Date of the answer is another
-// clock's. It holds for MaxAge, as the age itself does.
+// seen corrects a stale result if the gateway's own check got newer within MaxAge. The check
+// then runs, and the Date of the answer is from another clock.
 func (t *tracked) seen(r Result) Result {
 	if r.Evidence.After(t.newest) {
 		if !t.newest.IsZero() {
@@ -78,14 +77,13 @@ func (t *tracked) seen(r Result) Result {
 	return r
 }
 
-// lack is why the probe has not passed: its last failure, or what its passes
-// lack.
+// lack returns why the probe has not passed: its last failure, or too few passes.
 func (t *tracked) lack(p Policy) error {
 	if t.last.Err != nil {
 		return t.last.Err
 	}
 	if t.tries == 0 {
-		return newError(t.probe.name(), "", fmt.Errorf("%w: no try ended before the wait did",
+		return newError(t.probe.name(), "", fmt.Errorf("%w: no try finished before the wait ended",
 			ErrNotYetKnown), "allow more time or concurrency", true)
 	}
 	err := fmt.Errorf("%d of %d passes in a row", min(t.passes, p.SuccessThreshold),
@@ -94,8 +92,8 @@ func (t *tracked) lack(p Policy) error {
 	switch {
 	case t.restarts > 0:
 		err = fmt.Errorf("%w; the gateway's own check went back in time %d times", err, t.restarts)
-		next = "if a load balancer is in front, probe each gateway by its own address; otherwise see " +
-			"why it restarts"
+		next = "if a load balancer is in front, probe each gateway by its own address; otherwise find " +
+			"out why it restarts"
 	case t.repeated > 0:
 		err = fmt.Errorf("%w; the gateway's own check did not get newer in %d tries", err, t.repeated)
 		next = "allow more time than liveness_check.check_duration (ten seconds by default) for each pass"
@@ -105,7 +103,7 @@ func (t *tracked) lack(p Policy) error {
 	return newError(t.probe.name(), t.last.URL, err, next, true)
 }
 
-// count adds r to the passes in a row and reports whether it did.
+// count updates the passes in a row and reports whether r added one.
 func (t *tracked) count(p Policy, r Result) bool {
 	if r.Status != Pass && !(p.AcceptWarn && r.Status == Warn) {
 		t.passes = 0

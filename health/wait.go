@@ -11,12 +11,13 @@ import (
 	"time"
 )
 
-// WaitError is a [Wait] that did not succeed. Err is why it ended: [ErrDeadline],
-// the context's error and its cause, or the failure that ended it.
+// WaitError reports why a [Wait] failed.
 type WaitError struct {
-	Probes int // how many there are
-	Err    error
-	// one for each probe that lacks passes, in their order: its last result, or what its passes lack
+	Probes int // number of probes
+	// [ErrDeadline], the context's error with its cause, or the failure that ended the wait.
+	Err error
+	// One error for each probe without enough passes, in the order of the arguments: its last
+	// failure, or how many passes it has.
 	Last []error
 }
 
@@ -34,7 +35,7 @@ func (e *WaitError) Error() string {
 	return s
 }
 
-// Unwrap lets errors.Is and errors.As find the reason, then the last results.
+// Unwrap returns Err, then Last.
 func (e *WaitError) Unwrap() []error { return append([]error{e.Err}, e.Last...) }
 
 // Hint returns the next step of the first probe's error.
@@ -52,9 +53,9 @@ func (e *WaitError) Retryable() bool {
 	return !errors.As(e.Err, &own) || own.Retryable()
 }
 
-// Once tries each probe one time and returns the results in the report. A failed
-// probe is not an error. An error means that a probe or the policy is invalid, so
-// that nothing was tried, or that ctx ended first.
+// Once tries each probe one time. A failed probe is in the report; it is not an error. An error
+// means that ctx ended first, or that a probe or the policy is invalid. An invalid argument is
+// found before the first try.
 func Once(ctx context.Context, p Policy, probes ...Probe) (Report, error) {
 	w, err := newWaiter(p, probes)
 	if err != nil {
@@ -64,17 +65,15 @@ func Once(ctx context.Context, p Policy, probes ...Probe) (Report, error) {
 	return w.run(ctx)
 }
 
-// Wait repeats the probes until all of them have, at the same time, as many
-// passes in a row as p demands. It ends early if a probe fails FailureThreshold
-// times in a row, or in a way that no repetition changes, such as a certificate
-// for another name. It then cancels the other tries with that error as their
-// cause. The error is a [*WaitError]. The report holds the last result of each
-// probe, also with an error.
+// Wait repeats the probes until all have, at the same time, as many passes in a row as p
+// demands. It ends early if a probe fails FailureThreshold times in a row, or permanently, such
+// as by a certificate for another name. It then cancels the other tries with that error as
+// their cause. The error is a [*WaitError], unless an argument is invalid. The report always
+// has the last result of each probe.
 //
-// Counting starts again after a result that is not a pass, after a changed
-// Instance of a [Check], and when a gateway's own check is older than the last
-// one counted, as after a restart. Several goroutines may call Wait at a time;
-// no goroutine is left when it returns.
+// The count starts again after a result that is not a pass or after a changed Instance of a
+// [Check]. It also does if a gateway's own check is older than the last counted one, as after a
+// restart. Several goroutines may call Wait. It leaves no goroutine behind.
 func Wait(ctx context.Context, p Policy, probes ...Probe) (Report, error) {
 	w, err := newWaiter(p, probes)
 	if err != nil {
@@ -83,15 +82,15 @@ func Wait(ctx context.Context, p Policy, probes ...Probe) (Report, error) {
 	return w.run(ctx)
 }
 
-// waiter is run by one goroutine; workers only try.
+// waiter belongs to one goroutine. Its workers only try probes.
 type waiter struct {
 	p      Policy
 	probes []*tracked
 	once   bool
 	start  time.Time
-	queue  queue // of the probes that are not being tried
-	done   int   // have all passes they need
-	tried  int   // at least once
+	queue  queue // probes without a running try
+	done   int   // probes with all passes that they need
+	tried  int   // probes with at least one try
 }
 
 func newWaiter(p Policy, probes []Probe) (*waiter, error) {
@@ -210,8 +209,8 @@ func (w *waiter) run(parent context.Context) (Report, error) {
 	return report, e
 }
 
-// keep takes the outcome of a try that the end of the wait interrupted: what it
-// found, not that it was stopped.
+// keep stores the outcome of a try that finished after the end of the wait. It keeps an earlier
+// result if the try was only interrupted.
 func (w *waiter) keep(o outcome) {
 	t := w.probes[o.index]
 	var stop *stopped

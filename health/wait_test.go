@@ -150,7 +150,7 @@ func TestWaitBeginsAnew(t *testing.T) {
 	}
 }
 
-// switchable is a pump that can be told what to say.
+// switchable is a pump that answers what a test sets.
 type switchable struct{ body atomic.Value }
 
 func (s *switchable) say(status string) *switchable {
@@ -198,7 +198,7 @@ func TestWaitPolicy(t *testing.T) {
 					t.Errorf("error %v, want %v", err, c.is)
 				}
 				if err != nil && (!strings.Contains(err.Error(), c.text) || strings.Count(err.Error(),
-					"look at its log") > 1) {
+					"see its log") > 1) {
 					t.Errorf("error %q, want %q in it", err, c.text)
 				}
 				if took < c.atLeast || took > c.atMost {

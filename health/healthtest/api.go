@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// serveAPI is the gateway's one API, listening on every other path.
+// serveAPI is the gateway's only API. It listens on every other path.
 func (s *Program) serveAPI(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	plugin, version := s.plugin, s.version
@@ -27,8 +27,8 @@ func (s *Program) serveAPI(w http.ResponseWriter, r *http.Request) {
 	s.o.Upstream.ServeHTTP(w, r)
 }
 
-// Echo answers with what it was asked: an upstream. A path that begins
-// with /delay/150ms/ takes that long.
+// Echo is an upstream that answers with the request as JSON. It waits first if the path begins
+// with a duration, as in /delay/150ms/.
 func Echo(w http.ResponseWriter, r *http.Request) {
 	if rest, ok := strings.CutPrefix(r.URL.Path, "/delay/"); ok {
 		text, _, _ := strings.Cut(rest, "/")

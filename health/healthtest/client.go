@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// Client returns a client whose every request this program answers, whatever
-// its host. It opens no connection, so time may be virtual (testing/synctest).
+// Client returns a client that sends every request to this program, to any host. It opens no
+// connection, so time may be virtual (testing/synctest).
 func (s *Program) Client() *http.Client { return Client(s) }
 
-// Client returns a client that sends every request to h, without a network. An
-// http.ServeMux with patterns such as "gw1:8080/" makes a stack of programs.
+// Client returns a client that sends every request to h, without a network. For several
+// programs use an http.ServeMux with patterns such as "gw1:8080/".
 func Client(h http.Handler) *http.Client { return &http.Client{Transport: transport{h}} }
 
 type transport struct{ http.Handler }

@@ -1,16 +1,13 @@
-// Package healthtest has programs for unit tests that wait for a gateway, a
-// dashboard or a pump, or that probe one.
+// Package healthtest has fakes of a gateway, a dashboard and a pump for unit tests of code that
+// probes them.
 //
-// A [Program] answers as the real one does over time. A gateway says "pass"
-// without details until its first check, keeps an old answer between checks,
-// and answers 200 or 503 by its release. The rules were read in the sources of
-// gateway 3.0.0 to 5.14.0 and tried with 5.14.0. The dashboard is closed
-// source: its answer follows its documentation.
+// A [Program] answers over time as the real one does. A gateway answers "pass" without details
+// until its first check, repeats its answer between checks, and answers 200 or 503 by its
+// release. The rules come from the sources of gateway 3.0.0 to 5.14.0 and were compared with a
+// running 5.14.0. The dashboard is closed source, so its answer follows its documentation.
 //
-// Serve it with net/http/httptest, or hand [Program.Client] to health.Policy:
-// then no port is opened, and a wait of minutes takes milliseconds inside
-// testing/synctest.
+// Serve a Program with net/http/httptest, or pass [Program.Client] to health.Policy. The
+// client opens no port. Inside testing/synctest a wait of minutes takes milliseconds.
 //
-// Limits: one API, no configuration, no control over the order of concurrent
-// requests.
+// Limits: one API, no configuration files, no control over the order of concurrent requests.
 package healthtest

@@ -13,7 +13,7 @@ import (
 	"example.com/tykupgrade/health/healthtest"
 )
 
-// waitForGateway stands for the code of an in-house team that is to be tested.
+// waitForGateway is an example of code to test.
 func waitForGateway(ctx context.Context, policy health.Policy, version string) error {
 	want, err := semver.StrictNewVersion(version)
 	if err != nil {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// Kind is one of the three programs.
+// Kind is the kind of a [Program].
 type Kind string
 
-// The programs that a Program can be.
+// The kinds of programs.
 const (
 	Gateway   Kind = "gateway"
 	Dashboard Kind = "dashboard"
@@ -19,41 +19,41 @@ const (
 // Options describes a program. Only Kind is required; a gateway also needs Version.
 type Options struct {
 	Kind       Kind
-	Version    string           // bare: "5.2.5"; a gateway up to 4.0.x says "v4.0.8"
+	Version    string           // "5.2.5"; a gateway before 4.1.0 reports it as "v4.0.8"
 	CheckEvery time.Duration    // liveness_check.check_duration; 0: the gateway's 10 s
-	HelloPath  string           // ""; the program's default
-	ReadyPath  string           // ""; /ready
-	Control    bool             // control_api_port is set: health is on [Program.Control] only
+	HelloPath  string           // empty: the program's default
+	ReadyPath  string           // empty: /ready
+	Control    bool             // control_api_port is set: only [Program.Control] serves health
 	Dashboard  bool             // use_db_app_configs: a gateway also checks its dashboard
 	RPC        bool             // policy_source rpc: a gateway also checks its MDCB
 	Plugin     Plugin           // state of the API's plugin
-	Upstream   http.Handler     // what the API proxies to; nil: [Echo]
+	Upstream   http.Handler     // the API's upstream; nil: [Echo]
 	Now        func() time.Time // nil: time.Now
 }
 
-// Plugin is what became of the Go plugin that the gateway's only API names. It
-// adds the header Foo: Bar, as AddFooBarHeader of Tyk's documentation does.
+// Plugin is the state of the Go plugin of the gateway's only API. The plugin adds the header
+// Foo: Bar, as AddFooBarHeader of Tyk's documentation does.
 type Plugin int
 
 // The states of a plugin.
 const (
 	NoPlugin Plugin = iota
 	Loaded
-	Broken // the .so did not load: by version, traffic passes without it or gets HTTP 500
+	Broken // the .so did not load: depending on the version, requests pass without it or get HTTP 500
 )
 
-// Mode is how a program treats every request.
+// Mode is how a program handles requests.
 type Mode int
 
-// The ways to treat a request.
+// The modes.
 const (
 	Normal   Mode = iota
-	HalfOpen      // the connection stands, no answer ever comes
-	Reset         // the second request of a kept-alive connection meets a TCP reset
-	ResetAll      // every request does
+	HalfOpen      // the connection stays open without an answer
+	Reset         // a second request on a connection gets a TCP reset
+	ResetAll      // every request gets a TCP reset
 )
 
-// Program is one program. It serves HTTP; several goroutines may use it.
+// Program is a fake gateway, dashboard or pump that serves HTTP. Several goroutines may use it.
 type Program struct {
 	o   Options
 	now func() time.Time
@@ -63,7 +63,7 @@ type Program struct {
 	started  time.Time
 	tick     int64 // number of the last check
 	details  map[string]item
-	failing  map[string]string // component: what its check says
+	failing  map[string]string // component to the output of its check
 	wedged   bool
 	noReload bool
 	stopping bool
@@ -113,22 +113,22 @@ func New(o Options) *Program {
 	return s
 }
 
-// Restart makes it a new process of the given version: details are gone until
-// the next check.
+// Restart replaces the process by one of the given version. The details are empty until its
+// first check.
 func (s *Program) Restart(version string) {
 	s.change(func() {
 		s.version, s.started, s.tick, s.details, s.stopping = version, s.now(), 0, nil, false
 	})
 }
 
-// SetRedis takes Redis away for as long as err is not nil. /hello shows it
-// from the next check on.
+// SetRedis makes checks of Redis fail with err; nil makes them pass. /hello shows it from the
+// next check on.
 func (s *Program) SetRedis(err error) { s.setFailing("redis", err) }
 
-// SetDashboard does the same with the dashboard that a gateway checks.
+// SetDashboard does the same for the dashboard that a gateway checks.
 func (s *Program) SetDashboard(err error) { s.setFailing("dashboard", err) }
 
-// SetRPC does the same with the MDCB that a gateway checks.
+// SetRPC does the same for the MDCB that a gateway checks.
 func (s *Program) SetRPC(err error) { s.setFailing("rpc", err) }
 
 func (s *Program) setFailing(component string, err error) {
@@ -140,12 +140,12 @@ func (s *Program) setFailing(component string, err error) {
 	})
 }
 
-// SetWedged stops the checks: /hello repeats its last answer for ever, as
-// gateways did whose Redis client hung (TT-17486).
+// SetWedged stops the checks, so /hello repeats its last answer. Gateways did so when their
+// Redis client hung (TT-17486).
 func (s *Program) SetWedged(v bool) { s.change(func() { s.wedged = v }) }
 
-// SetReloaded says whether the gateway has loaded its APIs once, which /ready
-// demands. A new program has.
+// SetReloaded sets whether the gateway has loaded its APIs, as /ready demands. A new program
+// has.
 func (s *Program) SetReloaded(v bool) { s.change(func() { s.noReload = !v }) }
 
 // SetStopping sets whether the gateway is shutting down, which /ready of 5.14 shows.
@@ -154,7 +154,7 @@ func (s *Program) SetStopping(v bool) { s.change(func() { s.stopping = v }) }
 // SetPlugin changes the state of the plugin.
 func (s *Program) SetPlugin(p Plugin) { s.change(func() { s.plugin = p }) }
 
-// SetMode changes how every request from now on is treated.
+// SetMode changes how the program handles requests from now on.
 func (s *Program) SetMode(m Mode) { s.change(func() { s.mode, s.conns = m, map[string]bool{} }) }
 
 // SetSlow delays every answer.
@@ -168,7 +168,7 @@ func (s *Program) change(f func()) {
 	f()
 }
 
-// check runs the check that is due, in arrears: nothing changed since.
+// check runs the last check that is due. Nothing has changed since that time.
 func (s *Program) check() {
 	due := int64(s.now().Sub(s.started) / s.o.CheckEvery)
 	if s.o.Kind != Gateway || s.wedged || due <= s.tick {

@@ -32,7 +32,7 @@ func (s *Program) Control() http.Handler {
 	})
 }
 
-// admit applies mode and delay; false means that the request is done with.
+// admit applies mode and delay. It returns false if it has answered the request.
 func (s *Program) admit(w http.ResponseWriter, r *http.Request) bool {
 	s.mu.Lock()
 	mode, slow := s.mode, s.slow
@@ -80,7 +80,7 @@ func (s *Program) serveHealth(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case !hello && !ready:
 	case s.o.Kind != Gateway:
-		// Both look at nothing, and neither names its version.
+		// Both check nothing and report no version.
 		status, body = http.StatusOK, answer{Status: "ok"}
 	case r.Method != http.MethodGet:
 		status, body = http.StatusMethodNotAllowed, apiError(http.StatusText(http.StatusMethodNotAllowed))
