@@ -315,7 +315,7 @@ func TestPrune(t *testing.T) {
 	if err := os.WriteFile(file+".journal", []byte("garbage\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	count(prune(cli.Refused, "-older-than", "1h", "-yes"), "what can still be undone is unknown", 1)
+	count(prune(cli.Refused, "-older-than", "1h", "-yes"), "list runs that can still be undone", 1)
 	count(prune(cli.Usage), "-older-than is missing", 1)
 	count(prune(cli.Usage, "-older-than", "0s"), "want more than 0", 1)
 }

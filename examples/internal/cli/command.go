@@ -1,13 +1,19 @@
 // Package cli has the parts that all example commands share: flags and verbs, exit codes, live
 // progress on a terminal, tables, and certificates from files.
 //
-// Every command has the grammar "command VERB [flags] [arguments]", with flags and arguments in any
-// order. -h prints help to stdout, and -version prints the build. An error has two lines: the
+// Every command has the grammar "command VERB [flags] [arguments]". Flags and arguments may come in
+// any order. -h prints help to stdout, and -version prints the build. An error has two lines: the
 // cause, and what to do.
 //
-// Flags have one name in all commands: -gateway is a gateway's binary, .deb file or image:REF;
-// -gateway-url its URL; -release a gateway's version; -host an SSH destination; -engine the address
-// of a Docker engine; -json prints JSON; -yes answers the question.
+// A flag has the same meaning in all commands:
+//
+//	-gateway      a gateway's binary, .deb file or image:REF
+//	-gateway-url  a gateway's URL
+//	-release      a gateway's version
+//	-host         an SSH destination
+//	-engine       the address of a Docker engine
+//	-json         print JSON
+//	-yes          do not ask
 package cli
 
 import (
@@ -31,13 +37,13 @@ type Command struct {
 	Name  string
 	About string // what it does: the beginning of its help
 	Notes string // the end of its help, before the exit codes
-	Verbs []Verb // in the order of the help; one without a Name makes a command without verbs
+	Verbs []Verb // in the order of the help; a single one without a Name: no verbs
 }
 
 // Verb is one thing that a command does.
 type Verb struct {
 	Name  string
-	Args  string // how its arguments are written: "SET FILE", or "[HOST…]" for any number
+	Args  string // its arguments: "SET FILE", or "[HOST…]" for any number
 	About string // one line
 
 	// Flags registers the verb's flags. It may be called several times. The names h, help and
@@ -130,8 +136,7 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	return code
 }
 
-// masked hides the password of a URI that somebody gave where it does not belong: as an argument, or
-// as the value of a flag that takes none.
+// masked hides the password of a URI in an error, such as one about an unexpected argument.
 func masked(text string) string {
 	if !strings.Contains(text, ":/") || !strings.Contains(text, "@") {
 		return text
@@ -140,7 +145,7 @@ func masked(text string) string {
 		"${1}***@")
 }
 
-// missing reports whether err says that the file or directory of a flag does not exist.
+// missing reports whether err means that the file or directory of a flag does not exist.
 func (c *Call) missing(err error) (is bool) {
 	var p *fs.PathError
 	if c.flags == nil || !errors.As(err, &p) || !errors.Is(p, fs.ErrNotExist) {
@@ -186,7 +191,7 @@ func (c Command) parse(args []string, call *Call) (*Verb, string, error) {
 	return verb, "", verb.check(call)
 }
 
-// verb finds the verb: the first argument that belongs to no flag.
+// verb finds the verb, which is the first argument that is not a flag or its value.
 func (c Command) verb(args []string) (rest []string, verb *Verb, asked string, err error) {
 	takes := map[string]bool{} // whether a flag takes the next argument
 	for _, v := range c.Verbs {

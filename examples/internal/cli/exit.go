@@ -13,7 +13,7 @@ import (
 const (
 	Yes         = 0   // success: the work is done, or the check passed
 	No          = 1   // failure: the work or the check failed
-	Usage       = 2   // wrong flags or arguments, or a wrong file of a flag
+	Usage       = 2   // invalid flags or arguments, or an invalid file of a flag
 	Unknown     = 3   // the result is unknown
 	Busy        = 4   // another process holds the lock
 	Refused     = 5   // refused before anything changed
@@ -37,7 +37,7 @@ func (e *exit) Unwrap() error { return e.err }
 // errSilent ends a command that has printed its answer.
 var errSilent = errors.New("the answer is printed")
 
-// Exit gives an error an exit code. With a nil err the command ends with the code and prints
+// Exit returns err with an exit code. If err is nil, the command exits with the code and prints
 // nothing more. Exit returns nil for a nil err and the code [Yes].
 func Exit(code int, err error) error {
 	switch {
@@ -52,7 +52,8 @@ func Exit(code int, err error) error {
 // Wrong returns an error about flags, arguments or files, with the exit code [Usage].
 func Wrong(format string, a ...any) error { return Exit(Usage, fmt.Errorf(format, a...)) }
 
-// Refuse gives err the exit code [Refused]: nothing was changed. It returns nil for nil.
+// Refuse returns err with the exit code [Refused], which means that nothing changed. It returns nil
+// for nil.
 func Refuse(err error) error {
 	if err == nil {
 		return nil
@@ -77,7 +78,7 @@ func Code(err error) int {
 // Hinter is an error with a next step.
 type Hinter interface{ Hint() string }
 
-// Advice is an error with the next step in the words of the command.
+// Advice returns err with a hint in terms of the command. It returns nil for nil.
 func Advice(err error, hint string) error {
 	if err == nil {
 		return nil
@@ -118,7 +119,7 @@ func Explain(err error) (cause, hint string) {
 	}
 }
 
-// fileHint is the next step after an error of the file system that has none of its own.
+// fileHint returns the next step after an error of the file system, or "".
 func fileHint(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

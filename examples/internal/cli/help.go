@@ -26,7 +26,7 @@ const (
 // then, because a command starts faster without.
 func parts(expr, text string) []string { return regexp.MustCompile(expr).FindStringSubmatch(text) }
 
-// flagError says what is wrong with a flag in one line.
+// flagError rewords an error of package flag.
 func (c Command) flagError(verb *Verb, err error) error {
 	text := err.Error()
 	if m := parts(unknownFlag, text); m != nil {
@@ -53,7 +53,7 @@ func (c Command) flagError(verb *Verb, err error) error {
 	return errors.New(text)
 }
 
-// example is a value that a flag takes.
+// example describes a valid value of a flag.
 func (v *Verb) example(name, flagName string) string {
 	f := v.set(name).Lookup(flagName)
 	if f == nil {

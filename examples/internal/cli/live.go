@@ -87,11 +87,11 @@ func listen(control *rollout.Control, cancel context.CancelCauseFunc, out *Out) 
 					control.Pause()
 				case s == syscall.SIGUSR2:
 					control.Continue()
-				case s == syscall.SIGHUP && stopped: // a terminal that is gone may say so twice
+				case s == syscall.SIGHUP && stopped: // a lost terminal may send it twice
 				case !stopped:
 					stopped = true
 					control.Stop()
-					out.Printf("stopping after the hosts under way; once more undoes these first\n")
+					out.Printf("stopping after the hosts in progress; a second signal undoes these\n")
 				default:
 					cancel(errors.New("interrupted by the operator"))
 				}
@@ -254,7 +254,7 @@ func targets(waves []rollout.Wave) int {
 	return n
 }
 
-// Ended gives the error of a rollout its exit code and its advice. next names the verbs that
+// Ended returns the error of a rollout with its exit code and a hint. next names the verbs that
 // continue and undo the run.
 func Ended(rep *rollout.Report, err error, next string) error {
 	switch {
@@ -267,16 +267,16 @@ func Ended(rep *rollout.Report, err error, next string) error {
 			"a new one")
 	case rep == nil:
 		return err
-	case rep.Outcome == rollout.OutcomeNotRestored: // nobody knows the state of such a host
-		return Exit(Unknown, Advice(err, "look at the hosts that are named above; then "+next))
+	case rep.Outcome == rollout.OutcomeNotRestored: // the state of such a host is unknown
+		return Exit(Unknown, Advice(err, "check the hosts above; then "+next))
 	case rep.Outcome == rollout.OutcomeUndone:
-		return Advice(err, "nothing is changed: fix the cause and begin again")
+		return Advice(err, "the run is undone: fix the cause and start again")
 	}
 	return Advice(err, "fix the cause; then "+next)
 }
 
-// Signals explains in a help text how a run that [Live] shows is stopped, and its exit code 3.
-const Signals = `During a run: Ctrl-C, and a terminal that is gone, stop it after the hosts under
-way; a second Ctrl-C undoes these first; SIGUSR1 pauses, SIGUSR2 continues. Exit code 3 means
-here: a host could not be restored and needs attention.
+// Signals is the part of a help text about the signals and exit code 3 of [Live.Work].
+const Signals = `During a run: Ctrl-C stops it after the hosts in progress, and so does the loss of
+the terminal. A second Ctrl-C undoes these hosts. SIGUSR1 pauses the run, SIGUSR2 continues it.
+Exit code 3 means here: a host could not be restored and needs attention.
 `

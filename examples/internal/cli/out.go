@@ -137,7 +137,7 @@ const (
 	reset Style = "\x1b[0m"
 )
 
-// Paint returns s in a style if the output shows colour. The empty style has none.
+// Paint returns s in a style if the output shows colour. The empty style changes nothing.
 func (o *Out) Paint(style Style, s string) string {
 	if !o.color || s == "" || style == "" {
 		return s

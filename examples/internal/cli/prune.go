@@ -14,9 +14,9 @@ import (
 
 // PruneFlags registers the flags of [Call.Prune].
 func PruneFlags(f *flag.FlagSet) {
-	f.Duration("older-than", 0, "forget what changes that ended longer ago than this `AGE`, such as "+
-		"720h, keep for a revert")
-	f.Bool("dry-run", false, "only say what would be forgotten")
+	f.Duration("older-than", 0, "forget the kept files of changes that ended longer ago than this "+
+		"`AGE`, such as 720h")
+	f.Bool("dry-run", false, "only print what would be forgotten")
 }
 
 // Before returns the time that the flag -older-than means. now is for tests; nil means time.Now.
@@ -34,9 +34,9 @@ func (c *Call) Before(now func() time.Time) (time.Time, error) {
 	return now().Add(-age), nil
 }
 
-// Prune forgets what hosts keep of old changes, after a question. It keeps what the runs of
-// these journals can still undo. Its flags are those of [PruneFlags], -json and -yes. now is for
-// tests; nil means time.Now.
+// Prune asks, then removes the files that hosts keep of old changes. It spares changes that the
+// runs of these journals can still undo. Its flags are those of [PruneFlags], -json and -yes. now
+// is for tests; nil means time.Now.
 func (c *Call) Prune(ctx context.Context, inv *fleet.Inventory, now func() time.Time,
 	journals ...string) error {
 	o, json := fleet.PruneOptions{DryRun: true}, c.On("json")
@@ -47,7 +47,7 @@ func (c *Call) Prune(ctx context.Context, inv *fleet.Inventory, now func() time.
 	for _, journal := range journals {
 		rep, err := rollout.History(journal)
 		if err != nil {
-			return Refuse(fmt.Errorf("what can still be undone is unknown: %w", err))
+			return Refuse(fmt.Errorf("list runs that can still be undone: %w", err))
 		}
 		o.Keep = append(o.Keep, rep)
 	}
@@ -56,7 +56,7 @@ func (c *Call) Prune(ctx context.Context, inv *fleet.Inventory, now func() time.
 		c.pruned(rows)
 	}
 	n := forgotten(rows)
-	if n > 0 && !c.On("dry-run") { // a machine that cannot be asked does not stop the others
+	if n > 0 && !c.On("dry-run") { // an unreachable machine does not stop the others
 		question := fmt.Sprintf("forget %s for good", Count(n, "change"))
 		if err := c.Sure(c.On("yes"), question); err != nil {
 			return err

@@ -7,10 +7,9 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// Steps shows the steps of preparing and compiling a plugin: bars for what is transferred on a
-// terminal, lines of output as they come, and a line for each step that has ended. Of the go
-// command's output it shows the last line, on a terminal, until the step ends. Use one Steps for
-// each call.
+// Steps shows the steps of preparing and compiling a plugin. It prints lines of output, and a line
+// at the end of each step. On a terminal it also shows bars for transfers, and the last line of the
+// go command until its step ends. Use one Steps for each call.
 func (o *Out) Steps() func(pluginbuild.Event) {
 	var parts []string
 	bars := map[string]string{}

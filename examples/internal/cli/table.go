@@ -16,9 +16,13 @@ import (
 
 // Table holds the flags of all verbs as text. A line has the letters of the verbs, the flag's name
 // and its usage, in which <word> names the value. A line that begins with a space continues the
-// usage. The character after the name is the kind: none for a switch, "=" and the default for a
-// text, "#" for a number, "~" for a duration, "…" for a repeatable flag. "~" may be followed by "="
-// and a default.
+// usage. The character after the name is the kind of flag:
+//
+//	none  a switch
+//	=     a text, followed by its default
+//	#     a number
+//	~     a duration; "~=" and a default may follow
+//	…     a repeatable flag
 type Table string
 
 // Flags returns the function that registers the flags of one verb. [Call] has their values.
@@ -127,7 +131,7 @@ func (c *Call) Any(names ...string) bool {
 func (c *Call) Answer(ctx context.Context, result any, err error) error {
 	c.Err.Clear()
 	if Code(err) == Interrupted && ctx.Err() == nil {
-		err = Exit(No, err) // a part of the work was ended, nobody interrupted us
+		err = Exit(No, err) // a part of the work was cancelled, not the command
 	}
 	if !c.On("json") {
 		return err

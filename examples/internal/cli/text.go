@@ -232,9 +232,9 @@ func clip(s string, n int) string {
 	return b.String()
 }
 
-// safe writes p with every control character spelled out, but line ends, tabs and
-// the colours of this package: what a host or a server says may not steer the
-// terminal. The spelling is that of JSON, so that a document stays the same.
+// safe writes p with control characters escaped, because foreign text must not control the
+// terminal. It keeps line ends, tabs and this package's colours. The escapes are those of JSON, so
+// a JSON document keeps its meaning.
 func safe(w io.Writer, p []byte) error {
 	var b strings.Builder
 	b.Grow(len(p))
@@ -257,7 +257,7 @@ func safe(w io.Writer, p []byte) error {
 	return err
 }
 
-// style is the length of one of this package's colour codes at the beginning of p.
+// style returns the length of this package's colour code at the beginning of p, or 0.
 func style(p []byte) int {
 	for _, s := range []Style{Good, Warn, Bad, Bold, Faint, reset} {
 		if strings.HasPrefix(string(p[:min(len(p), len(s))]), string(s)) {
@@ -267,7 +267,7 @@ func style(p []byte) int {
 	return 0
 }
 
-// steers says whether a character is C0, C1, or changes the direction of text.
+// steers reports whether a character is DEL, C1, or changes the direction of text.
 func steers(r rune) bool {
 	switch {
 	case r >= 0x7f && r <= 0x9f, r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x2028 && r <= 0x202e,

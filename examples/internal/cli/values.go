@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// Note keeps the first error about what the flags of the call ask for, so that a verb can read all
-// of them and then return [Call.Noted]. A nil error is ignored.
+// Note keeps the first error about the values of flags. A verb reads all its flags, then returns
+// [Call.Noted]. Note ignores nil.
 func (c *Call) Note(err error) {
 	if c.noted == nil {
 		c.noted = err
 	}
 }
 
-// Noted returns the first error that [Call.Note], [Word], [Read] and [Call.Secret] met.
+// Noted returns the first error of [Call.Note], [Word], [Read] and [Call.Secret].
 func (c *Call) Noted() error { return c.noted }
 
 // Word returns the known value that a flag names, or the zero value if the verb has no such flag.
@@ -37,7 +37,7 @@ func Word[T any](c *Call, name string, known ...T) (v T) {
 }
 
 // Read reads the file that a flag names. Without the flag it returns the zero value. It notes an
-// error of read, and one for an empty name: an unset variable must not skip a check.
+// error of read. It also notes an empty name, because an unset variable must not skip a check.
 func Read[T any](c *Call, name string, read func(path string) (T, error)) (v T) {
 	path := c.Text(name)
 	if path == "" {
@@ -59,8 +59,8 @@ func (c *Call) empty(name string) error {
 	return nil
 }
 
-// Secret returns what must not be on a command line: the text of the file that a flag names, or
-// without the flag the value of the environment variable env. It notes an error.
+// Secret returns a secret: the text of the file that a flag names, or without the flag the value of
+// the environment variable env. It notes an error of the file.
 func (c *Call) Secret(name, env string) string {
 	if c.Text(name) == "" {
 		return c.Env(env)
