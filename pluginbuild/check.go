@@ -14,40 +14,37 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// Severity says what a [Finding] means for the upgrade.
+// Severity is how much a [Finding] affects the upgrade.
 type Severity string
 
-// From what is good to know to what stops the plugin from loading.
+// The severities.
 const (
 	SeverityInfo    Severity = "info"
 	SeverityWarning Severity = "warning"
-	SeverityError   Severity = "error"
+	SeverityError   Severity = "error" // the plugin does not build or does not load
 )
 
-// Finding is something about a plugin module, or about the release that it is
-// for, that matters to the build.
+// Finding is a fact about a plugin module or its release that matters to the build.
 type Finding struct {
 	Severity Severity `json:"severity"`
 	Code     string   `json:"code"`              // stable name of the rule: "go-directive"
 	Where    string   `json:"where,omitempty"`   // "go.mod:3", "main.go"
-	Message  string   `json:"message"`           // what is the case, and what it leads to
+	Message  string   `json:"message"`           // the fact and its effect
 	Remedy   string   `json:"remedy,omitempty"`  // what to do
-	Prepare  bool     `json:"prepare,omitempty"` // [Prepare] puts it right
+	Prepare  bool     `json:"prepare,omitempty"` // [Prepare] fixes it
 }
 
-// Blocks says whether the plugin would not build or not load, even after
-// [Prepare].
+// Blocks reports whether the plugin fails to build or load even after [Prepare].
 func (f Finding) Blocks() bool { return f.Severity == SeverityError && !f.Prepare }
 
-// CheckOptions changes what is checked. The zero value is useful.
+// CheckOptions configures [CheckModule]. The zero value is useful.
 type CheckOptions struct {
-	// GatewayMod is the release's own go.mod. With it, dependencies that are
-	// newer than the gateway's are found: they compile and then fail to load.
-	// Only those that the plugin's go.mod names are seen, which from go 1.17 on
-	// are all after `go mod tidy`.
+	// GatewayMod is the release's own go.mod. With it, CheckModule finds dependencies that are
+	// newer than the gateway's: they compile but fail to load. It sees only dependencies in the
+	// plugin's go.mod. From go 1.17 on these are all, after `go mod tidy`.
 	GatewayMod io.Reader
 
-	// NoGet is as in [CommandOptions]: what [Prepare] does about a finding differs.
+	// NoGet is as in [CommandOptions]. It decides which findings [Prepare] fixes.
 	NoGet bool
 }
 
@@ -56,16 +53,15 @@ const (
 	maxGoFile  = 8 << 20 // one source file
 )
 
-// CheckModule reads a plugin module and says what about it does not fit the
-// release. It changes nothing and runs nothing. An error means that src could
-// not be read; what is wrong with the module is a finding, the most severe
-// first.
+// CheckModule compares a plugin module with a release. It returns findings, the most severe
+// first. It changes nothing and runs no program. An error means that src cannot be read or that
+// r is invalid; a fault of the module is a finding.
 func CheckModule(src fs.FS, r Release, o CheckOptions) ([]Finding, error) {
 	if err := r.Validate(); err != nil {
 		return nil, fmt.Errorf("check module: %w", err)
 	}
 	if src == nil {
-		return nil, errors.New("check module: no file system given; os.DirFS makes one of a directory")
+		return nil, errors.New("check module: no file system given; use os.DirFS for a directory")
 	}
 	c := &checker{src: src, r: r, noGet: o.NoGet && r.Compiler.Mode == Workspace}
 	if o.GatewayMod != nil {
@@ -93,8 +89,8 @@ func rank(s Severity) int {
 	return slices.Index([]Severity{SeverityInfo, SeverityWarning, SeverityError}, s)
 }
 
-// workFile in the plugin's root hides the workspace that compilers from 5.1.0 on
-// make around the plugin and the gateway; those before do not read it.
+// workFile in the plugin's root hides the workspace of plugin and gateway that compilers from
+// 5.1.0 on make. Earlier compilers do not read it.
 const workFile = "go.work"
 
 type checker struct {
@@ -114,7 +110,7 @@ func (c *checker) add(s Severity, code, where, remedy, format string, a ...any) 
 	return &c.findings[len(c.findings)-1]
 }
 
-// release passes on what is odd about the release itself.
+// release adds the notes on the release itself.
 func (c *checker) release() {
 	s, remedy := SeverityWarning, ""
 	if c.r.Broken {
@@ -150,7 +146,7 @@ func (c *checker) read() error {
 				return fs.SkipDir
 			}
 			if _, err := fs.Stat(c.src, path.Join(name, "go.mod")); err == nil {
-				return fs.SkipDir // a module of its own
+				return fs.SkipDir // another module
 			}
 		}
 		pkg, err := ctx.ImportDir(name, 0)
@@ -161,15 +157,14 @@ func (c *checker) read() error {
 			c.dirs = append(c.dirs, pkg)
 		case err == nil || errors.As(err, &none):
 			if name == "." {
-				c.add(SeverityError, "no-source", ".", "name the directory that holds the plugin's "+
-					"package main",
-					"no Go file here takes part in a build for linux/amd64")
+				c.add(SeverityError, "no-source", ".", "name the directory with the plugin's package main",
+					"no Go file here is part of a build for linux/amd64")
 			}
 		case errors.As(err, &mixed):
 			c.add(SeverityError, "mixed-packages", name, "keep one package in one directory",
 				"the files belong to packages %s", strings.Join(mixed.Packages, " and "))
 		default:
-			c.add(SeverityError, "syntax", name, "put it right, or move it away", "%v", err)
+			c.add(SeverityError, "syntax", name, "fix the file, or move it away", "%v", err)
 		}
 		return nil
 	})
@@ -191,7 +186,7 @@ func (c *checker) context() build.Context {
 			entries, err := fs.ReadDir(c.src, name)
 			var infos []fs.FileInfo
 			for _, e := range entries {
-				// One that vanishes meanwhile is not there.
+				// A file that vanishes meanwhile does not count.
 				if info, err := e.Info(); err == nil {
 					infos = append(infos, info)
 				}
@@ -221,8 +216,7 @@ type boundedFile struct {
 	io.Closer
 }
 
-// files looks at what lies in the source root: the compiler's script copies
-// src/* and builds there.
+// files checks the source root. The compiler's script copies src/* and builds the copy.
 func (c *checker) files() {
 	var so, dot []string
 	hasVendor := false
@@ -230,8 +224,7 @@ func (c *checker) files() {
 		switch name := e.Name(); {
 		case name == backupDir:
 			if _, err := fs.Stat(c.src, path.Join(backupDir, journalName)); err == nil {
-				c.add(SeverityError, "interrupted", name, "run Prepare or Recover again, which puts the "+
-					"module back as it was",
+				c.add(SeverityError, "interrupted", name, "run Prepare or Recover, which restore the module",
 					"an earlier Prepare was interrupted; the module may be half changed").Prepare = true
 			}
 		case strings.HasPrefix(name, ".git"):
@@ -242,8 +235,8 @@ func (c *checker) files() {
 		case name == workFile && c.r.Compiler.Mode == Workspace:
 			c.add(SeverityWarning, "go-work", name, "move it to a directory above the plugin, or let this "+
 				"package copy the source instead of mounting it",
-				"the compiler's script copies it in, and the go command there finds it before the workspace "+
-					"that the script makes, so the plugin is built without the gateway's modules")
+				"the compiler's script copies this file, and the go command uses it instead of the script's "+
+					"own workspace, so the plugin is built without the gateway's modules")
 		case name == "vendor" && e.IsDir():
 			hasVendor = true
 		}
@@ -251,7 +244,7 @@ func (c *checker) files() {
 	if len(so) > 0 {
 		c.add(SeverityWarning, "stray-so", list(so), "move them away, or let this package copy the "+
 			"source instead of mounting it",
-			"the compiler's script copies every .so in, and from 5.2.4 on moves every .so back, "+
+			"the compiler's script also copies every .so, and from 5.2.4 on moves every .so back, "+
 				"owned by root")
 	}
 	if len(dot) > 0 && c.r.Compiler.Variant != NextGen {
@@ -273,21 +266,21 @@ func (c *checker) vendor(has bool) {
 	case !c.r.Path().vendors():
 		if has {
 			c.add(SeverityWarning, "vendor", "vendor", "remove it, or keep it for the release that runs now",
-				"from 5.1.0 on nothing builds from the vendor directory; as it does not match go.mod any "+
-					"more, builds outside the compiler fail")
+				"from 5.1.0 on the compiler ignores the vendor directory; it no longer matches go.mod, so "+
+					"builds outside the compiler fail")
 		}
 	case !has && c.r.Compiler.Mode == GOPATH:
 		c.add(SeverityWarning, "vendor", "vendor", "go mod vendor",
-			"there is no vendor directory; the compiler would have to make it, which needs the network "+
-				"and a go.mod that its old Go can read").Prepare = true
+			"the vendor directory is missing; the compiler would make it, which needs the network and a "+
+				"go.mod that its old Go can read").Prepare = true
 	case !has:
 		c.add(SeverityError, "vendor", "vendor", "go mod vendor",
-			"this release's compiler takes dependencies from the vendor directory, and there is none").
+			"the vendor directory is missing; this release's compiler takes dependencies from it").
 			Prepare = true
 	default:
 		if v := c.vendored(Module); v != "" && !c.isCommit(v) {
 			c.add(SeverityError, "vendor", "vendor/modules.txt", "go mod vendor",
-				"the vendor directory holds the gateway's module at %s, which is not the commit of %s", v,
+				"the vendor directory has the gateway's module at %s, which is not the commit of %s", v,
 				c.r.Version).Prepare = true
 		}
 	}

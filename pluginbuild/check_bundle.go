@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// CheckBundle says what is wrong between the plugins that one bundle, or one
-// gateway, will load together; plugins maps a name to the plugin's source. The
-// modules themselves are the business of [CheckModule].
+// CheckBundle finds conflicts between plugins that one gateway loads, such as those of a bundle.
+// plugins maps a name to the plugin's source. Check each module with [CheckModule].
 func CheckBundle(plugins map[string]fs.FS, r Release) ([]Finding, error) {
 	if err := r.Validate(); err != nil {
 		return nil, fmt.Errorf("check bundle: %w", err)
@@ -37,17 +36,17 @@ func CheckBundle(plugins map[string]fs.FS, r Release) ([]Finding, error) {
 		f := Finding{
 			Severity: SeverityError, Code: "same-module", Where: strings.Join(names, ", "),
 			Message: fmt.Sprintf("these plugins have the same module path %s: the gateway loads the first "+
-				"and answers \"plugin already loaded\" to the others", module),
+				"and refuses the others with \"plugin already loaded\"", module),
 			Remedy: "go mod edit -module=… in all but one",
 		}
 		switch {
 		case r.Compiler.RenamesModule:
-			f.Remedy += ", or compile each with a plugin id of its own"
+			f.Remedy += ", or compile each with another plugin id"
 		case r.Compiler.Mode != Workspace:
 			// GOPATH names a plugin after its build directory, from name and id.
 			f.Severity = SeverityInfo
-			f.Message = fmt.Sprintf("these plugins have the same module path %s, which does no harm "+
-				"before 5.1.0 as long as their file names differ", module)
+			f.Message = fmt.Sprintf("these plugins have the same module path %s, which is harmless "+
+				"before 5.1.0 if their file names differ", module)
 		}
 		findings = append(findings, f)
 	}

@@ -14,26 +14,26 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// isCommit says whether a version of the gateway's module is the release's.
+// isCommit reports whether a version of the gateway's module is the release's.
 func (c *checker) isCommit(v string) bool {
 	rev, err := module.PseudoVersionRev(v)
 	return err == nil && len(rev) >= 12 && strings.HasPrefix(c.r.Commit, rev)
 }
 
-// goMod looks at go.mod.
+// goMod checks go.mod.
 func (c *checker) goMod() {
 	mod, err := openGoMod(c.src)
 	switch comp := c.r.Compiler; {
 	case errors.Is(err, errNoGoMod) && comp.Mode == Workspace && comp.CreatesModule():
 		c.add(SeverityWarning, "no-go-mod", "go.mod", "go mod init with the plugin's module path",
-			"the compiler makes a go.mod, with whatever versions are newest that day")
+			"go.mod is missing; the compiler makes one with the newest versions of all dependencies")
 		return
 	case errors.Is(err, errNoGoMod):
 		c.add(SeverityError, "no-go-mod", "go.mod", "go mod init with the plugin's module path",
-			"there is none, and this release's recipe needs it")
+			"go.mod is missing, and this release's commands need it")
 		return
 	case err != nil:
-		c.add(SeverityError, "go-mod", "go.mod", "", "it cannot be read: %v", err)
+		c.add(SeverityError, "go-mod", "go.mod", "", "cannot read go.mod: %v", err)
 		return
 	}
 	c.modulePath(mod)
@@ -53,19 +53,19 @@ func lineOf(line *modfile.Line) string {
 func (c *checker) modulePath(mod *modfile.File) {
 	if mod.Module == nil {
 		c.add(SeverityError, "module-path", "go.mod", "go mod edit -module=example.com/yourplugin",
-			"it has no module line")
+			"go.mod has no module line")
 		return
 	}
 	name := mod.Module.Mod.Path
 	if first, _, _ := strings.Cut(name, "/"); !strings.Contains(first, ".") {
 		c.add(SeverityWarning, "module-path", lineOf(mod.Module.Syntax),
 			"go mod edit -module=example.com/"+path.Base(name)+", and change the imports of its packages",
-			"the module path %q has no dot in its first element: Go reserves such paths for its own "+
-				"packages and looks imports of them up there", name)
+			"the module path %q has no dot in its first element: Go reserves such paths for the "+
+				"standard library and looks for the packages there", name)
 	}
 	if name == Module {
 		c.add(SeverityError, "module-path", lineOf(mod.Module.Syntax),
-			"give the plugin a module path of its own", "the module path is the gateway's own")
+			"give the plugin another module path", "the module path is the gateway's")
 	}
 	if !c.r.Compiler.RenamesModule {
 		return
@@ -74,8 +74,8 @@ func (c *checker) modulePath(mod *modfile.File) {
 		for _, i := range pkg.Imports {
 			if strings.HasPrefix(i, name) && i != name && !strings.HasPrefix(i, name+"/") {
 				c.add(SeverityWarning, "module-prefix", pkg.Dir, "rename the plugin's module",
-					"with a plugin id the compiler's script renames module %q by text, and would corrupt the "+
-						"import of %q, which begins alike", name, i)
+					"with a plugin id the compiler's script replaces the text %q, and so breaks the import "+
+						"of %q, which begins alike", name, i)
 			}
 		}
 	}
@@ -93,9 +93,9 @@ func (c *checker) goVersion(mod *modfile.File) {
 		severity = SeverityWarning
 	}
 	if d := directive(mod); d != "" && !c.r.accepts(d) {
-		reason := "newer than the " + limit + " that the compiler is known to have"
+		reason := "newer than the compiler's known " + limit
 		if version.Compare("go"+d, limit) <= 0 {
-			reason = "written in a form that Go before 1.21 refuses"
+			reason = "in a form that Go before 1.21 refuses"
 		}
 		c.add(severity, "go-directive", lineOf(mod.Go.Syntax), "go mod edit -go="+c.r.Go, "go %s is %s",
 			d, reason).Prepare = true
@@ -105,11 +105,11 @@ func (c *checker) goVersion(mod *modfile.File) {
 		switch {
 		case version.Compare(limit, modernGo) < 0:
 			c.add(severity, "toolchain", lineOf(mod.Toolchain.Syntax), "go mod edit -toolchain=none",
-				"Go before 1.21, which the compiler has, refuses toolchain lines").Prepare = true
+				"the compiler's Go is older than 1.21 and refuses toolchain lines").Prepare = true
 		case version.Compare(name, limit) > 0:
 			c.add(severity, "toolchain", lineOf(mod.Toolchain.Syntax), "go mod edit -toolchain=none",
-				"toolchain %s is newer than the %s that the compiler is known to have; a plugin built with "+
-					"another Go than the gateway does not load", name, limit).Prepare = true
+				"toolchain %s is newer than the compiler's known %s; a plugin built with another Go than the "+
+					"gateway does not load", name, limit).Prepare = true
 		}
 	}
 	if c.r.Compiler.Mode == GOPATH || c.r.Compiler.Variant == NextGen {
@@ -148,32 +148,32 @@ func (c *checker) replaces(mod *modfile.File) {
 			continue
 		case slices.Contains(stale, p):
 			c.add(SeverityError, "replace", where, "go mod edit -dropreplace="+at(p.Old, p.OldVersion),
-				"the replace of %s belongs to another release of the gateway; it would give this one's "+
-					"plugin other packages than the gateway has", p.Old).Prepare = true
+				"the replace of %s belongs to another gateway release; with it the plugin and this gateway "+
+					"get different packages", p.Old).Prepare = true
 			continue
 		}
 		switch {
 		case m.Old.Path == Module:
 			c.add(SeverityError, "replace", where, "go mod edit -dropreplace="+at(p.Old, p.OldVersion),
-				"the gateway's own module is replaced, so the plugin is not built against the release")
+				"the gateway's module is replaced, so the plugin is not built against the release")
 		case c.r.replaces(m.Old.Path):
 			c.add(SeverityError, "replace", where, "go mod edit -dropreplace="+at(p.Old, p.OldVersion),
-				"release %s replaces %s by %s; the compiler's workspace refuses two different replaces, and "+
-					"without one the plugin does not load",
+				"release %s replaces %s by %s; the compiler's workspace refuses a different replace, and "+
+					"without a workspace the plugin does not load",
 				c.r.Version, m.Old.Path, c.replacement(m.Old.Path))
 		case c.gateway != nil && requires(c.gateway, m.Old.Path) != "":
 			c.add(SeverityError, "replace", where, "go mod edit -dropreplace="+at(p.Old, p.OldVersion),
-				"the gateway uses %s as it is; a plugin built with a replaced one does not load", m.Old.Path)
+				"the gateway does not replace %s; a plugin that does so does not load", m.Old.Path)
 		}
 	}
 	if requires(mod, Module) == "" || c.noGet {
-		return // nothing that needs them, or that is a finding of its own
+		return // nothing needs them, or another finding covers it
 	}
 	for _, p := range c.r.Replaces {
 		if !slices.ContainsFunc(mod.Replace,
 			func(m *modfile.Replace) bool { return m.Old.Path == p.Old }) {
 			c.add(SeverityWarning, "replace", "go.mod", "go mod edit -replace="+p.String(),
-				"release %s replaces %s, and a module that requires the gateway does not inherit that",
+				"release %s replaces %s, and modules that require the gateway do not inherit replaces",
 				c.r.Version, p.Old).Prepare = true
 		}
 	}
@@ -193,12 +193,12 @@ func (c *checker) localReplace(where, target string) {
 	switch {
 	case (path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../")) &&
 		c.r.Path().vendors():
-		c.add(SeverityInfo, "local-replace", where, "", "the replacement %s lies outside the plugin's "+
-			"directory, so that the compiler gets it through the vendor directory alone", target)
+		c.add(SeverityInfo, "local-replace", where, "", "the replacement %s is outside the plugin's "+
+			"directory, so the compiler gets it only through the vendor directory", target)
 	case path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../"):
 		c.add(SeverityError, "local-replace", where, "require a version that the compiler can fetch, "+
 			"or move the directory into the plugin's",
-			"the replacement %s lies outside the plugin's directory, so the compiler does not have it",
+			"the replacement %s is outside the plugin's directory, so the compiler does not have it",
 			target)
 	default:
 		if _, err := fs.Stat(c.src, path.Join(inside, "go.mod")); err != nil {
@@ -207,7 +207,7 @@ func (c *checker) localReplace(where, target string) {
 	}
 }
 
-// requires returns the version in which mod requires a module, "" for none.
+// requires returns the version of a module that mod requires, or "".
 func requires(mod *modfile.File, path string) string {
 	for _, q := range mod.Require {
 		if q.Mod.Path == path {
@@ -217,7 +217,7 @@ func requires(mod *modfile.File, path string) string {
 	return ""
 }
 
-// imports says whether any package of the plugin imports from a module.
+// imports reports whether any package of the plugin imports from a module.
 func (c *checker) imports(mod string) bool {
 	for _, pkg := range c.dirs {
 		for _, i := range pkg.Imports {
@@ -233,21 +233,21 @@ func (c *checker) dependencies(mod *modfile.File) {
 	switch v := requires(mod, Module); {
 	case v == "" && !c.imports(Module):
 	case v == "" && c.r.Compiler.Mode == Workspace:
-		c.add(SeverityInfo, "gateway-module", "go.mod", "", "the gateway's module is not required; the "+
-			"compiler's workspace supplies it")
+		c.add(SeverityInfo, "gateway-module", "go.mod", "", "go.mod does not require the gateway's "+
+			"module; the compiler's workspace supplies it")
 	case v == "":
 		c.add(SeverityError, "gateway-module", "go.mod", "go get "+Module+"@"+c.r.Commit,
-			"the plugin imports the gateway's packages and go.mod does not require them").Prepare = true
+			"the plugin imports the gateway's packages, but go.mod does not require them").Prepare = true
 	case c.noGet:
 		c.add(SeverityInfo, "gateway-module", "go.mod", "go mod edit -droprequire="+Module,
-			"the gateway's module is required, and the compiler's workspace supplies it").Prepare = true
+			"go.mod requires the gateway's module, which the compiler's workspace supplies").Prepare = true
 	case !c.isCommit(v):
 		c.add(SeverityError, "gateway-module", "go.mod", "go get "+Module+"@"+c.r.Commit,
-			"the gateway's module is required at %s, which is not the commit of %s", v,
+			"go.mod requires the gateway's module at %s, which is not the commit of %s", v,
 			c.r.Version).Prepare = true
 	case c.r.Compiler.Mode == Workspace:
-		c.add(SeverityInfo, "gateway-module", "go.mod", "leave `go get` out, from 5.1 on",
-			"as go.mod requires the gateway's module, the compile looks that commit up in a proxy or "+
+		c.add(SeverityInfo, "gateway-module", "go.mod", "to compile offline, leave out `go get`",
+			"go.mod requires the gateway's module, so the compiler looks up that commit in a proxy or "+
 				"repository, which fails offline")
 	}
 	if c.gateway == nil {
@@ -262,15 +262,15 @@ func (c *checker) dependencies(mod *modfile.File) {
 		switch cmp := semver.Compare(q.Mod.Version, has); {
 		case cmp > 0 && c.r.Compiler.Mode == Workspace:
 			c.add(SeverityError, "newer-dependency", lineOf(q.Syntax), remedy,
-				"%s %s is newer than the gateway's %s: the plugin compiles with it and then does not load",
+				"%s %s is newer than the gateway's %s: the plugin compiles but does not load",
 				q.Mod.Path, q.Mod.Version, has)
 		case cmp > 0 && c.r.Compiler.Mode == GOPATH:
 			c.add(SeverityWarning, "newer-dependency", lineOf(q.Syntax), remedy,
-				"%s %s is newer than the gateway's %s, with which the compiler builds", q.Mod.Path,
+				"%s %s is newer than the gateway's %s, which the compiler uses", q.Mod.Path,
 				q.Mod.Version, has)
 		case cmp != 0 && c.r.Compiler.Mode == Vendor:
 			c.add(SeverityError, "newer-dependency", lineOf(q.Syntax), remedy,
-				"%s %s is not the gateway's %s: the plugin compiles with its own and then does not load",
+				"%s %s is not the gateway's %s: the plugin compiles but does not load",
 				q.Mod.Path, q.Mod.Version, has)
 		}
 	}

@@ -15,30 +15,30 @@ import (
 	"unicode"
 )
 
-// packages looks at the Go source.
+// packages checks the Go source.
 func (c *checker) packages() {
 	for _, pkg := range c.dirs {
 		if len(pkg.CgoFiles) > 0 {
 			c.add(SeverityWarning, "cgo", path.Join(pkg.Dir, pkg.CgoFiles[0]),
-				"make sure that the compiler image has the C libraries that it needs, for the target's "+
-					"architecture", "package %s uses cgo", pkg.Name)
+				"make sure that the compiler image has the C libraries for the target's architecture",
+				"package %s uses cgo", pkg.Name)
 		}
 		c.embeds(pkg)
 		c.standard(pkg)
 		c.newer(pkg)
 	}
 	if len(c.dirs) == 0 || c.dirs[0].Dir != "." {
-		return // the walk has said what is wrong with the source root
+		return // the walk has reported the fault of the source root
 	}
 	root := c.dirs[0]
 	if root.Name != "main" {
-		c.add(SeverityError, "not-main", where(root), "write `package main`; a plugin is one, with or "+
-			"without a func main", "the source root holds package %s", root.Name)
+		c.add(SeverityError, "not-main", where(root), "write `package main`; a func main is not needed",
+			"the source root holds package %s", root.Name)
 	}
 	c.hooks(root)
 }
 
-// where names the first file of a package.
+// where returns the path of the first file of a package.
 func where(pkg *build.Package) string {
 	if files := slices.Concat(pkg.GoFiles, pkg.CgoFiles); len(files) > 0 {
 		return path.Join(pkg.Dir, files[0])
@@ -46,8 +46,8 @@ func where(pkg *build.Package) string {
 	return pkg.Dir
 }
 
-// embeds finds //go:embed targets that do not reach the compiler: its script
-// copies src/*, which leaves out what begins with a dot in the source root.
+// embeds finds //go:embed targets that do not reach the compiler. Its script copies src/*, which
+// skips names with a leading dot in the source root.
 func (c *checker) embeds(pkg *build.Package) {
 	for _, pattern := range pkg.EmbedPatterns {
 		target := path.Join(pkg.Dir, strings.TrimPrefix(pattern, "all:"))
@@ -62,18 +62,17 @@ func (c *checker) embeds(pkg *build.Package) {
 		}
 		for _, m := range matches {
 			if strings.HasPrefix(m, ".") && m != "." && c.r.Compiler.Variant != NextGen {
-				c.add(SeverityError, "embed", in, "give it a name without a leading dot, or put it into "+
-					"a directory",
-					"//go:embed %s takes %s, which the compiler does not get: its script leaves out what "+
-						"begins with a dot", pattern, m)
+				c.add(SeverityError, "embed", in, "rename the file, or move it into a directory",
+					"//go:embed %s needs %s, but the compiler's script does not copy names with a leading "+
+						"dot", pattern, m)
 				break
 			}
 		}
 	}
 }
 
-// newPackages are packages of the standard library by the Go that brought
-// them, as far as plugins are likely to use them.
+// newPackages maps packages of the standard library that plugins may use to the first Go that
+// has them.
 var newPackages = map[string]string{
 	"embed": "go1.16", "io/fs": "go1.16", "net/netip": "go1.18",
 	"slices": "go1.21", "maps": "go1.21", "cmp": "go1.21", "log/slog": "go1.21",
@@ -87,14 +86,14 @@ func (c *checker) standard(pkg *build.Package) {
 		if since := newPackages[i]; since != "" && version.Compare(limit, since) < 0 {
 			pos := pkg.ImportPos[i][0]
 			c.add(SeverityError, "new-package", fmt.Sprintf("%s:%d", pos.Filename, pos.Line),
-				"use something else for this release",
-				"package %s came with %s, and the compiler has %s", i, since, limit)
+				"use another package for this release",
+				"package %s needs %s, but the compiler has %s", i, since, limit)
 		}
 	}
 }
 
-// The signatures that the gateway casts a plugin's symbol to, by kind. Another
-// one, a method or a variable is refused when the plugin is loaded.
+// hookKinds maps the signatures of hooks to their kinds. At load time the gateway refuses other
+// signatures, methods and variables.
 var hookKinds = map[string]string{
 	"(net/http.ResponseWriter, *net/http.Request)":                     "request",
 	"(net/http.ResponseWriter, *net/http.Response, *net/http.Request)": "response",
@@ -107,7 +106,7 @@ func (c *checker) hooks(root *build.Package) {
 	for _, name := range slices.Concat(root.GoFiles, root.CgoFiles) {
 		data, err := readRegular(c.src, name, maxGoFile)
 		if err != nil {
-			continue // the walk has said so
+			continue // the walk has reported it
 		}
 		if f, err := parser.ParseFile(scan.fset(), name, data, parser.SkipObjectResolution); err == nil {
 			scan.add(f)
@@ -115,21 +114,21 @@ func (c *checker) hooks(root *build.Package) {
 	}
 	found, unsure := scan.hooks()
 	for _, h := range found {
-		c.add(SeverityInfo, "hook", h.where, "", "%s can be a %s hook", h.name, h.kind)
+		c.add(SeverityInfo, "hook", h.where, "", "%s has the signature of a %s hook", h.name, h.kind)
 	}
 	switch {
 	case len(found) > 0:
 	case len(unsure) > 0:
-		c.add(SeverityWarning, "no-hook", unsure[0].where, "compare it with the signatures of request, "+
-			"response and analytics hooks",
-			"no exported function has a hook's signature as written; %s could, through types of "+
+		c.add(SeverityWarning, "no-hook", unsure[0].where, "compare its signature with those of "+
+			"request, response and analytics hooks",
+			"no exported function certainly has a hook's signature; %s may have one, through types of "+
 				"other packages", unsure[0].name)
 	case len(scan.lower) > 0:
 		h := scan.lower[0]
 		c.add(SeverityError, "no-hook", h.where, "rename it to "+exported(h.name)+
 			", here and in the manifest",
-			"%s has the signature of a %s hook, but the name of a function that only its package can "+
-				"call: it begins with a lower-case letter", h.name, h.kind)
+			"%s has the signature of a %s hook, but is not exported: its name begins with a lower-case "+
+				"letter", h.name, h.kind)
 	default:
 		c.add(SeverityError, "no-hook", where(root),
 			"export func Name(http.ResponseWriter, *http.Request), or a response or analytics "+
@@ -138,12 +137,11 @@ func (c *checker) hooks(root *build.Package) {
 	}
 }
 
-// hookScan reads signatures as they are written, without type information: the
-// gateway's packages need not be there.
+// hookScan reads signatures from the syntax alone, because the gateway's packages may be missing.
 type hookScan struct {
 	set     *token.FileSet
 	funcs   []scanned
-	lower   []hook             // what would be hooks with an exported name
+	lower   []hook             // functions that lack only an exported name
 	aliases map[string]aliasOf // of this package
 }
 
@@ -195,8 +193,8 @@ func (s *hookScan) add(f *ast.File) {
 	}
 }
 
-// hooks returns the functions that fit a kind, and those which might because a
-// type is only known to the compiler.
+// hooks returns the functions that fit a kind, and those that may fit because the compiler alone
+// knows a type.
 func (s *hookScan) hooks() (found, unsure []hook) {
 	for _, f := range s.funcs {
 		t := f.decl.Type
@@ -227,7 +225,7 @@ func (s *hookScan) hooks() (found, unsure []hook) {
 	return found, unsure
 }
 
-// exported is a name with a capital first.
+// exported returns the name with a capital letter first.
 func exported(name string) string {
 	runes := []rune(strings.TrimLeft(name, "_"))
 	if len(runes) == 0 {
@@ -242,12 +240,11 @@ func (s *hookScan) position(n ast.Node) string {
 	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
 }
 
-// wellKnown are the packages whose exported types are no aliases of a hook's
-// types, so that what is written is what it is.
+// wellKnown are packages without aliases of a hook's types, so their type names are certain.
 var wellKnown = []string{"net/http", "github.com/TykTechnologies/tyk-pump/analytics"}
 
-// typeName writes a type with full import paths. A name that may mean another
-// type gets a question mark.
+// typeName returns a type with full import paths. It marks a name that may mean another type
+// with a question mark.
 func (s *hookScan) typeName(e ast.Expr, imports map[string]string, depth int) string {
 	if depth > 10 {
 		return "?" // aliases in a circle

@@ -74,7 +74,7 @@ func TestCheckModule(t *testing.T) {
 		want          string // severities and codes; * where Prepare puts it right
 		text          string // in some finding
 	}{
-		{"nothing wrong", "5.2.5", pluginFS(good, nil), "info hook", "Hook can be a request hook"},
+		{"nothing wrong", "5.2.5", pluginFS(good, nil), "info hook", "Hook has the signature of a request hook"},
 		{"nothing wrong with the gateway required", "5.2.5", pluginFS(good+tyk525, nil),
 			"info gateway-module, info hook", "fails offline"},
 
@@ -99,7 +99,7 @@ func TestCheckModule(t *testing.T) {
 				"*analytics.AnalyticsRecord) {}")), "info hook", "analytics hook"},
 		{"renamed and dot imports, aliases", "5.2.5", pluginFS(good,
 			source("import (\n h \"net/http\"\n . \"net/http\"\n)\ntype W = h.ResponseWriter\nfunc A(w W, "+
-				"_ *Request) {}")), "info hook", "A can be a request"},
+				"_ *Request) {}")), "info hook", "A has the signature of a request"},
 		{"alias of another package", "5.2.5", pluginFS(good,
 			source("import \"example.org/types\"\nfunc A(w types.W, r *types.R) {}")), "warning no-hook",
 			"A could"},
@@ -166,7 +166,7 @@ func TestCheckModule(t *testing.T) {
 			"error local-replace, info hook", "outside"},
 		{"replace outside, vendored", "5.0.15",
 			pluginFS(name+"\ngo 1.16\n\nreplace example.org/x => ../x\n", map[string]string{
-				"vendor/modules.txt": "x"}), "info local-replace, info hook", "vendor directory alone"},
+				"vendor/modules.txt": "x"}), "info local-replace, info hook", "only through the vendor directory"},
 		{"replace inside", "5.2.5", pluginFS(good+"\nreplace example.org/x => ./x\n", map[string]string{
 			"x/go.mod": "module example.org/x\n"}), "info hook", ""},
 		{"replace inside, nothing there", "5.2.5", pluginFS(good+"\nreplace example.org/x => ./x\n", nil),
@@ -180,15 +180,15 @@ func TestCheckModule(t *testing.T) {
 				map[string]string{"vendor/modules.txt": "x"}), "info hook", ""},
 		{"another release's replace", "5.2.5",
 			pluginFS(good+"\nreplace github.com/jensneuse/graphql-go-tools => "+fork+"\n", nil),
-			"error replace*, info hook", "another release"},
+			"error replace*, info hook", "another gateway release"},
 		{"conflicting replace", "5.1.0",
 			pluginFS(good+"\nreplace gorm.io/gorm => example.org/gorm v1.0.0\n", nil),
-			"error replace, warning release, info hook", "two different replaces"},
+			"error replace, warning release, info hook", "a different replace"},
 		{"replace of what the gateway uses", "5.2.5",
 			pluginFS(good+"\nreplace github.com/google/uuid => example.org/uuid v1.0.0\n", nil),
-			"error replace, info hook", "as it is"},
+			"error replace, info hook", "does not replace"},
 		{"replace of the gateway", "5.2.5", pluginFS(good+"\nreplace github.com/TykTechnologies/tyk => "+
-			"example.org/tyk v1.0.0\n", nil), "error replace, info hook", "own module is replaced"},
+			"example.org/tyk v1.0.0\n", nil), "error replace, info hook", "gateway's module is replaced"},
 
 		{"another commit", "5.2.5", pluginFS(good+tyk521, nil), "error gateway-module*, info hook",
 			"ffa83a27d3bf"},
@@ -219,7 +219,7 @@ func TestCheckModule(t *testing.T) {
 			".git/config": "x"}), "info dotfiles, info hook", "not copied"},
 		{"embedded dotfile", "5.2.5", pluginFS(good, map[string]string{".data": "x",
 			"e.go": "package main\n\nimport _ \"embed\"\n\n//go:embed .data\nvar data string\n"}),
-			"error embed, info dotfiles, info hook", "leaves out what begins with a dot"},
+			"error embed, info dotfiles, info hook", "does not copy names with a leading dot"},
 		{"embedded directory with dotfile in it", "5.2.5", pluginFS(good, map[string]string{
 			"d/.data": "x", "e.go": "package main\n\nimport \"embed\"\n\n//go:embed all:d\nvar " +
 				"data embed.FS\n"}), "info hook", ""},
@@ -379,7 +379,7 @@ func TestNewPlan(t *testing.T) {
 		"arm64 without args":  {"4.0.8", pluginbuild.PlanOptions{GOARCH: "arm64"}, "error platform"},
 		"s390x":               {"5.14.0", pluginbuild.PlanOptions{GOARCH: "s390x"}, "warning platform"},
 		"edition that is none": {"5.2.5", pluginbuild.PlanOptions{Image: pluginbuild.Image{
-			Edition: pluginbuild.FIPS}}, "no edition"},
+			Edition: pluginbuild.FIPS}}, "unknown edition"},
 		"name with directory": {"5.2.5", pluginbuild.PlanOptions{Name: "../plugin.so"},
 			"plain file name"},
 		"name without .so": {"5.2.5", pluginbuild.PlanOptions{Name: "plugin"}, "plain file name"},

@@ -34,23 +34,22 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// CommandOptions changes which commands a release needs. The zero value gives
-// the full set for any module.
+// CommandOptions configures [Release.Commands]. The zero value gives all commands for any
+// module.
 type CommandOptions struct {
-	// GoMod is the module's present go.mod. With it, a go directive that the
-	// compiler accepts is kept, and replaces that an earlier release needed
-	// and this one does not are dropped.
+	// GoMod is the module's current go.mod. With it, the commands keep a go directive that the
+	// compiler accepts, and drop replaces that only other releases need.
 	GoMod []byte
 
-	// NoGet leaves the gateway's module to the compiler's workspace, from 5.1
-	// on: go.mod then does not name it, nothing is fetched, and the compile
-	// does not look the gateway's commit up. Editors and unit tests on the
-	// outside cannot resolve imports of the gateway then.
+	// NoGet leaves the gateway's module to the workspace of compilers from 5.1.0 on. The
+	// commands then fetch nothing, and go.mod does not name the gateway, so a compile works
+	// offline. The disadvantage: editors and unit tests cannot resolve imports of the gateway.
 	NoGet bool
 }
 
-// Commands returns what to run, in order, in the directory of a plugin module
-// so that it fits the release. All are argv lists of the go command.
+// Commands returns the commands that prepare a plugin module for the release. Run them in order
+// in the module's directory. All of them are go commands. The error wraps [ErrNeedsGet] if NoGet
+// is set for a release before 5.1.0.
 func (r Release) Commands(o CommandOptions) ([]Command, error) {
 	if err := r.Validate(); err != nil {
 		return nil, err
@@ -70,7 +69,7 @@ func (r Release) Commands(o CommandOptions) ([]Command, error) {
 		edit,
 		{[]string{"go", "get", Module + "@" + r.Commit, "toolchain@none"}, "the commit of " + r.Tag() +
 			"; the module has no /vN path, so Go refuses the tag"},
-		{[]string{"go", "mod", "tidy"}, "take over what the gateway requires"},
+		{[]string{"go", "mod", "tidy"}, "take over the gateway's requirements"},
 	}
 	if r.Path().vendors() {
 		commands = append(commands, Command{[]string{"go", "mod", "vendor"},
@@ -79,9 +78,8 @@ func (r Release) Commands(o CommandOptions) ([]Command, error) {
 	return commands, nil
 }
 
-// edit is everything that must be right before the go command loads the
-// module: it would stop at a go directive newer than itself, and at old
-// requirements that only resolve with an old replace.
+// edit returns the changes that the go command needs before it can load the module. It stops at
+// a go directive newer than itself, and at old requirements that need an old replace.
 func (r Release) edit(o CommandOptions) (Command, error) {
 	argv := []string{"go", "mod", "edit"}
 	var mod *modfile.File
@@ -100,7 +98,7 @@ func (r Release) edit(o CommandOptions) (Command, error) {
 	}
 	argv = append(argv, "-toolchain=none")
 	why = append(why, "no other toolchain than the compiler's")
-	// The earlier commit would have to be fetched, and may be newer.
+	// The go command would fetch the earlier commit, which may even be newer.
 	argv = append(argv, "-droprequire="+Module)
 	if mod != nil {
 		drop := r.stale(mod)
@@ -127,17 +125,16 @@ func (r Release) edit(o CommandOptions) (Command, error) {
 	return Command{argv, strings.Join(why, "; ")}, nil
 }
 
-// placeholder is the version that 3.x gateways required of modules which only
-// their replace made resolvable.
+// placeholder is the version that 3.x gateways required of modules that resolve only through
+// their replace.
 const placeholder = "v0.0.0-00010101000000-000000000000"
 
 func (r Release) replaces(path string) bool {
 	return slices.ContainsFunc(r.Replaces, func(p Replace) bool { return p.Old == path })
 }
 
-// stale returns the replaces in mod that are those of other releases. They
-// would apply to the whole workspace of the compiler, and the plugin would be
-// built with other packages than the gateway.
+// stale returns the replaces in mod that belong to other releases. They would apply to the
+// compiler's whole workspace, so plugin and gateway would have different packages.
 func (r Release) stale(mod *modfile.File) []Replace {
 	var stale []Replace
 	for _, m := range mod.Replace {

@@ -11,10 +11,10 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Derive makes a Release for a version that the table lacks: what its compiler
-// can do follows from the version, and the Go version, replaces and base image
-// are those of the nearest known release, which is a guess that Notes admits.
-// Use [Release.WithGoMod] to replace the guess by the release's own go.mod.
+// Derive returns a Release for a version that is not in the table. It derives the features of
+// the compiler from the version. Go version, replaces and base image are a guess: those of the
+// nearest known release, as Notes says. [Release.WithGoMod] replaces the guess by the release's
+// own go.mod. For a version in the table, Derive returns that entry with the given commit.
 func Derive(v *semver.Version, commit string) (Release, error) {
 	r, err := Lookup(v)
 	if err == nil {
@@ -39,15 +39,14 @@ func Derive(v *semver.Version, commit string) (Release, error) {
 	return r, r.Validate()
 }
 
-// WithGoMod returns the release with the Go version and the replaces that its
-// own go.mod names.
+// WithGoMod returns the release with the Go version and the replaces of its own go.mod.
 func (r Release) WithGoMod(mod io.Reader) (Release, error) {
 	f, err := readGoMod(mod)
 	if err != nil {
-		return Release{}, fmt.Errorf("go.mod of release %s: %w", r.Version, err)
+		return Release{}, fmt.Errorf("read go.mod of release %s: %w", r.Version, err)
 	}
 	if f.Module == nil || f.Module.Mod.Path != Module {
-		return Release{}, fmt.Errorf("go.mod of release %s: it is not the go.mod of %s", r.Version,
+		return Release{}, fmt.Errorf("read go.mod of release %s: not the go.mod of %s", r.Version,
 			Module)
 	}
 	r.Go, r.Toolchain, r.Replaces = directive(f), "", nil
@@ -70,9 +69,8 @@ func (r Release) WithGoMod(mod io.Reader) (Release, error) {
 	return r, r.Validate()
 }
 
-// raise takes the Go of a release's go.mod for the compiler's where that is older. All
-// tags from 5.3.0 to 5.15.0-rc7 build in an image of the minor version that their go.mod
-// names.
+// raise sets the compiler's Go to that of the release's go.mod if it is older. All tags from
+// 5.3.0 to 5.15.0-rc7 build in an image of the minor version in their go.mod.
 func (c *Compiler) raise(directive string) {
 	minor := strings.TrimPrefix(version.Lang("go"+directive), "go")
 	if minor == "" || version.Compare("go"+minor, version.Lang("go"+c.Go)) <= 0 {
@@ -82,8 +80,8 @@ func (c *Compiler) raise(directive string) {
 	c.Go = minor
 }
 
-// era is what follows from the version alone, read from the compiler's
-// Dockerfile and script of every tag from 3.0.0 to 5.14.0.
+// era returns the features that depend on the version alone. They come from the compiler's
+// Dockerfile and script in every tag from 3.0.0 to 5.14.0.
 func era(v *semver.Version) Compiler {
 	from := func(s string) bool { return !v.LessThan(semver.MustParse(s)) }
 	line := func(lo, below string) bool { return from(lo) && !from(below) }
@@ -133,8 +131,8 @@ var withoutNext = []string{"5.13.2-rc1", "5.13.2-rc2", "5.13.2-rc3", "5.15.0-alp
 	"5.15.0-alpha9", "5.15.0-rc1", "5.15.0-rc2", "5.15.0-rc3", "5.15.0-rc4", "5.15.0-rc5",
 	"5.15.0-rc6"}
 
-// nextCompiler is the next-generation compiler where tags of that version have one:
-// release candidates of 5.13.2 and 5.15.0 and alphas of 5.15.0 were seen.
+// nextCompiler returns the next-generation compiler, or nil if the version has none. Release
+// candidates of 5.13.2 and 5.15.0 and alphas of 5.15.0 have one.
 func nextCompiler(v *semver.Version) *Compiler {
 	if slices.Contains(withoutNext, v.String()) {
 		return nil

@@ -59,7 +59,7 @@ func TestStepErrorHints(t *testing.T) {
 			refusing.URL}, step: "go get", hint: "GONOSUMDB"},
 		"checksum mismatch": {step: "go mod tidy", mod: good,
 			files: map[string]string{"go.sum": "github.com/sirupsen/logrus v1.9.0/go.mod " +
-				"h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"}, hint: "before removing any line"},
+				"h1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"}, hint: "before you remove a line"},
 		"unknown revision, from the repository": {mod: good, env: direct, step: "go get",
 			hint: "does not have that commit"},
 		"major version": {mod: good, env: direct, tag: true, step: "go get",

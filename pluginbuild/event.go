@@ -2,25 +2,25 @@ package pluginbuild
 
 import "time"
 
-// Event is something that happened while a module was prepared or compiled.
-// Functions that take a func(Event) call it synchronously, one event at a time.
+// Event describes the progress of preparing or compiling a module. Functions that take a
+// func(Event) call it synchronously, one event at a time.
 type Event struct {
-	Stage string    // what is going on: "go mod tidy", "pull", "compile"
-	Kind  EventKind // says which of the fields below mean something
-	// Output: one line without its end. Progress: what is done to Part, such as "Downloading"
+	Stage string    // "go mod tidy", "pull", "compile"
+	Kind  EventKind // selects the fields below
+	// Output: one line without its end. Progress: the work on Part, such as "Downloading"
 	Line    string
-	Stderr  bool          // Output: where the line was written
-	Part    string        // Progress: which part of the stage, such as an image layer
+	Stderr  bool          // Output: the line is from stderr
+	Part    string        // Progress: a part of the stage, such as an image layer
 	Current int64         // Progress: bytes so far
-	Total   int64         // Progress: bytes in all, 0 when unknown
-	Elapsed time.Duration // Done: how long the stage took
-	Err     error         // Done: why it failed, nil when it did not
+	Total   int64         // Progress: bytes in total; 0: unknown
+	Elapsed time.Duration // Done: duration of the stage
+	Err     error         // Done: why the stage failed, or nil
 }
 
-// EventKind is what an [Event] reports.
+// EventKind is the kind of an [Event].
 type EventKind string
 
-// Every stage begins with Started and ends with Done.
+// The kinds of events. Every stage begins with Started and ends with Done.
 const (
 	Started  EventKind = "started"
 	Output   EventKind = "output"

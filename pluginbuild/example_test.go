@@ -58,8 +58,8 @@ func Example() {
 	// export GOWORK=off
 	// # a go directive that the release's compiler accepts; no other toolchain than the compiler's
 	// go mod edit -go=1.19 -toolchain=none -droprequire=github.com/TykTechnologies/tyk
-	// error go.mod:3 go 1.26.0 is newer than the go1.19 that the compiler is known to have
-	// info main.go:5 Hook can be a request hook
+	// error go.mod:3 go 1.26.0 is newer than the compiler's known go1.19
+	// info main.go:5 Hook has the signature of a request hook
 	// changed [go.mod]
 }
 
@@ -145,7 +145,7 @@ func ExampleExplain() {
 	fmt.Println(row.Why)
 	// Output:
 	// row 2 of the procedure's table; path 3
-	// upgrade 4.0.8 → 5.2.5 takes path 3, because from 5.1.0 on the compiler builds gateway and plugin in one Go workspace, without vendor directory. The procedure's table would send it to row 2, which is wrong for this target: the release that runs now does not change how a plugin is built.
+	// upgrade 4.0.8 → 5.2.5 takes path 3, because from 5.1.0 on the compiler builds gateway and plugin in one Go workspace, without a vendor directory. Row 2 of the procedure's table fits this pair, but is wrong for this target: the current release does not change how a plugin is built.
 }
 
 func ExampleParseVersion() {
@@ -190,7 +190,7 @@ func ExampleRelease_Image() {
 	fmt.Println(r.Image(pluginbuild.Enterprise, false))
 	// Output:
 	// tykio/tyk-plugin-compiler:v4.0.8-el7 <nil>
-	//  compiler image of 4.0.8: there is no edition "ee", only [std]
+	//  compiler image of 4.0.8: unknown edition "ee" (want one of [std])
 }
 
 func ExampleCheckModule() {

@@ -8,15 +8,15 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Sources say where a release comes from that the table lacks. The zero value has
-// the table alone.
+// Sources names sources of releases in addition to this package's table. The zero value has the
+// table alone.
 type Sources struct {
-	Table string // JSON file with more releases: see [ReadTable]
-	Repo  string // git repository with the tag's commit: see [ResolveCommit]
-	GoMod string // with Repo: the tag's go.mod, a file, for its Go version and replaces
+	Table string // JSON file with more releases; see [ReadTable]
+	Repo  string // git repository with the release's tag; see [ResolveCommit]
+	GoMod string // with Repo: file with the tag's go.mod, for Go version and replaces
 }
 
-// Releases returns the table that comes with this package and what the file adds.
+// Releases returns this package's table with the releases of the file appended.
 func (s Sources) Releases() (Table, error) {
 	t := Releases()
 	if s.Table == "" {
@@ -31,8 +31,8 @@ func (s Sources) Releases() (Table, error) {
 	return append(t, more...), err
 }
 
-// Lookup finds a release in the tables, and otherwise derives it from the commit
-// that the repository has for its tag. The error for an unknown release is an
+// Lookup finds a release in the tables. If it is not there, Lookup derives it from the commit of
+// the repository's tag. Without Repo the error for an unknown release is an
 // [UnknownReleaseError].
 func (s Sources) Lookup(ctx context.Context, v *semver.Version) (Release, error) {
 	t, err := s.Releases()

@@ -8,17 +8,16 @@ import (
 	"example.com/tykupgrade/internal/goenv"
 )
 
-// goEnv returns what Prepare sets for its commands, on top of the caller's
-// environment and of what `go env -w` wrote: GOPROXY, GOPRIVATE and the like are the
-// caller's. GOFLAGS is not: a go command refuses to start at a flag that it does not
-// know (Go 1.16 at -buildvcs), -mod=vendor would make `go get` fail, and -modfile and
-// -overlay would lead the commands to files that Prepare does not guard.
+// goEnv returns the variables that Prepare sets for its commands. All others, such as GOPROXY,
+// are the caller's, including those of `go env -w`. GOFLAGS is restricted: the go command stops
+// at an unknown flag (Go 1.16 at -buildvcs), and -mod=vendor makes `go get` fail. -modfile and
+// -overlay redirect the commands to files that Prepare does not guard.
 func (o PrepareOptions) goEnv() ([]string, error) {
 	s, err := goenv.Read(append(os.Environ(), o.Env...))
 	if err != nil {
 		return nil, fmt.Errorf("read the go command's settings: %w", err)
 	}
-	// Not empty: an empty variable does not hide what the file says.
+	// Not empty: an empty variable does not override the file.
 	keep := " "
 	for _, f := range strings.Fields(s.Get("GOFLAGS")) {
 		name, _, _ := strings.Cut(strings.TrimLeft(strings.Trim(f, `'"`), "-"), "=")

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// maxGoMod bounds the go.mod that is read. The gateway's own is 30 kB.
+// maxGoMod limits the size of a go.mod. The gateway's own has 30 kB.
 const maxGoMod = 1 << 20
 
-var errNoGoMod = fmt.Errorf("there is no go.mod: %w", fs.ErrNotExist)
+var errNoGoMod = fmt.Errorf("no go.mod: %w", fs.ErrNotExist)
 
 // readModuleFile returns a module's go.mod.
 func readModuleFile(src fs.FS) ([]byte, error) {
@@ -25,8 +25,7 @@ func readModuleFile(src fs.FS) ([]byte, error) {
 	return data, err
 }
 
-// openRegular opens a file, but not a pipe or a device, which could block for
-// ever.
+// openRegular opens a regular file. A pipe or a device could block for ever.
 func openRegular(src fs.FS, name string) (fs.File, error) {
 	info, err := fs.Stat(src, name)
 	if err != nil {
@@ -64,7 +63,7 @@ func readGoMod(r io.Reader) (*modfile.File, error) {
 	return modfile.Parse("go.mod", data, nil)
 }
 
-// directive returns the go directive, "" when there is none.
+// directive returns the go directive, or "".
 func directive(f *modfile.File) string {
 	if f.Go == nil {
 		return ""
@@ -72,13 +71,13 @@ func directive(f *modfile.File) string {
 	return f.Go.Version
 }
 
-// Go reads versions of three numbers, and toolchain lines, from 1.21 on; the
-// go commands before that stop at them with a parse error.
+// modernGo is the first Go that reads versions of three numbers and toolchain lines. Earlier go
+// commands stop with a parse error.
 const modernGo = "go1.21"
 
-// goLimit is the newest Go version that the release's compiler is known to
-// have. From 1.21 on the image is at least as new as the release's own go.mod
-// asks for, and its patch level is not recorded anywhere else.
+// goLimit returns the newest Go version that the release's compiler is known to have. From 1.21
+// on the image is at least as new as the release's go.mod. Its patch level is not recorded
+// anywhere else.
 func (r Release) goLimit() string {
 	limit, minor := "go"+r.Go, "go"+r.Compiler.Go
 	if version.Compare(version.Lang(minor), version.Lang(limit)) > 0 {
@@ -87,7 +86,7 @@ func (r Release) goLimit() string {
 	return limit
 }
 
-// accepts says whether the release's compiler takes a go directive.
+// accepts reports whether the release's compiler accepts a go directive.
 func (r Release) accepts(goDirective string) bool {
 	limit := r.goLimit()
 	if version.Compare(limit, modernGo) < 0 && strings.Count(goDirective, ".") != 1 {

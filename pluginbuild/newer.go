@@ -17,9 +17,8 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// stdapi.txt says which Go brought the package-level names of the standard library:
-// lines "errors 1.20 Join". A test writes it from the api directory of a Go
-// distribution.
+// stdAPI lists the package-level names of the standard library by their first Go, in lines such
+// as "errors 1.20 Join". A test writes stdapi.txt from the api directory of a Go distribution.
 //
 //go:embed stdapi.txt
 var stdAPI string
@@ -36,12 +35,11 @@ var newNames = sync.OnceValue(func() map[string]string {
 	return names
 })
 
-// requiresGo is how go/types words that code is newer than the language version
-// (1.21 to 1.26).
+// requiresGo matches the message of go/types (1.21 to 1.26) about code that is newer than the
+// language version.
 var requiresGo = lazyregexp.New(`^(.*?)[:,]? ?requires? (go1\.[0-9]+) or later`)
 
-// newer finds code that the compiler's Go cannot read, or that uses names of the
-// standard library that it does not have.
+// newer finds syntax and names of the standard library that the compiler's Go does not have.
 func (c *checker) newer(pkg *build.Package) {
 	if c.r.Go == "" && c.r.Compiler.Go == "" {
 		return
@@ -52,7 +50,7 @@ func (c *checker) newer(pkg *build.Package) {
 	for _, name := range slices.Concat(pkg.GoFiles, pkg.CgoFiles) {
 		data, err := readRegular(c.src, path.Join(pkg.Dir, name), maxGoFile)
 		if err != nil {
-			return // the walk has said so
+			return // the walk has reported it
 		}
 		f, err := parser.ParseFile(set, path.Join(pkg.Dir, name), data, parser.SkipObjectResolution)
 		if err != nil {
@@ -81,10 +79,10 @@ func (c *checker) newer(pkg *build.Package) {
 			seen[m[1]] = true
 			c.add(SeverityError, "new-language", at(e.Pos), "write it for "+language+
 				", or compile for a newer release",
-				"%s needs %s, and the release's compiler reads %s", m[1], m[2], language)
+				"%s needs %s, but the release's compiler reads %s", m[1], m[2], language)
 		},
 	}
-	// most errors are about packages that are not here
+	// Most errors are about missing packages.
 	_, _ = conf.Check(pkg.ImportPath, set, files, info)
 	for _, f := range files {
 		ast.Inspect(f, func(n ast.Node) bool {
@@ -104,16 +102,16 @@ func (c *checker) newer(pkg *build.Package) {
 			if since := newNames()[name]; since != "" && version.Compare(limit, since) < 0 && !seen[name] &&
 				newPackages[p.Imported().Path()] == "" {
 				seen[name] = true
-				c.add(SeverityError, "new-api", at(s.Pos()), "use something else for this release",
-					"%s came with %s, and the compiler has %s", name, since, limit)
+				c.add(SeverityError, "new-api", at(s.Pos()), "use another function for this release",
+					"%s needs %s, but the compiler has %s", name, since, limit)
 			}
 			return true
 		})
 	}
 }
 
-// language is the version of Go that the compiler reads the source as: that of its
-// go.mod once [Prepare] has run; without one that of the compiler.
+// language returns the language version of the source for the compiler. It is that of go.mod
+// after [Prepare], or the compiler's own.
 func (c *checker) language() string {
 	limit := version.Lang(c.r.goLimit())
 	mod, err := openGoMod(c.src)
@@ -129,8 +127,8 @@ func (c *checker) language() string {
 	return limit
 }
 
-// emptyImporter gives packages without content: those of the gateway need not be
-// here, and which one a name belongs to suffices.
+// emptyImporter returns empty packages. The gateway's may be missing, and a package's name is
+// enough.
 type emptyImporter struct{}
 
 func (emptyImporter) Import(p string) (*types.Package, error) {

@@ -6,28 +6,25 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Path is one of the three ways in which a plugin module is brought to a
-// release.
+// Path is one of the three methods to prepare a plugin module for a release.
 //
-// The upgrade procedure names them three times, each time differently:
+// The upgrade procedure defines them in a table and in headings, which differ:
 //
 //	        its table (current → target)   its headings              here, by target alone
 //	Path 1  < 4.1.0  →  < 4.1.0            earlier than 4.2.0         before 4.2.0
 //	Path 2  < 4.1.0  →  >= 5.1.0           "between 4.2.0 to 5.1.0"   from 4.2.0, before 5.1.0
 //	Path 3  >= 4.1.0 →  >= 5.2.5           5.1 and above              from 5.1.0
 //
-// The table has no row for a target from 4.1.0 to 5.0.x, nor for 4.1.0 or newer
-// to 5.1.0–5.2.4, and sends 4.0.8 → 5.2.5 to path 2, whose commit is that of
-// 5.0.3 and which vendors; a 5.2.5 compiler uses neither. (The text refers that
-// pair to a row "C", which does not exist.) The release that runs now does not
-// matter to the module. 5.1.0, which the headings put into two
-// paths, is the first release with a workspace compiler, so it is path 3. A
-// pre-release is built like the release that it leads to.
+// The table has no row for targets from 4.1.0 to 5.0.x, nor for 4.1.0 or newer to 5.1.0–5.2.4.
+// It sends 4.0.8 → 5.2.5 to path 2, which has the commit of 5.0.3 and vendors. A 5.2.5 compiler
+// uses neither. The headings put 5.1.0 into two paths. It is the first release with a workspace
+// compiler, so it takes path 3. The current release does not matter to the module. A pre-release
+// takes the path of its release.
 type Path int
 
 // The three paths.
 const (
-	// before 4.2.0: get, tidy, vendor, with the graphql replace where the release has one
+	// before 4.2.0: get, tidy, vendor, with the graphql replace if the release has one
 	Path1 Path = 1
 	Path2 Path = 2 // from 4.2.0 and before 5.1.0: get, tidy, vendor
 	Path3 Path = 3 // from 5.1.0: get, tidy; no vendor directory
@@ -57,21 +54,20 @@ func (r Release) Path() Path { return PathTo(r.Version) }
 
 func (p Path) String() string { return fmt.Sprintf("path %d", int(p)) }
 
-// vendors says whether the path ends with `go mod vendor`.
+// vendors reports whether the path ends with `go mod vendor`.
 func (p Path) vendors() bool { return p < Path3 }
 
-// Row is how the procedure's table, read to the letter, places an upgrade, and
-// what is right.
+// Row compares the row of an upgrade in the procedure's table with the correct path.
 type Row struct {
 	Current *semver.Version `json:"current"`
 	Target  *semver.Version `json:"target"`
-	Table   int             `json:"table"` // row of the procedure's table, 0: none fits
-	Path    Path            `json:"path"`  // the right path
+	Table   int             `json:"table"` // row of the procedure's table; 0: none fits
+	Path    Path            `json:"path"`  // the correct path
 	Why     string          `json:"why"`   // for people
 }
 
-// Explain places the upgrade from current to target in the procedure and says
-// why the path to take is the one it is. Neither may be nil.
+// Explain finds the path of an upgrade and its row in the procedure's table. Why explains the
+// path. Neither version may be nil.
 func Explain(current, target *semver.Version) Row {
 	r := Row{Current: current, Target: target, Path: PathTo(target)}
 	from, to := core(current), core(target)
@@ -96,11 +92,11 @@ func Explain(current, target *semver.Version) Row {
 	case r.Table == 0:
 		r.Why += "No row of the procedure's table fits this pair; the target alone decides."
 	case r.Table == int(r.Path):
-		r.Why += fmt.Sprintf("Row %d of the procedure's table says so too; its commit is right for one "+
+		r.Why += fmt.Sprintf("Row %d of the procedure's table agrees; its commit is right for one "+
 			"release only.", r.Table)
 	default:
-		r.Why += fmt.Sprintf("The procedure's table would send it to row %d, which is wrong for this "+
-			"target: the release that runs now does not change how a plugin is built.", r.Table)
+		r.Why += fmt.Sprintf("Row %d of the procedure's table fits this pair, but is wrong for this "+
+			"target: the current release does not change how a plugin is built.", r.Table)
 	}
 	return r
 }
@@ -109,6 +105,6 @@ var because = map[Path]string{
 	Path1: "targets before 4.2.0 are compiled from a vendor directory and need the replaces of the " +
 		"release's own go.mod",
 	Path2: "targets from 4.2.0 and before 5.1.0 are compiled from a vendor directory",
-	Path3: "from 5.1.0 on the compiler builds gateway and plugin in one Go workspace, without " +
+	Path3: "from 5.1.0 on the compiler builds gateway and plugin in one Go workspace, without a " +
 		"vendor directory",
 }

@@ -11,27 +11,27 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// PlanOptions says more about what is planned. The zero value plans plugin.so
-// of the standard edition for linux/amd64.
+// PlanOptions configures [NewPlan]. The zero value plans plugin.so of the standard edition for
+// linux/amd64.
 type PlanOptions struct {
 	CheckOptions
-	Current *semver.Version // the release that runs now, for the explanation
+	Current *semver.Version // the current release, for the explanation
 	NoGet   bool            // as in [CommandOptions]
-	Name    string          // what the plugin is called; empty: "plugin.so"
+	Name    string          // file name of the plugin; empty: "plugin.so"
 	GOOS    string          // of the gateway's host; empty: linux
 	GOARCH  string          // empty: amd64
 	Image   Image           // zero: the release's official image of the standard edition
 }
 
-// Plan is everything that bringing a plugin to a release means, before any of
-// it is done. It marshals to JSON.
+// Plan describes the upgrade of a plugin to a release: commands, image, output and findings. It
+// marshals to JSON.
 type Plan struct {
 	Version       *semver.Version `json:"version"`
 	Commit        string          `json:"commit"`
 	ModuleVersion string          `json:"module_version,omitempty"` // how go.mod names the commit
 	Path          Path            `json:"path"`
 	Why           string          `json:"why"`
-	// in the procedure's table, when the current release is known
+	// in the procedure's table; nil if the current release is unknown
 	Row        *Row      `json:"row,omitempty"`
 	Commands   []Command `json:"commands"`
 	Image      string    `json:"image"`
@@ -40,8 +40,8 @@ type Plan struct {
 	Findings   []Finding `json:"findings"`
 }
 
-// NewPlan plans how the plugin module in src gets to the release. It reads src
-// and changes nothing.
+// NewPlan plans the upgrade of the plugin module in src to the release. It reads src and changes
+// nothing. A fault of the module is a finding, not an error.
 func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 	r, err := r.WithVariant(o.Image.Variant)
 	if err != nil {
@@ -58,7 +58,7 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 	}
 	mod, err := readModuleFile(src)
 	if err != nil {
-		mod = nil // a finding says what is wrong with it
+		mod = nil // a finding reports it
 	}
 	commands, err := r.Commands(CommandOptions{GoMod: mod, NoGet: o.NoGet})
 	if err != nil && mod != nil && !errors.Is(err, ErrNeedsGet) {
@@ -87,29 +87,29 @@ func NewPlan(src fs.FS, r Release, o PlanOptions) (Plan, error) {
 	return p, nil
 }
 
-// platform says what the release's compiler cannot do for a target.
+// platform returns findings about a target that the release's compiler does not support.
 func (r Release) platform(goos, goarch string, e Edition) []Finding {
 	var f []Finding
 	switch {
 	case goos == "linux" && goarch == "amd64":
 	case !r.Compiler.PlatformArgs:
 		f = append(f, Finding{SeverityError, "platform", r.Tag(),
-			fmt.Sprintf("the compiler of %s builds for linux/amd64 alone, not for %s/%s", r.Version, goos,
+			fmt.Sprintf("the compiler of %s builds only for linux/amd64, not for %s/%s", r.Version, goos,
 				goarch), "choose 4.1.0 or newer", false})
 	case r.Compiler.Crosses(goarch, e):
 	default:
 		f = append(f, Finding{SeverityWarning, "platform", r.Tag(),
-			fmt.Sprintf("the compiler of %s has no C compiler set up for %s/%s, and plugins need one",
-				r.Version, goos, goarch), "use an image of your own that has one", false})
+			fmt.Sprintf("the compiler of %s has no C compiler for %s/%s, and plugins need one",
+				r.Version, goos, goarch), "use another image that has one", false})
 	}
 	return f
 }
 
-// Blocked says whether a finding stops the plugin from building or loading.
+// Blocked reports whether a finding stops the plugin from building or loading.
 func (p Plan) Blocked() bool { return slices.ContainsFunc(p.Findings, Finding.Blocks) }
 
-// Shell returns the commands as lines for a POSIX shell, to be run in the
-// module's directory, each under a comment that says why.
+// Shell returns the commands as a POSIX shell script for the module's directory. A comment
+// explains each command.
 func (p Plan) Shell() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# gateway %s, %s\n", p.Version, p.Path)

@@ -6,18 +6,18 @@ import (
 	"os"
 )
 
-// DirOptions say more about what [PlanDir] plans. The zero value is useful.
+// DirOptions configures [PlanDir]. The zero value is useful.
 type DirOptions struct {
 	PlanOptions
-	GoMod string   // file for GatewayMod: the release's own go.mod; empty: none
+	GoMod string   // file with the release's own go.mod, for GatewayMod; empty: none
 	With  []string // directories of the other plugins in the same bundle
 }
 
-// PlanDir is [NewPlan] for the module in a directory. With other plugins, the findings of
-// [CheckBundle] follow those of the module, and Where names their directories. PlanDir follows no
-// symbolic link that leads out of a directory. It changes nothing and keeps no file open.
+// PlanDir is [NewPlan] for the module in a directory. With other plugins it adds the findings of
+// [CheckBundle], whose Where names their directories. PlanDir does not follow symbolic links out
+// of a directory. It changes nothing.
 //
-// An error is of the file system, or as of NewPlan and CheckBundle.
+// Errors are those of NewPlan, CheckBundle and the file system.
 func PlanDir(dir string, r Release, o DirOptions) (p Plan, err error) {
 	if o.GoMod != "" {
 		f, err := os.Open(o.GoMod)
@@ -47,8 +47,8 @@ func PlanDir(dir string, r Release, o DirOptions) (p Plan, err error) {
 	return p, nil
 }
 
-// Rows are the plan as a table for people: a name and a value in each row. [Plan.Shell] has the
-// commands.
+// Rows returns the plan as a table for people, with a name and a value in each row. The commands
+// are in [Plan.Shell].
 func (p Plan) Rows() [][]string {
 	const unknown = "unknown"
 	return [][]string{

@@ -152,7 +152,7 @@ func TestWordsOfPrepare(t *testing.T) {
 		pluginbuild.Recovery{}.String():            "",
 		pluginbuild.Recovery{Found: true}.String(): "an interrupted run was undone",
 		pluginbuild.Recovery{Found: true, Moved: []string{"go.mod", "vendor"}, Aside: "x"}.String(): "an " +
-			"interrupted run was undone; what was not as it had saved it (go.mod, vendor) is now in x",
+			"interrupted run was undone; changed files (go.mod, vendor) are now in x",
 		pluginbuild.Prepared{}.String():                                      "nothing had to change",
 		pluginbuild.Prepared{Changed: []string{"go.mod", "go.sum"}}.String(): "changed go.mod, go.sum",
 	} {

@@ -20,25 +20,25 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// PrepareOptions changes how a module is prepared. The zero value is useful.
+// PrepareOptions configures [Prepare]. The zero value is useful.
 type PrepareOptions struct {
 	NoGet   bool         // as in [CommandOptions]
 	Go      string       // the go program; empty: "go" from PATH
-	Env     []string     // KEY=value pairs for the commands, on top of this process's environment
-	OnEvent func(Event)  // called for every step's start, output lines and end
+	Env     []string     // KEY=value pairs to add to the environment of the commands
+	OnEvent func(Event)  // called at the start and end of each step and for output lines
 	Log     *slog.Logger // nil: silent
 }
 
-// Prepared is what a Prepare did.
+// Prepared is the result of [Prepare].
 type Prepared struct {
 	Commands []Command `json:"commands"`
-	// files with other content than before, and vendor where it was written again
+	// changed files, and vendor if it was written again
 	Changed   []string `json:"changed"`
-	Recovered bool     `json:"recovered,omitempty"` // an interrupted Prepare was undone first
-	Recovery  Recovery `json:"recovery,omitzero"`   // how
+	Recovered bool     `json:"recovered,omitempty"` // Prepare first undid an interrupted one
+	Recovery  Recovery `json:"recovery,omitzero"`   // details of that
 }
 
-// String names what changed, in words for people.
+// String describes the changes for people.
 func (p Prepared) String() string {
 	if len(p.Changed) == 0 {
 		return "nothing had to change"
@@ -46,21 +46,19 @@ func (p Prepared) String() string {
 	return "changed " + strings.Join(p.Changed, ", ")
 }
 
-// Prepare brings the plugin module in dir to the release by running its
-// [Release.Commands] there. The caller's environment holds, so GOPROXY,
-// GOPRIVATE, GONOSUMDB, netrc and the SSH agent work as on the command line, and
-// so does what `go env -w` wrote. GOWORK is set to off, because a workspace around
-// the plugin is not the compiler's, and of GOFLAGS only -modcacherw is used; with
-// -modfile or -overlay in it Prepare fails with [ErrGoFlags].
+// Prepare runs [Release.Commands] in dir, so that the plugin module there fits the release. The
+// commands inherit the caller's environment. So GOPROXY, GOPRIVATE, GONOSUMDB, netrc, the SSH
+// agent and `go env -w` work as on the command line. Two variables differ: GOWORK is off, and
+// GOFLAGS keeps only -modcacherw. With -modfile or -overlay in GOFLAGS, Prepare fails with
+// [ErrGoFlags].
 //
-// It is a transaction. If a step fails, the result does not fit the release, or
-// ctx ends, Prepare restores go.mod, go.sum, go.work, go.work.sum and the vendor
-// directory byte for byte. It keeps the copies for that in the module's directory
-// .tykupgrade-prepare, so that after a kill or a power cut the next Prepare or
-// [Recover] restores them. The file system of dir must support locks and renames
-// of directories.
+// Prepare is a transaction. It undoes all changes if a step fails, if the result does not fit
+// the release, or if ctx ends. It then restores go.mod, go.sum, go.work, go.work.sum and the
+// vendor directory byte for byte. Until the end it keeps copies in .tykupgrade-prepare in dir.
+// After a kill or a power cut the next Prepare or [Recover] restores them. The file system of
+// dir must support locks and renames of directories.
 //
-// A failed step is an [Error]. A second call for the same dir at the same time
+// The error of a failed step wraps an [Error]. A second call for the same dir at the same time
 // fails with [ErrBusy].
 func Prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (Prepared, error) {
 	p, err := prepare(ctx, dir, r, o)
@@ -71,7 +69,7 @@ func Prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (Prep
 	return p, nil
 }
 
-// name is for messages about releases that may be invalid.
+// name returns the version for messages, also of an invalid release.
 func (r Release) name() string {
 	if r.Version == nil {
 		return "a release without version"
@@ -94,8 +92,7 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 		return p, err
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "go.mod")); errors.Is(err, fs.ErrNotExist) {
-		return p, fmt.Errorf("%w; run `go mod init` with the plugin's module path there first",
-			errNoGoMod)
+		return p, fmt.Errorf("%w; run `go mod init` with the plugin's module path first", errNoGoMod)
 	} else if err != nil {
 		return p, err
 	}
@@ -124,35 +121,35 @@ func prepare(ctx context.Context, dir string, r Release, o PrepareOptions) (p Pr
 		if back := t.rollback(); back != nil {
 			return p, errors.Join(err, back)
 		}
-		return p, fmt.Errorf("%w (the module is as it was)", err)
+		return p, fmt.Errorf("%w (the module is restored)", err)
 	}
 	return p, nil
 }
 
-// Recovery is what undoing an interrupted [Prepare] did.
+// Recovery is the result of undoing an interrupted [Prepare].
 type Recovery struct {
-	Found bool `json:"found"` // there was one
-	// files and directories of the module that were not as saved
+	Found bool `json:"found"` // there was an interrupted Prepare
+	// files and directories of the module that differed from the saved ones
 	Moved []string `json:"moved,omitempty"`
-	Aside string   `json:"aside,omitempty"` // directory in the module that they are in now
+	Aside string   `json:"aside,omitempty"` // their new directory, in the module
 }
 
-// String says what was done, in words for people. It is empty if there was nothing to undo.
+// String describes the recovery for people. It is empty if there was nothing to undo.
 func (r Recovery) String() string {
 	switch {
 	case r.Aside != "":
-		return fmt.Sprintf("an interrupted run was undone; what was not as it had saved it (%s) is now "+
-			"in %s", strings.Join(r.Moved, ", "), r.Aside)
+		return fmt.Sprintf("an interrupted run was undone; changed files (%s) are now in %s",
+			strings.Join(r.Moved, ", "), r.Aside)
 	case r.Found:
 		return "an interrupted run was undone"
 	}
 	return ""
 }
 
-// Recover undoes an interrupted [Prepare] of the module in dir. The next [Prepare] does
-// so by itself. A file that differs from what Prepare wrote may be a person's work since
-// then, so Recover moves it into a directory next to go.mod and names it. An interrupted
-// Recover can be repeated.
+// Recover undoes an interrupted [Prepare] of the module in dir. The next Prepare does so by
+// itself. A file that differs from the saved one may be a person's work since then, so Recover
+// moves it into a directory next to go.mod and names it. An interrupted Recover can be repeated.
+// It fails with [ErrBusy] during a Prepare.
 func Recover(dir string) (Recovery, error) {
 	r, err := recoverDir(dir)
 	if err != nil {
@@ -173,7 +170,7 @@ func recoverDir(dir string) (Recovery, error) {
 	return t.recovery()
 }
 
-// steps runs the commands and checks what they left.
+// steps runs the commands and checks their result.
 func (o PrepareOptions) steps(ctx context.Context, t *transaction, r Release,
 	settings []string) ([]Command, error) {
 	data, err := readModuleFile(os.DirFS(t.dir))
@@ -237,7 +234,7 @@ func (o PrepareOptions) step(ctx context.Context, t *transaction, c Command,
 	return err
 }
 
-// stepName is what a command is called in events and errors: "go mod tidy".
+// stepName returns a command's name for events and errors, such as "go mod tidy".
 func stepName(argv []string) string {
 	n := 2
 	if len(argv) > 2 && argv[1] == "mod" {
@@ -246,8 +243,8 @@ func stepName(argv []string) string {
 	return strings.Join(argv[:min(n, len(argv))], " ")
 }
 
-// fits checks go.mod after the commands: they can succeed and yet leave a module
-// that the release's compiler refuses, because a dependency requires more.
+// fits checks go.mod after the commands. They can succeed although a dependency requires more
+// than the release's compiler accepts.
 func (r Release) fits(dir string, noGet bool) error {
 	data, err := readModuleFile(os.DirFS(dir))
 	if err != nil {
@@ -263,7 +260,7 @@ func (r Release) fits(dir string, noGet bool) error {
 	if d := directive(mod); r.Go != "" && !r.accepts(d) {
 		return bad("find it with `go list -m -f '{{.GoVersion}} {{.Path}}' all`, and require an older "+
 			"version of it",
-			"a dependency raised the go directive to %s, and the compiler of %s has %s", d, r.Version,
+			"a dependency raised the go directive to %s, but the compiler of %s has %s", d, r.Version,
 			r.goLimit())
 	}
 	if noGet {
@@ -276,15 +273,15 @@ func (r Release) fits(dir string, noGet bool) error {
 	switch has := requires(mod, Module); {
 	case has == "" && c.imports(Module):
 		return bad("look for a replace or exclude directive of the gateway's module",
-			"it does not require the gateway's module, though the plugin imports it")
+			"the plugin imports the gateway's module, but go.mod does not require it")
 	case has != "" && !c.isCommit(has):
-		return bad("find it with `go mod graph`, and require a version of it made for this release",
+		return bad("find it with `go mod graph`, and require a version that is made for this release",
 			"a dependency raised the gateway's module to %s instead of the commit %.12s", has, r.Commit)
 	}
 	return nil
 }
 
-// changed names what differs from the state that was saved.
+// changed returns the names of files that differ from the saved state.
 func (t *transaction) changed(vendored bool) ([]string, error) {
 	names := []string{}
 	for _, s := range t.Files {

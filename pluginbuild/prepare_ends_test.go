@@ -84,7 +84,7 @@ func TestPrepareRefuses(t *testing.T) {
 		"backup is a file": {setup: func(dir string) error {
 			return os.WriteFile(dir+
 				"/.tykupgrade-prepare", nil, 0o600)
-		}, want: "in the way"},
+		}, want: "another file has this name"},
 		"bad release":   {r: pluginbuild.Release{Version: r.Version}, want: "commit"},
 		"no version":    {r: pluginbuild.Release{Commit: "x"}, want: "no version"},
 		"get is needed": {o: pluginbuild.PrepareOptions{NoGet: true}, want: "5.1.0"},

@@ -353,7 +353,7 @@ func TestPrepareReports(t *testing.T) {
 			}
 		},
 	})
-	if err == nil || !strings.Contains(err.Error(), "the module is as it was") {
+	if err == nil || !strings.Contains(err.Error(), "the module is restored") {
 		t.Errorf("error %v", err)
 	}
 	if !slices.Contains(lines, "false workspace off") || !slices.Contains(lines, "true dos") ||

@@ -15,14 +15,13 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// Module is the gateway's module path. It has no /vN suffix, so no tag from
-// v2.0.0 on can be requested by name; only commits work.
+// Module is the gateway's module path. It has no /vN suffix, so the go command accepts only
+// commits, and no tags from v2.0.0 on.
 const Module = "github.com/TykTechnologies/tyk"
 
-// Release is what is known of one gateway release, as far as building a plugin
-// for it goes. The zero value of a field means "no" or "not known", but Version
-// is required: [Release.Validate] and all that return an error report its
-// absence, the other methods panic.
+// Release describes a gateway release for building plugins. The zero value of a field means "no"
+// or "unknown", but Version is required. Without it, methods return an error, or panic if they
+// have no error result.
 type Release struct {
 	Version *semver.Version `json:"version"`
 	Commit  string          `json:"commit"`        // 40 hex digits
@@ -31,16 +30,16 @@ type Release struct {
 	Go        string    `json:"go,omitempty"`
 	Toolchain string    `json:"toolchain,omitempty"` // its toolchain directive
 	Replaces  []Replace `json:"replaces,omitempty"`  // its replace directives, in order
-	Compiler  Compiler  `json:"compiler"`            // with the zero Mode there is none but Next
-	// the next-generation compiler, where the release has one
+	Compiler  Compiler  `json:"compiler"`            // empty Mode: only Next exists
+	// the next-generation compiler, if the release has one
 	Next *Compiler `json:"next,omitempty"`
-	// the compiler image cannot be used; Notes say why
+	// the compiler image is unusable; Notes explain why
 	Broken bool     `json:"broken,omitempty"`
-	Notes  []string `json:"notes,omitempty"` // what is odd about the release
+	Notes  []string `json:"notes,omitempty"` // peculiarities of the release
 }
 
-// Replace is one replace directive. It does not pass on to modules that
-// require the gateway, so a plugin module needs a copy.
+// Replace is a replace directive. Modules that require the gateway do not inherit it, so a
+// plugin module needs a copy.
 type Replace struct {
 	Old        string `json:"old"`
 	OldVersion string `json:"old_version,omitempty"` // empty: any version
@@ -60,64 +59,64 @@ func at(path, version string) string {
 	return path + "@" + version
 }
 
-// Compiler is a release's plugin compiler image and what its script can do. All
-// images run as root and expect the plugin's source in /plugin-source.
+// Compiler describes a release's plugin compiler image and its script. All images run as root
+// and expect the plugin's source in /plugin-source.
 type Compiler struct {
 	Variant Variant `json:"variant,omitempty"` // empty: Classic
-	// Go minor version: "1.19". The patch level floats
+	// Go minor version, such as "1.19"; the patch level may change
 	Go       string    `json:"go,omitempty"`
-	Base     string    `json:"base,omitempty"`     // image that it was built from
+	Base     string    `json:"base,omitempty"`     // its base image
 	Mode     Mode      `json:"mode"`               // how it builds
-	Editions []Edition `json:"editions,omitempty"` // empty: Standard alone
+	Editions []Edition `json:"editions,omitempty"` // empty: only Standard
 	// there is a tag with the suffix -el7
 	EL7 bool `json:"el7,omitempty"`
-	// "ubuntu/xenial": gateway packages from the -el7 build alone
+	// distributions such as "ubuntu/xenial" whose packages come from the -el7 build
 	EL7Distros []string `json:"el7_distros,omitempty"`
-	// packages came from both builds: look at the installed binary
+	// distributions with packages from both builds: check the installed binary
 	EL7OrPlainDistros []string `json:"el7_or_plain_distros,omitempty"`
-	// output is <name>_vX.Y.Z_<os>_<arch>.so, else the name as given
+	// output is <name>_vX.Y.Z_<os>_<arch>.so, otherwise the plain name
 	Suffix bool `json:"suffix,omitempty"`
-	// takes argument 2, the plugin id
+	// accepts argument 2, the plugin id
 	PluginID bool `json:"plugin_id,omitempty"`
-	// takes arguments 3 and 4, GOOS and GOARCH
+	// accepts arguments 3 and 4, GOOS and GOARCH
 	PlatformArgs bool `json:"platform_args,omitempty"`
-	CrossARM64   bool `json:"cross_arm64,omitempty"` // sets a C compiler for arm64
-	// the same for s390x, in the standard edition alone
+	CrossARM64   bool `json:"cross_arm64,omitempty"` // has a C compiler for arm64
+	// has a C compiler for s390x, in the standard edition
 	CrossS390X bool `json:"cross_s390x,omitempty"`
-	// switches it reads: GO_GET, GO_TIDY, DEBUG, BUILD_TAG
+	// variables that it reads: GO_GET, GO_TIDY, DEBUG, BUILD_TAG
 	Env []string `json:"env,omitempty"`
 	// compiler and gateway build with -trimpath
 	Trimpath    bool `json:"trimpath,omitempty"`
 	GopluginTag bool `json:"goplugin_tag,omitempty"` // builds with -tags=goplugin
-	// a plugin id renames the module; a missing go.mod is created
+	// renames the module if there is a plugin id, and creates a missing go.mod
 	RenamesModule bool `json:"renames_module,omitempty"`
-	// the image holds no modules: needs a proxy, or a filled module cache
+	// the image has no modules: it needs a proxy or a filled module cache
 	FetchesModules bool `json:"fetches_modules,omitempty"`
-	// the image carries /usr/local/bin/tyk
+	// the image has /usr/local/bin/tyk
 	Gateway bool `json:"gateway,omitempty"`
-	// platforms that the image runs on; empty: linux/amd64 alone
+	// platforms that the image runs on; empty: only linux/amd64
 	Hosts []string `json:"hosts,omitempty"`
-	// plugins need no newer one; empty: as new as the base image's
+	// the newest glibc that plugins need; empty: that of the base image
 	Glibc string `json:"glibc,omitempty"`
-	// where these facts were read; empty: in the release's tag
+	// source of these facts; empty: the release's tag
 	Source string `json:"source,omitempty"`
 }
 
-// Variant tells the two compiler images of a release apart.
+// Variant is one of the two compiler images of a release.
 type Variant string
 
-// The variants. NextGen has the tag suffix -ng. It copies files with a leading dot,
-// sets the go directive of the plugin's go.mod to its own Go, never renames the
-// plugin's module, makes a missing go.mod, and checks what it has built.
+// The variants. NextGen has the tag suffix -ng. It copies files with a leading dot and sets the
+// go directive of the plugin's go.mod to its own Go. It makes a missing go.mod, never renames the
+// plugin's module, and checks its output.
 const (
 	Classic Variant = "classic"
 	NextGen Variant = "ng"
 )
 
-// CreatesModule says whether the script makes a go.mod where the plugin has none.
+// CreatesModule reports whether the script makes a missing go.mod.
 func (c Compiler) CreatesModule() bool { return c.RenamesModule || c.Variant == NextGen }
 
-// Platforms returns what the image runs on, such as "linux/amd64".
+// Platforms returns the platforms that the image runs on, such as "linux/amd64".
 func (c Compiler) Platforms() []string {
 	if len(c.Hosts) == 0 {
 		return []string{"linux/amd64"}
@@ -125,7 +124,7 @@ func (c Compiler) Platforms() []string {
 	return c.Hosts
 }
 
-// Crosses says whether the image has a C compiler for a processor of linux.
+// Crosses reports whether the image has a C compiler for linux on goarch.
 func (c Compiler) Crosses(goarch string, e Edition) bool {
 	switch goarch {
 	case "amd64":
@@ -138,9 +137,9 @@ func (c Compiler) Crosses(goarch string, e Edition) bool {
 	return false
 }
 
-// WithVariant returns the release with that compiler as its Compiler. "" is the
-// classic one, or the next-generation one where a release has no other. Errors match
-// [ErrUnsupported].
+// WithVariant returns the release with the compiler v as its Compiler. An empty v means the
+// classic one, or the next-generation one if the release has no other. The error wraps
+// [ErrUnsupported] if the release lacks it, and [ErrRequest] in any case.
 func (r Release) WithVariant(v Variant) (Release, error) {
 	none := func(what string) (Release, error) {
 		return Release{}, &Error{Op: "choose compiler", Object: "of " + r.name(), Kind: ErrUnsupported,
@@ -153,10 +152,10 @@ func (r Release) WithVariant(v Variant) (Release, error) {
 		}
 	case r.Compiler.variant():
 	case Classic:
-		return none("there is none but the next-generation compiler (ng)")
+		return none("it has only the next-generation compiler (ng)")
 	case NextGen:
 		if r.Next == nil {
-			return none("there is no next-generation compiler (ng) for it")
+			return none("it has no next-generation compiler (ng)")
 		}
 		r.Compiler = *r.Next
 	default:
@@ -166,7 +165,7 @@ func (r Release) WithVariant(v Variant) (Release, error) {
 	return r, nil
 }
 
-// variant is "" if there is no compiler.
+// variant returns the variant, or "" without a compiler.
 func (c Compiler) variant() Variant {
 	if c.Variant == "" && c.Mode != "" {
 		return Classic
@@ -177,21 +176,21 @@ func (c Compiler) variant() Variant {
 // Mode is how a compiler image builds a plugin.
 type Mode string
 
-// The ways in which compiler images have built plugins, oldest first.
+// The modes of compiler images, oldest first.
 const (
-	// Vendor: the plugin's vendor directory is copied into GOPATH.
+	// Vendor: the script copies the plugin's vendor directory into GOPATH.
 	Vendor Mode = "vendor"
-	// GOPATH: the plugin's go.mod is deleted and the gateway's vendored
-	// packages win over the plugin's.
+	// GOPATH: the script deletes the plugin's go.mod. The gateway's vendored packages take
+	// precedence over the plugin's.
 	GOPATH Mode = "gopath"
-	// Modules: neither vendoring nor a workspace; 5.0.2 alone, by mistake.
+	// Modules: the script neither vendors nor makes a workspace. Only 5.0.2 does so, by mistake.
 	Modules Mode = "modules"
-	// Workspace: a go.work of the gateway and the plugin.
+	// Workspace: the script makes a go.work of the gateway and the plugin.
 	Workspace Mode = "workspace"
 )
 
-// Edition tells the variants of one gateway release apart. A plugin loads into
-// the edition that it was compiled for and into no other.
+// Edition is an edition of a gateway release. A plugin loads only into the edition that it was
+// compiled for.
 type Edition string
 
 // The editions of compiler images.
@@ -201,8 +200,8 @@ const (
 	FIPS       Edition = "fips" // 5.8.14 and 5.8.15, and from 5.13.0
 )
 
-// Image returns the reference of the official compiler image, or an error
-// when that release has no such edition or no -el7 variant.
+// Image returns the reference of the official compiler image. It fails if the release lacks the
+// edition or the -el7 variant.
 func (r Release) Image(e Edition, el7 bool) (string, error) {
 	if err := r.Validate(); err != nil {
 		return "", fmt.Errorf("compiler image: %w", err)
@@ -215,8 +214,8 @@ func (r Release) Image(e Edition, el7 bool) (string, error) {
 		name += "-" + string(e)
 	}
 	if e != Standard && !slices.Contains(r.Compiler.Editions, e) {
-		return "", fmt.Errorf("compiler image of %s: there is no edition %q, only %v", r.Version, e,
-			r.editions())
+		return "", fmt.Errorf("compiler image of %s: unknown edition %q (want one of %v)",
+			r.Version, e, r.editions())
 	}
 	if r.Compiler.Variant == NextGen {
 		tag += "-ng"
@@ -224,7 +223,7 @@ func (r Release) Image(e Edition, el7 bool) (string, error) {
 	if el7 {
 		tag += "-el7"
 		if !r.Compiler.EL7 {
-			return "", fmt.Errorf("compiler image of %s: there is no -el7 variant", r.Version)
+			return "", fmt.Errorf("compiler image of %s: no -el7 variant", r.Version)
 		}
 	}
 	return name + ":" + tag, nil
@@ -237,10 +236,9 @@ func (r Release) editions() []Edition {
 	return r.Compiler.Editions
 }
 
-// Output returns the name of the file that the compiler writes when it is
-// asked for name. Pre-release parts never reach the suffix: the script cuts
-// v<major>.<minor>.<patch> out of the tag. It strips the last extension
-// whatever that is.
+// Output returns the name of the compiler's output file for the requested name. The script
+// replaces any last extension. Its suffix has no pre-release part, because it cuts
+// v<major>.<minor>.<patch> out of the tag.
 func (r Release) Output(name, goos, goarch string) string {
 	if !r.Compiler.Suffix {
 		return name
@@ -251,13 +249,13 @@ func (r Release) Output(name, goos, goarch string) string {
 
 var (
 	nameForm = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._-]*\.so$`)
-	// suffixed is a name that already has what the compiler adds.
+	// suffixed matches a name that already has the compiler's suffix.
 	suffixed = lazyregexp.New(`^(.+?)_v?[0-9]+\.[0-9]+\.[0-9]+[^/]*\.so$`)
 )
 
-// ValidateName refuses names that no gateway would find the plugin under: paths,
-// other endings than .so, and, for releases whose compiler adds the version, names
-// that have one already. Errors match [ErrRequest].
+// ValidateName returns an error for a name under which a gateway cannot find the plugin. It
+// refuses paths and other endings than .so. If the compiler adds the version, it also refuses
+// names that have one. Errors match [ErrRequest].
 func (r Release) ValidateName(name string) error {
 	if !nameForm.MatchString(name) {
 		return refuse("name plugin", strconv.Quote(name), "want a plain file name of letters, digits, "+
@@ -265,7 +263,7 @@ func (r Release) ValidateName(name string) error {
 	}
 	if m := suffixed.FindStringSubmatch(name); m != nil && r.Compiler.Suffix {
 		return refuse("name plugin", strconv.Quote(name),
-			"the compiler of %s adds version and platform itself, and gateways would look for %s; "+
+			"the compiler of %s adds version and platform itself, so gateways would look for %s; "+
 				"name it %s.so",
 			r.Version, r.Output(name, "linux", "amd64"), m[1])
 	}
@@ -275,9 +273,8 @@ func (r Release) ValidateName(name string) error {
 // Tag returns the release's git tag.
 func (r Release) Tag() string { return "v" + r.Version.String() }
 
-// PseudoVersion returns the version under which a go.mod requires the release,
-// or "" when the commit's date is not known. Every commit of 3.x to 5.x
-// descends from tag v1.9.1, hence v1.9.2-0.
+// PseudoVersion returns the version of the release in a go.mod, or "" if the commit's date is
+// unknown. It begins with v1.9.2-0, because every commit of 3.x to 5.x descends from tag v1.9.1.
 func (r Release) PseudoVersion() string {
 	if r.Date.IsZero() || len(r.Commit) < 12 {
 		return ""

@@ -222,7 +222,7 @@ func TestLookupOfUnknownNamesTheNearest(t *testing.T) {
 			t.Errorf("%s: error %v, want nearest %s", v, err, want)
 			continue
 		}
-		for _, way := range []string{want, "Release of your own", "ResolveCommit"} {
+		for _, way := range []string{want, "make a Release yourself", "ResolveCommit"} {
 			if !strings.Contains(err.Error(), way) {
 				t.Errorf("%s: error %q does not say %q", v, err, way)
 			}

@@ -15,17 +15,16 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// Runner executes one command. An error of a command that ran has the method
-// ExitCode() int.
+// Runner runs a command. If the command ran and failed, the error has the method ExitCode() int.
 type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
 	stderr io.Writer) error
 
-// ResolveCommit asks a repository, through `git ls-remote`, for the commit that
-// a release is tagged with; an annotated tag is followed to its commit. repo is
-// anything that git takes: a URL, an SSH address or a directory. Credentials
-// come from git's own helpers, SSH agent and netrc; it never prompts.
+// ResolveCommit returns the commit of a release's tag in a git repository. It runs `git
+// ls-remote` and resolves annotated tags. repo is a URL, an SSH address or a directory.
+// Credentials come from git's helpers, the SSH agent and netrc. A nil runner runs git on this
+// machine and never prompts.
 //
-// A nil runner executes git on this machine.
+// Errors wrap [ErrNoTag], [ErrSecretInURL], [ErrRequest] or an [Error] of git.
 func ResolveCommit(ctx context.Context, runner Runner, repo string,
 	v *semver.Version) (string, error) {
 	if v == nil {
@@ -41,14 +40,14 @@ func ResolveCommit(ctx context.Context, runner Runner, repo string,
 func resolveCommit(ctx context.Context, runner Runner, repo string,
 	v *semver.Version) (string, error) {
 	if repo == "" || strings.HasPrefix(repo, "-") {
-		return "", errors.New("not a repository; give a URL or a directory")
+		return "", errors.New("not a repository; pass a URL or a directory")
 	}
 	if redact.HasPassword(repo) {
 		return "", ErrSecretInURL
 	}
 	if helper := transportHelper.FindString(repo); helper != "" {
 		return "", refuse("git ls-remote", redact.Text(repo),
-			"the transport helper %s can run any program; give a URL, an SSH address or a directory", helper)
+			"the transport helper %s can run any program; pass a URL, an SSH address or a directory", helper)
 	}
 	if runner == nil {
 		runner = run.Local(run.Options{Env: []string{"GIT_TERMINAL_PROMPT=0", "LC_ALL=C"}})
@@ -63,8 +62,8 @@ func resolveCommit(ctx context.Context, runner Runner, repo string,
 	return pickTag(out.String(), tag)
 }
 
-// transportHelper is how git names a program to run instead of a transport
-// ("ext::sh -c …").
+// transportHelper matches git's syntax for a program to run instead of a transport, such as
+// "ext::sh -c …".
 var transportHelper = lazyregexp.New(`^[A-Za-z0-9+.-]*::`)
 
 // pickTag reads the output of ls-remote. Patterns match by trailing path
@@ -86,8 +85,7 @@ func pickTag(out, tag string) (string, error) {
 	return "", ErrNoTag
 }
 
-// limited drops what exceeds n bytes, so that a strange server cannot fill the
-// memory.
+// limited drops output beyond n bytes, so that a faulty server cannot fill the memory.
 type limited struct {
 	w io.Writer
 	n int

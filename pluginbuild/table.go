@@ -24,16 +24,15 @@ var embedded []byte
 
 var table = sync.OnceValues(func() (Table, error) { return ReadTable(bytes.NewReader(embedded)) })
 
-// Table is a list of releases. Append to it, or read one with [ReadTable], to
-// use releases that this package does not know yet.
+// Table is a list of releases. To use releases that this package does not know, append to it or
+// read one with [ReadTable].
 type Table []Release
 
-// Releases returns the table that comes with this package, oldest version
-// first: every general release from 3.0.0 to 5.14.0. The caller may append to
-// it; the slices inside the releases are shared and only for reading.
+// Releases returns this package's table: every general release from 3.0.0 to 5.14.0, oldest
+// first. The caller may append to it, but must not change slices inside the releases.
 func Releases() Table { return slices.Clone(known()) }
 
-// known is the embedded table itself, which nobody may change.
+// known returns the embedded table itself. Callers must not change it.
 func known() Table {
 	t, err := table()
 	if err != nil {
@@ -42,13 +41,12 @@ func known() Table {
 	return t
 }
 
-// Lookup finds a release in the table that comes with this package. The error
-// is an [UnknownReleaseError].
+// Lookup finds a release in this package's table. The error for an unknown release is an
+// [UnknownReleaseError].
 func Lookup(v *semver.Version) (Release, error) { return known().Lookup(v) }
 
-// Lookup finds a release by its version, the build metadata aside. Of two
-// entries for one version the later wins. The error is an
-// [UnknownReleaseError].
+// Lookup finds a release by its version and ignores build metadata. If a version has several
+// entries, it returns the last. The error for an unknown release is an [UnknownReleaseError].
 func (t Table) Lookup(v *semver.Version) (Release, error) {
 	if v == nil {
 		return Release{}, errors.New("look up gateway release: no version given")
@@ -67,8 +65,8 @@ func (t Table) Lookup(v *semver.Version) (Release, error) {
 	return Release{}, unknown
 }
 
-// nearer says whether a is nearer to v than b is: the same numbers first (v is
-// a pre-release), then the newest that is older, then the oldest that is newer.
+// nearer reports whether a is nearer to v than b. The same numbers are nearest, as of a
+// pre-release. Then follow older versions, newest first, and newer ones, oldest first.
 func nearer(v, a, b *semver.Version) bool {
 	rank := func(x *semver.Version) int {
 		switch {
@@ -88,38 +86,36 @@ func nearer(v, a, b *semver.Version) bool {
 	return a.LessThan(b)
 }
 
-// core is a version without its pre-release and build parts: what a release
-// candidate of a boundary release is built like.
+// core returns the version without its pre-release and build parts. A release candidate is built
+// like its release.
 func core(v *semver.Version) *semver.Version {
 	return semver.New(v.Major(), v.Minor(), v.Patch(), "", "")
 }
 
-// UnknownReleaseError says that a table lacks a release.
+// UnknownReleaseError reports that a table lacks a release.
 type UnknownReleaseError struct {
 	Version *semver.Version
-	Nearest *Release // by version; nil when the table is empty
+	Nearest *Release // by version; nil if the table is empty
 }
 
 func (e *UnknownReleaseError) Error() string {
 	return fmt.Sprintf("look up gateway release %s: not in the release table; %s", e.Version, e.Hint())
 }
 
-// Retryable is false: the table does not change by itself.
+// Retryable returns false.
 func (e *UnknownReleaseError) Retryable() bool { return false }
 
-// Hint names the nearest known release and the ways on.
+// Hint names the nearest known release and what to do.
 func (e *UnknownReleaseError) Hint() string {
 	var b strings.Builder
 	if e.Nearest != nil {
 		fmt.Fprintf(&b, "the nearest known release is %s; ", e.Nearest.Version)
 	}
-	b.WriteString("if the version is right, give a Release of your own, or take its commit from a " +
-		"repository with ResolveCommit and the rest from Derive")
+	b.WriteString("if the version is right, make a Release yourself, or with ResolveCommit and Derive")
 	return b.String()
 }
 
-// Write writes the table in the form of releases.json: one release a line, so that
-// an entry can be committed and compared.
+// Write writes the table as JSON with one release per line, the form of releases.json.
 func (t Table) Write(w io.Writer) error {
 	var b bytes.Buffer
 	b.WriteString("[\n")
@@ -141,11 +137,11 @@ func (t Table) Write(w io.Writer) error {
 	return err
 }
 
-// maxTable bounds what ReadTable reads: the embedded table is 65 kB.
+// maxTable limits the input of ReadTable. The embedded table has 65 kB.
 const maxTable = 8 << 20
 
-// ReadTable reads releases in the form in which [Release] marshals, as a JSON
-// array, and validates each.
+// ReadTable reads a JSON array of releases, as [Table.Write] writes it, and validates each. It
+// refuses unknown fields.
 func ReadTable(r io.Reader) (Table, error) {
 	data, err := readBounded(r, maxTable)
 	if err != nil {
@@ -158,7 +154,7 @@ func ReadTable(r io.Reader) (Table, error) {
 		return nil, fmt.Errorf("read release table: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("read release table: something follows the array")
+		return nil, errors.New("read release table: unexpected data after the array")
 	}
 	for i, r := range t {
 		if err := r.Validate(); err != nil {
@@ -183,8 +179,7 @@ var (
 	toolchainForm = lazyregexp.New(`^go[1-9][0-9.]*(rc[0-9]+|beta[0-9]+)?(-[A-Za-z0-9.+-]+)?$`)
 )
 
-// Validate reports what is missing or malformed in a release, so that one made
-// by hand fails before anything is done with it.
+// Validate returns an error if a field of the release is missing or malformed.
 func (r Release) Validate() error {
 	if r.Version == nil {
 		return errors.New("release: no version")
@@ -198,7 +193,7 @@ func (r Release) Validate() error {
 	case r.Go != "" && !goForm.MatchString(r.Go):
 		return bad("invalid go directive %q: want a Go version such as 1.16 or 1.25.0", r.Go)
 	case r.Compiler.Go != "" && !version.IsValid("go"+r.Compiler.Go):
-		return bad("the compiler's Go version %q is not one", r.Compiler.Go)
+		return bad("invalid compiler Go version %q: want a version such as 1.19", r.Compiler.Go)
 	case r.Toolchain != "" && !toolchainForm.MatchString(r.Toolchain):
 		return bad("invalid toolchain directive %q: want a name such as go1.21.4", r.Toolchain)
 	case r.Compiler.Mode == "" && r.Next == nil:
@@ -228,7 +223,7 @@ func (r Release) Validate() error {
 	}
 	for _, e := range editions {
 		if !slices.Contains([]Edition{Standard, Enterprise, FIPS}, e) {
-			return bad("edition %q is not one of std, ee, fips", e)
+			return bad("unknown edition %q (want std, ee or fips)", e)
 		}
 	}
 	for _, p := range r.Replaces {
@@ -249,9 +244,8 @@ func (r Replace) validate() error {
 	return module.Check(r.New, r.NewVersion)
 }
 
-// ParseVersion reads a gateway version: three numbers, with or without a
-// leading v, and a pre-release part in the semantic or the Debian spelling
-// ("5.3.0-rc1", "5.3.0~rc1").
+// ParseVersion parses a gateway version of three numbers, such as 5.3.0. A leading v is optional.
+// A pre-release part may be semantic or Debian ("5.3.0-rc1", "5.3.0~rc1").
 func ParseVersion(s string) (*semver.Version, error) {
 	v, err := tykversion.Parse(s)
 	if err != nil {

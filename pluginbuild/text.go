@@ -2,8 +2,8 @@ package pluginbuild
 
 import "strings"
 
-// Rows are the table for people: a heading, and a row for each release. Notes are cut;
-// [Table.Write] has all.
+// Rows returns the table for people: a heading, and a row for each release. It shortens Notes;
+// [Table.Write] has them in full.
 func (t Table) Rows() [][]string {
 	rows := [][]string{{"RELEASE", "COMMIT", "DATE", "PATH", "GO", "BUILD", "REPLACES", "EDITIONS",
 		"NOTES"}}

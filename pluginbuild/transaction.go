@@ -21,9 +21,8 @@ import (
 	"example.com/tykupgrade/internal/atomicfile"
 )
 
-// backupDir is where a Prepare keeps what it may have to put back: inside the
-// module, so that the next call finds it and the vendor directory can be moved
-// there by a rename. Neither the go command nor a compiler image looks into
+// backupDir is the directory in the module with the saved state. The next call finds it there,
+// and a rename can move the vendor directory into it. The go command and compiler images ignore
 // directories with a leading dot.
 const backupDir = ".tykupgrade-prepare"
 
@@ -36,20 +35,18 @@ const (
 // guarded are the files that the go command may write.
 var guarded = []string{"go.mod", "go.sum", "go.work", "go.work.sum"}
 
-// transaction guards a module while commands change it. From begin to commit or
-// rollback the backup directory holds, in this order of coming to disk: copies
-// of the guarded files, the journal, the vendor directory. So where there is a
-// journal everything can be put back, and where there is none nothing had
-// changed, or all was done.
+// transaction guards a module while commands change it. The backup directory first gets copies
+// of the guarded files, then the journal, then the vendor directory. So with a journal everything
+// can be restored. Without one, nothing had changed or all was done.
 type transaction struct {
 	dir   string
 	lock  *os.File
-	aside string   // where recover puts what differs from the saved state; "": nowhere
-	moved []string // what it put there
+	aside string   // directory for files that differ from the saved state; "": none
+	moved []string // files in it
 	journal
 }
 
-// journal is the record that makes the backup count.
+// journal is the record that makes the backup valid.
 type journal struct {
 	Format  int       `json:"format"`
 	Release string    `json:"release"` // for people who find the directory
@@ -58,25 +55,24 @@ type journal struct {
 	Vendor  vendor    `json:"vendor"`
 }
 
-// saved is one guarded file as it was.
+// saved is the saved state of one guarded file.
 type saved struct {
 	Name   string `json:"name"`
 	Absent bool   `json:"absent,omitempty"`
 	SHA256 string `json:"sha256,omitempty"`
 }
 
-// vendor is what happens to the vendor directory.
+// vendor is the treatment of the vendor directory.
 type vendor string
 
 const (
 	vendorKept  vendor = "kept"  // no command touches it
 	vendorNone  vendor = "none"  // there was none
-	vendorMoved vendor = "moved" // it is moved into the backup directory
+	vendorMoved vendor = "moved" // it is in the backup directory
 )
 
-// begin locks the module, puts back what an interrupted transaction left, and
-// saves what the commands may change. moveVendor says that they write a vendor
-// directory.
+// begin locks the module, undoes an interrupted transaction, and saves the files that the
+// commands may change. Set moveVendor if they write a vendor directory.
 func begin(dir string, release string,
 	moveVendor bool) (_ *transaction, recovered Recovery, err error) {
 	t := &transaction{dir: dir}
@@ -105,16 +101,16 @@ func (t *transaction) backup(name ...string) string {
 	return filepath.Join(append([]string{t.dir, backupDir}, name...)...)
 }
 
-// acquire makes the backup directory and takes its lock. The lock lives in an
-// open file, which the commands inherit as their standard input: it stays
-// taken while any of them runs, even when this process was killed.
+// acquire makes the backup directory and takes its lock. The commands inherit the open lock file
+// as standard input. So the lock is held while any of them runs, even after this process is
+// killed.
 func (t *transaction) acquire() error {
 	for range 100 {
 		if err := os.Mkdir(t.backup(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		if info, err := os.Lstat(t.backup()); err == nil && !info.IsDir() {
-			return fmt.Errorf("%s is in the way: not a directory; remove it", t.backup())
+			return fmt.Errorf("create directory %s: another file has this name; remove it", t.backup())
 		}
 		f, err := os.OpenFile(t.backup(lockName), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -140,8 +136,7 @@ func (t *transaction) acquire() error {
 	return ErrBusy
 }
 
-// release gives the lock up and removes the backup directory, unless it is
-// still needed: that is, unless there is a journal.
+// release removes the backup directory, unless it has a journal, and gives up the lock.
 func (t *transaction) release() {
 	if _, err := os.Lstat(t.backup(journalName)); errors.Is(err, fs.ErrNotExist) && t.sweep() == nil {
 		_ = os.Remove(t.backup(lockName))
@@ -150,15 +145,14 @@ func (t *transaction) release() {
 	t.unlock()
 }
 
-// unlock does not rely on closing: a process that is just being started
-// elsewhere in this program holds a copy of every open file for a moment.
+// unlock does not rely on closing the file. For a moment a process that starts elsewhere in this
+// program has a copy of every open file.
 func (t *transaction) unlock() {
 	_ = syscall.Flock(int(t.lock.Fd()), syscall.LOCK_UN)
 	_ = t.lock.Close()
 }
 
-// sweep removes what is in the backup directory without a journal that makes it
-// count.
+// sweep removes everything but the lock from a backup directory without a journal.
 func (t *transaction) sweep() error {
 	entries, err := os.ReadDir(t.backup())
 	for _, e := range entries {
@@ -169,8 +163,7 @@ func (t *transaction) sweep() error {
 	return err
 }
 
-// save fills the backup directory. Nothing of the module changes until the
-// journal is on disk.
+// save fills the backup directory. The module does not change before the journal is on disk.
 func (t *transaction) save(release string, moveVendor bool) error {
 	t.journal = journal{Format: 1, Release: release, Started: time.Now().UTC().Truncate(time.Second),
 		Vendor: vendorKept}
@@ -189,7 +182,8 @@ func (t *transaction) save(release string, moveVendor bool) error {
 		case err != nil:
 			return err
 		case !info.IsDir():
-			return fmt.Errorf("%s is not a directory, and vendoring would replace it; move it away", path)
+			return fmt.Errorf("move aside %s: not a directory, but vendoring would replace it; move it "+
+				"away", path)
 		default:
 			t.Vendor = vendorMoved
 		}
@@ -211,14 +205,13 @@ func (t *transaction) save(release string, moveVendor bool) error {
 	}
 	if t.Vendor == vendorMoved {
 		if err := os.Rename(filepath.Join(t.dir, vendorName), t.backup(vendorName)); err != nil {
-			return fmt.Errorf("move the vendor directory aside: %w", err)
+			return fmt.Errorf("move aside the vendor directory: %w", err)
 		}
 	}
 	return nil
 }
 
-// saveFile copies one guarded file with its mode, owner and time, so that a
-// rename puts it back as it was.
+// saveFile copies one guarded file with its mode, owner and time, so that a rename restores it.
 func (t *transaction) saveFile(name string) (saved, error) {
 	path := filepath.Join(t.dir, name)
 	info, err := os.Lstat(path)
@@ -245,8 +238,8 @@ func (t *transaction) saveFile(name string) (saved, error) {
 		return err
 	})
 	if errors.Is(err, fs.ErrPermission) && o.Owner != nil {
-		return saved{}, fmt.Errorf("it belongs to another user, so it could not be put back as it was; "+
-			"run this as its owner: %w", err)
+		return saved{}, fmt.Errorf("%w; it belongs to another user and could not be restored: run this "+
+			"as its owner", err)
 	} else if err != nil {
 		return saved{}, err
 	}
@@ -254,8 +247,7 @@ func (t *transaction) saveFile(name string) (saved, error) {
 		info.ModTime())
 }
 
-// commit makes the module's new state durable and then drops the journal, from
-// which moment on the old state is gone.
+// commit makes the module's new state durable, then drops the journal and with it the old state.
 func (t *transaction) commit() error {
 	d, err := os.Open(t.dir)
 	if err != nil {
@@ -277,7 +269,7 @@ func (t *transaction) drop() error {
 	return atomicfile.SyncDir(t.backup())
 }
 
-// recover puts back what an interrupted transaction left behind, if anything.
+// recover undoes an interrupted transaction and reports whether there was one.
 func (t *transaction) recover() (bool, error) {
 	data, err := os.ReadFile(t.backup(journalName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -289,21 +281,21 @@ func (t *transaction) recover() (bool, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&t.journal); err != nil || t.Format != 1 {
-		return false, fmt.Errorf("%s is not readable (%v); the files next to it are what an interrupted "+
-			"Prepare saved: put them back by hand, then remove the directory", t.backup(journalName), err)
+		return false, fmt.Errorf("read %s: invalid journal (%v); restore the saved files next to it by "+
+			"hand, then remove the directory", t.backup(journalName), err)
 	}
-	// Since then a person may have worked on the module. Nobody can tell that from
-	// what the commands did, so nothing is lost.
+	// A person may have changed the module since then. Such changes look like those of the
+	// commands, so all changed files are kept.
 	t.aside = filepath.Join(t.dir, asidePrefix+t.Started.UTC().Format("20060102T150405Z"))
 	return true, t.rollback()
 }
 
-// asidePrefix begins the names of directories in a module that hold what a recovery
-// found there. Compilers and the go command do not look into them.
+// asidePrefix begins the names of directories in a module with files that a recovery moved aside.
+// Compilers and the go command ignore them.
 const asidePrefix = ".tykupgrade-aside-"
 
-// clear makes way for what was saved: it removes a file or directory of the module,
-// or in a recovery moves it aside. It may be interrupted and repeated.
+// clear removes a file or directory of the module to make room for the saved one. A recovery moves
+// it aside instead. It may be interrupted and repeated.
 func (t *transaction) clear(name string) error {
 	path := filepath.Join(t.dir, name)
 	if t.aside == "" {
@@ -333,7 +325,7 @@ func (t *transaction) clear(name string) error {
 	return atomicfile.SyncDir(t.aside)
 }
 
-// recovery is what recover did.
+// recovery runs recover and describes the result.
 func (t *transaction) recovery() (Recovery, error) {
 	found, err := t.recover()
 	r := Recovery{Found: found, Moved: t.moved}
@@ -343,17 +335,16 @@ func (t *transaction) recovery() (Recovery, error) {
 	return r, err
 }
 
-// rollback puts everything back and drops the journal. It may be interrupted
-// and repeated.
+// rollback restores the saved state and drops the journal. It may be interrupted and repeated.
 func (t *transaction) rollback() error {
 	for _, s := range t.Files {
 		if err := t.restore(s); err != nil {
-			return fmt.Errorf("put %s back: %w; the saved copies are in %s", filepath.Join(t.dir, s.Name),
+			return fmt.Errorf("restore %s: %w; the saved copies are in %s", filepath.Join(t.dir, s.Name),
 				err, t.backup())
 		}
 	}
 	if err := t.restoreVendor(); err != nil {
-		return fmt.Errorf("put the vendor directory back: %w; it is in %s", err, t.backup())
+		return fmt.Errorf("restore the vendor directory: %w; it is in %s", err, t.backup())
 	}
 	if err := atomicfile.SyncDir(t.dir); err != nil {
 		return err
@@ -377,7 +368,7 @@ func (t *transaction) restore(s saved) error {
 		return t.clear(s.Name)
 	}
 	if now == s.SHA256 {
-		return nil // unchanged, or put back before
+		return nil // unchanged, or already restored
 	}
 	if sum, err := digest(copied); err != nil {
 		return err
@@ -399,7 +390,7 @@ func (t *transaction) restoreVendor() error {
 		return t.clear(vendorName)
 	case vendorMoved:
 		if _, err := os.Lstat(t.backup(vendorName)); errors.Is(err, fs.ErrNotExist) {
-			return nil // not moved yet, or put back before
+			return nil // not moved yet, or already restored
 		} else if err != nil {
 			return err
 		}

@@ -126,7 +126,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"plan", "-release", "5.14.0", "-variant", "ng"}, 1, "no next-generation compiler"},
 		{[]string{"sweep"}, 2, "-older is missing"},
 		{[]string{"plan", "-release", "5.2.5", "-dir", "/no/such/dir"}, 2, "/no/such/dir"},
-		{[]string{"plan", "-release", "5.2.5", "-edition", "fips"}, 1, "no edition"},
+		{[]string{"plan", "-release", "5.2.5", "-edition", "fips"}, 1, "unknown edition"},
 		{[]string{"list", "-releases", "/no/such/file"}, 2, "/no/such/file"},
 	} {
 		code, stdout, stderr := call(t, c.args...)
@@ -166,7 +166,7 @@ func TestPlan(t *testing.T) {
 	for _, want := range []string{"path 3", "row 2, which is wrong",
 		"cbda400a37ee4b057793ba485f412e8087aea12a", "tykio/tyk-plugin-compiler:v5.2.5",
 		"plugin_v5.2.5_linux_amd64.so", "\ngo mod tidy\n", "to do   go.mod:3: go 1.26.0",
-		"AddFooBarHeader can be a request hook"} {
+		"AddFooBarHeader has the signature of a request hook"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

@@ -301,7 +301,7 @@ func TestBuildRefuses(t *testing.T) {
 		"id of 3.0.0": {version: "3.0.0", q: compiler.Request{ID: "a"}, unsupported: true,
 			want: "takes no plugin id"},
 		"arm64 for 4.0.8": {version: "4.0.8", q: compiler.Request{GOARCH: "arm64"},
-			unsupported: true, want: "linux/amd64 alone"},
+			unsupported: true, want: "only for linux/amd64"},
 		"arm64 for 4.1.0": {version: "4.1.0", q: compiler.Request{GOARCH: "arm64"},
 			unsupported: true, want: "no C compiler"},
 		"s390x": {q: compiler.Request{GOARCH: "s390x"}, unsupported: true,
@@ -346,7 +346,7 @@ func TestBuildRefuses(t *testing.T) {
 		"source excluded": {q: compiler.Request{Exclude: []string{"/*.go"}}, want: "no Go source"},
 		"two digests": {q: compiler.Request{Image: pluginbuild.Image{Ref: "x@sha256:" +
 			strings.Repeat("ab", 32), Digest: "sha256:" + strings.Repeat("cd", 32)}},
-			want: "another digest"},
+			want: "is not the pinned"},
 		"exclude": {q: compiler.Request{Exclude: []string{"[x"}}, want: "exclude"},
 		"go.work with bind": {q: compiler.Request{Bind: true, Dir: plugin(t, tiny, map[string]string{
 			"go.work": ""})}, want: "go.work is in the way"},

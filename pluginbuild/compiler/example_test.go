@@ -151,7 +151,7 @@ func ExampleReference() {
 	// docker.io/tykio/tyk-plugin-compiler:v5.8.14 <nil>
 	// docker.io/tykio/tyk-plugin-compiler-fips:v5.8.14 <nil>
 	// mirror.example.org/tyk-plugin-compiler@sha256:5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a <nil>
-	//  choose image: request refused: not supported by this release: compiler image of 5.8.14: there is no -el7 variant
+	//  choose image: request refused: not supported by this release: compiler image of 5.8.14: no -el7 variant
 }
 
 func ExampleBuilder_LoadTest() {

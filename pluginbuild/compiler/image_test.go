@@ -329,7 +329,7 @@ func TestImageReference(t *testing.T) {
 			"docker.io/tykio/tyk-plugin-compiler:v4.0.8"},
 		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic", EL7: true},
 			"docker.io/tykio/tyk-plugin-compiler:v5.0.5-el7"},
-		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic"}, "ask for the -el7 or the plain image"},
+		{"5.0.5", pluginbuild.Image{Distro: "ubuntu/bionic"}, "choose the -el7 image if"},
 		{"5.2.5", pluginbuild.Image{Distro: "ubuntu/bionic"},
 			"docker.io/tykio/tyk-plugin-compiler:v5.2.5"},
 		{"5.2.5", pluginbuild.Image{Digest: digest}, "docker.io/tykio/tyk-plugin-compiler@" + digest},
