@@ -163,7 +163,7 @@ func TestPlan(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Errorf("exit code %d, %s", code, stderr)
 	}
-	for _, want := range []string{"path 3", "row 2, which is wrong",
+	for _, want := range []string{"path 3", "Row 2 of the procedure's table fits this pair, but is wrong",
 		"cbda400a37ee4b057793ba485f412e8087aea12a", "tykio/tyk-plugin-compiler:v5.2.5",
 		"plugin_v5.2.5_linux_amd64.so", "\ngo mod tidy\n", "to do   go.mod:3: go 1.26.0",
 		"AddFooBarHeader has the signature of a request hook"} {

@@ -28,33 +28,33 @@ type Artifact struct {
 	GOARCH  string `json:"goarch"`
 	Image   string `json:"image"`    // reference
 	ImageID string `json:"image_id"` // digest of the image's configuration
-	// of the registry's manifest; none for images that came from a file
+	// of the registry's manifest; empty for images from a file
 	ImageDigest string `json:"image_digest,omitempty"`
-	// as the file says: "go1.19.13"; Go 1.12 left nothing
+	// from the file, such as "go1.19.13"; empty with Go 1.12
 	GoVersion string `json:"go_version,omitempty"`
-	// the plugin's; none where it was built without modules
+	// the plugin's; empty if it was built without modules
 	ModulePath string `json:"module_path,omitempty"`
-	// linked into the plugin, as the file says
+	// modules linked into the plugin, from the file
 	Modules []ModuleVersion `json:"modules,omitempty"`
 }
 
 // ModuleVersion is one module in a plugin.
 type ModuleVersion struct {
 	Path    string `json:"path"`
-	Version string `json:"version,omitempty"` // "(devel)" for those of the compiler's workspace
-	Replace string `json:"replace,omitempty"` // path@version that took its place
+	Version string `json:"version,omitempty"` // "(devel)" for modules of the compiler's workspace
+	Replace string `json:"replace,omitempty"` // path@version of the replacement
 }
 
-// maxResult bounds what is taken from a container. The gateway itself has 545 MB
-// with all its symbols (5.14.0).
+// maxResult limits the size of a file from a container. The gateway itself has 545 MB with all
+// its symbols (5.14.0).
 const maxResult = 1 << 30
 
-// machines are the processors that gateways are packaged for.
+// machines are the processors that Tyk packages gateways for.
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64,
 	"s390x": elf.EM_S390}
 
-// collect fetches the plugin, under the one name that the release's compiler
-// gives it: the script moves other .so files too.
+// collect copies the plugin out of the container. It takes only the file with the release's name
+// for it, because the script also moves other .so files.
 func (b *Builder) collect(ctx context.Context, id string, q *Request, img found) (Artifact, error) {
 	name := q.output()
 	object := filepath.Join(q.OutputDir, name)
@@ -66,13 +66,13 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 	if err != nil {
 		e := fail(ctx, StageCollect, object, err)
 		if errdefs.IsNotFound(err) {
-			e.Next = "the compiler ended well but left no file of the name that this release gives it; is " +
-				"the image that of the release?"
+			e.Next = "the compiler succeeded but wrote no file with this release's name: check that the " +
+				"image is for this release"
 		}
 		return a, e
 	}
 	defer body.Close()
-	var bad error // of the check, to tell it from a full disk
+	var bad error // of the check, not of the disk
 	sum, err := atomicfile.Write(ctx, object, atomicfile.Options{Mode: 0o644,
 		Check: func(f *os.File) error {
 			bad = inspect(f, &a, q.Release.Compiler.Mode == pluginbuild.Workspace)
@@ -84,10 +84,10 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 			return fmt.Errorf("read the engine's answer: %w", err)
 		}
 		if h.Typeflag != tar.TypeReg {
-			return fmt.Errorf("%s in the container is not a regular file", name)
+			return fmt.Errorf("copy %s from the container: not a regular file", name)
 		}
 		if h.Size > maxResult {
-			bad = fmt.Errorf("%w: %d bytes, and no plugin has more than %d", ErrTooLarge, h.Size, maxResult)
+			bad = fmt.Errorf("%w: %d bytes; a plugin has at most %d", ErrTooLarge, h.Size, maxResult)
 			return bad
 		}
 		_, err = io.Copy(w, t)
@@ -96,8 +96,8 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 	if err != nil {
 		e := fail(ctx, StageCollect, object, err)
 		if bad != nil {
-			e.Next = "the image does not do what the release's official compiler does; nothing was " +
-				"put in place"
+			e.Next = "use an image that works like the release's official compiler; the output directory " +
+				"is unchanged"
 		}
 		return a, e
 	}
@@ -105,8 +105,8 @@ func (b *Builder) collect(ctx context.Context, id string, q *Request, img found)
 	return a, nil
 }
 
-// inspect checks that f is a plugin for the requested architecture, and reads
-// what Go left in it.
+// inspect checks that f is a plugin for the requested architecture, and reads its build
+// information.
 func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
 	e, err := elf.NewFile(f)
 	if err != nil {
@@ -114,14 +114,14 @@ func inspect(f io.ReaderAt, a *Artifact, modules bool) error {
 	}
 	switch {
 	case e.Type != elf.ET_DYN:
-		return fmt.Errorf("the compiler's result is not a shared object but %s", e.Type)
+		return fmt.Errorf("the compiler's result is %s, not a shared object", e.Type)
 	case e.Machine != machines[a.GOARCH]:
 		return fmt.Errorf("the compiler's result is for %s, not for %s",
 			strings.TrimPrefix(e.Machine.String(), "EM_"), a.GOARCH)
 	}
 	info, err := buildinfo.Read(f)
 	if err != nil {
-		// Outside of module mode Go 1.12 left no build information.
+		// Without modules, Go 1.12 writes no build information.
 		if modules {
 			return fmt.Errorf("the compiler's result is not from Go: %w", err)
 		}

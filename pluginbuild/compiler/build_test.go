@@ -299,7 +299,7 @@ func TestBuildRefuses(t *testing.T) {
 		"name as a flag":     {q: compiler.Request{Name: "-x.so"}, want: "plain file name"},
 		"id":                 {q: compiler.Request{ID: "a/b"}, want: "plugin id"},
 		"id of 3.0.0": {version: "3.0.0", q: compiler.Request{ID: "a"}, unsupported: true,
-			want: "takes no plugin id"},
+			want: "does not accept a plugin id"},
 		"arm64 for 4.0.8": {version: "4.0.8", q: compiler.Request{GOARCH: "arm64"},
 			unsupported: true, want: "only for linux/amd64"},
 		"arm64 for 4.1.0": {version: "4.1.0", q: compiler.Request{GOARCH: "arm64"},
@@ -349,9 +349,9 @@ func TestBuildRefuses(t *testing.T) {
 			want: "is not the pinned"},
 		"exclude": {q: compiler.Request{Exclude: []string{"[x"}}, want: "exclude"},
 		"go.work with bind": {q: compiler.Request{Bind: true, Dir: plugin(t, tiny, map[string]string{
-			"go.work": ""})}, want: "go.work is in the way"},
+			"go.work": ""})}, want: "go.work would hide"},
 		"exclude with bind": {q: compiler.Request{Exclude: []string{"x"}, Bind: true},
-			want: "seen whole"},
+			want: "exclude patterns have no effect"},
 		"reserved variable": {o: compiler.Options{Env: map[string]string{"GITHUB_TAG": "v9"}},
 			want: "GITHUB_TAG is set by"},
 		"variable without name": {o: compiler.Options{Env: map[string]string{"": "x"}},
@@ -361,10 +361,10 @@ func TestBuildRefuses(t *testing.T) {
 		"capability": {o: compiler.Options{Limits: compiler.Limits{Capabilities: []string{
 			"all!"}}}, want: "capability"},
 		"no digest": {o: compiler.Options{RequireDigest: true},
-			want: "is not pinned, and a digest is required"},
+			want: "is not pinned, but a digest is required"},
 		"name has the suffix": {q: compiler.Request{Name: "plugin_v5.2.5_linux_amd64.so"},
 			want: "name it plugin.so"},
-		"relative mount": {o: compiler.Options{Mounts: []string{"certs"}}, want: "both absolute"},
+		"relative mount": {o: compiler.Options{Mounts: []string{"certs"}}, want: "absolute paths"},
 		"netrc":          {o: compiler.Options{Netrc: dir}, want: "not a regular file"},
 		"pull policy":    {o: compiler.Options{Pull: "sometimes"}, want: "pull policy"},
 	} {

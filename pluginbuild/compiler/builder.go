@@ -25,35 +25,35 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// Options changes how a [Builder] works. The zero value is useful.
+// Options configures a [Builder]. The zero value is useful.
 type Options struct {
-	Pull          PullPolicy        // "": PullMissing
+	Pull          PullPolicy        // empty: PullMissing
 	RequireDigest bool              // refuse images that are not pinned by digest or ID
 	Auth          AuthFunc          // registry credentials; nil: ConfigAuth("")
 	Env           map[string]string // for the compiler: GOPROXY, GOPRIVATE, HTTPS_PROXY, …
-	// file with credentials for module hosts; only the container sees a copy
+	// file with credentials for module hosts; the container gets a copy
 	Netrc string
-	// "source[:target]", directories of the engine's machine shown read-only: a file:// proxy,
-	// certificates
+	// "source[:target]": directories of the engine's machine to mount read-only, such as a file://
+	// proxy or certificates
 	Mounts []string
 	Limits Limits
-	// prefix of the volumes that keep Go's caches; "": "tykupgrade"; "none": keep nothing
+	// prefix of the volumes for Go's caches; empty: "tykupgrade"; "none": no caches
 	Caches string
-	// put on all containers and volumes, besides our own; narrows Sweep, ListCaches and RemoveCaches
+	// labels for all containers and volumes; Sweep, ListCaches and RemoveCaches select by them
 	Labels   map[string]string
 	Log      *slog.Logger // nil: silent
-	Progress func(Event)  // nil: none. Never called by two goroutines at once
+	Progress func(Event)  // called by one goroutine at a time; may be nil
 }
 
-// Limits of a container. The zero value bounds memory and processes widely.
+// Limits are the limits of a container. The zero value has wide limits of memory and processes.
 type Limits struct {
-	Memory  int64   // bytes, swap included; 0: 16 GiB, -1: none
+	Memory  int64   // bytes, including swap; 0: 16 GiB, -1: none
 	CPUs    float64 // cores; 0: all
 	PIDs    int64   // processes and threads; 0: 4096, -1: none
-	Network string  // "none", "host" or a network's name; "": the engine's default
+	Network string  // "none", "host" or a network's name; empty: the engine's default
 
-	// Capabilities that the container has besides those to write files (CHOWN,
-	// DAC_OVERRIDE, FOWNER), such as "SYS_NICE". The official compilers need none.
+	// Capabilities of the container in addition to CHOWN, DAC_OVERRIDE and FOWNER, such as
+	// "SYS_NICE". The official compilers need none.
 	Capabilities []string
 }
 
@@ -62,62 +62,60 @@ const (
 	defaultPIDs   = 4096
 )
 
-// Request is one plugin to compile for one release.
+// Request describes a plugin to compile for a release. Release and Dir are required.
 type Request struct {
 	Release pluginbuild.Release
 	Dir     string // the plugin's module
 	Image   pluginbuild.Image
 
-	Name      string   // "": plugin.so. The compiler adds release and platform from 4.1.0 on
-	ID        string   // plugin id, for releases that take one: makes the plugin's module name unique
-	GOOS      string   // "": linux
-	GOARCH    string   // "": amd64. Others need a release that cross-compiles
-	OutputDir string   // where the plugin is put; "": Dir
-	Exclude   []string // what not to upload, in the syntax of .dockerignore
-	// mount Dir instead of uploading a copy: local engines only, see [Builder.Build]
+	Name      string   // empty: plugin.so. From 4.1.0 on the compiler adds release and platform
+	ID        string   // plugin id: makes the module name unique, if the release supports it
+	GOOS      string   // empty: linux
+	GOARCH    string   // empty: amd64. Others need a release that cross-compiles
+	OutputDir string   // directory for the plugin; empty: Dir
+	Exclude   []string // patterns of files not to upload, as in .dockerignore
+	// mount Dir instead of uploading a copy; local engines only, see [Builder.Build]
 	Bind bool
 
-	GoGet  bool // GO_GET=1: the script gets the gateway's module first; from 5.2.3
-	GoTidy bool // GO_TIDY=1: it tidies first; from 5.2.4
-	Debug  bool // DEBUG=1: it prints more; from 5.2.4
+	GoGet  bool // GO_GET=1: first get the gateway's module; from 5.2.3
+	GoTidy bool // GO_TIDY=1: first tidy; from 5.2.4
+	Debug  bool // DEBUG=1: print more; from 5.2.4
 
-	NoValidate bool // VALIDATE=0: the next-generation compiler does not check what it has built
+	NoValidate bool // VALIDATE=0: the next-generation compiler does not check its output
 
-	// Provenance writes an in-toto statement next to the plugin, named after it with
-	// [ProvenanceSuffix]: the digests of image, source tree, go.mod and go.sum. If the source
-	// changed meanwhile there is an error of [StageCollect] instead, and the plugin.
+	// Provenance writes an in-toto statement next to the plugin, with the suffix
+	// [ProvenanceSuffix]. It has the digests of image, source tree, go.mod and go.sum. If the
+	// source changes meanwhile, Build writes the plugin and returns an error of [StageCollect].
 	Provenance bool
 
-	// the compiler's output in full; nil: dropped. Their errors do not stop the build
+	// The complete output of the compiler; nil drops it. Write errors do not stop the build.
 	Stdout, Stderr io.Writer
 }
 
-// output is the name of the file that the compiler leaves.
+// output returns the name of the compiler's output file.
 func (q *Request) output() string { return q.Release.Output(q.Name, q.GOOS, q.GOARCH) }
 
-// Labels that this package puts on what it creates.
+// Labels of containers and volumes that this package creates.
 const (
 	LabelRun     = "com.example.tykupgrade.run"     // random, one for each Builder
 	LabelKind    = "com.example.tykupgrade.kind"    // compile, loadtest, build-cache, module-cache
 	LabelRelease = "com.example.tykupgrade.release" // of the gateway
 )
 
-// Builder compiles plugins in an engine. Its methods may be called by several
-// goroutines.
+// Builder compiles plugins in an engine. Several goroutines may call its methods.
 type Builder struct {
 	engine engine
 	o      Options
 	run    string
 
 	mu       sync.Mutex
-	images   map[string]bool // references of images that this Builder brought
-	platform string          // of the engine, once it has answered
+	images   map[string]bool // references of images that this Builder pulled or loaded
+	platform string          // of the engine, after its first answer
 
 	events sync.Mutex
 }
 
-// New returns a Builder for an engine. It asks nothing of the engine yet. Connect
-// finds the client as the docker command does.
+// New returns a Builder for an engine. It does not connect. [Connect] returns a client.
 func New(c *client.Client, o Options) *Builder { return newBuilder(docker{c}, o) }
 
 func newBuilder(e engine, o Options) *Builder {
@@ -134,30 +132,27 @@ func newBuilder(e engine, o Options) *Builder {
 	return &Builder{engine: e, o: o, run: rand.Text(), images: map[string]bool{}}
 }
 
-// Run returns the identity of this Builder: the value of the label [LabelRun]
-// on all that it creates.
+// Run returns the value of [LabelRun] on all containers and volumes of this Builder.
 func (b *Builder) Run() string { return b.run }
 
-// Build compiles a plugin and puts it into the output directory, under the
-// name that the release's gateway looks for, replacing an older one in one
-// step. The container is linux/amd64, whatever the target; that of a next-generation
-// compiler has the engine's own processor where the image has it.
+// Build compiles a plugin and writes it to the output directory. The file has the name that the
+// release's gateway looks for, and replaces an older one atomically. The container runs on
+// linux/amd64 for any target. A next-generation compiler uses the engine's own processor if its
+// image supports it.
 //
-// A copy of the source is uploaded, so remote engines work and nothing in Dir changes. Left out are
-// what the compiler's script would not copy or would damage: names that begin with a dot (a
-// next-generation compiler copies those) and .so files, both in Dir itself, and .git directories,
-// and a go.work in Dir. Symbolic links that lead out of Dir are refused.
+// Build uploads a copy of the source, so remote engines work and nothing in Dir changes. It omits
+// files that the compiler's script would ignore or damage: .git directories, go.work, .so files in
+// Dir, and names in Dir that begin with a dot. A next-generation compiler gets the last. Build
+// refuses symbolic links out of Dir.
 //
-// With Bind, Dir is mounted instead, writable, because the script itself writes
-// the plugin there, not in one step. Other .so files in Dir are refused then:
-// the script would make them root's.
+// With Bind, Build mounts Dir writable. The script then writes the plugin there itself, not
+// atomically. Build refuses other .so files in Dir, because the script would give them to root.
 //
-// An impossible request is an error of kind [ErrRequest], found before anything is done.
-// Other errors are an [Error] with its stage; with one of [StageRemove] the
-// plugin is in place and only its container could not be removed. Where a build
-// fails and its container stays as well, both errors are joined, the build's
-// first. When ctx ends, the container is removed before Build returns, which
-// takes up to half a minute where the engine does not answer; the caches stay.
+// Build returns an error of kind [ErrRequest] before anything changes. Other errors are an [Error]
+// with its stage. With an error of [StageRemove] the plugin is complete, but its container is not
+// removed. If a build fails and its container stays too, the errors are joined, the build's first.
+// If ctx ends, Build removes the container before it returns. That takes up to half a minute if
+// the engine does not answer. The caches stay.
 func (b *Builder) Build(ctx context.Context, q Request) (Artifact, error) {
 	q, err := b.check(q)
 	if err != nil {
@@ -202,17 +197,17 @@ var (
 		"GOOS": "the requested target", "GOARCH": "the requested target",
 		"GOCACHE": "the caches", "GOMODCACHE": "the caches", "NETRC": "the netrc file",
 		"EDITION": "the image", "FIPS": "the image", "TYK_GLIBC_TARGET": "the image",
-		"VALIDATE": "an option of its own",
-		"GO_GET":   "an option of its own", "GO_TIDY": "an option of its own",
-		"DEBUG":              "an option of its own",
+		"VALIDATE": "a separate option",
+		"GO_GET":   "a separate option", "GO_TIDY": "a separate option",
+		"DEBUG":              "a separate option",
 		"PLUGIN_SOURCE_PATH": "the upload", "PLUGIN_BUILD_PATH": "the upload",
 	}
 )
 
-// check refuses what cannot work and fills in the defaults.
+// check validates a request and sets the defaults.
 func (b *Builder) check(q Request) (Request, error) {
 	if q.Release.Version == nil {
-		return q, refuse("plugin", "no release given; Lookup finds one")
+		return q, refuse("plugin", "no release given; get one from Lookup")
 	}
 	var err error
 	if q.Release, err = q.Release.WithVariant(q.Image.Variant); err != nil {
@@ -237,24 +232,24 @@ func (b *Builder) check(q Request) (Request, error) {
 		return q, unsupported("its compiler image is broken: %s; name a repaired image, or choose the "+
 			"next patch release", strings.Join(q.Release.Notes, "; "))
 	case q.ID != "" && !idRule.MatchString(q.ID):
-		return q, refuse(object, "plugin id %q: only letters, digits, - and _, and a letter or "+
-			"digit first", q.ID)
+		return q, refuse(object, "invalid plugin id %q: want letters, digits, - and _, beginning with "+
+			"a letter or digit", q.ID)
 	case q.ID != "" && !c.PluginID:
-		return q, unsupported("its compiler takes no plugin id")
+		return q, unsupported("its compiler does not accept a plugin id")
 	case q.GOOS != "linux":
 		return q, unsupported("GOOS %s: gateways run on linux", q.GOOS)
 	case q.GOARCH != "amd64" && !c.PlatformArgs:
-		return q, unsupported("GOARCH %s: its compiler builds for linux/amd64 alone", q.GOARCH)
+		return q, unsupported("GOARCH %s: its compiler builds only for linux/amd64", q.GOARCH)
 	case c.Variant == pluginbuild.NextGen && q.Image.Ref == "" && !c.Crosses(q.GOARCH,
 		q.Image.Edition):
-		return q, unsupported("GOARCH %s: no gateway of this edition is published for it, and the "+
-			"compiler refuses it", q.GOARCH)
+		return q, unsupported("GOARCH %s: this edition has no gateway for it, and the compiler refuses "+
+			"it", q.GOARCH)
 	case c.Variant != pluginbuild.NextGen && !c.Crosses(q.GOARCH, q.Image.Edition) &&
 		b.o.Env["CC"] == "":
-		return q, unsupported("GOARCH %s: its compiler sets no C compiler for it; set CC in its "+
-			"environment if the image has one", q.GOARCH)
+		return q, unsupported("GOARCH %s: its compiler selects no C compiler for it; set CC in Env if "+
+			"the image has one", q.GOARCH)
 	case machines[q.GOARCH] == 0:
-		return q, refuse(object, "GOARCH %q is not one that gateways run on: %s", q.GOARCH,
+		return q, refuse(object, "unsupported GOARCH %q (want %s)", q.GOARCH,
 			strings.Join(slices.Sorted(maps.Keys(machines)), ", "))
 	}
 	for flag, asked := range map[string]bool{"GO_GET": q.GoGet, "GO_TIDY": q.GoTidy, "DEBUG": q.Debug,
@@ -271,8 +266,8 @@ func (b *Builder) check(q Request) (Request, error) {
 		return q, err
 	}
 	if _, pinned := ref.(reference.Digested); b.o.RequireDigest && !pinned && q.Image.Digest == "" {
-		return q, refuse(object, "the image %s is not pinned, and a digest is required; give the "+
-			"digest that an earlier build recorded, or that the registry shows", ref)
+		return q, refuse(object, "the image %s is not pinned, but a digest is required; take it from an "+
+			"earlier build or from the registry", ref)
 	}
 	if err := b.checkOptions(object); err != nil {
 		return q, err
@@ -294,7 +289,7 @@ func (b *Builder) check(q Request) (Request, error) {
 	return q, checkSource(object, &q)
 }
 
-// checkOutput refuses what would only fail once the compiler is through.
+// checkOutput finds faults of the output directory before the compiler runs.
 func checkOutput(object, dir, name string) error {
 	if info, err := os.Stat(dir); err != nil {
 		return refuse(object, "output directory: %w", err)
@@ -318,29 +313,29 @@ func checkOutput(object, dir, name string) error {
 func (b *Builder) checkOptions(object string) error {
 	o := b.o
 	if !slices.Contains([]PullPolicy{PullMissing, PullAlways, PullNever}, o.Pull) {
-		return refuse(object, "pull policy %q: choose %s, %s or %s", o.Pull, PullMissing, PullAlways,
-			PullNever)
+		return refuse(object, "unknown pull policy %q (want %s, %s or %s)", o.Pull, PullMissing,
+			PullAlways, PullNever)
 	}
 	for k, v := range o.Env {
 		switch {
 		case !envRule.MatchString(k) || strings.ContainsRune(v, 0):
-			return refuse(object, "environment variable %q has no usable name or value", k)
+			return refuse(object, "environment variable %q has an invalid name or value", k)
 		case reservedTo[k] != "":
 			return refuse(object, "environment variable %s is set by %s", k, reservedTo[k])
 		}
 	}
 	if l := o.Limits; l.Memory < -1 || l.CPUs < 0 || l.PIDs < -1 {
-		return refuse(object, "a limit is negative; -1 means no limit of memory or processes")
+		return refuse(object, "a limit is negative; for no limit of memory or processes use -1")
 	}
 	for _, c := range o.Limits.Capabilities {
 		if !capRule.MatchString(c) {
-			return refuse(object, "capability %q: want a name such as CHOWN", c)
+			return refuse(object, "invalid capability %q: want a name such as SYS_NICE", c)
 		}
 	}
 	for _, m := range o.Mounts {
 		source, target := splitMount(m)
 		if !strings.HasPrefix(source, "/") || !strings.HasPrefix(target, "/") {
-			return refuse(object, "mount %q: source[:target], both absolute", m)
+			return refuse(object, "invalid mount %q: want source[:target] with absolute paths", m)
 		}
 	}
 	if o.Netrc != "" {
@@ -372,8 +367,8 @@ func (b *Builder) connect(ctx context.Context) error {
 	e := fail(ctx, StageConnect, "Docker engine", err)
 	switch at.address {
 	case "":
-	case "http://docker.example.com": // what docker/cli calls all ssh:// hosts
-		e.Next = "the engine is reached by ssh: ssh HOST docker version must work without questions"
+	case "http://docker.example.com": // docker/cli's name for all ssh:// hosts
+		e.Next = "make sure that `ssh HOST docker version` works without a question"
 	default:
 		e.Object += " at " + at.address
 	}

@@ -19,24 +19,23 @@ const (
 	moduleCache = "module-cache"
 )
 
-// Cache is a volume with what Go keeps between builds.
+// Cache is a volume with one of Go's caches.
 type Cache struct {
 	Name    string `json:"name"`
 	Kind    string `json:"kind"`              // "build-cache" or "module-cache"
-	Image   string `json:"image,omitempty"`   // start of the ID of the image that it belongs to
-	Created string `json:"created,omitempty"` // as the engine says it
+	Image   string `json:"image,omitempty"`   // beginning of the ID of its image
+	Created string `json:"created,omitempty"` // in the engine's format
 }
 
-// labelImage says which image a cache belongs to.
+// labelImage has the image of a cache.
 const labelImage = "com.example.tykupgrade.image"
 
-// caches returns the volumes that the containers of an image mount, and the
-// environment of its compiler.
+// caches returns the volumes that the containers of an image mount, and the environment of its
+// compiler.
 //
-// Each image has caches of its own: what one image leaves there another would link
-// into plugins, so that a hostile image could change what the official one builds.
-// An engine fills an empty volume with what the image has at that place, and some
-// images (5.1.0) carry modules there, without which they need the network.
+// Images do not share caches, because a hostile image could change the builds of the official
+// one. An engine fills an empty volume with the image's files. Some images (5.1.0) have modules
+// there and would otherwise need the network.
 func (b *Builder) caches(img found) ([]mounted, map[string]string) {
 	env := maps.Clone(b.o.Env)
 	if env == nil {
@@ -63,9 +62,8 @@ func (b *Builder) caches(img found) ([]mounted, map[string]string) {
 	return mounts, env
 }
 
-// ListCaches returns the caches that Builders of any run have made with the same
-// Caches and with all of this Builder's Labels; where Caches is "none", with any
-// prefix.
+// ListCaches returns the caches with this Builder's prefix and Labels, of all runs. If Caches is
+// "none", it ignores the prefix.
 func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 	list, err := b.engine.list(ctx, volumes, b.o.Labels)
 	if err != nil {
@@ -83,8 +81,8 @@ func (b *Builder) ListCaches(ctx context.Context) ([]Cache, error) {
 	return found, nil
 }
 
-// RemoveCaches removes the caches that ListCaches lists and returns the names
-// of those removed. A cache in use by a running build stays, and is an error.
+// RemoveCaches removes the caches of [Builder.ListCaches] and returns the names of removed ones. A
+// cache that a running build uses stays and is an error.
 func (b *Builder) RemoveCaches(ctx context.Context) ([]string, error) {
 	list, err := b.ListCaches(ctx)
 	if err != nil {
@@ -100,7 +98,7 @@ func (b *Builder) RemoveCaches(ctx context.Context) ([]string, error) {
 		default:
 			e := fail(ctx, StageRemove, "volume "+c.Name, err)
 			if errdefs.IsConflict(err) {
-				e.Retry, e.Next = true, "a container uses it; wait for its end"
+				e.Retry, e.Next = true, "wait for the end of the container that uses it"
 			}
 			errs = append(errs, e)
 		}

@@ -52,8 +52,8 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 		j.upload = nil
 	}
 	if limits.Network == "none" && q.Release.Compiler.FetchesModules {
-		b.log(ctx, "the compiler image holds no modules and the network is off: only what the module "+
-			"cache has can be used")
+		b.log(ctx, "the compiler image has no modules and the network is off: it uses the module cache "+
+			"alone")
 	}
 	_, err := b.runJob(ctx, j)
 	var e *Error
@@ -63,8 +63,8 @@ func (b *Builder) compile(ctx context.Context, q *Request, img found) (Artifact,
 	return a, err
 }
 
-// compilerArgs are the arguments of the compiler's script. Trailing ones are
-// left out where they are the default, because older scripts ignore them.
+// compilerArgs returns the arguments of the compiler's script. It omits trailing defaults, because
+// older scripts ignore these arguments.
 func compilerArgs(q *Request) []string {
 	args := []string{q.Name}
 	// Without arguments the next-generation script builds for its own processor.
@@ -78,7 +78,7 @@ func compilerArgs(q *Request) []string {
 	return args
 }
 
-// mounts adds those of the options.
+// mounts adds the mounts of the options.
 func (b *Builder) mounts(list []mounted) []mounted {
 	for _, m := range b.o.Mounts {
 		source, target := splitMount(m)
@@ -102,8 +102,8 @@ func home(img found) string {
 	return "/root"
 }
 
-// writeUpload writes what goes into the container before it starts: the
-// source, and a copy of netrc that only root can read.
+// writeUpload writes the files that the container needs: the source, and a copy of netrc that only
+// root can read.
 func (b *Builder) writeUpload(ctx context.Context, w io.Writer, q *Request, netrc string) error {
 	if netrc != "" {
 		data, err := os.ReadFile(b.o.Netrc)
@@ -137,8 +137,7 @@ func (b *Builder) writeUpload(ctx context.Context, w io.Writer, q *Request, netr
 	defer root.Close()
 	left, err := writeSource(w, root.FS(), q.exclusions())
 	if len(left) > 0 {
-		b.log(ctx, "not uploaded, because the compiler would not copy it or would damage it", "paths",
-			left)
+		b.log(ctx, "not uploaded, because the compiler would ignore or damage these", "paths", left)
 	}
 	return err
 }

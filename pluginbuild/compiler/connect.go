@@ -22,23 +22,21 @@ import (
 	"github.com/docker/docker/client"
 )
 
-// ConnectOptions says which engine to use. The zero value finds it as the
-// docker command does: DOCKER_HOST, DOCKER_CONTEXT, the current context of
-// config.json, the local socket.
+// ConnectOptions selects an engine. The zero value selects it as the docker command does:
+// DOCKER_HOST, DOCKER_CONTEXT, the current context of config.json, the local socket.
 type ConnectOptions struct {
 	Host      string // unix:///run/docker.sock, tcp://host:2376, ssh://user@host
 	Context   string // name of a docker context; not together with Host
-	ConfigDir string // "": $DOCKER_CONFIG, else ~/.docker
+	ConfigDir string // empty: $DOCKER_CONFIG, or ~/.docker
 }
 
 // Connect returns a client for an engine, with version negotiation. It reads configuration files
-// and dials nothing; the first call of a [Builder] does. TLS comes from DOCKER_TLS_VERIFY and
-// DOCKER_CERT_PATH (without it ConfigDir), or from the context. For ssh:// hosts the system's ssh
-// runs `docker system dial-stdio` there, so its keys, agent and configuration count; each API call
-// is one ssh process.
+// but does not connect; the first call of a [Builder] does. TLS settings come from the context,
+// or from DOCKER_TLS_VERIFY and DOCKER_CERT_PATH (default ConfigDir). For an ssh:// host each API
+// call runs the system's ssh with `docker system dial-stdio`. So ssh's keys, agent and
+// configuration apply.
 //
-// Errors are an [Error] of [StageConnect]; no retry helps. Close the client
-// after use.
+// The error is an [Error] of [StageConnect]; a retry does not help. Close the client after use.
 func Connect(o ConnectOptions) (*client.Client, error) {
 	c, err := connect(o)
 	if err != nil {
@@ -56,7 +54,7 @@ func Connect(o ConnectOptions) (*client.Client, error) {
 
 func connect(o ConnectOptions) (*client.Client, error) {
 	if o.Host != "" && o.Context != "" {
-		return nil, errors.New("both a host and a context are given; choose one")
+		return nil, errors.New("both a host and a context are set; choose one")
 	}
 	opts := []client.Opt{client.WithAPIVersionNegotiation(), client.WithVersionFromEnv()}
 	host, name := o.Host, o.Context
@@ -103,9 +101,9 @@ func connect(o ConnectOptions) (*client.Client, error) {
 	return client.NewClientWithOpts(opts...)
 }
 
-// tlsFromEnv is the client's own, which would leave out TLS where verification
-// is requested without DOCKER_CERT_PATH; the docker command then looks for the
-// certificates where its configuration is.
+// tlsFromEnv extends the client's own function, which omits TLS if DOCKER_TLS_VERIFY is set
+// without DOCKER_CERT_PATH. The docker command then takes certificates from its configuration
+// directory.
 func tlsFromEnv(host, configDir string) client.Opt {
 	if os.Getenv(client.EnvTLSVerify) == "" || os.Getenv(client.EnvOverrideCertPath) != "" ||
 		!strings.HasPrefix(host, "tcp://") {
@@ -113,12 +111,12 @@ func tlsFromEnv(host, configDir string) client.Opt {
 	}
 	cert, key := filepath.Join(configDir, "cert.pem"), filepath.Join(configDir, "key.pem")
 	if _, err := os.Stat(cert); errors.Is(err, fs.ErrNotExist) {
-		cert, key = "", "" // an engine that asks for none
+		cert, key = "", "" // the engine may not need a client certificate
 	}
 	return client.WithTLSClientConfig(filepath.Join(configDir, "ca.pem"), cert, key)
 }
 
-// fullHost fills in what the docker command lets users leave out of an address.
+// fullHost completes an address as the docker command does.
 func fullHost(host string) string {
 	host = strings.TrimSpace(host)
 	scheme, rest, ok := strings.Cut(host, "://")
@@ -150,8 +148,8 @@ func configDir(dir string) string {
 	return dir
 }
 
-// readContext returns the address of a docker context, and a transport where
-// the context has TLS settings.
+// readContext returns the address of a docker context, and a transport if the context has TLS
+// settings.
 func readContext(configDir, name string) (string, *http.Transport, error) {
 	const endpoint = "docker"
 	type meta struct {
@@ -163,15 +161,15 @@ func readContext(configDir, name string) (string, *http.Transport, error) {
 		store.EndpointTypeGetter(endpoint, func() any { return &meta{} })))
 	data, err := s.GetMetadata(name)
 	if err != nil {
-		return "", nil, fmt.Errorf("docker context %q: %w", name, err)
+		return "", nil, fmt.Errorf("read docker context %q: %w", name, err)
 	}
 	m, ok := data.Endpoints[endpoint].(meta)
 	if !ok || m.Host == "" {
-		return "", nil, fmt.Errorf("docker context %q names no Docker engine", name)
+		return "", nil, fmt.Errorf("read docker context %q: it names no Docker engine", name)
 	}
 	files, err := s.ListTLSFiles(name)
 	if err != nil {
-		return "", nil, fmt.Errorf("docker context %q: TLS files: %w", name, err)
+		return "", nil, fmt.Errorf("read docker context %q: TLS files: %w", name, err)
 	}
 	if len(files[endpoint]) == 0 && !m.SkipTLSVerify {
 		return m.Host, nil, nil
@@ -180,19 +178,19 @@ func readContext(configDir, name string) (string, *http.Transport, error) {
 	pem := map[string][]byte{}
 	for _, file := range files[endpoint] {
 		if pem[file], err = s.GetTLSData(name, endpoint, file); err != nil {
-			return "", nil, fmt.Errorf("docker context %q: %w", name, err)
+			return "", nil, fmt.Errorf("read docker context %q: %w", name, err)
 		}
 	}
 	if ca := pem["ca.pem"]; ca != nil {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(ca) {
-			return "", nil, fmt.Errorf("docker context %q: no certificate in its ca.pem", name)
+			return "", nil, fmt.Errorf("read docker context %q: no certificate in its ca.pem", name)
 		}
 	}
 	if pem["cert.pem"] != nil {
 		pair, err := tls.X509KeyPair(pem["cert.pem"], pem["key.pem"])
 		if err != nil {
-			return "", nil, fmt.Errorf("docker context %q: client certificate: %w", name, err)
+			return "", nil, fmt.Errorf("read docker context %q: client certificate: %w", name, err)
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}
@@ -207,7 +205,7 @@ func loadConfig(dir string) (*configfile.ConfigFile, error) {
 	return config, nil
 }
 
-// Credentials for a registry. The zero value means anonymous access.
+// Credentials are the credentials for a registry. The zero value means anonymous access.
 type Credentials struct {
 	Username, Password string
 	IdentityToken      string // from docker login of a registry that issues one
@@ -220,13 +218,12 @@ func (c Credentials) anonymous() bool {
 	return c == Credentials{}
 }
 
-// AuthFunc finds the credentials for a registry, named as config.json names
-// it: "https://index.docker.io/v1/" for Docker Hub, else host[:port]. Empty
-// credentials mean anonymous access.
+// AuthFunc returns the credentials for a registry. The registry has its name in config.json:
+// "https://index.docker.io/v1/" for Docker Hub, otherwise host[:port].
 type AuthFunc func(ctx context.Context, registry string) (Credentials, error)
 
-// ConfigAuth reads credentials from config.json of a directory ("" as in
-// [ConnectOptions]), through credential helpers where it names some.
+// ConfigAuth reads credentials from config.json in dir, also through credential helpers. An
+// empty dir is as in [ConnectOptions].
 func ConfigAuth(dir string) AuthFunc {
 	return func(ctx context.Context, host string) (Credentials, error) {
 		type answer struct {
@@ -243,7 +240,7 @@ func ConfigAuth(dir string) AuthFunc {
 			}
 			a, err := config.GetAuthConfig(host)
 			if err != nil {
-				err = fmt.Errorf("credentials for %s from %s: %w", host, config.Filename, err)
+				err = fmt.Errorf("read credentials for %s from %s: %w", host, config.Filename, err)
 			}
 			got <- answer{Credentials{
 				Username: a.Username, Password: a.Password, ServerAddress: a.ServerAddress,
@@ -259,12 +256,11 @@ func ConfigAuth(dir string) AuthFunc {
 	}
 }
 
-// WithProxies returns env, for [Options.Env], with the proxy variables that
-// config.json of a directory ("" as in [ConnectOptions]) has for the engine at
-// host, a client's DaemonHost, or else for every engine: HTTP_PROXY, https_proxy
-// and so on, as docker run gives them to containers (docker CLI 28). A variable
-// that env has, in capitals or not, wins. The values may hold passwords, which
-// everybody sees who may inspect the container.
+// WithProxies adds to env, for [Options].Env, the proxy variables of config.json, as docker run
+// does for containers (docker CLI 28). dir is the directory of config.json; empty is as in
+// [ConnectOptions]. host is a client's DaemonHost. Settings for that engine take precedence over
+// those for all engines. A variable in env, in capitals or not, takes precedence over both. The
+// values may have passwords, which anybody can see who can inspect the container.
 func WithProxies(env map[string]string, dir, host string) (map[string]string, error) {
 	config, err := loadConfig(dir)
 	if err != nil {

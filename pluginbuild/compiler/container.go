@@ -15,15 +15,14 @@ import (
 	"example.com/tykupgrade/internal/run"
 )
 
-// cleanupTime is how long removing a container may take once the caller's
-// context has ended.
+// cleanupTime limits the removal of a container after the end of the caller's context.
 const cleanupTime = 30 * time.Second
 
 // job is one container from its creation to its removal.
 type job struct {
 	kind    string // value of LabelKind
 	object  string // for messages
-	op      string // what running it is called
+	op      string // stage of its run
 	spec    creation
 	upload  func(w io.Writer) error // tar for "/"; nil: nothing
 	collect func(id string) error   // after exit code 0; nil: nothing
@@ -31,25 +30,24 @@ type job struct {
 	stderr  io.Writer
 }
 
-// result is how a container ended.
+// result is the outcome of a container.
 type result struct {
 	code           int
 	stdout, stderr string // tails
 }
 
-// runJob creates the container, runs it to its end and removes it, whatever
-// happens. An exit code other than 0 is an error.
+// runJob creates a container, runs it to its end and removes it in any case. An exit code other
+// than 0 is an error.
 func (b *Builder) runJob(ctx context.Context, j job) (r result, err error) {
 	if err := ended(ctx); err != nil {
 		return r, &Error{Op: StageCreate, Object: j.object, Err: err}
 	}
-	// The name is ours, so that a container whose creation got no answer can
-	// be found.
+	// Our own name finds the container even if its creation got no answer.
 	j.spec.name = strings.ToLower("tykupgrade-" + j.kind + "-" + b.run[:8] + "-" + rand.Text()[:8])
 	id := j.spec.name
 	err = b.stage(StageCreate, func() error {
-		// Cancelling this call makes engines answer, and create the container
-		// afterwards nevertheless (20.10, Podman 4.3). So it is let finish.
+		// After a cancel, engines answer but create the container nevertheless (20.10, Podman 4.3).
+		// So this call finishes.
 		create, stop := lasting(ctx, cleanupTime)
 		defer stop()
 		made, warnings, err := b.engine.create(create, &j.spec)
@@ -63,8 +61,7 @@ func (b *Builder) runJob(ctx context.Context, j job) (r result, err error) {
 		return nil
 	})
 	defer func() {
-		// Right after a failed creation the name may not be known yet, or
-		// never; removing what is not there is not an error.
+		// After a failed creation the container may be missing, which is not an error here.
 		err = join(err, b.removeContainer(context.WithoutCancel(ctx), id))
 	}()
 	if err != nil {
@@ -91,27 +88,26 @@ func createError(e *Error) *Error {
 	case errdefs.IsNotFound(e.Err):
 		e.Retry, e.Next = true, "the image was removed meanwhile; build again"
 	case strings.Contains(text, "cgroup"):
-		e.Next = "the engine cannot limit memory or processes; set those limits to -1"
+		e.Next = "the engine cannot limit memory or processes: set those limits to -1"
 	case strings.Contains(text, "bind source path does not exist"), strings.Contains(text,
 		"invalid mount config"):
-		e.Next = "mounted directories must exist on the engine's machine; with a remote engine upload " +
+		e.Next = "create the mounted directories on the engine's machine; for a remote engine upload " +
 			"the source instead of binding it"
 	}
 	return e
 }
 
-// networkHint explains a missing network, which Podman 4.3 notices at the
-// creation and Docker 20.10 at the start.
+// networkHint explains a missing network. Podman 4.3 reports it at the creation, Docker 20.10 at
+// the start.
 func networkHint(e *Error) bool {
 	if !errdefs.IsNotFound(e.Err) || !strings.Contains(e.Err.Error(), "network") {
 		return false
 	}
-	e.Next = "the network named for the compiler must exist on the engine; docker network ls " +
-		"shows those"
+	e.Next = "name a network of the engine; docker network ls lists them"
 	return true
 }
 
-// join keeps one error as it is.
+// join is errors.Join, but returns a single error unchanged.
 func join(a, b error) error {
 	switch {
 	case a == nil:
@@ -145,7 +141,7 @@ func (b *Builder) upload(ctx context.Context, id string, j job) error {
 	}}
 	err := b.engine.put(ctx, id, in)
 	in.over.Store(true)
-	_ = r.Close() // releases the writer where the engine stopped reading
+	_ = r.Close() // releases the writer if the engine stopped reading
 	if local := <-done; local != nil && !errors.Is(local, io.ErrClosedPipe) {
 		err = local
 	}
@@ -155,8 +151,7 @@ func (b *Builder) upload(ctx context.Context, id string, j job) error {
 	return nil
 }
 
-// runToEnd starts the container and waits until it has ended and all its output
-// has arrived.
+// runToEnd starts the container and waits for its end and all its output.
 func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error) {
 	var r result
 	out, errOut := b.newSink(j.op, j.stdout, false), b.newSink(j.op, j.stderr, true)
@@ -172,9 +167,8 @@ func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error
 		}
 		if !networkHint(e) && at != nil && at.step == "attach" && strings.Contains(e.Err.Error(),
 			"received 409") {
-			// Podman 4.3 makes the container's process ready here and does not say
-			// why it could not.
-			e.Next = "the engine cannot run the image; docker run of " + j.spec.image + " shows why"
+			// Podman 4.3 prepares the container's process here and does not report why that failed.
+			e.Next = "the engine cannot run the image: run `docker run " + j.spec.image + "` to see why"
 		}
 		return result{}, e
 	}
@@ -184,9 +178,8 @@ func (b *Builder) runToEnd(ctx context.Context, id string, j job) (result, error
 	return r, exitError(j, r, end.oom)
 }
 
-// exitError says why a container ended badly. A compiler that the memory limit
-// strikes ends with exit code 1, as for any error in the source; only the
-// container's state tells (20.10).
+// exitError explains the exit code of a container. A compiler that hits the memory limit exits with
+// code 1, as for an error in the source. Only the container's state shows the difference (20.10).
 func exitError(j job, r result, oom bool) *Error {
 	e := &Error{Op: j.op, Object: j.object, ExitCode: r.code, OOMKilled: oom, Output: r.stderr}
 	if strings.TrimSpace(e.Output) == "" {
@@ -195,35 +188,34 @@ func exitError(j job, r result, oom bool) *Error {
 	e.Err, e.Message = fmt.Errorf("exit code %d", r.code), compilerMessage(e.Output)
 	switch {
 	case r.code == 137 && !oom:
-		// Podman 4.3 does not report the memory limit's kill as such.
-		e.Next = "something killed it from outside, most often for lack of memory; see the memory " +
-			"limit and the kernel's log"
+		// Podman 4.3 does not report a kill by the memory limit.
+		e.Next = "the container was killed, most often for lack of memory: check the memory limit and " +
+			"the kernel's log"
 	case oom:
 		e.Err = fmt.Errorf("killed for lack of memory (exit code %d)", r.code)
 		e.Next = "raise the memory limit, or free memory on the engine's machine; compiling a plugin " +
 			"takes about 2 GiB"
 	case networkFault.MatchString(e.Message):
-		e.Retry, e.Next = true, "the container could not reach the module proxy; GOPROXY, HTTPS_PROXY "+
-			"and the network given to it decide that"
+		e.Retry, e.Next = true, "the container could not reach the module proxy: check GOPROXY, "+
+			"HTTPS_PROXY and the container's network"
 	case strings.Contains(e.Message, "module lookup disabled by GOPROXY=off"):
-		e.Next = "GOPROXY=off lets only the module cache and vendor directories be used; give the " +
-			"compiler the GOPROXY of a proxy"
+		e.Next = "GOPROXY=off allows only the module cache and vendor directories: set GOPROXY to a proxy"
 	case strings.Contains(e.Message, "cannot find module providing package"),
 		strings.Contains(e.Message, "no required module provides"):
-		e.Next = "prepare the module for this release first, or let the compiler tidy it (GO_TIDY) " +
-			"where the release knows that"
+		e.Next = "prepare the module for this release first, or let the compiler tidy it (GO_TIDY, " +
+			"from 5.2.4)"
 	case strings.Contains(e.Message, "could not read Username"), strings.Contains(e.Message,
 		"terminal prompts disabled"):
-		e.Next = "private modules need GOPRIVATE and a netrc file"
+		e.Next = "for private modules set GOPRIVATE and a netrc file"
 	case strings.Contains(e.Output, "newosproc"), strings.Contains(e.Output,
 		"esource temporarily unavailable"):
-		e.Next = "raise the limit of processes, or end some on the engine's machine"
+		e.Next = "raise the limit of processes, or stop some on the engine's machine"
 	case strings.Contains(e.Message, diskFull):
 		e.Next = diskFullNext
 	case strings.Contains(e.Message, "ermission denied"), strings.Contains(e.Message,
 		"peration not permitted"):
-		e.Next = "the container has only the capabilities to write files; name what else the image " +
-			"needs in Limits"
+		e.Next = "the container has only the capabilities to write files: add those that the image " +
+			"needs to Limits"
 	}
 	return e
 }
@@ -245,13 +237,13 @@ func (b *Builder) removeContainer(ctx context.Context, id string) error {
 		return nil
 	}
 	e := fail(ctx, StageRemove, "container "+id, err)
-	e.Retry, e.Next = true, "a sweep removes it later, or docker rm -f"
+	e.Retry, e.Next = true, "remove it with Sweep or docker rm -f"
 	return e
 }
 
-// sink hands output on as it is, and reports and keeps the end of it line by
-// line, without the credentials that git and proxies repeat. A caller's writer
-// that fails must not stop the reading: the container would block.
+// sink passes output on unchanged. It also reports each line and keeps the last ones, without
+// credentials. After an error of the caller's writer it reads on, so that the container does not
+// block.
 type sink struct {
 	to    io.Writer
 	tail  run.Tail

@@ -5,7 +5,7 @@
 //	b := compiler.New(docker, compiler.Options{})
 //	plugin, err := b.Build(ctx, compiler.Request{Release: release, Dir: dir})
 //
-// To unit-test code that compiles, declare the one method that it calls, and fake it:
+// For unit tests of code that compiles, declare its one method as an interface and fake it:
 //
 //	type builder interface {
 //		Build(context.Context, compiler.Request) (compiler.Artifact, error)
@@ -13,6 +13,6 @@
 //
 // # Limits
 //
-// A [Builder] trusts the engine: its administrator can read what a build is given,
-// netrc included. Tested with Docker 20.10 and Podman 4.3. Linux only.
+// A [Builder] trusts the engine: its administrator can read all inputs of a build, including
+// netrc. Tested with Docker 20.10 and Podman 4.3. Linux only.
 package compiler

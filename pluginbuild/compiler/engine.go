@@ -25,42 +25,37 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// engine is all that a build needs of a container engine. Its errors keep their
-// kinds of github.com/containerd/errdefs. This file is the only one that knows the
-// Docker client, Connect aside.
+// engine is a build's interface to a container engine. Its errors keep their kinds of
+// github.com/containerd/errdefs. Only this file and connect.go use the Docker client.
 //
-// Nine verbs stand for the client's 20 methods: one greets, two are about images, four
-// about the life of a container, two about what crashed runs left. To join more, such
-// as put and run, would give up the stages that a build reports one by one.
+// Its nine methods cover 20 of the client. They keep the stages separate that a build reports.
 type engine interface {
-	// hello asks whether the engine is there. It returns the address, "" if unknown,
-	// also with an error.
+	// hello connects to the engine. It returns the address even with an error; "": unknown.
 	hello(ctx context.Context) (about, error)
-	// image looks an image up by name or ID; nil: the engine has none.
+	// image finds an image by name or ID. It returns nil if the engine lacks it.
 	image(ctx context.Context, ref, platform string) (*picture, error)
-	// bring pulls an image, or loads it where tar is not nil.
+	// bring pulls an image, or loads it if tar is not nil.
 	bring(ctx context.Context, s source, report func(Event)) error
 	// create makes the volumes that a container mounts, then the container.
 	create(ctx context.Context, c *creation) (id string, warnings []string, err error)
-	// run starts a container and returns when it has ended and all its output has
-	// been written, or with ctx.
+	// run starts a container and waits for its end and all its output, or for ctx.
 	run(ctx context.Context, id string, stdout, stderr io.Writer) (exit, error)
 	put(ctx context.Context, id string, tar io.Reader) error
 	get(ctx context.Context, id, path string) (io.ReadCloser, error)
-	// list returns what carries our label and all of labels.
+	// list returns the objects with our label and all of labels.
 	list(ctx context.Context, k kind, labels map[string]string) ([]thing, error)
-	// remove takes a container with its anonymous volumes; it leaves volumes and
-	// images that something uses.
+	// remove removes a container with its anonymous volumes. It does not remove volumes and
+	// images in use.
 	remove(ctx context.Context, k kind, id string) error
 }
 
-// about is an engine as people name it, and what it runs without emulation.
+// about is an engine's address and its own platform.
 type about struct {
 	address  string
 	platform string // "linux/amd64"
 }
 
-// kind is what list and remove are about.
+// kind is a kind of objects for list and remove.
 type kind string
 
 const (
@@ -77,14 +72,14 @@ type picture struct {
 	Env      []string
 }
 
-// source is where an image comes from.
+// source is the source of an image.
 type source struct {
 	ref, platform string
 	auth          Credentials
-	tar           io.Reader // as docker save writes it
+	tar           io.Reader // in the format of docker save
 }
 
-// creation is one container to make.
+// creation describes a container to create.
 type creation struct {
 	name, image, platform string
 	entrypoint, args, env []string
@@ -109,11 +104,11 @@ type exit struct {
 type thing struct {
 	id, name string
 	labels   map[string]string
-	created  string // as the engine says it
+	created  string // in the engine's format
 	unix     int64  // containers only
 }
 
-// errRunStep says which call of run failed.
+// errRunStep is the error of one call of run.
 type errRunStep struct {
 	step string
 	err  error
@@ -122,13 +117,13 @@ type errRunStep struct {
 func (e *errRunStep) Error() string { return e.step + ": " + e.err.Error() }
 func (e *errRunStep) Unwrap() error { return e.err }
 
-// unreachable says whether nothing answers at an engine's address.
+// unreachable reports whether an engine does not answer.
 func unreachable(err error) bool { return client.IsErrConnectionFailed(err) }
 
-// docker is an engine that speaks the Docker Engine API, Podman's included.
+// docker is an engine with the Docker Engine API, such as Docker or Podman.
 type docker struct{ api dockerAPI }
 
-// dockerAPI is what is called of *client.Client.
+// dockerAPI has the methods of *client.Client that this package calls.
 type dockerAPI interface {
 	Ping(ctx context.Context) (types.Ping, error)
 	ServerVersion(ctx context.Context) (types.Version, error)
@@ -177,9 +172,8 @@ func (d docker) hello(ctx context.Context) (a about, err error) {
 	return a, err
 }
 
-// platformInspect is the API version from which an image is inspected for a
-// platform. Without one, a store that keeps several (containerd's) answers for its
-// own.
+// platformInspect is the first API version that inspects an image for a platform. Earlier,
+// containerd's store with several platforms answers for its own.
 const platformInspect = "1.49"
 
 func (d docker) image(ctx context.Context, ref, platform string) (*picture, error) {
@@ -218,7 +212,7 @@ func (d docker) bring(ctx context.Context, s source, report func(Event)) error {
 			IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken,
 		})
 		if err != nil {
-			return errors.New("the registry credentials cannot be encoded")
+			return errors.New("encode the registry credentials: invalid")
 		}
 		o.RegistryAuth = text
 	}
@@ -229,8 +223,8 @@ func (d docker) bring(ctx context.Context, s source, report func(Event)) error {
 	return follow(body, report)
 }
 
-// follow reads the progress of a pull or load; errors may come at any time in
-// a stream whose HTTP status was 200.
+// follow reads the progress of a pull or load. Errors may come at any time in the stream, despite
+// HTTP status 200.
 func follow(body io.ReadCloser, report func(Event)) error {
 	defer body.Close()
 	for d := json.NewDecoder(body); ; {
@@ -263,9 +257,8 @@ func follow(body io.ReadCloser, report func(Event)) error {
 	}
 }
 
-// fileCapabilities let root write to any file that the container sees: with Podman
-// 4.3 the root directory itself is read-only (mode 0555), and a mounted source belongs
-// to a user.
+// fileCapabilities let root write to any file in the container. With Podman 4.3 the root directory
+// has mode 0555, and a mounted source belongs to a user.
 var fileCapabilities = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER"}
 
 func (d docker) create(ctx context.Context, c *creation) (string, []string, error) {
@@ -274,7 +267,7 @@ func (d docker) create(ctx context.Context, c *creation) (string, []string, erro
 		SecurityOpt: []string{"no-new-privileges"},
 		CapDrop:     []string{"ALL"},
 		CapAdd:      append(slices.Clone(fileCapabilities), c.limits.Capabilities...),
-		// An engine may be set up to send logs anywhere; ours come by attach.
+		// An engine may send logs anywhere. We read them by attach.
 		LogConfig: container.LogConfig{Type: "none"},
 	}
 	if c.limits.Memory > 0 {
@@ -289,8 +282,8 @@ func (d docker) create(ctx context.Context, c *creation) (string, []string, erro
 		to := mount.Mount{Type: mount.TypeBind, Source: m.source, Target: m.target, ReadOnly: m.readOnly}
 		if m.volume != "" {
 			to.Type, to.Source = mount.TypeVolume, m.volume
-			// An existing volume is returned as it is. Of two builds that make it at
-			// the same moment one gets an error from Podman 4.3, an Internal one.
+			// This returns an existing volume. If two builds create it at the same time, Podman 4.3
+			// returns an Internal error to one.
 			_, err := d.api.VolumeCreate(ctx, volume.CreateOptions{Name: m.volume, Labels: m.labels})
 			if err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(),
 				"volume already exists") {
@@ -309,7 +302,7 @@ func (d docker) create(ctx context.Context, c *creation) (string, []string, erro
 
 func (d docker) run(ctx context.Context, id string, stdout, stderr io.Writer) (exit, error) {
 	failed := func(step string, err error) (exit, error) { return exit{}, &errRunStep{step, err} }
-	// Attached and waited for before the start: both miss what came earlier.
+	// Attach and wait before the start, because both miss earlier events.
 	conn, err := d.api.ContainerAttach(ctx, id, container.AttachOptions{Stream: true, Stdout: true,
 		Stderr: true})
 	if err != nil {
@@ -323,12 +316,12 @@ func (d docker) run(ctx context.Context, id string, stdout, stderr io.Writer) (e
 	}()
 	defer func() {
 		conn.Close()
-		<-copied // nothing is written to the caller's streams from here on
+		<-copied // no writes to the caller's streams after this
 	}()
 	wait, stopWait := context.WithCancel(ctx)
 	defer stopWait()
-	// next-exit: not-running is true before the start, and removed gives exit
-	// code 0 for any on Podman 4.3.
+	// next-exit, because not-running holds before the start, and with removed Podman 4.3 always
+	// reports exit code 0.
 	ended, waitErr := d.api.ContainerWait(wait, id, container.WaitConditionNextExit)
 	if err := d.api.ContainerStart(ctx, id, container.StartOptions{}); err != nil {
 		return failed("start", err)
@@ -353,7 +346,7 @@ func (d docker) run(ctx context.Context, id string, stdout, stderr io.Writer) (e
 	case err != nil:
 		return failed("inspect", err)
 	case info.ContainerJSONBase == nil || info.State == nil || info.State.Running:
-		return failed("inspect", errors.New("the engine reported an end, but the container has none"))
+		return failed("inspect", errors.New("the engine reported the end of a container that still runs"))
 	}
 	return exit{info.State.ExitCode, info.State.OOMKilled}, nil
 }

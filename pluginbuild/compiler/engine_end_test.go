@@ -177,9 +177,9 @@ func testBadResults(t *testing.T, b *bench) {
 		stage  string
 		want   string
 	}{
-		"no file": {[]string{"exit 0"}, compiler.StageCollect, "left no file of the name"},
+		"no file": {[]string{"exit 0"}, compiler.StageCollect, "wrote no file with this release's name"},
 		"other name": {[]string{"touch plugin.so", "exit 0"}, compiler.StageCollect,
-			"left no file of the name"},
+			"wrote no file with this release's name"},
 		"not ELF": {[]string{"write garbage", "exit 0"}, compiler.StageCollect, "not an ELF file"},
 	} {
 		out := t.TempDir()

@@ -14,8 +14,7 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// The steps of a build, in order, as [Error].Op and [Event].Stage name them.
-// StageLoad is the load test.
+// The stages of a build, in order, for [Error].Op and [Event].Stage. StageLoad is the load test.
 const (
 	StageConnect = "connect"
 	StagePull    = "pull"
@@ -29,36 +28,35 @@ const (
 
 // Errors that callers match with errors.Is.
 var (
-	// ErrRequest: the request cannot work. Nothing was done.
+	// ErrRequest: the request is invalid. Nothing changed.
 	ErrRequest = pluginbuild.ErrRequest
-	// ErrUnsupported: the release cannot do this. It matches ErrRequest too.
+	// ErrUnsupported: the release lacks this feature. It matches ErrRequest too.
 	ErrUnsupported = pluginbuild.ErrUnsupported
-	// ErrNoImage: the engine lacks the image, and it may not or cannot be pulled.
+	// ErrNoImage: the engine lacks the image, and a pull failed or is not allowed.
 	ErrNoImage = errors.New("no such image")
-	// ErrPlatform: the image is for another platform than the container needs, and
-	// a pull did not change that.
+	// ErrPlatform: the image is for another platform, even after a pull.
 	ErrPlatform = errors.New("image is for another platform")
 	// ErrDigest: the image is not the pinned one.
 	ErrDigest = errors.New("image is not the pinned one")
-	// ErrTooLarge: the compiler left a file larger than any plugin.
+	// ErrTooLarge: the compiler's output is larger than any plugin.
 	ErrTooLarge = errors.New("result is too large")
 )
 
-// Error says what a build attempted when it failed.
+// Error reports a failed step of a build.
 type Error struct {
-	Op        string // a Stage constant; "build" for a request that was refused
-	Object    string // what it worked on
+	Op        string // a Stage constant, or "build" for an invalid request
+	Object    string // plugin, image, container or engine
 	Kind      error  // one of the sentinels of this package, or nil
-	Err       error  // cause; for a container that ended badly its exit status
-	Next      string // what to do; may be ""
+	Err       error  // cause, such as the exit status of a container
+	Next      string // what to do; may be empty
 	Retry     bool   // the same call may succeed later
-	ExitCode  int    // of the container in StageCompile; 0: it did not get as far
-	OOMKilled bool   // the memory limit, or the machine's end of memory, struck
-	Message   string // the compiler's own words, shortened to what matters
-	Output    string // the end of the container's standard error, or of its output
+	ExitCode  int    // of the container in StageCompile; 0: none
+	OOMKilled bool   // the container was killed for lack of memory
+	Message   string // the relevant lines of the compiler's output
+	Output    string // the end of the container's stderr, or of its stdout if stderr is empty
 }
 
-// Error reads "op object: cause: the compiler's message; what to do".
+// Error returns "op object: cause: the compiler's message; what to do".
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op)
@@ -69,7 +67,7 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, ": %v", e.Kind)
 	}
 	if e.Err != nil {
-		// that of ssh ends with a line of its own
+		// The error of ssh ends with a newline.
 		fmt.Fprintf(&b, ": %s", strings.TrimSpace(e.Err.Error()))
 	}
 	if e.Message != "" {
@@ -81,23 +79,23 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap returns the kind and the cause.
+// Unwrap returns Kind and Err, if set.
 func (e *Error) Unwrap() []error {
 	return slices.DeleteFunc([]error{e.Kind, e.Err}, func(err error) bool { return err == nil })
 }
 
-// Retryable says whether the same call may succeed later.
+// Retryable reports whether the same call may succeed later.
 func (e *Error) Retryable() bool { return e.Retry }
 
-// Hint returns the next step, or "".
+// Hint returns Next.
 func (e *Error) Hint() string { return e.Next }
 
-// refuse is an error about the request itself.
+// refuse returns an error about an invalid request.
 func refuse(object, format string, a ...any) error {
 	return &Error{Op: "build", Object: object, Kind: ErrRequest, Err: fmt.Errorf(format, a...)}
 }
 
-// ended returns the error of a context that has ended, with its cause; else nil.
+// ended returns the error of a context that has ended, with its cause, or nil.
 func ended(ctx context.Context) error {
 	err := ctx.Err()
 	if err == nil {
@@ -109,8 +107,7 @@ func ended(ctx context.Context) error {
 	return err
 }
 
-// fail wraps what went wrong in a step. An ended context explains whatever the
-// engine said about it.
+// fail returns the error of a step. If ctx ended, that is the cause.
 func fail(ctx context.Context, op, object string, err error) *Error {
 	if e := ended(ctx); e != nil {
 		err = e
@@ -121,7 +118,8 @@ func fail(ctx context.Context, op, object string, err error) *Error {
 	case errors.Is(err, fs.ErrPermission) && op == StageConnect:
 		e.Next = "join the group docker, or set DOCKER_HOST to an engine that you may use"
 	case unreachable(err):
-		e.Retry, e.Next = true, "start it, or name another one by DOCKER_HOST or a docker context"
+		e.Retry = true
+		e.Next = "start the engine, or select another one by DOCKER_HOST or a docker context"
 	case errors.Is(err, syscall.ENOSPC):
 		e.Next = "free space in the output directory and build again"
 	case strings.Contains(err.Error(), diskFull):
@@ -133,5 +131,5 @@ func fail(ctx context.Context, op, object string, err error) *Error {
 
 const (
 	diskFull     = "no space left on device"
-	diskFullNext = "the engine's disk is full: docker system df shows with what"
+	diskFullNext = "free space on the engine's disk; docker system df shows what uses it"
 )

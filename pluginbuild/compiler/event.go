@@ -2,10 +2,10 @@ package compiler
 
 import "example.com/tykupgrade/pluginbuild"
 
-// Event is something that happened during a build: see [pluginbuild.Event].
+// Event describes the progress of a build; see [pluginbuild.Event].
 type Event = pluginbuild.Event
 
-// Kinds of an [Event].
+// The kinds of an [Event].
 const (
 	Started  = pluginbuild.Started
 	Output   = pluginbuild.Output

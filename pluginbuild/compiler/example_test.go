@@ -101,7 +101,7 @@ func ExampleConnect() {
 	fmt.Println(err)
 	// Output:
 	// tcp://build.example.org:2376
-	// connect tcp://a:1: both a host and a context are given; choose one
+	// connect tcp://a:1: both a host and a context are set; choose one
 }
 
 func ExampleConfigAuth() {

@@ -125,7 +125,7 @@ func TestEngineFailures(t *testing.T) {
 				return "", fmt.Errorf("invalid mount config for type \"bind\": bind source path does not "+
 					"exist: /x: %w", errdefs.ErrInvalidArgument)
 			}
-		}, compiler.StageCreate, "name", false, "must exist on the engine's machine"},
+		}, compiler.StageCreate, "name", false, "create the mounted directories"},
 		"upload": {func(f *fake) { f.copyTo = func(string, io.Reader) error { return down } },
 			compiler.StageUpload, "c0ffee", true, "500"},
 		"attach": {func(f *fake) {
@@ -152,7 +152,7 @@ func TestEngineFailures(t *testing.T) {
 			f.containerStart = func() error { return down }
 			f.containerRemove = func(context.Context, string) error { return errors.New("the engine hangs") }
 		}, compiler.StageCompile, "", true, "start: 500: internal\nremove container c0ffee: the engine " +
-			"hangs; a sweep"},
+			"hangs; remove it with Sweep"},
 		"wait": {func(f *fake) {
 			f.containerWait = func(context.Context) (<-chan container.WaitResponse, <-chan error) {
 				errs := make(chan error, 1)
@@ -165,7 +165,7 @@ func TestEngineFailures(t *testing.T) {
 				return &container.State{Running: true},
 					nil
 			}
-		}, compiler.StageCompile, "c0ffee", false, "has none"},
+		}, compiler.StageCompile, "c0ffee", false, "still runs"},
 		"collect": {func(f *fake) {
 			f.copyFrom = func(string) (io.ReadCloser, error) { return nil, down }
 		}, compiler.StageCollect, "c0ffee", true, "500"},
@@ -195,7 +195,7 @@ func TestEngineFailures(t *testing.T) {
 		}, compiler.StageCollect, "c0ffee", false, "for AARCH64, not for amd64"},
 		"remove": {func(f *fake) {
 			f.containerRemove = func(context.Context, string) error { return down }
-		}, compiler.StageRemove, "", true, "a sweep"},
+		}, compiler.StageRemove, "", true, "with Sweep"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -358,7 +358,7 @@ func TestExitErrors(t *testing.T) {
 			"i/o timeout\n", "go: a@v1 requires\n\tb@v2: Get \"https://p/b\": dial tcp: i/o timeout",
 			"could not reach the module proxy", true},
 		"proxy off": {1, "", "go: a@v1: module lookup disabled by GOPROXY=off\n",
-			"go: a@v1: module lookup disabled by GOPROXY=off", "GOPROXY of a proxy", false},
+			"go: a@v1: module lookup disabled by GOPROXY=off", "set GOPROXY to a proxy", false},
 		"not required": {1, "", "p.go:1:2: no required module provides package a; to add " +
 			"it:\n\tgo get a\n", "p.go:1:2: no required module provides package a; to add it:\n\tgo get a",
 			"prepare the module", false},
@@ -368,7 +368,7 @@ func TestExitErrors(t *testing.T) {
 		"limit of processes": {2, "", "runtime: failed to create new OS thread\nfatal error: newosproc\n",
 			"fatal error: newosproc", "limit of processes", false},
 		"engine's disk": {1, "", "./p.go:1:1: write /tmp/x: no space left on device\n",
-			"./p.go:1:1: write /tmp/x: no space left on device", "engine's disk is full", false},
+			"./p.go:1:1: write /tmp/x: no space left on device", "free space on the engine's disk", false},
 	} {
 		f := newFake(t, c.code, "", nil)
 		f.containerAttach = func() (types.HijackedResponse, error) {

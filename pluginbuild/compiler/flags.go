@@ -14,16 +14,16 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// Flags are all options of a build as flags of a command, so that commands of a team name
-// them as buildplugin does. The zero value is ready. Each of its methods that take a flag
-// set registers a group; values of maps and lists are added to.
+// Flags registers all options of a build as flags, so that every command has the same names. The
+// zero value is ready to use. Each method with a flag set registers a group of flags. A repeated
+// flag adds to a map or list.
 type Flags struct {
 	Connect ConnectOptions
 	Options Options
 	Request Request // without Release and Dir
 }
 
-// Plugin registers what is built and in which image: -name, -goos, -goarch, -edition,
+// Plugin registers the flags of the plugin and the image: -name, -goos, -goarch, -edition,
 // -variant, -el7, -packages-for, -plain, -image, -digest.
 func (f *Flags) Plugin(fs *flag.FlagSet) {
 	q := &f.Request
@@ -39,18 +39,18 @@ func (f *Flags) Plugin(fs *flag.FlagSet) {
 		q.Image.Variant = pluginbuild.Variant(s)
 		return nil
 	})
-	fs.BoolVar(&q.Image.EL7, "el7", false, "take the image with the suffix -el7, for gateways from "+
+	fs.BoolVar(&q.Image.EL7, "el7", false, "use the image with the suffix -el7, for gateways from "+
 		"packages for old distributions")
 	fs.StringVar(&q.Image.Distro, "packages-for", "", "`distribution` that the gateway's package is "+
 		"for, such as ubuntu/xenial: picks the -el7 image if needed")
 	fs.BoolVar(&q.Image.Plain, "plain", false,
-		"take the image without -el7, whatever -packages-for says")
+		"use the image without -el7 for any -packages-for")
 	fs.StringVar(&q.Image.Ref, "image", "", "compiler `image` instead of the official one")
 	fs.StringVar(&q.Image.Digest, "digest", "", "`sha256:…` that the image must have, in its "+
 		"registry or as its ID")
 }
 
-// Engine registers which engine is used: -engine, -context, -caches, -label.
+// Engine registers the flags of the engine: -engine, -context, -caches, -label.
 func (f *Flags) Engine(fs *flag.FlagSet) {
 	fs.StringVar(&f.Connect.Host, "engine", "", "Docker `engine`, such as ssh://user@build; "+
 		"default: as the docker command finds it")
@@ -66,7 +66,7 @@ func (f *Flags) Engine(fs *flag.FlagSet) {
 	})
 }
 
-// Compile registers the flags of compiling: the remaining fields of Options and Request.
+// Compile registers flags for the remaining fields of Options and Request.
 func (f *Flags) Compile(fs *flag.FlagSet) {
 	q, o := &f.Request, &f.Options
 	list := func(to *[]string, name, usage string) {
@@ -92,8 +92,8 @@ func (f *Flags) Compile(fs *flag.FlagSet) {
 	fs.BoolVar(&q.Debug, "debug", false, "let the compiler print more (from 5.2.4)")
 	fs.BoolVar(&q.NoValidate, "no-validate", false, "let the ng compiler skip its own checks "+
 		"of the result")
-	list(&q.Exclude, "exclude", "`pattern` of what not to upload, as in .dockerignore")
-	fs.Func("exclude-from", "`file` of such patterns, one a line", func(path string) error {
+	list(&q.Exclude, "exclude", "`pattern` of files not to upload, as in .dockerignore")
+	fs.Func("exclude-from", "`file` of such patterns, one per line", func(path string) error {
 		file, err := os.Open(path)
 		if err != nil {
 			return err
@@ -113,7 +113,7 @@ func (f *Flags) Compile(fs *flag.FlagSet) {
 		return nil
 	})
 	fs.StringVar(&o.Netrc, "netrc", "", "`file` with the credentials of private module hosts")
-	list(&o.Mounts, "mount", "`source[:target]` on the engine's machine to show read-only, such as "+
+	list(&o.Mounts, "mount", "`source[:target]` on the engine's machine to mount read-only, such as "+
 		"certificates")
 	fs.Func("memory", "`limit` of memory, such as 4g; default 16g, -1 for none",
 		func(s string) (err error) {
@@ -127,14 +127,14 @@ func (f *Flags) Compile(fs *flag.FlagSet) {
 	fs.StringVar(&o.Limits.Network, "network", "", "`network` of the compiler: none, host or a name")
 }
 
-// PlanOptions returns what a plan of the plugin needs of the flags.
+// PlanOptions returns the options of a plan with the values of the flags.
 func (f *Flags) PlanOptions() pluginbuild.PlanOptions {
 	q := f.Request
 	return pluginbuild.PlanOptions{Name: q.Name, GOOS: q.GOOS, GOARCH: q.GOARCH, Image: q.Image}
 }
 
-// Open connects to the engine and returns a Builder with the environment of [HostEnv] and
-// [WithProxies]. Call closeEngine in the end.
+// Open returns a Builder for the engine, with the environment of [HostEnv] and [WithProxies]. It
+// does not connect. Call closeEngine at the end.
 func (f *Flags) Open() (b *Builder, closeEngine func() error, err error) {
 	docker, err := Connect(f.Connect)
 	if err != nil {
@@ -150,15 +150,15 @@ func (f *Flags) Open() (b *Builder, closeEngine func() error, err error) {
 	return New(docker, o), docker.Close, nil
 }
 
-// Built is what [Flags.Build] did.
+// Built is the result of [Flags.Build].
 type Built struct {
 	Artifact
 	LoadTest      *Verdict `json:"load_test,omitempty"`
 	RemovedImages []string `json:"removed_images,omitempty"`
 }
 
-// Rows returns the result as a table for people: a name and a value in each row. It has a row
-// "load test" after a load test, and a row "removed" for each removed image.
+// Rows returns the result as a table for people, with a name and a value in each row. A load test
+// and each removed image have rows of their own.
 func (b Built) Rows() [][]string {
 	size := units.CustomSize("%.1f %s", float64(b.Size), 1024, []string{"B", "KiB", "MiB", "GiB"})
 	rows := [][]string{{"compiled", b.Path}, {"size", size}, {"sha256", b.SHA256},
@@ -180,10 +180,9 @@ func (b Built) Rows() [][]string {
 // Refused reports whether there was a load test and the gateway did not load the plugin.
 func (b Built) Refused() bool { return b.LoadTest != nil && !b.LoadTest.Loads }
 
-// Build compiles and, for a symbol that is not "", lets the gateway of the image load the
-// plugin and look that up. With removeImage the image that this call brought is removed in
-// the end, whatever happened. If Path is not empty the plugin is in place, also with an
-// error.
+// Build compiles a plugin. If symbol is not empty, it then runs [Builder.LoadTest]. With
+// removeImage it finally removes the image if this call brought it, also after an error. If Path
+// is not empty, the plugin is complete, even with an error.
 func (f *Flags) Build(ctx context.Context, b *Builder, r pluginbuild.Release, dir, symbol string,
 	removeImage bool) (done Built, err error) {
 	q := f.Request
@@ -195,7 +194,7 @@ func (f *Flags) Build(ctx context.Context, b *Builder, r pluginbuild.Release, di
 		}
 	}
 	if removeImage {
-		// Also after a failure or Ctrl-C: the image is of no more use.
+		// Also after a failure or Ctrl-C.
 		clean, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*cleanupTime)
 		defer stop()
 		var rmErr error

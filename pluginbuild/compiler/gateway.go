@@ -12,14 +12,14 @@ import (
 	"github.com/docker/docker/client"
 )
 
-// gatewayMembers are where images have the gateway's binary: those of the gateway, and
-// compiler images from 5.2.3 on.
+// gatewayMembers are the paths of the gateway's binary in images of the gateway and in compiler
+// images from 5.2.3 on.
 var gatewayMembers = []string{"/opt/tyk-gateway/tyk", "/usr/local/bin/tyk"}
 
-// Gateway returns a tar with the gateway's binary of an image that the engine has: one of the
-// gateway, or of the plugin compiler. Nothing in the image is run. Close the tar; the engine
-// then removes the container that it came from. One that a killed process left is found by
-// [Builder.Sweep].
+// Gateway returns a tar with the gateway's binary from an image of the gateway or of the plugin
+// compiler. The engine must have the image; otherwise the error wraps [ErrNoImage]. Gateway creates
+// a container but runs nothing. Closing the tar removes the container. [Builder.Sweep] removes one
+// that a killed process left.
 func Gateway(ctx context.Context, c *client.Client, ref string) (io.ReadCloser, error) {
 	return gateway(ctx, docker{c}, ref)
 }
@@ -48,12 +48,12 @@ func gateway(ctx context.Context, e engine, ref string) (io.ReadCloser, error) {
 		}
 		errs = append(errs, err)
 	}
-	err = fmt.Errorf("it has neither %s: %w", strings.Join(gatewayMembers, " nor "),
+	err = fmt.Errorf("the image has neither %s: %w", strings.Join(gatewayMembers, " nor "),
 		errors.Join(errs...))
 	return nil, join(fail(ctx, op, "image "+ref, err), remove())
 }
 
-// removing removes its container when it is closed.
+// removing removes its container on Close.
 type removing struct {
 	io.ReadCloser
 	remove func() error

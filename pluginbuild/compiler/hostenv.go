@@ -6,7 +6,7 @@ import (
 	"example.com/tykupgrade/internal/goenv"
 )
 
-// hostSettings are the variables by which Go finds modules and the network.
+// goSettings and netSettings are the variables that HostEnv reads.
 var (
 	goSettings = []string{"GOPROXY", "GOPRIVATE", "GONOPROXY", "GOSUMDB", "GONOSUMDB", "GOINSECURE",
 		"GOVCS"}
@@ -14,11 +14,11 @@ var (
 		"no_proxy"}
 )
 
-// HostEnv returns env, for [Options.Env], with what the go command of this machine
-// would use to find modules: GOPROXY, GOPRIVATE, GONOPROXY, GOSUMDB, GONOSUMDB,
-// GOINSECURE and GOVCS of the environment or of `go env -w`, and the proxy variables
-// of the environment. A variable that env has wins, also an empty one. Nothing else
-// that `go env -w` wrote, such as GOFLAGS, reaches a compiler.
+// HostEnv adds to env, for [Options].Env, the settings by which this machine's go command finds
+// modules. These are GOPROXY, GOPRIVATE, GONOPROXY, GOSUMDB, GONOSUMDB, GOINSECURE and GOVCS of
+// the environment or of `go env -w`, and the proxy variables of the environment. A variable in
+// env takes precedence, even if it is empty. Other settings of `go env -w`, such as GOFLAGS, do
+// not reach a compiler.
 func HostEnv(env map[string]string) (map[string]string, error) {
 	s, err := goenv.Read(os.Environ())
 	if err != nil {

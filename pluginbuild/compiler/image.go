@@ -19,21 +19,19 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// PullPolicy says when to ask a registry for the image.
+// PullPolicy decides when to pull the image from its registry.
 type PullPolicy string
 
 // The pull policies.
 const (
-	// the default: when the engine lacks it, or has it for another platform
+	// the default: pull if the engine lacks the image, or has it for another platform
 	PullMissing PullPolicy = "missing"
 	PullAlways  PullPolicy = "always"
 	PullNever   PullPolicy = "never"
 )
 
-// Reference returns the full name that an image has in an engine or a registry:
-// what [pluginbuild.Image.Reference] says, with registry and tag filled in. The
-// engine would take "compiler" for docker.io/library/compiler, and Podman would ask
-// which registry is meant. Errors match [ErrRequest].
+// Reference is [pluginbuild.Image.Reference] with registry and tag added: the full name of the
+// image in an engine or a registry. Errors match [ErrRequest].
 func Reference(i pluginbuild.Image, r pluginbuild.Release) (string, error) {
 	named, err := normal(i, r)
 	if err != nil {
@@ -73,9 +71,8 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	// Only an image that the engine did not have at all is ours to remove: had
-	// the name stood for an older one, its owner would lose the name. It is noted
-	// before, because an engine may finish what was cancelled.
+	// RemoveImages may only remove an image that the engine did not have at all: an older image
+	// would lose its name. Note it before the pull, because an engine may finish a cancelled one.
 	mayCome := have == nil && (q.Image.Tar != "" || b.o.Pull != PullNever)
 	if mayCome {
 		b.brought(ref)
@@ -88,7 +85,7 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 		if !right {
 			name := ref
 			if pin != "" {
-				name = "" // its ID says which it is
+				name = "" // its ID identifies it
 			}
 			if err := b.loadImage(ctx, q.Image.Tar, name); err != nil {
 				b.forget(ctx, ref, pin)
@@ -98,8 +95,8 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	case right && b.o.Pull != PullAlways:
 	case b.o.Pull == PullNever && have == nil:
 		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrNoImage,
-			Next: "the pull policy is never: load it into the engine (docker load), or give a file " +
-				"written by docker save"}
+			Next: "the pull policy is never: load it into the engine (docker load), or name a file of " +
+				"docker save"}
 	case b.o.Pull == PullNever:
 	default:
 		if err := b.pullImage(ctx, named, want[0]); err != nil {
@@ -107,34 +104,34 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 			return found{}, err
 		}
 	}
-	// Engines report a pull of a platform that they or the registry lack as a
-	// success (20.10), so only a second look tells.
+	// Engines report success for a pull of a platform that they or the registry lack (20.10), so
+	// look again.
 	if have, err = b.lookImage(ctx, ref, pin, want[0]); err != nil {
 		return found{}, err
 	}
 	if have == nil {
 		b.forget(ctx, ref, pin)
 		e := &Error{Op: StagePull, Object: ref, Kind: ErrNoImage}
-		e.Next = "the engine reported the pull as done; its log may say why the image is not there"
+		e.Next = "the engine reported a successful pull, but has no image: see its log"
 		if q.Image.Tar != "" {
-			e.Next = q.Image.Tar + " holds another image, or one without a name: pin its ID"
+			e.Next = q.Image.Tar + " has another image, or one without a name: pin its ID"
 		}
 		return found{}, e
 	}
 	if mayCome && have.ID == pin {
-		// Loaded from a file, it need not have a name.
+		// An image from a file may have no name.
 		b.brought(pin)
 	}
 	if !slices.Contains(want, have.Platform) {
 		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrPlatform,
 			Err:  fmt.Errorf("%s, not %s", have.Platform, strings.Join(want, " or ")),
-			Next: "to compile for another architecture name that as the target (GOARCH), not as the image"}
+			Next: "to compile for another architecture, set GOARCH instead of the image"}
 	}
 	digest, right := digestOf(have, pin)
 	if !right {
 		return found{}, &Error{Op: StagePull, Object: ref, Kind: ErrDigest,
 			Err:  fmt.Errorf("it has ID %s and registry digest %q, not %s", have.ID, digest, pin),
-			Next: "an image that came from a file has no registry digest: pin its ID"}
+			Next: "pin the ID of an image from a file, because it has no registry digest"}
 	}
 	f := found{ref: ref, id: have.ID, digest: digest, platform: have.Platform,
 		env: map[string]string{}}
@@ -145,7 +142,7 @@ func (b *Builder) ensureImage(ctx context.Context, q *Request) (found, error) {
 	return f, nil
 }
 
-// platforms are those of images that can compile, the engine's own first.
+// platforms returns the platforms of images that can compile, the engine's own first.
 func (b *Builder) platforms(c pluginbuild.Compiler) []string {
 	b.mu.Lock()
 	own := b.platform
@@ -163,8 +160,8 @@ func (b *Builder) platforms(c pluginbuild.Compiler) []string {
 	return all
 }
 
-// digestOf returns the registry's digest of an image, "" where it has none, and
-// whether it or the image's ID is the pinned one.
+// digestOf returns the registry's digest of an image, or "". It also reports whether the digest or
+// the image's ID is the pinned one.
 func digestOf(i *picture, pin string) (digest string, right bool) {
 	for _, d := range i.Digests {
 		if at := strings.LastIndexByte(d, '@'); at >= 0 && (digest == "" || d[at+1:] == pin) {
@@ -174,8 +171,8 @@ func digestOf(i *picture, pin string) (digest string, right bool) {
 	return digest, pin == "" || pin == digest || pin == i.ID
 }
 
-// lookImage returns nil if there is no such image. No engine knows an image
-// by its name and ID together (name@ID), so a pin is tried by itself too.
+// lookImage finds an image, or returns nil. Engines do not find an image by name and ID together
+// (name@ID), so it also tries the pin alone.
 func (b *Builder) lookImage(ctx context.Context, ref, pin, platform string) (*picture, error) {
 	have, err := b.inspectImage(ctx, ref, platform)
 	if err != nil || have != nil || pin == "" {
@@ -188,7 +185,7 @@ func (b *Builder) lookImage(ctx context.Context, ref, pin, platform string) (*pi
 	return have, err
 }
 
-// inspectImage returns nil if there is no such image.
+// inspectImage returns nil if the engine lacks the image.
 func (b *Builder) inspectImage(ctx context.Context, ref, platform string) (*picture, error) {
 	have, err := b.engine.image(ctx, ref, platform)
 	if err != nil {
@@ -215,9 +212,8 @@ func (b *Builder) pullImage(ctx context.Context, named reference.Named, platform
 	return nil
 }
 
-// pullError adds what an engine says only in words. 20.10 reports missing and
-// wrong credentials as an internal error (HTTP 500), Podman 4.3 within the
-// stream of a successful answer.
+// pullError derives the kind and the hint from an engine's message. For bad credentials 20.10
+// returns an internal error (HTTP 500), and Podman 4.3 an error in a successful answer.
 func pullError(e *Error, host string, anonymous bool) error {
 	if errors.Is(e.Err, context.Canceled) || errors.Is(e.Err, context.DeadlineExceeded) {
 		return e
@@ -228,31 +224,29 @@ func pullError(e *Error, host string, anonymous bool) error {
 	}
 	switch {
 	case has("toomanyrequests", "rate limit"):
-		e.Retry, e.Next = true, "the registry limits pulls; log in (docker login), wait, or name the "+
-			"image in a mirror"
+		e.Retry, e.Next = true, "the registry limits pulls: log in (docker login), wait, or use a mirror"
 	case has("unauthorized", "authentication required", "no basic auth credentials", "denied",
 		"forbidden"):
-		e.Next = "the registry refused the credentials for " + host + "; docker login renews them"
+		e.Next = "the registry refused the credentials for " + host + ": run docker login"
 		if anonymous {
-			e.Next = "there were no credentials for " + host + "; docker login stores some (or the " +
-				"repository does not exist)"
+			e.Next = "no credentials for " + host + ": run docker login, or check that the repository exists"
 		}
 	case errdefs.IsNotFound(e.Err) || has("manifest unknown", "not found", "name unknown"):
-		e.Kind, e.Next = ErrNoImage, "the registry has no such tag or digest; check the release and "+
+		e.Kind, e.Next = ErrNoImage, "the registry has no such tag or digest: check the release and "+
 			"the edition"
 	case networkFault.MatchString(text) || has("timeout"):
-		e.Retry, e.Next = true, "the engine could not reach the registry; an airgapped engine needs a "+
-			"file written by docker save, or the image's name in a mirror"
+		e.Retry, e.Next = true, "the engine could not reach the registry: for an airgapped engine use a "+
+			"mirror or a file of docker save"
 	}
 	return e
 }
 
-// loadImage refuses a file that holds other images than the wanted one ("": any).
+// loadImage loads a file of docker save. It refuses one without the image want ("": any).
 func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return &Error{Op: StagePull, Object: path, Err: err,
-			Next: "give a file that docker save wrote"}
+			Next: "name a file of docker save"}
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -277,14 +271,14 @@ func (b *Builder) loadImage(ctx context.Context, path, want string) error {
 	in.over.Store(true)
 	if err != nil {
 		e := fail(ctx, StagePull, path, fmt.Errorf("load: %w", err))
-		e.Next = "the file must be whole and written by docker save"
+		e.Next = "make sure that the file is a complete output of docker save"
 		return e
 	}
 	return nil
 }
 
-// savedNames lists what docker save wrote into a file; nil: that cannot be told,
-// as in a compressed one.
+// savedNames returns the names of the images in a file of docker save. It returns nil if it cannot
+// read them, as from a compressed file.
 func savedNames(f io.ReadSeeker) []string {
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
@@ -317,8 +311,8 @@ func (b *Builder) brought(ref string) {
 	b.images[ref] = true
 }
 
-// forget takes brought back after a pull or load that brought nothing, so that
-// an image which somebody else brings later is not taken for ours.
+// forget undoes brought after a pull or load without an image, because somebody else may bring the
+// image later.
 func (b *Builder) forget(ctx context.Context, ref, pin string) {
 	if have, err := b.lookImage(ctx, ref, pin, ""); err == nil && have == nil {
 		b.mu.Lock()
@@ -327,11 +321,10 @@ func (b *Builder) forget(ctx context.Context, ref, pin string) {
 	}
 }
 
-// RemoveImages removes the images that this Builder pulled or loaded and that
-// the engine did not have before, after the containers that it may have left.
-// It returns the references, or IDs, removed. An image that something else uses
-// stays and makes an error; an image that is gone already is none. Not to be called
-// while a Build or LoadTest of this Builder runs.
+// RemoveImages removes this Builder's remaining containers, then the images that it pulled or
+// loaded. It spares images that the engine had before. It returns the references or IDs of
+// removed images. An image in use stays and is an error; a missing one is not. Do not call it
+// during a Build or LoadTest of this Builder.
 func (b *Builder) RemoveImages(ctx context.Context) ([]string, error) {
 	if err := b.removeOwnContainers(ctx); err != nil {
 		return nil, err
@@ -342,7 +335,7 @@ func (b *Builder) RemoveImages(ctx context.Context) ([]string, error) {
 		refs = append(refs, ref)
 	}
 	b.mu.Unlock()
-	// IDs last: an image goes with its last name.
+	// IDs last: an image disappears with its last name.
 	slices.SortFunc(refs, func(x, y string) int {
 		byID := func(ref string) int {
 			if strings.HasPrefix(ref, "sha256:") {
@@ -359,7 +352,7 @@ func (b *Builder) RemoveImages(ctx context.Context) ([]string, error) {
 		if err != nil && !errdefs.IsNotFound(err) {
 			e := fail(ctx, StageRemove, "image "+ref, err)
 			if errdefs.IsConflict(err) {
-				e.Next = "a container that this run did not make uses the image; remove that first"
+				e.Next = "first remove the other container that uses the image"
 			}
 			errs = append(errs, e)
 			continue

@@ -106,7 +106,7 @@ func TestWriteSource(t *testing.T) {
 	}
 	for _, by := range []int64{1, -1} {
 		if _, err := writeSource(io.Discard, resized{src, by}, exclusion{}); err == nil ||
-			!strings.Contains(err.Error(), "go.mod changed while it was read") {
+			!strings.Contains(err.Error(), "read go.mod: the file changed") {
 			t.Errorf("%d bytes: %v", by, err)
 		}
 	}

@@ -13,28 +13,25 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// Verdict is what a gateway said of a plugin.
+// Verdict is the result of a load test.
 type Verdict struct {
 	Loads  bool   `json:"loads"`
-	Reason string `json:"reason,omitempty"` // in the gateway's words, when it does not load
-	Output string `json:"output,omitempty"` // the end of what the gateway printed
+	Reason string `json:"reason,omitempty"` // the gateway's message if the plugin does not load
+	Output string `json:"output,omitempty"` // the end of the gateway's output
 }
 
 var symbolRule = lazyregexp.New(`^\p{Lu}[\p{L}\p{Nd}_]*$`)
 
-// LoadTest lets the gateway in the compiler image load a plugin and look up a
-// hook: `tyk plugin load`. The plugin's own init code runs there, in a container
-// without network. Compiler images before 5.2.3, and every next-generation one, have no
-// gateway: i must then name an image that has one and its path (Ref and Gateway). Without
-// them, and for plugins for processors other than amd64, the error matches
-// [ErrUnsupported].
+// LoadTest runs `tyk plugin load` in the compiler image: the gateway loads the plugin and looks up
+// symbol. The plugin's init code runs too, in a container without network. Compiler images before
+// 5.2.3 and all next-generation ones have no gateway. For these set Ref and Gateway of i, otherwise
+// the error matches [ErrUnsupported]. It also does for plugins for processors other than amd64.
 //
-// A plugin that does not load is a verdict, not an error. Errors are about the test
-// itself.
+// A plugin that does not load is a Verdict, not an error.
 func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginbuild.Image, plugin,
 	symbol string) (Verdict, error) {
 	if r.Version == nil {
-		return Verdict{}, refuse("load test", "no release given; Lookup finds one")
+		return Verdict{}, refuse("load test", "no release given; get one from Lookup")
 	}
 	object := filepath.Base(plugin) + " in " + r.Version.String()
 	r, err := r.WithVariant(i.Variant)
@@ -46,9 +43,9 @@ func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginb
 		entrypoint = []string{i.Gateway}
 	} else if !r.Compiler.Gateway {
 		return Verdict{}, &Error{Op: StageLoad, Object: object, Kind: ErrUnsupported,
-			Err: errors.New("its compiler image carries no gateway"),
-			Next: "name an image of the gateway and where it has that; package preflight compares plugin " +
-				"and gateway without running either"}
+			Err: errors.New("its compiler image has no gateway"),
+			Next: "set Ref and Gateway to an image of the gateway and the path in it; package preflight " +
+				"checks without running the plugin"}
 	}
 	if !symbolRule.MatchString(symbol) {
 		return Verdict{}, refuse("load test "+object, "symbol %q is not an exported Go name", symbol)
@@ -104,20 +101,19 @@ func (b *Builder) LoadTest(ctx context.Context, r pluginbuild.Release, i pluginb
 	var e *Error
 	v := Verdict{Output: strings.TrimSpace(res.stdout + res.stderr)}
 	v.Loads = err == nil || errors.As(err, &e) && e.Op == StageRemove
-	// A gateway that crashes while loading, as for a plugin of another Go
-	// release, has judged it too; one that was killed or is missing has not.
+	// A crash while loading is a verdict too, as for a plugin of another Go release. A kill or a
+	// missing gateway is not.
 	if errors.As(err, &e) && e.Op == StageLoad && e.ExitCode > 0 && e.ExitCode < 126 && !e.OOMKilled {
 		v.Reason = loadReason(e.Output)
 		if alone, ok := err.(*Error); ok && alone == e {
 			return v, nil
 		}
-		return v, err.(interface{ Unwrap() []error }).Unwrap()[1] // a container that could not be removed
+		return v, err.(interface{ Unwrap() []error }).Unwrap()[1] // of the container's removal
 	}
 	return v, err
 }
 
-// loadReason picks the gateway's own words: the line of its error, or the first
-// of a crash.
+// loadReason returns the line of the gateway's error, or the first line of a crash.
 func loadReason(output string) string {
 	first := ""
 	for line := range strings.Lines(output) {

@@ -17,10 +17,9 @@ var (
 		`(?i)dial tcp|i/o timeout|connection (refused|reset)|TLS handshake timeout|no such host|temporary failure|unexpected EOF|50[234] `)
 )
 
-// compilerMessage picks what matters from a compiler's output, at most ten
-// lines: errors with a place in the source; without one what the go command
-// says, and else the last three lines. Indented lines continue what the line
-// before them says: often only they name the cause.
+// compilerMessage returns at most ten relevant lines of a compiler's output. These are errors with
+// a position in the source, otherwise messages of the go command, otherwise the last three lines.
+// It keeps indented lines with the line before, because they often name the cause.
 func compilerMessage(output string) string {
 	var source, command, rest, dropped []string
 	to := &rest

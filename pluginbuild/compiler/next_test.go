@@ -115,7 +115,7 @@ func TestNextLoadTest(t *testing.T) {
 	ng := pluginbuild.Image{Variant: pluginbuild.NextGen}
 	if _, err := compiler.NewOn(&fake{t: t}, compiler.Options{}).LoadTest(t.Context(), r, ng, so,
 		"Hook"); !errors.Is(err, compiler.ErrUnsupported) || !strings.Contains(err.Error(),
-		"name an image of the gateway") {
+		"to an image of the gateway") {
 		t.Errorf("%v", err)
 	}
 	f := newFake(t, 0, "", nil)

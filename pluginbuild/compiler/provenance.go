@@ -21,11 +21,11 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// ProvenanceSuffix follows a plugin's name in that of its provenance.
+// ProvenanceSuffix is appended to a plugin's file name to name its provenance.
 const ProvenanceSuffix = ".intoto.json"
 
-// Statement records how a plugin was made: an in-toto Statement v1 with a SLSA
-// Provenance v1 predicate, for tools that read those. It is not signed.
+// Statement is the provenance of a plugin: an in-toto Statement v1 with a SLSA Provenance v1
+// predicate. It is not signed.
 type Statement struct {
 	Type          string     `json:"_type"`
 	Subject       []Subject  `json:"subject"`
@@ -66,14 +66,13 @@ const (
 	buildType      = "https://example.com/tykupgrade/pluginbuild/compiler/v1"
 )
 
-// sourceDigest is what a build took from the module's directory.
+// sourceDigest identifies the source of a build.
 type sourceDigest struct {
-	tree, mod, sum string // SHA-256; "": there is no such file
+	tree, mod, sum string // SHA-256; "": the file is missing
 }
 
-// digestSource hashes what is uploaded: the names, modes and contents in the order of
-// the upload. The digest is that of the text that sha256sum would print, with a mode
-// before each line, so that it can be computed by hand.
+// digestSource hashes the names, modes and contents of the uploaded files in their order. It hashes
+// the output of sha256sum with a mode before each line, so a person can compute it too.
 func digestSource(fsys fs.FS, exclude exclusion) (sourceDigest, error) {
 	var d sourceDigest
 	tree := sha256.New()
@@ -125,8 +124,8 @@ func digestDir(q *Request) (sourceDigest, error) {
 	return digestSource(root.FS(), q.exclusions())
 }
 
-// statement describes a finished build. It has only the names of the environment's
-// variables, because their values may hold secrets.
+// statement describes a finished build. It has the names of environment variables, but not their
+// values, which may be secret.
 func (b *Builder) statement(q *Request, a Artifact, src sourceDigest, started,
 	finished time.Time) Statement {
 	s := Statement{Type: statementType, PredicateType: provenanceType,
@@ -182,7 +181,7 @@ func (b *Builder) writeProvenance(ctx context.Context, q *Request, a Artifact, s
 	// The digests are from before the upload. A later change may be in the plugin.
 	if now, err := digestDir(q); err != nil || now != src {
 		if err == nil {
-			err = errors.New("the source changed while it was compiled, so no provenance was written")
+			err = errors.New("the source changed during the build; no provenance was written")
 		}
 		e := fail(ctx, StageCollect, q.Dir, err)
 		e.Next = "compile again"
@@ -199,9 +198,9 @@ func (b *Builder) writeProvenance(ctx context.Context, q *Request, a Artifact, s
 	return nil
 }
 
-// VerifyProvenance checks that the provenance next to a plugin describes that file, and
-// returns it. The provenance is not signed: trust it only if you trust everybody who
-// could write both files.
+// VerifyProvenance returns the provenance next to a plugin. It fails if the provenance is for
+// another file. A provenance is not signed: trust it only if you trust everybody with write access
+// to both files.
 func VerifyProvenance(plugin string) (Statement, error) {
 	bad := func(err error) (Statement, error) {
 		return Statement{}, &Error{Op: "verify provenance", Object: plugin, Err: err}
@@ -216,7 +215,7 @@ func VerifyProvenance(plugin string) (Statement, error) {
 		return bad(err)
 	}
 	if s.Type != statementType || s.PredicateType != provenanceType || len(s.Subject) != 1 {
-		return bad(errors.New("it is not an in-toto statement with one subject and SLSA provenance"))
+		return bad(errors.New("not an in-toto statement with one subject and SLSA provenance"))
 	}
 	so, err := os.Open(plugin)
 	if err != nil {
@@ -228,7 +227,7 @@ func VerifyProvenance(plugin string) (Statement, error) {
 		return bad(err)
 	}
 	if got, want := hex.EncodeToString(h.Sum(nil)), s.Subject[0].Digest["sha256"]; got != want {
-		return bad(fmt.Errorf("the file has SHA-256 %s, the provenance is about %s", got, want))
+		return bad(fmt.Errorf("the plugin has SHA-256 %s, but its provenance is for %s", got, want))
 	}
 	return s, nil
 }

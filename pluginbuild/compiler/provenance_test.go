@@ -91,7 +91,7 @@ func TestProvenance(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := compiler.VerifyProvenance(a.Path); err == nil || !strings.Contains(err.Error(),
-		"the provenance is about "+a.SHA256) {
+		"its provenance is for "+a.SHA256) {
 		t.Errorf("%v", err)
 	}
 	if _, err := compiler.VerifyProvenance(a.Path + "x"); err == nil {

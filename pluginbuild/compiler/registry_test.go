@@ -232,7 +232,7 @@ func TestRegistry(t *testing.T) {
 	}
 	removed, err := first.RemoveImages(t.Context())
 	if err == nil || len(removed) != 0 || !strings.Contains(err.Error(),
-		"a container that this run did not make") {
+		"the other container that uses the image") {
 		t.Errorf("in use: removed %v, %v", removed, err)
 	}
 	if err := b.docker.ContainerRemove(t.Context(), c.ID, container.RemoveOptions{}); err != nil {

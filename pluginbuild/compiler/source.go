@@ -20,18 +20,18 @@ import (
 	"example.com/tykupgrade/pluginbuild"
 )
 
-// sourceDir is where every compiler image expects the plugin.
+// sourceDir is the directory of the plugin in all compiler images.
 const sourceDir = "plugin-source"
 
-// workFile in the plugin's root hides the workspace that compilers from 5.1.0
-// on make around the plugin and the gateway; those before do not read it.
+// workFile in the plugin's root hides the workspace of plugin and gateway that compilers from 5.1.0
+// on make. Earlier compilers do not read it.
 const workFile = "go.work"
 
-// checkSource refuses directories that no compiler could make a plugin of.
+// checkSource refuses directories that cannot become a plugin.
 func checkSource(object string, q *Request) error {
 	if q.Bind && len(q.Exclude) > 0 {
-		return refuse(object, "a mounted directory is seen whole; leave out the patterns to exclude, "+
-			"or upload the source")
+		return refuse(object, "exclude patterns have no effect on a mounted directory; remove them, or "+
+			"upload the source")
 	}
 	entries, err := os.ReadDir(q.Dir)
 	if err != nil {
@@ -41,7 +41,7 @@ func checkSource(object string, q *Request) error {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	// First as it is: a wrong directory may be too large to walk.
+	// First without the tree: a wrong directory may be too large to walk.
 	if err := q.checkFiles(object, names); err != nil || q.Bind {
 		return err
 	}
@@ -61,7 +61,7 @@ func checkSource(object string, q *Request) error {
 	return q.checkFiles(object, names)
 }
 
-// exclusion is what stays out of an upload.
+// exclusion describes the files that are not uploaded.
 type exclusion struct {
 	patterns []string // as in .dockerignore
 	dotfiles bool     // names in the root that begin with a dot: the script does not copy them
@@ -71,7 +71,7 @@ func (q *Request) exclusions() exclusion {
 	return exclusion{q.Exclude, q.Release.Compiler.Variant != pluginbuild.NextGen}
 }
 
-// checkFiles checks the names of what the compiler will see.
+// checkFiles checks the names of the files for the compiler.
 func (q *Request) checkFiles(object string, names []string) error {
 	var source, module bool
 	for _, name := range names {
@@ -82,26 +82,25 @@ func (q *Request) checkFiles(object string, names []string) error {
 		case strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go"):
 			source = true
 		case q.Bind && strings.HasSuffix(name, ".so") && (q.OutputDir != q.Dir || name != q.output()):
-			return refuse(object, "%s is in the way: the compiler's script would move it and give it to "+
-				"root; move it away, or upload the source", filepath.Join(q.Dir, name))
+			return refuse(object, "the compiler's script would move %s and give it to root; move it away, "+
+				"or upload the source", filepath.Join(q.Dir, name))
 		case q.Bind && name == workFile && q.Release.Compiler.Mode == pluginbuild.Workspace:
-			return refuse(object, "%s is in the way: it would hide the compiler's own workspace; move it "+
-				"to a directory above, or upload the source", filepath.Join(q.Dir, name))
+			return refuse(object, "%s would hide the compiler's own workspace; move it to a directory "+
+				"above, or upload the source", filepath.Join(q.Dir, name))
 		}
 	}
 	switch c := q.Release.Compiler; {
 	case !source:
-		return refuse(object, "there is no Go source in %s, or all of it is excluded", q.Dir)
+		return refuse(object, "no Go source in %s, or all of it is excluded", q.Dir)
 	case !module && c.Mode == pluginbuild.Workspace && !c.CreatesModule():
-		return refuse(object, "%s has no go.mod, or it is excluded, and this release's compiler needs "+
-			"it; go mod init makes one", q.Dir)
+		return refuse(object, "%s has no go.mod, or it is excluded, but this release's compiler needs "+
+			"it; run go mod init", q.Dir)
 	}
 	return nil
 }
 
-// writeSource writes the module in fsys as a tar for the container, owned by
-// root and in a fixed order, and returns the paths left out, but for those
-// that exclude names.
+// writeSource writes the module in fsys as a tar for the container, owned by root and in a fixed
+// order. It returns the omitted paths, except for those that match a pattern of exclude.
 func writeSource(w io.Writer, fsys fs.FS, exclude exclusion) (left []string, err error) {
 	t := tar.NewWriter(w)
 	if err := t.WriteHeader(header(sourceDir+"/", tar.TypeDir, 0o755)); err != nil {
@@ -117,17 +116,17 @@ func writeSource(w io.Writer, fsys fs.FS, exclude exclusion) (left []string, err
 	return left, t.Close()
 }
 
-// walkSource calls f for every directory, regular file and symbolic link that
-// is uploaded, and refuses what the container could not have.
+// walkSource calls f for every directory, regular file and symbolic link to upload. It refuses
+// names and links that cannot work in the container.
 func walkSource(fsys fs.FS, exclude exclusion, f func(name string,
 	d fs.DirEntry) error) (left []string, err error) {
 	lines, err := ignorefile.ReadAll(strings.NewReader(strings.Join(exclude.patterns, "\n")))
 	if err != nil {
-		return nil, fmt.Errorf("exclude: %w", err)
+		return nil, fmt.Errorf("read exclude patterns: %w", err)
 	}
 	patterns, err := patternmatcher.New(lines)
 	if err != nil {
-		return nil, fmt.Errorf("exclude: %w", err)
+		return nil, fmt.Errorf("read exclude patterns: %w", err)
 	}
 	err = fs.WalkDir(fsys, ".", func(name string, d fs.DirEntry, err error) error {
 		if name == "." {
@@ -135,7 +134,7 @@ func walkSource(fsys fs.FS, exclude exclusion, f func(name string,
 		}
 		matched, matchErr := patterns.MatchesOrParentMatches(filepath.FromSlash(name))
 		if matchErr != nil {
-			return fmt.Errorf("exclude: %w", matchErr)
+			return fmt.Errorf("match exclude patterns: %w", matchErr)
 		}
 		top := !strings.Contains(name, "/")
 		switch {
@@ -152,8 +151,7 @@ func walkSource(fsys fs.FS, exclude exclusion, f func(name string,
 			}
 			return nil
 		case !utf8.ValidString(name):
-			return fmt.Errorf("the name %q is not UTF-8, which Go and archives need; exclude or rename it",
-				name)
+			return fmt.Errorf("invalid file name %q: want UTF-8; exclude or rename the file", name)
 		case err != nil:
 			return err
 		case d.Type() == fs.ModeSymlink:
@@ -176,8 +174,8 @@ func staysInside(fsys fs.FS, link string) error {
 	}
 	if inside := path.Join(path.Dir(link), target); path.IsAbs(target) || inside == ".." ||
 		strings.HasPrefix(inside, "../") {
-		return fmt.Errorf("%s is a symbolic link out of the module, to %s, which the container would "+
-			"not have; exclude it or replace it by what it names", link, target)
+		return fmt.Errorf("%s is a symbolic link out of the module, to %s, which the container does not "+
+			"have; exclude the link or replace it by its target", link, target)
 	}
 	return nil
 }
@@ -215,7 +213,7 @@ func writeEntry(t *tar.Writer, fsys fs.FS, name string, d fs.DirEntry) error {
 	}
 	n, err := io.Copy(t, f)
 	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && n < h.Size {
-		return fmt.Errorf("%s changed while it was read", name)
+		return fmt.Errorf("read %s: the file changed meanwhile", name)
 	}
 	return err
 }
@@ -225,8 +223,8 @@ func header(name string, kind byte, mode int64) *tar.Header {
 		Format: tar.FormatPAX}
 }
 
-// counter counts what is read, and reports it until over: an HTTP client may
-// read on for a moment after it gave up.
+// counter counts the bytes read, and reports them until over is set: an HTTP client may read on for
+// a moment after it gave up.
 type counter struct {
 	r      io.Reader
 	n      int64

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// Sweep removes the containers that crashed runs left, on this machine or
-// another one with the same engine: those with our labels and all of this
-// Builder's Labels that were created longer than age ago. It returns their
-// names. age must be longer than any build may take, because running ones are
-// removed too; it must be positive.
+// Sweep removes containers that crashed runs left in the engine, and returns their names. It
+// removes those with this package's labels and all of the Builder's Labels that are older than age.
+// age must be positive, and longer than any build takes, because Sweep also removes running
+// containers.
 func (b *Builder) Sweep(ctx context.Context, age time.Duration) ([]string, error) {
 	if age <= 0 {
-		return nil, &Error{Op: "sweep", Kind: ErrRequest, Err: fmt.Errorf("age %v is not positive", age)}
+		return nil, &Error{Op: "sweep", Kind: ErrRequest, Err: fmt.Errorf("invalid age %v: want more "+
+			"than 0", age)}
 	}
 	list, err := b.engine.list(ctx, containers, b.o.Labels)
 	if err != nil {
