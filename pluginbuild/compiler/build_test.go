@@ -340,9 +340,9 @@ func TestBuildRefuses(t *testing.T) {
 		"link out": {q: compiler.Request{Dir: linked},
 			want: "sub/out is a symbolic link out of the module"},
 		"name not UTF-8": {q: compiler.Request{Dir: plugin(t, tiny, map[string]string{
-			"a\xff.txt": ""})}, want: `"a\xff.txt" is not UTF-8`},
+			"a\xff.txt": ""})}, want: `invalid file name "a\xff.txt"`},
 		"directory not UTF-8": {q: compiler.Request{Dir: plugin(t, tiny, map[string]string{
-			"a\xff/b": ""})}, want: `"a\xff" is not UTF-8`},
+			"a\xff/b": ""})}, want: `invalid file name "a\xff"`},
 		"source excluded": {q: compiler.Request{Exclude: []string{"/*.go"}}, want: "no Go source"},
 		"two digests": {q: compiler.Request{Image: pluginbuild.Image{Ref: "x@sha256:" +
 			strings.Repeat("ab", 32), Digest: "sha256:" + strings.Repeat("cd", 32)}},

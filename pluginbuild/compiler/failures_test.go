@@ -188,8 +188,8 @@ func TestEngineFailures(t *testing.T) {
 			exe := sharedObject(62)
 			exe[16] = 2
 			f.copyFrom = newFake(f.t, 0, "", exe).copyFrom
-		}, compiler.StageCollect, "c0ffee", false, "not a shared object but ET_EXEC; the image " +
-			"does not do"},
+		}, compiler.StageCollect, "c0ffee", false, "ET_EXEC, not a shared object; use an image " +
+			"that works"},
 		"collect, another machine": {func(f *fake) {
 			f.copyFrom = newFake(f.t, 0, "", sharedObject(183)).copyFrom
 		}, compiler.StageCollect, "c0ffee", false, "for AARCH64, not for amd64"},
