@@ -102,7 +102,7 @@ func TestCheckModule(t *testing.T) {
 				"_ *Request) {}")), "info hook", "A has the signature of a request"},
 		{"alias of another package", "5.2.5", pluginFS(good,
 			source("import \"example.org/types\"\nfunc A(w types.W, r *types.R) {}")), "warning no-hook",
-			"A could"},
+			"A may have one"},
 		{"alias in a circle", "5.2.5", pluginFS(good, source("type A = B\ntype B = A\nfunc F(a A) {}")),
 			"warning no-hook", ""},
 		{"not exported", "5.2.5", pluginFS(good,

@@ -187,8 +187,8 @@ func TestReadTableRefuses(t *testing.T) {
 		"bad toolchain": {strings.Replace("["+good+"]", `"compiler"`,
 			`"toolchain":"; rm -rf /","compiler"`, 1), "toolchain"},
 		"bad compiler go": {strings.Replace("["+good+"]", `"mode"`, `"go":"latest","mode"`, 1),
-			"compiler's Go"},
-		"trailing":  {"[" + good + "] []", "follows"},
+			"compiler Go version"},
+		"trailing":  {"[" + good + "] []", "after the array"},
 		"too large": {"[" + strings.Repeat(" ", 9<<20) + "]", "larger than"},
 	} {
 		if _, err := pluginbuild.ReadTable(strings.NewReader(c[0])); err == nil ||
