@@ -12,27 +12,27 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// Target is where the plugins are to run. The zero value checks nothing beyond
-// [Compare] and what plugins do to each other.
+// Target describes the hosts of the plugins. The zero value checks only [Compare] and conflicts
+// between plugins.
 type Target struct {
 	Distro string // "debian/11", "ubuntu/22.04": see [Distros]; empty: glibc is not checked
-	Arch   string // Go's name of the architecture; empty: that of the gateway
+	Arch   string // Go's name of the architecture; empty: the gateway's
 	// highest CPU level of the hosts, "v1" to "v4"; empty: a plugin above the gateway's gets a warning
 	GOAMD64 string
-	Gateway *semver.Version // release of the gateway, to name the compiler image; nil: not named
-	Symbols []Symbol        // what the manifest names
+	Gateway *semver.Version // release of the gateway, for the name of the compiler image; nil: unknown
+	Symbols []Symbol        // functions in the manifest
 }
 
 // Symbol is a function that a bundle's manifest names.
 type Symbol struct {
-	// of the plugin, as the manifest spells it; the file may carry the suffix of a release,
+	// of the plugin in the manifest; the actual name may have a release's suffix such as
 	// "_v5.2.5_linux_amd64"
 	File string
 	Name string
-	Hook Hook // what the manifest uses it for; empty: only its presence is checked
+	Hook Hook // its use in the manifest; empty: check only its presence
 }
 
-// AddSymbol adds a function that a manifest names for a response hook or for a request hook.
+// AddSymbol adds a function of a manifest for a response hook or for a request hook.
 func (t *Target) AddSymbol(file, name string, response bool) {
 	s := Symbol{File: file, Name: name, Hook: HookRequest}
 	if response {
@@ -41,15 +41,15 @@ func (t *Target) AddSymbol(file, name string, response bool) {
 	t.Symbols = append(t.Symbols, s)
 }
 
-// Report is the judgement of several plugins in one gateway.
+// Report is the result of [CompareAll].
 type Report struct {
 	Verdict  Verdict   `json:"verdict"` // the worst of all
 	Gateway  *Binary   `json:"gateway"`
-	Plugins  []Result  `json:"plugins"`            // in the order given
-	Findings []Finding `json:"findings,omitempty"` // about no single plugin
+	Plugins  []Result  `json:"plugins"`            // in the order of the arguments
+	Findings []Finding `json:"findings,omitempty"` // about the gateway or several plugins
 }
 
-// glibcs is the C library that each distribution came with.
+// glibcs maps each distribution to its glibc version.
 var glibcs = map[string]string{
 	"ubuntu/16.04": "2.23",
 	"ubuntu/18.04": "2.27",
@@ -69,18 +69,18 @@ func (t Target) check() error {
 		return fail("check", "target", fmt.Errorf("%w: "+format, append([]any{ErrTarget}, a...)...))
 	}
 	if t.Distro != "" && glibcs[t.Distro] == "" {
-		return bad("unknown distribution %q; known are %s", t.Distro, strings.Join(Distros(), ", "))
+		return bad("unknown distribution %q (want one of %s)", t.Distro, strings.Join(Distros(), ", "))
 	}
 	if t.GOAMD64 != "" && !slices.Contains([]string{"v1", "v2", "v3", "v4"}, t.GOAMD64) {
 		return bad("unknown CPU level %q (want v1, v2, v3 or v4)", t.GOAMD64)
 	}
 	if t.Arch != "" && !slices.Contains(slices.Collect(maps.Values(arches)), t.Arch) {
-		return bad("unknown architecture %q; known are %s", t.Arch,
+		return bad("unknown architecture %q (want one of %s)", t.Arch,
 			strings.Join(slices.Sorted(maps.Values(arches)), ", "))
 	}
 	for _, s := range t.Symbols {
 		if s.Name == "" || s.File == "" {
-			return bad("a symbol without name or file: %+v", s)
+			return bad("symbol without name or file: %+v", s)
 		}
 		if !slices.Contains([]Hook{"", HookRequest, HookResponse, HookAnalytics}, s.Hook) {
 			return bad("symbol %s: unknown hook %q", s.Name, s.Hook)
@@ -89,10 +89,9 @@ func (t Target) check() error {
 	return nil
 }
 
-// CompareAll judges plugins that one gateway loads, in this order, on a target.
-// In addition to [Compare] it looks at what plugins do to each other, at the
-// target's architecture, CPU level and glibc, and at the symbols that a
-// manifest names. It fails only if the target is invalid or nothing is given.
+// CompareAll predicts whether a gateway loads plugins in this order on a target. In addition to
+// [Compare] it checks conflicts between plugins, and the target's architecture, CPU level, glibc
+// and symbols. The error wraps [ErrTarget] if the target is invalid or an argument is missing.
 func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 	if err := t.check(); err != nil {
 		return Report{}, err
@@ -121,13 +120,13 @@ func CompareAll(plugins []*Binary, gateway *Binary, t Target) (Report, error) {
 	return r, nil
 }
 
-// among judges what plugins do to each other: a path can be loaded once, and
-// packages that only plugins hold must agree among them as well, because the
-// dynamic linker binds the hashes of the later one to those of the earlier,
-// even of one that Go then refused (seen with Go 1.26 and glibc 2.36).
+// among finds conflicts between plugins. A process loads a plugin path only once. Plugins must
+// also agree on packages that the gateway lacks, because the dynamic linker binds the hashes of
+// a later plugin to an earlier one. It does so even if Go refused the earlier one (seen with Go
+// 1.26 and glibc 2.36).
 func among(results []Result, gateway *Binary) {
-	// Who took a path, a module, or brought a package that the gateway lacks. Rivals are
-	// never in one process.
+	// The first plugins with a path, a module, or a package that the gateway lacks. Rivals are never
+	// in one process.
 	paths, modules, first := map[string][]*Binary{}, map[string][]*Binary{}, map[string][]*Binary{}
 	holder := func(list []*Binary, p *Binary) *Binary {
 		for _, other := range list {
@@ -152,8 +151,8 @@ func among(results []Result, gateway *Binary) {
 			continue
 		}
 		if other := holder(modules[p.Main.Path], p); other != nil && p.Main.Path != "" {
-			r.add(Finding{Verdict: Loads, Kind: KindDuplicate, Subject: p.Main.Path, Detail: "module of " +
-				other.Name + " as well",
+			r.add(Finding{Verdict: Loads, Kind: KindDuplicate, Subject: p.Main.Path,
+				Detail: "also the module of " + other.Name,
 				Remedy: "compile both from the same source, so that the packages they share stay equal"})
 		}
 		var differ []string
@@ -171,7 +170,7 @@ func among(results []Result, gateway *Binary) {
 		if len(differ) > 0 {
 			r.Mismatched = append(r.Mismatched, differ...)
 			r.add(Finding{Verdict: Fails, Kind: KindDuplicate, Subject: sample(differ),
-				Detail: "differs from the one in " + owner.Name + ", which is opened first",
+				Detail: "differs from the one in " + owner.Name + ", which the gateway opens first",
 				Remedy: "compile both with the same version of it", Packages: differ})
 		}
 		// A plugin that was refused does not take its path.
@@ -182,14 +181,14 @@ func among(results []Result, gateway *Binary) {
 	}
 }
 
-// sameFile is one file given twice, also through a symbolic link: the runtime loads it
-// once. A hard link or a copy is another file to it.
+// sameFile reports whether a and b are the same file for the runtime, also through a symbolic
+// link. A hard link or a copy is another file.
 func sameFile(a, b *Binary) bool {
 	return a.SHA256 == b.SHA256 && (a.Name == b.Name || a.real == b.real && a.real != "")
 }
 
-// rivals are builds of one plugin for several releases, such as plugin.so and
-// plugin_v5.2.5_linux_amd64.so in one directory: a gateway opens one of them.
+// rivals reports whether a and b are builds of one plugin for several releases, such as plugin.so
+// and plugin_v5.2.5_linux_amd64.so. A gateway opens one of them.
 func rivals(a, b *Binary) bool {
 	stem := func(b *Binary) string {
 		return releaseSuffix.ReplaceAllString(strings.TrimSuffix(b.Name,
@@ -198,8 +197,8 @@ func rivals(a, b *Binary) bool {
 	return a.Name != b.Name && stem(a) == stem(b)
 }
 
-// alternatives finds rivals of which some load and some do not. The verdicts of those
-// plugins do not count for the whole; what the gateway opens is unknown.
+// alternatives finds rivals of which only some load. Their verdicts do not count for the whole,
+// because it is unknown which one the gateway opens.
 func (r *Report) alternatives() (left map[int]bool) {
 	left = map[int]bool{}
 	for i := range r.Plugins {
@@ -219,13 +218,13 @@ func (r *Report) alternatives() (left map[int]bool) {
 		}
 		slices.Sort(names)
 		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: strings.Join(names, ", "),
-			Detail: "a gateway opens one of them, and not all of them load",
+			Detail: "a gateway opens one of these files, and not all load",
 			Remedy: "check only the file that a gateway of this release opens"})
 	}
 	return left
 }
 
-// target judges one plugin by the machines it is to run on.
+// target compares a plugin with its target.
 func (r *Result) target(g *Binary, t Target) {
 	p := r.Plugin
 	if t.Arch != "" && p.Arch != t.Arch {
@@ -237,30 +236,30 @@ func (r *Result) target(g *Binary, t Target) {
 	case t.GOAMD64 != "" && p.GOAMD64 > t.GOAMD64:
 		r.add(Finding{Verdict: Fails, Kind: KindCPU, Subject: "GOAMD64", Detail: "target " + t.GOAMD64 +
 			", plugin " + p.GOAMD64 +
-			": it loads, and crashes the gateway at the first instruction that the CPU lacks",
+			": it loads, but crashes the gateway at the first instruction that the CPU lacks",
 			Remedy: "compile the plugin with GOAMD64=" + t.GOAMD64})
 	case t.GOAMD64 == "" && g.GOAMD64 != "" && p.GOAMD64 > g.GOAMD64:
 		r.add(Finding{Verdict: Loads, Kind: KindCPU, Subject: "GOAMD64", Detail: versions(g.GOAMD64,
-			p.GOAMD64) + ": it crashes the gateway on a lesser CPU",
+			p.GOAMD64) + ": it crashes the gateway on an older CPU",
 			Remedy: "compile the plugin with GOAMD64=" + g.GOAMD64})
 	}
 	if has, needs := highest(g.Needs), highest(p.Needs); t.Distro == "" && has != "" &&
 		compareDotted(needs, has) > 0 {
 		r.add(Finding{Verdict: Loads, Kind: KindLibrary, Subject: "glibc", Detail: versions(has, needs) +
-			": it loads only where glibc is that new",
-			Remedy: "name the distribution of the gateway hosts to have it checked"})
+			": it needs hosts with that glibc",
+			Remedy: "name the distribution of the gateway hosts to check it"})
 	}
 	remedy := "compile the plugin on a system with glibc " + glibcs[t.Distro] + " or older"
 	if t.Distro == "ubuntu/16.04" || t.Distro == "ubuntu/18.04" {
-		// The packages for these come from it: 3.2.3, 4.0 to 4.3 and 5.0.
-		remedy += ", such as the -el7 image of releases that have one"
+		// Packages for these distributions come from it: 3.2.3, 4.0 to 4.3 and 5.0.
+		remedy += ", such as the -el7 image if the release has one"
 	}
 	for _, f := range glibcFindings(p, t, remedy) {
 		r.add(f)
 	}
 }
 
-// highest is the glibc that satisfies all needs.
+// highest returns the highest glibc version of needs.
 func highest(needs []Need) string {
 	v := ""
 	for _, n := range needs {
@@ -280,14 +279,14 @@ func glibcFindings(b *Binary, t Target, remedy string) []Finding {
 	for _, n := range b.Needs {
 		if compareDotted(n.Glibc, has) > 0 {
 			found = append(found, Finding{Verdict: Fails, Kind: KindLibrary, Subject: n.Library,
-				Detail: fmt.Sprintf("%s has glibc %s, %s needs %s", t.Distro, has, name(b), n.Glibc),
+				Detail: fmt.Sprintf("%s has glibc %s, but %s needs %s", t.Distro, has, name(b), n.Glibc),
 				Remedy: remedy})
 		}
 	}
 	return found
 }
 
-// gateway judges the gateway itself by the target.
+// gateway compares the gateway itself with the target.
 func (r *Report) gateway(t Target) {
 	g := r.Gateway
 	if t.Arch != "" && g.Arch != t.Arch {
@@ -297,7 +296,7 @@ func (r *Report) gateway(t Target) {
 	}
 	if kind, lib := cLibrary(g.Libraries); lib != "" && t.Distro != "" {
 		r.add(Finding{Verdict: Fails, Kind: KindLibrary, Subject: lib,
-			Detail: "the gateway is linked with " + kind + ", and " + t.Distro + " has glibc",
+			Detail: "the gateway is linked with " + kind + ", but " + t.Distro + " has glibc",
 			Remedy: "compare with the gateway package of that distribution"})
 	}
 	for _, f := range glibcFindings(g, t, "compare with the gateway package of that distribution") {
@@ -310,18 +309,18 @@ func (r *Report) add(f Finding) {
 	r.Verdict = r.Verdict.worse(f.Verdict)
 }
 
-// releaseSuffix is what compilers append from 4.1.0 on; gateways look for it
-// with and without the v.
+// releaseSuffix matches the suffix that compilers append from 4.1.0 on. Gateways look for it with
+// and without the v.
 var releaseSuffix = lazyregexp.New(`_v?\d+\.\d+\.\d+_[a-z0-9]+_[a-z0-9]+$`)
 
-// is says whether a plugin is the file that a manifest means.
+// is reports whether a plugin is the symbol's file in the manifest.
 func (s Symbol) is(b *Binary) bool {
 	want, got := strings.TrimSuffix(path.Base(s.File), ".so"), strings.TrimSuffix(path.Base(b.Name),
 		".so")
 	return got == want || releaseSuffix.ReplaceAllString(got, "") == want
 }
 
-// symbols looks for what a manifest names.
+// symbols checks the functions that a manifest names.
 func (r *Report) symbols(symbols []Symbol) {
 	for _, s := range symbols {
 		given := false
@@ -333,7 +332,7 @@ func (r *Report) symbols(symbols []Symbol) {
 		}
 		if !given {
 			r.add(Finding{Verdict: Unknown, Kind: KindSymbol, Subject: s.Name,
-				Detail: "the manifest takes it from " + s.File + ", which was not given",
+				Detail: "the manifest takes it from " + s.File + ", which was not checked",
 				Remedy: "check that file as well"})
 		}
 	}
@@ -345,7 +344,7 @@ func (r *Result) symbol(s Symbol) {
 		r.add(Finding{Verdict: v, Kind: KindSymbol, Subject: s.Name, Detail: detail, Remedy: remedy})
 	}
 	if !p.Plugin || p.PluginPath == "" {
-		return // said already
+		return // another finding reports it
 	}
 	i := slices.IndexFunc(p.Exports, func(f Func) bool { return f.Name == s.Name })
 	if i < 0 {

@@ -165,7 +165,7 @@ func TestTarget(t *testing.T) {
 			"target v2, plugin v3"},
 		"CPU fits": {preflight.Target{GOAMD64: "v3"}, "", "v3", preflight.Loads, ""},
 		"distribution not stated": {preflight.Target{}, "2.34", "", preflight.Loads,
-			"glibc: gateway 2.17, plugin 2.34: it loads only where glibc is that new"},
+			"glibc: gateway 2.17, plugin 2.34: it needs hosts with that glibc"},
 		"CPU not stated": {preflight.Target{}, "", "v3", preflight.Loads,
 			"gateway v1, plugin v3"},
 	} {

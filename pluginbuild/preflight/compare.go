@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// Verdict is whether a plugin will load. The zero value is not a verdict.
+// Verdict predicts whether a plugin loads. The zero value is invalid.
 type Verdict string
 
-// Unknown is never a quiet yes: something that decides could not be read.
+// The verdicts. Unknown means that decisive data cannot be read.
 const (
 	Loads   Verdict = "loads"
 	Fails   Verdict = "fails"
@@ -21,7 +21,7 @@ const (
 
 var rank = map[Verdict]int{Loads: 1, Unknown: 2, Fails: 3}
 
-// worse returns the verdict that decides when both hold.
+// worse returns the worse of two verdicts.
 func (v Verdict) worse(w Verdict) Verdict {
 	if rank[w] > rank[v] {
 		return w
@@ -29,31 +29,31 @@ func (v Verdict) worse(w Verdict) Verdict {
 	return v
 }
 
-// Kind says what a [Finding] is about.
+// Kind is the kind of a [Finding].
 type Kind string
 
-// The kinds of finding.
+// The kinds of findings.
 const (
-	KindFile      Kind = "file"      // no Go plugin, another machine, hashes that cannot be read
+	KindFile      Kind = "file"      // not a Go plugin, or unreadable hashes
 	KindGo        Kind = "go"        // the Go version
 	KindFlag      Kind = "flag"      // a build flag or setting
 	KindModule    Kind = "module"    // a module's version or content
 	KindPackage   Kind = "package"   // a package of the standard library
-	KindDuplicate Kind = "duplicate" // two plugins that exclude each other
+	KindDuplicate Kind = "duplicate" // a conflict of two plugins
 	KindSymbol    Kind = "symbol"    // a function that the manifest names
 	KindLibrary   Kind = "library"   // glibc or another shared library
 	KindCPU       Kind = "cpu"       // architecture or CPU level
-	KindLoader    Kind = "loader"    // what the dynamic linker or the kernel does not allow
+	KindLoader    Kind = "loader"    // refused by the dynamic linker or the kernel
 )
 
-// Finding is one reason, or a warning.
+// Finding is a reason for a verdict, or a warning.
 type Finding struct {
-	Verdict Verdict `json:"verdict"` // what it makes of the plugin; Loads marks a warning
+	Verdict Verdict `json:"verdict"` // its effect; Loads marks a warning
 	Kind    Kind    `json:"kind"`
 	Subject string  `json:"subject"`          // "github.com/google/uuid", "-trimpath"
 	Detail  string  `json:"detail"`           // "gateway v1.6.0, plugin v1.5.0"
 	Remedy  string  `json:"remedy,omitempty"` // what to do
-	// the packages that differ because of it; none: whatever differs
+	// the packages that differ because of it; empty: all that differ
 	Packages []string `json:"packages,omitempty"`
 }
 
@@ -65,16 +65,16 @@ func (f Finding) String() string {
 	return s
 }
 
-// Result is the judgement of one plugin.
+// Result is the prediction for one plugin.
 type Result struct {
 	Plugin  *Binary `json:"plugin"`
 	Verdict Verdict `json:"verdict"`
-	// packages that both files hold and whose hashes were compared
+	// number of packages in both files whose hashes were compared
 	Common     int       `json:"common"`
-	Mismatched []string  `json:"mismatched,omitempty"` // those that differ
+	Mismatched []string  `json:"mismatched,omitempty"` // packages with different hashes
 	Findings   []Finding `json:"findings,omitempty"`   // the decisive ones first
 
-	mapped bool // the dynamic linker takes the file in, whatever Go says later
+	mapped bool // the dynamic linker maps the file, even if Go refuses it later
 }
 
 func (r *Result) add(f Finding) {
@@ -90,10 +90,9 @@ func (r *Result) sort() {
 	})
 }
 
-// Compare gives the verdict of plugin.Open in that gateway, on a machine whose
-// libraries satisfy both files, and explains it. It compares what the runtime
-// compares: the hash of every package that both files hold. Flags, versions and
-// modules only explain a difference; they never decide.
+// Compare predicts the result of plugin.Open in the gateway, and explains it. It assumes a host
+// with the libraries that both files need. As the runtime does, it compares the hash of every
+// package in both files. Flags, versions and modules only explain a difference.
 func Compare(plugin, gateway *Binary) Result {
 	return compare(plugin, gateway, image{}, "")
 }
@@ -116,8 +115,8 @@ func compare(p, g *Binary, img image, distro string) Result {
 	}
 	switch {
 	case !p.Go && !p.symbols:
-		file(Unknown, name(p), "nothing says whether Go compiled it: its dynamic symbol table "+
-			"was removed", "compare the file that the compiler wrote")
+		file(Unknown, name(p), "its dynamic symbol table was removed, so its compiler is unknown",
+			"compare the file that the compiler wrote")
 		return r
 	case !p.Go:
 		file(Fails, name(p), "a shared object that Go did not compile",
@@ -140,7 +139,7 @@ func compare(p, g *Binary, img image, distro string) Result {
 	case len(g.Packages) == 0:
 		file(Unknown, name(g), "it has no package hashes: not a Go program that can load plugins, or "+
 			"its dynamic symbol table was removed",
-			"name the gateway's own binary as it was released, such as /opt/tyk-gateway/tyk")
+			"name the released binary of the gateway, such as /opt/tyk-gateway/tyk")
 	}
 	if len(p.Packages) == 0 {
 		file(Unknown, name(p), "it has no package hashes: its dynamic symbol table was removed",
@@ -151,11 +150,11 @@ func compare(p, g *Binary, img image, distro string) Result {
 	r.stack(g, distro)
 	switch {
 	case p.PluginPath == "":
-		file(Unknown, name(p), "the package that holds its functions cannot be found",
+		file(Unknown, name(p), "the package with its functions was not found",
 			"compare the file that the compiler wrote")
 	case p.declared > 0 && len(p.Exports)+len(p.Variables) == 0:
-		file(Fails, name(p), fmt.Sprintf("plugin.Open looks up %s as %s.NAME, and the file has none, "+
-			"as after -ldflags=-pluginpath",
+		file(Fails, name(p), fmt.Sprintf("plugin.Open looks up %s as %s.NAME, but the file has no such "+
+			"symbol, as after -ldflags=-pluginpath",
 			count(int(p.declared), "name", "names"), p.PluginPath),
 			"compile it without -ldflags=-pluginpath")
 	}
@@ -163,7 +162,7 @@ func compare(p, g *Binary, img image, distro string) Result {
 	return r
 }
 
-// hashes does what the runtime does in plugin_lastmoduleinit.
+// hashes compares package hashes as plugin_lastmoduleinit of the runtime does.
 func (r *Result) hashes(p, g *Binary, img image) {
 	var unreadable []string
 	for _, pkg := range slices.Sorted(maps.Keys(p.Packages)) {
@@ -199,14 +198,14 @@ func (r *Result) hashes(p, g *Binary, img image) {
 	if _, ok := p.Packages["runtime"]; !ok && len(p.Packages) > 0 || r.Common == 0 &&
 		r.Verdict == Loads {
 		r.add(Finding{Verdict: Unknown, Kind: KindFile, Subject: "package hashes",
-			Detail: "the runtime's is not among them, so the list is not whole",
+			Detail: "the list is incomplete: it lacks the runtime's hash",
 			Remedy: "compare the files as the compiler wrote them"})
 	}
 	// Seen with Go 1.26.7 and 1.26.8: fixes inside packages change no hash.
 	if gv, pv := g.release(), p.release(); gv != pv && gv != "" && pv != "" {
 		r.add(Finding{Verdict: Loads, Kind: KindGo, Subject: "Go", Detail: versions(gv, pv) +
 			", although all hashes agree",
-			Remedy: img.recompile() + " to run the code that was tested"})
+			Remedy: img.recompile() + " to run the tested code"})
 	}
 	if gf, pf := setting(g, "GOFIPS140"), setting(p, "GOFIPS140"); gf != pf && len(g.Settings) > 0 &&
 		len(p.Settings) > 0 {

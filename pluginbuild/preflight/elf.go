@@ -10,9 +10,8 @@ import (
 	"strings"
 )
 
-// Bounds on what a file may claim. They are far above what Go's and the GNU
-// linkers write (46 sections, 10 segments, 15 version entries in a plugin), and
-// keep a forged file from costing memory or time.
+// Limits against forged files, which could cost memory or time. They are far above the output of
+// Go's and the GNU linkers: 46 sections, 10 segments, 15 version entries in a plugin.
 const (
 	maxSections = 4096
 	maxSegments = 512
@@ -21,16 +20,15 @@ const (
 	maxName     = 4096     // one symbol name
 )
 
-// object is an open 64-bit little-endian ELF executable or shared object. The
-// debug/elf package serves for its headers only: its symbol functions load
-// whole tables, 223 MiB for a gateway of 545 MB.
+// object is an open 64-bit little-endian ELF executable or shared object. It uses debug/elf only
+// for headers, whose symbol functions load whole tables: 223 MiB for a gateway of 545 MB.
 type object struct {
 	*elf.File
 	r      io.ReaderAt
 	size   int64
 	budget *limited // what File may still read
 
-	relrVersion bool // the version that packed relocations need is among the needs
+	relrVersion bool // the needs have the version for packed relocations
 }
 
 func malformed(format string, a ...any) error {
@@ -45,17 +43,17 @@ func openELF(r io.ReaderAt, size int64) (*object, error) {
 			return nil, err
 		}
 		if size == 0 {
-			return nil, fmt.Errorf("%w: it is empty", ErrNotELF)
+			return nil, fmt.Errorf("%w: empty file", ErrNotELF)
 		}
 		return nil, ErrNotELF
 	} else if n < len(head) {
-		return nil, malformed("it ends inside the ELF header, after %d bytes", size)
+		return nil, malformed("the ELF header ends after %d bytes", size)
 	}
 	switch {
 	case elf.Class(head[elf.EI_CLASS]) == elf.ELFCLASS32:
 		return nil, fmt.Errorf("%w: 32-bit; Tyk gateways are 64-bit", ErrUnsupported)
 	case elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB:
-		return nil, fmt.Errorf("%w: big-endian, as of s390x; only little-endian machines can be checked",
+		return nil, fmt.Errorf("%w: big-endian, as on s390x; only little-endian files are supported",
 			ErrUnsupported)
 	case elf.Class(head[elf.EI_CLASS]) != elf.ELFCLASS64,
 		elf.Data(head[elf.EI_DATA]) != elf.ELFDATA2LSB:
@@ -65,8 +63,8 @@ func openELF(r io.ReaderAt, size int64) (*object, error) {
 	if t := elf.Type(le.Uint16(head[16:])); t != elf.ET_EXEC && t != elf.ET_DYN {
 		return nil, fmt.Errorf("%w: %v, neither an executable nor a shared object", ErrUnsupported, t)
 	}
-	// Checked before debug/elf allocates for them. A count of 0 with a table
-	// means more than 65,279 sections, which no Go program has.
+	// Check before debug/elf allocates. A count of 0 with a table means more than 65,279 sections,
+	// which no Go program has.
 	phnum, shoff, shnum := le.Uint16(head[56:]), le.Uint64(head[40:]), le.Uint16(head[60:])
 	if phnum > maxSegments || shnum > maxSections || (shnum == 0 && shoff != 0) {
 		return nil, malformed("%d segments and %d sections", phnum, shnum)
@@ -92,14 +90,14 @@ func (l *limited) ReadAt(p []byte, off int64) (int, error) {
 	return l.r.ReadAt(p, off)
 }
 
-// shared tells a shared object from an executable, which may be ET_DYN too.
+// shared reports whether the file is a shared object. An executable may be ET_DYN too.
 func (o *object) shared() bool {
 	return o.Type == elf.ET_DYN && !slices.ContainsFunc(o.Progs,
 		func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }
 
-// table returns the first section of a type and the string table it names, or
-// nil where there is none. Both lie within the file.
+// table returns the first section of a type and its string table, or nil. It checks that both are
+// within the file.
 func (o *object) table(t elf.SectionType) (tab, names *elf.Section, err error) {
 	i := slices.IndexFunc(o.Sections, func(s *elf.Section) bool { return s.Type == t })
 	if i < 0 {
@@ -113,7 +111,7 @@ func (o *object) table(t elf.SectionType) (tab, names *elf.Section, err error) {
 	for _, s := range []*elf.Section{tab, names} {
 		if s.Flags&elf.SHF_COMPRESSED != 0 || s.Offset > uint64(o.size) ||
 			s.FileSize > uint64(o.size)-s.Offset {
-			return nil, nil, malformed("section %s lies outside the file, at %d with %d bytes", s.Name,
+			return nil, nil, malformed("section %s is outside the file, at %d with %d bytes", s.Name,
 				s.Offset, s.FileSize)
 		}
 	}
@@ -132,7 +130,7 @@ func (o *object) read(s *elf.Section) ([]byte, error) {
 	return p, err
 }
 
-// loaded reads what the dynamic linker would put at a virtual address.
+// loaded reads the bytes that the dynamic linker maps at a virtual address.
 func (o *object) loaded(addr, n uint64) ([]byte, error) {
 	for _, p := range o.Progs {
 		if p.Type == elf.PT_LOAD && addr >= p.Vaddr && addr-p.Vaddr <= p.Filesz &&
@@ -149,13 +147,13 @@ func (o *object) loaded(addr, n uint64) ([]byte, error) {
 	return nil, malformed("address %#x is not in the file", addr)
 }
 
-// Need is the highest glibc version that a file asks of one library.
+// Need is the highest glibc version that a file needs of one library.
 type Need struct {
 	Library string `json:"library"` // "libc.so.6"
 	Glibc   string `json:"glibc"`   // "2.34"
 }
 
-// weakVersion marks a version whose absence the dynamic linker only warns of.
+// weakVersion marks a version that is optional for the dynamic linker.
 const weakVersion = 0x2
 
 func (o *object) needs() ([]Need, error) {
@@ -169,8 +167,8 @@ func (o *object) needs() ([]Need, error) {
 	}
 	var needs []Need
 	le, str := binary.LittleEndian, &strtab{r: o.r, sec: names}
-	// Offsets only ever lead forward, and entries take 16 bytes that no other
-	// has, so both walks end with the table, after as many steps as fit in it.
+	// Offsets only lead forward and each entry has 16 bytes, so both walks end after at most as many
+	// steps as entries fit in the table.
 	steps := len(p) / 16
 	for off := uint64(0); off+16 <= uint64(len(p)); {
 		lib, err := str.at(uint64(le.Uint32(p[off+4:])))
@@ -181,7 +179,7 @@ func (o *object) needs() ([]Need, error) {
 		for aux, left := off+uint64(le.Uint32(p[off+8:])), le.Uint16(p[off+2:]); left > 0 &&
 			aux+16 <= uint64(len(p)); left-- {
 			if steps--; steps < 0 {
-				return nil, malformed("section %s has more entries than it has room for", tab.Name)
+				return nil, malformed("section %s has more entries than fit in it", tab.Name)
 			}
 			version, err := str.at(uint64(le.Uint32(p[aux+8:])))
 			if err != nil {
@@ -211,11 +209,10 @@ func (o *object) needs() ([]Need, error) {
 	return needs, nil
 }
 
-// relrVersion is written by ld -z pack-relative-relocs; glibc 2.36 is the first to
-// know it.
+// relrVersion is the version that ld -z pack-relative-relocs writes. glibc 2.36 introduced it.
 const relrVersion = "GLIBC_ABI_DT_RELR"
 
-// glibc turns a version name into the release that introduced it.
+// glibc returns the release that introduced a version name, or "".
 func glibc(version string) string {
 	if version == relrVersion {
 		return "2.36"

@@ -8,35 +8,34 @@ import (
 
 // Errors that callers match with errors.Is.
 var (
-	// ErrNotELF is matched by files that are no ELF files at all.
+	// ErrNotELF: the file is not an ELF file.
 	ErrNotELF = errors.New("not an ELF file")
-	// ErrUnsupported is matched by ELF files that no Go plugin or gateway this
-	// package can judge is: 32-bit, big-endian, object files, core dumps.
+	// ErrUnsupported: the ELF file is 32-bit, big-endian, an object file or a core dump.
 	ErrUnsupported = errors.New("unsupported kind of ELF file")
-	// ErrMalformed is matched by truncated, damaged or forged files.
+	// ErrMalformed: the file is truncated, damaged or forged.
 	ErrMalformed = errors.New("malformed file")
-	// ErrNoMember is matched when an archive does not hold the requested file.
+	// ErrNoMember: the archive does not have the requested file.
 	ErrNoMember = errors.New("no such file in the archive")
-	// ErrCompression is matched by packages whose members are compressed in a
-	// way that the standard library cannot read.
+	// ErrCompression: the standard library cannot read the package's compression.
 	ErrCompression = errors.New("unsupported compression")
-	// ErrTarget is matched when a [Target] names something unknown.
+	// ErrTarget: the [Target] has an unknown value, or a plugin or the gateway is missing.
 	ErrTarget = errors.New("invalid target")
 )
 
 // kinds are all sentinels.
 var kinds = []error{ErrNotELF, ErrUnsupported, ErrMalformed, ErrNoMember, ErrCompression, ErrTarget}
 
-// Error is a file that could not be read or judged.
+// Error reports that a file cannot be read or compared.
 type Error struct {
 	Op     string // "inspect", "read bundle"
 	Object string // the file, as the caller named it
-	Kind   error  // one of the sentinels; nil for others, as of the file system
+	Kind   error  // one of the sentinels, or nil
 	Err    error  // the cause
 	Next   string // what to do; may be empty
 	Retry  bool   // the same call may succeed later: the disk under TMPDIR is full
 }
 
+// Error returns "op object: cause; what to do".
 func (e *Error) Error() string {
 	s := e.Op + " " + e.Object + ": " + e.Err.Error()
 	if e.Next != "" {
@@ -45,7 +44,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap returns the kind and the cause.
+// Unwrap returns Kind, if set, and Err.
 func (e *Error) Unwrap() []error {
 	if e.Kind == nil {
 		return []error{e.Err}
@@ -53,14 +52,14 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind, e.Err}
 }
 
-// Hint is the next step, or empty.
+// Hint returns Next.
 func (e *Error) Hint() string { return e.Next }
 
 // Retryable reports whether the same call may succeed later.
 func (e *Error) Retryable() bool { return e.Retry }
 
 func fail(op, object string, err error) *Error {
-	// An inner Error, as of a spooled member, already says it all.
+	// An inner Error, as of a spooled member, is complete.
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
@@ -79,9 +78,9 @@ func hintFor(err error) string {
 	case errors.Is(err, ErrMalformed):
 		return "copy or build the file again and compare its size and checksum with the original"
 	case errors.Is(err, ErrCompression):
-		return "pass what dpkg-deb --fsys-tarfile prints, as a tar"
+		return "pass the output of dpkg-deb --fsys-tarfile as a tar"
 	case errors.Is(err, syscall.ENOSPC):
-		return "free some space there or point TMPDIR elsewhere, then try again"
+		return "free space there or set TMPDIR to another disk, then try again"
 	}
 	return ""
 }

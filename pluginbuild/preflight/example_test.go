@@ -165,5 +165,5 @@ func ExampleInspectDeb() {
 	fmt.Println(err)
 	// Output:
 	// ./opt/tyk-gateway/tyk go1.22.1
-	// read Debian package: unsupported compression: data.tar.zst; pass what dpkg-deb --fsys-tarfile prints, as a tar
+	// read Debian package: unsupported compression: data.tar.zst; pass the output of dpkg-deb --fsys-tarfile as a tar
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// image names the compiler image that fits a gateway.
+// image is the compiler image for a gateway.
 type image struct {
-	release *semver.Version // nil if the caller does not know it
+	release *semver.Version // nil: unknown
 	fips    bool
 }
 
@@ -31,9 +31,8 @@ func (b *Binary) fips() bool {
 	return f != "" && f != "off" || slices.Contains(b.experiments(), "boringcrypto")
 }
 
-// experiments returns the GOEXPERIMENTs that differ from the default. The
-// version names them since Go 1.17 ("go1.23.1 X:boringcrypto"), the settings
-// since 1.18.
+// experiments returns the GOEXPERIMENTs that differ from the default. They are in the version
+// since Go 1.17 ("go1.23.1 X:boringcrypto"), and in the settings since 1.18.
 func (b *Binary) experiments() []string {
 	_, in, _ := strings.Cut(b.GoVersion, "X:")
 	list := strings.Split(in+","+b.Settings["GOEXPERIMENT"], ",")
@@ -42,15 +41,15 @@ func (b *Binary) experiments() []string {
 		func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
-// release is the Go version without its experiments, "go1.23.1 X:boringcrypto"
+// release returns the Go version without its experiments. They look like "go1.23.1 X:boringcrypto"
 // or, since 1.26, "go1.26.1-X:jsonv2".
 func (b *Binary) release() string {
 	v, _, _ := strings.Cut(b.GoVersion, "X:")
 	return strings.TrimRight(v, " -")
 }
 
-// explain says why packages differ, the causes that touch most of them first.
-// There is always at least one finding, and every one decides.
+// explain returns the causes why packages differ, those with most packages first. It returns at
+// least one finding, and each is decisive.
 func explain(p, g *Binary, mismatched []string, img image) []Finding {
 	var std []string
 	byModule := map[string][]string{}
@@ -78,8 +77,8 @@ func explain(p, g *Binary, mismatched []string, img image) []Finding {
 	}
 	whole := len(found) > 0 // something that can touch every package
 	if len(std) > 0 && !whole {
-		add(KindPackage, "standard library", sample(std)+": differs although Go's version and the "+
-			"recorded flags are the same or were not recorded",
+		add(KindPackage, "standard library", sample(std)+": differs although Go version and flags are "+
+			"the same or not recorded",
 			img.recompile(), std)
 		whole = true
 	}
@@ -92,33 +91,32 @@ func explain(p, g *Binary, mismatched []string, img image) []Finding {
 			same = append(same, f)
 		}
 	}
-	// A module of the same version differs because of what was found above, or
-	// because a dependency of it does; alone it is the finding.
+	// A module of the same version differs because of the findings above, or because of one of its
+	// dependencies. Without other findings it is the finding.
 	if !whole && len(found) == 0 {
 		return same
 	}
 	if len(found) > 0 && !whole {
 		for _, f := range same {
-			f.Detail += "; it may follow from another module that differs"
+			f.Detail += "; another module that differs may be the cause"
 			found = append(found, f)
 		}
 	}
 	return found
 }
 
-// flagKeys are the settings that change what a package is compiled to. The
-// second group is recorded only by newer releases of Go.
+// flagKeys are the settings that change compiled packages. Only newer Go releases record some.
 var flagKeys = []struct {
 	key string
-	std bool // changes the standard library as well, wherever it is set
+	std bool // also changes the standard library
 }{
 	{"-race", true}, {"-msan", true}, {"-asan", true}, {"-trimpath", true},
 	{"-compiler", true}, {"GOFIPS140", false}, {"-cover", false}, {"-tags", false},
 	{"-gcflags", false}, {"-asmflags", false}, {"CGO_ENABLED", true},
 }
 
-// flags returns the settings that differ and may be the cause. std says that
-// packages of the standard library differ.
+// flags returns the settings that differ and may be the cause. std means that packages of the
+// standard library differ.
 func flags(p, g *Binary, std bool) []Finding {
 	var found []Finding
 	add := func(subject, gateway, plugin, remedy string) {
@@ -153,7 +151,7 @@ func flags(p, g *Binary, std bool) []Finding {
 	return found
 }
 
-// setting returns a value in a form that compares.
+// setting returns a value in comparable form.
 func setting(b *Binary, key string) string {
 	v := b.Settings[key]
 	switch key {
@@ -164,16 +162,16 @@ func setting(b *Binary, key string) string {
 	case "-tags":
 		tags := strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 		slices.Sort(tags)
-		// Go adds the first for GOFIPS140, which has its own name. The second marks the
-		// gateway's files alone; compilers before 5.8.14 and 5.12.1 do not set it.
+		// Go adds fips140 tags for GOFIPS140, which is compared itself. goplugin affects only the
+		// gateway's files, and compilers before 5.8.14 and 5.12.1 do not set it.
 		tags = slices.DeleteFunc(tags, func(t string) bool {
 			return strings.HasPrefix(t, "fips140") ||
 				t == "goplugin"
 		})
 		return strings.Join(slices.Compact(tags), ",")
 	case "-gcflags", "-asmflags":
-		// Without a pattern ("all=-N") the flags reach the main package alone,
-		// which the other file does not hold.
+		// Without a pattern ("all=-N") the flags affect only the main package, which the other file
+		// does not have.
 		if before, _, ok := strings.Cut(v, "="); !ok || strings.HasPrefix(strings.TrimSpace(before),
 			"-") {
 			return ""
@@ -182,8 +180,8 @@ func setting(b *Binary, key string) string {
 	return v
 }
 
-// moduleFinding explains why packages of one module differ; differs is false
-// if both files name the same version of it.
+// moduleFinding explains why packages of one module differ. differs is false if both files have
+// the same version of it.
 func moduleFinding(path string, p, g *Binary, packages []string,
 	img image) (f Finding, differs bool) {
 	f = Finding{Verdict: Fails, Kind: KindModule, Subject: path, Packages: packages}
@@ -199,24 +197,24 @@ func moduleFinding(path string, p, g *Binary, packages []string,
 		outside := pok && orDevel(gv) != orDevel(pv)
 		switch of := compiledFor(p); {
 		case outside:
-			f.Detail += ", because the plugin was compiled with " + pv +
-				" of it and not in the gateway's workspace"
+			f.Detail += ", because the plugin was compiled with version " + pv +
+				" instead of the gateway's workspace"
 		case of != "" && img.release != nil && of != img.release.String():
-			f.Detail += ", because the plugin was compiled for " + of + ", and the gateway is " +
+			f.Detail += ", because the plugin was compiled for " + of + ", but the gateway is " +
 				img.release.String()
 		case of != "":
-			f.Detail += "; the plugin's name says that it was compiled for " + of
+			f.Detail += "; by its name, the plugin was compiled for " + of
 		}
 		f.Remedy = img.recompile() + ", which has the gateway's packages"
 		return f, outside
 	case !gok && (!pok || len(g.Modules) == 0), !pok && len(p.Settings) == 0:
 		// GOPATH mode records no modules.
-		f.Detail = "differs, and its version was not recorded in both files"
+		f.Detail = "differs, but not both files record its version"
 		f.Remedy = img.recompile()
 		return f, false
 	case gv == pv:
-		f.Detail = "differs, although both say " + gv + ": the source was changed, or compiled outside " +
-			"the gateway's workspace"
+		f.Detail = "differs, although both have " + gv + ": the source was changed, or compiled " +
+			"outside the gateway's workspace"
 		f.Remedy = img.recompile()
 		return f, false
 	}
@@ -228,14 +226,14 @@ func moduleFinding(path string, p, g *Binary, packages []string,
 		f.Remedy = img.recompile()
 	case newer(pm.Version, gm.Version):
 		f.Remedy = "in the plugin's go.mod: require " + gm.spec() +
-			", and lower whatever asks for more (go mod graph)"
+			", and lower modules that require more (go mod graph)"
 	default:
 		f.Remedy = "in the plugin's go.mod: require " + gm.spec()
 	}
 	return f, true
 }
 
-// compiledFor is the release that a compiler put into a plugin's file name, "5.2.5".
+// compiledFor returns the release in a plugin's file name, such as "5.2.5", or "".
 func compiledFor(p *Binary) string {
 	suffix := releaseSuffix.FindString(strings.TrimSuffix(p.Name, ".so"))
 	v, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(suffix, "_"), "v"), "_")
@@ -250,12 +248,12 @@ func newer(a, b string) bool {
 	return errX == nil && errY == nil && x.GreaterThan(y)
 }
 
-// spec spells a module as go.mod does; a directory has no version.
+// spec returns a module in the syntax of go.mod. A directory has no version.
 func (m Module) spec() string {
 	return strings.TrimSpace(m.Path + " " + strings.TrimPrefix(m.Version, "(devel)"))
 }
 
-// String returns the version, and what replaces it.
+// String returns the version and its replacement.
 func (m Module) String() string {
 	if m.Replace != nil {
 		return strings.TrimSpace(m.Version + " => " + m.Replace.spec())
@@ -263,7 +261,7 @@ func (m Module) String() string {
 	return m.Version
 }
 
-// module finds a module that was linked, by its path.
+// module finds a linked module by its path.
 func (b *Binary) module(path string) (Module, bool) {
 	if b.Main.Path == path && path != "" {
 		return b.Main, true
@@ -278,9 +276,8 @@ func (b *Binary) module(path string) (Module, bool) {
 	return b.Modules[i], true
 }
 
-// moduleOf returns the path of the module that a package belongs to: the
-// longest that either file lists, or its first elements where none does. It is
-// empty for the standard library.
+// moduleOf returns the module path of a package: the longest in either file, otherwise its first
+// elements. It returns "" for the standard library.
 func moduleOf(pkg string, bs ...*Binary) string {
 	for p := pkg; p != "."; p = parent(p) {
 		for _, b := range bs {
@@ -293,7 +290,7 @@ func moduleOf(pkg string, bs ...*Binary) string {
 	if !strings.Contains(first, ".") {
 		return ""
 	}
-	// GOPATH mode: the vendored path says more than the vendoring package.
+	// GOPATH mode: use the vendored path, not the vendoring package.
 	if i := strings.LastIndex(pkg, "/vendor/"); i >= 0 {
 		pkg = pkg[i+len("/vendor/"):]
 	}

@@ -54,18 +54,18 @@ func TestExplain(t *testing.T) {
 			"the code that was tested"}},
 		"newer dependency": {"base", "new dep", []string{
 			"example.org/dep: gateway v1.5.0, plugin v1.6.0; in the plugin's go.mod: require " +
-				"example.org/dep v1.5.0, and lower whatever asks for more (go mod graph)",
+				"example.org/dep v1.5.0, and lower modules that require more (go mod graph)",
 		}},
 		"newer dependency, Go 1.19": {"1.19", "1.19 new dep", []string{
 			"example.org/dep: gateway v1.5.0, plugin v1.6.0; in the plugin's go.mod: require " +
-				"example.org/dep v1.5.0, and lower whatever asks for more (go mod graph)",
+				"example.org/dep v1.5.0, and lower modules that require more (go mod graph)",
 		}},
 		"older dependency": {"new dep", "base",
 			[]string{"example.org/dep: gateway v1.6.0, plugin v1.5.0; in the plugin's go.mod: require " +
 				"example.org/dep v1.6.0"}},
 		"outside the workspace": {"base", "outside", []string{
 			"example.com/gw: the gateway's own module: example.com/gw/shared differs, because the plugin " +
-				"was compiled with v1.0.0 => ../gw of it and not in the gateway's workspace; " +
+				"was compiled with version v1.0.0 => ../gw instead of the gateway's workspace; " +
 				"recompile in the image tykio/tyk-plugin-compiler:v5.2.5, which has the gateway's packages",
 		}},
 		"changed source": {"new inlined", "base", []string{
@@ -85,7 +85,7 @@ func TestExplain(t *testing.T) {
 		"harmless flags": {"base", "-N", nil},
 		"unused tags":    {"base", "other tags", nil},
 		"CPU level": {"base", "v3", []string{"GOAMD64: gateway v1, plugin v3: it crashes the " +
-			"gateway on a lesser CPU; compile the plugin with GOAMD64=v1"}},
+			"gateway on an older CPU; compile the plugin with GOAMD64=v1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -141,7 +141,7 @@ func TestExplainRecords(t *testing.T) {
 		"same version, other content": {
 			plugin:  func(p *preflight.Binary) { p.Packages["github.com/google/uuid"] = "dd" },
 			verdict: preflight.Fails,
-			want: []string{"github.com/google/uuid: differs, although both say v1.6.0: the source was " +
+			want: []string{"github.com/google/uuid: differs, although both have v1.6.0: the source was " +
 				"changed, or compiled outside the gateway's workspace; " +
 				"recompile in the image tykio/tyk-plugin-compiler of the gateway's release"},
 		},
@@ -156,8 +156,8 @@ func TestExplainRecords(t *testing.T) {
 		"patched Go": {
 			plugin:  func(p *preflight.Binary) { p.Packages["runtime"] = "dd" },
 			verdict: preflight.Fails,
-			want: []string{"standard library: runtime: differs although Go's version and the recorded " +
-				"flags are the same or were not recorded; " +
+			want: []string{"standard library: runtime: differs although Go version and flags are " +
+				"the same or not recorded; " +
 				"recompile in the image tykio/tyk-plugin-compiler of the gateway's release"},
 		},
 		"boringcrypto": {
@@ -177,7 +177,7 @@ func TestExplainRecords(t *testing.T) {
 				p.Packages["github.com/TykTechnologies/tyk/vendor/github.com/a/b/c"] = "dd"
 			},
 			verdict: preflight.Fails,
-			want: []string{"github.com/a/b: differs, and its version was not recorded in both files; " +
+			want: []string{"github.com/a/b: differs, but not both files record its version; " +
 				"recompile in the image tykio/tyk-plugin-compiler of the gateway's release"},
 		},
 		"hash not readable in the gateway": {
@@ -201,7 +201,7 @@ func TestExplainRecords(t *testing.T) {
 		"no runtime": {
 			plugin:  func(p *preflight.Binary) { delete(p.Packages, "runtime") },
 			verdict: preflight.Unknown,
-			want: []string{"package hashes: the runtime's is not among them, so the list is not whole; " +
+			want: []string{"package hashes: the list is incomplete: it lacks the runtime's hash; " +
 				"compare the files as the compiler wrote them"},
 		},
 		"no hashes in the plugin": {
@@ -222,7 +222,7 @@ func TestExplainRecords(t *testing.T) {
 		"C library": {
 			plugin:  func(p *preflight.Binary) { p.Libraries = []string{"libc.so.6", "libxml2.so.2"} },
 			verdict: preflight.Unknown,
-			want: []string{"libxml2.so.2: needed by the plugin, not by the gateway; make sure that it " +
+			want: []string{"libxml2.so.2: needed by the plugin, but not by the gateway; make sure that it " +
 				"is installed on every gateway host"},
 		},
 	} {

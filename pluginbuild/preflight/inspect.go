@@ -15,7 +15,7 @@ import (
 	"slices"
 )
 
-// Binary is what a plugin or a gateway binary says about itself.
+// Binary describes a plugin or a gateway binary.
 type Binary struct {
 	Name   string `json:"name"` // as the caller named it
 	Size   int64  `json:"size"`
@@ -23,56 +23,54 @@ type Binary struct {
 
 	Class   string `json:"class"`   // "ELF64"; other classes are refused
 	Machine string `json:"machine"` // "EM_X86_64"
-	Arch    string `json:"arch"`    // the same in Go's words, "amd64"; empty for others
+	Arch    string `json:"arch"`    // Go's name of it, "amd64"; empty if unknown
 	Shared  bool   `json:"shared"`  // a shared object, not an executable
 
 	Go     bool `json:"go"`     // compiled by Go
 	Plugin bool `json:"plugin"` // a Go plugin (-buildmode=plugin)
-	// two plugins of one path cannot both be loaded; empty if unknown
+	// a process loads one plugin of each path; empty if unknown
 	PluginPath string   `json:"pluginPath,omitempty"`
-	Exports    []Func   `json:"exports,omitempty"`   // what a manifest may name
-	Variables  []string `json:"variables,omitempty"` // exported, but no hooks
+	Exports    []Func   `json:"exports,omitempty"`   // functions that a manifest may name
+	Variables  []string `json:"variables,omitempty"` // exported variables
 
 	GoVersion string `json:"goVersion,omitempty"` // "go1.25.4"; empty before Go 1.13
 	Main      Module `json:"main,omitzero"`
-	// sorted by path; none for builds in GOPATH mode; read from file names for plugins of Go before
-	// 1.20
+	// sorted by path; from file names for plugins of Go before 1.20; empty in GOPATH mode
 	Modules []Module `json:"modules,omitempty"`
 	// "-trimpath": "true"; empty before Go 1.18
 	Settings map[string]string `json:"settings,omitempty"`
 	// "v1" to "v4"; empty if unknown or another machine
 	GOAMD64 string `json:"goamd64,omitempty"`
 
-	Libraries []string `json:"libraries,omitempty"` // shared libraries that must be there
-	// what decides for the dynamic linker: "executable_stack", "nodlopen", "symbolic"
+	Libraries []string `json:"libraries,omitempty"` // required shared libraries
+	// properties for the dynamic linker: "executable_stack", "nodlopen", "symbolic"
 	Loader []string `json:"loader,omitempty"`
 	Needs  []Need   `json:"needs,omitempty"` // glibc versions, the highest for each library
-	// symbols of a shared object that no versioned library promises
+	// undefined symbols of a shared object without a library version
 	Undefined []string `json:"undefined,omitempty"`
 
-	// Packages holds the hash of every package linked, in hex, as plugin.Open
-	// compares it. Unreadable names those whose hash could not be read.
+	// Packages maps each linked package to the hash that plugin.Open compares, in hex.
+	// Unreadable has packages whose hash cannot be read.
 	Packages   map[string]string `json:"-"`
 	Unreadable []string          `json:"unreadable,omitempty"`
 
 	path     string // of the main package, as the Go command recorded it
-	real     string // the file's path without symbolic links; empty if it has none
+	real     string // the file's path without symbolic links; empty if unknown
 	declared uint64 // functions and variables that plugin.Open looks up; 0: none or unknown
 	symbols  bool   // there is a dynamic symbol table, empty or not
 }
 
-// Module is a Go module that was linked.
+// Module is a linked Go module.
 type Module struct {
 	Path string `json:"path"`
 	// "(devel)" for the main module and those of a workspace
 	Version string  `json:"version,omitempty"`
-	Replace *Module `json:"replace,omitempty"` // what was compiled in its place
+	Replace *Module `json:"replace,omitempty"` // its replacement
 }
 
-// Inspect reads a plugin or a gateway binary without loading or executing it;
-// for a running gateway, path is /proc/PID/exe. A file of 500 MB takes less
-// than a second and 64 MiB. A file that is not a Go plugin is not an error: see
-// [Binary.Plugin]. Errors are of type [*Error].
+// Inspect reads a plugin or a gateway binary without executing it. For a running gateway use
+// /proc/PID/exe. A file of 500 MB takes less than a second and 64 MiB. A file that is not a Go
+// plugin is not an error; see [Binary].Plugin. Errors are of type [*Error].
 func Inspect(path string) (*Binary, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -93,8 +91,8 @@ func Inspect(path string) (*Binary, error) {
 	return b, err
 }
 
-// realPath is how plugin.Open tells files apart; empty if that cannot be told, as of
-// /proc/PID/exe in another mount namespace.
+// realPath returns the path by which plugin.Open identifies a file. It returns "" if that is
+// unknown, as of /proc/PID/exe in another mount namespace.
 func realPath(path string) string {
 	path, err := filepath.Abs(path)
 	if err == nil {
@@ -106,11 +104,10 @@ func realPath(path string) string {
 	return path
 }
 
-// InspectReaderAt is [Inspect] for a file that is open or in memory. The name
-// is used for messages and to find the file that a manifest means.
+// InspectReaderAt is [Inspect] for a file that is open or in memory. The name is for messages and
+// for [Symbol].File.
 func InspectReaderAt(r io.ReaderAt, size int64, name string) (b *Binary, err error) {
-	// The debug packages of the standard library say that they are not hardened
-	// against hostile input.
+	// The debug packages of the standard library are not hardened against hostile input.
 	defer func() {
 		if p := recover(); p != nil {
 			b, err = nil, fail("inspect", name, malformed("%v", p))
@@ -121,9 +118,9 @@ func InspectReaderAt(r io.ReaderAt, size int64, name string) (b *Binary, err err
 		b, err = o.inspect()
 	}
 	if err != nil {
-		// Within bounds that were checked, only a file that shrinks ends early.
+		// After the checks, only a file that shrinks ends early.
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = malformed("it ends too early: %v", err)
+			err = malformed("unexpected end: %v", err)
 		}
 		return nil, fail("inspect", name, err)
 	}
@@ -132,7 +129,7 @@ func InspectReaderAt(r io.ReaderAt, size int64, name string) (b *Binary, err err
 	n, err := io.CopyBuffer(sum, struct{ io.Reader }{io.NewSectionReader(r, 0, size)}, make([]byte,
 		min(size, chunk)))
 	if err == nil && n < size {
-		err = malformed("it ends after %d of %d bytes", n, size)
+		err = malformed("unexpected end after %d of %d bytes", n, size)
 	}
 	if err != nil {
 		return nil, fail("inspect", name, err)
@@ -174,8 +171,8 @@ var arches = map[elf.Machine]string{
 	elf.EM_LOONGARCH: "loong64",
 }
 
-// buildInfo fills in what the Go command recorded. Files without it remain to
-// be judged by their hashes: Go before 1.13 wrote none, and other compilers.
+// buildInfo reads the record of the go command. Files of Go before 1.13 and of other compilers
+// have none.
 func (b *Binary) buildInfo(r io.ReaderAt) {
 	info, err := buildinfo.Read(r)
 	if err != nil {
@@ -203,15 +200,15 @@ func module(m *debug.Module) *Module {
 	return out
 }
 
-// plugin finds out whether a shared object is a Go plugin, and what it offers.
+// plugin finds out whether a shared object is a Go plugin, and reads its exports.
 func (o *object) plugin(b *Binary) error {
 	path, prefix, err := o.pluginPath(b)
 	if err != nil {
 		return err
 	}
 	b.PluginPath = path
-	// Builds of Go before 1.18 do not record their mode. Their c-shared libraries have
-	// no path of a plugin.
+	// Builds of Go before 1.18 do not record their mode. Their c-shared libraries have no plugin
+	// path.
 	mode, recorded := b.Settings["-buildmode"]
 	b.Plugin = mode == "plugin" || (!recorded && path != "")
 	if !b.Plugin {
@@ -231,7 +228,7 @@ func (o *object) plugin(b *Binary) error {
 	return nil
 }
 
-// bare takes the path out of an error whose message names it anyway.
+// bare removes the path from an error, because the wrapping error names it.
 func bare(err error) error {
 	if e, ok := errors.AsType[*os.PathError](err); ok {
 		return e.Err

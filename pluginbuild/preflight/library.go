@@ -7,20 +7,19 @@ import (
 	"strings"
 )
 
-// glibcParts are the libraries that one glibc release brings together, and
-// which therefore are where the gateway runs.
+// glibcParts are the libraries of glibc itself, which every gateway host has.
 var glibcParts = []string{"libc.so.6", "libpthread.so.0", "libdl.so.2", "libm.so.6", "librt.so.1",
 	"libresolv.so.2", "libutil.so.1",
 	"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "ld64.so.2", "ld-linux-riscv64-lp64d.so.1",
 	"ld-linux-loongarch-lp64d.so.1"}
 
-// essential are libraries that every Debian and Ubuntu host has, as dpkg, apt or
-// login need them.
+// essential are libraries that every Debian and Ubuntu host has, because dpkg, apt or login need
+// them.
 var essential = []string{"libgcc_s.so.1", "libz.so.1", "libcrypt.so.1", "liblzma.so.5",
 	"libbz2.so.1.0", "libselinux.so.1"}
 
-// packaged are libraries whose name changes between distributions: who has it in its
-// archive, under which package. Others may be installed everywhere, or are unknown.
+// packaged maps libraries whose name changes between distributions to the distributions that have
+// them and their package there.
 var packaged = map[string]map[string]string{
 	"libssl.so.1.0.0": openssl10, "libcrypto.so.1.0.0": openssl10,
 	"libssl.so.1.1": openssl11, "libcrypto.so.1.1": openssl11,
@@ -49,8 +48,7 @@ var (
 		"debian/12": "libssl3", "debian/13": "libssl3t64"}
 )
 
-// cLibrary tells which C library a file is linked with: "glibc", another one, or "" if
-// it names none.
+// cLibrary returns the C library that a file is linked with: "glibc", another one, or "".
 func cLibrary(libs []string) (kind, lib string) {
 	for _, lib := range libs {
 		switch {
@@ -71,8 +69,8 @@ func cLibrary(libs []string) (kind, lib string) {
 	return kind, ""
 }
 
-// libraries judges what a plugin needs besides the gateway's own libraries. distro may
-// be empty.
+// libraries checks the libraries that a plugin needs in addition to the gateway's. distro may be
+// empty.
 func (r *Result) libraries(p, g *Binary, distro string) {
 	add := func(v Verdict, subject, detail, remedy string) {
 		r.add(Finding{Verdict: v, Kind: KindLibrary, Subject: subject, Detail: detail, Remedy: remedy})
@@ -85,11 +83,11 @@ func (r *Result) libraries(p, g *Binary, distro string) {
 	switch {
 	case kind == "" || has == "" || kind == has:
 	case lib != "":
-		add(Fails, lib, "the plugin is linked with "+kind+", the gateway's hosts have "+has,
+		add(Fails, lib, "the plugin is linked with "+kind+", but the gateway's hosts have "+has,
 			"compile the plugin in the compiler image, not on a system with another C library")
 	default:
-		add(Fails, "libc.so.6", "the plugin is linked with glibc, the gateway with "+has,
-			"compile the plugin on the system that the gateway was made on")
+		add(Fails, "libc.so.6", "the plugin is linked with glibc, but the gateway with "+has,
+			"compile the plugin on the gateway's build system")
 	}
 	var foreign []string
 	for _, l := range p.Libraries {
@@ -97,25 +95,25 @@ func (r *Result) libraries(p, g *Binary, distro string) {
 		case slices.Contains(g.Libraries, l), l == lib, kind == "glibc" && slices.Contains(glibcParts, l):
 		case distro != "" && slices.Contains(essential, l):
 		case distro != "" && packaged[l] != nil && packaged[l][distro] == "":
-			add(Fails, l, distro+" has no package with it; "+
-				strings.Join(slices.Sorted(maps.Keys(packaged[l])), ", ")+" have one",
+			add(Fails, l, distro+" has no package with it, only "+
+				strings.Join(slices.Sorted(maps.Keys(packaged[l])), ", "),
 				"compile the plugin on "+distro+", or link the library statically")
 		case distro != "" && packaged[l] != nil:
-			add(Unknown, l, "needed by the plugin, not by the gateway",
+			add(Unknown, l, "needed by the plugin, but not by the gateway",
 				fmt.Sprintf("install the package %s on every gateway host", packaged[l][distro]))
 		case strings.Contains(l, "/"):
 			add(Unknown, l, "the plugin needs a file at this path",
-				"link the library by its name, or put it there on every gateway host")
+				"link the library by its name, or install it there on every gateway host")
 		default:
 			foreign = append(foreign, l)
 		}
 	}
 	if len(foreign) > 0 {
-		add(Unknown, strings.Join(foreign, ", "), "needed by the plugin, not by the gateway",
+		add(Unknown, strings.Join(foreign, ", "), "needed by the plugin, but not by the gateway",
 			"make sure that it is installed on every gateway host")
 	}
 	if len(p.Undefined) > 0 {
-		add(Unknown, sample(p.Undefined), "used by the plugin's C code, and promised by no library "+
-			"with a version", "link the library that has it")
+		add(Unknown, sample(p.Undefined), "used by the plugin's C code, but not bound to a library",
+			"link the library that has it")
 	}
 }

@@ -7,21 +7,21 @@ import (
 	"slices"
 )
 
-// Requirements of a file for the dynamic linker, as [Binary.Loader] names them. All but
-// the last two make dlopen fail with glibc 2.36 (elf/dl-load.c, elf/dl-tls.c).
+// Values of [Binary].Loader. All but the last two make dlopen fail with glibc 2.36
+// (elf/dl-load.c, elf/dl-tls.c).
 const (
 	loaderNoOpen = "nodlopen"         // DF_1_NOOPEN
 	loaderPIE    = "pie"              // DF_1_PIE
 	loaderAlign  = "unaligned"        // a segment that is not aligned to pages of 4 KiB
-	loaderRelr   = "unversioned_relr" // DT_RELR without the version that goes with it
-	// more static thread-local storage than a process has to spare
+	loaderRelr   = "unversioned_relr" // DT_RELR without its glibc version
+	// more static thread-local storage than a process reserves
 	loaderStaticTLS = "static_tls"
 	loaderSymbolic  = "symbolic"         // DT_SYMBOLIC, DF_SYMBOLIC: its own symbols come first
 	loaderStack     = "executable_stack" // PT_GNU_STACK is executable or missing
 )
 
-// staticTLS is what glibc 2.36 keeps for the static thread-local storage of all files
-// that are opened later, in bytes.
+// staticTLS is how many bytes of static thread-local storage glibc 2.36 reserves for files that
+// are opened later.
 const staticTLS = 1664
 
 const pageSize = 4096
@@ -33,7 +33,7 @@ const (
 	df1PIE   = 0x08000000
 )
 
-// dynamic fills in what the dynamic linker reads before it runs anything.
+// dynamic reads the dynamic section and segments, as the dynamic linker does.
 func (o *object) dynamic(b *Binary) error {
 	tab, names, err := o.table(elf.SHT_DYNAMIC)
 	if err != nil {
@@ -70,7 +70,7 @@ entries:
 		switch tag := elf.DynTag(le.Uint64(p)); tag {
 		case elf.DT_NULL:
 			break entries
-		case elf.DT_NEEDED, dtFilter: // a filter is loaded like what is needed
+		case elf.DT_NEEDED, dtFilter: // the dynamic linker loads a filter too
 			lib, err := str.at(value)
 			if err != nil {
 				return err
@@ -95,8 +95,8 @@ entries:
 	return nil
 }
 
-// loader judges what a plugin asks of the dynamic linker in a gateway's process. It is
-// false if dlopen refuses the file, so that nothing of it stays in the process.
+// loader checks whether the dynamic linker accepts a plugin. It returns false if dlopen refuses
+// the file and so maps no part of it.
 func (r *Result) loader(p *Binary) (mapped bool) {
 	mapped = true
 	for _, what := range p.Loader {
@@ -104,8 +104,8 @@ func (r *Result) loader(p *Binary) (mapped bool) {
 		refused := true
 		switch what {
 		case loaderNoOpen:
-			f.Detail, f.Remedy = "the dynamic linker refuses it: it is marked as not to be opened "+
-				"(-z nodlopen)", "compile it without -Wl,-z,nodlopen"
+			f.Detail, f.Remedy = "the dynamic linker refuses it: it is marked with -z nodlopen",
+				"compile it without -Wl,-z,nodlopen"
 		case loaderPIE:
 			f.Detail, f.Remedy = "the dynamic linker refuses it: a position-independent executable",
 				"compile it with -buildmode=plugin"
@@ -113,16 +113,16 @@ func (r *Result) loader(p *Binary) (mapped bool) {
 			f.Detail, f.Remedy = "the dynamic linker refuses it: a segment is not aligned to pages",
 				"compile it without -Wl,-z,max-page-size"
 		case loaderRelr:
-			f.Detail, f.Remedy = "the dynamic linker refuses it: packed relocations without the glibc "+
-				"version that they need",
+			f.Detail, f.Remedy = "the dynamic linker refuses it: packed relocations without their glibc "+
+				"version",
 				"link it with the linker of the compiler image, or without -z pack-relative-relocs"
 		case loaderStaticTLS:
-			f.Detail = fmt.Sprintf("it needs more than the %d bytes of static thread-local storage that "+
-				"glibc keeps for files opened later", staticTLS)
+			f.Detail = fmt.Sprintf("it needs more static thread-local storage than the %d bytes that "+
+				"glibc reserves", staticTLS)
 			f.Remedy = "compile its C code without -ftls-model=initial-exec"
 		case loaderSymbolic:
-			f.Detail, f.Remedy = "linked with -Bsymbolic: it would use a Go runtime of its own, and crash "+
-				"the gateway", "compile it without -Wl,-Bsymbolic"
+			f.Detail, f.Remedy = "linked with -Bsymbolic: it would use a second Go runtime and crash the "+
+				"gateway", "compile it without -Wl,-Bsymbolic"
 			refused = false
 		default:
 			continue
@@ -133,23 +133,23 @@ func (r *Result) loader(p *Binary) (mapped bool) {
 	return mapped
 }
 
-// execStackGlibc is the first glibc whose dlopen refuses a file that needs an
-// executable stack, unless the process has one (NEWS of 2.41).
+// execStackGlibc is the first glibc whose dlopen refuses a file that needs an executable stack,
+// unless the process has one (NEWS of 2.41).
 const execStackGlibc = "2.41"
 
-// stack judges an executable stack by the glibc of the target.
+// stack checks an executable stack against the target's glibc.
 func (r *Result) stack(g *Binary, distro string) {
 	p := r.Plugin
 	if !slices.Contains(p.Loader, loaderStack) || slices.Contains(g.Loader, loaderStack) || !p.Plugin {
 		return
 	}
 	f := Finding{Verdict: Loads, Kind: KindLoader, Subject: "executable stack",
-		Detail: "needed by the plugin, not by the gateway: the gateway's stacks become " +
+		Detail: "needed by the plugin, but not by the gateway: the gateway's stacks become " +
 			"executable, and glibc " + execStackGlibc + " or newer (Debian 13) refuses the plugin",
 		Remedy: `compile it with CGO_LDFLAGS=-Wl,-z,noexecstack, or end its assembly files with .section .note.GNU-stack,"",@progbits`}
 	if has := glibcs[distro]; has != "" && compareDotted(has, execStackGlibc) >= 0 {
-		f.Verdict, f.Detail = Fails, fmt.Sprintf("needed by the plugin, not by the gateway: glibc %s "+
-			"of %s refuses it", has, distro)
+		f.Verdict, f.Detail = Fails, fmt.Sprintf("needed by the plugin, but not by the gateway: glibc "+
+			"%s of %s refuses it", has, distro)
 	}
 	r.add(f)
 }

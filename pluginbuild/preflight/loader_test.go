@@ -155,7 +155,7 @@ func TestRivals(t *testing.T) {
 		"two that fit": {map[string]bool{"b/plugin.so": true,
 			"b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Loads, ""},
 		"one that fits": {map[string]bool{"b/plugin_v4.3.0_linux_amd64.so": false,
-			"b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Unknown, "a gateway opens one of them"},
+			"b/plugin_v5.2.5_linux_amd64.so": true}, preflight.Unknown, "a gateway opens one of these files"},
 		"none that fits": {map[string]bool{"b/plugin.so": false,
 			"b/plugin_v5.2.5_linux_amd64.so": false}, preflight.Fails, ""},
 		"other directories": {map[string]bool{"a/plugin.so": true,
@@ -216,14 +216,14 @@ func TestExplainGatewayModule(t *testing.T) {
 	}{
 		"another release": {"plugin_v5.2.4_linux_amd64.so", "(devel)",
 			tyk + ": the gateway's own module: " + tyk + "/log, " + tyk +
-				"/user differ, because the plugin was compiled for 5.2.4, and the gateway is 5.2.5; " +
+				"/user differ, because the plugin was compiled for 5.2.4, but the gateway is 5.2.5; " +
 				"recompile in the image tykio/tyk-plugin-compiler:v5.2.5, which has the gateway's packages"},
 		"the same release": {"plugin_v5.2.5_linux_amd64.so", "(devel)",
-			"differ; the plugin's name says that it was compiled for 5.2.5; recompile"},
+			"differ; by its name, the plugin was compiled for 5.2.5; recompile"},
 		"unknown": {"plugin.so", "(devel)", "/user differ; recompile"},
 		"outside": {"plugin.so", "v1.9.2-0.20231006100548-ffa83a27d3bf",
-			"because the plugin was compiled with v1.9.2-0.20231006100548-ffa83a27d3bf of it and not in " +
-				"the gateway's workspace"},
+			"because the plugin was compiled with version v1.9.2-0.20231006100548-ffa83a27d3bf " +
+				"instead of the gateway's workspace"},
 	} {
 		g, p := gateway(), gateway()
 		p.Name, p.Shared, p.Plugin, p.PluginPath, p.Settings = c.file, true, true, "example.com/p",

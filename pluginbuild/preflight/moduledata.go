@@ -9,11 +9,10 @@ import (
 	"strings"
 )
 
-// moduleData is what plugin.Open reads in the record that the linker leaves of a
-// plugin, the runtime's moduledata.
+// moduleData is the part of the runtime's moduledata that plugin.Open reads. The linker writes it.
 type moduleData struct {
-	path    string // the plugin's path as its symbols spell it
-	exports uint64 // how many functions and variables plugin.Open looks up
+	path    string // the plugin's path, escaped as in its symbols
+	exports uint64 // number of functions and variables that plugin.Open looks up
 }
 
 // relative is the relocation of a pointer into the same file, by machine.
@@ -25,16 +24,16 @@ var relative = map[elf.Machine]uint32{
 	elf.EM_LOONGARCH: uint32(elf.R_LARCH_RELATIVE),
 }
 
-// moduleData finds that record without a symbol, as its own is local and gone from
-// stripped files. These fields follow each other in the moduledata of Go 1.16 to 1.27:
+// moduleData finds the record without its symbol, which stripped files lack. These fields follow
+// each other in the moduledata of Go 1.16 to 1.27:
 //
-//	ptab       []ptabEntry  // what the plugin exports
+//	ptab       []ptabEntry  // the plugin's exports
 //	pluginpath string
 //	pkghashes  []modulehash // one entry for each package
 //
-// Two relocated pointers 16 bytes apart, with the right number of packages behind
-// the second, are those of pluginpath and pkghashes. ok is false if no record is found,
-// as in files with packed relocations (-z pack-relative-relocs).
+// It looks for two relocated pointers 16 bytes apart, with the right number of packages after the
+// second. These are pluginpath and pkghashes. ok is false if there is no such record, as in files
+// with packed relocations (-z pack-relative-relocs).
 func (o *object) moduleData(packages int) (data moduleData, ok bool) {
 	want, known := relative[o.Machine]
 	if !known || packages == 0 {
@@ -47,7 +46,7 @@ func (o *object) moduleData(packages int) (data moduleData, ok bool) {
 			continue
 		}
 		buf := make([]byte, min(chunk/relaSize*relaSize, s.FileSize/relaSize*relaSize))
-		var slot, addend uint64 // of the entry before; linkers sort these by slot
+		var slot, addend uint64 // of the previous entry; linkers sort entries by slot
 		for pos := uint64(0); pos+relaSize <= s.FileSize; pos += uint64(len(buf)) {
 			p := buf[:min(uint64(len(buf)), (s.FileSize-pos)/relaSize*relaSize)]
 			if _, err := o.r.ReadAt(p, int64(s.Offset+pos)); err != nil && err != io.EOF {
@@ -73,7 +72,7 @@ func (o *object) moduleData(packages int) (data moduleData, ok bool) {
 
 const relaSize = 24
 
-// moduleDataAt reads the record whose plugin path is at slot, if it is one.
+// moduleDataAt reads the record whose plugin path is at slot. It reports whether there is one.
 func (o *object) moduleDataAt(slot, path, packages uint64) (moduleData, bool) {
 	b, err := o.loaded(slot-16, 56)
 	if err != nil {
@@ -92,8 +91,7 @@ func (o *object) moduleDataAt(slot, path, packages uint64) (moduleData, bool) {
 	return moduleData{path: string(text), exports: exports}, true
 }
 
-// pluginPath finds the package that holds a plugin's functions, and what begins the
-// names of their symbols.
+// pluginPath finds the package with a plugin's functions, and the prefix of their symbols.
 func (o *object) pluginPath(b *Binary) (path, prefix string, err error) {
 	if data, ok := o.moduleData(len(b.Packages) + len(b.Unreadable)); ok {
 		b.declared = data.exports
@@ -113,9 +111,8 @@ func (o *object) pluginPath(b *Binary) (path, prefix string, err error) {
 	return path, escape(path), nil
 }
 
-// guessPath picks the plugin's own package where its module data is not found: from
-// those with a function main, which others may have too, or by the path that the go
-// command recorded and the linker's hash confirms.
+// guessPath finds the plugin's own package without module data. It looks at packages with a
+// function main, then at the path that the go command recorded, if it has a hash.
 func guessPath(mains []string, b *Binary) string {
 	mains = slices.DeleteFunc(slices.Clone(mains), func(p string) bool {
 		return p == "main" ||

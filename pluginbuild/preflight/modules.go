@@ -13,9 +13,9 @@ import (
 
 const maxModules = 1 << 14
 
-// modules reads module versions out of source file names, which contain them
-// ("github.com/google/uuid@v1.6.0/uuid.go") unless the build was in GOPATH mode.
-// Plugins of Go before 1.20 carry no other record of them.
+// modules reads module versions from names of source files, such as
+// "github.com/google/uuid@v1.6.0/uuid.go". Plugins of Go before 1.20 have no other record of them.
+// Builds in GOPATH mode have none at all.
 func (o *object) modules() []Module {
 	found := map[string]Module{}
 	for _, s := range o.Sections {
@@ -50,8 +50,7 @@ func (o *object) modules() []Module {
 	})
 }
 
-// fileModule reads the module around the @ at p[i] of a file name, which NULs
-// delimit.
+// fileModule reads the module around the @ at p[i] in a file name between NULs.
 func fileModule(p []byte, i int) (Module, bool) {
 	start := bytes.LastIndexByte(p[max(0, i-maxName):i], 0)
 	end := bytes.IndexByte(p[i:min(len(p), i+maxName)], '/')
@@ -59,7 +58,7 @@ func fileModule(p []byte, i int) (Module, bool) {
 		return Module{}, false
 	}
 	path, version := string(p[max(0, i-maxName)+start+1:i]), string(p[i+1:i+end])
-	// Without -trimpath the module cache comes first, which spells capitals "!c".
+	// Without -trimpath the path begins with the module cache, which writes capitals as "!c".
 	if _, after, ok := strings.Cut(path, "/pkg/mod/"); ok {
 		path = unbang(after)
 	}

@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// InspectAll calls [Inspect] for each path, as many at a time as the process may use
-// cores. The result has the order of paths. An error is that of the first path in this
-// order that has one; then, or when ctx ends, no further file is begun.
+// InspectAll calls [Inspect] for each path, on all cores of the process. The result has the order
+// of paths. After an error or the end of ctx it starts no further file. It returns the error of the
+// first failed path in this order.
 func InspectAll(ctx context.Context, paths ...string) ([]*Binary, error) {
 	found := make([]*Binary, len(paths))
 	err := each(ctx, len(paths), func(i int) (err error) {

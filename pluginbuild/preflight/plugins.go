@@ -7,14 +7,13 @@ import (
 	"os"
 )
 
-// InspectPlugins inspects plugins that are files of their own or members of bundles, as zips. The
-// result has the order of paths. For each bundle members says which of its files count, by its
-// content; with none, or if members is nil, these are all that end in .so. The calls of members come
-// one after the other.
+// InspectPlugins inspects plugin files and the plugins in bundles (zips). The result has the order
+// of paths. For each bundle, members returns the names of its plugins. If members is nil or returns
+// none, these are all files that end in .so. InspectPlugins calls members one at a time.
 //
-// Files of their own are inspected as [InspectAll] does, those of a bundle as [InspectZip] does. A
-// pipe is refused. Errors are of type [*Error] or those of members. When ctx ends, no further file
-// is begun.
+// It inspects files as [InspectAll] does, and bundles as [InspectZip] does. It refuses pipes.
+// Errors are of type [*Error], or those of members. After the end of ctx it starts no further
+// file.
 func InspectPlugins(ctx context.Context, members func(r io.ReaderAt, size int64) ([]string, error),
 	paths ...string) ([]*Binary, error) {
 	bundled := make([][]*Binary, len(paths))
@@ -45,13 +44,13 @@ func InspectPlugins(ctx context.Context, members func(r io.ReaderAt, size int64)
 	return all, nil
 }
 
-// inspectBundle returns nothing for a file that is not a zip. [Inspect] reports a file that cannot
-// be opened.
+// inspectBundle returns nil for a file that is not a zip or cannot be opened. [Inspect] reports the
+// latter.
 func inspectBundle(path string,
 	members func(r io.ReaderAt, size int64) ([]string, error)) ([]*Binary, error) {
 	if info, err := os.Stat(path); err != nil {
 		return nil, nil
-	} else if !info.Mode().IsRegular() { // to open a pipe would wait for its writer
+	} else if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
 		return nil, fail("inspect", path, fmt.Errorf("%w: it is not a regular file", ErrNotELF))
 	}
 	f, err := os.Open(path)

@@ -11,18 +11,17 @@ import (
 	"strings"
 )
 
-// Hook is the kind of hook that a function can serve.
+// Hook is the kind of hook that a function fits.
 type Hook string
 
-// The gateway asserts the type of a symbol when it loads it, so that a function
-// of another type does not serve.
+// The kinds of hooks. The gateway refuses a function with another type when it loads it.
 const (
 	// pre, auth_check, post_key_auth, post: func(http.ResponseWriter, *http.Request)
 	HookRequest Hook = "request"
 	// response: func(http.ResponseWriter, *http.Response, *http.Request)
 	HookResponse  Hook = "response"
 	HookAnalytics Hook = "analytics" // func(*analytics.AnalyticsRecord)
-	HookNone      Hook = "none"      // a signature that fits none of them
+	HookNone      Hook = "none"      // another signature
 	HookUnknown   Hook = "unknown"   // not readable, as in a stripped file
 )
 
@@ -35,14 +34,13 @@ type Func struct {
 }
 
 const (
-	maxDebug = 256 << 20 // all debug sections that are read, uncompressed
+	maxDebug = 256 << 20 // bytes of all debug sections, uncompressed
 	maxUnits = 1 << 16   // debug/dwarf keeps a record of each
 )
 
-// signatures reads what the functions of a package take from the debug
-// information. Where there is none, or it is damaged, hooks are unknown: that
-// changes no verdict of plugin.Open. The second result is the version of the
-// compiler, which is the only trace of it in plugins of Go 1.19 and older.
+// signatures reads the signatures of a package's functions from the debug information. Without it
+// hooks are unknown, which does not change the verdict. The second result is the compiler's
+// version. Plugins of Go 1.19 and older have no other record of it.
 func (o *object) signatures(pkg string, names []string) (funcs []Func, goVersion string) {
 	funcs = make([]Func, len(names))
 	at := make(map[string]*Func, len(names))
@@ -62,8 +60,7 @@ func (o *object) signatures(pkg string, names []string) (funcs []Func, goVersion
 			return funcs, goVersion
 		}
 		if e.Tag == dwarf.TagCompileUnit {
-			// Only the units of the package are read; all others are skipped
-			// without decoding them.
+			// Skip the units of other packages without decoding them.
 			if n, _ := e.Val(dwarf.AttrName).(string); n != pkg && n != escape(pkg) {
 				r.SkipChildren()
 			}
@@ -145,7 +142,7 @@ func hookOf(sig string) Hook {
 	return HookNone
 }
 
-// dwarf loads those debug sections that types and names need, or nothing.
+// dwarf loads the debug sections for types and names, or returns nil.
 func (o *object) dwarf() *dwarf.Data {
 	left := uint64(maxDebug)
 	o.budget.left = maxDebug
@@ -166,7 +163,7 @@ func (o *object) dwarf() *dwarf.Data {
 		if err != nil {
 			return nil
 		}
-		// Go before 1.19 compressed with a header of its own: "ZLIB" and the size.
+		// Go before 1.19 compressed with another header: "ZLIB" and the size.
 		if strings.HasPrefix(s.Name, ".z") && len(b) > 12 && string(b[:4]) == "ZLIB" {
 			size := binary.BigEndian.Uint64(b[4:])
 			if size > left {

@@ -19,16 +19,16 @@ import (
 	"strings"
 )
 
-// maxSpool is how much an archive member may grow to in the temporary
-// directory; gateways of 2026 have 545 MB.
+// maxSpool limits the size of an archive member in the temporary directory. Gateways of 2026 have
+// 545 MB.
 const maxSpool = 4 << 30
 
-// GatewayFile is where the gateway's Debian packages and images have its binary.
+// GatewayFile is the path of the gateway's binary in its Debian packages and images.
 const GatewayFile = "/opt/tyk-gateway/tyk"
 
-// InspectFile inspects the binary at path, or that in a Debian package or a tar. There
-// member names it; empty means [GatewayFile] of a package, and the first file of a
-// tar. A pipe may be given. When ctx ends, a read that waits for the pipe ends too.
+// InspectFile inspects the binary at path, or the file member in a Debian package or a tar. An
+// empty member means [GatewayFile] in a package, and the first regular file in a tar. path may be
+// a pipe; the end of ctx also ends a read that waits for it.
 func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -58,9 +58,9 @@ func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
 	return b, err
 }
 
-// InspectZip inspects members of a bundle, or all that end in .so if none is
-// named, side by side as [InspectAll] does. Each is copied to a file in the temporary directory that is gone when
-// the call returns. The names of the result are those of the members.
+// InspectZip inspects members of a bundle, on all cores. Without members it inspects all files that
+// end in .so. It copies each to a temporary file without a name, so even a kill leaves none. The
+// result has the names of the members.
 func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error) {
 	const op, archive = "read", "bundle"
 	z, err := zip.NewReader(r, size)
@@ -74,7 +74,7 @@ func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error)
 			continue
 		}
 		if f.UncompressedSize64 > maxSpool {
-			return nil, fail(op, f.Name, malformed("it claims %d bytes", f.UncompressedSize64))
+			return nil, fail(op, f.Name, malformed("uncompressed size of %d bytes", f.UncompressedSize64))
 		}
 		files = append(files, f)
 	}
@@ -102,9 +102,9 @@ func InspectZip(r io.ReaderAt, size int64, members ...string) ([]*Binary, error)
 	return found, nil
 }
 
-// InspectTar inspects one member of a tar: what docker cp writes, or
-// dpkg-deb --fsys-tarfile. An empty member stands for the first regular file. It
-// reads up to the end of that member, and copies it as [InspectZip] does.
+// InspectTar inspects one member of a tar, such as the output of docker cp or dpkg-deb
+// --fsys-tarfile. An empty member means the first regular file. It reads up to the end of that
+// member, and copies it as [InspectZip] does.
 func InspectTar(r io.Reader, member string) (*Binary, error) {
 	const op = "read tar"
 	want := clean(member)
@@ -120,7 +120,7 @@ func InspectTar(r io.Reader, member string) (*Binary, error) {
 		case h.Typeflag == tar.TypeReg:
 			return spool(t, h.Name)
 		case member != "" && h.Linkname != "":
-			return nil, fail(op, member, fmt.Errorf("%w: it is a link; ask for %s", ErrNoMember, h.Linkname))
+			return nil, fail(op, member, fmt.Errorf("%w: it is a link; name %s", ErrNoMember, h.Linkname))
 		case member != "":
 			return nil, fail(op, member, fmt.Errorf("%w: it is not a regular file", ErrNoMember))
 		}
@@ -130,9 +130,9 @@ func InspectTar(r io.Reader, member string) (*Binary, error) {
 // clean makes "./opt/tyk" and "/opt/tyk" the same.
 func clean(name string) string { return path.Clean("/" + name) }
 
-// InspectDeb inspects one file of a Debian package, such as
-// /opt/tyk-gateway/tyk. Its data may be a plain tar or, as in Tyk's packages,
-// compressed with gzip; for others pass dpkg-deb --fsys-tarfile to [InspectTar].
+// InspectDeb inspects one file of a Debian package, such as [GatewayFile]. The package's data must
+// be a plain tar or, as in Tyk's packages, compressed with gzip. For others pass the output of
+// dpkg-deb --fsys-tarfile to [InspectTar].
 func InspectDeb(r io.Reader, member string) (*Binary, error) {
 	const op, archive = "read", "Debian package"
 	in := bufio.NewReader(r)
@@ -140,7 +140,7 @@ func InspectDeb(r io.Reader, member string) (*Binary, error) {
 	if _, err := io.ReadFull(in, magic); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fail(op, archive, damaged(err))
 	} else if string(magic) != "!<arch>\n" {
-		return nil, fail(op, archive, malformed("it does not begin with the mark of one"))
+		return nil, fail(op, archive, malformed("not a Debian package"))
 	}
 	for {
 		// Name, time, owner, group, mode, size: see ar(5).
@@ -175,14 +175,14 @@ func InspectDeb(r io.Reader, member string) (*Binary, error) {
 	}
 }
 
-// spool copies a stream to a file without a name, as inspecting needs to seek.
+// spool copies a stream to a file without a name, because inspecting needs to seek.
 func spool(r io.Reader, name string) (*Binary, error) {
 	f, err := os.CreateTemp("", "preflight-*")
 	if err != nil {
 		return nil, fail("inspect", name, err)
 	}
 	defer func() { _ = f.Close() }()
-	// Removed while open, so that not even a kill leaves it behind.
+	// Remove the open file, so that even a kill does not leave it.
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, fail("inspect", name, err)
 	}
@@ -198,14 +198,13 @@ func spool(r io.Reader, name string) (*Binary, error) {
 	return InspectReaderAt(f, n, name)
 }
 
-// isWrite tells a failure of our copy from one of the archive.
+// isWrite reports whether an error is of our copy, not of the archive.
 func isWrite(err error) bool {
 	e, ok := errors.AsType[*os.PathError](err)
 	return ok && e.Op == "write"
 }
 
-// damaged marks the errors that speak of an archive's content; others, as of a
-// connection, stay as they are.
+// damaged marks errors about an archive's content. Others, such as of a connection, stay unchanged.
 func damaged(err error) error {
 	for _, of := range []error{tar.ErrHeader, zip.ErrFormat, zip.ErrChecksum, zip.ErrAlgorithm,
 		gzip.ErrHeader, gzip.ErrChecksum, io.EOF, io.ErrUnexpectedEOF} {

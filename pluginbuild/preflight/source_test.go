@@ -137,7 +137,7 @@ func TestInspectTar(t *testing.T) {
 		}
 	}
 	if _, err := preflight.InspectTar(bytes.NewReader(data), "/opt/link"); err == nil ||
-		!strings.Contains(err.Error(), "ask for tyk-gateway/tyk") {
+		!strings.Contains(err.Error(), "name tyk-gateway/tyk") {
 		t.Errorf("error %v does not say where the link leads", err)
 	}
 	for n := range 3*512 + len(gateway) { // what follows is padding

@@ -22,14 +22,13 @@ const (
 	maxExports  = 1 << 16
 )
 
-// hashMark begins the names of the symbols that plugin.Open compares, after
-// "go:" (Go 1.20 and newer) or "go." (up to 1.19).
+// hashMark follows "go:" (Go 1.20 and newer) or "go." (up to 1.19) in the names of the symbols that
+// plugin.Open compares.
 var hashMark = []byte("link.pkghashbytes.")
 
-// hashes returns the hash of every package that the linker left in the dynamic
-// symbol table, in hex, and those packages whose hash could not be read. Names
-// are found by one pass over the string table, which finds 3,816 of 857,032
-// without holding the rest, and values by one pass over the symbols.
+// hashes returns the package hashes in the dynamic symbol table, in hex, and the packages whose
+// hash cannot be read. One pass over the string table finds the names, such as 3,816 of 857,032,
+// without keeping the rest. One pass over the symbols finds the values.
 func (o *object) hashes() (hash map[string]string, unreadable []string, err error) {
 	tab, names, err := o.table(elf.SHT_DYNSYM)
 	if tab == nil || err != nil {
@@ -54,7 +53,7 @@ func (o *object) hashes() (hash map[string]string, unreadable []string, err erro
 		if !ok || s.undefined() {
 			return nil
 		}
-		// A second definition is never written by a linker, so neither is right.
+		// Linkers do not write a second definition, so neither is valid.
 		_, twice := hash[pkg]
 		var b []byte
 		if !twice && s.size > 0 && s.size <= maxHash {
@@ -76,8 +75,8 @@ func (o *object) hashes() (hash map[string]string, unreadable []string, err erro
 	return hash, slices.Compact(unreadable), err
 }
 
-// scan calls found for every name of a package hash in a string table. Linkers
-// may store a name as the tail of another one, so a match need not follow a NUL.
+// scan calls found for every name of a package hash in a string table. A linker may store a name as
+// the end of another one, so a match need not follow a NUL.
 func scan(r *io.SectionReader, found func(off uint32, pkg string) error) error {
 	const lead = len("go:")
 	buf := make([]byte, min(r.Size(), int64(chunk+lead+len(hashMark)+maxName)))
@@ -112,7 +111,7 @@ func scan(r *io.SectionReader, found func(off uint32, pkg string) error) error {
 	return nil
 }
 
-// symbol is one entry of a symbol table, its name still an offset.
+// symbol is one entry of a symbol table. Its name is an offset.
 type symbol struct {
 	name        uint32
 	info        byte
@@ -148,8 +147,8 @@ func (o *object) symbols(tab *elf.Section, each func(i int, s symbol) error) err
 	return nil
 }
 
-// mainPackages returns those packages that have a function main: the plugin's
-// path is among them, and nearly always alone.
+// mainPackages returns the packages with a function main. The plugin's own is one of them, mostly
+// the only one.
 func (o *object) mainPackages(packages map[string]string) ([]string, error) {
 	symbolOf := make(map[string]string, len(packages))
 	for pkg := range packages {
@@ -166,8 +165,8 @@ func (o *object) mainPackages(packages map[string]string) ([]string, error) {
 	return mains, err
 }
 
-// exports returns the exported functions and variables of the package whose symbols
-// begin with path, and those undefined symbols that no versioned library promises.
+// exports returns the exported functions and variables of the package whose symbols begin with
+// path, and the undefined symbols without a library version.
 func (o *object) exports(path string) (funcs, vars, undefined []string, err error) {
 	prefix := path + "."
 	err = o.names(func(name string, s symbol, versioned bool) error {
@@ -197,8 +196,8 @@ func (o *object) exports(path string) (funcs, vars, undefined []string, err erro
 	return funcs, vars, undefined, err
 }
 
-// names calls each for every dynamic symbol with its name, and with whether it
-// is bound to a version of a library, which is looked up for undefined ones.
+// names calls each for every dynamic symbol with its name. versioned is true for an undefined
+// symbol that is bound to a version of a library.
 func (o *object) names(each func(name string, s symbol, versioned bool) error) error {
 	tab, names, err := o.table(elf.SHT_DYNSYM)
 	if tab == nil || err != nil {
@@ -219,8 +218,7 @@ func (o *object) names(each func(name string, s symbol, versioned bool) error) e
 	})
 }
 
-// versioned says whether symbol i is bound to a version; 0 and 1 stand for
-// local and for any.
+// versioned reports whether symbol i is bound to a version. 0 and 1 mean local and any.
 func (o *object) versioned(versions *elf.Section, i int) bool {
 	if versions == nil || uint64(i) >= versions.FileSize/2 {
 		return false
@@ -237,8 +235,8 @@ func exported(ident string) bool {
 	})
 }
 
-// escape spells an import path as the linker does in symbol names: dots of the
-// last element, quotes, percent signs and what is not printable ASCII in hex.
+// escape returns an import path as the linker writes it in symbol names. Hex replaces dots of the
+// last element, quotes, percent signs and all but printable ASCII.
 func escape(path string) string {
 	var b strings.Builder
 	last := strings.LastIndexByte(path, '/')

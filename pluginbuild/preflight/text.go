@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Rows are the report as a table for people: a heading, a row for each plugin with its
-// verdict in the second column, and the gateway.
+// Rows returns the report as a table for people: a heading, a row for each plugin, and one for the
+// gateway. The second column has the verdict.
 func (r Report) Rows() [][]string {
 	rows := [][]string{{"FILE", "VERDICT", "GO", "ARCH", "PACKAGES", "SIZE", "FUNCTIONS"}}
 	row := func(b *Binary, verdict, packages, functions string) {
