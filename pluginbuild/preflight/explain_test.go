@@ -51,7 +51,7 @@ func TestExplain(t *testing.T) {
 				"tykio/tyk-plugin-compiler:v5.2.5"}},
 		"Go patch release": {"1.26.7", "base", []string{"Go: gateway go1.26.7, plugin " + goVersion +
 			", although all hashes agree; recompile in the image tykio/tyk-plugin-compiler:v5.2.5 to run " +
-			"the code that was tested"}},
+			"the tested code"}},
 		"newer dependency": {"base", "new dep", []string{
 			"example.org/dep: gateway v1.5.0, plugin v1.6.0; in the plugin's go.mod: require " +
 				"example.org/dep v1.5.0, and lower modules that require more (go mod graph)",
