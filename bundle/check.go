@@ -8,8 +8,8 @@ import (
 )
 
 // Check verifies the bundle at path as [Verify] does, and validates its manifest together with the
-// files in it. The findings of all severities are a result and no error: a bundle with a finding of
-// severity [Refused] is well-formed, and no gateway can use it. The end of ctx stops the work.
+// files in it. Findings are not errors: a bundle with a finding of severity [Refused] is
+// well-formed, but gateways cannot use it. The end of ctx stops the work.
 func Check(ctx context.Context, path string, o VerifyOptions) (*Manifest, []Finding, error) {
 	f, err := os.Open(path)
 	if err != nil {

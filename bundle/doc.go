@@ -2,7 +2,7 @@
 // is a zip of plugin files and manifest.json. A gateway downloads it for an API.
 //
 // [WriteFile] builds what "tyk bundle build" builds. [Verify] and [Extract] check a
-// bundle and trust nothing in it. [Resolve] tells which file a gateway loads when it
+// bundle and trust nothing in it. [Resolve] returns the file that a gateway loads when it
 // starts:
 //
 //	l := bundle.Loader{Gateway: semver.MustParse("5.2.5")}
@@ -17,8 +17,8 @@
 //
 // A gateway caches a bundle under its name and never downloads a cached name again.
 // If the APIs get a new name, a running gateway fetches it but cannot load the same
-// plugin twice: "plugin already loaded". [WithoutPlugin] tells by release whether
-// requests then pass without the plugin or fail with 500. /hello stays "pass".
+// plugin twice: "plugin already loaded". Depending on the release, requests then pass
+// without the plugin or fail with 500: see [WithoutPlugin]. /hello stays "pass".
 //
 // So keep the name. [Publication] serves the new bundle under the old name and keeps
 // the old file. Running gateways continue with their caches. Then handle one host at
@@ -27,11 +27,11 @@
 //
 // # Limits
 //
-// The rules were read in the sources of Tyk 3.0.0 to 5.14.0. Those of 5.15 were read
-// in its sources before the release. Predictions say whether a plugin loads, not
-// whether it works. Zips are read with the limits of [VerifyOptions].
+// The rules come from the sources of Tyk 3.0.0 to 5.14.0, and of 5.15 before its release.
+// The package predicts whether a plugin loads, not whether it works. It reads zips within
+// the limits of [VerifyOptions].
 //
-// The functions are safe for concurrent use while nobody changes a [Manifest].
+// The functions are safe for concurrent use if no goroutine changes a [Manifest].
 // Functions that write files take a context. The others run until their reader or
 // writer ends.
 package bundle

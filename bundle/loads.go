@@ -11,8 +11,8 @@ import (
 )
 
 // Opens returns the plugin files that a gateway opens at its start from a bundle with this
-// manifest. name is the name of the bundle. pluginPath reads the plugin path of a file in the
-// bundle; if it is nil, the paths stay unknown. Opens leaves out hooks without a file, which
+// manifest. name is the bundle's name, and pluginPath reads the plugin path of a file in the
+// bundle. If it is nil, the paths stay unknown. Opens omits hooks without a file, which
 // [Manifest.Resolve] reports.
 func (m *Manifest) Opens(name string, l Loader, pluginPath func(file string) (string,
 	error)) ([]Open, error) {

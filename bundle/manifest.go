@@ -134,7 +134,7 @@ func (m *Manifest) collect(at string, raw json.RawMessage, t reflect.Type) {
 	}
 }
 
-// fieldByTag matches like encoding/json, and so like the gateway: whatever the case.
+// fieldByTag ignores case, as encoding/json and so the gateway do.
 func fieldByTag(t reflect.Type, name string) (reflect.StructField, bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)

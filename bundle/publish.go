@@ -96,7 +96,7 @@ func (p Publication) check(op string) error {
 		return p.fail(op, nil, err, "name the directory that the bundle server serves")
 	}
 	if !info.IsDir() {
-		return &Error{Op: op, Object: p.Dir, Err: errors.New("is not a directory")}
+		return &Error{Op: op, Object: p.Dir, Err: errors.New("not a directory")}
 	}
 	if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
 		return &Error{Op: op, Object: p.Dir, Err: errors.New("everybody can write there"),
@@ -206,7 +206,7 @@ func (p Publication) clean(op string) error {
 	return nil
 }
 
-// now is the digest of the file that is served; nil if there is none.
+// now returns the digest of the served file, or nil.
 func (p Publication) now() (*Digest, error) { return digestOf(p.path()) }
 
 func digestOf(path string) (*Digest, error) {

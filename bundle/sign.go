@@ -31,7 +31,7 @@ func ParsePrivateKey(data []byte) (*rsa.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	switch {
 	case block == nil:
-		return fail("there is no PEM block")
+		return fail("no PEM block")
 	case block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "":
 		return fail("the key is encrypted; decrypt it with: openssl pkey -in KEY")
 	case block.Type == "RSA PRIVATE KEY":
@@ -62,7 +62,7 @@ func ParsePublicKey(data []byte) (*rsa.PublicKey, error) {
 	block, _ := pem.Decode(data)
 	switch {
 	case block == nil:
-		return fail("there is no PEM block")
+		return fail("no PEM block")
 	case block.Type == "RSA PUBLIC KEY":
 		key, err := x509.ParsePKCS1PublicKey(block.Bytes)
 		if err != nil {

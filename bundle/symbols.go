@@ -109,9 +109,9 @@ func ParseFile(name string) (*Manifest, error) {
 const workingDirectory = "/opt/tyk-gateway"
 
 // CacheDirs returns the directories in which gateways of the given releases cache the bundles
-// names: see [CacheDir]. config is the content of the host's tyk.conf; a relative middleware_path
-// is below /opt/tyk-gateway. apis holds the IDs of the APIs that name the bundles; only 3.0.0 to
-// 3.2.2 and 4.0.0 need them. CacheDirs reads no disk.
+// names. [CacheDir] explains them. config is the content of the host's tyk.conf. A relative
+// middleware_path is below /opt/tyk-gateway. apis has the IDs of the APIs that name the bundles,
+// which only 3.0.0 to 3.2.2 and 4.0.0 need. CacheDirs does not read the disk.
 func CacheDirs(config []byte, names, apis []string, gateways ...*semver.Version) ([]string, error) {
 	var conf struct {
 		Middleware string `json:"middleware_path"`

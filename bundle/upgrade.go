@@ -17,8 +17,8 @@ type Upgrade struct {
 	Plugins      []Plugin        // at least one
 	GOOS, GOARCH string          // the gateways'; empty: linux, amd64
 
-	// PluginPath reads the plugin path of a build, for example with preflight.Inspect. nil: the
-	// paths are unknown, and only modes that do not need them are planned.
+	// PluginPath reads the plugin path of a build, for example with preflight.Inspect. If it is
+	// nil, ForUpgrade plans only modes that need no paths.
 	PluginPath func(file string) (string, error)
 	// Switch is how the gateways get the bundle.
 	Switch Switch
@@ -353,7 +353,7 @@ type renamed struct {
 
 func (r renamed) Open(name string) (fs.File, error) { return r.FS.Open(r.source(name)) }
 
-// Stat keeps what a file system can tell without opening a file.
+// Stat describes a file without opening it.
 func (r renamed) Stat(name string) (fs.FileInfo, error) { return fs.Stat(r.FS, r.source(name)) }
 
 func (r renamed) source(name string) string {

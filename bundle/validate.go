@@ -213,11 +213,10 @@ func notSharedObject(r io.Reader, size int64) string {
 	if elf.Class(h[elf.EI_CLASS]) != elf.ELFCLASS64 {
 		return "is not a 64-bit ELF file"
 	}
-	// The section headers stand last, so a copy that was cut short lacks them.
+	// The section headers are last, so a truncated copy lacks them.
 	end := order.Uint64(h[40:]) + uint64(order.Uint16(h[58:]))*uint64(order.Uint16(h[60:]))
 	if end > uint64(size) {
-		return fmt.Sprintf("is cut short: its ELF header tells of at least %d bytes, it has %d", end,
-			size)
+		return fmt.Sprintf("is cut short: its ELF header needs at least %d bytes, it has %d", end, size)
 	}
 	return ""
 }
@@ -272,9 +271,8 @@ func (v *validation) hookPath(h placed) {
 	}
 }
 
-// extractors holds, per extract_with, the values of extract_from that have code
-// behind them (the same from 4.0.8 to 5.14.0). The schema's "querystring" has
-// none anywhere, and "body" has none for value.
+// extractors maps extract_with to the values of extract_from that the gateway implements (the same
+// from 4.0.8 to 5.14.0). It does not implement the schema's "querystring", nor "body" for value.
 var extractors = map[string][]string{
 	"value": {"header", "form"},
 	"regex": {"header", "form", "body"},

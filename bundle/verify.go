@@ -201,7 +201,7 @@ func zipNameProblem(name string) string {
 func (a *archive) readManifest(op string) error {
 	f := a.entries[ManifestName]
 	if f == nil {
-		return failure(op, "", fmt.Errorf("%w: there is no %s in it", ErrStructure, ManifestName))
+		return failure(op, "", fmt.Errorf("%w: no %s", ErrStructure, ManifestName))
 	}
 	if f.UncompressedSize64 > maxManifest {
 		return failure(op, ManifestName, fmt.Errorf("%w: %d bytes, at most %d", ErrLimit,
@@ -283,8 +283,8 @@ func (a *archive) unpack(name string, s *sums, c *copier, create func(string) (i
 	return c.copy(io.MultiWriter(out, s), in, name)
 }
 
-// failure makes an [Error] of a problem with a bundle. Bad content gets a sentinel; a failed read
-// or write has none.
+// failure returns an [Error] about a bundle. It has a sentinel for bad content, but not for a failed
+// read or write.
 func failure(op, object string, err error) error {
 	if own := new(Error); errors.As(err, &own) && own.Op == op {
 		return err

@@ -21,15 +21,14 @@ var errNoID = errors.New("it has no api_id")
 // Directory is the [Store] in app_path of a gateway without a dashboard. It has *.json files, and
 // for an OAS API NAME-oas.json next to NAME.json. A gateway sees a change at its next reload.
 //
-// Writes replace whole files and keep owner and mode. Links are refused. A caller who is root
-// reads and writes in one and the same directory, also if the service's user exchanges it for a
-// link meanwhile (Linux, with /proc). Replace writes the two
-// files of an OAS API one after the other, the OAS form first. A kill between them leaves two forms
-// that disagree, which [Apply] and [Revert] repair.
+// Writes replace whole files and keep owner and mode. Links are refused. Root reads and writes in
+// one and the same directory, even if the service's user replaces it by a link meanwhile (Linux,
+// with /proc). Replace writes the two files of an OAS API one after the other, the OAS form first.
+// A kill between them leaves two forms that disagree, which [Apply] and [Revert] repair.
 type Directory struct {
 	Path string
 
-	// open is Path while Replace has it open: the same directory, whatever its name leads to now.
+	// open is Path while Replace has it open: the same directory even if its name changes.
 	open string
 }
 
@@ -47,7 +46,7 @@ func (d Directory) fail(op, object string, kind, err error, next string) error {
 		object = filepath.Join(d.Path, name)
 	}
 	if at := (*fs.PathError)(nil); errors.As(err, &at) {
-		err = at.Err // the object says where
+		err = at.Err // the object has the path
 	}
 	return &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next, Retry: kind == nil}
 }

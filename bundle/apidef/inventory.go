@@ -178,8 +178,8 @@ func (inv *Inventory) OnDisk() map[string][]string {
 }
 
 // Clashes returns pairs of files with the same plugin path among all files that a gateway opens for
-// active APIs. Only the first loaded API keeps its plugin. opens lists the files of each bundle:
-// see bundle.Manifest.Opens. pluginPath reads the plugin path of a file on the gateway's disk. If
+// active APIs. Only the first loaded API keeps its plugin. opens lists the files of each bundle,
+// from bundle.Manifest.Opens. pluginPath reads the plugin path of a file on the gateway's disk. If
 // it is nil, Clashes ignores those files.
 func (inv *Inventory) Clashes(opens map[string][]bundle.Open, pluginPath func(file string) (string,
 	error)) ([]bundle.Clash, error) {

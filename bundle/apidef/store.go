@@ -63,7 +63,7 @@ func (a API) at(path ...string) []string {
 	return path
 }
 
-// oasBundle is where an OAS definition names its bundle.
+// oasBundle is the path of the bundle's name in an OAS definition.
 var oasBundle = []string{"x-tyk-api-gateway", "middleware", "global", "pluginConfig", "bundle"}
 
 // bundles returns the value of custom_middleware_bundle and whether it is in use. The OAS form has
