@@ -42,7 +42,7 @@ func TestWriteUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What it proves is what it wrote: the digest, the manifest, the signature.
+	// Compare the written bundle: digest, manifest and signature.
 	if _, err := verify(data, bundle.VerifyOptions{Key: &key.PublicKey, SHA256: r.SHA256,
 		Expect: r.Manifest}); err != nil {
 		t.Error(err)

@@ -79,16 +79,16 @@ func TestPublish(t *testing.T) {
 			}
 		}
 		publish := func() error { _, err := p.Publish(t.Context(), file); return err }
-		beside := ".a.zip.kept .a.zip.publication"
+		others := ".a.zip.kept .a.zip.publication"
 		if old == "" {
-			beside = ".a.zip.publication"
+			others = ".a.zip.publication"
 		}
 		do(p.Revert(t.Context()))
 		do(p.Accept(t.Context()))
 		want("nothing to do", bundle.StateNone, before, "")
 		do(publish())
 		do(publish())
-		want("twice", bundle.StatePublished, "new", beside)
+		want("twice", bundle.StatePublished, "new", others)
 		do(p.Revert(t.Context()))
 		do(p.Revert(t.Context()))
 		want("reverted", bundle.StateNone, before, "")
@@ -101,7 +101,7 @@ func TestPublish(t *testing.T) {
 				t.Errorf("another run: %v", err)
 			}
 		}
-		want("another run", bundle.StatePublished, "new", beside)
+		want("another run", bundle.StatePublished, "new", others)
 		do(p.Accept(t.Context()))
 		do(p.Accept(t.Context()))
 		want("accepted", bundle.StateNone, "new", "")

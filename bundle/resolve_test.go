@@ -143,8 +143,8 @@ func TestManifestResolve(t *testing.T) {
 }
 
 // Every release with the first and the last of each loader order, in both
-// directions: there is a plan, and it holds what it proves, or one of the two
-// gateways takes the exact name first and the other no other.
+// directions. Either there is a plan that both gateways follow, or one gateway takes the exact
+// name first and the other accepts no other name.
 func TestLoadedFiles(t *testing.T) {
 	t.Parallel()
 	m := goManifest("b.so", "a_v5.2.5_linux_amd64.so", "a_v5.2.5_linux_arm64.so", "unused.so")

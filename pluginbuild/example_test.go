@@ -209,14 +209,14 @@ func ExampleCheckModule() {
 		"github.com/google/uuid v1.3.0\n")
 	findings, err := pluginbuild.CheckModule(src, r, pluginbuild.CheckOptions{GatewayMod: gateway})
 	for _, f := range findings {
-		fmt.Println(f.Severity, f.Where, f.Code, "| prepare mends it:", f.Prepare, "| stops the plugin:",
+		fmt.Println(f.Severity, f.Where, f.Code, "| prepare fixes it:", f.Prepare, "| stops the plugin:",
 			f.Blocks())
 	}
 	fmt.Println(err)
 	// Output:
-	// error go.mod:3 go-directive | prepare mends it: true | stops the plugin: false
-	// error go.mod:5 newer-dependency | prepare mends it: false | stops the plugin: true
-	// info main.go:5 hook | prepare mends it: false | stops the plugin: false
+	// error go.mod:3 go-directive | prepare fixes it: true | stops the plugin: false
+	// error go.mod:5 newer-dependency | prepare fixes it: false | stops the plugin: true
+	// info main.go:5 hook | prepare fixes it: false | stops the plugin: false
 	// <nil>
 }
 

@@ -86,7 +86,7 @@ func quickGo(t *testing.T) string {
 const childEnv = "TYKUPGRADE_TEST_PREPARE"
 
 // prepareInChild prepares dir for 4.1.0 in a process that kills itself with
-// SIGKILL at the nth event. It says whether the process was killed.
+// SIGKILL at the nth event. It reports whether the process was killed.
 func prepareInChild(t *testing.T, dir string, env []string, n string) bool {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPrepareChild$")

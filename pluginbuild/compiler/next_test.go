@@ -50,7 +50,7 @@ func TestNextCreates(t *testing.T) {
 			"plugin.so  linux amd64", "linux/amd64", ""},
 		"arm64 engine": {"arm64", "arm64", "1.41", compiler.Request{Image: ng},
 			"plugin.so  linux amd64", "linux/arm64", ""},
-		"arm64, asked for it": {"arm64", "arm64", "1.49", compiler.Request{Image: ng},
+		"arm64, requested": {"arm64", "arm64", "1.49", compiler.Request{Image: ng},
 			"plugin.so  linux amd64", "linux/arm64", ""},
 		"emulated": {"arm64", "amd64", "1.41", compiler.Request{Image: ng, ID: "a"},
 			"plugin.so a linux amd64", "linux/amd64", ""},
@@ -86,7 +86,7 @@ func TestNextCreates(t *testing.T) {
 			if created != (c.want == "") || !strings.Contains(fmt.Sprint(err), c.want) {
 				t.Errorf("%v", err)
 			}
-			// A store of several platforms is asked for one, if the API can.
+			// A store with several platforms returns the requested one, if the API can.
 			if asked := slices.Contains(f.calls, "ImageInspect for linux/"+c.arch); asked != (c.api == "1.49") {
 				t.Errorf("calls %v", f.calls)
 			}

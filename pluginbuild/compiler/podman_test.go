@@ -25,7 +25,7 @@ func TestPodman(t *testing.T) {
 	}
 	lab.Long(t) // TestEngine makes the same calls to Docker
 	if os.Geteuid() != 0 {
-		lab.Missing(t, "root rights for a Podman service of its own")
+		lab.Missing(t, "root permissions for a separate Podman service")
 	}
 	podman := lab.Program(t, "podman", "podman")
 	dir, err := os.MkdirTemp("", "tykupgrade-podman-*")

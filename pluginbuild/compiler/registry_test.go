@@ -206,7 +206,7 @@ func TestRegistry(t *testing.T) {
 	asked := h.manifests.Load()
 	if e = try(builder(good, ""), pluginbuild.Image{Ref: ref}); !pulled(e) ||
 		h.manifests.Load() != asked {
-		t.Errorf("present, %d manifests asked for: %v", h.manifests.Load()-asked, e)
+		t.Errorf("present, %d manifests requested: %v", h.manifests.Load()-asked, e)
 	}
 	always := builder(good, compiler.PullAlways)
 	if e = try(always, pluginbuild.Image{Ref: ref}); !pulled(e) || h.manifests.Load() == asked {
