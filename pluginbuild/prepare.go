@@ -147,9 +147,9 @@ func (r Recovery) String() string {
 }
 
 // Recover undoes an interrupted [Prepare] of the module in dir. The next Prepare does so by
-// itself. A file that differs from the saved one may be a person's work since then, so Recover
-// moves it into a directory next to go.mod and names it. An interrupted Recover can be repeated.
-// It fails with [ErrBusy] during a Prepare.
+// itself. A file that differs from the saved one may be a person's later work. Recover moves it
+// into a directory next to go.mod and names it. An interrupted Recover can be repeated. It fails
+// with [ErrBusy] during a Prepare.
 func Recover(dir string) (Recovery, error) {
 	r, err := recoverDir(dir)
 	if err != nil {

@@ -141,9 +141,9 @@ func (b *Builder) Run() string { return b.run }
 // image supports it.
 //
 // Build uploads a copy of the source, so remote engines work and nothing in Dir changes. It omits
-// files that the compiler's script would ignore or damage: .git directories, go.work, .so files in
-// Dir, and names in Dir that begin with a dot. A next-generation compiler gets the last. Build
-// refuses symbolic links out of Dir.
+// files that the compiler's script would ignore or damage. These are .git directories, go.work, .so
+// files in Dir, and names in Dir that begin with a dot. A next-generation compiler gets the last.
+// Build refuses symbolic links out of Dir.
 //
 // With Bind, Build mounts Dir writable. The script then writes the plugin there itself, not
 // atomically. Build refuses other .so files in Dir, because the script would give them to root.

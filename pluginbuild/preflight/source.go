@@ -27,8 +27,8 @@ const maxSpool = 4 << 30
 const GatewayFile = "/opt/tyk-gateway/tyk"
 
 // InspectFile inspects the binary at path, or the file member in a Debian package or a tar. An
-// empty member means [GatewayFile] in a package, and the first regular file in a tar. path may be
-// a pipe; the end of ctx also ends a read that waits for it.
+// empty member means [GatewayFile] in a package, and the first regular file in a tar. The path may
+// be a pipe. The end of ctx also ends a read that waits for it.
 func InspectFile(ctx context.Context, path, member string) (*Binary, error) {
 	f, err := os.Open(path)
 	if err != nil {
