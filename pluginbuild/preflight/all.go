@@ -363,8 +363,8 @@ func (r *Result) symbol(s Symbol) {
 	switch f := p.Exports[i]; {
 	case s.Hook == "" || f.Hook == s.Hook:
 	case f.Hook == HookUnknown:
-		add(Loads, "its signature cannot be read, as the file has no debug information",
-			"compile without -ldflags=-s -w to have it checked")
+		add(Loads, "its signature is unknown: the file has no debug information",
+			"compile without -ldflags=-s -w to check it")
 	default:
 		add(Fails, fmt.Sprintf("its signature is %s; a %s hook needs %s", f.Signature, s.Hook,
 			wants[s.Hook]), "change the function, or use it for another hook")

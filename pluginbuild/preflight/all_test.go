@@ -58,7 +58,7 @@ func TestHooks(t *testing.T) {
 			"the plugin has no such function; it exports Analytics, Nothing, Request and 2 more"},
 		{full, "Method", preflight.HookRequest, preflight.Fails, "the plugin has no such function"},
 		{full, "Variable", preflight.HookRequest, preflight.Fails, "a variable, not a function"},
-		{stripped, "Request", preflight.HookRequest, preflight.Loads, "its signature cannot be read"},
+		{stripped, "Request", preflight.HookRequest, preflight.Loads, "its signature is unknown"},
 		{stripped, "Gone", preflight.HookRequest, preflight.Fails, "the plugin has no such function"},
 	} {
 		r, err := preflight.CompareAll([]*preflight.Binary{c.plugin}, gateway, preflight.Target{
@@ -137,7 +137,7 @@ func TestTarget(t *testing.T) {
 		want    string
 	}{
 		"xenial": {preflight.Target{Distro: "ubuntu/16.04"}, "2.24", "", preflight.Fails,
-			"ubuntu/16.04 has glibc 2.23, p.so needs 2.24; compile the plugin on a system with glibc 2.23 " +
+			"ubuntu/16.04 has glibc 2.23, but p.so needs 2.24; compile the plugin on a system with glibc 2.23 " +
 				"or older, such as the -el7 image"},
 		"xenial fits": {preflight.Target{Distro: "ubuntu/16.04"}, "2.23", "", preflight.Loads,
 			""},

@@ -50,8 +50,8 @@ func Example() {
 	// Output:
 	// fails
 	// github.com/google/uuid | gateway v1.6.0, plugin v1.5.0 | in the plugin's go.mod: require github.com/google/uuid v1.6.0
-	// libc.so.6 | debian/11 has glibc 2.31, plugin_v5.2.5_linux_amd64.so needs 2.34 | compile the plugin on a system with glibc 2.31 or older
-	// AddFooBarHeader | its signature cannot be read, as the file has no debug information | compile without -ldflags=-s -w to have it checked
+	// libc.so.6 | debian/11 has glibc 2.31, but plugin_v5.2.5_linux_amd64.so needs 2.34 | compile the plugin on a system with glibc 2.31 or older
+	// AddFooBarHeader | its signature is unknown: the file has no debug information | compile without -ldflags=-s -w to check it
 }
 
 func check(err error) {
