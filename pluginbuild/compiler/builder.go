@@ -368,7 +368,7 @@ func (b *Builder) connect(ctx context.Context) error {
 	switch at.address {
 	case "":
 	case "http://docker.example.com": // docker/cli's name for all ssh:// hosts
-		e.Next = "check that ssh HOST docker version works without a question"
+		e.Next = "the engine is reached by ssh: check that ssh HOST docker version works"
 	default:
 		e.Object += " at " + at.address
 	}

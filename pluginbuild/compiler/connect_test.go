@@ -380,7 +380,7 @@ exec env DOCKER_HOST=` + host + ` sh -c "$command"
 	_, err = compiler.New(c2, o).Build(t.Context(), compiler.Request{Release: release(t, "5.2.5"),
 		Dir: plugin(t, tiny), Image: img})
 	if !errors.As(err, &e) || e.Op != compiler.StageConnect || !strings.Contains(err.Error(),
-		"Permission denied (publickey).; check that") || !strings.Contains(e.Hint(),
+		"Permission denied (publickey).; the engine") || !strings.Contains(e.Hint(),
 		"ssh HOST docker version") {
 		t.Errorf("%v", err)
 	}
