@@ -71,7 +71,7 @@ func TestOperatorsAtOnce(t *testing.T) {
 	f.write("/etc/machine-id", "0123\n")
 	for _, err := range []error{f.host().Revert(t.Context(), killed, debpkg.RevertOptions{}),
 		f.host().Forget(t.Context(), killed)} {
-		wantError(t, err, debpkg.ErrRefused, "(machine -), this is", "installed again")
+		wantError(t, err, debpkg.ErrRefused, "(machine -), this is", "was reinstalled")
 	}
 	if err := os.Remove(f.root.Dir + "/etc/machine-id"); err != nil {
 		t.Fatal(err)

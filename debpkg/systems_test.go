@@ -194,5 +194,5 @@ func TestHostLogin(t *testing.T) {
 	}
 	o.Identity = filepath.Join(dir, "absent")
 	_, err = debpkg.New(debpkg.SSH("root@"+m.Addr, o), m.options()).Facts(t.Context())
-	wantError(t, err, debpkg.ErrConnection, "load the right key into the agent, or name it")
+	wantError(t, err, debpkg.ErrConnection, "load the right key into the agent, or set Identity")
 }

@@ -133,7 +133,7 @@ var calls = map[string][]bad{
 		{"", cli.Usage, "no verb given"},
 		{"frobnicate", cli.Usage, `unknown verb "frobnicate"`},
 		{"plan -no-such-flag", cli.Usage, "unknown flag -no-such-flag"},
-		{"plan", cli.Usage, "nothing requested"},
+		{"plan", cli.Usage, "nothing is requested"},
 		{"plan tyk-gateway=v5.2.5", cli.Usage, "v5.2.5"},
 		{"apply -yes tyk-gateway", cli.Usage, "it has no version"},
 		{"apply -yes tyk-gateway=1 tyk-gateway=2", cli.Usage, "requested twice"},

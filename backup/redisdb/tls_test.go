@@ -21,8 +21,8 @@ func TestReadTLS(t *testing.T) {
 	for _, c := range []struct{ ca, cert, key, want string }{
 		{text, "", "", text + " has no certificate in PEM form"},
 		{text + ".none", "", "", "no such file"},
-		{"", text, "", "give both"},
-		{"", "", text, "give both"},
+		{"", text, "", "want both a certificate"},
+		{"", "", text, "want both a certificate"},
 		{"", text, text, "certificate " + text + " with key " + text},
 	} {
 		if _, err := redisdb.ReadTLS(c.ca, c.cert, c.key); err == nil ||

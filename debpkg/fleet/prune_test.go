@@ -103,7 +103,7 @@ func TestPrune(t *testing.T) {
 	broken.Targets = []rollout.TargetReport{{Name: "a", Steps: []rollout.StepReport{{Name: "install",
 		Note: []byte(`{"Plan": 7}`)}}}}
 	if _, err := inv.Prune(t.Context(), PruneOptions{Before: time.Now(),
-		Keep: []*rollout.Report{&broken}}); err == nil || !strings.Contains(err.Error(), "look at the journal") {
+		Keep: []*rollout.Report{&broken}}); err == nil || !strings.Contains(err.Error(), "check the journal") {
 		t.Errorf("a damaged journal: %v", err)
 	}
 }

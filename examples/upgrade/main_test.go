@@ -126,7 +126,7 @@ gates: [{name: g}, {url: "http://h/"}]
 	}
 	for _, want := range []string{
 		"host backup: the name is taken", "the gateways have 5.2.5 already", "plugin.current",
-		"give source", `unknown hook "late"`, "plugin.bundle.dir",
+		"want either source", `unknown hook "late"`, "plugin.bundle.dir",
 		`plugin.bundle.name: invalid name "a/b"`, `plugin.bundle.url: invalid URL "here"`,
 		"switch: unknown mode \"fast\"", "backup.dir", "backup.keep", "backup.redis: give",
 		"backup.redis", "backup.mongo: give",

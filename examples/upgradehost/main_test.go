@@ -261,7 +261,7 @@ func TestUsage(t *testing.T) {
 		{cli.Yes, "-h", "PACKAGE is tyk-gateway=5.2.5"},
 		{cli.Yes, "plan -h", "-ssh-jump host"},
 		{cli.Usage, "upgrade", `unknown verb "upgrade"`},
-		{cli.Usage, "plan", "nothing requested"},
+		{cli.Usage, "plan", "nothing is requested"},
 		{cli.Usage, "plan tyk-gateway=v5.2.5", "write 5.2.5 rather than v5.2.5"},
 		{cli.Usage, "plan tyk-gateway", "write tyk-gateway=5.2.5, or tyk-gateway- to remove it"},
 		{cli.Usage, "plan Tyk=5.2.5", `"Tyk" is not a package name`},
