@@ -51,12 +51,13 @@ type State string
 
 // The states of a component.
 const (
-	StateNotRequested State = "not_requested" // no restorer was given for it
-	StatePlanned      State = "planned"       // nothing was changed
-	StateFailed       State = "failed"        // Restore failed; Reason has what is left
-	StateRestored     State = "restored"      // restored, but not verified
-	StateVerified     State = "verified"      // restored, and the result equals the set
-	StateUndone       State = "undone"        // restored, then undone
+	StateNotRequested State = "not_requested"   // no restorer was given for it
+	StatePlanned      State = "planned"         // nothing was changed
+	StateFailed       State = "failed"          // Restore or Undo failed; Reason has what is left
+	StateRestored     State = "restored"        // restored, but not verified
+	StateVerified     State = "verified"        // restored, and the result equals the set
+	StateUndone       State = "undone"          // restored, then undone
+	StateNothing      State = "nothing_to_undo" // Undo found nothing to put back
 )
 
 // Restore restores components of the set. It refuses a set that another user could have made or
@@ -202,7 +203,7 @@ func (r *setRestore) undo(ctx context.Context, components []ComponentReport) err
 			continue
 		}
 		st, _ := r.set.Component(c.Name)
-		if err := u.Undo(ctx, st); err != nil {
+		if _, err := u.Undo(ctx, st); err != nil {
 			errs = append(errs, step.Fail("undo the restore of", c.Name, err))
 			continue
 		}
@@ -220,16 +221,34 @@ func (r *setRestore) undo(ctx context.Context, components []ComponentReport) err
 // restorer that is an [Undoer], last component first. The restorers must be built as for the
 // restore. Undo continues after an error, returns all errors, and may be called again. It refuses
 // unsafe sets as Restore does ([ErrUnsafe]).
-func (s *Set) Undo(ctx context.Context, to ...Restorer) error {
+//
+// The state of each component in the report is [StateUndone], [StateNothing], [StateFailed] or
+// [StateNotRequested].
+func (s *Set) Undo(ctx context.Context, to ...Restorer) (Report, error) {
+	report := Report{Set: s.ID}
 	if err := checkAuthor("undo the restore of", s.Dir); err != nil {
-		return err
+		return report, err
 	}
-	return s.each("undo the restore of", true, to, func(r Restorer, st *Stored) error {
+	for _, c := range s.Components {
+		report.Components = append(report.Components, ComponentReport{Name: c.Name,
+			State: StateNotRequested})
+	}
+	err := s.each("undo the restore of", true, to, func(r Restorer, st *Stored) (err error) {
+		i := slices.IndexFunc(report.Components, func(c ComponentReport) bool { return c.Name == st.Name })
+		c, undone := &report.Components[i], false
+		c.State = StateNothing
 		if u, ok := r.(Undoer); ok {
-			return u.Undo(ctx, st)
+			undone, err = u.Undo(ctx, st)
 		}
-		return nil
+		switch {
+		case err != nil:
+			c.State, c.Reason = StateFailed, err.Error()
+		case undone:
+			c.State = StateUndone
+		}
+		return err
 	})
+	return report, err
 }
 
 // Accept removes the replaced data, after which the restore cannot be undone. It calls Accept of

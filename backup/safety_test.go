@@ -52,7 +52,7 @@ func TestRestoreAuthor(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if err := set.Undo(t.Context(), restorer{name: "a"}); !errors.Is(err, backup.ErrUnsafe) {
+		if _, err := set.Undo(t.Context(), restorer{name: "a"}); !errors.Is(err, backup.ErrUnsafe) {
 			t.Errorf("%s: undo: %v", name, err)
 		}
 	}
@@ -106,9 +106,9 @@ type undoable struct {
 	calls *[]string
 }
 
-func (u undoable) Undo(ctx context.Context, _ *backup.Stored) error {
+func (u undoable) Undo(ctx context.Context, _ *backup.Stored) (bool, error) {
 	*u.calls = append(*u.calls, "undo "+u.name)
-	return ctx.Err()
+	return u.name == "a", ctx.Err()
 }
 
 func (u undoable) Accept(_ context.Context, _ *backup.Stored) error {
@@ -141,9 +141,20 @@ func TestRestoreUndo(t *testing.T) {
 		len(calls) > 0 {
 		t.Errorf("%v %v", calls, err)
 	}
-	if err := set.Undo(t.Context(), a, b); err != nil || strings.Join(calls,
-		", ") != "undo b, undo a" {
-		t.Errorf("%v %v", calls, err)
+	report, err = set.Undo(t.Context(), a, b)
+	var states []string
+	for _, x := range report.Components {
+		states = append(states, string(x.State))
+	}
+	if err != nil || strings.Join(calls, ", ") != "undo b, undo a" ||
+		strings.Join(states, " ") != "undone nothing_to_undo not_requested" {
+		t.Errorf("%v %v %v", calls, states, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if report, err = set.Undo(ended, a); !errors.Is(err, context.Canceled) ||
+		report.Components[0].State != backup.StateFailed || report.Components[0].Reason == "" {
+		t.Errorf("%+v %v", report, err)
 	}
 	calls = nil
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, a, b); err != nil ||

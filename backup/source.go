@@ -58,10 +58,12 @@ type Restorer interface {
 
 // Undoer is a [Restorer] that keeps the data that Restore replaced. Undo restores that data after a
 // successful Restore, for example because Prove or another component failed. Undo also works in a
-// later process. It does nothing if nothing is left to undo. Its context is not cancelled with that
-// of the restore.
+// later process. Its context is not cancelled with that of the restore.
+//
+// undone reports whether Undo took something back. Without an error, false means that there was
+// nothing to undo: no restore of this set is neither accepted nor undone, or it had changed nothing.
 type Undoer interface {
-	Undo(ctx context.Context, s *Stored) error
+	Undo(ctx context.Context, s *Stored) (undone bool, err error)
 }
 
 // Accepter is a [Restorer] that keeps the data that Restore replaced. Accept removes that data

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -267,7 +266,7 @@ func checkFile(ctx context.Context, path string, want File, progress func(int64)
 		return fmt.Errorf("%w: it has %d bytes, the manifest says %d", ErrDamaged, info.Size(), want.Size)
 	}
 	h := sha256.New()
-	n, err := io.Copy(h, &step.ReadMeter{Ctx: ctx, R: f, Add: progress})
+	n, err := step.Copy(h, &step.ReadMeter{Ctx: ctx, R: f, Add: progress})
 	if err != nil {
 		return err
 	}

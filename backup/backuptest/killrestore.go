@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -122,11 +123,19 @@ func (k KilledRestore) recover(t *testing.T, before, after string, back bool) (c
 		cut = 1
 	}
 	if _, undoes := k.Restorer().(backup.Undoer); undoes && back {
-		if err := k.Set.Undo(t.Context(), k.Restorer()); err != nil {
+		report, err := k.Set.Undo(t.Context(), k.Restorer())
+		if err != nil {
 			t.Fatalf("undo after a kill: %v\nleft:\n%s", err, left)
 		}
-		if got := k.State(t); got != before && (got != after || left != after) {
+		got := k.State(t)
+		if got != before && (got != after || left != after) {
 			t.Errorf("before:\n%s\nkilled:\n%s\nafter undo:\n%s", before, left, got)
+		}
+		undone := slices.ContainsFunc(report.Components, func(c backup.ComponentReport) bool {
+			return c.State == backup.StateUndone
+		})
+		if left == after && undone != (got == before) { // a finished restore
+			t.Errorf("the target changed: %v, and Undo reports %+v", got != left, report)
 		}
 		return cut
 	}

@@ -97,7 +97,7 @@ func (c Case) export(t *testing.T, set *backup.Set) {
 		if err != nil || again.ID != set.ID {
 			t.Fatalf("%s: %v", name, err)
 		}
-		for range 20 {
+		for range 8 {
 			broken := bytes.Clone(data)
 			if at := rand.IntN(len(broken)); rand.IntN(2) == 0 {
 				broken[at] ^= 1 << rand.IntN(8)

@@ -57,6 +57,7 @@ func TestConformanceFilesRemote(t *testing.T) {
 				return run.Local(run.Options{})(ctx, append([]string{"false"}, argv...), in, out, errOut)
 			}}
 		},
+		Variant: true,
 	})
 }
 

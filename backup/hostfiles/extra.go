@@ -21,9 +21,12 @@ func extrasOf(f any) []string {
 	if !ok {
 		return nil
 	}
+	n, err := unix.Flistxattr(int(file.Fd()), nil)
+	if err != nil || n == 0 { // most have none
+		return nil
+	}
 	buf := make([]byte, 64<<10) // the kernel's limit
-	n, err := unix.Flistxattr(int(file.Fd()), buf)
-	if err != nil {
+	if n, err = unix.Flistxattr(int(file.Fd()), buf); err != nil {
 		return nil
 	}
 	var out []string

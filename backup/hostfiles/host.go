@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"example.com/tykupgrade/backup"
@@ -15,7 +16,38 @@ import (
 )
 
 // localHost reads through a file system whose root is the host's.
-type localHost struct{ fsys fs.FS }
+type localHost struct {
+	fsys          fs.FS
+	users, groups *names
+}
+
+func local(fsys fs.FS) localHost {
+	return localHost{fsys, &names{look: userName}, &names{look: groupName}}
+}
+
+// names remembers what numbers are called: a look-up reads the whole file of names.
+type names struct {
+	look func(id int) string
+	of   sync.Map // of int to string
+}
+
+func (n *names) name(id int) string {
+	if known, ok := n.of.Load(id); ok {
+		return known.(string)
+	}
+	name := n.look(id)
+	n.of.Store(id, name)
+	return name
+}
+
+// meta is metaOf with the names of user and group.
+func (h localHost) meta(info fs.FileInfo) backup.Meta {
+	m := metaOf(info)
+	if _, ok := info.Sys().(*syscall.Stat_t); ok {
+		m.User, m.Group = h.users.name(m.UID), h.groups.name(m.GID)
+	}
+	return m
+}
 
 func (h localHost) lstat(ctx context.Context, paths []string) ([]entry, error) {
 	var out []entry
@@ -95,7 +127,7 @@ func (h localHost) below(ctx context.Context, dirs []string, deep bool) ([]entry
 }
 
 func (h localHost) entry(name string, info fs.FileInfo) (entry, error) {
-	e := entry{path: "/" + name, typ: '?', meta: metaOf(info)}
+	e := entry{path: "/" + name, typ: '?', meta: h.meta(info)}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		e.links = uint64(st.Nlink)
 	}
@@ -150,7 +182,7 @@ func (h localHost) tryOne(ctx context.Context, name string, e entry, f func(entr
 	case err != nil:
 		return false, err
 	case e.typ == 'l':
-		return true, f(e, metaOf(before), nil)
+		return true, f(e, h.meta(before), nil)
 	case e.typ == 'd':
 		if !before.IsDir() {
 			return false, nil
@@ -159,7 +191,7 @@ func (h localHost) tryOne(ctx context.Context, name string, e entry, f func(entr
 			e.extras = extrasOf(d)
 			_ = d.Close()
 		}
-		return true, f(e, metaOf(before), nil)
+		return true, f(e, h.meta(before), nil)
 	}
 	return h.readFile(ctx, name, e, before, f)
 }
@@ -186,7 +218,7 @@ func (h localHost) readFile(ctx context.Context, name string, e entry, before fs
 	r := &step.ReadMeter{Ctx: ctx, R: io.LimitReader(src, before.Size()+1)}
 	var n int64
 	r.Add = func(m int64) { n += m }
-	err = f(e, metaOf(before), &checkedReader{r: r, end: func() error {
+	err = f(e, h.meta(before), &checkedReader{r: r, end: func() error {
 		after, err := fs.Lstat(h.fsys, name)
 		if err != nil || n != before.Size() || !sameState(before, after) {
 			return errMoved
@@ -227,11 +259,11 @@ func sameState(a, b fs.FileInfo) bool {
 	return !ok1 || !ok2 || (x.Ino == y.Ino && x.Dev == y.Dev && x.Ctim == y.Ctim)
 }
 
+// metaOf is what a file system says of a file: no names.
 func metaOf(info fs.FileInfo) backup.Meta {
 	m := backup.Meta{Mode: info.Mode(), ModTime: info.ModTime()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		m.UID, m.GID = int(st.Uid), int(st.Gid)
-		m.User, m.Group = userName(m.UID), groupName(m.GID)
 	}
 	return m
 }

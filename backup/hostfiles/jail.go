@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -254,7 +255,7 @@ func writeTemp(ctx context.Context, s *backup.Stored, dir *os.File, w written) e
 	if err != nil {
 		return err
 	}
-	src, err := s.Open(w.File.Path)
+	src, err := step.OpenRegular(filepath.Join(s.Dir, filepath.FromSlash(w.File.Path)))
 	if err != nil {
 		return err
 	}
@@ -266,7 +267,7 @@ func writeTemp(ctx context.Context, s *backup.Stored, dir *os.File, w written) e
 	}
 	f := os.NewFile(uintptr(fd), w.temp)
 	sum := sha256.New()
-	_, err = io.Copy(io.MultiWriter(f, sum), &step.ReadMeter{Ctx: ctx, R: src})
+	_, err = step.Copy(io.MultiWriter(f, sum), &step.ReadMeter{Ctx: ctx, R: src})
 	if err == nil && hex.EncodeToString(sum.Sum(nil)) != w.SHA256 {
 		err = fmt.Errorf("%w: the set changed since it was verified", backup.ErrDamaged)
 	}
@@ -391,8 +392,8 @@ func correctDir(f *os.File, d dirChange, above backup.Meta, safe bool) error {
 	return errors.Join(f.Chown(d.UID, d.GID), f.Chmod(mode))
 }
 
-// remove removes a file, or a directory that is empty.
-func (j *jail) remove(name string, dir bool) error {
+// remove removes a file, or a directory that is empty. It reports whether it did.
+func (j *jail) remove(name string, dir bool) (removed bool, err error) {
 	d, _, err := j.dir(path.Dir(name), nil)
 	if err == nil {
 		flags := 0
@@ -402,10 +403,10 @@ func (j *jail) remove(name string, dir bool) error {
 		err = unix.Unlinkat(int(d.Fd()), path.Base(name), flags)
 	}
 	if gone(err) || (dir && (errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST))) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return step.Fail("remove", "/"+name, err)
+		return false, step.Fail("remove", "/"+name, err)
 	}
-	return nil
+	return true, nil
 }

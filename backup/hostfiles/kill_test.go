@@ -147,8 +147,8 @@ func TestKilledRemote(t *testing.T) {
 			i *= 4 // not each of them by default
 		}
 		moment := 3 * i
-		if i > 6 { // the first commands only read: one moment each
-			moment = 18 + i - 6
+		if i > 4 { // the first commands only read: one moment each
+			moment = 12 + i - 4
 		}
 		return []string{killRootEnv + "=" + root, killMomentEnv + "=" + strconv.Itoa(moment)}
 	})

@@ -81,8 +81,11 @@ func TestLinkedComponent(t *testing.T) {
 	if info, _ := os.Stat(empty); info.Mode().Perm() != 0o700 {
 		t.Errorf("mode %v", info.Mode())
 	}
-	if err := set.Undo(t.Context(), r); err != nil {
-		t.Fatal(err)
+	for _, want := range []backup.State{backup.StateUndone, backup.StateNothing} {
+		report, err := set.Undo(t.Context(), r)
+		if err != nil || report.Components[0].State != want {
+			t.Fatalf("%+v %v, want %s", report, err, want)
+		}
 	}
 	if info, _ := os.Stat(empty); info.Mode().Perm() != 0o777 {
 		t.Errorf("after Undo: mode %v", info.Mode())

@@ -83,8 +83,7 @@ func (r rescuer) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 				return w.Link(name, e.link, m)
 			}
 			_, err := w.Create(ctx, name, &m, func(out io.Writer) error {
-				_, err := io.Copy(out,
-					in)
+				_, err := step.Copy(out, in)
 				return err
 			})
 			return err
@@ -111,31 +110,36 @@ func (f *Restore) rollback(ctx context.Context, c *comparison, rescued *backup.S
 			d.CreatedDirs = append(d.CreatedDirs, x.Path)
 		}
 	}
-	if err := f.takeBack(ctx, d, rescued); err != nil {
+	if _, err := f.takeBack(ctx, d, rescued); err != nil {
 		return fmt.Errorf("rollback failed: %w", err)
 	}
 	return nil
 }
 
-// takeBack removes the created files and restores the replaced ones.
-func (f *Restore) takeBack(ctx context.Context, d RescueDetails, rescued *backup.Set) error {
-	errs := []error{f.remove(ctx, d)}
+// takeBack removes the created files and restores the replaced ones. It reports whether it changed
+// anything.
+func (f *Restore) takeBack(ctx context.Context, d RescueDetails, rescued *backup.Set) (changed bool,
+	err error) {
+	changed, err = f.remove(ctx, d)
+	errs := []error{err}
 	if rescued != nil {
 		old, _ := rescued.Component(f.Name())
 		back := &Restore{Component: f.Component, Root: f.Root, Runner: f.Runner, SetID: true}
 		undo, err := back.compare(ctx, old)
 		if err == nil {
+			changed = changed || undo.differences() != nil
 			err = back.apply(ctx, old, undo, func(change) {})
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("the previous files are in %s: %w", rescued.Dir, err))
 		}
 	}
-	return errors.Join(errs...)
+	return changed, errors.Join(errs...)
 }
 
-// remove removes created files, and created directories that are empty.
-func (f *Restore) remove(ctx context.Context, d RescueDetails) error {
+// remove removes created files, and created directories that are empty. It reports whether it
+// removed any.
+func (f *Restore) remove(ctx context.Context, d RescueDetails) (removed bool, err error) {
 	slices.Sort(d.CreatedDirs)
 	slices.Reverse(d.CreatedDirs)
 	if f.Runner != nil {
@@ -143,31 +147,29 @@ func (f *Restore) remove(ctx context.Context, d RescueDetails) error {
 	}
 	j, err := openJail(f.root())
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer j.close()
 	j.sweep(dirsOfNames(d.Created))
 	var errs []error
-	for _, name := range d.Created {
-		errs = append(errs, j.remove(name, false))
+	for i, name := range slices.Concat(d.Created, d.CreatedDirs) {
+		was, err := j.remove(name, i >= len(d.Created))
+		removed, errs = removed || was, append(errs, err)
 	}
-	for _, name := range d.CreatedDirs {
-		errs = append(errs, j.remove(name, true))
-	}
-	return errors.Join(errs...)
+	return removed, errors.Join(errs...)
 }
 
 // Undo undoes the last restore of this set with the set in Rescue. It restores replaced files and
-// removes created ones. It also works after a killed restore. If the restore changed nothing, Undo
-// does nothing.
-func (f *Restore) Undo(ctx context.Context, s *backup.Stored) error {
+// removes created ones. It also works after a killed restore. undone is false if the files were
+// already as before.
+func (f *Restore) Undo(ctx context.Context, s *backup.Stored) (undone bool, err error) {
 	if f.Rescue == "" {
-		return &backup.Error{Op: "undo the restore of", Object: f.Name(),
+		return false, &backup.Error{Op: "undo the restore of", Object: f.Name(),
 			Err: errors.New("Rescue is not set, so created files stay"), Next: "set Restore.Rescue"}
 	}
 	sets, err := backup.List(f.Rescue)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	for _, set := range sets {
 		st, ok := set.Component(f.Name())
@@ -176,9 +178,9 @@ func (f *Restore) Undo(ctx context.Context, s *backup.Stored) error {
 			continue
 		}
 		if err := set.Verify(ctx, backup.VerifyOptions{}); err != nil {
-			return fmt.Errorf("the rescue set %s: %w", filepath.Base(set.Dir), err)
+			return false, fmt.Errorf("the rescue set %s: %w", filepath.Base(set.Dir), err)
 		}
 		return f.takeBack(ctx, d, set)
 	}
-	return err
+	return false, err
 }

@@ -120,8 +120,10 @@ const (
 	perlRename = `use Fcntl; use IO::Handle; $/="\0"; while(defined($a=<STDIN>)){$b=<STDIN>;chomp($a,$b)==2 or die "cut off\n";push @p,[$a,$b]} ` +
 		`sub flush{sysopen(F,$_[0],O_RDONLY|O_NOFOLLOW|O_NONBLOCK) or $!{ELOOP}||$!{EACCES} and return or die "$_[0]: $!\n"; F->sync or die "$_[0]: $!\n"; close F} ` +
 		`flush($_->[0]) for @p; for(@p){rename($_->[0],$_->[1]) or die "$_->[1]: $!\n"; $_->[1]=~m{^(.*/)} and $d{$1}=1} flush($_) for keys %d`
-	// Removals: files, and empty directories, whose names end with a slash.
-	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p) or die "cut off\n"; if($p=~s{/$}{}){rmdir($p);next} unlink($p) or $!{ENOENT} or die "$p: $!\n"}`
+	// Removals: files, and empty directories, whose names end with a slash. It prints a character
+	// for each.
+	perlRemove = `$/="\0"; while(defined($p=<STDIN>)){chomp($p) or die "cut off\n"; if($p=~s{/$}{}){rmdir($p) and print "-";next} ` +
+		`if(unlink($p)){print "-"}else{$!{ENOENT} or die "$p: $!\n"}}`
 )
 
 func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity,
@@ -131,7 +133,7 @@ func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity,
 		for _, d := range b.dirs {
 			in = append(in, d.Mode, strconv.Itoa(d.UID), strconv.Itoa(d.GID), "/"+d.Path)
 		}
-		if err := f.command(ctx, id, records(in), "perl", "-e", perlDirs); err != nil {
+		if err := f.command(ctx, id, records(in), nil, "perl", "-e", perlDirs); err != nil {
 			return err
 		}
 	}
@@ -149,13 +151,14 @@ func (f *Restore) sendBatch(ctx context.Context, s *backup.Stored, id identity,
 		if err != nil {
 			cleanup, cancel := step.Undoing(ctx)
 			defer cancel()
-			err = errors.Join(err, f.command(cleanup, id, records(all), "perl", "-MErrno", "-e", perlRemove))
+			err = errors.Join(err, f.command(cleanup, id, records(all), nil, "perl", "-MErrno", "-e",
+				perlRemove))
 		}
 	}()
 	if err := f.unpack(ctx, s, id, b.files, temps); err != nil {
 		return err
 	}
-	return f.command(ctx, id, records(pairs), "perl", "-MErrno", "-e", perlRename)
+	return f.command(ctx, id, records(pairs), nil, "perl", "-MErrno", "-e", perlRename)
 }
 
 func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, files []change,
@@ -171,7 +174,7 @@ func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, fil
 	if id != asIs {
 		owner = "--no-same-owner"
 	}
-	err := f.command(ctx, id, pr, "tar", "--extract", "--file=-", "--directory=/",
+	err := f.command(ctx, id, pr, nil, "tar", "--extract", "--file=-", "--directory=/",
 		"--preserve-permissions", owner, "--numeric-owner", "--keep-old-files")
 	_ = pr.Close()
 	if packErr := <-packed; packErr != nil && !errors.Is(packErr, io.ErrClosedPipe) {
@@ -180,13 +183,14 @@ func (f *Restore) unpack(ctx context.Context, s *backup.Stored, id identity, fil
 	return err
 }
 
-func (f *Restore) command(ctx context.Context, id identity, stdin io.Reader, argv ...string) error {
+func (f *Restore) command(ctx context.Context, id identity, stdin io.Reader, stdout io.Writer,
+	argv ...string) error {
 	argv = append([]string{"env", "LC_ALL=C"}, argv...)
 	if id != asIs {
 		argv = append([]string{"setpriv", "--reuid", strconv.Itoa(id.uid), "--regid",
 			strconv.Itoa(id.gid), "--clear-groups"}, argv...)
 	}
-	if err := f.Runner(ctx, argv, stdin, nil, nil); err != nil {
+	if err := f.Runner(ctx, argv, stdin, stdout, nil); err != nil {
 		return step.Fail("restore", "files of the remote host", err)
 	}
 	return nil
@@ -224,9 +228,9 @@ func packTemp(w io.Writer, s *backup.Stored, todo []change, temps map[string]str
 }
 
 // removeRemote removes created files, and created directories that are empty.
-func (f *Restore) removeRemote(ctx context.Context, d RescueDetails) error {
+func (f *Restore) removeRemote(ctx context.Context, d RescueDetails) (removed bool, err error) {
 	if err := f.sweepRemote(ctx, dirsOfNames(d.Created)); err != nil {
-		return err
+		return false, err
 	}
 	names := slices.Clone(d.Created)
 	for _, name := range d.CreatedDirs {
@@ -236,10 +240,11 @@ func (f *Restore) removeRemote(ctx context.Context, d RescueDetails) error {
 }
 
 // removeNames removes files, and empty directories whose names end with a slash. Below a
-// directory that another user controls root acts as that user.
-func (f *Restore) removeNames(ctx context.Context, names []string) error {
+// directory that another user controls root acts as that user. It reports whether it
+// removed any.
+func (f *Restore) removeNames(ctx context.Context, names []string) (removed bool, err error) {
 	if len(names) == 0 {
-		return nil
+		return false, nil
 	}
 	ask := map[string]bool{}
 	for _, name := range names {
@@ -249,18 +254,18 @@ func (f *Restore) removeNames(ctx context.Context, names []string) error {
 	}
 	listed, err := remoteHost{f.Runner}.lstat(ctx, slices.Sorted(maps.Keys(ask)))
 	if err != nil {
-		return err
+		return false, err
 	}
 	c := &comparison{above: map[string]entry{}}
 	for _, e := range listed {
 		c.above[e.path] = e
 	}
 	if err := c.checkAbove(); err != nil {
-		return err
+		return false, err
 	}
 	root, err := f.isRoot(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	in := map[identity][]string{}
 	for _, name := range names {
@@ -271,8 +276,9 @@ func (f *Restore) removeNames(ctx context.Context, names []string) error {
 		in[id] = append(in[id], "/"+name)
 	}
 	var errs []error
+	var out bytes.Buffer
 	for id, names := range in {
-		errs = append(errs, f.command(ctx, id, records(names), "perl", "-MErrno", "-e", perlRemove))
+		errs = append(errs, f.command(ctx, id, records(names), &out, "perl", "-MErrno", "-e", perlRemove))
 	}
-	return errors.Join(errs...)
+	return out.Len() > 0, errors.Join(errs...)
 }

@@ -132,7 +132,7 @@ func (f *Source) host() (host, error) {
 		}
 	}
 	if f.FS != nil {
-		return localHost{f.FS}, nil
+		return local(f.FS), nil
 	}
 	return remoteHost{f.Runner}, nil
 }
@@ -191,7 +191,7 @@ func (f *Source) Backup(ctx context.Context, w *backup.Writer) (backup.Component
 			if e.size <= maxConfig && strings.Contains(e.path, "tyk") {
 				out = io.MultiWriter(out, &keep)
 			}
-			_, err := io.Copy(out, r)
+			_, err := step.Copy(out, r)
 			return err
 		})
 		small[e.path] = keep.Bytes()

@@ -125,7 +125,8 @@ func (f *Restore) sweepRemote(ctx context.Context, dirs []string) error {
 			names = append(names, strings.TrimPrefix(e.path, "/"))
 		}
 	}
-	return f.removeNames(ctx, names)
+	_, err = f.removeNames(ctx, names)
+	return err
 }
 
 // records returns the input of a script, in which each name ends with a zero byte.

@@ -342,9 +342,9 @@ func TestConstantMemory(t *testing.T) {
 		}
 		return mib
 	}
-	small, large := peak(800), peak(4000)
-	t.Logf("at most %d MiB in use with 6 MB of documents, %d MiB with 32 MB", small, large)
-	if large > small+18 { // holding the documents would be 24 more, once; a run measures 1 or 2
+	small, large := peak(400), peak(2000)
+	t.Logf("at most %d MiB in use with 3 MB of documents, %d MiB with 16 MB", small, large)
+	if large > small+9 { // holding the documents would be 12 more, once; a run measures 1 or 2
 		t.Errorf("memory grew from %d MiB to %d MiB", small, large)
 	}
 	if large > 110 {

@@ -124,7 +124,7 @@ func (d *Dump) restore(ctx context.Context, o backup.RestoreOptions, to *Restore
 		}
 		ctx, cancel := step.Undoing(ctx)
 		defer cancel()
-		undo := to.end(ctx, d.data, undoing)
+		_, undo := to.end(ctx, d.data, undoing)
 		if undo == nil {
 			report.State = backup.StateUndone
 		}
@@ -135,14 +135,16 @@ func (d *Dump) restore(ctx context.Context, o backup.RestoreOptions, to *Restore
 	if o.Keep {
 		return nil
 	}
-	return to.end(ctx, d.data, accepting)
+	return d.Accept(ctx, to)
 }
 
 // Accept drops the collections that [Dump.Restore] replaced, see [Restore.Accept].
 func (d *Dump) Accept(ctx context.Context, to *Restore) error {
-	return to.end(ctx, d.data,
-		accepting)
+	_, err := to.end(ctx, d.data, accepting)
+	return err
 }
 
 // Undo restores the collections that [Dump.Restore] replaced, see [Restore.Undo].
-func (d *Dump) Undo(ctx context.Context, to *Restore) error { return to.end(ctx, d.data, undoing) }
+func (d *Dump) Undo(ctx context.Context, to *Restore) (undone bool, err error) {
+	return to.end(ctx, d.data, undoing)
+}

@@ -3,9 +3,12 @@ package mongodb
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"go.mongodb.org/mongo-driver/mongo"
+	"go.mongodb.org/mongo-driver/x/mongo/driver/topology"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
@@ -82,7 +85,7 @@ func (c *conn) fail(op, object string, err error) error {
 		e.Next = "check user, password and authSource"
 	case code == codeSnapshotTooOld:
 		e.Next = "raise minSnapshotHistoryWindowInSeconds on the server, or back up without a snapshot"
-	case strings.Contains(err.Error(), "x509: "): // server selection keeps it as text alone
+	case strings.Contains(err.Error(), "x509: "):
 		e.Retry = false
 		e.Next = "trust the CA of the server's certificate, and use a host name in the certificate"
 	case mongo.IsTimeout(err) || mongo.IsNetworkError(err):
@@ -92,8 +95,45 @@ func (c *conn) fail(op, object string, err error) error {
 	return e
 }
 
-// scrub removes secrets from the text of an error and of its causes.
+// brief says why no server was chosen, where the driver describes the whole deployment.
+func brief(err error) error {
+	var none topology.ServerSelectionError
+	if !errors.As(err, &none) {
+		return err
+	}
+	var causes, kinds []string
+	for _, s := range none.Desc.Servers {
+		kinds = append(kinds, fmt.Sprintf("%s is %s", s.Addr, s.Kind))
+		cause := s.LastError
+		var dial topology.ConnectionError
+		if errors.As(cause, &dial) && dial.Wrapped != nil {
+			cause = dial.Wrapped
+		}
+		if cause == nil {
+			continue
+		}
+		if text := cause.Error(); !slices.Contains(causes, text) {
+			causes = append(causes, text)
+		}
+	}
+	if len(causes) == 0 {
+		causes = append([]string{"no server can be used"}, kinds...)
+	}
+	return &unreached{strings.Join(causes, "; "), err}
+}
+
+// unreached keeps the driver's error for errors.As.
+type unreached struct {
+	text string
+	err  error
+}
+
+func (u *unreached) Error() string { return u.text }
+func (u *unreached) Unwrap() error { return u.err }
+
+// scrub makes sure that no secret is in the text, nor in that of a cause.
 func (c *conn) scrub(err error) error {
+	err = brief(err)
 	text := err.Error()
 	if clean := redact.Secrets(text, c.secrets...); clean != text {
 		return errors.New(clean)

@@ -32,6 +32,9 @@ func (r *restoring) fill(ctx context.Context, j *job) error {
 	if err := r.buildIndexes(ctx, j); err != nil {
 		return err
 	}
+	if err := r.sameIndexes(ctx, j); err != nil {
+		return err
+	}
 	j.filled = true
 	return r.mark(ctx, j)
 }
@@ -48,6 +51,10 @@ func (r *restoring) create(ctx context.Context, j *job) error {
 	for _, e := range j.CreateOptions(r.m.NoOptions) {
 		command = append(command, bson.E{Key: e.Key(), Value: e.Value()})
 		names = append(names, e.Key())
+	}
+	if j.temp != "" && len(names) == 0 && j.Count > 0 { // the first document makes it
+		j.made = true
+		return nil
 	}
 	err := r.make(ctx, j, append(command, majority))
 	var refused mongo.CommandError
@@ -200,6 +207,27 @@ func (r *restoring) buildIndexes(ctx context.Context, j *job) error {
 		Next: "restore without indexes (NoIndexes), and create them by hand"}
 }
 
+// sameIndexes compares the indexes with the dump. Servers leave out or change what they do
+// not know. A new collection has no other than the one on _id.
+func (r *restoring) sameIndexes(ctx context.Context, j *job) error {
+	if r.m.NoIndexes || !slices.ContainsFunc(j.Indexes, func(x bson.Raw) bool { return !dump.IsID(x) }) {
+		return nil
+	}
+	made := *j.Space
+	made.Name = cmp.Or(j.temp, j.Name)
+	err := r.reader.persist(ctx, "indexes of "+j.to(), func() (err error) {
+		made.Indexes, err = r.conn.indexes(ctx, &made)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if text := j.Difference(&made, dump.Scope{NoOptions: r.m.NoOptions}); text != "" {
+		return fmt.Errorf("%w: %s", backup.ErrDiffers, text)
+	}
+	return nil
+}
+
 func (r *restoring) createIndexes(ctx context.Context, j *job, list bson.A) error {
 	return r.conn.run(ctx, j.DB, bson.D{{Key: "createIndexes", Value: cmp.Or(j.temp, j.Name)},
 		{Key: "indexes", Value: list}, majority})
@@ -223,7 +251,7 @@ func (r *restoring) identities(ctx context.Context) error {
 	for _, j := range r.jobs {
 		j.uuid = uuids[j.DB+"."+cmp.Or(j.temp, j.Name)]
 		if j.Type != dump.TypeView {
-			r.checked[j.to()] = checked{j.uuid, j.want.Count}
+			r.checked[j.to()] = j.uuid
 		}
 	}
 	return nil
@@ -280,7 +308,7 @@ func (n *run) index(name string) int {
 // name decides which collections are built next to the live ones, and the new names of the live
 // ones.
 func (r *restoring) name() {
-	parallel := r.m.parallel()
+	parallel := min(r.parallel(), len(r.jobs))
 	r.pool = make(chan *batch, parallel+senders)
 	for range cap(r.pool) {
 		r.pool <- &batch{}

@@ -63,13 +63,14 @@ func Prune(ctx context.Context, s Server, keep time.Duration,
 			if accept || n.Phase == accepting {
 				to = accepting
 			}
-			return true, c.endRun(ctx, r, l.Database, leaseTime, to, func(now *run) error {
+			_, err := c.endRun(ctx, r, l.Database, leaseTime, to, func(now *run) error {
 				if now.Token != n.Token {
 					return &backup.Error{Op: "prune", Object: l.Database, Kind: backup.ErrLocked,
 						Err: errors.New("another restore has begun"), Retry: true}
 				}
 				return nil
 			})
+			return true, err
 		case l.State == LeftUnknown:
 			removed := false
 			for _, name := range l.Collections {
@@ -148,37 +149,38 @@ func leftovers(ctx context.Context, s Server, databases []string, do func(*conn,
 	return all, nil
 }
 
-// endRun ends the run of a database, if there is one, and removes its journal.
+// endRun ends the run of a database, if there is one, and removes its journal. It reports whether
+// there was one.
 func (c *conn) endRun(ctx context.Context, r *reader, db string, length time.Duration, to phase,
-	allowed func(*run) error) error {
+	allowed func(*run) error) (found bool, _ error) {
 	_, ours, err := c.spaces(ctx, db)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !slices.ContainsFunc(ours, func(s *dump.Space) bool { return s.Name == journalName }) {
-		return nil // acquire would make one
+		return false, nil // acquire would make one
 	}
 	l, n, err := acquire(ctx, r, db, newToken(), length)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if n == nil {
-		return l.forget(ctx)
+		return false, l.forget(ctx)
 	}
 	defer l.release(ctx)
 	if err := allowed(n); err != nil {
-		return err
+		return true, err
 	}
 	if n.Phase == replaced || to == undoing && n.Phase == swapping {
 		n.Phase = to
 		if _, err := c.replace(ctx, db, bson.D{{Key: "_id", Value: runID}}, n, true); err != nil {
-			return err
+			return true, err
 		}
 	}
 	if err := c.finish(ctx, r, db, n); err != nil {
-		return err
+		return true, err
 	}
-	return l.forget(ctx)
+	return true, l.forget(ctx)
 }
 
 func unaccepted(db string, n *run) error {

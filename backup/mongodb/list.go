@@ -1,6 +1,7 @@
 package mongodb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,20 @@ import (
 )
 
 // questions is how many small commands are sent at a time.
-const questions = 8
+const questions = 16
+
+// smallData is how many bytes of documents count as few: all collections together are read
+// in a moment. What costs time then is the way to the server and back for each command.
+const smallData = 64 << 20
+
+// atATime is how many collections are read or written at a time: what was requested, or 4,
+// or more if there are few bytes.
+func atATime(requested int, few bool) int {
+	if requested == 0 && few {
+		return questions
+	}
+	return cmp.Or(requested, 4)
+}
 
 // each runs f for 0…n-1, a few at a time.
 func each(ctx context.Context, parallel, n int, f func(ctx context.Context, i int) error) error {

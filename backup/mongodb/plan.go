@@ -66,7 +66,7 @@ type restoring struct {
 	runs     map[string]*run // by database
 	pool     chan *batch
 	progress func(backup.Event)
-	checked  map[string]checked
+	checked  map[string]string
 
 	mu                    sync.Mutex // guards the rest, and done of the jobs
 	docs, bytes           int64
@@ -92,7 +92,7 @@ func (m *Restore) begin(ctx context.Context, data *source) (*restoring, error) {
 	}
 	r := &restoring{m: m, conn: conn, log: step.Logger(m.Log), data: data, jobs: jobs,
 		progress: func(backup.Event) {},
-		token:    newToken(), runs: map[string]*run{}, checked: map[string]checked{}}
+		token:    newToken(), runs: map[string]*run{}, checked: map[string]string{}}
 	r.reader = &reader{conn: conn, log: r.log}
 	for _, j := range jobs {
 		r.totalDocs += j.Count
@@ -101,7 +101,9 @@ func (m *Restore) begin(ctx context.Context, data *source) (*restoring, error) {
 	return r, nil
 }
 
-// look reads the collections on the server.
+func (r *restoring) parallel() int { return atATime(r.m.Parallel, r.totalBytes <= smallData) }
+
+// look finds out what is on the server.
 func (r *restoring) look(ctx context.Context) error {
 	live := map[string]*dump.Space{}
 	for _, db := range r.databases() {

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"go.mongodb.org/mongo-driver/bson"
-
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
@@ -16,7 +14,7 @@ import (
 
 // prove compares the chosen collections of a dump with the server. With exact, other collections
 // are a difference. It does not read a collection again that this value has just restored and
-// compared, as long as UUID and count are the same.
+// compared, as long as its UUID is the same.
 func (m *Restore) prove(ctx context.Context, data *source, exact bool) error {
 	known := m.verified
 	m.verified = nil
@@ -28,12 +26,12 @@ func (m *Restore) prove(ctx context.Context, data *source, exact bool) error {
 	if err := r.look(ctx); err != nil {
 		return err
 	}
-	if err := r.describe(ctx); err != nil {
+	if err := r.describe(ctx, known); err != nil {
 		return r.failed(ctx, err)
 	}
 	var mu sync.Mutex
 	var findings []error
-	err = largestFirst(ctx, m.parallel(), r.jobs, func(ctx context.Context, j *job) error {
+	err = largestFirst(ctx, r.parallel(), r.jobs, func(ctx context.Context, j *job) error {
 		err := r.compare(ctx, j, known)
 		if e := step.Ended(ctx); e != nil {
 			return e
@@ -60,50 +58,40 @@ func (m *Restore) prove(ctx context.Context, data *source, exact bool) error {
 	return errors.Join(findings...)
 }
 
-// describe reads the indexes of the compared collections.
-func (r *restoring) describe(ctx context.Context) error {
+// describe reads the indexes of the collections that are not known by their UUIDs.
+func (r *restoring) describe(ctx context.Context, known map[string]string) error {
 	var live []*dump.Space
 	for _, j := range r.jobs {
-		if j.live != nil && !r.m.NoIndexes {
+		if j.live != nil && !r.m.NoIndexes && !j.isOne(known) {
 			live = append(live, j.live)
 		}
 	}
 	return r.reader.persist(ctx, "list indexes", func() error { return r.conn.describe(ctx, live) })
 }
 
+// isOne reports whether what is there is one of the collections whose UUIDs are given.
+func (j *job) isOne(known map[string]string) bool {
+	id := known[j.to()]
+	return id != "" && j.live != nil && j.live.UUID == id
+}
+
 // compare compares type, options and indexes, then the documents.
-func (r *restoring) compare(ctx context.Context, j *job, known map[string]checked) error {
+func (r *restoring) compare(ctx context.Context, j *job, known map[string]string) error {
 	if j.live == nil {
 		return fmt.Errorf("%w: it does not exist", backup.ErrDiffers)
 	}
 	if text := j.Difference(j.live, dump.Scope{NoOptions: r.m.NoOptions,
-		NoIndexes: r.m.NoIndexes}); text != "" {
+		NoIndexes: r.m.NoIndexes || j.isOne(known)}); text != "" {
 		return fmt.Errorf("%w: %s", backup.ErrDiffers, text)
 	}
-	if j.Type == dump.TypeView {
+	if j.Type == dump.TypeView || j.isOne(known) {
 		return nil
-	}
-	if k, ok := known[j.to()]; ok && k.uuid != "" && k.uuid == j.live.UUID {
-		n, err := r.count(ctx, j)
-		if err == nil && n == k.count {
-			return nil
-		}
 	}
 	return r.sameDocuments(ctx, j)
 }
 
-// count asks the server without reading documents.
-func (r *restoring) count(ctx context.Context, j *job) (n int64, err error) {
-	err = r.reader.persist(ctx, "count "+j.to(), func() error {
-		reply, err := r.conn.Database(j.DB).RunCommand(ctx, bson.D{{Key: "count", Value: j.into()}}).Raw()
-		n, _ = asInt64(reply.Lookup("n"))
-		return err
-	})
-	return n, err
-}
-
-// sameDocuments reads a collection and compares it with the dump. If the server removes documents
-// by age, it ignores those that are about to be removed on both sides.
+// sameDocuments reads a collection and compares it with the dump. If the server removes
+// documents by their age, neither side counts what is about to be removed.
 func (r *restoring) sameDocuments(ctx context.Context, j *job) error {
 	rules := j.Removals()
 	before := time.Now().Add(ttlMargin)

@@ -92,12 +92,22 @@ func (r *reader) fetch(ctx context.Context, db, coll string, mean int64, chunks 
 	if cursor, err = r.find(within, db, coll, true); err != nil {
 		return err
 	}
+	wish := func(mean int64) { cursor.SetBatchSize(int32(min(max(readBatch/mean, 1), 100_000))) }
 	if mean > 0 {
-		cursor.SetBatchSize(int32(min(max(readBatch/mean, 1), 100_000)))
+		wish(mean)
 	}
 	chunk := (<-free)[:0]
-	for cursor.Next(within) {
+	docs, bytes := int64(0), int64(0)
+	for {
+		if mean <= 0 && bytes > 0 && cursor.RemainingBatchLength() == 0 { // the first batch tells
+			mean = max(bytes/docs, 1)
+			wish(mean)
+		}
+		if !cursor.Next(within) {
+			break
+		}
 		doc := cursor.Current
+		docs, bytes = docs+1, bytes+int64(len(doc))
 		if len(chunk) > 0 && len(chunk)+len(doc) > readChunk {
 			chunks <- chunk
 			chunk = (<-free)[:0]

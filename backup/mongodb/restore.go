@@ -20,8 +20,9 @@ import (
 // collections are unchanged. The replaced ones stay on the server, and need their space, until
 // [Restore.Accept] drops them or [Restore.Undo] restores them.
 //
-// Prove of the same value compares only what can have changed since Restore: UUIDs, counts, options
-// and indexes. Any other Prove reads all documents.
+// Prove of the same value finds the collections by their UUIDs and compares their options. It does
+// not read them again, because clients may have written to them since the swap. Any other Prove
+// reads all documents.
 //
 // A run keeps a journal in the collection tykupgrade_restore of each database. While it is alive, a
 // second run in the same database is refused with [backup.ErrLocked]. After kill -9 the next
@@ -48,17 +49,11 @@ type Restore struct {
 	// names them. mongorestore --drop keeps them silently. With Replace they are renamed first,
 	// like replaced collections.
 	DropExtra bool
-	Parallel  int          // collections at a time; 0: 4
+	Parallel  int          // collections at a time; 0: 4, or 16 if all are small
 	Log       *slog.Logger // nil: silent
 
-	lease    time.Duration      // how long a silent run counts as alive; 0: leaseTime
-	verified map[string]checked // the collections that the last Restore compared, for one Prove
-}
-
-// checked is a collection that was read back and equal.
-type checked struct {
-	uuid  string
-	count int64
+	lease    time.Duration     // how long a silent run counts as alive; 0: leaseTime
+	verified map[string]string // UUIDs of what the last Restore compared, for one Prove
 }
 
 // Mode is what a restore does with existing collections.
@@ -149,8 +144,6 @@ func (m *Restore) check() error {
 	return patterns{m.Include, m.Exclude}.check()
 }
 
-func (m *Restore) parallel() int { return cmp.Or(m.Parallel, 4) }
-
 // restore restores the dump. The report has the state of every collection.
 func (m *Restore) restore(ctx context.Context, data *source,
 	progress func(backup.Event)) (items []backup.Item, err error) {
@@ -205,7 +198,7 @@ func (r *restoring) run(ctx context.Context) error {
 			data = append(data, j)
 		}
 	}
-	err := largestFirst(ctx, r.m.parallel(), data, func(ctx context.Context, j *job) error {
+	err := largestFirst(ctx, r.parallel(), data, func(ctx context.Context, j *job) error {
 		return r.conn.fail("restore", j.to(), r.fill(ctx, j))
 	})
 	if err != nil {

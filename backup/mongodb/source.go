@@ -37,7 +37,7 @@ type Source struct {
 	ReadPreference *readpref.ReadPref // nil: primary
 	Snapshot       SnapshotMode
 	Plain          bool         // no gzip
-	Parallel       int          // collections at a time; 0: 4
+	Parallel       int          // collections at a time; 0: 4, or 16 if all are small
 	Log            *slog.Logger // nil: silent
 
 	refresh time.Duration // of sessions; 0: sessionRefresh

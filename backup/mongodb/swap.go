@@ -11,7 +11,7 @@ import (
 
 // swapAll gives every collection its name, then makes the views, then removes extra collections.
 func (r *restoring) swapAll(ctx context.Context) error {
-	err := each(ctx, r.m.parallel(), len(r.jobs), func(ctx context.Context, i int) error {
+	err := each(ctx, r.parallel(), len(r.jobs), func(ctx context.Context, i int) error {
 		j := r.jobs[i]
 		return r.conn.fail("put in place", j.to(), r.swap(ctx, j))
 	})

@@ -29,6 +29,7 @@ type dumping struct {
 	log    *slog.Logger
 	w      *backup.Writer
 	spaces []*dumpSpace
+	few    bool // bytes, in all collections together
 
 	lost     atomic.Bool // the snapshot does not cover all collections
 	leftover []string    // collections of restores
@@ -115,20 +116,11 @@ func (d *dumping) list(ctx context.Context) ([]*dump.Space, error) {
 // estimate reads sizes, with one question for a database that is dumped as a whole.
 func (d *dumping) estimate(ctx context.Context) (e backup.Estimate, err error) {
 	if d.m.patterns().everything() {
-		for _, db := range d.m.databases() {
-			stats, err := d.conn.Database(db).RunCommand(ctx, bson.D{{Key: "dbStats", Value: 1}}).Raw()
-			if err != nil {
-				break
-			}
-			size, _ := asInt64(stats.Lookup("dataSize"))
-			count, _ := asInt64(stats.Lookup("objects"))
-			e.Bytes, e.Items = e.Bytes+size, e.Items+count
-		}
-		if e.Bytes > 0 {
+		if e = d.stats(ctx); e.Bytes > 0 {
 			return e, nil
 		}
 	}
-	err = d.measure(ctx, false)
+	err = d.measure(ctx, true, false)
 	for _, s := range d.spaces {
 		e.Bytes += s.size
 		e.Items += s.count
@@ -136,19 +128,35 @@ func (d *dumping) estimate(ctx context.Context) (e backup.Estimate, err error) {
 	return e, err
 }
 
-// measure reads sizes, and indexes if wanted, of several collections at a time. Without sizes, only
-// the progress bar lacks its total.
-func (d *dumping) measure(ctx context.Context, indexes bool) error {
+// stats is the size of whole databases, 0 if a server does not give one.
+func (d *dumping) stats(ctx context.Context) (e backup.Estimate) {
+	for _, db := range d.m.databases() {
+		stats, err := d.conn.Database(db).RunCommand(ctx, bson.D{{Key: "dbStats", Value: 1}}).Raw()
+		if err != nil {
+			return backup.Estimate{}
+		}
+		size, _ := asInt64(stats.Lookup("dataSize"))
+		count, _ := asInt64(stats.Lookup("objects"))
+		e.Bytes, e.Items = e.Bytes+size, e.Items+count
+	}
+	return e
+}
+
+// measure asks for sizes and for indexes if wanted, several collections at a time. A
+// server that gives no size costs the progress bar its total and nothing else.
+func (d *dumping) measure(ctx context.Context, sizes, indexes bool) error {
 	err := each(ctx, questions, len(d.spaces), func(ctx context.Context, i int) error {
 		s := d.spaces[i]
 		if s.Type == dump.TypeView {
 			return nil
 		}
-		stats, err := d.conn.Database(s.DB).RunCommand(ctx, bson.D{{Key: "collStats",
-			Value: s.DataName()}}).Raw()
-		if err == nil {
-			s.size, _ = asInt64(stats.Lookup("size"))
-			s.count, _ = asInt64(stats.Lookup("count"))
+		if sizes {
+			stats, err := d.conn.Database(s.DB).RunCommand(ctx, bson.D{{Key: "collStats",
+				Value: s.DataName()}}).Raw()
+			if err == nil {
+				s.size, _ = asInt64(stats.Lookup("size"))
+				s.count, _ = asInt64(stats.Lookup("count"))
+			}
 		}
 		if !indexes {
 			return ctx.Err()
@@ -172,7 +180,10 @@ func asInt64(v bson.RawValue) (int64, bool) {
 func (d *dumping) run(ctx context.Context) (backup.Component, error) {
 	c := backup.Component{Kind: Kind, Origin: d.conn.at, Server: "MongoDB " + d.conn.version,
 		Topology: d.conn.topology, Method: "find", Consistency: backup.ConsistencyNone}
-	if err := d.measure(ctx, true); err != nil {
+	// Which collection comes first does not matter for few bytes.
+	all := d.stats(ctx)
+	d.few = all.Bytes > 0 && all.Bytes <= smallData
+	if err := d.measure(ctx, !d.few, true); err != nil {
 		return c, err
 	}
 	if err := d.snapshot(ctx); err != nil {
@@ -245,7 +256,7 @@ func (d *dumping) dumpAll(ctx context.Context) error {
 		queue <- s
 	}
 	close(queue)
-	return step.Together(ctx, min(cmp.Or(d.m.Parallel, 4), len(d.spaces)), func(ctx context.Context,
+	return step.Together(ctx, min(atATime(d.m.Parallel, d.few), len(d.spaces)), func(ctx context.Context,
 		_ int) error {
 		var packer *gzip.Writer
 		if !d.m.Plain {

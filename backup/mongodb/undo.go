@@ -192,11 +192,12 @@ func (c *conn) dropKept(ctx context.Context, r *reader, db string, n *run) error
 
 // Undo implements [backup.Undoer]. It gives the replaced collections their names back and drops the
 // new ones, with everything that was written to them since. It works in a later process too. After
-// a restore in the mode [Drop] it returns an error.
-func (m *Restore) Undo(ctx context.Context, s *backup.Stored) error {
+// a restore in the mode [Drop] it returns an error. undone is false if no database has a restore to
+// undo.
+func (m *Restore) Undo(ctx context.Context, s *backup.Stored) (undone bool, err error) {
 	data, err := openStored(ctx, s)
 	if err != nil {
-		return err
+		return false, err
 	}
 	return m.end(ctx, data, undoing)
 }
@@ -208,20 +209,22 @@ func (m *Restore) Accept(ctx context.Context, s *backup.Stored) error {
 	if err != nil {
 		return err
 	}
-	return m.end(ctx, data, accepting)
+	_, err = m.end(ctx, data, accepting)
+	return err
 }
 
-// end brings the run of a dump to its end, in every database that has one.
-func (m *Restore) end(ctx context.Context, data *source, to phase) error {
+// end brings the run of a dump to its end, in every database that has one. It reports
+// whether one had.
+func (m *Restore) end(ctx context.Context, data *source, to phase) (found bool, _ error) {
 	m.verified = nil
 	r, err := m.begin(ctx, data)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer r.conn.close(ctx)
 	var failed []error
 	for _, db := range r.databases() {
-		err := r.conn.endRun(ctx, r.reader, db, m.leaseLength(), to, func(n *run) error {
+		had, err := r.conn.endRun(ctx, r.reader, db, m.leaseLength(), to, func(n *run) error {
 			switch {
 			case n.Source != data.digest:
 				return unaccepted(db, n)
@@ -240,8 +243,9 @@ func (m *Restore) end(ctx context.Context, data *source, to phase) error {
 		if err != nil {
 			failed = append(failed, r.failed(ctx, err))
 		}
+		found = found || had && err == nil
 	}
-	return errors.Join(failed...)
+	return found, errors.Join(failed...)
 }
 
 func (m *Restore) leaseLength() time.Duration { return cmp.Or(m.lease, leaseTime) }

@@ -39,7 +39,8 @@ func ExampleRestore() {
 		return
 	}
 	to := &postgres.Restore{Server: postgres.Server{Service: "tyk"}, Replace: true, EndClients: true}
-	if _, err := set.Restore(ctx(), backup.RestoreOptions{Keep: true}, to); err != nil {
+	report, err := set.Restore(ctx(), backup.RestoreOptions{Keep: true}, to)
+	if err != nil {
 		log.Print(err) // the live database is as it was
 		return
 	}
@@ -47,9 +48,9 @@ func ExampleRestore() {
 	if healthy {
 		err = set.Accept(ctx(), to)
 	} else {
-		err = set.Undo(ctx(), to)
+		report, err = set.Undo(ctx(), to)
 	}
-	log.Print(err)
+	log.Print(report.Components, err)
 }
 
 // The deepest verification without touching the live database: restored under a name of

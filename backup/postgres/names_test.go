@@ -50,7 +50,7 @@ func TestOddName(t *testing.T) {
 	if n := s.SQL(t, at, "SELECT count(*) FROM t"); n != "9" {
 		t.Errorf("%s rows restored", n)
 	}
-	if err := set.Undo(t.Context(), to); err != nil {
+	if _, err := set.Undo(t.Context(), to); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.SQL(t, at, "SELECT count(*) FROM t"); n != "3" {

@@ -146,9 +146,10 @@ func TestThereAndBack(t *testing.T) {
 		!strings.Contains(err.Error(), "Accept or Set.Undo") {
 		t.Errorf("a second restore before the first is accepted: %v", err)
 	}
-	for range 2 {
-		if err := set.Undo(t.Context(), again); err != nil {
-			t.Fatal(err)
+	for _, want := range []backup.State{backup.StateUndone, backup.StateNothing} {
+		report, err := set.Undo(t.Context(), again)
+		if err != nil || report.Components[0].State != want {
+			t.Fatalf("%+v %v, want %s", report, err, want)
 		}
 		check(false)
 	}
@@ -172,8 +173,9 @@ func TestThereAndBack(t *testing.T) {
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{Keep: true}, fresh); err != nil {
 		t.Fatal(err)
 	}
-	if err := set.Undo(t.Context(), fresh); err != nil || names(t, s) != "" {
-		t.Errorf("%v, databases %q", err, names(t, s))
+	if report, err := set.Undo(t.Context(), fresh); err != nil || names(t, s) != "" ||
+		report.Components[0].State != backup.StateUndone {
+		t.Errorf("%+v %v, databases %q", report, err, names(t, s))
 	}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, fresh); err != nil {
 		t.Fatal(err)

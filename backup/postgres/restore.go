@@ -227,22 +227,23 @@ func (r *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 }
 
 // Undo renames the replaced databases back and drops the restored ones. It also drops databases
-// that the restore created without replacing any.
-func (r *Restore) Undo(ctx context.Context, s *backup.Stored) error {
+// that the restore created without replacing any. undone is false if no restore of this set waits
+// for Accept or Undo.
+func (r *Restore) Undo(ctx context.Context, s *backup.Stored) (undone bool, err error) {
 	w, q, err := r.open(ctx, s)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { q.close() }()
 	var sql []string
 	for _, db := range w.dbs {
 		old, err := q.look(w.oldName(db))
 		if err != nil {
-			return err
+			return false, err
 		}
 		live, err := q.look(db.Name)
 		if err != nil {
-			return err
+			return false, err
 		}
 		switch {
 		case old != nil && live != nil:
@@ -254,9 +255,9 @@ func (r *Restore) Undo(ctx context.Context, s *backup.Stored) error {
 		}
 	}
 	if err := r.renameAll(ctx, w, q, sql, true); err != nil {
-		return err
+		return false, err
 	}
-	return r.dropNew(ctx, w)
+	return len(sql) > 0, r.dropNew(ctx, w)
 }
 
 // Accept drops the replaced databases.

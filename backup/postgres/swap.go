@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -79,8 +80,8 @@ func (w *work) tryRename(q *session, sql []string, end bool) error {
 		}
 	}
 	if _, err := q.query("BEGIN; " + strings.Join(sql, "; ") + "; COMMIT"); err != nil {
-		return &backup.Error{Op: "rename databases on", Object: w.c.String(), Err: err,
-			Next: "nothing was renamed", Retry: step.Retryable(err)}
+		return &backup.Error{Op: "rename databases on", Object: w.c.String(),
+			Err: fmt.Errorf("nothing was renamed: %w", err), Retry: step.Retryable(err)}
 	}
 	return nil
 }

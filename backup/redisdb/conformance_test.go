@@ -36,6 +36,6 @@ func conform(t *testing.T, m redisdb.Method) {
 			t.Cleanup(func() { _ = c.Close() })
 			return &redisdb.Source{Client: c, Method: m}
 		},
-		Secret: secret,
+		Secret: secret, Variant: m != redisdb.PSYNC && m != redisdb.DUMP,
 	})
 }

@@ -135,7 +135,7 @@ func TestLiveFailover(t *testing.T) {
 		_, err := set.Restore(t.Context(), o, r)
 		if finished && err == nil {
 			failover(t, sentinel, b)
-			err = set.Undo(t.Context(), r)
+			_, err = set.Undo(t.Context(), r)
 		}
 		if finished && err != nil || !finished && !errors.Is(err, redisdb.ErrRestarted) ||
 			err != nil && strings.Contains(err.Error(), "rollback") {

@@ -87,7 +87,9 @@ func ExampleLive() {
 		_, err := set.Restore(ctx, backup.RestoreOptions{}, to)
 		return err
 	}
-	takeBack := func(ctx context.Context, set *backup.Set) error { return set.Undo(ctx, to) }
+	takeBack := func(ctx context.Context, set *backup.Set) (backup.Report, error) {
+		return set.Undo(ctx, to)
+	}
 	fmt.Println(to.Name(), goOn != nil, takeBack != nil)
 	// Output: redis true true
 }

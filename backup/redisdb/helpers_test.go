@@ -141,3 +141,12 @@ func tree(t *testing.T, root string) map[string]string {
 	}
 	return out
 }
+
+func stored(t *testing.T, set *backup.Set) *backup.Stored {
+	t.Helper()
+	st, ok := set.Component("redis")
+	if !ok {
+		t.Fatal("no component redis")
+	}
+	return st
+}

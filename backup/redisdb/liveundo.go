@@ -9,26 +9,29 @@ import (
 )
 
 // Undo restores the data that Restore replaced, or removes the keys that it wrote into an empty
-// target. It also works in a later process. It checks the saved set before it removes anything. If
-// there is no restore to undo, it does nothing. After an error, call it again.
-func (r *Live) Undo(ctx context.Context, s *backup.Stored) error {
+// target. It also works in a later process. It checks the saved set before it removes anything.
+// undone is false if there is no restore to undo, or a killed one had changed nothing. After an
+// error, call it again.
+func (r *Live) Undo(ctx context.Context, s *backup.Stored) (undone bool, err error) {
 	state, err := openState(r.StateDir, r.Name(), true)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer state.close()
 	j, err := state.load()
 	if err != nil || j == nil {
-		return err
+		return false, err
 	}
 	topo, err := topologyOf(ctx, r.Client, r.Commands)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := j.fits("live", topo.origin(), topo.ids, s); err != nil {
-		return err
+		return false, err
 	}
-	return r.back(ctx, state, j, s)
+	changed := j.Phase != phaseSaving
+	err = r.back(ctx, state, j, s)
+	return changed && err == nil, err
 }
 
 // back restores the previous data.

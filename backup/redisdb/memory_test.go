@@ -17,7 +17,7 @@ import (
 // time. Not parallel: the others wait meanwhile, so that what is counted is this run's.
 func TestMemory(t *testing.T) {
 	const mib = 1 << 20
-	large := 16 // MiB of the string; TYKUPGRADE_TEST_LARGE=512 is the largest that a server takes
+	large := 8 // MiB of the string; TYKUPGRADE_TEST_LARGE=512 is the largest that a server takes
 	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_LARGE")); err == nil {
 		large = n
 	}
@@ -58,14 +58,14 @@ func TestMemory(t *testing.T) {
 			return err
 		}
 	}
-	bounded("take", 10*mib, take(redisdb.PSYNC))
+	bounded("take", 6*mib, take(redisdb.PSYNC))
 	bounded("take by key", uint64(large+large/5+10)*mib, take(redisdb.DUMP))
-	bounded("restore", 10*mib, func() error {
+	bounded("restore", 6*mib, func() error {
 		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: target.Client(),
 			StateDir: t.TempDir()})
 		return err
 	})
-	bounded("compare", 10*mib, func() error {
+	bounded("compare", 6*mib, func() error {
 		return (&redisdb.Source{Client: target.Client(), Sample: 10_000}).Prove(t.Context(),
 			stored(t, set))
 	})

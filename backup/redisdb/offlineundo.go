@@ -12,9 +12,16 @@ import (
 )
 
 // Undo restores the files that every server had before Restore. It also works in a later process.
-// If there is no restore to undo, it does nothing. After an error, call it again.
-func (r *Offline) Undo(ctx context.Context, s *backup.Stored) error {
-	return r.end(s, func(state *stateDir, j *journal) error { return r.back(ctx, state, j) })
+// undone is false if there is no restore to undo, or a killed one had changed nothing. After an
+// error, call it again.
+func (r *Offline) Undo(ctx context.Context, s *backup.Stored) (undone bool, err error) {
+	err = r.end(s, func(state *stateDir, j *journal) error {
+		changed := j.Phase != phaseSaving
+		err := r.back(ctx, state, j)
+		undone = changed && err == nil
+		return err
+	})
+	return undone, err
 }
 
 // Accept removes the replaced files, after which the restore cannot be undone.

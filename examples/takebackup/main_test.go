@@ -409,13 +409,17 @@ func TestRedisThereAndBack(t *testing.T) {
 	if target.Do("GET", "string") != "value" {
 		t.Error("not restored")
 	}
-	to.run(0, "undo", "-dir", dir, "-redis", "latest")
-	if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
+	out, _ := to.run(0, "undo", "-dir", dir, "-redis", "latest")
+	if !strings.Contains(out, "redis: the previous state is restored") || target.Do("GET",
+		"mine") != "1" || target.Do("DBSIZE") != int64(1) {
 		t.Error("not undone")
 	}
 	to.run(0, append([]string{"restore", "-keep"}, undo...)...)
 	to.run(0, "accept", "-dir", dir, "-redis", "latest")
-	to.run(0, "undo", "-dir", dir, "-redis", "latest") // nothing is left to undo
+	out, _ = to.run(0, "undo", "-dir", dir, "-redis", "latest")
+	if !strings.Contains(out, "redis: there was nothing to undo") {
+		t.Error(out)
+	}
 	if target.Do("GET", "string") != "value" {
 		t.Error("accepted, and gone")
 	}

@@ -163,26 +163,33 @@ func restoreDump(ctx context.Context, c *call) (any, error) {
 	return report, c.restored(report, err)
 }
 
-var (
-	undo = ending((*backup.Set).Undo, "undone",
-		"the previous state is restored, or there was nothing to undo")
-	accept = ending((*backup.Set).Accept, "accepted", "accepted: there is nothing to undo any more")
-)
-
-// ending is the verb that undoes or accepts a restore.
-func ending(end func(*backup.Set, context.Context, ...backup.Restorer) error, key,
-	text string) func(context.Context, *call) (any, error) {
-	return func(ctx context.Context, c *call) (any, error) {
-		set, to, err := c.chosen()
-		if err == nil {
-			err = end(set, ctx, to...)
-		}
-		if err != nil {
-			return nil, err
-		}
-		c.Say("%s", text)
-		return map[string]string{key: set.Dir}, nil
+func undo(ctx context.Context, c *call) (any, error) {
+	set, to, err := c.chosen()
+	if err != nil {
+		return nil, err
 	}
+	report, err := set.Undo(ctx, to...)
+	for _, x := range report.Components {
+		switch x.State {
+		case backup.StateUndone:
+			c.Say("%s: the previous state is restored", x.Name)
+		case backup.StateNothing:
+			c.Say("%s: there was nothing to undo", x.Name)
+		}
+	}
+	return report, err
+}
+
+func accept(ctx context.Context, c *call) (any, error) {
+	set, to, err := c.chosen()
+	if err == nil {
+		err = set.Accept(ctx, to...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.Say("accepted: there is nothing to undo any more")
+	return map[string]string{"accepted": set.Dir}, nil
 }
 
 func list(_ context.Context, c *call) (any, error) {

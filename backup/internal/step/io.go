@@ -51,8 +51,19 @@ func (m *ReadMeter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// OpenRegular opens a regular file for reading. It never follows a link in the last element and
-// never waits for the writer of a pipe.
+// buffers are for [Copy]: one of its own for each of many small files costs more than they do.
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// Copy is io.Copy with a buffer that is used again.
+func Copy(w io.Writer, r io.Reader) (int64, error) {
+	buf := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buf)
+	// Without the methods that would take another buffer.
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buf[:])
+}
+
+// OpenRegular opens a regular file for reading. It never follows a link in the
+// last element, nor waits for the writer of a pipe.
 func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {

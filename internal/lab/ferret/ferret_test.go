@@ -202,7 +202,7 @@ func TestReplaceAndUndo(t *testing.T) {
 	if n := count(t, s, "keys"); n != 500 {
 		t.Errorf("%d keys after the restore", n)
 	}
-	if err := set.Undo(t.Context(), to); err != nil {
+	if _, err := set.Undo(t.Context(), to); err != nil {
 		t.Fatal(err)
 	}
 	if n := count(t, s, "keys"); n != 10 {

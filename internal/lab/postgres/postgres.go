@@ -208,15 +208,17 @@ func (s *Server) Run(t testing.TB) {
 	}
 	s.gone = make(chan struct{})
 	go func(cmd *exec.Cmd, gone chan struct{}) { _ = cmd.Wait(); close(gone) }(s.cmd, s.gone)
-	for range 600 {
-		if err := s.command("pg_isready", "--quiet", "--host=127.0.0.1", "--port="+
-			s.Port).Run(); err == nil {
+	for range 3000 {
+		// What pg_ctl looks at: the last line of the file says how far the server is.
+		pid, _ := os.ReadFile(filepath.Join(s.Dir, "postmaster.pid"))
+		if strings.HasSuffix(strings.TrimSpace(string(pid)), "ready") && strings.HasPrefix(string(pid),
+			strconv.Itoa(s.cmd.Process.Pid)+"\n") {
 			return
 		}
 		select {
 		case <-s.gone:
 			t.Fatal("postgres ended")
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	t.Fatal("postgres does not answer")
