@@ -81,6 +81,9 @@ func (h *Host) answer(argv []string, stdin string) (answer, error) {
 		if f, ok := scripts[name]; ok {
 			return f(h, args, stdin), nil
 		}
+		if name == "fleet-notes" { // no cached bundle is aside
+			return answer{}, nil
+		}
 		return answer{}, fmt.Errorf("debpkgtest: the host does not know the script %q", name)
 	}
 	switch argv[0] {

@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -26,22 +25,31 @@ type PruneOptions struct {
 type Pruned struct {
 	Host    string          `json:"host"` // one of those on the machine
 	Changes []debpkg.Pruned `json:"changes"`
+	Bundles []PrunedBundle  `json:"bundles,omitempty"`
 	Error   string          `json:"error,omitempty"`
 }
 
-// Prune removes the saved packages and configuration of old changes from the machines. It is for
-// runs that were never accepted. [Inventory.Forget] is for accepted runs. Prune calls
-// [debpkg.Host.Prune], which keeps unfinished changes. An error of one machine does not stop the
-// others. After an error or a kill, call Prune again.
+// Prune removes the saved packages and configuration of old changes from the machines, and the
+// cached bundles that a [Swap] moved away before that time. It is for runs that were never accepted.
+// [Inventory.Forget] is for accepted runs. Prune calls [debpkg.Host.Prune], which keeps unfinished
+// changes. A bundle stays as long as its change. An error of one machine does not stop the others.
+// After an error or a kill, call Prune again.
 func (inv *Inventory) Prune(ctx context.Context, o PruneOptions) ([]Pruned, error) {
 	hosts, _ := inv.Machines()
-	keep := []debpkg.Change{}
+	keep, inUse := []debpkg.Change{}, map[string]bool{}
 	for _, rep := range o.Keep {
 		some, err := revertible(rep)
 		if err != nil {
 			return nil, err
 		}
 		keep = append(keep, some...)
+		paths, err := putAside(rep)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range paths {
+			inUse[p] = true
+		}
 	}
 	rows := make([]Pruned, len(hosts))
 	errs := make([]error, len(hosts))
@@ -54,6 +62,9 @@ func (inv *Inventory) Prune(ctx context.Context, o PruneOptions) ([]Pruned, erro
 			list, err := inv.host(h, nil).Prune(ctx, debpkg.PruneOptions{Before: o.Before, Keep: keep,
 				DryRun: o.DryRun})
 			rows[i] = Pruned{Host: h.Name, Changes: append([]debpkg.Pruned{}, list...)}
+			if err == nil {
+				rows[i].Bundles, err = (&Swap{Runner: inv.Runner(h)}).prune(ctx, o, inUse, list)
+			}
 			if err != nil {
 				rows[i].Error, errs[i] = err.Error(), fmt.Errorf("%s: %w", h.Name, err)
 			}
@@ -65,25 +76,11 @@ func (inv *Inventory) Prune(ctx context.Context, o PruneOptions) ([]Pruned, erro
 
 // revertible returns the changes that an undo of the run would revert. It takes everything that the
 // run ever saved. One plan too many only keeps a change, one too few loses it.
-func revertible(rep *rollout.Report) ([]debpkg.Change, error) {
-	if rep == nil || rep.Outcome == rollout.OutcomeUndone {
-		return nil, nil
-	}
-	var list []debpkg.Change
-	for _, t := range rep.Targets {
-		for _, s := range t.Steps {
-			if s.Name != stepInstall || s.Note == nil {
-				continue
-			}
-			var r record
-			if err := json.Unmarshal(s.Note, &r); err != nil {
-				return nil, &Error{Op: "read", Object: "what the run saved of " + t.Name, Err: err,
-					Next: "check the journal"}
-			}
-			if r.Plan != nil {
-				list = append(list, r.change())
-			}
+func revertible(rep *rollout.Report) (list []debpkg.Change, err error) {
+	err = eachRecord(rep, func(r record) {
+		if r.Plan != nil {
+			list = append(list, r.change())
 		}
-	}
-	return list, nil
+	})
+	return list, err
 }

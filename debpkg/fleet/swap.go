@@ -2,12 +2,14 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/rollout"
@@ -17,7 +19,7 @@ import (
 // Swap makes a gateway fetch cached bundles again. A gateway never fetches a bundle name twice
 // (3.0.0 to 5.14.0), so Swap moves the cached directory away while the service is stopped. The
 // directory stays next to its old place, under a name that no gateway uses. A revert moves it back,
-// and [Inventory.Forget] removes it.
+// and [Inventory.Forget] or [Inventory.Prune] removes it.
 type Swap struct {
 	Runner debpkg.Runner // reaches the host as root
 	Config string        // tyk.conf on the host; empty: /opt/tyk-gateway/tyk.conf
@@ -26,17 +28,23 @@ type Swap struct {
 	// and the versions before and after. Each must be an absolute path that ends in
 	// bundles/<md5>, bundles/<api id>_<md5> or bundles/<md5>/<name>.
 	Caches func(config []byte, from, to debpkg.Version) ([]string, error)
+
+	notes string // where the host keeps the notes; empty: notesDir
 }
 
 // cached is one directory that was moved to Path.before-upgrade, where no gateway looks.
 type cached struct {
 	Path string
-	Kept bool // it was there
+	Kept bool      // it was there
+	At   time.Time `json:",omitzero"`  // when the swap began, by the clock of this program
+	Run  string    `json:",omitempty"` // of the change that the swap belongs to: debpkg.Change.Dir
 }
 
 // cacheDir matches the paths of a gateway's bundle directories.
 var cacheDir = lazyregexp.New(
 	`^/(?:[^/]+/)*bundles/(?:[A-Za-z0-9_.-]+_)?[0-9a-f]{32}(?:/[^/]+)?$`)
+
+func isCache(dir string) bool { return dir == path.Clean(dir) && cacheDir.MatchString(dir) }
 
 // forward stops the service, moves the cached directories away and starts the service. It is
 // idempotent, also after a kill: a directory that was moved stays there, and what a gateway has
@@ -52,7 +60,10 @@ func (s *Swap) forward(ctx context.Context, host *debpkg.Host, unit string, r *r
 		}
 		all := make([]cached, len(dirs))
 		for i, dir := range dirs {
-			all[i].Path = dir
+			all[i] = cached{Path: dir, At: time.Now().UTC()}
+			if r.Change != nil {
+				all[i].Run = r.Change.Dir
+			}
 		}
 		out, err := s.files(ctx, lookScript, all)
 		if err != nil {
@@ -144,7 +155,7 @@ func (s *Swap) caches(ctx context.Context, r *record) ([]string, error) {
 	slices.Sort(dirs)
 	dirs = slices.Compact(dirs)
 	for _, dir := range dirs {
-		if dir != path.Clean(dir) || !cacheDir.MatchString(dir) {
+		if !isCache(dir) {
 			return nil, &Error{Op: "replace cached bundle", Object: dir, Kind: ErrCache,
 				Err:  fmt.Errorf("this is not the path of a cached bundle"),
 				Next: "return paths that end in bundles/<md5> from Swap.Caches"}
@@ -161,7 +172,8 @@ func (s *Swap) files(ctx context.Context, script string, all []cached) (string, 
 	argv := []string{"sh", "-ec", script, "sh"}
 	var names []string
 	for _, c := range all {
-		argv = append(argv, c.Path, fmt.Sprint(c.Kept))
+		argv = append(argv, c.Path, fmt.Sprint(c.Kept), path.Join(cmp.Or(s.notes, notesDir), c.name()),
+			c.note())
 		names = append(names, c.Path)
 	}
 	var stdout, stderr bytes.Buffer

@@ -85,8 +85,8 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 					}
 				}
 				g := &gatewayHost{dir: dir, running: true, left: n}
-				s := &Swap{Runner: g.run, Caches: func(config []byte, from, to debpkg.Version) ([]string,
-					error) {
+				s := &Swap{Runner: g.run, notes: base + "/notes", Caches: func(config []byte, from,
+					to debpkg.Version) ([]string, error) {
 					if !bytes.Contains(config, []byte("middleware_path")) || from.String() != "4.0.8" ||
 						to.String() != "5.2.5" {
 						t.Errorf("asked with %s, %s, %s", config, from, to)
@@ -139,6 +139,9 @@ func TestSwapIsKilledAnywhere(t *testing.T) {
 				}
 				data, _ := os.ReadFile(filepath.Join(dir, "plugin"))
 				_, kept := os.Stat(filepath.Join(aside(dir), "plugin"))
+				if noted := holds(filepath.Join(s.notes, cached{Path: dir}.name())); noted != (kept == nil) {
+					t.Errorf("kill after %d, forward %v: a note %v, kept %v", n, forward, noted, kept)
+				}
 				if string(data) != want || !g.running || g.touched || (kept == nil) != (forward &&
 					cachedBefore) {
 					t.Errorf("cached %v, kill after %d, forward %v: cache %q, running %v, touched %v, kept %v",
@@ -185,7 +188,7 @@ func TestForgetCachedBundles(t *testing.T) {
 			0o755)); err != nil {
 			t.Fatal(err)
 		}
-		note, err := json.Marshal(record{Plan: &debpkg.Plan{}, Cached: []cached{{dir, true}}})
+		note, err := json.Marshal(record{Plan: &debpkg.Plan{}, Cached: []cached{{Path: dir, Kept: true}}})
 		if err != nil {
 			t.Fatal(err)
 		}

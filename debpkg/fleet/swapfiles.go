@@ -29,26 +29,32 @@ enter() { # absolute path; 1: not there
 there() { [ -e "$1" ] || [ -h "$1" ]; }
 `
 
-// Of each script the arguments are paths of cached directories, each with whether it was there
-// when the swap began, which the first script answers.
+// noteFunc keeps the notes about what is aside: see [cached.note].
+const noteFunc = `note() { # file, text
+	[ ! -e "$1" ] || return 0 # of an earlier try
+	(umask 077; mkdir -p -- "${1%/*}"; printf '%s\n' "$2" >"$1.new"; mv -f -- "$1.new" "$1")
+}
+`
+
+// Of each script the arguments are, for every cached directory: its path, whether it was there
+// when the swap began, which the first script answers, the file of its note, and the note.
 const (
 	lookScript = enterFunc + `while [ $# -gt 0 ]; do
-	if enter "${1%/*}" && there "./${1##*/}"; then echo true; else echo false; fi; shift 2
+	if enter "${1%/*}" && there "./${1##*/}"; then echo true; else echo false; fi; shift 4
 done`
 
 	// What an earlier run kept cannot be reverted any more once a later one begins.
 	clearScript = enterFunc + `while [ $# -gt 0 ]; do
-	n=./${1##*/}
-	if [ "$2" = true ] && enter "${1%/*}"; then rm -rf -- "$n.before-upgrade"; fi; shift 2
+	if [ "$2" = true ] && enter "${1%/*}"; then rm -rf -- "./${1##*/}.before-upgrade"; rm -f -- "$3"; fi; shift 4
 done`
 
 	// What is aside was put there by an earlier try, and what has come since is not kept.
-	asideScript = enterFunc + `while [ $# -gt 0 ]; do
+	asideScript = enterFunc + noteFunc + `while [ $# -gt 0 ]; do
 	n=./${1##*/} a=./${1##*/}.before-upgrade
 	if enter "${1%/*}"; then
 		if there "$a" || [ "$2" = false ]; then rm -rf -- "$n"
-		elif there "$n"; then mv -T -- "$n" "$a"; fi
-	fi; shift 2
+		elif there "$n"; then note "$3" "$4"; mv -T -- "$n" "$a"; fi
+	fi; shift 4
 done`
 
 	backScript = enterFunc + `while [ $# -gt 0 ]; do
@@ -56,10 +62,22 @@ done`
 	if enter "${1%/*}"; then
 		if there "$a"; then rm -rf -- "$n"; mv -T -- "$a" "$n"
 		elif [ "$2" = false ]; then rm -rf -- "$n"; fi
-	fi; shift 2
+	fi; rm -f -- "$3"; shift 4
 done`
 
 	forgetScript = enterFunc + `while [ $# -gt 0 ]; do
-	if enter "${1%/*}"; then rm -rf -- "./${1##*/}.before-upgrade"; fi; shift 2
+	if enter "${1%/*}"; then rm -rf -- "./${1##*/}.before-upgrade"; fi; rm -f -- "$3"; shift 4
+done`
+
+	// notesScript: $1 directory of the notes. For each it prints the name, the kilobytes of what is
+	// aside ("": nothing is; "?": root would be led elsewhere), and the note.
+	notesScript = enterFunc + `for f in "$1"/*; do
+	n=${f##*/}
+	case $n in *[!0-9a-f]*) continue ;; esac
+	p=$(tail -n +3 -- "$f") || continue
+	k=$( (enter "${p%/*}" || exit 1; there "./${p##*/}.before-upgrade" || exit 1
+		du -sk -- "./${p##*/}.before-upgrade") 2>/dev/null) && rc=0 || rc=$?
+	case $rc in 0) ;; 1) k= ;; *) k='?' ;; esac
+	printf '%s\035%s\035' "$n" "${k%%[!0-9?]*}"; cat -- "$f"; printf '\034'
 done`
 )

@@ -15,7 +15,7 @@ const md5Name = "0123456789abcdef0123456789abcdef"
 
 func local(t *testing.T, script string, all ...cached) (string, error) {
 	t.Helper()
-	return (&Swap{Runner: debpkg.Local()}).files(t.Context(), script, all)
+	return (&Swap{Runner: debpkg.Local(), notes: t.TempDir()}).files(t.Context(), script, all)
 }
 
 // tree makes directories and files (names that end in a letter), owned by the user nobody below
@@ -71,7 +71,7 @@ func TestSwapIsNotLedAstray(t *testing.T) {
 		"user/bundles/fedcba98765432100123456789abcdef/hosts"} {
 		for script, kept := range map[string]bool{lookScript: true, clearScript: true,
 			asideScript: false, backScript: false, forgetScript: true} {
-			_, err := local(t, script, cached{filepath.Join(base, path), kept})
+			_, err := local(t, script, cached{Path: filepath.Join(base, path), Kept: kept})
 			e := (*Error)(nil)
 			if !errors.As(err, &e) || e.Retry || e.Next == "" ||
 				!strings.Contains(err.Error(), "is a link, and not only root can change") {
@@ -98,8 +98,8 @@ func TestSwapFollowsRootsLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	real := base + "/user/bundles/" + md5Name
-	c := cached{base + "/opt/tyk-gateway/bundles/" + md5Name, true}
-	out, err := local(t, lookScript, c, cached{c.Path + "0", false})
+	c := cached{Path: base + "/opt/tyk-gateway/bundles/" + md5Name, Kept: true}
+	out, err := local(t, lookScript, c, cached{Path: c.Path + "0"})
 	if err != nil || out != "true\nfalse\n" {
 		t.Fatalf("%q, %v", out, err)
 	}
@@ -132,7 +132,7 @@ func TestSwapWhileDirectoryIsExchanged(t *testing.T) {
 		attack := look + ` { [ "$name" != ` + md5Name + ` ] || { mv -T ` + md5Name + ` x; mv -T link ` +
 			md5Name + "; }; } &&"
 		_, err := local(t, strings.Replace(script, look, attack, 1),
-			cached{base + "/user/bundles/" + md5Name + "/hosts", false})
+			cached{Path: base + "/user/bundles/" + md5Name + "/hosts"})
 		if err == nil || !strings.Contains(err.Error(), "is another directory than before") {
 			t.Errorf("root follows: %v", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -157,6 +158,34 @@ func TestTableBreaksBetweenWords(t *testing.T) {
 	for _, l := range strings.Split(got, "\n") {
 		if len(l) > 60 {
 			t.Errorf("too wide: %q", l)
+		}
+	}
+}
+
+type hint string
+
+func (h hint) Error() string { return "ask host: no answer; " + string(h) }
+func (h hint) Hint() string  { return string(h) }
+
+// Errors of several hosts with the same next step show it once.
+func TestExplainJoined(t *testing.T) {
+	t.Parallel()
+	host := func(name, next string) error { return fmt.Errorf("%s: %w", name, hint(next)) }
+	for _, c := range []struct {
+		err         error
+		cause, next string
+	}{
+		{errors.Join(host("a", "start sshd"), host("b", "start sshd")),
+			"a: ask host: no answer\nb: ask host: no answer", "start sshd"},
+		{Refuse(errors.Join(errors.New("c: no hint"), host("a", "start sshd"), host("b", "wait"))),
+			"c: no hint\na: ask host: no answer\nb: ask host: no answer; wait", "start sshd"},
+		{Advice(errors.Join(host("a", "Call"), host("b", "Call")), "type call"),
+			"a: ask host: no answer\nb: ask host: no answer", "type call"},
+		{errors.Join(host("a", "wait")), "a: ask host: no answer", "wait"},
+		{&os.PathError{Op: "open", Path: "x", Err: os.ErrNotExist}, "open x: file does not exist", ""},
+	} {
+		if cause, next := Explain(c.err); cause != c.cause || next != c.next {
+			t.Errorf("%v: %q, %q", c.err, cause, next)
 		}
 	}
 }

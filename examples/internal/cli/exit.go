@@ -96,8 +96,20 @@ func (a *advice) Unwrap() error { return a.err }
 func (a *advice) Hint() string  { return a.hint }
 
 // Explain splits an error into its cause and the next step, which is the outermost hint. It removes
-// the hint from the end of the cause.
+// the hint from the end of the cause. Of errors that were joined, such as one for each host, it
+// returns a line each and the first hint. A line with another hint keeps it.
 func Explain(err error) (cause, hint string) {
+	switch e := err.(type) {
+	case *exit:
+		return Explain(e.err)
+	case *advice:
+		cause, _ = Explain(e.err)
+		return strings.TrimSuffix(cause, "; "+e.hint), e.hint
+	case interface{ Unwrap() []error }:
+		if all := e.Unwrap(); len(all) > 1 && errors.Join(all...).Error() == err.Error() {
+			return explainAll(all)
+		}
+	}
 	cause = err.Error()
 	var h Hinter
 	if !errors.As(err, &h) {
@@ -117,6 +129,21 @@ func Explain(err error) (cause, hint string) {
 		}
 		e = next
 	}
+}
+
+func explainAll(all []error) (causes, hint string) {
+	lines := make([]string, len(all))
+	for i, err := range all {
+		line, next := Explain(err)
+		switch {
+		case hint == "":
+			hint = next
+		case next != "" && next != hint:
+			line += "; " + next
+		}
+		lines[i] = line
+	}
+	return strings.Join(lines, "\n"), hint
 }
 
 // fileHint returns the next step after an error of the file system, or "".

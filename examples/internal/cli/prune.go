@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"strings"
 	"time"
 
 	"example.com/tykupgrade/debpkg"
@@ -55,16 +57,16 @@ func (c *Call) Prune(ctx context.Context, inv *fleet.Inventory, now func() time.
 	if !json {
 		c.pruned(rows)
 	}
-	n := forgotten(rows)
-	if n > 0 && !c.On("dry-run") { // an unreachable machine does not stop the others
-		question := fmt.Sprintf("forget %s for good", Count(n, "change"))
+	what := forgotten(rows)
+	if what != "" && !c.On("dry-run") { // an unreachable machine does not stop the others
+		question := fmt.Sprintf("forget %s for good", what)
 		if err := c.Sure(c.On("yes"), question); err != nil {
 			return err
 		}
 		o.DryRun = false
 		rows, err = inv.Prune(ctx, o)
 		if !json {
-			c.Out.Printf("%s forgotten\n", Count(forgotten(rows), "change"))
+			c.Out.Printf("%s forgotten\n", cmp.Or(forgotten(rows), "nothing"))
 		}
 	}
 	if json && rows != nil {
@@ -78,20 +80,37 @@ func (c *Call) pruned(rows []fleet.Pruned) {
 		for _, p := range r.Changes {
 			c.Out.Printf("%s %s\n", r.Host, p)
 		}
-		if len(r.Changes) == 0 && r.Error == "" {
+		for _, b := range r.Bundles {
+			c.Out.Printf("%s %s\n", r.Host, b)
+		}
+		if len(r.Changes)+len(r.Bundles) == 0 && r.Error == "" {
 			c.Out.Printf("%s keeps nothing\n", r.Host)
 		}
 	}
 }
 
-func forgotten(rows []fleet.Pruned) int {
-	n := 0
+// forgotten counts what is or would be forgotten: "2 changes", "1 change and 1 cached bundle"; "":
+// nothing.
+func forgotten(rows []fleet.Pruned) string {
+	changes, bundles := 0, 0
 	for _, r := range rows {
 		for _, p := range r.Changes {
 			if p.State == debpkg.PruneForgotten {
-				n++
+				changes++
+			}
+		}
+		for _, b := range r.Bundles {
+			if b.State == debpkg.PruneForgotten {
+				bundles++
 			}
 		}
 	}
-	return n
+	var parts []string
+	if changes > 0 {
+		parts = append(parts, Count(changes, "change"))
+	}
+	if bundles > 0 {
+		parts = append(parts, Count(bundles, "cached bundle"))
+	}
+	return strings.Join(parts, " and ")
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -187,6 +188,11 @@ func (g *Gateway) Run(ctx context.Context, argv []string, stdin io.Reader, stdou
 	if g.gone != nil {
 		return fmt.Errorf("%w: %w", debpkg.ErrConnection, g.gone)
 	}
+	argv = slices.Clone(argv)
+	for i := range argv { // each host of this machine has notes of its own
+		argv[i] = strings.Replace(argv[i], "/var/lib/tykupgrade/bundles", filepath.Join(g.dir, g.Name,
+			"notes"), 1)
+	}
 	command := strings.Join(argv, " ")
 	ours := slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, g.dir+"/") })
 	switch {
@@ -204,7 +210,7 @@ func (g *Gateway) Run(ctx context.Context, argv []string, stdin io.Reader, stdou
 	case argv[0] == "journalctl":
 		_, err := stdout.Write(g.log.bytes())
 		return err
-	case ours: // the cached bundles are files of this machine
+	case ours: // the cached bundles and their notes are files of this machine
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 		return cmd.Run()
