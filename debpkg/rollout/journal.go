@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -105,6 +106,8 @@ type journal struct {
 	seq     int64
 	head    string // SHA-256 of the last line
 	size    int64
+	line    bytes.Buffer // for one record at a time, with rec
+	rec     Record
 	rep     *Report
 	bad     error // the first write that failed
 	syncing bool
@@ -156,15 +159,17 @@ func (j *journal) write(rec Record) error {
 	if j.bad != nil {
 		return j.bad
 	}
-	line, err := json.Marshal(rec)
-	if err == nil && len(line) >= maxRecord {
-		err = fmt.Errorf("a record of %d bytes is over the limit of %d", len(line), maxRecord)
+	j.line.Reset()
+	j.rec = rec
+	err := json.NewEncoder(&j.line).Encode(&j.rec) // with a line end
+	if err == nil && j.line.Len() > maxRecord {
+		err = fmt.Errorf("a record of %d bytes is over the limit of %d", j.line.Len(), maxRecord)
 	}
 	if err == nil {
-		j.head = hash(line)
-		_, err = j.f.Write(append(line, '\n'))
+		j.head = hash(j.line.Bytes()[:j.line.Len()-1])
+		_, err = j.f.Write(j.line.Bytes())
 	}
-	j.size += int64(len(line)) + 1
+	j.size += int64(j.line.Len())
 	return j.failed(err)
 }
 

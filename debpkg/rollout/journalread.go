@@ -27,7 +27,11 @@ func damaged(line int, err error) *Error {
 // it. Otherwise the error is an [ErrJournal].
 func ReadJournal(r io.Reader) ([]Record, error) {
 	var recs []Record
-	_, err := scanJournal(r, func(rec Record) { recs = append(recs, rec) })
+	names := map[string]string{}
+	_, err := scanJournal(r, func(rec Record) {
+		rec.Target = intern(names, rec.Target)
+		recs = append(recs, rec)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -37,11 +41,17 @@ func ReadJournal(r io.Reader) ([]Record, error) {
 // ReadReport reads a journal as [ReadJournal] does and returns its report. It holds one record in
 // memory at a time.
 func ReadReport(r io.Reader) (*Report, error) {
+	rep, _, err := readReport(r)
+	return rep, err
+}
+
+func readReport(r io.Reader) (*Report, scanned, error) {
 	rep := &Report{}
-	if _, err := scanJournal(r, rep.apply); err != nil {
-		return nil, err
+	end, err := scanJournal(r, rep.apply)
+	if err != nil {
+		return nil, end, err
 	}
-	return rep, nil
+	return rep, end, nil
 }
 
 // scanned is where the whole records of a journal end.
@@ -55,6 +65,7 @@ func scanJournal(r io.Reader, each func(Record)) (scanned, error) {
 	var end scanned
 	br := bufio.NewReaderSize(r, 64<<10)
 	names := map[string]string{}
+	var rec Record
 	var data []byte
 	for line := 1; ; line++ {
 		var err error
@@ -68,38 +79,39 @@ func scanJournal(r io.Reader, each func(Record)) (scanned, error) {
 		if err != nil {
 			return end, damaged(line, err)
 		}
-		rec, err := decode(data, end)
-		if err != nil {
+		rec = Record{}
+		if err := decode(data, end, &rec); err != nil {
 			return end, damaged(line, err)
 		}
-		intern(names, &rec.Target, &rec.Step, &rec.Wave)
+		// A report keeps these, and the name of a target once.
+		rec.Step, rec.Wave = intern(names, rec.Step), intern(names, rec.Wave)
+		rec.Status = Status(intern(names, string(rec.Status)))
 		each(rec)
 		end.seq, end.size, end.head = rec.Seq, end.size+int64(len(data)), hash(data[:len(data)-1])
 	}
 }
 
 // decode reads a line with its line end.
-func decode(data []byte, end scanned) (Record, error) {
-	var rec Record
-	if err := json.Unmarshal(data, &rec); err != nil {
-		return rec, err
+func decode(data []byte, end scanned, rec *Record) error {
+	if err := json.Unmarshal(data, rec); err != nil {
+		return err
 	}
 	switch {
 	case rec.Version > journalVersion:
-		return rec, fmt.Errorf("format %d is newer than this program's %d: use the program that wrote it",
+		return fmt.Errorf("format %d is newer than this program's %d: use the program that wrote it",
 			rec.Version, journalVersion)
 	case rec.Version < 1 || rec.Kind == "":
-		return rec, errors.New("not a journal record")
+		return errors.New("not a journal record")
 	case rec.Version < journalVersion:
-		return rec, fmt.Errorf("format %d is older than this program's %d: finish that run with the "+
+		return fmt.Errorf("format %d is older than this program's %d: finish that run with the "+
 			"program that began it",
 			rec.Version, journalVersion)
 	case rec.Seq != end.seq+1:
-		return rec, fmt.Errorf("it is record %d, want record %d", rec.Seq, end.seq+1)
+		return fmt.Errorf("it is record %d, want record %d", rec.Seq, end.seq+1)
 	case rec.Prev != end.head:
-		return rec, errors.New("it does not follow from the line before: one of them was changed")
+		return errors.New("it does not follow from the line before: one of them was changed")
 	}
-	return rec, nil
+	return nil
 }
 
 // cutShort accepts what a crash can leave of a line: its beginning, or blocks of zeros.
@@ -128,14 +140,12 @@ func readLine(br *bufio.Reader, line []byte) ([]byte, error) {
 }
 
 // intern keeps one copy of a name however many records hold it.
-func intern(names map[string]string, fields ...*string) {
-	for _, f := range fields {
-		if known, ok := names[*f]; ok {
-			*f = known
-		} else {
-			names[*f] = *f
-		}
+func intern(names map[string]string, name string) string {
+	if known, ok := names[name]; ok {
+		return known
 	}
+	names[name] = name
+	return name
 }
 
 // History returns the report of the run in a journal, or nil if there is no journal or it is empty.
@@ -149,11 +159,11 @@ func History(journal string) (*Report, error) {
 		return nil, &Error{Op: "read", Object: journal, Err: errors.Unwrap(err)}
 	}
 	defer func() { _ = f.Close() }()
-	recs, err := ReadJournal(f)
-	if err != nil || len(recs) == 0 {
+	rep, end, err := readReport(f)
+	if err != nil || end.seq == 0 {
 		return nil, err
 	}
-	return BuildReport(recs), nil
+	return rep, nil
 }
 
 // Archive renames the journal of the run in rep, so that a new run can use its path. If somebody

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -90,6 +91,7 @@ type Report struct {
 	soaked map[string]int64 // record of the end of a good soak, by wave
 
 	probesSaid int
+	width      int // steps of a target, for exact room
 
 	accepting bool // what Undo would need is being removed
 }
@@ -115,17 +117,18 @@ type TargetReport struct {
 
 // StepReport is one step, or the undoing of one, of a target.
 type StepReport struct {
-	Name     string          `json:"name"`
-	Undo     bool            `json:"undo,omitempty"`
-	OK       bool            `json:"ok"`
-	Skipped  bool            `json:"skipped,omitempty"` // the effect was there already
+	Name    string `json:"name"`
+	Undo    bool   `json:"undo,omitempty"`
+	OK      bool   `json:"ok"`
+	Skipped bool   `json:"skipped,omitempty"` // the effect was there already
+
+	began bool // changed by this run and not undone; here it takes no room of its own
+
 	Attempts int             `json:"attempts,omitempty"`
 	Started  time.Time       `json:"started"`
 	Took     time.Duration   `json:"took_ns"` // of all attempts with the waits between
 	Error    string          `json:"error,omitempty"`
 	Note     json.RawMessage `json:"note,omitempty"` // what the step saved
-
-	began bool // changed by this run and not undone
 }
 
 // BuildReport builds the report of a run from the records of its journal.
@@ -207,8 +210,9 @@ func (r *Report) apply(rec Record) {
 		return
 	case KindPlan:
 		if r.index == nil {
-			r.index = map[string]int{}
+			r.index = make(map[string]int, len(rec.Names))
 		}
+		r.Targets = slices.Grow(r.Targets, len(rec.Names))
 		for _, name := range rec.Names {
 			if _, ok := r.index[name]; !ok {
 				r.index[name] = len(r.Targets)
@@ -285,16 +289,18 @@ func (r *Report) apply(rec Record) {
 		}
 	case KindEnd:
 		t.Status, t.Ended, t.ended = rec.Status, rec.Time, rec.Seq
+		if r.width == 0 {
+			r.width = len(t.Steps)
+		}
 		if rec.Error != "" || rec.Status == StatusDone {
 			t.Error = rec.Error
 		}
 	case KindSkip:
-		t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, OK: true, Skipped: true,
+		r.add(t, StepReport{Name: rec.Step, Undo: rec.Undo, OK: true, Skipped: true,
 			Started: rec.Time, Took: rec.Took})
 	case KindStart:
 		if rec.Attempt <= 1 {
-			t.Steps = append(t.Steps, StepReport{Name: rec.Step, Undo: rec.Undo, Started: rec.Time,
-				began: !rec.Undo})
+			r.add(t, StepReport{Name: rec.Step, Undo: rec.Undo, Started: rec.Time, began: !rec.Undo})
 		}
 		if s := t.step(rec.Step, rec.Undo); s != nil {
 			s.Attempts = rec.Attempt
@@ -309,6 +315,14 @@ func (r *Report) apply(rec Record) {
 			s.OK, s.Error, s.Took = rec.OK, rec.Error, max(rec.Took, rec.Time.Sub(s.Started))
 		}
 	}
+}
+
+// add gives a target room for as many steps as the one that ended first had.
+func (r *Report) add(t *TargetReport, s StepReport) {
+	if t.Steps == nil {
+		t.Steps = make([]StepReport, 0, r.width)
+	}
+	t.Steps = append(t.Steps, s)
 }
 
 const maxProbesSaid = 100

@@ -7,9 +7,11 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/tykupgrade/debpkg/rollout"
+	"example.com/tykupgrade/internal/lab"
 )
 
 // sim is a fleet that checks the invariants at each step.
@@ -111,14 +113,14 @@ func (s *sim) up(wave int, name string) {
 	}
 }
 
-func simulate(t *testing.T, seed uint64) {
-	const targets, parallel = 10_000, 200
+func simulate(t *testing.T, seed uint64, targets int) {
+	parallel := targets / 50
 	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), down: map[string]bool{}, at: map[string]int{},
 		busy: map[int]int{}}
 	var waves []rollout.Wave
 	for w := range 4 {
 		wave := rollout.Wave{Name: fmt.Sprint("w", w), MaxUnavailable: rollout.CountOrPercent{
-			Percent: 100 * 4 * float64(parallel) / targets}}
+			Percent: 100 * 4 * float64(parallel) / float64(targets)}}
 		for i := range targets / 4 {
 			wave.Targets = append(wave.Targets, s.target(w, fmt.Sprintf("w%d-%d", w, i)))
 		}
@@ -167,4 +169,19 @@ func simulate(t *testing.T, seed uint64) {
 	if seed == 2 && rep.Count(rollout.StatusDone) > 0 {
 		t.Errorf("%d targets are not undone", rep.Count(rollout.StatusDone))
 	}
+}
+
+// In virtual time, 2,000 targets with random failures and latencies, and 10,000 with
+// make test-long: the invariants hold whatever happens.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	targets := 2000
+	if lab.IsLong() {
+		targets = 10_000
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for seed := range uint64(3) {
+			simulate(t, seed, targets)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -67,15 +68,17 @@ func (r *runner) wave(ctx context.Context, w Wave) {
 	if r.targets(ctx, w, left, first); r.stopping() != nil {
 		return
 	}
-	var canaries, rest []Target
-	for _, t := range others {
-		if first[t.Name] {
-			canaries = append(canaries, t)
-		} else {
-			rest = append(rest, t)
-		}
-	}
+	rest := others
 	if canary > 0 {
+		var canaries []Target
+		rest = nil
+		for _, t := range others {
+			if first[t.Name] {
+				canaries = append(canaries, t)
+			} else {
+				rest = append(rest, t)
+			}
+		}
 		if r.targets(ctx, w, canaries, first); r.stopping() != nil {
 			return
 		}
@@ -90,10 +93,17 @@ func (r *runner) wave(ctx context.Context, w Wave) {
 // come first, or too many targets would be out. Of them, those out of service come before those
 // that serve, because draining a server may have to wait for others to come back.
 func (r *runner) leftUnderWay(ctx context.Context, targets []Target) (left, others []Target) {
+	underWay := func(t Target) bool {
+		s := r.status(t.Name)
+		return s == StatusRunning || s == StatusNotRestored
+	}
+	if !slices.ContainsFunc(targets, underWay) {
+		return nil, targets
+	}
 	var serving []Target
 	for _, t := range targets {
-		switch s := r.status(t.Name); {
-		case s != StatusRunning && s != StatusNotRestored:
+		switch {
+		case !underWay(t):
 			others = append(others, t)
 		case t.out != nil && !t.out(ctx):
 			serving = append(serving, t)
