@@ -62,8 +62,8 @@ const (
 
 // Restore restores components of the set. It refuses a set that another user could have made or
 // could change ([ErrUnsafe]). Everything in the set and each directory above it must belong to root
-// or this user, and nobody else may be able to write to it. A sticky directory above the set, such
-// as /tmp, is allowed.
+// or this user. Nobody else may be able to write there. A sticky directory above the set, such as
+// /tmp, is allowed.
 //
 // Restore first verifies the set up to [LevelStructure] and calls Plan of every restorer. If none
 // refuses, it restores one component after the other and compares each result with the set.

@@ -31,8 +31,8 @@
 // # Limits
 //
 // Tested with the real apt and dpkg of Debian 11, 12, 13 and Ubuntu 20.04, 22.04 and 24.04 (apt 2.0
-// to 3.0), and through SSH on Debian 11 and 12 and Ubuntu 22.04 hosts (systemd 247 to 252). The
-// packages were fakes with the conffiles and maintainer scripts of Tyk's. Not tested: Tyk's own
+// to 3.0). Tested through SSH on hosts with Debian 11 and 12 and Ubuntu 22.04 (systemd 247 to 252).
+// The packages were fakes with the conffiles and maintainer scripts of Tyk's. Not tested: Tyk's own
 // packages and repositories. Packages of a foreign architecture (name:arch) cannot be requested. If
 // no source has the installed version, its files on the host are repacked into a .deb, with all
 // edits. apt's history does not state the host's time zone, so its times are given as UTC.

@@ -200,8 +200,8 @@ func classify(o task, out said, cause error) *Error {
 
 var unmet = lazyregexp.New(`The following packages have unmet dependencies:\n(?:[ \t].*\n?)+`)
 
-// lastErrors returns the last lines that apt or dpkg marks as errors, with the
-// indented ones that belong to them, or the last lines of all.
+// lastErrors returns the last lines that apt or dpkg marks as errors, with the indented lines below
+// them. If there are none, it returns the last lines.
 func lastErrors(out said) string {
 	var last []string
 	open := false

@@ -64,7 +64,7 @@ var components = []Component{
 // pump.
 func Components() []Component { return slices.Clone(components) }
 
-// component finds the component of a package, whatever its edition.
+// component finds the component of a package of any edition.
 func component(pkg string) (Component, bool) {
 	base := strings.TrimSuffix(strings.TrimSuffix(pkg, "-ee"), "-fips")
 	i := slices.IndexFunc(components, func(c Component) bool { return c.Package == base })

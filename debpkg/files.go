@@ -12,12 +12,11 @@ import (
 var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak",
 	".dpkg-backup", ".dpkg-remove"}
 
-// whoFunc decides as whom to open a path: as root when nobody else can write to
-// any directory on the way, otherwise as the owner of the first directory that
-// is somebody else's. Whatever that owner puts there, a link to /etc/shadow say,
-// is then opened with no more than his own permissions. It sets w to "uid gid",
-// or to nothing for the user that runs this, and refuses with 78 a directory of
-// root's that a group or everybody can write to.
+// whoFunc decides which user opens a path. If nobody else can write to any directory on the way, it
+// is root. Otherwise it is the owner of the first directory that belongs to somebody else. A link
+// that this owner puts there, for example to /etc/shadow, is then opened only with his own
+// permissions. whoFunc sets w to "uid gid", or to nothing for the user that runs this. It refuses
+// with 78 a directory of root that a group or everybody can write to.
 const whoFunc = `me=$(id -u) seen= known=1
 who() {
 	[ "${1%/*}" != "$seen" ] || return $known

@@ -32,8 +32,8 @@ const (
 //   - options of apt, files, units and directories other than those that this package uses
 //   - the environment of the caller, and scripts other than its own
 //
-// A user who may call it can install, downgrade, remove, hold and pin the Tyk packages that the
-// host's signed sources offer, restart their units, and read and restore their configuration.
+// A user who may call it can install, downgrade, remove, hold and pin the Tyk packages of the
+// host's signed sources. He can also restart their units, and read and restore their configuration.
 func HelperScript() string {
 	body := helperBody()
 	sum := sha256.Sum256([]byte(body))
@@ -115,9 +115,9 @@ mv -T "$1.new" "$1"
 mv -T "$2.new~" "$2"`
 
 // Helper returns a Runner that runs the commands of a [Host] through sudo and the helper of
-// [InstallHelper], so that the user needs no other permission. r logs in as that user. The helper
-// refuses all other commands, such as those of a backup. The error is an [ErrHelper] if the helper
-// refuses a call, has another version, or is not installed.
+// [InstallHelper]. The user needs no other permission. r logs in as that user. The helper refuses
+// all other commands, such as those of a backup. The error is an [ErrHelper] if the helper refuses
+// a call, has another version, or is not installed.
 func Helper(r Runner) Runner {
 	sum := sha256.Sum256([]byte(helperBody()))
 	digest := hex.EncodeToString(sum[:8])

@@ -24,12 +24,11 @@ func (l Lock) String() string {
 var lockPaths = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock",
 	"/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"}
 
-// Every holder of a record lock on the files "$@": inode numbers alone may
-// coincide between file systems, so the process must have the file open where
-// that can be seen: apt-get changes its user for a while, and in a container
-// even root cannot look into such a process. Lines of waiters start with "->".
-// The list is taken at once: the shell reads byte by byte, and lines move up
-// when a lock above them goes.
+// lockFunc prints every holder of a record lock on the files "$@". Inode numbers may coincide
+// between file systems, so the process must also have the file open, if that can be seen. In a
+// container, even root cannot see that of an apt-get that has changed its user. Lines of waiters
+// start with "->". The list is read at once, because the shell reads byte by byte and lines move up
+// when a lock above them is released.
 const lockFunc = `locks() {
 	all=$(cat /proc/locks) ids=$(stat -c '%i %n' -- "$@")
 	while read -r i f; do

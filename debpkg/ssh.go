@@ -197,8 +197,8 @@ func (o SSHOptions) controlDir() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// A Unix socket's path has at most 107 bytes. ssh makes one of the
-	// directory, a slash, 32 hex digits and 18 bytes while it is being created.
+	// A Unix socket's path has at most 107 bytes. ssh uses the directory, a slash, 32 hex
+	// digits, and 18 bytes more during the creation.
 	if len(dir) > 107-51 {
 		return "", nil
 	}

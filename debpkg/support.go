@@ -40,10 +40,9 @@ func (s Support) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// The three origins: the table in Tyk's upgrade procedure of February 2024,
-// what each gateway release's CI publishes packages for, and the installation
-// documentation of August 2026, which speaks of the releases current then. The
-// CI of dashboard and pump is not public.
+// The three origins are the table in Tyk's upgrade procedure of February 2024, the packages that
+// the CI of each gateway release publishes, and the installation documentation of August 2026, for
+// the releases of that time. The CI of dashboard and pump is not public.
 //
 //go:embed support.json
 var supportJSON []byte

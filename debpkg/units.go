@@ -223,8 +223,8 @@ func (h *Host) waitStable(ctx context.Context, names []string) ([]Unit, error) {
 // unitError adds the end of the units' journal.
 func (h *Host) unitError(ctx context.Context, op task, detail string, cause error,
 	names []string) error {
-	// -u also has systemd's own lines, which after a crash loop are all that
-	// the end of the journal holds; the field has the program's alone.
+	// -u also has systemd's own lines, which fill the end of the journal after a crash loop.
+	// The field has only the program's lines.
 	program := []string{"journalctl", "--no-pager", "-q", "-n", "6", "-o", "cat"}
 	all := []string{"journalctl", "--no-pager", "-q", "-n", "50", "-o", "short-iso"}
 	for _, n := range names {

@@ -175,8 +175,9 @@ var (
 	httpStatus  = lazyregexp.New(`^\s*([45]\d\d)\s`)
 )
 
-// rank orders apt's messages about one source: the cause of a failed fetch, then those about the
-// signature, then that the repository has none, with which every failed fetch ends.
+// rank orders apt's messages about one source. The cause of a failed fetch comes first, then
+// messages about the signature. Every failed fetch ends with the message that the repository has
+// none.
 const (
 	rankRepo = iota
 	rankFetch

@@ -10,8 +10,8 @@ import (
 	"example.com/tykupgrade/backup/hostfiles"
 )
 
-// The conformance suite in a test of your own source. Here the source is that of package
-// hostfiles; yours would stand in its place.
+// The conformance suite in a test of your own source. Here the source is that of package hostfiles;
+// use yours instead.
 func ExampleRun() {
 	var t *testing.T // the argument of your test function
 	root := t.TempDir()

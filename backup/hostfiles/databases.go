@@ -41,9 +41,9 @@ const maxConfig = 16 << 20
 // secret.
 //
 // A program counts if its configuration file exists. The rules are those of dashboard 5.x, gateway
-// 5.x and pump 1.x: without a setting the dashboard uses MongoDB, gateway and dashboard use Redis,
-// and the pump reads from Redis. A file that is not JSON is an error. The result then has the
-// databases of the other files.
+// 5.x and pump 1.x. By default the dashboard uses MongoDB and Redis, the gateway uses Redis, and
+// the pump reads from Redis. A file that is not JSON is an error. The result then has the databases
+// of the other files.
 func Databases(fsys fs.FS) ([]backup.Need, error) {
 	files := map[string][]byte{}
 	var errs []error

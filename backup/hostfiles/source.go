@@ -26,8 +26,8 @@ const Kind = "files"
 // FS and Runner must be set. As a [backup.Prover] it compares the host with a set.
 //
 // Without paths it backs up what a Tyk upgrade changes: the configuration of the installed
-// components, which is a Debian conffile only for gateway and pump, and everything that the
-// packages overwrite silently.
+// components, and everything that the packages overwrite silently. Only gateway and pump have a
+// Debian conffile.
 //
 // A Files is a [Source], and a [Prover] that compares the host with a set.
 type Source struct {

@@ -188,7 +188,7 @@ func TestFailures(t *testing.T) {
 		t.Parallel()
 		for _, gzip := range []bool{true, false} {
 			dump := plainDump(t, s2(t), gzip)
-			if err := reopen(t, dump); err != nil { // told by nobody, found out
+			if err := reopen(t, dump); err != nil { // found without a message
 				t.Error(err)
 			}
 			wantErr(t, reopen(t, filepath.Join(dump, "tyk_analytics")), nil, "name the directory above")

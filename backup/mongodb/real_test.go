@@ -28,7 +28,7 @@ const realMongoEnv = "TYKUPGRADE_TEST_MONGODB_URI"
 // and of the fake server always, so that the test itself is tested.
 func TestServer(t *testing.T) {
 	t.Parallel()
-	t.Run("stand-in", func(t *testing.T) {
+	t.Run("stub", func(t *testing.T) {
 		t.Parallel()
 		onServer(t, mongoServer(t, mongolab.Options{}).URI())
 	})
@@ -125,11 +125,11 @@ func onServer(t *testing.T, at string) {
 		t.Error(err)
 	}
 	mongoRun(t, c, db, bson.D{{Key: "dropDatabase", Value: 1}})
-	beside := &mongodb.Restore{Server: server}
-	if report, err := set.Restore(ctx, backup.RestoreOptions{}, beside); err != nil {
+	second := &mongodb.Restore{Server: server}
+	if report, err := set.Restore(ctx, backup.RestoreOptions{}, second); err != nil {
 		t.Fatalf("%v %+v", err, report)
 	}
-	if _, err := set.Restore(ctx, backup.RestoreOptions{}, beside); !errors.Is(err,
+	if _, err := set.Restore(ctx, backup.RestoreOptions{}, second); !errors.Is(err,
 		backup.ErrNotEmpty) {
 		t.Errorf("a second time: %v", err)
 	}

@@ -330,8 +330,8 @@ func TestRestoreAgain(t *testing.T) {
 	}
 }
 
-// Documents that the server does not take are errors, told apart and counted,
-// without the values of their fields.
+// Documents that the server rejects are errors, distinguished and counted, without the values of
+// their fields.
 func TestRejected(t *testing.T) {
 	t.Parallel()
 	// A validator and a unique index that came after the documents, as may be.

@@ -202,8 +202,8 @@ func (m *Restore) Undo(ctx context.Context, s *backup.Stored) (undone bool, err 
 	return m.end(ctx, data, undoing)
 }
 
-// Accept implements [backup.Accepter]: it drops the collections that Restore replaced. It
-// works in a later process.
+// Accept implements [backup.Accepter]. It drops the collections that Restore replaced. It works in
+// a later process too.
 func (m *Restore) Accept(ctx context.Context, s *backup.Stored) error {
 	data, err := openStored(ctx, s)
 	if err != nil {
@@ -213,8 +213,8 @@ func (m *Restore) Accept(ctx context.Context, s *backup.Stored) error {
 	return err
 }
 
-// end brings the run of a dump to its end, in every database that has one. It reports
-// whether one had.
+// end undoes or accepts the run of a dump in every database that has one. It reports whether one
+// had.
 func (m *Restore) end(ctx context.Context, data *source, to phase) (found bool, _ error) {
 	m.verified = nil
 	r, err := m.begin(ctx, data)
@@ -230,10 +230,10 @@ func (m *Restore) end(ctx context.Context, data *source, to phase) (found bool, 
 				return unaccepted(db, n)
 			case to == undoing && n.Phase == accepting:
 				return &backup.Error{Op: "undo the restore of", Object: db,
-					Err: errors.New("it was accepted, and what it replaced is gone"), Next: "restore an older set"}
+					Err: errors.New("it was accepted, so the replaced collections are gone"), Next: "restore an older set"}
 			case to == undoing && n.Mode == Drop:
 				return &backup.Error{Op: "undo the restore of", Object: db,
-					Err: errors.New("the mode drop keeps nothing"), Next: "restore an older set"}
+					Err: errors.New("the mode drop does not keep the replaced collections"), Next: "restore an older set"}
 			case to == accepting && n.Phase != replaced && n.Phase != accepting:
 				return &backup.Error{Op: "accept the restore of", Object: db,
 					Err: fmt.Errorf("it did not finish (%s)", n.Phase), Next: "call Undo, or restore again"}

@@ -90,8 +90,7 @@ func TestRestoreKeepsViews(t *testing.T) {
 					})
 					_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
 						Mode: mongodb.Replace})
-					if err == nil || strings.Contains(err.Error(), "put back") || strings.Contains(err.Error(),
-						"left over") {
+					if err == nil || strings.Contains(err.Error(), "rollback failed") {
 						t.Errorf("error %v", err)
 					}
 					c := mongoClient(t, s)

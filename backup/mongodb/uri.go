@@ -19,10 +19,9 @@ var (
 	optionForm = lazyregexp.New(`^[A-Za-z0-9]+=`)
 )
 
-// splitURI returns what may be shown of a URI, and what may not. It refuses every URI in
-// which a character of the password could have been taken for a delimiter: then a part
-// of the password would stand where a host or an option belongs, and be shown. Its
-// errors hold nothing of the URI.
+// splitURI returns the part of a URI that may be shown, and its secrets. It refuses a URI in which
+// a delimiter could be a character of the password, because a part of the password would then be
+// shown as a host or an option. Its errors contain no part of the URI.
 func splitURI(uri string) (show string, secrets []string, err error) {
 	scheme, rest, ok := strings.Cut(uri, "://")
 	if !ok || scheme != "mongodb" && scheme != "mongodb+srv" {
@@ -44,7 +43,7 @@ func splitURI(uri string) (show string, secrets []string, err error) {
 		}
 	}
 	if hosts == "" {
-		return "", nil, errors.New("the URI names no host")
+		return "", nil, errors.New("the URI has no host")
 	}
 	for _, h := range strings.Split(hosts, ",") {
 		m := hostForm.FindStringSubmatch(h)
@@ -58,7 +57,7 @@ func splitURI(uri string) (show string, secrets []string, err error) {
 	}
 	path, query, _ := strings.Cut(tail, "?")
 	if strings.Count(path, "/") > 1 {
-		return "", nil, errors.New("the database of the URI holds a \"/\"")
+		return "", nil, errors.New("the database of the URI has a \"/\"")
 	}
 	for _, o := range optionsOf(query) {
 		if !optionForm.MatchString(o) || strings.Contains(o, "?") {
@@ -99,7 +98,7 @@ func optionsOf(query string) []string {
 	return strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' })
 }
 
-// secretOptions hold passwords and tokens.
+// secretOptions are options with passwords and tokens.
 var secretOptions = []string{"tlscertificatekeyfilepassword", "sslclientcertificatekeypassword",
 	"authmechanismproperties", "proxypassword"}
 
@@ -117,16 +116,16 @@ func secretValues(option, value string) (secrets []string) {
 	return secrets
 }
 
-// badOption says which option of a URI the driver refuses. The driver's own text quotes
-// values, so that it is not shown.
+// badOption returns an error that names the option that the driver refuses. The driver's own text
+// quotes values, so it is not shown.
 func badOption(uri string) error {
 	_, query, _ := strings.Cut(uri, "?")
 	for _, o := range optionsOf(query) {
 		if options.Client().ApplyURI("mongodb://localhost/?"+o).Validate() != nil {
 			name, _, _ := strings.Cut(o, "=")
-			return fmt.Errorf("the MongoDB driver does not take the value of the URI's option %q", name)
+			return fmt.Errorf("the MongoDB driver does not accept the value of the URI's option %q", name)
 		}
 	}
-	return errors.New("the MongoDB driver does not take this combination of user, hosts and " +
+	return errors.New("the MongoDB driver does not accept this combination of user, hosts and " +
 		"options in the URI")
 }

@@ -13,7 +13,7 @@ import (
 	"example.com/tykupgrade/backup/mongodb/internal/dump"
 )
 
-// viewsInOrder lists views so that what a view reads comes before it.
+// viewsInOrder returns the views, each after the views that it reads.
 func (r *restoring) viewsInOrder() []*job {
 	var views []*job
 	for _, j := range r.jobs {
@@ -36,8 +36,7 @@ func (r *restoring) viewsInOrder() []*job {
 	return views
 }
 
-// view creates a view, in place of the one that is there. If that fails the old one comes
-// back.
+// view creates a view in place of an existing one. If that fails, it restores the old one.
 func (r *restoring) view(ctx context.Context, j *job) (err error) {
 	create := viewCommand(j.Space)
 	switch {
@@ -67,14 +66,13 @@ func (r *restoring) replaceView(ctx context.Context, j *job, create bson.D) erro
 		return nil
 	}
 	if again := r.conn.viewBack(ctx, j.live); again != nil {
-		err = errors.Join(err, fmt.Errorf("and rollback failed: the view that was there could not be "+
+		err = errors.Join(err, fmt.Errorf("and rollback failed: the previous view could not be "+
 			"created: %w", r.conn.scrub(again)))
 	}
 	return err
 }
 
-// viewBack makes sure of a view after an error, also if only the answer to its drop, or to
-// the new one's create, was lost.
+// viewBack restores a view after an error, also if only the answer to a drop or create was lost.
 func (c *conn) viewBack(ctx context.Context, old *dump.Space) error {
 	ctx, cancel := aside(ctx)
 	defer cancel()
@@ -89,7 +87,7 @@ func (c *conn) viewBack(ctx context.Context, old *dump.Space) error {
 	return c.run(ctx, old.DB, viewCommand(old))
 }
 
-// viewCommand is the create of a view.
+// viewCommand returns the command that creates a view.
 func viewCommand(s *dump.Space) bson.D {
 	command := bson.D{{Key: "create", Value: s.Name}}
 	for _, e := range s.CreateOptions(false) {

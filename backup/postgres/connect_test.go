@@ -104,7 +104,7 @@ func certificate(t *testing.T, dir string) (cert, key string) {
 	return cert, key
 }
 
-// With sslmode=verify-full a server that proves who it is is dumped. Another one gets no
+// With sslmode=verify-full a server with a valid certificate is dumped. Another one gets no
 // password.
 func TestTLS(t *testing.T) {
 	t.Parallel()

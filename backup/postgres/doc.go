@@ -12,9 +12,9 @@
 // compares it with the archive, and swaps the two by name in one transaction. [Scratch] compares
 // without a change of the live database.
 //
-// The comparison covers every object that pg_dump writes: tables, sequences,
-// indexes, constraints, views, functions, large objects, privileges, and each
-// table's rows by count and order-independent digest.
+// The comparison covers every object that pg_dump writes: tables, sequences, indexes, constraints,
+// views, functions, large objects and privileges. Rows are compared by count and order-independent
+// digest.
 //
 // # Limits
 //

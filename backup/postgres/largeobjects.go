@@ -10,9 +10,9 @@ import (
 	"example.com/tykupgrade/internal/lazyregexp"
 )
 
-// largeObjects turns the entries of large objects into one of each object's definition and
-// one of its content. pg_dump up to 16 writes an entry for each definition and one for all
-// contents; pg_dump 17 groups both by owner and privileges.
+// largeObjects turns the entries of large objects into two for each object: its definition and its
+// content. pg_dump up to 16 writes an entry for each definition and one for all contents. pg_dump
+// 17 groups both by owner and privileges.
 type largeObjects struct {
 	out     objects
 	reading func(line []byte) // reads the current entry; nil: it is not of large objects

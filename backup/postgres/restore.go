@@ -33,11 +33,11 @@ type Restore struct {
 	EndClients bool
 	// restore without owners and privileges, for a server without the roles
 	NoOwner bool
-	Jobs    int          // of pg_restore when the tools run on this machine; 0: 2
+	Jobs    int          // parallel jobs of pg_restore if the tools run on this machine; 0: 2
 	Log     *slog.Logger // nil: silent
 
 	mu       sync.Mutex
-	compared map[string]uint32 // oid of a database whose content equalled the set
+	compared map[string]uint32 // oids of databases that equalled the set
 }
 
 // Name returns the component's name.
@@ -195,9 +195,9 @@ func (r *Restore) Restore(ctx context.Context, s *backup.Stored,
 	return items, nil
 }
 
-// Prove compares the live databases with the set. If this Restore compared a database before the
-// swap, and it is still the same one (by oid), Prove does not read it again, because clients may
-// have written to it.
+// Prove compares the live databases with the set. It does not read a database again that this
+// Restore compared before the swap, if it is still the same one (by oid), because clients may have
+// written to it.
 func (r *Restore) Prove(ctx context.Context, s *backup.Stored) error {
 	w, q, err := r.open(ctx, s)
 	if err != nil {

@@ -41,8 +41,8 @@ func renamed(names map[string]string, command string) string {
 	return command
 }
 
-// denied reports whether the user may not run a command, or the server does not have it: it may be
-// renamed, disabled by a managed service, or newer.
+// denied reports whether the user may not run a command, or the server does not have it. A command
+// may be renamed, disabled by a managed service, or newer.
 func denied(err error) bool {
 	if err == nil {
 		return false

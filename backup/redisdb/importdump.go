@@ -14,7 +14,7 @@ import (
 	"example.com/tykupgrade/backup/redisdb/internal/rdb"
 )
 
-// Dump is a [backup.Source] for an existing RDB file: the dump.rdb of a server, the output of
+// Dump is a [backup.Source] for an existing RDB file, such as a server's dump.rdb, the output of
 // redis-cli --rdb, or a file of a managed service. The component is verified and restored like any
 // other. Backup reads the whole file and refuses a damaged or truncated one.
 type Dump struct {

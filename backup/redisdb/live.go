@@ -13,16 +13,16 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Live is a [backup.Restorer] that writes the set key by key with RESTORE into running servers: one
-// server, the master that Sentinel names, or a cluster of any number of masters. It stops nothing.
-// It needs Redis 5.0 or newer.
+// Live is a [backup.Restorer] that writes the set key by key with RESTORE into running servers. The
+// target is one server, the master that Sentinel names, or a cluster of any size. It needs Redis
+// 5.0 or newer.
 //
 // A target with keys or functions is refused unless Replace is set. With Replace, Restore first
 // takes a set of the target's data into StateDir and reads it back. Then it empties the target. If
 // the target was empty, a failure leaves it empty.
 //
 // Plan refuses what would fail later: a newer data format, too few databases, missing modules, too
-// little maxmemory, a value over the server's limit, commands that the user may not run, and a
+// little maxmemory, or a value over the server's limit. It also refuses missing permissions, and a
 // target whose data could not be restored. It checks permissions with some keys of the set, not
 // with all.
 //

@@ -19,12 +19,12 @@ import (
 // and starts the servers. It works with any configuration of a server and is fastest for large
 // data.
 //
-// For each server, Restore saves unsaved data with BGSAVE, stops the server, renames its files
-// within their directory, places the new file, starts the server and waits for it. A server with
-// appendonly yes ignores dump.rdb: 7.0 starts empty, without an error. The file then becomes the
-// base of a new append-only file, also if appendonly is off but an old append-only file exists.
-// After a failure, Restore restores the files of each server. Undo does that later, and Accept
-// removes the renamed files.
+// Restore handles one server after the other. It saves unsaved data with BGSAVE, stops the server
+// and renames its files within their directory. Then it places the new file, starts the server and
+// waits for it. A server with appendonly yes ignores dump.rdb: 7.0 starts empty, without an error.
+// The file then becomes the base of a new append-only file, also if appendonly is off but an old
+// append-only file exists. After a failure, Restore restores the files of each server. Undo does
+// that later, and Accept removes the renamed files.
 //
 // Files are written with the permissions of the directory's owner. Offline uses the directory that
 // a server reports only if it belongs to the user of the server's process. For a server that runs
@@ -150,7 +150,7 @@ func (r *Offline) unfinished(ctx context.Context, s *backup.Stored,
 		err := r.Prove(ctx, s)
 		if errors.Is(err, backup.ErrDiffers) {
 			err = j.unfinished("since then somebody has written to the server",
-				"call Accept to keep what it holds, or Undo to put back what it had before the restore")
+				"call Accept to keep its present data, or Undo to restore its data from before the restore")
 		}
 		if err != nil {
 			return nil, err

@@ -53,8 +53,8 @@ func (n *node) mayRun(ctx context.Context, commands ...[]string) error {
 	return refused
 }
 
-// noWrites reports whether a server takes no writes from any user at present: its last save failed,
-// too few replicas are connected, it is a replica, or its cluster is down (seen in Redis 7.0).
+// noWrites reports whether a server refuses writes from any user. Causes are a failed save, too few
+// replicas, being a replica, or a cluster that is down (seen in Redis 7.0).
 func noWrites(err error) bool {
 	for _, code := range []string{"MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN"} {
 		if strings.HasPrefix(reply(err), code+" ") {

@@ -35,8 +35,8 @@ func (t slotTable) of(key []byte) int {
 	return int(t[slotOf(key)])
 }
 
-// slotOf returns the slot of a key (cluster specification): the CRC-16 (XMODEM) of the key, or of
-// the text in its first braces if that is not empty.
+// slotOf returns the slot of a key (cluster specification). It is the CRC-16 (XMODEM) of the key,
+// or of the text in its first braces if that is not empty.
 func slotOf(key []byte) int {
 	if i := bytes.IndexByte(key, '{'); i >= 0 {
 		if j := bytes.IndexByte(key[i+1:], '}'); j > 0 {

@@ -34,7 +34,7 @@ const (
 	phaseAccepted phase = "accepted" // the replaced files are being removed
 )
 
-// journal tells a later process about a restore.
+// journal describes a restore for a later process.
 type journal struct {
 	Schema    int       `json:"schema"`
 	Kind      string    `json:"kind"` // "live" or "offline"

@@ -1,6 +1,6 @@
-// Package fleet upgrades the hosts of a Tyk installation. It joins three packages: debpkg changes
-// the packages of a host, health checks whether the host serves, and rollout runs the steps on all
-// hosts in waves.
+// Package fleet upgrades the hosts of a Tyk installation. It joins three packages. Package debpkg
+// changes the packages of a host, health checks whether the host serves, and rollout runs the steps
+// on all hosts in waves.
 //
 // An [Inventory] describes hosts, versions and load balancers. It comes from a YAML or JSON file,
 // or from a program that fills in the struct and calls [Inventory.Check]. [Inventory.Waves] turns

@@ -1,10 +1,10 @@
 package fleet
 
-// enterFunc goes into a directory that a service's user may be able to change, as root, without
-// being led elsewhere. A link counts only if nobody but root (or the caller) could have made it.
-// Each other directory is entered by its name, and its ".." must be the one before: a link that
-// somebody puts there in between leads to a directory with another parent. Whatever follows is
-// done to names in the directory that was entered, and follows no link.
+// enterFunc enters, as root, a directory that a service's user may be able to change, without being
+// led elsewhere. It follows a link only if root (or the caller) must have made it. Each other
+// directory is entered by its name, and its ".." must be the one before, because a link that
+// somebody puts there leads to a directory with another parent. All later operations use names in
+// the entered directory and follow no link.
 const enterFunc = `refuse() { echo "$1" >&2; exit 78; }
 me=$(id -u)
 enter() { # absolute path; 1: not there
@@ -29,21 +29,21 @@ enter() { # absolute path; 1: not there
 there() { [ -e "$1" ] || [ -h "$1" ]; }
 `
 
-// noteFunc keeps the notes about what is aside: see [cached.note].
+// noteFunc writes the notes about moved directories, see [cached.note].
 const noteFunc = `note() { # file, text
 	[ ! -e "$1" ] || return 0 # of an earlier try
 	(umask 077; mkdir -p -- "${1%/*}"; printf '%s\n' "$2" >"$1.new"; mv -f -- "$1.new" "$1")
 }
 `
 
-// Of each script the arguments are, for every cached directory: its path, whether it was there
-// when the swap began, which the first script answers, the file of its note, and the note.
+// The arguments of each script are, for every cached directory: its path, whether it existed when
+// the swap began, the file of its note, and the note. The first script finds out whether it existed.
 const (
 	lookScript = enterFunc + `while [ $# -gt 0 ]; do
 	if enter "${1%/*}" && there "./${1##*/}"; then echo true; else echo false; fi; shift 4
 done`
 
-	// What an earlier run kept cannot be reverted any more once a later one begins.
+	// A later run removes what an earlier one kept, which can then no longer be reverted.
 	clearScript = enterFunc + `while [ $# -gt 0 ]; do
 	if [ "$2" = true ] && enter "${1%/*}"; then rm -rf -- "./${1##*/}.before-upgrade"; rm -f -- "$3"; fi; shift 4
 done`

@@ -13,8 +13,8 @@ import (
 )
 
 // Audited returns a Runner that records each command of a step: its program, a digest of its
-// arguments and input, whether it succeeded and how long it took. Arguments themselves are not
-// recorded. Outside a step it only runs the command.
+// arguments and input, its success and its duration. The arguments are not recorded. Outside a step
+// it only runs the command.
 func Audited(run Runner) Runner {
 	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
 		m := memoOf(ctx)

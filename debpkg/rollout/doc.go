@@ -10,12 +10,12 @@
 //
 // A step is a function: the package knows nothing of apt or HTTP. [Rolling] and [BlueGreen] build
 // the waves of two strategies. A [Balancer] takes hosts out of a load balancer and back into it.
-// Package haproxy has the Balancer for HAProxy. [Exec] runs commands, [NewChecked] is for load
+// Package haproxy has the Balancer for HAProxy. [Exec] runs commands. [NewChecked] is for load
 // balancers that only follow health checks, and [None] is for hosts without one. Package
 // rollouttest has a fake for unit tests.
 //
-// A [Prober] shows what a run does to requests, a [Hook] can veto it, [Watch] polls gates while a
-// canary soaks, and [ExportAudit] makes an audit log of a journal.
+// A [Prober] shows what a run does to requests, and a [Hook] can veto it. [Watch] polls gates while
+// a canary soaks. [ExportAudit] makes an audit log of a journal.
 //
 // # What a step promises
 //

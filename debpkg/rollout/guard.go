@@ -247,8 +247,8 @@ func (g *guarded) enough(ctx context.Context, server string) error {
 // recheck is how often the state of a server is read while its host is worked on.
 const recheck = 2 * time.Second
 
-// during does work on a host and keeps its server out meanwhile: a reload of the load balancer
-// or a colleague may have put it back.
+// during runs work on a host and keeps its server out meanwhile. A reload of the load balancer or a
+// colleague may put it back.
 func (g *guarded) during(ctx context.Context, server string,
 	work func(context.Context) error) error {
 	if m := memoOf(ctx); m != nil && m.verifying {

@@ -45,7 +45,7 @@ type runner struct {
 	j      *journal
 	budget int
 	who    Owner
-	aside  string // where the journal of the finished run before went
+	aside  string // the new name of the journal of the finished run before
 
 	mu       sync.Mutex
 	failures map[string]string

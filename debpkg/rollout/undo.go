@@ -9,8 +9,8 @@ import (
 )
 
 // undoTarget undoes the steps of a target, last step first. Each has a deadline of its own and does
-// not end with ctx. undoTarget stops at the first step that cannot be undone and returns the cause:
-// another step could put a broken host back into service.
+// not end with ctx. It stops at the first step that cannot be undone and returns the cause. Another
+// step could put a broken host back into service.
 func (r *runner) undoTarget(ctx context.Context, t Target, why error) (stuck error) {
 	ctx = context.WithoutCancel(ctx)
 	defer r.work(t.Name)()

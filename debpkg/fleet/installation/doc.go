@@ -12,8 +12,8 @@
 //	…
 //	report, err := rollout.Run(ctx, waves, u.RunOptions(waves))
 //
-// The first wave, "prepare", changes no host but apt's package lists. It compiles or takes each
-// plugin, checks it against the gateway of the new version, and packs it with the present build
+// The first wave, "prepare", changes no host but apt's package lists. It compiles each plugin or
+// uses the given build, and checks it against the gateway of the new version. It packs both builds
 // into a bundle that both versions can load. It checks every host, takes a backup, and publishes
 // the bundles last. The other waves come from package fleet, with the file's gates after each
 // component.

@@ -10,17 +10,17 @@ import (
 	"slices"
 )
 
-// What mongod 7.0 keeps: 16 MiB for a user's document and 16 KiB more for its
-// own additions; 200 levels of nesting on the wire.
+// The limits of mongod 7.0: 16 MiB for a user's document, 16 KiB more for its own additions, and
+// 200 levels of nesting on the wire.
 const (
 	maxBSON  = 16<<20 + 16<<10
 	maxDepth = 200
 )
 
-// ErrBSON is matched by errors about documents that are not well-formed.
+// ErrBSON: a document is not well-formed.
 var ErrBSON = errors.New("malformed BSON")
 
-// Reader reads documents that stand back to back, as in a .bson file.
+// Reader reads consecutive documents, as in a .bson file.
 type Reader struct {
 	r     *bufio.Reader
 	shown int    // bytes of the document that the last Next returned out of r
@@ -33,9 +33,8 @@ func NewReader(r io.Reader) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, 256<<10)}
 }
 
-// Next returns the next document, unchecked but for its length and its last
-// byte; it is valid until the call after. io.EOF means that the input ended
-// between two documents.
+// Next returns the next document. It checks only the length and the last byte. The document is
+// valid until the next call. io.EOF means that the input ended between two documents.
 func (b *Reader) Next() ([]byte, error) {
 	_, _ = b.r.Discard(b.shown) // it was there for Peek
 	b.shown = 0
@@ -66,7 +65,7 @@ func (b *Reader) body(size int) ([]byte, error) {
 		b.shown = size
 		return b.r.Peek(size)
 	}
-	// In steps, so that a wrong length costs no memory.
+	// It grows in steps, so that a wrong length costs no memory.
 	doc := b.buf[:0]
 	for have := 0; have < size; have = len(doc) {
 		step := min(size-have, max(have, 64<<10))
@@ -86,22 +85,22 @@ func (b *Reader) cut(err error) error {
 	return err
 }
 
-// Check walks a document and everything in it: lengths, types, terminators.
-// The text of strings is not looked at, because servers hold invalid UTF-8 too.
+// Check checks the lengths, types and terminators of a document and everything in it. It does not
+// check the text of strings, because servers accept invalid UTF-8 too.
 func Check(doc []byte) error {
 	_, err := Inspect(doc)
 	return err
 }
 
-// Shape is what an insert has to know of a document.
+// Shape has the facts about a document that an insert needs.
 type Shape struct {
 	HasID bool
-	// ZeroTime: a top-level field other than _id is a timestamp of zero, which servers
-	// replace by the time of day unless told not to.
+	// ZeroTime: a top-level field other than _id is a zero timestamp, which servers replace by
+	// the current time by default.
 	ZeroTime bool
 }
 
-// Inspect is Check, and tells the document's shape.
+// Inspect does the same as Check and returns the document's shape.
 func Inspect(doc []byte) (s Shape, err error) {
 	err = walk(doc, 0, &s)
 	return s, err
@@ -147,7 +146,7 @@ func walk(doc []byte, depth int, top *Shape) error {
 	return nil
 }
 
-// fixedSize is one more than the size of the types that always have the same.
+// fixedSize is the size plus one of the types with a fixed size.
 var fixedSize = [256]byte{
 	0x01: 9, 0x06: 1, 0x07: 13, 0x09: 9, 0x0A: 1, 0x10: 5, 0x11: 9, 0x12: 9, 0x13: 17, 0x7F: 1,
 	0xFF: 1,
@@ -157,7 +156,7 @@ func errShort(kind byte) error {
 	return fmt.Errorf("%w: value of type %#02x reaches beyond its document", ErrBSON, kind)
 }
 
-// ValueSize returns how many bytes of b the value at its beginning takes.
+// ValueSize returns the size of the value at the beginning of b.
 func ValueSize(kind byte, b []byte) (n int, err error) {
 	if fixed := int(fixedSize[kind]); fixed > 0 {
 		if fixed-1 > len(b) {

@@ -1,5 +1,5 @@
-// Package dump reads and writes the files of mongodump --out: BSON documents back to
-// back, metadata files in canonical Extended JSON, and their tree of directories.
+// Package dump reads and writes the files of mongodump --out: consecutive BSON documents, metadata
+// files in canonical Extended JSON, and their directories.
 //
 // The layout is that of mongo-tools 100.18. Archives, oplogs, and users and roles are
 // not supported.

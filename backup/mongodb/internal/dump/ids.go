@@ -9,16 +9,15 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 )
 
-// IDs finds documents of one collection that have the same _id. It keeps eight bytes a
-// document.
+// IDs finds documents of a collection with the same _id. It keeps eight bytes per document.
 type IDs struct {
-	Most   int // how many documents it looks at; 0: any number
+	Most   int // the largest number of documents; 0: any
 	seed   maphash.Seed
 	hashes []uint64
 	gaveUp bool
 }
 
-// Add looks at one document.
+// Add adds one document.
 func (i *IDs) Add(doc []byte) {
 	if i.gaveUp {
 		return
@@ -41,8 +40,8 @@ func (i *IDs) hash(doc []byte) uint64 {
 	return maphash.Bytes(i.seed, AppendID(buf[:0], doc))
 }
 
-// Count returns how many documents have an _id that an earlier one has; ok is false
-// after more documents than it looks at. It costs a sort, and no further Add may follow.
+// Count returns how many documents have the _id of an earlier one. ok is false after more than Most
+// documents. Count sorts, and no Add may follow.
 func (i *IDs) Count() (n int64, ok bool) {
 	slices.Sort(i.hashes)
 	for k := 1; k < len(i.hashes); k++ {
@@ -53,7 +52,7 @@ func (i *IDs) Count() (n int64, ok bool) {
 	return n, !i.gaveUp
 }
 
-// Twice returns a test for documents whose _id occurred more than once.
+// Twice returns a function that reports whether the _id of a document occurred more than once.
 func (i *IDs) Twice() func(doc []byte) bool {
 	slices.Sort(i.hashes)
 	twice := map[uint64]bool{}
@@ -65,8 +64,8 @@ func (i *IDs) Twice() func(doc []byte) bool {
 	return func(doc []byte) bool { return twice[i.hash(doc)] }
 }
 
-// AppendID appends the _id of a document in a form that is the same for values that a
-// server takes for the same _id: numbers are equal whatever their type.
+// AppendID appends the _id of a document in a form that is equal for IDs that are equal for a
+// server. Numbers of different types can be equal.
 func AppendID(b, doc []byte) []byte {
 	v := bson.Raw(doc).Lookup("_id")
 	switch v.Type {

@@ -13,12 +13,11 @@ func indexName(x bson.Raw) string {
 	return name
 }
 
-// IndexName is the name of an index.
+// IndexName returns the name of an index.
 func IndexName(x bson.Raw) string { return indexName(x) }
 
-// IsID reports whether an index is the one on _id, or the one that the option
-// clusteredIndex makes. The server creates both itself, with the collation of their
-// collection.
+// IsID reports whether an index is the one on _id, or that of the option clusteredIndex. The server
+// creates both itself, with the collation of the collection.
 func IsID(x bson.Raw) bool {
 	if clustered, _ := x.Lookup("clustered").BooleanOK(); clustered {
 		return true
@@ -31,17 +30,16 @@ func IsID(x bson.Raw) bool {
 	return ok && n == 1
 }
 
-// legacyFields are fields of index documents that mean nothing to today's servers.
-// Drivers up to 2.x stored options of the write there, and servers before 3.4 took any.
-// createIndexes refuses them, and "ns", since 4.4. "v" is the server's own choice.
+// legacyFields are fields of index documents without a meaning for present servers. Drivers up to
+// 2.x stored write options there, and servers before 3.4 accepted any field. createIndexes refuses
+// them, and "ns", since 4.4. "v" is the server's own choice.
 var legacyFields = []string{"ns", "v", "safe", "w", "wtimeout", "j", "fsync", "dropDups",
 	"drop_dups", "dropdups", "_id", "cache", "unsafe"}
 
-// Clean returns an index document in the form that createIndexes takes today, as
-// mongorestore 100.18 does: without legacy fields and options that are null, with
-// numbers in the key where servers before 3.4 took anything, and with the version 1 that
-// an unversioned 2dsphere index has. In a collated collection an index without a
-// collation gets the simple one, because the server would give it the collection's.
+// Clean returns an index document in the form for createIndexes, as mongorestore 100.18 does. It
+// removes legacy fields and null options, and replaces values in the key that only servers before
+// 3.4 accepted by numbers. An unversioned 2dsphere index gets version 1. In a collated collection,
+// an index without a collation gets the simple one, because the server would use the collection's.
 func Clean(x bson.Raw, collated bool) bson.Raw {
 	elems, err := x.Elements()
 	if err != nil {
@@ -76,7 +74,7 @@ func hasKind(key bson.Raw, kind string) bool {
 	})
 }
 
-// cleanKey makes the directions of old keys what the server took them for.
+// cleanKey replaces the directions in old keys by their meaning for the server.
 func cleanKey(key bson.Raw) bson.Raw {
 	elems, err := key.Elements()
 	if err != nil {
@@ -111,8 +109,8 @@ func cleanKey(key bson.Raw) bson.Raw {
 	return join(elems)
 }
 
-// comparableIndexes are the indexes by name in a form that is the same on every server
-// that has the same index.
+// comparableIndexes returns the indexes by name, in a form that is equal on every server with the
+// same index.
 func (s *Space) comparableIndexes() map[string]bson.Raw {
 	collated := !emptyDoc(s.Collation())
 	out := map[string]bson.Raw{}
@@ -138,14 +136,13 @@ func (s *Space) comparableIndexes() map[string]bson.Raw {
 	return out
 }
 
-// isFalse reports whether an option says what its absence says.
+// isFalse reports whether an option means the same as its absence.
 func isFalse(v bson.RawValue) bool {
 	b, ok := v.BooleanOK()
 	return ok && !b
 }
 
-// plainNumber gives numbers one type: some servers store 1 where 1.0 was sent, and true
-// where 1 was.
+// plainNumber gives numbers one type, because some servers store 1 for 1.0, and true for 1.
 func plainNumber(e bson.RawElement) bson.RawElement {
 	v := e.Value()
 	switch {

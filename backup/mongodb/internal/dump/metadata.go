@@ -22,9 +22,8 @@ const (
 	GzipSuffix     = ".gz"
 )
 
-// FileName is the name, without suffix, that mongodump gives a collection:
-// escaped, and shortened where the escaped name would exceed a file system's
-// 255 bytes (mongo-tools 100.18).
+// FileName returns mongodump's file name of a collection, without a suffix. It is escaped, and
+// shortened if it would exceed 255 bytes (mongo-tools 100.18).
 func FileName(collection string) string {
 	escaped := url.QueryEscape(collection)
 	if len(escaped) <= 238 {
@@ -34,8 +33,8 @@ func FileName(collection string) string {
 	return escaped[:208] + "%24" + base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Metadata renders the metadata file: one line of canonical Extended
-// JSON, fields in mongodump's order.
+// Metadata returns the metadata file: one line of canonical Extended JSON, with the fields in
+// mongodump's order.
 func (s *Space) Metadata() ([]byte, error) {
 	d := bson.D{}
 	if !emptyDoc(s.Options) {
@@ -63,14 +62,14 @@ func (s *Space) Metadata() ([]byte, error) {
 	}
 	var again bson.Raw
 	if err := bson.UnmarshalExtJSON(text, true, &again); err != nil || !bytes.Equal(raw, again) {
-		// {"$date": …} as a key, for example: mongodump 100.18 stops here too.
-		return nil, errors.New("its options or indexes hold names that Extended JSON takes for types, " +
+		// An example is {"$date": …} as a key. mongodump 100.18 stops here too.
+		return nil, errors.New("its options or indexes have names that are types in Extended JSON, " +
 			"so the metadata could not be read back")
 	}
 	return text, nil
 }
 
-// ParseMetadata reads a metadata file of mongodump's, or our own.
+// ParseMetadata parses a metadata file of mongodump or of this package.
 func ParseMetadata(db string, text []byte) (*Space, error) {
 	var raw bson.Raw
 	if err := bson.UnmarshalExtJSON(text, true, &raw); err != nil {
@@ -108,7 +107,7 @@ func ParseMetadata(db string, text []byte) (*Space, error) {
 	if id, err := hex.DecodeString(s.UUID); err != nil || len(id) != 0 && len(id) != 16 {
 		return nil, fmt.Errorf("uuid %q", s.UUID)
 	}
-	// Older dumps leave the type out; their views are told by an option.
+	// Older dumps leave the type out, so an option identifies their views.
 	if _, err := s.Options.LookupErr("viewOn"); err == nil {
 		s.Type = TypeView
 	}
@@ -152,11 +151,10 @@ func documents(v bson.RawValue) ([]bson.Raw, bool) {
 	return out, true
 }
 
-// unescapeCollection is the reverse of FileName for names that were not
-// shortened.
+// unescapeCollection reverses FileName for names that were not shortened.
 func unescapeCollection(stem string) (string, error) {
 	if len(stem) > 208 && strings.Contains(stem[208:], "%24") {
-		return "", errors.New("the name is shortened and the metadata does not tell the full one")
+		return "", errors.New("the name is shortened and the metadata does not have the full one")
 	}
 	return url.QueryUnescape(stem)
 }

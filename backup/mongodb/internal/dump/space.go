@@ -17,20 +17,20 @@ const (
 	TypeTimeseries = "timeseries"
 )
 
-// Space is one collection, view or time series: what a metadata file holds.
+// Space is one collection, view or time series, as a metadata file describes it.
 type Space struct {
 	DB, Name string
 	Type     string
-	UUID     string     // 32 hex digits; empty where the server has none
+	UUID     string     // 32 hex digits; empty if the server has none
 	Options  bson.Raw   // nil: none
 	Indexes  []bson.Raw // _id_ included, in the server's order
 }
 
-// Namespace is "database.collection".
+// Namespace returns "database.collection".
 func (s *Space) Namespace() string { return s.DB + "." + s.Name }
 
-// DataName is the collection that holds the documents: those of a time series are
-// buckets in a collection of their own (up to MongoDB 8.2).
+// DataName returns the name of the collection with the documents. A time series keeps its buckets
+// in a collection of their own (up to MongoDB 8.2).
 func (s *Space) DataName() string {
 	if s.Type == TypeTimeseries {
 		return "system.buckets." + s.Name
@@ -38,7 +38,7 @@ func (s *Space) DataName() string {
 	return s.Name
 }
 
-// IndexNames lists the indexes for the manifest.
+// IndexNames returns the names of the indexes, for the manifest.
 func (s *Space) IndexNames() []string {
 	var names []string
 	for _, x := range s.Indexes {
@@ -53,27 +53,27 @@ func (s *Space) Capped() bool {
 	return capped
 }
 
-// Validated reports whether the server checks documents before it takes them.
+// Validated reports whether the server validates documents.
 func (s *Space) Validated() bool {
 	_, err := s.Options.LookupErr("validator")
 	return err == nil
 }
 
-// ViewOn is the collection or view that a view reads.
+// ViewOn returns the collection or view that a view reads.
 func (s *Space) ViewOn() string {
 	on, _ := s.Options.Lookup("viewOn").StringValueOK()
 	return on
 }
 
-// TTL is a rule by which the server removes documents: once the date in the field is
-// this many seconds old.
+// TTL is a rule of the server: it removes documents once the date in the field is this many seconds
+// old.
 type TTL struct {
 	field   []string
 	seconds int64
 }
 
-// Removals are the rules by which the server removes documents on its own: TTL
-// indexes, and the age limit of clustered collections and time series.
+// Removals returns the rules by which the server removes documents itself: TTL indexes, and the age
+// limits of clustered collections and time series.
 func (s *Space) Removals() []TTL {
 	var rules []TTL
 	if t, ok := asInt64(s.Options.Lookup("expireAfterSeconds")); ok {
@@ -94,8 +94,8 @@ func (s *Space) Removals() []TTL {
 	return rules
 }
 
-// Expires reports whether the server removes a document before a moment. An array
-// counts by its earliest date.
+// Expires reports whether the server removes a document before a moment. In an array, the earliest
+// date counts.
 func (t TTL) Expires(doc []byte, before time.Time) bool {
 	v := bson.Raw(doc).Lookup(t.field...)
 	earliest, found := int64(0), false
@@ -114,16 +114,16 @@ func (t TTL) Expires(doc []byte, before time.Time) bool {
 	return found && time.UnixMilli(earliest).Add(time.Duration(t.seconds)*time.Second).Before(before)
 }
 
-// staleOptions are options of collections that servers no longer take, or that mean
-// nothing since MongoDB 4.0: mongod 3.x listed them, and so dumps hold them.
+// staleOptions are collection options that servers no longer accept, or that mean nothing since
+// MongoDB 4.0. Dumps have them because mongod 3.x listed them.
 var staleOptions = []string{"autoIndexId", "recordIdsReplicated", "uuid", "flags", "temp", "create",
 	"$nExtents"}
 
-// neededOptions make a view or a time series what it is.
+// neededOptions define a view or a time series.
 var neededOptions = []string{"viewOn", "pipeline", "timeseries"}
 
-// CreateOptions are the options in the form that create takes today. With bare the
-// result holds only what makes a view or a time series.
+// CreateOptions returns the options in the form for create. With bare, it returns only those that
+// define a view or a time series.
 func (s *Space) CreateOptions(bare bool) []bson.RawElement {
 	elems, err := s.Options.Elements()
 	if err != nil || len(s.Options) == 0 {
@@ -135,18 +135,17 @@ func (s *Space) CreateOptions(bare bool) []bson.RawElement {
 	})
 }
 
-// Collation is the collection's default collation, nil without one.
+// Collation returns the collection's default collation, or nil.
 func (s *Space) Collation() bson.Raw {
 	c, _ := s.Options.Lookup("collation").DocumentOK()
 	return c
 }
 
-// Scope is what a comparison of two definitions leaves out.
+// Scope sets what a comparison of two definitions leaves out.
 type Scope struct{ NoOptions, NoIndexes bool }
 
-// Difference says in what have is not as s, empty if it is. It leaves out what differs
-// between two servers that hold the same: UUID, index versions, the index on _id, and
-// spellings that Clean changes.
+// Difference returns a difference between have and s, or "". It ignores differences between
+// servers: UUID, index versions, the index on _id, and spellings that Clean changes.
 func (s *Space) Difference(have *Space, scope Scope) string {
 	if s.Type != have.Type {
 		return fmt.Sprintf("it is a %s, the dump has a %s", have.Type, s.Type)
@@ -165,7 +164,7 @@ func (s *Space) Difference(have *Space, scope Scope) string {
 		case got == nil:
 			return fmt.Sprintf("it lacks the index %q", name)
 		case want == nil:
-			return fmt.Sprintf("it has the index %q, the dump has not", name)
+			return fmt.Sprintf("it has the index %q, the dump does not", name)
 		}
 		if _, err := want.LookupErr("textIndexVersion"); err != nil { // version 1 cannot be created today
 			got = Without(got, "textIndexVersion")
@@ -193,8 +192,8 @@ func mapsKeys(maps ...map[string]bson.Raw) func(func(string) bool) {
 	}
 }
 
-// sorted joins elements in order of name. What is nested stays as it is, because there
-// the order means something (index keys).
+// sorted joins elements in the order of their names. It does not sort nested documents, because the
+// order of index keys matters.
 func sorted(elems []bson.RawElement) bson.Raw {
 	elems = slices.Clone(elems)
 	slices.SortStableFunc(elems, func(a, b bson.RawElement) int {
@@ -204,7 +203,7 @@ func sorted(elems []bson.RawElement) bson.Raw {
 	return join(elems)
 }
 
-// Without copies a document leaving out some of its fields.
+// Without returns a copy of a document without some of its fields.
 func Without(d bson.Raw, fields ...string) bson.Raw {
 	elems, err := d.Elements()
 	if err != nil || len(d) == 0 {

@@ -8,8 +8,8 @@ import (
 	"math/bits"
 )
 
-// Tally is what a sequence of documents adds up to, whatever their order. It decides
-// whether two collections hold the same documents.
+// Tally is an order-independent sum of documents. Two collections with equal tallies have the same
+// documents.
 type Tally struct {
 	Count, Bytes int64
 	Sum          Sum
@@ -22,7 +22,7 @@ func (t *Tally) Add(doc []byte) {
 	t.Sum.Add(sha256.Sum256(doc))
 }
 
-// Subtract takes back documents that were added.
+// Subtract removes documents that were added.
 func (t *Tally) Subtract(o Tally) {
 	t.Count -= o.Count
 	t.Bytes -= o.Bytes
@@ -36,8 +36,8 @@ func (t Tally) String() string {
 	return fmt.Sprintf("%d documents of %d bytes with digest %s", t.Count, t.Bytes, t.Sum)
 }
 
-// Sum adds up the SHA-256 of documents modulo 2^256. The order does not matter,
-// repetitions do, and one changed bit of one document changes it.
+// Sum is the sum of the SHA-256 of documents modulo 2^256. It does not depend on their order.
+// Repetitions and any changed bit change it.
 type Sum [4]uint64
 
 // Add adds one digest.
@@ -56,7 +56,7 @@ func (s Sum) String() string {
 	return hex.EncodeToString(b[:])
 }
 
-// ParseSum reads the text of a Sum.
+// ParseSum parses the text of a Sum.
 func ParseSum(text string) (s Sum, err error) {
 	b, err := hex.DecodeString(text)
 	if err == nil && len(b) != sha256.Size {

@@ -16,16 +16,14 @@ import (
 	"example.com/tykupgrade/backup/internal/step"
 )
 
-// Collection is one collection, view or time series of a dump, with what its documents
-// have to add up to.
+// Collection is one collection, view or time series of a dump, with the tally of its documents.
 type Collection struct {
 	*Space
 	Data string // file of the documents; empty: a view
 	Tally
 }
 
-// Tree is a dump in the form of mongodump --out. Its methods may be called by several
-// goroutines.
+// Tree is a dump in the form of mongodump --out. Its methods may be called concurrently.
 type Tree struct {
 	Open    func(name string) (io.ReadCloser, error)
 	All     []*Collection
@@ -34,15 +32,15 @@ type Tree struct {
 	Users   []string // databases whose users and roles are in the dump; they are not read
 }
 
-// Read passes documents on one by one; each is valid during the call only.
+// Read passes documents to do one by one. Each is valid only during the call.
 type Read func(do func(doc []byte) error) error
 
-// Documents returns how the documents of d are read, in the file's order.
+// Documents returns a Read for the documents of d, in the order of the file.
 func (t *Tree) Documents(ctx context.Context, d *Collection) Read {
 	return func(do func([]byte) error) error { return t.documents(ctx, d.Data, do) }
 }
 
-// Suffix is what compression adds to the names of files.
+// Suffix returns the suffix that compression adds to file names.
 func (t *Tree) Suffix() string {
 	if t.Gzip {
 		return GzipSuffix
@@ -50,7 +48,7 @@ func (t *Tree) Suffix() string {
 	return ""
 }
 
-// documents reads a .bson file to its end, checksum of gzip included.
+// documents reads a .bson file to its end, including gzip's checksum.
 func (t *Tree) documents(ctx context.Context, file string, do func([]byte) error) error {
 	f, err := t.Open(file)
 	if err != nil {
@@ -85,8 +83,7 @@ func unexpectedEOF(err error) error {
 	return err
 }
 
-// maxMetadata is far more than a server lets a collection have of options and
-// indexes: 64 indexes and documents of 16 MB.
+// maxMetadata is far above the limits of servers, which allow 64 indexes and documents of 16 MB.
 const maxMetadata = 64 << 20
 
 func (t *Tree) text(ctx context.Context, file string) ([]byte, error) {
@@ -128,13 +125,12 @@ func (t *Tree) Metadata(ctx context.Context, db, file string) (*Space, error) {
 		}
 	}
 	if FileName(s.Name) != stem {
-		return nil, fmt.Errorf("%s: the file says that it belongs to collection %q", file, s.Name)
+		return nil, fmt.Errorf("%s: the file belongs to collection %q by its own metadata", file, s.Name)
 	}
 	return s, nil
 }
 
-// Scan reads the documents of d, checks each from end to end and returns what they add
-// up to.
+// Scan reads and checks the documents of d, and returns their tally.
 func (t *Tree) Scan(ctx context.Context, d *Collection) (Tally, error) {
 	var sum Tally
 	err := t.documents(ctx, d.Data, func(doc []byte) error {
@@ -147,8 +143,8 @@ func (t *Tree) Scan(ctx context.Context, d *Collection) (Tally, error) {
 	return sum, err
 }
 
-// OpenTree reads the metadata of a directory that mongodump wrote. It accounts for every
-// file. noPrelude accepts a dump without prelude.json as complete.
+// OpenTree reads the metadata of a directory of mongodump. An unexpected file is an error.
+// noPrelude accepts a dump without prelude.json as complete.
 func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 	t := &Tree{Open: func(name string) (io.ReadCloser, error) { return root.Open(name) }}
 	top, err := fs.ReadDir(root, ".")
@@ -172,7 +168,7 @@ func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 			for _, f := range entries {
 				if f.IsDir() {
 					return nil, &step.Error{Op: "open", Object: name,
-						Err: fmt.Errorf("it holds the directory %q: a dump has one directory for each database "+
+						Err: fmt.Errorf("it has the directory %q: a dump has one directory for each database "+
 							"and files in it", f.Name()),
 						Next: "name the directory that was given to mongodump --out"}
 				}
@@ -215,9 +211,9 @@ func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 	t.Gzip = suffixes[true]
 	if !complete && !noPrelude {
 		return nil, &step.Error{Op: "open", Object: "the dump",
-			Err: fmt.Errorf("%w: there is no %s, which mongodump writes last: it was interrupted, or is "+
+			Err: fmt.Errorf("%w: %s is missing, which mongodump writes last: it was interrupted, or is "+
 				"of an older version, which wrote none", step.ErrDamaged, PreludeName),
-			Next: "dump again, or say that the dump is known to be complete"}
+			Next: "dump again, or set NoPrelude if the dump is complete"}
 	}
 	for db, names := range files {
 		if err := t.addDatabase(ctx, db, names); err != nil {
@@ -225,7 +221,7 @@ func OpenTree(ctx context.Context, root fs.FS, noPrelude bool) (*Tree, error) {
 		}
 	}
 	if len(t.All) == 0 {
-		return nil, errors.New("it holds no collections")
+		return nil, errors.New("it has no collections")
 	}
 	slices.SortFunc(t.All, func(a, b *Collection) int {
 		return strings.Compare(a.Namespace(),
@@ -248,7 +244,7 @@ func (t *Tree) readPrelude(ctx context.Context, name string) error {
 	return nil
 }
 
-// addDatabase pairs the files of one database.
+// addDatabase matches the files of one database.
 func (t *Tree) addDatabase(ctx context.Context, db string, names []string) error {
 	data := map[string]bool{} // stems of .bson files that no metadata file has claimed
 	auth := 0

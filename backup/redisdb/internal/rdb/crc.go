@@ -24,7 +24,7 @@ var crcTables = func() (t [16][256]uint64) {
 	return t
 }()
 
-// CRC updates the CRC-64 of Redis, which neither starts nor ends inverted.
+// CRC updates the CRC-64 of Redis, which is not inverted at its start and end.
 func CRC(crc uint64, p []byte) uint64 {
 	t := &crcTables
 	for len(p) >= 16 {

@@ -10,8 +10,8 @@ import (
 
 const bufferSize = 256 << 10
 
-// cursor reads the primitives of a file. Its error sticks, and after one
-// everything read is zero.
+// cursor reads the primitives of a file. After the first error, it keeps that error and returns
+// zeros.
 type cursor struct {
 	ctx      context.Context
 	r        io.Reader
@@ -103,8 +103,8 @@ func (c *cursor) take(n int) []byte {
 	return p
 }
 
-// takeBig grows with what is there, so that a wrong length cannot claim memory.
-// Once half is there the length is believed.
+// takeBig allocates memory as data arrives, so that a wrong length costs none. It trusts the length
+// once half of the data has arrived.
 func (c *cursor) takeBig(n int) []byte {
 	c.big = c.big[:0]
 	for n > len(c.big) && c.err == nil {
@@ -184,7 +184,7 @@ func (c *cursor) length() uint64 {
 	return n
 }
 
-// each reads a count and runs f so many times.
+// each reads a count and runs f that many times.
 func (c *cursor) each(f func()) {
 	for n := c.length(); n > 0 && c.err == nil; n-- {
 		f()

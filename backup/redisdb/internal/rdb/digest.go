@@ -33,11 +33,10 @@ func (d Digest) Append(b []byte) []byte {
 	return b
 }
 
-// digester sums up a value by its meaning, so that two servers that store it in
-// different encodings agree: elements of a list, a string and a stream in order,
-// those of sets, sorted sets and hashes in any.
+// digester sums up a value independently of its encoding on a server. The order matters for lists,
+// strings and streams, but not for sets, sorted sets and hashes.
 //
-// A quiet one sums up nothing: reading with it only checks the forms.
+// A quiet digester sums up nothing and only checks the form of values.
 type digester struct {
 	seq    hash.Hash
 	one    hash.Hash // the member in hand

@@ -1,10 +1,9 @@
 // Package rdb reads and writes the snapshot format of Redis and Valkey.
 //
-// Read walks a file from the first byte to its checksum in constant memory: it
-// counts keys, sums them up by their meaning, and says where each value lies.
-// It knows every value type and record that Redis 2.6 to 8.8 (RDB versions 1 to
-// 14) and Valkey 7.2 to 9 (11 and 80) write. Of newer files it checks the header
-// and the checksum only.
+// Read reads a whole file in constant memory. It counts keys, sums them up by their meaning, and
+// reports the position of each value. It knows every value type and record of Redis 2.6 to 8.8 (RDB
+// versions 1 to 14) and Valkey 7.2 to 9 (11 and 80). Of newer files it checks only the header and
+// the checksum.
 package rdb
 
 // Limits of the format that this package knows.
@@ -13,7 +12,7 @@ const (
 	MaxValkey = 80 // of Valkey (9.0), whose files begin with VALKEY
 )
 
-// Walks says whether values in this RDB version can be read.
+// Walks reports whether this package can read values of an RDB version.
 func Walks(version int) bool { return version <= MaxRedis || version == MaxValkey }
 
 // Opcodes of a file (rdb.h of Redis 7.0; slot info from 7.4, 243 from Redis 8.6

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Info is what reading a file from end to end tells of it.
+// Info describes a file that was read completely.
 type Info struct {
 	// of the format: 10 is Redis 7.0, 11 is 7.2, 80 is Valkey 9.0
 	Version int       `json:"version"`
@@ -23,11 +23,11 @@ type Info struct {
 	Trailing int64 `json:"trailing,omitempty"`
 	Keys     int64 `json:"keys"`               // all databases
 	Expiring int64 `json:"expiring,omitempty"` // keys that have a time to live
-	// of Keys: collections without elements, which servers do not load
+	// those of Keys that are empty collections, which servers do not load
 	Empty int64 `json:"empty,omitempty"`
 	// bytes of the largest value as in the file
 	Largest int64 `json:"largest,omitempty"`
-	// bytes that strings take more than Size once they are decompressed
+	// bytes that decompressed strings need in addition to Size
 	Expands   int64            `json:"expands,omitempty"`
 	Databases map[int]int64    `json:"databases,omitempty"` // keys of each
 	Types     map[string]int64 `json:"types,omitempty"`     // keys of each type
@@ -36,14 +36,14 @@ type Info struct {
 	// records that a module keeps outside of keys, by type
 	ModuleAux map[string]int64 `json:"module_aux,omitempty"`
 	Functions int64            `json:"functions,omitempty"` // function libraries
-	// false: the server has rdbchecksum off, so the file carries none
+	// false: the server has rdbchecksum off, so the file has no checksum
 	Checksum bool `json:"checksum"`
-	// why keys were not counted; checksums hold all the same
+	// why keys were not counted, although the checksum is correct
 	NotWalked string            `json:"not_walked,omitempty"`
-	Aux       map[string]string `json:"-"` // what else the server noted
+	Aux       map[string]string `json:"-"` // other notes of the server
 }
 
-// ErrUnknown is matched by a value whose form is not known. The file may be fine.
+// ErrUnknown: the form of a value is unknown. The file may be correct.
 var ErrUnknown = errors.New("unknown to this program")
 
 func unknownf(format string, a ...any) error {
@@ -56,28 +56,27 @@ type Key struct {
 	Name       []byte
 	Type       byte
 	Expire     int64  // Unix time in ms; 0: none
-	Raw        []byte // the value as in the file; nil where it is large
+	Raw        []byte // the value as in the file; nil if it is large
 	Start, End int64  // where the value lies in the file
 	Empty      bool   // a collection without elements, which servers do not load
 	Digest     Digest // of the value; with Visit.Digest
 	Gone       bool   // a hash whose fields all expire up to Visit.Cutoff; with Visit.Digest
 }
 
-// Visit says what is wanted of each key.
+// Visit sets what Read reports about each key.
 type Visit struct {
 	Digest bool
-	Check  bool // look into packed and compressed values as well
-	// with Digest: fields of hashes that expire up to then do not count; Unix time in ms
+	Check  bool // also check inside of packed and compressed values
+	// with Digest: hash fields that expire up to then do not count; Unix time in ms
 	Cutoff   int64
 	Key      func(*Key) error           // nil: only count
 	Function func(library []byte) error // nil: only count
 }
 
-// Read reads one file from r and checks it from the first byte to the checksum.
-// It never reads beyond the file's end by more than its buffer. Values of any
-// size need no more memory than that, but for packed ones. An error that
-// matches [ErrUnknown] is returned only where v.Key is set: otherwise the rest
-// is read up to the checksum, and Info.NotWalked says why.
+// Read reads one file from r and checks it up to its checksum. It reads at most its buffer beyond
+// the file's end. Only packed values need more memory than the buffer. An error matches
+// [ErrUnknown] only if v.Key is set. Otherwise Read reads the rest up to the checksum, and
+// Info.NotWalked has the reason.
 func Read(ctx context.Context, r io.Reader, v Visit) (Info, error) {
 	c := newCursor(ctx, r, bufferSize)
 	info, err := c.file(v)
@@ -115,7 +114,7 @@ func (c *cursor) file(v Visit) (Info, error) {
 		info.Keys, info.Expiring, info.Empty, info.Functions = 0, 0, 0, 0
 		info.Largest, info.Expands = 0, 0
 		info.Databases, info.Types, info.Modules, info.ModuleAux = nil, nil, nil, nil
-		// The visitor has not seen everything; that must not look complete.
+		// The visitor has not seen everything, which must not look complete.
 		if v.Key != nil {
 			return info, err
 		}
@@ -128,8 +127,8 @@ func (c *cursor) file(v Visit) (Info, error) {
 	return info, c.footer(&info)
 }
 
-// markSize is the length of the mark that ends a diskless transfer. Tools that
-// write down what they receive leave it in the file; servers ignore it.
+// markSize is the length of the mark that ends a diskless transfer. Tools may leave the mark in the
+// file, where servers ignore it.
 const markSize = 40
 
 // footer checks the checksum and that nothing follows.
@@ -172,7 +171,7 @@ func isMark(p []byte) bool {
 	return true
 }
 
-// tail reads the rest without understanding it, up to the checksum.
+// tail reads the rest up to the checksum without decoding it.
 func (c *cursor) tail(info *Info) error {
 	var last []byte // the final nine bytes are the end opcode and the checksum
 	for {
@@ -317,8 +316,8 @@ func (w *walk) record(op byte) error {
 	return nil
 }
 
-// pointInTime is an expiry as a server reads it: -1 is none, and one of 1970 or before has
-// passed. RESTORE takes neither zero nor less for that (Redis 7.0).
+// pointInTime returns an expiry as a server reads it. -1 means none. An expiry in 1970 or before
+// has passed, but RESTORE does not accept zero or less for it (Redis 7.0).
 func pointInTime(ms int64) int64 {
 	if ms == -1 {
 		return 0

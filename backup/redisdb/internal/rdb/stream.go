@@ -5,11 +5,10 @@ import (
 	"strconv"
 )
 
-// streamValue reads the five generations of streams (Redis 5.0, 7.0, 7.2, 8.6
-// and 8.8). Its sum holds what every generation knows and a user can see:
-// entries with their ids, the last id, groups, consumers and pending entries.
-// Counters that only newer generations have, times at which a consumer was seen,
-// and the identifiers of idempotent producers are left out.
+// streamValue reads the five generations of streams (Redis 5.0, 7.0, 7.2, 8.6 and 8.8). Its sum has
+// what every generation has and a user can see: entries with their IDs, the last ID, groups,
+// consumers and pending entries. It leaves out newer counters, times of consumers, and the
+// identifiers of idempotent producers.
 func (c *cursor) streamValue(d *digester, generation int) {
 	entries := uint64(0)
 	c.each(func() {
@@ -30,7 +29,7 @@ func (c *cursor) streamValue(d *digester, generation int) {
 		entries += n
 	})
 	if n := c.length(); d != nil && c.err == nil && n != entries {
-		c.failf("a stream of %d entries says that it has %d", entries, n)
+		c.failf("a stream has %d entries, its header says %d", entries, n)
 	}
 	c.numbers(d, 2) // last id
 	if generation >= 2 {

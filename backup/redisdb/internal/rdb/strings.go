@@ -6,10 +6,9 @@ import (
 	"strconv"
 )
 
-// Limits of strings. A server refuses strings above proto-max-bulk-len, 512 MiB
-// by default, and packed values above 1 GiB (Redis 7.0). Strings are streamed,
-// so that their limit costs no memory; what must be in memory as a whole has a
-// lower one.
+// Limits of strings. A server refuses strings above proto-max-bulk-len, 512 MiB by default, and
+// packed values above 1 GiB (Redis 7.0). Strings are streamed, so their limit costs no memory.
+// Values that must be in memory have a lower limit.
 const (
 	maxString = 4 << 30
 	maxWhole  = 512 << 20 // keys, function libraries
@@ -20,9 +19,9 @@ var errLZF = errors.New("compressed string is damaged")
 
 // stringHead reads how the next string is stored.
 type stringHead struct {
-	size   uint64 // bytes that it has
-	packed uint64 // bytes that it takes compressed; 0: it is not
-	number []byte // its text where it is stored as a number
+	size   uint64 // bytes of the string
+	packed uint64 // compressed bytes; 0: it is not compressed
+	number []byte // its text if it is stored as a number
 }
 
 func (c *cursor) head() stringHead {

@@ -6,8 +6,7 @@ import (
 	"strconv"
 )
 
-// form is how a value type is read. A nil digester skips the value as cheaply
-// as its form allows.
+// form reads a value type. A nil digester skips the value as cheaply as its form allows.
 type form struct {
 	name  string
 	class byte // the same for all encodings of one type
@@ -62,11 +61,10 @@ func (c *cursor) plainString(d *digester) {
 	c.orderedString(d)
 }
 
-// uncompressed says whether the next string is stored as it is.
+// uncompressed reports whether the next string is not compressed.
 func (c *cursor) uncompressed() bool { return c.fill(1) && c.buf[c.pos] != 0xc3 }
 
-// eachElement counts what each counts: a collection without elements is one
-// that servers do not load.
+// eachElement does the same as each and notes empty collections, which servers do not load.
 func (c *cursor) eachElement(f func()) {
 	n := c.length()
 	c.elements += int64(n)

@@ -10,15 +10,15 @@ import (
 	"io"
 )
 
-// Footer is how many bytes DUMP puts after a value: RDB version and CRC-64.
+// Footer is the number of bytes that DUMP adds after a value: RDB version and CRC-64.
 const Footer = 10
 
-// DumpVersion is the RDB version in what DUMP returned.
+// DumpVersion returns the RDB version in a result of DUMP.
 func DumpVersion(payload []byte) int {
 	return int(binary.LittleEndian.Uint16(payload[len(payload)-Footer:]))
 }
 
-// CheckDump checks the length and the checksum of what DUMP returned.
+// CheckDump checks the length and the checksum of a result of DUMP.
 func CheckDump(payload []byte) error {
 	if len(payload) < Footer {
 		return errors.New("the reply to DUMP is too short")
@@ -39,9 +39,8 @@ func AppendFooter(p []byte, version int, crc uint64) []byte {
 	return binary.LittleEndian.AppendUint64(p, CRC(crc, v[:]))
 }
 
-// DumpDigest sums up what DUMP returned, as [Visit] does with the value of a
-// key. The payload of size bytes comes from r; its checksum is checked. gone
-// is [Key.Gone].
+// DumpDigest sums up a result of DUMP, as [Visit] does with the value of a key. It reads size bytes
+// from r and checks the checksum. gone is [Key.Gone].
 func DumpDigest(ctx context.Context, r io.Reader, size,
 	cutoff int64) (sum Digest, gone bool, err error) {
 	if size < Footer+1 {
@@ -70,7 +69,7 @@ func DumpDigest(ctx context.Context, r io.Reader, size,
 	return d.sum(), d.lost && !d.kept, nil
 }
 
-// Functions passes on every library of what FUNCTION DUMP returned.
+// Functions passes every library in a result of FUNCTION DUMP to f.
 func Functions(ctx context.Context, payload []byte, f func(library []byte) error) error {
 	if err := CheckDump(payload); err != nil {
 		return err
@@ -91,7 +90,7 @@ func Functions(ctx context.Context, payload []byte, f func(library []byte) error
 	return nil
 }
 
-// Writer writes a file. Its error sticks.
+// Writer writes a file. After the first error it writes nothing more.
 type Writer struct {
 	w   *bufio.Writer
 	crc uint64
@@ -109,7 +108,7 @@ func NewWriter(w io.Writer, version int, valkey bool) *Writer {
 	return e
 }
 
-// Raw writes bytes as they are.
+// Raw writes bytes unchanged.
 func (e *Writer) Raw(p []byte) {
 	if e.err == nil {
 		e.crc = CRC(e.crc, p)
@@ -117,7 +116,7 @@ func (e *Writer) Raw(p []byte) {
 	}
 }
 
-// Write is Raw as an io.Writer.
+// Write implements io.Writer with Raw.
 func (e *Writer) Write(p []byte) (int, error) {
 	e.Raw(p)
 	return len(p), e.err
@@ -153,7 +152,7 @@ func (e *Writer) Aux(name, value string) {
 // SelectDB begins a database.
 func (e *Writer) SelectDB(db int) { e.Raw(AppendLength([]byte{opSelectDB}, uint64(db))) }
 
-// Entry writes one key with what DUMP returned for it.
+// Entry writes one key with its result of DUMP.
 func (e *Writer) Entry(key string, expire int64, payload []byte) {
 	if expire > 0 {
 		e.Raw(binary.LittleEndian.AppendUint64([]byte{opExpireMS}, uint64(expire)))
@@ -163,10 +162,10 @@ func (e *Writer) Entry(key string, expire int64, payload []byte) {
 	e.Raw(payload[1 : len(payload)-Footer])
 }
 
-// Err is the first error.
+// Err returns the first error.
 func (e *Writer) Err() error { return e.err }
 
-// Close ends the file. It does not close what it writes to.
+// Close ends the file. It does not close the underlying writer.
 func (e *Writer) Close() error {
 	e.Raw([]byte{opEOF})
 	if e.err == nil {
