@@ -16,7 +16,7 @@ func Find(dir, name string) (*Set, error) {
 	switch {
 	case name == "latest" && dir == "":
 		return nil, &Error{Op: "find", Object: `set "latest"`,
-			Err: errors.New("no directory of sets was given"), Next: "name the directory of the sets"}
+			Err: errors.New("no directory of sets is given"), Next: "name the directory of the sets"}
 	case name == "latest":
 		sets, err := List(dir)
 		if (err == nil || errors.Is(err, fs.ErrNotExist)) && len(sets) == 0 {

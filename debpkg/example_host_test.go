@@ -331,7 +331,7 @@ func ExampleHost_WaitStable() {
 	fmt.Println(e.Hint())
 	// Output:
 	// true false
-	// read the journal, correct the configuration and restart the unit, or revert
+	// read the journal, fix the configuration and restart the unit, or revert
 }
 
 func ExampleNew() {

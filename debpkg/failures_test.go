@@ -106,7 +106,7 @@ func TestFailures(t *testing.T) {
 	c, err = h.Apply(ctx, f.plan(h, f.request("tyk-gateway", "6.1.0")))
 	wantError(t, err, debpkg.ErrScript, "exit status 7", "half-configured at 6.1.0")
 	if !errors.Is(err, debpkg.ErrOutcome) {
-		t.Errorf("%v is no ErrOutcome", err)
+		t.Errorf("%v is not an ErrOutcome", err)
 	}
 	var e *debpkg.Error
 	if !errors.As(err, &e) || !strings.Contains(e.Output, "the configuration is wrong") {

@@ -14,12 +14,12 @@ import (
 type Package struct {
 	Name    string // with ":ARCH" for a foreign architecture
 	Arch    string
-	Version Version // set for a removed package that has left its configuration too
-	Want    string  // dpkg's word: install, hold, deinstall, purge, unknown
-	// dpkg's word: installed, config-files, half-configured, unpacked, half-installed, not-installed,
-	// triggers-…
+	Version Version // also set for a removed package whose configuration is left
+	Want    string  // dpkg's selection: install, hold, deinstall, purge, unknown
+	// dpkg's status: installed, config-files, half-configured, unpacked, half-installed,
+	// not-installed, triggers-…
 	Status    string
-	Reinst    bool `json:",omitempty"` // dpkg demands a reinstallation
+	Reinst    bool `json:",omitempty"` // dpkg requires a reinstallation
 	Auto      bool `json:",omitempty"` // apt installed it for another package
 	Conffiles []Conffile
 }

@@ -246,6 +246,6 @@ func (h *Host) unitError(ctx context.Context, op task, detail string, cause erro
 	}
 	return &Error{Op: op.verb, Object: op.object, Kind: ErrUnit, Detail: tidy(detail +
 		"; the last that the program said:\n" + strings.TrimSpace(lines)),
-		Output: tidy(journal), Next: "read the journal, correct the configuration and restart the " +
+		Output: tidy(journal), Next: "read the journal, fix the configuration and restart the " +
 			"unit, or revert", Err: cause}
 }

@@ -21,11 +21,11 @@ type SourceFailure struct {
 	Next   string // what to do
 }
 
-// UpdateError says which sources failed. apt then continues with the package
-// lists of earlier updates for these.
+// UpdateError lists the sources that failed. For these, apt continues with the package lists of
+// earlier updates.
 type UpdateError struct {
 	Failures []SourceFailure
-	Output   string // everything that apt printed
+	Output   string // all output of apt
 }
 
 func (e *UpdateError) Error() string {

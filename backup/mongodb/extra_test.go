@@ -169,7 +169,7 @@ func TestExtra(t *testing.T) {
 		}
 		if _, err := dump.Restore(t.Context(), backup.RestoreOptions{}, &mongodb.Restore{Server: uri(s),
 			Mode: mongodb.Replace, DropExtra: true}); err == nil || !strings.Contains(err.Error(),
-			"does not say") {
+			"does not record") {
 			t.Errorf("error %v", err)
 		}
 		if state(t, s) != before {

@@ -126,9 +126,9 @@ func TestConsistency(t *testing.T) {
 		{name: "standalone", server: mongolab.Options{Standalone: true}, want: backup.ConsistencyNone,
 			items: 514, warnings: "different moments"},
 		{name: "ignored", server: mongolab.Options{IgnoreSnapshot: true}, want: backup.ConsistencyNone,
-			items: 514, warnings: "does not show"},
+			items: 514, warnings: "does not support snapshots"},
 		{name: "old server", server: mongolab.Options{Version: "4.4.29"}, want: backup.ConsistencyNone,
-			items: 514, warnings: "does not show"},
+			items: 514, warnings: "does not support snapshots"},
 		{name: "never", mode: mongodb.SnapshotNever, want: backup.ConsistencyNone, items: 514},
 		{name: "never, with writes", mode: mongodb.SnapshotNever, hook: writes,
 			want: backup.ConsistencyNone, items: 515}, // the other was read before

@@ -103,7 +103,7 @@ func TestKeep(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := set.Undo(t.Context(), drop); err == nil || !strings.Contains(err.Error(),
-		"keeps nothing") {
+		"does not keep") {
 		t.Errorf("error %v", err)
 	}
 	if err := set.Accept(t.Context(), drop); err != nil || left() != "" {

@@ -140,7 +140,7 @@ func (m *Source) patterns() patterns { return patterns{m.Include, m.Exclude} }
 func checkDatabase(db string) error {
 	switch {
 	case db == "" || len(db) > 63 || strings.ContainsAny(db, "/\\. \"$*<>:|?\x00"):
-		return fmt.Errorf("invalid database name %q: want what MongoDB takes", db)
+		return fmt.Errorf("invalid database name %q: want a name that MongoDB accepts", db)
 	case db == "admin" || db == "config" || db == "local":
 		return fmt.Errorf("database %q belongs to the server", db)
 	}

@@ -54,7 +54,7 @@ func TestLiveOutOfMemory(t *testing.T) {
 			t.Errorf("%s: %v", policy, err)
 		}
 		if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
-			t.Errorf("%s: what was there is not back", policy)
+			t.Errorf("%s: the previous data is not restored", policy)
 		}
 	}
 }
@@ -142,7 +142,7 @@ func TestLiveFailover(t *testing.T) {
 			t.Errorf("finished %v: %v", finished, err)
 		}
 		if b.Do("GET", "mine") != "1" || b.Do("DBSIZE") != int64(1) {
-			t.Errorf("finished %v: what was there is not back", finished)
+			t.Errorf("finished %v: the previous data is not restored", finished)
 		}
 	}
 }

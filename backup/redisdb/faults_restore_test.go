@@ -189,7 +189,7 @@ func TestRescueUnreadable(t *testing.T) {
 	untouched := func(dir string) {
 		t.Helper()
 		if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
-			t.Error("what was there is gone")
+			t.Error("the previous data is gone")
 		}
 		if sets, _ := backup.List(dir); len(sets) > 0 {
 			t.Errorf("left %v", sets)
@@ -334,7 +334,7 @@ func TestNoRoom(t *testing.T) {
 				}
 			}
 			if c.held.Do("DBSIZE") != before {
-				t.Errorf("%s: what was there is gone", name)
+				t.Errorf("%s: the previous data is gone", name)
 			}
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "*restore*")); len(left) > 0 {

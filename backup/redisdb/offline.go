@@ -40,7 +40,7 @@ type Offline struct {
 	StateDir  string // directory for the journal
 	Component string // name in the set; empty: "redis"
 	Replace   bool   // replace the data of servers that have keys
-	Sample    int    // Prove: compare so many keys, chosen at random, instead of all
+	Sample    int    // Prove compares this many random keys; 0: all
 
 	// Uncompared accepts a set of a newer server, whose keys this package cannot read. Prove
 	// then only checks that the servers have loaded their files.

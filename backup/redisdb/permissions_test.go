@@ -49,7 +49,7 @@ func TestLiveMissingPermission(t *testing.T) {
 				}
 			}
 			if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
-				t.Error("what was there is gone")
+				t.Error("the previous data is gone")
 			}
 			if left, _ := os.ReadDir(r.StateDir); len(left) > 1 { // the lock
 				t.Errorf("left %v", left)
@@ -89,7 +89,7 @@ func TestLiveNoWrites(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
-		t.Error("what was there is gone")
+		t.Error("the previous data is gone")
 	}
 	if _, err := os.Stat(filepath.Join(r.StateDir, "redis.restore.json")); err == nil {
 		t.Error("a journal is left")

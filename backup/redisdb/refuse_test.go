@@ -85,7 +85,7 @@ func TestTargetCannotHold(t *testing.T) {
 				}
 			}
 			if target.Do("GET", "mine") != "1" || target.Do("DBSIZE") != int64(1) {
-				t.Error("what was there is gone")
+				t.Error("the previous data is gone")
 			}
 		})
 	}

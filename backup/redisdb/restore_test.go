@@ -194,7 +194,7 @@ func TestOfflineNoWayBack(t *testing.T) {
 	}
 	target.Start()
 	if target.Do("GET", "mine") != "1" {
-		t.Error("what was there is gone")
+		t.Error("the previous data is gone")
 	}
 }
 

@@ -58,7 +58,7 @@ type Source struct {
 	// read a replica that has lost its master too; the server refuses this with PSYNC
 	AllowStale bool
 	Path       string // for BGSAVE and SAVE: the server's RDB file, if CONFIG GET is not allowed
-	Sample     int    // Prove: compare so many keys, chosen at random, instead of all
+	Sample     int    // Prove compares this many random keys; 0: all
 
 	// Commands maps commands to the names that the server has given them (rename-command), such
 	// as {"PSYNC": "psync-4711"}. CLUSTER must keep its name.

@@ -40,7 +40,7 @@ func checkState(ctx context.Context, n *node, info serverInfo, version int) erro
 
 // checkEmpty refuses a server that has keys or functions.
 func checkEmpty(n *node, keys int64, functions bool) error {
-	next := "allow replacement (Replace, -replace) if its data may be lost"
+	next := "set Replace if its data may be lost"
 	if keys > 0 {
 		return refuse(n, backup.ErrNotEmpty, next, "it has %d keys", keys)
 	}

@@ -18,7 +18,7 @@ func damaged(line int, err error) *Error {
 	return &Error{
 		Op: "read", Object: "journal", Kind: ErrJournal, Line: line,
 		Err:  fmt.Errorf("%w: line %d: %w", ErrJournal, line, err),
-		Next: "restore the file, or look at each host and begin a run with another journal",
+		Next: "restore the file, or check each host and begin a run with another journal",
 	}
 }
 

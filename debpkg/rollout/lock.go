@@ -83,7 +83,7 @@ func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner,
 	case errors.Is(err, fs.ErrPermission):
 		return nil, nil, locked(path, nil, true)
 	case err != nil:
-		return nil, nil, fmt.Errorf("read %s: %w; it is not a tykupgrade lock: look at it and remove it",
+		return nil, nil, fmt.Errorf("read %s: %w; it is not a tykupgrade lock: check the file and remove it",
 			path, err)
 	case !gone(owner):
 		return nil, nil, locked(path, &owner, here(owner))

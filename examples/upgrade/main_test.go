@@ -128,8 +128,8 @@ gates: [{name: g}, {url: "http://h/"}]
 		"host backup: the name is taken", "the gateways have 5.2.5 already", "plugin.current",
 		"want either source", `unknown hook "late"`, "plugin.bundle.dir",
 		`plugin.bundle.name: invalid name "a/b"`, `plugin.bundle.url: invalid URL "here"`,
-		"switch: unknown mode \"fast\"", "backup.dir", "backup.keep", "backup.redis: give",
-		"backup.redis", "backup.mongo: give",
+		"switch: unknown mode \"fast\"", "backup.dir", "backup.keep", "backup.redis: want one of",
+		"backup.redis", "backup.mongo: want one of",
 		"gates: number 1", "gates: number 2", "plugin.release_mod: it goes with repo",
 		"backup.redis: cert and key go together",
 	} {

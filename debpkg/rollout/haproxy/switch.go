@@ -19,7 +19,7 @@ import (
 // file too.
 type Switch struct {
 	Instances []Balancer // all processes with the map; Backends are not used
-	File      string     // the map's path as haproxy.cfg names it
+	File      string     // the map's path in haproxy.cfg
 	Key       string     // the entry's key; empty: "active"
 	Store     MapFile    // reads and writes File; nil: on this machine
 }

@@ -23,12 +23,12 @@ type cursor struct {
 	crc      uint64
 	consumed int64 // bytes that left buf
 	mark     int   // buf[mark:] stays in the buffer while there is room; -1: nothing does
-	elements int64 // of the value in hand
+	elements int64 // of the present value
 	big      []byte
 	out      []byte // what a compressed string expands into
 	expands  int64  // bytes that compressed strings take more once they are not
 	valkey   bool
-	moduleID uint64 // of the module value in hand
+	moduleID uint64 // of the present module value
 	visited  bool   // the error is the visitor's
 }
 

@@ -39,12 +39,12 @@ func (d Digest) Append(b []byte) []byte {
 // A quiet digester sums up nothing and only checks the form of values.
 type digester struct {
 	seq    hash.Hash
-	one    hash.Hash // the member in hand
+	one    hash.Hash // the present member
 	bag    Digest
 	quiet  bool
 	cutoff int64 // fields of hashes that expire up to then do not count; Unix time in ms
-	lost   bool  // such a field was there
-	kept   bool  // one that counts was there
+	lost   bool  // there was such a field
+	kept   bool  // there was a field that counts
 	buf    [32]byte
 }
 
@@ -78,7 +78,7 @@ func (d *digester) number(n uint64) {
 	}
 }
 
-// part adds one part of the member in hand, endMember the member.
+// part adds one part of the present member. endMember ends the member.
 func (d *digester) part(p []byte) {
 	if !d.quiet {
 		d.size(d.one, uint64(len(p)))
