@@ -368,7 +368,7 @@ func TestReplica(t *testing.T) {
 	if n := redisDetails(t, set).Nodes[0]; n.Role != "slave" || n.RDB.Keys == 0 {
 		t.Errorf("%+v", n)
 	}
-	// A replica cannot be a target.
+	// A replica is no target.
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, &redisdb.Live{Client: s.Client(),
 		StateDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "it is a replica") {
 		t.Errorf("%v", err)
