@@ -47,14 +47,14 @@ func checkLab(t *testing.T) string {
 		}
 	}
 	for mode, args := range map[string][]string{
-		"exe -trimpath": {"-o", "tyk", "-trimpath", "./host"},
+		"exe -trimpath": {"-o", "tyk", "-trimpath", "-ldflags=-w", "./host"},
 		"plugin -trimpath": {"-o", "plugin_v5.2.5_linux_amd64.so", "-buildmode=plugin", "-trimpath",
 			"./hooks"},
-		"plugin": {"-o", "plugin.so", "-buildmode=plugin", "./hooks"},
+		"plugin": {"-o", "plugin.so", "-buildmode=plugin", "-ldflags=-w", "./hooks"},
 	} {
 		cmd := exec.Command(goCmd, append([]string{"build"}, args...)...)
 		cmd.Dir = dir
-		cmd.Env = lab.GoEnv("CGO_ENABLED=1")
+		cmd.Env = lab.GoEnv("CGO_ENABLED=1", "GOGC=400")
 		if err := lab.Fill(mode, func() error {
 			out, err := cmd.CombinedOutput()
 			if err != nil {

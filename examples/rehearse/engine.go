@@ -85,12 +85,11 @@ func (e *engine) compile(ctx context.Context, r *rehearsal,
 	release pluginbuild.Release) (file, standsIn string, err error) {
 	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
 	if !slices.Contains(e.images, ref) {
-		// A build here leaves Go's library, as plugins need it, in the cache that
-		// the container reads. Where it fails the container compiles that itself.
+		// The cache that the container reads then has Go's library, as plugins need it. If
+		// this fails, the container compiles that itself.
 		r.print.event("fill the build cache")
 		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
-			_ = standin.Local(ctx, release.Version, r.plugin.dir, filepath.Join(work, "tree"),
-				filepath.Join(work, "plugin.so"), r.plugin.env)
+			_ = standin.FillGoCache(ctx, release.Version, r.plugin.dir, work, r.plugin.env)
 		}
 		r.print.event("make the image")
 		img, err := standin.Image(standin.Config{Version: release.Version.String(), GoCache: true,

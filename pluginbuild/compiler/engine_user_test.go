@@ -159,14 +159,17 @@ func testSettings(t *testing.T, b *bench) {
 
 func testBind(t *testing.T, b *bench) {
 	dir := plugin(t, tiny)
+	img := pluginbuild.Image{Ref: b.image(t, copies(t, "5.2.5", "cat /plugin-source/go.mod"))}
 	for range 2 { // the second build replaces the first one's result
-		a, err := b.build(t, compiler.Request{Dir: dir, OutputDir: dir, Bind: true}, nil)
+		var stdout buffer
+		a, err := b.build(t, compiler.Request{Dir: dir, OutputDir: dir, Bind: true, Image: img,
+			Stdout: &stdout}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		only(t, dir, "go.mod", "plugin.go", "plugin_v5.2.5_linux_amd64.so")
-		if a.Size == 0 {
-			t.Errorf("%+v", a)
+		if a.Size == 0 || stdout.String() != tiny["go.mod"] {
+			t.Errorf("%+v, read %q", a, stdout.String())
 		}
 	}
 	_, err := b.build(t, compiler.Request{Dir: plugin(t, tiny, map[string]string{"mine.so": "x"}),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -37,11 +38,16 @@ const testLabel = "com.example.tykupgrade.test"
 type bench struct {
 	docker *client.Client
 	id     string
+	dir    string // of its tests
 	caches string
 	podman bool // 4.3: creates missing mount sources, does not report lack of memory
 
 	mu     sync.Mutex
 	images map[string]bool
+
+	once      sync.Once
+	shared    compiler.Artifact
+	sharedErr error
 }
 
 // newBench connects to the engine of the environment and sees to it that
@@ -62,8 +68,9 @@ func newBench(t testing.TB) *bench {
 		t.Fatal(err)
 	}
 	id := strings.ToLower(rand.Text()[:10])
-	b := &bench{docker: docker, id: id, caches: "tykupgrade-test-" + id, images: map[string]bool{},
-		podman: len(v.Components) > 0 && strings.HasPrefix(v.Components[0].Name, "Podman")}
+	b := &bench{docker: docker, id: id, dir: t.TempDir(), caches: "tykupgrade-test-" + id,
+		images: map[string]bool{}}
+	b.podman = len(v.Components) > 0 && strings.HasPrefix(v.Components[0].Name, "Podman")
 	t.Cleanup(func() { b.close(t) })
 	return b
 }
@@ -138,28 +145,41 @@ func (b *bench) options() compiler.Options {
 	return compiler.Options{
 		Pull: compiler.PullNever, Caches: b.caches, Mounts: standin.Mounts(),
 		Labels: map[string]string{testLabel: b.id},
-		Env:    map[string]string{"GOPROXY": "off"},
+		Env: map[string]string{"GOPROXY": "off",
+			"GOFLAGS": "-buildvcs=false " + standin.NoDebug},
 		Limits: compiler.Limits{Network: "none"},
 	}
 }
 
-// goCache is the mount of this machine's build cache, once that has Go's library
-// as plugins of two eras need it.
-var goCache = sync.OnceValues(func() (mount string, err error) {
-	for version, files := range map[string]map[string]string{"5.2.5": fooBar, "4.0.8": tiny} {
-		if mount, err = standin.FillGoCache(context.Background(), semver.MustParse(version),
-			files); err != nil {
-			return "", err
-		}
+// trimmed and untrimmed are plugins of this machine's Go as two eras build them. Once they are
+// made, the build cache has Go's library as the compilers of both need it.
+var (
+	trimmed   = sync.OnceValues(func() ([]byte, error) { return local("5.2.5", fooBar) })
+	untrimmed = sync.OnceValues(func() ([]byte, error) { return local("5.0.15", tiny) })
+)
+
+func local(version string, files map[string]string) ([]byte, error) {
+	return standin.LocalFiles(context.Background(), semver.MustParse(version), files)
+}
+
+// copies is the configuration of an image that does not compile: its result is untrimmed.
+func copies(t testing.TB, version string, more ...string) standin.Config {
+	t.Helper()
+	so, err := untrimmed()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return mount, nil
-})
+	return standin.Config{Version: version, Script: append(more, "copy /so", "exit 0"),
+		Files: map[string]string{"/so": string(so)}}
+}
 
 // readGoCache is for images with standin.Config.GoCache.
 func readGoCache(t testing.TB) func(*compiler.Options) {
 	t.Helper()
-	mount, err := goCache()
-	if err != nil {
+	_, err := trimmed()
+	_, err2 := untrimmed()
+	mount, err3 := standin.GoCacheMount()
+	if err := errors.Join(err, err2, err3); err != nil {
 		t.Fatal(err)
 	}
 	return func(o *compiler.Options) { o.Caches, o.Mounts = "none", append(o.Mounts, mount) }
@@ -188,6 +208,19 @@ func (b *bench) build(t testing.TB, q compiler.Request,
 		change(&o)
 	}
 	return compiler.New(b.docker, o).Build(t.Context(), q)
+}
+
+// fooBar is that plugin as the compiler in a container makes it, once per bench.
+func (b *bench) fooBar(t testing.TB) compiler.Artifact {
+	t.Helper()
+	b.once.Do(func() {
+		b.shared, b.sharedErr = b.build(t, compiler.Request{Dir: plugin(t, fooBar),
+			OutputDir: b.dir}, nil)
+	})
+	if b.sharedErr != nil {
+		t.Fatal(b.sharedErr)
+	}
+	return b.shared
 }
 
 // running counts the containers of a Builder.

@@ -52,6 +52,8 @@ func TestNextCreates(t *testing.T) {
 			"plugin.so  linux amd64", "linux/arm64", ""},
 		"arm64, requested": {"arm64", "arm64", "1.49", compiler.Request{Image: ng},
 			"plugin.so  linux amd64", "linux/arm64", ""},
+		"not validated": {"amd64", "amd64", "1.41", compiler.Request{Image: ng, NoValidate: true},
+			"plugin.so  linux amd64", "linux/amd64", ""},
 		"emulated": {"arm64", "amd64", "1.41", compiler.Request{Image: ng, ID: "a"},
 			"plugin.so a linux amd64", "linux/amd64", ""},
 		"for s390x": {"amd64", "amd64", "1.41", compiler.Request{Image: ng, GOARCH: "s390x"},

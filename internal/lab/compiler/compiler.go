@@ -32,6 +32,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/exe"
 )
 
 // Config describes one image.
@@ -116,7 +117,8 @@ func Image(c Config) (v1.Image, error) {
 		Labels:     c.Labels,
 		Env: []string{
 			"PATH=" + goroot() + "/bin:/usr/bin:/bin", "HOME=/root", "GOPATH=/go", "GOTOOLCHAIN=local",
-			"GOFLAGS=-buildvcs=false", "GITHUB_TAG=v" + c.Version, "GITHUB_SHA=" + strings.Repeat("0", 40),
+			"GOFLAGS=-buildvcs=false", frugal,
+			"GITHUB_TAG=v" + c.Version, "GITHUB_SHA=" + strings.Repeat("0", 40),
 		},
 	}
 	if c.GoCache {
@@ -180,7 +182,7 @@ const goCache = "/gocache"
 
 // GoCacheMount is what a container of an image with Config.GoCache needs besides
 // Mounts. A build of this machine ([Local]) leaves Go's library there as plugins
-// need it; what is missing the container compiles, and cannot keep.
+// need it. The container compiles what is missing, and cannot keep it.
 func GoCacheMount() (string, error) {
 	cmd := exec.Command("go", "env", "GOCACHE")
 	cmd.Env = lab.GoEnv()
@@ -220,14 +222,18 @@ var gateway = sync.OnceValues(func() ([]byte, error) {
 	var out []byte
 	err = lab.Fill("exe -trimpath", func() (err error) {
 		out, err = goBuild(dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath", "-tags=goplugin",
-			"-ldflags=-w", ".")
+			NoDebug, ".")
 		return err
 	})
 	return out, err
 })
 
-// frugal saves the Go compiler a sixth of its work.
-const frugal = "GOGC=400"
+const (
+	// frugal saves the Go compiler a sixth of its work.
+	frugal = "GOGC=400"
+	// NoDebug saves half of a link: what debuggers read, and preflight the types of functions.
+	NoDebug = "-ldflags=-w"
+)
 
 func goBuild(dir string, env []string, args ...string) ([]byte, error) {
 	tmp, err := os.MkdirTemp("", "standin-build-*")
@@ -236,11 +242,10 @@ func goBuild(dir string, env []string, args ...string) ([]byte, error) {
 	}
 	defer os.RemoveAll(tmp)
 	out := filepath.Join(tmp, "out")
-	cmd := exec.Command("go", append([]string{"build", "-buildvcs=false", "-o", out}, args...)...)
-	cmd.Dir = dir
-	cmd.Env = lab.GoEnv(append([]string{frugal}, env...)...)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build a part of the stand-in compiler: %w: %s", err, text)
+	if err := exe.Build(context.Background(), dir, out,
+		lab.GoEnv(append([]string{frugal}, env...)...),
+		append([]string{"-buildvcs=false"}, args...)...); err != nil {
+		return nil, fmt.Errorf("build a part of the stand-in compiler: %w", err)
 	}
 	return os.ReadFile(out)
 }

@@ -25,8 +25,21 @@ func Gateway() ([]byte, error) { return gateway() }
 // write.
 func Local(ctx context.Context, release *semver.Version, source, work, out string,
 	env []string) error {
-	tree, flags := filepath.Join(work, "go", "src"), []string{"build", "-buildmode=plugin", "-o", out}
-	mode := "plugin"
+	return local(ctx, release, source, work, env, "build", "-o", out)
+}
+
+// FillGoCache compiles what [Local] would, but for the link: this machine's build cache then has
+// Go's library as plugins of that release need it.
+func FillGoCache(ctx context.Context, release *semver.Version, source, work string,
+	env []string) error {
+	return local(ctx, release, source, work, env, "list", "-deps", "-export")
+}
+
+// local calls the go command with the arguments and the flags of that release's build.
+func local(ctx context.Context, release *semver.Version, source, work string, env []string,
+	args ...string) error {
+	tree, mode := filepath.Join(work, "go", "src"), "plugin"
+	flags := append(args, "-buildmode=plugin")
 	gateway, plugin := filepath.Join(work, gatewayDir), filepath.Join(tree, "plugin_plugin")
 	workspace := !release.LessThan(semver.MustParse("5.1.0"))
 	if workspace {
@@ -67,29 +80,30 @@ func Local(ctx context.Context, release *semver.Version, source, work, out strin
 	})
 }
 
-// FillGoCache compiles a plugin as [Local] does, so that this machine's build cache has
-// Go's library as plugins of that release need it, and returns [GoCacheMount].
-func FillGoCache(ctx context.Context, release *semver.Version,
-	files map[string]string) (string, error) {
-	dir, err := os.MkdirTemp("", "tykupgrade-fill-*")
+// LocalFiles compiles the module of the given files as [Local] does, and returns the plugin, which
+// has no debug information. It leaves Go's library, as plugins of that release need it, in this
+// machine's build cache.
+func LocalFiles(ctx context.Context, release *semver.Version,
+	files map[string]string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "tykupgrade-plugin-*")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	source := filepath.Join(dir, "source")
+	source, out := filepath.Join(dir, "source"), filepath.Join(dir, "plugin.so")
 	if err := os.Mkdir(source, 0o700); err != nil {
-		return "", err
+		return nil, err
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(source, name), []byte(text), 0o600); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
-	if err := Local(ctx, release, source, filepath.Join(dir, "work"), filepath.Join(dir, "plugin.so"),
-		[]string{"GOPROXY=off"}); err != nil {
-		return "", err
+	if err := local(ctx, release, source, filepath.Join(dir, "work"), []string{"GOPROXY=off"},
+		"build", "-o", out, NoDebug); err != nil {
+		return nil, err
 	}
-	return GoCacheMount()
+	return os.ReadFile(out)
 }
 
 // imports says whether a file in dir itself names a package.
