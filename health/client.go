@@ -58,11 +58,17 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	l, _ := ctx.Value(lookupKey{}).(*lookup)
+	if l != nil && !l.until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, l.until, errTryTimeout)
+		defer cancel()
+	}
 	dialer := &net.Dialer{}
 	if _, err := netip.ParseAddr(host); err == nil {
 		return dialer.DialContext(ctx, network, address)
 	}
-	addrs, err := resolve(ctx, host)
+	addrs, err := resolve(ctx, host, l)
 	if err != nil {
 		return nil, err
 	}
@@ -82,23 +88,26 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return nil, err
 }
 
-func resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+func resolve(ctx context.Context, host string, l *lookup) ([]netip.Addr, error) {
+	l.wait(host, otherLookups)
 	select {
 	case lookups <- struct{}{}:
 		defer func() { <-lookups }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %s: %d other lookups were still running: %w", ErrLookup, clean(host),
-			cap(lookups), context.Cause(ctx))
+		return nil, fmt.Errorf("%w: %s: %s: %w", ErrLookup, clean(host), otherLookups,
+			context.Cause(ctx))
 	}
+	l.wait(host, noNameServer)
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	switch {
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%w: %s: no answer from a name server: %w", ErrLookup, clean(host),
+		return nil, fmt.Errorf("%w: %s: %s: %w", ErrLookup, clean(host), noNameServer,
 			context.Cause(ctx))
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrLookup, err)
 	case len(addrs) == 0:
 		return nil, fmt.Errorf("%w: %s has no address", ErrLookup, clean(host))
 	}
+	l.done()
 	return addrs, nil
 }

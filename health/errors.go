@@ -114,10 +114,13 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 		record    tls.RecordHeaderError
 		remote    *net.OpError
 		timeout   interface{ Timeout() bool }
+		dns       *net.DNSError
 	)
 	switch {
 	case errors.Is(err, ErrLookup):
-		return "check the host name and the name servers of this machine", false, err
+		return lookupHint, false, err
+	case errors.As(err, &dns):
+		return lookupHint, false, fmt.Errorf("%w: %w", ErrLookup, err)
 	case errors.Is(err, errTryTimeout), errors.Is(err, context.DeadlineExceeded), errors.As(err,
 		&timeout) && timeout.Timeout():
 		return "", false, fmt.Errorf("%w: no complete answer within %v", ErrNoAnswer, limit)
@@ -139,5 +142,7 @@ func transportError(err error, limit time.Duration) (hint string, permanent bool
 	}
 	return "", false, err
 }
+
+const lookupHint = "check the host name and the name servers of this machine"
 
 var errTryTimeout = errors.New("time limit of one try")

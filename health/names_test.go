@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -68,15 +70,30 @@ func TestLookupsAreBounded(t *testing.T) {
 	if err != nil || r.Status != health.Fail {
 		t.Fatal(r.Status, err)
 	}
+	texts := map[string]int{}
 	for _, p := range r.Probes {
 		if !errors.Is(p.Err, health.ErrLookup) {
 			t.Fatal(p.Err)
 		}
+		for _, text := range []string{"no answer from a name server", "other lookups were still running"} {
+			if strings.Contains(p.Error, text) {
+				texts[text]++
+			}
+		}
+	}
+	if len(texts) != 2 {
+		t.Errorf("%v, want both causes: %v", texts, r.Probes[0].Err)
 	}
 	// 32 lookups of two questions each, and those whose end the resolver has not noticed yet.
 	// Without a bound it is 400.
 	if n := dns.most.Load(); n == 0 || n > 160 {
 		t.Errorf("%d sockets at a time", n)
+	}
+	// A transport of the caller's is watched as well.
+	one := unresolved(1, 50*time.Millisecond)[0]
+	if r := one.Check(t.Context(), &http.Client{Transport: &http.Transport{}}); !errors.Is(r.Err,
+		health.ErrLookup) || !strings.Contains(r.Error, "no answer from a name server") {
+		t.Error(r.Err)
 	}
 }
 

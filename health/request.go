@@ -32,6 +32,7 @@ type response struct {
 func (t *attempt) fetch(ctx context.Context, u *url.URL) (*response, error) {
 	plain := *u
 	plain.User = nil
+	ctx, l := watchLookup(ctx)
 	req, err := http.NewRequestWithContext(ctx, t.p.method(), plain.String(),
 		bytes.NewReader(t.p.Body))
 	if err != nil {
@@ -57,7 +58,7 @@ func (t *attempt) fetch(ctx context.Context, u *url.URL) (*response, error) {
 	}
 	res, err := t.client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, l.cause(ctx, err)
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, MaxBody+1))
