@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"example.com/tykupgrade/debpkg/fleet/installation"
@@ -57,19 +58,28 @@ func object(text string) []byte {
 	return append(h[:], text...)
 }
 
+// signingKey takes up to seconds to make.
+var signingKey = sync.OnceValues(func() ([]byte, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+		Bytes: x509.MarshalPKCS1PrivateKey(key)}), nil
+})
+
 // write puts a file and two plugins, which are none, into a new directory.
 func write(t *testing.T, text string) string {
 	t.Helper()
 	dir := t.TempDir()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := signingKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, data := range map[string][]byte{
 		"u.yaml": []byte(text), "plugin.so": object("now"), "plugin_v5.2.5_linux_amd64.so": object(
 			"then"),
-		"key.pem": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
-			Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+		"key.pem": key,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)

@@ -27,7 +27,7 @@ const notes = `Without -host it works on this machine.
   upgradehost forget -host ops@gw1 -sudo -older-than 720h
 `
 
-func main() { program().Main() }
+func main() { program(debpkg.Local()).Main() }
 
 // flags by the verbs Facts, Plan, Apply, reVert, Repair, History, forGet and install-helper (I).
 const flags cli.Table = `
@@ -64,11 +64,14 @@ G keep…                with -older-than: keep the changes of this <file>, whic
                        repeated
 `
 
-func program() cli.Command {
+// program is the command. local runs what is for this machine.
+func program(local debpkg.Runner) cli.Command {
 	verb := func(letter, name, args, about string, do func(*job, context.Context) error) cli.Verb {
 		return cli.Verb{Name: name, Args: args, About: about, Flags: flags.Flags(letter),
 			Needs: map[string]string{"keep": "older-than", "dry-run": "older-than"},
-			Run:   func(ctx context.Context, c *cli.Call) error { return advise(do(newJob(c), ctx)) }}
+			Run: func(ctx context.Context, c *cli.Call) error {
+				return advise(do(newJob(c, local), ctx))
+			}}
 	}
 	const packages = "PACKAGE…"
 	return cli.Command{Name: "upgradehost", About: about, Notes: notes, Verbs: []cli.Verb{
@@ -93,8 +96,7 @@ type job struct {
 	host *debpkg.Host
 }
 
-func newJob(c *cli.Call) *job {
-	r := debpkg.Local()
+func newJob(c *cli.Call, r debpkg.Runner) *job {
 	if dest := c.Text("host"); dest != "" {
 		r = debpkg.SSH(dest, debpkg.SSHOptions{Config: c.Text("ssh-config"),
 			Identity: c.Text("ssh-identity"), Jump: c.Text("ssh-jump"), Port: c.Number("ssh-port")})

@@ -1,8 +1,6 @@
 package installation
 
 import (
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -145,7 +143,7 @@ func TestPublishNeedsASignature(t *testing.T) {
 				}
 			}
 			refused("openssl dgst -sha256 -sign KEY " + zip)
-			other, err := rsa.GenerateKey(rand.Reader, 2048)
+			other, err := otherKey()
 			if err != nil {
 				t.Fatal(err)
 			}

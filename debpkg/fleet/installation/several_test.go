@@ -2,8 +2,6 @@ package installation
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -217,7 +215,7 @@ func TestUses(t *testing.T) {
 		t.Fatal(err)
 	}
 	// An unsigned bundle, and a host whose gateway will ask for a signature.
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := otherKey()
 	if err != nil {
 		t.Fatal(err)
 	}
