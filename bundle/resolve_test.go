@@ -397,7 +397,7 @@ func TestPlanManifest(t *testing.T) {
 		want   string
 	}{
 		"not in the list": {func(m *bundle.Manifest) { m.FileList = m.FileList[:1] }, "not in it"},
-		"no hook":         {func(m *bundle.Manifest) { m.Middleware.Pre = nil }, "for no hook"},
+		"no hook":         {func(m *bundle.Manifest) { m.Middleware.Pre = nil }, "no hook makes gateway"},
 		"another build in the way": {func(m *bundle.Manifest) {
 			m.FileList = append(m.FileList, "plugin_4.0.0_linux_amd64.so")
 			m.Middleware.Pre = append(m.Middleware.Pre, bundle.Hook{Name: "P", Path: "plugin.so"})

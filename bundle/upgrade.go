@@ -300,7 +300,7 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 		at := slices.Index(n.FileList, file)
 		if at < 0 {
 			return nil, &Error{Op: op, Object: "file_list",
-				Err: fmt.Errorf("the current build %s is not in it", file)}
+				Err: fmt.Errorf("it lacks the current build %s", file)}
 		}
 		n.FileList = slices.Replace(n.FileList, at, at+1, one.Current.File, one.Target.File)
 		found := false
@@ -316,7 +316,7 @@ func (p *UpgradePlan) Manifest(m *Manifest) (*Manifest, error) {
 		}
 		if !found {
 			return nil, &Error{Op: op, Object: "custom_middleware",
-				Err: fmt.Errorf("gateway %s loads %s for no hook", one.pair.Current.Gateway, file)}
+				Err: fmt.Errorf("no hook makes gateway %s load %s", one.pair.Current.Gateway, file)}
 		}
 	}
 	for _, c := range changes {

@@ -135,7 +135,7 @@ func (c *checker) read() error {
 			return err
 		}
 		if entries++; entries > maxEntries {
-			return fmt.Errorf("more than %d files; is this the plugin's own directory?", maxEntries)
+			return fmt.Errorf("more than %d files; name the plugin's own directory", maxEntries)
 		}
 		if !d.IsDir() {
 			return nil

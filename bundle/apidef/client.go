@@ -110,7 +110,7 @@ func (c client) once(ctx context.Context, op, object, secret, method, addr strin
 		// The header's value may be the problem. The error must not contain it.
 		if secret != "" && strings.Contains(err.Error(), secret) || strings.Contains(err.Error(),
 			"invalid header") {
-			return fail(ErrAuth, errors.New("the key holds characters that no header can"),
+			return fail(ErrAuth, errors.New("the key has characters that a header cannot have"),
 				"give the key as the store shows it", false)
 		}
 		return fail(nil, err, "", true)

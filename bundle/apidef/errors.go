@@ -10,7 +10,7 @@ var (
 	ErrAuth       = errors.New("the store refuses the key")
 	ErrReadOnly   = errors.New("the store refuses writes")
 	ErrOutage     = errors.New("running gateways would lose the plugin")
-	ErrJournal    = errors.New("the journal is of another change")
+	ErrJournal    = errors.New("the journal belongs to another change")
 	ErrPartial    = errors.New("some APIs are changed and some are not")
 )
 

@@ -287,7 +287,7 @@ func (d docker) create(ctx context.Context, c *creation) (string, []string, erro
 			_, err := d.api.VolumeCreate(ctx, volume.CreateOptions{Name: m.volume, Labels: m.labels})
 			if err != nil && !errdefs.IsConflict(err) && !strings.Contains(err.Error(),
 				"volume already exists") {
-				return "", nil, fmt.Errorf("volume %s: %w", m.volume, err)
+				return "", nil, fmt.Errorf("create volume %s: %w", m.volume, err)
 			}
 		}
 		h.Mounts = append(h.Mounts, to)
