@@ -184,7 +184,16 @@ func TestConnectionRefused(t *testing.T) {
 	plain := redis.NewClient(&redis.Options{Addr: secret.Addr, MaxRetries: -1})
 	t.Cleanup(func() { _ = plain.Close() })
 	another := redis.NewClient(&redis.Options{Addr: full.Addr, MaxRetries: -1})
-	cases := map[*redis.Client]string{another: "raise maxclients", plain: "rediss://"}
+	cases := map[redis.UniversalClient]string{another: "raise maxclients", plain: "rediss://"}
+	// Without TLS the server waits for the end of a line, or answers that there is no such command.
+	silent := redislab.Start(t)
+	for _, uri := range []string{"rediss://", "rediss+cluster://"} {
+		c, err := redisdb.NewClient(uri+silent.Addr, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cases[c] = "speaks no TLS; write redis://"
+	}
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
 		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {

@@ -80,6 +80,8 @@ func serverError(op, object string, err error) error {
 	switch {
 	case strings.HasPrefix(s, "WRONGPASS"), strings.HasPrefix(s, "NOAUTH"):
 		e.Next = "check user and password"
+	case noTLS(err):
+		e.Next = "write redis:// instead of rediss://, or turn TLS on in the server"
 	case unknownCommand(err):
 		e.Kind = backup.ErrNotAllowed
 		e.Next = "set Commands if the server has renamed the command, or use another method"

@@ -239,6 +239,7 @@ func (p uriParts) client(t *tls.Config) (redis.UniversalClient, error) {
 		if t != nil {
 			o.TLSConfig = t
 		}
+		o.Dialer = tlsDialer(o.TLSConfig, o.DialTimeout)
 		return redis.NewFailoverClient(o), nil
 	case "cluster":
 		if p.path != "" && p.path != "0" {
@@ -253,6 +254,7 @@ func (p uriParts) client(t *tls.Config) (redis.UniversalClient, error) {
 		if t != nil {
 			o.TLSConfig = t
 		}
+		o.Dialer = tlsDialer(o.TLSConfig, o.DialTimeout)
 		return redis.NewClusterClient(o), nil
 	}
 	o, err := redis.ParseURL(u.String())
@@ -263,6 +265,7 @@ func (p uriParts) client(t *tls.Config) (redis.UniversalClient, error) {
 	if t != nil {
 		o.TLSConfig = t
 	}
+	o.Dialer = tlsDialer(o.TLSConfig, o.DialTimeout)
 	return redis.NewClient(o), nil
 }
 
