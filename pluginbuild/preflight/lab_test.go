@@ -22,6 +22,7 @@ import (
 	"golang.org/x/mod/zip"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
 
@@ -151,20 +152,7 @@ func build(t testing.TB, a artifact) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := fmt.Sprintf("%+v", a)
-	w.mu.Lock()
-	f := w.built[key]
-	if f == nil {
-		out := filepath.Join(w.dir, "built", fmt.Sprintf("%d.so", len(w.built)))
-		f = sync.OnceValues(func() (string, error) {
-			w.slots <- struct{}{}
-			defer func() { <-w.slots }()
-			return out, w.build(a, out)
-		})
-		w.built[key] = f
-	}
-	w.mu.Unlock()
-	out, err := f()
+	out, err := w.once(a)
 	if errors.Is(err, errNoToolchain) {
 		lab.Missing(t, err.Error()+" (module golang.org/toolchain, through the module proxy)")
 	}
@@ -172,6 +160,42 @@ func build(t testing.TB, a artifact) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// once builds an artifact unless that was done before.
+func (w *workbench) once(a artifact) (string, error) {
+	key := fmt.Sprintf("%+v", a)
+	w.mu.Lock()
+	f := w.built[key]
+	if f == nil {
+		out := filepath.Join(w.dir, "built", fmt.Sprintf("%d.so", len(w.built)))
+		f = sync.OnceValues(func() (string, error) { return out, w.make(a, out) })
+		w.built[key] = f
+	}
+	w.mu.Unlock()
+	return f()
+}
+
+func (w *workbench) make(a artifact, out string) error {
+	if len(a.after) == 0 {
+		w.slots <- struct{}{}
+		defer func() { <-w.slots }()
+		return w.build(a, out)
+	}
+	whole := a
+	whole.after = nil
+	from, err := w.once(whole)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := run.WriteProgram(out, data, 0o755); err != nil {
+		return err
+	}
+	return w.run(w.dir, nil, a.after[0], append(a.after[1:], out)...)
 }
 
 func (w *workbench) build(a artifact, out string) error {
@@ -209,24 +233,22 @@ func (w *workbench) build(a artifact, out string) error {
 	if !a.debug {
 		ldflags += "-w"
 	}
-	if a.linker != "" {
-		ldflags += " -extldflags=" + a.linker
+	// Not CGO_LDFLAGS, with which runtime/cgo is compiled again.
+	gcc := a.linker
+	if a.library != "" {
+		stub, err := w.stub(a.library)
+		if err != nil {
+			return err
+		}
+		gcc = "-Wl,--no-as-needed " + stub
+	}
+	if gcc != "" {
+		ldflags += " '-extldflags=" + gcc + "'"
 	}
 	args = append(append(args, ldflags), a.flags...)
 	top, pkg, _ := strings.Cut(a.pkg, "/")
 	if !strings.HasSuffix(pkg, ".go") {
 		pkg = "./" + pkg
-	}
-	cgo := "CGO_ENABLED=1"
-	switch {
-	case a.pkg == "plug/undef":
-		cgo = "CGO_LDFLAGS=-Wl,--unresolved-symbols=ignore-all"
-	case a.library != "":
-		stub, err := w.stub(a.library)
-		if err != nil {
-			return err
-		}
-		cgo = "CGO_LDFLAGS=-Wl,--no-as-needed " + stub
 	}
 	if a.stubHTTP {
 		overlay, err := w.stubHTTP(tool, out)
@@ -240,17 +262,12 @@ func (w *workbench) build(a artifact, out string) error {
 		"GOROOT=", "GOWORK=" + work, "GOFLAGS=-modcacherw", "GO111MODULE=on", "GOMODCACHE=" +
 			filepath.Join(w.dir, "mod"),
 		"GOPROXY=file://" + filepath.Join(w.dir, "proxy"), "GONOSUMDB=*", "GOSUMDB=off", "GONOPROXY=none",
-		"GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", cgo,
+		"GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", "CGO_ENABLED=1",
+		"CGO_LDFLAGS_ALLOW=-Wl,--unresolved-symbols=.*",
 	}, a.env...)
-	if err := lab.Fill(a.libraryMode(), func() error {
+	return lab.Fill(a.libraryMode(), func() error {
 		return w.run(filepath.Join(w.dir, top), env, tool, append(args, pkg)...)
-	}); err != nil {
-		return err
-	}
-	if len(a.after) > 0 {
-		return w.run(w.dir, nil, a.after[0], append(a.after[1:], out)...)
-	}
-	return nil
+	})
 }
 
 // stub makes a library of a name that this machine does not have.
