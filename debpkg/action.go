@@ -140,15 +140,13 @@ func (p *Plan) asRequested(s survey) error {
 	return nil
 }
 
-// offeredScript: $1 apt's cache, then NAME=VERSION to install, --, names of the
+// offeredScript: $1 apt's cache, then NAME=VERSION to install, --, names of these and of the
 // installed, --, names of files.
 const offeredScript = `cache=$1; shift
 to=; while [ "$1" != -- ]; do to="$to $1"; shift; done; shift
-from=; while [ "$1" != -- ]; do from="$from $1"; shift; done; shift
+names=; while [ "$1" != -- ]; do names="$names $1"; shift; done; shift
 [ -z "$to" ] || apt-cache show -- $to || exit $?
-printf '\034'; [ -z "$from" ] || apt-cache madison -- $from
-printf '\034'; names=; for p in $to; do names="$names ${p%%=*}"; done
-[ -z "$names" ] || apt-cache policy -- $names || exit $?
+printf '\034'; [ -z "$names" ] || apt-cache policy -- $names || exit $?
 printf '\034'; for f; do [ ! -f "$cache/$f" ] || printf '%s\n' "$f"; done`
 
 // offered adds what the sources state: size and digest of each candidate, a source of each
@@ -158,8 +156,12 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 	args = append(args, "--")
 	var files []string
 	for _, a := range p.Actions {
+		// apt knows a package of a local file only once it is installed.
+		if a.Deb == "" || !a.From.IsZero() {
+			args = append(args, a.Package)
+		}
 		if !a.From.IsZero() {
-			args, files = append(args, a.Package), append(files, debName(a.Package, a.From, a.FromArch))
+			files = append(files, debName(a.Package, a.From, a.FromArch))
 		}
 	}
 	t := task{"read", "what the sources say of " + join(p.Requests)}
@@ -170,7 +172,7 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 		return t.wrap(explain(ctx, err, errOut))
 	}
 	part := strings.Split(out, "\x1c")
-	if len(part) != 4 {
+	if len(part) != 3 {
 		return t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out)})
 	}
 	for _, st := range stanzas(part[0]) {
@@ -188,20 +190,17 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 			}
 		}
 	}
-	available, cached := parseMadison(part[1]), strings.Split(part[3], "\n")
-	chosen := parsePolicy(part[2])
+	known, cached := parsePolicy(part[1]), lines(part[2])
 	for i, a := range p.Actions {
-		if v, ok := chosen[a.Package]; ok && a.Deb == "" && a.Requested && v != a.To.text {
-			p.Actions[i].Candidate = v
+		k := known[a.Package]
+		if k.candidate != "" && a.Deb == "" && a.Requested && k.candidate != a.To.text {
+			p.Actions[i].Candidate = k.candidate
 		}
 		switch {
 		case a.From.IsZero():
 		case slices.Contains(cached, debName(a.Package, a.From, a.FromArch)):
 			p.Actions[i].Rollback = fromCache
-		case slices.ContainsFunc(available, func(v Available) bool {
-			return v.Package == a.Package &&
-				v.Version == a.From
-		}):
+		case slices.Contains(k.offered, a.From.text):
 			p.Actions[i].Rollback = fromRepository
 		default:
 			p.Actions[i].Rollback = fromRepack
@@ -210,17 +209,33 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 	return nil
 }
 
-// parsePolicy reads the candidates from apt-cache policy in the C locale.
-func parsePolicy(text string) map[string]string {
-	chosen := map[string]string{}
-	name := ""
+// policy is what apt-cache policy says of a package.
+type policy struct {
+	candidate string
+	offered   []string // versions that a source has
+}
+
+// parsePolicy reads apt-cache policy in the C locale (apt 1.2 to 3.0). A version is at column
+// 5, and the places that it comes from are below it, further right: a priority, then an
+// address, or the path of dpkg's own status.
+func parsePolicy(text string) map[string]policy {
+	known := map[string]policy{}
+	name, version := "", ""
 	for line := range strings.Lines(text) {
 		line = strings.TrimRight(line, "\n")
+		words := strings.Fields(line)
+		p := known[name]
 		if n, ok := strings.CutSuffix(line, ":"); ok && !strings.HasPrefix(line, " ") {
-			name = n
+			name, version = n, ""
+			continue
 		} else if v, ok := strings.CutPrefix(line, "  Candidate: "); ok && v != "(none)" {
-			chosen[name] = v
+			p.candidate = v
+		} else if len(line) > 5 && line[5] != ' ' && (line[:5] == "     " || line[:5] == " *** ") {
+			version = strings.Fields(line[5:])[0]
+		} else if version != "" && len(words) > 1 && !strings.HasPrefix(words[1], "/") {
+			p.offered = append(p.offered, version)
 		}
+		known[name] = p
 	}
-	return chosen
+	return known
 }

@@ -103,18 +103,20 @@ func (h *Host) apply(ctx context.Context, p Plan, stage bool) (Change, error) {
 	op := task{"apply", join(p.Requests)}
 	dir := h.runDir(p)
 	deadline := time.Now().Add(h.o.LockWait)
-	for {
+	for busy := false; ; {
 		// An earlier call may have got further than its caller knows.
 		c, done, err := h.resume(ctx, op, dir)
 		if done || err != nil {
 			return c, err
 		}
-		if err := h.waitLocks(ctx, op, deadline); err != nil {
-			return Change{}, err
+		if busy {
+			if err := h.waitLocks(ctx, op, deadline); err != nil {
+				return Change{}, err
+			}
 		}
 		c, err = h.applyOnce(ctx, op, dir, p, stage)
-		// Another package manager came first: nothing has changed.
-		if errors.Is(err, ErrLocked) && time.Now().Before(deadline) {
+		// Another package manager is at work, or came first: nothing has changed.
+		if busy = errors.Is(err, ErrLocked); busy && time.Now().Before(deadline) {
 			if err := pause(ctx, lockPause); err != nil {
 				return Change{}, op.wrap(err)
 			}
@@ -159,7 +161,7 @@ func (h *Host) resume(ctx context.Context, op task, dir string) (Change, bool, e
 		}
 	}
 	h.event(Event{Kind: EventStep, Text: "attach to the run of this plan in " + dir})
-	c, err = h.conclude(ctx, op, c)
+	c, err = h.conclude(ctx, op, c, survey{})
 	return c, true, err
 }
 
@@ -199,7 +201,7 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 		}
 	}()
 	h.event(Event{Kind: EventStep, Text: "compare the plan with the host"})
-	now, look, err := h.planned(ctx, p.Requests, p.Fetched)
+	now, look, err := h.planned(ctx, p.Requests, p.Fetched, true)
 	if err != nil {
 		return Change{}, err
 	}
@@ -250,7 +252,7 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 		return Change{}, op.wrap(err)
 	}
 	started = true
-	return h.conclude(ctx, op, c)
+	return h.conclude(ctx, op, c, look)
 }
 
 // pinsOf returns the versions after the actions, or before them.

@@ -1,6 +1,7 @@
 package debpkg
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path"
@@ -57,9 +58,10 @@ type Owned struct{ Package, Path, Owner string }
 
 // fetchDebs downloads the candidates into apt's cache and returns the path of each file, by
 // package. apt does not copy files of a file: source. It fetches nothing that does not fit on the
-// disk.
+// disk. When a plan is made again, apt has checked the files that are there. Its run checks them
+// once more, before dpkg starts.
 func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, need *space,
-	fetch bool) (map[string]string, error) {
+	fetch, again bool) (map[string]string, error) {
 	op := task{"download", join(p.Requests)}
 	out, err := h.apt(ctx, op, in, "-qq", "--print-uris")
 	if err != nil {
@@ -75,12 +77,9 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, nee
 	p.Downloads = slices.DeleteFunc(p.Downloads, func(d Download) bool { return local[d.File] != "" })
 	room := space{}
 	room.add(s.disk(h.path("/var/cache/apt/archives")), p.DownloadSize(), "downloads")
-	if fetch && len(p.Downloads)+len(local) > 0 && (h.o.IgnoreSpace || room.lacking() == nil) {
-		h.event(Event{Kind: EventStep, Text: op.String()})
-		if err := h.retryLocked(ctx, op, func() error {
-			_, err := h.apt(ctx, op, in, "--download-only")
-			return err
-		}); err != nil && (len(p.Downloads) > 0 || !errors.Is(err, ErrNotRoot)) {
+	if fetch && (len(p.Downloads) > 0 || len(local) > 0 && !again) && (h.o.IgnoreSpace || room.lacking() == nil) {
+		if err := h.download(ctx, op, in); err != nil && (len(p.Downloads) > 0 || !errors.Is(err,
+			ErrNotRoot)) {
 			// With file: sources nothing is fetched; apt still refuses unsigned ones.
 			return nil, err
 		}
@@ -107,17 +106,35 @@ func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, nee
 	return files, nil
 }
 
+// download lets apt fetch the candidates, or check those that are there. It looks for other
+// package managers only after apt has met one.
+func (h *Host) download(ctx context.Context, op task, in install) error {
+	h.event(Event{Kind: EventStep, Text: op.String()})
+	fetch := func() error {
+		_, err := h.apt(ctx, op, in, "--download-only")
+		return err
+	}
+	if err := fetch(); !errors.Is(err, ErrLocked) {
+		return err
+	}
+	return h.retryLocked(ctx, op, fetch)
+}
+
 // candidates compares the candidates with the installed versions. It returns the space that the
 // plan needs.
 func (h *Host) candidates(ctx context.Context, p *Plan, in install, s survey,
-	fetch bool) (space, error) {
+	fetch, again bool) (space, error) {
 	in.downgrade, in.held, in.removal = true, true, true
 	var need space
-	files, err := h.fetchDebs(ctx, p, in, s, &need, fetch)
+	files, err := h.fetchDebs(ctx, p, in, s, &need, fetch, again)
 	if err != nil {
 		return nil, err
 	}
 	found, err := h.contents(ctx, files)
+	if err != nil && fetch && again {
+		// apt says what is wrong with a file that was there when the plan was made.
+		err = cmp.Or(h.download(ctx, task{"download", join(p.Requests)}, in), err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -29,19 +29,20 @@ truename() {
 plain() { [ -f "$1" ] && [ -r "$1" ]; }
 sums() {
 	set --
-	while IFS= read -r f; do set -- "$@" "$d/x$f"; done <"$d/list"
-	md5sum -- "$@" >"$d/new"
-	set --
-	while IFS= read -r f; do truename "$f"; ! plain "$root$t" || set -- "$@" "$root$t"; printf '%s\n' "$t" >&3; done <"$d/list" 3>"$d/true"
-	: >"$d/old"; [ $# -eq 0 ] || md5sum -- "$@" >"$d/old"
+	while IFS= read -r f; do
+		truename "$f"; printf '%s\n' "$t" >&3
+		set -- "$@" "$d/x$f"; ! plain "$root$t" || set -- "$@" "$root$t"
+	done <"$d/list" 3>"$d/true"
+	md5sum -- "$@" >"$d/sums"
 	while IFS= read -r f <&3 && IFS= read -r t <&4 && read -r m x <&5; do
-		if plain "$root$t"; then read -r o x <&6; elif [ -e "$root$t" ]; then o=unreadable; else o=absent; fi
+		if plain "$root$t"; then read -r o x <&5; elif [ -e "$root$t" ]; then o=unreadable; else o=absent; fi
 		printf '%s\t%s\t%s\n' "$f" "${m#\\}" "${o#\\}"
-	done 3<"$d/list" 4<"$d/true" 5<"$d/new" 6<"$d/old"
+	done 3<"$d/list" 4<"$d/true" 5<"$d/sums"
 }
+show() { while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1"; }
 while [ $# -gt 0 ]; do
 	pkg=$1 deb=$2; shift 2
-	rm -rf "$d"/*; mkdir "$d/x"
+	[ ! -e "$d/c" ] || rm -rf "$d"/*
 	dpkg-deb -e "$deb" "$d/c"
 	dpkg-deb --fsys-tarfile "$deb" >"$d/tar"
 	: >"$d/paths"; : >"$d/dirs"
@@ -50,16 +51,17 @@ while [ $# -gt 0 ]; do
 	s
 	: >"$d/list"; : >"$d/leaving"
 	[ ! -e "$d/c/conffiles" ] || while read -r f; do
-		case $f in /*) printf '%s\n' "$f" >&3 ;; 'remove-on-upgrade '*) f=${f#* }; printf '%s\n' "${f#"${f%%[! ]*}"}" >&4 ;; esac
-	done <"$d/c/conffiles" 3>"$d/list" 4>"$d/leaving"
+		case $f in /*) printf '%s\n' "$f" >&3; printf '.%s\n' "$f" >&4 ;; 'remove-on-upgrade '*) f=${f#* }; printf '%s\n' "${f#"${f%%[! ]*}"}" >&5 ;; esac
+	done <"$d/c/conffiles" 3>"$d/list" 4>"$d/names" 5>"$d/leaving"
 	if [ -s "$d/list" ]; then
-		sed 's,^,.,' "$d/list" | tar -x -f "$d/tar" -C "$d/x" -T -
+		mkdir "$d/x"
+		tar -x -f "$d/tar" -C "$d/x" -T "$d/names"
 		sums
 	fi
 	s
-	[ ! -s "$d/leaving" ] || cat "$d/leaving"
+	show "$d/leaving"
 	s
-	[ ! -e "$d/c/postinst" ] || cat "$d/c/postinst"
+	[ ! -e "$d/c/postinst" ] || show "$d/c/postinst"
 	s
 	while IFS= read -r f; do case $f in 'Replaces: '*) printf '%s\n' "${f#* }" ;; esac; done <"$d/c/control"
 	s
@@ -73,7 +75,8 @@ while [ $# -gt 0 ]; do
 	done >"$d/there"
 	if [ -s "$d/there" ]; then
 		sed 's/[][*?\\]/\\&/g' "$d/there" | xargs -d '\n' dpkg-query --admindir="$admin" -S -- 2>/dev/null >"$d/owners" || :
-		cat "$d/there"; s; grep -v '^diversion ' "$d/owners" || :
+		show "$d/there"; s
+		while IFS= read -r l; do case $l in 'diversion '*) ;; *) printf '%s\n' "$l" ;; esac; done <"$d/owners"
 	else s; fi
 	s
 	where

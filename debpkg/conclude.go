@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// conclude follows the run to its end and checks the result.
-func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) {
+// conclude follows the run to its end and checks the result. before is the host before the run,
+// if known.
+func (h *Host) conclude(ctx context.Context, op task, c Change, before survey) (Change, error) {
 	s, err := h.follow(ctx, c.Dir)
 	if err != nil {
 		return c, op.wrap(err)
@@ -19,22 +20,24 @@ func (h *Host) conclude(ctx context.Context, op task, c Change) (Change, error) 
 	// The result is recorded even if the caller has stopped waiting.
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
-	output, err := h.log(dctx, c.Dir)
-	if err != nil {
-		return c, op.wrap(err)
-	}
 	c.ExitCode, c.Ended = s.n, time.Now().UTC()
 	if s.name == "dead" && c.Staged {
 		if err := h.unmask(dctx, c.UnitsBefore); err != nil {
 			return c, op.wrap(err)
 		}
 	}
-	look, err := h.survey(dctx, names(c.Plan.Actions)...)
+	look, err := h.after(dctx, before, names(c.Plan.Actions)...)
 	if err != nil {
 		return c, op.wrap(err)
 	}
 	c.After = look.Packages
 	wrong := c.unmet()
+	var output said
+	if len(wrong) > 0 || s.name == "dead" || s.n != 0 {
+		if output, err = h.log(dctx, c.Dir); err != nil {
+			return c, op.wrap(err)
+		}
+	}
 	var verdict error
 	switch {
 	case len(wrong) > 0 && s.name == "dead":

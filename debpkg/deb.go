@@ -50,10 +50,9 @@ func (h *Host) Debs(ctx context.Context, paths ...string) ([]Deb, error) {
 // directories.
 const debsScript = `skip=$1; shift
 one() {
-	if ! f=$(dpkg-deb -f "$1" Package Version Architecture); then [ -n "$skip" ] || exit 1; return; fi
-	sum=$(sha256sum <"$1") || exit 1
-	printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$(printf '%s\n' "$f" | sed -n 's/^Package: *//p')" "$(printf '%s\n' "$f" | sed -n 's/^Version: *//p')" \
-		"$(printf '%s\n' "$f" | sed -n 's/^Architecture: *//p')" "$(stat -L -c %s "$1")" "${sum%% *}"
+	if ! f=$(dpkg-deb -W --showformat='${Package}\t${Version}\t${Architecture}' "$1"); then [ -n "$skip" ] || exit 1; return; fi
+	printf '%s\t%s\t' "$1" "$f"
+	stat -L --printf '%s\t' "$1" && sha256sum <"$1" || exit 1
 }
 for p; do
 	if [ -d "$p" ]; then
@@ -73,8 +72,9 @@ func (h *Host) debsThere(ctx context.Context, files []string) ([]Deb, error) {
 func parseDebs(out string) []Deb {
 	var debs []Deb
 	for _, f := range fields(out, 6) {
+		sum, _, _ := strings.Cut(f[5], " ")
 		debs = append(debs, Deb{Path: f[0], Package: f[1], Version: Version{f[2]}, Arch: f[3],
-			Size: number64(f[4]), SHA256: f[5]})
+			Size: number64(f[4]), SHA256: sum})
 	}
 	return debs
 }

@@ -86,12 +86,12 @@ for l in "$2"/list*; do
 	[ -e "$l" ] || continue
 	w=${l#"$2/list"}; w=${w#.}
 	as "${w:+${w%.*} ${w#*.}}" tar -C "$1/" -c -z -T - <"$l" >"$2/files${w:+.$w}.tar.gz"
-	rm "$l"
 done
+show() { while IFS= read -r f; do printf '%s\n' "$f"; done <"$1"; }
 [ ! -e "$2/files" ] || cat "$2"/files*.tar.gz | sha256sum
-printf '\034'; [ ! -e "$2/files" ] || cat "$2/files"
-printf '\034'; cat "$2/looked"
-rm -f "$2/files" "$2/looked" "$2/paths"`
+printf '\034'; [ ! -e "$2/files" ] || show "$2/files"
+printf '\034'; show "$2/looked"
+rm -f "$2/files" "$2/looked" "$2/paths" "$2"/list*`
 
 // saveFiles saves the conffiles, the files that will be overwritten, and each component's
 // configuration, with the copies that earlier upgrades left next to them. It leaves out absent

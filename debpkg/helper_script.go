@@ -101,6 +101,7 @@ check() {
 	v=$1; shift
 	case $v in
 	survey) is "${1-}" ''; is "${2-}" "$state"; shift 2; for w; do case $w in '' | -* | *[!A-Za-z0-9.+:*?-]*) no "\"$w\"" ;; esac; done ;;
+	packages) is "${1-}" ''; is "${2-}" /var/lib/apt/extended_states; shift 2; for w; do case $w in '' | -* | *[!A-Za-z0-9.+:*?-]*) no "\"$w\"" ;; esac; done ;;
 	offers) is "${1-}" /etc/apt; shift; plains "$@" ;;
 	offered) is "${1%/}" "$cache"; shift; for w; do [ "$w" = -- ] || plain "$w"; done ;;
 	candidates) is "${1-}" ''; shift; while [ $# -gt 0 ]; do plain "$1"; readable "${2-}"; shift 2; done ;;

@@ -126,6 +126,8 @@ func attacks(m *machine, c debpkg.Change) {
 		apt("install", "--", "/var/cache/apt/archives/../../../../home/ops/tyk-evil_1_all.deb"),
 		apt("install", "--", "tyk-evil=1", "/tmp/tyk-evil_1_all.deb"), apt("purge", "tyk-gateway"), apt("download", "bash"),
 		{"survey", "/home/ops", "/var/lib/tykupgrade"}, {"survey", "", "/home/ops"}, {"survey", "", "/var/lib/tykupgrade", "--help"},
+		{"packages", "/home/ops", "/var/lib/apt/extended_states"}, {"packages", "", "/etc/shadow", "tyk-gateway"},
+		{"packages", "", "/var/lib/apt/extended_states", "--help"},
 		{"offers", "/home/ops"}, {"offered", "/home/ops", "--", "--"}, {"history", "/etc/shadow"},
 		{"keys", "", "/root/x"}, {"keys", "", "/etc/apt/../shadow"}, {"locks", "/etc/shadow"},
 		{"candidates", "", "tyk-evil", "/home/ops/tyk-evil_1_all.deb"}, {"candidates", "/tmp", "a", "/tmp/a.deb"},

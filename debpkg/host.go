@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os/exec"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +25,36 @@ type Runner = func(ctx context.Context, argv []string, stdin io.Reader, stdout,
 	stderr io.Writer) error
 
 // Local returns a Runner for this machine.
-func Local() Runner { return run.Local(run.Options{}) }
+func Local() Runner {
+	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		vars, argv := withoutEnv(argv)
+		return run.Local(run.Options{Env: vars})(ctx, argv, stdin, stdout, stderr)
+	}
+}
+
+// withoutEnv saves the process of env(1), which precedes every command of a Host. It leaves a
+// program that is not on the new PATH to env.
+func withoutEnv(argv []string) (vars, rest []string) {
+	if len(argv) == 0 || argv[0] != "env" {
+		return nil, argv
+	}
+	path := ""
+	for rest = argv[1:]; len(rest) > 0 && strings.Index(rest[0], "=") > 0; rest = rest[1:] {
+		if p, ok := strings.CutPrefix(rest[0], "PATH="); ok {
+			path = p
+		}
+		vars = append(vars, rest[0])
+	}
+	if len(rest) == 0 || strings.HasPrefix(rest[0], "-") || strings.Contains(rest[0], "/") {
+		return nil, argv
+	}
+	for _, dir := range filepath.SplitList(path) {
+		if program, err := exec.LookPath(filepath.Join(dir, rest[0])); err == nil && filepath.IsAbs(dir) {
+			return vars, append([]string{program}, rest[1:]...)
+		}
+	}
+	return nil, argv
+}
 
 // Sudo returns a Runner that runs the commands of r as root through `sudo -n`, which never asks for
 // a password. The user needs NOPASSWD for all commands.

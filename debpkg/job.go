@@ -34,8 +34,8 @@ type job struct {
 // write to or exchange. A parent with the sticky bit, such as /tmp, lets nobody
 // exchange what is ours.
 const safeFunc = `safe() {
-	me=$(id -u) real=$(readlink -f -- "$@") || return 1
-	tops="
+	real=$(readlink -f -- "$@") || return 1
+	me= tops="
 $real
 "
 	for t; do tops="$tops$t
@@ -46,8 +46,10 @@ $real
 	done <<END
 $tops
 END
-	all=$(stat -L -c '%u %a %n' -- / "$@") || return 1
+	# The first is the process that asks.
+	all=$(stat -L -c '%u %a %n' -- /proc/self / "$@") || return 1
 	while read -r o a d; do
+		if [ -z "$me" ]; then me=$o; continue; fi
 		bad= w=
 		[ "$o" = "$me" ] || [ "$o" = 0 ] || bad=1
 		case $a in
@@ -70,7 +72,7 @@ END
 own() { # make a directory of ours
 	e=$1; while [ ! -e "$e" ]; do e=${e%/*}; e=${e:-/}; done
 	[ "$e" = "$1" ] || { [ -k "$e" ] && [ "$e" != "${1%/*}" ]; } || safe "$e" || return
-	mkdir -p "$1" && safe "$1" "${1%/*}"
+	[ -d "$1" ] || mkdir -p "$1" && safe "$1" "${1%/*}"
 }
 `
 
@@ -115,7 +117,7 @@ exec 9<"${dir%/*}" && flock 9 || exit 1
 case $(look "$dir") in running*) exit 75 ;; esac
 if [ -e "$dir/pid" ] && ! cmp -s "$dir/pid" "$prep/since"; then exit 75; fi
 printf '%s\n%s\n' $$ "$prep/job.sh" >"$prep/pid"
-rm -rf "$dir.gone" # of a host that went down in this line
+[ ! -e "$dir.gone" ] || rm -rf "$dir.gone" # of a host that went down in the next line
 if [ -e "$dir" ]; then mv -T "$dir" "$dir.gone" && rm -rf "$dir.gone"; fi
 trap - EXIT
 mv -T "$prep" "$dir" || { echo $? >"$prep/over"; exit 1; }
@@ -130,7 +132,8 @@ for u in $mask; do systemctl unmask --runtime -- "$u"; done
 if [ -n "$auto" ]; then apt-mark auto $auto; fi
 if [ -n "$hold" ]; then apt-mark hold $hold; fi
 for p in $pins; do
-	n=${p%%=*} v=${p#*=} f=$prefs/tykupgrade-$(printf %s "${p%%=*}" | tr : _).pref
+	n=${p%%=*} v=${p#*=}
+	case $n in *:*) f=$prefs/tykupgrade-${n%%:*}_${n#*:}.pref ;; *) f=$prefs/tykupgrade-$n.pref ;; esac
 	[ -n "$all" ] || [ -e "$f" ] || continue
 	if [ -z "$v" ]; then rm -f "$f"; continue; fi
 	# What failed to arrive is not pinned: an older pin would bring it at the next upgrade.
@@ -154,7 +157,8 @@ prep=$1 root=$2; shift 2
 if [ ! -s "$prep/job.sh" ]; then
 	read -r a b
 	head -c "$a" >"$prep/change.json"; cat >"$prep/job.tmp"
-	if [ "$(wc -c <"$prep/change.json")" -ne "$a" ] || [ "$(wc -c <"$prep/job.tmp")" -ne "$b" ]; then echo "less than $a and $b bytes arrived" >&2; exit 1; fi
+	[ "$(stat -c %s "$prep/change.json" "$prep/job.tmp")" = "$a
+$b" ] || { echo "less than $a and $b bytes arrived" >&2; exit 1; }
 	mv "$prep/job.tmp" "$prep/job.sh"
 fi
 : >"$prep/status"; : >"$prep/errors"
@@ -197,9 +201,11 @@ s=$(look "$d")
 case $s in running*)
 	p=${s#running }
 	# A process that has ended, and that nobody has reaped, has an empty one.
+	pause=0.2
 	while x=; [ ! -s "$d/rc" ] && { read -r x <"/proc/$p/cmdline"; [ -n "$x" ]; } 2>/dev/null; do
 		show
-		sleep 0.2
+		sleep $pause
+		pause=0.5
 	done
 esac
 s=$(look "$d")

@@ -92,14 +92,18 @@ func (h *Host) waitLocks(ctx context.Context, op task, deadline time.Time) error
 			h.o.Log.InfoContext(ctx, "waiting for locks", "held", now)
 		}
 		if !time.Now().Before(deadline) {
-			return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked,
-				Detail: fmt.Sprintf("%s, still after %s", told, h.o.LockWait), Retry: true,
-				Next: "wait for it to end, or find out why it waits; never delete the lock file"}
+			return h.locked(op, locks)
 		}
 		if err := pause(ctx, lockPause); err != nil {
 			return op.wrap(fmt.Errorf("wait for %s: %w", told, err))
 		}
 	}
+}
+
+func (h *Host) locked(op task, locks []Lock) error {
+	return &Error{Op: op.verb, Object: op.object, Kind: ErrLocked,
+		Detail: fmt.Sprintf("%s, still after %s", describe(locks), h.o.LockWait), Retry: true,
+		Next: "wait for it to end, or find out why it waits; never delete the lock file"}
 }
 
 func describe(locks []Lock) string {

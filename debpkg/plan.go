@@ -111,12 +111,14 @@ func (h *Host) Plans(ctx context.Context, groups [][]Request) ([]Plan, error) {
 }
 
 func (h *Host) plan(ctx context.Context, want []Request, fetch bool) (Plan, error) {
-	p, _, err := h.planned(ctx, want, fetch)
+	p, _, err := h.planned(ctx, want, fetch, false)
 	return p, err
 }
 
-// planned also returns the survey that the plan is made from.
-func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, survey, error) {
+// planned also returns the survey that the plan is made from. again is set to compare an
+// earlier plan with the host, which an [ErrLocked] says is busy.
+func (h *Host) planned(ctx context.Context, want []Request, fetch,
+	again bool) (Plan, survey, error) {
 	want = slices.Clone(want)
 	if err := validRequests(want); err != nil {
 		return Plan{}, survey{}, err
@@ -132,6 +134,9 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 	s, err := h.survey(ctx, names...)
 	if err != nil {
 		return Plan{}, s, err
+	}
+	if again && len(s.Locks) > 0 {
+		return Plan{}, s, h.locked(op, s.Locks)
 	}
 	if s.Journal {
 		return Plan{}, s, op.fail(Error{Kind: ErrInterrupted,
@@ -170,7 +175,7 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch bool) (Plan, s
 	}
 	var need space
 	if !p.Empty() {
-		if need, err = h.candidates(ctx, &p, in, s, fetch); err != nil {
+		if need, err = h.candidates(ctx, &p, in, s, fetch, again); err != nil {
 			return Plan{}, s, err
 		}
 	}

@@ -39,25 +39,13 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 		return nil
 	}
 	op := task{"revert", strings.Join(names(c.Plan.Actions), ", ")}
-	look, err := h.survey(ctx)
-	if err != nil {
-		return op.wrap(err)
-	}
-	if err := sameHost(op, c, look); err != nil {
-		return err
-	}
-	c, err = h.recorded(ctx, op, c)
+	c, err := h.recorded(ctx, op, c)
 	if err != nil {
 		return err
 	}
 	for _, a := range c.Plan.Actions {
 		if !changedName.MatchString(a.Package) {
 			return op.wrap(fmt.Errorf("%q is not a package name", a.Package))
-		}
-	}
-	if o.Files {
-		if err := h.checkFiles(ctx, op, c); err != nil {
-			return err
 		}
 	}
 	dir := c.revertDir(h.o.StateDir)
@@ -70,13 +58,30 @@ func (h *Host) Revert(ctx context.Context, c Change, o RevertOptions) error {
 			return op.wrap(err)
 		}
 	}
-	deadline := time.Now().Add(h.o.LockWait)
-	repaired := false
-	for {
-		if err := h.waitLocks(ctx, op, deadline); err != nil {
+	look, err := h.survey(ctx, names(c.Plan.Actions)...)
+	if err != nil {
+		return op.wrap(err)
+	}
+	if err := sameHost(op, c, look); err != nil {
+		return err
+	}
+	if o.Files {
+		if err := h.checkFiles(ctx, op, c); err != nil {
 			return err
 		}
-		look, err = h.revertPackages(ctx, op, dir, c)
+	}
+	deadline := time.Now().Add(h.o.LockWait)
+	repaired := false
+	for again := len(look.Locks) > 0; ; again = true {
+		if again {
+			if err := h.waitLocks(ctx, op, deadline); err != nil {
+				return err
+			}
+			if look, err = h.survey(ctx, names(c.Plan.Actions)...); err != nil {
+				return op.wrap(err)
+			}
+		}
+		look, err = h.revertPackages(ctx, op, dir, c, look)
 		switch {
 		case errors.Is(err, ErrLocked) && time.Now().Before(deadline):
 			if err := pause(ctx, lockPause); err != nil {
@@ -190,12 +195,9 @@ func back(c Change, now []Package) []Action {
 	return list
 }
 
-// revertPackages returns the state of the host afterwards.
-func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change) (survey, error) {
-	look, err := h.survey(ctx, names(c.Plan.Actions)...)
-	if err != nil {
-		return look, op.wrap(err)
-	}
+// revertPackages returns the state of the host afterwards. look is the state before.
+func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change,
+	look survey) (survey, error) {
 	if look.Journal {
 		return look, op.fail(Error{Kind: ErrInterrupted, Detail: "its run is unfinished",
 			Next: "call Repair"})
@@ -234,7 +236,7 @@ func (h *Host) revertPackages(ctx context.Context, op task, dir string, c Change
 	}
 	dctx, cancel := h.lasting(ctx)
 	defer cancel()
-	if look, err = h.survey(dctx, names(c.Plan.Actions)...); err != nil {
+	if look, err = h.after(dctx, look, names(c.Plan.Actions)...); err != nil {
 		return look, op.wrap(err)
 	}
 	if left := back(c, look.Packages); len(left) > 0 {

@@ -13,10 +13,6 @@ import (
 func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action,
 	look survey) (install, error) {
 	in := install{downgrade: true}
-	available, err := h.Available(ctx, names(todo)...)
-	if err != nil {
-		return in, op.wrap(err)
-	}
 	file := func(a Action) (string, string) {
 		for _, s := range c.Saved {
 			if s.Package == a.Package && s.Version.Compare(a.From) == 0 {
@@ -36,6 +32,26 @@ func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action,
 	if err != nil {
 		return in, op.wrap(err)
 	}
+	// Only a source replaces what is repacked or cannot be used.
+	why, repacked := map[string]string{}, map[string]bool{}
+	var ask []string
+	for _, a := range todo {
+		if a.From.IsZero() {
+			continue
+		}
+		name, sum := file(a)
+		why[a.Package] = unusable(debs, name, sum, a)
+		repacked[a.Package] = slices.ContainsFunc(c.Saved, func(s Saved) bool {
+			return s.Path == name && s.From == fromRepack
+		})
+		if why[a.Package] != "" || repacked[a.Package] {
+			ask = append(ask, a.Package)
+		}
+	}
+	available, err := h.Available(ctx, ask...)
+	if err != nil {
+		return in, op.wrap(err)
+	}
 	for _, a := range todo {
 		if p, ok := find(look.Packages, a.Package); ok && p.Held() {
 			in.held = true
@@ -46,14 +62,10 @@ func (h *Host) revertArgs(ctx context.Context, op task, c Change, todo []Action,
 		}
 		offered := slices.ContainsFunc(available,
 			func(v Available) bool { return v.Package == a.Package && v.Version.Compare(a.From) == 0 })
-		name, sum := file(a)
-		repacked := slices.ContainsFunc(c.Saved, func(s Saved) bool {
-			return s.Path == name &&
-				s.From == fromRepack
-		})
-		why := unusable(debs, name, sum, a)
+		why := why[a.Package]
 		switch {
-		case why == "" && !(repacked && offered):
+		case why == "" && !(repacked[a.Package] && offered):
+			name, _ := file(a)
 			in.args = append(in.args, name)
 		case offered:
 			in.args = append(in.args, a.Package+"="+a.From.text)

@@ -18,6 +18,7 @@ var scripts = map[string]string{
 	"move":           `mv -T "$1" "$2"`,
 	"offered":        offeredScript,
 	"offers":         offersScript,
+	"packages":       packagesScript,
 	"prepare":        prepareScript,
 	"reset-failed":   `systemctl reset-failed -- "$@" 2>/dev/null; true`,
 	"restart":        `systemctl daemon-reload && { systemctl reset-failed -- "$@" 2>/dev/null; systemctl restart -- "$@"; }`,

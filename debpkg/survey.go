@@ -13,20 +13,23 @@ import (
 
 // surveyScript reads in one call what every plan, change and revert needs from the host: $1 root,
 // $2 StateDir, then names or patterns of packages. Parts of the answer end with a file separator,
-// in the order of the constants below. It starts few processes, as several surveys belong to one
-// change.
-const surveyScript = `root=$1 state=$2; shift 2
-admin=$root/var/lib/dpkg
-s() { printf '\034'; }
-show() { while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1"; } 2>/dev/null
-show "$root/etc/os-release" || show "$root/usr/lib/os-release"
+// in the order of the constants below. The locks come first: what is read while nobody holds one is
+// whole. It starts few processes, as several surveys belong to one change.
+const surveyScript = lockFunc + `root=$1 state=$2; shift 2
+` + surveyFunc + `locks "$admin/lock-frontend" "$admin/lock" "$root/var/lib/apt/lists/lock" "$root/var/cache/apt/archives/lock"
+s; show "$root/etc/os-release" || show "$root/usr/lib/os-release"
 s; show "$root/etc/machine-id"
 s; show /proc/sys/kernel/hostname
-s; dpkg-query -W -f '${Package} ${Version} ${Architecture}\n' apt dpkg || [ $? -eq 1 ] || exit 2
-s; if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemd=1; echo yes; else systemd=; fi
-s; for f in "$admin"/updates/[0-9]*; do [ ! -e "$f" ] || echo yes; done
 s; conf=$(apt-config dump --format '%f %v%n' Dir DPkg::Options) || exit 2
 printf '%s\n' "$conf"
+auto=
+while read -r k v; do
+	case $k in Dir | Dir::State | Dir::State::extended_states)
+		case $v in /*) auto=$v ;; *) auto=${auto%/}/$v ;; esac ;;
+	esac
+done <<END
+$conf
+END
 s; disks() {
 	for d; do
 		shift
@@ -36,7 +39,28 @@ s; disks() {
 	stat -L -c %d -- "$@" && stat -f -c '%a %S' -- "$@"
 }
 disks "$root/var/cache/apt/archives" "$root/opt" "$state" || exit 2
-s; dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | awk -F '\t' '$6 != "ok" || $5 ~ /^(half-|unpacked)/'
+# apt and dpkg are those of the system, whose list would take dpkg-query long to read.
+s; [ -z "$root" ] || awk '/^Package:/ { p = $2 } /^Architecture:/ { a = $2 }
+	/^Version:/ && (p == "apt" || p == "dpkg") { print p, $2, a }' /var/lib/dpkg/status || exit 2
+dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | awk -F '\t' -v root="${root:+1}" '
+	root == "" && ($1 == "apt" || $1 == "dpkg") { tools = tools $1 " " $3 " " $2 "\n" }
+	$6 != "ok" || $5 ~ /^(half-|unpacked)/ { broken = broken $0 "\n" }
+	END { printf "%s\034%s", tools, broken }'
+s
+` + packagesPart
+
+// packagesScript is the end of the survey alone, for after a run: $1 root, $2 apt's
+// extended_states.
+const packagesScript = `root=$1 auto=$2; shift 2
+` + surveyFunc + packagesPart
+
+const surveyFunc = `admin=$root/var/lib/dpkg
+s() { printf '\034'; }
+show() { while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1"; } 2>/dev/null
+`
+
+const packagesPart = `if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemd=1; echo yes; else systemd=; fi
+s; for f in "$admin"/updates/[0-9]*; do [ ! -e "$f" ] || echo yes; done
 s; list=
 if [ $# -gt 0 ]; then
 	list=$(dpkg-query --admindir="$admin" -W -f '` + packageFormat + `' -- "$@" 2>/dev/null)
@@ -64,14 +88,6 @@ $list
 END
 printf '\035'; [ $# -eq 0 ] || md5sum -z -- "$@" 2>/dev/null
 s; if [ -n "$installed" ]; then
-	auto=
-	while read -r k v; do
-		case $k in Dir | Dir::State | Dir::State::extended_states)
-			case $v in /*) auto=$v ;; *) auto=${auto%/}/$v ;; esac ;;
-		esac
-	done <<END
-$conf
-END
 	if [ -f "$auto" ]; then
 		awk -v names=" $installed " '$1 == "Package:" { p = $2 } $1 == "Architecture:" { a = $2 }
 			$1 == "Auto-Installed:" && $2 == 1 && index(names, " " p ":") { print p ":" a }' "$auto"
@@ -89,26 +105,24 @@ s; if [ -n "$systemd" ]; then
 $units
 END
 	systemctl show -p ` + unitProperties + ` -- "$@" tyk-dashboard.service tyk-gateway.service tyk-pump.service || exit 2
-fi
-s
-` + lockFunc + `locks "$root/var/lib/dpkg/lock-frontend" "$root/var/lib/dpkg/lock" "$root/var/lib/apt/lists/lock" "$root/var/cache/apt/archives/lock"`
+fi`
 
 const (
-	partOS = iota
+	partLocks = iota
+	partOS
 	partMachine
 	partName
-	partTools
-	partSystemd
-	partJournal
 	partConfig
 	partDisks
+	partTools
 	partBroken
+	partSystemd // the first of packagesPart
+	partJournal
 	partPackages
 	partSums
 	partAuto
 	partUnits
 	partStates
-	partLocks
 	partCount
 )
 
@@ -131,12 +145,10 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	}
 	part := strings.Split(out, "\x1c")
 	if len(part) != partCount {
-		return survey{}, t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out),
-			Next: "check what its login shell prints"})
+		return survey{}, t.unexpected(out)
 	}
-	s := survey{config: map[string]string{}, units: map[string][]string{}}
+	s := survey{config: map[string]string{}}
 	s.OS = parseOSRelease(part[partOS])
-	s.Systemd, s.Journal = part[partSystemd] != "", strings.TrimSpace(part[partJournal]) != ""
 	s.Hostname = strings.TrimSpace(part[partName])
 	if id := strings.TrimSpace(part[partMachine]); id != "" {
 		sum := sha256.Sum256([]byte("tykupgrade " + id))
@@ -166,16 +178,50 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		return survey{}, t.wrap(errors.New("/etc/os-release or dpkg is missing; is it " +
 			"Debian or Ubuntu?"))
 	}
-	if s.Broken, err = parsePackages(part[partBroken], s.Arch); err == nil {
-		s.Packages, err = parsePackages(part[partPackages], s.Arch)
-	}
-	if err != nil {
+	if s.Broken, err = parsePackages(part[partBroken], s.Arch); err != nil {
 		return survey{}, task{"read", "the installed packages"}.wrap(err)
 	}
-	if err := s.sums(h.o.Root, part[partSums]); err != nil {
-		return survey{}, err
+	s.Locks = parseLocks(part[partLocks])
+	err = s.packages(h.o.Root, part[partSystemd:])
+	return s, err
+}
+
+func (t task) unexpected(out string) error {
+	return t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out),
+		Next: "check what its login shell prints"})
+}
+
+// after looks at the packages once a run has changed them. Of the rest of the host it knows what
+// was there before. Without that it looks at all.
+func (h *Host) after(ctx context.Context, before survey, names ...string) (survey, error) {
+	auto := aptDir(before.config, "Dir", "Dir::State", "Dir::State::extended_states")
+	if auto != h.path("/var/lib/apt/extended_states") {
+		return h.survey(ctx, names...)
 	}
-	auto := strings.Fields(part[partAuto])
+	t := task{"read", "the packages of the host"}
+	out, err := h.script(ctx, nil, "packages", append([]string{h.o.Root, auto}, names...)...)
+	if err != nil {
+		return survey{}, t.wrap(err)
+	}
+	part := strings.Split(out, "\x1c")
+	if len(part) != partCount-partSystemd {
+		return survey{}, t.unexpected(out)
+	}
+	err = before.packages(h.o.Root, part)
+	return before, err
+}
+
+// packages reads the answer of packagesPart.
+func (s *survey) packages(root string, part []string) (err error) {
+	const first = partSystemd
+	s.Systemd, s.Journal = part[0] != "", strings.TrimSpace(part[partJournal-first]) != ""
+	if s.Packages, err = parsePackages(part[partPackages-first], s.Arch); err != nil {
+		return task{"read", "the installed packages"}.wrap(err)
+	}
+	if err := s.sums(root, part[partSums-first]); err != nil {
+		return err
+	}
+	auto := strings.Fields(part[partAuto-first])
 	for i, p := range s.Packages {
 		arch := p.Arch
 		if arch == "all" {
@@ -183,10 +229,9 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		}
 		s.Packages[i].Auto = slices.Contains(auto, p.base()+":"+arch)
 	}
-	s.states = parseUnits(part[partStates])
-	s.findUnits(part[partUnits])
-	s.Locks = parseLocks(part[partLocks])
-	return s, nil
+	s.states, s.units = parseUnits(part[partStates-first]), map[string][]string{}
+	s.findUnits(part[partUnits-first])
+	return nil
 }
 
 // parseDisks reads the device numbers of the directories, then the free blocks

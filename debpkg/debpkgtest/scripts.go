@@ -18,7 +18,7 @@ var scripts map[string]func(h *Host, args []string, stdin string) answer
 func init() {
 	nothing := func(*Host, []string, string) answer { return answer{} }
 	scripts = map[string]func(*Host, []string, string) answer{
-		"survey": (*Host).survey, "offers": (*Host).sources, "offered": (*Host).offered,
+		"survey": (*Host).survey, "packages": (*Host).packages, "offers": (*Host).sources, "offered": (*Host).offered,
 		"candidates": (*Host).candidates, "debs": (*Host).readDebs,
 		"locks": (*Host).locks, "state": (*Host).state, "prepare": (*Host).prepare, "discard": nothing,
 		"write":         (*Host).write,
@@ -85,15 +85,22 @@ func (h *Host) survey(args []string, _ string) answer {
 		}
 	}
 	return answer{out: strings.Join([]string{
-		"ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\nPRETTY_NAME=\"Debian GNU/Linux 12 " +
+		h.held(), "ID=debian\nVERSION_ID=12\nVERSION_CODENAME=bookworm\nPRETTY_NAME=\"Debian GNU/Linux 12 " +
 			"(bookworm)\"\n",
-		"fake-" + h.name + "\n", h.name + "\n", "apt 2.6.1 amd64\ndpkg 1.21.22 amd64\n", "yes\n", "",
-		"Dir /\nDir::Etc etc/apt\nDir::Etc::preferencesparts preferences.d\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log " +
+		"fake-" + h.name + "\n", h.name + "\n",
+		"Dir /\nDir::State var/lib/apt\nDir::State::extended_states extended_states\nDir::Etc etc/apt\nDir::Etc::preferencesparts preferences.d\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log " +
 			"var/log/apt\nDir::Log::History history.log\n",
-		strings.Repeat("1\n", 3) + strings.Repeat("2621440 4096\n", 3), broken.String(),
+		strings.Repeat("1\n", 3) + strings.Repeat("2621440 4096\n", 3),
+		"apt 2.6.1 amd64\ndpkg 1.21.22 amd64\n", broken.String(), "yes\n", "",
 		packages.String(), sums.String() + within + digests.String(), auto.String(), units.String(),
-		h.show(names), h.held(),
+		h.show(names),
 	}, part)}
+}
+
+// packages is the end of the survey.
+func (h *Host) packages(args []string, stdin string) answer {
+	parts := strings.Split(h.survey(args, stdin).out, part)
+	return answer{out: strings.Join(parts[len(parts)-7:], part)}
 }
 
 func (h *Host) held() string {
@@ -123,14 +130,22 @@ func (h *Host) sources(args []string, _ string) answer {
 func (h *Host) offered(args []string, _ string) answer {
 	i := slices.Index(args, "--")
 	j := i + 1 + slices.Index(args[i+1:], "--")
-	var show strings.Builder
+	var show, policy strings.Builder
 	for _, one := range args[1:i] {
 		name, version, _ := strings.Cut(one, "=")
 		p := Package{Name: name, Version: version}
 		fmt.Fprintf(&show, "Package: %s\nVersion: %s\nArchitecture: amd64\nInstalled-Size: "+
 			"1\nFilename: %s\nSize: 1024\nSHA256: %s\n\n", name, version, deb(p), digest(p))
 	}
-	return answer{out: show.String() + part + h.madison(args[i+1:j]) + part + part}
+	for _, name := range args[i+1 : j] {
+		fmt.Fprintf(&policy, "%s:\n  Version table:\n", name)
+		for _, p := range h.offers {
+			if p.Name == name {
+				fmt.Fprintf(&policy, "     %s 500\n        500 http://fake stable/main amd64 Packages\n", p.Version)
+			}
+		}
+	}
+	return answer{out: show.String() + part + policy.String() + part}
 }
 
 // candidates describes the .deb files, which every version in the source has.
