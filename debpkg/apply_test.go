@@ -155,7 +155,7 @@ func TestHostChanged(t *testing.T) {
 		"x": "new build"}})); err != nil {
 		t.Fatal(err)
 	}
-	f.raw("apt-get", "-q", "update")
+	f.update()
 	changed("upgrade tyk-gateway 4.0.8 to 5.2.5")
 	f.install("tyk-gateway=5.3.0")
 	changed("is now downgrade tyk-gateway 5.3.0 to 5.2.5")
@@ -181,9 +181,7 @@ func TestHostChanged(t *testing.T) {
 // was and nothing behind. make test-long cancels at each.
 func TestCancelEverywhere(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
-		debs.TykOptions{Config: conf2}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	cause := errors.New("enough")
 	step := int64(7)
@@ -233,8 +231,7 @@ func TestCancelEverywhere(t *testing.T) {
 // Without fetching, what is not known is said to be assumed.
 func TestNoFetch(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	h := f.host(func(o *debpkg.Options) { o.NoFetch = true })
 	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))
 	if p.Fetched || p.Conffiles[0].Outcome != debpkg.OutcomeUnknown || len(p.Restarts) != 1 ||

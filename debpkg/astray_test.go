@@ -12,7 +12,6 @@ import (
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/debs"
 )
 
 // A link of a service user's leads to a file of root's. Neither is its content
@@ -24,9 +23,7 @@ func TestConffileLedAstray(t *testing.T) {
 		lab.Missing(t, "root, to play the service user")
 	}
 	lab.Program(t, "setpriv", "util-linux")
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
-		debs.TykOptions{Config: conf2}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -101,9 +98,7 @@ func TestRevertRaces(t *testing.T) {
 		lab.Missing(t, "root, to play the service user")
 	}
 	lab.Program(t, "setpriv", "util-linux")
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
-		debs.TykOptions{Config: conf2}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	f.write("/opt/tyk-gateway/policies/policies.json", "edited")
 	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {

@@ -23,9 +23,7 @@ import (
 // once, and what a revert needs is whole.
 func TestOperatorsAtOnce(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
-		debs.TykOptions{Config: conf2}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	f.raw("apt-mark", "hold", "tyk-gateway")
 	f.write("/opt/tyk-gateway/policies/policies.json", "mine")
 	before := f.tree()
@@ -246,8 +244,7 @@ func TestUploadBreaksOff(t *testing.T) {
 // A directory that others can write to is not a place for what root installs.
 func TestStateDirOfOthers(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)

@@ -145,7 +145,7 @@ func TestDiskFull(t *testing.T) {
 		// apt's own caches are larger than the disk.
 		f.write("/etc/apt/private.conf", f.file("/etc/apt/private.conf")+
 			"Dir::Cache::pkgcache \"\";\nDir::Cache::srcpkgcache \"\";\n")
-		f.raw("apt-get", "-q", "update")
+		f.update()
 		f.install("tyk-gateway=4.0.8")
 		state := t.TempDir()
 		cautious := f.host(func(o *debpkg.Options) { o.StateDir = state })
@@ -192,7 +192,7 @@ func TestDiskFull(t *testing.T) {
 			"srv"))); err != nil {
 			t.Fatal(err)
 		}
-		f.raw("apt-get", "-q", "update")
+		f.update()
 		if err := f.plan(f.host(), f.request("tyk-gateway", "6.0.0")).Refused(); err == nil ||
 			!strings.Contains(err.Error(), "new files in "+f.root.Dir+"/srv need 8.0 MiB") {
 			t.Errorf("one directory on a small disk: %v", err)
@@ -253,8 +253,7 @@ func TestFacts(t *testing.T) {
 // state is not kept.
 func TestSendingCut(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	local, part, seen := debpkg.Local(), "change.json", 0
 	cut := debpkg.New(func(ctx context.Context, argv []string, stdin io.Reader, stdout,
@@ -303,8 +302,7 @@ func TestSendingCut(t *testing.T) {
 // A job that has ended before anybody followed it is told of all the same.
 func TestQuickJob(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	local, runs := debpkg.Local(), filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs", p.Digest[:16])
 	slow := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -329,8 +327,7 @@ func TestQuickJob(t *testing.T) {
 // A job that cannot take its place says why, and nothing of it stays.
 func TestCannotStart(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	bin := t.TempDir()
 	if err := run.WriteProgram(filepath.Join(bin, "flock"),

@@ -13,7 +13,6 @@ import (
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/debs"
 )
 
 // holdLock takes a lock of apt's as another package manager does, in a process
@@ -74,8 +73,7 @@ func TestLocks(t *testing.T) {
 	if _, err := os.Stat("/proc/locks"); err != nil {
 		lab.Missing(t, "/proc/locks (Linux)")
 	}
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	quick := f.host(func(o *debpkg.Options) { o.LockWait = time.Millisecond })
 	p := f.plan(quick, f.request("tyk-gateway", "5.2.5"))
 	for _, path := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock",

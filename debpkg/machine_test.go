@@ -59,6 +59,13 @@ func TestMain(m *testing.M) {
 		}
 		_ = os.RemoveAll(machines.lab)
 	}
+	if usual.fixture != nil {
+		if err := usual.repo.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	_ = os.RemoveAll(usual.dir)
 	os.Exit(code)
 }
 
@@ -152,8 +159,12 @@ func machineOn(t *testing.T, h *host.Host, dir, there string, packages ...debs.P
 	if _, err := m.repo.Add(packages...); err != nil {
 		t.Fatal(err)
 	}
+	lists := filepath.Join(dir, "lists")
+	if err := errors.Join(os.Mkdir(lists, 0o755), m.repo.Lists(lists, there)); err != nil {
+		t.Fatal(err)
+	}
 	m.exec("sh", "-c", fmt.Sprintf("echo 'deb [signed-by=%[1]s/key.gpg] file:%[1]s ./' "+
-		">/etc/apt/sources.list.d/tyk_tyk-gateway.list && apt-get -q update", m.dir))
+		">/etc/apt/sources.list.d/tyk_tyk-gateway.list && cp -dp %[1]s/lists/* /var/lib/apt/lists/", m.dir))
 	return m
 }
 

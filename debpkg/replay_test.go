@@ -70,9 +70,7 @@ func replay(name string, do func(context.Context, debpkg.Runner, debpkg.Options,
 // tell.
 func TestFakeLikeApt(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
-		debs.TykOptions{Config: conf2}))
-	f.install("tyk-gateway=4.0.8")
+	f := upgradable(t)
 	f.install("tyk-gateway=5.2.5")
 	name, err := os.Hostname()
 	if err != nil {

@@ -95,7 +95,7 @@ func TestSiblings(t *testing.T) {
 	f := newFixture(t, all...)
 	f.write("/etc/apt/private.conf", f.file("/etc/apt/private.conf")+"APT::Architectures:: \""+foreign+"\";\n")
 	f.write("/var/lib/dpkg/arch", debs.Arch()+"\n"+foreign+"\n")
-	f.raw("apt-get", "-q", "update")
+	f.update()
 	f.install("tyk-lib=1", "tyk-lib:"+foreign+"=1")
 	h, ctx := f.host(), t.Context()
 	want := func(version string) {

@@ -31,28 +31,79 @@ type fixture struct {
 
 func newFixture(t *testing.T, packages ...debs.Package) *fixture {
 	t.Helper()
-	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils",
-		"gpg": "gnupg", "dpkg-deb": "dpkg"} {
-		lab.Program(t, prog, deb)
-	}
-	f := &fixture{T: t}
-	var err error
-	if f.repo, err = debs.NewRepo(filepath.Join(t.TempDir(), "repo")); err != nil {
-		t.Fatal(err)
-	}
+	needApt(t)
+	f := fixtureIn(t, t.TempDir(), packages...)
 	t.Cleanup(func() {
 		if err := f.repo.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+	return f
+}
+
+func needApt(t *testing.T) {
+	t.Helper()
+	for prog, deb := range map[string]string{"apt-get": "apt", "apt-ftparchive": "apt-utils",
+		"gpg": "gnupg", "dpkg-deb": "dpkg"} {
+		lab.Program(t, prog, deb)
+	}
+}
+
+func fixtureIn(t *testing.T, dir string, packages ...debs.Package) *fixture {
+	t.Helper()
+	f := &fixture{T: t}
+	var err error
+	if f.repo, err = debs.NewRepo(filepath.Join(dir, "repo")); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := f.repo.Add(packages...); err != nil {
 		t.Fatal(err)
 	}
-	if f.root, err = debs.NewRoot(filepath.Join(t.TempDir(), "root"), f.repo); err != nil {
+	if f.root, err = debs.NewRoot(filepath.Join(dir, "root"), f.repo); err != nil {
 		t.Fatal(err)
 	}
-	f.raw("apt-get", "-q", "update")
+	f.update()
 	return f
+}
+
+// usual is where many tests begin: tyk-gateway 4.0.8 with conf1 is installed, 5.2.5 with conf2 is
+// offered. It is made once.
+var usual struct {
+	once sync.Once
+	dir  string
+	*fixture
+}
+
+// upgradable is a copy of the usual root. Its repository is that of all, and stays as it is.
+func upgradable(t *testing.T) *fixture {
+	t.Helper()
+	needApt(t)
+	usual.once.Do(func() {
+		var err error
+		if usual.dir, err = os.MkdirTemp("", "debpkg-root-"); err != nil {
+			t.Fatal(err)
+		}
+		f := fixtureIn(t, usual.dir, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
+			debs.TykOptions{Config: conf2}))
+		f.install("tyk-gateway=4.0.8")
+		usual.fixture = f
+	})
+	if usual.fixture == nil {
+		t.Fatal("the usual root could not be made")
+	}
+	root, err := usual.root.Copy(filepath.Join(t.TempDir(), "root"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fixture{T: t, root: root, repo: usual.repo}
+}
+
+// update makes apt know what the repository has now.
+func (f *fixture) update() {
+	f.Helper()
+	if err := f.root.Update(); err != nil {
+		f.Fatal(err)
+	}
 }
 
 // host returns a host in the private root; change may alter its options.

@@ -139,7 +139,7 @@ func TestSavedDeb(t *testing.T) {
 		if err := f.repo.Publish(); err != nil {
 			t.Fatal(err)
 		}
-		f.raw("apt-get", "-q", "update")
+		f.update()
 	}
 	withdraw()
 	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil {

@@ -19,7 +19,8 @@ func TestPrivateRoot(t *testing.T) {
 		"gpg": "gnupg", "dpkg-deb": "dpkg"} {
 		lab.Program(t, prog, deb)
 	}
-	repo, err := debs.NewRepo(filepath.Join(t.TempDir(), "repo"))
+	// apt writes some of these characters otherwise.
+	repo, err := debs.NewRepo(filepath.Join(t.TempDir(), "the=repo_1+2~"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +50,35 @@ func TestPrivateRoot(t *testing.T) {
 	if out := apt("update", "-o", "APT::Update::Error-Mode=any"); strings.Contains(out, "W:") {
 		t.Errorf("update warns:\n%s", out)
 	}
+	// What Update leaves is what apt does.
+	lists := func(r *debs.Root) string {
+		t.Helper()
+		out, err := exec.Command("sh", "-ec", `cd "$1"; for f in *_.*; do echo "$f $(readlink "$f")"; cat "$f"; done`,
+			"lists", r.Dir+"/var/lib/apt/lists").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	twin, err := debs.NewRoot(filepath.Join(t.TempDir(), "twin"), repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := twin.Update(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := lists(twin), lists(root); got != want || !strings.Contains(got, "BEGIN PGP") {
+		t.Errorf("Update leaves\n%s\napt\n%s", got, want)
+	}
+	// A copy works in its own directory, and finds what it has copied.
+	apt("install", "tyk-gateway=4.0.8")
+	first := root
+	if root, err = first.Copy(filepath.Join(t.TempDir(), "copy")); err != nil {
+		t.Fatal(err)
+	}
+	if apt("remove", "tyk-gateway"); len(installed(t, first)) == 0 || len(installed(t, root)) > 0 {
+		t.Errorf("installed %q, in the copy %q", installed(t, first), installed(t, root))
+	}
 	for _, v := range []string{"4.0.8", "5.2.5", "4.0.8"} {
 		apt("install", "--allow-downgrades", "tyk-gateway="+v)
 		out, err := exec.Command("dpkg-query", "--admindir="+root.Dir+"/var/lib/dpkg", "-W", "-f",
@@ -61,4 +91,14 @@ func TestPrivateRoot(t *testing.T) {
 			t.Errorf("policies %q, %v", policies, err)
 		}
 	}
+}
+
+// installed lists the files of tyk-gateway in the root.
+func installed(t *testing.T, r *debs.Root) []string {
+	t.Helper()
+	list, err := filepath.Glob(r.Dir + "/opt/tyk-gateway/tyk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
 }

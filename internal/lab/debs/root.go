@@ -1,9 +1,12 @@
 package debs
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Root is a private root for apt and dpkg: commands that have APT_CONFIG set
@@ -11,6 +14,8 @@ import (
 type Root struct {
 	Dir       string
 	AptConfig string
+
+	repos []*Repo
 }
 
 // NewRoot creates a private root in dir, which must be empty or absent, with
@@ -31,25 +36,9 @@ func NewRoot(dir string, repos ...*Repo) (*Root, error) {
 			return nil, err
 		}
 	}
-	r := &Root{Dir: dir, AptConfig: filepath.Join(dir, "etc/apt/private.conf")}
-	conf := fmt.Sprintf(`Dir "%[1]s/";
-Dir::State::status "%[1]s/var/lib/dpkg/status";
-Dir::Bin::dpkg "/usr/bin/dpkg";
-Dir::Bin::methods "/usr/lib/apt/methods";
-Dir::Bin::solvers:: "/usr/lib/apt/solvers";
-Dir::Bin::planners:: "/usr/lib/apt/planners";
-APT::Architecture "%[2]s";
-APT::Architectures { "%[2]s"; };
-APT::Sandbox::User "";
-Acquire::Languages "none";
-Acquire::Retries "0";
-#clear DPkg::Post-Invoke;
-#clear DPkg::Pre-Install-Pkgs;
-#clear APT::Update::Post-Invoke-Success;
-DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless"; "--force-unsafe-io"; "--log=%[1]s/var/log/dpkg.log"; };
-`, dir, Arch())
+	r := &Root{Dir: dir, AptConfig: filepath.Join(dir, "etc/apt/private.conf"), repos: repos}
 	files := map[string]string{
-		"etc/apt/private.conf": conf,
+		"etc/apt/private.conf": config(dir),
 		"etc/debian_version":   "12.0\n",
 		"etc/os-release": "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian " +
 			"GNU/Linux\"\nVERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\n",
@@ -67,4 +56,73 @@ DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless";
 		}
 	}
 	return r, nil
+}
+
+func config(dir string) string {
+	return fmt.Sprintf(`Dir "%[1]s/";
+Dir::State::status "%[1]s/var/lib/dpkg/status";
+Dir::Bin::dpkg "/usr/bin/dpkg";
+Dir::Bin::methods "/usr/lib/apt/methods";
+Dir::Bin::solvers:: "/usr/lib/apt/solvers";
+Dir::Bin::planners:: "/usr/lib/apt/planners";
+APT::Architecture "%[2]s";
+APT::Architectures { "%[2]s"; };
+APT::Sandbox::User "";
+Acquire::Languages "none";
+Acquire::Retries "0";
+#clear DPkg::Post-Invoke;
+#clear DPkg::Pre-Install-Pkgs;
+#clear APT::Update::Post-Invoke-Success;
+DPkg::Options { "--root=%[1]s"; "--force-not-root"; "--force-script-chrootless"; "--force-unsafe-io"; "--log=%[1]s/var/log/dpkg.log"; };
+`, dir, Arch())
+}
+
+// Update leaves in the root what `apt-get update` does for the repositories of [NewRoot]: see
+// [Repo.Lists].
+func (r *Root) Update() error {
+	lists := filepath.Join(r.Dir, "var/lib/apt/lists")
+	for _, repo := range r.repos {
+		if err := repo.Lists(lists, repo.Dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Copy makes a private root in dir, which must be absent, with all that r holds and the same
+// repositories.
+func (r *Root) Copy(dir string) (*Root, error) {
+	err := filepath.WalkDir(r.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dir, strings.TrimPrefix(path, r.Dir))
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		switch {
+		case d.IsDir():
+			return errors.Join(os.Mkdir(to, 0o700), os.Chmod(to, info.Mode().Perm()))
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(target, to)
+		case filepath.Ext(path) == ".bin": // apt's own caches, which name the directory
+			return nil
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.WriteFile(to, data, 0o600), os.Chmod(to, info.Mode().Perm()),
+			os.Chtimes(to, info.ModTime(), info.ModTime()))
+	})
+	c := &Root{Dir: dir, AptConfig: filepath.Join(dir, "etc/apt/private.conf"), repos: r.repos}
+	if err != nil {
+		return nil, err
+	}
+	return c, os.WriteFile(c.AptConfig, []byte(config(dir)), 0o644)
 }
