@@ -396,7 +396,7 @@ func TestPlanManifest(t *testing.T) {
 		change func(m *bundle.Manifest)
 		want   string
 	}{
-		"not in the list": {func(m *bundle.Manifest) { m.FileList = m.FileList[:1] }, "not in it"},
+		"not in the list": {func(m *bundle.Manifest) { m.FileList = m.FileList[:1] }, "it lacks the current build"},
 		"no hook":         {func(m *bundle.Manifest) { m.Middleware.Pre = nil }, "no hook makes gateway"},
 		"another build in the way": {func(m *bundle.Manifest) {
 			m.FileList = append(m.FileList, "plugin_4.0.0_linux_amd64.so")

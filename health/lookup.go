@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// What a lookup can wait for.
+// The things that a lookup waits for.
 const (
 	otherLookups = "other lookups were still running"
 	noNameServer = "no answer from a name server"
 )
 
-// A lookup is what a try knows of its host name. http.Transport keeps the deadline of a request
-// from its dialer, and drops the dialer's error when the request's time ends first. A nil lookup
-// notes nothing.
+// lookup is the state of a try's host name lookup. It is separate from the dialer, because
+// http.Transport hides a request's deadline from its dialer. It also drops the dialer's error if
+// the request's time ends first. A nil lookup notes nothing.
 type lookup struct {
 	until time.Time // of the try; zero: no deadline
 	waits atomic.Pointer[string]
@@ -25,7 +25,7 @@ type lookup struct {
 
 type lookupKey struct{}
 
-// watchLookup makes the context of a request, whose lookups are noted whatever the transport is.
+// watchLookup returns a context for a request whose lookups it notes, with any transport.
 func watchLookup(ctx context.Context) (context.Context, *lookup) {
 	l := &lookup{}
 	l.until, _ = ctx.Deadline()
