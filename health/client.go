@@ -94,6 +94,8 @@ func resolve(ctx context.Context, host string, l *lookup) ([]netip.Addr, error) 
 	case lookups <- struct{}{}:
 		defer func() { <-lookups }()
 	case <-ctx.Done():
+	}
+	if ctx.Err() != nil { // also when both were ready: a lookup that nobody waits for opens sockets
 		return nil, fmt.Errorf("%w: %s: %s: %w", ErrLookup, clean(host), otherLookups,
 			context.Cause(ctx))
 	}
