@@ -120,7 +120,8 @@ func unpacker(r io.Reader, o ImportOptions) (io.Reader, func(), error) {
 	const ageIntro = "age-encryption.org/"
 	if head, _ := b.Peek(len(ageIntro)); string(head) == ageIntro {
 		if len(o.Identities) == 0 {
-			return nil, nil, errors.New("the export is encrypted with age; set Identities")
+			return nil, nil, &Error{Op: "decrypt", Object: "the export",
+				Err: errors.New("it is encrypted with age"), Next: "give the identity that decrypts it"}
 		}
 		plain, err := age.Decrypt(b, o.Identities...)
 		if err != nil {

@@ -16,6 +16,15 @@ func (s *Set) Summary() Summary {
 	return d
 }
 
+// Summaries returns the summaries of sets, in their order. The result is never nil.
+func Summaries(sets []*Set) []Summary {
+	all := []Summary{}
+	for _, s := range sets {
+		all = append(all, s.Summary())
+	}
+	return all
+}
+
 // Untouched reports whether the restore changed nothing, because it was refused or a dry run.
 func (r Report) Untouched() bool {
 	return !slices.ContainsFunc(r.Components, func(c ComponentReport) bool {

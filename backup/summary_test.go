@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
+	"time"
 
 	"example.com/tykupgrade/backup"
 )
@@ -65,5 +67,51 @@ func TestVerifyRequiresSignature(t *testing.T) {
 	}
 	if err := unsigned.Verify(t.Context(), with()); err != nil {
 		t.Error(err)
+	}
+}
+
+// What a set and a restore say to people.
+func TestText(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
+	set := backup.Summary{Dir: "/sets/a", Manifest: backup.Manifest{Start: start, Label: "before 5.3.0",
+		Components: []backup.Component{
+			{Name: "redis", Server: "redis 7.0.15", Method: "psync", Consistency: "snapshot", Items: 12,
+				Bytes: 3 << 20, Warnings: []string{"old data"}},
+			{Name: "config", Items: 2, Bytes: 900}}}}
+	if want := `/sets/a
+COMPONENT  SERVER        METHOD  CONSISTENCY  ITEMS  SIZE
+redis      redis 7.0.15  psync   snapshot     12     3.0 MiB
+config                                        2      900 B
+note: old data
+`; set.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", set, want)
+	}
+	if got, want := backup.ListRows([]backup.Summary{set})[1], []string{"a", "2026-01-02 03:04:05",
+		"redis config", "3.0 MiB", "before 5.3.0"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	r := backup.Report{DryRun: true, Components: []backup.ComponentReport{
+		{Name: "mongo", State: backup.StatePlanned, Items: []backup.Item{
+			{Name: "a.b", Action: backup.ActionReplace, Count: 7, Bytes: 2048, Detail: "swapped"},
+			{Name: "a.c", Action: backup.ActionKeep}}},
+		{Name: "config", State: backup.StateNotRequested}}}
+	if want := `mongo: planned
+ACTION   ITEM  COUNT  SIZE
+replace  a.b   7      2.0 KiB  swapped
+keep     a.c          0 B
+config: not requested
+dry run: nothing was changed
+`; r.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", r, want)
+	}
+	if !r.Components[0].Keeps() || r.Components[1].Keeps() {
+		t.Error("Keeps is wrong")
+	}
+	if (backup.Report{DryRun: true}).String() != "" {
+		t.Error("a report of nothing has text")
+	}
+	if none := backup.Summaries(nil); none == nil || len(none) > 0 {
+		t.Errorf("Summaries returns %#v", none)
 	}
 }

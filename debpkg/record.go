@@ -94,6 +94,25 @@ func (r *Record) Apply(ctx context.Context, h *Host, p Plan, stage bool) (Change
 	return r.carryOut(ctx, h, len(r.Changes)-1, stage, false)
 }
 
+// ApplyAll carries out plans in their order, until one fails. each, if not nil, is called after each
+// change. The result has every change that began, also with an error.
+func (r *Record) ApplyAll(ctx context.Context, h *Host, plans []Plan, stage bool,
+	each func(Change)) (made []Change, err error) {
+	for _, p := range plans {
+		c, err := r.Apply(ctx, h, p, stage)
+		if !c.Started.IsZero() {
+			made = append(made, c)
+		}
+		if err != nil {
+			return made, err
+		}
+		if each != nil {
+			each(c)
+		}
+	}
+	return made, nil
+}
+
 // Resume repeats the changes that may have begun before an operator's process died. The host has
 // their results and does nothing twice. If the host does not answer, the file stays as it is.
 func (r *Record) Resume(ctx context.Context, h *Host, stage bool) ([]Change, error) {

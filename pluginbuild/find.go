@@ -3,6 +3,7 @@ package pluginbuild
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/Masterminds/semver/v3"
@@ -28,7 +29,26 @@ func (s Sources) Releases() (Table, error) {
 	}
 	defer func() { _ = f.Close() }()
 	more, err := ReadTable(f)
-	return append(t, more...), err
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Table, err)
+	}
+	return append(t, more...), nil
+}
+
+// Check reads the files. Its error says which of them is missing or malformed.
+func (s Sources) Check() error {
+	if _, err := s.Releases(); err != nil || s.GoMod == "" {
+		return err
+	}
+	f, err := os.Open(s.GoMod)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if _, err = readGoMod(f); err != nil {
+		return fmt.Errorf("%s: %w", s.GoMod, err)
+	}
+	return nil
 }
 
 // Lookup finds a release in the tables. If it is not there, Lookup derives it from the commit of

@@ -30,6 +30,22 @@ type Server struct {
 	Client *mongo.Client
 }
 
+// Check refuses a URI or a password that cannot be used. It connects to nothing. It checks only the
+// form of a URI with mongodb+srv://, whose other options the name server may have.
+func (s Server) Check() error {
+	if s.Client != nil {
+		return nil
+	}
+	if strings.HasPrefix(s.URI, "mongodb+srv://") {
+		if _, _, err := splitURI(s.URI); err != nil {
+			return refuseURI("MongoDB", err)
+		}
+		return nil
+	}
+	_, err := s.options(&conn{})
+	return err
+}
+
 // conn is a connected client with facts about the server.
 type conn struct {
 	*mongo.Client
@@ -64,7 +80,7 @@ func (s Server) connect(ctx context.Context) (*conn, error) {
 }
 
 // uriHint is the hint for a URI with a separate password.
-const uriHint = "write it as mongodb://user@host:27017/ and set the password in Server.Password"
+const uriHint = "write it as mongodb://user@host:27017/ and give its password apart from it"
 
 func (s Server) dial(ctx context.Context, c *conn) error {
 	o, err := s.options(c)
@@ -75,14 +91,15 @@ func (s Server) dial(ctx context.Context, c *conn) error {
 	return c.fail("connect to", c.at, err)
 }
 
+func refuseURI(object string, err error) error {
+	return &backup.Error{Op: "connect to", Object: object, Err: err, Next: uriHint}
+}
+
 // options reads the URI, and sets in c the parts that may be shown.
 func (s Server) options(c *conn) (*options.ClientOptions, error) {
-	refuse := func(object string, err error) error {
-		return &backup.Error{Op: "connect to", Object: object, Err: err, Next: uriHint}
-	}
 	at, secrets, err := splitURI(s.URI)
 	if err != nil {
-		return nil, refuse("MongoDB", err)
+		return nil, refuseURI("MongoDB", err)
 	}
 	c.at, c.own, c.secrets = at, true, secrets
 	if s.Password != "" {
@@ -96,11 +113,11 @@ func (s Server) options(c *conn) (*options.ClientOptions, error) {
 				dns.Err), Retry: true,
 				Next: "check the host name of the URI and the name server"}
 		}
-		return nil, refuse(at, badOption(s.URI))
+		return nil, refuseURI(at, badOption(s.URI))
 	}
 	if s.Password != "" {
 		if o.Auth == nil || o.Auth.Username == "" {
-			return nil, refuse(at, errors.New("Password is set, but the URI has no user"))
+			return nil, refuseURI(at, errors.New("a password is set, but the URI has no user"))
 		}
 		cred := *o.Auth
 		cred.Password, cred.PasswordSet = s.Password, true

@@ -72,6 +72,12 @@ type client struct {
 	run backup.Runner
 }
 
+// Check refuses a URI or a password that cannot be used. It connects to nothing.
+func (s Server) Check() error {
+	_, err := s.client()
+	return err
+}
+
 func (s Server) client() (*client, error) {
 	c := &client{s: s, run: s.Runner, target: target{service: s.Service}}
 	if s.URI != "" {

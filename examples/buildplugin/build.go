@@ -11,18 +11,24 @@ import (
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
-func sources(call *cli.Call) pluginbuild.Sources {
-	return pluginbuild.Sources{Table: call.Text("releases"), Repo: call.Text("repo"),
+// sources are the files of the flags, checked.
+func sources(ctx context.Context, call *cli.Call) (pluginbuild.Sources, error) {
+	s := pluginbuild.Sources{Table: call.Text("releases"), Repo: call.Text("repo"),
 		GoMod: call.Text("release-mod")}
+	return s, cli.OfFlag(ctx, s.Check())
 }
 
 // find returns the release that -release names.
-func find(ctx context.Context, call *cli.Call) (pluginbuild.Release, error) {
+func find(ctx context.Context, call *cli.Call) (r pluginbuild.Release, err error) {
 	v, err := call.Version("release")
 	if err != nil {
-		return pluginbuild.Release{}, err
+		return r, err
 	}
-	r, err := sources(call).Lookup(ctx, v)
+	s, err := sources(ctx, call)
+	if err != nil {
+		return r, err
+	}
+	r, err = s.Lookup(ctx, v)
 	if unknown := (*pluginbuild.UnknownReleaseError)(nil); errors.As(err, &unknown) {
 		// The package's own table is never empty, so there is a nearest release.
 		return r, cli.Advice(fmt.Errorf("release %s is not in the release table", v), fmt.Sprintf("the "+
@@ -142,10 +148,6 @@ func (c *command) compile(ctx context.Context, call *cli.Call,
 	if done.Refused() {
 		styles["load test"] = cli.Bad
 	}
-	rows := done.Rows()
-	for _, row := range rows {
-		row[1] = call.Out.Paint(styles[row[0]], row[1])
-	}
-	call.Say("%s", strings.TrimSuffix(call.Out.Table(rows), "\n"))
+	call.Say("%s", strings.TrimSuffix(call.Out.Labelled(done.Rows(), styles), "\n"))
 	return &done, err
 }

@@ -3,10 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 
 	"example.com/tykupgrade/bundle"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -32,11 +30,8 @@ func check(ctx context.Context, call *cli.Call) error {
 		return err
 	}
 	gateway, err := preflight.InspectFile(ctx, call.Text("gateway"), call.Text("gateway-file"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return cli.Exit(cli.Usage, err)
-	}
 	if err != nil {
-		return err
+		return cli.OfFlag(ctx, err)
 	}
 	goarch := cmp.Or(call.Text("goarch"), gateway.Arch)
 	if gateway.Arch != "" && goarch != gateway.Arch {
@@ -56,14 +51,11 @@ func check(ctx context.Context, call *cli.Call) error {
 		return err
 	}
 	report, err := preflight.CompareAll(plugins, gateway, target)
-	if errors.Is(err, preflight.ErrTarget) {
-		return cli.Exit(cli.Usage, err)
-	}
 	if err == nil {
 		err = call.Show(report, explain(call.Out, report))
 	}
 	if err != nil {
-		return err
+		return cli.Translate(err, cli.Case{Kind: preflight.ErrTarget, Code: cli.Usage})
 	}
 	return cli.Exit(map[preflight.Verdict]int{preflight.Loads: cli.Yes, preflight.Fails: cli.No,
 		preflight.Unknown: cli.Unknown}[report.Verdict], nil)

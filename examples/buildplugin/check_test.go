@@ -14,6 +14,7 @@ import (
 	"testing/fstest"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/pluginbuild/preflight"
 )
@@ -180,7 +181,7 @@ func TestCheck(t *testing.T) {
 			}
 		}
 		if code, _, stderr := call(t, "check", good, "-gateway", tree+".deb", "-gateway-file",
-			"/opt/x"); code != 1 || !strings.Contains(stderr, "no such file in the archive") {
+			"/opt/x"); code != cli.Usage || !strings.Contains(stderr, "no such file in the archive") {
 			t.Errorf("code %d\n%s", code, stderr)
 		}
 	})

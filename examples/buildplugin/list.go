@@ -6,11 +6,16 @@ import (
 
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/pluginbuild"
+	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
 // list shows the release table, or the release that -release names.
 func list(ctx context.Context, call *cli.Call) error {
-	t, err := sources(call).Releases()
+	s, err := sources(ctx, call)
+	if err != nil {
+		return err
+	}
+	t, err := s.Releases()
 	if err == nil && call.Given["release"] {
 		t = make(pluginbuild.Table, 1)
 		t[0], err = find(ctx, call)
@@ -49,18 +54,10 @@ func (c *command) engine(ctx context.Context, call *cli.Call) error {
 	if err != nil {
 		return err
 	}
-	rows := [][]string{{"VOLUME", "KIND", "CREATED"}}
-	for _, v := range caches {
-		rows = append(rows, []string{v.Name, v.Kind, v.Created})
-	}
-	return call.Show(map[string]any{"caches": caches}, call.Out.Table(rows))
+	return call.Show(map[string]any{"caches": caches}, call.Out.Table(compiler.CacheRows(caches)))
 }
 
 // removed prints names, also if an error ended the removal.
 func removed(call *cli.Call, key string, names []string, err error) error {
-	text := ""
-	for _, name := range names {
-		text += "removed " + name + "\n"
-	}
-	return errors.Join(err, call.Show(map[string]any{key: names}, text))
+	return errors.Join(err, call.Show(map[string]any{key: names}, cli.Lines(names)))
 }

@@ -60,11 +60,7 @@ func (c *command) tool() cli.Command {
 	verb := func(letter, name, args, required, about string, run func(context.Context,
 		*cli.Call) error, groups ...func(*flag.FlagSet)) cli.Verb {
 		return cli.Verb{Name: name, Args: args, About: about, Required: strings.Fields(required),
-			Run: run, Flags: func(fs *flag.FlagSet) {
-				for _, add := range append(groups, flags.Flags(letter)) {
-					add(fs)
-				}
-			}}
+			Run: run, Flags: cli.Groups(append(groups, flags.Flags(letter))...)}
 	}
 	const about = "Brings a Go plugin to a gateway release and compiles it."
 	return cli.Command{Name: "buildplugin", About: about, Notes: notes, Verbs: []cli.Verb{

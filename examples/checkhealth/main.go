@@ -62,9 +62,12 @@ var needs = map[string]string{
 	"cert": "key", "key": "cert",
 }
 
+// formats exclude each other.
+var formats = map[string]string{"json": "prom", "prom": "health-json", "health-json": "json"}
+
 func program() cli.Command {
 	return cli.Command{Name: "checkhealth", About: about,
-		Verbs: []cli.Verb{{Flags: flags.Flags("C"), Needs: needs, Run: check}},
+		Verbs: []cli.Verb{{Flags: flags.Flags("C"), Needs: needs, Excludes: formats, Run: check}},
 		Notes: "Exit code 3 means here: a warning, or not yet known."}
 }
 
@@ -145,10 +148,6 @@ func fit(c *cli.Call) error {
 	}
 	if status := c.Number("expect-status"); c.Given["expect-status"] && (status < 100 || status > 599) {
 		return cli.Wrong("invalid -expect-status %d: want 100 to 599, such as 401", status)
-	}
-	json, prom, healthJSON := c.On("json"), c.On("prom"), c.On("health-json")
-	if json && prom || json && healthJSON || prom && healthJSON {
-		return cli.Wrong("-json, -health-json and -prom exclude each other")
 	}
 	return nil
 }

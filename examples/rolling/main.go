@@ -44,24 +44,16 @@ type job struct {
 func main() { command(job{}).Main() }
 
 func command(o job) cli.Command {
-	verb := func(letter, name, about string, do func(*job, context.Context) error) cli.Verb {
-		j := o
-		v := cli.Verb{Name: name, About: about, Needs: map[string]string{"step": "only"}}
-		v.Flags = func(f *flag.FlagSet) {
-			flags.Flags(letter)(f)
-			switch letter {
-			case "P", "W":
-				cli.Without(f, &j.without, fleet.Checks()...)
-			case "N":
-				cli.PruneFlags(f)
-			case "L":
-				cli.AuditFlag(f)
-			}
-		}
+	without := func(f *flag.FlagSet) { cli.Without(f, &o.without, fleet.Checks()...) }
+	verb := func(letter, name, about string, do func(*job, context.Context) error,
+		groups ...func(*flag.FlagSet)) cli.Verb {
+		v := cli.Verb{Name: name, About: about, Needs: map[string]string{"step": "only"},
+			Flags: cli.Groups(append(groups, flags.Flags(letter))...)}
 		if !strings.Contains("RL", letter) {
 			v.Required = []string{"file"}
 		}
 		v.Run = func(ctx context.Context, c *cli.Call) error {
+			j := o
 			j.Call = c
 			if err := j.open(); err != nil {
 				return err
@@ -73,18 +65,21 @@ func command(o job) cli.Command {
 	return cli.Command{Name: "rolling", About: "Upgrades a fleet of hosts, host by host, from an " +
 		"inventory file.", Notes: notes, Verbs: []cli.Verb{
 		verb("P", "plan", "show what happens to which host in which order; exit code 1 if a host "+
-			"cannot be upgraded", (*job).plan),
+			"cannot be upgraded", (*job).plan, without),
 		verb("W", "run", "upgrade the fleet: asks every host, then you, unless -yes is given",
-			(*job).work),
-		verb("W", "resume", "continue after a crash, a stop or a failure", (*job).work),
-		verb("W", "undo", "take back what the run did, last host first", (*job).work),
+			(*job).work, without),
+		verb("W", "resume", "continue after a crash, a stop or a failure", (*job).work, without),
+		verb("W", "undo", "take back what the run did, last host first", (*job).work,
+			without),
 		verb("A", "accept", "remove from the hosts what only an undo needs, and put the journal aside",
 			(*job).accept),
 		verb("N", "prune", "remove from the hosts what an undo of old runs needs, whether accepted or "+
-			"not; never of a change that is unfinished or that the journal can undo", (*job).forget),
+			"not; never of a change that is unfinished or that the journal can undo", (*job).forget,
+			cli.PruneFlags),
 		verb("R", "report", "show what was done, also during a run; -html writes a page for a "+
 			"change board", (*job).report),
-		verb("L", "audit", "print who did what, one line for each event", (*job).audit),
+		verb("L", "audit", "print who did what, one line for each event", (*job).audit,
+			cli.AuditFlag),
 	}}
 }
 

@@ -96,11 +96,7 @@ func commandOf(o *options) cli.Command {
 		flags ...func(*flag.FlagSet)) cli.Verb {
 		return cli.Verb{Name: name, About: text, Required: []string{"file"}, Needs: map[string]string{
 			"drop-extra": "restore"},
-			Flags: func(f *flag.FlagSet) {
-				for _, add := range append([]func(*flag.FlagSet){file}, flags...) {
-					add(f)
-				}
-			},
+			Flags: cli.Groups(append(flags, file)...),
 			Run: func(ctx context.Context, c *cli.Call) error {
 				w, err := o.load(c)
 				if err != nil {

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
 	"example.com/tykupgrade/debpkg"
@@ -68,7 +67,8 @@ G keep…                with -older-than: keep the changes of this <file>, whic
 func program(local debpkg.Runner) cli.Command {
 	verb := func(letter, name, args, about string, do func(*job, context.Context) error) cli.Verb {
 		return cli.Verb{Name: name, Args: args, About: about, Flags: flags.Flags(letter),
-			Needs: map[string]string{"keep": "older-than", "dry-run": "older-than"},
+			Needs:    map[string]string{"keep": "older-than", "dry-run": "older-than"},
+			Excludes: map[string]string{"sudo": "helper"},
 			Run: func(ctx context.Context, c *cli.Call) error {
 				return advise(do(newJob(c, local), ctx))
 			}}
@@ -122,11 +122,7 @@ func newJob(c *cli.Call, r debpkg.Runner) *job {
 // advise gives an error its exit code, and names flags and verbs where the
 // package's own hint names its calls.
 func advise(err error) error {
-	for _, a := range []struct {
-		kind error
-		code int
-		hint string
-	}{
+	return cli.Translate(err, []cli.Case{
 		{debpkg.ErrNotRoot, cli.No, "give -sudo with a user who has NOPASSWD, or log in as root"},
 		{debpkg.ErrLocked, cli.Busy, "wait for the other program to end, or give a longer -lock-wait"},
 		{debpkg.ErrChanged, cli.Refused, "look at what changed on the host, and call apply again"},
@@ -138,10 +134,5 @@ func advise(err error) error {
 			"others' write permission away"},
 		{debpkg.ErrSource, cli.No, "correct the source, or give -accept-release-info if the " +
 			"change is meant"},
-	} {
-		if errors.Is(err, a.kind) && cli.Code(err) == cli.No {
-			return cli.Exit(a.code, cli.Advice(err, a.hint))
-		}
-	}
-	return err
+	}...)
 }

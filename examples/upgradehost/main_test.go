@@ -305,8 +305,8 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, "forget -older-than -1h", `invalid -older-than "-1h0m0s": want more than 0`},
 		{cli.Usage, "forget -older-than 1h -keep /nowhere", "no such file"},
 		{cli.Usage, "revert -change /nowhere", "no such file"},
-		{cli.No, "revert -change " + broken, "name a file of changes"},
-		{cli.No, "apply -yes -out /nowhere/x tyk-gateway=5.2.5", "/nowhere: no such file"},
+		{cli.Usage, "revert -change " + broken, "name a file of changes"},
+		{cli.Usage, "apply -yes -out /nowhere/x tyk-gateway=5.2.5", "/nowhere: no such file"},
 		{cli.No, "facts -host=-x", "is not a destination"},
 	} {
 		out, errOut := upgradehost(t, c.code, "", strings.Fields(c.args)...)
@@ -354,6 +354,6 @@ func TestFileOfOthers(t *testing.T) {
 		file+".link")); err != nil {
 		t.Fatal(err)
 	}
-	_, errOut := upgradehost(t, cli.No, "", "revert", "-change", file+".link")
+	_, errOut := upgradehost(t, cli.Usage, "", "revert", "-change", file+".link")
 	contains(t, errOut, "symbolic link")
 }

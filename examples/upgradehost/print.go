@@ -30,17 +30,15 @@ func (j *job) ok(format string, a ...any) {
 	j.Say("%s %s", j.Out.Paint(cli.Good, "ok"), fmt.Sprintf(format, a...))
 }
 
-// changed prints changes for people.
-func (j *job) changed(changes []debpkg.Change) {
-	for _, c := range changes {
-		for _, a := range c.Plan.Actions {
-			j.ok("%s, was %s", a.After(), a.Before())
-		}
-		for _, u := range c.UnitsAfter {
-			j.Say("   %s", c.UnitText(u))
-		}
-		if c.Note != "" {
-			j.Say("%s", j.Out.Paint(cli.Warn, "note: "+c.Note))
-		}
+// changed prints a change for people.
+func (j *job) changed(c debpkg.Change) {
+	for _, a := range c.Plan.Actions {
+		j.ok("%s, was %s", a.After(), a.Before())
+	}
+	for _, u := range c.UnitsAfter {
+		j.Say("   %s", c.UnitText(u))
+	}
+	if c.Note != "" {
+		j.Say("%s", j.Out.Paint(cli.Warn, "note: "+c.Note))
 	}
 }

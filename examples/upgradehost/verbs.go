@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +54,7 @@ func (j *job) apply(ctx context.Context) error {
 	file := cmp.Or(j.Text("out"), "upgradehost-"+time.Now().UTC().Format("20060102T150405Z")+".json")
 	record, err := debpkg.NewRecord(file)
 	if err != nil {
-		return err
+		return ofFile(ctx, err)
 	}
 	made, err := j.work(ctx, record)
 	if j.On("json") && made != nil {
@@ -70,7 +69,9 @@ func (j *job) work(ctx context.Context, record *debpkg.Record) (made []debpkg.Ch
 	if record.Begun() {
 		j.Err.Printf("finishing what an earlier apply began\n")
 		made, err = record.Resume(ctx, j.host, stage)
-		j.changed(made)
+		for _, c := range made {
+			j.changed(c)
+		}
 		switch {
 		case err != nil && record.Begun():
 			return made, cli.Advice(err, record.Path+" still tells of it: call again, or name another file with "+
@@ -93,15 +94,10 @@ func (j *job) work(ctx context.Context, record *debpkg.Record) (made []debpkg.Ch
 	case !j.On("yes") && !j.Confirm("Carry this out?"):
 		return made, cli.Refuse(errors.New("not approved; nothing was changed"))
 	}
-	for _, p := range plans {
-		c, err := record.Apply(ctx, j.host, p, stage)
-		if !c.Started.IsZero() {
-			made = append(made, c)
-		}
-		if err != nil {
-			return made, goBack(err, record, made)
-		}
-		j.changed(made[len(made)-1:])
+	more, err := record.ApplyAll(ctx, j.host, plans, stage, j.changed)
+	made = append(made, more...)
+	if err != nil {
+		return made, goBack(err, record, made)
 	}
 	j.Say("To go back: upgradehost revert -change %s", record.Path)
 	return made, nil
@@ -123,6 +119,7 @@ func (j *job) revert(ctx context.Context) error {
 	record, err := &debpkg.Record{}, error(nil)
 	if !last {
 		record, err = debpkg.OpenRecord(change)
+		err = ofFile(ctx, err)
 	} else {
 		record.Changes = make([]debpkg.Change, 1)
 		record.Changes[0], err = j.host.RevertFromHistory(ctx, strings.Split(j.Text("last"), ",")...)
@@ -135,6 +132,14 @@ func (j *job) revert(ctx context.Context) error {
 			j.ok("%s is back from %s", a.Before(), a.After())
 		}
 	})
+}
+
+// ofFile gives an error about a file of changes its exit code. An unsafe file is refused.
+func ofFile(ctx context.Context, err error) error {
+	if errors.Is(err, debpkg.ErrUnsafe) {
+		return err
+	}
+	return cli.OfFlag(ctx, err)
 }
 
 func (j *job) repair(ctx context.Context) error {
@@ -153,10 +158,10 @@ func (j *job) forget(ctx context.Context) error {
 		return j.forgetOld(ctx)
 	}
 	record, err := debpkg.OpenRecord(j.Text("change"))
-	if err == nil {
-		err = record.Forget(ctx, j.host)
-	}
 	if err != nil {
+		return ofFile(ctx, err)
+	}
+	if err := record.Forget(ctx, j.host); err != nil {
 		return err
 	}
 	j.ok("nothing is kept of %s any more; it cannot be reverted", record.Path)
@@ -173,19 +178,16 @@ func (j *job) forgetOld(ctx context.Context) error {
 	for _, file := range j.List("keep") {
 		record, err := debpkg.OpenRecord(file)
 		if err != nil {
-			return err
+			return ofFile(ctx, err)
 		}
 		o.Keep = append(o.Keep, record.Changes...)
 	}
 	list, err := j.host.Prune(ctx, o)
-	var text strings.Builder
-	for _, p := range list {
-		fmt.Fprintln(&text, p)
-	}
+	text := cli.Lines(list)
 	if len(list) == 0 && err == nil {
-		text.WriteString("the host keeps nothing\n")
+		text = "the host keeps nothing\n"
 	}
-	return errors.Join(err, j.Show(append([]debpkg.Pruned{}, list...), text.String()))
+	return errors.Join(err, j.Show(append([]debpkg.Pruned{}, list...), text))
 }
 
 func (j *job) installHelper(ctx context.Context) error {

@@ -279,12 +279,26 @@ var joins = map[string]string{
 	"pluginbuild/preflight":  "checks what was compiled",
 }
 
+// backends are the packages that backup/backends puts together. It links what they link.
+var backends = map[string]string{
+	"backup":           "the set",
+	"backup/hostfiles": "the files of hosts",
+	"backup/mongodb":   "MongoDB",
+	"backup/postgres":  "PostgreSQL",
+	"backup/redisdb":   "Redis",
+}
+
 func init() {
 	own, modules := []map[string]string{joins}, []map[string]string{}
 	for name := range joins {
 		own, modules = append(own, rules[name].Own), append(modules, rules[name].Modules)
 	}
 	rules["debpkg/fleet/installation"] = deptest.Rule{Own: joined(own...), Modules: joined(modules...)}
+	own, modules = []map[string]string{backends}, nil
+	for name := range backends {
+		own, modules = append(own, rules[name].Own), append(modules, rules[name].Modules)
+	}
+	rules["backup/backends"] = deptest.Rule{Own: joined(own...), Modules: joined(modules...)}
 }
 
 // internalRules does the same for the internal packages that public ones use.

@@ -27,6 +27,15 @@ type Cache struct {
 	Created string `json:"created,omitempty"` // in the engine's format
 }
 
+// CacheRows are caches as a table for people. The first row is the heading.
+func CacheRows(caches []Cache) [][]string {
+	rows := [][]string{{"VOLUME", "KIND", "CREATED"}}
+	for _, c := range caches {
+		rows = append(rows, []string{c.Name, c.Kind, c.Created})
+	}
+	return rows
+}
+
 // labelImage has the image of a cache.
 const labelImage = "com.example.tykupgrade.image"
 

@@ -50,9 +50,20 @@ type Verb struct {
 	// version are reserved.
 	Flags    func(*flag.FlagSet)
 	Required []string          // flags that must be given
-	Needs    map[string]string // flags that require another flag
+	Needs    map[string]string // flags that require another flag, if the verb has that one
+	Excludes map[string]string // flags that exclude another flag
+	Empty    []string          // flags whose value may be empty
 
 	Run func(context.Context, *Call) error
+}
+
+// Groups joins functions that register flags into one.
+func Groups(all ...func(*flag.FlagSet)) func(*flag.FlagSet) {
+	return func(f *flag.FlagSet) {
+		for _, add := range all {
+			add(f)
+		}
+	}
 }
 
 // Call is one invocation of a verb.
@@ -268,8 +279,14 @@ func (v *Verb) check(call *Call) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(call.Given)) {
-		if with := v.Needs[name]; with != "" && !call.Given[with] {
+		with, not := v.Needs[name], v.Excludes[name]
+		switch {
+		case call.isEmpty(name) && !slices.Contains(v.Empty, name):
+			return Wrong("-%s needs a value", name)
+		case with != "" && !call.Given[with] && call.flags.Lookup(with) != nil:
 			return Wrong("-%s needs -%s", name, with)
+		case not != "" && call.Given[not]:
+			return Wrong("-%s and -%s exclude each other", name, not)
 		}
 	}
 	want := strings.Fields(v.Args)

@@ -95,6 +95,24 @@ func (a *advice) Error() string { return a.err.Error() }
 func (a *advice) Unwrap() error { return a.err }
 func (a *advice) Hint() string  { return a.hint }
 
+// Case says what a kind of error means in a command.
+type Case struct {
+	Kind error // for errors.Is
+	Code int   // the exit code
+	Hint string
+}
+
+// Translate returns err with the exit code and the hint of the first case that it matches. It returns
+// err itself if it matches none, or has a code of its own.
+func Translate(err error, cases ...Case) error {
+	for _, c := range cases {
+		if errors.Is(err, c.Kind) && Code(err) == No {
+			return Exit(c.Code, Advice(err, c.Hint))
+		}
+	}
+	return err
+}
+
 // Explain splits an error into its cause and the next step, which is the outermost hint. It removes
 // the hint from the end of the cause. Of errors that were joined, such as one for each host, it
 // returns a line each and the first hint. A line with another hint keeps it.

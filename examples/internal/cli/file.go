@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -26,13 +27,12 @@ func WriteFile(path string, data []byte) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// File parses the file that a flag names. Without the flag it returns the zero value. A flag with
-// an empty name is an error. The error of parse names the flag and the file. All errors have the
-// exit code [Usage].
+// File parses the file that a flag names. Without the flag it returns the zero value. The error
+// of parse names the flag and the file. All errors have the exit code [Usage].
 func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err error) {
 	path := c.Text(name)
 	if path == "" {
-		return v, c.empty(name)
+		return v, nil
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -42,6 +42,15 @@ func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err 
 		err = Exit(Usage, fmt.Errorf("-%s %s: %w", name, path, err))
 	}
 	return v, err
+}
+
+// OfFlag returns an error about the file of a flag with the exit code [Usage]. It returns err itself
+// if err is nil, has a code of its own, or comes from the end of ctx.
+func OfFlag(ctx context.Context, err error) error {
+	if Code(err) != No || ctx.Err() != nil {
+		return err
+	}
+	return Exit(Usage, err)
 }
 
 // WrongFile returns an error about the file of -file, with the exit code [Usage].

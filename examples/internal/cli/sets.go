@@ -2,10 +2,8 @@ package cli
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"example.com/tykupgrade/backup"
 )
@@ -44,35 +42,22 @@ func (o *Out) Sets() func(backup.Event) {
 
 // Set prints the contents of a set and the warnings of its sources.
 func (c *Call) Set(s *backup.Set) {
-	rows := [][]string{{"COMPONENT", "SERVER", "METHOD", "CONSISTENCY", "ITEMS", "SIZE"}}
-	for _, x := range s.Components {
-		rows = append(rows, []string{x.Name, x.Server, x.Method, string(x.Consistency),
-			fmt.Sprint(x.Items), Bytes(x.Bytes)})
-	}
-	c.Say("%s %s\n%s", c.Out.Paint(Good, "complete and verified:"), s.Dir,
-		strings.TrimSuffix(c.Out.Table(rows), "\n"))
-	for _, x := range s.Components {
-		for _, w := range x.Warnings {
-			c.Say("%s %s", c.Out.Paint(Warn, "note:"), w)
-		}
+	sum := s.Summary()
+	c.Say("%s %s\n%s", c.Out.Paint(Good, "complete and verified:"), s.Dir, c.rows(sum.Rows()))
+	for _, w := range sum.Warnings() {
+		c.Say("%s %s", c.Out.Paint(Warn, "note:"), w)
 	}
 }
 
 // SetList prints a line for each set.
-func (c *Call) SetList(sets []*backup.Set) {
-	rows := [][]string{{"ID", "TAKEN", "COMPONENTS", "SIZE", "LABEL"}}
-	for _, s := range sets {
-		var names []string
-		for _, x := range s.Components {
-			names = append(names, x.Name)
-		}
-		rows = append(rows, []string{filepath.Base(s.Dir), s.Start.Local().Format(time.DateTime),
-			strings.Join(names, " "), Bytes(s.Bytes()), s.Label})
-	}
+func (c *Call) SetList(sets []backup.Summary) {
 	if len(sets) > 0 {
-		c.Say("%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
+		c.Say("%s", c.rows(backup.ListRows(sets)))
 	}
 }
+
+// rows is a table without its last line end.
+func (c *Call) rows(rows [][]string) string { return strings.TrimSuffix(c.Out.Table(rows), "\n") }
 
 // Pruned prints which sets were removed, or with a dry run would be, and which are kept.
 func (c *Call) Pruned(p backup.Pruned, dryRun bool) {
@@ -86,33 +71,39 @@ func (c *Call) Pruned(p backup.Pruned, dryRun bool) {
 }
 
 // Restored prints what a restore did or would do. extra is the flag that removes data that the set
-// lacks.
-func (c *Call) Restored(r backup.Report, extra string) {
+// lacks. It returns the error of the restore, with the exit code [Refused] if nothing was changed.
+func (c *Call) Restored(r backup.Report, extra string, err error) error {
 	style := map[backup.State]Style{backup.StateVerified: Good, backup.StateFailed: Bad,
 		backup.StateUndone: Bad, backup.StateNotRequested: Faint}
 	for _, x := range r.Components {
 		c.Say("%s: %s", x.Name, c.Out.Paint(style[x.State], strings.ReplaceAll(string(x.State), "_",
 			" ")))
-		rows := [][]string{{"ACTION", "ITEM", "COUNT", "SIZE", ""}}
-		kept := false
-		for _, i := range x.Items {
-			count := ""
-			if i.Count != 0 {
-				count = fmt.Sprint(i.Count)
-			}
-			rows = append(rows, []string{string(i.Action), i.Name, count, Bytes(i.Bytes), i.Detail})
-			kept = kept || i.Action == backup.ActionKeep
-		}
 		if len(x.Items) > 0 {
-			c.Say("%s", strings.TrimSuffix(c.Out.Table(rows), "\n"))
+			c.Say("%s", c.rows(x.Rows()))
 		}
-		if kept {
+		if x.Keeps() {
 			c.Say("%s %s holds what the set does not have (keep above); %s drops it",
 				c.Out.Paint(Warn, "note:"), x.Name, extra)
 		}
 	}
 	if r.DryRun && len(r.Components) > 0 {
 		c.Say("dry run: nothing was changed")
+	}
+	if r.Untouched() && Code(err) == No {
+		return Refuse(err)
+	}
+	return err
+}
+
+// Undone prints what an undo restored.
+func (c *Call) Undone(r backup.Report) {
+	for _, x := range r.Components {
+		switch x.State {
+		case backup.StateUndone:
+			c.Say("%s: the previous state is restored", x.Name)
+		case backup.StateNothing:
+			c.Say("%s: there was nothing to undo", x.Name)
+		}
 	}
 }
 

@@ -63,6 +63,15 @@ func Count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// Lines returns the values one a line.
+func Lines[T any](values []T) string {
+	var b strings.Builder
+	for _, v := range values {
+		fmt.Fprintln(&b, v)
+	}
+	return b.String()
+}
+
 // Bar returns one line of progress: label, bar, percent, amounts. A total of 0 or less means that
 // the total is unknown.
 func Bar(label string, done, total int64) string {
@@ -143,6 +152,16 @@ func (o *Out) Marked(rows [][]string, column int, styles map[string]Style) strin
 		if marked[i] = slices.Clone(row); i > 0 {
 			marked[i][column] = o.Paint(styles[row[column]], row[column])
 		}
+	}
+	return o.Table(marked)
+}
+
+// Labelled is [Out.Table] with the second cell of a row in the style of the first.
+func (o *Out) Labelled(rows [][]string, styles map[string]Style) string {
+	marked := make([][]string, len(rows))
+	for i, row := range rows {
+		marked[i] = slices.Clone(row)
+		marked[i][1] = o.Paint(styles[row[0]], row[1])
 	}
 	return o.Table(marked)
 }

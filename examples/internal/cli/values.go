@@ -1,9 +1,9 @@
 package cli
 
 import (
+	"flag"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 )
 
@@ -15,7 +15,7 @@ func (c *Call) Note(err error) {
 	}
 }
 
-// Noted returns the first error of [Call.Note], [Word], [Read] and [Call.Secret].
+// Noted returns the first error of [Call.Note], [Word] and [Read].
 func (c *Call) Noted() error { return c.noted }
 
 // Word returns the known value that a flag names, or the zero value if the verb has no such flag.
@@ -37,11 +37,10 @@ func Word[T any](c *Call, name string, known ...T) (v T) {
 }
 
 // Read reads the file that a flag names. Without the flag it returns the zero value. It notes an
-// error of read. It also notes an empty name, because an unset variable must not skip a check.
+// error of read.
 func Read[T any](c *Call, name string, read func(path string) (T, error)) (v T) {
 	path := c.Text(name)
 	if path == "" {
-		c.Note(c.empty(name))
 		return v
 	}
 	v, err := read(path)
@@ -51,25 +50,14 @@ func Read[T any](c *Call, name string, read func(path string) (T, error)) (v T) 
 	return v
 }
 
-// empty returns an error if a flag was given without a value.
-func (c *Call) empty(name string) error {
-	if c.Given[name] {
-		return Wrong("-%s needs a value", name)
+// isEmpty reports whether a text flag was given with an empty value: its variable was unset.
+func (c *Call) isEmpty(name string) bool {
+	g, ok := c.flags.Lookup(name).Value.(flag.Getter)
+	if !ok {
+		return false
 	}
-	return nil
-}
-
-// Secret returns a secret: the text of the file that a flag names, or without the flag the value of
-// the environment variable env. It notes an error of the file.
-func (c *Call) Secret(name, env string) string {
-	if c.Text(name) == "" {
-		return c.Env(env)
-	}
-	data, err := os.ReadFile(c.Text(name))
-	if err != nil {
-		c.Note(Exit(Usage, err))
-	}
-	return strings.TrimSpace(string(data))
+	text, ok := g.Get().(string)
+	return ok && text == ""
 }
 
 // Log returns a log on standard error if the switch -v is on, otherwise nil.
