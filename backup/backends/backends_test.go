@@ -134,7 +134,7 @@ func TestOpenRefuses(t *testing.T) {
 		{backends.Config{Redis: &backends.Redis{URI: "host:6379"}}, "write it as redis://"},
 		{backends.Config{Redis: &backends.Redis{URI: "redis://h", CA: text}}, "no certificate"},
 		{backends.Config{Redis: &backends.Redis{URI: "redis://h", CA: text + "2"}}, "no such file"},
-		{backends.Config{Redis: &backends.Redis{URI: "redis://h", Cert: text}}, "go together"},
+		{backends.Config{Redis: &backends.Redis{URI: "redis://h", Cert: text}}, "a certificate and its key"},
 		{backends.Config{Redis: &backends.Redis{URI: "redis+cluster://h", Offline: true}}, "one server"},
 		{backends.Config{Mongo: &backends.Mongo{}}, "write it as mongodb://"},
 		{backends.Config{Mongo: &backends.Mongo{Server: mongodb.Server{URI: "mongodb://h",
@@ -142,7 +142,7 @@ func TestOpenRefuses(t *testing.T) {
 		{backends.Config{Mongo: &backends.Mongo{Server: mongodb.Server{URI: "mongodb+srv://h:x"}}},
 			"a host of the URI"},
 		{backends.Config{Mongo: &backends.Mongo{Server: mongodb.Server{URI: "mongodb://h/?authMechanism=NONSENSE"}}},
-			"does not take"},
+			"authMechanism"},
 		{backends.Config{Postgres: &backends.Postgres{Server: postgres.Server{URI: "http://h"}}},
 			"the connection URI"},
 	} {

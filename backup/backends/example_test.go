@@ -35,7 +35,7 @@ func Example() {
 		return err
 	}
 	fmt.Println(upgrade(context.Background(), nil, "10.0.0.5:6379"))
-	// Output: read the Redis URI: it is not of a known form; write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded
+	// Output: read the Redis URI: unknown form; write it as redis://user:password@host:6379/0, rediss:// for TLS, with special characters of the password percent-encoded
 }
 
 // A command of a team takes and compares sets with the flags of takebackup.

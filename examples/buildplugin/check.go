@@ -55,7 +55,7 @@ func check(ctx context.Context, call *cli.Call) error {
 		err = call.Show(report, explain(call.Out, report))
 	}
 	if err != nil {
-		return cli.Translate(err, cli.Case{Kind: preflight.ErrTarget, Code: cli.Usage})
+		return cli.Translate(err, cli.Cases{{preflight.ErrTarget, cli.Usage, ""}})
 	}
 	return cli.Exit(map[preflight.Verdict]int{preflight.Loads: cli.Yes, preflight.Fails: cli.No,
 		preflight.Unknown: cli.Unknown}[report.Verdict], nil)

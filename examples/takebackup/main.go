@@ -1,5 +1,4 @@
-// Command takebackup takes, verifies, restores, lists and prunes backup sets.
-// It shows packages backup and backup/backends at work: flags, values, calls, print.
+// Command takebackup shows packages backup and backup/backends at work: flags, values, calls, print.
 package main
 
 import (
@@ -143,6 +142,8 @@ func (c *call) advise(err error) error {
 		return cli.Exit(cli.Busy, err)
 	case errors.Is(err, backup.ErrDiffers) && c.Verb == "verify":
 		return cli.Advice(err, "restore -dry-run shows what a restore would change")
+	case errors.Is(err, backup.ErrDamaged) && c.Verb == "restore-dump" && c.parts.Mongo:
+		return cli.Advice(err, "dump again; -mongo-no-prelude takes a dump without prelude.json")
 	case errors.Is(err, backup.ErrNotEmpty):
 		return cli.Advice(err, "give -replace if what is there may go")
 	case errors.Is(err, redisdb.ErrUnfinished):

@@ -122,7 +122,7 @@ func newJob(c *cli.Call, r debpkg.Runner) *job {
 // advise gives an error its exit code, and names flags and verbs where the
 // package's own hint names its calls.
 func advise(err error) error {
-	return cli.Translate(err, []cli.Case{
+	return cli.Translate(err, cli.Cases{
 		{debpkg.ErrNotRoot, cli.No, "give -sudo with a user who has NOPASSWD, or log in as root"},
 		{debpkg.ErrLocked, cli.Busy, "wait for the other program to end, or give a longer -lock-wait"},
 		{debpkg.ErrChanged, cli.Refused, "look at what changed on the host, and call apply again"},
@@ -134,5 +134,5 @@ func advise(err error) error {
 			"others' write permission away"},
 		{debpkg.ErrSource, cli.No, "correct the source, or give -accept-release-info if the " +
 			"change is meant"},
-	}...)
+	})
 }

@@ -95,8 +95,8 @@ func (a *advice) Error() string { return a.err.Error() }
 func (a *advice) Unwrap() error { return a.err }
 func (a *advice) Hint() string  { return a.hint }
 
-// Case says what a kind of error means in a command.
-type Case struct {
+// Cases are the meanings of kinds of errors in a command.
+type Cases []struct {
 	Kind error // for errors.Is
 	Code int   // the exit code
 	Hint string
@@ -104,7 +104,7 @@ type Case struct {
 
 // Translate returns err with the exit code and the hint of the first case that it matches. It returns
 // err itself if it matches none, or has a code of its own.
-func Translate(err error, cases ...Case) error {
+func Translate(err error, cases Cases) error {
 	for _, c := range cases {
 		if errors.Is(err, c.Kind) && Code(err) == No {
 			return Exit(c.Code, Advice(err, c.Hint))

@@ -61,7 +61,7 @@ func TestGroups(t *testing.T) {
 func TestTranslate(t *testing.T) {
 	t.Parallel()
 	busy, gone := errors.New("busy"), errors.New("gone")
-	cases := []Case{{busy, Busy, "wait"}, {gone, No, "look"}, {busy, Refused, "never"}}
+	cases := Cases{{busy, Busy, "wait"}, {gone, No, "look"}, {busy, Refused, "never"}}
 	for _, c := range []struct {
 		err  error
 		code int
@@ -74,7 +74,7 @@ func TestTranslate(t *testing.T) {
 		{Exit(Usage, busy), Usage, ""},
 		{fmt.Errorf("%w: %w", busy, context.Canceled), Interrupted, ""},
 	} {
-		err := Translate(c.err, cases...)
+		err := Translate(c.err, cases)
 		hint := ""
 		if err != nil {
 			_, hint = Explain(err)
