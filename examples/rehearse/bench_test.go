@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"os"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -13,14 +12,10 @@ import (
 // BenchmarkRehearse is a whole rehearsal: cold with an empty cache of Go's, as the first one on a
 // machine, and warm. first-line-ms is how long a user looks at nothing.
 func BenchmarkRehearse(b *testing.B) {
-	path, err := built()
-	if err != nil {
-		b.Fatal(err)
-	}
 	cache := b.TempDir()
 	rehearse := func(b *testing.B, cache string) (first time.Duration) {
-		cmd := exec.CommandContext(b.Context(), path)
-		cmd.Env = append(os.Environ(), "GOCACHE="+cache)
+		cmd := newCommand(b)
+		cmd.Env = append(cmd.Env, "GOCACHE="+cache)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -43,17 +42,13 @@ func TestHostsLeft(t *testing.T) {
 // What nobody could read is not a success, though every step was.
 func TestLostOutput(t *testing.T) {
 	t.Parallel()
-	path, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
 	sink, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Skip("there is no /dev/full: ", err)
 	}
 	defer func() { _ = sink.Close() }()
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), path)
+	cmd := newCommand(t)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), sink, &stderr // outside of the module: one step
 	if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), "no space left on device") {
 		t.Errorf("%v\n%s", err, &stderr)
