@@ -335,7 +335,7 @@ func TestFileOfOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, errOut := upgradehost(t, cli.Refused, "", "revert", "-change", file)
-		contains(t, errOut, "can be written to by, somebody else")
+		contains(t, errOut, "somebody else can write to it")
 		if err := os.Chmod(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
