@@ -24,7 +24,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"example.com/tykupgrade/internal/lab"
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
@@ -56,7 +56,7 @@ func newEngine(t *testing.T) *engine {
 	e.shared = []string{"-caches", "tykupgrade-test-" + e.id, "-label", engineLabel + "=" + e.id}
 	e.flags = append([]string{"compile", "-release", release, "-pull", "never", "-network", "none",
 		"-env", "GOPROXY=off"}, e.shared...)
-	for _, m := range standin.Mounts() {
+	for _, m := range stub.Mounts() {
 		e.flags = append(e.flags, "-mount", m)
 	}
 	t.Cleanup(func() {
@@ -75,15 +75,15 @@ func newEngine(t *testing.T) *engine {
 	return e
 }
 
-func (e *engine) image(t *testing.T, c standin.Config) string {
+func (e *engine) image(t *testing.T, c stub.Config) string {
 	t.Helper()
 	c.Version = release
-	img, err := standin.Image(c)
+	img, err := stub.Image(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ref := "tykupgrade.test/" + e.id + "/compiler:" + strings.ToLower(rand.Text()[:8])
-	if err := standin.Load(t.Context(), e.docker, ref, img); err != nil {
+	if err := stub.Load(t.Context(), e.docker, ref, img); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -120,13 +120,13 @@ func module(t *testing.T, source string) string {
 func TestCompile(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	_, err := standin.LocalFiles(t.Context(), semver.MustParse(release), tiny)
-	cache, err2 := standin.GoCacheMount()
+	_, err := stub.LocalFiles(t.Context(), semver.MustParse(release), tiny)
+	cache, err2 := stub.GoCacheMount()
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
 	e.flags = append(e.flags, "-mount", cache, "-caches", "none")
-	ref := e.image(t, standin.Config{Gateway: true, GoCache: true})
+	ref := e.image(t, stub.Config{Gateway: true, GoCache: true})
 	dir := module(t, pluginSource)
 
 	// For machines, with a load test that fails: Hook is not a request hook.
@@ -165,7 +165,7 @@ func TestCompile(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	kept := e.image(t, standin.Config{Script: []string{"copy /so", "exit 0"},
+	kept := e.image(t, stub.Config{Script: []string{"copy /so", "exit 0"},
 		Files: map[string]string{"/so": string(so)}})
 	code, stdout, stderr = e.call(t, append([]string{"-image", kept, "-dir", dir, "-o", out,
 		"-exclude", "*.md"}, e.shared...)...)
@@ -195,7 +195,7 @@ func (e *engine) call(t *testing.T, args ...string) (int, string, string) {
 func TestCompileInterrupted(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	ref := e.image(t, standin.Config{Script: []string{"deaf", "out 1 running", "sleep"}})
+	ref := e.image(t, stub.Config{Script: []string{"deaf", "out 1 running", "sleep"}})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	var stdout bytes.Buffer
@@ -214,7 +214,7 @@ func TestCompileInterrupted(t *testing.T) {
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	e := newEngine(t)
-	ref, dir := e.image(t, standin.Config{Script: []string{"deaf", "out 1 running", "sleep"}}),
+	ref, dir := e.image(t, stub.Config{Script: []string{"deaf", "out 1 running", "sleep"}}),
 		module(t, pluginSource)
 	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], append(append([]string{}, e.flags...),
@@ -235,7 +235,7 @@ func TestSignals(t *testing.T) {
 // make a variable empty, and that over docker's configuration.
 func TestCompileEnvironment(t *testing.T) {
 	e := newEngine(t)
-	ref := e.image(t, standin.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB",
+	ref := e.image(t, stub.Config{Script: []string{"env GOPROXY", "env GOPRIVATE", "env GOSUMDB",
 		"env HTTP_PROXY", "env https_proxy", "exit 1"}})
 	config := t.TempDir()
 	if err := os.WriteFile(filepath.Join(config, "config.json"),

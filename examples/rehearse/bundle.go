@@ -108,7 +108,7 @@ func (r *rehearsal) placeholders(s *Step) error {
 	if err != nil {
 		return err
 	}
-	s.StandsIn = "files that look like plugins and hold no code, for the two builds, because " +
+	s.Stub = "files that look like plugins and hold no code, for the two builds, because " +
 		"nothing was compiled"
 	b := builds{filepath.Join(r.plugin.builds, "plugin.so"), filepath.Join(r.plugin.builds, "new",
 		release.Output("plugin.so", "linux", goarch))}

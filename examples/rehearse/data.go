@@ -40,7 +40,7 @@ func (d *stores) redisAddr() string {
 	return d.redisServer.Addr
 }
 
-func (d *stores) standsIn() string {
+func (d *stores) stubs() string {
 	if d.redis == nil {
 		return "MongoDB; files are real, Redis is left out"
 	}
@@ -90,7 +90,7 @@ func (r *rehearsal) startRedis(ctx context.Context, s *Step) error {
 
 // startMongo starts the stub and fills it as a dashboard does.
 func (r *rehearsal) startMongo(ctx context.Context, s *Step) error {
-	s.StandsIn = "a MongoDB server inside of this process, which no package registry has"
+	s.Stub = "a MongoDB server inside of this process, which no package registry has"
 	server, err := labmongo.Start(labmongo.Options{})
 	if err != nil {
 		return err
@@ -175,7 +175,7 @@ func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 	files := &hostfiles.Source{FS: os.DirFS(r.stack.root)}
 	sources := []backup.Source{files, &mongodb.Source{Server: mongodb.Server{Client: d.mongo}}}
 	against := []backup.Prover{files, &mongodb.Source{Server: mongodb.Server{Client: d.mongo}}}
-	s.StandsIn = d.standsIn()
+	s.Stub = d.stubs()
 	if d.redis != nil {
 		source := &redisdb.Source{Client: d.redis}
 		sources, against = append(sources, source), append(against, source)
@@ -217,7 +217,7 @@ func (r *rehearsal) backupEvent(e backup.Event) {
 // new version.
 func (r *rehearsal) restoreData(ctx context.Context, s *Step) error {
 	d := &r.store
-	s.StandsIn = d.standsIn()
+	s.Stub = d.stubs()
 	rescue := filepath.Join(r.dir, "rescue")
 	to := []backup.Restorer{&hostfiles.Restore{Root: r.stack.root, Rescue: rescue},
 		&mongodb.Restore{Server: mongodb.Server{Client: d.mongo}, Mode: mongodb.Replace, DropExtra: true}}

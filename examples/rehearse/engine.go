@@ -19,7 +19,7 @@ import (
 	"github.com/docker/docker/api/types/volume"
 	"github.com/docker/docker/client"
 
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
@@ -56,14 +56,14 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 	case r.parts.gcc != "":
 		return v.Version, nil // nothing will be compiled
 	}
-	cache, err := standin.GoCacheMount()
+	cache, err := stub.GoCacheMount()
 	if err != nil {
 		return "", err
 	}
 	e := &engine{docker: docker, id: strings.ToLower(rand.Text()[:10])}
 	e.build = compiler.New(docker, compiler.Options{
 		Pull: compiler.PullNever, Caches: "none", Labels: map[string]string{label: e.id},
-		Mounts: append(standin.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy", cache),
+		Mounts: append(stub.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy", cache),
 		Env:    map[string]string{"GOPROXY": "file:///proxy", "GOSUMDB": "off"},
 		Limits: compiler.Limits{Network: "none"},
 		Progress: func(e pluginbuild.Event) {
@@ -82,22 +82,22 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 
 // compile loads the stub of the release's image and compiles in it.
 func (e *engine) compile(ctx context.Context, r *rehearsal,
-	release pluginbuild.Release) (file, standsIn string, err error) {
+	release pluginbuild.Release) (file, fake string, err error) {
 	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
 	if !slices.Contains(e.images, ref) {
 		// The cache that the container reads then has Go's library, as plugins need it. If
 		// this fails, the container compiles that itself.
 		r.print.event("fill the build cache")
 		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
-			_ = standin.FillGoCache(ctx, release.Version, r.plugin.dir, work, r.plugin.env)
+			_ = stub.FillGoCache(ctx, release.Version, r.plugin.dir, work, r.plugin.env)
 		}
 		r.print.event("make the image")
-		img, err := standin.Image(standin.Config{Version: release.Version.String(), GoCache: true,
+		img, err := stub.Image(stub.Config{Version: release.Version.String(), GoCache: true,
 			Labels: map[string]string{label: e.id}})
 		if err != nil {
 			return "", "", err
 		}
-		if err := standin.Load(ctx, e.docker, ref, img); err != nil {
+		if err := stub.Load(ctx, e.docker, ref, img); err != nil {
 			return "", "", err
 		}
 		e.images = append(e.images, ref)

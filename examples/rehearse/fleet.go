@@ -44,7 +44,7 @@ func (r *rehearsal) fleet(ctx context.Context) error {
 		}},
 		{"rolling upgrade", func(ctx context.Context, s *Step) error { return r.roll(ctx, s, st) }},
 		{"requests", func(ctx context.Context, s *Step) error {
-			s.StandsIn = "the gateways that answer; HAProxy and load are real"
+			s.Stub = "the gateways that answer; HAProxy and load are real"
 			total, _ := load.Sent()
 			if err := r.await(ctx, load, total+500); err != nil {
 				return err
@@ -86,7 +86,7 @@ func (r *rehearsal) await(ctx context.Context, load *stage.Load, least int64) er
 
 // stage boots the hosts.
 func (r *rehearsal) stage(ctx context.Context, s *Step) (*stage.Stage, error) {
-	s.StandsIn = "containers with systemd and sshd for the hosts, small packages for Tyk's; " +
+	s.Stub = "containers with systemd and sshd for the hosts, small packages for Tyk's; " +
 		"HAProxy, Redis, ssh, apt and dpkg are real"
 	dir := filepath.Join(r.dir, "stage")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -145,7 +145,7 @@ func (r *rehearsal) broken() string {
 // roll upgrades one host after the other, or with -fail one alone, which the
 // rollout then reverts.
 func (r *rehearsal) roll(ctx context.Context, s *Step, st *stage.Stage) error {
-	s.StandsIn = "the gateways; rollout, ssh, apt and HAProxy are real"
+	s.Stub = "the gateways; rollout, ssh, apt and HAProxy are real"
 	target := r.o.to.String()
 	if r.o.fail != "" {
 		target = r.broken()

@@ -51,7 +51,7 @@ var page = template.Must(template.New("report").Funcs(template.FuncMap{
 <td class="short"><strong>{{.Name}}</strong></td>
 <td><span class="badge {{class .}}">{{.Status}}</span></td>
 <td>{{took .Duration}}</td>
-<td class="part">{{kind .}}{{if and .StandsIn (ne .Status "skipped")}}<br><span class="soft">{{.StandsIn}}</span>{{end}}</td>
+<td class="part">{{kind .}}{{if and .Stub (ne .Status "skipped")}}<br><span class="soft">{{.Stub}}</span>{{end}}</td>
 <td class="name">{{range .Detail}}{{.}}<br>{{end}}</td>
 </tr>
 {{end}}</table>

@@ -374,8 +374,8 @@ func TestNarrow(t *testing.T) {
 	r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, "5.2.5"),
 		stdout: &out})
 	r.print.print(&Step{Name: "gateway switched", Status: statusOK, Duration: 123.4,
-		StandsIn: strings.Repeat("stub ", 30),
-		Detail:   []string{strings.Repeat("some words ", 20), "/a/" + strings.Repeat("path", 30)}})
+		Stub:   strings.Repeat("stub ", 30),
+		Detail: []string{strings.Repeat("some words ", 20), "/a/" + strings.Repeat("path", 30)}})
 	r.report.Steps = []*Step{{Status: statusOK}}
 	r.summary(r.report)
 	for line := range strings.Lines(out.String()) {

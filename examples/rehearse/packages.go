@@ -58,7 +58,7 @@ func (k *stack) version(c component, upgraded bool) string {
 
 // installOld makes the packages, and installs those of the version before.
 func (r *rehearsal) installOld(ctx context.Context, s *Step) error {
-	s.StandsIn = "Tyk's packages: small ones with the same conffiles, sample files and scripts; a " +
+	s.Stub = "Tyk's packages: small ones with the same conffiles, sample files and scripts; a " +
 		"signed repository on disk; a private root for apt and dpkg"
 	bin, err := r.tykd(ctx)
 	if err != nil {
@@ -231,7 +231,7 @@ func (r *rehearsal) planPackages(ctx context.Context, s *Step) error {
 		s.skip(r.parts.apt)
 		return nil
 	}
-	s.StandsIn = "the packages and their repository; apt and dpkg are real"
+	s.Stub = "the packages and their repository; apt and dpkg are real"
 	if err := k.host.Update(ctx); err != nil {
 		return err
 	}
@@ -282,9 +282,9 @@ func (r *rehearsal) upgrade(name string) func(context.Context, *Step) error {
 func (r *rehearsal) installNew(ctx context.Context, s *Step, name string) error {
 	k := r.stack
 	c := components[slices.IndexFunc(components, func(c component) bool { return c.name == name })]
-	s.StandsIn = "package and service; apt, dpkg and the probes are real"
+	s.Stub = "package and service; apt, dpkg and the probes are real"
 	if k.host == nil {
-		s.StandsIn = "package and service, placed without dpkg; the probes are real"
+		s.Stub = "package and service, placed without dpkg; the probes are real"
 		if err := k.place(c, true); err != nil {
 			return err
 		}
@@ -362,7 +362,7 @@ func (r *rehearsal) revertPackages(ctx context.Context, s *Step) error {
 		}
 		return nil
 	}
-	s.StandsIn = "the packages; apt and dpkg are real"
+	s.Stub = "the packages; apt and dpkg are real"
 	for _, change := range slices.Backward(k.changes) {
 		if err := k.host.Revert(ctx, change, debpkg.RevertOptions{Files: true}); err != nil {
 			return err
@@ -377,7 +377,7 @@ func (r *rehearsal) revertPackages(ctx context.Context, s *Step) error {
 
 // gateOld starts the old version and awaits it.
 func (r *rehearsal) gateOld(ctx context.Context, s *Step) error {
-	s.StandsIn = servicesNote
+	s.Stub = servicesNote
 	for _, c := range components {
 		if err := r.restart(c.name, r.o.from.String()); err != nil {
 			return err

@@ -69,7 +69,7 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	if given := r.o.given; given.target != "" || given.plugin != "" && !isModule(given.plugin) {
 		return r.pluginGiven(s)
 	}
-	s.StandsIn = moduleNote
+	s.Stub = moduleNote
 	if given := r.o.given.plugin; given != "" {
 		if err := os.CopyFS(p.dir, os.DirFS(given)); err != nil {
 			return err
@@ -116,7 +116,7 @@ func (r *rehearsal) pluginToday(ctx context.Context, s *Step) error {
 	if err := os.Rename(artifact, p.old); err != nil {
 		return err
 	}
-	s.StandsIn += fmt.Sprintf("; %s; plugin.so is compiled in the way of %s, not of %s, because "+
+	s.Stub += fmt.Sprintf("; %s; plugin.so is compiled in the way of %s, not of %s, because "+
 		"only stubs load it", how, r.o.to, r.o.from)
 	s.say("the module prepared for %s, and plugin.so, %s", r.o.from, size(p.old))
 	return nil
@@ -257,7 +257,7 @@ func (r *rehearsal) prepareModule(ctx context.Context, s *Step) error {
 		}
 		r.print.event("%s %s: %s", f.Severity, f.Where, f.Message)
 	}
-	s.StandsIn = moduleNote
+	s.Stub = moduleNote
 	s.say("go.mod requires %s", release.PseudoVersion())
 	s.say("changed: %s", strings.Join(prepared.Changed, ", "))
 	for _, f := range before {
@@ -282,7 +282,7 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
-	if r.plugin.new, s.StandsIn, err = r.compile(ctx, release); err != nil {
+	if r.plugin.new, s.Stub, err = r.compile(ctx, release); err != nil {
 		return err
 	}
 	r.plugin.pairs = []builds{{r.plugin.old, r.plugin.new}}
@@ -297,7 +297,7 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 // compile compiles the module for a release, in the stub image if there is an engine. It reports
 // which stub was used.
 func (r *rehearsal) compile(ctx context.Context,
-	release pluginbuild.Release) (file, standsIn string, err error) {
+	release pluginbuild.Release) (file, fake string, err error) {
 	if r.engine != nil {
 		return r.engine.compile(ctx, r, release)
 	}

@@ -98,7 +98,7 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 			"are not, and it would not load them", r.o.to))
 		return nil
 	}
-	s.StandsIn = "a gateway of this machine's Go that can do nothing but load plugins"
+	s.Stub = "a gateway of this machine's Go that can do nothing but load plugins"
 	r.print.event("build the gateway")
 	data, err := compiler.Gateway()
 	if err != nil {

@@ -61,7 +61,7 @@ func (r *rehearsal) step(ctx context.Context, name string, f func(context.Contex
 		s.say("%s", text)
 		r.report.OK = false
 	}
-	s.Real = s.StandsIn == "" && s.Status != statusSkipped
+	s.Real = s.Stub == "" && s.Status != statusSkipped
 	r.report.Steps = append(r.report.Steps, s)
 	end(s)
 	if err != nil {

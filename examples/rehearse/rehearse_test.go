@@ -261,7 +261,7 @@ func TestFailingGateway(t *testing.T) {
 		}
 		skipped := s.Name == "compile plugin" || s.Name == "preflight"
 		if skipped != (s.Status == statusSkipped) || s.Status == statusFailed || s.Detail[0] == "" ||
-			s.Real == (s.StandsIn != "") && !skipped {
+			s.Real == (s.Stub != "") && !skipped {
 			t.Errorf("step %+v", s)
 		}
 	}
@@ -293,7 +293,7 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 		"gateway switched": "the log since the start has no plugin that failed to load",
 		"gateway back":     "a stub gateway 5.0.3 fetched the bundle",
 	}
-	standIns := map[string]string{
+	stubs := map[string]string{
 		"plugin today":   "plugin.so is compiled in the way of 5.3.0, not of 5.0.3",
 		"compile plugin": "without a container",
 		"services":       "the gateway loads no plugin",
@@ -304,8 +304,8 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 		if s.Status != statusOK || !strings.Contains(s.Detail[0], want[s.Name]) {
 			t.Errorf("step %+v", s)
 		}
-		if !strings.Contains(s.StandsIn, standIns[s.Name]) {
-			t.Errorf("step %s does not say that this stands in: %s", s.Name, standIns[s.Name])
+		if !strings.Contains(s.Stub, stubs[s.Name]) {
+			t.Errorf("step %s does not name its stub: %s", s.Name, stubs[s.Name])
 		}
 		delete(want, s.Name)
 	}

@@ -39,8 +39,8 @@ type Report struct {
 type Step struct {
 	Name     string   `json:"name"`
 	Status   string   `json:"status"`
-	Real     bool     `json:"real"`               // no stub took part
-	StandsIn string   `json:"standsIn,omitempty"` // the stub, and for what
+	Real     bool     `json:"real"`           // no stub took part
+	Stub     string   `json:"stub,omitempty"` // the stub, and for what
 	Detail   []string `json:"-"`
 	Duration float64  `json:"duration"` // seconds
 }
@@ -208,8 +208,8 @@ func (p *printer) print(s *Step) {
 	for _, d := range s.Detail {
 		lines = append(lines, wrap(d, width)...)
 	}
-	if s.StandsIn != "" && s.Status != statusSkipped {
-		notes = wrap("stub: "+s.StandsIn, width)
+	if s.Stub != "" && s.Status != statusSkipped {
+		notes = wrap("stub: "+s.Stub, width)
 	}
 	head := fmt.Sprintf("%s %-17s %6.1fs  %-8s", p.out.Paint(style, fmt.Sprintf("%-7s", s.Status)),
 		s.Name, s.Duration, kind(s))

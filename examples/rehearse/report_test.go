@@ -59,7 +59,7 @@ func TestPrint(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	p := &printer{out: cli.NewOut(&out)}
-	p.begin("a step")(&Step{Name: "a step", Status: statusOK, Duration: 1.25, StandsIn: "this",
+	p.begin("a step")(&Step{Name: "a step", Status: statusOK, Duration: 1.25, Stub: "this",
 		Detail: []string{"one", strings.Repeat("word ", 30)}})
 	p.print(&Step{Name: "left out", Status: statusSkipped, Detail: []string{"no such thing"}})
 	p.print(&Step{Name: "nothing to say", Status: statusOK, Real: true})

@@ -97,7 +97,7 @@ const servicesNote = "the services, and the header that stands for the plugin; t
 
 // startServices starts the three programs of the old version and awaits them.
 func (r *rehearsal) startServices(ctx context.Context, s *Step) error {
-	s.StandsIn = "small programs that answer as Tyk's do, started by the rehearsal instead of " +
+	s.Stub = "small programs that answer as Tyk's do, started by the rehearsal instead of " +
 		"systemd; the gateway loads no plugin, but shows its header where the bundle has a build for " +
 		"its version"
 	for _, c := range components {
@@ -204,7 +204,7 @@ func (r *rehearsal) sayHealth(s *Step, rep health.Report) {
 
 // gateAll is the wash-up health check of all three.
 func (r *rehearsal) gateAll(ctx context.Context, s *Step) error {
-	s.StandsIn = servicesNote
+	s.Stub = servicesNote
 	rep, err := r.gate(ctx, r.o.to.String(), 0, "dashboard", "gateway", "pump")
 	if err != nil {
 		return err

@@ -35,19 +35,19 @@ func (r *rehearsal) gateways(ctx context.Context, s *Step) (err error) {
 	for _, g := range []gatewayPart{r.from, r.to} {
 		s.say("%s", g.kind())
 	}
-	r.standsIn(s)
+	r.noteStubs(s)
 	return nil
 }
 
-// standsIn says which gateways are stubs.
-func (r *rehearsal) standsIn(s *Step) {
+// noteStubs records which gateways are stubs.
+func (r *rehearsal) noteStubs(s *Step) {
 	switch {
 	case !r.from.Real && !r.to.Real:
-		s.StandsIn = "programs that treat bundles and plugins as the gateways of their releases do"
+		s.Stub = "programs that treat bundles and plugins as the gateways of their releases do"
 	case !r.from.Real:
-		s.StandsIn = "gateway " + r.from.Version
+		s.Stub = "gateway " + r.from.Version
 	case !r.to.Real:
-		s.StandsIn = "gateway " + r.to.Version
+		s.Stub = "gateway " + r.to.Version
 	}
 }
 
@@ -67,7 +67,7 @@ func (r *rehearsal) switchStep(what string) func(context.Context, *Step) error {
 				return err
 			}
 		}
-		r.standsIn(s)
+		r.noteStubs(s)
 		err := r.island.do(ctx, what, s, func(text string) { r.print.event("%s", text) })
 		if what == stepToday && err == nil {
 			if r.isolated {

@@ -23,7 +23,7 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/canary"
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/lab/stage"
 	"example.com/tykupgrade/internal/lab/tykmod"
 	"example.com/tykupgrade/pluginbuild"
@@ -214,7 +214,7 @@ backup:
 func compilerImage(t *testing.T, dir string) string {
 	t.Helper()
 	so := filepath.Join(dir, "compiled.so")
-	if err := standin.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"),
+	if err := stub.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"),
 		filepath.Join(dir, "work"), so, []string{"GOPROXY=off"}); err != nil {
 		t.Fatal(err)
 	}
@@ -226,13 +226,13 @@ func compilerImage(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := standin.Image(standin.Config{Version: newer, Gateway: true, Script: []string{
+	img, err := stub.Image(stub.Config{Version: newer, Gateway: true, Script: []string{
 		"copy /compiled.so"}, Files: map[string]string{"/compiled.so": string(compiled)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ref := fmt.Sprintf("tykupgrade.upgrade/tyk-plugin-compiler:v%s-%d", newer, os.Getpid())
-	if err := standin.Load(t.Context(), docker, ref, img); err != nil {
+	if err := stub.Load(t.Context(), docker, ref, img); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

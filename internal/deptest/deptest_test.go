@@ -349,7 +349,7 @@ func TestArrows(t *testing.T) {
 			}
 			if strings.HasPrefix(to, "internal/lab") && !strings.HasPrefix(rel, "internal/lab") &&
 				rel != "examples/rehearse" {
-				t.Errorf("%s imports %s: only tests and examples/rehearse use the stand-ins", rel, to)
+				t.Errorf("%s imports %s: only tests and examples/rehearse use the stubs", rel, to)
 			}
 		}
 	}

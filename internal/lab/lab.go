@@ -1,5 +1,5 @@
 // Package lab and the packages below it hold what tests and examples/rehearse
-// need of the outside world: the rule for missing components, and stand-ins
+// need of the outside world: the rule for missing components, and stubs
 // for what cannot be had. Nothing else imports it.
 package lab
 

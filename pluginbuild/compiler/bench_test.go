@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
@@ -15,7 +15,7 @@ import (
 func BenchmarkCompile(b *testing.B) {
 	var cold, warm time.Duration
 	e := newBench(b)
-	dir, img := plugin(b, fooBar), pluginbuild.Image{Ref: e.image(b, standin.Config{})}
+	dir, img := plugin(b, fooBar), pluginbuild.Image{Ref: e.image(b, stub.Config{})}
 	compile := func(b *testing.B, caches string) {
 		if _, err := e.build(b, compiler.Request{Dir: dir, Image: img},
 			func(o *compiler.Options) { o.Caches = caches }); err != nil {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
@@ -95,7 +95,7 @@ func testManyBuilds(t *testing.T, b *bench) {
 func testCancel(t *testing.T, b *bench) {
 	images := []pluginbuild.Image{
 		b.script(t, "deaf", "out 1 sleeping", "sleep"), b.script(t, "write x", "exit 0"),
-		{Ref: b.image(t, standin.Config{})},
+		{Ref: b.image(t, stub.Config{})},
 	}
 	stages := []string{"connect", "pull", "create", "upload", "compile", "collect"}
 	dir, out := plugin(t, tiny), t.TempDir()
@@ -192,7 +192,7 @@ func testBadResults(t *testing.T, b *bench) {
 	}
 	// An image whose entry point is missing.
 	_, err := b.build(t, compiler.Request{Image: pluginbuild.Image{Ref: b.image(t,
-		standin.Config{Entrypoint: "/gone.sh"})}}, nil)
+		stub.Config{Entrypoint: "/gone.sh"})}}, nil)
 	var e *compiler.Error
 	if !errors.As(err, &e) || e.Op != compiler.StageCompile || !strings.Contains(err.Error(),
 		"start: ") && !(b.podman && strings.Contains(err.Error(), "attach: ")) {

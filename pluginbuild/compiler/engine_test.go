@@ -14,7 +14,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 
 	"example.com/tykupgrade/internal/lab"
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
@@ -199,7 +199,7 @@ func testNext(t *testing.T, b *bench) {
 			"string\n\nfunc Hook() string { return hidden }\n\nfunc main() {}\n",
 	})
 	img := pluginbuild.Image{Variant: pluginbuild.NextGen, Ref: b.image(t,
-		standin.Config{Version: "5.15.0", Next: true, GoCache: true})}
+		stub.Config{Version: "5.15.0", Next: true, GoCache: true})}
 	var stdout buffer
 	a, err := b.build(t, compiler.Request{Release: r, Dir: dir, Image: img, ID: "a1", Stdout: &stdout},
 		readGoCache(t))
@@ -211,7 +211,7 @@ func testNext(t *testing.T, b *bench) {
 
 func testLoadTest(t *testing.T, b *bench) {
 	r := release(t, "5.2.5")
-	img := pluginbuild.Image{Ref: b.image(t, standin.Config{Gateway: true})}
+	img := pluginbuild.Image{Ref: b.image(t, stub.Config{Gateway: true})}
 	builder := compiler.New(b.docker, b.options())
 	good := b.fooBar(t)
 	// Its packages are others than the gateway's.
@@ -232,7 +232,7 @@ func testLoadTest(t *testing.T, b *bench) {
 		}
 	}
 	// An image without the gateway is a failed test, not a verdict.
-	_, err = builder.LoadTest(t.Context(), r, pluginbuild.Image{Ref: b.image(t, standin.Config{})},
+	_, err = builder.LoadTest(t.Context(), r, pluginbuild.Image{Ref: b.image(t, stub.Config{})},
 		good.Path, "AddFooBarHeader")
 	var e *compiler.Error
 	if !errors.As(err, &e) || e.Op != compiler.StageLoad {
@@ -246,7 +246,7 @@ func testLoadTest(t *testing.T, b *bench) {
 
 // The gateway comes out of an image, and no container stays.
 func testGateway(t *testing.T, b *bench) {
-	ref := b.image(t, standin.Config{Gateway: true})
+	ref := b.image(t, stub.Config{Gateway: true})
 	left := func() int {
 		t.Helper()
 		list, err := b.docker.ContainerList(t.Context(), container.ListOptions{All: true,
@@ -276,7 +276,7 @@ func testGateway(t *testing.T, b *bench) {
 	}
 	var e *compiler.Error
 	if _, err := compiler.Gateway(t.Context(), b.docker, b.image(t,
-		standin.Config{})); !errors.As(err, &e) || !strings.Contains(err.Error(), "has neither") {
+		stub.Config{})); !errors.As(err, &e) || !strings.Contains(err.Error(), "has neither") {
 		t.Errorf("without gateway: %v", err)
 	}
 	if _, err := compiler.Gateway(t.Context(), b.docker,
@@ -296,13 +296,13 @@ func testCaches(t *testing.T, b *bench) {
 	o := b.options()
 	o.Labels = map[string]string{testLabel: b.id, "caches": b.id}
 	o.Caches += "-own"
-	r, c := release(t, "5.2.5"), standin.Config{}
+	r, c := release(t, "5.2.5"), stub.Config{}
 	const mark = "/root/.cache/go-build/mark"
 	real := !b.podman && os.Getenv(lab.LongEnv) != ""
 	if real {
 		o.Env["GOFLAGS"] = "-v" // names the packages that are compiled
 	} else {
-		r, c = release(t, "4.0.8"), standin.Config{Version: "4.0.8", Script: []string{"cat " + mark,
+		r, c = release(t, "4.0.8"), stub.Config{Version: "4.0.8", Script: []string{"cat " + mark,
 			"append " + mark, "copy /so", "exit 0"},
 			Files: map[string]string{"/so": string(sharedObject(62))}}
 	}

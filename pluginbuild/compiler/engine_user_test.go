@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
@@ -34,7 +34,7 @@ func TestBuildAsUser(t *testing.T) {
 		t.Errorf("into a directory of root: %v", err)
 	}
 	_, err = compiler.New(docker, compiler.Options{
-		Pull: compiler.PullNever, Caches: "none", Mounts: standin.Mounts(), Env: map[string]string{
+		Pull: compiler.PullNever, Caches: "none", Mounts: stub.Mounts(), Env: map[string]string{
 			"GOPROXY": "off"},
 		Limits: compiler.Limits{Network: "none"}, Labels: map[string]string{label: value},
 	}).Build(t.Context(), compiler.Request{Release: release(t, "4.0.8"),
@@ -84,7 +84,7 @@ func testOwner(t *testing.T, b *bench) {
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "DOCKER_HOST=" + b.docker.DaemonHost(),
 		"TYKUPGRADE_TEST_USER_DIR=" + src,
-		"TYKUPGRADE_TEST_USER_IMAGE=" + b.image(t, standin.Config{Version: "4.0.8", Script: []string{
+		"TYKUPGRADE_TEST_USER_IMAGE=" + b.image(t, stub.Config{Version: "4.0.8", Script: []string{
 			"copy /so", "exit 0"}, Files: map[string]string{"/so": so}}),
 		"TYKUPGRADE_TEST_USER_LABEL=" + testLabel + "=" + b.id,
 	}

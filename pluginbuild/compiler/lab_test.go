@@ -25,7 +25,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"example.com/tykupgrade/internal/lab"
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
@@ -110,12 +110,12 @@ func (b *bench) close(t testing.TB) {
 
 // image loads a stub image into the engine and returns its name. Equal
 // configurations share one.
-func (b *bench) image(t testing.TB, c standin.Config) string {
+func (b *bench) image(t testing.TB, c stub.Config) string {
 	t.Helper()
 	if c.Version == "" {
 		c.Version = "5.2.5"
 	}
-	img, err := standin.Image(c)
+	img, err := stub.Image(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func (b *bench) image(t testing.TB, c standin.Config) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.images[ref] {
-		if err := standin.Load(t.Context(), b.docker, ref, img); err != nil {
+		if err := stub.Load(t.Context(), b.docker, ref, img); err != nil {
 			t.Fatal(err)
 		}
 		b.images[ref] = true
@@ -138,15 +138,15 @@ func (b *bench) image(t testing.TB, c standin.Config) string {
 // script loads an image whose entry point does what the lines say.
 func (b *bench) script(t testing.TB, lines ...string) pluginbuild.Image {
 	t.Helper()
-	return pluginbuild.Image{Ref: b.image(t, standin.Config{Script: lines})}
+	return pluginbuild.Image{Ref: b.image(t, stub.Config{Script: lines})}
 }
 
 func (b *bench) options() compiler.Options {
 	return compiler.Options{
-		Pull: compiler.PullNever, Caches: b.caches, Mounts: standin.Mounts(),
+		Pull: compiler.PullNever, Caches: b.caches, Mounts: stub.Mounts(),
 		Labels: map[string]string{testLabel: b.id},
 		Env: map[string]string{"GOPROXY": "off",
-			"GOFLAGS": "-buildvcs=false " + standin.NoDebug},
+			"GOFLAGS": "-buildvcs=false " + stub.NoDebug},
 		Limits: compiler.Limits{Network: "none"},
 	}
 }
@@ -159,26 +159,26 @@ var (
 )
 
 func local(version string, files map[string]string) ([]byte, error) {
-	return standin.LocalFiles(context.Background(), semver.MustParse(version), files)
+	return stub.LocalFiles(context.Background(), semver.MustParse(version), files)
 }
 
 // copies is the configuration of an image that does not compile: its result is untrimmed.
-func copies(t testing.TB, version string, more ...string) standin.Config {
+func copies(t testing.TB, version string, more ...string) stub.Config {
 	t.Helper()
 	so, err := untrimmed()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return standin.Config{Version: version, Script: append(more, "copy /so", "exit 0"),
+	return stub.Config{Version: version, Script: append(more, "copy /so", "exit 0"),
 		Files: map[string]string{"/so": string(so)}}
 }
 
-// readGoCache is for images with standin.Config.GoCache.
+// readGoCache is for images with stub.Config.GoCache.
 func readGoCache(t testing.TB) func(*compiler.Options) {
 	t.Helper()
 	_, err := trimmed()
 	_, err2 := untrimmed()
-	mount, err3 := standin.GoCacheMount()
+	mount, err3 := stub.GoCacheMount()
 	if err := errors.Join(err, err2, err3); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func (b *bench) build(t testing.TB, q compiler.Request,
 	}
 	if q.Image == (pluginbuild.Image{}) {
 		readGoCache(t)(&o)
-		q.Image.Ref = b.image(t, standin.Config{Version: q.Release.Version.String(), GoCache: true})
+		q.Image.Ref = b.image(t, stub.Config{Version: q.Release.Version.String(), GoCache: true})
 	}
 	if change != nil {
 		change(&o)

@@ -26,7 +26,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	standin "example.com/tykupgrade/internal/lab/compiler"
+	stub "example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
@@ -120,19 +120,19 @@ func TestRegistry(t *testing.T) {
 	t.Parallel()
 	b, h := newBench(t), newHub(t)
 	// Contents of this run alone, so that the engine has none of it yet.
-	img := func(c standin.Config) v1.Image {
+	img := func(c stub.Config) v1.Image {
 		t.Helper()
 		if c.Version == "" {
 			c.Version = "5.2.5"
 		}
 		c.Labels = map[string]string{"run": b.id}
-		i, err := standin.Image(c)
+		i, err := stub.Image(c)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return i
 	}
-	main := img(standin.Config{Script: []string{"exit 9"}, Files: map[string]string{
+	main := img(stub.Config{Script: []string{"exit 9"}, Files: map[string]string{
 		"/layer": strings.Repeat(b.id, 100_000)}})
 	ref, digest := h.push(t, b.id+"/compiler:v5.2.5", main)
 	id, err := main.ConfigName()
@@ -248,7 +248,7 @@ func TestRegistry(t *testing.T) {
 
 	// An image for another platform is refused after one look, not requested
 	// again and again.
-	foreign, _ := h.push(t, b.id+"/compiler:arm64", img(standin.Config{Arch: "arm64"}))
+	foreign, _ := h.push(t, b.id+"/compiler:arm64", img(stub.Config{Arch: "arm64"}))
 	asked = h.manifests.Load()
 	third := builder(good, "")
 	e = try(third, pluginbuild.Image{Ref: foreign})
@@ -267,7 +267,7 @@ func TestCancelPull(t *testing.T) {
 	t.Parallel()
 	b, h := newBench(t), newHub(t)
 	// A layer of its own: the engine has that of all others meanwhile.
-	img, err := standin.Image(standin.Config{Version: "5.2.5", Files: map[string]string{
+	img, err := stub.Image(stub.Config{Version: "5.2.5", Files: map[string]string{
 		"/layer": b.id}})
 	if err != nil {
 		t.Fatal(err)
@@ -327,7 +327,7 @@ func TestCancelPull(t *testing.T) {
 func TestAirgap(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	img, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 9"},
+	img, err := stub.Image(stub.Config{Version: "5.2.5", Script: []string{"exit 9"},
 		Labels: map[string]string{"run": b.id}})
 	if err != nil {
 		t.Fatal(err)
@@ -343,7 +343,7 @@ func TestAirgap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(standin.Save(f, ref, img), f.Close()); err != nil {
+		if err := errors.Join(stub.Save(f, ref, img), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		return f.Name()
@@ -405,12 +405,12 @@ func TestAirgap(t *testing.T) {
 		t.Errorf("pinned by ID: %v", err)
 	}
 	// Another image has taken the name: the pin says that the file's is meant.
-	other, err := standin.Image(standin.Config{Version: "5.2.5", Script: []string{"exit 8"},
+	other, err := stub.Image(stub.Config{Version: "5.2.5", Script: []string{"exit 8"},
 		Labels: map[string]string{"run": b.id}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := standin.Load(t.Context(), b.docker, ref, other); err != nil {
+	if err := stub.Load(t.Context(), b.docker, ref, other); err != nil {
 		t.Fatal(err)
 	}
 	if e := try(pluginbuild.Image{Ref: ref, Tar: path}); e.ExitCode != 8 {

@@ -1,6 +1,6 @@
-// Package compiler makes stand-ins for Tyk's plugin compiler image, which the
+// Package compiler makes stubs for Tyk's plugin compiler image, which the
 // registries here do not serve. The image holds a static entry point that keeps
-// the contract of Tyk's script ([example.com/tykupgrade/internal/lab/compiler/standin]),
+// the contract of Tyk's script ([example.com/tykupgrade/internal/lab/compiler/stub]),
 // a module named as the gateway's, and on demand a gateway that can load
 // plugins. It has no toolchain: a container needs this machine's, mounted
 // read-only at the same paths ([Mounts]), so it works with a local engine only.
@@ -39,7 +39,7 @@ import (
 type Config struct {
 	Version string // of the gateway: "5.2.5"; it decides how the script behaves
 	Next    bool   // it follows the script of the next-generation image
-	// what the entry point does instead of compiling: see the command standin
+	// what the entry point does instead of compiling: see the command stub
 	Script  []string
 	Arch    string            // what the image says of itself; "": amd64
 	Gateway bool              // with /usr/local/bin/tyk
@@ -126,10 +126,10 @@ func Image(c Config) (v1.Image, error) {
 		config.Config.Env = append(config.Config.Env, "GOCACHE="+goCache, "GODEBUG=goindex=0")
 	}
 	if c.Next {
-		config.Config.Env = append(config.Config.Env, "STANDIN_NEXT=1", "EDITION=ce")
+		config.Config.Env = append(config.Config.Env, "STUB_NEXT=1", "EDITION=ce")
 	}
 	if len(c.Script) > 0 {
-		config.Config.Env = append(config.Config.Env, "STANDIN_SCRIPT="+strings.Join(c.Script, "\n"))
+		config.Config.Env = append(config.Config.Env, "STUB_SCRIPT="+strings.Join(c.Script, "\n"))
 	}
 	return mutate.ConfigFile(img, config)
 }
@@ -206,12 +206,12 @@ var goroot = sync.OnceValue(func() string {
 var entryPoint = sync.OnceValues(func() ([]byte, error) {
 	// Untrimmed: most of the standard library is then in the build cache already.
 	return goBuild("", []string{"CGO_ENABLED=0"}, "-ldflags=-s -w",
-		"example.com/tykupgrade/internal/lab/compiler/standin")
+		"example.com/tykupgrade/internal/lab/compiler/stub")
 })
 
 // gateway is compiled as the real one is: trimmed, with cgo.
 var gateway = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "standin-gateway-*")
+	dir, err := os.MkdirTemp("", "stub-gateway-*")
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +236,7 @@ const (
 )
 
 func goBuild(dir string, env []string, args ...string) ([]byte, error) {
-	tmp, err := os.MkdirTemp("", "standin-build-*")
+	tmp, err := os.MkdirTemp("", "stub-build-*")
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +245,7 @@ func goBuild(dir string, env []string, args ...string) ([]byte, error) {
 	if err := exe.Build(context.Background(), dir, out,
 		lab.GoEnv(append([]string{frugal}, env...)...),
 		append([]string{"-buildvcs=false"}, args...)...); err != nil {
-		return nil, fmt.Errorf("build a part of the stand-in compiler: %w", err)
+		return nil, fmt.Errorf("build a part of the stub compiler: %w", err)
 	}
 	return os.ReadFile(out)
 }

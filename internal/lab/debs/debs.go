@@ -136,7 +136,7 @@ func (p Package) write(tree string) error {
 	for _, f := range p.Fields {
 		fmt.Fprintln(&c, f)
 	}
-	fmt.Fprintf(&c, "Description: stand-in for %s\n", p.Name)
+	fmt.Fprintf(&c, "Description: stub for %s\n", p.Name)
 	for name, data := range map[string][]byte{"control": c.Bytes(), "md5sums": sums.Bytes(),
 		"conffiles": conffiles.Bytes()} {
 		if len(data) == 0 {

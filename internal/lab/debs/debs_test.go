@@ -11,7 +11,7 @@ import (
 	"example.com/tykupgrade/internal/lab/debs"
 )
 
-// The real apt installs, upgrades and downgrades a stand-in from the signed
+// The real apt installs, upgrades and downgrades a stub from the signed
 // repository in a private root.
 func TestPrivateRoot(t *testing.T) {
 	t.Parallel()

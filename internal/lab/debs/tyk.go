@@ -46,7 +46,7 @@ func Tyk(name, version string, o TykOptions) Package {
 		o.Config = "{\"listen_port\": 8080}\n"
 	}
 	unit := fmt.Sprintf(`[Unit]
-Description=%[1]s stand-in
+Description=%[1]s stub
 After=network.target
 
 [Service]

@@ -49,7 +49,7 @@ func start(t *testing.T) mongodb.Server {
 	return mongodb.Server{URI: f.MongoDBURI()}
 }
 
-// stub runs the stand-in that the other tests use.
+// stub runs the stub that the other tests use.
 func stub(t *testing.T) mongodb.Server {
 	t.Helper()
 	s, err := mongolab.Start(mongolab.Options{})

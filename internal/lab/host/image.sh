@@ -22,7 +22,7 @@ sed -i /pam_systemd/d "$root/etc/pam.d/common-session"
 chroot "$root" useradd -m -s /bin/bash deploy
 echo 'deploy ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/deploy"
 chmod 440 "$root/etc/sudoers.d/deploy"
-# The stand-in repositories are the only sources.
+# The stub repositories are the only sources.
 rm -rf "$root/etc/apt/sources.list" "$root/etc/apt/sources.list.d/"* "$root/var/lib/apt/lists/"* "$root/var/cache/apt/archives/"*.deb "$root/var/cache/apt/"*.bin
 # Many short connections at once are a test's usual load.
 printf 'MaxStartups 200\nMaxSessions 200\nUseDNS no\n' >"$root/etc/ssh/sshd_config.d/lab.conf"

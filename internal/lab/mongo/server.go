@@ -1,4 +1,4 @@
-// Package mongo is an in-process MongoDB stand-in that speaks the wire protocol
+// Package mongo is an in-process MongoDB stub that speaks the wire protocol
 // through the driver's own packages: what a dump and a restore ask of a server,
 // byte-faithful in the documents it holds, with snapshot reads, SCRAM-SHA-256
 // and faults on demand. A MongoDB server itself is in no package registry.
@@ -60,7 +60,7 @@ type Fault struct {
 	Lie  bool            // answer ok without running the command
 }
 
-// Server is a running stand-in on a loopback port. Its methods may be called
+// Server is a running stub on a loopback port. Its methods may be called
 // by several goroutines.
 type Server struct {
 	o  Options

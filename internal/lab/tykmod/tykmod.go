@@ -1,4 +1,4 @@
-// Package tykmod stands in for the gateway's Go module, which the module proxy
+// Package tykmod is a stub of the gateway's Go module, which the module proxy
 // in use may not have: it writes a file tree that the go command accepts as
 // GOPROXY, with a small module of the gateway's path, at any commit, and the
 // few modules that it needs.
@@ -42,7 +42,7 @@ type Module struct {
 	Files   map[string]string // by slash-separated path inside the module; go.mod is one of them
 }
 
-// Gateway describes the stand-in for the gateway's module at one commit. Its
+// Gateway describes the stub for the gateway's module at one commit. Its
 // packages are ctx, log, user and apidef, with the few names of them that
 // plugins use most. It requires logrus [LogrusVersion] and every module that
 // Replaces names on the left, each used by package apidef, as the real one
@@ -155,7 +155,7 @@ func Proxy(dir string, mods ...Module) (url string, err error) {
 	}
 	for _, m := range mods {
 		if err := m.write(abs); err != nil {
-			return "", fmt.Errorf("stand-in proxy, %s@%s: %w", m.Path, m.Version, err)
+			return "", fmt.Errorf("stub proxy, %s@%s: %w", m.Path, m.Version, err)
 		}
 	}
 	return "file://" + filepath.ToSlash(abs), nil

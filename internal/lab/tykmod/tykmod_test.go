@@ -36,7 +36,7 @@ func AddFooBarHeader(rw http.ResponseWriter, r *http.Request) {
 func main() {}
 `
 
-// A real go command gets, tidies, vendors and compiles against the stand-in, and
+// A real go command gets, tidies, vendors and compiles against the stub, and
 // refuses when the replace is missing.
 func TestRealGo(t *testing.T) {
 	t.Parallel()

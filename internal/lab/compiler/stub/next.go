@@ -13,7 +13,7 @@ import (
 )
 
 // next follows the script of the next-generation image (plugin-compiler-ng at
-// 1a0c59dbda93), which STANDIN_NEXT picks. The stand-in has no glibc of its own to
+// 1a0c59dbda93), which STUB_NEXT picks. The stub has no glibc of its own to
 // link with, and checks the processor and the edition's tag alone.
 func (b *build) next() error {
 	if !slices.Contains([]string{"amd64", "arm64", "s390x"}, b.goarch) {

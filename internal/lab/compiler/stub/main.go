@@ -1,8 +1,8 @@
-// Command standin is the entry point of the stand-in compiler image. It keeps
+// Command stub is the entry point of the stub compiler image. It keeps
 // the contract of Tyk's build.sh, as read in the tags 3.0.0 to 5.14.0 of the
 // gateway and picked by GITHUB_TAG, and calls the real go command.
 //
-// With STANDIN_SCRIPT it does not compile but what the lines of that variable
+// With STUB_SCRIPT it does not compile but what the lines of that variable
 // say:
 //
 //	out N TEXT     write N numbered lines to standard output
@@ -81,13 +81,13 @@ func (b *build) run(args []string) error {
 		b.goos, b.goarch = or(args[2], b.goos), or(args[3], b.goarch)
 	}
 	b.goos, b.goarch = or(b.goos, "linux"), or(b.goarch, "amd64")
-	if script := os.Getenv("STANDIN_SCRIPT"); script != "" {
+	if script := os.Getenv("STUB_SCRIPT"); script != "" {
 		return b.script(strings.Split(script, "\n"))
 	}
 	if _, err := os.Stat(source); err != nil {
 		return err
 	}
-	if os.Getenv("STANDIN_NEXT") != "" {
+	if os.Getenv("STUB_NEXT") != "" {
 		return b.next()
 	}
 	base := strings.TrimSuffix(b.name, filepath.Ext(b.name))
