@@ -360,7 +360,7 @@ func TestNoGatewayForOldReleases(t *testing.T) {
 func TestOnlyGo(t *testing.T) {
 	t.Parallel()
 	bin := t.TempDir()
-	for _, name := range []string{"go", "env"} {
+	for _, name := range []string{"go", "env", "cp"} {
 		if err := os.Symlink(lab.Program(t, name, "golang-go"), filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}
