@@ -186,8 +186,8 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 	return s, err
 }
 
-func (t task) unexpected(out string) error {
-	return t.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out),
+func (o task) unexpected(out string) error {
+	return o.fail(Error{Detail: "the host's answer has an unexpected format", Output: tidy(out),
 		Next: "check what its login shell prints"})
 }
 

@@ -208,7 +208,7 @@ func (p Probe) validate() error {
 	case p.Ready != "" && !strings.HasPrefix(p.Ready, "/"):
 		return fail(fmt.Errorf("readiness path %q does not begin with a slash", p.Ready), "")
 	case p.Timeout < 0 || p.MaxAge < 0:
-		return fail(errors.New("Timeout or MaxAge is negative"), "")
+		return fail(errors.New("negative Timeout or MaxAge"), "")
 	}
 	if _, err := http.NewRequest(p.method(), u.String(), nil); err != nil {
 		return fail(fmt.Errorf("bad method %q", clean(p.Method)), "")

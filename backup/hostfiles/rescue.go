@@ -165,7 +165,7 @@ func (f *Restore) remove(ctx context.Context, d RescueDetails) (removed bool, er
 func (f *Restore) Undo(ctx context.Context, s *backup.Stored) (undone bool, err error) {
 	if f.Rescue == "" {
 		return false, &backup.Error{Op: "undo the restore of", Object: f.Name(),
-			Err: errors.New("Rescue is not set, so created files stay"), Next: "set Restore.Rescue"}
+			Err: errors.New("no Rescue is set, so created files stay"), Next: "set Restore.Rescue"}
 	}
 	sets, err := backup.List(f.Rescue)
 	if errors.Is(err, os.ErrNotExist) {

@@ -40,7 +40,7 @@ func TestSetsAreLeftAlone(t *testing.T) {
 		t.Error("exported into the set")
 	}
 	if _, err := backup.Import(t.Context(), inside, strings.NewReader(""),
-		backup.ImportOptions{}); err == nil || !strings.Contains(err.Error(), "is a set") {
+		backup.ImportOptions{}); err == nil || !strings.Contains(err.Error(), "inside the set") {
 		t.Errorf("import: %v", err)
 	}
 	for i, d := range []string{root, dir} {

@@ -24,7 +24,7 @@ type target struct {
 // look makes all checks.
 func (r *Live) look(ctx context.Context, s *backup.Stored, state *stateDir) (*target, error) {
 	if r.Client == nil {
-		return nil, errors.New("Client is nil")
+		return nil, errors.New("the client is nil")
 	}
 	t := &target{rescue: r.Rescue}
 	var err error

@@ -72,7 +72,7 @@ func (s *Server) node() *node {
 
 func (r *Offline) check() error {
 	if len(r.Servers) == 0 {
-		return errors.New("Servers is empty")
+		return errors.New("no servers are set")
 	}
 	for _, s := range r.Servers {
 		if s.Client == nil || s.Stop == nil || s.Start == nil {

@@ -252,7 +252,7 @@ func TestLiveRestore(t *testing.T) {
 	into := *r
 	into.StateDir = filepath.Join(set.Dir, "redis")
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, &into); err == nil ||
-		!strings.Contains(err.Error(), "is a set") {
+		!strings.Contains(err.Error(), "inside the set") {
 		t.Errorf("state in the set: %v", err)
 	}
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, r); err != nil {

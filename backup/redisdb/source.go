@@ -112,7 +112,7 @@ func (r *Source) method() Method {
 
 func (r *Source) check() error {
 	if r.Client == nil {
-		return errors.New("Client is nil")
+		return errors.New("the client is nil")
 	}
 	if !slices.Contains(Methods(), r.method()) {
 		return fmt.Errorf("unknown method %q (want %s, %s, %s or %s)", r.Method, PSYNC, BGSAVE, SAVE,

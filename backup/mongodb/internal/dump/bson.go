@@ -17,7 +17,7 @@ const (
 	maxDepth = 200
 )
 
-// ErrBSON: a document is not well-formed.
+// ErrBSON means that a document is not well-formed.
 var ErrBSON = errors.New("malformed BSON")
 
 // Reader reads consecutive documents, as in a .bson file.

@@ -43,7 +43,7 @@ type Info struct {
 	Aux       map[string]string `json:"-"` // other notes of the server
 }
 
-// ErrUnknown: the form of a value is unknown. The file may be correct.
+// ErrUnknown means that the form of a value is unknown. The file may be correct.
 var ErrUnknown = errors.New("unknown to this program")
 
 func unknownf(format string, a ...any) error {
