@@ -238,7 +238,7 @@ func TestNoFetch(t *testing.T) {
 		!p.Restarts[0].Assumed {
 		t.Errorf("plan %+v", p)
 	}
-	// Applied by a host that would fetch: the plan says how it was made.
+	// Applied by a host that would fetch: the plan records how it was made.
 	if _, err := f.host().Apply(t.Context(), p); err != nil {
 		t.Error(err)
 	}

@@ -33,7 +33,7 @@ readable() { # a .deb to read, in a directory that root trusts
 	case $1 in *"$nl"*) no "a path of two lines" ;; esac
 	[ ! -e "$1" ] || { [ -f "$1" ] && [ ! -L "$1" ] && safe "${1%/*}"; } || no "\"$1\" is not root's alone"
 }
-files() { # lines of paths with Tyk's files alone; $1 is what may stand in front
+files() { # lines of paths with Tyk's files alone; $1 is an optional prefix
 	while IFS= read -r l; do
 		f=$l
 		if [ -n "$1" ]; then

@@ -8,10 +8,10 @@ import (
 	"example.com/tykupgrade/internal/goenv"
 )
 
-// goEnv returns the variables that Prepare sets for its commands. All others, such as GOPROXY,
-// are the caller's, including those of `go env -w`. GOFLAGS is restricted: the go command stops
-// at an unknown flag (Go 1.16 at -buildvcs), and -mod=vendor makes `go get` fail. -modfile and
-// -overlay redirect the commands to files that Prepare does not guard.
+// goEnv returns the variables that Prepare sets for its commands. They inherit all others, such as
+// GOPROXY and those of `go env -w`. GOFLAGS is restricted: the go command stops at an unknown flag
+// (Go 1.16 at -buildvcs), and -mod=vendor makes `go get` fail. -modfile and -overlay redirect the
+// commands to files that Prepare does not guard.
 func (o PrepareOptions) goEnv() ([]string, error) {
 	s, err := goenv.Read(append(os.Environ(), o.Env...))
 	if err != nil {

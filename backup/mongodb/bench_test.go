@@ -137,7 +137,7 @@ func benchRestore(b *testing.B, n int) {
 		name string
 		argv func(to *mongolab.Server) []string
 	}{
-		{"ours/verified and proven", func(*mongolab.Server) []string {
+		{"ours/verified and compared", func(*mongolab.Server) []string {
 			return []string{os.Args[0], "-test.run=^TestRestoreHelper$", "-test.v"}
 		}},
 		{"mongorestore", func(to *mongolab.Server) []string {

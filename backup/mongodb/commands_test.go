@@ -58,7 +58,7 @@ func TestCommandsPerCollection(t *testing.T) {
 	}
 }
 
-// Small collections are asked for sixteen at a time: each command waits until it is one of
+// Small collections are requested sixteen at a time: each command waits until it is one of
 // sixteen.
 func TestManyAtATime(t *testing.T) {
 	t.Parallel()

@@ -114,7 +114,7 @@ func TestTLS(t *testing.T) {
 	for from, to := range map[string]string{cert: "server.crt", key: "server.key"} {
 		data, err := os.ReadFile(from)
 		if err == nil {
-			// Beside the data, whose owner the server is.
+			// In the data directory, whose owner the server is.
 			err = os.WriteFile(filepath.Join(s.Dir, to), data, 0o600)
 		}
 		if err == nil && os.Geteuid() == 0 {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// errNoTLS is a server that answers without TLS where TLS was asked for.
+// errNoTLS means that a server answers without TLS to a request for TLS.
 var errNoTLS = errors.New("the server speaks no TLS")
 
 // noTLS also knows servers that found the end of a line in the first bytes of a handshake,

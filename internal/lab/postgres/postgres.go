@@ -209,7 +209,7 @@ func (s *Server) Run(t testing.TB) {
 	s.gone = make(chan struct{})
 	go func(cmd *exec.Cmd, gone chan struct{}) { _ = cmd.Wait(); close(gone) }(s.cmd, s.gone)
 	for range 3000 {
-		// What pg_ctl looks at: the last line of the file says how far the server is.
+		// What pg_ctl looks at: the last line of the file shows how far the server is.
 		pid, _ := os.ReadFile(filepath.Join(s.Dir, "postmaster.pid"))
 		if strings.HasSuffix(strings.TrimSpace(string(pid)), "ready") && strings.HasPrefix(string(pid),
 			strconv.Itoa(s.cmd.Process.Pid)+"\n") {

@@ -108,7 +108,7 @@ func enforces(version string) bool {
 	return !older(version, 5, 0, 12) && older(version, 5, 1, 0) || !older(version, 5, 3, 1)
 }
 
-// rechecks says how a gateway looks at a bundle in its cache: "", "full" or
+// rechecks returns how a gateway checks a bundle in its cache: "", "full" or
 // "signed".
 func rechecks(version string) string {
 	switch {
