@@ -52,7 +52,7 @@ func TestKilled(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	kills := 3
+	kills := 2
 	if n, err := strconv.Atoi(os.Getenv("TYKUPGRADE_TEST_KILLS")); err == nil {
 		kills = n
 	}

@@ -175,7 +175,7 @@ func TestOracleSeveral(t *testing.T) {
 		plugins []string
 		finding string // of the last
 	}{
-		{[]string{"base", "dotted", "a", "b"}, "example.com/plug: module of"},
+		{[]string{"base", "dotted", "a", "b"}, "example.com/plug: also the module of"},
 		{[]string{"base", "stripped"}, "plugin already loaded"},
 		{[]string{"base", "base"}, ""},
 		{[]string{"base", "link"}, ""},
