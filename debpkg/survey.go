@@ -191,8 +191,8 @@ func (o task) unexpected(out string) error {
 		Next: "check what its login shell prints"})
 }
 
-// after looks at the packages once a run has changed them. Of the rest of the host it knows what
-// was there before. Without that it looks at all.
+// after reads the packages and units after a run, and keeps everything else of before. It reads the
+// whole host if before is empty or apt keeps its list of automatic packages elsewhere.
 func (h *Host) after(ctx context.Context, before survey, names ...string) (survey, error) {
 	auto := aptDir(before.config, "Dir", "Dir::State", "Dir::State::extended_states")
 	if auto != h.path("/var/lib/apt/extended_states") {

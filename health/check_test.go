@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -234,8 +235,10 @@ func TestTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := health.TCP(l.Addr().String()).Check(t.Context(), nil); r.Status != health.Pass {
-		t.Errorf("open port: %v", r.Err)
+	r := health.TCP(l.Addr().String()).Check(t.Context(), nil)
+	if r.Status != health.Pass || !slices.Equal(r.NotCovered,
+		[]string{"more than that the port accepts connections"}) {
+		t.Errorf("open port: %v, not covered %q", r.Err, r.NotCovered)
 	}
 	_ = l.Close()
 	if r := health.TCP(l.Addr().String()).Check(t.Context(), nil); r.Status != health.Fail ||
