@@ -26,18 +26,25 @@ import (
 	"time"
 
 	"example.com/tykupgrade/health"
+	"example.com/tykupgrade/internal/lab/port"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := port.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
 
 // raw is a server that does to each connection what f does, once the request's
 // head was read.
 func raw(t *testing.T, f func(net.Conn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
+	l := listen(t)
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -163,7 +170,8 @@ func TestHostileAnswers(t *testing.T) {
 func TestStubOverRealConnections(t *testing.T) {
 	t.Parallel()
 	stub := tyk.New(tyk.Options{Kind: tyk.Gateway, Version: "5.2.5", CheckEvery: time.Millisecond})
-	server := httptest.NewServer(stub)
+	server := &httptest.Server{Listener: listen(t), Config: &http.Server{Handler: stub}}
+	server.Start()
 	t.Cleanup(server.Close)
 	p := health.Gateway(server.URL, nil)
 	p.Timeout = 10 * time.Second
@@ -231,10 +239,7 @@ func TestControlPort(t *testing.T) {
 
 func TestTCP(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t)
 	r := health.TCP(l.Addr().String()).Check(t.Context(), nil)
 	if r.Status != health.Pass || !slices.Equal(r.NotCovered,
 		[]string{"more than that the port accepts connections"}) {

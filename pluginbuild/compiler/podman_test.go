@@ -3,7 +3,6 @@ package compiler_test
 import (
 	"bytes"
 	"context"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/port"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
@@ -39,12 +39,10 @@ func TestPodman(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	registry, err := port.Addr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	registry := l.Addr().String()
-	_ = l.Close()
 	for name, text := range map[string]string{
 		// Podman raises limits unless told otherwise, which needs permissions that
 		// containers and sandboxes lack.

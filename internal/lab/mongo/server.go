@@ -25,6 +25,8 @@ import (
 	"go.mongodb.org/mongo-driver/bson"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
 	"go.mongodb.org/mongo-driver/x/mongo/driver/wiremessage"
+
+	"example.com/tykupgrade/internal/lab/port"
 )
 
 // Options says which server to play. The zero value is the primary of a
@@ -97,7 +99,7 @@ func Start(o Options) (*Server, error) {
 			return nil, err
 		}
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := port.Listen()
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,16 @@ func Addr() (string, error) {
 	return net.JoinHostPort("127.0.0.1", n), err
 }
 
+// Listen is for a server that a test closes: no other process of the tests gets its port
+// afterwards, so a connection is refused.
+func Listen() (net.Listener, error) {
+	addr, err := Addr()
+	if err != nil {
+		return nil, err
+	}
+	return net.Listen("tcp", addr)
+}
+
 // Free returns a port of 127.0.0.1 on which nothing listens. No other call returns it while this
 // process runs, in other processes neither: each holds an abstract Unix socket as its claim,
 // which the kernel removes also after kill -9.
