@@ -9,7 +9,6 @@ package compiler
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"embed"
 	"fmt"
@@ -29,7 +28,9 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/exe"
@@ -71,31 +72,22 @@ func gatewayFiles() (map[string][]byte, error) {
 
 // Image makes the image. Equal configurations give equal images.
 func Image(c Config) (v1.Image, error) {
-	entry, err := entryPoint()
+	layer, err := shared[c.Gateway]()
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{"build.sh": entry}
-	source, err := gatewayFiles()
-	if err != nil {
-		return nil, err
-	}
-	for name, data := range source {
-		files[gatewayDir+"/"+name] = data
-	}
-	if c.Gateway {
-		if files["usr/local/bin/tyk"], err = gateway(); err != nil {
+	layers := []v1.Layer{layer}
+	if len(c.Files) > 0 {
+		files := map[string][]byte{}
+		for name, text := range c.Files {
+			files[strings.TrimPrefix(name, "/")] = []byte(text)
+		}
+		if layer, err = layerOf(files); err != nil {
 			return nil, err
 		}
+		layers = append(layers, layer)
 	}
-	for name, text := range c.Files {
-		files[strings.TrimPrefix(name, "/")] = []byte(text)
-	}
-	layer, err := layerOf(files)
-	if err != nil {
-		return nil, err
-	}
-	img, err := mutate.AppendLayers(empty.Image, layer)
+	img, err := mutate.AppendLayers(empty.Image, layers...)
 	if err != nil {
 		return nil, err
 	}
@@ -250,8 +242,42 @@ func goBuild(dir string, env []string, args ...string) ([]byte, error) {
 	return os.ReadFile(out)
 }
 
+// shared are the layers that all images have, by Config.Gateway. An engine that has one unpacks no
+// other, and their digests are computed once: under the race detector that is most of a test's work.
+var shared = map[bool]func() (v1.Layer, error){
+	false: sync.OnceValues(func() (v1.Layer, error) { return sharedLayer(false) }),
+	true:  sync.OnceValues(func() (v1.Layer, error) { return sharedLayer(true) }),
+}
+
+func sharedLayer(withGateway bool) (v1.Layer, error) {
+	entry, err := entryPoint()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{"build.sh": entry}
+	source, err := gatewayFiles()
+	if err != nil {
+		return nil, err
+	}
+	for name, data := range source {
+		files[gatewayDir+"/"+name] = data
+	}
+	if withGateway {
+		if files["usr/local/bin/tyk"], err = gateway(); err != nil {
+			return nil, err
+		}
+	}
+	return layerOf(files)
+}
+
+// layerOf makes a layer that is not compressed.
 func layerOf(files map[string][]byte) (v1.Layer, error) {
 	var buf bytes.Buffer
+	size := 0
+	for _, data := range files {
+		size += len(data) + 4<<10
+	}
+	buf.Grow(size)
 	w := tar.NewWriter(&buf)
 	dirs := map[string]bool{"/": true, ".": true}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -277,10 +303,5 @@ func layerOf(files map[string][]byte) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	// Compressing is most of a test's work under the race detector.
-	return tarball.LayerFromOpener(func() (io.ReadCloser,
-		error) {
-		return io.NopCloser(bytes.NewReader(buf.Bytes())), nil
-	},
-		tarball.WithCompressionLevel(gzip.NoCompression))
+	return static.NewLayer(buf.Bytes(), types.DockerUncompressedLayer), nil
 }
