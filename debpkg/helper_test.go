@@ -88,7 +88,8 @@ rm -f /root/pwned /usr/local/sbin/tykupgrade-helper /etc/sudoers.d/tykupgrade`)
 	wantError(t, err, debpkg.ErrHelper, "has another version", "InstallHelper")
 }
 
-// attacks calls sudo and the helper as a hostile user does.
+// attacks calls sudo and the helper as a hostile user does. The helper's own refusals do not
+// depend on sudo, so root calls it for most of them.
 func attacks(m *machine, c debpkg.Change) {
 	m.Helper()
 	digest := m.exec("sed", "-n", "s/^digest=//p", debpkg.HelperPath)
@@ -150,11 +151,16 @@ func attacks(m *machine, c debpkg.Change) {
 		{"journalctl", "--file=/etc/shadow"}, {"journalctl", "-u", "ssh.service"}, {"journalctl", "-o", "export"},
 	}
 	helper := []string{"sudo", "-n", debpkg.HelperPath, digest}
-	for i, r := range m.asOps(helper, calls) {
-		if r.code != "77" || !strings.Contains(r.out, "refused: ") {
-			m.Errorf("%q: exit code %s\n%s", calls[i], r.code, r.out)
+	refused := func(user string, front []string, calls [][]string) {
+		m.Helper()
+		for i, r := range m.as(user, front, calls) {
+			if r.code != "77" || !strings.Contains(r.out, "refused: ") {
+				m.Errorf("%q: exit code %s\n%s", calls[i], r.code, r.out)
+			}
 		}
 	}
+	refused("ops", helper, calls[:3])
+	refused("root", helper[2:], calls[3:])
 	// What comes by standard input.
 	stdin := func(text string, call ...string) []string {
 		line, err := debpkg.Quote(append(slices.Clone(helper), call...))
@@ -168,14 +174,10 @@ func attacks(m *machine, c debpkg.Change) {
 		stdin("+/etc/shadow\n.\n", "revert-files", "", c.Dir),
 		stdin("=/opt/tyk-gateway/../../etc/shadow\n.\n", "revert-files", "", c.Dir),
 		stdin("+/opt/tyk-gateway/tyk.conf\n+/root/x\n.\n", "revert-files", "", c.Dir)}
-	for i, r := range m.asOps(nil, calls) {
-		if r.code != "77" {
-			m.Errorf("%q: exit code %s\n%s", calls[i], r.code, r.out)
-		}
-	}
+	refused("ops", nil, calls)
 	// Of the job's script, the helper's own runs. The environment does not arrive.
 	evil := "touch /root/pwned\n"
-	m.asOps(nil, [][]string{stdin(fmt.Sprintf("2 %d\n{}%s", len(evil), evil), job("apt-get", "-q", "-y",
+	m.as("ops", nil, [][]string{stdin(fmt.Sprintf("2 %d\n{}%s", len(evil), evil), job("apt-get", "-q", "-y",
 		"update")...)})
 	calls = [][]string{
 		{"sh", "-c", "touch /root/pwned"}, {"env", "touch", "/root/pwned"}, {"-s"}, {"-i"}, {"-u", "#0", "id"},
@@ -186,13 +188,13 @@ func attacks(m *machine, c debpkg.Change) {
 		{debpkg.HelperPath + "/../sh", "-c", "touch /root/pwned"}, {"-e", debpkg.HelperPath},
 		{"--chdir=/root", debpkg.HelperPath, digest, "locks"},
 	}
-	for i, r := range m.asOps([]string{"sudo", "-n"}, calls) {
+	for i, r := range m.as("ops", []string{"sudo", "-n"}, calls) {
 		if r.code == "0" {
 			m.Errorf("sudo %q: %s", calls[i], r.out)
 		}
 	}
 	m.exec("sh", "-c", "mkdir -p /home/ops/bin; printf '#!/bin/sh\\ntouch /root/pwned\\n' >/home/ops/bin/id; chmod 755 /home/ops/bin/id; cp /home/ops/bin/id /home/ops/bin/sh")
-	if r := m.asOps([]string{"env", "PATH=/home/ops/bin:/usr/bin:/bin", "ENV=/home/ops/bin/id", "IFS=/"},
+	if r := m.as("ops", []string{"env", "PATH=/home/ops/bin:/usr/bin:/bin", "ENV=/home/ops/bin/id", "IFS=/"},
 		[][]string{append(slices.Clone(helper), "locks")}); r[0].code != "0" {
 		m.Errorf("locks: %+v", r)
 	}
@@ -206,8 +208,8 @@ func attacks(m *machine, c debpkg.Change) {
 
 type result struct{ code, out string }
 
-// asOps runs commands as the user ops, who knows no password, with words in front.
-func (m *machine) asOps(front []string, calls [][]string) []result {
+// as runs commands as the user, with words in front. ops knows no password.
+func (m *machine) as(user string, front []string, calls [][]string) []result {
 	m.Helper()
 	var script, out bytes.Buffer
 	for _, call := range calls {
@@ -217,7 +219,7 @@ func (m *machine) asOps(front []string, calls [][]string) []result {
 		}
 		fmt.Fprintf(&script, "out=$(%s </dev/null 2>&1); printf '%%s\\036%%s\\037' $? \"$out\"\n", line)
 	}
-	if err := m.ssh("ops")(m.Context(), []string{"sh"}, &script, &out, nil); err != nil {
+	if err := m.ssh(user)(m.Context(), []string{"sh"}, &script, &out, nil); err != nil {
 		m.Fatal(err)
 	}
 	var all []result

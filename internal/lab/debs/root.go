@@ -70,6 +70,8 @@ APT::Architectures { "%[2]s"; };
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Acquire::Retries "0";
+APT::Cache-HashTableSize "1009";
+Dir::Log::Planner "/dev/null";
 #clear DPkg::Post-Invoke;
 #clear DPkg::Pre-Install-Pkgs;
 #clear APT::Update::Post-Invoke-Success;

@@ -16,7 +16,17 @@ chroot "$root" systemctl mask systemd-udevd.service systemd-udevd-kernel.socket 
 	systemd-udev-trigger.service getty@tty1.service getty.target console-getty.service \
 	apt-daily.timer apt-daily-upgrade.timer apt-daily.service apt-daily-upgrade.service \
 	fstrim.timer e2scrub_all.timer e2scrub_reap.service motd-news.timer \
-	systemd-logind.service systemd-timesyncd.service systemd-resolved.service systemd-networkd.service >&2
+	systemd-logind.service systemd-timesyncd.service systemd-resolved.service systemd-networkd.service \
+	dpkg-db-backup.timer systemd-tmpfiles-clean.timer >&2
+# Each daemon-reload runs every generator, which is most of its work. None makes a unit here.
+mkdir -p "$root/etc/systemd/system-generators"
+for g in "$root"/usr/lib/systemd/system-generators/* "$root"/lib/systemd/system-generators/*; do
+	[ ! -e "$g" ] || ln -sf /dev/null "$root/etc/systemd/system-generators/${g##*/}"
+done
+# No package of a test asks debconf, which would load Perl for each of apt's runs. The caches'
+# usual tables and the planner's log are for a whole distribution.
+rm -f "$root/etc/apt/apt.conf.d/70debconf"
+printf '%s\n' 'APT::Cache-HashTableSize "1009";' 'Dir::Log::Planner "/dev/null";' >"$root/etc/apt/apt.conf.d/90lab"
 # logind is masked: without it this only delays every login.
 sed -i /pam_systemd/d "$root/etc/pam.d/common-session"
 chroot "$root" useradd -m -s /bin/bash deploy
