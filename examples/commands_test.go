@@ -78,6 +78,7 @@ var calls = map[string][]bad{
 		{"accept -yes -file hosts.yaml", cli.Refused, "holds no run"},
 		{"status -file hosts.yaml -set latest", cli.Usage, "-set goes with apply, resume"},
 		{"init", cli.Usage, "-host is missing"},
+		{"init -host g1 -host=-x", cli.Usage, `invalid -host "-x": want an SSH destination`},
 		{"init -host nobody@127.0.0.1:1 -ssh-config /dev/null", cli.Refused,
 			"no Tyk component was found"},
 	},
@@ -126,6 +127,7 @@ var calls = map[string][]bad{
 		{"take -dir sets -postgres -postgres-uri-file broken.json", cli.Usage, "postgresql://"},
 		{"take -dir sets -redis -redis-uri-file redis.uri -redis-ca text.so", cli.Usage, "text.so"},
 		{"take -dir sets -config -host=", cli.Usage, "-host needs a value"},
+		{"take -dir sets -config -host=-x", cli.Usage, `invalid -host "-x": want an SSH destination`},
 		{"take -dir sets -config -root / -host h", cli.Usage, "-root and -host exclude each other"},
 		{"take -dir sets -config -require-encrypted", cli.Usage, "-require-encrypted needs -recipient"},
 		{"restore -redis -redis-uri-file redis.uri -redis-mode dead none", cli.Usage,
@@ -170,6 +172,7 @@ var calls = map[string][]bad{
 		{"revert -change broken.json -last tyk-pump", cli.Usage, "either -change FILE or -last PACKAGES"},
 		{"forget", cli.Usage, "either -change FILE or -older-than AGE"},
 		{"forget -older-than 30d", cli.Usage, "30d"},
+		{"facts -host=-x", cli.Usage, `invalid -host "-x": want an SSH destination`},
 		{"facts -host nobody@127.0.0.1 -ssh-port 1 -ssh-config /dev/null", cli.No,
 			"connection to the host failed"},
 		{"install-helper", cli.Usage, "USER is missing"},
@@ -263,6 +266,13 @@ func (c bad) run(t *testing.T, bin, name string) {
 		!strings.HasPrefix(lines[0], name) || !strings.HasPrefix(lines[1], "  ") {
 		t.Errorf("%s %s: exit code %d, want %d\nstdout %q\nstderr:\n%s", name, c.args, code, c.code,
 			&stdout, &stderr)
+	}
+	// A file that is missing is named with its flag.
+	for i, arg := range strings.Fields(c.args) {
+		if prev := strings.Fields("x " + c.args)[i]; strings.HasPrefix(arg, "none") &&
+			strings.HasPrefix(prev, "-") && !strings.Contains(stderr.String(), prev) {
+			t.Errorf("%s %s: the error does not name %s:\n%s", name, c.args, prev, &stderr)
+		}
 	}
 	if after := tree(t, dir); !slices.Equal(before, after) {
 		t.Errorf("%s %s left %v, before it was %v", name, c.args, after, before)

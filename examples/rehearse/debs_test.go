@@ -16,7 +16,6 @@ import (
 
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
-	"example.com/tykupgrade/internal/lab/tyk"
 	"example.com/tykupgrade/pluginbuild/compiler"
 )
 
@@ -174,13 +173,9 @@ func TestReadDebs(t *testing.T) {
 // A gateway comes out of a package and out of an image, ready to be run; a stub replaces it.
 func TestGatewayPart(t *testing.T) {
 	t.Parallel()
-	lab.Program(t, "dpkg-deb", "dpkg")
-	stub, err := tyk.Build(t.Context(), t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := lab.Program(t, "dpkg-deb", "dpkg") // any
 	dir := t.TempDir()
-	deb, err := debs.Tyk("tyk-gateway", "5.14.0", debs.TykOptions{Binary: stub}).Build(dir)
+	deb, err := debs.Tyk("tyk-gateway", "5.14.0", debs.TykOptions{Binary: program}).Build(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +189,7 @@ func TestGatewayPart(t *testing.T) {
 	if len(args) == 1 {
 		lab.Missing(t, "a Docker engine (Debian package docker.io)")
 	}
-	want, err := os.ReadFile(stub)
+	want, err := os.ReadFile(program)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +211,7 @@ func TestGatewayPart(t *testing.T) {
 			t.Errorf("%s: templates %q, %v", arg, text, err)
 		}
 	}
-	for _, arg := range []string{imagePrefix + "no-such-image:5", args[0] + "x", stub[:4]} {
+	for _, arg := range []string{imagePrefix + "no-such-image:5", args[0] + "x", program[:4]} {
 		r := newRehearsal(o)
 		r.dir = t.TempDir()
 		if _, err := r.gatewayPart(t.Context(), arg, "5.14.0"); err == nil {

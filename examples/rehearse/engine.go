@@ -92,8 +92,12 @@ func (e *engine) compile(ctx context.Context, r *rehearsal,
 			_ = stub.FillGoCache(ctx, release.Version, r.plugin.dir, work, r.plugin.env)
 		}
 		r.print.event("make the image")
+		self, err := os.ReadFile(running)
+		if err != nil {
+			return "", "", err
+		}
 		img, err := stub.Image(stub.Config{Version: release.Version.String(), GoCache: true,
-			Labels: map[string]string{label: e.id}})
+			Labels: map[string]string{label: e.id}, Program: self})
 		if err != nil {
 			return "", "", err
 		}

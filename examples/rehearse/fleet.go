@@ -25,7 +25,10 @@ func (r *rehearsal) fleet(ctx context.Context) error {
 	var st *stage.Stage
 	var load *stage.Load
 	steps := []step{
-		{"components", func(_ context.Context, s *Step) error {
+		{"components", func(ctx context.Context, s *Step) error {
+			if err := r.inModule(ctx); err != nil {
+				return err
+			}
 			if err := stage.Available(); err != nil {
 				return fmt.Errorf("-fleet needs more than this machine has: %w", err)
 			}

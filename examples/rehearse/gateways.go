@@ -59,7 +59,7 @@ func (r *rehearsal) gatewayPart(ctx context.Context, arg, version string) (gatew
 	switch {
 	case arg == "":
 		var stub string
-		if stub, err = r.tykd(ctx); err == nil {
+		if stub, err = r.stub(); err == nil {
 			err = errors.Join(os.Link(stub, g.Binary), os.WriteFile(g.Binary+".version", []byte(version),
 				0o644))
 		}

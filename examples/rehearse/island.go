@@ -154,8 +154,11 @@ func (i *island) close() {
 	_ = i.cmd.Wait()
 }
 
-// child runs this process as the island or a machine if it is one, and says so.
+// child runs this process as the island, a machine or a stub if it is one, and says so.
 func child() bool {
+	if standsIn(os.Args) {
+		return true
+	}
 	if len(os.Args) == 1 && os.Args[0] == machineName {
 		firstProcess()
 		return true

@@ -20,7 +20,6 @@ import (
 	"example.com/tykupgrade/debpkg/fleet"
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
-	"example.com/tykupgrade/internal/lab/tyk"
 	runner "example.com/tykupgrade/internal/run"
 )
 
@@ -134,7 +133,9 @@ func TestCrossing(t *testing.T) {
 	t.Parallel()
 	addr, hits := trap(t)
 	dir := t.TempDir()
-	stub, err := tyk.Build(t.Context(), dir, "")
+	r := newRehearsal(options{from: mustVersion(t, "5.2.5"), to: mustVersion(t, "5.14.0")})
+	r.dir = dir
+	stub, err := r.stub()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func (k *stack) version(c component, upgraded bool) string {
 func (r *rehearsal) installOld(ctx context.Context, s *Step) error {
 	s.Stub = "Tyk's packages: small ones with the same conffiles, sample files and scripts; a " +
 		"signed repository on disk; a private root for apt and dpkg"
-	bin, err := r.tykd(ctx)
+	bin, err := r.stub()
 	if err != nil {
 		return err
 	}

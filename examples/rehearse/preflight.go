@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/bundle"
-	"example.com/tykupgrade/internal/lab/compiler"
 	runner "example.com/tykupgrade/internal/run"
 	"example.com/tykupgrade/pluginbuild"
 	"example.com/tykupgrade/pluginbuild/preflight"
@@ -100,7 +99,7 @@ func (r *rehearsal) preflightStub(ctx context.Context, s *Step) error {
 	}
 	s.Stub = "a gateway of this machine's Go that can do nothing but load plugins"
 	r.print.event("build the gateway")
-	data, err := compiler.Gateway()
+	data, err := r.loader.wait()
 	if err != nil {
 		return err
 	}

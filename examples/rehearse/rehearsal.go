@@ -28,7 +28,10 @@ type rehearsal struct {
 	island   *island
 	isolated bool // it has a network of its own
 
-	own      *own // nil: no packages of the user
+	own *own // nil: no packages of the user
+
+	library, loader *ahead // see compileAhead; nil: not needed
+
 	plugin   pluginState
 	stack    *stack
 	store    stores
@@ -159,14 +162,10 @@ func (r *rehearsal) story(ctx context.Context) error {
 // parts explains which outside programs are missing; empty: all are present.
 type parts struct{ gcc, engine, redis, apt string }
 
-// components finds the outside programs. Only a Go command inside this module is required.
+// components finds the outside programs. Only a Go command is required.
 func (r *rehearsal) components(ctx context.Context, s *Step) error {
-	out, err := r.output(ctx, "go", "list", "-m", "-f", "{{.Path}}")
-	if err != nil || strings.TrimSpace(out) != module {
-		return fmt.Errorf("find the stubs' sources: the working directory is not inside of the module "+
-			"%s; run it there: go run ./examples/rehearse", module)
-	}
-	if out, err = r.output(ctx, "go", "env", "GOVERSION"); err != nil {
+	out, err := r.output(ctx, "go", "env", "GOVERSION")
+	if err != nil {
 		return err
 	}
 	have, lack := []string{strings.TrimSpace(out)}, []string{}
@@ -190,10 +189,21 @@ func (r *rehearsal) components(ctx context.Context, s *Step) error {
 	for _, l := range lack {
 		s.say("not here: %s", l)
 	}
-	return nil
+	return r.compileAhead(ctx)
 }
 
 const module = "example.com/tykupgrade"
+
+// inModule is an error unless the working directory is in this module, whose stubs the hosts of
+// -fleet run.
+func (r *rehearsal) inModule(ctx context.Context) error {
+	out, err := r.output(ctx, "go", "list", "-m", "-f", "{{.Path}}")
+	if err != nil || strings.TrimSpace(out) != module {
+		return fmt.Errorf("find the stubs' sources: the working directory is not inside of the module "+
+			"%s; run it there: go run ./examples/rehearse -fleet", module)
+	}
+	return nil
+}
 
 // compiler asks the Go command for its C compiler, without which it links no
 // plugin.

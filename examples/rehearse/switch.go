@@ -6,24 +6,6 @@ import (
 	"path/filepath"
 )
 
-// tykd builds the stub of Tyk's programs once.
-func (r *rehearsal) tykd(ctx context.Context) (string, error) {
-	path := filepath.Join(r.dir, "tykd")
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	r.print.event("build the stubs of Tyk's programs")
-	// Not tyk.Build, whose static program would compile a part of Go's library again. Go keeps
-	// what it links for go run.
-	argv := []string{"go", "run", "-exec", "cp", "-ldflags=-s -w",
-		module + "/internal/lab/tyk/tykd", path}
-	if r.parts.gcc != "" {
-		argv = append([]string{"env", "CGO_ENABLED=0"}, argv...)
-	}
-	_, err := r.output(ctx, argv...)
-	return path, err
-}
-
 // gateways brings both gateways into the directory.
 func (r *rehearsal) gateways(ctx context.Context, s *Step) (err error) {
 	if r.from, err = r.gatewayPart(ctx, r.o.given.gatewayFrom, r.o.from.String()); err != nil {

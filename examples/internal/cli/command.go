@@ -25,7 +25,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -126,7 +125,8 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	if err == nil || errors.Is(err, errSilent) {
 		return code
 	}
-	if code == No && call.missing(err) {
+	flagName := call.fileOf(err)
+	if code == No && flagName != "" && errors.Is(err, fs.ErrNotExist) {
 		code = Usage
 	}
 	if code == No && ctx.Err() != nil {
@@ -138,6 +138,9 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	}
 	if hint == "" && code == Usage {
 		hint = name + " -h shows the flags"
+	}
+	if flagName != "" && !names(cause, flagName) {
+		cause = "invalid -" + flagName + ": " + cause
 	}
 	text := call.Err.Paint(Bad, name+":") + " " + masked(cause) + "\n"
 	if hint != "" {
@@ -154,19 +157,6 @@ func masked(text string) string {
 	}
 	return regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*:/+)[^\s"]*:[^\s"]*@`).ReplaceAllString(text,
 		"${1}***@")
-}
-
-// missing reports whether err means that the file or directory of a flag does not exist.
-func (c *Call) missing(err error) (is bool) {
-	var p *fs.PathError
-	if c.flags == nil || !errors.As(err, &p) || !errors.Is(p, fs.ErrNotExist) {
-		return false
-	}
-	c.flags.Visit(func(f *flag.Flag) {
-		path, err := filepath.Abs(f.Value.String())
-		is = is || f.Value.String() == p.Path || err == nil && path == p.Path
-	})
-	return is
 }
 
 // parse finds the verb and sets its flags. If help is not empty, it is the command's answer.
@@ -276,6 +266,13 @@ func (v *Verb) check(call *Call) error {
 	for _, name := range v.Required {
 		if !call.Given[name] {
 			return Wrong("-%s is missing", name)
+		}
+	}
+	if call.Given["host"] {
+		for dest := range strings.SplitSeq(call.flags.Lookup("host").Value.String(), ",") {
+			if strings.HasPrefix(dest, "-") {
+				return Wrong("invalid -host %q: want an SSH destination such as deploy@gw1", dest)
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(call.Given)) {

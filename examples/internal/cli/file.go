@@ -3,9 +3,13 @@ package cli
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // WriteFile replaces a file that only its owner can read. After an error or a crash the old file is
@@ -42,6 +46,29 @@ func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err 
 		err = Exit(Usage, fmt.Errorf("-%s %s: %w", name, path, err))
 	}
 	return v, err
+}
+
+// fileOf returns the flag that names the file or directory of an error of the file system, or "".
+func (c *Call) fileOf(err error) (name string) {
+	var p *fs.PathError
+	if c.flags == nil || !errors.As(err, &p) || slices.Contains(c.Args, p.Path) {
+		return ""
+	}
+	c.flags.Visit(func(f *flag.Flag) {
+		for value := range strings.SplitSeq(f.Value.String(), ",") {
+			path, err := filepath.Abs(value)
+			if name == "" && (value == p.Path || err == nil && path == p.Path) {
+				name = f.Name
+			}
+		}
+	})
+	return name
+}
+
+// names reports whether a text has the name of a flag.
+func names(text, flagName string) bool {
+	words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" :,;=\n", r) })
+	return slices.Contains(words, "-"+flagName)
 }
 
 // OfFlag returns an error about the file of a flag with the exit code [Usage]. It returns err itself

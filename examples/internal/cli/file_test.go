@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,8 +28,8 @@ func TestFile(t *testing.T) {
 		"-f=":             "-f needs a value",
 		"-f " + good:      "42",
 		"-f " + bad:       "-f " + bad + ": strconv.Atoi",
-		"-f " + dir:       "is a directory",
-		"-f " + dir + "x": "no such file",
+		"-f " + dir:       "invalid -f: read " + dir + ": is a directory",
+		"-f " + dir + "x": "invalid -f: open " + dir + "x: no such file",
 	} {
 		var out bytes.Buffer
 		command := Command{Name: "test", Verbs: []Verb{{Flags: Table("T f= a <file>").Flags("T"),
@@ -46,5 +49,57 @@ func TestFile(t *testing.T) {
 	}
 	if _, err := ReadFiles(good, dir); err == nil {
 		t.Error("a directory was read")
+	}
+}
+
+// An error about the file of a flag names the flag, however the verb came to read the file.
+func TestFlagOfFile(t *testing.T) {
+	t.Parallel()
+	none := filepath.Join(t.TempDir(), "none")
+	_, missing := os.Open(none)
+	_, denied := os.Open("/proc/1/mem/x")
+	for _, x := range []struct {
+		args string
+		err  error
+		code int
+		want string
+	}{
+		{"-file " + none, missing, Usage, "tool: invalid -file: open " + none + ": no such file"},
+		{"-file " + none, fmt.Errorf("read it: %w", missing), Usage, "tool: invalid -file: read it: open"},
+		{"-file " + none, fmt.Errorf("invalid -file: %w", missing), Usage, "tool: invalid -file: open"},
+		{"-file " + none, fmt.Errorf("a-file: %w", missing), Usage, "tool: invalid -file: a-file: open"},
+		{"-list a -list " + none, missing, Usage, "tool: invalid -list: open " + none},
+		{"-file /proc/1/mem/x", Exit(Refused, denied), Refused, "tool: invalid -file: open /proc/1/mem/x"},
+		{"-file x", missing, No, "tool: open " + none},
+		{"-file " + none + " " + none, missing, No, "tool: open " + none},
+	} {
+		var errs bytes.Buffer
+		var list List
+		code := Command{Name: "tool", Verbs: []Verb{{Args: "[SET]", Flags: func(f *flag.FlagSet) {
+			f.String("file", "", "")
+			f.Var(&list, "list", "")
+		}, Run: func(context.Context, *Call) error { return x.err }}}}.Run(t.Context(),
+			strings.Fields(x.args), Streams{Out: io.Discard, Err: &errs})
+		if code != x.code || !strings.HasPrefix(errs.String(), x.want) {
+			t.Errorf("%s, %v: exit code %d\n%s", x.args, x.err, code, &errs)
+		}
+	}
+}
+
+// A destination that ssh would take as an option is refused by every command.
+func TestHostIsNoOption(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]int{"-host=-x": Usage, "-host gw1": Yes,
+		"-host gw1 -host=-oProxyCommand=x": Usage} {
+		var errs bytes.Buffer
+		var hosts List
+		code := Command{Name: "tool", Verbs: []Verb{{Flags: func(f *flag.FlagSet) {
+			f.Var(&hosts, "host", "")
+		}, Run: func(context.Context, *Call) error { return nil }}}}.Run(t.Context(),
+			strings.Fields(args), Streams{Out: io.Discard, Err: &errs})
+		if code != want || want == Usage && !strings.Contains(errs.String(),
+			"want an SSH destination such as deploy@gw1") {
+			t.Errorf("%s: exit code %d\n%s", args, code, &errs)
+		}
 	}
 }

@@ -1,6 +1,6 @@
 // Package compiler makes stubs for Tyk's plugin compiler image, which the
-// registries here do not serve. The image holds a static entry point that keeps
-// the contract of Tyk's script ([example.com/tykupgrade/internal/lab/compiler/stub]),
+// registries here do not serve. The image holds an entry point that keeps the
+// contract of Tyk's script ([example.com/tykupgrade/internal/lab/compiler/script]),
 // a module named as the gateway's, and on demand a gateway that can load
 // plugins. It has no toolchain: a container needs this machine's, mounted
 // read-only at the same paths ([Mounts]), so it works with a local engine only.
@@ -49,7 +49,14 @@ type Config struct {
 	Labels  map[string]string
 
 	Entrypoint string // "": the script
+
+	// Program is an executable of this machine that calls script.Main if its first argument is
+	// [ScriptArg]; its next is the entry point's path. nil: the command stub, which is compiled.
+	Program []byte
 }
+
+// ScriptArg makes Config.Program the script.
+const ScriptArg = "stub-of-build.sh"
 
 //go:embed gateway
 var gatewaySource embed.FS
@@ -70,9 +77,15 @@ func gatewayFiles() (map[string][]byte, error) {
 	return files, nil
 }
 
+const programPath = "usr/local/bin/stub"
+
 // Image makes the image. Equal configurations give equal images.
 func Image(c Config) (v1.Image, error) {
 	layer, err := shared[c.Gateway]()
+	if c.Program != nil {
+		layer, err = base(c.Gateway, map[string][]byte{programPath: c.Program,
+			"build.sh": []byte("#!/" + programPath + " " + ScriptArg + "\n")})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -197,12 +210,14 @@ var goroot = sync.OnceValue(func() string {
 
 var entryPoint = sync.OnceValues(func() ([]byte, error) {
 	// Untrimmed: most of the standard library is then in the build cache already.
-	return goBuild("", []string{"CGO_ENABLED=0"}, "-ldflags=-s -w",
+	return goBuild(context.Background(), "", []string{"CGO_ENABLED=0"}, "-ldflags=-s -w",
 		"example.com/tykupgrade/internal/lab/compiler/stub")
 })
 
-// gateway is compiled as the real one is: trimmed, with cgo.
-var gateway = sync.OnceValues(func() ([]byte, error) {
+var gateway = sync.OnceValues(func() ([]byte, error) { return buildGateway(context.Background()) })
+
+// buildGateway compiles the gateway as the real one is: trimmed, with cgo.
+func buildGateway(ctx context.Context) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "stub-gateway-*")
 	if err != nil {
 		return nil, err
@@ -213,12 +228,12 @@ var gateway = sync.OnceValues(func() ([]byte, error) {
 	}
 	var out []byte
 	err = lab.Fill("exe -trimpath", func() (err error) {
-		out, err = goBuild(dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath", "-tags=goplugin",
-			NoDebug, ".")
+		out, err = goBuild(ctx, dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath",
+			"-tags=goplugin", NoDebug, ".")
 		return err
 	})
 	return out, err
-})
+}
 
 const (
 	// frugal saves the Go compiler a sixth of its work.
@@ -227,14 +242,15 @@ const (
 	NoDebug = "-ldflags=-w"
 )
 
-func goBuild(dir string, env []string, args ...string) ([]byte, error) {
+func goBuild(ctx context.Context, dir string, env []string, args ...string) ([]byte,
+	error) {
 	tmp, err := os.MkdirTemp("", "stub-build-*")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(tmp)
 	out := filepath.Join(tmp, "out")
-	if err := exe.Build(context.Background(), dir, out,
+	if err := exe.Build(ctx, dir, out,
 		lab.GoEnv(append([]string{frugal}, env...)...),
 		append([]string{"-buildvcs=false"}, args...)...); err != nil {
 		return nil, fmt.Errorf("build a part of the stub compiler: %w", err)
@@ -254,7 +270,11 @@ func sharedLayer(withGateway bool) (v1.Layer, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{"build.sh": entry}
+	return base(withGateway, map[string][]byte{"build.sh": entry})
+}
+
+// base is the layer with the files of the entry point, the gateway's module and the gateway.
+func base(withGateway bool, files map[string][]byte) (v1.Layer, error) {
 	source, err := gatewayFiles()
 	if err != nil {
 		return nil, err

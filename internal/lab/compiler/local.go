@@ -18,6 +18,9 @@ import (
 // machines without an engine and for checks outside of a container.
 func Gateway() ([]byte, error) { return gateway() }
 
+// BuildGateway is [Gateway] for a process that needs it once, and may be interrupted meanwhile.
+func BuildGateway(ctx context.Context) ([]byte, error) { return buildGateway(ctx) }
+
 // Local compiles a plugin with the go command of this machine, in the way in
 // which the image of that release would: below 5.1.0 in a GOPATH, from then on
 // in a workspace with the gateway's module. source is the plugin's module, work
@@ -35,13 +38,35 @@ func FillGoCache(ctx context.Context, release *semver.Version, source, work stri
 	return local(ctx, release, source, work, env, "list", "-deps", "-export")
 }
 
+// FillGoLibrary compiles net/http and all that it imports, in the way in which plugins of that
+// release need it. It can begin before there is a module.
+func FillGoLibrary(ctx context.Context, release *semver.Version) error {
+	args, mode := []string{"list", "-deps", "-export", "-buildmode=plugin"}, "plugin net/http"
+	if workspaces(release) {
+		args, mode = append(args, "-trimpath", "-tags=goplugin"), "plugin -trimpath net/http"
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "net/http")...)
+	cmd.Dir, cmd.Env = os.TempDir(), lab.GoEnv("CGO_ENABLED=1", frugal)
+	return lab.Fill(mode, func() error {
+		if text, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("compile Go's library: %w: %s", err, bytes.TrimSpace(text))
+		}
+		return nil
+	})
+}
+
+// workspaces says whether the script of a release builds in a workspace, with -trimpath.
+func workspaces(release *semver.Version) bool {
+	return !release.LessThan(semver.MustParse("5.1.0"))
+}
+
 // local calls the go command with the arguments and the flags of that release's build.
 func local(ctx context.Context, release *semver.Version, source, work string, env []string,
 	args ...string) error {
 	tree, mode := filepath.Join(work, "go", "src"), "plugin"
 	flags := append(args, "-buildmode=plugin")
 	gateway, plugin := filepath.Join(work, gatewayDir), filepath.Join(tree, "plugin_plugin")
-	workspace := !release.LessThan(semver.MustParse("5.1.0"))
+	workspace := workspaces(release)
 	if workspace {
 		plugin = filepath.Join(filepath.Dir(gateway), "plugin_plugin")
 		flags, mode = append(flags, "-trimpath", "-tags=goplugin"), "plugin -trimpath"
