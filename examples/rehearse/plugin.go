@@ -298,8 +298,8 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 // which stub was used.
 func (r *rehearsal) compile(ctx context.Context,
 	release pluginbuild.Release) (file, fake string, err error) {
-	// If it fails, the compilation tells the cause.
-	_, _ = r.library.wait()
+	r.print.event("compile Go's library")
+	_, _ = r.library.wait() // if it failed, the compilation tells the cause
 	if r.engine != nil {
 		return r.engine.compile(ctx, r, release)
 	}

@@ -34,6 +34,41 @@ func TestWatch(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}
+	// So is a program that a process becomes later, and one that begins when the numbers of
+	// processes start again.
+	for _, again := range []bool{false, true} {
+		s, word := scanner{}, []byte("l4t3r")
+		looks := func(p Process) bool { return bytes.Contains(p.Args, word) }
+		s.scan(looks)
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", "read x; exec sleep \"$x\"")
+		in, err := cmd.StdinPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again {
+			s.newest = 1 << 30
+		}
+		for range 2 * longest {
+			s.scan(looks)
+		}
+		word = []byte("60.125")
+		_, _ = in.Write([]byte("60.125\n"))
+		seen := false
+		for range 10000 {
+			if seen = s.scan(looks) != ""; seen {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if !seen {
+			t.Errorf("not found, with numbers that start again: %v", again)
+		}
+	}
 	// So is one that was there before.
 	began := new(scanner)
 	if began.scan(func(Process) bool { return true }) == "" {
