@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"maps"
+	"os"
 	"strings"
 
 	"github.com/redis/go-redis/v9/logging"
@@ -125,6 +126,9 @@ func (c *call) backends(choose bool) *backends.Backends {
 	c.conf, err = c.parts.Config("TAKEBACKUP", c.Env)
 	if host := c.Text("host"); host != "" && c.parts.Files {
 		c.conf.Files[0].Runner = debpkg.SSH(host, debpkg.SSHOptions{})
+	}
+	if root := c.Text("root"); root != "" && err == nil {
+		_, err = os.Stat(root)
 	}
 	if c.conf.Log = c.Log(); err == nil {
 		c.open, err = backends.Open(c.conf)

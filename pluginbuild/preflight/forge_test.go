@@ -5,9 +5,9 @@ import (
 	"cmp"
 	"debug/elf"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -38,6 +38,9 @@ const modEnd = "\xf9\x32\x43\x31\x86\x18\x20\x72\x00\x82\x42\x10\x41\x16\xd8\xf2
 func (f forged) bytes() []byte {
 	le := binary.LittleEndian
 	var str, sym, hash, dyn, need bytes.Buffer
+	// Growing, and binary.Write for each symbol, take most of a test's time with the race detector.
+	str.Grow(f.fill*80 + 1<<10)
+	sym.Grow((f.fill + 2*len(f.packages) + len(f.funcs) + 1) * elf.Sym64Size)
 	str.WriteByte(0)
 	add := func(s string) uint32 {
 		n := uint32(str.Len())
@@ -46,9 +49,14 @@ func (f forged) bytes() []byte {
 			0)
 		return n
 	}
+	var record [elf.Sym64Size]byte
 	entry := func(name string, kind elf.SymType, section uint16, value, size uint64) {
-		_ = binary.Write(&sym, le, elf.Sym64{Name: add(name), Info: elf.ST_INFO(elf.STB_GLOBAL, kind),
-			Shndx: section, Value: value, Size: size})
+		le.PutUint32(record[0:], add(name))
+		record[4], record[5] = elf.ST_INFO(elf.STB_GLOBAL, kind), 0
+		le.PutUint16(record[6:], section)
+		le.PutUint64(record[8:], value)
+		le.PutUint64(record[16:], size)
+		sym.Write(record[:])
 	}
 	sym.Write(make([]byte, elf.Sym64Size))
 	phnum := 2
@@ -65,8 +73,8 @@ func (f forged) bytes() []byte {
 	for i, p := range names {
 		// Real tables hold package hashes far apart from each other.
 		for range f.fill / max(1, len(names)) {
-			entry(fmt.Sprintf("github.com/some/longer/module/path.(*Type%d).MethodOfIt%d", i, sym.Len()),
-				elf.STT_FUNC, 1, base, 8)
+			entry("github.com/some/longer/module/path.(*Type"+strconv.Itoa(i)+").MethodOfIt"+
+				strconv.Itoa(sym.Len()), elf.STT_FUNC, 1, base, 8)
 		}
 		h := f.packages[p]
 		entry(mark+"link.pkghash."+p, elf.STT_OBJECT, 1, base, 16)
@@ -147,6 +155,7 @@ func (f forged) bytes() []byte {
 	var shstr bytes.Buffer
 	var heads []elf.Section64
 	var body bytes.Buffer
+	body.Grow(str.Len() + sym.Len() + 1<<16)
 	off := base
 	sections = append(sections, section{".shstrtab", elf.SHT_STRTAB, 0, 0, nil})
 	for i, s := range sections {
@@ -176,6 +185,7 @@ func (f forged) bytes() []byte {
 		machine = elf.EM_X86_64
 	}
 	var out bytes.Buffer
+	out.Grow(int(off) + 64*len(heads))
 	head := elf.Header64{Type: uint16(typ), Machine: uint16(machine), Version: 1, Phoff: 64,
 		Shoff: off, Ehsize: 64,
 		Phentsize: 56, Phnum: uint16(phnum), Shentsize: 64, Shnum: uint16(len(heads)),

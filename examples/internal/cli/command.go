@@ -125,21 +125,21 @@ func (c Command) Run(ctx context.Context, args []string, s Streams) int {
 	if err == nil || errors.Is(err, errSilent) {
 		return code
 	}
-	flagName := call.fileOf(err)
-	if code == No && flagName != "" && errors.Is(err, fs.ErrNotExist) {
+	cause, hint := Explain(err)
+	flagName, exact := call.fileOf(err, cause)
+	if code == No && exact && errors.Is(err, fs.ErrNotExist) {
 		code = Usage
 	}
 	if code == No && ctx.Err() != nil {
 		code = Interrupted
 	}
-	cause, hint := Explain(err)
 	if hint == "" {
 		hint = fileHint(err)
 	}
 	if hint == "" && code == Usage {
 		hint = name + " -h shows the flags"
 	}
-	if flagName != "" && !names(cause, flagName) {
+	if flagName != "" && !slices.Contains(words(cause), "-"+flagName) {
 		cause = "invalid -" + flagName + ": " + cause
 	}
 	text := call.Err.Paint(Bad, name+":") + " " + masked(cause) + "\n"

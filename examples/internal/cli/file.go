@@ -49,26 +49,40 @@ func File[T any](c *Call, name string, parse func([]byte) (T, error)) (v T, err 
 }
 
 // fileOf returns the flag that names the file or directory of an error of the file system, or "".
-func (c *Call) fileOf(err error) (name string) {
-	var p *fs.PathError
-	if c.flags == nil || !errors.As(err, &p) || slices.Contains(c.Args, p.Path) {
-		return ""
+// It is exact if the error holds the path itself. Otherwise the path, or its directory, is only a
+// word of the cause.
+func (c *Call) fileOf(err error, cause string) (name string, exact bool) {
+	if c.flags == nil || fileHint(err) == "" {
+		return "", false
+	}
+	path, said := "", words(cause)
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		path = p.Path
+		said = append(said, path)
 	}
 	c.flags.Visit(func(f *flag.Flag) {
 		for value := range strings.SplitSeq(f.Value.String(), ",") {
-			path, err := filepath.Abs(value)
-			if name == "" && (value == p.Path || err == nil && path == p.Path) {
-				name = f.Name
+			abs, err := filepath.Abs(value)
+			is := value == path || err == nil && abs == path
+			dir := filepath.Dir(value)
+			switch {
+			case exact || value == "" || slices.Contains(c.Args, value) || isSwitch(f):
+			case is, name == "" && (slices.Contains(said, value) || dir != "." && slices.Contains(said, dir)):
+				name, exact = f.Name, is
 			}
 		}
 	})
-	return name
+	return name, exact
 }
 
-// names reports whether a text has the name of a flag.
-func names(text, flagName string) bool {
-	words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" :,;=\n", r) })
-	return slices.Contains(words, "-"+flagName)
+func isSwitch(f *flag.Flag) bool {
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
+}
+
+// words are those of an error's text, without punctuation.
+func words(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" :,;=\n\"", r) })
 }
 
 // OfFlag returns an error about the file of a flag with the exit code [Usage]. It returns err itself

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -71,6 +72,11 @@ func TestFlagOfFile(t *testing.T) {
 		{"-list a -list " + none, missing, Usage, "tool: invalid -list: open " + none},
 		{"-file /proc/1/mem/x", Exit(Refused, denied), Refused, "tool: invalid -file: open /proc/1/mem/x"},
 		{"-file x", missing, No, "tool: open " + none},
+		{"-file x", fmt.Errorf("inspect x: %w", fs.ErrNotExist), No, "tool: invalid -file: inspect x: file"},
+		{"-file a/x", fmt.Errorf("stat a: %w", fs.ErrNotExist), No, "tool: invalid -file: stat a: file"},
+		{"-file a,x", fmt.Errorf("read \"x\": %w", fs.ErrPermission), No, "tool: invalid -file: read"},
+		{"-file x", errors.New("inspect x: it is damaged"), No, "tool: inspect x"},
+		{"-file y", fmt.Errorf("inspect x: %w", fs.ErrNotExist), No, "tool: inspect x"},
 		{"-file " + none + " " + none, missing, No, "tool: open " + none},
 	} {
 		var errs bytes.Buffer
