@@ -25,8 +25,8 @@ load, bundles the old and the new build, and switches a gateway to the bundle an
 back. Then it takes a verified backup, upgrades dashboard, gateway and pump with
 apt, and waits for the health of each. Root is not needed, and nothing is left but
 Go's build cache. Each step says what is real and what is a stub. A step that needs
-what this machine lacks is skipped, with the reason. On two cores it takes about 15 seconds, and 90
-the first time, because Go compiles everything.`
+what this machine lacks is skipped, with the reason. On two cores it takes about 15 seconds,
+and more than a minute the first time, because Go compiles its library.`
 
 const notes = `Give your own parts and they take the place of stubs: -plugin, -manifest, -gateway-from,
 -gateway, -conf, -apis, -debs, or -file with an upgrade.yaml that names them. Your gateways run in a
@@ -41,7 +41,8 @@ configuration and databases are reverted and compared with what was before.
 after the other. With -fail gateway the rollout stops at the first host and reverts
 it. The hosts' image is made once, and stays.
 
-Run it inside this module: go run ./examples/rehearse
+It runs in any directory: go run ./examples/rehearse in this module, or an installed rehearse.
+Only -fleet has to run inside this module, because it compiles stubs for the hosts.
 `
 
 // options are the flags.
