@@ -12,11 +12,11 @@ ACCEPTED = GO-2026-4883 GO-2026-4887
 # The dev tools are a module of their own, so importers do not get them.
 TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
-.PHONY: test test-long ferret fmt vet lint vuln bench fuzz screen
+.PHONY: test test-long check ferret fmt vet lint vuln bench fuzz screen
 
 # Of the packages one more than there are cores is tested at a time: some wait
 # for their hosts most of the time.
-test: fmt vet lint
+test:
 	@began=$$(date +%s); $(GO) test -race -vet=off -p $$(($$(nproc) + 1)) -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
 	echo "go test -race ./...: $$(($$(date +%s) - began)) s on $$(nproc) cores"; exit $$code
 
@@ -28,6 +28,9 @@ test-long:
 # compiling it takes longer than make test's limit has room for.
 ferret:
 	$(GO) -C internal/lab/ferret test -count=1 -timeout 15m .
+
+# What needs no test to run.
+check: fmt vet lint
 
 fmt:
 	@files=$$(gofmt -l .); \
