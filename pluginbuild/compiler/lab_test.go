@@ -146,7 +146,7 @@ func (b *bench) options() compiler.Options {
 		Pull: compiler.PullNever, Caches: b.caches, Mounts: stub.Mounts(),
 		Labels: map[string]string{testLabel: b.id},
 		Env: map[string]string{"GOPROXY": "off",
-			"GOFLAGS": "-buildvcs=false " + stub.NoDebug},
+			"GOFLAGS": "-buildvcs=false '" + stub.NoDebug + "'"},
 		Limits: compiler.Limits{Network: "none"},
 	}
 }

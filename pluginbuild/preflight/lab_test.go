@@ -228,10 +228,14 @@ func (w *workbench) build(a artifact, out string) error {
 		}
 		args = append(args, "-overlay", overlay)
 	}
-	// Half of a link is debug information.
+	// Half of a link is debug information. Before it the linker runs gcc for each flag that it may
+	// not know, here for that of compressed sections and for that of a build ID.
 	ldflags := "-ldflags="
 	if !a.debug {
-		ldflags += "-w"
+		ldflags += "-w -compressdwarf=false"
+	}
+	if !a.debug && a.gover == "" {
+		ldflags += " -B none"
 	}
 	// Not CGO_LDFLAGS, with which runtime/cgo is compiled again.
 	gcc := a.linker

@@ -15,7 +15,7 @@ import (
 
 func TestInspectAll(t *testing.T) {
 	t.Parallel()
-	paths := forgedFiles(t, 9)
+	paths := forgedFiles(t, 9, 1000)
 	all, err := preflight.InspectAll(t.Context(), paths...)
 	if err != nil || len(all) != len(paths) {
 		t.Fatal(len(all), err)
@@ -42,8 +42,8 @@ func TestInspectAll(t *testing.T) {
 	}
 }
 
-// forgedFiles writes plugins of different paths.
-func forgedFiles(t testing.TB, n int) []string {
+// forgedFiles writes plugins of different paths, with so many symbols each.
+func forgedFiles(t testing.TB, n, symbols int) []string {
 	t.Helper()
 	dir := t.TempDir()
 	var paths []string
@@ -54,7 +54,7 @@ func forgedFiles(t testing.TB, n int) []string {
 		delete(f.packages, "example.com/hooks")
 		f.modInfo = "path\t" + own + "\nmod\t" + own + "\t(devel)\t\nbuild\t-buildmode=plugin\n"
 		f.funcs = []string{own + ".main", own + ".Hook"}
-		f.fill = 20_000
+		f.fill = symbols
 		paths = append(paths, filepath.Join(dir, fmt.Sprintf("%d.so", i)))
 		if err := os.WriteFile(paths[i], f.bytes(), 0o600); err != nil {
 			t.Fatal(err)
@@ -73,7 +73,7 @@ func ExampleInspectAll() {
 func BenchmarkInspectAll(b *testing.B) {
 	for _, n := range []int{10, 20, 40} {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
-			paths := forgedFiles(b, n)
+			paths := forgedFiles(b, n, 20_000)
 			for _, p := range paths { // as large as plugins of real gateways are
 				if err := os.Truncate(p, 33_000_000); err != nil {
 					b.Fatal(err)

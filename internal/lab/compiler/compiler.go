@@ -81,11 +81,14 @@ const programPath = "usr/local/bin/stub"
 
 // Image makes the image. Equal configurations give equal images.
 func Image(c Config) (v1.Image, error) {
-	layer, err := shared[c.Gateway]()
+	lay := shared[c.Gateway]
 	if c.Program != nil {
-		layer, err = base(c.Gateway, map[string][]byte{programPath: c.Program,
-			"build.sh": []byte("#!/" + programPath + " " + ScriptArg + "\n")})
+		lay = func() (v1.Layer, error) {
+			return base(c.Gateway, map[string][]byte{programPath: c.Program,
+				"build.sh": []byte("#!/" + programPath + " " + ScriptArg + "\n")})
+		}
 	}
+	layer, err := lay()
 	if err != nil {
 		return nil, err
 	}
@@ -238,8 +241,9 @@ func buildGateway(ctx context.Context) ([]byte, error) {
 const (
 	// frugal saves the Go compiler a sixth of its work.
 	frugal = "GOGC=400"
-	// NoDebug saves half of a link: what debuggers read, and preflight the types of functions.
-	NoDebug = "-ldflags=-w"
+	// NoDebug saves half of a link: what debuggers read, and preflight the types of functions. The
+	// other flags save the linker two runs of gcc, which ask whether gcc knows such flags.
+	NoDebug = "-ldflags=-w -compressdwarf=false -B=none"
 )
 
 func goBuild(ctx context.Context, dir string, env []string, args ...string) ([]byte,
