@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"example.com/tykupgrade/bundle"
+	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/lab/tykmod"
 	"example.com/tykupgrade/pluginbuild"
@@ -298,6 +299,13 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 // which stub was used.
 func (r *rehearsal) compile(ctx context.Context,
 	release pluginbuild.Release) (file, fake string, err error) {
+	if r.o.given.plugin != "" {
+		defer func() {
+			err = cli.Advice(err, "the stub of Tyk's module has only the names that plugins use most; if "+
+				"yours uses more, compile it with buildplugin for both releases, and name the directory "+
+				"of the .so files with -plugin")
+		}()
+	}
 	r.print.event("compile Go's library")
 	_, _ = r.library.wait() // if it failed, the compilation tells the cause
 	if r.engine != nil {

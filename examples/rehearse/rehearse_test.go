@@ -267,19 +267,20 @@ func TestFailingGateway(t *testing.T) {
 	}
 }
 
-// The whole story with another pair of versions, compiled by the local Go.
+// The whole story with another pair of versions and a user's module, compiled by the local Go.
 func TestUpgradeWithoutEngine(t *testing.T) {
 	t.Parallel()
 	needs(t)
 	lab.Program(t, "gcc", "gcc")
 	res := rehearse(t, []string{"DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json", "-from", "5.0.3",
-		"-to", "v5.3.0")
+		"-to", "v5.3.0", "-plugin", theirs(t, "GetSession"))
 	rep := res.report(t)
 	if res.code != 0 || !rep.OK || rep.Reverted || rep.From != "5.0.3" || rep.To != "5.3.0" {
 		t.Fatalf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)
 	}
 	want := map[string]string{
 		"components":      "no Docker engine answers at unix:///nowhere/docker.sock",
+		"plugin today":    "a copy of your module ",
 		"compile plugin":  "plugin_v5.3.0_linux_",
 		"preflight":       "verdict: loads",
 		"bundle":          "gateway 5.0.3 loads plugin.so; gateway 5.3.0 loads plugin_v5.3.0_linux_",

@@ -34,6 +34,7 @@ import (
 
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/exe"
+	"example.com/tykupgrade/internal/lab/tykmod"
 )
 
 // Config describes one image.
@@ -73,6 +74,9 @@ func gatewayFiles() (map[string][]byte, error) {
 			return nil, err
 		}
 		files[to] = data
+	}
+	for name, text := range tykmod.Packages() {
+		files[name] = []byte(text)
 	}
 	return files, nil
 }

@@ -85,15 +85,34 @@ func (g Gateway) Modules() []Module {
 		fmt.Fprintf(uses, "var _ = dep%d.Name\n", i)
 		deps = append(deps, leaf(newPath, oldPath, newVersion))
 	}
-	apidef := "package apidef\n\n" + imports.String() + uses.String() +
-		"\ntype APIDefinition struct{ APIID, Name string }\n"
-	return append([]Module{{Path: Path, Version: g.Version, Commit: g.Commit, Files: map[string]string{
-		"go.mod":           mod.String(),
-		"apidef/apidef.go": apidef,
-		"user/user.go": "package user\n\ntype SessionState struct {\n\tAlias    string\n\tMetaData " +
-			"map[string]interface{}\n}\n",
-		"log/log.go": "package log\n\nimport \"github.com/sirupsen/logrus\"\n\nvar log = " +
-			"logrus.New()\n\nfunc Get() *logrus.Logger { return log }\n",
+	files := Packages()
+	files["go.mod"] = mod.String()
+	files["apidef/deps.go"] = "package apidef\n\n" + imports.String() + uses.String()
+	files["log/log.go"] = "package log\n\nimport \"github.com/sirupsen/logrus\"\n\nvar log = " +
+		"logrus.New()\n\nfunc Get() *logrus.Logger { return log }\n"
+	return append([]Module{{Path: Path, Version: g.Version, Commit: g.Commit, Files: files}}, deps...)
+}
+
+// Packages returns the packages of the gateway's module that depend on no other module, by file.
+// They have the names that plugins use most.
+func Packages() map[string]string {
+	return map[string]string{
+		"apidef/apidef.go": `package apidef
+
+type APIDefinition struct {
+	APIID, Name, OrgID string
+	ConfigData         map[string]interface{}
+}
+`,
+		"user/user.go": `package user
+
+type SessionState struct {
+	Alias, OrgID, KeyID string
+	Rate, Per           float64
+	Tags                []string
+	MetaData            map[string]interface{}
+}
+`,
 		"ctx/ctx.go": `package ctx
 
 import (
@@ -105,9 +124,13 @@ import (
 
 func GetSession(r *http.Request) *user.SessionState { return &user.SessionState{} }
 
+func SetSession(r *http.Request, s *user.SessionState, scheduleUpdate bool, hashKey ...bool) {}
+
+func GetAuthToken(r *http.Request) string { return "" }
+
 func GetDefinition(r *http.Request) *apidef.APIDefinition { return &apidef.APIDefinition{} }
 `,
-	}}}, deps...)
+	}
 }
 
 // leaf is a module without dependencies whose go.mod declares another path
