@@ -12,7 +12,10 @@ root=$1; shift
 admin=$root/var/lib/dpkg
 d=$(mktemp -d); trap 'rm -rf "$d"' EXIT
 s() { printf '\035'; }
-div=; [ ! -s "$admin/diversions" ] || div=$(dpkg-divert --admindir "$admin" --list 2>/dev/null || :)
+show() { while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1"; }
+div=; [ ! -s "$admin/diversions" ] || div="
+$(show "$admin/diversions")
+"
 where() {
 	set --
 	while IFS= read -r e; do
@@ -24,7 +27,9 @@ where() {
 }
 truename() {
 	t=$1
-	case $div in *"diversion of $1 to "*) t=$(dpkg-divert --admindir "$admin" --truename "$1") ;; esac
+	case $div in *"
+$1
+"*) t=$(dpkg-divert --admindir "$admin" --truename "$1") ;; esac
 }
 plain() { [ -f "$1" ] && [ -r "$1" ]; }
 sums() {
@@ -39,7 +44,6 @@ sums() {
 		printf '%s\t%s\t%s\n' "$f" "${m#\\}" "${o#\\}"
 	done 3<"$d/list" 4<"$d/true" 5<"$d/sums"
 }
-show() { while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1"; }
 while [ $# -gt 0 ]; do
 	pkg=$1 deb=$2; shift 2
 	[ ! -e "$d/c" ] || rm -rf "$d"/*

@@ -162,9 +162,7 @@ func TestDiskFull(t *testing.T) {
 		}
 		// A download that does not fit is refused before it begins.
 		random := make([]byte, 4<<20)
-		for i := range random {
-			random[i] = byte(rand.Uint32())
-		}
+		_, _ = rand.NewChaCha8([32]byte{}).Read(random)
 		if _, err := f.repo.Add(gateway("5.3.0", debs.TykOptions{Samples: map[string]string{
 			"big": string(random)}})); err != nil {
 			t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -191,7 +192,7 @@ func (m *machine) ssh(user string) debpkg.Runner {
 }
 
 func (m *machine) options() debpkg.Options {
-	return debpkg.Options{LockWait: time.Minute, Settle: time.Second, SettleLimit: 30 * time.Second,
+	return debpkg.Options{LockWait: time.Minute, Settle: 300 * time.Millisecond, SettleLimit: time.Minute,
 		Events: func(e debpkg.Event) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -199,7 +200,17 @@ func (m *machine) options() debpkg.Options {
 		}}
 }
 
-func (m *machine) host() *debpkg.Host { return debpkg.New(m.ssh("root"), m.options()) }
+// host works as root in the host without SSH, which costs twice what most commands do.
+func (m *machine) host(change ...func(*debpkg.Options)) *debpkg.Host {
+	local, o := debpkg.Local(), m.options()
+	for _, c := range change {
+		c(&o)
+	}
+	return debpkg.New(func(ctx context.Context, argv []string, stdin io.Reader, stdout,
+		stderr io.Writer) error {
+		return local(ctx, m.Command(argv...), stdin, stdout, stderr)
+	}, o)
+}
 
 func (m *machine) saw(text string) bool {
 	m.mu.Lock()

@@ -67,8 +67,9 @@ if [ $# -gt 0 ]; then
 	if [ $? -gt 1 ]; then dpkg-query --admindir="$admin" -W -- "$@" >/dev/null; exit 2; fi
 fi
 printf '%s\n' "$list"
-s; div= installed=
-[ ! -s "$admin/diversions" ] || div=$(dpkg-divert --admindir "$admin" --list 2>/dev/null)
+s; installed= div="
+$(show "$admin/diversions")
+"
 set --
 while IFS= read -r l; do
 	case $l in
@@ -80,7 +81,10 @@ while IFS= read -r l; do
 		case $l in *' obsolete') l=${l% obsolete} ;; *' remove-on-upgrade') l=${l% remove-on-upgrade} ;; *) break ;; esac
 	done
 	f=${l% *}
-	case $div in *"diversion of $f to "*) f=$(dpkg-divert --admindir "$admin" --truename "$f") ;; esac
+	# Only for paths that the file names, as dpkg-divert loads dpkg's whole database.
+	case $div in *"
+$f
+"*) f=$(dpkg-divert --admindir "$admin" --truename "$f") ;; esac
 	if [ -e "$root$f" ]; then printf 'there'; set -- "$@" "$root$f"; else printf 'absent'; fi
 	printf '\t%s\n' "$f"
 done <<END

@@ -47,11 +47,14 @@ func (p Package) Build(dir string) (string, error) {
 		p.Arch = Arch()
 	}
 	deb := filepath.Join(dir, p.Name+"_"+strings.ReplaceAll(p.Version, ":", "%3a")+"_"+p.Arch+".deb")
-	content := fmt.Sprintf("%#v", p) // fmt prints maps in order
 	large := slices.ContainsFunc(slices.Collect(maps.Values(p.Files)),
-		func(f File) bool { return f.Source != "" })
-	if data, ok := built.Load(content); ok {
-		return deb, os.WriteFile(deb, data.([]byte), 0o644)
+		func(f File) bool { return f.Source != "" || len(f.Content) > 1<<16 })
+	content := ""
+	if !large {
+		content = fmt.Sprintf("%#v", p) // fmt prints maps in order
+		if data, ok := built.Load(content); ok {
+			return deb, os.WriteFile(deb, data.([]byte), 0o644)
+		}
 	}
 	tree, err := os.MkdirTemp(dir, ".tree-")
 	if err != nil {

@@ -12,22 +12,35 @@ import (
 	"time"
 )
 
-// Exec runs a command as root in the host, not through SSH, and returns its standard
-// output. It enters the container's namespaces: a call through the engine starts five
-// more programs. Without root, or with an engine elsewhere, the engine runs it.
-func (h *Host) Exec(ctx context.Context, stdin io.Reader, argv ...string) (string, error) {
-	if len(h.ns) > 0 {
-		return h.enter(ctx, stdin, argv)
+// Command is the command line that runs argv as root in the host, not through SSH. It enters the
+// container's namespaces: a call through the engine starts five more programs. Without root, or
+// with an engine elsewhere, the engine runs it. It is valid until [Host.Close].
+func (h *Host) Command(argv ...string) []string {
+	if len(h.ns) == 0 {
+		return append([]string{"docker", "exec", "-i", h.ID}, argv...)
 	}
-	cmd := []string{"docker", "exec"}
-	if stdin != nil {
-		cmd = append(cmd, "-i")
+	words := []string{"nsenter"}
+	for i, kind := range kinds {
+		words = append(words, fmt.Sprintf("%s=/proc/%d/fd/%d", kind.option, os.Getpid(), h.ns[i].Fd()))
 	}
-	return run(ctx, stdin, append(append(cmd, h.ID), argv...)...)
+	return append(append(words, "--"), argv...)
 }
 
-// kinds are the namespaces that a container has of its own, as nsenter's options.
-var kinds = []string{"mnt", "uts", "ipc", "net", "pid"}
+// Exec runs the Command of argv with the environment that the engine gives, and returns its
+// standard output.
+func (h *Host) Exec(ctx context.Context, stdin io.Reader, argv ...string) (string, error) {
+	words := h.Command(argv...)
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	if len(h.ns) > 0 {
+		cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+			"HOME=/root", "HOSTNAME=" + h.Name}
+	}
+	return finish(cmd, stdin, argv)
+}
+
+// kinds are the namespaces that a container has of its own, with nsenter's options.
+var kinds = []struct{ name, option string }{{"mnt", "--mount"}, {"uts", "--uts"}, {"ipc", "--ipc"},
+	{"net", "--net"}, {"pid", "--pid"}}
 
 // namespaces opens those of a container's first process. Held open, they stay the
 // container's when it ends and its process number is used again.
@@ -40,7 +53,7 @@ func namespaces(id, pid string) []*os.File {
 	}
 	var files []*os.File
 	for _, kind := range kinds {
-		f, err := os.Open("/proc/" + pid + "/ns/" + kind)
+		f, err := os.Open("/proc/" + pid + "/ns/" + kind.name)
 		if err != nil {
 			closeAll(files)
 			return nil
@@ -48,21 +61,6 @@ func namespaces(id, pid string) []*os.File {
 		files = append(files, f)
 	}
 	return files
-}
-
-func (h *Host) enter(ctx context.Context, stdin io.Reader, argv []string) (string, error) {
-	options := map[string]string{"mnt": "--mount", "uts": "--uts", "ipc": "--ipc", "net": "--net",
-		"pid": "--pid"}
-	words := []string{"nsenter"}
-	for i, kind := range kinds {
-		words = append(words, fmt.Sprintf("%s=/proc/self/fd/%d", options[kind], 3+i))
-	}
-	cmd := exec.CommandContext(ctx, words[0], append(append(words[1:], "--"), argv...)...)
-	cmd.ExtraFiles = h.ns
-	// What the engine gives to a command.
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/root", "HOSTNAME=" + h.Name}
-	return finish(cmd, stdin, argv)
 }
 
 func closeAll(files []*os.File) {
