@@ -24,7 +24,7 @@ func TestConffileLedAstray(t *testing.T) {
 	}
 	lab.Program(t, "setpriv", "util-linux")
 	f := upgradable(t)
-	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+	for d := f.root.Dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +100,7 @@ func TestRevertRaces(t *testing.T) {
 	lab.Program(t, "setpriv", "util-linux")
 	f := upgradable(t)
 	f.write("/opt/tyk-gateway/policies/policies.json", "edited")
-	for d := f.root.Dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+	for d := f.root.Dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -163,6 +163,8 @@ var failures = []failure{
 	{lazyregexp.New(
 		`.*File has unexpected size.*|.*Hash Sum mismatch.*|E: Failed to fetch \S+\.deb\s+404.*`),
 		ErrStale, true, "update the package lists and plan again"},
+	{lazyregexp.New(`E: Failed to fetch (?:file|copy|cdrom):\S+\s+File not found.*`), ErrNetwork, true,
+		localNext},
 	{lazyregexp.New(
 		`.*does not have a Release file.*|[EW]: Failed to fetch .*|W: Some index files failed to download.*|E: Unable to fetch some archives.*|E: Could not (?:resolve|connect).*`),
 		ErrNetwork, true, "check the network, the proxy and the address of the source"},
@@ -176,6 +178,10 @@ var failures = []failure{
 		`E: Unable to correct problems, you have held broken packages.*|E: Unable to satisfy dependencies.*|E: Broken packages.*|.*dependency problems.*`),
 		ErrDepends, false, "request the missing packages too, or add the source that has them"},
 }
+
+// localNext is the next step for a source on the host itself, such as a mounted disk.
+const localNext = "check that the source's directory is mounted and has the files that its index " +
+	"names, then update the package lists"
 
 // classify finds the row of the catalogue that apt's standard error shows. Standard output is only
 // for the reader: on a loaded machine its lines land in the middle of others. Unknown output is an

@@ -297,10 +297,12 @@ func TestSendingCut(t *testing.T) {
 	}
 }
 
-// A job that has ended before anybody followed it is told of all the same.
+// A job that has ended before anybody followed it is told of all the same. The installed
+// version is saved from apt's cache, which has it.
 func TestQuickJob(t *testing.T) {
 	t.Parallel()
 	f := upgradable(t)
+	f.raw("cp", f.repo.Dir+"/tyk-gateway_4.0.8_"+debs.Arch()+".deb", f.root.Dir+"/var/cache/apt/archives/")
 	p := f.plan(f.host(), f.request("tyk-gateway", "5.2.5"))
 	local, runs := debpkg.Local(), filepath.Join(f.root.Dir, "var/lib/tykupgrade/runs", p.Digest[:16])
 	slow := func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -314,11 +316,15 @@ func TestQuickJob(t *testing.T) {
 	var told []debpkg.EventKind
 	h := debpkg.New(slow, debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig,
 		Events: func(e debpkg.Event) { told = append(told, e.Kind) }})
-	if _, err := h.Apply(t.Context(), p); err != nil {
+	c, err := h.Apply(t.Context(), p)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Contains(told, debpkg.EventInstall) {
 		t.Errorf("events %v", told)
+	}
+	if len(c.Saved) != 1 || c.Saved[0].From != "cache" {
+		t.Errorf("saved %+v", c.Saved)
 	}
 }
 

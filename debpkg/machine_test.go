@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 	if script := os.Getenv("DEBPKG_APPLY"); script != "" {
 		os.Exit(applyHelper(script))
 	}
+	lab.TempInMemory()
 	// The tests wait for systemd, locks and each other more than they compute.
 	flag.Parse()
 	given := false

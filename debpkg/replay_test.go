@@ -12,6 +12,7 @@ import (
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/debpkg/debpkgtest"
+	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
 )
 
@@ -77,6 +78,10 @@ func TestFakeLikeApt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range scenarios {
+		// In a private root, without units, these two are the calls of the others again.
+		if (s.name == "stage" || s.name == "forget") && !lab.IsLong() {
+			continue
+		}
 		if s.real != nil {
 			s.real(f)
 		}

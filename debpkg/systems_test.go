@@ -61,6 +61,7 @@ func TestHostDebian13(t *testing.T) {
 		!m.unit(h, "tyk-gateway.service").Active() {
 		t.Errorf("applied: %s", got)
 	}
+	h = m.host()
 	p = m.plan(h, m.request("tyk-gateway", "5.3.0"))
 	done := make(chan error, 1)
 	go func() {

@@ -210,6 +210,9 @@ func parseUpdate(said said) []SourceFailure {
 	fetched := func(uri, reason string) {
 		f := SourceFailure{URI: uri, Kind: ErrNetwork, Reason: reason,
 			Next: "check the network, the proxy and the address of the source"}
+		if strings.HasPrefix(uri, "file:") || strings.HasPrefix(uri, "copy:") {
+			f.Next = localNext
+		}
 		rank := rankFetch
 		switch m := httpStatus.FindStringSubmatch(reason); {
 		case m != nil:
