@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/backuptest"
+	"example.com/tykupgrade/internal/atomicfile"
 )
 
 // plain is a source made of one function.
@@ -291,6 +293,31 @@ func TestPrune(t *testing.T) {
 	}
 	if sets, _ := backup.List(dir); len(sets) != 1 {
 		t.Errorf("%d left", len(sets))
+	}
+}
+
+// Prune makes its renames durable with one sync of the directory, whatever number of sets goes.
+func TestPruneSyncsOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for range 4 {
+		takePlain(t, dir, text("a", "x"))
+	}
+	var syncs atomic.Int32
+	defer atomicfile.OnSyncDir(func(d string) {
+		if d == dir {
+			syncs.Add(1)
+		}
+	})()
+	for _, want := range []struct {
+		removed int
+		syncs   int32
+	}{{3, 1}, {0, 0}} {
+		syncs.Store(0)
+		out, err := backup.Prune(t.Context(), dir, backup.Policy{Keep: 1})
+		if err != nil || len(out.Removed) != want.removed || syncs.Load() != want.syncs {
+			t.Errorf("%d syncs for %d sets, want %+v: %v", syncs.Load(), len(out.Removed), want, err)
+		}
 	}
 }
 

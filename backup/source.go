@@ -15,7 +15,6 @@ import (
 	"unicode/utf8"
 
 	"example.com/tykupgrade/backup/internal/step"
-	"example.com/tykupgrade/internal/atomicfile"
 )
 
 // Runner runs a command on a host, without a shell. stdin may be nil. If the command ran and
@@ -146,6 +145,7 @@ type Writer struct {
 
 	mu    sync.Mutex
 	files []File
+	made  map[string]bool // directories
 	bytes int64
 	items int64
 }
@@ -167,25 +167,18 @@ type Meta struct {
 
 // Create writes one file of the set with the output of fill, and records its size, digest and meta
 // for the manifest. name is a slash-separated path relative to the component's directory. meta is
-// nil for a file without an original. After an error no file is left. [Take] makes all files
-// durable before the set gets its name.
+// nil for a file without an original. The name must be new. After an error no file is left. [Take]
+// makes all files durable before the set gets its name.
 func (w *Writer) Create(ctx context.Context, name string, meta *Meta,
 	fill func(io.Writer) error) (File, error) {
 	if err := checkName(name); err != nil {
 		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
-	target := filepath.Join(w.dir, filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(target), 0o700); err != nil {
+	sum, err := w.fill(ctx, name, fill)
+	if err != nil {
 		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
-	sum, err := atomicfile.Write(ctx, target, atomicfile.Options{NoSync: true},
-		func(out io.Writer) error {
-			return fill(&step.Meter{W: out, Add: func(n int64) { w.Progress(name, n, 0) }})
-		})
-	if err != nil {
-		return File{}, err
-	}
-	f := File{Path: path.Join(w.component, name), Size: sum.Size, SHA256: sum.SHA256}
+	f := File{Path: path.Join(w.component, name), Size: sum.size, SHA256: sum.sha256}
 	if meta == nil {
 		meta = &Meta{Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid(), ModTime: time.Now()}
 	}
@@ -247,7 +240,7 @@ func (w *Writer) Stored() *Stored {
 func (w *Writer) Reset() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.files, w.bytes, w.items = nil, 0, 0
+	w.files, w.made, w.bytes, w.items = nil, nil, 0, 0
 	if err := os.RemoveAll(w.dir); err != nil {
 		return err
 	}

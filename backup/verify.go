@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"example.com/tykupgrade/backup/internal/step"
 	"example.com/tykupgrade/internal/atomicfile"
 )
@@ -248,7 +250,7 @@ func (s *Set) unexpected() (findings []error, err error) {
 }
 
 func checkFile(ctx context.Context, path string, want File, progress func(int64)) error {
-	f, err := step.OpenRegular(path)
+	f, err := step.OpenRaw(unix.AT_FDCWD, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: the file is missing", ErrDamaged)
@@ -257,20 +259,18 @@ func checkFile(ctx context.Context, path string, want File, progress func(int64)
 	case err != nil:
 		return err
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
+	n, got, err := int64(0), "", error(nil)
+	if f.Stat.Size == want.Size {
+		h := sha256.New()
+		n, err = step.Copy(h, &step.ReadMeter{Ctx: ctx, R: f, Add: progress})
+		got = hex.EncodeToString(h.Sum(nil))
+	}
+	switch err = errors.Join(err, f.Close()); {
+	case err != nil:
 		return err
-	}
-	if info.Size() != want.Size {
-		return fmt.Errorf("%w: it has %d bytes, the manifest says %d", ErrDamaged, info.Size(), want.Size)
-	}
-	h := sha256.New()
-	n, err := step.Copy(h, &step.ReadMeter{Ctx: ctx, R: f, Add: progress})
-	if err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); n != want.Size || got != want.SHA256 {
+	case f.Stat.Size != want.Size:
+		return fmt.Errorf("%w: it has %d bytes, the manifest says %d", ErrDamaged, f.Stat.Size, want.Size)
+	case n != want.Size || got != want.SHA256:
 		return fmt.Errorf("%w: its SHA-256 is %s, the manifest says %s", ErrDamaged, got, want.SHA256)
 	}
 	return nil

@@ -39,7 +39,7 @@ func (c Case) cancel(t *testing.T) {
 			if len(sets) == 0 {
 				t.Error("no error and no set")
 			}
-			continue // the run was over before
+			return // the run is over before this moment, and before later ones
 		}
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) {
 			t.Errorf("cancelled at event %d: %v", at, err)

@@ -158,10 +158,15 @@ func (h localHost) read(ctx context.Context, entries []entry, _ func() error, f 
 func (h localHost) readOne(ctx context.Context, e entry, f func(entry, backup.Meta,
 	io.Reader) error) error {
 	name := strings.TrimPrefix(e.path, "/")
+	return retried(ctx, e.path, func() (bool, error) { return h.tryOne(ctx, name, e, f) })
+}
+
+// retried reads again while a file changes.
+func retried(ctx context.Context, name string, try func() (same bool, err error)) error {
 	var err error
 	for range readTries {
 		var same bool
-		if same, err = h.tryOne(ctx, name, e, f); same || err != nil && !gone(err) {
+		if same, err = try(); same || err != nil && !gone(err) {
 			return err
 		}
 		if err := pause(ctx); err != nil {
@@ -169,9 +174,9 @@ func (h localHost) readOne(ctx context.Context, e entry, f func(entry, backup.Me
 		}
 	}
 	if gone(err) {
-		return errVanished(e.path)
+		return errVanished(name)
 	}
-	return errKeepsChanging(e.path)
+	return errKeepsChanging(name)
 }
 
 // tryOne reports whether the entry was the same from its look to its end.

@@ -2,17 +2,12 @@ package hostfiles
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -244,69 +239,6 @@ func (j *jail) sync(temps []written) error {
 		}
 	}
 	return nil
-}
-
-// writeTemp writes one file or link with its owner, mode and time.
-func writeTemp(ctx context.Context, s *backup.Stored, dir *os.File, w written) error {
-	if w.Link != "" {
-		return writeLink(dir, w)
-	}
-	mode, err := w.Perm()
-	if err != nil {
-		return err
-	}
-	src, err := step.OpenRegular(filepath.Join(s.Dir, filepath.FromSlash(w.File.Path)))
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	fd, err := unix.Openat(int(dir.Fd()), w.temp,
-		unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), w.temp)
-	sum := sha256.New()
-	_, err = step.Copy(io.MultiWriter(f, sum), &step.ReadMeter{Ctx: ctx, R: src})
-	if err == nil && hex.EncodeToString(sum.Sum(nil)) != w.SHA256 {
-		err = fmt.Errorf("%w: the set changed since it was verified", backup.ErrDamaged)
-	}
-	if err == nil { // owner first: it clears set-id bits, and 0600 is safe until then
-		err = f.Chown(w.UID, w.GID)
-	}
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = setTime(f, w.MTime)
-	}
-	return errors.Join(err, f.Close())
-}
-
-// setTime sets the modification time through the descriptor.
-func setTime(f *os.File, t time.Time) error {
-	return os.Chtimes("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), time.Time{}, t)
-}
-
-// writeLink makes a link and gives it its owner. It changes the owner only if the
-// name is still that link.
-func writeLink(dir *os.File, w written) error {
-	if err := unix.Symlinkat(w.Link, int(dir.Fd()), w.temp); err != nil {
-		return err
-	}
-	fd, err := unix.Openat(int(dir.Fd()), w.temp, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
-		return fmt.Errorf("%w: somebody replaced the temporary link", backup.ErrUnsafe)
-	}
-	return unix.Fchownat(fd, "", w.UID, w.GID, unix.AT_EMPTY_PATH)
 }
 
 // makeDir makes one directory of the set. It sets the owner only if the name is still an empty

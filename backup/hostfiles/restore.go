@@ -68,7 +68,7 @@ func (f *Restore) host() (host, error) {
 	if f.Runner != nil {
 		return remoteHost{f.Runner}, nil
 	}
-	return local(os.DirFS(f.root())), nil
+	return rootHost{local(os.DirFS(f.root())), f.root()}, nil
 }
 
 func (f *Restore) root() string {

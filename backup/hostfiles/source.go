@@ -348,9 +348,9 @@ func tykPaths(ctx context.Context, h host) (must, may []string, err error) {
 func dpkgInfo(dir string) string { return "/var/lib/dpkg/info/" + path.Base(dir) + ".md5sums" }
 
 // escapePattern returns a pattern that matches only p.
-func escapePattern(p string) string {
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(p)
-}
+func escapePattern(p string) string { return wildEscaper.Replace(p) }
+
+var wildEscaper = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`)
 
 // isPattern reports whether p has wildcards. plain is p without escapes.
 func isPattern(p string) (wild bool, plain string) {

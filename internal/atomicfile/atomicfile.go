@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -143,6 +144,9 @@ func WriteBytes(ctx context.Context, path string, o Options, data []byte) (Sum, 
 // SyncDir makes renames, creations and removals in dir durable. It does nothing on file systems
 // that cannot sync directories.
 func SyncDir(dir string) error {
+	if f := onSyncDir.Load(); f != nil {
+		(*f)(dir)
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -153,6 +157,16 @@ func SyncDir(dir string) error {
 		err = nil
 	}
 	return errors.Join(err, d.Close())
+}
+
+// onSyncDir is what OnSyncDir set.
+var onSyncDir atomic.Pointer[func(dir string)]
+
+// OnSyncDir makes SyncDir call f first, until stop. It is for a test that counts syncs: a process
+// has one such function, and f gets the directories of all goroutines.
+func OnSyncDir(f func(dir string)) (stop func()) {
+	onSyncDir.Store(&f)
+	return func() { onSyncDir.Store(nil) }
 }
 
 func resolve(path string, follow bool) (string, error) {
