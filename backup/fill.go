@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"hash"
 	"io"
 	"os"
@@ -23,9 +22,8 @@ type filled struct {
 
 // fill writes one file under its own name. Nobody sees the set before it is complete, so a file
 // needs no temporary name.
-func (w *Writer) fill(ctx context.Context, name string,
-	fill func(io.Writer) error) (_ filled, err error) {
-	target := filepath.Join(w.dir, filepath.FromSlash(name))
+func (w *Writer) fill(ctx context.Context, target, name string,
+	fill func(io.Writer) error) (filled, error) {
 	if err := w.mkdir(filepath.Dir(target)); err != nil {
 		return filled{}, err
 	}
@@ -36,7 +34,8 @@ func (w *Writer) fill(ctx context.Context, name string,
 	whole := false
 	defer func() { // also when fill panics
 		if !whole {
-			err = errors.Join(err, f.Close(), os.Remove(target))
+			_ = f.Close()
+			_ = os.Remove(target)
 		}
 	}()
 	sink := &sink{ctx: ctx, f: f, sum: sha256.New(), add: func(n int64) { w.Progress(name, n, 0) }}
@@ -57,7 +56,8 @@ func (w *Writer) fill(ctx context.Context, name string,
 	}
 	whole = true
 	if err := f.Close(); err != nil {
-		return filled{}, errors.Join(err, os.Remove(target))
+		_ = os.Remove(target)
+		return filled{}, err
 	}
 	return filled{sink.n, hex.EncodeToString(sink.sum.Sum(nil))}, nil
 }

@@ -174,9 +174,10 @@ func (w *Writer) Create(ctx context.Context, name string, meta *Meta,
 	if err := checkName(name); err != nil {
 		return File{}, step.Fail("write", w.component+"/"+name, err)
 	}
-	sum, err := w.fill(ctx, name, fill)
-	if err != nil {
-		return File{}, step.Fail("write", w.component+"/"+name, err)
+	target := filepath.Join(w.dir, filepath.FromSlash(name))
+	sum, err := w.fill(ctx, target, name, fill)
+	if err != nil { // a chain of single errors, as libraries that unwrap by hand expect
+		return File{}, fmt.Errorf("write %s: %w", target, err)
 	}
 	f := File{Path: path.Join(w.component, name), Size: sum.size, SHA256: sum.sha256}
 	if meta == nil {

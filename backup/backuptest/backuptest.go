@@ -33,6 +33,8 @@ type Case struct {
 	// Variant leaves out what only the form of a set decides: export, damage, clock. Set it
 	// for another way to take a set that has the form of one in a full run.
 	Variant bool
+	// Cancels is at how many moments of a run its context ends; 0: 12.
+	Cancels int
 }
 
 // Run runs the conformance test.

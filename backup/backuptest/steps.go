@@ -21,7 +21,11 @@ import (
 // cancel ends the context at many moments of a run. Nothing may be left.
 func (c Case) cancel(t *testing.T) {
 	cause := errors.New("the operator pressed stop")
-	for at := range 12 {
+	moments := c.Cancels
+	if moments == 0 {
+		moments = 12
+	}
+	for at := range moments {
 		dir := t.TempDir()
 		ctx, cancel := context.WithCancelCause(t.Context())
 		var events atomic.Int32

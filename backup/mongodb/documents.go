@@ -59,7 +59,7 @@ func (d *dumping) readInto(ctx context.Context, r *reader, s *dumpSpace,
 	var told, written int64
 	ids := &dump.IDs{Most: mostIDs}
 	f, err := d.w.Create(ctx, name, nil, func(w io.Writer) error {
-		out := bufio.NewWriterSize(&step.Meter{W: w, Add: func(n int64) { written += n }}, 256<<10)
+		out := bufio.NewWriterSize(&step.Meter{W: w, Add: func(n int64) { written += n }}, 64<<10)
 		w = out
 		if packer != nil {
 			packer.Reset(out)

@@ -60,12 +60,8 @@ func (r *Restore) fill(ctx context.Context, w *work, db Database, name string,
 	}
 	var stdin io.Reader
 	if w.c.s.Runner == nil {
-		jobs := r.Jobs
-		if jobs == 0 {
-			jobs = 2
-		}
-		args = append(args, fmt.Sprintf("--jobs=%d", jobs), filepath.Join(w.s.Dir,
-			filepath.FromSlash(db.File)))
+		file := filepath.Join(w.s.Dir, filepath.FromSlash(db.File))
+		args = append(args, fmt.Sprintf("--jobs=%d", r.jobs(w.s, db)), file)
 	} else {
 		f, err := w.s.Open(db.File)
 		if err != nil {
@@ -80,6 +76,22 @@ func (r *Restore) fill(ctx context.Context, w *work, db Database, name string,
 		}
 	}, "pg_restore", args...)
 }
+
+// jobs returns the number of parallel jobs. For a small archive, the connections of a second job
+// take longer than the rows.
+func (r *Restore) jobs(s *backup.Stored, db Database) int {
+	if r.Jobs != 0 {
+		return r.Jobs
+	}
+	for _, f := range s.Files {
+		if f.Path == db.File && f.Size < smallArchive {
+			return 1
+		}
+	}
+	return 2
+}
+
+const smallArchive = 256 << 10
 
 // properties returns the properties of the database itself, which an archive does not have.
 func (r *Restore) properties(db Database, name string) []string {

@@ -27,6 +27,6 @@ func TestConformancePostgres(t *testing.T) {
 		Broken: func(*testing.T) backup.Source {
 			return &postgres.Source{Server: postgres.Server{URI: uri}, Databases: []string{"nothing here"}}
 		},
-		Secret: secret,
+		Secret: secret, Cancels: 6, // before and after each plan, and while data arrives
 	})
 }

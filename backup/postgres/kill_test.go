@@ -122,11 +122,7 @@ func TestKilledRestoreHelper(t *testing.T) {
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
-		Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := takeSmall(t, s)
 	backuptest.KilledRestore{
 		Helper: "TestKilledRestoreHelper", Env: []string{killURIEnv + "=" + s.URI}, Set: set,
 		Restorer: func() backup.Restorer { return killTarget(s.URI) },
@@ -161,18 +157,14 @@ func settle(t *testing.T, s *lab.Server) {
 func TestBitFlips(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
-		Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := takeSmall(t, s)
 	file := set.Dir + "/postgres/small.dump"
 	whole, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	to := &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true}
-	for range 20 {
+	for range 5 {
 		broken := append([]byte(nil), whole...)
 		broken[rand.N(len(broken))] ^= 1 << rand.N(8)
 		if err := os.WriteFile(file, broken, 0o600); err != nil {

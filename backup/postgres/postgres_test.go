@@ -69,6 +69,16 @@ func take(t testing.TB, s *lab.Server) *backup.Set {
 	return set
 }
 
+func takeSmall(t testing.TB, s *lab.Server) *backup.Set {
+	t.Helper()
+	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
+		Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
 func names(t testing.TB, s *lab.Server) string {
 	t.Helper()
 	return s.SQL(t, "postgres", "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database "+
@@ -156,14 +166,11 @@ func TestThereAndBack(t *testing.T) {
 	if got := names(t, s); got != "tyk_analytics" {
 		t.Errorf("databases after undo: %s", got)
 	}
-	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, again); err != nil {
-		t.Fatal(err)
+	report, err = set.Restore(t.Context(), backup.RestoreOptions{}, again)
+	if err != nil || report.Components[0].State != backup.StateVerified {
+		t.Fatalf("%v: %+v", err, report)
 	}
 	check(true)
-	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
-		Against: []backup.Prover{live}}); err != nil {
-		t.Error(err)
-	}
 	if got := names(t, s); got != "tyk_analytics" {
 		t.Errorf("databases after accept: %s", got)
 	}
@@ -186,19 +193,19 @@ func TestThereAndBack(t *testing.T) {
 // Clients refuse the restore, or are ended right before the swap.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	s := server(t)
-	set := take(t, s)
+	s := small(t)
+	set := takeSmall(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil { // a client that reconnects
-			_, _ = s.TrySQL("tyk_analytics", "SELECT pg_sleep(5)")
+			_, _ = s.TrySQL("small", "SELECT pg_sleep(5)")
 		}
 	}()
 	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = "+
-		"'tyk_analytics'") == "0" {
+		"'small'") == "0" {
 		time.Sleep(10 * time.Millisecond)
 	}
 	to := &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true}
@@ -212,9 +219,9 @@ func TestClients(t *testing.T) {
 	}
 	cancel()
 	_, _ = s.TrySQL("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "+
-		"datname LIKE 'tyk%'")
+		"datname LIKE 'small%'")
 	<-done
-	if got := names(t, s); got != "tyk_analytics" {
+	if got := names(t, s); got != "small" {
 		t.Errorf("databases %s", got)
 	}
 }
@@ -222,18 +229,19 @@ func TestClients(t *testing.T) {
 // Writes and DDL continue while the set is taken; it holds one moment.
 func TestOneMoment(t *testing.T) {
 	t.Parallel()
-	s := server(t)
-	s.SQL(t, "tyk_analytics", "CREATE TABLE a (x int); CREATE TABLE b (x int)")
+	s := small(t)
+	s.SQL(t, "small", "CREATE TABLE a (x int); CREATE TABLE b (x int)")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for i := 0; ctx.Err() == nil; i++ {
-			_, _ = s.TrySQL("tyk_analytics", fmt.Sprintf("BEGIN; INSERT INTO a VALUES (%d); INSERT INTO b "+
+			time.Sleep(5 * time.Millisecond)
+			_, _ = s.TrySQL("small", fmt.Sprintf("BEGIN; INSERT INTO a VALUES (%d); INSERT INTO b "+
 				"VALUES (%d); COMMIT; CREATE TABLE IF NOT EXISTS t%d (x int)", i, i, i))
 		}
 	}()
-	set := take(t, s)
+	set := takeSmall(t, s)
 	cancel()
 	<-done
 	var d postgres.Details

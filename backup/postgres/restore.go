@@ -33,8 +33,10 @@ type Restore struct {
 	EndClients bool
 	// restore without owners and privileges, for a server without the roles
 	NoOwner bool
-	Jobs    int          // parallel jobs of pg_restore if the tools run on this machine; 0: 2
-	Log     *slog.Logger // nil: silent
+	// parallel jobs of pg_restore if the tools run on this machine; 0: 2, or 1 for an archive
+	// below 256 KiB
+	Jobs int
+	Log  *slog.Logger // nil: silent
 
 	mu       sync.Mutex
 	compared map[string]uint32 // oids of databases that equalled the set

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/internal/step"
@@ -87,8 +88,8 @@ func digest(s *backup.Stored, db Database) string {
 // given pg_dump.
 func archiveReader(ctx context.Context, major int, dump string) (*client, error) {
 	c, err := Server{}.client()
-	if err != nil {
-		return nil, err
+	if err != nil || int64(major) <= reader.Load() {
+		return c, err
 	}
 	tool, err := c.version(ctx, "pg_restore")
 	if err != nil {
@@ -100,8 +101,13 @@ func archiveReader(ctx context.Context, major int, dump string) (*client, error)
 			Err:  fmt.Errorf("pg_dump %s wrote it", dump),
 			Next: fmt.Sprintf("install postgresql-client-%d on this machine", major)}
 	}
+	reader.Store(int64(tool.major))
 	return c, nil
 }
+
+// reader is the major version of this machine's pg_restore when it was asked last, or 0. An older
+// one that replaces it refuses a newer archive itself.
+var reader atomic.Int64
 
 // archive reads the objects of an archive with this machine's pg_restore. bare leaves out owners
 // and privileges.

@@ -48,11 +48,7 @@ func TestVersionRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
-		Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := takeSmall(t, s)
 	for _, c := range []struct {
 		name       string
 		tools      map[string]int

@@ -78,7 +78,7 @@ func TestSampleWithoutInfo(t *testing.T) {
 // Nothing is waited for without end. Not parallel: the others have patience.
 func TestPatience(t *testing.T) {
 	defer redisdb.SetPatience(200 * time.Millisecond)()
-	_, set := filled(t)
+	set := filledSet(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	t.Run("stop does not stop", func(t *testing.T) {

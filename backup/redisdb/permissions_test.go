@@ -17,7 +17,7 @@ import (
 // A user that lacks one permission loses nothing: Plan refuses, a dry run as well.
 func TestLiveMissingPermission(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	for name, c := range map[string]struct {
 		user []any
 		want string
@@ -62,7 +62,7 @@ func TestLiveMissingPermission(t *testing.T) {
 // nothing has been removed and nothing is left to put back.
 func TestLiveNoWrites(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	target := redislab.Start(t)
 	target.Do("SET", "mine", "1")
 	replicas := func(n int) { target.Do("CONFIG", "SET", "min-replicas-to-write", n) }

@@ -165,7 +165,7 @@ func TestOfflineDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to have a server of another user")
 	}
-	_, set := filled(t)
+	set := filledSet(t)
 	target := redislab.Start(t) // runs as root
 	server := offline(target)
 	server.Dir = ""

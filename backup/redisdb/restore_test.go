@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,30 @@ func filled(t *testing.T, args ...string) (*redislab.Server, *backup.Set) {
 	return s, takeRedis(t, s.Client())
 }
 
+// shared is one set of a filled server, for the tests that only read a set.
+var shared struct {
+	once sync.Once
+	dir  string
+	set  *backup.Set
+}
+
+func filledSet(t *testing.T) *backup.Set {
+	t.Helper()
+	shared.once.Do(func() {
+		var err error
+		if shared.dir, err = os.MkdirTemp("", "redis-set"); err != nil {
+			t.Fatal(err)
+		}
+		s := redislab.Start(t)
+		s.Fill()
+		shared.set = takePlain(t, shared.dir, &redisdb.Source{Client: s.Client()})
+	})
+	if shared.set == nil {
+		t.Fatal("the set of all tests could not be taken")
+	}
+	return shared.set
+}
+
 func offline(s *redislab.Server) redisdb.Server {
 	return redisdb.Server{Client: s.Client(), Dir: s.Dir,
 		Stop:  func(context.Context) error { s.Stop(); return nil },
@@ -44,7 +69,7 @@ func offline(s *redislab.Server) redisdb.Server {
 
 func TestOfflineRestore(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	for name, args := range map[string][]string{
 		"plain":           nil,
 		"save points":     {"--save", "1 1"},
@@ -101,7 +126,7 @@ func TestOfflineRestore(t *testing.T) {
 // What a server had comes back when its start with the new data fails.
 func TestOfflineRollback(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	for _, aof := range []string{"no", "yes"} {
 		t.Run("appendonly "+aof, func(t *testing.T) {
 			t.Parallel()
@@ -167,7 +192,7 @@ func TestOfflineRollback(t *testing.T) {
 // and what it had stays where the error says.
 func TestOfflineNoWayBack(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	target := redislab.Start(t, "--save", "1 1")
 	target.Do("SET", "mine", "1")
 	server := offline(target)
@@ -227,7 +252,7 @@ func TestOfflineCluster(t *testing.T) {
 
 func TestLiveRestore(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	target := redislab.Start(t, "--appendonly", "yes")
 	r := &redisdb.Live{Client: target.Client(), StateDir: t.TempDir()}
 	dry, err := set.Restore(t.Context(), backup.RestoreOptions{DryRun: true}, r)
@@ -287,7 +312,9 @@ func TestLiveCluster(t *testing.T) {
 
 func TestMain(m *testing.M) {
 	redis.SetLogger(quiet{})
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(shared.dir)
+	os.Exit(code)
 }
 
 // quiet keeps the client library's log of servers that are being started out of the output.
@@ -297,7 +324,7 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 func TestScratch(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	dir := t.TempDir()
 	p := &redisdb.Scratch{Dir: dir}
 	if err := set.Verify(t.Context(), backup.VerifyOptions{Level: backup.LevelLive,
@@ -421,7 +448,7 @@ func TestSample(t *testing.T) {
 // A server that is not really stopped keeps its files.
 func TestOfflineStillRunning(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	target := redislab.Start(t, "--appendonly", "yes")
 	target.Do("SET", "mine", "1")
 	before := tree(t, target.Dir)

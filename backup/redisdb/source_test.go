@@ -539,7 +539,7 @@ func (hideEstimate) Plan(context.Context) (backup.Estimate, error) { return back
 // An RDB file of a newer version is refused before anything changes.
 func TestTooNew(t *testing.T) {
 	t.Parallel()
-	_, set := filled(t)
+	set := filledSet(t)
 	dir := filepath.Join(t.TempDir(), set.ID)
 	if err := os.CopyFS(dir, os.DirFS(set.Dir)); err != nil {
 		t.Fatal(err)

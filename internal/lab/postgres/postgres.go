@@ -4,7 +4,6 @@ package postgres
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +27,7 @@ type Server struct {
 
 	cmd  *exec.Cmd
 	gone chan struct{}
+	psql psql
 }
 
 // User is who runs the server when the test is root: nobody.
@@ -71,7 +71,7 @@ func StartBin(t testing.TB, bin string, settings ...string) *Server {
 
 func start(t testing.TB, bin, dir string, settings ...string) *Server {
 	t.Helper()
-	top, err := os.MkdirTemp("", "tykupgrade-pg") // short: a socket's path has 107 bytes
+	top, err := os.MkdirTemp(memory(), "tykupgrade-pg") // short: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +122,20 @@ func start(t testing.TB, bin, dir string, settings ...string) *Server {
 	return s
 }
 
+// memory is a directory in memory, or "" for the default on disk. A cluster and each of its
+// databases are hundreds of files, which a file system on disk makes and removes slowly. ext4 avoids
+// the inodes of files that were removed seconds ago and searches long for others.
+func memory() string {
+	const dir, cluster = "/dev/shm", 64 << 20
+	var st syscall.Statfs_t
+	const tmpfs = 0x01021994
+	if syscall.Statfs(dir, &st) != nil || st.Type != tmpfs ||
+		st.Bavail*uint64(st.Bsize) < 16*cluster {
+		return ""
+	}
+	return dir
+}
+
 // templates are clusters that initdb made, by the directory of its programs. The servers
 // that run at a time share them: initdb takes longer than all that most tests do.
 var templates = struct {
@@ -161,7 +175,7 @@ func (s *Server) copyCluster(t testing.TB) {
 
 func (s *Server) initCluster(t testing.TB) string {
 	t.Helper()
-	top, err := os.MkdirTemp("", "tykupgrade-pg")
+	top, err := os.MkdirTemp(memory(), "tykupgrade-pg")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,31 +247,7 @@ func (s *Server) Stop() {
 		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
 		<-s.gone
 	}
-}
-
-// SQL runs statements in a database and returns what they print.
-func (s *Server) SQL(t testing.TB, database, sql string) string {
-	t.Helper()
-	out, err := s.TrySQL(database, sql)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return out
-}
-
-// TrySQL is SQL for statements that may fail.
-func (s *Server) TrySQL(database, sql string) (string, error) {
-	cmd := exec.Command(filepath.Join(s.Bin, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
-		"-d", s.Database(database))
-	cmd.Stdin = strings.NewReader(sql)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("psql: %w", err)
-	}
-	return strings.TrimSpace(string(out)), err
-}
-
-// Database is the URI of one database for the superuser.
-func (s *Server) Database(name string) string {
-	return "postgresql://postgres@127.0.0.1:" + s.Port + "/" + name
+	s.psql.busy.Lock()
+	defer s.psql.busy.Unlock()
+	_ = s.psql.end()
 }

@@ -30,7 +30,7 @@ type Reader struct {
 
 // NewReader returns a Reader of r.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{r: bufio.NewReaderSize(r, 256<<10)}
+	return &Reader{r: bufio.NewReaderSize(r, 64<<10)}
 }
 
 // Next returns the next document. It checks only the length and the last byte. The document is
