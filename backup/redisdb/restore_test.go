@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,53 +18,6 @@ import (
 	"example.com/tykupgrade/backup/redisdb"
 	redislab "example.com/tykupgrade/internal/lab/redis"
 )
-
-// takeRedis backs up what the client leads to.
-func takeRedis(t *testing.T, c redis.UniversalClient) *backup.Set {
-	t.Helper()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &redisdb.Source{Client: c})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return set
-}
-
-func filled(t *testing.T, args ...string) (*redislab.Server, *backup.Set) {
-	t.Helper()
-	s := redislab.Start(t, args...)
-	s.Fill()
-	return s, takeRedis(t, s.Client())
-}
-
-// shared is one set of a filled server, for the tests that only read a set.
-var shared struct {
-	once sync.Once
-	dir  string
-	set  *backup.Set
-}
-
-func filledSet(t *testing.T) *backup.Set {
-	t.Helper()
-	shared.once.Do(func() {
-		var err error
-		if shared.dir, err = os.MkdirTemp("", "redis-set"); err != nil {
-			t.Fatal(err)
-		}
-		s := redislab.Start(t)
-		s.Fill()
-		shared.set = takePlain(t, shared.dir, &redisdb.Source{Client: s.Client()})
-	})
-	if shared.set == nil {
-		t.Fatal("the set of all tests could not be taken")
-	}
-	return shared.set
-}
-
-func offline(s *redislab.Server) redisdb.Server {
-	return redisdb.Server{Client: s.Client(), Dir: s.Dir,
-		Stop:  func(context.Context) error { s.Stop(); return nil },
-		Start: func(context.Context) error { return s.StartE() }}
-}
 
 func TestOfflineRestore(t *testing.T) {
 	t.Parallel()
@@ -309,18 +261,6 @@ func TestLiveCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-func TestMain(m *testing.M) {
-	redis.SetLogger(quiet{})
-	code := m.Run()
-	_ = os.RemoveAll(shared.dir)
-	os.Exit(code)
-}
-
-// quiet keeps the client library's log of servers that are being started out of the output.
-type quiet struct{}
-
-func (quiet) Printf(context.Context, string, ...any) {}
 
 func TestScratch(t *testing.T) {
 	t.Parallel()
