@@ -95,7 +95,7 @@ func ExampleOpen() {
 	_, err = backup.Open(filepath.Dir(taken.Dir))
 	fmt.Println(errors.Is(err, backup.ErrNotASet))
 	// Output:
-	// config files 2 per item
+	// config files 2 per_item
 	// true
 }
 

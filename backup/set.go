@@ -58,10 +58,16 @@ type Consistency string
 // The consistencies.
 const (
 	ConsistencySnapshot Consistency = "snapshot" // everything at one moment
-	ConsistencyPerNode  Consistency = "per node" // each node at one moment of its own
-	ConsistencyPerItem  Consistency = "per item" // each key, document or file is complete
+	ConsistencyPerNode  Consistency = "per_node" // each node at one moment of its own
+	ConsistencyPerItem  Consistency = "per_item" // each key, document or file is complete
 	ConsistencyNone     Consistency = "none"
 )
+
+// UnmarshalText also reads the form with a space that older sets have.
+func (c *Consistency) UnmarshalText(text []byte) error {
+	*c = Consistency(strings.ReplaceAll(string(text), " ", "_"))
+	return nil
+}
 
 // File is a file of a set, or a symbolic link if Link is set. Mode, owner and time are those of the
 // original.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,5 +114,28 @@ dry run: nothing was changed
 	}
 	if none := backup.Summaries(nil); none == nil || len(none) > 0 {
 		t.Errorf("Summaries returns %#v", none)
+	}
+}
+
+// The consistency is a token in JSON and words in the table. Older sets have the words in JSON.
+func TestConsistencyToken(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]backup.Consistency{"per node": backup.ConsistencyPerNode,
+		"per_node": backup.ConsistencyPerNode, "per item": backup.ConsistencyPerItem,
+		"snapshot": backup.ConsistencySnapshot, "": ""} {
+		var c backup.Component
+		if err := json.Unmarshal([]byte(`{"consistency":"`+text+`"}`), &c); err != nil ||
+			c.Consistency != want {
+			t.Errorf("%q became %q, %v", text, c.Consistency, err)
+		}
+	}
+	c := backup.Component{Name: "redis", Consistency: backup.ConsistencyPerNode}
+	data, err := json.Marshal(c)
+	if err != nil || !strings.Contains(string(data), `"consistency":"per_node"`) {
+		t.Errorf("%s %v", data, err)
+	}
+	table := backup.Summary{Manifest: backup.Manifest{Components: []backup.Component{c}}}.String()
+	if !strings.Contains(table, "per node") {
+		t.Error(table)
 	}
 }

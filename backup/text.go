@@ -13,7 +13,7 @@ import (
 func (s Summary) Rows() [][]string {
 	rows := [][]string{{"COMPONENT", "SERVER", "METHOD", "CONSISTENCY", "ITEMS", "SIZE"}}
 	for _, c := range s.Components {
-		rows = append(rows, []string{c.Name, c.Server, c.Method, string(c.Consistency),
+		rows = append(rows, []string{c.Name, c.Server, c.Method, words(string(c.Consistency)),
 			fmt.Sprint(c.Items), size(c.Bytes)})
 	}
 	return rows
@@ -75,7 +75,7 @@ func (c ComponentReport) Keeps() bool {
 func (r Report) String() string {
 	text := ""
 	for _, c := range r.Components {
-		text += c.Name + ": " + strings.ReplaceAll(string(c.State), "_", " ") + "\n"
+		text += c.Name + ": " + words(string(c.State)) + "\n"
 		if len(c.Items) > 0 {
 			text += aligned(c.Rows())
 		}
@@ -85,6 +85,9 @@ func (r Report) String() string {
 	}
 	return text
 }
+
+// words returns a token as words for people.
+func words(token string) string { return strings.ReplaceAll(token, "_", " ") }
 
 // aligned returns rows in columns.
 func aligned(rows [][]string) string {

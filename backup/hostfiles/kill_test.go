@@ -72,7 +72,7 @@ func TestKilledRestore(t *testing.T) {
 		Restorer: func() backup.Restorer { return killedRestore(root) },
 		Reset:    func(t *testing.T) { killHost(t, root, true) },
 		State:    func(t *testing.T) string { return contents(t, root) },
-	}.Run(t, moments(6))
+	}.Run(t, moments(4))
 }
 
 // contents is what a host holds, temporary files included; without times, which the next

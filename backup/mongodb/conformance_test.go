@@ -34,7 +34,7 @@ func TestConformanceMongo(t *testing.T) {
 					s.Insert("tyk_analytics", "apis", doc(t, bson.D{{Key: "_id", Value: "new"}}))
 				},
 				Broken: func(*testing.T) backup.Source { return &mongodb.Source{Server: wrong, Plain: plain} },
-				Secret: secret, Variant: plain,
+				Secret: secret, Variant: plain, Cancels: 6,
 			})
 		})
 	}

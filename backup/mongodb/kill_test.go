@@ -70,7 +70,7 @@ func TestKilledRestore(t *testing.T) {
 	total := int(whole.Load())
 	s.Close()
 	// By default some moments, all classes of afterKill among them, and the last ones.
-	stride := max(1, total/moments(8))
+	stride := max(1, total/moments(4))
 	for stride > 1 && (stride%2 == 0 || stride%3 == 0) {
 		stride--
 	}

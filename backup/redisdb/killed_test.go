@@ -102,7 +102,7 @@ func (k *killCase) serve(ctx context.Context) {
 // or goes back; both end in a whole state, and nothing is left behind.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
-	moments := int64(lab.Kills(4))
+	moments := int64(lab.Kills(2))
 	source := redislab.Start(t)
 	source.Do("DEBUG", "POPULATE", 5000, "filler", 20)
 	source.Do("HSET", "hash", "f", "v")
