@@ -61,15 +61,17 @@ func TestRevertTells(t *testing.T) {
 	if err := h.Revert(ctx, c, debpkg.RevertOptions{}); err != nil {
 		t.Errorf("reverted again: %v", err)
 	}
-	if _, err := h.Apply(ctx, p); err != nil {
-		t.Errorf("a reverted plan: %v", err)
+	if lab.IsLong() { // TestReverted shows it on a host in memory
+		if _, err := h.Apply(ctx, p); err != nil {
+			t.Errorf("a reverted plan: %v", err)
+		}
+		f.want("tyk-gateway", "5.2.5", "install installed")
+		setBack()
+		if err := h.Revert(ctx, c, debpkg.RevertOptions{}); err != nil {
+			t.Errorf("a second run of the revert: %v", err)
+		}
+		f.want("tyk-gateway", "4.0.8", "install installed")
 	}
-	f.want("tyk-gateway", "5.2.5", "install installed")
-	setBack()
-	if err := h.Revert(ctx, c, debpkg.RevertOptions{}); err != nil {
-		t.Errorf("a second run of the revert: %v", err)
-	}
-	f.want("tyk-gateway", "4.0.8", "install installed")
 	for range 2 {
 		setBack()
 		if err := h.Repair(ctx); err != nil {

@@ -1,6 +1,7 @@
 package debpkg_test
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -180,20 +181,24 @@ func TestHostLogin(t *testing.T) {
 	}
 	o := debpkg.SSHOptions{Config: config, Identity: id, KnownHosts: known, Jump: "root@" + m.Addr,
 		ControlDir: "none"}
-	facts, err := debpkg.New(debpkg.SSH("root@127.0.0.1", o), m.options()).Facts(t.Context())
-	if err != nil || facts.Hostname != m.Host.Name {
-		t.Errorf("through the jump host: %s, %v", facts.Hostname, err)
+	// One command: each makes two connections, or one.
+	hostname := func(dest string) (string, error) {
+		var out bytes.Buffer
+		err := debpkg.SSH(dest, o)(t.Context(), []string{"hostname"}, nil, &out, nil)
+		return strings.TrimSpace(out.String()), err
+	}
+	if got, err := hostname("root@127.0.0.1"); err != nil || got != m.Host.Name {
+		t.Errorf("through the jump host: %s, %v", got, err)
 	}
 	o.Jump = "root@" + m.Addr + ":9"
-	_, err = debpkg.New(debpkg.SSH("root@127.0.0.1", o), m.options()).Facts(t.Context())
+	_, err = hostname("root@127.0.0.1")
 	wantError(t, err, debpkg.ErrConnection)
 	// No file names the key but Identity.
 	o.Jump, o.Config = "", "/dev/null"
-	facts, err = debpkg.New(debpkg.SSH("root@"+m.Addr, o), m.options()).Facts(t.Context())
-	if err != nil || facts.Hostname != m.Host.Name {
-		t.Errorf("with a key of its own: %s, %v", facts.Hostname, err)
+	if got, err := hostname("root@" + m.Addr); err != nil || got != m.Host.Name {
+		t.Errorf("with a key of its own: %s, %v", got, err)
 	}
 	o.Identity = filepath.Join(dir, "absent")
-	_, err = debpkg.New(debpkg.SSH("root@"+m.Addr, o), m.options()).Facts(t.Context())
+	_, err = hostname("root@" + m.Addr)
 	wantError(t, err, debpkg.ErrConnection, "load the right key into the agent, or set Identity")
 }

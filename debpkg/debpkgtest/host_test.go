@@ -32,6 +32,28 @@ func request(t testing.TB, pkg, version string) debpkg.Request {
 	return debpkg.Request{Package: pkg, Version: v}
 }
 
+// A plan that was reverted can be applied again, and that change reverted.
+func TestReverted(t *testing.T) {
+	t.Parallel()
+	fake, host := gateway(t)
+	p, err := host.Plan(t.Context(), request(t, "tyk-gateway", "5.2.5"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		c, err := host.Apply(t.Context(), p)
+		if err != nil || fake.State("tyk-gateway") != "5.2.5 install installed" {
+			t.Fatalf("%v, %s", err, fake.State("tyk-gateway"))
+		}
+		for range 2 {
+			if err := host.Revert(t.Context(), c, debpkg.RevertOptions{}); err != nil ||
+				fake.State("tyk-gateway") != "4.0.8 install installed" {
+				t.Fatalf("%v, %s", err, fake.State("tyk-gateway"))
+			}
+		}
+	}
+}
+
 func TestUpgradeAndBack(t *testing.T) {
 	t.Parallel()
 	fake, host := gateway(t)
