@@ -67,7 +67,8 @@ if [ $# -gt 0 ]; then
 	if [ $? -gt 1 ]; then dpkg-query --admindir="$admin" -W -- "$@" >/dev/null; exit 2; fi
 fi
 printf '%s\n' "$list"
-s; installed= div="
+s; installed= div=
+[ ! -s "$admin/diversions" ] || div="
 $(show "$admin/diversions")
 "
 set --
