@@ -194,7 +194,7 @@ func (r *rehearsal) takeBackup(ctx context.Context, s *Step) error {
 		line := fmt.Sprintf("%s: %d %s", c.Name, c.Items, map[string]string{"files": "files",
 			"redis": "keys", "mongo": "documents"}[c.Kind])
 		if c.Consistency != "" {
-			line += ", consistent " + string(c.Consistency)
+			line += ", consistent " + strings.ReplaceAll(string(c.Consistency), "_", " ")
 		}
 		s.say("%s", line)
 	}
