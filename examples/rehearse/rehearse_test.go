@@ -17,18 +17,26 @@ import (
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/stage"
+	"example.com/tykupgrade/internal/lab/tyk"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// commandEnv makes the test binary the command.
-const commandEnv = "REHEARSE_TEST_COMMAND"
+// commandEnv makes the test binary the command. With stubEnv that file is the stub instead of the
+// test binary, in which bundles take much longer with the race detector.
+const (
+	commandEnv = "REHEARSE_TEST_COMMAND"
+	stubEnv    = "REHEARSE_TEST_STUB"
+)
 
 func TestMain(m *testing.M) {
 	if child() {
 		return
 	}
 	if os.Getenv(commandEnv) != "" {
+		if stub := os.Getenv(stubEnv); stub != "" {
+			running = stub
+		}
 		main()
 	}
 	os.Exit(m.Run())
@@ -272,8 +280,12 @@ func TestUpgradeWithoutEngine(t *testing.T) {
 	t.Parallel()
 	needs(t)
 	lab.Program(t, "gcc", "gcc")
-	res := rehearse(t, []string{"DOCKER_HOST=unix:///nowhere/docker.sock"}, "-json", "-from", "5.0.3",
-		"-to", "v5.3.0", "-plugin", theirs(t, "GetSession"))
+	stub, err := tyk.Build(t.Context(), t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := rehearse(t, []string{"DOCKER_HOST=unix:///nowhere/docker.sock", stubEnv + "=" + stub}, "-json",
+		"-from", "5.0.3", "-to", "v5.3.0", "-plugin", theirs(t, "GetSession"))
 	rep := res.report(t)
 	if res.code != 0 || !rep.OK || rep.Reverted || rep.From != "5.0.3" || rep.To != "5.3.0" {
 		t.Fatalf("exit code %d\n%s\n%s", res.code, res.stdout, res.stderr)

@@ -11,10 +11,6 @@ import (
 	runner "example.com/tykupgrade/internal/run"
 )
 
-// programArg makes this program a stub of one of Tyk's. The next argument is the path under which
-// it was started.
-const programArg = "stub-of-tyk"
-
 // standsIn runs this process as a stub of Tyk's programs or of the compiler's script if its
 // arguments say so, and reports that it did. So a rehearsal compiles no stubs.
 func standsIn(args []string) bool {
@@ -22,7 +18,7 @@ func standsIn(args []string) bool {
 		return false
 	}
 	switch args[1] {
-	case programArg:
+	case tykd.Arg:
 		tykd.Main(args[2], "", args[3:])
 	case compiler.ScriptArg:
 		script.Main(args[3:])
@@ -48,13 +44,13 @@ func (r *rehearsal) stub() (string, error) {
 		return "", err
 	}
 	quoted := "'" + strings.ReplaceAll(self, "'", `'\''`) + "'"
-	return path, runner.WriteProgram(path, []byte("#!/bin/sh\nexec "+quoted+" "+programArg+
+	return path, runner.WriteProgram(path, []byte("#!/bin/sh\nexec "+quoted+" "+tykd.Arg+
 		` "$0" "$@"`+"\n"), 0o755)
 }
 
 // running is the executable of this process, which go run or an update may have removed from its
-// place.
-const running = "/proc/self/exe"
+// place. Tests have another one, without the race detector.
+var running = "/proc/self/exe"
 
 // ownCopy makes a file with this program, by a hard link if it can.
 func ownCopy(to string) error {

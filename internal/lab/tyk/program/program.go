@@ -51,6 +51,9 @@ type settings struct {
 	conf                                                        tyk.Conf
 }
 
+// Arg is the first argument of a program that is to call [Main]. The second is the path for Main.
+const Arg = "stub-of-tyk"
+
 // Main is this process from now on, and returns only after -h, version and an
 // orderly end. path is the program that was started: its name says which of
 // Tyk's programs it is, and the file PATH.version which version. Without that

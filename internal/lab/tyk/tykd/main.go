@@ -11,6 +11,10 @@ import (
 var version string // set by -ldflags -X
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == program.Arg {
+		program.Main(os.Args[2], version, os.Args[3:])
+		return
+	}
 	path, err := os.Executable()
 	if err != nil {
 		log.Fatal(err)
