@@ -48,7 +48,7 @@ func TestLostOutput(t *testing.T) {
 	}
 	defer func() { _ = sink.Close() }()
 	var stderr bytes.Buffer
-	cmd := newCommand(t)
+	cmd := newCommand(t, "-fleet")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), sink, &stderr // outside of the module: one step
 	if err := cmd.Run(); err == nil || !strings.Contains(stderr.String(), "no space left on device") {
 		t.Errorf("%v\n%s", err, &stderr)
