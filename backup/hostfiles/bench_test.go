@@ -36,7 +36,7 @@ func manyFiles(b *testing.B, root string, n int, text string) {
 var benchPaths = []string{"/opt/tyk-gateway/apps"}
 
 func BenchmarkTake(b *testing.B) {
-	for _, n := range []int{100, 1000, 10_000} {
+	for _, n := range []int{1000, 3000, 10_000} {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			root := b.TempDir()
 			manyFiles(b, root, n, "before")
@@ -54,7 +54,7 @@ func BenchmarkTake(b *testing.B) {
 
 // Every file has changed, and goes into a rescue set first.
 func BenchmarkRestore(b *testing.B) {
-	for _, n := range []int{100, 1000, 10_000} {
+	for _, n := range []int{1000, 3000, 10_000} {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			root := b.TempDir()
 			manyFiles(b, root, n, "before")
