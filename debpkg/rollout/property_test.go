@@ -17,9 +17,13 @@ import (
 
 	"example.com/tykupgrade/debpkg/rollout"
 	"example.com/tykupgrade/debpkg/rollout/rollouttest"
+	"example.com/tykupgrade/internal/lab"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	lab.TempInMemory() // each record of a journal is synced
+	goleak.VerifyTestMain(m)
+}
 
 // story is what happens to a fleet: calls that end in the middle, then one that goes through.
 type story struct {
