@@ -307,7 +307,7 @@ func TestUsage(t *testing.T) {
 		{cli.Usage, "revert -change /nowhere", "no such file"},
 		{cli.Usage, "revert -change " + broken, "name a file of changes"},
 		{cli.Usage, "apply -yes -out /nowhere/x tyk-gateway=5.2.5", "/nowhere: no such file"},
-		{cli.No, "facts -host=-x", "is not a destination"},
+		{cli.Usage, "facts -host=-x", "want an SSH destination"},
 	} {
 		out, errOut := upgradehost(t, c.code, "", strings.Fields(c.args)...)
 		contains(t, out+errOut, c.text)

@@ -94,10 +94,13 @@ var rules = map[string]deptest.Rule{
 		Modules: map[string]string{
 			"github.com/klauspost/compress": "gzip at twice the speed of the standard library's",
 			"go.mongodb.org/mongo-driver":   "BSON and Extended JSON",
+			"golang.org/x/sys":              "of step",
 		},
 	},
-	"backup/internal/step": {Own: map[string]string{"internal/atomicfile": "names what is no " +
-		"regular file"}},
+	"backup/internal/step": {
+		Own:     map[string]string{"internal/atomicfile": "names what is no regular file"},
+		Modules: map[string]string{"golang.org/x/sys": "opens files relative to a directory"},
+	},
 	"backup/redisdb": {
 		Own: map[string]string{
 			"backup":                      "the set",
