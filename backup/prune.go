@@ -144,7 +144,7 @@ func (s *Set) hide(dir string) (string, error) {
 	if err != nil {
 		return "", step.Fail("remove", s.Dir, err)
 	}
-	defer unlockClose(f)
+	defer func() { _ = atomicfile.UnlockClose(f) }()
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err,
 		syscall.EWOULDBLOCK) {
 		return "", &Error{Op: "remove", Object: s.Dir, Err: ErrLocked, Next: "a restore is using it",

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"example.com/tykupgrade/backup/internal/step"
+	"example.com/tykupgrade/internal/atomicfile"
 )
 
 // RestoreOptions changes how a set is restored. The zero value is useful.
@@ -294,5 +295,5 @@ func (s *Set) hold() (release func(), err error) {
 		return nil, errors.Join(&Error{Op: "lock", Object: s.Dir, Err: ErrLocked,
 			Next: "the set is being removed"}, f.Close())
 	}
-	return func() { unlockClose(f) }, nil
+	return func() { _ = atomicfile.UnlockClose(f) }, nil
 }

@@ -293,14 +293,7 @@ func lock(dir string) (unlock func(), err error) {
 		}
 		return nil, err
 	}
-	return func() { unlockClose(f) }, nil
-}
-
-// unlockClose unlocks explicitly. Closing alone does not unlock while a command that is just being
-// started has a copy of the descriptor.
-func unlockClose(f *os.File) {
-	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
-	_ = f.Close()
+	return func() { _ = atomicfile.UnlockClose(f) }, nil
 }
 
 // sweep removes what killed runs left. The caller holds the lock.

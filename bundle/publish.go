@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"example.com/tykupgrade/internal/atomicfile"
 )
@@ -151,20 +150,12 @@ func (p Publication) lock(op string) (func(), error) {
 	if err != nil {
 		return nil, p.fail(op, nil, err, "")
 	}
-	// A child that this process just forked holds the lock until it executes its program.
-	err = syscall.EWOULDBLOCK
-	for try := 0; try < 20 && err != nil; try++ {
-		if try > 0 {
-			time.Sleep(50 * time.Millisecond)
-		}
-		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	}
-	if err != nil {
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = d.Close()
 		return nil, &Error{Op: op, Object: p.path(), Kind: ErrPublished,
 			Err: errors.New("another process uses the directory"), Next: "wait for it", Retry: true}
 	}
-	return func() { _ = d.Close() }, nil
+	return func() { _ = atomicfile.UnlockClose(d) }, nil
 }
 
 // begin checks, locks and reads the record of this run.

@@ -203,7 +203,7 @@ func lock(op, journal string) (func(), error) {
 		return nil, &Error{Op: op, Object: journal,
 			Err: errors.New("another process uses its directory"), Next: "wait for it", Retry: true}
 	}
-	return func() { _ = dir.Close() }, nil
+	return func() { _ = atomicfile.UnlockClose(dir) }, nil
 }
 
 func sameDir(a, b string) bool {

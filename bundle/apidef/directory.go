@@ -162,7 +162,7 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 	if err != nil {
 		return d.fail(op, d.Path, nil, err, "")
 	}
-	defer dir.Close()
+	defer func() { _ = atomicfile.UnlockClose(dir) }()
 	for try := 0; syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil; try++ {
 		if err := ctx.Err(); err != nil || try == 100 {
 			return d.fail(op, d.Path, nil, errors.Join(errors.New("another process uses the directory"),

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"example.com/tykupgrade/internal/atomicfile"
 )
 
 // Owner identifies the process that holds the lock of a journal.
@@ -73,7 +75,7 @@ func lock(path string, me Owner, shared bool) (unlock func() error, from *Owner,
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() { _ = dir.Close() }()
+	defer func() { _ = atomicfile.UnlockClose(dir) }()
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, nil, err
 	}
@@ -125,7 +127,7 @@ func held(path string) bool {
 	if err != nil {
 		return true
 	}
-	defer func() { _ = f.Close() }()
+	defer func() { _ = atomicfile.UnlockClose(f) }()
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil
 }
 

@@ -33,8 +33,13 @@ func createTemp(target string) (*os.File, error) {
 	}
 }
 
-// unlock releases the lock explicitly. Close alone does not while a command that is being started
-// has a copy of the descriptor.
+// UnlockClose closes a file and releases its lock explicitly. Close alone does not while a command
+// that is being started has a copy of the descriptor.
+func UnlockClose(f *os.File) error {
+	unlock(f)
+	return f.Close()
+}
+
 func unlock(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
 
 // linked reports whether the file still has a name.
