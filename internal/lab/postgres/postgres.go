@@ -71,7 +71,7 @@ func StartBin(t testing.TB, bin string, settings ...string) *Server {
 
 func start(t testing.TB, bin, dir string, settings ...string) *Server {
 	t.Helper()
-	top, err := os.MkdirTemp(memory(), "tykupgrade-pg") // short: a socket's path has 107 bytes
+	top, err := os.MkdirTemp(lab.Memory(), "tykupgrade-pg") // short: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,20 +122,6 @@ func start(t testing.TB, bin, dir string, settings ...string) *Server {
 	return s
 }
 
-// memory is a directory in memory, or "" for the default on disk. A cluster and each of its
-// databases are hundreds of files, which a file system on disk makes and removes slowly. ext4 avoids
-// the inodes of files that were removed seconds ago and searches long for others.
-func memory() string {
-	const dir, cluster = "/dev/shm", 64 << 20
-	var st syscall.Statfs_t
-	const tmpfs = 0x01021994
-	if syscall.Statfs(dir, &st) != nil || st.Type != tmpfs ||
-		st.Bavail*uint64(st.Bsize) < 16*cluster {
-		return ""
-	}
-	return dir
-}
-
 // templates are clusters that initdb made, by the directory of its programs. The servers
 // that run at a time share them: initdb takes longer than all that most tests do.
 var templates = struct {
@@ -175,7 +161,7 @@ func (s *Server) copyCluster(t testing.TB) {
 
 func (s *Server) initCluster(t testing.TB) string {
 	t.Helper()
-	top, err := os.MkdirTemp(memory(), "tykupgrade-pg")
+	top, err := os.MkdirTemp(lab.Memory(), "tykupgrade-pg")
 	if err != nil {
 		t.Fatal(err)
 	}
