@@ -21,6 +21,7 @@ var (
 	ErrOutage    = errors.New("running gateways would lose the plugin")
 	ErrServer    = errors.New("the bundle server does not serve this bundle")
 	ErrPublished = errors.New("another run has published under this name and is not accepted")
+	ErrLocked    = errors.New("another process holds the lock")
 	ErrChanged   = errors.New("somebody else changed the published file")
 	ErrAccepted  = errors.New("the publication is accepted and the old bundle is removed")
 )

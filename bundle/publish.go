@@ -42,8 +42,8 @@ func DigestFile(path string) (Digest, error) {
 // Two files next to the bundle keep the state: the record .NAME.publication and the old bundle
 // .NAME.kept. Every method may be called again, also after a kill -9 at any moment, and continues
 // from the state that it finds. Readers of the bundle see the old file or the new one, each as a
-// whole. A lock on Dir excludes other processes: the second call fails with [ErrPublished] and may
-// be retried.
+// whole. A lock on Dir excludes other processes: the second call fails with [ErrLocked] and may be
+// retried.
 type Publication struct {
 	Dir  string // the served directory; nobody but its owner and root may write there
 	Name string // the bundle's name in the APIs
@@ -152,8 +152,7 @@ func (p Publication) lock(op string) (func(), error) {
 	}
 	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = d.Close()
-		return nil, &Error{Op: op, Object: p.path(), Kind: ErrPublished,
-			Err: errors.New("another process uses the directory"), Next: "wait for it", Retry: true}
+		return nil, &Error{Op: op, Object: p.Dir, Kind: ErrLocked, Next: "wait for it", Retry: true}
 	}
 	return func() { _ = atomicfile.UnlockClose(d) }, nil
 }

@@ -200,8 +200,8 @@ func lock(op, journal string) (func(), error) {
 	}
 	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = dir.Close()
-		return nil, &Error{Op: op, Object: journal,
-			Err: errors.New("another process uses its directory"), Next: "wait for it", Retry: true}
+		return nil, &Error{Op: op, Object: filepath.Dir(journal), Kind: ErrLocked, Next: "wait for it",
+			Retry: true}
 	}
 	return func() { _ = atomicfile.UnlockClose(dir) }, nil
 }

@@ -48,7 +48,7 @@ func (d Directory) fail(op, object string, kind, err error, next string) error {
 	if at := (*fs.PathError)(nil); errors.As(err, &at) {
 		err = at.Err // the object has the path
 	}
-	return &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next, Retry: kind == nil}
+	return &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next, Retry: kind == nil || kind == ErrLocked}
 }
 
 // APIs implements [Store]. A file that is not a definition is an error of kind [ErrDefinition].
@@ -155,7 +155,7 @@ func (d Directory) find(op, id string) (API, string, error) {
 }
 
 // Replace implements [Store]. It waits up to ten seconds for a lock on the directory. The lock
-// excludes other callers of Replace, but not editors.
+// excludes other callers of Replace, but not editors. A lock that stays taken is [ErrLocked].
 func (d Directory) Replace(ctx context.Context, was, next API) error {
 	const op = "replace API"
 	dir, err := os.Open(d.Path)
@@ -165,8 +165,7 @@ func (d Directory) Replace(ctx context.Context, was, next API) error {
 	defer func() { _ = atomicfile.UnlockClose(dir) }()
 	for try := 0; syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil; try++ {
 		if err := ctx.Err(); err != nil || try == 100 {
-			return d.fail(op, d.Path, nil, errors.Join(errors.New("another process uses the directory"),
-				err), "wait for it; keep journals elsewhere")
+			return d.fail(op, d.Path, ErrLocked, err, "wait for it; keep journals elsewhere")
 		}
 		time.Sleep(100 * time.Millisecond)
 	}

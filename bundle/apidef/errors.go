@@ -12,6 +12,7 @@ var (
 	ErrOutage     = errors.New("running gateways would lose the plugin")
 	ErrJournal    = errors.New("the journal belongs to another change")
 	ErrPartial    = errors.New("some APIs are changed and some are not")
+	ErrLocked     = errors.New("another process holds the lock")
 )
 
 // Error is the error type of this package. Its text is "Op Object: Kind: cause; Next", without keys

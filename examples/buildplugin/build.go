@@ -99,7 +99,7 @@ func (c *command) build(ctx context.Context, call *cli.Call) error {
 	if err == nil && done.Compile != nil && done.Compile.Refused() {
 		return cli.Exit(cli.No, nil)
 	}
-	return err
+	return cli.Translate(err, cli.Cases{{pluginbuild.ErrBusy, cli.Busy, ""}})
 }
 
 func (c *command) prepare(ctx context.Context, call *cli.Call,

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/Masterminds/semver/v3"
@@ -50,6 +51,33 @@ func TestReaderGoes(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, ".tykupgrade-prepare")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the backup is left: %v", err)
+	}
+}
+
+// A module that another process prepares is exit code 4, and is not touched.
+func TestBusy(t *testing.T) {
+	offline(t, "5.2.5")
+	const text = "module example.org/plugin\n\ngo 1.26.0\n"
+	dir := plugin(t, text)
+	if err := os.Mkdir(filepath.Join(dir, ".tykupgrade-prepare"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Create(filepath.Join(dir, ".tykupgrade-prepare", "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Close() }()
+	if err := syscall.Flock(int(held.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"prepare"}, {"prepare", "-json"}, {"build"}} {
+		var out, errOut bytes.Buffer
+		code := run(t.Context(), append(args, "-release", "5.2.5", "-dir", dir), &out, &errOut)
+		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if code != cli.Busy || err != nil || string(mod) != text ||
+			!strings.Contains(errOut.String(), "another Prepare, or its go command, is at work") {
+			t.Errorf("%v: %d %s%s, %v", args, code, &out, &errOut, err)
+		}
 	}
 }
 

@@ -77,14 +77,20 @@ func answer(c *cli.Call, result any, err error, format string, a ...any) error {
 	case err != nil && c.On("json"):
 		failed := map[string]any{"error": err.Error(), "hint": own.Hint(), "retryable": own.Retryable(),
 			"findings": append([]bundle.Finding{}, own.Findings...)}
-		return errors.Join(err, c.JSON(failed))
+		return errors.Join(refused(err), c.JSON(failed))
 	case err != nil:
-		return err
+		return refused(err)
 	case c.On("json"):
 		return c.JSON(result)
 	}
 	c.Say(format, a...)
 	return nil
+}
+
+// refused gives errors after which nothing has changed their exit code.
+func refused(err error) error {
+	return cli.Translate(err, cli.Cases{{bundle.ErrLocked, cli.Busy, ""},
+		{bundle.ErrPublished, cli.Refused, ""}, {bundle.ErrChanged, cli.Refused, ""}})
 }
 
 func fail(c *cli.Call, err error) error { return answer(c, nil, err, "") }

@@ -264,7 +264,7 @@ func TestPublish(t *testing.T) {
 	}{
 		{"revert -dir SERVED a.zip", 0, true}, {"publish -dir SERVED DIR/plugin.so a.zip", 0, false},
 		{"publish -dir SERVED DIR/plugin.so a.zip", 0, false},
-		{"publish -dir SERVED -run other DIR/plugin.so a.zip", 1, false},
+		{"publish -dir SERVED -run other DIR/plugin.so a.zip", 5, false},
 		{"revert -dir SERVED a.zip -json", 0, true},
 		{"publish -dir SERVED/none DIR/plugin.so a.zip", 2, true}, {"publish -dir SERVED DIR/none a.zip",
 			1, true},

@@ -102,12 +102,16 @@ type Cases []struct {
 	Hint string
 }
 
-// Translate returns err with the exit code and the hint of the first case that it matches. It returns
-// err itself if it matches none, or has a code of its own.
+// Translate returns err with the exit code and the hint of the first case that it matches. A case
+// without a hint keeps that of err. Translate returns err itself if it matches none, or has a code of
+// its own.
 func Translate(err error, cases Cases) error {
 	for _, c := range cases {
 		if errors.Is(err, c.Kind) && Code(err) == No {
-			return Exit(c.Code, Advice(err, c.Hint))
+			if c.Hint != "" {
+				err = Advice(err, c.Hint)
+			}
+			return Exit(c.Code, err)
 		}
 	}
 	return err

@@ -61,7 +61,7 @@ func TestGroups(t *testing.T) {
 func TestTranslate(t *testing.T) {
 	t.Parallel()
 	busy, gone := errors.New("busy"), errors.New("gone")
-	cases := Cases{{busy, Busy, "wait"}, {gone, No, "look"}, {busy, Refused, "never"}}
+	cases := Cases{{busy, Busy, "wait"}, {gone, No, "look"}, {busy, Refused, "never"}, {fs.ErrExist, Refused, ""}}
 	for _, c := range []struct {
 		err  error
 		code int
@@ -72,6 +72,7 @@ func TestTranslate(t *testing.T) {
 		{gone, No, "look"},
 		{errors.New("other"), No, ""},
 		{Exit(Usage, busy), Usage, ""},
+		{Advice(fs.ErrExist, "its own"), Refused, "its own"},
 		{fmt.Errorf("%w: %w", busy, context.Canceled), Interrupted, ""},
 	} {
 		err := Translate(c.err, cases)
