@@ -199,7 +199,9 @@ func attacks(m *machine, c debpkg.Change) {
 		m.Errorf("locks: %+v", r)
 	}
 	m.exec("test", "!", "-e", "/root/pwned")
-	m.exec("sh", "-c", "rm -rf "+run+"; mkdir -p "+prep)
+	// The job runs on after the call, and writes its exit code last.
+	m.exec("timeout", "60", "sh", "-c", "until [ -s "+run+"/rc ]; do sleep 0.1; done; rm -rf "+run+
+		"; mkdir -p "+prep)
 	if after := m.exec("sh", "-c", look); after != before {
 		m.Errorf("it was\n%s\nit is\n%s", before, after)
 	}
