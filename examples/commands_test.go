@@ -4,14 +4,12 @@ package examples_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"example.com/tykupgrade/examples/internal/cli"
@@ -189,23 +187,6 @@ var calls = map[string][]bad{
 		{"more", cli.Usage, `unexpected argument "more"`},
 	},
 }
-
-// commands builds all commands once, as users have them, and returns their directory. The race
-// detector looks at them in the tests of their own packages.
-var commands = sync.OnceValues(func() (bin string, err error) {
-	if bin, err = os.MkdirTemp("", "commands-"); err != nil {
-		return "", err
-	}
-	built = bin
-	build := []string{"build", "-ldflags=-s -w", "-o", bin + "/"}
-	for name := range calls {
-		build = append(build, "./"+name)
-	}
-	if out, err := exec.Command("go", build...).CombinedOutput(); err != nil {
-		return bin, fmt.Errorf("go %s: %w\n%s", strings.Join(build, " "), err, out)
-	}
-	return bin, nil
-})
 
 var built string // their directory; empty: no test has requested them
 
