@@ -112,7 +112,7 @@ func each[T any](b *Backends) (all []T) {
 func (b *Backends) Restorers(rescue string) (all []backup.Restorer) {
 	for _, f := range b.c.Files {
 		all = append(all, &hostfiles.Restore{Component: f.Component, Paths: f.Paths, Only: f.Only,
-			Rescue: rescue, Runner: f.Runner, Root: f.Root})
+			Rescue: rescue, Runner: f.Runner, Root: f.Root, DropEdits: f.DropEdits})
 	}
 	if b.c.Redis != nil {
 		all = append(all, b.redisRestorer(rescue))

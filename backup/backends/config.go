@@ -30,6 +30,8 @@ type Files struct {
 
 	Paths []string // what is taken, and what a restore may write; empty: Tyk's files
 	Only  []string // what a restore writes; empty: everything that the set has
+
+	DropEdits bool // an undo also drops what was edited since the restore
 }
 
 // Redis is one server, the master that Sentinel names, or a cluster.

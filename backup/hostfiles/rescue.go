@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -157,30 +155,4 @@ func (f *Restore) remove(ctx context.Context, d RescueDetails) (removed bool, er
 		removed, errs = removed || was, append(errs, err)
 	}
 	return removed, errors.Join(errs...)
-}
-
-// Undo undoes the last restore of this set with the set in Rescue. It restores replaced files and
-// removes created ones. It also works after a killed restore. undone is false if the files were
-// already as before.
-func (f *Restore) Undo(ctx context.Context, s *backup.Stored) (undone bool, err error) {
-	if f.Rescue == "" {
-		return false, &backup.Error{Op: "undo the restore of", Object: f.Name(),
-			Err: errors.New("no Rescue is set, so created files stay"), Next: "set Restore.Rescue"}
-	}
-	sets, err := backup.List(f.Rescue)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	for _, set := range sets {
-		st, ok := set.Component(f.Name())
-		var d RescueDetails
-		if !ok || st.DecodeDetails(&d) != nil || d.Of != setID(s) {
-			continue
-		}
-		if err := set.Verify(ctx, backup.VerifyOptions{}); err != nil {
-			return false, fmt.Errorf("the rescue set %s: %w", filepath.Base(set.Dir), err)
-		}
-		return f.takeBack(ctx, d, set)
-	}
-	return false, err
 }

@@ -46,6 +46,10 @@ type Restore struct {
 	Only   []string // patterns, like Paths, of the files to restore; empty: all
 	Rescue string   // directory for the set of replaced files; it has no other sets
 	SetID  bool     // restore set-user-ID and set-group-ID bits of files; false: drop them
+
+	// DropEdits lets Undo overwrite and remove files that were edited since the restore. Otherwise
+	// they stop it, see [ErrEdited].
+	DropEdits bool
 }
 
 // Name returns the component's name.

@@ -13,6 +13,7 @@ import (
 
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/backends"
+	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/backup/redisdb"
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/examples/internal/cli"
@@ -40,6 +41,7 @@ I identity=              the <file> with the age identity to decrypt with
 I allow-plain            with an identity: take an export that is not encrypted, too
 V level=structure        the <level>: files, structure or live
 RDP dry-run              only say what would be done
+U drop-edits             also undo files that were edited since the restore
 R keep                   keep what is replaced until undo or accept
 RUAD rescue=             the <directory> for journals and for sets of what is replaced
                          (default: rescued, next to the set)
@@ -56,12 +58,13 @@ TAKEBACKUP_POSTGRES_URI and TAKEBACKUP_POSTGRES_PASSWORD.
 
 restore verifies the set, asks everything before it changes anything, and compares the
 result with the set. With -keep, and after it was killed, undo puts back what it
-replaced, and accept keeps the result.
+replaced, and accept keeps the result. undo stops if a file was edited since the restore.
 `
 
 // needs are the flags that require another flag, if the verb has that one.
 var needs = map[string]string{"root": "config", "host": "config", "path": "config", "only": "config",
-	"recipient": "export", "require-encrypted": "recipient", "allow-plain": "identity"}
+	"drop-edits": "config", "recipient": "export", "require-encrypted": "recipient",
+	"allow-plain": "identity"}
 
 // call is one invocation.
 type call struct {
@@ -127,6 +130,9 @@ func (c *call) backends(choose bool) *backends.Backends {
 	if host := c.Text("host"); host != "" && c.parts.Files {
 		c.conf.Files[0].Runner = debpkg.SSH(host, debpkg.SSHOptions{})
 	}
+	for i := range c.conf.Files {
+		c.conf.Files[i].DropEdits = c.On("drop-edits")
+	}
 	if root := c.Text("root"); root != "" && err == nil {
 		_, err = os.Stat(root)
 	}
@@ -148,6 +154,8 @@ func (c *call) advise(err error) error {
 		return cli.Advice(err, "restore -dry-run shows what a restore would change")
 	case errors.Is(err, backup.ErrDamaged) && c.Verb == "restore-dump" && c.parts.Mongo:
 		return cli.Advice(err, "dump again; -mongo-no-prelude takes a dump without prelude.json")
+	case errors.Is(err, hostfiles.ErrEdited):
+		return cli.Advice(err, "keep a copy of the edits, then give -drop-edits")
 	case errors.Is(err, backup.ErrNotEmpty):
 		return cli.Advice(err, "give -replace if what is there may go")
 	case errors.Is(err, redisdb.ErrUnfinished):

@@ -217,6 +217,18 @@ func TestSetsOfFiles(t *testing.T) {
 	if kept, _ := filepath.Glob(filepath.Join(dir, "rescued", "2*")); len(kept) != 1 {
 		t.Errorf("rescued: %v", kept)
 	}
+	// An edit since the restore stops its undo.
+	if err := os.WriteFile(conf, []byte("edited"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, msg := c.run(5, "undo", "-dir", dir, "-config", "-root", root, id); !strings.Contains(msg,
+		"/opt/tyk-gateway/tyk.conf") || !strings.Contains(msg, "-drop-edits") {
+		t.Error(msg)
+	}
+	c.run(0, "undo", "-dir", dir, "-config", "-root", root, "-drop-edits", id)
+	if data, _ := os.ReadFile(conf); string(data) != "broken" {
+		t.Errorf("tyk.conf is %q", data)
+	}
 	// What was replaced is not a backup of its own: it is neither listed nor the latest.
 	if list := c.json(0, "list", "-dir", dir)["result"].([]any); len(list) != 2 {
 		t.Errorf("%v", list)

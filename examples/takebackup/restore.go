@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"example.com/tykupgrade/backup"
+	"example.com/tykupgrade/backup/hostfiles"
 	"example.com/tykupgrade/examples/internal/cli"
 )
 
@@ -61,6 +64,10 @@ func undo(ctx context.Context, c *call) (any, error) {
 	}
 	report, err := set.Undo(ctx, to...)
 	c.Undone(report)
+	if errors.Is(err, hostfiles.ErrEdited) && !slices.ContainsFunc(report.Components,
+		func(x backup.ComponentReport) bool { return x.State == backup.StateUndone }) {
+		err = cli.Refuse(err)
+	}
 	return report, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/bson/bsontype"
 	"go.mongodb.org/mongo-driver/bson/primitive"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
 )
@@ -418,16 +419,20 @@ func (c *conn) aggregate(q request) (bson.Raw, error) {
 
 // values returns the documents of a command, from its sequence or its body.
 func (q request) values(field string) []bson.Raw {
-	var out []bson.Raw
+	out := make([]bson.Raw, 0, len(q.docs))
 	for _, d := range q.docs {
 		out = append(out, bson.Raw(d))
 	}
 	list, _ := q.body.Lookup(field).ArrayOK()
-	values, _ := list.Values()
-	for _, v := range values {
-		if v.Type == bson.TypeEmbeddedDocument {
-			out = append(out, v.Document())
+	_, rest, _ := bsoncore.ReadLength(list)
+	for {
+		e, after, isElement := bsoncore.ReadElement(rest)
+		if !isElement {
+			return out
 		}
+		if v := e.Value(); v.Type == bsontype.EmbeddedDocument {
+			out = append(out, bson.Raw(v.Data))
+		}
+		rest = after
 	}
-	return out
 }

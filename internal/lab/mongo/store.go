@@ -376,11 +376,26 @@ func stamp(doc []byte, at uint32) {
 	}
 }
 
-// withID copies a document, and puts an _id in front where there is none.
-func withID(raw []byte) []byte {
-	if _, err := bson.Raw(raw).LookupErr("_id"); err == nil {
-		return slices.Clone(raw)
+// own replaces documents by copies in one block, with an _id in front where there is none.
+func own(docs []bson.Raw) {
+	size := 0
+	for _, d := range docs {
+		size += len(d)
 	}
+	block := make([]byte, 0, size)
+	for i, d := range docs {
+		if _, err := d.LookupErr("_id"); err != nil {
+			docs[i] = withID(d)
+			continue
+		}
+		at := len(block)
+		block = append(block, d...)
+		docs[i] = block[at:len(block):len(block)]
+	}
+}
+
+// withID copies a document and puts an _id in front.
+func withID(raw []byte) []byte {
 	at, out := bsoncore.AppendDocumentStart(nil)
 	out = bsoncore.AppendObjectIDElement(out, "_id", primitive.NewObjectID())
 	out = append(out, raw[4:len(raw)-1]...)

@@ -228,6 +228,8 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 	}
 	unchecked, _ := q.body.Lookup("bypassDocumentValidation").BooleanOK()
 	unchecked = unchecked && !c.s.o.AskValidators
+	docs := q.values("documents")
+	own(docs)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	k := c.s.collection(q.db, q.target)
@@ -240,9 +242,9 @@ func (c *conn) insert(q request) (bson.Raw, error) {
 	}
 	var n int32
 	failed := bson.A{}
-	for i, raw := range q.values("documents") {
+	k.docs = slices.Grow(k.docs, len(docs))
+	for i, doc := range docs {
 		at := c.s.tick()
-		doc := withID(raw)
 		if !keep {
 			stamp(doc, at)
 		}
