@@ -43,6 +43,9 @@ func readRegular(src fs.FS, name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err == nil && info.Size() > limit {
+		return nil, tooLarge(limit)
+	}
 	return readBounded(f, limit)
 }
 

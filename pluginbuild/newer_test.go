@@ -85,7 +85,7 @@ func TestStandardNames(t *testing.T) {
 		t.Skip("this Go comes without its api directory, as Debian's does")
 	}
 	// Names of one system, and packages that are no plugin's business, are left out.
-	line := regexp.MustCompile(`^pkg ([a-z0-9/]+), (?:func|type|var|const) ([A-Z]\w*)`)
+	line := regexp.MustCompile(`^([a-z0-9/]+), (?:func|type|var|const) ([A-Z]\w*)`)
 	strange := regexp.MustCompile(
 		`^(syscall|debug/|go/|cmd/|internal/|runtime/|testing|image/|text/template/parse|index/)`)
 	names := map[string][]string{}
@@ -100,7 +100,11 @@ func TestStandardNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		for s := bufio.NewScanner(f); s.Scan(); {
-			m := line.FindStringSubmatch(s.Text())
+			text, ok := strings.CutPrefix(s.Text(), "pkg ")
+			if !ok || strings.HasPrefix(text, "syscall") { // nine of ten lines
+				continue
+			}
+			m := line.FindStringSubmatch(text)
 			if m == nil || strange.MatchString(m[1]) || known[m[1]+"."+m[2]] {
 				continue
 			}

@@ -167,10 +167,12 @@ func ReadTable(r io.Reader) (Table, error) {
 func readBounded(r io.Reader, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		return nil, fmt.Errorf("larger than %d bytes", limit)
+		return nil, tooLarge(limit)
 	}
 	return data, err
 }
+
+func tooLarge(limit int64) error { return fmt.Errorf("larger than %d bytes", limit) }
 
 var (
 	commitForm = lazyregexp.New(`^[0-9a-f]{40}$`)
