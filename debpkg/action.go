@@ -1,6 +1,7 @@
 package debpkg
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -49,9 +50,10 @@ func (s simulation) names() []string {
 	return names
 }
 
-// actions turns apt's simulation into the plan's actions.
-func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey,
-	debs map[string]Deb) error {
+// actions turns apt's simulation into the plan's actions, and notes in s what apt's cache has of
+// them. again is as in planned.
+func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s *survey,
+	debs map[string]Deb, again bool) error {
 	requested := func(name string) bool {
 		return slices.ContainsFunc(p.Requests, func(r Request) bool { return r.Package == name })
 	}
@@ -93,10 +95,10 @@ func (h *Host) actions(ctx context.Context, p *Plan, sim simulation, s survey,
 		}
 		p.Actions = append(p.Actions, a)
 	}
-	if err := p.asRequested(s); err != nil {
+	if err := p.asRequested(*s); err != nil {
 		return err
 	}
-	return h.offered(ctx, p, s, lookup)
+	return h.offered(ctx, p, s, lookup, again)
 }
 
 // Before returns the package and its version before the action, such as "tyk-gateway 5.2.5" or
@@ -141,27 +143,34 @@ func (p *Plan) asRequested(s survey) error {
 }
 
 // offeredScript: $1 apt's cache, then NAME=VERSION to install, --, names of these and of the
-// installed, --, names of files.
+// installed, --, names of files. It prints the sizes of the files that the cache has.
 const offeredScript = `cache=$1; shift
 to=; while [ "$1" != -- ]; do to="$to $1"; shift; done; shift
 names=; while [ "$1" != -- ]; do names="$names $1"; shift; done; shift
 [ -z "$to" ] || apt-cache show -- $to || exit $?
 printf '\034'; [ -z "$names" ] || apt-cache policy -- $names || exit $?
-printf '\034'; for f; do [ ! -f "$cache/$f" ] || printf '%s\n' "$f"; done`
+printf '\034'; cd -- "$cache" 2>/dev/null || exit 0
+n=$#; while [ $n -gt 0 ]; do f=$1 n=$((n - 1)); shift; [ ! -f "$f" ] || set -- "$@" "$f"; done
+[ $# -eq 0 ] || stat -L -c '%s %n' -- "$@"`
 
 // offered adds what the sources state: size and digest of each candidate, a source of each
-// installed version, and apt's own choice.
-func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) error {
+// installed version, and apt's own choice. An earlier plan that is compared has the last two.
+func (h *Host) offered(ctx context.Context, p *Plan, s *survey, lookup []string, again bool) error {
 	args := append([]string{s.archives()}, lookup...)
 	args = append(args, "--")
 	var files []string
 	for _, a := range p.Actions {
 		// apt knows a package of a local file only once it is installed.
-		if a.Deb == "" || !a.From.IsZero() {
+		if !again && (a.Deb == "" || !a.From.IsZero()) {
 			args = append(args, a.Package)
 		}
-		if !a.From.IsZero() {
+		if !again && !a.From.IsZero() {
 			files = append(files, debName(a.Package, a.From, a.FromArch))
+		}
+		if a.Kind != Remove && a.Deb == "" {
+			_, arch, _ := strings.Cut(a.Package, ":")
+			files = append(files, debName(a.Package, a.To, cmp.Or(arch, p.Arch)),
+				debName(a.Package, a.To, "all"))
 		}
 	}
 	t := task{"read", "what the sources say of " + join(p.Requests)}
@@ -190,15 +199,24 @@ func (h *Host) offered(ctx context.Context, p *Plan, s survey, lookup []string) 
 			}
 		}
 	}
-	known, cached := parsePolicy(part[1]), lines(part[2])
+	s.cached = map[string]int64{}
+	for _, line := range lines(part[2]) {
+		size, file, _ := strings.Cut(line, " ")
+		s.cached[file] = number64(size)
+	}
+	if again {
+		return nil
+	}
+	known := parsePolicy(part[1])
 	for i, a := range p.Actions {
 		k := known[a.Package]
 		if k.candidate != "" && a.Deb == "" && a.Requested && k.candidate != a.To.text {
 			p.Actions[i].Candidate = k.candidate
 		}
+		_, cached := s.cached[debName(a.Package, a.From, a.FromArch)]
 		switch {
 		case a.From.IsZero():
-		case slices.Contains(cached, debName(a.Package, a.From, a.FromArch)):
+		case cached:
 			p.Actions[i].Rollback = fromCache
 		case slices.Contains(k.offered, a.From.text):
 			p.Actions[i].Rollback = fromRepository

@@ -208,7 +208,9 @@ func (h *Host) applyOnce(ctx context.Context, op task, dir string, p Plan,
 	if err := now.Refused(); err != nil {
 		return Change{}, err
 	}
-	if now.Digest != p.Digest {
+	// Neither refuses anything. Warnings come and go, such as that of a lock.
+	now.Problems = p.Problems
+	if now.digest() != p.Digest {
 		return Change{}, &Error{Op: op.verb, Object: op.object, Kind: ErrChanged,
 			Detail: strings.Join(p.differences(now), "; "), Next: "check what changed, make a new plan " +
 				"and have it approved"}

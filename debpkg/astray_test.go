@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/internal/lab"
@@ -89,6 +91,26 @@ func TestConffileLedAstray(t *testing.T) {
 		"outside of")
 }
 
+// exchange plays the service user in his directory: it exchanges what is there for links to
+// secret, and back, without end. Each state lasts a millisecond, so that no moment of a revert is
+// left out and the rest of the machine can work.
+func exchange(secret string) {
+	for {
+		for _, step := range []func() error{
+			func() error { return os.Rename("policies", "kept") },
+			func() error { return os.Symlink(secret, "policies") },
+			func() error { return os.Rename("tyk.conf", "tyk.kept") },
+			func() error { return os.Symlink(secret+"/tyk.conf", "tyk.conf") },
+			func() error { return errors.Join(os.Remove("policies"), os.Remove("tyk.conf")) },
+			func() error { return os.Rename("kept", "policies") },
+			func() error { return os.Rename("tyk.kept", "tyk.conf") },
+		} {
+			_ = step() // fails when root was quicker
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
 // While root brings files back, the service user exchanges his directory, a
 // directory below it and the file itself for links to root's. Nothing of root's
 // is read, written, or changed in owner or mode. make test-long has the most rounds.
@@ -100,6 +122,7 @@ func TestRevertRaces(t *testing.T) {
 	lab.Program(t, "setpriv", "util-linux")
 	f := upgradable(t)
 	f.write("/opt/tyk-gateway/policies/policies.json", "edited")
+	f.write("/etc/default/tyk-gateway", "X=1\n") // root's, so that there are two archives
 	for d := f.root.Dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -122,22 +145,24 @@ func TestRevertRaces(t *testing.T) {
 	if err := os.Chmod(secret, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	attack := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", `cd "$1"
-while :; do
-	mv policies kept 2>/dev/null; ln -s "$2" policies; mv tyk.conf tyk.kept 2>/dev/null; ln -s "$2/tyk.conf" tyk.conf
-	rm -f policies tyk.conf; mv -T kept policies 2>/dev/null; mv tyk.kept tyk.conf 2>/dev/null
-done 2>/dev/null`, "attack", f.root.Dir+"/opt/tyk-gateway", secret)
+	// By this link, as the user may not enter the directory of the test's program.
+	attack := exec.Command("/proc/self/exe")
+	attack.Dir = f.root.Dir + "/opt/tyk-gateway"
+	attack.Env = append(os.Environ(), "DEBPKG_ATTACK="+secret)
+	attack.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	if err := attack.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	stop := sync.OnceFunc(func() {
 		_ = attack.Process.Kill()
 		_ = attack.Wait()
-	}()
+	})
+	defer stop()
 	h, rounds := f.host(), 0
 	for want := lab.Kills(8); rounds < want; rounds++ {
 		_ = h.RevertFiles(t.Context(), c) // it fails as often as the user is quick
 	}
+	stop()
 	for _, name := range []string{"tyk.conf", "policies.json", "sub/policies.json"} {
 		info, err := os.Lstat(secret + "/" + name)
 		if err != nil {
@@ -162,5 +187,26 @@ done 2>/dev/null`, "attack", f.root.Dir+"/opt/tyk-gateway", secret)
 		"look", c.Dir)
 	if strings.TrimSpace(out) != "0" {
 		t.Errorf("root's words are in the archives: %s, %v", out, err)
+	}
+
+	// Left alone, the files of root and of the user go back.
+	for name, kept := range map[string]string{"policies": "kept", "tyk.conf": "tyk.kept"} {
+		name, kept = attack.Dir+"/"+name, attack.Dir+"/"+kept
+		if _, err := os.Lstat(kept); err == nil {
+			if err := errors.Join(os.RemoveAll(name), os.Rename(kept, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f.write("/etc/default/tyk-gateway", "X=2\n")
+	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "4.0.8", "install installed")
+	for name, want := range map[string]string{"/etc/default/tyk-gateway": "X=1\n",
+		"/opt/tyk-gateway/policies/policies.json": "edited", "/opt/tyk-gateway/tyk.conf": conf1} {
+		if got := f.file(name); got != want {
+			t.Errorf("%s is %q, was %q", name, got, want)
+		}
 	}
 }

@@ -56,6 +56,14 @@ type Overwrite struct{ Package, Path string }
 // Owned is a file of a candidate that belongs to another installed package.
 type Owned struct{ Package, Path, Owner string }
 
+// inCache reports whether apt has nothing to fetch: as apt does, by the size of the files.
+func (p Plan) inCache(cached map[string]int64) bool {
+	return !slices.ContainsFunc(p.Actions, func(a Action) bool {
+		size, ok := cached[debName(a.Package, a.To, a.Arch)]
+		return a.Kind != Remove && a.Deb == "" && (!ok || size != a.Size)
+	})
+}
+
 // fetchDebs downloads the candidates into apt's cache and returns the path of each file, by
 // package. apt does not copy files of a file: source. It fetches nothing that does not fit on the
 // disk. When a plan is made again, apt has checked the files that are there. Its run checks them
@@ -63,11 +71,13 @@ type Owned struct{ Package, Path, Owner string }
 func (h *Host) fetchDebs(ctx context.Context, p *Plan, in install, s survey, need *space,
 	fetch, again bool) (map[string]string, error) {
 	op := task{"download", join(p.Requests)}
-	out, err := h.apt(ctx, op, in, "-qq", "--print-uris")
-	if err != nil {
-		return nil, err
+	if !p.inCache(s.cached) {
+		out, err := h.apt(ctx, op, in, "-qq", "--print-uris")
+		if err != nil {
+			return nil, err
+		}
+		p.Downloads = parseURIs(out)
 	}
-	p.Downloads = parseURIs(out)
 	local := map[string]string{}
 	for _, d := range p.Downloads {
 		if file, ok := strings.CutPrefix(d.URI, "file:"); ok {

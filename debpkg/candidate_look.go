@@ -49,9 +49,11 @@ while [ $# -gt 0 ]; do
 	[ ! -e "$d/c" ] || rm -rf "$d"/*
 	dpkg-deb -e "$deb" "$d/c"
 	dpkg-deb --fsys-tarfile "$deb" >"$d/tar"
-	: >"$d/paths"; : >"$d/dirs"
-	tar -tv -f "$d/tar" | awk -v d="$d" '{ t = substr($1, 1, 1); if (t == "d") next; n = $3; l = $0; sub(/^[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +/, "", l); if (t == "l") sub(/ -> .*/, "", l); if (t == "h") sub(/ link to .*/, "", l); sub(/^\./, "", l); print n "\t" l
-		print l >(d "/paths"); sub(/\/[^\/]*$/, "", l); if (!(l in seen)) { seen[l]; print l >(d "/dirs") } }'
+	: >"$d/new"; : >"$d/dirs"
+	known=; if dpkg-query --admindir="$admin" -L "$pkg" >"$d/own" 2>/dev/null; then known=1; fi
+	tar -tv -f "$d/tar" | awk -v d="$d" 'BEGIN { while ((getline l <(d "/own")) > 0) own[l] }
+		{ t = substr($1, 1, 1); if (t == "d") next; n = $3; l = $0; sub(/^[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +[^ ]+ +/, "", l); if (t == "l") sub(/ -> .*/, "", l); if (t == "h") sub(/ link to .*/, "", l); sub(/^\./, "", l); print n "\t" l
+		if (!(l in own)) print l >(d "/new"); sub(/\/[^\/]*$/, "", l); if (!(l in seen)) { seen[l]; print l >(d "/dirs") } }'
 	s
 	: >"$d/list"; : >"$d/leaving"
 	[ ! -e "$d/c/conffiles" ] || while read -r f; do
@@ -69,14 +71,12 @@ while [ $# -gt 0 ]; do
 	s
 	while IFS= read -r f; do case $f in 'Replaces: '*) printf '%s\n' "${f#* }" ;; esac; done <"$d/c/control"
 	s
-	if dpkg-query --admindir="$admin" -L "$pkg" >"$d/own" 2>/dev/null; then
-		dpkg ${root:+--root="$root"} --verify "$pkg" 2>"$d/err" || [ $? -eq 1 ] || { cat "$d/err" >&2; exit 1; }
-	else : >"$d/own"; fi
+	[ -z "$known" ] || dpkg ${root:+--root="$root"} --verify "$pkg" 2>"$d/err" || [ $? -eq 1 ] || { cat "$d/err" >&2; exit 1; }
 	s
-	awk 'FILENAME == ARGV[1] { own[$0]; next } !($0 in own)' "$d/own" "$d/paths" | while IFS= read -r f; do
+	while IFS= read -r f; do
 		truename "$f"
 		[ ! -f "$root$t" ] || printf '%s\n' "$f"
-	done >"$d/there"
+	done <"$d/new" >"$d/there"
 	if [ -s "$d/there" ]; then
 		sed 's/[][*?\\]/\\&/g' "$d/there" | xargs -d '\n' dpkg-query --admindir="$admin" -S -- 2>/dev/null >"$d/owners" || :
 		show "$d/there"; s

@@ -17,7 +17,8 @@ var besideSuffixes = []string{".dpkg-dist", ".dpkg-old", ".dpkg-new", ".dpkg-tmp
 // that this owner puts there, for example to /etc/shadow, is then opened only with his own
 // permissions. whoFunc sets w to "uid gid", or to nothing for the user that runs this. It refuses
 // with 78 a directory of root that a group or everybody can write to.
-const whoFunc = `me=$(id -u) seen= known=1
+const whoFunc = `seen= known=1
+while read -r k x me y; do [ "$k" != Uid: ] || break; done </proc/self/status
 who() {
 	[ "${1%/*}" != "$seen" ] || return $known
 	w= cur= rest=${1#/} seen=${1%/*} known=1
@@ -56,14 +57,16 @@ as() { # "uid gid" or nothing, command
 }
 `
 
-// saveFilesScript: $1 root, $2 prepared directory, $3 suffixes; the paths come
+// saveFilesScript: $1 root, $2 prepared directory, $3 suffixes; the paths come in order
 // on standard input. There is an archive for root's files, files.tar.gz, and one
 // for each other owner of a directory, files.UID.GID.tar.gz. A link out of such
 // an owner's tree (/opt/x, of /opt/x/y) is kept as a link and not followed.
 const saveFilesScript = whoFunc + `set -e; umask 077
+links=
 while IFS= read -r f; do
 	printf '%s\n' "$f"
 	if [ -L "$1$f" ] && [ -f "$1$f" ]; then
+		links=1
 		who "$1$f" || { rc=$?; [ $rc -ne 78 ] || exit 78; continue; }
 		t=$(readlink -f -- "$1$f"); top=${f#/}; rest=${top#*/}; top=/${top%%/*}/${rest%%/*}
 		case $t in
@@ -71,8 +74,8 @@ while IFS= read -r f; do
 		"$1"/*) [ -n "$w" ] || printf '%s\n' "${t#"$1"}" ;;
 		esac
 	fi
-done >"$2/paths" || exit $?
-sort -u "$2/paths" >"$2/looked"
+done >"$2/looked" || exit $?
+[ -z "$links" ] || sort -u -o "$2/looked" "$2/looked"
 while IFS= read -r f; do
 	who "$1$f" || { rc=$?; [ $rc -ne 78 ] || exit 78; continue; }
 	for s in "" $3; do
@@ -88,10 +91,12 @@ for l in "$2"/list*; do
 	as "${w:+${w%.*} ${w#*.}}" tar -C "$1/" -c -z -T - <"$l" >"$2/files${w:+.$w}.tar.gz"
 done
 show() { while IFS= read -r f; do printf '%s\n' "$f"; done <"$1"; }
-[ ! -e "$2/files" ] || cat "$2"/files*.tar.gz | sha256sum
-printf '\034'; [ ! -e "$2/files" ] || show "$2/files"
-printf '\034'; show "$2/looked"
-rm -f "$2/files" "$2/looked" "$2/paths" "$2"/list*`
+dir=$2
+set -- "$dir"/files*.tar.gz
+if [ $# -gt 1 ]; then cat "$@" | sha256sum; elif [ -e "$1" ]; then sha256sum <"$1"; fi
+printf '\034'; [ ! -e "$dir/files" ] || show "$dir/files"
+printf '\034'; show "$dir/looked"
+rm -f "$dir/files" "$dir/looked" "$dir"/list*`
 
 // saveFiles saves the conffiles, the files that will be overwritten, and each component's
 // configuration, with the copies that earlier upgrades left next to them. It leaves out absent
@@ -117,6 +122,8 @@ func (h *Host) saveFiles(ctx context.Context, c *Change, prep string) error {
 	if len(paths) == 0 {
 		return nil
 	}
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
 	out, err := h.script(ctx, strings.NewReader(strings.Join(paths, "\n")+"\n"), "save-files",
 		h.o.Root, prep, strings.Join(besideSuffixes, " "))
 	if err != nil {

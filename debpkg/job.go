@@ -78,11 +78,11 @@ own() { # make a directory of ours
 
 // lookFunc prints none, running PID, ended CODE, or dead for a job that
 // vanished without an exit code: killed, or the host went down. That a process
-// has the job's number is not enough after a reboot.
+// has the job's number is not enough after a reboot. read drops the zeros between its arguments.
 const lookFunc = `look() {
 	if [ ! -d "$1" ]; then echo none
 	elif [ -s "$1/rc" ]; then read -r rc <"$1/rc"; echo "ended $rc"
-	elif { read -r p && read -r j; } <"$1/pid" && tr '\0' '\n' <"/proc/$p/cmdline" | grep -qxF -- "$j"; then echo "running $p"
+	elif { read -r p && read -r j; } <"$1/pid" && c= && { read -r c <"/proc/$p/cmdline" || :; } && [ -n "$c" ] && [ -z "${c##*"$j"*}" ]; then echo "running $p"
 	else echo dead; fi
 } 2>/dev/null
 `
@@ -207,8 +207,8 @@ case $s in running*)
 		sleep $pause
 		pause=0.5
 	done
+	s=$(look "$d")
 esac
-s=$(look "$d")
 # It may have ended between the two looks.
 if [ "$s" = dead ]; then s=$(look "$d"); fi
 [ "$s" = none ] || show

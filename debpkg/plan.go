@@ -164,7 +164,7 @@ func (h *Host) planned(ctx context.Context, want []Request, fetch,
 			return Plan{}, s, err
 		}
 	}
-	if err := h.actions(ctx, &p, sim, s, debs); err != nil {
+	if err := h.actions(ctx, &p, sim, &s, debs, again); err != nil {
 		return Plan{}, s, err
 	}
 	for _, b := range s.Packages {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,10 @@ func TestFakeLikeApt(t *testing.T) {
 	t.Parallel()
 	f := upgradable(t)
 	f.install("tyk-gateway=5.2.5")
+	// The fake keeps no packages.
+	if err := os.Remove(filepath.Join(f.root.Dir, "var/cache/apt/archives/tyk-gateway_4.0.8_"+debs.Arch()+".deb")); err != nil {
+		t.Fatal(err)
+	}
 	name, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)

@@ -86,6 +86,7 @@ func upgradable(t *testing.T) *fixture {
 		f := fixtureIn(t, usual.dir, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
 			debs.TykOptions{Config: conf2}))
 		f.install("tyk-gateway=4.0.8")
+		f.fetched()
 		usual.fixture = f
 	})
 	if usual.fixture == nil {
@@ -102,6 +103,15 @@ func upgradable(t *testing.T) *fixture {
 func (f *fixture) update() {
 	f.Helper()
 	if err := f.root.Update(); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// fetched puts what the repository has into apt's cache, for tests that do not show how it gets
+// there.
+func (f *fixture) fetched() {
+	f.Helper()
+	if err := f.root.Fetched(); err != nil {
 		f.Fatal(err)
 	}
 }

@@ -5,7 +5,7 @@ package debpkg
 var scripts = map[string]string{
 	"candidates":     candidatesScript,
 	"changes":        changesScript,
-	"check-files":    `cd -- "$1" && cat files.tar.gz files.*.tar.gz 2>/dev/null | sha256sum`,
+	"check-files":    `cd -- "$1" && cat files.[0-9]*.tar.gz files.tar.gz 2>/dev/null | sha256sum`,
 	"debs":           debsScript,
 	"discard":        `rm -rf "$1"`,
 	"follow":         followScript,

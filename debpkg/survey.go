@@ -41,7 +41,7 @@ s; disks() {
 disks "$root/var/cache/apt/archives" "$root/opt" "$state" || exit 2
 # apt and dpkg are those of the system, whose list would take dpkg-query long to read.
 s; [ -z "$root" ] || awk '/^Package:/ { p = $2 } /^Architecture:/ { a = $2 }
-	/^Version:/ && (p == "apt" || p == "dpkg") { print p, $2, a }' /var/lib/dpkg/status || exit 2
+	/^Version:/ && (p == "apt" || p == "dpkg") { print p, $2, a; if (n++) exit }' /var/lib/dpkg/status || exit 2
 dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | awk -F '\t' -v root="${root:+1}" '
 	root == "" && ($1 == "apt" || $1 == "dpkg") { tools = tools $1 " " $3 " " $2 "\n" }
 	$6 != "ok" || $5 ~ /^(half-|unpacked)/ { broken = broken $0 "\n" }
@@ -137,7 +137,8 @@ type survey struct {
 	config  map[string]string // of apt
 	options []string          // DPkg::Options
 	units   map[string][]string
-	states  []Unit // of those units and of the components'
+	states  []Unit           // of those units and of the components'
+	cached  map[string]int64 // sizes of files in apt's cache that concern a plan, by name
 }
 
 // survey reads the state of the host, and of the packages with these names or patterns.

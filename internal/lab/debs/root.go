@@ -91,6 +91,28 @@ func (r *Root) Update() error {
 	return nil
 }
 
+// Fetched leaves in apt's cache what it has of a source on another machine, once it has fetched
+// all packages. Without it each run of apt looks for them in the repository.
+func (r *Root) Fetched() error {
+	for _, repo := range r.repos {
+		list, err := filepath.Glob(filepath.Join(repo.Dir, "*.deb"))
+		if err != nil {
+			return err
+		}
+		for _, deb := range list {
+			data, err := os.ReadFile(deb)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(r.Dir, "var/cache/apt/archives", filepath.Base(deb)), data,
+				0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Copy makes a private root in dir, which must be absent, with all that r holds and the same
 // repositories.
 func (r *Root) Copy(dir string) (*Root, error) {
