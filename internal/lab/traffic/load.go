@@ -16,7 +16,7 @@ import (
 // pause is between two requests of a client until enough are sent, and then ten times as long, so
 // that a load measures the upgrade and not the machine.
 const (
-	pause  = 30 * time.Millisecond
+	pause  = 50 * time.Millisecond
 	enough = 5000
 )
 
