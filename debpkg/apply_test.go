@@ -45,6 +45,7 @@ func TestConffilesLikeDpkg(t *testing.T) {
 			}
 			next.Leaving = []string{dir + "leaving", dir + "leaving-same"}
 			f := newFixture(t, old, next)
+			f.fetched()
 			f.install("tyk-gateway=4.0.8")
 			for name, text := range map[string]string{"kept": "mine", "conflict": "mine", "converged": "2",
 				"in-the-way": "mine", "ordinary": "mine", "leaving": "mine"} {
@@ -129,6 +130,7 @@ func TestHostChanged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{Config: conf1}), gateway("5.2.5",
 		debs.TykOptions{Config: conf2}), gateway("5.3.0", debs.TykOptions{Config: conf2}))
+	f.fetched()
 	f.install("tyk-gateway=4.0.8")
 	h := f.host()
 	p := f.plan(h, f.request("tyk-gateway", "5.2.5"))

@@ -60,8 +60,7 @@ while [ $# -gt 0 ]; do
 		case $f in /*) printf '%s\n' "$f" >&3; printf '.%s\n' "$f" >&4 ;; 'remove-on-upgrade '*) f=${f#* }; printf '%s\n' "${f#"${f%%[! ]*}"}" >&5 ;; esac
 	done <"$d/c/conffiles" 3>"$d/list" 4>"$d/names" 5>"$d/leaving"
 	if [ -s "$d/list" ]; then
-		mkdir "$d/x"
-		tar -x -f "$d/tar" -C "$d/x" -T "$d/names"
+		tar -x -f "$d/tar" --one-top-level="$d/x" -T "$d/names"
 		sums
 	fi
 	s

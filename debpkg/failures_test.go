@@ -35,6 +35,7 @@ func TestFailures(t *testing.T) {
 			debs.TykOptions{Fields: []string{"Depends: tyk-dep (>= 2)"}}),
 		debs.Package{Name: "tyk-dep", Version: "1"}, debs.Package{Name: "tyk-dep", Version: "2"},
 	)
+	f.fetched()
 	f.install("tyk-gateway=4.0.8", "tyk-pump=1.8.3", "tyk-dep=1")
 	h := f.host()
 	ctx := t.Context()

@@ -100,6 +100,7 @@ func TestOperatorsAtOnce(t *testing.T) {
 func TestKeptChanged(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, gateway("5.2.5", debs.TykOptions{Config: conf2}))
+	f.fetched()
 	build := func(o debs.TykOptions) string {
 		t.Helper()
 		file, err := gateway("4.0.8", o).Build(t.TempDir())

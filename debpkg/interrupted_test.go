@@ -55,6 +55,7 @@ func TestInterrupted(t *testing.T) {
 	const waits = "if [ ! -e \"$DPKG_ROOT/go\" ]; then touch \"$DPKG_ROOT/begun\"; sleep 60; fi\n"
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5",
 		debs.TykOptions{Postinst: waits}))
+	f.fetched()
 	f.install("tyk-gateway=4.0.8")
 	h := f.host()
 	crash := func() debpkg.Plan {
@@ -205,6 +206,7 @@ func TestFacts(t *testing.T) {
 		debs.TykOptions{}), debs.Tyk("tyk-gateway-fips", "5.3.2", debs.TykOptions{}),
 		debs.Tyk("tyk-dashboard", "4.0.8", debs.TykOptions{}), debs.Tyk("tyk-pump", "1.9.0",
 			debs.TykOptions{}))
+	f.fetched()
 	f.install("tyk-gateway=4.0.8", "tyk-dashboard", "tyk-pump")
 	f.raw("apt-mark", "hold", "tyk-pump")
 	f.raw("apt-get", "-y", "remove", "tyk-dashboard")

@@ -125,7 +125,7 @@ func newMachine(t *testing.T, packages ...debs.Package) *machine {
 		// What a test leaves must not reach the next one.
 		if _, err := h.Exec(context.Background(), nil, "sh", "-c", `apt-mark unhold 'tyk-*' 'zz-*'
 for p in $(dpkg-query -W -f '${Package} ' 'tyk-*' 2>/dev/null); do rm -f /var/lib/dpkg/info/$p.p*; dpkg --force-all --purge $p; done
-rm -rf /var/lib/tykupgrade /etc/apt/sources.list.d/* /var/lib/apt/lists/* /opt/tyk-* /etc/default/tyk-* /run/lab-* /var/log/apt/history.log*
+rm -rf /var/lib/tykupgrade /etc/apt/sources.list.d/* /var/lib/apt/lists/* /opt/tyk-* /etc/default/tyk-* /run/lab-* /var/log/apt/history.log* /var/cache/apt/archives/*.deb
 systemctl daemon-reload; systemctl reset-failed; true`); err != nil {
 			t.Error(err)
 		}
@@ -183,11 +183,11 @@ func (m *machine) exec(argv ...string) string {
 }
 
 // install brings packages onto the host as an operator by hand would, which starts a
-// fifth of the processes that a plan and its Apply do.
+// fifth of the processes that a plan and its Apply do. apt's cache has all packages then.
 func (m *machine) install(spec ...string) {
 	m.Helper()
-	m.exec(append([]string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y",
-		"install"}, spec...)...)
+	m.exec(append([]string{"sh", "-ec", `cp "$0"/*.deb /var/cache/apt/archives/
+DEBIAN_FRONTEND=noninteractive exec apt-get -q -y install "$@"`, m.dir}, spec...)...)
 }
 
 func (m *machine) ssh(user string) debpkg.Runner {

@@ -19,6 +19,7 @@ func TestPin(t *testing.T) {
 	broken.Scripts["preinst"] = "exit 1\n"
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}),
 		gateway("5.3.0", debs.TykOptions{}), broken)
+	f.fetched()
 	f.install("tyk-gateway=4.0.8")
 	const theirs = "/etc/apt/preferences.d/theirs.pref"
 	f.write(theirs, "Package: tyk-pump\nPin: version 1.9.0\nPin-Priority: 500\n")

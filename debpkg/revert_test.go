@@ -22,6 +22,7 @@ func TestRevertTells(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}),
 		debs.Package{Name: "addon", Version: "1", Fields: []string{"Depends: tyk-gateway (>= 5)"}})
+	f.fetched()
 	f.write("/etc/machine-id", "0123456789abcdef\n")
 	f.install("tyk-gateway=4.0.8")
 	h, ctx := f.host(), t.Context()
@@ -142,6 +143,7 @@ func TestHistoryLogs(t *testing.T) {
 	f := newFixture(t, debs.Package{Name: "tyk-a", Version: "1"}, debs.Package{Name: "tyk-a",
 		Version: "2"},
 		debs.Package{Name: "tyk-a", Version: "3"}, debs.Package{Name: "tyk-a", Version: "4"})
+	f.fetched()
 	log := f.root.Dir + "/var/log/apt/history.log"
 	for i, rotate := range []string{"gzip -c LOG >LOG-20250101.gz", "xz -c LOG >LOG-20260101.xz",
 		"zstd -q -c LOG >LOG-20260201.zst", ""} {

@@ -116,6 +116,20 @@ func (f *fixture) fetched() {
 	}
 }
 
+// notFetched takes the files whose names begin with prefix out of apt's cache again.
+func (f *fixture) notFetched(prefix string) {
+	f.Helper()
+	list, err := filepath.Glob(filepath.Join(f.root.Dir, "var/cache/apt/archives", prefix+"*.deb"))
+	if err != nil || len(list) == 0 {
+		f.Fatalf("apt's cache has no %s: %v", prefix, err)
+	}
+	for _, file := range list {
+		if err := os.Remove(file); err != nil {
+			f.Fatal(err)
+		}
+	}
+}
+
 // host returns a host in the private root; change may alter its options.
 func (f *fixture) host(change ...func(*debpkg.Options)) *debpkg.Host {
 	o := debpkg.Options{Root: f.root.Dir, AptConfig: f.root.AptConfig, LockWait: 20 * time.Second,

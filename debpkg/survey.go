@@ -40,12 +40,16 @@ s; disks() {
 }
 disks "$root/var/cache/apt/archives" "$root/opt" "$state" || exit 2
 # apt and dpkg are those of the system, whose list would take dpkg-query long to read.
-s; [ -z "$root" ] || awk '/^Package:/ { p = $2 } /^Architecture:/ { a = $2 }
-	/^Version:/ && (p == "apt" || p == "dpkg") { print p, $2, a; if (n++) exit }' /var/lib/dpkg/status || exit 2
-dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | awk -F '\t' -v root="${root:+1}" '
+s; dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | awk -F '\t' -v root="${root:+1}" -v status=/var/lib/dpkg/status '
+	FILENAME == status {
+		if (/^Package: /) p = substr($0, 10)
+		if (/^Architecture: /) a = substr($0, 15)
+		if (/^Version: / && (p == "apt" || p == "dpkg")) { tools = tools p " " substr($0, 10) " " a "\n"; if (n++) exit }
+		next
+	}
 	root == "" && ($1 == "apt" || $1 == "dpkg") { tools = tools $1 " " $3 " " $2 "\n" }
 	$6 != "ok" || $5 ~ /^(half-|unpacked)/ { broken = broken $0 "\n" }
-	END { printf "%s\034%s", tools, broken }'
+	END { printf "%s\034%s", tools, broken }' - ${root:+/var/lib/dpkg/status}
 s
 ` + packagesPart
 

@@ -24,6 +24,8 @@ func TestPlanTells(t *testing.T) {
 	}
 	f := newFixture(t, all("4.0.8"), gateway("5.2.5", shared), gateway("5.3.0", shared),
 		debs.Tyk("tyk-gateway-ee", "5.7.0", shared), debs.Tyk("tyk-pump", "1.8.3", debs.TykOptions{}))
+	f.fetched()
+	f.notFetched("tyk-gateway_4.0.8")
 	f.install("tyk-gateway=4.0.8", "tyk-pump=1.8.3")
 	h := f.host()
 	ctx := t.Context()
