@@ -156,18 +156,19 @@ func (w *work) compare(ctx context.Context, db Database, name string, bare bool)
 	if err != nil {
 		return err
 	}
-	if w.dump == 0 {
+	lines, n := want.differences(got, 10)
+	if n > 0 && w.dump == 0 { // the version matters only then
 		tool, err := w.c.version(ctx, "pg_dump")
 		if err != nil {
 			return err
 		}
 		w.dump = tool.major
 	}
-	if w.dump != w.d.DumpMajor || w.facts.major() != w.d.Major {
+	if n > 0 && (w.dump != w.d.DumpMajor || w.facts.major() != w.d.Major) {
 		want.forgetWords()
 		got.forgetWords()
+		lines, n = want.differences(got, 10)
 	}
-	lines, n := want.differences(got, 10)
 	if n == 0 {
 		return nil
 	}

@@ -31,9 +31,10 @@ func TestConnections(t *testing.T) {
 	t.Parallel()
 	const secret = "canary: 'pass\\word"
 	s := small(t)
-	s.SQL(t, "postgres", "CREATE ROLE dash LOGIN PASSWORD E'canary: ''pass\\\\word'; GRANT "+
-		"pg_read_all_data TO dash")
-	login(t, s, "dash")
+	role := unique("dash")
+	s.SQL(t, "postgres", "CREATE ROLE "+role+" LOGIN PASSWORD E'canary: ''pass\\\\word'; GRANT "+
+		"pg_read_all_data TO "+role)
+	login(t, s.Server, role)
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -43,9 +44,9 @@ func TestConnections(t *testing.T) {
 		return path
 	}
 	escaped := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(secret)
-	pass := file("pass", "127.0.0.1:"+s.Port+":*:dash:"+escaped+"\n")
-	service := file("service", fmt.Sprintf("[tyk]\nhost=127.0.0.1\nport=%s\nuser=dash\n", s.Port))
-	uri := "postgresql://dash@127.0.0.1:" + s.Port + "/small"
+	pass := file("pass", "127.0.0.1:"+s.Port+":*:"+role+":"+escaped+"\n")
+	service := file("service", fmt.Sprintf("[tyk]\nhost=127.0.0.1\nport=%s\nuser=%s\n", s.Port, role))
+	uri := "postgresql://" + role + "@127.0.0.1:" + s.Port + "/" + s.DB
 	for name, c := range map[string]struct {
 		server postgres.Server
 		env    []string
@@ -58,7 +59,7 @@ func TestConnections(t *testing.T) {
 		"PGPASSFILE":     {postgres.Server{URI: uri}, []string{"PGPASSFILE=" + pass}},
 		"Service": {postgres.Server{Service: "tyk", Password: secret},
 			[]string{"PGSERVICEFILE=" + service}},
-		"environment": {env: []string{"PGHOST=127.0.0.1", "PGPORT=" + s.Port, "PGUSER=dash",
+		"environment": {env: []string{"PGHOST=127.0.0.1", "PGPORT=" + s.Port, "PGUSER=" + role,
 			"PGPASSWORD=" + secret}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -71,7 +72,7 @@ func TestConnections(t *testing.T) {
 				}
 				return local(ctx, append(append([]string{"env"}, c.env...), argv...), in, out, errs)
 			}
-			_, err := (&postgres.Source{Server: c.server, Databases: []string{"small"}}).Plan(t.Context())
+			_, err := (&postgres.Source{Server: c.server, Databases: []string{s.DB}}).Plan(t.Context())
 			if err != nil {
 				t.Error(err)
 			}
@@ -108,7 +109,7 @@ func certificate(t *testing.T, dir string) (cert, key string) {
 // password.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	s := small(t)
+	s := alone(t)
 	cert, key := certificate(t, t.TempDir())
 	other, _ := certificate(t, t.TempDir())
 	for from, to := range map[string]string{cert: "server.crt", key: "server.key"} {
@@ -130,7 +131,7 @@ func TestTLS(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	source := func(parameters string) *postgres.Source {
-		return &postgres.Source{Server: postgres.Server{URI: s.Database("small") + "?" + parameters}}
+		return &postgres.Source{Server: postgres.Server{URI: s.Database(s.DB) + "?" + parameters}}
 	}
 	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{},
 		source("sslmode=verify-full&sslrootcert="+cert)); err != nil {

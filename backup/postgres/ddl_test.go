@@ -12,7 +12,6 @@ import (
 	"example.com/tykupgrade/backup"
 	"example.com/tykupgrade/backup/backuptest"
 	"example.com/tykupgrade/backup/postgres"
-	lab "example.com/tykupgrade/internal/lab/postgres"
 	"example.com/tykupgrade/internal/run"
 )
 
@@ -48,14 +47,14 @@ func (h hook) Write(p []byte) (int, error) {
 }
 
 // later runs a statement in the background and waits until the server makes it wait.
-func later(t *testing.T, s *lab.Server, sql string) (done chan error) {
+func later(t *testing.T, s home, sql string) (done chan error) {
 	t.Helper()
 	done = make(chan error, 1)
 	go func() {
-		_, err := s.TrySQL("small", sql)
+		_, err := s.TrySQL(s.DB, sql)
 		done <- err
 	}()
-	for s.SQL(t, "small", "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND "+
+	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND "+
 		"query LIKE '"+sql+"%'") == "0" {
 		select {
 		case err := <-done:
@@ -72,10 +71,10 @@ func later(t *testing.T, s *lab.Server, sql string) (done chan error) {
 func TestDDL(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	s.SQL(t, "small", "CREATE TABLE altered AS TABLE t; CREATE TABLE dropped AS TABLE t; "+
+	s.SQL(t, s.DB, "CREATE TABLE altered AS TABLE t; CREATE TABLE dropped AS TABLE t; "+
 		"CREATE TABLE brief (x int)")
 	source := func(before, during func()) *postgres.Source {
-		return &postgres.Source{Databases: []string{"small"}, Server: postgres.Server{URI: s.URI,
+		return &postgres.Source{Databases: []string{s.DB}, Server: postgres.Server{URI: s.URI,
 			Runner: hooked(before, during)}}
 	}
 	none := func() {}
@@ -87,7 +86,7 @@ func TestDDL(t *testing.T) {
 			if strings.Contains(strings.Join(argv, " "), "psql") {
 				out = writer(func(p []byte) (int, error) {
 					if strings.Contains(string(p), `"name":"brief"`) {
-						dropped.Do(func() { s.SQL(t, "small", "DROP TABLE brief") })
+						dropped.Do(func() { s.SQL(t, s.DB, "DROP TABLE brief") })
 					}
 					return len(p), nil
 				}, out)
@@ -95,7 +94,7 @@ func TestDDL(t *testing.T) {
 			return local(ctx, argv, in, out, errs)
 		}
 		q := &postgres.Source{Server: postgres.Server{URI: s.URI, Runner: runner},
-			Databases: []string{"small"}}
+			Databases: []string{s.DB}}
 		var e *backup.Error
 		_, err := q.Backup(t.Context(), backup.NewWriter(t.TempDir(), q.Name(), nil))
 		if !errors.Is(err, backup.ErrChanged) || !errors.As(err, &e) || !e.Retryable() ||

@@ -92,21 +92,22 @@ func (k *link) uri(database string) string {
 	return "postgresql://postgres@" + k.at + "/" + database
 }
 
-// rowsDB fills a database with some megabytes.
-func rowsDB(t *testing.T, s *pglab.Server, rows int) {
+// rowsDB fills a database with rows of 256 bytes.
+func rowsDB(t *testing.T, s *pglab.Server, rows int) home {
 	t.Helper()
-	s.SQL(t, "postgres", "CREATE DATABASE rows")
-	s.SQL(t, "rows", "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, "+
+	h := home{s, unique("rows")}
+	s.SQL(t, "postgres", "CREATE DATABASE "+h.DB)
+	s.SQL(t, h.DB, "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, "+
 		"repeat(md5(i::text), 8) FROM generate_series(1, "+strconv.Itoa(rows)+") i")
+	return h
 }
 
 // A connection that is cut in the middle is a typed error. There is no set, and a restore
 // leaves the live database alone and nothing next to it.
 func TestCutConnection(t *testing.T) {
 	t.Parallel()
-	s := pglab.Start(t)
-	rowsDB(t, s, 10_000)
-	source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"rows"}}
+	s := rowsDB(t, pglab.Shared(t), 4000)
+	source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{s.DB}}
 	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, source)
 	if err != nil {
 		t.Fatal(err)
@@ -119,30 +120,30 @@ func TestCutConnection(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	down := newLink(t, s, false)
+	down := newLink(t, s.Server, false)
 	down.left.Store(256 << 10)
 	dir := t.TempDir()
 	_, err = backup.Take(t.Context(), dir, backup.Options{}, &postgres.Source{Server: postgres.Server{
-		URI: down.uri("rows")}})
+		URI: down.uri(s.DB)}})
 	lost("take", err)
 	if sets, _ := backup.List(dir); len(sets) > 0 || len(backuptest.Leftovers(t, dir)) > 0 {
 		t.Errorf("take left %v %v", sets, backuptest.Leftovers(t, dir))
 	}
-	s.SQL(t, "rows", "DELETE FROM t WHERE x > 10")
-	up := newLink(t, s, true)
+	s.SQL(t, s.DB, "DELETE FROM t WHERE x > 10")
+	up := newLink(t, s.Server, true)
 	to := &postgres.Restore{Server: postgres.Server{URI: up.uri("postgres")}, Replace: true,
 		EndClients: true}
 	up.left.Store(256 << 10)
 	_, err = set.Restore(t.Context(), backup.RestoreOptions{}, to)
 	lost("restore", err)
-	if got := names(t, s) + " " + s.SQL(t, "rows", "SELECT count(*) FROM t"); got != "rows 10" {
+	if got := s.names(t) + " " + s.SQL(t, s.DB, "SELECT count(*) FROM t"); got != s.DB+" 10" {
 		t.Errorf("after a restore that was cut off: %s", got)
 	}
 	// the network is back
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to); err != nil {
 		t.Error(err)
 	}
-	if got := names(t, s) + " " + s.SQL(t, "rows", "SELECT count(*) FROM t"); got != "rows 10000" {
+	if got := s.names(t) + " " + s.SQL(t, s.DB, "SELECT count(*) FROM t"); got != s.DB+" 4000" {
 		t.Errorf("after the next restore: %s", got)
 	}
 }
@@ -159,20 +160,19 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	lab.SmallDisk(t, 90<<20, func(dir string) {
-		s := pglab.StartIn(t, dir)
-		rowsDB(t, s, 60_000) // 20 MB; with a new database the other 25 MB are not enough for as much
-		source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"rows"},
+		s := rowsDB(t, pglab.StartIn(t, dir), 60_000) // 20 MB; with a new database the other 25 MB are not enough for as much
+		source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{s.DB},
 			Compress: -1}
 		set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, source)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.SQL(t, "rows", "DELETE FROM t WHERE x <= 10")
+		s.SQL(t, s.DB, "DELETE FROM t WHERE x <= 10")
 		fill(t, filepath.Join(dir, "fills"), dir, 18<<20)
 		_, err = set.Restore(t.Context(), backup.RestoreOptions{}, &postgres.Restore{
 			Server: postgres.Server{URI: s.URI}, Replace: true})
 		full("restore", err)
-		if got := names(t, s) + " " + s.SQL(t, "rows", "SELECT count(*) FROM t"); got != "rows 59990" {
+		if got := s.names(t) + " " + s.SQL(t, s.DB, "SELECT count(*) FROM t"); got != s.DB+" 59990" {
 			t.Errorf("after a restore that did not fit: %s", got)
 		}
 		fill(t, filepath.Join(dir, "fills more"), dir, 8<<20)
@@ -219,22 +219,23 @@ func (b blind) Plan(ctx context.Context) (backup.Estimate, error) {
 // table's name; so it is with row-level security, and a sequence.
 func TestMayNotRead(t *testing.T) {
 	t.Parallel()
-	s := pglab.Start(t)
-	s.SQL(t, "postgres", "CREATE ROLE reader LOGIN; CREATE DATABASE apps")
-	s.SQL(t, "apps", `CREATE TABLE open (x int); CREATE TABLE "closed one" (x int); CREATE TABLE own (x int); ALTER TABLE own ENABLE ROW LEVEL SECURITY;
-		CREATE POLICY p ON own USING (x = 1); CREATE SEQUENCE numbers; GRANT SELECT ON open, "closed one", own, numbers TO reader`)
-	reader := &postgres.Source{Server: postgres.Server{URI: strings.Replace(s.Database("apps"),
-		"postgres@", "reader@", 1)}}
+	s := pglab.Shared(t)
+	apps, role := unique("apps"), unique("apps_reader")
+	s.SQL(t, "postgres", "CREATE DATABASE "+apps)
+	s.SQL(t, apps, "CREATE ROLE "+role+" LOGIN; "+`CREATE TABLE open (x int); CREATE TABLE "closed one" (x int); CREATE TABLE own (x int); ALTER TABLE own ENABLE ROW LEVEL SECURITY;
+		CREATE POLICY p ON own USING (x = 1); CREATE SEQUENCE numbers; GRANT SELECT ON open, "closed one", own, numbers TO `+role)
+	reader := &postgres.Source{Server: postgres.Server{URI: strings.Replace(s.Database(apps),
+		"postgres@", role+"@", 1)}}
 	for name, c := range map[string]struct{ do, undo string }{
 		`public."closed one"`: {
-			`REVOKE SELECT ON "closed one" FROM reader; ALTER TABLE own DISABLE ROW LEVEL SECURITY`,
-			`GRANT SELECT ON "closed one" TO reader`},
+			`REVOKE SELECT ON "closed one" FROM ` + role + `; ALTER TABLE own DISABLE ROW LEVEL SECURITY`,
+			`GRANT SELECT ON "closed one" TO ` + role},
 		"public.own": {"ALTER TABLE own ENABLE ROW LEVEL SECURITY",
 			"ALTER TABLE own DISABLE ROW LEVEL SECURITY"},
-		"public.numbers": {"REVOKE SELECT ON numbers FROM reader",
-			"GRANT SELECT ON numbers TO reader"},
+		"public.numbers": {"REVOKE SELECT ON numbers FROM " + role,
+			"GRANT SELECT ON numbers TO " + role},
 	} {
-		s.SQL(t, "apps", c.do)
+		s.SQL(t, apps, c.do)
 		dir := t.TempDir()
 		_, err := backup.Take(t.Context(), dir, backup.Options{}, reader)
 		var e *backup.Error
@@ -245,7 +246,7 @@ func TestMayNotRead(t *testing.T) {
 		if sets, _ := backup.List(dir); len(sets) > 0 {
 			t.Errorf("%s: there is a set", name)
 		}
-		s.SQL(t, "apps", c.undo+"; ALTER TABLE own DISABLE ROW LEVEL SECURITY")
+		s.SQL(t, apps, c.undo+"; ALTER TABLE own DISABLE ROW LEVEL SECURITY")
 	}
 	if _, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, reader); err != nil {
 		t.Errorf("with SELECT on everything: %v", err)

@@ -67,17 +67,9 @@ func kill(t *testing.T, whole time.Duration, work ...string) {
 	_ = cmd.Wait()
 }
 
-func small(t *testing.T) *lab.Server {
-	s := lab.Start(t)
-	s.SQL(t, "postgres", "CREATE DATABASE small")
-	s.SQL(t, "small", "CREATE TABLE t (x int PRIMARY KEY, y text); INSERT INTO t SELECT i, "+
-		"repeat('y', 100) FROM generate_series(1, 1000) i")
-	return s
-}
-
 func TestKilledTake(t *testing.T) {
 	t.Parallel()
-	s := small(t)
+	s := alone(t)
 	dir := t.TempDir()
 	source := &postgres.Source{Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}}
 	began := time.Now()
@@ -104,7 +96,7 @@ func TestKilledTake(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	settle(t, s) // what the killed ones opened on the server
+	settle(t, s.Server) // what the killed ones opened on the server
 }
 
 const killURIEnv = "TYKUPGRADE_TEST_POSTGRES_URI"
@@ -121,21 +113,21 @@ func TestKilledRestoreHelper(t *testing.T) {
 // restore and Undo leave no other database.
 func TestKilledRestore(t *testing.T) {
 	t.Parallel()
-	s := small(t)
-	set := takeSmall(t, s)
+	s := alone(t)
+	set := s.take(t)
 	backuptest.KilledRestore{
 		Helper: "TestKilledRestoreHelper", Env: []string{killURIEnv + "=" + s.URI}, Set: set,
 		Restorer: func() backup.Restorer { return killTarget(s.URI) },
 		Reset: func(t *testing.T) { // what a restore would replace
 			s.SQL(t, "small", "DELETE FROM t WHERE x > 10")
 		},
-		Settle: func(t *testing.T) { settle(t, s) },
+		Settle: func(t *testing.T) { settle(t, s.Server) },
 		State: func(t *testing.T) string {
 			rows := s.SQL(t, "small", "SELECT count(*) FROM t")
 			if rows != "10" && rows != "1000" {
 				t.Errorf("%s rows: neither the old database nor the restored one", rows)
 			}
-			return names(t, s) + ": " + rows + " rows"
+			return names(t, s.Server) + ": " + rows + " rows"
 		},
 	}.Run(t, moments(restoreKills))
 }
@@ -157,8 +149,8 @@ func settle(t *testing.T, s *lab.Server) {
 func TestBitFlips(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	set := takeSmall(t, s)
-	file := set.Dir + "/postgres/small.dump"
+	set := s.take(t)
+	file := set.Dir + "/postgres/" + s.DB + ".dump"
 	whole, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +182,7 @@ func TestBitFlips(t *testing.T) {
 			t.Errorf("an archive cut at %d of %d passed", n, len(whole))
 		}
 	}
-	if got := names(t, s); got != "small" {
+	if got := s.names(t); got != s.DB {
 		t.Errorf("databases %s", got)
 	}
 }

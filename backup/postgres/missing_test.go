@@ -39,7 +39,7 @@ func TestTargetLacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bare := lab.Start(t)
+	bare := lab.Shared(t)
 	for db, want := range map[string][]string{"roles": {"role dash", "role reader"},
 		"spaces": {"role dash", "tablespace fast"}} {
 		_, err := set.Restore(t.Context(), backup.RestoreOptions{}, &postgres.Restore{
@@ -54,15 +54,19 @@ func TestTargetLacks(t *testing.T) {
 			}
 		}
 	}
-	if got := names(t, bare); got != "" {
+	lacks := func() string {
+		return home{bare, "roles"}.names(t) + home{bare, "spaces"}.names(t)
+	}
+	if got := lacks(); got != "" {
 		t.Errorf("databases %s", got)
 	}
 	to := &postgres.Restore{Server: postgres.Server{URI: bare.URI}, Databases: []string{"roles"},
 		NoOwner: true}
+	t.Cleanup(func() { bare.SQL(t, "postgres", "DROP DATABASE IF EXISTS roles") })
 	if _, err := set.Restore(t.Context(), backup.RestoreOptions{}, to); err != nil {
 		t.Error(err)
 	}
-	if got := names(t, bare) + bare.SQL(t, "roles", "SELECT tableowner FROM pg_tables WHERE "+
+	if got := lacks() + bare.SQL(t, "roles", "SELECT tableowner FROM pg_tables WHERE "+
 		"tablename = 't'"); got != "rolespostgres" {
 		t.Errorf("databases and owner %q", got)
 	}

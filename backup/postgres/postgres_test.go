@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,16 +64,6 @@ func take(t testing.TB, s *lab.Server) *backup.Set {
 	t.Helper()
 	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
 		Server: postgres.Server{URI: s.URI}, Databases: []string{"tyk_analytics"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return set
-}
-
-func takeSmall(t testing.TB, s *lab.Server) *backup.Set {
-	t.Helper()
-	set, err := backup.Take(t.Context(), t.TempDir(), backup.Options{}, &postgres.Source{
-		Server: postgres.Server{URI: s.URI}, Databases: []string{"small"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,18 +185,18 @@ func TestThereAndBack(t *testing.T) {
 func TestClients(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	set := takeSmall(t, s)
+	set := s.take(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil { // a client that reconnects
-			_, _ = s.TrySQL("small", "SELECT pg_sleep(5)")
+			_, _ = s.TrySQL(s.DB, "SELECT pg_sleep(5)")
 		}
 	}()
-	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = "+
-		"'small'") == "0" {
+	for s.SQL(t, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = '"+
+		s.DB+"'") == "0" {
 		time.Sleep(10 * time.Millisecond)
 	}
 	to := &postgres.Restore{Server: postgres.Server{URI: s.URI}, Replace: true}
@@ -219,9 +210,9 @@ func TestClients(t *testing.T) {
 	}
 	cancel()
 	_, _ = s.TrySQL("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "+
-		"datname LIKE 'small%'")
+		s.own())
 	<-done
-	if got := names(t, s); got != "small" {
+	if got := s.names(t); got != s.DB {
 		t.Errorf("databases %s", got)
 	}
 }
@@ -230,18 +221,21 @@ func TestClients(t *testing.T) {
 func TestOneMoment(t *testing.T) {
 	t.Parallel()
 	s := small(t)
-	s.SQL(t, "small", "CREATE TABLE a (x int); CREATE TABLE b (x int)")
+	s.SQL(t, s.DB, "CREATE TABLE a (x int); CREATE TABLE b (x int)")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := 0; ctx.Err() == nil; i++ {
-			time.Sleep(5 * time.Millisecond)
-			_, _ = s.TrySQL("small", fmt.Sprintf("BEGIN; INSERT INTO a VALUES (%d); INSERT INTO b "+
-				"VALUES (%d); COMMIT; CREATE TABLE IF NOT EXISTS t%d (x int)", i, i, i))
+		for i := 0; ctx.Err() == nil; i += 20 {
+			var sql strings.Builder
+			for i := range 20 {
+				fmt.Fprintf(&sql, "BEGIN; INSERT INTO a VALUES (%d); INSERT INTO b VALUES (%d); COMMIT; "+
+					"CREATE TABLE IF NOT EXISTS t%d (x int); SELECT pg_sleep(0.005);", i, i, i)
+			}
+			_, _ = s.TrySQL(s.DB, sql.String())
 		}
 	}()
-	set := takeSmall(t, s)
+	set := s.take(t)
 	cancel()
 	<-done
 	var d postgres.Details
@@ -261,12 +255,12 @@ func TestOneMoment(t *testing.T) {
 // Every failure is typed, changes nothing and leaves no set.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	s := server(t)
-	s.SQL(t, "postgres", "CREATE ROLE limited LOGIN PASSWORD 'canary-secret'; GRANT CONNECT ON "+
-		"DATABASE tyk_analytics TO limited")
-	s.SQL(t, "tyk_analytics", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO limited")
-	login(t, s, "limited")
-	limited := strings.Replace(s.Database("tyk_analytics"), "postgres@", "limited@", 1)
+	s := small(t)
+	role := unique("limited")
+	s.SQL(t, s.DB, "CREATE ROLE "+role+" LOGIN PASSWORD 'canary-secret'; GRANT SELECT ON t TO "+role+
+		"; CREATE TABLE closed (x int)")
+	login(t, s.Server, role)
+	limited := strings.Replace(s.Database(s.DB), "postgres@", role+"@", 1)
 	old := filepath.Join(t.TempDir(), "bin")
 	if err := os.Mkdir(old, 0o755); err != nil {
 		t.Fatal(err)
@@ -294,7 +288,7 @@ func TestRefusals(t *testing.T) {
 		"no permission": {postgres.Source{Server: postgres.Server{URI: limited,
 			Password: "canary-secret"}}, backup.ErrNotAllowed},
 		"old pg_dump": {postgres.Source{Server: postgres.Server{URI: s.URI, Bin: old},
-			Databases: []string{"tyk_analytics"}}, postgres.ErrToolTooOld},
+			Databases: []string{s.DB}}, postgres.ErrToolTooOld},
 		"no tools": {postgres.Source{Server: postgres.Server{URI: s.URI, Runner: func(ctx context.Context,
 			argv []string, in io.Reader, out, errs io.Writer) error {
 			return errors.New("exec: sh: not found")
@@ -320,9 +314,14 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// logins guards the file that tests change on the server that they share.
+var logins sync.Mutex
+
 // login lets a role in with its password only.
 func login(t *testing.T, s *lab.Server, role string) {
 	t.Helper()
+	logins.Lock()
+	defer logins.Unlock()
 	conf := filepath.Join(s.Dir, "pg_hba.conf")
 	hba, err := os.ReadFile(conf)
 	if err == nil {

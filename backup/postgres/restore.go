@@ -177,7 +177,7 @@ func (r *Restore) Restore(ctx context.Context, s *backup.Stored,
 			return nil, step.Fail("restore", "database "+db.Name, err)
 		}
 	}
-	replaced, err := r.swap(ctx, w)
+	replaced, err := r.swap(ctx, w, q)
 	if err != nil {
 		return nil, err
 	}

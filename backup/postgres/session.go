@@ -83,6 +83,12 @@ func (s *session) query(sql string) ([]byte, error) {
 	return nil, s.err
 }
 
+// alive reports whether the session can run another query.
+func (s *session) alive() bool {
+	_, err := s.query("SELECT 1")
+	return err == nil
+}
+
 // json runs one query whose only value is JSON and decodes it into v.
 func (s *session) json(sql string, v any) error {
 	out, err := s.query(sql)

@@ -12,12 +12,15 @@ import (
 )
 
 // swap gives all restored databases their live names in one transaction.
-func (r *Restore) swap(ctx context.Context, w *work) (replaced map[string]bool, err error) {
-	q, err := w.c.connect(ctx, w.c.maintenance())
-	if err != nil {
-		return nil, err
+// It uses q, or a session of its own if the server or a firewall has ended q meanwhile.
+func (r *Restore) swap(ctx context.Context, w *work, q *session) (replaced map[string]bool,
+	err error) {
+	if !q.alive() {
+		if q, err = w.c.connect(ctx, w.c.maintenance()); err != nil {
+			return nil, err
+		}
+		defer q.close()
 	}
-	defer func() { q.close() }()
 	replaced = map[string]bool{}
 	var sql []string
 	for _, db := range w.dbs {

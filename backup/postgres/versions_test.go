@@ -48,7 +48,7 @@ func TestVersionRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := takeSmall(t, s)
+	set := s.take(t)
 	for _, c := range []struct {
 		name       string
 		tools      map[string]int
@@ -72,7 +72,7 @@ func TestVersionRules(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			server := postgres.Server{URI: s.URI, Bin: stub(t, s, c.tools)}
+			server := postgres.Server{URI: s.URI, Bin: stub(t, s.Server, c.tools)}
 			st := altered(t, set, func(d *postgres.Details) {
 				if c.major > 0 {
 					d.Major = c.major
@@ -81,7 +81,7 @@ func TestVersionRules(t *testing.T) {
 					d.DumpMajor = c.by
 				}
 			})
-			_, take := (&postgres.Source{Server: server, Databases: []string{"small"}}).Plan(t.Context())
+			_, take := (&postgres.Source{Server: server, Databases: []string{s.DB}}).Plan(t.Context())
 			_, back := (&postgres.Restore{Server: server, Replace: true, EndClients: true}).Plan(t.Context(),
 				st)
 			for verb, r := range map[string]struct{ got, want error }{"take": {take, c.take},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ type Server struct {
 
 	cmd  *exec.Cmd
 	gone chan struct{}
-	psql psql
+	kept kept
 }
 
 // User is who runs the server when the test is root: nobody.
@@ -53,29 +54,61 @@ func Bin(t testing.TB) string {
 // Start runs a server until the test ends. settings are lines of postgresql.conf.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	return start(t, Bin(t), "", settings...)
+	return start(t, t.Cleanup, Bin(t), "", settings...)
 }
 
 // StartIn is Start with the data directory in dir, and the write-ahead log elsewhere, so
 // that a small disk stops statements and not the server. Empty: both elsewhere.
 func StartIn(t testing.TB, dir string, settings ...string) *Server {
 	t.Helper()
-	return start(t, Bin(t), dir, settings...)
+	return start(t, t.Cleanup, Bin(t), dir, settings...)
 }
 
 // StartBin is Start with the programs in bin, which may be of another version.
 func StartBin(t testing.TB, bin string, settings ...string) *Server {
 	t.Helper()
-	return start(t, bin, "", settings...)
+	return start(t, t.Cleanup, bin, "", settings...)
 }
 
-func start(t testing.TB, bin, dir string, settings ...string) *Server {
+// shared is the server of [Shared], which ends with the last test that uses it.
+var shared struct {
+	sync.Mutex
+	users int
+	*Server
+	end []func()
+}
+
+// Shared returns a server that the tests of a package share. Each makes databases and roles with
+// names of its own, changes nothing else, and does not stop the server.
+func Shared(t testing.TB) *Server {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	shared.users++
+	t.Cleanup(func() {
+		shared.Lock()
+		defer shared.Unlock()
+		if shared.users--; shared.users > 0 {
+			return
+		}
+		for _, f := range slices.Backward(shared.end) {
+			f()
+		}
+		shared.end, shared.Server = nil, nil
+	})
+	if shared.Server == nil {
+		shared.Server = start(t, func(f func()) { shared.end = append(shared.end, f) }, Bin(t), "")
+	}
+	return shared.Server
+}
+
+func start(t testing.TB, cleanup func(func()), bin, dir string, settings ...string) *Server {
 	t.Helper()
 	top, err := os.MkdirTemp(lab.Memory(), "tykupgrade-pg") // short: a socket's path has 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	cleanup(func() { _ = os.RemoveAll(top) })
 	s := &Server{Bin: bin, Dir: filepath.Join(top, "data")}
 	if err := os.Chmod(top, 0o755); err != nil {
 		t.Fatal(err)
@@ -91,7 +124,7 @@ func start(t testing.TB, bin, dir string, settings ...string) *Server {
 			t.Fatal(err)
 		}
 	}
-	s.copyCluster(t)
+	s.copyCluster(t, cleanup)
 	if dir != "" {
 		wal, moved := filepath.Join(s.Dir, "pg_wal"), filepath.Join(top, "pg_wal")
 		out, err := s.command("sh", "-c", `cp -a "$1" "$2" && rm -r "$1" && ln -s "$2" "$1"`, "sh", wal,
@@ -118,7 +151,7 @@ func start(t testing.TB, bin, dir string, settings ...string) *Server {
 	}
 	s.URI = "postgresql://postgres@127.0.0.1:" + s.Port + "/postgres"
 	s.Run(t)
-	t.Cleanup(s.Stop)
+	cleanup(s.Stop)
 	return s
 }
 
@@ -135,7 +168,7 @@ type template struct {
 }
 
 // copyCluster gives the server a data directory.
-func (s *Server) copyCluster(t testing.TB) {
+func (s *Server) copyCluster(t testing.TB, cleanup func(func())) {
 	t.Helper()
 	templates.Lock()
 	defer templates.Unlock()
@@ -145,7 +178,7 @@ func (s *Server) copyCluster(t testing.TB) {
 		templates.of[s.Bin] = c
 	}
 	c.users++
-	t.Cleanup(func() {
+	cleanup(func() {
 		templates.Lock()
 		defer templates.Unlock()
 		if c.users--; c.users == 0 {
@@ -233,7 +266,7 @@ func (s *Server) Stop() {
 		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
 		<-s.gone
 	}
-	s.psql.busy.Lock()
-	defer s.psql.busy.Unlock()
-	_ = s.psql.end()
+	s.kept.busy.Lock()
+	defer s.kept.busy.Unlock()
+	s.kept.end()
 }
