@@ -84,9 +84,11 @@ func (f *Restore) unedited(ctx context.Context, s, old *backup.Stored, d RescueD
 			edited = append(edited, "/"+x.Path)
 		}
 	}
+	dirs := map[string]dirChange{} // as the restore wrote them
 	for _, x := range is.dirs {
 		if x.action == backup.ActionReplace {
 			edited = append(edited, "/"+x.Path+"/")
+			dirs[x.Path] = x
 		}
 	}
 	if len(edited) == 0 {
@@ -101,7 +103,9 @@ func (f *Restore) unedited(ctx context.Context, s, old *backup.Stored, d RescueD
 		before["/"+x.Path] = x.action == backup.ActionSame
 	}
 	for _, x := range was.dirs {
-		before["/"+x.Path+"/"] = x.action == backup.ActionSame
+		wrote, changed := dirs[x.Path]
+		before["/"+x.Path+"/"] = x.action == backup.ActionSame ||
+			changed && between(was.above["/"+x.Path], x.Dir, wrote.Dir)
 	}
 	edited = slices.DeleteFunc(edited, func(name string) bool { return before[name] })
 	if len(edited) == 0 {
@@ -113,6 +117,15 @@ func (f *Restore) unedited(ctx context.Context, s, old *backup.Stored, d RescueD
 	}
 	return &backup.Error{Op: "undo the restore of", Object: f.Name(), Kind: ErrEdited,
 		Err: errors.New(text), Next: "keep a copy of the edits, then set Restore.DropEdits"}
+}
+
+// between reports whether owner and mode of a directory are each as before or as the restore wrote
+// them: a restore changes one after the other, and may have been killed between the two.
+func between(is entry, before, wrote Dir) bool {
+	now := dirOf(is, true)
+	return (now.UID == before.UID || now.UID == wrote.UID) &&
+		(now.GID == before.GID || now.GID == wrote.GID) &&
+		(now.Mode == before.Mode || now.Mode == wrote.Mode)
 }
 
 // part returns s with only the files and directories whose paths are in touched.

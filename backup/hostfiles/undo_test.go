@@ -14,6 +14,54 @@ import (
 	"example.com/tykupgrade/backup/hostfiles"
 )
 
+// A restore that was killed between the owner and the mode of a directory, and an edit of either.
+func TestUndoOwnerOrMode(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("changing the owner needs root")
+	}
+	const before, inSet, other = 12345, 0, 54321
+	for _, c := range []struct {
+		owner int
+		mode  fs.FileMode
+		edit  bool
+	}{
+		{inSet, 0o755, false}, {inSet, 0o700, false}, {before, 0o755, false}, {before, 0o700, false},
+		{other, 0o755, true}, {other, 0o700, true}, {inSet, 0o711, true}, {before, 0o711, true},
+	} {
+		root := t.TempDir()
+		write(t, root, "opt/d/f", "in the set", 0o640)
+		dir := filepath.Join(root, "opt/d")
+		is := func(owner int, mode fs.FileMode) {
+			t.Helper()
+			if err := errors.Join(os.Chown(dir, owner, 0), os.Chmod(dir, mode)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		is(inSet, 0o755)
+		set := takePlain(t, t.TempDir(), &hostfiles.Source{FS: os.DirFS(root), Paths: []string{"/opt"}})
+		is(before, 0o700)
+		to := &hostfiles.Restore{Root: root, Paths: []string{"/opt"}, Rescue: t.TempDir()}
+		old := contents(t, root)
+		if _, err := set.Restore(t.Context(), backup.RestoreOptions{Keep: true}, to); err != nil {
+			t.Fatal(err)
+		}
+		is(c.owner, c.mode)
+		left := contents(t, root)
+		_, err := set.Undo(t.Context(), to)
+		want := old
+		if c.edit {
+			want = left
+		}
+		if errors.Is(err, hostfiles.ErrEdited) != c.edit || !c.edit && err != nil {
+			t.Errorf("owner %d, mode %v: %v", c.owner, c.mode, err)
+		}
+		if got := contents(t, root); got != want {
+			t.Errorf("owner %d, mode %v: got\n%s\nwant\n%s", c.owner, c.mode, got, want)
+		}
+	}
+}
+
 // Undo changes nothing if a file is neither as the restore wrote it nor as it was before, and
 // names the file. DropEdits undoes it too.
 func TestUndoSparesEdits(t *testing.T) {
