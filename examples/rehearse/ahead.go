@@ -33,8 +33,8 @@ func (a *ahead) wait() ([]byte, error) {
 	return a.data, a.err
 }
 
-// compileAhead begins to compile Go's library for the plugin, and the gateway that loads it. Each
-// needs the library in a way of its own.
+// compileAhead begins to compile Go's library for the plugin, and then links the gateway that loads
+// it with the same library.
 func (r *rehearsal) compileAhead(ctx context.Context) error {
 	given := r.o.given
 	mine := given.target != "" || given.plugin != "" && !isModule(given.plugin)
@@ -50,7 +50,10 @@ func (r *rehearsal) compileAhead(ctx context.Context) error {
 		return nil, compiler.FillGoLibrary(ctx, release.Version)
 	})
 	if given.gatewayFrom == "" && given.gateway == "" && release.Compiler.Trimpath {
-		r.loader = begin(func() ([]byte, error) { return compiler.BuildGateway(ctx) })
+		r.loader = begin(func() ([]byte, error) {
+			_, _ = r.library.wait() // if it failed, the link tells the cause
+			return compiler.BuildGateway(ctx)
+		})
 	}
 	r.later(func(context.Context) error {
 		stop()

@@ -116,9 +116,13 @@ type step struct {
 
 // story is the procedure, from the plugin's module to the health check.
 func (r *rehearsal) story(ctx context.Context) error {
+	// What needs no plugin comes first: meanwhile Go compiles its library for the plugin.
 	steps := []step{
 		{"components", r.components},
 		{"gateways", r.gateways},
+		{"redis", r.startRedis},
+		{"mongodb", r.startMongo},
+		{"install " + r.o.from.String(), r.installOld},
 		{"plugin today", r.pluginToday},
 		{"path and plan", r.pathAndPlan},
 		{"prepare module", r.prepareModule},
@@ -135,9 +139,6 @@ func (r *rehearsal) story(ctx context.Context) error {
 			r.debsNext}, step{"your packages reverted", r.debsBack})
 	}
 	steps = append(steps, []step{
-		{"redis", r.startRedis},
-		{"mongodb", r.startMongo},
-		{"install " + r.o.from.String(), r.installOld},
 		{"services", r.startServices},
 		{"backup", r.takeBackup},
 		{"apt update, plan", r.planPackages},

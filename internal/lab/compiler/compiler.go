@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -223,20 +224,32 @@ var entryPoint = sync.OnceValues(func() ([]byte, error) {
 
 var gateway = sync.OnceValues(func() ([]byte, error) { return buildGateway(context.Background()) })
 
-// buildGateway compiles the gateway as the real one is: trimmed, with cgo.
+// buildGateway links the gateway with Go's library as plugins have it, trimmed and with cgo. Another
+// build mode would compile the library once more, which takes 20 s of CPU. So the go command is told
+// that it builds a plugin, and the linker that it links a program. Code for plugins is
+// position-independent, and so is the program.
 func buildGateway(ctx context.Context) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "stub-gateway-*")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := writeGateway(dir); err != nil {
+	module, program := filepath.Join(dir, "tyk"), filepath.Join(dir, "main")
+	if err := writeGateway(module); err != nil {
+		return nil, err
+	}
+	work := filepath.Join(dir, "go.work")
+	if err := errors.Join(os.Mkdir(program, 0o755), os.Rename(filepath.Join(module, "main.go"),
+		filepath.Join(program, "main.go")),
+		// The go command compiles a plugin's package main under the name of its module.
+		os.WriteFile(filepath.Join(program, "go.mod"), []byte("module main\n\ngo 1.21\n"), 0o644),
+		os.WriteFile(work, []byte("go 1.21\n\nuse ./tyk\nuse ./main\n"), 0o644)); err != nil {
 		return nil, err
 	}
 	var out []byte
-	err = lab.Fill("exe -trimpath", func() (err error) {
-		out, err = goBuild(ctx, dir, []string{"CGO_ENABLED=1", "GOWORK=off"}, "-trimpath",
-			"-tags=goplugin", NoDebug, ".")
+	err = lab.Fill("plugin -trimpath", func() (err error) {
+		out, err = goBuild(ctx, program, []string{"CGO_ENABLED=1", "GOWORK=" + work}, "-trimpath",
+			"-tags=goplugin", "-buildmode=plugin", NoDebug+" -buildmode=pie -pluginpath=", ".")
 		return err
 	})
 	return out, err
