@@ -155,7 +155,8 @@ type artifact struct {
 	after   []string // a program that changes the file
 
 	stubHTTP bool // net/http has only what a hook's signature needs
-	// Go's library is compiled for this one alone: the short run leaves it out
+	// Go's library is compiled for this one alone, or another one shows the same with another
+	// toolchain or library: the short run leaves it out
 	costly bool
 }
 
@@ -278,13 +279,13 @@ var kinds = map[string]artifact{
 	"no main":           plugin(artifact{pkg: "plug/bare"}),
 	"no main, file":     plugin(artifact{pkg: "plug/bare/bare.go"}),
 	"no main, stripped": plugin(artifact{pkg: "plug/bare/bare.go", after: []string{"strip"}}),
-	"no main, 1.19": plugin(artifact{pkg: "plug/bare", gover: "go1.19.13",
+	"no main, 1.19": plugin(artifact{costly: true, pkg: "plug/bare", gover: "go1.19.13",
 		after: []string{"strip"}}),
 	"no main, 1.16": plugin(artifact{pkg: "gw/bare", gover: oldest, work: "off"}),
-	"no main, 1.16, file": plugin(artifact{pkg: "gw/bare/bare.go", gover: oldest, work: "off",
-		after: []string{"strip"}}),
+	"no main, 1.16, file": plugin(artifact{costly: true, pkg: "gw/bare/bare.go", gover: oldest,
+		work: "off", after: []string{"strip"}}),
 	"pluginpath": plugin(artifact{flags: []string{"-ldflags=-w -pluginpath=1700000000-x"}}),
-	"pluginpath, 1.16": plugin(artifact{pkg: "gw/inner", gover: oldest, work: "off",
+	"pluginpath, 1.16": plugin(artifact{costly: true, pkg: "gw/inner", gover: oldest, work: "off",
 		flags: []string{"-ldflags=-w -pluginpath=1700000000-x"}}),
 	"symbolic":           plugin(artifact{linker: "-Wl,-Bsymbolic"}),
 	"symbolic functions": plugin(artifact{linker: "-Wl,-Bsymbolic-functions"}),
@@ -292,8 +293,8 @@ var kinds = map[string]artifact{
 	"executable stack":   plugin(artifact{pkg: "plug/asm"}),
 	"static TLS":         plugin(artifact{pkg: "plug/tls"}),
 	"musl":               plugin(artifact{pkg: "plug/asm", library: "libc.musl-x86_64.so.1"}),
-	"uClibc":             plugin(artifact{pkg: "plug/asm", library: "libc.so.0"}),
-	"old OpenSSL":        plugin(artifact{pkg: "plug/asm", library: "libcrypto.so.1.0.0"}),
+	"uClibc":             plugin(artifact{costly: true, pkg: "plug/asm", library: "libc.so.0"}),
+	"old OpenSSL":        plugin(artifact{costly: true, pkg: "plug/asm", library: "libcrypto.so.1.0.0"}),
 }
 
 // kindHosts are the hosts that kinds meet.

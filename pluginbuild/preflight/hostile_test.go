@@ -272,7 +272,7 @@ func (l *largest) ReadAt(p []byte, off int64) (int, error) {
 
 // A gateway is read in chunks, whatever its size.
 func TestStreams(t *testing.T) {
-	f := forged{interp: true, packages: map[string]string{}, fill: 200_000}
+	f := forged{interp: true, packages: map[string]string{}, fill: 100_000}
 	for i := range 1000 {
 		f.packages[fmt.Sprintf("example.com/p%d", i)] = "hash-of-8"
 	}

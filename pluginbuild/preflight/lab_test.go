@@ -61,6 +61,9 @@ func (w *workbench) lay() error {
 	if err := os.Mkdir(filepath.Join(w.dir, "built"), 0o700); err != nil {
 		return err
 	}
+	if err := run.WriteProgram(filepath.Join(w.dir, "cc"), []byte(hostLinker), 0o755); err != nil {
+		return err
+	}
 	for name, text := range sources {
 		file := filepath.Join(w.dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
@@ -234,6 +237,9 @@ func (w *workbench) build(a artifact, out string) error {
 	if !a.debug {
 		ldflags += "-w -compressdwarf=false"
 	}
+	if a.gover == "" { // older linkers ask for other flags
+		ldflags += " -extld=" + filepath.Join(w.dir, "cc")
+	}
 	if !a.debug && a.gover == "" {
 		ldflags += " -B none"
 	}
@@ -273,6 +279,16 @@ func (w *workbench) build(a artifact, out string) error {
 		return w.run(filepath.Join(w.dir, top), env, tool, append(args, pkg)...)
 	})
 }
+
+// hostLinker is gcc for the Go linker. It knows the answer when the linker asks with a trivial
+// program whether gcc takes a flag: all but the one of clang.
+const hostLinker = `#!/bin/sh
+case " $* " in
+*" -Qunused-arguments "*) exit 1 ;;
+*/trivial.c" ") exit 0 ;;
+esac
+exec gcc "$@"
+`
 
 // stub makes a library of a name that this machine does not have.
 func (w *workbench) stub(name string) (string, error) {

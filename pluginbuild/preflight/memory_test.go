@@ -23,7 +23,7 @@ func TestGatewayMemory(t *testing.T) {
 	if err := os.WriteFile(path, f.bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(path, 100_000_000); err != nil {
+	if err := os.Truncate(path, 40_000_000); err != nil {
 		t.Fatal(err)
 	}
 	peak := func(reader string) int {
