@@ -63,3 +63,9 @@ func (r *rehearsal) compileAhead(ctx context.Context) error {
 	})
 	return nil
 }
+
+// awaitLibrary waits until Go's library is compiled.
+func (r *rehearsal) awaitLibrary() {
+	r.print.event("compile Go's library")
+	_, _ = r.library.wait() // if it failed, the compilation tells the cause
+}

@@ -237,12 +237,7 @@ func (r *rehearsal) debsNext(ctx context.Context, s *Step) error {
 	plan, change, err := r.own.apply(ctx, r.o.debs, true)
 	r.own.change = change
 	if err != nil {
-		if own := (*debpkg.Error)(nil); errors.As(err, &own) && own.Output != "" {
-			s.say("apt and the scripts printed:")
-			for line := range strings.Lines(own.Output) {
-				s.say("%s", strings.TrimRight(line, "\n"))
-			}
-		}
+		s.sayOutput(err)
 		return err
 	}
 	for _, a := range plan.Actions {
@@ -271,6 +266,16 @@ func (r *rehearsal) debsNext(ctx context.Context, s *Step) error {
 		s.say("edits are kept in %s", cli.Count(n, "configuration file"))
 	}
 	return nil
+}
+
+// sayOutput reports what apt and the packages' scripts printed before they failed.
+func (s *Step) sayOutput(err error) {
+	if failed := (*debpkg.Error)(nil); errors.As(err, &failed) && failed.Output != "" {
+		s.say("apt and the scripts printed:")
+		for line := range strings.Lines(failed.Output) {
+			s.say("%s", strings.TrimRight(line, "\n"))
+		}
+	}
 }
 
 // debsBack reverts the upgrade, and compares every file with its state before the upgrade.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -14,6 +16,7 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 
+	"example.com/tykupgrade/debpkg"
 	"example.com/tykupgrade/internal/lab"
 	"example.com/tykupgrade/internal/lab/debs"
 	"example.com/tykupgrade/pluginbuild/compiler"
@@ -119,8 +122,28 @@ func TestOwnDebs(t *testing.T) {
 	}
 }
 
-// A script that fails is found.
+// What a script printed before it failed is reported. That a failed script is found is tested by
+// package debpkg.
+func TestSayOutput(t *testing.T) {
+	t.Parallel()
+	s := &Step{}
+	s.sayOutput(fmt.Errorf("upgrade: %w", &debpkg.Error{Kind: debpkg.ErrScript,
+		Output: "Setting up tyk-gateway\nthe disk is full\n"}))
+	if got := strings.Join(s.Detail, "|"); got != "apt and the scripts printed:|Setting up "+
+		"tyk-gateway|the disk is full" {
+		t.Error(got)
+	}
+	s = &Step{}
+	for _, err := range []error{errors.New("no output"), &debpkg.Error{Kind: debpkg.ErrLocked}} {
+		if s.sayOutput(err); s.Detail != nil {
+			t.Errorf("%v: %q", err, s.Detail)
+		}
+	}
+}
+
+// The same with apt and a script that fails.
 func TestOwnDebsScriptFails(t *testing.T) {
+	lab.Long(t)
 	t.Parallel()
 	steps, err := debSteps(t, userDebs(t,
 		"case $2 in 5.2.5) echo the disk of postinst is full >&2; exit 7;; esac\n"))

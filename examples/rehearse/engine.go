@@ -85,12 +85,6 @@ func (e *engine) compile(ctx context.Context, r *rehearsal,
 	release pluginbuild.Release) (file, fake string, err error) {
 	ref := "tykupgrade.rehearse/" + e.id + "/tyk-plugin-compiler:" + release.Tag()
 	if !slices.Contains(e.images, ref) {
-		// The cache that the container reads then has Go's library, as plugins need it. If
-		// this fails, the container compiles that itself.
-		r.print.event("fill the build cache")
-		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
-			_ = stub.FillGoCache(ctx, release.Version, r.plugin.dir, work, r.plugin.env)
-		}
 		r.print.event("make the image")
 		self, err := os.ReadFile(running)
 		if err != nil {
@@ -105,6 +99,13 @@ func (e *engine) compile(ctx context.Context, r *rehearsal,
 			return "", "", err
 		}
 		e.images = append(e.images, ref)
+		r.awaitLibrary()
+		// The cache that the container reads then has Go's library, as plugins need it. If
+		// this fails, the container compiles that itself.
+		r.print.event("fill the build cache")
+		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
+			_ = stub.FillGoCache(ctx, release.Version, r.plugin.dir, work, r.plugin.env)
+		}
 	}
 	artifact, err := e.build.Build(ctx, compiler.Request{Release: release, Dir: r.plugin.dir,
 		OutputDir: filepath.Join(r.plugin.builds, "new"), Image: pluginbuild.Image{Ref: ref}})

@@ -306,11 +306,10 @@ func (r *rehearsal) compile(ctx context.Context,
 				"of the .so files with -plugin")
 		}()
 	}
-	r.print.event("compile Go's library")
-	_, _ = r.library.wait() // if it failed, the compilation tells the cause
 	if r.engine != nil {
 		return r.engine.compile(ctx, r, release)
 	}
+	r.awaitLibrary()
 	file = filepath.Join(r.plugin.builds, "new", release.Output("plugin.so", "linux", runtime.GOARCH))
 	work, err := os.MkdirTemp(r.dir, "compile-")
 	if err != nil {
