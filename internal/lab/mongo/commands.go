@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/bson"
-	"go.mongodb.org/mongo-driver/bson/bsontype"
 	"go.mongodb.org/mongo-driver/bson/primitive"
 	"go.mongodb.org/mongo-driver/x/bsonx/bsoncore"
 )
@@ -430,7 +429,7 @@ func (q request) values(field string) []bson.Raw {
 		if !isElement {
 			return out
 		}
-		if v := e.Value(); v.Type == bsontype.EmbeddedDocument {
+		if v := e.Value(); v.Type == bson.TypeEmbeddedDocument {
 			out = append(out, bson.Raw(v.Data))
 		}
 		rest = after
