@@ -47,6 +47,11 @@ rm -f /root/pwned /usr/local/sbin/tykupgrade-helper /etc/sudoers.d/tykupgrade`)
 	if err := h.Update(ctx); err != nil {
 		t.Fatal(err)
 	}
+	if facts, err := h.Facts(ctx); err != nil || len(facts.Packages) != 0 {
+		t.Errorf("facts %+v, %v", facts, err)
+	}
+	// The rest is the same without SSH.
+	h = debpkg.New(debpkg.Helper(m.user("ops")), m.options())
 	m.apply(h, m.request("tyk-gateway", "4.0.8"))
 	m.exec("sh", "-c", "echo edited >/opt/tyk-gateway/tyk.conf")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))

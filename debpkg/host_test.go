@@ -18,7 +18,7 @@ import (
 )
 
 // From a clean host through an upgrade and back, as a user with sudo: what runs is
-// what was requested.
+// what was requested. The installation goes over SSH.
 func TestHostUpgrade(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t, gateway("4.0.8", debs.TykOptions{}), gateway("5.2.5", debs.TykOptions{}))
@@ -42,6 +42,19 @@ done; echo "$s"`, "said", fmt.Sprint(u.MainPID))
 		}
 		return u.MainPID
 	}
+	facts, err := h.Facts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv(suiteEnv) == "" && (facts.OS.ID != "debian" || facts.OS.VersionID != "12") ||
+		!facts.Systemd || facts.Hostname != m.Host.Name || facts.Machine == "" || facts.Apt.IsZero() ||
+		facts.Dpkg.IsZero() ||
+		len(facts.Disks) != 3 || facts.Disks[0].Free <= 0 || len(facts.Packages) != 1 ||
+		len(facts.Units) != 1 || len(facts.Available) != 2 || len(facts.ByHand) != 0 {
+		t.Errorf("facts %+v", facts)
+	}
+	roundTrip(t, facts)
+	h = debpkg.New(debpkg.Sudo(m.user("deploy")), m.options())
 	old := running("4.0.8")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
 	if len(p.Restarts) != 1 || p.Restarts[0] != (debpkg.Restart{Unit: "tyk-gateway.service",
@@ -59,18 +72,6 @@ done; echo "$s"`, "said", fmt.Sprint(u.MainPID))
 		c.UnitsAfter[0].InvocationID == c.UnitsBefore[0].InvocationID {
 		t.Errorf("units before %+v, after %+v", c.UnitsBefore, c.UnitsAfter)
 	}
-	facts, err := h.Facts(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if os.Getenv(suiteEnv) == "" && (facts.OS.ID != "debian" || facts.OS.VersionID != "12") ||
-		!facts.Systemd || facts.Hostname != m.Host.Name || facts.Machine == "" || facts.Apt.IsZero() ||
-		facts.Dpkg.IsZero() ||
-		len(facts.Disks) != 3 || facts.Disks[0].Free <= 0 || len(facts.Packages) != 1 ||
-		len(facts.Units) != 1 || len(facts.Available) != 2 || len(facts.ByHand) != 0 {
-		t.Errorf("facts %+v", facts)
-	}
-	roundTrip(t, facts)
 	if err := h.Revert(t.Context(), roundTrip(t, c), debpkg.RevertOptions{}); err != nil {
 		t.Fatal(err)
 	}

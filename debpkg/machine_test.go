@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -206,14 +207,23 @@ func (m *machine) options() debpkg.Options {
 
 // host works as root in the host without SSH, which costs twice what most commands do.
 func (m *machine) host(change ...func(*debpkg.Options)) *debpkg.Host {
-	local, o := debpkg.Local(), m.options()
+	o := m.options()
 	for _, c := range change {
 		c(&o)
 	}
-	return debpkg.New(func(ctx context.Context, argv []string, stdin io.Reader, stdout,
-		stderr io.Writer) error {
-		return local(ctx, m.Command(argv...), stdin, stdout, stderr)
-	}, o)
+	return debpkg.New(m.inside(), o)
+}
+
+// user runs commands as a user of the host without SSH.
+func (m *machine) user(name string) debpkg.Runner {
+	return m.inside("setpriv", "--reuid="+name, "--regid="+name, "--init-groups", "--")
+}
+
+func (m *machine) inside(front ...string) debpkg.Runner {
+	local := debpkg.Local()
+	return func(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
+		return local(ctx, m.Command(append(slices.Clone(front), argv...)...), stdin, stdout, stderr)
+	}
 }
 
 func (m *machine) saw(text string) bool {

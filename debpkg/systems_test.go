@@ -47,6 +47,7 @@ func TestHostDebian13(t *testing.T) {
 		!strings.HasPrefix(facts.Apt.String(), "3.") || !facts.Systemd || len(facts.Available) != 3 {
 		t.Fatalf("facts %+v, %v", facts, err)
 	}
+	h = debpkg.New(debpkg.Sudo(m.user("deploy")), m.options())
 	m.exec("apt-get", "-q", "-y", "install", "tyk-gateway=4.0.8") // apt's cache stays empty
 	m.exec("sh", "-c", "echo edited >/opt/tyk-gateway/tyk.conf")
 	p := m.plan(h, m.request("tyk-gateway", "5.2.5"))
