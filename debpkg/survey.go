@@ -39,17 +39,7 @@ s; disks() {
 	stat -L -c %d -- "$@" && stat -f -c '%a %S' -- "$@"
 }
 disks "$root/var/cache/apt/archives" "$root/opt" "$state" || exit 2
-# apt and dpkg are those of the system, whose list would take dpkg-query long to read.
-s; dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | awk -F '\t' -v root="${root:+1}" -v status=/var/lib/dpkg/status '
-	FILENAME == status {
-		if (/^Package: /) p = substr($0, 10)
-		if (/^Architecture: /) a = substr($0, 15)
-		if (/^Version: / && (p == "apt" || p == "dpkg")) { tools = tools p " " substr($0, 10) " " a "\n"; if (n++) exit }
-		next
-	}
-	root == "" && ($1 == "apt" || $1 == "dpkg") { tools = tools $1 " " $3 " " $2 "\n" }
-	$6 != "ok" || $5 ~ /^(half-|unpacked)/ { broken = broken $0 "\n" }
-	END { printf "%s\034%s", tools, broken }' - ${root:+/var/lib/dpkg/status}
+whole=1
 s
 ` + packagesPart
 
@@ -61,6 +51,21 @@ const packagesScript = `root=$1 auto=$2; shift 2
 const surveyFunc = `admin=$root/var/lib/dpkg
 s() { printf '\034'; }
 show() { while IFS= read -r l || [ -n "$l" ]; do printf '%s\n' "$l"; done <"$1"; } 2>/dev/null
+notes() { awk -F '\t' -v names=" $installed " -v whole="$whole" -v root="$root" '
+	file == "" {
+		if (root == "" && ($1 == "apt" || $1 == "dpkg")) tools = tools $1 " " $3 " " $2 "\n"
+		if ($6 != "ok" || $5 ~ /^(half-|unpacked)/) broken = broken $0 "\n"
+		next
+	}
+	/^Package: / { p = substr($0, 10) }
+	/^Architecture: / { a = substr($0, 15) }
+	file == "auto" {
+		if ($0 == "Auto-Installed: 1" && index(names, " " p ":")) print p ":" a
+		next
+	}
+	/^Version: / && (p == "apt" || p == "dpkg") { tools = tools p " " substr($0, 10) " " a "\n"; if (n++) exit }
+	END { if (whole != "") printf "\035%s\035%s", tools, broken }' "$@"; }
+whole=
 `
 
 const packagesPart = `if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemd=1; echo yes; else systemd=; fi
@@ -96,11 +101,12 @@ done <<END
 $list
 END
 printf '\035'; [ $# -eq 0 ] || md5sum -z -- "$@" 2>/dev/null
-s; if [ -n "$installed" ]; then
-	if [ -f "$auto" ]; then
-		awk -v names=" $installed " '$1 == "Package:" { p = $2 } $1 == "Architecture:" { a = $2 }
-			$1 == "Auto-Installed:" && $2 == 1 && index(names, " " p ":") { print p ":" a }' "$auto"
-	fi
+s; set --; [ -z "$installed" ] || [ ! -f "$auto" ] || set -- file=auto "$auto"
+# apt and dpkg are those of the system, whose list would take dpkg-query long to read.
+if [ -n "$whole" ]; then
+	dpkg-query --admindir="$admin" -W -f '` + stateFormat + `' | notes - "$@" ${root:+file=status /var/lib/dpkg/status}
+elif [ $# -gt 0 ]; then
+	notes "$@"
 fi
 s; units=
 if [ -n "$systemd" ] && [ -n "$installed" ]; then
@@ -123,13 +129,11 @@ const (
 	partName
 	partConfig
 	partDisks
-	partTools
-	partBroken
 	partSystemd // the first of packagesPart
 	partJournal
 	partPackages
 	partSums
-	partAuto
+	partAuto // in a survey, separated by \035, also apt and dpkg, and what is broken
 	partUnits
 	partStates
 	partCount
@@ -164,14 +168,6 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		sum := sha256.Sum256([]byte("tykupgrade " + id))
 		s.Machine = hex.EncodeToString(sum[:8])
 	}
-	for line := range strings.Lines(part[partTools]) {
-		switch f := strings.Fields(line); {
-		case len(f) == 3 && f[0] == "apt":
-			s.Apt = Version{f[1]}
-		case len(f) == 3 && f[0] == "dpkg":
-			s.Dpkg, s.Arch = Version{f[1]}, f[2]
-		}
-	}
 	for line := range strings.Lines(part[partConfig]) {
 		k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if strings.HasPrefix(k, "DPkg::Options") {
@@ -182,13 +178,26 @@ func (h *Host) survey(ctx context.Context, names ...string) (survey, error) {
 		}
 		s.config[k] = v
 	}
+	within := strings.Split(part[partAuto], "\x1d")
+	if len(within) != 3 {
+		return survey{}, t.unexpected(out)
+	}
+	part[partAuto] = within[0]
+	for line := range strings.Lines(within[1]) {
+		switch f := strings.Fields(line); {
+		case len(f) == 3 && f[0] == "apt":
+			s.Apt = Version{f[1]}
+		case len(f) == 3 && f[0] == "dpkg":
+			s.Dpkg, s.Arch = Version{f[1]}, f[2]
+		}
+	}
 	s.Disks = parseDisks([]string{h.path("/var/cache/apt/archives"), h.path("/opt"), h.o.StateDir},
 		part[partDisks])
 	if s.OS.ID == "" || s.Arch == "" {
 		return survey{}, t.wrap(errors.New("/etc/os-release or dpkg is missing; is it " +
 			"Debian or Ubuntu?"))
 	}
-	if s.Broken, err = parsePackages(part[partBroken], s.Arch); err != nil {
+	if s.Broken, err = parsePackages(within[2], s.Arch); err != nil {
 		return survey{}, task{"read", "the installed packages"}.wrap(err)
 	}
 	s.Locks = parseLocks(part[partLocks])

@@ -91,8 +91,8 @@ func (h *Host) survey(args []string, _ string) answer {
 		"Dir /\nDir::State var/lib/apt\nDir::State::extended_states extended_states\nDir::Etc etc/apt\nDir::Etc::preferencesparts preferences.d\nDir::Cache var/cache/apt\nDir::Cache::archives archives/\nDir::Log " +
 			"var/log/apt\nDir::Log::History history.log\n",
 		strings.Repeat("1\n", 3) + strings.Repeat("2621440 4096\n", 3),
-		"apt 2.6.1 amd64\ndpkg 1.21.22 amd64\n", broken.String(), "yes\n", "",
-		packages.String(), sums.String() + within + digests.String(), auto.String(), units.String(),
+		"yes\n", "", packages.String(), sums.String() + within + digests.String(),
+		auto.String() + within + "apt 2.6.1 amd64\ndpkg 1.21.22 amd64\n" + within + broken.String(), units.String(),
 		h.show(names),
 	}, part)}
 }
@@ -100,7 +100,9 @@ func (h *Host) survey(args []string, _ string) answer {
 // packages is the end of the survey.
 func (h *Host) packages(args []string, stdin string) answer {
 	parts := strings.Split(h.survey(args, stdin).out, part)
-	return answer{out: strings.Join(parts[len(parts)-7:], part)}
+	parts = parts[len(parts)-7:]
+	parts[4], _, _ = strings.Cut(parts[4], within)
+	return answer{out: strings.Join(parts, part)}
 }
 
 func (h *Host) held() string {
