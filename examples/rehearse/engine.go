@@ -104,7 +104,8 @@ func (e *engine) compile(ctx context.Context, r *rehearsal,
 		// this fails, the container compiles that itself.
 		r.print.event("fill the build cache")
 		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
-			_ = stub.FillGoCache(ctx, release.Version, r.plugin.dir, work, r.plugin.env)
+			_ = stub.FillGoCache(ctx, release.Version, r.plugin.dir, work, slices.Concat(r.plugin.env,
+				compileEnv))
 		}
 	}
 	artifact, err := e.build.Build(ctx, compiler.Request{Release: release, Dir: r.plugin.dir,

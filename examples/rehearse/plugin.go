@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"example.com/tykupgrade/bundle"
@@ -295,6 +296,10 @@ func (r *rehearsal) compilePlugin(ctx context.Context, s *Step) error {
 	return nil
 }
 
+// compileEnv is for the go command of this machine that compiles a plugin. Tests leave out debug
+// information, whose compression takes long with the race detector.
+var compileEnv = []string{"GOFLAGS=-buildvcs=false"}
+
 // compile compiles the module for a release, in the stub image if there is an engine. It reports
 // which stub was used.
 func (r *rehearsal) compile(ctx context.Context,
@@ -315,6 +320,7 @@ func (r *rehearsal) compile(ctx context.Context,
 	if err != nil {
 		return "", "", err
 	}
-	err = compiler.Local(ctx, release.Version, r.plugin.dir, work, file, r.plugin.env)
+	err = compiler.Local(ctx, release.Version, r.plugin.dir, work, file, slices.Concat(r.plugin.env,
+		compileEnv))
 	return file, "the Go of this machine, without a container, for Tyk's compiler image", err
 }

@@ -15,6 +15,7 @@ import (
 
 	"example.com/tykupgrade/examples/internal/cli"
 	"example.com/tykupgrade/internal/lab"
+	"example.com/tykupgrade/internal/lab/compiler"
 	"example.com/tykupgrade/internal/lab/stage"
 	"example.com/tykupgrade/internal/lab/tyk"
 )
@@ -22,7 +23,8 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 // commandEnv makes the test binary the command. With stubEnv that file is the stub instead of the
-// test binary, in which bundles take much longer with the race detector.
+// test binary, in which bundles take much longer with the race detector, and plugins have no debug
+// information.
 const (
 	commandEnv = "REHEARSE_TEST_COMMAND"
 	stubEnv    = "REHEARSE_TEST_STUB"
@@ -35,6 +37,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(commandEnv) != "" {
 		if stub := os.Getenv(stubEnv); stub != "" {
 			running = stub
+			compileEnv = []string{"GOFLAGS=-buildvcs=false '" + compiler.NoDebug + "'"}
 		}
 		main()
 	}

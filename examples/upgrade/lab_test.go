@@ -51,6 +51,10 @@ func AddFooBarHeader(rw http.ResponseWriter, r *http.Request) {
 func main() {}
 `
 
+// moduleFiles is the plugin's module.
+var moduleFiles = map[string]string{"go.mod": "module example.com/plugins/foobar\n\ngo 1.15\n",
+	"plugin.go": foobar}
+
 // TestInstallation takes a whole installation there and back: a plugin that is compiled in a
 // container, two real systemd hosts over SSH behind a real HAProxy under load, a real Redis. The
 // other ways of a switch are tested in package installation, with hosts in memory.
@@ -78,7 +82,7 @@ func TestInstallation(t *testing.T) {
 		}
 	})
 	proxy := pluginModule(t, dir)
-	ref := compilerImage(t, dir)
+	ref := compilerImage(t)
 	s, err := start()
 	if err != nil {
 		t.Fatal(err)
@@ -211,14 +215,9 @@ backup:
 
 // compilerImage loads a compiler image with a gateway in it. The plugin is
 // compiled here, where Go has its caches, and the image's compiler copies it.
-func compilerImage(t *testing.T, dir string) string {
+func compilerImage(t *testing.T) string {
 	t.Helper()
-	so := filepath.Join(dir, "compiled.so")
-	if err := stub.Local(t.Context(), semver.MustParse(newer), filepath.Join(dir, "foobar"),
-		filepath.Join(dir, "work"), so, []string{"GOPROXY=off"}); err != nil {
-		t.Fatal(err)
-	}
-	compiled, err := os.ReadFile(so)
+	compiled, err := stub.LocalFiles(t.Context(), semver.MustParse(newer), moduleFiles)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,8 +250,7 @@ func compilerImage(t *testing.T, dir string) string {
 // the gateway's module, whose URL it returns.
 func pluginModule(t *testing.T, dir string) string {
 	t.Helper()
-	m := tykmod.Module{Files: map[string]string{
-		"go.mod": "module example.com/plugins/foobar\n\ngo 1.15\n", "plugin.go": foobar}}
+	m := tykmod.Module{Files: moduleFiles}
 	if err := m.Extract(filepath.Join(dir, "foobar")); err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func local(ctx context.Context, release *semver.Version, source, work string, en
 	if imports(plugin, "net/http") {
 		mode += " net/http"
 	}
-	env = append(env, "CGO_ENABLED=1", "GOFLAGS=-buildvcs=false", frugal)
+	env = append([]string{"CGO_ENABLED=1", "GOFLAGS=-buildvcs=false", frugal}, env...)
 	if workspace {
 		file := filepath.Join(filepath.Dir(gateway), "go.work")
 		text := "go " + strings.TrimPrefix(goVersion(), "go") + "\n\nuse ./tyk\nuse ./plugin_plugin\n"
