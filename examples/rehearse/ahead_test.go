@@ -8,8 +8,8 @@ import (
 	"example.com/tykupgrade/internal/lab"
 )
 
-// Go's library is compiled ahead only if a plugin will be compiled. An interrupt ends that, and the
-// end of the rehearsal waits for it.
+// Go's library is compiled ahead only if a plugin will be compiled. An interrupt ends that, and
+// the end of the rehearsal waits for it.
 func TestCompileAhead(t *testing.T) {
 	t.Parallel()
 	lab.Program(t, "go", "golang-go")
@@ -18,10 +18,13 @@ func TestCompileAhead(t *testing.T) {
 		change          func(*rehearsal)
 		library, loader bool
 	}{
-		"a plugin":                    {"5.2.5", func(*rehearsal) {}, true, true},
-		"no C compiler":               {"5.2.5", func(r *rehearsal) { r.parts.gcc = "none" }, false, false},
-		"compiled builds":             {"5.2.5", func(r *rehearsal) { r.o.given.target = "a.so" }, false, false},
-		"a gateway of the user":       {"5.2.5", func(r *rehearsal) { r.o.given.gateway = "tyk" }, true, false},
+		"a plugin": {"5.2.5", func(*rehearsal) {}, true, true},
+		"no C compiler": {"5.2.5", func(r *rehearsal) { r.parts.gcc = "none" },
+			false, false},
+		"compiled builds": {"5.2.5", func(r *rehearsal) { r.o.given.target = "a.so" },
+			false, false},
+		"a gateway of the user": {"5.2.5", func(r *rehearsal) { r.o.given.gateway = "tyk" },
+			true, false},
 		"a release before workspaces": {"5.0.15", func(*rehearsal) {}, true, false},
 	} {
 		r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, c.to),
