@@ -56,7 +56,7 @@ func checkLab(t *testing.T) string {
 		cmd := exec.Command(goCmd, append([]string{"build"}, args...)...)
 		cmd.Dir = dir
 		cmd.Env = lab.GoEnv("CGO_ENABLED=1", "GOGC=400")
-		if err := lab.Fill(mode, func() error {
+		if err := lab.Fill(t.Context(), mode, func() error {
 			out, err := cmd.CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("%w\n%s", err, out)

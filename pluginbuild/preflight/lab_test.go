@@ -275,7 +275,7 @@ func (w *workbench) build(a artifact, out string) error {
 		"GOPRIVATE=", "GOEXPERIMENT=", "GOAMD64=", "GOFIPS140=off", "CGO_ENABLED=1",
 		"CGO_LDFLAGS_ALLOW=-Wl,--unresolved-symbols=.*",
 	}, a.env...)
-	return lab.Fill(a.libraryMode(), func() error {
+	return lab.Fill(context.Background(), a.libraryMode(), func() error {
 		return w.run(filepath.Join(w.dir, top), env, tool, append(args, pkg)...)
 	})
 }

@@ -247,7 +247,7 @@ func buildGateway(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	var out []byte
-	err = lab.Fill("plugin -trimpath", func() (err error) {
+	err = lab.Fill(ctx, "plugin -trimpath", func() (err error) {
 		out, err = goBuild(ctx, program, []string{"CGO_ENABLED=1", "GOWORK=" + work}, "-trimpath",
 			"-tags=goplugin", "-buildmode=plugin", NoDebug+" -buildmode=pie -pluginpath=", ".")
 		return err

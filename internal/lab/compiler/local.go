@@ -47,7 +47,7 @@ func FillGoLibrary(ctx context.Context, release *semver.Version) error {
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, "net/http")...)
 	cmd.Dir, cmd.Env = os.TempDir(), lab.GoEnv("CGO_ENABLED=1", frugal)
-	return lab.Fill(mode, func() error {
+	return lab.Fill(ctx, mode, func() error {
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("compile Go's library: %w: %s", err, bytes.TrimSpace(text))
 		}
@@ -96,7 +96,7 @@ func local(ctx context.Context, release *semver.Version, source, work string, en
 	}
 	cmd := exec.CommandContext(ctx, "go", flags...)
 	cmd.Dir, cmd.Env = plugin, lab.GoEnv(env...)
-	return lab.Fill(mode, func() error {
+	return lab.Fill(ctx, mode, func() error {
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("compile the plugin with this machine's Go: %w: %s", err,
 				bytes.TrimSpace(text))
