@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 // commandEnv makes the test binary the command. With stubEnv that file is the stub instead of the
 // test binary, in which bundles take much longer with the race detector, and plugins have no debug
-// information.
+// information. Go's library is compiled as other tests need it.
 const (
 	commandEnv = "REHEARSE_TEST_COMMAND"
 	stubEnv    = "REHEARSE_TEST_STUB"
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(commandEnv) != "" {
 		if stub := os.Getenv(stubEnv); stub != "" {
 			running = stub
-			compileEnv = []string{"GOFLAGS=-buildvcs=false '" + compiler.NoDebug + "'"}
+			goFlags = "-buildvcs=false '" + compiler.NoDebug + "'"
 		}
 		main()
 	}

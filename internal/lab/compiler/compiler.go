@@ -228,7 +228,7 @@ var gateway = sync.OnceValues(func() ([]byte, error) { return buildGateway(conte
 // build mode would compile the library once more, which takes 20 s of CPU. So the go command is told
 // that it builds a plugin, and the linker that it links a program. Code for plugins is
 // position-independent, and so is the program.
-func buildGateway(ctx context.Context) ([]byte, error) {
+func buildGateway(ctx context.Context, env ...string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "stub-gateway-*")
 	if err != nil {
 		return nil, err
@@ -248,8 +248,8 @@ func buildGateway(ctx context.Context) ([]byte, error) {
 	}
 	var out []byte
 	err = lab.Fill(ctx, "plugin -trimpath", func() (err error) {
-		out, err = goBuild(ctx, program, []string{"CGO_ENABLED=1", "GOWORK=" + work}, "-trimpath",
-			"-tags=goplugin", "-buildmode=plugin", NoDebug+" -buildmode=pie -pluginpath=", ".")
+		out, err = goBuild(ctx, program, append([]string{"CGO_ENABLED=1", "GOWORK=" + work}, env...),
+			"-trimpath", "-tags=goplugin", "-buildmode=plugin", NoDebug+" -buildmode=pie -pluginpath=", ".")
 		return err
 	})
 	return out, err

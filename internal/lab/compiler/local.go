@@ -19,7 +19,10 @@ import (
 func Gateway() ([]byte, error) { return gateway() }
 
 // BuildGateway is [Gateway] for a process that needs it once, and may be interrupted meanwhile.
-func BuildGateway(ctx context.Context) ([]byte, error) { return buildGateway(ctx) }
+// Plugins are compiled with the same env.
+func BuildGateway(ctx context.Context, env ...string) ([]byte, error) {
+	return buildGateway(ctx, env...)
+}
 
 // Local compiles a plugin with the go command of this machine, in the way in
 // which the image of that release would: below 5.1.0 in a GOPATH, from then on
@@ -39,14 +42,14 @@ func FillGoCache(ctx context.Context, release *semver.Version, source, work stri
 }
 
 // FillGoLibrary compiles net/http and all that it imports, in the way in which plugins of that
-// release need it. It can begin before there is a module.
-func FillGoLibrary(ctx context.Context, release *semver.Version) error {
+// release need it. It can begin before there is a module. Plugins are compiled with the same env.
+func FillGoLibrary(ctx context.Context, release *semver.Version, env ...string) error {
 	args, mode := []string{"list", "-deps", "-export", "-buildmode=plugin"}, "plugin net/http"
 	if workspaces(release) {
 		args, mode = append(args, "-trimpath", "-tags=goplugin"), "plugin -trimpath net/http"
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, "net/http")...)
-	cmd.Dir, cmd.Env = os.TempDir(), lab.GoEnv("CGO_ENABLED=1", frugal)
+	cmd.Dir, cmd.Env = os.TempDir(), lab.GoEnv(append([]string{"CGO_ENABLED=1", frugal}, env...)...)
 	return lab.Fill(ctx, mode, func() error {
 		if text, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("compile Go's library: %w: %s", err, bytes.TrimSpace(text))
