@@ -14,10 +14,8 @@ TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
 .PHONY: test test-long check ferret fmt vet lint vuln bench fuzz screen
 
-# Of the packages one more than there are cores is tested at a time: some wait
-# for their hosts most of the time.
 test:
-	@began=$$(date +%s); $(GO) test -race -vet=off -p $$(($$(nproc) + 1)) -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
+	@began=$$(date +%s); $(GO) test -race -vet=off -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
 	echo "go test -race ./...: $$(($$(date +%s) - began)) s on $$(nproc) cores"; exit $$code
 
 # All tests, with those that take minutes of both cores.

@@ -1,9 +1,29 @@
 package postgres
 
 import (
+	"errors"
 	"strings"
 	"testing"
+
+	"example.com/tykupgrade/backup"
 )
+
+// A full disk shows in several ways: a block may fit in part.
+func TestDiskFullSayings(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{
+		`ERROR:  could not extend file "base/16392/16398": No space left on device`,
+		`pg_restore: error: COPY failed for table "t": ERROR:  could not extend file ` +
+			`"base/16392/16398": wrote only 4096 of 8192 bytes at block 1859`,
+		`ERROR:  53100: could not write to file "base/pgsql_tmp/pgsql_tmp1.0"`,
+	} {
+		err := toolError(t.Context(), "pg_restore", []string{line,
+			"pg_restore: error: a worker process died unexpectedly"}, errors.New("exit status 1"))
+		if e := (*backup.Error)(nil); !errors.Is(err, backup.ErrNoSpace) || !errors.As(err, &e) || !e.Retry {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
 
 func TestURIs(t *testing.T) {
 	t.Parallel()

@@ -25,8 +25,8 @@ load, bundles the old and the new build, and switches a gateway to the bundle an
 back. Then it takes a verified backup, upgrades dashboard, gateway and pump with
 apt, and waits for the health of each. Root is not needed, and nothing is left but
 Go's build cache. Each step says what is real and what is a stub. A step that needs
-what this machine lacks is skipped, with the reason. On two cores it takes about 15 seconds,
-and more than a minute the first time, because Go compiles its library.`
+what this machine lacks is skipped, with the reason. On two cores it takes about 25 seconds,
+and a minute the first time, because Go compiles its library.`
 
 const notes = `Give your own parts and they take the place of stubs: -plugin, -manifest, -gateway-from,
 -gateway, -conf, -apis, -debs, or -file with an upgrade.yaml that names them. Your gateways run in a
