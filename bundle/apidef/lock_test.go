@@ -1,6 +1,7 @@
 package apidef
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,6 +38,10 @@ func TestLockAfterAFork(t *testing.T) {
 		}
 		defer func() { _ = syscall.Close(c) }()
 		copies++
+	}
+	var e *Error
+	if _, err := lock("apply", journal); !errors.Is(err, ErrLocked) || !errors.As(err, &e) || !e.Retry {
+		t.Errorf("while it is held: %v", err)
 	}
 	unlock()
 	again, err := lock("apply", journal)
