@@ -32,8 +32,7 @@ var sayings = []struct {
 }{
 	// A block of 8 KiB may fit in half.
 	{lazyregexp.New(`No space left on device|53100|disk full|wrote only \d+ of \d+ bytes`),
-		backup.ErrNoSpace,
-		"free some space for the data, then try again", true},
+		backup.ErrNoSpace, "free some space for the data, then try again", true},
 	{lazyregexp.New(
 		`password authentication failed|no password supplied|fe_sendauth|no pg_hba\.conf entry|Peer authentication failed|Ident authentication failed|role ".*" does not exist|certificate authentication failed`),
 		ErrLogin, "check user, password and pg_hba.conf", false},

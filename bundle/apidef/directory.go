@@ -48,7 +48,8 @@ func (d Directory) fail(op, object string, kind, err error, next string) error {
 	if at := (*fs.PathError)(nil); errors.As(err, &at) {
 		err = at.Err // the object has the path
 	}
-	return &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next, Retry: kind == nil || kind == ErrLocked}
+	return &Error{Op: op, Object: object, Kind: kind, Err: err, Next: next,
+		Retry: kind == nil || kind == ErrLocked}
 }
 
 // APIs implements [Store]. A file that is not a definition is an error of kind [ErrDefinition].

@@ -47,12 +47,12 @@ func (r *rehearsal) compileAhead(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	r.library = begin(func() ([]byte, error) {
-		return nil, compiler.FillGoLibrary(ctx, release.Version, "GOFLAGS="+goFlags)
+		return nil, compiler.FillGoLibrary(ctx, release.Version, "GOFLAGS="+r.goFlags())
 	})
 	if given.gatewayFrom == "" && given.gateway == "" && release.Compiler.Trimpath {
 		r.loader = begin(func() ([]byte, error) {
 			_, _ = r.library.wait() // if it failed, the link tells the cause
-			return compiler.BuildGateway(ctx, "GOFLAGS="+goFlags)
+			return compiler.BuildGateway(ctx, "GOFLAGS="+r.goFlags())
 		})
 	}
 	r.later(func(context.Context) error {

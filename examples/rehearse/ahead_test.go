@@ -30,6 +30,9 @@ func TestCompileAhead(t *testing.T) {
 		r := newRehearsal(options{from: mustVersion(t, "4.0.8"), to: mustVersion(t, c.to),
 			stdout: io.Discard, err: io.Discard})
 		c.change(r)
+		if plain := r.goFlags() == "-buildvcs=false"; plain != (r.o.given.gateway != "") {
+			t.Errorf("%s: flags %s", name, r.goFlags())
+		}
 		ctx, interrupt := context.WithCancel(t.Context())
 		interrupt()
 		if err := r.compileAhead(ctx); err != nil {

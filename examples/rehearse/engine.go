@@ -64,7 +64,7 @@ func (r *rehearsal) connectEngine(ctx context.Context) (string, error) {
 	e.build = compiler.New(docker, compiler.Options{
 		Pull: compiler.PullNever, Caches: "none", Labels: map[string]string{label: e.id},
 		Mounts: append(stub.Mounts(), filepath.Join(r.dir, "proxy")+":/proxy", cache),
-		Env:    map[string]string{"GOPROXY": "file:///proxy", "GOSUMDB": "off", "GOFLAGS": goFlags},
+		Env:    map[string]string{"GOPROXY": "file:///proxy", "GOSUMDB": "off", "GOFLAGS": r.goFlags()},
 		Limits: compiler.Limits{Network: "none"},
 		Progress: func(e pluginbuild.Event) {
 			switch e.Kind {
@@ -105,7 +105,7 @@ func (e *engine) compile(ctx context.Context, r *rehearsal,
 		r.print.event("fill the build cache")
 		if work, err := os.MkdirTemp(r.dir, "compile-"); err == nil {
 			_ = stub.FillGoCache(ctx, release.Version, r.plugin.dir, work, append(slices.Clone(
-				r.plugin.env), "GOFLAGS="+goFlags))
+				r.plugin.env), "GOFLAGS="+r.goFlags()))
 		}
 	}
 	artifact, err := e.build.Build(ctx, compiler.Request{Release: release, Dir: r.plugin.dir,

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(commandEnv) != "" {
 		if stub := os.Getenv(stubEnv); stub != "" {
 			running = stub
-			goFlags = "-buildvcs=false '" + compiler.NoDebug + "'"
+			quick = " '" + compiler.NoDebug + "'"
 		}
 		main()
 	}
