@@ -1,10 +1,9 @@
 package bundle
 
 import (
-	"fmt"
-	"os"
-	"syscall"
 	"testing"
+
+	"example.com/tykupgrade/internal/lab"
 )
 
 // A command that is being started has copies of all descriptors until it runs. They hold no lock
@@ -16,19 +15,7 @@ func TestPublicationLockAfterAFork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	copies := 0
-	for n := range 1000 {
-		if to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", n)); err != nil || to != p.Dir {
-			continue
-		}
-		c, err := syscall.Dup(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = syscall.Close(c) }()
-		copies++
-		break
-	}
+	copies := lab.Copies(t, p.Dir)
 	unlock()
 	again, err := p.lock("publish")
 	if err != nil || copies == 0 {

@@ -2,11 +2,10 @@ package apidef
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
+
+	"example.com/tykupgrade/internal/lab"
 )
 
 // A command that is being started has copies of all descriptors until it runs. They hold no lock
@@ -19,26 +18,7 @@ func TestLockAfterAFork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	copies := 0
-	for _, fd := range fds {
-		var n int
-		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err != nil || to != dir {
-			continue
-		}
-		if _, err := fmt.Sscan(fd.Name(), &n); err != nil {
-			t.Fatal(err)
-		}
-		c, err := syscall.Dup(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = syscall.Close(c) }()
-		copies++
-	}
+	copies := lab.Copies(t, dir)
 	var e *Error
 	if _, err := lock("apply", journal); !errors.Is(err, ErrLocked) || !errors.As(err, &e) || !e.Retry {
 		t.Errorf("while it is held: %v", err)
