@@ -170,6 +170,7 @@ func explainAll(all []error) (causes, hint string) {
 
 // fileHint returns the next step after an error of the file system, or "".
 func fileHint(err error) string {
+	at := (*fs.PathError)(nil)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "check the path"
@@ -179,6 +180,8 @@ func fileHint(err error) string {
 		return "check the owner and the mode of the file"
 	case errors.Is(err, syscall.EISDIR):
 		return "name a file instead of a directory"
+	case errors.Is(err, syscall.ENOTDIR) && errors.As(err, &at) && strings.HasSuffix(at.Op, "stat"):
+		return "check the path, which leads through a file"
 	case errors.Is(err, syscall.ENOTDIR):
 		return "name a directory instead of a file"
 	case errors.Is(err, syscall.ENOSPC):

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -112,5 +114,21 @@ func TestLinesAndLabels(t *testing.T) {
 	if got := o.Labelled(rows, map[string]Style{"compiled": Good}); !strings.Contains(got,
 		o.Paint(Good, "x.so")) || rows[0][1] != "x.so" {
 		t.Errorf("%q, %q", got, rows)
+	}
+}
+
+func TestFileHint(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, through := os.Stat(file + "/more")
+	_, list := os.ReadDir(file)
+	for want, err := range map[string]error{"check the path, which leads through a file": through,
+		"name a directory instead of a file": list} {
+		if got := fileHint(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
 	}
 }
