@@ -14,6 +14,9 @@ TOOL = $(GO) tool -modfile=internal/tools/go.mod
 
 .PHONY: test test-long check ferret fmt vet lint vuln bench fuzz screen
 
+# Without GORACE each program that is built with -race sleeps a second before it exits.
+test test-long: export GORACE ?= atexit_sleep_ms=0
+
 test:
 	@began=$$(date +%s); $(GO) test -race -vet=off -timeout 20m $(TESTFLAGS) ./...; code=$$?; \
 	echo "go test -race ./...: $$(($$(date +%s) - began)) s on $$(nproc) cores"; exit $$code
