@@ -16,11 +16,9 @@ import (
 	"example.com/tykupgrade/internal/lab"
 )
 
-// A link of a service user's leads to a file of root's. Neither is its content
-// kept as configuration, nor is anything written behind it, as root follows
-// nothing that the user can put there.
-func TestConffileLedAstray(t *testing.T) {
-	t.Parallel()
+// reachable returns an upgradable root that a service user, whom root plays, can reach.
+func reachable(t *testing.T) *fixture {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		lab.Missing(t, "root, to play the service user")
 	}
@@ -31,6 +29,15 @@ func TestConffileLedAstray(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return f
+}
+
+// A link of a service user's leads to a file of root's. Neither is its content
+// kept as configuration, nor is anything written behind it, as root follows
+// nothing that the user can put there.
+func TestConffileLedAstray(t *testing.T) {
+	t.Parallel()
+	f := reachable(t)
 	tree := f.root.Dir + "/opt/tyk-gateway"
 	if err := filepath.WalkDir(tree, func(path string, _ os.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, 65534, 65534))
@@ -116,18 +123,9 @@ func exchange(secret string) {
 // is read, written, or changed in owner or mode. make test-long has the most rounds.
 func TestRevertRaces(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		lab.Missing(t, "root, to play the service user")
-	}
-	lab.Program(t, "setpriv", "util-linux")
-	f := upgradable(t)
+	f := reachable(t)
 	f.write("/opt/tyk-gateway/policies/policies.json", "edited")
 	f.write("/etc/default/tyk-gateway", "X=1\n") // root's, so that there are two archives
-	for d := f.root.Dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	if err := filepath.WalkDir(f.root.Dir+"/opt/tyk-gateway", func(path string, _ os.DirEntry,
 		err error) error {
 		return errors.Join(err, os.Lchown(path, 65534, 65534))
@@ -207,6 +205,32 @@ func TestRevertRaces(t *testing.T) {
 		"/opt/tyk-gateway/policies/policies.json": "edited", "/opt/tyk-gateway/tyk.conf": conf1} {
 		if got := f.file(name); got != want {
 			t.Errorf("%s is %q, was %q", name, got, want)
+		}
+	}
+}
+
+// In a service user's directory dpkg leaves a copy that only root can read, if the conffile is
+// missing. The revert removes it, and needs no copy of what the package has.
+func TestRevertCopyOfRoot(t *testing.T) {
+	t.Parallel()
+	f := reachable(t)
+	tree := f.root.Dir + "/opt/tyk-gateway"
+	if err := errors.Join(os.Chown(tree, 65534, 65534), os.Remove(tree+"/tyk.conf")); err != nil {
+		t.Fatal(err)
+	}
+	h := f.host()
+	c := f.apply(h, f.request("tyk-gateway", "5.2.5"))
+	left := tree + "/tyk.conf.dpkg-dist"
+	if err := os.Chmod(left, 0o600); err != nil { // Tyk's packages differ in the modes of their files
+		t.Fatal(err)
+	}
+	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("tyk-gateway", "4.0.8", "install installed")
+	for _, name := range []string{left, tree + "/tyk.conf"} {
+		if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is there: %v", name, err)
 		}
 	}
 }

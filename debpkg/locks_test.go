@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,7 +76,14 @@ func TestLocks(t *testing.T) {
 	}
 	f := upgradable(t)
 	quick := f.host(func(o *debpkg.Options) { o.LockWait = time.Millisecond })
+	// A plan tells of a lock, and holds when the lock is gone. On this system it tells of nothing else.
+	f.write("/etc/os-release", "ID=debian\nVERSION_ID=\"11\"\n")
+	pid, release := f.holdLock("/var/lib/dpkg/lock-frontend")
 	p := f.plan(quick, f.request("tyk-gateway", "5.2.5"))
+	if len(p.Problems) != 1 || !strings.Contains(p.Problems[0].Text, strconv.Itoa(pid)) {
+		t.Errorf("the plan does not tell of process %d alone: %+v", pid, p.Problems)
+	}
+	release()
 	for _, path := range []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock",
 		"/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"} {
 		pid, release := f.holdLock(path)
@@ -106,7 +114,7 @@ func TestLocks(t *testing.T) {
 		}
 		release()
 	}
-	_, release := f.holdLock("/var/cache/apt/archives/lock")
+	_, release = f.holdLock("/var/cache/apt/archives/lock")
 	patient := f.host(func(o *debpkg.Options) {
 		o.Events = func(e debpkg.Event) {
 			if e.Kind == debpkg.EventWait {

@@ -22,9 +22,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// commandEnv makes the test binary the command. With stubEnv that file is the stub instead of the
-// test binary, in which bundles take much longer with the race detector, and plugins have no debug
-// information. Go's library is compiled as other tests need it.
+// commandEnv makes the test binary the command. Plugins then have no debug information, and Go's
+// library is compiled as other tests need it. With stubEnv that file is the stub instead of the test
+// binary, in which bundles take much longer with the race detector.
 const (
 	commandEnv = "REHEARSE_TEST_COMMAND"
 	stubEnv    = "REHEARSE_TEST_STUB"
@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(commandEnv) != "" {
 		if stub := os.Getenv(stubEnv); stub != "" {
 			running = stub
-			quick = " '" + compiler.NoDebug + "'"
 		}
+		quick = " '" + compiler.NoDebug + "'"
 		main()
 	}
 	os.Exit(m.Run())
