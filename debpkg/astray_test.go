@@ -224,6 +224,19 @@ func TestRevertCopyOfRoot(t *testing.T) {
 	if err := os.Chmod(left, 0o600); err != nil { // Tyk's packages differ in the modes of their files
 		t.Fatal(err)
 	}
+	// What the package does not have is not removed without a copy.
+	f.write("/opt/tyk-gateway/tyk.conf.dpkg-old", "edited")
+	edited := tree + "/tyk.conf.dpkg-old"
+	if err := os.Chmod(edited, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RevertFiles(t.Context(), c); err == nil || !strings.Contains(err.Error(), edited[len(
+		f.root.Dir):]) || f.file("/opt/tyk-gateway/tyk.conf.dpkg-old") != "edited" {
+		t.Errorf("with a file that cannot be saved: %v", err)
+	}
+	if err := os.Remove(edited); err != nil {
+		t.Fatal(err)
+	}
 	if err := h.Revert(t.Context(), c, debpkg.RevertOptions{Files: true}); err != nil {
 		t.Fatal(err)
 	}

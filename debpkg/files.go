@@ -189,8 +189,8 @@ while IFS= read -r l; do
 	who "$1$f" || { rc=$?; [ $rc -ne 78 ] || exit 78; continue; }
 	x=${w:+.${w% *}.${w#* }}
 	case $l in +*) printf '%s\0' "$1$f" >>"$2/gone$x" ;; esac
-	# dpkg leaves a copy as the package has it, which may be for root alone in another's directory.
-	case $l in +*.dpkg-*) [ -L "$1$f" ] || as "$w" test -r "$1$f" || continue ;; esac
+	# As the package has it, this may be for root alone in another's directory.
+	case $l in +*.dpkg-dist | +*.dpkg-new) [ -L "$1$f" ] || as "$w" test -r "$1$f" || continue ;; esac
 	printf '.%s\n' "$f" >>"$2/now$x"
 done
 if [ -z "$whole" ]; then rm -f "$2"/now* "$2"/gone*; echo "the list of files did not arrive whole" >&2; exit 1; fi

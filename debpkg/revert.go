@@ -17,8 +17,8 @@ import (
 type RevertOptions struct {
 	// Files also restores the configuration files, and overwritten files such as policies and
 	// templates. It removes dpkg's copies next to them, such as .dpkg-dist. The present files
-	// are saved next to the earlier ones on the host. A configuration file that only the newer
-	// version has stays.
+	// are saved next to the earlier ones on the host, apart from a .dpkg-dist that the owner of its
+	// directory cannot read. A configuration file that only the newer version has stays.
 	Files bool
 }
 
